@@ -1,1 +1,10 @@
-//! Placeholder
+//! The dispatcher: holds requests in one bounded queue and hands them round robin to replicas that are free.
+
+pub mod config;
+pub mod discovery;
+pub mod forward;
+pub mod handler;
+pub mod queue;
+pub mod rotation;
+pub mod server;
+pub mod worker;

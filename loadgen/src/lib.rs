@@ -1,2 +1,13 @@
-//! Placeholder
+//! loadgen: sends pictures as a workload says, whatever the server does, and reports what came back.
+
+pub mod arrivals;
+pub mod config;
+pub mod images;
+pub mod report;
+pub mod run;
+pub mod sample;
+pub mod send;
 pub mod shapes;
+pub mod summary;
+pub mod watch;
+pub mod workload;

@@ -40,9 +40,9 @@ struct Stage {
 }
 
 const STAGES: [Stage; 3] = [
-    Stage { shrink: 3, pictures: 60_000, peak_learning_rate: 2e-3 },
-    Stage { shrink: 2, pictures: 14_000, peak_learning_rate: 1e-3 },
-    Stage { shrink: 1, pictures: 6_400, peak_learning_rate: 5e-4 },
+    Stage { shrink: 3, pictures: 30_000, peak_learning_rate: 2e-3 },
+    Stage { shrink: 2, pictures: 6_400, peak_learning_rate: 1e-3 },
+    Stage { shrink: 1, pictures: 16_000, peak_learning_rate: 5e-4 },
 ];
 
 const BATCH: i64 = 64;

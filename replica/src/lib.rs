@@ -1,5 +1,12 @@
 //! A replica: decodes pictures and classifies them with libtorch.
 
+pub mod config;
 pub mod decode;
+pub mod form;
+pub mod handler;
+pub mod labels;
 pub mod model;
+pub mod pipeline;
 pub mod preprocess;
+pub mod server;
+pub mod startup;

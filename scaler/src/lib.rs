@@ -1,1 +1,10 @@
-//! Placeholder
+//! The scaler: reads the dispatcher's metrics, decides how many replicas the objective needs, and runs them.
+
+pub mod config;
+pub mod control;
+pub mod limits;
+pub mod observe;
+pub mod policy;
+pub mod queueing;
+pub mod server;
+pub mod target;

@@ -1,1 +1,12 @@
-//! Placeholder
+//! What every Roundhouse binary stands on: the contract, readiness, shutdown, telemetry and plain HTTP serving.
+
+pub mod admin;
+pub mod body;
+pub mod fetch;
+pub mod readiness;
+pub mod respond;
+pub mod server;
+pub mod shutdown;
+pub mod telemetry;
+pub mod trace;
+pub mod wire;

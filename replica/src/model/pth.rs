@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 /// One tensor of the file.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Stored {
+pub(super) struct Stored {
     /// Sizes, outermost first.
     pub shape: Vec<i64>,
     /// What `data` holds.
@@ -22,7 +22,7 @@ pub struct Stored {
 
 /// Kind of number in a storage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Element {
+pub(super) enum Element {
     /// IEEE single.
     F32,
     /// IEEE half.
@@ -50,7 +50,7 @@ impl Element {
 /// Why the file is not a state dict.
 #[derive(Debug, thiserror::Error)]
 #[error("not a state dict as torch.save(model.state_dict()) writes it: {0}")]
-pub struct Error(String);
+pub(super) struct Error(String);
 
 fn error<T>(reason: impl Into<String>) -> Result<T, Error> {
     Err(Error(reason.into()))
@@ -60,7 +60,7 @@ fn error<T>(reason: impl Into<String>) -> Result<T, Error> {
 ///
 /// # Errors
 /// When the file is neither layout, holds other objects, or is cut short.
-pub fn read(file: &[u8]) -> Result<Vec<(String, Stored)>, Error> {
+pub(super) fn read(file: &[u8]) -> Result<Vec<(String, Stored)>, Error> {
     if file.starts_with(b"PK") { read_zip(file) } else { read_legacy(file) }
 }
 

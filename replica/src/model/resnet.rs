@@ -2,7 +2,7 @@
 //! every batch normalisation is folded into the convolution before it.
 
 use super::weights::{Error, Weights};
-use super::{Failure, INPUT_LENGTH, Model, SIDE};
+use super::{Failure, INPUT_LENGTH, Input, Model, SIDE};
 use tch::{Kind, Tensor, no_grad};
 
 const ARCHITECTURE: &str = "resnet18";
@@ -72,11 +72,6 @@ impl ResNet18 {
         })
     }
 
-    /// How many classes it tells apart.
-    pub fn classes(&self) -> usize {
-        self.head_bias.size()[0] as usize
-    }
-
     /// `[n, 3, 224, 224]` → `[n, classes]` logits.
     fn forward(&self, input: &Tensor) -> Result<Tensor, tch::TchError> {
         let stem = self.stem.apply(input)?.f_relu_()?;
@@ -94,7 +89,11 @@ impl ResNet18 {
 }
 
 impl Model for ResNet18 {
-    fn classify(&self, pictures: &[Vec<f32>]) -> Result<Vec<Vec<f32>>, Failure> {
+    fn classes(&self) -> usize {
+        self.head_bias.size()[0] as usize
+    }
+
+    fn classify(&self, pictures: &[Input]) -> Result<Vec<Vec<f32>>, Failure> {
         let side = SIDE as i64;
         let classes = self.classes();
         let mut numbers = Vec::with_capacity(pictures.len() * INPUT_LENGTH);
@@ -109,7 +108,7 @@ impl Model for ResNet18 {
             softmax.f_contiguous()?.f_copy_data(&mut flat, pictures.len() * classes)?;
             Ok(flat)
         })
-        .map_err(|error: tch::TchError| Failure(error.to_string()))?;
+        .map_err(|error: tch::TchError| Failure::new(error))?;
         Ok(probabilities.chunks_exact(classes).map(<[f32]>::to_vec).collect())
     }
 }

@@ -1,0 +1,91 @@
+//! Where replicas are published. Every way yields the whole present set, again at each change.
+
+pub mod file;
+
+use crate::rotation::Address;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::str::FromStr;
+use tokio::sync::watch;
+
+/// The published set; its sender lives as long as the source is watched.
+pub type Published = watch::Receiver<BTreeSet<Address>>;
+
+/// `--replicas`: where to look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A fixed list.
+    Static(BTreeSet<Address>),
+    /// A file with one address a line, replaced atomically by whoever runs the replicas.
+    File(PathBuf),
+}
+
+/// Why a source cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The flag names no known source.
+    #[error("{0:?} is no source of replicas; try static:127.0.0.1:6000,127.0.0.1:6001 or file:/run/replicas")]
+    Unknown(String),
+    /// An address is not `host:port`.
+    #[error("{0:?} is not host:port, such as 127.0.0.1:6000")]
+    Address(String),
+    /// The file's folder cannot be watched.
+    #[error("watch {path}: {reason}; create the folder first")]
+    Watch {
+        /// The folder.
+        path: String,
+        /// The system's words.
+        reason: String,
+    },
+}
+
+impl FromStr for Source {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text.split_once(':') {
+            Some(("static", list)) => list.split(',').map(address).collect::<Result<_, _>>().map(Self::Static),
+            Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
+            _ => Err(Error::Unknown(text.into())),
+        }
+    }
+}
+
+impl Source {
+    /// Starts watching. The first value is the present set, which may be empty.
+    ///
+    /// # Errors
+    /// [`Error::Watch`].
+    pub fn watch(self) -> Result<Published, Error> {
+        match self {
+            Self::Static(addresses) => Ok(watch::channel(addresses).1),
+            Self::File(path) => file::watch(path),
+        }
+    }
+}
+
+/// Checks one `host:port`.
+fn address(text: &str) -> Result<Address, Error> {
+    let text = text.trim();
+    match text.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && !host.contains(char::is_whitespace) && port.parse::<u16>().is_ok() => {
+            Ok(text.to_owned())
+        }
+        _ => Err(Error::Address(text.to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_are_told_apart_by_their_prefix() {
+        let list = Source::Static(["a:1".to_owned(), "[::1]:2".to_owned()].into());
+        assert_eq!("static:a:1,[::1]:2".parse::<Source>().ok(), Some(list));
+        assert_eq!("file:/x/y".parse::<Source>().ok(), Some(Source::File("/x/y".into())));
+        for bad in ["", "a:1", "file:", "static:", "static:a", "static:a:x", "static:a:70000", "static::1", "ftp:x"] {
+            assert!(bad.parse::<Source>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! HTTP ↔ job. Checks a request, queues it, and turns its outcome into the contract's answer.
+
+use crate::forward::{Answer, Picture};
+use crate::queue::{Entry, Ticket};
+use crate::worker::{Handle, Job, Message};
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, HeaderMap};
+use hyper::{Method, Request, StatusCode};
+use metrics::{counter, histogram};
+use service::admin::Admin;
+use service::body;
+use service::respond::{self, Reply};
+use service::trace::Trace;
+use service::wire::{self, Code, ErrorBody, Fault, Form, header, metric};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot};
+
+/// What every request is answered from.
+pub struct Handler {
+    /// Takes jobs.
+    pub worker: Handle,
+    /// Answers the admin paths.
+    pub admin: Admin,
+    /// Bounds of one body.
+    pub body: body::Limits,
+    /// The longest that a request may take, whatever its client says.
+    pub deadline: Duration,
+    /// Names the next job.
+    pub next_ticket: AtomicU64,
+}
+
+impl Handler {
+    /// Answers one request.
+    pub async fn handle(self: Arc<Self>, request: Request<Incoming>) -> Reply {
+        let path = request.uri().path();
+        if let Some(reply) = self.admin.answer(request.method(), path) {
+            return reply;
+        }
+        match path {
+            "/predict" | "/infer" if request.method() == Method::POST => self.predict(request).await,
+            "/predict" | "/infer" => respond::method_not_allowed("POST"),
+            "/status" if request.method() == Method::GET => self.status().await,
+            "/status" => respond::method_not_allowed("GET"),
+            _ => {
+                let message = format!("no such path: {path}; pictures go to POST /predict");
+                respond::fault(&Fault::new(Code::NotFound, message), "")
+            }
+        }
+    }
+
+    async fn predict(&self, request: Request<Incoming>) -> Reply {
+        let accepted = Instant::now();
+        let trace = Trace::of(request.headers());
+        let mut reply = match self.outcome(request, accepted, &trace).await {
+            Ok(answer) => {
+                count(answered_code(&answer));
+                let mut reply = respond::text("application/json", String::new());
+                *reply.status_mut() = answer.status;
+                *reply.body_mut() = answer.body.into();
+                reply
+            }
+            Err(fault) => {
+                count(fault.code.as_str().into());
+                respond::fault(&fault, trace.request_id())
+            }
+        };
+        trace.write(reply.headers_mut());
+        reply
+    }
+
+    async fn outcome(&self, request: Request<Incoming>, accepted: Instant, trace: &Trace) -> Result<Answer, Fault> {
+        let (head, body) = request.into_parts();
+        Form::of(text(&head.headers, CONTENT_TYPE.as_str())?)?;
+        let top_k = wire::top_k(head.uri.query())?;
+        let budget = wire::timeout(text(&head.headers, header::TIMEOUT_MS)?)?;
+        let deadline = accepted + budget.map_or(self.deadline, |budget| budget.min(self.deadline));
+        let picture = Picture {
+            body: body::read(body, self.body).await?,
+            content_type: head.headers.get(CONTENT_TYPE).cloned(),
+            top_k,
+            trace: trace.clone(),
+        };
+        let answer = self.queued(picture, accepted, deadline).await;
+        histogram!(metric::REQUEST_DURATION).record(accepted.elapsed());
+        answer
+    }
+
+    /// Waits in the queue, and at a replica, until the outcome is there or the deadline has come.
+    async fn queued(&self, picture: Picture, accepted: Instant, deadline: Instant) -> Result<Answer, Fault> {
+        let ticket = Ticket(self.next_ticket.fetch_add(1, Ordering::Relaxed));
+        let (reply, outcome) = oneshot::channel();
+        let bytes = picture.body.len();
+        let job = Job::new(Arc::new(picture), accepted, reply);
+        // Held across the wait: a client that leaves drops this future, and its place with it.
+        let mut place = Place { ticket, withdrawn: &self.worker.withdrawn, held: true };
+        let waited = tokio::time::timeout_at(deadline.into(), async {
+            let message = Message::Submit(Entry { ticket, deadline, bytes, job });
+            self.worker.messages.send(message).await.map_err(|_| ())?;
+            outcome.await.map_err(|_| ())
+        });
+        let outcome = match waited.await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(())) => return Err(Fault::new(Code::Internal, "the dispatcher is stopping")),
+            Err(_elapsed) => {
+                let budget = deadline.saturating_duration_since(accepted);
+                let message = format!("no answer within {} ms", budget.as_millis());
+                return Err(Fault::new(Code::DeadlineExceeded, message));
+            }
+        };
+        place.held = false;
+        outcome
+    }
+
+    async fn status(&self) -> Reply {
+        let (reply, snapshot) = oneshot::channel();
+        let asked = self.worker.messages.send(Message::Snapshot(reply)).await;
+        match snapshot.await {
+            Ok(snapshot) if asked.is_ok() => respond::json(StatusCode::OK, &snapshot),
+            _ => respond::fault(&Fault::new(Code::Internal, "the dispatcher is stopping"), ""),
+        }
+    }
+}
+
+/// A place in the queue, given back when dropped.
+struct Place<'a> {
+    ticket: Ticket,
+    withdrawn: &'a mpsc::UnboundedSender<Ticket>,
+    held: bool,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if self.held {
+            // A worker that is gone holds no place.
+            let _gone = self.withdrawn.send(self.ticket);
+        }
+    }
+}
+
+/// `ok`, or the code in the error body of the replica.
+fn answered_code(answer: &Answer) -> String {
+    if answer.status == StatusCode::OK {
+        return "ok".into();
+    }
+    serde_json::from_slice::<ErrorBody>(&answer.body).map_or_else(|_| "unknown".into(), |body| body.code)
+}
+
+fn count(code: String) {
+    counter!("dispatcher_requests_total", "code" => code).increment(1);
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Fault> {
+    let Some(value) = headers.get(name) else { return Ok(None) };
+    value.to_str().map(Some).map_err(|_| Fault::new(Code::BadRequest, format!("the header {name} is not text")))
+}

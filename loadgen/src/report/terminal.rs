@@ -1,0 +1,57 @@
+//! A report as text.
+
+use super::Report;
+
+/// A few lines with the figures of the whole run.
+pub fn summary(report: &Report) -> String {
+    let (summary, setup) = (&report.summary, &report.setup);
+    let latency = &summary.latency_ms;
+    let mut lines = vec![
+        format!("offered     {} requests in {:.0} s ({})", summary.offered, setup.length_seconds, setup.load),
+        format!("answered    {}, failed {}", summary.answered, summary.failed),
+    ];
+    lines.extend(summary.errors.iter().map(|(code, count)| format!("            {count} x {code}")));
+    lines.push(format!(
+        "latency     p50 {:.0} ms, p90 {:.0} ms, p95 {:.0} ms, p99 {:.0} ms, max {:.0} ms",
+        latency.p50, latency.p90, latency.p95, latency.p99, latency.max
+    ));
+    lines.push(format!(
+        "attainment  {:.2} % within {:.0} ms",
+        100.0 * summary.attainment,
+        setup.objective_ms
+    ));
+    lines.push(format!("goodput     {:.1} right answers within the objective per second", summary.goodput_per_second));
+    if let Some(accuracy) = summary.accuracy {
+        lines.push(format!("accuracy    {:.2} % of labelled pictures", 100.0 * accuracy));
+    }
+    if summary.late_sends > 0 {
+        lines.push(format!(
+            "warning     {} requests were sent over 10 ms late (p99 {:.1} ms): this machine was too busy to send on time",
+            summary.late_sends, summary.send_delay_p99_ms
+        ));
+    }
+    lines.join("\n")
+}
+
+/// One row for every `step` seconds: time, offered load, replicas, queue, p95, attainment.
+pub fn table(report: &Report, step: usize) -> String {
+    let mut lines = vec![" time   offered   replicas   queue      p95   within objective".to_owned()];
+    for chunk in report.seconds.chunks(step.max(1)) {
+        let offered: usize = chunk.iter().map(|second| second.offered).sum();
+        let within: usize = chunk.iter().map(|second| second.within_objective).sum();
+        let p95 = chunk.iter().filter_map(|second| second.latency_ms).map(|latency| latency.p95).fold(0.0, f64::max);
+        let glimpse = report.glimpse(chunk[chunk.len() - 1].second);
+        let seen = |value: Option<f64>| value.map_or_else(|| "-".into(), |value| format!("{value:.0}"));
+        let attained = if offered == 0 { "-".into() } else { format!("{:.0} %", 100.0 * within as f64 / offered as f64) };
+        lines.push(format!(
+            "{:>3} s {:>7.1}/s {:>10} {:>7} {:>5.0} ms   {:>16}",
+            chunk[0].second,
+            offered as f64 / chunk.len() as f64,
+            seen(glimpse.map(|glimpse| glimpse.replicas)),
+            seen(glimpse.map(|glimpse| glimpse.queue_length)),
+            p95,
+            attained
+        ));
+    }
+    lines.join("\n")
+}

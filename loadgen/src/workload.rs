@@ -1,0 +1,115 @@
+//! Requests per second, second by second: `7 6 7 8 …`, separated by any white space; `#` starts a comment.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+/// More in one second is a slip of the finger, and more than one machine sends.
+const MAX_PER_SECOND: f64 = 1e6;
+
+/// A week; longer is a slip of the finger too.
+const MAX_SECONDS: usize = 7 * 24 * 3600;
+
+/// Offered load by second.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Workload {
+    /// Requests per second in each second; may be fractional once scaled.
+    pub per_second: Vec<f64>,
+}
+
+/// What is wrong with a workload's text.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Something that is no whole number, or is too large.
+    #[error("line {line}, column {column}: {word:?} is no whole number of requests per second up to 1000000")]
+    Number {
+        /// From 1.
+        line: usize,
+        /// In characters, from 1.
+        column: usize,
+        /// What stands there.
+        word: String,
+    },
+    /// No number at all.
+    #[error("the workload is empty; write requests per second, such as 5 5 20 20 5")]
+    Empty,
+    /// More seconds than a week has.
+    #[error("the workload is longer than a week")]
+    Long,
+}
+
+impl FromStr for Workload {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let mut per_second = Vec::new();
+        for (index, line) in text.lines().enumerate() {
+            let numbers = line.split('#').next().unwrap_or_default();
+            for word in numbers.split_whitespace() {
+                match word.parse::<u32>().map(f64::from) {
+                    Ok(rate) if rate <= MAX_PER_SECOND => per_second.push(rate),
+                    _ => {
+                        let before = word.as_ptr().addr() - line.as_ptr().addr();
+                        let column = line[..before].chars().count() + 1;
+                        return Err(Error::Number { line: index + 1, column, word: word.chars().take(40).collect() });
+                    }
+                }
+            }
+        }
+        match per_second.len() {
+            0 => Err(Error::Empty),
+            1..=MAX_SECONDS => Ok(Self { per_second }),
+            _ => Err(Error::Long),
+        }
+    }
+}
+
+impl Workload {
+    /// The same load every second.
+    pub fn constant(rate: f64, duration: Duration) -> Self {
+        Self { per_second: vec![rate; duration.as_secs_f64().ceil() as usize] }
+    }
+
+    /// Every rate times `factor`.
+    #[must_use]
+    pub fn scaled(mut self, factor: f64) -> Self {
+        self.per_second.iter_mut().for_each(|rate| *rate *= factor);
+        self
+    }
+
+    /// The first `duration`, in whole seconds, rounded up.
+    #[must_use]
+    pub fn first(mut self, duration: Duration) -> Self {
+        self.per_second.truncate(duration.as_secs_f64().ceil() as usize);
+        self
+    }
+
+    /// Requests expected in all.
+    pub fn total(&self) -> f64 {
+        self.per_second.iter().sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_separated_by_any_white_space() {
+        let parsed = "7 6\t0\r\n# a comment\n\n  12 # more\n".parse::<Workload>().expect("well formed");
+        assert_eq!(parsed.per_second, [7.0, 6.0, 0.0, 12.0]);
+        assert_eq!(parsed.clone().scaled(0.5).total(), 12.5);
+        assert_eq!(parsed.first(Duration::from_millis(1500)).per_second, [7.0, 6.0]);
+    }
+
+    #[test]
+    fn errors_say_where() {
+        let error = |text: &str| text.parse::<Workload>().expect_err("refused");
+        for (text, line, column) in [("5 x", 1, 3), ("5\n6 -7", 2, 3), ("1.5", 1, 1), ("5 1000001", 1, 3), ("é 5", 1, 1)] {
+            let Error::Number { line: at_line, column: at_column, .. } = error(text) else { panic!("{text}") };
+            assert_eq!((at_line, at_column), (line, column), "{text:?}");
+        }
+        assert_eq!(error(""), Error::Empty);
+        assert_eq!(error("# nothing\n"), Error::Empty);
+        assert_eq!(error(&"1 ".repeat(MAX_SECONDS + 1)), Error::Long);
+    }
+}

@@ -1,0 +1,95 @@
+//! The three body forms → the encoded picture. Knows nothing of picture formats.
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use serde::Deserialize;
+use service::wire::{Code, Fault, Form};
+use std::convert::Infallible;
+
+#[derive(Deserialize)]
+struct JsonBody {
+    image: String,
+}
+
+/// The picture within a body that `content_type` describes.
+///
+/// # Errors
+/// 415 for another content type; 400 for a body that is not what its type says, or holds no picture.
+pub async fn picture(content_type: Option<&str>, body: Bytes) -> Result<Bytes, Fault> {
+    let picture = match Form::of(content_type)? {
+        Form::Raw => body,
+        Form::Multipart => first_file(content_type.unwrap_or_default(), body).await?,
+        Form::Json => {
+            let parsed: JsonBody = serde_json::from_slice(&body)
+                .map_err(|error| bad(format!("the body is not {{\"image\": \"<base64>\"}}: {error}")))?;
+            let decoded = BASE64_STANDARD.decode(parsed.image);
+            decoded.map_err(|error| bad(format!("\"image\" is not base64: {error}")))?.into()
+        }
+    };
+    if picture.is_empty() {
+        return Err(bad("the picture is empty: 0 bytes"));
+    }
+    Ok(picture)
+}
+
+/// The first part that has a file name; failing that, the part named `image`.
+async fn first_file(content_type: &str, body: Bytes) -> Result<Bytes, Fault> {
+    let malformed = |error: multer::Error| bad(format!("malformed multipart body: {error}"));
+    let boundary = multer::parse_boundary(content_type).map_err(malformed)?;
+    let stream = futures_util::stream::once(async { Ok::<_, Infallible>(body) });
+    let mut parts = multer::Multipart::new(stream, boundary);
+    while let Some(part) = parts.next_field().await.map_err(malformed)? {
+        if part.file_name().is_some() || part.name() == Some("image") {
+            return part.bytes().await.map_err(malformed);
+        }
+    }
+    Err(bad("the multipart body has no file part; name it \"image\""))
+}
+
+fn bad(message: impl Into<String>) -> Fault {
+    Fault::new(Code::BadRequest, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn check(content_type: &str, body: &str, expected: Result<&str, Code>) {
+        let found = picture(Some(content_type), Bytes::copy_from_slice(body.as_bytes())).await;
+        let found = found.as_ref().map(|bytes| std::str::from_utf8(bytes).expect("text")).map_err(|fault| fault.code);
+        assert_eq!(found, expected, "{content_type} {body:?}");
+    }
+
+    #[tokio::test]
+    async fn each_form_gives_up_its_picture() {
+        check("image/png", "abc", Ok("abc")).await;
+        check("application/json", r#"{"image":"YWJj"}"#, Ok("abc")).await;
+        let multipart = |headers: &str| format!("--B\r\nContent-Disposition: form-data; {headers}\r\n\r\nabc\r\n--B--\r\n");
+        let kind = "multipart/form-data; boundary=B";
+        check(kind, &multipart("name=\"x\"; filename=\"p.jpg\""), Ok("abc")).await;
+        check(kind, &multipart("name=\"image\""), Ok("abc")).await;
+        let fields_first = format!("--B\r\nContent-Disposition: form-data; name=\"top\"\r\n\r\n5\r\n{}", multipart("name=\"f\"; filename=\"p\""));
+        check(kind, &fields_first, Ok("abc")).await;
+    }
+
+    #[tokio::test]
+    async fn malformed_bodies_are_bad_requests() {
+        let kind = "multipart/form-data; boundary=B";
+        for (content_type, body) in [
+            ("image/png", ""),
+            ("application/json", "{"),
+            ("application/json", "[]"),
+            ("application/json", r#"{"picture":"YWJj"}"#),
+            ("application/json", r#"{"image":"!"}"#),
+            ("application/json", r#"{"image":""}"#),
+            ("multipart/form-data", "x"),
+            (kind, "x"),
+            (kind, "--B\r\nContent-Disposition: form-data; name=\"image\"\r\n\r\ncut short"),
+            (kind, "--B\r\nContent-Disposition: form-data; name=\"other\"\r\n\r\nabc\r\n--B--\r\n"),
+        ] {
+            check(content_type, body, Err(Code::BadRequest)).await;
+        }
+        check("text/plain", "x", Err(Code::UnsupportedMediaType)).await;
+    }
+}

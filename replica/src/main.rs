@@ -1,0 +1,19 @@
+//! A replica's process: flags, telemetry, runtime.
+
+use anyhow::Result;
+use clap::Parser;
+use replica::config::{Args, Config};
+use replica::server;
+use std::time::Instant;
+
+fn main() -> Result<()> {
+    let main_entered = Instant::now();
+    let args = Args::parse();
+    let metrics = service::telemetry::start(&args.log)?;
+    let config = Config::try_from(args)?;
+    // Only sockets live here; decoding and inference have threads of their own.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(server::run(config, metrics, main_entered))?;
+    // Leaves without libtorch's destructors, which take 100 ms and undo nothing that the system does not.
+    std::process::exit(0)
+}

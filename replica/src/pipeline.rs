@@ -1,0 +1,289 @@
+//! Named threads between the handler and the model: decode, then infer, joined by bounded channels.
+//!
+//! The handler admits no more requests than the advertised capacity, so the channels, which hold as many, never fill.
+
+use crate::decode::{self, Limits};
+use crate::model::{Input, Model};
+use crate::preprocess::{self, Transform};
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender, bounded};
+use metrics::histogram;
+use service::wire::{Code, Fault};
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+
+/// A picture on its way to the model.
+struct Job<Stage> {
+    stage: Stage,
+    deadline: Instant,
+    /// When it entered the present stage.
+    entered: Instant,
+    times: Times,
+    reply: oneshot::Sender<Result<Classified, Fault>>,
+}
+
+/// Where a picture's time went.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Times {
+    /// Decoding and transforming, the wait for a decoder included.
+    pub decode: Duration,
+    /// Decoded and waiting for the model.
+    pub batch: Duration,
+    /// The forward pass.
+    pub inference: Duration,
+}
+
+/// The model's answer.
+#[derive(Debug)]
+pub struct Classified {
+    /// Of every class.
+    pub probabilities: Vec<f32>,
+    /// Where the time went.
+    pub times: Times,
+}
+
+/// The way in.
+#[derive(Debug, Clone)]
+pub struct Pipeline {
+    encoded: Sender<Job<Bytes>>,
+}
+
+/// Sizes of the pipeline.
+#[derive(Debug, Clone, Copy)]
+pub struct Sizes {
+    /// Requests that are in it at most.
+    pub capacity: usize,
+    /// Pictures in one forward pass at most.
+    pub max_batch: usize,
+}
+
+/// Why a pipeline did not start, or stopped: a receiver that ends tells its owner.
+pub type Ended = oneshot::Receiver<anyhow::Error>;
+
+impl Pipeline {
+    /// Starts the threads. `load` runs on the inference thread, which owns the model; `ready` is called once the
+    /// model has been loaded and has run every batch size that will be used.
+    pub fn start<M: Model>(
+        sizes: Sizes,
+        limits: Limits,
+        load: impl FnOnce() -> anyhow::Result<M> + Send + 'static,
+        ready: impl FnOnce(&M) + Send + 'static,
+    ) -> (Self, Ended) {
+        let (encoded, to_decode) = bounded(sizes.capacity);
+        let (decoded, to_infer) = bounded(sizes.capacity);
+        let (ended, end) = oneshot::channel();
+        thread("decode", move || decode_all(&to_decode, &decoded, limits));
+        thread("infer", move || {
+            let failed = load().and_then(|model| {
+                warm_up(&model, sizes.max_batch)?;
+                ready(&model);
+                infer_all(&model, &to_infer, sizes.max_batch);
+                Ok(())
+            });
+            if let Err(error) = failed {
+                // Nobody listens any more once the process is stopping.
+                let _stopping = ended.send(error);
+            }
+        });
+        (Self { encoded }, end)
+    }
+
+    /// Classifies one encoded picture.
+    ///
+    /// # Errors
+    /// 4xx for a picture that cannot be decoded, 504 past the deadline, 500 when the model fails.
+    pub async fn classify(&self, picture: Bytes, deadline: Instant) -> Result<Classified, Fault> {
+        let stopped = || Fault::new(Code::Internal, "the inference thread has stopped");
+        let (reply, answer) = oneshot::channel();
+        let job = Job { stage: picture, deadline, entered: Instant::now(), times: Times::default(), reply };
+        self.encoded.try_send(job).map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())?
+    }
+}
+
+impl<Stage> Job<Stage> {
+    fn expired(&self) -> bool {
+        // A closed reply means that the client, or the dispatcher, no longer waits.
+        self.deadline <= Instant::now() || self.reply.is_closed()
+    }
+
+    fn fail(self, fault: Fault) {
+        let _gone = self.reply.send(Err(fault));
+    }
+}
+
+fn decode_all(encoded: &Receiver<Job<Bytes>>, decoded: &Sender<Job<Input>>, limits: Limits) {
+    for mut job in encoded {
+        if job.expired() {
+            job.fail(Fault::new(Code::DeadlineExceeded, "the deadline passed before decoding"));
+            continue;
+        }
+        match decode::decode(&job.stage, limits) {
+            Ok(pixels) => {
+                let input = preprocess::normalise(&preprocess::crop(&pixels, Transform::IMAGENET));
+                job.times.decode = job.entered.elapsed();
+                histogram!("inference_stage_seconds", "stage" => "decode").record(job.times.decode);
+                let job = Job {
+                    stage: input,
+                    deadline: job.deadline,
+                    entered: Instant::now(),
+                    times: job.times,
+                    reply: job.reply,
+                };
+                // Fails only when the inference thread has stopped; the job's reply then closes by itself.
+                let _stopped = decoded.send(job);
+            }
+            Err(error) => {
+                let code = match error {
+                    decode::Error::TooManyPixels { .. } => Code::TooLarge,
+                    decode::Error::UnknownFormat | decode::Error::Corrupt { .. } => Code::BadImage,
+                };
+                job.fail(Fault::new(code, error.to_string()));
+            }
+        }
+    }
+}
+
+/// Takes what is waiting, up to a batch, and never waits for more.
+fn infer_all<M: Model>(model: &M, decoded: &Receiver<Job<Input>>, max_batch: usize) {
+    while let Ok(first) = decoded.recv() {
+        let (expired, batch): (Vec<_>, Vec<_>) =
+            std::iter::once(first).chain(decoded.try_iter().take(max_batch - 1)).partition(Job::expired);
+        for job in expired {
+            job.fail(Fault::new(Code::DeadlineExceeded, "the deadline passed before inference"));
+        }
+        if !batch.is_empty() {
+            infer(model, batch);
+        }
+    }
+}
+
+fn infer<M: Model>(model: &M, batch: Vec<Job<Input>>) {
+    let started = Instant::now();
+    let (inputs, jobs): (Vec<Input>, Vec<Job<()>>) = batch
+        .into_iter()
+        .map(|Job { stage, deadline, entered, mut times, reply }| {
+            times.batch = started.saturating_duration_since(entered);
+            (stage, Job { stage: (), deadline, entered, times, reply })
+        })
+        .unzip();
+    let outcome = model.classify(&inputs);
+    let inference = started.elapsed();
+    histogram!("inference_batch_size").record(inputs.len() as f64);
+    histogram!("inference_stage_seconds", "stage" => "forward").record(inference);
+    match outcome {
+        Ok(rows) => {
+            for (mut job, probabilities) in jobs.into_iter().zip(rows) {
+                job.times.inference = inference;
+                histogram!("inference_stage_seconds", "stage" => "queue").record(job.times.batch);
+                let _gone = job.reply.send(Ok(Classified { probabilities, times: job.times }));
+            }
+        }
+        Err(failure) => {
+            tracing::error!(%failure, "a forward pass failed");
+            for job in jobs {
+                job.fail(Fault::new(Code::Internal, failure.to_string()));
+            }
+        }
+    }
+}
+
+/// Runs every batch size once, so that no client pays for libtorch's first time.
+fn warm_up<M: Model>(model: &M, max_batch: usize) -> anyhow::Result<()> {
+    for size in 1..=max_batch {
+        model.classify(&vec![vec![0.0; crate::model::INPUT_LENGTH]; size])?;
+    }
+    Ok(())
+}
+
+fn thread(name: &str, body: impl FnOnce() + Send + 'static) {
+    std::thread::Builder::new().name(name.into()).spawn(body).expect("the system has a thread to spare");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Failure;
+    use std::sync::{Arc, Mutex};
+
+    /// Answers with the batch size; the first pass of real work waits until it is let go.
+    struct Gated {
+        gate: Receiver<()>,
+        batches: Arc<Mutex<Vec<usize>>>,
+    }
+
+    impl Model for Gated {
+        fn classify(&self, pictures: &[Input]) -> Result<Vec<Vec<f32>>, Failure> {
+            if pictures[0].iter().any(|&number| number != 0.0) {
+                self.batches.lock().expect("no test panics here").push(pictures.len());
+                self.gate.recv().map_err(|error| Failure::new(error))?;
+            }
+            Ok(vec![vec![1.0]; pictures.len()])
+        }
+
+        fn classes(&self) -> usize {
+            1
+        }
+    }
+
+    fn png() -> Bytes {
+        let mut bytes = Vec::new();
+        let picture = image::RgbImage::from_pixel(4, 4, image::Rgb([200, 10, 10]));
+        picture.write_to(&mut std::io::Cursor::new(&mut bytes), image::ImageFormat::Png).expect("a PNG");
+        bytes.into()
+    }
+
+    #[tokio::test]
+    async fn what_waits_goes_together_and_expired_pictures_are_not_computed() {
+        let (open, gate) = bounded(8);
+        let batches = Arc::new(Mutex::new(Vec::new()));
+        let model = Gated { gate, batches: batches.clone() };
+        let sizes = Sizes { capacity: 8, max_batch: 2 };
+        let (pipeline, _end) = Pipeline::start(sizes, Limits::default(), || Ok(model), |_| {});
+        let far = Instant::now() + Duration::from_secs(600);
+        let spawn = |deadline| {
+            let pipeline = pipeline.clone();
+            tokio::spawn(async move { pipeline.classify(png(), deadline).await.map(drop).map_err(|fault| fault.code) })
+        };
+        let first = spawn(far);
+        while batches.lock().expect("no test panics here").is_empty() {
+            tokio::task::yield_now().await;
+        }
+        // While the first is held in the model, three more queue up; one of them is already too late.
+        let late = spawn(Instant::now());
+        assert_eq!(late.await.expect("no panic"), Err(Code::DeadlineExceeded));
+        let rest = [spawn(far), spawn(far), spawn(far)];
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        for _ in 0..4 {
+            open.send(()).expect("the model waits");
+        }
+        assert_eq!(first.await.expect("no panic"), Ok(()));
+        for task in rest {
+            assert_eq!(task.await.expect("no panic"), Ok(()));
+        }
+        assert_eq!(*batches.lock().expect("no test panics here"), [1, 2, 1]);
+    }
+
+    #[tokio::test]
+    async fn a_bad_picture_costs_only_itself() {
+        let (open, gate) = bounded(1);
+        let model = Gated { gate, batches: Arc::default() };
+        let sizes = Sizes { capacity: 2, max_batch: 1 };
+        let (pipeline, _end) = Pipeline::start(sizes, Limits { max_pixels: 16 }, || Ok(model), |_| {});
+        let far = Instant::now() + Duration::from_secs(600);
+        let bad = pipeline.classify(Bytes::from_static(b"\xff\xd8\xff nonsense"), far).await;
+        assert_eq!(bad.expect_err("refused").code, Code::BadImage);
+        open.send(()).expect("the model waits");
+        assert!(pipeline.classify(png(), far).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_model_that_does_not_load_ends_the_pipeline_with_its_reason() {
+        let sizes = Sizes { capacity: 1, max_batch: 1 };
+        let load = || -> anyhow::Result<Gated> { anyhow::bail!("no such file: weights") };
+        let (pipeline, end) = Pipeline::start(sizes, Limits::default(), load, |_| panic!("never ready"));
+        assert_eq!(end.await.expect("a reason").to_string(), "no such file: weights");
+        let refused = pipeline.classify(png(), Instant::now() + Duration::from_secs(600)).await;
+        assert_eq!(refused.expect_err("nobody infers").code, Code::Internal);
+    }
+}

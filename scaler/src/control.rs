@@ -1,0 +1,140 @@
+//! The tick: observe ▸ decide ▸ limit ▸ actuate ▸ explain.
+
+use crate::limits::{Limited, Limiter};
+use crate::observe::Dispatcher;
+use crate::policy::{Observation, Policy, Replicas};
+use crate::target::processes;
+use metrics::{counter, gauge};
+use serde::Serialize;
+use service::wire::metric;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// Decisions that `/status` remembers.
+const REMEMBERED: usize = 256;
+
+/// One tick's decision with its reason.
+#[derive(Debug, Clone, Serialize)]
+pub struct Decision {
+    /// Seconds since the scaler started.
+    pub at_seconds: f64,
+    /// What was there before.
+    pub replicas: Replicas,
+    /// What is asked for now.
+    pub desired: usize,
+    /// `up`, `down` or `hold`.
+    pub action: &'static str,
+    /// The reason's name.
+    pub reason: &'static str,
+    /// The reason with its figures.
+    pub explanation: String,
+}
+
+/// The latest decisions, newest last.
+pub type Journal = Arc<Mutex<VecDeque<Decision>>>;
+
+/// Everything that one tick needs.
+pub struct Control {
+    /// What is observed.
+    pub dispatcher: Dispatcher,
+    /// What decides.
+    pub policy: Policy,
+    /// What has the last word.
+    pub limiter: Limiter,
+    /// What is scaled.
+    pub target: processes::Handle,
+    /// Between two ticks.
+    pub interval: Duration,
+    /// Where decisions are kept.
+    pub journal: Journal,
+}
+
+impl Control {
+    /// Ticks for ever.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any tick; the target keeps what was last asked for.
+    pub async fn run(&mut self) {
+        let started = Instant::now();
+        let mut seen_at = None;
+        let mut tick = tokio::time::interval(self.interval);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            let target = *self.target.state.borrow();
+            let reading = self.dispatcher.read().await;
+            let at = started.elapsed();
+            let decision = match reading {
+                Ok(reading) => {
+                    seen_at = Some(at);
+                    self.decide(&Observation {
+                        at,
+                        queue_length: reading.queue_length,
+                        arrivals: reading.arrivals,
+                        service: reading.service,
+                        latency: reading.latency,
+                        replicas: target.replicas,
+                        startup: target.startup,
+                    })
+                }
+                // Without figures nothing changes, in either direction.
+                Err(error) => hold(at, target.replicas, error.to_string()),
+            };
+            gauge!("scaler_observation_age_seconds").set((at - seen_at.unwrap_or_default()).as_secs_f64());
+            self.explain(decision);
+        }
+    }
+
+    fn decide(&mut self, seen: &Observation) -> Decision {
+        let want = self.policy.decide(seen);
+        let current = seen.replicas.desired;
+        let (desired, limited) = self.limiter.apply(seen.at, current, want.replicas);
+        self.target.desired.send_if_modified(|present| std::mem::replace(present, desired) != desired);
+        let limited = match limited {
+            Limited::Granted => String::new(),
+            Limited::Bounded => format!("; {} wanted, bounded to {desired}", want.replicas),
+            Limited::Stabilised => format!("; {} wanted, waiting before scaling down", want.replicas),
+        };
+        Decision {
+            at_seconds: seen.at.as_secs_f64(),
+            replicas: seen.replicas,
+            desired,
+            action: match desired.cmp(&current) {
+                std::cmp::Ordering::Greater => "up",
+                std::cmp::Ordering::Less => "down",
+                std::cmp::Ordering::Equal => "hold",
+            },
+            reason: want.reason.as_str(),
+            explanation: format!("{}{limited}", want.reason),
+        }
+    }
+
+    fn explain(&self, decision: Decision) {
+        gauge!(metric::DESIRED_REPLICAS).set(decision.desired as f64);
+        gauge!(metric::READY_REPLICAS).set(decision.replicas.ready as f64);
+        counter!("scaler_decisions_total", "action" => decision.action, "reason" => decision.reason).increment(1);
+        let Decision { desired, explanation, action, .. } = &decision;
+        match *action {
+            "hold" => tracing::debug!(desired, "hold: {explanation}"),
+            _ => tracing::info!(desired, from = decision.replicas.desired, "{action}: {explanation}"),
+        }
+        let mut journal = self.journal.lock().expect("nobody panics while holding the journal");
+        if journal.len() == REMEMBERED {
+            journal.pop_front();
+        }
+        journal.push_back(decision);
+    }
+}
+
+fn hold(at: Duration, replicas: Replicas, explanation: String) -> Decision {
+    tracing::warn!("hold: {explanation}");
+    Decision {
+        at_seconds: at.as_secs_f64(),
+        replicas,
+        desired: replicas.desired,
+        action: "hold",
+        reason: "no_observation",
+        explanation,
+    }
+}

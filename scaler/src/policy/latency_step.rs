@@ -1,0 +1,102 @@
+//! `latency-step`: every 30 s, one more if the mean latency of the last minute is over a threshold, one fewer if it is
+//! under another. Nothing without traffic.
+//!
+//! Source: the first course project's script, which asked Prometheus for `rate(…_sum[1m]) / rate(…_count[1m])`.
+
+use super::{Observation, Reason, Want};
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// Between two steps.
+const STEP: Duration = Duration::from_secs(30);
+
+/// Over which the mean is taken.
+const WINDOW: Duration = Duration::from_secs(60);
+
+/// The law and what it remembers.
+#[derive(Debug)]
+pub struct LatencyStep {
+    upper: Duration,
+    lower: Duration,
+    /// Newest last; reaches back over the window.
+    history: VecDeque<Observation>,
+    stepped: Option<Duration>,
+}
+
+impl LatencyStep {
+    /// One more over `upper`, one fewer under `lower`.
+    pub fn new(upper: Duration, lower: Duration) -> Self {
+        Self { upper, lower, history: VecDeque::new(), stepped: None }
+    }
+
+    /// One tick.
+    pub fn decide(&mut self, seen: &Observation) -> Want {
+        self.history.push_back(seen.clone());
+        while self.history.len() > 1 && self.history[1].at + WINDOW <= seen.at {
+            self.history.pop_front();
+        }
+        let desired = seen.replicas.desired;
+        let hold = |reason| Want { replicas: desired, reason };
+        let due = self.stepped.get_or_insert(seen.at);
+        if seen.at < *due + STEP {
+            return hold(Reason::Waiting);
+        }
+        *due = seen.at;
+        let oldest = self.history.front().map(|oldest| &oldest.latency);
+        let Some(mean) = oldest.and_then(|oldest| seen.latency.since(oldest).mean()) else {
+            return hold(Reason::NoData);
+        };
+        let replicas = if mean > self.upper.as_secs_f64() {
+            desired + 1
+        } else if mean < self.lower.as_secs_f64() {
+            desired.saturating_sub(1)
+        } else {
+            desired
+        };
+        Want { replicas, reason: Reason::MeanLatency { mean_seconds: mean } }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{Histogram, Replicas};
+
+    /// Ticks every 10 s; in each, ten requests with the given mean (none: no traffic). Returns what was wanted at 2.
+    fn run(means: &[Option<f64>]) -> Vec<usize> {
+        let mut law = LatencyStep::new(Duration::from_millis(500), Duration::from_millis(200));
+        let (mut count, mut sum) = (0.0, 0.0);
+        let tick = |(index, mean): (usize, &Option<f64>)| {
+            if let Some(mean) = mean {
+                count += 10.0;
+                sum += 10.0 * mean;
+            }
+            law.decide(&Observation {
+                at: Duration::from_secs(10 * index as u64),
+                queue_length: 0.0,
+                arrivals: count,
+                service: Histogram::default(),
+                latency: Histogram { buckets: vec![(f64::INFINITY, count)], sum },
+                replicas: Replicas { desired: 2, ready: 2, starting: 0 },
+                startup: None,
+            })
+            .replicas
+        };
+        means.iter().enumerate().map(tick).collect()
+    }
+
+    #[test]
+    fn it_steps_every_thirty_seconds_by_one() {
+        assert_eq!(run(&[Some(0.9); 7]), [2, 2, 2, 3, 2, 2, 3]);
+        assert_eq!(run(&[Some(0.1); 4]), [2, 2, 2, 1]);
+        assert_eq!(run(&[Some(0.3); 4]), [2, 2, 2, 2]);
+        assert_eq!(run(&[None; 7]), [2; 7]);
+    }
+
+    #[test]
+    fn the_mean_forgets_what_is_over_a_minute_old() {
+        let mut means = vec![Some(9.0); 3];
+        means.extend([Some(0.1); 10]);
+        assert_eq!(run(&means)[12], 1);
+    }
+}

@@ -1,0 +1,77 @@
+//! PURE: how long requests wait when so many arrive and so many serve. Times in seconds, rates per second.
+
+/// Probability that an arrival finds all `servers` busy, offered `load` erlangs (arrival rate × service time).
+/// 1 when the servers cannot keep up.
+///
+/// Source: Erlang C by the recursion of Erlang B, B(n) = a·B(n−1) / (n + a·B(n−1)), C = B / (1 − ρ(1 − B)).
+pub fn erlang_c(servers: usize, load: f64) -> f64 {
+    let utilisation = load / servers as f64;
+    if servers == 0 || utilisation >= 1.0 {
+        return 1.0;
+    }
+    let blocking = (1..=servers).fold(1.0, |blocking, n| load * blocking / (n as f64 + load * blocking));
+    blocking / (1.0 - utilisation * (1.0 - blocking))
+}
+
+/// How replicas serve.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Service {
+    /// Mean time of one request in one slot, seconds.
+    pub mean: f64,
+    /// Its coefficient of variation: standard deviation ÷ mean.
+    pub variation: f64,
+}
+
+impl Service {
+    /// Probability that a request waits longer than `wait` seconds for one of `servers`.
+    ///
+    /// Source: C(n, a) · exp(−2·t·(n/S − λ) / (1 + cs²)): the exponential tail of M/M/n, its decay scaled to the
+    /// service's variation as Kingman's formula scales the mean.
+    pub fn waits_longer(&self, servers: usize, arrivals_per_second: f64, wait: f64) -> f64 {
+        let spare = servers as f64 / self.mean - arrivals_per_second;
+        if spare <= 0.0 {
+            return 1.0;
+        }
+        let decay = 2.0 * spare / (1.0 + self.variation.powi(2));
+        erlang_c(servers, arrivals_per_second * self.mean) * (-decay * wait).exp()
+    }
+
+    /// The fewest servers, up to `most`, with which no more than `share` of requests wait longer than `wait` seconds.
+    pub fn servers_for(&self, arrivals_per_second: f64, wait: f64, share: f64, most: usize) -> usize {
+        (1..most).find(|&n| self.waits_longer(n, arrivals_per_second, wait) <= share).unwrap_or(most)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn erlang_c_agrees_with_hand_computed_cases() {
+        // One server: C = load. Two: C = a² / (2 + a)... e.g. a = 1: 1/3. Three, a = 2: 4/9 (tables).
+        for (servers, load, expected) in [(1, 0.5, 0.5), (2, 1.0, 1.0 / 3.0), (3, 2.0, 4.0 / 9.0), (2, 2.0, 1.0), (0, 0.0, 1.0)] {
+            assert!((erlang_c(servers, load) - expected).abs() < 1e-12, "{servers} servers, {load} erlang");
+        }
+    }
+
+    #[test]
+    fn the_fewest_servers_are_found() {
+        let service = Service { mean: 0.1, variation: 0.0 };
+        // 5/s on one server: C = 0.5, decay 2·(10−5) = 10/s, so P(W > 0.4) = 0.5·e⁻⁴ ≈ 0.009.
+        assert_eq!(service.servers_for(5.0, 0.4, 0.01, 9), 1);
+        assert_eq!(service.servers_for(5.0, 0.4, 0.005, 9), 2);
+        assert_eq!(service.servers_for(0.0, 0.4, 0.01, 9), 1);
+        assert_eq!(service.servers_for(1e6, 0.4, 0.01, 9), 9);
+    }
+
+    proptest! {
+        #[test]
+        fn more_servers_never_wait_longer(arrivals in 0.0..200.0, mean in 0.001..1.0, variation in 0.0..2.0, wait in 0.0..2.0) {
+            let service = Service { mean, variation };
+            let tails: Vec<f64> = (1..40).map(|n| service.waits_longer(n, arrivals, wait)).collect();
+            prop_assert!(tails.iter().all(|tail| (0.0..=1.0).contains(tail)));
+            prop_assert!(tails.windows(2).all(|pair| pair[1] <= pair[0] + 1e-12));
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! A share of the processor for a child process, by the kernel's control groups, version 1 or 2.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Microseconds over which a share is kept. Short, so that a replica with half a core is slow rather than bursty.
+const PERIOD_MICROSECONDS: u64 = 20_000;
+
+/// Where groups can be made.
+#[derive(Debug, Clone)]
+pub struct Controller {
+    folder: PathBuf,
+    version: Version,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Version {
+    One,
+    Two,
+}
+
+/// One group, removed when dropped; its processes must have ended by then.
+#[derive(Debug)]
+pub struct Group {
+    folder: PathBuf,
+}
+
+impl Controller {
+    /// Finds this process's own group and checks that others can be made beside or below it.
+    ///
+    /// # Errors
+    /// When the system has no such controller, or does not let us use it.
+    pub fn find() -> io::Result<Self> {
+        let mounts = fs::read_to_string("/proc/mounts")?;
+        let own = fs::read_to_string("/proc/self/cgroup")?;
+        let (folder, version) = locate(&mounts, &own)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, "no cgroup controller for cpu is mounted"))?;
+        let controller = Self { folder, version };
+        controller.clear_leftovers();
+        if version == Version::Two {
+            fs::write(controller.folder.join("cgroup.subtree_control"), "+cpu")?;
+        }
+        // Making one is the only reliable way to know that one can be made.
+        controller.group("check", 1.0).map(drop)?;
+        Ok(controller)
+    }
+
+    /// Makes a group whose processes together get `cores` of processor time.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn group(&self, name: &str, cores: f64) -> io::Result<Group> {
+        let folder = self.folder.join(format!("roundhouse-{}-{name}", std::process::id()));
+        fs::create_dir(&folder)?;
+        let group = Group { folder };
+        let quota = (cores * PERIOD_MICROSECONDS as f64).round() as u64;
+        match self.version {
+            Version::One => {
+                fs::write(group.folder.join("cpu.cfs_period_us"), PERIOD_MICROSECONDS.to_string())?;
+                fs::write(group.folder.join("cpu.cfs_quota_us"), quota.to_string())?;
+            }
+            Version::Two => fs::write(group.folder.join("cpu.max"), format!("{quota} {PERIOD_MICROSECONDS}"))?,
+        }
+        Ok(group)
+    }
+
+    /// Groups that a scaler left behind when it was killed are empty by now; ones in use cannot be removed.
+    fn clear_leftovers(&self) {
+        let Ok(entries) = fs::read_dir(&self.folder) else { return };
+        for entry in entries.flatten() {
+            if entry.file_name().to_string_lossy().starts_with("roundhouse-") {
+                let _in_use = fs::remove_dir(entry.path());
+            }
+        }
+    }
+}
+
+impl Group {
+    /// Moves a process, with all its threads, into the group.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn add(&self, process: u32) -> io::Result<()> {
+        fs::write(self.folder.join("cgroup.procs"), process.to_string())
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir(&self.folder) {
+            tracing::warn!(group = %self.folder.display(), %error, "a control group could not be removed");
+        }
+    }
+}
+
+/// The folder of this process's group under the `cpu` controller, from the texts of `/proc/mounts` and
+/// `/proc/self/cgroup`. A version 1 controller is preferred: where it is mounted, version 2 has no `cpu`.
+fn locate(mounts: &str, own: &str) -> Option<(PathBuf, Version)> {
+    // `hierarchy:controllers:path`; version 2 has no controllers in its line.
+    let path_of = |controller: &str| {
+        own.lines().find_map(|line| {
+            let mut fields = line.splitn(3, ':').skip(1);
+            let controllers = fields.next()?;
+            let path = fields.next()?;
+            controllers.split(',').any(|name| name == controller).then(|| path.trim_start_matches('/').to_owned())
+        })
+    };
+    let mounted = |kind: &str, option: Option<&str>| {
+        mounts.lines().find_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let [_, at, found, options, ..] = fields[..] else { return None };
+            let has = option.is_none_or(|option| options.split(',').any(|name| name == option));
+            (found == kind && has).then(|| Path::new(at).to_owned())
+        })
+    };
+    if let (Some(at), Some(path)) = (mounted("cgroup", Some("cpu")), path_of("cpu")) {
+        return Some((at.join(path), Version::One));
+    }
+    Some((mounted("cgroup2", None)?.join(path_of("")?), Version::Two))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_controller_is_found_in_either_version() {
+        let one = "cgroup /sys/fs/cgroup/cpu,cpuacct cgroup rw,cpu,cpuacct 0 0\n\
+                   cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
+        let own = "4:memory:/a\n2:cpu,cpuacct:/b/c\n0::/d\n";
+        assert_eq!(locate(one, own), Some(("/sys/fs/cgroup/cpu,cpuacct/b/c".into(), Version::One)));
+        let two = "cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid 0 0\n";
+        assert_eq!(locate(two, "0::/user.slice\n"), Some(("/sys/fs/cgroup/user.slice".into(), Version::Two)));
+        assert_eq!(locate("", own), None);
+    }
+
+    #[test]
+    fn a_group_takes_a_process_and_goes_away() {
+        let controller = match Controller::find() {
+            Ok(controller) => controller,
+            Err(error) => return eprintln!("skipped: control groups are not permitted here ({error})"),
+        };
+        let group = controller.group("test", 0.5).expect("another one");
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("sleep exists");
+        group.add(child.id()).expect("it is alive");
+        let members = fs::read_to_string(group.folder.join("cgroup.procs")).expect("readable");
+        assert_eq!(members.trim(), child.id().to_string());
+        child.kill().expect("it is ours");
+        child.wait().expect("it ends");
+        let folder = group.folder.clone();
+        drop(group);
+        assert!(!folder.exists());
+    }
+}

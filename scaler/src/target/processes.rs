@@ -1,0 +1,328 @@
+//! Replicas as child processes. One task owns them: it starts, drains and replaces them, and publishes those that are
+//! ready in the file that the dispatcher watches.
+//!
+//! A child holds the other end of its standard input and exits when it closes, so none outlives this process.
+
+use super::cgroup::{Controller, Group};
+use crate::policy::Replicas;
+use hyper::StatusCode;
+use rustix::process::{Pid, Signal, kill_process};
+use service::fetch;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Between two questions whether a starting replica is ready.
+const POLL: Duration = Duration::from_millis(20);
+
+/// A replica that is not ready by then is given up.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Before the second start of a replica that never became ready; doubled by each one more.
+const FIRST_BACKOFF: Duration = Duration::from_millis(500);
+
+/// Longest such pause.
+const LAST_BACKOFF: Duration = Duration::from_secs(30);
+
+/// Weight of a new start in the running mean of start-up times.
+const STARTUP_WEIGHT: f64 = 0.3;
+
+/// How replicas are run.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    /// The replica's program.
+    pub program: PathBuf,
+    /// Its flags, beyond those that this file adds.
+    pub arguments: Vec<String>,
+    /// The dispatcher's discovery file.
+    pub list: PathBuf,
+    /// Cores for each, where control groups are permitted.
+    pub share: Option<(Controller, f64)>,
+    /// Unpublished → SIGTERM'd replicas accept for this long: the dispatcher may not have read the list yet.
+    pub drain_delay: Duration,
+    /// SIGTERM → SIGKILL.
+    pub grace: Duration,
+}
+
+/// What the target says of itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct State {
+    /// By state.
+    pub replicas: Replicas,
+    /// Running mean of exec → ready.
+    pub startup: Option<Duration>,
+}
+
+/// How to reach the task. Dropping `desired` drains every replica and ends the task.
+#[derive(Debug)]
+pub struct Handle {
+    /// How many there should be.
+    pub desired: watch::Sender<usize>,
+    /// How many there are.
+    pub state: watch::Receiver<State>,
+    /// Ends when the last replica has.
+    pub done: tokio::task::JoinHandle<()>,
+}
+
+/// Starts the task with `desired` replicas.
+pub fn run(spec: Spec, desired: usize) -> Handle {
+    let (set_desired, wanted) = watch::channel(desired);
+    let (publish, state) = watch::channel(State::default());
+    let processes = Processes {
+        spec,
+        publish,
+        children: Vec::new(),
+        next_id: 1,
+        startup: None,
+        failed_starts: 0,
+        not_before: Instant::now(),
+        listed: None,
+    };
+    Handle { desired: set_desired, state, done: tokio::spawn(processes.run(wanted)) }
+}
+
+/// A child as its owner sees it; a task of its own waits on the process.
+struct Replica {
+    id: u64,
+    phase: Phase,
+    started: Instant,
+    /// Dropping or using it asks the process to drain.
+    stop: Option<oneshot::Sender<()>>,
+    /// Removed after the process has ended.
+    _group: Option<Group>,
+}
+
+enum Phase {
+    Starting,
+    Ready { address: String },
+    Draining,
+}
+
+enum Event {
+    Ready { id: u64, address: String },
+    Ended { id: u64, status: String },
+}
+
+struct Processes {
+    spec: Spec,
+    publish: watch::Sender<State>,
+    children: Vec<Replica>,
+    next_id: u64,
+    startup: Option<Duration>,
+    /// In a row, of replicas that never became ready.
+    failed_starts: u32,
+    not_before: Instant,
+    /// What the file holds.
+    listed: Option<BTreeSet<String>>,
+}
+
+impl Processes {
+    async fn run(mut self, mut wanted: watch::Receiver<usize>) {
+        // Each child sends two at most.
+        let (events, mut happened) = mpsc::channel(64);
+        let mut desired = *wanted.borrow_and_update();
+        let mut stopping = false;
+        loop {
+            self.reconcile(desired, &events);
+            self.report(desired);
+            if stopping && self.children.is_empty() {
+                return;
+            }
+            let retry = self.not_before.max(Instant::now() + Duration::from_millis(1));
+            tokio::select! {
+                changed = wanted.changed(), if !stopping => match changed {
+                    Ok(()) => desired = *wanted.borrow_and_update(),
+                    Err(_dropped) => (desired, stopping) = (0, true),
+                },
+                Some(event) = happened.recv() => self.note(event),
+                () = tokio::time::sleep_until(retry.into()), if self.serving() < desired => {}
+            }
+        }
+    }
+
+    /// Starts what is missing and drains what is too many: starting ones first, then the newest.
+    fn reconcile(&mut self, desired: usize, events: &mpsc::Sender<Event>) {
+        while self.serving() < desired && self.not_before <= Instant::now() {
+            if let Err(error) = self.start(events) {
+                tracing::error!(program = %self.spec.program.display(), %error, "a replica could not be started");
+                self.start_failed();
+            }
+        }
+        while self.serving() > desired {
+            let starting = self.children.iter().rposition(|child| matches!(child.phase, Phase::Starting));
+            let newest = self.children.iter().rposition(|child| !matches!(child.phase, Phase::Draining));
+            let Some(index) = starting.or(newest) else { break };
+            let child = &mut self.children[index];
+            tracing::info!(replica = child.id, "draining");
+            child.phase = Phase::Draining;
+            // Off the list first, then the signal.
+            self.list();
+            drop(self.children[index].stop.take());
+        }
+        self.list();
+    }
+
+    /// Replicas that serve or will.
+    fn serving(&self) -> usize {
+        self.children.iter().filter(|child| !matches!(child.phase, Phase::Draining)).count()
+    }
+
+    fn start(&mut self, events: &mpsc::Sender<Event>) -> std::io::Result<()> {
+        let id = self.next_id;
+        self.next_id += 1;
+        let group = match &self.spec.share {
+            Some((controller, cores)) => Some(controller.group(&format!("replica-{id}"), *cores)?),
+            None => None,
+        };
+        let child = Command::new(&self.spec.program)
+            .args(["--listen", "127.0.0.1:0", "--exit-with-parent"])
+            .arg(format!("--name=replica-{id}"))
+            .arg(format!("--drain-delay={}ms", self.spec.drain_delay.as_millis()))
+            .arg(format!("--grace={}ms", self.spec.grace.as_millis()))
+            .args(&self.spec.arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        if let (Some(group), Some(process)) = (&group, child.id()) {
+            group.add(process)?;
+        }
+        let (stop, stopped) = oneshot::channel();
+        let limit = self.spec.drain_delay + self.spec.grace + Duration::from_secs(1);
+        tokio::spawn(shepherd(id, child, stopped, limit, events.clone()));
+        let started = Instant::now();
+        self.children.push(Replica { id, phase: Phase::Starting, started, stop: Some(stop), _group: group });
+        tracing::info!(replica = id, "starting");
+        Ok(())
+    }
+
+    fn note(&mut self, event: Event) {
+        match event {
+            Event::Ready { id, address } => {
+                let Some(child) = self.children.iter_mut().find(|child| child.id == id) else { return };
+                if matches!(child.phase, Phase::Starting) {
+                    let took = child.started.elapsed();
+                    child.phase = Phase::Ready { address };
+                    self.failed_starts = 0;
+                    self.startup = Some(self.startup.map_or(took, |mean| {
+                        mean.mul_f64(1.0 - STARTUP_WEIGHT) + took.mul_f64(STARTUP_WEIGHT)
+                    }));
+                    tracing::info!(replica = id, startup_ms = took.as_millis() as u64, "ready");
+                }
+            }
+            Event::Ended { id, status } => {
+                let Some(index) = self.children.iter().position(|child| child.id == id) else { return };
+                let child = self.children.remove(index);
+                match child.phase {
+                    Phase::Draining => tracing::info!(replica = id, %status, "drained"),
+                    Phase::Ready { .. } => tracing::warn!(replica = id, %status, "died; replacing it"),
+                    Phase::Starting => {
+                        tracing::error!(replica = id, %status, "ended before it was ready");
+                        self.start_failed();
+                    }
+                }
+            }
+        }
+    }
+
+    fn start_failed(&mut self) {
+        let pause = FIRST_BACKOFF.saturating_mul(2_u32.saturating_pow(self.failed_starts.min(10))).min(LAST_BACKOFF);
+        self.failed_starts += 1;
+        self.not_before = Instant::now() + pause;
+    }
+
+    /// Replaces the dispatcher's file if the set of ready replicas changed.
+    fn list(&mut self) {
+        let ready: BTreeSet<String> = self
+            .children
+            .iter()
+            .filter_map(|child| match &child.phase {
+                Phase::Ready { address } => Some(address.clone()),
+                _ => None,
+            })
+            .collect();
+        if self.listed.as_ref() == Some(&ready) {
+            return;
+        }
+        let text: String = ready.iter().map(|address| format!("{address}\n")).collect();
+        let new = self.spec.list.with_extension("new");
+        match std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, &self.spec.list)) {
+            Ok(()) => self.listed = Some(ready),
+            // Tried again at the next event; the dispatcher goes on with the last list.
+            Err(error) => tracing::error!(list = %self.spec.list.display(), %error, "cannot publish the replicas"),
+        }
+    }
+
+    fn report(&self, desired: usize) {
+        let count = |wanted: fn(&Phase) -> bool| self.children.iter().filter(|child| wanted(&child.phase)).count();
+        let replicas = Replicas {
+            desired,
+            ready: count(|phase| matches!(phase, Phase::Ready { .. })),
+            starting: count(|phase| matches!(phase, Phase::Starting)),
+        };
+        self.publish.send_replace(State { replicas, startup: self.startup });
+    }
+}
+
+/// Lives as long as one process: tells when it is ready and when it has ended, and stops it when asked to.
+async fn shepherd(id: u64, mut child: Child, stopped: oneshot::Receiver<()>, limit: Duration, events: mpsc::Sender<Event>) {
+    let stdout = child.stdout.take().expect("standard output is piped");
+    let starting = async {
+        match tokio::time::timeout(START_TIMEOUT, ready_address(stdout)).await {
+            Ok(Some(address)) => {
+                // The owner outlives its children.
+                let _owner = events.send(Event::Ready { id, address }).await;
+                std::future::pending().await
+            }
+            Ok(None) => std::future::pending().await,
+            Err(_elapsed) => "not ready in time",
+        }
+    };
+    let status = tokio::select! {
+        status = child.wait() => describe(status),
+        reason = starting => {
+            let killed = child.kill().await;
+            format!("{reason}, killed{}", killed.err().map(|error| format!(": {error}")).unwrap_or_default())
+        }
+        _asked = stopped => drained(&mut child, limit).await,
+    };
+    let _owner = events.send(Event::Ended { id, status }).await;
+}
+
+/// Reads the address from the replica's first line and asks until it is ready; nothing if it printed something else.
+async fn ready_address(stdout: tokio::process::ChildStdout) -> Option<String> {
+    let mut lines = BufReader::new(stdout).lines();
+    let line = lines.next_line().await.ok()??;
+    let address = line.strip_prefix("listening on http://")?.to_owned();
+    loop {
+        if let Ok((StatusCode::OK, _)) = fetch::get(&address, "/readyz", Duration::from_secs(1)).await {
+            return Some(address);
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+async fn drained(child: &mut Child, limit: Duration) -> String {
+    // The id is there until the process has been waited for, so the signal cannot hit another.
+    let process = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+    if let Some(process) = process
+        && let Err(error) = kill_process(process, Signal::TERM)
+    {
+        tracing::debug!(%error, "SIGTERM failed; the process has ended");
+    }
+    match tokio::time::timeout(limit, child.wait()).await {
+        Ok(status) => describe(status),
+        Err(_elapsed) => {
+            let killed = child.kill().await;
+            format!("still there after {limit:?}, killed ({killed:?})")
+        }
+    }
+}
+
+fn describe(status: std::io::Result<ExitStatus>) -> String {
+    status.map_or_else(|error| error.to_string(), |status| status.to_string())
+}

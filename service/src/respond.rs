@@ -1,0 +1,53 @@
+//! Values → HTTP responses. The one place where a fault gets its status.
+
+use crate::wire::{Code, ErrorBody, Fault};
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::{Response, StatusCode};
+use serde::Serialize;
+
+/// Every answer is whole before it is sent.
+pub type Reply = Response<Full<Bytes>>;
+
+/// A JSON body.
+pub fn json(status: StatusCode, body: &impl Serialize) -> Reply {
+    let bytes = serde_json::to_vec(body).expect("the contract's types have string keys and finite shapes");
+    with(status, "application/json", bytes.into())
+}
+
+/// A text body with status 200.
+pub fn text(content_type: &'static str, body: String) -> Reply {
+    with(StatusCode::OK, content_type, body.into())
+}
+
+/// The contract's error body, with `Retry-After` in whole seconds (rounded up, so that nobody comes back too early).
+pub fn fault(fault: &Fault, request_id: &str) -> Reply {
+    let body = ErrorBody {
+        success: false,
+        code: fault.code.as_str().into(),
+        error: fault.message.clone(),
+        request_id: request_id.into(),
+    };
+    let status = StatusCode::from_u16(fault.code.status()).expect("the contract's statuses are valid");
+    let mut reply = json(status, &body);
+    if let Some(after) = fault.retry_after {
+        reply.headers_mut().insert(RETRY_AFTER, HeaderValue::from(after.as_secs_f64().ceil().max(1.0) as u64));
+    }
+    reply
+}
+
+/// 405, naming the methods that the path takes.
+pub fn method_not_allowed(allowed: &'static str) -> Reply {
+    let message = format!("this path takes {allowed} only");
+    let mut reply = fault(&Fault::new(Code::MethodNotAllowed, message), "");
+    reply.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    reply
+}
+
+fn with(status: StatusCode, content_type: &'static str, body: Bytes) -> Reply {
+    let mut reply = Response::new(Full::new(body));
+    *reply.status_mut() = status;
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    reply
+}

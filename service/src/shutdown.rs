@@ -1,0 +1,36 @@
+//! Being told to stop: SIGTERM, SIGINT, or the end of a parent that holds this process's standard input open.
+
+use std::io::Read;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Resolves when this process should drain and exit.
+///
+/// With `lifeline`, standard input is a pipe whose other end the parent keeps open: it closes when the parent ends, by
+/// whatever means, kill -9 included, so no child outlives it.
+///
+/// # Errors
+/// When the signal handlers cannot be installed.
+pub async fn requested(lifeline: bool) -> std::io::Result<&'static str> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+        () = parent_gone(), if lifeline => "the parent process is gone",
+    })
+}
+
+async fn parent_gone() {
+    let (sender, receiver) = tokio::sync::oneshot::channel::<()>();
+    // A thread of its own: a blocked read of standard input cannot be cancelled, and must not hold up the exit.
+    std::thread::Builder::new()
+        .name("lifeline".into())
+        .spawn(move || {
+            let mut ignored = [0; 64];
+            while matches!(std::io::stdin().read(&mut ignored), Ok(1..)) {}
+            drop(sender);
+        })
+        .expect("the system has a thread to spare");
+    // Only ever ends by the sender's drop.
+    let _ended = receiver.await;
+}

@@ -1,0 +1,55 @@
+//! Logs to standard error, metrics to a Prometheus recorder.
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use std::time::Duration;
+use tracing_subscriber::EnvFilter;
+
+/// Upper bounds of latency histograms, seconds: dense around the default objective of 0.5 s.
+const SECONDS: [f64; 24] = [
+    0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.125, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6,
+    0.8, 1.0, 2.0, 4.0, 8.0,
+];
+
+/// Upper bounds of `inference_batch_size`, images.
+const IMAGES: [f64; 6] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0];
+
+/// Why telemetry could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The filter is no list of `target=level`.
+    #[error("bad log filter {0:?}: {1}; try info, debug or dispatcher=debug")]
+    Filter(String, String),
+    /// A recorder is already installed.
+    #[error("install the metrics recorder: {0}")]
+    Recorder(String),
+}
+
+/// Starts logging at `filter` (`info`, `debug`, `dispatcher=debug,info`, …) and returns what renders `/metrics`.
+///
+/// # Errors
+/// See [`Error`].
+pub fn start(filter: &str) -> Result<PrometheusHandle, Error> {
+    let parsed = EnvFilter::try_new(filter).map_err(|error| Error::Filter(filter.into(), error.to_string()))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(parsed)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .init();
+    let recorder = |error: metrics_exporter_prometheus::BuildError| Error::Recorder(error.to_string());
+    PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)
+        .map_err(recorder)?
+        .set_buckets_for_metric(Matcher::Suffix("_batch_size".into()), &IMAGES)
+        .map_err(recorder)?
+        .install_recorder()
+        .map_err(recorder)
+}
+
+/// Folds recorded samples into their buckets for ever. Without it they pile up for as long as nobody scrapes.
+pub async fn upkeep(metrics: PrometheusHandle) {
+    let mut tick = tokio::time::interval(Duration::from_secs(5));
+    loop {
+        tick.tick().await;
+        metrics.run_upkeep();
+    }
+}

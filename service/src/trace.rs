@@ -1,0 +1,88 @@
+//! Names for requests: `x-request-id` and W3C `traceparent`, taken over if well formed, made otherwise.
+
+use crate::wire::header;
+use hyper::HeaderMap;
+use hyper::header::HeaderValue;
+
+/// What a request is called, here and on every later hop.
+#[derive(Debug, Clone)]
+pub struct Trace {
+    /// `x-request-id`: 1 to 128 visible characters.
+    pub request_id: HeaderValue,
+    /// `traceparent`, version 00 of W3C Trace Context.
+    pub traceparent: HeaderValue,
+}
+
+impl Trace {
+    /// Reads or makes both.
+    pub fn of(headers: &HeaderMap) -> Self {
+        let request_id = headers.get(header::REQUEST_ID).filter(|id| is_request_id(id.as_bytes()));
+        let traceparent = headers.get(header::TRACEPARENT).filter(|parent| is_traceparent(parent.as_bytes()));
+        Self {
+            request_id: request_id.cloned().unwrap_or_else(|| made(format!("{:016x}", rand::random::<u64>()))),
+            traceparent: traceparent.cloned().unwrap_or_else(|| {
+                // Neither part may be all zeros.
+                let (trace, span) = (rand::random::<u128>().max(1), rand::random::<u64>().max(1));
+                made(format!("00-{trace:032x}-{span:016x}-00"))
+            }),
+        }
+    }
+
+    /// The id as text, for error bodies and logs.
+    pub fn request_id(&self) -> &str {
+        self.request_id.to_str().unwrap_or_default()
+    }
+
+    /// Writes both into the headers of a forwarded request or of an answer.
+    pub fn write(&self, headers: &mut HeaderMap) {
+        headers.insert(header::REQUEST_ID, self.request_id.clone());
+        headers.insert(header::TRACEPARENT, self.traceparent.clone());
+    }
+}
+
+fn made(text: String) -> HeaderValue {
+    HeaderValue::try_from(text).expect("hexadecimal digits and dashes fit a header")
+}
+
+fn is_request_id(id: &[u8]) -> bool {
+    (1..=128).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
+}
+
+/// `00-<32 hex>-<16 hex>-<2 hex>`
+fn is_traceparent(text: &[u8]) -> bool {
+    let parts: Vec<&[u8]> = text.split(|&byte| byte == b'-').collect();
+    let hex = |part: &[u8]| part.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    matches!(parts[..], [b"00", trace, span, flags]
+        if [trace.len(), span.len(), flags.len()] == [32, 16, 2]
+            && [trace, span, flags].into_iter().all(hex)
+            && [trace, span].iter().all(|part| part.iter().any(|&byte| byte != b'0')))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn given(name: &'static str, value: &str) -> Trace {
+        let mut headers = HeaderMap::new();
+        headers.insert(name, HeaderValue::from_str(value).expect("a header value"));
+        Trace::of(&headers)
+    }
+
+    #[test]
+    fn well_formed_names_are_kept_and_others_replaced() {
+        assert_eq!(given(header::REQUEST_ID, "order-7").request_id(), "order-7");
+        for bad in ["", "two words", &"x".repeat(129)] {
+            assert_ne!(given(header::REQUEST_ID, bad).request_id(), bad);
+        }
+        let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        assert_eq!(given(header::TRACEPARENT, parent).traceparent, parent);
+        for bad in [
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "00-4BF92F3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        ] {
+            let made = given(header::TRACEPARENT, bad).traceparent;
+            assert!(made != bad && is_traceparent(made.as_bytes()), "{bad} became {made:?}");
+        }
+    }
+}
