@@ -9,9 +9,12 @@ use std::time::Duration;
 
 /// Queues pictures and hands them to replicas that are free.
 #[derive(Debug, Parser)]
-#[command(version, after_help = "Examples:\n  dispatcher --replicas static:127.0.0.1:6000,127.0.0.1:6001\n  \
+#[command(
+    version,
+    after_help = "Examples:\n  dispatcher --replicas static:127.0.0.1:6000,127.0.0.1:6001\n  \
     dispatcher --replicas file:/run/roundhouse/replicas --deadline 3s\n\n\
-    curl -H 'Content-Type: image/jpeg' --data-binary @picture.jpg http://127.0.0.1:5052/predict")]
+    curl -H 'Content-Type: image/jpeg' --data-binary @picture.jpg http://127.0.0.1:5052/predict"
+)]
 pub struct Args {
     /// Address to serve on; port 0 picks a free one and prints it
     #[arg(long, env = "ROUNDHOUSE_LISTEN", default_value = "0.0.0.0:5052")]

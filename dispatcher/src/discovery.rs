@@ -68,7 +68,9 @@ impl Source {
 fn address(text: &str) -> Result<Address, Error> {
     let text = text.trim();
     match text.rsplit_once(':') {
-        Some((host, port)) if !host.is_empty() && !host.contains(char::is_whitespace) && port.parse::<u16>().is_ok() => {
+        Some((host, port))
+            if !host.is_empty() && !host.contains(char::is_whitespace) && port.parse::<u16>().is_ok() =>
+        {
             Ok(text.to_owned())
         }
         _ => Err(Error::Address(text.to_owned())),

@@ -118,7 +118,8 @@ impl Forwarder {
     pub async fn attempt(&self, address: &Address, picture: &Picture, deadline: Instant, waited: Duration) -> Attempt {
         let started = Instant::now();
         let left = deadline.saturating_duration_since(started);
-        let (outcome, capacity) = match tokio::time::timeout(left, self.exchange(address, picture, left, waited)).await {
+        let (outcome, capacity) = match tokio::time::timeout(left, self.exchange(address, picture, left, waited)).await
+        {
             Ok((outcome, capacity)) => (outcome, capacity),
             Err(_elapsed) => (Err(Failure::Deadline), None),
         };

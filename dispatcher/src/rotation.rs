@@ -115,10 +115,8 @@ impl Rotation {
 
     /// Takes a slot of the next replica in turn, passing over `tried` as long as any other is in rotation.
     pub fn pick(&mut self, tried: &[Address], now: Instant) -> Option<Address> {
-        let untried_exists = self
-            .replicas
-            .iter()
-            .any(|replica| replica.state == State::Ready && !tried.contains(&replica.address));
+        let untried_exists =
+            self.replicas.iter().any(|replica| replica.state == State::Ready && !tried.contains(&replica.address));
         let count = self.replicas.len();
         let chosen = (0..count).map(|step| (self.next + step) % count).find(|&index| {
             let replica = &self.replicas[index];

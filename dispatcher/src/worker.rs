@@ -278,9 +278,10 @@ impl Worker {
                 let message = format!("{MAX_DEATHS} replicas died while they held this request; it is not sent again");
                 fault(Code::Poison, message)
             }
-            _ if job.tried.len() >= MAX_ATTEMPTS => {
-                fault(Code::ReplicaFailed, format!("{MAX_ATTEMPTS} attempts failed, the last one by {}", failure.as_str()))
-            }
+            _ if job.tried.len() >= MAX_ATTEMPTS => fault(
+                Code::ReplicaFailed,
+                format!("{MAX_ATTEMPTS} attempts failed, the last one by {}", failure.as_str()),
+            ),
             _ if !self.budget.withdraw() => fault(
                 Code::ReplicaFailed,
                 format!("the attempt failed by {} and too many requests are being retried", failure.as_str()),

@@ -143,7 +143,11 @@ impl RunArgs {
             Some(duration) => workload.first(duration),
             None => workload,
         };
-        ensure!(workload.total() <= 1e7, "{:.0} requests are more than one run can hold (10 million)", workload.total());
+        ensure!(
+            workload.total() <= 1e7,
+            "{:.0} requests are more than one run can hold (10 million)",
+            workload.total()
+        );
         Ok(Load::Open(workload, self.arrivals))
     }
 }

@@ -27,7 +27,8 @@ fn make_run(args: &RunArgs) -> Result<()> {
     if !args.quiet {
         println!("{}", terminal::summary(&report));
     }
-    let write = |path: &Path, text: String| std::fs::write(path, text).with_context(|| format!("write {}", path.display()));
+    let write =
+        |path: &Path, text: String| std::fs::write(path, text).with_context(|| format!("write {}", path.display()));
     if let Some(path) = &args.json {
         write(path, serde_json::to_string_pretty(&report)?)?;
     }

@@ -45,7 +45,12 @@ impl Sender {
 
     /// Sends request `i` at `schedule[i]` after now, pictures in turn, and reports each as it ends to `samples`.
     /// Returns when all have ended.
-    pub async fn open_loop(&self, pictures: &[Picture], schedule: &[Duration], samples: &mpsc::UnboundedSender<Sample>) {
+    pub async fn open_loop(
+        &self,
+        pictures: &[Picture],
+        schedule: &[Duration],
+        samples: &mpsc::UnboundedSender<Sample>,
+    ) {
         let start = Instant::now();
         let mut sending = JoinSet::new();
         for (index, &scheduled) in schedule.iter().enumerate() {

@@ -104,7 +104,9 @@ mod tests {
     #[test]
     fn errors_say_where() {
         let error = |text: &str| text.parse::<Workload>().expect_err("refused");
-        for (text, line, column) in [("5 x", 1, 3), ("5\n6 -7", 2, 3), ("1.5", 1, 1), ("5 1000001", 1, 3), ("é 5", 1, 1)] {
+        for (text, line, column) in
+            [("5 x", 1, 3), ("5\n6 -7", 2, 3), ("1.5", 1, 1), ("5 1000001", 1, 3), ("é 5", 1, 1)]
+        {
             let Error::Number { line: at_line, column: at_column, .. } = error(text) else { panic!("{text}") };
             assert_eq!((at_line, at_column), (line, column), "{text:?}");
         }

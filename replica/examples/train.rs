@@ -70,7 +70,8 @@ fn main() -> Result<()> {
             next += BATCH;
             // Linear warm-up over a tenth, then half a cosine down to zero.
             let done = step as f64 / steps as f64;
-            let rate = if done < 0.1 { done / 0.1 } else { (1.0 + ((done - 0.1) / 0.9 * std::f64::consts::PI).cos()) / 2.0 };
+            let rate =
+                if done < 0.1 { done / 0.1 } else { (1.0 + ((done - 0.1) / 0.9 * std::f64::consts::PI).cos()) / 2.0 };
             optimizer.set_lr(stage.peak_learning_rate * rate);
             let input = shrunk(&turned(&input, step), stage.shrink);
             let loss = model.forward_t(&input, true).cross_entropy_for_logits(&target);
@@ -175,7 +176,8 @@ fn write(store: &nn::VarStore, labels: &[String], path: &Path) -> Result<()> {
         .iter()
         .map(|(name, shape, bytes)| Ok((name, TensorView::new(Dtype::F16, shape.clone(), bytes)?)))
         .collect::<Result<Vec<_>>>()?;
-    let metadata = HashMap::from([("labels".to_owned(), labels.join("\n")), ("model".to_owned(), "resnet18".to_owned())]);
+    let metadata =
+        HashMap::from([("labels".to_owned(), labels.join("\n")), ("model".to_owned(), "resnet18".to_owned())]);
     safetensors::serialize_to_file(views, Some(metadata), path).with_context(|| format!("write {}", path.display()))
 }
 

@@ -11,9 +11,12 @@ use std::time::Duration;
 
 /// Classifies pictures with a ResNet-18.
 #[derive(Debug, Parser)]
-#[command(version, after_help = "Examples:\n  replica                                            the bundled model of textured shapes\n  \
+#[command(
+    version,
+    after_help = "Examples:\n  replica                                            the bundled model of textured shapes\n  \
     replica --weights resnet18.pth --labels imagenet   torchvision's ImageNet weights\n\n\
-    curl -H 'Content-Type: image/jpeg' --data-binary @picture.jpg http://127.0.0.1:6000/predict")]
+    curl -H 'Content-Type: image/jpeg' --data-binary @picture.jpg http://127.0.0.1:6000/predict"
+)]
 pub struct Args {
     /// Address to serve on; port 0 picks a free one and prints it
     #[arg(long, env = "ROUNDHOUSE_LISTEN", default_value = "0.0.0.0:6000")]

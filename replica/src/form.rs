@@ -65,11 +65,15 @@ mod tests {
     async fn each_form_gives_up_its_picture() {
         check("image/png", "abc", Ok("abc")).await;
         check("application/json", r#"{"image":"YWJj"}"#, Ok("abc")).await;
-        let multipart = |headers: &str| format!("--B\r\nContent-Disposition: form-data; {headers}\r\n\r\nabc\r\n--B--\r\n");
+        let multipart =
+            |headers: &str| format!("--B\r\nContent-Disposition: form-data; {headers}\r\n\r\nabc\r\n--B--\r\n");
         let kind = "multipart/form-data; boundary=B";
         check(kind, &multipart("name=\"x\"; filename=\"p.jpg\""), Ok("abc")).await;
         check(kind, &multipart("name=\"image\""), Ok("abc")).await;
-        let fields_first = format!("--B\r\nContent-Disposition: form-data; name=\"top\"\r\n\r\n5\r\n{}", multipart("name=\"f\"; filename=\"p\""));
+        let fields_first = format!(
+            "--B\r\nContent-Disposition: form-data; name=\"top\"\r\n\r\n5\r\n{}",
+            multipart("name=\"f\"; filename=\"p\"")
+        );
         check(kind, &fields_first, Ok("abc")).await;
     }
 

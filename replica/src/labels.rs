@@ -58,7 +58,9 @@ impl Source {
     pub fn load(&self, from_weights: Option<Vec<String>>, classes: usize) -> Result<Vec<String>, Error> {
         let lines = |text: &str| text.lines().map(|line| line.trim().to_owned()).collect::<Vec<_>>();
         let names = match self {
-            Self::Weights => from_weights.unwrap_or_else(|| (0..classes).map(|class| format!("class {class}")).collect()),
+            Self::Weights => {
+                from_weights.unwrap_or_else(|| (0..classes).map(|class| format!("class {class}")).collect())
+            }
             Self::ImageNet => lines(IMAGENET),
             Self::File(path) => {
                 let text = std::fs::read_to_string(path)

@@ -31,13 +31,16 @@ const STANDARD_DEVIATION: [f32; 3] = [0.229, 0.224, 0.225];
 /// # Panics
 /// If `pixels.rgb` is not `3 * width * height` bytes, or either side is zero; no decoder returns such.
 pub fn crop(pixels: &Pixels, transform: Transform) -> Vec<u8> {
-    let source = ImageRef::new(pixels.width, pixels.height, &pixels.rgb, PixelType::U8x3)
-        .expect("three bytes for every pixel");
+    let source =
+        ImageRef::new(pixels.width, pixels.height, &pixels.rgb, PixelType::U8x3).expect("three bytes for every pixel");
     let mut cropped = Image::new(transform.crop, transform.crop, PixelType::U8x3);
     let window = Window::of(pixels.width, pixels.height, transform);
-    let options = ResizeOptions::new()
-        .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
-        .crop(window.left, window.top, window.width, window.height);
+    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear)).crop(
+        window.left,
+        window.top,
+        window.width,
+        window.height,
+    );
     Resizer::new().resize(&source, &mut cropped, &options).expect("the window lies within the picture");
     cropped.into_vec()
 }
@@ -46,7 +49,9 @@ pub fn crop(pixels: &Pixels, transform: Transform) -> Vec<u8> {
 pub fn normalise(rgb: &[u8]) -> Vec<f32> {
     let scale = std::array::from_fn::<f32, 3, _>(|c| 1.0 / (255.0 * STANDARD_DEVIATION[c]));
     let shift = std::array::from_fn::<f32, 3, _>(|c| MEAN[c] / STANDARD_DEVIATION[c]);
-    rgb.chunks_exact(3).flat_map(|pixel| std::array::from_fn::<_, 3, _>(|c| f32::from(pixel[c]) * scale[c] - shift[c])).collect()
+    rgb.chunks_exact(3)
+        .flat_map(|pixel| std::array::from_fn::<_, 3, _>(|c| f32::from(pixel[c]) * scale[c] - shift[c]))
+        .collect()
 }
 
 /// The part of the source picture, in its own pixels, that becomes the crop.

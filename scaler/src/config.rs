@@ -10,8 +10,11 @@ use std::time::Duration;
 
 /// Holds a latency objective on the fewest replicas.
 #[derive(Debug, Parser)]
-#[command(version, after_help = "Example:\n  dispatcher --replicas file:/run/roundhouse/replicas &\n  \
-    scaler --dispatcher 127.0.0.1:5052 --target processes --list /run/roundhouse/replicas --max 4 --objective 500ms")]
+#[command(
+    version,
+    after_help = "Example:\n  dispatcher --replicas file:/run/roundhouse/replicas &\n  \
+    scaler --dispatcher 127.0.0.1:5052 --target processes --list /run/roundhouse/replicas --max 4 --objective 500ms"
+)]
 pub struct Args {
     /// The dispatcher whose metrics are read, host:port
     #[arg(long, env = "ROUNDHOUSE_DISPATCHER", default_value = "127.0.0.1:5052")]

@@ -50,7 +50,9 @@ mod tests {
     #[test]
     fn erlang_c_agrees_with_hand_computed_cases() {
         // One server: C = load. Two: C = a² / (2 + a)... e.g. a = 1: 1/3. Three, a = 2: 4/9 (tables).
-        for (servers, load, expected) in [(1, 0.5, 0.5), (2, 1.0, 1.0 / 3.0), (3, 2.0, 4.0 / 9.0), (2, 2.0, 1.0), (0, 0.0, 1.0)] {
+        for (servers, load, expected) in
+            [(1, 0.5, 0.5), (2, 1.0, 1.0 / 3.0), (3, 2.0, 4.0 / 9.0), (2, 2.0, 1.0), (0, 0.0, 1.0)]
+        {
             assert!((erlang_c(servers, load) - expected).abs() < 1e-12, "{servers} servers, {load} erlang");
         }
     }

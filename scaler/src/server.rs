@@ -92,9 +92,7 @@ fn answer(admin: &Admin, journal: &Journal, request: &Request<Incoming>) -> Repl
         return reply;
     }
     match path {
-        "/status" => {
-            respond::json(StatusCode::OK, &*journal.lock().expect("nobody panics while holding the journal"))
-        }
+        "/status" => respond::json(StatusCode::OK, &*journal.lock().expect("nobody panics while holding the journal")),
         _ => respond::fault(&Fault::new(Code::NotFound, format!("no such path: {path}; try /status")), ""),
     }
 }

@@ -33,7 +33,8 @@ pub fn run() -> Result<()> {
 
     println!("measuring what one replica can do");
     let url = format!("--url=http://{}/predict", stack.dispatcher.address);
-    let measured = loadgen(&[&url, "--closed=1", "--duration=5s", "--generate=60"], &folder.join("capacity.json"), true)?;
+    let measured =
+        loadgen(&[&url, "--closed=1", "--duration=5s", "--generate=60"], &folder.join("capacity.json"), true)?;
     let capacity = measured["summary"]["answered"].as_f64().unwrap_or_default()
         / measured["setup"]["length_seconds"].as_f64().unwrap_or(f64::INFINITY);
     ensure!(capacity > 0.0, "the replica answered nothing; see {}", folder.join("scaler.log").display());

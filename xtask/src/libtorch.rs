@@ -51,10 +51,7 @@ const LINUX_AARCH64: Platform = Platform {
 
 const MACOS_AARCH64: Platform = Platform {
     tags: &["macosx_14_0_arm64"],
-    wheels: &[Wheel {
-        requirement: TORCH,
-        sha256: "2fe228aba290d14b9f31b049be550dbd469c3fd3013d7a19705b30454da97027",
-    }],
+    wheels: &[Wheel { requirement: TORCH, sha256: "2fe228aba290d14b9f31b049be550dbd469c3fd3013d7a19705b30454da97027" }],
 };
 
 /// Libraries of the wheels that classifying on a CPU never loads.
@@ -133,11 +130,8 @@ fn platform() -> Result<&'static Platform> {
 fn download(platform: &Platform, folder: &Path) -> Result<Vec<PathBuf>> {
     fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
     let list = folder.join("requirements.txt");
-    let requirements: String = platform
-        .wheels
-        .iter()
-        .map(|wheel| format!("{} --hash=sha256:{}\n", wheel.requirement, wheel.sha256))
-        .collect();
+    let requirements: String =
+        platform.wheels.iter().map(|wheel| format!("{} --hash=sha256:{}\n", wheel.requirement, wheel.sha256)).collect();
     fs::write(&list, requirements).with_context(|| format!("write {}", list.display()))?;
     println!("downloading libtorch (about 530 MB on Linux)");
     let mut pip = Command::new("python3");

@@ -18,11 +18,7 @@ enum Task {
     /// Start everything, replay a burst, report; exit status 0 if the objective held
     Demo,
     /// Start everything and stay until Ctrl-C
-    Up {
-        /// Replicas at most
-        #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
-        max: u32,
-    },
+    Up(up::Options),
     /// Run every test
     Test,
     /// Get libtorch only, so that plain cargo commands work
@@ -32,7 +28,7 @@ enum Task {
 fn main() -> Result<()> {
     match Cli::parse().task {
         Task::Demo => demo::run(),
-        Task::Up { max } => up::run(max),
+        Task::Up(options) => up::run(&options),
         Task::Test => build::test(),
         Task::Libtorch => {
             prerequisites::check()?;

@@ -20,7 +20,9 @@ pub fn libtorch() -> PathBuf {
 /// A program of the workspace, beside this one, wherever cargo was told to build.
 pub fn program(name: &str) -> PathBuf {
     let own = std::env::current_exe().expect("the system tells where this program is");
-    own.with_file_name(name)
+    let folder = own.parent().expect("a program is in a folder");
+    // Tests lie one folder deeper.
+    if folder.ends_with("deps") { folder.with_file_name(name) } else { folder.join(name) }
 }
 
 /// Logs and reports of one command.

@@ -181,7 +181,10 @@ impl Stack {
         let deadline = Instant::now() + START_TIMEOUT;
         while self.ready_replicas()?.is_empty() {
             if Instant::now() > deadline {
-                bail!("no replica became ready within {START_TIMEOUT:?}; see {}", self.setup.folder.join("scaler.log").display());
+                bail!(
+                    "no replica became ready within {START_TIMEOUT:?}; see {}",
+                    self.setup.folder.join("scaler.log").display()
+                );
             }
             spinner.tick();
             std::thread::sleep(Duration::from_millis(50));

@@ -9,7 +9,8 @@ const PAGE: &str = include_str!("page.html");
 /// The page.
 pub fn page(report: &Report) -> String {
     // `<` can end a script early; inside JSON strings its escape means the same.
-    let data = serde_json::to_string(report).expect("reports have string keys and finite shapes").replace('<', "\\u003c");
+    let data =
+        serde_json::to_string(report).expect("reports have string keys and finite shapes").replace('<', "\\u003c");
     let summary = terminal::summary(report).replace('&', "&amp;").replace('<', "&lt;");
     // The data comes last: whatever stands in it is not searched for the other names.
     PAGE.replace("/*UPLOT_STYLE*/", STYLE)

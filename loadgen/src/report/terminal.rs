@@ -15,11 +15,7 @@ pub fn summary(report: &Report) -> String {
         "latency     p50 {:.0} ms, p90 {:.0} ms, p95 {:.0} ms, p99 {:.0} ms, max {:.0} ms",
         latency.p50, latency.p90, latency.p95, latency.p99, latency.max
     ));
-    lines.push(format!(
-        "attainment  {:.2} % within {:.0} ms",
-        100.0 * summary.attainment,
-        setup.objective_ms
-    ));
+    lines.push(format!("attainment  {:.2} % within {:.0} ms", 100.0 * summary.attainment, setup.objective_ms));
     lines.push(format!("goodput     {:.1} right answers within the objective per second", summary.goodput_per_second));
     if let Some(accuracy) = summary.accuracy {
         lines.push(format!("accuracy    {:.2} % of labelled pictures", 100.0 * accuracy));
@@ -42,7 +38,8 @@ pub fn table(report: &Report, step: usize) -> String {
         let p95 = chunk.iter().filter_map(|second| second.latency_ms).map(|latency| latency.p95).fold(0.0, f64::max);
         let glimpse = report.glimpse(chunk[chunk.len() - 1].second);
         let seen = |value: Option<f64>| value.map_or_else(|| "-".into(), |value| format!("{value:.0}"));
-        let attained = if offered == 0 { "-".into() } else { format!("{:.0} %", 100.0 * within as f64 / offered as f64) };
+        let attained =
+            if offered == 0 { "-".into() } else { format!("{:.0} %", 100.0 * within as f64 / offered as f64) };
         lines.push(format!(
             "{:>3} s {:>7.1}/s {:>10} {:>7} {:>5.0} ms   {:>16}",
             chunk[0].second,

@@ -65,7 +65,8 @@ pub(super) fn read(file: &[u8]) -> Result<Vec<(String, Stored)>, Error> {
 }
 
 fn read_zip(file: &[u8]) -> Result<Vec<(String, Stored)>, Error> {
-    let mut archive = zip::ZipArchive::new(Cursor::new(file)).or_else(|cause| error(format!("bad zip file: {cause}")))?;
+    let mut archive =
+        zip::ZipArchive::new(Cursor::new(file)).or_else(|cause| error(format!("bad zip file: {cause}")))?;
     let root = archive.file_names().flatten().find_map(|name| name.strip_suffix("data.pkl").map(str::to_owned));
     let Some(root) = root else { return error("the zip file has no data.pkl") };
     let mut entry = |name: &str| -> Result<Vec<u8>, Error> {
@@ -443,4 +444,69 @@ fn is_contiguous(shape: &[i64], strides: &[i64]) -> bool {
             expected = expected.saturating_mul(side.max(1));
             fits
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Made by torch itself; see `tests/data/make.py`.
+    const ORDERED: &[u8] = include_bytes!("../../tests/data/ordered.pth");
+    const PLAIN: &[u8] = include_bytes!("../../tests/data/plain.pth");
+    const LEGACY: &[u8] = include_bytes!("../../tests/data/legacy.pth");
+    const CHECKPOINT: &[u8] = include_bytes!("../../tests/data/checkpoint.pth");
+    const STRIDED: &[u8] = include_bytes!("../../tests/data/strided.pth");
+
+    fn singles(stored: &Stored) -> Vec<f32> {
+        stored.data.chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().expect("four bytes"))).collect()
+    }
+
+    #[test]
+    fn every_layout_that_torch_writes_is_read() {
+        for (name, file) in [("OrderedDict", ORDERED), ("dict", PLAIN), ("older format", LEGACY)] {
+            let read = read(file).unwrap_or_else(|error| panic!("{name}: {error}"));
+            let names: Vec<&str> = read.iter().map(|(name, _)| name.as_str()).collect();
+            assert_eq!(names, ["single", "half", "bfloat", "counter", "tail"], "{name}");
+            assert_eq!(read[0].1.shape, [2, 2]);
+            assert_eq!(singles(&read[0].1), [1.0, -2.5, 3.25, 0.0]);
+            assert_eq!(read[1].1, Stored { shape: vec![2], element: Element::F16, data: vec![0x00, 0x38, 0x00, 0xb4] });
+            assert_eq!(
+                read[2].1,
+                Stored { shape: vec![2], element: Element::Bf16, data: vec![0x00, 0x40, 0x00, 0xc1] }
+            );
+            assert_eq!((read[3].1.element, read[3].1.shape.len()), (Element::Other, 0));
+            assert_eq!(singles(&read[4].1), [4.0, 5.0], "a view into a larger storage");
+        }
+    }
+
+    #[test]
+    fn other_objects_are_refused_with_a_hint() {
+        let message = |file| read(file).expect_err("refused").to_string();
+        assert!(message(CHECKPOINT).contains("checkpoint"), "{}", message(CHECKPOINT));
+        assert!(message(STRIDED).contains("contiguous"), "{}", message(STRIDED));
+        assert!(message(b"hello").contains("neither"), "{}", message(b"hello"));
+    }
+
+    #[test]
+    fn a_call_of_anything_else_is_refused() {
+        let program = b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R.";
+        let error = Machine::new(program).run().expect_err("refused").to_string();
+        assert!(error.contains("os system"), "{error}");
+    }
+
+    #[test]
+    fn damaged_files_are_errors_not_panics() {
+        for file in [ORDERED, LEGACY] {
+            for length in 0..file.len() {
+                let _either = read(&file[..length]);
+            }
+            for index in 0..file.len() {
+                let mut damaged = file.to_vec();
+                damaged[index] ^= 0x5a;
+                let _either = read(&damaged);
+            }
+        }
+        let nested = [b"(".repeat(100), b"N".to_vec(), b"\x85".repeat(100_000), b".".to_vec()].concat();
+        assert!(Machine::new(&nested).run().is_err());
+    }
 }

@@ -117,8 +117,7 @@ impl Convolution {
     /// `shape` is `[out, in, side]`; padding keeps the size, as in every convolution of this network.
     fn folded(weights: &Weights, conv: &str, bn: &str, shape: [i64; 3], stride: i64) -> Result<Self, Error> {
         let [channels, channels_in, side] = shape;
-        let weight =
-            weights.get(ARCHITECTURE, &format!("{conv}.weight"), &[channels, channels_in, side, side])?;
+        let weight = weights.get(ARCHITECTURE, &format!("{conv}.weight"), &[channels, channels_in, side, side])?;
         let norm = |name: &str| weights.get(ARCHITECTURE, &format!("{bn}.{name}"), &[channels]);
         // gamma (Wx - mean) / sqrt(var + eps) + beta  =  (W gamma / sqrt(..)) x + (beta - mean gamma / sqrt(..))
         let scale = norm("weight")? / (norm("running_var")? + EPSILON).sqrt();
@@ -136,4 +135,90 @@ impl Convolution {
 /// The same numbers with channels innermost in memory, which the CPU's convolutions like best.
 fn channels_last(x: &Tensor) -> Tensor {
     x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use safetensors::{Dtype, tensor::TensorView};
+    use tch::nn::{self, ModuleT};
+    use tch::{Device, vision};
+
+    /// Random weights with normalisations that are not the identity, as a file, and the model they belong to.
+    fn reference(classes: i64) -> (nn::VarStore, impl ModuleT, Vec<u8>) {
+        tch::manual_seed(3);
+        let store = nn::VarStore::new(Device::Cpu);
+        let model = vision::resnet::resnet18(&store.root(), classes);
+        let mut stored = Vec::new();
+        for (name, mut variable) in store.variables() {
+            if name.contains("running_mean") || name.contains("bn") && name.ends_with("bias") {
+                no_grad(|| variable.copy_(&(Tensor::randn_like(&variable) * 0.1)));
+            } else if name.contains("running_var") {
+                no_grad(|| variable.copy_(&(Tensor::rand_like(&variable) + 0.5)));
+            }
+            let mut bytes = vec![0; variable.numel() * 4];
+            variable.contiguous().copy_data_u8(&mut bytes, variable.numel());
+            stored.push((name, variable.size().iter().map(|&side| side as usize).collect::<Vec<_>>(), bytes));
+        }
+        let views = stored.iter().map(|(name, shape, bytes)| {
+            (name, TensorView::new(Dtype::F32, shape.clone(), bytes).expect("as many bytes as the shape says"))
+        });
+        let file = safetensors::serialize(views, None).expect("serialisable");
+        (store, model, file)
+    }
+
+    #[test]
+    fn folding_changes_nothing() {
+        let (_store, theirs, file) = reference(7);
+        let weights = Weights::from_safetensors(&file, "reference").expect("well formed");
+        let ours = ResNet18::new(&weights).expect("complete");
+        let pictures: Vec<Input> = (0..2)
+            .map(|_| {
+                Vec::<f32>::try_from(Tensor::randn([INPUT_LENGTH as i64], (Kind::Float, Device::Cpu))).expect("flat")
+            })
+            .collect();
+        let ours = ours.classify(&pictures).expect("classified");
+        for (picture, ours) in pictures.iter().zip(ours) {
+            let input = Tensor::from_slice(picture).view([1, 224, 224, 3]).permute([0, 3, 1, 2]);
+            let theirs = no_grad(|| theirs.forward_t(&input, false).softmax(-1, Kind::Float).view([-1]));
+            let theirs = Vec::<f32>::try_from(theirs).expect("flat");
+            assert!((ours.iter().sum::<f32>() - 1.0).abs() < 1e-4);
+            for (ours, theirs) in ours.iter().zip(&theirs) {
+                assert!((ours - theirs).abs() <= 1e-4 * theirs.max(1e-3), "{ours} instead of {theirs}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_wrong_file_says_which_tensor() {
+        let (_store, _model, file) = reference(7);
+        let message = |change: &dyn Fn(&str) -> Option<Vec<usize>>| {
+            let parsed = safetensors::SafeTensors::deserialize(&file).expect("well formed");
+            let views: Vec<_> = parsed
+                .iter()
+                .filter_map(|(name, view)| match change(name) {
+                    Some(shape) if shape.is_empty() => None,
+                    Some(shape) => Some((name, TensorView::new(Dtype::F32, shape, view.data()).expect("same size"))),
+                    None => Some((name, view)),
+                })
+                .collect();
+            let changed = safetensors::serialize(views, None).expect("serialisable");
+            let weights = Weights::from_safetensors(&changed, "file").expect("well formed");
+            ResNet18::new(&weights).err().expect("refused").to_string()
+        };
+        let missing = message(&|name| (name == "layer3.1.bn2.weight").then(Vec::new));
+        assert!(missing.contains("layer3.1.bn2.weight is missing"), "{missing}");
+        let misshaped = message(&|name| (name == "fc.weight").then(|| vec![512, 7]));
+        assert!(misshaped.contains("fc.weight has shape [512, 7]"), "{misshaped}");
+    }
+
+    #[test]
+    fn damaged_files_are_refused() {
+        let (_store, _model, file) = reference(2);
+        for bytes in [&b""[..], b"hello", &file[..file.len() / 2], &file[..4]] {
+            assert!(Weights::from_safetensors(bytes, "file").is_err());
+        }
+        assert!(Weights::open(std::path::Path::new("no/such.safetensors")).is_err());
+        assert!(Weights::open(std::path::Path::new("weights.zip")).is_err());
+    }
 }

@@ -82,8 +82,8 @@ impl Weights {
     /// [`Error::Malformed`].
     pub fn from_safetensors(bytes: &[u8], source: &str) -> Result<Self, Error> {
         let malformed = |reason: String| Error::Malformed { path: source.into(), reason };
-        let (_, header) = SafeTensors::read_metadata(bytes)
-            .map_err(|error| malformed(format!("not a safetensors file: {error}")))?;
+        let (_, header) =
+            SafeTensors::read_metadata(bytes).map_err(|error| malformed(format!("not a safetensors file: {error}")))?;
         let labels = header
             .metadata()
             .as_ref()
@@ -120,8 +120,8 @@ impl Weights {
                 pth::Element::Bf16 => Kind::BFloat16,
                 pth::Element::Other => continue,
             };
-            let tensor = tensor(&stored.data, &stored.shape, kind)
-                .map_err(|error| malformed(format!("{name}: {error}")))?;
+            let tensor =
+                tensor(&stored.data, &stored.shape, kind).map_err(|error| malformed(format!("{name}: {error}")))?;
             tensors.insert(name, tensor);
         }
         Ok(Self { source: source.into(), tensors, labels: None })

@@ -208,9 +208,10 @@ impl Processes {
                     let took = child.started.elapsed();
                     child.phase = Phase::Ready { address };
                     self.failed_starts = 0;
-                    self.startup = Some(self.startup.map_or(took, |mean| {
-                        mean.mul_f64(1.0 - STARTUP_WEIGHT) + took.mul_f64(STARTUP_WEIGHT)
-                    }));
+                    self.startup = Some(
+                        self.startup
+                            .map_or(took, |mean| mean.mul_f64(1.0 - STARTUP_WEIGHT) + took.mul_f64(STARTUP_WEIGHT)),
+                    );
                     tracing::info!(replica = id, startup_ms = took.as_millis() as u64, "ready");
                 }
             }
@@ -269,8 +270,16 @@ impl Processes {
 }
 
 /// Lives as long as one process: tells when it is ready and when it has ended, and stops it when asked to.
-async fn shepherd(id: u64, mut child: Child, stopped: oneshot::Receiver<()>, limit: Duration, events: mpsc::Sender<Event>) {
+async fn shepherd(
+    id: u64,
+    mut child: Child,
+    stopped: oneshot::Receiver<()>,
+    limit: Duration,
+    events: mpsc::Sender<Event>,
+) {
     let stdout = child.stdout.take().expect("standard output is piped");
+    // Held until the process has ended: waiting for it would close it, and so tell it to go.
+    let _lifeline = child.stdin.take();
     let starting = async {
         match tokio::time::timeout(START_TIMEOUT, ready_address(stdout)).await {
             Ok(Some(address)) => {

@@ -1,0 +1,321 @@
+//! The dispatcher's program against replicas that misbehave on purpose: real sockets, real processes.
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::{Request, StatusCode};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde_json::Value;
+use service::respond;
+use service::wire::{Answer, Prediction, Timing};
+use std::convert::Infallible;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::{Child, Command};
+use tokio::sync::Semaphore;
+
+/// How a stub replica treats a request.
+#[derive(Clone)]
+enum Manner {
+    /// Answers once it is given a permit.
+    Gated(Arc<Semaphore>),
+    /// Answers at once.
+    Prompt,
+    /// 500, always.
+    Broken,
+    /// 400, always.
+    Refusing,
+}
+
+/// A replica by its wire contract alone.
+struct Stub {
+    address: String,
+    calls: Arc<AtomicUsize>,
+}
+
+impl Stub {
+    async fn start(manner: Manner) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound").to_string();
+        let calls = Arc::new(AtomicUsize::new(0));
+        let (name, counted) = (address.clone(), calls.clone());
+        let service = tower::service_fn(move |_request: Request<Incoming>| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            let (manner, name) = (manner.clone(), name.clone());
+            async move {
+                let status = match manner {
+                    Manner::Gated(gate) => {
+                        gate.acquire().await.expect("never closed").forget();
+                        StatusCode::OK
+                    }
+                    Manner::Prompt => StatusCode::OK,
+                    Manner::Broken => StatusCode::INTERNAL_SERVER_ERROR,
+                    Manner::Refusing => StatusCode::BAD_REQUEST,
+                };
+                Ok::<_, Infallible>(respond::json(status, &answer(name)))
+            }
+        });
+        tokio::spawn(service::server::serve(listener, service, std::future::pending(), Duration::ZERO));
+        Self { address, calls }
+    }
+
+    /// Accepts, reads a little, and hangs up.
+    async fn resetting() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound").to_string();
+        let calls = Arc::new(AtomicUsize::new(0));
+        let counted = calls.clone();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                counted.fetch_add(1, Ordering::SeqCst);
+                let mut some = [0; 64];
+                let _read = stream.read(&mut some).await;
+            }
+        });
+        Self { address, calls }
+    }
+
+    fn calls(&self) -> usize {
+        self.calls.load(Ordering::SeqCst)
+    }
+}
+
+fn answer(replica: String) -> Answer {
+    let prediction = Prediction { class_index: 0, label: "stub".into(), confidence: 1.0 };
+    Answer {
+        success: true,
+        predictions: vec![prediction.clone()],
+        prediction,
+        model: "stub".into(),
+        replica,
+        timing_ms: Timing::default(),
+    }
+}
+
+struct Dispatcher {
+    child: Child,
+    address: String,
+    client: Client<HttpConnector, Full<Bytes>>,
+}
+
+/// Status, `Retry-After` and JSON.
+type Reply = (u16, Option<String>, Value);
+
+impl Dispatcher {
+    async fn start(replicas: &[&Stub], flags: &[&str]) -> Self {
+        let list: Vec<&str> = replicas.iter().map(|stub| stub.address.as_str()).collect();
+        Self::start_on(&format!("static:{}", list.join(",")), flags).await
+    }
+
+    async fn start_on(source: &str, flags: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_dispatcher"))
+            .args(["--listen=127.0.0.1:0", "--exit-with-parent", "--log=error"])
+            .arg(format!("--replicas={source}"))
+            .args(flags)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the dispatcher starts");
+        let stdout = child.stdout.take().expect("piped");
+        let line = BufReader::new(stdout).lines().next_line().await.expect("readable").expect("it says where");
+        let address = line.strip_prefix("listening on http://").expect("its address").to_owned();
+        Self { child, address, client: Client::builder(TokioExecutor::new()).build_http() }
+    }
+
+    async fn post(&self, headers: &[(&str, &str)]) -> Reply {
+        self.post_body(headers, Bytes::from_static(b"picture")).await
+    }
+
+    async fn post_body(&self, headers: &[(&str, &str)], body: Bytes) -> Reply {
+        let mut request = Request::post(format!("http://{}/predict", self.address));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.send(request.body(Full::new(body)).expect("a request")).await
+    }
+
+    async fn get(&self, path: &str) -> Reply {
+        self.send(Request::get(format!("http://{}{path}", self.address)).body(Full::default()).expect("a request"))
+            .await
+    }
+
+    async fn send(&self, request: Request<Full<Bytes>>) -> Reply {
+        let response = self.client.request(request).await.expect("the dispatcher answers");
+        let status = response.status().as_u16();
+        let after = response.headers().get("retry-after").map(|value| value.to_str().expect("digits").to_owned());
+        let body = response.into_body().collect().await.expect("a whole answer").to_bytes();
+        (status, after, serde_json::from_slice(&body).unwrap_or(Value::Null))
+    }
+
+    async fn until_waiting(&self, count: u64) {
+        for _ in 0..1000 {
+            if self.get("/status").await.2["queue_length"] == count {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("the queue never held {count}");
+    }
+}
+
+fn code(reply: &Reply) -> (u16, &str) {
+    (reply.0, reply.2["code"].as_str().unwrap_or("none"))
+}
+
+#[tokio::test]
+async fn a_request_is_retried_elsewhere_and_the_bad_replica_ejected() {
+    for bad in [Stub::resetting().await, Stub::start(Manner::Broken).await] {
+        let good = Stub::start(Manner::Prompt).await;
+        let dispatcher = Dispatcher::start(&[&bad, &good], &[]).await;
+        for _ in 0..20 {
+            let reply = dispatcher.post(&[]).await;
+            assert_eq!((reply.0, &reply.2["replica"]), (200, &good.address.as_str().into()));
+        }
+        assert!((1..=5).contains(&bad.calls()), "{} calls of the bad one", bad.calls());
+        let status = dispatcher.get("/status").await.2;
+        let states: Vec<_> = status["replicas"].as_array().expect("a list").iter().map(|r| &r["state"]).collect();
+        assert!(states.contains(&&"ready".into()) && states.contains(&&"ejected".into()), "{status}");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_of_the_picture_is_final() {
+    let (refusing, other) = (Stub::start(Manner::Refusing).await, Stub::start(Manner::Refusing).await);
+    let dispatcher = Dispatcher::start(&[&refusing, &other], &[]).await;
+    assert_eq!(dispatcher.post(&[]).await.0, 400);
+    assert_eq!(refusing.calls() + other.calls(), 1);
+}
+
+#[tokio::test]
+async fn a_body_that_brings_down_two_replicas_is_not_sent_to_a_third() {
+    let stubs = [Stub::resetting().await, Stub::resetting().await, Stub::resetting().await];
+    let dispatcher = Dispatcher::start(&[&stubs[0], &stubs[1], &stubs[2]], &[]).await;
+    let reply = dispatcher.post(&[]).await;
+    assert_eq!(code(&reply), (422, "poison"), "{}", reply.2);
+    assert_eq!(stubs.iter().map(Stub::calls).sum::<usize>(), 2);
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_and_says_when_to_return() {
+    let gate = Arc::new(Semaphore::new(0));
+    let stub = Stub::start(Manner::Gated(gate.clone())).await;
+    let dispatcher = Arc::new(Dispatcher::start(&[&stub], &["--queue-length=2"]).await);
+    let mut held = Vec::new();
+    for waiting in 0..3 {
+        let client = dispatcher.clone();
+        held.push(tokio::spawn(async move { client.post(&[]).await }));
+        dispatcher.until_waiting(waiting).await;
+        while stub.calls() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    let reply = dispatcher.post(&[]).await;
+    assert_eq!(code(&reply), (503, "queue_full"));
+    assert!(reply.1.is_some_and(|seconds| seconds.parse::<u64>().is_ok_and(|seconds| seconds >= 1)));
+    gate.add_permits(3);
+    for request in held {
+        assert_eq!(request.await.expect("no panic").0, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_deadline_that_passes_in_the_queue_is_504_and_never_dispatched() {
+    let gate = Arc::new(Semaphore::new(0));
+    let stub = Stub::start(Manner::Gated(gate.clone())).await;
+    let dispatcher = Arc::new(Dispatcher::start(&[&stub], &[]).await);
+    let client = dispatcher.clone();
+    let first = tokio::spawn(async move { client.post(&[]).await });
+    while stub.calls() == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let late = dispatcher.post(&[("x-request-timeout-ms", "50")]).await;
+    assert_eq!(code(&late), (504, "deadline_exceeded"));
+    dispatcher.until_waiting(0).await;
+    gate.add_permits(1);
+    assert_eq!(first.await.expect("no panic").0, 200);
+    assert_eq!(stub.calls(), 1);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_gives_its_place_up() {
+    let gate = Arc::new(Semaphore::new(0));
+    let stub = Stub::start(Manner::Gated(gate.clone())).await;
+    let dispatcher = Arc::new(Dispatcher::start(&[&stub], &[]).await);
+    let client = dispatcher.clone();
+    let first = tokio::spawn(async move { client.post(&[]).await });
+    while stub.calls() == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let mut leaver = TcpStream::connect(&dispatcher.address).await.expect("connected");
+    leaver.write_all(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx").await.expect("sent");
+    dispatcher.until_waiting(1).await;
+    drop(leaver);
+    dispatcher.until_waiting(0).await;
+    gate.add_permits(1);
+    assert_eq!(first.await.expect("no panic").0, 200);
+    assert_eq!(stub.calls(), 1, "the one that left was never sent");
+}
+
+#[tokio::test]
+async fn with_no_replica_a_request_waits_to_its_deadline() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let list = folder.path().join("replicas");
+    let stub = Stub::start(Manner::Prompt).await;
+    let mut dispatcher = Dispatcher::start_on(&format!("file:{}", list.display()), &[]).await;
+    let held = dispatcher.post(&[("x-request-timeout-ms", "100")]).await;
+    assert_eq!(code(&held), (504, "deadline_exceeded"));
+    let waiting = dispatcher.post(&[]);
+    let publish = async {
+        dispatcher.until_waiting(1).await;
+        std::fs::write(&list, &stub.address).expect("writable");
+    };
+    assert_eq!(tokio::join!(waiting, publish).0.0, 200);
+    drop(dispatcher.child.stdin.take());
+    assert!(dispatcher.child.wait().await.expect("it ends with its parent").success());
+}
+
+#[tokio::test]
+async fn bad_requests_are_refused_before_they_reach_a_replica() {
+    let stub = Stub::start(Manner::Prompt).await;
+    let dispatcher = Dispatcher::start(&[&stub], &["--max-body-bytes=1000", "--body-timeout=200ms"]).await;
+    for (headers, expected) in [
+        (&[("content-type", "text/plain")][..], (415, "unsupported_media_type")),
+        (&[("x-request-timeout-ms", "soon")], (400, "bad_request")),
+        (&[("x-request-timeout-ms", "0")], (400, "bad_request")),
+    ] {
+        assert_eq!(code(&dispatcher.post(headers).await), expected, "{headers:?}");
+    }
+    let large = Bytes::from(vec![0; 1001]);
+    assert_eq!(code(&dispatcher.post_body(&[], large).await), (413, "too_large"));
+    assert_eq!(code(&dispatcher.get("/predict").await), (405, "method_not_allowed"));
+    assert_eq!(code(&dispatcher.get("/nowhere").await), (404, "not_found"));
+    assert_eq!(dispatcher.get("/readyz").await.0, 200);
+
+    // Chunked, without a length that would give it away, and a body that never comes.
+    for (request, expected) in [
+        (
+            format!(
+                "POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3e9\r\n{}\r\n0\r\n\r\n",
+                "x".repeat(1001)
+            ),
+            "413",
+        ),
+        ("POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nx".to_owned(), "408"),
+        (format!("POST /predict HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(200)), "431"),
+        ("POST /predict HTTP/1.1\r\nContent-Length: x\r\n\r\n".to_owned(), "400"),
+    ] {
+        let mut stream = TcpStream::connect(&dispatcher.address).await.expect("connected");
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).await.expect("answered");
+        assert!(line.contains(expected), "{line} instead of {expected}");
+    }
+    assert_eq!(stub.calls(), 0);
+}

@@ -1,0 +1,199 @@
+//! The whole system with its real programs: posted pictures, bad files, killed processes.
+//!
+//! Each test has a stack of its own on free ports, and one runs at a time: two cores are few.
+
+use serde_json::Value;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+use xtask::paths;
+use xtask::stack::{Setup, Stack};
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+struct System {
+    stack: Stack,
+    folder: PathBuf,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl System {
+    fn start(name: &str, replicas: usize) -> Self {
+        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let folder = paths::output("test").join(name);
+        let scaler = ["--min", "--max"].map(|bound| format!("{bound}={replicas}"));
+        let setup = Setup { listen: "127.0.0.1:0", folder: folder.clone(), scaler: scaler.into() };
+        let system = Self { stack: Stack::start(setup).expect("the system starts"), folder, _turn: turn };
+        system
+            .until("every replica is in rotation", || system.stack.ready_replicas().is_ok_and(|r| r.len() == replicas));
+        system
+    }
+
+    /// Status and JSON of one request to `/predict`.
+    fn post(&self, content_type: &str, body: &[u8]) -> (u16, Value) {
+        let url = format!("http://{}/predict?top_k=3", self.stack.dispatcher.address);
+        let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+        let mut answer = agent.post(&url).content_type(content_type).send(body).expect("the dispatcher answers");
+        let text = answer.body_mut().read_to_string().expect("the answer is text");
+        (answer.status().as_u16(), serde_json::from_str(&text).expect("the answer is JSON"))
+    }
+
+    /// Starts loadgen at a low, steady rate; its report lands in the folder.
+    fn load(&self, seconds: u32, rate: u32) -> Child {
+        Command::new(paths::program("loadgen"))
+            .args(["run", "--quiet", "--generate=48", "--seed=99", "--arrivals=uniform"])
+            .arg(format!("--url=http://{}/predict", self.stack.dispatcher.address))
+            .arg(format!("--rate={rate}"))
+            .arg(format!("--duration={seconds}s"))
+            .arg(format!("--json={}", self.folder.join("report.json").display()))
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("loadgen starts")
+    }
+
+    fn report(&self, mut load: Child) -> Value {
+        assert!(load.wait().expect("loadgen is ours").success());
+        let text = fs::read_to_string(self.folder.join("report.json")).expect("loadgen wrote its report");
+        serde_json::from_str(&text).expect("the report is JSON")
+    }
+
+    /// Process ids of the scaler's children.
+    fn replicas(&self) -> Vec<u32> {
+        let scaler = self.stack.scaler.id().to_string();
+        let output = Command::new("ps").args(["-o", "pid=", "--ppid", &scaler]).output().expect("ps runs");
+        String::from_utf8_lossy(&output.stdout).split_whitespace().filter_map(|id| id.parse().ok()).collect()
+    }
+
+    fn until(&self, what: &str, done: impl Fn() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !done() {
+            let log = fs::read_to_string(self.folder.join("scaler.log")).unwrap_or_default();
+            assert!(Instant::now() < deadline, "not within 30 s: {what}; the scaler said:\n{log}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+fn send(signal: &str, process: u32) {
+    let status = Command::new("kill").args([signal, &process.to_string()]).status().expect("kill runs");
+    assert!(status.success(), "kill {signal} {process}");
+}
+
+fn alive(process: u32) -> bool {
+    // A zombie has ended; only its parent has not noticed.
+    fs::read_to_string(format!("/proc/{process}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+/// A striped square, generated; and files beside it that the replica's tests use.
+fn picture(folder: &std::path::Path) -> Vec<u8> {
+    let status =
+        Command::new(paths::program("loadgen")).arg("pictures").arg(folder).args(["--count=8", "--seed=5"]).status();
+    assert!(status.expect("loadgen runs").success());
+    fs::read(folder.join("00007.jpg")).expect("the eighth picture")
+}
+
+fn fixture(name: &str) -> Vec<u8> {
+    fs::read(paths::root().join("replica/tests/data").join(name)).expect("a file of the replica's tests")
+}
+
+#[test]
+fn a_picture_is_classified_in_every_form_and_a_bad_one_costs_only_itself() {
+    let system = System::start("pictures", 1);
+    let replicas = system.replicas();
+    let jpeg = picture(&system.folder.join("pictures"));
+    let check = |content_type: &str, body: &[u8]| {
+        let (status, answer) = system.post(content_type, body);
+        assert_eq!(
+            (status, &answer["prediction"]["label"]),
+            (200, &"striped square".into()),
+            "{content_type}: {answer}"
+        );
+        assert_eq!(answer["predictions"].as_array().map(Vec::len), Some(3));
+        assert_eq!(answer["success"], true);
+        assert!(answer["timing_ms"]["inference"].as_f64().is_some_and(|time| time > 0.0), "{answer}");
+    };
+    check("image/jpeg", &jpeg);
+    let head = "--B\r\nContent-Disposition: form-data; name=\"image\"; filename=\"p.jpg\"\r\n\r\n".as_bytes();
+    check("multipart/form-data; boundary=B", &[head, &jpeg, b"\r\n--B--\r\n"].concat());
+    let encoded = Command::new("base64").arg("-w0").arg(system.folder.join("pictures/00007.jpg")).output();
+    let encoded = String::from_utf8(encoded.expect("base64 runs").stdout).expect("base64 is text");
+    check("application/json", format!("{{\"image\":\"{encoded}\"}}").as_bytes());
+
+    let thirty_megabytes = vec![0xff; 30_000_000];
+    let bomb = (fixture("bomb.jpg"), fixture("bomb.png"));
+    for (what, content_type, body, status, code) in [
+        ("truncated", "image/jpeg", &jpeg[..jpeg.len() / 2], 400, "bad_image"),
+        ("nearly whole", "image/jpeg", &jpeg[..jpeg.len() - 50], 400, "bad_image"),
+        ("empty", "image/jpeg", b"", 400, "bad_request"),
+        ("text", "image/jpeg", b"not a picture", 400, "bad_image"),
+        ("30 MB", "image/jpeg", &thirty_megabytes, 413, "too_large"),
+        ("20000x20000 JPEG header", "image/jpeg", &bomb.0, 413, "too_large"),
+        ("20000x20000 PNG header", "image/png", &bomb.1, 413, "too_large"),
+        ("not JSON", "application/json", b"{", 400, "bad_request"),
+        ("no form of ours", "text/plain", &jpeg, 415, "unsupported_media_type"),
+    ] {
+        let (found, answer) = system.post(content_type, body);
+        assert_eq!((found, &answer["code"]), (status, &code.into()), "{what}: {answer}");
+        assert!(answer["request_id"].as_str().is_some_and(|id| !id.is_empty()), "{what}: {answer}");
+        check("image/jpeg", &jpeg);
+    }
+    assert_eq!(system.replicas(), replicas, "the same process answered all of it");
+}
+
+#[test]
+fn no_client_sees_a_replica_killed_and_the_scaler_replaces_it() {
+    let system = System::start("kill-replica", 2);
+    let before = system.replicas();
+    let load = system.load(10, 6);
+    std::thread::sleep(Duration::from_secs(3));
+    send("-KILL", before[0]);
+    system.until("two replicas again", || {
+        let now = system.replicas();
+        now.len() == 2 && !now.contains(&before[0]) && system.stack.ready_replicas().is_ok_and(|ready| ready.len() == 2)
+    });
+    let report = system.report(load);
+    let summary = &report["summary"];
+    assert_eq!((&summary["offered"], &summary["failed"]), (&60.into(), &0.into()), "{summary}");
+    // The bundled weights, through the real decoding and transform.
+    assert!(summary["accuracy"].as_f64().is_some_and(|accuracy| accuracy >= 0.98), "{summary}");
+}
+
+#[test]
+fn with_the_only_replica_killed_requests_wait_for_its_successor() {
+    let system = System::start("kill-only-replica", 1);
+    let load = system.load(6, 3);
+    std::thread::sleep(Duration::from_secs(2));
+    send("-KILL", system.replicas()[0]);
+    let summary = &system.report(load)["summary"];
+    assert_eq!((&summary["offered"], &summary["failed"]), (&18.into(), &0.into()), "{summary}");
+}
+
+#[test]
+fn nothing_outlives_a_killed_scaler() {
+    let system = System::start("kill-scaler", 2);
+    let replicas = system.replicas();
+    assert_eq!(replicas.len(), 2);
+    send("-KILL", system.stack.scaler.id());
+    system.until("no replica is left", || !replicas.iter().any(|&process| alive(process)));
+}
+
+#[test]
+fn a_dispatcher_told_to_stop_answers_what_it_accepted() {
+    let system = System::start("drain", 1);
+    let jpeg = picture(&system.folder.join("pictures"));
+    let answers: Vec<u16> = std::thread::scope(|scope| {
+        let posts: Vec<_> = (0..8).map(|_| scope.spawn(|| system.post("image/jpeg", &jpeg).0)).collect();
+        // All are accepted before the signal; most still wait, as each takes the replica some 50 ms.
+        let url = format!("http://{}/metrics", system.stack.dispatcher.address);
+        system.until("eight requests are there", || {
+            let metrics = ureq::get(&url).call().and_then(|mut answer| answer.body_mut().read_to_string());
+            metrics.is_ok_and(|text| text.contains("dispatcher_enqueued_requests_total 8"))
+        });
+        send("-TERM", system.stack.dispatcher.id());
+        posts.into_iter().map(|post| post.join().expect("answered")).collect()
+    });
+    assert_eq!(answers, [200; 8]);
+    system.until("the dispatcher has ended", || !alive(system.stack.dispatcher.id()));
+}
