@@ -19,7 +19,8 @@ pub struct Args {
     /// Address to serve on; port 0 picks a free one and prints it
     #[arg(long, env = "ROUNDHOUSE_LISTEN", default_value = "0.0.0.0:5052")]
     pub listen: SocketAddr,
-    /// Where replicas are found: static:HOST:PORT,… or file:PATH (one host:port a line)
+    /// Where replicas are found: static:HOST:PORT,…, file:PATH (one host:port a line) or
+    /// kubernetes:NAMESPACE/SERVICE[:PORTNAME]
     #[arg(long, env = "ROUNDHOUSE_REPLICAS")]
     pub replicas: Source,
     /// Requests that may wait

@@ -1,6 +1,7 @@
 //! Where replicas are published. Every way yields the whole present set, again at each change.
 
 pub mod file;
+pub mod kubernetes;
 
 use crate::rotation::Address;
 use std::collections::BTreeSet;
@@ -18,17 +19,24 @@ pub enum Source {
     Static(BTreeSet<Address>),
     /// A file with one address a line, replaced atomically by whoever runs the replicas.
     File(PathBuf),
+    /// A Service of the cluster.
+    Kubernetes(kubernetes::Service),
 }
 
 /// Why a source cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The flag names no known source.
-    #[error("{0:?} is no source of replicas; try static:127.0.0.1:6000,127.0.0.1:6001 or file:/run/replicas")]
+    #[error(
+        "{0:?} is no source of replicas; try static:127.0.0.1:6000, file:/run/replicas or kubernetes:default/replica"
+    )]
     Unknown(String),
     /// An address is not `host:port`.
     #[error("{0:?} is not host:port, such as 127.0.0.1:6000")]
     Address(String),
+    /// A Service is not `NAMESPACE/NAME[:PORTNAME]`.
+    #[error("{0:?} is not NAMESPACE/SERVICE or NAMESPACE/SERVICE:PORTNAME, such as default/replica:http")]
+    Service(String),
     /// The file's folder cannot be watched.
     #[error("watch {path}: {reason}; create the folder first")]
     Watch {
@@ -46,6 +54,7 @@ impl FromStr for Source {
         match text.split_once(':') {
             Some(("static", list)) => list.split(',').map(address).collect::<Result<_, _>>().map(Self::Static),
             Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
+            Some(("kubernetes", service)) => service.parse().map(Self::Kubernetes),
             _ => Err(Error::Unknown(text.into())),
         }
     }
@@ -60,6 +69,7 @@ impl Source {
         match self {
             Self::Static(addresses) => Ok(watch::channel(addresses).1),
             Self::File(path) => file::watch(path),
+            Self::Kubernetes(service) => Ok(kubernetes::watch(service)),
         }
     }
 }

@@ -4,9 +4,6 @@ use crate::{libtorch, paths, prerequisites};
 use anyhow::{Context, Result, ensure};
 use std::process::Command;
 
-/// The four programs.
-const PROGRAMS: [&str; 4] = ["dispatcher", "replica", "scaler", "loadgen"];
-
 /// Builds the four programs, with all that this needs. cargo shows its own progress.
 ///
 /// # Errors
@@ -14,7 +11,8 @@ const PROGRAMS: [&str; 4] = ["dispatcher", "replica", "scaler", "loadgen"];
 pub fn programs() -> Result<()> {
     prerequisites::check()?;
     libtorch::ensure()?;
-    cargo(&["build", "--locked"], &PROGRAMS.map(|name| ["--package", name]).concat())
+    // The whole workspace: a selection would resolve features otherwise and compile dependencies twice.
+    cargo(&["build", "--locked", "--workspace"])
 }
 
 /// Runs every test of the workspace.
@@ -24,14 +22,14 @@ pub fn programs() -> Result<()> {
 pub fn test() -> Result<()> {
     // The tests of the whole system start the programs.
     programs()?;
-    cargo(&["test", "--locked", "--workspace"], &[])
+    cargo(&["test", "--locked", "--workspace"])
 }
 
-fn cargo(command: &[&str], more: &[&str]) -> Result<()> {
+fn cargo(arguments: &[&str]) -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut run = Command::new(cargo);
-    run.args(command).arg("--release").args(more).current_dir(paths::root());
+    run.args(arguments).arg("--release").current_dir(paths::root());
     let status = run.status().context("run cargo")?;
-    ensure!(status.success(), "cargo {} failed ({status})", command[0]);
+    ensure!(status.success(), "cargo {} failed ({status})", arguments[0]);
     Ok(())
 }

@@ -40,7 +40,7 @@ pub fn run() -> Result<()> {
     ensure!(capacity > 0.0, "the replica answered nothing; see {}", folder.join("scaler.log").display());
     println!("capacity    {capacity:.1} pictures/s, {:.0} ms each", 1e3 / capacity);
 
-    let scaling = ["--min=1", MAX, SHARE, "--interval=1s", "--down-window=10s"].map(str::to_owned);
+    let scaling = ["--min=1", MAX, SHARE, "--interval=1s", "--down-window=8s"].map(str::to_owned);
     let stack = stack.rescale(scaling.into())?;
     println!("replaying the burst, scaled to peak at {:.0} % of that", 120.0);
     let workload = format!("--workload={}", paths::root().join("loadgen/workloads/burst.txt").display());

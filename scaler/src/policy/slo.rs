@@ -14,8 +14,9 @@ use std::time::Duration;
 /// Lengths of the windows over which arrivals are averaged, seconds.
 const WINDOWS: [f64; 6] = [1.0, 2.0, 4.0, 8.0, 16.0, 30.0];
 
-/// How far back service times are averaged, seconds. Longer than arrivals: they change with the machine, not the day.
-const SERVICE_WINDOW: f64 = 30.0;
+/// How far back service times are averaged, seconds: the slower of the two counts, since planning with a service time
+/// that is too short leaves a queue behind, and one that is too long only a little money.
+const SERVICE_WINDOWS: [f64; 2] = [4.0, 30.0];
 
 /// Samples below which a service time is not believed, and the last one kept.
 const ENOUGH_SAMPLES: f64 = 5.0;
@@ -117,14 +118,16 @@ impl Slo {
         while self.history.len() > 2 && self.history[1].at <= oldest {
             self.history.pop_front();
         }
-        if let Some(then) = self.back(SERVICE_WINDOW).or(self.history.front()) {
-            let recent = seen.service.since(&then.service);
-            if recent.count() >= ENOUGH_SAMPLES
-                && let (Some(mean), Some(variation)) = (recent.mean(), recent.variation())
-            {
-                self.service = Some(Service { mean, variation });
-            }
-        }
+        let slowest = SERVICE_WINDOWS
+            .iter()
+            .filter_map(|&window| {
+                let then = self.back(window).or(self.history.front())?;
+                let recent = seen.service.since(&then.service);
+                let enough = recent.count() >= ENOUGH_SAMPLES;
+                enough.then_some(Service { mean: recent.mean()?, variation: recent.variation()? })
+            })
+            .max_by(|a, b| a.mean.total_cmp(&b.mean));
+        self.service = slowest.or(self.service);
     }
 
     /// The latest observation that is at least `seconds` old.

@@ -1,0 +1,143 @@
+//! Discovery against a real API server. `ROUNDHOUSE_CONTROL_PLANE` names a script that starts one (`start DIR` prints
+//! a kubeconfig, `stop DIR` ends it); without one the test says that it was skipped.
+//!
+//! The published addresses are from the range reserved for documentation, and nothing is ever sent to them.
+
+use k8s_openapi::api::core::v1::{Endpoints, Service};
+use kube::api::{Patch, PatchParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client, Config};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+/// One control plane, stopped when dropped.
+struct ControlPlane {
+    script: PathBuf,
+    folder: PathBuf,
+    kubeconfig: PathBuf,
+}
+
+impl ControlPlane {
+    async fn start(folder: &Path) -> Option<Self> {
+        let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/k8s/control-plane");
+        let script = std::env::var_os("ROUNDHOUSE_CONTROL_PLANE").map_or(beside, PathBuf::from);
+        if !script.exists() {
+            eprintln!("skipped: no control plane; set ROUNDHOUSE_CONTROL_PLANE to a script that starts one");
+            return None;
+        }
+        let folder = folder.join("control-plane");
+        let output = Command::new(&script).arg("start").arg(&folder).stderr(Stdio::inherit()).output().await;
+        let output = output.expect("the script runs");
+        assert!(output.status.success(), "the control plane did not start");
+        let kubeconfig = String::from_utf8(output.stdout).expect("a path").trim().into();
+        Some(Self { script, folder, kubeconfig })
+    }
+
+    async fn client(&self) -> Client {
+        let kubeconfig = Kubeconfig::read_from(&self.kubeconfig).expect("a kubeconfig");
+        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("complete");
+        Client::try_from(config).expect("a client")
+    }
+
+    /// Ends the API server and all else.
+    fn stop(&self) {
+        if self.folder.exists() {
+            let status = std::process::Command::new(&self.script).arg("stop").arg(&self.folder).status();
+            assert!(status.is_ok_and(|status| status.success()), "the control plane did not stop");
+        }
+    }
+}
+
+impl Drop for ControlPlane {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+async fn dispatcher(kubeconfig: &Path) -> (Child, String) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_dispatcher"))
+        .args(["--listen=127.0.0.1:0", "--exit-with-parent", "--replicas=kubernetes:default/replica:http"])
+        .env("KUBECONFIG", kubeconfig)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("the dispatcher starts");
+    let stdout = child.stdout.take().expect("piped");
+    let line = BufReader::new(stdout).lines().next_line().await.expect("readable").expect("it says where");
+    (child, line.strip_prefix("listening on http://").expect("its address").to_owned())
+}
+
+async fn addresses(dispatcher: &str) -> Vec<String> {
+    let (_, body) = service::fetch::get(dispatcher, "/status", Duration::from_secs(5)).await.expect("it answers");
+    let status: Value = serde_json::from_slice(&body).expect("JSON");
+    let replicas = status["replicas"].as_array().expect("a list").iter();
+    let mut addresses: Vec<String> =
+        replicas.filter_map(|replica| replica["address"].as_str().map(str::to_owned)).collect();
+    addresses.sort();
+    addresses
+}
+
+async fn until(dispatcher: &str, expected: &[&str]) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let found = addresses(dispatcher).await;
+        if found == expected {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{found:?} instead of {expected:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// `kubectl apply -k k8s/base`, as far as a server without nodes can take it.
+async fn accepts_the_manifests(kubeconfig: &Path) {
+    let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("../k8s/base");
+    let mut kubectl = Command::new("kubectl");
+    kubectl.args(["apply", "--dry-run=server", "--kustomize"]).arg(base).env("KUBECONFIG", kubeconfig);
+    match kubectl.status().await {
+        Ok(status) => assert!(status.success(), "the API server refuses a manifest"),
+        Err(error) => eprintln!("skipped: the manifests are not tried, as kubectl cannot be run ({error})"),
+    }
+}
+
+#[tokio::test]
+async fn the_set_follows_the_service_and_survives_the_api_server() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let Some(control_plane) = ControlPlane::start(folder.path()).await else { return };
+    accepts_the_manifests(&control_plane.kubeconfig).await;
+    let client = control_plane.client().await;
+    let apply = PatchParams::apply("test").force();
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "replica"},
+        "spec": {"clusterIP": "None", "ports": [{"name": "http", "port": 6000}]}});
+    let services = Api::<Service>::default_namespaced(client.clone());
+    services.patch("replica", &apply, &Patch::Apply(service)).await.expect("a Service");
+    let endpoints = Api::<Endpoints>::default_namespaced(client);
+    let publish = async |ips: &[&str]| {
+        let list: Vec<Value> = ips.iter().map(|ip| json!({"ip": ip})).collect();
+        let ports = json!([{"name": "admin", "port": 6001}, {"name": "http", "port": 6000}]);
+        let subsets = if list.is_empty() { json!([]) } else { json!([{"addresses": list, "ports": ports}]) };
+        let object =
+            json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "replica"}, "subsets": subsets});
+        endpoints.patch("replica", &apply, &Patch::Apply(object)).await.expect("Endpoints");
+    };
+    publish(&["192.0.2.1"]).await;
+
+    let (_child, address) = dispatcher(&control_plane.kubeconfig).await;
+    until(&address, &["192.0.2.1:6000"]).await;
+    publish(&["192.0.2.2", "192.0.2.3"]).await;
+    until(&address, &["192.0.2.2:6000", "192.0.2.3:6000"]).await;
+    publish(&[]).await;
+    until(&address, &[]).await;
+    publish(&["192.0.2.4"]).await;
+    until(&address, &["192.0.2.4:6000"]).await;
+
+    control_plane.stop();
+    // Longer than a watch takes to notice and to fail to reconnect.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(addresses(&address).await, ["192.0.2.4:6000"]);
+}
