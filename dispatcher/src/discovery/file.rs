@@ -24,9 +24,12 @@ pub fn watch(path: PathBuf) -> Result<Published, Error> {
     // One pending wake-up is enough: the reader takes the whole file each time.
     let (wake, mut woken) = mpsc::channel(1);
     let failed = |error: notify::Error| Error::Watch { path: folder.display().to_string(), reason: error.to_string() };
-    let mut watcher = notify::recommended_watcher(move |_event| {
-        // Full means that a wake-up is pending already.
-        let _full = wake.try_send(());
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        // Reading the file is an event too; answering it by reading would never end.
+        if !event.is_ok_and(|event| event.kind.is_access()) {
+            // Full means that a wake-up is pending already.
+            let _full = wake.try_send(());
+        }
     })
     .map_err(failed)?;
     watcher.watch(&folder, RecursiveMode::NonRecursive).map_err(failed)?;
