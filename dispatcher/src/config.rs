@@ -116,7 +116,7 @@ mod tests {
             (["--queue-length", "0"], "queue-length"),
             (["--queue-bytes", "1"], "--max-body-bytes"),
             (["--listen", "here"], "here"),
-            (["--max-body-bytes", "-1"], "max-body-bytes"),
+            (["--max-body-bytes", "much"], "max-body-bytes"),
         ] {
             let error = config(&flags).expect_err("refused");
             assert!(error.contains(word), "{flags:?}: {error}");

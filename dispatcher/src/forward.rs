@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 /// For a connection on a local network; a replica that takes longer is passed over.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(300);
 
+/// A replica that has not answered for this long has stalled.
+const STALL: Duration = Duration::from_secs(2);
+
 /// For an answer to a probe.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -73,10 +76,12 @@ impl Failure {
         }
     }
 
-    /// What it says about the replica.
-    pub fn verdict(self) -> Verdict {
+    /// What it says about the replica, which had the request for `took`.
+    pub fn verdict(self, took: Duration) -> Verdict {
         match self {
             Self::Connect | Self::Died => Verdict::Unreachable,
+            // A request that had waited long may have had a few milliseconds left.
+            Self::Deadline if took < STALL => Verdict::Unfinished,
             Self::Invalid | Self::Server | Self::Deadline => Verdict::Failed,
             Self::Busy => Verdict::Busy,
         }

@@ -28,6 +28,8 @@ pub enum Verdict {
     },
     /// It is full; no fault of its own.
     Busy,
+    /// The request's time was up too soon to blame the replica.
+    Unfinished,
     /// It answered with a fault of its own, or too late.
     Failed,
     /// It refused the connection or dropped it.
@@ -140,6 +142,7 @@ impl Rotation {
                 replica.capacity = capacity.unwrap_or(replica.capacity).max(1);
             }
             Verdict::Busy => replica.busy_until = Some(now + BUSY_PAUSE),
+            Verdict::Unfinished => {}
             Verdict::Failed => replica.failures += 1,
             Verdict::Unreachable => replica.failures = FAILURES_TO_EJECT,
         }
@@ -303,6 +306,7 @@ mod tests {
             rotation.release("a", verdict, now, 0.5);
         }
         for _ in 0..9 {
+            rotation.release("a", Verdict::Unfinished, now, 0.5);
             rotation.release("a", Verdict::Busy, now, 0.5);
         }
         assert_eq!(rotation.pick(&[], now), None, "busy means a short pause");

@@ -230,7 +230,7 @@ impl Worker {
     fn ended(&mut self, ticket: Ticket, address: &Address, attempt: Attempt) {
         let verdict = match &attempt.outcome {
             Ok(_) => Verdict::Answered { capacity: attempt.capacity },
-            Err(failure) => failure.verdict(),
+            Err(failure) => failure.verdict(attempt.took),
         };
         self.rotation.release(address, verdict, Instant::now(), rand::random());
         let mut entry = self.in_flight.remove(&ticket).expect("an attempt's job is in flight");

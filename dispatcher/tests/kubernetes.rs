@@ -113,13 +113,13 @@ async fn the_set_follows_the_service_and_survives_the_api_server() {
     let client = control_plane.client().await;
     let apply = PatchParams::apply("test").force();
     let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "replica"},
-        "spec": {"clusterIP": "None", "ports": [{"name": "http", "port": 6000}]}});
+        "spec": {"clusterIP": "None", "ports": [{"name": "http", "port": 6000, "protocol": "TCP"}]}});
     let services = Api::<Service>::default_namespaced(client.clone());
     services.patch("replica", &apply, &Patch::Apply(service)).await.expect("a Service");
     let endpoints = Api::<Endpoints>::default_namespaced(client);
     let publish = async |ips: &[&str]| {
         let list: Vec<Value> = ips.iter().map(|ip| json!({"ip": ip})).collect();
-        let ports = json!([{"name": "admin", "port": 6001}, {"name": "http", "port": 6000}]);
+        let ports = json!([{"name": "admin", "port": 6001, "protocol": "TCP"}, {"name": "http", "port": 6000, "protocol": "TCP"}]);
         let subsets = if list.is_empty() { json!([]) } else { json!([{"addresses": list, "ports": ports}]) };
         let object =
             json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "replica"}, "subsets": subsets});

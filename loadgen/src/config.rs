@@ -21,7 +21,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Load a dispatcher (or a replica) and report
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Write generated, labelled pictures to a folder
     Pictures(PicturesArgs),
 }

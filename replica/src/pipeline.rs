@@ -216,7 +216,7 @@ mod tests {
         fn classify(&self, pictures: &[Input]) -> Result<Vec<Vec<f32>>, Failure> {
             if pictures[0].iter().any(|&number| number != 0.0) {
                 self.batches.lock().expect("no test panics here").push(pictures.len());
-                self.gate.recv().map_err(|error| Failure::new(error))?;
+                self.gate.recv().map_err(Failure::new)?;
             }
             Ok(vec![vec![1.0]; pictures.len()])
         }

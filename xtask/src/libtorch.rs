@@ -73,7 +73,7 @@ const MANIFEST: &str = "roundhouse-manifest.txt";
 pub fn is_ours() -> bool {
     match std::env::var_os("LIBTORCH") {
         // Cargo itself sets it to ours, by .cargo/config.toml.
-        Some(own) => PathBuf::from(own) == paths::libtorch(),
+        Some(own) => Path::new(&own) == paths::libtorch(),
         None => true,
     }
 }

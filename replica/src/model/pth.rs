@@ -190,6 +190,9 @@ enum Value {
     Tensor(Rc<View>),
 }
 
+/// How deep dicts may be nested, so that a hostile file cannot exhaust the stack.
+const MAX_NESTING: usize = 8;
+
 /// The stack machine that a pickle is written for.
 struct Machine<'a> {
     program: &'a [u8],
@@ -362,7 +365,7 @@ impl<'a> Machine<'a> {
         let Some(Value::Dict(entries)) = self.stack.last_mut() else { return error("items for what is no dict") };
         let mut items = items.into_iter();
         while let (Some(key), Some(value)) = (items.next(), items.next()) {
-            if matches!(&value, Value::Dict(inner) if inner.iter().any(|(_, v)| matches!(v, Value::Dict(_)))) {
+            if nesting(&value) >= MAX_NESTING {
                 return error("dicts are nested too deeply; save the state dict alone, not a whole checkpoint");
             }
             entries.push((key, value));
@@ -388,6 +391,14 @@ impl<'a> Machine<'a> {
             None => return error("something is recalled that was never remembered"),
         }
         Ok(())
+    }
+}
+
+/// Dicts within dicts. (A state dict's own `_metadata` has two levels.)
+fn nesting(value: &Value) -> usize {
+    match value {
+        Value::Dict(entries) => 1 + entries.iter().map(|(_, value)| nesting(value)).max().unwrap_or(0),
+        _ => 0,
     }
 }
 
