@@ -83,6 +83,10 @@ impl Pipeline {
             if let Err(error) = failed {
                 // Nobody listens any more once the process is stopping.
                 let _stopping = ended.send(error);
+                // Whatever still comes is refused, until the process has ended.
+                for job in to_infer {
+                    job.fail(Fault::new(Code::Internal, "the model is not there"));
+                }
             }
         });
         (Self { encoded }, end)

@@ -204,7 +204,7 @@ mod tests {
             {"addresses": ["a.example"]},
         ]));
         check(&[one.clone(), two], None, &["10.0.0.1:6000", "10.0.0.2:6000", "[fd00::3]:6000"]);
-        check(&[one.clone()], Some("admin"), &["10.0.0.1:6001", "10.0.0.2:6001"]);
+        check(std::slice::from_ref(&one), Some("admin"), &["10.0.0.1:6001", "10.0.0.2:6001"]);
         check(&[one], Some("grpc"), &[]);
         check(&[slice(&json!([]))], None, &[]);
         check(&[], None, &[]);
