@@ -3,9 +3,9 @@
 use crate::discovery::Source;
 use crate::queue::Bounds;
 use clap::Parser;
-use service::body;
+use service::options::{Intake, Process};
+use service::server::Drain;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 /// Queues pictures and hands them to replicas that are free.
 #[derive(Debug, Parser)]
@@ -29,27 +29,12 @@ pub struct Args {
     /// Bytes of waiting requests together
     #[arg(long, env = "ROUNDHOUSE_QUEUE_BYTES", default_value_t = 256 << 20)]
     pub queue_bytes: u64,
-    /// Bytes of one request's body
-    #[arg(long, env = "ROUNDHOUSE_MAX_BODY_BYTES", default_value_t = 20 << 20)]
-    pub max_body_bytes: u64,
-    /// Time in which a body must arrive
-    #[arg(long, env = "ROUNDHOUSE_BODY_TIMEOUT", default_value = "10s", value_parser = humantime::parse_duration)]
-    pub body_timeout: Duration,
-    /// Longest time for a request, whatever its client asks for
-    #[arg(long, env = "ROUNDHOUSE_DEADLINE", default_value = "5s", value_parser = humantime::parse_duration)]
-    pub deadline: Duration,
-    /// After SIGTERM, how long new requests are still accepted
-    #[arg(long, env = "ROUNDHOUSE_DRAIN_DELAY", default_value = "0s", value_parser = humantime::parse_duration)]
-    pub drain_delay: Duration,
-    /// After that, how long accepted requests may take to finish
-    #[arg(long, env = "ROUNDHOUSE_GRACE", default_value = "10s", value_parser = humantime::parse_duration)]
-    pub grace: Duration,
-    /// Drain and exit when standard input closes, that is, when the parent process ends
-    #[arg(long)]
-    pub exit_with_parent: bool,
-    /// What to log: error, warn, info, debug, or target=level,…
-    #[arg(long, env = "ROUNDHOUSE_LOG", default_value = "info")]
-    pub log: String,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub intake: Intake,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub process: Process,
 }
 
 /// Checked settings.
@@ -61,38 +46,28 @@ pub struct Config {
     pub replicas: Source,
     /// How much may wait.
     pub queue: Bounds,
-    /// What one body may cost.
-    pub body: body::Limits,
-    /// Longest time for a request.
-    pub deadline: Duration,
-    /// SIGTERM → no new requests.
-    pub drain_delay: Duration,
-    /// No new requests → exit, at most.
-    pub grace: Duration,
-    /// Whether the parent's end is a reason to stop.
-    pub exit_with_parent: bool,
+    /// What one request may cost.
+    pub intake: Intake,
+    /// How it leaves.
+    pub drain: Drain,
 }
 
 impl TryFrom<Args> for Config {
     type Error = anyhow::Error;
 
     fn try_from(args: Args) -> anyhow::Result<Self> {
-        anyhow::ensure!(!args.deadline.is_zero(), "--deadline must be longer than 0s");
+        let Intake { max_body_bytes, drain_delay, grace, .. } = args.intake;
         anyhow::ensure!(
-            args.max_body_bytes <= args.queue_bytes,
-            "--max-body-bytes ({}) must not exceed --queue-bytes ({}), or such a body could never wait",
-            args.max_body_bytes,
+            max_body_bytes <= args.queue_bytes,
+            "--max-body-bytes ({max_body_bytes}) must not exceed --queue-bytes ({}), or such a body could never wait",
             args.queue_bytes
         );
         Ok(Self {
             listen: args.listen,
             replicas: args.replicas,
             queue: Bounds { length: args.queue_length as usize, bytes: args.queue_bytes as usize },
-            body: body::Limits { max_bytes: args.max_body_bytes as usize, timeout: args.body_timeout },
-            deadline: args.deadline,
-            drain_delay: args.drain_delay,
-            grace: args.grace,
-            exit_with_parent: args.exit_with_parent,
+            intake: args.intake,
+            drain: Drain { delay: drain_delay, grace, with_parent: args.process.exit_with_parent },
         })
     }
 }

@@ -4,17 +4,19 @@ use crate::forward::{Answer, Picture};
 use crate::queue::{Entry, Ticket};
 use crate::worker::{Handle, Job, Message};
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderMap};
+use hyper::header::CONTENT_TYPE;
 use hyper::{Method, Request, StatusCode};
 use metrics::{counter, histogram};
 use service::admin::Admin;
 use service::body;
+use service::headers::text;
+use service::options::Intake;
 use service::respond::{self, Reply};
 use service::trace::Trace;
 use service::wire::{self, Code, ErrorBody, Fault, Form, header, metric};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::sync::{mpsc, oneshot};
 
 /// What every request is answered from.
@@ -23,10 +25,8 @@ pub struct Handler {
     pub worker: Handle,
     /// Answers the admin paths.
     pub admin: Admin,
-    /// Bounds of one body.
-    pub body: body::Limits,
-    /// The longest that a request may take, whatever its client says.
-    pub deadline: Duration,
+    /// What one request may cost.
+    pub intake: Intake,
     /// Names the next job.
     pub next_ticket: AtomicU64,
 }
@@ -43,10 +43,7 @@ impl Handler {
             "/predict" | "/infer" => respond::method_not_allowed("POST"),
             "/status" if request.method() == Method::GET => self.status().await,
             "/status" => respond::method_not_allowed("GET"),
-            _ => {
-                let message = format!("no such path: {path}; pictures go to POST /predict");
-                respond::fault(&Fault::new(Code::NotFound, message), "")
-            }
+            _ => respond::not_found(path, "pictures go to POST /predict"),
         }
     }
 
@@ -75,9 +72,9 @@ impl Handler {
         Form::of(text(&head.headers, CONTENT_TYPE.as_str())?)?;
         let top_k = wire::top_k(head.uri.query())?;
         let budget = wire::timeout(text(&head.headers, header::TIMEOUT_MS)?)?;
-        let deadline = accepted + budget.map_or(self.deadline, |budget| budget.min(self.deadline));
+        let deadline = accepted + budget.map_or(self.intake.deadline, |budget| budget.min(self.intake.deadline));
         let picture = Picture {
-            body: body::read(body, self.body).await?,
+            body: body::read(body, self.intake.body()).await?,
             content_type: head.headers.get(CONTENT_TYPE).cloned(),
             top_k,
             trace: trace.clone(),
@@ -149,9 +146,4 @@ fn answered_code(answer: &Answer) -> String {
 
 fn count(code: String) {
     counter!("dispatcher_requests_total", "code" => code).increment(1);
-}
-
-fn text<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Fault> {
-    let Some(value) = headers.get(name) else { return Ok(None) };
-    value.to_str().map(Some).map_err(|_| Fault::new(Code::BadRequest, format!("the header {name} is not text")))
 }

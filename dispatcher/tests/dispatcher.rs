@@ -1,5 +1,7 @@
 //! The dispatcher's program against replicas that misbehave on purpose: real sockets, real processes.
 
+mod program;
+
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -7,17 +9,16 @@ use hyper::{Request, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use program::Program;
 use serde_json::Value;
 use service::respond;
 use service::wire::{Answer, Prediction, Timing};
 use std::convert::Infallible;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::process::{Child, Command};
 use tokio::sync::Semaphore;
 
 /// How a stub replica treats a request.
@@ -99,8 +100,7 @@ fn answer(replica: String) -> Answer {
 }
 
 struct Dispatcher {
-    child: Child,
-    address: String,
+    program: Program,
     client: Client<HttpConnector, Full<Bytes>>,
 }
 
@@ -114,19 +114,9 @@ impl Dispatcher {
     }
 
     async fn start_on(source: &str, flags: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_dispatcher"))
-            .args(["--listen=127.0.0.1:0", "--exit-with-parent", "--log=error"])
-            .arg(format!("--replicas={source}"))
-            .args(flags)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("the dispatcher starts");
-        let stdout = child.stdout.take().expect("piped");
-        let line = BufReader::new(stdout).lines().next_line().await.expect("readable").expect("it says where");
-        let address = line.strip_prefix("listening on http://").expect("its address").to_owned();
-        Self { child, address, client: Client::builder(TokioExecutor::new()).build_http() }
+        let source = format!("--replicas={source}");
+        let program = Program::start(&[&["--log=error", &source], flags].concat(), &[]).await;
+        Self { program, client: Client::builder(TokioExecutor::new()).build_http() }
     }
 
     async fn post(&self, headers: &[(&str, &str)]) -> Reply {
@@ -134,7 +124,7 @@ impl Dispatcher {
     }
 
     async fn post_body(&self, headers: &[(&str, &str)], body: Bytes) -> Reply {
-        let mut request = Request::post(format!("http://{}/predict", self.address));
+        let mut request = Request::post(format!("http://{}/predict", self.program.address));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -142,8 +132,10 @@ impl Dispatcher {
     }
 
     async fn get(&self, path: &str) -> Reply {
-        self.send(Request::get(format!("http://{}{path}", self.address)).body(Full::default()).expect("a request"))
-            .await
+        self.send(
+            Request::get(format!("http://{}{path}", self.program.address)).body(Full::default()).expect("a request"),
+        )
+        .await
     }
 
     async fn send(&self, request: Request<Full<Bytes>>) -> Reply {
@@ -253,7 +245,7 @@ async fn a_client_that_leaves_gives_its_place_up() {
     while stub.calls() == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    let mut leaver = TcpStream::connect(&dispatcher.address).await.expect("connected");
+    let mut leaver = TcpStream::connect(&dispatcher.program.address).await.expect("connected");
     leaver.write_all(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx").await.expect("sent");
     dispatcher.until_waiting(1).await;
     drop(leaver);
@@ -277,8 +269,31 @@ async fn with_no_replica_a_request_waits_to_its_deadline() {
         std::fs::write(&list, &stub.address).expect("writable");
     };
     assert_eq!(tokio::join!(waiting, publish).0.0, 200);
-    drop(dispatcher.child.stdin.take());
-    assert!(dispatcher.child.wait().await.expect("it ends with its parent").success());
+    drop(dispatcher.program.child.stdin.take());
+    assert!(dispatcher.program.child.wait().await.expect("it ends with its parent").success());
+}
+
+/// Seconds of processor time that a process has used (proc(5): fields 14 and 15 of stat, hundredths of a second).
+#[cfg(target_os = "linux")]
+fn processor_seconds(process: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).expect("it runs");
+    let fields: Vec<&str> = stat.rsplit(')').next().expect("a name in brackets").split_whitespace().collect();
+    fields[11..13].iter().map(|ticks| ticks.parse::<f64>().expect("a count")).sum::<f64>() / 100.0
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn an_idle_dispatcher_rests() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let list = folder.path().join("replicas");
+    std::fs::write(&list, "127.0.0.1:1").expect("writable");
+    let dispatcher = Dispatcher::start_on(&format!("file:{}", list.display()), &[]).await;
+    let process = dispatcher.program.child.id().expect("it runs");
+    let before = processor_seconds(process);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let used = processor_seconds(process) - before;
+    // A loop that answers its own reading used half a core; polling once a second uses a thousandth.
+    assert!(used < 0.3, "{used} s of processor time in 3 s of doing nothing");
 }
 
 #[tokio::test]
@@ -311,7 +326,7 @@ async fn bad_requests_are_refused_before_they_reach_a_replica() {
         (format!("POST /predict HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(200)), "431"),
         ("POST /predict HTTP/1.1\r\nContent-Length: x\r\n\r\n".to_owned(), "400"),
     ] {
-        let mut stream = TcpStream::connect(&dispatcher.address).await.expect("connected");
+        let mut stream = TcpStream::connect(&dispatcher.program.address).await.expect("connected");
         stream.write_all(request.as_bytes()).await.expect("sent");
         let mut line = String::new();
         BufReader::new(stream).read_line(&mut line).await.expect("answered");

@@ -3,16 +3,18 @@
 //!
 //! The published addresses are from the range reserved for documentation, and nothing is ever sent to them.
 
+mod program;
+
 use k8s_openapi::api::core::v1::{Endpoints, Service};
 use kube::api::{Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
+use program::Program;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 
 /// One control plane, stopped when dropped.
 struct ControlPlane {
@@ -56,20 +58,6 @@ impl Drop for ControlPlane {
     fn drop(&mut self) {
         self.stop();
     }
-}
-
-async fn dispatcher(kubeconfig: &Path) -> (Child, String) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_dispatcher"))
-        .args(["--listen=127.0.0.1:0", "--exit-with-parent", "--replicas=kubernetes:default/replica:http"])
-        .env("KUBECONFIG", kubeconfig)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .expect("the dispatcher starts");
-    let stdout = child.stdout.take().expect("piped");
-    let line = BufReader::new(stdout).lines().next_line().await.expect("readable").expect("it says where");
-    (child, line.strip_prefix("listening on http://").expect("its address").to_owned())
 }
 
 async fn addresses(dispatcher: &str) -> Vec<String> {
@@ -127,17 +115,20 @@ async fn the_set_follows_the_service_and_survives_the_api_server() {
     };
     publish(&["192.0.2.1"]).await;
 
-    let (_child, address) = dispatcher(&control_plane.kubeconfig).await;
-    until(&address, &["192.0.2.1:6000"]).await;
+    let kubeconfig = control_plane.kubeconfig.to_str().expect("a path in UTF-8");
+    let dispatcher =
+        Program::start(&["--replicas=kubernetes:default/replica:http"], &[("KUBECONFIG", kubeconfig)]).await;
+    let address = &dispatcher.address;
+    until(address, &["192.0.2.1:6000"]).await;
     publish(&["192.0.2.2", "192.0.2.3"]).await;
-    until(&address, &["192.0.2.2:6000", "192.0.2.3:6000"]).await;
+    until(address, &["192.0.2.2:6000", "192.0.2.3:6000"]).await;
     publish(&[]).await;
-    until(&address, &[]).await;
+    until(address, &[]).await;
     publish(&["192.0.2.4"]).await;
-    until(&address, &["192.0.2.4:6000"]).await;
+    until(address, &["192.0.2.4:6000"]).await;
 
     control_plane.stop();
     // Longer than a watch takes to notice and to fail to reconnect.
     tokio::time::sleep(Duration::from_secs(3)).await;
-    assert_eq!(addresses(&address).await, ["192.0.2.4:6000"]);
+    assert_eq!(addresses(address).await, ["192.0.2.4:6000"]);
 }

@@ -4,10 +4,10 @@ use crate::decode::Limits;
 use crate::labels;
 use crate::pipeline::Sizes;
 use clap::Parser;
-use service::body;
+use service::options::{Intake, Process};
+use service::server::Drain;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 /// Classifies pictures with a ResNet-18.
 #[derive(Debug, Parser)]
@@ -36,33 +36,18 @@ pub struct Args {
     /// Threads of one forward pass
     #[arg(long, env = "ROUNDHOUSE_THREADS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub threads: u32,
-    /// Bytes of one request's body
-    #[arg(long, env = "ROUNDHOUSE_MAX_BODY_BYTES", default_value_t = 20 << 20)]
-    pub max_body_bytes: u64,
     /// Width × height of one picture
     #[arg(long, env = "ROUNDHOUSE_MAX_PIXELS", default_value_t = Limits::default().max_pixels)]
     pub max_pixels: u64,
-    /// Time in which a body must arrive
-    #[arg(long, env = "ROUNDHOUSE_BODY_TIMEOUT", default_value = "10s", value_parser = humantime::parse_duration)]
-    pub body_timeout: Duration,
-    /// Longest time for a request, whatever its client asks for
-    #[arg(long, env = "ROUNDHOUSE_DEADLINE", default_value = "5s", value_parser = humantime::parse_duration)]
-    pub deadline: Duration,
-    /// After SIGTERM, how long new requests are still accepted
-    #[arg(long, env = "ROUNDHOUSE_DRAIN_DELAY", default_value = "0s", value_parser = humantime::parse_duration)]
-    pub drain_delay: Duration,
-    /// After that, how long accepted requests may take to finish
-    #[arg(long, env = "ROUNDHOUSE_GRACE", default_value = "10s", value_parser = humantime::parse_duration)]
-    pub grace: Duration,
     /// Name in answers and logs; the process id's by default
     #[arg(long, env = "ROUNDHOUSE_NAME")]
     pub name: Option<String>,
-    /// Drain and exit when standard input closes, that is, when the parent process ends
-    #[arg(long)]
-    pub exit_with_parent: bool,
-    /// What to log: error, warn, info, debug, or target=level,…
-    #[arg(long, env = "ROUNDHOUSE_LOG", default_value = "info")]
-    pub log: String,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub intake: Intake,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub process: Process,
 }
 
 /// Checked settings.
@@ -78,29 +63,23 @@ pub struct Config {
     pub sizes: Sizes,
     /// libtorch's threads.
     pub threads: usize,
-    /// What one body may cost.
-    pub body: body::Limits,
+    /// What one request may cost.
+    pub intake: Intake,
     /// What one picture may cost.
     pub pixels: Limits,
-    /// Longest time for a request.
-    pub deadline: Duration,
-    /// SIGTERM → no new requests.
-    pub drain_delay: Duration,
-    /// No new requests → exit, at most.
-    pub grace: Duration,
     /// Name in answers and logs.
     pub name: String,
-    /// Whether the parent's end is a reason to stop.
-    pub exit_with_parent: bool,
+    /// How it leaves.
+    pub drain: Drain,
 }
 
 impl TryFrom<Args> for Config {
     type Error = anyhow::Error;
 
     fn try_from(args: Args) -> anyhow::Result<Self> {
-        anyhow::ensure!(!args.deadline.is_zero(), "--deadline must be longer than 0s");
         anyhow::ensure!(args.max_pixels > 0, "--max-pixels must be at least 1");
         let capacity = args.capacity as usize;
+        let Intake { drain_delay, grace, .. } = args.intake;
         Ok(Self {
             listen: args.listen,
             weights: args.weights,
@@ -108,13 +87,10 @@ impl TryFrom<Args> for Config {
             // No batch is ever larger than what is let in, so none larger needs warming up.
             sizes: Sizes { capacity, max_batch: capacity.min(args.max_batch as usize) },
             threads: args.threads as usize,
-            body: body::Limits { max_bytes: args.max_body_bytes as usize, timeout: args.body_timeout },
+            intake: args.intake,
             pixels: Limits { max_pixels: args.max_pixels },
-            deadline: args.deadline,
-            drain_delay: args.drain_delay,
-            grace: args.grace,
             name: args.name.unwrap_or_else(|| format!("replica-{}", std::process::id())),
-            exit_with_parent: args.exit_with_parent,
+            drain: Drain { delay: drain_delay, grace, with_parent: args.process.exit_with_parent },
         })
     }
 }

@@ -3,11 +3,13 @@
 use crate::form;
 use crate::pipeline::{Classified, Pipeline};
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 use metrics::{gauge, histogram};
 use service::admin::Admin;
 use service::body;
+use service::headers::text;
+use service::options::Intake;
 use service::respond::{self, Reply};
 use service::trace::Trace;
 use service::wire::{self, Answer, Code, Fault, Prediction, Timing, header};
@@ -25,10 +27,8 @@ pub struct Handler {
     pub capacity: HeaderValue,
     /// Answers the admin paths.
     pub admin: Admin,
-    /// Bounds of one body.
-    pub body: body::Limits,
-    /// The longest that a request may take, whatever its client says.
-    pub deadline: Duration,
+    /// What one request may cost.
+    pub intake: Intake,
     /// The model's name.
     pub model: String,
     /// Class names; there once the model is loaded.
@@ -47,10 +47,7 @@ impl Handler {
         match path {
             "/predict" | "/infer" if request.method() == Method::POST => self.predict(request).await,
             "/predict" | "/infer" => respond::method_not_allowed("POST"),
-            _ => {
-                let message = format!("no such path: {path}; pictures go to POST /predict");
-                respond::fault(&Fault::new(Code::NotFound, message), "")
-            }
+            _ => respond::not_found(path, "pictures go to POST /predict"),
         }
     }
 
@@ -76,9 +73,9 @@ impl Handler {
         let (head, body) = request.into_parts();
         let top_k = wire::top_k(head.uri.query())?;
         let budget = wire::timeout(text(&head.headers, header::TIMEOUT_MS)?)?;
-        let deadline = received + budget.map_or(self.deadline, |budget| budget.min(self.deadline));
+        let deadline = received + budget.map_or(self.intake.deadline, |budget| budget.min(self.intake.deadline));
         let content_type = text(&head.headers, CONTENT_TYPE.as_str())?;
-        let body = body::read(body, self.body).await?;
+        let body = body::read(body, self.intake.body()).await?;
         let picture = form::picture(content_type, body).await?;
         let classified = self.pipeline.classify(picture, deadline).await?;
         let queued = text(&head.headers, header::QUEUE_MS)?.and_then(|waited| waited.parse().ok()).unwrap_or(0.0);
@@ -135,11 +132,6 @@ impl Drop for Progress {
         gauge!("inference_in_progress").decrement(1.0);
         histogram!("inference_latency_seconds").record(self.received.elapsed());
     }
-}
-
-fn text<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Fault> {
-    let Some(value) = headers.get(name) else { return Ok(None) };
-    value.to_str().map(Some).map_err(|_| Fault::new(Code::BadRequest, format!("the header {name} is not text")))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::time::Instant;
 fn main() -> Result<()> {
     let main_entered = Instant::now();
     let args = Args::parse();
-    let metrics = service::telemetry::start(&args.log)?;
+    let metrics = service::telemetry::start(&args.process.log)?;
     let config = Config::try_from(args)?;
     // Only sockets live here; decoding and inference have threads of their own.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

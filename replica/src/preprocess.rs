@@ -4,8 +4,9 @@
 //! Source: `torchvision.transforms._presets.ImageClassification`, with `Resize` and `CenterCrop` on PIL images.
 
 use crate::decode::Pixels;
-use fast_image_resize::images::{Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::images::{TypedImage, TypedImageRef};
+use fast_image_resize::pixels::U8x3;
+use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 
 /// Sizes of the evaluation transform, pixels.
 #[derive(Debug, Clone, Copy)]
@@ -31,9 +32,12 @@ const STANDARD_DEVIATION: [f32; 3] = [0.229, 0.224, 0.225];
 /// # Panics
 /// If `pixels.rgb` is not `3 * width * height` bytes, or either side is zero; no decoder returns such.
 pub fn crop(pixels: &Pixels, transform: Transform) -> Vec<u8> {
-    let source =
-        ImageRef::new(pixels.width, pixels.height, &pixels.rgb, PixelType::U8x3).expect("three bytes for every pixel");
-    let mut cropped = Image::new(transform.crop, transform.crop, PixelType::U8x3);
+    // Typed: the untyped call compiles the resizer for every kind of pixel, which takes a minute.
+    let source = TypedImageRef::<U8x3>::from_buffer(pixels.width, pixels.height, &pixels.rgb)
+        .expect("three bytes for every pixel");
+    let mut rgb = vec![0; 3 * transform.crop as usize * transform.crop as usize];
+    let mut cropped =
+        TypedImage::<U8x3>::from_buffer(transform.crop, transform.crop, &mut rgb).expect("three bytes for every pixel");
     let window = Window::of(pixels.width, pixels.height, transform);
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear)).crop(
         window.left,
@@ -41,8 +45,8 @@ pub fn crop(pixels: &Pixels, transform: Transform) -> Vec<u8> {
         window.width,
         window.height,
     );
-    Resizer::new().resize(&source, &mut cropped, &options).expect("the window lies within the picture");
-    cropped.into_vec()
+    Resizer::new().resize_typed(&source, &mut cropped, &options).expect("the window lies within the picture");
+    rgb
 }
 
 /// Normalises interleaved 8-bit RGB into interleaved `f32`, in the same order.

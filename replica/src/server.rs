@@ -5,17 +5,15 @@ use crate::handler::Handler;
 use crate::model::{Model, resnet::ResNet18, threads, weights::Weights};
 use crate::pipeline::Pipeline;
 use crate::startup;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use hyper::header::HeaderValue;
 use metrics::gauge;
 use metrics_exporter_prometheus::PrometheusHandle;
 use service::admin::Admin;
 use service::readiness::Readiness;
-use service::{shutdown, telemetry};
-use std::convert::Infallible;
+use service::{server, telemetry};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
-use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 /// Twelve textured shapes; `models/README.md` says how it was made.
@@ -26,9 +24,7 @@ static BUNDLED: &[u8] = include_bytes!("../models/shapes.safetensors");
 /// # Errors
 /// When the address is taken, or the weights or labels cannot be used.
 pub async fn run(config: Config, metrics: PrometheusHandle, main_entered: Instant) -> Result<()> {
-    let listener = TcpListener::bind(config.listen).await.with_context(|| format!("listen on {}", config.listen))?;
-    // The one line on standard output: whoever started this on port 0 reads the port here.
-    println!("listening on http://{}", listener.local_addr()?);
+    let listener = server::listen(config.listen).await?;
     tokio::spawn(telemetry::upkeep(metrics.clone()));
     let readiness = Readiness::default();
     let labels = Arc::new(OnceLock::new());
@@ -39,26 +35,14 @@ pub async fn run(config: Config, metrics: PrometheusHandle, main_entered: Instan
         slots: Semaphore::new(capacity),
         capacity: HeaderValue::from(capacity),
         admin: Admin { metrics, readiness: readiness.clone(), capacity: Some(capacity) },
-        body: config.body,
-        deadline: config.deadline,
+        intake: config.intake,
         model: "resnet18".into(),
         labels,
         name: config.name,
     });
-    let service = tower::service_fn(move |request| {
-        let handler = handler.clone();
-        async move { Ok::<_, Infallible>(handler.handle(request).await) }
-    });
-    let stop = async {
-        match shutdown::requested(config.exit_with_parent).await {
-            Ok(reason) => tracing::info!(reason, "draining"),
-            Err(error) => tracing::error!(%error, "cannot wait for signals; stopping"),
-        }
-        readiness.drain();
-        tokio::time::sleep(config.drain_delay).await;
-    };
+    let serving = server::run(listener, readiness, config.drain, move |request| handler.clone().handle(request));
     tokio::select! {
-        () = service::server::serve(listener, service, stop, config.grace) => Ok(()),
+        () = serving => Ok(()),
         ended = ended => match ended {
             Ok(error) => Err(error),
             Err(_gone) => anyhow::bail!("the inference thread has stopped"),

@@ -4,6 +4,7 @@ use crate::limits::Limits;
 use crate::policy::{Policy, latency_step::LatencyStep, slo};
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
+use service::options::{Process, positive_duration};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -26,7 +27,7 @@ pub struct Args {
     #[arg(long, env = "ROUNDHOUSE_POLICY", value_enum, default_value_t = Law::Slo)]
     pub policy: Law,
     /// Answers are to be there within this time
-    #[arg(long, env = "ROUNDHOUSE_OBJECTIVE", default_value = "500ms", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "ROUNDHOUSE_OBJECTIVE", default_value = "500ms", value_parser = positive_duration)]
     pub objective: Duration,
     /// For this share of requests (policy slo)
     #[arg(long, env = "ROUNDHOUSE_QUANTILE", default_value_t = 0.99)]
@@ -67,12 +68,9 @@ pub struct Args {
     /// After that, how long it may take to finish
     #[arg(long, env = "ROUNDHOUSE_GRACE", default_value = "10s", value_parser = humantime::parse_duration)]
     pub grace: Duration,
-    /// Drain and exit when standard input closes, that is, when the parent process ends
-    #[arg(long)]
-    pub exit_with_parent: bool,
-    /// What to log: error, warn, info, debug, or target=level,…
-    #[arg(long, env = "ROUNDHOUSE_LOG", default_value = "info")]
-    pub log: String,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub process: Process,
 }
 
 /// `--target`
@@ -127,7 +125,6 @@ impl TryFrom<Args> for Config {
         let Args { quantile, min, max, objective, interval, .. } = args;
         ensure!(min <= max, "--min ({min}) must not exceed --max ({max})");
         ensure!(quantile > 0.0 && quantile < 1.0, "--quantile ({quantile}) must lie between 0 and 1, such as 0.99");
-        ensure!(!objective.is_zero(), "--objective must be longer than 0s");
         ensure!(interval >= Duration::from_millis(100), "--interval ({interval:?}) must be at least 100ms");
         if let Some(share) = args.cpu_share {
             ensure!((0.05..=1024.0).contains(&share), "--cpu-share ({share}) must be at least 0.05 of a core");
@@ -159,7 +156,7 @@ impl TryFrom<Args> for Config {
             cpu_share: args.cpu_share,
             drain_delay: args.drain_delay,
             grace: args.grace,
-            exit_with_parent: args.exit_with_parent,
+            exit_with_parent: args.process.exit_with_parent,
         })
     }
 }

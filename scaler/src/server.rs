@@ -13,11 +13,9 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use service::admin::Admin;
 use service::readiness::Readiness;
 use service::respond::{self, Reply};
-use service::wire::{Code, Fault};
 use service::{shutdown, telemetry};
 use std::convert::Infallible;
 use std::time::Duration;
-use tokio::net::TcpListener;
 
 /// For the last scrape of the admin paths.
 const ADMIN_GRACE: Duration = Duration::from_millis(200);
@@ -27,11 +25,9 @@ const ADMIN_GRACE: Duration = Duration::from_millis(200);
 /// # Errors
 /// When the address is taken.
 pub async fn run(config: Config, metrics: PrometheusHandle) -> Result<()> {
-    let listener = TcpListener::bind(config.listen).await.with_context(|| format!("listen on {}", config.listen))?;
-    let address = listener.local_addr()?;
+    let listener = service::server::listen(config.listen).await?;
     let share = share(config.cpu_share);
-    // Two lines for whoever started this: where it listens, and what a replica gets.
-    println!("listening on http://{address}");
+    // For whoever started this: what a replica gets.
     println!("cpu share: {}", share.as_ref().map_or_else(String::clone, |share| share_text(share.as_ref())));
     let target = processes::run(
         Spec {
@@ -93,6 +89,6 @@ fn answer(admin: &Admin, journal: &Journal, request: &Request<Incoming>) -> Repl
     }
     match path {
         "/status" => respond::json(StatusCode::OK, &*journal.lock().expect("nobody panics while holding the journal")),
-        _ => respond::fault(&Fault::new(Code::NotFound, format!("no such path: {path}; try /status")), ""),
+        _ => respond::not_found(path, "try /status"),
     }
 }

@@ -3,6 +3,8 @@
 pub mod admin;
 pub mod body;
 pub mod fetch;
+pub mod headers;
+pub mod options;
 pub mod readiness;
 pub mod respond;
 pub mod server;

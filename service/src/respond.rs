@@ -45,6 +45,11 @@ pub fn method_not_allowed(allowed: &'static str) -> Reply {
     reply
 }
 
+/// 404, saying what there is instead.
+pub fn not_found(path: &str, instead: &str) -> Reply {
+    fault(&Fault::new(Code::NotFound, format!("no such path: {path}; {instead}")), "")
+}
+
 fn with(status: StatusCode, content_type: &'static str, body: Bytes) -> Reply {
     let mut reply = Response::new(Full::new(body));
     *reply.status_mut() = status;

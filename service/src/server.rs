@@ -1,6 +1,8 @@
 //! HTTP/1.1 on a listener: bounded connections and headers, graceful end.
 
+use crate::readiness::Readiness;
 use crate::respond::Reply;
+use crate::shutdown;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -8,6 +10,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -22,6 +25,50 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// After a failed accept (no descriptors left), before the next.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How a program leaves.
+#[derive(Debug, Clone, Copy)]
+pub struct Drain {
+    /// Told to stop → no new requests.
+    pub delay: Duration,
+    /// No new requests → exit, at most.
+    pub grace: Duration,
+    /// Whether the parent's end is a reason to stop.
+    pub with_parent: bool,
+}
+
+/// Binds `address` and says so in one line on standard output, where whoever started this on port 0 reads the port.
+///
+/// # Errors
+/// When the address is taken or not ours.
+pub async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|error| std::io::Error::new(error.kind(), format!("listen on {address}: {error}")))?;
+    println!("listening on http://{}", listener.local_addr()?);
+    Ok(listener)
+}
+
+/// Serves until this process is told to stop, and then drains in order: not ready, still accepting, finishing.
+pub async fn run<H, F>(listener: TcpListener, readiness: Readiness, drain: Drain, handle: H)
+where
+    H: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
+    F: Future<Output = Reply> + Send,
+{
+    let service = tower::service_fn(move |request| {
+        let reply = handle(request);
+        async move { Ok::<_, Infallible>(reply.await) }
+    });
+    let stop = async {
+        match shutdown::requested(drain.with_parent).await {
+            Ok(reason) => tracing::info!(reason, "draining"),
+            Err(error) => tracing::error!(%error, "cannot wait for signals; stopping"),
+        }
+        readiness.drain();
+        tokio::time::sleep(drain.delay).await;
+    };
+    serve(listener, service, stop, drain.grace).await;
+}
 
 /// Serves until `stop` resolves, then finishes what was accepted for `grace` at most.
 ///

@@ -29,6 +29,12 @@ fn cargo(arguments: &[&str]) -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut run = Command::new(cargo);
     run.args(arguments).arg("--release").current_dir(paths::root());
+    // What cargo told this program about itself; build scripts that watch these would think that everything changed.
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("CARGO_PKG_") || name.to_string_lossy().starts_with("CARGO_MANIFEST_") {
+            run.env_remove(name);
+        }
+    }
     let status = run.status().context("run cargo")?;
     ensure!(status.success(), "cargo {} failed ({status})", arguments[0]);
     Ok(())

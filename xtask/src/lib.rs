@@ -1,5 +1,6 @@
 //! The task runner: gets libtorch, builds, starts the whole system, demonstrates and tests it.
 
+pub mod bench;
 pub mod build;
 pub mod demo;
 pub mod libtorch;

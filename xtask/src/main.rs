@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use xtask::{build, demo, libtorch, prerequisites, up};
+use xtask::{bench, build, demo, libtorch, prerequisites, up};
 
 /// Builds, runs and tests Roundhouse.
 #[derive(Parser)]
@@ -21,6 +21,11 @@ enum Task {
     Up(up::Options),
     /// Run every test
     Test,
+    /// Measure, with the peer in the same run
+    Bench {
+        /// What to measure
+        subject: bench::Subject,
+    },
     /// Get libtorch only, so that plain cargo commands work
     Libtorch,
 }
@@ -30,6 +35,7 @@ fn main() -> Result<()> {
         Task::Demo => demo::run(),
         Task::Up(options) => up::run(&options),
         Task::Test => build::test(),
+        Task::Bench { subject } => bench::run(subject),
         Task::Libtorch => {
             prerequisites::check()?;
             libtorch::ensure()

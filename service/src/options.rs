@@ -1,0 +1,68 @@
+//! Flags that several programs take, each described once.
+
+use crate::body;
+use clap::Args;
+use std::time::Duration;
+
+/// Of every program.
+#[derive(Debug, Clone, Args)]
+pub struct Process {
+    /// Drain and exit when standard input closes, that is, when the parent process ends
+    #[arg(long)]
+    pub exit_with_parent: bool,
+    /// What to log: error, warn, info, debug, or target=level,…
+    #[arg(long, env = "ROUNDHOUSE_LOG", default_value = "info")]
+    pub log: String,
+}
+
+/// Of a program that takes pictures.
+#[derive(Debug, Clone, Args)]
+pub struct Intake {
+    /// Bytes of one request's body
+    #[arg(long, env = "ROUNDHOUSE_MAX_BODY_BYTES", default_value_t = 20 << 20)]
+    pub max_body_bytes: u64,
+    /// Time in which a body must arrive
+    #[arg(long, env = "ROUNDHOUSE_BODY_TIMEOUT", default_value = "10s", value_parser = positive_duration)]
+    pub body_timeout: Duration,
+    /// Longest time for a request, whatever its client asks for
+    #[arg(long, env = "ROUNDHOUSE_DEADLINE", default_value = "5s", value_parser = positive_duration)]
+    pub deadline: Duration,
+    /// After SIGTERM, how long new requests are still accepted
+    #[arg(long, env = "ROUNDHOUSE_DRAIN_DELAY", default_value = "0s", value_parser = humantime::parse_duration)]
+    pub drain_delay: Duration,
+    /// After that, how long accepted requests may take to finish
+    #[arg(long, env = "ROUNDHOUSE_GRACE", default_value = "10s", value_parser = humantime::parse_duration)]
+    pub grace: Duration,
+}
+
+impl Intake {
+    /// What one body may cost.
+    pub fn body(&self) -> body::Limits {
+        body::Limits { max_bytes: self.max_body_bytes as usize, timeout: self.body_timeout }
+    }
+}
+
+/// A duration in humantime's notation, longer than nothing.
+///
+/// # Errors
+/// What is wrong with it, for the person who typed it.
+pub fn positive_duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("must be longer than 0s".into()),
+        Ok(duration) => Ok(duration),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_positive_and_have_units() {
+        assert_eq!(positive_duration("1s 500ms"), Ok(Duration::from_millis(1500)));
+        for text in ["0s", "0ms", "5", "-1s", "soon", ""] {
+            assert!(positive_duration(text).is_err(), "{text:?}");
+        }
+    }
+}
