@@ -7,4 +7,5 @@ pub mod libtorch;
 pub mod paths;
 pub mod prerequisites;
 pub mod stack;
+pub mod steal;
 pub mod up;
