@@ -29,11 +29,11 @@ pub struct Args {
     /// Bytes of waiting requests together
     #[arg(long, env = "ROUNDHOUSE_QUEUE_BYTES", default_value_t = 256 << 20)]
     pub queue_bytes: u64,
+    /// Bounds of a request
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub intake: Intake,
+    /// Flags of every program
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub process: Process,
 }
 

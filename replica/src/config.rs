@@ -42,11 +42,11 @@ pub struct Args {
     /// Name in answers and logs; the process id's by default
     #[arg(long, env = "ROUNDHOUSE_NAME")]
     pub name: Option<String>,
+    /// Bounds of a request
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub intake: Intake,
+    /// Flags of every program
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub process: Process,
 }
 

@@ -68,8 +68,8 @@ pub struct Args {
     /// After that, how long it may take to finish
     #[arg(long, env = "ROUNDHOUSE_GRACE", default_value = "10s", value_parser = humantime::parse_duration)]
     pub grace: Duration,
+    /// Flags of every program
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub process: Process,
 }
 
