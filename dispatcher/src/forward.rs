@@ -9,7 +9,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{self, Client};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use service::trace::Trace;
-use service::wire::{ReadyBody, header};
+use service::wire::{Code, ErrorBody, ReadyBody, header};
 use std::time::{Duration, Instant};
 
 /// For a connection on a local network; a replica that takes longer is passed over.
@@ -156,11 +156,12 @@ impl Forwarder {
             .and_then(|value| value.to_str().ok()?.parse().ok())
             .filter(|&capacity| capacity > 0);
         let is_json = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
-        let outcome = match Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await {
+        let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
+        let outcome = match body.map(|body| body.to_bytes()) {
             Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(Failure::Invalid),
             Err(_reset) => Err(Failure::Died),
-            Ok(_) if status == StatusCode::SERVICE_UNAVAILABLE => Err(Failure::Busy),
-            Ok(body) if is_json && is_final(status) => Ok(Answer { status, body: body.to_bytes() }),
+            Ok(body) if is_json && is_final(status) => Ok(Answer { status, body }),
+            Ok(body) if is_json && is_busy(status, &body) => Err(Failure::Busy),
             Ok(_) if status.is_server_error() => Err(Failure::Server),
             Ok(_) => Err(Failure::Invalid),
         };
@@ -178,6 +179,12 @@ pub async fn probe(address: &Address) -> Option<usize> {
 /// Another replica would say the same.
 fn is_final(status: StatusCode) -> bool {
     status == StatusCode::OK || status.is_client_error() || status == StatusCode::GATEWAY_TIMEOUT
+}
+
+/// Full, and nothing else: another 503, such as a proxy's, is a fault like any 5xx.
+fn is_busy(status: StatusCode, body: &[u8]) -> bool {
+    status == StatusCode::SERVICE_UNAVAILABLE
+        && serde_json::from_slice::<ErrorBody>(body).is_ok_and(|error| error.code == Code::Busy.as_str())
 }
 
 fn request(

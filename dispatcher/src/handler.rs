@@ -48,18 +48,18 @@ impl Handler {
     }
 
     async fn predict(&self, request: Request<Incoming>) -> Reply {
-        let accepted = Instant::now();
+        let mut tally = Tally { accepted: Instant::now(), code: None, queued: false };
         let trace = Trace::of(request.headers());
-        let mut reply = match self.outcome(request, accepted, &trace).await {
+        let mut reply = match self.outcome(request, &trace, &mut tally).await {
             Ok(answer) => {
-                count(answered_code(&answer));
+                tally.code = Some(answered_code(&answer));
                 let mut reply = respond::text("application/json", String::new());
                 *reply.status_mut() = answer.status;
                 *reply.body_mut() = answer.body.into();
                 reply
             }
             Err(fault) => {
-                count(fault.code.as_str().into());
+                tally.code = Some(fault.code.as_str().into());
                 respond::fault(&fault, trace.request_id())
             }
         };
@@ -67,45 +67,45 @@ impl Handler {
         reply
     }
 
-    async fn outcome(&self, request: Request<Incoming>, accepted: Instant, trace: &Trace) -> Result<Answer, Fault> {
+    async fn outcome(&self, request: Request<Incoming>, trace: &Trace, tally: &mut Tally) -> Result<Answer, Fault> {
         let (head, body) = request.into_parts();
         Form::of(text(&head.headers, CONTENT_TYPE.as_str())?)?;
         let top_k = wire::top_k(head.uri.query())?;
         let budget = wire::timeout(text(&head.headers, header::TIMEOUT_MS)?)?;
-        let deadline = accepted + budget.map_or(self.intake.deadline, |budget| budget.min(self.intake.deadline));
+        let budget = budget.map_or(self.intake.deadline, |budget| budget.min(self.intake.deadline));
+        let deadline = tally.accepted + budget;
+        let late = || Fault::new(Code::DeadlineExceeded, format!("no answer within {} ms", budget.as_millis()));
+        let body = tokio::time::timeout_at(deadline.into(), body::read(body, self.intake.body()));
         let picture = Picture {
-            body: body::read(body, self.intake.body()).await?,
+            body: body.await.map_err(|_elapsed| late())??,
             content_type: head.headers.get(CONTENT_TYPE).cloned(),
             top_k,
             trace: trace.clone(),
         };
-        let answer = self.queued(picture, accepted, deadline).await;
-        histogram!(metric::REQUEST_DURATION).record(accepted.elapsed());
+        tally.queued = true;
+        let waited = tokio::time::timeout_at(deadline.into(), self.queued(picture, tally.accepted, deadline));
+        let answer = waited.await.unwrap_or_else(|_elapsed| Err(late()));
+        // Refused at once: as a latency it would make an overload look fast.
+        tally.queued = !matches!(&answer, Err(fault) if fault.code == Code::QueueFull);
         answer
     }
 
-    /// Waits in the queue, and at a replica, until the outcome is there or the deadline has come.
+    /// Waits in the queue, and at a replica, until the outcome is there.
+    ///
+    /// # Cancel safety
+    /// Dropped, it gives the place up: by the deadline, or by a client that leaves.
     async fn queued(&self, picture: Picture, accepted: Instant, deadline: Instant) -> Result<Answer, Fault> {
         let ticket = Ticket(self.next_ticket.fetch_add(1, Ordering::Relaxed));
+        // Declared first, so dropped after `outcome` is: a withdrawal that comes before its job finds nothing, and the
+        // worker then knows the job by its closed reply.
+        let mut place = Place { ticket, withdrawn: &self.worker.withdrawn, held: true };
         let (reply, outcome) = oneshot::channel();
         let bytes = picture.body.len();
         let job = Job::new(Arc::new(picture), accepted, reply);
-        // Held across the wait: a client that leaves drops this future, and its place with it.
-        let mut place = Place { ticket, withdrawn: &self.worker.withdrawn, held: true };
-        let waited = tokio::time::timeout_at(deadline.into(), async {
-            let message = Message::Submit(Entry { ticket, deadline, bytes, job });
-            self.worker.messages.send(message).await.map_err(|_| ())?;
-            outcome.await.map_err(|_| ())
-        });
-        let outcome = match waited.await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(())) => return Err(Fault::new(Code::Internal, "the dispatcher is stopping")),
-            Err(_elapsed) => {
-                let budget = deadline.saturating_duration_since(accepted);
-                let message = format!("no answer within {} ms", budget.as_millis());
-                return Err(Fault::new(Code::DeadlineExceeded, message));
-            }
-        };
+        let stopping = || Fault::new(Code::Internal, "the dispatcher is stopping");
+        let message = Message::Submit(Entry { ticket, deadline, bytes, job });
+        self.worker.messages.send(message).await.map_err(|_gone| stopping())?;
+        let outcome = outcome.await.map_err(|_gone| stopping())?;
         place.held = false;
         outcome
     }
@@ -144,6 +144,20 @@ fn answered_code(answer: &Answer) -> String {
     serde_json::from_slice::<ErrorBody>(&answer.body).map_or_else(|_| "unknown".into(), |body| body.code)
 }
 
-fn count(code: String) {
-    counter!("dispatcher_requests_total", "code" => code).increment(1);
+/// Counts a request by its outcome when dropped. One whose client left has none; had it waited, its time counts.
+struct Tally {
+    accepted: Instant,
+    code: Option<String>,
+    /// Whether it was in the queue, and so says something about latency.
+    queued: bool,
+}
+
+impl Drop for Tally {
+    fn drop(&mut self) {
+        if self.queued {
+            histogram!(metric::REQUEST_DURATION).record(self.accepted.elapsed());
+        }
+        let code = self.code.take().unwrap_or_else(|| "client_gone".into());
+        counter!("dispatcher_requests_total", "code" => code).increment(1);
+    }
 }

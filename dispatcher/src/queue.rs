@@ -75,10 +75,12 @@ impl<T> Queue<T> {
         self.waiting.push_front(entry);
     }
 
-    /// Takes the first job whose deadline lies after `now`. Expired ones stay until their owner removes them.
-    pub fn pop(&mut self, now: Instant) -> Option<Entry<T>> {
-        let first = self.waiting.iter().position(|entry| entry.deadline > now)?;
-        self.take(first)
+    /// Takes the first job whose deadline lies after `now` and for which `place` finds one. Expired jobs stay until
+    /// their owner removes them.
+    pub fn pop<P>(&mut self, now: Instant, mut place: impl FnMut(&T) -> Option<P>) -> Option<(Entry<T>, P)> {
+        let waiting = self.waiting.iter().enumerate().filter(|(_, entry)| entry.deadline > now);
+        let (first, place) = waiting.filter_map(|(index, entry)| Some((index, place(&entry.job)?))).next()?;
+        Some((self.take(first)?, place))
     }
 
     /// Takes the job `ticket`, wherever it stands; nothing if it does not wait here.
@@ -114,6 +116,24 @@ mod tests {
         Entry { ticket: Ticket(ticket), deadline, bytes, job: () }
     }
 
+    /// The ticket of the first job, wherever it may go.
+    fn pop(queue: &mut Queue<()>, now: Instant) -> Option<u64> {
+        queue.pop(now, |()| Some(())).map(|(entry, ())| entry.ticket.0)
+    }
+
+    #[test]
+    fn a_job_without_a_place_lets_the_next_pass() {
+        let now = Instant::now();
+        let mut queue = Queue::new(Bounds { length: 10, bytes: 10 });
+        for job in ["picky", "easy", "late"] {
+            let deadline = now + Duration::from_secs(1);
+            queue.push(Entry { ticket: Ticket(0), deadline, bytes: 1, job }).expect("there is room");
+        }
+        let popped = queue.pop(now, |job| (*job != "picky").then_some(7)).expect("somebody has a place");
+        assert_eq!((popped.0.job, popped.1), ("easy", 7));
+        assert_eq!(queue.pop(now, |_| Some(())).map(|(entry, ())| entry.job), Some("picky"), "it kept its turn");
+    }
+
     #[test]
     fn expired_jobs_are_never_handed_out() {
         let start = Instant::now();
@@ -122,8 +142,8 @@ mod tests {
         for (ticket, deadline) in [(1, at(1)), (2, at(5)), (3, at(1))] {
             queue.push(entry(ticket, deadline, 1)).expect("there is room");
         }
-        assert_eq!(queue.pop(at(1)).map(|entry| entry.ticket), Some(Ticket(2)));
-        assert_eq!(queue.pop(at(1)), None);
+        assert_eq!(pop(&mut queue, at(1)), Some(2));
+        assert_eq!(pop(&mut queue, at(1)), None);
         assert_eq!(queue.len(), 2);
         assert!(queue.remove(Ticket(1)).is_some() && queue.remove(Ticket(3)).is_some());
         assert!(queue.is_empty());
@@ -136,7 +156,7 @@ mod tests {
         queue.push(entry(1, later, 4)).expect("there is room");
         assert_eq!(queue.push(entry(2, later, 0)).map_err(|(full, _)| full), Err(Full::Length));
         queue.push_front(entry(0, later, 4));
-        assert_eq!(queue.pop(Instant::now()).map(|entry| entry.ticket), Some(Ticket(0)));
+        assert_eq!(pop(&mut queue, Instant::now()), Some(0));
         assert_eq!(queue.remove(Ticket(1)).map(|entry| entry.ticket), Some(Ticket(1)));
         assert_eq!(queue.push(entry(3, later, 5)).map_err(|(full, _)| full), Err(Full::Bytes));
     }
@@ -180,7 +200,7 @@ mod tests {
                     }
                     Step::Pop => {
                         let first = model.iter().position(|job| job.1 > clock).map(|index| model.remove(index).0);
-                        prop_assert_eq!(queue.pop(now).map(|entry| entry.ticket.0), first);
+                        prop_assert_eq!(pop(&mut queue, now), first);
                     }
                     Step::Remove(ticket) => {
                         let there = model.iter().position(|job| job.0 == ticket).map(|index| model.remove(index).0);

@@ -12,8 +12,8 @@ const FAILURES_TO_EJECT: u32 = 3;
 /// First back-off of an ejected replica; doubled by every failed probe.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 
-/// Longest back-off.
-const LAST_BACKOFF: Duration = Duration::from_secs(5);
+/// Longest back-off: with its jitter under a second, so that a replica that is well again is used within one.
+const LAST_BACKOFF: Duration = Duration::from_millis(800);
 
 /// How long a replica that said `busy` is passed over: another dispatcher filled it, and its answer frees a slot.
 const BUSY_PAUSE: Duration = Duration::from_millis(10);
@@ -41,7 +41,7 @@ pub enum Verdict {
 pub struct Census {
     /// In rotation.
     pub ready: usize,
-    /// Out until a probe succeeds.
+    /// Out until a probe succeeds, newcomers included.
     pub ejected: usize,
     /// No longer published; finishing what they hold.
     pub draining: usize,
@@ -61,6 +61,8 @@ pub struct Replica {
     /// Whether and how it takes part.
     pub state: State,
     failures: u32,
+    /// Back-offs since it last answered a request; answered probes do not count.
+    backoffs: u32,
     busy_until: Option<Instant>,
 }
 
@@ -73,8 +75,6 @@ pub enum State {
     Ejected {
         /// When to ask again.
         probe_at: Instant,
-        /// Failed probes so far.
-        probes: u32,
         /// A probe is on its way.
         probing: bool,
     },
@@ -90,8 +90,9 @@ pub struct Rotation {
 }
 
 impl Rotation {
-    /// Makes the published set the present one. Replicas that are gone from it finish what they hold.
-    pub fn publish(&mut self, addresses: &BTreeSet<Address>) {
+    /// Makes the published set the present one. Newcomers take part once a probe, due at once, finds them ready.
+    /// Replicas that are gone from the set finish what they hold.
+    pub fn publish(&mut self, addresses: &BTreeSet<Address>, now: Instant) {
         for replica in &mut self.replicas {
             let published = addresses.contains(&replica.address);
             match replica.state {
@@ -106,8 +107,9 @@ impl Rotation {
                     address: address.clone(),
                     capacity: 1,
                     in_flight: 0,
-                    state: State::Ready,
+                    state: State::Ejected { probe_at: now, probing: false },
                     failures: 0,
+                    backoffs: 0,
                     busy_until: None,
                 });
             }
@@ -122,14 +124,16 @@ impl Rotation {
         let count = self.replicas.len();
         let chosen = (0..count).map(|step| (self.next + step) % count).find(|&index| {
             let replica = &self.replicas[index];
-            replica.state == State::Ready
-                && replica.in_flight < replica.capacity
-                && replica.busy_until.is_none_or(|until| until <= now)
-                && !(untried_exists && tried.contains(&replica.address))
+            replica.has_slot(now) && !(untried_exists && tried.contains(&replica.address))
         })?;
         self.next = (chosen + 1) % count;
         self.replicas[chosen].in_flight += 1;
         Some(self.replicas[chosen].address.clone())
+    }
+
+    /// Whether a job that was never tried would find a slot.
+    pub fn has_slot(&self, now: Instant) -> bool {
+        self.replicas.iter().any(|replica| replica.has_slot(now))
     }
 
     /// Gives a slot back. `jitter`, 0 to 1, spreads the probes of replicas that failed together.
@@ -139,6 +143,7 @@ impl Rotation {
         match verdict {
             Verdict::Answered { capacity } => {
                 replica.failures = 0;
+                replica.backoffs = 0;
                 replica.capacity = capacity.unwrap_or(replica.capacity).max(1);
             }
             Verdict::Busy => replica.busy_until = Some(now + BUSY_PAUSE),
@@ -147,7 +152,7 @@ impl Rotation {
             Verdict::Unreachable => replica.failures = FAILURES_TO_EJECT,
         }
         if replica.failures >= FAILURES_TO_EJECT && replica.state == State::Ready {
-            replica.state = State::Ejected { probe_at: now + backoff(0, jitter), probes: 0, probing: false };
+            replica.eject(now, jitter);
         }
         self.forget_drained();
     }
@@ -170,24 +175,20 @@ impl Rotation {
     /// What a probe found: the advertised capacity of a ready replica, or nothing.
     pub fn probed(&mut self, address: &str, capacity: Option<usize>, now: Instant, jitter: f64) {
         let Some(replica) = self.find(address) else { return };
-        if let State::Ejected { probes, .. } = replica.state {
+        if let State::Ejected { .. } = replica.state {
             match capacity {
                 Some(capacity) => {
                     replica.state = State::Ready;
                     replica.capacity = capacity.max(1);
-                    // One more failure ejects it again: it is on probation until it answers.
-                    replica.failures = FAILURES_TO_EJECT - 1;
+                    // One more failure ejects it again.
+                    replica.failures = if replica.on_probation() { FAILURES_TO_EJECT - 1 } else { 0 };
                 }
-                None => {
-                    let probes = probes.saturating_add(1);
-                    let probe_at = now + backoff(probes, jitter);
-                    replica.state = State::Ejected { probe_at, probes, probing: false };
-                }
+                None => replica.eject(now, jitter),
             }
         }
     }
 
-    /// The next instant at which something changes by itself: a probe falls due, or a pause ends.
+    /// The next instant after `now` at which something changes by itself: a probe falls due, or a pause ends.
     pub fn wakes_at(&self, now: Instant) -> Option<Instant> {
         self.replicas
             .iter()
@@ -233,9 +234,26 @@ impl Rotation {
     }
 }
 
-/// 100 ms, doubled by every failed probe up to 5 s, plus or minus a fifth.
-fn backoff(probes: u32, jitter: f64) -> Duration {
-    let doubled = FIRST_BACKOFF.saturating_mul(2_u32.saturating_pow(probes.min(16)));
+impl Replica {
+    fn has_slot(&self, now: Instant) -> bool {
+        let slots = if self.on_probation() { 1 } else { self.capacity };
+        self.state == State::Ready && self.in_flight < slots && self.busy_until.is_none_or(|until| until <= now)
+    }
+
+    /// It was ejected and has not answered a request since: it gets one at a time.
+    fn on_probation(&self) -> bool {
+        self.backoffs > 0
+    }
+
+    fn eject(&mut self, now: Instant, jitter: f64) {
+        self.state = State::Ejected { probe_at: now + backoff(self.backoffs, jitter), probing: false };
+        self.backoffs = self.backoffs.saturating_add(1);
+    }
+}
+
+/// 100 ms, doubled by every one before up to 800 ms, plus or minus a fifth.
+fn backoff(before: u32, jitter: f64) -> Duration {
+    let doubled = FIRST_BACKOFF.saturating_mul(2_u32.saturating_pow(before.min(16)));
     doubled.min(LAST_BACKOFF).mul_f64(0.8 + 0.4 * jitter)
 }
 
@@ -245,9 +263,17 @@ mod tests {
     use proptest::prelude::*;
 
     fn rotation(addresses: &[&str]) -> Rotation {
-        let mut rotation = Rotation::default();
-        rotation.publish(&set(addresses));
+        let (mut rotation, now) = (Rotation::default(), Instant::now());
+        rotation.publish(&set(addresses), now);
+        join(&mut rotation, now);
         rotation
+    }
+
+    /// Every newcomer answers its probe.
+    fn join(rotation: &mut Rotation, now: Instant) {
+        for address in rotation.due_probes(now) {
+            rotation.probed(&address, Some(1), now, 0.5);
+        }
     }
 
     fn set(addresses: &[&str]) -> BTreeSet<Address> {
@@ -273,7 +299,7 @@ mod tests {
         let mut rotation = rotation(&["a", "b"]);
         assert_eq!(rotation.pick(&["a".into()], now), Some("b".into()));
         assert_eq!(rotation.pick(&["a".into()], now), None, "b is busy, and worth waiting for");
-        rotation.publish(&set(&["a"]));
+        rotation.publish(&set(&["a"]), now);
         assert_eq!(rotation.pick(&["a".into()], now), Some("a".into()), "nobody else is left");
     }
 
@@ -295,6 +321,27 @@ mod tests {
         assert_eq!(rotation.due_probes(last), ["a"]);
         rotation.probed("a", Some(4), last, 0.5);
         assert_eq!(rotation.census(), Census { ready: 1, capacity: 4, ..Census::default() });
+        assert!(rotation.pick(&[], last).is_some());
+        assert_eq!(rotation.pick(&[], last), None, "on probation, one request at a time");
+        rotation.release("a", Verdict::Failed, last, 0.5);
+        assert_eq!(rotation.wakes_at(last), Some(last + 4 * FIRST_BACKOFF), "a good probe does not shorten it");
+        let well = last + 4 * FIRST_BACKOFF;
+        assert_eq!(rotation.due_probes(well), ["a"]);
+        rotation.probed("a", Some(4), well, 0.5);
+        assert!(rotation.pick(&[], well).is_some());
+        rotation.release("a", OK, well, 0.5);
+        assert_eq!([(); 5].map(|()| rotation.pick(&[], well).is_some()), [true, true, true, true, false]);
+    }
+
+    #[test]
+    fn newcomers_take_part_once_they_are_ready() {
+        let now = Instant::now();
+        let mut rotation = Rotation::default();
+        rotation.publish(&set(&["a"]), now);
+        assert_eq!(rotation.pick(&[], now), None);
+        assert_eq!(rotation.due_probes(now), ["a"]);
+        rotation.probed("a", Some(2), now, 0.5);
+        assert_eq!([(); 3].map(|()| rotation.pick(&[], now).is_some()), [true, true, false]);
     }
 
     #[test]
@@ -321,7 +368,7 @@ mod tests {
         let now = Instant::now();
         let mut rotation = rotation(&["a", "b"]);
         rotation.pick(&[], now);
-        rotation.publish(&set(&["b"]));
+        rotation.publish(&set(&["b"]), now);
         assert_eq!(rotation.census().draining, 1);
         assert_eq!(rotation.pick(&[], now), Some("b".into()));
         rotation.release("a", OK, now, 0.5);
@@ -342,7 +389,10 @@ mod tests {
                         let address = held.remove(which % held.len());
                         rotation.release(&address, OK, now, 0.5);
                     }
-                    _ => rotation.publish(&set(&names[which..])),
+                    _ => {
+                        rotation.publish(&set(&names[which..]), now);
+                        join(&mut rotation, now);
+                    }
                 }
                 for replica in rotation.replicas() {
                     let holds = held.iter().filter(|address| **address == replica.address).count();

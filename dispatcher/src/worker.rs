@@ -42,6 +42,11 @@ pub struct Job {
 }
 
 impl Job {
+    /// Nobody waits for the outcome any more. Once this is true it stays so, and a withdrawal may have come already.
+    fn is_abandoned(&self) -> bool {
+        self.reply.is_closed()
+    }
+
     /// A job that was never tried.
     pub fn new(picture: Arc<Picture>, accepted: Instant, reply: oneshot::Sender<Outcome>) -> Self {
         Self { picture, accepted, reply, tried: Vec::new(), deaths: 0 }
@@ -132,11 +137,11 @@ impl Worker {
         mut withdrawals: mpsc::UnboundedReceiver<Ticket>,
         mut published: Published,
     ) {
-        self.rotation.publish(&published.borrow_and_update().clone());
+        self.rotation.publish(&published.borrow_and_update().clone(), Instant::now());
         let (mut open, mut watching) = (true, true);
         while open || !self.in_flight.is_empty() || !self.queue.is_empty() {
-            self.advance();
             let now = Instant::now();
+            self.advance(now);
             let wake = self.rotation.wakes_at(now).unwrap_or(now + Duration::from_secs(60));
             tokio::select! {
                 message = inbox.recv(), if open => match message {
@@ -152,13 +157,13 @@ impl Worker {
                 Some(probed) = self.probes.join_next() => {
                     let (address, capacity) = probed.expect("a probe neither panics nor is aborted");
                     self.rotation.probed(&address, capacity, Instant::now(), rand::random());
-                    tracing::info!(%address, ready = capacity.is_some(), "probed an ejected replica");
+                    tracing::info!(%address, ready = capacity.is_some(), "probed a replica that is out");
                 }
                 changed = published.changed(), if watching => match changed {
                     Ok(()) => {
                         let addresses = published.borrow_and_update().clone();
                         tracing::info!(replicas = addresses.len(), "the published set changed");
-                        self.rotation.publish(&addresses);
+                        self.rotation.publish(&addresses, Instant::now());
                     }
                     // A static list has no sender to wait for.
                     Err(_gone) => watching = false,
@@ -168,16 +173,13 @@ impl Worker {
         }
     }
 
-    /// Hands out whatever can be handed out, and asks after ejected replicas.
-    fn advance(&mut self) {
-        let now = Instant::now();
-        while !self.queue.is_empty() {
-            // The head decides where it may go; nobody overtakes it while it waits for its replica.
-            let Some(entry) = self.queue.pop(now) else { break };
-            let Some(address) = self.rotation.pick(&entry.job.tried, now) else {
-                self.queue.push_front(entry);
-                break;
-            };
+    /// Hands out whatever can be handed out, and asks after replicas that are out.
+    fn advance(&mut self, now: Instant) {
+        while self.rotation.has_slot(now) {
+            // A job that waits for a replica that it has not tried lets others pass to those that it has.
+            let rotation = &mut self.rotation;
+            let place = |job: &Job| (!job.is_abandoned()).then(|| rotation.pick(&job.tried, now))?;
+            let Some((entry, address)) = self.queue.pop(now, place) else { break };
             self.dispatch(entry, address, now);
         }
         for address in self.rotation.due_probes(now) {
@@ -190,6 +192,13 @@ impl Worker {
     }
 
     fn admit(&mut self, entry: Entry<Job>) {
+        if entry.job.is_abandoned() {
+            // Its withdrawal may have overtaken it, and would then never take it out again.
+            if entry.deadline <= Instant::now() {
+                self.gauges.expired.increment(1);
+            }
+            return;
+        }
         self.budget.deposit();
         match self.queue.push(entry) {
             Ok(()) => self.gauges.enqueued.increment(1),
@@ -247,12 +256,17 @@ impl Worker {
                 answer(entry.job, Ok(reply));
             }
             Err(failure) => {
-                tracing::warn!(
-                    %address,
-                    request_id = entry.job.picture.trace.request_id(),
-                    failure = failure.as_str(),
-                    "attempt failed"
-                );
+                if failure != Failure::Busy {
+                    tracing::warn!(
+                        %address,
+                        request_id = entry.job.picture.trace.request_id(),
+                        failure = failure.as_str(),
+                        "attempt failed"
+                    );
+                }
+                if entry.job.is_abandoned() {
+                    return;
+                }
                 entry.job.deaths += u32::from(failure == Failure::Died);
                 if failure != Failure::Busy {
                     entry.job.tried.push(address.clone());

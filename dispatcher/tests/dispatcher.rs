@@ -12,7 +12,7 @@ use hyper_util::rt::TokioExecutor;
 use program::Program;
 use serde_json::Value;
 use service::respond;
-use service::wire::{Answer, Prediction, Timing};
+use service::wire::{Answer, Prediction, ReadyBody, Timing};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -30,9 +30,13 @@ enum Manner {
     Prompt,
     /// 500, always.
     Broken,
+    /// 503 as a proxy would answer it, always.
+    Unavailable,
     /// 400, always.
     Refusing,
 }
+
+const READY: ReadyBody = ReadyBody { ready: true, capacity: Some(1) };
 
 /// A replica by its wire contract alone.
 struct Stub {
@@ -46,10 +50,13 @@ impl Stub {
         let address = listener.local_addr().expect("bound").to_string();
         let calls = Arc::new(AtomicUsize::new(0));
         let (name, counted) = (address.clone(), calls.clone());
-        let service = tower::service_fn(move |_request: Request<Incoming>| {
-            counted.fetch_add(1, Ordering::SeqCst);
-            let (manner, name) = (manner.clone(), name.clone());
+        let service = tower::service_fn(move |request: Request<Incoming>| {
+            let (manner, name, counted) = (manner.clone(), name.clone(), counted.clone());
             async move {
+                if request.uri().path() == "/readyz" {
+                    return Ok::<_, Infallible>(respond::json(StatusCode::OK, &READY));
+                }
+                counted.fetch_add(1, Ordering::SeqCst);
                 let status = match manner {
                     Manner::Gated(gate) => {
                         gate.acquire().await.expect("never closed").forget();
@@ -57,26 +64,40 @@ impl Stub {
                     }
                     Manner::Prompt => StatusCode::OK,
                     Manner::Broken => StatusCode::INTERNAL_SERVER_ERROR,
+                    Manner::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
                     Manner::Refusing => StatusCode::BAD_REQUEST,
                 };
-                Ok::<_, Infallible>(respond::json(status, &answer(name)))
+                Ok(respond::json(status, &answer(name)))
             }
         });
         tokio::spawn(service::server::serve(listener, service, std::future::pending(), Duration::ZERO));
         Self { address, calls }
     }
 
-    /// Accepts, reads a little, and hangs up.
+    /// Ready when asked, and hangs up on everything else.
     async fn resetting() -> Self {
+        Self::resetting_after(Arc::new(Semaphore::new(Semaphore::MAX_PERMITS))).await
+    }
+
+    /// The same, but only once it is given a permit.
+    async fn resetting_after(gate: Arc<Semaphore>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound").to_string();
         let calls = Arc::new(AtomicUsize::new(0));
         let counted = calls.clone();
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
-                counted.fetch_add(1, Ordering::SeqCst);
-                let mut some = [0; 64];
-                let _read = stream.read(&mut some).await;
+                let (counted, gate) = (counted.clone(), gate.clone());
+                tokio::spawn(async move {
+                    let mut some = [0; 64];
+                    let read = stream.read(&mut some).await.unwrap_or(0);
+                    if some[..read].starts_with(b"GET /readyz") {
+                        let ready = b"HTTP/1.1 200 OK\r\nContent-Length: 29\r\n\r\n{\"ready\":true,\"capacity\":1  }";
+                        return stream.write_all(ready).await.expect("the probe waits");
+                    }
+                    counted.fetch_add(1, Ordering::SeqCst);
+                    gate.acquire().await.expect("never closed").forget();
+                });
             }
         });
         Self { address, calls }
@@ -163,17 +184,15 @@ fn code(reply: &Reply) -> (u16, &str) {
 
 #[tokio::test]
 async fn a_request_is_retried_elsewhere_and_the_bad_replica_ejected() {
-    for bad in [Stub::resetting().await, Stub::start(Manner::Broken).await] {
+    for bad in [Stub::resetting().await, Stub::start(Manner::Broken).await, Stub::start(Manner::Unavailable).await] {
         let good = Stub::start(Manner::Prompt).await;
         let dispatcher = Dispatcher::start(&[&bad, &good], &[]).await;
         for _ in 0..20 {
             let reply = dispatcher.post(&[]).await;
             assert_eq!((reply.0, &reply.2["replica"]), (200, &good.address.as_str().into()));
         }
-        assert!((1..=5).contains(&bad.calls()), "{} calls of the bad one", bad.calls());
-        let status = dispatcher.get("/status").await.2;
-        let states: Vec<_> = status["replicas"].as_array().expect("a list").iter().map(|r| &r["state"]).collect();
-        assert!(states.contains(&&"ready".into()) && states.contains(&&"ejected".into()), "{status}");
+        // Three failures in a row eject it; its probes succeed, so that it gets one more request at each return.
+        assert!((1..=6).contains(&bad.calls()), "{} calls of the bad one", bad.calls());
     }
 }
 
@@ -256,6 +275,60 @@ async fn a_client_that_leaves_gives_its_place_up() {
 }
 
 #[tokio::test]
+async fn nothing_stays_in_the_queue_for_a_client_that_left() {
+    let gate = Arc::new(Semaphore::new(0));
+    let stub = Stub::resetting_after(gate.clone()).await;
+    let dispatcher = Dispatcher::start(&[&stub], &[]).await;
+    // It leaves while a replica has its request; the attempt fails only then, and nobody is left to retry it for.
+    let given_up = dispatcher.post(&[("x-request-timeout-ms", "5000")]);
+    assert!(tokio::time::timeout(Duration::from_millis(300), given_up).await.is_err());
+    assert_eq!(stub.calls(), 1);
+    gate.add_permits(Semaphore::MAX_PERMITS);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(dispatcher.get("/status").await.2["queue_length"], 0);
+    assert_eq!(stub.calls(), 1, "it was not sent again");
+
+    // Deadlines so short that they come with the submission.
+    for _ in 0..200 {
+        let status = dispatcher.post(&[("x-request-timeout-ms", "1")]).await.0;
+        assert!(matches!(status, 502 | 504 | 422), "{status}");
+    }
+    dispatcher.until_waiting(0).await;
+}
+
+#[tokio::test]
+async fn a_retried_request_that_waits_for_another_replica_holds_nobody_up() {
+    let gate = Arc::new(Semaphore::new(0));
+    let (busy, picky) = (Stub::start(Manner::Gated(gate.clone())).await, Stub::resetting().await);
+    let dispatcher = Arc::new(Dispatcher::start(&[&busy, &picky], &[]).await);
+    // Two requests: one is held by the busy replica, the other was dropped by the picky one and waits for the busy one.
+    let held: Vec<_> = (0..2)
+        .map(|_| {
+            let client = dispatcher.clone();
+            tokio::spawn(async move { client.post(&[]).await.0 })
+        })
+        .collect();
+    while picky.calls() == 0 || busy.calls() == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // The picky one is tried again with others' requests although the first in the queue may not go there.
+    let passing = dispatcher.post(&[("x-request-timeout-ms", "2000")]);
+    let tried_again = async {
+        while picky.calls() < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        gate.add_permits(9);
+    };
+    let limit = Duration::from_secs(10);
+    let (passed, ()) =
+        tokio::time::timeout(limit, async { tokio::join!(passing, tried_again) }).await.expect("in time");
+    assert_eq!(passed.0, 200);
+    for request in held {
+        assert_eq!(request.await.expect("no panic"), 200);
+    }
+}
+
+#[tokio::test]
 async fn with_no_replica_a_request_waits_to_its_deadline() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let list = folder.path().join("replicas");
@@ -323,6 +396,10 @@ async fn bad_requests_are_refused_before_they_reach_a_replica() {
             "413",
         ),
         ("POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nx".to_owned(), "408"),
+        (
+            "POST /predict HTTP/1.1\r\nHost: x\r\nx-request-timeout-ms: 50\r\nContent-Length: 10\r\n\r\nx".to_owned(),
+            "504",
+        ),
         (format!("POST /predict HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(200)), "431"),
         ("POST /predict HTTP/1.1\r\nContent-Length: x\r\n\r\n".to_owned(), "400"),
     ] {

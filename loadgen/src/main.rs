@@ -8,6 +8,7 @@ use loadgen::{images, run};
 use std::path::Path;
 
 fn main() -> Result<()> {
+    service::descriptors::raise();
     match Cli::parse().command {
         Command::Run(args) => make_run(&args),
         Command::Pictures(args) => {
@@ -21,8 +22,8 @@ fn main() -> Result<()> {
 fn make_run(args: &RunArgs) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let report = runtime.block_on(run::run(args))?;
-    if let Some(step) = args.table {
-        println!("{}\n", terminal::table(&report, step as usize));
+    if args.table.is_some() {
+        println!("{}\n", terminal::table(&report));
     }
     if !args.quiet {
         println!("{}", terminal::summary(&report));

@@ -4,7 +4,7 @@ pub mod html;
 pub mod terminal;
 
 use crate::arrivals::Process;
-use crate::summary::{Second, Summary};
+use crate::summary::{Row, Summary};
 use crate::watch::Glimpse;
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +16,10 @@ pub struct Report {
     /// The figures of the whole run.
     pub summary: Summary,
     /// The figures second by second.
-    pub seconds: Vec<Second>,
+    pub seconds: Vec<Row>,
+    /// The same in the wider rows that `--table` prints; empty without it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub table: Vec<Row>,
     /// What the dispatcher said meanwhile; empty if it was none.
     pub glimpses: Vec<Glimpse>,
 }

@@ -46,7 +46,11 @@ pub async fn run(args: &RunArgs) -> Result<Report> {
     let collecting = tokio::spawn(collect(receiver, progress));
     let sending = Sender::new(args.url.clone(), args.timeout, args.budget);
     match load {
-        Load::Open(..) => sending.open_loop(&pictures, &schedule, &sender).await,
+        Load::Open(..) => {
+            // A workload may end with silence: what the server does in it belongs to the run.
+            let end = tokio::time::sleep(length);
+            tokio::join!(sending.open_loop(&pictures, &schedule, &sender), end);
+        }
         Load::Closed(concurrency, duration) => sending.closed_loop(&pictures, concurrency, duration, &sender).await,
     }
     drop(sender);
@@ -70,7 +74,8 @@ pub async fn run(args: &RunArgs) -> Result<Report> {
             length_seconds: length.as_secs_f64(),
         },
         summary: summary::summarise(&samples, args.objective, length),
-        seconds: summary::seconds(&samples, args.objective, length),
+        seconds: summary::rows(&samples, args.objective, length, 1),
+        table: args.table.map_or_else(Vec::new, |step| summary::rows(&samples, args.objective, length, step as usize)),
         glimpses,
     })
 }

@@ -49,12 +49,14 @@ pub struct Percentiles {
     pub max: f64,
 }
 
-/// One second of a run, by scheduled send time.
+/// Some seconds of a run, by scheduled send time.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Second {
-    /// Since the start.
+pub struct Row {
+    /// The first of them, since the start.
     pub second: usize,
-    /// Requests scheduled in it.
+    /// How many they are.
+    pub seconds: usize,
+    /// Requests scheduled in them.
     pub offered: usize,
     /// Of those, answered within the objective.
     pub within_objective: usize,
@@ -95,26 +97,31 @@ pub fn summarise(samples: &[Sample], objective: Duration, length: Duration) -> S
     }
 }
 
-/// Cuts a run into seconds; every second of its length is there, also those without requests.
-pub fn seconds(samples: &[Sample], objective: Duration, length: Duration) -> Vec<Second> {
-    let mut by_second: Vec<Vec<&Sample>> = vec![Vec::new(); length.as_secs_f64().ceil() as usize];
+/// Cuts a run into rows of `step` seconds, the last one shorter if need be; rows without requests are there too.
+///
+/// # Panics
+/// If `step` is zero.
+pub fn rows(samples: &[Sample], objective: Duration, length: Duration, step: usize) -> Vec<Row> {
+    let whole = length.as_secs_f64().ceil() as usize;
+    let mut by_row: Vec<Vec<&Sample>> = vec![Vec::new(); whole.div_ceil(step)];
     for sample in samples {
-        if let Some(second) = by_second.get_mut(sample.scheduled.as_secs() as usize) {
-            second.push(sample);
+        if let Some(row) = by_row.get_mut(sample.scheduled.as_secs() as usize / step) {
+            row.push(sample);
         }
     }
-    let row = |(second, samples): (usize, Vec<&Sample>)| {
+    let row = |(index, samples): (usize, Vec<&Sample>)| {
         let latencies: Vec<Duration> =
             samples.iter().filter(|sample| answered(sample)).map(|sample| sample.latency).collect();
-        Second {
-            second,
+        Row {
+            second: index * step,
+            seconds: step.min(whole - index * step),
             offered: samples.len(),
             within_objective: samples.iter().filter(|sample| within(sample, objective)).count(),
             failed: samples.iter().filter(|sample| !answered(sample)).count(),
             latency_ms: (!latencies.is_empty()).then(|| percentiles(latencies.into_iter())),
         }
     };
-    by_second.into_iter().enumerate().map(row).collect()
+    by_row.into_iter().enumerate().map(row).collect()
 }
 
 fn answered(sample: &Sample) -> bool {
@@ -178,9 +185,13 @@ mod tests {
 
     #[test]
     fn every_second_has_its_row() {
-        let rows = seconds(&run(), Duration::from_millis(500), Duration::from_millis(2500));
+        let objective = Duration::from_millis(500);
+        let rows_of = |step| rows(&run(), objective, Duration::from_millis(2500), step);
+        let rows = rows_of(1);
         let counts: Vec<_> = rows.iter().map(|row| (row.offered, row.within_objective, row.failed)).collect();
         assert_eq!(counts, [(3, 2, 0), (0, 0, 0), (2, 1, 1)]);
         assert!(rows[1].latency_ms.is_none());
+        let wide: Vec<_> = rows_of(2).iter().map(|row| (row.second, row.seconds, row.offered)).collect();
+        assert_eq!(wide, [(0, 2, 3), (2, 1, 2)]);
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! The header is read first, so that a picture over the limit is refused before anything is allocated for it.
 
+mod webp;
+
 use image::{DynamicImage, ImageDecoder, Limits as ImageLimits, codecs::png::PngDecoder, codecs::webp::WebPDecoder};
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,12 +24,12 @@ pub struct Pixels {
 /// What one picture may cost.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Width × height at most.
+    /// Width × height at most; decoded, in whatever depth, four bytes for each of them at most.
     pub max_pixels: u64,
 }
 
 impl Default for Limits {
-    /// 50 megapixels: the largest phone camera, 150 MB decoded.
+    /// 50 megapixels: the largest common phone camera, 150 MB as 8-bit RGB.
     fn default() -> Self {
         Self { max_pixels: 50_000_000 }
     }
@@ -103,6 +105,10 @@ fn png(file: &[u8], limits: Limits) -> Result<Pixels, Error> {
 }
 
 fn webp(file: &[u8], limits: Limits) -> Result<Pixels, Error> {
+    // The decoder compares a frame with the canvas only after it has decoded the frame.
+    for (width, height) in webp::frame_sizes(file) {
+        within(limits, width.into(), height.into())?;
+    }
     with_image("WebP", WebPDecoder::new(Cursor::new(file)), limits)
 }
 
@@ -115,6 +121,10 @@ fn with_image<D: ImageDecoder>(
     let decoder = decoder.map_err(corrupt)?;
     let (width, height) = decoder.dimensions();
     let (width, height) = within(limits, width.into(), height.into())?;
+    // Four channels of 16 bits take twice as much as any common picture of the same size.
+    if decoder.total_bytes() > limits.max_pixels.saturating_mul(4) {
+        return Err(Error::TooManyPixels { width: width.into(), height: height.into(), limit: limits.max_pixels / 2 });
+    }
     let rgb = DynamicImage::from_decoder(decoder).map_err(corrupt)?.into_rgb8().into_raw();
     Ok(Pixels { width, height, rgb })
 }

@@ -22,7 +22,7 @@ pub struct Handler {
     /// Classifies.
     pub pipeline: Pipeline,
     /// As many as the advertised capacity.
-    pub slots: Semaphore,
+    pub slots: Arc<Semaphore>,
     /// The capacity, as a header.
     pub capacity: HeaderValue,
     /// Answers the admin paths.
@@ -65,7 +65,7 @@ impl Handler {
 
     async fn answer(&self, request: Request<Incoming>, received: Instant) -> Result<Answer, Fault> {
         // A request that finds no slot waits in the dispatcher, not here.
-        let _slot = self.slots.try_acquire().map_err(|_| {
+        let slot = self.slots.clone().try_acquire_owned().map_err(|_| {
             let message = "this replica holds as many requests as it advertises; send to another";
             Fault::new(Code::Busy, message).retry_after(Duration::from_secs(1))
         })?;
@@ -75,9 +75,12 @@ impl Handler {
         let budget = wire::timeout(text(&head.headers, header::TIMEOUT_MS)?)?;
         let deadline = received + budget.map_or(self.intake.deadline, |budget| budget.min(self.intake.deadline));
         let content_type = text(&head.headers, CONTENT_TYPE.as_str())?;
-        let body = body::read(body, self.intake.body()).await?;
+        let body = tokio::time::timeout_at(deadline.into(), body::read(body, self.intake.body()));
+        let body = body.await.map_err(|_elapsed| {
+            Fault::new(Code::DeadlineExceeded, "the deadline passed before the body was there")
+        })??;
         let picture = form::picture(content_type, body).await?;
-        let classified = self.pipeline.classify(picture, deadline).await?;
+        let classified = self.pipeline.classify(picture, deadline, slot).await?;
         let queued = text(&head.headers, header::QUEUE_MS)?.and_then(|waited| waited.parse().ok()).unwrap_or(0.0);
         Ok(self.describe(&classified, top_k, queued, received.elapsed()))
     }

@@ -1,6 +1,7 @@
 //! Named threads between the handler and the model: decode, then infer, joined by bounded channels.
 //!
-//! The handler admits no more requests than the advertised capacity, so the channels, which hold as many, never fill.
+//! Every job holds one of the replica's slots until its work has ended, even if its client has left by then; there are
+//! as many slots as the advertised capacity, so the channels, which hold as many jobs, never fill.
 
 use crate::decode::{self, Limits};
 use crate::model::{Input, Model};
@@ -10,7 +11,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use metrics::histogram;
 use service::wire::{Code, Fault};
 use std::time::{Duration, Instant};
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 /// A picture on its way to the model.
 struct Job<Stage> {
@@ -19,7 +20,13 @@ struct Job<Stage> {
     /// When it entered the present stage.
     entered: Instant,
     times: Times,
-    reply: oneshot::Sender<Result<Classified, Fault>>,
+    reply: Reply,
+}
+
+/// Where a job's outcome goes.
+struct Reply {
+    slot: OwnedSemaphorePermit,
+    outcome: oneshot::Sender<Result<Classified, Fault>>,
 }
 
 /// Where a picture's time went.
@@ -92,13 +99,19 @@ impl Pipeline {
         (Self { encoded }, end)
     }
 
-    /// Classifies one encoded picture.
+    /// Classifies one encoded picture, for which the caller holds a slot.
     ///
     /// # Errors
     /// 4xx for a picture that cannot be decoded, 504 past the deadline, 500 when the model fails.
-    pub async fn classify(&self, picture: Bytes, deadline: Instant) -> Result<Classified, Fault> {
+    pub async fn classify(
+        &self,
+        picture: Bytes,
+        deadline: Instant,
+        slot: OwnedSemaphorePermit,
+    ) -> Result<Classified, Fault> {
         let stopped = || Fault::new(Code::Internal, "the inference thread has stopped");
-        let (reply, answer) = oneshot::channel();
+        let (outcome, answer) = oneshot::channel();
+        let reply = Reply { slot, outcome };
         let job = Job { stage: picture, deadline, entered: Instant::now(), times: Times::default(), reply };
         self.encoded.try_send(job).map_err(|_| stopped())?;
         answer.await.map_err(|_| stopped())?
@@ -108,11 +121,19 @@ impl Pipeline {
 impl<Stage> Job<Stage> {
     fn expired(&self) -> bool {
         // A closed reply means that the client, or the dispatcher, no longer waits.
-        self.deadline <= Instant::now() || self.reply.is_closed()
+        self.deadline <= Instant::now() || self.reply.outcome.is_closed()
     }
 
     fn fail(self, fault: Fault) {
-        let _gone = self.reply.send(Err(fault));
+        self.reply.send(Err(fault));
+    }
+}
+
+impl Reply {
+    /// The slot first: whoever reads the outcome may send the next request at once.
+    fn send(self, outcome: Result<Classified, Fault>) {
+        drop(self.slot);
+        let _gone = self.outcome.send(outcome);
     }
 }
 
@@ -180,7 +201,7 @@ fn infer<M: Model>(model: &M, batch: Vec<Job<Input>>) {
             for (mut job, probabilities) in jobs.into_iter().zip(rows) {
                 job.times.inference = inference;
                 histogram!("inference_stage_seconds", "stage" => "queue").record(job.times.batch);
-                let _gone = job.reply.send(Ok(Classified { probabilities, times: job.times }));
+                job.reply.send(Ok(Classified { probabilities, times: job.times }));
             }
         }
         Err(failure) => {
@@ -209,6 +230,7 @@ mod tests {
     use super::*;
     use crate::model::Failure;
     use std::sync::{Arc, Mutex};
+    use tokio::sync::Semaphore;
 
     /// Answers with the batch size; the first pass of real work waits until it is let go.
     struct Gated {
@@ -237,6 +259,32 @@ mod tests {
         bytes.into()
     }
 
+    async fn classify(pipeline: &Pipeline, picture: Bytes, deadline: Instant) -> Result<Classified, Fault> {
+        let slot = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("a free slot");
+        pipeline.classify(picture, deadline, slot).await
+    }
+
+    #[tokio::test]
+    async fn a_slot_is_held_until_the_work_has_ended() {
+        let (open, gate) = bounded(1);
+        let batches = Arc::new(Mutex::new(Vec::new()));
+        let model = Gated { gate, batches: batches.clone() };
+        let sizes = Sizes { capacity: 1, max_batch: 1 };
+        let (pipeline, _end) = Pipeline::start(sizes, Limits::default(), || Ok(model), |_| {});
+        let slots = Arc::new(Semaphore::new(1));
+        let far = Instant::now() + Duration::from_secs(600);
+        let slot = slots.clone().try_acquire_owned().expect("a free slot");
+        let client = tokio::spawn(async move { pipeline.classify(png(), far, slot).await.map(drop) });
+        while batches.lock().expect("no test panics here").is_empty() {
+            tokio::task::yield_now().await;
+        }
+        client.abort();
+        assert!(client.await.expect_err("aborted").is_cancelled());
+        assert_eq!(slots.available_permits(), 0, "the model still works for the client that left");
+        open.send(()).expect("the model waits");
+        let _free = slots.acquire().await.expect("never closed");
+    }
+
     #[tokio::test]
     async fn what_waits_goes_together_and_expired_pictures_are_not_computed() {
         let (open, gate) = bounded(8);
@@ -247,7 +295,9 @@ mod tests {
         let far = Instant::now() + Duration::from_secs(600);
         let spawn = |deadline| {
             let pipeline = pipeline.clone();
-            tokio::spawn(async move { pipeline.classify(png(), deadline).await.map(drop).map_err(|fault| fault.code) })
+            tokio::spawn(
+                async move { classify(&pipeline, png(), deadline).await.map(drop).map_err(|fault| fault.code) },
+            )
         };
         let first = spawn(far);
         while batches.lock().expect("no test panics here").is_empty() {
@@ -275,10 +325,10 @@ mod tests {
         let sizes = Sizes { capacity: 2, max_batch: 1 };
         let (pipeline, _end) = Pipeline::start(sizes, Limits { max_pixels: 16 }, || Ok(model), |_| {});
         let far = Instant::now() + Duration::from_secs(600);
-        let bad = pipeline.classify(Bytes::from_static(b"\xff\xd8\xff nonsense"), far).await;
+        let bad = classify(&pipeline, Bytes::from_static(b"\xff\xd8\xff nonsense"), far).await;
         assert_eq!(bad.expect_err("refused").code, Code::BadImage);
         open.send(()).expect("the model waits");
-        assert!(pipeline.classify(png(), far).await.is_ok());
+        assert!(classify(&pipeline, png(), far).await.is_ok());
     }
 
     #[tokio::test]
@@ -287,7 +337,7 @@ mod tests {
         let load = || -> anyhow::Result<Gated> { anyhow::bail!("no such file: weights") };
         let (pipeline, end) = Pipeline::start(sizes, Limits::default(), load, |_| panic!("never ready"));
         assert_eq!(end.await.expect("a reason").to_string(), "no such file: weights");
-        let refused = pipeline.classify(png(), Instant::now() + Duration::from_secs(600)).await;
+        let refused = classify(&pipeline, png(), Instant::now() + Duration::from_secs(600)).await;
         assert_eq!(refused.expect_err("nobody infers").code, Code::Internal);
     }
 }

@@ -32,7 +32,7 @@ pub async fn run(config: Config, metrics: PrometheusHandle, main_entered: Instan
     let capacity = config.sizes.capacity;
     let handler = Arc::new(Handler {
         pipeline,
-        slots: Semaphore::new(capacity),
+        slots: Arc::new(Semaphore::new(capacity)),
         capacity: HeaderValue::from(capacity),
         admin: Admin { metrics, readiness: readiness.clone(), capacity: Some(capacity) },
         intake: config.intake,

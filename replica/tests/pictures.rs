@@ -64,6 +64,18 @@ fn bombs_are_refused_by_their_header() {
             other => panic!("{name}: {:?}", other.map(|pixels| (pixels.width, pixels.height))),
         }
     }
+    // A canvas of 1x1 around a frame of 16383x16383.
+    let canvas = [&b"VP8X\x0a\0\0\0"[..], &[0; 10]].concat();
+    let frame = [&b"VP8 \x0a\0\0\0"[..], &[0x10, 0, 0, 0x9d, 0x01, 0x2a, 0xff, 0x3f, 0xff, 0x3f]].concat();
+    let bomb = [&b"RIFF\x2e\0\0\0WEBP"[..], &canvas, &frame].concat();
+    let refused = decode(&bomb, Limits::default());
+    assert!(matches!(refused, Err(Error::TooManyPixels { width: 16383, height: 16383, .. })), "{refused:?}");
+    // Few pixels, but eight bytes for each.
+    let mut deep = Vec::new();
+    let picture = image::ImageBuffer::<image::Rgba<u16>, _>::new(100, 100);
+    picture.write_to(&mut std::io::Cursor::new(&mut deep), image::ImageFormat::Png).expect("a PNG");
+    assert!(decode(&deep, Limits { max_pixels: 20_000 }).is_ok());
+    assert!(matches!(decode(&deep, Limits { max_pixels: 19_999 }), Err(Error::TooManyPixels { .. })));
 }
 
 #[test]

@@ -91,10 +91,10 @@ impl Control {
         let current = seen.replicas.desired;
         let (desired, limited) = self.limiter.apply(seen.at, current, want.replicas);
         self.target.desired.send_if_modified(|present| std::mem::replace(present, desired) != desired);
-        let limited = match limited {
-            Limited::Granted => String::new(),
-            Limited::Bounded => format!("; {} wanted, bounded to {desired}", want.replicas),
-            Limited::Stabilised => format!("; {} wanted, waiting before scaling down", want.replicas),
+        let limited = match (want.replicas, limited) {
+            (Some(wanted), Limited::Bounded) => format!("; {wanted} wanted, bounded to {desired}"),
+            (Some(wanted), Limited::Stabilised) => format!("; {wanted} wanted, waiting before scaling down"),
+            (None, _) | (_, Limited::Granted) => String::new(),
         };
         Decision {
             at_seconds: seen.at.as_secs_f64(),

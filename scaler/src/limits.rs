@@ -18,6 +18,8 @@ pub struct Limits {
 #[derive(Debug)]
 pub struct Limiter {
     limits: Limits,
+    /// When a policy last saw anything, whether or not it wished for something.
+    seen: Option<Duration>,
     wishes: VecDeque<(Duration, usize)>,
 }
 
@@ -35,17 +37,21 @@ pub enum Limited {
 impl Limiter {
     /// Remembers nothing yet.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, wishes: VecDeque::new() }
+        Self { limits, seen: None, wishes: VecDeque::new() }
     }
 
-    /// How many are desired, now that `wish` replicas are wanted `at` this time and `current` are desired.
-    /// Up is granted at once; down once nothing higher was wished for in the window.
-    pub fn apply(&mut self, at: Duration, current: usize, wish: usize) -> (usize, Limited) {
-        let bounded = wish.clamp(self.limits.min, self.limits.max);
-        // Before the window has been watched once, what runs counts as wished for: a restart never scales down.
-        if self.wishes.is_empty() {
-            self.wishes.push_back((at, current.clamp(self.limits.min, self.limits.max)));
+    /// How many are desired, now that `wish` replicas are wanted `at` this time and `current` are desired. Without a
+    /// wish nothing changes. Up is granted at once; down once nothing higher was wished for in the window.
+    pub fn apply(&mut self, at: Duration, current: usize, wish: Option<usize>) -> (usize, Limited) {
+        let within = |replicas: usize| replicas.clamp(self.limits.min, self.limits.max);
+        // At the start, and after a whole window without figures, what runs counts as wished for: neither a restart
+        // nor an outage of the metrics scales down at the first reading.
+        if self.seen.is_none_or(|seen| seen + self.limits.down_window < at) {
+            self.wishes.push_back((at, within(current)));
         }
+        self.seen = Some(at);
+        let Some(wish) = wish else { return (current, Limited::Granted) };
+        let bounded = within(wish);
         self.wishes.push_back((at, bounded));
         while self.wishes.front().is_some_and(|&(then, _)| then + self.limits.down_window < at) {
             self.wishes.pop_front();
@@ -78,7 +84,7 @@ mod tests {
             (20, 0, 3, Limited::Stabilised),
             (24, 0, 1, Limited::Bounded),
         ] {
-            let applied = limiter.apply(Duration::from_secs(second), current, wish);
+            let applied = limiter.apply(Duration::from_secs(second), current, Some(wish));
             assert_eq!(applied, (desired, limited), "at {second} s");
             current = desired;
         }
@@ -87,7 +93,27 @@ mod tests {
     #[test]
     fn a_fresh_start_does_not_scale_down() {
         let mut limiter = Limiter::new(Limits { min: 1, max: 5, down_window: Duration::from_secs(10) });
-        assert_eq!(limiter.apply(Duration::ZERO, 4, 1), (4, Limited::Stabilised));
-        assert_eq!(limiter.apply(Duration::from_secs(11), 4, 1), (1, Limited::Granted));
+        assert_eq!(limiter.apply(Duration::ZERO, 4, Some(1)), (4, Limited::Stabilised));
+        for second in 1..=10 {
+            assert_eq!(limiter.apply(Duration::from_secs(second), 4, Some(1)).0, 4);
+        }
+        assert_eq!(limiter.apply(Duration::from_secs(11), 4, Some(1)), (1, Limited::Granted));
+    }
+
+    #[test]
+    fn the_first_reading_after_an_outage_does_not_scale_down() {
+        let mut limiter = Limiter::new(Limits { min: 1, max: 5, down_window: Duration::from_secs(10) });
+        assert_eq!(limiter.apply(Duration::ZERO, 4, Some(4)).0, 4);
+        let back = Duration::from_secs(60);
+        assert_eq!(limiter.apply(back, 4, Some(1)), (4, Limited::Stabilised));
+    }
+
+    #[test]
+    fn no_opinion_is_no_wish() {
+        let mut limiter = Limiter::new(Limits { min: 1, max: 5, down_window: Duration::from_secs(10) });
+        for second in 0..30 {
+            assert_eq!(limiter.apply(Duration::from_secs(second), 4, None), (4, Limited::Granted));
+        }
+        assert_eq!(limiter.apply(Duration::from_secs(30), 4, Some(3)), (3, Limited::Granted));
     }
 }

@@ -100,8 +100,8 @@ fn parse(text: &str) -> Result<Reading, Error> {
     let scrape = Scrape::parse(text.lines().map(|line| Ok(line.to_owned()))).map_err(unreadable)?;
     Ok(Reading {
         queue_length: number(&scrape, metric::QUEUE_LENGTH)?.ok_or(Error::Metric(metric::QUEUE_LENGTH))?,
-        // Counters and histograms appear with their first sample.
-        arrivals: number(&scrape, metric::ENQUEUED)?.unwrap_or(0.0),
+        arrivals: number(&scrape, metric::ENQUEUED)?.ok_or(Error::Metric(metric::ENQUEUED))?,
+        // Histograms appear with their first sample.
         service: histogram(&scrape, metric::UPSTREAM_DURATION)?,
         latency: histogram(&scrape, metric::REQUEST_DURATION)?,
     })

@@ -88,8 +88,8 @@ pub struct Replicas {
 /// How many replicas a policy wants, and why.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Want {
-    /// Before limits.
-    pub replicas: usize,
+    /// Before limits; nothing when the law has no opinion at this tick, which is not a wish for what there is.
+    pub replicas: Option<usize>,
     /// With the figures behind it.
     pub reason: Reason,
 }
@@ -99,6 +99,8 @@ pub struct Want {
 pub enum Reason {
     /// There are no figures yet, or not enough.
     NoData,
+    /// Nothing arrives and nothing waits.
+    Idle,
     /// So many hold the objective at the present load.
     Objective {
         /// Arrivals per second that are planned for.
@@ -134,6 +136,7 @@ impl Reason {
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::NoData => "no_data",
+            Self::Idle => "idle",
             Self::Objective { .. } => "objective",
             Self::Backlog { .. } => "backlog",
             Self::Unattainable { .. } => "unattainable",
@@ -147,6 +150,7 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoData => write!(f, "nothing measured yet"),
+            Self::Idle => write!(f, "nothing arrives"),
             Self::Objective { arrivals_per_second, service_seconds, predicted_late } => write!(
                 f,
                 "{arrivals_per_second:.1} requests/s of {:.0} ms each leave {:.2} % late",

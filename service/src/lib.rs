@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod body;
+pub mod descriptors;
 pub mod fetch;
 pub mod headers;
 pub mod options;

@@ -12,9 +12,10 @@ use hyper_util::service::TowerToHyperService;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::Service;
 
 /// Connections at once; more wait in the kernel's backlog.
@@ -22,6 +23,9 @@ const MAX_CONNECTIONS: usize = 8192;
 
 /// For the whole of a request's headers; also how long an idle connection is kept.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// For the requests of the last connections: a connection from which nothing was read is closed without an answer.
+const LAST_READ: Duration = Duration::from_millis(20);
 
 /// After a failed accept (no descriptors left), before the next.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -83,6 +87,20 @@ where
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    let serve = |stream: TcpStream, slot: Option<OwnedSemaphorePermit>| {
+        // Answers are small and whole: waiting to fill a packet only adds latency.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "set_nodelay failed");
+        }
+        let service = TowerToHyperService::new(service.clone());
+        let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "connection ended");
+            }
+            drop(slot);
+        });
+    };
     tokio::pin!(stop);
     loop {
         let accepted = async {
@@ -101,21 +119,25 @@ where
                 continue;
             }
         };
-        // Answers are small and whole: waiting to fill a packet only adds latency.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "set_nodelay failed");
-        }
-        let service = TowerToHyperService::new(service.clone());
-        let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "connection ended");
-            }
-            drop(slot);
-        });
+        serve(stream, Some(slot));
     }
+    // Whoever has connected by now is served still, and what it has sent by now is read.
+    for _ in 0..MAX_CONNECTIONS {
+        let Some(Ok((stream, _peer))) = accepted_already(&listener).await else { break };
+        serve(stream, None);
+    }
+    tokio::time::sleep(LAST_READ).await;
     drop(listener);
     if tokio::time::timeout(grace, graceful.shutdown()).await.is_err() {
         tracing::warn!(grace_s = grace.as_secs_f64(), "grace is over; unanswered requests are dropped");
     }
+}
+
+/// A connection that the kernel has accepted; nothing if none waits.
+async fn accepted_already(listener: &TcpListener) -> Option<std::io::Result<(TcpStream, SocketAddr)>> {
+    std::future::poll_fn(|context| match listener.poll_accept(context) {
+        Poll::Ready(accepted) => Poll::Ready(Some(accepted)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
 }

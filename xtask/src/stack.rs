@@ -74,16 +74,10 @@ impl Service {
         self.child.id()
     }
 
-    /// Waits until it ends by itself.
-    ///
-    /// # Errors
-    /// When the system cannot tell.
-    pub fn wait(&mut self) -> Result<()> {
+    /// Whether it has ended by itself.
+    fn has_ended(&mut self) -> Result<bool> {
         // Not `Child::wait`, which closes standard input and so asks it to stop.
-        while self.child.try_wait()?.is_none() {
-            std::thread::sleep(Duration::from_millis(200));
-        }
-        Ok(())
+        Ok(self.child.try_wait()?.is_some())
     }
 }
 
@@ -153,6 +147,21 @@ impl Stack {
         let stack = Self { scaler, dispatcher, share, setup };
         stack.wait_until_ready()?;
         Ok(stack)
+    }
+
+    /// Waits until either has ended by itself, and names it.
+    ///
+    /// # Errors
+    /// When the system cannot tell.
+    pub fn wait(&mut self) -> Result<&'static str> {
+        loop {
+            for service in [&mut self.dispatcher, &mut self.scaler] {
+                if service.has_ended()? {
+                    return Ok(service.name);
+                }
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
     }
 
     /// `/status` of either service.

@@ -50,6 +50,6 @@ pub fn run(options: &Options) -> Result<()> {
     println!("    http://{}/predict", stack.dispatcher.address);
     println!("  curl http://{}/status\n", stack.dispatcher.address);
     println!("Ctrl-C stops it.");
-    stack.dispatcher.wait()?;
-    anyhow::bail!("the dispatcher ended; see {}", folder.join("dispatcher.log").display())
+    let ended = stack.wait()?;
+    anyhow::bail!("the {ended} ended; see {}", folder.join(format!("{ended}.log")).display())
 }

@@ -2,6 +2,7 @@
 //!
 //! Each test has a stack of its own on free ports, and one runs at a time: two cores are few.
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::fs;
 use std::path::PathBuf;
@@ -61,9 +62,10 @@ impl System {
 
     /// Process ids of the scaler's children.
     fn replicas(&self) -> Vec<u32> {
-        let scaler = self.stack.scaler.id().to_string();
-        let output = Command::new("ps").args(["-o", "pid=", "--ppid", &scaler]).output().expect("ps runs");
-        String::from_utf8_lossy(&output.stdout).split_whitespace().filter_map(|id| id.parse().ok()).collect()
+        let scaler = self.stack.scaler.id();
+        let processes = fs::read_dir("/proc").expect("there is /proc").flatten();
+        let processes = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        processes.filter(|&process| parent(process) == Some(scaler)).collect()
     }
 
     fn until(&self, what: &str, done: impl Fn() -> bool) {
@@ -76,9 +78,15 @@ impl System {
     }
 }
 
-fn send(signal: &str, process: u32) {
-    let status = Command::new("kill").args([signal, &process.to_string()]).status().expect("kill runs");
-    assert!(status.success(), "kill {signal} {process}");
+fn send(signal: Signal, process: u32) {
+    let id = Pid::from_raw(process.cast_signed()).expect("an id");
+    kill_process(id, signal).expect("it is ours");
+}
+
+/// The process id of its parent (proc(5): the second field after the name in brackets).
+fn parent(process: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()
 }
 
 fn alive(process: u32) -> bool {
@@ -148,7 +156,7 @@ fn no_client_sees_a_replica_killed_and_the_scaler_replaces_it() {
     let before = system.replicas();
     let load = system.load(10, 6);
     std::thread::sleep(Duration::from_secs(3));
-    send("-KILL", before[0]);
+    send(Signal::KILL, before[0]);
     system.until("two replicas again", || {
         let now = system.replicas();
         now.len() == 2 && !now.contains(&before[0]) && system.stack.ready_replicas().is_ok_and(|ready| ready.len() == 2)
@@ -165,7 +173,7 @@ fn with_the_only_replica_killed_requests_wait_for_its_successor() {
     let system = System::start("kill-only-replica", 1);
     let load = system.load(6, 3);
     std::thread::sleep(Duration::from_secs(2));
-    send("-KILL", system.replicas()[0]);
+    send(Signal::KILL, system.replicas()[0]);
     let summary = &system.report(load)["summary"];
     assert_eq!((&summary["offered"], &summary["failed"]), (&18.into(), &0.into()), "{summary}");
 }
@@ -175,7 +183,7 @@ fn nothing_outlives_a_killed_scaler() {
     let system = System::start("kill-scaler", 2);
     let replicas = system.replicas();
     assert_eq!(replicas.len(), 2);
-    send("-KILL", system.stack.scaler.id());
+    send(Signal::KILL, system.stack.scaler.id());
     system.until("no replica is left", || !replicas.iter().any(|&process| alive(process)));
 }
 
@@ -191,7 +199,7 @@ fn a_dispatcher_told_to_stop_answers_what_it_accepted() {
             let metrics = ureq::get(&url).call().and_then(|mut answer| answer.body_mut().read_to_string());
             metrics.is_ok_and(|text| text.contains("dispatcher_enqueued_requests_total 8"))
         });
-        send("-TERM", system.stack.dispatcher.id());
+        send(Signal::TERM, system.stack.dispatcher.id());
         posts.into_iter().map(|post| post.join().expect("answered")).collect()
     });
     assert_eq!(answers, [200; 8]);

@@ -29,25 +29,21 @@ pub fn summary(report: &Report) -> String {
     lines.join("\n")
 }
 
-/// One row for every `step` seconds: time, offered load, replicas, queue, p95, attainment.
-pub fn table(report: &Report, step: usize) -> String {
+/// The rows of `--table`: time, offered load, replicas and queue at their end, p95, attainment.
+pub fn table(report: &Report) -> String {
     let mut lines = vec![" time   offered   replicas   queue      p95   within objective".to_owned()];
-    for chunk in report.seconds.chunks(step.max(1)) {
-        let offered: usize = chunk.iter().map(|second| second.offered).sum();
-        let within: usize = chunk.iter().map(|second| second.within_objective).sum();
-        let p95 = chunk.iter().filter_map(|second| second.latency_ms).map(|latency| latency.p95).fold(0.0, f64::max);
-        let glimpse = report.glimpse(chunk[chunk.len() - 1].second);
+    for row in &report.table {
+        let glimpse = report.glimpse(row.second + row.seconds - 1);
         let seen = |value: Option<f64>| value.map_or_else(|| "-".into(), |value| format!("{value:.0}"));
-        let attained =
-            if offered == 0 { "-".into() } else { format!("{:.0} %", 100.0 * within as f64 / offered as f64) };
+        let attained = (row.offered > 0).then(|| 100.0 * row.within_objective as f64 / row.offered as f64);
         lines.push(format!(
-            "{:>3} s {:>7.1}/s {:>10} {:>7} {:>5.0} ms   {:>16}",
-            chunk[0].second,
-            offered as f64 / chunk.len() as f64,
+            "{:>3} s {:>7.1}/s {:>10} {:>7} {:>5} ms   {:>14} %",
+            row.second,
+            row.offered as f64 / row.seconds as f64,
             seen(glimpse.map(|glimpse| glimpse.replicas)),
             seen(glimpse.map(|glimpse| glimpse.queue_length)),
-            p95,
-            attained
+            seen(row.latency_ms.map(|latency| latency.p95)),
+            seen(attained)
         ));
     }
     lines.join("\n")

@@ -69,6 +69,8 @@ fn read_zip(file: &[u8]) -> Result<Vec<(String, Stored)>, Error> {
         zip::ZipArchive::new(Cursor::new(file)).or_else(|cause| error(format!("bad zip file: {cause}")))?;
     let root = archive.file_names().flatten().find_map(|name| name.strip_suffix("data.pkl").map(str::to_owned));
     let Some(root) = root else { return error("the zip file has no data.pkl") };
+    // Entries may overlap, so that together they could be read many times over.
+    let mut left = file.len() as u64;
     let mut entry = |name: &str| -> Result<Vec<u8>, Error> {
         let entry = archive.by_name(&format!("{root}{name}")).or_else(|cause| error(format!("{name}: {cause}")))?;
         // torch.save stores without compression, so nothing can unpack to more than the file itself.
@@ -76,7 +78,12 @@ fn read_zip(file: &[u8]) -> Result<Vec<(String, Stored)>, Error> {
             return error(format!("{name} is compressed"));
         }
         let mut bytes = Vec::new();
-        entry.take(file.len() as u64).read_to_end(&mut bytes).or_else(|cause| error(format!("{name}: {cause}")))?;
+        left = match left.checked_sub(entry.size()) {
+            Some(left) => left,
+            None => return error("its entries hold more than the file itself"),
+        };
+        let size = entry.size();
+        entry.take(size).read_to_end(&mut bytes).or_else(|cause| error(format!("{name}: {cause}")))?;
         Ok(bytes)
     };
     if let Ok(order) = entry("byteorder")
@@ -137,12 +144,16 @@ fn views(value: Value) -> Result<Vec<(String, View)>, Error> {
 }
 
 fn gather(views: Vec<(String, View)>, storages: &HashMap<String, Vec<u8>>) -> Result<Vec<(String, Stored)>, Error> {
+    // Tensors may share numbers, but not so that a small file becomes a large model.
+    let mut left = MAX_SHARING * storages.values().map(Vec::len).sum::<usize>();
     views
         .into_iter()
         .map(|(name, view)| {
             let numbers = view.bytes().and_then(|range| storages.get(&view.storage.key)?.get(range));
             match numbers {
+                Some(data) if data.len() > left => error("its tensors share their numbers too often"),
                 Some(data) => {
+                    left -= data.len();
                     let data = data.to_vec();
                     Ok((name, Stored { shape: view.shape, element: view.storage.element, data }))
                 }
@@ -190,8 +201,14 @@ enum Value {
     Tensor(Rc<View>),
 }
 
-/// How deep dicts may be nested, so that a hostile file cannot exhaust the stack.
-const MAX_NESTING: usize = 8;
+/// How deep dicts and tuples may be nested, so that a hostile file cannot exhaust the stack.
+const MAX_NESTING: u8 = 8;
+
+/// Sides of one tensor at most.
+const MAX_RANK: usize = 8;
+
+/// How often each number may be used, on average.
+const MAX_SHARING: usize = 4;
 
 /// The stack machine that a pickle is written for.
 struct Machine<'a> {
@@ -348,17 +365,12 @@ impl<'a> Machine<'a> {
     }
 
     fn push_tuple(&mut self, items: Vec<Value>) -> Result<(), Error> {
-        let nesting = |item: &Value| match item {
-            Value::Tuple(_, depth) => *depth,
-            _ => 0,
-        };
-        match items.iter().map(nesting).max().unwrap_or(0) {
-            depth @ 0..8 => {
-                self.stack.push(Value::Tuple(items.into(), depth + 1));
-                Ok(())
-            }
-            _ => error("tuples are nested too deeply"),
+        let depth = items.iter().map(nesting).max().unwrap_or(0);
+        if depth >= MAX_NESTING {
+            return error("tuples are nested too deeply");
         }
+        self.stack.push(Value::Tuple(items.into(), depth + 1));
+        Ok(())
     }
 
     fn insert(&mut self, items: Vec<Value>) -> Result<(), Error> {
@@ -394,9 +406,10 @@ impl<'a> Machine<'a> {
     }
 }
 
-/// Dicts within dicts. (A state dict's own `_metadata` has two levels.)
-fn nesting(value: &Value) -> usize {
+/// Dicts and tuples within each other. (A state dict's own `_metadata` has two levels.)
+fn nesting(value: &Value) -> u8 {
     match value {
+        Value::Tuple(_, depth) => *depth,
         Value::Dict(entries) => 1 + entries.iter().map(|(_, value)| nesting(value)).max().unwrap_or(0),
         _ => 0,
     }
@@ -440,6 +453,9 @@ fn describe(function: &Value, arguments: &Value) -> Result<Value, Error> {
 }
 
 fn integers(values: &[Value]) -> Result<Vec<i64>, Error> {
+    if values.len() > MAX_RANK {
+        return error("a tensor has too many sides");
+    }
     let integer = |value: &Value| match value {
         Value::Int(integer) => Ok(*integer),
         _ => error("a size is not a number"),
@@ -517,7 +533,25 @@ mod tests {
                 let _either = read(&damaged);
             }
         }
-        let nested = [b"(".repeat(100), b"N".to_vec(), b"\x85".repeat(100_000), b".".to_vec()].concat();
-        assert!(Machine::new(&nested).run().is_err());
+        let tuples = [b"N".to_vec(), b"\x85".repeat(100_000), b".".to_vec()].concat();
+        // {None: ({None: (…,)},)}
+        let alternating = [b"}N".repeat(100_000), b"N".to_vec(), b"s\x85".repeat(100_000), b".".to_vec()].concat();
+        for nested in [tuples, alternating] {
+            assert!(Machine::new(&nested).run().expect_err("refused").to_string().contains("deeply"));
+        }
+    }
+
+    #[test]
+    fn a_small_file_does_not_become_a_large_model() {
+        let storage = Rc::new(Storage { element: Element::F32, element_bytes: 4, key: "0".into() });
+        let view = |_| {
+            let view = View { storage: Storage::clone(&storage), offset: 0, shape: vec![25] };
+            (String::new(), view)
+        };
+        let storages = HashMap::from([("0".to_owned(), vec![0; 100])]);
+        assert_eq!(gather((0..4).map(view).collect(), &storages).expect("shared four times").len(), 4);
+        assert!(gather((0..5).map(view).collect(), &storages).is_err());
+        let sides = vec![Value::Int(1); MAX_RANK + 1];
+        assert!(integers(&sides[1..]).is_ok() && integers(&sides).is_err());
     }
 }

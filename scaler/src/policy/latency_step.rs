@@ -36,7 +36,7 @@ impl LatencyStep {
             self.history.pop_front();
         }
         let desired = seen.replicas.desired;
-        let hold = |reason| Want { replicas: desired, reason };
+        let hold = |reason| Want { replicas: None, reason };
         let due = self.stepped.get_or_insert(seen.at);
         if seen.at < *due + STEP {
             return hold(Reason::Waiting);
@@ -53,7 +53,7 @@ impl LatencyStep {
         } else {
             desired
         };
-        Want { replicas, reason: Reason::MeanLatency { mean_seconds: mean } }
+        Want { replicas: Some(replicas), reason: Reason::MeanLatency { mean_seconds: mean } }
     }
 }
 
@@ -81,6 +81,7 @@ mod tests {
                 startup: None,
             })
             .replicas
+            .unwrap_or(2)
         };
         means.iter().enumerate().map(tick).collect()
     }
@@ -91,6 +92,28 @@ mod tests {
         assert_eq!(run(&[Some(0.1); 4]), [2, 2, 2, 1]);
         assert_eq!(run(&[Some(0.3); 4]), [2, 2, 2, 2]);
         assert_eq!(run(&[None; 7]), [2; 7]);
+    }
+
+    #[test]
+    fn its_steps_pass_the_limits() {
+        use crate::limits::{Limiter, Limits};
+        let mut law = LatencyStep::new(Duration::from_millis(500), Duration::from_millis(200));
+        let mut limiter = Limiter::new(Limits { min: 1, max: 9, down_window: Duration::from_secs(20) });
+        let mut desired = 4;
+        for tick in 0..100 {
+            let (at, count) = (Duration::from_secs(2 * tick), tick as f64);
+            let want = law.decide(&Observation {
+                at,
+                queue_length: 0.0,
+                arrivals: count,
+                service: Histogram::default(),
+                latency: Histogram { buckets: vec![(f64::INFINITY, count)], sum: 0.1 * count },
+                replicas: Replicas { desired, ready: desired, starting: 0 },
+                startup: None,
+            });
+            desired = limiter.apply(at, desired, want.replicas).0;
+        }
+        assert_eq!(desired, 1, "200 s of quick answers take three steps down, and no more than the bound allows");
     }
 
     #[test]

@@ -72,8 +72,14 @@ impl Slo {
     /// One tick.
     pub fn decide(&mut self, seen: &Observation) -> Want {
         self.remember(seen);
-        let hold = Want { replicas: seen.replicas.desired, reason: Reason::NoData };
-        let (Some(arrivals), Some(service)) = (self.arrivals(), self.service) else { return hold };
+        let (arrivals, service) = match (self.arrivals(), self.service) {
+            (Some(arrivals), Some(service)) => (arrivals, service),
+            // What a request would take need not be known for that.
+            (Some(Arrivals { per_second: 0.0, .. }), None) if seen.queue_length == 0.0 => {
+                return Want { replicas: Some(0), reason: Reason::Idle };
+            }
+            _ => return Want { replicas: None, reason: Reason::NoData },
+        };
 
         let lead = seen.startup.map_or(STARTUP_GUESS, |startup| startup.as_secs_f64()) + self.interval.as_secs_f64();
         let trend = if arrivals.rising { TREND * self.slope().max(0.0) * lead } else { 0.0 };
@@ -83,7 +89,7 @@ impl Slo {
         if service.mean >= latency {
             // More replicas shorten the wait but not the work: enough to keep up is all that helps.
             let replicas = ((planned * service.mean).ceil() as usize + 1).min(self.most);
-            return Want { replicas, reason: Reason::Unattainable { service_seconds: service.mean } };
+            return Want { replicas: Some(replicas), reason: Reason::Unattainable { service_seconds: service.mean } };
         }
         // However long the unlucky take, the others may wait a little.
         let patience = (latency - service.mean * (1.0 + UNLUCKY * service.variation)).max(0.1 * latency);
@@ -101,7 +107,7 @@ impl Slo {
             if draining > needed {
                 let (queue_length, arrivals_per_second) = (seen.queue_length, planned);
                 let reason = Reason::Backlog { queue_length, arrivals_per_second };
-                return Want { replicas: draining.min(self.most), reason };
+                return Want { replicas: Some(draining.min(self.most)), reason };
             }
         }
         let reason = Reason::Objective {
@@ -109,7 +115,7 @@ impl Slo {
             service_seconds: service.mean,
             predicted_late: service.waits_longer(needed, planned, patience),
         };
-        Want { replicas: needed, reason }
+        Want { replicas: Some(needed), reason }
     }
 
     fn remember(&mut self, seen: &Observation) {
@@ -205,10 +211,10 @@ mod tests {
     #[test]
     fn steady_load_gets_the_queueing_answer() {
         // b = 0.5 − 0.1 = 0.4; at 5/s one server leaves 0.5·e⁻⁴ = 0.9 % late, at 6/s 0.6·e^−3.2 = 2.4 %.
-        for (rate, replicas) in [(0.0, 1), (5.0, 1), (6.0, 2), (13.0, 2), (40.0, 5)] {
+        for (rate, replicas) in [(5.0, 1), (6.0, 2), (13.0, 2), (40.0, 5)] {
             let mut arrivals = [rate; 40];
             arrivals[0] = 10.0;
-            assert_eq!(run(&arrivals, 0.0, ONE).replicas, replicas, "{rate}/s");
+            assert_eq!(run(&arrivals, 0.0, ONE).replicas, Some(replicas), "{rate}/s");
         }
     }
 
@@ -219,7 +225,7 @@ mod tests {
         let want = run(&arrivals, 0.0, ONE);
         let Reason::Objective { arrivals_per_second, .. } = want.reason else { panic!("{want:?}") };
         assert!(arrivals_per_second > 20.0, "{arrivals_per_second}");
-        assert!(want.replicas >= 3);
+        assert!(want.replicas >= Some(3));
     }
 
     #[test]
@@ -233,16 +239,17 @@ mod tests {
     fn a_backlog_is_worked_off_unless_what_is_starting_will_do() {
         // left = 60 + 5·2 − 1·2/0.1 = 50; (5 + 25)·0.1 = 3.
         let want = run(&[5.0; 40], 60.0, ONE);
-        assert_eq!(want.replicas, 3);
+        assert_eq!(want.replicas, Some(3));
         assert_eq!(want.reason, Reason::Backlog { queue_length: 60.0, arrivals_per_second: 5.0 });
         let enough = Replicas { desired: 5, ready: 1, starting: 6 };
-        assert_eq!(run(&[5.0; 40], 60.0, enough).replicas, 1);
+        assert_eq!(run(&[5.0; 40], 60.0, enough).replicas, Some(1));
     }
 
     #[test]
-    fn nothing_measured_means_nothing_changed() {
+    fn nothing_measured_means_no_opinion() {
         let three = Replicas { desired: 3, ready: 3, starting: 0 };
-        assert_eq!(run(&[0.0], 0.0, three), Want { replicas: 3, reason: Reason::NoData });
-        assert_eq!(run(&[0.0; 40], 0.0, three), Want { replicas: 3, reason: Reason::NoData });
+        assert_eq!(run(&[0.0], 0.0, three), Want { replicas: None, reason: Reason::NoData });
+        assert_eq!(run(&[0.0; 40], 3.0, three), Want { replicas: None, reason: Reason::NoData });
+        assert_eq!(run(&[0.0; 40], 0.0, three), Want { replicas: Some(0), reason: Reason::Idle });
     }
 }

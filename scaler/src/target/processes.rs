@@ -174,10 +174,6 @@ impl Processes {
     fn start(&mut self, events: &mpsc::Sender<Event>) -> std::io::Result<()> {
         let id = self.next_id;
         self.next_id += 1;
-        let group = match &self.spec.share {
-            Some((controller, cores)) => Some(controller.group(&format!("replica-{id}"), *cores)?),
-            None => None,
-        };
         let child = Command::new(&self.spec.program)
             .args(["--listen", "127.0.0.1:0", "--exit-with-parent"])
             .arg(format!("--name=replica-{id}"))
@@ -188,9 +184,7 @@ impl Processes {
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()?;
-        if let (Some(group), Some(process)) = (&group, child.id()) {
-            group.add(process)?;
-        }
+        let group = child.id().and_then(|process| self.share(id, process));
         let (stop, stopped) = oneshot::channel();
         let limit = self.spec.drain_delay + self.spec.grace + Duration::from_secs(1);
         tokio::spawn(shepherd(id, child, stopped, limit, events.clone()));
@@ -198,6 +192,14 @@ impl Processes {
         self.children.push(Replica { id, phase: Phase::Starting, started, stop: Some(stop), _group: group });
         tracing::info!(replica = id, "starting");
         Ok(())
+    }
+
+    /// Gives a process its share; without one it runs on, as it would where control groups are not permitted.
+    fn share(&self, id: u64, process: u32) -> Option<Group> {
+        let (controller, cores) = self.spec.share.as_ref()?;
+        let group = controller.group(&format!("replica-{id}"), *cores);
+        let added = group.and_then(|group| group.add(process).map(|()| group));
+        added.inspect_err(|error| tracing::warn!(replica = id, %error, "runs without its processor share")).ok()
     }
 
     fn note(&mut self, event: Event) {
@@ -287,7 +289,11 @@ async fn shepherd(
                 let _owner = events.send(Event::Ready { id, address }).await;
                 std::future::pending().await
             }
-            Ok(None) => std::future::pending().await,
+            Ok(None) => {
+                // If it has ended, that is the better reason, and is seen first.
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                "its first line is not \"listening on http://HOST:PORT\""
+            }
             Err(_elapsed) => "not ready in time",
         }
     };

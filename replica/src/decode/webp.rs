@@ -1,0 +1,84 @@
+//! Sizes that a WebP file's frames announce, found without decoding anything.
+//!
+//! Source: the WebP container specification (RIFF chunks), RFC 6386 section 9.1 (VP8 frame header), and the WebP
+//! lossless bitstream specification section 3 (VP8L header).
+
+/// Bytes of an animation frame's own header, before the chunks that it holds.
+const ANIMATION_FRAME_HEADER: usize = 16;
+
+/// Width and height of every frame whose header can be read, animation frames included.
+pub(super) fn frame_sizes(file: &[u8]) -> Vec<(u32, u32)> {
+    let mut sizes = Vec::new();
+    for (name, chunk) in chunks(file.get(12..).unwrap_or_default()) {
+        match name {
+            b"ANMF" => {
+                let held = chunk.get(ANIMATION_FRAME_HEADER..).unwrap_or_default();
+                sizes.extend(chunks(held).filter_map(|(name, chunk)| frame_size(name, chunk)));
+            }
+            _ => sizes.extend(frame_size(name, chunk)),
+        }
+    }
+    sizes
+}
+
+fn frame_size(name: &[u8], chunk: &[u8]) -> Option<(u32, u32)> {
+    match (name, chunk) {
+        // Three bytes of frame tag, a start code, then 14 bits each, with two of scaling above them.
+        (b"VP8 ", [_, _, _, 0x9d, 0x01, 0x2a, w0, w1, h0, h1, ..]) => {
+            let side = |low: u8, high: u8| u32::from(u16::from_le_bytes([low, high]) & 0x3fff);
+            Some((side(*w0, *w1), side(*h0, *h1)))
+        }
+        // A signature, then 14 bits each, less one.
+        (b"VP8L", [0x2f, a, b, c, d, ..]) => {
+            let bits = u32::from_le_bytes([*a, *b, *c, *d]);
+            Some(((bits & 0x3fff) + 1, (bits >> 14 & 0x3fff) + 1))
+        }
+        _ => None,
+    }
+}
+
+/// Names and contents; a last chunk that is cut short ends where the bytes end.
+fn chunks(mut bytes: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    std::iter::from_fn(move || {
+        let (head, rest) = bytes.split_at_checked(8)?;
+        let (name, length) = head.split_at(4);
+        let length = u32::from_le_bytes(length.try_into().expect("four bytes")) as usize;
+        let (chunk, rest) = rest.split_at(length.min(rest.len()));
+        // Chunks of odd length are followed by a byte of padding.
+        bytes = rest.get(length % 2..).unwrap_or_default();
+        Some((name, chunk))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chunk(name: &[u8], content: &[u8]) -> Vec<u8> {
+        let padding = vec![0; content.len() % 2];
+        [name, &(content.len() as u32).to_le_bytes(), content, &padding].concat()
+    }
+
+    fn file(chunks: &[Vec<u8>]) -> Vec<u8> {
+        [b"RIFF\0\0\0\0WEBP", &chunks.concat()[..]].concat()
+    }
+
+    #[test]
+    fn every_frame_is_found_whatever_the_canvas_says() {
+        let canvas = chunk(b"VP8X", &[0; 10]);
+        let lossy = chunk(b"VP8 ", &[0, 0, 0, 0x9d, 0x01, 0x2a, 0xff, 0xff, 0x02, 0x40, 9]);
+        // 300 − 1 and 5 − 1, 14 bits each.
+        let lossless = chunk(b"VP8L", &[&[0x2f][..], &(299_u32 | 4 << 14).to_le_bytes()].concat());
+        let animated = chunk(b"ANMF", &[&[0; 16], &lossless[..]].concat());
+        let found = frame_sizes(&file(&[canvas, animated, lossy]));
+        assert_eq!(found, [(300, 5), (16383, 2)]);
+    }
+
+    #[test]
+    fn odd_files_give_what_they_have() {
+        for bytes in [&b""[..], b"RIFF", b"RIFF\0\0\0\0WEBPVP8 \xff\xff\xff\xff", b"RIFF\0\0\0\0WEBPANMF\x04\0\0\0abcd"]
+        {
+            assert_eq!(frame_sizes(bytes), []);
+        }
+    }
+}
