@@ -1,8 +1,7 @@
 //! `cargo xtask demo`: the main job, once, with a verdict.
 
 use crate::stack::{Setup, Stack};
-use crate::steal::Ticks;
-use crate::{build, paths};
+use crate::{build, paths, steal};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::path::Path;
@@ -19,9 +18,6 @@ const GOAL: f64 = 0.99;
 
 /// What the scaler plans for. Stricter than [`GOAL`], of which a plan for 99 % would leave nothing for surprises.
 const QUANTILE: &str = "--quantile=0.999";
-
-/// Share of processor time that the host may take before it is mentioned.
-const NOTABLE_STEAL: f64 = 0.05;
 
 /// Runs the demo.
 ///
@@ -54,10 +50,10 @@ pub fn run() -> Result<()> {
     let scale = format!("--rate-scale={:.3}", capacity / 100.0);
     let page = folder.join("report.html");
     let html = format!("--html={}", page.display());
-    let before = Ticks::now();
+    let watch = steal::Watch::start();
     let report = loadgen(&[&url, &workload, &scale, "--table=4", &html], &folder.join("report.json"), false)?;
 
-    let stolen = before.and_then(|before| Some(Ticks::now()?.stolen_since(before))).unwrap_or_default();
+    let stolen = watch.finish();
 
     println!("\nwhat the scaler did");
     let decisions = Stack::status(&stack.scaler)?;
@@ -70,7 +66,7 @@ pub fn run() -> Result<()> {
             decision["explanation"].as_str().unwrap_or_default()
         );
     }
-    verdict(&report, stolen)
+    verdict(&report, stolen.as_deref())
 }
 
 /// Runs loadgen and reads its report.
@@ -86,8 +82,8 @@ fn loadgen(flags: &[&str], json: &Path, quiet: bool) -> Result<Value> {
     serde_json::from_str(&text).with_context(|| format!("read {}", json.display()))
 }
 
-/// Whether the objective held, and the scaler went up and came down again, while the host took a share of the machine.
-fn verdict(report: &Value, stolen: f64) -> Result<()> {
+/// Whether the objective held, and the scaler went up and came down again, beside what the host took meanwhile.
+fn verdict(report: &Value, stolen: Option<&str>) -> Result<()> {
     let summary = &report["summary"];
     let good = summary["goodput_per_second"].as_f64().unwrap_or_default()
         * report["setup"]["length_seconds"].as_f64().unwrap_or_default()
@@ -101,8 +97,8 @@ fn verdict(report: &Value, stolen: f64) -> Result<()> {
 
     println!("\nright and within the objective: {:.2} % (goal {:.0} %), failed: {failed}", 100.0 * good, 100.0 * GOAL);
     println!("replicas: {first} before the burst, {peak} in it, {last} after it");
-    if stolen >= NOTABLE_STEAL {
-        println!("this machine's host gave {:.0} % of its processor time to others meanwhile", 100.0 * stolen);
+    if let Some(stolen) = stolen {
+        println!("{stolen}");
     }
     ensure!(good >= GOAL, "the objective was missed");
     ensure!(failed == 0, "requests failed");

@@ -1,15 +1,28 @@
 //! Processor time that this machine wanted and its host gave to others, so that a busy host is told from a bad law.
 
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Between two samples.
+const STEP: Duration = Duration::from_millis(500);
+
+/// A step in which the host took more than this share was lost: nothing here could answer in time.
+const LOST: f64 = 0.5;
+
+/// Share of the whole time below which it is not worth mentioning.
+const NOTABLE: f64 = 0.05;
+
 /// Ticks of all processors since the machine started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ticks {
+struct Ticks {
     stolen: u64,
     all: u64,
 }
 
 impl Ticks {
     /// Now; nothing where the system does not tell (it is Linux that does).
-    pub fn now() -> Option<Self> {
+    fn now() -> Option<Self> {
         Self::parse(&std::fs::read_to_string("/proc/stat").ok()?)
     }
 
@@ -21,10 +34,53 @@ impl Ticks {
     }
 
     /// Share of all processor time since `earlier` that was stolen, 0 to 1.
-    pub fn stolen_since(self, earlier: Self) -> f64 {
+    fn stolen_since(self, earlier: Self) -> f64 {
         let all = self.all.saturating_sub(earlier.all).max(1);
         self.stolen.saturating_sub(earlier.stolen) as f64 / all as f64
     }
+}
+
+/// Samples until it is asked.
+pub struct Watch {
+    stop: Sender<()>,
+    sampling: JoinHandle<Vec<Ticks>>,
+}
+
+impl Watch {
+    /// Starts now.
+    pub fn start() -> Self {
+        let (stop, stopped) = channel();
+        Self { stop, sampling: std::thread::spawn(move || sample(&stopped)) }
+    }
+
+    /// What the host took since the start, in words; nothing if it was next to nothing.
+    pub fn finish(self) -> Option<String> {
+        drop(self.stop);
+        describe(&self.sampling.join().expect("sampling does not panic"))
+    }
+}
+
+fn sample(stopped: &Receiver<()>) -> Vec<Ticks> {
+    let mut samples = Vec::new();
+    loop {
+        samples.extend(Ticks::now());
+        if stopped.recv_timeout(STEP) != Err(RecvTimeoutError::Timeout) {
+            samples.extend(Ticks::now());
+            return samples;
+        }
+    }
+}
+
+fn describe(samples: &[Ticks]) -> Option<String> {
+    let stolen = samples.last()?.stolen_since(*samples.first()?);
+    let lost = samples.windows(2).filter(|pair| pair[1].stolen_since(pair[0]) > LOST).count();
+    let lost_seconds = lost as f64 * STEP.as_secs_f64();
+    (stolen >= NOTABLE || lost > 0).then(|| {
+        format!(
+            "the host of this machine took {:.0} % of its processor time meanwhile, and most of it for {lost_seconds} s",
+            100.0 * stolen
+        )
+    })
 }
 
 #[cfg(test)]
@@ -40,5 +96,22 @@ mod tests {
         for malformed in ["", "cpu", "cpu 1 2 3", "cpu 1 2 3 4 5 6 7 many"] {
             assert_eq!(Ticks::parse(malformed), None, "{malformed:?}");
         }
+    }
+
+    #[test]
+    fn only_what_matters_is_mentioned() {
+        let samples = |steps: &[u64]| {
+            let mut ticks = vec![Ticks { stolen: 0, all: 0 }];
+            for stolen in steps {
+                let last = ticks[ticks.len() - 1];
+                ticks.push(Ticks { stolen: last.stolen + stolen, all: last.all + 100 });
+            }
+            describe(&ticks)
+        };
+        assert_eq!(samples(&[0; 9]), None);
+        assert_eq!(samples(&[4; 9]), None);
+        assert!(samples(&[20; 9]).is_some_and(|text| text.contains("20 %") && text.contains("for 0 s")));
+        assert!(samples(&[0, 0, 0, 0, 0, 0, 0, 90, 60, 0]).is_some_and(|text| text.contains("for 1 s")));
+        assert_eq!(describe(&[]), None);
     }
 }
