@@ -157,7 +157,10 @@ impl Worker {
                 Some(probed) = self.probes.join_next() => {
                     let (address, capacity) = probed.expect("a probe neither panics nor is aborted");
                     self.rotation.probed(&address, capacity, Instant::now(), rand::random());
-                    tracing::info!(%address, ready = capacity.is_some(), "probed a replica that is out");
+                    match capacity {
+                        Some(capacity) => tracing::info!(%address, capacity, "a replica takes part"),
+                        None => tracing::debug!(%address, "a probe found a replica not ready"),
+                    }
                 }
                 changed = published.changed(), if watching => match changed {
                     Ok(()) => {

@@ -116,6 +116,8 @@ pub struct Stack {
     /// What each replica gets of the processor, in words.
     pub share: String,
     setup: Setup,
+    /// On the folder, whose files a second stack would overwrite; released by the system when this process ends.
+    lock: File,
 }
 
 impl Stack {
@@ -125,12 +127,17 @@ impl Stack {
     /// When something does not start.
     pub fn start(setup: Setup) -> Result<Self> {
         fs::create_dir_all(&setup.folder).with_context(|| format!("create {}", setup.folder.display()))?;
+        let lock = setup.folder.join("lock");
+        let lock_file = File::create(&lock).with_context(|| format!("create {}", lock.display()))?;
+        if lock_file.try_lock().is_err() {
+            bail!("another one like this is running, and uses {}; end it first", setup.folder.display());
+        }
         let list = setup.list();
         fs::write(&list, "").with_context(|| format!("write {}", list.display()))?;
         let flags = [format!("--listen={}", setup.listen), format!("--replicas=file:{}", list.display())];
         let dispatcher = Service::start("dispatcher", &flags, &setup.folder)?;
         let (scaler, share) = start_scaler(&setup, &dispatcher.address)?;
-        let stack = Self { scaler, dispatcher, share, setup };
+        let stack = Self { scaler, dispatcher, share, setup, lock: lock_file };
         stack.wait_until_ready()?;
         Ok(stack)
     }
@@ -140,11 +147,11 @@ impl Stack {
     /// # Errors
     /// When it does not start.
     pub fn rescale(self, flags: Vec<String>) -> Result<Self> {
-        let Self { scaler, dispatcher, mut setup, .. } = self;
+        let Self { scaler, dispatcher, mut setup, lock, .. } = self;
         drop(scaler);
         setup.scaler = flags;
         let (scaler, share) = start_scaler(&setup, &dispatcher.address)?;
-        let stack = Self { scaler, dispatcher, share, setup };
+        let stack = Self { scaler, dispatcher, share, setup, lock };
         stack.wait_until_ready()?;
         Ok(stack)
     }

@@ -46,7 +46,7 @@ pub fn run(options: &Options) -> Result<()> {
     let mut stack = Stack::start(setup)?;
     println!("\nRoundhouse is up at http://{}", stack.dispatcher.address);
     println!("logs are in {}, pictures to try in {}\n", folder.display(), pictures.display());
-    println!("  curl -H 'Content-Type: image/jpeg' --data-binary @{} \\", pictures.join("00007.jpg").display());
+    println!("  curl -H 'Content-Type: image/jpeg' --data-binary '@{}' \\", pictures.join("00007.jpg").display());
     println!("    http://{}/predict", stack.dispatcher.address);
     println!("  curl http://{}/status\n", stack.dispatcher.address);
     println!("Ctrl-C stops it.");

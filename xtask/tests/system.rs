@@ -179,6 +179,15 @@ fn with_the_only_replica_killed_requests_wait_for_its_successor() {
 }
 
 #[test]
+fn a_second_system_in_the_same_folder_is_refused_and_harms_nothing() {
+    let system = System::start("twice", 1);
+    let setup = Setup { listen: "127.0.0.1:0", folder: system.folder.clone(), scaler: Vec::new() };
+    let refused = Stack::start(setup).err().expect("refused").to_string();
+    assert!(refused.contains("another one"), "{refused}");
+    assert_eq!(system.stack.ready_replicas().expect("it answers").len(), 1);
+}
+
+#[test]
 fn nothing_outlives_a_killed_scaler() {
     let system = System::start("kill-scaler", 2);
     let replicas = system.replicas();
