@@ -1,5 +1,6 @@
 //! Processor time that this machine wanted and its host gave to others, so that a busy host is told from a bad law.
 
+use std::fmt;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -53,10 +54,42 @@ impl Watch {
         Self { stop, sampling: std::thread::spawn(move || sample(&stopped)) }
     }
 
-    /// What the host took since the start, in words; nothing if it was next to nothing.
-    pub fn finish(self) -> Option<String> {
+    /// What the host took since the start.
+    pub fn finish(self) -> Stolen {
         drop(self.stop);
-        describe(&self.sampling.join().expect("sampling does not panic"))
+        sum(&self.sampling.join().expect("sampling does not panic"))
+    }
+}
+
+/// What the host took over some time.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Stolen {
+    /// Of all processor time, 0 to 1.
+    share: f64,
+    /// Time in which it took more than [`LOST`] of it.
+    lost: Duration,
+}
+
+impl Stolen {
+    /// Whether it is worth mentioning.
+    pub fn is_notable(&self) -> bool {
+        self.share >= NOTABLE || self.stopped_the_machine()
+    }
+
+    /// Whether there was a time in which nothing here could answer.
+    pub fn stopped_the_machine(&self) -> bool {
+        self.lost > Duration::ZERO
+    }
+}
+
+impl fmt::Display for Stolen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the host of this machine took {:.0} % of its processor time meanwhile, and most of it for {} s",
+            100.0 * self.share,
+            self.lost.as_secs_f64()
+        )
     }
 }
 
@@ -71,16 +104,10 @@ fn sample(stopped: &Receiver<()>) -> Vec<Ticks> {
     }
 }
 
-fn describe(samples: &[Ticks]) -> Option<String> {
-    let stolen = samples.last()?.stolen_since(*samples.first()?);
+fn sum(samples: &[Ticks]) -> Stolen {
+    let (Some(first), Some(last)) = (samples.first(), samples.last()) else { return Stolen::default() };
     let lost = samples.windows(2).filter(|pair| pair[1].stolen_since(pair[0]) > LOST).count();
-    let lost_seconds = lost as f64 * STEP.as_secs_f64();
-    (stolen >= NOTABLE || lost > 0).then(|| {
-        format!(
-            "the host of this machine took {:.0} % of its processor time meanwhile, and most of it for {lost_seconds} s",
-            100.0 * stolen
-        )
-    })
+    Stolen { share: last.stolen_since(*first), lost: STEP * lost as u32 }
 }
 
 #[cfg(test)]
@@ -106,12 +133,15 @@ mod tests {
                 let last = ticks[ticks.len() - 1];
                 ticks.push(Ticks { stolen: last.stolen + stolen, all: last.all + 100 });
             }
-            describe(&ticks)
+            let stolen = sum(&ticks);
+            (stolen.is_notable(), stolen.stopped_the_machine())
         };
-        assert_eq!(samples(&[0; 9]), None);
-        assert_eq!(samples(&[4; 9]), None);
-        assert!(samples(&[20; 9]).is_some_and(|text| text.contains("20 %") && text.contains("for 0 s")));
-        assert!(samples(&[0, 0, 0, 0, 0, 0, 0, 90, 60, 0]).is_some_and(|text| text.contains("for 1 s")));
-        assert_eq!(describe(&[]), None);
+        assert_eq!(samples(&[0; 9]), (false, false));
+        assert_eq!(samples(&[4; 9]), (false, false));
+        assert_eq!(samples(&[20; 9]), (true, false));
+        assert_eq!(samples(&[[0; 40].as_slice(), &[90, 60]].concat()), (true, true));
+        assert_eq!(sum(&[]), Stolen::default());
+        let stolen = Stolen { share: 0.17, lost: 3 * STEP };
+        assert!(stolen.to_string().contains("17 %") && stolen.to_string().contains("1.5 s"), "{stolen}");
     }
 }
