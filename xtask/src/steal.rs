@@ -84,12 +84,11 @@ impl Stolen {
 
 impl fmt::Display for Stolen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "the host of this machine took {:.0} % of its processor time meanwhile, and most of it for {} s",
-            100.0 * self.share,
-            self.lost.as_secs_f64()
-        )
+        write!(f, "the host of this machine took {:.0} % of its processor time meanwhile", 100.0 * self.share)?;
+        if self.stopped_the_machine() {
+            write!(f, ", and most of it for {} s", self.lost.as_secs_f64())?;
+        }
+        Ok(())
     }
 }
 
