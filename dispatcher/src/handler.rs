@@ -71,20 +71,19 @@ impl Handler {
         let (head, body) = request.into_parts();
         Form::of(text(&head.headers, CONTENT_TYPE.as_str())?)?;
         let top_k = wire::top_k(head.uri.query())?;
-        let budget = wire::timeout(text(&head.headers, header::TIMEOUT_MS)?)?;
-        let budget = budget.map_or(self.intake.deadline, |budget| budget.min(self.intake.deadline));
+        let budget = self.intake.budget(wire::timeout(text(&head.headers, header::TIMEOUT_MS)?)?);
         let deadline = tally.accepted + budget;
-        let late = || Fault::new(Code::DeadlineExceeded, format!("no answer within {} ms", budget.as_millis()));
-        let body = tokio::time::timeout_at(deadline.into(), body::read(body, self.intake.body()));
         let picture = Picture {
-            body: body.await.map_err(|_elapsed| late())??,
+            body: body::read(body, self.intake.body(), deadline).await?,
             content_type: head.headers.get(CONTENT_TYPE).cloned(),
             top_k,
             trace: trace.clone(),
         };
         tally.queued = true;
         let waited = tokio::time::timeout_at(deadline.into(), self.queued(picture, tally.accepted, deadline));
-        let answer = waited.await.unwrap_or_else(|_elapsed| Err(late()));
+        let answer = waited.await.unwrap_or_else(|_elapsed| {
+            Err(Fault::new(Code::DeadlineExceeded, format!("no answer within {} ms", budget.as_millis())))
+        });
         // Refused at once: as a latency it would make an overload look fast.
         tally.queued = !matches!(&answer, Err(fault) if fault.code == Code::QueueFull);
         answer

@@ -15,11 +15,12 @@ use service::respond;
 use service::wire::{Answer, Prediction, ReadyBody, Timing};
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 
 /// How a stub replica treats a request.
 #[derive(Clone)]
@@ -36,12 +37,12 @@ enum Manner {
     Refusing,
 }
 
-const READY: ReadyBody = ReadyBody { ready: true, capacity: Some(1) };
-
 /// A replica by its wire contract alone.
 struct Stub {
     address: String,
     calls: Arc<AtomicUsize>,
+    /// What `/readyz` says.
+    ready: Arc<AtomicBool>,
 }
 
 impl Stub {
@@ -49,12 +50,15 @@ impl Stub {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound").to_string();
         let calls = Arc::new(AtomicUsize::new(0));
-        let (name, counted) = (address.clone(), calls.clone());
+        let ready = Arc::new(AtomicBool::new(true));
+        let (name, counted, is_ready) = (address.clone(), calls.clone(), ready.clone());
         let service = tower::service_fn(move |request: Request<Incoming>| {
             let (manner, name, counted) = (manner.clone(), name.clone(), counted.clone());
+            let ready = is_ready.load(Ordering::SeqCst);
             async move {
                 if request.uri().path() == "/readyz" {
-                    return Ok::<_, Infallible>(respond::json(StatusCode::OK, &READY));
+                    let body = ReadyBody { ready, capacity: Some(1) };
+                    return Ok::<_, Infallible>(respond::json(StatusCode::OK, &body));
                 }
                 counted.fetch_add(1, Ordering::SeqCst);
                 let status = match manner {
@@ -71,7 +75,7 @@ impl Stub {
             }
         });
         tokio::spawn(service::server::serve(listener, service, std::future::pending(), Duration::ZERO));
-        Self { address, calls }
+        Self { address, calls, ready }
     }
 
     /// Ready when asked, and hangs up on everything else.
@@ -84,23 +88,25 @@ impl Stub {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound").to_string();
         let calls = Arc::new(AtomicUsize::new(0));
-        let counted = calls.clone();
+        let ready = Arc::new(AtomicBool::new(true));
+        let (counted, is_ready) = (calls.clone(), ready.clone());
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
-                let (counted, gate) = (counted.clone(), gate.clone());
+                let (counted, gate, is_ready) = (counted.clone(), gate.clone(), is_ready.clone());
                 tokio::spawn(async move {
                     let mut some = [0; 64];
                     let read = stream.read(&mut some).await.unwrap_or(0);
                     if some[..read].starts_with(b"GET /readyz") {
-                        let ready = b"HTTP/1.1 200 OK\r\nContent-Length: 29\r\n\r\n{\"ready\":true,\"capacity\":1  }";
-                        return stream.write_all(ready).await.expect("the probe waits");
+                        let body = format!("{{\"ready\":{}}}", is_ready.load(Ordering::SeqCst));
+                        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+                        return stream.write_all((head + &body).as_bytes()).await.expect("the probe waits");
                     }
                     counted.fetch_add(1, Ordering::SeqCst);
                     gate.acquire().await.expect("never closed").forget();
                 });
             }
         });
-        Self { address, calls }
+        Self { address, calls, ready }
     }
 
     fn calls(&self) -> usize {
@@ -167,6 +173,21 @@ impl Dispatcher {
         (status, after, serde_json::from_slice(&body).unwrap_or(Value::Null))
     }
 
+    async fn until_states(&self, expected: &[&str]) {
+        let mut states = Vec::new();
+        for _ in 0..1000 {
+            let status = self.get("/status").await.2;
+            let replicas = status["replicas"].as_array().expect("a list").iter();
+            states = replicas.map(|replica| replica["state"].as_str().unwrap_or_default().to_owned()).collect();
+            states.sort();
+            if states == expected {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{states:?} instead of {expected:?}");
+    }
+
     async fn until_waiting(&self, count: u64) {
         for _ in 0..1000 {
             if self.get("/status").await.2["queue_length"] == count {
@@ -178,6 +199,16 @@ impl Dispatcher {
     }
 }
 
+/// A request that has reached the stub, which holds it.
+async fn held(dispatcher: &Arc<Dispatcher>, stub: &Stub) -> JoinHandle<Reply> {
+    let client = dispatcher.clone();
+    let request = tokio::spawn(async move { client.post(&[]).await });
+    while stub.calls() == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    request
+}
+
 fn code(reply: &Reply) -> (u16, &str) {
     (reply.0, reply.2["code"].as_str().unwrap_or("none"))
 }
@@ -187,12 +218,17 @@ async fn a_request_is_retried_elsewhere_and_the_bad_replica_ejected() {
     for bad in [Stub::resetting().await, Stub::start(Manner::Broken).await, Stub::start(Manner::Unavailable).await] {
         let good = Stub::start(Manner::Prompt).await;
         let dispatcher = Dispatcher::start(&[&bad, &good], &[]).await;
+        dispatcher.until_states(&["ready", "ready"]).await;
+        // Once out, it stays out.
+        bad.ready.store(false, Ordering::SeqCst);
         for _ in 0..20 {
             let reply = dispatcher.post(&[]).await;
             assert_eq!((reply.0, &reply.2["replica"]), (200, &good.address.as_str().into()));
         }
-        // Three failures in a row eject it; its probes succeed, so that it gets one more request at each return.
-        assert!((1..=6).contains(&bad.calls()), "{} calls of the bad one", bad.calls());
+        assert!((1..=3).contains(&bad.calls()), "{} calls of the bad one", bad.calls());
+        dispatcher.until_states(&["ejected", "ready"]).await;
+        bad.ready.store(true, Ordering::SeqCst);
+        dispatcher.until_states(&["ready", "ready"]).await;
     }
 }
 
@@ -241,11 +277,7 @@ async fn a_deadline_that_passes_in_the_queue_is_504_and_never_dispatched() {
     let gate = Arc::new(Semaphore::new(0));
     let stub = Stub::start(Manner::Gated(gate.clone())).await;
     let dispatcher = Arc::new(Dispatcher::start(&[&stub], &[]).await);
-    let client = dispatcher.clone();
-    let first = tokio::spawn(async move { client.post(&[]).await });
-    while stub.calls() == 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let first = held(&dispatcher, &stub).await;
     let late = dispatcher.post(&[("x-request-timeout-ms", "50")]).await;
     assert_eq!(code(&late), (504, "deadline_exceeded"));
     dispatcher.until_waiting(0).await;
@@ -259,11 +291,7 @@ async fn a_client_that_leaves_gives_its_place_up() {
     let gate = Arc::new(Semaphore::new(0));
     let stub = Stub::start(Manner::Gated(gate.clone())).await;
     let dispatcher = Arc::new(Dispatcher::start(&[&stub], &[]).await);
-    let client = dispatcher.clone();
-    let first = tokio::spawn(async move { client.post(&[]).await });
-    while stub.calls() == 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let first = held(&dispatcher, &stub).await;
     let mut leaver = TcpStream::connect(&dispatcher.program.address).await.expect("connected");
     leaver.write_all(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx").await.expect("sent");
     dispatcher.until_waiting(1).await;

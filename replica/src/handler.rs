@@ -72,13 +72,9 @@ impl Handler {
         let _progress = Progress::start(received);
         let (head, body) = request.into_parts();
         let top_k = wire::top_k(head.uri.query())?;
-        let budget = wire::timeout(text(&head.headers, header::TIMEOUT_MS)?)?;
-        let deadline = received + budget.map_or(self.intake.deadline, |budget| budget.min(self.intake.deadline));
+        let deadline = received + self.intake.budget(wire::timeout(text(&head.headers, header::TIMEOUT_MS)?)?);
         let content_type = text(&head.headers, CONTENT_TYPE.as_str())?;
-        let body = tokio::time::timeout_at(deadline.into(), body::read(body, self.intake.body()));
-        let body = body.await.map_err(|_elapsed| {
-            Fault::new(Code::DeadlineExceeded, "the deadline passed before the body was there")
-        })??;
+        let body = body::read(body, self.intake.body(), deadline).await?;
         let picture = form::picture(content_type, body).await?;
         let classified = self.pipeline.classify(picture, deadline, slot).await?;
         let queued = text(&head.headers, header::QUEUE_MS)?.and_then(|waited| waited.parse().ok()).unwrap_or(0.0);

@@ -4,7 +4,7 @@ use crate::wire::{Code, Fault};
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What one body may cost.
 #[derive(Debug, Clone, Copy)]
@@ -25,8 +25,16 @@ const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 /// Reads a whole body.
 ///
 /// # Errors
-/// 413 past the size, without having buffered more than that; 408 past the time; 400 when the client stopped sending.
-pub async fn read(mut body: Incoming, limits: Limits) -> Result<Bytes, Fault> {
+/// 413 past the size, without having buffered more than that; 408 past the time; 504 past the request's deadline; 400
+/// when the client stopped sending.
+pub async fn read(body: Incoming, limits: Limits, deadline: Instant) -> Result<Bytes, Fault> {
+    let read = tokio::time::timeout_at(deadline.into(), within(body, limits)).await;
+    read.unwrap_or_else(|_elapsed| {
+        Err(Fault::new(Code::DeadlineExceeded, "the deadline passed before the whole body was there"))
+    })
+}
+
+async fn within(mut body: Incoming, limits: Limits) -> Result<Bytes, Fault> {
     let too_large = || {
         let message = format!("the body is over the limit of {} bytes", limits.max_bytes);
         Fault::new(Code::TooLarge, message)

@@ -40,6 +40,11 @@ impl Intake {
     pub fn body(&self) -> body::Limits {
         body::Limits { max_bytes: self.max_body_bytes as usize, timeout: self.body_timeout }
     }
+
+    /// The time for a request whose client asks for `asked`.
+    pub fn budget(&self, asked: Option<Duration>) -> Duration {
+        asked.map_or(self.deadline, |asked| asked.min(self.deadline))
+    }
 }
 
 /// A duration in humantime's notation, longer than nothing.

@@ -8,8 +8,8 @@ use std::time::Duration;
 /// Between two samples.
 const STEP: Duration = Duration::from_millis(500);
 
-/// A step in which the host took more than this share was lost: nothing here could answer in time.
-const LOST: f64 = 0.5;
+/// A step in which the host took more than this share was lost: hardly anything here could answer in time.
+const LOST: f64 = 0.8;
 
 /// Share of the whole time below which it is not worth mentioning.
 const NOTABLE: f64 = 0.05;
@@ -86,7 +86,7 @@ impl fmt::Display for Stolen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the host of this machine took {:.0} % of its processor time meanwhile", 100.0 * self.share)?;
         if self.stopped_the_machine() {
-            write!(f, ", and most of it for {} s", self.lost.as_secs_f64())?;
+            write!(f, ", and nearly all of it for {} s", self.lost.as_secs_f64())?;
         }
         Ok(())
     }
@@ -138,7 +138,7 @@ mod tests {
         assert_eq!(samples(&[0; 9]), (false, false));
         assert_eq!(samples(&[4; 9]), (false, false));
         assert_eq!(samples(&[20; 9]), (true, false));
-        assert_eq!(samples(&[[0; 40].as_slice(), &[90, 60]].concat()), (true, true));
+        assert_eq!(samples(&[[0; 40].as_slice(), &[90, 70]].concat()), (true, true));
         assert_eq!(sum(&[]), Stolen::default());
         let stolen = Stolen { share: 0.17, lost: 3 * STEP };
         assert!(stolen.to_string().contains("17 %") && stolen.to_string().contains("1.5 s"), "{stolen}");
