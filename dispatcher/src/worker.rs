@@ -391,3 +391,36 @@ impl Gauges {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use hyper::HeaderMap;
+    use service::trace::Trace;
+    use std::collections::BTreeSet;
+    use tokio::sync::watch;
+
+    fn entry(ticket: u64, reply: oneshot::Sender<Outcome>) -> Entry<Job> {
+        let trace = Trace::of(&HeaderMap::new());
+        let picture = Picture { body: Bytes::from_static(b"x"), content_type: None, top_k: 1, trace };
+        let now = Instant::now();
+        let job = Job::new(Arc::new(picture), now, reply);
+        Entry { ticket: Ticket(ticket), deadline: now + Duration::from_secs(60), bytes: 1, job }
+    }
+
+    #[tokio::test]
+    async fn a_job_whose_withdrawal_overtook_it_takes_no_place() {
+        let (_nobody, published) = watch::channel(BTreeSet::new());
+        let worker = spawn(Bounds { length: 9, bytes: 9 }, published);
+        let (left, outcome) = oneshot::channel();
+        drop(outcome);
+        let (stays, _outcome) = oneshot::channel();
+        for submitted in [entry(1, left), entry(2, stays)] {
+            worker.messages.send(Message::Submit(submitted)).await.expect("the worker runs");
+        }
+        let (reply, snapshot) = oneshot::channel();
+        worker.messages.send(Message::Snapshot(reply)).await.expect("the worker runs");
+        assert_eq!(snapshot.await.expect("it answers").queue_length, 1);
+    }
+}
