@@ -1,34 +1,60 @@
 //! Flags → what the dispatcher runs with.
 
 use crate::discovery::Source;
-use crate::queue::Bounds;
+use crate::queue::Order;
+use crate::rotation::Balance;
+use crate::worker::Rules;
 use clap::Parser;
-use service::options::{Intake, Process};
+use service::options::{Intake, Process, positive_duration};
 use service::server::Drain;
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
 
 /// Queues pictures and hands them to replicas that are free.
 #[derive(Debug, Parser)]
 #[command(
     version,
     after_help = "Examples:\n  dispatcher --replicas static:127.0.0.1:6000,127.0.0.1:6001\n  \
-    dispatcher --replicas file:/run/roundhouse/replicas --deadline 3s\n\n\
+    dispatcher --replicas file:/run/roundhouse/replicas --deadline 3s\n  \
+    dispatcher --replicas kubernetes:default/replica --admin-listen 0.0.0.0:9090 --token-file /run/secrets/token\n\n\
     curl -H 'Content-Type: image/jpeg' --data-binary @picture.jpg http://127.0.0.1:5052/predict"
 )]
 pub struct Args {
     /// Address to serve on; port 0 picks a free one and prints it
     #[arg(long, env = "ROUNDHOUSE_LISTEN", default_value = "0.0.0.0:5052")]
     pub listen: SocketAddr,
-    /// Where replicas are found: static:HOST:PORT,…, file:PATH (one host:port a line) or
+    /// Where replicas are found: static:HOST:PORT,…, file:PATH (one host:port a line), dns:NAME:PORT or
     /// kubernetes:NAMESPACE/SERVICE[:PORTNAME]
     #[arg(long, env = "ROUNDHOUSE_REPLICAS")]
     pub replicas: Source,
     /// Requests that may wait
     #[arg(long, env = "ROUNDHOUSE_QUEUE_LENGTH", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     pub queue_length: u32,
-    /// Bytes of waiting requests together
+    /// Bytes that requests may hold together, be they arriving, waiting or with a replica
     #[arg(long, env = "ROUNDHOUSE_QUEUE_BYTES", default_value_t = 256 << 20)]
     pub queue_bytes: u64,
+    /// Who goes first
+    #[arg(long, env = "ROUNDHOUSE_ORDER", value_enum, default_value = "late-last")]
+    pub order: Order,
+    /// What an answer should take at most; who can no longer be answered by then is late
+    #[arg(long, env = "ROUNDHOUSE_OBJECTIVE", default_value = "500ms", value_parser = positive_duration)]
+    pub objective: Duration,
+    /// Which of several free replicas gets a request
+    #[arg(long, env = "ROUNDHOUSE_BALANCE", value_enum, default_value = "round-robin")]
+    pub balance: Balance,
+    /// Serve /metrics, /livez, /readyz and /status here instead of beside /predict
+    #[arg(long, env = "ROUNDHOUSE_ADMIN_LISTEN")]
+    pub admin_listen: Option<SocketAddr>,
+    /// PEM file with a certificate chain: serve TLS; read again when it changes
+    #[arg(long, env = "ROUNDHOUSE_TLS_CERTIFICATE", requires = "tls_key")]
+    pub tls_certificate: Option<PathBuf>,
+    /// PEM file with the certificate's private key
+    #[arg(long, env = "ROUNDHOUSE_TLS_KEY", requires = "tls_certificate")]
+    pub tls_key: Option<PathBuf>,
+    /// File with the token that /predict then requires (Authorization: Bearer …); read again when it changes
+    #[arg(long, env = "ROUNDHOUSE_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
     /// Bounds of a request
     #[command(flatten)]
     pub intake: Intake,
@@ -44,8 +70,18 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where replicas are found.
     pub replicas: Source,
-    /// How much may wait.
-    pub queue: Bounds,
+    /// How requests are queued and handed out.
+    pub rules: Rules,
+    /// What an answer should take at most.
+    pub objective: Duration,
+    /// Bytes of all bodies together.
+    pub queue_bytes: usize,
+    /// Address of the admin paths, if it is another.
+    pub admin_listen: Option<SocketAddr>,
+    /// Certificate chain and key, for TLS.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    /// What clients must prove to know.
+    pub token_file: Option<PathBuf>,
     /// What one request may cost.
     pub intake: Intake,
     /// How it leaves.
@@ -62,10 +98,26 @@ impl TryFrom<Args> for Config {
             "--max-body-bytes ({max_body_bytes}) must not exceed --queue-bytes ({}), or such a body could never wait",
             args.queue_bytes
         );
+        anyhow::ensure!(
+            args.objective <= args.intake.deadline,
+            "--objective ({}) must not be longer than --deadline ({}), after which nobody is answered",
+            humantime::format_duration(args.objective),
+            humantime::format_duration(args.intake.deadline)
+        );
         Ok(Self {
             listen: args.listen,
             replicas: args.replicas,
-            queue: Bounds { length: args.queue_length as usize, bytes: args.queue_bytes as usize },
+            rules: Rules {
+                order: args.order,
+                balance: args.balance,
+                queue_length: args.queue_length as usize,
+                deadline: args.intake.deadline,
+            },
+            objective: args.objective,
+            queue_bytes: args.queue_bytes as usize,
+            admin_listen: args.admin_listen,
+            tls: args.tls_certificate.zip(args.tls_key),
+            token_file: args.token_file,
             intake: args.intake,
             drain: Drain { delay: drain_delay, grace, with_parent: args.process.exit_with_parent },
         })
@@ -92,6 +144,13 @@ mod tests {
             (["--queue-bytes", "1"], "--max-body-bytes"),
             (["--listen", "here"], "here"),
             (["--max-body-bytes", "much"], "max-body-bytes"),
+            (["--order", "lifo"], "late-last"),
+            (["--balance", "random"], "round-robin"),
+            (["--objective", "0s"], "--objective"),
+            (["--objective", "6s"], "--deadline"),
+            (["--admin-listen", "there"], "there"),
+            (["--tls-key", "key.pem"], "--tls-certificate"),
+            (["--tls-certificate", "chain.pem"], "--tls-key"),
         ] {
             let error = config(&flags).expect_err("refused");
             assert!(error.contains(word), "{flags:?}: {error}");

@@ -1,5 +1,6 @@
 //! Where replicas are published. Every way yields the whole present set, again at each change.
 
+pub mod dns;
 pub mod file;
 pub mod kubernetes;
 
@@ -19,6 +20,8 @@ pub enum Source {
     Static(BTreeSet<Address>),
     /// A file with one address a line, replaced atomically by whoever runs the replicas.
     File(PathBuf),
+    /// A name of the domain name system.
+    Dns(dns::Name),
     /// A Service of the cluster.
     Kubernetes(kubernetes::Service),
 }
@@ -28,12 +31,16 @@ pub enum Source {
 pub enum Error {
     /// The flag names no known source.
     #[error(
-        "{0:?} is no source of replicas; try static:127.0.0.1:6000, file:/run/replicas or kubernetes:default/replica"
+        "{0:?} is no source of replicas; try static:127.0.0.1:6000, file:/run/replicas, dns:replica:6000 or \
+         kubernetes:default/replica"
     )]
     Unknown(String),
     /// An address is not `host:port`.
     #[error("{0:?} is not host:port, such as 127.0.0.1:6000")]
     Address(String),
+    /// A name is not `NAME:PORT`.
+    #[error("{0:?} is not NAME:PORT, such as replica.example:6000")]
+    Name(String),
     /// A Service is not `NAMESPACE/NAME[:PORTNAME]`.
     #[error("{0:?} is not NAMESPACE/SERVICE or NAMESPACE/SERVICE:PORTNAME, such as default/replica:http")]
     Service(String),
@@ -54,6 +61,7 @@ impl FromStr for Source {
         match text.split_once(':') {
             Some(("static", list)) => list.split(',').map(address).collect::<Result<_, _>>().map(Self::Static),
             Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
+            Some(("dns", name)) => name.parse().map(Self::Dns),
             Some(("kubernetes", service)) => service.parse().map(Self::Kubernetes),
             _ => Err(Error::Unknown(text.into())),
         }
@@ -69,6 +77,7 @@ impl Source {
         match self {
             Self::Static(addresses) => Ok(watch::channel(addresses).1),
             Self::File(path) => file::watch(path),
+            Self::Dns(name) => Ok(dns::watch(name)),
             Self::Kubernetes(service) => Ok(kubernetes::watch(service)),
         }
     }
@@ -79,9 +88,9 @@ fn address(text: &str) -> Result<Address, Error> {
     let text = text.trim();
     match text.rsplit_once(':') {
         Some((host, port))
-            if !host.is_empty() && !host.contains(char::is_whitespace) && port.parse::<u16>().is_ok() =>
+            if !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_graphic()) && port.parse::<u16>().is_ok() =>
         {
-            Ok(text.to_owned())
+            Ok(text.into())
         }
         _ => Err(Error::Address(text.to_owned())),
     }
@@ -93,7 +102,7 @@ mod tests {
 
     #[test]
     fn sources_are_told_apart_by_their_prefix() {
-        let list = Source::Static(["a:1".to_owned(), "[::1]:2".to_owned()].into());
+        let list = Source::Static(["a:1".into(), "[::1]:2".into()].into());
         assert_eq!("static:a:1,[::1]:2".parse::<Source>().ok(), Some(list));
         assert_eq!("file:/x/y".parse::<Source>().ok(), Some(Source::File("/x/y".into())));
         for bad in ["", "a:1", "file:", "static:", "static:a", "static:a:x", "static:a:70000", "static::1", "ftp:x"] {

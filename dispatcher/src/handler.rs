@@ -1,65 +1,98 @@
 //! HTTP ↔ job. Checks a request, queues it, and turns its outcome into the contract's answer.
 
 use crate::forward::{Answer, Picture};
+use crate::inspection::Inspection;
 use crate::queue::{Entry, Ticket};
+use crate::token::Token;
 use crate::worker::{Handle, Job, Message};
 use hyper::body::Incoming;
+use bytes::Bytes;
 use hyper::header::CONTENT_TYPE;
+use hyper::http::request::Parts;
 use hyper::{Method, Request, StatusCode};
-use metrics::{counter, histogram};
-use service::admin::Admin;
-use service::body;
+use metrics::{Counter, Histogram, counter, histogram};
+use service::body::{self, Limits};
 use service::headers::text;
 use service::options::Intake;
 use service::respond::{self, Reply};
 use service::trace::Trace;
 use service::wire::{self, Code, ErrorBody, Fault, Form, header, metric};
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
-use tokio::sync::{mpsc, oneshot};
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+
+/// Describes this interface, for people's tools.
+static OPENAPI: &[u8] = include_bytes!("openapi.json");
 
 /// What every request is answered from.
 pub struct Handler {
     /// Takes jobs.
     pub worker: Handle,
-    /// Answers the admin paths.
-    pub admin: Admin,
-    /// What one request may cost.
+    /// Answers the admin paths, unless they have an address of their own.
+    pub inspection: Option<Inspection>,
+    /// What clients must prove to know.
+    pub token: Option<Token>,
+    /// What one body may cost.
+    pub body: Limits,
+    /// Longest time for a request.
     pub intake: Intake,
+    /// Accepted → answered, at most, to count as good.
+    pub objective: Duration,
     /// Names the next job.
     pub next_ticket: AtomicU64,
+    /// Counts outcomes.
+    pub meters: Meters,
+}
+
+/// The metrics that every request touches, looked up once.
+pub struct Meters {
+    duration: Histogram,
+    ok: Counter,
+}
+
+impl Default for Meters {
+    fn default() -> Self {
+        Self { duration: histogram!(metric::REQUEST_DURATION), ok: outcomes("ok") }
+    }
+}
+
+fn outcomes(code: impl Into<String>) -> Counter {
+    counter!("dispatcher_requests_total", "code" => code.into())
 }
 
 impl Handler {
     /// Answers one request.
     pub async fn handle(self: Arc<Self>, request: Request<Incoming>) -> Reply {
         let path = request.uri().path();
-        if let Some(reply) = self.admin.answer(request.method(), path) {
+        match path {
+            "/predict" | "/infer" if request.method() == Method::POST => return self.predict(request).await,
+            "/predict" | "/infer" => return respond::method_not_allowed("POST"),
+            "/openapi.json" if request.method() == Method::GET => {
+                return respond::whole(StatusCode::OK, "application/json", Bytes::from_static(OPENAPI));
+            }
+            "/openapi.json" => return respond::method_not_allowed("GET"),
+            _ => {}
+        }
+        if let Some(inspection) = &self.inspection
+            && let Some(reply) = inspection.answer(request.method(), path).await
+        {
             return reply;
         }
-        match path {
-            "/predict" | "/infer" if request.method() == Method::POST => self.predict(request).await,
-            "/predict" | "/infer" => respond::method_not_allowed("POST"),
-            "/status" if request.method() == Method::GET => self.status().await,
-            "/status" => respond::method_not_allowed("GET"),
-            _ => respond::not_found(path, "pictures go to POST /predict"),
-        }
+        respond::not_found(path, "pictures go to POST /predict")
     }
 
     async fn predict(&self, request: Request<Incoming>) -> Reply {
-        let mut tally = Tally { accepted: Instant::now(), code: None, queued: false };
+        let mut tally = Tally { meters: &self.meters, accepted: Instant::now(), outcome: None, queued: false };
         let trace = Trace::of(request.headers());
         let mut reply = match self.outcome(request, &trace, &mut tally).await {
             Ok(answer) => {
-                tally.code = Some(answered_code(&answer));
-                let mut reply = respond::text("application/json", String::new());
-                *reply.status_mut() = answer.status;
-                *reply.body_mut() = answer.body.into();
-                reply
+                tally.outcome = Some(answered(&answer));
+                respond::whole(answer.status, "application/json", answer.body)
             }
             Err(fault) => {
-                tally.code = Some(fault.code.as_str().into());
+                tally.outcome = Some(fault.code.as_str().into());
                 respond::fault(&fault, trace.request_id())
             }
         };
@@ -67,14 +100,22 @@ impl Handler {
         reply
     }
 
-    async fn outcome(&self, request: Request<Incoming>, trace: &Trace, tally: &mut Tally) -> Result<Answer, Fault> {
+    async fn outcome(&self, request: Request<Incoming>, trace: &Trace, tally: &mut Tally<'_>) -> Result<Answer, Fault> {
         let (head, body) = request.into_parts();
-        Form::of(text(&head.headers, CONTENT_TYPE.as_str())?)?;
-        let top_k = wire::top_k(head.uri.query())?;
-        let budget = self.intake.budget(wire::timeout(text(&head.headers, header::TIMEOUT_MS)?)?);
+        let (top_k, budget) = match self.check(&head) {
+            Ok(checked) => checked,
+            Err(fault) => {
+                body::discard(body).await;
+                return Err(fault);
+            }
+        };
         let deadline = tally.accepted + budget;
         let picture = Picture {
-            body: body::read(body, self.intake.body(), deadline).await?,
+            body: body::read(body, &self.body, deadline).await.inspect_err(|fault| {
+                if fault.code == Code::QueueFull {
+                    counter!(metric::SHED, "reason" => "bytes").increment(1);
+                }
+            })?,
             content_type: head.headers.get(CONTENT_TYPE).cloned(),
             top_k,
             trace: trace.clone(),
@@ -85,8 +126,18 @@ impl Handler {
             Err(Fault::new(Code::DeadlineExceeded, format!("no answer within {} ms", budget.as_millis())))
         });
         // Refused at once: as a latency it would make an overload look fast.
-        tally.queued = !matches!(&answer, Err(fault) if fault.code == Code::QueueFull);
+        tally.queued = !matches!(&answer, Err(fault) if matches!(fault.code, Code::QueueFull | Code::Overloaded));
         answer
+    }
+
+    /// What the head alone tells: who asks, in what form, for how many predictions, within what time.
+    fn check(&self, head: &Parts) -> Result<(usize, Duration), Fault> {
+        if let Some(token) = &self.token {
+            token.check(&head.headers)?;
+        }
+        Form::of(text(&head.headers, CONTENT_TYPE.as_str())?)?;
+        let budget = self.intake.budget(wire::timeout(text(&head.headers, header::TIMEOUT_MS)?)?);
+        Ok((wire::top_k(head.uri.query())?, budget))
     }
 
     /// Waits in the queue, and at a replica, until the outcome is there.
@@ -97,66 +148,58 @@ impl Handler {
         let ticket = Ticket(self.next_ticket.fetch_add(1, Ordering::Relaxed));
         // Declared first, so dropped after `outcome` is: a withdrawal that comes before its job finds nothing, and the
         // worker then knows the job by its closed reply.
-        let mut place = Place { ticket, withdrawn: &self.worker.withdrawn, held: true };
+        let mut place = Place { ticket, worker: &self.worker, held: true };
         let (reply, outcome) = oneshot::channel();
-        let bytes = picture.body.len();
         let job = Job::new(Arc::new(picture), accepted, reply);
         let stopping = || Fault::new(Code::Internal, "the dispatcher is stopping");
-        let message = Message::Submit(Entry { ticket, deadline, bytes, job });
+        let message = Message::Submit(Entry { ticket, objective: accepted + self.objective, deadline, job });
         self.worker.messages.send(message).await.map_err(|_gone| stopping())?;
         let outcome = outcome.await.map_err(|_gone| stopping())?;
         place.held = false;
         outcome
-    }
-
-    async fn status(&self) -> Reply {
-        let (reply, snapshot) = oneshot::channel();
-        let asked = self.worker.messages.send(Message::Snapshot(reply)).await;
-        match snapshot.await {
-            Ok(snapshot) if asked.is_ok() => respond::json(StatusCode::OK, &snapshot),
-            _ => respond::fault(&Fault::new(Code::Internal, "the dispatcher is stopping"), ""),
-        }
     }
 }
 
 /// A place in the queue, given back when dropped.
 struct Place<'a> {
     ticket: Ticket,
-    withdrawn: &'a mpsc::UnboundedSender<Ticket>,
+    worker: &'a Handle,
     held: bool,
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         if self.held {
-            // A worker that is gone holds no place.
-            let _gone = self.withdrawn.send(self.ticket);
+            self.worker.withdraw(self.ticket);
         }
     }
 }
 
 /// `ok`, or the code in the error body of the replica.
-fn answered_code(answer: &Answer) -> String {
+fn answered(answer: &Answer) -> Cow<'static, str> {
     if answer.status == StatusCode::OK {
         return "ok".into();
     }
-    serde_json::from_slice::<ErrorBody>(&answer.body).map_or_else(|_| "unknown".into(), |body| body.code)
+    serde_json::from_slice::<ErrorBody>(&answer.body).map_or("unknown".into(), |body| body.code.into())
 }
 
 /// Counts a request by its outcome when dropped. One whose client left has none; had it waited, its time counts.
-struct Tally {
+struct Tally<'a> {
+    meters: &'a Meters,
     accepted: Instant,
-    code: Option<String>,
+    outcome: Option<Cow<'static, str>>,
     /// Whether it was in the queue, and so says something about latency.
     queued: bool,
 }
 
-impl Drop for Tally {
+impl Drop for Tally<'_> {
     fn drop(&mut self) {
         if self.queued {
-            histogram!(metric::REQUEST_DURATION).record(self.accepted.elapsed());
+            self.meters.duration.record(self.accepted.elapsed());
         }
-        let code = self.code.take().unwrap_or_else(|| "client_gone".into());
-        counter!("dispatcher_requests_total", "code" => code).increment(1);
+        match self.outcome.as_deref() {
+            Some("ok") => self.meters.ok.increment(1),
+            outcome => outcomes(outcome.unwrap_or("client_gone")).increment(1),
+        }
     }
 }

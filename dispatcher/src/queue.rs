@@ -1,108 +1,117 @@
-//! Bounded FIFO of jobs with deadlines. Knows time only as an argument; knows nothing of HTTP or of replicas.
+//! Bounded queue of jobs with deadlines, in order of arrival. Knows time only as an argument; knows nothing of HTTP or
+//! of replicas.
 
-use std::collections::VecDeque;
-use std::time::Instant;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
-/// Names a job for as long as the process lives.
+/// Names a job for as long as the process lives. Later jobs have higher tickets, which makes it the order of arrival.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ticket(pub u64);
 
 /// A job in its place.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Entry<T> {
-    /// Its name.
+    /// Its name, and its place in the order.
     pub ticket: Ticket,
+    /// An answer after this instant misses the objective.
+    pub objective: Instant,
     /// It is never handed out at or after this instant.
     pub deadline: Instant,
-    /// What it counts towards [`Bounds::bytes`].
-    pub bytes: usize,
     /// The job itself.
     pub job: T,
 }
 
-/// How much may wait.
-#[derive(Debug, Clone, Copy)]
-pub struct Bounds {
-    /// Jobs at most.
-    pub length: usize,
-    /// Bytes of all jobs together at most.
-    pub bytes: usize,
+/// Who goes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Order {
+    /// Requests that can still meet the objective; then the late ones, until their deadlines
+    LateLast,
+    /// Whoever came first
+    Fifo,
 }
 
-/// The bound that a refused job would have broken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Full {
-    /// [`Bounds::length`]
-    Length,
-    /// [`Bounds::bytes`]
-    Bytes,
-}
-
-/// First in, first out; a job that comes back from a failed attempt goes first.
+/// Two classes, each in order of arrival. Under [`Order::Fifo`] everybody stays in the first.
 #[derive(Debug)]
 pub struct Queue<T> {
-    waiting: VecDeque<Entry<T>>,
-    bytes: usize,
-    bounds: Bounds,
+    order: Order,
+    /// Can still meet the objective, as far as is known.
+    punctual: BTreeMap<Ticket, Entry<T>>,
+    /// The punctual ones by what makes them late; empty under [`Order::Fifo`].
+    objectives: BTreeSet<(Instant, Ticket)>,
+    /// Stepped aside; nobody comes back from here into the first class.
+    late: BTreeMap<Ticket, Entry<T>>,
+    max_length: usize,
 }
 
 impl<T> Queue<T> {
-    /// An empty queue.
-    pub fn new(bounds: Bounds) -> Self {
-        Self { waiting: VecDeque::new(), bytes: 0, bounds }
+    /// An empty queue for so many jobs.
+    pub fn new(order: Order, max_length: usize) -> Self {
+        let (punctual, objectives, late) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
+        Self { order, punctual, objectives, late, max_length }
     }
 
-    /// Adds a job at the end.
+    /// Adds a job in its place.
     ///
     /// # Errors
-    /// Gives the entry back with the bound that it would have broken.
-    pub fn push(&mut self, entry: Entry<T>) -> Result<(), (Full, Entry<T>)> {
-        if self.waiting.len() >= self.bounds.length {
-            return Err((Full::Length, entry));
+    /// Gives the entry back when the queue is full.
+    pub fn push(&mut self, entry: Entry<T>) -> Result<(), Entry<T>> {
+        if self.len() >= self.max_length {
+            return Err(entry);
         }
-        if self.bytes.saturating_add(entry.bytes) > self.bounds.bytes {
-            return Err((Full::Bytes, entry));
-        }
-        self.bytes += entry.bytes;
-        self.waiting.push_back(entry);
+        self.put_back(entry);
         Ok(())
     }
 
-    /// Puts a job that was already admitted back at the head. It has been counted once and is never refused, so the
-    /// bounds can be exceeded by what was in flight.
-    pub fn push_front(&mut self, entry: Entry<T>) {
-        self.bytes += entry.bytes;
-        self.waiting.push_front(entry);
+    /// Puts a job that was already admitted back where it was: before all that came after it. It has been counted once
+    /// and is never refused, so the bound can be exceeded by what was in flight.
+    pub fn put_back(&mut self, entry: Entry<T>) {
+        if self.order == Order::LateLast {
+            self.objectives.insert((entry.objective, entry.ticket));
+        }
+        self.punctual.insert(entry.ticket, entry);
     }
 
-    /// Takes the first job whose deadline lies after `now` and for which `place` finds one. Expired jobs stay until
-    /// their owner removes them.
+    /// Moves the jobs that would miss the objective, even if they were handed out now and took `service_time`, to
+    /// the second class.
+    pub fn demote(&mut self, now: Instant, service_time: Duration) {
+        while let Some(&(objective, ticket)) = self.objectives.first()
+            && objective < now + service_time
+        {
+            self.objectives.pop_first();
+            let entry = self.punctual.remove(&ticket).expect("every objective is a punctual job's");
+            self.late.insert(ticket, entry);
+        }
+    }
+
+    /// Takes the first job whose deadline lies after `now` and for which `place` finds one, late ones last. Expired
+    /// jobs stay until their owner removes them.
     pub fn pop<P>(&mut self, now: Instant, mut place: impl FnMut(&T) -> Option<P>) -> Option<(Entry<T>, P)> {
-        let waiting = self.waiting.iter().enumerate().filter(|(_, entry)| entry.deadline > now);
-        let (first, place) = waiting.filter_map(|(index, entry)| Some((index, place(&entry.job)?))).next()?;
-        Some((self.take(first)?, place))
+        let waiting = self.punctual.values().chain(self.late.values());
+        let mut alive = waiting.filter(|entry| entry.deadline > now);
+        let (ticket, place) = alive.find_map(|entry| Some((entry.ticket, place(&entry.job)?)))?;
+        Some((self.remove(ticket)?, place))
     }
 
     /// Takes the job `ticket`, wherever it stands; nothing if it does not wait here.
     pub fn remove(&mut self, ticket: Ticket) -> Option<Entry<T>> {
-        let index = self.waiting.iter().position(|entry| entry.ticket == ticket)?;
-        self.take(index)
+        let entry = self.punctual.remove(&ticket).or_else(|| self.late.remove(&ticket))?;
+        self.objectives.remove(&(entry.objective, ticket));
+        Some(entry)
     }
 
     /// Jobs waiting.
     pub fn len(&self) -> usize {
-        self.waiting.len()
+        self.punctual.len() + self.late.len()
+    }
+
+    /// Of those, the late ones.
+    pub fn late_len(&self) -> usize {
+        self.late.len()
     }
 
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
-    }
-
-    fn take(&mut self, index: usize) -> Option<Entry<T>> {
-        let entry = self.waiting.remove(index)?;
-        self.bytes -= entry.bytes;
-        Some(entry)
+        self.len() == 0
     }
 }
 
@@ -110,24 +119,31 @@ impl<T> Queue<T> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::time::Duration;
 
-    fn entry(ticket: u64, deadline: Instant, bytes: usize) -> Entry<()> {
-        Entry { ticket: Ticket(ticket), deadline, bytes, job: () }
+    const AMPLE: usize = 10;
+
+    fn seconds(count: u64) -> Duration {
+        Duration::from_secs(count)
+    }
+
+    fn entry(ticket: u64, deadline: Instant) -> Entry<()> {
+        Entry { ticket: Ticket(ticket), objective: deadline, deadline, job: () }
     }
 
     /// The ticket of the first job, wherever it may go.
     fn pop(queue: &mut Queue<()>, now: Instant) -> Option<u64> {
+        queue.demote(now, Duration::ZERO);
         queue.pop(now, |()| Some(())).map(|(entry, ())| entry.ticket.0)
     }
 
     #[test]
     fn a_job_without_a_place_lets_the_next_pass() {
         let now = Instant::now();
-        let mut queue = Queue::new(Bounds { length: 10, bytes: 10 });
-        for job in ["picky", "easy", "late"] {
-            let deadline = now + Duration::from_secs(1);
-            queue.push(Entry { ticket: Ticket(0), deadline, bytes: 1, job }).expect("there is room");
+        let mut queue = Queue::new(Order::LateLast, AMPLE);
+        let deadline = now + seconds(1);
+        for (ticket, job) in ["picky", "easy", "late"].into_iter().enumerate() {
+            let entry = Entry { ticket: Ticket(ticket as u64), objective: deadline, deadline, job };
+            queue.push(entry).expect("there is room");
         }
         let popped = queue.pop(now, |job| (*job != "picky").then_some(7)).expect("somebody has a place");
         assert_eq!((popped.0.job, popped.1), ("easy", 7));
@@ -137,10 +153,10 @@ mod tests {
     #[test]
     fn expired_jobs_are_never_handed_out() {
         let start = Instant::now();
-        let at = |seconds| start + Duration::from_secs(seconds);
-        let mut queue = Queue::new(Bounds { length: 10, bytes: 10 });
+        let at = |count| start + seconds(count);
+        let mut queue = Queue::new(Order::LateLast, AMPLE);
         for (ticket, deadline) in [(1, at(1)), (2, at(5)), (3, at(1))] {
-            queue.push(entry(ticket, deadline, 1)).expect("there is room");
+            queue.push(entry(ticket, deadline)).expect("there is room");
         }
         assert_eq!(pop(&mut queue, at(1)), Some(2));
         assert_eq!(pop(&mut queue, at(1)), None);
@@ -151,64 +167,121 @@ mod tests {
 
     #[test]
     fn a_returned_job_goes_first_and_is_never_refused() {
-        let later = Instant::now() + Duration::from_secs(9);
-        let mut queue = Queue::new(Bounds { length: 1, bytes: 4 });
-        queue.push(entry(1, later, 4)).expect("there is room");
-        assert_eq!(queue.push(entry(2, later, 0)).map_err(|(full, _)| full), Err(Full::Length));
-        queue.push_front(entry(0, later, 4));
+        let later = Instant::now() + seconds(9);
+        let mut queue = Queue::new(Order::LateLast, 1);
+        queue.push(entry(1, later)).expect("there is room");
+        assert_eq!(queue.push(entry(2, later)).map_err(|entry| entry.ticket), Err(Ticket(2)));
+        queue.put_back(entry(0, later));
         assert_eq!(pop(&mut queue, Instant::now()), Some(0));
         assert_eq!(queue.remove(Ticket(1)).map(|entry| entry.ticket), Some(Ticket(1)));
-        assert_eq!(queue.push(entry(3, later, 5)).map_err(|(full, _)| full), Err(Full::Bytes));
+    }
+
+    #[test]
+    fn late_jobs_step_aside_and_are_still_served() {
+        let start = Instant::now();
+        let order = |order| {
+            let mut queue = Queue::new(order, AMPLE);
+            // (ticket, objective) in seconds; a service time of two makes the first two late at the first second.
+            for (ticket, objective) in [(1, 2), (2, 1), (3, 4), (4, 3)] {
+                let (objective, deadline) = (start + seconds(objective), start + seconds(60));
+                queue.push(Entry { objective, ..entry(ticket, deadline) }).expect("there is room");
+            }
+            let now = start + seconds(1);
+            queue.demote(now, seconds(2));
+            let late = queue.late_len();
+            let served = [(); 4].map(|()| queue.pop(now, |()| Some(())).map(|(entry, ())| entry.ticket.0));
+            (late, served.map(|ticket| ticket.expect("four jobs")))
+        };
+        assert_eq!(order(Order::LateLast), (2, [3, 4, 1, 2]));
+        assert_eq!(order(Order::Fifo), (0, [1, 2, 3, 4]));
     }
 
     #[derive(Debug, Clone)]
     enum Step {
-        Push { bytes: usize, lifetime: u64 },
-        Pop,
+        Push { punctual_for: u64, lifetime: u64 },
+        Pop { service_time: u64 },
+        /// What was taken last comes back.
+        PutBack,
         Remove(u64),
     }
 
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
-            (0..50_usize, 0..20_u64).prop_map(|(bytes, lifetime)| Step::Push { bytes, lifetime }),
-            Just(Step::Pop),
-            (0..60_u64).prop_map(Step::Remove),
+            3 => (0..9_u64, 0..20_u64)
+                .prop_map(|(punctual_for, lifetime)| Step::Push { punctual_for, lifetime }),
+            2 => (0..4_u64).prop_map(|service_time| Step::Pop { service_time }),
+            1 => Just(Step::PutBack),
+            1 => (0..60_u64).prop_map(Step::Remove),
         ]
+    }
+
+    /// The plainest possible model: what waits, in order of arrival; times in seconds since the start.
+    #[derive(Debug, Clone, Copy)]
+    struct Waiting {
+        ticket: u64,
+        objective: u64,
+        deadline: u64,
+        late: bool,
     }
 
     proptest! {
         #[test]
-        fn order_bounds_and_bytes_hold_whatever_happens(steps in prop::collection::vec(step(), 0..200)) {
+        fn order_and_bound_hold_whatever_happens(
+            fifo in any::<bool>(),
+            steps in prop::collection::vec(step(), 0..200),
+        ) {
             let start = Instant::now();
-            let bounds = Bounds { length: 5, bytes: 100 };
-            let mut queue = Queue::new(bounds);
-            // The plainest possible model: what waits, in order.
-            let mut model: Vec<(u64, u64, usize)> = Vec::new();
+            let max_length = 5;
+            let mut queue = Queue::new(if fifo { Order::Fifo } else { Order::LateLast }, max_length);
+            let mut model: Vec<Waiting> = Vec::new();
+            let mut taken: Vec<(Entry<()>, Waiting)> = Vec::new();
             for (clock, step) in steps.into_iter().enumerate() {
                 let clock = clock as u64;
-                let now = start + Duration::from_secs(clock);
+                let now = start + seconds(clock);
                 match step {
-                    Step::Push { bytes, lifetime } => {
-                        let room = model.len() < bounds.length
-                            && model.iter().map(|job| job.2).sum::<usize>() + bytes <= bounds.bytes;
-                        let deadline = clock + lifetime;
-                        let pushed = queue.push(entry(clock, start + Duration::from_secs(deadline), bytes));
+                    Step::Push { punctual_for, lifetime } => {
+                        let room = model.len() < max_length;
+                        let (objective, deadline) = (clock + punctual_for, clock + lifetime);
+                        let pushed = queue.push(Entry {
+                            objective: start + seconds(objective),
+                            ..entry(clock, start + seconds(deadline))
+                        });
                         prop_assert_eq!(pushed.is_ok(), room);
                         if room {
-                            model.push((clock, deadline, bytes));
+                            model.push(Waiting { ticket: clock, objective, deadline, late: false });
                         }
                     }
-                    Step::Pop => {
-                        let first = model.iter().position(|job| job.1 > clock).map(|index| model.remove(index).0);
-                        prop_assert_eq!(pop(&mut queue, now), first);
+                    Step::Pop { service_time } => {
+                        for job in &mut model {
+                            job.late |= !fifo && job.objective < clock + service_time;
+                        }
+                        let expected = model
+                            .iter()
+                            .enumerate()
+                            .filter(|(_, job)| job.deadline > clock)
+                            .min_by_key(|(_, job)| (job.late, job.ticket))
+                            .map(|(index, _)| index);
+                        queue.demote(now, seconds(service_time));
+                        let popped = queue.pop(now, |()| Some(())).map(|(entry, ())| entry);
+                        prop_assert_eq!(popped.as_ref().map(|entry| entry.ticket.0), expected.map(|index| model[index].ticket));
+                        if let (Some(entry), Some(index)) = (popped, expected) {
+                            taken.push((entry, model.remove(index)));
+                        }
+                    }
+                    Step::PutBack => {
+                        if let Some((entry, waiting)) = taken.pop() {
+                            queue.put_back(entry);
+                            model.push(Waiting { late: false, ..waiting });
+                        }
                     }
                     Step::Remove(ticket) => {
-                        let there = model.iter().position(|job| job.0 == ticket).map(|index| model.remove(index).0);
-                        prop_assert_eq!(queue.remove(Ticket(ticket)).map(|entry| entry.ticket.0), there);
+                        let index = model.iter().position(|job| job.ticket == ticket);
+                        let expected = index.map(|index| model.remove(index).ticket);
+                        prop_assert_eq!(queue.remove(Ticket(ticket)).map(|entry| entry.ticket.0), expected);
                     }
                 }
                 prop_assert_eq!(queue.len(), model.len());
-                prop_assert_eq!(queue.bytes, model.iter().map(|job| job.2).sum::<usize>());
+                prop_assert_eq!(queue.late_len(), model.iter().filter(|job| job.late).count());
             }
         }
     }

@@ -1,17 +1,19 @@
 //! The one task that owns queue and rotation. Everybody else sends it messages; it sends back outcomes.
 
+use crate::admission::{self, Facts, Patience, Spare};
 use crate::discovery::Published;
-use crate::forward::{self, Answer, Attempt, Failure, Forwarder, Picture};
-use crate::queue::{Bounds, Entry, Full, Queue, Ticket};
-use crate::rotation::{Address, Rotation, State, Verdict};
+use crate::forward::{self, Answer, Attempt, Connection, Failure, Picture};
+use crate::queue::{Entry, Order, Queue, Ticket};
+use crate::rate::Rate;
+use crate::rotation::{Address, Balance, Demands, Rotation, State, Verdict};
 use hyper::StatusCode;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use service::wire::{Code, Fault, metric};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::AbortHandle;
 use tower::retry::budget::{Budget, TpsBudget};
 
 /// Attempts that one request may cost, `503 busy` not counted.
@@ -28,6 +30,32 @@ const FREE_RETRIES_PER_SECOND: u32 = 10;
 /// Weight of a new answer in the running mean of service times.
 const SERVICE_TIME_WEIGHT: f64 = 0.1;
 
+/// A replica that has answered nothing for this many service times, and for [`LEAST_QUIET`], is asked whether it lives.
+const QUIET_SERVICE_TIMES: u32 = 4;
+const LEAST_QUIET: Duration = Duration::from_millis(300);
+
+/// For the answer of a replica that is out, or new.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// For the answer of a replica that has gone quiet: with [`LEAST_QUIET`] under a second.
+const CHECK_TIMEOUT: Duration = Duration::from_millis(400);
+
+/// The worker sleeps no longer than this.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+
+/// How the worker decides.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules {
+    /// Who goes first.
+    pub order: Order,
+    /// To whom.
+    pub balance: Balance,
+    /// Jobs that may wait.
+    pub queue_length: usize,
+    /// The longest that a request may take.
+    pub deadline: Duration,
+}
+
 /// A request on its way to a replica.
 #[derive(Debug)]
 pub struct Job {
@@ -39,6 +67,8 @@ pub struct Job {
     pub reply: oneshot::Sender<Outcome>,
     tried: Vec<Address>,
     deaths: u32,
+    /// There was no free slot when it came.
+    had_to_wait: bool,
 }
 
 impl Job {
@@ -49,20 +79,38 @@ impl Job {
 
     /// A job that was never tried.
     pub fn new(picture: Arc<Picture>, accepted: Instant, reply: oneshot::Sender<Outcome>) -> Self {
-        Self { picture, accepted, reply, tried: Vec::new(), deaths: 0 }
+        Self { picture, accepted, reply, tried: Vec::new(), deaths: 0, had_to_wait: false }
+    }
+
+    fn is_suspect(&self) -> bool {
+        self.deaths > 0
+    }
+
+    fn demands(&self) -> Demands<'_> {
+        Demands { tried: &self.tried, is_suspect: self.is_suspect() }
     }
 }
 
 /// What became of a job.
 pub type Outcome = Result<Answer, Fault>;
 
-/// What the worker is told.
+/// What the worker is asked.
 #[derive(Debug)]
 pub enum Message {
-    /// A new request.
+    /// To answer a request.
     Submit(Entry<Job>),
-    /// Somebody wants to know how things stand.
+    /// To bring the gauges up to date and say how things stand.
     Snapshot(oneshot::Sender<Snapshot>),
+}
+
+/// What has happened.
+#[derive(Debug)]
+enum Event {
+    /// A client left, or its deadline passed.
+    Withdrawn(Ticket),
+    Ended(u64, Attempt),
+    Probed(Address, Option<usize>),
+    Published(BTreeSet<Address>),
 }
 
 /// How things stand, for `/status`.
@@ -70,8 +118,16 @@ pub enum Message {
 pub struct Snapshot {
     /// Requests waiting.
     pub queue_length: usize,
+    /// Of those, the ones that can no longer meet the objective.
+    pub queue_late_length: usize,
     /// Running mean of dispatched → answered, seconds; absent until something was answered.
     pub service_time_seconds: Option<f64>,
+    /// Requests that came, refused ones included, over the last seconds.
+    pub arrivals_per_second: f64,
+    /// Requests that replicas answered, over the last seconds.
+    pub answers_per_second: f64,
+    /// Until what waits now will have been answered.
+    pub backlog_seconds: f64,
     /// Everybody in the rotation.
     pub replicas: Vec<ReplicaStatus>,
 }
@@ -80,7 +136,7 @@ pub struct Snapshot {
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct ReplicaStatus {
     /// Where it is.
-    pub address: Address,
+    pub address: String,
     /// ready, ejected or draining.
     pub state: &'static str,
     /// Requests that it takes at once.
@@ -94,163 +150,289 @@ pub struct ReplicaStatus {
 pub struct Handle {
     /// Bounded: a sender waits when the worker is behind, so requests then wait in their sockets.
     pub messages: mpsc::Sender<Message>,
-    /// Places given up by clients that left. Unbounded, as a drop cannot wait; each admitted job sends one at most.
-    pub withdrawn: mpsc::UnboundedSender<Ticket>,
+    events: mpsc::UnboundedSender<Event>,
+}
+
+impl Handle {
+    /// Gives up the place of a job that nobody waits for any more.
+    pub fn withdraw(&self, ticket: Ticket) {
+        // A worker that is gone holds no place.
+        let _gone = self.events.send(Event::Withdrawn(ticket));
+    }
 }
 
 /// Starts the worker on the present runtime. It ends when every [`Handle`] is gone and every job is answered.
-pub fn spawn(bounds: Bounds, published: Published) -> Handle {
+pub fn spawn(rules: Rules, mut published: Published) -> Handle {
     let (messages, inbox) = mpsc::channel(1024);
-    let (withdrawn, withdrawals) = mpsc::unbounded_channel();
-    let worker = Worker {
-        queue: Queue::new(bounds),
-        rotation: Rotation::default(),
+    // Unbounded, as neither a drop nor an end can wait; bounded by what was admitted: each request, attempt and probe
+    // sends one, and the published set changes at its own pace.
+    let (events, happened) = mpsc::unbounded_channel();
+    let now = Instant::now();
+    let mut worker = Worker {
+        queue: Queue::new(rules.order, rules.queue_length),
+        rotation: Rotation::new(rules.balance),
         in_flight: HashMap::new(),
-        attempts: JoinSet::new(),
-        probes: JoinSet::new(),
-        forwarder: Forwarder::default(),
+        next_attempt: 0,
+        connections: HashMap::new(),
         budget: TpsBudget::new(BUDGET_WINDOW, FREE_RETRIES_PER_SECOND, BUDGET_SHARE),
         service_time: None,
-        gauges: Gauges::new(),
+        // Half of the longest wait: a burst is let in, and an overload that lasts is refused before long.
+        spare: Spare::new(rules.deadline / 2),
+        last_dispatch: now,
+        arrivals: Rate::new(now),
+        answers: Rate::new(now),
+        meters: Meters::new(),
+        events: events.clone(),
+        rules,
     };
-    tokio::spawn(worker.run(inbox, withdrawals, published));
-    Handle { messages, withdrawn }
+    worker.rotation.publish(&published.borrow_and_update().clone(), now);
+    tokio::spawn(worker.run(inbox, happened));
+    let told = events.clone();
+    tokio::spawn(async move {
+        // A static list has no sender to wait for.
+        while published.changed().await.is_ok() {
+            let set = published.borrow_and_update().clone();
+            if told.send(Event::Published(set)).is_err() {
+                return;
+            }
+        }
+    });
+    Handle { messages, events }
 }
 
 struct Worker {
+    rules: Rules,
     queue: Queue<Job>,
     rotation: Rotation,
-    /// Jobs that are with a replica.
-    in_flight: HashMap<Ticket, Entry<Job>>,
-    attempts: JoinSet<(Ticket, Address, Attempt)>,
-    probes: JoinSet<(Address, Option<usize>)>,
-    forwarder: Forwarder,
+    /// Jobs that are with a replica, by attempt.
+    in_flight: HashMap<u64, InFlight>,
+    next_attempt: u64,
+    /// Open and idle, by replica; as many as it has had requests at once.
+    connections: HashMap<Address, Vec<Connection>>,
     budget: TpsBudget,
     service_time: Option<Duration>,
-    gauges: Gauges,
+    spare: Spare,
+    last_dispatch: Instant,
+    arrivals: Rate,
+    answers: Rate,
+    meters: Meters,
+    /// Where attempts and probes say how they ended.
+    events: mpsc::UnboundedSender<Event>,
+}
+
+struct InFlight {
+    entry: Entry<Job>,
+    address: Address,
+    /// It counts as a suspect with the replica.
+    as_suspect: bool,
+    attempt: AbortHandle,
 }
 
 impl Worker {
-    async fn run(
-        mut self,
-        mut inbox: mpsc::Receiver<Message>,
-        mut withdrawals: mpsc::UnboundedReceiver<Ticket>,
-        mut published: Published,
-    ) {
-        self.rotation.publish(&published.borrow_and_update().clone(), Instant::now());
-        let (mut open, mut watching) = (true, true);
+    async fn run(mut self, mut inbox: mpsc::Receiver<Message>, mut happened: mpsc::UnboundedReceiver<Event>) {
+        let sleep = tokio::time::sleep(Duration::ZERO);
+        tokio::pin!(sleep);
+        let mut open = true;
         while open || !self.in_flight.is_empty() || !self.queue.is_empty() {
-            let now = Instant::now();
-            self.advance(now);
-            let wake = self.rotation.wakes_at(now).unwrap_or(now + Duration::from_secs(60));
             tokio::select! {
+                biased;
+                Some(event) = happened.recv() => self.note(event),
                 message = inbox.recv(), if open => match message {
-                    Some(Message::Submit(entry)) => self.admit(entry),
-                    Some(Message::Snapshot(reply)) => drop(reply.send(self.snapshot())),
+                    Some(message) => self.take(message),
                     None => open = false,
                 },
-                Some(ticket) = withdrawals.recv() => self.withdraw(ticket),
-                Some(ended) = self.attempts.join_next() => {
-                    let (ticket, address, attempt) = ended.expect("an attempt neither panics nor is aborted");
-                    self.ended(ticket, &address, attempt);
-                }
-                Some(probed) = self.probes.join_next() => {
-                    let (address, capacity) = probed.expect("a probe neither panics nor is aborted");
-                    self.rotation.probed(&address, capacity, Instant::now(), rand::random());
-                    match capacity {
-                        Some(capacity) => tracing::info!(%address, capacity, "a replica takes part"),
-                        None => tracing::debug!(%address, "a probe found a replica not ready"),
-                    }
-                }
-                changed = published.changed(), if watching => match changed {
-                    Ok(()) => {
-                        let addresses = published.borrow_and_update().clone();
-                        tracing::info!(replicas = addresses.len(), "the published set changed");
-                        self.rotation.publish(&addresses, Instant::now());
-                    }
-                    // A static list has no sender to wait for.
-                    Err(_gone) => watching = false,
-                },
-                () = tokio::time::sleep_until(wake.into()) => {}
+                () = &mut sleep => {}
+            }
+            // Whatever else has come by now costs no turn of its own.
+            while let Ok(event) = happened.try_recv() {
+                self.note(event);
+            }
+            let now = Instant::now();
+            self.advance(now);
+            let wake = self.rotation.wakes_at(now, self.patience()).map_or(now + LONGEST_SLEEP, |at| at.max(now));
+            // Too early a wake-up is harmless, and cheaper than moving the timer at each request.
+            let planned = sleep.deadline().into_std();
+            if wake < planned || planned <= now {
+                sleep.as_mut().reset(wake.into());
             }
         }
     }
 
-    /// Hands out whatever can be handed out, and asks after replicas that are out.
+    fn note(&mut self, event: Event) {
+        match event {
+            Event::Withdrawn(ticket) => self.withdraw(ticket),
+            Event::Ended(attempt, result) => self.ended(attempt, result),
+            Event::Probed(address, capacity) => self.probed(&address, capacity),
+            Event::Published(addresses) => {
+                tracing::info!(replicas = addresses.len(), "the published set changed");
+                self.rotation.publish(&addresses, Instant::now());
+                self.connections.retain(|address, _| addresses.contains(address));
+            }
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Submit(entry) => self.admit(entry),
+            Message::Snapshot(reply) => {
+                self.meters.set(&self.queue, &self.rotation);
+                // Whoever asked may have left.
+                let _gone = reply.send(self.snapshot());
+            }
+        }
+    }
+
+    /// How long a replica may hold requests without answering any.
+    fn patience(&self) -> Duration {
+        LEAST_QUIET.max(self.service_time.unwrap_or_default() * QUIET_SERVICE_TIMES)
+    }
+
+    /// Hands out whatever can be handed out, and asks after replicas that are out or quiet.
     fn advance(&mut self, now: Instant) {
-        while self.rotation.has_slot(now) {
+        self.queue.demote(now, self.service_time.unwrap_or_default());
+        while !self.queue.is_empty() && self.rotation.has_slot(now) {
             // A job that waits for a replica that it has not tried lets others pass to those that it has.
             let rotation = &mut self.rotation;
-            let place = |job: &Job| (!job.is_abandoned()).then(|| rotation.pick(&job.tried, now))?;
+            let place = |job: &Job| (!job.is_abandoned()).then(|| rotation.pick(job.demands(), now))?;
             let Some((entry, address)) = self.queue.pop(now, place) else { break };
             self.dispatch(entry, address, now);
         }
         for address in self.rotation.due_probes(now) {
-            self.probes.spawn(async move {
-                let capacity = forward::probe(&address).await;
-                (address, capacity)
-            });
+            self.probe(address, PROBE_TIMEOUT);
         }
-        self.gauges.set(&self.queue, &self.rotation);
+        for address in self.rotation.due_checks(now, self.patience()) {
+            self.probe(address, CHECK_TIMEOUT);
+        }
     }
 
-    fn admit(&mut self, entry: Entry<Job>) {
+    fn probe(&self, address: Address, timeout: Duration) {
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            let capacity = forward::probe(&address, timeout).await;
+            // The worker may have ended.
+            let _gone = events.send(Event::Probed(address, capacity));
+        });
+    }
+
+    fn probed(&mut self, address: &Address, capacity: Option<usize>) {
+        let before = self.rotation.census().ready;
+        let has_stalled = self.rotation.probed(address, capacity, Instant::now(), rand::random());
+        if has_stalled {
+            tracing::warn!(%address, "a replica has stalled; what it holds goes to others");
+            self.take_back(address);
+        } else if self.rotation.census().ready > before {
+            tracing::info!(%address, capacity, "a replica takes part");
+        }
+    }
+
+    fn admit(&mut self, mut entry: Entry<Job>) {
+        let now = Instant::now();
         if entry.job.is_abandoned() {
             // Its withdrawal may have overtaken it, and would then never take it out again.
-            if entry.deadline <= Instant::now() {
-                self.gauges.expired.increment(1);
+            if entry.deadline <= now {
+                self.meters.expired.increment(1);
             }
             return;
         }
         self.budget.deposit();
+        self.arrivals.happened(now);
+        self.queue.demote(now, self.service_time.unwrap_or_default());
+        let facts = self.facts(now);
+        let patience = Patience {
+            objective: entry.objective.saturating_duration_since(now),
+            deadline: entry.deadline.saturating_duration_since(now),
+        };
+        if let Some(after) = admission::refuse(self.rules.order, &facts, patience) {
+            let fault = format!("{} requests wait already, too many to answer this one in time", self.queue.len());
+            return self.shed(entry.job, Code::Overloaded, "overloaded", &fault, after);
+        }
+        entry.job.had_to_wait = !facts.slot_is_free;
         match self.queue.push(entry) {
-            Ok(()) => self.gauges.enqueued.increment(1),
-            Err((full, refused)) => {
-                let (fault, reason) = match full {
-                    Full::Length => (format!("the queue holds {} requests", self.queue.len()), "length"),
-                    Full::Bytes => ("the queue holds as many bytes as it may".into(), "bytes"),
-                };
-                counter!("dispatcher_shed_total", "reason" => reason).increment(1);
-                let wait = self.time_to_drain();
-                let message = format!("{fault}; retry in {:.0} s", wait.as_secs_f64().ceil().max(1.0));
-                answer(refused.job, Err(Fault::new(Code::QueueFull, message).retry_after(wait)));
+            Ok(()) => {
+                self.meters.enqueued.increment(1);
+                if facts.slot_is_free {
+                    // Before the next one is judged by what is free.
+                    self.advance(now);
+                }
             }
+            Err(refused) => {
+                let fault = format!("the queue holds {} requests", self.queue.len());
+                self.shed(refused.job, Code::QueueFull, "length", &fault, self.time_to_drain());
+            }
+        }
+    }
+
+    fn shed(&self, job: Job, code: Code, reason: &'static str, fault: &str, after: Duration) {
+        counter!(metric::SHED, "reason" => reason).increment(1);
+        let fault = format!("{fault}; retry in {:.0} s", after.as_secs_f64().ceil().max(1.0));
+        answer(job, Err(Fault::new(code, fault).retry_after(after)));
+    }
+
+    fn facts(&self, now: Instant) -> Facts {
+        Facts {
+            punctual: self.queue.len() - self.queue.late_len(),
+            late: self.queue.late_len(),
+            slot_is_free: self.queue.is_empty() && self.rotation.has_slot(now),
+            capacity: self.rotation.census().capacity,
+            service_time: self.service_time,
+            spare: self.spare.share(),
         }
     }
 
     fn dispatch(&mut self, entry: Entry<Job>, address: Address, now: Instant) {
         let waited = now.saturating_duration_since(entry.job.accepted);
-        self.gauges.queue_wait.record(waited);
-        let (forwarder, picture) = (self.forwarder.clone(), entry.job.picture.clone());
-        let (ticket, deadline) = (entry.ticket, entry.deadline);
-        self.in_flight.insert(ticket, entry);
-        self.attempts.spawn(async move {
-            let attempt = forwarder.attempt(&address, &picture, deadline, waited).await;
-            (ticket, address, attempt)
+        self.meters.queue_wait.record(waited);
+        let is_late = entry.objective < now + self.service_time.unwrap_or_default();
+        self.spare.given(entry.job.had_to_wait && !is_late, now.saturating_duration_since(self.last_dispatch));
+        self.last_dispatch = now;
+        self.next_attempt += 1;
+        let (id, deadline, picture) = (self.next_attempt, entry.deadline, entry.job.picture.clone());
+        let (events, to) = (self.events.clone(), address.clone());
+        let connection = self.connection(&address);
+        let attempt = tokio::spawn(async move {
+            let attempt = forward::attempt(connection, &to, &picture, deadline, waited).await;
+            // The worker outlives what is in flight.
+            let _gone = events.send(Event::Ended(id, attempt));
         });
+        let as_suspect = entry.job.is_suspect();
+        self.in_flight.insert(id, InFlight { entry, address, as_suspect, attempt: attempt.abort_handle() });
+    }
+
+    /// An idle connection that the replica has not closed.
+    fn connection(&mut self, address: &Address) -> Option<Connection> {
+        let idle = self.connections.get_mut(address)?;
+        std::iter::from_fn(|| idle.pop()).find(|connection| !connection.is_closed())
     }
 
     fn withdraw(&mut self, ticket: Ticket) {
         if let Some(entry) = self.queue.remove(ticket)
             && entry.deadline <= Instant::now()
         {
-            self.gauges.expired.increment(1);
+            self.meters.expired.increment(1);
         }
         // One that is with a replica keeps its slot until the replica has answered: it is being computed.
     }
 
-    fn ended(&mut self, ticket: Ticket, address: &Address, attempt: Attempt) {
+    fn ended(&mut self, id: u64, attempt: Attempt) {
+        // It may have been taken back just as it ended.
+        let Some(InFlight { entry, address, as_suspect, .. }) = self.in_flight.remove(&id) else { return };
+        let now = Instant::now();
         let verdict = match &attempt.outcome {
             Ok(_) => Verdict::Answered { capacity: attempt.capacity },
             Err(failure) => failure.verdict(attempt.took),
         };
-        self.rotation.release(address, verdict, Instant::now(), rand::random());
-        let mut entry = self.in_flight.remove(&ticket).expect("an attempt's job is in flight");
+        self.rotation.release(&address, as_suspect, verdict, now, rand::random());
+        if let Some(connection) = attempt.connection
+            && self.rotation.knows(&address)
+        {
+            self.connections.entry(address.clone()).or_default().push(connection);
+        }
         match attempt.outcome {
             Ok(reply) => {
+                self.answers.happened(now);
                 // A refused picture costs a replica next to nothing and says nothing about the others.
                 if reply.status == StatusCode::OK {
-                    self.gauges.upstream.record(attempt.took);
+                    self.meters.upstream.record(attempt.took);
                     let mean = self.service_time.map_or(attempt.took, |mean| {
                         mean.mul_f64(1.0 - SERVICE_TIME_WEIGHT) + attempt.took.mul_f64(SERVICE_TIME_WEIGHT)
                     });
@@ -258,29 +440,53 @@ impl Worker {
                 }
                 answer(entry.job, Ok(reply));
             }
-            Err(failure) => {
-                if failure != Failure::Busy {
-                    tracing::warn!(
-                        %address,
-                        request_id = entry.job.picture.trace.request_id(),
-                        failure = failure.as_str(),
-                        "attempt failed"
-                    );
-                }
-                if entry.job.is_abandoned() {
-                    return;
-                }
-                entry.job.deaths += u32::from(failure == Failure::Died);
-                if failure != Failure::Busy {
-                    entry.job.tried.push(address.clone());
-                }
-                match self.refusal(&entry.job, failure) {
-                    Some(fault) => answer(entry.job, Err(fault)),
-                    None => {
-                        counter!("dispatcher_retries_total", "reason" => failure.as_str()).increment(1);
-                        self.queue.push_front(entry);
-                    }
-                }
+            Err(failure) => self.failed(entry, &address, failure),
+        }
+    }
+
+    fn failed(&mut self, mut entry: Entry<Job>, address: &Address, failure: Failure) {
+        if failure != Failure::Busy {
+            tracing::warn!(
+                %address,
+                request_id = entry.job.picture.trace.request_id(),
+                failure = failure.as_str(),
+                "attempt failed"
+            );
+        }
+        if entry.job.is_abandoned() {
+            return;
+        }
+        entry.job.deaths += u32::from(failure == Failure::Died);
+        if failure != Failure::Busy {
+            entry.job.tried.push(address.clone());
+        }
+        match self.refusal(&entry.job, failure) {
+            Some(fault) => answer(entry.job, Err(fault)),
+            None => self.retry(entry, failure),
+        }
+    }
+
+    fn retry(&mut self, entry: Entry<Job>, failure: Failure) {
+        counter!("dispatcher_retries_total", "reason" => failure.as_str()).increment(1);
+        self.queue.put_back(entry);
+    }
+
+    /// Gives what a stalled replica holds to others. What may not be retried stays: the replica may yet go on.
+    fn take_back(&mut self, address: &Address) {
+        let held = self.in_flight.iter().filter(|(_, held)| held.address == *address);
+        let mut ids: Vec<u64> = held.map(|(&id, _)| id).collect();
+        ids.sort_unstable();
+        for id in ids {
+            let job = &self.in_flight[&id].entry.job;
+            if !job.is_abandoned() && self.refusal(job, Failure::Stalled).is_some() {
+                continue;
+            }
+            let mut held = self.in_flight.remove(&id).expect("it was just seen");
+            held.attempt.abort();
+            self.rotation.release(address, held.as_suspect, Verdict::Unfinished, Instant::now(), rand::random());
+            if !held.entry.job.is_abandoned() {
+                held.entry.job.tried.push(address.clone());
+                self.retry(held.entry, Failure::Stalled);
             }
         }
     }
@@ -315,8 +521,9 @@ impl Worker {
     }
 
     fn snapshot(&self) -> Snapshot {
+        let now = Instant::now();
         let replicas = self.rotation.replicas().iter().map(|replica| ReplicaStatus {
-            address: replica.address.clone(),
+            address: replica.address.to_string(),
             state: match replica.state {
                 State::Ready => "ready",
                 State::Ejected { .. } => "ejected",
@@ -327,7 +534,11 @@ impl Worker {
         });
         Snapshot {
             queue_length: self.queue.len(),
+            queue_late_length: self.queue.late_len(),
             service_time_seconds: self.service_time.map(|mean| mean.as_secs_f64()),
+            arrivals_per_second: self.arrivals.per_second(now),
+            answers_per_second: self.answers.per_second(now),
+            backlog_seconds: self.time_to_drain().as_secs_f64(),
             replicas: replicas.collect(),
         }
     }
@@ -338,8 +549,9 @@ fn answer(job: Job, outcome: Outcome) {
     let _gone = job.reply.send(outcome);
 }
 
-struct Gauges {
+struct Meters {
     queue_length: Gauge,
+    queue_late_length: Gauge,
     ready: Gauge,
     ejected: Gauge,
     draining: Gauge,
@@ -351,11 +563,12 @@ struct Gauges {
     in_flight: HashMap<Address, Gauge>,
 }
 
-impl Gauges {
+impl Meters {
     fn new() -> Self {
         let replicas = |state| gauge!(metric::REPLICAS, "state" => state);
         Self {
             queue_length: gauge!(metric::QUEUE_LENGTH),
+            queue_late_length: gauge!("dispatcher_queue_late_length"),
             ready: replicas("ready"),
             ejected: replicas("ejected"),
             draining: replicas("draining"),
@@ -371,6 +584,7 @@ impl Gauges {
     fn set(&mut self, queue: &Queue<Job>, rotation: &Rotation) {
         let census = rotation.census();
         self.queue_length.set(queue.len() as f64);
+        self.queue_late_length.set(queue.late_len() as f64);
         self.ready.set(census.ready as f64);
         self.ejected.set(census.ejected as f64);
         self.draining.set(census.draining as f64);
@@ -395,24 +609,31 @@ impl Gauges {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
     use hyper::HeaderMap;
+    use service::body::{Allowance, Chunks};
     use service::trace::Trace;
-    use std::collections::BTreeSet;
     use tokio::sync::watch;
+
+    const RULES: Rules = Rules {
+        order: Order::LateLast,
+        balance: Balance::RoundRobin,
+        queue_length: 9,
+        deadline: Duration::from_secs(5),
+    };
 
     fn entry(ticket: u64, reply: oneshot::Sender<Outcome>) -> Entry<Job> {
         let trace = Trace::of(&HeaderMap::new());
-        let picture = Picture { body: Bytes::from_static(b"x"), content_type: None, top_k: 1, trace };
+        let picture = Picture { body: Chunks::new(Allowance::new(0)), content_type: None, top_k: 1, trace };
         let now = Instant::now();
         let job = Job::new(Arc::new(picture), now, reply);
-        Entry { ticket: Ticket(ticket), deadline: now + Duration::from_secs(60), bytes: 1, job }
+        let deadline = now + Duration::from_secs(60);
+        Entry { ticket: Ticket(ticket), objective: deadline, deadline, job }
     }
 
     #[tokio::test]
     async fn a_job_whose_withdrawal_overtook_it_takes_no_place() {
         let (_nobody, published) = watch::channel(BTreeSet::new());
-        let worker = spawn(Bounds { length: 9, bytes: 9 }, published);
+        let worker = spawn(RULES, published);
         let (left, outcome) = oneshot::channel();
         drop(outcome);
         let (stays, _outcome) = oneshot::channel();

@@ -13,7 +13,6 @@ use program::Program;
 use serde_json::Value;
 use service::respond;
 use service::wire::{Answer, Prediction, ReadyBody, Timing};
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -52,13 +51,13 @@ impl Stub {
         let calls = Arc::new(AtomicUsize::new(0));
         let ready = Arc::new(AtomicBool::new(true));
         let (name, counted, is_ready) = (address.clone(), calls.clone(), ready.clone());
-        let service = tower::service_fn(move |request: Request<Incoming>| {
+        let handle = move |request: Request<Incoming>| {
             let (manner, name, counted) = (manner.clone(), name.clone(), counted.clone());
             let ready = is_ready.load(Ordering::SeqCst);
             async move {
                 if request.uri().path() == "/readyz" {
                     let body = ReadyBody { ready, capacity: Some(1) };
-                    return Ok::<_, Infallible>(respond::json(StatusCode::OK, &body));
+                    return respond::json(StatusCode::OK, &body);
                 }
                 counted.fetch_add(1, Ordering::SeqCst);
                 let status = match manner {
@@ -71,10 +70,10 @@ impl Stub {
                     Manner::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
                     Manner::Refusing => StatusCode::BAD_REQUEST,
                 };
-                Ok(respond::json(status, &answer(name)))
+                respond::json(status, &answer(name))
             }
-        });
-        tokio::spawn(service::server::serve(listener, service, std::future::pending(), Duration::ZERO));
+        };
+        tokio::spawn(service::server::serve(listener, None, handle, std::future::pending(), Duration::ZERO));
         Self { address, calls, ready }
     }
 

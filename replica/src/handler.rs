@@ -27,7 +27,9 @@ pub struct Handler {
     pub capacity: HeaderValue,
     /// Answers the admin paths.
     pub admin: Admin,
-    /// What one request may cost.
+    /// What one body may cost.
+    pub body: body::Limits,
+    /// Longest time for a request.
     pub intake: Intake,
     /// The model's name.
     pub model: String,
@@ -74,8 +76,8 @@ impl Handler {
         let top_k = wire::top_k(head.uri.query())?;
         let deadline = received + self.intake.budget(wire::timeout(text(&head.headers, header::TIMEOUT_MS)?)?);
         let content_type = text(&head.headers, CONTENT_TYPE.as_str())?;
-        let body = body::read(body, self.intake.body(), deadline).await?;
-        let picture = form::picture(content_type, body).await?;
+        let body = body::read(body, &self.body, deadline).await?;
+        let picture = form::picture(content_type, body.to_bytes()).await?;
         let classified = self.pipeline.classify(picture, deadline, slot).await?;
         let queued = text(&head.headers, header::QUEUE_MS)?.and_then(|waited| waited.parse().ok()).unwrap_or(0.0);
         Ok(self.describe(&classified, top_k, queued, received.elapsed()))

@@ -10,6 +10,7 @@ use hyper::header::HeaderValue;
 use metrics::gauge;
 use metrics_exporter_prometheus::PrometheusHandle;
 use service::admin::Admin;
+use service::body::Allowance;
 use service::readiness::Readiness;
 use service::{server, telemetry};
 use std::sync::{Arc, OnceLock};
@@ -35,12 +36,14 @@ pub async fn run(config: Config, metrics: PrometheusHandle, main_entered: Instan
         slots: Arc::new(Semaphore::new(capacity)),
         capacity: HeaderValue::from(capacity),
         admin: Admin { metrics, readiness: readiness.clone(), capacity: Some(capacity) },
+        // As many as it has slots, each at its largest.
+        body: config.intake.body(Allowance::new(capacity.saturating_mul(config.intake.max_body_bytes as usize))),
         intake: config.intake,
         model: "resnet18".into(),
         labels,
         name: config.name,
     });
-    let serving = server::run(listener, readiness, config.drain, move |request| handler.clone().handle(request));
+    let serving = server::run(listener, None, readiness, config.drain, move |request| handler.clone().handle(request));
     tokio::select! {
         () = serving => Ok(()),
         ended = ended => match ended {

@@ -16,7 +16,7 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 pub struct Reading {
     /// Requests waiting.
     pub queue_length: f64,
-    /// Requests ever admitted.
+    /// Requests ever admitted or refused for want of capacity.
     pub arrivals: f64,
     /// Dispatched → answered, seconds.
     pub service: Histogram,
@@ -100,11 +100,21 @@ fn parse(text: &str) -> Result<Reading, Error> {
     let scrape = Scrape::parse(text.lines().map(|line| Ok(line.to_owned()))).map_err(unreadable)?;
     Ok(Reading {
         queue_length: number(&scrape, metric::QUEUE_LENGTH)?.ok_or(Error::Metric(metric::QUEUE_LENGTH))?,
-        arrivals: number(&scrape, metric::ENQUEUED)?.ok_or(Error::Metric(metric::ENQUEUED))?,
+        arrivals: number(&scrape, metric::ENQUEUED)?.ok_or(Error::Metric(metric::ENQUEUED))? + shed(&scrape)?,
         // Histograms appear with their first sample.
         service: histogram(&scrape, metric::UPSTREAM_DURATION)?,
         latency: histogram(&scrape, metric::REQUEST_DURATION)?,
     })
+}
+
+/// Refused requests of all reasons; those that were offered are what capacity is planned for.
+fn shed(scrape: &Scrape) -> Result<f64, Error> {
+    let samples = scrape.samples.iter().filter(|sample| sample.metric == metric::SHED);
+    let counts = samples.map(|sample| match sample.value {
+        Value::Counter(value) | Value::Untyped(value) => sane(value, metric::SHED),
+        _ => Err(Error::Metric(metric::SHED)),
+    });
+    counts.sum()
 }
 
 fn number(scrape: &Scrape, name: &'static str) -> Result<Option<f64>, Error> {

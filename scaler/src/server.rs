@@ -14,7 +14,6 @@ use service::admin::Admin;
 use service::readiness::Readiness;
 use service::respond::{self, Reply};
 use service::{shutdown, telemetry};
-use std::convert::Infallible;
 use std::time::Duration;
 
 /// For the last scrape of the admin paths.
@@ -44,11 +43,8 @@ pub async fn run(config: Config, metrics: PrometheusHandle) -> Result<()> {
     let journal = Journal::default();
     let admin = Admin { metrics, readiness: Readiness::default(), capacity: None };
     let kept = journal.clone();
-    let service = tower::service_fn(move |request: Request<Incoming>| {
-        let reply = answer(&admin, &kept, &request);
-        async move { Ok::<_, Infallible>(reply) }
-    });
-    tokio::spawn(service::server::serve(listener, service, std::future::pending(), ADMIN_GRACE));
+    let handle = move |request: Request<Incoming>| std::future::ready(answer(&admin, &kept, &request));
+    tokio::spawn(service::server::serve(listener, None, handle, std::future::pending(), ADMIN_GRACE));
     let mut control = Control {
         dispatcher: Dispatcher::new(config.dispatcher),
         policy: config.policy,

@@ -36,9 +36,9 @@ pub struct Intake {
 }
 
 impl Intake {
-    /// What one body may cost.
-    pub fn body(&self) -> body::Limits {
-        body::Limits { max_bytes: self.max_body_bytes as usize, timeout: self.body_timeout }
+    /// What one body may cost, within what all of them may hold together.
+    pub fn body(&self, allowance: body::Allowance) -> body::Limits {
+        body::Limits { max_bytes: self.max_body_bytes as usize, timeout: self.body_timeout, allowance }
     }
 
     /// The time for a request whose client asks for `asked`.

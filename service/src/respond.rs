@@ -3,22 +3,30 @@
 use crate::wire::{Code, ErrorBody, Fault};
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 
 /// Every answer is whole before it is sent.
 pub type Reply = Response<Full<Bytes>>;
 
+/// A body as it is.
+pub fn whole(status: StatusCode, content_type: &'static str, body: Bytes) -> Reply {
+    let mut reply = Response::new(Full::new(body));
+    *reply.status_mut() = status;
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    reply
+}
+
 /// A JSON body.
 pub fn json(status: StatusCode, body: &impl Serialize) -> Reply {
     let bytes = serde_json::to_vec(body).expect("the contract's types have string keys and finite shapes");
-    with(status, "application/json", bytes.into())
+    whole(status, "application/json", bytes.into())
 }
 
 /// A text body with status 200.
 pub fn text(content_type: &'static str, body: String) -> Reply {
-    with(StatusCode::OK, content_type, body.into())
+    whole(StatusCode::OK, content_type, body.into())
 }
 
 /// The contract's error body, with `Retry-After` in whole seconds (rounded up, so that nobody comes back too early).
@@ -31,6 +39,9 @@ pub fn fault(fault: &Fault, request_id: &str) -> Reply {
     };
     let status = StatusCode::from_u16(fault.code.status()).expect("the contract's statuses are valid");
     let mut reply = json(status, &body);
+    if fault.code == Code::Unauthorized {
+        reply.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
     if let Some(after) = fault.retry_after {
         reply.headers_mut().insert(RETRY_AFTER, HeaderValue::from(after.as_secs_f64().ceil().max(1.0) as u64));
     }
@@ -48,11 +59,4 @@ pub fn method_not_allowed(allowed: &'static str) -> Reply {
 /// 404, saying what there is instead.
 pub fn not_found(path: &str, instead: &str) -> Reply {
     fault(&Fault::new(Code::NotFound, format!("no such path: {path}; {instead}")), "")
-}
-
-fn with(status: StatusCode, content_type: &'static str, body: Bytes) -> Reply {
-    let mut reply = Response::new(Full::new(body));
-    *reply.status_mut() = status;
-    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    reply
 }

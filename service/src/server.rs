@@ -1,34 +1,41 @@
-//! HTTP/1.1 on a listener: bounded connections and headers, graceful end.
+//! HTTP/1.1 and HTTP/2 on a listener, with or without TLS: bounded connections and headers, graceful end.
 
 use crate::readiness::Readiness;
 use crate::respond::Reply;
-use crate::shutdown;
+use crate::tls::Tls;
+use crate::{descriptors, shutdown};
 use hyper::Request;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tower::Service;
+use tokio::sync::{Semaphore, watch};
 
-/// Connections at once; more wait in the kernel's backlog.
-const MAX_CONNECTIONS: usize = 8192;
-
-/// For the whole of a request's headers; also how long an idle connection is kept.
+/// For the whole of a request's headers and for a TLS handshake; also how long an idle connection is kept.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// An HTTP/2 connection that is silent for this long is asked whether it still lives, and closed if it does not.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+
+/// Of a request in HTTP/2; HTTP/1.1 has 100 lines and 400 KiB.
+const MAX_HEADER_BYTES: u32 = 16 << 10;
 
 /// For the requests of the last connections: a connection from which nothing was read is closed without an answer.
 const LAST_READ: Duration = Duration::from_millis(20);
 
 /// After a failed accept (no descriptors left), before the next.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Between two looks at a first byte that does not yet tell one protocol from the other.
+const FIRST_BYTE_PAUSE: Duration = Duration::from_millis(5);
 
 /// How a program leaves.
 #[derive(Debug, Clone, Copy)]
@@ -46,23 +53,27 @@ pub struct Drain {
 /// # Errors
 /// When the address is taken or not ours.
 pub async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    listen_as("listening on http://", address).await
+}
+
+/// The same, in other words.
+///
+/// # Errors
+/// See [`listen`].
+pub async fn listen_as(announcement: &str, address: SocketAddr) -> std::io::Result<TcpListener> {
     let listener = TcpListener::bind(address)
         .await
         .map_err(|error| std::io::Error::new(error.kind(), format!("listen on {address}: {error}")))?;
-    println!("listening on http://{}", listener.local_addr()?);
+    println!("{announcement}{}", listener.local_addr()?);
     Ok(listener)
 }
 
 /// Serves until this process is told to stop, and then drains in order: not ready, still accepting, finishing.
-pub async fn run<H, F>(listener: TcpListener, readiness: Readiness, drain: Drain, handle: H)
+pub async fn run<H, F>(listener: TcpListener, tls: Option<Tls>, readiness: Readiness, drain: Drain, handle: H)
 where
     H: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
-    F: Future<Output = Reply> + Send,
+    F: Future<Output = Reply> + Send + 'static,
 {
-    let service = tower::service_fn(move |request| {
-        let reply = handle(request);
-        async move { Ok::<_, Infallible>(reply.await) }
-    });
     let stop = async {
         match shutdown::requested(drain.with_parent).await {
             Ok(reason) => tracing::info!(reason, "draining"),
@@ -71,35 +82,41 @@ where
         readiness.drain();
         tokio::time::sleep(drain.delay).await;
     };
-    serve(listener, service, stop, drain.grace).await;
+    serve(listener, tls, handle, stop, drain.grace).await;
 }
 
-/// Serves until `stop` resolves, then finishes what was accepted for `grace` at most.
+/// Serves until `stop` resolves, then finishes what was accepted for `grace` at most. Connections beyond what the limit
+/// of open files leaves for them wait in the kernel's backlog.
 ///
 /// # Cancel safety
 /// Dropping the future drops the listener; connections in progress go on until the runtime ends.
-pub async fn serve<S>(listener: TcpListener, service: S, stop: impl Future<Output = ()>, grace: Duration)
-where
-    S: Service<Request<Incoming>, Response = Reply, Error = Infallible> + Clone + Send + 'static,
-    S::Future: Send,
+pub async fn serve<H, F>(
+    listener: TcpListener,
+    tls: Option<Tls>,
+    handle: H,
+    stop: impl Future<Output = ()>,
+    grace: Duration,
+) where
+    H: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
+    F: Future<Output = Reply> + Send + 'static,
 {
     let graceful = GracefulShutdown::new();
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-    let serve = |stream: TcpStream, slot: Option<OwnedSemaphorePermit>| {
-        // Answers are small and whole: waiting to fill a packet only adds latency.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "set_nodelay failed");
-        }
-        let service = TowerToHyperService::new(service.clone());
-        let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
+    let max_connections = descriptors::for_connections();
+    let slots = Arc::new(Semaphore::new(max_connections));
+    let (closing, closed) = watch::channel(());
+    let protocols = Protocols::new(tls);
+    let serve = |stream: TcpStream| {
+        let (protocols, handle) = (protocols.clone(), handle.clone());
+        let (watcher, mut closed) = (graceful.watcher(), closed.clone());
+        async move {
+            let served = protocols.serve(stream, handle, watcher, async move {
+                // Nothing is ever sent; it ends with its sender.
+                let _ended = closed.changed().await;
+            });
+            if let Err(error) = served.await {
                 tracing::debug!(%error, "connection ended");
             }
-            drop(slot);
-        });
+        }
     };
     tokio::pin!(stop);
     loop {
@@ -111,25 +128,125 @@ where
             accepted = accepted => accepted,
             () = &mut stop => break,
         };
-        let stream = match accepted {
-            Ok((stream, _peer)) => stream,
+        match accepted {
+            Ok((stream, _peer)) => {
+                let connection = serve(stream);
+                tokio::spawn(async move {
+                    connection.await;
+                    drop(slot);
+                });
+            }
             Err(error) => {
                 tracing::warn!(%error, "accept failed");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
             }
-        };
-        serve(stream, Some(slot));
+        }
     }
     // Whoever has connected by now is served still, and what it has sent by now is read.
-    for _ in 0..MAX_CONNECTIONS {
+    for _ in 0..max_connections {
         let Some(Ok((stream, _peer))) = accepted_already(&listener).await else { break };
-        serve(stream, None);
+        tokio::spawn(serve(stream));
     }
     tokio::time::sleep(LAST_READ).await;
-    drop(listener);
+    drop((listener, closing));
     if tokio::time::timeout(grace, graceful.shutdown()).await.is_err() {
         tracing::warn!(grace_s = grace.as_secs_f64(), "grace is over; unanswered requests are dropped");
+    }
+}
+
+/// What a connection speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Protocol {
+    Http1,
+    Http2,
+}
+
+/// How each is spoken.
+#[derive(Clone)]
+struct Protocols {
+    tls: Option<Tls>,
+    http1: http1::Builder,
+    http2: http2::Builder<TokioExecutor>,
+}
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+impl Protocols {
+    fn new(tls: Option<Tls>) -> Self {
+        let mut http1 = http1::Builder::new();
+        http1.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+        // Against floods of resets and of CONTINUATION frames, hyper's and h2's own bounds are in force.
+        let mut http2 = http2::Builder::new(TokioExecutor::new());
+        http2.timer(TokioTimer::new()).keep_alive_interval(PING_INTERVAL).max_header_list_size(MAX_HEADER_BYTES);
+        Self { tls, http1, http2 }
+    }
+
+    /// Serves one connection to its end. `closed` resolves when those that have not begun are to be dropped.
+    async fn serve<H, F>(
+        self,
+        stream: TcpStream,
+        handle: H,
+        watcher: Watcher,
+        closed: impl Future<Output = ()>,
+    ) -> Result<(), Failure>
+    where
+        H: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
+        F: Future<Output = Reply> + Send + 'static,
+    {
+        // Answers are small and whole: waiting to fill a packet only adds latency.
+        stream.set_nodelay(true)?;
+        if let Some(tls) = &self.tls {
+            let handshake = tokio::time::timeout(HEADER_TIMEOUT, tls.acceptor.accept(stream));
+            let stream = tokio::select! {
+                stream = handshake => stream??,
+                () = closed => return Ok(()),
+            };
+            let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+            let protocol = if is_http2 { Protocol::Http2 } else { Protocol::Http1 };
+            self.speak(protocol, stream, handle, watcher).await
+        } else {
+            let protocol = tokio::select! {
+                protocol = tokio::time::timeout(HEADER_TIMEOUT, protocol(&stream)) => protocol??,
+                () = closed => return Ok(()),
+            };
+            self.speak(protocol, stream, handle, watcher).await
+        }
+    }
+
+    async fn speak<H, F>(
+        &self,
+        protocol: Protocol,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        handle: H,
+        watcher: Watcher,
+    ) -> Result<(), Failure>
+    where
+        H: Fn(Request<Incoming>) -> F + Send + 'static,
+        F: Future<Output = Reply> + Send + 'static,
+    {
+        let service = service_fn(move |request| {
+            let reply = handle(request);
+            async move { Ok::<_, Infallible>(reply.await) }
+        });
+        let stream = TokioIo::new(stream);
+        match protocol {
+            Protocol::Http1 => watcher.watch(self.http1.serve_connection(stream, service)).await?,
+            Protocol::Http2 => watcher.watch(self.http2.serve_connection(stream, service)).await?,
+        }
+        Ok(())
+    }
+}
+
+/// What a client without TLS begins to speak: HTTP/2 begins with `PRI `, which is no method of HTTP/1.1 (RFC 9113, 3.4).
+/// Until its first byte is there, a connection costs no buffer.
+async fn protocol(stream: &TcpStream) -> std::io::Result<Protocol> {
+    let mut first = [0; 2];
+    loop {
+        match stream.peek(&mut first).await? {
+            2 => return Ok(if first == *b"PR" { Protocol::Http2 } else { Protocol::Http1 }),
+            1 if first[0] == b'P' => tokio::time::sleep(FIRST_BYTE_PAUSE).await,
+            _ => return Ok(Protocol::Http1),
+        }
     }
 }
 

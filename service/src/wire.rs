@@ -24,6 +24,8 @@ pub mod metric {
     pub const QUEUE_LENGTH: &str = "dispatcher_queue_length";
     /// Counter: requests ever admitted to the queue.
     pub const ENQUEUED: &str = "dispatcher_enqueued_requests_total";
+    /// Counter by `reason`: requests refused at admission.
+    pub const SHED: &str = "dispatcher_shed_total";
     /// Histogram, seconds: accepted → answered. The objective's signal.
     pub const REQUEST_DURATION: &str = "dispatcher_request_duration_seconds";
     /// Histogram, seconds: dispatched → the replica's answer.
@@ -111,6 +113,8 @@ pub enum Code {
     BadRequest,
     /// A truncated, corrupt or undecodable picture.
     BadImage,
+    /// A token is required, and is missing or wrong.
+    Unauthorized,
     /// No such path.
     NotFound,
     /// The path takes another method.
@@ -129,6 +133,8 @@ pub enum Code {
     ReplicaFailed,
     /// The dispatcher's queue is full.
     QueueFull,
+    /// So many wait already that this one would not be answered in time.
+    Overloaded,
     /// The replica holds as many requests as it advertises.
     Busy,
     /// The deadline passed before the answer was there.
@@ -150,6 +156,7 @@ impl Code {
         match self {
             Self::BadRequest => ("bad_request", 400),
             Self::BadImage => ("bad_image", 400),
+            Self::Unauthorized => ("unauthorized", 401),
             Self::NotFound => ("not_found", 404),
             Self::MethodNotAllowed => ("method_not_allowed", 405),
             Self::SlowBody => ("slow_body", 408),
@@ -159,6 +166,7 @@ impl Code {
             Self::Internal => ("internal", 500),
             Self::ReplicaFailed => ("replica_failed", 502),
             Self::QueueFull => ("queue_full", 503),
+            Self::Overloaded => ("overloaded", 503),
             Self::Busy => ("busy", 503),
             Self::DeadlineExceeded => ("deadline_exceeded", 504),
         }

@@ -15,6 +15,14 @@ pub fn programs() -> Result<()> {
     cargo(&["build", "--locked", "--workspace"])
 }
 
+/// Builds an example, beside the programs.
+///
+/// # Errors
+/// When it does not build.
+pub fn example(name: &str) -> Result<()> {
+    cargo(&["build", "--locked", "--workspace", "--example", name])
+}
+
 /// Runs every test of the workspace.
 ///
 /// # Errors

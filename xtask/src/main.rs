@@ -22,10 +22,8 @@ enum Task {
     /// Run every test
     Test,
     /// Measure, with the peer in the same run
-    Bench {
-        /// What to measure
-        subject: bench::Subject,
-    },
+    #[command(subcommand)]
+    Bench(bench::Subject),
     /// Get libtorch only, so that plain cargo commands work
     Libtorch,
 }
@@ -35,7 +33,7 @@ fn main() -> Result<()> {
         Task::Demo => demo::run(),
         Task::Up(options) => up::run(&options),
         Task::Test => build::test(),
-        Task::Bench { subject } => bench::run(subject),
+        Task::Bench(subject) => bench::run(&subject),
         Task::Libtorch => {
             prerequisites::check()?;
             libtorch::ensure()

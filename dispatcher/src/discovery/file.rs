@@ -102,11 +102,11 @@ mod tests {
         let mut published = watch(path.clone()).expect("the folder exists");
         assert!(published.borrow_and_update().is_empty());
         replace(&path, "# two\n127.0.0.1:1\n\n127.0.0.1:2\n");
-        assert_eq!(next(&mut published).await, ["127.0.0.1:1", "127.0.0.1:2"]);
+        assert_eq!(next(&mut published).await, ["127.0.0.1:1", "127.0.0.1:2"].map(Address::from));
         replace(&path, "no address\n");
         std::fs::remove_file(&path).expect("remove the list");
         replace(&path, "127.0.0.1:3\n");
-        assert_eq!(next(&mut published).await, ["127.0.0.1:3"], "nothing was published in between");
+        assert_eq!(next(&mut published).await, ["127.0.0.1:3"].map(Address::from), "nothing was published in between");
         replace(&path, "");
         assert!(next(&mut published).await.is_empty(), "an empty list is a list");
     }

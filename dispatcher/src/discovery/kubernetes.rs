@@ -168,8 +168,8 @@ fn from_endpoints(all: &BTreeMap<String, Endpoints>, port: Option<&str>) -> BTre
 fn address(ip: &str, port: i32) -> Option<Address> {
     let port = u16::try_from(port).ok()?;
     match ip.parse().ok()? {
-        IpAddr::V4(ip) => Some(format!("{ip}:{port}")),
-        IpAddr::V6(ip) => Some(format!("[{ip}]:{port}")),
+        IpAddr::V4(ip) => Some(format!("{ip}:{port}").into()),
+        IpAddr::V6(ip) => Some(format!("[{ip}]:{port}").into()),
     }
 }
 
@@ -189,7 +189,7 @@ mod tests {
     }
 
     fn check(given: &[Value], port: Option<&str>, expected: &[&str]) {
-        let expected: BTreeSet<Address> = expected.iter().map(|&address| address.to_owned()).collect();
+        let expected: BTreeSet<Address> = expected.iter().map(|&address| address.into()).collect();
         assert_eq!(from_slices(&slices(given), port), expected, "{given:?}");
     }
 
@@ -228,7 +228,7 @@ mod tests {
         }]}))
         .expect("Endpoints");
         let all = BTreeMap::from([("replica".to_owned(), endpoints)]);
-        assert_eq!(from_endpoints(&all, None), ["10.0.0.1:6000", "[fd00::2]:6000"].map(str::to_owned).into());
+        assert_eq!(from_endpoints(&all, None), ["10.0.0.1:6000", "[fd00::2]:6000"].map(Address::from).into());
         assert!(from_endpoints(&all, Some("grpc")).is_empty());
     }
 

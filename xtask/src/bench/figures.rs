@@ -1,0 +1,149 @@
+//! Samples of all rounds → medians, ratios and their names. Knows nothing of processes or terminals.
+
+use super::cell::{Cell, Sample, Server};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The number of connections whose figures have no suffix.
+pub const USUAL_CONNECTIONS: u32 = 64;
+
+/// What the dispatcher is compared with.
+pub const PEERS: [Server; 2] = [Server::Nginx, Server::Haproxy];
+
+/// One number of a sample, where it has it.
+pub type Pick = fn(&Sample) -> Option<f64>;
+
+/// Every sample, by cell and round.
+#[derive(Debug, Default)]
+pub struct Figures {
+    samples: BTreeMap<Cell, Vec<Sample>>,
+}
+
+impl Figures {
+    /// Rounds are added in order.
+    pub fn add(&mut self, cell: Cell, sample: Sample) {
+        self.samples.entry(cell).or_default().push(sample);
+    }
+
+    /// What was measured, as tables show it.
+    pub fn cells(&self) -> impl Iterator<Item = Cell> {
+        self.samples.keys().copied()
+    }
+
+    /// Each once, ascending.
+    pub fn bodies(&self) -> BTreeSet<u32> {
+        self.cells().map(|cell| cell.body).collect()
+    }
+
+    /// Over the rounds; nothing where nothing was measured.
+    pub fn median(&self, cell: Cell, pick: Pick) -> Option<f64> {
+        median(self.rounds(cell, pick))
+    }
+
+    /// The dispatcher's processor time to a peer's under the load of `cell`: the median of the rounds' ratios, so that
+    /// whatever the machine did in a round is in both parts of its ratio.
+    pub fn cpu_ratio(&self, cell: Cell, peer: Server) -> Option<f64> {
+        let of = |server| self.rounds(cell.on(server), |sample| sample.cpu_us);
+        let rounds = of(Server::Roundhouse).into_iter().zip(of(peer));
+        median(rounds.map(|(own, peer)| own / peer).collect())
+    }
+
+    /// Microseconds that a server adds to the replica's median latency, at one connection: the median of the rounds'
+    /// differences.
+    pub fn added_us(&self, body: u32, server: Server) -> Option<f64> {
+        let of = |server| self.rounds(Cell { body, connections: 1, server }, |sample| Some(sample.p50_us));
+        let rounds = of(server).into_iter().zip(of(Server::Direct));
+        median(rounds.map(|(through, direct)| through - direct).collect())
+    }
+
+    /// Flat names with their numbers, such as `cpu_ratio_nginx_38k`; with `_c1` at the end for 1 connection.
+    pub fn named(&self) -> BTreeMap<String, f64> {
+        const NUMBERS: [(&str, Pick); 4] = [
+            ("requests_per_second", |sample| Some(sample.requests_per_second)),
+            ("p50_us", |sample| Some(sample.p50_us)),
+            ("p99_us", |sample| Some(sample.p99_us)),
+            ("cpu_us", |sample| sample.cpu_us),
+        ];
+        let mut named = Vec::new();
+        for cell in self.cells() {
+            let (server, body) = (cell.server.name(), size(cell.body));
+            let suffix = match cell.connections {
+                USUAL_CONNECTIONS => String::new(),
+                other => format!("_c{other}"),
+            };
+            for (number, pick) in NUMBERS {
+                named.push((format!("{number}_{server}_{body}{suffix}"), self.median(cell, pick)));
+            }
+            if PEERS.contains(&cell.server) {
+                named.push((format!("cpu_ratio_{server}_{body}{suffix}"), self.cpu_ratio(cell, cell.server)));
+            }
+            if cell.connections == 1 && cell.server != Server::Direct {
+                named.push((format!("added_p50_us_{server}_{body}"), self.added_us(cell.body, cell.server)));
+            }
+        }
+        named.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+    }
+
+    fn rounds(&self, cell: Cell, pick: Pick) -> Vec<f64> {
+        self.samples.get(&cell).into_iter().flatten().filter_map(pick).collect()
+    }
+}
+
+/// Half lies on either side; of an even number, the mean of the middle two.
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_unstable_by(f64::total_cmp);
+    let (low, high) = (values.get(values.len().checked_sub(1)? / 2)?, values.get(values.len() / 2)?);
+    Some(f64::midpoint(*low, *high))
+}
+
+/// A body's size within a name: `200b`, `38k`.
+fn size(bytes: u32) -> String {
+    if bytes.is_multiple_of(1000) { format!("{}k", bytes / 1000) } else { format!("{bytes}b") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        for (values, expected) in [
+            (vec![], None),
+            (vec![3.0], Some(3.0)),
+            (vec![9.0, 1.0], Some(5.0)),
+            (vec![9.0, 1.0, 2.0], Some(2.0)),
+            (vec![9.0, 1.0, 2.0, 4.0], Some(3.0)),
+        ] {
+            assert_eq!(median(values.clone()), expected, "{values:?}");
+        }
+    }
+
+    #[test]
+    fn rounds_are_compared_with_themselves() {
+        let mut figures = Figures::default();
+        // A machine that is slower from round to round: no ratio of medians would be 2.
+        for (server, rounds) in [
+            (Server::Roundhouse, [(20.0, 190.0), (80.0, 290.0), (300.0, 590.0)]),
+            (Server::Nginx, [(10.0, 150.0), (40.0, 250.0), (100.0, 500.0)]),
+            (Server::Direct, [(0.0, 100.0), (0.0, 200.0), (0.0, 400.0)]),
+        ] {
+            for (cpu_us, p50_us) in rounds {
+                let cpu_us = (server != Server::Direct).then_some(cpu_us);
+                let sample = Sample { requests_per_second: 1e6 / p50_us, p50_us, p99_us: p50_us, cpu_us };
+                figures.add(Cell { body: 38_000, connections: 1, server }, sample);
+            }
+        }
+        let named = figures.named();
+        for (name, expected) in [
+            ("cpu_ratio_nginx_38k_c1", Some(2.0)),
+            ("cpu_us_roundhouse_38k_c1", Some(80.0)),
+            ("added_p50_us_roundhouse_38k", Some(90.0)),
+            ("added_p50_us_nginx_38k", Some(50.0)),
+            ("p99_us_direct_38k_c1", Some(200.0)),
+            ("requests_per_second_nginx_38k_c1", Some(4000.0)),
+            ("cpu_us_direct_38k_c1", None),
+            ("cpu_ratio_haproxy_38k_c1", None),
+        ] {
+            assert_eq!(named.get(name).copied(), expected, "{name}");
+        }
+    }
+}
