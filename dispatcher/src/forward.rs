@@ -10,7 +10,10 @@ use hyper_util::rt::TokioIo;
 use service::body::{Chunks, Sending};
 use service::trace::Trace;
 use service::wire::{self, Code, ErrorBody, ReadyBody, header};
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 
@@ -68,6 +71,8 @@ pub enum Failure {
     Deadline,
     /// The replica stopped answering, probes included.
     Stalled,
+    /// Nobody waited any more when the turn came.
+    Unused,
 }
 
 impl Failure {
@@ -81,6 +86,7 @@ impl Failure {
             Self::Busy => "busy",
             Self::Deadline => "deadline",
             Self::Stalled => "stalled",
+            Self::Unused => "unused",
         }
     }
 
@@ -92,8 +98,8 @@ impl Failure {
             Self::Deadline if took < STALL => Verdict::Unfinished,
             Self::Invalid | Self::Server | Self::Deadline => Verdict::Failed,
             Self::Busy => Verdict::Busy,
-            // Its failed probe has ejected it.
-            Self::Stalled => Verdict::Unfinished,
+            // A failed probe has ejected it; or it was never asked.
+            Self::Stalled | Self::Unused => Verdict::Unfinished,
         }
     }
 }
@@ -105,24 +111,28 @@ pub struct Attempt {
     pub outcome: Result<Answer, Failure>,
     /// Slots that the replica advertised with it.
     pub capacity: Option<usize>,
-    /// Dispatched → ended.
-    pub took: Duration,
     /// The connection, if it can be used again.
     pub connection: Option<Connection>,
 }
 
-/// An open connection to a replica, used by one request at a time.
-#[derive(Debug)]
-pub struct Connection {
-    sender: SendRequest<Sending<Arc<Picture>>>,
+impl Attempt {
+    /// It brought nothing.
+    pub fn failed(failure: Failure) -> Self {
+        Self { outcome: Err(failure), capacity: None, connection: None }
+    }
 }
 
-impl Connection {
-    /// Whether the replica has closed it.
-    pub fn is_closed(&self) -> bool {
-        self.sender.is_closed()
-    }
+/// An open connection to a replica, used by one request at a time, and driven by that request's own task: nothing is
+/// handed from task to task.
+#[derive(Debug)]
+pub struct Connection {
+    sender: SendRequest<Body>,
+    driver: Box<http1::Connection<TokioIo<TcpStream>, Body>>,
+}
 
+type Body = Sending<Arc<Picture>>;
+
+impl Connection {
     async fn open(address: &Address) -> Result<Self, Failure> {
         let opened = async {
             let stream = TcpStream::connect(&**address).await?;
@@ -130,24 +140,50 @@ impl Connection {
             stream.set_nodelay(true)?;
             http1::handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)
         };
-        let (sender, connection) = match tokio::time::timeout(CONNECT_TIMEOUT, opened).await {
-            Ok(Ok(opened)) => opened,
+        match tokio::time::timeout(CONNECT_TIMEOUT, opened).await {
+            Ok(Ok((sender, driver))) => Ok(Self { sender, driver: Box::new(driver) }),
             Ok(Err(error)) => {
                 tracing::debug!(%address, %error, "no connection");
-                return Err(Failure::Connect);
+                Err(Failure::Connect)
             }
-            Err(_elapsed) => return Err(Failure::Connect),
-        };
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection to a replica ended");
-            }
-        });
-        Ok(Self { sender })
+            Err(_elapsed) => Err(Failure::Connect),
+        }
+    }
+
+    /// Whether the next request can be sent; not if the replica has closed it.
+    async fn is_ready(&mut self) -> bool {
+        driven(&mut self.driver, self.sender.ready()).await.is_some_and(|ready| ready.is_ok())
     }
 }
 
+/// Runs `exchange` while driving the connection that it goes over; nothing if that ended first. Whatever `exchange`
+/// waits for comes from the driver, which alone therefore has to wake the task.
+async fn driven<D: Future + Unpin, F: Future>(driver: &mut D, exchange: F) -> Option<F::Output> {
+    let mut exchange = pin!(exchange);
+    let mut is_over = false;
+    poll_fn(|context| {
+        let mut nobody = Context::from_waker(Waker::noop());
+        loop {
+            if let Poll::Ready(output) = exchange.as_mut().poll(&mut nobody) {
+                return Poll::Ready(Some(output));
+            }
+            if is_over {
+                return Poll::Ready(None);
+            }
+            is_over = Pin::new(&mut *driver).poll(context).is_ready();
+            if let Poll::Ready(output) = exchange.as_mut().poll(&mut nobody) {
+                return Poll::Ready(Some(output));
+            }
+            if !is_over {
+                return Poll::Pending;
+            }
+        }
+    })
+    .await
+}
+
 /// Sends `picture` to `address`, with the time already waited, over `connection` or, where that has gone, a new one.
+/// The caller ends it at `deadline`.
 ///
 /// # Cancel safety
 /// Dropped, it closes the connection, which tells the replica that nobody waits.
@@ -158,44 +194,40 @@ pub async fn attempt(
     deadline: Instant,
     waited: Duration,
 ) -> Attempt {
-    let started = Instant::now();
-    let left = deadline.saturating_duration_since(started);
-    let exchange = exchange(connection, address, picture, left, waited);
-    let (outcome, capacity, connection) = match tokio::time::timeout_at(deadline.into(), exchange).await {
-        Ok(Ok((answer, capacity, connection))) => (answer, capacity, Some(connection)),
-        Ok(Err(failure)) => (Err(failure), None, None),
-        Err(_elapsed) => (Err(Failure::Deadline), None, None),
-    };
-    Attempt { outcome, capacity, took: started.elapsed(), connection }
+    match exchange(connection, address, picture, deadline, waited).await {
+        Ok((outcome, capacity, connection)) => Attempt { outcome, capacity, connection: Some(connection) },
+        Err(failure) => Attempt::failed(failure),
+    }
 }
 
 type Exchanged = (Result<Answer, Failure>, Option<usize>, Connection);
 
 async fn exchange(
-    connection: Option<Connection>,
+    mut kept: Option<Connection>,
     address: &Address,
     picture: &Arc<Picture>,
-    left: Duration,
+    deadline: Instant,
     waited: Duration,
 ) -> Result<Exchanged, Failure> {
-    let mut request = request(address, picture, left, waited);
-    let mut kept = connection;
-    let (response, connection) = loop {
+    let mut request = request(address, picture, deadline.saturating_duration_since(Instant::now()), waited);
+    let (response, mut connection) = loop {
         let mut connection = match kept.take() {
             Some(connection) => connection,
             None => Connection::open(address).await?,
         };
-        if connection.sender.ready().await.is_err() {
+        if !connection.is_ready().await {
             // It was closed while nobody used it.
             continue;
         }
-        match connection.sender.try_send_request(request).await {
-            Ok(response) => break (response, connection),
+        let Connection { sender, driver } = &mut connection;
+        match driven(driver, sender.try_send_request(request)).await {
+            Some(Ok(response)) => break (response, connection),
             // The replica never saw it.
-            Err(mut error) => match error.take_message() {
+            Some(Err(mut error)) => match error.take_message() {
                 Some(unsent) => request = unsent,
                 None => return Err(Failure::Died),
             },
+            None => return Err(Failure::Died),
         }
     };
     let status = response.status();
@@ -205,14 +237,14 @@ async fn exchange(
         .and_then(|value| value.to_str().ok()?.parse().ok())
         .filter(|&capacity| capacity > 0);
     let is_json = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
-    let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
-    let outcome = match body.map(|body| body.to_bytes()) {
-        Err(error) if error.is::<LengthLimitError>() => return Err(Failure::Invalid),
-        Err(_reset) => return Err(Failure::Died),
-        Ok(body) if is_json && is_final(status) => Ok(Answer { status, body }),
-        Ok(body) if is_json && is_busy(status, &body) => Err(Failure::Busy),
-        Ok(_) if status.is_server_error() => Err(Failure::Server),
-        Ok(_) => Err(Failure::Invalid),
+    let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect();
+    let outcome = match driven(&mut connection.driver, body).await.map(|body| body.map(|body| body.to_bytes())) {
+        Some(Err(error)) if error.is::<LengthLimitError>() => return Err(Failure::Invalid),
+        Some(Err(_)) | None => return Err(Failure::Died),
+        Some(Ok(body)) if is_json && is_final(status) => Ok(Answer { status, body }),
+        Some(Ok(body)) if is_json && is_busy(status, &body) => Err(Failure::Busy),
+        Some(Ok(_)) if status.is_server_error() => Err(Failure::Server),
+        Some(Ok(_)) => Err(Failure::Invalid),
     };
     Ok((outcome, capacity, connection))
 }
@@ -235,7 +267,7 @@ fn is_busy(status: StatusCode, body: &[u8]) -> bool {
         && serde_json::from_slice::<ErrorBody>(body).is_ok_and(|error| error.code == Code::Busy.as_str())
 }
 
-fn request(address: &Address, picture: &Arc<Picture>, left: Duration, waited: Duration) -> Request<Sending<Arc<Picture>>> {
+fn request(address: &Address, picture: &Arc<Picture>, left: Duration, waited: Duration) -> Request<Body> {
     let mut request = Request::new(Sending::new(picture.clone()));
     *request.method_mut() = Method::POST;
     *request.uri_mut() = if picture.top_k == wire::DEFAULT_TOP_K {

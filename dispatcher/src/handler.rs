@@ -21,7 +21,6 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use tokio::sync::oneshot;
 
 /// Describes this interface, for people's tools.
 static OPENAPI: &[u8] = include_bytes!("openapi.json");
@@ -140,23 +139,29 @@ impl Handler {
         Ok((wire::top_k(head.uri.query())?, budget))
     }
 
-    /// Waits in the queue, and at a replica, until the outcome is there.
+    /// Waits for a turn, takes it, and waits again if it brought nothing.
     ///
     /// # Cancel safety
     /// Dropped, it gives the place up: by the deadline, or by a client that leaves.
     async fn queued(&self, picture: Picture, accepted: Instant, deadline: Instant) -> Result<Answer, Fault> {
         let ticket = Ticket(self.next_ticket.fetch_add(1, Ordering::Relaxed));
-        // Declared first, so dropped after `outcome` is: a withdrawal that comes before its job finds nothing, and the
+        // Declared first, so dropped after `waiting` is: a withdrawal that comes before its job finds nothing, and the
         // worker then knows the job by its closed reply.
         let mut place = Place { ticket, worker: &self.worker, held: true };
-        let (reply, outcome) = oneshot::channel();
-        let job = Job::new(Arc::new(picture), accepted, reply);
+        let (job, mut waiting) = Job::new(accepted);
         let stopping = || Fault::new(Code::Internal, "the dispatcher is stopping");
         let message = Message::Submit(Entry { ticket, objective: accepted + self.objective, deadline, job });
         self.worker.messages.send(message).await.map_err(|_gone| stopping())?;
-        let outcome = outcome.await.map_err(|_gone| stopping())?;
-        place.held = false;
-        outcome
+        let picture = Arc::new(picture);
+        loop {
+            place.held = true;
+            let turn = waiting.await.map_err(|_gone| stopping())?;
+            place.held = false;
+            match turn?.take(picture.clone()).await {
+                Ok(answer) => return Ok(answer),
+                Err(again) => waiting = again,
+            }
+        }
     }
 }
 

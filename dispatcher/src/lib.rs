@@ -11,4 +11,5 @@ pub mod rate;
 pub mod rotation;
 pub mod server;
 pub mod token;
+pub mod turn;
 pub mod worker;

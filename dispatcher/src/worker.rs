@@ -2,18 +2,18 @@
 
 use crate::admission::{self, Facts, Patience, Spare};
 use crate::discovery::Published;
-use crate::forward::{self, Answer, Attempt, Connection, Failure, Picture};
+use crate::forward::{self, Connection, Failure};
 use crate::queue::{Entry, Order, Queue, Ticket};
 use crate::rate::Rate;
 use crate::rotation::{Address, Balance, Demands, Rotation, State, Verdict};
+use crate::turn::{Outcome, Report, Terms, Turn, Waiting};
 use hyper::StatusCode;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use service::wire::{Code, Fault, metric};
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::AbortHandle;
 use tower::retry::budget::{Budget, TpsBudget};
 
 /// Attempts that one request may cost, `503 busy` not counted.
@@ -56,14 +56,12 @@ pub struct Rules {
     pub deadline: Duration,
 }
 
-/// A request on its way to a replica.
+/// A request that waits for its turn.
 #[derive(Debug)]
 pub struct Job {
-    /// What to send.
-    pub picture: Arc<Picture>,
     /// When it was accepted.
     pub accepted: Instant,
-    /// Where the outcome goes.
+    /// Where its turn goes.
     pub reply: oneshot::Sender<Outcome>,
     tried: Vec<Address>,
     deaths: u32,
@@ -72,14 +70,15 @@ pub struct Job {
 }
 
 impl Job {
-    /// Nobody waits for the outcome any more. Once this is true it stays so, and a withdrawal may have come already.
-    fn is_abandoned(&self) -> bool {
-        self.reply.is_closed()
+    /// A job that was never tried, and where its turn will come.
+    pub fn new(accepted: Instant) -> (Self, Waiting) {
+        let (reply, waiting) = oneshot::channel();
+        (Self { accepted, reply, tried: Vec::new(), deaths: 0, had_to_wait: false }, waiting)
     }
 
-    /// A job that was never tried.
-    pub fn new(picture: Arc<Picture>, accepted: Instant, reply: oneshot::Sender<Outcome>) -> Self {
-        Self { picture, accepted, reply, tried: Vec::new(), deaths: 0, had_to_wait: false }
+    /// Nobody waits for it any more. Once this is true it stays so, and a withdrawal may have come already.
+    fn is_abandoned(&self) -> bool {
+        self.reply.is_closed()
     }
 
     fn is_suspect(&self) -> bool {
@@ -89,10 +88,12 @@ impl Job {
     fn demands(&self) -> Demands<'_> {
         Demands { tried: &self.tried, is_suspect: self.is_suspect() }
     }
-}
 
-/// What became of a job.
-pub type Outcome = Result<Answer, Fault>;
+    fn refuse(self, fault: Fault) {
+        // A client that left no longer listens.
+        let _gone = self.reply.send(Err(fault));
+    }
+}
 
 /// What the worker is asked.
 #[derive(Debug)]
@@ -108,7 +109,6 @@ pub enum Message {
 enum Event {
     /// A client left, or its deadline passed.
     Withdrawn(Ticket),
-    Ended(u64, Attempt),
     Probed(Address, Option<usize>),
     Published(BTreeSet<Address>),
 }
@@ -161,18 +161,26 @@ impl Handle {
     }
 }
 
+/// Asks a replica, within a time, whether it is ready, and for what capacity.
+pub type Probe = fn(Address, Duration) -> Pin<Box<dyn Future<Output = Option<usize>> + Send>>;
+
 /// Starts the worker on the present runtime. It ends when every [`Handle`] is gone and every job is answered.
-pub fn spawn(rules: Rules, mut published: Published) -> Handle {
+pub fn spawn(rules: Rules, published: Published) -> Handle {
+    spawn_with(rules, published, |address, timeout| Box::pin(async move { forward::probe(&address, timeout).await }))
+}
+
+fn spawn_with(rules: Rules, mut published: Published, probe: Probe) -> Handle {
     let (messages, inbox) = mpsc::channel(1024);
     // Unbounded, as neither a drop nor an end can wait; bounded by what was admitted: each request, attempt and probe
     // sends one, and the published set changes at its own pace.
     let (events, happened) = mpsc::unbounded_channel();
+    let (reports, reported) = mpsc::unbounded_channel();
     let now = Instant::now();
     let mut worker = Worker {
         queue: Queue::new(rules.order, rules.queue_length),
         rotation: Rotation::new(rules.balance),
         in_flight: HashMap::new(),
-        next_attempt: 0,
+        next_turn: 0,
         connections: HashMap::new(),
         budget: TpsBudget::new(BUDGET_WINDOW, FREE_RETRIES_PER_SECOND, BUDGET_SHARE),
         service_time: None,
@@ -183,10 +191,12 @@ pub fn spawn(rules: Rules, mut published: Published) -> Handle {
         answers: Rate::new(now),
         meters: Meters::new(),
         events: events.clone(),
+        reports,
+        probe,
         rules,
     };
     worker.rotation.publish(&published.borrow_and_update().clone(), now);
-    tokio::spawn(worker.run(inbox, happened));
+    tokio::spawn(worker.run(inbox, happened, reported));
     let told = events.clone();
     tokio::spawn(async move {
         // A static list has no sender to wait for.
@@ -204,9 +214,9 @@ struct Worker {
     rules: Rules,
     queue: Queue<Job>,
     rotation: Rotation,
-    /// Jobs that are with a replica, by attempt.
+    /// Turns under way.
     in_flight: HashMap<u64, InFlight>,
-    next_attempt: u64,
+    next_turn: u64,
     /// Open and idle, by replica; as many as it has had requests at once.
     connections: HashMap<Address, Vec<Connection>>,
     budget: TpsBudget,
@@ -216,26 +226,48 @@ struct Worker {
     arrivals: Rate,
     answers: Rate,
     meters: Meters,
-    /// Where attempts and probes say how they ended.
+    /// Where probes say how they ended.
     events: mpsc::UnboundedSender<Event>,
+    /// Where turns do.
+    reports: mpsc::UnboundedSender<Report>,
+    probe: Probe,
 }
 
+/// A job that is with a replica.
 struct InFlight {
-    entry: Entry<Job>,
+    ticket: Ticket,
+    objective: Instant,
+    deadline: Instant,
+    accepted: Instant,
+    tried: Vec<Address>,
+    deaths: u32,
     address: Address,
-    /// It counts as a suspect with the replica.
-    as_suspect: bool,
-    attempt: AbortHandle,
+    /// Ends the turn of a replica that has stalled; closed when the attempt is over, or nobody waits for it.
+    recall: oneshot::Sender<Waiting>,
+}
+
+impl InFlight {
+    /// The job, waiting again.
+    fn again(self, reply: oneshot::Sender<Outcome>) -> Entry<Job> {
+        let Self { ticket, objective, deadline, accepted, tried, deaths, .. } = self;
+        Entry { ticket, objective, deadline, job: Job { accepted, reply, tried, deaths, had_to_wait: true } }
+    }
 }
 
 impl Worker {
-    async fn run(mut self, mut inbox: mpsc::Receiver<Message>, mut happened: mpsc::UnboundedReceiver<Event>) {
+    async fn run(
+        mut self,
+        mut inbox: mpsc::Receiver<Message>,
+        mut happened: mpsc::UnboundedReceiver<Event>,
+        mut reported: mpsc::UnboundedReceiver<Report>,
+    ) {
         let sleep = tokio::time::sleep(Duration::ZERO);
         tokio::pin!(sleep);
         let mut open = true;
         while open || !self.in_flight.is_empty() || !self.queue.is_empty() {
             tokio::select! {
                 biased;
+                Some(report) = reported.recv() => self.ended(report),
                 Some(event) = happened.recv() => self.note(event),
                 message = inbox.recv(), if open => match message {
                     Some(message) => self.take(message),
@@ -244,8 +276,8 @@ impl Worker {
                 () = &mut sleep => {}
             }
             // Whatever else has come by now costs no turn of its own.
-            while let Ok(event) = happened.try_recv() {
-                self.note(event);
+            while let Ok(report) = reported.try_recv() {
+                self.ended(report);
             }
             let now = Instant::now();
             self.advance(now);
@@ -261,7 +293,6 @@ impl Worker {
     fn note(&mut self, event: Event) {
         match event {
             Event::Withdrawn(ticket) => self.withdraw(ticket),
-            Event::Ended(attempt, result) => self.ended(attempt, result),
             Event::Probed(address, capacity) => self.probed(&address, capacity),
             Event::Published(addresses) => {
                 tracing::info!(replicas = addresses.len(), "the published set changed");
@@ -306,9 +337,9 @@ impl Worker {
     }
 
     fn probe(&self, address: Address, timeout: Duration) {
-        let events = self.events.clone();
+        let (events, asked) = (self.events.clone(), (self.probe)(address.clone(), timeout));
         tokio::spawn(async move {
-            let capacity = forward::probe(&address, timeout).await;
+            let capacity = asked.await;
             // The worker may have ended.
             let _gone = events.send(Event::Probed(address, capacity));
         });
@@ -365,7 +396,7 @@ impl Worker {
     fn shed(&self, job: Job, code: Code, reason: &'static str, fault: &str, after: Duration) {
         counter!(metric::SHED, "reason" => reason).increment(1);
         let fault = format!("{fault}; retry in {:.0} s", after.as_secs_f64().ceil().max(1.0));
-        answer(job, Err(Fault::new(code, fault).retry_after(after)));
+        job.refuse(Fault::new(code, fault).retry_after(after));
     }
 
     fn facts(&self, now: Instant) -> Facts {
@@ -385,23 +416,16 @@ impl Worker {
         let is_late = entry.objective < now + self.service_time.unwrap_or_default();
         self.spare.given(entry.job.had_to_wait && !is_late, now.saturating_duration_since(self.last_dispatch));
         self.last_dispatch = now;
-        self.next_attempt += 1;
-        let (id, deadline, picture) = (self.next_attempt, entry.deadline, entry.job.picture.clone());
-        let (events, to) = (self.events.clone(), address.clone());
-        let connection = self.connection(&address);
-        let attempt = tokio::spawn(async move {
-            let attempt = forward::attempt(connection, &to, &picture, deadline, waited).await;
-            // The worker outlives what is in flight.
-            let _gone = events.send(Event::Ended(id, attempt));
-        });
-        let as_suspect = entry.job.is_suspect();
-        self.in_flight.insert(id, InFlight { entry, address, as_suspect, attempt: attempt.abort_handle() });
-    }
-
-    /// An idle connection that the replica has not closed.
-    fn connection(&mut self, address: &Address) -> Option<Connection> {
-        let idle = self.connections.get_mut(address)?;
-        std::iter::from_fn(|| idle.pop()).find(|connection| !connection.is_closed())
+        self.next_turn += 1;
+        let id = self.next_turn;
+        let connection = self.connections.get_mut(&address).and_then(Vec::pop);
+        let (recall, recalled) = oneshot::channel();
+        let (reports, deadline) = (self.reports.clone(), entry.deadline);
+        let turn = Turn::new(Terms { id, address: address.clone(), connection, waited, deadline, recalled, reports });
+        let Entry { ticket, objective, deadline, job: Job { accepted, reply, tried, deaths, .. } } = entry;
+        self.in_flight.insert(id, InFlight { ticket, objective, deadline, accepted, tried, deaths, address, recall });
+        // If its client has just left, the turn reports so itself when it is dropped.
+        let _gone = reply.send(Ok(turn));
     }
 
     fn withdraw(&mut self, ticket: Ticket) {
@@ -413,55 +437,52 @@ impl Worker {
         // One that is with a replica keeps its slot until the replica has answered: it is being computed.
     }
 
-    fn ended(&mut self, id: u64, attempt: Attempt) {
-        // It may have been taken back just as it ended.
-        let Some(InFlight { entry, address, as_suspect, .. }) = self.in_flight.remove(&id) else { return };
+    fn ended(&mut self, report: Report) {
+        // It may have been recalled just as it ended.
+        let Some(held) = self.in_flight.remove(&report.id) else { return };
         let now = Instant::now();
-        let verdict = match &attempt.outcome {
-            Ok(_) => Verdict::Answered { capacity: attempt.capacity },
-            Err(failure) => failure.verdict(attempt.took),
+        let verdict = match report.result {
+            Ok(_) => Verdict::Answered { capacity: report.capacity },
+            Err(failure) => failure.verdict(report.took),
         };
-        self.rotation.release(&address, as_suspect, verdict, now, rand::random());
-        if let Some(connection) = attempt.connection
-            && self.rotation.knows(&address)
+        self.rotation.release(&held.address, held.deaths > 0, verdict, now, rand::random());
+        if let Some(connection) = report.connection
+            && self.rotation.knows(&held.address)
         {
-            self.connections.entry(address.clone()).or_default().push(connection);
+            // A clone of the address only for the first.
+            match self.connections.get_mut(&held.address) {
+                Some(idle) => idle.push(connection),
+                None => drop(self.connections.insert(held.address.clone(), vec![connection])),
+            }
         }
-        match attempt.outcome {
-            Ok(reply) => {
+        match report.result {
+            Ok(status) => {
                 self.answers.happened(now);
                 // A refused picture costs a replica next to nothing and says nothing about the others.
-                if reply.status == StatusCode::OK {
-                    self.meters.upstream.record(attempt.took);
-                    let mean = self.service_time.map_or(attempt.took, |mean| {
-                        mean.mul_f64(1.0 - SERVICE_TIME_WEIGHT) + attempt.took.mul_f64(SERVICE_TIME_WEIGHT)
+                if status == StatusCode::OK {
+                    self.meters.upstream.record(report.took);
+                    let mean = self.service_time.map_or(report.took, |mean| {
+                        mean.mul_f64(1.0 - SERVICE_TIME_WEIGHT) + report.took.mul_f64(SERVICE_TIME_WEIGHT)
                     });
                     self.service_time = Some(mean);
                 }
-                answer(entry.job, Ok(reply));
             }
-            Err(failure) => self.failed(entry, &address, failure),
+            Err(failure) => self.failed(held, report.again, failure),
         }
     }
 
-    fn failed(&mut self, mut entry: Entry<Job>, address: &Address, failure: Failure) {
+    fn failed(&mut self, mut held: InFlight, again: Option<oneshot::Sender<Outcome>>, failure: Failure) {
+        if !matches!(failure, Failure::Busy | Failure::Unused) {
+            tracing::warn!(address = %held.address, ticket = held.ticket.0, failure = failure.as_str(), "attempt failed");
+        }
+        let Some(reply) = again.filter(|reply| !reply.is_closed()) else { return };
+        held.deaths += u32::from(failure == Failure::Died);
         if failure != Failure::Busy {
-            tracing::warn!(
-                %address,
-                request_id = entry.job.picture.trace.request_id(),
-                failure = failure.as_str(),
-                "attempt failed"
-            );
+            held.tried.push(held.address.clone());
         }
-        if entry.job.is_abandoned() {
-            return;
-        }
-        entry.job.deaths += u32::from(failure == Failure::Died);
-        if failure != Failure::Busy {
-            entry.job.tried.push(address.clone());
-        }
-        match self.refusal(&entry.job, failure) {
-            Some(fault) => answer(entry.job, Err(fault)),
+        let entry = held.again(reply);
+        match self.refusal(&entry.job.tried, entry.job.deaths, failure) {
+            Some(fault) => entry.job.refuse(fault),
             None => self.retry(entry, failure),
         }
     }
@@ -473,35 +494,38 @@ impl Worker {
 
     /// Gives what a stalled replica holds to others. What may not be retried stays: the replica may yet go on.
     fn take_back(&mut self, address: &Address) {
-        let held = self.in_flight.iter().filter(|(_, held)| held.address == *address);
+        let held = self.in_flight.iter().filter(|(_, held)| held.address == *address && !held.recall.is_closed());
         let mut ids: Vec<u64> = held.map(|(&id, _)| id).collect();
         ids.sort_unstable();
         for id in ids {
-            let job = &self.in_flight[&id].entry.job;
-            if !job.is_abandoned() && self.refusal(job, Failure::Stalled).is_some() {
+            let held = &self.in_flight[&id];
+            if self.refusal(&held.tried, held.deaths, Failure::Stalled).is_some() {
                 continue;
             }
             let mut held = self.in_flight.remove(&id).expect("it was just seen");
-            held.attempt.abort();
-            self.rotation.release(address, held.as_suspect, Verdict::Unfinished, Instant::now(), rand::random());
-            if !held.entry.job.is_abandoned() {
-                held.entry.job.tried.push(address.clone());
-                self.retry(held.entry, Failure::Stalled);
-            }
+            self.rotation.release(address, held.deaths > 0, Verdict::Unfinished, Instant::now(), rand::random());
+            held.tried.push(address.clone());
+            let (reply, waiting) = oneshot::channel();
+            let (recall, nobody) = oneshot::channel();
+            let recall = std::mem::replace(&mut held.recall, recall);
+            drop(nobody);
+            // If its client has just left, the job is abandoned, and found to be so.
+            let _gone = recall.send(waiting);
+            self.retry(held.again(reply), Failure::Stalled);
         }
     }
 
     /// Why a job that failed is not tried again; nothing if it is.
-    fn refusal(&self, job: &Job, failure: Failure) -> Option<Fault> {
+    fn refusal(&self, tried: &[Address], deaths: u32, failure: Failure) -> Option<Fault> {
         let fault = |code, message: String| Some(Fault::new(code, message));
         match failure {
             Failure::Deadline => fault(Code::DeadlineExceeded, "the replica did not answer in time".into()),
-            Failure::Busy => None,
-            _ if job.deaths >= MAX_DEATHS => {
+            Failure::Busy | Failure::Unused => None,
+            _ if deaths >= MAX_DEATHS => {
                 let message = format!("{MAX_DEATHS} replicas died while they held this request; it is not sent again");
                 fault(Code::Poison, message)
             }
-            _ if job.tried.len() >= MAX_ATTEMPTS => fault(
+            _ if tried.len() >= MAX_ATTEMPTS => fault(
                 Code::ReplicaFailed,
                 format!("{MAX_ATTEMPTS} attempts failed, the last one by {}", failure.as_str()),
             ),
@@ -542,11 +566,6 @@ impl Worker {
             replicas: replicas.collect(),
         }
     }
-}
-
-/// A client that left no longer listens; that is no error.
-fn answer(job: Job, outcome: Outcome) {
-    let _gone = job.reply.send(outcome);
 }
 
 struct Meters {
@@ -609,9 +628,6 @@ impl Meters {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hyper::HeaderMap;
-    use service::body::{Allowance, Chunks};
-    use service::trace::Trace;
     use tokio::sync::watch;
 
     const RULES: Rules = Rules {
@@ -621,23 +637,21 @@ mod tests {
         deadline: Duration::from_secs(5),
     };
 
-    fn entry(ticket: u64, reply: oneshot::Sender<Outcome>) -> Entry<Job> {
-        let trace = Trace::of(&HeaderMap::new());
-        let picture = Picture { body: Chunks::new(Allowance::new(0)), content_type: None, top_k: 1, trace };
+    fn entry(ticket: u64) -> (Entry<Job>, Waiting) {
         let now = Instant::now();
-        let job = Job::new(Arc::new(picture), now, reply);
+        let (job, waiting) = Job::new(now);
         let deadline = now + Duration::from_secs(60);
-        Entry { ticket: Ticket(ticket), objective: deadline, deadline, job }
+        (Entry { ticket: Ticket(ticket), objective: deadline, deadline, job }, waiting)
     }
 
     #[tokio::test]
     async fn a_job_whose_withdrawal_overtook_it_takes_no_place() {
         let (_nobody, published) = watch::channel(BTreeSet::new());
         let worker = spawn(RULES, published);
-        let (left, outcome) = oneshot::channel();
+        let (left, outcome) = entry(1);
         drop(outcome);
-        let (stays, _outcome) = oneshot::channel();
-        for submitted in [entry(1, left), entry(2, stays)] {
+        let (stays, _outcome) = entry(2);
+        for submitted in [left, stays] {
             worker.messages.send(Message::Submit(submitted)).await.expect("the worker runs");
         }
         let (reply, snapshot) = oneshot::channel();
