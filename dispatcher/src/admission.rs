@@ -32,7 +32,8 @@ pub struct Patience {
     pub deadline: Duration,
 }
 
-/// Nothing if the request is to be let in; otherwise when to come back: after the present backlog.
+/// Nothing if the request is to be let in; otherwise when to come back: as soon as one like it would be answered within
+/// the objective, if nobody else came.
 ///
 /// A place `n` from the head is reached after `n` departures, which replicas with `c` slots together make at the rate
 /// `c / service_time` (Little's law). A request that will be late gets only what the punctual ones leave of that.
@@ -51,7 +52,8 @@ pub fn refuse(order: Order, facts: &Facts, patience: Patience) -> Option<Duratio
                 || answered_by(everybody, facts.spare) <= deadline
         }
     };
-    (!is_in_time).then(|| Duration::from_secs_f64(answered_by(everybody, 1.0)))
+    let wanted = patience.objective.min(patience.deadline).as_secs_f64();
+    (!is_in_time).then(|| Duration::from_secs_f64((answered_by(everybody, 1.0) - wanted).max(0.0)))
 }
 
 /// The part of the capacity that punctual requests leave, as it was lately: a mean over what the slots went to, with
@@ -102,18 +104,18 @@ mod tests {
     fn backlog_over_service_rate_decides() {
         let patience = Patience { objective: MS(500), deadline: MS(5000) };
         let rows = [
-            // (order, facts, milliseconds until the backlog is gone, if refused)
+            // (order, facts, milliseconds to wait, if refused)
             (Order::Fifo, Facts { punctual: 97, ..BUSY }, None), // 98 × 50 ms + 100 ms = 5 s
-            (Order::Fifo, Facts { punctual: 98, ..BUSY }, Some(5050)),
+            (Order::Fifo, Facts { punctual: 98, ..BUSY }, Some(4550)), // ... which leaves 500 ms of 5050
             (Order::Fifo, Facts { punctual: 98, slot_is_free: true, ..BUSY }, None),
             (Order::Fifo, Facts { punctual: 98, service_time: None, ..BUSY }, None),
             (Order::Fifo, Facts { punctual: 98, capacity: 0, ..BUSY }, None),
             // Overload: nothing is left for late ones, so only those that will be punctual come in.
             (Order::LateLast, Facts { punctual: 5, late: 900, spare: 0.0, ..BUSY }, None), // 6 × 50 ms + 100 ms
-            (Order::LateLast, Facts { punctual: 7, late: 0, spare: 0.0, ..BUSY }, Some(500)),
+            (Order::LateLast, Facts { punctual: 7, late: 0, spare: 0.0, ..BUSY }, Some(0)),
             // A burst: half of the capacity is left, so they come in as long as that serves them in time.
             (Order::LateLast, Facts { punctual: 8, late: 40, spare: 0.5, ..BUSY }, None), // 49 × 100 ms + 100 ms
-            (Order::LateLast, Facts { punctual: 8, late: 41, spare: 0.5, ..BUSY }, Some(2600)),
+            (Order::LateLast, Facts { punctual: 8, late: 41, spare: 0.5, ..BUSY }, Some(2100)),
         ];
         for (order, facts, expected) in rows {
             assert_eq!(refuse(order, &facts, patience), expected.map(MS), "{order:?} {facts:?}");
@@ -125,9 +127,9 @@ mod tests {
         let facts = Facts { punctual: 10, ..BUSY };
         let patience = |deadline| Patience { objective: MS(500), deadline: MS(deadline) };
         assert_eq!(refuse(Order::Fifo, &facts, patience(700)), None);
-        assert_eq!(refuse(Order::Fifo, &facts, patience(600)), Some(MS(650)));
+        assert_eq!(refuse(Order::Fifo, &facts, patience(600)), Some(MS(150)));
         let facts = Facts { punctual: 4, ..BUSY };
-        assert_eq!(refuse(Order::LateLast, &facts, patience(300)), Some(MS(350)), "punctual, but after its deadline");
+        assert_eq!(refuse(Order::LateLast, &facts, patience(300)), Some(MS(50)), "punctual, but after its deadline");
     }
 
     #[test]

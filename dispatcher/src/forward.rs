@@ -5,12 +5,13 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{CONTENT_TYPE, HOST, HeaderValue};
-use hyper::{Method, Request, StatusCode, Uri};
+use hyper::{HeaderMap, Method, Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use service::body::{Chunks, Sending};
 use service::trace::Trace;
 use service::wire::{self, Code, ErrorBody, ReadyBody, header};
 use std::future::poll_fn;
+use std::io::Write;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -25,6 +26,9 @@ const STALL: Duration = Duration::from_secs(2);
 
 /// An answer is a few hundred bytes; 1000 predictions are under 100 KiB.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
+
+/// Of a request to a replica, with those that hyper adds.
+const REQUEST_HEADERS: usize = 8;
 
 /// What the client sent, kept until it is answered.
 #[derive(Debug)]
@@ -183,7 +187,7 @@ async fn driven<D: Future + Unpin, F: Future>(driver: &mut D, exchange: F) -> Op
 }
 
 /// Sends `picture` to `address`, with the time already waited, over `connection` or, where that has gone, a new one.
-/// The caller ends it at `deadline`.
+/// The replica is told what remains until `deadline`; ending the attempt is the caller's.
 ///
 /// # Cancel safety
 /// Dropped, it closes the connection, which tells the replica that nobody waits.
@@ -275,14 +279,25 @@ fn request(address: &Address, picture: &Arc<Picture>, left: Duration, waited: Du
     } else {
         format!("/predict?top_k={}", picture.top_k).parse().expect("a number fits a query")
     };
-    let headers = request.headers_mut();
+    let mut headers = HeaderMap::with_capacity(REQUEST_HEADERS);
     headers.insert(HOST, HeaderValue::from_str(address).expect("discovery publishes visible ASCII only"));
     headers.insert(header::TIMEOUT_MS, HeaderValue::from(left.as_millis().max(1) as u64));
-    let waited = format!("{:.3}", waited.as_secs_f64() * 1e3);
-    headers.insert(header::QUEUE_MS, HeaderValue::try_from(waited).expect("digits and a point fit a header"));
+    headers.insert(header::QUEUE_MS, milliseconds(waited));
     if let Some(content_type) = &picture.content_type {
         headers.insert(CONTENT_TYPE, content_type.clone());
     }
-    picture.trace.write(headers);
+    picture.trace.write(&mut headers);
+    *request.headers_mut() = headers;
     request
+}
+
+/// With three digits after the point, such as `12.345`.
+fn milliseconds(duration: Duration) -> HeaderValue {
+    let microseconds = duration.as_micros();
+    // 24 bytes hold what a deadline, capped at a day, permits; integers are cheaper to write than fractions.
+    let mut text = [0; 24];
+    let mut rest = &mut text[..];
+    let _fits = write!(rest, "{}.{:03}", microseconds / 1000, microseconds % 1000);
+    let left = rest.len();
+    HeaderValue::from_bytes(&text[..24 - left]).expect("digits and a point fit a header")
 }

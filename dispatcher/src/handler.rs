@@ -5,9 +5,10 @@ use crate::inspection::Inspection;
 use crate::queue::{Entry, Ticket};
 use crate::token::Token;
 use crate::worker::{Handle, Job, Message};
-use hyper::body::Incoming;
 use bytes::Bytes;
-use hyper::header::CONTENT_TYPE;
+use hyper::body::Incoming;
+use futures_util::future::{BoxFuture, FutureExt};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, StatusCode};
 use metrics::{Counter, Histogram, counter, histogram};
@@ -62,32 +63,72 @@ fn outcomes(code: impl Into<String>) -> Counter {
 }
 
 impl Handler {
-    /// Answers one request.
-    pub async fn handle(self: Arc<Self>, request: Request<Incoming>) -> Reply {
-        let path = request.uri().path();
-        match path {
-            "/predict" | "/infer" if request.method() == Method::POST => return self.predict(request).await,
-            "/predict" | "/infer" => return respond::method_not_allowed("POST"),
-            "/openapi.json" if request.method() == Method::GET => {
-                return respond::whole(StatusCode::OK, "application/json", Bytes::from_static(OPENAPI));
-            }
-            "/openapi.json" => return respond::method_not_allowed("GET"),
-            _ => {}
+    /// Answers one request. Boxed, so that a connection holds nothing of it while it is idle.
+    pub fn handle(self: &Arc<Self>, request: Request<Incoming>) -> BoxFuture<'static, Reply> {
+        let (head, body) = request.into_parts();
+        if head.method == Method::POST && is_prediction(head.uri.path()) {
+            let accepted = Instant::now();
+            let trace = Trace::of(&head.headers);
+            let asked = self.check(&head, accepted);
+            let received = self.clone().receive(trace.clone(), asked, body).boxed();
+            self.clone().predict(accepted, trace, received).boxed()
+        } else {
+            self.clone().inspect(head).boxed()
+        }
+    }
+
+    async fn inspect(self: Arc<Self>, head: Parts) -> Reply {
+        let path = head.uri.path();
+        if path == "/openapi.json" {
+            return respond::readable(&head.method, || {
+                respond::whole(StatusCode::OK, "application/json", Bytes::from_static(OPENAPI))
+            });
         }
         if let Some(inspection) = &self.inspection
-            && let Some(reply) = inspection.answer(request.method(), path).await
+            && let Some(reply) = inspection.answer(&head.method, path).await
         {
             return reply;
         }
-        respond::not_found(path, "pictures go to POST /predict")
+        let trace = Trace::of(&head.headers);
+        let mut reply = if is_prediction(path) {
+            respond::method_not_allowed("POST", trace.request_id())
+        } else {
+            respond::not_found(path, "pictures go to POST /predict", trace.request_id())
+        };
+        trace.write(reply.headers_mut());
+        reply
     }
 
-    async fn predict(&self, request: Request<Incoming>) -> Reply {
-        let mut tally = Tally { meters: &self.meters, accepted: Instant::now(), outcome: None, queued: false };
-        let trace = Trace::of(request.headers());
-        let mut reply = match self.outcome(request, &trace, &mut tally).await {
+    /// What the head alone tells: who asks, in what form, for how many predictions, within what time.
+    fn check(&self, head: &Parts, accepted: Instant) -> Result<Asked, Fault> {
+        if let Some(token) = &self.token {
+            token.check(&head.headers)?;
+        }
+        Form::of(text(&head.headers, &CONTENT_TYPE)?)?;
+        let budget = self.intake.budget(wire::timeout(text(&head.headers, &header::TIMEOUT_MS)?)?);
+        Ok(Asked {
+            content_type: head.headers.get(CONTENT_TYPE).cloned(),
+            top_k: wire::top_k(head.uri.query())?,
+            deadline: accepted + budget,
+        })
+    }
+
+    /// Small, as many of it are held as requests wait: what is received with is gone by then.
+    async fn predict(self: Arc<Self>, accepted: Instant, trace: Trace, received: BoxFuture<'static, Received>) -> Reply {
+        let mut tally = Tally { meters: &self.meters, accepted, outcome: None, queued: false };
+        let received = received.await;
+        let answered = match received {
+            Ok((picture, deadline)) => {
+                tally.queued = true;
+                self.answer(picture, accepted, deadline).await
+            }
+            Err(fault) => Err(fault),
+        };
+        // Refused at once: as a latency it would make an overload look fast.
+        tally.queued &= !matches!(&answered, Err(fault) if matches!(fault.code, Code::QueueFull | Code::Overloaded));
+        let mut reply = match answered {
             Ok(answer) => {
-                tally.outcome = Some(answered(&answer));
+                tally.outcome = Some(outcome(&answer));
                 respond::whole(answer.status, "application/json", answer.body)
             }
             Err(fault) => {
@@ -99,60 +140,50 @@ impl Handler {
         reply
     }
 
-    async fn outcome(&self, request: Request<Incoming>, trace: &Trace, tally: &mut Tally<'_>) -> Result<Answer, Fault> {
-        let (head, body) = request.into_parts();
-        let (top_k, budget) = match self.check(&head) {
-            Ok(checked) => checked,
+    async fn receive(self: Arc<Self>, trace: Trace, asked: Result<Asked, Fault>, body: Incoming) -> Received {
+        let Asked { content_type, top_k, deadline } = match asked {
+            Ok(asked) => asked,
             Err(fault) => {
                 body::discard(body).await;
                 return Err(fault);
             }
         };
-        let deadline = tally.accepted + budget;
-        let picture = Picture {
-            body: body::read(body, &self.body, deadline).await.inspect_err(|fault| {
-                if fault.code == Code::QueueFull {
-                    counter!(metric::SHED, "reason" => "bytes").increment(1);
-                }
-            })?,
-            content_type: head.headers.get(CONTENT_TYPE).cloned(),
-            top_k,
-            trace: trace.clone(),
-        };
-        tally.queued = true;
-        let waited = tokio::time::timeout_at(deadline.into(), self.queued(picture, tally.accepted, deadline));
-        let answer = waited.await.unwrap_or_else(|_elapsed| {
-            Err(Fault::new(Code::DeadlineExceeded, format!("no answer within {} ms", budget.as_millis())))
-        });
-        // Refused at once: as a latency it would make an overload look fast.
-        tally.queued = !matches!(&answer, Err(fault) if matches!(fault.code, Code::QueueFull | Code::Overloaded));
-        answer
+        let body = body::read(body, &self.body, deadline).await.inspect_err(|fault| {
+            if fault.code == Code::QueueFull {
+                counter!(metric::SHED, "reason" => "bytes").increment(1);
+            }
+        })?;
+        Ok((Arc::new(Picture { body, content_type, top_k, trace }), deadline))
     }
 
-    /// What the head alone tells: who asks, in what form, for how many predictions, within what time.
-    fn check(&self, head: &Parts) -> Result<(usize, Duration), Fault> {
-        if let Some(token) = &self.token {
-            token.check(&head.headers)?;
-        }
-        Form::of(text(&head.headers, CONTENT_TYPE.as_str())?)?;
-        let budget = self.intake.budget(wire::timeout(text(&head.headers, header::TIMEOUT_MS)?)?);
-        Ok((wire::top_k(head.uri.query())?, budget))
+    async fn answer(&self, picture: Arc<Picture>, accepted: Instant, deadline: Instant) -> Result<Answer, Fault> {
+        let waited = tokio::time::timeout_at(deadline.into(), self.queued(picture, accepted, deadline));
+        waited.await.unwrap_or_else(|_elapsed| {
+            let budget = deadline.saturating_duration_since(accepted);
+            Err(Fault::new(Code::DeadlineExceeded, format!("no answer within {} ms", budget.as_millis())))
+        })
     }
 
     /// Waits for a turn, takes it, and waits again if it brought nothing.
     ///
     /// # Cancel safety
     /// Dropped, it gives the place up: by the deadline, or by a client that leaves.
-    async fn queued(&self, picture: Picture, accepted: Instant, deadline: Instant) -> Result<Answer, Fault> {
+    async fn queued(&self, picture: Arc<Picture>, accepted: Instant, deadline: Instant) -> Result<Answer, Fault> {
         let ticket = Ticket(self.next_ticket.fetch_add(1, Ordering::Relaxed));
         // Declared first, so dropped after `waiting` is: a withdrawal that comes before its job finds nothing, and the
         // worker then knows the job by its closed reply.
         let mut place = Place { ticket, worker: &self.worker, held: true };
-        let (job, mut waiting) = Job::new(accepted);
         let stopping = || Fault::new(Code::Internal, "the dispatcher is stopping");
-        let message = Message::Submit(Entry { ticket, objective: accepted + self.objective, deadline, job });
-        self.worker.messages.send(message).await.map_err(|_gone| stopping())?;
-        let picture = Arc::new(picture);
+        let mut waiting = {
+            let permit = match self.worker.messages.try_reserve() {
+                Ok(permit) => permit,
+                // Rare, and boxed so that it costs nothing otherwise.
+                Err(_full) => self.worker.messages.reserve().boxed().await.map_err(|_gone| stopping())?,
+            };
+            let (job, waiting) = Job::new(accepted);
+            permit.send(Message::Submit(Entry { ticket, objective: accepted + self.objective, deadline, job }));
+            waiting
+        };
         loop {
             place.held = true;
             let turn = waiting.await.map_err(|_gone| stopping())?;
@@ -163,6 +194,20 @@ impl Handler {
             }
         }
     }
+}
+
+/// A whole request, and when it must be answered.
+type Received = Result<(Arc<Picture>, Instant), Fault>;
+
+/// What a request asks for.
+struct Asked {
+    content_type: Option<HeaderValue>,
+    top_k: usize,
+    deadline: Instant,
+}
+
+fn is_prediction(path: &str) -> bool {
+    matches!(path, "/predict" | "/infer")
 }
 
 /// A place in the queue, given back when dropped.
@@ -181,7 +226,7 @@ impl Drop for Place<'_> {
 }
 
 /// `ok`, or the code in the error body of the replica.
-fn answered(answer: &Answer) -> Cow<'static, str> {
+fn outcome(answer: &Answer) -> Cow<'static, str> {
     if answer.status == StatusCode::OK {
         return "ok".into();
     }

@@ -22,15 +22,17 @@ impl Inspection {
         let path = request.uri().path();
         match self.answer(request.method(), path).await {
             Some(reply) => reply,
-            None => respond::not_found(path, "try /metrics, /livez, /readyz or /status"),
+            None => respond::not_found(path, "try /metrics, /livez, /readyz or /status", ""),
         }
     }
 
     /// The answer to a path of its own, or nothing if `path` is none.
     pub async fn answer(&self, method: &Method, path: &str) -> Option<Reply> {
         match path {
-            "/status" if *method == Method::GET => Some(self.status().await),
-            "/status" => Some(respond::method_not_allowed("GET")),
+            "/status" => {
+                let status = self.status().await;
+                Some(respond::readable(method, || status))
+            }
             "/metrics" => {
                 // The gauges then show the present; a worker that has ended leaves them as they were.
                 let _ended = self.snapshot().await;

@@ -83,11 +83,18 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Takes the first job whose deadline lies after `now` and for which `place` finds one, late ones last. Expired
-    /// jobs stay until their owner removes them.
-    pub fn pop<P>(&mut self, now: Instant, mut place: impl FnMut(&T) -> Option<P>) -> Option<(Entry<T>, P)> {
-        let waiting = self.punctual.values().chain(self.late.values());
-        let mut alive = waiting.filter(|entry| entry.deadline > now);
+    /// Takes the first job whose deadline lies after `now` and for which `place` finds one, late ones last; those only
+    /// while a replica that takes `service_time` would answer before their deadlines. Expired jobs stay until their
+    /// owner removes them.
+    pub fn pop<P>(
+        &mut self,
+        now: Instant,
+        service_time: Duration,
+        mut place: impl FnMut(&T) -> Option<P>,
+    ) -> Option<(Entry<T>, P)> {
+        let punctual = self.punctual.values().filter(|entry| entry.deadline > now);
+        let late = self.late.values().filter(|entry| entry.deadline > now + service_time);
+        let mut alive = punctual.chain(late);
         let (ticket, place) = alive.find_map(|entry| Some((entry.ticket, place(&entry.job)?)))?;
         Some((self.remove(ticket)?, place))
     }
@@ -133,7 +140,7 @@ mod tests {
     /// The ticket of the first job, wherever it may go.
     fn pop(queue: &mut Queue<()>, now: Instant) -> Option<u64> {
         queue.demote(now, Duration::ZERO);
-        queue.pop(now, |()| Some(())).map(|(entry, ())| entry.ticket.0)
+        queue.pop(now, Duration::ZERO, |()| Some(())).map(|(entry, ())| entry.ticket.0)
     }
 
     #[test]
@@ -145,9 +152,9 @@ mod tests {
             let entry = Entry { ticket: Ticket(ticket as u64), objective: deadline, deadline, job };
             queue.push(entry).expect("there is room");
         }
-        let popped = queue.pop(now, |job| (*job != "picky").then_some(7)).expect("somebody has a place");
+        let popped = queue.pop(now, Duration::ZERO, |job| (*job != "picky").then_some(7)).expect("somebody has a place");
         assert_eq!((popped.0.job, popped.1), ("easy", 7));
-        assert_eq!(queue.pop(now, |_| Some(())).map(|(entry, ())| entry.job), Some("picky"), "it kept its turn");
+        assert_eq!(queue.pop(now, Duration::ZERO, |_| Some(())).map(|(entry, ())| entry.job), Some("picky"), "it kept its turn");
     }
 
     #[test]
@@ -189,7 +196,7 @@ mod tests {
             let now = start + seconds(1);
             queue.demote(now, seconds(2));
             let late = queue.late_len();
-            let served = [(); 4].map(|()| queue.pop(now, |()| Some(())).map(|(entry, ())| entry.ticket.0));
+            let served = [(); 4].map(|()| queue.pop(now, Duration::ZERO, |()| Some(())).map(|(entry, ())| entry.ticket.0));
             (late, served.map(|ticket| ticket.expect("four jobs")))
         };
         assert_eq!(order(Order::LateLast), (2, [3, 4, 1, 2]));
@@ -258,11 +265,11 @@ mod tests {
                         let expected = model
                             .iter()
                             .enumerate()
-                            .filter(|(_, job)| job.deadline > clock)
+                            .filter(|(_, job)| job.deadline > clock + if job.late { service_time } else { 0 })
                             .min_by_key(|(_, job)| (job.late, job.ticket))
                             .map(|(index, _)| index);
                         queue.demote(now, seconds(service_time));
-                        let popped = queue.pop(now, |()| Some(())).map(|(entry, ())| entry);
+                        let popped = queue.pop(now, seconds(service_time), |()| Some(())).map(|(entry, ())| entry);
                         prop_assert_eq!(popped.as_ref().map(|entry| entry.ticket.0), expected.map(|index| model[index].ticket));
                         if let (Some(entry), Some(index)) = (popped, expected) {
                             taken.push((entry, model.remove(index)));

@@ -53,6 +53,6 @@ pub async fn run(config: Config, metrics: PrometheusHandle) -> Result<()> {
         // It goes on while the requests are finished, and ends with the process.
         tokio::spawn(server::serve(listener, None, handle, std::future::pending(), Duration::ZERO));
     }
-    server::run(listener, tls, readiness, config.drain, move |request| handler.clone().handle(request)).await;
+    server::run(listener, tls, readiness, config.drain, move |request| handler.handle(request)).await;
     Ok(())
 }

@@ -11,6 +11,10 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
+/// How long after the deadline a replica may take to be rid of a request. Its slot is taken until then: it was told the
+/// deadline, but may be in the middle of a computation.
+const LINGER: Duration = Duration::from_secs(1);
+
 /// What a waiting request gets: its turn, or why there will be none.
 pub type Outcome = Result<Turn, Fault>;
 
@@ -45,7 +49,7 @@ pub struct Terms {
     pub connection: Option<Connection>,
     /// How long the request has waited.
     pub waited: Duration,
-    /// The attempt ends here.
+    /// The client is answered by then.
     pub deadline: Instant,
     /// The replica has stalled: the request waits again, and this attempt is of no more interest.
     pub recalled: oneshot::Receiver<Waiting>,
@@ -72,7 +76,7 @@ impl Turn {
     /// Without an answer, the request waits again: for another turn, or to be told why there is none.
     ///
     /// # Cancel safety
-    /// Dropped before the deadline, the attempt goes on by itself.
+    /// Dropped, the attempt goes on by itself until shortly after the deadline.
     pub async fn take(mut self, picture: Arc<Picture>) -> Result<Answer, Waiting> {
         let Terms { id, address, connection, waited, deadline, recalled, reports } =
             *self.terms.take().expect("it is there until it is taken");
@@ -169,16 +173,11 @@ impl Future for Running {
 impl Drop for Running {
     fn drop(&mut self) {
         let Some(run) = self.run.take() else { return };
-        let (reports, id, started, deadline) = (self.reports.clone(), self.id, self.started, self.deadline);
-        let too_late = move || {
-            let _nobody = report(&reports, id, Attempt::failed(Failure::Deadline), started.elapsed());
-        };
-        if Instant::now() >= deadline {
-            return too_late();
-        }
+        let (reports, id, started) = (self.reports.clone(), self.id, self.started);
+        let latest = self.deadline + LINGER;
         tokio::spawn(async move {
-            if tokio::time::timeout_at(deadline.into(), run).await.is_err() {
-                too_late();
+            if tokio::time::timeout_at(latest.into(), run).await.is_err() {
+                let _nobody = report(&reports, id, Attempt::failed(Failure::Deadline), started.elapsed());
             }
         });
     }

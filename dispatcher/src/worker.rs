@@ -40,6 +40,9 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// For the answer of a replica that has gone quiet: with [`LEAST_QUIET`] under a second.
 const CHECK_TIMEOUT: Duration = Duration::from_millis(400);
 
+/// Failed attempts are logged this often at most, with their number.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(1);
+
 /// The worker sleeps no longer than this.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
@@ -189,6 +192,8 @@ fn spawn_with(rules: Rules, mut published: Published, probe: Probe) -> Handle {
         last_dispatch: now,
         arrivals: Rate::new(now),
         answers: Rate::new(now),
+        complaints: 0,
+        last_complaint: now.checked_sub(COMPLAINT_INTERVAL).unwrap_or(now),
         meters: Meters::new(),
         events: events.clone(),
         reports,
@@ -225,6 +230,9 @@ struct Worker {
     last_dispatch: Instant,
     arrivals: Rate,
     answers: Rate,
+    /// Failed attempts that were not yet logged, and when some were.
+    complaints: u64,
+    last_complaint: Instant,
     meters: Meters,
     /// Where probes say how they ended.
     events: mpsc::UnboundedSender<Event>,
@@ -320,12 +328,13 @@ impl Worker {
 
     /// Hands out whatever can be handed out, and asks after replicas that are out or quiet.
     fn advance(&mut self, now: Instant) {
-        self.queue.demote(now, self.service_time.unwrap_or_default());
+        let service_time = self.service_time.unwrap_or_default();
+        self.queue.demote(now, service_time);
         while !self.queue.is_empty() && self.rotation.has_slot(now) {
             // A job that waits for a replica that it has not tried lets others pass to those that it has.
             let rotation = &mut self.rotation;
             let place = |job: &Job| (!job.is_abandoned()).then(|| rotation.pick(job.demands(), now))?;
-            let Some((entry, address)) = self.queue.pop(now, place) else { break };
+            let Some((entry, address)) = self.queue.pop(now, service_time, place) else { break };
             self.dispatch(entry, address, now);
         }
         for address in self.rotation.due_probes(now) {
@@ -473,7 +482,13 @@ impl Worker {
 
     fn failed(&mut self, mut held: InFlight, again: Option<oneshot::Sender<Outcome>>, failure: Failure) {
         if !matches!(failure, Failure::Busy | Failure::Unused) {
-            tracing::warn!(address = %held.address, ticket = held.ticket.0, failure = failure.as_str(), "attempt failed");
+            self.complaints += 1;
+            let now = Instant::now();
+            if now.saturating_duration_since(self.last_complaint) >= COMPLAINT_INTERVAL {
+                let failures = std::mem::take(&mut self.complaints);
+                tracing::warn!(address = %held.address, failure = failure.as_str(), failures, "attempts fail; the last one");
+                self.last_complaint = now;
+            }
         }
         let Some(reply) = again.filter(|reply| !reply.is_closed()) else { return };
         held.deaths += u32::from(failure == Failure::Died);

@@ -48,8 +48,8 @@ impl Handler {
         }
         match path {
             "/predict" | "/infer" if request.method() == Method::POST => self.predict(request).await,
-            "/predict" | "/infer" => respond::method_not_allowed("POST"),
-            _ => respond::not_found(path, "pictures go to POST /predict"),
+            "/predict" | "/infer" => respond::method_not_allowed("POST", ""),
+            _ => respond::not_found(path, "pictures go to POST /predict", ""),
         }
     }
 
@@ -74,12 +74,12 @@ impl Handler {
         let _progress = Progress::start(received);
         let (head, body) = request.into_parts();
         let top_k = wire::top_k(head.uri.query())?;
-        let deadline = received + self.intake.budget(wire::timeout(text(&head.headers, header::TIMEOUT_MS)?)?);
-        let content_type = text(&head.headers, CONTENT_TYPE.as_str())?;
+        let deadline = received + self.intake.budget(wire::timeout(text(&head.headers, &header::TIMEOUT_MS)?)?);
+        let content_type = text(&head.headers, &CONTENT_TYPE)?;
         let body = body::read(body, &self.body, deadline).await?;
         let picture = form::picture(content_type, body.to_bytes()).await?;
         let classified = self.pipeline.classify(picture, deadline, slot).await?;
-        let queued = text(&head.headers, header::QUEUE_MS)?.and_then(|waited| waited.parse().ok()).unwrap_or(0.0);
+        let queued = text(&head.headers, &header::QUEUE_MS)?.and_then(|waited| waited.parse().ok()).unwrap_or(0.0);
         Ok(self.describe(&classified, top_k, queued, received.elapsed()))
     }
 

@@ -85,6 +85,6 @@ fn answer(admin: &Admin, journal: &Journal, request: &Request<Incoming>) -> Repl
     }
     match path {
         "/status" => respond::json(StatusCode::OK, &*journal.lock().expect("nobody panics while holding the journal")),
-        _ => respond::not_found(path, "try /status"),
+        _ => respond::not_found(path, "try /status", ""),
     }
 }

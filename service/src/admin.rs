@@ -30,9 +30,6 @@ impl Admin {
             },
             _ => return None,
         };
-        if method != Method::GET && method != Method::HEAD {
-            return Some(respond::method_not_allowed("GET"));
-        }
-        Some(reply(self))
+        Some(respond::readable(method, || reply(self)))
     }
 }

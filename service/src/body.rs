@@ -94,6 +94,10 @@ impl Chunks {
                 gathered.extend_from_slice(&piece);
             } else {
                 self.flush(gathered);
+                if self.pieces.is_empty() {
+                    // Most have one piece; `push` alone would make room for four.
+                    self.pieces.reserve_exact(1);
+                }
                 self.pieces.push(piece);
             }
         }
@@ -164,52 +168,46 @@ impl<T: Deref<Target: AsRef<Chunks>> + Unpin> Body for Sending<T> {
 /// # Errors
 /// 413 past the size, and 503 past what all bodies may hold, without having buffered more than that; 408 past the time;
 /// 504 past the request's deadline; 400 when the client stopped sending.
-pub async fn read(body: Incoming, limits: &Limits, deadline: Instant) -> Result<Chunks, Fault> {
-    let read = tokio::time::timeout_at(deadline.into(), within(body, limits)).await;
-    read.unwrap_or_else(|_elapsed| {
-        Err(Fault::new(Code::DeadlineExceeded, "the deadline passed before the whole body was there"))
-    })
-}
-
-async fn within(mut body: Incoming, limits: &Limits) -> Result<Chunks, Fault> {
-    let read = async {
-        let mut chunks = Chunks::new(limits.allowance.clone());
-        let mut gathered = BytesMut::new();
-        let too_large = || {
-            let message = format!("the body is over the limit of {} bytes", limits.max_bytes);
-            Err(Fault::new(Code::TooLarge, message))
-        };
-        if body.size_hint().lower() > limits.max_bytes as u64 {
-            return too_large();
-        }
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| {
-                Fault::new(Code::BadRequest, format!("the body ended early: {error}"))
-            })?;
-            // Trailers say nothing about a picture.
-            let Ok(piece) = frame.into_data() else { continue };
-            if piece.len() > limits.max_bytes - chunks.len() {
-                return too_large();
-            }
-            if !chunks.push(piece, &mut gathered) {
-                let fault = Fault::new(Code::QueueFull, "the bodies held now are as many bytes as may be; retry in 1 s");
-                return Err(fault.retry_after(Duration::from_secs(1)));
-            }
-        }
-        chunks.flush(&mut gathered);
-        Ok(chunks)
-    };
-    match tokio::time::timeout(limits.timeout, read).await {
+pub async fn read(mut body: Incoming, limits: &Limits, deadline: Instant) -> Result<Chunks, Fault> {
+    let (latest, timeout) = (Instant::now() + limits.timeout, limits.timeout.as_secs_f64());
+    match tokio::time::timeout_at(deadline.min(latest).into(), collect(&mut body, limits)).await {
         Ok(Err(fault)) if matches!(fault.code, Code::TooLarge | Code::QueueFull) => {
-            discard(body).await;
+            Box::pin(discard(body)).await;
             Err(fault)
         }
         Ok(read) => read,
+        Err(_elapsed) if latest < deadline => {
+            Err(Fault::new(Code::SlowBody, format!("the body did not arrive within {timeout} s")))
+        }
         Err(_elapsed) => {
-            let message = format!("the body did not arrive within {} s", limits.timeout.as_secs_f64());
-            Err(Fault::new(Code::SlowBody, message))
+            Err(Fault::new(Code::DeadlineExceeded, "the deadline passed before the whole body was there"))
         }
     }
+}
+
+async fn collect(body: &mut Incoming, limits: &Limits) -> Result<Chunks, Fault> {
+    let mut chunks = Chunks::new(limits.allowance.clone());
+    let mut gathered = BytesMut::new();
+    let too_large =
+        || Err(Fault::new(Code::TooLarge, format!("the body is over the limit of {} bytes", limits.max_bytes)));
+    if body.size_hint().lower() > limits.max_bytes as u64 {
+        return too_large();
+    }
+    while let Some(frame) = body.frame().await {
+        let frame =
+            frame.map_err(|error| Fault::new(Code::BadRequest, format!("the body ended early: {error}")))?;
+        // Trailers say nothing about a picture.
+        let Ok(piece) = frame.into_data() else { continue };
+        if piece.len() > limits.max_bytes - chunks.len() {
+            return too_large();
+        }
+        if !chunks.push(piece, &mut gathered) {
+            let fault = Fault::new(Code::QueueFull, "the bodies held now are as many bytes as may be; retry in 1 s");
+            return Err(fault.retry_after(Duration::from_secs(1)));
+        }
+    }
+    chunks.flush(&mut gathered);
+    Ok(chunks)
 }
 
 /// Throws away what is still to come of a body that is refused, within bounds.

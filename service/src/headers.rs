@@ -2,12 +2,13 @@
 
 use crate::wire::{Code, Fault};
 use hyper::HeaderMap;
+use hyper::header::HeaderName;
 
 /// The value of `name` as text; nothing if it is absent.
 ///
 /// # Errors
 /// 400 when it is not visible ASCII.
-pub fn text<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Fault> {
+pub fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Fault> {
     let Some(value) = headers.get(name) else { return Ok(None) };
     value.to_str().map(Some).map_err(|_| Fault::new(Code::BadRequest, format!("the header {name} is not text")))
 }
@@ -22,8 +23,9 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert("good", HeaderValue::from_static("12"));
         headers.insert("bad", HeaderValue::from_bytes(b"\xff").expect("opaque bytes are a value"));
-        assert_eq!(text(&headers, "good"), Ok(Some("12")));
-        assert_eq!(text(&headers, "none"), Ok(None));
-        assert_eq!(text(&headers, "bad").map_err(|fault| fault.code), Err(Code::BadRequest));
+        let text = |name| text(&headers, &HeaderName::from_static(name));
+        assert_eq!(text("good"), Ok(Some("12")));
+        assert_eq!(text("none"), Ok(None));
+        assert_eq!(text("bad").map_err(|fault| fault.code), Err(Code::BadRequest));
     }
 }

@@ -4,7 +4,7 @@ use crate::wire::{Code, ErrorBody, Fault};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
-use hyper::{Response, StatusCode};
+use hyper::{Method, Response, StatusCode};
 use serde::Serialize;
 
 /// Every answer is whole before it is sent.
@@ -49,14 +49,22 @@ pub fn fault(fault: &Fault, request_id: &str) -> Reply {
 }
 
 /// 405, naming the methods that the path takes.
-pub fn method_not_allowed(allowed: &'static str) -> Reply {
+pub fn method_not_allowed(allowed: &'static str, request_id: &str) -> Reply {
     let message = format!("this path takes {allowed} only");
-    let mut reply = fault(&Fault::new(Code::MethodNotAllowed, message), "");
+    let mut reply = fault(&Fault::new(Code::MethodNotAllowed, message), request_id);
     reply.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
     reply
 }
 
+/// What a path that can only be read answers: `read` to GET and HEAD, 405 to the rest.
+pub fn readable(method: &Method, read: impl FnOnce() -> Reply) -> Reply {
+    match *method {
+        Method::GET | Method::HEAD => read(),
+        _ => method_not_allowed("GET, HEAD", ""),
+    }
+}
+
 /// 404, saying what there is instead.
-pub fn not_found(path: &str, instead: &str) -> Reply {
-    fault(&Fault::new(Code::NotFound, format!("no such path: {path}; {instead}")), "")
+pub fn not_found(path: &str, instead: &str, request_id: &str) -> Reply {
+    fault(&Fault::new(Code::NotFound, format!("no such path: {path}; {instead}")), request_id)
 }

@@ -4,6 +4,7 @@ use crate::readiness::Readiness;
 use crate::respond::Reply;
 use crate::tls::Tls;
 use crate::{descriptors, shutdown};
+use futures_util::FutureExt;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -16,8 +17,8 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 /// For the whole of a request's headers and for a TLS handshake; also how long an idle connection is kept.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -30,6 +31,10 @@ const MAX_HEADER_BYTES: u32 = 16 << 10;
 
 /// For the requests of the last connections: a connection from which nothing was read is closed without an answer.
 const LAST_READ: Duration = Duration::from_millis(20);
+
+/// Connections that the kernel keeps while they are not yet accepted (or fewer: `net.core.somaxconn`). A client that
+/// finds no room tries again only after a second.
+const BACKLOG: u32 = 4096;
 
 /// After a failed accept (no descriptors left), before the next.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -61,11 +66,18 @@ pub async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
 /// # Errors
 /// See [`listen`].
 pub async fn listen_as(announcement: &str, address: SocketAddr) -> std::io::Result<TcpListener> {
-    let listener = TcpListener::bind(address)
-        .await
+    let listener = bind(address)
         .map_err(|error| std::io::Error::new(error.kind(), format!("listen on {address}: {error}")))?;
     println!("{announcement}{}", listener.local_addr()?);
     Ok(listener)
+}
+
+fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // Or a restart would have to wait until the last connections are forgotten.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Serves until this process is told to stop, and then drains in order: not ready, still accepting, finishing.
@@ -105,18 +117,9 @@ pub async fn serve<H, F>(
     let slots = Arc::new(Semaphore::new(max_connections));
     let (closing, closed) = watch::channel(());
     let protocols = Protocols::new(tls);
-    let serve = |stream: TcpStream| {
-        let (protocols, handle) = (protocols.clone(), handle.clone());
-        let (watcher, mut closed) = (graceful.watcher(), closed.clone());
-        async move {
-            let served = protocols.serve(stream, handle, watcher, async move {
-                // Nothing is ever sent; it ends with its sender.
-                let _ended = closed.changed().await;
-            });
-            if let Err(error) = served.await {
-                tracing::debug!(%error, "connection ended");
-            }
-        }
+    let serve = |stream: TcpStream, slot: Option<OwnedSemaphorePermit>| {
+        let (watcher, closed) = (graceful.watcher(), closed.clone());
+        tokio::spawn(protocols.clone().serve(stream, handle.clone(), watcher, closed, slot));
     };
     tokio::pin!(stop);
     loop {
@@ -129,13 +132,7 @@ pub async fn serve<H, F>(
             () = &mut stop => break,
         };
         match accepted {
-            Ok((stream, _peer)) => {
-                let connection = serve(stream);
-                tokio::spawn(async move {
-                    connection.await;
-                    drop(slot);
-                });
-            }
+            Ok((stream, _peer)) => serve(stream, Some(slot)),
             Err(error) => {
                 tracing::warn!(%error, "accept failed");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -145,7 +142,7 @@ pub async fn serve<H, F>(
     // Whoever has connected by now is served still, and what it has sent by now is read.
     for _ in 0..max_connections {
         let Some(Ok((stream, _peer))) = accepted_already(&listener).await else { break };
-        tokio::spawn(serve(stream));
+        serve(stream, None);
     }
     tokio::time::sleep(LAST_READ).await;
     drop((listener, closing));
@@ -181,41 +178,61 @@ impl Protocols {
         Self { tls, http1, http2 }
     }
 
-    /// Serves one connection to its end. `closed` resolves when those that have not begun are to be dropped.
+    /// Serves one connection to its end. `closed` ends when those that have not begun are to be dropped; `slot` is
+    /// given back with the connection.
     async fn serve<H, F>(
         self,
         stream: TcpStream,
         handle: H,
         watcher: Watcher,
-        closed: impl Future<Output = ()>,
-    ) -> Result<(), Failure>
-    where
-        H: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
+        closed: watch::Receiver<()>,
+        slot: Option<OwnedSemaphorePermit>,
+    ) where
+        H: Fn(Request<Incoming>) -> F + Send + 'static,
         F: Future<Output = Reply> + Send + 'static,
     {
         // Answers are small and whole: waiting to fill a packet only adds latency.
-        stream.set_nodelay(true)?;
-        if let Some(tls) = &self.tls {
-            let handshake = tokio::time::timeout(HEADER_TIMEOUT, tls.acceptor.accept(stream));
-            let stream = tokio::select! {
-                stream = handshake => stream??,
-                () = closed => return Ok(()),
-            };
-            let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-            let protocol = if is_http2 { Protocol::Http2 } else { Protocol::Http1 };
-            self.speak(protocol, stream, handle, watcher).await
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "set_nodelay failed");
+        }
+        // What is idle most of the time is small: the rarer ways are boxed, so that they cost those who go them.
+        let served = match self.tls.clone() {
+            Some(tls) => Box::pin(self.serve_securely(tls, stream, handle, watcher, closed)).await,
+            None => match begun(protocol(&stream), closed).await {
+                Ok(Some(Protocol::Http1)) => self.speak_http1(stream, handle, watcher).await,
+                Ok(Some(Protocol::Http2)) => Box::pin(self.speak_http2(stream, handle, watcher)).await,
+                Ok(None) => Ok(()),
+                Err(error) => Err(error),
+            },
+        };
+        if let Err(error) = served {
+            tracing::debug!(%error, "connection ended");
+        }
+        drop(slot);
+    }
+
+    async fn serve_securely<H, F>(
+        &self,
+        tls: Tls,
+        stream: TcpStream,
+        handle: H,
+        watcher: Watcher,
+        closed: watch::Receiver<()>,
+    ) -> Result<(), Failure>
+    where
+        H: Fn(Request<Incoming>) -> F + Send + 'static,
+        F: Future<Output = Reply> + Send + 'static,
+    {
+        let Some(stream) = begun(tls.acceptor.accept(stream), closed).await? else { return Ok(()) };
+        if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+            self.speak_http2(stream, handle, watcher).await
         } else {
-            let protocol = tokio::select! {
-                protocol = tokio::time::timeout(HEADER_TIMEOUT, protocol(&stream)) => protocol??,
-                () = closed => return Ok(()),
-            };
-            self.speak(protocol, stream, handle, watcher).await
+            self.speak_http1(stream, handle, watcher).await
         }
     }
 
-    async fn speak<H, F>(
+    async fn speak_http1<H, F>(
         &self,
-        protocol: Protocol,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         handle: H,
         watcher: Watcher,
@@ -224,16 +241,39 @@ impl Protocols {
         H: Fn(Request<Incoming>) -> F + Send + 'static,
         F: Future<Output = Reply> + Send + 'static,
     {
-        let service = service_fn(move |request| {
-            let reply = handle(request);
-            async move { Ok::<_, Infallible>(reply.await) }
-        });
-        let stream = TokioIo::new(stream);
-        match protocol {
-            Protocol::Http1 => watcher.watch(self.http1.serve_connection(stream, service)).await?,
-            Protocol::Http2 => watcher.watch(self.http2.serve_connection(stream, service)).await?,
-        }
-        Ok(())
+        let service = service_fn(move |request| infallible(handle(request)));
+        Ok(watcher.watch(self.http1.serve_connection(TokioIo::new(stream), service)).await?)
+    }
+
+    async fn speak_http2<H, F>(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        handle: H,
+        watcher: Watcher,
+    ) -> Result<(), Failure>
+    where
+        H: Fn(Request<Incoming>) -> F + Send + 'static,
+        F: Future<Output = Reply> + Send + 'static,
+    {
+        let service = service_fn(move |request| infallible(handle(request)));
+        Ok(watcher.watch(self.http2.serve_connection(TokioIo::new(stream), service)).await?)
+    }
+}
+
+/// As hyper wants it. Not an async block, which would hold the future twice.
+fn infallible(reply: impl Future<Output = Reply>) -> impl Future<Output = Result<Reply, Infallible>> {
+    reply.map(Ok)
+}
+
+/// What comes of `opening` a connection within [`HEADER_TIMEOUT`]; nothing if it is `closed` first.
+async fn begun<T, E: Into<Failure>>(
+    opening: impl Future<Output = Result<T, E>>,
+    mut closed: watch::Receiver<()>,
+) -> Result<Option<T>, Failure> {
+    tokio::select! {
+        opened = tokio::time::timeout(HEADER_TIMEOUT, opening) => opened?.map(Some).map_err(Into::into),
+        // Nothing is ever sent; it ends with its sender.
+        _ended = closed.changed() => Ok(None),
     }
 }
 

@@ -19,11 +19,17 @@ impl Trace {
         let request_id = headers.get(header::REQUEST_ID).filter(|id| is_request_id(id.as_bytes()));
         let traceparent = headers.get(header::TRACEPARENT).filter(|parent| is_traceparent(parent.as_bytes()));
         Self {
-            request_id: request_id.cloned().unwrap_or_else(|| made(format!("{:016x}", rand::random::<u64>()))),
+            request_id: request_id.cloned().unwrap_or_else(|| {
+                let mut id = [0; 16];
+                write_hex(&mut id, rand::random::<u64>().into());
+                made(&id)
+            }),
             traceparent: traceparent.cloned().unwrap_or_else(|| {
-                // Neither part may be all zeros.
-                let (trace, span) = (rand::random::<u128>().max(1), rand::random::<u64>().max(1));
-                made(format!("00-{trace:032x}-{span:016x}-00"))
+                // Version 00, not sampled. Neither part may be all zeros.
+                let mut parent = *b"00-00000000000000000000000000000000-0000000000000000-00";
+                write_hex(&mut parent[3..35], rand::random::<u128>().max(1));
+                write_hex(&mut parent[36..52], rand::random::<u64>().max(1).into());
+                made(&parent)
             }),
         }
     }
@@ -40,8 +46,15 @@ impl Trace {
     }
 }
 
-fn made(text: String) -> HeaderValue {
-    HeaderValue::try_from(text).expect("hexadecimal digits and dashes fit a header")
+fn made(text: &[u8]) -> HeaderValue {
+    HeaderValue::from_bytes(text).expect("hexadecimal digits and dashes fit a header")
+}
+
+/// The lowest digits of `value`, as many as `into` is long. Every request has some: `format!` takes twenty times as long.
+fn write_hex(into: &mut [u8], value: u128) {
+    for (place, digit) in into.iter_mut().rev().enumerate() {
+        *digit = b"0123456789abcdef"[(value >> (4 * place)) as usize & 15];
+    }
 }
 
 fn is_request_id(id: &[u8]) -> bool {
@@ -61,8 +74,18 @@ fn is_traceparent(text: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hyper::header::HeaderName;
 
-    fn given(name: &'static str, value: &str) -> Trace {
+    #[test]
+    fn hexadecimal_digits_are_those_of_the_number() {
+        let mut digits = [0; 8];
+        write_hex(&mut digits, 0x0123_4567_89ab_cdef);
+        assert_eq!(digits, *b"89abcdef");
+        write_hex(&mut digits, 0xf);
+        assert_eq!(digits, *b"0000000f");
+    }
+
+    fn given(name: HeaderName, value: &str) -> Trace {
         let mut headers = HeaderMap::new();
         headers.insert(name, HeaderValue::from_str(value).expect("a header value"));
         Trace::of(&headers)

@@ -6,16 +6,18 @@ use std::time::Duration;
 
 /// Headers beyond HTTP's own.
 pub mod header {
+    use hyper::header::HeaderName;
+
     /// Names a request in logs and answers; made if absent.
-    pub const REQUEST_ID: &str = "x-request-id";
+    pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
     /// The client's budget in milliseconds; the dispatcher forwards what remains of it.
-    pub const TIMEOUT_MS: &str = "x-request-timeout-ms";
+    pub const TIMEOUT_MS: HeaderName = HeaderName::from_static("x-request-timeout-ms");
     /// Milliseconds that the request waited in the dispatcher, told to the replica so that its answer can say so.
-    pub const QUEUE_MS: &str = "x-request-queue-ms";
+    pub const QUEUE_MS: HeaderName = HeaderName::from_static("x-request-queue-ms");
     /// How many requests a replica takes at once.
-    pub const CAPACITY: &str = "x-replica-capacity";
+    pub const CAPACITY: HeaderName = HeaderName::from_static("x-replica-capacity");
     /// W3C trace context; made if absent.
-    pub const TRACEPARENT: &str = "traceparent";
+    pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 }
 
 /// Metric names that cross a process boundary: exported by one binary, read by another.
@@ -216,12 +218,13 @@ impl Form {
     /// 415 for anything else.
     pub fn of(content_type: Option<&str>) -> Result<Self, Fault> {
         let Some(content_type) = content_type else { return Ok(Self::Raw) };
-        let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-        match essence.as_str() {
-            "application/octet-stream" => Ok(Self::Raw),
-            "multipart/form-data" => Ok(Self::Multipart),
-            "application/json" => Ok(Self::Json),
-            image if image.starts_with("image/") => Ok(Self::Raw),
+        let essence = content_type.split(';').next().unwrap_or_default().trim();
+        let is = |name: &str| essence.eq_ignore_ascii_case(name);
+        let is_image = essence.get(..6).is_some_and(|start| start.eq_ignore_ascii_case("image/"));
+        match essence {
+            _ if is_image || is("application/octet-stream") => Ok(Self::Raw),
+            _ if is("multipart/form-data") => Ok(Self::Multipart),
+            _ if is("application/json") => Ok(Self::Json),
             other => Err(Fault::new(
                 Code::UnsupportedMediaType,
                 format!(
@@ -242,9 +245,9 @@ pub const DEFAULT_TOP_K: usize = 5;
 /// 400 when it is there and is no such number.
 pub fn top_k(query: Option<&str>) -> Result<usize, Fault> {
     let value = query.unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("top_k="));
-    match value.map(str::parse) {
+    match value.map(number) {
         None => Ok(DEFAULT_TOP_K),
-        Some(Ok(count @ 1..=1000)) => Ok(count),
+        Some(Some(count @ 1..=1000)) => Ok(count as usize),
         Some(_) => Err(Fault::new(Code::BadRequest, "top_k must be a whole number from 1 to 1000")),
     }
 }
@@ -254,15 +257,20 @@ pub fn top_k(query: Option<&str>) -> Result<usize, Fault> {
 /// # Errors
 /// 400 when it is there and is no positive whole number.
 pub fn timeout(value: Option<&str>) -> Result<Option<Duration>, Fault> {
-    match value.map(str::parse::<u64>) {
+    match value.map(number) {
         None => Ok(None),
         // A day is as good as for ever, and cannot overflow an instant.
-        Some(Ok(milliseconds @ 1..)) => Ok(Some(Duration::from_millis(milliseconds.min(86_400_000)))),
+        Some(Some(milliseconds @ 1..)) => Ok(Some(Duration::from_millis(milliseconds.min(86_400_000)))),
         Some(_) => Err(Fault::new(
             Code::BadRequest,
             format!("{} must be a whole number of milliseconds, at least 1", header::TIMEOUT_MS),
         )),
     }
+}
+
+/// Digits only: `str::parse` takes a sign.
+fn number(text: &str) -> Option<u64> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
 #[cfg(test)]
@@ -296,6 +304,7 @@ mod tests {
             (Some("top_k=0"), None),
             (Some("top_k=1001"), None),
             (Some("top_k=-1"), None),
+            (Some("top_k=+1"), None),
             (Some("top_k="), None),
         ] {
             assert_eq!(top_k(query).ok(), expected, "{query:?}");
@@ -307,6 +316,7 @@ mod tests {
             (Some("18446744073709551616"), None),
             (Some("0"), None),
             (Some("-3"), None),
+            (Some("+3"), None),
             (Some("soon"), None),
         ] {
             assert_eq!(timeout(value).ok(), expected, "{value:?}");

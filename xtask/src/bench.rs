@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: figures with the peer measured in the same run.
+//! `cargo xtask bench`: what the dispatcher is judged by; where there is a peer, it is measured in the same run.
 
 pub mod accounting;
 pub mod cell;
@@ -7,6 +7,7 @@ pub mod hop;
 pub mod peer;
 pub mod proxies;
 pub mod report;
+pub mod stress;
 pub mod tool;
 pub mod wrk;
 
@@ -20,6 +21,14 @@ pub enum Subject {
     Dispatcher(proxies::Options),
     /// What the dispatcher adds to an idle request, next to the same request sent to the replica itself
     Hop,
+    /// 100,000 requests held and let go: memory for each, and their order
+    Queue(stress::Options),
+    /// As many idle connections as there may be: memory for each
+    Connections(stress::Options),
+    /// Twice the load that there is capacity for: goodput, refusals, memory, Retry-After
+    Overload(stress::Options),
+    /// Late-last next to first come, first served, at a load that is too much now and then
+    Order(stress::Options),
 }
 
 /// Runs a benchmark and prints its figures.
@@ -30,5 +39,9 @@ pub fn run(subject: &Subject) -> Result<()> {
     match subject {
         Subject::Dispatcher(options) => proxies::run(options),
         Subject::Hop => hop::run(),
+        Subject::Queue(options) => stress::run("queue", options),
+        Subject::Connections(options) => stress::run("connections", options),
+        Subject::Overload(options) => stress::run("overload", options),
+        Subject::Order(options) => stress::run("order", options),
     }
 }

@@ -21,7 +21,7 @@ enum Task {
     Up(up::Options),
     /// Run every test
     Test,
-    /// Measure, with the peer in the same run
+    /// Measure
     #[command(subcommand)]
     Bench(bench::Subject),
     /// Get libtorch only, so that plain cargo commands work
