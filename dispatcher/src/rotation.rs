@@ -248,40 +248,41 @@ impl Rotation {
         checked.collect()
     }
 
-    /// What a probe found: the advertised capacity of a ready replica, or nothing. True if that ejected a replica that
-    /// was in rotation: it has stalled, and what it holds should be given to others.
+    /// What a probe found: the advertised capacity of a ready replica, or nothing. True if a replica that holds requests
+    /// was asked whether it lives, and it did not say so: what it holds should be given to others.
     pub fn probed(&mut self, address: &str, capacity: Option<usize>, now: Instant, jitter: f64) -> bool {
         let pass = self.pass;
         let Some(replica) = self.find(address) else { return false };
         let was_checking = std::mem::take(&mut replica.checking);
+        if was_checking {
+            replica.quiet_since = now;
+        }
         match (replica.state, capacity) {
             (State::Ejected { .. }, Some(capacity)) => {
                 replica.state = State::Ready;
                 replica.capacity = capacity.max(1);
-                replica.quiet_since = now;
                 // One more failure ejects it again.
                 replica.failures = if replica.on_probation() { FAILURES_TO_EJECT - 1 } else { 0 };
                 // It does not make up for the turns that it missed.
                 replica.pass = pass;
             }
             (State::Ejected { .. }, None) => replica.eject(now, jitter),
-            (_, Some(_)) => replica.quiet_since = now,
-            (State::Ready, None) if was_checking => {
-                replica.eject(now, jitter);
-                return true;
-            }
-            (_, None) => {}
+            (State::Ready, None) if was_checking => replica.eject(now, jitter),
+            _ => {}
         }
-        false
+        was_checking && capacity.is_none()
     }
 
     /// The next instant after `now` at which something changes by itself: a probe or, after `patience`, a check falls
     /// due, or a pause ends.
     pub fn wakes_at(&self, now: Instant, patience: Duration) -> Option<Instant> {
-        let wakes = self.replicas.iter().flat_map(|replica| match replica.state {
-            State::Ejected { probe_at, probing: false } => [Some(probe_at), None],
-            State::Ready => [replica.busy_until.filter(|&until| until > now), replica.check_at(patience)],
-            _ => [None, None],
+        let wakes = self.replicas.iter().flat_map(|replica| {
+            let change = match replica.state {
+                State::Ejected { probe_at, probing: false } => Some(probe_at),
+                State::Ready => replica.busy_until.filter(|&until| until > now),
+                _ => None,
+            };
+            [change, replica.check_at(patience)]
         });
         wakes.flatten().min()
     }
@@ -342,10 +343,9 @@ impl Replica {
         self.backoffs > 0
     }
 
-    /// When to ask whether it still lives, if it holds requests.
+    /// When to ask whether it still lives, if it holds requests; be it in rotation, out of it, or no longer published.
     fn check_at(&self, patience: Duration) -> Option<Instant> {
-        let holds = self.state == State::Ready && self.in_flight > 0 && !self.checking;
-        holds.then(|| self.quiet_since + patience)
+        (self.in_flight > 0 && !self.checking).then(|| self.quiet_since + patience)
     }
 
     fn eject(&mut self, now: Instant, jitter: f64) {
@@ -508,8 +508,10 @@ mod tests {
         assert_eq!(rotation.due_checks(at(610), patience), ["a".into()]);
         assert!(rotation.probed("a", None, at(900), 0.5), "what it holds goes to others");
         assert_eq!(rotation.census().ejected, 1);
-        rotation.release("a", false, Verdict::Unfinished, at(900), 0.5);
-        assert!(!rotation.probed("a", None, at(1000), 0.5), "it was out already");
+        assert_eq!(rotation.due_checks(at(1200), patience), ["a".into()], "it holds something still");
+        assert!(rotation.probed("a", None, at(1250), 0.5));
+        rotation.release("a", false, Verdict::Unfinished, at(1250), 0.5);
+        assert!(rotation.due_checks(at(9000), patience).is_empty());
     }
 
     #[test]

@@ -51,8 +51,8 @@ pub struct Terms {
     pub waited: Duration,
     /// The client is answered by then.
     pub deadline: Instant,
-    /// The replica has stalled: the request waits again, and this attempt is of no more interest.
-    pub recalled: oneshot::Receiver<Waiting>,
+    /// Told when the replica has stalled: the attempt then ends, and the request waits again.
+    pub recalled: oneshot::Receiver<()>,
     /// Where the report goes.
     pub reports: mpsc::UnboundedSender<Report>,
 }
@@ -98,7 +98,7 @@ impl Turn {
             .map(|answer| answer.status)
     }
 
-    /// Where it goes, and the waiting for what comes if it is recalled.
+    /// Where it goes, and whether it is recalled.
     #[cfg(test)]
     pub fn terms(&mut self) -> &mut Terms {
         self.terms.as_mut().expect("it is there until it is taken")
@@ -141,7 +141,7 @@ struct Running {
     /// Gone once it has ended.
     run: Option<Run>,
     /// Closed when nobody waits any more, and so tells the worker.
-    recalled: Option<oneshot::Receiver<Waiting>>,
+    recalled: Option<oneshot::Receiver<()>>,
     reports: mpsc::UnboundedSender<Report>,
     id: u64,
     started: Instant,
@@ -159,8 +159,9 @@ impl Future for Running {
         {
             self.recalled = None;
             // A worker that has ended recalls nobody.
-            if let Ok(waiting) = recalled {
-                polled = Poll::Ready(Err(waiting));
+            if recalled.is_ok() {
+                let stalled = Attempt::failed(Failure::Stalled);
+                polled = Poll::Ready(report(&self.reports, self.id, stalled, self.started.elapsed()));
             }
         }
         if polled.is_ready() {

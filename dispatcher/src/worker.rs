@@ -250,8 +250,8 @@ struct InFlight {
     tried: Vec<Address>,
     deaths: u32,
     address: Address,
-    /// Ends the turn of a replica that has stalled; closed when the attempt is over, or nobody waits for it.
-    recall: oneshot::Sender<Waiting>,
+    /// Ends the turn if the replica stalls; gone once it did, closed when nobody waits for its end.
+    recall: Option<oneshot::Sender<()>>,
 }
 
 impl InFlight {
@@ -432,7 +432,7 @@ impl Worker {
         let (reports, deadline) = (self.reports.clone(), entry.deadline);
         let turn = Turn::new(Terms { id, address: address.clone(), connection, waited, deadline, recalled, reports });
         let Entry { ticket, objective, deadline, job: Job { accepted, reply, tried, deaths, .. } } = entry;
-        self.in_flight.insert(id, InFlight { ticket, objective, deadline, accepted, tried, deaths, address, recall });
+        self.in_flight.insert(id, InFlight { ticket, objective, deadline, accepted, tried, deaths, address, recall: Some(recall) });
         // If its client has just left, the turn reports so itself when it is dropped.
         let _gone = reply.send(Ok(turn));
     }
@@ -509,24 +509,20 @@ impl Worker {
 
     /// Gives what a stalled replica holds to others. What may not be retried stays: the replica may yet go on.
     fn take_back(&mut self, address: &Address) {
-        let held = self.in_flight.iter().filter(|(_, held)| held.address == *address && !held.recall.is_closed());
-        let mut ids: Vec<u64> = held.map(|(&id, _)| id).collect();
+        let mut ids: Vec<u64> =
+            self.in_flight.iter().filter(|(_, held)| held.address == *address).map(|(&id, _)| id).collect();
         ids.sort_unstable();
         for id in ids {
             let held = &self.in_flight[&id];
-            if self.refusal(&held.tried, held.deaths, Failure::Stalled).is_some() {
+            if held.recall.as_ref().is_none_or(oneshot::Sender::is_closed)
+                || held.tried.len() + 1 >= MAX_ATTEMPTS
+                || !self.budget.withdraw()
+            {
                 continue;
             }
-            let mut held = self.in_flight.remove(&id).expect("it was just seen");
-            self.rotation.release(address, held.deaths > 0, Verdict::Unfinished, Instant::now(), rand::random());
-            held.tried.push(address.clone());
-            let (reply, waiting) = oneshot::channel();
-            let (recall, nobody) = oneshot::channel();
-            let recall = std::mem::replace(&mut held.recall, recall);
-            drop(nobody);
-            // If its client has just left, the job is abandoned, and found to be so.
-            let _gone = recall.send(waiting);
-            self.retry(held.again(reply), Failure::Stalled);
+            let held = self.in_flight.get_mut(&id).expect("it was just seen");
+            // The turn then reports that it stalled, or, if it has ended meanwhile, how.
+            let _ended = held.recall.take().map(|recall| recall.send(()));
         }
     }
 
@@ -535,7 +531,8 @@ impl Worker {
         let fault = |code, message: String| Some(Fault::new(code, message));
         match failure {
             Failure::Deadline => fault(Code::DeadlineExceeded, "the replica did not answer in time".into()),
-            Failure::Busy | Failure::Unused => None,
+            // A stalled one was asked about when it was recalled.
+            Failure::Busy | Failure::Unused | Failure::Stalled => None,
             _ if deaths >= MAX_DEATHS => {
                 let message = format!("{MAX_DEATHS} replicas died while they held this request; it is not sent again");
                 fault(Code::Poison, message)
@@ -641,36 +638,4 @@ impl Meters {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use tokio::sync::watch;
-
-    const RULES: Rules = Rules {
-        order: Order::LateLast,
-        balance: Balance::RoundRobin,
-        queue_length: 9,
-        deadline: Duration::from_secs(5),
-    };
-
-    fn entry(ticket: u64) -> (Entry<Job>, Waiting) {
-        let now = Instant::now();
-        let (job, waiting) = Job::new(now);
-        let deadline = now + Duration::from_secs(60);
-        (Entry { ticket: Ticket(ticket), objective: deadline, deadline, job }, waiting)
-    }
-
-    #[tokio::test]
-    async fn a_job_whose_withdrawal_overtook_it_takes_no_place() {
-        let (_nobody, published) = watch::channel(BTreeSet::new());
-        let worker = spawn(RULES, published);
-        let (left, outcome) = entry(1);
-        drop(outcome);
-        let (stays, _outcome) = entry(2);
-        for submitted in [left, stays] {
-            worker.messages.send(Message::Submit(submitted)).await.expect("the worker runs");
-        }
-        let (reply, snapshot) = oneshot::channel();
-        worker.messages.send(Message::Snapshot(reply)).await.expect("the worker runs");
-        assert_eq!(snapshot.await.expect("it answers").queue_length, 1);
-    }
-}
+mod tests;

@@ -1,248 +1,69 @@
 //! The dispatcher's program against replicas that misbehave on purpose: real sockets, real processes.
 
 mod program;
+mod stub;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
-use hyper::{Request, StatusCode};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
-use program::Program;
-use serde_json::Value;
-use service::respond;
-use service::wire::{Answer, Prediction, ReadyBody, Timing};
+use hyper::StatusCode;
+use program::{Dispatcher, Reply, code};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use stub::{Manner, Stub};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
-
-/// How a stub replica treats a request.
-#[derive(Clone)]
-enum Manner {
-    /// Answers once it is given a permit.
-    Gated(Arc<Semaphore>),
-    /// Answers at once.
-    Prompt,
-    /// 500, always.
-    Broken,
-    /// 503 as a proxy would answer it, always.
-    Unavailable,
-    /// 400, always.
-    Refusing,
-}
-
-/// A replica by its wire contract alone.
-struct Stub {
-    address: String,
-    calls: Arc<AtomicUsize>,
-    /// What `/readyz` says.
-    ready: Arc<AtomicBool>,
-}
-
-impl Stub {
-    async fn start(manner: Manner) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("bound").to_string();
-        let calls = Arc::new(AtomicUsize::new(0));
-        let ready = Arc::new(AtomicBool::new(true));
-        let (name, counted, is_ready) = (address.clone(), calls.clone(), ready.clone());
-        let handle = move |request: Request<Incoming>| {
-            let (manner, name, counted) = (manner.clone(), name.clone(), counted.clone());
-            let ready = is_ready.load(Ordering::SeqCst);
-            async move {
-                if request.uri().path() == "/readyz" {
-                    let body = ReadyBody { ready, capacity: Some(1) };
-                    return respond::json(StatusCode::OK, &body);
-                }
-                counted.fetch_add(1, Ordering::SeqCst);
-                let status = match manner {
-                    Manner::Gated(gate) => {
-                        gate.acquire().await.expect("never closed").forget();
-                        StatusCode::OK
-                    }
-                    Manner::Prompt => StatusCode::OK,
-                    Manner::Broken => StatusCode::INTERNAL_SERVER_ERROR,
-                    Manner::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-                    Manner::Refusing => StatusCode::BAD_REQUEST,
-                };
-                respond::json(status, &answer(name))
-            }
-        };
-        tokio::spawn(service::server::serve(listener, None, handle, std::future::pending(), Duration::ZERO));
-        Self { address, calls, ready }
-    }
-
-    /// Ready when asked, and hangs up on everything else.
-    async fn resetting() -> Self {
-        Self::resetting_after(Arc::new(Semaphore::new(Semaphore::MAX_PERMITS))).await
-    }
-
-    /// The same, but only once it is given a permit.
-    async fn resetting_after(gate: Arc<Semaphore>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("bound").to_string();
-        let calls = Arc::new(AtomicUsize::new(0));
-        let ready = Arc::new(AtomicBool::new(true));
-        let (counted, is_ready) = (calls.clone(), ready.clone());
-        tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let (counted, gate, is_ready) = (counted.clone(), gate.clone(), is_ready.clone());
-                tokio::spawn(async move {
-                    let mut some = [0; 64];
-                    let read = stream.read(&mut some).await.unwrap_or(0);
-                    if some[..read].starts_with(b"GET /readyz") {
-                        let body = format!("{{\"ready\":{}}}", is_ready.load(Ordering::SeqCst));
-                        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
-                        return stream.write_all((head + &body).as_bytes()).await.expect("the probe waits");
-                    }
-                    counted.fetch_add(1, Ordering::SeqCst);
-                    gate.acquire().await.expect("never closed").forget();
-                });
-            }
-        });
-        Self { address, calls, ready }
-    }
-
-    fn calls(&self) -> usize {
-        self.calls.load(Ordering::SeqCst)
-    }
-}
-
-fn answer(replica: String) -> Answer {
-    let prediction = Prediction { class_index: 0, label: "stub".into(), confidence: 1.0 };
-    Answer {
-        success: true,
-        predictions: vec![prediction.clone()],
-        prediction,
-        model: "stub".into(),
-        replica,
-        timing_ms: Timing::default(),
-    }
-}
-
-struct Dispatcher {
-    program: Program,
-    client: Client<HttpConnector, Full<Bytes>>,
-}
-
-/// Status, `Retry-After` and JSON.
-type Reply = (u16, Option<String>, Value);
-
-impl Dispatcher {
-    async fn start(replicas: &[&Stub], flags: &[&str]) -> Self {
-        let list: Vec<&str> = replicas.iter().map(|stub| stub.address.as_str()).collect();
-        Self::start_on(&format!("static:{}", list.join(",")), flags).await
-    }
-
-    async fn start_on(source: &str, flags: &[&str]) -> Self {
-        let source = format!("--replicas={source}");
-        let program = Program::start(&[&["--log=error", &source], flags].concat(), &[]).await;
-        Self { program, client: Client::builder(TokioExecutor::new()).build_http() }
-    }
-
-    async fn post(&self, headers: &[(&str, &str)]) -> Reply {
-        self.post_body(headers, Bytes::from_static(b"picture")).await
-    }
-
-    async fn post_body(&self, headers: &[(&str, &str)], body: Bytes) -> Reply {
-        let mut request = Request::post(format!("http://{}/predict", self.program.address));
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        self.send(request.body(Full::new(body)).expect("a request")).await
-    }
-
-    async fn get(&self, path: &str) -> Reply {
-        self.send(
-            Request::get(format!("http://{}{path}", self.program.address)).body(Full::default()).expect("a request"),
-        )
-        .await
-    }
-
-    async fn send(&self, request: Request<Full<Bytes>>) -> Reply {
-        let response = self.client.request(request).await.expect("the dispatcher answers");
-        let status = response.status().as_u16();
-        let after = response.headers().get("retry-after").map(|value| value.to_str().expect("digits").to_owned());
-        let body = response.into_body().collect().await.expect("a whole answer").to_bytes();
-        (status, after, serde_json::from_slice(&body).unwrap_or(Value::Null))
-    }
-
-    async fn until_states(&self, expected: &[&str]) {
-        let mut states = Vec::new();
-        for _ in 0..1000 {
-            let status = self.get("/status").await.2;
-            let replicas = status["replicas"].as_array().expect("a list").iter();
-            states = replicas.map(|replica| replica["state"].as_str().unwrap_or_default().to_owned()).collect();
-            states.sort();
-            if states == expected {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("{states:?} instead of {expected:?}");
-    }
-
-    async fn until_waiting(&self, count: u64) {
-        for _ in 0..1000 {
-            if self.get("/status").await.2["queue_length"] == count {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("the queue never held {count}");
-    }
-}
 
 /// A request that has reached the stub, which holds it.
 async fn held(dispatcher: &Arc<Dispatcher>, stub: &Stub) -> JoinHandle<Reply> {
     let client = dispatcher.clone();
     let request = tokio::spawn(async move { client.post(&[]).await });
-    while stub.calls() == 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    stub.until_calls(1).await;
     request
-}
-
-fn code(reply: &Reply) -> (u16, &str) {
-    (reply.0, reply.2["code"].as_str().unwrap_or("none"))
 }
 
 #[tokio::test]
 async fn a_request_is_retried_elsewhere_and_the_bad_replica_ejected() {
-    for bad in [Stub::resetting().await, Stub::start(Manner::Broken).await, Stub::start(Manner::Unavailable).await] {
+    for bad in [
+        Stub::start(Manner::hangs_up()).await,
+        Stub::start(Manner::Status(StatusCode::INTERNAL_SERVER_ERROR)).await,
+        Stub::start(Manner::Status(StatusCode::SERVICE_UNAVAILABLE)).await,
+    ] {
         let good = Stub::start(Manner::Prompt).await;
-        let dispatcher = Dispatcher::start(&[&bad, &good], &[]).await;
+        let dispatcher = Dispatcher::start_on(&stub::list(&[&bad, &good]), &[]).await;
         dispatcher.until_states(&["ready", "ready"]).await;
         // Once out, it stays out.
-        bad.ready.store(false, Ordering::SeqCst);
+        bad.set_ready(false);
         for _ in 0..20 {
             let reply = dispatcher.post(&[]).await;
             assert_eq!((reply.0, &reply.2["replica"]), (200, &good.address.as_str().into()));
         }
         assert!((1..=3).contains(&bad.calls()), "{} calls of the bad one", bad.calls());
         dispatcher.until_states(&["ejected", "ready"]).await;
-        bad.ready.store(true, Ordering::SeqCst);
+        bad.set_ready(true);
         dispatcher.until_states(&["ready", "ready"]).await;
     }
 }
 
 #[tokio::test]
 async fn a_refusal_of_the_picture_is_final() {
-    let (refusing, other) = (Stub::start(Manner::Refusing).await, Stub::start(Manner::Refusing).await);
-    let dispatcher = Dispatcher::start(&[&refusing, &other], &[]).await;
+    let (refusing, other) = (
+        Stub::start(Manner::Status(StatusCode::BAD_REQUEST)).await,
+        Stub::start(Manner::Status(StatusCode::BAD_REQUEST)).await,
+    );
+    let dispatcher = Dispatcher::start_on(&stub::list(&[&refusing, &other]), &[]).await;
     assert_eq!(dispatcher.post(&[]).await.0, 400);
     assert_eq!(refusing.calls() + other.calls(), 1);
 }
 
 #[tokio::test]
 async fn a_body_that_brings_down_two_replicas_is_not_sent_to_a_third() {
-    let stubs = [Stub::resetting().await, Stub::resetting().await, Stub::resetting().await];
-    let dispatcher = Dispatcher::start(&[&stubs[0], &stubs[1], &stubs[2]], &[]).await;
+    let stubs = [
+        Stub::start(Manner::hangs_up()).await,
+        Stub::start(Manner::hangs_up()).await,
+        Stub::start(Manner::hangs_up()).await,
+    ];
+    let dispatcher = Dispatcher::start_on(&stub::list(&[&stubs[0], &stubs[1], &stubs[2]]), &[]).await;
     let reply = dispatcher.post(&[]).await;
     assert_eq!(code(&reply), (422, "poison"), "{}", reply.2);
     assert_eq!(stubs.iter().map(Stub::calls).sum::<usize>(), 2);
@@ -252,15 +73,13 @@ async fn a_body_that_brings_down_two_replicas_is_not_sent_to_a_third() {
 async fn a_full_queue_refuses_and_says_when_to_return() {
     let gate = Arc::new(Semaphore::new(0));
     let stub = Stub::start(Manner::Gated(gate.clone())).await;
-    let dispatcher = Arc::new(Dispatcher::start(&[&stub], &["--queue-length=2"]).await);
+    let dispatcher = Arc::new(Dispatcher::start_on(&stub::list(&[&stub]), &["--queue-length=2"]).await);
     let mut held = Vec::new();
     for waiting in 0..3 {
         let client = dispatcher.clone();
         held.push(tokio::spawn(async move { client.post(&[]).await }));
         dispatcher.until_waiting(waiting).await;
-        while stub.calls() == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        stub.until_calls(1).await;
     }
     let reply = dispatcher.post(&[]).await;
     assert_eq!(code(&reply), (503, "queue_full"));
@@ -275,7 +94,7 @@ async fn a_full_queue_refuses_and_says_when_to_return() {
 async fn a_deadline_that_passes_in_the_queue_is_504_and_never_dispatched() {
     let gate = Arc::new(Semaphore::new(0));
     let stub = Stub::start(Manner::Gated(gate.clone())).await;
-    let dispatcher = Arc::new(Dispatcher::start(&[&stub], &[]).await);
+    let dispatcher = Arc::new(Dispatcher::start_on(&stub::list(&[&stub]), &[]).await);
     let first = held(&dispatcher, &stub).await;
     let late = dispatcher.post(&[("x-request-timeout-ms", "50")]).await;
     assert_eq!(code(&late), (504, "deadline_exceeded"));
@@ -289,7 +108,7 @@ async fn a_deadline_that_passes_in_the_queue_is_504_and_never_dispatched() {
 async fn a_client_that_leaves_gives_its_place_up() {
     let gate = Arc::new(Semaphore::new(0));
     let stub = Stub::start(Manner::Gated(gate.clone())).await;
-    let dispatcher = Arc::new(Dispatcher::start(&[&stub], &[]).await);
+    let dispatcher = Arc::new(Dispatcher::start_on(&stub::list(&[&stub]), &[]).await);
     let first = held(&dispatcher, &stub).await;
     let mut leaver = TcpStream::connect(&dispatcher.program.address).await.expect("connected");
     leaver.write_all(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx").await.expect("sent");
@@ -304,8 +123,8 @@ async fn a_client_that_leaves_gives_its_place_up() {
 #[tokio::test]
 async fn nothing_stays_in_the_queue_for_a_client_that_left() {
     let gate = Arc::new(Semaphore::new(0));
-    let stub = Stub::resetting_after(gate.clone()).await;
-    let dispatcher = Dispatcher::start(&[&stub], &[]).await;
+    let stub = Stub::start(Manner::HangsUp(gate.clone())).await;
+    let dispatcher = Dispatcher::start_on(&stub::list(&[&stub]), &[]).await;
     // It leaves while a replica has its request; the attempt fails only then, and nobody is left to retry it for.
     let given_up = dispatcher.post(&[("x-request-timeout-ms", "5000")]);
     assert!(tokio::time::timeout(Duration::from_millis(300), given_up).await.is_err());
@@ -319,8 +138,8 @@ async fn nothing_stays_in_the_queue_for_a_client_that_left() {
 #[tokio::test]
 async fn a_retried_request_that_waits_for_another_replica_holds_nobody_up() {
     let gate = Arc::new(Semaphore::new(0));
-    let (busy, picky) = (Stub::start(Manner::Gated(gate.clone())).await, Stub::resetting().await);
-    let dispatcher = Arc::new(Dispatcher::start(&[&busy, &picky], &[]).await);
+    let (busy, picky) = (Stub::start(Manner::Gated(gate.clone())).await, Stub::start(Manner::hangs_up()).await);
+    let dispatcher = Arc::new(Dispatcher::start_on(&stub::list(&[&busy, &picky]), &[]).await);
     // Two requests: one is held by the busy replica, the other was dropped by the picky one and waits for the busy one.
     let held: Vec<_> = (0..2)
         .map(|_| {
@@ -328,15 +147,12 @@ async fn a_retried_request_that_waits_for_another_replica_holds_nobody_up() {
             tokio::spawn(async move { client.post(&[]).await.0 })
         })
         .collect();
-    while picky.calls() == 0 || busy.calls() == 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    picky.until_calls(1).await;
+    busy.until_calls(1).await;
     // The picky one is tried again with others' requests although the first in the queue may not go there.
     let passing = dispatcher.post(&[("x-request-timeout-ms", "2000")]);
     let tried_again = async {
-        while picky.calls() < 2 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        picky.until_calls(2).await;
         gate.add_permits(9);
     };
     let limit = Duration::from_secs(10);
@@ -392,7 +208,8 @@ async fn an_idle_dispatcher_rests() {
 #[tokio::test]
 async fn bad_requests_are_refused_before_they_reach_a_replica() {
     let stub = Stub::start(Manner::Prompt).await;
-    let dispatcher = Dispatcher::start(&[&stub], &["--max-body-bytes=1000", "--body-timeout=200ms"]).await;
+    let dispatcher =
+        Dispatcher::start_on(&stub::list(&[&stub]), &["--max-body-bytes=1000", "--body-timeout=200ms"]).await;
     for (headers, expected) in [
         (&[("content-type", "text/plain")][..], (415, "unsupported_media_type")),
         (&[("x-request-timeout-ms", "soon")], (400, "bad_request")),

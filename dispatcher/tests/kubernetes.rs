@@ -6,7 +6,9 @@
 mod program;
 
 use k8s_openapi::api::core::v1::{Endpoints, Service};
-use kube::api::{Patch, PatchParams};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 use program::Program;
@@ -99,6 +101,59 @@ async fn accepts_the_manifests(kubeconfig: &Path) {
     }
 }
 
+/// The other kind of API: EndpointSlices v1. A server from before v1.21 has none; it is given a resource of that name and
+/// shape, so that the list and the watch are a real server's all the same.
+async fn follows_slices(control_plane: &ControlPlane) {
+    let client = control_plane.client().await;
+    let apply = PatchParams::apply("test").force();
+    let group = "discovery.k8s.io/v1";
+    if client.list_api_group_resources(group).await.is_err() {
+        say("the API server has no EndpointSlices v1; it gets a custom resource of that name");
+        let open = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+        let definition = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+            "metadata": {"name": "endpointslices.discovery.k8s.io",
+                "annotations": {"api-approved.kubernetes.io": "unapproved, for a test"}},
+            "spec": {"group": "discovery.k8s.io", "scope": "Namespaced",
+                "names": {"plural": "endpointslices", "singular": "endpointslice", "kind": "EndpointSlice",
+                    "listKind": "EndpointSliceList"},
+                "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": open}}]}});
+        let definitions = Api::<CustomResourceDefinition>::all(client.clone());
+        definitions.patch("endpointslices.discovery.k8s.io", &apply, &Patch::Apply(definition)).await.expect("a CRD");
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while client.list_api_group_resources(group).await.is_err() {
+            assert!(Instant::now() < deadline, "the resource is not served");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    let slices = Api::<EndpointSlice>::default_namespaced(client);
+    let publish = async |name: &str, endpoints: Value| {
+        let slice = json!({"apiVersion": group, "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {"name": name, "labels": {"kubernetes.io/service-name": "sliced"}}, "endpoints": endpoints,
+            "ports": [{"name": "http", "port": 6000, "protocol": "TCP"}]});
+        slices.patch(name, &apply, &Patch::Apply(slice)).await.expect("a slice");
+    };
+    let ready = |ip: &str| json!({"addresses": [ip], "conditions": {"ready": true, "serving": true}});
+    let leaving =
+        |ip: &str| json!({"addresses": [ip], "conditions": {"ready": false, "serving": true, "terminating": true}});
+    publish("sliced-a", json!([ready("192.0.2.11")])).await;
+
+    let kubeconfig = control_plane.kubeconfig.to_str().expect("a path in UTF-8");
+    let dispatcher =
+        Program::start(&["--replicas=kubernetes:default/sliced:http"], &[("KUBECONFIG", kubeconfig)]).await;
+    let address = &dispatcher.address;
+    until(address, &["192.0.2.11:6000"]).await;
+    // Split over slices, and one endpoint in both.
+    publish("sliced-b", json!([ready("192.0.2.11"), ready("192.0.2.12")])).await;
+    until(address, &["192.0.2.11:6000", "192.0.2.12:6000"]).await;
+    publish("sliced-b", json!([leaving("192.0.2.12")])).await;
+    until(address, &["192.0.2.11:6000"]).await;
+    // Nothing else is left, and it still serves.
+    publish("sliced-a", json!([])).await;
+    until(address, &["192.0.2.12:6000"]).await;
+    slices.delete("sliced-b", &DeleteParams::default()).await.expect("deleted");
+    until(address, &[]).await;
+}
+
 #[tokio::test]
 async fn the_set_follows_the_service_and_survives_the_api_server() {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -132,6 +187,8 @@ async fn the_set_follows_the_service_and_survives_the_api_server() {
     until(address, &[]).await;
     publish(&["192.0.2.4"]).await;
     until(address, &["192.0.2.4:6000"]).await;
+
+    follows_slices(&control_plane).await;
 
     control_plane.stop();
     // Longer than a watch takes to notice and to fail to reconnect.

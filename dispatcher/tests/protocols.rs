@@ -1,0 +1,641 @@
+//! What the dispatcher's program speaks with its clients: forms of body, names of requests, HTTP/2, TLS, tokens, admin
+//! paths. And what it makes of clients that mean no good.
+
+mod program;
+mod stub;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper::{Request, Response, StatusCode, Version};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use program::{Dispatcher, PATIENCE, Program, code, command, until_logged};
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use stub::{Manner, Stub};
+use tempfile::TempDir;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
+
+/// Files that are replaced are read again within this time.
+const REREAD: Duration = Duration::from_secs(6);
+
+/// Bytes that no compression, and no mistake in the order, would leave as they are.
+fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|index| (index * 31 % 251) as u8).collect()
+}
+
+fn write(folder: &TempDir, name: &str, content: &str) -> PathBuf {
+    let path = folder.path().join(name);
+    std::fs::write(&path, content).expect("writable");
+    path
+}
+
+fn flag(name: &str, path: &Path) -> String {
+    format!("--{name}={}", path.display())
+}
+
+/// Sends these bytes on a connection of its own, whatever comes back meanwhile, and then reads to the end.
+async fn sent(address: &str, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).await.expect("connected");
+    stream.write_all(bytes).await.expect("taken to the last byte");
+    let mut answer = Vec::new();
+    let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("it comes to an end");
+    read.expect("closed in order");
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn every_form_of_body_reaches_the_replica_as_it_came() {
+    let stub = Stub::start(Manner::Prompt).await;
+    let dispatcher = Dispatcher::start_on(&stub::list(&[&stub]), &[]).await;
+    let multipart =
+        "--b\r\nContent-Disposition: form-data; name=\"image\"; filename=\"a.jpg\"\r\n\r\n\u{0}x\r\n--b--\r\n";
+    for (content_type, body) in [
+        (Some("image/jpeg"), "\u{ff}\u{d8}picture"),
+        (Some("application/octet-stream"), "picture"),
+        (Some("multipart/form-data; boundary=b"), multipart),
+        (Some("application/json; charset=utf-8"), "{\"image\": \"cGljdHVyZQ==\"}"),
+        (None, "picture"),
+        (Some("image/png"), ""),
+    ] {
+        for path in ["/predict", "/infer"] {
+            let mut request = Request::post(format!("http://{}{path}", dispatcher.program.address));
+            if let Some(content_type) = content_type {
+                request = request.header("content-type", content_type);
+            }
+            let reply = dispatcher.send(request.body(Full::from(body)).expect("a request")).await;
+            assert_eq!(reply.0, 200, "{content_type:?}: {}", reply.2);
+            let seen = stub.seen().pop().expect("it was sent on");
+            assert_eq!(seen.body, body.as_bytes(), "{content_type:?}");
+            assert_eq!(seen.headers.get("content-type").map(|value| value.as_bytes()), content_type.map(str::as_bytes));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_body_in_odd_pieces_arrives_whole() {
+    let stub = Stub::start(Manner::Prompt).await;
+    let dispatcher = Dispatcher::start_on(&stub::list(&[&stub]), &[]).await;
+    let body = pattern(1 << 20);
+    let mut bytes =
+        b"POST /predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+    let (mut rest, mut sizes) = (&body[..], [1, 7, 4095, 4097, 65_537, 3].into_iter().cycle());
+    while !rest.is_empty() {
+        let (piece, others) = rest.split_at(rest.len().min(sizes.next().expect("for ever")));
+        bytes.extend_from_slice(format!("{:x}\r\n", piece.len()).as_bytes());
+        bytes.extend_from_slice(piece);
+        bytes.extend_from_slice(b"\r\n");
+        rest = others;
+    }
+    bytes.extend_from_slice(b"0\r\n\r\n");
+    let answer = sent(&dispatcher.program.address, &bytes).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let seen = stub.seen().pop().expect("it was sent on");
+    assert!(seen.body == body, "{} bytes, or not the same", seen.body.len());
+    assert_eq!(seen.headers["content-length"], body.len().to_string());
+}
+
+#[tokio::test]
+async fn names_are_taken_over_if_well_formed_and_made_otherwise() {
+    let stub = Stub::start(Manner::Prompt).await;
+    let dispatcher = Dispatcher::start_on(&stub::list(&[&stub]), &[]).await;
+    let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let long = "x".repeat(129);
+    let names = ["x-request-id", "traceparent"];
+    for (given, kept) in [
+        ([None, None], [false, false]),
+        ([Some("order-7"), Some(parent)], [true, true]),
+        ([Some("two words"), Some("00-4bf9-00f0-01")], [false, false]),
+        ([Some(&*long), Some(parent)], [false, true]),
+        ([Some("order-8"), Some("00-00000000000000000000000000000000-00f067aa0ba902b7-01")], [true, false]),
+    ] {
+        let mut request = Request::post(format!("http://{}/predict", dispatcher.program.address));
+        for (name, value) in names.into_iter().zip(given) {
+            if let Some(value) = value {
+                request = request.header(name, value);
+            }
+        }
+        let request = request.body(Full::from("picture")).expect("a request");
+        let response = dispatcher.client.request(request).await.expect("answered");
+        let seen = stub.seen().pop().expect("it was sent on");
+        for ((name, given), kept) in names.into_iter().zip(given).zip(kept) {
+            let echoed = response.headers()[name].to_str().expect("text");
+            assert!(!echoed.is_empty(), "{name}");
+            assert_eq!(given == Some(echoed), kept, "{given:?} became {echoed:?}");
+            assert_eq!(seen.headers[name], echoed, "the replica hears the same");
+        }
+    }
+    let refused = dispatcher.post(&[("x-request-id", "order-9"), ("content-type", "text/plain")]).await;
+    assert_eq!(refused.2["request_id"], "order-9", "faults name the request too");
+}
+
+#[tokio::test]
+async fn the_number_of_predictions_and_the_time_left_are_sent_on() {
+    let stub = Stub::start(Manner::Prompt).await;
+    let dispatcher = Dispatcher::start_on(&stub::list(&[&stub]), &["--deadline=4s"]).await;
+    for (query, timeout, expected, most) in
+        [("", None, None, 4000), ("?top_k=3", Some("700"), Some("top_k=3"), 700), ("?a=b", Some("9000"), None, 4000)]
+    {
+        let mut request = Request::post(format!("http://{}/infer{query}", dispatcher.program.address));
+        if let Some(timeout) = timeout {
+            request = request.header("x-request-timeout-ms", timeout);
+        }
+        assert_eq!(dispatcher.send(request.body(Full::from("picture")).expect("a request")).await.0, 200);
+        let seen = stub.seen().pop().expect("it was sent on");
+        assert_eq!(seen.query.as_deref(), expected, "{query}");
+        let left: u64 = seen.headers["x-request-timeout-ms"].to_str().expect("text").parse().expect("a number");
+        assert!((1..=most).contains(&left), "{left} ms of {most}");
+        let waited: f64 = seen.headers["x-request-queue-ms"].to_str().expect("text").parse().expect("a number");
+        assert!((0.0..4000.0).contains(&waited), "{waited}");
+    }
+}
+
+/// A request over a connection of its own.
+async fn exchange<I>(stream: I, version: Version, body: impl Into<Bytes>) -> Response<Incoming>
+where
+    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let request = picture("localhost", body);
+    let stream = TokioIo::new(stream);
+    if version == Version::HTTP_2 {
+        let (mut sender, connection) = http2::handshake(TokioExecutor::new(), stream).await.expect("HTTP/2");
+        tokio::spawn(connection);
+        sender.send_request(request).await.expect("answered")
+    } else {
+        let (mut sender, connection) = http1::handshake(stream).await.expect("HTTP/1.1");
+        tokio::spawn(connection);
+        sender.send_request(request).await.expect("answered")
+    }
+}
+
+fn picture(host: &str, body: impl Into<Bytes>) -> Request<Full<Bytes>> {
+    let request = Request::post(format!("http://{host}/predict")).header("host", host);
+    request.body(Full::new(body.into())).expect("a request")
+}
+
+#[tokio::test]
+async fn a_hundred_requests_share_a_connection_of_http2() {
+    let gate = Arc::new(Semaphore::new(0));
+    let stub = Stub::with_capacity(100, Manner::Gated(gate.clone())).await;
+    let dispatcher = Dispatcher::start_on(&stub::list(&[&stub]), &["--deadline=60s"]).await;
+    let stream = TcpStream::connect(&dispatcher.program.address).await.expect("connected");
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("HTTP/2");
+    tokio::spawn(connection);
+    let requests: Vec<_> = (0..100)
+        .map(|_| {
+            let mut sender = sender.clone();
+            tokio::spawn(async move { sender.send_request(picture("localhost", "picture")).await.expect("answered") })
+        })
+        .collect();
+    // They are all with the replica before the first is answered.
+    stub.until_calls(100).await;
+    gate.add_permits(100);
+    for request in requests {
+        let response = request.await.expect("no panic");
+        assert_eq!((response.status(), response.version()), (StatusCode::OK, Version::HTTP_2));
+        let body = response.into_body().collect().await.expect("whole").to_bytes();
+        assert!(body.starts_with(b"{\"success\":true"), "{body:?}");
+    }
+    gate.add_permits(1);
+    let body = pattern(1 << 20);
+    let stream = TcpStream::connect(&dispatcher.program.address).await.expect("connected");
+    assert_eq!(exchange(stream, Version::HTTP_2, body.clone()).await.status(), StatusCode::OK);
+    assert!(stub.seen().pop().expect("it was sent on").body == body, "a large one arrives whole");
+}
+
+/// Who a server is.
+struct Identity {
+    certificate: CertificateDer<'static>,
+    chain: String,
+    key: String,
+}
+
+impl Identity {
+    fn new() -> Self {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+        Self { certificate: made.cert.der().clone(), chain: made.cert.pem(), key: made.signing_key.serialize_pem() }
+    }
+
+    /// Its two files, and the flags that name them.
+    fn install(&self, folder: &TempDir) -> [String; 2] {
+        [
+            flag("tls-certificate", &write(folder, "chain.pem", &self.chain)),
+            flag("tls-key", &write(folder, "key.pem", &self.key)),
+        ]
+    }
+}
+
+async fn handshake(address: &str, trusted: &[&Identity], protocols: &[&str]) -> std::io::Result<TlsStream<TcpStream>> {
+    let mut roots = RootCertStore::empty();
+    for identity in trusted {
+        roots.add(identity.certificate.clone()).expect("a root");
+    }
+    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+    let stream = TcpStream::connect(address).await?;
+    TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost").expect("a name"), stream).await
+}
+
+/// The certificate that a handshake shows now.
+async fn shown(address: &str, trusted: &[&Identity]) -> CertificateDer<'static> {
+    let stream = handshake(address, trusted, &[]).await.expect("a handshake");
+    stream.get_ref().1.peer_certificates().expect("they have been checked")[0].clone()
+}
+
+async fn until_shown(address: &str, identity: &Identity, trusted: &[&Identity]) {
+    let since = Instant::now();
+    while shown(address, trusted).await != identity.certificate {
+        assert!(since.elapsed() < REREAD, "the old certificate is shown still");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn tls_is_spoken_with_either_protocol_and_without_negotiation() {
+    let (folder, identity) = (tempfile::tempdir().expect("a folder"), Identity::new());
+    let stub = Stub::start(Manner::Prompt).await;
+    let [certificate, key] = identity.install(&folder);
+    let dispatcher = Dispatcher::start_on(&stub::list(&[&stub]), &[&certificate, &key]).await;
+    let address = &dispatcher.program.address;
+    assert!(dispatcher.program.speaks_tls, "it says so");
+    for (offered, version) in [
+        (&["h2"][..], Version::HTTP_2),
+        (&["http/1.1"], Version::HTTP_11),
+        (&["http/1.1", "h2"], Version::HTTP_2),
+        (&[], Version::HTTP_11),
+    ] {
+        let stream = handshake(address, &[&identity], offered).await.expect("a handshake");
+        let agreed = stream.get_ref().1.alpn_protocol().map(|protocol| String::from_utf8_lossy(protocol).into_owned());
+        let expected = if version == Version::HTTP_2 { "h2" } else { "http/1.1" };
+        assert_eq!(agreed.as_deref(), (!offered.is_empty()).then_some(expected), "{offered:?}");
+        let response = exchange(stream, version, "picture").await;
+        assert_eq!((response.status(), response.version()), (StatusCode::OK, version), "{offered:?}");
+    }
+    let stranger = Identity::new();
+    assert!(handshake(address, &[&stranger], &[]).await.is_err(), "a client that trusts another does not talk to it");
+}
+
+#[tokio::test]
+async fn whoever_speaks_no_tls_hinders_nobody_who_does() {
+    let (folder, identity) = (tempfile::tempdir().expect("a folder"), Identity::new());
+    let stub = Stub::start(Manner::Prompt).await;
+    let [certificate, key] = identity.install(&folder);
+    let dispatcher = Dispatcher::start_on(&stub::list(&[&stub]), &[&certificate, &key]).await;
+    let address = &dispatcher.program.address;
+    let mut silent = Vec::new();
+    for _ in 0..10 {
+        silent.push(TcpStream::connect(address).await.expect("connected"));
+    }
+    for bytes in ["GET /livez HTTP/1.1\r\nHost: x\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "\u{16}\u{3}\u{1}"] {
+        let mut stream = TcpStream::connect(address).await.expect("connected");
+        stream.write_all(bytes.as_bytes()).await.expect("sent");
+        stream.shutdown().await.expect("all said");
+        let mut answer = Vec::new();
+        let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("it is closed");
+        assert!(read.is_err() || !answer.starts_with(b"HTTP"), "{:?}", String::from_utf8_lossy(&answer));
+        let stream = handshake(address, &[&identity], &["h2"]).await.expect("a handshake");
+        assert_eq!(exchange(stream, Version::HTTP_2, "picture").await.status(), StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn a_replaced_certificate_is_shown_and_a_broken_one_is_not() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (first, second, third) = (Identity::new(), Identity::new(), Identity::new());
+    let all = [&first, &second, &third];
+    let [certificate, key] = first.install(&folder);
+    let flags = ["--replicas=static:127.0.0.1:1", "--log=service=warn,error", &certificate, &key];
+    let (program, mut log) = Program::logging(&flags).await;
+    let address = &program.address;
+    assert_eq!(shown(address, &all).await, first.certificate);
+    second.install(&folder);
+    until_shown(address, &second, &all).await;
+    write(&folder, "chain.pem", "-----BEGIN NOTHING-----\n");
+    until_logged(&mut log, "the certificate cannot be read").await;
+    assert_eq!(shown(address, &all).await, second.certificate);
+    std::fs::remove_file(folder.path().join("key.pem")).expect("removable");
+    until_logged(&mut log, "key.pem").await;
+    assert_eq!(shown(address, &all).await, second.certificate);
+    third.install(&folder);
+    until_shown(address, &third, &all).await;
+}
+
+async fn run(flags: &[&str]) -> Output {
+    let mut command = command(&[&["--log=error"], flags].concat());
+    let child = command.env("RUST_BACKTRACE", "0").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let ended = child.expect("the dispatcher starts").wait_with_output();
+    tokio::time::timeout(PATIENCE, ended).await.expect("it ends").expect("readable")
+}
+
+#[tokio::test]
+async fn what_cannot_be_used_is_named_in_one_line() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (one, other) = (Identity::new(), Identity::new());
+    let certificate = flag("tls-certificate", &write(&folder, "one.pem", &one.chain));
+    let key = flag("tls-key", &write(&folder, "one.key", &one.key));
+    let others_key = flag("tls-key", &write(&folder, "other.key", &other.key));
+    let garbage = write(&folder, "garbage", "garbage\n");
+    let (no_certificate, no_key) = (flag("tls-certificate", &garbage), flag("tls-key", &garbage));
+    let missing = folder.path().join("missing");
+    let (missing_certificate, missing_key) = (flag("tls-certificate", &missing), flag("tls-key", &missing));
+    let (missing_token, empty_token) =
+        (flag("token-file", &missing), flag("token-file", &write(&folder, "empty", "\n")));
+    let two_tokens = flag("token-file", &write(&folder, "two", "one\ntwo\n"));
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let admin = format!("--admin-listen={}", taken.local_addr().expect("bound"));
+    for (flags, words) in [
+        (&[&certificate, &others_key][..], "the certificate and the key cannot be used"),
+        (&[&no_certificate, &key], "the certificate cannot be read"),
+        (&[&certificate, &no_key], "the key cannot be read"),
+        (&[&missing_certificate, &key], "missing"),
+        (&[&certificate, &missing_key], "missing"),
+        (&[&missing_token], "missing"),
+        (&[&empty_token], "token"),
+        (&[&two_tokens], "token"),
+        (&[&admin], "listen on"),
+    ] {
+        let flags: Vec<&str> = flags.iter().map(|flag| flag.as_str()).collect();
+        let output = run(&[&["--replicas=static:127.0.0.1:1"], &flags[..]].concat()).await;
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{flags:?}");
+        assert!(said.contains(words) && said.lines().count() == 1, "{flags:?}: {said}");
+    }
+    // These are refused with a hint how to write them.
+    for (flags, words) in [(&[&*certificate][..], "--tls-key"), (&[&*key], "--tls-certificate"), (&[], "--replicas")] {
+        let output = run(flags).await;
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains(words), "{flags:?}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_opens_the_door_and_can_be_replaced() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = write(&folder, "token", "first\n");
+    let stub = Stub::start(Manner::Prompt).await;
+    let replicas = format!("--replicas={}", stub::list(&[&stub]));
+    let flags = [&*replicas, "--log=service=warn,error", &flag("token-file", &file)];
+    let (program, mut log) = Program::logging(&flags).await;
+    let dispatcher = Dispatcher::of(program);
+    let with = async |value: Option<&str>| {
+        let headers: Vec<_> = value.map(|value| ("authorization", value)).into_iter().collect();
+        dispatcher.post(&headers).await
+    };
+    for value in [None, Some("Bearer second"), Some("Basic first"), Some("first")] {
+        let mut request = Request::post(format!("http://{}/predict", dispatcher.program.address));
+        if let Some(value) = value {
+            request = request.header("authorization", value);
+        }
+        let request = request.body(Full::from("picture")).expect("a request");
+        let response = dispatcher.client.request(request).await.expect("answered");
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{value:?}");
+        assert_eq!(response.headers()["www-authenticate"], "Bearer", "{value:?}");
+        assert_eq!(code(&with(value).await), (401, "unauthorized"), "{value:?}");
+    }
+    assert_eq!(stub.calls(), 0);
+    assert_eq!(with(Some("Bearer first")).await.0, 200);
+    for path in ["/livez", "/readyz", "/metrics", "/status", "/openapi.json"] {
+        assert_eq!(dispatcher.get(path).await.0, 200, "{path} needs none");
+    }
+
+    let until_opened_by = async |value: &str| {
+        let since = Instant::now();
+        while with(Some(value)).await.0 != 200 {
+            assert!(since.elapsed() < REREAD, "the new token is refused still");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    write(&folder, "token", "second\n");
+    until_opened_by("Bearer second").await;
+    assert_eq!(with(Some("Bearer first")).await.0, 401, "the old one is worth nothing");
+    write(&folder, "token", "\n");
+    until_logged(&mut log, "keeping what was read before").await;
+    assert_eq!(with(Some("Bearer second")).await.0, 200, "a broken file changes nothing");
+    assert_eq!(with(Some("Bearer ")).await.0, 401);
+    write(&folder, "token", "third");
+    until_opened_by("Bearer third").await;
+}
+
+#[tokio::test]
+async fn admin_paths_can_have_an_address_of_their_own() {
+    let stub = Stub::start(Manner::Prompt).await;
+    let flags = ["--admin-listen=127.0.0.1:0"];
+    let mut dispatcher = Dispatcher::start_on(&stub::list(&[&stub]), &flags).await;
+    let line = dispatcher.program.line().await;
+    let admin = line.strip_prefix("admin paths on http://").expect("their address");
+    for path in ["/metrics", "/livez", "/readyz", "/status"] {
+        let (status, _) = service::fetch::get(admin, path, PATIENCE).await.expect("answered");
+        assert_eq!(status, StatusCode::OK, "{path}");
+        assert_eq!(code(&dispatcher.get(path).await), (404, "not_found"), "{path}");
+    }
+    assert_eq!(dispatcher.post(&[]).await.0, 200);
+    let elsewhere = Request::post(format!("http://{admin}/predict")).body(Full::from("picture")).expect("a request");
+    assert_eq!(code(&dispatcher.send(elsewhere).await), (404, "not_found"));
+    let (_, metrics) = service::fetch::get(admin, "/metrics", PATIENCE).await.expect("answered");
+    let metrics = String::from_utf8_lossy(&metrics);
+    assert!(metrics.contains("dispatcher_requests_total{code=\"ok\"} 1"), "{metrics}");
+}
+
+#[tokio::test]
+async fn replicas_are_found_by_name() {
+    let stub = Stub::start(Manner::Prompt).await;
+    let port = stub.address.rsplit_once(':').expect("a port").1;
+    let dispatcher = Dispatcher::start_on(&format!("dns:localhost:{port}"), &[]).await;
+    let reply = dispatcher.post(&[]).await;
+    assert_eq!((reply.0, &reply.2["replica"]), (200, &stub.address.as_str().into()));
+}
+
+#[tokio::test]
+async fn bodies_that_are_still_arriving_count_towards_the_bytes_held() {
+    let stub = Stub::start(Manner::Prompt).await;
+    let flags = ["--queue-bytes=1000", "--max-body-bytes=1000", "--body-timeout=60s", "--deadline=60s"];
+    let dispatcher = Dispatcher::start_on(&stub::list(&[&stub]), &flags).await;
+    let mut slow = Vec::new();
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(&dispatcher.program.address).await.expect("connected");
+        stream.write_all(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n").await.expect("sent");
+        stream.write_all(&[0; 400]).await.expect("sent");
+        slow.push(stream);
+    }
+    let until = async |status: u16| {
+        for _ in 0..1000 {
+            let reply = dispatcher.post_body(&[], vec![0; 300]).await;
+            if reply.0 == status {
+                return reply;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("never {status}");
+    };
+    let refused = until(503).await;
+    assert_eq!(code(&refused), (503, "queue_full"));
+    assert!(refused.1.is_some_and(|seconds| seconds.parse::<u64>().is_ok_and(|seconds| seconds >= 1)));
+    assert!(dispatcher.metric("dispatcher_shed_total{reason=\"bytes\"}").await >= 1.0);
+    assert_eq!(dispatcher.post_body(&[], vec![0; 100]).await.0, 200, "there is room for a small one");
+    drop(slow);
+    until(200).await;
+    assert_eq!(dispatcher.post_body(&[], vec![0; 1000]).await.0, 200, "all of it has been given back");
+}
+
+#[tokio::test]
+async fn a_client_that_sends_all_before_it_reads_gets_to_know_why_it_was_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let stub = Stub::start(Manner::Prompt).await;
+    let token = flag("token-file", &write(&folder, "token", "right"));
+    let dispatcher = Dispatcher::start_on(&stub::list(&[&stub]), &[&token, "--max-body-bytes=1000000"]).await;
+    let body = pattern(5 << 20);
+    for (line, headers, status) in [
+        ("POST /predict", "", "401"),
+        ("POST /predict", "Authorization: Bearer right\r\nContent-Type: text/plain\r\n", "415"),
+        ("POST /predict", "Authorization: Bearer right\r\nx-request-timeout-ms: soon\r\n", "400"),
+        ("POST /predict?top_k=0", "Authorization: Bearer right\r\n", "400"),
+        ("POST /predict", "Authorization: Bearer right\r\n", "413"),
+    ] {
+        let head = format!("{line} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}");
+        let whole = [format!("{head}Content-Length: {}\r\n\r\n", body.len()).as_bytes(), &body].concat();
+        let chunked = [
+            format!("{head}Transfer-Encoding: chunked\r\n\r\n{:x}\r\n", body.len()).as_bytes(),
+            &body,
+            b"\r\n0\r\n\r\n",
+        ]
+        .concat();
+        for bytes in [whole, chunked] {
+            let answer = sent(&dispatcher.program.address, &bytes).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{line} {headers}: {answer}");
+        }
+    }
+    assert_eq!(stub.calls(), 0);
+}
+
+#[tokio::test]
+async fn clients_that_dawdle_do_not_hinder_others() {
+    let stub = Stub::start(Manner::Prompt).await;
+    let dispatcher = Dispatcher::start_on(&stub::list(&[&stub]), &[]).await;
+    let mut dawdlers = Vec::new();
+    for begun in ["", "P", "POST /predict HTTP/1.1\r\nHost:", "POST /predict HTTP/1.1\r\nContent-Length: 9\r\n\r\nx"] {
+        for _ in 0..5 {
+            let mut stream = TcpStream::connect(&dispatcher.program.address).await.expect("connected");
+            stream.write_all(begun.as_bytes()).await.expect("sent");
+            dawdlers.push(stream);
+        }
+    }
+    for _ in 0..100 {
+        assert_eq!(dispatcher.post(&[("x-request-timeout-ms", "2000")]).await.0, 200);
+    }
+}
+
+/// One frame of HTTP/2 (RFC 9113, 4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = (payload.len() as u32).to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
+const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// `POST http://x/predict`: three entries of HPACK's static table, two of them with a value of their own.
+const PREDICT: &[u8] = b"\x83\x86\x04\x08/predict\x01\x01x";
+
+/// Sends `count` rounds of frames as fast as they are taken, until the server has had enough, and reads what
+/// comes: the code of a GOAWAY, if there is one.
+async fn flood(address: &str, count: u32, round: impl Fn(u32) -> Vec<u8>) -> Option<u32> {
+    let stream = TcpStream::connect(address).await.expect("connected");
+    let (mut reader, mut writer) = stream.into_split();
+    let reading = tokio::spawn(async move {
+        let (mut head, mut payload) = ([0; 9], Vec::new());
+        while reader.read_exact(&mut head).await.is_ok() {
+            payload.resize(u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize, 0);
+            if reader.read_exact(&mut payload).await.is_err() {
+                break;
+            }
+            if head[3] == GOAWAY {
+                return Some(u32::from_be_bytes(payload[4..8].try_into().expect("four bytes")));
+            }
+        }
+        None
+    });
+    let begin = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &frame(SETTINGS, 0, 0, &[])[..]].concat();
+    writer.write_all(&begin).await.expect("sent");
+    let writing = async {
+        for number in 0..count {
+            if writer.write_all(&round(number)).await.is_err() {
+                return;
+            }
+        }
+        // All was taken: the end of it is the server's to say.
+        writer.shutdown().await.ok();
+    };
+    tokio::time::timeout(PATIENCE, writing).await.ok();
+    tokio::time::timeout(PATIENCE, reading).await.expect("the server closes").expect("no panic")
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_flood_of_frames_costs_its_own_connection_and_nothing_else() {
+    const MOST_GROWTH: u64 = 10 << 10;
+    let stub = Stub::start(Manner::Prompt).await;
+    let dispatcher = Dispatcher::start_on(&stub::list(&[&stub]), &[]).await;
+    let open = |number: u32, flags: u8| frame(HEADERS, END_HEADERS | flags, 2 * number + 1, PREDICT);
+    let cancel = |number: u32| frame(RST_STREAM, 0, 2 * number + 1, &8_u32.to_be_bytes());
+    let filler = vec![0; 16 << 10];
+    type Round<'a> = &'a (dyn Fn(u32) -> Vec<u8> + Sync);
+    let floods: [(&str, u32, bool, Round<'_>); 6] = [
+        ("resets of whole requests", 10_000, true, &|number| [open(number, END_STREAM), cancel(number)].concat()),
+        ("resets of begun requests", 10_000, true, &|number| [open(number, 0), cancel(number)].concat()),
+        // A window beyond 2³¹ - 1 is an error of the stream, which the server then resets (CVE-2025-8671).
+        ("provoked resets", 10_000, true, &|number| {
+            [open(number, 0), frame(WINDOW_UPDATE, 0, 2 * number + 1, &0x7fff_ffff_u32.to_be_bytes())].concat()
+        }),
+        ("headers without an end", 5_000, true, &|number| match number {
+            0 => frame(HEADERS, END_STREAM, 1, PREDICT),
+            _ => frame(CONTINUATION, 0, 1, &filler),
+        }),
+        ("empty data", 100_000, false, &|number| match number {
+            0 => open(0, 0),
+            _ => frame(DATA, 0, 1, &[]),
+        }),
+        ("pings", 100_000, false, &|_| frame(PING, 0, 0, &[0; 8])),
+    ];
+    for _ in 0..50 {
+        assert_eq!(dispatcher.post(&[]).await.0, 200);
+    }
+    for (name, count, is_ended, round) in floods {
+        let before = dispatcher.program.kibibytes("VmRSS");
+        let flood = flood(&dispatcher.program.address, count, round);
+        tokio::pin!(flood);
+        let goaway = loop {
+            let reply = tokio::select! {
+                goaway = &mut flood => break goaway,
+                reply = dispatcher.post(&[]) => reply,
+            };
+            assert_eq!(reply.0, 200, "another client during {name}");
+        };
+        assert!(!is_ended || goaway.is_some(), "{name} are not ended");
+        let growth = dispatcher.program.kibibytes("VmHWM").saturating_sub(before);
+        assert!(growth <= MOST_GROWTH, "{name}: {growth} KiB");
+        println!("{name}: GOAWAY {goaway:?}, RSS + {growth} KiB");
+        dispatcher.until_waiting(0).await;
+        assert_eq!(dispatcher.post(&[]).await.0, 200, "after {name}");
+    }
+}
