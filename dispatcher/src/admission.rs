@@ -3,7 +3,7 @@
 use crate::queue::Order;
 use std::time::Duration;
 
-/// A part of the objective that a prediction may be wrong by: who would be answered only just in time counts as late.
+/// The part that a prediction may be wrong by: who would be answered only just in time counts as too late.
 const UNCERTAINTY: f64 = 0.1;
 
 /// What is known when a request arrives.
@@ -43,7 +43,7 @@ pub fn refuse(order: Order, facts: &Facts, patience: Patience) -> Option<Duratio
     let departure = service_time / facts.capacity as f64;
     let answered_by = |ahead: usize, share: f64| (ahead + 1) as f64 * departure / share + service_time;
     let everybody = facts.punctual + facts.late;
-    let deadline = patience.deadline.as_secs_f64();
+    let deadline = patience.deadline.as_secs_f64() * (1.0 - UNCERTAINTY);
     let is_in_time = match order {
         Order::Fifo => answered_by(everybody, 1.0) <= deadline,
         Order::LateLast => {
@@ -105,8 +105,8 @@ mod tests {
         let patience = Patience { objective: MS(500), deadline: MS(5000) };
         let rows = [
             // (order, facts, milliseconds to wait, if refused)
-            (Order::Fifo, Facts { punctual: 97, ..BUSY }, None), // 98 × 50 ms + 100 ms = 5 s
-            (Order::Fifo, Facts { punctual: 98, ..BUSY }, Some(4550)), // ... which leaves 500 ms of 5050
+            (Order::Fifo, Facts { punctual: 86, ..BUSY }, None), // 87 × 50 ms + 100 ms, of 4.5 s
+            (Order::Fifo, Facts { punctual: 88, ..BUSY }, Some(4050)), // 89 × 50 ms + 100 ms, of which 500 may remain
             (Order::Fifo, Facts { punctual: 98, slot_is_free: true, ..BUSY }, None),
             (Order::Fifo, Facts { punctual: 98, service_time: None, ..BUSY }, None),
             (Order::Fifo, Facts { punctual: 98, capacity: 0, ..BUSY }, None),
@@ -114,8 +114,8 @@ mod tests {
             (Order::LateLast, Facts { punctual: 5, late: 900, spare: 0.0, ..BUSY }, None), // 6 × 50 ms + 100 ms
             (Order::LateLast, Facts { punctual: 7, late: 0, spare: 0.0, ..BUSY }, Some(0)),
             // A burst: half of the capacity is left, so they come in as long as that serves them in time.
-            (Order::LateLast, Facts { punctual: 8, late: 40, spare: 0.5, ..BUSY }, None), // 49 × 100 ms + 100 ms
-            (Order::LateLast, Facts { punctual: 8, late: 41, spare: 0.5, ..BUSY }, Some(2100)),
+            (Order::LateLast, Facts { punctual: 8, late: 34, spare: 0.5, ..BUSY }, None), // 43 × 100 ms + 100 ms
+            (Order::LateLast, Facts { punctual: 8, late: 36, spare: 0.5, ..BUSY }, Some(1850)),
         ];
         for (order, facts, expected) in rows {
             assert_eq!(refuse(order, &facts, patience), expected.map(MS), "{order:?} {facts:?}");
@@ -126,7 +126,7 @@ mod tests {
     fn an_impatient_client_is_refused_sooner() {
         let facts = Facts { punctual: 10, ..BUSY };
         let patience = |deadline| Patience { objective: MS(500), deadline: MS(deadline) };
-        assert_eq!(refuse(Order::Fifo, &facts, patience(700)), None);
+        assert_eq!(refuse(Order::Fifo, &facts, patience(750)), None);
         assert_eq!(refuse(Order::Fifo, &facts, patience(600)), Some(MS(150)));
         let facts = Facts { punctual: 4, ..BUSY };
         assert_eq!(refuse(Order::LateLast, &facts, patience(300)), Some(MS(50)), "punctual, but after its deadline");

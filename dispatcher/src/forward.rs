@@ -131,8 +131,11 @@ impl Attempt {
 #[derive(Debug)]
 pub struct Connection {
     sender: SendRequest<Body>,
-    driver: Box<http1::Connection<TokioIo<TcpStream>, Body>>,
+    /// Gone once the connection has ended.
+    driver: Option<Driver>,
 }
+
+type Driver = Box<http1::Connection<TokioIo<TcpStream>, Body>>;
 
 type Body = Sending<Arc<Picture>>;
 
@@ -145,7 +148,7 @@ impl Connection {
             http1::handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)
         };
         match tokio::time::timeout(CONNECT_TIMEOUT, opened).await {
-            Ok(Ok((sender, driver))) => Ok(Self { sender, driver: Box::new(driver) }),
+            Ok(Ok((sender, driver))) => Ok(Self { sender, driver: Some(Box::new(driver)) }),
             Ok(Err(error)) => {
                 tracing::debug!(%address, %error, "no connection");
                 Err(Failure::Connect)
@@ -156,32 +159,27 @@ impl Connection {
 
     /// Whether the next request can be sent; not if the replica has closed it.
     async fn is_ready(&mut self) -> bool {
-        driven(&mut self.driver, self.sender.ready()).await.is_some_and(|ready| ready.is_ok())
+        driven(&mut self.driver, self.sender.ready()).await.is_ok()
     }
 }
 
-/// Runs `exchange` while driving the connection that it goes over; nothing if that ended first. Whatever `exchange`
-/// waits for comes from the driver, which alone therefore has to wake the task.
-async fn driven<D: Future + Unpin, F: Future>(driver: &mut D, exchange: F) -> Option<F::Output> {
+/// Runs `exchange` while driving the connection that it goes over. Whatever `exchange` waits for comes from the driver,
+/// which alone therefore has to wake the task. A driver that ends is dropped, and so tells `exchange` what it has not
+/// done.
+async fn driven<F: Future>(driver: &mut Option<Driver>, exchange: F) -> F::Output {
     let mut exchange = pin!(exchange);
-    let mut is_over = false;
     poll_fn(|context| {
-        let mut nobody = Context::from_waker(Waker::noop());
-        loop {
+        if let Some(driving) = driver {
+            let mut nobody = Context::from_waker(Waker::noop());
             if let Poll::Ready(output) = exchange.as_mut().poll(&mut nobody) {
-                return Poll::Ready(Some(output));
+                return Poll::Ready(output);
             }
-            if is_over {
-                return Poll::Ready(None);
-            }
-            is_over = Pin::new(&mut *driver).poll(context).is_ready();
-            if let Poll::Ready(output) = exchange.as_mut().poll(&mut nobody) {
-                return Poll::Ready(Some(output));
-            }
-            if !is_over {
-                return Poll::Pending;
+            // Its error, if it has one, comes by way of the exchange.
+            if Pin::new(driving).poll(context).is_ready() {
+                *driver = None;
             }
         }
+        exchange.as_mut().poll(context)
     })
     .await
 }
@@ -225,13 +223,12 @@ async fn exchange(
         }
         let Connection { sender, driver } = &mut connection;
         match driven(driver, sender.try_send_request(request)).await {
-            Some(Ok(response)) => break (response, connection),
+            Ok(response) => break (response, connection),
             // The replica never saw it.
-            Some(Err(mut error)) => match error.take_message() {
+            Err(mut error) => match error.take_message() {
                 Some(unsent) => request = unsent,
                 None => return Err(Failure::Died),
             },
-            None => return Err(Failure::Died),
         }
     };
     let status = response.status();
@@ -242,13 +239,13 @@ async fn exchange(
         .filter(|&capacity| capacity > 0);
     let is_json = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
     let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect();
-    let outcome = match driven(&mut connection.driver, body).await.map(|body| body.map(|body| body.to_bytes())) {
-        Some(Err(error)) if error.is::<LengthLimitError>() => return Err(Failure::Invalid),
-        Some(Err(_)) | None => return Err(Failure::Died),
-        Some(Ok(body)) if is_json && is_final(status) => Ok(Answer { status, body }),
-        Some(Ok(body)) if is_json && is_busy(status, &body) => Err(Failure::Busy),
-        Some(Ok(_)) if status.is_server_error() => Err(Failure::Server),
-        Some(Ok(_)) => Err(Failure::Invalid),
+    let outcome = match driven(&mut connection.driver, body).await.map(|body| body.to_bytes()) {
+        Err(error) if error.is::<LengthLimitError>() => return Err(Failure::Invalid),
+        Err(_reset) => return Err(Failure::Died),
+        Ok(body) if is_json && is_final(status) => Ok(Answer { status, body }),
+        Ok(body) if is_json && is_busy(status, &body) => Err(Failure::Busy),
+        Ok(_) if status.is_server_error() => Err(Failure::Server),
+        Ok(_) => Err(Failure::Invalid),
     };
     Ok((outcome, capacity, connection))
 }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tower::retry::budget::{Budget, TpsBudget};
 
-/// Attempts that one request may cost, `503 busy` not counted.
+/// Attempts that one request may cost; those that reached no replica, or a busy one, are not counted.
 const MAX_ATTEMPTS: usize = 4;
 
 /// Replicas that one body may be holding when they die.
@@ -67,6 +67,7 @@ pub struct Job {
     /// Where its turn goes.
     pub reply: oneshot::Sender<Outcome>,
     tried: Vec<Address>,
+    attempts: usize,
     deaths: u32,
     /// There was no free slot when it came.
     had_to_wait: bool,
@@ -76,7 +77,7 @@ impl Job {
     /// A job that was never tried, and where its turn will come.
     pub fn new(accepted: Instant) -> (Self, Waiting) {
         let (reply, waiting) = oneshot::channel();
-        (Self { accepted, reply, tried: Vec::new(), deaths: 0, had_to_wait: false }, waiting)
+        (Self { accepted, reply, tried: Vec::new(), attempts: 0, deaths: 0, had_to_wait: false }, waiting)
     }
 
     /// Nobody waits for it any more. Once this is true it stays so, and a withdrawal may have come already.
@@ -248,6 +249,7 @@ struct InFlight {
     deadline: Instant,
     accepted: Instant,
     tried: Vec<Address>,
+    attempts: usize,
     deaths: u32,
     address: Address,
     /// Ends the turn if the replica stalls; gone once it did, closed when nobody waits for its end.
@@ -257,8 +259,9 @@ struct InFlight {
 impl InFlight {
     /// The job, waiting again.
     fn again(self, reply: oneshot::Sender<Outcome>) -> Entry<Job> {
-        let Self { ticket, objective, deadline, accepted, tried, deaths, .. } = self;
-        Entry { ticket, objective, deadline, job: Job { accepted, reply, tried, deaths, had_to_wait: true } }
+        let Self { ticket, objective, deadline, accepted, tried, attempts, deaths, .. } = self;
+        let job = Job { accepted, reply, tried, attempts, deaths, had_to_wait: true };
+        Entry { ticket, objective, deadline, job }
     }
 }
 
@@ -431,8 +434,11 @@ impl Worker {
         let (recall, recalled) = oneshot::channel();
         let (reports, deadline) = (self.reports.clone(), entry.deadline);
         let turn = Turn::new(Terms { id, address: address.clone(), connection, waited, deadline, recalled, reports });
-        let Entry { ticket, objective, deadline, job: Job { accepted, reply, tried, deaths, .. } } = entry;
-        self.in_flight.insert(id, InFlight { ticket, objective, deadline, accepted, tried, deaths, address, recall: Some(recall) });
+        let Entry { ticket, objective, deadline, job } = entry;
+        let Job { accepted, reply, tried, attempts, deaths, .. } = job;
+        let recall = Some(recall);
+        let held = InFlight { ticket, objective, deadline, accepted, tried, attempts, deaths, address, recall };
+        self.in_flight.insert(id, held);
         // If its client has just left, the turn reports so itself when it is dropped.
         let _gone = reply.send(Ok(turn));
     }
@@ -492,11 +498,13 @@ impl Worker {
         }
         let Some(reply) = again.filter(|reply| !reply.is_closed()) else { return };
         held.deaths += u32::from(failure == Failure::Died);
-        if failure != Failure::Busy {
+        // One that could not be reached never saw the request, and is out now: that ends by itself, and costs nobody.
+        held.attempts += usize::from(!matches!(failure, Failure::Busy | Failure::Connect));
+        if failure != Failure::Busy && !held.tried.contains(&held.address) {
             held.tried.push(held.address.clone());
         }
         let entry = held.again(reply);
-        match self.refusal(&entry.job.tried, entry.job.deaths, failure) {
+        match self.refusal(&entry.job, failure) {
             Some(fault) => entry.job.refuse(fault),
             None => self.retry(entry, failure),
         }
@@ -515,7 +523,7 @@ impl Worker {
         for id in ids {
             let held = &self.in_flight[&id];
             if held.recall.as_ref().is_none_or(oneshot::Sender::is_closed)
-                || held.tried.len() + 1 >= MAX_ATTEMPTS
+                || held.attempts + 1 >= MAX_ATTEMPTS
                 || !self.budget.withdraw()
             {
                 continue;
@@ -527,17 +535,17 @@ impl Worker {
     }
 
     /// Why a job that failed is not tried again; nothing if it is.
-    fn refusal(&self, tried: &[Address], deaths: u32, failure: Failure) -> Option<Fault> {
+    fn refusal(&self, job: &Job, failure: Failure) -> Option<Fault> {
         let fault = |code, message: String| Some(Fault::new(code, message));
         match failure {
             Failure::Deadline => fault(Code::DeadlineExceeded, "the replica did not answer in time".into()),
             // A stalled one was asked about when it was recalled.
-            Failure::Busy | Failure::Unused | Failure::Stalled => None,
-            _ if deaths >= MAX_DEATHS => {
+            Failure::Busy | Failure::Connect | Failure::Unused | Failure::Stalled => None,
+            _ if job.deaths >= MAX_DEATHS => {
                 let message = format!("{MAX_DEATHS} replicas died while they held this request; it is not sent again");
                 fault(Code::Poison, message)
             }
-            _ if tried.len() >= MAX_ATTEMPTS => fault(
+            _ if job.attempts >= MAX_ATTEMPTS => fault(
                 Code::ReplicaFailed,
                 format!("{MAX_ATTEMPTS} attempts failed, the last one by {}", failure.as_str()),
             ),

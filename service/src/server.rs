@@ -14,7 +14,6 @@ use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -113,8 +112,7 @@ pub async fn serve<H, F>(
     F: Future<Output = Reply> + Send + 'static,
 {
     let graceful = GracefulShutdown::new();
-    let max_connections = descriptors::for_connections();
-    let slots = Arc::new(Semaphore::new(max_connections));
+    let slots = Arc::new(Semaphore::new(descriptors::for_connections()));
     let (closing, closed) = watch::channel(());
     let protocols = Protocols::new(tls);
     let serve = |stream: TcpStream, slot: Option<OwnedSemaphorePermit>| {
@@ -139,13 +137,21 @@ pub async fn serve<H, F>(
             }
         }
     }
-    // Whoever has connected by now is served still, and what it has sent by now is read.
-    for _ in 0..max_connections {
-        let Some(Ok((stream, _peer))) = accepted_already(&listener).await else { break };
-        serve(stream, None);
+    // Whoever has connected by now is served still, and what it has sent by now is read; whoever comes after that is
+    // refused, and knows that it was.
+    match listener.into_std() {
+        Ok(listener) => {
+            while let Ok((stream, _peer)) = listener.accept() {
+                match stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
+                    Ok(stream) => serve(stream, None),
+                    Err(error) => tracing::warn!(%error, "a last connection is lost"),
+                }
+            }
+        }
+        Err(error) => tracing::warn!(%error, "connections that were not yet accepted are lost"),
     }
     tokio::time::sleep(LAST_READ).await;
-    drop((listener, closing));
+    drop(closing);
     if tokio::time::timeout(grace, graceful.shutdown()).await.is_err() {
         tracing::warn!(grace_s = grace.as_secs_f64(), "grace is over; unanswered requests are dropped");
     }
@@ -288,13 +294,4 @@ async fn protocol(stream: &TcpStream) -> std::io::Result<Protocol> {
             _ => return Ok(Protocol::Http1),
         }
     }
-}
-
-/// A connection that the kernel has accepted; nothing if none waits.
-async fn accepted_already(listener: &TcpListener) -> Option<std::io::Result<(TcpStream, SocketAddr)>> {
-    std::future::poll_fn(|context| match listener.poll_accept(context) {
-        Poll::Ready(accepted) => Poll::Ready(Some(accepted)),
-        Poll::Pending => Poll::Ready(None),
-    })
-    .await
 }
