@@ -6,8 +6,8 @@ use crate::queue::{Entry, Ticket};
 use crate::token::Token;
 use crate::worker::{Handle, Job, Message};
 use bytes::Bytes;
-use hyper::body::Incoming;
 use futures_util::future::{BoxFuture, FutureExt};
+use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, StatusCode};
@@ -114,7 +114,12 @@ impl Handler {
     }
 
     /// Small, as many of it are held as requests wait: what is received with is gone by then.
-    async fn predict(self: Arc<Self>, accepted: Instant, trace: Trace, received: BoxFuture<'static, Received>) -> Reply {
+    async fn predict(
+        self: Arc<Self>,
+        accepted: Instant,
+        trace: Trace,
+        received: BoxFuture<'static, Received>,
+    ) -> Reply {
         let mut tally = Tally { meters: &self.meters, accepted, outcome: None, queued: false };
         let received = received.await;
         let answered = match received {

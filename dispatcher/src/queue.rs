@@ -152,9 +152,14 @@ mod tests {
             let entry = Entry { ticket: Ticket(ticket as u64), objective: deadline, deadline, job };
             queue.push(entry).expect("there is room");
         }
-        let popped = queue.pop(now, Duration::ZERO, |job| (*job != "picky").then_some(7)).expect("somebody has a place");
+        let popped =
+            queue.pop(now, Duration::ZERO, |job| (*job != "picky").then_some(7)).expect("somebody has a place");
         assert_eq!((popped.0.job, popped.1), ("easy", 7));
-        assert_eq!(queue.pop(now, Duration::ZERO, |_| Some(())).map(|(entry, ())| entry.job), Some("picky"), "it kept its turn");
+        assert_eq!(
+            queue.pop(now, Duration::ZERO, |_| Some(())).map(|(entry, ())| entry.job),
+            Some("picky"),
+            "it kept its turn"
+        );
     }
 
     #[test]
@@ -196,7 +201,8 @@ mod tests {
             let now = start + seconds(1);
             queue.demote(now, seconds(2));
             let late = queue.late_len();
-            let served = [(); 4].map(|()| queue.pop(now, Duration::ZERO, |()| Some(())).map(|(entry, ())| entry.ticket.0));
+            let served =
+                [(); 4].map(|()| queue.pop(now, Duration::ZERO, |()| Some(())).map(|(entry, ())| entry.ticket.0));
             (late, served.map(|ticket| ticket.expect("four jobs")))
         };
         assert_eq!(order(Order::LateLast), (2, [3, 4, 1, 2]));
@@ -205,8 +211,13 @@ mod tests {
 
     #[derive(Debug, Clone)]
     enum Step {
-        Push { punctual_for: u64, lifetime: u64 },
-        Pop { service_time: u64 },
+        Push {
+            punctual_for: u64,
+            lifetime: u64,
+        },
+        Pop {
+            service_time: u64,
+        },
         /// What was taken last comes back.
         PutBack,
         Remove(u64),

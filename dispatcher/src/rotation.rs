@@ -177,9 +177,8 @@ impl Rotation {
         });
         let chosen = match self.balance {
             Balance::RoundRobin => eligible.min_by_key(|replica| replica.turn()),
-            Balance::LeastLoaded => {
-                eligible.min_by_key(|replica| (TURN * replica.in_flight as u64 / replica.slots() as u64, replica.turn()))
-            }
+            Balance::LeastLoaded => eligible
+                .min_by_key(|replica| (TURN * replica.in_flight as u64 / replica.slots() as u64, replica.turn())),
         }?;
         self.turns += 1;
         self.pass = self.pass.max(chosen.pass);
@@ -324,9 +323,7 @@ impl Rotation {
 
 impl Replica {
     fn has_slot(&self, now: Instant) -> bool {
-        self.state == State::Ready
-            && self.in_flight < self.slots()
-            && self.busy_until.is_none_or(|until| until <= now)
+        self.state == State::Ready && self.in_flight < self.slots() && self.busy_until.is_none_or(|until| until <= now)
     }
 
     fn slots(&self) -> usize {
@@ -441,7 +438,11 @@ mod tests {
         assert!(pick(&mut rotation, last).is_some());
         assert_eq!(pick(&mut rotation, last), None, "on probation, one request at a time");
         rotation.release("a", false, Verdict::Failed, last, 0.5);
-        assert_eq!(rotation.wakes_at(last, PATIENCE), Some(last + 4 * FIRST_BACKOFF), "a good probe does not shorten it");
+        assert_eq!(
+            rotation.wakes_at(last, PATIENCE),
+            Some(last + 4 * FIRST_BACKOFF),
+            "a good probe does not shorten it"
+        );
         let well = last + 4 * FIRST_BACKOFF;
         assert_eq!(rotation.due_probes(well), ["a".into()]);
         rotation.probed("a", Some(4), well, 0.5);

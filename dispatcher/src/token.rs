@@ -47,7 +47,8 @@ impl Token {
     /// # Errors
     /// 401.
     pub fn check(&self, headers: &HeaderMap) -> Result<(), Fault> {
-        let refused = |what: &str| Err(Fault::new(Code::Unauthorized, format!("{what}; send Authorization: Bearer TOKEN")));
+        let refused =
+            |what: &str| Err(Fault::new(Code::Unauthorized, format!("{what}; send Authorization: Bearer TOKEN")));
         let Some(value) = headers.get(AUTHORIZATION) else { return refused("a token is required") };
         let (scheme, given) = value.as_bytes().split_at(value.len().min(b"Bearer ".len()));
         if !scheme.eq_ignore_ascii_case(b"Bearer ") {

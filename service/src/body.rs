@@ -179,9 +179,7 @@ pub async fn read(mut body: Incoming, limits: &Limits, deadline: Instant) -> Res
         Err(_elapsed) if latest < deadline => {
             Err(Fault::new(Code::SlowBody, format!("the body did not arrive within {timeout} s")))
         }
-        Err(_elapsed) => {
-            Err(Fault::new(Code::DeadlineExceeded, "the deadline passed before the whole body was there"))
-        }
+        Err(_elapsed) => Err(Fault::new(Code::DeadlineExceeded, "the deadline passed before the whole body was there")),
     }
 }
 
@@ -194,8 +192,7 @@ async fn collect(body: &mut Incoming, limits: &Limits) -> Result<Chunks, Fault> 
         return too_large();
     }
     while let Some(frame) = body.frame().await {
-        let frame =
-            frame.map_err(|error| Fault::new(Code::BadRequest, format!("the body ended early: {error}")))?;
+        let frame = frame.map_err(|error| Fault::new(Code::BadRequest, format!("the body ended early: {error}")))?;
         // Trailers say nothing about a picture.
         let Ok(piece) = frame.into_data() else { continue };
         if piece.len() > limits.max_bytes - chunks.len() {
@@ -242,13 +239,9 @@ mod tests {
 
     #[tokio::test]
     async fn pieces_keep_their_order_and_short_ones_are_gathered() {
-        for (lengths, pieces) in [
-            (&[][..], 0),
-            (&[3], 1),
-            (&[3, 2, 1], 2),
-            (&[SHORT, SHORT, 1, 1, SHORT], 4),
-            (&[1; 1000], 2),
-        ] {
+        for (lengths, pieces) in
+            [(&[][..], 0), (&[3], 1), (&[3, 2, 1], 2), (&[SHORT, SHORT, 1, 1, SHORT], 4), (&[1; 1000], 2)]
+        {
             let (chunks, whole) = chunks(&Allowance::new(usize::MAX), lengths);
             assert_eq!(chunks.pieces.len(), pieces, "{lengths:?}");
             assert_eq!(chunks.to_bytes(), whole);

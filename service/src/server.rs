@@ -65,8 +65,8 @@ pub async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
 /// # Errors
 /// See [`listen`].
 pub async fn listen_as(announcement: &str, address: SocketAddr) -> std::io::Result<TcpListener> {
-    let listener = bind(address)
-        .map_err(|error| std::io::Error::new(error.kind(), format!("listen on {address}: {error}")))?;
+    let listener =
+        bind(address).map_err(|error| std::io::Error::new(error.kind(), format!("listen on {address}: {error}")))?;
     println!("{announcement}{}", listener.local_addr()?);
     Ok(listener)
 }
