@@ -99,7 +99,7 @@ async fn check_taken_back(overlooked: Overlooked) {
     let mut attempt = Box::pin(waiting.await.expect("it runs").expect("a turn").take(picture()));
     let received = async {
         let (mut stream, _peer) = replica.accept().await.expect("a connection");
-        stream.read(&mut [0; 1024]).await.expect("a request");
+        assert!(stream.read(&mut [0; 1024]).await.expect("a request") > 0);
         stream
     };
     let mut stream = tokio::select! {
