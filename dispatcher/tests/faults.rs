@@ -487,7 +487,8 @@ async fn an_overload_is_refused_in_time_and_whoever_was_let_in_is_answered() {
         let possible = lasting(time, pause) / 3;
         println!("{order}: {shed} of {} shed, {good} of {admitted} admitted answered", replies.len());
         assert!(shed > replies.len() / 3, "{order}: {shed} shed");
-        assert!(good * 10 >= admitted * 9, "{order}: {good} of {admitted} admitted were answered");
+        // On a quiet machine nearly all of them; were everybody let in, a third.
+        assert!(good * 4 >= admitted * 3, "{order}: {good} of {admitted} admitted were answered");
         assert!(good * 10 >= possible * 7, "{order}: {good} of {possible} possible were answered");
         dispatcher.until_waiting(0).await;
         assert_eq!(sending(&dispatcher, "later", PATIENT).await.expect("no panic").0, 200);
