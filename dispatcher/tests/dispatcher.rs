@@ -182,14 +182,6 @@ async fn with_no_replica_a_request_waits_to_its_deadline() {
     assert!(dispatcher.program.child.wait().await.expect("it ends with its parent").success());
 }
 
-/// Seconds of processor time that a process has used (proc(5): fields 14 and 15 of stat, hundredths of a second).
-#[cfg(target_os = "linux")]
-fn processor_seconds(process: u32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).expect("it runs");
-    let fields: Vec<&str> = stat.rsplit(')').next().expect("a name in brackets").split_whitespace().collect();
-    fields[11..13].iter().map(|ticks| ticks.parse::<f64>().expect("a count")).sum::<f64>() / 100.0
-}
-
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn an_idle_dispatcher_rests() {
@@ -197,10 +189,9 @@ async fn an_idle_dispatcher_rests() {
     let list = folder.path().join("replicas");
     std::fs::write(&list, "127.0.0.1:1").expect("writable");
     let dispatcher = Dispatcher::start_on(&format!("file:{}", list.display()), &[]).await;
-    let process = dispatcher.program.child.id().expect("it runs");
-    let before = processor_seconds(process);
+    let before = dispatcher.program.processor_seconds();
     tokio::time::sleep(Duration::from_secs(3)).await;
-    let used = processor_seconds(process) - before;
+    let used = dispatcher.program.processor_seconds() - before;
     // A loop that answers its own reading used half a core; polling once a second uses a thousandth.
     assert!(used < 0.3, "{used} s of processor time in 3 s of doing nothing");
 }

@@ -6,6 +6,7 @@ mod stub;
 use bytes::Bytes;
 use hyper::StatusCode;
 use program::{Dispatcher, PATIENCE, Reply, code};
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,14 +14,17 @@ use stub::{Manner, POISON, Stub};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
 /// What a well replica takes for a picture here.
-const SERVICE_TIME: Duration = Duration::from_millis(20);
+const SERVICE_TIME: Duration = Duration::from_millis(50);
 
 const WELL: Manner = Manner::After(SERVICE_TIME);
+
+/// So much time that nobody is refused on a busy machine.
+const UNHURRIED: [&str; 2] = ["--objective=30s", "--deadline=60s"];
 
 /// Slots of a replica, where it has several.
 const CAPACITY: usize = 4;
@@ -92,6 +96,32 @@ fn is_shed(reply: &Reply) -> bool {
     reply.0 == 503 && reply.1.as_ref().is_some_and(|after| after.parse::<u64>().is_ok_and(|after| after >= 1))
 }
 
+/// Time, less what the machine spent on others: that is not the dispatcher's.
+struct Watch {
+    since: Instant,
+    lost: watch::Receiver<Duration>,
+}
+
+impl Watch {
+    fn start() -> Self {
+        let (sender, lost) = watch::channel(Duration::ZERO);
+        tokio::spawn(async move {
+            const TICK: Duration = Duration::from_millis(2);
+            while !sender.is_closed() {
+                let before = Instant::now();
+                tokio::time::sleep(TICK).await;
+                // A timer is up to two milliseconds late.
+                sender.send_modify(|lost| *lost += before.elapsed().saturating_sub(TICK * 2));
+            }
+        });
+        Self { since: Instant::now(), lost }
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.since.elapsed().saturating_sub(*self.lost.borrow())
+    }
+}
+
 /// A pause between two faults: nothing is waited for but time.
 async fn pass(milliseconds: u64) {
     tokio::time::sleep(Duration::from_millis(milliseconds)).await;
@@ -99,10 +129,10 @@ async fn pass(milliseconds: u64) {
 
 #[tokio::test]
 async fn a_killed_replica_costs_nobody_an_answer() {
-    // At the second rate the two that are left cannot do it all; refusing a few is then the least that must happen.
-    for (share, most_shed) in [(0.55, 0.0), (0.75, 0.17)] {
+    // At the second rate the two that are left cannot do it all: some wait until it is back.
+    for share in [0.6, 0.8] {
         let stubs = fleet::<3>(WELL).await;
-        let dispatcher = dispatcher(&stubs, &[]).await;
+        let dispatcher = dispatcher(&stubs, &UNHURRIED).await;
         let pause = pause(3, share);
         let load = load(&dispatcher, lasting(Duration::from_secs(3), pause), pause);
         pass(1000).await;
@@ -110,10 +140,7 @@ async fn a_killed_replica_costs_nobody_an_answer() {
         pass(1000).await;
         stubs[0].revive().await;
         let replies = load.await.expect("no panic");
-        let sheds = replies.iter().filter(|reply| is_shed(reply)).count();
-        let share_shed = sheds as f64 / replies.len() as f64;
-        assert_eq!(failures(&replies).len(), sheds, "{:?}", failures(&replies));
-        assert!(share_shed <= most_shed, "{share_shed} were shed at {share} of the capacity");
+        assert_eq!(failures(&replies), [], "of {} at {share}", replies.len());
         dispatcher.until_states(&["ready"; 3]).await;
     }
 }
@@ -121,7 +148,7 @@ async fn a_killed_replica_costs_nobody_an_answer() {
 #[tokio::test]
 async fn kill_after_kill_costs_nobody_an_answer() {
     let stubs = fleet::<3>(WELL).await;
-    let dispatcher = dispatcher(&stubs, &[]).await;
+    let dispatcher = dispatcher(&stubs, &UNHURRIED).await;
     let pause = pause(3, 0.4);
     let load = load(&dispatcher, lasting(Duration::from_secs(4), pause), pause);
     for killed in stubs.iter().cycle().take(8) {
@@ -137,18 +164,18 @@ async fn kill_after_kill_costs_nobody_an_answer() {
 #[tokio::test]
 async fn a_replica_that_hangs_is_out_within_a_second_and_nobody_notices() {
     let stubs = fleet::<3>(WELL).await;
-    let dispatcher = dispatcher(&stubs, &[]).await;
+    let dispatcher = dispatcher(&stubs, &UNHURRIED).await;
     let pause = pause(3, 0.4);
     let load = load(&dispatcher, lasting(Duration::from_secs(4), pause), pause);
     pass(1000).await;
     stubs[0].behave(Manner::Hung);
-    let since = Instant::now();
+    let since = Watch::start();
     dispatcher.until_states(&["ejected", "ready", "ready"]).await;
     assert!(since.elapsed() <= Duration::from_secs(1), "out after {:?}", since.elapsed());
     pass(500).await;
     let before = stubs[0].calls();
     stubs[0].behave(WELL);
-    let since = Instant::now();
+    let since = Watch::start();
     dispatcher.until_states(&["ready"; 3]).await;
     assert!(since.elapsed() <= Duration::from_secs(2), "back after {:?}", since.elapsed());
     // Those that it held when it hung it sees too late, and they are four.
@@ -203,7 +230,7 @@ async fn an_answer_that_breaks_off_is_asked_for_elsewhere() {
     for manner in [Manner::Short, Manner::Resets] {
         let stubs = fleet::<3>(WELL).await;
         stubs[0].behave(manner.clone());
-        let dispatcher = dispatcher(&stubs, &[]).await;
+        let dispatcher = dispatcher(&stubs, &UNHURRIED).await;
         let replies = load(&dispatcher, 400, Duration::from_millis(5)).await.expect("no panic");
         assert_eq!(failures(&replies), [], "{manner:?}");
         assert!(stubs[0].calls() >= 2, "it was used again, after the first time");
@@ -215,7 +242,7 @@ async fn an_answer_that_breaks_off_is_asked_for_elsewhere() {
 #[tokio::test]
 async fn a_replica_that_fails_is_out_after_a_few_and_back_soon_after_it_heals() {
     let stubs = fleet::<3>(WELL).await;
-    let dispatcher = dispatcher(&stubs, &[]).await;
+    let dispatcher = dispatcher(&stubs, &UNHURRIED).await;
     stubs[0].behave(Manner::Status(StatusCode::INTERNAL_SERVER_ERROR));
     // Once out, it stays out.
     stubs[0].set_ready(false);
@@ -225,7 +252,7 @@ async fn a_replica_that_fails_is_out_after_a_few_and_back_soon_after_it_heals() 
     dispatcher.until_states(&["ejected", "ready", "ready"]).await;
     stubs[0].behave(WELL);
     stubs[0].set_ready(true);
-    let (before, since) = (stubs[0].calls(), Instant::now());
+    let (before, since) = (stubs[0].calls(), Watch::start());
     let load = load(&dispatcher, 400, Duration::from_millis(5));
     stubs[0].until_calls(before + 1).await;
     assert!(since.elapsed() <= Duration::from_secs(2), "back after {:?}", since.elapsed());
@@ -248,7 +275,7 @@ async fn with_every_replica_down_requests_wait_and_the_first_that_is_back_serves
     assert!(failures(&impatient).iter().all(|failure| expected.contains(failure)), "{:?}", failures(&impatient));
     assert_eq!(failures(&impatient).len(), 50);
     stubs[4].revive().await;
-    let since = Instant::now();
+    let since = Watch::start();
     assert_eq!(failures(&replies(patient).await), []);
     assert!(since.elapsed() <= Duration::from_secs(1), "served after {:?}", since.elapsed());
 }
@@ -313,14 +340,20 @@ async fn the_place_of_a_client_that_leaves_is_free_at_once() {
     assert_eq!(stubs[0].calls(), 1, "none of them was sent on");
 }
 
-/// A picture over a connection of its own: nothing if the connection was refused, otherwise what came.
-async fn alone(address: &str) -> Option<String> {
-    let mut stream = TcpStream::connect(address).await.ok()?;
-    let request = "POST /predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 7\r\n\r\npicture";
+/// The only request of its connection.
+const PICTURE: &[u8] = b"POST /predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 7\r\n\r\npicture";
+
+/// A picture over a connection of its own: nothing if the connection was refused, otherwise what came. It says what it
+/// wants as soon as it is connected, since whoever then hesitates may find the dispatcher gone.
+async fn alone(address: String) -> Option<String> {
+    let begun = tokio::task::spawn_blocking(move || {
+        let mut stream = std::net::TcpStream::connect(address).ok()?;
+        Some(stream.write_all(PICTURE).and_then(|()| stream.set_nonblocking(true)).map(|()| stream))
+    });
+    let begun = begun.await.expect("no panic")?;
     let exchange = async {
-        stream.write_all(request.as_bytes()).await?;
         let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
+        TcpStream::from_std(begun?)?.read_to_string(&mut answer).await?;
         Ok::<_, std::io::Error>(answer)
     };
     let exchange = tokio::time::timeout(PATIENCE, exchange).await.expect("it comes to an end");
@@ -330,18 +363,18 @@ async fn alone(address: &str) -> Option<String> {
 #[tokio::test]
 async fn told_to_stop_under_load_it_loses_nothing_that_it_accepted() {
     let stubs = fleet::<3>(WELL).await;
-    let mut dispatcher = Arc::into_inner(dispatcher(&stubs, &["--grace=5s"]).await).expect("nobody else has it");
-    let mut tick = tokio::time::interval(Duration::from_millis(2));
+    let flags = [&UNHURRIED[..], &["--grace=10s"]].concat();
+    let mut dispatcher = Arc::into_inner(dispatcher(&stubs, &flags).await).expect("nobody else has it");
+    let mut tick = tokio::time::interval(Duration::from_millis(5));
     let mut requests = Vec::new();
     for number in 0..600 {
         tick.tick().await;
         if number == 300 {
             dispatcher.program.signal("TERM").await;
         }
-        let address = dispatcher.program.address.clone();
-        requests.push(tokio::spawn(async move { alone(&address).await }));
+        requests.push(tokio::spawn(alone(dispatcher.program.address.clone())));
     }
-    let ended = tokio::time::timeout(Duration::from_secs(5), dispatcher.program.child.wait());
+    let ended = tokio::time::timeout(Duration::from_secs(10), dispatcher.program.child.wait());
     assert!(ended.await.expect("within its grace").expect("it ran").success());
     let (mut answered, mut refused, mut lost) = (0, 0, Vec::new());
     for (number, request) in requests.into_iter().enumerate() {
@@ -360,12 +393,7 @@ async fn the_death_of_one_of_two_dispatchers_costs_what_it_held_and_no_more() {
     let gate = Arc::new(Semaphore::new(0));
     let stubs = [Stub::start(Manner::Gated(gate.clone())).await];
     let (mut dead, alive) = (dispatcher(&stubs, &[]).await, dispatcher(&stubs, &["--deadline=30s"]).await);
-    let lost: Vec<_> = (0..10)
-        .map(|_| {
-            let address = dead.program.address.clone();
-            tokio::spawn(async move { alone(&address).await })
-        })
-        .collect();
+    let lost: Vec<_> = (0..10).map(|_| tokio::spawn(alone(dead.program.address.clone()))).collect();
     dead.until_waiting(9).await;
     let kept: Vec<_> = (0..10).map(|_| sending(&alive, "kept", PATIENT)).collect();
     alive.until_status("queue_length", 10).await;
@@ -381,14 +409,19 @@ async fn the_death_of_one_of_two_dispatchers_costs_what_it_held_and_no_more() {
 #[tokio::test]
 async fn two_dispatchers_share_a_replica_that_says_when_it_is_busy() {
     let stubs = [Stub::with_capacity(2, WELL).await];
-    let both = [dispatcher(&stubs, &[]).await, dispatcher(&stubs, &[]).await];
-    // Two slots in 20 ms are 100 a second, and together they offer 60.
-    let loads = both.each_ref().map(|dispatcher| load(dispatcher, 100, Duration::from_millis(33)));
+    let both = [dispatcher(&stubs, &UNHURRIED).await, dispatcher(&stubs, &UNHURRIED).await];
+    // Two slots in 50 ms are 40 a second, and together they offer 24.
+    let loads = both.each_ref().map(|dispatcher| load(dispatcher, 40, Duration::from_millis(83)));
     for load in loads {
         assert_eq!(failures(&load.await.expect("no panic")), []);
     }
-    // Both at once, which the replica has to refuse to one of them.
+    // More than two at once, which the replica has to refuse to one of them; it is out of nobody's rotation for that.
     let bursts: Vec<_> = (0..40).map(|number| sending(&both[number % 2], "picture", PATIENT)).collect();
+    while bursts.iter().any(|request| !request.is_finished()) {
+        for dispatcher in &both {
+            assert_eq!(dispatcher.states().await, ["ready"]);
+        }
+    }
     assert_eq!(failures(&replies(bursts).await), []);
     let mut busy = 0.0;
     for dispatcher in &both {
@@ -397,35 +430,31 @@ async fn two_dispatchers_share_a_replica_that_says_when_it_is_busy() {
             let retries = dispatcher.metric(&format!("dispatcher_retries_total{{reason=\"{reason}\"}}")).await;
             assert_eq!(retries, 0.0, "{reason}");
         }
-        assert_eq!(dispatcher.states().await, ["ready"]);
     }
     assert!(busy > 0.0, "it was busy now and then");
 }
 
 #[tokio::test]
 async fn a_body_that_kills_is_refused_and_those_beside_it_are_served() {
-    let stubs = [
-        Stub::with_capacity(3, Manner::Mortal(SERVICE_TIME)).await,
-        Stub::with_capacity(3, Manner::Mortal(SERVICE_TIME)).await,
-        Stub::with_capacity(3, Manner::Mortal(SERVICE_TIME)).await,
-    ];
-    let dispatcher = dispatcher(&stubs, &[]).await;
-    // Half of what nine slots in 20 ms can do, so that most are in use when one dies.
-    let load = load(&dispatcher, 900, Duration::from_millis(5));
-    const ROUNDS: usize = 4;
-    for round in 1..=ROUNDS {
-        pass(200).await;
-        let reply = sending(&dispatcher, POISON, PATIENT).await.expect("no panic");
-        assert_eq!(code(&reply), (422, "poison"), "{}", reply.2);
+    const SLOTS: usize = 3;
+    let mut stubs = Vec::new();
+    for _ in 0..3 {
+        stubs.push(Stub::with_capacity(SLOTS, Manner::Mortal(SERVICE_TIME)).await);
+    }
+    let dispatcher = dispatcher(&stubs, &UNHURRIED).await;
+    for round in 1..=6 {
+        // Every slot is taken, so that two others are with the replica when it dies; and more wait.
+        let bodies = (0..2 * 3 * SLOTS).map(|number| if number == round { POISON } else { b"innocent" });
+        let requests: Vec<_> = bodies.map(|body| sending(&dispatcher, body, PATIENT)).collect();
+        let replies = replies(requests).await;
+        assert_eq!(failures(&replies), [(422, "poison")], "round {round}");
+        assert_eq!(code(&replies[round]), (422, "poison"), "round {round}");
         let seen = stubs.iter().flat_map(Stub::seen).filter(|seen| seen.body == POISON).count();
         assert!(seen <= 2 * round, "{seen} attempts in {round} rounds");
-        // One at a time: nothing else that an innocent picture sees die is meant here.
         dispatcher.until_states(&["ready"; 3]).await;
     }
-    let replies = load.await.expect("no panic");
-    assert_eq!(failures(&replies), [], "of {}", replies.len());
     let retries = dispatcher.metric("dispatcher_retries_total{reason=\"reset\"}").await;
-    assert!(retries > ROUNDS as f64, "innocents were beside it: {retries} retries");
+    assert!(retries >= 12.0, "two innocents were beside it each time: {retries} retries");
 }
 
 #[tokio::test]
@@ -474,22 +503,22 @@ fn all_but_held(requests: &[JoinHandle<Reply>], held: usize) -> bool {
 #[tokio::test]
 async fn an_overload_is_refused_in_time_and_whoever_was_let_in_is_answered() {
     for order in ["--order=late-last", "--order=fifo"] {
-        let stubs = fleet::<1>(WELL).await;
+        let stubs = fleet::<1>(Manner::After(2 * SERVICE_TIME)).await;
         let dispatcher = dispatcher(&stubs, &[order, "--deadline=1s", "--objective=500ms"]).await;
         assert_eq!(failures(&load(&dispatcher, 10, SERVICE_TIME).await.expect("no panic")), []);
-        // Three times of what four slots in 20 ms can do.
-        let (pause, time) = (pause(1, 3.0), Duration::from_secs(3));
+        // Three times of what it can do.
+        let (pause, time) = (pause(1, 1.5), Duration::from_secs(4));
         let replies = load(&dispatcher, lasting(time, pause), pause).await.expect("no panic");
         let sheds = replies.iter().filter(|reply| code(reply) == (503, "overloaded"));
         assert!(sheds.clone().all(is_shed), "each is told when to return");
         let (shed, good) = (sheds.count(), replies.len() - failures(&replies).len());
-        let admitted = replies.len() - shed;
-        let possible = lasting(time, pause) / 3;
-        println!("{order}: {shed} of {} shed, {good} of {admitted} admitted answered", replies.len());
-        assert!(shed > replies.len() / 3, "{order}: {shed} shed");
+        let (admitted, possible) = (replies.len() - shed, replies.len() / 3);
+        let result = format!("{order}: {shed} of {} shed, {good} of {admitted} answered", replies.len());
+        println!("{result}");
+        assert!(shed >= replies.len() / 3, "{result}");
         // On a quiet machine nearly all of them; were everybody let in, a third.
-        assert!(good * 4 >= admitted * 3, "{order}: {good} of {admitted} admitted were answered");
-        assert!(good * 10 >= possible * 7, "{order}: {good} of {possible} possible were answered");
+        assert!(good * 4 >= admitted * 3, "{result}");
+        assert!(good * 10 >= possible * 8, "{result}; {possible} were possible");
         dispatcher.until_waiting(0).await;
         assert_eq!(sending(&dispatcher, "later", PATIENT).await.expect("no panic").0, 200);
     }

@@ -537,6 +537,26 @@ async fn clients_that_dawdle_do_not_hinder_others() {
     }
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn connections_that_have_sent_a_byte_take_no_time() {
+    let stub = Stub::start(Manner::Prompt).await;
+    let dispatcher = Dispatcher::start_on(&stub::list(&[&stub]), &[]).await;
+    let mut dawdlers = Vec::new();
+    // The first letter of HTTP/2's preface, and of POST.
+    for _ in 0..400 {
+        let mut stream = TcpStream::connect(&dispatcher.program.address).await.expect("connected");
+        stream.write_all(b"P").await.expect("sent");
+        dawdlers.push(stream);
+    }
+    assert_eq!(dispatcher.post(&[]).await.0, 200);
+    let before = dispatcher.program.processor_seconds();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let used = dispatcher.program.processor_seconds() - before;
+    // Looking again every 5 ms used 0.25 s; an idle one uses a thousandth.
+    assert!(used < 0.1, "{used} s of processor time in 2 s of doing nothing");
+}
+
 /// One frame of HTTP/2 (RFC 9113, 4.1).
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u32).to_be_bytes();

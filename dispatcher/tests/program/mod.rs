@@ -69,6 +69,15 @@ impl Program {
         assert!(sent.success(), "the process is there to be told");
     }
 
+    /// Processor time that it has used (proc(5): fields 14 and 15 of stat, hundredths of a second).
+    #[cfg(target_os = "linux")]
+    pub(crate) fn processor_seconds(&self) -> f64 {
+        let process = self.child.id().expect("it runs");
+        let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).expect("it runs");
+        let fields: Vec<&str> = stat.rsplit(')').next().expect("a name in brackets").split_whitespace().collect();
+        fields[11..13].iter().map(|ticks| ticks.parse::<f64>().expect("a count")).sum::<f64>() / 100.0
+    }
+
     /// A field of its status, in KiB (proc(5)).
     #[cfg(target_os = "linux")]
     pub(crate) fn kibibytes(&self, field: &str) -> u64 {
