@@ -73,11 +73,13 @@ impl Handler {
             let received = self.clone().receive(trace.clone(), asked, body).boxed();
             self.clone().predict(accepted, trace, received).boxed()
         } else {
-            self.clone().inspect(head).boxed()
+            self.clone().inspect(head, body).boxed()
         }
     }
 
-    async fn inspect(self: Arc<Self>, head: Parts) -> Reply {
+    async fn inspect(self: Arc<Self>, head: Parts, body: Incoming) -> Reply {
+        // Nothing here takes one; unread, it would cost its sender the answer.
+        body::discard(body).await;
         let path = head.uri.path();
         if path == "/openapi.json" {
             return respond::readable(&head.method, || {

@@ -503,6 +503,9 @@ async fn a_client_that_sends_all_before_it_reads_gets_to_know_why_it_was_refused
         ("POST /predict", "Authorization: Bearer right\r\nx-request-timeout-ms: soon\r\n", "400"),
         ("POST /predict?top_k=0", "Authorization: Bearer right\r\n", "400"),
         ("POST /predict", "Authorization: Bearer right\r\n", "413"),
+        ("PUT /predict", "", "405"),
+        ("POST /metrics", "", "405"),
+        ("POST /nowhere", "", "404"),
     ] {
         let head = format!("{line} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}");
         let whole = [format!("{head}Content-Length: {}\r\n\r\n", body.len()).as_bytes(), &body].concat();

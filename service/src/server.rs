@@ -38,8 +38,9 @@ const BACKLOG: u32 = 4096;
 /// After a failed accept (no descriptors left), before the next.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Between two looks at a first byte that does not yet tell one protocol from the other.
-const FIRST_BYTE_PAUSE: Duration = Duration::from_millis(5);
+/// Between the first two looks at a beginning that does not yet tell one protocol from the other, and at most.
+const FIRST_LOOK: Duration = Duration::from_millis(5);
+const LAST_LOOK: Duration = Duration::from_secs(1);
 
 /// How a program leaves.
 #[derive(Debug, Clone, Copy)]
@@ -286,12 +287,17 @@ async fn begun<T, E: Into<Failure>>(
 /// What a client without TLS begins to speak: HTTP/2 begins with `PRI `, which is no method of HTTP/1.1 (RFC 9113, 3.4).
 /// Until its first byte is there, a connection costs no buffer.
 async fn protocol(stream: &TcpStream) -> std::io::Result<Protocol> {
-    let mut first = [0; 2];
+    let (mut first, mut pause) = ([0; 3], FIRST_LOOK);
     loop {
-        match stream.peek(&mut first).await? {
-            2 => return Ok(if first == *b"PR" { Protocol::Http2 } else { Protocol::Http1 }),
-            1 if first[0] == b'P' => tokio::time::sleep(FIRST_BYTE_PAUSE).await,
-            _ => return Ok(Protocol::Http1),
+        let count = stream.peek(&mut first).await?;
+        if count == 0 || first[..count] != b"PRI"[..count] {
+            return Ok(Protocol::Http1);
         }
+        if count == first.len() {
+            return Ok(Protocol::Http2);
+        }
+        // What is there already wakes nobody when more comes. Ever rarer looks, or idle connections would keep it busy.
+        tokio::time::sleep(pause).await;
+        pause = (pause * 4).min(LAST_LOOK);
     }
 }
