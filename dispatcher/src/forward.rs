@@ -41,6 +41,10 @@ pub struct Picture {
     pub top_k: usize,
     /// Its names.
     pub trace: Trace,
+    /// When its first byte was there.
+    pub accepted: Instant,
+    /// When the client must have its answer.
+    pub deadline: Instant,
 }
 
 impl AsRef<Chunks> for Picture {

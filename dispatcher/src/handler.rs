@@ -13,7 +13,7 @@ use hyper::http::request::Parts;
 use hyper::{Method, Request, StatusCode};
 use metrics::{Counter, Histogram, counter, histogram};
 use service::body::{self, Limits};
-use service::headers::text;
+use service::headers::{detached, text};
 use service::options::Intake;
 use service::respond::{self, Reply};
 use service::trace::Trace;
@@ -70,8 +70,8 @@ impl Handler {
             let accepted = Instant::now();
             let trace = Trace::of(&head.headers);
             let asked = self.check(&head, accepted);
-            let received = self.clone().receive(trace.clone(), asked, body).boxed();
-            self.clone().predict(accepted, trace, received).boxed()
+            let received = self.clone().receive(trace, asked, body).boxed();
+            self.clone().predict(accepted, received).boxed()
         } else {
             self.clone().inspect(head, body).boxed()
         }
@@ -93,9 +93,9 @@ impl Handler {
         }
         let trace = Trace::of(&head.headers);
         let mut reply = if is_prediction(path) {
-            respond::method_not_allowed("POST", trace.request_id())
+            respond::method_not_allowed("POST", &trace.request_id())
         } else {
-            respond::not_found(path, "pictures go to POST /predict", trace.request_id())
+            respond::not_found(path, "pictures go to POST /predict", &trace.request_id())
         };
         trace.write(reply.headers_mut());
         reply
@@ -109,65 +109,69 @@ impl Handler {
         Form::of(text(&head.headers, &CONTENT_TYPE)?)?;
         let budget = self.intake.budget(wire::timeout(text(&head.headers, &header::TIMEOUT_MS)?)?);
         Ok(Asked {
-            content_type: head.headers.get(CONTENT_TYPE).cloned(),
+            content_type: head.headers.get(CONTENT_TYPE).map(detached),
             top_k: wire::top_k(head.uri.query())?,
+            accepted,
             deadline: accepted + budget,
         })
     }
 
     /// Small, as many of it are held as requests wait: what is received with is gone by then.
-    async fn predict(
+    fn predict(
         self: Arc<Self>,
         accepted: Instant,
-        trace: Trace,
         received: BoxFuture<'static, Received>,
-    ) -> Reply {
-        let mut tally = Tally { meters: &self.meters, accepted, outcome: None, queued: false };
-        let received = received.await;
-        let answered = match received {
-            Ok((picture, deadline)) => {
-                tally.queued = true;
-                self.answer(picture, accepted, deadline).await
+    ) -> impl Future<Output = Reply> + Send {
+        let mut tally = Tally { handler: self, accepted, outcome: None, queued: false };
+        async move {
+            let picture = match received.await {
+                Ok(picture) => picture,
+                Err((fault, trace)) => return tally.refuse(&fault, &trace),
+            };
+            tally.queued = true;
+            match tally.handler.answer(&picture).await {
+                Ok(answer) => {
+                    tally.ended(outcome(&answer));
+                    let mut reply = respond::whole(answer.status, "application/json", answer.body);
+                    picture.trace.write(reply.headers_mut());
+                    reply
+                }
+                Err(fault) => {
+                    // Refused at once: as a latency it would make an overload look fast.
+                    tally.queued = !matches!(fault.code, Code::QueueFull | Code::Overloaded);
+                    tally.refuse(&fault, &picture.trace)
+                }
             }
-            Err(fault) => Err(fault),
-        };
-        // Refused at once: as a latency it would make an overload look fast.
-        tally.queued &= !matches!(&answered, Err(fault) if matches!(fault.code, Code::QueueFull | Code::Overloaded));
-        let mut reply = match answered {
-            Ok(answer) => {
-                tally.outcome = Some(outcome(&answer));
-                respond::whole(answer.status, "application/json", answer.body)
-            }
-            Err(fault) => {
-                tally.outcome = Some(fault.code.as_str().into());
-                respond::fault(&fault, trace.request_id())
-            }
-        };
-        trace.write(reply.headers_mut());
-        reply
+        }
     }
 
     async fn receive(self: Arc<Self>, trace: Trace, asked: Result<Asked, Fault>, body: Incoming) -> Received {
-        let Asked { content_type, top_k, deadline } = match asked {
+        let Asked { content_type, top_k, accepted, deadline } = match asked {
             Ok(asked) => asked,
             Err(fault) => {
                 body::discard(body).await;
-                return Err(fault);
+                return Err((fault, trace));
             }
         };
-        let body = body::read(body, &self.body, deadline).await.inspect_err(|fault| {
-            if fault.code == Code::QueueFull {
-                counter!(metric::SHED, "reason" => "bytes").increment(1);
+        match body::read(body, &self.body, deadline).await {
+            Ok(body) => Ok(Arc::new(Picture { body, content_type, top_k, trace, accepted, deadline })),
+            Err(fault) => {
+                if fault.code == Code::QueueFull {
+                    counter!(metric::SHED, "reason" => "bytes").increment(1);
+                }
+                Err((fault, trace))
             }
-        })?;
-        Ok((Arc::new(Picture { body, content_type, top_k, trace }), deadline))
+        }
     }
 
-    async fn answer(&self, picture: Arc<Picture>, accepted: Instant, deadline: Instant) -> Result<Answer, Fault> {
-        let waited = tokio::time::timeout_at(deadline.into(), self.queued(picture, accepted, deadline));
-        waited.await.unwrap_or_else(|_elapsed| {
-            let budget = deadline.saturating_duration_since(accepted);
-            Err(Fault::new(Code::DeadlineExceeded, format!("no answer within {} ms", budget.as_millis())))
+    fn answer(&self, picture: &Arc<Picture>) -> impl Future<Output = Result<Answer, Box<Fault>>> + Send {
+        let waited = tokio::time::timeout_at(picture.deadline.into(), self.queued(picture));
+        waited.map(|in_time| {
+            in_time.unwrap_or_else(|_elapsed| {
+                let budget = picture.deadline.saturating_duration_since(picture.accepted);
+                let message = format!("no answer within {} ms", budget.as_millis());
+                Err(Fault::new(Code::DeadlineExceeded, message).into())
+            })
         })
     }
 
@@ -175,7 +179,7 @@ impl Handler {
     ///
     /// # Cancel safety
     /// Dropped, it gives the place up: by the deadline, or by a client that leaves.
-    async fn queued(&self, picture: Arc<Picture>, accepted: Instant, deadline: Instant) -> Result<Answer, Fault> {
+    async fn queued(&self, picture: &Arc<Picture>) -> Result<Answer, Box<Fault>> {
         let ticket = Ticket(self.next_ticket.fetch_add(1, Ordering::Relaxed));
         // Declared first, so dropped after `waiting` is: a withdrawal that comes before its job finds nothing, and the
         // worker then knows the job by its closed reply.
@@ -187,15 +191,17 @@ impl Handler {
                 // Rare, and boxed so that it costs nothing otherwise.
                 Err(_full) => self.worker.messages.reserve().boxed().await.map_err(|_gone| stopping())?,
             };
-            let (job, waiting) = Job::new(accepted);
-            permit.send(Message::Submit(Entry { ticket, objective: accepted + self.objective, deadline, job }));
+            let (job, waiting) = Job::new(picture.accepted);
+            let objective = picture.accepted + self.objective;
+            permit.send(Message::Submit(Entry { ticket, objective, deadline: picture.deadline, job }));
             waiting
         };
         loop {
             place.held = true;
-            let turn = waiting.await.map_err(|_gone| stopping())?;
+            let outcome = waiting.await.map_err(|_gone| stopping())?;
             place.held = false;
-            match turn?.take(picture.clone()).await {
+            let turn = outcome?;
+            match turn.take(picture.clone()).await {
                 Ok(answer) => return Ok(answer),
                 Err(again) => waiting = again,
             }
@@ -203,13 +209,14 @@ impl Handler {
     }
 }
 
-/// A whole request, and when it must be answered.
-type Received = Result<(Arc<Picture>, Instant), Fault>;
+/// A whole request; or why not, and of which.
+type Received = Result<Arc<Picture>, (Fault, Trace)>;
 
 /// What a request asks for.
 struct Asked {
     content_type: Option<HeaderValue>,
     top_k: usize,
+    accepted: Instant,
     deadline: Instant,
 }
 
@@ -241,21 +248,34 @@ fn outcome(answer: &Answer) -> Cow<'static, str> {
 }
 
 /// Counts a request by its outcome when dropped. One whose client left has none; had it waited, its time counts.
-struct Tally<'a> {
-    meters: &'a Meters,
+struct Tally {
+    handler: Arc<Handler>,
     accepted: Instant,
     outcome: Option<Cow<'static, str>>,
     /// Whether it was in the queue, and so says something about latency.
     queued: bool,
 }
 
-impl Drop for Tally<'_> {
+impl Tally {
+    fn ended(&mut self, outcome: Cow<'static, str>) {
+        self.outcome = Some(outcome);
+    }
+
+    fn refuse(&mut self, fault: &Fault, trace: &Trace) -> Reply {
+        self.ended(fault.code.as_str().into());
+        let mut reply = respond::fault(fault, &trace.request_id());
+        trace.write(reply.headers_mut());
+        reply
+    }
+}
+
+impl Drop for Tally {
     fn drop(&mut self) {
         if self.queued {
-            self.meters.duration.record(self.accepted.elapsed());
+            self.handler.meters.duration.record(self.accepted.elapsed());
         }
         match self.outcome.as_deref() {
-            Some("ok") => self.meters.ok.increment(1),
+            Some("ok") => self.handler.meters.ok.increment(1),
             outcome => outcomes(outcome.unwrap_or("client_gone")).increment(1),
         }
     }

@@ -15,8 +15,8 @@ use tokio::sync::{mpsc, oneshot};
 /// deadline, but may be in the middle of a computation.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// What a waiting request gets: its turn, or why there will be none.
-pub type Outcome = Result<Turn, Fault>;
+/// What a waiting request gets: its turn, or why there will be none. Small, as every waiting request has room for one.
+pub type Outcome = Result<Turn, Box<Fault>>;
 
 /// How the next outcome comes to a request.
 pub type Waiting = oneshot::Receiver<Outcome>;
@@ -77,7 +77,7 @@ impl Turn {
     ///
     /// # Cancel safety
     /// Dropped, the attempt goes on by itself until shortly after the deadline.
-    pub async fn take(mut self, picture: Arc<Picture>) -> Result<Answer, Waiting> {
+    pub fn take(mut self, picture: Arc<Picture>) -> impl Future<Output = Result<Answer, Waiting>> + Send {
         let Terms { id, address, connection, waited, deadline, recalled, reports } =
             *self.terms.take().expect("it is there until it is taken");
         let (started, reporter) = (Instant::now(), reports.clone());
@@ -85,7 +85,7 @@ impl Turn {
             let attempt = forward::attempt(connection, &address, &picture, deadline, waited).await;
             report(&reporter, id, attempt, started.elapsed())
         });
-        Running { run: Some(run), recalled: Some(recalled), reports, id, started, deadline }.await
+        Running { run: Some(run), recalled: Some(recalled), reports, id, started, deadline }
     }
 
     /// Ends it without an attempt of its own: so a simulated replica answers.

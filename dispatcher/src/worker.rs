@@ -3,9 +3,11 @@
 use crate::admission::{self, Facts, Patience, Spare};
 use crate::discovery::Published;
 use crate::forward::{self, Connection, Failure};
+use crate::history::History;
 use crate::queue::{Entry, Order, Queue, Ticket};
 use crate::rate::Rate;
 use crate::rotation::{Address, Balance, Demands, Rotation, State, Verdict};
+use crate::service_time::ServiceTime;
 use crate::turn::{Outcome, Report, Terms, Turn, Waiting};
 use hyper::StatusCode;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
@@ -26,9 +28,6 @@ const MAX_DEATHS: u32 = 2;
 const BUDGET_WINDOW: Duration = Duration::from_secs(10);
 const BUDGET_SHARE: f32 = 0.2;
 const FREE_RETRIES_PER_SECOND: u32 = 10;
-
-/// Weight of a new answer in the running mean of service times.
-const SERVICE_TIME_WEIGHT: f64 = 0.1;
 
 /// A replica that has answered nothing for this many service times, and for [`LEAST_QUIET`], is asked whether it lives.
 const QUIET_SERVICE_TIMES: u32 = 4;
@@ -66,18 +65,16 @@ pub struct Job {
     pub accepted: Instant,
     /// Where its turn goes.
     pub reply: oneshot::Sender<Outcome>,
-    tried: Vec<Address>,
-    attempts: usize,
-    deaths: u32,
     /// There was no free slot when it came.
     had_to_wait: bool,
+    history: History,
 }
 
 impl Job {
     /// A job that was never tried, and where its turn will come.
     pub fn new(accepted: Instant) -> (Self, Waiting) {
         let (reply, waiting) = oneshot::channel();
-        (Self { accepted, reply, tried: Vec::new(), attempts: 0, deaths: 0, had_to_wait: false }, waiting)
+        (Self { accepted, reply, had_to_wait: false, history: History::default() }, waiting)
     }
 
     /// Nobody waits for it any more. Once this is true it stays so, and a withdrawal may have come already.
@@ -85,17 +82,13 @@ impl Job {
         self.reply.is_closed()
     }
 
-    fn is_suspect(&self) -> bool {
-        self.deaths > 0
-    }
-
     fn demands(&self) -> Demands<'_> {
-        Demands { tried: &self.tried, is_suspect: self.is_suspect() }
+        Demands { tried: self.history.tried(), is_suspect: self.history.deaths() > 0 }
     }
 
     fn refuse(self, fault: Fault) {
         // A client that left no longer listens.
-        let _gone = self.reply.send(Err(fault));
+        let _gone = self.reply.send(Err(fault.into()));
     }
 }
 
@@ -187,7 +180,7 @@ fn spawn_with(rules: Rules, mut published: Published, probe: Probe) -> Handle {
         next_turn: 0,
         connections: HashMap::new(),
         budget: TpsBudget::new(BUDGET_WINDOW, FREE_RETRIES_PER_SECOND, BUDGET_SHARE),
-        service_time: None,
+        service_time: ServiceTime::new(now),
         // Half of the longest wait: a burst is let in, and an overload that lasts is refused before long.
         spare: Spare::new(rules.deadline / 2),
         last_dispatch: now,
@@ -226,7 +219,7 @@ struct Worker {
     /// Open and idle, by replica; as many as it has had requests at once.
     connections: HashMap<Address, Vec<Connection>>,
     budget: TpsBudget,
-    service_time: Option<Duration>,
+    service_time: ServiceTime,
     spare: Spare,
     last_dispatch: Instant,
     arrivals: Rate,
@@ -248,9 +241,7 @@ struct InFlight {
     objective: Instant,
     deadline: Instant,
     accepted: Instant,
-    tried: Vec<Address>,
-    attempts: usize,
-    deaths: u32,
+    history: History,
     address: Address,
     /// Ends the turn if the replica stalls; gone once it did, closed when nobody waits for its end.
     recall: Option<oneshot::Sender<()>>,
@@ -259,8 +250,8 @@ struct InFlight {
 impl InFlight {
     /// The job, waiting again.
     fn again(self, reply: oneshot::Sender<Outcome>) -> Entry<Job> {
-        let Self { ticket, objective, deadline, accepted, tried, attempts, deaths, .. } = self;
-        let job = Job { accepted, reply, tried, attempts, deaths, had_to_wait: true };
+        let Self { ticket, objective, deadline, accepted, history, .. } = self;
+        let job = Job { accepted, reply, had_to_wait: true, history };
         Entry { ticket, objective, deadline, job }
     }
 }
@@ -326,12 +317,12 @@ impl Worker {
 
     /// How long a replica may hold requests without answering any.
     fn patience(&self) -> Duration {
-        LEAST_QUIET.max(self.service_time.unwrap_or_default() * QUIET_SERVICE_TIMES)
+        LEAST_QUIET.max(self.service_time.mean().unwrap_or_default() * QUIET_SERVICE_TIMES)
     }
 
     /// Hands out whatever can be handed out, and asks after replicas that are out or quiet.
     fn advance(&mut self, now: Instant) {
-        let service_time = self.service_time.unwrap_or_default();
+        let service_time = self.service_time.mean().unwrap_or_default();
         self.queue.demote(now, service_time);
         while !self.queue.is_empty() && self.rotation.has_slot(now) {
             // A job that waits for a replica that it has not tried lets others pass to those that it has.
@@ -379,7 +370,7 @@ impl Worker {
         }
         self.budget.deposit();
         self.arrivals.happened(now);
-        self.queue.demote(now, self.service_time.unwrap_or_default());
+        self.queue.demote(now, self.service_time.mean().unwrap_or_default());
         let facts = self.facts(now);
         let patience = Patience {
             objective: entry.objective.saturating_duration_since(now),
@@ -417,7 +408,7 @@ impl Worker {
             late: self.queue.late_len(),
             slot_is_free: self.queue.is_empty() && self.rotation.has_slot(now),
             capacity: self.rotation.census().capacity,
-            service_time: self.service_time,
+            service_time: self.service_time.mean(),
             spare: self.spare.share(),
         }
     }
@@ -425,7 +416,7 @@ impl Worker {
     fn dispatch(&mut self, entry: Entry<Job>, address: Address, now: Instant) {
         let waited = now.saturating_duration_since(entry.job.accepted);
         self.meters.queue_wait.record(waited);
-        let is_late = entry.objective < now + self.service_time.unwrap_or_default();
+        let is_late = entry.objective < now + self.service_time.mean().unwrap_or_default();
         self.spare.given(entry.job.had_to_wait && !is_late, now.saturating_duration_since(self.last_dispatch));
         self.last_dispatch = now;
         self.next_turn += 1;
@@ -435,9 +426,9 @@ impl Worker {
         let (reports, deadline) = (self.reports.clone(), entry.deadline);
         let turn = Turn::new(Terms { id, address: address.clone(), connection, waited, deadline, recalled, reports });
         let Entry { ticket, objective, deadline, job } = entry;
-        let Job { accepted, reply, tried, attempts, deaths, .. } = job;
+        let Job { accepted, reply, history, .. } = job;
         let recall = Some(recall);
-        let held = InFlight { ticket, objective, deadline, accepted, tried, attempts, deaths, address, recall };
+        let held = InFlight { ticket, objective, deadline, accepted, history, address, recall };
         self.in_flight.insert(id, held);
         // If its client has just left, the turn reports so itself when it is dropped.
         let _gone = reply.send(Ok(turn));
@@ -460,7 +451,7 @@ impl Worker {
             Ok(_) => Verdict::Answered { capacity: report.capacity },
             Err(failure) => failure.verdict(report.took),
         };
-        self.rotation.release(&held.address, held.deaths > 0, verdict, now, rand::random());
+        self.rotation.release(&held.address, held.history.deaths() > 0, verdict, now, rand::random());
         if let Some(connection) = report.connection
             && self.rotation.knows(&held.address)
         {
@@ -476,10 +467,7 @@ impl Worker {
                 // A refused picture costs a replica next to nothing and says nothing about the others.
                 if status == StatusCode::OK {
                     self.meters.upstream.record(report.took);
-                    let mean = self.service_time.map_or(report.took, |mean| {
-                        mean.mul_f64(1.0 - SERVICE_TIME_WEIGHT) + report.took.mul_f64(SERVICE_TIME_WEIGHT)
-                    });
-                    self.service_time = Some(mean);
+                    self.service_time.measured(report.took, now);
                 }
             }
             Err(failure) => self.failed(held, report.again, failure),
@@ -497,12 +485,7 @@ impl Worker {
             }
         }
         let Some(reply) = again.filter(|reply| !reply.is_closed()) else { return };
-        held.deaths += u32::from(failure == Failure::Died);
-        // One that could not be reached never saw the request, and is out now: that ends by itself, and costs nobody.
-        held.attempts += usize::from(!matches!(failure, Failure::Busy | Failure::Connect));
-        if failure != Failure::Busy && !held.tried.contains(&held.address) {
-            held.tried.push(held.address.clone());
-        }
+        held.history.add(&held.address, failure);
         let entry = held.again(reply);
         match self.refusal(&entry.job, failure) {
             Some(fault) => entry.job.refuse(fault),
@@ -523,7 +506,7 @@ impl Worker {
         for id in ids {
             let held = &self.in_flight[&id];
             if held.recall.as_ref().is_none_or(oneshot::Sender::is_closed)
-                || held.attempts + 1 >= MAX_ATTEMPTS
+                || held.history.attempts() + 1 >= MAX_ATTEMPTS
                 || !self.budget.withdraw()
             {
                 continue;
@@ -541,11 +524,11 @@ impl Worker {
             Failure::Deadline => fault(Code::DeadlineExceeded, "the replica did not answer in time".into()),
             // A stalled one was asked about when it was recalled.
             Failure::Busy | Failure::Connect | Failure::Unused | Failure::Stalled => None,
-            _ if job.deaths >= MAX_DEATHS => {
+            _ if job.history.deaths() >= MAX_DEATHS => {
                 let message = format!("{MAX_DEATHS} replicas died while they held this request; it is not sent again");
                 fault(Code::Poison, message)
             }
-            _ if job.attempts >= MAX_ATTEMPTS => fault(
+            _ if job.history.attempts() >= MAX_ATTEMPTS => fault(
                 Code::ReplicaFailed,
                 format!("{MAX_ATTEMPTS} attempts failed, the last one by {}", failure.as_str()),
             ),
@@ -560,7 +543,7 @@ impl Worker {
     /// Backlog ÷ service rate: how long until what waits now is answered.
     fn time_to_drain(&self) -> Duration {
         let capacity = self.rotation.census().capacity.max(1) as f64;
-        let service_time = self.service_time.unwrap_or(Duration::from_millis(100)).as_secs_f64();
+        let service_time = self.service_time.mean().unwrap_or(Duration::from_millis(100)).as_secs_f64();
         Duration::from_secs_f64(self.queue.len() as f64 * service_time / capacity)
     }
 
@@ -579,7 +562,7 @@ impl Worker {
         Snapshot {
             queue_length: self.queue.len(),
             queue_late_length: self.queue.late_len(),
-            service_time_seconds: self.service_time.map(|mean| mean.as_secs_f64()),
+            service_time_seconds: self.service_time.mean().map(|mean| mean.as_secs_f64()),
             arrivals_per_second: self.arrivals.per_second(now),
             answers_per_second: self.answers.per_second(now),
             backlog_seconds: self.time_to_drain().as_secs_f64(),

@@ -58,7 +58,7 @@ impl Handler {
         let trace = Trace::of(request.headers());
         let mut reply = match self.answer(request, received).await {
             Ok(answer) => respond::json(StatusCode::OK, &answer),
-            Err(fault) => respond::fault(&fault, trace.request_id()),
+            Err(fault) => respond::fault(&fault, &trace.request_id()),
         };
         reply.headers_mut().insert(header::CAPACITY, self.capacity.clone());
         trace.write(reply.headers_mut());

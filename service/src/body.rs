@@ -30,7 +30,7 @@ const DISCARD: usize = 64 << 20;
 /// ... and for how long.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Pieces shorter than this are gathered: each keeps alive the whole buffer that it was read into.
+/// Pieces shorter than this are copied: each would keep alive the whole buffer that it was read into.
 const SHORT: usize = 4 << 10;
 
 /// Bytes that all bodies of this process may hold together, whether they are being read, wait or are with a replica.
@@ -90,14 +90,14 @@ impl Chunks {
         let has_room = self.allowance.take(piece.len());
         if has_room {
             self.len += piece.len();
-            if piece.len() < SHORT && !self.pieces.is_empty() {
+            if self.pieces.is_empty() {
+                // Most have one piece; `push` alone would make room for four.
+                self.pieces.reserve_exact(1);
+                self.pieces.push(if piece.len() < SHORT { Bytes::copy_from_slice(&piece) } else { piece });
+            } else if piece.len() < SHORT {
                 gathered.extend_from_slice(&piece);
             } else {
                 self.flush(gathered);
-                if self.pieces.is_empty() {
-                    // Most have one piece; `push` alone would make room for four.
-                    self.pieces.reserve_exact(1);
-                }
                 self.pieces.push(piece);
             }
         }

@@ -2,7 +2,7 @@
 
 use crate::wire::{Code, Fault};
 use hyper::HeaderMap;
-use hyper::header::HeaderName;
+use hyper::header::{HeaderName, HeaderValue};
 
 /// The value of `name` as text; nothing if it is absent.
 ///
@@ -13,10 +13,15 @@ pub fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a 
     value.to_str().map(Some).map_err(|_| Fault::new(Code::BadRequest, format!("the header {name} is not text")))
 }
 
+/// The same value in memory of its own. As it was received it is a part of the buffer that the request was read into,
+/// and would keep all of that alive.
+pub fn detached(value: &HeaderValue) -> HeaderValue {
+    HeaderValue::from_bytes(value.as_bytes()).expect("it was a value already")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hyper::header::HeaderValue;
 
     #[test]
     fn text_is_told_from_bytes_and_from_nothing() {

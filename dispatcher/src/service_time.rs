@@ -1,0 +1,85 @@
+//! How long replicas take for a request. Knows time only as an argument.
+
+use std::time::{Duration, Instant};
+
+/// Answers that the mean remembers at least, ...
+const LEAST_ANSWERS: f64 = 10.0;
+
+/// ... and for how long it does: a burst that slows a few answers does not change what is thought of the replicas.
+const MEMORY: Duration = Duration::from_secs(2);
+
+/// The running mean of dispatched → answered: of all answers at first, then an exponential one over the last
+/// [`LEAST_ANSWERS`] or the last [`MEMORY`], whichever holds more.
+#[derive(Debug, Clone, Copy)]
+pub struct ServiceTime {
+    mean: Option<Duration>,
+    answers: f64,
+    at: Instant,
+}
+
+impl ServiceTime {
+    /// Nothing was answered by `now`.
+    pub fn new(now: Instant) -> Self {
+        Self { mean: None, answers: 0.0, at: now }
+    }
+
+    /// A request was answered at `now`, and took `took`.
+    pub fn measured(&mut self, took: Duration, now: Instant) {
+        let gap = now.saturating_duration_since(self.at);
+        let by_time = 1.0 - (-gap.as_secs_f64() / MEMORY.as_secs_f64()).exp();
+        self.answers += 1.0;
+        let weight = by_time.min(1.0 / LEAST_ANSWERS).max(1.0 / self.answers);
+        self.mean = Some(self.mean.unwrap_or_default().mul_f64(1.0 - weight) + took.mul_f64(weight));
+        self.at = now;
+    }
+
+    /// Nothing before the first answer.
+    pub fn mean(&self) -> Option<Duration> {
+        self.mean
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: fn(u64) -> Duration = Duration::from_millis;
+
+    /// The mean after each of these (milliseconds since the last, milliseconds taken).
+    fn means(answers: impl IntoIterator<Item = (u64, u64)>) -> Vec<f64> {
+        let mut now = Instant::now();
+        let mut time = ServiceTime::new(now);
+        let mean = |(gap, took)| {
+            now += MS(gap);
+            time.measured(MS(took), now);
+            time.mean().expect("there was an answer").as_secs_f64() * 1e3
+        };
+        answers.into_iter().map(mean).collect()
+    }
+
+    fn is_near(found: f64, expected: f64) {
+        assert!((found - expected).abs() < 0.01 * expected, "{found} is not {expected}");
+    }
+
+    #[test]
+    fn the_first_answers_count_the_same() {
+        for (found, expected) in means([(50, 90), (0, 30), (0, 60)]).into_iter().zip([90.0, 60.0, 60.0]) {
+            is_near(found, expected);
+        }
+    }
+
+    #[test]
+    fn seldom_answers_count_a_tenth() {
+        let found = means([[(10_000, 100); 20].as_slice(), &[(10_000, 200)]].concat());
+        is_near(found[20], 110.0);
+    }
+
+    #[test]
+    fn frequent_answers_fade_with_time_not_number() {
+        // 10 s at 1,000 a second, then 2 s of answers that take twice as long: exp(-1) of the old mean is left.
+        let found = means([vec![(1, 100); 10_000], vec![(1, 200); 2000]].concat());
+        is_near(found[9_999], 100.0);
+        is_near(found[10_099], 200.0 - 100.0 * (-0.05_f64).exp());
+        is_near(found[11_999], 200.0 - 100.0 * (-1.0_f64).exp());
+    }
+}
