@@ -253,6 +253,19 @@ mod tests {
     }
 
     #[test]
+    fn a_short_body_leaves_the_buffer_that_it_was_read_into() {
+        let held = |length| {
+            let buffer = Bytes::from(vec![7; 2 * SHORT]);
+            let mut chunks = Chunks::new(Allowance::new(usize::MAX));
+            assert!(chunks.push(buffer.slice(..length), &mut BytesMut::new()));
+            assert_eq!(chunks.to_bytes(), buffer[..length]);
+            !buffer.is_unique()
+        };
+        assert!(!held(SHORT - 1));
+        assert!(held(SHORT), "a long one is not copied");
+    }
+
+    #[test]
     fn bodies_share_an_allowance_and_give_it_back() {
         let allowance = Allowance::new(10);
         let (first, _) = chunks(&allowance, &[4, 4]);

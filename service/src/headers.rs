@@ -24,6 +24,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_detached_value_leaves_its_buffer() {
+        let buffer = bytes::Bytes::from(b"content-type: image/jpeg".to_vec());
+        let value = HeaderValue::from_maybe_shared(buffer.slice(14..)).expect("a value");
+        let own = detached(&value);
+        assert_eq!(own, value);
+        drop(value);
+        assert!(buffer.is_unique(), "{own:?} keeps it");
+    }
+
+    #[test]
     fn text_is_told_from_bytes_and_from_nothing() {
         let mut headers = HeaderMap::new();
         headers.insert("good", HeaderValue::from_static("12"));

@@ -1,7 +1,8 @@
-//! Connections that do nothing: memory for each, and whether others are served beside them.
+//! Connections that do nothing: memory for each, before and after a request waited on every one of them, and whether
+//! others are served beside them.
 
 use crate::Bench;
-use crate::client::{self, Client, Sender};
+use crate::client::{self, BODY, Client, Sender};
 use crate::figures::{Figures, Target, megabytes, quantile_ms};
 use crate::progress::Progress;
 use crate::stub::{Stubs, Work};
@@ -15,6 +16,8 @@ use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 /// What the memory is extrapolated to.
 const MANY: f64 = 20_000.0;
@@ -46,11 +49,14 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// New connections, one after another, while all others are idle.
 const FRESH: usize = 100;
 
-/// What a new connection's request may take at p99, in milliseconds; the stub takes 1.
+/// What a new connection's request may take at p99, in milliseconds; the stub takes nothing.
 const FRESH_P99_MS: f64 = 10.0;
 
-/// What the stub takes.
-const SERVICE_TIME: Duration = Duration::from_millis(1);
+/// Of a waiting request's memory, its body not counted.
+const BYTES_PER_REQUEST: f64 = 2048.0;
+
+/// For all requests to wait, and then for all to be answered.
+const HOLD_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Flags of `connections`.
 #[derive(Debug, Args)]
@@ -58,9 +64,6 @@ pub(crate) struct Options {
     /// As many as the limit of open files leaves, at most this
     #[arg(long, default_value_t = 20_000, value_parser = value_parser!(u32).range(1..=100_000))]
     connections: u32,
-    /// Of those, so many also send a picture
-    #[arg(long, default_value_t = 1000, value_parser = value_parser!(u32).range(..=2000))]
-    pictures: u32,
 }
 
 /// Measures.
@@ -73,9 +76,14 @@ pub(crate) fn run(bench: &Bench, options: &Options, figures: &mut Figures) -> Re
 
 async fn measure(bench: &Bench, options: &Options, figures: &mut Figures) -> Result<()> {
     let count = (options.connections as usize).min(service::descriptors::for_connections().saturating_sub(LEFT));
-    let stubs = Stubs::start(1, &Work::Takes(SERVICE_TIME))?;
-    // Each picture that is let in is answered, however long those before it take.
-    let flags = ["--deadline=60s".into(), "--queue-length=4000".into(), "--order=fifo".into()];
+    let (gate, opened) = watch::channel(false);
+    let stubs = Stubs::start(1, &Work::Gate(opened))?;
+    // Each picture is let in, and answered however long those before it take.
+    let flags = [
+        format!("--deadline={}s", 2 * HOLD_TIMEOUT.as_secs()),
+        format!("--queue-length={count}"),
+        "--order=fifo".into(),
+    ];
     let dispatcher = Dispatcher::start(&bench.program, &stubs.addresses, &flags).await?;
     let settled = async || {
         tokio::time::sleep(SETTLE).await;
@@ -106,16 +114,25 @@ async fn measure(bench: &Bench, options: &Options, figures: &mut Figures) -> Res
     check_open(&senders)?;
     report(figures, "used", "idle after GET /livez", count, before, used);
 
-    let mut senders = senders;
-    let idle = senders.split_off((options.pictures as usize).min(count));
     let address = dispatcher.address;
-    let picture = |id| client::predict("/predict", address, id, None);
-    let posted = ask(senders, "pictures sent", picture).await?;
+    let mut waiting = JoinSet::new();
+    for (id, sender) in senders.into_iter().enumerate() {
+        waiting.spawn(exchange(sender, client::predict("/predict", address, id, None)));
+    }
+    // The stub has one.
+    let all = count as u64 - 1;
+    dispatcher.wait_for_queue(|length| length == all, HOLD_TIMEOUT).await.context("pictures sent")?;
+    let held = settled().await?;
+    let each = held.saturating_sub(used) as f64 / count as f64 - BODY.len() as f64;
+    figures.size("connections_rss_waiting", "RSS, a picture waits on each of them", held);
+    figures.add("connections_bytes_per_request", "  per request beyond its body", each, "B");
+    figures.target(Target::AtMost(BYTES_PER_REQUEST));
+    gate.send(true).context("open the gate")?;
+    let posted = tokio::time::timeout(HOLD_TIMEOUT, waiting.join_all()).await.context("pictures answered")?;
+    let posted = posted.into_iter().collect::<Result<Vec<Sender>>>()?;
     let after = settled().await?;
     check_open(&posted)?;
-    check_open(&idle)?;
-    let what = format!("idle after {} of them also POST /predict", posted.len());
-    report(figures, "posted", &what, count, before, after);
+    report(figures, "posted", "idle after POST /predict", count, before, after);
 
     let mut took = Vec::with_capacity(FRESH);
     for id in 0..FRESH {
@@ -127,8 +144,7 @@ async fn measure(bench: &Bench, options: &Options, figures: &mut Figures) -> Res
     figures.add("connections_fresh_p50_ms", "request on a fresh connection, p50", quantile_ms(took.clone(), 0.5), "ms");
     figures.add("connections_fresh_p99_ms", "request on a fresh connection, p99", quantile_ms(took, 0.99), "ms");
     figures.target(Target::AtMost(FRESH_P99_MS));
-    check_open(&posted)?;
-    check_open(&idle)
+    check_open(&posted)
 }
 
 fn report(figures: &mut Figures, name: &str, what: &str, count: usize, before: u64, now: u64) {
@@ -183,22 +199,24 @@ async fn ask(senders: Vec<Sender>, what: &'static str, request: impl Fn(usize) -
     let total = senders.len();
     let mut progress = Progress::new(what, total);
     let mut asked = Vec::with_capacity(total);
-    let mut under_way = tokio::task::JoinSet::new();
-    for (id, mut sender) in senders.into_iter().enumerate() {
+    let mut under_way = JoinSet::new();
+    for (id, sender) in senders.into_iter().enumerate() {
         if under_way.len() == LANES {
             asked.push(under_way.join_next().await.expect("some are under way")??);
             progress.at(asked.len());
         }
-        let request = request(id);
-        under_way.spawn(async move {
-            sender.ready().await.context("a connection was closed")?;
-            let reply = client::read(sender.send_request(request).await.context("send")?).await?;
-            ensure!(reply.status == StatusCode::OK, "answered {}", reply.status);
-            Ok(sender)
-        });
+        under_way.spawn(exchange(sender, request(id)));
     }
     for sender in under_way.join_all().await {
         asked.push(sender?);
     }
     Ok(asked)
+}
+
+/// One request and its answer.
+async fn exchange(mut sender: Sender, request: Made) -> Result<Sender> {
+    sender.ready().await.context("a connection was closed")?;
+    let reply = client::read(sender.send_request(request).await.context("send")?).await?;
+    ensure!(reply.status == StatusCode::OK, "answered {}", reply.status);
+    Ok(sender)
 }

@@ -46,7 +46,9 @@ impl Outcome {
 pub(crate) struct Sample {
     /// When it was to be sent, since the start.
     pub(crate) at: Duration,
-    /// From then to its last byte.
+    /// From then to its sending: this process's own part of the latency.
+    pub(crate) delay: Duration,
+    /// From when it was to be sent to its last byte.
     pub(crate) latency: Duration,
     /// How it ended.
     pub(crate) outcome: Outcome,
@@ -93,8 +95,9 @@ pub(crate) async fn send(
     due: Instant,
     at: Duration,
 ) -> Sample {
+    let delay = due.elapsed();
     let reply = client.post(id, patience).await;
-    Sample { at, latency: due.elapsed(), outcome: Outcome::of(reply) }
+    Sample { at, delay, latency: due.elapsed(), outcome: Outcome::of(reply) }
 }
 
 impl Offered {

@@ -124,6 +124,8 @@ fn sustained(bench: &Bench, options: &Options, stubs: &Stubs, figures: &mut Figu
     };
     let good = offered.samples.iter().filter(is_good).count() as f64 / length.as_secs_f64();
     figures.add("overload_offered_per_second", "offered", times.len() as f64 / length.as_secs_f64(), "/s");
+    let delays = offered.samples.iter().map(|sample| sample.delay).collect();
+    figures.add("overload_send_delay_p99_ms", "  sent late by, p99", quantile_ms(delays, 0.99), "ms");
     figures.add("overload_capacity_per_second", "capacity: stubs ÷ their service time", capacity, "/s");
     figures.add("overload_utilisation", "time that the stubs worked", utilisation * 100.0, "%");
     figures.add("overload_goodput_per_second", "goodput: answered within 500 ms", good, "/s");

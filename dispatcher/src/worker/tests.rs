@@ -79,14 +79,7 @@ async fn a_job_whose_withdrawal_overtook_it_takes_no_place() {
 fn picture() -> Arc<Picture> {
     let (body, trace) = (Chunks::new(Allowance::new(0)), Trace::of(&HeaderMap::new()));
     let accepted = Instant::now();
-    Arc::new(Picture {
-        body,
-        content_type: None,
-        top_k: DEFAULT_TOP_K,
-        trace,
-        accepted,
-        deadline: accepted + FOREVER,
-    })
+    Arc::new(Picture { body, content_type: None, top_k: DEFAULT_TOP_K, trace, accepted, deadline: accepted + FOREVER })
 }
 
 /// What happens to an attempt after the request was taken back, and before it knows.
