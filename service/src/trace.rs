@@ -50,11 +50,7 @@ impl Trace {
     fn request_id_value(&self) -> HeaderValue {
         match &self.request_id {
             Name::Given(id) => id.clone(),
-            Name::Made(number) => {
-                let mut id = [0; 16];
-                write_hex(&mut id, *number);
-                made(&id)
-            }
+            Name::Made(number) => made(&hex(*number)),
         }
     }
 
@@ -64,9 +60,9 @@ impl Trace {
             Name::Made([high, low, span]) => {
                 // Not sampled.
                 let mut parent = *b"00-00000000000000000000000000000000-0000000000000000-00";
-                write_hex(&mut parent[3..19], *high);
-                write_hex(&mut parent[19..35], *low);
-                write_hex(&mut parent[36..52], *span);
+                parent[3..19].copy_from_slice(&hex(*high));
+                parent[19..35].copy_from_slice(&hex(*low));
+                parent[36..52].copy_from_slice(&hex(*span));
                 made(&parent)
             }
         }
@@ -77,11 +73,14 @@ fn made(text: &[u8]) -> HeaderValue {
     HeaderValue::from_bytes(text).expect("hexadecimal digits and dashes fit a header")
 }
 
-/// The lowest digits of `value`, as many as `into` is long. Every request has some: `format!` takes twenty times as long.
-fn write_hex(into: &mut [u8], value: u64) {
-    for (place, digit) in into.iter_mut().rev().enumerate() {
-        *digit = b"0123456789abcdef"[(value >> (4 * place)) as usize & 15];
+/// All 16 digits. Every request has some: `format!` takes twenty times as long.
+fn hex(value: u64) -> [u8; 16] {
+    let mut text = [0; 16];
+    for (pair, byte) in text.chunks_exact_mut(2).zip(value.to_be_bytes()) {
+        pair[0] = b"0123456789abcdef"[usize::from(byte >> 4)];
+        pair[1] = b"0123456789abcdef"[usize::from(byte & 15)];
     }
+    text
 }
 
 fn is_request_id(id: &[u8]) -> bool {
@@ -105,11 +104,8 @@ mod tests {
 
     #[test]
     fn hexadecimal_digits_are_those_of_the_number() {
-        let mut digits = [0; 8];
-        write_hex(&mut digits, 0x0123_4567_89ab_cdef);
-        assert_eq!(digits, *b"89abcdef");
-        write_hex(&mut digits, 0xf);
-        assert_eq!(digits, *b"0000000f");
+        assert_eq!(hex(0x0123_4567_89ab_cdef), *b"0123456789abcdef");
+        assert_eq!(hex(0xf), *b"000000000000000f");
     }
 
     fn given(name: HeaderName, value: &str) -> Trace {
