@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 const LEAST_ANSWERS: f64 = 10.0;
 
 /// ... and for how long it does: a burst that slows a few answers does not change what is thought of the replicas.
-const MEMORY: Duration = Duration::from_secs(2);
+const MEMORY: Duration = Duration::from_secs(1);
 
 /// The running mean of dispatched → answered: of all answers at first, then an exponential one over the last
 /// [`LEAST_ANSWERS`] or the last [`MEMORY`], whichever holds more.
@@ -76,10 +76,10 @@ mod tests {
 
     #[test]
     fn frequent_answers_fade_with_time_not_number() {
-        // 10 s at 1,000 a second, then 2 s of answers that take twice as long: exp(-1) of the old mean is left.
-        let found = means([vec![(1, 100); 10_000], vec![(1, 200); 2000]].concat());
+        // 10 s at 1,000 a second, then 1 s of answers that take twice as long: exp(-1) of the old mean is left.
+        let found = means([vec![(1, 100); 10_000], vec![(1, 200); 1000]].concat());
         is_near(found[9_999], 100.0);
-        is_near(found[10_099], 200.0 - 100.0 * (-0.05_f64).exp());
-        is_near(found[11_999], 200.0 - 100.0 * (-1.0_f64).exp());
+        is_near(found[10_099], 200.0 - 100.0 * (-0.1_f64).exp());
+        is_near(found[10_999], 200.0 - 100.0 * (-1.0_f64).exp());
     }
 }
