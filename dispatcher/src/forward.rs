@@ -41,7 +41,7 @@ pub struct Picture {
     pub top_k: usize,
     /// Its names.
     pub trace: Trace,
-    /// When its first byte was there.
+    /// When its head had come.
     pub accepted: Instant,
     /// When the client must have its answer.
     pub deadline: Instant,
