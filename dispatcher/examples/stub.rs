@@ -75,14 +75,8 @@ struct Stub {
 impl Stub {
     fn new(capacity: usize, delay: Duration) -> Result<Self> {
         let prediction = Prediction { class_index: 7, label: "striped square".into(), confidence: 0.998 };
-        let answer = Answer {
-            success: true,
-            predictions: vec![prediction.clone(); 2],
-            prediction,
-            model: "stub".into(),
-            replica: "stub".into(),
-            timing_ms: Timing { inference: delay.as_secs_f64() * 1e3, ..Timing::default() },
-        };
+        let timing = Timing { inference: delay.as_secs_f64() * 1e3, ..Timing::default() };
+        let answer = Answer::new(vec![prediction; 2], "stub", "stub", timing);
         let mut answer = respond::json(StatusCode::OK, &answer);
         answer.headers_mut().insert(header::CAPACITY, HeaderValue::from(capacity));
         let ready = respond::json(StatusCode::OK, &ReadyBody { ready: true, capacity: Some(capacity) });

@@ -46,15 +46,7 @@ async fn stub(request: Request<Incoming>) -> Reply {
         return respond::fault(&Fault::new(Code::BadRequest, "no picture"), "stub");
     }
     let prediction = Prediction { class_index: 0, label: "stub".into(), confidence: 1.0 };
-    let answer = Answer {
-        success: true,
-        predictions: vec![prediction.clone()],
-        prediction,
-        model: "stub".into(),
-        replica: "stub".into(),
-        timing_ms: Timing::default(),
-    };
-    respond::json(StatusCode::OK, &answer)
+    respond::json(StatusCode::OK, &Answer::new(vec![prediction], "stub", "stub", Timing::default()))
 }
 
 fn has_picture(form: Form, body: &[u8]) -> bool {

@@ -87,20 +87,14 @@ impl Handler {
         let labels = self.labels.get().map_or(&[][..], Vec::as_slice);
         let predictions = best(&classified.probabilities, labels, top_k);
         let milliseconds = |duration: Duration| (duration.as_secs_f64() * 1e5).round() / 100.0;
-        Answer {
-            success: true,
-            prediction: predictions[0].clone(),
-            predictions,
-            model: self.model.clone(),
-            replica: self.name.clone(),
-            timing_ms: Timing {
-                queue: queued_ms,
-                decode: milliseconds(classified.times.decode),
-                batch: milliseconds(classified.times.batch),
-                inference: milliseconds(classified.times.inference),
-                total: queued_ms + milliseconds(here),
-            },
-        }
+        let timing = Timing {
+            queue: queued_ms,
+            decode: milliseconds(classified.times.decode),
+            batch: milliseconds(classified.times.batch),
+            inference: milliseconds(classified.times.inference),
+            total: queued_ms + milliseconds(here),
+        };
+        Answer::new(predictions, &self.model, &self.name, timing)
     }
 }
 

@@ -206,8 +206,7 @@ impl Protocols {
         let served = match self.tls.clone() {
             Some(tls) => Box::pin(self.serve_securely(tls, stream, handle, watcher, closed)).await,
             None => match begun(protocol(&stream), closed).await {
-                Ok(Some(Protocol::Http1)) => self.speak_http1(stream, handle, watcher).await,
-                Ok(Some(Protocol::Http2)) => Box::pin(self.speak_http2(stream, handle, watcher)).await,
+                Ok(Some(protocol)) => self.speak(protocol, stream, handle, watcher).await,
                 Ok(None) => Ok(()),
                 Err(error) => Err(error),
             },
@@ -231,39 +230,27 @@ impl Protocols {
         F: Future<Output = Reply> + Send + 'static,
     {
         let Some(stream) = begun(tls.acceptor.accept(stream), closed).await? else { return Ok(()) };
-        if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-            self.speak_http2(stream, handle, watcher).await
-        } else {
-            self.speak_http1(stream, handle, watcher).await
+        let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        self.speak(if is_http2 { Protocol::Http2 } else { Protocol::Http1 }, stream, handle, watcher).await
+    }
+
+    async fn speak<H, F>(
+        &self,
+        protocol: Protocol,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        handle: H,
+        watcher: Watcher,
+    ) -> Result<(), Failure>
+    where
+        H: Fn(Request<Incoming>) -> F + Send + 'static,
+        F: Future<Output = Reply> + Send + 'static,
+    {
+        let (stream, service) = (TokioIo::new(stream), service_fn(move |request| infallible(handle(request))));
+        match protocol {
+            Protocol::Http1 => watcher.watch(self.http1.serve_connection(stream, service)).await?,
+            Protocol::Http2 => Box::pin(watcher.watch(self.http2.serve_connection(stream, service))).await?,
         }
-    }
-
-    async fn speak_http1<H, F>(
-        &self,
-        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        handle: H,
-        watcher: Watcher,
-    ) -> Result<(), Failure>
-    where
-        H: Fn(Request<Incoming>) -> F + Send + 'static,
-        F: Future<Output = Reply> + Send + 'static,
-    {
-        let service = service_fn(move |request| infallible(handle(request)));
-        Ok(watcher.watch(self.http1.serve_connection(TokioIo::new(stream), service)).await?)
-    }
-
-    async fn speak_http2<H, F>(
-        &self,
-        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        handle: H,
-        watcher: Watcher,
-    ) -> Result<(), Failure>
-    where
-        H: Fn(Request<Incoming>) -> F + Send + 'static,
-        F: Future<Output = Reply> + Send + 'static,
-    {
-        let service = service_fn(move |request| infallible(handle(request)));
-        Ok(watcher.watch(self.http2.serve_connection(TokioIo::new(stream), service)).await?)
+        Ok(())
     }
 }
 

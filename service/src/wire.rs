@@ -59,6 +59,22 @@ pub struct Answer {
     pub timing_ms: Timing,
 }
 
+impl Answer {
+    /// The answer with these `predictions`: at least one, best first.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn new(
+        predictions: Vec<Prediction>,
+        model: impl Into<String>,
+        replica: impl Into<String>,
+        timing_ms: Timing,
+    ) -> Self {
+        let prediction = predictions.first().expect("a classifier has classes").clone();
+        Self { success: true, prediction, predictions, model: model.into(), replica: replica.into(), timing_ms }
+    }
+}
+
 /// One class and how sure the model is of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Prediction {

@@ -126,14 +126,7 @@ impl Drop for Slot {
 impl Stub {
     fn new(work: Work, log: Arc<Log>) -> Self {
         let prediction = Prediction { class_index: 7, label: "striped square".into(), confidence: 0.998 };
-        let answer = Answer {
-            success: true,
-            predictions: vec![prediction.clone(); 2],
-            prediction,
-            model: "stub".into(),
-            replica: "stub".into(),
-            timing_ms: Timing::default(),
-        };
+        let answer = Answer::new(vec![prediction; 2], "stub", "stub", Timing::default());
         let answer = serde_json::to_vec(&answer).expect("the contract's types are finite").into();
         Self { work, log, is_busy: AtomicBool::new(false), answer }
     }

@@ -269,14 +269,7 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Reply
 /// A 200 of the contract.
 fn success(shared: &Shared) -> Response<Bytes> {
     let prediction = Prediction { class_index: 0, label: "stub".into(), confidence: 1.0 };
-    let answer = Answer {
-        success: true,
-        predictions: vec![prediction.clone()],
-        prediction,
-        model: "stub".into(),
-        replica: shared.address.to_string(),
-        timing_ms: Timing::default(),
-    };
+    let answer = Answer::new(vec![prediction], "stub", shared.address.to_string(), Timing::default());
     let mut reply = respond::json(StatusCode::OK, &answer);
     reply.headers_mut().insert(header::CAPACITY, HeaderValue::from(shared.capacity));
     reply.map(|_whole| serde_json::to_vec(&answer).expect("JSON").into())
