@@ -155,7 +155,7 @@ fn accuracy(model: &ResNet18, pictures: &Pictures) -> Result<f64> {
     let mut right = 0;
     let style = progress_style("measuring");
     for (crop, &class) in pictures.crops.iter().zip(&pictures.classes).progress_with_style(style) {
-        let probabilities = model.classify(&[preprocess::normalise(crop)])?.remove(0);
+        let probabilities = model.logits(&[preprocess::normalise(crop)])?.remove(0);
         let best = (0..probabilities.len()).max_by(|&a, &b| probabilities[a].total_cmp(&probabilities[b]));
         right += usize::from(best == Some(class as usize));
     }

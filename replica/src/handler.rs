@@ -1,7 +1,8 @@
 //! HTTP ↔ pipeline. Checks a request, takes a slot, and turns the model's numbers into the contract's answer.
 
 use crate::form;
-use crate::pipeline::{Classified, Pipeline};
+use crate::pipeline::{Classified, Picture, Pipeline};
+use crate::softmax::softmax;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, StatusCode};
@@ -78,14 +79,14 @@ impl Handler {
         let content_type = text(&head.headers, &CONTENT_TYPE)?;
         let body = body::read(body, &self.body, deadline).await?;
         let picture = form::picture(content_type, body.to_bytes()).await?;
-        let classified = self.pipeline.classify(picture, deadline, slot).await?;
+        let classified = self.pipeline.classify(Picture::Encoded(picture), deadline, slot).await?;
         let queued = text(&head.headers, &header::QUEUE_MS)?.and_then(|waited| waited.parse().ok()).unwrap_or(0.0);
         Ok(self.describe(&classified, top_k, queued, received.elapsed()))
     }
 
     fn describe(&self, classified: &Classified, top_k: usize, queued_ms: f64, here: Duration) -> Answer {
         let labels = self.labels.get().map_or(&[][..], Vec::as_slice);
-        let predictions = best(&classified.probabilities, labels, top_k);
+        let predictions = best(&softmax(&classified.logits), labels, top_k);
         let milliseconds = |duration: Duration| (duration.as_secs_f64() * 1e5).round() / 100.0;
         let timing = Timing {
             queue: queued_ms,

@@ -9,4 +9,5 @@ pub mod model;
 pub mod pipeline;
 pub mod preprocess;
 pub mod server;
+pub mod softmax;
 pub mod startup;

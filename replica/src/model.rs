@@ -16,11 +16,11 @@ pub type Input = Vec<f32>;
 
 /// A classifier that one thread owns.
 pub trait Model {
-    /// Classifies `n` pictures: for each, the probability of every class.
+    /// Scores of every class for each of `n` pictures: what a softmax makes probabilities of.
     ///
     /// # Errors
     /// When libtorch refuses, with its own words.
-    fn classify(&self, pictures: &[Input]) -> Result<Vec<Vec<f32>>, Failure>;
+    fn logits(&self, pictures: &[Input]) -> Result<Vec<Vec<f32>>, Failure>;
 
     /// How many classes it tells apart.
     fn classes(&self) -> usize;

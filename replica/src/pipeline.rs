@@ -23,6 +23,15 @@ struct Job<Stage> {
     reply: Reply,
 }
 
+/// What a request brings.
+#[derive(Debug)]
+pub enum Picture {
+    /// A file of a format that `decode` knows.
+    Encoded(Bytes),
+    /// Ready for the model.
+    Tensor(Input),
+}
+
 /// Where a job's outcome goes.
 struct Reply {
     slot: OwnedSemaphorePermit,
@@ -44,7 +53,7 @@ pub struct Times {
 #[derive(Debug)]
 pub struct Classified {
     /// Of every class.
-    pub probabilities: Vec<f32>,
+    pub logits: Vec<f32>,
     /// Where the time went.
     pub times: Times,
 }
@@ -52,7 +61,7 @@ pub struct Classified {
 /// The way in.
 #[derive(Debug, Clone)]
 pub struct Pipeline {
-    encoded: Sender<Job<Bytes>>,
+    encoded: Sender<Job<Picture>>,
 }
 
 /// Sizes of the pipeline.
@@ -99,13 +108,13 @@ impl Pipeline {
         (Self { encoded }, end)
     }
 
-    /// Classifies one encoded picture, for which the caller holds a slot.
+    /// Classifies one picture, for which the caller holds a slot.
     ///
     /// # Errors
     /// 4xx for a picture that cannot be decoded, 504 past the deadline, 500 when the model fails.
     pub async fn classify(
         &self,
-        picture: Bytes,
+        picture: Picture,
         deadline: Instant,
         slot: OwnedSemaphorePermit,
     ) -> Result<Classified, Fault> {
@@ -137,15 +146,14 @@ impl Reply {
     }
 }
 
-fn decode_all(encoded: &Receiver<Job<Bytes>>, decoded: &Sender<Job<Input>>, limits: Limits) {
+fn decode_all(encoded: &Receiver<Job<Picture>>, decoded: &Sender<Job<Input>>, limits: Limits) {
     for mut job in encoded {
         if job.expired() {
             job.fail(Fault::new(Code::DeadlineExceeded, "the deadline passed before decoding"));
             continue;
         }
-        match decode::decode(&job.stage, limits) {
-            Ok(pixels) => {
-                let input = preprocess::normalise(&preprocess::crop(&pixels, Transform::IMAGENET));
+        match input(job.stage, limits) {
+            Ok(input) => {
                 job.times.decode = job.entered.elapsed();
                 histogram!("inference_stage_seconds", "stage" => "decode").record(job.times.decode);
                 let job = Job {
@@ -163,9 +171,19 @@ fn decode_all(encoded: &Receiver<Job<Bytes>>, decoded: &Sender<Job<Input>>, limi
                     decode::Error::TooManyPixels { .. } => Code::TooLarge,
                     decode::Error::UnknownFormat | decode::Error::Corrupt { .. } => Code::BadImage,
                 };
-                job.fail(Fault::new(code, error.to_string()));
+                job.reply.send(Err(Fault::new(code, error.to_string())));
             }
         }
+    }
+}
+
+fn input(picture: Picture, limits: Limits) -> Result<Input, decode::Error> {
+    match picture {
+        Picture::Encoded(file) => {
+            let pixels = decode::decode(&file, limits)?;
+            Ok(preprocess::normalise(&preprocess::crop(&pixels, Transform::IMAGENET)))
+        }
+        Picture::Tensor(input) => Ok(input),
     }
 }
 
@@ -192,16 +210,16 @@ fn infer<M: Model>(model: &M, batch: Vec<Job<Input>>) {
             (stage, Job { stage: (), deadline, entered, times, reply })
         })
         .unzip();
-    let outcome = model.classify(&inputs);
+    let outcome = model.logits(&inputs);
     let inference = started.elapsed();
     histogram!("inference_batch_size").record(inputs.len() as f64);
     histogram!("inference_stage_seconds", "stage" => "forward").record(inference);
     match outcome {
         Ok(rows) => {
-            for (mut job, probabilities) in jobs.into_iter().zip(rows) {
+            for (mut job, logits) in jobs.into_iter().zip(rows) {
                 job.times.inference = inference;
                 histogram!("inference_stage_seconds", "stage" => "queue").record(job.times.batch);
-                job.reply.send(Ok(Classified { probabilities, times: job.times }));
+                job.reply.send(Ok(Classified { logits, times: job.times }));
             }
         }
         Err(failure) => {
@@ -216,7 +234,7 @@ fn infer<M: Model>(model: &M, batch: Vec<Job<Input>>) {
 /// Runs every batch size once, so that no client pays for libtorch's first time.
 fn warm_up<M: Model>(model: &M, max_batch: usize) -> anyhow::Result<()> {
     for size in 1..=max_batch {
-        model.classify(&vec![vec![0.0; crate::model::INPUT_LENGTH]; size])?;
+        model.logits(&vec![vec![0.0; crate::model::INPUT_LENGTH]; size])?;
     }
     Ok(())
 }
@@ -239,7 +257,7 @@ mod tests {
     }
 
     impl Model for Gated {
-        fn classify(&self, pictures: &[Input]) -> Result<Vec<Vec<f32>>, Failure> {
+        fn logits(&self, pictures: &[Input]) -> Result<Vec<Vec<f32>>, Failure> {
             if pictures[0].iter().any(|&number| number != 0.0) {
                 self.batches.lock().expect("no test panics here").push(pictures.len());
                 self.gate.recv().map_err(Failure::new)?;
@@ -261,7 +279,7 @@ mod tests {
 
     async fn classify(pipeline: &Pipeline, picture: Bytes, deadline: Instant) -> Result<Classified, Fault> {
         let slot = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("a free slot");
-        pipeline.classify(picture, deadline, slot).await
+        pipeline.classify(Picture::Encoded(picture), deadline, slot).await
     }
 
     #[tokio::test]
@@ -274,7 +292,7 @@ mod tests {
         let slots = Arc::new(Semaphore::new(1));
         let far = Instant::now() + Duration::from_secs(600);
         let slot = slots.clone().try_acquire_owned().expect("a free slot");
-        let client = tokio::spawn(async move { pipeline.classify(png(), far, slot).await.map(drop) });
+        let client = tokio::spawn(async move { pipeline.classify(Picture::Encoded(png()), far, slot).await.map(drop) });
         while batches.lock().expect("no test panics here").is_empty() {
             tokio::task::yield_now().await;
         }
