@@ -26,30 +26,15 @@ impl Tile {
     pub(crate) fn inputs(self) -> usize {
         self.outputs() + 2
     }
-
-    /// A row of G: what the three weights of a filter's row or column are multiplied with.
-    pub(crate) fn filter(self, row: usize) -> [f32; 3] {
-        const TWO: [[f32; 3]; 4] = [[1.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0.0, 0.0, 1.0]];
-        const FOUR: [[f32; 3]; 6] = [
-            [1.0 / 4.0, 0.0, 0.0],
-            [-1.0 / 6.0, -1.0 / 6.0, -1.0 / 6.0],
-            [-1.0 / 6.0, 1.0 / 6.0, -1.0 / 6.0],
-            [1.0 / 24.0, 1.0 / 12.0, 1.0 / 6.0],
-            [1.0 / 24.0, -1.0 / 12.0, 1.0 / 6.0],
-            [0.0, 0.0, 1.0],
-        ];
-        match self {
-            Self::Two => TWO[row],
-            Self::Four => FOUR[row],
-        }
-    }
 }
 
-/// One dimension of the transforms on vectors: `N` inputs, `M` outputs.
+/// One dimension of the transforms on vectors: `N` inputs, three weights, `M` outputs.
 ///
 /// # Safety
 /// As for [`Vector`].
 pub(crate) trait Transform<const N: usize, const M: usize> {
+    /// Multiplies by G.
+    unsafe fn filter<V: Vector>(g: [V; 3]) -> [V; N];
     /// Multiplies by the transpose of B.
     unsafe fn input<V: Vector>(d: [V; N]) -> [V; N];
     /// Multiplies by the transpose of A.
@@ -60,6 +45,17 @@ pub(crate) trait Transform<const N: usize, const M: usize> {
 pub(crate) struct Two;
 
 impl Transform<4, 2> for Two {
+    #[inline(always)]
+    unsafe fn filter<V: Vector>(g: [V; 3]) -> [V; 4] {
+        // SAFETY: see the trait.
+        unsafe {
+            let (zero, half) = (V::splat(0.0), V::splat(0.5));
+            let ends = g[0].add(g[2]).mul_add(half, zero);
+            let middle = g[1].mul_add(half, zero);
+            [g[0], ends.add(middle), ends.sub(middle), g[2]]
+        }
+    }
+
     #[inline(always)]
     unsafe fn input<V: Vector>(d: [V; 4]) -> [V; 4] {
         // SAFETY: see the trait.
@@ -78,11 +74,31 @@ pub(crate) struct Four;
 
 impl Transform<6, 4> for Four {
     #[inline(always)]
+    unsafe fn filter<V: Vector>(g: [V; 3]) -> [V; 6] {
+        // SAFETY: see the trait.
+        unsafe {
+            let times = |factor: f32, vector: V| vector.mul_add(V::splat(factor), V::splat(0.0));
+            let ends = times(-1.0 / 6.0, g[0].add(g[2]));
+            let middle = times(-1.0 / 6.0, g[1]);
+            // (g0 + 4 g2) / 24 and 2 g1 / 24
+            let wide_ends = times(1.0 / 24.0, g[2].mul_add(V::splat(4.0), g[0]));
+            let wide_middle = times(1.0 / 12.0, g[1]);
+            [
+                times(0.25, g[0]),
+                ends.add(middle),
+                ends.sub(middle),
+                wide_ends.add(wide_middle),
+                wide_ends.sub(wide_middle),
+                g[2],
+            ]
+        }
+    }
+
+    #[inline(always)]
     unsafe fn input<V: Vector>(d: [V; 6]) -> [V; 6] {
         // SAFETY: see the trait.
         unsafe {
-            let (two, four, minus_four, minus_five) =
-                (V::splat(2.0), V::splat(4.0), V::splat(-4.0), V::splat(-5.0));
+            let (two, four, minus_four, minus_five) = (V::splat(2.0), V::splat(4.0), V::splat(-4.0), V::splat(-5.0));
             let even = d[2].mul_add(minus_four, d[4]);
             let odd = d[1].mul_add(minus_four, d[3]);
             let near = d[4].sub(d[2]);

@@ -1,6 +1,6 @@
 //! Zeroed numbers that begin on a cache line, and on a large page if there are many.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
@@ -24,11 +24,27 @@ impl Aligned {
         let alignment = if bytes >= LARGE_PAGE { LARGE_PAGE } else { CACHE_LINE };
         let layout = Layout::from_size_align(bytes.next_multiple_of(alignment), alignment).expect("it fits the memory");
         // SAFETY: the layout has a size above zero.
-        let start = unsafe { alloc_zeroed(layout) };
-        let start = NonNull::new(start.cast()).unwrap_or_else(|| handle_alloc_error(layout));
+        let start = NonNull::new(unsafe { alloc(layout) }).unwrap_or_else(|| handle_alloc_error(layout));
+        ask_for_large_pages(start, layout);
+        // SAFETY: as many bytes were allocated; all of them zero are the number zero.
+        unsafe { start.write_bytes(0, layout.size()) };
+        let start = start.cast();
         Self { start, layout, length }
     }
 }
+
+/// Before the memory is first written to, which is when it gets its pages.
+#[cfg(target_os = "linux")]
+fn ask_for_large_pages(start: NonNull<u8>, layout: Layout) {
+    use rustix::mm::{Advice, madvise};
+    if layout.align() == LARGE_PAGE {
+        // SAFETY: whole pages that were just allocated, of which nothing is known yet. A refusal changes nothing.
+        let _small = unsafe { madvise(start.as_ptr().cast(), layout.size(), Advice::LinuxHugepage) };
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn ask_for_large_pages(_start: NonNull<u8>, _layout: Layout) {}
 
 impl Deref for Aligned {
     type Target = [f32];

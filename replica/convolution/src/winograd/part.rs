@@ -1,15 +1,15 @@
 //! A part of a convolution, on one thread: transform tiles, multiply, transform back.
 
+use super::filter::Filter;
+use super::tile::{self, Tile, Transform};
 use crate::aligned::Aligned;
-use crate::convolution::{Activation, Shape};
-use crate::filter::Filter;
-use crate::instructions::Instructions;
-use crate::product::multiply;
-use crate::tile::{self, Tile, Transform};
-use crate::vector::{self, Vector};
+use crate::instructions::Work;
+use crate::product::{Rows, Sink, multiply};
+use crate::vector::Vector;
+use crate::{Activation, Shape};
 use std::cell::RefCell;
+use std::marker::PhantomData;
 use std::ops::Range;
-use std::ptr;
 
 /// Numbers between the planes of two elements, so that they do not all fall into the same set of a cache.
 const PLANE_GAP: usize = 16;
@@ -27,8 +27,7 @@ pub(crate) struct Job<'a> {
     tiles_down: usize,
     tiles_across: usize,
     filter: &'a Filter,
-    residual: Option<&'a [f32]>,
-    rectify: bool,
+    activation: Activation<'a>,
     output: *mut f32,
 }
 
@@ -55,70 +54,35 @@ impl<'a> Job<'a> {
         shape: Shape,
         (tiles_down, tiles_across): (usize, usize),
         filter: &'a Filter,
-        Activation { residual, rectify }: Activation<'a>,
+        activation: Activation<'a>,
         output: &'a mut [f32],
     ) -> Self {
         let output = output.as_mut_ptr();
-        Self { input, shape, tiles_down, tiles_across, filter, residual, rectify, output }
+        Self { input, shape, tiles_down, tiles_across, filter, activation, output }
     }
 
     pub(crate) fn run(&self, part: Part) {
-        SCRATCH.with_borrow_mut(|scratch| self.run_in(part, scratch));
-    }
-
-    fn run_in(&self, part: Part, scratch: &mut Aligned) {
-        // SAFETY: a filter is only made for instructions that the processor has.
-        unsafe {
-            match (self.filter.instructions, self.filter.tile) {
-                (Instructions::Portable, Tile::Two) => self.compute::<vector::Four, tile::Two, 4, 2>(part, scratch),
-                (Instructions::Portable, Tile::Four) => self.compute::<vector::Four, tile::Four, 6, 4>(part, scratch),
-                #[cfg(target_arch = "x86_64")]
-                (Instructions::Avx2, Tile::Two) => self.avx2_two(part, scratch),
-                #[cfg(target_arch = "x86_64")]
-                (Instructions::Avx2, Tile::Four) => self.avx2_four(part, scratch),
-                #[cfg(target_arch = "x86_64")]
-                (Instructions::Avx512, Tile::Two) => self.avx512_two(part, scratch),
-                #[cfg(target_arch = "x86_64")]
-                (Instructions::Avx512, Tile::Four) => self.avx512_four(part, scratch),
-                #[cfg(not(target_arch = "x86_64"))]
-                (Instructions::Avx2 | Instructions::Avx512, _) => unreachable!("no filter is made for these here"),
+        SCRATCH.with_borrow_mut(|scratch| {
+            let instructions = self.filter.instructions;
+            match self.filter.tile {
+                Tile::Two => {
+                    instructions.perform(With::<tile::Two, 4, 2> { job: self, part, scratch, tile: PhantomData })
+                }
+                Tile::Four => {
+                    instructions.perform(With::<tile::Four, 6, 4> { job: self, part, scratch, tile: PhantomData })
+                }
             }
-        }
-    }
-
-    /// Everything below is inlined here and so compiled with these instructions.
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn avx2_two(&self, part: Part, scratch: &mut Aligned) {
-        // SAFETY: the caller's.
-        unsafe { self.compute::<std::arch::x86_64::__m256, tile::Two, 4, 2>(part, scratch) }
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn avx2_four(&self, part: Part, scratch: &mut Aligned) {
-        // SAFETY: the caller's.
-        unsafe { self.compute::<std::arch::x86_64::__m256, tile::Four, 6, 4>(part, scratch) }
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx512f")]
-    unsafe fn avx512_two(&self, part: Part, scratch: &mut Aligned) {
-        // SAFETY: the caller's.
-        unsafe { self.compute::<std::arch::x86_64::__m512, tile::Two, 4, 2>(part, scratch) }
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx512f")]
-    unsafe fn avx512_four(&self, part: Part, scratch: &mut Aligned) {
-        // SAFETY: the caller's.
-        unsafe { self.compute::<std::arch::x86_64::__m512, tile::Four, 6, 4>(part, scratch) }
+        });
     }
 
     /// # Safety
     /// As for [`Vector`].
     #[inline(always)]
-    unsafe fn compute<V: Vector, T: Transform<N, M>, const N: usize, const M: usize>(&self, part: Part, scratch: &mut Aligned) {
+    unsafe fn compute<V: Vector, T: Transform<N, M>, const N: usize, const M: usize>(
+        &self,
+        part: Part,
+        scratch: &mut Aligned,
+    ) {
         let columns = 2 * V::LANES;
         let (inputs, blocks) = (self.filter.inputs, part.blocks.len());
         let outputs = part.blocks.start * columns..self.filter.outputs.min(part.blocks.end * columns);
@@ -146,13 +110,19 @@ impl<'a> Job<'a> {
                     self.transform::<V, T, N, M>(first + index, transformed.add(index * row_in), plane_in);
                 }
                 for element in 0..N * N {
-                    let weights = (element * self.filter.padded_outputs() + part.blocks.start * columns) * inputs;
-                    multiply::<V>(
-                        (count, inputs, blocks),
-                        (transformed.add(element * plane_in), row_in),
-                        self.filter.weights.as_ptr().add(weights),
-                        (products.add(element * plane_out), row_out),
-                    );
+                    let tiles = Rows {
+                        start: transformed.add(element * plane_in),
+                        stride: row_in,
+                        runs: 1,
+                        run: inputs,
+                        run_stride: 0,
+                    };
+                    for block in 0..blocks {
+                        let index = element * self.filter.blocks() + part.blocks.start + block;
+                        let weights = self.filter.weights.as_ptr().add(index * inputs * columns);
+                        let sink = Plain { to: products.add(element * plane_out + block * columns), stride: row_out };
+                        multiply::<V>(tiles, count, weights, inputs * columns, &sink);
+                    }
                 }
                 for index in 0..count {
                     let products = products.add(index * row_out);
@@ -234,9 +204,8 @@ impl<'a> Job<'a> {
         let Shape { height, width, .. } = self.shape;
         let (image, top, left) = self.place(tile, M);
         let (rows, columns) = ((height - top).min(M), (width - left).min(M));
-        let residual = self.residual.map_or(ptr::null(), <[f32]>::as_ptr);
         // SAFETY: outputs are written only where they lie within the image, and of each only its channels; the residual
-        // has the size of the output.
+        // has the size of the output; no other part has these tiles and channels.
         unsafe {
             let zero = V::splat(0.0);
             for channel in outputs.clone().step_by(V::LANES) {
@@ -254,28 +223,46 @@ impl<'a> Job<'a> {
                 let bias = V::load(self.filter.bias.as_ptr().add(channel));
                 for (down, row) in half.into_iter().enumerate().take(rows) {
                     for (across, sum) in T::output(row).into_iter().enumerate().take(columns) {
-                        let at = ((image * height + top + down) * width + left + across) * self.filter.outputs + channel;
-                        self.finish(sum.add(bias), residual, at, (outputs.end - channel).min(V::LANES));
+                        let at =
+                            ((image * height + top + down) * width + left + across) * self.filter.outputs + channel;
+                        self.activation.store(sum.add(bias), self.output, at, (outputs.end - channel).min(V::LANES));
                     }
                 }
             }
         }
     }
+}
 
-    /// Adds, rectifies and stores `count` outputs.
+/// A part with a tile of its filter.
+struct With<'a, T, const N: usize, const M: usize> {
+    job: &'a Job<'a>,
+    part: Part,
+    scratch: &'a mut Aligned,
+    tile: PhantomData<T>,
+}
+
+impl<T: Transform<N, M>, const N: usize, const M: usize> Work for With<'_, T, N, M> {
     #[inline(always)]
-    unsafe fn finish<V: Vector>(&self, mut sum: V, residual: *const f32, at: usize, count: usize) {
+    unsafe fn perform<V: Vector>(self) {
         // SAFETY: the caller's.
+        unsafe { self.job.compute::<V, T, N, M>(self.part, self.scratch) }
+    }
+}
+
+/// Keeps sums as they are.
+struct Plain {
+    to: *mut f32,
+    stride: usize,
+}
+
+impl<V: Vector> Sink<V> for Plain {
+    #[inline(always)]
+    unsafe fn put(&self, row: usize, [left, right]: [V; 2]) {
+        // SAFETY: the caller's: there is room for every row.
         unsafe {
-            if !residual.is_null() {
-                let residual = residual.add(at);
-                sum = sum.add(if count == V::LANES { V::load(residual) } else { V::load_some(residual, count) });
-            }
-            if self.rectify {
-                sum = sum.max(V::splat(0.0));
-            }
-            let to = self.output.add(at);
-            if count == V::LANES { sum.store(to) } else { sum.store_some(to, count) }
+            let to = self.to.add(row * self.stride);
+            left.store(to);
+            right.store(to.add(V::LANES));
         }
     }
 }
