@@ -6,7 +6,7 @@
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressIterator, ProgressStyle};
-use replica::model::{Model, resnet::ResNet18, weights::Weights};
+use replica::model::{Device as Place, Model, ModelFile, Precision, Recipe, Setup, Source, Wanted};
 use replica::{decode, preprocess};
 use safetensors::{Dtype, tensor::TensorView};
 use std::collections::HashMap;
@@ -84,8 +84,10 @@ fn main() -> Result<()> {
 
     write(&store, &train.labels, &args.out)?;
     // What counts is the file: half precision, folded, through the replica's own code.
-    let weights = Weights::open(&args.out)?;
-    println!("held-out accuracy {:.2} %", 100.0 * accuracy(&ResNet18::new(&weights)?, &held_out)?);
+    let file = ModelFile::open(&Source::Weights(args.out, None))?;
+    let setup = Setup { kernel: Wanted::Auto, device: Place::Cpu, precision: Precision::F32, threads: 1, max_batch: 1 };
+    let mut model = Recipe::new(file, 224, setup)?.model()?;
+    println!("held-out accuracy {:.2} %", 100.0 * accuracy(&mut *model, &held_out)?);
     Ok(())
 }
 
@@ -151,12 +153,12 @@ fn shrunk(input: &Tensor, by: i64) -> Tensor {
     input.avg_pool2d([by, by], [by, by], [0, 0], false, true, None)
 }
 
-fn accuracy(model: &ResNet18, pictures: &Pictures) -> Result<f64> {
+fn accuracy(model: &mut dyn Model, pictures: &Pictures) -> Result<f64> {
     let mut right = 0;
     let style = progress_style("measuring");
     for (crop, &class) in pictures.crops.iter().zip(&pictures.classes).progress_with_style(style) {
-        let probabilities = model.logits(&[preprocess::normalise(crop)])?.remove(0);
-        let best = (0..probabilities.len()).max_by(|&a, &b| probabilities[a].total_cmp(&probabilities[b]));
+        let logits = model.logits(&[preprocess::normalise(crop)])?.remove(0);
+        let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
         right += usize::from(best == Some(class as usize));
     }
     Ok(right as f64 / pictures.crops.len() as f64)

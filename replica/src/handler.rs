@@ -32,8 +32,8 @@ pub struct Handler {
     pub body: body::Limits,
     /// Longest time for a request.
     pub intake: Intake,
-    /// The model's name.
-    pub model: String,
+    /// The model's name; there once it is loaded.
+    pub model: Arc<OnceLock<String>>,
     /// Class names; there once the model is loaded.
     pub labels: Arc<OnceLock<Vec<String>>>,
     /// This replica's name.
@@ -95,7 +95,7 @@ impl Handler {
             inference: milliseconds(classified.times.inference),
             total: queued_ms + milliseconds(here),
         };
-        Answer::new(predictions, &self.model, &self.name, timing)
+        Answer::new(predictions, self.model.get().map_or("", String::as_str), &self.name, timing)
     }
 }
 

@@ -1,5 +1,6 @@
 //! A replica: decodes pictures and classifies them with libtorch.
 
+pub mod batch;
 pub mod config;
 pub mod decode;
 pub mod form;

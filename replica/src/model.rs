@@ -1,17 +1,33 @@
 //! What a classifier is. Everything that names libtorch lives below this file.
 
+mod architecture;
+mod choice;
+mod device;
+mod file;
+mod folded;
+mod fused;
+mod libtorch;
+mod network;
 mod pth;
-pub mod resnet;
-pub mod threads;
+mod recipe;
+mod team;
+#[cfg(test)]
+mod tests;
+mod torchscript;
+mod tuning;
+mod warm_up;
 pub mod weights;
 
-/// Side of the square that every model takes, pixels.
-pub const SIDE: usize = 224;
+pub use architecture::Architecture;
+pub use choice::Wanted;
+pub use device::{Device, Precision};
+pub use file::{ModelFile, Source};
+pub use recipe::{Recipe, Setup};
 
-/// Numbers that describe one picture.
-pub const INPUT_LENGTH: usize = SIDE * SIDE * 3;
+/// Red, green and blue.
+pub const CHANNELS: usize = 3;
 
-/// One picture: [`INPUT_LENGTH`] normalised numbers, row by row, channels interleaved.
+/// One picture: normalised numbers, row by row, channels interleaved.
 pub type Input = Vec<f32>;
 
 /// A classifier that one thread owns.
@@ -20,10 +36,7 @@ pub trait Model {
     ///
     /// # Errors
     /// When libtorch refuses, with its own words.
-    fn logits(&self, pictures: &[Input]) -> Result<Vec<Vec<f32>>, Failure>;
-
-    /// How many classes it tells apart.
-    fn classes(&self) -> usize;
+    fn logits(&mut self, pictures: &[Input]) -> Result<Vec<Vec<f32>>, Failure>;
 }
 
 /// A forward pass that did not work.
@@ -35,5 +48,13 @@ impl Failure {
     /// With the reason in the engine's own words.
     pub fn new(reason: impl std::fmt::Display) -> Self {
         Self(reason.to_string())
+    }
+}
+
+impl From<tch::TchError> for Failure {
+    fn from(error: tch::TchError) -> Self {
+        // libtorch's messages go on with a backtrace of its own.
+        let message = error.to_string();
+        Self::new(message.lines().next().unwrap_or_default())
     }
 }

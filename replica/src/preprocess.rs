@@ -20,6 +20,11 @@ pub struct Transform {
 impl Transform {
     /// What torchvision's ResNet weights were evaluated with.
     pub const IMAGENET: Self = Self { resize: 256, crop: 224 };
+
+    /// Numbers of one picture: three for each pixel.
+    pub fn input_length(self) -> usize {
+        3 * self.crop as usize * self.crop as usize
+    }
 }
 
 /// Per channel, of pixels scaled to 0..1.

@@ -2,8 +2,9 @@
 
 use crate::config::Config;
 use crate::handler::Handler;
-use crate::model::{Model, resnet::ResNet18, threads, weights::Weights};
-use crate::pipeline::Pipeline;
+use crate::model::{ModelFile, Recipe};
+use crate::pipeline::{Ended, Loaded, Pipeline};
+use crate::preprocess::Transform;
 use crate::startup;
 use anyhow::Result;
 use hyper::header::HeaderValue;
@@ -17,9 +18,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 use tokio::sync::Semaphore;
 
-/// Twelve textured shapes; `models/README.md` says how it was made.
-static BUNDLED: &[u8] = include_bytes!("../models/shapes.safetensors");
-
 /// Serves until told to stop, or until the model cannot be loaded.
 ///
 /// # Errors
@@ -29,7 +27,8 @@ pub async fn run(config: Config, metrics: PrometheusHandle, main_entered: Instan
     tokio::spawn(telemetry::upkeep(metrics.clone()));
     let readiness = Readiness::default();
     let labels = Arc::new(OnceLock::new());
-    let (pipeline, ended) = start_pipeline(&config, &readiness, &labels, main_entered);
+    let name = Arc::new(OnceLock::new());
+    let (pipeline, mut ended) = start_pipeline(&config, &readiness, &labels, &name, main_entered);
     let capacity = config.sizes.capacity;
     let handler = Arc::new(Handler {
         pipeline,
@@ -39,16 +38,16 @@ pub async fn run(config: Config, metrics: PrometheusHandle, main_entered: Instan
         // As many as it has slots, each at its largest.
         body: config.intake.body(Allowance::new(capacity.saturating_mul(config.intake.max_body_bytes as usize))),
         intake: config.intake,
-        model: "resnet18".into(),
+        model: name,
         labels,
         name: config.name,
     });
     let serving = server::run(listener, None, readiness, config.drain, move |request| handler.clone().handle(request));
     tokio::select! {
         () = serving => Ok(()),
-        ended = ended => match ended {
-            Ok(error) => Err(error),
-            Err(_gone) => anyhow::bail!("the inference thread has stopped"),
+        error = ended.recv() => match error {
+            Some(error) => Err(error),
+            None => anyhow::bail!("every thread has stopped"),
         },
     }
 }
@@ -57,27 +56,26 @@ fn start_pipeline(
     config: &Config,
     readiness: &Readiness,
     labels: &Arc<OnceLock<Vec<String>>>,
+    name: &Arc<OnceLock<String>>,
     main_entered: Instant,
-) -> (Pipeline, crate::pipeline::Ended) {
+) -> (Pipeline, Ended) {
     let latch = readiness.latch();
-    let (weights_file, label_source, labels) = (config.weights.clone(), config.labels.clone(), labels.clone());
-    let threads = config.threads;
+    let (source, setup, label_source) = (config.model.clone(), config.setup, config.labels.clone());
+    let (labels, name) = (labels.clone(), name.clone());
     let load = move || {
-        threads::limit(threads);
-        let weights = match weights_file {
-            Some(path) => Weights::open(&path)?,
-            None => Weights::from_safetensors(BUNDLED, "the bundled weights")?,
-        };
-        let model = ResNet18::new(&weights)?;
-        let names = label_source.load(weights.labels, model.classes())?;
-        labels.set(names).expect("the model is loaded once");
-        Ok(model)
+        let file = ModelFile::open(&source)?;
+        let from_file = file.metadata().get("labels").map(|labels| labels.lines().map(str::to_owned).collect());
+        name.set(file.name().to_owned()).expect("the model is loaded once");
+        let transform = Transform::IMAGENET;
+        let recipe = Recipe::new(file, transform.crop as usize, setup)?;
+        labels.set(label_source.load(from_file, recipe.classes())?).expect("the model is loaded once");
+        Ok(Loaded { recipe, transform })
     };
-    let ready = move |model: &ResNet18| {
+    let ready = move || {
         drop(latch);
         let age = startup::age(main_entered);
         gauge!("replica_startup_seconds").set(age.as_secs_f64());
-        tracing::info!(classes = model.classes(), startup_ms = age.as_millis() as u64, "ready");
+        tracing::info!(startup_ms = age.as_millis() as u64, "ready");
     };
     Pipeline::start(config.sizes, config.pixels, load, ready)
 }

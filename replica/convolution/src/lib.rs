@@ -8,6 +8,7 @@ mod activation;
 mod aligned;
 pub mod direct;
 mod instructions;
+pub mod pool;
 mod product;
 mod shape;
 mod spread;

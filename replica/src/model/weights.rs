@@ -1,19 +1,29 @@
 //! Named tensors from a file: `.safetensors`, or a `.pth` as `torch.save(model.state_dict())` writes it.
 //! Both are data and are parsed as such: nothing in a file is ever executed.
 
-use super::pth;
+use super::architecture::Architecture;
+use super::pth::{self, Element};
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors};
 use std::collections::HashMap;
 use std::path::Path;
-use tch::{Kind, Tensor};
 
 /// A model's tensors by their torchvision names, and what the file says about itself.
 pub struct Weights {
     /// Where they came from, for messages.
     source: String,
-    tensors: HashMap<String, Tensor>,
-    /// Class names in order, when the file's metadata holds them (`labels`, one a line).
-    pub labels: Option<Vec<String>>,
+    tensors: HashMap<String, Numbers>,
+    /// What the file says about itself; empty in formats that cannot.
+    pub metadata: HashMap<String, String>,
+}
+
+/// A tensor, converted from whatever the file has.
+struct Numbers {
+    /// Sizes, outermost first.
+    shape: Vec<usize>,
+    /// Row-major.
+    numbers: Vec<f32>,
 }
 
 /// Why a file cannot be used. Every message names the file.
@@ -43,21 +53,21 @@ pub enum Error {
         /// The tensor's name.
         name: String,
         /// The model that was being built.
-        architecture: &'static str,
+        architecture: Architecture,
     },
     /// A tensor has another shape than the architecture's.
-    #[error("{path}: tensor {name} has shape {found:?}, {architecture} needs {needed:?}")]
+    #[error("{path}: tensor {name} has shape {found:?}, {architecture} needs {needed}")]
     Shape {
         /// The file.
         path: String,
         /// The tensor's name.
         name: String,
         /// Its shape in the file.
-        found: Vec<i64>,
-        /// The shape that fits; -1 is any size.
-        needed: Vec<i64>,
+        found: Vec<usize>,
+        /// The shape that fits; `n` is any size.
+        needed: String,
         /// The model that was being built.
-        architecture: &'static str,
+        architecture: Architecture,
     },
 }
 
@@ -84,26 +94,21 @@ impl Weights {
         let malformed = |reason: String| Error::Malformed { path: source.into(), reason };
         let (_, header) =
             SafeTensors::read_metadata(bytes).map_err(|error| malformed(format!("not a safetensors file: {error}")))?;
-        let labels = header
-            .metadata()
-            .as_ref()
-            .and_then(|metadata| metadata.get("labels"))
-            .map(|labels| labels.lines().map(str::to_owned).collect());
+        let metadata = header.metadata().clone().unwrap_or_default();
         let file = SafeTensors::deserialize(bytes).map_err(|error| malformed(error.to_string()))?;
         let mut tensors = HashMap::new();
         for (name, view) in file.iter() {
-            let kind = match view.dtype() {
-                Dtype::F32 => Kind::Float,
-                Dtype::F16 => Kind::Half,
-                Dtype::BF16 => Kind::BFloat16,
+            let element = match view.dtype() {
+                Dtype::F32 => Element::F32,
+                Dtype::F16 => Element::F16,
+                Dtype::BF16 => Element::Bf16,
                 // `num_batches_tracked` counts training steps: not needed to classify.
                 _ => continue,
             };
-            let shape: Vec<i64> = view.shape().iter().map(|&side| side as i64).collect();
-            let tensor = tensor(view.data(), &shape, kind).map_err(|error| malformed(format!("{name}: {error}")))?;
-            tensors.insert(name.to_owned(), tensor);
+            let numbers = Numbers { shape: view.shape().to_vec(), numbers: numbers(view.data(), element) };
+            tensors.insert(name.to_owned(), numbers);
         }
-        Ok(Self { source: source.into(), tensors, labels })
+        Ok(Self { source: source.into(), tensors, metadata })
     }
 
     /// Reads the zip file that `torch.save` writes of a state dict; `source` names it in messages.
@@ -114,38 +119,57 @@ impl Weights {
         let malformed = |reason: String| Error::Malformed { path: source.into(), reason };
         let mut tensors = HashMap::new();
         for (name, stored) in pth::read(bytes).map_err(|error| malformed(error.to_string()))? {
-            let kind = match stored.element {
-                pth::Element::F32 => Kind::Float,
-                pth::Element::F16 => Kind::Half,
-                pth::Element::Bf16 => Kind::BFloat16,
-                pth::Element::Other => continue,
-            };
-            let tensor =
-                tensor(&stored.data, &stored.shape, kind).map_err(|error| malformed(format!("{name}: {error}")))?;
-            tensors.insert(name, tensor);
+            if stored.element == Element::Other {
+                continue;
+            }
+            let numbers = numbers(&stored.data, stored.element);
+            let shape: Vec<usize> = stored.shape.iter().map(|&side| usize::try_from(side).unwrap_or(0)).collect();
+            if shape.iter().product::<usize>() != numbers.len() {
+                return Err(malformed(format!("{name}: {} numbers do not make {shape:?}", numbers.len())));
+            }
+            tensors.insert(name, Numbers { shape, numbers });
         }
-        Ok(Self { source: source.into(), tensors, labels: None })
+        Ok(Self { source: source.into(), tensors, metadata: HashMap::new() })
     }
 
-    /// The tensor `name` as `f32`, of the given shape; -1 stands for any size.
+    /// Names of all tensors.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// The tensor `name`, row-major, of the given shape; none stands for any size.
     ///
     /// # Errors
     /// [`Error::Missing`] and [`Error::Shape`].
-    pub fn get(&self, architecture: &'static str, name: &str, needed: &[i64]) -> Result<Tensor, Error> {
+    pub fn get(&self, architecture: Architecture, name: &str, needed: &[Option<usize>]) -> Result<Vec<f32>, Error> {
         let (path, name) = (self.source.clone(), name.to_owned());
         let Some(tensor) = self.tensors.get(&name) else {
             return Err(Error::Missing { path, name, architecture });
         };
-        let found = tensor.size();
-        let fits = found.len() == needed.len() && found.iter().zip(needed).all(|(f, n)| *n == -1 || f == n);
+        let found = tensor.shape.clone();
+        let fits = found.len() == needed.len()
+            && found.iter().zip(needed).all(|(&found, needed)| needed.map_or(found > 0, |needed| found == needed));
         if !fits {
-            return Err(Error::Shape { path, name, found, needed: needed.to_vec(), architecture });
+            let needed: Vec<String> =
+                needed.iter().map(|side| side.map_or("n".into(), |side| side.to_string())).collect();
+            return Err(Error::Shape { path, name, found, needed: format!("[{}]", needed.join(", ")), architecture });
         }
-        Ok(tensor.shallow_clone())
+        if let Some(index) = tensor.numbers.iter().position(|number| !number.is_finite()) {
+            let reason = format!("tensor {name} has {} at index {index}", tensor.numbers[index]);
+            return Err(Error::Malformed { path, reason });
+        }
+        Ok(tensor.numbers.clone())
     }
 }
 
-fn tensor(data: &[u8], shape: &[i64], kind: Kind) -> Result<Tensor, String> {
-    let stored = Tensor::f_from_data_size(data, shape, kind).map_err(|error| error.to_string())?;
-    Ok(stored.to_kind(Kind::Float))
+/// Little-endian `data` as `f32`.
+fn numbers(data: &[u8], element: Element) -> Vec<f32> {
+    let halves = || data.as_chunks::<2>().0.iter();
+    match element {
+        Element::F32 => data.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
+        // In whole slices, for which processors have instructions.
+        Element::F16 => halves().map(|bytes| f16::from_le_bytes(*bytes)).collect::<Vec<_>>().to_f32_vec(),
+        Element::Bf16 => halves().map(|bytes| bf16::from_le_bytes(*bytes)).collect::<Vec<_>>().to_f32_vec(),
+        Element::Other => Vec::new(),
+    }
 }

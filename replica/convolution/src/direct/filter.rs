@@ -4,7 +4,7 @@ use crate::aligned::Aligned;
 use crate::{Instructions, Shape};
 
 /// How a filter moves over a picture.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Geometry {
     /// Rows and columns of the filter.
     pub side: usize,
@@ -64,6 +64,11 @@ impl Filter {
         let mut padded = Aligned::zeroed(blocks * columns);
         padded[..outputs].copy_from_slice(bias);
         Self { geometry, instructions, inputs, outputs, weights: laid_out, bias: padded }
+    }
+
+    /// How it moves.
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
     }
 
     /// Output channels.

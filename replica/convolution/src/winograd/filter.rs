@@ -48,6 +48,11 @@ impl Filter {
         Self { tile, instructions, inputs, outputs, weights: transformed, bias: padded }
     }
 
+    /// Output channels.
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
     /// Blocks of output channels.
     pub(crate) fn blocks(&self) -> usize {
         self.bias.len() / self.instructions.columns()

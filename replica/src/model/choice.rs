@@ -1,0 +1,173 @@
+//! Chooses what computes a network on this machine: the fastest of those whose output is libtorch's.
+
+use super::folded::Folded;
+use super::fused::{FusedModel, Kernel};
+use super::libtorch::{Layout, LibtorchModel, Place};
+use super::network::Network;
+use super::tuning::Tuning;
+use super::{Failure, Input, Model, warm_up};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Difference from libtorch's logits, in parts of the largest one, beyond which an output is not the same. Winograd's
+/// filtering is some 3e-6 away.
+const TOLERANCE: f32 = 1e-4;
+
+/// Passes of which the fastest counts.
+const TRIES: usize = 3;
+
+/// What oneDNN's own layout can make of libtorch's plain pass at best, and a later pass of the first. Seen: 1.3 and 2.
+const LIBTORCH_CAN_GAIN: u32 = 3;
+
+/// `--kernel`: what computes convolutions on the processor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Wanted {
+    /// Whichever is fastest here
+    Auto,
+    /// libtorch's
+    Libtorch,
+    /// This project's own
+    Winograd,
+}
+
+/// What was chosen.
+pub(super) enum Chosen {
+    Fused(Arc<Network<Kernel>>),
+    Libtorch(Layout),
+}
+
+/// How much may be used, and for what.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    /// Sides of a picture, pixels.
+    pub(super) side: usize,
+    /// Pictures that go together at most.
+    pub(super) max_batch: usize,
+    /// Threads of a pass.
+    pub(super) threads: usize,
+}
+
+/// Chooses for the processor in single precision.
+///
+/// # Errors
+/// When nothing computes the network, or its logits are not numbers.
+pub(super) fn choose(network: &Network<Folded>, wanted: Wanted, bounds: Bounds) -> Result<Chosen, Failure> {
+    let Bounds { side, max_batch, threads } = bounds;
+    let pictures = warm_up::pictures(max_batch.min(2), side);
+    let mut plain = LibtorchModel::new(network, Place::PLAIN, side)?;
+    let (reference, first) = timed(&mut plain, &pictures, 1)?;
+    if reference.iter().flatten().any(|logit| !logit.is_finite()) {
+        return Err(Failure::new("the weights make logits that are not finite numbers"));
+    }
+    if wanted == Wanted::Libtorch {
+        return Ok(Chosen::Libtorch(Layout::ChannelsLast));
+    }
+    let agrees = |name: &'static str, logits: &[Vec<f32>]| {
+        let difference = difference(logits, &reference);
+        tracing::debug!(name, difference, "compared with libtorch's plain pass");
+        if difference > TOLERANCE {
+            tracing::warn!(name, difference, "does not agree with libtorch's plain pass and is not used");
+        }
+        difference <= TOLERANCE
+    };
+
+    let fused = Arc::new(tuned(network, bounds)?);
+    let (logits, fused_time) = timed(&mut FusedModel::new(fused.clone(), side, threads), &pictures, TRIES)?;
+    let fused_agrees = agrees("winograd", &logits);
+    if wanted == Wanted::Winograd {
+        return match fused_agrees {
+            true => Ok(Chosen::Fused(fused)),
+            false => Err(Failure::new("--kernel winograd does not agree with libtorch on this machine; use auto")),
+        };
+    }
+    if fused_agrees && fused_time * LIBTORCH_CAN_GAIN < first {
+        tracing::info!(milliseconds = per_picture(fused_time, &pictures), "kernel winograd");
+        return Ok(Chosen::Fused(fused));
+    }
+
+    let (_, plain_time) = timed(&mut plain, &pictures, TRIES)?;
+    let mut candidates = vec![("libtorch", plain_time, Chosen::Libtorch(Layout::ChannelsLast))];
+    if let Some(time) = one_dnn(network, &pictures, side, agrees) {
+        candidates.push(("libtorch in oneDNN's layout", time, Chosen::Libtorch(Layout::OneDnn)));
+    }
+    if fused_agrees {
+        candidates.push(("winograd", fused_time, Chosen::Fused(fused)));
+    }
+    let (name, time, chosen) =
+        candidates.into_iter().min_by_key(|(_, time, _)| *time).expect("libtorch's plain pass is there");
+    tracing::info!(milliseconds = per_picture(time, &pictures), "kernel {name}");
+    Ok(chosen)
+}
+
+/// This project's own, each layer as it is fastest at the smallest and the largest batch together.
+fn tuned(network: &Network<Folded>, Bounds { side, max_batch, threads }: Bounds) -> Result<Network<Kernel>, Failure> {
+    let mut tuning = Tuning::new(threads);
+    tuning.measure(network, side, 1)?;
+    if max_batch > 1 {
+        tuning.measure(network, side, max_batch)?;
+    }
+    Ok(tuning.fastest(network))
+}
+
+/// The time in oneDNN's layout, where libtorch has it and it agrees.
+fn one_dnn(
+    network: &Network<Folded>,
+    pictures: &[Input],
+    side: usize,
+    agrees: impl Fn(&'static str, &[Vec<f32>]) -> bool,
+) -> Option<Duration> {
+    let place = Place { layout: Layout::OneDnn, ..Place::PLAIN };
+    let tried = LibtorchModel::new(network, place, side).and_then(|mut model| {
+        timed(&mut model, pictures, 1)?;
+        timed(&mut model, pictures, TRIES)
+    });
+    match tried {
+        Ok((logits, time)) => agrees("libtorch in oneDNN's layout", &logits).then_some(time),
+        Err(failure) => {
+            tracing::debug!(%failure, "libtorch has no oneDNN here");
+            None
+        }
+    }
+}
+
+/// Logits, and the time of the fastest pass.
+fn timed(model: &mut dyn Model, pictures: &[Input], tries: usize) -> Result<(Vec<Vec<f32>>, Duration), Failure> {
+    let mut fastest = Duration::MAX;
+    let mut logits = Vec::new();
+    for _ in 0..tries {
+        let start = Instant::now();
+        logits = model.logits(pictures)?;
+        fastest = fastest.min(start.elapsed());
+    }
+    Ok((logits, fastest))
+}
+
+/// Largest difference, in parts of the largest logit.
+pub(super) fn difference(logits: &[Vec<f32>], reference: &[Vec<f32>]) -> f32 {
+    let scale = reference.iter().flatten().fold(f32::MIN_POSITIVE, |largest, logit| largest.max(logit.abs()));
+    let pairs = logits.iter().flatten().zip(reference.iter().flatten());
+    // Not `f32::max`, which forgets NaN.
+    pairs.map(|(a, b)| (a - b).abs() / scale).fold(0.0, |largest, d| if d <= largest { largest } else { d })
+}
+
+fn per_picture(time: Duration, pictures: &[Input]) -> f64 {
+    (time.as_secs_f64() / pictures.len() as f64 * 1e5).round() / 100.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_are_relative_to_the_largest_logit_and_nan_is_one() {
+        let reference = [vec![1.0, -4.0], vec![2.0, 0.0]];
+        for (logits, expected) in [
+            ([vec![1.0, -4.0], vec![2.0, 0.0]], 0.0),
+            ([vec![1.0, -4.0], vec![2.0, 1.0]], 0.25),
+            ([vec![0.0, -4.0], vec![4.0, 0.0]], 0.5),
+        ] {
+            assert_eq!(difference(&logits, &reference), expected);
+        }
+        assert!(difference(&[vec![f32::NAN, -4.0], vec![2.0, 0.0]], &reference).is_nan());
+    }
+}

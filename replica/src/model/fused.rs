@@ -1,0 +1,178 @@
+//! Residual networks by this project's own convolutions. libtorch takes no part.
+
+use super::folded::Folded;
+use super::network::{Engine, Network};
+use super::team::Team;
+use super::{Failure, Input, Model};
+use convolution::winograd::{self, Tile};
+use convolution::{Activation, Instructions, Shape, direct, pool};
+use std::sync::Arc;
+
+/// Ways to compute a convolution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// By its definition.
+    Direct,
+    /// By Winograd's filtering with such tiles.
+    Winograd(Tile),
+}
+
+/// A convolution, laid out for one of them.
+pub(super) enum Kernel {
+    Direct(direct::Filter),
+    Winograd(winograd::Filter),
+}
+
+impl Kind {
+    /// Those that can compute a layer.
+    pub(super) fn candidates(layer: &Folded) -> &'static [Self] {
+        const ALL: [Kind; 3] = [Kind::Direct, Kind::Winograd(Tile::Two), Kind::Winograd(Tile::Four)];
+        let winograd = layer.geometry == direct::Geometry { side: 3, stride: 1, padding: 1 };
+        if winograd { &ALL } else { &ALL[..1] }
+    }
+}
+
+impl Kernel {
+    pub(super) fn new(layer: &Folded, kind: Kind, instructions: Instructions) -> Self {
+        let Folded { weights, bias, inputs, geometry } = layer;
+        match kind {
+            Kind::Direct => Self::Direct(direct::Filter::new(weights, bias, *inputs, *geometry, instructions)),
+            Kind::Winograd(tile) => Self::Winograd(winograd::Filter::new(weights, bias, *inputs, tile, instructions)),
+        }
+    }
+
+    /// Channels and sizes of what it makes of pictures of `shape`.
+    fn output(&self, shape: Shape) -> (usize, Shape) {
+        match self {
+            Self::Direct(filter) => (filter.outputs(), filter.geometry().output(shape)),
+            Self::Winograd(filter) => (filter.outputs(), shape),
+        }
+    }
+}
+
+/// `[images, height, width, channels]`
+pub(super) struct Maps {
+    numbers: Vec<f32>,
+    shape: Shape,
+    channels: usize,
+}
+
+#[cfg(test)]
+impl Fused {
+    /// Maps with the given numbers.
+    pub(super) fn filled(&mut self, images: usize, side: usize, channels: usize, numbers: &[f32]) -> Maps {
+        let mut maps = self.maps(Shape { images, height: side, width: side }, channels);
+        maps.numbers.copy_from_slice(numbers);
+        maps
+    }
+}
+
+impl Maps {
+    #[cfg(test)]
+    pub(super) fn into_numbers(self) -> Vec<f32> {
+        self.numbers
+    }
+
+    pub(super) fn pictures(&self) -> usize {
+        self.shape.images
+    }
+}
+
+/// Computes layers with a team of threads, and keeps memory for the next.
+pub(super) struct Fused {
+    team: Team,
+    pub(super) instructions: Instructions,
+    /// What was released: asking the system for megabytes costs as much as filling them.
+    free: Vec<Vec<f32>>,
+}
+
+impl Fused {
+    pub(super) fn new(threads: usize) -> Self {
+        Self { team: Team::new(threads), instructions: Instructions::best(), free: Vec::new() }
+    }
+
+    /// Copies `pictures` of `side` by `side` pixels one after the other.
+    pub(super) fn pictures(&mut self, pictures: &[Input], side: usize) -> Maps {
+        let mut maps = self.maps(Shape { images: pictures.len(), height: side, width: side }, super::CHANNELS);
+        let each = maps.numbers.chunks_exact_mut(super::CHANNELS * side * side);
+        each.zip(pictures).for_each(|(to, picture)| to.copy_from_slice(picture));
+        maps
+    }
+
+    /// Room for maps. What is in it is left from others.
+    fn maps(&mut self, shape: Shape, channels: usize) -> Maps {
+        let length = shape.pixels() * channels;
+        // The smallest that is large enough.
+        let fitting = self.free.iter().enumerate().filter(|(_, free)| free.capacity() >= length);
+        let best = fitting.min_by_key(|(_, free)| free.capacity()).map(|(index, _)| index);
+        let mut numbers = best.map(|index| self.free.swap_remove(index)).unwrap_or_default();
+        numbers.resize(length, 0.0);
+        Maps { numbers, shape, channels }
+    }
+}
+
+impl Engine<Kernel> for Fused {
+    type Maps = Maps;
+
+    fn convolve(
+        &mut self,
+        kernel: &Kernel,
+        maps: &Maps,
+        residual: Option<&Maps>,
+        rectify: bool,
+    ) -> Result<Maps, Failure> {
+        let (channels, shape) = kernel.output(maps.shape);
+        let mut out = self.maps(shape, channels);
+        let activation = Activation { residual: residual.map(|maps| &maps.numbers[..]), rectify };
+        match kernel {
+            Kernel::Direct(filter) => {
+                direct::convolve(&maps.numbers, maps.shape, filter, activation, &mut out.numbers, &self.team);
+            }
+            Kernel::Winograd(filter) => {
+                winograd::convolve(&maps.numbers, maps.shape, filter, activation, &mut out.numbers, &self.team);
+            }
+        }
+        Ok(out)
+    }
+
+    fn max_pool(&mut self, maps: &Maps) -> Result<Maps, Failure> {
+        let mut out = self.maps(pool::max_output(maps.shape), maps.channels);
+        pool::max(&maps.numbers, maps.shape, maps.channels, &mut out.numbers, self.instructions);
+        Ok(out)
+    }
+
+    fn average_pool(&mut self, maps: &Maps) -> Result<Maps, Failure> {
+        let mut out = self.maps(Shape { height: 1, width: 1, ..maps.shape }, maps.channels);
+        pool::average(&maps.numbers, maps.shape, maps.channels, &mut out.numbers);
+        Ok(out)
+    }
+
+    fn release(&mut self, maps: Maps) {
+        self.free.push(maps.numbers);
+    }
+}
+
+/// A network and what computes it.
+pub(super) struct FusedModel {
+    network: Arc<Network<Kernel>>,
+    engine: Fused,
+    side: usize,
+}
+
+impl FusedModel {
+    /// For pictures of `side` by `side` pixels.
+    pub(super) fn new(network: Arc<Network<Kernel>>, side: usize, threads: usize) -> Self {
+        Self { network, engine: Fused::new(threads), side }
+    }
+}
+
+impl Model for FusedModel {
+    fn logits(&mut self, pictures: &[Input]) -> Result<Vec<Vec<f32>>, Failure> {
+        let input = self.engine.pictures(pictures, self.side);
+        let logits = self.network.forward(&mut self.engine, &input)?;
+        self.engine.release(input);
+        let rows = logits.numbers.chunks_exact(logits.channels).map(<[f32]>::to_vec).collect();
+        self.engine.release(logits);
+        Ok(rows)
+    }
+}

@@ -1,0 +1,100 @@
+//! How a residual network's layers are connected, whatever computes them.
+
+use super::Failure;
+
+/// A residual network of layers `L`.
+#[derive(Debug)]
+pub(super) struct Network<L> {
+    /// 7×7, every second pixel; a max-pooling follows.
+    pub(super) stem: L,
+    pub(super) blocks: Vec<Block<L>>,
+    /// From mean channels to classes.
+    pub(super) head: L,
+}
+
+/// Layers one after the other, around which what came in is carried to be added at the end.
+#[derive(Debug)]
+pub(super) struct Block<L> {
+    /// All but the last.
+    pub(super) first: Vec<L>,
+    pub(super) last: L,
+    /// Present where the block changes the shape of what passes through it.
+    pub(super) shortcut: Option<L>,
+}
+
+/// Computes layers.
+pub(super) trait Engine<L> {
+    /// Channels of pictures, in whatever form suits the engine.
+    type Maps;
+
+    /// A convolution, with `residual` added to it, and negative numbers made zero if `rectify`.
+    fn convolve(
+        &mut self,
+        layer: &L,
+        maps: &Self::Maps,
+        residual: Option<&Self::Maps>,
+        rectify: bool,
+    ) -> Result<Self::Maps, Failure>;
+
+    /// The largest of 3×3, at every second pixel.
+    fn max_pool(&mut self, maps: &Self::Maps) -> Result<Self::Maps, Failure>;
+
+    /// The mean of all pixels.
+    fn average_pool(&mut self, maps: &Self::Maps) -> Result<Self::Maps, Failure>;
+
+    /// Takes back what is not needed any more.
+    fn release(&mut self, _maps: Self::Maps) {}
+}
+
+impl<L> Network<L> {
+    /// Normalised pictures → a map of one pixel, whose channels are the logits.
+    pub(super) fn forward<E: Engine<L>>(&self, engine: &mut E, pictures: &E::Maps) -> Result<E::Maps, Failure> {
+        let stem = engine.convolve(&self.stem, pictures, None, true)?;
+        let mut maps = engine.max_pool(&stem)?;
+        engine.release(stem);
+        for block in &self.blocks {
+            let out = block.forward(engine, &maps)?;
+            engine.release(std::mem::replace(&mut maps, out));
+        }
+        let means = engine.average_pool(&maps)?;
+        engine.release(maps);
+        let logits = engine.convolve(&self.head, &means, None, false)?;
+        engine.release(means);
+        Ok(logits)
+    }
+
+    /// The same network of other layers.
+    pub(super) fn map<M, F>(&self, mut layer: impl FnMut(&L) -> Result<M, F>) -> Result<Network<M>, F> {
+        Ok(Network {
+            stem: layer(&self.stem)?,
+            blocks: self.blocks.iter().map(|block| block.map(&mut layer)).collect::<Result<_, F>>()?,
+            head: layer(&self.head)?,
+        })
+    }
+}
+
+impl<L> Block<L> {
+    fn forward<E: Engine<L>>(&self, engine: &mut E, maps: &E::Maps) -> Result<E::Maps, Failure> {
+        let mut inner: Option<E::Maps> = None;
+        for layer in &self.first {
+            let next = engine.convolve(layer, inner.as_ref().unwrap_or(maps), None, true)?;
+            inner.replace(next).into_iter().for_each(|done| engine.release(done));
+        }
+        let carried = match &self.shortcut {
+            Some(shortcut) => Some(engine.convolve(shortcut, maps, None, false)?),
+            None => None,
+        };
+        let residual = carried.as_ref().unwrap_or(maps);
+        let out = engine.convolve(&self.last, inner.as_ref().unwrap_or(maps), Some(residual), true)?;
+        inner.into_iter().chain(carried).for_each(|done| engine.release(done));
+        Ok(out)
+    }
+
+    fn map<M, F>(&self, layer: &mut impl FnMut(&L) -> Result<M, F>) -> Result<Block<M>, F> {
+        Ok(Block {
+            first: self.first.iter().map(&mut *layer).collect::<Result<_, F>>()?,
+            last: layer(&self.last)?,
+            shortcut: self.shortcut.as_ref().map(layer).transpose()?,
+        })
+    }
+}

@@ -1,0 +1,209 @@
+//! The networks, whatever computes them, against tch's own residual networks of the same weights; and single layers against
+//! libtorch's convolution.
+
+use super::folded::Folded;
+use super::fused::{Fused, FusedModel, Kernel, Kind};
+use super::libtorch::{Layout, LibtorchModel, Place};
+use super::network::{Engine, Network};
+use super::weights::{self, Weights};
+use super::*;
+use ::convolution::Instructions;
+use ::convolution::direct::Geometry;
+use proptest::prelude::*;
+use safetensors::{Dtype, tensor::TensorView};
+use std::sync::Arc;
+use tch::nn::{self, ModuleT};
+use tch::{Kind as Number, Tensor, no_grad, vision};
+
+/// tch's network with random weights, whose normalisations are not the identity, and the same weights as a file.
+fn reference(architecture: Architecture, classes: i64) -> (nn::VarStore, Box<dyn ModuleT>, Vec<u8>) {
+    tch::manual_seed(3);
+    let store = nn::VarStore::new(tch::Device::Cpu);
+    let root = store.root();
+    let model: Box<dyn ModuleT> = match architecture {
+        Architecture::ResNet18 => Box::new(vision::resnet::resnet18(&root, classes)),
+        Architecture::ResNet34 => Box::new(vision::resnet::resnet34(&root, classes)),
+        Architecture::ResNet50 => Box::new(vision::resnet::resnet50(&root, classes)),
+    };
+    let mut stored = Vec::new();
+    for (name, mut variable) in store.variables() {
+        if name.contains("running_mean") || name.contains("bn") && name.ends_with("bias") {
+            no_grad(|| variable.copy_(&(Tensor::randn_like(&variable) * 0.1)));
+        } else if name.contains("running_var") {
+            no_grad(|| variable.copy_(&(Tensor::rand_like(&variable) + 0.5)));
+        }
+        let mut bytes = vec![0; variable.numel() * 4];
+        variable.contiguous().copy_data_u8(&mut bytes, variable.numel());
+        stored.push((name, variable.size().iter().map(|&side| side as usize).collect::<Vec<_>>(), bytes));
+    }
+    let views = stored.iter().map(|(name, shape, bytes)| {
+        (name, TensorView::new(Dtype::F32, shape.clone(), bytes).expect("as many bytes as the shape says"))
+    });
+    let file = safetensors::serialize(views, None).expect("serialisable");
+    (store, model, file)
+}
+
+fn weights(file: &[u8]) -> Weights {
+    Weights::from_safetensors(file, "reference").expect("well formed")
+}
+
+fn logits(theirs: &dyn ModuleT, pictures: &[Input], side: i64) -> Vec<Vec<f32>> {
+    let row = |picture: &Input| {
+        let input = Tensor::from_slice(picture).view([1, side, side, 3]).permute([0, 3, 1, 2]);
+        Vec::try_from(no_grad(|| theirs.forward_t(&input, false).view([-1]))).expect("flat")
+    };
+    pictures.iter().map(row).collect()
+}
+
+#[test]
+fn every_way_computes_the_network_of_every_architecture() {
+    for (architecture, side) in
+        [(Architecture::ResNet18, 224), (Architecture::ResNet34, 97), (Architecture::ResNet50, 64)]
+    {
+        let (_store, theirs, file) = reference(architecture, 7);
+        let weights = weights(&file);
+        assert_eq!(Architecture::recognise(weights.names()), architecture);
+        let network = Network::fold(&weights, architecture).expect("complete");
+        let pictures = warm_up::pictures(3, side);
+        let expected = logits(&*theirs, &pictures, side as i64);
+        let check = |name: &str, model: &mut dyn Model| {
+            let found = model.logits(&pictures).expect("classified");
+            let difference = choice::difference(&found, &expected);
+            assert!(difference < 2e-5, "{architecture} {name}: {difference:e}");
+        };
+        for layout in [Layout::ChannelsLast, Layout::OneDnn] {
+            let place = Place { layout, ..Place::PLAIN };
+            check(&format!("{layout:?}"), &mut LibtorchModel::new(&network, place, side).expect("built"));
+        }
+        for kind in [0, 1, 2] {
+            let kernel = |layer: &Folded| {
+                let kinds = Kind::candidates(layer);
+                Ok::<_, ()>(Kernel::new(layer, kinds[kind % kinds.len()], Instructions::best()))
+            };
+            let kernels = Arc::new(network.map(kernel).expect("infallible"));
+            for threads in [1, 2] {
+                check(&format!("{kind} {threads}"), &mut FusedModel::new(kernels.clone(), side, threads));
+            }
+        }
+    }
+}
+
+#[test]
+fn whatever_is_chosen_classifies_like_the_reference() {
+    let (_store, theirs, file) = reference(Architecture::ResNet18, 5);
+    let pictures = warm_up::pictures(2, 64);
+    let expected = logits(&*theirs, &pictures, 64);
+    for kernel in [Wanted::Auto, Wanted::Libtorch, Wanted::Winograd] {
+        let setup = Setup { kernel, device: Device::Cpu, precision: Precision::F32, threads: 1, max_batch: 2 };
+        let recipe = Recipe::new(ModelFile::Weights(weights(&file), Architecture::ResNet18), 64, setup).expect("built");
+        assert_eq!(recipe.classes(), 5);
+        let found = recipe.model().expect("room").logits(&pictures).expect("classified");
+        assert!(choice::difference(&found, &expected) < 2e-5, "{kernel:?}");
+    }
+}
+
+#[test]
+fn less_precision_is_less_exact() {
+    let (_store, theirs, file) = reference(Architecture::ResNet18, 5);
+    let pictures = warm_up::pictures(2, 64);
+    let setup =
+        Setup { kernel: Wanted::Auto, device: Device::Cpu, precision: Precision::Bf16, threads: 1, max_batch: 2 };
+    let recipe = Recipe::new(ModelFile::Weights(weights(&file), Architecture::ResNet18), 64, setup).expect("built");
+    let found = recipe.model().expect("room").logits(&pictures).expect("classified");
+    let difference = choice::difference(&found, &logits(&*theirs, &pictures, 64));
+    assert!((1e-5..0.1).contains(&difference), "{difference}");
+}
+
+/// One layer with random weights, by each way, against libtorch's.
+fn check_layer(images: usize, side: usize, layer: &Folded, threads: usize) -> Result<(), TestCaseError> {
+    let outputs = layer.bias.len();
+    let input = tch_numbers(&[images, side, side, layer.inputs]);
+    let dense = |numbers: &[f32], shape: [usize; 4]| {
+        Tensor::from_slice(numbers).view(shape.map(|length| length as i64)).permute([0, 3, 1, 2])
+    };
+    let Geometry { side: filter, stride, padding } = layer.geometry;
+    let weights = Tensor::from_slice(&layer.weights).view([outputs, layer.inputs, filter, filter].map(|n| n as i64));
+    let bias = Tensor::from_slice(&layer.bias);
+    let expected = dense(&input, [images, side, side, layer.inputs])
+        .conv2d(&weights, Some(&bias), [stride as i64; 2], [padding as i64; 2], [1, 1], 1)
+        .relu();
+    let expected: Vec<f32> = Vec::try_from(expected.permute([0, 2, 3, 1]).contiguous().view([-1])).expect("flat");
+    for kind in Kind::candidates(layer) {
+        for instructions in Instructions::available() {
+            let mut engine = Fused::new(threads);
+            let maps = engine.filled(images, side, layer.inputs, &input);
+            let kernel = Kernel::new(layer, *kind, instructions);
+            let found = engine.convolve(&kernel, &maps, None, true).expect("infallible").into_numbers();
+            let difference = choice::difference(&[found], std::slice::from_ref(&expected));
+            prop_assert!(difference < 2e-5, "{kind:?} {instructions:?}: {difference:e}");
+        }
+    }
+    Ok(())
+}
+
+fn tch_numbers(shape: &[usize]) -> Vec<f32> {
+    let length: usize = shape.iter().product();
+    Vec::try_from(Tensor::randn([length as i64], (Number::Float, tch::Device::Cpu))).expect("flat")
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn layers_are_libtorchs(
+        images in prop::sample::select(vec![1_usize, 2, 3, 8, 31, 32]),
+        side in 1..24_usize,
+        (filter, stride) in prop::sample::select(vec![(3_usize, 1_usize), (3, 1), (3, 2), (1, 1), (1, 2), (7, 2)]),
+        (inputs, outputs) in (1..34_usize, 1..40_usize),
+        threads in 1..4_usize,
+    ) {
+        let weights = tch_numbers(&[outputs, inputs, filter, filter]);
+        let geometry = Geometry { side: filter, stride, padding: filter / 2 };
+        let layer = Folded { weights, bias: tch_numbers(&[outputs]), inputs, geometry };
+        check_layer(images, side, &layer, threads)?;
+    }
+}
+
+/// The file with tensors renamed, left out or reshaped; what building it then says.
+fn message(file: &[u8], change: &dyn Fn(&str) -> Option<Vec<usize>>) -> String {
+    let parsed = safetensors::SafeTensors::deserialize(file).expect("well formed");
+    let views: Vec<_> = parsed
+        .iter()
+        .filter_map(|(name, view)| match change(name) {
+            Some(shape) if shape.is_empty() => None,
+            Some(shape) => Some((name, TensorView::new(Dtype::F32, shape, view.data()).expect("same size"))),
+            None => Some((name, view)),
+        })
+        .collect();
+    let changed = safetensors::serialize(views, None).expect("serialisable");
+    Network::fold(&weights(&changed), Architecture::ResNet18).err().expect("refused").to_string()
+}
+
+#[test]
+fn a_wrong_file_says_which_tensor() {
+    let (_store, _model, file) = reference(Architecture::ResNet18, 7);
+    let missing = message(&file, &|name| (name == "layer3.1.bn2.weight").then(Vec::new));
+    assert!(missing.contains("layer3.1.bn2.weight is missing"), "{missing}");
+    let misshaped = message(&file, &|name| (name == "fc.weight").then(|| vec![512, 7]));
+    assert!(misshaped.contains("fc.weight has shape [512, 7], resnet18 needs [n, 512]"), "{misshaped}");
+}
+
+#[test]
+fn weights_that_are_not_numbers_are_refused() {
+    let (_store, _model, mut file) = reference(Architecture::ResNet18, 2);
+    // The last four bytes of the file belong to the last tensor, whichever that is.
+    let end = file.len() - 4;
+    file[end..].copy_from_slice(&f32::NAN.to_le_bytes());
+    let refused = Network::fold(&weights(&file), Architecture::ResNet18).err().expect("refused").to_string();
+    assert!(refused.contains("has NaN at index"), "{refused}");
+}
+
+#[test]
+fn damaged_files_are_refused() {
+    let (_store, _model, file) = reference(Architecture::ResNet18, 2);
+    for bytes in [&b""[..], b"hello", &file[..file.len() / 2], &file[..4]] {
+        assert!(Weights::from_safetensors(bytes, "file").is_err());
+    }
+    assert!(matches!(Weights::open(std::path::Path::new("no/such.safetensors")), Err(weights::Error::Read { .. })));
+    assert!(matches!(Weights::open(std::path::Path::new("weights.zip")), Err(weights::Error::Malformed { .. })));
+}
