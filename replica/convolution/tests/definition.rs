@@ -103,7 +103,8 @@ impl Case {
         let scale = (self.geometry.side * self.geometry.side * self.inputs) as f64;
         let differences = output.iter().zip(expected).map(|(found, expected)| (f64::from(*found) - expected).abs());
         // Not `f64::max`, which forgets NaN.
-        differences.fold(0.0, |largest, difference| if difference <= largest { largest } else { difference }) / scale
+        let largest = |largest: f64, d: f64| if largest.is_nan() || d <= largest { largest } else { d };
+        differences.fold(0.0, largest) / scale
     }
 
     fn check(&self, spread: &dyn Spread) -> Result<(), TestCaseError> {

@@ -34,8 +34,8 @@ impl Network<Folded> {
     ///
     /// # Errors
     /// When a tensor is missing or has another shape.
-    pub(super) fn fold(weights: &Weights, architecture: Architecture) -> Result<Self, Error> {
-        let source = Source { weights, architecture };
+    pub(super) fn fold(weights: Weights, architecture: Architecture) -> Result<Self, Error> {
+        let mut source = Source { weights, architecture };
         let mut blocks = Vec::new();
         let mut inputs = STEM;
         for (stage, (channels, count)) in STAGES.into_iter().zip(architecture.stages()).enumerate() {
@@ -50,18 +50,19 @@ impl Network<Folded> {
     }
 }
 
-struct Source<'a> {
-    weights: &'a Weights,
+struct Source {
+    weights: Weights,
     architecture: Architecture,
 }
 
-impl Source<'_> {
-    fn block(&self, name: &str, inputs: usize, channels: usize, stride: usize) -> Result<Block<Folded>, Error> {
-        let layer = |number: usize, [inputs, outputs]: [usize; 2], side: usize, stride: usize| {
+impl Source {
+    fn block(&mut self, name: &str, inputs: usize, channels: usize, stride: usize) -> Result<Block<Folded>, Error> {
+        let kind = self.architecture.block();
+        let mut layer = |number: usize, [inputs, outputs]: [usize; 2], side: usize, stride: usize| {
             let (conv, bn) = (format!("{name}.conv{number}"), format!("{name}.bn{number}"));
             self.layer(&conv, &bn, [outputs, inputs, side], stride)
         };
-        let (outputs, first, last) = match self.architecture.block() {
+        let (outputs, first, last) = match kind {
             BlockKind::Basic => {
                 (channels, vec![layer(1, [inputs, channels], 3, stride)?], layer(2, [channels, channels], 3, 1)?)
             }
@@ -83,11 +84,11 @@ impl Source<'_> {
     }
 
     /// `shape` is `[outputs, inputs, side]`; padding keeps the size, as in every convolution of these networks.
-    fn layer(&self, conv: &str, bn: &str, shape: [usize; 3], stride: usize) -> Result<Folded, Error> {
+    fn layer(&mut self, conv: &str, bn: &str, shape: [usize; 3], stride: usize) -> Result<Folded, Error> {
         let [outputs, inputs, side] = shape;
         let mut weights =
             self.get(&format!("{conv}.weight"), &[Some(outputs), Some(inputs), Some(side), Some(side)])?;
-        let norm = |name: &str| self.get(&format!("{bn}.{name}"), &[Some(outputs)]);
+        let mut norm = |name: &str| self.get(&format!("{bn}.{name}"), &[Some(outputs)]);
         let (gamma, beta, mean, variance) =
             (norm("weight")?, norm("bias")?, norm("running_mean")?, norm("running_var")?);
         // gamma (Wx - mean) / sqrt(var + eps) + beta  =  (W gamma / sqrt(..)) x + (beta - mean gamma / sqrt(..))
@@ -100,13 +101,13 @@ impl Source<'_> {
     }
 
     /// A matrix is a convolution of side 1.
-    fn head(&self, inputs: usize) -> Result<Folded, Error> {
+    fn head(&mut self, inputs: usize) -> Result<Folded, Error> {
         let weights = self.get("fc.weight", &[None, Some(inputs)])?;
         let bias = self.get("fc.bias", &[Some(weights.len() / inputs)])?;
         Ok(Folded { weights, bias, inputs, geometry: Geometry { side: 1, stride: 1, padding: 0 } })
     }
 
-    fn get(&self, name: &str, shape: &[Option<usize>]) -> Result<Vec<f32>, Error> {
-        self.weights.get(self.architecture, name, shape)
+    fn get(&mut self, name: &str, shape: &[Option<usize>]) -> Result<Vec<f32>, Error> {
+        self.weights.take(self.architecture, name, shape)
     }
 }

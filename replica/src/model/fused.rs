@@ -24,11 +24,14 @@ pub(super) enum Kernel {
 }
 
 impl Kind {
-    /// Those that can compute a layer.
+    /// Those that are worth trying for a layer: where Winograd's filtering is possible it was always the faster.
     pub(super) fn candidates(layer: &Folded) -> &'static [Self] {
-        const ALL: [Kind; 3] = [Kind::Direct, Kind::Winograd(Tile::Two), Kind::Winograd(Tile::Four)];
-        let winograd = layer.geometry == direct::Geometry { side: 3, stride: 1, padding: 1 };
-        if winograd { &ALL } else { &ALL[..1] }
+        match layer.geometry {
+            direct::Geometry { side: 3, stride: 1, padding: 1 } => {
+                &[Self::Winograd(Tile::Two), Self::Winograd(Tile::Four)]
+            }
+            _ => &[Self::Direct],
+        }
     }
 }
 

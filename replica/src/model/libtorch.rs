@@ -8,7 +8,9 @@ use tch::{Device, Kind, TchError, Tensor, no_grad};
 /// How pictures lie in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Layout {
-    /// Channels innermost.
+    /// Pictures with channels innermost, weights as they are stored: quick to load, slow to run.
+    Stored,
+    /// Channels innermost in both.
     ChannelsLast,
     /// In blocks of channels, as oneDNN likes it.
     OneDnn,
@@ -36,10 +38,11 @@ struct Layer {
 }
 
 impl Layer {
-    fn new(layer: &Folded, Place { device, kind, .. }: Place) -> Result<Self, TchError> {
+    fn new(layer: &Folded, Place { device, kind, layout }: Place) -> Result<Self, TchError> {
         let side = layer.geometry.side as i64;
         let shape = [layer.bias.len() as i64, layer.inputs as i64, side, side];
-        let weights = channels_last(&Tensor::f_from_slice(&layer.weights)?.f_view(shape)?)?;
+        let weights = Tensor::f_from_slice(&layer.weights)?.f_view(shape)?;
+        let weights = if layout == Layout::ChannelsLast { channels_last(&weights)? } else { weights };
         Ok(Self {
             weights: weights.f_to_device(device)?.f_to_kind(kind)?,
             bias: Tensor::f_from_slice(&layer.bias)?.f_to_device(device)?.f_to_kind(kind)?,
@@ -51,7 +54,7 @@ impl Layer {
     /// With weights in oneDNN's order.
     fn reordered(self) -> Result<Self, TchError> {
         let (stride, padding) = (self.stride, self.padding);
-        let weights = self.weights.f_contiguous()?.f_to_mkldnn(None::<Kind>)?;
+        let weights = self.weights.f_to_mkldnn(None::<Kind>)?;
         let weights = weights.f_mkldnn_reorder_conv2d_weight(padding, stride, [1, 1], 1, None::<&[i64]>)?;
         Ok(Self { weights, bias: self.bias.f_to_mkldnn(None::<Kind>)?, ..self })
     }
@@ -83,14 +86,14 @@ impl Engine<Layer> for Libtorch {
 
     fn max_pool(&mut self, maps: &Tensor) -> Result<Tensor, Failure> {
         Ok(match self.0.layout {
-            Layout::ChannelsLast => maps.f_max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false)?,
+            Layout::Stored | Layout::ChannelsLast => maps.f_max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false)?,
             Layout::OneDnn => maps.f_mkldnn_max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false)?,
         })
     }
 
     fn average_pool(&mut self, maps: &Tensor) -> Result<Tensor, Failure> {
         let dense = match self.0.layout {
-            Layout::ChannelsLast => maps.shallow_clone(),
+            Layout::Stored | Layout::ChannelsLast => maps.shallow_clone(),
             Layout::OneDnn => maps.f_internal_to_dense(Kind::Float, false)?,
         };
         Ok(dense.f_adaptive_avg_pool2d([1, 1])?)
@@ -111,7 +114,7 @@ impl LibtorchModel {
     /// When libtorch refuses, for want of memory on the device for instance.
     pub(super) fn new(network: &Network<Folded>, place: Place, side: usize) -> Result<Self, Failure> {
         let layer = |layer: &Folded| match place.layout {
-            Layout::ChannelsLast => Layer::new(layer, place),
+            Layout::Stored | Layout::ChannelsLast => Layer::new(layer, place),
             Layout::OneDnn => Layer::new(layer, place)?.reordered(),
         };
         let mut layers = network.map(layer)?;
@@ -127,7 +130,7 @@ impl Model for LibtorchModel {
         no_grad(|| {
             let input = input(pictures, self.side, device, kind)?;
             let input = match layout {
-                Layout::ChannelsLast => input,
+                Layout::Stored | Layout::ChannelsLast => input,
                 Layout::OneDnn => input.f_contiguous()?.f_to_mkldnn(None::<Kind>)?,
             };
             let logits = self.network.forward(&mut Libtorch(self.place), &input)?;

@@ -67,7 +67,6 @@ impl Recipe {
     pub fn new(file: ModelFile, side: usize, setup: Setup) -> Result<Self, Error> {
         let Setup { kernel, precision, threads, max_batch, .. } = setup;
         tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
-        tch::set_num_interop_threads(1);
         let place = Place { device: setup.device.find()?, kind: precision.kind(), layout: Layout::ChannelsLast };
         let (way, classes) = match file {
             ModelFile::TorchScript(file) => {
@@ -75,8 +74,7 @@ impl Recipe {
                 (Way::TorchScript(module, place), classes)
             }
             ModelFile::Weights(weights, architecture) => {
-                let network = Network::fold(&weights, architecture)?;
-                drop(weights);
+                let network = Network::fold(weights, architecture)?;
                 let classes = network.head.bias.len();
                 let bounds = Bounds { side, max_batch, threads };
                 let way = match place == Place::PLAIN {

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 /// Passes of which the fastest counts; what else the machine does only ever makes one slower.
-const TRIES: usize = 3;
+const TRIES: usize = 2;
 
 /// Layers of like sizes have like times.
 type Sizes = (usize, usize, Geometry);
@@ -46,13 +46,22 @@ impl Tuning {
     }
 
     /// `network` with each layer as it was fastest.
-    pub(super) fn fastest(self, network: &Network<Folded>) -> Network<Kernel> {
-        let kind = |layer: &Folded| {
-            let tried = self.tried.get(&sizes(layer)).map_or(&[][..], Vec::as_slice);
-            let best = tried.iter().min_by(|a, b| a.seconds.total_cmp(&b.seconds));
-            best.map_or(Kind::Direct, |candidate| candidate.kind)
+    pub(super) fn fastest(mut self, network: &Network<Folded>) -> Network<Kernel> {
+        let mut fastest = HashMap::new();
+        let kernel = |layer: &Folded| {
+            // The first of its sizes was tried with its own weights, and so is there already.
+            let tried = self.tried.remove(&sizes(layer)).unwrap_or_default();
+            Ok(match tried.into_iter().min_by(|a, b| a.seconds.total_cmp(&b.seconds)) {
+                Some(best) => {
+                    fastest.insert(sizes(layer), best.kind);
+                    best.kernel
+                }
+                None => {
+                    let kind = fastest.get(&sizes(layer)).copied().unwrap_or(Kind::Direct);
+                    Kernel::new(layer, kind, self.fused.instructions)
+                }
+            })
         };
-        let kernel = |layer: &Folded| Ok(Kernel::new(layer, kind(layer), self.fused.instructions));
         network.map(kernel).unwrap_or_else(|never: std::convert::Infallible| match never {})
     }
 }

@@ -137,16 +137,21 @@ impl Weights {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// The tensor `name`, row-major, of the given shape; none stands for any size.
+    /// Takes out the tensor `name`, row-major, of the given shape; none stands for any size.
     ///
     /// # Errors
     /// [`Error::Missing`] and [`Error::Shape`].
-    pub fn get(&self, architecture: Architecture, name: &str, needed: &[Option<usize>]) -> Result<Vec<f32>, Error> {
+    pub fn take(
+        &mut self,
+        architecture: Architecture,
+        name: &str,
+        needed: &[Option<usize>],
+    ) -> Result<Vec<f32>, Error> {
         let (path, name) = (self.source.clone(), name.to_owned());
-        let Some(tensor) = self.tensors.get(&name) else {
+        let Some(tensor) = self.tensors.remove(&name) else {
             return Err(Error::Missing { path, name, architecture });
         };
-        let found = tensor.shape.clone();
+        let found = tensor.shape;
         let fits = found.len() == needed.len()
             && found.iter().zip(needed).all(|(&found, needed)| needed.map_or(found > 0, |needed| found == needed));
         if !fits {
@@ -158,7 +163,7 @@ impl Weights {
             let reason = format!("tensor {name} has {} at index {index}", tensor.numbers[index]);
             return Err(Error::Malformed { path, reason });
         }
-        Ok(tensor.numbers.clone())
+        Ok(tensor.numbers)
     }
 }
 
