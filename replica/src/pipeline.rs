@@ -3,27 +3,26 @@
 //! Every job holds one of the replica's slots until its work has ended, even if its client has left by then; there are
 //! as many slots as the advertised capacity, so what waits between the threads is bounded by it.
 
-use crate::batch::{Batch, Batcher};
-use crate::decode::{self, Limits};
+mod decoder;
+mod hopper;
+mod job;
+mod thread;
+mod worker;
+
+use crate::batch::Batcher;
+use crate::decode::Limits;
 use crate::model::{Failure, Input, Model};
-use crate::preprocess::{self, Transform};
+use crate::preprocess::Transform;
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
-use metrics::histogram;
+use decoder::Decoders;
+use hopper::Hopper;
+use job::{Job, Reply};
 use service::wire::{Code, Fault};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+use thread::Alarm;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
-
-/// A picture on its way to the model.
-struct Job<Stage> {
-    stage: Stage,
-    deadline: Instant,
-    /// When it entered the present stage.
-    entered: Instant,
-    times: Times,
-    reply: Reply,
-}
 
 /// What a request brings.
 #[derive(Debug)]
@@ -32,12 +31,6 @@ pub enum Picture {
     Encoded(Bytes),
     /// Ready for the model.
     Tensor(Input),
-}
-
-/// Where a job's outcome goes.
-struct Reply {
-    slot: OwnedSemaphorePermit,
-    outcome: oneshot::Sender<Result<Classified, Fault>>,
 }
 
 /// Where a picture's time went.
@@ -119,7 +112,7 @@ impl Pipeline {
         let (encoded, to_decode) = bounded(sizes.capacity);
         let (alarm, end) = mpsc::channel(1);
         let alarm = Alarm(alarm);
-        thread("load".into(), alarm.clone(), move || {
+        thread::start("load".into(), alarm.clone(), move || {
             if let Err(error) = start_threads(sizes, limits, load, &to_decode, &alarm) {
                 alarm.ring(error);
                 // Whatever still comes is refused, until the process has ended.
@@ -152,47 +145,6 @@ impl Pipeline {
     }
 }
 
-impl<Stage> Job<Stage> {
-    /// A closed reply means that the client, or the dispatcher, no longer waits.
-    fn is_abandoned(&self) -> bool {
-        self.reply.outcome.is_closed()
-    }
-
-    fn expire(self, before: &str) {
-        self.reply.send(Err(Fault::new(Code::DeadlineExceeded, format!("the deadline passed before {before}"))));
-    }
-}
-
-impl Reply {
-    /// The slot first: whoever reads the outcome may send the next request at once.
-    fn send(self, outcome: Result<Classified, Fault>) {
-        drop(self.slot);
-        let _gone = self.outcome.send(outcome);
-    }
-}
-
-/// Tells the pipeline's owner that it cannot go on, also when a thread panics.
-#[derive(Clone)]
-struct Alarm(mpsc::Sender<anyhow::Error>);
-
-impl Alarm {
-    fn ring(&self, error: anyhow::Error) {
-        // The first one counts; and nobody listens any more once the process is stopping.
-        let _heard = self.0.try_send(error);
-    }
-}
-
-impl Drop for Alarm {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.ring(anyhow::anyhow!(
-                "the {} thread has panicked",
-                std::thread::current().name().unwrap_or("nameless")
-            ));
-        }
-    }
-}
-
 /// Loads, has every worker make and warm up its model, and then starts to decode.
 fn start_threads<R: Recipe>(
     sizes: Sizes,
@@ -207,16 +159,16 @@ fn start_threads<R: Recipe>(
     let hopper = Arc::new(Hopper::default());
     for worker in 0..sizes.workers {
         let (recipe, warm, hopper) = (recipe.clone(), warm.clone(), hopper.clone());
-        thread(format!("infer-{worker}"), alarm.clone(), move || {
+        thread::start(format!("infer-{worker}"), alarm.clone(), move || {
             let model = recipe.model().and_then(|mut model| {
-                let times = warm_up(&mut *model, transform, sizes.max_batch)?;
+                let times = worker::warm_up(&mut *model, transform, sizes.max_batch)?;
                 Ok((model, times))
             });
             match model {
                 Ok((mut model, times)) => {
                     let _loading = warm.send(Ok(times));
                     drop(warm);
-                    infer_all(&mut *model, &hopper);
+                    worker::run(&mut *model, &hopper);
                 }
                 Err(failure) => drop(warm.send(Err(failure))),
             }
@@ -229,186 +181,18 @@ fn start_threads<R: Recipe>(
         slowest.iter_mut().zip(times).for_each(|(slowest, time)| *slowest = time.max(*slowest));
     }
     hopper.open(Batcher::new(slowest, sizes.batch_wait));
-    let decoders = Arc::new(Decoders { hopper });
+    let decoders = Arc::new(Decoders::new(hopper));
     for decoder in 0..sizes.decoders {
         let (encoded, decoders) = (to_decode.clone(), decoders.clone());
-        thread(format!("decode-{decoder}"), alarm.clone(), move || {
-            decode_all(&encoded, &decoders.hopper, limits, transform)
-        });
+        thread::start(format!("decode-{decoder}"), alarm.clone(), move || decoders.run(&encoded, limits, transform));
     }
     Ok(())
-}
-
-/// Runs every batch size once, so that no client pays for libtorch's first time: how long each took.
-fn warm_up(model: &mut dyn Model, transform: Transform, max_batch: usize) -> Result<Vec<Duration>, Failure> {
-    let picture = vec![0.0; transform.input_length()];
-    (1..=max_batch)
-        .map(|size| {
-            let start = Instant::now();
-            model.logits(&vec![picture.clone(); size])?;
-            Ok(start.elapsed())
-        })
-        .collect()
-}
-
-/// Decoded pictures on their way to the workers.
-#[derive(Default)]
-struct Hopper {
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct State {
-    /// There once the times of passes are known.
-    batcher: Option<Batcher<Job<Input>>>,
-    is_closed: bool,
-}
-
-impl Hopper {
-    fn open(&self, batcher: Batcher<Job<Input>>) {
-        self.with(|state| state.batcher = Some(batcher));
-    }
-
-    /// No more will come; what is there is still computed.
-    fn close(&self) {
-        self.with(|state| state.is_closed = true);
-        self.changed.notify_all();
-    }
-
-    fn push(&self, job: Job<Input>) {
-        self.with(|state| {
-            let batcher = state.batcher.as_mut().expect("opened before anything is decoded");
-            batcher.push(job.entered, job.deadline, job);
-        });
-        self.changed.notify_one();
-    }
-
-    /// Waits for a batch; none once it is closed and empty.
-    fn take(&self) -> Option<Batch<Job<Input>>> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            let now = Instant::now();
-            let due = state.batcher.as_ref().and_then(|batcher| batcher.due(now));
-            state = match due {
-                Some(due) if due <= now || state.is_closed => return state.batcher.as_mut().map(|all| all.take(now)),
-                Some(due) => self.changed.wait_timeout(state, due - now).unwrap_or_else(PoisonError::into_inner).0,
-                None if state.is_closed => return None,
-                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
-            };
-        }
-    }
-
-    fn record(&self, count: usize, took: Duration) {
-        self.with(|state| state.batcher.iter_mut().for_each(|batcher| batcher.record(count, took)));
-    }
-
-    fn with(&self, change: impl FnOnce(&mut State)) {
-        // No thread leaves it half changed: what a panicking one left is whole.
-        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-}
-
-/// Closes the hopper when the last of them has ended.
-struct Decoders {
-    hopper: Arc<Hopper>,
-}
-
-impl Drop for Decoders {
-    fn drop(&mut self) {
-        self.hopper.close();
-    }
-}
-
-fn decode_all(encoded: &Receiver<Job<Picture>>, hopper: &Hopper, limits: Limits, transform: Transform) {
-    for job in encoded {
-        if job.is_abandoned() || job.deadline <= Instant::now() {
-            job.expire("decoding");
-            continue;
-        }
-        let Job { stage, deadline, entered, mut times, reply } = job;
-        match input(stage, limits, transform) {
-            Ok(input) => {
-                times.decode = entered.elapsed();
-                histogram!("inference_stage_seconds", "stage" => "decode").record(times.decode);
-                hopper.push(Job { stage: input, deadline, entered: Instant::now(), times, reply });
-            }
-            Err(error) => {
-                let code = match error {
-                    decode::Error::TooManyPixels { .. } => Code::TooLarge,
-                    decode::Error::UnknownFormat | decode::Error::Corrupt { .. } => Code::BadImage,
-                };
-                reply.send(Err(Fault::new(code, error.to_string())));
-            }
-        }
-    }
-}
-
-fn input(picture: Picture, limits: Limits, transform: Transform) -> Result<Input, decode::Error> {
-    match picture {
-        Picture::Encoded(file) => {
-            let pixels = decode::decode(&file, limits)?;
-            Ok(preprocess::normalise(&preprocess::crop(&pixels, transform)))
-        }
-        Picture::Tensor(input) => Ok(input),
-    }
-}
-
-fn infer_all(model: &mut dyn Model, hopper: &Hopper) {
-    while let Some(Batch { mut pictures, expired }) = hopper.take() {
-        let abandoned = pictures.extract_if(.., |job| job.is_abandoned());
-        expired.into_iter().chain(abandoned).for_each(|job| job.expire("inference"));
-        if !pictures.is_empty() {
-            let count = pictures.len();
-            let took = infer(model, pictures);
-            hopper.record(count, took);
-        }
-    }
-}
-
-fn infer(model: &mut dyn Model, batch: Vec<Job<Input>>) -> Duration {
-    let started = Instant::now();
-    let (inputs, replies): (Vec<Input>, Vec<(Times, Reply)>) = batch
-        .into_iter()
-        .map(|Job { stage, entered, mut times, reply, .. }| {
-            times.batch = started.saturating_duration_since(entered);
-            (stage, (times, reply))
-        })
-        .unzip();
-    let outcome = model.logits(&inputs);
-    let inference = started.elapsed();
-    histogram!("inference_batch_size").record(inputs.len() as f64);
-    histogram!("inference_stage_seconds", "stage" => "forward").record(inference);
-    match outcome {
-        Ok(rows) => {
-            for ((mut times, reply), logits) in replies.into_iter().zip(rows) {
-                times.inference = inference;
-                histogram!("inference_stage_seconds", "stage" => "queue").record(times.batch);
-                reply.send(Ok(Classified { logits, times }));
-            }
-        }
-        Err(failure) => {
-            tracing::error!(%failure, "a forward pass failed");
-            for (_, reply) in replies {
-                reply.send(Err(Fault::new(Code::Internal, failure.to_string())));
-            }
-        }
-    }
-    inference
-}
-
-fn thread(name: String, alarm: Alarm, body: impl FnOnce() + Send + 'static) {
-    let run = move || {
-        // Dropped last, and so also when `body` panics.
-        let _alarm = alarm;
-        body();
-    };
-    std::thread::Builder::new().name(name).spawn(run).expect("the system has a thread to spare");
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Mutex;
     use tokio::sync::Semaphore;
 
     /// Keeps the batch sizes; a pass of real work waits until it is let go.
@@ -519,6 +303,27 @@ mod tests {
         assert_eq!(bad.expect_err("refused").code, Code::BadImage);
         open.send(()).expect("the model waits");
         assert!(classify(&pipeline, png(), far).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_model_that_panics_ends_the_pipeline() {
+        struct Broken;
+        impl Model for Broken {
+            fn logits(&mut self, pictures: &[Input]) -> Result<Vec<Vec<f32>>, Failure> {
+                assert!(pictures[0].iter().all(|&number| number == 0.0), "only warm-up is survived");
+                Ok(vec![vec![1.0]; pictures.len()])
+            }
+        }
+        impl Recipe for Broken {
+            fn model(&self) -> Result<Box<dyn Model>, Failure> {
+                Ok(Box::new(Self))
+            }
+        }
+        let load = || Ok(Loaded { recipe: Broken, transform: Transform::IMAGENET });
+        let (pipeline, mut end) = Pipeline::start(sizes(1, 1), Limits::default(), load, || {});
+        let refused = classify(&pipeline, png(), Instant::now() + Duration::from_secs(600)).await;
+        assert_eq!(refused.expect_err("it panicked").code, Code::Internal);
+        assert!(end.recv().await.expect("a reason").to_string().contains("infer-0 thread has panicked"));
     }
 
     #[tokio::test]
