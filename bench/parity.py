@@ -9,6 +9,7 @@ parity.py logits FOLDER NAME ARCH WEIGHTS    NAME-own.f32 and NAME-given.f32 aga
 import json
 import struct
 import sys
+import warnings
 import zlib
 from pathlib import Path
 
@@ -19,6 +20,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from torchvision.transforms import functional
 from torchvision.transforms._presets import ImageClassification
+
+# PIL would rather have a transparent palette converted to RGBA; torchvision's loader converts it to RGB.
+warnings.filterwarnings("ignore", "Palette images with Transparency")
+torch.set_num_threads(1)  # More would spin for each other on a machine that does something else, too.
 
 TRANSFORM = ImageClassification(crop_size=224)
 JPEG_SIZES = [(1, 1), (8, 8), (17, 31), (223, 225), (224, 224), (256, 256), (257, 255), (300, 100), (101, 333),

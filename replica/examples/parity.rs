@@ -26,7 +26,8 @@ fn main() -> Result<()> {
     let args = Args::parse();
     let crops = decode_all(&args.folder)?;
     if let (Some(name), Some(weights)) = (args.name, args.weights) {
-        threads::limit(std::thread::available_parallelism().map_or(1, usize::from));
+        // More would spin for each other on a machine that does something else, too.
+        threads::limit(1);
         let model = ResNet18::new(&Weights::open(&weights)?)?;
         let theirs = args.folder.join("theirs.u8");
         let theirs = std::fs::read(&theirs).with_context(|| format!("read {}", theirs.display()))?;

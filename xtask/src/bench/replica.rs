@@ -76,6 +76,8 @@ pub struct Bench<'a> {
     /// Requests after which memory is measured.
     pub requests: u32,
     python: Option<&'a Path>,
+    /// Made before anything is measured, if a part needs them.
+    pictures: Option<Pictures>,
 }
 
 impl Bench<'_> {
@@ -97,10 +99,10 @@ impl Bench<'_> {
 
     /// What is sent and decoded.
     ///
-    /// # Errors
-    /// When they cannot be made.
-    pub fn pictures(&self) -> Result<Pictures> {
-        Pictures::make(&self.engines()?, self.folder)
+    /// # Panics
+    /// In a part that was said to need none.
+    pub fn pictures(&self) -> &Pictures {
+        self.pictures.as_ref().expect("they were made for every part that needs them")
     }
 
     /// A bar of so many steps, which shows the time that is left.
@@ -120,11 +122,12 @@ pub fn run(options: &Options) -> Result<()> {
     build::programs()?;
     let folder = paths::output("bench").join("replica");
     fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
-    let bench = Bench {
+    let mut bench = Bench {
         folder: &folder,
         rounds: options.rounds,
         requests: options.requests,
         python: options.python.as_deref(),
+        pictures: None,
     };
     let wanted = |part: &&Part| options.only.is_empty() || options.only.contains(part);
     let parts: Vec<Part> = Part::value_variants().iter().filter(wanted).copied().collect();
@@ -156,7 +159,7 @@ pub fn run(options: &Options) -> Result<()> {
 
 impl Bench<'_> {
     /// Builds and downloads before anything is measured.
-    fn prepare(&self, parts: &[Part]) -> Result<()> {
+    fn prepare(&mut self, parts: &[Part]) -> Result<()> {
         let needs = |of: &[Part]| of.iter().any(|part| parts.contains(part));
         if needs(&[Part::Forward, Part::Throughput]) {
             build::example("forward")?;
@@ -173,7 +176,7 @@ impl Bench<'_> {
             self.torchvision()?;
         }
         if parts.iter().any(|part| *part != Part::Startup) {
-            self.pictures()?;
+            self.pictures = Some(Pictures::make(&self.engines()?, self.folder)?);
         }
         Ok(())
     }

@@ -16,7 +16,7 @@ const REPEATS: u32 = 10;
 /// # Errors
 /// When a worker fails.
 pub fn measure(bench: &Bench) -> Result<Vec<Figure>> {
-    let pictures = bench.pictures()?;
+    let pictures = bench.pictures();
     let files = [&pictures.small, &pictures.large];
     let commands = [Command::new(paths::program("examples/decode")), bench.torchvision()?.script("decode.py")];
     let mut workers = Vec::new();

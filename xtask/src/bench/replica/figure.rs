@@ -59,7 +59,10 @@ impl Figure {
             Some(Target::AtLeast(least)) => format!("≥ {least:<6} {}", verdict(self.value >= least)),
             None => String::new(),
         };
-        format!("{:<36} {:>10.3} {:<4} {target}", self.name, self.value, self.unit).trim_end().to_owned()
+        // Three decimals, but not of what is smaller.
+        let value = self.value;
+        let value = if value != 0.0 && value.abs() < 1e-3 { format!("{value:.1e}") } else { format!("{value:.3}") };
+        format!("{:<36} {value:>10} {:<4} {target}", self.name, self.unit).trim_end().to_owned()
     }
 }
 

@@ -31,7 +31,7 @@ type Cell = (usize, u32, u32);
 /// # Errors
 /// When an engine does not start, or computes something else.
 pub fn measure(bench: &Bench) -> Result<Vec<Figure>> {
-    let crops = bench.pictures()?.crops()?;
+    let crops = bench.pictures().crops()?;
     let python = bench.engines()?;
     let threads: Vec<u32> = [1, 2].into_iter().filter(|&threads| threads as usize <= cores().len()).collect();
     let mut workers = BTreeMap::new();

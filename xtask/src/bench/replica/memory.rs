@@ -5,14 +5,15 @@ use super::figure::Figure;
 use super::{Bench, subject};
 use anyhow::{Context, Result};
 use std::fs;
+use std::path::PathBuf;
 
 /// Megabytes (10^6 bytes): at the end, at its highest, and how much came after the first tenth of the requests.
 ///
 /// # Errors
 /// When the replica does not start, or fails to answer.
 pub fn measure(bench: &Bench) -> Result<Vec<Figure>> {
-    let pictures = bench.pictures()?.mixed;
-    let read = |path| fs::read(path).with_context(|| format!("read {path:?}"));
+    let pictures = &bench.pictures().mixed;
+    let read = |path: &PathBuf| fs::read(path).with_context(|| format!("read {}", path.display()));
     let pictures: Vec<Vec<u8>> = pictures.iter().map(read).collect::<Result<_>>()?;
     let replica = subject::start(bench.folder)?;
     let client = Client::of(&replica);

@@ -14,8 +14,8 @@ const REQUESTS: u32 = 20;
 /// # Errors
 /// When the replica does not start, or fails to answer.
 pub fn measure(bench: &Bench) -> Result<Vec<Figure>> {
-    let picture = bench.pictures()?.small;
-    let picture = fs::read(&picture).with_context(|| format!("read {}", picture.display()))?;
+    let picture = &bench.pictures().small;
+    let picture = fs::read(picture).with_context(|| format!("read {}", picture.display()))?;
     let replica = subject::start(bench.folder)?;
     let client = Client::of(&replica);
     for _ in 0..REQUESTS {

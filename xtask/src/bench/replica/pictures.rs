@@ -3,9 +3,11 @@
 use crate::paths;
 use crate::python::Python;
 use anyhow::{Context, Result, ensure};
+use indicatif::ProgressBar;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 /// Where they are.
 #[derive(Debug, Clone)]
@@ -21,17 +23,18 @@ pub struct Pictures {
 }
 
 impl Pictures {
-    /// Makes them in `folder`, unless they are there.
+    /// Makes them in `folder`.
     ///
     /// # Errors
     /// When something fails.
     pub fn make(python: &Python, folder: &Path) -> Result<Self> {
         let (drawn, folder) = (folder.join("drawn"), folder.join("pictures"));
-        if !folder.join("mixed").is_dir() {
-            draw(&drawn, 16)?;
-            let made = python.script("pictures.py").arg(&drawn).arg(&folder).status().context("run pictures.py")?;
-            ensure!(made.success(), "bench/pictures.py failed ({made})");
-        }
+        let spinner = ProgressBar::new_spinner().with_message("making pictures");
+        spinner.enable_steady_tick(Duration::from_millis(200));
+        draw(&drawn, 16)?;
+        let made = python.script("pictures.py").arg(&drawn).arg(&folder).status().context("run pictures.py")?;
+        ensure!(made.success(), "bench/pictures.py failed ({made})");
+        spinner.finish_and_clear();
         let mixed = folder.join("mixed");
         let entries = fs::read_dir(&mixed).with_context(|| format!("list {}", mixed.display()))?;
         let mut mixed = entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?;

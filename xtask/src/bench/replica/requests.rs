@@ -25,8 +25,8 @@ struct Taken {
 /// # Errors
 /// When a server does not start, or fails to answer.
 pub fn measure(bench: &Bench) -> Result<Vec<Figure>> {
-    let picture = bench.pictures()?.small;
-    let picture = fs::read(&picture).with_context(|| format!("read {}", picture.display()))?;
+    let picture = &bench.pictures().small;
+    let picture = fs::read(picture).with_context(|| format!("read {}", picture.display()))?;
     let mut flask = bench.torchvision()?.script("flask_server.py");
     flask.arg(subject::weights());
     let servers = [subject::start(bench.folder)?, Service::spawn("flask", flask, bench.folder)?];

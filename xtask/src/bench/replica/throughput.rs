@@ -24,7 +24,7 @@ const CONNECTIONS: u64 = 4;
 pub fn measure(bench: &Bench) -> Result<Vec<Figure>> {
     let core = *cores::allowed()?.first().context("there is no core")?;
     let _elsewhere = Elsewhere::than(core)?;
-    let pictures = bench.pictures()?;
+    let pictures = bench.pictures();
     let picture = fs::read(&pictures.small).with_context(|| format!("read {}", pictures.small.display()))?;
     let replica = subject::start_on(core, bench.folder)?;
     let connections = subject::wait(&replica)?.min(CONNECTIONS) as usize;
