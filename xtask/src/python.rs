@@ -42,7 +42,7 @@ pub const TORCHVISION: Environment = Environment {
         "torch==2.13.0",
         "torchvision==0.28.0",
     ],
-    download: "about 3 GB, most of it CUDA's libraries, 7 GB once unpacked",
+    download: "about 3 GB, most of it CUDA's libraries, 5 GB once unpacked",
 };
 
 /// Written last, so it vouches for the rest.
