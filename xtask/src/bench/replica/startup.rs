@@ -59,7 +59,7 @@ fn own_account(replica: &Service) -> Result<f64> {
 
 /// Of a metric without labels, in Prometheus' text format.
 fn gauge(text: &str, name: &str) -> Option<f64> {
-    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
+    text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
 }
 
 #[cfg(test)]

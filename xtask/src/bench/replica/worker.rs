@@ -80,28 +80,34 @@ impl Drop for Worker {
 mod tests {
     use super::*;
 
-    fn start(script: &str) -> Result<Worker> {
+    /// A worker by that script, whose log is removed in the end.
+    fn with(name: &str, script: &str, check: impl FnOnce(Result<Worker>)) {
         let mut command = Command::new("sh");
         command.args(["-c", script]);
-        let logs = std::env::temp_dir().join(format!("roundhouse-worker-{}", std::process::id()));
-        fs::create_dir_all(&logs)?;
-        Worker::start("worker", command, &logs)
+        let logs = std::env::temp_dir().join(format!("roundhouse-{name}-{}", std::process::id()));
+        fs::create_dir_all(&logs).expect("writable");
+        check(Worker::start(name, command, &logs));
+        fs::remove_dir_all(&logs).expect("removable");
     }
 
     #[test]
     fn a_worker_answers_until_it_ends_and_then_its_log_is_told() {
         let script = "echo ready for it; read a; echo 1.5 2; read b; echo $b; read c; echo broken >&2";
-        let mut worker = start(script).expect("it starts");
-        assert_eq!(worker.description, "for it");
-        assert_eq!(worker.ask("time").expect("it answers"), [1.5, 2.0]);
-        assert!(worker.ask("words").is_err());
-        let error = worker.ask("more").expect_err("it has ended").to_string();
-        assert!(error.contains("broken"), "{error}");
+        with("answers", script, |worker| {
+            let mut worker = worker.expect("it starts");
+            assert_eq!(worker.description, "for it");
+            assert_eq!(worker.ask("time").expect("it answers"), [1.5, 2.0]);
+            assert!(worker.ask("words").is_err());
+            let error = worker.ask("more").expect_err("it has ended").to_string();
+            assert!(error.contains("broken"), "{error}");
+        });
     }
 
     #[test]
     fn a_worker_that_does_not_start_tells_why() {
-        let error = start("echo no module >&2").err().expect("refused").to_string();
-        assert!(error.contains("no module"), "{error}");
+        with("fails", "echo no module >&2", |worker| {
+            let error = worker.err().expect("refused").to_string();
+            assert!(error.contains("no module"), "{error}");
+        });
     }
 }
