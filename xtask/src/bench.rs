@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: what the dispatcher is judged by; where there is a peer, it is measured in the same run.
+//! `cargo xtask bench`: what the programs are judged by; where there is a peer, it is measured in the same run.
 
 pub mod accounting;
 pub mod cell;
@@ -6,6 +6,7 @@ pub mod figures;
 pub mod hop;
 pub mod peer;
 pub mod proxies;
+pub mod replica;
 pub mod report;
 pub mod stress;
 pub mod tool;
@@ -29,6 +30,8 @@ pub enum Subject {
     Overload(stress::Options),
     /// Late-last next to first come, first served, at a load that is too much now and then
     Order(stress::Options),
+    /// The replica next to ONNX Runtime, OpenVINO, Flask and PIL, and by itself
+    Replica(replica::Options),
 }
 
 /// Runs a benchmark and prints its figures.
@@ -43,5 +46,6 @@ pub fn run(subject: &Subject) -> Result<()> {
         Subject::Connections(options) => stress::run("connections", options),
         Subject::Overload(options) => stress::run("overload", options),
         Subject::Order(options) => stress::run("order", options),
+        Subject::Replica(options) => replica::run(options),
     }
 }

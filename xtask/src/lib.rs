@@ -1,11 +1,13 @@
-//! The task runner: gets libtorch, builds, starts the whole system, demonstrates and tests it.
+//! The task runner: gets libtorch, builds, starts the whole system, demonstrates, tests, measures and compares it.
 
 pub mod bench;
 pub mod build;
 pub mod demo;
 pub mod libtorch;
+pub mod parity;
 pub mod paths;
 pub mod prerequisites;
+pub mod python;
 pub mod stack;
 pub mod steal;
 pub mod up;

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use xtask::{bench, build, demo, libtorch, prerequisites, up};
+use xtask::{bench, build, demo, libtorch, parity, prerequisites, up};
 
 /// Builds, runs and tests Roundhouse.
 #[derive(Parser)]
@@ -24,6 +24,8 @@ enum Task {
     /// Measure
     #[command(subcommand)]
     Bench(bench::Subject),
+    /// Compare pixels, logits and classes with torchvision's; exit status 0 if they agree
+    Parity(parity::Options),
     /// Get libtorch only, so that plain cargo commands work
     Libtorch,
 }
@@ -34,6 +36,7 @@ fn main() -> Result<()> {
         Task::Up(options) => up::run(&options),
         Task::Test => build::test(),
         Task::Bench(subject) => bench::run(&subject),
+        Task::Parity(options) => parity::run(&options),
         Task::Libtorch => {
             prerequisites::check()?;
             libtorch::ensure()

@@ -28,24 +28,31 @@ pub struct Service {
 }
 
 impl Service {
-    /// Starts a program of the workspace that prints its address first; its log goes to `logs/NAME.log`.
+    /// Starts a program of the workspace; its log goes to `logs/NAME.log`.
     ///
     /// # Errors
     /// When it ends instead.
     pub fn start(name: &'static str, arguments: &[String], logs: &Path) -> Result<Self> {
+        let mut command = Command::new(paths::program(name));
+        command.arg("--exit-with-parent").args(arguments);
+        Self::spawn(name, command, logs)
+    }
+
+    /// Starts whatever prints its address first and ends when its standard input closes.
+    ///
+    /// # Errors
+    /// When it ends instead.
+    pub fn spawn(name: &'static str, mut command: Command, logs: &Path) -> Result<Self> {
         let log = logs.join(format!("{name}.log"));
         let stderr = File::create(&log).with_context(|| format!("create {}", log.display()))?;
-        let program = paths::program(name);
-        let mut child = Command::new(&program)
-            .arg("--exit-with-parent")
-            .args(arguments)
+        let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(stderr)
             // A Ctrl-C at the terminal reaches this program alone; the others then drain in order.
             .process_group(0)
             .spawn()
-            .with_context(|| format!("start {}", program.display()))?;
+            .with_context(|| format!("start {name}: {command:?}"))?;
         let mut stdout = BufReader::new(child.stdout.take().expect("standard output is piped"));
         let mut line = String::new();
         stdout.read_line(&mut line)?;

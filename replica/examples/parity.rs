@@ -1,0 +1,76 @@
+//! This replica's part of `cargo xtask parity`: pixels and logits of listed pictures, as raw files for `bench/parity.py`.
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressIterator, ProgressStyle};
+use replica::model::{INPUT_LENGTH, Model, resnet::ResNet18, threads, weights::Weights};
+use replica::{decode, preprocess};
+use std::path::{Path, PathBuf};
+
+/// Reads FOLDER/list.txt (kind and path, separated by a tab) and writes ours.u8 (crops; black where refused) and
+/// refused.txt (path and reason); with weights, also the logits of those crops (NAME-own.f32) and of theirs.u8
+/// (NAME-given.f32).
+#[derive(Parser)]
+struct Args {
+    /// Where everything is
+    folder: PathBuf,
+    /// Name of the model's files
+    #[arg(long, requires = "weights")]
+    name: Option<String>,
+    /// Weights with torchvision's names
+    #[arg(long, requires = "name")]
+    weights: Option<PathBuf>,
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    let crops = decode_all(&args.folder)?;
+    if let (Some(name), Some(weights)) = (args.name, args.weights) {
+        // More would spin for each other on a machine that does something else, too.
+        threads::limit(1);
+        let model = ResNet18::new(&Weights::open(&weights)?)?;
+        let theirs = args.folder.join("theirs.u8");
+        let theirs = std::fs::read(&theirs).with_context(|| format!("read {}", theirs.display()))?;
+        for (of, crops) in [("own", &crops), ("given", &theirs)] {
+            let bytes = logits(&model, crops, &format!("{name}, {of} pixels"))?;
+            write(&args.folder.join(format!("{name}-{of}.f32")), &bytes)?;
+        }
+    }
+    Ok(())
+}
+
+fn decode_all(folder: &Path) -> Result<Vec<u8>> {
+    let list = folder.join("list.txt");
+    let list = std::fs::read_to_string(&list).with_context(|| format!("read {}", list.display()))?;
+    let (mut crops, mut refused) = (Vec::new(), String::new());
+    for row in list.lines() {
+        let (_, path) = row.split_once('\t').with_context(|| format!("list.txt: bad row {row:?}"))?;
+        let file = std::fs::read(path).with_context(|| format!("read {path}"))?;
+        match decode::decode(&file, decode::Limits::default()) {
+            Ok(pixels) => crops.extend(preprocess::crop(&pixels, preprocess::Transform::IMAGENET)),
+            Err(error) => {
+                refused.push_str(&format!("{path}\t{error}\n"));
+                crops.resize(crops.len() + INPUT_LENGTH, 0);
+            }
+        }
+    }
+    write(&folder.join("ours.u8"), &crops)?;
+    write(&folder.join("refused.txt"), refused.as_bytes())?;
+    Ok(crops)
+}
+
+/// Little-endian, picture after picture.
+fn logits(model: &impl Model, crops: &[u8], what: &str) -> Result<Vec<u8>> {
+    let style = ProgressStyle::with_template(&format!("{what} {{wide_bar}} {{pos}}/{{len}} {{eta}} left"))?;
+    let bar = ProgressBar::new((crops.len() / INPUT_LENGTH) as u64).with_style(style);
+    let mut bytes = Vec::new();
+    for crop in crops.chunks_exact(INPUT_LENGTH).progress_with(bar) {
+        let rows = model.logits(&[preprocess::normalise(crop)])?;
+        bytes.extend(rows.iter().flatten().flat_map(|logit| logit.to_le_bytes()));
+    }
+    Ok(bytes)
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    std::fs::write(path, bytes).with_context(|| format!("write {}", path.display()))
+}
