@@ -13,7 +13,8 @@ use crate::handler::{Handler, Progress};
 use futures_util::future::try_join_all;
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONTENT_ENCODING, HeaderName, HeaderValue};
-use hyper::{HeaderMap, Method, Request, StatusCode};
+use hyper::{HeaderMap, Method, StatusCode};
+use request::Request;
 use response::{Encoded, Response};
 use serde_json::json;
 use service::body;
@@ -55,7 +56,7 @@ pub(crate) fn owns(path: &str) -> bool {
 }
 
 /// Answers a request to one of its paths.
-pub(crate) async fn answer(handler: &Handler, request: Request<Incoming>) -> Reply {
+pub(crate) async fn answer(handler: &Handler, request: hyper::Request<Incoming>) -> Reply {
     let received = Instant::now();
     let trace = Trace::of(request.headers());
     let (head, body) = request.into_parts();
@@ -124,10 +125,11 @@ async fn infer(handler: &Handler, headers: &HeaderMap, body: Incoming, received:
         }
     };
     let body = body::read(body, &handler.body, deadline).await?;
-    let (bytes, capacity) = (body.to_bytes(), handler.capacity);
-    // Parsing goes on if the client leaves, so the slot goes with it: no more are parsed at once than there are slots.
-    let parsing = tokio::task::spawn_blocking(move || (request::Request::parse(&bytes, json_length, capacity), slots));
-    let (request, mut slots) = parsing.await.map_err(|error| Fault::new(Code::Internal, error.to_string()))?;
+    let capacity = handler.capacity;
+    // Goes on if the client leaves, and the slot with it: no more wait to be parsed than there are slots.
+    let parse = move || (Request::parse(&body.to_bytes(), json_length, capacity), slots, body);
+    let parsed = tokio::task::spawn_blocking(parse).await;
+    let (request, mut slots, _body) = parsed.map_err(|error| Fault::new(Code::Internal, error.to_string()))?;
     let request = request?;
     if request.pictures.len() > 1 {
         slots.merge(handler.take(request.pictures.len() - 1)?);
