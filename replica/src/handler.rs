@@ -1,11 +1,12 @@
 //! HTTP ↔ pipeline. Checks a request, takes a slot, and turns the model's numbers into the contract's answer.
 
-use crate::form;
 use crate::pipeline::{Classified, Picture, Pipeline};
+use crate::ranking::best;
 use crate::softmax::softmax;
+use crate::{form, inference_protocol};
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
-use hyper::{Method, Request, StatusCode};
+use hyper::{HeaderMap, Method, Request, StatusCode};
 use metrics::{gauge, histogram};
 use service::admin::Admin;
 use service::body;
@@ -13,10 +14,10 @@ use service::headers::text;
 use service::options::Intake;
 use service::respond::{self, Reply};
 use service::trace::Trace;
-use service::wire::{self, Answer, Code, Fault, Prediction, Timing, header};
+use service::wire::{self, Answer, Code, Fault, Timing, header};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// What every request is answered from.
 pub struct Handler {
@@ -24,8 +25,8 @@ pub struct Handler {
     pub pipeline: Pipeline,
     /// As many as the advertised capacity.
     pub slots: Arc<Semaphore>,
-    /// The capacity, as a header.
-    pub capacity: HeaderValue,
+    /// The advertised capacity.
+    pub capacity: usize,
     /// Answers the admin paths.
     pub admin: Admin,
     /// What one body may cost.
@@ -50,6 +51,7 @@ impl Handler {
         match path {
             "/predict" | "/infer" if request.method() == Method::POST => self.predict(request).await,
             "/predict" | "/infer" => respond::method_not_allowed("POST", ""),
+            _ if inference_protocol::owns(path) => inference_protocol::answer(&self, request).await,
             _ => respond::not_found(path, "pictures go to POST /predict", ""),
         }
     }
@@ -57,25 +59,19 @@ impl Handler {
     async fn predict(&self, request: Request<Incoming>) -> Reply {
         let received = Instant::now();
         let trace = Trace::of(request.headers());
-        let mut reply = match self.answer(request, received).await {
+        let reply = match self.answer(request, received).await {
             Ok(answer) => respond::json(StatusCode::OK, &answer),
             Err(fault) => respond::fault(&fault, &trace.request_id()),
         };
-        reply.headers_mut().insert(header::CAPACITY, self.capacity.clone());
-        trace.write(reply.headers_mut());
-        reply
+        self.sign(reply, &trace)
     }
 
     async fn answer(&self, request: Request<Incoming>, received: Instant) -> Result<Answer, Fault> {
-        // A request that finds no slot waits in the dispatcher, not here.
-        let slot = self.slots.clone().try_acquire_owned().map_err(|_| {
-            let message = "this replica holds as many requests as it advertises; send to another";
-            Fault::new(Code::Busy, message).retry_after(Duration::from_secs(1))
-        })?;
+        let slot = self.take(1)?;
         let _progress = Progress::start(received);
         let (head, body) = request.into_parts();
         let top_k = wire::top_k(head.uri.query())?;
-        let deadline = received + self.intake.budget(wire::timeout(text(&head.headers, &header::TIMEOUT_MS)?)?);
+        let deadline = self.deadline(&head.headers, received)?;
         let content_type = text(&head.headers, &CONTENT_TYPE)?;
         let body = body::read(body, &self.body, deadline).await?;
         let picture = form::picture(content_type, body.to_bytes()).await?;
@@ -97,27 +93,36 @@ impl Handler {
         };
         Answer::new(predictions, self.model.get().map_or("", String::as_str), &self.name, timing)
     }
-}
 
-/// The `top_k` likeliest classes, best first; equals in class order.
-fn best(probabilities: &[f32], labels: &[String], top_k: usize) -> Vec<Prediction> {
-    let mut order: Vec<usize> = (0..probabilities.len()).collect();
-    order.sort_by(|&a, &b| probabilities[b].total_cmp(&probabilities[a]));
-    let prediction = |class_index: usize| Prediction {
-        class_index,
-        label: labels.get(class_index).cloned().unwrap_or_default(),
-        confidence: probabilities[class_index],
-    };
-    order.into_iter().take(top_k).map(prediction).collect()
+    /// So many slots at once. A request that does not find them waits in the dispatcher, not here.
+    pub(crate) fn take(&self, slots: usize) -> Result<OwnedSemaphorePermit, Fault> {
+        let count = u32::try_from(slots).expect("no more than the capacity are asked for");
+        self.slots.clone().try_acquire_many_owned(count).map_err(|_| {
+            let message = "this replica holds as many requests as it advertises; send to another";
+            Fault::new(Code::Busy, message).retry_after(Duration::from_secs(1))
+        })
+    }
+
+    /// When a request has to be answered.
+    pub(crate) fn deadline(&self, headers: &HeaderMap, received: Instant) -> Result<Instant, Fault> {
+        Ok(received + self.intake.budget(wire::timeout(text(headers, &header::TIMEOUT_MS)?)?))
+    }
+
+    /// Adds the headers that every answer about pictures has.
+    pub(crate) fn sign(&self, mut reply: Reply, trace: &Trace) -> Reply {
+        reply.headers_mut().insert(header::CAPACITY, HeaderValue::from(self.capacity));
+        trace.write(reply.headers_mut());
+        reply
+    }
 }
 
 /// Counts a request as in progress until it is dropped, and then records how long it took.
-struct Progress {
+pub(crate) struct Progress {
     received: Instant,
 }
 
 impl Progress {
-    fn start(received: Instant) -> Self {
+    pub(crate) fn start(received: Instant) -> Self {
         gauge!("inference_in_progress").increment(1.0);
         Self { received }
     }
@@ -127,21 +132,5 @@ impl Drop for Progress {
     fn drop(&mut self) {
         gauge!("inference_in_progress").decrement(1.0);
         histogram!("inference_latency_seconds").record(self.received.elapsed());
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn predictions_are_sorted_and_cut() {
-        let labels = ["a", "b", "c"].map(str::to_owned);
-        let classes = |top_k| -> Vec<(usize, String)> {
-            let all = best(&[0.1, 0.6, 0.3], &labels, top_k);
-            all.into_iter().map(|prediction| (prediction.class_index, prediction.label)).collect()
-        };
-        assert_eq!(classes(2), [(1, "b".into()), (2, "c".into())]);
-        assert_eq!(classes(9).len(), 3);
     }
 }

@@ -7,7 +7,6 @@ use crate::pipeline::{Ended, Loaded, Pipeline};
 use crate::preprocess::Transform;
 use crate::startup;
 use anyhow::Result;
-use hyper::header::HeaderValue;
 use metrics::gauge;
 use metrics_exporter_prometheus::PrometheusHandle;
 use service::admin::Admin;
@@ -33,7 +32,7 @@ pub async fn run(config: Config, metrics: PrometheusHandle, main_entered: Instan
     let handler = Arc::new(Handler {
         pipeline,
         slots: Arc::new(Semaphore::new(capacity)),
-        capacity: HeaderValue::from(capacity),
+        capacity,
         admin: Admin { metrics, readiness: readiness.clone(), capacity: Some(capacity) },
         // As many as it has slots, each at its largest.
         body: config.intake.body(Allowance::new(capacity.saturating_mul(config.intake.max_body_bytes as usize))),
