@@ -11,3 +11,4 @@ pub mod preprocess;
 pub mod server;
 pub mod softmax;
 pub mod startup;
+pub mod transform;

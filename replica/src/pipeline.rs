@@ -5,7 +5,8 @@
 
 use crate::decode::{self, Limits};
 use crate::model::{Input, Model};
-use crate::preprocess::{self, Transform};
+use crate::preprocess;
+use crate::transform::Transform;
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use metrics::histogram;
@@ -181,7 +182,7 @@ fn input(picture: Picture, limits: Limits) -> Result<Input, decode::Error> {
     match picture {
         Picture::Encoded(file) => {
             let pixels = decode::decode(&file, limits)?;
-            Ok(preprocess::normalise(&preprocess::crop(&pixels, Transform::IMAGENET)))
+            Ok(preprocess::input(&pixels, &Transform::IMAGENET))
         }
         Picture::Tensor(input) => Ok(input),
     }
