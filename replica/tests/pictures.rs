@@ -89,8 +89,9 @@ fn refusals_say_what_is_wrong() {
         ("odd/lost-restart.jpg", "restart markers are missing"),
         ("odd/lost-scan.jpg", "scans are missing"),
         ("odd/no-end.png", "cut short"),
-        ("odd/checksum.png", "CRC"),
+        ("odd/checksum.png", "Checksum"),
         ("odd/short.webp", "cut short"),
+        ("odd/text-checksum.png", "CRC error"),
     ] {
         let refused = decode(&file(name), Limits::default()).expect_err(name).to_string();
         assert!(refused.contains(reason), "{name}: {refused}");

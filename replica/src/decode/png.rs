@@ -14,6 +14,7 @@ pub(super) fn decode(file: &[u8], limits: Limits) -> Result<Pixels, Error> {
     options.set_ignore_iccp_chunk(true);
     // A damaged chunk is a damaged file, whatever it holds.
     options.set_skip_ancillary_crc_failures(false);
+    options.set_ignore_adler32(false);
     let mut decoder = Decoder::new_with_options(Cursor::new(file), options);
     decoder.set_limits(png::Limits { bytes: ANCILLARY });
     decoder.set_transformations(Transformations::EXPAND);
@@ -37,40 +38,26 @@ pub(super) fn decode(file: &[u8], limits: Limits) -> Result<Pixels, Error> {
         rgb.reserve_exact(3 * width as usize * height as usize);
         while let Some(row) = reader.next_row().map_err(defect)? {
             levels.append(row.data(), &mut rgb);
-            // An animation's further frames follow the first, if anything asks for them.
+            // Further frames of an animation follow the first, if anything asks for them.
             if rgb.len() == rgb.capacity() {
                 break;
             }
         }
     }
-    complete(file)?;
+    // To the end chunk: the checksum of the pixels stands after them.
+    reader.finish().map_err(defect)?;
     Ok(Pixels { width, height, rgb })
 }
 
 fn defect(error: png::DecodingError) -> Error {
     let reason = match error {
         png::DecodingError::IoError(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-            "it ends before its picture does: it was cut short".into()
+            "it ends before its end chunk: it was cut short".into()
         }
         png::DecodingError::LimitsExceeded => "its chunks take too much memory".into(),
         other => other.to_string(),
     };
     Error::Corrupt { format: "PNG", reason }
-}
-
-/// Whether chunk after chunk leads to the end chunk. The pixels may be complete without it, but the file is not.
-fn complete(file: &[u8]) -> Result<(), Error> {
-    let mut rest = file.get(8..).unwrap_or_default();
-    loop {
-        let cut = || Error::Corrupt { format: "PNG", reason: "it ends before its end chunk: it was cut short".into() };
-        let (length, after) = rest.split_first_chunk::<4>().ok_or_else(cut)?;
-        let (name, after) = after.split_first_chunk::<4>().ok_or_else(cut)?;
-        // Contents and checksum.
-        rest = after.get(u32::from_be_bytes(*length) as usize + 4..).ok_or_else(cut)?;
-        if name == b"IEND" {
-            return Ok(());
-        }
-    }
 }
 
 /// How the decoder's samples become levels of 8 bits.
