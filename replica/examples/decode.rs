@@ -3,6 +3,7 @@
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use replica::transform::Transform;
 use replica::{decode, preprocess};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -32,7 +33,7 @@ fn main() -> Result<()> {
 fn time(file: &[u8]) -> Result<f64> {
     let start = Instant::now();
     let pixels = decode::decode(file, decode::Limits::default())?;
-    let input = preprocess::normalise(&preprocess::crop(&pixels, preprocess::Transform::IMAGENET));
+    let input = preprocess::input(&pixels, &Transform::IMAGENET);
     let took = start.elapsed();
     std::hint::black_box(input);
     Ok(took.as_secs_f64() * 1e3)

@@ -3,8 +3,9 @@
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use replica::model::{INPUT_LENGTH, Input, Model, resnet::ResNet18, threads, weights::Weights};
+use replica::model::{Device, Input, Model, ModelFile, Precision, Recipe, Setup, Source, Wanted};
 use replica::preprocess;
+use replica::transform::Transform;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -21,23 +22,43 @@ struct Args {
     /// Threads of one forward pass
     #[arg(long, default_value_t = 1)]
     threads: usize,
+    /// Pictures that the replica would be started for
+    #[arg(long, default_value_t = 1)]
+    max_batch: usize,
+    /// As the replica's
+    #[arg(long, value_enum, default_value_t = Wanted::Auto)]
+    kernel: Wanted,
+    /// As the replica's
+    #[arg(long, value_enum, default_value_t = Precision::F32)]
+    precision: Precision,
 }
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    threads::limit(args.threads);
-    let model = ResNet18::new(&Weights::open(&args.weights)?)?;
+    let setup = Setup {
+        kernel: args.kernel,
+        device: Device::Cpu,
+        precision: args.precision,
+        threads: args.threads,
+        max_batch: args.max_batch,
+    };
+    let side = Transform::IMAGENET.crop as usize;
+    let recipe = Recipe::new(ModelFile::open(&Source::Weights(args.weights, None))?, side, setup)?;
+    let mut model = recipe.model()?;
     let crops = std::fs::read(&args.crops).with_context(|| format!("read {}", args.crops.display()))?;
-    let pictures: Vec<Input> = crops.chunks_exact(INPUT_LENGTH).map(preprocess::normalise).collect();
-    println!("ready replica, plain libtorch");
+    let pictures: Vec<Input> = crops
+        .chunks_exact(Transform::IMAGENET.input_length())
+        .map(|crop| preprocess::normalise(crop, &Transform::IMAGENET))
+        .collect();
+    println!("ready replica, {recipe}");
     for line in std::io::stdin().lines() {
-        let answer = answer(&model, &pictures, &line?)?;
+        let answer = answer(&mut *model, &pictures, &line?)?;
         println!("{}", answer.iter().map(|number| format!("{number:.9}")).collect::<Vec<_>>().join(" "));
     }
     Ok(())
 }
 
-fn answer(model: &impl Model, pictures: &[Input], line: &str) -> Result<Vec<f64>> {
+fn answer(model: &mut dyn Model, pictures: &[Input], line: &str) -> Result<Vec<f64>> {
     let fields: Vec<&str> = line.split_whitespace().collect();
     let batch: usize = fields.get(1).with_context(|| format!("no batch in {line:?}"))?.parse()?;
     ensure!((1..=pictures.len()).contains(&batch), "there are {} pictures, not {batch}", pictures.len());

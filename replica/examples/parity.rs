@@ -3,7 +3,8 @@
 use anyhow::{Context, Result};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressIterator, ProgressStyle};
-use replica::model::{INPUT_LENGTH, Model, resnet::ResNet18, threads, weights::Weights};
+use replica::model::{Device, Model, ModelFile, Precision, Recipe, Setup, Source, Wanted};
+use replica::transform::Transform;
 use replica::{decode, preprocess};
 use std::path::{Path, PathBuf};
 
@@ -26,13 +27,14 @@ fn main() -> Result<()> {
     let args = Args::parse();
     let crops = decode_all(&args.folder)?;
     if let (Some(name), Some(weights)) = (args.name, args.weights) {
-        // More would spin for each other on a machine that does something else, too.
-        threads::limit(1);
-        let model = ResNet18::new(&Weights::open(&weights)?)?;
+        let setup =
+            Setup { kernel: Wanted::Auto, device: Device::Cpu, precision: Precision::F32, threads: 1, max_batch: 1 };
+        let file = ModelFile::open(&Source::Weights(weights, None))?;
+        let mut model = Recipe::new(file, Transform::IMAGENET.crop as usize, setup)?.model()?;
         let theirs = args.folder.join("theirs.u8");
         let theirs = std::fs::read(&theirs).with_context(|| format!("read {}", theirs.display()))?;
         for (of, crops) in [("own", &crops), ("given", &theirs)] {
-            let bytes = logits(&model, crops, &format!("{name}, {of} pixels"))?;
+            let bytes = logits(&mut *model, crops, &format!("{name}, {of} pixels"))?;
             write(&args.folder.join(format!("{name}-{of}.f32")), &bytes)?;
         }
     }
@@ -47,10 +49,10 @@ fn decode_all(folder: &Path) -> Result<Vec<u8>> {
         let (_, path) = row.split_once('\t').with_context(|| format!("list.txt: bad row {row:?}"))?;
         let file = std::fs::read(path).with_context(|| format!("read {path}"))?;
         match decode::decode(&file, decode::Limits::default()) {
-            Ok(pixels) => crops.extend(preprocess::crop(&pixels, preprocess::Transform::IMAGENET)),
+            Ok(pixels) => crops.extend(preprocess::crop(&pixels, &Transform::IMAGENET)),
             Err(error) => {
                 refused.push_str(&format!("{path}\t{error}\n"));
-                crops.resize(crops.len() + INPUT_LENGTH, 0);
+                crops.resize(crops.len() + Transform::IMAGENET.input_length(), 0);
             }
         }
     }
@@ -60,12 +62,12 @@ fn decode_all(folder: &Path) -> Result<Vec<u8>> {
 }
 
 /// Little-endian, picture after picture.
-fn logits(model: &impl Model, crops: &[u8], what: &str) -> Result<Vec<u8>> {
+fn logits(model: &mut dyn Model, crops: &[u8], what: &str) -> Result<Vec<u8>> {
     let style = ProgressStyle::with_template(&format!("{what} {{wide_bar}} {{pos}}/{{len}} {{eta}} left"))?;
-    let bar = ProgressBar::new((crops.len() / INPUT_LENGTH) as u64).with_style(style);
+    let bar = ProgressBar::new((crops.len() / Transform::IMAGENET.input_length()) as u64).with_style(style);
     let mut bytes = Vec::new();
-    for crop in crops.chunks_exact(INPUT_LENGTH).progress_with(bar) {
-        let rows = model.logits(&[preprocess::normalise(crop)])?;
+    for crop in crops.chunks_exact(Transform::IMAGENET.input_length()).progress_with(bar) {
+        let rows = model.logits(&[preprocess::normalise(crop, &Transform::IMAGENET)])?;
         bytes.extend(rows.iter().flatten().flat_map(|logit| logit.to_le_bytes()));
     }
     Ok(bytes)

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressIterator, ProgressStyle};
 use replica::model::{Device as Place, Model, ModelFile, Precision, Recipe, Setup, Source, Wanted};
+use replica::transform::Transform;
 use replica::{decode, preprocess};
 use safetensors::{Dtype, tensor::TensorView};
 use std::collections::HashMap;
@@ -120,7 +121,7 @@ impl Pictures {
             let bytes = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
             let pixels = decode::decode(&bytes, decode::Limits::default())
                 .with_context(|| format!("decode {}", path.display()))?;
-            crops.push(preprocess::crop(&pixels, preprocess::Transform::IMAGENET));
+            crops.push(preprocess::crop(&pixels, &Transform::IMAGENET));
             classes.push(index[label]);
         }
         Ok(Self { crops, classes, labels: known })
@@ -133,7 +134,10 @@ impl Pictures {
     /// Normalised `[n, 3, 224, 224]` and `[n]` classes.
     fn batch(&self, indices: &Tensor) -> (Tensor, Tensor) {
         let indices = Vec::<i64>::try_from(indices).expect("indices are integers");
-        let numbers: Vec<f32> = indices.iter().flat_map(|&i| preprocess::normalise(&self.crops[i as usize])).collect();
+        let numbers: Vec<f32> = indices
+            .iter()
+            .flat_map(|&i| preprocess::normalise(&self.crops[i as usize], &Transform::IMAGENET))
+            .collect();
         let classes: Vec<i64> = indices.iter().map(|&i| self.classes[i as usize]).collect();
         let input = Tensor::from_slice(&numbers).view([indices.len() as i64, 224, 224, 3]).permute([0, 3, 1, 2]);
         (input, Tensor::from_slice(&classes))
@@ -157,7 +161,7 @@ fn accuracy(model: &mut dyn Model, pictures: &Pictures) -> Result<f64> {
     let mut right = 0;
     let style = progress_style("measuring");
     for (crop, &class) in pictures.crops.iter().zip(&pictures.classes).progress_with_style(style) {
-        let logits = model.logits(&[preprocess::normalise(crop)])?.remove(0);
+        let logits = model.logits(&[preprocess::normalise(crop, &Transform::IMAGENET)])?.remove(0);
         let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
         right += usize::from(best == Some(class as usize));
     }

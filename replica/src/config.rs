@@ -4,6 +4,7 @@ use crate::decode::Limits;
 use crate::labels;
 use crate::model::{Architecture, Device, Precision, Setup, Source, Wanted};
 use crate::pipeline::Sizes;
+use crate::transform;
 use anyhow::{Context, ensure};
 use clap::Parser;
 use service::options::{Intake, Process};
@@ -50,6 +51,9 @@ pub struct Args {
     /// Class names: weights (the file's own), imagenet, or a file with one a line
     #[arg(long, env = "ROUNDHOUSE_LABELS", default_value = "weights")]
     pub labels: labels::Source,
+    /// How pictures become the model's input
+    #[command(flatten)]
+    pub transform: transform::Flags,
     /// What computes convolutions on the processor: auto measures at start
     #[arg(long, env = "ROUNDHOUSE_KERNEL", value_enum, default_value_t = Wanted::Auto)]
     pub kernel: Wanted,
@@ -99,6 +103,8 @@ pub struct Config {
     pub model: Source,
     /// How it is run.
     pub setup: Setup,
+    /// How pictures become its input, where the file does not say or is not to be believed.
+    pub transform: transform::Flags,
     /// Where class names come from.
     pub labels: labels::Source,
     /// Of the pipeline.
@@ -134,6 +140,7 @@ impl TryFrom<Args> for Config {
             listen: args.listen,
             model,
             setup: Setup { kernel: args.kernel, device: args.device, precision: args.precision, threads, max_batch },
+            transform: args.transform,
             labels: args.labels,
             sizes: Sizes {
                 capacity,

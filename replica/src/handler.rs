@@ -2,6 +2,7 @@
 
 use crate::pipeline::{Classified, Picture, Pipeline};
 use crate::ranking::best;
+use crate::served::Served;
 use crate::softmax::softmax;
 use crate::{form, inference_protocol};
 use hyper::body::Incoming;
@@ -33,10 +34,8 @@ pub struct Handler {
     pub body: body::Limits,
     /// Longest time for a request.
     pub intake: Intake,
-    /// The model's name; there once it is loaded.
-    pub model: Arc<OnceLock<String>>,
-    /// Class names; there once the model is loaded.
-    pub labels: Arc<OnceLock<Vec<String>>>,
+    /// The model; there once it is loaded.
+    pub served: Arc<OnceLock<Served>>,
     /// This replica's name.
     pub name: String,
 }
@@ -81,7 +80,7 @@ impl Handler {
     }
 
     fn describe(&self, classified: &Classified, top_k: usize, queued_ms: f64, here: Duration) -> Answer {
-        let labels = self.labels.get().map_or(&[][..], Vec::as_slice);
+        let Served { name, labels, .. } = self.served.get().expect("nothing is classified before it is loaded");
         let predictions = best(&softmax(&classified.logits), labels, top_k);
         let milliseconds = |duration: Duration| (duration.as_secs_f64() * 1e5).round() / 100.0;
         let timing = Timing {
@@ -91,7 +90,7 @@ impl Handler {
             inference: milliseconds(classified.times.inference),
             total: queued_ms + milliseconds(here),
         };
-        Answer::new(predictions, self.model.get().map_or("", String::as_str), &self.name, timing)
+        Answer::new(predictions, name, &self.name, timing)
     }
 
     /// So many slots at once. A request that does not find them waits in the dispatcher, not here.

@@ -14,7 +14,7 @@ use futures_util::future::try_join_all;
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONTENT_ENCODING, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method, StatusCode};
-use request::Request;
+use request::{Bounds, Request};
 use response::{Encoded, Response};
 use serde_json::json;
 use service::body;
@@ -22,7 +22,7 @@ use service::headers::text;
 use service::respond::{self, Reply};
 use service::trace::Trace;
 use service::wire::{Code, Fault};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The input that takes normalised numbers.
 const INPUT: &str = "input";
@@ -60,7 +60,9 @@ pub(crate) async fn answer(handler: &Handler, request: hyper::Request<Incoming>)
     let received = Instant::now();
     let trace = Trace::of(request.headers());
     let (head, body) = request.into_parts();
-    let outcome = match Resource::of(head.uri.path(), &handler.model) {
+    // Before it is loaded there is no model of any name.
+    let model = handler.served.get().map_or("", |served| &served.name);
+    let outcome = match Resource::of(head.uri.path(), model) {
         Ok(Resource::Infer) if head.method == Method::POST => infer(handler, &head.headers, body, received).await,
         resource => {
             body::discard(body).await;
@@ -103,12 +105,18 @@ fn describe(handler: &Handler, resource: &Resource, method: &Method) -> Reply {
         Resource::Server => respond::json(StatusCode::OK, &metadata::Server::SELF),
         Resource::Live => respond::json(StatusCode::OK, &json!({"live": true})),
         Resource::Ready => respond::json(readiness, &json!({"ready": ready})),
-        Resource::ModelReady => respond::json(readiness, &json!({"name": handler.model, "ready": ready})),
-        Resource::Model | Resource::Infer => {
-            let classes = handler.labels.get().map(Vec::len);
-            respond::json(StatusCode::OK, &metadata::Model::new(&handler.model, classes))
+        Resource::ModelReady => {
+            respond::json(readiness, &json!({"name": handler.served.get().map(|served| &served.name), "ready": ready}))
         }
+        Resource::Model | Resource::Infer => match handler.served.get() {
+            Some(served) => respond::json(StatusCode::OK, &metadata::Model::new(served)),
+            None => refusal(&loading()),
+        },
     }
+}
+
+fn loading() -> Fault {
+    Fault::new(Code::Busy, "the model is not loaded yet").retry_after(Duration::from_secs(1))
 }
 
 async fn infer(handler: &Handler, headers: &HeaderMap, body: Incoming, received: Instant) -> Result<Reply, Fault> {
@@ -125,9 +133,10 @@ async fn infer(handler: &Handler, headers: &HeaderMap, body: Incoming, received:
         }
     };
     let body = body::read(body, &handler.body, deadline).await?;
-    let capacity = handler.capacity;
+    let served = handler.served.get().ok_or_else(loading)?;
+    let bounds = Bounds { capacity: handler.capacity, side: served.side };
     // Goes on if the client leaves, and the slot with it: no more wait to be parsed than there are slots.
-    let parse = move || (Request::parse(&body.to_bytes(), json_length, capacity), slots, body);
+    let parse = move || (Request::parse(&body.to_bytes(), json_length, bounds), slots, body);
     let parsed = tokio::task::spawn_blocking(parse).await;
     let (request, mut slots, _body) = parsed.map_err(|error| Fault::new(Code::Internal, error.to_string()))?;
     let request = request?;
@@ -147,9 +156,8 @@ async fn infer(handler: &Handler, headers: &HeaderMap, body: Incoming, received:
     });
     // All are sent before the first is waited for, so that they meet in a batch.
     let rows = try_join_all(classify).await?;
-    let labels = handler.labels.get().map_or(&[][..], Vec::as_slice);
     let (id, outputs) = (request.id.as_deref(), &request.outputs[..]);
-    Ok(reply(Response { model: &handler.model, id, outputs, rows: &rows, labels }.encode()))
+    Ok(reply(Response { model: &served.name, id, outputs, rows: &rows, labels: &served.labels }.encode()))
 }
 
 /// What [`JSON_LENGTH`] says. A body that is encoded in any way is none that could be read.

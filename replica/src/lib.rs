@@ -11,6 +11,8 @@ pub mod model;
 pub mod pipeline;
 pub mod preprocess;
 pub mod ranking;
+pub mod served;
 pub mod server;
 pub mod softmax;
 pub mod startup;
+pub mod transform;

@@ -12,7 +12,7 @@ mod worker;
 use crate::batch::Batcher;
 use crate::decode::Limits;
 use crate::model::{Failure, Input, Model};
-use crate::preprocess::Transform;
+use crate::transform::Transform;
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use decoder::Decoders;

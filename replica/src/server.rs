@@ -4,8 +4,9 @@ use crate::config::Config;
 use crate::handler::Handler;
 use crate::model::{ModelFile, Recipe};
 use crate::pipeline::{Ended, Loaded, Pipeline};
-use crate::preprocess::Transform;
+use crate::served::Served;
 use crate::startup;
+use crate::transform::Transform;
 use anyhow::Result;
 use metrics::gauge;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -25,9 +26,8 @@ pub async fn run(config: Config, metrics: PrometheusHandle, main_entered: Instan
     let listener = server::listen(config.listen).await?;
     tokio::spawn(telemetry::upkeep(metrics.clone()));
     let readiness = Readiness::default();
-    let labels = Arc::new(OnceLock::new());
-    let name = Arc::new(OnceLock::new());
-    let (pipeline, mut ended) = start_pipeline(&config, &readiness, &labels, &name, main_entered);
+    let served = Arc::new(OnceLock::new());
+    let (pipeline, mut ended) = start_pipeline(&config, &readiness, &served, main_entered);
     let capacity = config.sizes.capacity;
     let handler = Arc::new(Handler {
         pipeline,
@@ -37,8 +37,7 @@ pub async fn run(config: Config, metrics: PrometheusHandle, main_entered: Instan
         // As many as it has slots, each at its largest.
         body: config.intake.body(Allowance::new(capacity.saturating_mul(config.intake.max_body_bytes as usize))),
         intake: config.intake,
-        model: name,
-        labels,
+        served,
         name: config.name,
     });
     let serving = server::run(listener, None, readiness, config.drain, move |request| handler.clone().handle(request));
@@ -54,20 +53,22 @@ pub async fn run(config: Config, metrics: PrometheusHandle, main_entered: Instan
 fn start_pipeline(
     config: &Config,
     readiness: &Readiness,
-    labels: &Arc<OnceLock<Vec<String>>>,
-    name: &Arc<OnceLock<String>>,
+    served: &Arc<OnceLock<Served>>,
     main_entered: Instant,
 ) -> (Pipeline, Ended) {
     let latch = readiness.latch();
-    let (source, setup, label_source) = (config.model.clone(), config.setup, config.labels.clone());
-    let (labels, name) = (labels.clone(), name.clone());
+    let (source, setup, flags) = (config.model.clone(), config.setup, config.transform.clone());
+    let (labels, served) = (config.labels.clone(), served.clone());
     let load = move || {
         let file = ModelFile::open(&source)?;
-        let from_file = file.metadata().get("labels").map(|labels| labels.lines().map(str::to_owned).collect());
-        name.set(file.name().to_owned()).expect("the model is loaded once");
-        let transform = Transform::IMAGENET;
-        let recipe = Recipe::new(file, transform.crop as usize, setup)?;
-        labels.set(label_source.load(from_file, recipe.classes())?).expect("the model is loaded once");
+        let (name, metadata) = (file.name().to_owned(), file.metadata());
+        let transform = Transform::from(&flags, &metadata)?;
+        let side = transform.crop as usize;
+        let recipe = Recipe::new(file, side, setup)?;
+        let from_file = metadata.get("labels").map(|labels| labels.lines().map(str::to_owned).collect());
+        let labels = labels.load(from_file, recipe.classes())?;
+        tracing::info!(model = name, classes = labels.len(), computed_by = %recipe, "loaded");
+        served.set(Served { name, labels, side }).expect("the model is loaded once");
         Ok(Loaded { recipe, transform })
     };
     let ready = move || {

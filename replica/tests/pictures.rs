@@ -1,7 +1,9 @@
-//! Decoding and transforming, compared with what PIL and torchvision made of the same files (`data/make.py`).
+//! Decoding and transforming, compared with what PIL and torchvision made of the same files (`data/make.py`,
+//! `data/make_odd.py`).
 
 use replica::decode::{Error, Limits, Pixels, decode};
-use replica::preprocess::{Transform, crop};
+use replica::preprocess::crop;
+use replica::transform::{Interpolation, Transform};
 use std::path::Path;
 
 fn file(name: &str) -> Vec<u8> {
@@ -13,6 +15,29 @@ fn picture(name: &str) -> Pixels {
     decode(&file(name), Limits::default()).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
+/// Every picture in `odd/`, and what PIL made of it: width, height and a hash, or nothing where it is to be refused.
+fn odd() -> Vec<(String, Option<(u32, u32, u64)>)> {
+    let text = String::from_utf8(file("odd/levels.txt")).expect("text");
+    let expected = |words: &[&str]| match words {
+        ["refused"] => None,
+        [width, height, hash] => {
+            let side = |text: &str| text.parse().expect("a side");
+            Some((side(width), side(height), u64::from_str_radix(hash, 16).expect("a hash")))
+        }
+        other => panic!("{other:?}"),
+    };
+    let line = |line: &str| {
+        let words: Vec<&str> = line.split(' ').collect();
+        (format!("odd/{}", words[0]), expected(&words[1..]))
+    };
+    text.lines().map(line).collect()
+}
+
+/// FNV-1a.
+fn hash(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
 /// Largest and mean difference, levels of 255.
 fn difference(ours: &[u8], theirs: &[u8]) -> (u8, f64) {
     assert_eq!(ours.len(), theirs.len());
@@ -22,15 +47,80 @@ fn difference(ours: &[u8], theirs: &[u8]) -> (u8, f64) {
 }
 
 #[test]
+fn odd_pictures_are_pils_to_the_last_bit() {
+    let odd = odd();
+    assert!(odd.len() > 150, "{} pictures", odd.len());
+    for (name, expected) in odd {
+        let found = decode(&file(&name), Limits::default());
+        let found = found.map(|pixels| (pixels.width, pixels.height, hash(&pixels.rgb)));
+        match (found, expected) {
+            (Ok(found), Some(expected)) => assert_eq!(found, expected, "{name}"),
+            (Err(_), None) => {}
+            (found, expected) => panic!("{name}: {found:?} instead of {expected:?}"),
+        }
+    }
+}
+
+#[test]
+fn odd_pictures_cut_anywhere_are_errors() {
+    for (name, expected) in odd() {
+        let whole = file(&name);
+        // What follows the picture may be cut off without harm.
+        let follows = ["trailing", "two-pictures", "animated", "metadata"];
+        if expected.is_none() || follows.iter().any(|word| name.contains(word)) {
+            continue;
+        }
+        for length in (0..100).step_by(7).map(|percent| whole.len() * percent / 100).chain([whole.len() - 1]) {
+            assert!(decode(&whole[..length], Limits::default()).is_err(), "{name} cut to {length} bytes");
+        }
+    }
+}
+
+#[test]
+fn refusals_say_what_is_wrong() {
+    for (name, reason) in [
+        ("odd/arithmetic.jpg", "arithmetic-coded JPEG is not supported"),
+        ("odd/lossless.jpg", "lossless JPEG is not supported"),
+        ("odd/deep.jpg", "12 bits per sample"),
+        ("odd/no-height.jpg", "45x0 pixels"),
+        ("odd/two.jpg", "2 colour channels"),
+        ("odd/no-end.jpg", "cut short"),
+        ("odd/half-and-end.jpg", "coded data is missing"),
+        ("odd/lost-restart.jpg", "restart markers are missing"),
+        ("odd/lost-scan.jpg", "scans are missing"),
+        ("odd/no-end.png", "cut short"),
+        ("odd/checksum.png", "Checksum"),
+        ("odd/short.webp", "cut short"),
+        ("odd/text-checksum.png", "CRC error"),
+    ] {
+        let refused = decode(&file(name), Limits::default()).expect_err(name).to_string();
+        assert!(refused.contains(reason), "{name}: {refused}");
+    }
+}
+
+#[test]
 fn the_transform_is_torchvisions() {
-    let ours = crop(&picture("picture.png"), Transform::IMAGENET);
+    let ours = crop(&picture("picture.png"), &Transform::IMAGENET);
     let (largest, _) = difference(&ours, &picture("picture-224.png").rgb);
     assert!(largest <= 1, "enlarged: {largest} levels");
-
-    // A JPEG also passes through two different decoders, which may round differently.
-    let ours = crop(&picture("large.jpg"), Transform::IMAGENET);
+    let ours = crop(&picture("large.jpg"), &Transform::IMAGENET);
     let (largest, mean) = difference(&ours, &picture("large-224.png").rgb);
-    assert!(largest <= 4 && mean < 0.5, "reduced: {largest} levels at most, {mean:.3} on average");
+    assert!(largest <= 2 && mean < 0.5, "reduced: {largest} levels at most, {mean:.3} on average");
+
+    for (resize, side, interpolation, name) in [
+        (96, 64, Interpolation::Bicubic, "bicubic"),
+        (200, 64, Interpolation::Bicubic, "bicubic"),
+        (96, 64, Interpolation::Nearest, "nearest"),
+        (60, 80, Interpolation::Bilinear, "bilinear"),
+        (40, 80, Interpolation::Bicubic, "bicubic"),
+    ] {
+        let transform = Transform { resize, crop: side, interpolation, ..Transform::IMAGENET };
+        let ours = crop(&picture("picture.png"), &transform);
+        let theirs = picture(&format!("odd/{resize}-{side}-{name}.crop.png")).rgb;
+        let (largest, _) = difference(&ours, &theirs);
+        let allowed = if interpolation == Interpolation::Nearest { 0 } else { 2 };
+        assert!(largest <= allowed, "{resize} {side} {name}: {largest} levels");
+    }
 }
 
 #[test]
@@ -67,15 +157,35 @@ fn bombs_are_refused_by_their_header() {
     // A canvas of 1x1 around a frame of 16383x16383.
     let canvas = [&b"VP8X\x0a\0\0\0"[..], &[0; 10]].concat();
     let frame = [&b"VP8 \x0a\0\0\0"[..], &[0x10, 0, 0, 0x9d, 0x01, 0x2a, 0xff, 0x3f, 0xff, 0x3f]].concat();
-    let bomb = [&b"RIFF\x2e\0\0\0WEBP"[..], &canvas, &frame].concat();
+    let bomb = [&b"RIFF\x28\0\0\0WEBP"[..], &canvas, &frame].concat();
     let refused = decode(&bomb, Limits::default());
     assert!(matches!(refused, Err(Error::TooManyPixels { width: 16383, height: 16383, .. })), "{refused:?}");
-    // Few pixels, but eight bytes for each.
-    let mut deep = Vec::new();
-    let picture = image::ImageBuffer::<image::Rgba<u16>, _>::new(100, 100);
-    picture.write_to(&mut std::io::Cursor::new(&mut deep), image::ImageFormat::Png).expect("a PNG");
-    assert!(decode(&deep, Limits { max_pixels: 20_000 }).is_ok());
-    assert!(matches!(decode(&deep, Limits { max_pixels: 19_999 }), Err(Error::TooManyPixels { .. })));
+    // Interlaced, so it is held in its own depth: half as many pixels of 64 bits as the limit allows of 32.
+    let deep = file("odd/6-16-interlaced.png");
+    assert!(decode(&deep, Limits { max_pixels: 2 * 13 * 11 }).is_ok());
+    assert!(matches!(decode(&deep, Limits { max_pixels: 2 * 13 * 11 - 1 }), Err(Error::TooManyPixels { .. })));
+}
+
+/// A progressive JPEG of one channel, whose scans each have one byte.
+fn many_scans(scans: usize, side: u16) -> Vec<u8> {
+    let [high, low] = side.to_be_bytes();
+    let frame = [0xff, 0xc2, 0, 11, 8, high, low, high, low, 1, 1, 0x11, 0];
+    let scan = [0xff, 0xda, 0, 8, 1, 1, 0, 0, 0, 0, 0];
+    [&[0xff, 0xd8][..], &frame, &scan.repeat(scans), &[0xff, 0xd9]].concat()
+}
+
+#[test]
+fn too_many_scans_are_refused_before_any_is_read() {
+    for (scans, side, reason) in [
+        (101, 8, "more than 100 scans"),
+        (1_000_000, 8, "more than 100 scans"),
+        (30, 7000, "30 scans of 7000x7000 pixels are too much"),
+    ] {
+        let refused = decode(&many_scans(scans, side), Limits::default()).expect_err("refused").to_string();
+        assert!(refused.contains(reason), "{refused}");
+    }
+    let let_through = decode(&many_scans(100, 8), Limits::default()).expect_err("the scans are empty").to_string();
+    assert!(!let_through.contains("scans are too much") && !let_through.contains("more than"), "{let_through}");
 }
 
 #[test]

@@ -1,13 +1,53 @@
-//! Sizes that a WebP file's frames announce, found without decoding anything.
+//! WebP files → RGB: the first frame, as Pillow has it. Also the sizes that a file's frames announce, found without
+//! decoding anything.
 //!
 //! Source: the WebP container specification (RIFF chunks), RFC 6386 section 9.1 (VP8 frame header), and the WebP
 //! lossless bitstream specification section 3 (VP8L header).
 
+use super::{Error, Limits, Pixels, within};
+use image_webp::{DecodingError, WebPDecoder};
+use std::io::Cursor;
+
 /// Bytes of an animation frame's own header, before the chunks that it holds.
 const ANIMATION_FRAME_HEADER: usize = 16;
 
+pub(super) fn decode(file: &[u8], limits: Limits) -> Result<Pixels, Error> {
+    let length = file.get(4..8).and_then(|length| length.try_into().ok()).map_or(0, u32::from_le_bytes);
+    if (file.len() as u64) < u64::from(length) + 8 {
+        return Err(Error::Corrupt { format: "WebP", reason: CUT.into() });
+    }
+    // The decoder compares a frame with the canvas only after it has decoded the frame.
+    for (width, height) in frame_sizes(file) {
+        within(limits, width.into(), height.into())?;
+    }
+    let mut decoder = WebPDecoder::new(Cursor::new(file)).map_err(defect)?;
+    let (width, height) = decoder.dimensions();
+    let (width, height) = within(limits, width.into(), height.into())?;
+    let size = decoder.output_buffer_size().ok_or_else(|| defect(DecodingError::ImageTooLarge))?;
+    let mut rgb = vec![0; size];
+    decoder.read_image(&mut rgb).map_err(defect)?;
+    if decoder.has_alpha() {
+        let pixels = width as usize * height as usize;
+        for pixel in 0..pixels {
+            rgb.copy_within(4 * pixel..4 * pixel + 3, 3 * pixel);
+        }
+        rgb.truncate(3 * pixels);
+    }
+    Ok(Pixels { width, height, rgb })
+}
+
+const CUT: &str = "it is shorter than its header says: it was cut short";
+
+fn defect(error: DecodingError) -> Error {
+    let reason = match error {
+        DecodingError::IoError(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => CUT.into(),
+        other => other.to_string(),
+    };
+    Error::Corrupt { format: "WebP", reason }
+}
+
 /// Width and height of every frame whose header can be read, animation frames included.
-pub(super) fn frame_sizes(file: &[u8]) -> Vec<(u32, u32)> {
+fn frame_sizes(file: &[u8]) -> Vec<(u32, u32)> {
     let mut sizes = Vec::new();
     for (name, chunk) in chunks(file.get(12..).unwrap_or_default()) {
         match name {

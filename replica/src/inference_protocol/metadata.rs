@@ -2,7 +2,7 @@
 
 use super::output::Quantity;
 use super::{IMAGE, INPUT, VERSION};
-use crate::model::SIDE;
+use crate::served::Served;
 use serde::Serialize;
 
 /// The server.
@@ -41,12 +41,11 @@ struct Tensor {
 }
 
 impl<'a> Model<'a> {
-    /// The model of that name; how many classes it has is not known before it is loaded.
-    pub fn new(name: &'a str, classes: Option<usize>) -> Self {
-        let classes = classes.map_or(-1, |classes| classes as i64);
-        let side = SIDE as i64;
+    /// The one that is served.
+    pub fn new(served: &'a Served) -> Self {
+        let (classes, side) = (served.labels.len() as i64, served.side as i64);
         Self {
-            name,
+            name: &served.name,
             versions: [VERSION],
             platform: "pytorch_libtorch",
             inputs: [

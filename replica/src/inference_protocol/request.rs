@@ -3,7 +3,6 @@
 use super::output::{Output, Quantity};
 use super::tensor::{self, Array, Elements};
 use super::{IMAGE, INPUT, JSON_LENGTH, bad};
-use crate::model::SIDE;
 use crate::pipeline::Picture;
 use bytes::Bytes;
 use serde::Deserialize;
@@ -23,13 +22,21 @@ pub struct Request {
     pub outputs: Vec<Output>,
 }
 
+/// What a request may bring.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Pictures at most.
+    pub capacity: usize,
+    /// Sides of a picture that is a tensor, pixels.
+    pub side: usize,
+}
+
 impl Request {
-    /// The request in `body`, whose first `json_length` bytes are JSON; all of them if that is not given. It may bring
-    /// `capacity` pictures at most.
+    /// The request in `body`, whose first `json_length` bytes are JSON; all of them if that is not given.
     ///
     /// # Errors
     /// 413 for more pictures; 400 for anything else that is wrong with it.
-    pub fn parse(body: &Bytes, json_length: Option<usize>, capacity: usize) -> Result<Self, Fault> {
+    pub fn parse(body: &Bytes, json_length: Option<usize>, bounds: Bounds) -> Result<Self, Fault> {
         let json_length = json_length.unwrap_or(body.len());
         let json = body.get(..json_length).ok_or_else(|| {
             bad(format!("{JSON_LENGTH} is {json_length}, but the whole body has {} bytes", body.len()))
@@ -46,7 +53,7 @@ impl Request {
             bad(format!("the request has {count} inputs; send one, {INPUT:?} or {IMAGE:?}"))
         })?;
         let [input] = inputs;
-        Ok(Self { id: head.id, pictures: input.pictures(body.slice(json_length..), capacity)?, outputs })
+        Ok(Self { id: head.id, pictures: input.pictures(body.slice(json_length..), bounds)?, outputs })
     }
 }
 
@@ -92,12 +99,11 @@ struct OutputParameters {
 
 impl Tensor {
     /// What it brings; `tail` is what follows the JSON.
-    fn pictures(self, tail: Bytes, capacity: usize) -> Result<Vec<Picture>, Fault> {
-        let side = SIDE as i64;
+    fn pictures(self, tail: Bytes, Bounds { capacity, side }: Bounds) -> Result<Vec<Picture>, Fault> {
         match self.name.as_str() {
             INPUT => {
-                let count = self.count("FP32", &[3, side, side], capacity)?;
-                let inputs = tensor::inputs(self.elements(tail)?, count)?;
+                let count = self.count("FP32", &[3, side as i64, side as i64], capacity)?;
+                let inputs = tensor::inputs(self.elements(tail)?, count, side)?;
                 Ok(inputs.into_iter().map(Picture::Tensor).collect())
             }
             IMAGE => {
@@ -173,9 +179,8 @@ fn outputs(requested: Vec<RequestedOutput>, all_binary: bool) -> Result<Vec<Outp
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::INPUT_LENGTH;
-
-    const CAPACITY: usize = 4;
+    const BOUNDS: Bounds = Bounds { capacity: 4, side: 224 };
+    const INPUT_LENGTH: usize = 3 * 224 * 224;
 
     fn body(json: &str, tail: &[u8]) -> (Bytes, Option<usize>) {
         ([json.as_bytes(), tail].concat().into(), Some(json.len()))
@@ -184,7 +189,7 @@ mod tests {
     /// A request with one picture of one byte, and this for outputs and the rest.
     fn outputs_of(rest: &str) -> Result<Vec<Output>, Fault> {
         let json = format!(r#"{{"inputs":[{{"name":"image","datatype":"BYTES","shape":[1],"data":["YQ=="]}}]{rest}}}"#);
-        Request::parse(&json.into(), None, CAPACITY).map(|request| request.outputs)
+        Request::parse(&json.into(), None, BOUNDS).map(|request| request.outputs)
     }
 
     #[test]
@@ -195,14 +200,14 @@ mod tests {
                 "parameters":{"binary_data_size":602112}}]}"#,
             &zeros,
         );
-        let request = Request::parse(&binary, length, CAPACITY).expect("a request");
+        let request = Request::parse(&binary, length, BOUNDS).expect("a request");
         assert_eq!(request.id.as_deref(), Some("a"));
         assert!(matches!(&request.pictures[..], [Picture::Tensor(input)] if input.len() == INPUT_LENGTH));
 
         // What a client may add, in an order of its own.
         let json = r#"{"parameters":{"priority":1},"extra":[[]],"inputs":[
             {"data":["YWI=","Yw=="],"shape":[2],"parameters":{"content_type":"base64"},"datatype":"BYTES","name":"image"}]}"#;
-        let request = Request::parse(&Bytes::from(json), None, CAPACITY).expect("a request");
+        let request = Request::parse(&Bytes::from(json), None, BOUNDS).expect("a request");
         assert_eq!(request.id, None);
         assert!(matches!(&request.pictures[..],
             [Picture::Encoded(first), Picture::Encoded(second)] if first == "ab" && second == "c"));
@@ -324,7 +329,7 @@ mod tests {
         for (json, tail, message) in rows {
             let (body, length) = body(&json, tail);
             let shown = json.get(..200).unwrap_or(&json);
-            let fault = Request::parse(&body, length, CAPACITY).expect_err(shown);
+            let fault = Request::parse(&body, length, BOUNDS).expect_err(shown);
             assert!(fault.code == Code::BadRequest && fault.message.contains(message), "{shown}: {fault}");
         }
     }
@@ -340,7 +345,7 @@ mod tests {
             (b"{\"inputs\":[]}", Some(1), "EOF"),
             (b"{\"inputs\":[]}", Some(0), "EOF"),
         ] {
-            let fault = Request::parse(&Bytes::from_static(bytes), length, CAPACITY).expect_err(message);
+            let fault = Request::parse(&Bytes::from_static(bytes), length, BOUNDS).expect_err(message);
             assert!(fault.code == Code::BadRequest && fault.message.contains(message), "{message}: {fault}");
         }
     }
@@ -352,7 +357,7 @@ mod tests {
         {
             let json =
                 format!(r#"{{"inputs":[{{"name":"{name}","datatype":"{datatype}","shape":{shape},"data":[]}}]}}"#);
-            let fault = Request::parse(&json.into(), None, CAPACITY).expect_err(shape);
+            let fault = Request::parse(&json.into(), None, BOUNDS).expect_err(shape);
             assert!(fault.code == Code::TooLarge && fault.message.contains("takes 4 at once"), "{shape}: {fault}");
         }
     }

@@ -10,6 +10,8 @@ use super::network::Network;
 use super::torchscript::{self, TorchScriptModel};
 use super::weights;
 use super::{Failure, Model, warm_up};
+use ::convolution::Instructions;
+use std::fmt;
 use std::sync::Arc;
 use tch::CModule;
 
@@ -112,6 +114,16 @@ impl Recipe {
             Way::Libtorch(network, place) => Box::new(LibtorchModel::new(network, *place, self.side)?),
             Way::TorchScript(module, place) => Box::new(TorchScriptModel::new(module.clone(), *place, self.side)),
         })
+    }
+}
+
+impl fmt::Display for Recipe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.way {
+            Way::Fused(_) => write!(f, "winograd, {:?}", Instructions::best()),
+            Way::Libtorch(_, place) => write!(f, "libtorch, {place:?}"),
+            Way::TorchScript(_, place) => write!(f, "TorchScript, {place:?}"),
+        }
     }
 }
 

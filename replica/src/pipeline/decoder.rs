@@ -5,7 +5,8 @@ use super::hopper::Hopper;
 use super::job::Job;
 use crate::decode::{self, Limits};
 use crate::model::Input;
-use crate::preprocess::{self, Transform};
+use crate::preprocess;
+use crate::transform::Transform;
 use crossbeam_channel::Receiver;
 use metrics::histogram;
 use service::wire::{Code, Fault};
@@ -58,7 +59,7 @@ fn input(picture: Picture, limits: Limits, transform: Transform) -> Result<Input
     match picture {
         Picture::Encoded(file) => {
             let pixels = decode::decode(&file, limits)?;
-            Ok(preprocess::normalise(&preprocess::crop(&pixels, transform)))
+            Ok(preprocess::input(&pixels, &transform))
         }
         Picture::Tensor(input) => Ok(input),
     }

@@ -6,7 +6,7 @@ use super::hopper::Hopper;
 use super::job::{Job, Reply};
 use crate::batch::Batch;
 use crate::model::{Failure, Input, Model};
-use crate::preprocess::Transform;
+use crate::transform::Transform;
 use metrics::histogram;
 use service::wire::{Code, Fault};
 use std::time::{Duration, Instant};

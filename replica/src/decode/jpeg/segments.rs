@@ -1,0 +1,241 @@
+//! A JPEG file as a sequence of segments, from its start marker to its end marker. Knows where they lie and what a
+//! frame header says; knows nothing of what is coded in them.
+//!
+//! What lies between segments, and after the end marker, is skipped as libjpeg skips it: real files have padding,
+//! previews and second pictures there.
+//!
+//! Source: ITU-T T.81 annex B.
+
+/// One part of a file.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Segment<'file> {
+    /// Quantisation tables.
+    Quantisation(&'file [u8]),
+    /// Huffman tables.
+    Huffman(&'file [u8]),
+    /// Number of coding units between restart markers; 0 for none.
+    RestartInterval(u16),
+    /// The frame header.
+    Frame(Frame),
+    /// A scan: what its header says, and the entropy-coded bytes after it, restart markers included.
+    Scan {
+        /// Contents of the header.
+        header: &'file [u8],
+        /// Everything up to the next marker.
+        data: &'file [u8],
+    },
+    /// A JFIF header: three components are YCbCr.
+    Jfif,
+    /// An Adobe marker, with its colour transform.
+    Adobe(u8),
+    /// The end marker.
+    End,
+}
+
+/// What a frame header says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Frame {
+    /// In several passes over the coefficients.
+    pub(super) progressive: bool,
+    /// Columns.
+    pub(super) width: u16,
+    /// Rows.
+    pub(super) height: u16,
+    /// One to four, in the order of the file.
+    pub(super) components: Vec<Component>,
+}
+
+/// One channel of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Component {
+    /// The name that scans use.
+    pub(super) id: u8,
+    /// Blocks across in one coding unit, 1 to 4.
+    pub(super) across: u8,
+    /// Blocks down in one coding unit, 1 to 4.
+    pub(super) down: u8,
+    /// Which quantisation table.
+    pub(super) quantisation: u8,
+}
+
+/// The segments of a file, in order; ends after [`Segment::End`] or the first error, whose words are for people.
+pub(super) struct Segments<'file> {
+    rest: &'file [u8],
+    ended: bool,
+}
+
+impl<'file> Segments<'file> {
+    /// Of a file that begins with a start marker.
+    pub(super) fn of(file: &'file [u8]) -> Self {
+        Self { rest: file.get(2..).unwrap_or_default(), ended: false }
+    }
+
+    fn read(&mut self) -> Result<Segment<'file>, String> {
+        loop {
+            let marker = self.marker()?;
+            match marker {
+                0xD9 => return Ok(Segment::End),
+                0xD8 => return Err("a second picture starts inside the first".into()),
+                // Restart markers and TEM stand alone.
+                0x01 | 0xD0..=0xD7 => continue,
+                0x02..=0xBF => return Err(format!("marker 0xFF{marker:02X} is reserved; the file is damaged")),
+                _ => {}
+            }
+            let content = self.content()?;
+            match (marker, content) {
+                (0xDB, _) => return Ok(Segment::Quantisation(content)),
+                (0xC4, _) => return Ok(Segment::Huffman(content)),
+                (0xDD, [high, low]) => return Ok(Segment::RestartInterval(u16::from_be_bytes([*high, *low]))),
+                (0xDD, _) => return Err("the restart interval is malformed".into()),
+                (0xC0..=0xC2, _) => return frame(marker == 0xC2, content).map(Segment::Frame),
+                (0xC3 | 0xC5..=0xC7 | 0xC9..=0xCF, _) => return Err(unsupported(marker)),
+                (0xDA, _) => {
+                    let (data, rest) = self.rest.split_at(entropy_coded_length(self.rest));
+                    self.rest = rest;
+                    return Ok(Segment::Scan { header: content, data });
+                }
+                (0xE0, [b'J', b'F', b'I', b'F', 0, _, _, _, _, _, _, _, _, _, ..]) => return Ok(Segment::Jfif),
+                (0xEE, [b'A', b'd', b'o', b'b', b'e', _, _, _, _, _, _, transform, ..]) => {
+                    return Ok(Segment::Adobe(*transform));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The next marker's code, past whatever stands before it.
+    fn marker(&mut self) -> Result<u8, String> {
+        const CUT: &str = "it ends before its end marker: it was cut short";
+        loop {
+            let at = memchr::memchr(0xFF, self.rest).ok_or(CUT)?;
+            let code = at + self.rest[at..].iter().position(|&byte| byte != 0xFF).ok_or(CUT)?;
+            let marker = self.rest[code];
+            self.rest = &self.rest[code + 1..];
+            if marker != 0 {
+                return Ok(marker);
+            }
+        }
+    }
+
+    /// What a marker's length covers.
+    fn content(&mut self) -> Result<&'file [u8], String> {
+        let cut = "it ends inside a segment: it was cut short";
+        let (length, rest) = self.rest.split_first_chunk::<2>().ok_or(cut)?;
+        let length = usize::from(u16::from_be_bytes(*length)).checked_sub(2).ok_or("a segment's length is below 2")?;
+        let (content, rest) = rest.split_at_checked(length).ok_or(cut)?;
+        self.rest = rest;
+        Ok(content)
+    }
+}
+
+impl<'file> Iterator for Segments<'file> {
+    type Item = Result<Segment<'file>, String>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
+        }
+        let segment = self.read();
+        self.ended = matches!(segment, Ok(Segment::End) | Err(_));
+        Some(segment)
+    }
+}
+
+/// How many bytes come before a marker that is neither a stuffed zero nor a restart.
+fn entropy_coded_length(bytes: &[u8]) -> usize {
+    let mut at = 0;
+    while let Some(offset) = memchr::memchr(0xFF, &bytes[at..]) {
+        at += offset;
+        let Some(run) = bytes[at..].iter().position(|&byte| byte != 0xFF) else { break };
+        if !matches!(bytes[at + run], 0x00 | 0xD0..=0xD7) {
+            return at;
+        }
+        at += run + 1;
+    }
+    bytes.len()
+}
+
+fn frame(progressive: bool, content: &[u8]) -> Result<Frame, String> {
+    let [precision, h0, h1, w0, w1, count, components @ ..] = content else {
+        return Err("the frame header is too short".into());
+    };
+    if *precision != 8 {
+        return Err(format!("it has {precision} bits per sample, 8 are supported"));
+    }
+    let (height, width) = (u16::from_be_bytes([*h0, *h1]), u16::from_be_bytes([*w0, *w1]));
+    if height == 0 || width == 0 {
+        return Err(format!("its header says {width}x{height} pixels"));
+    }
+    if !matches!(count, 1 | 3 | 4) {
+        return Err(format!("it has {count} colour channels, 1, 3 and 4 are supported"));
+    }
+    if components.len() != 3 * usize::from(*count) {
+        return Err("the frame header's length does not fit its channels".into());
+    }
+    let components: Vec<Component> = components
+        .chunks_exact(3)
+        .map(|c| Component { id: c[0], across: c[1] >> 4, down: c[1] & 15, quantisation: c[2] })
+        .collect();
+    if components.iter().any(|c| !(1..=4).contains(&c.across) || !(1..=4).contains(&c.down)) {
+        return Err("a sampling factor is not between 1 and 4".into());
+    }
+    if (1..components.len()).any(|i| components[..i].iter().any(|c| c.id == components[i].id)) {
+        return Err("two colour channels have the same name".into());
+    }
+    Ok(Frame { progressive, width, height, components })
+}
+
+fn unsupported(marker: u8) -> String {
+    let kind = match marker {
+        0xC3 => "lossless",
+        0xC5..=0xC7 => "hierarchical",
+        _ => "arithmetic-coded",
+    };
+    format!("{kind} JPEG is not supported; send baseline or progressive JPEG")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(file: &[u8]) -> Vec<Result<Segment<'_>, String>> {
+        Segments::of(file).collect()
+    }
+
+    #[test]
+    fn padding_between_segments_and_data_after_the_end_are_skipped() {
+        let file = b"\xff\xd8junk\xff\xff\xff\xdd\0\x04\0\x07\0\xff\0\xff\xd9\xff\xdd\0";
+        assert_eq!(all(file), [Ok(Segment::RestartInterval(7)), Ok(Segment::End)]);
+    }
+
+    #[test]
+    fn a_scan_reaches_to_the_next_marker_that_is_no_restart() {
+        let file = b"\xff\xd8\xff\xda\0\x03h12\xff\0\xff\xff\xd34\xff\xff\xd9";
+        let scan = Segment::Scan { header: b"h", data: b"12\xff\0\xff\xff\xd34" };
+        assert_eq!(all(file), [Ok(scan), Ok(Segment::End)]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_says_why() {
+        for (file, reason) in [
+            (&b"\xff\xd8"[..], "cut short"),
+            (b"\xff\xd8\xff\xff", "cut short"),
+            (b"\xff\xd8\xff\xdb\0", "cut short"),
+            (b"\xff\xd8\xff\xdb\0\x09ab", "cut short"),
+            (b"\xff\xd8\xff\xdb\0\x01", "below 2"),
+            (b"\xff\xd8\xff\xd8", "second picture"),
+            (b"\xff\xd8\xff\x05", "reserved"),
+            (b"\xff\xd8\xff\xc9\0\x02", "arithmetic"),
+            (b"\xff\xd8\xff\xc3\0\x02", "lossless"),
+            (b"\xff\xd8\xff\xc0\0\x0b\x0c\0\x01\0\x01\x01\x01\x11\0", "12 bits"),
+            (b"\xff\xd8\xff\xc0\0\x0b\x08\0\0\0\x01\x01\x01\x11\0", "1x0 pixels"),
+            (b"\xff\xd8\xff\xc0\0\x0e\x08\0\x01\0\x01\x02\x01\x11\0\x02\x11\0", "2 colour channels"),
+            (b"\xff\xd8\xff\xc0\0\x0b\x08\0\x01\0\x01\x01\x01\x51\0", "sampling factor"),
+        ] {
+            match &all(file)[..] {
+                [Err(found)] => assert!(found.contains(reason), "{found:?} instead of {reason:?}"),
+                other => panic!("{other:?} instead of {reason:?}"),
+            }
+        }
+    }
+}

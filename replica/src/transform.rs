@@ -1,0 +1,194 @@
+//! How pixels become a model's input: sizes, filter, mean and standard deviation, as torchvision names them. Settled
+//! from flags and a weights file's metadata; applied elsewhere.
+
+use std::collections::HashMap;
+
+/// What `torchvision.transforms._presets.ImageClassification` does, checked.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Transform {
+    /// The shorter side after resizing, pixels.
+    pub resize: u32,
+    /// Side of the centred square that the model sees, pixels; black is added where it is larger than the picture.
+    pub crop: u32,
+    /// The filter of resizing.
+    pub interpolation: Interpolation,
+    /// Of red, green and blue, which are scaled to 0..1.
+    pub mean: [f32; 3],
+    /// Standard deviation of the same.
+    pub std: [f32; 3],
+}
+
+/// Filters by torchvision's names; all but nearest are antialiased.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Interpolation {
+    /// The nearest pixel.
+    Nearest,
+    /// A triangle.
+    Bilinear,
+    /// A cubic, with a = -0.5 as Pillow has it.
+    Bicubic,
+}
+
+/// Overrides from the command line.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Flags {
+    /// Shorter side after resizing, pixels; the weights' metadata, or 256
+    #[arg(long, env = "ROUNDHOUSE_RESIZE", value_parser = side)]
+    pub resize: Option<u32>,
+    /// Side of the square that the model sees, pixels; the weights' metadata, or 224
+    #[arg(long, env = "ROUNDHOUSE_CROP", value_parser = side)]
+    pub crop: Option<u32>,
+    /// Filter of resizing; the weights' metadata, or bilinear
+    #[arg(long, env = "ROUNDHOUSE_INTERPOLATION")]
+    pub interpolation: Option<Interpolation>,
+    /// Means of red, green and blue in 0..1, such as 0.485,0.456,0.406
+    #[arg(long, env = "ROUNDHOUSE_MEAN", value_parser = mean)]
+    pub mean: Option<[f32; 3]>,
+    /// Standard deviations of red, green and blue, such as 0.229,0.224,0.225
+    #[arg(long, env = "ROUNDHOUSE_STD", value_parser = std)]
+    pub std: Option<[f32; 3]>,
+}
+
+/// A weights file's metadata that makes no sense.
+#[derive(Debug, thiserror::Error)]
+#[error("metadata {key} = {value:?}: {reason}")]
+pub struct Error {
+    /// `resize`, `input_size`, `interpolation`, `mean` or `std`.
+    key: &'static str,
+    value: String,
+    reason: String,
+}
+
+impl Transform {
+    /// What torchvision's ResNet weights were evaluated with.
+    pub const IMAGENET: Self = Self {
+        resize: 256,
+        crop: 224,
+        interpolation: Interpolation::Bilinear,
+        mean: [0.485, 0.456, 0.406],
+        std: [0.229, 0.224, 0.225],
+    };
+
+    /// Numbers of one picture: three for each pixel.
+    pub fn input_length(&self) -> usize {
+        3 * self.crop as usize * self.crop as usize
+    }
+
+    /// Flags before metadata before [`Transform::IMAGENET`], each value on its own. The metadata's keys are `resize`,
+    /// `input_size` (the crop), `interpolation`, `mean` and `std`; their values are written as the flags' are.
+    ///
+    /// # Errors
+    /// When metadata is malformed, even if a flag overrides it: the file is not what it seems.
+    pub fn from(flags: &Flags, metadata: &HashMap<String, String>) -> Result<Self, Error> {
+        fn read<T>(
+            metadata: &HashMap<String, String>,
+            key: &'static str,
+            parse: impl Fn(&str) -> Result<T, String>,
+        ) -> Result<Option<T>, Error> {
+            let parsed = metadata
+                .get(key)
+                .map(|value| parse(value.trim()).map_err(|reason| Error { key, value: value.clone(), reason }));
+            parsed.transpose()
+        }
+        let interpolation = |name: &str| {
+            clap::ValueEnum::from_str(name, false).map_err(|_| "not one of nearest, bilinear, bicubic".to_owned())
+        };
+        Ok(Self {
+            resize: flags.resize.or(read(metadata, "resize", side)?).unwrap_or(Self::IMAGENET.resize),
+            crop: flags.crop.or(read(metadata, "input_size", side)?).unwrap_or(Self::IMAGENET.crop),
+            interpolation: flags
+                .interpolation
+                .or(read(metadata, "interpolation", interpolation)?)
+                .unwrap_or(Self::IMAGENET.interpolation),
+            mean: flags.mean.or(read(metadata, "mean", mean)?).unwrap_or(Self::IMAGENET.mean),
+            std: flags.std.or(read(metadata, "std", std)?).unwrap_or(Self::IMAGENET.std),
+        })
+    }
+}
+
+fn side(text: &str) -> Result<u32, String> {
+    let side = text.parse().ok().filter(|side| (1..=4096).contains(side));
+    side.ok_or_else(|| "a side is a whole number of pixels from 1 to 4096".into())
+}
+
+fn mean(text: &str) -> Result<[f32; 3], String> {
+    channels(text).filter(|mean| mean.iter().all(|channel| channel.is_finite())).ok_or_else(|| THREE.into())
+}
+
+fn std(text: &str) -> Result<[f32; 3], String> {
+    let std = channels(text).filter(|std| std.iter().all(|channel| channel.is_normal() && *channel > 0.0));
+    std.ok_or_else(|| format!("{THREE}, above zero"))
+}
+
+const THREE: &str = "give three numbers, separated by commas";
+
+fn channels(text: &str) -> Option<[f32; 3]> {
+    let numbers: Result<Vec<f32>, _> = text.split(',').map(|number| number.trim().parse()).collect();
+    numbers.ok()?.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Command {
+        #[command(flatten)]
+        transform: Flags,
+    }
+
+    fn flags(line: &str) -> Result<Flags, clap::Error> {
+        Command::try_parse_from(line.split(' ')).map(|command| command.transform)
+    }
+
+    fn metadata(pairs: &[(&str, &str)]) -> HashMap<String, String> {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn flags_win_over_metadata_and_metadata_over_imagenet() {
+        let none = Transform::from(&Flags::default(), &HashMap::new()).expect("nothing to get wrong");
+        assert_eq!(none, Transform::IMAGENET);
+        let file = metadata(&[
+            ("resize", "235"),
+            ("input_size", "299"),
+            ("interpolation", "bicubic"),
+            ("mean", "0.5, 0.5, 0.5"),
+            ("std", "0.25,0.5,1"),
+            ("labels", "cat\ndog"),
+        ]);
+        let mixed = flags("replica --resize 342 --std 1,1,2 --interpolation nearest").expect("well formed");
+        let expected = Transform {
+            resize: 342,
+            crop: 299,
+            interpolation: Interpolation::Nearest,
+            mean: [0.5; 3],
+            std: [1.0, 1.0, 2.0],
+        };
+        assert_eq!(Transform::from(&mixed, &file).expect("well formed"), expected);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_with_its_name() {
+        for (key, value) in [
+            ("resize", "0"),
+            ("resize", "4097"),
+            ("input_size", "224x224"),
+            ("input_size", "-1"),
+            ("interpolation", "lanczos"),
+            ("mean", "0.5"),
+            ("mean", "0.5,0.5,nan"),
+            ("mean", "1,2,3,4"),
+            ("std", "0.2,0,0.2"),
+            ("std", "0.2,inf,0.2"),
+            ("std", "0.2,-1,0.2"),
+            ("std", "1e-44,1,1"),
+        ] {
+            let refused = Transform::from(&Flags::default(), &metadata(&[(key, value)])).expect_err(value).to_string();
+            assert!(refused.contains(key) && refused.contains(value), "{refused}");
+            let flag = if key == "input_size" { "crop" } else { key };
+            assert!(flags(&format!("replica --{flag}={value}")).is_err(), "--{flag}={value}");
+        }
+    }
+}
