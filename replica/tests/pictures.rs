@@ -15,8 +15,11 @@ fn picture(name: &str) -> Pixels {
     decode(&file(name), Limits::default()).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// Every picture in `odd/`, and what PIL made of it: width, height and a hash, or nothing where it is to be refused.
-fn odd() -> Vec<(String, Option<(u32, u32, u64)>)> {
+/// Width, height and a hash of the levels.
+type Summary = (u32, u32, u64);
+
+/// Every picture in `odd/`, and what PIL made of it, or nothing where it is to be refused.
+fn odd() -> Vec<(String, Option<Summary>)> {
     let text = String::from_utf8(file("odd/levels.txt")).expect("text");
     let expected = |words: &[&str]| match words {
         ["refused"] => None,

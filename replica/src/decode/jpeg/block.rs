@@ -33,7 +33,7 @@ pub(super) fn samples(coefficients: &Block, quantisation: &[u16; 64]) -> [u8; 64
 pub(super) fn flat(coefficient: i16, factor: u16) -> u8 {
     let whole = i32::from(coefficient.wrapping_mul(factor as i16));
     // Saturated where the first pass of two saturates.
-    (((whole << BETWEEN).clamp(i16::MIN.into(), i16::MAX.into()) + 16 >> 5) + 128).clamp(0, 255) as u8
+    ((((whole << BETWEEN).clamp(i16::MIN.into(), i16::MAX.into()) + 16) >> 5) + 128).clamp(0, 255) as u8
 }
 
 fn transposed<T: Copy + Default>(block: &[T; 64]) -> [T; 64] {

@@ -34,6 +34,10 @@ impl Tables {
             let (symbols, rest) = rest.split_at_checked(count).ok_or(MALFORMED)?;
             let (class, index) = (usize::from(destination >> 4), usize::from(destination & 15));
             let slot = self.0.get_mut(class).and_then(|tables| tables.get_mut(index)).ok_or(MALFORMED)?;
+            // A difference of DC coefficients has at most 15 bits.
+            if class == 0 && symbols.iter().any(|&size| size > 15) {
+                return Err(MALFORMED);
+            }
             *slot = Some(Table::new(lengths, symbols).ok_or(MALFORMED)?);
             segment = rest;
         }
@@ -219,6 +223,16 @@ mod tests {
         let mut lengths = [0; 16];
         lengths[0] = 3;
         assert!(Table::new(&lengths, &[1, 2, 3]).is_none(), "one bit has no room for three codes");
+    }
+
+    #[test]
+    fn tables_that_make_no_sense_are_refused() {
+        let table = |destination: u8, symbol: u8| [&[destination, 1][..], &[0; 15], &[symbol]].concat();
+        let mut tables = Tables::standard();
+        assert_eq!(tables.define(&table(0x13, 0xf0)), Ok(()));
+        for malformed in [table(0x00, 16), table(0x20, 1), table(0x04, 1), table(0, 1)[..17].to_vec(), vec![0; 9]] {
+            assert!(tables.define(&malformed).is_err(), "{malformed:?}");
+        }
     }
 
     #[test]

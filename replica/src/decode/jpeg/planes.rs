@@ -108,7 +108,7 @@ impl Scratch {
     /// Two for each sum: three parts of it and one of the neighbour on that side, rounded by `half` on the left and
     /// on the right.
     fn doubled<const SHIFT: u32>(&self, half: [u16; 2], row: &mut [u8]) {
-        let triples = self.sums.iter().zip(&self.sums[1..]).zip(&self.sums[2..]);
+        let mut triples = self.sums.iter().zip(&self.sums[1..]).zip(&self.sums[2..]);
         let double = |((before, here), after): ((&u16, &u16), &u16)| {
             [((3 * here + before + half[0]) >> SHIFT) as u8, ((3 * here + after + half[1]) >> SHIFT) as u8]
         };
@@ -116,7 +116,7 @@ impl Scratch {
         for (pair, triple) in pairs.iter_mut().zip(triples.clone()) {
             *pair = double(triple);
         }
-        if let ([odd], Some(triple)) = (rest, triples.last()) {
+        if let ([odd], Some(triple)) = (rest, triples.next_back()) {
             *odd = double(triple)[0];
         }
     }
