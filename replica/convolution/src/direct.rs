@@ -5,7 +5,7 @@ mod filter;
 
 use crate::aligned::Aligned;
 use crate::instructions::Work;
-use crate::product::{Rows, Sink, multiply};
+use crate::product::{Ahead, Rows, Sink, multiply};
 use crate::vector::Vector;
 use crate::{Activation, Shape, Spread};
 use std::cell::RefCell;
@@ -185,15 +185,10 @@ impl Work for Images<'_> {
                             stride: filter.outputs,
                             count: filter.outputs - channel,
                         };
-                        let last = index + 1 == self.images.len() && y + 1 == outputs.height;
-                        let ahead = if last { block_length } else { 0 };
-                        multiply::<V>(
-                            rows,
-                            outputs.width,
-                            filter.weights.as_ptr().add(block * block_length),
-                            ahead,
-                            &sink,
-                        );
+                        let weights = filter.weights.as_ptr().add(block * block_length);
+                        let next = Ahead { start: weights.wrapping_add(block_length), length: block_length };
+                        let ahead = next.part(index * outputs.height + y, self.images.len() * outputs.height);
+                        multiply::<V>(rows, outputs.width, weights, ahead, &sink);
                     }
                 }
             }

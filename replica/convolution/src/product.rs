@@ -26,6 +26,24 @@ impl Rows {
     }
 }
 
+/// What will be read next, and is asked for meanwhile: evenly, since memory gives it no faster than it is used.
+#[derive(Clone, Copy)]
+pub(crate) struct Ahead {
+    /// The first number. It may lie anywhere.
+    pub(crate) start: *const f32,
+    /// How many numbers.
+    pub(crate) length: usize,
+}
+
+impl Ahead {
+    /// Part `index` of `parts`.
+    #[inline(always)]
+    pub(crate) fn part(self, index: usize, parts: usize) -> Self {
+        let (from, to) = (self.length * index / parts, self.length * (index + 1) / parts);
+        Self { start: self.start.wrapping_add(from), length: to - from }
+    }
+}
+
 /// Where the sums go.
 pub(crate) trait Sink<V> {
     /// Takes the sums of a row for two vectors of columns.
@@ -35,8 +53,7 @@ pub(crate) trait Sink<V> {
     unsafe fn put(&self, row: usize, sums: [V; 2]);
 }
 
-/// Multiplies `count` rows with a block of `2 * LANES` columns, stored as `[runs * run][2 * LANES]`. While it works on the last
-/// rows it asks for what lies `ahead` numbers after the block.
+/// Multiplies `count` rows with a block of `2 * LANES` columns, stored as `[runs * run][2 * LANES]`.
 ///
 /// # Safety
 /// As for [`Vector`]; `rows` and `block` are valid for what is read of them, and `sink` for `count` rows.
@@ -45,7 +62,7 @@ pub(crate) unsafe fn multiply<V: Vector>(
     rows: Rows,
     count: usize,
     block: *const f32,
-    ahead: usize,
+    ahead: Ahead,
     sink: &impl Sink<V>,
 ) {
     let groups = count.div_ceil(V::ROWS);
@@ -53,7 +70,7 @@ pub(crate) unsafe fn multiply<V: Vector>(
     for group in 0..groups {
         // Groups of like size, none of them small: 16 rows are 8 and 8, not 14 and 2.
         let here = (count - done).div_ceil(groups - group);
-        let ahead = if group + 1 == groups { ahead } else { 0 };
+        let ahead = ahead.part(group, groups);
         macro_rules! exactly {
             ($($few:literal)*) => {
                 match here {
@@ -74,7 +91,7 @@ pub(crate) unsafe fn multiply<V: Vector>(
 unsafe fn group_of<V: Vector, const ROWS: usize>(
     rows: Rows,
     block: *const f32,
-    ahead: usize,
+    ahead: Ahead,
     first: usize,
     sink: &impl Sink<V>,
 ) {
@@ -82,13 +99,15 @@ unsafe fn group_of<V: Vector, const ROWS: usize>(
     unsafe {
         let zero = V::splat(0.0);
         let mut sums = [[zero; 2]; ROWS];
-        let mut columns = block;
+        let (mut columns, mut next) = (block, ahead.start);
+        let step = ahead.length.div_ceil(rows.runs * rows.run);
         for run in 0..rows.runs {
             let start = rows.start.add(run * rows.run_stride);
             for k in 0..rows.run {
                 let (left, right) = (V::load(columns), V::load(columns.add(V::LANES)));
-                V::prefetch(columns.wrapping_add(ahead));
-                V::prefetch(columns.wrapping_add(ahead + V::LANES));
+                V::prefetch(next);
+                V::prefetch(next.wrapping_add(step / 2));
+                next = next.wrapping_add(step);
                 for row in 0..ROWS {
                     let factor = V::splat(*start.add(row * rows.stride + k));
                     sums[row][0] = factor.mul_add(left, sums[row][0]);

@@ -52,6 +52,6 @@ impl Vector for __m256 {
     #[inline(always)]
     unsafe fn prefetch(address: *const f32) {
         // SAFETY: a hint, which never faults.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
     }
 }

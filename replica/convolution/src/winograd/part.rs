@@ -4,7 +4,7 @@ use super::filter::Filter;
 use super::tile::{self, Tile, Transform};
 use crate::aligned::Aligned;
 use crate::instructions::Work;
-use crate::product::{Rows, Sink, multiply};
+use crate::product::{Ahead, Rows, Sink, multiply};
 use crate::vector::Vector;
 use crate::{Activation, Shape};
 use std::cell::RefCell;
@@ -121,7 +121,9 @@ impl<'a> Job<'a> {
                         let index = element * self.filter.blocks() + part.blocks.start + block;
                         let weights = self.filter.weights.as_ptr().add(index * inputs * columns);
                         let sink = Plain { to: products.add(element * plane_out + block * columns), stride: row_out };
-                        multiply::<V>(tiles, count, weights, inputs * columns, &sink);
+                        let length = inputs * columns;
+                        let ahead = Ahead { start: weights.wrapping_add(length), length };
+                        multiply::<V>(tiles, count, weights, ahead, &sink);
                     }
                 }
                 for index in 0..count {
