@@ -4,7 +4,7 @@ use super::folded::Folded;
 use super::fused::{FusedModel, Kernel};
 use super::libtorch::{Layout, LibtorchModel, Place};
 use super::network::Network;
-use super::tuning::Tuning;
+use super::tuning::tune;
 use super::{Failure, Input, Model, warm_up};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -71,7 +71,7 @@ pub(super) fn choose(network: &Network<Folded>, wanted: Wanted, bounds: Bounds) 
         difference <= TOLERANCE
     };
 
-    let fused = Arc::new(tuned(network, bounds)?);
+    let fused = Arc::new(tune(network, side, max_batch, threads)?);
     let (logits, fused_time) = timed(&mut FusedModel::new(fused.clone(), side, threads), &pictures, TRIES)?;
     let fused_agrees = agrees("winograd", &logits);
     if wanted == Wanted::Winograd {
@@ -100,16 +100,6 @@ pub(super) fn choose(network: &Network<Folded>, wanted: Wanted, bounds: Bounds) 
     let (name, time, chosen) = fastest.ok_or_else(|| Failure::new("no two ways to compute it agree"))?;
     tracing::info!(milliseconds = per_picture(time, &pictures), "kernel {name}");
     Ok(chosen)
-}
-
-/// This project's own, each layer as it is fastest at the smallest and the largest batch together.
-fn tuned(network: &Network<Folded>, Bounds { side, max_batch, threads }: Bounds) -> Result<Network<Kernel>, Failure> {
-    let mut tuning = Tuning::new(threads);
-    tuning.measure(network, side, 1)?;
-    if max_batch > 1 {
-        tuning.measure(network, side, max_batch)?;
-    }
-    Ok(tuning.fastest(network))
 }
 
 /// Logits and time of libtorch's pass, once it is warm.

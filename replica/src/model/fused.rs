@@ -24,9 +24,15 @@ pub(super) enum Kernel {
 }
 
 impl Kind {
-    /// Those that are worth trying for a layer: where Winograd's filtering is possible it was always the faster.
-    pub(super) fn candidates(layer: &Folded) -> &'static [Self] {
+    /// Those that are worth trying for a layer, two at most. Larger tiles take fewer multiplications and more weights: beyond
+    /// some size reading these takes longer, unless many pictures share them.
+    pub(super) fn candidates(layer: &Folded, max_batch: usize) -> &'static [Self] {
+        const MOST_FOR_ONE: usize = 16 << 20;
+        let of_large_tiles = 36 * layer.inputs * layer.bias.len() * size_of::<f32>();
         match layer.geometry {
+            direct::Geometry { side: 3, stride: 1, padding: 1 } if of_large_tiles > MOST_FOR_ONE && max_batch < 4 => {
+                &[Self::Winograd(Tile::Two), Self::Direct]
+            }
             direct::Geometry { side: 3, stride: 1, padding: 1 } => {
                 &[Self::Winograd(Tile::Two), Self::Winograd(Tile::Four)]
             }

@@ -73,7 +73,26 @@ impl<L> Network<L> {
     }
 }
 
+impl<L> Network<L> {
+    /// As [`Network::map`], with the layers themselves.
+    pub(super) fn into_map<M>(self, mut layer: impl FnMut(L) -> M) -> Network<M> {
+        Network {
+            stem: layer(self.stem),
+            blocks: self.blocks.into_iter().map(|block| block.into_map(&mut layer)).collect(),
+            head: layer(self.head),
+        }
+    }
+}
+
 impl<L> Block<L> {
+    fn into_map<M>(self, layer: &mut impl FnMut(L) -> M) -> Block<M> {
+        Block {
+            first: self.first.into_iter().map(&mut *layer).collect(),
+            last: layer(self.last),
+            shortcut: self.shortcut.map(layer),
+        }
+    }
+
     fn forward<E: Engine<L>>(&self, engine: &mut E, maps: &E::Maps) -> Result<E::Maps, Failure> {
         let mut inner: Option<E::Maps> = None;
         for layer in &self.first {

@@ -77,7 +77,7 @@ fn every_way_computes_the_network_of_every_architecture() {
         }
         for kind in [0, 1] {
             let kernel = |layer: &Folded| {
-                let kinds = Kind::candidates(layer);
+                let kinds = Kind::candidates(layer, 8);
                 Ok::<_, ()>(Kernel::new(layer, kinds[kind % kinds.len()], Instructions::best()))
             };
             let kernels = Arc::new(network.map(kernel).expect("infallible"));
@@ -128,7 +128,7 @@ fn check_layer(images: usize, side: usize, layer: &Folded, threads: usize) -> Re
         .conv2d(&weights, Some(&bias), [stride as i64; 2], [padding as i64; 2], [1, 1], 1)
         .relu();
     let expected: Vec<f32> = Vec::try_from(expected.permute([0, 2, 3, 1]).contiguous().view([-1])).expect("flat");
-    for kind in Kind::candidates(layer).iter().chain(&[Kind::Direct]) {
+    for kind in Kind::candidates(layer, 8).iter().chain(&[Kind::Direct]) {
         for instructions in Instructions::available() {
             let mut engine = Fused::new(threads);
             let maps = engine.filled(images, side, layer.inputs, &input);

@@ -1,11 +1,13 @@
-//! Finds the fastest way to compute each layer on this machine, by trying.
+//! Finds the fastest way to compute each layer on this machine, by running the whole network in each: only then does every
+//! layer find its weights where they will be, which is rarely in a near cache.
 
-use super::Failure;
 use super::folded::Folded;
 use super::fused::{Fused, Kernel, Kind, Maps};
 use super::network::{Engine, Network};
+use super::{Failure, warm_up};
 use convolution::direct::Geometry;
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::time::Instant;
 
 /// Passes of which the fastest counts; what else the machine does only ever makes one slower.
@@ -14,104 +16,95 @@ const TRIES: usize = 2;
 /// Layers of like sizes have like times.
 type Sizes = (usize, usize, Geometry);
 
-/// An engine that measures as it goes.
-pub(super) struct Tuning {
-    fused: Fused,
-    /// By what is measured, seconds a picture: over all batch sizes that were tried.
-    tried: HashMap<Sizes, Vec<Candidate>>,
-    /// Where the present pass stands with each.
-    pass: usize,
-    seen: HashMap<Sizes, usize>,
+/// A layer in every way that is worth trying.
+struct Candidates {
+    sizes: Sizes,
+    kernels: Vec<(Kind, Kernel)>,
 }
 
-struct Candidate {
-    kind: Kind,
-    kernel: Kernel,
-    seconds: f64,
-}
+/// Seconds that all layers of some sizes take for a picture, in each way.
+type Times = HashMap<Sizes, Vec<f64>>;
 
-impl Tuning {
-    pub(super) fn new(threads: usize) -> Self {
-        Self { fused: Fused::new(threads), tried: HashMap::new(), pass: 0, seen: HashMap::new() }
-    }
-
-    /// Tries every layer of `network` on `pictures` pictures of `side` by `side`.
-    pub(super) fn measure(&mut self, network: &Network<Folded>, side: usize, pictures: usize) -> Result<(), Failure> {
-        self.pass += 1;
-        let input = self.fused.pictures(&super::warm_up::pictures(pictures, side), side);
-        let logits = network.forward(self, &input)?;
-        self.fused.release(logits);
-        self.fused.release(input);
-        Ok(())
-    }
-
-    /// `network` with each layer as it was fastest.
-    pub(super) fn fastest(mut self, network: &Network<Folded>) -> Network<Kernel> {
-        let mut fastest = HashMap::new();
-        let kernel = |layer: &Folded| {
-            // The first of its sizes was tried with its own weights, and so is there already.
-            let tried = self.tried.remove(&sizes(layer)).unwrap_or_default();
-            Ok(match tried.into_iter().min_by(|a, b| a.seconds.total_cmp(&b.seconds)) {
-                Some(best) => {
-                    fastest.insert(sizes(layer), best.kind);
-                    best.kernel
+/// `network` with each layer as it is fastest for one picture and for `max_batch` at a time, both counted alike.
+pub(super) fn tune(
+    network: &Network<Folded>,
+    side: usize,
+    max_batch: usize,
+    threads: usize,
+) -> Result<Network<Kernel>, Failure> {
+    let mut engine = Fused::new(threads);
+    let candidates = |layer: &Folded| {
+        let kernel = |kind: &Kind| (*kind, Kernel::new(layer, *kind, engine.instructions));
+        let kernels = Kind::candidates(layer, max_batch).iter().map(kernel).collect();
+        Ok::<_, Infallible>(Candidates { sizes: (layer.inputs, layer.bias.len(), layer.geometry), kernels })
+    };
+    let Ok(network) = network.map(candidates);
+    let mut times = Times::new();
+    for pictures in if max_batch > 1 { vec![1, max_batch] } else { vec![1] } {
+        let pictures = engine.pictures(&warm_up::pictures(pictures, side), side);
+        for way in 0..2 {
+            let mut fastest = Times::new();
+            for _ in 0..TRIES {
+                let mut timing = Timing { engine, way, times: Times::new() };
+                let logits = network.forward(&mut timing, &pictures)?;
+                engine = timing.engine;
+                engine.release(logits);
+                for (sizes, seconds) in timing.times {
+                    let fastest = fastest.entry(sizes).or_insert_with(|| seconds.clone());
+                    fastest.iter_mut().zip(seconds).for_each(|(fastest, seconds)| *fastest = fastest.min(seconds));
                 }
-                None => {
-                    let kind = fastest.get(&sizes(layer)).copied().unwrap_or(Kind::Direct);
-                    Kernel::new(layer, kind, self.fused.instructions)
-                }
-            })
-        };
-        network.map(kernel).unwrap_or_else(|never: std::convert::Infallible| match never {})
+            }
+            for (sizes, seconds) in fastest {
+                times.entry(sizes).or_default().extend(seconds);
+            }
+        }
+        engine.release(pictures);
     }
+    let fastest = |Candidates { sizes, kernels }: Candidates| {
+        let ways = kernels.len();
+        // Way 0 and 1 for one picture, then for a batch.
+        let seconds = |way: usize| times[&sizes].iter().skip(way).step_by(2).sum::<f64>();
+        let best = (0..ways).min_by(|&a, &b| seconds(a).total_cmp(&seconds(b))).unwrap_or(0);
+        tracing::debug!(?sizes, kind = ?kernels[best].0, "tuned");
+        kernels.into_iter().nth(best).expect("one of them").1
+    };
+    Ok(network.into_map(fastest))
 }
 
-fn sizes(layer: &Folded) -> Sizes {
-    (layer.inputs, layer.bias.len(), layer.geometry)
+/// Computes one way, and measures.
+struct Timing {
+    engine: Fused,
+    way: usize,
+    times: Times,
 }
 
-impl Engine<Folded> for Tuning {
+impl Engine<Candidates> for Timing {
     type Maps = Maps;
 
     fn convolve(
         &mut self,
-        layer: &Folded,
+        layer: &Candidates,
         maps: &Maps,
         residual: Option<&Maps>,
         rectify: bool,
     ) -> Result<Maps, Failure> {
-        let fused = &mut self.fused;
-        let instructions = fused.instructions;
-        let candidates = self.tried.entry(sizes(layer)).or_insert_with(|| {
-            let candidate =
-                |kind: &Kind| Candidate { kind: *kind, kernel: Kernel::new(layer, *kind, instructions), seconds: 0.0 };
-            Kind::candidates(layer).iter().map(candidate).collect()
-        });
-        // Once a pass; where there is no choice nothing needs measuring.
-        let is_known = self.seen.insert(sizes(layer), self.pass) == Some(self.pass) || candidates.len() == 1;
-        for candidate in candidates.iter_mut().filter(|_| !is_known) {
-            let mut fastest = f64::INFINITY;
-            for _ in 0..TRIES {
-                let start = Instant::now();
-                let out = fused.convolve(&candidate.kernel, maps, residual, rectify)?;
-                fastest = fastest.min(start.elapsed().as_secs_f64());
-                fused.release(out);
-            }
-            candidate.seconds += fastest / maps.pictures() as f64;
-        }
-        // Of another layer's weights perhaps, which matters to no time.
-        fused.convolve(&candidates[0].kernel, maps, residual, rectify)
+        let start = Instant::now();
+        let (_, kernel) = &layer.kernels[self.way.min(layer.kernels.len() - 1)];
+        let out = self.engine.convolve(kernel, maps, residual, rectify)?;
+        let seconds = start.elapsed().as_secs_f64() / maps.pictures() as f64;
+        self.times.entry(layer.sizes).or_insert_with(|| vec![0.0])[0] += seconds;
+        Ok(out)
     }
 
     fn max_pool(&mut self, maps: &Maps) -> Result<Maps, Failure> {
-        self.fused.max_pool(maps)
+        self.engine.max_pool(maps)
     }
 
     fn average_pool(&mut self, maps: &Maps) -> Result<Maps, Failure> {
-        self.fused.average_pool(maps)
+        self.engine.average_pool(maps)
     }
 
     fn release(&mut self, maps: Maps) {
-        self.fused.release(maps);
+        self.engine.release(maps);
     }
 }

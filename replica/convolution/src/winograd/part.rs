@@ -11,8 +11,8 @@ use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-/// Numbers between the planes of two elements, so that they do not all fall into the same set of a cache.
-const PLANE_GAP: usize = 16;
+/// Numbers of a cache line.
+const GAP: usize = 16;
 
 /// Bytes of transformed tiles that are worked on at a time: about what a core's second-level cache holds.
 const BLOCK_BYTES: usize = 1 << 20;
@@ -86,14 +86,15 @@ impl<'a> Job<'a> {
         let columns = 2 * V::LANES;
         let (inputs, blocks) = (self.filter.inputs, part.blocks.len());
         let outputs = part.blocks.start * columns..self.filter.outputs.min(part.blocks.end * columns);
-        // Rows of whole vectors, so that every load and store of scratch is one.
-        let row_in = inputs.next_multiple_of(V::LANES);
-        let row_out = blocks * columns;
+        // Rows of whole vectors, so that every load and store of scratch is one; and a cache line more, since rows at a
+        // distance of a power of two would all fall into the same few sets of the nearest cache.
+        let row_in = inputs.next_multiple_of(V::LANES) + GAP;
+        let row_out = blocks * columns + GAP;
         let tile_bytes = N * N * (row_in + row_out) * size_of::<f32>();
         let at_once = (BLOCK_BYTES / tile_bytes).max(LEAST_TILES).min(part.tiles.len());
         let rounds = part.tiles.len().div_ceil(at_once);
         let at_once = part.tiles.len().div_ceil(rounds);
-        let (plane_in, plane_out) = (at_once * row_in + PLANE_GAP, at_once * row_out + PLANE_GAP);
+        let (plane_in, plane_out) = (at_once * row_in + GAP, at_once * row_out + GAP);
         let length = N * N * (plane_in + plane_out);
         if scratch.len() < length {
             *scratch = Aligned::zeroed(length);
