@@ -25,13 +25,13 @@ pub(super) enum Kernel {
 
 impl Kind {
     /// Those that are worth trying for a layer, two at most. Larger tiles take fewer multiplications and more weights: beyond
-    /// some size reading these takes longer, unless many pictures share them.
+    /// some size, reading these for one picture takes longer than all else.
     pub(super) fn candidates(layer: &Folded, max_batch: usize) -> &'static [Self] {
-        const MOST_FOR_ONE: usize = 16 << 20;
-        let of_large_tiles = 36 * layer.inputs * layer.bias.len() * size_of::<f32>();
+        const MOST_FOR_ONE: usize = 4 << 20;
+        let is_long = 36 * layer.inputs * layer.bias.len() > MOST_FOR_ONE;
         match layer.geometry {
-            direct::Geometry { side: 3, stride: 1, padding: 1 } if of_large_tiles > MOST_FOR_ONE && max_batch < 4 => {
-                &[Self::Winograd(Tile::Two), Self::Direct]
+            direct::Geometry { side: 3, stride: 1, padding: 1 } if is_long && max_batch == 1 => {
+                &[Self::Winograd(Tile::Two)]
             }
             direct::Geometry { side: 3, stride: 1, padding: 1 } => {
                 &[Self::Winograd(Tile::Two), Self::Winograd(Tile::Four)]
@@ -55,6 +55,32 @@ impl Kernel {
         match self {
             Self::Direct(filter) => (filter.outputs(), filter.geometry().output(shape)),
             Self::Winograd(filter) => (filter.outputs(), shape),
+        }
+    }
+}
+
+/// A convolution in the way that is fastest for as many pictures as there are.
+pub(super) struct Layer {
+    few: Kernel,
+    /// From so many pictures on, another.
+    many: Option<(usize, Kernel)>,
+}
+
+impl Layer {
+    /// The same for any number.
+    pub(super) fn always(kernel: Kernel) -> Self {
+        Self { few: kernel, many: None }
+    }
+
+    /// `many` from `count` pictures on.
+    pub(super) fn switching(few: Kernel, count: usize, many: Kernel) -> Self {
+        Self { few, many: Some((count, many)) }
+    }
+
+    fn kernel(&self, pictures: usize) -> &Kernel {
+        match &self.many {
+            Some((count, many)) if pictures >= *count => many,
+            _ => &self.few,
         }
     }
 }
@@ -108,6 +134,22 @@ impl Fused {
         maps
     }
 
+    /// A convolution by a kernel.
+    pub(super) fn compute(&mut self, kernel: &Kernel, maps: &Maps, residual: Option<&Maps>, rectify: bool) -> Maps {
+        let (channels, shape) = kernel.output(maps.shape);
+        let mut out = self.maps(shape, channels);
+        let activation = Activation { residual: residual.map(|maps| &maps.numbers[..]), rectify };
+        match kernel {
+            Kernel::Direct(filter) => {
+                direct::convolve(&maps.numbers, maps.shape, filter, activation, &mut out.numbers, &self.team);
+            }
+            Kernel::Winograd(filter) => {
+                winograd::convolve(&maps.numbers, maps.shape, filter, activation, &mut out.numbers, &self.team);
+            }
+        }
+        out
+    }
+
     /// Room for maps. What is in it is left from others.
     fn maps(&mut self, shape: Shape, channels: usize) -> Maps {
         let length = shape.pixels() * channels;
@@ -120,28 +162,17 @@ impl Fused {
     }
 }
 
-impl Engine<Kernel> for Fused {
+impl Engine<Layer> for Fused {
     type Maps = Maps;
 
     fn convolve(
         &mut self,
-        kernel: &Kernel,
+        layer: &Layer,
         maps: &Maps,
         residual: Option<&Maps>,
         rectify: bool,
     ) -> Result<Maps, Failure> {
-        let (channels, shape) = kernel.output(maps.shape);
-        let mut out = self.maps(shape, channels);
-        let activation = Activation { residual: residual.map(|maps| &maps.numbers[..]), rectify };
-        match kernel {
-            Kernel::Direct(filter) => {
-                direct::convolve(&maps.numbers, maps.shape, filter, activation, &mut out.numbers, &self.team);
-            }
-            Kernel::Winograd(filter) => {
-                winograd::convolve(&maps.numbers, maps.shape, filter, activation, &mut out.numbers, &self.team);
-            }
-        }
-        Ok(out)
+        Ok(self.compute(layer.kernel(maps.pictures()), maps, residual, rectify))
     }
 
     fn max_pool(&mut self, maps: &Maps) -> Result<Maps, Failure> {
@@ -163,14 +194,14 @@ impl Engine<Kernel> for Fused {
 
 /// A network and what computes it.
 pub(super) struct FusedModel {
-    network: Arc<Network<Kernel>>,
+    network: Arc<Network<Layer>>,
     engine: Fused,
     side: usize,
 }
 
 impl FusedModel {
     /// For pictures of `side` by `side` pixels.
-    pub(super) fn new(network: Arc<Network<Kernel>>, side: usize, threads: usize) -> Self {
+    pub(super) fn new(network: Arc<Network<Layer>>, side: usize, threads: usize) -> Self {
         Self { network, engine: Fused::new(threads), side }
     }
 }

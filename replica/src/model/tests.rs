@@ -2,9 +2,9 @@
 //! libtorch's convolution.
 
 use super::folded::Folded;
-use super::fused::{Fused, FusedModel, Kernel, Kind};
+use super::fused::{Fused, FusedModel, Kernel, Kind, Layer};
 use super::libtorch::{Layout, LibtorchModel, Place};
-use super::network::{Engine, Network};
+use super::network::Network;
 use super::weights::{self, Weights};
 use super::*;
 use ::convolution::Instructions;
@@ -78,7 +78,8 @@ fn every_way_computes_the_network_of_every_architecture() {
         for kind in [0, 1] {
             let kernel = |layer: &Folded| {
                 let kinds = Kind::candidates(layer, 8);
-                Ok::<_, ()>(Kernel::new(layer, kinds[kind % kinds.len()], Instructions::best()))
+                let kernel = Kernel::new(layer, kinds[kind % kinds.len()], Instructions::best());
+                Ok::<_, ()>(Layer::always(kernel))
             };
             let kernels = Arc::new(network.map(kernel).expect("infallible"));
             for threads in [1, 2] {
@@ -133,7 +134,7 @@ fn check_layer(images: usize, side: usize, layer: &Folded, threads: usize) -> Re
             let mut engine = Fused::new(threads);
             let maps = engine.filled(images, side, layer.inputs, &input);
             let kernel = Kernel::new(layer, *kind, instructions);
-            let found = engine.convolve(&kernel, &maps, None, true).expect("infallible").into_numbers();
+            let found = engine.compute(&kernel, &maps, None, true).into_numbers();
             let difference = choice::difference(&[found], std::slice::from_ref(&expected));
             prop_assert!(difference < 2e-5, "{kind:?} {instructions:?}: {difference:e}");
         }

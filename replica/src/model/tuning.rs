@@ -2,7 +2,7 @@
 //! layer find its weights where they will be, which is rarely in a near cache.
 
 use super::folded::Folded;
-use super::fused::{Fused, Kernel, Kind, Maps};
+use super::fused::{Fused, Kernel, Kind, Layer, Maps};
 use super::network::{Engine, Network};
 use super::{Failure, warm_up};
 use convolution::direct::Geometry;
@@ -19,63 +19,92 @@ type Sizes = (usize, usize, Geometry);
 /// A layer in every way that is worth trying.
 struct Candidates {
     sizes: Sizes,
-    kernels: Vec<(Kind, Kernel)>,
+    kernels: Vec<Kernel>,
 }
 
-/// Seconds that all layers of some sizes take for a picture, in each way.
-type Times = HashMap<Sizes, Vec<f64>>;
+/// Seconds of all layers of some sizes, for all pictures together.
+type Seconds = HashMap<Sizes, f64>;
 
-/// `network` with each layer as it is fastest for one picture and for `max_batch` at a time, both counted alike.
+/// `network` with each layer as it is fastest, for batches of up to `max_batch` pictures.
 pub(super) fn tune(
     network: &Network<Folded>,
     side: usize,
     max_batch: usize,
     threads: usize,
-) -> Result<Network<Kernel>, Failure> {
+) -> Result<Network<Layer>, Failure> {
     let mut engine = Fused::new(threads);
     let candidates = |layer: &Folded| {
-        let kernel = |kind: &Kind| (*kind, Kernel::new(layer, *kind, engine.instructions));
+        let kernel = |kind: &Kind| Kernel::new(layer, *kind, engine.instructions);
         let kernels = Kind::candidates(layer, max_batch).iter().map(kernel).collect();
         Ok::<_, Infallible>(Candidates { sizes: (layer.inputs, layer.bias.len(), layer.geometry), kernels })
     };
     let Ok(network) = network.map(candidates);
-    let mut times = Times::new();
-    for pictures in if max_batch > 1 { vec![1, max_batch] } else { vec![1] } {
+    // By way: for one picture, and for the largest batch.
+    let mut times: [[Seconds; 2]; 2] = Default::default();
+    for (batch, pictures) in [1, max_batch].into_iter().enumerate() {
         let pictures = engine.pictures(&warm_up::pictures(pictures, side), side);
-        for way in 0..2 {
-            let mut fastest = Times::new();
+        for (way, times) in times.iter_mut().enumerate() {
             for _ in 0..TRIES {
-                let mut timing = Timing { engine, way, times: Times::new() };
+                let mut timing = Timing { engine, way, seconds: Seconds::new() };
                 let logits = network.forward(&mut timing, &pictures)?;
                 engine = timing.engine;
                 engine.release(logits);
-                for (sizes, seconds) in timing.times {
-                    let fastest = fastest.entry(sizes).or_insert_with(|| seconds.clone());
-                    fastest.iter_mut().zip(seconds).for_each(|(fastest, seconds)| *fastest = fastest.min(seconds));
+                for (sizes, seconds) in timing.seconds {
+                    let fastest = times[batch].entry(sizes).or_insert(seconds);
+                    *fastest = fastest.min(seconds);
                 }
-            }
-            for (sizes, seconds) in fastest {
-                times.entry(sizes).or_default().extend(seconds);
             }
         }
         engine.release(pictures);
+        if max_batch == 1 {
+            times.iter_mut().for_each(|[one, most]| most.clone_from(one));
+            break;
+        }
     }
-    let fastest = |Candidates { sizes, kernels }: Candidates| {
-        let ways = kernels.len();
-        // Way 0 and 1 for one picture, then for a batch.
-        let seconds = |way: usize| times[&sizes].iter().skip(way).step_by(2).sum::<f64>();
-        let best = (0..ways).min_by(|&a, &b| seconds(a).total_cmp(&seconds(b))).unwrap_or(0);
-        tracing::debug!(?sizes, kind = ?kernels[best].0, "tuned");
-        kernels.into_iter().nth(best).expect("one of them").1
-    };
-    Ok(network.into_map(fastest))
+    Ok(network.into_map(|Candidates { sizes, kernels }| {
+        let line = |way: usize| Line::through(times[way][0][&sizes], times[way][1][&sizes], max_batch);
+        tracing::debug!(?sizes, first = ?line(0), second = ?line(1), ways = kernels.len(), "tuned");
+        let mut kernels = kernels.into_iter();
+        match (kernels.next(), kernels.next()) {
+            (Some(two), Some(four)) => match switch(line(0), line(1), max_batch) {
+                None => Layer::always(two),
+                Some(1) => Layer::always(four),
+                Some(count) => Layer::switching(two, count, four),
+            },
+            (only, _) => Layer::always(only.expect("every layer has a way")),
+        }
+    }))
+}
+
+/// Seconds of a layer: some for its weights, some for every picture.
+#[derive(Debug, Clone, Copy)]
+struct Line {
+    weights: f64,
+    picture: f64,
+}
+
+impl Line {
+    /// From the seconds for one picture and for `most`.
+    fn through(one: f64, all: f64, most: usize) -> Self {
+        let picture = if most > 1 { (all - one) / (most - 1) as f64 } else { one };
+        Self { weights: one - picture, picture }
+    }
+
+    fn seconds(self, pictures: usize) -> f64 {
+        self.weights + self.picture * pictures as f64
+    }
+}
+
+/// From how many pictures on, up to `most`, `four` is the faster.
+fn switch(two: Line, four: Line, most: usize) -> Option<usize> {
+    (1..=most).find(|&pictures| four.seconds(pictures) < two.seconds(pictures))
 }
 
 /// Computes one way, and measures.
 struct Timing {
     engine: Fused,
     way: usize,
-    times: Times,
+    seconds: Seconds,
 }
 
 impl Engine<Candidates> for Timing {
@@ -89,10 +118,9 @@ impl Engine<Candidates> for Timing {
         rectify: bool,
     ) -> Result<Maps, Failure> {
         let start = Instant::now();
-        let (_, kernel) = &layer.kernels[self.way.min(layer.kernels.len() - 1)];
-        let out = self.engine.convolve(kernel, maps, residual, rectify)?;
-        let seconds = start.elapsed().as_secs_f64() / maps.pictures() as f64;
-        self.times.entry(layer.sizes).or_insert_with(|| vec![0.0])[0] += seconds;
+        let kernel = &layer.kernels[self.way.min(layer.kernels.len() - 1)];
+        let out = self.engine.compute(kernel, maps, residual, rectify);
+        *self.seconds.entry(layer.sizes).or_default() += start.elapsed().as_secs_f64();
         Ok(out)
     }
 
@@ -106,5 +134,25 @@ impl Engine<Candidates> for Timing {
 
     fn release(&mut self, maps: Maps) {
         self.engine.release(maps);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_way_changes_where_the_lines_cross() {
+        // Seconds for one picture and for eight, by either way; from how many pictures on the second is faster.
+        for (two, four, expected) in [
+            ((5.0, 40.0), (9.0, 19.0), Some(2)),
+            ((5.0, 40.0), (4.0, 32.0), Some(1)),
+            ((5.0, 40.0), (6.0, 48.0), None),
+            ((5.0, 40.0), (11.0, 39.0), Some(8)),
+        ] {
+            let line = |(one, all)| Line::through(one, all, 8);
+            assert_eq!(switch(line(two), line(four), 8), expected, "{two:?} {four:?}");
+        }
+        assert_eq!(switch(Line::through(5.0, 5.0, 1), Line::through(4.0, 4.0, 1), 1), Some(1));
     }
 }

@@ -14,11 +14,14 @@ use std::ops::Range;
 /// Numbers of a cache line.
 const GAP: usize = 16;
 
-/// Bytes of transformed tiles that are worked on at a time: about what a core's second-level cache holds.
-const BLOCK_BYTES: usize = 1 << 20;
+/// Tiles that are worked on at a time: two groups of rows, whose transforms a second-level cache holds.
+const TILES: usize = 28;
 
-/// Tiles that are worked on at a time at least, so that the weights are not read for too few.
-const LEAST_TILES: usize = 96;
+/// The same where the weights are longer than [`LONG`] and would otherwise be read again too often.
+const TILES_OF_LONG: usize = 96;
+
+/// Numbers of weights.
+const LONG: usize = 1 << 20;
 
 /// A convolution whose sizes have been checked.
 pub(crate) struct Job<'a> {
@@ -90,8 +93,7 @@ impl<'a> Job<'a> {
         // distance of a power of two would all fall into the same few sets of the nearest cache.
         let row_in = inputs.next_multiple_of(V::LANES) + GAP;
         let row_out = blocks * columns + GAP;
-        let tile_bytes = N * N * (row_in + row_out) * size_of::<f32>();
-        let at_once = (BLOCK_BYTES / tile_bytes).max(LEAST_TILES).min(part.tiles.len());
+        let at_once = if self.filter.weights.len() > LONG { TILES_OF_LONG } else { TILES }.min(part.tiles.len());
         let rounds = part.tiles.len().div_ceil(at_once);
         let at_once = part.tiles.len().div_ceil(rounds);
         let (plane_in, plane_out) = (at_once * row_in + GAP, at_once * row_out + GAP);

@@ -23,7 +23,7 @@ const TOLERANCE: f64 = 1e-3;
 /// Until the threads of whoever had the last turn no longer spin.
 const SETTLE: Duration = Duration::from_millis(50);
 
-/// Engine (an index of [`ENGINES`]), pictures in a pass, threads.
+/// Engine (an index of [`ENGINES`]), pictures in a pass, threads; each has a process of its own.
 type Cell = (usize, u32, u32);
 
 /// Ratios to either peer, milliseconds for one picture, and how far the logits are apart.
@@ -36,19 +36,19 @@ pub fn measure(bench: &Bench) -> Result<Vec<Figure>> {
     let threads: Vec<u32> = [1, 2].into_iter().filter(|&threads| threads as usize <= cores().len()).collect();
     let mut workers = BTreeMap::new();
     for (engine, name) in ENGINES.into_iter().enumerate() {
-        for &threads in &threads {
+        for (threads, (batch, _)) in threads.iter().flat_map(|&threads| BATCHES.map(|batch| (threads, batch))) {
             let mut command;
             if engine == 0 {
                 command = Command::new(paths::program("examples/forward"));
                 command.arg("--weights").arg(subject::weights()).arg("--crops").arg(&crops);
-                command.arg(format!("--threads={threads}"));
+                command.args([format!("--threads={threads}"), format!("--max-batch={batch}")]);
             } else {
                 command = python.script("forward.py");
                 command.arg(name).arg(subject::weights()).arg(&crops).arg(threads.to_string());
             }
-            let worker = Worker::start(&format!("forward-{name}-{threads}"), command, bench.folder)?;
-            println!("{name:<12} {threads} threads: {}", worker.description);
-            workers.insert((engine, threads), worker);
+            let worker = Worker::start(&format!("forward-{name}-{batch}-{threads}"), command, bench.folder)?;
+            println!("{name:<12} batch {batch}, threads {threads}: {}", worker.description);
+            workers.insert((engine, batch, threads), worker);
         }
     }
     let mut figures = differences(&mut workers)?;
@@ -61,12 +61,14 @@ fn cores() -> Vec<u32> {
 }
 
 /// How far the peers' logits are from ours, next to the largest.
-fn differences(workers: &mut BTreeMap<(usize, u32), Worker>) -> Result<Vec<Figure>> {
+fn differences(workers: &mut BTreeMap<Cell, Worker>) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
     for (batch, _) in BATCHES {
         let mut logits = BTreeMap::new();
-        for (&worker, process) in workers.iter_mut() {
-            logits.insert(worker, process.ask(&format!("logits {batch}"))?);
+        for (&(engine, of, threads), process) in workers.iter_mut() {
+            if of == batch {
+                logits.insert((engine, threads), process.ask(&format!("logits {batch}"))?);
+            }
         }
         for (engine, name) in ENGINES.into_iter().enumerate().skip(1) {
             let pairs = logits.iter().filter(|((of, _), _)| *of == engine);
@@ -91,11 +93,7 @@ fn difference(own: &[f64], theirs: &[f64]) -> Option<f64> {
 }
 
 /// Milliseconds for one picture, by cell and round.
-fn time(
-    bench: &Bench,
-    threads: &[u32],
-    workers: &mut BTreeMap<(usize, u32), Worker>,
-) -> Result<BTreeMap<Cell, Vec<f64>>> {
+fn time(bench: &Bench, threads: &[u32], workers: &mut BTreeMap<Cell, Worker>) -> Result<BTreeMap<Cell, Vec<f64>>> {
     let mut times: BTreeMap<Cell, Vec<f64>> = BTreeMap::new();
     let progress = bench.progress(bench.rounds, "forward");
     for round in 0..bench.rounds {
@@ -104,7 +102,7 @@ fn time(
                 // Nobody is always the first.
                 for turn in 0..ENGINES.len() {
                     let engine = (turn + round as usize) % ENGINES.len();
-                    let worker = workers.get_mut(&(engine, threads)).context("every engine was started")?;
+                    let worker = workers.get_mut(&(engine, batch, threads)).context("every engine was started")?;
                     std::thread::sleep(SETTLE);
                     let passes = worker.ask(&format!("time {batch} {repeats}"))?;
                     let pass = median(passes).context("a worker answers something")?;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What makes it one worker of one thread, whatever the machine has.
-const FLAGS: [&str; 3] = ["--listen=127.0.0.1:0", "--log=warn", "--threads=1"];
+const FLAGS: [&str; 4] = ["--listen=127.0.0.1:0", "--log=warn", "--workers=1", "--threads=1"];
 
 /// The weights that it has built in.
 pub fn weights() -> PathBuf {
