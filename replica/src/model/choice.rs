@@ -1,7 +1,7 @@
 //! Chooses what computes a network on this machine: the fastest of those whose output is libtorch's.
 
 use super::folded::Folded;
-use super::fused::{FusedModel, Layer};
+use super::fused::{FusedModel, Plan};
 use super::libtorch::{Layout, LibtorchModel, Place};
 use super::network::Network;
 use super::tuning::tune;
@@ -32,7 +32,7 @@ pub enum Wanted {
 
 /// What was chosen.
 pub(super) enum Chosen {
-    Fused(Arc<Network<Layer>>),
+    Fused(Arc<Plan>),
     Libtorch(Layout),
 }
 

@@ -134,6 +134,24 @@ impl Fused {
         maps
     }
 
+    /// Maps of like sizes as those of one batch.
+    fn join(&mut self, mut parts: Vec<Maps>) -> Maps {
+        if parts.len() == 1 {
+            return parts.remove(0);
+        }
+        let images = parts.iter().map(Maps::pictures).sum();
+        let (shape, channels) =
+            parts.first().map_or((Shape { images: 0, height: 0, width: 0 }, 0), |part| (part.shape, part.channels));
+        let mut whole = self.maps(Shape { images, ..shape }, channels);
+        let mut filled = 0;
+        for part in parts {
+            whole.numbers[filled..filled + part.numbers.len()].copy_from_slice(&part.numbers);
+            filled += part.numbers.len();
+            self.release(part);
+        }
+        whole
+    }
+
     /// A convolution by a kernel.
     pub(super) fn compute(&mut self, kernel: &Kernel, maps: &Maps, residual: Option<&Maps>, rectify: bool) -> Maps {
         let (channels, shape) = kernel.output(maps.shape);
@@ -192,25 +210,46 @@ impl Engine<Layer> for Fused {
     }
 }
 
-/// A network and what computes it.
+/// A network, and from where on pictures go through it together.
+pub(super) struct Plan {
+    pub(super) network: Network<Layer>,
+    /// Up to this block each picture goes by itself: there its maps fill the near caches, and later the weights do, which
+    /// several pictures had better share.
+    pub(super) alone: usize,
+}
+
+/// A plan and what carries it out.
 pub(super) struct FusedModel {
-    network: Arc<Network<Layer>>,
+    plan: Arc<Plan>,
     engine: Fused,
     side: usize,
 }
 
 impl FusedModel {
     /// For pictures of `side` by `side` pixels.
-    pub(super) fn new(network: Arc<Network<Layer>>, side: usize, threads: usize) -> Self {
-        Self { network, engine: Fused::new(threads), side }
+    pub(super) fn new(plan: Arc<Plan>, side: usize, threads: usize) -> Self {
+        Self { plan, engine: Fused::new(threads), side }
+    }
+}
+
+impl Plan {
+    /// The logits of pictures of `side` by `side` pixels.
+    pub(super) fn forward(&self, engine: &mut Fused, pictures: &[Input], side: usize) -> Result<Maps, Failure> {
+        let apart = if self.alone == 0 { pictures.len() } else { 1 };
+        let mut fronts = Vec::new();
+        for pictures in pictures.chunks(apart) {
+            let input = engine.pictures(pictures, side);
+            fronts.push(self.network.front(engine, &input, self.alone)?);
+            engine.release(input);
+        }
+        let maps = engine.join(fronts);
+        self.network.back(engine, maps, self.alone)
     }
 }
 
 impl Model for FusedModel {
     fn logits(&mut self, pictures: &[Input]) -> Result<Vec<Vec<f32>>, Failure> {
-        let input = self.engine.pictures(pictures, self.side);
-        let logits = self.network.forward(&mut self.engine, &input)?;
-        self.engine.release(input);
+        let logits = self.plan.forward(&mut self.engine, pictures, self.side)?;
         let rows = logits.numbers.chunks_exact(logits.channels).map(<[f32]>::to_vec).collect();
         self.engine.release(logits);
         Ok(rows)

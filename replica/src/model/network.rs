@@ -47,20 +47,38 @@ pub(super) trait Engine<L> {
 }
 
 impl<L> Network<L> {
-    /// Normalised pictures → a map of one pixel, whose channels are the logits.
+    /// Normalised pictures → maps of one pixel, whose channels are the logits.
     pub(super) fn forward<E: Engine<L>>(&self, engine: &mut E, pictures: &E::Maps) -> Result<E::Maps, Failure> {
+        let maps = self.front(engine, pictures, 0)?;
+        self.back(engine, maps, 0)
+    }
+
+    /// Normalised pictures → what enters the block of that number.
+    pub(super) fn front<E: Engine<L>>(
+        &self,
+        engine: &mut E,
+        pictures: &E::Maps,
+        blocks: usize,
+    ) -> Result<E::Maps, Failure> {
         let stem = engine.convolve(&self.stem, pictures, None, true)?;
-        let mut maps = engine.max_pool(&stem)?;
+        let maps = engine.max_pool(&stem)?;
         engine.release(stem);
-        for block in &self.blocks {
-            let out = block.forward(engine, &maps)?;
-            engine.release(std::mem::replace(&mut maps, out));
-        }
+        pass(engine, &self.blocks[..blocks], maps)
+    }
+
+    /// What enters the block of that number → logits.
+    pub(super) fn back<E: Engine<L>>(&self, engine: &mut E, maps: E::Maps, blocks: usize) -> Result<E::Maps, Failure> {
+        let maps = pass(engine, &self.blocks[blocks..], maps)?;
         let means = engine.average_pool(&maps)?;
         engine.release(maps);
         let logits = engine.convolve(&self.head, &means, None, false)?;
         engine.release(means);
         Ok(logits)
+    }
+
+    /// Numbers of the blocks that a stage begins with, other than the first.
+    pub(super) fn stages(&self) -> impl Iterator<Item = usize> {
+        self.blocks.iter().enumerate().skip(1).filter(|(_, block)| block.shortcut.is_some()).map(|(number, _)| number)
     }
 
     /// The same network of other layers.
@@ -71,6 +89,14 @@ impl<L> Network<L> {
             head: layer(&self.head)?,
         })
     }
+}
+
+fn pass<L, E: Engine<L>>(engine: &mut E, blocks: &[Block<L>], mut maps: E::Maps) -> Result<E::Maps, Failure> {
+    for block in blocks {
+        let out = block.forward(engine, &maps)?;
+        engine.release(std::mem::replace(&mut maps, out));
+    }
+    Ok(maps)
 }
 
 impl<L> Network<L> {

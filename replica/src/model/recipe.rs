@@ -4,7 +4,7 @@ use super::choice::{self, Bounds, Chosen, Wanted};
 use super::device::{self, Device, Precision};
 use super::file::ModelFile;
 use super::folded::Folded;
-use super::fused::{FusedModel, Layer};
+use super::fused::{FusedModel, Plan};
 use super::libtorch::{Layout, LibtorchModel, Place};
 use super::network::Network;
 use super::torchscript::{self, TorchScriptModel};
@@ -39,7 +39,7 @@ pub struct Recipe {
 }
 
 enum Way {
-    Fused(Arc<Network<Layer>>),
+    Fused(Arc<Plan>),
     Libtorch(Network<Folded>, Place),
     TorchScript(Arc<CModule>, Place),
 }

@@ -2,7 +2,7 @@
 //! libtorch's convolution.
 
 use super::folded::Folded;
-use super::fused::{Fused, FusedModel, Kernel, Kind, Layer};
+use super::fused::{Fused, FusedModel, Kernel, Kind, Layer, Plan};
 use super::libtorch::{Layout, LibtorchModel, Place};
 use super::network::Network;
 use super::weights::{self, Weights};
@@ -81,9 +81,9 @@ fn every_way_computes_the_network_of_every_architecture() {
                 let kernel = Kernel::new(layer, kinds[kind % kinds.len()], Instructions::best());
                 Ok::<_, ()>(Layer::always(kernel))
             };
-            let kernels = Arc::new(network.map(kernel).expect("infallible"));
-            for threads in [1, 2] {
-                check(&format!("{kind} {threads}"), &mut FusedModel::new(kernels.clone(), side, threads));
+            for (threads, alone) in [(1, 0), (2, 3)] {
+                let plan = Arc::new(Plan { network: network.map(kernel).expect("infallible"), alone });
+                check(&format!("{kind} {threads}"), &mut FusedModel::new(plan, side, threads));
             }
         }
     }

@@ -2,13 +2,13 @@
 //! layer find its weights where they will be, which is rarely in a near cache.
 
 use super::folded::Folded;
-use super::fused::{Fused, Kernel, Kind, Layer, Maps};
+use super::fused::{Fused, Kernel, Kind, Layer, Maps, Plan};
 use super::network::{Engine, Network};
-use super::{Failure, warm_up};
+use super::{Failure, Input, warm_up};
 use convolution::direct::Geometry;
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Passes of which the fastest counts; what else the machine does only ever makes one slower.
 const TRIES: usize = 2;
@@ -25,13 +25,8 @@ struct Candidates {
 /// Seconds of all layers of some sizes, for all pictures together.
 type Seconds = HashMap<Sizes, f64>;
 
-/// `network` with each layer as it is fastest, for batches of up to `max_batch` pictures.
-pub(super) fn tune(
-    network: &Network<Folded>,
-    side: usize,
-    max_batch: usize,
-    threads: usize,
-) -> Result<Network<Layer>, Failure> {
+/// A plan for `network` with each layer as it is fastest, for batches of up to `max_batch` pictures.
+pub(super) fn tune(network: &Network<Folded>, side: usize, max_batch: usize, threads: usize) -> Result<Plan, Failure> {
     let mut engine = Fused::new(threads);
     let candidates = |layer: &Folded| {
         let kernel = |kind: &Kind| Kernel::new(layer, *kind, engine.instructions);
@@ -61,7 +56,7 @@ pub(super) fn tune(
             break;
         }
     }
-    Ok(network.into_map(|Candidates { sizes, kernels }| {
+    let network = network.into_map(|Candidates { sizes, kernels }| {
         let line = |way: usize| Line::through(times[way][0][&sizes], times[way][1][&sizes], max_batch);
         tracing::debug!(?sizes, first = ?line(0), second = ?line(1), ways = kernels.len(), "tuned");
         let mut kernels = kernels.into_iter();
@@ -73,7 +68,29 @@ pub(super) fn tune(
             },
             (only, _) => Layer::always(only.expect("every layer has a way")),
         }
-    }))
+    });
+    let mut plan = Plan { network, alone: 0 };
+    if max_batch > 1 {
+        plan.alone = alone(&mut plan, &mut engine, &warm_up::pictures(max_batch, side), side)?;
+    }
+    Ok(plan)
+}
+
+/// The stage from which on `pictures` had better go together.
+fn alone(plan: &mut Plan, engine: &mut Fused, pictures: &[Input], side: usize) -> Result<usize, Failure> {
+    let mut fastest = (Duration::MAX, 0);
+    let stages: Vec<usize> = std::iter::once(0).chain(plan.network.stages()).collect();
+    for alone in stages {
+        plan.alone = alone;
+        for _ in 0..TRIES {
+            let start = Instant::now();
+            let logits = plan.forward(engine, pictures, side)?;
+            fastest = fastest.min((start.elapsed(), alone));
+            engine.release(logits);
+        }
+    }
+    tracing::debug!(block = fastest.1, "pictures go together from this block on");
+    Ok(fastest.1)
 }
 
 /// Seconds of a layer: some for its weights, some for every picture.
