@@ -54,13 +54,13 @@ pub struct Args {
     /// How pictures become the model's input
     #[command(flatten)]
     pub transform: transform::Flags,
-    /// What computes convolutions on the processor: auto measures at start
+    /// What computes convolutions on the processor in f32: auto measures at start
     #[arg(long, env = "ROUNDHOUSE_KERNEL", value_enum, default_value_t = Wanted::Auto)]
     pub kernel: Wanted,
     /// cpu, cuda, cuda:1, …, or auto: the first CUDA device if there is one
     #[arg(long, env = "ROUNDHOUSE_DEVICE", default_value_t = Device::Cpu)]
     pub device: Device,
-    /// Of weights and of what lies between layers; less than f32 is libtorch's, and its error is logged at start
+    /// Of weights and of what lies between layers; less than f32 is libtorch's, and its error with weights is logged at start
     #[arg(long, env = "ROUNDHOUSE_PRECISION", value_enum, default_value_t = Precision::F32)]
     pub precision: Precision,
     /// Pictures in one forward pass at most
@@ -74,7 +74,7 @@ pub struct Args {
     #[arg(long, env = "ROUNDHOUSE_CAPACITY", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub capacity: Option<u32>,
     /// Forward passes at the same time, each with its own model; by default as many as the processors that this process may
-    /// use, by its control group too, have room for
+    /// use, by its control group too, have room for, and one with --device cuda or auto
     #[arg(long, env = "ROUNDHOUSE_WORKERS", value_parser = clap::value_parser!(u32).range(1..=256))]
     pub workers: Option<u32>,
     /// Threads of one forward pass
@@ -126,7 +126,9 @@ impl TryFrom<Args> for Config {
         ensure!(args.max_pixels > 0, "--max-pixels must be at least 1");
         let processors = available_parallelism().context("ask the system how many processors there are")?.get();
         let (threads, max_batch) = (args.threads as usize, args.max_batch as usize);
-        let workers = args.workers.map_or((processors / threads).max(1), |workers| workers as usize);
+        // On a card they would share one stream, and each have its own weights.
+        let most = if args.device == Device::Cpu { (processors / threads).max(1) } else { 1 };
+        let workers = args.workers.map_or(most, |workers| workers as usize);
         let capacity = args.capacity.map_or(2 * workers * max_batch, |capacity| capacity as usize);
         let Intake { drain_delay, grace, .. } = args.intake;
         let model = match (args.torchscript, args.sha256, args.weights) {

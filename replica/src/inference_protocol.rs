@@ -60,9 +60,13 @@ pub(crate) async fn answer(handler: &Handler, request: hyper::Request<Incoming>)
     let received = Instant::now();
     let trace = Trace::of(request.headers());
     let (head, body) = request.into_parts();
-    // Before it is loaded there is no model of any name.
-    let model = handler.served.get().map_or("", |served| &served.name);
-    let outcome = match Resource::of(head.uri.path(), model) {
+    let path = head.uri.path();
+    let resource = match handler.served.get() {
+        // Before it is loaded nobody knows the model's name.
+        None if path.starts_with("/v2/models/") => Err(loading()),
+        served => Resource::of(path, served.map_or("", |served| &served.name)),
+    };
+    let outcome = match resource {
         Ok(Resource::Infer) if head.method == Method::POST => infer(handler, &head.headers, body, received).await,
         resource => {
             body::discard(body).await;

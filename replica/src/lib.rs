@@ -1,4 +1,4 @@
-//! A replica: decodes pictures and classifies them with libtorch.
+//! A replica: decodes pictures and classifies them.
 
 pub mod batch;
 pub mod config;

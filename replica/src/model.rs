@@ -35,7 +35,7 @@ pub trait Model {
     /// Scores of every class for each of `n` pictures: what a softmax makes probabilities of.
     ///
     /// # Errors
-    /// When libtorch refuses, with its own words.
+    /// When the engine refuses, with its own words.
     fn logits(&mut self, pictures: &[Input]) -> Result<Vec<Vec<f32>>, Failure>;
 }
 

@@ -1,5 +1,5 @@
 //! Pixels → the model's input: resize the shorter side, crop the centre, normalise. The pixels are what torchvision
-//! makes of PIL images, to within one level.
+//! makes of PIL images, to within two levels.
 //!
 //! Source: `torchvision.transforms._presets.ImageClassification`, with `Resize` and `CenterCrop` on PIL images.
 

@@ -53,7 +53,7 @@ pub(super) struct Bounds {
 /// When nothing computes the network, or its logits are not numbers.
 pub(super) fn choose(network: &Network<Folded>, wanted: Wanted, bounds: Bounds) -> Result<Chosen, Failure> {
     let Bounds { side, max_batch, threads } = bounds;
-    let pictures = warm_up::pictures(max_batch.min(2), side);
+    let pictures = warm_up::pictures(max_batch, side);
     let stored = Place { layout: Layout::Stored, ..Place::PLAIN };
     let (reference, first) = timed(&mut LibtorchModel::new(network, stored, side)?, &pictures, 1)?;
     if reference.iter().flatten().any(|logit| !logit.is_finite()) {
@@ -62,8 +62,8 @@ pub(super) fn choose(network: &Network<Folded>, wanted: Wanted, bounds: Bounds) 
     if wanted == Wanted::Libtorch {
         return Ok(Chosen::Libtorch(Layout::ChannelsLast));
     }
-    let agrees = |name: &'static str, logits: &[Vec<f32>]| {
-        let difference = difference(logits, &reference);
+    let agrees = |name: &'static str, logits: &[Vec<f32>], reference: &[Vec<f32>]| {
+        let difference = difference(logits, reference);
         tracing::debug!(name, difference, "compared with libtorch's plain pass");
         if difference > TOLERANCE {
             tracing::warn!(name, difference, "does not agree with libtorch's plain pass and is not used");
@@ -72,8 +72,11 @@ pub(super) fn choose(network: &Network<Folded>, wanted: Wanted, bounds: Bounds) 
     };
 
     let fused = Arc::new(tune(network, side, max_batch, threads)?);
-    let (logits, fused_time) = timed(&mut FusedModel::new(fused.clone(), side, threads), &pictures, TRIES)?;
-    let fused_agrees = agrees("winograd", &logits);
+    let mut model = FusedModel::new(fused.clone(), side, threads);
+    let (logits, fused_time) = timed(&mut model, &pictures, TRIES)?;
+    // One picture by itself may go other ways than several.
+    let fused_agrees =
+        agrees("winograd", &logits, &reference) && agrees("winograd", &model.logits(&pictures[..1])?, &reference[..1]);
     if wanted == Wanted::Winograd {
         return match fused_agrees {
             true => Ok(Chosen::Fused(fused)),
@@ -88,7 +91,9 @@ pub(super) fn choose(network: &Network<Folded>, wanted: Wanted, bounds: Bounds) 
     let mut candidates = Vec::new();
     for (name, layout) in [("libtorch", Layout::ChannelsLast), ("libtorch in oneDNN's layout", Layout::OneDnn)] {
         match libtorch(network, layout, &pictures, side) {
-            Ok((logits, time)) if agrees(name, &logits) => candidates.push((name, time, Chosen::Libtorch(layout))),
+            Ok((logits, time)) if agrees(name, &logits, &reference) => {
+                candidates.push((name, time, Chosen::Libtorch(layout)))
+            }
             Ok(_) => {}
             Err(failure) => tracing::debug!(%failure, "no {name} here"),
         }

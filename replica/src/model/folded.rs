@@ -33,7 +33,7 @@ impl Network<Folded> {
     /// Finds and folds what `architecture` needs.
     ///
     /// # Errors
-    /// When a tensor is missing or has another shape.
+    /// When a tensor is missing, has another shape, or has no place.
     pub(super) fn fold(weights: Weights, architecture: Architecture) -> Result<Self, Error> {
         let mut source = Source { weights, architecture };
         let mut blocks = Vec::new();
@@ -46,7 +46,10 @@ impl Network<Folded> {
                 blocks.push(block);
             }
         }
-        Ok(Self { stem: source.layer("conv1", "bn1", [STEM, CHANNELS, 7], 2)?, blocks, head: source.head(inputs)? })
+        let network =
+            Self { stem: source.layer("conv1", "bn1", [STEM, CHANNELS, 7], 2)?, blocks, head: source.head(inputs)? };
+        source.weights.finish(architecture)?;
+        Ok(network)
     }
 }
 

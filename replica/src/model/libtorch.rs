@@ -25,7 +25,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// What the others are compared with.
+    /// The processor, in single precision.
     pub(super) const PLAIN: Self = Self { device: Device::Cpu, kind: Kind::Float, layout: Layout::ChannelsLast };
 }
 

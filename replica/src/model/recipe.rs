@@ -72,7 +72,7 @@ impl Recipe {
         let place = Place { device: setup.device.find()?, kind: precision.kind(), layout: Layout::ChannelsLast };
         let (way, classes) = match file {
             ModelFile::TorchScript(file) => {
-                let (module, classes) = file.load(place, side)?;
+                let (module, classes) = file.load(place, side, max_batch)?;
                 (Way::TorchScript(module, place), classes)
             }
             ModelFile::Weights(weights, architecture) => {

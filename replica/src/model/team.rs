@@ -14,7 +14,7 @@ impl Team {
     pub(super) fn new(threads: usize) -> Self {
         let others = (threads > 1).then(|| {
             let pool =
-                ThreadPoolBuilder::new().num_threads(threads - 1).thread_name(|index| format!("infer-{}", index + 1));
+                ThreadPoolBuilder::new().num_threads(threads - 1).thread_name(|index| format!("team-{}", index + 1));
             pool.build().expect("the system has threads to spare")
         });
         Self { others, threads }

@@ -190,6 +190,13 @@ fn a_wrong_file_says_which_tensor() {
 }
 
 #[test]
+fn a_larger_network_is_not_taken_for_a_smaller_one() {
+    let (_store, _model, file) = reference(Architecture::ResNet34, 2);
+    let refused = Network::fold(weights(&file), Architecture::ResNet18).err().expect("refused").to_string();
+    assert!(refused.contains("layer1.2.bn1.bias has no place in a resnet18"), "{refused}");
+}
+
+#[test]
 fn weights_that_are_not_numbers_are_refused() {
     let (_store, _model, mut file) = reference(Architecture::ResNet18, 2);
     // The last four bytes of the file belong to the last tensor, whichever that is.

@@ -71,7 +71,7 @@ impl Verified {
     ///
     /// # Errors
     /// [`Error::Unusable`].
-    pub(super) fn load(self, place: Place, side: usize) -> Result<(Arc<CModule>, usize), Error> {
+    pub(super) fn load(self, place: Place, side: usize, max_batch: usize) -> Result<(Arc<CModule>, usize), Error> {
         let unusable = |reason: String| Error::Unusable { path: self.path.clone(), reason };
         let load = CModule::load_data_on_device(&mut Cursor::new(&self.bytes), place.device);
         let mut module = load.map_err(|error| unusable(format!("not TorchScript: {}", Failure::from(error))))?;
@@ -79,8 +79,8 @@ impl Verified {
         module.to(place.device, place.kind, false);
         let module = Arc::new(module);
         let mut model = TorchScriptModel::new(module.clone(), place, side);
-        let tried = model.logits(&warm_up::pictures(2, side));
-        let rows = tried.map_err(|failure| unusable(format!("of two pictures of {side}x{side} pixels: {failure}")))?;
+        let tried = model.logits(&warm_up::pictures(max_batch.min(2), side));
+        let rows = tried.map_err(|failure| unusable(format!("with pictures of {side}x{side} pixels: {failure}")))?;
         let classes = rows[0].len();
         if rows.iter().flatten().any(|logit| !logit.is_finite()) {
             return Err(unusable("its answers are not finite numbers".into()));
@@ -146,7 +146,7 @@ mod tests {
         let (_folder, path, hash) = saved("means.pt", |x| x.mean_dim(&[2_i64, 3][..], false, Kind::Float));
         let file = Verified::open(&path, &hash).expect("the right hash");
         assert_eq!(file.name(), "means");
-        let (module, classes) = file.load(Place::PLAIN, 8).expect("a classifier");
+        let (module, classes) = file.load(Place::PLAIN, 8, 2).expect("a classifier");
         assert_eq!(classes, 3);
         // Red is 1, green 2, blue 3 everywhere, interleaved.
         let picture: Vec<f32> = [1.0, 2.0, 3.0].repeat(64);
@@ -170,7 +170,7 @@ mod tests {
             let hash = Sha256::digest(std::fs::read(path).expect("just written")).into();
             Verified::open(path, &hash)
                 .expect("the right hash")
-                .load(Place::PLAIN, 8)
+                .load(Place::PLAIN, 8, 2)
                 .err()
                 .expect("refused")
                 .to_string()

@@ -162,7 +162,7 @@ mod tests {
     fn the_way_changes_where_the_lines_cross() {
         // Seconds for one picture and for eight, by either way; from how many pictures on the second is faster.
         for (two, four, expected) in [
-            ((5.0, 40.0), (9.0, 19.0), Some(2)),
+            ((5.0, 40.0), (9.0, 19.0), Some(3)),
             ((5.0, 40.0), (4.0, 32.0), Some(1)),
             ((5.0, 40.0), (6.0, 48.0), None),
             ((5.0, 40.0), (11.0, 39.0), Some(8)),

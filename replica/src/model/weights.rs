@@ -55,6 +55,16 @@ pub enum Error {
         /// The model that was being built.
         architecture: Architecture,
     },
+    /// The file has what the architecture does not use.
+    #[error("{path}: tensor {name} has no place in a {architecture}; is this another network?")]
+    LeftOver {
+        /// The file.
+        path: String,
+        /// The tensor's name.
+        name: String,
+        /// The model that was being built.
+        architecture: Architecture,
+    },
     /// A tensor has another shape than the architecture's.
     #[error("{path}: tensor {name} has shape {found:?}, {architecture} needs {needed}")]
     Shape {
@@ -164,6 +174,17 @@ impl Weights {
             return Err(Error::Malformed { path, reason });
         }
         Ok(tensor.numbers)
+    }
+
+    /// Everything was taken.
+    ///
+    /// # Errors
+    /// [`Error::LeftOver`], for the first by name.
+    pub fn finish(self, architecture: Architecture) -> Result<(), Error> {
+        match self.tensors.into_keys().min() {
+            Some(name) => Err(Error::LeftOver { path: self.source, name, architecture }),
+            None => Ok(()),
+        }
     }
 }
 

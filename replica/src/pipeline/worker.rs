@@ -11,7 +11,7 @@ use metrics::histogram;
 use service::wire::{Code, Fault};
 use std::time::{Duration, Instant};
 
-/// Runs every batch size once, so that no client pays for libtorch's first time: how long each took.
+/// Runs every batch size once, so that no client pays for a first time: how long each took.
 pub(super) fn warm_up(model: &mut dyn Model, transform: Transform, max_batch: usize) -> Result<Vec<Duration>, Failure> {
     let picture = vec![0.0; transform.input_length()];
     (1..=max_batch)

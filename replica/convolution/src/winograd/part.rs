@@ -107,7 +107,7 @@ impl<'a> Job<'a> {
         while first < part.tiles.end {
             let count = at_once.min(part.tiles.end - first);
             // SAFETY: `count` is at most `at_once`, for which there is room in every plane; the weights have
-            // `padded_outputs` columns, of which `part.blocks` is a range.
+            // as many blocks as the filter, of which `part.blocks` is a range.
             unsafe {
                 for index in 0..count {
                     self.transform::<V, T, N, M>(first + index, transformed.add(index * row_in), plane_in);
