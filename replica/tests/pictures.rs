@@ -92,9 +92,9 @@ fn refusals_say_what_is_wrong() {
         ("odd/lost-restart.jpg", "restart markers are missing"),
         ("odd/lost-scan.jpg", "scans are missing"),
         ("odd/no-end.png", "cut short"),
-        ("odd/checksum.png", "Checksum"),
+        ("odd/checksum.png", "a checksum differs"),
         ("odd/short.webp", "cut short"),
-        ("odd/text-checksum.png", "CRC error"),
+        ("odd/text-checksum.png", "a checksum differs"),
     ] {
         let refused = decode(&file(name), Limits::default()).expect_err(name).to_string();
         assert!(refused.contains(reason), "{name}: {refused}");
@@ -189,6 +189,67 @@ fn too_many_scans_are_refused_before_any_is_read() {
     }
     let let_through = decode(&many_scans(100, 8), Limits::default()).expect_err("the scans are empty").to_string();
     assert!(!let_through.contains("scans are too much") && !let_through.contains("more than"), "{let_through}");
+}
+
+/// A grey baseline JPEG, with `before` ahead of its four segments and `data` in its scan.
+fn grey(side: u8, before: &[u8], data: &[u8]) -> Vec<u8> {
+    let quantisation = [&[0xff, 0xdb, 0, 67, 0][..], &[1; 64]].concat();
+    let frame = [0xff, 0xc0, 0, 11, 8, 0, side, 0, side, 1, 1, 0x11, 0];
+    let scan = [0xff, 0xda, 0, 8, 1, 1, 0, 0, 63, 0];
+    [&[0xff, 0xd8][..], before, &quantisation, &frame, &scan, data, &[0xff, 0xd9]].concat()
+}
+
+#[test]
+fn more_of_anything_than_a_picture_needs_is_refused() {
+    // The standard's codes for no difference, 00, and for the end of a block, 1010.
+    const BLOCK: u8 = 0b0010_1011;
+    let before = |segment: &[u8], count: usize| grey(8, &segment.repeat(count), &[BLOCK]);
+    let after = |padding: &[u8], count: usize| grey(8, &[], &[&[BLOCK][..], &padding.repeat(count)].concat());
+    let huffman = [&[0xff, 0xc4, 0, 20, 3, 1][..], &[0; 16]].concat();
+    let quantisation = [&[0xff, 0xdb, 0, 67, 3][..], &[1; 64]].concat();
+    let too_much = "more coded data than its pixels can take";
+    for (file, reason) in [
+        (before(b"\xff\xfe\0\x02", 9_996), None),
+        (before(b"\xff\xfe\0\x02", 9_997), Some("more than 10000 segments")),
+        (before(b"\xff\x01", 9_997), Some("more than 10000 segments")),
+        (before(b"\xff\xdd\0\x04\0\0", 9_997), Some("more than 10000 segments")),
+        // 18 bytes each; the file has 65 of its own.
+        (before(&huffman, 7_278), None),
+        (before(&huffman, 7_279), Some("more than 131072 bytes of tables")),
+        (before(&quantisation, 2_015), None),
+        (before(&quantisation, 2_016), Some("more than 131072 bytes of tables")),
+        // What stands between segments is no segment.
+        (before(b"\xff\0", 100_000), None),
+        (before(b"\xff\xd0", 100_000), None),
+        (after(&[0], 4096), None),
+        (after(&[0], 4097), Some("the coded data is damaged")),
+        // The first of them ends the data and is not left over.
+        (after(&[0xff, 0xd0], 2049), None),
+        (after(&[0xff, 0xd0], 2050), Some("the coded data is damaged")),
+        // One block of 64 coefficients, one restart marker and what may be left over: 8 * 64 + 4 + 4096.
+        (after(&[0], 4611), Some("the coded data is damaged")),
+        (after(&[0], 4612), Some(too_much)),
+        (after(&[0xff, 0], 1_000_000), Some(too_much)),
+        (after(&[0xff, 0xd0], 1_000_000), Some(too_much)),
+        (after(&[0xff], 1_000_000), Some(too_much)),
+    ] {
+        let refused = decode(&file, Limits::default()).err().map(|error| error.to_string());
+        let start = &file[..40];
+        match (&refused, reason) {
+            (None, None) => {}
+            (Some(refused), Some(reason)) if refused.contains(reason) => {}
+            _ => panic!("{refused:?} instead of {reason:?} for {} bytes from {start:02x?}", file.len()),
+        }
+    }
+}
+
+#[test]
+fn the_longest_blocks_there_can_be_are_let_through() {
+    // Codes of every length, and sixteen ones for a number of fifteen bits: all the data is ones.
+    let table = |class: u8| [&[0xff, 0xc4, 0, 36, class << 4][..], &[1; 15], &[2], &[15; 17]].concat();
+    let block = [0xff, 0].repeat(64 * (16 + 15) / 8);
+    let found = decode(&grey(248, &[table(0), table(1)].concat(), &block.repeat(31 * 31)), Limits::default());
+    assert!(found.is_ok(), "{:?}", found.err());
 }
 
 #[test]

@@ -20,10 +20,12 @@ use segments::{Frame, Segment, Segments};
 const SCANS: u64 = 100;
 /// Most scans of a picture of the most pixels; a smaller one may have more, up to [`SCANS`].
 const FULL_SCANS: u64 = 20;
+/// Most bytes of tables. All of the standard's take 416, so each of [`SCANS`] may bring a set of its own, and more.
+const TABLE_BYTES: usize = 1 << 17;
 
 pub(super) fn decode(file: &[u8], limits: Limits) -> Result<Pixels, Error> {
-    let (frame, colours) = outline(file, limits)?;
-    let planes = planes(file, &frame).map_err(defect)?;
+    let (frame, colours, segments) = outline(file, limits)?;
+    let planes = planes(&segments, &frame).map_err(defect)?;
     let (width, height) = (usize::from(frame.width), usize::from(frame.height));
     let rgb = colours.rgb(width, height, |channel, y, scratch: &mut Scratch, row| planes[channel].row(y, scratch, row));
     Ok(Pixels { width: frame.width.into(), height: frame.height.into(), rgb })
@@ -33,17 +35,27 @@ fn defect(reason: impl Into<String>) -> Error {
     Error::Corrupt { format: "JPEG", reason: reason.into() }
 }
 
-/// The frame and its colours, once the limits are known to be kept. Looks at markers only.
-fn outline(file: &[u8], limits: Limits) -> Result<(Frame, Colours), Error> {
-    let (mut found, mut jfif, mut adobe, mut scans) = (None, false, None, 0);
+/// The frame, its colours and the other segments, once the limits are known to be kept. Looks at markers only.
+fn outline(file: &[u8], limits: Limits) -> Result<(Frame, Colours, Vec<Segment<'_>>), Error> {
+    let (mut found, mut jfif, mut adobe, mut scans, mut table_bytes) = (None, false, None, 0, 0);
+    let mut others = Vec::new();
     for segment in Segments::of(file) {
-        match segment.map_err(defect)? {
+        let segment = segment.map_err(defect)?;
+        match segment {
             Segment::Jfif => jfif = true,
             Segment::Adobe(transform) => adobe = Some(transform),
             Segment::Frame(_) if found.is_some() => return Err(defect("it has two frame headers")),
             Segment::Frame(frame) => {
                 within(limits, frame.width.into(), frame.height.into())?;
                 found = Some(frame);
+                continue;
+            }
+            Segment::Quantisation(content) | Segment::Huffman(content) => {
+                table_bytes += content.len();
+                if table_bytes > TABLE_BYTES {
+                    let reason = format!("it has more than {TABLE_BYTES} bytes of tables; save it as a plain JPEG");
+                    return Err(defect(reason));
+                }
             }
             Segment::Scan { .. } => {
                 scans += 1;
@@ -51,8 +63,9 @@ fn outline(file: &[u8], limits: Limits) -> Result<(Frame, Colours), Error> {
                     return Err(defect(format!("it has more than {SCANS} scans; save it as a plain JPEG")));
                 }
             }
-            _ => {}
+            Segment::RestartInterval(_) | Segment::End => {}
         }
+        others.push(segment);
     }
     let frame = found.filter(|_| scans > 0).ok_or_else(|| defect("there is no picture before its end marker"))?;
     if scans * u64::from(frame.width) * u64::from(frame.height) > FULL_SCANS.saturating_mul(limits.max_pixels) {
@@ -60,14 +73,14 @@ fn outline(file: &[u8], limits: Limits) -> Result<(Frame, Colours), Error> {
         return Err(defect(format!("{scans} scans of {width}x{height} pixels are too much; save it as a plain JPEG")));
     }
     let colours = Colours::of(&frame, jfif, adobe);
-    Ok((frame, colours))
+    Ok((frame, colours, others))
 }
 
-fn planes(file: &[u8], frame: &Frame) -> Result<Vec<Plane>, String> {
+fn planes(segments: &[Segment<'_>], frame: &Frame) -> Result<Vec<Plane>, &'static str> {
     let mut decoding = Decoding::of(frame)?;
     let (mut tables, mut quantisation, mut interval) = (Tables::standard(), Quantisation::default(), 0);
-    for segment in Segments::of(file) {
-        match segment? {
+    for segment in segments {
+        match *segment {
             Segment::Quantisation(content) => define(&mut quantisation, content)?,
             Segment::Huffman(content) => tables.define(content)?,
             Segment::RestartInterval(units) => interval = units,
@@ -75,7 +88,7 @@ fn planes(file: &[u8], frame: &Frame) -> Result<Vec<Plane>, String> {
             Segment::Frame(_) | Segment::Jfif | Segment::Adobe(_) | Segment::End => {}
         }
     }
-    Ok(decoding.planes()?)
+    decoding.planes()
 }
 
 /// Reads one segment of quantisation tables.

@@ -55,7 +55,13 @@ fn defect(error: png::DecodingError) -> Error {
             "it ends before its end chunk: it was cut short".into()
         }
         png::DecodingError::LimitsExceeded => "its chunks take too much memory".into(),
-        other => other.to_string(),
+        // The crate tells kinds apart in its words only, which here are numbers and names of its own.
+        other => match other.to_string() {
+            words if words.contains("CRC error") || words.contains("WrongChecksum") => {
+                "a checksum differs from what it was made of: it is damaged".into()
+            }
+            words => words,
+        },
     };
     Error::Corrupt { format: "PNG", reason }
 }

@@ -29,6 +29,13 @@ pub(super) fn samples(coefficients: &Block, quantisation: &[u16; 64]) -> [u8; 64
     transposed(&levels.map(|level| level.saturating_add(128).clamp(0, 255) as u8))
 }
 
+/// Whether all coefficients but the first are zero.
+#[inline(always)]
+pub(super) fn is_flat(coefficients: &Block) -> bool {
+    // Without a branch for each, so that several are looked at at once.
+    coefficients[1..].iter().fold(0, |any, coefficient| any | coefficient) == 0
+}
+
 /// What [`samples`] gives, 64 times over, where only the first coefficient is not zero.
 pub(super) fn flat(coefficient: i16, factor: u16) -> u8 {
     let whole = i32::from(coefficient.wrapping_mul(factor as i16));
@@ -99,6 +106,12 @@ mod tests {
             let mut block = [0; 64];
             block[0] = first;
             assert_eq!(samples(&block, &[3; 64]), [flat(first, 3); 64], "{first}");
+            assert!(is_flat(&block), "{first}");
+        }
+        for place in 1..64 {
+            let mut block = [0; 64];
+            block[place] = -1;
+            assert!(!is_flat(&block), "{place}");
         }
     }
 

@@ -2,9 +2,12 @@
 //!
 //! Source: ITU-T T.81 annexes C and F.2.2.
 
-/// Zeros after the data, so that one block can be read without looking for the end: 64 symbols of 16 bits, each with
-/// at most 15 more.
+/// Bytes that one block may take, so that it can be read without looking for the end: 64 symbols of 16 bits, each with
+/// at most 15 more. Zeros stand there after the data.
 const PADDING: usize = 64 * 4 + 8;
+
+/// Bytes that are made ready at a time, so that data which makes no sense costs no more than this.
+const READY: usize = 1 << 15;
 
 /// What is wrong where data ends too soon.
 pub(super) const SHORT: &str = "coded data is missing: it was cut short or is damaged";
@@ -122,30 +125,47 @@ impl Table {
 
 /// The bits of one restart interval.
 #[derive(Default)]
-pub(super) struct Bits {
-    /// Without stuffed zeros; [`PADDING`] follows.
+pub(super) struct Bits<'file> {
+    /// Without stuffed zeros; begins less than [`READY`] bytes before the next bit.
     bytes: Vec<u8>,
-    /// How many bits are the file's.
+    /// What is not among them yet, as the file has it.
+    rest: &'file [u8],
+    /// How many bits there are before the last [`PADDING`] bytes, which are zeros once nothing is left.
     length: usize,
     /// The next bit.
     at: usize,
 }
 
-impl Bits {
+impl<'file> Bits<'file> {
     /// Replaces what is left of the last interval.
-    pub(super) fn load(&mut self, coded: &[u8]) {
+    pub(super) fn load(&mut self, coded: &'file [u8]) {
         self.bytes.clear();
-        let mut rest = coded;
-        while let Some(stuffed) = memchr::memchr(0xFF, rest) {
-            self.bytes.extend_from_slice(&rest[..=stuffed]);
-            // One zero is stuffed; bytes of 0xFF before it are fill.
-            let after = &rest[stuffed + 1..];
-            rest = &after[after.iter().position(|&byte| byte != 0xFF).map_or(after.len(), |zero| zero + 1)..];
-        }
-        self.bytes.extend_from_slice(rest);
-        self.length = 8 * self.bytes.len();
-        self.bytes.resize(self.bytes.len() + PADDING, 0);
+        self.rest = coded;
         self.at = 0;
+        self.fill();
+    }
+
+    /// Drops what was read and makes the next bytes ready.
+    fn fill(&mut self) {
+        self.bytes.drain(..self.at / 8);
+        self.at %= 8;
+        while self.bytes.len() < READY && !self.rest.is_empty() {
+            if self.rest[0] != 0xFF {
+                let next = &self.rest[..self.rest.len().min(READY)];
+                let plain = memchr::memchr(0xFF, next).unwrap_or(next.len());
+                self.bytes.extend_from_slice(&next[..plain]);
+                self.rest = &self.rest[plain..];
+                continue;
+            }
+            // One zero is stuffed; bytes of 0xFF before it are fill, and so are those at the end.
+            let zero = self.rest.iter().position(|&byte| byte != 0xFF);
+            self.bytes.extend(zero.map(|_| 0xFF));
+            self.rest = zero.map_or(&[], |zero| &self.rest[zero + 1..]);
+        }
+        if self.rest.is_empty() {
+            self.bytes.resize(self.bytes.len() + PADDING, 0);
+        }
+        self.length = 8 * (self.bytes.len() - PADDING);
     }
 
     /// The next 57 bits at least, from the top; zeros past the end.
@@ -180,13 +200,23 @@ impl Bits {
 
     /// Whether all that was read was there. To be asked after each block.
     #[inline(always)]
-    pub(super) fn check(&self) -> Result<(), &'static str> {
-        if self.at > self.length { Err(SHORT) } else { Ok(()) }
+    pub(super) fn check(&mut self) -> Result<(), &'static str> {
+        if self.at > self.length { self.more() } else { Ok(()) }
+    }
+
+    #[cold]
+    fn more(&mut self) -> Result<(), &'static str> {
+        if self.rest.is_empty() {
+            return Err(SHORT);
+        }
+        self.fill();
+        Ok(())
     }
 
     /// Bytes that nothing was read of.
     pub(super) fn left_over(&self) -> usize {
-        self.length.saturating_sub(self.at) / 8
+        let padding = if self.rest.is_empty() { PADDING } else { 0 };
+        self.rest.len() + self.bytes.len().saturating_sub(padding + self.at.div_ceil(8))
     }
 }
 
@@ -206,8 +236,31 @@ mod tests {
     #[test]
     fn stuffed_zeros_and_fill_are_not_data() {
         let mut bits = Bits::default();
-        bits.load(b"\x01\xff\0\x02\xff\xff\0\xff\0");
+        bits.load(b"\x01\xff\0\x02\xff\xff\0\xff\0\xff\xff");
         assert_eq!(bits.bytes[..bits.length / 8], *b"\x01\xff\x02\xff\xff");
+    }
+
+    #[test]
+    fn any_length_is_read_to_its_last_bit_and_no_further() {
+        for length in [0, 1, PADDING, READY - 1, READY, READY + 1, READY + PADDING, 3 * READY + 7] {
+            // Every third byte has a zero stuffed after it, so that some of those are first of what is made ready.
+            let bytes: Vec<u8> = (0..length).map(|at| if at % 3 == 0 { 0xFF } else { at as u8 | 1 }).collect();
+            let stuffed = |&byte: &u8| [byte, 0].into_iter().take(if byte == 0xFF { 2 } else { 1 });
+            let coded: Vec<u8> = bytes.iter().flat_map(stuffed).collect();
+            let mut bits = Bits::default();
+            bits.load(&coded);
+            assert!(bits.bytes.len() <= 2 * READY + PADDING);
+            for (at, &byte) in bytes.iter().enumerate() {
+                assert_eq!(bits.peek().map(|bits| (bits >> 56) as u8), Ok(byte), "byte {at} of {length}");
+                bits.skip(8);
+                assert_eq!(bits.check(), Ok(()), "byte {at} of {length}");
+            }
+            assert_eq!(bits.left_over(), 0);
+            bits.skip(1);
+            assert_eq!(bits.check(), Err(SHORT), "after {length} bytes");
+            bits.load(&coded);
+            assert!(bits.left_over() >= length, "nothing was read of {length} bytes");
+        }
     }
 
     #[test]

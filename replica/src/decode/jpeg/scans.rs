@@ -8,22 +8,28 @@
 use super::block::{self, Block, ZIGZAG};
 use super::huffman::{Bits, DAMAGED, SHORT, Table, Tables, signed};
 use super::planes::{Plane, Scaling};
-use super::segments::{Component, Frame};
+use super::segments::{Component, Frame, position};
 use std::ops::Range;
 
 /// Bytes that may be left over in a scan, whatever its size. Cameras pad, and libjpeg only warns.
 const LEFT_OVER: usize = 4096;
 
+/// Most bytes that one coefficient takes in a scan: a code of 16 bits and 15 more, and a zero stuffed after each byte.
+const COEFFICIENT: usize = 8;
+
+/// Most bytes that one coding unit takes beside its coefficients: a restart marker, and bits to fill a byte before it.
+const RESTART: usize = 4;
+
 /// By destination; none until the file defines it.
 pub(super) type Quantisation = [Option<[u16; 64]>; 4];
 
 /// A frame, and what is known of it so far.
-pub(super) struct Decoding {
+pub(super) struct Decoding<'file> {
     progressive: bool,
     /// Coding units of an interleaved scan, across and down.
     units: (usize, usize),
     channels: Vec<Channel>,
-    bits: Bits,
+    bits: Bits<'file>,
 }
 
 /// What is known of one component.
@@ -51,7 +57,7 @@ struct Scan {
     low: u8,
 }
 
-impl Decoding {
+impl<'file> Decoding<'file> {
     /// Of a frame whose size has been found acceptable: this is where memory is taken.
     ///
     /// # Errors
@@ -88,7 +94,7 @@ impl Decoding {
     pub(super) fn scan(
         &mut self,
         header: &[u8],
-        data: &[u8],
+        data: &'file [u8],
         tables: &Tables,
         quantisation: &Quantisation,
         interval: u16,
@@ -104,15 +110,25 @@ impl Decoding {
             _ => self.units,
         };
         let count = units.0 * units.1;
+        let blocks = |&(index, ..): &(usize, u8, u8)| {
+            let (across, down) = self.channels[index].in_unit(&scan);
+            across * down
+        };
+        let coefficients = scan.channels.iter().map(blocks).sum::<usize>() * scan.band.len();
+        if data.len() > count * (COEFFICIENT * coefficients + RESTART) + LEFT_OVER {
+            return Err("a scan has more coded data than its pixels can take: it is damaged");
+        }
         let interval = if interval == 0 { count } else { usize::from(interval) };
-        let mut intervals = intervals(data);
         let (mut left_over, mut expected) = (0, None);
+        let mut next = Some((None, data));
         for first in (0..count).step_by(interval) {
-            let (restart, coded) = intervals.next().ok_or(SHORT)?;
+            let (restart, data) = next.ok_or(SHORT)?;
             if restart != expected {
                 return Err("restart markers are missing or out of order: it is damaged");
             }
             expected = Some(expected.map_or(0, |number: u8| (number + 1) % 8));
+            let coded;
+            (coded, next) = split_at_restart(data);
             self.bits.load(coded);
             let range = first..count.min(first + interval);
             if !self.progressive {
@@ -124,7 +140,7 @@ impl Decoding {
             }
             left_over += self.bits.left_over();
         }
-        left_over += intervals.map(|(_, coded)| coded.len()).sum::<usize>();
+        left_over += next.map_or(0, |(_, data)| data.len());
         if left_over > LEFT_OVER.max(data.len() / 16) {
             return Err(DAMAGED);
         }
@@ -146,7 +162,11 @@ impl Decoding {
                 plane.samples = vec![0; channel.coefficients.len() * 64];
                 for (index, coefficients) in channel.coefficients.iter().enumerate() {
                     let across = plane.stride / 8;
-                    plane.put(index % across, index / across, &block::samples(coefficients, &quantisation));
+                    let samples = match block::is_flat(coefficients) {
+                        true => [block::flat(coefficients[0], quantisation[0]); 64],
+                        false => block::samples(coefficients, &quantisation),
+                    };
+                    plane.put(index % across, index / across, &samples);
                 }
             }
             Ok(plane)
@@ -272,12 +292,12 @@ impl Decoding {
         // Blocks, the present one included, that have nothing more in their band.
         let mut run = 0_u32;
         for unit in units {
+            if scan.high == 0 && run > 0 {
+                run -= 1;
+                continue;
+            }
             let coefficients = &mut channel.coefficients[unit / across * stride + unit % across];
             if scan.high == 0 {
-                if run > 0 {
-                    run -= 1;
-                    continue;
-                }
                 run = self.bits.first_pass(table, scan, coefficients)?.saturating_sub(1);
             } else {
                 run = self.bits.refinement(table, scan, coefficients, run)?.saturating_sub(1);
@@ -312,7 +332,7 @@ impl Plane {
     }
 }
 
-impl Bits {
+impl Bits<'_> {
     #[inline(always)]
     fn difference(&mut self, table: &Table) -> Result<i32, &'static str> {
         let (size, following) = self.symbol(table)?;
@@ -409,7 +429,7 @@ impl Bits {
             }
             next += 1;
         }
-        if ended > 0 {
+        if ended > 0 && !block::is_flat(coefficients) {
             for next in next..scan.band.end {
                 let coefficient = &mut coefficients[place(next)?];
                 if *coefficient != 0 {
@@ -441,24 +461,12 @@ fn place(position: usize) -> Result<usize, &'static str> {
     ZIGZAG.get(position).map(|&place| usize::from(place)).ok_or(DAMAGED)
 }
 
-/// The data between restart markers, each with the number of the marker before it.
-fn intervals(data: &[u8]) -> impl Iterator<Item = (Option<u8>, &[u8])> {
-    let mut next = Some((None, data));
-    std::iter::from_fn(move || {
-        let (number, data) = next.take()?;
-        let mut from = 0;
-        while let Some(offset) = memchr::memchr(0xFF, &data[from..]) {
-            let at = from + offset;
-            let Some(run) = data[at..].iter().position(|&byte| byte != 0xFF) else { break };
-            let code = at + run;
-            if matches!(data[code], 0xD0..=0xD7) {
-                next = Some((Some(data[code] - 0xD0), &data[code + 1..]));
-                return Some((number, &data[..at]));
-            }
-            from = code + 1;
-        }
-        Some((number, data))
-    })
+/// The data before the first restart marker, then the marker's number and what follows it.
+fn split_at_restart(data: &[u8]) -> (&[u8], Option<(Option<u8>, &[u8])>) {
+    match position(data, |byte| byte & 0xF8 == 0xD0) {
+        Some(at) => (&data[..at], Some((Some(data[at + 1] - 0xD0), &data[at + 2..]))),
+        None => (data, None),
+    }
 }
 
 #[cfg(test)]
@@ -466,9 +474,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn intervals_carry_the_number_of_the_marker_before_them() {
-        let found: Vec<_> = intervals(b"ab\xff\0c\xff\xff\xd0d\xff\xd1").collect();
-        assert_eq!(found, [(None, &b"ab\xff\0c"[..]), (Some(0), b"d"), (Some(1), b"")]);
+    fn data_is_split_at_restart_markers() {
+        for (data, coded, next) in [
+            (&b"ab\xff\0c\xff\xff\xd0d\xff\xd1"[..], &b"ab\xff\0c\xff"[..], Some((Some(0), &b"d\xff\xd1"[..]))),
+            (b"d\xff\xd7", b"d", Some((Some(7), b""))),
+            (b"d\xff\0\xff", b"d\xff\0\xff", None),
+            (b"", b"", None),
+        ] {
+            assert_eq!(split_at_restart(data), (coded, next), "{data:?}");
+        }
     }
 
     #[test]

@@ -6,6 +6,10 @@
 //!
 //! Source: ITU-T T.81 annex B.
 
+/// Most segments that a file may have. 16 MiB hold 256 of the largest kind, which profiles and previews are made of;
+/// each of a hundred scans may follow a few small ones.
+const SEGMENTS: usize = 10_000;
+
 /// One part of a file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Segment<'file> {
@@ -61,23 +65,29 @@ pub(super) struct Component {
 /// The segments of a file, in order; ends after [`Segment::End`] or the first error, whose words are for people.
 pub(super) struct Segments<'file> {
     rest: &'file [u8],
+    /// How many have been read, those that are skipped included.
+    count: usize,
     ended: bool,
 }
 
 impl<'file> Segments<'file> {
     /// Of a file that begins with a start marker.
     pub(super) fn of(file: &'file [u8]) -> Self {
-        Self { rest: file.get(2..).unwrap_or_default(), ended: false }
+        Self { rest: file.get(2..).unwrap_or_default(), count: 0, ended: false }
     }
 
     fn read(&mut self) -> Result<Segment<'file>, String> {
         loop {
             let marker = self.marker()?;
+            self.count += 1;
+            if self.count > SEGMENTS {
+                return Err(format!("it has more than {SEGMENTS} segments; save it as a plain JPEG"));
+            }
             match marker {
                 0xD9 => return Ok(Segment::End),
                 0xD8 => return Err("a second picture starts inside the first".into()),
-                // Restart markers and TEM stand alone.
-                0x01 | 0xD0..=0xD7 => continue,
+                // TEM stands alone.
+                0x01 => continue,
                 0x02..=0xBF => return Err(format!("marker 0xFF{marker:02X} is reserved; the file is damaged")),
                 _ => {}
             }
@@ -90,7 +100,8 @@ impl<'file> Segments<'file> {
                 (0xC0..=0xC2, _) => return frame(marker == 0xC2, content).map(Segment::Frame),
                 (0xC3 | 0xC5..=0xC7 | 0xC9..=0xCF, _) => return Err(unsupported(marker)),
                 (0xDA, _) => {
-                    let (data, rest) = self.rest.split_at(entropy_coded_length(self.rest));
+                    let length = position(self.rest, is_marker).unwrap_or(self.rest.len());
+                    let (data, rest) = self.rest.split_at(length);
                     self.rest = rest;
                     return Ok(Segment::Scan { header: content, data });
                 }
@@ -105,16 +116,10 @@ impl<'file> Segments<'file> {
 
     /// The next marker's code, past whatever stands before it.
     fn marker(&mut self) -> Result<u8, String> {
-        const CUT: &str = "it ends before its end marker: it was cut short";
-        loop {
-            let at = memchr::memchr(0xFF, self.rest).ok_or(CUT)?;
-            let code = at + self.rest[at..].iter().position(|&byte| byte != 0xFF).ok_or(CUT)?;
-            let marker = self.rest[code];
-            self.rest = &self.rest[code + 1..];
-            if marker != 0 {
-                return Ok(marker);
-            }
-        }
+        let at = position(self.rest, is_marker).ok_or("it ends before its end marker: it was cut short")?;
+        let marker = self.rest[at + 1];
+        self.rest = &self.rest[at + 2..];
+        Ok(marker)
     }
 
     /// What a marker's length covers.
@@ -141,18 +146,23 @@ impl<'file> Iterator for Segments<'file> {
     }
 }
 
-/// How many bytes come before a marker that is neither a stuffed zero nor a restart.
-fn entropy_coded_length(bytes: &[u8]) -> usize {
-    let mut at = 0;
-    while let Some(offset) = memchr::memchr(0xFF, &bytes[at..]) {
-        at += offset;
-        let Some(run) = bytes[at..].iter().position(|&byte| byte != 0xFF) else { break };
-        if !matches!(bytes[at + run], 0x00 | 0xD0..=0xD7) {
-            return at;
-        }
-        at += run + 1;
-    }
-    bytes.len()
+/// Where the first byte of 0xFF stands whose next byte is `wanted`.
+#[inline(always)]
+pub(super) fn position(bytes: &[u8], wanted: impl Fn(u8) -> bool) -> Option<usize> {
+    let found = |(&byte, &next): (&u8, &u8)| (byte == 0xFF) & wanted(next);
+    // Stretches without a branch for each byte: a hostile file may be full of 0xFF.
+    let next = bytes.get(1..)?;
+    let stretches = bytes.as_chunks::<64>().0.iter().zip(next.as_chunks::<64>().0);
+    let none =
+        |(bytes, next): &(&[u8; 64], &[u8; 64])| !bytes.iter().zip(*next).fold(false, |any, pair| any | found(pair));
+    let from = 64 * stretches.take_while(none).count();
+    bytes[from..].iter().zip(&next[from..]).position(found).map(|at| from + at)
+}
+
+/// Whether 0xFF before this byte ends coded data: it is no stuffed zero, no fill and no restart marker, which stand
+/// for nothing between segments either.
+fn is_marker(byte: u8) -> bool {
+    (byte != 0) & (byte != 0xFF) & (byte & 0xF8 != 0xD0)
 }
 
 fn frame(progressive: bool, content: &[u8]) -> Result<Frame, String> {
@@ -211,8 +221,20 @@ mod tests {
     #[test]
     fn a_scan_reaches_to_the_next_marker_that_is_no_restart() {
         let file = b"\xff\xd8\xff\xda\0\x03h12\xff\0\xff\xff\xd34\xff\xff\xd9";
-        let scan = Segment::Scan { header: b"h", data: b"12\xff\0\xff\xff\xd34" };
+        let scan = Segment::Scan { header: b"h", data: b"12\xff\0\xff\xff\xd34\xff" };
         assert_eq!(all(file), [Ok(scan), Ok(Segment::End)]);
+    }
+
+    #[test]
+    fn a_marker_is_found_wherever_it_stands() {
+        for before in 0..200 {
+            for filler in [&[7][..], &[0xFF, 0], &[0xFF], &[0xFF, 0xD5]] {
+                let filled: Vec<u8> = filler.iter().copied().cycle().take(before).collect();
+                let marked = [&filled[..], &[0xFF, 0xD9, 0xFF, 0xDA, 1]].concat();
+                assert_eq!(position(&marked, is_marker), Some(before), "{before} bytes of {filler:?}");
+                assert_eq!(position(&filled, is_marker), None, "{before} bytes of {filler:?}");
+            }
+        }
     }
 
     #[test]
