@@ -177,7 +177,7 @@ fn message(file: &[u8], change: &dyn Fn(&str) -> Option<Vec<usize>>) -> String {
         })
         .collect();
     let changed = safetensors::serialize(views, None).expect("serialisable");
-    Network::fold(weights(&changed), Architecture::ResNet18).err().expect("refused").to_string()
+    Network::fold(weights(&changed), Architecture::ResNet18).expect_err("refused").to_string()
 }
 
 #[test]
@@ -192,7 +192,7 @@ fn a_wrong_file_says_which_tensor() {
 #[test]
 fn a_larger_network_is_not_taken_for_a_smaller_one() {
     let (_store, _model, file) = reference(Architecture::ResNet34, 2);
-    let refused = Network::fold(weights(&file), Architecture::ResNet18).err().expect("refused").to_string();
+    let refused = Network::fold(weights(&file), Architecture::ResNet18).expect_err("refused").to_string();
     assert!(refused.contains("layer1.2.bn1.bias has no place in a resnet18"), "{refused}");
 }
 
@@ -202,7 +202,7 @@ fn weights_that_are_not_numbers_are_refused() {
     // The last four bytes of the file belong to the last tensor, whichever that is.
     let end = file.len() - 4;
     file[end..].copy_from_slice(&f32::NAN.to_le_bytes());
-    let refused = Network::fold(weights(&file), Architecture::ResNet18).err().expect("refused").to_string();
+    let refused = Network::fold(weights(&file), Architecture::ResNet18).expect_err("refused").to_string();
     assert!(refused.contains("has NaN at index"), "{refused}");
 }
 

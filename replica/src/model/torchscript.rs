@@ -171,8 +171,7 @@ mod tests {
             Verified::open(path, &hash)
                 .expect("the right hash")
                 .load(Place::PLAIN, 8, 2)
-                .err()
-                .expect("refused")
+                .expect_err("refused")
                 .to_string()
         };
         let (_folder, path, _) = saved("same.pt", |x| x * 1.0);

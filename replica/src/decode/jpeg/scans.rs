@@ -461,8 +461,11 @@ fn place(position: usize) -> Result<usize, &'static str> {
     ZIGZAG.get(position).map(|&place| usize::from(place)).ok_or(DAMAGED)
 }
 
+/// The number of a restart marker, where it has one, and what follows it.
+type Restart<'a> = (Option<u8>, &'a [u8]);
+
 /// The data before the first restart marker, then the marker's number and what follows it.
-fn split_at_restart(data: &[u8]) -> (&[u8], Option<(Option<u8>, &[u8])>) {
+fn split_at_restart(data: &[u8]) -> (&[u8], Option<Restart<'_>>) {
     match position(data, |byte| byte & 0xF8 == 0xD0) {
         Some(at) => (&data[..at], Some((Some(data[at + 1] - 0xD0), &data[at + 2..]))),
         None => (data, None),
