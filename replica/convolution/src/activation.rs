@@ -25,7 +25,8 @@ impl Activation<'_> {
                 sum = sum.add(if count == V::LANES { V::load(residual) } else { V::load_some(residual, count) });
             }
             if self.rectify {
-                sum = sum.max(V::splat(0.0));
+                // In this order NaN stays NaN.
+                sum = V::splat(0.0).max(sum);
             }
             let to = output.add(at);
             if count == V::LANES { sum.store(to) } else { sum.store_some(to, count) }

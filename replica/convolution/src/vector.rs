@@ -31,7 +31,7 @@ pub(crate) trait Vector: Copy {
     unsafe fn sub(self, other: Self) -> Self;
     /// `self * factor + term`
     unsafe fn mul_add(self, factor: Self, term: Self) -> Self;
-    /// The larger of each pair.
+    /// The larger of each pair; where either is NaN, `other`.
     unsafe fn max(self, other: Self) -> Self;
     /// Asks for the cache line at `address`, which may lie anywhere.
     unsafe fn prefetch(address: *const f32);

@@ -198,3 +198,16 @@ fn a_slice_of_another_length_is_refused() {
     case.input.pop();
     case.error(&[0.0; 32], Some(Tile::Two), Instructions::Portable, &Alone);
 }
+
+#[test]
+fn what_is_no_number_stays_none() {
+    let shape = Shape { images: 1, height: 4, width: 4 };
+    let mut case = Case::new(shape, THREE, 16, 32, false, true);
+    case.input.fill(f32::NAN);
+    let expected = vec![0.0; 16 * 32];
+    for tile in [None, Some(Tile::Two), Some(Tile::Four)] {
+        for instructions in Instructions::available() {
+            assert!(case.error(&expected, tile, instructions, &Alone).is_nan(), "{tile:?} {instructions:?}");
+        }
+    }
+}
