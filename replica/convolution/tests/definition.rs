@@ -100,7 +100,8 @@ impl Case {
                 direct::convolve(&self.input, self.shape, &filter, activation, &mut output, spread);
             }
         }
-        let scale = (self.geometry.side * self.geometry.side * self.inputs) as f64;
+        // The products, the bias and what is added, each of 1 at most.
+        let scale = (self.geometry.side * self.geometry.side * self.inputs + 2) as f64;
         let differences = output.iter().zip(expected).map(|(found, expected)| (f64::from(*found) - expected).abs());
         // Not `f64::max`, which forgets NaN.
         let largest = |largest: f64, d: f64| if largest.is_nan() || d <= largest { largest } else { d };
