@@ -7,12 +7,12 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::header::CONTENT_TYPE;
 use hyper::{Request, StatusCode};
-use program::Program;
+use program::{Program, say};
 use serde_json::{Value, json};
 use service::respond::{self, Reply};
 use service::wire::{Answer, Code, Fault, Form, Prediction, ReadyBody, Timing};
 use std::collections::BTreeSet;
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -22,11 +22,6 @@ use tokio::process::Command;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 const TOKEN: &str = "s3cret";
-
-/// Past the capturing of what passing tests print: nothing is skipped silently.
-fn say(text: &str) {
-    writeln!(std::io::stderr(), "{text}").expect("standard error is open");
-}
 
 fn document() -> Value {
     serde_json::from_str(include_str!("../src/openapi.json")).expect("JSON")

@@ -9,6 +9,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
+use std::io::Write;
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
@@ -16,6 +17,11 @@ use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 
 /// Longer than anything that is waited for takes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Past the capturing of what passing tests print: nothing is skipped silently.
+pub(crate) fn say(text: &str) {
+    writeln!(std::io::stderr(), "{text}").expect("standard error is open");
+}
 
 /// The program, to be run on a free port.
 pub(crate) fn command(flags: &[&str]) -> Command {
