@@ -1,6 +1,7 @@
 //! Times the convolutions of a ResNet-18, each by itself, on one thread, with weights that are in no near cache: between two
 //! uses of a layer, a network's other layers pass through it.
 
+use convolution::amx::{self, Registers};
 use convolution::direct::{self, Geometry};
 use convolution::winograd::{self, Tile};
 use convolution::{Activation, Alone, Instructions, Shape};
@@ -55,6 +56,15 @@ fn main() {
                 work / times[30] / 1e9
             );
         };
+        if Registers::Amx.is_available() {
+            let filter = || amx::Filter::new(&weights, &bias, inputs, geometry, Registers::Amx);
+            let filters: Vec<_> = (0..BETWEEN.div_ceil(weights.len()).min(40)).map(|_| filter()).collect();
+            let mut next = filters.iter().cycle();
+            report("Amx".into(), &mut |result| {
+                let filter = next.next().expect("endless");
+                amx::convolve(&input, shape, filter, activation, result, &Alone);
+            });
+        }
         for instructions in Instructions::available().into_iter().rev().take(1) {
             let filter = || direct::Filter::new(&weights, &bias, inputs, geometry, instructions);
             let filters: Vec<_> = (0..BETWEEN.div_ceil(weights.len()).min(40)).map(|_| filter()).collect();

@@ -6,6 +6,7 @@
 
 mod activation;
 mod aligned;
+pub mod amx;
 pub mod direct;
 mod instructions;
 pub mod pool;

@@ -1,5 +1,6 @@
 //! Every kind, every set of instructions and any sizes against the definition of a convolution.
 
+use convolution::amx::{self, Registers};
 use convolution::direct::{self, Geometry};
 use convolution::winograd::{self, Tile};
 use convolution::{Activation, Alone, Instructions, Shape, Spread};
@@ -7,6 +8,31 @@ use proptest::prelude::*;
 
 /// What Winograd's filtering is for.
 const THREE: Geometry = Geometry { side: 3, stride: 1, padding: 1 };
+
+/// What computes a convolution.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Direct(Instructions),
+    Winograd(Tile, Instructions),
+    Amx(Registers),
+}
+
+impl Kind {
+    /// All that this processor can do for a geometry, and what each may be off by.
+    fn all(geometry: Geometry) -> Vec<(Self, f64)> {
+        let mut kinds = Vec::new();
+        for instructions in Instructions::available() {
+            kinds.push((Self::Direct(instructions), 2e-7));
+            if geometry == THREE {
+                kinds.push((Self::Winograd(Tile::Two, instructions), 2e-7));
+                kinds.push((Self::Winograd(Tile::Four, instructions), 2e-6));
+            }
+        }
+        // Two numbers that are off by 2⁻¹⁶ at most, and as much for the product that is left out.
+        kinds.extend(Registers::available().into_iter().map(|registers| (Self::Amx(registers), 4.6e-5)));
+        kinds
+    }
+}
 
 /// A thread for each part.
 struct Threads(usize);
@@ -84,18 +110,22 @@ impl Case {
         sum
     }
 
-    /// Largest difference from `expected`, in parts of the largest sum that there could be. Directly without a tile.
-    fn error(&self, expected: &[f64], tile: Option<Tile>, instructions: Instructions, spread: &dyn Spread) -> f64 {
+    /// Largest difference from `expected`, in parts of the largest sum that there could be.
+    fn error(&self, expected: &[f64], kind: Kind, spread: &dyn Spread) -> f64 {
         let (weights, bias) = (&self.weights, &self.bias);
         let activation = Activation { residual: self.residual.as_deref(), rectify: self.rectify };
         // What is not written stays wrong.
         let mut output = vec![f32::NAN; expected.len()];
-        match tile {
-            Some(tile) => {
+        match kind {
+            Kind::Winograd(tile, instructions) => {
                 let filter = winograd::Filter::new(weights, bias, self.inputs, tile, instructions);
                 winograd::convolve(&self.input, self.shape, &filter, activation, &mut output, spread);
             }
-            None => {
+            Kind::Amx(registers) => {
+                let filter = amx::Filter::new(weights, bias, self.inputs, self.geometry, registers);
+                amx::convolve(&self.input, self.shape, &filter, activation, &mut output, spread);
+            }
+            Kind::Direct(instructions) => {
                 let filter = direct::Filter::new(weights, bias, self.inputs, self.geometry, instructions);
                 direct::convolve(&self.input, self.shape, &filter, activation, &mut output, spread);
             }
@@ -110,14 +140,9 @@ impl Case {
 
     fn check(&self, spread: &dyn Spread) -> Result<(), TestCaseError> {
         let expected = self.defined();
-        for (tile, bound) in [(None, 2e-7), (Some(Tile::Two), 2e-7), (Some(Tile::Four), 2e-6)] {
-            if tile.is_some() && self.geometry != THREE {
-                continue;
-            }
-            for instructions in Instructions::available() {
-                let error = self.error(&expected, tile, instructions, spread);
-                prop_assert!(error < bound, "{tile:?} {instructions:?}: off by {error:e}");
-            }
+        for (kind, bound) in Kind::all(self.geometry) {
+            let error = self.error(&expected, kind, spread);
+            prop_assert!(error < bound, "{kind:?}: off by {error:e}");
         }
         Ok(())
     }
@@ -197,7 +222,7 @@ fn a_slice_of_another_length_is_refused() {
     let shape = Shape { images: 1, height: 4, width: 4 };
     let mut case = Case::new(shape, THREE, 3, 2, false, false);
     case.input.pop();
-    case.error(&[0.0; 32], Some(Tile::Two), Instructions::Portable, &Alone);
+    case.error(&[0.0; 32], Kind::Direct(Instructions::Portable), &Alone);
 }
 
 #[test]
@@ -206,9 +231,7 @@ fn what_is_no_number_stays_none() {
     let mut case = Case::new(shape, THREE, 16, 32, false, true);
     case.input.fill(f32::NAN);
     let expected = vec![0.0; 16 * 32];
-    for tile in [None, Some(Tile::Two), Some(Tile::Four)] {
-        for instructions in Instructions::available() {
-            assert!(case.error(&expected, tile, instructions, &Alone).is_nan(), "{tile:?} {instructions:?}");
-        }
+    for (kind, _) in Kind::all(THREE) {
+        assert!(case.error(&expected, kind, &Alone).is_nan(), "{kind:?}");
     }
 }

@@ -6,6 +6,7 @@ use super::libtorch::{Layout, LibtorchModel, Place};
 use super::network::Network;
 use super::tuning::tune;
 use super::{Failure, Input, Model, warm_up};
+use convolution::amx::Registers;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -52,7 +53,7 @@ pub(super) struct Bounds {
 /// # Errors
 /// When nothing computes the network, or its logits are not numbers.
 pub(super) fn choose(network: &Network<Folded>, wanted: Wanted, bounds: Bounds) -> Result<Chosen, Failure> {
-    let Bounds { side, max_batch, threads } = bounds;
+    let Bounds { side, max_batch, .. } = bounds;
     let pictures = warm_up::pictures(max_batch, side);
     let stored = Place { layout: Layout::Stored, ..Place::PLAIN };
     let (reference, first) = timed(&mut LibtorchModel::new(network, stored, side)?, &pictures, 1)?;
@@ -62,51 +63,78 @@ pub(super) fn choose(network: &Network<Folded>, wanted: Wanted, bounds: Bounds) 
     if wanted == Wanted::Libtorch {
         return Ok(Chosen::Libtorch(Layout::ChannelsLast));
     }
-    let agrees = |name: &'static str, logits: &[Vec<f32>], reference: &[Vec<f32>]| {
-        let difference = difference(logits, reference);
-        tracing::debug!(name, difference, "compared with libtorch's plain pass");
-        if difference > TOLERANCE {
-            tracing::warn!(name, difference, "does not agree with libtorch's plain pass and is not used");
-        }
-        difference <= TOLERANCE
-    };
-
-    let fused = Arc::new(tune(network, side, max_batch, threads)?);
-    let mut model = FusedModel::new(fused.clone(), side, threads);
-    let (logits, fused_time) = timed(&mut model, &pictures, 1)?;
-    let mut fused_agrees = agrees("winograd", &logits, &reference);
-    if max_batch > 1 {
-        // One picture by itself may go other ways than several.
-        fused_agrees &= agrees("winograd", &model.logits(&pictures[..1])?, &reference[..1]);
+    let with_amx = wanted == Wanted::Auto && Registers::Amx.is_available();
+    let mut own = Own::measured(network, bounds, with_amx, &pictures, &reference)?;
+    if with_amx && !own.agrees {
+        own = Own::measured(network, bounds, false, &pictures, &reference)?;
     }
     if wanted == Wanted::Winograd {
-        return match fused_agrees {
-            true => Ok(Chosen::Fused(fused)),
+        return match own.agrees {
+            true => Ok(Chosen::Fused(own.plan)),
             false => Err(Failure::new("--kernel winograd does not agree with libtorch on this machine; use auto")),
         };
     }
-    if fused_agrees && fused_time * LIBTORCH_CAN_GAIN < first {
-        tracing::info!(milliseconds = per_picture(fused_time, &pictures), "kernel winograd");
-        return Ok(Chosen::Fused(fused));
+    if own.agrees && own.time * LIBTORCH_CAN_GAIN < first {
+        tracing::info!(milliseconds = per_picture(own.time, &pictures), "own kernels");
+        return Ok(Chosen::Fused(own.plan));
     }
 
     let mut candidates = Vec::new();
     for (name, layout) in [("libtorch", Layout::ChannelsLast), ("libtorch in oneDNN's layout", Layout::OneDnn)] {
         match libtorch(network, layout, &pictures, side) {
-            Ok((logits, time)) if agrees(name, &logits, &reference) => {
+            Ok((logits, time)) if agree(name, &logits, &reference) => {
                 candidates.push((name, time, Chosen::Libtorch(layout)))
             }
             Ok(_) => {}
             Err(failure) => tracing::debug!(%failure, "no {name} here"),
         }
     }
-    if fused_agrees {
-        candidates.push(("winograd", fused_time, Chosen::Fused(fused)));
+    if own.agrees {
+        candidates.push(("own kernels", own.time, Chosen::Fused(own.plan)));
     }
     let fastest = candidates.into_iter().min_by_key(|(_, time, _)| *time);
     let (name, time, chosen) = fastest.ok_or_else(|| Failure::new("no two ways to compute it agree"))?;
-    tracing::info!(milliseconds = per_picture(time, &pictures), "kernel {name}");
+    tracing::info!(milliseconds = per_picture(time, &pictures), "{name}");
     Ok(chosen)
+}
+
+/// The own kernels, and what they took.
+struct Own {
+    plan: Arc<Plan>,
+    time: Duration,
+    /// Whether their logits are the reference's.
+    agrees: bool,
+}
+
+impl Own {
+    fn measured(
+        network: &Network<Folded>,
+        bounds: Bounds,
+        with_amx: bool,
+        pictures: &[Input],
+        reference: &[Vec<f32>],
+    ) -> Result<Self, Failure> {
+        let plan = Arc::new(tune(network, bounds, with_amx)?);
+        let mut model = FusedModel::new(plan.clone(), bounds.side, bounds.threads);
+        let (logits, time) = timed(&mut model, pictures, 1)?;
+        let mut agrees = agree("own kernels", &logits, reference);
+        if pictures.len() > 1 {
+            // One picture by itself may go other ways than several.
+            agrees &= agree("own kernels", &model.logits(&pictures[..1])?, &reference[..1]);
+        }
+        Ok(Self { plan, time, agrees })
+    }
+}
+
+/// Whether logits are the reference's; says how far they are.
+fn agree(name: &'static str, logits: &[Vec<f32>], reference: &[Vec<f32>]) -> bool {
+    let difference = difference(logits, reference);
+    let agrees = difference <= TOLERANCE;
+    match agrees {
+        true => tracing::debug!(name, difference, "compared with libtorch's plain pass"),
+        false => tracing::warn!(name, difference, "does not agree with libtorch's plain pass and is not used"),
+    }
+    agrees
 }
 
 /// Logits and time of libtorch's pass, once it is warm.

@@ -4,6 +4,7 @@ use super::folded::Folded;
 use super::network::{Engine, Network};
 use super::team::Team;
 use super::{Failure, Input, Model};
+use convolution::amx::{self, Registers};
 use convolution::winograd::{self, Tile};
 use convolution::{Activation, Instructions, Shape, direct, pool};
 use std::sync::Arc;
@@ -13,30 +14,33 @@ use std::sync::Arc;
 pub(super) enum Kind {
     /// By its definition.
     Direct,
-    /// By Winograd's filtering with such tiles.
+    /// Winograd's filtering with such tiles.
     Winograd(Tile),
+    /// By its definition, with the matrix unit.
+    Amx,
 }
 
 /// A convolution, laid out for one of them.
 pub(super) enum Kernel {
     Direct(direct::Filter),
     Winograd(winograd::Filter),
+    Amx(amx::Filter),
 }
 
 impl Kind {
     /// Those that are worth trying for a layer, two at most. Larger tiles take fewer multiplications and more weights: beyond
     /// some size, reading these for one picture takes longer than all else.
-    pub(super) fn candidates(layer: &Folded, max_batch: usize) -> &'static [Self] {
+    pub(super) fn candidates(layer: &Folded, max_batch: usize, with_amx: bool) -> &'static [Self] {
         const MOST_FOR_ONE: usize = 4 << 20;
         let is_long = 36 * layer.inputs * layer.bias.len() > MOST_FOR_ONE;
-        match layer.geometry {
-            direct::Geometry { side: 3, stride: 1, padding: 1 } if is_long && max_batch == 1 => {
-                &[Self::Winograd(Tile::Two)]
-            }
-            direct::Geometry { side: 3, stride: 1, padding: 1 } => {
-                &[Self::Winograd(Tile::Two), Self::Winograd(Tile::Four)]
-            }
-            _ => &[Self::Direct],
+        let is_winograds = layer.geometry == direct::Geometry { side: 3, stride: 1, padding: 1 };
+        match (is_winograds, is_long && max_batch == 1) {
+            (true, true) if with_amx => &[Self::Winograd(Tile::Two), Self::Amx],
+            (true, false) if with_amx => &[Self::Winograd(Tile::Four), Self::Amx],
+            (false, _) if with_amx => &[Self::Direct, Self::Amx],
+            (true, true) => &[Self::Winograd(Tile::Two)],
+            (true, false) => &[Self::Winograd(Tile::Two), Self::Winograd(Tile::Four)],
+            (false, _) => &[Self::Direct],
         }
     }
 }
@@ -47,6 +51,7 @@ impl Kernel {
         match kind {
             Kind::Direct => Self::Direct(direct::Filter::new(weights, bias, *inputs, *geometry, instructions)),
             Kind::Winograd(tile) => Self::Winograd(winograd::Filter::new(weights, bias, *inputs, tile, instructions)),
+            Kind::Amx => Self::Amx(amx::Filter::new(weights, bias, *inputs, *geometry, Registers::Amx)),
         }
     }
 
@@ -55,6 +60,7 @@ impl Kernel {
         match self {
             Self::Direct(filter) => (filter.outputs(), filter.geometry().output(shape)),
             Self::Winograd(filter) => (filter.outputs(), shape),
+            Self::Amx(filter) => (filter.outputs(), filter.geometry().output(shape)),
         }
     }
 }
@@ -163,6 +169,9 @@ impl Fused {
             }
             Kernel::Winograd(filter) => {
                 winograd::convolve(&maps.numbers, maps.shape, filter, activation, &mut out.numbers, &self.team);
+            }
+            Kernel::Amx(filter) => {
+                amx::convolve(&maps.numbers, maps.shape, filter, activation, &mut out.numbers, &self.team);
             }
         }
         out

@@ -8,6 +8,7 @@ use super::network::Network;
 use super::weights::{self, Weights};
 use super::*;
 use ::convolution::Instructions;
+use ::convolution::amx::Registers;
 use ::convolution::direct::Geometry;
 use proptest::prelude::*;
 use safetensors::{Dtype, tensor::TensorView};
@@ -75,15 +76,15 @@ fn every_way_computes_the_network_of_every_architecture() {
             let place = Place { layout, ..Place::PLAIN };
             check(&format!("{layout:?}"), &mut LibtorchModel::new(&network, place, side).expect("built"));
         }
-        for kind in [0, 1] {
+        for (kind, with_amx) in [(0, false), (1, false), (1, Registers::Amx.is_available())] {
             let kernel = |layer: &Folded| {
-                let kinds = Kind::candidates(layer, 8);
+                let kinds = Kind::candidates(layer, 8, with_amx);
                 let kernel = Kernel::new(layer, kinds[kind % kinds.len()], Instructions::best());
                 Ok::<_, ()>(Layer::always(kernel))
             };
             for (threads, alone) in [(1, 0), (2, 3)] {
                 let plan = Arc::new(Plan { network: network.map(kernel).expect("infallible"), alone });
-                check(&format!("{kind} {threads}"), &mut FusedModel::new(plan, side, threads));
+                check(&format!("{kind} {with_amx} {threads}"), &mut FusedModel::new(plan, side, threads));
             }
         }
     }
@@ -129,7 +130,8 @@ fn check_layer(images: usize, side: usize, layer: &Folded, threads: usize) -> Re
         .conv2d(&weights, Some(&bias), [stride as i64; 2], [padding as i64; 2], [1, 1], 1)
         .relu();
     let expected: Vec<f32> = Vec::try_from(expected.permute([0, 2, 3, 1]).contiguous().view([-1])).expect("flat");
-    for kind in Kind::candidates(layer, 8).iter().chain(&[Kind::Direct]) {
+    let amx = Registers::Amx.is_available().then_some(Kind::Amx);
+    for kind in Kind::candidates(layer, 8, false).iter().chain(&[Kind::Direct]).chain(&amx) {
         for instructions in Instructions::available() {
             let mut engine = Fused::new(threads);
             let maps = engine.filled(images, side, layer.inputs, &input);

@@ -1,6 +1,7 @@
 //! Finds the fastest way to compute each layer on this machine, by running the whole network in each: only then does every
 //! layer find its weights where they will be, which is rarely in a near cache.
 
+use super::choice::Bounds;
 use super::folded::Folded;
 use super::fused::{Fused, Kernel, Kind, Layer, Maps, Plan};
 use super::network::{Engine, Network};
@@ -25,12 +26,13 @@ struct Candidates {
 /// Seconds of all layers of some sizes, for all pictures together.
 type Seconds = HashMap<Sizes, f64>;
 
-/// A plan for `network` with each layer as it is fastest, for batches of up to `max_batch` pictures.
-pub(super) fn tune(network: &Network<Folded>, side: usize, max_batch: usize, threads: usize) -> Result<Plan, Failure> {
+/// A plan for `network` with each layer as it is fastest, with the matrix unit or without.
+pub(super) fn tune(network: &Network<Folded>, bounds: Bounds, with_amx: bool) -> Result<Plan, Failure> {
+    let Bounds { side, max_batch, threads } = bounds;
     let mut engine = Fused::new(threads);
     let candidates = |layer: &Folded| {
         let kernel = |kind: &Kind| Kernel::new(layer, *kind, engine.instructions);
-        let kernels = Kind::candidates(layer, max_batch).iter().map(kernel).collect();
+        let kernels = Kind::candidates(layer, max_batch, with_amx).iter().map(kernel).collect();
         Ok::<_, Infallible>(Candidates { sizes: (layer.inputs, layer.bias.len(), layer.geometry), kernels })
     };
     let Ok(network) = network.map(candidates);
@@ -61,10 +63,11 @@ pub(super) fn tune(network: &Network<Folded>, side: usize, max_batch: usize, thr
         tracing::debug!(?sizes, first = ?line(0), second = ?line(1), ways = kernels.len(), "tuned");
         let mut kernels = kernels.into_iter();
         match (kernels.next(), kernels.next()) {
-            (Some(two), Some(four)) => match switch(line(0), line(1), max_batch) {
-                None => Layer::always(two),
-                Some(1) => Layer::always(four),
-                Some(count) => Layer::switching(two, count, four),
+            (Some(first), Some(second)) => match fastest(line(0), line(1), max_batch) {
+                Fastest::First => Layer::always(first),
+                Fastest::Second => Layer::always(second),
+                Fastest::SecondFrom(count) => Layer::switching(first, count, second),
+                Fastest::FirstFrom(count) => Layer::switching(second, count, first),
             },
             (only, _) => Layer::always(only.expect("every layer has a way")),
         }
@@ -112,9 +115,27 @@ impl Line {
     }
 }
 
-/// From how many pictures on, up to `most`, `four` is the faster.
-fn switch(two: Line, four: Line, most: usize) -> Option<usize> {
-    (1..=most).find(|&pictures| four.seconds(pictures) < two.seconds(pictures))
+/// Which of two ways, for as many pictures as there are.
+#[derive(Debug, PartialEq, Eq)]
+enum Fastest {
+    First,
+    Second,
+    /// For fewer than these the second.
+    FirstFrom(usize),
+    /// For fewer than these the first.
+    SecondFrom(usize),
+}
+
+/// Of the ways that take these times for up to `most` pictures.
+fn fastest(first: Line, second: Line, most: usize) -> Fastest {
+    let is_second = |pictures: usize| second.seconds(pictures) < first.seconds(pictures);
+    let change = (2..=most).find(|&pictures| is_second(pictures) != is_second(1));
+    match (is_second(1), change) {
+        (false, None) => Fastest::First,
+        (true, None) => Fastest::Second,
+        (false, Some(count)) => Fastest::SecondFrom(count),
+        (true, Some(count)) => Fastest::FirstFrom(count),
+    }
 }
 
 /// Computes one way, and measures.
@@ -160,16 +181,17 @@ mod tests {
 
     #[test]
     fn the_way_changes_where_the_lines_cross() {
-        // Seconds for one picture and for eight, by either way; from how many pictures on the second is faster.
-        for (two, four, expected) in [
-            ((5.0, 40.0), (9.0, 19.0), Some(3)),
-            ((5.0, 40.0), (4.0, 32.0), Some(1)),
-            ((5.0, 40.0), (6.0, 48.0), None),
-            ((5.0, 40.0), (11.0, 39.0), Some(8)),
+        // Seconds for one picture and for eight, by either way.
+        for (first, second, expected) in [
+            ((5.0, 40.0), (9.0, 19.0), Fastest::SecondFrom(3)),
+            ((9.0, 19.0), (5.0, 40.0), Fastest::FirstFrom(3)),
+            ((5.0, 40.0), (4.0, 32.0), Fastest::Second),
+            ((5.0, 40.0), (6.0, 48.0), Fastest::First),
+            ((5.0, 40.0), (11.0, 39.0), Fastest::SecondFrom(8)),
         ] {
             let line = |(one, all)| Line::through(one, all, 8);
-            assert_eq!(switch(line(two), line(four), 8), expected, "{two:?} {four:?}");
+            assert_eq!(fastest(line(first), line(second), 8), expected, "{first:?} {second:?}");
         }
-        assert_eq!(switch(Line::through(5.0, 5.0, 1), Line::through(4.0, 4.0, 1), 1), Some(1));
+        assert_eq!(fastest(Line::through(5.0, 5.0, 1), Line::through(4.0, 4.0, 1), 1), Fastest::Second);
     }
 }
