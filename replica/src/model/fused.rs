@@ -7,6 +7,7 @@ use super::{Failure, Input, Model};
 use convolution::amx::{self, Registers};
 use convolution::winograd::{self, Tile};
 use convolution::{Activation, Instructions, Shape, direct, pool};
+use std::convert::Infallible;
 use std::sync::Arc;
 
 /// Ways to compute a convolution.
@@ -83,6 +84,10 @@ impl Layer {
         Self { few, many: Some((count, many)) }
     }
 
+    fn kernels(&self) -> impl Iterator<Item = &Kernel> {
+        std::iter::once(&self.few).chain(self.many.as_ref().map(|(_, many)| many))
+    }
+
     fn kernel(&self, pictures: usize) -> &Kernel {
         match &self.many {
             Some((count, many)) if pictures >= *count => many,
@@ -93,7 +98,8 @@ impl Layer {
 
 /// `[images, height, width, channels]`
 pub(super) struct Maps {
-    numbers: Vec<f32>,
+    /// At the front; what follows is left from longer ones.
+    storage: Vec<f32>,
     shape: Shape,
     channels: usize,
 }
@@ -103,7 +109,7 @@ impl Fused {
     /// Maps with the given numbers.
     pub(super) fn filled(&mut self, images: usize, side: usize, channels: usize, numbers: &[f32]) -> Maps {
         let mut maps = self.maps(Shape { images, height: side, width: side }, channels);
-        maps.numbers.copy_from_slice(numbers);
+        maps.numbers_mut().copy_from_slice(numbers);
         maps
     }
 }
@@ -111,11 +117,19 @@ impl Fused {
 impl Maps {
     #[cfg(test)]
     pub(super) fn into_numbers(self) -> Vec<f32> {
-        self.numbers
+        self.numbers().to_vec()
     }
 
     pub(super) fn pictures(&self) -> usize {
         self.shape.images
+    }
+
+    fn numbers(&self) -> &[f32] {
+        &self.storage[..self.shape.pixels() * self.channels]
+    }
+
+    fn numbers_mut(&mut self) -> &mut [f32] {
+        &mut self.storage[..self.shape.pixels() * self.channels]
     }
 }
 
@@ -123,7 +137,7 @@ impl Maps {
 pub(super) struct Fused {
     team: Team,
     pub(super) instructions: Instructions,
-    /// What was released: asking the system for megabytes costs as much as filling them.
+    /// What was released: asking the system for megabytes costs as much as filling them, and filling as much as pooling.
     free: Vec<Vec<f32>>,
 }
 
@@ -135,7 +149,7 @@ impl Fused {
     /// Copies `pictures` of `side` by `side` pixels one after the other.
     pub(super) fn pictures(&mut self, pictures: &[Input], side: usize) -> Maps {
         let mut maps = self.maps(Shape { images: pictures.len(), height: side, width: side }, super::CHANNELS);
-        let each = maps.numbers.chunks_exact_mut(super::CHANNELS * side * side);
+        let each = maps.numbers_mut().chunks_exact_mut(super::CHANNELS * side * side);
         each.zip(pictures).for_each(|(to, picture)| to.copy_from_slice(picture));
         maps
     }
@@ -151,8 +165,9 @@ impl Fused {
         let mut whole = self.maps(Shape { images, ..shape }, channels);
         let mut filled = 0;
         for part in parts {
-            whole.numbers[filled..filled + part.numbers.len()].copy_from_slice(&part.numbers);
-            filled += part.numbers.len();
+            let numbers = part.numbers();
+            whole.numbers_mut()[filled..filled + numbers.len()].copy_from_slice(numbers);
+            filled += numbers.len();
             self.release(part);
         }
         whole
@@ -162,17 +177,12 @@ impl Fused {
     pub(super) fn compute(&mut self, kernel: &Kernel, maps: &Maps, residual: Option<&Maps>, rectify: bool) -> Maps {
         let (channels, shape) = kernel.output(maps.shape);
         let mut out = self.maps(shape, channels);
-        let activation = Activation { residual: residual.map(|maps| &maps.numbers[..]), rectify };
+        let activation = Activation { residual: residual.map(Maps::numbers), rectify };
+        let (from, shape, to, team) = (maps.numbers(), maps.shape, out.numbers_mut(), &self.team);
         match kernel {
-            Kernel::Direct(filter) => {
-                direct::convolve(&maps.numbers, maps.shape, filter, activation, &mut out.numbers, &self.team);
-            }
-            Kernel::Winograd(filter) => {
-                winograd::convolve(&maps.numbers, maps.shape, filter, activation, &mut out.numbers, &self.team);
-            }
-            Kernel::Amx(filter) => {
-                amx::convolve(&maps.numbers, maps.shape, filter, activation, &mut out.numbers, &self.team);
-            }
+            Kernel::Direct(filter) => direct::convolve(from, shape, filter, activation, to, team),
+            Kernel::Winograd(filter) => winograd::convolve(from, shape, filter, activation, to, team),
+            Kernel::Amx(filter) => amx::convolve(from, shape, filter, activation, to, team),
         }
         out
     }
@@ -180,12 +190,17 @@ impl Fused {
     /// Room for maps. What is in it is left from others.
     fn maps(&mut self, shape: Shape, channels: usize) -> Maps {
         let length = shape.pixels() * channels;
-        // The smallest that is large enough.
-        let fitting = self.free.iter().enumerate().filter(|(_, free)| free.capacity() >= length);
-        let best = fitting.min_by_key(|(_, free)| free.capacity()).map(|(index, _)| index);
-        let mut numbers = best.map(|index| self.free.swap_remove(index)).unwrap_or_default();
-        numbers.resize(length, 0.0);
-        Maps { numbers, shape, channels }
+        // The smallest that is long enough, or the longest to become so: what is there is not filled again.
+        let best = self.free.iter().enumerate().min_by_key(|(_, free)| match free.len() {
+            enough if enough >= length => (0, enough),
+            short => (1, usize::MAX - short),
+        });
+        let best = best.map(|(index, _)| index);
+        let mut storage = best.map(|index| self.free.swap_remove(index)).unwrap_or_default();
+        if storage.len() < length {
+            storage.resize(length, 0.0);
+        }
+        Maps { storage, shape, channels }
     }
 }
 
@@ -204,18 +219,18 @@ impl Engine<Layer> for Fused {
 
     fn max_pool(&mut self, maps: &Maps) -> Result<Maps, Failure> {
         let mut out = self.maps(pool::max_output(maps.shape), maps.channels);
-        pool::max(&maps.numbers, maps.shape, maps.channels, &mut out.numbers, self.instructions);
+        pool::max(maps.numbers(), maps.shape, maps.channels, out.numbers_mut(), self.instructions);
         Ok(out)
     }
 
     fn average_pool(&mut self, maps: &Maps) -> Result<Maps, Failure> {
         let mut out = self.maps(Shape { height: 1, width: 1, ..maps.shape }, maps.channels);
-        pool::average(&maps.numbers, maps.shape, maps.channels, &mut out.numbers);
+        pool::average(maps.numbers(), maps.shape, maps.channels, out.numbers_mut());
         Ok(out)
     }
 
     fn release(&mut self, maps: Maps) {
-        self.free.push(maps.numbers);
+        self.free.push(maps.storage);
     }
 }
 
@@ -242,6 +257,22 @@ impl FusedModel {
 }
 
 impl Plan {
+    /// What computes it, for people.
+    pub(super) fn units(&self) -> String {
+        let (mut layers, mut by_amx) = (0, 0);
+        let count = |layer: &Layer| {
+            layers += 1;
+            by_amx += usize::from(layer.kernels().any(|kernel| matches!(kernel, Kernel::Amx(_))));
+            Ok::<_, Infallible>(())
+        };
+        let Ok(_counted) = self.network.map(count);
+        let instructions = Instructions::best();
+        match by_amx {
+            0 => format!("{instructions:?}"),
+            _ => format!("{instructions:?}, and Amx in {by_amx} of {layers} layers"),
+        }
+    }
+
     /// The logits of pictures of `side` by `side` pixels.
     pub(super) fn forward(&self, engine: &mut Fused, pictures: &[Input], side: usize) -> Result<Maps, Failure> {
         let apart = if self.alone == 0 { pictures.len() } else { 1 };
@@ -259,7 +290,7 @@ impl Plan {
 impl Model for FusedModel {
     fn logits(&mut self, pictures: &[Input]) -> Result<Vec<Vec<f32>>, Failure> {
         let logits = self.plan.forward(&mut self.engine, pictures, self.side)?;
-        let rows = logits.numbers.chunks_exact(logits.channels).map(<[f32]>::to_vec).collect();
+        let rows = logits.numbers().chunks_exact(logits.channels).map(<[f32]>::to_vec).collect();
         self.engine.release(logits);
         Ok(rows)
     }

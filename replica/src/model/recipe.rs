@@ -10,7 +10,6 @@ use super::network::Network;
 use super::torchscript::{self, TorchScriptModel};
 use super::weights;
 use super::{Failure, Model, warm_up};
-use ::convolution::Instructions;
 use std::fmt;
 use std::sync::Arc;
 use tch::CModule;
@@ -120,7 +119,7 @@ impl Recipe {
 impl fmt::Display for Recipe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.way {
-            Way::Fused(_) => write!(f, "winograd, {:?}", Instructions::best()),
+            Way::Fused(plan) => write!(f, "own kernels, {}", plan.units()),
             Way::Libtorch(_, place) => write!(f, "libtorch, {place:?}"),
             Way::TorchScript(_, place) => write!(f, "TorchScript, {place:?}"),
         }

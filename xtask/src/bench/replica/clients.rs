@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 pub struct Client {
     agent: ureq::Agent,
     url: String,
+    idle: String,
 }
 
 /// An answer of status 200.
@@ -23,7 +24,21 @@ impl Client {
     /// Connects with the first request.
     pub fn of(server: &Service) -> Self {
         let agent = ureq::Agent::config_builder().http_status_as_error(false).no_delay(true).build().into();
-        Self { agent, url: format!("http://{}/predict", server.address) }
+        let [url, idle] = ["predict", "livez"].map(|path| format!("http://{}/{path}", server.address));
+        Self { agent, url, idle }
+    }
+
+    /// How long an answer takes for which the server does nothing.
+    ///
+    /// # Errors
+    /// When it is no success.
+    pub fn exchange(&self) -> Result<Duration> {
+        let start = Instant::now();
+        let mut answer = self.agent.get(&self.idle).call().with_context(|| format!("get {}", self.idle))?;
+        answer.body_mut().read_to_string()?;
+        let latency = start.elapsed();
+        ensure!(answer.status() == 200, "{} answered {}", self.idle, answer.status());
+        Ok(latency)
     }
 
     /// Posts a picture and reads the answer.

@@ -28,6 +28,16 @@ pub fn start(logs: &Path) -> Result<Service> {
     ready(spawn(Command::new(paths::program("replica")), logs)?)
 }
 
+/// The same, where up to `max_batch` pictures go together.
+///
+/// # Errors
+/// When it does not start.
+pub fn start_batching(max_batch: u32, logs: &Path) -> Result<Service> {
+    let mut replica = Command::new(paths::program("replica"));
+    replica.arg(format!("--max-batch={max_batch}"));
+    ready(spawn(replica, logs)?)
+}
+
 /// The same on one core.
 ///
 /// # Errors
