@@ -31,6 +31,13 @@ impl Aligned {
         let start = start.cast();
         Self { start, layout, length }
     }
+
+    /// `numbers`, filled up with zeros to `length`.
+    pub(crate) fn filled_up(numbers: &[f32], length: usize) -> Self {
+        let mut filled = Self::zeroed(length);
+        filled[..numbers.len()].copy_from_slice(numbers);
+        filled
+    }
 }
 
 /// Before the memory is first written to, which is when it gets its pages.

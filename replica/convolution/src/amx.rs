@@ -12,6 +12,7 @@ mod registers;
 mod split;
 
 use crate::aligned::Aligned;
+use crate::division::{check, cut, divide};
 use crate::instructions::Work;
 use crate::product::Ahead;
 use crate::vector::Vector;
@@ -40,34 +41,13 @@ pub fn convolve(
     spread: &dyn Spread,
 ) {
     let outputs = filter.geometry.output(shape);
-    assert_eq!(input.len(), shape.pixels() * filter.inputs, "input of {shape:?} with {} channels", filter.inputs);
-    assert_eq!(
-        output.len(),
-        outputs.pixels() * filter.outputs,
-        "output of {outputs:?} with {} channels",
-        filter.outputs
-    );
-    if let Some(residual) = activation.residual {
-        assert_eq!(residual.len(), output.len(), "what is added has the size of the output");
-    }
+    check((input, shape, filter.inputs), (output, outputs, filter.outputs), activation);
     if outputs.pixels() == 0 {
         return;
     }
     let layout = Layout::new(filter.inputs, filter.geometry, shape);
     let job = Job { input, outputs, layout, filter, activation, output: output.as_mut_ptr() };
-    let blocks = filter.blocks();
-    let (parts, by_images) = match spread.parts().max(1) {
-        parts if outputs.images >= parts => (parts, true),
-        parts => (parts.min(blocks), false),
-    };
-    let cut = |whole: usize, index: usize| whole * index / parts..whole * (index + 1) / parts;
-    spread.run(parts, &|index| {
-        let (images, blocks) = match by_images {
-            true => (cut(outputs.images, index), 0..blocks),
-            false => (0..outputs.images, cut(blocks, index)),
-        };
-        job.run(images, blocks);
-    });
+    divide(outputs.images, filter.blocks(), spread, |images, blocks| job.run(images, blocks));
 }
 
 /// A convolution whose sizes have been checked.
@@ -134,13 +114,14 @@ impl Work for Images<'_> {
                 let pixels = split.as_ptr().cast::<u8>().wrapping_add(index * layout.image_bytes);
                 for group in 0..groups {
                     // Groups of like size: five tiles are three and two.
-                    let (from, to) = (tiles * group / groups, tiles * (group + 1) / groups);
+                    let tiles = cut(tiles, groups, group);
                     let ahead = next.part(index * groups + group, images.len() * groups);
                     // SAFETY: the layout has room for whole tiles; there are `blocks` blocks; the output has these pixels.
                     unsafe {
-                        let pixels = pixels.add(from * ROWS * layout.step);
-                        session.multiply(layout, pixels, to - from, weights, ahead, &mut sums);
-                        self.job.store::<V>(&sums, image, from * ROWS..to * ROWS, block * COLUMNS);
+                        let pixels = pixels.add(tiles.start * ROWS * layout.step);
+                        session.multiply(layout, pixels, tiles.len(), weights, ahead, &mut sums);
+                        let positions = tiles.start * ROWS..tiles.end * ROWS;
+                        self.job.store::<V>(&sums, image, positions, block * COLUMNS);
                     }
                 }
             }

@@ -4,6 +4,7 @@
 mod filter;
 
 use crate::aligned::Aligned;
+use crate::division::{check, divide};
 use crate::instructions::Work;
 use crate::product::{Ahead, Rows, Sink, multiply};
 use crate::vector::Vector;
@@ -30,16 +31,7 @@ pub fn convolve(
 ) {
     let geometry = filter.geometry;
     let outputs = geometry.output(shape);
-    assert_eq!(input.len(), shape.pixels() * filter.inputs, "input of {shape:?} with {} channels", filter.inputs);
-    assert_eq!(
-        output.len(),
-        outputs.pixels() * filter.outputs,
-        "output of {outputs:?} with {} channels",
-        filter.outputs
-    );
-    if let Some(residual) = activation.residual {
-        assert_eq!(residual.len(), output.len(), "what is added has the size of the output");
-    }
+    check((input, shape, filter.inputs), (output, outputs, filter.outputs), activation);
     if outputs.pixels() == 0 {
         return;
     }
@@ -52,18 +44,7 @@ pub fn convolve(
         _ => (shape, outputs),
     };
     let job = Job { input, shape, outputs, filter, activation, output: output.as_mut_ptr() };
-    let blocks = filter.blocks();
-    let (parts, by_images) = match spread.parts().max(1) {
-        parts if outputs.images >= parts => (parts, true),
-        parts => (parts.min(blocks), false),
-    };
-    let cut = |whole: usize, index: usize| whole * index / parts..whole * (index + 1) / parts;
-    spread.run(parts, &|index| {
-        job.run(match by_images {
-            true => Part { images: cut(outputs.images, index), blocks: 0..blocks },
-            false => Part { images: 0..outputs.images, blocks: cut(blocks, index) },
-        });
-    });
+    divide(outputs.images, filter.blocks(), spread, |images, blocks| job.run(Part { images, blocks }));
 }
 
 /// A convolution whose sizes have been checked.

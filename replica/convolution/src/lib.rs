@@ -8,6 +8,7 @@ mod activation;
 mod aligned;
 pub mod amx;
 pub mod direct;
+mod division;
 mod instructions;
 pub mod pool;
 mod product;

@@ -1,6 +1,7 @@
 //! The products that take most of a convolution's time: a few rows by two vectors of columns at a time, whose sums stay in
 //! registers.
 
+use crate::division::cut;
 use crate::vector::Vector;
 
 /// Rows of numbers at equal distances, each in runs of consecutive numbers.
@@ -39,8 +40,8 @@ impl Ahead {
     /// Part `index` of `parts`.
     #[inline(always)]
     pub(crate) fn part(self, index: usize, parts: usize) -> Self {
-        let (from, to) = (self.length * index / parts, self.length * (index + 1) / parts);
-        Self { start: self.start.wrapping_add(from), length: to - from }
+        let part = cut(self.length, parts, index);
+        Self { start: self.start.wrapping_add(part.start), length: part.len() }
     }
 }
 

@@ -9,6 +9,7 @@ mod filter;
 mod part;
 mod tile;
 
+use crate::division::{check, cut};
 use crate::{Activation, Shape, Spread};
 use part::{Job, Part};
 
@@ -30,12 +31,7 @@ pub fn convolve(
     output: &mut [f32],
     spread: &dyn Spread,
 ) {
-    let pixels = shape.pixels();
-    assert_eq!(input.len(), pixels * filter.inputs, "input of {shape:?} with {} channels", filter.inputs);
-    assert_eq!(output.len(), pixels * filter.outputs, "output of {shape:?} with {} channels", filter.outputs);
-    if let Some(residual) = activation.residual {
-        assert_eq!(residual.len(), output.len(), "what is added has the size of the output");
-    }
+    check((input, shape, filter.inputs), (output, shape, filter.outputs), activation);
     let side = filter.tile.outputs();
     let (tiles_down, tiles_across) = (shape.height.div_ceil(side), shape.width.div_ceil(side));
     let tiles = shape.images * tiles_down * tiles_across;
@@ -48,11 +44,10 @@ pub fn convolve(
         parts if tiles / parts >= TILES_WORTH_DIVIDING || blocks == 1 => (parts.min(tiles), true),
         parts => (parts.min(blocks), false),
     };
-    let cut = |whole: usize, index: usize| whole * index / parts;
     spread.run(parts, &|index| {
         job.run(match by_tiles {
-            true => Part { tiles: cut(tiles, index)..cut(tiles, index + 1), blocks: 0..blocks },
-            false => Part { tiles: 0..tiles, blocks: cut(blocks, index)..cut(blocks, index + 1) },
+            true => Part { tiles: cut(tiles, parts, index), blocks: 0..blocks },
+            false => Part { tiles: 0..tiles, blocks: cut(blocks, parts, index) },
         });
     });
 }

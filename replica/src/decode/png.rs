@@ -27,9 +27,10 @@ pub(super) fn decode(file: &[u8], limits: Limits) -> Result<Pixels, Error> {
     let mut rgb = Vec::new();
     if reader.info().interlaced {
         // Passes are spread over the whole picture, so it is held in its own depth first.
-        let size = reader.output_buffer_size().filter(|size| *size as u64 <= limits.max_pixels.saturating_mul(4));
-        let too_deep =
-            Error::TooManyPixels { width: width.into(), height: height.into(), limit: limits.max_pixels / 2 };
+        let most = limits.max_pixels.saturating_mul(4);
+        let size = reader.output_buffer_size().filter(|size| *size as u64 <= most);
+        let limit = most / (levels.samples * levels.bytes) as u64;
+        let too_deep = Error::TooManyPixels { width: width.into(), height: height.into(), limit };
         let mut samples = vec![0; size.ok_or(too_deep)?];
         reader.next_frame(&mut samples).map_err(defect)?;
         rgb.reserve_exact(3 * width as usize * height as usize);

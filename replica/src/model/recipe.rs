@@ -84,6 +84,9 @@ impl Recipe {
                         Chosen::Libtorch(layout) => Way::Libtorch(network, Place { layout, ..place }),
                     },
                     false => {
+                        if kernel != Wanted::Auto {
+                            tracing::warn!(?kernel, ?place, "--kernel is for cpu and f32; libtorch computes this");
+                        }
                         show_accuracy(&network, place, side)?;
                         Way::Libtorch(network, place)
                     }

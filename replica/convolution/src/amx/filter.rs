@@ -54,9 +54,8 @@ impl Filter {
                 }
             }
         }
-        let mut padded = Aligned::zeroed(blocks * COLUMNS);
-        padded[..outputs].copy_from_slice(bias);
-        Self { geometry, registers, inputs, outputs, weights: laid_out, bias: padded, steps }
+        let bias = Aligned::filled_up(bias, blocks * COLUMNS);
+        Self { geometry, registers, inputs, outputs, weights: laid_out, bias, steps }
     }
 
     /// How it moves.

@@ -167,22 +167,25 @@ impl Layout {
     #[inline(always)]
     fn fill_pixels(&self, picture: &[f32], channels: usize, high: &mut [u16], low: &mut [u16]) {
         let Shape { height, width, .. } = self.shape;
+        let Geometry { stride, padding, .. } = self.geometry;
+        let numbers = width * self.inputs;
+        // Numbers next to each other are split many at a time.
+        let (mut high_row, mut low_row) = (vec![0; numbers], vec![0; numbers]);
         // Every pixel of a row, since a run takes those next to each other.
-        let row_pixels = self.pitch * self.geometry.stride;
-        let row_length = row_pixels * channels;
-        let mut rows = high.chunks_exact_mut(row_length).zip(low.chunks_exact_mut(row_length));
+        let length = self.pitch * stride * channels;
+        let first = (padding * channels).min(length);
+        let mut rows = high.chunks_exact_mut(length).zip(low.chunks_exact_mut(length));
         for down in 0..self.phases {
             for (row, (high, low)) in rows.by_ref().take(self.rows).enumerate() {
                 high.fill(0);
                 low.fill(0);
                 let Some(y) = self.source(row, down, height) else { continue };
-                let from = picture[y * width * self.inputs..][..width * self.inputs].chunks_exact(self.inputs);
-                let skipped = self.geometry.padding * channels;
-                let pixels = high[skipped.min(row_length)..].chunks_exact_mut(channels);
-                for ((from, high), low) in
-                    from.zip(pixels).zip(low[skipped.min(row_length)..].chunks_exact_mut(channels))
-                {
-                    split_into(from, high, low);
+                split_into(&picture[y * numbers..][..numbers], &mut high_row, &mut low_row);
+                for (from, to) in [(&high_row, high), (&low_row, low)] {
+                    let pixels = to[first..].chunks_exact_mut(channels);
+                    for (from, to) in from.chunks_exact(self.inputs).zip(pixels) {
+                        to[..from.len()].copy_from_slice(from);
+                    }
                 }
             }
         }
@@ -192,20 +195,17 @@ impl Layout {
 /// Splits numbers; what there is more room for becomes zero.
 #[inline(always)]
 fn split_into(from: &[f32], high: &mut [u16], low: &mut [u16]) {
-    if let (Ok(from), Ok(high), Ok(low)) = (
-        <&[f32; DEPTH]>::try_from(from),
-        <&mut [u16; DEPTH]>::try_from(&mut *high),
-        <&mut [u16; DEPTH]>::try_from(&mut *low),
-    ) {
-        for index in 0..DEPTH {
-            [high[index], low[index]] = split(from[index]);
-        }
-        return;
-    }
     let (high, more_high) = high.split_at_mut(from.len());
     let (low, more_low) = low.split_at_mut(from.len());
-    for ((from, high), low) in from.iter().zip(high).zip(low) {
-        [*high, *low] = split(*from);
+    let (numbers, few) = from.as_chunks::<DEPTH>();
+    let ((highs, few_high), (lows, few_low)) = (high.as_chunks_mut::<DEPTH>(), low.as_chunks_mut::<DEPTH>());
+    for ((numbers, high), low) in numbers.iter().zip(highs).zip(lows) {
+        for index in 0..DEPTH {
+            [high[index], low[index]] = split(numbers[index]);
+        }
+    }
+    for ((number, high), low) in few.iter().zip(few_high).zip(few_low) {
+        [*high, *low] = split(*number);
     }
     more_high.fill(0);
     more_low.fill(0);

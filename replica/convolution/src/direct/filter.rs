@@ -61,9 +61,8 @@ impl Filter {
                 }
             }
         }
-        let mut padded = Aligned::zeroed(blocks * columns);
-        padded[..outputs].copy_from_slice(bias);
-        Self { geometry, instructions, inputs, outputs, weights: laid_out, bias: padded }
+        let bias = Aligned::filled_up(bias, blocks * columns);
+        Self { geometry, instructions, inputs, outputs, weights: laid_out, bias }
     }
 
     /// How it moves.

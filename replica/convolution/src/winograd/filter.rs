@@ -43,9 +43,8 @@ impl Filter {
                 instructions.perform(Layout::<tile::Four, 6, 4> { from, to, inputs, outputs, tile: PhantomData })
             }
         }
-        let mut padded = Aligned::zeroed(blocks * columns);
-        padded[..outputs].copy_from_slice(bias);
-        Self { tile, instructions, inputs, outputs, weights: transformed, bias: padded }
+        let bias = Aligned::filled_up(bias, blocks * columns);
+        Self { tile, instructions, inputs, outputs, weights: transformed, bias }
     }
 
     /// Output channels.
