@@ -14,6 +14,7 @@ use futures_util::future::try_join_all;
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONTENT_ENCODING, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method, StatusCode};
+use percent_encoding::percent_decode_str;
 use request::{Bounds, Request};
 use response::{Encoded, Response};
 use serde_json::json;
@@ -84,7 +85,9 @@ impl Resource {
             [] | [""] => Ok(Self::Server),
             ["health", "live"] => Ok(Self::Live),
             ["health", "ready"] => Ok(Self::Ready),
-            ["models", name, ..] if name != model => missing(format!("there is no model {name:?}; there is {model:?}")),
+            ["models", name, ..] if !percent_decode_str(name).eq(model.bytes()) => {
+                missing(format!("there is no model {name:?}; there is {model:?}"))
+            }
             ["models", _, "versions", version, ..] if version != VERSION => {
                 missing(format!("there is no version {version:?} of {model}; there is {VERSION:?}"))
             }
@@ -218,6 +221,8 @@ mod tests {
             ("/v2/models/m/versions/1/ready", Ok(Resource::ModelReady)),
             ("/v2/models/m/versions/1/infer", Ok(Resource::Infer)),
             ("/v2/models/m/versions/2/infer", Err("there is no version \"2\" of m; there is \"1\"")),
+            ("/v2/models/%6d/infer", Ok(Resource::Infer)),
+            ("/v2/models/%zz", Err("there is no model \"%zz\"; there is \"m\"")),
             ("/v2/models/x/infer", Err("there is no model \"x\"; there is \"m\"")),
             ("/v2/models/m/versions", Err("no such path: /v2/models/m/versions; inference is POST /v2/models/m/infer")),
             ("/v2/repository/index", Err("no such path: /v2/repository/index; inference is POST /v2/models/m/infer")),

@@ -1,35 +1,37 @@
 //! Zeroed numbers that begin on a cache line, and on a large page if there are many.
 
-use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
 const CACHE_LINE: usize = 64;
 
-/// Where the system gives large pages to those who are aligned to them, reading megabytes in order needs fewer
-/// look-ups of addresses.
-const LARGE_PAGE: usize = 2 << 20;
-
 /// A slice of fixed length.
 pub(crate) struct Aligned {
     start: NonNull<f32>,
-    layout: Layout,
     length: usize,
+    memory: Memory,
+}
+
+/// Where it is from, for giving it back.
+enum Memory {
+    Allocated(Layout),
+    #[cfg(target_os = "linux")]
+    Mapped(pages::Mapping),
 }
 
 impl Aligned {
     /// `length` zeros.
     pub(crate) fn zeroed(length: usize) -> Self {
+        #[cfg(target_os = "linux")]
+        if let Some((start, mapping)) = pages::map(length * size_of::<f32>()) {
+            return Self { start: start.cast(), length, memory: Memory::Mapped(mapping) };
+        }
         let bytes = (length * size_of::<f32>()).max(1);
-        let alignment = if bytes >= LARGE_PAGE { LARGE_PAGE } else { CACHE_LINE };
-        let layout = Layout::from_size_align(bytes.next_multiple_of(alignment), alignment).expect("it fits the memory");
-        // SAFETY: the layout has a size above zero.
-        let start = NonNull::new(unsafe { alloc(layout) }).unwrap_or_else(|| handle_alloc_error(layout));
-        ask_for_large_pages(start, layout);
-        // SAFETY: as many bytes were allocated; all of them zero are the number zero.
-        unsafe { start.write_bytes(0, layout.size()) };
-        let start = start.cast();
-        Self { start, layout, length }
+        let layout = Layout::from_size_align(bytes, CACHE_LINE).expect("it fits the memory");
+        // SAFETY: the layout has a size above zero; all bytes zero are the number zero.
+        let start = NonNull::new(unsafe { alloc_zeroed(layout) }).unwrap_or_else(|| handle_alloc_error(layout));
+        Self { start: start.cast(), length, memory: Memory::Allocated(layout) }
     }
 
     /// `numbers`, filled up with zeros to `length`.
@@ -40,18 +42,47 @@ impl Aligned {
     }
 }
 
-/// Before the memory is first written to, which is when it gets its pages.
+/// Memory from the system itself: no allocator's room is spent on the alignment, and it goes back at once.
 #[cfg(target_os = "linux")]
-fn ask_for_large_pages(start: NonNull<u8>, layout: Layout) {
-    use rustix::mm::{Advice, madvise};
-    if layout.align() == LARGE_PAGE {
-        // SAFETY: whole pages that were just allocated, of which nothing is known yet. A refusal changes nothing.
-        let _small = unsafe { madvise(start.as_ptr().cast(), layout.size(), Advice::LinuxHugepage) };
+mod pages {
+    use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+    use std::ffi::c_void;
+    use std::ptr::{NonNull, null_mut};
+
+    /// Where the system gives large pages to those who are aligned to them, reading megabytes in order needs fewer
+    /// look-ups of addresses.
+    const LARGE_PAGE: usize = 2 << 20;
+
+    /// What was mapped.
+    pub(super) struct Mapping {
+        start: *mut c_void,
+        bytes: usize,
+    }
+
+    /// Zeros that begin with a large page; none if they do not fill one, or the system has no room.
+    pub(super) fn map(bytes: usize) -> Option<(NonNull<u8>, Mapping)> {
+        if bytes < LARGE_PAGE {
+            return None;
+        }
+        let mapped = bytes.checked_add(LARGE_PAGE)?;
+        // SAFETY: a new mapping, which touches no memory that there is.
+        let start =
+            unsafe { mmap_anonymous(null_mut(), mapped, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE) };
+        let mapping = Mapping { start: start.ok()?, bytes: mapped };
+        let aligned = mapping.start.map_addr(|address| address.next_multiple_of(LARGE_PAGE));
+        // SAFETY: whole large pages of what was just mapped, of which nothing is known yet. What does not fill one stays
+        // small. A refusal changes nothing.
+        let _small = unsafe { madvise(aligned, bytes / LARGE_PAGE * LARGE_PAGE, Advice::LinuxHugepage) };
+        Some((NonNull::new(aligned.cast())?, mapping))
+    }
+
+    impl Drop for Mapping {
+        fn drop(&mut self) {
+            // SAFETY: mapped like this, and not used any more. It cannot fail for a whole mapping.
+            let _unmapped = unsafe { munmap(self.start, self.bytes) };
+        }
     }
 }
-
-#[cfg(not(target_os = "linux"))]
-fn ask_for_large_pages(_start: NonNull<u8>, _layout: Layout) {}
 
 impl Deref for Aligned {
     type Target = [f32];
@@ -71,8 +102,12 @@ impl DerefMut for Aligned {
 
 impl Drop for Aligned {
     fn drop(&mut self) {
-        // SAFETY: allocated with this layout, and not used any more.
-        unsafe { dealloc(self.start.as_ptr().cast(), self.layout) }
+        match &self.memory {
+            // SAFETY: allocated with this layout, and not used any more.
+            Memory::Allocated(layout) => unsafe { dealloc(self.start.as_ptr().cast(), *layout) },
+            #[cfg(target_os = "linux")]
+            Memory::Mapped(_dropped_after) => {}
+        }
     }
 }
 
