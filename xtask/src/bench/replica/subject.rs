@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 /// For it to be ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What makes it one worker of one thread, whatever the machine has.
-const FLAGS: [&str; 4] = ["--listen=127.0.0.1:0", "--log=warn", "--workers=1", "--threads=1"];
+/// What makes it one worker of one thread, whatever the machine has; and nobody is refused when its host stops it.
+const FLAGS: [&str; 5] = ["--listen=127.0.0.1:0", "--log=warn", "--workers=1", "--threads=1", "--deadline=1m"];
 
 /// The weights that it has built in.
 pub fn weights() -> PathBuf {
