@@ -6,10 +6,6 @@ use replica::config::{Args, Config};
 use replica::server;
 use std::time::Instant;
 
-/// Gives back what loading took, where the C library's keeps 60 MB.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> Result<()> {
     let main_entered = Instant::now();
     let args = Args::parse();
