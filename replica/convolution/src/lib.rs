@@ -10,6 +10,7 @@ pub mod amx;
 pub mod direct;
 mod division;
 mod instructions;
+pub mod memory;
 pub mod pool;
 mod product;
 mod shape;
