@@ -8,7 +8,6 @@ use std::time::Instant;
 
 fn main() -> Result<()> {
     let main_entered = Instant::now();
-    convolution::memory::give_back_large_pieces();
     let args = Args::parse();
     let metrics = service::telemetry::start(&args.process.log)?;
     let config = Config::try_from(args)?;

@@ -76,6 +76,7 @@ fn start_pipeline(
         let age = startup::age(main_entered);
         gauge!("replica_startup_seconds").set(age.as_secs_f64());
         tracing::info!(startup_ms = age.as_millis() as u64, "ready");
+        convolution::memory::give_back();
     };
     Pipeline::start(config.sizes, config.pixels, load, ready)
 }
