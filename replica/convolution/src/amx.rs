@@ -60,7 +60,7 @@ struct Job<'a> {
     output: *mut f32,
 }
 
-// SAFETY: parts that run at the same time write to different images or channels of `output`; see `Part`.
+// SAFETY: parts that run at the same time write to different images or channels of `output`; see `Job::run`.
 unsafe impl Sync for Job<'_> {}
 
 thread_local! {

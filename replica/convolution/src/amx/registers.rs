@@ -110,7 +110,8 @@ impl Session {
                 Self::Amx(_) => amx::multiply(layout, pixels, tiles, weights, ahead, sums),
             }
         }
-        let _hint = ahead;
+        // Without such a unit nothing is asked for.
+        let _unused = ahead;
     }
 }
 
