@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 /// Passes of which the fastest counts; what else the machine does only ever makes one slower.
 const TRIES: usize = 2;
 
+/// Ways that a layer may have.
+const WAYS: usize = 2;
+
 /// Layers of like sizes have like times.
 type Sizes = (usize, usize, Geometry);
 
@@ -23,8 +26,8 @@ struct Candidates {
     kernels: Vec<Kernel>,
 }
 
-/// Seconds of all layers of some sizes, for all pictures together.
-type Seconds = HashMap<Sizes, f64>;
+/// Seconds of the fastest of all layers of some sizes by each way, for all pictures together.
+type Seconds = HashMap<Sizes, [f64; WAYS]>;
 
 /// A plan for `network` with each layer as it is fastest, with the matrix unit or without.
 pub(super) fn tune(network: &Network<Folded>, bounds: Bounds, with_amx: bool) -> Result<Plan, Failure> {
@@ -36,30 +39,24 @@ pub(super) fn tune(network: &Network<Folded>, bounds: Bounds, with_amx: bool) ->
         Ok::<_, Infallible>(Candidates { sizes: (layer.inputs, layer.bias.len(), layer.geometry), kernels })
     };
     let Ok(network) = network.map(candidates);
-    // By way: for one picture, and for the largest batch.
-    let mut times: [[Seconds; 2]; 2] = Default::default();
+    // For one picture, and for the largest batch.
+    let mut times: [Seconds; 2] = Default::default();
     for (batch, pictures) in [1, max_batch].into_iter().enumerate() {
         let pictures = engine.pictures(&warm_up::pictures(pictures, side), side);
-        for (way, times) in times.iter_mut().enumerate() {
-            for _ in 0..TRIES {
-                let mut timing = Timing { engine, way, seconds: Seconds::new() };
-                let logits = network.forward(&mut timing, &pictures)?;
-                engine = timing.engine;
-                engine.release(logits);
-                for (sizes, seconds) in timing.seconds {
-                    let fastest = times[batch].entry(sizes).or_insert(seconds);
-                    *fastest = fastest.min(seconds);
-                }
-            }
+        for turn in 0..WAYS {
+            let mut timing = Timing { engine, turn, passed: HashMap::new(), seconds: &mut times[batch] };
+            let logits = network.forward(&mut timing, &pictures)?;
+            engine = timing.engine;
+            engine.release(logits);
         }
         engine.release(pictures);
         if max_batch == 1 {
-            times.iter_mut().for_each(|[one, most]| most.clone_from(one));
+            times[1] = times[0].clone();
             break;
         }
     }
     let network = network.into_map(|Candidates { sizes, kernels }| {
-        let line = |way: usize| Line::through(times[way][0][&sizes], times[way][1][&sizes], max_batch);
+        let line = |way: usize| Line::through(times[0][&sizes][way], times[1][&sizes][way], max_batch);
         tracing::debug!(?sizes, first = ?line(0), second = ?line(1), ways = kernels.len(), "tuned");
         let mut kernels = kernels.into_iter();
         match (kernels.next(), kernels.next()) {
@@ -138,14 +135,17 @@ fn fastest(first: Line, second: Line, most: usize) -> Fastest {
     }
 }
 
-/// Computes one way, and measures.
-struct Timing {
+/// Computes layers of like sizes in turns by either way, and measures.
+struct Timing<'a> {
     engine: Fused,
-    way: usize,
-    seconds: Seconds,
+    /// The way of the first of each sizes.
+    turn: usize,
+    /// Layers of each sizes so far.
+    passed: HashMap<Sizes, usize>,
+    seconds: &'a mut Seconds,
 }
 
-impl Engine<Candidates> for Timing {
+impl Engine<Candidates> for Timing<'_> {
     type Maps = Maps;
 
     fn convolve(
@@ -155,10 +155,13 @@ impl Engine<Candidates> for Timing {
         residual: Option<&Maps>,
         rectify: bool,
     ) -> Result<Maps, Failure> {
+        let passed = self.passed.entry(layer.sizes).or_default();
+        let way = (self.turn + *passed) % WAYS;
+        *passed += 1;
         let start = Instant::now();
-        let kernel = &layer.kernels[self.way.min(layer.kernels.len() - 1)];
-        let out = self.engine.compute(kernel, maps, residual, rectify);
-        *self.seconds.entry(layer.sizes).or_default() += start.elapsed().as_secs_f64();
+        let out = self.engine.compute(&layer.kernels[way.min(layer.kernels.len() - 1)], maps, residual, rectify);
+        let fastest = &mut self.seconds.entry(layer.sizes).or_insert([f64::INFINITY; WAYS])[way];
+        *fastest = fastest.min(start.elapsed().as_secs_f64());
         Ok(out)
     }
 

@@ -34,23 +34,25 @@ impl Filter {
         assert_eq!(weights.len(), taps * outputs * inputs, "weights for {outputs} x {inputs} channels of {geometry:?}");
         assert!(registers.is_available(), "this processor lacks {registers:?}");
         let blocks = outputs.div_ceil(COLUMNS);
-        let numbers: Vec<_> = Run::of(inputs, geometry).numbers(inputs, geometry).collect();
-        let steps = numbers.len() / DEPTH;
+        let place = |Number { down, across, channel }| (channel * side + down) * side + across;
+        let run = Run::of(inputs, geometry);
+        let places: Vec<_> = run.numbers(inputs, geometry).map(|number| number.map(place)).collect();
+        let steps = places.len() / DEPTH;
         let mut laid_out = Aligned::zeroed(blocks * steps * DEPTH * COLUMNS);
-        for (block, to) in laid_out.chunks_exact_mut(steps * DEPTH * COLUMNS).enumerate() {
-            for (numbers, to) in numbers.chunks_exact(DEPTH).zip(to.chunks_exact_mut(DEPTH * COLUMNS)) {
+        let of_blocks = weights.chunks(COLUMNS * taps * inputs);
+        for (weights, to) in of_blocks.zip(laid_out.chunks_exact_mut(steps * DEPTH * COLUMNS)) {
+            for (places, to) in places.chunks_exact(DEPTH).zip(to.chunks_exact_mut(DEPTH * COLUMNS)) {
                 let (high, low) = to.split_at_mut(DEPTH / 2 * COLUMNS);
-                for (index, (high, low)) in high.iter_mut().zip(low).enumerate() {
-                    let (pair, output) = (index / COLUMNS, block * COLUMNS + index % COLUMNS);
-                    let weight = |number: Option<Number>| match number {
-                        Some(Number { down, across, channel }) if output < outputs => {
-                            weights[((output * inputs + channel) * side + down) * side + across]
-                        }
-                        _ => 0.0,
-                    };
-                    let [first, second] =
-                        [numbers[2 * pair], numbers[2 * pair + 1]].map(|number| split(weight(number)));
-                    [*high, *low] = [0, 1].map(|part| together(first[part], second[part]));
+                for (column, weights) in weights.chunks_exact(taps * inputs).enumerate() {
+                    let mut numbers = [0.0; DEPTH];
+                    for (number, place) in numbers.iter_mut().zip(places) {
+                        *number = place.map_or(0.0, |place| weights[place]);
+                    }
+                    let parts = numbers.map(split);
+                    for (pair, &[first, second]) in parts.as_chunks().0.iter().enumerate() {
+                        let index = pair * COLUMNS + column;
+                        [high[index], low[index]] = [0, 1].map(|part| together(first[part], second[part]));
+                    }
                 }
             }
         }
