@@ -1,6 +1,9 @@
 //! PNG files → RGB, row by row. The pixels are the decoder's; what 16 bits and few bits become is Pillow's.
 
+mod chunks;
+
 use super::{Error, Limits, Pixels, within};
+use chunks::Defect;
 use png::{BitDepth, ColorType, DecodeOptions, Decoder, Transformations};
 use std::io::Cursor;
 
@@ -20,6 +23,8 @@ pub(super) fn decode(file: &[u8], limits: Limits) -> Result<Pixels, Error> {
     decoder.set_transformations(Transformations::EXPAND);
     let header = decoder.read_header_info().map_err(defect)?;
     let (width, height) = within(limits, header.width.into(), header.height.into())?;
+    // Before anything is decoded: what was cut or damaged costs next to nothing.
+    chunks::check(file).map_err(|defect| corrupt(reason(defect)))?;
     let row = header.raw_row_length_from_width(width);
     decoder.set_limits(png::Limits { bytes: ANCILLARY + 8 * row });
     let mut reader = decoder.read_info().map_err(defect)?;
@@ -51,20 +56,28 @@ pub(super) fn decode(file: &[u8], limits: Limits) -> Result<Pixels, Error> {
 }
 
 fn defect(error: png::DecodingError) -> Error {
-    let reason = match error {
+    match error {
         png::DecodingError::IoError(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-            "it ends before its end chunk: it was cut short".into()
+            corrupt(reason(Defect::Cut))
         }
-        png::DecodingError::LimitsExceeded => "its chunks take too much memory".into(),
+        png::DecodingError::LimitsExceeded => corrupt("its chunks take too much memory"),
         // The crate tells kinds apart in its words only, which here are numbers and names of its own.
         other => match other.to_string() {
-            words if words.contains("CRC error") || words.contains("WrongChecksum") => {
-                "a checksum differs from what it was made of: it is damaged".into()
-            }
-            words => words,
+            words if words.contains("CRC error") || words.contains("WrongChecksum") => corrupt(reason(Defect::Damaged)),
+            words => corrupt(words),
         },
-    };
-    Error::Corrupt { format: "PNG", reason }
+    }
+}
+
+fn reason(defect: Defect) -> &'static str {
+    match defect {
+        Defect::Cut => "it ends before its end chunk: it was cut short",
+        Defect::Damaged => "a checksum differs from what it was made of: it is damaged",
+    }
+}
+
+fn corrupt(reason: impl Into<String>) -> Error {
+    Error::Corrupt { format: "PNG", reason: reason.into() }
 }
 
 /// How the decoder's samples become levels of 8 bits.
