@@ -46,9 +46,11 @@ struct Model {
     bundled: bool,
 }
 
-const MODELS: [Model; 2] = [
+const MODELS: [Model; 4] = [
     Model { name: "shapes", architecture: "resnet18", bundled: true },
     Model { name: "random18", architecture: "resnet18", bundled: false },
+    Model { name: "random34", architecture: "resnet34", bundled: false },
+    Model { name: "random50", architecture: "resnet50", bundled: false },
 ];
 
 /// Compares and judges.
