@@ -80,6 +80,16 @@ fn odd_pictures_cut_anywhere_are_errors() {
 }
 
 #[test]
+fn a_damaged_png_is_refused_before_its_pixels_are_inflated() {
+    let mut damaged = file("picture.png");
+    let pixels = damaged.windows(4).position(|name| name == b"IDAT").expect("a PNG has pixels") + 4;
+    // No beginning of compressed data, of which the decoder would complain.
+    damaged[pixels] = 0xff;
+    let refused = decode(&damaged, Limits::default()).expect_err("damaged").to_string();
+    assert!(refused.contains("a checksum differs"), "{refused}");
+}
+
+#[test]
 fn refusals_say_what_is_wrong() {
     for (name, reason) in [
         ("odd/arithmetic.jpg", "arithmetic-coded JPEG is not supported"),

@@ -1,5 +1,5 @@
-//! Finds the fastest way to compute each layer on this machine, by running the whole network in each: only then does every
-//! layer find its weights where they will be, which is rarely in a near cache.
+//! Finds the fastest way to compute each layer on this machine, by running the whole network: only then does every layer
+//! find its weights where they will be, which is rarely in a near cache.
 
 use super::choice::Bounds;
 use super::folded::Folded;

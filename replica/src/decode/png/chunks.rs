@@ -1,5 +1,5 @@
-//! Whether all of a PNG file is there and undamaged: its chunks have lengths and checksums, which take a thousandth of the
-//! time that its pixels take.
+//! Whether all of a PNG file is there and undamaged: its chunks have lengths and checksums, which take far less time than
+//! its pixels.
 //!
 //! Source: the PNG specification, third edition, section 5.3 (chunk layout).
 
