@@ -594,7 +594,7 @@ impl Meters {
             ready: replicas("ready"),
             ejected: replicas("ejected"),
             draining: replicas("draining"),
-            capacity: gauge!("dispatcher_capacity"),
+            capacity: gauge!(metric::CAPACITY),
             enqueued: counter!(metric::ENQUEUED),
             expired: counter!("dispatcher_expired_total"),
             queue_wait: histogram!("dispatcher_queue_wait_seconds"),

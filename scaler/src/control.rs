@@ -3,7 +3,7 @@
 use crate::limits::{Limited, Limiter};
 use crate::observe::Dispatcher;
 use crate::policy::{Observation, Policy, Replicas};
-use crate::target::processes;
+use crate::target;
 use metrics::{counter, gauge};
 use serde::Serialize;
 use service::wire::metric;
@@ -43,7 +43,7 @@ pub struct Control {
     /// What has the last word.
     pub limiter: Limiter,
     /// What is scaled.
-    pub target: processes::Handle,
+    pub target: target::Handle,
     /// Between two ticks.
     pub interval: Duration,
     /// Where decisions are kept.
@@ -62,7 +62,7 @@ impl Control {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            let target = *self.target.state.borrow();
+            let target = self.target.state.borrow().clone();
             let reading = self.dispatcher.read().await;
             let at = started.elapsed();
             let decision = match reading {

@@ -16,6 +16,10 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 pub struct Reading {
     /// Requests waiting.
     pub queue_length: f64,
+    /// Requests sent to replicas, unanswered.
+    pub in_flight: f64,
+    /// Requests that all replicas in rotation take at once.
+    pub capacity: f64,
     /// Requests ever admitted or refused for want of capacity.
     pub arrivals: f64,
     /// Dispatched → answered, seconds.
@@ -72,7 +76,7 @@ impl Dispatcher {
         }
         self.last = reading;
         let total = self.before.plus(&self.last);
-        Reading { queue_length: self.last.queue_length, ..total }
+        total
     }
 }
 
@@ -80,6 +84,8 @@ impl Reading {
     fn plus(&self, other: &Self) -> Self {
         Self {
             queue_length: other.queue_length,
+            in_flight: other.in_flight,
+            capacity: other.capacity,
             arrivals: self.arrivals + other.arrivals,
             service: sum(&self.service, &other.service),
             latency: sum(&self.latency, &other.latency),
@@ -100,21 +106,25 @@ fn parse(text: &str) -> Result<Reading, Error> {
     let scrape = Scrape::parse(text.lines().map(|line| Ok(line.to_owned()))).map_err(unreadable)?;
     Ok(Reading {
         queue_length: number(&scrape, metric::QUEUE_LENGTH)?.ok_or(Error::Metric(metric::QUEUE_LENGTH))?,
-        arrivals: number(&scrape, metric::ENQUEUED)?.ok_or(Error::Metric(metric::ENQUEUED))? + shed(&scrape)?,
+        arrivals: number(&scrape, metric::ENQUEUED)?.ok_or(Error::Metric(metric::ENQUEUED))?
+            + sum_of(&scrape, metric::SHED)?,
+        in_flight: sum_of(&scrape, metric::IN_FLIGHT)?,
+        capacity: number(&scrape, metric::CAPACITY)?.unwrap_or_default(),
         // Histograms appear with their first sample.
         service: histogram(&scrape, metric::UPSTREAM_DURATION)?,
         latency: histogram(&scrape, metric::REQUEST_DURATION)?,
     })
 }
 
-/// Refused requests of all reasons; those that were offered are what capacity is planned for.
-fn shed(scrape: &Scrape) -> Result<f64, Error> {
-    let samples = scrape.samples.iter().filter(|sample| sample.metric == metric::SHED);
-    let counts = samples.map(|sample| match sample.value {
-        Value::Counter(value) | Value::Untyped(value) => sane(value, metric::SHED),
-        _ => Err(Error::Metric(metric::SHED)),
+/// Over all labels; nothing has happened where there is no sample. Of refused requests all count as offered: those are
+/// what capacity is planned for.
+fn sum_of(scrape: &Scrape, name: &'static str) -> Result<f64, Error> {
+    let samples = scrape.samples.iter().filter(|sample| sample.metric == name);
+    let values = samples.map(|sample| match sample.value {
+        Value::Counter(value) | Value::Gauge(value) | Value::Untyped(value) => sane(value, name),
+        _ => Err(Error::Metric(name)),
     });
-    counts.sum()
+    values.sum()
 }
 
 fn number(scrape: &Scrape, name: &'static str) -> Result<Option<f64>, Error> {

@@ -83,6 +83,8 @@ pub struct Replicas {
     pub ready: usize,
     /// Started, not ready yet.
     pub starting: usize,
+    /// Asked for, but they cannot be placed, or keep dying before they are ready. None of them is starting.
+    pub blocked: usize,
 }
 
 /// How many replicas a policy wants, and why.

@@ -4,6 +4,7 @@ use crate::config::Config;
 use crate::control::{Control, Journal};
 use crate::limits::Limiter;
 use crate::observe::Dispatcher;
+use crate::target::Handle;
 use crate::target::cgroup::Controller;
 use crate::target::processes::{self, Spec};
 use anyhow::{Context, Result};
@@ -59,7 +60,7 @@ pub async fn run(config: Config, metrics: PrometheusHandle) -> Result<()> {
             tracing::info!(reason = reason?, "draining every replica");
         }
     }
-    let processes::Handle { desired, done, .. } = control.target;
+    let Handle { desired, done, .. } = control.target;
     drop(desired);
     done.await.context("the task that owns the replicas failed")
 }

@@ -34,6 +34,8 @@ pub mod metric {
     pub const UPSTREAM_DURATION: &str = "dispatcher_upstream_duration_seconds";
     /// Gauge by `replica`: sent, unanswered.
     pub const IN_FLIGHT: &str = "dispatcher_in_flight";
+    /// Gauge: requests that the replicas in rotation take at once.
+    pub const CAPACITY: &str = "dispatcher_capacity";
     /// Gauge by `state`: ready, ejected, draining.
     pub const REPLICAS: &str = "dispatcher_replicas";
     /// Gauge: replicas asked for by the scaler.

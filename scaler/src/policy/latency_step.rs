@@ -77,7 +77,7 @@ mod tests {
                 arrivals: count,
                 service: Histogram::default(),
                 latency: Histogram { buckets: vec![(f64::INFINITY, count)], sum },
-                replicas: Replicas { desired: 2, ready: 2, starting: 0 },
+                replicas: Replicas { desired: 2, ready: 2, starting: 0, blocked: 0 },
                 startup: None,
             })
             .replicas
@@ -108,7 +108,7 @@ mod tests {
                 arrivals: count,
                 service: Histogram::default(),
                 latency: Histogram { buckets: vec![(f64::INFINITY, count)], sum: 0.1 * count },
-                replicas: Replicas { desired, ready: desired, starting: 0 },
+                replicas: Replicas { desired, ready: desired, starting: 0, blocked: 0 },
                 startup: None,
             });
             desired = limiter.apply(at, desired, want.replicas).0;

@@ -206,7 +206,7 @@ mod tests {
         want.expect("at least one tick")
     }
 
-    const ONE: Replicas = Replicas { desired: 1, ready: 1, starting: 0 };
+    const ONE: Replicas = Replicas { desired: 1, ready: 1, starting: 0, blocked: 0 };
 
     #[test]
     fn steady_load_gets_the_queueing_answer() {
@@ -241,13 +241,13 @@ mod tests {
         let want = run(&[5.0; 40], 60.0, ONE);
         assert_eq!(want.replicas, Some(3));
         assert_eq!(want.reason, Reason::Backlog { queue_length: 60.0, arrivals_per_second: 5.0 });
-        let enough = Replicas { desired: 5, ready: 1, starting: 6 };
+        let enough = Replicas { desired: 5, ready: 1, starting: 6, blocked: 0 };
         assert_eq!(run(&[5.0; 40], 60.0, enough).replicas, Some(1));
     }
 
     #[test]
     fn nothing_measured_means_no_opinion() {
-        let three = Replicas { desired: 3, ready: 3, starting: 0 };
+        let three = Replicas { desired: 3, ready: 3, starting: 0, blocked: 0 };
         assert_eq!(run(&[0.0], 0.0, three), Want { replicas: None, reason: Reason::NoData });
         assert_eq!(run(&[0.0; 40], 3.0, three), Want { replicas: None, reason: Reason::NoData });
         assert_eq!(run(&[0.0; 40], 0.0, three), Want { replicas: Some(0), reason: Reason::Idle });

@@ -4,6 +4,7 @@
 //! A child holds the other end of its standard input and exits when it closes, so none outlives this process.
 
 use super::cgroup::{Controller, Group};
+use super::{Handle, State};
 use crate::policy::Replicas;
 use hyper::StatusCode;
 use rustix::process::{Pid, Signal, kill_process};
@@ -46,26 +47,6 @@ pub struct Spec {
     pub drain_delay: Duration,
     /// SIGTERM → SIGKILL.
     pub grace: Duration,
-}
-
-/// What the target says of itself.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct State {
-    /// By state.
-    pub replicas: Replicas,
-    /// Running mean of exec → ready.
-    pub startup: Option<Duration>,
-}
-
-/// How to reach the task. Dropping `desired` drains every replica and ends the task.
-#[derive(Debug)]
-pub struct Handle {
-    /// How many there should be.
-    pub desired: watch::Sender<usize>,
-    /// How many there are.
-    pub state: watch::Receiver<State>,
-    /// Ends when the last replica has.
-    pub done: tokio::task::JoinHandle<()>,
 }
 
 /// Starts the task with `desired` replicas.
@@ -266,8 +247,10 @@ impl Processes {
             desired,
             ready: count(|phase| matches!(phase, Phase::Ready { .. })),
             starting: count(|phase| matches!(phase, Phase::Starting)),
+            // Those that keep dying before they are ready, and wait for their next attempt.
+            blocked: if self.failed_starts > 1 { desired - self.serving().min(desired) } else { 0 },
         };
-        self.publish.send_replace(State { replicas, startup: self.startup });
+        self.publish.send_replace(State { replicas, startup: self.startup, refusal: None });
     }
 }
 
