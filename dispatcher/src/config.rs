@@ -1,10 +1,10 @@
 //! Flags → what the dispatcher runs with.
 
 use crate::discovery::Source;
-use crate::queue::Order;
 use crate::rotation::Balance;
 use crate::worker::Rules;
 use clap::Parser;
+use service::admission::Order;
 use service::options::{Intake, Process, positive_duration};
 use service::server::Drain;
 use std::net::SocketAddr;

@@ -1,6 +1,5 @@
 //! The dispatcher: holds requests in one bounded queue and hands them round robin to replicas that are free.
 
-pub mod admission;
 pub mod config;
 pub mod discovery;
 pub mod forward;
@@ -11,7 +10,6 @@ pub mod queue;
 pub mod rate;
 pub mod rotation;
 pub mod server;
-pub mod service_time;
 pub mod token;
 pub mod turn;
 pub mod worker;

@@ -1,6 +1,7 @@
 //! Bounded queue of jobs with deadlines, in order of arrival. Knows time only as an argument; knows nothing of HTTP or
 //! of replicas.
 
+use service::admission::Order;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -19,15 +20,6 @@ pub struct Entry<T> {
     pub deadline: Instant,
     /// The job itself.
     pub job: T,
-}
-
-/// Who goes first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Order {
-    /// Requests that can still meet the objective; then the late ones, until their deadlines
-    LateLast,
-    /// Whoever came first
-    Fifo,
 }
 
 /// Two classes, each in order of arrival. Under [`Order::Fifo`] everybody stays in the first.

@@ -1,16 +1,16 @@
 //! The one task that owns queue and rotation. Everybody else sends it messages; it sends back outcomes.
 
-use crate::admission::{self, Facts, Patience, Spare};
 use crate::discovery::Published;
 use crate::forward::{self, Connection, Failure};
 use crate::history::History;
-use crate::queue::{Entry, Order, Queue, Ticket};
+use crate::queue::{Entry, Queue, Ticket};
 use crate::rate::Rate;
 use crate::rotation::{Address, Balance, Demands, Rotation, State, Verdict};
-use crate::service_time::ServiceTime;
 use crate::turn::{Outcome, Report, Terms, Turn, Waiting};
 use hyper::StatusCode;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+use service::admission::{self, Facts, Order, Patience, Spare};
+use service::service_time::ServiceTime;
 use service::wire::{Code, Fault, metric};
 use std::collections::{BTreeSet, HashMap};
 use std::pin::Pin;

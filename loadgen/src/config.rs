@@ -1,10 +1,10 @@
 //! Flags → what loadgen does.
 
-use crate::arrivals::Process;
-use crate::workload::Workload;
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser, Subcommand};
 use hyper::Uri;
+use service::arrivals::Process;
+use service::workload::Workload;
 use std::path::PathBuf;
 use std::time::Duration;
 

@@ -1,6 +1,5 @@
 //! loadgen: sends pictures as a workload says, whatever the server does, and reports what came back.
 
-pub mod arrivals;
 pub mod config;
 pub mod images;
 pub mod report;
@@ -10,4 +9,3 @@ pub mod send;
 pub mod shapes;
 pub mod summary;
 pub mod watch;
-pub mod workload;

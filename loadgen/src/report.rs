@@ -3,10 +3,10 @@
 pub mod html;
 pub mod terminal;
 
-use crate::arrivals::Process;
 use crate::summary::{Row, Summary};
 use crate::watch::Glimpse;
 use serde::{Deserialize, Serialize};
+use service::arrivals::Process;
 
 /// Everything that one run found. This is the JSON that `--json` writes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -1,13 +1,18 @@
 //! Flags → what the scaler runs with.
 
 use crate::limits::Limits;
-use crate::policy::{Policy, latency_step::LatencyStep, slo};
+use crate::policy::Policy;
+use crate::policy::law::{Frame, Law};
+use crate::policy::slo::Objective;
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
 use service::options::{Process, positive_duration};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// After the start, and after an outage of the metrics: never scale down for so long.
+const SETTLE: Duration = Duration::from_secs(20);
 
 /// Holds a latency objective on the fewest replicas.
 #[derive(Debug, Parser)]
@@ -24,7 +29,7 @@ pub struct Args {
     #[arg(long, env = "ROUNDHOUSE_TARGET", value_enum, default_value_t = Target::Processes)]
     pub target: Target,
     /// The law
-    #[arg(long, env = "ROUNDHOUSE_POLICY", value_enum, default_value_t = Law::Slo)]
+    #[arg(long, env = "ROUNDHOUSE_POLICY", default_value_t = Law::Slo)]
     pub policy: Law,
     /// Answers are to be there within this time
     #[arg(long, env = "ROUNDHOUSE_OBJECTIVE", default_value = "500ms", value_parser = positive_duration)]
@@ -78,15 +83,6 @@ pub struct Args {
 pub enum Target {
     /// Replicas as child processes on this machine
     Processes,
-}
-
-/// `--policy`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Law {
-    /// The fewest replicas that hold the objective
-    Slo,
-    /// One more or one fewer every 30 s, by mean latency
-    LatencyStep,
 }
 
 /// Checked settings.
@@ -143,11 +139,16 @@ impl TryFrom<Args> for Config {
         let most = max as usize;
         Ok(Self {
             dispatcher: args.dispatcher,
-            policy: match args.policy {
-                Law::Slo => Policy::Slo(slo::Slo::new(slo::Objective { latency: objective, quantile }, interval, most)),
-                Law::LatencyStep => Policy::LatencyStep(LatencyStep::new(objective, lower)),
-            },
-            limits: Limits { min: min as usize, max: most, down_window: args.down_window },
+            policy: args.policy.policy(&Frame {
+                objective: Objective { latency: objective, quantile },
+                lower_latency: lower,
+                interval,
+                min: min as usize,
+                max: most,
+                slots: 1,
+                cpu_request: args.cpu_share.unwrap_or(1.0),
+            }),
+            limits: Limits { min: min as usize, max: most, down_window: args.down_window, settle: SETTLE },
             interval,
             listen: args.listen,
             list: args.list,

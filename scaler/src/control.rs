@@ -11,6 +11,9 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+/// Between two observations at most; laws that act less often wait in between.
+pub const OBSERVE: Duration = Duration::from_millis(500);
+
 /// Decisions that `/status` remembers.
 const REMEMBERED: usize = 256;
 
@@ -58,7 +61,7 @@ impl Control {
     pub async fn run(&mut self) {
         let started = Instant::now();
         let mut seen_at = None;
-        let mut tick = tokio::time::interval(self.interval);
+        let mut tick = tokio::time::interval(self.interval.min(OBSERVE));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
@@ -71,11 +74,15 @@ impl Control {
                     self.decide(&Observation {
                         at,
                         queue_length: reading.queue_length,
+                        in_flight: reading.in_flight,
+                        request_seconds: reading.latency.sum,
+                        capacity: reading.capacity,
                         arrivals: reading.arrivals,
                         service: reading.service,
                         latency: reading.latency,
                         replicas: target.replicas,
                         startup: target.startup,
+                        pods: Vec::new(),
                     })
                 }
                 // Without figures nothing changes, in either direction.

@@ -7,4 +7,5 @@ pub mod observe;
 pub mod policy;
 pub mod queueing;
 pub mod server;
+pub mod simulate;
 pub mod target;

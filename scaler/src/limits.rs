@@ -12,6 +12,8 @@ pub struct Limits {
     pub max: usize,
     /// Scale down only to the highest wish of this long.
     pub down_window: Duration,
+    /// After the start, and after so long without figures: never scale down for this long.
+    pub settle: Duration,
 }
 
 /// The limits and the wishes that they remember.
@@ -20,6 +22,7 @@ pub struct Limiter {
     limits: Limits,
     /// When a policy last saw anything, whether or not it wished for something.
     seen: Option<Duration>,
+    settled_at: Duration,
     wishes: VecDeque<(Duration, usize)>,
 }
 
@@ -37,17 +40,16 @@ pub enum Limited {
 impl Limiter {
     /// Remembers nothing yet.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, seen: None, wishes: VecDeque::new() }
+        Self { limits, seen: None, settled_at: Duration::ZERO, wishes: VecDeque::new() }
     }
 
     /// How many are desired, now that `wish` replicas are wanted `at` this time and `current` are desired. Without a
     /// wish nothing changes. Up is granted at once; down once nothing higher was wished for in the window.
     pub fn apply(&mut self, at: Duration, current: usize, wish: Option<usize>) -> (usize, Limited) {
         let within = |replicas: usize| replicas.clamp(self.limits.min, self.limits.max);
-        // At the start, and after a whole window without figures, what runs counts as wished for: neither a restart
-        // nor an outage of the metrics scales down at the first reading.
-        if self.seen.is_none_or(|seen| seen + self.limits.down_window < at) {
-            self.wishes.push_back((at, within(current)));
+        // Neither a restart nor an outage of the metrics scales down at the first reading.
+        if self.seen.is_none_or(|seen| seen + self.limits.settle < at) {
+            self.settled_at = at + self.limits.settle;
         }
         self.seen = Some(at);
         let Some(wish) = wish else { return (current, Limited::Granted) };
@@ -56,7 +58,8 @@ impl Limiter {
         while self.wishes.front().is_some_and(|&(then, _)| then + self.limits.down_window < at) {
             self.wishes.pop_front();
         }
-        let highest = self.wishes.iter().map(|&(_, wish)| wish).max().unwrap_or(bounded);
+        let settling = (at < self.settled_at).then(|| within(current));
+        let highest = self.wishes.iter().map(|&(_, wish)| wish).chain(settling).max().unwrap_or(bounded);
         if bounded < current && highest > bounded {
             (highest.min(current), Limited::Stabilised)
         } else if bounded != wish {
@@ -73,7 +76,12 @@ mod tests {
 
     #[test]
     fn up_at_once_down_when_the_window_agrees() {
-        let mut limiter = Limiter::new(Limits { min: 1, max: 5, down_window: Duration::from_secs(10) });
+        let mut limiter = Limiter::new(Limits {
+            min: 1,
+            max: 5,
+            down_window: Duration::from_secs(10),
+            settle: Duration::from_secs(10),
+        });
         let mut current = 1;
         for (second, wish, desired, limited) in [
             (0, 4, 4, Limited::Granted),
@@ -92,17 +100,27 @@ mod tests {
 
     #[test]
     fn a_fresh_start_does_not_scale_down() {
-        let mut limiter = Limiter::new(Limits { min: 1, max: 5, down_window: Duration::from_secs(10) });
+        let mut limiter = Limiter::new(Limits {
+            min: 1,
+            max: 5,
+            down_window: Duration::from_secs(10),
+            settle: Duration::from_secs(10),
+        });
         assert_eq!(limiter.apply(Duration::ZERO, 4, Some(1)), (4, Limited::Stabilised));
-        for second in 1..=10 {
+        for second in 1..10 {
             assert_eq!(limiter.apply(Duration::from_secs(second), 4, Some(1)).0, 4);
         }
-        assert_eq!(limiter.apply(Duration::from_secs(11), 4, Some(1)), (1, Limited::Granted));
+        assert_eq!(limiter.apply(Duration::from_secs(10), 4, Some(1)), (1, Limited::Granted));
     }
 
     #[test]
     fn the_first_reading_after_an_outage_does_not_scale_down() {
-        let mut limiter = Limiter::new(Limits { min: 1, max: 5, down_window: Duration::from_secs(10) });
+        let mut limiter = Limiter::new(Limits {
+            min: 1,
+            max: 5,
+            down_window: Duration::from_secs(10),
+            settle: Duration::from_secs(10),
+        });
         assert_eq!(limiter.apply(Duration::ZERO, 4, Some(4)).0, 4);
         let back = Duration::from_secs(60);
         assert_eq!(limiter.apply(back, 4, Some(1)), (4, Limited::Stabilised));
@@ -110,7 +128,12 @@ mod tests {
 
     #[test]
     fn no_opinion_is_no_wish() {
-        let mut limiter = Limiter::new(Limits { min: 1, max: 5, down_window: Duration::from_secs(10) });
+        let mut limiter = Limiter::new(Limits {
+            min: 1,
+            max: 5,
+            down_window: Duration::from_secs(10),
+            settle: Duration::from_secs(10),
+        });
         for second in 0..30 {
             assert_eq!(limiter.apply(Duration::from_secs(second), 4, None), (4, Limited::Granted));
         }

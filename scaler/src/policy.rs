@@ -1,8 +1,19 @@
 //! PURE: what is seen, what is decided, and why. A policy reads no clock, socket, environment or cluster.
 
+pub mod arrivals;
+pub mod cadence;
+pub mod concurrency;
+pub mod cpu;
+pub mod latency_ratio;
 pub mod latency_step;
+pub mod law;
+pub mod memory;
+pub mod ongoing;
+pub mod queue;
 pub mod slo;
+pub mod window;
 
+use slo::Workings;
 use std::fmt;
 use std::time::Duration;
 
@@ -37,6 +48,17 @@ impl Histogram {
         (self.count() > 0.0).then(|| self.sum / self.count())
     }
 
+    /// Below which a share `quantile` of the samples lies, spread evenly within each bucket; the bound below the last
+    /// bucket if it lies beyond. As Prometheus' `histogram_quantile`.
+    pub fn quantile(&self, quantile: f64) -> Option<f64> {
+        let rank = quantile * self.count();
+        let index = self.buckets.iter().position(|bucket| bucket.1 >= rank && bucket.1 > 0.0)?;
+        let (lower, below) = if index == 0 { (0.0, 0.0) } else { self.buckets[index - 1] };
+        let (upper, upto) = self.buckets[index];
+        let share = (rank - below) / (upto - below);
+        Some(if upper.is_finite() { lower + (upper - lower) * share } else { lower })
+    }
+
     /// Coefficient of variation, every sample taken to lie in the middle of its bucket. The outermost bucket has no
     /// middle and counts at its lower bound.
     pub fn variation(&self) -> Option<f64> {
@@ -56,13 +78,20 @@ impl Histogram {
 }
 
 /// How things stood at one instant. Counters never go back: restarts of what is observed are already taken out.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Observation {
     /// Since the scaler started.
     pub at: Duration,
     /// Requests waiting.
     pub queue_length: f64,
-    /// Requests ever admitted.
+    /// Requests sent to replicas, unanswered.
+    pub in_flight: f64,
+    /// Time that requests have spent waiting and in flight, ever, added up: seconds. Its slope is the mean number of
+    /// requests in the system. Live it is the sum of all latencies (Little's law), which counts a request as it ends.
+    pub request_seconds: f64,
+    /// Requests that all replicas in rotation take at once.
+    pub capacity: f64,
+    /// Requests ever offered, refused ones included.
     pub arrivals: f64,
     /// Dispatched → answered, seconds, ever.
     pub service: Histogram,
@@ -72,6 +101,30 @@ pub struct Observation {
     pub replicas: Replicas,
     /// Exec → ready, as measured; nothing until one became ready.
     pub startup: Option<Duration>,
+    /// One by one, where the target knows; only the law `cpu` looks at them.
+    pub pods: Vec<Pod>,
+}
+
+/// A replica as Kubernetes sees it. Times are ages at the observation.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Pod {
+    /// Since it was started.
+    pub age: Duration,
+    /// Since it became ready; nothing while it is not.
+    pub ready_for: Option<Duration>,
+    /// What it last used of the processor; nothing before the first sample.
+    pub usage: Option<Usage>,
+}
+
+/// A sample of processor use.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Usage {
+    /// Cores, a mean over the window.
+    pub cores: f64,
+    /// Since the window ended.
+    pub age: Duration,
+    /// Its length.
+    pub window: Duration,
 }
 
 /// Replicas by state.
@@ -96,6 +149,13 @@ pub struct Want {
     pub reason: Reason,
 }
 
+impl Want {
+    /// The next step of a law that acts at intervals is not due.
+    fn waiting() -> Self {
+        Self { replicas: None, reason: Reason::Waiting }
+    }
+}
+
 /// Why.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Reason {
@@ -103,22 +163,19 @@ pub enum Reason {
     NoData,
     /// Nothing arrives and nothing waits.
     Idle,
-    /// So many hold the objective at the present load.
-    Objective {
-        /// Arrivals per second that are planned for.
-        arrivals_per_second: f64,
-        /// Mean service time, seconds.
-        service_seconds: f64,
-        /// Share of requests predicted to wait too long.
-        predicted_late: f64,
-    },
-    /// So many work off what has piled up.
-    Backlog {
+    /// Nothing runs, and somebody waits.
+    Waking {
         /// Requests waiting.
         queue_length: f64,
-        /// Arrivals per second that are planned for.
-        arrivals_per_second: f64,
     },
+    /// So many hold the objective at the present load.
+    Objective(Workings),
+    /// So many will be needed if a sudden rise goes on.
+    Rising(Workings),
+    /// So many work off what has piled up.
+    Backlog(Workings),
+    /// Fewer would do at present, but so many were needed not long ago, or may be again by chance.
+    Kept(Workings),
     /// One request alone takes longer than the objective allows: no number of replicas holds it.
     Unattainable {
         /// Mean service time, seconds.
@@ -129,6 +186,35 @@ pub enum Reason {
         /// Over the last minute, seconds.
         mean_seconds: f64,
     },
+    /// A percentile of latency over the objective.
+    Percentile {
+        /// Over the last minute, seconds.
+        seconds: f64,
+    },
+    /// Requests waiting, per replica.
+    Queue {
+        /// Requests waiting.
+        queue_length: f64,
+    },
+    /// Requests waiting and in flight, per replica.
+    Concurrency {
+        /// Mean over the stable window, or while panicking over the short one.
+        requests: f64,
+        /// A burst has been less than a stable window ago.
+        is_panicking: bool,
+    },
+    /// Requests waiting and in flight, over the last half minute.
+    Ongoing {
+        /// Their mean.
+        requests: f64,
+    },
+    /// Processor use over its target.
+    Processor {
+        /// Percent of what is requested.
+        utilisation: f64,
+    },
+    /// Always the same.
+    Fixed,
     /// Between two steps of a policy that acts at intervals.
     Waiting,
 }
@@ -139,10 +225,19 @@ impl Reason {
         match self {
             Self::NoData => "no_data",
             Self::Idle => "idle",
-            Self::Objective { .. } => "objective",
-            Self::Backlog { .. } => "backlog",
+            Self::Waking { .. } => "waking",
+            Self::Objective(_) => "objective",
+            Self::Rising(_) => "rising",
+            Self::Backlog(_) => "backlog",
+            Self::Kept(_) => "kept",
             Self::Unattainable { .. } => "unattainable",
             Self::MeanLatency { .. } => "mean_latency",
+            Self::Percentile { .. } => "percentile",
+            Self::Queue { .. } => "queue",
+            Self::Concurrency { .. } => "concurrency",
+            Self::Ongoing { .. } => "ongoing",
+            Self::Processor { .. } => "processor",
+            Self::Fixed => "fixed",
             Self::Waiting => "waiting",
         }
     }
@@ -153,19 +248,38 @@ impl fmt::Display for Reason {
         match self {
             Self::NoData => write!(f, "nothing measured yet"),
             Self::Idle => write!(f, "nothing arrives"),
-            Self::Objective { arrivals_per_second, service_seconds, predicted_late } => write!(
+            Self::Waking { queue_length } => write!(f, "{queue_length:.0} requests wait for the first replica"),
+            Self::Objective(law) => write!(
                 f,
-                "{arrivals_per_second:.1} requests/s of {:.0} ms each leave {:.2} % late",
-                service_seconds * 1e3,
-                predicted_late * 1e2
+                "{:.1} requests/s of {:.0} ms each leave {:.2} % late",
+                law.arrivals_per_second,
+                law.service_seconds * 1e3,
+                law.predicted_late * 1e2
             ),
-            Self::Backlog { queue_length, arrivals_per_second } => {
-                write!(f, "{queue_length:.0} requests wait while {arrivals_per_second:.1}/s arrive")
+            Self::Rising(law) => write!(
+                f,
+                "arrivals have risen to {:.1}/s and may reach {:.1}/s before a new replica serves in {:.1} s",
+                law.arrivals_per_second, law.planned_per_second, law.lead_seconds
+            ),
+            Self::Backlog(law) => {
+                write!(f, "{:.0} requests wait while {:.1}/s arrive", law.queue_length, law.arrivals_per_second)
             }
+            Self::Kept(law) => write!(
+                f,
+                "{} would do for {:.1} requests/s, but so many were needed lately or may be by chance",
+                law.needed, law.arrivals_per_second
+            ),
             Self::Unattainable { service_seconds } => {
                 write!(f, "one request alone takes {:.0} ms, too long for the objective", service_seconds * 1e3)
             }
             Self::MeanLatency { mean_seconds } => write!(f, "mean latency is {:.0} ms", mean_seconds * 1e3),
+            Self::Percentile { seconds } => write!(f, "the 95th percentile is {:.0} ms", seconds * 1e3),
+            Self::Queue { queue_length } => write!(f, "{queue_length:.0} requests wait"),
+            Self::Concurrency { requests, is_panicking: false } => write!(f, "{requests:.1} requests, calmly"),
+            Self::Concurrency { requests, is_panicking: true } => write!(f, "{requests:.1} requests, panicking"),
+            Self::Ongoing { requests } => write!(f, "{requests:.1} requests over half a minute"),
+            Self::Processor { utilisation } => write!(f, "{utilisation:.0} % of the processors in use"),
+            Self::Fixed => write!(f, "always so many"),
             Self::Waiting => write!(f, "the next step is not due"),
         }
     }
@@ -178,6 +292,18 @@ pub enum Policy {
     Slo(slo::Slo),
     /// One more above a threshold, one fewer below another.
     LatencyStep(latency_step::LatencyStep),
+    /// A percentile over the objective.
+    LatencyRatio(latency_ratio::LatencyRatio),
+    /// So many waiting requests for each replica.
+    Queue(queue::Queue),
+    /// Knative's.
+    Concurrency(concurrency::Concurrency),
+    /// The HPA's.
+    Cpu(cpu::Cpu),
+    /// Ray Serve's.
+    Ongoing(ongoing::Ongoing),
+    /// Always so many.
+    Fixed(usize),
 }
 
 impl Policy {
@@ -186,6 +312,12 @@ impl Policy {
         match self {
             Self::Slo(law) => law.decide(seen),
             Self::LatencyStep(law) => law.decide(seen),
+            Self::LatencyRatio(law) => law.decide(seen),
+            Self::Queue(law) => law.decide(seen),
+            Self::Concurrency(law) => law.decide(seen),
+            Self::Cpu(law) => law.decide(seen),
+            Self::Ongoing(law) => law.decide(seen),
+            Self::Fixed(replicas) => Want { replicas: Some(*replicas), reason: Reason::Fixed },
         }
     }
 }

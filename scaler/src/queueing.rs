@@ -5,12 +5,8 @@
 ///
 /// Source: Erlang C by the recursion of Erlang B, B(n) = a·B(n−1) / (n + a·B(n−1)), C = B / (1 − ρ(1 − B)).
 pub fn erlang_c(servers: usize, load: f64) -> f64 {
-    let utilisation = load / servers as f64;
-    if servers == 0 || utilisation >= 1.0 {
-        return 1.0;
-    }
-    let blocking = (1..=servers).fold(1.0, |blocking, n| load * blocking / (n as f64 + load * blocking));
-    blocking / (1.0 - utilisation * (1.0 - blocking))
+    let blocking = (1..=servers).fold(1.0, |blocking, n| next_blocking(blocking, n, load));
+    if servers == 0 { 1.0 } else { delayed(blocking, servers, load) }
 }
 
 /// How replicas serve.
@@ -28,18 +24,42 @@ impl Service {
     /// Source: C(n, a) · exp(−2·t·(n/S − λ) / (1 + cs²)): the exponential tail of M/M/n, its decay scaled to the
     /// service's variation as Kingman's formula scales the mean.
     pub fn waits_longer(&self, servers: usize, arrivals_per_second: f64, wait: f64) -> f64 {
+        self.tail(erlang_c(servers, arrivals_per_second * self.mean), servers, arrivals_per_second, wait)
+    }
+
+    /// The fewest servers, up to `most`, with which no more than `share` of requests wait longer than `wait` seconds.
+    pub fn servers_for(&self, arrivals_per_second: f64, wait: f64, share: f64, most: usize) -> usize {
+        let load = arrivals_per_second * self.mean;
+        let mut blocking = 1.0;
+        for servers in 1..most {
+            blocking = next_blocking(blocking, servers, load);
+            if self.tail(delayed(blocking, servers, load), servers, arrivals_per_second, wait) <= share {
+                return servers;
+            }
+        }
+        most
+    }
+
+    /// Of those that wait at all, `delayed` of all, the share that waits longer than `wait`.
+    fn tail(&self, delayed: f64, servers: usize, arrivals_per_second: f64, wait: f64) -> f64 {
         let spare = servers as f64 / self.mean - arrivals_per_second;
         if spare <= 0.0 {
             return 1.0;
         }
         let decay = 2.0 * spare / (1.0 + self.variation.powi(2));
-        erlang_c(servers, arrivals_per_second * self.mean) * (-decay * wait).exp()
+        delayed * (-decay * wait).exp()
     }
+}
 
-    /// The fewest servers, up to `most`, with which no more than `share` of requests wait longer than `wait` seconds.
-    pub fn servers_for(&self, arrivals_per_second: f64, wait: f64, share: f64, most: usize) -> usize {
-        (1..most).find(|&n| self.waits_longer(n, arrivals_per_second, wait) <= share).unwrap_or(most)
-    }
+/// Erlang B with one server more.
+fn next_blocking(blocking: f64, servers: usize, load: f64) -> f64 {
+    load * blocking / (servers as f64 + load * blocking)
+}
+
+/// Erlang C from Erlang B.
+fn delayed(blocking: f64, servers: usize, load: f64) -> f64 {
+    let utilisation = load / servers as f64;
+    if utilisation >= 1.0 { 1.0 } else { blocking / (1.0 - utilisation * (1.0 - blocking)) }
 }
 
 #[cfg(test)]

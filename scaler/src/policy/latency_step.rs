@@ -3,8 +3,9 @@
 //!
 //! Source: the first course project's script, which asked Prometheus for `rate(…_sum[1m]) / rate(…_count[1m])`.
 
-use super::{Observation, Reason, Want};
-use std::collections::VecDeque;
+use super::cadence::Cadence;
+use super::window::Window;
+use super::{Histogram, Observation, Reason, Want};
 use std::time::Duration;
 
 /// Between two steps.
@@ -18,34 +19,26 @@ const WINDOW: Duration = Duration::from_secs(60);
 pub struct LatencyStep {
     upper: Duration,
     lower: Duration,
-    /// Newest last; reaches back over the window.
-    history: VecDeque<Observation>,
-    stepped: Option<Duration>,
+    cadence: Cadence,
+    history: Window<Histogram>,
 }
 
 impl LatencyStep {
     /// One more over `upper`, one fewer under `lower`.
     pub fn new(upper: Duration, lower: Duration) -> Self {
-        Self { upper, lower, history: VecDeque::new(), stepped: None }
+        Self { upper, lower, cadence: Cadence::new(STEP), history: Window::new(WINDOW) }
     }
 
     /// One tick.
     pub fn decide(&mut self, seen: &Observation) -> Want {
-        self.history.push_back(seen.clone());
-        while self.history.len() > 1 && self.history[1].at + WINDOW <= seen.at {
-            self.history.pop_front();
+        self.history.push(seen.at, seen.latency.clone());
+        if !self.cadence.is_due(seen.at) {
+            return Want::waiting();
         }
-        let desired = seen.replicas.desired;
-        let hold = |reason| Want { replicas: None, reason };
-        let due = self.stepped.get_or_insert(seen.at);
-        if seen.at < *due + STEP {
-            return hold(Reason::Waiting);
-        }
-        *due = seen.at;
-        let oldest = self.history.front().map(|oldest| &oldest.latency);
-        let Some(mean) = oldest.and_then(|oldest| seen.latency.since(oldest).mean()) else {
-            return hold(Reason::NoData);
+        let Some(mean) = self.history.oldest().and_then(|oldest| seen.latency.since(oldest).mean()) else {
+            return Want { replicas: None, reason: Reason::NoData };
         };
+        let desired = seen.replicas.desired;
         let replicas = if mean > self.upper.as_secs_f64() {
             desired + 1
         } else if mean < self.lower.as_secs_f64() {
@@ -60,7 +53,7 @@ impl LatencyStep {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{Histogram, Replicas};
+    use crate::policy::Replicas;
 
     /// Ticks every 10 s; in each, ten requests with the given mean (none: no traffic). Returns what was wanted at 2.
     fn run(means: &[Option<f64>]) -> Vec<usize> {
@@ -73,12 +66,9 @@ mod tests {
             }
             law.decide(&Observation {
                 at: Duration::from_secs(10 * index as u64),
-                queue_length: 0.0,
-                arrivals: count,
-                service: Histogram::default(),
                 latency: Histogram { buckets: vec![(f64::INFINITY, count)], sum },
-                replicas: Replicas { desired: 2, ready: 2, starting: 0, blocked: 0 },
-                startup: None,
+                replicas: Replicas { desired: 2, ready: 2, ..Replicas::default() },
+                ..Observation::default()
             })
             .replicas
             .unwrap_or(2)
@@ -98,18 +88,16 @@ mod tests {
     fn its_steps_pass_the_limits() {
         use crate::limits::{Limiter, Limits};
         let mut law = LatencyStep::new(Duration::from_millis(500), Duration::from_millis(200));
-        let mut limiter = Limiter::new(Limits { min: 1, max: 9, down_window: Duration::from_secs(20) });
+        let mut limiter =
+            Limiter::new(Limits { min: 1, max: 9, down_window: Duration::from_secs(20), settle: Duration::ZERO });
         let mut desired = 4;
         for tick in 0..100 {
             let (at, count) = (Duration::from_secs(2 * tick), tick as f64);
             let want = law.decide(&Observation {
                 at,
-                queue_length: 0.0,
-                arrivals: count,
-                service: Histogram::default(),
                 latency: Histogram { buckets: vec![(f64::INFINITY, count)], sum: 0.1 * count },
-                replicas: Replicas { desired, ready: desired, starting: 0, blocked: 0 },
-                startup: None,
+                replicas: Replicas { desired, ready: desired, ..Replicas::default() },
+                ..Observation::default()
             });
             desired = limiter.apply(at, desired, want.replicas).0;
         }

@@ -1,18 +1,22 @@
-//! `slo`: the fewest replicas that hold the objective. Found by simulation; each step says what it is for.
+//! `slo`: the fewest replicas that hold the objective; the objective is its only knob. Found by simulation
+//! (`cargo xtask bench scaler`); each step says what it is for.
 //!
-//! 1. How many arrive: the average over the longest window that nothing shorter contradicts, so that the law
-//!    remembers long while nothing changes and forgets at once when something does.
-//! 2. When arrivals break upwards, they are extrapolated to the time at which a replica started now would serve.
-//! 3. Enough replicas that no more than the permitted share waits too long (see [`crate::queueing`]).
-//! 4. If more waits than the ready and the starting ones can work off until then: enough to work it off in 2 s.
+//! 1. How many arrive, from the longest window that nothing shorter contradicts (see [`super::arrivals`]).
+//! 2. Needed: so many that no more than the permitted share waits too long (see [`crate::queueing`]).
+//! 3. After a sudden rise, for as long as it takes to start a replica: as many as are needed if it goes on.
+//! 4. If more waits than will be worked off until a new replica serves: enough to work it off soon.
+//! 5. Down only when clearly fewer are needed, and only after a time that grows when load comes back
+//!    (see [`super::memory`]).
+//! 6. A rise that turns out to have been chance makes it harder to alarm; a real one makes it easier again.
 
-use super::{Observation, Reason, Want};
+use super::arrivals::{Arrivals, Rate};
+use super::cadence::Cadence;
+use super::memory::Memory;
+use super::window::Window;
+use super::{Histogram, Observation, Reason, Want};
 use crate::queueing::Service;
-use std::collections::VecDeque;
+use serde::Serialize;
 use std::time::Duration;
-
-/// Lengths of the windows over which arrivals are averaged, seconds.
-const WINDOWS: [f64; 6] = [1.0, 2.0, 4.0, 8.0, 16.0, 30.0];
 
 /// How far back service times are averaged, seconds: the slower of the two counts, since planning with a service time
 /// that is too short leaves a queue behind, and one that is too long only a little money.
@@ -21,17 +25,35 @@ const SERVICE_WINDOWS: [f64; 2] = [4.0, 30.0];
 /// Samples below which a service time is not believed, and the last one kept.
 const ENOUGH_SAMPLES: f64 = 5.0;
 
-/// How much of the trend is believed.
-const TREND: f64 = 0.7;
-
-/// In how many seconds a backlog is to be gone.
-const DRAIN_SECONDS: f64 = 2.0;
-
 /// Normal quantile of 99 %: an unlucky request's own service time leaves less of the objective for waiting.
 const UNLUCKY: f64 = 2.33;
 
 /// Start-up time before one was measured, seconds.
-const STARTUP_GUESS: f64 = 2.0;
+const STARTUP_GUESS: f64 = 3.0;
+
+/// Standard deviations of a rise that count as sudden at first, what each false alarm adds, what each real one takes
+/// off, and the most. About one false alarm in half an hour at first.
+const ALARM: f64 = 3.6;
+const FALSE_ALARM: f64 = 0.7;
+const REAL_ALARM: f64 = 0.5;
+const ALARM_LIMIT: f64 = 4.2;
+
+/// A rate over a window shorter than this may still be chance: it counts as an alarm. Seconds.
+const CONFIRMED: f64 = 4.0;
+
+/// How much of a trend, or of a jump, is believed to go on.
+const PERSISTENCE: f64 = 0.7;
+
+/// In how many seconds a backlog is to be gone.
+const DRAIN_SECONDS: f64 = 2.0;
+
+/// Fewer are needed clearly when they would do for a rate that is higher by this part and by two standard deviations.
+const MARGIN: f64 = 0.15;
+const DEVIATIONS: f64 = 2.0;
+
+/// How long replicas are kept that were needed: at first, and at most.
+const KEEP: Duration = Duration::from_secs(20);
+const KEEP_LIMIT: Duration = Duration::from_secs(120);
 
 /// The promise.
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +64,39 @@ pub struct Objective {
     pub quantile: f64,
 }
 
+/// What the law had in mind at one decision.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Workings {
+    /// Requests that wait.
+    pub queue_length: f64,
+    /// Arrivals.
+    pub arrivals_per_second: f64,
+    /// Over how many seconds they were averaged.
+    pub window_seconds: f64,
+    /// Arrivals that are planned for until a new replica serves.
+    pub planned_per_second: f64,
+    /// Mean service time.
+    pub service_seconds: f64,
+    /// Its standard deviation ÷ mean.
+    pub service_variation: f64,
+    /// What the objective leaves for waiting.
+    pub patience_seconds: f64,
+    /// Until a replica that is asked for now would serve.
+    pub lead_seconds: f64,
+    /// Replicas for the arrivals as they are.
+    pub needed: usize,
+    /// For the arrivals as they are planned for.
+    pub foreseen: usize,
+    /// To work off what waits.
+    pub draining: usize,
+    /// That are not clearly too many.
+    pub doubtful: usize,
+    /// That were needed not long ago.
+    pub kept: usize,
+    /// Share of requests that will wait too long, with as many as are wanted.
+    pub predicted_late: f64,
+}
+
 /// The law and what it remembers.
 #[derive(Debug)]
 pub struct Slo {
@@ -50,132 +105,175 @@ pub struct Slo {
     interval: Duration,
     /// Never plans for more.
     most: usize,
-    /// Newest last; reaches back over the longest window.
-    history: VecDeque<Observation>,
+    cadence: Cadence,
+    arrivals: Arrivals,
+    services: Window<Histogram>,
     service: Option<Service>,
+    kept: Memory,
+    /// What was foreseen, and what it took to drain, lately.
+    foreseen: Window<usize>,
+    /// Standard deviations that count as sudden.
+    sudden: f64,
+    alarm: Option<Alarm>,
 }
 
-/// Arrivals as the law sees them.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Arrivals {
-    per_second: f64,
-    /// A short window is above what the next longer one lets expect.
-    rising: bool,
+/// A rise that may have been chance.
+#[derive(Debug, Clone, Copy)]
+struct Alarm {
+    at: Duration,
+    /// Replicas until then.
+    replicas: usize,
 }
 
 impl Slo {
     /// A law that remembers nothing yet and never wants more than `most`.
     pub fn new(objective: Objective, interval: Duration, most: usize) -> Self {
-        Self { objective, interval, most, history: VecDeque::new(), service: None }
+        let longest = Duration::from_secs_f64(SERVICE_WINDOWS[1]);
+        Self {
+            objective,
+            interval,
+            most,
+            cadence: Cadence::new(interval),
+            arrivals: Arrivals::new(),
+            services: Window::new(longest),
+            service: None,
+            kept: Memory::new(KEEP, KEEP_LIMIT),
+            foreseen: Window::new(longest),
+            sudden: ALARM,
+            alarm: None,
+        }
     }
 
-    /// One tick.
+    /// One observation; a decision once an interval has passed.
     pub fn decide(&mut self, seen: &Observation) -> Want {
-        self.remember(seen);
-        let (arrivals, service) = match (self.arrivals(), self.service) {
-            (Some(arrivals), Some(service)) => (arrivals, service),
-            // What a request would take need not be known for that.
-            (Some(Arrivals { per_second: 0.0, .. }), None) if seen.queue_length == 0.0 => {
-                return Want { replicas: Some(0), reason: Reason::Idle };
-            }
-            _ => return Want { replicas: None, reason: Reason::NoData },
-        };
+        self.arrivals.count(seen.at, seen.arrivals);
+        self.measure_service(seen);
+        let is_idle = seen.queue_length == 0.0 && seen.in_flight == 0.0 && self.arrivals.is_silent();
+        if seen.replicas.desired == 0 {
+            // Somebody waits for the first replica, or nobody does.
+            let reason = if is_idle { Reason::Idle } else { Reason::Waking { queue_length: seen.queue_length } };
+            return Want { replicas: Some(usize::from(!is_idle)), reason };
+        }
+        if !self.cadence.is_due(seen.at) {
+            return Want::waiting();
+        }
+        match (self.arrivals.rate(self.sudden), self.service) {
+            _ if is_idle => Want { replicas: Some(0), reason: Reason::Idle },
+            (Some(rate), Some(service)) => self.plan(seen, rate, service),
+            _ => Want { replicas: None, reason: Reason::NoData },
+        }
+    }
 
-        let lead = seen.startup.map_or(STARTUP_GUESS, |startup| startup.as_secs_f64()) + self.interval.as_secs_f64();
-        let trend = if arrivals.rising { TREND * self.slope().max(0.0) * lead } else { 0.0 };
-        let planned = arrivals.per_second + trend;
-
+    fn plan(&mut self, seen: &Observation, rate: Rate, service: Service) -> Want {
         let latency = self.objective.latency.as_secs_f64();
         if service.mean >= latency {
             // More replicas shorten the wait but not the work: enough to keep up is all that helps.
-            let replicas = ((planned * service.mean).ceil() as usize + 1).min(self.most);
+            let replicas = ((rate.per_second * service.mean).ceil() as usize + 1).min(self.most);
             return Want { replicas: Some(replicas), reason: Reason::Unattainable { service_seconds: service.mean } };
         }
         // However long the unlucky take, the others may wait a little.
         let patience = (latency - service.mean * (1.0 + UNLUCKY * service.variation)).max(0.1 * latency);
-
         let late = 1.0 - self.objective.quantile;
-        let needed = service.servers_for(planned, patience, late, self.most);
+        let most = self.most;
+        let need = |per_second: f64| service.servers_for(per_second, patience, late, most);
+        let lead = seen.startup.map_or(STARTUP_GUESS, |startup| startup.as_secs_f64()) + self.interval.as_secs_f64();
+        let is_confirmed = rate.window >= CONFIRMED;
 
+        let needed = need(rate.per_second);
+        if is_confirmed {
+            self.kept.want(seen.at, needed);
+        }
+        let growth = match rate.jump {
+            0.0 => 0.0,
+            jump if is_confirmed => (rate.slope * lead).max(0.0).min(jump),
+            jump => (rate.slope * lead).max(jump),
+        };
+        let planned = rate.per_second + PERSISTENCE * growth;
+        let foreseen = need(planned);
+        let draining = self.draining(seen, rate, planned, service, patience, lead);
+        self.note_alarm(seen, needed, needed.max(foreseen).max(draining), is_confirmed, lead);
+        self.foreseen.push(seen.at, foreseen.max(draining));
+        let until_it_serves = Duration::from_secs_f64(lead);
+        let soon = self.foreseen.within(seen.at, until_it_serves).copied().max().unwrap_or(foreseen);
+
+        let surely = rate.per_second * (1.0 + MARGIN) + DEVIATIONS * (rate.per_second / rate.window).sqrt();
+        let doubtful = need(surely).min(seen.replicas.desired);
+        let kept = self.kept.replicas(seen.at);
+        let replicas = needed.max(soon).max(doubtful).max(kept).min(self.most);
+        let workings = Workings {
+            queue_length: seen.queue_length,
+            arrivals_per_second: rate.per_second,
+            window_seconds: rate.window,
+            planned_per_second: planned,
+            service_seconds: service.mean,
+            service_variation: service.variation,
+            patience_seconds: patience,
+            lead_seconds: lead,
+            needed,
+            foreseen,
+            draining,
+            doubtful,
+            kept,
+            predicted_late: service.waits_longer(replicas, planned, patience),
+        };
+        let reason = match () {
+            () if needed >= replicas => Reason::Objective(workings),
+            () if draining >= replicas => Reason::Backlog(workings),
+            () if soon >= replicas => Reason::Rising(workings),
+            () => Reason::Kept(workings),
+        };
+        Want { replicas: Some(replicas), reason }
+    }
+
+    /// For what waits beyond what ready and starting replicas work off until another one would serve; 0 if they will do.
+    fn draining(
+        &self,
+        seen: &Observation,
+        rate: Rate,
+        planned: f64,
+        service: Service,
+        patience: f64,
+        lead: f64,
+    ) -> usize {
         let ready = seen.replicas.ready as f64;
         // What is starting serves on average half of the time until then.
         let serving = ready + 0.5 * seen.replicas.starting as f64;
-        let left = seen.queue_length + arrivals.per_second * lead - serving * lead / service.mean;
-        let piled_up = seen.queue_length > ready * patience / (2.0 * service.mean);
-        if left > 0.0 && piled_up {
-            let draining = ((planned + left / DRAIN_SECONDS) * service.mean).ceil() as usize;
-            if draining > needed {
-                let (queue_length, arrivals_per_second) = (seen.queue_length, planned);
-                let reason = Reason::Backlog { queue_length, arrivals_per_second };
-                return Want { replicas: Some(draining.min(self.most)), reason };
-            }
+        let left = seen.queue_length + rate.per_second * lead - serving * lead / service.mean;
+        let has_piled_up = seen.queue_length > ready * patience / (2.0 * service.mean);
+        if left <= 0.0 || !has_piled_up {
+            return 0;
         }
-        let reason = Reason::Objective {
-            arrivals_per_second: planned,
-            service_seconds: service.mean,
-            predicted_late: service.waits_longer(needed, planned, patience),
+        (((planned + left / DRAIN_SECONDS) * service.mean).ceil() as usize).min(self.most)
+    }
+
+    /// Remembers that more than there are were wanted on slight evidence, and learns from how that turned out.
+    fn note_alarm(&mut self, seen: &Observation, needed: usize, wanted: usize, is_confirmed: bool, lead: f64) {
+        let current = seen.replicas.desired;
+        match self.alarm {
+            Some(alarm) if is_confirmed && needed > alarm.replicas => {
+                self.sudden = (self.sudden - REAL_ALARM).max(ALARM);
+                self.alarm = None;
+            }
+            Some(alarm) if seen.at > alarm.at + Duration::from_secs_f64(lead + CONFIRMED) => {
+                self.sudden = (self.sudden + FALSE_ALARM).min(ALARM_LIMIT);
+                self.alarm = None;
+            }
+            None if wanted > current && !is_confirmed => self.alarm = Some(Alarm { at: seen.at, replicas: current }),
+            _ => {}
+        }
+    }
+
+    fn measure_service(&mut self, seen: &Observation) {
+        self.services.push(seen.at, seen.service.clone());
+        let over = |seconds: f64| {
+            let then = seen.at.checked_sub(Duration::from_secs_f64(seconds - 0.1));
+            let then = then.and_then(|then| self.services.at(then)).map(|entry| &entry.1);
+            let recent = seen.service.since(then.or(self.services.oldest())?);
+            let is_enough = recent.count() >= ENOUGH_SAMPLES;
+            is_enough.then_some(Service { mean: recent.mean()?, variation: recent.variation()? })
         };
-        Want { replicas: Some(needed), reason }
-    }
-
-    fn remember(&mut self, seen: &Observation) {
-        self.history.push_back(seen.clone());
-        let oldest = seen.at.saturating_sub(Duration::from_secs_f64(WINDOWS[WINDOWS.len() - 1] + 1.0));
-        while self.history.len() > 2 && self.history[1].at <= oldest {
-            self.history.pop_front();
-        }
-        let slowest = SERVICE_WINDOWS
-            .iter()
-            .filter_map(|&window| {
-                let then = self.back(window).or(self.history.front())?;
-                let recent = seen.service.since(&then.service);
-                let enough = recent.count() >= ENOUGH_SAMPLES;
-                enough.then_some(Service { mean: recent.mean()?, variation: recent.variation()? })
-            })
-            .max_by(|a, b| a.mean.total_cmp(&b.mean));
+        let slowest = SERVICE_WINDOWS.into_iter().filter_map(over).max_by(|a, b| a.mean.total_cmp(&b.mean));
         self.service = slowest.or(self.service);
-    }
-
-    /// The latest observation that is at least `seconds` old.
-    fn back(&self, seconds: f64) -> Option<&Observation> {
-        let now = self.history.back()?.at;
-        // A tick comes a little early or late; a tenth of a second is no difference.
-        let then = now.checked_sub(Duration::from_secs_f64(seconds - 0.1))?;
-        self.history.iter().rev().find(|seen| seen.at <= then)
-    }
-
-    /// Arrivals per second between `seconds` ago and now.
-    fn rate(&self, seconds: f64) -> Option<f64> {
-        let (now, then) = (self.history.back()?, self.back(seconds)?);
-        Some((now.arrivals - then.arrivals) / (now.at - then.at).as_secs_f64())
-    }
-
-    /// The longest window that every shorter one agrees with.
-    fn arrivals(&self) -> Option<Arrivals> {
-        let rates: Vec<(f64, f64)> = WINDOWS.iter().filter_map(|&window| Some((window, self.rate(window)?))).collect();
-        let mut chosen = Arrivals { per_second: rates.first()?.1, rising: false };
-        for (index, &(_, rate)) in rates.iter().enumerate().skip(1) {
-            for &(shorter, its_rate) in &rates[..index] {
-                let count = its_rate * shorter;
-                let expected = rate * shorter;
-                // Poisson counts stray by their square root. Missing a rise is dearer than missing a fall.
-                if count > expected + 1.5 * expected.sqrt() + 1.0 {
-                    return Some(Arrivals { rising: true, ..chosen });
-                }
-                if count < expected - 3.0 * expected.sqrt() - 1.0 {
-                    return Some(chosen);
-                }
-            }
-            chosen.per_second = rate;
-        }
-        Some(chosen)
-    }
-
-    /// Change of the arrival rate over the last 8 s, per second per second.
-    fn slope(&self) -> f64 {
-        let (Some(half), Some(whole)) = (self.rate(4.0), self.rate(8.0)) else { return 0.0 };
-        // The two halves' middles lie 4 s apart, and the earlier half's rate is 2·whole − half.
-        (half - (2.0 * whole - half)) / 4.0
     }
 }
 
@@ -196,11 +294,12 @@ mod tests {
             want = Some(law.decide(&Observation {
                 at: Duration::from_secs(second as u64),
                 queue_length,
+                in_flight: queue_length.min(1.0),
                 arrivals: total,
                 service: Histogram { buckets, sum: 0.1 * total },
-                latency: Histogram::default(),
                 replicas,
                 startup: Some(Duration::from_secs(1)),
+                ..Observation::default()
             }));
         }
         want.expect("at least one tick")
@@ -212,9 +311,9 @@ mod tests {
     fn steady_load_gets_the_queueing_answer() {
         // b = 0.5 − 0.1 = 0.4; at 5/s one server leaves 0.5·e⁻⁴ = 0.9 % late, at 6/s 0.6·e^−3.2 = 2.4 %.
         for (rate, replicas) in [(5.0, 1), (6.0, 2), (13.0, 2), (40.0, 5)] {
-            let mut arrivals = [rate; 40];
-            arrivals[0] = 10.0;
-            assert_eq!(run(&arrivals, 0.0, ONE).replicas, Some(replicas), "{rate}/s");
+            let want = run(&[rate; 40], 0.0, ONE);
+            assert_eq!(want.replicas, Some(replicas), "{rate}/s: {want:?}");
+            assert!(matches!(want.reason, Reason::Objective(_)), "{want:?}");
         }
     }
 
@@ -223,16 +322,20 @@ mod tests {
         let mut arrivals = [5.0; 40];
         arrivals[39] = 20.0;
         let want = run(&arrivals, 0.0, ONE);
-        let Reason::Objective { arrivals_per_second, .. } = want.reason else { panic!("{want:?}") };
-        assert!(arrivals_per_second > 20.0, "{arrivals_per_second}");
-        assert!(want.replicas >= Some(3));
+        let Reason::Rising(workings) = want.reason else { panic!("{want:?}") };
+        // 20 now, 15 more than before: 0.7 of that may come on top.
+        assert_eq!((workings.arrivals_per_second, workings.planned_per_second), (20.0, 30.5));
+        assert_eq!(want.replicas, Some(workings.foreseen));
     }
 
     #[test]
-    fn noise_does_not_shorten_the_memory() {
+    fn chance_is_no_rise() {
+        let mut arrivals = [4.0; 40];
+        arrivals[39] = 10.0;
+        assert_eq!(run(&arrivals, 0.0, ONE).replicas, Some(1));
         let arrivals: Vec<f64> = (0..40).map(|second| [4.0, 6.0, 5.0, 7.0, 3.0][second % 5]).collect();
-        let Reason::Objective { arrivals_per_second, .. } = run(&arrivals, 0.0, ONE).reason else { panic!() };
-        assert!((arrivals_per_second - 5.0).abs() < 0.3, "{arrivals_per_second}");
+        let Reason::Objective(workings) = run(&arrivals, 0.0, ONE).reason else { panic!() };
+        assert!((workings.arrivals_per_second - 5.0).abs() < 0.3, "{workings:?}");
     }
 
     #[test]
@@ -240,16 +343,46 @@ mod tests {
         // left = 60 + 5·2 − 1·2/0.1 = 50; (5 + 25)·0.1 = 3.
         let want = run(&[5.0; 40], 60.0, ONE);
         assert_eq!(want.replicas, Some(3));
-        assert_eq!(want.reason, Reason::Backlog { queue_length: 60.0, arrivals_per_second: 5.0 });
-        let enough = Replicas { desired: 5, ready: 1, starting: 6, blocked: 0 };
-        assert_eq!(run(&[5.0; 40], 60.0, enough).replicas, Some(1));
+        assert!(matches!(want.reason, Reason::Backlog(Workings { draining: 3, .. })), "{want:?}");
+        let enough = Replicas { desired: 7, ready: 1, starting: 6, blocked: 0 };
+        let Reason::Objective(workings) = run(&[3.0; 40], 60.0, enough).reason else { panic!() };
+        assert_eq!(workings.draining, 0);
     }
 
     #[test]
-    fn nothing_measured_means_no_opinion() {
+    fn clearly_fewer_are_needed_before_one_goes() {
+        // One holds up to 5.1/s. 4.9/s could be 5.1 by chance; 3/s could not.
+        let two = Replicas { desired: 2, ready: 2, starting: 0, blocked: 0 };
+        assert_eq!(run(&[4.9; 200], 0.0, two).replicas, Some(2));
+        assert_eq!(run(&[3.0; 200], 0.0, two).replicas, Some(1));
+    }
+
+    #[test]
+    fn what_was_needed_is_kept_for_a_while() {
+        let mut arrivals = vec![20.0; 60];
+        arrivals.extend([2.0; 15]);
+        let five = Replicas { desired: 5, ready: 5, starting: 0, blocked: 0 };
+        let needed = run(&[20.0; 60], 0.0, five).replicas;
+        assert_eq!(run(&arrivals, 0.0, five).replicas, needed);
+        arrivals.extend([2.0; 20]);
+        assert_eq!(run(&arrivals, 0.0, five).replicas, Some(1));
+    }
+
+    #[test]
+    fn nothing_measured_means_no_opinion_and_silence_none() {
         let three = Replicas { desired: 3, ready: 3, starting: 0, blocked: 0 };
-        assert_eq!(run(&[0.0], 0.0, three), Want { replicas: None, reason: Reason::NoData });
+        assert_eq!(run(&[0.0], 0.0, three), Want { replicas: None, reason: Reason::Waiting });
         assert_eq!(run(&[0.0; 40], 3.0, three), Want { replicas: None, reason: Reason::NoData });
-        assert_eq!(run(&[0.0; 40], 0.0, three), Want { replicas: Some(0), reason: Reason::Idle });
+        assert_eq!(run(&[0.0; 130], 0.0, three), Want { replicas: Some(0), reason: Reason::Idle });
+    }
+
+    #[test]
+    fn the_first_request_wakes_a_replica() {
+        let none = Replicas::default();
+        assert_eq!(run(&[0.0; 130], 0.0, none).replicas, Some(0));
+        assert_eq!(
+            run(&[0.0, 1.0], 1.0, none),
+            Want { replicas: Some(1), reason: Reason::Waking { queue_length: 1.0 } }
+        );
     }
 }

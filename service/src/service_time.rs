@@ -1,4 +1,4 @@
-//! How long replicas take for a request. Knows time only as an argument.
+//! How long replicas take for a request, as a dispatcher knows it. Knows time only as an argument.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,8 @@ const MEMORY: Duration = Duration::from_secs(1);
 /// [`LEAST_ANSWERS`] or the last [`MEMORY`], whichever holds more.
 #[derive(Debug, Clone, Copy)]
 pub struct ServiceTime {
-    mean: Option<Duration>,
+    /// Seconds.
+    mean: Option<f64>,
     answers: f64,
     at: Instant,
 }
@@ -29,13 +30,13 @@ impl ServiceTime {
         let by_time = 1.0 - (-gap.as_secs_f64() / MEMORY.as_secs_f64()).exp();
         self.answers += 1.0;
         let weight = by_time.min(1.0 / LEAST_ANSWERS).max(1.0 / self.answers);
-        self.mean = Some(self.mean.unwrap_or_default().mul_f64(1.0 - weight) + took.mul_f64(weight));
+        self.mean = Some(self.mean.unwrap_or_default() * (1.0 - weight) + took.as_secs_f64() * weight);
         self.at = now;
     }
 
     /// Nothing before the first answer.
     pub fn mean(&self) -> Option<Duration> {
-        self.mean
+        self.mean.map(Duration::from_secs_f64)
     }
 }
 

@@ -4,10 +4,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 /// More in one second is a slip of the finger, and more than one machine sends.
-const MAX_PER_SECOND: f64 = 1e6;
+pub const MAX_PER_SECOND: f64 = 1e6;
 
 /// A week; longer is a slip of the finger too.
-const MAX_SECONDS: usize = 7 * 24 * 3600;
+pub const MAX_SECONDS: usize = 7 * 24 * 3600;
 
 /// Offered load by second.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,10 +1,19 @@
-//! Whether a request would be answered in time if it were let in now. Pure: facts in, verdict out.
+//! Whether a request would be answered in time if it were let in now. Pure: facts in, verdict out. The dispatcher asks
+//! it, and so does the scaler's model of a dispatcher.
 
-use crate::queue::Order;
 use std::time::Duration;
 
 /// The part that a prediction may be wrong by: who would be answered only just in time counts as too late.
 const UNCERTAINTY: f64 = 0.1;
+
+/// Who goes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Order {
+    /// Requests that can still meet the objective; then the late ones, until their deadlines
+    LateLast,
+    /// Whoever came first
+    Fifo,
+}
 
 /// What is known when a request arrives.
 #[derive(Debug, Clone, Copy)]
@@ -73,8 +82,11 @@ impl Spare {
     /// A slot was given away, `since_last` after the last one: to a punctual request that had to wait for it, or to
     /// anybody else.
     pub fn given(&mut self, to_waiting_punctual: bool, since_last: Duration) {
-        let weight = 1.0 - (-since_last.as_secs_f64() / self.fades_in.as_secs_f64()).exp();
         let spare = if to_waiting_punctual { 0.0 } else { 1.0 };
+        if self.share == spare {
+            return;
+        }
+        let weight = 1.0 - (-since_last.as_secs_f64() / self.fades_in.as_secs_f64()).exp();
         self.share += weight * (spare - self.share);
     }
 

@@ -1,0 +1,136 @@
+//! `concurrency`: requests waiting and in flight, per replica; long average to be calm, short one to panic.
+//!
+//! Source: Knative serving, pkg/autoscaler/scaling/autoscaler.go, with the defaults of config-autoscaler. Averages are
+//! over samples of one second each, as the queue proxies report them: here each observation brings the mean since the
+//! one before.
+
+use super::cadence::Cadence;
+use super::window::Window;
+use super::{Observation, Reason, Want};
+use std::time::Duration;
+
+const TICK: Duration = Duration::from_secs(2);
+const STABLE: Duration = Duration::from_secs(60);
+const PANIC: Duration = Duration::from_secs(6);
+/// Share of a replica's slots that is planned for.
+const UTILISATION: f64 = 0.70;
+const PANIC_THRESHOLD: f64 = 2.0;
+const MAX_UP_RATE: f64 = 1000.0;
+const MAX_DOWN_RATE: f64 = 2.0;
+
+/// The law and what it remembers.
+#[derive(Debug)]
+pub struct Concurrency {
+    /// Requests that a replica is to hold.
+    target: f64,
+    cadence: Cadence,
+    samples: Window<f64>,
+    /// When the last observation was, and request-seconds until then.
+    last: Option<(Duration, f64)>,
+    panicking_since: Option<Duration>,
+    most_in_panic: f64,
+}
+
+impl Concurrency {
+    /// Replicas take `slots` requests at once.
+    pub fn new(slots: usize) -> Self {
+        let target = slots as f64 * UTILISATION;
+        Self {
+            target,
+            cadence: Cadence::new(TICK),
+            samples: Window::new(STABLE),
+            last: None,
+            panicking_since: None,
+            most_in_panic: 0.0,
+        }
+    }
+
+    /// One tick.
+    pub fn decide(&mut self, seen: &Observation) -> Want {
+        // With more than one replica it starts as if a burst had just been.
+        if self.last.is_none() && seen.replicas.ready > 1 {
+            self.panicking_since = Some(seen.at);
+            self.most_in_panic = seen.replicas.ready as f64;
+        }
+        if let Some((then, before)) = self.last.replace((seen.at, seen.request_seconds)) {
+            let mean = (seen.request_seconds - before) / (seen.at - then).as_secs_f64();
+            self.samples.push(seen.at, mean);
+        }
+        if !self.cadence.is_due(seen.at) {
+            return Want::waiting();
+        }
+        let ready = seen.replicas.ready.max(1) as f64;
+        let (low, high) = ((ready / MAX_DOWN_RATE).floor(), (ready * MAX_UP_RATE).ceil());
+        let (stable, panic) = (self.average(seen.at, STABLE), self.average(seen.at, PANIC));
+        let panic_wish = (panic / self.target).ceil();
+        let wish = (stable / self.target).ceil().clamp(low, high);
+        let clamped_panic_wish = panic_wish.clamp(low, high);
+        if panic_wish / ready >= PANIC_THRESHOLD {
+            self.panicking_since = Some(seen.at);
+        } else if self.panicking_since.is_some_and(|since| since + STABLE < seen.at) {
+            self.panicking_since = None;
+            self.most_in_panic = 0.0;
+        }
+        let is_panicking = self.panicking_since.is_some();
+        let wish = if is_panicking {
+            self.most_in_panic = self.most_in_panic.max(wish).max(clamped_panic_wish);
+            self.most_in_panic
+        } else {
+            wish
+        };
+        let requests = if is_panicking { panic } else { stable };
+        Want { replicas: Some(wish as usize), reason: Reason::Concurrency { requests, is_panicking } }
+    }
+
+    fn average(&self, at: Duration, span: Duration) -> f64 {
+        let (sum, count) =
+            self.samples.within(at, span).fold((0.0, 0.0), |(sum, count), value| (sum + value, count + 1.0));
+        if count == 0.0 { 0.0 } else { sum / count }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Replicas;
+
+    /// Ticks every second with so many requests in the system; what was wanted at the last decision, and its reason.
+    fn run(requests: &[f64], ready: usize) -> (Option<usize>, Reason) {
+        let mut law = Concurrency::new(1);
+        let mut last = (None, Reason::Waiting);
+        let mut request_seconds = 0.0;
+        for (second, mean) in requests.iter().enumerate() {
+            request_seconds += mean;
+            let want = law.decide(&Observation {
+                at: Duration::from_secs(second as u64),
+                request_seconds,
+                replicas: Replicas { desired: ready, ready, ..Replicas::default() },
+                ..Observation::default()
+            });
+            if want.replicas.is_some() {
+                last = (want.replicas, want.reason);
+            }
+        }
+        last
+    }
+
+    #[test]
+    fn calm_follows_the_long_average_and_panic_the_short_one() {
+        // 60 samples of 1: ⌈1 ÷ 0.7⌉ = 2, and 2 ÷ 1 is already panic.
+        assert_eq!(run(&[1.0; 63], 1), (Some(2), Reason::Concurrency { requests: 1.0, is_panicking: true }));
+        assert_eq!(run(&[0.5; 63], 1), (Some(1), Reason::Concurrency { requests: 0.5, is_panicking: false }));
+        // The last 6 of 60 s at 7: mean 1.15 → 2 (⌈1.15 ÷ 0.7⌉); panic ⌈7 ÷ 0.7⌉ = 10.
+        let mut burst = vec![0.5; 57];
+        burst.extend([7.0; 6]);
+        assert_eq!(run(&burst, 2).0, Some(10));
+    }
+
+    #[test]
+    fn it_never_goes_down_while_panicking_and_by_half_at_most() {
+        let mut burst = vec![7.0; 10];
+        burst.extend([0.0; 50]);
+        assert_eq!(run(&burst, 4).0, Some(10), "still panicking: the short average was 10 replicas' until 5 s ago");
+        burst.extend([0.0; 80]);
+        assert_eq!(run(&burst, 4).0, Some(2), "⌊4 ÷ 2⌋");
+    }
+}

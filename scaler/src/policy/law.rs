@@ -1,0 +1,152 @@
+//! The laws by name.
+
+use super::Policy;
+use super::concurrency::Concurrency;
+use super::cpu::Cpu;
+use super::latency_ratio::LatencyRatio;
+use super::latency_step::LatencyStep;
+use super::ongoing::Ongoing;
+use super::queue::Queue;
+use super::slo::{Objective, Slo};
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// A law's name and its own parameter, if it has one: `slo`, `cpu:70`, `queue:5s`, …
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Law {
+    /// `slo`
+    Slo,
+    /// `latency-step`
+    LatencyStep,
+    /// `latency-ratio`, or `latency-ratio-literal` as it was published
+    LatencyRatio {
+        /// Without regard to the present number.
+        is_literal: bool,
+    },
+    /// `queue:INTERVAL`
+    Queue(Duration),
+    /// `concurrency`
+    Concurrency,
+    /// `cpu:PERCENT`
+    Cpu(u32),
+    /// `ray-serve`
+    RayServe,
+    /// `fixed:REPLICAS`
+    Fixed(usize),
+}
+
+/// What every law is told.
+#[derive(Debug, Clone, Copy)]
+pub struct Frame {
+    /// The promise.
+    pub objective: Objective,
+    /// For `latency-step`: below this mean, one fewer.
+    pub lower_latency: Duration,
+    /// Between two decisions of `slo`; the others have their own.
+    pub interval: Duration,
+    /// Bounds, which the HPA's law looks at itself.
+    pub min: usize,
+    /// And from above.
+    pub max: usize,
+    /// Requests that a replica takes at once, for `concurrency`.
+    pub slots: usize,
+    /// Cores that a replica requests, for `cpu`.
+    pub cpu_request: f64,
+}
+
+impl Law {
+    /// The law, remembering nothing yet.
+    pub fn policy(self, frame: &Frame) -> Policy {
+        match self {
+            Self::Slo => Policy::Slo(Slo::new(frame.objective, frame.interval, frame.max)),
+            Self::LatencyStep => Policy::LatencyStep(LatencyStep::new(frame.objective.latency, frame.lower_latency)),
+            Self::LatencyRatio { is_literal } => {
+                Policy::LatencyRatio(LatencyRatio::new(frame.objective.latency, is_literal))
+            }
+            Self::Queue(interval) => Policy::Queue(Queue::new(interval)),
+            Self::Concurrency => Policy::Concurrency(Concurrency::new(frame.slots)),
+            Self::Cpu(percent) => Policy::Cpu(Cpu::new(f64::from(percent), frame.cpu_request, frame.min, frame.max)),
+            Self::RayServe => Policy::Ongoing(Ongoing::new()),
+            Self::Fixed(replicas) => Policy::Fixed(replicas),
+        }
+    }
+}
+
+/// No such law, or a parameter that makes no sense.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is no law; there are slo, latency-step, latency-ratio, latency-ratio-literal, queue[:INTERVAL], concurrency, \
+     cpu[:PERCENT], ray-serve and fixed:REPLICAS"
+)]
+pub struct Unknown(String);
+
+impl FromStr for Law {
+    type Err = Unknown;
+
+    fn from_str(text: &str) -> Result<Self, Unknown> {
+        let unknown = || Unknown(text.chars().take(40).collect());
+        let (name, parameter) = match text.split_once(':') {
+            Some((name, parameter)) => (name, Some(parameter)),
+            None => (text, None),
+        };
+        Ok(match (name, parameter) {
+            ("slo", None) => Self::Slo,
+            ("latency-step", None) => Self::LatencyStep,
+            ("latency-ratio", None) => Self::LatencyRatio { is_literal: false },
+            ("latency-ratio-literal", None) => Self::LatencyRatio { is_literal: true },
+            ("queue", None) => Self::Queue(Duration::from_secs(30)),
+            ("queue", Some(interval)) => {
+                let interval = humantime::parse_duration(interval).map_err(|_| unknown())?;
+                Self::Queue(Some(interval).filter(|interval| !interval.is_zero()).ok_or_else(unknown)?)
+            }
+            ("concurrency", None) => Self::Concurrency,
+            ("cpu", None) => Self::Cpu(70),
+            ("cpu", Some(percent)) => {
+                Self::Cpu(percent.parse().ok().filter(|percent| (1..=1000).contains(percent)).ok_or_else(unknown)?)
+            }
+            ("ray-serve", None) => Self::RayServe,
+            ("fixed", Some(replicas)) => {
+                Self::Fixed(replicas.parse().ok().filter(|&replicas| replicas <= 100_000).ok_or_else(unknown)?)
+            }
+            _ => return Err(unknown()),
+        })
+    }
+}
+
+impl fmt::Display for Law {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Slo => write!(f, "slo"),
+            Self::LatencyStep => write!(f, "latency-step"),
+            Self::LatencyRatio { is_literal: false } => write!(f, "latency-ratio"),
+            Self::LatencyRatio { is_literal: true } => write!(f, "latency-ratio-literal"),
+            Self::Queue(interval) => write!(f, "queue:{}", humantime::format_duration(*interval)),
+            Self::Concurrency => write!(f, "concurrency"),
+            Self::Cpu(percent) => write!(f, "cpu:{percent}"),
+            Self::RayServe => write!(f, "ray-serve"),
+            Self::Fixed(replicas) => write!(f, "fixed:{replicas}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_parameters_are_read_and_written() {
+        for text in
+            ["slo", "latency-step", "latency-ratio", "latency-ratio-literal", "queue:5s", "concurrency", "cpu:50"]
+        {
+            assert_eq!(text.parse::<Law>().expect("a law").to_string(), text);
+        }
+        assert_eq!("queue".parse(), Ok(Law::Queue(Duration::from_secs(30))));
+        assert_eq!("cpu".parse(), Ok(Law::Cpu(70)));
+        for text in
+            ["", "magic", "cpu:", "cpu:0", "cpu:-5", "cpu:x", "queue:0s", "queue:x", "fixed", "fixed:-1", "slo:1"]
+        {
+            assert_eq!(text.parse::<Law>(), Err(Unknown(text.into())));
+        }
+    }
+}

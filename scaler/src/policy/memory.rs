@@ -1,0 +1,76 @@
+//! PURE: how long replicas are kept after they were last wanted: for each number of replicas, a little longer than the
+//! load was last away, if it came back soon.
+
+use std::time::Duration;
+
+/// What one number of replicas has seen.
+#[derive(Debug, Clone, Copy)]
+struct Level {
+    wanted: Option<Duration>,
+    hold: Duration,
+}
+
+/// Kept for each number of replicas.
+#[derive(Debug)]
+pub struct Memory {
+    least: Duration,
+    most: Duration,
+    /// Of one replica, two, …
+    levels: Vec<Level>,
+}
+
+impl Memory {
+    /// Keeps replicas for `least`, and for up to `most` once it has seen load come back after such a time.
+    pub fn new(least: Duration, most: Duration) -> Self {
+        Self { least, most, levels: Vec::new() }
+    }
+
+    /// So many are wanted now.
+    pub fn want(&mut self, at: Duration, replicas: usize) {
+        if self.levels.len() < replicas {
+            self.levels.resize(replicas, Level { wanted: None, hold: self.least });
+        }
+        for level in &mut self.levels[..replicas] {
+            if let Some(wanted) = level.wanted {
+                let away = at - wanted;
+                if away > self.most {
+                    level.hold = self.least;
+                } else if away > level.hold {
+                    // A quarter more, since it does not come back at the same second each time.
+                    level.hold = away.mul_f64(1.25).min(self.most);
+                }
+            }
+            level.wanted = Some(at);
+        }
+    }
+
+    /// So many are to stay.
+    pub fn replicas(&self, at: Duration) -> usize {
+        let is_kept = |level: &Level| level.wanted.is_some_and(|wanted| at < wanted + level.hold);
+        self.levels.iter().rposition(is_kept).map_or(0, |index| index + 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: fn(u64) -> Duration = Duration::from_secs;
+
+    #[test]
+    fn load_that_comes_back_is_waited_for_a_little_longer_than_it_was_away() {
+        let mut memory = Memory::new(S(20), S(120));
+        memory.want(S(0), 3);
+        assert_eq!((memory.replicas(S(19)), memory.replicas(S(20))), (3, 0));
+        memory.want(S(10), 1);
+        assert_eq!((memory.replicas(S(19)), memory.replicas(S(29))), (3, 1));
+        // Three were away for 40 s, one was not.
+        memory.want(S(40), 3);
+        assert_eq!((memory.replicas(S(89)), memory.replicas(S(90))), (3, 0));
+        // Away for 110 s: kept for no longer than the limit. Away for 130 s: not waited for again.
+        memory.want(S(150), 3);
+        assert_eq!((memory.replicas(S(269)), memory.replicas(S(270))), (3, 0));
+        memory.want(S(280), 3);
+        assert_eq!((memory.replicas(S(299)), memory.replicas(S(300))), (3, 0));
+    }
+}

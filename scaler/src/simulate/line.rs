@@ -1,0 +1,79 @@
+//! The dispatcher's queue as the plant has it. Every request has the same objective and the same deadline, both counted
+//! from its arrival, so each class is in the order of arrival by itself and two deques do what takes trees there.
+//! Times in nanoseconds since the start.
+
+use service::admission::Order;
+use std::collections::VecDeque;
+
+/// Arrival times of what waits.
+#[derive(Debug)]
+pub struct Line {
+    order: Order,
+    /// An answer later than so long after the arrival misses the objective.
+    objective: u64,
+    /// Never handed out so long after the arrival, or later.
+    deadline: u64,
+    punctual: VecDeque<u64>,
+    late: VecDeque<u64>,
+}
+
+impl Line {
+    /// Nobody waits yet.
+    pub fn new(order: Order, objective: u64, deadline: u64) -> Self {
+        Self { order, objective, deadline, punctual: VecDeque::new(), late: VecDeque::new() }
+    }
+
+    /// Lets in what arrives at `now`.
+    pub fn push(&mut self, now: u64) {
+        self.punctual.push_back(now);
+    }
+
+    /// Moves those that would miss the objective, even if they were handed out now and took `service_time`, to the
+    /// late ones, and drops those whose deadline has passed; returns how many were dropped.
+    pub fn demote(&mut self, now: u64, service_time: u64) -> usize {
+        while self.order == Order::LateLast
+            && let Some(&arrived) = self.punctual.front()
+            && arrived + self.objective < now + service_time
+        {
+            self.punctual.pop_front();
+            self.late.push_back(arrived);
+        }
+        let before = self.len();
+        for class in [&mut self.punctual, &mut self.late] {
+            while class.front().is_some_and(|&arrived| arrived + self.deadline <= now) {
+                class.pop_front();
+            }
+        }
+        before - self.len()
+    }
+
+    /// Takes the first that can still be punctual, or else the first late one that would be answered before its
+    /// deadline; tells when it arrived.
+    pub fn pop(&mut self, now: u64, service_time: u64) -> Option<u64> {
+        self.punctual.pop_front().or_else(|| {
+            // Of the late ones the oldest expire first, so those that are past help stand in front.
+            let index = self.late.partition_point(|&arrived| arrived + self.deadline <= now + service_time);
+            self.late.remove(index)
+        })
+    }
+
+    /// Waiting that can still be punctual; under [`Order::Fifo`], all.
+    pub fn punctual(&self) -> usize {
+        self.punctual.len()
+    }
+
+    /// Waiting that cannot.
+    pub fn late(&self) -> usize {
+        self.late.len()
+    }
+
+    /// All that wait.
+    pub fn len(&self) -> usize {
+        self.punctual.len() + self.late.len()
+    }
+
+    /// Whether nobody waits.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}

@@ -1,0 +1,118 @@
+//! One law, one workload, one seed.
+
+use super::plant::{Plant, Settings, Tally};
+use crate::control::OBSERVE;
+use crate::limits::{Limiter, Limits};
+use crate::policy::law::{Frame, Law};
+use service::arrivals::{Arrivals, Process};
+use service::workload::Workload;
+use std::time::Duration;
+
+/// What is tried.
+#[derive(Debug, Clone)]
+pub struct Trial<'a> {
+    /// The law.
+    pub law: Law,
+    /// What it is told.
+    pub frame: Frame,
+    /// What stands between it and the plant.
+    pub limits: Limits,
+    /// The system.
+    pub plant: Settings,
+    /// Offered load.
+    pub workload: &'a Workload,
+    /// How arrivals are spread.
+    pub process: Process,
+    /// Of arrivals and service times.
+    pub seed: u64,
+}
+
+/// What came of it.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// Requests, and replica time.
+    pub tally: Tally,
+    /// Latency of answers at the 50th, 95th and 99th percentile, seconds.
+    pub percentiles: [f64; 3],
+    /// Most replicas at once, starting ones included.
+    pub peak: usize,
+    /// How often the number asked for changed.
+    pub changes: usize,
+    /// Every observation.
+    pub course: Vec<Moment>,
+}
+
+/// The system at one observation.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    /// Since the start.
+    pub at: Duration,
+    /// Asked for.
+    pub desired: usize,
+    /// Serving.
+    pub ready: usize,
+    /// Requests waiting.
+    pub queue_length: usize,
+    /// Requests so far.
+    pub offered: u64,
+    /// Of those, answered in time.
+    pub in_time: u64,
+}
+
+impl Outcome {
+    /// Answered within the objective ÷ offered; 1 if there was nothing to answer.
+    pub fn attainment(&self) -> f64 {
+        if self.tally.offered == 0 { 1.0 } else { self.tally.in_time as f64 / self.tally.offered as f64 }
+    }
+
+    /// Replicas × seconds.
+    pub fn replica_seconds(&self) -> f64 {
+        self.tally.replica_time.as_secs_f64()
+    }
+}
+
+impl Trial<'_> {
+    /// Runs it.
+    pub fn run(&self) -> Outcome {
+        let mut policy = self.law.policy(&self.frame);
+        let mut limiter = Limiter::new(self.limits);
+        self.steer(OBSERVE.min(self.frame.interval), self.limits.min, |plant| {
+            let seen = plant.observe();
+            let current = seen.replicas.desired;
+            let (desired, _) = limiter.apply(seen.at, current, policy.decide(&seen).replicas);
+            desired
+        })
+    }
+
+    /// Runs the plant with what `desired` asks for after every `step`.
+    pub fn steer(&self, step: Duration, initial: usize, mut desired: impl FnMut(&Plant) -> usize) -> Outcome {
+        let mut plant = Plant::new(self.plant.clone(), initial, self.seed);
+        let arrivals = Arrivals::new(self.workload, self.process, self.seed).map(|at| at.as_nanos() as u64);
+        let mut arrivals = arrivals.peekable();
+        let end = Duration::from_secs(self.workload.per_second.len() as u64);
+        let (mut peak, mut changes, mut course) = (initial, 0, Vec::new());
+        let mut current = initial;
+        let mut at = Duration::ZERO;
+        while at < end {
+            let next = desired(&plant);
+            if next != current {
+                plant.scale(next);
+                (current, changes, peak) = (next, changes + 1, peak.max(next.min(self.plant.room)));
+            }
+            at = (at + step).min(end);
+            plant.run(&mut arrivals, at);
+            course.push(plant.moment());
+        }
+        let replica_time = plant.tally().replica_time;
+        plant.finish_all();
+        let percentile = |quantile| plant.latencies().value_at_quantile(quantile) as f64 / 1e6;
+        Outcome {
+            percentiles: [0.5, 0.95, 0.99].map(percentile),
+            // What comes after the last arrival is nobody's cost.
+            tally: Tally { replica_time, ..plant.tally().clone() },
+            peak,
+            changes,
+            course,
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! PURE: (workload, process, seed) → when each request is to be sent.
+
+use crate::workload::Workload;
+use clap::ValueEnum;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use std::time::Duration;
+
+/// How arrivals are spread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Process {
+    /// Independent of each other, as many users are
+    Poisson,
+    /// Evenly spaced
+    Uniform,
+    /// As many in every second as the workload says, at random times within it
+    Replayed,
+}
+
+/// Send times since the start, ascending, one after the other.
+///
+/// Points of a process of rate one are mapped through the inverse of the cumulative load Λ(t), which makes a process
+/// whose rate at every instant is the workload's (time change of a Poisson process).
+#[derive(Debug)]
+pub struct Arrivals<'a> {
+    workload: &'a Workload,
+    process: Process,
+    rng: ChaCha8Rng,
+    /// The next point of the process of rate one.
+    next: f64,
+    /// The second in which it lies, or an earlier one, and the load before that.
+    second: usize,
+    before: f64,
+    /// Replayed: how many are still to come in this second, and where in it the last one was.
+    left: usize,
+    within: f64,
+}
+
+impl<'a> Arrivals<'a> {
+    /// The same times for the same arguments.
+    pub fn new(workload: &'a Workload, process: Process, seed: u64) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        // Half a gap at the start, so that evenly spaced arrivals lie in the middle of their shares.
+        let next = match process {
+            Process::Poisson => gap(&mut rng),
+            Process::Uniform | Process::Replayed => 0.5,
+        };
+        let left = workload.per_second.first().map_or(0, |rate| rate.round() as usize);
+        Self { workload, process, rng, next, second: 0, before: 0.0, left, within: 0.0 }
+    }
+
+    fn next_replayed(&mut self) -> Option<f64> {
+        while self.left == 0 {
+            self.before += self.workload.per_second.get(self.second)?;
+            self.second += 1;
+            let rate = self.workload.per_second.get(self.second)?;
+            // What rounding leaves out in one second comes in a later one.
+            self.left = ((self.before + rate).round() - self.before.round()) as usize;
+            self.within = 0.0;
+        }
+        // The earliest of so many uniform times in what is left of the second.
+        let earliest = 1.0 - (1.0 - self.rng.random::<f64>()).powf(1.0 / self.left as f64);
+        self.within += (1.0 - self.within) * earliest;
+        self.left -= 1;
+        Some(self.second as f64 + self.within)
+    }
+
+    fn next_timed(&mut self) -> Option<f64> {
+        let mut rate = *self.workload.per_second.get(self.second)?;
+        while self.next >= self.before + rate {
+            self.before += rate;
+            self.second += 1;
+            rate = *self.workload.per_second.get(self.second)?;
+        }
+        let seconds = self.second as f64 + (self.next - self.before) / rate;
+        self.next += if self.process == Process::Poisson { gap(&mut self.rng) } else { 1.0 };
+        Some(seconds)
+    }
+}
+
+impl Iterator for Arrivals<'_> {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let seconds = match self.process {
+            Process::Replayed => self.next_replayed(),
+            Process::Poisson | Process::Uniform => self.next_timed(),
+        }?;
+        Some(Duration::from_nanos((seconds * 1e9).round() as u64))
+    }
+}
+
+/// Inverse of the exponential distribution; 1 − u keeps the logarithm finite.
+fn gap(rng: &mut ChaCha8Rng) -> f64 {
+    -(1.0 - rng.random::<f64>()).ln()
+}
+
+/// All of them.
+pub fn schedule(workload: &Workload, process: Process, seed: u64) -> Vec<Duration> {
+    Arrivals::new(workload, process, seed).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn uniform_arrivals_are_evenly_spaced() {
+        let workload = Workload { per_second: vec![2.0, 0.0, 4.0] };
+        let times: Vec<f64> = schedule(&workload, Process::Uniform, 1).iter().map(Duration::as_secs_f64).collect();
+        assert_eq!(times, [0.25, 0.75, 2.125, 2.375, 2.625, 2.875]);
+    }
+
+    #[test]
+    fn poisson_gaps_are_exponential() {
+        // Kolmogorov–Smirnov against 1 − e^(−gap): 1.63 / √n is the bound that chance exceeds once in a hundred times.
+        let workload = Workload::constant(50.0, Duration::from_secs(200));
+        let times = schedule(&workload, Process::Poisson, 7);
+        let mut gaps: Vec<f64> = times.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64() * 50.0).collect();
+        gaps.sort_by(f64::total_cmp);
+        let n = gaps.len() as f64;
+        let distance = gaps.iter().enumerate().map(|(rank, gap)| {
+            let exact = 1.0 - (-gap).exp();
+            (exact - rank as f64 / n).abs().max(((rank + 1) as f64 / n - exact).abs())
+        });
+        assert!(distance.fold(0.0, f64::max) < 1.63 / n.sqrt());
+        assert!((n / 10_000.0 - 1.0).abs() < 0.05, "{n} arrivals");
+    }
+
+    proptest! {
+        #[test]
+        fn times_ascend_within_seconds_that_have_load(
+            rates in prop::collection::vec(0..20_u32, 1..30),
+            seed: u64,
+            process in prop::sample::select(vec![Process::Poisson, Process::Uniform, Process::Replayed]),
+        ) {
+            let workload = Workload { per_second: rates.iter().map(|&rate| f64::from(rate)).collect() };
+            let times = schedule(&workload, process, seed);
+            prop_assert!(times.windows(2).all(|pair| pair[0] <= pair[1]));
+            for time in &times {
+                let second = (time.as_secs_f64() - 1e-9).max(0.0) as usize;
+                prop_assert!(workload.per_second[second] > 0.0);
+            }
+            prop_assert_eq!(&times, &schedule(&workload, process, seed));
+            if process != Process::Poisson {
+                prop_assert_eq!(times.len() as u32, rates.iter().sum::<u32>());
+            }
+            if process == Process::Replayed {
+                let second = |time: &&Duration| time.as_secs() == 0;
+                prop_assert_eq!(times.iter().filter(second).count() as u32, rates[0]);
+            }
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Workloads that are described instead of listed: `square:low=7,high=35,period=60,length=600`.
+
+use crate::workload::{MAX_PER_SECOND, MAX_SECONDS, Workload};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use std::f64::consts::TAU;
+use std::fmt;
+use std::str::FromStr;
+
+/// How the load goes between its lowest and its highest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Always the lowest.
+    Constant,
+    /// From the lowest to the highest, evenly.
+    Ramp,
+    /// The lowest in the first half, the highest in the second.
+    Step,
+    /// The highest once, from the middle on for one period.
+    Spike,
+    /// A wave that begins at its lowest.
+    Sine,
+    /// Half a period each, the lowest first.
+    Square,
+    /// Rises evenly for a period, then falls at once.
+    Sawtooth,
+    /// The lowest and the highest in turns, each for a random time with a mean of half a period.
+    OnOff,
+    /// One of four levels, the next after a random time with a mean of half a period.
+    Markov,
+}
+
+const KINDS: [(&str, Kind); 9] = [
+    ("constant", Kind::Constant),
+    ("ramp", Kind::Ramp),
+    ("step", Kind::Step),
+    ("spike", Kind::Spike),
+    ("sine", Kind::Sine),
+    ("square", Kind::Square),
+    ("sawtooth", Kind::Sawtooth),
+    ("on-off", Kind::OnOff),
+    ("markov", Kind::Markov),
+];
+
+/// A described workload.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Shape {
+    /// How it goes.
+    pub kind: Kind,
+    /// Requests per second at the lowest.
+    pub low: f64,
+    /// Requests per second at the highest.
+    pub high: f64,
+    /// Seconds.
+    pub period: f64,
+    /// Seconds in all.
+    pub length: usize,
+    /// Of the random kinds.
+    pub seed: u64,
+}
+
+impl Shape {
+    /// Second by second.
+    pub fn workload(&self) -> Workload {
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        let (mut level, mut until) = (0_u32, 0.0);
+        let at = |share: f64| self.low + (self.high - self.low) * share;
+        let rate = |second: usize| {
+            let (middle, length) = (second as f64 + 0.5, self.length as f64);
+            let phase = (middle / self.period).fract();
+            let share = match self.kind {
+                Kind::Constant => 0.0,
+                Kind::Ramp => middle / length,
+                Kind::Step => f64::from(2 * second >= self.length),
+                Kind::Spike => f64::from((0.0..self.period).contains(&(middle - length / 2.0))),
+                Kind::Sine => 0.5 - 0.5 * (TAU * phase).cos(),
+                Kind::Square => f64::from(phase >= 0.5),
+                Kind::Sawtooth => phase,
+                Kind::OnOff | Kind::Markov => {
+                    let steps = if self.kind == Kind::OnOff { 1 } else { 3 };
+                    while until <= second as f64 {
+                        level = if steps == 1 { 1 - level } else { rng.random_range(0..=steps) };
+                        until += -(1.0 - rng.random::<f64>()).ln() * self.period / 2.0;
+                    }
+                    f64::from(level) / f64::from(steps)
+                }
+            };
+            at(share)
+        };
+        Workload { per_second: (0..self.length).map(rate).collect() }
+    }
+}
+
+/// What is wrong with a shape's text.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?}: {what}; a shape is written like square:low=7,high=35,period=60,length=600")]
+pub struct Error {
+    text: String,
+    what: String,
+}
+
+impl FromStr for Shape {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let error = |what: String| Error { text: text.chars().take(80).collect(), what };
+        let (name, parameters) = text.split_once(':').unwrap_or((text, ""));
+        let kind = KINDS.iter().find(|(known, _)| *known == name).map(|&(_, kind)| kind).ok_or_else(|| {
+            let known: Vec<&str> = KINDS.iter().map(|(known, _)| *known).collect();
+            error(format!("there is no such shape, only {}", known.join(", ")))
+        })?;
+        let mut shape = Self { kind, low: 7.0, high: 35.0, period: 120.0, length: 600, seed: 1 };
+        for parameter in parameters.split(',').filter(|parameter| !parameter.is_empty()) {
+            let (key, value) =
+                parameter.split_once('=').ok_or_else(|| error(format!("{parameter:?} is no KEY=VALUE")))?;
+            let number = |range: std::ops::RangeInclusive<f64>| {
+                let parsed = value.parse().ok().filter(|number| range.contains(number));
+                parsed.ok_or_else(|| error(format!("{key} must lie between {} and {}", range.start(), range.end())))
+            };
+            match key {
+                "low" => shape.low = number(0.0..=MAX_PER_SECOND)?,
+                "high" => shape.high = number(0.0..=MAX_PER_SECOND)?,
+                "period" => shape.period = number(1.0..=MAX_SECONDS as f64)?,
+                "length" => shape.length = number(1.0..=MAX_SECONDS as f64)? as usize,
+                "seed" => shape.seed = value.parse().map_err(|_| error("seed must be a whole number".into()))?,
+                _ => return Err(error(format!("{key:?} is none of low, high, period, length, seed"))),
+            }
+        }
+        Ok(shape)
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = KINDS.iter().find(|(_, kind)| *kind == self.kind).map_or("", |(name, _)| name);
+        let Self { low, high, period, length, seed, .. } = self;
+        write!(f, "{name}:low={low},high={high},period={period},length={length},seed={seed}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shapes_do_what_their_names_say() {
+        let rates = |text: &str| text.parse::<Shape>().expect(text).workload().per_second;
+        assert_eq!(rates("constant:low=3,length=2"), [3.0, 3.0]);
+        assert_eq!(rates("ramp:low=0,high=4,length=4"), [0.5, 1.5, 2.5, 3.5]);
+        assert_eq!(rates("step:low=1,high=2,length=4"), [1.0, 1.0, 2.0, 2.0]);
+        assert_eq!(rates("spike:low=1,high=9,period=2,length=6"), [1.0, 1.0, 1.0, 9.0, 9.0, 1.0]);
+        assert_eq!(rates("square:low=1,high=2,period=4,length=6"), [1.0, 1.0, 2.0, 2.0, 1.0, 1.0]);
+        assert_eq!(rates("sawtooth:low=0,high=2,period=2,length=4"), [0.5, 1.5, 0.5, 1.5]);
+        let sine = rates("sine:low=0,high=10,period=100,length=100");
+        assert!(sine[0] < 0.1 && sine[49] > 9.9 && sine[99] < 0.1, "{sine:?}");
+        let on_off = rates("on-off:low=1,high=5,period=20,length=20000");
+        assert!(on_off.iter().all(|&rate| rate == 1.0 || rate == 5.0));
+        let mean = on_off.iter().sum::<f64>() / 20_000.0;
+        assert!((mean - 3.0).abs() < 0.2, "{mean}");
+        assert_ne!(on_off, rates("on-off:low=1,high=5,period=20,length=20000,seed=2"));
+        assert_eq!(rates("markov:low=0,high=3,period=9,length=99").iter().fold(0.0, |a: f64, &b| a.max(b)), 3.0);
+    }
+
+    #[test]
+    fn bad_shapes_are_named() {
+        for (text, word) in [
+            ("", "no such shape"),
+            ("circle", "only constant, ramp"),
+            ("sine:low", "no KEY=VALUE"),
+            ("sine:low=-1", "low must lie"),
+            ("sine:low=NaN", "low must lie"),
+            ("sine:period=0", "period must lie"),
+            ("sine:length=1e9", "length must lie"),
+            ("sine:colour=3", "\"colour\" is none of"),
+            ("sine:seed=x", "seed must be"),
+        ] {
+            let error = text.parse::<Shape>().expect_err("refused").to_string();
+            assert!(error.contains(word), "{text}: {error}");
+        }
+        let shape: Shape = "square:low=1,high=2.5,period=3,length=4,seed=5".parse().expect("a shape");
+        assert_eq!(shape.to_string().parse(), Ok(shape));
+    }
+}
