@@ -3,7 +3,7 @@
 use crate::limits::{Limited, Limiter};
 use crate::observe::Dispatcher;
 use crate::policy::{Observation, Policy, Replicas};
-use crate::target;
+use crate::target::{self, Wish};
 use metrics::{counter, gauge};
 use serde::Serialize;
 use service::wire::metric;
@@ -97,12 +97,17 @@ impl Control {
         let want = self.policy.decide(seen);
         let current = seen.replicas.desired;
         let (desired, limited) = self.limiter.apply(seen.at, current, want.replicas);
-        self.target.desired.send_if_modified(|present| std::mem::replace(present, desired) != desired);
         let limited = match (want.replicas, limited) {
             (Some(wanted), Limited::Bounded) => format!("; {wanted} wanted, bounded to {desired}"),
             (Some(wanted), Limited::Stabilised) => format!("; {wanted} wanted, waiting before scaling down"),
             (None, _) | (_, Limited::Granted) => String::new(),
         };
+        let explanation = format!("{}{limited}", want.reason);
+        let wish = Wish { replicas: desired, reason: explanation.clone() };
+        // Again if it has not been granted: a target may have had to refuse it.
+        self.target
+            .desired
+            .send_if_modified(|present| std::mem::replace(present, wish).replicas != desired || desired != current);
         Decision {
             at_seconds: seen.at.as_secs_f64(),
             replicas: seen.replicas,
@@ -113,7 +118,7 @@ impl Control {
                 std::cmp::Ordering::Equal => "hold",
             },
             reason: want.reason.as_str(),
-            explanation: format!("{}{limited}", want.reason),
+            explanation,
         }
     }
 

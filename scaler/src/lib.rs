@@ -1,7 +1,9 @@
 //! The scaler: reads the dispatcher's metrics, decides how many replicas the objective needs, and runs them.
 
+pub mod cluster;
 pub mod config;
 pub mod control;
+pub mod leader;
 pub mod limits;
 pub mod observe;
 pub mod policy;

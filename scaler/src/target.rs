@@ -1,12 +1,16 @@
 //! What is scaled. Each target is one task: it is told how many replicas there should be, and tells how many there are.
 
 pub mod cgroup;
+pub mod deployment;
 pub mod processes;
 
 use crate::policy::Replicas;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+
+/// Weight of a new start in the running mean of start-up times.
+const STARTUP_WEIGHT: f64 = 0.3;
 
 /// What a target says of itself.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -19,13 +23,28 @@ pub struct State {
     pub refusal: Option<String>,
 }
 
+/// How many replicas there should be, and why.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wish {
+    /// How many.
+    pub replicas: usize,
+    /// For whoever wonders why they changed.
+    pub reason: String,
+}
+
 /// How to reach a target's task. Dropping `desired` ends it.
 #[derive(Debug)]
 pub struct Handle {
-    /// How many there should be.
-    pub desired: watch::Sender<usize>,
+    /// How many there should be. A target that others may change as well acts once on each wish, so a wish that still
+    /// stands and is not what there is has to be sent again.
+    pub desired: watch::Sender<Wish>,
     /// How many there are.
     pub state: watch::Receiver<State>,
     /// Ends when the task has: replicas that live on this machine are drained by then, others stay as they are.
     pub done: JoinHandle<()>,
+}
+
+/// The running mean of start-up times after one more.
+fn startup_mean(mean: Option<Duration>, took: Duration) -> Duration {
+    mean.map_or(took, |mean| mean.mul_f64(1.0 - STARTUP_WEIGHT) + took.mul_f64(STARTUP_WEIGHT))
 }

@@ -4,7 +4,7 @@
 //! A child holds the other end of its standard input and exits when it closes, so none outlives this process.
 
 use super::cgroup::{Controller, Group};
-use super::{Handle, State};
+use super::{Handle, State, Wish, startup_mean};
 use crate::policy::Replicas;
 use hyper::StatusCode;
 use rustix::process::{Pid, Signal, kill_process};
@@ -29,9 +29,6 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 /// Longest such pause.
 const LAST_BACKOFF: Duration = Duration::from_secs(30);
 
-/// Weight of a new start in the running mean of start-up times.
-const STARTUP_WEIGHT: f64 = 0.3;
-
 /// How replicas are run.
 #[derive(Debug, Clone)]
 pub struct Spec {
@@ -51,7 +48,7 @@ pub struct Spec {
 
 /// Starts the task with `desired` replicas.
 pub fn run(spec: Spec, desired: usize) -> Handle {
-    let (set_desired, wanted) = watch::channel(desired);
+    let (set_desired, wanted) = watch::channel(Wish { replicas: desired, reason: String::new() });
     let (publish, state) = watch::channel(State::default());
     let processes = Processes {
         spec,
@@ -102,10 +99,10 @@ struct Processes {
 }
 
 impl Processes {
-    async fn run(mut self, mut wanted: watch::Receiver<usize>) {
+    async fn run(mut self, mut wanted: watch::Receiver<Wish>) {
         // Each child sends two at most.
         let (events, mut happened) = mpsc::channel(64);
-        let mut desired = *wanted.borrow_and_update();
+        let mut desired = wanted.borrow_and_update().replicas;
         let mut stopping = false;
         loop {
             self.reconcile(desired, &events);
@@ -116,7 +113,7 @@ impl Processes {
             let retry = self.not_before.max(Instant::now() + Duration::from_millis(1));
             tokio::select! {
                 changed = wanted.changed(), if !stopping => match changed {
-                    Ok(()) => desired = *wanted.borrow_and_update(),
+                    Ok(()) => desired = wanted.borrow_and_update().replicas,
                     Err(_dropped) => (desired, stopping) = (0, true),
                 },
                 Some(event) = happened.recv() => self.note(event),
@@ -191,10 +188,7 @@ impl Processes {
                     let took = child.started.elapsed();
                     child.phase = Phase::Ready { address };
                     self.failed_starts = 0;
-                    self.startup = Some(
-                        self.startup
-                            .map_or(took, |mean| mean.mul_f64(1.0 - STARTUP_WEIGHT) + took.mul_f64(STARTUP_WEIGHT)),
-                    );
+                    self.startup = Some(startup_mean(self.startup, took));
                     tracing::info!(replica = id, startup_ms = took.as_millis() as u64, "ready");
                 }
             }

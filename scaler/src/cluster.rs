@@ -1,0 +1,78 @@
+//! What all clients of the API server here share: a limit on each request, and failures in words.
+
+use kube::core::Status;
+use kube::runtime::watcher;
+use std::time::Duration;
+
+/// For one answer. Short, as a caller that waits does nothing else.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// Why a request came to nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The API server said no.
+    #[error("{message} (HTTP {code})")]
+    Refused {
+        /// The HTTP status.
+        code: u16,
+        /// In its own words.
+        message: String,
+    },
+    /// It did not answer, or not in a way that can be understood.
+    #[error("the API server does not answer: {0}")]
+    Unanswered(String),
+}
+
+impl Failure {
+    /// Whether the answer had this HTTP status.
+    pub fn is(&self, status: u16) -> bool {
+        matches!(self, Self::Refused { code, .. } if *code == status)
+    }
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        Self::Refused { code: status.code, message: status.message }
+    }
+}
+
+impl From<kube::Error> for Failure {
+    fn from(error: kube::Error) -> Self {
+        match error {
+            kube::Error::Api(status) => (*status).into(),
+            error => Self::Unanswered(root(&error)),
+        }
+    }
+}
+
+impl From<watcher::Error> for Failure {
+    fn from(error: watcher::Error) -> Self {
+        match error {
+            watcher::Error::InitialListFailed(error)
+            | watcher::Error::WatchStartFailed(error)
+            | watcher::Error::WatchFailed(error) => error.into(),
+            watcher::Error::WatchError(status) => (*status).into(),
+            error @ watcher::Error::NoResourceVersion => Self::Unanswered(error.to_string()),
+        }
+    }
+}
+
+/// The answer, if it comes in time.
+///
+/// # Errors
+/// When it is no, or none came.
+pub async fn request<T>(call: impl Future<Output = kube::Result<T>>) -> Result<T, Failure> {
+    match tokio::time::timeout(LIMIT, call).await {
+        Ok(answer) => Ok(answer?),
+        Err(_elapsed) => Err(Failure::Unanswered(format!("nothing for {LIMIT:?}"))),
+    }
+}
+
+/// The innermost cause; those around it say only which layer passed it on.
+fn root(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}

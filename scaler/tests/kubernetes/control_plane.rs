@@ -1,0 +1,194 @@
+//! A real control plane for tests, the way to it, and what there is in it. `ROUNDHOUSE_CONTROL_PLANE` names a script
+//! that starts one (`start DIR` prints a kubeconfig, `stop DIR` ends it); without one a test says that it was skipped.
+//! Tests that run at the same time share it; each has a namespace of its own.
+
+use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client, Config};
+use serde_json::{Value, json};
+use std::io::Write;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
+
+/// For anything that should happen soon. Busy machines are slow.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// One control plane, stopped when the last test drops it.
+pub(crate) struct ControlPlane {
+    script: PathBuf,
+    folder: tempfile::TempDir,
+    kubeconfig: PathBuf,
+}
+
+/// The running one, or a new one; nothing where there is none.
+pub(crate) fn control_plane() -> Option<Arc<ControlPlane>> {
+    static RUNNING: Mutex<Weak<ControlPlane>> = Mutex::new(Weak::new());
+    let mut running = RUNNING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    running.upgrade().or_else(|| {
+        let started = Arc::new(ControlPlane::start()?);
+        *running = Arc::downgrade(&started);
+        Some(started)
+    })
+}
+
+impl ControlPlane {
+    fn start() -> Option<Self> {
+        let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/k8s/control-plane");
+        let script = std::env::var_os("ROUNDHOUSE_CONTROL_PLANE").map_or(beside, PathBuf::from);
+        if !script.exists() {
+            say("skipped: no control plane; set ROUNDHOUSE_CONTROL_PLANE to a script that starts one");
+            return None;
+        }
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let [api, etcd] = [[0, 1, 2], [0, 10, 10]].map(free_ports);
+        let output = Command::new(&script)
+            .arg("start")
+            .arg(folder.path().join("control-plane"))
+            .envs([("API_PORT", api.to_string()), ("ETCD_PORT", etcd.to_string())])
+            .stderr(Stdio::inherit())
+            .output()
+            .expect("the script runs");
+        assert!(output.status.success(), "the control plane did not start");
+        let kubeconfig = String::from_utf8(output.stdout).expect("a path").trim().into();
+        Some(Self { script, folder, kubeconfig })
+    }
+
+    async fn config(&self) -> Config {
+        let kubeconfig = Kubeconfig::read_from(&self.kubeconfig).expect("a kubeconfig");
+        Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("complete")
+    }
+
+    /// Who may do everything.
+    pub(crate) async fn client(&self) -> Client {
+        Client::try_from(self.config().await).expect("a client")
+    }
+
+    /// Who may do only what Roles allow them.
+    pub(crate) async fn client_of(&self, user: &str) -> Client {
+        let mut config = self.config().await;
+        config.auth_info.impersonate = Some(user.into());
+        Client::try_from(config).expect("a client")
+    }
+
+    /// Everything is allowed, over a line that can be cut.
+    pub(crate) async fn client_over(&self, line: &Line) -> Client {
+        let mut config = self.config().await;
+        config.cluster_url = format!("https://127.0.0.1:{}", line.port).parse().expect("an address");
+        Client::try_from(config).expect("a client")
+    }
+
+    /// A line to the API server.
+    pub(crate) async fn line(&self) -> Line {
+        let port = self.config().await.cluster_url.port_u16().expect("the API server's port");
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let mut line = Line { port: listener.local_addr().expect("bound").port(), to: port, carrying: None };
+        drop(listener);
+        line.mend().await;
+        line
+    }
+}
+
+impl Drop for ControlPlane {
+    fn drop(&mut self) {
+        let stopped = Command::new(&self.script).arg("stop").arg(self.folder.path().join("control-plane")).status();
+        if !stopped.is_ok_and(|status| status.success()) {
+            say("the control plane did not stop");
+        }
+    }
+}
+
+/// Carries connections to the API server until it is cut.
+pub(crate) struct Line {
+    port: u16,
+    to: u16,
+    carrying: Option<JoinHandle<()>>,
+}
+
+impl Line {
+    /// Connections end, and new ones are refused.
+    pub(crate) fn cut(&mut self) {
+        if let Some(carrying) = self.carrying.take() {
+            carrying.abort();
+        }
+    }
+
+    /// Connections are taken again.
+    pub(crate) async fn mend(&mut self) {
+        self.cut();
+        let until = Instant::now() + PATIENCE;
+        let listener = loop {
+            match tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, self.port)).await {
+                Ok(listener) => break listener,
+                Err(error) => assert!(Instant::now() < until, "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        let to = self.to;
+        self.carrying = Some(tokio::spawn(async move {
+            // Dropped with this task, and the connections with it.
+            let mut connections = JoinSet::new();
+            while let Ok((mut near, _)) = listener.accept().await {
+                connections.spawn(async move {
+                    if let Ok(mut far) = tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, to)).await {
+                        let _ended = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+                    }
+                });
+            }
+        }));
+    }
+}
+
+/// Creates a namespace in which pods can be made.
+pub(crate) async fn namespace(client: &Client, name: &str) {
+    let namespace = serde_json::from_value(json!({"metadata": {"name": name}})).expect("a Namespace");
+    let created = Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &namespace).await;
+    created.expect("a Namespace");
+    let accounts = Api::<ServiceAccount>::namespaced(client.clone(), name);
+    eventually("the default ServiceAccount", async || accounts.get_opt("default").await.expect("it answers")).await;
+}
+
+/// Creates or changes any object that has a typed form.
+pub(crate) async fn apply<K>(api: &Api<K>, name: &str, mut object: Value) -> K
+where
+    K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+{
+    object["apiVersion"] = K::api_version(&()).into();
+    object["kind"] = K::kind(&()).into();
+    object["metadata"]["name"] = name.into();
+    let params = PatchParams::apply("test").force();
+    api.patch(name, &params, &Patch::Apply(object)).await.unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// Waits until there is one.
+pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(Instant::now() < until, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Past the capturing of what passing tests print: nothing is skipped silently.
+pub(crate) fn say(text: &str) {
+    writeln!(std::io::stderr(), "{text}").expect("standard error is open");
+}
+
+/// A port that is free and has free ones at these distances, as far as one can tell.
+fn free_ports(distances: [u16; 3]) -> u16 {
+    let free = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok();
+    loop {
+        let port = free(0).and_then(|taken| taken.local_addr().ok()).expect("a free port").port();
+        if distances.iter().all(|distance| port.checked_add(*distance).and_then(free).is_some()) {
+            return port;
+        }
+    }
+}
