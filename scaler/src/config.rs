@@ -1,6 +1,7 @@
 //! Flags → what the scaler runs with.
 
 use crate::limits::Limits;
+use crate::observe::{Observe, flags::Flags};
 use crate::policy::{Policy, latency_step::LatencyStep, slo};
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
@@ -17,9 +18,9 @@ use std::time::Duration;
     scaler --dispatcher 127.0.0.1:5052 --target processes --list /run/roundhouse/replicas --max 4 --objective 500ms"
 )]
 pub struct Args {
-    /// The dispatcher whose metrics are read, host:port
-    #[arg(long, env = "ROUNDHOUSE_DISPATCHER", default_value = "127.0.0.1:5052")]
-    pub dispatcher: String,
+    /// Where the dispatchers' metrics are read
+    #[command(flatten)]
+    pub source: Flags,
     /// What is scaled
     #[arg(long, env = "ROUNDHOUSE_TARGET", value_enum, default_value_t = Target::Processes)]
     pub target: Target,
@@ -92,8 +93,8 @@ pub enum Law {
 /// Checked settings.
 #[derive(Debug)]
 pub struct Config {
-    /// The dispatcher, `host:port`.
-    pub dispatcher: String,
+    /// What is observed, unread yet.
+    pub source: Observe,
     /// The law, remembering nothing yet.
     pub policy: Policy,
     /// Bounds and patience.
@@ -142,7 +143,7 @@ impl TryFrom<Args> for Config {
         );
         let most = max as usize;
         Ok(Self {
-            dispatcher: args.dispatcher,
+            source: args.source.try_into()?,
             policy: match args.policy {
                 Law::Slo => Policy::Slo(slo::Slo::new(slo::Objective { latency: objective, quantile }, interval, most)),
                 Law::LatencyStep => Policy::LatencyStep(LatencyStep::new(objective, lower)),
@@ -174,6 +175,17 @@ mod tests {
     }
 
     #[test]
+    fn readings_come_from_dispatchers_or_from_prometheus() {
+        for flags in
+            [&[][..], &["--dispatcher=a:1"], &["--dispatcher=a:1", "--dispatcher=dns:b:2"], &["--dispatcher=a:1,b:2"]]
+        {
+            assert!(matches!(config(flags).expect("good").source, Observe::Dispatchers(_)), "{flags:?}");
+        }
+        let prometheus = ["--prometheus=http://a:9090", "--prometheus-selector=job=\"b\"", "--prometheus-query=up"];
+        assert!(matches!(config(&prometheus).expect("good").source, Observe::Prometheus(_)));
+    }
+
+    #[test]
     fn bad_flags_are_named() {
         assert!(config(&[]).is_ok());
         for (flags, word) in [
@@ -187,6 +199,18 @@ mod tests {
             (&["--lower-latency=1s"], "--lower-latency"),
             (&["--policy=magic"], "magic"),
             (&["--min=0"], "min"),
+            (&["--dispatcher=nowhere"], "\"nowhere\" is neither HOST:PORT"),
+            (&["--dispatcher=http://a:1"], "HOST:PORT"),
+            (&["--dispatcher=dns:a:b"], "dns:NAME:PORT"),
+            (&["--dispatcher=a:1", "--dispatcher=a:1"], "--dispatcher a:1 is given twice"),
+            (&["--prometheus=a:9090"], "neither http nor https"),
+            (&["--prometheus=http://a:99999"], "port"),
+            (&["--prometheus=http://a", "--dispatcher=a:1"], "cannot be used with"),
+            (&["--prometheus-query=up"], "--prometheus <URL>"),
+            (&["--prometheus=http://a", "--prometheus-selector={a=\"b\"}"], "braces"),
+            (&["--prometheus=http://a", "--prometheus-query= "], "--prometheus-query is empty"),
+            (&["--prometheus=http://a", "--prometheus-stale-after=0s"], "--prometheus-stale-after"),
+            (&["--prometheus=http://a", "--prometheus-token-file=no/such/token"], "no/such/token"),
         ] {
             let error = config(flags).expect_err("refused");
             assert!(error.contains(word), "{flags:?}: {error}");

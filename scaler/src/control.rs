@@ -1,7 +1,7 @@
 //! The tick: observe ▸ decide ▸ limit ▸ actuate ▸ explain.
 
 use crate::limits::{Limited, Limiter};
-use crate::observe::Dispatcher;
+use crate::observe::Observe;
 use crate::policy::{Observation, Policy, Replicas};
 use crate::target;
 use metrics::{counter, gauge};
@@ -37,7 +37,7 @@ pub type Journal = Arc<Mutex<VecDeque<Decision>>>;
 /// Everything that one tick needs.
 pub struct Control {
     /// What is observed.
-    pub dispatcher: Dispatcher,
+    pub source: Observe,
     /// What decides.
     pub policy: Policy,
     /// What has the last word.
@@ -63,11 +63,11 @@ impl Control {
         loop {
             tick.tick().await;
             let target = self.target.state.borrow().clone();
-            let reading = self.dispatcher.read().await;
             let at = started.elapsed();
+            let reading = self.source.read(at).await;
             let decision = match reading {
                 Ok(reading) => {
-                    seen_at = Some(at);
+                    seen_at = Some(at.saturating_sub(reading.age));
                     self.decide(&Observation {
                         at,
                         queue_length: reading.queue_length,

@@ -3,7 +3,6 @@
 use crate::config::Config;
 use crate::control::{Control, Journal};
 use crate::limits::Limiter;
-use crate::observe::Dispatcher;
 use crate::target::Handle;
 use crate::target::cgroup::Controller;
 use crate::target::processes::{self, Spec};
@@ -47,7 +46,7 @@ pub async fn run(config: Config, metrics: PrometheusHandle) -> Result<()> {
     let handle = move |request: Request<Incoming>| std::future::ready(answer(&admin, &kept, &request));
     tokio::spawn(service::server::serve(listener, None, handle, std::future::pending(), ADMIN_GRACE));
     let mut control = Control {
-        dispatcher: Dispatcher::new(config.dispatcher),
+        source: config.source,
         policy: config.policy,
         limiter: Limiter::new(config.limits),
         target,
