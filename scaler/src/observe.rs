@@ -123,7 +123,7 @@ pub enum Observe {
     /// From the dispatchers' own `/metrics`.
     Dispatchers(dispatchers::Dispatchers),
     /// From a Prometheus that scrapes them.
-    Prometheus(prometheus::Prometheus),
+    Prometheus(Box<prometheus::Prometheus>),
 }
 
 impl Observe {

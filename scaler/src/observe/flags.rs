@@ -101,6 +101,6 @@ impl TryFrom<Flags> for Observe {
             }
         }
         let client = Client::new(base, flags.prometheus_token_file)?;
-        Ok(Self::Prometheus(Prometheus::new(client, queries, flags.prometheus_stale_after)))
+        Ok(Self::Prometheus(Prometheus::new(client, queries, flags.prometheus_stale_after).into()))
     }
 }

@@ -1,9 +1,9 @@
 //! Reads the dispatchers' figures from a Prometheus that scrapes them.
 //!
 //! What is asked for are the series as they are, for each dispatcher: a sum over all would hide which of them started
-//! again. All are read by one query, and so from one scrape. How old they are is asked first, so that they are at least as
-//! young as that. A dispatcher that Prometheus cannot scrape vanishes from the answer at once; one query tells it from
-//! one that has left: as long as it is down its last figures stand, ever older, until they are too old.
+//! again. All are read by one query, and so from one scrape. A dispatcher that Prometheus cannot scrape vanishes from the
+//! answer at once; another query tells it from one that has left. As long as it is down its last figures stand, ever
+//! older, until they are too old.
 
 pub mod client;
 
@@ -82,9 +82,11 @@ impl Prometheus {
     /// # Errors
     /// See [`Error`].
     pub async fn read(&mut self, at: Duration) -> Result<Reading, Error> {
-        let (ages, down) =
-            tokio::try_join!(self.client.query(&self.queries.ages), self.client.query(&self.queries.down))?;
+        // In this order: figures may be younger than their ages say, never older, and what is missing among them because
+        // it cannot be scraped is down by then.
+        let ages = self.client.query(&self.queries.ages).await?;
         let figures = self.client.query(&self.queries.figures).await?;
+        let down = self.client.query(&self.queries.down).await?;
         let answers = Answers { ages, down, figures };
         if self.board.is_blank() && answers.figures.is_empty() && answers.down.is_empty() {
             return Err(Error::Nobody { query: self.queries.figures.clone() });
