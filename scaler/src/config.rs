@@ -127,6 +127,14 @@ impl TryFrom<Args> for Config {
         ensure!(min <= max, "--min ({min}) must not exceed --max ({max})");
         ensure!(quantile > 0.0 && quantile < 1.0, "--quantile ({quantile}) must lie between 0 and 1, such as 0.99");
         ensure!(interval >= Duration::from_millis(100), "--interval ({interval:?}) must be at least 100ms");
+        let scraped_every = args.source.prometheus_stale_after / 3;
+        ensure!(
+            args.source.prometheus.is_none() || scraped_every <= args.down_window,
+            "--down-window ({:?}) must be at least a third of --prometheus-stale-after ({:?}), or figures come \
+             too rarely to ever scale down",
+            args.down_window,
+            args.source.prometheus_stale_after
+        );
         if let Some(share) = args.cpu_share {
             ensure!((0.05..=1024.0).contains(&share), "--cpu-share ({share}) must be at least 0.05 of a core");
         }
@@ -210,6 +218,7 @@ mod tests {
             (&["--prometheus=http://a", "--prometheus-selector={a=\"b\"}"], "braces"),
             (&["--prometheus=http://a", "--prometheus-query= "], "--prometheus-query is empty"),
             (&["--prometheus=http://a", "--prometheus-stale-after=0s"], "--prometheus-stale-after"),
+            (&["--prometheus=http://a", "--prometheus-stale-after=3m"], "--down-window (20s)"),
             (&["--prometheus=http://a", "--prometheus-token-file=no/such/token"], "no/such/token"),
         ] {
             let error = config(flags).expect_err("refused");

@@ -34,6 +34,9 @@ pub struct Decision {
 /// The latest decisions, newest last.
 pub type Journal = Arc<Mutex<VecDeque<Decision>>>;
 
+/// Over less time than this a rate is noise.
+const NEWER: Duration = Duration::from_millis(50);
+
 /// Everything that one tick needs.
 pub struct Control {
     /// What is observed.
@@ -66,20 +69,26 @@ impl Control {
             let at = started.elapsed();
             let reading = self.source.read(at).await;
             let decision = match reading {
-                Ok(reading) => {
-                    seen_at = Some(at.saturating_sub(reading.age));
-                    self.decide(&Observation {
-                        at,
-                        queue_length: reading.queue_length,
-                        arrivals: reading.arrivals,
-                        service: reading.service,
-                        latency: reading.latency,
-                        replicas: target.replicas,
-                        startup: target.startup,
-                    })
-                }
+                Ok(reading) => match news(at, reading.age, seen_at) {
+                    Some(taken) => {
+                        seen_at = Some(taken);
+                        self.decide(&Observation {
+                            at: taken,
+                            queue_length: reading.queue_length,
+                            arrivals: reading.arrivals,
+                            service: reading.service,
+                            latency: reading.latency,
+                            replicas: target.replicas,
+                            startup: target.startup,
+                        })
+                    }
+                    None => hold(at, target.replicas, "no_news", format!("no figures newer than {:.0?}", reading.age)),
+                },
                 // Without figures nothing changes, in either direction.
-                Err(error) => hold(at, target.replicas, error.to_string()),
+                Err(error) => {
+                    tracing::warn!("hold: {error}");
+                    hold(at, target.replicas, "no_observation", error.to_string())
+                }
             };
             gauge!("scaler_observation_age_seconds").set((at - seen_at.unwrap_or_default()).as_secs_f64());
             self.explain(decision);
@@ -127,14 +136,33 @@ impl Control {
     }
 }
 
-fn hold(at: Duration, replicas: Replicas, explanation: String) -> Decision {
-    tracing::warn!("hold: {explanation}");
-    Decision {
-        at_seconds: at.as_secs_f64(),
-        replicas,
-        desired: replicas.desired,
-        action: "hold",
-        reason: "no_observation",
-        explanation,
+/// When figures of this age were taken, if that was since the start and since the last ones. A rate is what was added
+/// by the time in which it was: the same figures at a later time would show that nothing arrives.
+fn news(at: Duration, age: Duration, seen_at: Option<Duration>) -> Option<Duration> {
+    at.checked_sub(age).filter(|&taken| seen_at.is_none_or(|seen| taken >= seen + NEWER))
+}
+
+fn hold(at: Duration, replicas: Replicas, reason: &'static str, explanation: String) -> Decision {
+    Decision { at_seconds: at.as_secs_f64(), replicas, desired: replicas.desired, action: "hold", reason, explanation }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_figures_at_a_later_time_are_no_news() {
+        let seconds = Duration::from_secs_f64;
+        for (at, age, seen_at, taken) in [
+            (0.0, 0.0, None, Some(0.0)),
+            (2.0, 0.0, Some(0.0), Some(2.0)),
+            (2.0, 5.0, None, None),
+            (9.0, 2.0, None, Some(7.0)),
+            (11.0, 4.0, Some(7.0), None),
+            (11.0, 3.98, Some(7.0), None),
+            (11.0, 1.0, Some(7.0), Some(10.0)),
+        ] {
+            assert_eq!(news(seconds(at), seconds(age), seen_at.map(seconds)), taken.map(seconds), "{at} {age}");
+        }
     }
 }

@@ -22,8 +22,8 @@ pub struct Reading {
     pub queue_length: f64,
     /// Requests sent to replicas, unanswered, over all dispatchers.
     pub in_flight: f64,
-    /// Requests that all replicas in rotation take at once. The dispatchers share the replicas, so this is the largest of
-    /// their figures and not the sum.
+    /// Requests that all replicas in rotation take at once. The dispatchers share the replicas, so this is the largest
+    /// of their figures and not the sum.
     pub capacity: f64,
     /// Requests ever admitted or refused for want of capacity.
     pub arrivals: f64,
@@ -101,7 +101,7 @@ pub enum Failure {
         /// Not 200.
         status: StatusCode,
     },
-    /// Prometheus cannot scrape it, and has not told its figures since this program started.
+    /// Prometheus cannot scrape it, but others, or has not told its figures since this program started.
     #[error("{endpoint} is down for Prometheus; see its targets")]
     Down {
         /// Labels of the dispatcher.

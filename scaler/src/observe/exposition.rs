@@ -6,8 +6,8 @@ use prometheus_parse::{Scrape, Value};
 /// What the dispatcher's own metrics begin with.
 const PREFIX: &str = "dispatcher_";
 
-/// Every line of a dispatcher's metric. The parser is given one line at a time, since of several it skips silently what it
-/// does not understand, and without types, so that parts of histograms stay plain numbers.
+/// Every line of a dispatcher's metric. The parser is given one line at a time, since of several it skips silently what
+/// it does not understand, and without types, so that parts of histograms stay plain numbers.
 pub(super) fn parse(text: &[u8]) -> Result<Vec<Sample>, Fault> {
     let text = std::str::from_utf8(text).map_err(|_not_utf8| Fault::Text)?;
     text.lines().filter(|line| line.starts_with(PREFIX)).map(sample).collect()

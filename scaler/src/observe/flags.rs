@@ -24,7 +24,8 @@ pub struct Flags {
         value_delimiter = ','
     )]
     pub dispatcher: Vec<Place>,
-    /// Read the metrics from this Prometheus instead, such as http://prometheus.monitoring:9090
+    /// Read the metrics from this Prometheus instead, by its address, such as `http://prometheus.monitoring:9090`;
+    /// https trusts the system's authorities, or those in the PEM file that SSL_CERT_FILE names
     #[arg(long, env = "ROUNDHOUSE_PROMETHEUS", value_name = "URL", conflicts_with = "dispatcher")]
     pub prometheus: Option<Base>,
     /// A file with the bearer token for Prometheus; read again for each query

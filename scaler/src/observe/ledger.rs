@@ -1,8 +1,8 @@
 //! PURE: what each dispatcher has counted, continued over restarts, and the sum of all.
 //!
-//! Every dispatcher has an account of its own, so that one that starts again is one that starts again. An account counts
-//! what is added between two snapshots. The first snapshot of one that appears later adds nothing: it may have counted for
-//! days before, which is no burst. What a dispatcher that left had counted stays in the sum.
+//! Every dispatcher has an account of its own, so that one that starts again is one that starts again. An account
+//! counts what is added between two snapshots. The first snapshot of one that appears later adds nothing: it may have
+//! counted for days before, which is no burst. What a dispatcher that left had counted stays in the sum.
 
 use super::Reading;
 use super::snapshot::{Fault, Snapshot};
@@ -55,8 +55,8 @@ struct Counted {
 }
 
 impl Ledger {
-    /// Enters what `endpoint` said at `taken`, in seconds of any clock that does not go back; an older snapshot than the
-    /// last is ignored.
+    /// Enters what `endpoint` said at `taken`, in seconds of any clock that does not go back; an older snapshot than
+    /// the last is ignored.
     ///
     /// # Errors
     /// When it does not follow from the last one. It is the last one from then on, except that one that is frozen stays

@@ -1,9 +1,9 @@
 //! Reads the dispatchers' figures from a Prometheus that scrapes them.
 //!
 //! What is asked for are the series as they are, for each dispatcher: a sum over all would hide which of them started
-//! again. All are read by one query, and so from one scrape. A dispatcher that Prometheus cannot scrape vanishes from the
-//! answer at once; another query tells it from one that has left. As long as it is down its last figures stand, ever
-//! older, until they are too old.
+//! again. A dispatcher that Prometheus cannot scrape vanishes from the answer at once; `up` tells it from one that has
+//! left. If it is one of several, the reading is partial. If none can be scraped, their last figures stand, ever older,
+//! until they are too old.
 
 pub mod client;
 
@@ -21,6 +21,11 @@ const OWN: [&str; 4] = [NAME, "le", "reason", "replica"];
 /// The label that holds a metric's name.
 const NAME: &str = "__name__";
 
+/// A label by which the parts of one answer are told apart, and its values.
+const PART: &str = "roundhouse_part";
+const AGES: &str = "ages";
+const DOWN: &str = "down";
+
 /// Labels that Prometheus gives each target, `up` included.
 const TARGET: [&str; 2] = ["instance", "job"];
 
@@ -36,8 +41,8 @@ pub struct Queries {
 }
 
 impl Queries {
-    /// The contract's metrics of the targets that `selector` picks: matchers such as `namespace="shop",job="dispatcher"`,
-    /// or nothing for all.
+    /// The contract's metrics of the targets that `selector` picks: matchers such as
+    /// `namespace="shop",job="dispatcher"`, or nothing for all.
     pub fn of(selector: &str) -> Self {
         let names = series_names().join("|");
         let one = metric::QUEUE_LENGTH;
@@ -52,14 +57,35 @@ impl Queries {
             ),
         }
     }
+
+    /// All three in one, and so evaluated at one instant: between two queries a dispatcher may come, go or be scraped.
+    fn whole(&self) -> String {
+        let part = |query, part| format!("label_replace({query}, \"{PART}\", \"{part}\", \"\", \"\")");
+        format!("({}) or {} or {}", self.figures, part(&self.ages, AGES), part(&self.down, DOWN))
+    }
 }
 
-/// What Prometheus answered.
+/// What Prometheus answered, part by part.
 #[derive(Debug, Default)]
 struct Answers {
+    figures: Vec<Element>,
     ages: Vec<Element>,
     down: Vec<Element>,
-    figures: Vec<Element>,
+}
+
+impl Answers {
+    fn of(elements: Vec<Element>) -> Self {
+        let mut answers = Self::default();
+        for mut element in elements {
+            let part = element.metric.remove(PART);
+            match part.as_deref() {
+                Some(AGES) => answers.ages.push(element),
+                Some(DOWN) => answers.down.push(element),
+                _ => answers.figures.push(element),
+            }
+        }
+        answers
+    }
 }
 
 /// Asks one Prometheus, again and again.
@@ -82,12 +108,7 @@ impl Prometheus {
     /// # Errors
     /// See [`Error`].
     pub async fn read(&mut self, at: Duration) -> Result<Reading, Error> {
-        // In this order: figures may be younger than their ages say, never older, and what is missing among them because
-        // it cannot be scraped is down by then.
-        let ages = self.client.query(&self.queries.ages).await?;
-        let figures = self.client.query(&self.queries.figures).await?;
-        let down = self.client.query(&self.queries.down).await?;
-        let answers = Answers { ages, down, figures };
+        let answers = Answers::of(self.client.query(&self.queries.whole()).await?);
         if self.board.is_blank() && answers.figures.is_empty() && answers.down.is_empty() {
             return Err(Error::Nobody { query: self.queries.figures.clone() });
         }
@@ -164,8 +185,11 @@ impl Board {
             }
             stays
         });
+        // Counters of which some go on and others stand still look like a fall of the load.
         for element in &answers.down {
-            if self.newest.values().all(|newest| newest.target != target(element)) {
+            let is_last_known =
+                samples.is_empty() && self.newest.values().any(|newest| newest.target == target(element));
+            if !is_last_known {
                 failures.push(Failure::Down { endpoint: endpoint(element) });
             }
         }
@@ -247,22 +271,33 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_down_ages_and_one_that_left_does_not() {
+    fn one_of_several_that_is_down_makes_the_reading_partial_until_it_has_left() {
         let mut board = board();
         let mut read = |at: u64, dispatchers: &[(&str, f64, f64)], down: &[&str]| {
             board.read(seconds(at), &answers(1000.0 + at as f64, dispatchers, down))
         };
-        let both = read(0, &[("a", 1000.0, 5.0), ("b", 1000.0, 7.0)], &[]).expect("whole");
-        assert_eq!(both.arrivals, 12.0);
-        let half = read(40, &[("a", 1040.0, 6.0)], &["b"]).expect("not too old yet");
-        assert_eq!((half.arrivals, half.age), (13.0, seconds(40)));
-        let error = read(46, &[("a", 1046.0, 6.0)], &["b"]).expect_err("too old");
+        assert_eq!(read(0, &[("a", 1000.0, 5.0), ("b", 1000.0, 7.0)], &[]).expect("whole").arrivals, 12.0);
+        let error = read(20, &[("a", 1020.0, 6.0)], &["b"]).expect_err("partial").to_string();
+        assert!(error.contains("1 of 2") && error.contains("instance=\"b\"") && !error.contains("\"a\""), "{error}");
+        let back = read(40, &[("a", 1040.0, 6.0), ("b", 1040.0, 9.0)], &[]).expect("whole again");
+        assert_eq!(back.arrivals, 15.0);
+        let left = read(60, &[("a", 1060.0, 8.0)], &[]).expect("it left");
+        assert_eq!((left.arrivals, left.age), (17.0, seconds(0)));
+    }
+
+    #[test]
+    fn if_none_can_be_scraped_the_last_figures_stand_until_they_are_too_old() {
+        let mut board = board();
+        let mut read = |at: u64, dispatchers: &[(&str, f64, f64)], down: &[&str]| {
+            board.read(seconds(at), &answers(1000.0 + at as f64, dispatchers, down))
+        };
+        let young = read(0, &[("a", 1000.0, 5.0), ("b", 998.0, 7.0)], &[]).expect("whole");
+        let old = read(40, &[], &["a", "b"]).expect("not too old yet");
+        assert_eq!(old, Reading { age: seconds(42), ..young });
+        let error = read(44, &[], &["a", "b"]).expect_err("too old");
         assert!(matches!(&error, Error::Stale { age, .. } if *age == seconds(46)), "{error}");
         assert!(error.to_string().contains("instance=\"b\"") && error.to_string().contains("45 s"), "{error}");
-        let left = read(50, &[("a", 1050.0, 8.0)], &[]).expect("it left");
-        assert_eq!((left.arrivals, left.age), (15.0, seconds(0)));
-        assert!(matches!(read(60, &[], &["a"]), Ok(Reading { age, .. }) if age == seconds(10)));
-        assert!(matches!(read(61, &[], &[]), Err(Error::Nobody { .. })));
+        assert!(matches!(read(50, &[], &[]), Err(Error::Nobody { .. })), "all have left");
     }
 
     #[test]
@@ -329,7 +364,10 @@ mod tests {
                         let instance = instance.to_string();
                         let target = ("instance", instance.as_str());
                         match names.get(name) {
-                            Some(name) => answers.figures.push(element(&[target, (NAME, name), ("le", "+Inf")], evaluated, value)),
+                            Some(name) => {
+                                let labels = [target, (NAME, name), ("le", "+Inf")];
+                                answers.figures.push(element(&labels, evaluated, value));
+                            }
                             None => answers.ages.push(element(&[target], evaluated, value)),
                         }
                     }

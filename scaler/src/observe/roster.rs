@@ -13,8 +13,8 @@ const EVERY: Duration = Duration::from_secs(5);
 /// For one look-up.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long the last answer is believed when there is no new one: long enough for a resolver to be replaced, too short for
-/// many dispatchers to come and go unseen.
+/// How long the last answer is believed when there is no new one: long enough for a resolver to be replaced, too short
+/// for many dispatchers to come and go unseen.
 const BELIEVED: Duration = Duration::from_secs(60);
 
 /// Each is scraped at every tick, all at the same time.
@@ -133,7 +133,8 @@ impl Name {
         self.addresses.is_empty() || self.asked.is_none_or(|asked| at.saturating_sub(asked) >= EVERY)
     }
 
-    /// Of a machine with addresses of both families each dispatcher would be there twice: those of one family are taken.
+    /// Of a machine with addresses of both families each dispatcher would be there twice: those of one family are
+    /// taken.
     fn learn(&mut self, at: Duration, found: Result<Vec<SocketAddr>, String>) {
         self.asked = Some(at);
         let found = found.and_then(|found| match found.len() {

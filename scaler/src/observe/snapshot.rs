@@ -434,13 +434,15 @@ mod tests {
                 }
             }
 
-            /// Whatever is cut out, written over or repeated: what is accepted keeps every promise that readers rely on.
+            /// Whatever is cut out, written over or repeated: what is accepted keeps every promise that readers rely
+            /// on.
             #[test]
             fn a_mutated_exposition_is_refused_or_sane(
                 at in 0..WELL.len(), length in 0..40_usize,
                 with in prop_oneof![
                     Just(String::new()), "[ -~\n]{0,12}", "[0-9eE.+-]{1,8}",
-                    (0..WELL.len(), 0..90_usize).prop_map(|(at, length)| WELL[at..(at + length).min(WELL.len())].into()),
+                    (0..WELL.len(), 0..90_usize)
+                        .prop_map(|(at, length)| WELL[at..(at + length).min(WELL.len())].into()),
                 ],
             ) {
                 let mut text = WELL.to_owned();

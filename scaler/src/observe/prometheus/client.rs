@@ -1,7 +1,7 @@
 //! One instant query over Prometheus's HTTP API. Knows nothing of dispatchers.
 //!
-//! The published clients bring reqwest, `url` and with it Unicode's tables for domain names, some thirty crates, to send one
-//! GET whose answer is thirty lines of types here.
+//! The published clients bring reqwest, `url` and with it Unicode's tables for domain names, some thirty crates, to
+//! send one GET whose answer is thirty lines of types here.
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
@@ -309,7 +309,7 @@ mod tests {
     fn an_answer_is_a_vector_or_says_why_not() {
         let client = Client::new("http://a".parse().expect("a base"), None).expect("no token, no certificates");
         let vector = |status, body: &str| client.vector("up", status, body.as_bytes());
-        let ok = r#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{"a":"b"},"value":[1.5,"NaN"]}]}}"#;
+        let ok = r#"{"data":{"resultType":"vector","result":[{"metric":{"a":"b"},"value":[1.5,"NaN"]}]}}"#;
         let elements = vector(StatusCode::OK, ok).expect("a vector");
         assert_eq!((elements[0].metric["a"].as_str(), elements[0].evaluated()), ("b", 1.5));
         assert!(elements[0].value().is_nan());
