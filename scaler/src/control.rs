@@ -1,46 +1,28 @@
 //! The tick: observe ▸ decide ▸ limit ▸ actuate ▸ explain.
 
-use crate::limits::{Limited, Limiter};
-use crate::observe::Dispatcher;
-use crate::policy::{Observation, Policy, Replicas};
+use crate::decision::{Action, Decision, Inputs, Journal};
+use crate::limits::Limiter;
+use crate::observe::Observe;
+use crate::policy::{Observation, Policy};
 use crate::target::{self, Wish};
 use metrics::{counter, gauge};
-use serde::Serialize;
 use service::wire::metric;
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 
 /// Between two observations at most; laws that act less often wait in between.
 pub const OBSERVE: Duration = Duration::from_millis(500);
 
-/// Decisions that `/status` remembers.
-const REMEMBERED: usize = 256;
+/// Over less time than this a rate is noise.
+const NEWER: Duration = Duration::from_millis(50);
 
-/// One tick's decision with its reason.
-#[derive(Debug, Clone, Serialize)]
-pub struct Decision {
-    /// Seconds since the scaler started.
-    pub at_seconds: f64,
-    /// What was there before.
-    pub replicas: Replicas,
-    /// What is asked for now.
-    pub desired: usize,
-    /// `up`, `down` or `hold`.
-    pub action: &'static str,
-    /// The reason's name.
-    pub reason: &'static str,
-    /// The reason with its figures.
-    pub explanation: String,
-}
-
-/// The latest decisions, newest last.
-pub type Journal = Arc<Mutex<VecDeque<Decision>>>;
+/// A reason to hold is logged again after so long, if it lasts.
+const COMPLAIN: Duration = Duration::from_secs(60);
 
 /// Everything that one tick needs.
 pub struct Control {
     /// What is observed.
-    pub dispatcher: Dispatcher,
+    pub source: Observe,
     /// What decides.
     pub policy: Policy,
     /// What has the last word.
@@ -49,8 +31,14 @@ pub struct Control {
     pub target: target::Handle,
     /// Between two ticks.
     pub interval: Duration,
+    /// Decide and explain only.
+    pub is_dry_run: bool,
+    /// Whether this one of several scalers acts; nothing where there is only one.
+    pub leading: Option<watch::Receiver<bool>>,
     /// Where decisions are kept.
     pub journal: Journal,
+    /// The last reason to hold that was logged, and when.
+    pub complaint: Option<(&'static str, Duration)>,
 }
 
 impl Control {
@@ -66,87 +54,137 @@ impl Control {
         loop {
             tick.tick().await;
             let target = self.target.state.borrow().clone();
-            let reading = self.dispatcher.read().await;
             let at = started.elapsed();
-            let decision = match reading {
-                Ok(reading) => {
-                    seen_at = Some(at);
-                    self.decide(&Observation {
-                        at,
-                        queue_length: reading.queue_length,
-                        in_flight: reading.in_flight,
-                        request_seconds: reading.latency.sum,
-                        capacity: reading.capacity,
-                        arrivals: reading.arrivals,
-                        service: reading.service,
-                        latency: reading.latency,
-                        replicas: target.replicas,
-                        startup: target.startup,
-                        pods: Vec::new(),
-                    })
-                }
+            let reading = self.source.read(at).await;
+            let hold = |reason, why| Decision::hold(at.as_secs_f64(), target.replicas, reason, why);
+            let decision = match (reading, &target.refusal) {
+                (_, Some(refusal)) => hold("refused", refusal.clone()),
+                (Ok(reading), None) => match news(at, reading.age, seen_at) {
+                    Some(taken) => {
+                        seen_at = Some(taken);
+                        self.decide(&Observation {
+                            at: taken,
+                            queue_length: reading.queue_length,
+                            in_flight: reading.in_flight,
+                            request_seconds: reading.latency.sum,
+                            capacity: reading.capacity,
+                            arrivals: reading.arrivals,
+                            service: reading.service,
+                            latency: reading.latency,
+                            replicas: target.replicas,
+                            startup: target.startup,
+                            pods: Vec::new(),
+                        })
+                    }
+                    None => hold("no_news", format!("no figures newer than {:.0?}", reading.age)),
+                },
                 // Without figures nothing changes, in either direction.
-                Err(error) => hold(at, target.replicas, error.to_string()),
+                (Err(error), None) => hold("no_observation", error.to_string()),
             };
             gauge!("scaler_observation_age_seconds").set((at - seen_at.unwrap_or_default()).as_secs_f64());
-            self.explain(decision);
+            self.explain(at, decision);
         }
     }
 
     fn decide(&mut self, seen: &Observation) -> Decision {
         let want = self.policy.decide(seen);
         let current = seen.replicas.desired;
-        let (desired, limited) = self.limiter.apply(seen.at, current, want.replicas);
-        let limited = match (want.replicas, limited) {
-            (Some(wanted), Limited::Bounded) => format!("; {wanted} wanted, bounded to {desired}"),
-            (Some(wanted), Limited::Stabilised) => format!("; {wanted} wanted, waiting before scaling down"),
-            (None, _) | (_, Limited::Granted) => String::new(),
+        let (desired, limited) = self.limiter.apply(seen, want.replicas);
+        let explanation = match (want.replicas, limited.note()) {
+            (Some(wanted), Some(note)) => format!("{}; {wanted} wanted, {note}", want.reason),
+            _ => want.reason.to_string(),
         };
-        let explanation = format!("{}{limited}", want.reason);
-        let wish = Wish { replicas: desired, reason: explanation.clone() };
-        // Again if it has not been granted: a target may have had to refuse it.
-        self.target
-            .desired
-            .send_if_modified(|present| std::mem::replace(present, wish).replicas != desired || desired != current);
+        let withheld = self.withheld();
+        if withheld.is_none() && want.replicas.is_some() {
+            let wish = Wish { replicas: desired, reason: explanation.clone() };
+            // Again if it has not been granted: a target may have had to refuse it.
+            self.target
+                .desired
+                .send_if_modified(|present| std::mem::replace(present, wish).replicas != desired || desired != current);
+        }
         Decision {
             at_seconds: seen.at.as_secs_f64(),
             replicas: seen.replicas,
+            inputs: Some(Inputs::from(seen)),
+            wanted: want.replicas,
+            workings: want.reason.workings(),
+            limited,
             desired,
-            action: match desired.cmp(&current) {
-                std::cmp::Ordering::Greater => "up",
-                std::cmp::Ordering::Less => "down",
-                std::cmp::Ordering::Equal => "hold",
-            },
+            action: Action::of(current, desired),
+            withheld,
             reason: want.reason.as_str(),
             explanation,
         }
     }
 
-    fn explain(&self, decision: Decision) {
-        gauge!(metric::DESIRED_REPLICAS).set(decision.desired as f64);
-        gauge!(metric::READY_REPLICAS).set(decision.replicas.ready as f64);
-        counter!("scaler_decisions_total", "action" => decision.action, "reason" => decision.reason).increment(1);
-        let Decision { desired, explanation, action, .. } = &decision;
-        match *action {
-            "hold" => tracing::debug!(desired, "hold: {explanation}"),
-            _ => tracing::info!(desired, from = decision.replicas.desired, "{action}: {explanation}"),
+    /// Why nothing is to be changed, if so.
+    fn withheld(&self) -> Option<String> {
+        if self.is_dry_run {
+            return Some("--dry-run".into());
         }
-        let mut journal = self.journal.lock().expect("nobody panics while holding the journal");
-        if journal.len() == REMEMBERED {
-            journal.pop_front();
+        let leads = self.leading.as_ref().is_none_or(|leading| *leading.borrow());
+        (!leads).then(|| "another scaler leads".into())
+    }
+
+    fn explain(&mut self, at: Duration, decision: Decision) {
+        let Decision { desired, action, reason, explanation, replicas, .. } = &decision;
+        gauge!(metric::DESIRED_REPLICAS).set(*desired as f64);
+        gauge!(metric::READY_REPLICAS).set(replicas.ready as f64);
+        if let Some(workings) = decision.workings {
+            gauge!("scaler_predicted_late_ratio").set(workings.predicted_late);
         }
-        journal.push_back(decision);
+        counter!("scaler_decisions_total", "action" => action.as_str(), "reason" => *reason).increment(1);
+        let withheld = decision.withheld.as_deref().map(|why| format!(" (not done: {why})")).unwrap_or_default();
+        let facts = || serde_json::to_string(&decision).unwrap_or_default();
+        match (action, decision.inputs) {
+            (Action::Hold, None) => {
+                let is_said = self.complaint.is_some_and(|(said, then)| said == *reason && at < then + COMPLAIN);
+                // Figures that come at their own pace are no reason to complain.
+                if !is_said && *reason != "no_news" {
+                    tracing::warn!("hold: {explanation}");
+                    self.complaint = Some((reason, at));
+                }
+            }
+            (Action::Hold, Some(_)) => {
+                if self.complaint.take().is_some() {
+                    tracing::info!("figures again: {explanation}");
+                }
+                tracing::debug!(decision = facts(), "hold: {explanation}");
+            }
+            (Action::Up | Action::Down, _) => tracing::info!(
+                decision = facts(),
+                "{} {} → {desired}: {explanation}{withheld}",
+                action.as_str(),
+                replicas.desired
+            ),
+        }
+        self.journal.add(decision);
     }
 }
 
-fn hold(at: Duration, replicas: Replicas, explanation: String) -> Decision {
-    tracing::warn!("hold: {explanation}");
-    Decision {
-        at_seconds: at.as_secs_f64(),
-        replicas,
-        desired: replicas.desired,
-        action: "hold",
-        reason: "no_observation",
-        explanation,
+/// When figures of this age were taken, if that was since the start and since the last ones. A rate is what was added
+/// by the time in which it was: the same figures at a later time would show that nothing arrives.
+fn news(at: Duration, age: Duration, seen_at: Option<Duration>) -> Option<Duration> {
+    at.checked_sub(age).filter(|&taken| seen_at.is_none_or(|seen| taken >= seen + NEWER))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_figures_at_a_later_time_are_no_news() {
+        let seconds = Duration::from_secs_f64;
+        for (at, age, seen_at, taken) in [
+            (0.0, 0.0, None, Some(0.0)),
+            (2.0, 0.0, Some(0.0), Some(2.0)),
+            (2.0, 5.0, None, None),
+            (9.0, 2.0, None, Some(7.0)),
+            (11.0, 4.0, Some(7.0), None),
+            (11.0, 3.98, Some(7.0), None),
+            (11.0, 1.0, Some(7.0), Some(10.0)),
+        ] {
+            assert_eq!(news(seconds(at), seconds(age), seen_at.map(seconds)), taken.map(seconds), "{at} {age}");
+        }
     }
 }

@@ -1,8 +1,10 @@
 //! The scaler: reads the dispatcher's metrics, decides how many replicas the objective needs, and runs them.
 
+pub mod ask;
 pub mod cluster;
 pub mod config;
 pub mod control;
+pub mod decision;
 pub mod leader;
 pub mod limits;
 pub mod observe;

@@ -1,7 +1,16 @@
-//! PURE: what stands between a policy's wish and the target: bounds, and patience before scaling down.
+//! PURE: what stands between a policy's wish and the target: bounds, rates, patience before scaling down, never fewer
+//! than are at work, never more than the place holds.
 
+pub mod ceiling;
+
+use crate::policy::Observation;
+use ceiling::Ceiling;
+use serde::Serialize;
 use std::collections::VecDeque;
 use std::time::Duration;
+
+/// Over this long changes are counted for the rates.
+const RATE_WINDOW: Duration = Duration::from_secs(60);
 
 /// The limits.
 #[derive(Debug, Clone, Copy)]
@@ -14,74 +23,169 @@ pub struct Limits {
     pub down_window: Duration,
     /// After the start, and after so long without figures: never scale down for this long.
     pub settle: Duration,
+    /// Replicas that may be added in a minute.
+    pub up_rate: usize,
+    /// Replicas that may be removed in a minute.
+    pub down_rate: usize,
+    /// Whether replicas that are at work, or about to be, stay; and whether what the place cannot hold is not asked for.
+    pub is_careful: bool,
 }
 
-/// The limits and the wishes that they remember.
+impl Limits {
+    /// Bounds and nothing else, as other autoscalers have them; their laws bring their own patience.
+    pub fn bounds(min: usize, max: usize) -> Self {
+        let never = Duration::ZERO;
+        let (up_rate, down_rate) = (usize::MAX, usize::MAX);
+        Self { min, max, down_window: never, settle: never, up_rate, down_rate, is_careful: false }
+    }
+}
+
+/// The limits and what they remember.
 #[derive(Debug)]
 pub struct Limiter {
     limits: Limits,
+    ceiling: Ceiling,
     /// When a policy last saw anything, whether or not it wished for something.
     seen: Option<Duration>,
     settled_at: Duration,
     wishes: VecDeque<(Duration, usize)>,
+    /// Replicas added (positive) or removed in the last minute.
+    changes: VecDeque<(Duration, isize)>,
 }
 
 /// What a wish became.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Limited {
     /// Granted as it was.
     Granted,
     /// Held up or down by a bound.
     Bounded,
-    /// Kept up by an earlier, higher wish.
+    /// Kept up by an earlier, higher wish, or since too little was seen yet.
     Stabilised,
+    /// Kept up by the requests that are there now.
+    Occupied,
+    /// Held down, as replicas cannot be placed or keep dying.
+    Full,
+    /// Held down, as the last ones that were added brought nothing.
+    Useless,
+    /// Slowed down.
+    Paced,
+}
+
+impl Limited {
+    /// For people; nothing where there is nothing to say.
+    pub fn note(self) -> Option<&'static str> {
+        Some(match self {
+            Self::Granted => return None,
+            Self::Bounded => "held by --min or --max",
+            Self::Stabilised => "waiting before scaling down",
+            Self::Occupied => "as many are at work",
+            Self::Full => "no more can be placed, or they keep dying; trying again later",
+            Self::Useless => "the last ones that were added brought no more throughput; trying again later",
+            Self::Paced => "held by --up-rate or --down-rate",
+        })
+    }
 }
 
 impl Limiter {
     /// Remembers nothing yet.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, seen: None, settled_at: Duration::ZERO, wishes: VecDeque::new() }
+        Self {
+            limits,
+            ceiling: Ceiling::default(),
+            seen: None,
+            settled_at: Duration::ZERO,
+            wishes: VecDeque::new(),
+            changes: VecDeque::new(),
+        }
     }
 
-    /// How many are desired, now that `wish` replicas are wanted `at` this time and `current` are desired. Without a
-    /// wish nothing changes. Up is granted at once; down once nothing higher was wished for in the window.
-    pub fn apply(&mut self, at: Duration, current: usize, wish: Option<usize>) -> (usize, Limited) {
-        let within = |replicas: usize| replicas.clamp(self.limits.min, self.limits.max);
+    /// How many are desired, now that `wish` replicas are wanted. Without a wish nothing changes. Up is granted at once;
+    /// down once nothing higher was wished for in the window.
+    pub fn apply(&mut self, seen: &Observation, wish: Option<usize>) -> (usize, Limited) {
+        let (at, current) = (seen.at, seen.replicas.desired);
         // Neither a restart nor an outage of the metrics scales down at the first reading.
         if self.seen.is_none_or(|seen| seen + self.limits.settle < at) {
             self.settled_at = at + self.limits.settle;
         }
         self.seen = Some(at);
+        self.ceiling.watch(seen);
         let Some(wish) = wish else { return (current, Limited::Granted) };
+        let (desired, limited) = self.limit(seen, wish);
+        if desired != current {
+            self.changes.push_back((at, desired as isize - current as isize));
+        }
+        (desired, limited)
+    }
+
+    fn limit(&mut self, seen: &Observation, wish: usize) -> (usize, Limited) {
+        let (at, current) = (seen.at, seen.replicas.desired);
+        let within = |replicas: usize| replicas.clamp(self.limits.min, self.limits.max);
         let bounded = within(wish);
         self.wishes.push_back((at, bounded));
         while self.wishes.front().is_some_and(|&(then, _)| then + self.limits.down_window < at) {
             self.wishes.pop_front();
         }
-        let settling = (at < self.settled_at).then(|| within(current));
-        let highest = self.wishes.iter().map(|&(_, wish)| wish).chain(settling).max().unwrap_or(bounded);
-        if bounded < current && highest > bounded {
-            (highest.min(current), Limited::Stabilised)
-        } else if bounded != wish {
-            (bounded, Limited::Bounded)
-        } else {
-            (bounded, Limited::Granted)
+        while self.changes.front().is_some_and(|&(then, _)| then + RATE_WINDOW <= at) {
+            self.changes.pop_front();
         }
+        let changed = |sign: isize| -> usize {
+            self.changes.iter().map(|&(_, change)| (change * sign).max(0).unsigned_abs()).sum()
+        };
+        let limited = if bounded == wish { Limited::Granted } else { Limited::Bounded };
+        if bounded < current {
+            let settling = (at < self.settled_at).then(|| within(current));
+            let highest = self.wishes.iter().map(|&(_, wish)| wish).chain(settling).max().unwrap_or(bounded);
+            let occupied = if self.limits.is_careful { occupied(seen) } else { 0 };
+            let paced = current.saturating_sub(self.limits.down_rate.saturating_sub(changed(-1)));
+            let kept = [(highest, Limited::Stabilised), (occupied, Limited::Occupied), (paced, Limited::Paced)];
+            let (kept, why) = kept.into_iter().max_by_key(|&(replicas, _)| replicas).unwrap_or((bounded, limited));
+            // No bound holds what is outside of it.
+            let kept = kept.min(current).min(self.limits.max);
+            return if kept > bounded { (kept, why) } else { (bounded, limited) };
+        }
+        if bounded > current {
+            let full = if self.limits.is_careful { self.ceiling.at(at) } else { None };
+            let paced = current.saturating_add(self.limits.up_rate.saturating_sub(changed(1)));
+            let most =
+                full.map(|(replicas, why)| (replicas.max(current), why)).into_iter().chain([(paced, Limited::Paced)]);
+            let (most, why) = most.min_by_key(|&(replicas, _)| replicas).unwrap_or((bounded, limited));
+            let least = self.limits.min;
+            return if most.max(least) < bounded { (most.max(least), why) } else { (bounded, limited) };
+        }
+        (bounded, limited)
     }
+}
+
+/// Replicas that would hold all the requests that are there now.
+fn occupied(seen: &Observation) -> usize {
+    let slots = if seen.replicas.ready == 0 { 1.0 } else { (seen.capacity / seen.replicas.ready as f64).max(1.0) };
+    ((seen.queue_length + seen.in_flight) / slots).ceil() as usize
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::Replicas;
+
+    fn seen(second: u64, current: usize) -> Observation {
+        Observation {
+            at: Duration::from_secs(second),
+            replicas: Replicas { desired: current, ready: current, ..Replicas::default() },
+            capacity: current as f64,
+            ..Observation::default()
+        }
+    }
+
+    fn limiter() -> Limiter {
+        let window = Duration::from_secs(10);
+        Limiter::new(Limits { down_window: window, settle: window, is_careful: true, ..Limits::bounds(1, 5) })
+    }
 
     #[test]
     fn up_at_once_down_when_the_window_agrees() {
-        let mut limiter = Limiter::new(Limits {
-            min: 1,
-            max: 5,
-            down_window: Duration::from_secs(10),
-            settle: Duration::from_secs(10),
-        });
+        let mut limiter = limiter();
         let mut current = 1;
         for (second, wish, desired, limited) in [
             (0, 4, 4, Limited::Granted),
@@ -92,51 +196,71 @@ mod tests {
             (20, 0, 3, Limited::Stabilised),
             (24, 0, 1, Limited::Bounded),
         ] {
-            let applied = limiter.apply(Duration::from_secs(second), current, Some(wish));
-            assert_eq!(applied, (desired, limited), "at {second} s");
+            assert_eq!(limiter.apply(&seen(second, current), Some(wish)), (desired, limited), "at {second} s");
             current = desired;
         }
     }
 
     #[test]
     fn a_fresh_start_does_not_scale_down() {
-        let mut limiter = Limiter::new(Limits {
-            min: 1,
-            max: 5,
-            down_window: Duration::from_secs(10),
-            settle: Duration::from_secs(10),
-        });
-        assert_eq!(limiter.apply(Duration::ZERO, 4, Some(1)), (4, Limited::Stabilised));
+        let mut limiter = limiter();
+        assert_eq!(limiter.apply(&seen(0, 4), Some(1)), (4, Limited::Stabilised));
         for second in 1..10 {
-            assert_eq!(limiter.apply(Duration::from_secs(second), 4, Some(1)).0, 4);
+            assert_eq!(limiter.apply(&seen(second, 4), Some(1)).0, 4);
         }
-        assert_eq!(limiter.apply(Duration::from_secs(10), 4, Some(1)), (1, Limited::Granted));
+        assert_eq!(limiter.apply(&seen(10, 4), Some(1)), (1, Limited::Granted));
     }
 
     #[test]
     fn the_first_reading_after_an_outage_does_not_scale_down() {
-        let mut limiter = Limiter::new(Limits {
-            min: 1,
-            max: 5,
-            down_window: Duration::from_secs(10),
-            settle: Duration::from_secs(10),
-        });
-        assert_eq!(limiter.apply(Duration::ZERO, 4, Some(4)).0, 4);
-        let back = Duration::from_secs(60);
-        assert_eq!(limiter.apply(back, 4, Some(1)), (4, Limited::Stabilised));
+        let mut limiter = limiter();
+        assert_eq!(limiter.apply(&seen(0, 4), Some(4)).0, 4);
+        assert_eq!(limiter.apply(&seen(60, 4), Some(1)), (4, Limited::Stabilised));
     }
 
     #[test]
     fn no_opinion_is_no_wish() {
-        let mut limiter = Limiter::new(Limits {
-            min: 1,
-            max: 5,
-            down_window: Duration::from_secs(10),
-            settle: Duration::from_secs(10),
-        });
+        let mut limiter = limiter();
         for second in 0..30 {
-            assert_eq!(limiter.apply(Duration::from_secs(second), 4, None), (4, Limited::Granted));
+            assert_eq!(limiter.apply(&seen(second, 4), None), (4, Limited::Granted));
         }
-        assert_eq!(limiter.apply(Duration::from_secs(30), 4, Some(3)), (3, Limited::Granted));
+        assert_eq!(limiter.apply(&seen(30, 4), Some(3)), (3, Limited::Granted));
+    }
+
+    #[test]
+    fn bounds_hold_at_once_whatever_the_window_says() {
+        let mut limiter = limiter();
+        assert_eq!(limiter.apply(&seen(0, 9), Some(7)), (5, Limited::Bounded));
+        assert_eq!(limiter.apply(&seen(1, 0), Some(0)), (1, Limited::Bounded));
+    }
+
+    #[test]
+    fn replicas_that_are_at_work_stay() {
+        let mut limiter = Limiter::new(Limits { is_careful: true, ..Limits::bounds(1, 9) });
+        let busy = Observation { in_flight: 3.0, queue_length: 1.0, ..seen(5, 6) };
+        assert_eq!(limiter.apply(&busy, Some(2)), (4, Limited::Occupied));
+        let batching = Observation { at: Duration::from_secs(6), capacity: 24.0, ..busy };
+        assert_eq!(limiter.apply(&batching, Some(1)), (1, Limited::Granted), "four of 24 slots");
+    }
+
+    #[test]
+    fn rates_are_per_minute() {
+        let mut limiter = Limiter::new(Limits { up_rate: 3, down_rate: 2, ..Limits::bounds(1, 20) });
+        let mut current = 1;
+        for (second, wish, desired) in [(0, 9, 4), (30, 9, 4), (60, 9, 7), (61, 1, 5), (62, 1, 5), (121, 1, 3)] {
+            let (granted, limited) = limiter.apply(&seen(second, current), Some(wish));
+            assert_eq!((granted, limited), (desired, Limited::Paced), "at {second} s");
+            current = granted;
+        }
+    }
+
+    #[test]
+    fn nothing_is_added_while_replicas_cannot_be_placed() {
+        let mut limiter = Limiter::new(Limits { is_careful: true, ..Limits::bounds(1, 9) });
+        let mut full = seen(5, 4);
+        full.replicas = Replicas { desired: 4, ready: 3, starting: 0, blocked: 1 };
+        assert_eq!(limiter.apply(&full, Some(6)), (4, Limited::Full));
+        assert_eq!(limiter.apply(&seen(10, 4), Some(6)), (4, Limited::Full), "it may only flicker");
+        assert_eq!(limiter.apply(&seen(70, 4), Some(6)), (6, Limited::Granted));
     }
 }

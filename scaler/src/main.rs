@@ -2,13 +2,26 @@
 
 use anyhow::Result;
 use clap::Parser;
-use scaler::config::{Args, Config};
-use scaler::server;
+use scaler::config::{Cli, Command, Config};
+use scaler::{ask, server, simulate};
 
 fn main() -> Result<()> {
-    let args = Args::parse();
-    let metrics = service::telemetry::start(&args.process.log)?;
-    let config = Config::try_from(args)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(server::run(config, metrics))
+    let Cli { command, args } = Cli::parse();
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build();
+    match command {
+        None => {
+            let metrics = service::telemetry::start(&args.process.log)?;
+            let config = Config::try_from(args)?;
+            runtime()?.block_on(server::run(config, metrics))
+        }
+        Some(Command::Simulate(args)) => simulate::run(&args),
+        Some(Command::Status(args)) => {
+            println!("{}", runtime()?.block_on(ask::status(&args))?);
+            Ok(())
+        }
+        Some(Command::Explain(args)) => {
+            println!("{}", runtime()?.block_on(ask::explain(&args))?);
+            Ok(())
+        }
+    }
 }

@@ -1,205 +1,151 @@
-//! Reads the dispatcher's `/metrics`. Counters that start again at zero, because the dispatcher did, go on from where
-//! they were.
+//! What all dispatchers say of themselves, as one reading. A reading is whole or an error: nothing here guesses.
+
+pub mod dispatchers;
+mod exposition;
+pub mod flags;
+pub mod ledger;
+pub mod prometheus;
+pub mod roster;
+pub mod snapshot;
 
 use crate::policy::Histogram;
 use hyper::StatusCode;
-use prometheus_parse::{Scrape, Value};
 use service::fetch;
-use service::wire::metric;
+use snapshot::Fault;
+use std::fmt;
 use std::time::Duration;
 
-/// For one scrape.
-const TIMEOUT: Duration = Duration::from_secs(1);
-
-/// What the dispatcher says of itself.
+/// What the dispatchers say. Counters never go back and never leap when a dispatcher comes, goes or starts again.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Reading {
-    /// Requests waiting.
+    /// Requests waiting, over all dispatchers.
     pub queue_length: f64,
-    /// Requests sent to replicas, unanswered.
+    /// Requests sent to replicas, unanswered, over all dispatchers.
     pub in_flight: f64,
-    /// Requests that all replicas in rotation take at once.
+    /// Requests that all replicas in rotation take at once. The dispatchers share the replicas, so this is the largest
+    /// of their figures and not the sum.
     pub capacity: f64,
     /// Requests ever admitted or refused for want of capacity.
     pub arrivals: f64,
-    /// Dispatched → answered, seconds.
+    /// Dispatched → answered, seconds, ever.
     pub service: Histogram,
-    /// Accepted → answered, seconds.
+    /// Accepted → answered, seconds, ever.
     pub latency: Histogram,
+    /// How old the oldest of these figures is; zero for a scrape.
+    pub age: Duration,
 }
 
 /// Why there is no reading.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// A name has no addresses, or has had none for too long.
+    #[error("resolve dns:{name}: {reason}; is it a headless Service with a ready dispatcher?")]
+    Name {
+        /// `NAME:PORT`
+        name: String,
+        /// The resolver's words.
+        reason: String,
+    },
+    /// Without these dispatchers the figures would be too low.
+    #[error("{} of {of} dispatchers gave no usable figures: {}", .failures.len(), listed(.failures))]
+    Partial {
+        /// How many there are.
+        of: usize,
+        /// At least one.
+        failures: Vec<Failure>,
+    },
+    /// Prometheus knows of no dispatcher at all.
+    #[error("Prometheus has no series for {query}; check its targets, --prometheus-selector and --prometheus-query")]
+    Nobody {
+        /// What was asked.
+        query: String,
+    },
+    /// Prometheus knows when, or for whom, but not the other.
+    #[error(
+        "Prometheus has figures of {endpoint} but not their age; --prometheus-age-query must cover the same series"
+    )]
+    NoAge {
+        /// Labels of the dispatcher.
+        endpoint: String,
+    },
+    /// The figures are too old to act upon.
+    #[error(
+        "the figures of {endpoint} are {:.0} s old, over the limit of {:.0} s; does Prometheus still reach it? \
+         (--prometheus-stale-after should be three scrape intervals)",
+        .age.as_secs_f64(), .limit.as_secs_f64()
+    )]
+    Stale {
+        /// Labels of the dispatcher.
+        endpoint: String,
+        /// Of its newest sample.
+        age: Duration,
+        /// What is permitted.
+        limit: Duration,
+    },
+    /// Prometheus cannot be asked, or does not understand.
+    #[error(transparent)]
+    Prometheus(#[from] prometheus::client::Error),
+}
+
+/// Why one dispatcher's figures are missing.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
     /// Nobody answered.
-    #[error("scrape the dispatcher: {0}")]
+    #[error("{0}; is the dispatcher running there?")]
     Fetch(#[from] fetch::Error),
     /// Somebody else answered.
-    #[error("scrape the dispatcher: {0} on /metrics")]
-    Status(StatusCode),
-    /// A metric is missing, or is no finite number of at least zero.
-    #[error("the dispatcher's metric {0} is missing or absurd")]
-    Metric(&'static str),
+    #[error("{endpoint} answers {status} on /metrics; give the address that serves the dispatcher's metrics")]
+    Status {
+        /// Who.
+        endpoint: String,
+        /// Not 200.
+        status: StatusCode,
+    },
+    /// Prometheus cannot scrape it, but others, or has not told its figures since this program started.
+    #[error("{endpoint} is down for Prometheus; see its targets")]
+    Down {
+        /// Labels of the dispatcher.
+        endpoint: String,
+    },
+    /// The figures cannot be true.
+    #[error("{endpoint}: {fault}")]
+    Figures {
+        /// Who.
+        endpoint: String,
+        /// What is wrong with them.
+        fault: Fault,
+    },
 }
 
-/// Asks one dispatcher, again and again.
+/// Where readings come from.
 #[derive(Debug)]
-pub struct Dispatcher {
-    address: String,
-    last: Reading,
-    /// What earlier lives of the dispatcher had counted.
-    before: Reading,
+pub enum Observe {
+    /// From the dispatchers' own `/metrics`.
+    Dispatchers(dispatchers::Dispatchers),
+    /// From a Prometheus that scrapes them.
+    Prometheus(Box<prometheus::Prometheus>),
 }
 
-impl Dispatcher {
-    /// The dispatcher at `host:port`.
-    pub fn new(address: String) -> Self {
-        Self { address, last: Reading::default(), before: Reading::default() }
-    }
-
-    /// Scrapes once.
+impl Observe {
+    /// Reads once; `at` is the time since the scaler started.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn read(&mut self) -> Result<Reading, Error> {
-        let (status, body) = fetch::get(&self.address, "/metrics", TIMEOUT).await?;
-        if status != StatusCode::OK {
-            return Err(Error::Status(status));
-        }
-        let reading = parse(&String::from_utf8_lossy(&body))?;
-        Ok(self.continued(reading))
-    }
-
-    fn continued(&mut self, reading: Reading) -> Reading {
-        if reading.arrivals < self.last.arrivals {
-            self.before = self.before.plus(&self.last);
-        }
-        self.last = reading;
-        let total = self.before.plus(&self.last);
-        total
-    }
-}
-
-impl Reading {
-    fn plus(&self, other: &Self) -> Self {
-        Self {
-            queue_length: other.queue_length,
-            in_flight: other.in_flight,
-            capacity: other.capacity,
-            arrivals: self.arrivals + other.arrivals,
-            service: sum(&self.service, &other.service),
-            latency: sum(&self.latency, &other.latency),
+    ///
+    /// # Cancel safety
+    /// Dropped, it has read nothing; the next one goes on from what was read before.
+    pub async fn read(&mut self, at: Duration) -> Result<Reading, Error> {
+        match self {
+            Self::Dispatchers(source) => source.read(at).await,
+            Self::Prometheus(source) => source.read(at).await,
         }
     }
 }
 
-fn sum(a: &Histogram, b: &Histogram) -> Histogram {
-    if a.buckets.is_empty() || b.buckets.is_empty() {
-        return if a.buckets.is_empty() { b.clone() } else { a.clone() };
-    }
-    let buckets = a.buckets.iter().zip(&b.buckets).map(|(a, b)| (a.0, a.1 + b.1)).collect();
-    Histogram { buckets, sum: a.sum + b.sum }
-}
-
-fn parse(text: &str) -> Result<Reading, Error> {
-    let unreadable = |_| Error::Metric(metric::QUEUE_LENGTH);
-    let scrape = Scrape::parse(text.lines().map(|line| Ok(line.to_owned()))).map_err(unreadable)?;
-    Ok(Reading {
-        queue_length: number(&scrape, metric::QUEUE_LENGTH)?.ok_or(Error::Metric(metric::QUEUE_LENGTH))?,
-        arrivals: number(&scrape, metric::ENQUEUED)?.ok_or(Error::Metric(metric::ENQUEUED))?
-            + sum_of(&scrape, metric::SHED)?,
-        in_flight: sum_of(&scrape, metric::IN_FLIGHT)?,
-        capacity: number(&scrape, metric::CAPACITY)?.unwrap_or_default(),
-        // Histograms appear with their first sample.
-        service: histogram(&scrape, metric::UPSTREAM_DURATION)?,
-        latency: histogram(&scrape, metric::REQUEST_DURATION)?,
-    })
-}
-
-/// Over all labels; nothing has happened where there is no sample. Of refused requests all count as offered: those are
-/// what capacity is planned for.
-fn sum_of(scrape: &Scrape, name: &'static str) -> Result<f64, Error> {
-    let samples = scrape.samples.iter().filter(|sample| sample.metric == name);
-    let values = samples.map(|sample| match sample.value {
-        Value::Counter(value) | Value::Gauge(value) | Value::Untyped(value) => sane(value, name),
-        _ => Err(Error::Metric(name)),
-    });
-    values.sum()
-}
-
-fn number(scrape: &Scrape, name: &'static str) -> Result<Option<f64>, Error> {
-    let Some(sample) = scrape.samples.iter().find(|sample| sample.metric == name) else { return Ok(None) };
-    match sample.value {
-        Value::Counter(value) | Value::Gauge(value) | Value::Untyped(value) => sane(value, name).map(Some),
-        _ => Err(Error::Metric(name)),
-    }
-}
-
-fn histogram(scrape: &Scrape, name: &'static str) -> Result<Histogram, Error> {
-    let mut found = Histogram::default();
-    for sample in &scrape.samples {
-        match &sample.value {
-            Value::Histogram(counts) if sample.metric == name => {
-                for count in counts {
-                    found.buckets.push((count.less_than, sane(count.count, name)?));
-                }
-            }
-            Value::Untyped(value) if sample.metric.strip_suffix("_sum") == Some(name) => {
-                found.sum = sane(*value, name)?;
-            }
-            _ => {}
-        }
-    }
-    let ascending = found.buckets.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 <= pair[1].1);
-    if ascending { Ok(found) } else { Err(Error::Metric(name)) }
-}
-
-fn sane(value: f64, name: &'static str) -> Result<f64, Error> {
-    if value.is_finite() && value >= 0.0 { Ok(value) } else { Err(Error::Metric(name)) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn exposition(queue_length: &str, arrivals: &str) -> String {
-        format!(
-            "# TYPE dispatcher_queue_length gauge\ndispatcher_queue_length {queue_length}\n\
-             # TYPE dispatcher_enqueued_requests_total counter\ndispatcher_enqueued_requests_total {arrivals}\n\
-             # TYPE dispatcher_upstream_duration_seconds histogram\n\
-             dispatcher_upstream_duration_seconds_bucket{{le=\"0.1\"}} 3\n\
-             dispatcher_upstream_duration_seconds_bucket{{le=\"+Inf\"}} 4\n\
-             dispatcher_upstream_duration_seconds_sum 0.5\ndispatcher_upstream_duration_seconds_count 4\n"
-        )
-    }
-
-    #[test]
-    fn the_exposition_becomes_a_reading() {
-        let reading = parse(&exposition("7", "12")).expect("well formed");
-        assert_eq!((reading.queue_length, reading.arrivals), (7.0, 12.0));
-        assert_eq!(reading.service, Histogram { buckets: vec![(0.1, 3.0), (f64::INFINITY, 4.0)], sum: 0.5 });
-        assert_eq!(reading.latency, Histogram::default());
-    }
-
-    #[test]
-    fn absurd_numbers_are_no_reading() {
-        for (queue_length, arrivals) in [("NaN", "1"), ("-1", "1"), ("+Inf", "1"), ("1", "NaN"), ("1", "-5")] {
-            assert!(parse(&exposition(queue_length, arrivals)).is_err(), "{queue_length} {arrivals}");
-        }
-        assert!(parse("").is_err() && parse("<html>").is_err());
-    }
-
-    #[test]
-    fn a_restarted_dispatcher_goes_on_counting() {
-        let mut dispatcher = Dispatcher::new("nowhere:1".into());
-        let mut next = |arrivals: &str| {
-            let reading = parse(&exposition("1", arrivals)).expect("well formed");
-            let reading = dispatcher.continued(reading);
-            (reading.arrivals, reading.service.count())
-        };
-        assert_eq!(next("10"), (10.0, 4.0));
-        assert_eq!(next("12"), (12.0, 4.0));
-        assert_eq!(next("3"), (15.0, 8.0));
-        assert_eq!(next("5"), (17.0, 8.0));
-    }
+/// The first few, so that a message stays a line.
+fn listed(failures: &[Failure]) -> impl fmt::Display {
+    const SHOWN: usize = 3;
+    let mut text: Vec<String> = failures.iter().take(SHOWN).map(ToString::to_string).collect();
+    text.extend((failures.len() > SHOWN).then(|| format!("and {} more", failures.len() - SHOWN)));
+    text.join("; ")
 }

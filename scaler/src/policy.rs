@@ -220,6 +220,16 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// What the law had in mind, where it says.
+    pub fn workings(&self) -> Option<Workings> {
+        match self {
+            Self::Objective(workings) | Self::Rising(workings) | Self::Backlog(workings) | Self::Kept(workings) => {
+                Some(*workings)
+            }
+            _ => None,
+        }
+    }
+
     /// Its name in metrics.
     pub fn as_str(&self) -> &'static str {
         match self {

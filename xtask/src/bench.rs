@@ -8,6 +8,7 @@ pub mod peer;
 pub mod proxies;
 pub mod replica;
 pub mod report;
+pub mod scaler;
 pub mod stress;
 pub mod tool;
 pub mod wrk;
@@ -30,6 +31,8 @@ pub enum Subject {
     Overload(stress::Options),
     /// Late-last next to first come, first served, at a load that is too much now and then
     Order(stress::Options),
+    /// The scaler's laws in virtual time, next to Knative's, the HPA's and others'
+    Scaler(scaler::Options),
     /// The replica next to ONNX Runtime, OpenVINO, Flask and PIL, and by itself
     Replica(replica::Options),
 }
@@ -46,6 +49,7 @@ pub fn run(subject: &Subject) -> Result<()> {
         Subject::Connections(options) => stress::run("connections", options),
         Subject::Overload(options) => stress::run("overload", options),
         Subject::Order(options) => stress::run("order", options),
+        Subject::Scaler(options) => scaler::run(options),
         Subject::Replica(options) => replica::run(options),
     }
 }

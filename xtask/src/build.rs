@@ -15,6 +15,14 @@ pub fn programs() -> Result<()> {
     cargo(&["build", "--locked", "--workspace"])
 }
 
+/// Builds the scaler alone: it needs no libtorch.
+///
+/// # Errors
+/// When it does not build.
+pub fn scaler() -> Result<()> {
+    cargo(&["build", "--locked", "--workspace", "--bin", "scaler"])
+}
+
 /// Builds an example, beside the programs.
 ///
 /// # Errors

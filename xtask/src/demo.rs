@@ -85,16 +85,12 @@ impl Burst {
         let stolen = watch.finish();
 
         println!("\nwhat the scaler did");
-        let decisions = Stack::status(&stack.scaler)?;
-        for decision in decisions.as_array().into_iter().flatten().filter(|decision| decision["action"] != "hold") {
-            println!(
-                "{:>5.0} s  {} to {}: {}",
-                decision["at_seconds"].as_f64().unwrap_or_default(),
-                decision["replicas"]["desired"],
-                decision["desired"],
-                decision["explanation"].as_str().unwrap_or_default()
-            );
-        }
+        let explained = Command::new(paths::program("scaler"))
+            .arg("explain")
+            .arg(format!("--scaler={}", stack.scaler.address))
+            .status()
+            .context("run scaler explain")?;
+        ensure!(explained.success(), "the scaler does not explain itself ({explained})");
         Ok((stack, verdict(&report, stolen), stolen))
     }
 }

@@ -9,7 +9,7 @@ use crate::overload::Replicas;
 use crate::subject::Dispatcher;
 use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum, value_parser};
-use dispatcher::queue::Order;
+use service::admission::Order;
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -10,7 +10,7 @@ use crate::subject::{Dispatcher, Sample};
 use crate::{Bench, retry_after};
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum, value_parser};
-use dispatcher::queue::Order;
+use service::admission::Order;
 use service::options::positive_duration;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

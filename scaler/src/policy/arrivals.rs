@@ -35,12 +35,14 @@ pub struct Rate {
     pub slope: f64,
 }
 
-impl Arrivals {
-    /// Nothing was counted yet.
-    pub fn new() -> Self {
+/// Nothing was counted yet.
+impl Default for Arrivals {
+    fn default() -> Self {
         Self { counts: Window::new(Duration::from_secs_f64(WINDOWS[WINDOWS.len() - 1])) }
     }
+}
 
+impl Arrivals {
     /// So many have arrived until now, since whenever.
     pub fn count(&mut self, at: Duration, arrivals: f64) {
         self.counts.push(at, arrivals);
@@ -130,7 +132,7 @@ mod tests {
     use super::*;
 
     fn rate(counts: impl IntoIterator<Item = f64>) -> Rate {
-        let mut arrivals = Arrivals::new();
+        let mut arrivals = Arrivals::default();
         let mut total = 0.0;
         for (second, count) in counts.into_iter().enumerate() {
             total += count;
@@ -160,7 +162,7 @@ mod tests {
 
     #[test]
     fn silence_is_silence_for_two_minutes() {
-        let mut arrivals = Arrivals::new();
+        let mut arrivals = Arrivals::default();
         for second in 0..=120 {
             assert!(!arrivals.is_silent());
             arrivals.count(Duration::from_secs(second), 7.0);

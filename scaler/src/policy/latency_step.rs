@@ -88,18 +88,18 @@ mod tests {
     fn its_steps_pass_the_limits() {
         use crate::limits::{Limiter, Limits};
         let mut law = LatencyStep::new(Duration::from_millis(500), Duration::from_millis(200));
-        let mut limiter =
-            Limiter::new(Limits { min: 1, max: 9, down_window: Duration::from_secs(20), settle: Duration::ZERO });
+        let mut limiter = Limiter::new(Limits { down_window: Duration::from_secs(20), ..Limits::bounds(1, 9) });
         let mut desired = 4;
         for tick in 0..100 {
             let (at, count) = (Duration::from_secs(2 * tick), tick as f64);
-            let want = law.decide(&Observation {
+            let seen = Observation {
                 at,
                 latency: Histogram { buckets: vec![(f64::INFINITY, count)], sum: 0.1 * count },
                 replicas: Replicas { desired, ready: desired, ..Replicas::default() },
                 ..Observation::default()
-            });
-            desired = limiter.apply(at, desired, want.replicas).0;
+            };
+            let want = law.decide(&seen);
+            desired = limiter.apply(&seen, want.replicas).0;
         }
         assert_eq!(desired, 1, "200 s of quick answers take three steps down, and no more than the bound allows");
     }

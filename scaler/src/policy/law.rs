@@ -67,7 +67,7 @@ impl Law {
             Self::Queue(interval) => Policy::Queue(Queue::new(interval)),
             Self::Concurrency => Policy::Concurrency(Concurrency::new(frame.slots)),
             Self::Cpu(percent) => Policy::Cpu(Cpu::new(f64::from(percent), frame.cpu_request, frame.min, frame.max)),
-            Self::RayServe => Policy::Ongoing(Ongoing::new()),
+            Self::RayServe => Policy::Ongoing(Ongoing::default()),
             Self::Fixed(replicas) => Policy::Fixed(replicas),
         }
     }

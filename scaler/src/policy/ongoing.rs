@@ -21,12 +21,14 @@ pub struct Ongoing {
     leaning: Option<(Ordering, Duration)>,
 }
 
-impl Ongoing {
-    /// Remembers nothing yet.
-    pub fn new() -> Self {
+/// Remembers nothing yet.
+impl Default for Ongoing {
+    fn default() -> Self {
         Self { samples: Window::new(LOOK_BACK), leaning: None }
     }
+}
 
+impl Ongoing {
     /// One tick.
     pub fn decide(&mut self, seen: &Observation) -> Want {
         self.samples.push(seen.at, seen.queue_length + seen.in_flight);
@@ -60,7 +62,7 @@ mod tests {
 
     #[test]
     fn it_waits_before_it_goes_either_way() {
-        let mut law = Ongoing::new();
+        let mut law = Ongoing::default();
         let mut desired = 1;
         let mut changes = Vec::new();
         for second in 0..800 {

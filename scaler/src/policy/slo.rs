@@ -32,11 +32,11 @@ const UNLUCKY: f64 = 2.33;
 const STARTUP_GUESS: f64 = 3.0;
 
 /// Standard deviations of a rise that count as sudden at first, what each false alarm adds, what each real one takes
-/// off, and the most. About one false alarm in half an hour at first.
-const ALARM: f64 = 3.6;
+/// off, and the most. Less than one false alarm in half an hour.
+const ALARM: f64 = 4.0;
 const FALSE_ALARM: f64 = 0.7;
 const REAL_ALARM: f64 = 0.5;
-const ALARM_LIMIT: f64 = 4.2;
+const ALARM_LIMIT: f64 = 4.7;
 
 /// A rate over a window shorter than this may still be chance: it counts as an alarm. Seconds.
 const CONFIRMED: f64 = 4.0;
@@ -134,7 +134,7 @@ impl Slo {
             interval,
             most,
             cadence: Cadence::new(interval),
-            arrivals: Arrivals::new(),
+            arrivals: Arrivals::default(),
             services: Window::new(longest),
             service: None,
             kept: Memory::new(KEEP, KEEP_LIMIT),
@@ -334,7 +334,7 @@ mod tests {
         arrivals[39] = 10.0;
         assert_eq!(run(&arrivals, 0.0, ONE).replicas, Some(1));
         let arrivals: Vec<f64> = (0..40).map(|second| [4.0, 6.0, 5.0, 7.0, 3.0][second % 5]).collect();
-        let Reason::Objective(workings) = run(&arrivals, 0.0, ONE).reason else { panic!() };
+        let workings = run(&arrivals, 0.0, ONE).reason.workings().expect("a plan");
         assert!((workings.arrivals_per_second - 5.0).abs() < 0.3, "{workings:?}");
     }
 

@@ -33,10 +33,10 @@ pub struct Calendar<T> {
 }
 
 impl<T: Dated> Calendar<T> {
-    /// For entries that lie about `spacing` nanoseconds apart.
-    pub fn new(spacing: u64) -> Self {
+    /// For entries of which most lie no more than `year` nanoseconds ahead.
+    pub fn new(year: u64) -> Self {
         Self {
-            shift: spacing.max(1).ilog2(),
+            shift: (year / DAYS as u64).max(1).ilog2(),
             days: (0..DAYS).map(|_| Vec::new()).collect(),
             occupied: [0; DAYS / 64],
             today: 0,
@@ -140,10 +140,10 @@ mod tests {
     proptest! {
         #[test]
         fn it_gives_what_a_heap_gives(
-            spacing in 1..2000_u64,
+            year in 1..10_000_000_u64,
             steps in prop::collection::vec((any::<bool>(), 0..60_u32, any::<u64>()), 1..500),
         ) {
-            let (mut calendar, mut heap, mut now) = (Calendar::new(spacing), BinaryHeap::new(), 0);
+            let (mut calendar, mut heap, mut now) = (Calendar::new(year), BinaryHeap::new(), 0);
             for (adds, bits, random) in steps {
                 if adds {
                     // Near and far, over many years.

@@ -2,10 +2,11 @@
 //! from its arrival, so each class is in the order of arrival by itself and two deques do what takes trees there.
 //! Times in nanoseconds since the start.
 
+use super::requests::Request;
 use service::admission::Order;
 use std::collections::VecDeque;
 
-/// Arrival times of what waits.
+/// What waits.
 #[derive(Debug)]
 pub struct Line {
     order: Order,
@@ -13,8 +14,8 @@ pub struct Line {
     objective: u64,
     /// Never handed out so long after the arrival, or later.
     deadline: u64,
-    punctual: VecDeque<u64>,
-    late: VecDeque<u64>,
+    punctual: VecDeque<Request>,
+    late: VecDeque<Request>,
 }
 
 impl Line {
@@ -23,24 +24,24 @@ impl Line {
         Self { order, objective, deadline, punctual: VecDeque::new(), late: VecDeque::new() }
     }
 
-    /// Lets in what arrives at `now`.
-    pub fn push(&mut self, now: u64) {
-        self.punctual.push_back(now);
+    /// Lets in the latest that arrived.
+    pub fn push(&mut self, request: Request) {
+        self.punctual.push_back(request);
     }
 
     /// Moves those that would miss the objective, even if they were handed out now and took `service_time`, to the
     /// late ones, and drops those whose deadline has passed; returns how many were dropped.
     pub fn demote(&mut self, now: u64, service_time: u64) -> usize {
         while self.order == Order::LateLast
-            && let Some(&arrived) = self.punctual.front()
-            && arrived + self.objective < now + service_time
+            && let Some(&request) = self.punctual.front()
+            && request.arrived + self.objective < now + service_time
         {
             self.punctual.pop_front();
-            self.late.push_back(arrived);
+            self.late.push_back(request);
         }
         let before = self.len();
         for class in [&mut self.punctual, &mut self.late] {
-            while class.front().is_some_and(|&arrived| arrived + self.deadline <= now) {
+            while class.front().is_some_and(|request| request.arrived + self.deadline <= now) {
                 class.pop_front();
             }
         }
@@ -48,11 +49,11 @@ impl Line {
     }
 
     /// Takes the first that can still be punctual, or else the first late one that would be answered before its
-    /// deadline; tells when it arrived.
-    pub fn pop(&mut self, now: u64, service_time: u64) -> Option<u64> {
+    /// deadline.
+    pub fn pop(&mut self, now: u64, service_time: u64) -> Option<Request> {
         self.punctual.pop_front().or_else(|| {
             // Of the late ones the oldest expire first, so those that are past help stand in front.
-            let index = self.late.partition_point(|&arrived| arrived + self.deadline <= now + service_time);
+            let index = self.late.partition_point(|request| request.arrived + self.deadline <= now + service_time);
             self.late.remove(index)
         })
     }

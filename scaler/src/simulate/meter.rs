@@ -17,13 +17,15 @@ pub struct Meter {
     pub latencies: hdrhistogram::Histogram<u64>,
 }
 
-impl Meter {
-    /// Nothing was answered yet.
-    pub fn new() -> Self {
+/// Nothing was answered yet.
+impl Default for Meter {
+    fn default() -> Self {
         let latencies = hdrhistogram::Histogram::new_with_bounds(1, LONGEST, 3).expect("bounds ascend");
         Self { service: Buckets::new(), latency: Buckets::new(), latencies }
     }
+}
 
+impl Meter {
     /// A request took `service` in a replica, `latency` altogether; nanoseconds.
     pub fn answered(&mut self, service: u64, latency: u64) {
         self.service.record(service);

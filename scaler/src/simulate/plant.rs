@@ -5,14 +5,14 @@
 use super::calendar::{Calendar, Dated};
 use super::line::Line;
 use super::meter::Meter;
+use super::requests::Request;
 use super::trial::Moment;
 use super::work::Work;
 use crate::policy::{Observation, Pod, Replicas, Usage};
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
 use service::admission::{self, Facts, Order, Patience, Spare};
 use service::service_time::ServiceTime;
 use std::collections::VecDeque;
+use std::iter::Peekable;
 use std::time::{Duration, Instant};
 
 /// Between two samples of processor use, as metrics-server takes them.
@@ -99,6 +99,8 @@ pub struct Plant {
     line: Line,
     spare: Spare,
     service_time: ServiceTime,
+    /// As the dispatcher knows it, nanoseconds; 0 before the first answer.
+    mean_work: u64,
     /// Of [`ServiceTime`]'s clock.
     epoch: Instant,
     last_dispatch: u64,
@@ -116,7 +118,6 @@ pub struct Plant {
     startup: Option<Duration>,
     next_sample: u64,
     last_sample: u64,
-    rng: ChaCha8Rng,
     meter: Meter,
     tally: Tally,
     counted_until: u64,
@@ -126,12 +127,11 @@ pub struct Plant {
 
 impl Plant {
     /// `replicas` are ready at the start.
-    pub fn new(settings: Settings, replicas: usize, seed: u64) -> Self {
+    pub fn new(settings: Settings, replicas: usize) -> Self {
         let epoch = Instant::now();
         let (objective, deadline) = (settings.objective.as_nanos() as u64, settings.deadline.as_nanos() as u64);
-        // Ends lie closest together when everybody works.
-        let most = settings.room.saturating_mul(settings.slots).clamp(1, 100_000);
-        let spacing = settings.work.mean() * 1e9 / most as f64;
+        // Hardly anything takes longer than eight times the mean.
+        let year = settings.work.mean() * 8e9;
         let mut plant = Self {
             now: 0,
             line: Line::new(settings.order, objective, deadline),
@@ -139,27 +139,25 @@ impl Plant {
             deadline,
             spare: Spare::new(settings.deadline / 2),
             service_time: ServiceTime::new(epoch),
+            mean_work: 0,
             epoch,
             last_dispatch: 0,
             replicas: Vec::new(),
             alive: Vec::new(),
             free: VecDeque::new(),
             capacity: 0,
-            jobs: Calendar::new(spacing as u64),
+            jobs: Calendar::new(year as u64),
             starts: VecDeque::new(),
             desired: 0,
             startup: None,
             next_sample: USAGE_PERIOD,
             last_sample: 0,
-            rng: ChaCha8Rng::seed_from_u64(seed),
-            meter: Meter::new(),
+            meter: Meter::default(),
             tally: Tally { offered: 0, in_time: 0, shed: 0, expired: 0, replica_time: Duration::ZERO },
             counted_until: 0,
             request_nanoseconds: 0,
             settings,
         };
-        // Its stream differs from that of the arrivals.
-        plant.rng.set_stream(1);
         plant.scale(replicas);
         for number in std::mem::take(&mut plant.starts) {
             plant.make_ready(number.1);
@@ -167,11 +165,11 @@ impl Plant {
         plant
     }
 
-    /// Runs to `until`, fed from `arrivals`, which ascend (nanoseconds since the start).
-    pub fn run<A: Iterator<Item = u64>>(&mut self, arrivals: &mut std::iter::Peekable<A>, until: Duration) {
+    /// Runs to `until`, fed from `requests`, in the order of their arrival.
+    pub fn run(&mut self, requests: &mut Peekable<impl Iterator<Item = Request>>, until: Duration) {
         let until = until.as_nanos() as u64;
         loop {
-            let arrival = arrivals.peek().copied().unwrap_or(u64::MAX);
+            let arrival = requests.peek().map_or(u64::MAX, |request| request.arrived);
             let end = self.jobs.peek().map_or(u64::MAX, |job| job.ends);
             let other = self.next_sample.min(self.starts.front().map_or(u64::MAX, |start| start.0));
             let next = arrival.min(end).min(other);
@@ -183,12 +181,12 @@ impl Plant {
                 self.do_other();
             } else if next == end {
                 self.finish();
-            } else {
-                arrivals.next();
-                self.arrive();
+            } else if let Some(request) = requests.next() {
+                self.arrive(request);
             }
         }
         self.pass(until);
+        self.tally.expired += self.line.demote(self.now, self.mean_work) as u64;
         self.count_time();
     }
 
@@ -262,6 +260,7 @@ impl Plant {
             queue_length: self.line.len(),
             offered: self.tally.offered,
             in_time: self.tally.in_time,
+            pending: (self.line.len() + self.jobs.len()) as u64,
         }
     }
 
@@ -295,23 +294,21 @@ impl Plant {
         }
     }
 
-    fn arrive(&mut self) {
+    fn arrive(&mut self, request: Request) {
         self.tally.offered += 1;
         if let Some(&number) = self.free.front()
             && self.line.is_empty()
         {
             self.spare.given(false, Duration::from_nanos(self.now - self.last_dispatch));
-            return self.start(number, self.now);
+            return self.start(number, request);
         }
-        let service_time = self.service_time.mean();
-        let nanoseconds = service_time.unwrap_or_default().as_nanos() as u64;
-        self.tally.expired += self.line.demote(self.now, nanoseconds) as u64;
+        self.tally.expired += self.line.demote(self.now, self.mean_work) as u64;
         let facts = Facts {
             punctual: self.line.punctual(),
             late: self.line.late(),
             slot_is_free: !self.free.is_empty(),
             capacity: self.capacity,
-            service_time,
+            service_time: self.service_time.mean(),
             spare: self.spare.share(),
         };
         let patience = Patience { objective: self.settings.objective, deadline: self.settings.deadline };
@@ -321,7 +318,7 @@ impl Plant {
             self.tally.shed += 1;
             return;
         }
-        self.line.push(self.now);
+        self.line.push(request);
         self.dispatch();
     }
 
@@ -329,6 +326,7 @@ impl Plant {
         let job = self.jobs.pop().expect("an end was seen");
         let (took, latency) = (job.ends - job.started, job.ends - job.arrived);
         self.service_time.measured(Duration::from_nanos(took), self.epoch + Duration::from_nanos(self.now));
+        self.mean_work = self.service_time.mean().map_or(0, |mean| mean.as_nanos() as u64);
         self.meter.answered(took, latency);
         if latency <= self.objective {
             self.tally.in_time += 1;
@@ -352,23 +350,21 @@ impl Plant {
         if self.line.is_empty() {
             return;
         }
-        let service_time = self.service_time.mean().unwrap_or_default().as_nanos() as u64;
-        self.tally.expired += self.line.demote(self.now, service_time) as u64;
+        self.tally.expired += self.line.demote(self.now, self.mean_work) as u64;
         while let Some(&number) = self.free.front() {
-            let Some(arrived) = self.line.pop(self.now, service_time) else { break };
-            let is_late = arrived + self.objective < self.now + service_time;
+            let Some(request) = self.line.pop(self.now, self.mean_work) else { break };
+            let is_late = request.arrived + self.objective < self.now + self.mean_work;
             let gap = Duration::from_nanos(self.now - self.last_dispatch);
-            self.spare.given(arrived != self.now && !is_late, gap);
-            self.start(number, arrived);
+            self.spare.given(request.arrived != self.now && !is_late, gap);
+            self.start(number, request);
         }
     }
 
-    /// The first free slot, which is replica `number`'s, takes what came at `arrived`.
-    fn start(&mut self, number: u32, arrived: u64) {
+    /// The first free slot, which is replica `number`'s, takes a request.
+    fn start(&mut self, number: u32, Request { arrived, work }: Request) {
         self.free.pop_front();
         self.last_dispatch = self.now;
         let crowd = (self.jobs.len() + 1) as f64 / self.settings.cores;
-        let work = self.settings.work.draw(&mut self.rng);
         let work = if crowd > 1.0 { (work as f64 * crowd) as u64 } else { work };
         self.replicas[number as usize].in_flight += 1;
         self.jobs.push(Job { ends: self.now + work, started: self.now, arrived, replica: number });
@@ -408,5 +404,160 @@ impl Plant {
         let replicas = self.alive.len() as u32;
         self.tally.replica_time += Duration::from_nanos(self.now - self.counted_until) * replicas;
         self.counted_until = self.now;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queueing::erlang_c;
+    use crate::simulate::requests::stream;
+    use proptest::prelude::*;
+    use service::arrivals::Process;
+    use service::workload::Workload;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+    const S: fn(f64) -> Duration = Duration::from_secs_f64;
+
+    fn settings(work: Work) -> Settings {
+        Settings {
+            order: Order::LateLast,
+            objective: S(0.5),
+            deadline: S(5.0),
+            queue_length: 1000,
+            slots: 1,
+            work,
+            startup: S(3.0),
+            room: usize::MAX,
+            cores: f64::INFINITY,
+        }
+    }
+
+    /// Mean wait, seconds, of Poisson arrivals at so many replicas, first come, first served, nobody refused.
+    fn mean_wait(work: Work, replicas: usize, arrivals_per_second: f64, seconds: f64) -> f64 {
+        let patient = Settings {
+            order: Order::Fifo,
+            objective: HOUR,
+            deadline: HOUR,
+            queue_length: usize::MAX,
+            ..settings(work.clone())
+        };
+        let mut plant = Plant::new(patient, replicas);
+        let workload = Workload::constant(arrivals_per_second, S(seconds));
+        plant.run(&mut stream(&workload, Process::Poisson, &work, 1).peekable(), S(seconds));
+        plant.finish_all();
+        let seen = plant.observe();
+        assert_eq!(seen.arrivals, seen.latency.count(), "everybody is answered");
+        (seen.latency.sum - seen.service.sum) / seen.arrivals
+    }
+
+    /// One every so many seconds, from `first` on, each with so much work.
+    fn every(seconds: f64, first: f64, work: f64) -> Peekable<impl Iterator<Item = Request>> {
+        let nanoseconds = |seconds: f64| (seconds * 1e9) as u64;
+        let request = move |count: u64| Request {
+            arrived: nanoseconds(first) + count * nanoseconds(seconds),
+            work: nanoseconds(work),
+        };
+        (0..).map(request).peekable()
+    }
+
+    fn is_near(found: f64, expected: f64) {
+        assert!((found / expected - 1.0).abs() < 0.02, "{found} is not within 2 % of {expected}");
+    }
+
+    #[test]
+    fn waits_agree_with_theory() {
+        // M/M/n: C(n, a)·S / (n·(1 − ρ)).
+        for (replicas, utilisation) in [(1, 0.7), (3, 0.8), (10, 0.8)] {
+            let load = utilisation * replicas as f64;
+            let expected = erlang_c(replicas, load) * 0.05 / (replicas as f64 * (1.0 - utilisation));
+            is_near(mean_wait(Work::Exponential(S(0.05)), replicas, load / 0.05, 3e6 / (load / 0.05)), expected);
+        }
+        // M/D/1: ρ·S / (2·(1 − ρ)); M/G/1: that times 1 + cs² (Pollaczek and Khinchine).
+        is_near(mean_wait(Work::Constant(S(0.05)), 1, 14.0, 1e5), 0.7 * 0.05 / 0.6);
+        is_near(mean_wait(Work::new(S(0.05), 0.5), 1, 14.0, 1e5), 1.25 * 0.7 * 0.05 / 0.6);
+    }
+
+    #[test]
+    fn replicas_take_time_to_start_and_finish_what_they_hold() {
+        let mut plant = Plant::new(settings(Work::Constant(S(0.4))), 1);
+        // Every 0.2 s, from 0.1 s on: twice what one replica can do.
+        let mut arrivals = every(0.2, 0.1, 0.4);
+        plant.run(&mut arrivals, S(1.0));
+        plant.scale(2);
+        plant.run(&mut arrivals, S(3.9));
+        assert_eq!(plant.observe().replicas, Replicas { desired: 2, ready: 1, starting: 1, blocked: 0 });
+        assert_eq!(plant.observe().startup, None);
+        plant.run(&mut arrivals, S(4.05));
+        assert_eq!(plant.observe().replicas, Replicas { desired: 2, ready: 2, starting: 0, blocked: 0 });
+        assert_eq!((plant.observe().startup, plant.observe().in_flight), (Some(S(3.0)), 2.0));
+        plant.scale(1);
+        assert_eq!((plant.observe().replicas.ready, plant.observe().in_flight), (1, 2.0));
+        plant.run(&mut arrivals, S(4.5));
+        assert_eq!(plant.observe().in_flight, 1.0);
+        // One for 1 s, two (the second starting) for 3.05 s, one for 0.45 s.
+        assert_eq!(plant.tally().replica_time, S(1.0 + 6.1 + 0.45));
+    }
+
+    #[test]
+    fn what_cannot_be_placed_is_blocked() {
+        let mut plant = Plant::new(Settings { room: 2, ..settings(Work::Constant(S(0.1))) }, 1);
+        plant.scale(5);
+        assert_eq!(plant.observe().replicas, Replicas { desired: 5, ready: 1, starting: 1, blocked: 3 });
+    }
+
+    #[test]
+    fn processors_that_are_too_few_slow_everybody_down() {
+        let wait = |cores| {
+            let mut plant = Plant::new(Settings { cores, ..settings(Work::Constant(S(0.1))) }, 4);
+            plant.run(&mut every(0.0, 0.0, 0.1).take(4).peekable(), S(1.0));
+            plant.observe().service.sum
+        };
+        assert!((wait(4.0) - 0.4).abs() < 1e-9);
+        // The third and the fourth find three and four at work on two.
+        assert!((wait(2.0) - (0.1 + 0.1 + 0.15 + 0.2)).abs() < 1e-9);
+    }
+
+    #[test]
+    fn processor_use_is_a_mean_over_fifteen_seconds() {
+        let mut plant = Plant::new(settings(Work::Constant(S(0.25))), 1);
+        let mut arrivals = every(0.5, 0.0, 0.25);
+        plant.run(&mut arrivals, S(29.0));
+        assert_eq!(plant.observe().pods[0].usage, None, "one sample is no mean");
+        plant.run(&mut arrivals, S(31.0));
+        let usage = plant.observe().pods[0].usage.expect("two samples");
+        assert!((usage.cores - 0.5).abs() < 0.02, "{usage:?}");
+        assert_eq!((usage.age, usage.window), (S(1.0), S(15.0)));
+    }
+
+    proptest! {
+        #[test]
+        fn every_request_ends_in_one_way(
+            order in prop::sample::select(vec![Order::LateLast, Order::Fifo]),
+            rates in prop::collection::vec(0..120_u32, 1..20),
+            scales in prop::collection::vec(0..5_usize, 1..20),
+            variation in 0.0..1.5,
+            slots in 1..4_usize,
+        ) {
+            let work = Work::new(S(0.06), variation);
+            let mut plant = Plant::new(Settings { order, slots, queue_length: 50, ..settings(work.clone()) }, 1);
+            let workload = Workload { per_second: rates.iter().map(|&rate| f64::from(rate)).collect() };
+            let mut arrivals = stream(&workload, Process::Poisson, &work, 3).peekable();
+            for (second, &replicas) in scales.iter().cycle().take(rates.len()).enumerate() {
+                plant.scale(replicas);
+                plant.run(&mut arrivals, S(second as f64 + 1.0));
+                let seen = plant.observe();
+                prop_assert!(seen.in_flight <= (seen.capacity + 5.0 * slots as f64));
+                prop_assert!(seen.queue_length <= 50.0);
+            }
+            plant.finish_all();
+            let (seen, tally) = (plant.observe(), plant.tally().clone());
+            prop_assert_eq!((seen.queue_length, seen.in_flight), (0.0, 0.0));
+            let answered = seen.latency.count() as u64;
+            prop_assert!(tally.in_time <= answered);
+            // Those that were answered after their deadline count as given up too.
+            prop_assert!(answered + tally.shed <= tally.offered);
+            prop_assert!(tally.offered <= answered + tally.shed + tally.expired);
+        }
     }
 }

@@ -1,12 +1,19 @@
 //! One law, one workload, one seed.
 
 use super::plant::{Plant, Settings, Tally};
+use super::requests::{self, Request};
 use crate::control::OBSERVE;
 use crate::limits::{Limiter, Limits};
+use crate::policy::Observation;
 use crate::policy::law::{Frame, Law};
-use service::arrivals::{Arrivals, Process};
+use serde::Serialize;
+use service::arrivals::Process;
 use service::workload::Workload;
+use std::collections::VecDeque;
 use std::time::Duration;
+
+/// From so many requests on a thread of its own makes them.
+const LONG: f64 = 1e6;
 
 /// What is tried.
 #[derive(Debug, Clone)]
@@ -23,6 +30,8 @@ pub struct Trial<'a> {
     pub workload: &'a Workload,
     /// How arrivals are spread.
     pub process: Process,
+    /// How old the figures are that the law sees.
+    pub staleness: Duration,
     /// Of arrivals and service times.
     pub seed: u64,
 }
@@ -43,9 +52,10 @@ pub struct Outcome {
 }
 
 /// The system at one observation.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize)]
 pub struct Moment {
     /// Since the start.
+    #[serde(rename = "at_seconds", serialize_with = "seconds")]
     pub at: Duration,
     /// Asked for.
     pub desired: usize,
@@ -57,6 +67,12 @@ pub struct Moment {
     pub offered: u64,
     /// Of those, answered in time.
     pub in_time: u64,
+    /// Of those, neither answered nor given up yet.
+    pub pending: u64,
+}
+
+fn seconds<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(time.as_secs_f64())
 }
 
 impl Outcome {
@@ -76,19 +92,41 @@ impl Trial<'_> {
     pub fn run(&self) -> Outcome {
         let mut policy = self.law.policy(&self.frame);
         let mut limiter = Limiter::new(self.limits);
+        let mut on_the_way = VecDeque::new();
         self.steer(OBSERVE.min(self.frame.interval), self.limits.min, |plant| {
-            let seen = plant.observe();
-            let current = seen.replicas.desired;
-            let (desired, _) = limiter.apply(seen.at, current, policy.decide(&seen).replicas);
-            desired
+            let now = plant.observe();
+            let (at, replicas) = (now.at, now.replicas);
+            on_the_way.push_back(now);
+            while on_the_way.get(1).is_some_and(|next| next.at + self.staleness <= at) {
+                on_the_way.pop_front();
+            }
+            // What there is comes from the target, not from the metrics.
+            let seen = Observation { replicas, ..on_the_way.front().cloned().unwrap_or_default() };
+            if seen.at + self.staleness > at {
+                return replicas.desired;
+            }
+            limiter.apply(&seen, policy.decide(&seen).replicas).0
         })
     }
 
     /// Runs the plant with what `desired` asks for after every `step`.
-    pub fn steer(&self, step: Duration, initial: usize, mut desired: impl FnMut(&Plant) -> usize) -> Outcome {
-        let mut plant = Plant::new(self.plant.clone(), initial, self.seed);
-        let arrivals = Arrivals::new(self.workload, self.process, self.seed).map(|at| at.as_nanos() as u64);
-        let mut arrivals = arrivals.peekable();
+    pub fn steer(&self, step: Duration, initial: usize, desired: impl FnMut(&Plant) -> usize) -> Outcome {
+        let requests = requests::stream(self.workload, self.process, &self.plant.work, self.seed);
+        if self.workload.total() < LONG {
+            return self.steer_with(requests, step, initial, desired);
+        }
+        std::thread::scope(|scope| self.steer_with(requests::ahead(scope, requests), step, initial, desired))
+    }
+
+    fn steer_with(
+        &self,
+        requests: impl Iterator<Item = Request>,
+        step: Duration,
+        initial: usize,
+        mut desired: impl FnMut(&Plant) -> usize,
+    ) -> Outcome {
+        let mut plant = Plant::new(self.plant.clone(), initial);
+        let mut requests = requests.peekable();
         let end = Duration::from_secs(self.workload.per_second.len() as u64);
         let (mut peak, mut changes, mut course) = (initial, 0, Vec::new());
         let mut current = initial;
@@ -100,7 +138,7 @@ impl Trial<'_> {
                 (current, changes, peak) = (next, changes + 1, peak.max(next.min(self.plant.room)));
             }
             at = (at + step).min(end);
-            plant.run(&mut arrivals, at);
+            plant.run(&mut requests, at);
             course.push(plant.moment());
         }
         let replica_time = plant.tally().replica_time;

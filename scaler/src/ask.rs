@@ -1,0 +1,106 @@
+//! `scaler status` and `scaler explain`: asks a running scaler, and says it in words.
+
+use anyhow::{Context, Result, ensure};
+use hyper::StatusCode;
+use serde_json::Value;
+use service::fetch;
+use std::fmt::Write;
+use std::time::Duration;
+
+/// For an answer.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Whom to ask.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The running scaler's address
+    #[arg(long, env = "ROUNDHOUSE_SCALER", default_value = "127.0.0.1:5053")]
+    pub scaler: String,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Whom, and how much.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  scaler explain --last 20\n  scaler explain --all --json | jq '.[] | select(.action == \"up\")'"
+)]
+pub struct ExplainArgs {
+    /// Whom to ask
+    #[command(flatten)]
+    pub args: Args,
+    /// The latest decisions only
+    #[arg(long, default_value_t = 50)]
+    pub last: usize,
+    /// Also those that changed nothing
+    #[arg(long)]
+    pub all: bool,
+}
+
+/// What `/status` says.
+///
+/// # Errors
+/// When nobody answers.
+pub async fn status(args: &Args) -> Result<String> {
+    let status = get(&args.scaler, "/status").await?;
+    if args.json {
+        return Ok(serde_json::to_string_pretty(&status)?);
+    }
+    let latest = &status["latest"];
+    let mut text = format!("leads     {}\n", if status["leads"] == true { "yes" } else { "no, another scaler does" });
+    if latest.is_null() {
+        text.push_str("nothing was decided yet");
+        return Ok(text);
+    }
+    let replicas = &latest["replicas"];
+    writeln!(
+        text,
+        "replicas  {} ready, {} starting, {} blocked; {} asked for",
+        replicas["ready"], replicas["starting"], replicas["blocked"], latest["desired"]
+    )?;
+    if let Some(inputs) = latest["inputs"].as_object() {
+        writeln!(text, "requests  {} waiting, {} in flight", inputs["queue_length"], inputs["in_flight"])?;
+    }
+    write!(text, "reason    {}", latest["explanation"].as_str().unwrap_or_default())?;
+    Ok(text)
+}
+
+/// What `/decisions` says.
+///
+/// # Errors
+/// When nobody answers.
+pub async fn explain(args: &ExplainArgs) -> Result<String> {
+    let decisions = get(&args.args.scaler, "/decisions").await?;
+    let decisions = decisions.as_array().context("the answer is no list")?;
+    let wanted = |decision: &&Value| args.all || decision["action"] != "hold";
+    let chosen: Vec<&Value> = decisions.iter().filter(wanted).collect();
+    let chosen = &chosen[chosen.len().saturating_sub(args.last)..];
+    if args.args.json {
+        return Ok(serde_json::to_string_pretty(chosen)?);
+    }
+    if chosen.is_empty() {
+        return Ok(format!("nothing was changed in the last {} decisions; --all shows them", decisions.len()));
+    }
+    let lines = chosen.iter().map(|decision| {
+        let text = |name: &str| decision[name].as_str().unwrap_or_default();
+        let withheld = decision["withheld"].as_str().map(|why| format!(" (not done: {why})")).unwrap_or_default();
+        format!(
+            "{:>9.1} s  {:4} {:>3} → {:<3} {}{withheld}",
+            decision["at_seconds"].as_f64().unwrap_or_default(),
+            text("action"),
+            decision["replicas"]["desired"],
+            decision["desired"],
+            text("explanation")
+        )
+    });
+    Ok(lines.collect::<Vec<_>>().join("\n"))
+}
+
+async fn get(address: &str, path: &str) -> Result<Value> {
+    let (status, body) = fetch::get(address, path, TIMEOUT)
+        .await
+        .with_context(|| format!("ask the scaler at {address}; --scaler names another"))?;
+    ensure!(status == StatusCode::OK, "{address} answered {status} to {path}: is it a scaler?");
+    serde_json::from_slice(&body).with_context(|| format!("read the answer of {address} to {path}"))
+}

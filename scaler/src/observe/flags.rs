@@ -1,0 +1,107 @@
+//! The flags that say where readings come from.
+
+use super::Observe;
+use super::dispatchers::Dispatchers;
+use super::prometheus::client::{Base, Client};
+use super::prometheus::{Prometheus, Queries};
+use super::roster::Place;
+use clap::Args;
+use service::options::positive_duration;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// As they were given.
+#[derive(Debug, Clone, Args)]
+pub struct Flags {
+    /// A dispatcher whose metrics are read, HOST:PORT, or dns:NAME:PORT for one at each address of the name, such as a
+    /// headless Service; may be repeated
+    #[arg(
+        long,
+        env = "ROUNDHOUSE_DISPATCHER",
+        value_name = "PLACE",
+        default_value = "127.0.0.1:5052",
+        value_delimiter = ','
+    )]
+    pub dispatcher: Vec<Place>,
+    /// Read the metrics from this Prometheus instead, by its address, such as `http://prometheus.monitoring:9090`;
+    /// https trusts the system's authorities, or those in the PEM file that SSL_CERT_FILE names
+    #[arg(long, env = "ROUNDHOUSE_PROMETHEUS", value_name = "URL", conflicts_with = "dispatcher")]
+    pub prometheus: Option<Base>,
+    /// A file with the bearer token for Prometheus; read again for each query
+    #[arg(long, env = "ROUNDHOUSE_PROMETHEUS_TOKEN_FILE", value_name = "FILE", requires = "prometheus")]
+    pub prometheus_token_file: Option<PathBuf>,
+    /// Which dispatchers, as matchers of labels: namespace="shop",job="dispatcher"
+    #[arg(long, env = "ROUNDHOUSE_PROMETHEUS_SELECTOR", value_name = "MATCHERS", requires = "prometheus")]
+    pub prometheus_selector: Option<String>,
+    /// Figures that are older are not acted upon: three times the interval at which Prometheus scrapes
+    #[arg(
+        long,
+        env = "ROUNDHOUSE_PROMETHEUS_STALE_AFTER",
+        value_name = "TIME",
+        default_value = "45s",
+        value_parser = positive_duration,
+        requires = "prometheus"
+    )]
+    pub prometheus_stale_after: Duration,
+    /// In place of the query for all series of all dispatchers, under the names that the dispatcher gives them
+    #[arg(long, env = "ROUNDHOUSE_PROMETHEUS_QUERY", value_name = "PROMQL", requires = "prometheus")]
+    pub prometheus_query: Option<String>,
+    /// In place of the query for the time of each dispatcher's newest sample, seconds since 1970
+    #[arg(long, env = "ROUNDHOUSE_PROMETHEUS_AGE_QUERY", value_name = "PROMQL", requires = "prometheus")]
+    pub prometheus_age_query: Option<String>,
+    /// In place of the query for the dispatchers that should be scraped and cannot be, by instance and job
+    #[arg(long, env = "ROUNDHOUSE_PROMETHEUS_DOWN_QUERY", value_name = "PROMQL", requires = "prometheus")]
+    pub prometheus_down_query: Option<String>,
+}
+
+/// Why the flags make no source.
+#[derive(Debug, thiserror::Error)]
+pub enum Unusable {
+    /// It would be counted twice.
+    #[error("--dispatcher {0} is given twice; name each dispatcher once")]
+    Twice(Place),
+    /// Braces belong to the query.
+    #[error("--prometheus-selector ({0}) holds braces; give the matchers alone, such as job=\"dispatcher\"")]
+    Braces(String),
+    /// An empty query.
+    #[error("--{0} is empty; leave it out for the query of the dispatcher's own metrics")]
+    Empty(&'static str),
+    /// Token or certificates.
+    #[error(transparent)]
+    Client(#[from] super::prometheus::client::Error),
+}
+
+impl TryFrom<Flags> for Observe {
+    type Error = Unusable;
+
+    fn try_from(flags: Flags) -> Result<Self, Unusable> {
+        let Some(base) = flags.prometheus else {
+            let mut places = BTreeSet::new();
+            for place in flags.dispatcher {
+                if let Some(twice) = places.replace(place) {
+                    return Err(Unusable::Twice(twice));
+                }
+            }
+            return Ok(Self::Dispatchers(Dispatchers::new(places)));
+        };
+        let selector = flags.prometheus_selector.unwrap_or_default();
+        if selector.contains(['{', '}']) {
+            return Err(Unusable::Braces(selector));
+        }
+        let mut queries = Queries::of(&selector);
+        for (name, query, given) in [
+            ("prometheus-query", &mut queries.figures, flags.prometheus_query),
+            ("prometheus-age-query", &mut queries.ages, flags.prometheus_age_query),
+            ("prometheus-down-query", &mut queries.down, flags.prometheus_down_query),
+        ] {
+            match given {
+                Some(given) if given.trim().is_empty() => return Err(Unusable::Empty(name)),
+                Some(given) => *query = given,
+                None => {}
+            }
+        }
+        let client = Client::new(base, flags.prometheus_token_file)?;
+        Ok(Self::Prometheus(Prometheus::new(client, queries, flags.prometheus_stale_after).into()))
+    }
+}

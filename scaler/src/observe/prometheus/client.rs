@@ -1,0 +1,371 @@
+//! One instant query over Prometheus's HTTP API. Knows nothing of dispatchers.
+//!
+//! The published clients bring reqwest, `url` and with it Unicode's tables for domain names, some thirty crates, to
+//! send one GET whose answer is thirty lines of types here.
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::header::{ACCEPT, AUTHORIZATION, HeaderValue};
+use hyper::{Request, StatusCode, Uri};
+use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client as Http;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
+use service::reread;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+/// For one query.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Largest answer that is read.
+const MAX_BYTES: usize = 8 << 20;
+
+/// Where a Prometheus is: `http://HOST[:PORT][/PREFIX]`, or https.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Base(String);
+
+/// Why a text is no [`Base`].
+#[derive(Debug, thiserror::Error)]
+#[error("{text:?} is no address of a Prometheus: {reason}; give one such as http://prometheus.monitoring:9090")]
+pub struct NoBase {
+    text: String,
+    reason: &'static str,
+}
+
+impl FromStr for Base {
+    type Err = NoBase;
+
+    fn from_str(text: &str) -> Result<Self, NoBase> {
+        let wrong = |reason| NoBase { text: text.into(), reason };
+        let uri: Uri = text.parse().map_err(|_malformed| wrong("it is no URL"))?;
+        let authority = uri.authority().ok_or_else(|| wrong("it has no scheme and host"))?;
+        // Whatever follows the host, brackets of IPv6 included, is a colon and a port.
+        let port = authority.as_str().strip_prefix(authority.host()).unwrap_or_default();
+        match uri.scheme_str() {
+            Some("http" | "https") => {}
+            _ => return Err(wrong("its scheme is neither http nor https")),
+        }
+        if authority.as_str().contains('@') {
+            return Err(wrong("it holds a user name, and flags can be seen by everybody; use --prometheus-token-file"));
+        }
+        if authority.host().is_empty() {
+            return Err(wrong("it has no host"));
+        }
+        if !port.is_empty() && !port[1..].parse::<u16>().is_ok_and(|port| port > 0) {
+            return Err(wrong("its port is no number from 1 to 65535"));
+        }
+        if uri.query().is_some() || text.contains('#') {
+            return Err(wrong("it holds a query, and queries are added to it"));
+        }
+        Ok(Self(text.trim_end_matches('/').into()))
+    }
+}
+
+impl fmt::Display for Base {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Why a query has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The system's certificates cannot be read.
+    #[error("read the certificates of authorities: {0}; name a PEM file with SSL_CERT_FILE")]
+    Certificates(String),
+    /// The token's file cannot be read.
+    #[error("--prometheus-token-file: {0}")]
+    Token(std::io::Error),
+    /// The token's file holds what no header can.
+    #[error("--prometheus-token-file {}: expected one line of visible ASCII characters", .0.display())]
+    NoToken(PathBuf),
+    /// Nobody answered, or not in HTTP.
+    #[error("ask {base}: {reason}; is that Prometheus running?")]
+    Broken {
+        /// Who was asked.
+        base: Base,
+        /// Innermost cause last.
+        reason: String,
+    },
+    /// No whole answer within the time.
+    #[error("{base} did not answer within {TIMEOUT:?}; is it overloaded, or the query too wide?")]
+    Timeout {
+        /// Who was asked.
+        base: Base,
+    },
+    /// The token is missing or wrong.
+    #[error("{base} answers {status}; it wants another token, see --prometheus-token-file")]
+    Unauthorized {
+        /// Who was asked.
+        base: Base,
+        /// 401 or 403.
+        status: StatusCode,
+    },
+    /// Prometheus refused the query.
+    #[error("{base} refused {query:?}: {reason}")]
+    Refused {
+        /// Who was asked.
+        base: Base,
+        /// What for.
+        query: String,
+        /// In its words.
+        reason: String,
+    },
+    /// Something else answered.
+    #[error(
+        "{base} answered {query:?} with {status} and no vector ({reason}); is that a Prometheus, and its whole prefix?"
+    )]
+    Malformed {
+        /// Who was asked.
+        base: Base,
+        /// What for.
+        query: String,
+        /// Of the answer.
+        status: StatusCode,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// One element of an instant vector.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Element {
+    /// Name included.
+    pub metric: BTreeMap<String, String>,
+    /// Time of evaluation, seconds since 1970, and the value as text.
+    value: (f64, String),
+}
+
+impl Element {
+    /// An element as Prometheus would send it.
+    #[cfg(test)]
+    pub(super) fn new(metric: BTreeMap<String, String>, evaluated: f64, value: f64) -> Self {
+        Self { metric, value: (evaluated, value.to_string()) }
+    }
+
+    /// When the query was evaluated, by Prometheus's clock, seconds since 1970.
+    pub fn evaluated(&self) -> f64 {
+        self.value.0
+    }
+
+    /// The value; NaN where there is no number.
+    pub fn value(&self) -> f64 {
+        self.value.1.parse().unwrap_or(f64::NAN)
+    }
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    data: Option<Data>,
+    error: Option<String>,
+    #[serde(default)]
+    warnings: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "resultType", content = "result", rename_all = "lowercase")]
+enum Data {
+    Vector(Vec<Element>),
+}
+
+/// Asks one Prometheus.
+#[derive(Debug)]
+pub struct Client {
+    base: Base,
+    token_file: Option<PathBuf>,
+    http: Http<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+}
+
+impl Client {
+    /// A client that has not connected yet.
+    ///
+    /// # Errors
+    /// When the token cannot be read, or the certificates for https.
+    pub fn new(base: Base, token_file: Option<PathBuf>) -> Result<Self, Error> {
+        if let Some(path) = &token_file {
+            token(path)?;
+        }
+        let tls = ClientConfig::builder_with_provider(ring::default_provider().into())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| Error::Certificates(error.to_string()))?;
+        let tls = match base.0.starts_with("https:") {
+            true => tls.with_native_roots().map_err(|error| Error::Certificates(error.to_string()))?,
+            // Never used: the base decides.
+            false => tls.with_root_certificates(RootCertStore::empty()),
+        }
+        .with_no_client_auth();
+        let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
+        Ok(Self { base, token_file, http: Http::builder(TokioExecutor::new()).build(connector) })
+    }
+
+    /// The instant vector that `query` gives now.
+    ///
+    /// # Errors
+    /// See [`Error`]; an answer with warnings is an error, since they tell that it is partial.
+    pub async fn query(&self, query: &str) -> Result<Vec<Element>, Error> {
+        let asked = async {
+            let (status, body) = self.get(query).await?;
+            self.vector(query, status, &body)
+        };
+        match tokio::time::timeout(TIMEOUT, asked).await {
+            Ok(outcome) => outcome,
+            Err(_elapsed) => Err(Error::Timeout { base: self.base.clone() }),
+        }
+    }
+
+    async fn get(&self, query: &str) -> Result<(StatusCode, Bytes), Error> {
+        let broken = |error: &dyn std::error::Error| Error::Broken { base: self.base.clone(), reason: causes(error) };
+        let url = format!("{}/api/v1/query?query={}", self.base, utf8_percent_encode(query, NON_ALPHANUMERIC));
+        let mut request = Request::get(url).header(ACCEPT, "application/json");
+        if let Some(path) = &self.token_file {
+            // Read each time: tokens are replaced while programs run.
+            request = request.header(AUTHORIZATION, token(path)?);
+        }
+        let request = request.body(Empty::new()).map_err(|error| broken(&error))?;
+        let response = self.http.request(request).await.map_err(|error| broken(&error))?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), MAX_BYTES).collect().await;
+        let body = body.map_err(|error| broken(error.as_ref()))?;
+        Ok((status, body.to_bytes()))
+    }
+
+    fn vector(&self, query: &str, status: StatusCode, body: &[u8]) -> Result<Vec<Element>, Error> {
+        let (base, query) = (self.base.clone(), query.to_owned());
+        if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+            return Err(Error::Unauthorized { base, status });
+        }
+        match serde_json::from_slice(body) {
+            Ok(Answer { error: Some(reason), .. }) => Err(Error::Refused { base, query, reason }),
+            Ok(Answer { warnings, .. }) if !warnings.is_empty() => {
+                Err(Error::Refused { base, query, reason: format!("only in part: {}", warnings.join("; ")) })
+            }
+            Ok(Answer { data: Some(Data::Vector(elements)), .. }) if status == StatusCode::OK => Ok(elements),
+            Ok(_) => Err(Error::Malformed { base, query, status, reason: "it holds no data".into() }),
+            Err(error) => Err(Error::Malformed { base, query, status, reason: error.to_string() }),
+        }
+    }
+}
+
+fn token(path: &PathBuf) -> Result<HeaderValue, Error> {
+    let [content] = reread::contents(std::array::from_ref(path)).map_err(Error::Token)?;
+    let token = content.trim_ascii();
+    let is_token = !token.is_empty() && token.iter().all(u8::is_ascii_graphic);
+    let value = is_token.then(|| HeaderValue::from_bytes(&[b"Bearer ", token].concat()));
+    let mut value = value.and_then(Result::ok).ok_or_else(|| Error::NoToken(path.clone()))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+fn causes(error: &dyn std::error::Error) -> String {
+    let innermost = std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string);
+    innermost.collect::<Vec<_>>().join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_is_scheme_host_port_and_prefix() {
+        for (text, shown) in [
+            ("http://localhost:9090", "http://localhost:9090"),
+            ("http://localhost:9090/", "http://localhost:9090"),
+            ("https://a.example/prometheus/", "https://a.example/prometheus"),
+            ("http://[::1]:9090", "http://[::1]:9090"),
+        ] {
+            assert_eq!(text.parse::<Base>().expect(text).to_string(), shown);
+        }
+        for (bad, word) in [
+            ("", "no URL"),
+            ("a b", "no URL"),
+            ("http://", "no URL"),
+            ("/prometheus", "no scheme"),
+            ("localhost:9090", "neither http"),
+            ("localhost", "neither http"),
+            ("ftp://a", "neither http"),
+            ("http://:9090", "host"),
+            ("http://a:0", "port"),
+            ("http://a:", "port"),
+            ("http://a:99999", "port"),
+            ("http://a:x", "port"),
+            ("http://me:secret@a", "user name"),
+            ("http://a/?query=up", "query"),
+            ("http://a/#graph", "query"),
+        ] {
+            let error = bad.parse::<Base>().expect_err(bad).to_string();
+            assert!(error.contains(word) && error.contains(&format!("{bad:?}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_answer_is_a_vector_or_says_why_not() {
+        let client = Client::new("http://a".parse().expect("a base"), None).expect("no token, no certificates");
+        let vector = |status, body: &str| client.vector("up", status, body.as_bytes());
+        let ok = r#"{"data":{"resultType":"vector","result":[{"metric":{"a":"b"},"value":[1.5,"NaN"]}]}}"#;
+        let elements = vector(StatusCode::OK, ok).expect("a vector");
+        assert_eq!((elements[0].metric["a"].as_str(), elements[0].evaluated()), ("b", 1.5));
+        assert!(elements[0].value().is_nan());
+        for (status, body, word) in [
+            (400, r#"{"status":"error","errorType":"bad_data","error":"parse error at 1:3"}"#, "parse error at 1:3"),
+            (
+                200,
+                r#"{"status":"success","warnings":["store a is away"],"data":{"resultType":"vector","result":[]}}"#,
+                "away",
+            ),
+            (200, r#"{"status":"success","data":{"resultType":"scalar","result":[1.5,"1"]}}"#, "scalar"),
+            (
+                200,
+                r#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{},"value":[1]}]}}"#,
+                "no vector",
+            ),
+            (200, r#"{"status":"success"}"#, "no data"),
+            (200, "<html>", "no vector"),
+            (404, "404 page not found", "whole prefix"),
+            (302, "", "302"),
+            (401, "", "token"),
+            (403, ok, "token"),
+            (503, ok, "no data"),
+        ] {
+            let status = StatusCode::from_u16(status).expect("a status");
+            let error = vector(status, body).expect_err(body).to_string();
+            assert!(error.contains(word), "{body}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_one_visible_line() {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        let path = file.path().to_owned();
+        for bad in ["", "\n", "two words", "two\nlines", "caf\u{e9}"] {
+            std::fs::write(&path, bad).expect("writable");
+            assert!(matches!(token(&path), Err(Error::NoToken(_))), "{bad:?}");
+        }
+        std::fs::write(&path, "s3cret\n").expect("writable");
+        let header = token(&path).expect("a token");
+        assert!(header == "Bearer s3cret" && header.is_sensitive());
+        let error = token(&PathBuf::from("no/such/token")).expect_err("missing").to_string();
+        assert!(error.contains("no/such/token"), "{error}");
+    }
+
+    mod properties {
+        use super::*;
+        use proptest::prelude::*;
+
+        proptest! {
+            #[test]
+            fn bytes_never_panic(body in proptest::collection::vec(any::<u8>(), 0..200), text in "\\PC{0,40}") {
+                let client = Client::new("http://a".parse().expect("a base"), None).expect("no token");
+                let _outcome = client.vector("up", StatusCode::OK, &body);
+                let _outcome = text.parse::<Base>();
+            }
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! A comparison for people.
+
+pub mod html;
+pub mod table;

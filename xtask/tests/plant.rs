@@ -1,0 +1,46 @@
+//! The simulator's queue is the dispatcher's: both get the same requests and give the same ones out.
+
+use dispatcher::queue::{Entry, Queue, Ticket};
+use proptest::prelude::*;
+use scaler::simulate::line::Line;
+use scaler::simulate::requests::Request;
+use service::admission::Order;
+use std::time::{Duration, Instant};
+
+const OBJECTIVE: u64 = 500_000_000;
+const DEADLINE: u64 = 2_000_000_000;
+
+proptest! {
+    #[test]
+    fn both_queues_give_the_same_requests_in_the_same_order(
+        order in prop::sample::select(vec![Order::LateLast, Order::Fifo]),
+        steps in prop::collection::vec((0..3_u8, 0..120_u64, 1..200_u64), 1..400),
+    ) {
+        let epoch = Instant::now();
+        let at = |nanoseconds: u64| epoch + Duration::from_nanos(nanoseconds);
+        let mut line = Line::new(order, OBJECTIVE, DEADLINE);
+        let mut queue = Queue::new(order, usize::MAX);
+        let mut now = 0;
+        for (action, milliseconds, service_milliseconds) in steps {
+            // No two requests arrive at once.
+            now += milliseconds * 1_000_000 + 1;
+            let service = service_milliseconds * 1_000_000;
+            let service_time = Duration::from_nanos(service);
+            if action == 0 {
+                line.push(Request { arrived: now, work: 0 });
+                let entry = Entry {
+                    ticket: Ticket(now),
+                    objective: at(now + OBJECTIVE),
+                    deadline: at(now + DEADLINE),
+                    job: now,
+                };
+                prop_assert!(queue.push(entry).is_ok());
+            } else {
+                queue.demote(at(now), service_time);
+                line.demote(now, service);
+                let popped = queue.pop(at(now), service_time, |_| Some(()));
+                prop_assert_eq!(line.pop(now, service).map(|request| request.arrived), popped.map(|(entry, ())| entry.job));
+            }
+        }
+    }
+}
