@@ -243,7 +243,6 @@ impl TryFrom<Args> for Config {
             interval,
             min,
             max,
-            slots: 1,
             cpu_request: args.cpu_share.unwrap_or(1.0),
         });
         let limits = Limits {

@@ -160,8 +160,7 @@ impl Limiter {
 
 /// Replicas that would hold all the requests that are there now.
 fn occupied(seen: &Observation) -> usize {
-    let slots = if seen.replicas.ready == 0 { 1.0 } else { (seen.capacity / seen.replicas.ready as f64).max(1.0) };
-    ((seen.queue_length + seen.in_flight) / slots).ceil() as usize
+    ((seen.queue_length + seen.in_flight) / seen.slots()).ceil() as usize
 }
 
 #[cfg(test)]

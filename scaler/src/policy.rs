@@ -105,6 +105,13 @@ pub struct Observation {
     pub pods: Vec<Pod>,
 }
 
+impl Observation {
+    /// Requests that one replica takes at once; 1 while none is ready.
+    pub fn slots(&self) -> f64 {
+        if self.replicas.ready == 0 { 1.0 } else { (self.capacity / self.replicas.ready as f64).max(1.0) }
+    }
+}
+
 /// A replica as Kubernetes sees it. Times are ages at the observation.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Pod {
@@ -299,7 +306,7 @@ impl fmt::Display for Reason {
 #[derive(Debug)]
 pub enum Policy {
     /// The objective is the only knob.
-    Slo(slo::Slo),
+    Slo(Box<slo::Slo>),
     /// One more above a threshold, one fewer below another.
     LatencyStep(latency_step::LatencyStep),
     /// A percentile over the objective.

@@ -21,8 +21,6 @@ const MAX_DOWN_RATE: f64 = 2.0;
 /// The law and what it remembers.
 #[derive(Debug)]
 pub struct Concurrency {
-    /// Requests that a replica is to hold.
-    target: f64,
     cadence: Cadence,
     samples: Window<f64>,
     /// When the last observation was, and request-seconds until then.
@@ -31,12 +29,10 @@ pub struct Concurrency {
     most_in_panic: f64,
 }
 
-impl Concurrency {
-    /// Replicas take `slots` requests at once.
-    pub fn new(slots: usize) -> Self {
-        let target = slots as f64 * UTILISATION;
+/// Remembers nothing yet.
+impl Default for Concurrency {
+    fn default() -> Self {
         Self {
-            target,
             cadence: Cadence::new(TICK),
             samples: Window::new(STABLE),
             last: None,
@@ -44,7 +40,9 @@ impl Concurrency {
             most_in_panic: 0.0,
         }
     }
+}
 
+impl Concurrency {
     /// One tick.
     pub fn decide(&mut self, seen: &Observation) -> Want {
         // With more than one replica it starts as if a burst had just been.
@@ -59,11 +57,13 @@ impl Concurrency {
         if !self.cadence.is_due(seen.at) {
             return Want::waiting();
         }
+        // `containerConcurrency` is what a replica takes at once.
+        let target = seen.slots() * UTILISATION;
         let ready = seen.replicas.ready.max(1) as f64;
         let (low, high) = ((ready / MAX_DOWN_RATE).floor(), (ready * MAX_UP_RATE).ceil());
         let (stable, panic) = (self.average(seen.at, STABLE), self.average(seen.at, PANIC));
-        let panic_wish = (panic / self.target).ceil();
-        let wish = (stable / self.target).ceil().clamp(low, high);
+        let panic_wish = (panic / target).ceil();
+        let wish = (stable / target).ceil().clamp(low, high);
         let clamped_panic_wish = panic_wish.clamp(low, high);
         if panic_wish / ready >= PANIC_THRESHOLD {
             self.panicking_since = Some(seen.at);
@@ -96,7 +96,7 @@ mod tests {
 
     /// Ticks every second with so many requests in the system; what was wanted at the last decision, and its reason.
     fn run(requests: &[f64], ready: usize) -> (Option<usize>, Reason) {
-        let mut law = Concurrency::new(1);
+        let mut law = Concurrency::default();
         let mut last = (None, Reason::Waiting);
         let mut request_seconds = 0.0;
         for (second, mean) in requests.iter().enumerate() {
@@ -104,6 +104,7 @@ mod tests {
             let want = law.decide(&Observation {
                 at: Duration::from_secs(second as u64),
                 request_seconds,
+                capacity: ready as f64,
                 replicas: Replicas { desired: ready, ready, ..Replicas::default() },
                 ..Observation::default()
             });

@@ -49,8 +49,6 @@ pub struct Frame {
     pub min: usize,
     /// And from above.
     pub max: usize,
-    /// Requests that a replica takes at once, for `concurrency`.
-    pub slots: usize,
     /// Cores that a replica requests, for `cpu`.
     pub cpu_request: f64,
 }
@@ -59,13 +57,13 @@ impl Law {
     /// The law, remembering nothing yet.
     pub fn policy(self, frame: &Frame) -> Policy {
         match self {
-            Self::Slo => Policy::Slo(Slo::new(frame.objective, frame.interval, frame.max)),
+            Self::Slo => Policy::Slo(Box::new(Slo::new(frame.objective, frame.interval, frame.max))),
             Self::LatencyStep => Policy::LatencyStep(LatencyStep::new(frame.objective.latency, frame.lower_latency)),
             Self::LatencyRatio { is_literal } => {
                 Policy::LatencyRatio(LatencyRatio::new(frame.objective.latency, is_literal))
             }
             Self::Queue(interval) => Policy::Queue(Queue::new(interval)),
-            Self::Concurrency => Policy::Concurrency(Concurrency::new(frame.slots)),
+            Self::Concurrency => Policy::Concurrency(Concurrency::default()),
             Self::Cpu(percent) => Policy::Cpu(Cpu::new(f64::from(percent), frame.cpu_request, frame.min, frame.max)),
             Self::RayServe => Policy::Ongoing(Ongoing::default()),
             Self::Fixed(replicas) => Policy::Fixed(replicas),

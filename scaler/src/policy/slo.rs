@@ -216,13 +216,16 @@ impl Slo {
             kept,
             predicted_late: service.waits_longer(replicas, planned, patience),
         };
-        let reason = match () {
-            () if needed >= replicas => Reason::Objective(workings),
-            () if draining >= replicas => Reason::Backlog(workings),
-            () if soon >= replicas => Reason::Rising(workings),
-            () => Reason::Kept(workings),
+        let reason = if needed >= replicas {
+            Reason::Objective
+        } else if draining >= replicas {
+            Reason::Backlog
+        } else if soon >= replicas {
+            Reason::Rising
+        } else {
+            Reason::Kept
         };
-        Want { replicas: Some(replicas), reason }
+        Want { replicas: Some(replicas), reason: reason(workings) }
     }
 
     /// For what waits beyond what ready and starting replicas work off until another one would serve; 0 if they will do.

@@ -1,8 +1,8 @@
 //! What ends when: a priority queue for times that are only ever taken in ascending order.
 //!
-//! Source: R. Brown, "Calendar queues", CACM 31 (1988). A ring of days, each as long as it takes for about one end to
-//! fall into it, so that adding and taking cost the same however many there are. What lies beyond the ring's year waits
-//! in a heap. A third as long as with the heap alone, for a thousand replicas.
+//! Source: R. Brown, "Calendar queues", CACM 31 (1988). A ring of days, in each of which
+//! few ends fall, so that adding and taking cost much the same however many there are. What lies beyond the ring's year
+//! waits in a heap.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

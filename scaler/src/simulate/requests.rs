@@ -35,7 +35,7 @@ pub fn stream<'a>(
     arrivals.map(move |at| Request { arrived: at.as_nanos() as u64, work: work.draw(&mut rng) })
 }
 
-/// The same requests, made by a thread of their own a little ahead: a third of the time that a long run takes.
+/// The same requests, made by a thread of their own a little ahead.
 pub fn ahead<'scope, 'env>(
     scope: &'scope Scope<'scope, 'env>,
     requests: impl Iterator<Item = Request> + Send + 'scope,
