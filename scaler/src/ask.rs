@@ -30,6 +30,9 @@ pub struct ExplainArgs {
     /// Whom to ask
     #[command(flatten)]
     pub args: Args,
+    /// Of this target only
+    #[arg(long)]
+    pub target: Option<String>,
     /// The latest decisions only
     #[arg(long, default_value_t = 50)]
     pub last: usize,
@@ -47,8 +50,16 @@ pub async fn status(args: &Args) -> Result<String> {
     if args.json {
         return Ok(serde_json::to_string_pretty(&status)?);
     }
+    let targets = status["targets"].as_array().context("the answer names no targets")?;
+    let texts = targets.iter().map(status_of).collect::<Result<Vec<_>, _>>()?;
+    Ok(texts.join("\n\n"))
+}
+
+/// One target's.
+fn status_of(status: &Value) -> Result<String, std::fmt::Error> {
     let latest = &status["latest"];
-    let mut text = format!("leads     {}\n", if status["leads"] == true { "yes" } else { "no, another scaler does" });
+    let mut text = format!("target    {}\n", status["target"].as_str().unwrap_or_default());
+    writeln!(text, "leads     {}", if status["leads"] == true { "yes" } else { "no, another scaler does" })?;
     if latest.is_null() {
         text.push_str("nothing was decided yet");
         return Ok(text);
@@ -73,7 +84,9 @@ pub async fn status(args: &Args) -> Result<String> {
 pub async fn explain(args: &ExplainArgs) -> Result<String> {
     let decisions = get(&args.args.scaler, "/decisions").await?;
     let decisions = decisions.as_array().context("the answer is no list")?;
-    let wanted = |decision: &&Value| args.all || decision["action"] != "hold";
+    let is_of_target = |decision: &Value| args.target.as_deref().is_none_or(|target| decision["target"] == target);
+    let wanted = |decision: &&Value| is_of_target(decision) && (args.all || decision["action"] != "hold");
+    let has_several = decisions.iter().any(|decision| decision["target"] != decisions[0]["target"]);
     let chosen: Vec<&Value> = decisions.iter().filter(wanted).collect();
     let chosen = &chosen[chosen.len().saturating_sub(args.last)..];
     if args.args.json {
@@ -85,8 +98,9 @@ pub async fn explain(args: &ExplainArgs) -> Result<String> {
     let lines = chosen.iter().map(|decision| {
         let text = |name: &str| decision[name].as_str().unwrap_or_default();
         let withheld = decision["withheld"].as_str().map(|why| format!(" (not done: {why})")).unwrap_or_default();
+        let target = if has_several { format!("{}  ", text("target")) } else { String::new() };
         format!(
-            "{:>9.1} s  {:4} {:>3} → {:<3} {}{withheld}",
+            "{:>9.1} s  {target}{:4} {:>3} → {:<3} {}{withheld}",
             decision["at_seconds"].as_f64().unwrap_or_default(),
             text("action"),
             decision["replicas"]["desired"],

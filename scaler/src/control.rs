@@ -1,5 +1,6 @@
 //! The tick: observe ▸ decide ▸ limit ▸ actuate ▸ explain.
 
+use crate::config::scaling::Role;
 use crate::decision::{Action, Decision, Inputs, Journal};
 use crate::limits::Limiter;
 use crate::observe::Observe;
@@ -21,6 +22,10 @@ const COMPLAIN: Duration = Duration::from_secs(60);
 
 /// Everything that one tick needs.
 pub struct Control {
+    /// What the target is called, in metrics and to people.
+    pub name: String,
+    /// What its processes or pods are.
+    pub role: Role,
     /// What is observed.
     pub source: Observe,
     /// What decides.
@@ -62,10 +67,15 @@ impl Control {
                 (Ok(reading), None) => match news(at, reading.age, seen_at) {
                     Some(taken) => {
                         seen_at = Some(taken);
+                        let (queue_length, in_flight) = match self.role {
+                            Role::Replicas => (reading.queue_length, reading.in_flight),
+                            // What waits for replicas is none of their work.
+                            Role::Dispatchers => (0.0, 0.0),
+                        };
                         self.decide(&Observation {
                             at: taken,
-                            queue_length: reading.queue_length,
-                            in_flight: reading.in_flight,
+                            queue_length,
+                            in_flight,
                             request_seconds: reading.latency.sum,
                             capacity: reading.capacity,
                             arrivals: reading.arrivals,
@@ -81,7 +91,8 @@ impl Control {
                 // Without figures nothing changes, in either direction.
                 (Err(error), None) => hold("no_observation", error.to_string()),
             };
-            gauge!("scaler_observation_age_seconds").set((at - seen_at.unwrap_or_default()).as_secs_f64());
+            gauge!("scaler_observation_age_seconds", "target" => self.name.clone())
+                .set((at - seen_at.unwrap_or_default()).as_secs_f64());
             self.explain(at, decision);
         }
     }
@@ -128,12 +139,14 @@ impl Control {
 
     fn explain(&mut self, at: Duration, decision: Decision) {
         let Decision { desired, action, reason, explanation, replicas, .. } = &decision;
-        gauge!(metric::DESIRED_REPLICAS).set(*desired as f64);
-        gauge!(metric::READY_REPLICAS).set(replicas.ready as f64);
+        let name = || self.name.clone();
+        gauge!(metric::DESIRED_REPLICAS, "target" => name()).set(*desired as f64);
+        gauge!(metric::READY_REPLICAS, "target" => name()).set(replicas.ready as f64);
         if let Some(workings) = decision.workings {
-            gauge!("scaler_predicted_late_ratio").set(workings.predicted_late);
+            gauge!("scaler_predicted_late_ratio", "target" => name()).set(workings.predicted_late);
         }
-        counter!("scaler_decisions_total", "action" => action.as_str(), "reason" => *reason).increment(1);
+        counter!("scaler_decisions_total", "target" => name(), "action" => action.as_str(), "reason" => *reason)
+            .increment(1);
         let withheld = decision.withheld.as_deref().map(|why| format!(" (not done: {why})")).unwrap_or_default();
         let facts = || serde_json::to_string(&decision).unwrap_or_default();
         match (action, decision.inputs) {

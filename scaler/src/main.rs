@@ -1,17 +1,16 @@
 //! The scaler's process: flags, telemetry, runtime.
 
 use anyhow::Result;
-use clap::Parser;
 use scaler::config::{Cli, Command, Config};
 use scaler::{ask, server, simulate};
 
 fn main() -> Result<()> {
-    let Cli { command, args } = Cli::parse();
+    let (Cli { command, args }, given) = Cli::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build();
     match command {
         None => {
             let metrics = service::telemetry::start(&args.process.log)?;
-            let config = Config::try_from(args)?;
+            let config = Config::new(args, &given)?;
             runtime()?.block_on(server::run(config, metrics))
         }
         Some(Command::Simulate(args)) => simulate::run(&args),

@@ -4,12 +4,14 @@ pub mod arrivals;
 pub mod cadence;
 pub mod concurrency;
 pub mod cpu;
+pub mod highest;
 pub mod latency_ratio;
 pub mod latency_step;
 pub mod law;
 pub mod memory;
 pub mod ongoing;
 pub mod queue;
+pub mod rate;
 pub mod slo;
 pub mod window;
 
@@ -220,6 +222,13 @@ pub enum Reason {
         /// Percent of what is requested.
         utilisation: f64,
     },
+    /// Requests per second, for each.
+    Rate {
+        /// Of all.
+        arrivals_per_second: f64,
+        /// Percent of what the present ones are meant for.
+        share: f64,
+    },
     /// Always the same.
     Fixed,
     /// Between two steps of a policy that acts at intervals.
@@ -254,6 +263,7 @@ impl Reason {
             Self::Concurrency { .. } => "concurrency",
             Self::Ongoing { .. } => "ongoing",
             Self::Processor { .. } => "processor",
+            Self::Rate { .. } => "rate",
             Self::Fixed => "fixed",
             Self::Waiting => "waiting",
         }
@@ -296,6 +306,9 @@ impl fmt::Display for Reason {
             Self::Concurrency { requests, is_panicking: true } => write!(f, "{requests:.1} requests, panicking"),
             Self::Ongoing { requests } => write!(f, "{requests:.1} requests over half a minute"),
             Self::Processor { utilisation } => write!(f, "{utilisation:.0} % of the processors in use"),
+            Self::Rate { arrivals_per_second, share } => {
+                write!(f, "{arrivals_per_second:.1} requests/s, {share:.0} % of what the present ones are meant for")
+            }
             Self::Fixed => write!(f, "always so many"),
             Self::Waiting => write!(f, "the next step is not due"),
         }
@@ -319,11 +332,23 @@ pub enum Policy {
     Cpu(cpu::Cpu),
     /// Ray Serve's.
     Ongoing(ongoing::Ongoing),
+    /// So many requests a second for each.
+    Rate(rate::Rate),
     /// Always so many.
     Fixed(usize),
+    /// Several; the one that wants most counts.
+    Highest(highest::Highest),
 }
 
 impl Policy {
+    /// One law, or several of which the one that wants most counts.
+    pub fn highest(laws: &[law::Law], frame: &law::Frame) -> Self {
+        match laws {
+            [only] => only.policy(frame),
+            _ => Self::Highest(highest::Highest::new(laws.iter().map(|law| law.policy(frame)).collect())),
+        }
+    }
+
     /// One tick.
     pub fn decide(&mut self, seen: &Observation) -> Want {
         match self {
@@ -334,6 +359,8 @@ impl Policy {
             Self::Concurrency(law) => law.decide(seen),
             Self::Cpu(law) => law.decide(seen),
             Self::Ongoing(law) => law.decide(seen),
+            Self::Rate(law) => law.decide(seen),
+            Self::Highest(laws) => laws.decide(seen),
             Self::Fixed(replicas) => Want { replicas: Some(*replicas), reason: Reason::Fixed },
         }
     }

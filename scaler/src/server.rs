@@ -1,17 +1,20 @@
 //! Brings the parts together: control, target, election, and the admin paths; drains local replicas on the way out.
 
-use crate::config::{Config, Local, Place, Remote};
+use crate::config::Config;
+use crate::config::scaling::{Local, Place, Remote, Scaling};
 use crate::control::Control;
-use crate::decision::Journal;
+use crate::decision::{Decision, Journal};
 use crate::leader::{self, Candidate};
 use crate::limits::Limiter;
 use crate::target::cgroup::Controller;
 use crate::target::processes::{self, Spec};
 use crate::target::{Handle, deployment};
 use anyhow::{Context, Result};
+use futures_util::future::join_all;
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
 use metrics_exporter_prometheus::PrometheusHandle;
+use serde::Serialize;
 use serde_json::json;
 use service::admin::Admin;
 use service::readiness::Readiness;
@@ -19,11 +22,36 @@ use service::respond::{self, Reply};
 use service::{shutdown, telemetry};
 use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use tracing::Instrument;
 
 /// For the last scrape of the admin paths.
 const ADMIN_GRACE: Duration = Duration::from_millis(200);
+
+/// One target with all that belongs to it.
+struct Running {
+    control: Control,
+    candidate: Option<Candidate>,
+    /// On the list of local replicas, while this lives.
+    _lock: Option<File>,
+}
+
+/// What is told of one target.
+struct Shown {
+    name: String,
+    journal: Journal,
+    leading: Option<watch::Receiver<bool>>,
+}
+
+/// A decision and whose it is.
+#[derive(Serialize)]
+struct Named<'a> {
+    target: &'a str,
+    #[serde(flatten)]
+    decision: Decision,
+}
 
 /// Scales until told to stop; then drains the replicas on this machine, or leaves a Deployment as it is.
 ///
@@ -31,45 +59,73 @@ const ADMIN_GRACE: Duration = Duration::from_millis(200);
 /// When the address is taken, another scaler runs the same replicas, or there is no cluster to talk to.
 pub async fn run(config: Config, metrics: PrometheusHandle) -> Result<()> {
     let listener = service::server::listen(config.listen).await?;
-    let (target, candidate, _lock) = match config.place {
+    let mut all = Vec::new();
+    for scaling in config.scalings {
+        let name = scaling.name.clone();
+        all.push(start(scaling).await.with_context(|| format!("scale {name}"))?);
+    }
+    tokio::spawn(telemetry::upkeep(metrics.clone()));
+    let admin = Admin { metrics, readiness: Readiness::default(), capacity: None };
+    let shown: Arc<[Shown]> = all.iter().map(Running::shown).collect();
+    let handle = move |request: Request<Incoming>| std::future::ready(answer(&admin, &shown, &request));
+    tokio::spawn(service::server::serve(listener, None, handle, std::future::pending(), ADMIN_GRACE));
+    let controls = join_all(all.iter_mut().map(|running| {
+        let span = tracing::info_span!("scale", name = running.control.name);
+        running.control.run().instrument(span)
+    }));
+    tokio::select! {
+        _never = controls => {}
+        reason = shutdown::requested(config.exit_with_parent) => tracing::info!(reason = reason?, "stopping"),
+    }
+    for ended in join_all(all.into_iter().map(Running::stop)).await {
+        ended?;
+    }
+    Ok(())
+}
+
+async fn start(scaling: Scaling) -> Result<Running> {
+    let (target, candidate, lock) = match scaling.place {
         Place::Local(local) => {
             let lock = lock(&local.list)?;
-            (run_here(local, config.limits.min), None, Some(lock))
+            (run_here(local, scaling.limits.min), None, Some(lock))
         }
         Place::Remote(remote) => {
             let (target, candidate) = run_there(remote).await?;
             (target, Some(candidate), None)
         }
     };
-    tokio::spawn(telemetry::upkeep(metrics.clone()));
-    let journal = Journal::default();
-    let leading = candidate.as_ref().map(|candidate| candidate.leading.clone());
-    let admin = Admin { metrics, readiness: Readiness::default(), capacity: None };
-    let (kept, led) = (journal.clone(), leading.clone());
-    let handle = move |request: Request<Incoming>| std::future::ready(answer(&admin, &kept, led.as_ref(), &request));
-    tokio::spawn(service::server::serve(listener, None, handle, std::future::pending(), ADMIN_GRACE));
-    let mut control = Control {
-        source: config.source,
-        policy: config.policy,
-        limiter: Limiter::new(config.limits),
+    let control = Control {
+        name: scaling.name,
+        role: scaling.role,
+        source: scaling.source,
+        policy: scaling.policy,
+        limiter: Limiter::new(scaling.limits),
         target,
-        interval: config.interval,
-        is_dry_run: config.is_dry_run,
-        leading,
-        journal,
+        interval: scaling.interval,
+        is_dry_run: scaling.is_dry_run,
+        leading: candidate.as_ref().map(|candidate| candidate.leading.clone()),
+        journal: Journal::default(),
         complaint: None,
     };
-    tokio::select! {
-        () = control.run() => {}
-        reason = shutdown::requested(config.exit_with_parent) => tracing::info!(reason = reason?, "stopping"),
+    Ok(Running { control, candidate, _lock: lock })
+}
+
+impl Running {
+    fn shown(&self) -> Shown {
+        let Control { name, journal, leading, .. } = &self.control;
+        Shown { name: name.clone(), journal: journal.clone(), leading: leading.clone() }
     }
-    let Handle { desired, done, .. } = control.target;
-    drop(desired);
-    done.await.context("the task that owns the replicas failed")?;
-    if let Some(candidate) = candidate {
-        candidate.resign().await;
+
+    /// Once what it runs on this machine is drained.
+    async fn stop(self) -> Result<()> {
+        let Handle { desired, done, .. } = self.control.target;
+        drop(desired);
+        done.await.context("the task that owns the replicas failed")?;
+        if let Some(candidate) = self.candidate {
+            candidate.resign().await;
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Two scalers of the same list would undo each other's work; the system releases this when the process ends.
@@ -126,22 +182,28 @@ fn share_text(share: Option<&(Controller, f64)>) -> String {
     share.map_or_else(|| "unlimited".into(), |(_, cores)| format!("{cores} of a core for each replica"))
 }
 
-fn answer(
-    admin: &Admin,
-    journal: &Journal,
-    leading: Option<&watch::Receiver<bool>>,
-    request: &Request<Incoming>,
-) -> Reply {
+fn answer(admin: &Admin, shown: &[Shown], request: &Request<Incoming>) -> Reply {
     let path = request.uri().path();
     if let Some(reply) = admin.answer(request.method(), path) {
         return reply;
     }
     match path {
         "/status" => {
-            let status = json!({"leads": leading.is_none_or(|leading| *leading.borrow()), "latest": journal.latest()});
-            respond::json(StatusCode::OK, &status)
+            let status = |Shown { name, journal, leading }: &Shown| {
+                let leads = leading.as_ref().is_none_or(|leading| *leading.borrow());
+                json!({"target": name, "leads": leads, "latest": journal.latest()})
+            };
+            respond::json(StatusCode::OK, &json!({"targets": shown.iter().map(status).collect::<Vec<_>>()}))
         }
-        "/decisions" => respond::json(StatusCode::OK, &journal.all()),
+        "/decisions" => {
+            let named = |shown| {
+                let Shown { name, journal, .. }: &Shown = shown;
+                journal.all().into_iter().map(move |decision| Named { target: name, decision })
+            };
+            let mut decisions: Vec<Named<'_>> = shown.iter().flat_map(named).collect();
+            decisions.sort_by(|a, b| a.decision.at_seconds.total_cmp(&b.decision.at_seconds));
+            respond::json(StatusCode::OK, &decisions)
+        }
         _ => respond::not_found(path, "try /status or /decisions", ""),
     }
 }

@@ -7,6 +7,7 @@ use super::latency_ratio::LatencyRatio;
 use super::latency_step::LatencyStep;
 use super::ongoing::Ongoing;
 use super::queue::Queue;
+use super::rate::Rate;
 use super::slo::{Objective, Slo};
 use std::fmt;
 use std::str::FromStr;
@@ -32,6 +33,8 @@ pub enum Law {
     Cpu(u32),
     /// `ray-serve`
     RayServe,
+    /// `rate:REQUESTS`
+    Rate(f64),
     /// `fixed:REPLICAS`
     Fixed(usize),
 }
@@ -66,6 +69,7 @@ impl Law {
             Self::Concurrency => Policy::Concurrency(Concurrency::default()),
             Self::Cpu(percent) => Policy::Cpu(Cpu::new(f64::from(percent), frame.cpu_request, frame.min, frame.max)),
             Self::RayServe => Policy::Ongoing(Ongoing::default()),
+            Self::Rate(target) => Policy::Rate(Rate::new(target)),
             Self::Fixed(replicas) => Policy::Fixed(replicas),
         }
     }
@@ -75,7 +79,7 @@ impl Law {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} is no law; there are slo, latency-step, latency-ratio, latency-ratio-literal, queue[:INTERVAL], concurrency, \
-     cpu[:PERCENT], ray-serve and fixed:REPLICAS"
+     cpu[:PERCENT], rate:REQUESTS, ray-serve and fixed:REPLICAS"
 )]
 pub struct Unknown(String);
 
@@ -104,6 +108,9 @@ impl FromStr for Law {
                 Self::Cpu(percent.parse().ok().filter(|percent| (1..=1000).contains(percent)).ok_or_else(unknown)?)
             }
             ("ray-serve", None) => Self::RayServe,
+            ("rate", Some(target)) => {
+                Self::Rate(target.parse().ok().filter(|target| (0.001..1e9).contains(target)).ok_or_else(unknown)?)
+            }
             ("fixed", Some(replicas)) => {
                 Self::Fixed(replicas.parse().ok().filter(|&replicas| replicas <= 100_000).ok_or_else(unknown)?)
             }
@@ -123,6 +130,7 @@ impl fmt::Display for Law {
             Self::Concurrency => write!(f, "concurrency"),
             Self::Cpu(percent) => write!(f, "cpu:{percent}"),
             Self::RayServe => write!(f, "ray-serve"),
+            Self::Rate(target) => write!(f, "rate:{target}"),
             Self::Fixed(replicas) => write!(f, "fixed:{replicas}"),
         }
     }
@@ -134,16 +142,24 @@ mod tests {
 
     #[test]
     fn names_and_parameters_are_read_and_written() {
-        for text in
-            ["slo", "latency-step", "latency-ratio", "latency-ratio-literal", "queue:5s", "concurrency", "cpu:50"]
-        {
+        for text in [
+            "slo",
+            "latency-step",
+            "latency-ratio",
+            "latency-ratio-literal",
+            "queue:5s",
+            "concurrency",
+            "cpu:50",
+            "rate:2.5",
+        ] {
             assert_eq!(text.parse::<Law>().expect("a law").to_string(), text);
         }
         assert_eq!("queue".parse(), Ok(Law::Queue(Duration::from_secs(30))));
         assert_eq!("cpu".parse(), Ok(Law::Cpu(70)));
-        for text in
-            ["", "magic", "cpu:", "cpu:0", "cpu:-5", "cpu:x", "queue:0s", "queue:x", "fixed", "fixed:-1", "slo:1"]
-        {
+        for text in [
+            "", "magic", "cpu:", "cpu:0", "cpu:-5", "cpu:x", "queue:0s", "queue:x", "rate", "rate:0", "rate:NaN",
+            "fixed", "fixed:-1", "slo:1",
+        ] {
             assert_eq!(text.parse::<Law>(), Err(Unknown(text.into())));
         }
     }

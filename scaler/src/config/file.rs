@@ -1,0 +1,102 @@
+//! The file with a section for each target → flags.
+
+use anyhow::{Context, Result, bail, ensure};
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use toml::{Table, Value};
+
+/// A file that is longer is none of ours, bytes.
+const LONGEST: u64 = 1 << 20;
+
+/// Its text.
+///
+/// # Errors
+/// When it cannot be read, or is too long.
+pub fn read(path: &Path) -> Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(LONGEST + 1).read_to_string(&mut text)?;
+    ensure!(text.len() as u64 <= LONGEST, "more than {LONGEST} bytes: is this the file that you meant?");
+    Ok(text)
+}
+
+/// Name and flags of each section, by name: `max = 6` is `--max=6`, `dry-run = true` is `--dry-run`, and a list gives
+/// its flag several times.
+///
+/// # Errors
+/// When it is no TOML, or has no section, or a value that no flag can have.
+pub fn sections(text: &str) -> Result<Vec<(String, Vec<String>)>> {
+    let table: Table = text.parse()?;
+    ensure!(!table.is_empty(), "no section; write one for each target, such as [replica] and under it target = \"…\"");
+    let sections = table.into_iter().map(|(name, section)| {
+        let Value::Table(section) = section else {
+            bail!("{name} stands before the first section; what is not one target's is a flag of the command line");
+        };
+        let mut flags = Vec::new();
+        for (key, value) in section {
+            add(&mut flags, &key, value).with_context(|| format!("section [{name}]"))?;
+        }
+        Ok((name, flags))
+    });
+    sections.collect()
+}
+
+fn add(flags: &mut Vec<String>, key: &str, value: Value) -> Result<()> {
+    match value {
+        Value::String(text) => flags.push(format!("--{key}={text}")),
+        Value::Integer(number) => flags.push(format!("--{key}={number}")),
+        Value::Float(number) => flags.push(format!("--{key}={number}")),
+        Value::Boolean(true) => flags.push(format!("--{key}")),
+        Value::Boolean(false) => {}
+        Value::Array(values) => {
+            for value in values {
+                ensure!(!value.is_array(), "{key} is a list of lists");
+                add(flags, key, value)?;
+            }
+        }
+        Value::Datetime(_) | Value::Table(_) => {
+            bail!("{key} must be a text, a number, true or false, or a list of them")
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_become_flags() {
+        let text = "[replica]\nmax = 6\nobjective = \"500ms\"\ndispatcher = [\"a:1\", \"b:2\"]\n\
+                    [dispatcher]\ndry-run = true\nquantile = 0.99\nexit = false\n";
+        let flags = |flags: &[&str]| flags.iter().map(|flag| (*flag).to_owned()).collect::<Vec<_>>();
+        assert_eq!(
+            sections(text).expect("good"),
+            [
+                ("dispatcher".into(), flags(&["--dry-run", "--quantile=0.99"])),
+                ("replica".into(), flags(&["--dispatcher=a:1", "--dispatcher=b:2", "--max=6", "--objective=500ms"])),
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_no_section_is_named() {
+        for (text, word) in [
+            ("", "no section"),
+            ("max = 6", "max stands before"),
+            ("[a]\nmax = ", "line 2, column 7"),
+            ("[a]\n[a]\n", "duplicate key"),
+            ("[a]\nmax = { b = 1 }", "max must be"),
+            ("[a]\nmax = 1979-05-27", "max must be"),
+            ("[a]\nmax = [[1]]", "list of lists"),
+        ] {
+            let error = format!("{:#}", sections(text).expect_err("refused"));
+            assert!(error.contains(word), "{text:?}: {error}");
+        }
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let long = folder.path().join("long");
+        std::fs::write(&long, " ".repeat(LONGEST as usize + 1)).expect("written");
+        assert!(read(&long).expect_err("too long").to_string().contains("1048576 bytes"));
+        assert!(read(folder.path()).is_err(), "a folder is no file");
+    }
+}
