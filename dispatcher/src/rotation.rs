@@ -92,6 +92,8 @@ pub struct Replica {
     suspects: usize,
     /// Since when it has been holding requests without answering any.
     quiet_since: Instant,
+    /// Since when it has been holding requests, or its last answer if that was later.
+    works_since: Instant,
     /// A probe of a quiet replica is on its way.
     checking: bool,
     /// Virtual time of its next turn (stride scheduling, Waldspurger and Weihl 1995).
@@ -156,6 +158,7 @@ impl Rotation {
                     busy_until: None,
                     suspects: 0,
                     quiet_since: now,
+                    works_since: now,
                     checking: false,
                     pass: self.pass,
                     last_turn: 0,
@@ -186,6 +189,7 @@ impl Rotation {
         chosen.last_turn = self.turns;
         if chosen.in_flight == 0 {
             chosen.quiet_since = now;
+            chosen.works_since = now;
         }
         chosen.in_flight += 1;
         chosen.suspects += usize::from(demands.is_suspect);
@@ -197,10 +201,18 @@ impl Rotation {
         self.replicas.iter().any(|replica| replica.has_slot(now))
     }
 
-    /// Gives back the slot of a job, suspect or not. `jitter`, 0 to 1, spreads the probes of replicas that failed
-    /// together.
-    pub fn release(&mut self, address: &str, was_suspect: bool, verdict: Verdict, now: Instant, jitter: f64) {
-        let Some(replica) = self.find(address) else { return };
+    /// Gives back the slot of a job, suspect or not, and tells how long the replica worked for it: not the time in which
+    /// it answered others. `jitter`, 0 to 1, spreads the probes of replicas that failed together.
+    pub fn release(
+        &mut self,
+        address: &str,
+        was_suspect: bool,
+        verdict: Verdict,
+        now: Instant,
+        jitter: f64,
+    ) -> Option<Duration> {
+        let replica = self.find(address)?;
+        let worked = now.saturating_duration_since(std::mem::replace(&mut replica.works_since, now));
         replica.in_flight = replica.in_flight.saturating_sub(1);
         replica.suspects = replica.suspects.saturating_sub(usize::from(was_suspect));
         replica.quiet_since = now;
@@ -219,6 +231,7 @@ impl Rotation {
             replica.eject(now, jitter);
         }
         self.forget_drained();
+        Some(worked)
     }
 
     /// Ejected replicas whose probe is due; each is returned once until [`Rotation::probed`].
@@ -479,6 +492,26 @@ mod tests {
         assert!(pick(&mut rotation, now + BUSY_PAUSE).is_some());
         rotation.release("a", false, Verdict::Failed, now, 0.5);
         assert_eq!(rotation.census().ejected, 1);
+    }
+
+    #[test]
+    fn work_is_counted_once_however_many_wait_for_it() {
+        let mut rotation = Rotation::new(Balance::RoundRobin);
+        let start = Instant::now();
+        let at = |milliseconds| start + Duration::from_millis(milliseconds);
+        rotation.publish(&set(&["a"]), start);
+        rotation.probed("a", Some(2), start, 0.5);
+        let mut worked = |taken: &[u64], released: u64| {
+            for &taken in taken {
+                assert!(pick(&mut rotation, at(taken)).is_some());
+            }
+            rotation.release("a", false, OK, at(released), 0.5).expect("it is there").as_millis()
+        };
+        // Two at once end after 100 and 150 ms; the next one, sent at 120, after 210; then a pause.
+        assert_eq!(worked(&[0, 0], 100), 100);
+        assert_eq!(worked(&[120], 150), 50);
+        assert_eq!(worked(&[], 210), 60);
+        assert_eq!(worked(&[900], 950), 50);
     }
 
     #[test]

@@ -451,7 +451,7 @@ impl Worker {
             Ok(_) => Verdict::Answered { capacity: report.capacity },
             Err(failure) => failure.verdict(report.took),
         };
-        self.rotation.release(&held.address, held.history.deaths() > 0, verdict, now, rand::random());
+        let worked = self.rotation.release(&held.address, held.history.deaths() > 0, verdict, now, rand::random());
         if let Some(connection) = report.connection
             && self.rotation.knows(&held.address)
         {
@@ -467,6 +467,7 @@ impl Worker {
                 // A refused picture costs a replica next to nothing and says nothing about the others.
                 if status == StatusCode::OK {
                     self.meters.upstream.record(report.took);
+                    self.meters.work.record(worked.unwrap_or(report.took));
                     self.service_time.measured(report.took, now);
                 }
             }
@@ -582,6 +583,7 @@ struct Meters {
     expired: Counter,
     queue_wait: Histogram,
     upstream: Histogram,
+    work: Histogram,
     in_flight: HashMap<Address, Gauge>,
 }
 
@@ -599,6 +601,7 @@ impl Meters {
             expired: counter!("dispatcher_expired_total"),
             queue_wait: histogram!("dispatcher_queue_wait_seconds"),
             upstream: histogram!(metric::UPSTREAM_DURATION),
+            work: histogram!(metric::REPLICA_WORK),
             in_flight: HashMap::new(),
         }
     }

@@ -80,6 +80,7 @@ impl Control {
                             capacity: reading.capacity,
                             arrivals: reading.arrivals,
                             service: reading.service,
+                            work: reading.work,
                             latency: reading.latency,
                             replicas: target.replicas,
                             startup: target.startup,

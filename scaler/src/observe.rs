@@ -29,6 +29,8 @@ pub struct Reading {
     pub arrivals: f64,
     /// Dispatched → answered, seconds, ever.
     pub service: Histogram,
+    /// What a replica worked for an answer, seconds, ever: see [`service::wire::metric::REPLICA_WORK`].
+    pub work: Histogram,
     /// Accepted → answered, seconds, ever.
     pub latency: Histogram,
     /// How old the oldest of these figures is; zero for a scrape.

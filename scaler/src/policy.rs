@@ -97,6 +97,9 @@ pub struct Observation {
     pub arrivals: f64,
     /// Dispatched → answered, seconds, ever.
     pub service: Histogram,
+    /// What a replica worked for an answer, seconds, ever: dispatched → answered, but not while it answered others. The
+    /// mean is what one replica needs for a request at the present load, however many it takes at once.
+    pub work: Histogram,
     /// Accepted → answered, seconds, ever.
     pub latency: Histogram,
     /// Replicas asked for, serving, and on their way.

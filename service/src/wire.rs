@@ -32,6 +32,8 @@ pub mod metric {
     pub const REQUEST_DURATION: &str = "dispatcher_request_duration_seconds";
     /// Histogram, seconds: dispatched → the replica's answer.
     pub const UPSTREAM_DURATION: &str = "dispatcher_upstream_duration_seconds";
+    /// Histogram, seconds: what a replica worked for an answer, that is, since it got the request, or since its answer before if that came later.
+    pub const REPLICA_WORK: &str = "dispatcher_replica_work_seconds";
     /// Gauge by `replica`: sent, unanswered.
     pub const IN_FLIGHT: &str = "dispatcher_in_flight";
     /// Gauge: requests that the replicas in rotation take at once.

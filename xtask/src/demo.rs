@@ -1,26 +1,15 @@
 //! `cargo xtask demo`: the main job with a verdict.
 
-use crate::stack::{Setup, Stack};
+use crate::burst::Burst;
+use crate::stack::Stack;
 use crate::steal::{Stolen, Watch};
 use crate::{build, paths};
 use anyhow::{Context, Result, ensure};
-use indicatif::ProgressBar;
 use serde_json::Value;
-use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
-
-/// Cores for each replica, where permitted: three of them and the rest of the system fit two cores.
-const SHARE: &str = "--cpu-share=0.6";
-
-/// The most that the scaler may start.
-const MAX: &str = "--max=3";
 
 /// What the run must reach: right, and within 0.5 s.
 const GOAL: f64 = 0.99;
-
-/// What the scaler plans for. Stricter than [`GOAL`], of which a plan for 99 % would leave nothing for surprises.
-const QUANTILE: &str = "--quantile=0.999";
 
 /// Runs the demo.
 ///
@@ -29,80 +18,32 @@ const QUANTILE: &str = "--quantile=0.999";
 /// tried once more.
 pub fn run() -> Result<()> {
     build::programs()?;
-    let folder = paths::output("demo");
-    let stack = Stack::start(Setup {
-        listen: "127.0.0.1:0",
-        folder: folder.clone(),
-        scaler: vec!["--max=1".into(), SHARE.into()],
-    })?;
-    println!("dispatcher  http://{}", stack.dispatcher.address);
-    println!("cpu share   {}", stack.share);
-
-    let url = format!("--url=http://{}/predict", stack.dispatcher.address);
-    let capacity = capacity(&url, &folder)?;
-    println!("capacity    {capacity:.1} pictures/s, {:.0} ms each", 1e3 / capacity);
-
-    let burst = Burst { url, capacity, folder };
-    let (stack, outcome, stolen) = burst.replay(stack)?;
+    let (stack, burst) = Burst::prepare(paths::output("demo"))?;
+    let (stack, outcome, stolen) = replay(&burst, stack)?;
     if outcome.is_ok() || !stolen.stopped_the_machine() {
         return outcome;
     }
     println!("a machine that was stopped says nothing about the objective; replaying once more");
-    let (_stack, outcome, _stolen) = burst.replay(stack)?;
+    let (_stack, outcome, _stolen) = replay(&burst, stack)?;
     outcome
 }
 
-/// Pictures per second that one replica can do.
-fn capacity(url: &str, folder: &Path) -> Result<f64> {
-    let spinner = ProgressBar::new_spinner().with_message("measuring what one replica can do");
-    spinner.enable_steady_tick(Duration::from_millis(100));
-    let measured =
-        loadgen(&[url, "--closed=1", "--duration=5s", "--generate=60", "--quiet"], &folder.join("capacity.json"))?;
-    spinner.finish_and_clear();
-    let answered = measured["summary"]["answered"].as_f64().unwrap_or_default();
-    ensure!(answered > 0.0, "the replica answered nothing; see {}", folder.join("scaler.log").display());
-    Ok(answered / measured["setup"]["length_seconds"].as_f64().unwrap_or(f64::INFINITY))
-}
+/// Replays the burst against a fresh scaler, tells what happened, and judges.
+fn replay(burst: &Burst, stack: Stack) -> Result<(Stack, Result<()>, Stolen)> {
+    let stack = burst.rescale(stack)?;
+    let html = format!("--html={}", paths::output("demo").join("report.html").display());
+    let watch = Watch::start();
+    let report = burst.replay(&[&html])?;
+    let stolen = watch.finish();
 
-/// The workload, scaled to this machine.
-struct Burst {
-    url: String,
-    capacity: f64,
-    folder: PathBuf,
-}
-
-impl Burst {
-    /// Replays it against a fresh scaler, tells what happened, and judges.
-    fn replay(&self, stack: Stack) -> Result<(Stack, Result<()>, Stolen)> {
-        let scaling = ["--min=1", MAX, SHARE, QUANTILE, "--interval=1s", "--down-window=8s"].map(str::to_owned);
-        let stack = stack.rescale(scaling.into())?;
-        println!("replaying the burst, scaled to peak at 120 % of that");
-        let workload = format!("--workload={}", paths::root().join("loadgen/workloads/burst.txt").display());
-        let scale = format!("--rate-scale={:.3}", self.capacity / 100.0);
-        let html = format!("--html={}", self.folder.join("report.html").display());
-        let watch = Watch::start();
-        let report = loadgen(&[&self.url, &workload, &scale, "--table=4", &html], &self.folder.join("report.json"))?;
-        let stolen = watch.finish();
-
-        println!("\nwhat the scaler did");
-        let explained = Command::new(paths::program("scaler"))
-            .arg("explain")
-            .arg(format!("--scaler={}", stack.scaler.address))
-            .status()
-            .context("run scaler explain")?;
-        ensure!(explained.success(), "the scaler does not explain itself ({explained})");
-        Ok((stack, verdict(&report, stolen), stolen))
-    }
-}
-
-/// Runs loadgen and reads its report.
-fn loadgen(flags: &[&str], json: &Path) -> Result<Value> {
-    let mut command = Command::new(paths::program("loadgen"));
-    command.arg("run").args(flags).arg(format!("--json={}", json.display()));
-    let status = command.status().context("run loadgen")?;
-    ensure!(status.success(), "loadgen failed ({status})");
-    let text = std::fs::read_to_string(json).with_context(|| format!("read {}", json.display()))?;
-    serde_json::from_str(&text).with_context(|| format!("read {}", json.display()))
+    println!("\nwhat the scaler did");
+    let explained = Command::new(paths::program("scaler"))
+        .arg("explain")
+        .arg(format!("--scaler={}", stack.scaler.address))
+        .status()
+        .context("run scaler explain")?;
+    ensure!(explained.success(), "the scaler does not explain itself ({explained})");
+    Ok((stack, verdict(&report, stolen), stolen))
 }
 
 /// Whether the objective held, and the scaler went up and came down again, beside what the host took meanwhile.

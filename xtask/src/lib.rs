@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod build;
+pub mod burst;
 pub mod demo;
 pub mod libtorch;
 pub mod parity;

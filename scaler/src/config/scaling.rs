@@ -14,7 +14,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 /// After the start, and after an outage of the metrics: never scale down for so long.
-const SETTLE: Duration = Duration::from_secs(20);
+pub const SETTLE: Duration = Duration::from_secs(20);
 
 /// Flags of one target, as they were given on the command line or in its section of a file.
 #[derive(Debug, clap::Args)]

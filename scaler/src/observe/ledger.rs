@@ -51,6 +51,7 @@ struct Account {
 struct Counted {
     arrivals: f64,
     service: Histogram,
+    work: Histogram,
     latency: Histogram,
 }
 
@@ -94,8 +95,8 @@ impl Ledger {
             sum.in_flight += account.last.in_flight;
             sum.capacity = sum.capacity.max(account.last.capacity);
         }
-        let Counted { arrivals, service, latency } = counted;
-        Reading { arrivals, service, latency, ..sum }
+        let Counted { arrivals, service, work, latency } = counted;
+        Reading { arrivals, service, work, latency, ..sum }
     }
 }
 
@@ -138,7 +139,8 @@ impl Account {
 impl Counted {
     /// Everything since the dispatcher's own start.
     fn of(snapshot: &Snapshot) -> Self {
-        Self { arrivals: snapshot.arrivals(), service: snapshot.service.clone(), latency: snapshot.latency.clone() }
+        let Snapshot { service, work, latency, .. } = snapshot.clone();
+        Self { arrivals: snapshot.arrivals(), service, work, latency }
     }
 
     /// What one process counted from one snapshot to the next.
@@ -149,6 +151,7 @@ impl Counted {
         Ok(Self {
             arrivals: now.arrivals() - then.arrivals(),
             service: difference(&now.service, &then.service).ok_or(Fault::Backwards(metric::UPSTREAM_DURATION))?,
+            work: difference(&now.work, &then.work).ok_or(Fault::Backwards(metric::REPLICA_WORK))?,
             latency: difference(&now.latency, &then.latency).ok_or(Fault::Backwards(metric::REQUEST_DURATION))?,
         })
     }
@@ -157,6 +160,7 @@ impl Counted {
         let steps = [
             (metric::ENQUEUED, self.arrivals),
             (metric::UPSTREAM_DURATION, self.service.count()),
+            (metric::REPLICA_WORK, self.work.count()),
             (metric::REQUEST_DURATION, self.latency.count()),
         ];
         match steps.into_iter().find(|(_, by)| *by > FASTEST * seconds) {
@@ -168,6 +172,7 @@ impl Counted {
     fn add(&mut self, step: &Self) {
         self.arrivals += step.arrivals;
         add(&mut self.service, &step.service);
+        add(&mut self.work, &step.work);
         add(&mut self.latency, &step.latency);
     }
 }

@@ -46,6 +46,8 @@ pub struct Snapshot {
     pub shed: f64,
     /// Dispatched → answered, seconds.
     pub service: Histogram,
+    /// What a replica worked for an answer, seconds.
+    pub work: Histogram,
     /// Accepted → answered, seconds.
     pub latency: Histogram,
 }
@@ -143,12 +145,15 @@ impl Snapshot {
             // Series by label appear with what they count first, and so do histograms.
             shed: sum(samples, metric::SHED, MOST_COUNTED)?,
             service: histogram(samples, metric::UPSTREAM_DURATION)?,
+            work: histogram(samples, metric::REPLICA_WORK)?,
             latency: histogram(samples, metric::REQUEST_DURATION)?,
         };
         let arrivals = snapshot.arrivals();
-        for (metric, histogram) in
-            [(metric::UPSTREAM_DURATION, &snapshot.service), (metric::REQUEST_DURATION, &snapshot.latency)]
-        {
+        for (metric, histogram) in [
+            (metric::UPSTREAM_DURATION, &snapshot.service),
+            (metric::REPLICA_WORK, &snapshot.work),
+            (metric::REQUEST_DURATION, &snapshot.latency),
+        ] {
             let answers = histogram.count();
             if answers > ANSWERS_PER_ARRIVAL * arrivals + BETWEEN {
                 return Err(Fault::Surplus { metric, answers, arrivals });
@@ -166,7 +171,7 @@ impl Snapshot {
 /// Every metric that a snapshot is made of, as its series are called.
 pub fn series_names() -> Vec<String> {
     let plain = [metric::QUEUE_LENGTH, metric::IN_FLIGHT, metric::CAPACITY, metric::ENQUEUED, metric::SHED];
-    let histograms = [metric::UPSTREAM_DURATION, metric::REQUEST_DURATION];
+    let histograms = [metric::UPSTREAM_DURATION, metric::REPLICA_WORK, metric::REQUEST_DURATION];
     let parts = histograms.iter().flat_map(|name| ["bucket", "sum", "count"].map(|part| format!("{name}_{part}")));
     plain.iter().map(ToString::to_string).chain(parts).collect()
 }
@@ -302,6 +307,7 @@ mod tests {
             enqueued: 12.0,
             shed: 2.0,
             service,
+            work: Histogram::default(),
             latency: Histogram::default(),
         };
         assert_eq!(snapshot(WELL), Ok(expected));
@@ -417,6 +423,7 @@ mod tests {
             enqueued: 1.0,
             shed: 1.0,
             service: one.clone(),
+            work: one.clone(),
             latency: one,
         };
         assert_eq!(snapshot(&text), Ok(expected));
@@ -448,11 +455,11 @@ mod tests {
                 let mut text = WELL.to_owned();
                 text.replace_range(at..(at + length).min(WELL.len()), &with);
                 if let Ok(snapshot) = snapshot(&text) {
-                    let Snapshot { queue_length, in_flight, capacity, enqueued, shed, service, latency } = snapshot;
-                    for value in [queue_length, in_flight, capacity, enqueued, shed, service.sum, latency.sum] {
+                    let Snapshot { queue_length, in_flight, capacity, enqueued, shed, service, work, latency } = snapshot;
+                    for value in [queue_length, in_flight, capacity, enqueued, shed, service.sum, work.sum, latency.sum] {
                         prop_assert!((0.0..=MOST_COUNTED).contains(&value), "{value}");
                     }
-                    for Histogram { buckets, .. } in [service, latency] {
+                    for Histogram { buckets, .. } in [service, work, latency] {
                         prop_assert!(buckets.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 <= pair[1].1));
                         prop_assert!(buckets.last().is_none_or(|last| last.0 == f64::INFINITY));
                     }

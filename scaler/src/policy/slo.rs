@@ -107,14 +107,34 @@ pub struct Slo {
     most: usize,
     cadence: Cadence,
     arrivals: Arrivals,
-    services: Window<Histogram>,
-    service: Option<Service>,
+    answers: Window<Answers>,
+    /// Replicas × seconds in which they were ready, and until when that is counted.
+    ready_seconds: f64,
+    counted_until: Duration,
+    measured: Option<Measured>,
     kept: Memory,
     /// What was foreseen, and what it took to drain, lately.
     foreseen: Window<usize>,
     /// Standard deviations that count as sudden.
     sudden: f64,
     alarm: Option<Alarm>,
+}
+
+/// All answers until an instant.
+#[derive(Debug, Clone)]
+struct Answers {
+    service: Histogram,
+    work: Histogram,
+    ready_seconds: f64,
+}
+
+/// What replicas were seen to do.
+#[derive(Debug, Clone, Copy)]
+struct Measured {
+    /// What a request costs a replica.
+    service: Service,
+    /// How long a replica has a request that does not wait for others there, seconds.
+    response: f64,
 }
 
 /// A rise that may have been chance.
@@ -135,8 +155,10 @@ impl Slo {
             most,
             cadence: Cadence::new(interval),
             arrivals: Arrivals::default(),
-            services: Window::new(longest),
-            service: None,
+            answers: Window::new(longest),
+            ready_seconds: 0.0,
+            counted_until: Duration::ZERO,
+            measured: None,
             kept: Memory::new(KEEP, KEEP_LIMIT),
             foreseen: Window::new(longest),
             sudden: ALARM,
@@ -157,22 +179,22 @@ impl Slo {
         if !self.cadence.is_due(seen.at) {
             return Want::waiting();
         }
-        match (self.arrivals.rate(self.sudden), self.service) {
+        match (self.arrivals.rate(self.sudden), self.measured) {
             _ if is_idle => Want { replicas: Some(0), reason: Reason::Idle },
-            (Some(rate), Some(service)) => self.plan(seen, rate, service),
+            (Some(rate), Some(measured)) => self.plan(seen, rate, measured),
             _ => Want { replicas: None, reason: Reason::NoData },
         }
     }
 
-    fn plan(&mut self, seen: &Observation, rate: Rate, service: Service) -> Want {
+    fn plan(&mut self, seen: &Observation, rate: Rate, Measured { service, response }: Measured) -> Want {
         let latency = self.objective.latency.as_secs_f64();
-        if service.mean >= latency {
+        if response >= latency {
             // More replicas shorten the wait but not the work: enough to keep up is all that helps.
             let replicas = ((rate.per_second * service.mean).ceil() as usize + 1).min(self.most);
-            return Want { replicas: Some(replicas), reason: Reason::Unattainable { service_seconds: service.mean } };
+            return Want { replicas: Some(replicas), reason: Reason::Unattainable { service_seconds: response } };
         }
         // However long the unlucky take, the others may wait a little.
-        let patience = (latency - service.mean * (1.0 + UNLUCKY * service.variation)).max(0.1 * latency);
+        let patience = (latency - response * (1.0 + UNLUCKY * service.variation)).max(0.1 * latency);
         let late = 1.0 - self.objective.quantile;
         let most = self.most;
         let need = |per_second: f64| service.servers_for(per_second, patience, late, most);
@@ -267,16 +289,28 @@ impl Slo {
     }
 
     fn measure_service(&mut self, seen: &Observation) {
-        self.services.push(seen.at, seen.service.clone());
+        self.ready_seconds += seen.replicas.ready as f64 * (seen.at - self.counted_until).as_secs_f64();
+        self.counted_until = seen.at;
+        let (service, work, ready_seconds) = (seen.service.clone(), seen.work.clone(), self.ready_seconds);
+        self.answers.push(seen.at, Answers { service, work, ready_seconds });
         let over = |seconds: f64| {
             let then = seen.at.checked_sub(Duration::from_secs_f64(seconds - 0.1));
-            let then = then.and_then(|then| self.services.at(then)).map(|entry| &entry.1);
-            let recent = seen.service.since(then.or(self.services.oldest())?);
-            let is_enough = recent.count() >= ENOUGH_SAMPLES;
-            is_enough.then_some(Service { mean: recent.mean()?, variation: recent.variation()? })
+            let then = then.and_then(|then| self.answers.at(then)).map(|entry| &entry.1).or(self.answers.oldest())?;
+            let (service, work) = (seen.service.since(&then.service), seen.work.since(&then.work));
+            if service.count() < ENOUGH_SAMPLES {
+                return None;
+            }
+            let upstream = service.mean()?;
+            // Several dispatchers each see all the work of a replica that they share: it is not more than there can be.
+            let possible = (self.ready_seconds - then.ready_seconds) / service.count();
+            let mean = work.mean().unwrap_or(upstream).min(if possible > 0.0 { possible } else { f64::INFINITY });
+            // A replica that is full has as many in the works as it has waiting for those.
+            let response = mean.max(upstream / 2.0);
+            Some(Measured { service: Service { mean, variation: service.variation()? }, response })
         };
-        let slowest = SERVICE_WINDOWS.into_iter().filter_map(over).max_by(|a, b| a.mean.total_cmp(&b.mean));
-        self.service = slowest.or(self.service);
+        let windows = SERVICE_WINDOWS.into_iter().filter_map(over);
+        let slowest = windows.max_by(|a, b| a.service.mean.total_cmp(&b.service.mean));
+        self.measured = slowest.or(self.measured);
     }
 }
 
@@ -314,9 +348,47 @@ mod tests {
     fn steady_load_gets_the_queueing_answer() {
         // b = 0.5 − 0.1 = 0.4; at 5/s one server leaves 0.5·e⁻⁴ = 0.9 % late, at 6/s 0.6·e^−3.2 = 2.4 %.
         for (rate, replicas) in [(5.0, 1), (6.0, 2), (13.0, 2), (40.0, 5)] {
-            let want = run(&[rate; 40], 0.0, ONE);
+            // As many as it takes to answer them all.
+            let ready = Replicas { ready: 4, ..ONE };
+            let want = run(&[rate; 40], 0.0, ready);
             assert_eq!(want.replicas, Some(replicas), "{rate}/s: {want:?}");
             assert!(matches!(want.reason, Reason::Objective(_)), "{want:?}");
+        }
+    }
+
+    /// One replica that holds two at once answers 10/s.
+    fn measured(service_seconds: f64, work_seconds: f64, ready: usize) -> Measured {
+        let objective = Objective { latency: Duration::from_millis(500), quantile: 0.99 };
+        let mut law = Slo::new(objective, Duration::from_secs(1), 50);
+        for second in 0..=20_u32 {
+            let total = 10.0 * f64::from(second);
+            let times =
+                |mean: f64| Histogram { buckets: vec![(mean, total), (f64::INFINITY, total)], sum: mean * total };
+            law.measure_service(&Observation {
+                at: Duration::from_secs(second.into()),
+                service: times(service_seconds),
+                work: times(work_seconds),
+                replicas: Replicas { ready, ..ONE },
+                ..Observation::default()
+            });
+        }
+        law.measured.expect("enough was answered")
+    }
+
+    #[test]
+    fn what_a_replica_holds_in_store_is_not_its_work() {
+        for (service, work, ready, mean, response) in [
+            (0.08, 0.08, 1, 0.08, 0.08),
+            // Full: one in the works, one in store.
+            (0.2, 0.1, 1, 0.1, 0.1),
+            // Half of what it holds is a pass of many.
+            (0.3, 0.02, 1, 0.02, 0.15),
+            // Two dispatchers each see it at work all the time.
+            (0.2, 0.2, 1, 0.1, 0.1),
+            (0.2, 0.2, 2, 0.2, 0.2),
+        ] {
+            let Measured { service: found, response: found_response } = measured(service, work, ready);
+            assert!((found.mean - mean).abs() < 1e-9 && (found_response - response).abs() < 1e-9, "{found:?}");
         }
     }
 

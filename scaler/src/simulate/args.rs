@@ -2,6 +2,7 @@
 
 use super::plant::Settings;
 use super::work::Work;
+use crate::config::scaling::SETTLE;
 use crate::limits::Limits;
 use crate::policy::law::{Frame, Law};
 use crate::policy::slo::Objective;
@@ -24,7 +25,7 @@ const MAX_RECORDED: usize = 1_000_000;
 #[command(after_help = "Examples:\n  \
     scaler simulate --workload workload.txt --policy slo,concurrency,cpu:70 --startup 3s --seeds 5\n  \
     scaler simulate --shape square:low=7,high=35,period=60,length=600 --html comparison.html\n  \
-    scaler simulate --workload day.txt --policy slo --max 40 --slots 8 --service 400ms --objective 2s")]
+    scaler simulate --workload day.txt --policy slo --max 40 --slots 16 --batch 8 --batch-growth 0.1")]
 pub struct Args {
     /// Requests per second, second by second: a file like loadgen's; may be repeated
     #[arg(long, value_name = "FILE")]
@@ -33,6 +34,9 @@ pub struct Args {
     /// low=,high=,period=,length=,seed= after a colon; may be repeated
     #[arg(long)]
     pub shape: Vec<Shape>,
+    /// Multiplies all rates
+    #[arg(long, default_value_t = 1.0)]
+    pub rate_scale: f64,
     /// Laws, as for scaling
     #[arg(
         long,
@@ -58,9 +62,19 @@ pub struct Args {
     /// Service times to draw from instead: a file with one a line, in milliseconds
     #[arg(long, value_name = "FILE")]
     pub service_times: Option<PathBuf>,
-    /// Requests that a replica takes at once
+    /// Requests that a replica holds at once
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub slots: u32,
+    /// Passes that it makes at once
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub workers: u32,
+    /// Requests that one pass takes at most
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub batch: u32,
+    /// What each further request of a pass adds to its time, as a part of what it would take alone: 1 on a processor, much
+    /// less on a card
+    #[arg(long, default_value_t = 1.0)]
+    pub batch_growth: f64,
     /// Replicas at least
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=100_000))]
     pub min: u32,
@@ -94,6 +108,9 @@ pub struct Args {
     /// Between two decisions of policy slo; the others have their own
     #[arg(long, default_value = "500ms", value_parser = positive_duration)]
     pub interval: Duration,
+    /// Scale down only to the most that was wanted in this time (policy slo)
+    #[arg(long, default_value = "0s", value_parser = humantime::parse_duration)]
+    pub down_window: Duration,
     /// How old the figures are that laws see
     #[arg(long, default_value = "0s", value_parser = humantime::parse_duration)]
     pub staleness: Duration,
@@ -141,10 +158,26 @@ impl Args {
         ensure!(min <= max, "--min ({min}) must not exceed --max ({max})");
         ensure!(quantile > 0.0 && quantile < 1.0, "--quantile ({quantile}) must lie between 0 and 1, such as 0.999");
         ensure!((0.0..=1.0).contains(&goal), "--goal ({goal}) must lie between 0 and 1, such as 0.999");
+        ensure!(
+            self.rate_scale > 0.0 && self.rate_scale <= 1e6,
+            "--rate-scale ({}) must be a positive number",
+            self.rate_scale
+        );
         ensure!(cores > 0.0, "--cores ({cores}) must be more than 0");
         ensure!(
             (0.0..=10.0).contains(&service_variation),
             "--service-variation ({service_variation}) must lie between 0 and 10"
+        );
+        ensure!(
+            (0.0..=1.0).contains(&self.batch_growth),
+            "--batch-growth ({}) must lie between 0 and 1",
+            self.batch_growth
+        );
+        ensure!(
+            self.slots >= self.workers,
+            "--slots ({}) must not be less than --workers ({}): some would never work",
+            self.slots,
+            self.workers
         );
         ensure!(self.interval >= Duration::from_millis(100), "--interval ({:?}) must be at least 100ms", self.interval);
         ensure!(
@@ -162,6 +195,9 @@ impl Args {
             workloads.push((path.display().to_string(), workload));
         }
         workloads.extend(self.shape.iter().map(|shape| (shape.to_string(), shape.workload())));
+        for (_, workload) in &mut workloads {
+            *workload = std::mem::take(workload).scaled(self.rate_scale);
+        }
         let work = match &self.service_times {
             Some(path) => recorded(path)?,
             None => Work::new(self.service, service_variation),
@@ -179,13 +215,21 @@ impl Args {
                 max,
                 cpu_request: 1.0,
             },
-            limits: Limits { is_careful: true, ..Limits::bounds(min, max) },
+            limits: Limits {
+                is_careful: true,
+                settle: SETTLE,
+                down_window: self.down_window,
+                ..Limits::bounds(min, max)
+            },
             plant: Settings {
                 order: self.order,
                 objective: self.objective,
                 deadline: self.deadline,
                 queue_length: self.queue_length as usize,
                 slots,
+                workers: self.workers as usize,
+                batch: self.batch as usize,
+                batch_growth: self.batch_growth,
                 work,
                 startup: self.startup,
                 room: self.room as usize,
@@ -258,6 +302,9 @@ mod tests {
             (&["--shape=constant", "--goal=2"], "--goal (2)"),
             (&["--shape=constant", "--quantile=1"], "--quantile"),
             (&["--shape=constant", "--interval=1ms"], "--interval"),
+            (&["--shape=constant", "--rate-scale=NaN"], "--rate-scale (NaN)"),
+            (&["--shape=constant", "--workers=2"], "--slots (1)"),
+            (&["--shape=constant", "--batch-growth=NaN"], "--batch-growth (NaN)"),
             (&["--shape=constant", "--service=0s"], "service"),
             (&["--shape=constant", "--service-variation=-1"], "service-variation"),
             (&["--shape=constant", &format!("--service-times={bad_times}")], "line 2: \"-1\""),

@@ -11,6 +11,8 @@ const LONGEST: u64 = 3_600_000_000;
 pub struct Meter {
     /// Dispatched → answered.
     pub service: Buckets,
+    /// What a replica worked for an answer.
+    pub work: Buckets,
     /// Arrived → answered.
     pub latency: Buckets,
     /// Arrived → answered, microseconds to three digits.
@@ -21,14 +23,15 @@ pub struct Meter {
 impl Default for Meter {
     fn default() -> Self {
         let latencies = hdrhistogram::Histogram::new_with_bounds(1, LONGEST, 3).expect("bounds ascend");
-        Self { service: Buckets::new(), latency: Buckets::new(), latencies }
+        Self { service: Buckets::new(), work: Buckets::new(), latency: Buckets::new(), latencies }
     }
 }
 
 impl Meter {
-    /// A request took `service` in a replica, `latency` altogether; nanoseconds.
-    pub fn answered(&mut self, service: u64, latency: u64) {
+    /// A request took `service` in a replica, which worked on it for `work`, and `latency` altogether; nanoseconds.
+    pub fn answered(&mut self, service: u64, work: u64, latency: u64) {
         self.service.record(service);
+        self.work.record(work);
         self.latency.record(latency);
         self.latencies.saturating_record(latency / 1000);
     }

@@ -67,8 +67,8 @@ impl Oracle<'_> {
         let (min, max) = (self.trial.limits.min, self.trial.limits.max.min(self.trial.plant.room));
         let group = (max - min).div_ceil(LEVELS).max(1);
         let levels: Vec<usize> = (min..max).step_by(group).chain([max]).collect();
-        let rate = self.trial.plant.slots as f64 / self.trial.plant.work.mean();
-        let wait = (self.trial.plant.objective.as_secs_f64() - self.trial.plant.work.mean()).max(0.0) * patience;
+        let (rate, pass) = self.trial.plant.full_speed();
+        let wait = (self.trial.plant.objective.as_secs_f64() - pass).max(0.0) * patience;
         let longest = max as f64 * rate * wait;
         let step = (longest / QUEUE_STEPS as f64).max(1e-9);
         let states = levels.len() * (QUEUE_STEPS + 1);

@@ -1,6 +1,6 @@
 //! The plant: a dispatcher and its replicas as a discrete-event system in virtual time. Queue, admission and rotation
-//! are the dispatcher's; replicas take time to start, work on as many requests as they have slots, and finish what they
-//! hold when they are taken out. Knows nothing of policies.
+//! are the dispatcher's; replicas take time to start, hold as many requests as they have slots, work them off in passes, and
+//! finish what they hold when they are taken out. Knows nothing of policies.
 
 use super::calendar::{Calendar, Dated};
 use super::line::Line;
@@ -29,16 +29,31 @@ pub struct Settings {
     pub deadline: Duration,
     /// Requests that may wait.
     pub queue_length: usize,
-    /// Requests that a replica takes at once.
+    /// Requests that a replica holds at once.
     pub slots: usize,
+    /// Passes that it makes at once.
+    pub workers: usize,
+    /// Requests that one pass takes at most.
+    pub batch: usize,
+    /// What each further request of a pass adds to its time, as a part of what it would take alone.
+    pub batch_growth: f64,
     /// Service time of a request.
     pub work: Work,
     /// Asked for → ready.
     pub startup: Duration,
     /// Replicas that can be placed; the others wait for room.
     pub room: usize,
-    /// Busy slots beyond this many slow each other down in proportion.
+    /// Passes at once beyond this many slow each other down in proportion.
     pub cores: f64,
+}
+
+impl Settings {
+    /// Requests per second of a replica that never waits for any, and how long one of its passes takes, seconds.
+    pub fn full_speed(&self) -> (f64, f64) {
+        let size = self.batch.min(self.slots / self.workers) as f64;
+        let pass = self.work.mean() * (1.0 + (size - 1.0) * self.batch_growth);
+        (self.workers as f64 * size / pass, pass)
+    }
 }
 
 /// What happened to the requests so far, and what it cost.
@@ -69,17 +84,32 @@ struct Replica {
     phase: Phase,
     created: u64,
     in_flight: usize,
+    /// Held, but in no pass yet.
+    waiting: VecDeque<Held>,
+    /// Passes that it could begin.
+    idle: usize,
+    /// Since when it has held requests, or its last answer if that was later.
+    works_since: u64,
     /// Work done in whole requests, and at the last two samples of processor use.
     busy: u64,
     sampled: Option<(u64, u64)>,
     usage: Option<f64>,
 }
 
+/// A request at a replica.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    request: Request,
+    dispatched: u64,
+}
+
 /// Work in progress, the earliest end first. The other fields break ties in a fixed order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Job {
     ends: u64,
-    started: u64,
+    /// The last of its pass to end. All of a pass end at once.
+    is_last: bool,
+    dispatched: u64,
     arrived: u64,
     replica: u32,
 }
@@ -112,6 +142,10 @@ pub struct Plant {
     /// Slots of ready replicas.
     capacity: usize,
     jobs: Calendar<Job>,
+    /// Held by replicas.
+    in_flight: usize,
+    /// Passes under way.
+    passes: usize,
     /// Ends of starts.
     starts: VecDeque<(u64, u32)>,
     desired: usize,
@@ -147,6 +181,8 @@ impl Plant {
             free: VecDeque::new(),
             capacity: 0,
             jobs: Calendar::new(year as u64),
+            in_flight: 0,
+            passes: 0,
             starts: VecDeque::new(),
             desired: 0,
             startup: None,
@@ -208,6 +244,9 @@ impl Plant {
                 phase: Phase::Starting,
                 created,
                 in_flight: 0,
+                waiting: VecDeque::new(),
+                idle: self.settings.workers,
+                works_since: 0,
                 busy: 0,
                 sampled,
                 usage: None,
@@ -234,11 +273,12 @@ impl Plant {
         Observation {
             at: Duration::from_nanos(self.now),
             queue_length: self.line.len() as f64,
-            in_flight: self.jobs.len() as f64,
+            in_flight: self.in_flight as f64,
             request_seconds: self.request_nanoseconds as f64 / 1e9,
             capacity: self.capacity as f64,
             arrivals: self.tally.offered as f64,
             service: self.meter.service.cumulative(),
+            work: self.meter.work.cumulative(),
             latency: self.meter.latency.cumulative(),
             replicas: Replicas {
                 desired: self.desired,
@@ -260,7 +300,7 @@ impl Plant {
             queue_length: self.line.len(),
             offered: self.tally.offered,
             in_time: self.tally.in_time,
-            pending: (self.line.len() + self.jobs.len()) as u64,
+            pending: (self.line.len() + self.in_flight) as u64,
         }
     }
 
@@ -324,18 +364,27 @@ impl Plant {
 
     fn finish(&mut self) {
         let job = self.jobs.pop().expect("an end was seen");
-        let (took, latency) = (job.ends - job.started, job.ends - job.arrived);
+        let (took, latency) = (job.ends - job.dispatched, job.ends - job.arrived);
         self.service_time.measured(Duration::from_nanos(took), self.epoch + Duration::from_nanos(self.now));
         self.mean_work = self.service_time.mean().map_or(0, |mean| mean.as_nanos() as u64);
-        self.meter.answered(took, latency);
         if latency <= self.objective {
             self.tally.in_time += 1;
         } else if latency > self.deadline {
             self.tally.expired += 1;
         }
         let replica = &mut self.replicas[job.replica as usize];
-        replica.busy += took;
+        let worked = job.ends - std::mem::replace(&mut replica.works_since, job.ends);
+        self.meter.answered(took, worked, latency);
+        self.in_flight -= 1;
         replica.in_flight -= 1;
+        if job.is_last {
+            self.passes -= 1;
+            replica.idle += 1;
+            if !replica.waiting.is_empty() {
+                self.begin_pass(job.replica);
+            }
+        }
+        let replica = &mut self.replicas[job.replica as usize];
         match replica.phase {
             Phase::Draining if replica.in_flight == 0 => replica.phase = Phase::Gone,
             Phase::Draining => {}
@@ -361,13 +410,37 @@ impl Plant {
     }
 
     /// The first free slot, which is replica `number`'s, takes a request.
-    fn start(&mut self, number: u32, Request { arrived, work }: Request) {
+    fn start(&mut self, number: u32, request: Request) {
         self.free.pop_front();
         self.last_dispatch = self.now;
-        let crowd = (self.jobs.len() + 1) as f64 / self.settings.cores;
-        let work = if crowd > 1.0 { (work as f64 * crowd) as u64 } else { work };
-        self.replicas[number as usize].in_flight += 1;
-        self.jobs.push(Job { ends: self.now + work, started: self.now, arrived, replica: number });
+        self.in_flight += 1;
+        let replica = &mut self.replicas[number as usize];
+        replica.in_flight += 1;
+        if replica.in_flight == 1 {
+            replica.works_since = self.now;
+        }
+        replica.waiting.push_back(Held { request, dispatched: self.now });
+        if replica.idle > 0 {
+            self.begin_pass(number);
+        }
+    }
+
+    /// As many of those that wait at the replica as one pass takes, at least one.
+    fn begin_pass(&mut self, number: u32) {
+        self.passes += 1;
+        let replica = &mut self.replicas[number as usize];
+        replica.idle -= 1;
+        let size = replica.waiting.len().min(self.settings.batch);
+        let work = |held: &Held| held.request.work as f64;
+        let first = replica.waiting.front().map_or(0.0, work);
+        let others: f64 = replica.waiting.iter().take(size).skip(1).map(work).sum();
+        let slowdown = (self.passes as f64 / self.settings.cores).max(1.0);
+        let took = ((first + self.settings.batch_growth * others) * slowdown) as u64;
+        replica.busy += took;
+        for (index, Held { request, dispatched }) in replica.waiting.drain(..size).enumerate() {
+            let (ends, is_last) = (self.now + took, index + 1 == size);
+            self.jobs.push(Job { ends, is_last, dispatched, arrived: request.arrived, replica: number });
+        }
     }
 
     /// A replica becomes ready, or processor use is sampled.
@@ -396,7 +469,7 @@ impl Plant {
     }
 
     fn pass(&mut self, until: u64) {
-        self.request_nanoseconds += (self.line.len() + self.jobs.len()) as u128 * u128::from(until - self.now);
+        self.request_nanoseconds += (self.line.len() + self.in_flight) as u128 * u128::from(until - self.now);
         self.now = until;
     }
 
@@ -426,6 +499,9 @@ mod tests {
             deadline: S(5.0),
             queue_length: 1000,
             slots: 1,
+            workers: 1,
+            batch: 1,
+            batch_growth: 1.0,
             work,
             startup: S(3.0),
             room: usize::MAX,
@@ -516,6 +592,38 @@ mod tests {
         assert!((wait(4.0) - 0.4).abs() < 1e-9);
         // The third and the fourth find three and four at work on two.
         assert!((wait(2.0) - (0.1 + 0.1 + 0.15 + 0.2)).abs() < 1e-9);
+    }
+
+    #[test]
+    fn full_speed_is_reached() {
+        let one = settings(Work::Constant(S(0.05)));
+        for settings in [
+            one.clone(),
+            Settings { slots: 2, ..one.clone() },
+            Settings { slots: 16, batch: 8, batch_growth: 0.25, ..one.clone() },
+            Settings { slots: 8, workers: 2, batch: 8, batch_growth: 0.5, ..one },
+        ] {
+            let (rate, _) = settings.full_speed();
+            let mut plant = Plant::new(settings, 1);
+            plant.run(&mut every(0.001, 0.0, 0.05), S(100.0));
+            is_near(plant.observe().service.count() / 100.0, rate);
+        }
+    }
+
+    #[test]
+    fn a_pass_takes_what_waits_and_grows_with_it() {
+        let batches = Settings { slots: 4, batch: 3, batch_growth: 0.5, ..settings(Work::Constant(S(0.1))) };
+        let mut plant = Plant::new(batches, 1);
+        // Five at once: one by itself until 0.1 s, three until 0.3 s, the fifth, which had no slot before 0.1 s, until
+        // 0.4 s.
+        plant.run(&mut every(0.0, 0.0, 0.1).take(5).peekable(), S(0.05));
+        assert_eq!((plant.observe().in_flight, plant.observe().queue_length), (4.0, 1.0));
+        plant.run(&mut every(0.0, 0.0, 0.1).take(0).peekable(), S(1.0));
+        let seen = plant.observe();
+        assert_eq!((seen.work.count(), seen.service.count()), (5.0, 5.0));
+        assert!((seen.service.sum - (0.1 + 3.0 * 0.3 + 0.3)).abs() < 1e-9, "{}", seen.service.sum);
+        assert!((seen.work.sum - 0.4).abs() < 1e-9, "{}", seen.work.sum);
+        assert!((seen.latency.sum - (0.1 + 3.0 * 0.3 + 0.4)).abs() < 1e-9, "{}", seen.latency.sum);
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! `cargo xtask bench scaler`: the laws in virtual time, on the course task's workload where there is one and on
-//! described ones; with other start-up times and intervals; under steady loads; and how fast the simulator is.
+//! described ones; with other start-up times and intervals; under steady loads; how fast the simulator is; and whether it tells
+//! what really happens.
+
+pub mod live;
 
 use crate::{build, paths};
 use anyhow::{Context, Result, ensure};
@@ -39,6 +42,9 @@ pub struct Options {
     /// The course task's workload; skipped where it is not there
     #[arg(long, value_name = "FILE", default_value = "../shared/data/workload.txt")]
     workload: PathBuf,
+    /// Only the run through the real programs and its simulation
+    #[arg(long)]
+    live: bool,
 }
 
 /// Runs everything and prints it.
@@ -46,8 +52,21 @@ pub struct Options {
 /// # Errors
 /// When the scaler cannot be built or run.
 pub fn run(options: &Options) -> Result<()> {
-    build::scaler()?;
     let mut found = serde_json::Map::new();
+    if !options.live {
+        simulations(options, &mut found)?;
+    }
+    found.insert("live".into(), live::run()?);
+    if let Some(path) = &options.json {
+        let json = serde_json::to_string_pretty(&found)?;
+        std::fs::write(path, json).with_context(|| format!("write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Everything in virtual time.
+fn simulations(options: &Options, found: &mut serde_json::Map<String, Value>) -> Result<()> {
+    build::scaler()?;
     let workload = format!("--workload={}", options.workload.display());
     if options.workload.is_file() {
         found.insert("course".into(), show("The course task's workload, all laws", &[&workload])?);
@@ -70,10 +89,6 @@ pub fn run(options: &Options) -> Result<()> {
     found.insert("shapes".into(), show("Other workloads", &flags)?);
     found.insert("steady".into(), steady()?);
     found.insert("speed".into(), speed()?);
-    if let Some(path) = &options.json {
-        let json = serde_json::to_string_pretty(&found)?;
-        std::fs::write(path, json).with_context(|| format!("write {}", path.display()))?;
-    }
     Ok(())
 }
 
