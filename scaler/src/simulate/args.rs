@@ -188,16 +188,15 @@ impl Args {
             min > 0 || self.policy.iter().all(|&law| law == Law::Slo),
             "--min 0 needs --policy slo: the other laws cannot start the first replica"
         );
-        let mut workloads = Vec::new();
+        let mut workloads: Vec<(String, Workload)> = Vec::new();
         for path in &self.workload {
             let text = std::fs::read_to_string(path).with_context(|| format!("read workload {}", path.display()))?;
             let workload = text.parse().with_context(|| format!("read workload {}", path.display()))?;
             workloads.push((path.display().to_string(), workload));
         }
         workloads.extend(self.shape.iter().map(|shape| (shape.to_string(), shape.workload())));
-        for (_, workload) in &mut workloads {
-            *workload = std::mem::take(workload).scaled(self.rate_scale);
-        }
+        let scaled = |(name, workload): (String, Workload)| (name, workload.scaled(self.rate_scale));
+        let workloads = workloads.into_iter().map(scaled).collect();
         let work = match &self.service_times {
             Some(path) => recorded(path)?,
             None => Work::new(self.service, service_variation),
