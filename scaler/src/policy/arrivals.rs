@@ -116,14 +116,14 @@ impl Span {
         before.seconds > 0.0 && (deviations > rise || deviations < -FALL)
     }
 
-    /// How many standard deviations this rate lies above another one, for Poisson counts.
-    ///
-    /// The root of a Poisson count has a standard deviation of one half whatever its mean (Anscombe 1948, with 3/8
-    /// added). E.g. 20 in a second after 7 in each of 99: 2·(√20.4 − √7.0) ÷ √1.01 = 3.7.
+    /// How many standard deviations this rate lies above another one, for Poisson counts: the signed root of the
+    /// likelihood ratio of two rates to one, which is as good as normal even for a few (Wilks 1938; McCullagh and Nelder
+    /// 1989, 2.4). E.g. 20 in a second after 7 in each of 99: ±√(2·(20·ln(20 ÷ 7.13) + 693·ln(7 ÷ 7.13))) = 3.97.
     fn deviations_above(self, before: Self) -> f64 {
-        let ratio = self.seconds / before.seconds;
-        let difference = (self.arrivals + 0.375).sqrt() - ((before.arrivals + 0.375) * ratio).sqrt();
-        2.0 * difference / (1.0 + ratio).sqrt()
+        let both = (self.arrivals + before.arrivals) / (self.seconds + before.seconds);
+        let part = |span: Self| if span.arrivals > 0.0 { span.arrivals * (span.rate() / both).ln() } else { 0.0 };
+        let root = (2.0 * (part(self) + part(before))).max(0.0).sqrt();
+        if self.rate() < before.rate() { -root } else { root }
     }
 }
 
@@ -154,10 +154,14 @@ mod tests {
     }
 
     #[test]
-    fn a_root_has_a_deviation_of_a_half() {
+    fn deviations_are_those_of_poisson_counts() {
         let (second, before) = (Span { seconds: 1.0, arrivals: 20.0 }, Span { seconds: 99.0, arrivals: 693.0 });
-        assert!((second.deviations_above(before) - 3.72).abs() < 0.01);
-        assert!(before.deviations_above(second) < -3.0);
+        assert!((second.deviations_above(before) - 3.97).abs() < 0.01, "{}", second.deviations_above(before));
+        assert!((before.deviations_above(second) + 3.97).abs() < 0.01);
+        let none = Span { arrivals: 0.0, ..second };
+        assert_eq!(none.deviations_above(none), 0.0);
+        // √(2·693·ln(7 ÷ 6.93)).
+        assert!((none.deviations_above(before) + 3.73).abs() < 0.01, "{}", none.deviations_above(before));
     }
 
     #[test]

