@@ -177,7 +177,6 @@ impl Args {
                 interval: self.interval,
                 min,
                 max,
-                cpu_request: 1.0,
             },
             limits: Limits { is_careful: true, ..Limits::bounds(min, max) },
             plant: Settings {
