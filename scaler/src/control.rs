@@ -59,6 +59,7 @@ impl Control {
         loop {
             tick.tick().await;
             let target = self.target.state.borrow().clone();
+            let (pods, unmeasured) = target.pods.at(Instant::now());
             let at = started.elapsed();
             let reading = self.source.read(at).await;
             let hold = |reason, why| Decision::hold(at.as_secs_f64(), target.replicas, reason, why);
@@ -84,7 +85,8 @@ impl Control {
                             latency: reading.latency,
                             replicas: target.replicas,
                             startup: target.startup,
-                            pods: Vec::new(),
+                            pods,
+                            unmeasured,
                         })
                     }
                     None => hold("no_news", format!("no figures newer than {:.0?}", reading.age)),

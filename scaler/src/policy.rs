@@ -106,8 +106,10 @@ pub struct Observation {
     pub replicas: Replicas,
     /// Exec → ready, as measured; nothing until one became ready.
     pub startup: Option<Duration>,
-    /// One by one, where the target knows; only the law `cpu` looks at them.
+    /// One by one, where a law looks at processors.
     pub pods: Vec<Pod>,
+    /// Why nothing is known of them, and what to do about it.
+    pub unmeasured: Option<String>,
 }
 
 impl Observation {
@@ -122,10 +124,37 @@ impl Observation {
 pub struct Pod {
     /// Since it was started.
     pub age: Duration,
-    /// Since it became ready; nothing while it is not.
-    pub ready_for: Option<Duration>,
+    /// How far it is.
+    pub stage: Stage,
+    /// Cores that it requests.
+    pub request: f64,
     /// What it last used of the processor; nothing before the first sample.
     pub usage: Option<Usage>,
+}
+
+impl Pod {
+    /// The same, so much later.
+    #[must_use]
+    pub fn later(self, by: Duration) -> Self {
+        let stage = match self.stage {
+            Stage::Pending => Stage::Pending,
+            Stage::Unready(since) => Stage::Unready(since + by),
+            Stage::Ready(since) => Stage::Ready(since + by),
+        };
+        let usage = self.usage.map(|usage| Usage { age: usage.age + by, ..usage });
+        Self { age: self.age + by, stage, usage, ..self }
+    }
+}
+
+/// How far a pod is, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Waits for a place, or for its program.
+    Pending,
+    /// Runs, and is not ready or no longer.
+    Unready(Duration),
+    /// Serves.
+    Ready(Duration),
 }
 
 /// A sample of processor use.
@@ -225,6 +254,11 @@ pub enum Reason {
         /// Percent of what is requested.
         utilisation: f64,
     },
+    /// What processors do cannot be known.
+    Unmeasured {
+        /// Why not, and what to do about it.
+        why: String,
+    },
     /// Requests per second, for each.
     Rate {
         /// Of all.
@@ -266,6 +300,7 @@ impl Reason {
             Self::Concurrency { .. } => "concurrency",
             Self::Ongoing { .. } => "ongoing",
             Self::Processor { .. } => "processor",
+            Self::Unmeasured { .. } => "unmeasured",
             Self::Rate { .. } => "rate",
             Self::Fixed => "fixed",
             Self::Waiting => "waiting",
@@ -309,6 +344,7 @@ impl fmt::Display for Reason {
             Self::Concurrency { requests, is_panicking: true } => write!(f, "{requests:.1} requests, panicking"),
             Self::Ongoing { requests } => write!(f, "{requests:.1} requests over half a minute"),
             Self::Processor { utilisation } => write!(f, "{utilisation:.0} % of the processors in use"),
+            Self::Unmeasured { why } => write!(f, "{why}"),
             Self::Rate { arrivals_per_second, share } => {
                 write!(f, "{arrivals_per_second:.1} requests/s, {share:.0} % of what the present ones are meant for")
             }

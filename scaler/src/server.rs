@@ -7,8 +7,8 @@ use crate::decision::{Decision, Journal};
 use crate::leader::{self, Candidate};
 use crate::limits::Limiter;
 use crate::target::cgroup::Controller;
-use crate::target::processes::{self, Spec};
-use crate::target::{Handle, deployment};
+use crate::target::processes::{self, Measuring, Spec};
+use crate::target::{Handle, deployment, usage};
 use anyhow::{Context, Result};
 use futures_util::future::join_all;
 use hyper::body::Incoming;
@@ -145,11 +145,14 @@ fn run_here(local: Local, min: usize) -> Handle {
     let share = share(local.cpu_share);
     // For whoever started this: what a replica gets.
     println!("cpu share: {}", share.as_ref().map_or_else(String::clone, |share| share_text(share.as_ref())));
+    // What it gets is what it would have requested; a whole core where it gets what it can.
+    let request = local.cpu_share.unwrap_or(1.0);
     let spec = Spec {
         program: local.replica,
         arguments: local.replica_arguments,
         list: local.list,
         share: share.unwrap_or_default(),
+        measuring: local.is_measured.then_some(Measuring { every: usage::PERIOD, request }),
         drain_delay: local.drain_delay,
         grace: local.grace,
     };
@@ -160,12 +163,12 @@ async fn run_there(remote: Remote) -> Result<(Handle, Candidate)> {
     let client = kube::Client::try_default()
         .await
         .context("find the cluster: neither a service account nor a usable kubeconfig (KUBECONFIG, ~/.kube/config)")?;
-    let Remote { name, lease, identity } = remote;
+    let Remote { name, lease, identity, is_measured } = remote;
     let candidate = leader::run(
         leader::Spec { namespace: name.namespace.clone(), name: lease, identity: identity.clone() },
         client.clone(),
     );
-    Ok((deployment::run(deployment::Spec { name, identity }, client), candidate))
+    Ok((deployment::run(deployment::Spec { name, identity, is_measured }, client), candidate))
 }
 
 /// The controller and the share, nothing if none was asked for, or why there is none.

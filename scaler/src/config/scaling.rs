@@ -141,6 +141,8 @@ pub struct Local {
     pub replica_arguments: Vec<String>,
     /// Cores for each replica.
     pub cpu_share: Option<f64>,
+    /// Whether what they do with them is to be measured.
+    pub is_measured: bool,
     /// Taken out → no longer accepting.
     pub drain_delay: Duration,
     /// No longer accepting → killed.
@@ -156,6 +158,8 @@ pub struct Remote {
     pub lease: String,
     /// This scaler's.
     pub identity: String,
+    /// Whether what pods do with their processors is to be asked for.
+    pub is_measured: bool,
 }
 
 /// Where replicas run.
@@ -216,14 +220,8 @@ impl Section {
                 "--policy {law} is for replicas: what it looks at does not wait for dispatchers; use rate:REQUESTS or cpu:PERCENT"
             );
         }
-        let frame = Frame {
-            objective: Objective { latency: objective, quantile },
-            lower_latency: lower,
-            interval,
-            min,
-            max,
-            cpu_request: self.cpu_share.unwrap_or(1.0),
-        };
+        let frame =
+            Frame { objective: Objective { latency: objective, quantile }, lower_latency: lower, interval, min, max };
         let limits = Limits {
             min,
             max,
@@ -238,11 +236,13 @@ impl Section {
             role == Role::Replicas || self.target != Target::Processes,
             "--role dispatchers needs --target deployment:NAMESPACE/NAME: only replicas are run as processes"
         );
+        let is_measured = self.policy.iter().any(Law::measures);
         let place = match self.target {
             Target::Deployment(name) => Place::Remote(Remote {
                 lease: self.lease.unwrap_or_else(|| format!("roundhouse-scaler-{}", name.name)),
                 identity: self.identity.unwrap_or_else(identity),
                 name,
+                is_measured,
             }),
             Target::Processes => {
                 ensure!(
@@ -263,6 +263,7 @@ impl Section {
                     replica,
                     replica_arguments: self.replica_arg,
                     cpu_share: self.cpu_share,
+                    is_measured,
                     drain_delay: self.drain_delay,
                     grace: self.grace,
                 })

@@ -5,7 +5,7 @@
 
 use super::cadence::Cadence;
 use super::window::Window;
-use super::{Observation, Pod, Reason, Want};
+use super::{Observation, Pod, Reason, Stage, Usage, Want};
 use std::time::Duration;
 
 const SYNC: Duration = Duration::from_secs(15);
@@ -19,8 +19,6 @@ const INITIAL_READINESS_DELAY: Duration = Duration::from_secs(30);
 pub struct Cpu {
     /// Utilisation to hold, percent of the request.
     target: f64,
-    /// Cores that a replica requests.
-    request: f64,
     min: usize,
     max: usize,
     cadence: Cadence,
@@ -29,16 +27,20 @@ pub struct Cpu {
 }
 
 impl Cpu {
-    /// Holds `target` percent of `request` cores between `min` and `max` replicas.
-    pub fn new(target: f64, request: f64, min: usize, max: usize) -> Self {
+    /// Holds `target` percent of what replicas request, between `min` and `max` of them.
+    pub fn new(target: f64, min: usize, max: usize) -> Self {
         let recommendations = Window::new(DOWNSCALE_STABILISATION);
-        Self { target, request, min, max, cadence: Cadence::new(SYNC), recommendations }
+        Self { target, min, max, cadence: Cadence::new(SYNC), recommendations }
     }
 
     /// One tick.
     pub fn decide(&mut self, seen: &Observation) -> Want {
+        let unknown = |otherwise| match &seen.unmeasured {
+            Some(why) => Want { replicas: None, reason: Reason::Unmeasured { why: why.clone() } },
+            None => Want { replicas: None, reason: otherwise },
+        };
         if !self.cadence.is_due(seen.at) {
-            return Want::waiting();
+            return unknown(Reason::Waiting);
         }
         let current = seen.replicas.desired;
         if self.recommendations.newest().is_none() {
@@ -50,7 +52,7 @@ impl Cpu {
             _ if current < self.min => (self.min, None),
             _ => match self.recommend(&seen.pods, current) {
                 Some((wish, utilisation)) => (self.stabilise(seen.at, wish, current), Some(utilisation)),
-                None => return Want { replicas: None, reason: Reason::NoData },
+                None => return unknown(Reason::NoData),
             },
         };
         Want { replicas: Some(wish), reason: Reason::Processor { utilisation: utilisation.unwrap_or_default() } }
@@ -58,40 +60,38 @@ impl Cpu {
 
     /// Before stabilisation, and the utilisation in percent; nothing without any usable sample.
     fn recommend(&self, pods: &[Pod], current: usize) -> Option<(usize, f64)> {
-        let (mut ready, mut missing, mut unready) = (Vec::new(), 0, 0);
+        let (mut ready, mut missing, mut unready) = (Group::default(), Group::default(), Group::default());
         for pod in pods {
-            match pod.usage {
-                // A pending pod has no sample either, and counts as unready.
-                None if pod.ready_for.is_none() => unready += 1,
-                None => missing += 1,
-                Some(_) if is_unready(pod) => unready += 1,
-                Some(usage) => ready.push(usage.cores),
-            }
+            let (group, cores) = match (pod.usage, pod.stage) {
+                (None, Stage::Pending) => (&mut unready, 0.0),
+                (None, _) => (&mut missing, 0.0),
+                (Some(usage), _) if is_unready(pod, usage) => (&mut unready, 0.0),
+                (Some(usage), _) => (&mut ready, usage.cores),
+            };
+            *group = Group { pods: group.pods + 1, used: group.used + cores, requested: group.requested + pod.request };
         }
-        let usage: f64 = ready.iter().sum();
-        let share = |usage: f64, pods: usize| (100.0 * usage / (self.request * pods as f64)).trunc();
         let within = |ratio: f64| (1.0 - TOLERANCE..=1.0 + TOLERANCE).contains(&ratio);
-        if ready.is_empty() {
+        if ready.pods == 0 {
             return None;
         }
-        let utilisation = share(usage, ready.len());
+        let utilisation = ready.utilisation();
         let ratio = utilisation / self.target;
-        if missing == 0 && !(unready > 0 && ratio > 1.0) {
-            let wish = if within(ratio) { current } else { (ratio * ready.len() as f64).ceil() as usize };
+        if missing.pods == 0 && !(unready.pods > 0 && ratio > 1.0) {
+            let wish = if within(ratio) { current } else { (ratio * ready.pods as f64).ceil() as usize };
             return Some((wish, utilisation));
         }
         // What is not known counts against any change.
-        let (mut usage, mut pods) = (usage, ready.len() + missing);
+        let mut all = ready.and(missing);
         if ratio < 1.0 {
-            usage += missing as f64 * self.request * self.target.max(100.0) / 100.0;
+            all.used += missing.requested * self.target.max(100.0) / 100.0;
         } else if ratio > 1.0 {
-            pods += unready;
+            all = all.and(unready);
         }
-        let careful = share(usage, pods) / self.target;
+        let careful = all.utilisation() / self.target;
         let wish = if within(careful) || (ratio < 1.0) != (careful < 1.0) {
             current
         } else {
-            let wish = (careful * pods as f64).ceil() as usize;
+            let wish = (careful * all.pods as f64).ceil() as usize;
             let contradicts = (careful < 1.0 && wish > current) || (careful > 1.0 && wish < current);
             if contradicts { current } else { wish }
         };
@@ -106,15 +106,37 @@ impl Cpu {
     }
 }
 
+/// Some of the pods.
+#[derive(Debug, Clone, Copy, Default)]
+struct Group {
+    pods: usize,
+    /// Cores.
+    used: f64,
+    /// Cores.
+    requested: f64,
+}
+
+impl Group {
+    fn and(self, other: Self) -> Self {
+        Self { pods: self.pods + other.pods, used: self.used + other.used, requested: self.requested + other.requested }
+    }
+
+    /// Whole percent.
+    fn utilisation(self) -> f64 {
+        // There these are whole thousandths of a core: 0.29 of one is 29 %, not the 28.999… of binary fractions.
+        (100.0 * self.used / self.requested + 1e-9).trunc()
+    }
+}
+
 /// Whether a pod with a sample is too young for it to count.
-fn is_unready(pod: &Pod) -> bool {
-    let Some(usage) = pod.usage else { return true };
-    if pod.age < CPU_INITIALISATION {
+fn is_unready(pod: &Pod, usage: Usage) -> bool {
+    let is_young = pod.age < CPU_INITIALISATION;
+    match pod.stage {
+        Stage::Pending => true,
         // The sample must begin after the pod became ready.
-        pod.ready_for.is_none_or(|ready| usage.age + usage.window > ready)
-    } else {
-        // Not ready, and never was for longer than it takes to become so.
-        pod.ready_for.is_none() && pod.age > INITIAL_READINESS_DELAY
+        Stage::Ready(since) => is_young && usage.age + usage.window > since,
+        // Or it never was ready for longer than it takes to become so.
+        Stage::Unready(since) => is_young || since + INITIAL_READINESS_DELAY > pod.age,
     }
 }
 
@@ -127,22 +149,27 @@ mod tests {
 
     fn pod(cores: Option<f64>) -> Pod {
         let usage = cores.map(|cores| Usage { cores, age: S(5), window: S(15) });
-        Pod { age: S(900), ready_for: Some(S(890)), usage }
+        Pod { age: S(900), stage: Stage::Ready(S(890)), request: 1.0, usage }
     }
 
     fn starting() -> Pod {
-        Pod { age: S(2), ready_for: None, usage: None }
+        Pod { age: S(2), stage: Stage::Pending, usage: None, ..pod(None) }
+    }
+
+    fn unready(age: u64, since: u64, cores: Option<f64>) -> Pod {
+        Pod { age: S(age), stage: Stage::Unready(S(since)), ..pod(cores) }
     }
 
     #[test]
     fn hand_computed_cases() {
-        let law = Cpu::new(50.0, 1.0, 1, 20);
+        let law = Cpu::new(50.0, 1, 20);
         let rows = [
             // 90 ÷ 50 = 1.8 of two pods: ⌈3.6⌉.
             (vec![pod(Some(0.9)); 2], Some(4)),
             // 54.9 truncates to 54: 1.08 is within the tolerance.
             (vec![pod(Some(0.549)); 2], Some(2)),
             (vec![pod(Some(0.2)); 4], Some(2)),
+            (vec![pod(Some(0.29)); 50], Some(29)),
             // One starting: 1.8 > 1, so it counts as idle: 90 ÷ 100 = 0.9 of 2, within the tolerance.
             (vec![pod(Some(0.9)), starting()], Some(2)),
             // Idle and one starting: it does not count.
@@ -151,6 +178,16 @@ mod tests {
             (vec![pod(Some(0.2)), pod(None)], Some(2)),
             // And as idle when they are busy: 95 ÷ 2 = 47, other side.
             (vec![pod(Some(0.95)), pod(None)], Some(2)),
+            // Running and not ready yet is missing too, until there is a sample of it.
+            (vec![pod(Some(0.2)), unready(20, 20, None)], Some(2)),
+            (vec![pod(Some(0.2)), unready(20, 20, Some(0.9))], Some(1)),
+            // It was ready for ten minutes: its sample counts. (20 + 90) ÷ 2 = 55 is within the tolerance of 50.
+            (vec![pod(Some(0.2)), unready(900, 300, Some(0.9))], Some(2)),
+            // It never was.
+            (vec![pod(Some(0.2)), unready(900, 890, Some(0.9))], Some(1)),
+            // Of half a core each, and of one and a half in all: 90 of 150 is 60.
+            (vec![Pod { request: 0.5, ..pod(Some(0.45)) }; 2], Some(4)),
+            (vec![pod(Some(0.45)), Pod { request: 0.5, ..pod(Some(0.45)) }], Some(3)),
             (vec![pod(None)], None),
             (vec![], None),
         ];
@@ -161,14 +198,34 @@ mod tests {
 
     #[test]
     fn a_sample_from_before_it_was_ready_does_not_count() {
-        let young = Pod { age: S(40), ready_for: Some(S(18)), usage: pod(Some(0.9)).usage };
-        assert!(is_unready(&young), "the sample began 20 s ago");
-        assert!(!is_unready(&Pod { ready_for: Some(S(25)), ..young }));
+        let usage = Usage { cores: 0.9, age: S(5), window: S(15) };
+        let young = |since| Pod { age: S(40), stage: Stage::Ready(S(since)), ..pod(None) };
+        assert!(is_unready(&young(18), usage), "the sample began 20 s ago");
+        assert!(!is_unready(&young(25), usage));
+    }
+
+    #[test]
+    fn why_nothing_is_known_is_said_at_every_tick() {
+        let mut law = Cpu::new(50.0, 1, 20);
+        for second in 0..40 {
+            let replicas = Replicas { desired: 2, ..Replicas::default() };
+            let seen =
+                Observation { at: S(second), replicas, unmeasured: Some("why".into()), ..Observation::default() };
+            assert_eq!(law.decide(&seen), Want { replicas: None, reason: Reason::Unmeasured { why: "why".into() } });
+        }
+        // Bounds need no figures.
+        let outside = Observation {
+            at: S(60),
+            replicas: Replicas { desired: 30, ..Replicas::default() },
+            unmeasured: Some("why".into()),
+            ..Observation::default()
+        };
+        assert_eq!(law.decide(&outside).replicas, Some(20));
     }
 
     #[test]
     fn up_to_four_at_once_and_down_after_five_minutes() {
-        let mut law = Cpu::new(50.0, 1.0, 1, 20);
+        let mut law = Cpu::new(50.0, 1, 20);
         let mut desired = 1;
         let mut course = Vec::new();
         for tick in 0..45 {

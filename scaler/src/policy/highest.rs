@@ -49,7 +49,7 @@ mod tests {
     use super::*;
     use crate::policy::law::{Frame, Law};
     use crate::policy::slo::Objective;
-    use crate::policy::{Pod, Replicas, Usage};
+    use crate::policy::{Pod, Replicas, Stage, Usage};
     use std::time::Duration;
 
     const S: fn(u64) -> Duration = Duration::from_secs;
@@ -57,7 +57,7 @@ mod tests {
     /// After two steps at 100 requests/s with four of which each uses so many cores.
     fn decide(laws: &[&str], cores: Option<f64>) -> Want {
         let objective = Objective { latency: S(1), quantile: 0.9 };
-        let frame = Frame { objective, lower_latency: S(1), interval: S(1), min: 1, max: 50, cpu_request: 1.0 };
+        let frame = Frame { objective, lower_latency: S(1), interval: S(1), min: 1, max: 50 };
         let laws: Vec<Law> = laws.iter().map(|law| law.parse().expect("a law")).collect();
         let mut policy = Policy::highest(&laws, &frame);
         let usage = cores.map(|cores| Usage { cores, age: S(0), window: S(15) });
@@ -68,7 +68,7 @@ mod tests {
                 at: S(15 * tick),
                 arrivals: 1500.0 * tick as f64,
                 replicas: Replicas { desired: 4, ready: 4, ..Replicas::default() },
-                pods: vec![Pod { age: S(900), ready_for: Some(S(890)), usage }; 4],
+                pods: vec![Pod { age: S(900), stage: Stage::Ready(S(890)), request: 1.0, usage }; 4],
                 ..Observation::default()
             });
         }

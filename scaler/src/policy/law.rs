@@ -52,8 +52,6 @@ pub struct Frame {
     pub min: usize,
     /// And from above.
     pub max: usize,
-    /// Cores that a replica requests, for `cpu`.
-    pub cpu_request: f64,
 }
 
 impl Law {
@@ -67,11 +65,16 @@ impl Law {
             }
             Self::Queue(interval) => Policy::Queue(Queue::new(interval)),
             Self::Concurrency => Policy::Concurrency(Concurrency::default()),
-            Self::Cpu(percent) => Policy::Cpu(Cpu::new(f64::from(percent), frame.cpu_request, frame.min, frame.max)),
+            Self::Cpu(percent) => Policy::Cpu(Cpu::new(f64::from(percent), frame.min, frame.max)),
             Self::RayServe => Policy::Ongoing(Ongoing::default()),
             Self::Rate(target) => Policy::Rate(Rate::new(target)),
             Self::Fixed(replicas) => Policy::Fixed(replicas),
         }
+    }
+
+    /// Whether it wants to know what replicas do with their processors.
+    pub fn measures(&self) -> bool {
+        matches!(self, Self::Cpu(_))
     }
 }
 

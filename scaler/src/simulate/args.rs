@@ -212,7 +212,6 @@ impl Args {
                 interval: self.interval,
                 min,
                 max,
-                cpu_request: 1.0,
             },
             limits: Limits {
                 is_careful: true,

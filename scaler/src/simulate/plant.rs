@@ -8,7 +8,7 @@ use super::meter::Meter;
 use super::requests::Request;
 use super::trial::Moment;
 use super::work::Work;
-use crate::policy::{Observation, Pod, Replicas, Usage};
+use crate::policy::{Observation, Pod, Replicas, Stage, Usage};
 use service::admission::{self, Facts, Order, Patience, Spare};
 use service::service_time::ServiceTime;
 use std::collections::VecDeque;
@@ -289,6 +289,7 @@ impl Plant {
             },
             startup: self.startup,
             pods: self.alive.iter().map(|&number| self.pod(&self.replicas[number as usize])).collect(),
+            unmeasured: None,
         }
     }
 
@@ -323,10 +324,11 @@ impl Plant {
         let since = |then: u64| Duration::from_nanos(self.now - then);
         Pod {
             age: since(replica.created),
-            ready_for: match replica.phase {
-                Phase::Ready { since: then } => Some(since(then)),
-                _ => None,
+            stage: match replica.phase {
+                Phase::Ready { since: then } => Stage::Ready(since(then)),
+                _ => Stage::Pending,
             },
+            request: 1.0,
             usage: replica.usage.map(|cores| Usage {
                 cores,
                 age: since(self.last_sample),

@@ -17,7 +17,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 /// For anything that should happen soon. Busy machines are slow.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One control plane, stopped when the last test drops it.
 pub(crate) struct ControlPlane {
@@ -182,12 +182,15 @@ pub(crate) fn say(text: &str) {
     writeln!(std::io::stderr(), "{text}").expect("standard error is open");
 }
 
-/// A port that is free and has free ones at these distances, as far as one can tell.
+/// A port that is free and has free ones at these distances, as far as one can tell. Below those that the system gives to
+/// connections: the control plane takes its last one only after some seconds.
 fn free_ports(distances: [u16; 3]) -> u16 {
-    let free = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok();
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let first = range.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(32768);
+    let is_free = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
     loop {
-        let port = free(0).and_then(|taken| taken.local_addr().ok()).expect("a free port").port();
-        if distances.iter().all(|distance| port.checked_add(*distance).and_then(free).is_some()) {
+        let port = rand::random_range(10_000..first.max(12_000) - 20);
+        if distances.iter().all(|distance| is_free(port + distance)) {
             return port;
         }
     }

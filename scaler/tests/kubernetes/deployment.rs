@@ -20,17 +20,22 @@ use std::time::Duration;
 const NODE: &str = "node";
 
 /// One Deployment in a namespace of its own, and the target that follows it.
-struct Scene {
+pub(crate) struct Scene {
     _control_plane: Arc<ControlPlane>,
-    client: Client,
-    deployments: Api<Deployment>,
+    pub(crate) client: Client,
+    pub(crate) deployments: Api<Deployment>,
     pods: Api<Pod>,
-    namespace: String,
+    pub(crate) namespace: String,
 }
 
 impl Scene {
     /// With a Deployment of one replica on a node that runs nothing.
-    async fn new(control_plane: Arc<ControlPlane>, name: &str) -> Self {
+    pub(crate) async fn new(control_plane: Arc<ControlPlane>, name: &str) -> Self {
+        Self::with(control_plane, name, &json!({})).await
+    }
+
+    /// With something more in its pods' specification.
+    pub(crate) async fn with(control_plane: Arc<ControlPlane>, name: &str, more: &Value) -> Self {
         let client = control_plane.client().await;
         // For all pods of all tests. Without it they would be cleared away.
         apply(&Api::<Node>::all(client.clone()), NODE, json!({})).await;
@@ -42,7 +47,9 @@ impl Scene {
             client,
             namespace: name.into(),
         };
-        scene.deploy(&json!({"nodeName": NODE})).await;
+        let mut spec = more.clone();
+        spec["nodeName"] = NODE.into();
+        scene.deploy(&spec).await;
         scene
     }
 
@@ -64,11 +71,15 @@ impl Scene {
     }
 
     fn follow_with(&self, client: Client) -> Handle {
-        let name = format!("deployment:{}/replica", self.namespace).parse().expect("a name");
-        deployment::run(Spec { name, identity: "test".into() }, client)
+        deployment::run(self.spec(false), client)
     }
 
-    async fn replicas(&self) -> i32 {
+    pub(crate) fn spec(&self, is_measured: bool) -> Spec {
+        let name = format!("deployment:{}/replica", self.namespace).parse().expect("a name");
+        Spec { name, identity: "test".into(), is_measured }
+    }
+
+    pub(crate) async fn replicas(&self) -> i32 {
         let scale = self.deployments.get_scale("replica").await.expect("it answers");
         scale.spec.and_then(|spec| spec.replicas).unwrap_or_default()
     }
@@ -80,7 +91,7 @@ impl Scene {
     }
 
     /// Pods that are not being deleted.
-    async fn alive(&self, count: usize) -> Vec<String> {
+    pub(crate) async fn alive(&self, count: usize) -> Vec<String> {
         eventually(&format!("{count} pods"), async || {
             let pods = self.pods.list(&ListParams::default()).await.expect("it answers").items;
             let alive = pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
@@ -91,7 +102,7 @@ impl Scene {
     }
 
     /// What a kubelet would write.
-    async fn becomes(&self, pod: &str, status: Value) {
+    pub(crate) async fn becomes(&self, pod: &str, status: Value) {
         let patch = Patch::Merge(json!({"status": status}));
         self.pods.patch_status(pod, &PatchParams::default(), &patch).await.expect("patched");
     }
@@ -105,7 +116,7 @@ impl Scene {
     }
 }
 
-fn wish(target: &Handle, replicas: usize) {
+pub(crate) fn wish(target: &Handle, replicas: usize) {
     target.desired.send_replace(Wish { replicas, reason: format!("{replicas} are wanted") });
 }
 

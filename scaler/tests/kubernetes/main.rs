@@ -3,3 +3,4 @@
 mod control_plane;
 mod deployment;
 mod leader;
+mod measured;

@@ -1,0 +1,4 @@
+//! Replicas as child processes, with real processes: shell scripts that say they are ready and then do one thing.
+
+mod stub;
+mod usage;

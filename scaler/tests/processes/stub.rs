@@ -1,0 +1,199 @@
+//! What stands in for replicas and for a dispatcher.
+
+use hyper::body::Incoming;
+use hyper::{Request, StatusCode};
+use scaler::target::processes::{self, Measuring, Spec};
+use scaler::target::{Handle, State};
+use serde_json::Value;
+use service::respond;
+use std::fs;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::TcpListener;
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+/// For anything that should happen soon. Busy machines are slow.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Says who is ready, and tells as a dispatcher that nothing is to be done.
+pub(crate) struct Stub {
+    pub(crate) address: String,
+    /// Whether replicas are ready.
+    pub(crate) is_ready: Arc<AtomicBool>,
+    server: JoinHandle<()>,
+}
+
+impl Stub {
+    pub(crate) async fn start() -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
+        let address = listener.local_addr().expect("bound").to_string();
+        let is_ready = Arc::new(AtomicBool::new(true));
+        let ready = is_ready.clone();
+        let handle = move |request: Request<Incoming>| {
+            std::future::ready(match request.uri().path() {
+                "/metrics" => respond::text("text/plain; version=0.0.4", idle_dispatcher()),
+                _ if ready.load(Ordering::SeqCst) => respond::text("text/plain", "ready".into()),
+                _ => respond::json(StatusCode::SERVICE_UNAVAILABLE, &"starting"),
+            })
+        };
+        let server =
+            tokio::spawn(service::server::serve(listener, None, handle, std::future::pending(), Duration::ZERO));
+        Self { address, is_ready, server }
+    }
+
+    /// A program that says that it listens at this stub's address, and then goes on with these lines of a shell.
+    pub(crate) fn program(&self, folder: &Path, lines: &str) -> PathBuf {
+        let program = folder.join("replica");
+        fs::write(&program, format!("#!/bin/sh\necho listening on http://{}\n{lines}\n", self.address))
+            .expect("written");
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("ours");
+        program
+    }
+}
+
+impl Drop for Stub {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+/// The metrics of one to which nothing was ever sent.
+fn idle_dispatcher() -> String {
+    let histogram = |name: &str| format!("{name}_bucket{{le=\"+Inf\"}} 0\n{name}_sum 0\n{name}_count 0\n");
+    format!(
+        "dispatcher_queue_length 0\ndispatcher_capacity 1\ndispatcher_enqueued_requests_total 0\n{}{}",
+        histogram("dispatcher_upstream_duration_seconds"),
+        histogram("dispatcher_request_duration_seconds"),
+    )
+}
+
+/// Replicas in a folder of their own.
+pub(crate) struct Scene {
+    pub(crate) stub: Stub,
+    pub(crate) folder: TempDir,
+}
+
+impl Scene {
+    pub(crate) async fn new() -> Self {
+        Self { stub: Stub::start().await, folder: tempfile::tempdir().expect("a temporary folder") }
+    }
+
+    pub(crate) fn spec(&self, lines: &str) -> Spec {
+        Spec {
+            program: self.stub.program(self.folder.path(), lines),
+            arguments: Vec::new(),
+            list: self.list(),
+            share: None,
+            measuring: None,
+            drain_delay: Duration::ZERO,
+            grace: Duration::from_secs(5),
+        }
+    }
+
+    pub(crate) fn spec_measuring(&self, lines: &str, measuring: Option<Measuring>) -> Spec {
+        Spec { measuring, ..self.spec(lines) }
+    }
+
+    pub(crate) fn list(&self) -> PathBuf {
+        self.folder.path().join("replicas")
+    }
+
+    /// What its scaler says.
+    pub(crate) fn log(&self) -> PathBuf {
+        self.folder.path().join("log")
+    }
+
+    /// Ids of the processes that run this scene's program.
+    pub(crate) fn processes(&self) -> Vec<u32> {
+        let program = self.folder.path().join("replica");
+        let program = program.to_str().expect("text").as_bytes();
+        let processes = fs::read_dir("/proc").expect("there is /proc").flatten();
+        let processes = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        let runs = |process: &u32| {
+            let line = fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+            line.split(|&byte| byte == 0).any(|argument| argument == program)
+        };
+        processes.filter(runs).collect()
+    }
+}
+
+/// The scaler's own program; killed when dropped.
+pub(crate) struct Scaler {
+    _child: Child,
+    address: String,
+    /// What it has still to say; kept open so that it can.
+    _stdout: BufReader<ChildStdout>,
+}
+
+impl Scaler {
+    /// Of this scene's replicas, with more flags.
+    pub(crate) async fn start(scene: &Scene, lines: &str, flags: &[&str]) -> Self {
+        let log = fs::File::create(scene.log()).expect("created");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_scaler"))
+            .args(["--listen=127.0.0.1:0", "--exit-with-parent", "--drain-delay=0s", "--grace=5s"])
+            .arg(format!("--dispatcher={}", scene.stub.address))
+            .arg(format!("--list={}", scene.list().display()))
+            .arg(format!("--replica={}", scene.stub.program(scene.folder.path(), lines).display()))
+            .args(flags)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the scaler starts");
+        let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
+        let mut line = String::new();
+        stdout.read_line(&mut line).await.expect("text");
+        let address = line.trim().strip_prefix("listening on http://").expect("its address").to_owned();
+        Self { _child: child, address, _stdout: stdout }
+    }
+
+    /// Its decisions so far, oldest first.
+    pub(crate) async fn decisions(&self) -> Vec<Value> {
+        let answer = service::fetch::get(&self.address, "/decisions", PATIENCE).await;
+        serde_json::from_slice(&answer.expect("it answers").1).expect("a list")
+    }
+}
+
+/// Waits for a state of the target.
+pub(crate) async fn until(target: &Handle, what: &str, wanted: impl FnMut(&State) -> bool) -> State {
+    let mut state = target.state.clone();
+    match tokio::time::timeout(PATIENCE, state.wait_for(wanted)).await {
+        Ok(state) => state.expect("the task lives").clone(),
+        Err(_elapsed) => panic!("not in time: {what}; {:?}", target.state.borrow()),
+    }
+}
+
+/// Waits until there is one.
+pub(crate) async fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < until, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Starts the target with so many replicas and waits until they are ready.
+pub(crate) async fn run(spec: Spec, replicas: usize) -> Handle {
+    let target = processes::run(spec, replicas);
+    until(&target, "all are ready", |state| state.replicas.ready == replicas).await;
+    target
+}
+
+/// Ends it, and waits until its processes have ended.
+pub(crate) async fn stop(target: Handle) {
+    drop(target.desired);
+    tokio::time::timeout(PATIENCE, target.done).await.expect("in time").expect("no panic");
+}
