@@ -59,7 +59,7 @@ impl Default for Meters {
 }
 
 fn outcomes(code: impl Into<String>) -> Counter {
-    counter!("dispatcher_requests_total", "code" => code.into())
+    counter!(metric::REQUESTS, "code" => code.into())
 }
 
 impl Handler {

@@ -573,6 +573,8 @@ impl Worker {
 }
 
 struct Meters {
+    started: Instant,
+    uptime: Gauge,
     queue_length: Gauge,
     queue_late_length: Gauge,
     ready: Gauge,
@@ -591,6 +593,8 @@ impl Meters {
     fn new() -> Self {
         let replicas = |state| gauge!(metric::REPLICAS, "state" => state);
         Self {
+            started: Instant::now(),
+            uptime: gauge!(metric::UPTIME),
             queue_length: gauge!(metric::QUEUE_LENGTH),
             queue_late_length: gauge!("dispatcher_queue_late_length"),
             ready: replicas("ready"),
@@ -608,6 +612,7 @@ impl Meters {
 
     fn set(&mut self, queue: &Queue<Job>, rotation: &Rotation) {
         let census = rotation.census();
+        self.uptime.set(self.started.elapsed().as_secs_f64());
         self.queue_length.set(queue.len() as f64);
         self.queue_late_length.set(queue.late_len() as f64);
         self.ready.set(census.ready as f64);

@@ -13,6 +13,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use service::admin::Admin;
 use service::body::Allowance;
 use service::readiness::Readiness;
+use service::wire::metric;
 use service::{server, telemetry};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -74,7 +75,7 @@ fn start_pipeline(
     let ready = move || {
         drop(latch);
         let age = startup::age(main_entered);
-        gauge!("replica_startup_seconds").set(age.as_secs_f64());
+        gauge!(metric::STARTUP).set(age.as_secs_f64());
         tracing::info!(startup_ms = age.as_millis() as u64, "ready");
         convolution::memory::give_back();
     };

@@ -59,7 +59,11 @@ pub async fn status(args: &Args) -> Result<String> {
 fn status_of(status: &Value) -> Result<String, std::fmt::Error> {
     let latest = &status["latest"];
     let mut text = format!("target    {}\n", status["target"].as_str().unwrap_or_default());
-    writeln!(text, "leads     {}", if status["leads"] == true { "yes" } else { "no, another scaler does" })?;
+    writeln!(
+        text,
+        "leads     {}",
+        if status["leads"] == true { "yes" } else { "no: another one does, or none can hold the lease" }
+    )?;
     if latest.is_null() {
         text.push_str("nothing was decided yet");
         return Ok(text);
@@ -73,7 +77,7 @@ fn status_of(status: &Value) -> Result<String, std::fmt::Error> {
     if let Some(inputs) = latest["inputs"].as_object() {
         writeln!(text, "requests  {} waiting, {} in flight", inputs["queue_length"], inputs["in_flight"])?;
     }
-    write!(text, "reason    {}", latest["explanation"].as_str().unwrap_or_default())?;
+    write!(text, "reason    {}{}", latest["explanation"].as_str().unwrap_or_default(), withheld(latest))?;
     Ok(text)
 }
 
@@ -97,18 +101,25 @@ pub async fn explain(args: &ExplainArgs) -> Result<String> {
     }
     let lines = chosen.iter().map(|decision| {
         let text = |name: &str| decision[name].as_str().unwrap_or_default();
-        let withheld = decision["withheld"].as_str().map(|why| format!(" (not done: {why})")).unwrap_or_default();
         let target = if has_several { format!("{}  ", text("target")) } else { String::new() };
         format!(
-            "{:>9.1} s  {target}{:4} {:>3} → {:<3} {}{withheld}",
+            "{:>9.1} s  {target}{:4} {:>3} → {:<3} {}{}",
             decision["at_seconds"].as_f64().unwrap_or_default(),
             text("action"),
             decision["replicas"]["desired"],
             decision["desired"],
-            text("explanation")
+            text("explanation"),
+            withheld(decision)
         )
     });
     Ok(lines.collect::<Vec<_>>().join("\n"))
+}
+
+/// Why a change was not made, if so.
+fn withheld(decision: &Value) -> String {
+    let is_change = decision["action"] != "hold";
+    let why = decision["withheld"].as_str().filter(|_| is_change);
+    why.map(|why| format!(" (not done: {why})")).unwrap_or_default()
 }
 
 async fn get(address: &str, path: &str) -> Result<Value> {

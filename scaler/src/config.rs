@@ -24,7 +24,8 @@ use std::path::{Path, PathBuf};
     scaler --dispatcher dns:dispatcher:5052 --target deployment:default/replica --max 10 --dry-run\n  \
     scaler --config scaler.toml\n  \
     scaler explain\n  \
-    scaler simulate --workload workload.txt --policy slo,concurrency,cpu:70"
+    scaler simulate --workload workload.txt --policy slo,concurrency,cpu:70\n  \
+    scaler backtest --prometheus http://localhost:9090 --since 24h"
 )]
 pub struct Cli {
     /// Instead of scaling
@@ -40,6 +41,8 @@ pub struct Cli {
 pub enum Command {
     /// Try laws on workloads in virtual time, and compare what they reach and cost
     Simulate(Box<crate::simulate::args::Args>),
+    /// Try laws on what a Prometheus has recorded, and compare them with what happened
+    Backtest(Box<crate::backtest::args::Args>),
     /// How a running scaler sees things now
     Status(crate::ask::Args),
     /// Why a running scaler did what it did
@@ -178,7 +181,7 @@ mod tests {
         let prometheus = ["--prometheus=http://a:9090", "--prometheus-selector=job=\"b\"", "--prometheus-query=up"];
         let scaling = config_of_one(&prometheus).expect("good");
         assert!(matches!(scaling.source, Observe::Prometheus(_)));
-        assert_eq!(scaling.limits.settle, Duration::from_secs(45));
+        assert_eq!([scaling.limits.outage, scaling.limits.settle], [Duration::from_secs(45); 2]);
     }
 
     #[test]

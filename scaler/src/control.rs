@@ -5,6 +5,7 @@ use crate::decision::{Action, Decision, Inputs, Journal};
 use crate::limits::Limiter;
 use crate::observe::Observe;
 use crate::policy::{Observation, Policy};
+use crate::remarks::{Remark, Remarks};
 use crate::target::{self, Wish};
 use metrics::{counter, gauge};
 use service::wire::metric;
@@ -16,9 +17,6 @@ pub const OBSERVE: Duration = Duration::from_millis(500);
 
 /// Over less time than this a rate is noise.
 const NEWER: Duration = Duration::from_millis(50);
-
-/// A reason to hold is logged again after so long, if it lasts.
-const COMPLAIN: Duration = Duration::from_secs(60);
 
 /// Everything that one tick needs.
 pub struct Control {
@@ -42,8 +40,8 @@ pub struct Control {
     pub leading: Option<watch::Receiver<bool>>,
     /// Where decisions are kept.
     pub journal: Journal,
-    /// The last reason to hold that was logged, and when.
-    pub complaint: Option<(&'static str, Duration)>,
+    /// What was logged.
+    pub remarks: Remarks,
 }
 
 impl Control {
@@ -104,10 +102,11 @@ impl Control {
         let want = self.policy.decide(seen);
         let current = seen.replicas.desired;
         let (desired, limited) = self.limiter.apply(seen, want.replicas);
-        let explanation = match (want.replicas, limited.note()) {
-            (Some(wanted), Some(note)) => format!("{}; {wanted} wanted, {note}", want.reason),
-            _ => want.reason.to_string(),
-        };
+        let mut explanation = want.reason.to_string();
+        if let (Some(wanted), Some(note)) = (want.replicas, limited.note()) {
+            explanation += &format!("; {wanted} wanted, {note}");
+        }
+        explanation.extend(doubt(seen));
         let withheld = self.withheld();
         if withheld.is_none() && want.replicas.is_some() {
             let wish = Wish { replicas: desired, reason: explanation.clone() };
@@ -137,7 +136,7 @@ impl Control {
             return Some("--dry-run".into());
         }
         let leads = self.leading.as_ref().is_none_or(|leading| *leading.borrow());
-        (!leads).then(|| "another scaler leads".into())
+        (!leads).then(|| "this scaler does not lead".into())
     }
 
     fn explain(&mut self, at: Duration, decision: Decision) {
@@ -152,30 +151,30 @@ impl Control {
             .increment(1);
         let withheld = decision.withheld.as_deref().map(|why| format!(" (not done: {why})")).unwrap_or_default();
         let facts = || serde_json::to_string(&decision).unwrap_or_default();
-        match (action, decision.inputs) {
-            (Action::Hold, None) => {
-                let is_said = self.complaint.is_some_and(|(said, then)| said == *reason && at < then + COMPLAIN);
-                // Figures that come at their own pace are no reason to complain.
-                if !is_said && *reason != "no_news" {
-                    tracing::warn!("hold: {explanation}");
-                    self.complaint = Some((reason, at));
-                }
-            }
-            (Action::Hold, Some(_)) => {
-                if self.complaint.take().is_some() {
-                    tracing::info!("figures again: {explanation}");
-                }
-                tracing::debug!(decision = facts(), "hold: {explanation}");
-            }
-            (Action::Up | Action::Down, _) => tracing::info!(
+        match self.remarks.on(at, &decision) {
+            Some(Remark::Fault) => tracing::warn!("hold: {explanation}"),
+            Some(Remark::Over) => tracing::info!("figures again: {explanation}"),
+            Some(Remark::Change) => tracing::info!(
                 decision = facts(),
                 "{} {} → {desired}: {explanation}{withheld}",
                 action.as_str(),
                 replicas.desired
             ),
+            None => tracing::debug!(decision = facts(), "{}: {explanation}{withheld}", action.as_str()),
         }
         self.journal.add(decision);
     }
+}
+
+/// What more replicas will not help.
+fn doubt(seen: &Observation) -> Option<String> {
+    let is_cut_off = seen.queue_length > 0.0 && seen.in_flight + seen.capacity == 0.0 && seen.replicas.ready > 0;
+    is_cut_off.then(|| {
+        let ready = seen.replicas.ready;
+        format!(
+            "; the dispatchers have no replica in rotation although {ready} are ready: do they find and reach them?"
+        )
+    })
 }
 
 /// When figures of this age were taken, if that was since the start and since the last ones. A rate is what was added
@@ -187,6 +186,23 @@ fn news(at: Duration, age: Duration, seen_at: Option<Duration>) -> Option<Durati
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::Replicas;
+
+    #[test]
+    fn ready_replicas_that_no_dispatcher_uses_are_doubted() {
+        let ready = Replicas { desired: 2, ready: 2, ..Replicas::default() };
+        let cut_off = Observation { queue_length: 9.0, replicas: ready, ..Observation::default() };
+        assert!(doubt(&cut_off).is_some_and(|text| text.contains("although 2 are ready")));
+        for well in [
+            Observation { capacity: 1.0, ..cut_off.clone() },
+            // Before dispatchers told their capacity.
+            Observation { in_flight: 1.0, ..cut_off.clone() },
+            Observation { queue_length: 0.0, ..cut_off.clone() },
+            Observation { replicas: Replicas { desired: 2, starting: 2, ..Replicas::default() }, ..cut_off },
+        ] {
+            assert_eq!(doubt(&well), None, "{well:?}");
+        }
+    }
 
     #[test]
     fn the_same_figures_at_a_later_time_are_no_news() {

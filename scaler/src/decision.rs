@@ -10,6 +10,9 @@ use std::sync::{Arc, Mutex};
 /// Decisions that are remembered.
 const REMEMBERED: usize = 1000;
 
+/// Longest reason to hold, in bytes: it may quote what others say.
+const LONGEST: usize = 1000;
+
 /// Up, down or neither.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -102,7 +105,11 @@ pub struct Decision {
 
 impl Decision {
     /// Nothing changes, since nothing can be known.
-    pub fn hold(at_seconds: f64, replicas: Replicas, reason: &'static str, explanation: String) -> Self {
+    pub fn hold(at_seconds: f64, replicas: Replicas, reason: &'static str, mut explanation: String) -> Self {
+        if explanation.len() > LONGEST {
+            explanation.truncate(explanation.floor_char_boundary(LONGEST));
+            explanation.push('…');
+        }
         Self {
             at_seconds,
             replicas,
@@ -141,5 +148,18 @@ impl Journal {
     /// The newest.
     pub fn latest(&self) -> Option<Decision> {
         self.0.lock().expect("nobody panics while holding the journal").back().cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thousand_decisions_with_long_reasons_are_not_much() {
+        let hold = |why: String| Decision::hold(0.0, Replicas::default(), "no_observation", why).explanation;
+        assert_eq!(hold("short".into()), "short");
+        let long = hold("ä".repeat(1 << 20));
+        assert!((999..1010).contains(&long.len()) && long.ends_with("ä…"), "{}", long.len());
     }
 }

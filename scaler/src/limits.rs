@@ -21,7 +21,9 @@ pub struct Limits {
     pub max: usize,
     /// Scale down only to the highest wish of this long.
     pub down_window: Duration,
-    /// After the start, and after so long without figures: never scale down for this long.
+    /// Longer without figures is an outage.
+    pub outage: Duration,
+    /// After the start, and after an outage: never scale down for this long.
     pub settle: Duration,
     /// Replicas that may be added in a minute.
     pub up_rate: usize,
@@ -36,7 +38,8 @@ impl Limits {
     pub fn bounds(min: usize, max: usize) -> Self {
         let never = Duration::ZERO;
         let (up_rate, down_rate) = (usize::MAX, usize::MAX);
-        Self { min, max, down_window: never, settle: never, up_rate, down_rate, is_careful: false }
+        let outage = Duration::MAX;
+        Self { min, max, down_window: never, outage, settle: never, up_rate, down_rate, is_careful: false }
     }
 }
 
@@ -45,11 +48,12 @@ impl Limits {
 pub struct Limiter {
     limits: Limits,
     ceiling: Ceiling,
-    /// When a policy last saw anything, whether or not it wished for something.
-    seen: Option<Duration>,
+    /// When a policy last saw anything, whether or not it wished for something, and how many were desired then.
+    seen: Option<(Duration, usize)>,
     settled_at: Duration,
     wishes: VecDeque<(Duration, usize)>,
-    /// Replicas added (positive) or removed in the last minute.
+    /// Replicas added (positive) or removed in the last minute, whoever did it: what was only wished for may never have
+    /// been done.
     changes: VecDeque<(Duration, isize)>,
 }
 
@@ -106,17 +110,16 @@ impl Limiter {
     pub fn apply(&mut self, seen: &Observation, wish: Option<usize>) -> (usize, Limited) {
         let (at, current) = (seen.at, seen.replicas.desired);
         // Neither a restart nor an outage of the metrics scales down at the first reading.
-        if self.seen.is_none_or(|seen| seen + self.limits.settle < at) {
+        let before = self.seen.replace((at, current));
+        if before.is_none_or(|(then, _)| at.saturating_sub(then) > self.limits.outage) {
             self.settled_at = at + self.limits.settle;
         }
-        self.seen = Some(at);
+        if let Some((then, replicas)) = before.filter(|&(_, replicas)| replicas != current) {
+            self.changes.push_back((then, current as isize - replicas as isize));
+        }
         self.ceiling.watch(seen);
         let Some(wish) = wish else { return (current, Limited::Granted) };
-        let (desired, limited) = self.limit(seen, wish);
-        if desired != current {
-            self.changes.push_back((at, desired as isize - current as isize));
-        }
-        (desired, limited)
+        self.limit(seen, wish)
     }
 
     fn limit(&mut self, seen: &Observation, wish: usize) -> (usize, Limited) {
@@ -179,7 +182,9 @@ mod tests {
 
     fn limiter() -> Limiter {
         let window = Duration::from_secs(10);
-        Limiter::new(Limits { down_window: window, settle: window, is_careful: true, ..Limits::bounds(1, 5) })
+        let limits =
+            Limits { down_window: window, outage: window, settle: window, is_careful: true, ..Limits::bounds(1, 5) };
+        Limiter::new(limits)
     }
 
     #[test]
@@ -218,6 +223,22 @@ mod tests {
     }
 
     #[test]
+    fn an_outage_may_be_shorter_than_what_follows_it() {
+        let limits = Limits { outage: Duration::from_secs(2), settle: Duration::from_secs(20), ..Limits::bounds(1, 5) };
+        let mut limiter = Limiter::new(limits);
+        for (second, desired, limited) in [
+            (0, 4, Limited::Stabilised),
+            (19, 4, Limited::Stabilised),
+            (38, 4, Limited::Stabilised),
+            (39, 4, Limited::Stabilised),
+        ] {
+            assert_eq!(limiter.apply(&seen(second, 4), Some(1)), (desired, limited), "{second} s");
+        }
+        let outcomes: Vec<usize> = (40..60).map(|second| limiter.apply(&seen(second, 4), Some(1)).0).collect();
+        assert_eq!(outcomes, [vec![4; 18], vec![1; 2]].concat(), "20 s after the outage that ended at 38 s");
+    }
+
+    #[test]
     fn no_opinion_is_no_wish() {
         let mut limiter = limiter();
         for second in 0..30 {
@@ -251,6 +272,15 @@ mod tests {
             assert_eq!((granted, limited), (desired, Limited::Paced), "at {second} s");
             current = granted;
         }
+    }
+
+    #[test]
+    fn what_was_wished_for_in_vain_does_not_count_for_the_rates() {
+        let mut limiter = Limiter::new(Limits { up_rate: 3, ..Limits::bounds(1, 20) });
+        for second in 0..30 {
+            assert_eq!(limiter.apply(&seen(second, 1), Some(9)), (4, Limited::Paced), "another scaler leads");
+        }
+        assert_eq!(limiter.apply(&seen(30, 4), Some(9)), (4, Limited::Paced), "and now it does");
     }
 
     #[test]

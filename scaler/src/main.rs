@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use scaler::config::{Cli, Command, Config};
-use scaler::{ask, server, simulate};
+use scaler::{ask, backtest, server, simulate};
 
 fn main() -> Result<()> {
     let (Cli { command, args }, given) = Cli::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
@@ -14,6 +14,10 @@ fn main() -> Result<()> {
             runtime()?.block_on(server::run(config, metrics))
         }
         Some(Command::Simulate(args)) => simulate::run(&args),
+        Some(Command::Backtest(args)) => {
+            let history = runtime()?.block_on(backtest::read(&args))?;
+            backtest::replay(&args, &history)
+        }
         Some(Command::Status(args)) => {
             println!("{}", runtime()?.block_on(ask::status(&args))?);
             Ok(())

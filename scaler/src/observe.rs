@@ -10,6 +10,7 @@ pub mod snapshot;
 
 use crate::policy::Histogram;
 use hyper::StatusCode;
+use ledger::Entry;
 use service::fetch;
 use snapshot::Fault;
 use std::fmt;
@@ -141,6 +142,13 @@ impl Observe {
             Self::Dispatchers(source) => source.read(at).await,
             Self::Prometheus(source) => source.read(at).await,
         }
+    }
+}
+
+/// Says what no reading shows, since its counters go on.
+fn tell(endpoint: &str, entry: Entry) {
+    if entry == Entry::Restarted {
+        tracing::info!(endpoint, "the dispatcher has started again; what it counts from zero is added to what it had");
     }
 }
 

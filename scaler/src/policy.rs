@@ -1,6 +1,7 @@
 //! PURE: what is seen, what is decided, and why. A policy reads no clock, socket, environment or cluster.
 
 pub mod arrivals;
+pub mod behavior;
 pub mod cadence;
 pub mod concurrency;
 pub mod cpu;
@@ -59,6 +60,15 @@ impl Histogram {
         let (upper, upto) = self.buckets[index];
         let share = (rank - below) / (upto - below);
         Some(if upper.is_finite() { lower + (upper - lower) * share } else { lower })
+    }
+
+    /// How many of the samples are `bound` or less, spread evenly within each bucket; nothing if the last bucket's
+    /// samples would have to be told apart, since they have no upper bound.
+    pub fn up_to(&self, bound: f64) -> Option<f64> {
+        let index = self.buckets.iter().position(|bucket| bucket.0 >= bound)?;
+        let (lower, below) = if index == 0 { (0.0, 0.0) } else { self.buckets[index - 1] };
+        let (upper, upto) = self.buckets[index];
+        upper.is_finite().then(|| below + (upto - below) * (bound - lower) / (upper - lower))
     }
 
     /// Coefficient of variation, every sample taken to lie in the middle of its bucket. The outermost bucket has no
@@ -423,6 +433,21 @@ mod tests {
         assert_eq!(now.since(&Histogram::default()), now);
         assert_eq!(Histogram::default().mean(), None);
         assert_eq!(Histogram::default().variation(), None);
+    }
+
+    #[test]
+    fn samples_up_to_a_bound_are_counted_exactly_at_buckets_and_evenly_between_them() {
+        let histogram = histogram(&[(0.1, 10.0), (0.5, 30.0), (f64::INFINITY, 40.0)], 9.0);
+        for (bound, expected) in
+            [(0.1, Some(10.0)), (0.5, Some(30.0)), (0.05, Some(5.0)), (0.3, Some(20.0)), (0.0, Some(0.0)), (0.51, None)]
+        {
+            let found = histogram.up_to(bound);
+            assert!(
+                found == expected || found.zip(expected).is_some_and(|(found, it)| (found - it).abs() < 1e-9),
+                "{bound}: {found:?}"
+            );
+        }
+        assert_eq!(Histogram::default().up_to(0.5), None);
     }
 
     #[test]

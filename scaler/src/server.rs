@@ -6,6 +6,7 @@ use crate::control::Control;
 use crate::decision::{Decision, Journal};
 use crate::leader::{self, Candidate};
 use crate::limits::Limiter;
+use crate::remarks::Remarks;
 use crate::target::cgroup::Controller;
 use crate::target::processes::{self, Measuring, Spec};
 use crate::target::{Handle, deployment, usage};
@@ -105,7 +106,7 @@ async fn start(scaling: Scaling) -> Result<Running> {
         is_dry_run: scaling.is_dry_run,
         leading: candidate.as_ref().map(|candidate| candidate.leading.clone()),
         journal: Journal::default(),
-        complaint: None,
+        remarks: Remarks::default(),
     };
     Ok(Running { control, candidate, _lock: lock })
 }

@@ -1,7 +1,7 @@
 //! One small GET, bounded in time and size: probes and scrapes.
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use hyper::{Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use std::time::Duration;
@@ -22,6 +22,9 @@ pub enum Error {
     /// The peer does not speak HTTP, or stopped in mid-answer.
     #[error("{0}: {1}")]
     Broken(String, String),
+    /// The answer is too long to be what was asked for.
+    #[error("{0} answered with more than {MAX_BYTES} bytes")]
+    Long(String),
 }
 
 /// `GET http://{address}{path}` on a fresh connection.
@@ -36,7 +39,7 @@ pub async fn get(address: &str, path: &str, timeout: Duration) -> Result<(Status
 }
 
 async fn exchange(address: &str, path: &str) -> Result<(StatusCode, Bytes), Error> {
-    let broken = |reason: &dyn std::fmt::Display| Error::Broken(address.into(), reason.to_string());
+    let broken = |error: &dyn std::error::Error| Error::Broken(address.into(), causes(error));
     let stream = TcpStream::connect(address).await.map_err(|error| Error::Connect(address.into(), error))?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
@@ -48,7 +51,9 @@ async fn exchange(address: &str, path: &str) -> Result<(StatusCode, Bytes), Erro
     let exchange = async {
         let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), MAX_BYTES).collect().await.map_err(|error| broken(&error))?;
+        let body = Limited::new(response.into_body(), MAX_BYTES).collect().await.map_err(|error| {
+            if error.is::<LengthLimitError>() { Error::Long(address.into()) } else { broken(error.as_ref()) }
+        })?;
         Ok((status, body.to_bytes()))
     };
     // The connection is driven beside the exchange and dropped with it; its own error shows as the exchange's.
@@ -58,4 +63,10 @@ async fn exchange(address: &str, path: &str) -> Result<(StatusCode, Bytes), Erro
         outcome = &mut exchange => outcome,
         _closed = &mut connection => exchange.await,
     }
+}
+
+/// An error and what caused it, innermost last.
+pub fn causes(error: &dyn std::error::Error) -> String {
+    let innermost = std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string);
+    innermost.collect::<Vec<_>>().join(": ")
 }

@@ -28,6 +28,8 @@ pub mod metric {
     pub const ENQUEUED: &str = "dispatcher_enqueued_requests_total";
     /// Counter by `reason`: requests refused at admission.
     pub const SHED: &str = "dispatcher_shed_total";
+    /// Counter by `code`: every request, by outcome.
+    pub const REQUESTS: &str = "dispatcher_requests_total";
     /// Histogram, seconds: accepted → answered. The objective's signal.
     pub const REQUEST_DURATION: &str = "dispatcher_request_duration_seconds";
     /// Histogram, seconds: dispatched → the replica's answer.
@@ -38,12 +40,16 @@ pub mod metric {
     pub const IN_FLIGHT: &str = "dispatcher_in_flight";
     /// Gauge: requests that the replicas in rotation take at once.
     pub const CAPACITY: &str = "dispatcher_capacity";
+    /// Gauge, seconds: since the dispatcher's start. Different at each scrape, or nobody updates the others either.
+    pub const UPTIME: &str = "dispatcher_uptime_seconds";
     /// Gauge by `state`: ready, ejected, draining.
     pub const REPLICAS: &str = "dispatcher_replicas";
     /// Gauge: replicas asked for by the scaler.
     pub const DESIRED_REPLICAS: &str = "scaler_desired_replicas";
     /// Gauge: replicas that the scaler's target says are serving.
     pub const READY_REPLICAS: &str = "scaler_ready_replicas";
+    /// Gauge: exec → ready, seconds, of a replica.
+    pub const STARTUP: &str = "replica_startup_seconds";
 }
 
 /// A classified picture.

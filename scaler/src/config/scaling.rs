@@ -16,6 +16,9 @@ use std::time::Duration;
 /// After the start, and after an outage of the metrics: never scale down for so long.
 pub const SETTLE: Duration = Duration::from_secs(20);
 
+/// Without figures for longer than this, dispatchers' metrics are out: a scrape that fails, and the next one as well.
+const OUTAGE: Duration = Duration::from_secs(2);
+
 /// Flags of one target, as they were given on the command line or in its section of a file.
 #[derive(Debug, clap::Args)]
 pub struct Section {
@@ -28,8 +31,9 @@ pub struct Section {
     /// What the target's processes or pods are
     #[arg(long, env = "ROUNDHOUSE_ROLE", value_enum, default_value_t = Role::Replicas)]
     pub role: Role,
-    /// The law: slo, latency-step, latency-ratio, queue[:INTERVAL], concurrency, cpu[:PERCENT], rate:REQUESTS, ray-serve
-    /// or fixed:REPLICAS; the default needs to know the objective only. Of several, the one that wants most counts
+    /// The law: slo, latency-step, latency-ratio, queue[:INTERVAL], concurrency, cpu[:PERCENT[:BEHAVIOR]], rate:REQUESTS,
+    /// ray-serve or fixed:REPLICAS; the default needs to know the objective only. Of several, the one that wants most
+    /// counts
     #[arg(long, env = "ROUNDHOUSE_POLICY", value_delimiter = ',', default_value = "slo")]
     pub policy: Vec<Law>,
     /// Answers are to be there within this time
@@ -211,12 +215,12 @@ impl Section {
         }
         let lower = self.lower_latency.unwrap_or(objective / 2);
         ensure!(lower < objective, "--lower-latency ({lower:?}) must be shorter than --objective ({objective:?})");
-        let stale_after = self.source.prometheus.is_some().then_some(self.source.prometheus_stale_after);
+        let stale_after = self.source.access.prometheus.is_some().then_some(self.source.prometheus_stale_after);
         let unlimited = |rate: Option<u32>| rate.map_or(usize::MAX, |rate| rate as usize);
         let (min, max) = (min as usize, max as usize);
         for law in &self.policy {
             ensure!(
-                role == Role::Replicas || matches!(law, Law::Rate(_) | Law::Cpu(_) | Law::Fixed(_)),
+                role == Role::Replicas || matches!(law, Law::Rate(_) | Law::Cpu { .. } | Law::Fixed(_)),
                 "--policy {law} is for replicas: what it looks at does not wait for dispatchers; use rate:REQUESTS or cpu:PERCENT"
             );
         }
@@ -227,6 +231,7 @@ impl Section {
             max,
             down_window: self.down_window,
             // Figures that come seldom are no outage.
+            outage: stale_after.unwrap_or(OUTAGE),
             settle: stale_after.map_or(SETTLE, |stale| SETTLE.max(stale)),
             up_rate: unlimited(self.up_rate),
             down_rate: unlimited(self.down_rate),

@@ -7,7 +7,7 @@
 use super::ledger::Ledger;
 use super::roster::{Place, Roster};
 use super::snapshot::Snapshot;
-use super::{Error, Failure, Reading, exposition};
+use super::{Error, Failure, Reading, exposition, tell};
 use futures_util::future::join_all;
 use hyper::StatusCode;
 use service::fetch;
@@ -60,9 +60,9 @@ impl Dispatchers {
                 entered.map_err(|fault| Failure::Figures { endpoint: endpoint.clone(), fault })
             });
             match (entered, self.leaving.get(&endpoint)) {
-                (Ok(()), None) => {}
+                (Ok(entry), None) => tell(&endpoint, entry),
                 (Err(failure), None) => failures.push(failure),
-                (Ok(()), Some(&since)) if at.saturating_sub(since) < DRAINING => {}
+                (Ok(_), Some(&since)) if at.saturating_sub(since) < DRAINING => {}
                 (_, Some(_)) => {
                     tracing::info!(endpoint, "the dispatcher has left");
                     self.ledger.close(&endpoint);

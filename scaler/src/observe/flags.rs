@@ -21,19 +21,13 @@ pub struct Flags {
         env = "ROUNDHOUSE_DISPATCHER",
         value_name = "PLACE",
         default_value = "127.0.0.1:5052",
-        value_delimiter = ','
+        value_delimiter = ',',
+        conflicts_with = "prometheus"
     )]
     pub dispatcher: Vec<Place>,
-    /// Read the metrics from this Prometheus instead, by its address, such as `http://prometheus.monitoring:9090`;
-    /// https trusts the system's authorities, or those in the PEM file that SSL_CERT_FILE names
-    #[arg(long, env = "ROUNDHOUSE_PROMETHEUS", value_name = "URL", conflicts_with = "dispatcher")]
-    pub prometheus: Option<Base>,
-    /// A file with the bearer token for Prometheus; read again for each query
-    #[arg(long, env = "ROUNDHOUSE_PROMETHEUS_TOKEN_FILE", value_name = "FILE", requires = "prometheus")]
-    pub prometheus_token_file: Option<PathBuf>,
-    /// Which dispatchers, as matchers of labels: namespace="shop",job="dispatcher"
-    #[arg(long, env = "ROUNDHOUSE_PROMETHEUS_SELECTOR", value_name = "MATCHERS", requires = "prometheus")]
-    pub prometheus_selector: Option<String>,
+    /// The Prometheus to be read instead
+    #[command(flatten)]
+    pub access: Access,
     /// Figures that are older are not acted upon: three times the interval at which Prometheus scrapes
     #[arg(
         long,
@@ -53,6 +47,43 @@ pub struct Flags {
     /// In place of the query for the dispatchers that should be scraped and cannot be, by instance and job
     #[arg(long, env = "ROUNDHOUSE_PROMETHEUS_DOWN_QUERY", value_name = "PROMQL", requires = "prometheus")]
     pub prometheus_down_query: Option<String>,
+}
+
+/// Which Prometheus, and which of its series.
+#[derive(Debug, Clone, Args)]
+pub struct Access {
+    /// Read the metrics from this Prometheus, by its address, such as `http://prometheus.monitoring:9090`; https trusts
+    /// the system's authorities, or those in the PEM file that SSL_CERT_FILE names
+    #[arg(long, env = "ROUNDHOUSE_PROMETHEUS", value_name = "URL")]
+    pub prometheus: Option<Base>,
+    /// A file with the bearer token for Prometheus; read again for each query
+    #[arg(long, env = "ROUNDHOUSE_PROMETHEUS_TOKEN_FILE", value_name = "FILE", requires = "prometheus")]
+    pub prometheus_token_file: Option<PathBuf>,
+    /// Which dispatchers, as matchers of labels: namespace="shop",job="dispatcher"
+    #[arg(long, env = "ROUNDHOUSE_PROMETHEUS_SELECTOR", value_name = "MATCHERS", requires = "prometheus")]
+    pub prometheus_selector: Option<String>,
+}
+
+impl Access {
+    /// What asks the Prometheus, if one is named.
+    ///
+    /// # Errors
+    /// When the token cannot be read, or the certificates for https.
+    pub fn client(&self) -> Result<Option<Client>, Unusable> {
+        let client = |base: &Base| Client::new(base.clone(), self.prometheus_token_file.clone());
+        Ok(self.prometheus.as_ref().map(client).transpose()?)
+    }
+
+    /// Matchers to be written between braces; none for all dispatchers.
+    ///
+    /// # Errors
+    /// When they bring braces of their own.
+    pub fn selector(&self) -> Result<&str, Unusable> {
+        match self.prometheus_selector.as_deref().unwrap_or_default() {
+            braces if braces.contains(['{', '}']) => Err(Unusable::Braces(braces.into())),
+            selector => Ok(selector),
+        }
+    }
 }
 
 /// Why the flags make no source.
@@ -76,7 +107,8 @@ impl TryFrom<Flags> for Observe {
     type Error = Unusable;
 
     fn try_from(flags: Flags) -> Result<Self, Unusable> {
-        let Some(base) = flags.prometheus else {
+        let selector = flags.access.selector()?;
+        let Some(client) = flags.access.client()? else {
             let mut places = BTreeSet::new();
             for place in flags.dispatcher {
                 if let Some(twice) = places.replace(place) {
@@ -85,11 +117,7 @@ impl TryFrom<Flags> for Observe {
             }
             return Ok(Self::Dispatchers(Dispatchers::new(places)));
         };
-        let selector = flags.prometheus_selector.unwrap_or_default();
-        if selector.contains(['{', '}']) {
-            return Err(Unusable::Braces(selector));
-        }
-        let mut queries = Queries::of(&selector);
+        let mut queries = Queries::of(selector);
         for (name, query, given) in [
             ("prometheus-query", &mut queries.figures, flags.prometheus_query),
             ("prometheus-age-query", &mut queries.ages, flags.prometheus_age_query),
@@ -101,7 +129,6 @@ impl TryFrom<Flags> for Observe {
                 None => {}
             }
         }
-        let client = Client::new(base, flags.prometheus_token_file)?;
         Ok(Self::Prometheus(Prometheus::new(client, queries, flags.prometheus_stale_after).into()))
     }
 }

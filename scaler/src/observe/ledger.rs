@@ -17,13 +17,26 @@ const FASTEST: f64 = 1e7;
 /// Two snapshots are taken to lie at least this far apart, seconds: clocks of two machines are not that exact.
 const LEAST_STEP: f64 = 0.1;
 
-/// Requests have deadlines, of 5 s by default: where some are there, something happens within this time, seconds.
-const FROZEN_AFTER: f64 = 30.0;
+/// One that tells its uptime says something else each time that it is asked, seconds.
+const STUCK_AFTER: f64 = 1.0;
+
+/// Requests have deadlines, of 5 s by default: where some are there, something happens within this time, seconds. Less
+/// than how long replicas are kept that seem no longer needed.
+const FROZEN_AFTER: f64 = 10.0;
 
 /// A dispatcher that started again more often than `RESTARTS` within so many seconds may be several behind one address,
 /// which answer in turns; each turn would count as arrivals whatever the other has ever counted.
 const RESTARTS: usize = 2;
 const RESTARTS_WITHIN: f64 = 60.0;
+
+/// How a snapshot follows from the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entry {
+    /// It is the first, or goes on.
+    Continued,
+    /// Its dispatcher has started again.
+    Restarted,
+}
 
 /// All accounts.
 #[derive(Debug, Default)]
@@ -62,14 +75,14 @@ impl Ledger {
     /// # Errors
     /// When it does not follow from the last one. It is the last one from then on, except that one that is frozen stays
     /// so until something changes.
-    pub fn enter(&mut self, endpoint: &str, taken: f64, snapshot: Snapshot) -> Result<(), Fault> {
+    pub fn enter(&mut self, endpoint: &str, taken: f64, snapshot: Snapshot) -> Result<Entry, Fault> {
         if let Some(account) = self.open.get_mut(endpoint) {
-            return if taken < account.taken { Ok(()) } else { account.enter(taken, snapshot) };
+            return if taken < account.taken { Ok(Entry::Continued) } else { account.enter(taken, snapshot) };
         }
         let counted = if self.has_summed { Counted::default() } else { Counted::of(&snapshot) };
         let account = Account { last: snapshot, taken, changed: taken, restarts: VecDeque::new(), counted };
         self.open.insert(endpoint.into(), account);
-        Ok(())
+        Ok(Entry::Continued)
     }
 
     /// The dispatcher has left: nothing waits there any more, and what it counted stays.
@@ -101,14 +114,18 @@ impl Ledger {
 }
 
 impl Account {
-    fn enter(&mut self, taken: f64, snapshot: Snapshot) -> Result<(), Fault> {
+    fn enter(&mut self, taken: f64, snapshot: Snapshot) -> Result<Entry, Fault> {
         let seconds = taken - self.taken;
         let last = std::mem::replace(&mut self.last, snapshot);
         self.taken = taken;
         if self.last == last {
             let frozen = taken - self.changed;
             let is_busy = last.queue_length + last.in_flight > 0.0;
-            return if is_busy && frozen >= FROZEN_AFTER { Err(Fault::Frozen { seconds: frozen }) } else { Ok(()) };
+            let is_frozen = frozen >= if last.uptime.is_some() { STUCK_AFTER } else { FROZEN_AFTER };
+            return match is_frozen && (is_busy || last.uptime.is_some()) {
+                true => Err(Fault::Frozen { seconds: frozen }),
+                false => Ok(Entry::Continued),
+            };
         }
         self.changed = taken;
         let is_restarted = self.last.enqueued < last.enqueued;
@@ -116,7 +133,7 @@ impl Account {
         let step = if is_restarted { Counted::of(&self.last) } else { Counted::between(&last, &self.last)? };
         step.plausible(seconds.max(LEAST_STEP))?;
         self.counted.add(&step);
-        Ok(())
+        Ok(if is_restarted { Entry::Restarted } else { Entry::Continued })
     }
 
     fn restless(&mut self, is_restarted: bool, taken: f64) -> Result<(), Fault> {
@@ -178,7 +195,7 @@ impl Counted {
 }
 
 /// Dispatchers of two versions may have different buckets. Where both have a bound, their counts up to it add up.
-fn add(total: &mut Histogram, step: &Histogram) {
+pub(crate) fn add(total: &mut Histogram, step: &Histogram) {
     if step.buckets.is_empty() {
         return;
     }
@@ -197,7 +214,7 @@ fn add(total: &mut Histogram, step: &Histogram) {
 }
 
 /// Nothing if any part went back, or the buckets are others.
-fn difference(now: &Histogram, then: &Histogram) -> Option<Histogram> {
+pub(crate) fn difference(now: &Histogram, then: &Histogram) -> Option<Histogram> {
     // A histogram appears with its first sample.
     if then.buckets.is_empty() {
         return Some(now.clone());
@@ -254,6 +271,10 @@ mod tests {
 
     #[test]
     fn a_restarted_dispatcher_goes_on_counting() {
+        let mut ledger = Ledger::default();
+        for (second, enqueued, entry) in [(0.0, 10.0, Entry::Continued), (1.0, 3.0, Entry::Restarted)] {
+            assert_eq!(ledger.enter("a", second, says(enqueued)), Ok(entry));
+        }
         assert_eq!(arrivals(&[&[("a", 10.0)], &[("a", 12.0)], &[("a", 3.0)], &[("a", 5.0)]]), [10.0, 12.0, 15.0, 17.0]);
     }
 
@@ -347,15 +368,36 @@ mod tests {
         let mut outcome = |at, snapshot| ledger.enter("a", at, snapshot).map_err(|fault| fault.to_string());
         let idle = Snapshot { queue_length: 0.0, ..says(10.0) };
         for at in [0.0, 100.0, 200.0] {
-            assert_eq!(outcome(at, idle.clone()), Ok(()), "nothing to do");
+            assert_eq!(outcome(at, idle.clone()), Ok(Entry::Continued), "nothing to do");
         }
         let busy = Snapshot { in_flight: 1.0, ..idle };
-        for (at, is_fine) in [(300.0, true), (329.0, true), (330.0, false), (400.0, false)] {
+        for (at, is_fine) in [(300.0, true), (309.0, true), (310.0, false), (400.0, false)] {
             assert_eq!(outcome(at, busy.clone()).is_ok(), is_fine, "{at}");
         }
         assert!(outcome(401.0, busy.clone()).expect_err("frozen").contains("101 s"));
-        assert_eq!(outcome(402.0, Snapshot { in_flight: 1.0, ..says(11.0) }), Ok(()));
-        assert_eq!(outcome(403.0, Snapshot { in_flight: 1.0, ..says(11.0) }), Ok(()));
+        assert_eq!(outcome(402.0, Snapshot { in_flight: 1.0, ..says(11.0) }), Ok(Entry::Continued));
+        assert_eq!(outcome(403.0, Snapshot { in_flight: 1.0, ..says(11.0) }), Ok(Entry::Continued));
+    }
+
+    #[test]
+    fn a_dispatcher_whose_uptime_stands_still_is_frozen_even_if_it_holds_nothing() {
+        let mut ledger = Ledger::default();
+        let up = |seconds| Snapshot { queue_length: 0.0, uptime: Some(seconds), ..says(10.0) };
+        for (at, uptime, is_fine) in [
+            (0.0, 50.0, true),
+            // The same sample again, as Prometheus gives it.
+            (0.0, 50.0, true),
+            (0.5, 50.0, true),
+            (1.0, 50.0, false),
+            (1.5, 51.5, true),
+            (100.0, 150.0, true),
+        ] {
+            assert_eq!(ledger.enter("a", at, up(uptime)).is_ok(), is_fine, "{at}");
+        }
+        let busy = |uptime| Snapshot { in_flight: 1.0, ..up(uptime) };
+        for at in [101.0, 200.0] {
+            assert!(ledger.enter("a", at, busy(at)).is_ok(), "its replicas are stuck, not the dispatcher");
+        }
     }
 
     #[test]
@@ -404,7 +446,7 @@ mod tests {
                             possible += counters[which];
                             // An hour apart, so that restarts are no crowd.
                             let outcome = ledger.enter(&name, 3600.0 * index as f64, says(f64::from(counters[which])));
-                            let is_fine = matches!(outcome, Ok(()) | Err(Fault::Frozen { .. }));
+                            let is_fine = matches!(outcome, Ok(_) | Err(Fault::Frozen { .. }));
                             prop_assert!(is_fine);
                         } else {
                             ledger.close(&name);

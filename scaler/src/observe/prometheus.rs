@@ -9,17 +9,17 @@ pub mod client;
 
 use super::ledger::Ledger;
 use super::snapshot::{Sample, Snapshot, series_names};
-use super::{Error, Failure, Reading};
+use super::{Error, Failure, Reading, tell};
 use client::{Client, Element};
 use service::wire::metric;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Labels that the dispatcher itself gives; all others say which dispatcher it is.
-const OWN: [&str; 4] = [NAME, "le", "reason", "replica"];
+const OWN: [&str; 6] = [NAME, "le", "reason", "replica", "code", "state"];
 
 /// The label that holds a metric's name.
-const NAME: &str = "__name__";
+pub(crate) const NAME: &str = "__name__";
 
 /// A label by which the parts of one answer are told apart, and its values.
 const PART: &str = "roundhouse_part";
@@ -153,19 +153,20 @@ impl Board {
     fn read(&mut self, at: Duration, answers: &Answers) -> Result<Reading, Error> {
         let mut samples: BTreeMap<String, (Target, Vec<Sample>)> = BTreeMap::new();
         for element in &answers.figures {
-            let of_this = samples.entry(endpoint(element)).or_insert_with(|| (target(element), Vec::new()));
-            of_this.1.push(sample(element));
+            let of_this = samples.entry(endpoint(&element.metric)).or_insert_with(|| (target(element), Vec::new()));
+            of_this.1.push(sample(&element.metric, element.value()));
         }
         let stamps: BTreeMap<String, &Element> =
-            answers.ages.iter().map(|element| (endpoint(element), element)).collect();
+            answers.ages.iter().map(|element| (endpoint(&element.metric), element)).collect();
         let mut failures = Vec::new();
         for (endpoint, (target, samples)) in &samples {
             let stamp = stamps.get(endpoint).filter(|stamp| stamp.value().is_finite());
             let stamp = stamp.ok_or_else(|| Error::NoAge { endpoint: endpoint.clone() })?;
             let taken = stamp.value();
             let entered = Snapshot::of(samples).and_then(|snapshot| self.ledger.enter(endpoint, taken, snapshot));
-            if let Err(fault) = entered {
-                failures.push(Failure::Figures { endpoint: endpoint.clone(), fault });
+            match entered {
+                Ok(entry) => tell(endpoint, entry),
+                Err(fault) => failures.push(Failure::Figures { endpoint: endpoint.clone(), fault }),
             }
             let is_newer = self.newest.get(endpoint).is_none_or(|newest| newest.taken < taken);
             if is_newer {
@@ -190,7 +191,7 @@ impl Board {
             let is_last_known =
                 samples.is_empty() && self.newest.values().any(|newest| newest.target == target(element));
             if !is_last_known {
-                failures.push(Failure::Down { endpoint: endpoint(element) });
+                failures.push(Failure::Down { endpoint: endpoint(&element.metric) });
             }
         }
         if !failures.is_empty() {
@@ -208,8 +209,8 @@ impl Board {
 }
 
 /// Whose series it is: all labels but the dispatcher's own.
-fn endpoint(element: &Element) -> String {
-    let labels = element.metric.iter().filter(|(name, _)| !OWN.contains(&name.as_str()));
+pub(crate) fn endpoint(labels: &BTreeMap<String, String>) -> String {
+    let labels = labels.iter().filter(|(name, _)| !OWN.contains(&name.as_str()));
     let labels: Vec<String> = labels.map(|(name, value)| format!("{name}={value:?}")).collect();
     format!("{{{}}}", labels.join(","))
 }
@@ -219,11 +220,11 @@ fn target(element: &Element) -> Target {
 }
 
 /// With the dispatcher's own labels only.
-fn sample(element: &Element) -> Sample {
-    let mut labels = element.metric.clone();
+pub(crate) fn sample(labels: &BTreeMap<String, String>, value: f64) -> Sample {
+    let mut labels = labels.clone();
     labels.retain(|name, _| OWN.contains(&name.as_str()));
     let name = labels.remove(NAME).unwrap_or_default();
-    Sample { name, labels, value: element.value() }
+    Sample { name, labels, value }
 }
 
 #[cfg(test)]
@@ -343,6 +344,18 @@ mod tests {
     fn clocks_that_disagree_make_nothing_younger_than_new() {
         let ahead = answers(1000.0, &[("a", 1007.0, 5.0)], &[]);
         assert_eq!(board().read(seconds(0), &ahead).expect("whole").age, seconds(0));
+    }
+
+    #[test]
+    fn a_clock_of_prometheus_that_jumps_makes_neither_a_burst_nor_silence() {
+        let mut board = board();
+        let mut read =
+            |at: u64, now: f64, enqueued| board.read(seconds(at), &answers(now, &[("a", now, enqueued)], &[]));
+        let sum = |reading: Reading| (reading.arrivals, reading.age);
+        assert_eq!(sum(read(0, 1000.0, 5.0).expect("whole")), (5.0, seconds(0)));
+        assert_eq!(sum(read(1, 4601.0, 6.0).expect("forth")), (6.0, seconds(0)));
+        assert_eq!(sum(read(2, 1002.0, 7.0).expect("back: what was known, ever older")), (6.0, seconds(1)));
+        assert!(matches!(read(47, 1047.0, 99.0), Err(Error::Stale { .. })));
     }
 
     mod properties {

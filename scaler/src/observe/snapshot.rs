@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// More requests than that do not wait, and are not served, anywhere.
-const MOST_REQUESTS: f64 = 1e9;
+const MOST_REQUESTS: f64 = 1e7;
 
 /// Above it counting by one does not change a double any more: 2⁵³.
-const MOST_COUNTED: f64 = 9_007_199_254_740_992.0;
+pub(crate) const MOST_COUNTED: f64 = 9_007_199_254_740_992.0;
 
 /// A request is answered once and attempted four times at most.
 const ANSWERS_PER_ARRIVAL: f64 = 4.0;
@@ -19,6 +19,9 @@ const BETWEEN: f64 = 1000.0;
 
 /// Rounding of sums, relative.
 const ROUNDING: f64 = 1e-6;
+
+/// Characters of a label's value that a message quotes.
+const SHOWN: usize = 80;
 
 /// One number of one series.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,6 +47,8 @@ pub struct Snapshot {
     pub enqueued: f64,
     /// Requests ever refused for want of capacity; of the offered ones, which capacity is planned for.
     pub shed: f64,
+    /// Since its start, seconds, if it says: different each time that it is asked.
+    pub uptime: Option<f64>,
     /// Dispatched → answered, seconds.
     pub service: Histogram,
     /// What a replica worked for an answer, seconds.
@@ -61,11 +66,19 @@ pub enum Fault {
     /// No line of the text format.
     #[error("the line {0:?} is no metric; does something rewrite /metrics?")]
     Line(String),
+    /// More than a dispatcher says.
+    #[error("/metrics has {lines} lines of dispatcher metrics, more than {most}; is that one dispatcher?")]
+    Lines {
+        /// How many there are.
+        lines: usize,
+        /// How many are read.
+        most: usize,
+    },
     /// The body is not UTF-8.
     #[error("/metrics is not text; does something compress or rewrite it?")]
     Text,
     /// Negative, infinite, not a number, or beyond reason.
-    #[error("{series} is {value}, expected 0 to {most:.0e}; restart that dispatcher if it stays so")]
+    #[error("{series} is {value:?}, expected 0 to {most:.0e}; restart that dispatcher if it stays so")]
     Number {
         /// With labels.
         series: String,
@@ -95,6 +108,16 @@ pub enum Fault {
         /// Admitted and refused.
         arrivals: f64,
     },
+    /// More is there than ever came.
+    #[error(
+        "{held} requests wait or are in flight, but only {enqueued} were ever admitted; does something rewrite /metrics?"
+    )]
+    Unadmitted {
+        /// Waiting and in flight.
+        held: f64,
+        /// Ever admitted.
+        enqueued: f64,
+    },
     /// A counter ran faster than anything can.
     #[error("{metric} grew by {by:.0} within {seconds:.1} s; that step is left out")]
     Leap {
@@ -119,8 +142,11 @@ pub enum Fault {
         /// In what time.
         seconds: f64,
     },
-    /// Requests are there, and nothing happens to them.
-    #[error("nothing at all has changed for {seconds:.0} s although requests are there; is that dispatcher stuck?")]
+    /// Time passes or requests are there, and nothing happens.
+    #[error(
+        "nothing at all has changed for {seconds:.0} s; is that dispatcher stuck, or does something in between keep old \
+         answers?"
+    )]
     Frozen {
         /// For how long.
         seconds: f64,
@@ -144,10 +170,15 @@ impl Snapshot {
             enqueued: required(samples, metric::ENQUEUED, MOST_COUNTED)?,
             // Series by label appear with what they count first, and so do histograms.
             shed: sum(samples, metric::SHED, MOST_COUNTED)?,
+            uptime: single(samples, metric::UPTIME, MOST_COUNTED)?,
             service: histogram(samples, metric::UPSTREAM_DURATION)?,
             work: histogram(samples, metric::REPLICA_WORK)?,
             latency: histogram(samples, metric::REQUEST_DURATION)?,
         };
+        let held = snapshot.queue_length + snapshot.in_flight;
+        if held > snapshot.enqueued + BETWEEN {
+            return Err(Fault::Unadmitted { held, enqueued: snapshot.enqueued });
+        }
         let arrivals = snapshot.arrivals();
         for (metric, histogram) in [
             (metric::UPSTREAM_DURATION, &snapshot.service),
@@ -170,7 +201,8 @@ impl Snapshot {
 
 /// Every metric that a snapshot is made of, as its series are called.
 pub fn series_names() -> Vec<String> {
-    let plain = [metric::QUEUE_LENGTH, metric::IN_FLIGHT, metric::CAPACITY, metric::ENQUEUED, metric::SHED];
+    let plain =
+        [metric::QUEUE_LENGTH, metric::IN_FLIGHT, metric::CAPACITY, metric::ENQUEUED, metric::SHED, metric::UPTIME];
     let histograms = [metric::UPSTREAM_DURATION, metric::REPLICA_WORK, metric::REQUEST_DURATION];
     let parts = histograms.iter().flat_map(|name| ["bucket", "sum", "count"].map(|part| format!("{name}_{part}")));
     plain.iter().map(ToString::to_string).chain(parts).collect()
@@ -182,16 +214,19 @@ impl fmt::Display for Sample {
         if self.labels.is_empty() {
             return Ok(());
         }
-        let labels: Vec<String> = self.labels.iter().map(|(name, value)| format!("{name}={value:?}")).collect();
-        write!(f, "{{{}}}", labels.join(","))
+        let labels = self.labels.iter().map(|(name, value)| {
+            let shown: String = value.chars().take(SHOWN).collect();
+            format!("{name}={shown:?}{}", if shown.len() < value.len() { "…" } else { "" })
+        });
+        write!(f, "{{{}}}", labels.collect::<Vec<_>>().join(","))
     }
 }
 
-fn named<'a>(samples: &'a [Sample], name: &str) -> impl Iterator<Item = &'a Sample> {
+pub(crate) fn named<'a>(samples: &'a [Sample], name: &str) -> impl Iterator<Item = &'a Sample> {
     samples.iter().filter(move |sample| sample.name == name)
 }
 
-fn sane(sample: &Sample, most: f64) -> Result<f64, Fault> {
+pub(crate) fn sane(sample: &Sample, most: f64) -> Result<f64, Fault> {
     let value = sample.value;
     if (0.0..=most).contains(&value) {
         Ok(value)
@@ -220,7 +255,8 @@ fn sum(samples: &[Sample], name: &str, most: f64) -> Result<f64, Fault> {
     if sum <= most { Ok(sum + 0.0) } else { Err(Fault::Number { series: name.into(), value: sum, most }) }
 }
 
-fn histogram(samples: &[Sample], name: &'static str) -> Result<Histogram, Fault> {
+/// Nothing in it where nothing has happened yet.
+pub(crate) fn histogram(samples: &[Sample], name: &'static str) -> Result<Histogram, Fault> {
     let wrong = |what: String| Err(Fault::Histogram { metric: name, what });
     let mut buckets = Vec::new();
     for sample in named(samples, &format!("{name}_bucket")) {
@@ -306,6 +342,7 @@ mod tests {
             capacity: 4.0,
             enqueued: 12.0,
             shed: 2.0,
+            uptime: None,
             service,
             work: Histogram::default(),
             latency: Histogram::default(),
@@ -342,6 +379,13 @@ mod tests {
             let fault = with("sum 2.5", &format!("sum {bad}")).expect_err(bad);
             assert_eq!(name(fault), "dispatcher_upstream_duration_seconds_sum");
         }
+    }
+
+    #[test]
+    fn a_series_is_quoted_without_all_that_its_labels_hold() {
+        let series = with("{replica=\"b:1\"} 1", &format!("{{replica=\"{}\"}} NaN", "b".repeat(1000)));
+        let shown = series.expect_err("no number").to_string();
+        assert!(shown.contains(&format!("{}\"…}} is NaN, expected", "b".repeat(80))) && shown.len() < 300, "{shown}");
     }
 
     #[test]
@@ -409,9 +453,24 @@ mod tests {
     }
 
     #[test]
+    fn more_requests_than_were_ever_admitted_are_refused() {
+        assert!(with("queue_length 7", "queue_length 1000").is_ok(), "gauges and counters are not of one instant");
+        assert_eq!(
+            with("queue_length 7", "queue_length 1100"),
+            Err(Fault::Unadmitted { held: 1103.0, enqueued: 12.0 })
+        );
+    }
+
+    #[test]
+    fn an_exposition_of_too_many_lines_is_refused() {
+        let lines = "dispatcher_expired_total 1\n".repeat(50_000);
+        assert_eq!(snapshot(&(lines + WELL)), Err(Fault::Lines { lines: 50_011, most: 50_000 }));
+    }
+
+    #[test]
     fn names_of_series_cover_what_is_read() {
         let text = series_names().iter().enumerate().fold(String::new(), |text, (index, name)| match index {
-            0..5 => text + &format!("{name} 1\n"),
+            0..6 => text + &format!("{name} 1\n"),
             _ if name.ends_with("_bucket") => text + &format!("{name}{{le=\"+Inf\"}} 1\n"),
             _ => text + &format!("{name} 1\n"),
         });
@@ -422,6 +481,7 @@ mod tests {
             capacity: 1.0,
             enqueued: 1.0,
             shed: 1.0,
+            uptime: Some(1.0),
             service: one.clone(),
             work: one.clone(),
             latency: one,
@@ -455,8 +515,9 @@ mod tests {
                 let mut text = WELL.to_owned();
                 text.replace_range(at..(at + length).min(WELL.len()), &with);
                 if let Ok(snapshot) = snapshot(&text) {
-                    let Snapshot { queue_length, in_flight, capacity, enqueued, shed, service, work, latency } = snapshot;
-                    for value in [queue_length, in_flight, capacity, enqueued, shed, service.sum, work.sum, latency.sum] {
+                    let Snapshot { queue_length, in_flight, capacity, enqueued, shed, uptime, service, work, latency } = snapshot;
+                    let uptime = uptime.unwrap_or_default();
+                    for value in [queue_length, in_flight, capacity, enqueued, shed, uptime, service.sum, work.sum, latency.sum] {
                         prop_assert!((0.0..=MOST_COUNTED).contains(&value), "{value}");
                     }
                     for Histogram { buckets, .. } in [service, work, latency] {

@@ -20,12 +20,17 @@ impl Cadence {
 
     /// Whether it is time, `at` now. Asked late, it goes on from now instead of catching up.
     pub fn is_due(&mut self, at: Duration) -> bool {
+        self.due(at).is_some()
+    }
+
+    /// When it was due, if that is now. These instants are never closer to each other than the interval, as ticks may be.
+    pub fn due(&mut self, at: Duration) -> Option<Duration> {
         let next = *self.next.get_or_insert(at + self.every);
         if at + TOLERANCE.min(self.every / 2) < next {
-            return false;
+            return None;
         }
         self.next = Some((next + self.every).max(at + self.every / 2));
-        true
+        Some(next)
     }
 }
 
@@ -41,5 +46,17 @@ mod tests {
             .filter(|&milliseconds| cadence.is_due(Duration::from_millis(milliseconds)))
             .collect();
         assert_eq!(due, [1950, 4010, 9000, 10_000, 12_000]);
+    }
+
+    #[test]
+    fn instants_are_an_interval_apart_at_least() {
+        let mut cadence = Cadence::new(Duration::from_secs(2));
+        let asked = [0, 1950, 4010, 9000, 10_000, 11_950];
+        let due: Vec<u64> = asked
+            .into_iter()
+            .filter_map(|milliseconds| cadence.due(Duration::from_millis(milliseconds)))
+            .map(|due| due.as_millis() as u64)
+            .collect();
+        assert_eq!(due, [2000, 4000, 6000, 10_000, 12_000]);
     }
 }

@@ -1,8 +1,9 @@
-//! `cpu`: the Kubernetes HPA on processor use, without `behavior`.
+//! `cpu`: the Kubernetes HPA on processor use, with its `behavior` or without, which is not the same as with the defaults.
 //!
 //! Source: Kubernetes 1.36, pkg/controller/podautoscaler, horizontal.go and replica_calculator.go, with the defaults of
 //! kube-controller-manager.
 
+use super::behavior::Behavior;
 use super::cadence::Cadence;
 use super::window::Window;
 use super::{Observation, Pod, Reason, Stage, Usage, Want};
@@ -21,16 +22,28 @@ pub struct Cpu {
     target: f64,
     min: usize,
     max: usize,
+    behavior: Option<Behavior>,
     cadence: Cadence,
     /// What was recommended before stabilisation.
     recommendations: Window<usize>,
+    /// What it added, or removed.
+    changes: Window<isize>,
 }
 
 impl Cpu {
     /// Holds `target` percent of what replicas request, between `min` and `max` of them.
-    pub fn new(target: f64, min: usize, max: usize) -> Self {
-        let recommendations = Window::new(DOWNSCALE_STABILISATION);
-        Self { target, min, max, cadence: Cadence::new(SYNC), recommendations }
+    pub fn new(target: f64, behavior: Option<Behavior>, min: usize, max: usize) -> Self {
+        let window = behavior.as_ref().map_or(DOWNSCALE_STABILISATION, Behavior::longest_window);
+        let period = behavior.as_ref().map(Behavior::longest_period).unwrap_or_default();
+        Self {
+            target,
+            min,
+            max,
+            behavior,
+            cadence: Cadence::new(SYNC),
+            recommendations: Window::new(window),
+            changes: Window::new(period),
+        }
     }
 
     /// One tick.
@@ -39,22 +52,21 @@ impl Cpu {
             Some(why) => Want { replicas: None, reason: Reason::Unmeasured { why: why.clone() } },
             None => Want { replicas: None, reason: otherwise },
         };
-        if !self.cadence.is_due(seen.at) {
-            return unknown(Reason::Waiting);
-        }
+        let Some(at) = self.cadence.due(seen.at) else { return unknown(Reason::Waiting) };
         let current = seen.replicas.desired;
         if self.recommendations.newest().is_none() {
-            self.recommendations.push(seen.at, current);
+            self.recommendations.push(at, current);
         }
         let (wish, utilisation) = match current {
             0 => return Want { replicas: None, reason: Reason::NoData },
             _ if current > self.max => (self.max, None),
             _ if current < self.min => (self.min, None),
             _ => match self.recommend(&seen.pods, current) {
-                Some((wish, utilisation)) => (self.stabilise(seen.at, wish, current), Some(utilisation)),
+                Some((wish, utilisation)) => (self.stabilise(at, wish, current), Some(utilisation)),
                 None => return unknown(Reason::NoData),
             },
         };
+        self.changes.push(at, wish as isize - current as isize);
         Want { replicas: Some(wish), reason: Reason::Processor { utilisation: utilisation.unwrap_or_default() } }
     }
 
@@ -98,8 +110,13 @@ impl Cpu {
         Some((wish, utilisation))
     }
 
-    /// The highest of the last five minutes; at most twice what there is, or four.
+    /// As `behavior` says; without one the highest of the last five minutes, at most twice what there is, or four.
     fn stabilise(&mut self, at: Duration, wish: usize, current: usize) -> usize {
+        if let Some(behavior) = &self.behavior {
+            let limited = behavior.limit(at, wish, current, &self.recommendations, &self.changes);
+            self.recommendations.push(at, wish);
+            return limited.clamp(self.min, self.max);
+        }
         self.recommendations.push(at, wish);
         let highest = self.recommendations.within(at, DOWNSCALE_STABILISATION).copied().max().unwrap_or(wish);
         highest.clamp(self.min, self.max.min((2 * current).max(4)).max(self.min))
@@ -162,7 +179,7 @@ mod tests {
 
     #[test]
     fn hand_computed_cases() {
-        let law = Cpu::new(50.0, 1, 20);
+        let law = Cpu::new(50.0, None, 1, 20);
         let rows = [
             // 90 ÷ 50 = 1.8 of two pods: ⌈3.6⌉.
             (vec![pod(Some(0.9)); 2], Some(4)),
@@ -206,7 +223,7 @@ mod tests {
 
     #[test]
     fn why_nothing_is_known_is_said_at_every_tick() {
-        let mut law = Cpu::new(50.0, 1, 20);
+        let mut law = Cpu::new(50.0, None, 1, 20);
         for second in 0..40 {
             let replicas = Replicas { desired: 2, ..Replicas::default() };
             let seen =
@@ -223,15 +240,17 @@ mod tests {
         assert_eq!(law.decide(&outside).replicas, Some(20));
     }
 
-    #[test]
-    fn up_to_four_at_once_and_down_after_five_minutes() {
-        let mut law = Cpu::new(50.0, 1, 20);
+    /// What becomes of one replica while each has 6 cores of work for 45 s, and hardly any after that.
+    fn course(behavior: Option<&str>) -> Vec<usize> {
+        let behavior = behavior.map(|text| text.parse().expect("a behavior"));
+        let mut law = Cpu::new(50.0, behavior, 1, 20);
         let mut desired = 1;
         let mut course = Vec::new();
         for tick in 0..45 {
-            let cores = if tick < 3 { 6.0 } else { 0.1 };
+            let cores = if tick < 4 { 6.0 } else { 0.1 };
             let seen = Observation {
-                at: S(15 * tick),
+                // A little early or late, as ticks are.
+                at: S(15 * tick) + Duration::from_millis([0, 400, 0, 450][tick as usize % 4]),
                 replicas: Replicas { desired, ready: desired, ..Replicas::default() },
                 pods: vec![pod(Some(cores)); desired],
                 ..Observation::default()
@@ -239,9 +258,28 @@ mod tests {
             desired = law.decide(&seen).replicas.unwrap_or(desired);
             course.push(desired);
         }
-        // From 1 to 4 (12 wanted), to 8 (48 wanted), and in the next tick 48 again, so 16; idle since 45 s.
+        course
+    }
+
+    #[test]
+    fn up_to_four_at_once_and_down_after_five_minutes() {
+        let course = course(None);
+        // From 1 to 4 (12 wanted), to 8 (48 wanted), and in the next tick 96, so 16; idle since 60 s.
         assert_eq!(course[..5], [1, 4, 8, 16, 20]);
-        assert_eq!(course[21], 20, "the wish of 30 s holds until 330 s");
+        assert_eq!(course[22], 20, "the wish of 45 s holds until 345 s");
         assert_eq!(course[44], 1, "⌈0.2 · 20⌉ = 4, then 1");
+    }
+
+    #[test]
+    fn with_behavior_up_to_five_at_once_and_down_as_it_says() {
+        let default = course(Some("behavior"));
+        assert_eq!(default[..5], [1, 5, 10, 20, 20]);
+        assert_eq!((default[22], default[44]), (20, 1));
+        // At 75 s three are left of a minute ago, and half of them may go; at 105 s one would do, but a minute ago there
+        // were seven, so that only three may be left: there are two already.
+        let slow = course(Some("up=0s/2@15s:down=30s/50%@60s"));
+        assert_eq!(slow[..12], [1, 3, 5, 7, 7, 2, 2, 2, 2, 1, 1, 1]);
+        // A minute of hesitation from one on is longer than the work lasts.
+        assert_eq!(course(Some("up=60s"))[..12], [1; 12]);
     }
 }

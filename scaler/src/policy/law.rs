@@ -1,6 +1,7 @@
 //! The laws by name.
 
 use super::Policy;
+use super::behavior::Behavior;
 use super::concurrency::Concurrency;
 use super::cpu::Cpu;
 use super::latency_ratio::LatencyRatio;
@@ -14,7 +15,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 /// A law's name and its own parameter, if it has one: `slo`, `cpu:70`, `queue:5s`, …
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Law {
     /// `slo`
     Slo,
@@ -29,8 +30,13 @@ pub enum Law {
     Queue(Duration),
     /// `concurrency`
     Concurrency,
-    /// `cpu:PERCENT`
-    Cpu(u32),
+    /// `cpu:PERCENT`, or `cpu:PERCENT:BEHAVIOR`
+    Cpu {
+        /// Of what replicas request.
+        percent: u32,
+        /// As given; without one the HPA has other rules than with the defaults of one.
+        behavior: Option<Behavior>,
+    },
     /// `ray-serve`
     RayServe,
     /// `rate:REQUESTS`
@@ -56,8 +62,8 @@ pub struct Frame {
 
 impl Law {
     /// The law, remembering nothing yet.
-    pub fn policy(self, frame: &Frame) -> Policy {
-        match self {
+    pub fn policy(&self, frame: &Frame) -> Policy {
+        match *self {
             Self::Slo => Policy::Slo(Box::new(Slo::new(frame.objective, frame.interval, frame.max))),
             Self::LatencyStep => Policy::LatencyStep(LatencyStep::new(frame.objective.latency, frame.lower_latency)),
             Self::LatencyRatio { is_literal } => {
@@ -65,7 +71,9 @@ impl Law {
             }
             Self::Queue(interval) => Policy::Queue(Queue::new(interval)),
             Self::Concurrency => Policy::Concurrency(Concurrency::default()),
-            Self::Cpu(percent) => Policy::Cpu(Cpu::new(f64::from(percent), frame.min, frame.max)),
+            Self::Cpu { percent, ref behavior } => {
+                Policy::Cpu(Cpu::new(f64::from(percent), behavior.clone(), frame.min, frame.max))
+            }
             Self::RayServe => Policy::Ongoing(Ongoing::default()),
             Self::Rate(target) => Policy::Rate(Rate::new(target)),
             Self::Fixed(replicas) => Policy::Fixed(replicas),
@@ -74,7 +82,7 @@ impl Law {
 
     /// Whether it wants to know what replicas do with their processors.
     pub fn measures(&self) -> bool {
-        matches!(self, Self::Cpu(_))
+        matches!(self, Self::Cpu { .. })
     }
 }
 
@@ -82,7 +90,7 @@ impl Law {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} is no law; there are slo, latency-step, latency-ratio, latency-ratio-literal, queue[:INTERVAL], concurrency, \
-     cpu[:PERCENT], rate:REQUESTS, ray-serve and fixed:REPLICAS"
+     cpu[:PERCENT[:BEHAVIOR]] such as cpu:70:up=0s:down=60s, rate:REQUESTS, ray-serve and fixed:REPLICAS"
 )]
 pub struct Unknown(String);
 
@@ -106,9 +114,14 @@ impl FromStr for Law {
                 Self::Queue(Some(interval).filter(|interval| !interval.is_zero()).ok_or_else(unknown)?)
             }
             ("concurrency", None) => Self::Concurrency,
-            ("cpu", None) => Self::Cpu(70),
-            ("cpu", Some(percent)) => {
-                Self::Cpu(percent.parse().ok().filter(|percent| (1..=1000).contains(percent)).ok_or_else(unknown)?)
+            ("cpu", None) => Self::Cpu { percent: 70, behavior: None },
+            ("cpu", Some(parameters)) => {
+                let (percent, behavior) = match parameters.split_once(':') {
+                    Some((percent, behavior)) => (percent, Some(behavior.parse().map_err(|_| unknown())?)),
+                    None => (parameters, None),
+                };
+                let percent = percent.parse().ok().filter(|percent| (1..=1000).contains(percent));
+                Self::Cpu { percent: percent.ok_or_else(unknown)?, behavior }
             }
             ("ray-serve", None) => Self::RayServe,
             ("rate", Some(target)) => {
@@ -131,7 +144,8 @@ impl fmt::Display for Law {
             Self::LatencyRatio { is_literal: true } => write!(f, "latency-ratio-literal"),
             Self::Queue(interval) => write!(f, "queue:{}", humantime::format_duration(*interval)),
             Self::Concurrency => write!(f, "concurrency"),
-            Self::Cpu(percent) => write!(f, "cpu:{percent}"),
+            Self::Cpu { percent, behavior: None } => write!(f, "cpu:{percent}"),
+            Self::Cpu { percent, behavior: Some(behavior) } => write!(f, "cpu:{percent}:{behavior}"),
             Self::RayServe => write!(f, "ray-serve"),
             Self::Rate(target) => write!(f, "rate:{target}"),
             Self::Fixed(replicas) => write!(f, "fixed:{replicas}"),
@@ -153,15 +167,34 @@ mod tests {
             "queue:5s",
             "concurrency",
             "cpu:50",
+            "cpu:50:behavior",
+            "cpu:70:up=30s/4@15s:down=1m",
             "rate:2.5",
         ] {
             assert_eq!(text.parse::<Law>().expect("a law").to_string(), text);
         }
         assert_eq!("queue".parse(), Ok(Law::Queue(Duration::from_secs(30))));
-        assert_eq!("cpu".parse(), Ok(Law::Cpu(70)));
+        assert_eq!("cpu".parse(), Ok(Law::Cpu { percent: 70, behavior: None }));
         for text in [
-            "", "magic", "cpu:", "cpu:0", "cpu:-5", "cpu:x", "queue:0s", "queue:x", "rate", "rate:0", "rate:NaN",
-            "fixed", "fixed:-1", "slo:1",
+            "",
+            "magic",
+            "cpu:",
+            "cpu:0",
+            "cpu:-5",
+            "cpu:x",
+            "queue:0s",
+            "queue:x",
+            "rate",
+            "rate:0",
+            "rate:NaN",
+            "fixed",
+            "fixed:-1",
+            "slo:1",
+            "cpu:70:",
+            "cpu:70:calm",
+            "cpu::behavior",
+            "cpu:behavior",
+            "cpu:0:behavior",
         ] {
             assert_eq!(text.parse::<Law>(), Err(Unknown(text.into())));
         }

@@ -1,23 +1,15 @@
 //! Flags of `scaler simulate` → what is tried.
 
-use super::plant::Settings;
-use super::work::Work;
-use crate::config::scaling::SETTLE;
-use crate::limits::Limits;
-use crate::policy::law::{Frame, Law};
-use crate::policy::slo::Objective;
+use super::flags::{Defaults, Flags, Plan};
 use anyhow::{Context, Result, ensure};
-use service::admission::Order;
-use service::arrivals::Process;
-use service::options::positive_duration;
 use service::shape::Shape;
 use service::workload::Workload;
-use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-/// More service times than this are not read.
-const MAX_RECORDED: usize = 1_000_000;
+/// Of the plant, where no flag says otherwise.
+const DEFAULTS: Defaults =
+    Defaults { startup: Duration::from_secs(3), service: Duration::from_millis(55), service_variation: 0.2, slots: 1 };
 
 /// Tries laws on workloads in virtual time. The plant is a dispatcher with its queue, admission and rotation, and
 /// replicas that take time to start and to work.
@@ -37,115 +29,9 @@ pub struct Args {
     /// Multiplies all rates
     #[arg(long, default_value_t = 1.0)]
     pub rate_scale: f64,
-    /// Laws, as for scaling
-    #[arg(
-        long,
-        value_delimiter = ',',
-        default_value = "slo,concurrency,cpu:50,cpu:70,cpu:90,queue:5s,latency-step,latency-ratio,ray-serve"
-    )]
-    pub policy: Vec<Law>,
-    /// Repetitions, each with other arrivals and service times
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1000))]
-    pub seeds: u64,
-    /// The first of the repetitions' seeds
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(..1_000_000_000))]
-    pub seed: u64,
-    /// Asked for → ready
-    #[arg(long, default_value = "3s", value_parser = humantime::parse_duration)]
-    pub startup: Duration,
-    /// Mean time that a replica takes for a request
-    #[arg(long, default_value = "55ms", value_parser = positive_duration)]
-    pub service: Duration,
-    /// Its standard deviation ÷ mean; the distribution is log-normal
-    #[arg(long, default_value_t = 0.2)]
-    pub service_variation: f64,
-    /// Service times to draw from instead: a file with one a line, in milliseconds
-    #[arg(long, value_name = "FILE")]
-    pub service_times: Option<PathBuf>,
-    /// Requests that a replica holds at once
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    pub slots: u32,
-    /// Passes that it makes at once
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    pub workers: u32,
-    /// Requests that one pass takes at most
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    pub batch: u32,
-    /// What each further request of a pass adds to its time, as a part of what it would take alone: 1 on a processor, much
-    /// less on a card
-    #[arg(long, default_value_t = 1.0)]
-    pub batch_growth: f64,
-    /// Replicas at least
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=100_000))]
-    pub min: u32,
-    /// Replicas at most
-    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub max: u32,
-    /// Replicas that can be placed
-    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]
-    pub room: u32,
-    /// Processors: more requests at once than that slow each other down
-    #[arg(long, default_value_t = f64::INFINITY)]
-    pub cores: f64,
-    /// Answers are to be there within this time
-    #[arg(long, default_value = "500ms", value_parser = positive_duration)]
-    pub objective: Duration,
-    /// For this share of requests (policy slo)
-    #[arg(long, default_value_t = 0.999)]
-    pub quantile: f64,
-    /// Requests are given up after this time
-    #[arg(long, default_value = "5s", value_parser = positive_duration)]
-    pub deadline: Duration,
-    /// Requests that may wait
-    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
-    pub queue_length: u32,
-    /// Who goes first
-    #[arg(long, value_enum, default_value_t = Order::LateLast)]
-    pub order: Order,
-    /// How arrivals are spread
-    #[arg(long, value_enum, default_value_t = Process::Poisson)]
-    pub arrivals: Process,
-    /// Between two decisions of policy slo; the others have their own
-    #[arg(long, default_value = "500ms", value_parser = positive_duration)]
-    pub interval: Duration,
-    /// Scale down only to the most that was wanted in this time (policy slo)
-    #[arg(long, default_value = "0s", value_parser = humantime::parse_duration)]
-    pub down_window: Duration,
-    /// How old the figures are that laws see
-    #[arg(long, default_value = "0s", value_parser = humantime::parse_duration)]
-    pub staleness: Duration,
-    /// The oracle, whose cost the others' are compared with, answers this share in time; 0 for no oracle
-    #[arg(long, default_value_t = 0.999)]
-    pub goal: f64,
-    /// Write everything here as JSON
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
-    /// Write a page with plots here
-    #[arg(long, value_name = "FILE")]
-    pub html: Option<PathBuf>,
-}
-
-/// What is tried.
-#[derive(Debug, Clone)]
-pub struct Plan {
-    /// By name.
-    pub workloads: Vec<(String, Workload)>,
-    /// In the order of their rows.
-    pub laws: Vec<Law>,
-    /// Of the repetitions.
-    pub seeds: Range<u64>,
-    /// What laws are told.
-    pub frame: Frame,
-    /// The limits of `slo`; the others have bounds only.
-    pub limits: Limits,
-    /// The system.
-    pub plant: Settings,
-    /// How arrivals are spread.
-    pub process: Process,
-    /// How old the figures are that laws see.
-    pub staleness: Duration,
-    /// The oracle's attainment; nothing for no oracle.
-    pub goal: Option<f64>,
+    /// Laws, plant and report
+    #[command(flatten)]
+    pub flags: Flags,
 }
 
 impl Args {
@@ -154,39 +40,14 @@ impl Args {
     /// # Errors
     /// When one makes no sense.
     pub fn plan(&self) -> Result<Plan> {
-        let Self { min, max, quantile, goal, cores, service_variation, .. } = *self;
-        ensure!(min <= max, "--min ({min}) must not exceed --max ({max})");
-        ensure!(quantile > 0.0 && quantile < 1.0, "--quantile ({quantile}) must lie between 0 and 1, such as 0.999");
-        ensure!((0.0..=1.0).contains(&goal), "--goal ({goal}) must lie between 0 and 1, such as 0.999");
-        ensure!(
-            self.rate_scale > 0.0 && self.rate_scale <= 1e6,
-            "--rate-scale ({}) must be a positive number",
-            self.rate_scale
-        );
-        ensure!(cores > 0.0, "--cores ({cores}) must be more than 0");
-        ensure!(
-            (0.0..=10.0).contains(&service_variation),
-            "--service-variation ({service_variation}) must lie between 0 and 10"
-        );
-        ensure!(
-            (0.0..=1.0).contains(&self.batch_growth),
-            "--batch-growth ({}) must lie between 0 and 1",
-            self.batch_growth
-        );
-        ensure!(
-            self.slots >= self.workers,
-            "--slots ({}) must not be less than --workers ({}): some would never work",
-            self.slots,
-            self.workers
-        );
-        ensure!(self.interval >= Duration::from_millis(100), "--interval ({:?}) must be at least 100ms", self.interval);
         ensure!(
             !(self.workload.is_empty() && self.shape.is_empty()),
             "say what arrives: --workload FILE or --shape SHAPE"
         );
         ensure!(
-            min > 0 || self.policy.iter().all(|&law| law == Law::Slo),
-            "--min 0 needs --policy slo: the other laws cannot start the first replica"
+            self.rate_scale > 0.0 && self.rate_scale <= 1e6,
+            "--rate-scale ({}) must be a positive number",
+            self.rate_scale
         );
         let mut workloads: Vec<(String, Workload)> = Vec::new();
         for path in &self.workload {
@@ -197,68 +58,14 @@ impl Args {
         workloads.extend(self.shape.iter().map(|shape| (shape.to_string(), shape.workload())));
         let scaled = |(name, workload): (String, Workload)| (name, workload.scaled(self.rate_scale));
         let workloads = workloads.into_iter().map(scaled).collect();
-        let work = match &self.service_times {
-            Some(path) => recorded(path)?,
-            None => Work::new(self.service, service_variation),
-        };
-        let (min, max, slots) = (min as usize, max as usize, self.slots as usize);
-        Ok(Plan {
-            workloads,
-            laws: self.policy.clone(),
-            seeds: self.seed..self.seed + self.seeds,
-            frame: Frame {
-                objective: Objective { latency: self.objective, quantile },
-                lower_latency: self.objective / 2,
-                interval: self.interval,
-                min,
-                max,
-            },
-            limits: Limits {
-                is_careful: true,
-                settle: SETTLE,
-                down_window: self.down_window,
-                ..Limits::bounds(min, max)
-            },
-            plant: Settings {
-                order: self.order,
-                objective: self.objective,
-                deadline: self.deadline,
-                queue_length: self.queue_length as usize,
-                slots,
-                workers: self.workers as usize,
-                batch: self.batch as usize,
-                batch_growth: self.batch_growth,
-                work,
-                startup: self.startup,
-                room: self.room as usize,
-                cores,
-            },
-            process: self.arrivals,
-            staleness: self.staleness,
-            goal: (goal > 0.0).then_some(goal),
-        })
+        self.flags.plan(workloads, DEFAULTS)
     }
-}
-
-fn recorded(path: &Path) -> Result<Work> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("read service times {}", path.display()))?;
-    let mut times = Vec::new();
-    for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let milliseconds = line.trim().parse::<f64>().ok().filter(|time| (0.001..=1e7).contains(time));
-        let milliseconds = milliseconds.with_context(|| {
-            let word: String = line.chars().take(40).collect();
-            format!("{}, line {}: {word:?} is no time in milliseconds, 0.001 to 10000000", path.display(), index + 1)
-        })?;
-        times.push(Duration::from_secs_f64(milliseconds / 1e3));
-        ensure!(times.len() <= MAX_RECORDED, "{} has more than {MAX_RECORDED} lines", path.display());
-    }
-    ensure!(!times.is_empty(), "{} has no service times; write one a line, in milliseconds", path.display());
-    Ok(Work::Recorded(times))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::simulate::work::Work;
     use clap::Parser;
 
     #[derive(Parser)]

@@ -6,7 +6,7 @@ use super::calendar::{Calendar, Dated};
 use super::line::Line;
 use super::meter::Meter;
 use super::requests::Request;
-use super::trial::Moment;
+use super::trial::{Moment, Requests};
 use super::work::Work;
 use crate::policy::{Observation, Pod, Replicas, Stage, Usage};
 use service::admission::{self, Facts, Order, Patience, Spare};
@@ -299,10 +299,12 @@ impl Plant {
             at: Duration::from_nanos(self.now),
             desired: self.desired,
             ready: self.capacity / self.settings.slots,
-            queue_length: self.line.len(),
             offered: self.tally.offered,
-            in_time: self.tally.in_time,
-            pending: (self.line.len() + self.in_flight) as u64,
+            requests: Some(Requests {
+                queue_length: self.line.len(),
+                in_time: self.tally.in_time,
+                pending: (self.line.len() + self.in_flight) as u64,
+            }),
         }
     }
 

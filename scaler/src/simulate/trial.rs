@@ -15,6 +15,9 @@ use std::time::Duration;
 /// From so many requests on a thread of its own makes them.
 const LONG: f64 = 1e6;
 
+/// More moments of a course are not kept: nobody sees them in a plot. An hour has as many.
+pub const MOMENTS: usize = 7200;
+
 /// What is tried.
 #[derive(Debug, Clone)]
 pub struct Trial<'a> {
@@ -47,7 +50,7 @@ pub struct Outcome {
     pub peak: usize,
     /// How often the number asked for changed.
     pub changes: usize,
-    /// Every observation.
+    /// Every observation; every other, third, … if there are more than [`MOMENTS`].
     pub course: Vec<Moment>,
 }
 
@@ -61,13 +64,21 @@ pub struct Moment {
     pub desired: usize,
     /// Serving.
     pub ready: usize,
-    /// Requests waiting.
-    pub queue_length: usize,
     /// Requests so far.
     pub offered: u64,
-    /// Of those, answered in time.
+    /// What became of them; nothing where only the rest was recorded.
+    #[serde(flatten)]
+    pub requests: Option<Requests>,
+}
+
+/// What became of the requests so far.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Requests {
+    /// Waiting.
+    pub queue_length: usize,
+    /// Answered in time.
     pub in_time: u64,
-    /// Of those, neither answered nor given up yet.
+    /// Neither answered nor given up yet.
     pub pending: u64,
 }
 
@@ -131,7 +142,8 @@ impl Trial<'_> {
         let (mut peak, mut changes, mut course) = (initial, 0, Vec::new());
         let mut current = initial;
         let mut at = Duration::ZERO;
-        while at < end {
+        let thinning = end.div_duration_f64(step * MOMENTS as u32).ceil() as usize;
+        for count in 1_usize.. {
             let next = desired(&plant);
             if next != current {
                 plant.scale(next);
@@ -139,7 +151,12 @@ impl Trial<'_> {
             }
             at = (at + step).min(end);
             plant.run(&mut requests, at);
-            course.push(plant.moment());
+            if at == end || count.is_multiple_of(thinning) {
+                course.push(plant.moment());
+            }
+            if at == end {
+                break;
+            }
         }
         let replica_time = plant.tally().replica_time;
         plant.finish_all();

@@ -1,5 +1,6 @@
 //! A comparison as a page: for each workload the load, and for each law its replicas and what came late.
 
+use super::cells;
 use crate::simulate::comparison::{Comparison, Row, Rows};
 use crate::simulate::trial::Moment;
 use plotters::prelude::*;
@@ -15,12 +16,16 @@ pub fn render(comparison: &Comparison) -> String {
          body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}\
          table{border-collapse:collapse}td,th{padding:.15rem .7rem;text-align:right}\
          td:first-child,th:first-child{text-align:left}tr:nth-child(even){background:#f4f4f4}\
-         h3{margin:.8rem 0 0;font-weight:600}</style><h1>Laws compared</h1>",
+         pre{margin:0;white-space:pre-wrap}h3{margin:.8rem 0 0;font-weight:600}</style><h1>Laws compared</h1>",
     );
     for rows in &comparison.workloads {
         // Nothing can go wrong in writing to a string.
-        let _infallible = write!(page, "<h2>{}</h2>{}", escaped(&rows.workload), table(rows));
-        for row in rows.oracle.iter().chain(&rows.laws) {
+        let _infallible = write!(page, "<h2>{}</h2>", escaped(&rows.workload));
+        for note in &rows.notes {
+            let _infallible = write!(page, "<pre>{}</pre>", escaped(note));
+        }
+        page.push_str(&table(rows));
+        for row in rows.all() {
             let _infallible = write!(page, "<h3>{}</h3>{}", escaped(&row.law), plot(row));
         }
     }
@@ -30,23 +35,14 @@ pub fn render(comparison: &Comparison) -> String {
 
 fn table(rows: &Rows) -> String {
     let mut text = String::from(
-        "<table><tr><th>law<th>in time<th>worst seed<th>p50<th>p95<th>p99<th>replica-seconds<th>× oracle<th>peak<th>changes",
+        "<table><tr><th>law<th>in time<th>worst seed<th>p50 ms<th>p95 ms<th>p99 ms<th>replica-seconds<th>× oracle<th>peak\
+         <th>changes",
     );
-    for row in rows.oracle.iter().chain(&rows.laws) {
-        let _infallible = write!(
-            text,
-            "<tr><td>{}<td>{:.2} %<td>{:.2} %<td>{:.0} ms<td>{:.0} ms<td>{:.0} ms<td>{:.0}<td>{}<td>{}<td>{:.1}",
-            escaped(&row.law),
-            100.0 * row.attainment,
-            100.0 * row.worst_attainment,
-            1e3 * row.p50_seconds,
-            1e3 * row.p95_seconds,
-            1e3 * row.p99_seconds,
-            row.replica_seconds,
-            row.times_oracle.map_or_else(String::new, |ratio| format!("{ratio:.2}")),
-            row.peak,
-            row.changes
-        );
+    for row in rows.all() {
+        let _infallible = write!(text, "<tr><td>{}", escaped(&row.law));
+        for cell in cells(row) {
+            let _infallible = write!(text, "<td>{cell}");
+        }
     }
     text + "</table>"
 }
@@ -99,9 +95,11 @@ fn rates(course: &[Moment]) -> (Points, Points) {
         if at - last.0 < 0.999 {
             continue;
         }
-        let missing = moment.offered - moment.in_time - moment.pending;
         load.push((at, (moment.offered - last.1) as f64 / (at - last.0)));
-        late.push((at, missing.saturating_sub(last.2) as f64 / (at - last.0)));
+        let missing = moment.requests.map_or(0, |requests| moment.offered - requests.in_time - requests.pending);
+        if moment.requests.is_some() {
+            late.push((at, missing.saturating_sub(last.2) as f64 / (at - last.0)));
+        }
         last = (at, moment.offered, missing);
     }
     (load, late)

@@ -1,5 +1,6 @@
 //! A comparison as text.
 
+use super::cells;
 use crate::simulate::comparison::{Comparison, Row};
 use std::fmt::Write;
 
@@ -9,10 +10,13 @@ pub fn render(comparison: &Comparison) -> String {
     for rows in &comparison.workloads {
         // Nothing can go wrong in writing to a string.
         let _infallible = writeln!(text, "\n{}", rows.workload);
+        for note in &rows.notes {
+            let _infallible = writeln!(text, "{note}");
+        }
         text.push_str(
             "law                     in time   worst seed    p50 ms    p95 ms    p99 ms  replica-s  × oracle  peak  changes\n",
         );
-        for row in rows.oracle.iter().chain(&rows.laws) {
+        for row in rows.all() {
             text.push_str(&line(row));
         }
     }
@@ -20,15 +24,17 @@ pub fn render(comparison: &Comparison) -> String {
         text.push_str("\nmeans over all workloads\nlaw                     in time   × oracle\n");
         for index in 0..comparison.workloads[0].laws.len() {
             let rows = || comparison.workloads.iter().map(|rows| &rows.laws[index]);
-            let mean = |figure: fn(&Row) -> f64| rows().map(figure).sum::<f64>() / comparison.workloads.len() as f64;
-            let cost =
-                rows().all(|row| row.times_oracle.is_some()).then(|| mean(|row| row.times_oracle.unwrap_or(0.0)));
+            let mean = |figure: fn(&Row) -> Option<f64>| {
+                let sum: Option<f64> = rows().map(figure).sum();
+                sum.map(|sum| sum / comparison.workloads.len() as f64)
+            };
+            let show = |mean: Option<f64>, unit| mean.map_or_else(String::new, |mean| format!("{mean:.2}{unit}"));
             let _infallible = writeln!(
                 text,
-                "{:22} {:>6.2} %   {:>8}",
+                "{:22} {:>8}   {:>8}",
                 comparison.workloads[0].laws[index].law,
-                100.0 * mean(|row| row.attainment),
-                ratio(cost)
+                show(mean(|row| row.attainment.map(|share| 100.0 * share)), " %"),
+                show(mean(|row| row.times_oracle), "")
             );
         }
     }
@@ -36,21 +42,10 @@ pub fn render(comparison: &Comparison) -> String {
 }
 
 fn line(row: &Row) -> String {
+    let [in_time, worst, p50, p95, p99, replica_seconds, times_oracle, peak, changes] = cells(row);
     format!(
-        "{:22} {:>6.2} %     {:>6.2} % {:>9.0} {:>9.0} {:>9.0} {:>10.0}  {:>8}  {:>4} {:>8.1}\n",
-        row.law,
-        100.0 * row.attainment,
-        100.0 * row.worst_attainment,
-        1e3 * row.p50_seconds,
-        1e3 * row.p95_seconds,
-        1e3 * row.p99_seconds,
-        row.replica_seconds,
-        ratio(row.times_oracle),
-        row.peak,
-        row.changes
+        "{:22} {in_time:>8}   {worst:>10} {p50:>9} {p95:>9} {p99:>9} {replica_seconds:>10}  {times_oracle:>8}  {peak:>4} \
+         {changes:>8}\n",
+        row.law
     )
-}
-
-fn ratio(ratio: Option<f64>) -> String {
-    ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}"))
 }

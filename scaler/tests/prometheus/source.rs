@@ -1,6 +1,6 @@
-//! The source over a real Prometheus, which scrapes a stub by the contract alone. Needs `prometheus` on the path
-//! (`apt-get install prometheus`); without it the test says that it was skipped.
+//! The source over a real Prometheus, which scrapes a stub by the contract alone.
 
+use crate::server::{PATIENCE, prometheus, skipped};
 use hyper::body::Incoming;
 use hyper::{Method, Request};
 use scaler::observe::prometheus::client::{Base, Client};
@@ -8,27 +8,14 @@ use scaler::observe::prometheus::{Prometheus, Queries};
 use scaler::observe::{Error, Reading};
 use scaler::policy::Histogram;
 use service::respond::{self, Reply};
-use std::io::{ErrorKind, Write};
 use std::net::SocketAddr;
-use std::path::Path;
-use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
-
-/// Longer than anything that is waited for takes.
-const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Three scrapes.
 const LIMIT: Duration = Duration::from_secs(3);
-
-/// Past the capturing of what passing tests print: nothing is skipped silently.
-fn say(text: &str) {
-    writeln!(std::io::stderr(), "{text}").expect("standard error is open");
-}
 
 /// Answers every path with its text.
 struct Stub {
@@ -83,8 +70,9 @@ fn exposition(admitted: u32) -> String {
          # TYPE dispatcher_capacity gauge\ndispatcher_capacity 8\n\
          # TYPE dispatcher_enqueued_requests_total counter\ndispatcher_enqueued_requests_total {admitted}\n\
          # TYPE dispatcher_shed_total counter\ndispatcher_shed_total{{reason=\"queue_full\"}} 5\n\
-         dispatcher_shed_total{{reason=\"overloaded\"}} 2\n{}{}",
+         dispatcher_shed_total{{reason=\"overloaded\"}} 2\n{}{}{}",
         histogram("dispatcher_upstream_duration_seconds"),
+        histogram("dispatcher_replica_work_seconds"),
         histogram("dispatcher_request_duration_seconds"),
     )
 }
@@ -99,56 +87,10 @@ fn reading(admitted: u32, age: Duration) -> Reading {
         capacity: 8.0,
         arrivals: f64::from(admitted) + 7.0,
         service: histogram.clone(),
+        work: histogram.clone(),
         latency: histogram,
         age,
     }
-}
-
-/// Scrapes the targets once a second; killed when dropped. Nothing if there is no such program.
-async fn prometheus(folder: &Path, targets: &[SocketAddr]) -> Option<(Child, Base)> {
-    let targets: Vec<String> = targets.iter().map(|target| format!("{:?}", target.to_string())).collect();
-    let config = format!(
-        "global: {{scrape_interval: 1s, scrape_timeout: 900ms}}\nscrape_configs:\n  - job_name: dispatcher\n    \
-         static_configs: [{{targets: [{}]}}]\n",
-        targets.join(", ")
-    );
-    let path = folder.join("prometheus.yml");
-    std::fs::write(&path, config).expect("writable");
-    let started = Command::new("prometheus")
-        .arg(format!("--config.file={}", path.display()))
-        .arg(format!("--storage.tsdb.path={}", folder.join("data").display()))
-        .args(["--web.listen-address=127.0.0.1:0", "--log.level=info"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn();
-    let mut child = match started {
-        Ok(child) => child,
-        Err(error) if error.kind() == ErrorKind::NotFound => return None,
-        Err(error) => panic!("prometheus: {error}"),
-    };
-    let log = child.stderr.take().expect("piped");
-    let address = tokio::time::timeout(PATIENCE, listening(log)).await.expect("it says where it listens");
-    Some((child, format!("http://{address}").parse().expect("a base")))
-}
-
-/// The address in its log; what follows is read and thrown away, so that it never waits for a reader.
-async fn listening(log: impl AsyncRead + Unpin + Send + 'static) -> String {
-    let mut lines = BufReader::new(log).lines();
-    let mut all = Vec::new();
-    while let Some(line) = lines.next_line().await.expect("text") {
-        let address = line.split("address=127.0.0.1:").nth(1).map(|rest| rest.split_whitespace().next().unwrap_or(""));
-        match address {
-            Some(port) if port != "0" && !port.is_empty() => {
-                let address = format!("127.0.0.1:{port}");
-                tokio::spawn(async move { while let Ok(Some(_line)) = lines.next_line().await {} });
-                return address;
-            }
-            _ => all.push(line),
-        }
-    }
-    panic!("prometheus ended:\n{}", all.join("\n"));
 }
 
 /// A source with the default queries over this job.
@@ -200,7 +142,7 @@ async fn a_real_prometheus_tells_what_the_dispatcher_says() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let stub = Stub::start("127.0.0.1:0".parse().expect("an address"), exposition(20)).await;
     let Some((mut server, base)) = prometheus(folder.path(), &[stub.address]).await else {
-        return say("skipped: there is no prometheus; to have it: apt-get install prometheus");
+        return skipped();
     };
     let mut source = Source::new(&base);
 
@@ -257,7 +199,7 @@ async fn a_real_prometheus_tells_dispatchers_apart() {
     let any = "127.0.0.1:0".parse().expect("an address");
     let (one, two) = (Stub::start(any, exposition(20)).await, Stub::start(any, exposition(1000)).await);
     let Some((_server, base)) = prometheus(folder.path(), &[one.address, two.address]).await else {
-        return say("skipped: there is no prometheus; to have it: apt-get install prometheus");
+        return skipped();
     };
     let mut source = Source::new(&base);
     // A server that has only just started scrapes one before the other.
@@ -279,7 +221,7 @@ async fn a_real_prometheus_tells_dispatchers_apart() {
 async fn a_query_that_prometheus_refuses_is_quoted_with_its_words() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let Some((_server, base)) = prometheus(folder.path(), &[]).await else {
-        return say("skipped: there is no prometheus; to have it: apt-get install prometheus");
+        return skipped();
     };
     let client = Client::new(base.clone(), None).expect("no token");
     let mut source = Prometheus::new(client, Queries::of("job==\"x\""), LIMIT);

@@ -2,6 +2,8 @@
 //! that starts one (`start DIR` prints a kubeconfig, `stop DIR` ends it); without one a test says that it was skipped.
 //! Tests that run at the same time share it; each has a namespace of its own.
 
+#![allow(dead_code, reason = "each program of tests uses a part")]
+
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -60,8 +62,18 @@ impl ControlPlane {
     }
 
     async fn config(&self) -> Config {
-        let kubeconfig = Kubeconfig::read_from(&self.kubeconfig).expect("a kubeconfig");
-        Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("complete")
+        Config::from_custom_kubeconfig(self.kubeconfig(), &KubeConfigOptions::default()).await.expect("complete")
+    }
+
+    /// Of whom may do everything, for a program to be given.
+    pub(crate) fn kubeconfig(&self) -> Kubeconfig {
+        Kubeconfig::read_from(&self.kubeconfig).expect("a kubeconfig")
+    }
+
+    /// By which its certificate can be checked, where the script leaves that in `certs`.
+    pub(crate) fn authority(&self) -> Option<PathBuf> {
+        let path = self.folder.path().join("control-plane/certs/apiserver.crt");
+        path.exists().then_some(path)
     }
 
     /// Who may do everything.
@@ -79,7 +91,7 @@ impl ControlPlane {
     /// Everything is allowed, over a line that can be cut.
     pub(crate) async fn client_over(&self, line: &Line) -> Client {
         let mut config = self.config().await;
-        config.cluster_url = format!("https://127.0.0.1:{}", line.port).parse().expect("an address");
+        config.cluster_url = line.address().parse().expect("an address");
         Client::try_from(config).expect("a client")
     }
 
@@ -111,6 +123,11 @@ pub(crate) struct Line {
 }
 
 impl Line {
+    /// Its end on this side.
+    pub(crate) fn address(&self) -> String {
+        format!("https://127.0.0.1:{}", self.port)
+    }
+
     /// Connections end, and new ones are refused.
     pub(crate) fn cut(&mut self) {
         if let Some(carrying) = self.carrying.take() {
