@@ -7,7 +7,7 @@ use crate::decision::{Decision, Journal};
 use crate::leader::{self, Candidate};
 use crate::limits::Limiter;
 use crate::remarks::Remarks;
-use crate::target::cgroup::Controller;
+use crate::target::cgroup::{self, Controller};
 use crate::target::processes::{self, Measuring, Spec};
 use crate::target::{Handle, deployment, usage};
 use anyhow::{Context, Result};
@@ -143,16 +143,16 @@ fn lock(list: &Path) -> Result<File> {
 }
 
 fn run_here(local: Local, min: usize) -> Handle {
-    let share = share(local.cpu_share);
+    let controller = controller(local.limits);
     // For whoever started this: what a replica gets.
-    println!("cpu share: {}", share.as_ref().map_or_else(String::clone, |share| share_text(share.as_ref())));
+    println!("cpu share: {}", controller.as_ref().map_or_else(String::clone, |found| share_text(found.as_ref())));
     // What it gets is what it would have requested; a whole core where it gets what it can.
-    let request = local.cpu_share.unwrap_or(1.0);
+    let request = local.limits.cores.unwrap_or(1.0);
     let spec = Spec {
         program: local.replica,
         arguments: local.replica_arguments,
         list: local.list,
-        share: share.unwrap_or_default(),
+        controller: controller.unwrap_or_default(),
         measuring: local.is_measured.then_some(Measuring { every: usage::PERIOD, request }),
         drain_delay: local.drain_delay,
         grace: local.grace,
@@ -172,18 +172,29 @@ async fn run_there(remote: Remote) -> Result<(Handle, Candidate)> {
     Ok((deployment::run(deployment::Spec { name, identity, is_measured }, client), candidate))
 }
 
-/// The controller and the share, nothing if none was asked for, or why there is none.
-fn share(cores: Option<f64>) -> Result<Option<(Controller, f64)>, String> {
-    let Some(cores) = cores else { return Ok(None) };
-    Controller::find().map(|controller| Some((controller, cores))).map_err(|error| {
+/// What limits replicas, nothing if no limit was asked for, or why there is nothing. Shares are permitted where limits of
+/// memory are not.
+fn controller(limits: cgroup::Limits) -> Result<Option<Controller>, String> {
+    if limits == cgroup::Limits::default() {
+        return Ok(None);
+    }
+    let found = Controller::find(limits).or_else(|error| match limits.memory {
+        Some(memory) if limits.cores.is_some() => {
+            tracing::warn!(%error, "replicas run without --memory-limit {memory}, as control groups do not permit it here");
+            Controller::find(cgroup::Limits { memory: None, ..limits })
+        }
+        _ => Err(error),
+    });
+    found.map(Some).map_err(|error| {
         let text = format!("unlimited, as control groups are not permitted here ({error})");
         tracing::warn!("replicas are {text}");
         text
     })
 }
 
-fn share_text(share: Option<&(Controller, f64)>) -> String {
-    share.map_or_else(|| "unlimited".into(), |(_, cores)| format!("{cores} of a core for each replica"))
+fn share_text(controller: Option<&Controller>) -> String {
+    let cores = controller.and_then(|controller| controller.limits().cores);
+    cores.map_or_else(|| "unlimited".into(), |cores| format!("{cores} of a core for each replica"))
 }
 
 fn answer(admin: &Admin, shown: &[Shown], request: &Request<Incoming>) -> Reply {

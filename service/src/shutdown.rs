@@ -1,5 +1,6 @@
 //! Being told to stop: SIGTERM, SIGINT, or the end of a parent that holds this process's standard input open.
 
+use rustix::process::{Signal, set_parent_process_death_signal};
 use std::io::Read;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -21,6 +22,10 @@ pub async fn requested(lifeline: bool) -> std::io::Result<&'static str> {
 }
 
 async fn parent_gone() {
+    // So that a stopped process goes on and sees it too.
+    if let Err(error) = set_parent_process_death_signal(Some(Signal::CONT)) {
+        tracing::debug!(%error, "while it is stopped, this process will not notice that its parent is gone");
+    }
     let (sender, receiver) = tokio::sync::oneshot::channel::<()>();
     // A thread of its own: a blocked read of standard input cannot be cancelled, and must not hold up the exit.
     std::thread::Builder::new()

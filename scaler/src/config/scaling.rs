@@ -5,8 +5,10 @@ use crate::observe::{self, Observe};
 use crate::policy::Policy;
 use crate::policy::law::{Frame, Law};
 use crate::policy::slo::Objective;
+use crate::target::cgroup;
 use crate::target::deployment::Name;
 use anyhow::{Context, Result, ensure};
+use bytesize::ByteSize;
 use service::options::positive_duration;
 use std::fmt;
 use std::path::PathBuf;
@@ -18,6 +20,9 @@ pub const SETTLE: Duration = Duration::from_secs(20);
 
 /// Without figures for longer than this, dispatchers' metrics are out: a scrape that fails, and the next one as well.
 const OUTAGE: Duration = Duration::from_secs(2);
+
+/// Less is a mistake in the unit: a replica's own code needs more.
+const SMALLEST_MEMORY: ByteSize = ByteSize::mib(16);
 
 /// Flags of one target, as they were given on the command line or in its section of a file.
 #[derive(Debug, clap::Args)]
@@ -85,6 +90,10 @@ pub struct Section {
     /// Cores for each replica, where control groups are permitted (processes)
     #[arg(long, env = "ROUNDHOUSE_CPU_SHARE")]
     pub cpu_share: Option<f64>,
+    /// Memory for each replica, such as 2GiB, where control groups are permitted; one that needs more is killed and
+    /// replaced (processes)
+    #[arg(long, env = "ROUNDHOUSE_MEMORY_LIMIT", value_name = "SIZE")]
+    pub memory_limit: Option<ByteSize>,
     /// How long a replica that is taken out goes on accepting (processes)
     #[arg(long, env = "ROUNDHOUSE_DRAIN_DELAY", default_value = "1500ms", value_parser = humantime::parse_duration)]
     pub drain_delay: Duration,
@@ -143,8 +152,8 @@ pub struct Local {
     pub replica: PathBuf,
     /// Its flags.
     pub replica_arguments: Vec<String>,
-    /// Cores for each replica.
-    pub cpu_share: Option<f64>,
+    /// What each of them may use.
+    pub limits: cgroup::Limits,
     /// Whether what they do with them is to be measured.
     pub is_measured: bool,
     /// Taken out → no longer accepting.
@@ -213,6 +222,12 @@ impl Section {
         if let Some(share) = self.cpu_share {
             ensure!((0.05..=1024.0).contains(&share), "--cpu-share ({share}) must be at least 0.05 of a core");
         }
+        if let Some(limit) = self.memory_limit {
+            ensure!(
+                limit >= SMALLEST_MEMORY,
+                "--memory-limit ({limit}) must be at least {SMALLEST_MEMORY}: no replica could start"
+            );
+        }
         let lower = self.lower_latency.unwrap_or(objective / 2);
         ensure!(lower < objective, "--lower-latency ({lower:?}) must be shorter than --objective ({objective:?})");
         let stale_after = self.source.access.prometheus.is_some().then_some(self.source.prometheus_stale_after);
@@ -267,7 +282,7 @@ impl Section {
                     list: self.list.context("--list FILE is missing: where ready replicas are published")?,
                     replica,
                     replica_arguments: self.replica_arg,
-                    cpu_share: self.cpu_share,
+                    limits: cgroup::Limits { cores: self.cpu_share, memory: self.memory_limit },
                     is_measured,
                     drain_delay: self.drain_delay,
                     grace: self.grace,

@@ -1,19 +1,41 @@
-//! A share of the processor for a child process, by the kernel's control groups, version 1 or 2.
+//! Limits of what a child process may use, by the kernel's control groups, version 1 or 2.
 
+use bytesize::ByteSize;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Microseconds over which a share is kept. Short, so that a replica with half a core is slow rather than bursty.
 const PERIOD_MICROSECONDS: u64 = 20_000;
 
-/// Where groups can be made.
+/// Names of groups are this, the id of the process that made them, and a number.
+const NAME: &str = "roundhouse";
+
+/// What the processes of a group may use together, at most.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Limits {
+    /// Of processor time.
+    pub cores: Option<f64>,
+    /// Of memory; who needs more is killed.
+    pub memory: Option<ByteSize>,
+}
+
+impl Limits {
+    fn controllers(self) -> impl Iterator<Item = &'static str> {
+        [self.cores.map(|_| "cpu"), self.memory.map(|_| "memory")].into_iter().flatten()
+    }
+}
+
+/// Where groups can be made, all with the same limits.
 #[derive(Debug, Clone)]
 pub struct Controller {
-    folder: PathBuf,
+    /// In version 1 each controller has a folder of its own.
+    folders: Vec<PathBuf>,
     version: Version,
+    limits: Limits,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,31 +47,47 @@ enum Version {
 /// One group, removed when dropped; its processes must have ended by then.
 #[derive(Debug)]
 pub struct Group {
-    folder: PathBuf,
+    folders: Vec<PathBuf>,
+    memory: Option<ByteSize>,
 }
 
 impl Controller {
-    /// Finds this process's own group and checks that others can be made beside or below it.
+    /// Finds this process's own groups and checks that others can be made below them.
     ///
     /// # Errors
-    /// When the system has no such controller, or does not let us use it.
-    pub fn find() -> io::Result<Self> {
+    /// When the system has no such controllers, or does not let us use them.
+    pub fn find(limits: Limits) -> io::Result<Self> {
         let mounts = fs::read_to_string("/proc/mounts")?;
         let own = fs::read_to_string("/proc/self/cgroup")?;
-        let (folder, version) = locate(&mounts, &own)
-            .ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, "no cgroup controller for cpu is mounted"))?;
-        let controller = Self { folder, version };
-        controller.clear_leftovers();
-        if version == Version::Two {
-            fs::write(controller.folder.join("cgroup.subtree_control"), "+cpu")?;
+        let mut folders = Vec::new();
+        let mut versions = Vec::new();
+        for controller in limits.controllers() {
+            let missing = || io::Error::new(io::ErrorKind::Unsupported, format!("there is none for {controller}"));
+            let (folder, version) = locate(&mounts, &own, controller).ok_or_else(missing)?;
+            clear_leftovers(&folder);
+            if version == Version::Two {
+                if controller == "memory" {
+                    move_below(&folder)?;
+                }
+                fs::write(folder.join("cgroup.subtree_control"), format!("+{controller}"))?;
+            }
+            if !folders.contains(&folder) {
+                folders.push(folder);
+            }
+            versions.push(version);
         }
+        let version = versions.first().copied().unwrap_or(Version::One);
+        if versions.iter().any(|&other| other != version) {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "the controllers are of two versions"));
+        }
+        let controller = Self { folders, version, limits };
         controller.check()?;
         Ok(controller)
     }
 
     /// Moves a process into a group: the only reliable way to know that it can be done.
     fn check(&self) -> io::Result<()> {
-        let group = self.group("check", 1.0)?;
+        let group = self.group()?;
         // Waits for its input to end.
         let mut process = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
         let added = group.add(process.id());
@@ -58,42 +96,95 @@ impl Controller {
         added
     }
 
-    /// Makes a group whose processes together get `cores` of processor time.
+    /// What each group may use.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// Makes a group.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn group(&self, name: &str, cores: f64) -> io::Result<Group> {
-        let folder = self.folder.join(format!("roundhouse-{}-{name}", std::process::id()));
-        fs::create_dir(&folder)?;
-        let group = Group { folder };
-        let quota = (cores * PERIOD_MICROSECONDS as f64).round() as u64;
+    pub fn group(&self) -> io::Result<Group> {
+        static MADE: AtomicU64 = AtomicU64::new(0);
+        let name = format!("{NAME}-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
+        let mut group = Group { folders: Vec::new(), memory: self.limits.memory };
+        for folder in &self.folders {
+            let folder = folder.join(&name);
+            fs::create_dir(&folder)?;
+            group.folders.push(folder);
+        }
         match self.version {
-            Version::One => {
-                fs::write(group.folder.join("cpu.cfs_period_us"), PERIOD_MICROSECONDS.to_string())?;
-                fs::write(group.folder.join("cpu.cfs_quota_us"), quota.to_string())?;
-            }
-            Version::Two => {
-                // A group that holds processes, as this program's does, can have none below it but threaded ones
-                // (cgroups(7), "Threads and processes").
-                let kind = group.folder.join("cgroup.type");
-                if fs::read_to_string(&kind)?.trim() == "domain invalid" {
-                    fs::write(kind, "threaded")?;
-                }
-                fs::write(group.folder.join("cpu.max"), format!("{quota} {PERIOD_MICROSECONDS}"))?;
-            }
+            Version::One => self.limit_one(&group)?,
+            Version::Two => self.limit_two(&group)?,
         }
         Ok(group)
     }
 
-    /// Groups that a scaler left behind when it was killed are empty by now; ones in use cannot be removed.
-    fn clear_leftovers(&self) {
-        let Ok(entries) = fs::read_dir(&self.folder) else { return };
-        for entry in entries.flatten() {
-            if entry.file_name().to_string_lossy().starts_with("roundhouse-") {
-                let _in_use = fs::remove_dir(entry.path());
+    fn limit_one(&self, group: &Group) -> io::Result<()> {
+        if let Some(quota) = self.quota() {
+            group.write("cpu.cfs_period_us", &PERIOD_MICROSECONDS.to_string())?;
+            group.write("cpu.cfs_quota_us", &quota.to_string())?;
+        }
+        if let Some(memory) = self.limits.memory {
+            let bytes = memory.as_u64().to_string();
+            group.write("memory.limit_in_bytes", &bytes)?;
+            // Together with what is swapped out, where that is accounted for.
+            match group.write("memory.memsw.limit_in_bytes", &bytes) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
             }
         }
+        Ok(())
     }
+
+    fn limit_two(&self, group: &Group) -> io::Result<()> {
+        // A group that holds processes, as this program's may, can have none below it but threaded ones
+        // (cgroups(7), "Threads and processes").
+        if group.read("cgroup.type")?.trim() == "domain invalid" {
+            group.write("cgroup.type", "threaded")?;
+        }
+        if let Some(quota) = self.quota() {
+            group.write("cpu.max", &format!("{quota} {PERIOD_MICROSECONDS}"))?;
+        }
+        if let Some(memory) = self.limits.memory {
+            group.write("memory.max", &memory.as_u64().to_string())?;
+            match group.write("memory.swap.max", "0") {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Microseconds in each period.
+    fn quota(&self) -> Option<u64> {
+        self.limits.cores.map(|cores| (cores * PERIOD_MICROSECONDS as f64).round() as u64)
+    }
+}
+
+/// Groups that a scaler left behind when it was killed are empty by now; ones in use cannot be removed.
+fn clear_leftovers(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        if entry.file_name().to_string_lossy().starts_with(&format!("{NAME}-")) {
+            let _in_use = fs::remove_dir(entry.path());
+        }
+    }
+}
+
+/// A group that holds processes cannot limit the memory of those below it (cgroups(7), "no internal processes"), so
+/// this process moves into one below.
+fn move_below(folder: &Path) -> io::Result<()> {
+    let own = std::process::id().to_string();
+    if fs::read_to_string(folder.join("cgroup.procs"))?.split_whitespace().any(|process| process != own) {
+        let text = "other processes are in this one's group, which so cannot limit memory below it; start this \
+                    program in a group of its own: systemd-run --user --scope --property=Delegate=yes scaler …";
+        return Err(io::Error::new(io::ErrorKind::ResourceBusy, text));
+    }
+    let below = folder.join(format!("{NAME}-{own}"));
+    fs::create_dir(&below)?;
+    fs::write(below.join("cgroup.procs"), own)
 }
 
 impl Group {
@@ -102,24 +193,47 @@ impl Group {
     /// # Errors
     /// When the process is gone.
     pub fn add(&self, process: u32) -> io::Result<()> {
-        fs::write(self.folder.join("cgroup.procs"), process.to_string())
+        self.folders.iter().try_for_each(|folder| fs::write(folder.join("cgroup.procs"), process.to_string()))
     }
-}
 
-impl Group {
     /// What its processes have used of the processor, ever.
     ///
     /// # Errors
     /// Where no account is kept: in version 1 that is another controller, which may have a hierarchy of its own.
     pub fn processor_time(&self) -> io::Result<Duration> {
-        processor_time(&self.folder)
+        let accounts = self.folders.iter().map(|folder| processor_time(folder));
+        accounts.reduce(|found, next| found.or(next)).unwrap_or_else(|| Err(io::ErrorKind::Unsupported.into()))
+    }
+
+    /// The limit, if one of its processes was killed because it needed more.
+    pub fn exceeded_memory(&self) -> Option<ByteSize> {
+        // Version 2 and version 1.
+        let texts = ["memory.events", "memory.oom_control"].into_iter().filter_map(|file| self.read(file).ok());
+        let mut kills = texts.filter_map(|text| field(&text, "oom_kill"));
+        self.memory.filter(|_| kills.any(|kills| kills > 0))
+    }
+
+    /// Each of the kernel's files is in one of the folders.
+    fn file(&self, name: &str) -> io::Result<PathBuf> {
+        let mut files = self.folders.iter().map(|folder| folder.join(name));
+        files.find(|file| file.exists()).ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, name.to_owned()))
+    }
+
+    fn read(&self, name: &str) -> io::Result<String> {
+        fs::read_to_string(self.file(name)?)
+    }
+
+    fn write(&self, name: &str, text: &str) -> io::Result<()> {
+        fs::write(self.file(name)?, text)
     }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir(&self.folder) {
-            tracing::warn!(group = %self.folder.display(), %error, "a control group could not be removed");
+        for folder in &self.folders {
+            if let Err(error) = fs::remove_dir(folder) {
+                tracing::warn!(group = %folder.display(), %error, "a control group could not be removed");
+            }
         }
     }
 }
@@ -137,9 +251,9 @@ fn field(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
 }
 
-/// The folder of this process's group under the `cpu` controller, from the texts of `/proc/mounts` and
-/// `/proc/self/cgroup`. A version 1 controller is preferred: where it is mounted, version 2 has no `cpu`.
-fn locate(mounts: &str, own: &str) -> Option<(PathBuf, Version)> {
+/// The folder of this process's group under a controller, from the texts of `/proc/mounts` and `/proc/self/cgroup`. A
+/// version 1 controller is preferred: where it is mounted, version 2 does not have it.
+fn locate(mounts: &str, own: &str, controller: &str) -> Option<(PathBuf, Version)> {
     // `hierarchy:controllers:path`; version 2 has no controllers in its line.
     let path_of = |controller: &str| {
         own.lines().find_map(|line| {
@@ -157,7 +271,7 @@ fn locate(mounts: &str, own: &str) -> Option<(PathBuf, Version)> {
             (found == kind && has).then(|| Path::new(at).to_owned())
         })
     };
-    if let (Some(at), Some(path)) = (mounted("cgroup", Some("cpu")), path_of("cpu")) {
+    if let (Some(at), Some(path)) = (mounted("cgroup", Some(controller)), path_of(controller)) {
         return Some((at.join(path), Version::One));
     }
     Some((mounted("cgroup2", None)?.join(path_of("")?), Version::Two))
@@ -169,14 +283,16 @@ mod tests {
     use std::io::Write;
 
     #[test]
-    fn the_controller_is_found_in_either_version() {
+    fn a_controller_is_found_in_either_version() {
         let one = "cgroup /sys/fs/cgroup/cpu,cpuacct cgroup rw,cpu,cpuacct 0 0\n\
+                   cgroup /sys/fs/cgroup/memory cgroup rw,memory 0 0\n\
                    cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
         let own = "4:memory:/a\n2:cpu,cpuacct:/b/c\n0::/d\n";
-        assert_eq!(locate(one, own), Some(("/sys/fs/cgroup/cpu,cpuacct/b/c".into(), Version::One)));
+        assert_eq!(locate(one, own, "cpu"), Some(("/sys/fs/cgroup/cpu,cpuacct/b/c".into(), Version::One)));
+        assert_eq!(locate(one, own, "memory"), Some(("/sys/fs/cgroup/memory/a".into(), Version::One)));
         let two = "cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid 0 0\n";
-        assert_eq!(locate(two, "0::/user.slice\n"), Some(("/sys/fs/cgroup/user.slice".into(), Version::Two)));
-        assert_eq!(locate("", own), None);
+        assert_eq!(locate(two, "0::/user.slice\n", "cpu"), Some(("/sys/fs/cgroup/user.slice".into(), Version::Two)));
+        assert_eq!(locate("", own, "cpu"), None);
     }
 
     #[test]
@@ -198,26 +314,52 @@ mod tests {
         }
     }
 
+    /// Nothing where they are not permitted, which is said past the capturing of what passing tests print.
+    fn controller(limits: Limits) -> Option<Controller> {
+        let skipped = |error: &io::Error| {
+            writeln!(io::stderr(), "skipped: control groups are not permitted here ({error})").expect("it is open");
+        };
+        Controller::find(limits).inspect_err(skipped).ok()
+    }
+
     #[test]
     fn a_group_takes_a_process_and_goes_away() {
-        let controller = match Controller::find() {
-            Ok(controller) => controller,
-            Err(error) => {
-                // Past the capturing of what passing tests print: nothing is skipped silently.
-                return writeln!(io::stderr(), "skipped: control groups are not permitted here ({error})")
-                    .expect("standard error is open");
+        let limits = Limits { cores: Some(0.5), memory: Some(ByteSize::mib(64)) };
+        for limits in [limits, Limits { memory: None, ..limits }, Limits { cores: None, ..limits }] {
+            let Some(controller) = controller(limits) else { continue };
+            let group = controller.group().expect("another one");
+            let mut child = Command::new("sleep").arg("60").spawn().expect("sleep exists");
+            group.add(child.id()).expect("it is alive");
+            let own = fs::read_to_string(format!("/proc/{}/cgroup", child.id())).expect("readable");
+            for folder in &group.folders {
+                let name = folder.file_name().and_then(|name| name.to_str()).expect("a name of ours");
+                assert!(own.contains(name), "{own}");
             }
-        };
-        let group = controller.group("test", 0.5).expect("another one");
-        let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("sleep exists");
+            assert_eq!(own.matches(NAME).count(), limits.controllers().count(), "{own}");
+            child.kill().expect("it is ours");
+            child.wait().expect("it ends");
+            assert_eq!(group.exceeded_memory(), None);
+            let folders = group.folders.clone();
+            drop(group);
+            assert!(folders.iter().all(|folder| !folder.exists()));
+        }
+    }
+
+    #[test]
+    fn who_needs_more_memory_is_killed() {
+        let limit = ByteSize::mib(32);
+        let Some(controller) = controller(Limits { cores: None, memory: Some(limit) }) else { return };
+        let group = controller.group().expect("another one");
+        // Holds a line of 256 MB, once told to begin.
+        let mut child = Command::new("sh")
+            .args(["-c", "read begin; head -c 256000000 /dev/zero | tail -n 1"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("sh exists");
         group.add(child.id()).expect("it is alive");
-        let own = fs::read_to_string(format!("/proc/{}/cgroup", child.id())).expect("readable");
-        let name = group.folder.file_name().and_then(|name| name.to_str()).expect("a name of ours");
-        assert!(own.contains(name), "{own}");
-        child.kill().expect("it is ours");
-        child.wait().expect("it ends");
-        let folder = group.folder.clone();
-        drop(group);
-        assert!(!folder.exists());
+        child.stdin.take().expect("piped").write_all(b"begin\n").expect("it reads");
+        assert!(!child.wait().expect("it ends").success());
+        assert_eq!(group.exceeded_memory(), Some(limit));
     }
 }

@@ -3,35 +3,23 @@
 //!
 //! A child holds the other end of its standard input and exits when it closes, so none outlives this process.
 
+mod restarts;
+mod shepherd;
 pub mod stat;
 
 use super::cgroup::{Controller, Group};
 use super::usage::{Meter, Pods};
 use super::{Handle, State, Wish, startup_mean};
 use crate::policy::{Pod, Replicas, Stage};
-use hyper::StatusCode;
-use rustix::process::{Pid, Signal, kill_process};
-use service::fetch;
+use restarts::Restarts;
+use shepherd::Event;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::process::{ExitStatus, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
-
-/// Between two questions whether a starting replica is ready.
-const POLL: Duration = Duration::from_millis(20);
-
-/// A replica that is not ready by then is given up.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// Before the second start of a replica that never became ready; doubled by each one more.
-const FIRST_BACKOFF: Duration = Duration::from_millis(500);
-
-/// Longest such pause.
-const LAST_BACKOFF: Duration = Duration::from_secs(30);
 
 /// How replicas are run.
 #[derive(Debug, Clone)]
@@ -42,8 +30,8 @@ pub struct Spec {
     pub arguments: Vec<String>,
     /// The dispatcher's discovery file.
     pub list: PathBuf,
-    /// Cores for each, where control groups are permitted.
-    pub share: Option<(Controller, f64)>,
+    /// Limits each of them, where control groups are permitted.
+    pub controller: Option<Controller>,
     /// Whether and how what they use of the processor is measured.
     pub measuring: Option<Measuring>,
     /// Unpublished → SIGTERM'd replicas accept for this long: the dispatcher may not have read the list yet.
@@ -71,8 +59,7 @@ pub fn run(spec: Spec, desired: usize) -> Handle {
         children: Vec::new(),
         next_id: 1,
         startup: None,
-        failed_starts: 0,
-        not_before: Instant::now(),
+        restarts: Restarts::new(Instant::now()),
         listed: None,
         unmeasured: None,
     };
@@ -112,20 +99,13 @@ enum Phase {
     Draining,
 }
 
-enum Event {
-    Ready { id: u64, address: String },
-    Ended { id: u64, status: String },
-}
-
 struct Processes {
     spec: Spec,
     publish: watch::Sender<State>,
     children: Vec<Replica>,
     next_id: u64,
     startup: Option<Duration>,
-    /// In a row, of replicas that never became ready.
-    failed_starts: u32,
-    not_before: Instant,
+    restarts: Restarts,
     /// What the file holds.
     listed: Option<BTreeSet<String>>,
     /// Why not even one replica's processor use could be sampled.
@@ -149,7 +129,7 @@ impl Processes {
             if stopping && self.children.is_empty() {
                 return;
             }
-            let retry = self.not_before.max(Instant::now() + Duration::from_millis(1));
+            let retry = self.restarts.not_before().max(Instant::now() + Duration::from_millis(1));
             tokio::select! {
                 changed = wanted.changed(), if !stopping => match changed {
                     Ok(()) => desired = wanted.borrow_and_update().replicas,
@@ -169,10 +149,10 @@ impl Processes {
 
     /// Starts what is missing and drains what is too many: starting ones first, then the newest.
     fn reconcile(&mut self, desired: usize, events: &mpsc::Sender<Event>) {
-        while self.serving() < desired && self.not_before <= Instant::now() {
+        while self.serving() < desired && self.restarts.not_before() <= Instant::now() {
             if let Err(error) = self.start(events) {
                 tracing::error!(program = %self.spec.program.display(), %error, "a replica could not be started");
-                self.start_failed();
+                self.restarts.note(Instant::now(), None);
             }
         }
         while self.serving() > desired {
@@ -208,10 +188,10 @@ impl Processes {
             .kill_on_drop(true)
             .spawn()?;
         let process = child.id();
-        let group = process.and_then(|process| self.share(id, process));
+        let group = process.and_then(|process| self.limit(id, process));
         let (stop, stopped) = oneshot::channel();
         let limit = self.spec.drain_delay + self.spec.grace + Duration::from_secs(1);
-        tokio::spawn(shepherd(id, child, stopped, limit, events.clone()));
+        tokio::spawn(shepherd::run(id, child, stopped, limit, events.clone()));
         self.children.push(Replica {
             id,
             phase: Phase::Starting,
@@ -225,12 +205,11 @@ impl Processes {
         Ok(())
     }
 
-    /// Gives a process its share; without one it runs on, as it would where control groups are not permitted.
-    fn share(&self, id: u64, process: u32) -> Option<Group> {
-        let (controller, cores) = self.spec.share.as_ref()?;
-        let group = controller.group(&format!("replica-{id}"), *cores);
+    /// Limits a process; unlimited it runs on, as it would where control groups are not permitted.
+    fn limit(&self, id: u64, process: u32) -> Option<Group> {
+        let group = self.spec.controller.as_ref()?.group();
         let added = group.and_then(|group| group.add(process).map(|()| group));
-        added.inspect_err(|error| tracing::warn!(replica = id, %error, "runs without its processor share")).ok()
+        added.inspect_err(|error| tracing::warn!(replica = id, %error, "runs without its limits")).ok()
     }
 
     fn note(&mut self, event: Event) {
@@ -240,7 +219,6 @@ impl Processes {
                 if matches!(child.phase, Phase::Starting) {
                     let took = child.started.elapsed();
                     child.phase = Phase::Ready { address, since: Instant::now() };
-                    self.failed_starts = 0;
                     self.startup = Some(startup_mean(self.startup, took));
                     tracing::info!(replica = id, startup_ms = took.as_millis() as u64, "ready");
                 }
@@ -248,22 +226,26 @@ impl Processes {
             Event::Ended { id, status } => {
                 let Some(index) = self.children.iter().position(|child| child.id == id) else { return };
                 let child = self.children.remove(index);
+                let status = match child.group.as_ref().and_then(Group::exceeded_memory) {
+                    Some(limit) => format!("{status}: it needed more than --memory-limit {limit}"),
+                    None => status,
+                };
+                let now = Instant::now();
                 match child.phase {
                     Phase::Draining => tracing::info!(replica = id, %status, "drained"),
-                    Phase::Ready { .. } => tracing::warn!(replica = id, %status, "died; replacing it"),
+                    Phase::Ready { since, .. } => {
+                        self.restarts.note(now, Some(now - since));
+                        let pause = self.restarts.pause(now);
+                        tracing::warn!(replica = id, %status, ?pause, "died; another takes its place after the pause");
+                    }
                     Phase::Starting => {
-                        tracing::error!(replica = id, %status, "ended before it was ready");
-                        self.start_failed();
+                        self.restarts.note(now, None);
+                        let pause = self.restarts.pause(now);
+                        tracing::error!(replica = id, %status, ?pause, "ended before it was ready");
                     }
                 }
             }
         }
-    }
-
-    fn start_failed(&mut self) {
-        let pause = FIRST_BACKOFF.saturating_mul(2_u32.saturating_pow(self.failed_starts.min(10))).min(LAST_BACKOFF);
-        self.failed_starts += 1;
-        self.not_before = Instant::now() + pause;
     }
 
     /// Replaces the dispatcher's file if the set of ready replicas changed.
@@ -294,8 +276,8 @@ impl Processes {
             desired,
             ready: count(|phase| matches!(phase, Phase::Ready { .. })),
             starting: count(|phase| matches!(phase, Phase::Starting)),
-            // Those that keep dying before they are ready, and wait for their next attempt.
-            blocked: if self.failed_starts > 1 { desired - self.serving().min(desired) } else { 0 },
+            // Those that keep dying, and wait for their next attempt.
+            blocked: if self.restarts.is_loop() { desired - self.serving().min(desired) } else { 0 },
         };
         self.publish.send_replace(State { replicas, startup: self.startup, refusal: None, pods: self.pods() });
     }
@@ -342,75 +324,4 @@ impl Processes {
         };
         Pods::Known(now, self.children.iter().filter_map(pod).collect())
     }
-}
-
-/// Lives as long as one process: tells when it is ready and when it has ended, and stops it when asked to.
-async fn shepherd(
-    id: u64,
-    mut child: Child,
-    stopped: oneshot::Receiver<()>,
-    limit: Duration,
-    events: mpsc::Sender<Event>,
-) {
-    let stdout = child.stdout.take().expect("standard output is piped");
-    // Held until the process has ended: waiting for it would close it, and so tell it to go.
-    let _lifeline = child.stdin.take();
-    let starting = async {
-        match tokio::time::timeout(START_TIMEOUT, ready_address(stdout)).await {
-            Ok(Some(address)) => {
-                // The owner outlives its children.
-                let _owner = events.send(Event::Ready { id, address }).await;
-                std::future::pending().await
-            }
-            Ok(None) => {
-                // If it has ended, that is the better reason, and is seen first.
-                tokio::time::sleep(Duration::from_secs(1)).await;
-                "its first line is not \"listening on http://HOST:PORT\""
-            }
-            Err(_elapsed) => "not ready in time",
-        }
-    };
-    let status = tokio::select! {
-        status = child.wait() => describe(status),
-        reason = starting => {
-            let killed = child.kill().await;
-            format!("{reason}, killed{}", killed.err().map(|error| format!(": {error}")).unwrap_or_default())
-        }
-        _asked = stopped => drained(&mut child, limit).await,
-    };
-    let _owner = events.send(Event::Ended { id, status }).await;
-}
-
-/// Reads the address from the replica's first line and asks until it is ready; nothing if it printed something else.
-async fn ready_address(stdout: tokio::process::ChildStdout) -> Option<String> {
-    let mut lines = BufReader::new(stdout).lines();
-    let line = lines.next_line().await.ok()??;
-    let address = line.strip_prefix("listening on http://")?.to_owned();
-    loop {
-        if let Ok((StatusCode::OK, _)) = fetch::get(&address, "/readyz", Duration::from_secs(1)).await {
-            return Some(address);
-        }
-        tokio::time::sleep(POLL).await;
-    }
-}
-
-async fn drained(child: &mut Child, limit: Duration) -> String {
-    // The id is there until the process has been waited for, so the signal cannot hit another.
-    let process = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
-    if let Some(process) = process
-        && let Err(error) = kill_process(process, Signal::TERM)
-    {
-        tracing::debug!(%error, "SIGTERM failed; the process has ended");
-    }
-    match tokio::time::timeout(limit, child.wait()).await {
-        Ok(status) => describe(status),
-        Err(_elapsed) => {
-            let killed = child.kill().await;
-            format!("still there after {limit:?}, killed ({killed:?})")
-        }
-    }
-}
-
-fn describe(status: std::io::Result<ExitStatus>) -> String {
-    status.map_or_else(|error| error.to_string(), |status| status.to_string())
 }

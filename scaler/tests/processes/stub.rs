@@ -92,7 +92,7 @@ impl Scene {
             program: self.stub.program(self.folder.path(), lines),
             arguments: Vec::new(),
             list: self.list(),
-            share: None,
+            controller: None,
             measuring: None,
             drain_delay: Duration::ZERO,
             grace: Duration::from_secs(5),
@@ -112,6 +112,11 @@ impl Scene {
         self.folder.path().join("log")
     }
 
+    /// What its scaler has said so far.
+    pub(crate) fn said(&self) -> String {
+        fs::read_to_string(self.log()).expect("a scaler was started")
+    }
+
     /// Ids of the processes that run this scene's program.
     pub(crate) fn processes(&self) -> Vec<u32> {
         let program = self.folder.path().join("replica");
@@ -128,7 +133,7 @@ impl Scene {
 
 /// The scaler's own program; killed when dropped.
 pub(crate) struct Scaler {
-    _child: Child,
+    child: Child,
     address: String,
     /// What it has still to say; kept open so that it can.
     _stdout: BufReader<ChildStdout>,
@@ -137,12 +142,22 @@ pub(crate) struct Scaler {
 impl Scaler {
     /// Of this scene's replicas, with more flags.
     pub(crate) async fn start(scene: &Scene, lines: &str, flags: &[&str]) -> Self {
-        let log = fs::File::create(scene.log()).expect("created");
+        let own = [
+            "--drain-delay=0s".into(),
+            "--grace=5s".into(),
+            format!("--dispatcher={}", scene.stub.address),
+            format!("--list={}", scene.list().display()),
+            format!("--replica={}", scene.stub.program(scene.folder.path(), lines).display()),
+        ];
+        let all: Vec<&str> = own.iter().map(String::as_str).chain(flags.iter().copied()).collect();
+        Self::with(&scene.log(), &all).await
+    }
+
+    /// With these flags.
+    pub(crate) async fn with(log: &Path, flags: &[&str]) -> Self {
+        let log = fs::File::create(log).expect("created");
         let mut child = Command::new(env!("CARGO_BIN_EXE_scaler"))
-            .args(["--listen=127.0.0.1:0", "--exit-with-parent", "--drain-delay=0s", "--grace=5s"])
-            .arg(format!("--dispatcher={}", scene.stub.address))
-            .arg(format!("--list={}", scene.list().display()))
-            .arg(format!("--replica={}", scene.stub.program(scene.folder.path(), lines).display()))
+            .args(["--listen=127.0.0.1:0", "--exit-with-parent"])
             .args(flags)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -154,13 +169,28 @@ impl Scaler {
         let mut line = String::new();
         stdout.read_line(&mut line).await.expect("text");
         let address = line.trim().strip_prefix("listening on http://").expect("its address").to_owned();
-        Self { _child: child, address, _stdout: stdout }
+        Self { child, address, _stdout: stdout }
+    }
+
+    /// Its process.
+    pub(crate) fn process(&self) -> u32 {
+        self.child.id().expect("it was not waited for")
+    }
+
+    /// Ends it as nobody can prepare for.
+    pub(crate) async fn kill(mut self) {
+        self.child.kill().await.expect("it is ours");
     }
 
     /// Its decisions so far, oldest first.
     pub(crate) async fn decisions(&self) -> Vec<Value> {
-        let answer = service::fetch::get(&self.address, "/decisions", PATIENCE).await;
-        serde_json::from_slice(&answer.expect("it answers").1).expect("a list")
+        serde_json::from_str(&self.get("/decisions").await).expect("a list")
+    }
+
+    /// What it answers to this path.
+    pub(crate) async fn get(&self, path: &str) -> String {
+        let answer = service::fetch::get(&self.address, path, PATIENCE).await;
+        String::from_utf8(answer.expect("it answers").1.to_vec()).expect("text")
     }
 }
 

@@ -1,0 +1,90 @@
+//! When replicas that died are started again: at once, unless they keep dying.
+
+use std::time::{Duration, Instant};
+
+/// Before the start that follows a first one in vain; doubled by each one more.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+
+/// Longest such pause.
+const LAST_PAUSE: Duration = Duration::from_secs(30);
+
+/// A replica that was ready for so long did not die of how it was started.
+const STEADY: Duration = Duration::from_secs(10);
+
+/// How the last starts went.
+#[derive(Debug)]
+pub(super) struct Restarts {
+    /// In a row, of replicas that were not ready for long, or never.
+    failures: u32,
+    not_before: Instant,
+}
+
+impl Restarts {
+    /// The first may be started at once.
+    pub(super) fn new(now: Instant) -> Self {
+        Self { failures: 0, not_before: now }
+    }
+
+    /// Takes note of a replica that ended by itself after it had been ready for `served`, or never was.
+    pub(super) fn note(&mut self, now: Instant, served: Option<Duration>) {
+        if served.is_some_and(|served| served >= STEADY) {
+            return *self = Self::new(now);
+        }
+        // What was ready once may have been killed by somebody.
+        let is_excused = served.is_some() && self.failures == 0;
+        let pause = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(self.failures.min(10))).min(LAST_PAUSE);
+        self.not_before = if is_excused { now } else { now + pause };
+        self.failures += 1;
+    }
+
+    /// When the next may be started.
+    pub(super) fn not_before(&self) -> Instant {
+        self.not_before
+    }
+
+    /// From now until then.
+    pub(super) fn pause(&self, now: Instant) -> Duration {
+        self.not_before.saturating_duration_since(now)
+    }
+
+    /// Whether replicas keep dying.
+    pub(super) fn is_loop(&self) -> bool {
+        self.failures > 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_until_a_replica_stays() {
+        let now = Instant::now();
+        let soon = Some(STEADY / 2);
+        // How long each was ready, and the pauses in milliseconds that follow.
+        for (ends, pauses) in [
+            (&[None; 8][..], &[500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000][..]),
+            (&[soon, soon, None, soon], &[0, 1_000, 2_000, 4_000]),
+            (&[None, soon, Some(STEADY), soon, soon], &[500, 1_000, 0, 0, 1_000]),
+        ] {
+            let mut restarts = Restarts::new(now);
+            let pause = |&served| {
+                restarts.note(now, served);
+                restarts.pause(now).as_millis() as u64
+            };
+            assert_eq!(ends.iter().map(pause).collect::<Vec<_>>(), pauses, "{ends:?}");
+        }
+    }
+
+    #[test]
+    fn one_death_is_no_loop() {
+        let now = Instant::now();
+        let mut restarts = Restarts::new(now);
+        restarts.note(now, None);
+        assert!(!restarts.is_loop());
+        restarts.note(now, None);
+        assert!(restarts.is_loop());
+        restarts.note(now, Some(STEADY));
+        assert!(!restarts.is_loop());
+    }
+}
