@@ -4,7 +4,8 @@
 
 #![allow(dead_code, reason = "each program of tests uses a part")]
 
-use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
+use k8s_openapi::api::core::v1::{Namespace, Node, ServiceAccount};
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
@@ -168,6 +169,27 @@ pub(crate) async fn namespace(client: &Client, name: &str) {
     created.expect("a Namespace");
     let accounts = Api::<ServiceAccount>::namespaced(client.clone(), name);
     eventually("the default ServiceAccount", async || accounts.get_opt("default").await.expect("it answers")).await;
+}
+
+/// A node that runs nothing and says every few seconds that it is well, as a kubelet would: of one that does not, new pods
+/// are marked as not ready after a minute. Any number of tests may keep the same one, each as long as its tasks run.
+pub(crate) async fn node(client: &Client, name: &'static str, tasks: &mut JoinSet<()>) {
+    let nodes = Api::<Node>::all(client.clone());
+    apply(&nodes, name, json!({})).await;
+    let is_well = async move || {
+        let now = Timestamp::now().to_string();
+        let ready = json!({"type": "Ready", "status": "True", "reason": "Test", "lastHeartbeatTime": now});
+        let status = json!({"status": {"conditions": [ready]}});
+        nodes.patch_status(name, &PatchParams::default(), &Patch::Strategic(status)).await
+    };
+    is_well().await.expect("it is there");
+    tasks.spawn(async move {
+        loop {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            // The control plane may be on its way out.
+            let _told = is_well().await;
+        }
+    });
 }
 
 /// Creates or changes any object that has a typed form.

@@ -1,11 +1,11 @@
 //! A Deployment in a namespace of its own, with a node that makes its pods ready, and somebody who writes down every
 //! number of replicas that it is ever asked for.
 
-use crate::control_plane::{ControlPlane, Line, PATIENCE, apply, namespace};
+use crate::control_plane::{ControlPlane, Line, PATIENCE, namespace, node};
 use crate::program::Scaler;
 use futures_util::StreamExt;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::config::Kubeconfig;
@@ -44,10 +44,10 @@ impl Scene {
     pub(crate) async fn new(control_plane: &Arc<ControlPlane>, name: &str) -> Self {
         let client = control_plane.client().await;
         // For all pods of all tests. Without it they would be cleared away.
-        apply(&Api::<Node>::all(client.clone()), NODE, json!({})).await;
+        let mut tasks = JoinSet::new();
+        node(&client, NODE, &mut tasks).await;
         namespace(&client, name).await;
         let asked = Arc::new(Mutex::new(Vec::new()));
-        let mut tasks = JoinSet::new();
         tasks.spawn(write_down(Api::namespaced(client.clone(), name), asked.clone()));
         tasks.spawn(tend(Api::namespaced(client.clone(), name)));
         let scene = Self {

@@ -1,9 +1,9 @@
 //! The Deployment target. Nobody runs the pods: the tests say what becomes of them.
 
-use crate::control_plane::{ControlPlane, PATIENCE, apply, control_plane, eventually, namespace};
+use crate::control_plane::{ControlPlane, PATIENCE, apply, control_plane, eventually, namespace, node};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v1::HorizontalPodAutoscaler;
-use k8s_openapi::api::core::v1::{Node, Pod, ResourceQuota};
+use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tokio::task::JoinSet;
 
 const NODE: &str = "node";
 
@@ -26,6 +27,7 @@ pub(crate) struct Scene {
     pub(crate) deployments: Api<Deployment>,
     pods: Api<Pod>,
     pub(crate) namespace: String,
+    _tasks: JoinSet<()>,
 }
 
 impl Scene {
@@ -38,7 +40,8 @@ impl Scene {
     pub(crate) async fn with(control_plane: Arc<ControlPlane>, name: &str, more: &Value) -> Self {
         let client = control_plane.client().await;
         // For all pods of all tests. Without it they would be cleared away.
-        apply(&Api::<Node>::all(client.clone()), NODE, json!({})).await;
+        let mut tasks = JoinSet::new();
+        node(&client, NODE, &mut tasks).await;
         namespace(&client, name).await;
         let scene = Self {
             _control_plane: control_plane,
@@ -46,6 +49,7 @@ impl Scene {
             pods: Api::namespaced(client.clone(), name),
             client,
             namespace: name.into(),
+            _tasks: tasks,
         };
         let mut spec = more.clone();
         spec["nodeName"] = NODE.into();
