@@ -123,6 +123,8 @@ impl Processes {
             sampling.set_missed_tick_behavior(MissedTickBehavior::Delay);
             sampling
         });
+        // What an earlier scaler had published is gone.
+        self.list();
         loop {
             self.reconcile(desired, &events);
             self.report(desired);
