@@ -1,164 +1,245 @@
-//! Sends pictures on schedule, and never waits for an answer before the next; or, to measure capacity, keeps a fixed
-//! number on their way.
+//! Sends on schedule, and never waits for an answer before the next; or, to measure capacity, keeps a fixed number on
+//! their way. One thread of its own, so that nothing else that loadgen does delays a request.
 
-use crate::images::Picture;
+use crate::connection::Connection;
+use crate::payload::Payload;
 use crate::sample::{Outcome, Sample};
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::header::CONTENT_TYPE;
-use hyper::{Request, StatusCode, Uri};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
-use service::wire::{Answer, ErrorBody, header};
-use std::sync::Arc;
+use crate::target::Target;
+use crate::{pace::Pace, verdict};
+use anyhow::{Context, Result};
+use crossbeam_channel::{Receiver, Sender};
+use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
-/// Answers are a few hundred bytes.
-const MAX_ANSWER_BYTES: usize = 1 << 20;
+/// After a stop, for the answers to what was sent before it.
+const STOP_GRACE: Duration = Duration::from_secs(2);
 
-/// For a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Tasks that run before the runtime looks at sockets and the timer again: what a request can be late by is the time
+/// that so many take.
+const EVENT_INTERVAL: u32 = 5;
 
-/// Where and how to send.
-#[derive(Debug, Clone)]
-pub struct Sender {
-    client: Client<HttpConnector, Full<Bytes>>,
-    uri: Uri,
-    /// For one request, from its scheduled send time.
-    timeout: Duration,
-    /// Sent as `x-request-timeout-ms`, if any.
-    budget: Option<Duration>,
+/// Of the idle connections.
+const UNPOISONED: &str = "nobody panics while holding the connections";
+
+/// When to send.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Load {
+    /// At these times since the start, ascending, whatever the server does.
+    Open(Vec<Duration>),
+    /// So many on their way, for so long.
+    Closed(usize, Duration),
 }
 
-impl Sender {
-    /// Posts to `uri`; gives up on an answer after `timeout`.
-    pub fn new(uri: Uri, timeout: Duration, budget: Option<Duration>) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        let client = Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).build(connector);
-        Self { client, uri, timeout, budget }
+/// A load and whom it meets.
+#[derive(Debug, Clone)]
+pub struct Order {
+    /// When to send.
+    pub load: Load,
+    /// Where.
+    pub target: Target,
+    /// What, in turn; at least one.
+    pub payloads: Arc<[Payload]>,
+    /// Open at once, at most. A request that finds none waits, and is late.
+    pub connections: usize,
+}
+
+/// A load that is being sent.
+#[derive(Debug)]
+pub struct Sending {
+    /// What the times of samples count from.
+    pub start: Instant,
+    /// One for each request that has ended; closed after the last. As long as the load, and all are kept for the report
+    /// anyway.
+    pub samples: Receiver<Sample>,
+    begun: Arc<AtomicUsize>,
+    stop: watch::Sender<bool>,
+    thread: JoinHandle<Result<()>>,
+}
+
+impl Sending {
+    /// Starts at once.
+    ///
+    /// # Errors
+    /// When the system has no thread or timer left.
+    pub fn start(order: Order) -> Result<Self> {
+        let (sender, samples) = crossbeam_channel::unbounded();
+        let (stop, stopped) = watch::channel(false);
+        let begun = Arc::new(AtomicUsize::new(0));
+        let start = Instant::now();
+        let client = Client {
+            connections: Semaphore::new(order.connections),
+            idle: Mutex::default(),
+            target: order.target,
+            payloads: order.payloads,
+            start,
+            samples: sender,
+            begun: begun.clone(),
+        };
+        let run = move || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().event_interval(EVENT_INTERVAL).build()?;
+            runtime.block_on(async {
+                // A timer that becomes the earliest costs a system call; beside this one no request's does.
+                let earlier = client.target.timeout / 2;
+                let _earliest = tokio::spawn(async move {
+                    loop {
+                        tokio::time::sleep(earlier).await;
+                    }
+                });
+                // A task: waking what the runtime itself blocks on costs a system call each time, too.
+                tokio::spawn(client.run(order.load, stopped)).await?
+            })
+        };
+        let thread = std::thread::Builder::new().name("sender".into()).spawn(run).context("start a thread")?;
+        Ok(Self { start, samples, begun, stop, thread })
     }
 
-    /// Sends request `i` at `schedule[i]` after now, pictures in turn, and reports each as it ends to `samples`.
-    /// Returns when all have ended.
-    pub async fn open_loop(
-        &self,
-        pictures: &[Picture],
-        schedule: &[Duration],
-        samples: &mpsc::UnboundedSender<Sample>,
-    ) {
-        let start = Instant::now();
-        let mut sending = JoinSet::new();
-        for (index, &scheduled) in schedule.iter().enumerate() {
-            tokio::time::sleep_until((start + scheduled).into()).await;
-            let (sender, samples) = (self.clone(), samples.clone());
-            let picture = pictures[index % pictures.len()].clone();
-            sending.spawn(async move {
-                // The receiver lives as long as the run.
-                let _ended = samples.send(sender.send(&picture, start, scheduled).await);
-            });
-            // Whatever has ended is let go of, so that a long run holds only what is on its way.
-            while sending.try_join_next().is_some() {}
+    /// Requests that were due so far.
+    pub fn begun(&self) -> usize {
+        self.begun.load(Ordering::Relaxed)
+    }
+
+    /// Whether everything has ended.
+    pub fn is_over(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Sends no more, and waits a moment for what is on its way.
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// How it ended, once it is over.
+    ///
+    /// # Errors
+    /// When the timer failed.
+    ///
+    /// # Panics
+    /// When the sender did.
+    pub fn finish(self) -> Result<()> {
+        match self.thread.join() {
+            Ok(outcome) => outcome,
+            Err(panic) => std::panic::resume_unwind(panic),
         }
-        while sending.join_next().await.is_some() {}
+    }
+}
+
+struct Client {
+    target: Target,
+    payloads: Arc<[Payload]>,
+    start: Instant,
+    samples: Sender<Sample>,
+    begun: Arc<AtomicUsize>,
+    connections: Semaphore,
+    /// The last used is used next, so that those that are too many can be closed by the server.
+    idle: Mutex<Vec<Connection>>,
+}
+
+impl Client {
+    async fn run(self, load: Load, mut stopped: watch::Receiver<bool>) -> Result<()> {
+        let client = Arc::new(self);
+        let mut on_their_way = JoinSet::new();
+        let sending = async {
+            match &load {
+                Load::Open(schedule) => client.open_loop(schedule, &mut on_their_way).await,
+                Load::Closed(concurrency, duration) => {
+                    client.closed_loop(*concurrency, *duration, &mut on_their_way);
+                    while on_their_way.join_next().await.is_some() {}
+                    Ok(())
+                }
+            }
+        };
+        let whole = tokio::select! {
+            sent = sending => { sent?; true }
+            _stop = stopped.wait_for(|stop| *stop) => false,
+        };
+        let rest = async { while on_their_way.join_next().await.is_some() {} };
+        let given_up = async {
+            if whole {
+                // The run's end is the last answer, or its timeout; unless somebody stops it now.
+                let _stop = stopped.wait_for(|stop| *stop).await;
+            }
+            tokio::time::sleep(STOP_GRACE).await;
+        };
+        tokio::select! {
+            () = rest => {}
+            () = given_up => {}
+        }
+        Ok(())
+    }
+
+    /// Sends request `i` at `schedule[i]`, payloads in turn.
+    async fn open_loop(self: &Arc<Self>, schedule: &[Duration], on_their_way: &mut JoinSet<()>) -> Result<()> {
+        let pace = Pace::new().context("make a timer")?;
+        for (index, &scheduled) in schedule.iter().enumerate() {
+            pace.until(self.start + scheduled).await.context("wait for the timer")?;
+            let client = self.clone();
+            on_their_way.spawn(async move { client.send(index, scheduled).await });
+            // Whatever has ended is let go of, so that a long run holds only what is on its way.
+            while on_their_way.try_join_next().is_some() {}
+        }
+        Ok(())
     }
 
     /// Keeps `concurrency` requests on their way for `duration`, each sent as soon as one before it has ended.
-    pub async fn closed_loop(
-        &self,
-        pictures: &Arc<[Picture]>,
-        concurrency: usize,
-        duration: Duration,
-        samples: &mpsc::UnboundedSender<Sample>,
-    ) {
-        let start = Instant::now();
-        let mut clients = JoinSet::new();
-        for client in 0..concurrency {
-            let (sender, pictures, samples) = (self.clone(), pictures.clone(), samples.clone());
-            clients.spawn(async move {
-                let turn = pictures.iter().cycle().skip(client).step_by(concurrency.max(1));
-                for picture in turn {
-                    let scheduled = start.elapsed();
+    fn closed_loop(self: &Arc<Self>, concurrency: usize, duration: Duration, on_their_way: &mut JoinSet<()>) {
+        for first in 0..concurrency {
+            let client = self.clone();
+            on_their_way.spawn(async move {
+                for index in (first..).step_by(concurrency) {
+                    let scheduled = client.start.elapsed();
                     if scheduled >= duration {
                         break;
                     }
-                    let _ended = samples.send(sender.send(picture, start, scheduled).await);
+                    client.send(index, scheduled).await;
                 }
             });
         }
-        while clients.join_next().await.is_some() {}
     }
 
-    async fn send(&self, picture: &Picture, start: Instant, scheduled: Duration) -> Sample {
-        let send_delay = start.elapsed().saturating_sub(scheduled);
-        let left = self.timeout.saturating_sub(send_delay);
-        let outcome = match tokio::time::timeout(left, self.exchange(picture)).await {
+    async fn send(&self, index: usize, scheduled: Duration) {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        let _permit = self.connections.acquire().await.expect("the semaphore is never closed");
+        let send_delay = self.start.elapsed().saturating_sub(scheduled);
+        let payload = &self.payloads[index % self.payloads.len()];
+        let left = self.target.timeout.saturating_sub(send_delay);
+        let (outcome, received_bytes) = match tokio::time::timeout(left, self.exchange(payload)).await {
             Ok(outcome) => outcome,
-            Err(_elapsed) => failed("client_timeout"),
+            Err(_elapsed) => (Outcome::Failed { code: "client_timeout".into() }, 0),
         };
-        Sample { scheduled, send_delay, latency: start.elapsed().saturating_sub(scheduled), outcome }
+        let latency = self.start.elapsed().saturating_sub(scheduled);
+        let sent_bytes = payload.body.len() as u32;
+        // The receiver lives as long as the run.
+        let _kept = self.samples.send(Sample { scheduled, send_delay, latency, sent_bytes, received_bytes, outcome });
     }
 
-    async fn exchange(&self, picture: &Picture) -> Outcome {
-        let mut request = Request::post(self.uri.clone()).header(CONTENT_TYPE, picture.content_type);
-        if let Some(budget) = self.budget {
-            request = request.header(header::TIMEOUT_MS, budget.as_millis().to_string());
+    /// The outcome and the length of the answer.
+    async fn exchange(&self, payload: &Payload) -> (Outcome, u32) {
+        let answer = async {
+            let mut connection = match self.reuse() {
+                Some(connection) => connection,
+                None => Connection::open(self.target.address).await?,
+            };
+            let answer = connection.exchange(self.target.request(payload)).await?;
+            self.idle.lock().expect(UNPOISONED).push(connection);
+            Ok::<_, crate::connection::Error>(answer)
+        };
+        match answer.await {
+            Ok((status, body)) => (verdict::judge(status, &body, payload.label.as_deref()), body.len() as u32),
+            Err(error) => (Outcome::Failed { code: error.code().into() }, 0),
         }
-        let request = request.body(Full::new(picture.file.clone())).expect("checked parts make a request");
-        let response = match self.client.request(request).await {
-            Ok(response) => response,
-            Err(error) if error.is_connect() => return failed("connect"),
-            Err(_) => return failed("reset"),
-        };
-        let status = response.status();
-        let Ok(body) = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await else {
-            return failed("short_answer");
-        };
-        judge(status, &body.to_bytes(), picture.label.as_deref())
     }
-}
 
-fn judge(status: StatusCode, body: &[u8], label: Option<&str>) -> Outcome {
-    if status != StatusCode::OK {
-        return match serde_json::from_slice::<ErrorBody>(body) {
-            Ok(error) => failed(&error.code),
-            Err(_) => failed(&format!("http_{}", status.as_u16())),
-        };
-    }
-    match serde_json::from_slice::<Answer>(body) {
-        Ok(answer) => Outcome::Answered { right: label.map(|label| answer.prediction.label == label) },
-        Err(_) => failed("invalid_answer"),
-    }
-}
-
-fn failed(code: &str) -> Outcome {
-    Outcome::Failed { code: code.into() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn answers_are_judged_by_status_body_and_label() {
-        let answer = br#"{"success":true,"prediction":{"class_index":0,"label":"plain circle","confidence":0.9},
-            "predictions":[],"model":"m","replica":"r","timing_ms":{"queue":0,"decode":0,"batch":0,"inference":0,"total":0}}"#;
-        let error = br#"{"success":false,"code":"queue_full","error":"full","request_id":"x"}"#;
-        let rows = [
-            (200, &answer[..], Some("plain circle"), Outcome::Answered { right: Some(true) }),
-            (200, answer, Some("plain star"), Outcome::Answered { right: Some(false) }),
-            (200, answer, None, Outcome::Answered { right: None }),
-            (200, b"<html>", None, failed("invalid_answer")),
-            (503, error, None, failed("queue_full")),
-            (502, b"Bad Gateway", None, failed("http_502")),
-        ];
-        for (status, body, label, expected) in rows {
-            let status = StatusCode::from_u16(status).expect("a status");
-            assert_eq!(judge(status, body, label), expected);
+    fn reuse(&self) -> Option<Connection> {
+        loop {
+            let mut connection = self.idle.lock().expect(UNPOISONED).pop()?;
+            if connection.is_open() {
+                return Some(connection);
+            }
         }
     }
 }

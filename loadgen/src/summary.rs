@@ -1,18 +1,17 @@
 //! PURE: samples → percentiles, attainment, goodput.
 
+use crate::latencies::{Latencies, Percentiles};
 use crate::sample::{Outcome, Sample};
-use hdrhistogram::Histogram;
+use crate::usage::Usage;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// A send later than this is the generator's fault and is counted.
-const LATE_SEND: Duration = Duration::from_millis(10);
-
 /// Of a whole run. Latencies are milliseconds from the scheduled send time to the whole answer.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Summary {
-    /// Requests scheduled.
+    /// Requests scheduled, sent and ended.
     pub offered: usize,
     /// 200s.
     pub answered: usize,
@@ -26,31 +25,20 @@ pub struct Summary {
     pub attainment: f64,
     /// Right answers within the objective per second of the run.
     pub goodput_per_second: f64,
+    /// Answers per second of the run.
+    pub throughput_per_second: f64,
     /// Of answered requests.
     pub latency_ms: Percentiles,
-    /// Of all requests: how late the generator itself was.
-    pub send_delay_p99_ms: f64,
-    /// Requests sent more than 10 ms late.
-    pub late_sends: usize,
-}
-
-/// Milliseconds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub struct Percentiles {
-    /// Median.
-    pub p50: f64,
-    /// 90th percentile.
-    pub p90: f64,
-    /// 95th percentile.
-    pub p95: f64,
-    /// 99th percentile.
-    pub p99: f64,
-    /// Largest.
-    pub max: f64,
+    /// Of the requests' bodies.
+    pub sent_bytes: u64,
+    /// Of the answers' bodies.
+    pub received_bytes: u64,
+    /// Of replicas; absent if nobody told.
+    pub usage: Option<Usage>,
 }
 
 /// Some seconds of a run, by scheduled send time.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Row {
     /// The first of them, since the start.
     pub second: usize,
@@ -66,8 +54,18 @@ pub struct Row {
     pub latency_ms: Option<Percentiles>,
 }
 
-/// Sums a run up.
-pub fn summarise(samples: &[Sample], objective: Duration, length: Duration) -> Summary {
+/// Of the answered.
+pub fn latencies<'a>(samples: impl IntoIterator<Item = &'a Sample>) -> Latencies {
+    samples.into_iter().filter(|sample| sample.is_answered()).map(|sample| sample.latency).collect()
+}
+
+/// Right, or not known to be wrong, and within `objective`.
+pub fn good(samples: &[Sample], objective: Duration) -> usize {
+    samples.iter().filter(|sample| sample.is_good(objective)).count()
+}
+
+/// Sums a run of `length` up.
+pub fn summarise(samples: &[Sample], objective: Duration, length: Duration, usage: Option<Usage>) -> Summary {
     let mut errors = BTreeMap::new();
     let (mut labelled, mut right) = (0_usize, 0_usize);
     for sample in samples {
@@ -76,24 +74,27 @@ pub fn summarise(samples: &[Sample], objective: Duration, length: Duration) -> S
                 labelled += usize::from(known.is_some());
                 right += usize::from(*known == Some(true));
             }
-            Outcome::Failed { code } => *errors.entry(code.clone()).or_insert(0) += 1,
+            Outcome::Failed { code } => *errors.entry(code.clone().into_owned()).or_insert(0) += 1,
         }
     }
     let failed = errors.values().sum::<usize>();
-    let within = samples.iter().filter(|sample| within(sample, objective)).count();
-    let good = samples.iter().filter(|sample| sample.is_good(objective)).count();
+    let answered = samples.len() - failed;
+    let within = samples.iter().filter(|sample| sample.is_within(objective)).count();
     let share = |part: usize, whole: usize| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
+    let per_second = |count: usize| if length.is_zero() { 0.0 } else { count as f64 / length.as_secs_f64() };
     Summary {
         offered: samples.len(),
-        answered: samples.len() - failed,
+        answered,
         failed,
         errors,
         accuracy: (labelled > 0).then(|| share(right, labelled)),
         attainment: share(within, samples.len()),
-        goodput_per_second: good as f64 / length.as_secs_f64().max(f64::MIN_POSITIVE),
-        latency_ms: percentiles(samples.iter().filter(|sample| answered(sample)).map(|sample| sample.latency)),
-        send_delay_p99_ms: percentiles(samples.iter().map(|sample| sample.send_delay)).p99,
-        late_sends: samples.iter().filter(|sample| sample.send_delay > LATE_SEND).count(),
+        goodput_per_second: per_second(good(samples, objective)),
+        throughput_per_second: per_second(answered),
+        latency_ms: latencies(samples).percentiles(),
+        sent_bytes: samples.iter().map(|sample| u64::from(sample.sent_bytes)).sum(),
+        received_bytes: samples.iter().map(|sample| u64::from(sample.received_bytes)).sum(),
+        usage,
     }
 }
 
@@ -110,39 +111,17 @@ pub fn rows(samples: &[Sample], objective: Duration, length: Duration, step: usi
         }
     }
     let row = |(index, samples): (usize, Vec<&Sample>)| {
-        let latencies: Vec<Duration> =
-            samples.iter().filter(|sample| answered(sample)).map(|sample| sample.latency).collect();
+        let latencies = latencies(samples.iter().copied());
         Row {
             second: index * step,
             seconds: step.min(whole - index * step),
             offered: samples.len(),
-            within_objective: samples.iter().filter(|sample| within(sample, objective)).count(),
-            failed: samples.iter().filter(|sample| !answered(sample)).count(),
-            latency_ms: (!latencies.is_empty()).then(|| percentiles(latencies.into_iter())),
+            within_objective: samples.iter().filter(|sample| sample.is_within(objective)).count(),
+            failed: samples.iter().filter(|sample| !sample.is_answered()).count(),
+            latency_ms: (latencies.count() > 0).then(|| latencies.percentiles()),
         }
     };
     by_row.into_iter().enumerate().map(row).collect()
-}
-
-fn answered(sample: &Sample) -> bool {
-    matches!(sample.outcome, Outcome::Answered { .. })
-}
-
-fn within(sample: &Sample, objective: Duration) -> bool {
-    answered(sample) && sample.latency <= objective
-}
-
-fn percentiles(latencies: impl Iterator<Item = Duration>) -> Percentiles {
-    // Microseconds up to an hour, three digits exact.
-    let mut histogram = Histogram::<u64>::new_with_bounds(1, 3_600_000_000, 3).expect("the bounds are valid");
-    for latency in latencies {
-        histogram.saturating_record(latency.as_micros() as u64);
-    }
-    if histogram.is_empty() {
-        return Percentiles::default();
-    }
-    let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1e3;
-    Percentiles { p50: at(0.5), p90: at(0.9), p95: at(0.95), p99: at(0.99), max: histogram.max() as f64 / 1e3 }
 }
 
 #[cfg(test)]
@@ -153,34 +132,37 @@ mod tests {
         let milliseconds = Duration::from_millis;
         Sample {
             scheduled: milliseconds(scheduled_ms),
-            send_delay: milliseconds(latency_ms / 10),
+            send_delay: Duration::ZERO,
             latency: milliseconds(latency_ms),
+            sent_bytes: 1000,
+            received_bytes: 10,
             outcome,
         }
     }
 
     fn run() -> Vec<Sample> {
-        let failed = |code: &str| Outcome::Failed { code: code.into() };
+        let failed = |code: &'static str| Outcome::Failed { code: code.into() };
         vec![
             sample(100, 50, Outcome::Answered { right: Some(true) }),
             sample(200, 60, Outcome::Answered { right: Some(false) }),
-            sample(300, 700, Outcome::Answered { right: Some(true) }),
-            sample(2100, 10, failed("queue_full")),
-            sample(2200, 40, Outcome::Answered { right: None }),
+            sample(900, 700, Outcome::Answered { right: Some(true) }),
+            sample(2100, 1, failed("queue_full")),
+            sample(2400, 40, Outcome::Answered { right: None }),
         ]
     }
 
     #[test]
-    fn attainment_counts_everything_that_was_offered() {
-        let summary = summarise(&run(), Duration::from_millis(500), Duration::from_secs(3));
+    fn a_run_is_summed_up() {
+        let summary = summarise(&run(), Duration::from_millis(500), Duration::from_secs(4), None);
         assert_eq!((summary.offered, summary.answered, summary.failed), (5, 4, 1));
-        assert_eq!(summary.errors, BTreeMap::from([("queue_full".into(), 1)]));
+        assert_eq!(summary.errors.get("queue_full"), Some(&1));
         assert_eq!(summary.attainment, 3.0 / 5.0);
         assert_eq!(summary.accuracy, Some(2.0 / 3.0));
-        assert_eq!(summary.goodput_per_second, 2.0 / 3.0);
-        assert_eq!(summary.late_sends, 1);
+        // The right one in time and the unlabelled one.
+        assert_eq!((summary.goodput_per_second, summary.throughput_per_second), (0.5, 1.0));
+        assert_eq!((summary.sent_bytes, summary.received_bytes), (5000, 50));
         assert!((summary.latency_ms.max - 700.0).abs() < 1.0);
-        assert_eq!(summarise(&[], Duration::ZERO, Duration::ZERO).attainment, 0.0);
+        assert_eq!(summarise(&[], Duration::ZERO, Duration::ZERO, None), Summary::default());
     }
 
     #[test]

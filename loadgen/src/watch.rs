@@ -1,50 +1,88 @@
-//! Watches the dispatcher while a run goes on: queue length and ready replicas, once a second.
+//! Watches the dispatcher, and the scaler if told where it is, while a run goes on: once a second.
 
 use prometheus_parse::{Scrape, Value};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::fetch;
 use service::wire::metric;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// What the dispatcher said at one moment.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+/// Between two looks, and for an answer.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// What they said at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Glimpse {
     /// Since the start of the run.
     pub at_seconds: f64,
     /// Requests waiting.
-    pub queue_length: f64,
+    pub queue_length: Option<f64>,
     /// Replicas in rotation.
-    pub replicas: f64,
+    pub replicas: Option<f64>,
+    /// Replicas that the scaler asks for.
+    #[serde(default)]
+    pub desired_replicas: Option<f64>,
 }
 
 /// All glimpses so far, oldest first.
-pub type Glimpses = Arc<Mutex<Vec<Glimpse>>>;
+#[derive(Debug, Clone, Default)]
+pub struct Glimpses(Arc<Mutex<Vec<Glimpse>>>);
 
-/// Scrapes `address` every second until dropped. What does not answer, or is no dispatcher, leaves a gap.
-pub async fn follow(address: String, glimpses: Glimpses) {
-    let start = Instant::now();
-    let mut tick = tokio::time::interval(Duration::from_secs(1));
-    loop {
-        tick.tick().await;
-        let at_seconds = start.elapsed().as_secs_f64();
-        let Ok((_, body)) = fetch::get(&address, "/metrics", Duration::from_secs(1)).await else { continue };
-        if let Some((queue_length, replicas)) = read(&String::from_utf8_lossy(&body)) {
-            let glimpse = Glimpse { at_seconds, queue_length, replicas };
-            glimpses.lock().expect("nobody panics while holding the glimpses").push(glimpse);
+impl Glimpses {
+    /// All of them.
+    pub fn all(&self) -> Vec<Glimpse> {
+        self.0.lock().expect("nobody panics while holding the glimpses").clone()
+    }
+
+    /// The last one.
+    pub fn last(&self) -> Option<Glimpse> {
+        self.0.lock().expect("nobody panics while holding the glimpses").last().copied()
+    }
+
+    /// Scrapes until dropped, counting time from `start`. What does not answer, or is neither, leaves a gap.
+    pub async fn follow(self, start: Instant, dispatcher: String, scaler: Option<String>) {
+        let mut tick = tokio::time::interval(INTERVAL);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        loop {
+            tick.tick().await;
+            let at_seconds = start.elapsed().as_secs_f64();
+            let asked = async {
+                match &scaler {
+                    Some(scaler) => scrape(scaler).await,
+                    None => None,
+                }
+            };
+            let (dispatcher, scaler) = tokio::join!(scrape(&dispatcher), asked);
+            let glimpse = Glimpse {
+                at_seconds,
+                queue_length: gauge(dispatcher.as_ref(), metric::QUEUE_LENGTH, None),
+                replicas: gauge(dispatcher.as_ref(), metric::REPLICAS, Some("ready")),
+                desired_replicas: gauge(scaler.as_ref(), metric::DESIRED_REPLICAS, None),
+            };
+            if glimpse.queue_length.or(glimpse.replicas).or(glimpse.desired_replicas).is_some() {
+                self.0.lock().expect("nobody panics while holding the glimpses").push(glimpse);
+            }
         }
     }
 }
 
-fn read(text: &str) -> Option<(f64, f64)> {
-    let scrape = Scrape::parse(text.lines().map(|line| Ok(line.to_owned()))).ok()?;
-    let gauge = |name: &str, state: Option<&str>| {
-        scrape.samples.iter().find_map(|sample| match sample.value {
-            Value::Gauge(value) if sample.metric == name && sample.labels.get("state") == state => Some(value),
-            _ => None,
-        })
-    };
-    Some((gauge(metric::QUEUE_LENGTH, None)?, gauge(metric::REPLICAS, Some("ready"))?))
+async fn scrape(address: &str) -> Option<Scrape> {
+    let (_, body) = fetch::get(address, "/metrics", INTERVAL).await.ok()?;
+    read(&String::from_utf8_lossy(&body))
+}
+
+fn read(text: &str) -> Option<Scrape> {
+    Scrape::parse(text.lines().map(|line| Ok(line.to_owned()))).ok()
+}
+
+fn gauge(scrape: Option<&Scrape>, name: &str, state: Option<&str>) -> Option<f64> {
+    scrape?.samples.iter().find_map(|sample| match sample.value {
+        Value::Gauge(value) if value.is_finite() && sample.metric == name && sample.labels.get("state") == state => {
+            Some(value)
+        }
+        _ => None,
+    })
 }
 
 #[cfg(test)]
@@ -54,8 +92,14 @@ mod tests {
     #[test]
     fn gauges_are_found_by_name_and_state() {
         let text = "# TYPE dispatcher_queue_length gauge\ndispatcher_queue_length 4\n\
-            # TYPE dispatcher_replicas gauge\ndispatcher_replicas{state=\"ejected\"} 1\ndispatcher_replicas{state=\"ready\"} 3\n";
-        assert_eq!(read(text), Some((4.0, 3.0)));
-        assert_eq!(read("<html>"), None);
+            # TYPE dispatcher_replicas gauge\ndispatcher_replicas{state=\"ejected\"} 1\ndispatcher_replicas{state=\"ready\"} 3\n\
+            # TYPE dispatcher_capacity gauge\ndispatcher_capacity NaN\n";
+        let scrape = read(text);
+        let gauge = |name, state| gauge(scrape.as_ref(), name, state);
+        assert_eq!(gauge(metric::QUEUE_LENGTH, None), Some(4.0));
+        assert_eq!(gauge(metric::REPLICAS, Some("ready")), Some(3.0));
+        assert_eq!(gauge(metric::CAPACITY, None), None);
+        assert_eq!(gauge(metric::REPLICAS, None), None);
+        assert!(read("<html>").is_none_or(|scrape| scrape.samples.is_empty()));
     }
 }

@@ -1,21 +1,77 @@
 //! PURE: (workload, process, seed) → when each request is to be sent.
 
 use crate::workload::Workload;
-use clap::ValueEnum;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, Gamma};
+use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 /// How arrivals are spread.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum Process {
-    /// Independent of each other, as many users are
+    /// Independent of each other, as many users are.
     Poisson,
-    /// Evenly spaced
+    /// Evenly spaced.
     Uniform,
-    /// As many in every second as the workload says, at random times within it
+    /// As many in every second as the workload says, at random times within it.
     Replayed,
+    /// Gaps of a gamma distribution with this coefficient of variation: above 1 they come in bunches, below 1 more
+    /// regularly than by chance.
+    Gamma(f64),
+}
+
+/// Coefficients of variation: less is as good as uniform, more sends nearly everything at once.
+const MIN_CV: f64 = 0.01;
+const MAX_CV: f64 = 10.0;
+
+/// What is wrong with the name of a process.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is none of poisson, uniform, replayed and gamma:CV, with a CV between {MIN_CV} and {MAX_CV}")]
+pub struct Error(String);
+
+impl FromStr for Process {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let error = || Error(text.chars().take(40).collect());
+        match text {
+            "poisson" => Ok(Self::Poisson),
+            "uniform" => Ok(Self::Uniform),
+            "replayed" => Ok(Self::Replayed),
+            _ => {
+                let cv = text.strip_prefix("gamma:").and_then(|cv| cv.parse().ok()).ok_or_else(error)?;
+                if (MIN_CV..=MAX_CV).contains(&cv) { Ok(Self::Gamma(cv)) } else { Err(error()) }
+            }
+        }
+    }
+}
+
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Poisson => f.write_str("poisson"),
+            Self::Uniform => f.write_str("uniform"),
+            Self::Replayed => f.write_str("replayed"),
+            Self::Gamma(cv) => write!(f, "gamma:{cv}"),
+        }
+    }
+}
+
+impl TryFrom<String> for Process {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self, Error> {
+        text.parse()
+    }
+}
+
+impl From<Process> for String {
+    fn from(process: Process) -> Self {
+        process.to_string()
+    }
 }
 
 /// Send times since the start, ascending, one after the other.
@@ -43,8 +99,8 @@ impl<'a> Arrivals<'a> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         // Half a gap at the start, so that evenly spaced arrivals lie in the middle of their shares.
         let next = match process {
-            Process::Poisson => gap(&mut rng),
             Process::Uniform | Process::Replayed => 0.5,
+            Process::Poisson | Process::Gamma(_) => gap(process, &mut rng),
         };
         let left = workload.per_second.first().map_or(0, |rate| rate.round() as usize);
         Self { workload, process, rng, next, second: 0, before: 0.0, left, within: 0.0 }
@@ -74,7 +130,7 @@ impl<'a> Arrivals<'a> {
             rate = *self.workload.per_second.get(self.second)?;
         }
         let seconds = self.second as f64 + (self.next - self.before) / rate;
-        self.next += if self.process == Process::Poisson { gap(&mut self.rng) } else { 1.0 };
+        self.next += gap(self.process, &mut self.rng);
         Some(seconds)
     }
 }
@@ -85,15 +141,21 @@ impl Iterator for Arrivals<'_> {
     fn next(&mut self) -> Option<Duration> {
         let seconds = match self.process {
             Process::Replayed => self.next_replayed(),
-            Process::Poisson | Process::Uniform => self.next_timed(),
+            Process::Poisson | Process::Uniform | Process::Gamma(_) => self.next_timed(),
         }?;
         Some(Duration::from_nanos((seconds * 1e9).round() as u64))
     }
 }
 
-/// Inverse of the exponential distribution; 1 − u keeps the logarithm finite.
-fn gap(rng: &mut ChaCha8Rng) -> f64 {
-    -(1.0 - rng.random::<f64>()).ln()
+/// Between two points of the process of rate one.
+fn gap(process: Process, rng: &mut ChaCha8Rng) -> f64 {
+    match process {
+        // Inverse of the exponential distribution; 1 − u keeps the logarithm finite.
+        Process::Poisson => -(1.0 - rng.random::<f64>()).ln(),
+        // Mean k θ = 1 and coefficient of variation 1 / √k.
+        Process::Gamma(cv) => Gamma::new(1.0 / (cv * cv), cv * cv).expect("the CV is positive").sample(rng),
+        Process::Uniform | Process::Replayed => 1.0,
+    }
 }
 
 /// All of them.
@@ -129,12 +191,38 @@ mod tests {
         assert!((n / 10_000.0 - 1.0).abs() < 0.05, "{n} arrivals");
     }
 
+    #[test]
+    fn gamma_gaps_have_the_mean_and_the_variation_asked_for() {
+        let workload = Workload::constant(50.0, Duration::from_secs(2000));
+        for cv in [0.2, 1.0, 2.5] {
+            let times = schedule(&workload, Process::Gamma(cv), 3);
+            let gaps: Vec<f64> = times.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64()).collect();
+            let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
+            let variance = gaps.iter().map(|gap| (gap - mean).powi(2)).sum::<f64>() / gaps.len() as f64;
+            assert!((50.0 * mean - 1.0).abs() < 0.03, "{cv}: {mean}");
+            assert!((variance.sqrt() / mean / cv - 1.0).abs() < 0.05, "{cv}: {}", variance.sqrt() / mean);
+        }
+    }
+
+    #[test]
+    fn processes_are_known_by_their_names() {
+        for name in ["poisson", "uniform", "replayed", "gamma:2.5"] {
+            assert_eq!(name.parse::<Process>().map(|process| process.to_string()).as_deref(), Ok(name));
+        }
+        for name in ["", "Poisson", "gamma", "gamma:", "gamma:0", "gamma:-1", "gamma:NaN", "gamma:inf"] {
+            let error = name.parse::<Process>().expect_err("refused").to_string();
+            assert!(error.contains("gamma:CV"), "{name}: {error}");
+        }
+    }
+
     proptest! {
         #[test]
         fn times_ascend_within_seconds_that_have_load(
             rates in prop::collection::vec(0..20_u32, 1..30),
             seed: u64,
-            process in prop::sample::select(vec![Process::Poisson, Process::Uniform, Process::Replayed]),
+            process in prop::sample::select(
+                vec![Process::Poisson, Process::Uniform, Process::Replayed, Process::Gamma(2.0)]
+            ),
         ) {
             let workload = Workload { per_second: rates.iter().map(|&rate| f64::from(rate)).collect() };
             let times = schedule(&workload, process, seed);
@@ -144,7 +232,7 @@ mod tests {
                 prop_assert!(workload.per_second[second] > 0.0);
             }
             prop_assert_eq!(&times, &schedule(&workload, process, seed));
-            if process != Process::Poisson {
+            if matches!(process, Process::Uniform | Process::Replayed) {
                 prop_assert_eq!(times.len() as u32, rates.iter().sum::<u32>());
             }
             if process == Process::Replayed {

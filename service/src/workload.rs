@@ -83,6 +83,30 @@ impl Workload {
         self
     }
 
+    /// The same rates in `factor` times the time, and so `factor` times the requests: 0.5 plays an hour in half an hour.
+    /// A second that takes parts of several has their mean; a last one that is not full has less.
+    #[must_use]
+    pub fn stretched(self, factor: f64) -> Self {
+        let old = &self.per_second;
+        let end = old.len() as f64;
+        let rate = |second: usize| {
+            let from = second as f64 / factor;
+            let to = ((second + 1) as f64 / factor).min(end);
+            let overlap = |index: usize| (to.min((index + 1) as f64) - from.max(index as f64)).max(0.0);
+            let touched = from as usize..(to.ceil() as usize).min(old.len());
+            factor * touched.map(|index| old[index] * overlap(index)).sum::<f64>()
+        };
+        // Not one more second for a rounding error.
+        let seconds = (end * factor - 1e-9).ceil().max(1.0) as usize;
+        Self { per_second: (0..seconds).map(rate).collect() }
+    }
+
+    /// So many times, one after the other.
+    #[must_use]
+    pub fn repeated(self, times: usize) -> Self {
+        Self { per_second: self.per_second.repeat(times) }
+    }
+
     /// Requests expected in all.
     pub fn total(&self) -> f64 {
         self.per_second.iter().sum()
@@ -99,6 +123,22 @@ mod tests {
         assert_eq!(parsed.per_second, [7.0, 6.0, 0.0, 12.0]);
         assert_eq!(parsed.clone().scaled(0.5).total(), 12.5);
         assert_eq!(parsed.first(Duration::from_millis(1500)).per_second, [7.0, 6.0]);
+    }
+
+    #[test]
+    fn stretching_keeps_rates_and_scales_the_number_of_requests() {
+        let stretched = |factor| Workload { per_second: vec![2.0, 4.0, 9.0] }.stretched(factor).per_second;
+        assert_eq!(stretched(2.0), [2.0, 2.0, 4.0, 4.0, 9.0, 9.0]);
+        assert_eq!(stretched(1.0), [2.0, 4.0, 9.0]);
+        // One and a half seconds: the second half-second has no load.
+        assert_eq!(stretched(0.5), [3.0, 4.5]);
+        let tiny = stretched(0.001);
+        assert!(tiny.len() == 1 && (tiny[0] - 0.015).abs() < 1e-9, "{tiny:?}");
+        for factor in [0.1, 0.3, 0.7, 1.3, 3.1] {
+            let total = stretched(factor).iter().sum::<f64>();
+            assert!((total - 15.0 * factor).abs() < 1e-9, "{factor}: {total}");
+        }
+        assert_eq!(Workload { per_second: vec![1.0, 2.0] }.repeated(2).per_second, [1.0, 2.0, 1.0, 2.0]);
     }
 
     #[test]

@@ -1,13 +1,10 @@
 //! The demo's burst: a workload scaled to what one replica can do on this machine, against a fresh scaler.
 
-use crate::paths;
 use crate::stack::{Setup, Stack};
-use anyhow::{Context, Result, ensure};
-use indicatif::ProgressBar;
+use crate::{loadgen, paths};
+use anyhow::Result;
 use serde_json::Value;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Duration;
+use std::path::PathBuf;
 
 /// Cores for each replica, where permitted: three of them and the rest of the system fit two cores.
 const SHARE: &str = "--cpu-share=0.6";
@@ -48,7 +45,7 @@ impl Burst {
         println!("dispatcher  http://{}", stack.dispatcher.address);
         println!("cpu share   {}", stack.share);
         let url = format!("--url=http://{}/predict", stack.dispatcher.address);
-        let capacity = capacity(&url, &folder)?;
+        let capacity = loadgen::capacity(&url, &folder)?;
         println!("capacity    {capacity:.1} pictures/s, {:.0} ms each", 1e3 / capacity);
         Ok((stack, Self { url, capacity, folder }))
     }
@@ -75,28 +72,6 @@ impl Burst {
         let workload = format!("--workload={}", paths::root().join(WORKLOAD).display());
         let scale = format!("--rate-scale={}", self.scale());
         let flags = [&[self.url.as_str(), &workload, &scale, "--table=4"], flags].concat();
-        loadgen(&flags, &self.folder.join("report.json"))
+        loadgen::run(&flags, &self.folder.join("report.json"))
     }
-}
-
-/// Pictures per second that one replica can do.
-fn capacity(url: &str, folder: &Path) -> Result<f64> {
-    let spinner = ProgressBar::new_spinner().with_message("measuring what one replica can do");
-    spinner.enable_steady_tick(Duration::from_millis(100));
-    let measured =
-        loadgen(&[url, "--closed=1", "--duration=5s", "--generate=60", "--quiet"], &folder.join("capacity.json"))?;
-    spinner.finish_and_clear();
-    let answered = measured["summary"]["answered"].as_f64().unwrap_or_default();
-    ensure!(answered > 0.0, "the replica answered nothing; see {}", folder.join("scaler.log").display());
-    Ok(answered / measured["setup"]["length_seconds"].as_f64().unwrap_or(f64::INFINITY))
-}
-
-/// Runs loadgen and reads its report.
-fn loadgen(flags: &[&str], json: &Path) -> Result<Value> {
-    let mut command = Command::new(paths::program("loadgen"));
-    command.arg("run").args(flags).arg(format!("--json={}", json.display()));
-    let status = command.status().context("run loadgen")?;
-    ensure!(status.success(), "loadgen failed ({status})");
-    let text = std::fs::read_to_string(json).with_context(|| format!("read {}", json.display()))?;
-    serde_json::from_str(&text).with_context(|| format!("read {}", json.display()))
 }

@@ -67,6 +67,7 @@ fn verdict(report: &Value, stolen: Stolen) -> Result<()> {
     if stolen.is_notable() {
         println!("{stolen}");
     }
+    ensure!(report["punctuality"]["is_bottleneck"] == false, "the load could not be sent on time");
     ensure!(good >= GOAL, "the objective was missed");
     ensure!(failed == 0, "requests failed");
     ensure!(peak > first && after < peak, "the scaler did not follow the burst");

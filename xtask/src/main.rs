@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use xtask::{bench, build, demo, libtorch, parity, prerequisites, up};
+use xtask::{bench, build, demo, experiment, libtorch, parity, prerequisites, up};
 
 /// Builds, runs and tests Roundhouse.
 #[derive(Parser)]
@@ -19,6 +19,8 @@ enum Task {
     Demo,
     /// Start everything and stay until Ctrl-C
     Up(up::Options),
+    /// Replay one workload against each scaling law in turn, with fresh processes, and compare what they reached and cost
+    Experiment(experiment::Options),
     /// Run every test
     Test,
     /// Measure
@@ -34,6 +36,7 @@ fn main() -> Result<()> {
     match Cli::parse().task {
         Task::Demo => demo::run(),
         Task::Up(options) => up::run(&options),
+        Task::Experiment(options) => experiment::run(&options),
         Task::Test => build::test(),
         Task::Bench(subject) => bench::run(&subject),
         Task::Parity(options) => parity::run(&options),

@@ -1,31 +1,70 @@
 //! A report as text.
 
 use super::Report;
+use crate::capacity::Capacity;
+use crate::usage::Source;
 
-/// A few lines with the figures of the whole run.
+/// The lines with the figures of the whole run.
 pub fn summary(report: &Report) -> String {
     let (summary, setup) = (&report.summary, &report.setup);
     let latency = &summary.latency_ms;
-    let mut lines = vec![
-        format!("offered     {} requests in {:.0} s ({})", summary.offered, setup.length_seconds, setup.load),
-        format!("answered    {}, failed {}", summary.answered, summary.failed),
-    ];
-    lines.extend(summary.errors.iter().map(|(code, count)| format!("            {count} x {code}")));
+    let mut lines = Vec::new();
+    if !report.is_complete {
+        lines.push(format!(
+            "PARTIAL     stopped after {:.1} s; {} requests were not waited for",
+            setup.length_seconds, report.unfinished
+        ));
+    }
+    lines.push(format!("offered     {} requests in {:.0} s ({})", summary.offered, setup.length_seconds, setup.load));
+    lines.push(format!("answered    {}, failed {}", summary.answered, summary.failed));
+    lines.extend(summary.errors.iter().map(|(code, count)| format!("            {count} × {code}")));
     lines.push(format!(
-        "latency     p50 {:.0} ms, p90 {:.0} ms, p95 {:.0} ms, p99 {:.0} ms, max {:.0} ms",
-        latency.p50, latency.p90, latency.p95, latency.p99, latency.max
+        "latency     p50 {:.0} ms, p90 {:.0} ms, p95 {:.0} ms, p99 {:.0} ms, p99.9 {:.0} ms, max {:.0} ms",
+        latency.p50, latency.p90, latency.p95, latency.p99, latency.p999, latency.max
     ));
     lines.push(format!("attainment  {:.2} % within {:.0} ms", 100.0 * summary.attainment, setup.objective_ms));
-    lines.push(format!("goodput     {:.1} right answers within the objective per second", summary.goodput_per_second));
+    lines.push(format!(
+        "goodput     {:.1} right answers within the objective per second, of {:.1} answers",
+        summary.goodput_per_second, summary.throughput_per_second
+    ));
     if let Some(accuracy) = summary.accuracy {
         lines.push(format!("accuracy    {:.2} % of labelled pictures", 100.0 * accuracy));
     }
-    if summary.late_sends > 0 {
+    lines.push(format!(
+        "bytes       {:.1} MB sent, {:.1} MB received",
+        summary.sent_bytes as f64 / 1e6,
+        summary.received_bytes as f64 / 1e6
+    ));
+    if let Some(usage) = &summary.usage {
+        let counted = match usage.source {
+            Source::Scaler => "asked for",
+            Source::Dispatcher => "in rotation",
+        };
+        let cost = usage
+            .replica_seconds_per_1000_good
+            .map_or_else(String::new, |cost| format!(", {cost:.1} for 1000 good answers"));
         lines.push(format!(
-            "warning     {} requests were sent over 10 ms late (p99 {:.1} ms): this machine was too busy to send on time",
-            summary.late_sends, summary.send_delay_p99_ms
+            "replicas    {:.0} replica-seconds {counted}{cost}; at most {:.0}, changed {} times",
+            usage.replica_seconds, usage.peak_replicas, usage.changes
         ));
     }
+    if setup.skipped_pictures > 0 {
+        lines.push(format!("pictures    {} could not be read and were skipped", setup.skipped_pictures));
+    }
+    let late = &report.punctuality;
+    if late.is_bottleneck {
+        lines.push(format!(
+            "INVALID     {} requests were sent over 10 ms late (p99 {:.1} ms): this machine, or --connections, was the \
+             bottleneck, and the figures say nothing of the server",
+            late.late_sends, late.send_delay_ms.p99
+        ));
+    } else if late.late_sends > 0 {
+        lines.push(format!(
+            "warning     {} requests were sent over 10 ms late (p99 {:.1} ms): this machine was busy",
+            late.late_sends, late.send_delay_ms.p99
+        ));
+    }
+    lines.extend(report.thresholds.iter().map(|outcome| format!("threshold   {outcome}")));
     lines.join("\n")
 }
 
@@ -40,11 +79,42 @@ pub fn table(report: &Report) -> String {
             "{:>3} s {:>7.1}/s {:>10} {:>7} {:>5} ms   {:>14} %",
             row.second,
             row.offered as f64 / row.seconds as f64,
-            seen(glimpse.map(|glimpse| glimpse.replicas)),
-            seen(glimpse.map(|glimpse| glimpse.queue_length)),
+            seen(glimpse.and_then(|glimpse| glimpse.replicas)),
+            seen(glimpse.and_then(|glimpse| glimpse.queue_length)),
             seen(row.latency_ms.map(|latency| latency.p95)),
             seen(attained)
         ));
+    }
+    lines.join("\n")
+}
+
+/// What a search for capacity found, rate by rate.
+pub fn capacity(found: &Capacity) -> String {
+    let mut lines = Vec::new();
+    for one in &found.tries {
+        let windows: Vec<String> = one
+            .windows
+            .iter()
+            .map(|outcomes| {
+                let value = |value: Option<f64>| value.map_or_else(|| "none".into(), |value| format!("{value:.1}"));
+                outcomes.iter().map(|outcome| value(outcome.value)).collect::<Vec<_>>().join(" ")
+            })
+            .collect();
+        let verdict = if one.held { "held" } else { "failed" };
+        lines.push(format!("{:>9.2}/s  {verdict:<6}  {}", one.requests_per_second, windows.join(" | ")));
+    }
+    let slo = found.slo.join(", ");
+    lines.push(match (found.requests_per_second, found.fails_at) {
+        (Some(rate), Some(failed)) => format!("capacity    {rate:.2}/s with {slo}; it fails at {failed:.2}/s"),
+        (Some(rate), None) => format!("capacity    at least {rate:.2}/s with {slo}"),
+        (None, Some(failed)) => format!("capacity    none: {slo} fails even at {failed:.2}/s"),
+        (None, None) => "capacity    unknown".to_owned(),
+    });
+    if found.is_limited_by_generator {
+        lines.push("INVALID     this machine could not send faster; the server may be capable of more".into());
+    }
+    if !found.is_complete {
+        lines.push("PARTIAL     the search was stopped".into());
     }
     lines.join("\n")
 }

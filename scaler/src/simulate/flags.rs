@@ -88,7 +88,7 @@ pub struct Flags {
     #[arg(long, value_enum, default_value_t = Order::LateLast)]
     pub order: Order,
     /// How arrivals are spread
-    #[arg(long, value_enum, default_value_t = Process::Poisson)]
+    #[arg(long, default_value_t = Process::Poisson)]
     pub arrivals: Process,
     /// Between two decisions of policy slo; the others have their own
     #[arg(long, default_value = "500ms", value_parser = positive_duration)]

@@ -1,0 +1,194 @@
+//! When to send.
+
+use crate::config::positive;
+use anyhow::{Context, Result, ensure};
+use service::arrivals::{self, Process};
+use service::shape::Shape;
+use service::workload::{MAX_PER_SECOND, MAX_SECONDS, Workload};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// What one run can hold in memory.
+const MAX_REQUESTS: f64 = 1e7;
+
+/// A week of seconds needs far less.
+const MAX_FILE_BYTES: u64 = 64 << 20;
+
+/// Flags.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// File of requests per second, one whole number for each second, separated by white space; # starts a comment
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["shape", "rate", "closed"])]
+    pub workload: Option<PathBuf>,
+    /// A described workload: constant, ramp, step, spike, sine, square, sawtooth, on-off or markov, as in
+    /// square:low=5,high=40,period=60,length=300 (requests per second, seconds)
+    #[arg(long, conflicts_with_all = ["rate", "closed"])]
+    pub shape: Option<Shape>,
+    /// Constant requests per second; for --find-capacity the rate to begin with
+    #[arg(long, conflicts_with = "closed")]
+    pub rate: Option<f64>,
+    /// Keep this many requests on their way instead of following a schedule
+    #[arg(long, requires = "duration", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub closed: Option<u32>,
+    /// Multiplies every rate of the workload
+    #[arg(long, default_value_t = 1.0)]
+    pub rate_scale: f64,
+    /// Multiplies the workload's length: 0.5 plays it twice as fast, at the same rates
+    #[arg(long, default_value_t = 1.0)]
+    pub time_scale: f64,
+    /// Play the workload so many times
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub repeat: u32,
+    /// Stop the schedule after this time
+    #[arg(long, value_parser = positive)]
+    pub duration: Option<Duration>,
+    /// Before it, send for this time as in its first second with load, and leave that out of all figures
+    #[arg(long, value_parser = positive)]
+    pub warmup: Option<Duration>,
+    /// How arrivals are spread: poisson, uniform, replayed (exactly as many in every second as the workload says), or
+    /// gamma:CV with a coefficient of variation (above 1 in bunches)
+    #[arg(long, default_value_t = Process::Poisson)]
+    pub arrivals: Process,
+    /// Of arrivals and generated pictures
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+}
+
+impl Args {
+    /// The workload that the flags describe, scaled and cut, without its warm-up.
+    ///
+    /// # Errors
+    /// When it cannot be read or a number makes no sense.
+    pub fn workload(&self) -> Result<Workload> {
+        for (flag, scale) in [("rate-scale", self.rate_scale), ("time-scale", self.time_scale)] {
+            ensure!((1e-6..=1e6).contains(&scale), "--{flag} ({scale}) must lie between 0.000001 and 1000000");
+        }
+        let workload = match (&self.workload, &self.shape, self.rate) {
+            (Some(path), ..) => read(path).with_context(|| format!("read workload {}", path.display()))?,
+            (_, Some(shape), _) => shape.workload(),
+            (_, _, Some(rate)) => {
+                ensure!(rate > 0.0 && rate <= MAX_PER_SECOND, "--rate ({rate}) must be a positive number up to 1000000");
+                let duration = self.duration.context("--rate needs --duration, such as 30s")?;
+                Workload::constant(rate, duration)
+            }
+            (None, None, None) => {
+                anyhow::bail!("say what to send: --workload FILE, --shape SHAPE, --rate R --duration T or --closed N")
+            }
+        };
+        let seconds = workload.per_second.len() as f64 * self.time_scale * f64::from(self.repeat);
+        ensure!(seconds <= MAX_SECONDS as f64, "{seconds:.0} s are more than a week");
+        let workload = workload.scaled(self.rate_scale);
+        let workload = if self.time_scale == 1.0 { workload } else { workload.stretched(self.time_scale) };
+        let workload = workload.repeated(self.repeat as usize);
+        let workload = match self.duration {
+            Some(duration) => workload.first(duration),
+            None => workload,
+        };
+        ensure!(
+            workload.total() <= MAX_REQUESTS,
+            "{:.0} requests are more than one run can hold (10 million)",
+            workload.total()
+        );
+        ensure!(workload.total() > 0.0, "the workload asks for no request at all");
+        Ok(workload)
+    }
+
+    /// The workload in words.
+    pub fn describe(&self) -> String {
+        let mut words = match (&self.workload, &self.shape, self.rate, self.closed) {
+            (Some(path), ..) => path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
+            (_, Some(shape), ..) => shape.to_string(),
+            (_, _, _, Some(closed)) => return format!("{closed} at a time"),
+            (_, _, rate, _) => format!("{}/s", rate.unwrap_or_default()),
+        };
+        for (what, scale) in [("rate", self.rate_scale), ("time", self.time_scale)] {
+            if scale != 1.0 {
+                words.push_str(&format!(", {what} × {scale}"));
+            }
+        }
+        if self.repeat > 1 {
+            words.push_str(&format!(", {} times", self.repeat));
+        }
+        words
+    }
+}
+
+/// Send times of a workload and of the warm-up before it, which lies before `warmup`.
+pub fn schedule(workload: &Workload, process: Process, seed: u64, warmup: Duration) -> Vec<Duration> {
+    let rate = workload.per_second.iter().copied().find(|&rate| rate > 0.0).unwrap_or_default();
+    let before = Workload::constant(rate, warmup);
+    let warm = arrivals::schedule(&before, process, seed ^ 1).into_iter().take_while(|&at| at < warmup);
+    warm.chain(arrivals::schedule(workload, process, seed).into_iter().map(|at| at + warmup)).collect()
+}
+
+fn read(path: &Path) -> Result<Workload> {
+    let mut text = Vec::new();
+    File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut text)?;
+    ensure!(text.len() as u64 <= MAX_FILE_BYTES, "it is longer than 64 MiB");
+    let text = std::str::from_utf8(&text).map_err(|error| {
+        let before = &text[..error.valid_up_to()];
+        let line = before.iter().filter(|&&byte| byte == b'\n').count() + 1;
+        anyhow::anyhow!("line {line}: this is no text")
+    })?;
+    Ok(text.parse::<Workload>()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{Cli, Command};
+    use clap::Parser;
+    use service::workload::Workload;
+
+    fn workload(flags: &[&str]) -> Result<Vec<f64>, String> {
+        let cli = Cli::try_parse_from(["loadgen", "workload"].iter().chain(flags)).map_err(|error| error.to_string())?;
+        let Command::Workload(args) = cli.command else { return Err("another command".into()) };
+        args.load.workload().map(|Workload { per_second }| per_second).map_err(|error| format!("{error:#}"))
+    }
+
+    #[test]
+    fn workloads_are_scaled_stretched_repeated_and_cut_in_this_order() {
+        assert_eq!(workload(&["--rate=2", "--duration=1500ms"]), Ok(vec![2.0, 2.0]));
+        let ramp = "--shape=ramp:low=0,high=4,length=2";
+        assert_eq!(workload(&[ramp]), Ok(vec![1.0, 3.0]));
+        assert_eq!(workload(&[ramp, "--rate-scale=2", "--time-scale=2"]), Ok(vec![2.0, 2.0, 6.0, 6.0]));
+        assert_eq!(workload(&[ramp, "--repeat=2", "--duration=3s"]), Ok(vec![1.0, 3.0, 1.0]));
+    }
+
+    #[test]
+    fn bad_flags_are_named() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = |name: &str, bytes: &[u8]| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, bytes).expect("written");
+            format!("--workload={}", path.display())
+        };
+        let binary = file("binary", b"5 5\n\xff\xfe");
+        let letters = file("letters", b"# rates\n5 6\n7 eight\n");
+        let zeros = file("zeros", b"0 0 0");
+        for (flags, word) in [
+            (&[][..], "--workload"),
+            (&["--rate=2"], "--duration"),
+            (&["--rate=-1", "--duration=1s"], "--rate (-1)"),
+            (&["--rate=NaN", "--duration=1s"], "--rate (NaN)"),
+            (&["--rate=1", "--duration=0s"], "longer than 0s"),
+            (&["--rate=1", "--duration=1s", "--rate-scale=0"], "--rate-scale (0)"),
+            (&["--rate=1", "--duration=1s", "--time-scale=NaN"], "--time-scale (NaN)"),
+            (&["--rate=1", "--duration=5days", "--repeat=2"], "more than a week"),
+            (&["--rate=1", "--closed=1", "--duration=1s"], "--closed"),
+            (&["--rate=1", "--duration=1s", "--arrivals=gamma:0"], "gamma:CV"),
+            (&["--shape=circle"], "no such shape"),
+            (&["--workload=no/such/file"], "no/such/file"),
+            (&["--workload=/dev/zero"], "64 MiB"),
+            (&["--workload=/"], "read workload /"),
+            (&[&binary], "line 2"),
+            (&[&letters], "line 3, column 3: \"eight\""),
+            (&[&zeros], "no request at all"),
+            (&["--rate=1000000", "--duration=1h"], "10 million"),
+        ] {
+            let error = workload(flags).expect_err("refused");
+            assert!(error.contains(word), "{flags:?}: {error}");
+        }
+    }
+}

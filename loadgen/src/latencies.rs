@@ -1,0 +1,149 @@
+//! Latencies of a run as an HDR histogram.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::{Serializer, V2DeflateSerializer};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// Significant digits: four keep every percentile within 0.01 % of the exact one; three would be 0.1 %, just so.
+const DIGITS: u8 = 4;
+
+/// Longer than any request may take.
+const MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Milliseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Percentiles {
+    /// Mean.
+    pub mean: f64,
+    /// Median.
+    pub p50: f64,
+    /// 90th percentile.
+    pub p90: f64,
+    /// 95th percentile.
+    pub p95: f64,
+    /// 99th percentile.
+    pub p99: f64,
+    /// 99.9th percentile.
+    pub p999: f64,
+    /// Largest.
+    pub max: f64,
+}
+
+/// Microseconds, counted.
+#[derive(Debug, Clone)]
+pub struct Latencies(Histogram<u64>);
+
+impl Default for Latencies {
+    fn default() -> Self {
+        // From one microsecond on; it grows with what is recorded.
+        Self(Histogram::new(DIGITS).expect("four digits are valid"))
+    }
+}
+
+impl FromIterator<Duration> for Latencies {
+    fn from_iter<T: IntoIterator<Item = Duration>>(latencies: T) -> Self {
+        let mut all = Self::default();
+        for latency in latencies {
+            let micros = latency.min(MAX).as_micros() as u64;
+            all.0.record(micros).expect("the histogram grows");
+        }
+        all
+    }
+}
+
+impl Latencies {
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        self.0.len()
+    }
+
+    /// The smallest that at least the share `quantile` of them does not exceed, milliseconds; nothing without any, or
+    /// above 1.
+    pub fn at(&self, quantile: f64) -> Option<f64> {
+        let there = !self.0.is_empty() && quantile <= 1.0;
+        there.then(|| self.0.value_at_quantile(quantile).min(self.0.max()) as f64 / 1e3)
+    }
+
+    /// The same of `offered` requests, of which all that are not counted here take forever.
+    pub fn at_of(&self, quantile: f64, offered: usize) -> Option<f64> {
+        // A rounding error must not turn the last that is counted into the first that is not.
+        let rank = (quantile * offered as f64 - 1e-9).ceil().max(1.0);
+        self.at(rank / self.count().max(1) as f64)
+    }
+
+    /// The usual ones; zeros without any.
+    pub fn percentiles(&self) -> Percentiles {
+        let at = |quantile| self.at(quantile).unwrap_or_default();
+        Percentiles {
+            mean: self.0.mean() / 1e3,
+            p50: at(0.5),
+            p90: at(0.9),
+            p95: at(0.95),
+            p99: at(0.99),
+            p999: at(0.999),
+            max: at(1.0),
+        }
+    }
+
+    /// Latency in milliseconds by quantile, closer and closer to 1: what a percentile plot shows.
+    pub fn distribution(&self) -> Vec<(f64, f64)> {
+        // Ten steps for each further nine, down to the last request.
+        let nines = (self.count().max(1) as f64).log10();
+        let steps = (10.0 * nines).floor() as u32;
+        let quantiles = (0..=steps).map(|step| 1.0 - 10_f64.powf(-f64::from(step) / 10.0)).chain([1.0]);
+        quantiles.filter_map(|quantile| Some((quantile, self.at(quantile)?))).collect()
+    }
+
+    /// In HdrHistogram's own form (V2, compressed, base64), microseconds, for its tools.
+    pub fn encoded(&self) -> String {
+        let mut bytes = Vec::new();
+        V2DeflateSerializer::new().serialize(&self.0, &mut bytes).expect("memory takes everything");
+        STANDARD.encode(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_failed_takes_forever() {
+        let ten: Latencies = (1..=10).map(Duration::from_millis).collect();
+        let close = |found: Option<f64>, expected: f64| found.is_some_and(|found| (found / expected - 1.0).abs() < 1e-3);
+        assert!(close(ten.at_of(0.5, 10), 5.0) && close(ten.at_of(1.0, 10), 10.0));
+        assert!(close(ten.at_of(0.5, 20), 10.0));
+        assert_eq!(ten.at_of(0.55, 20), None);
+        assert_eq!(Latencies::default().at_of(0.5, 4), None);
+    }
+
+    #[test]
+    fn the_encoded_form_reads_back() {
+        let latencies: Latencies = (1..=999).map(Duration::from_millis).collect();
+        let bytes = STANDARD.decode(latencies.encoded()).expect("base64");
+        let read: Histogram<u64> =
+            hdrhistogram::serialization::Deserializer::new().deserialize(&mut &bytes[..]).expect("a histogram");
+        assert_eq!((read.len(), read.max()), (999, latencies.0.max()));
+        let distribution = latencies.distribution();
+        assert_eq!((distribution[0].0, distribution.last().map(|last| last.0)), (0.0, Some(1.0)));
+        assert!(distribution.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 <= pair[1].1));
+    }
+
+    proptest! {
+        #[test]
+        fn percentiles_are_within_a_thousandth_of_the_exact_ones(micros in prop::collection::vec(1..100_000_000_u64, 1..2000)) {
+            let latencies: Latencies = micros.iter().copied().map(Duration::from_micros).collect();
+            let mut sorted = micros;
+            sorted.sort_unstable();
+            for quantile in [0.5, 0.9, 0.95, 0.99, 0.999, 1.0] {
+                let rank = ((quantile * sorted.len() as f64 - 1e-9).ceil() as usize).max(1);
+                let (exact, found) = (sorted[rank - 1] as f64 / 1e3, latencies.at(quantile).expect("there are some"));
+                prop_assert!((found / exact - 1.0).abs() <= 1e-3, "{quantile}: {found} is not {exact}");
+            }
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! `loadgen workload`: what a workload is, before it is used.
+
+use crate::config::WorkloadArgs;
+use anyhow::Result;
+use ratatui::backend::TestBackend;
+use ratatui::symbols::Marker;
+use ratatui::widgets::{Axis, Chart, Dataset, GraphType};
+use ratatui::{Frame, Terminal};
+use service::workload::Workload;
+
+/// Characters.
+const WIDTH: u16 = 100;
+const HEIGHT: u16 = 20;
+
+/// Figures of a workload, and its plot if asked for.
+///
+/// # Errors
+/// When it cannot be read or a number makes no sense.
+pub fn show(args: &WorkloadArgs) -> Result<String> {
+    let workload = args.load.workload()?;
+    let mut text = format!("workload    {}\n{}", args.load.describe(), figures(&workload));
+    if args.plot {
+        text.push_str("\n\n");
+        text.push_str(&plot(&workload));
+    }
+    Ok(text)
+}
+
+fn figures(workload: &Workload) -> String {
+    let rates = &workload.per_second;
+    let seconds = rates.len();
+    let (peak, at) = rates.iter().enumerate().fold((0.0, 0), |(peak, at), (second, &rate)| {
+        if rate > peak { (rate, second) } else { (peak, at) }
+    });
+    let lowest = rates.iter().copied().fold(f64::INFINITY, f64::min);
+    let silent = rates.iter().filter(|&&rate| rate == 0.0).count();
+    let mean = workload.total() / seconds as f64;
+    format!(
+        "length      {seconds} s, of which {silent} without load\nrequests    {:.0}\n\
+         rate        mean {mean:.1}/s, lowest {lowest:.1}/s, highest {peak:.1}/s in second {at} ({:.1} times the mean)",
+        workload.total(),
+        peak / mean
+    )
+}
+
+/// Requests per second over time.
+fn plot(workload: &Workload) -> String {
+    let points: Vec<(f64, f64)> =
+        workload.per_second.iter().enumerate().map(|(second, &rate)| (second as f64, rate)).collect();
+    let length = points.len() as f64;
+    let peak = workload.per_second.iter().copied().fold(0.0, f64::max);
+    let draw = |frame: &mut Frame| {
+        let data = Dataset::default().marker(Marker::Braille).graph_type(GraphType::Bar).data(&points);
+        let x = Axis::default()
+            .title("s")
+            .bounds([0.0, length])
+            .labels(["0".to_owned(), format!("{:.0}", length / 2.0), format!("{length:.0}")]);
+        let y = Axis::default()
+            .title("requests/s")
+            .bounds([0.0, peak])
+            .labels(["0".to_owned(), format!("{:.0}", peak / 2.0), format!("{peak:.0}")]);
+        frame.render_widget(Chart::new(vec![data]).x_axis(x).y_axis(y).legend_position(None), frame.area());
+    };
+    // Drawn into memory and printed as text, so that it can be piped and kept.
+    let mut terminal = Terminal::new(TestBackend::new(WIDTH, HEIGHT)).expect("memory is a terminal");
+    terminal.draw(draw).expect("memory takes everything");
+    let cells = terminal.backend().buffer().content();
+    let lines = cells.chunks(usize::from(WIDTH)).map(|line| line.iter().map(|cell| cell.symbol()).collect::<String>());
+    lines.map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plot_rises_where_the_workload_does() {
+        let workload = Workload { per_second: [vec![1.0; 50], vec![9.0; 50]].concat() };
+        let figures = figures(&workload);
+        assert!(figures.contains("100 s, of which 0") && figures.contains("highest 9.0/s in second 50 (1.8"), "{figures}");
+        let plot = plot(&workload);
+        let lines: Vec<&str> = plot.lines().collect();
+        let filled = |line: &str| line.chars().filter(|c| ('\u{2801}'..='\u{28ff}').contains(c)).count();
+        assert!(filled(lines[4]) > 30 && filled(lines[15]) > filled(lines[4]) - 5, "{plot}");
+        assert!(plot.contains("requests/s") && plot.contains("100"), "{plot}");
+    }
+}

@@ -1,0 +1,28 @@
+const colours = ["#3b6fd4", "#c8372d", "#2a9d5c", "#d98e04", "#7a4fc0", "#0d8f9c", "#b83b8c", "#5a6472", "#8a5a2b", "#6b8e00"];
+const { runs, table, caveats, conclusion } = report;
+const colour = (index) => colours[index % colours.length];
+add(page, "p", conclusion, "conclusion");
+for (const caveat of caveats) add(page, "p", caveat, "warning");
+const grid = add(page, "table");
+table.forEach((cells, index) => {
+  const row = add(add(grid, index ? "tbody" : "thead"), "tr");
+  cells.forEach((text, column) => {
+    const cell = add(row, index ? "td" : "th", text);
+    if (index && !column) {
+      const swatch = document.createElement("span");
+      swatch.className = "swatch";
+      swatch.style.background = colour(index - 1);
+      cell.prepend(swatch);
+    }
+  });
+});
+// Of all runs over one axis: every moment that any of them has. What a run does not have there is a gap that is spanned.
+function overlay(title, unit, times, values, options) {
+  const tables = runs.map((run) => [times(run), values(run)]).map((columns) => (columns[0].length ? columns : [[0], [null]]));
+  const drawn = runs.map((run, index) => line(run.name, colour(index), { dash: index >= colours.length ? [6, 4] : [], ...(options.stepped ? step : {}) }));
+  plot(title, unit, drawn, uPlot.join(tables), options);
+}
+overlay("Offered load", "requests per second", (run) => run.seconds, (run) => run.offered, { stepped: true });
+overlay("p95 latency from the scheduled send time", "milliseconds", (run) => run.seconds, (run) => run.p95, { logarithmic: true });
+overlay("Queue length", "requests waiting", (run) => run.seen, (run) => run.queue, { stepped: true });
+overlay("Replicas", "replicas", (run) => run.seen, (run) => run.replicas, { stepped: true });

@@ -1,0 +1,48 @@
+//! PURE: an answer and the right label → outcome.
+
+use crate::sample::Outcome;
+use hyper::StatusCode;
+use service::wire::{Answer, ErrorBody};
+
+/// Codes are a word or two; what a stranger sends as one is cut there.
+const MAX_CODE_CHARS: usize = 40;
+
+/// What an answer is worth.
+pub fn judge(status: StatusCode, body: &[u8], label: Option<&str>) -> Outcome {
+    let failed = |code: String| Outcome::Failed { code: code.into() };
+    if status != StatusCode::OK {
+        return match serde_json::from_slice::<ErrorBody>(body) {
+            Ok(error) => failed(error.code.chars().take(MAX_CODE_CHARS).collect()),
+            Err(_) => failed(format!("http_{}", status.as_u16())),
+        };
+    }
+    match serde_json::from_slice::<Answer>(body) {
+        Ok(answer) => Outcome::Answered { right: label.map(|label| answer.prediction.label == label) },
+        Err(_) => failed("invalid_answer".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_judged_by_status_body_and_label() {
+        let failed = |code: &'static str| Outcome::Failed { code: code.into() };
+        let answer = br#"{"success":true,"prediction":{"class_index":0,"label":"plain circle","confidence":0.9},
+            "predictions":[],"model":"m","replica":"r","timing_ms":{"queue":0,"decode":0,"batch":0,"inference":0,"total":0}}"#;
+        let error = br#"{"success":false,"code":"queue_full","error":"full","request_id":"x"}"#;
+        let rows = [
+            (200, &answer[..], Some("plain circle"), Outcome::Answered { right: Some(true) }),
+            (200, answer, Some("plain star"), Outcome::Answered { right: Some(false) }),
+            (200, answer, None, Outcome::Answered { right: None }),
+            (200, b"<html>", None, failed("invalid_answer")),
+            (503, error, None, failed("queue_full")),
+            (502, b"Bad Gateway", None, failed("http_502")),
+        ];
+        for (status, body, label, expected) in rows {
+            let status = StatusCode::from_u16(status).expect("a status");
+            assert_eq!(judge(status, body, label), expected);
+        }
+    }
+}
