@@ -1,6 +1,7 @@
 //! A server that answers at once and writes down when each request arrived: what a load generator is measured against.
 
 #[path = "../tests/common/recorder.rs"]
+#[allow(unreachable_pub, reason = "tests share it")]
 mod recorder;
 
 use anyhow::{Context, Result};
@@ -8,6 +9,7 @@ use clap::Parser;
 use recorder::Arrivals;
 use std::io::{BufWriter, Read, Write};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Answers every POST and notes its time. Ends when standard input closes.
 #[derive(Debug, Parser)]
@@ -15,6 +17,12 @@ struct Args {
     /// At the end, write the arrivals here: nanoseconds since the first, one a line
     #[arg(long)]
     log: Option<PathBuf>,
+    /// Stand still so long after the first request
+    #[arg(long, requires = "stall_for", value_parser = humantime::parse_duration)]
+    stall_after: Option<Duration>,
+    /// For so long
+    #[arg(long, requires = "stall_after", value_parser = humantime::parse_duration)]
+    stall_for: Option<Duration>,
 }
 
 fn main() -> Result<()> {
@@ -22,7 +30,8 @@ fn main() -> Result<()> {
     service::descriptors::raise();
     let arrivals = Arrivals::default();
     let served = arrivals.clone();
-    std::thread::spawn(move || recorder::serve(&served, None, |address| println!("listening on http://{address}")));
+    let stall = args.stall_after.zip(args.stall_for);
+    std::thread::spawn(move || recorder::serve(&served, stall, |address| println!("listening on http://{address}")));
     // Whoever started this holds the other end.
     std::io::stdin().read_to_end(&mut Vec::new()).context("wait for the end of standard input")?;
     if let Some(path) = args.log {

@@ -42,7 +42,7 @@ pub struct Capacity {
     pub requests_per_second: Option<f64>,
     /// The lowest rate at which it did not; absent if it always did.
     pub fails_at: Option<f64>,
-    /// Whether the search ended because this machine could not send faster: the server may be capable of more.
+    /// Whether this machine could not send on time at `fails_at`: the server may be capable of more.
     pub is_limited_by_generator: bool,
     /// Whether the search came to its end.
     pub is_complete: bool,
@@ -59,6 +59,8 @@ pub struct Try {
     pub windows: Vec<Vec<Outcome>>,
     /// Whether all of it did.
     pub held: bool,
+    /// Whether this machine could not send on time, which is a reason of its own not to hold.
+    pub is_bottleneck: bool,
 }
 
 /// Searches.
@@ -73,6 +75,12 @@ pub async fn find(
     stop: &mut Stop<'_>,
 ) -> Result<Capacity> {
     let first = args.load.rate.unwrap_or(FIRST);
+    for condition in &args.slo {
+        ensure!(
+            condition.fits_capacity(),
+            "--slo {condition}: only latency, attainment, errors and accuracy tell when a rate is too much"
+        );
+    }
     ensure!((LOWEST..=HIGHEST).contains(&first), "--rate ({first}) must lie between {LOWEST} and {HIGHEST}");
     setup.load = format!("search from {first}/s");
     let mut found = Capacity {
@@ -105,25 +113,26 @@ pub async fn find(
         let windows: Vec<Vec<Outcome>> =
             (0..WINDOWS).map(|index| judge(&args.slo, &measured, window * index, window, args.objective)).collect();
         let held = windows.iter().flatten().all(|outcome| outcome.held);
-        found.tries.push(Try { requests_per_second: rate, windows, held });
-        if Punctuality::of(&measured.samples).is_bottleneck {
-            found.is_limited_by_generator = true;
-            break;
-        }
+        let is_bottleneck = Punctuality::of(&measured.samples).is_bottleneck;
+        found.tries.push(Try { requests_per_second: rate, windows, held, is_bottleneck });
         search = search.note(rate, held);
     }
-    let held = |held| move |one: &&Try| one.held == held;
-    let rates = |which| found.tries.iter().filter(held(which)).map(|one| one.requests_per_second);
-    let (best, worst) = (rates(true).reduce(f64::max), rates(false).reduce(f64::min));
+    let rates = |held: bool| found.tries.iter().filter(move |one| one.held == held);
+    let best = rates(true).map(|one| one.requests_per_second).reduce(f64::max);
+    let worst = rates(false).min_by(|a, b| a.requests_per_second.total_cmp(&b.requests_per_second));
+    let (fails_at, is_limited) =
+        worst.map_or((None, false), |one| (Some(one.requests_per_second), one.is_bottleneck));
     found.requests_per_second = best;
-    found.fails_at = worst;
+    found.fails_at = fails_at;
+    found.is_limited_by_generator = is_limited;
     Ok(found)
 }
 
 /// The conditions, of what was scheduled in one window.
 fn judge(slo: &[Condition], measured: &Measured, from: Duration, window: Duration, objective: Duration) -> Vec<Outcome> {
     let within = |sample: &&Sample| (from..from + window).contains(&sample.scheduled);
-    let samples: Vec<Sample> = measured.samples.iter().filter(within).cloned().collect();
+    let mut samples: Vec<Sample> = measured.samples.iter().filter(within).cloned().collect();
+    samples.iter_mut().for_each(|sample| sample.scheduled -= from);
     let summary = summary::summarise(&samples, objective, window, None);
     let latencies = summary::latencies(&samples);
     slo.iter().map(|one| one.judge(&summary, |quantile| latencies.at_of(quantile, samples.len()))).collect()

@@ -161,7 +161,8 @@ impl Comparison {
     pub fn conclusion(&self) -> String {
         let objective = self.runs.first().map_or(0.0, |run| run.report.setup.objective_ms);
         let reached = |run: &&Run| run.attainment() >= self.goal;
-        let Some(closest) = self.runs.iter().max_by(|a, b| a.attainment().total_cmp(&b.attainment())) else {
+        // Of equals the first.
+        let Some(closest) = self.runs.iter().rev().max_by(|a, b| a.attainment().total_cmp(&b.attainment())) else {
             return String::new();
         };
         let mut costs: Vec<(f64, &Run)> =

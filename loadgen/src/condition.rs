@@ -126,17 +126,28 @@ impl FromStr for Condition {
 }
 
 impl Condition {
+    /// Whether it can tell of a server at one rate whether that is too much: what grows with the rate itself cannot, and
+    /// neither can what replicas cost.
+    pub fn fits_capacity(&self) -> bool {
+        matches!(
+            self.metric,
+            Metric::Latency(_) | Metric::Mean | Metric::Attainment | Metric::Errors | Metric::Accuracy
+        )
+    }
+
     /// Whether it holds of a run. `latency` is that of all offered requests at a quantile, milliseconds.
     pub fn judge(&self, summary: &Summary, latency: impl Fn(f64) -> Option<f64>) -> Outcome {
         let usage = summary.usage.as_ref();
+        // Shares are quotients: 407 of 500 is to be 81.4 %, not a rounding error less.
+        let percent = |share: f64| (1e11 * share).round() / 1e9;
         let value = match self.metric {
             Metric::Latency(quantile) => latency(f64::from(quantile) / 1e5),
             Metric::Mean => (summary.answered > 0).then_some(summary.latency_ms.mean),
-            Metric::Attainment => (summary.offered > 0).then_some(100.0 * summary.attainment),
+            Metric::Attainment => (summary.offered > 0).then_some(percent(summary.attainment)),
             Metric::Errors => {
                 (summary.offered > 0).then(|| 100.0 * summary.failed as f64 / summary.offered as f64)
             }
-            Metric::Accuracy => summary.accuracy.map(|share| 100.0 * share),
+            Metric::Accuracy => summary.accuracy.map(percent),
             Metric::Goodput => Some(summary.goodput_per_second),
             Metric::Throughput => Some(summary.throughput_per_second),
             Metric::ReplicaSeconds => usage.map(|usage| usage.replica_seconds),
@@ -217,6 +228,8 @@ mod tests {
         let some = Summary { offered: 4, answered: 3, failed: 1, attainment: 0.75, ..nothing };
         assert!(judge("attainment>=75", &some, None) && !judge("attainment>75", &some, None));
         assert!(judge("errors<=25", &some, None) && !judge("errors<25", &some, None));
+        let most = Summary { offered: 500, attainment: 407.0 / 500.0, ..Summary::default() };
+        assert!(judge("attainment>=81.4", &most, None) && !judge("attainment>81.4", &most, None));
         assert!(judge("p50<1s", &some, Some(999.0)) && !judge("p99<1s", &some, None));
     }
 }

@@ -6,7 +6,9 @@ pub mod pictures;
 pub mod target;
 
 use crate::condition::Condition;
-use clap::{Args, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,6 +19,25 @@ pub struct Cli {
     /// What to do
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// Reads the command line.
+    ///
+    /// # Errors
+    /// When it makes no sense, or asks for help.
+    pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let cli = Self::try_parse_from(arguments)?;
+        // clap does not ask for what another flag that is there excludes.
+        if let Command::Run(args) = &cli.command
+            && !args.slo.is_empty()
+            && !args.find_capacity
+        {
+            let what = "--slo is for --find-capacity; --threshold judges a run\n";
+            return Err(Self::command().error(ErrorKind::MissingRequiredArgument, what));
+        }
+        Ok(cli)
+    }
 }
 
 /// What to do.
@@ -67,13 +88,20 @@ pub struct RunArgs {
     #[arg(long, value_name = "CONDITION")]
     pub threshold: Vec<Condition>,
     /// Look for the highest steady rate at which --slo holds: doubling, then bisection, three windows at each rate
-    #[arg(long, requires = "slo", conflicts_with_all = ["workload", "shape", "closed", "duration", "threshold", "repeat"])]
+    #[arg(
+        long,
+        requires = "slo",
+        conflicts_with_all = [
+            "workload", "shape", "closed", "duration", "threshold", "repeat", "rate_scale", "time_scale", "warmup", "html",
+            "csv", "log", "table", "scaler"
+        ]
+    )]
     pub find_capacity: bool,
     /// What is to hold at that rate, such as 'p95<500ms'; can be given several times
-    #[arg(long, requires = "find_capacity", value_name = "CONDITION")]
+    #[arg(long, value_name = "CONDITION")]
     pub slo: Vec<Condition>,
-    /// Length of each of the three windows
-    #[arg(long, default_value = "5s", requires = "find_capacity", value_parser = positive)]
+    /// Length of each of the three windows of --find-capacity
+    #[arg(long, default_value = "5s", value_parser = positive)]
     pub window: Duration,
 }
 

@@ -184,7 +184,7 @@ mod tests {
         std::os::unix::fs::symlink("nowhere", root.path().join("broken.webp")).expect("writable");
         // A link to a folder could lead round and round.
         std::os::unix::fs::symlink(root.path(), within.join("up")).expect("writable");
-        std::fs::write(root.path().join("labels.csv"), "file,label\n a/b/00001.jpg , \"one, two\"\n").expect("writable");
+        std::fs::write(root.path().join("labels.csv"), "file,label\n a/b/00001.jpg ,\"one, two\"\n").expect("writable");
         let (read, skipped) = folder(root.path()).expect("readable");
         let labels: Vec<_> = read.iter().map(|picture| picture.label.as_deref()).collect();
         assert_eq!((labels, skipped), (vec![None, Some("one, two")], 3));

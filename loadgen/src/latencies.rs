@@ -70,9 +70,10 @@ impl Latencies {
 
     /// The same of `offered` requests, of which all that are not counted here take forever.
     pub fn at_of(&self, quantile: f64, offered: usize) -> Option<f64> {
-        // A rounding error must not turn the last that is counted into the first that is not.
+        // Ranks are whole: no rounding error may make one of them the next.
         let rank = (quantile * offered as f64 - 1e-9).ceil().max(1.0);
-        self.at(rank / self.count().max(1) as f64)
+        let count = self.count() as f64;
+        if rank > count { None } else { self.at((rank - 0.5) / count) }
     }
 
     /// The usual ones; zeros without any.
@@ -119,6 +120,8 @@ mod tests {
         assert!(close(ten.at_of(0.5, 20), 10.0));
         assert_eq!(ten.at_of(0.55, 20), None);
         assert_eq!(Latencies::default().at_of(0.5, 4), None);
+        let many: Latencies = (1..=29).map(Duration::from_millis).collect();
+        assert!(close(many.at_of(0.5, 29), 15.0) && close(many.at_of(0.5, 30), 15.0));
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! loadgen's process: flags, runtime, signals, files, exit status.
 
 use anyhow::{Context, Result};
-use clap::Parser;
 use loadgen::config::output::Args as Output;
 use loadgen::config::{Cli, Command, CompareArgs, RunArgs};
 use loadgen::report::{self, Report, Written, csv, html, terminal};
@@ -19,7 +18,7 @@ const STOPPED: u8 = 130;
 
 fn main() -> Result<ExitCode> {
     service::descriptors::raise();
-    match Cli::parse().command {
+    match Cli::read(std::env::args_os()).unwrap_or_else(|error| error.exit()).command {
         Command::Run(args) => return make_run(&args),
         Command::Compare(args) => make_comparison(&args)?,
         Command::Workload(args) => println!("{}", preview::show(&args)?),

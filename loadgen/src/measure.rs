@@ -42,7 +42,7 @@ pub struct Measured {
     pub glimpses: Vec<Glimpse>,
     /// Without the warm-up; shorter than it was to be if somebody stopped it.
     pub length: Duration,
-    /// Sent and not waited for, since somebody stopped it.
+    /// Sent and not waited for, since somebody stopped it; those of the warm-up included.
     pub unfinished: usize,
     /// Whether nobody did.
     pub is_complete: bool,
@@ -62,7 +62,7 @@ impl Scene {
         stop: &mut Stop<'_>,
     ) -> Result<Measured> {
         let Self { target, payloads, connections, .. } = self.clone();
-        let sending = Sending::start(Order { load, target, payloads, connections })?;
+        let mut sending = Sending::start(Order { load, target, payloads, connections })?;
         let glimpses = Glimpses::default();
         let start = sending.start + warmup;
         let watching = tokio::spawn(glimpses.clone().follow(start, self.dispatcher.clone(), self.scaler.clone()));
@@ -78,7 +78,7 @@ impl Scene {
                 _ = tick.tick() => false,
                 () = stop => true,
             };
-            let is_over = sending.is_over();
+            let is_over = sending.is_over()?;
             for sample in sending.samples.try_iter() {
                 tally.note(&sample, title.objective);
                 samples.push(sample);
@@ -97,13 +97,13 @@ impl Scene {
         }
         watching.abort();
         let unfinished = sending.begun() - samples.len();
-        sending.finish()?;
 
+        // Stopped after the last request is still cut short: some answers were not waited for.
+        let end = stopped_at.map_or(title.length, |at| at.min(title.length));
+        let length = end.saturating_sub(warmup);
         samples.retain(|sample| sample.scheduled >= warmup);
         samples.iter_mut().for_each(|sample| sample.scheduled -= warmup);
         samples.sort_by_key(|sample| sample.scheduled);
-        // Stopped after the last request is still cut short: some answers were not waited for.
-        let length = stopped_at.map_or(title.length, |at| at.min(title.length)).saturating_sub(warmup);
         let mut glimpses = glimpses.all();
         glimpses.retain(|glimpse| glimpse.at_seconds <= length.as_secs_f64());
         Ok(Measured { samples, glimpses, length, unfinished, is_complete: stopped_at.is_none() })

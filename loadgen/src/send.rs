@@ -1,7 +1,7 @@
 //! Sends on schedule, and never waits for an answer before the next; or, to measure capacity, keeps a fixed number on
 //! their way. One thread of its own, so that nothing else that loadgen does delays a request.
 
-use crate::connection::Connection;
+use crate::connection::{Connection, Error};
 use crate::payload::Payload;
 use crate::sample::{Outcome, Sample};
 use crate::target::Target;
@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 /// After a stop, for the answers to what was sent before it.
 const STOP_GRACE: Duration = Duration::from_secs(2);
@@ -57,7 +57,8 @@ pub struct Sending {
     pub samples: Receiver<Sample>,
     begun: Arc<AtomicUsize>,
     stop: watch::Sender<bool>,
-    thread: JoinHandle<Result<()>>,
+    /// Nothing once it has been joined.
+    thread: Option<JoinHandle<Result<()>>>,
 }
 
 impl Sending {
@@ -84,7 +85,7 @@ impl Sending {
                 tokio::runtime::Builder::new_current_thread().enable_all().event_interval(EVENT_INTERVAL).build()?;
             runtime.block_on(async {
                 // A timer that becomes the earliest costs a system call; beside this one no request's does.
-                let earlier = client.target.timeout / 2;
+                let earlier = (client.target.timeout / 2).max(Duration::from_millis(1));
                 let _earliest = tokio::spawn(async move {
                     loop {
                         tokio::time::sleep(earlier).await;
@@ -95,7 +96,7 @@ impl Sending {
             })
         };
         let thread = std::thread::Builder::new().name("sender".into()).spawn(run).context("start a thread")?;
-        Ok(Self { start, samples, begun, stop, thread })
+        Ok(Self { start, samples, begun, stop, thread: Some(thread) })
     }
 
     /// Requests that were due so far.
@@ -103,28 +104,26 @@ impl Sending {
         self.begun.load(Ordering::Relaxed)
     }
 
-    /// Whether everything has ended.
-    pub fn is_over(&self) -> bool {
-        self.thread.is_finished()
-    }
-
-    /// Sends no more, and waits a moment for what is on its way.
-    pub fn stop(&self) {
-        self.stop.send_replace(true);
-    }
-
-    /// How it ended, once it is over.
+    /// Whether everything has ended, all samples included.
     ///
     /// # Errors
     /// When the timer failed.
     ///
     /// # Panics
     /// When the sender did.
-    pub fn finish(self) -> Result<()> {
-        match self.thread.join() {
-            Ok(outcome) => outcome,
-            Err(panic) => std::panic::resume_unwind(panic),
+    pub fn is_over(&mut self) -> Result<bool> {
+        if let Some(thread) = self.thread.take_if(|thread| thread.is_finished()) {
+            match thread.join() {
+                Ok(outcome) => outcome?,
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
         }
+        Ok(self.thread.is_none())
+    }
+
+    /// Sends no more, and waits a moment for what is on its way.
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
     }
 }
 
@@ -142,13 +141,14 @@ struct Client {
 impl Client {
     async fn run(self, load: Load, mut stopped: watch::Receiver<bool>) -> Result<()> {
         let client = Arc::new(self);
-        let mut on_their_way = JoinSet::new();
+        let mut on_their_way = OnTheirWay::default();
+        let stop = stopped.clone();
         let sending = async {
             match &load {
                 Load::Open(schedule) => client.open_loop(schedule, &mut on_their_way).await,
                 Load::Closed(concurrency, duration) => {
-                    client.closed_loop(*concurrency, *duration, &mut on_their_way);
-                    while on_their_way.join_next().await.is_some() {}
+                    client.closed_loop(*concurrency, *duration, &stop, &mut on_their_way);
+                    on_their_way.end().await;
                     Ok(())
                 }
             }
@@ -157,7 +157,6 @@ impl Client {
             sent = sending => { sent?; true }
             _stop = stopped.wait_for(|stop| *stop) => false,
         };
-        let rest = async { while on_their_way.join_next().await.is_some() {} };
         let given_up = async {
             if whole {
                 // The run's end is the last answer, or its timeout; unless somebody stops it now.
@@ -166,35 +165,41 @@ impl Client {
             tokio::time::sleep(STOP_GRACE).await;
         };
         tokio::select! {
-            () = rest => {}
+            () = on_their_way.end() => {}
             () = given_up => {}
         }
         Ok(())
     }
 
     /// Sends request `i` at `schedule[i]`, payloads in turn.
-    async fn open_loop(self: &Arc<Self>, schedule: &[Duration], on_their_way: &mut JoinSet<()>) -> Result<()> {
+    async fn open_loop(self: &Arc<Self>, schedule: &[Duration], on_their_way: &mut OnTheirWay) -> Result<()> {
         let pace = Pace::new().context("make a timer")?;
         for (index, &scheduled) in schedule.iter().enumerate() {
             pace.until(self.start + scheduled).await.context("wait for the timer")?;
+            self.begun.fetch_add(1, Ordering::Relaxed);
             let client = self.clone();
             on_their_way.spawn(async move { client.send(index, scheduled).await });
-            // Whatever has ended is let go of, so that a long run holds only what is on its way.
-            while on_their_way.try_join_next().is_some() {}
         }
         Ok(())
     }
 
     /// Keeps `concurrency` requests on their way for `duration`, each sent as soon as one before it has ended.
-    fn closed_loop(self: &Arc<Self>, concurrency: usize, duration: Duration, on_their_way: &mut JoinSet<()>) {
+    fn closed_loop(
+        self: &Arc<Self>,
+        concurrency: usize,
+        duration: Duration,
+        stop: &watch::Receiver<bool>,
+        on_their_way: &mut OnTheirWay,
+    ) {
         for first in 0..concurrency {
-            let client = self.clone();
+            let (client, stop) = (self.clone(), stop.clone());
             on_their_way.spawn(async move {
                 for index in (first..).step_by(concurrency) {
                     let scheduled = client.start.elapsed();
-                    if scheduled >= duration {
+                    if scheduled >= duration || *stop.borrow() {
                         break;
                     }
+                    client.begun.fetch_add(1, Ordering::Relaxed);
                     client.send(index, scheduled).await;
                 }
             });
@@ -202,15 +207,13 @@ impl Client {
     }
 
     async fn send(&self, index: usize, scheduled: Duration) {
-        self.begun.fetch_add(1, Ordering::Relaxed);
         let _permit = self.connections.acquire().await.expect("the semaphore is never closed");
         let send_delay = self.start.elapsed().saturating_sub(scheduled);
         let payload = &self.payloads[index % self.payloads.len()];
         let left = self.target.timeout.saturating_sub(send_delay);
-        let (outcome, received_bytes) = match tokio::time::timeout(left, self.exchange(payload)).await {
-            Ok(outcome) => outcome,
-            Err(_elapsed) => (Outcome::Failed { code: "client_timeout".into() }, 0),
-        };
+        let in_time = async { if left.is_zero() { None } else { tokio::time::timeout(left, self.exchange(payload)).await.ok() } };
+        let (outcome, received_bytes) =
+            in_time.await.unwrap_or_else(|| (Outcome::Failed { code: "client_timeout".into() }, 0));
         let latency = self.start.elapsed().saturating_sub(scheduled);
         let sent_bytes = payload.body.len() as u32;
         // The receiver lives as long as the run.
@@ -220,13 +223,23 @@ impl Client {
     /// The outcome and the length of the answer.
     async fn exchange(&self, payload: &Payload) -> (Outcome, u32) {
         let answer = async {
-            let mut connection = match self.reuse() {
-                Some(connection) => connection,
-                None => Connection::open(self.target.address).await?,
-            };
-            let answer = connection.exchange(self.target.request(payload)).await?;
-            self.idle.lock().expect(UNPOISONED).push(connection);
-            Ok::<_, crate::connection::Error>(answer)
+            loop {
+                let reused = self.reuse();
+                let is_new = reused.is_none();
+                let mut connection = match reused {
+                    Some(connection) => connection,
+                    None => Connection::open(self.target.address).await?,
+                };
+                match connection.exchange(self.target.request(payload)).await {
+                    // It was closed at the very moment at which it was to be used again.
+                    Err(Error::Unsent) if !is_new => {}
+                    Err(error) => return Err(error),
+                    Ok(answer) => {
+                        self.idle.lock().expect(UNPOISONED).push(connection);
+                        return Ok(answer);
+                    }
+                }
+            }
         };
         match answer.await {
             Ok((status, body)) => (verdict::judge(status, &body, payload.label.as_deref()), body.len() as u32),
@@ -241,5 +254,34 @@ impl Client {
                 return Some(connection);
             }
         }
+    }
+}
+
+/// The tasks of requests that have not ended.
+#[derive(Default)]
+struct OnTheirWay(JoinSet<()>);
+
+impl OnTheirWay {
+    fn spawn(&mut self, request: impl Future<Output = ()> + Send + 'static) {
+        self.0.spawn(request);
+        // Whatever has ended is let go of, so that a long run holds only what is on its way.
+        while let Some(ended) = self.0.try_join_next() {
+            expect_no_panic(ended);
+        }
+    }
+
+    /// Resolves when all have.
+    async fn end(&mut self) {
+        while let Some(ended) = self.0.join_next().await {
+            expect_no_panic(ended);
+        }
+    }
+}
+
+fn expect_no_panic(ended: Result<(), JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        std::panic::resume_unwind(error.into_panic());
     }
 }

@@ -25,7 +25,7 @@ pub struct Summary {
     pub attainment: f64,
     /// Right answers within the objective per second of the run.
     pub goodput_per_second: f64,
-    /// Answers per second of the run.
+    /// Answers that came within the run, per second of it.
     pub throughput_per_second: f64,
     /// Of answered requests.
     pub latency_ms: Percentiles,
@@ -80,6 +80,8 @@ pub fn summarise(samples: &[Sample], objective: Duration, length: Duration, usag
     let failed = errors.values().sum::<usize>();
     let answered = samples.len() - failed;
     let within = samples.iter().filter(|sample| sample.is_within(objective)).count();
+    let came = samples.iter().filter(|sample| sample.is_answered() && sample.scheduled + sample.latency <= length);
+    let throughput = came.count();
     let share = |part: usize, whole: usize| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
     let per_second = |count: usize| if length.is_zero() { 0.0 } else { count as f64 / length.as_secs_f64() };
     Summary {
@@ -90,7 +92,7 @@ pub fn summarise(samples: &[Sample], objective: Duration, length: Duration, usag
         accuracy: (labelled > 0).then(|| share(right, labelled)),
         attainment: share(within, samples.len()),
         goodput_per_second: per_second(good(samples, objective)),
-        throughput_per_second: per_second(answered),
+        throughput_per_second: per_second(throughput),
         latency_ms: latencies(samples).percentiles(),
         sent_bytes: samples.iter().map(|sample| u64::from(sample.sent_bytes)).sum(),
         received_bytes: samples.iter().map(|sample| u64::from(sample.received_bytes)).sum(),

@@ -44,11 +44,14 @@ impl Target {
         let stream = stream.with_context(|| format!("connect to {place}; does the dispatcher run there?"))?;
         let address = stream.peer_addr().context("the address just connected to")?;
 
-        let authority = uri.authority().context("a URL names a host")?;
         let mut headers = HeaderMap::new();
-        headers.insert(HOST, HeaderValue::from_str(authority.as_str())?);
+        headers.insert(HOST, HeaderValue::from_str(&place)?);
         if let Some(budget) = budget {
             headers.insert(header::TIMEOUT_MS, HeaderValue::from_str(&budget.as_millis().to_string())?);
+        }
+        // Somebody's own take the place of these.
+        for (name, _) in extra {
+            headers.remove(name);
         }
         headers.extend(extra.iter().cloned());
         Ok(Self { address, timeout, path: path(uri, top_k)?, headers })

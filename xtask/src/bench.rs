@@ -4,6 +4,7 @@ pub mod accounting;
 pub mod cell;
 pub mod figures;
 pub mod hop;
+pub mod loadgen;
 pub mod peer;
 pub mod proxies;
 pub mod replica;
@@ -31,6 +32,8 @@ pub enum Subject {
     Overload(stress::Options),
     /// Late-last next to first come, first served, at a load that is too much now and then
     Order(stress::Options),
+    /// How exactly loadgen sends, whether its figures are those of its log, and what a request costs it, next to oha
+    Loadgen(loadgen::Options),
     /// The scaler's laws in virtual time, next to Knative's, the HPA's and others'
     Scaler(scaler::Options),
     /// The replica next to ONNX Runtime, OpenVINO, Flask and PIL, and by itself
@@ -49,6 +52,7 @@ pub fn run(subject: &Subject) -> Result<()> {
         Subject::Connections(options) => stress::run("connections", options),
         Subject::Overload(options) => stress::run("overload", options),
         Subject::Order(options) => stress::run("order", options),
+        Subject::Loadgen(options) => loadgen::run(options),
         Subject::Scaler(options) => scaler::run(options),
         Subject::Replica(options) => replica::run(options),
     }

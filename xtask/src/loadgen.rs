@@ -16,7 +16,23 @@ const BREACHED: i32 = 99;
 /// # Errors
 /// When the run could not be made.
 pub fn run(flags: &[&str], json: &Path) -> Result<Value> {
-    let mut command = Command::new(paths::program("loadgen"));
+    run_on(None, flags, json)
+}
+
+/// The same, on one core only.
+///
+/// # Errors
+/// When the run could not be made.
+pub fn run_on(core: Option<&str>, flags: &[&str], json: &Path) -> Result<Value> {
+    let program = paths::program("loadgen");
+    let mut command = match core {
+        None => Command::new(program),
+        Some(core) => {
+            let mut command = Command::new("taskset");
+            command.args(["-c", core]).arg(program);
+            command
+        }
+    };
     command.arg("run").args(flags).arg(format!("--json={}", json.display()));
     let status = command.status().context("run loadgen")?;
     ensure!(status.success() || status.code() == Some(BREACHED), "loadgen failed ({status})");

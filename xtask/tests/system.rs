@@ -55,7 +55,8 @@ impl System {
     }
 
     fn report(&self, mut load: Child) -> Value {
-        assert!(load.wait().expect("loadgen is ours").success());
+        // 99 is for a machine too busy to send on time, which is not what these tests are about.
+        assert!(matches!(load.wait().expect("loadgen is ours").code(), Some(0 | 99)));
         let text = fs::read_to_string(self.folder.join("report.json")).expect("loadgen wrote its report");
         serde_json::from_str(&text).expect("the report is JSON")
     }
@@ -148,6 +149,29 @@ fn a_picture_is_classified_in_every_form_and_a_bad_one_costs_only_itself() {
         check("image/jpeg", &jpeg);
     }
     assert_eq!(system.replicas(), replicas, "the same process answered all of it");
+}
+
+#[test]
+fn loadgen_posts_in_every_form_knows_the_right_answers_and_counts_replicas() {
+    let system = System::start("forms", 1);
+    for form in ["raw", "multipart", "json"] {
+        let json = system.folder.join("report.json");
+        let status = Command::new(paths::program("loadgen"))
+            .args(["run", "--quiet", "--generate=24", "--arrivals=uniform", "--rate=6", "--duration=4s", "--top-k=3"])
+            .arg(format!("--form={form}"))
+            .arg(format!("--url=http://{}/predict", system.stack.dispatcher.address))
+            .arg(format!("--scaler={}", system.stack.scaler.address))
+            .arg(format!("--json={}", json.display()))
+            .status();
+        assert!(matches!(status.expect("loadgen starts").code(), Some(0 | 99)));
+        let report: Value =
+            serde_json::from_slice(&fs::read(&json).expect("loadgen wrote its report")).expect("the report is JSON");
+        let summary = &report["summary"];
+        assert_eq!((&summary["offered"], &summary["failed"]), (&24.into(), &0.into()), "{form}: {summary}");
+        assert!(summary["accuracy"].as_f64() > Some(0.9), "{form}: {summary}");
+        let usage = &summary["usage"];
+        assert_eq!((&usage["source"], &usage["replica_seconds"]), (&"scaler".into(), &4.0.into()), "{form}: {usage}");
+    }
 }
 
 #[test]

@@ -22,7 +22,7 @@ pub struct Args {
     #[arg(long, default_value = "30s", value_parser = positive)]
     pub timeout: Duration,
     /// Budget told to the server with each request (x-request-timeout-ms)
-    #[arg(long, value_parser = positive)]
+    #[arg(long, value_parser = whole_milliseconds)]
     pub budget: Option<Duration>,
     /// How many classes to ask for
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
@@ -49,6 +49,12 @@ impl Args {
         );
         Ok(connections as usize)
     }
+}
+
+/// As the header has it.
+fn whole_milliseconds(text: &str) -> Result<Duration, String> {
+    let duration = positive(text)?;
+    if duration.subsec_nanos().is_multiple_of(1_000_000) { Ok(duration) } else { Err("use whole milliseconds".into()) }
 }
 
 fn header(text: &str) -> Result<(HeaderName, HeaderValue)> {

@@ -11,7 +11,7 @@ pub fn summary(report: &Report) -> String {
     let mut lines = Vec::new();
     if !report.is_complete {
         lines.push(format!(
-            "PARTIAL     stopped after {:.1} s; {} requests were not waited for",
+            "PARTIAL     stopped after {:.1} s; {} answers were not waited for",
             setup.length_seconds, report.unfinished
         ));
     }
@@ -19,8 +19,13 @@ pub fn summary(report: &Report) -> String {
     lines.push(format!("answered    {}, failed {}", summary.answered, summary.failed));
     lines.extend(summary.errors.iter().map(|(code, count)| format!("            {count} × {code}")));
     lines.push(format!(
-        "latency     p50 {:.0} ms, p90 {:.0} ms, p95 {:.0} ms, p99 {:.0} ms, p99.9 {:.0} ms, max {:.0} ms",
-        latency.p50, latency.p90, latency.p95, latency.p99, latency.p999, latency.max
+        "latency     p50 {}, p90 {}, p95 {}, p99 {}, p99.9 {}, max {}",
+        ms(latency.p50),
+        ms(latency.p90),
+        ms(latency.p95),
+        ms(latency.p99),
+        ms(latency.p999),
+        ms(latency.max)
     ));
     lines.push(format!("attainment  {:.2} % within {:.0} ms", 100.0 * summary.attainment, setup.objective_ms));
     lines.push(format!(
@@ -68,6 +73,12 @@ pub fn summary(report: &Report) -> String {
     lines.join("\n")
 }
 
+/// Milliseconds, with as many digits as mean something.
+fn ms(value: f64) -> String {
+    let decimals = if value < 10.0 { 2 } else { 0 };
+    format!("{value:.decimals$} ms")
+}
+
 /// The rows of `--table`: time, offered load, replicas and queue at their end, p95, attainment.
 pub fn table(report: &Report) -> String {
     let mut lines = vec![" time   offered   replicas   queue      p95   within objective".to_owned()];
@@ -111,7 +122,7 @@ pub fn capacity(found: &Capacity) -> String {
         (None, None) => "capacity    unknown".to_owned(),
     });
     if found.is_limited_by_generator {
-        lines.push("INVALID     this machine could not send faster; the server may be capable of more".into());
+        lines.push("INVALID     this machine could not send on time at the rate that failed; the server may be capable of more".into());
     }
     if !found.is_complete {
         lines.push("PARTIAL     the search was stopped".into());

@@ -1,10 +1,10 @@
-//! A server that notes when each request arrived, answers at once, and stands still for a while if told to.
+//! A server that notes when each POST arrived, answers at once, and stands still for a while if told to.
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use service::wire::{Answer, Prediction, Timing};
 use std::convert::Infallible;
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 /// When it stands still: after its first request, and for how long.
 pub type Stall = (Duration, Duration);
 
-/// Every request's arrival, as it was noticed.
+/// Every POST's arrival, as it was noticed.
 #[derive(Debug, Clone, Default)]
 pub struct Arrivals(Arc<Mutex<Vec<Instant>>>);
 
@@ -48,8 +48,11 @@ pub fn serve(arrivals: &Arrivals, stall: Option<Stall>, tell: impl FnOnce(Socket
             stream.set_nodelay(true)?;
             let (arrivals, stall) = (arrivals.clone(), stall.clone());
             let service = service_fn(move |request: Request<Incoming>| {
-                let first = arrivals.note();
-                stand_still(&stall, first);
+                // A GET asks for metrics, and is no load.
+                if request.method() == Method::POST {
+                    let first = arrivals.note();
+                    stand_still(&stall, first);
+                }
                 async move { Ok::<_, Infallible>(answer(request).await) }
             });
             tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));

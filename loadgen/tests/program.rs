@@ -1,0 +1,280 @@
+//! The program as people use it: bad input, servers that misbehave, Ctrl-C, exit statuses, files, the live screen.
+
+mod common;
+
+use common::{complaint, program, record, run};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// What the contract asks for.
+const ANSWER: &str = r#"{"success":true,"prediction":{"class_index":0,"label":"plain circle","confidence":0.9},"predictions":[],"model":"m","replica":"r","timing_ms":{"queue":0,"decode":0,"batch":0,"inference":0,"total":0}}"#;
+
+/// A server that answers every connection with whatever this writes.
+fn answering(answer: impl Fn(&mut TcpStream) + Send + Sync + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("it has an address");
+    let answer = std::sync::Arc::new(answer);
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let answer = answer.clone();
+            std::thread::spawn(move || {
+                // Some of the request, so that the answer is one.
+                let _read = stream.read(&mut [0; 1024]);
+                answer(&mut stream);
+            });
+        }
+    });
+    format!("http://{address}/predict")
+}
+
+#[test]
+fn what_makes_a_run_impossible_is_named_before_it_begins() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    std::fs::write(path("bad.txt"), "5 5\n5 five 5\n").expect("written");
+    std::fs::create_dir(path("empty")).expect("created");
+    let unused = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
+    let (url, arrivals) = record(None);
+    let rate = ["--rate=5", "--duration=1s"];
+    let cases = [
+        (1, vec!["--workload".into(), path("bad.txt")], vec!["bad.txt", "line 2, column 3", "\"five\""]),
+        (1, vec!["--pictures".into(), path("empty")], vec!["no readable .jpg", "empty"]),
+        (1, vec!["--pictures".into(), path("gone")], vec!["gone"]),
+        (1, vec![format!("--url=http://{unused}/predict")], vec!["connect to", "does the dispatcher run"]),
+        (1, vec!["--url=http://no-such-host.invalid/".into()], vec!["connect to no-such-host.invalid:80"]),
+        (1, vec!["--url=https://a/".into()], vec!["http://"]),
+        (1, vec!["--json".into(), path("no/such/folder.json")], vec!["no/such/folder.json"]),
+        (2, vec!["--threshold=p95<5".into()], vec!["\"5\" is no time", "p95<500ms"]),
+        (2, vec!["--header=nonsense".into()], vec!["Name: value"]),
+        (2, vec!["--form=xml".into()], vec!["raw, multipart, json"]),
+        (2, vec!["--size=3".into()], vec!["between 16 and"]),
+        (2, vec!["--slo=p95<1s".into()], vec!["--find-capacity"]),
+    ];
+    for (status, flags, words) in cases {
+        let has_workload = flags[0] == "--workload";
+        let mut command = program();
+        command.arg("run");
+        if !flags[0].starts_with("--url") {
+            command.args(["--url", &url]);
+        }
+        let output = command.args(if has_workload { &[][..] } else { &rate }).args(&flags).output().expect("it runs");
+        let said = complaint(&output);
+        assert_eq!(output.status.code(), Some(status), "{flags:?}: {said}");
+        assert!(words.iter().all(|word| said.contains(word)), "{flags:?}: {said}");
+        assert!(!said.contains("panicked"), "{said}");
+    }
+    assert!(arrivals.times().is_empty(), "nothing was sent");
+}
+
+#[test]
+fn servers_that_misbehave_make_failures_with_a_name() {
+    let write = |text: &'static str| answering(move |stream| drop(stream.write_all(text.as_bytes())));
+    let cases = [
+        (write("what?\r\n\r\n"), "invalid_http"),
+        (write(""), "reset"),
+        (write("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n<html>"), "short_answer"),
+        (write("HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\n<html>"), "invalid_answer"),
+        (write("HTTP/1.1 418 No\r\ncontent-length: 0\r\n\r\n"), "http_418"),
+        (answering(|_| std::thread::sleep(Duration::from_secs(9))), "client_timeout"),
+        (
+            answering(|stream| {
+                let _sent = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
+                while stream.write_all(&[b'x'; 65_536]).is_ok() {}
+            }),
+            "long_answer",
+        ),
+    ];
+    for (url, code) in cases {
+        let run = run(&["--url", &url, "--rate=10", "--duration=1s", "--timeout=600ms", "--threshold=attainment>=0"]);
+        let summary = &run.report["summary"];
+        assert_eq!(summary["failed"], summary["offered"], "{code}: {summary}");
+        assert_eq!(summary["errors"][code], summary["offered"], "{code}: {summary}");
+        assert!(run.requests.iter().all(|request| request.outcome == code));
+        assert_eq!(run.report["thresholds"][0]["held"], true);
+    }
+}
+
+#[test]
+fn ctrl_c_leaves_a_report_that_is_marked_partial() {
+    let (url, arrivals) = record(None);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = |name: &str| folder.path().join(name);
+    let load = program()
+        .args(["run", "--rate=50", "--duration=60s", "--generate=3", "--url", &url])
+        .arg("--json")
+        .arg(file("run.json"))
+        .arg("--html")
+        .arg(file("run.html"))
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("loadgen starts");
+    until("requests arrive", || arrivals.times().len() > 40);
+    let asked = Instant::now();
+    kill_process(Pid::from_child(&load), Signal::INT).expect("it is ours");
+    let output = load.wait_with_output().expect("it ends");
+    assert!(asked.elapsed() < Duration::from_secs(10));
+    assert_eq!(output.status.code(), Some(130));
+    assert!(String::from_utf8_lossy(&output.stdout).starts_with("PARTIAL"), "{output:?}");
+    let report: Value = serde_json::from_slice(&std::fs::read(file("run.json")).expect("written")).expect("JSON");
+    let length = report["setup"]["length_seconds"].as_f64().expect("a number");
+    assert_eq!(report["is_complete"], false);
+    assert!((0.5..20.0).contains(&length), "{length}");
+    let counted = report["summary"]["offered"].as_u64().unwrap() + report["unfinished"].as_u64().unwrap();
+    assert_eq!(counted as usize, arrivals.times().len());
+    assert!(std::fs::read_to_string(file("run.html")).expect("written").contains("PARTIAL"));
+}
+
+#[test]
+fn ctrl_c_does_not_wait_for_a_server_that_never_answers() {
+    let url = answering(|_| std::thread::sleep(Duration::from_secs(60)));
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let json = folder.path().join("run.json");
+    let load = program()
+        .args(["run", "--rate=50", "--duration=1s", "--generate=3", "--timeout=60s", "--url", &url, "--json"])
+        .arg(&json)
+        .spawn()
+        .expect("loadgen starts");
+    // Until after the last was sent.
+    std::thread::sleep(Duration::from_secs(2));
+    let asked = Instant::now();
+    kill_process(Pid::from_child(&load), Signal::TERM).expect("it is ours");
+    let output = load.wait_with_output().expect("it ends");
+    assert!(asked.elapsed() < Duration::from_secs(10));
+    assert_eq!(output.status.code(), Some(130));
+    let report: Value = serde_json::from_slice(&std::fs::read(&json).expect("written")).expect("JSON");
+    assert_eq!(report["summary"]["offered"], 0);
+    assert!(report["unfinished"].as_u64() > Some(20));
+}
+
+#[test]
+fn thresholds_decide_the_exit_status() {
+    let (url, _arrivals) = record(None);
+    let common = ["--url", url.as_str(), "--rate=50", "--duration=1s"];
+    let held = run(&[&common[..], &["--threshold=p95<5s", "--threshold=errors<=0"]].concat());
+    assert_eq!(held.status, Some(0), "{}", complaint(&held.output));
+    let breached = run(&[&common[..], &["--threshold=p95<5s", "--threshold=goodput>1000"]].concat());
+    assert_eq!(breached.status, Some(99));
+    let said = String::from_utf8_lossy(&breached.output.stdout).into_owned();
+    assert!(said.contains("p95<5s: held") && said.contains("goodput>1000: breached"), "{said}");
+    assert_eq!(breached.report["thresholds"][1]["held"], false);
+}
+
+#[test]
+fn too_few_connections_make_late_sends_and_an_invalid_report() {
+    let url = answering(|stream| {
+        std::thread::sleep(Duration::from_millis(200));
+        let _sent = stream.write_all(b"HTTP/1.1 503 No\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    });
+    let run = run(&["--url", &url, "--rate=50", "--duration=1s", "--connections=1"]);
+    assert_eq!(run.status, Some(99));
+    assert_eq!(run.report["punctuality"]["is_bottleneck"], true);
+    assert!(run.report["punctuality"]["late_sends"].as_u64() > Some(20));
+    assert!(String::from_utf8_lossy(&run.output.stdout).contains("INVALID"));
+    // Waiting for a connection is part of the latency.
+    assert!(run.requests.iter().map(|request| request.latency).max() > Some(Duration::from_secs(2)));
+}
+
+#[test]
+fn a_search_finds_what_the_server_can_do() {
+    // One after the other, 5 ms and a little more each: not quite 200/s, whatever comes.
+    let turn = std::sync::Mutex::new(());
+    let url = answering(move |stream| {
+        {
+            let _turn = turn.lock().expect("nobody panics");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", ANSWER.len());
+        let _sent = stream.write_all((head + ANSWER).as_bytes());
+    });
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let json = folder.path().join("capacity.json");
+    let output = program()
+        .args(["run", "--find-capacity", "--slo=p95<150ms", "--slo=errors<=0", "--rate=60", "--window=1s"])
+        .args(["--arrivals=uniform", "--generate=3", "--size=32", "--url", &url, "--json"])
+        .arg(&json)
+        .output()
+        .expect("it runs");
+    assert_eq!(output.status.code(), Some(0), "{}", complaint(&output));
+    let found: Value = serde_json::from_slice(&std::fs::read(&json).expect("written")).expect("JSON");
+    let number = |name: &str| found[name].as_f64().expect("a number");
+    let (rate, fails) = (number("requests_per_second"), number("fails_at"));
+    assert!((100.0..205.0).contains(&rate) && fails > rate, "{found}");
+    assert!(found["is_limited_by_generator"] == true || fails / rate <= 1.05, "{found}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("capacity    "), "{output:?}");
+}
+
+#[test]
+fn every_file_is_written_and_says_the_same() {
+    let (url, _arrivals) = record(None);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let csv = folder.path().join("seconds.csv");
+    let run = run(&["--url", &url, "--shape=step:low=5,high=20,length=2", "--arrivals=uniform", "--name=x", "--csv", csv.to_str().unwrap()]);
+    let mut rows = csv::Reader::from_path(&csv).expect("written");
+    assert_eq!(rows.headers().expect("a header").get(1), Some("offered"));
+    let offered: Vec<String> = rows.records().map(|row| row.expect("a row")[1].to_owned()).collect();
+    assert_eq!(offered, ["5", "20"]);
+    assert_eq!((run.requests.len(), &run.report["setup"]["name"]), (25, &Value::from("x")));
+    let report = run.folder.path().join("run.json");
+    let html = folder.path().join("comparison.html");
+    let other = folder.path().join("other.json");
+    let text = std::fs::read_to_string(&report).expect("written").replace("\"name\": \"x\"", "\"name\": \"y\"");
+    std::fs::write(&other, text).expect("written");
+    let output =
+        program().args(["compare"]).args([&report, &other]).arg("--html").arg(&html).output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && said.contains("x did best with 100.00 %"), "{said}{}", complaint(&output));
+    assert!(std::fs::read_to_string(&html).expect("written").contains("x did best"));
+}
+
+#[test]
+fn pipes_get_no_screen_and_plain_lines_if_asked() {
+    let (url, _arrivals) = record(None);
+    let common = ["run", "--url", &url, "--rate=20", "--generate=3"];
+    let quiet = program().args(common).arg("--duration=1s").output().expect("it runs");
+    assert_eq!(complaint(&quiet), "");
+    let lines = program().args(common).args(["--duration=6s", "--no-tui"]).output().expect("it runs");
+    let said = complaint(&lines);
+    assert!(said.contains("of 6 s  ") && said.contains("% within 500 ms"), "{said}");
+}
+
+#[test]
+fn the_screen_comes_and_goes_in_a_terminal_and_q_stops_the_run() {
+    if !Path::new("/usr/bin/script").exists() {
+        eprintln!("skipped: script(1), which makes a terminal, is not installed");
+        return;
+    }
+    let (url, arrivals) = record(None);
+    let loadgen = env!("CARGO_BIN_EXE_loadgen");
+    let line =
+        format!("stty rows 40 cols 120; {loadgen} run --url {url} --rate 50 --duration 60s --generate 3; echo status $?");
+    let mut script = Command::new("script")
+        .args(["-qc", &line, "/dev/null"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("script starts");
+    until("requests arrive", || arrivals.times().len() > 50);
+    script.stdin.take().expect("it is piped").write_all(b"q").expect("it reads");
+    let output = script.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let (enter, leave) = (said.find("\u{1b}[?1049h"), said.find("\u{1b}[?1049l"));
+    assert!(enter.is_some() && enter < leave, "{said:?}");
+    let (screen, after) = said.split_at(leave.expect("it left"));
+    for word in ["in flight", "latency,", "highest"] {
+        assert!(screen.contains(word), "{word} is not in {screen:?}");
+    }
+    assert!(after.contains("PARTIAL") && after.contains("status 130"), "{after:?}");
+}
+
+fn until(what: &str, done: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !done() {
+        assert!(Instant::now() < deadline, "not within 20 s: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

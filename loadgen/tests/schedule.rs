@@ -1,0 +1,109 @@
+//! Runs against a server that knows when each request came: what is sent is what was scheduled, and what is reported is
+//! what happened.
+
+mod common;
+
+use common::{record, run};
+use service::arrivals::{self, Process};
+use service::workload::Workload;
+use std::time::Duration;
+
+/// Largest distance between the distribution of `gaps` and the exponential one with this mean (Kolmogorov, Smirnov).
+fn distance_from_exponential(mut gaps: Vec<f64>, mean: f64) -> f64 {
+    gaps.sort_by(f64::total_cmp);
+    let n = gaps.len() as f64;
+    let distances = gaps.iter().enumerate().map(|(rank, gap)| {
+        let exact = 1.0 - (-gap / mean).exp();
+        (exact - rank as f64 / n).abs().max(((rank + 1) as f64 / n - exact).abs())
+    });
+    distances.fold(0.0, f64::max)
+}
+
+#[test]
+fn the_server_sees_every_request_of_the_schedule_with_exponential_gaps() {
+    let (url, arrivals) = record(None);
+    let run = run(&["--url", &url, "--rate=150", "--duration=8s", "--seed=4"]);
+    let schedule = arrivals::schedule(&Workload::constant(150.0, Duration::from_secs(8)), Process::Poisson, 4);
+    let seen = arrivals.times();
+    assert_eq!((run.status, seen.len()), (Some(0), schedule.len()), "{}", common::complaint(&run.output));
+    assert_eq!(run.report["summary"]["answered"], schedule.len());
+    let gaps: Vec<f64> = seen.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64()).collect();
+    // Chance exceeds this once in a hundred times.
+    let bound = 1.63 / (gaps.len() as f64).sqrt();
+    let distance = distance_from_exponential(gaps, 1.0 / 150.0);
+    assert!(distance < bound, "{distance} is not below {bound}");
+    let logged: Vec<Duration> = run.requests.iter().map(|request| request.scheduled).collect();
+    let micros = |times: &[Duration]| times.iter().map(Duration::as_micros).collect::<Vec<_>>();
+    assert_eq!(micros(&logged), micros(&schedule));
+}
+
+#[test]
+fn a_server_that_stands_still_shows_it_in_every_request_scheduled_meanwhile() {
+    let length = Duration::from_secs(1);
+    let (url, _arrivals) = record(Some((Duration::from_millis(995), length)));
+    let run = run(&["--url", &url, "--rate=100", "--duration=3s", "--arrivals=uniform"]);
+    // The first is sent after 5 ms, the one that comes a second later is the first to wait.
+    let from = Duration::from_millis(1005);
+    let meanwhile: Vec<_> = run
+        .requests
+        .iter()
+        .filter(|request| (from..from + length - Duration::from_millis(20)).contains(&request.scheduled))
+        .collect();
+    assert_eq!(meanwhile.len(), 98);
+    for request in meanwhile {
+        let left = from + length - request.scheduled;
+        assert!(request.latency + Duration::from_millis(5) >= left, "{request:?} should have waited for {left:?}");
+    }
+    let before = run.requests.iter().filter(|request| request.scheduled < from - Duration::from_millis(5));
+    let worst = before.map(|request| request.latency).max().expect("some were sent before");
+    assert!(worst < Duration::from_millis(500), "{worst:?} before the server stood still");
+}
+
+#[test]
+fn percentiles_are_those_of_the_log() {
+    let (url, _arrivals) = record(Some((Duration::from_millis(500), Duration::from_millis(300))));
+    let run = run(&["--url", &url, "--rate=300", "--duration=3s", "--arrivals=gamma:2"]);
+    let mut latencies: Vec<f64> =
+        run.requests.iter().map(|request| request.latency.as_secs_f64() * 1e3).collect();
+    latencies.sort_by(f64::total_cmp);
+    for (name, quantile) in [("p50", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99), ("p999", 0.999), ("max", 1.0)] {
+        let rank = (quantile * latencies.len() as f64).ceil() as usize;
+        let (exact, reported) = (latencies[rank - 1], run.report["summary"]["latency_ms"][name].as_f64());
+        let reported = reported.expect("there is one");
+        assert!((reported / exact - 1.0).abs() <= 1e-3, "{name}: {reported} is not {exact}");
+    }
+    let within = latencies.iter().filter(|&&latency| latency <= 500.0).count() as f64 / latencies.len() as f64;
+    assert_eq!(run.report["summary"]["attainment"].as_f64(), Some(within));
+}
+
+#[test]
+fn a_replayed_file_is_followed_second_by_second_and_its_warm_up_counts_nowhere() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("workload.txt");
+    std::fs::write(&file, "3 0\t9 # a comment\n\n 4").expect("written");
+    let (url, arrivals) = record(None);
+    let workload = format!("--workload={}", file.display());
+    let run = run(&["--url", &url, &workload, "--arrivals=replayed", "--warmup=1s", "--repeat=2", "--time-scale=0.5"]);
+    // Halves of four seconds, twice: (3 + 0) / 2 and (9 + 4) / 2, of which replaying keeps the sums whole.
+    let offered: Vec<u64> = run.report["seconds"]
+        .as_array()
+        .expect("rows")
+        .iter()
+        .map(|row| row["offered"].as_u64().expect("a number"))
+        .collect();
+    assert_eq!((offered.iter().sum::<u64>(), offered.len()), (16, 4), "{offered:?}");
+    assert_eq!(run.requests.len(), 16);
+    let warm = arrivals.times().len() - 16;
+    assert!((1..=2).contains(&warm), "{warm} in a warm-up of 1.5/s");
+}
+
+#[test]
+fn a_closed_loop_keeps_as_many_on_their_way_as_it_is_told() {
+    let (url, arrivals) = record(None);
+    let run = run(&["--url", &url, "--closed=3", "--duration=500ms"]);
+    assert_eq!(run.status, Some(0));
+    let sent = arrivals.times().len();
+    assert!(sent > 30, "{sent}");
+    assert_eq!(run.report["summary"]["answered"], sent);
+    assert_eq!(run.report["setup"]["load"], "3 at a time");
+}
