@@ -23,6 +23,9 @@ struct Args {
     /// For so long
     #[arg(long, requires = "stall_after", value_parser = humantime::parse_duration)]
     stall_for: Option<Duration>,
+    /// Take a whole core, so that nobody pays for waking this
+    #[arg(long)]
+    never_sleep: bool,
 }
 
 fn main() -> Result<()> {
@@ -31,7 +34,9 @@ fn main() -> Result<()> {
     let arrivals = Arrivals::default();
     let served = arrivals.clone();
     let stall = args.stall_after.zip(args.stall_for);
-    std::thread::spawn(move || recorder::serve(&served, stall, |address| println!("listening on http://{address}")));
+    std::thread::spawn(move || {
+        recorder::serve(&served, stall, args.never_sleep, |address| println!("listening on http://{address}"))
+    });
     // Whoever started this holds the other end.
     std::io::stdin().read_to_end(&mut Vec::new()).context("wait for the end of standard input")?;
     if let Some(path) = args.log {

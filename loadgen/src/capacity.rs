@@ -120,8 +120,7 @@ pub async fn find(
     let rates = |held: bool| found.tries.iter().filter(move |one| one.held == held);
     let best = rates(true).map(|one| one.requests_per_second).reduce(f64::max);
     let worst = rates(false).min_by(|a, b| a.requests_per_second.total_cmp(&b.requests_per_second));
-    let (fails_at, is_limited) =
-        worst.map_or((None, false), |one| (Some(one.requests_per_second), one.is_bottleneck));
+    let (fails_at, is_limited) = worst.map_or((None, false), |one| (Some(one.requests_per_second), one.is_bottleneck));
     found.requests_per_second = best;
     found.fails_at = fails_at;
     found.is_limited_by_generator = is_limited;
@@ -129,7 +128,13 @@ pub async fn find(
 }
 
 /// The conditions, of what was scheduled in one window.
-fn judge(slo: &[Condition], measured: &Measured, from: Duration, window: Duration, objective: Duration) -> Vec<Outcome> {
+fn judge(
+    slo: &[Condition],
+    measured: &Measured,
+    from: Duration,
+    window: Duration,
+    objective: Duration,
+) -> Vec<Outcome> {
     let within = |sample: &&Sample| (from..from + window).contains(&sample.scheduled);
     let mut samples: Vec<Sample> = measured.samples.iter().filter(within).cloned().collect();
     samples.iter_mut().for_each(|sample| sample.scheduled -= from);

@@ -103,8 +103,9 @@ impl Comparison {
     /// The table, what makes it unfair, and the conclusion, for a terminal.
     pub fn text(&self) -> String {
         let rows = self.table();
-        let widths: Vec<usize> =
-            (0..COLUMNS.len()).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
+        let widths: Vec<usize> = (0..COLUMNS.len())
+            .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
+            .collect();
         let line = |row: &[String; 9]| {
             let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| {
                 if column == 0 { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
@@ -120,7 +121,9 @@ impl Comparison {
 
     /// The same in Markdown.
     pub fn markdown(&self) -> String {
-        let line = |row: &[String; 9]| format!("| {} |", row.iter().map(|cell| cell.replace('|', "\\|")).collect::<Vec<_>>().join(" | "));
+        let line = |row: &[String; 9]| {
+            format!("| {} |", row.iter().map(|cell| cell.replace('|', "\\|")).collect::<Vec<_>>().join(" | "))
+        };
         let mut lines: Vec<String> = self.table().iter().map(line).collect();
         lines.insert(1, format!("|---|{}", "---:|".repeat(COLUMNS.len() - 1)));
         lines.push(String::new());
@@ -140,7 +143,8 @@ impl Comparison {
         let mut differ = |what: &str, of: &dyn Fn(&Run) -> String| {
             let values: BTreeSet<String> = self.runs.iter().map(of).collect();
             if values.len() > 1 {
-                found.push(format!("The runs differ in {what}: {}.", values.into_iter().collect::<Vec<_>>().join("; ")));
+                found
+                    .push(format!("The runs differ in {what}: {}.", values.into_iter().collect::<Vec<_>>().join("; ")));
             }
         };
         differ("load", &|run| run.report.setup.load.clone());
@@ -151,7 +155,9 @@ impl Comparison {
                 found.push(format!("{name} was stopped after {:.0} s.", report.setup.length_seconds));
             }
             if report.punctuality.is_bottleneck {
-                found.push(format!("In {name} the generator was the bottleneck; its figures say nothing of the server."));
+                found.push(format!(
+                    "In {name} the generator was the bottleneck; its figures say nothing of the server."
+                ));
             }
         }
         found
@@ -175,7 +181,8 @@ impl Comparison {
             } else {
                 format!("No run answered {} % within {objective:.0} ms; ", self.goal)
             };
-            let cost = closest.replica_seconds().map_or(String::new(), |cost| format!(", for {cost:.0} replica-seconds"));
+            let cost =
+                closest.replica_seconds().map_or(String::new(), |cost| format!(", for {cost:.0} replica-seconds"));
             return format!("{none}{} {verb} with {:.2} %{cost}.", closest.name, closest.attainment());
         };
         let mut sentence = format!(
@@ -189,8 +196,7 @@ impl Comparison {
             sentence.push_str(&format!("; {} needed {next:.0}, {more:.0} % more", run.name));
         }
         let missed = self.runs.iter().filter(|run| !reached(run));
-        let names: Vec<String> =
-            missed.map(|run| format!("{} with {:.2} %", run.name, run.attainment())).collect();
+        let names: Vec<String> = missed.map(|run| format!("{} with {:.2} %", run.name, run.attainment())).collect();
         if !names.is_empty() {
             sentence.push_str(&format!("; missed by {}", names.join(", ")));
         }
@@ -245,7 +251,10 @@ mod tests {
         runs[1].report.setup.objective_ms = 100.0;
         runs[1].report.is_complete = false;
         let caveats = Comparison { goal: 99.0, runs }.caveats().join(" ");
-        assert!(caveats.contains("differ in objective: 100 ms; 500 ms") && caveats.contains("b was stopped"), "{caveats}");
+        assert!(
+            caveats.contains("differ in objective: 100 ms; 500 ms") && caveats.contains("b was stopped"),
+            "{caveats}"
+        );
     }
 
     #[test]

@@ -47,12 +47,8 @@ const METRICS: [(&str, Metric); 14] = [
 ];
 
 /// Longest first, so that `<=` is not read as `<`.
-const COMPARISONS: [(&str, Comparison); 4] = [
-    ("<=", Comparison::AtMost),
-    (">=", Comparison::AtLeast),
-    ("<", Comparison::Below),
-    (">", Comparison::Above),
-];
+const COMPARISONS: [(&str, Comparison); 4] =
+    [("<=", Comparison::AtMost), (">=", Comparison::AtLeast), ("<", Comparison::Below), (">", Comparison::Above)];
 
 /// How the figure is to lie to the bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,9 +140,7 @@ impl Condition {
             Metric::Latency(quantile) => latency(f64::from(quantile) / 1e5),
             Metric::Mean => (summary.answered > 0).then_some(summary.latency_ms.mean),
             Metric::Attainment => (summary.offered > 0).then_some(percent(summary.attainment)),
-            Metric::Errors => {
-                (summary.offered > 0).then(|| 100.0 * summary.failed as f64 / summary.offered as f64)
-            }
+            Metric::Errors => (summary.offered > 0).then(|| 100.0 * summary.failed as f64 / summary.offered as f64),
             Metric::Accuracy => summary.accuracy.map(percent),
             Metric::Goodput => Some(summary.goodput_per_second),
             Metric::Throughput => Some(summary.throughput_per_second),

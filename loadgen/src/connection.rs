@@ -6,8 +6,8 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use std::net::SocketAddr;
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
@@ -94,9 +94,10 @@ impl Connection {
                 () => Error::Reset,
             })?;
             let status = response.status();
-            let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await.map_err(|error| {
-                if error.is::<LengthLimitError>() { Error::LongAnswer } else { Error::ShortAnswer }
-            })?;
+            let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES)
+                .collect()
+                .await
+                .map_err(|error| if error.is::<LengthLimitError>() { Error::LongAnswer } else { Error::ShortAnswer })?;
             Ok((status, body.to_bytes()))
         });
         // Both in one turn, so that a request is on its way at once, and an answer is taken when it has come.

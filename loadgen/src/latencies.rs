@@ -115,7 +115,8 @@ mod tests {
     #[test]
     fn what_failed_takes_forever() {
         let ten: Latencies = (1..=10).map(Duration::from_millis).collect();
-        let close = |found: Option<f64>, expected: f64| found.is_some_and(|found| (found / expected - 1.0).abs() < 1e-3);
+        let close =
+            |found: Option<f64>, expected: f64| found.is_some_and(|found| (found / expected - 1.0).abs() < 1e-3);
         assert!(close(ten.at_of(0.5, 10), 5.0) && close(ten.at_of(1.0, 10), 10.0));
         assert!(close(ten.at_of(0.5, 20), 10.0));
         assert_eq!(ten.at_of(0.55, 20), None);

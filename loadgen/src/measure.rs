@@ -7,7 +7,7 @@ use crate::send::{Load, Order, Sending};
 use crate::tally::Tally;
 use crate::target::Target;
 use crate::watch::{Glimpse, Glimpses};
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,9 +71,7 @@ impl Scene {
         let mut stopped_at = None;
         let mut tick = tokio::time::interval(TICK);
         loop {
-            let stop = async {
-                if stopped_at.is_some() { std::future::pending().await } else { stop.as_mut().await }
-            };
+            let stop = async { if stopped_at.is_some() { std::future::pending().await } else { stop.as_mut().await } };
             let mut stopping = tokio::select! {
                 _ = tick.tick() => false,
                 () = stop => true,
@@ -97,6 +95,10 @@ impl Scene {
         }
         watching.abort();
         let unfinished = sending.begun() - samples.len();
+        ensure!(
+            unfinished == 0 || stopped_at.is_some(),
+            "{unfinished} requests were lost, which is a bug of loadgen's"
+        );
 
         // Stopped after the last request is still cut short: some answers were not waited for.
         let end = stopped_at.map_or(title.length, |at| at.min(title.length));

@@ -29,9 +29,12 @@ pub fn show(args: &WorkloadArgs) -> Result<String> {
 fn figures(workload: &Workload) -> String {
     let rates = &workload.per_second;
     let seconds = rates.len();
-    let (peak, at) = rates.iter().enumerate().fold((0.0, 0), |(peak, at), (second, &rate)| {
-        if rate > peak { (rate, second) } else { (peak, at) }
-    });
+    let (peak, at) = rates.iter().enumerate().fold(
+        (0.0, 0),
+        |(peak, at), (second, &rate)| {
+            if rate > peak { (rate, second) } else { (peak, at) }
+        },
+    );
     let lowest = rates.iter().copied().fold(f64::INFINITY, f64::min);
     let silent = rates.iter().filter(|&&rate| rate == 0.0).count();
     let mean = workload.total() / seconds as f64;
@@ -51,14 +54,16 @@ fn plot(workload: &Workload) -> String {
     let peak = workload.per_second.iter().copied().fold(0.0, f64::max);
     let draw = |frame: &mut Frame| {
         let data = Dataset::default().marker(Marker::Braille).graph_type(GraphType::Bar).data(&points);
-        let x = Axis::default()
-            .title("s")
-            .bounds([0.0, length])
-            .labels(["0".to_owned(), format!("{:.0}", length / 2.0), format!("{length:.0}")]);
-        let y = Axis::default()
-            .title("requests/s")
-            .bounds([0.0, peak])
-            .labels(["0".to_owned(), format!("{:.0}", peak / 2.0), format!("{peak:.0}")]);
+        let x = Axis::default().title("s").bounds([0.0, length]).labels([
+            "0".to_owned(),
+            format!("{:.0}", length / 2.0),
+            format!("{length:.0}"),
+        ]);
+        let y = Axis::default().title("requests/s").bounds([0.0, peak]).labels([
+            "0".to_owned(),
+            format!("{:.0}", peak / 2.0),
+            format!("{peak:.0}"),
+        ]);
         frame.render_widget(Chart::new(vec![data]).x_axis(x).y_axis(y).legend_position(None), frame.area());
     };
     // Drawn into memory and printed as text, so that it can be piped and kept.
@@ -77,7 +82,10 @@ mod tests {
     fn a_plot_rises_where_the_workload_does() {
         let workload = Workload { per_second: [vec![1.0; 50], vec![9.0; 50]].concat() };
         let figures = figures(&workload);
-        assert!(figures.contains("100 s, of which 0") && figures.contains("highest 9.0/s in second 50 (1.8"), "{figures}");
+        assert!(
+            figures.contains("100 s, of which 0") && figures.contains("highest 9.0/s in second 50 (1.8"),
+            "{figures}"
+        );
         let plot = plot(&workload);
         let lines: Vec<&str> = plot.lines().collect();
         let filled = |line: &str| line.chars().filter(|c| ('\u{2801}'..='\u{28ff}').contains(c)).count();

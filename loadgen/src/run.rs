@@ -4,12 +4,12 @@ use crate::capacity::{self, Capacity};
 use crate::config::RunArgs;
 use crate::config::load::schedule;
 use crate::display::{Display, Style, Title};
+use crate::images;
 use crate::measure::{Scene, Stop};
 use crate::report::{Report, Setup};
 use crate::sample::Sample;
 use crate::send::Load;
 use crate::target::{self, Target};
-use crate::images;
 use anyhow::Result;
 use std::time::{Duration, SystemTime};
 

@@ -8,12 +8,12 @@ use crate::target::Target;
 use crate::{pace::Pace, verdict};
 use anyhow::{Context, Result};
 use crossbeam_channel::{Receiver, Sender};
-use std::sync::{Arc, Mutex};
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use tokio::sync::{Semaphore, watch};
-use tokio::task::{JoinError, JoinSet};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 /// After a stop, for the answers to what was sent before it.
 const STOP_GRACE: Duration = Duration::from_secs(2);
@@ -24,6 +24,9 @@ const EVENT_INTERVAL: u32 = 5;
 
 /// Of the idle connections.
 const UNPOISONED: &str = "nobody panics while holding the connections";
+
+/// Held by everything that still sends or waits for an answer; nothing goes through it.
+type OnItsWay = mpsc::Sender<Infallible>;
 
 /// When to send.
 #[derive(Debug, Clone, PartialEq)]
@@ -141,44 +144,37 @@ struct Client {
 impl Client {
     async fn run(self, load: Load, mut stopped: watch::Receiver<bool>) -> Result<()> {
         let client = Arc::new(self);
-        let mut on_their_way = OnTheirWay::default();
-        let stop = stopped.clone();
-        let sending = async {
-            match &load {
-                Load::Open(schedule) => client.open_loop(schedule, &mut on_their_way).await,
-                Load::Closed(concurrency, duration) => {
-                    client.closed_loop(*concurrency, *duration, &stop, &mut on_their_way);
-                    on_their_way.end().await;
-                    Ok(())
-                }
-            }
-        };
-        let whole = tokio::select! {
-            sent = sending => { sent?; true }
-            _stop = stopped.wait_for(|stop| *stop) => false,
-        };
+        let (on_its_way, mut all_ended) = mpsc::channel(1);
+        match load {
+            Load::Open(schedule) => tokio::select! {
+                sent = client.open_loop(&schedule, &on_its_way) => sent?,
+                _stop = stopped.wait_for(|stop| *stop) => {}
+            },
+            Load::Closed(concurrency, duration) => client.closed_loop(concurrency, duration, &stopped, &on_its_way),
+        }
+        drop(on_its_way);
         let given_up = async {
-            if whole {
-                // The run's end is the last answer, or its timeout; unless somebody stops it now.
-                let _stop = stopped.wait_for(|stop| *stop).await;
-            }
+            drop(stopped.wait_for(|stop| *stop).await);
             tokio::time::sleep(STOP_GRACE).await;
         };
         tokio::select! {
-            () = on_their_way.end() => {}
+            _nothing = all_ended.recv() => {}
             () = given_up => {}
         }
         Ok(())
     }
 
     /// Sends request `i` at `schedule[i]`, payloads in turn.
-    async fn open_loop(self: &Arc<Self>, schedule: &[Duration], on_their_way: &mut OnTheirWay) -> Result<()> {
+    async fn open_loop(self: &Arc<Self>, schedule: &[Duration], on_its_way: &OnItsWay) -> Result<()> {
         let pace = Pace::new().context("make a timer")?;
         for (index, &scheduled) in schedule.iter().enumerate() {
             pace.until(self.start + scheduled).await.context("wait for the timer")?;
             self.begun.fetch_add(1, Ordering::Relaxed);
-            let client = self.clone();
-            on_their_way.spawn(async move { client.send(index, scheduled).await });
+            let (client, on_its_way) = (self.clone(), on_its_way.clone());
+            tokio::spawn(async move {
+                client.send(index, scheduled).await;
+                drop(on_its_way);
+            });
         }
         Ok(())
     }
@@ -189,11 +185,11 @@ impl Client {
         concurrency: usize,
         duration: Duration,
         stop: &watch::Receiver<bool>,
-        on_their_way: &mut OnTheirWay,
+        on_its_way: &OnItsWay,
     ) {
         for first in 0..concurrency {
-            let (client, stop) = (self.clone(), stop.clone());
-            on_their_way.spawn(async move {
+            let (client, stop, on_its_way) = (self.clone(), stop.clone(), on_its_way.clone());
+            tokio::spawn(async move {
                 for index in (first..).step_by(concurrency) {
                     let scheduled = client.start.elapsed();
                     if scheduled >= duration || *stop.borrow() {
@@ -202,6 +198,7 @@ impl Client {
                     client.begun.fetch_add(1, Ordering::Relaxed);
                     client.send(index, scheduled).await;
                 }
+                drop(on_its_way);
             });
         }
     }
@@ -211,7 +208,8 @@ impl Client {
         let send_delay = self.start.elapsed().saturating_sub(scheduled);
         let payload = &self.payloads[index % self.payloads.len()];
         let left = self.target.timeout.saturating_sub(send_delay);
-        let in_time = async { if left.is_zero() { None } else { tokio::time::timeout(left, self.exchange(payload)).await.ok() } };
+        let in_time =
+            async { if left.is_zero() { None } else { tokio::time::timeout(left, self.exchange(payload)).await.ok() } };
         let (outcome, received_bytes) =
             in_time.await.unwrap_or_else(|| (Outcome::Failed { code: "client_timeout".into() }, 0));
         let latency = self.start.elapsed().saturating_sub(scheduled);
@@ -228,7 +226,8 @@ impl Client {
                 let is_new = reused.is_none();
                 let mut connection = match reused {
                     Some(connection) => connection,
-                    None => Connection::open(self.target.address).await?,
+                    // Rare, and large: kept out of what every request's task holds.
+                    None => Box::pin(Connection::open(self.target.address)).await?,
                 };
                 match connection.exchange(self.target.request(payload)).await {
                     // It was closed at the very moment at which it was to be used again.
@@ -254,34 +253,5 @@ impl Client {
                 return Some(connection);
             }
         }
-    }
-}
-
-/// The tasks of requests that have not ended.
-#[derive(Default)]
-struct OnTheirWay(JoinSet<()>);
-
-impl OnTheirWay {
-    fn spawn(&mut self, request: impl Future<Output = ()> + Send + 'static) {
-        self.0.spawn(request);
-        // Whatever has ended is let go of, so that a long run holds only what is on its way.
-        while let Some(ended) = self.0.try_join_next() {
-            expect_no_panic(ended);
-        }
-    }
-
-    /// Resolves when all have.
-    async fn end(&mut self) {
-        while let Some(ended) = self.0.join_next().await {
-            expect_no_panic(ended);
-        }
-    }
-}
-
-fn expect_no_panic(ended: Result<(), JoinError>) {
-    if let Err(error) = ended
-        && error.is_panic()
-    {
-        std::panic::resume_unwind(error.into_panic());
     }
 }

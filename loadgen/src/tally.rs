@@ -72,7 +72,9 @@ impl Tally {
         }
         while (self.seconds.len() as u64) < now.as_secs() {
             let end = Duration::from_secs(self.seconds.len() as u64 + 1);
-            let came = |(at, latency): &(Duration, Duration)| (*at <= end && *at + Duration::from_secs(1) > end).then_some(*latency);
+            let came = |(at, latency): &(Duration, Duration)| {
+                (*at <= end && *at + Duration::from_secs(1) > end).then_some(*latency)
+            };
             let latencies: Latencies = self.recent.iter().filter_map(came).collect();
             self.seconds.push(Second {
                 sent: self.sent - self.sent_before,

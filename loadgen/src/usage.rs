@@ -70,7 +70,8 @@ mod tests {
         let usage = Usage::of(&glimpses, 10.0, 500).expect("there are counts");
         assert_eq!((usage.source, usage.peak_replicas, usage.changes), (Source::Scaler, 3.0, 1));
         assert_eq!((usage.replica_seconds, usage.replica_seconds_per_1000_good), (4.0 + 18.0, Some(44.0)));
-        let ready: Vec<Glimpse> = glimpses.iter().map(|glimpse| Glimpse { desired_replicas: None, ..*glimpse }).collect();
+        let ready: Vec<Glimpse> =
+            glimpses.iter().map(|glimpse| Glimpse { desired_replicas: None, ..*glimpse }).collect();
         let usage = Usage::of(&ready, 10.0, 0).expect("there are counts");
         assert_eq!((usage.source, usage.replica_seconds), (Source::Dispatcher, 10.0));
         assert_eq!(usage.replica_seconds_per_1000_good, None);

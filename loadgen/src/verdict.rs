@@ -2,10 +2,25 @@
 
 use crate::sample::Outcome;
 use hyper::StatusCode;
-use service::wire::{Answer, ErrorBody};
+use serde::Deserialize;
+use service::wire::ErrorBody;
+use std::borrow::Cow;
 
 /// Codes are a word or two; what a stranger sends as one is cut there.
 const MAX_CODE_CHARS: usize = 40;
+
+/// What matters of [`service::wire::Answer`]; the rest is skipped.
+#[derive(Deserialize)]
+struct Answer<'a> {
+    #[serde(borrow)]
+    prediction: Prediction<'a>,
+}
+
+#[derive(Deserialize)]
+struct Prediction<'a> {
+    #[serde(borrow)]
+    label: Cow<'a, str>,
+}
 
 /// What an answer is worth.
 pub fn judge(status: StatusCode, body: &[u8], label: Option<&str>) -> Outcome {
@@ -16,7 +31,7 @@ pub fn judge(status: StatusCode, body: &[u8], label: Option<&str>) -> Outcome {
             Err(_) => failed(format!("http_{}", status.as_u16())),
         };
     }
-    match serde_json::from_slice::<Answer>(body) {
+    match serde_json::from_slice::<Answer<'_>>(body) {
         Ok(answer) => Outcome::Answered { right: label.map(|label| answer.prediction.label == label) },
         Err(_) => failed("invalid_answer".into()),
     }

@@ -24,8 +24,11 @@ fn report(slower: u64) -> Report {
     let sample = |(index, scheduled): (usize, Duration)| {
         let wave = 40.0 + 400.0 * (scheduled.as_secs_f64() / 90.0).sin().powi(8) + (index % 37) as f64;
         let failed = index % 211 == 0;
-        let outcome =
-            if failed { Outcome::Failed { code: "</script><b>".into() } } else { Outcome::Answered { right: Some(true) } };
+        let outcome = if failed {
+            Outcome::Failed { code: "</script><b>".into() }
+        } else {
+            Outcome::Answered { right: Some(true) }
+        };
         let latency = Duration::from_secs_f64(wave * slower as f64 / 1e3);
         Sample { scheduled, send_delay: Duration::ZERO, latency, sent_bytes: 38_000, received_bytes: 300, outcome }
     };

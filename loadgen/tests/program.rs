@@ -213,7 +213,15 @@ fn every_file_is_written_and_says_the_same() {
     let (url, _arrivals) = record(None);
     let folder = tempfile::tempdir().expect("a temporary folder");
     let csv = folder.path().join("seconds.csv");
-    let run = run(&["--url", &url, "--shape=step:low=5,high=20,length=2", "--arrivals=uniform", "--name=x", "--csv", csv.to_str().unwrap()]);
+    let run = run(&[
+        "--url",
+        &url,
+        "--shape=step:low=5,high=20,length=2",
+        "--arrivals=uniform",
+        "--name=x",
+        "--csv",
+        csv.to_str().unwrap(),
+    ]);
     let mut rows = csv::Reader::from_path(&csv).expect("written");
     assert_eq!(rows.headers().expect("a header").get(1), Some("offered"));
     let offered: Vec<String> = rows.records().map(|row| row.expect("a row")[1].to_owned()).collect();
@@ -250,8 +258,9 @@ fn the_screen_comes_and_goes_in_a_terminal_and_q_stops_the_run() {
     }
     let (url, arrivals) = record(None);
     let loadgen = env!("CARGO_BIN_EXE_loadgen");
-    let line =
-        format!("stty rows 40 cols 120; {loadgen} run --url {url} --rate 50 --duration 60s --generate 3; echo status $?");
+    let line = format!(
+        "stty rows 40 cols 120; {loadgen} run --url {url} --rate 50 --duration 60s --generate 3; echo status $?"
+    );
     let mut script = Command::new("script")
         .args(["-qc", &line, "/dev/null"])
         .stdin(Stdio::piped())

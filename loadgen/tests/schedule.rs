@@ -63,8 +63,7 @@ fn a_server_that_stands_still_shows_it_in_every_request_scheduled_meanwhile() {
 fn percentiles_are_those_of_the_log() {
     let (url, _arrivals) = record(Some((Duration::from_millis(500), Duration::from_millis(300))));
     let run = run(&["--url", &url, "--rate=300", "--duration=3s", "--arrivals=gamma:2"]);
-    let mut latencies: Vec<f64> =
-        run.requests.iter().map(|request| request.latency.as_secs_f64() * 1e3).collect();
+    let mut latencies: Vec<f64> = run.requests.iter().map(|request| request.latency.as_secs_f64() * 1e3).collect();
     latencies.sort_by(f64::total_cmp);
     for (name, quantile) in [("p50", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99), ("p999", 0.999), ("max", 1.0)] {
         let rank = (quantile * latencies.len() as f64).ceil() as usize;

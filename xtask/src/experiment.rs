@@ -14,7 +14,9 @@ const PAUSE: Duration = Duration::from_secs(2);
 
 /// Flags of `experiment`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  cargo xtask experiment --policy slo,cpu:70 --workload requests.txt --rate-scale 0.5")]
+#[command(
+    after_help = "Example:\n  cargo xtask experiment --policy slo,cpu:70 --workload requests.txt --rate-scale 0.5"
+)]
 pub struct Options {
     /// Scaling laws, as the scaler's --policy has them
     #[arg(

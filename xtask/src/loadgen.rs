@@ -47,7 +47,8 @@ pub fn run_on(core: Option<&str>, flags: &[&str], json: &Path) -> Result<Value> 
 pub fn capacity(url: &str, folder: &Path) -> Result<f64> {
     let spinner = ProgressBar::new_spinner().with_message("measuring what one replica can do");
     spinner.enable_steady_tick(Duration::from_millis(100));
-    let measured = run(&[url, "--closed=1", "--duration=5s", "--generate=60", "--quiet"], &folder.join("capacity.json"))?;
+    let measured =
+        run(&[url, "--closed=1", "--duration=5s", "--generate=60", "--quiet"], &folder.join("capacity.json"))?;
     spinner.finish_and_clear();
     let answered = measured["summary"]["answered"].as_f64().unwrap_or_default();
     ensure!(answered > 0.0, "the replica answered nothing; see {}", folder.join("scaler.log").display());

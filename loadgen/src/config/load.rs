@@ -69,7 +69,10 @@ impl Args {
             (Some(path), ..) => read(path).with_context(|| format!("read workload {}", path.display()))?,
             (_, Some(shape), _) => shape.workload(),
             (_, _, Some(rate)) => {
-                ensure!(rate > 0.0 && rate <= MAX_PER_SECOND, "--rate ({rate}) must be a positive number up to 1000000");
+                ensure!(
+                    rate > 0.0 && rate <= MAX_PER_SECOND,
+                    "--rate ({rate}) must be a positive number up to 1000000"
+                );
                 let duration = self.duration.context("--rate needs --duration, such as 30s")?;
                 Workload::constant(rate, duration)
             }
@@ -142,7 +145,8 @@ mod tests {
     use service::workload::Workload;
 
     fn workload(flags: &[&str]) -> Result<Vec<f64>, String> {
-        let cli = Cli::try_parse_from(["loadgen", "workload"].iter().chain(flags)).map_err(|error| error.to_string())?;
+        let cli =
+            Cli::try_parse_from(["loadgen", "workload"].iter().chain(flags)).map_err(|error| error.to_string())?;
         let Command::Workload(args) = cli.command else { return Err("another command".into()) };
         args.load.workload().map(|Workload { per_second }| per_second).map_err(|error| format!("{error:#}"))
     }

@@ -5,9 +5,7 @@ use crate::tally::{Second, Tally};
 use ratatui::backend::CrosstermBackend;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
 use ratatui::crossterm::execute;
-use ratatui::crossterm::terminal::{
-    EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
-};
+use ratatui::crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode};
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Style, Stylize};
 use ratatui::text::{Line, Span};
@@ -63,13 +61,9 @@ fn pressed_stop() -> bool {
 }
 
 fn draw(frame: &mut Frame, title: &Title, tally: &Tally, now: Duration) {
-    let [head, figures, plots, foot] = Layout::vertical([
-        Constraint::Length(3),
-        Constraint::Length(6),
-        Constraint::Fill(1),
-        Constraint::Length(1),
-    ])
-    .areas(frame.area());
+    let [head, figures, plots, foot] =
+        Layout::vertical([Constraint::Length(3), Constraint::Length(6), Constraint::Fill(1), Constraint::Length(1)])
+            .areas(frame.area());
     let length = title.length.as_secs_f64().max(f64::MIN_POSITIVE);
     let progress = Gauge::default()
         .block(Block::bordered().title(format!(" {} ", title.text)))
@@ -187,9 +181,15 @@ mod tests {
             terminal.draw(|frame| draw(frame, &title, &tally, Duration::from_secs(30))).expect("drawn");
             let text = terminal.backend().to_string();
             if width == 100 {
-                for word in
-                    ["burst.txt", "30 of 60 s", "620 ms", "0.00 % within 500 ms", "3 × queue_full", "17", "queue, highest"]
-                {
+                for word in [
+                    "burst.txt",
+                    "30 of 60 s",
+                    "620 ms",
+                    "0.00 % within 500 ms",
+                    "3 × queue_full",
+                    "17",
+                    "queue, highest",
+                ] {
                     assert!(text.contains(word), "{word} is not in\n{text}");
                 }
             }

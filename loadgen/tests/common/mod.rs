@@ -21,7 +21,8 @@ pub fn record(stall: Option<Stall>) -> (String, Arrivals) {
     let served = arrivals.clone();
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
-        recorder::serve(&served, stall, |address| sender.send(address).expect("the test waits")).expect("it serves");
+        recorder::serve(&served, stall, false, |address| sender.send(address).expect("the test waits"))
+            .expect("it serves");
     });
     (format!("http://{}/predict", receiver.recv().expect("it has an address")), arrivals)
 }

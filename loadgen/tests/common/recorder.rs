@@ -34,10 +34,23 @@ impl Arrivals {
     }
 }
 
-/// Serves on loopback on this thread, telling the address first; returns only if it cannot.
-pub fn serve(arrivals: &Arrivals, stall: Option<Stall>, tell: impl FnOnce(SocketAddr)) -> std::io::Result<()> {
+/// Serves on loopback on this thread, telling the address first; returns only if it cannot. If it `never_sleeps`, it
+/// takes its core, and nobody pays for waking it.
+pub fn serve(
+    arrivals: &Arrivals,
+    stall: Option<Stall>,
+    never_sleeps: bool,
+    tell: impl FnOnce(SocketAddr),
+) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
+        if never_sleeps {
+            tokio::spawn(async {
+                loop {
+                    tokio::task::yield_now().await;
+                }
+            });
+        }
         let listener = tokio::net::TcpSocket::new_v4()?;
         listener.bind(([127, 0, 0, 1], 0).into())?;
         let listener = listener.listen(4096)?;

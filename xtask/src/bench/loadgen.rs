@@ -10,7 +10,7 @@ use crate::steal::Watch;
 use crate::{build, loadgen, paths};
 use anyhow::{Context, Result, ensure};
 use oha::Oha;
-use recorder::Recorder;
+use recorder::{Habit, Recorder};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -89,7 +89,7 @@ fn schedule(folder: &Path) -> Result<Value> {
     println!("\n== The schedule, by the server's own record (one core)");
     let mut found = Vec::new();
     for (rate, seconds) in [(RATES[0], 10), (GAP_RATE, 40)] {
-        let recorder = Recorder::start(folder, None)?;
+        let recorder = Recorder::start(folder, Habit::Plain)?;
         let report = send(folder, &recorder, &[&format!("--rate={rate}"), &format!("--duration={seconds}s")])?;
         let arrivals = recorder.finish()?;
         let offered = report["summary"]["offered"].as_u64().context("no count")?;
@@ -120,7 +120,7 @@ fn schedule(folder: &Path) -> Result<Value> {
 /// Whether a server that stands still shows in every request that was scheduled meanwhile.
 fn stall(folder: &Path) -> Result<Value> {
     println!("\n== A server that stands still for {STALL_FOR:?} (wrk2's test)");
-    let recorder = Recorder::start(folder, Some((STALL_AFTER, STALL_FOR)))?;
+    let recorder = Recorder::start(folder, Habit::Stalls(STALL_AFTER, STALL_FOR))?;
     let log = folder.join("stall.csv.gz");
     let flags = ["--rate=200", "--duration=5s", "--arrivals=uniform", &format!("--log={}", log.display())];
     let report = send(folder, &recorder, &flags)?;
@@ -132,14 +132,18 @@ fn stall(folder: &Path) -> Result<Value> {
     let meanwhile: Vec<_> = requests.iter().filter(|(at, _)| (from + 0.01..to - 0.01).contains(at)).collect();
     // As much as was left of it, but for what clocks differ by.
     let shown = meanwhile.iter().filter(|(at, latency)| *latency >= to - at - 0.005).count();
-    println!("{shown} of {} requests scheduled in it waited for its end; p99 {:.0} ms", meanwhile.len(), report["summary"]["latency_ms"]["p99"].as_f64().unwrap_or_default());
+    println!(
+        "{shown} of {} requests scheduled in it waited for its end; p99 {:.0} ms",
+        meanwhile.len(),
+        report["summary"]["latency_ms"]["p99"].as_f64().unwrap_or_default()
+    );
     Ok(json!({"scheduled": meanwhile.len(), "shown": shown}))
 }
 
 /// Whether percentiles are those of the log.
 fn log(folder: &Path) -> Result<Value> {
     println!("\n== Percentiles, next to the log of every request");
-    let recorder = Recorder::start(folder, Some((STALL_AFTER, Duration::from_millis(300))))?;
+    let recorder = Recorder::start(folder, Habit::Stalls(STALL_AFTER, Duration::from_millis(300)))?;
     let log = folder.join("requests.csv.gz");
     let report = send(folder, &recorder, &["--rate=1000", "--duration=10s", &format!("--log={}", log.display())])?;
     recorder.finish()?;
@@ -165,13 +169,13 @@ fn cost(options: &Options, oha: &Oha, folder: &Path) -> Result<Value> {
     for rate in RATES {
         let (mut own, mut peer) = (Vec::new(), Vec::new());
         for round in 0..options.rounds {
-            let recorder = Recorder::start(folder, None)?;
+            let recorder = Recorder::start(folder, Habit::NeverSleeps)?;
             // Neither is always the first of its round.
             for turn in [round % 2, (round + 1) % 2] {
                 let before = children()?;
                 if turn == 0 {
-                    let flags = [&format!("--rate={rate}"), "--arrivals=uniform", &format!("--duration={}s", options.seconds)];
-                    let report = send(folder, &recorder, &flags.map(|flag: &str| flag))?;
+                    let flags = [&*format!("--rate={rate}"), &format!("--duration={}s", options.seconds)];
+                    let report = send(folder, &recorder, &flags)?;
                     let sent = report["summary"]["answered"].as_f64().context("no count")?;
                     own.push((children()? - before) / sent);
                 } else {
@@ -193,7 +197,8 @@ fn cost(options: &Options, oha: &Oha, folder: &Path) -> Result<Value> {
 /// Processor time in seconds of all children that have ended, in ticks of 10 ms (proc(5): cutime and cstime).
 fn children() -> Result<f64> {
     let stat = fs::read_to_string("/proc/self/stat").context("read /proc/self/stat")?;
-    let numbers = stat.rsplit_once(')').map(|(_, numbers)| numbers).context("/proc/self/stat is not as it should be")?;
+    let numbers =
+        stat.rsplit_once(')').map(|(_, numbers)| numbers).context("/proc/self/stat is not as it should be")?;
     let mut ticks = numbers.split_whitespace().skip(13).map(str::parse::<u64>);
     let mut next = || ticks.next().context("/proc/self/stat is short")?.context("/proc/self/stat holds no number");
     Ok((next()? + next()?) as f64 / 100.0)

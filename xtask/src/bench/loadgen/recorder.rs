@@ -9,6 +9,17 @@ use std::time::Duration;
 
 const CORE: &str = "0";
 
+/// How it serves.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Habit {
+    /// As servers do.
+    Plain,
+    /// Without ever going to sleep, so that whoever sends does not pay for waking it.
+    NeverSleeps,
+    /// Standing still so long after its first request, and for how long.
+    Stalls(Duration, Duration),
+}
+
 /// A running one.
 pub(super) struct Recorder {
     service: Service,
@@ -16,14 +27,18 @@ pub(super) struct Recorder {
 }
 
 impl Recorder {
-    /// Starts it; `stall` is when it stands still, after its first request, and for how long.
-    pub(super) fn start(folder: &Path, stall: Option<(Duration, Duration)>) -> Result<Self> {
+    /// Starts it in this way.
+    pub(super) fn start(folder: &Path, habit: Habit) -> Result<Self> {
         let log = folder.join("arrivals.txt");
         let mut command = Command::new("taskset");
         command.args(["-c", CORE]).arg(paths::program("examples/recorder")).arg("--log").arg(&log);
-        if let Some((after, length)) = stall {
-            command.arg(format!("--stall-after={}ms", after.as_millis()));
-            command.arg(format!("--stall-for={}ms", length.as_millis()));
+        match habit {
+            Habit::Plain => {}
+            Habit::NeverSleeps => drop(command.arg("--never-sleep")),
+            Habit::Stalls(after, length) => {
+                command.arg(format!("--stall-after={}ms", after.as_millis()));
+                command.arg(format!("--stall-for={}ms", length.as_millis()));
+            }
         }
         Ok(Self { service: Service::spawn("recorder", command, folder)?, log })
     }
