@@ -195,10 +195,17 @@ impl Comparison {
             let more = 100.0 * (next / cost - 1.0);
             sentence.push_str(&format!("; {} needed {next:.0}, {more:.0} % more", run.name));
         }
-        let missed = self.runs.iter().filter(|run| !reached(run));
-        let names: Vec<String> = missed.map(|run| format!("{} with {:.2} %", run.name, run.attainment())).collect();
-        if !names.is_empty() {
-            sentence.push_str(&format!("; missed by {}", names.join(", ")));
+        let mut missed: Vec<&Run> = self.runs.iter().filter(|run| !reached(run)).collect();
+        missed.sort_by(|a, b| b.attainment().total_cmp(&a.attainment()));
+        match missed[..] {
+            [] => {}
+            [run] => sentence.push_str(&format!("; {} missed that with {:.2} %", run.name, run.attainment())),
+            [run, ..] => sentence.push_str(&format!(
+                "; {} missed that, the best of them {} with {:.2} %",
+                missed.len(),
+                run.name,
+                run.attainment()
+            )),
         }
         sentence + "."
     }
@@ -234,7 +241,13 @@ mod tests {
         assert_eq!(
             all.conclusion(),
             "slo is the cheapest that answered 99 % within 500 ms: 99.62 % for 100 replica-seconds; cpu-50 needed 150, \
-             50 % more; missed by cpu-90 with 92.00 %."
+             50 % more; cpu-90 missed that with 92.00 %."
+        );
+        let alone = comparison(vec![run("a", 0.5, None), run("b", 0.995, Some(9.0)), run("c", 0.7, Some(1.0))]);
+        assert_eq!(
+            alone.conclusion(),
+            "b is the cheapest that answered 99 % within 500 ms: 99.50 % for 9 replica-seconds; 2 missed that, the best of \
+             them c with 70.00 %."
         );
         let none = comparison(vec![run("a", 0.5, Some(10.0)), run("b", 0.6, None)]);
         assert_eq!(none.conclusion(), "No run answered 99 % within 500 ms; b came closest with 60.00 %.");

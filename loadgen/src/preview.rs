@@ -48,10 +48,18 @@ fn figures(workload: &Workload) -> String {
 
 /// Requests per second over time.
 fn plot(workload: &Workload) -> String {
-    let points: Vec<(f64, f64)> =
-        workload.per_second.iter().enumerate().map(|(second, &rate)| (second as f64, rate)).collect();
-    let length = points.len() as f64;
-    let peak = workload.per_second.iter().copied().fold(0.0, f64::max);
+    let rates = &workload.per_second;
+    let length = rates.len() as f64;
+    let peak = rates.iter().copied().fold(0.0, f64::max);
+    // A bar for every column of dots, of which a character has two: as high as the highest second within it.
+    let columns = 2 * usize::from(WIDTH);
+    let second = |column: usize| (column as f64 / columns as f64 * length) as usize;
+    let bar = |column: usize| {
+        let (from, to) = (second(column), second(column + 1).min(rates.len()));
+        let highest = rates[from..to.max(from + 1)].iter().copied().fold(0.0, f64::max);
+        (column as f64 / columns as f64 * length, highest)
+    };
+    let points: Vec<(f64, f64)> = (0..columns).map(bar).collect();
     let draw = |frame: &mut Frame| {
         let data = Dataset::default().marker(Marker::Braille).graph_type(GraphType::Bar).data(&points);
         let x = Axis::default().title("s").bounds([0.0, length]).labels([

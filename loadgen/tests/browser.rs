@@ -90,6 +90,7 @@ fn open(browser: &Path, page: &Path, picture: Option<&Path>) -> (String, String)
 
 /// Opens a page with so many plots and checks that these colours are in its picture.
 fn check(browser: &Path, name: &str, page: &str, plots: usize, colours: &[[u8; 3]]) {
+    println!("{name}: {} bytes", page.len());
     assert!(page.len() <= MAX_PAGE_BYTES, "{name} has {} bytes", page.len());
     for reference in ["src=", "href=", "@import", "url("] {
         assert!(!page.contains(reference), "{name} refers to something by {reference}");
