@@ -74,6 +74,10 @@ impl Display {
         match self {
             Self::Screen(screen) => screen.show(title, tally, now),
             Self::Lines { next } => {
+                // Another load has begun.
+                if now + LINE_INTERVAL < *next {
+                    *next = LINE_INTERVAL;
+                }
                 if now >= *next {
                     *next = now + LINE_INTERVAL;
                     eprintln!("{}", line(title, tally, now));
@@ -113,4 +117,26 @@ fn line(title: &Title, tally: &Tally, now: Duration) -> String {
 /// What the percentiles of a display are of.
 fn window() -> String {
     format!("last {} s", tally::RECENT.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_due_every_five_seconds_of_each_load() {
+        let title =
+            Title { text: String::new(), length: Duration::from_secs(16), objective: Duration::from_millis(500) };
+        let mut display = Display::Lines { next: LINE_INTERVAL };
+        let mut due = Vec::new();
+        for second in (1..=16).chain(1..=16) {
+            display.show(&title, &Tally::default(), Duration::from_secs(second));
+            if let Display::Lines { next } = display
+                && next == Duration::from_secs(second) + LINE_INTERVAL
+            {
+                due.push(second);
+            }
+        }
+        assert_eq!(due, [5, 10, 15, 5, 10, 15]);
+    }
 }

@@ -30,7 +30,12 @@ pub struct Args {
     #[arg(long, conflicts_with = "closed")]
     pub rate: Option<f64>,
     /// Keep this many requests on their way instead of following a schedule
-    #[arg(long, requires = "duration", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(
+        long,
+        requires = "duration",
+        conflicts_with_all = ["rate_scale", "time_scale", "repeat", "arrivals"],
+        value_parser = clap::value_parser!(u32).range(1..=10_000)
+    )]
     pub closed: Option<u32>,
     /// Multiplies every rate of the workload
     #[arg(long, default_value_t = 1.0)]
@@ -181,6 +186,7 @@ mod tests {
             (&["--rate=1", "--duration=1s", "--time-scale=NaN"], "--time-scale (NaN)"),
             (&["--rate=1", "--duration=5days", "--repeat=2"], "more than a week"),
             (&["--rate=1", "--closed=1", "--duration=1s"], "--closed"),
+            (&["--closed=1", "--duration=1s", "--arrivals=uniform"], "--closed"),
             (&["--rate=1", "--duration=1s", "--arrivals=gamma:0"], "gamma:CV"),
             (&["--shape=circle"], "no such shape"),
             (&["--workload=no/such/file"], "no/such/file"),

@@ -87,7 +87,8 @@ pub struct Flags {
     /// Who goes first
     #[arg(long, value_enum, default_value_t = Order::LateLast)]
     pub order: Order,
-    /// How arrivals are spread
+    /// How arrivals are spread: poisson, uniform, replayed (exactly as many in every second as the workload says), or
+    /// gamma:CV with a coefficient of variation (above 1 in bunches)
     #[arg(long, default_value_t = Process::Poisson)]
     pub arrivals: Process,
     /// Between two decisions of policy slo; the others have their own
