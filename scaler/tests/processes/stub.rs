@@ -117,7 +117,8 @@ impl Scene {
         fs::read_to_string(self.log()).expect("a scaler was started")
     }
 
-    /// Ids of the processes that run this scene's program.
+    /// Ids of the processes that run this scene's program, one for each replica: what a replica starts has the line of
+    /// its parent until it has become the other program.
     pub(crate) fn processes(&self) -> Vec<u32> {
         let program = self.folder.path().join("replica");
         let program = program.to_str().expect("text").as_bytes();
@@ -127,8 +128,15 @@ impl Scene {
             let line = fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
             line.split(|&byte| byte == 0).any(|argument| argument == program)
         };
-        processes.filter(runs).collect()
+        let found: Vec<u32> = processes.filter(runs).collect();
+        found.iter().copied().filter(|&process| parent(process).is_none_or(|parent| !found.contains(&parent))).collect()
     }
+}
+
+/// The process that started this one, if it still runs.
+fn parent(process: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
 }
 
 /// The scaler's own program; killed when dropped.
