@@ -57,7 +57,7 @@ pub struct Try {
     pub requests_per_second: f64,
     /// What was to hold, in each window.
     pub windows: Vec<Vec<Outcome>>,
-    /// Whether all of it did.
+    /// Whether all of it did, and requests were sent on time.
     pub held: bool,
     /// Whether this machine could not send on time, which is a reason of its own not to hold.
     pub is_bottleneck: bool,
@@ -78,7 +78,7 @@ pub async fn find(
     for condition in &args.slo {
         ensure!(
             condition.fits_capacity(),
-            "--slo {condition}: only latency, attainment, errors and accuracy tell when a rate is too much"
+            "--slo {condition}: only percentiles, attainment and errors tell when a rate is too much"
         );
     }
     ensure!((LOWEST..=HIGHEST).contains(&first), "--rate ({first}) must lie between {LOWEST} and {HIGHEST}");
@@ -112,8 +112,8 @@ pub async fn find(
         }
         let windows: Vec<Vec<Outcome>> =
             (0..WINDOWS).map(|index| judge(&args.slo, &measured, window * index, window, args.objective)).collect();
-        let held = windows.iter().flatten().all(|outcome| outcome.held);
         let is_bottleneck = Punctuality::of(&measured.samples).is_bottleneck;
+        let held = !is_bottleneck && windows.iter().flatten().all(|outcome| outcome.held);
         found.tries.push(Try { requests_per_second: rate, windows, held, is_bottleneck });
         search = search.note(rate, held);
     }

@@ -1,8 +1,12 @@
 //! `loadgen compare`: several runs side by side, and what follows from them.
 
 use crate::config::CompareArgs;
-use crate::report::Report;
+use crate::latencies::ms;
+use crate::report::{Report, Setup};
+use crate::summary::percent;
 use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
@@ -49,9 +53,10 @@ pub fn read(args: &CompareArgs) -> Result<Comparison> {
     let mut runs = Vec::new();
     let mut names = BTreeSet::new();
     for path in &args.reports {
-        let report = read_report(path).with_context(|| format!("read report {}", path.display()))?;
-        let stem = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-        let name = report.setup.name.clone().unwrap_or(stem);
+        let mut report = read_report(path).with_context(|| format!("read report {}", path.display()))?;
+        let stem = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy();
+        let name = plain(report.setup.name.as_deref().unwrap_or(&stem));
+        report.setup.load = plain(&report.setup.load);
         ensure!(names.insert(name.clone()), "two runs are called {name:?}; loadgen run --name tells them apart");
         runs.push(Run { name, report });
     }
@@ -62,16 +67,37 @@ fn read_report(path: &Path) -> Result<Report> {
     let mut text = Vec::new();
     File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut text)?;
     ensure!(text.len() as u64 <= MAX_FILE_BYTES, "it is longer than 512 MiB");
-    let json: serde_json::Value = serde_json::from_slice(&text).context("it is no JSON")?;
-    if json.get("tries").is_some() {
+    let error = match serde_json::from_slice::<Report>(&text) {
+        Ok(report) => return Ok(report),
+        Err(error) => error,
+    };
+    if serde_json::from_slice::<Search>(&text).is_ok() {
         bail!("it is what --find-capacity found; compare runs of one workload instead");
     }
-    serde_json::from_value(json).context("it is not what loadgen run --json writes")
+    let what = if error.is_data() { "it is not what loadgen run --json writes" } else { "it is no JSON" };
+    Err(error).context(what)
+}
+
+/// What tells a search for capacity from a run.
+#[derive(Deserialize)]
+struct Search {
+    #[serde(rename = "tries")]
+    _tries: IgnoredAny,
+}
+
+/// Text of a file for a terminal, which control characters would command.
+fn plain(text: &str) -> String {
+    text.replace(char::is_control, "\u{fffd}")
 }
 
 impl Run {
     fn attainment(&self) -> f64 {
-        100.0 * self.report.summary.attainment
+        percent(self.report.summary.attainment)
+    }
+
+    /// Whether its figures are of the whole load and of the server.
+    fn counts(&self) -> bool {
+        self.report.is_complete && !self.report.punctuality.is_bottleneck
     }
 
     fn replica_seconds(&self) -> Option<f64> {
@@ -88,8 +114,8 @@ impl Run {
         [
             self.name.clone(),
             format!("{:.2} %", self.attainment()),
-            format!("{:.0} ms", summary.latency_ms.p95),
-            format!("{:.0} ms", summary.latency_ms.p99),
+            ms(summary.latency_ms.map(|latency| latency.p95)),
+            ms(summary.latency_ms.map(|latency| latency.p99)),
             summary.failed.to_string(),
             usage(|usage| Some(usage.replica_seconds), 0),
             usage(|usage| Some(usage.peak_replicas), 0),
@@ -148,8 +174,15 @@ impl Comparison {
             }
         };
         differ("load", &|run| run.report.setup.load.clone());
-        differ("arrivals", &|run| format!("{}, seed {}", run.report.setup.arrivals, run.report.setup.seed));
+        differ("arrivals", &|run| {
+            let Setup { arrivals, seed, .. } = &run.report.setup;
+            arrivals.map_or_else(|| format!("seed {seed}"), |arrivals| format!("{arrivals}, seed {seed}"))
+        });
+        differ("length", &|run| format!("{:.0} s", run.report.setup.length_seconds));
         differ("objective", &|run| format!("{} ms", run.report.setup.objective_ms));
+        differ("how replicas were counted", &|run| {
+            run.report.summary.usage.as_ref().map_or("not at all", |usage| usage.source.word()).into()
+        });
         for Run { name, report } in &self.runs {
             if !report.is_complete {
                 found.push(format!("{name} was stopped after {:.0} s.", report.setup.length_seconds));
@@ -163,16 +196,17 @@ impl Comparison {
         found
     }
 
-    /// What follows, in one sentence.
+    /// What follows from those that count, in one sentence.
     pub fn conclusion(&self) -> String {
         let objective = self.runs.first().map_or(0.0, |run| run.report.setup.objective_ms);
+        let runs = || self.runs.iter().filter(|run| run.counts());
         let reached = |run: &&Run| run.attainment() >= self.goal;
         // Of equals the first.
-        let Some(closest) = self.runs.iter().rev().max_by(|a, b| a.attainment().total_cmp(&b.attainment())) else {
-            return String::new();
+        let Some(closest) = runs().rev().max_by(|a, b| a.attainment().total_cmp(&b.attainment())) else {
+            return "Nothing follows: no run is complete and was sent on time.".to_owned();
         };
         let mut costs: Vec<(f64, &Run)> =
-            self.runs.iter().filter(reached).filter_map(|run| Some((run.replica_seconds()?, run))).collect();
+            runs().filter(reached).filter_map(|run| Some((run.replica_seconds()?, run))).collect();
         costs.sort_by(|a, b| a.0.total_cmp(&b.0));
         let Some(&(cost, best)) = costs.first() else {
             let verb = if closest.attainment() >= self.goal { "did best" } else { "came closest" };
@@ -195,7 +229,7 @@ impl Comparison {
             let more = 100.0 * (next / cost - 1.0);
             sentence.push_str(&format!("; {} needed {next:.0}, {more:.0} % more", run.name));
         }
-        let mut missed: Vec<&Run> = self.runs.iter().filter(|run| !reached(run)).collect();
+        let mut missed: Vec<&Run> = runs().filter(|run| !reached(run)).collect();
         missed.sort_by(|a, b| b.attainment().total_cmp(&a.attainment()));
         match missed[..] {
             [] => {}
@@ -259,15 +293,34 @@ mod tests {
     }
 
     #[test]
+    fn what_was_cut_short_or_sent_late_cannot_win() {
+        let mut runs =
+            vec![run("stopped", 1.0, Some(1.0)), run("late", 1.0, Some(2.0)), run("whole", 0.974, Some(3.0))];
+        runs[0].report.is_complete = false;
+        runs[1].report.punctuality.is_bottleneck = true;
+        let conclusion = |runs: &[Run]| Comparison { goal: 97.4, runs: runs.to_vec() }.conclusion();
+        assert_eq!(
+            conclusion(&runs),
+            "whole is the cheapest that answered 97.4 % within 500 ms: 97.40 % for 3 replica-seconds."
+        );
+        assert!(conclusion(&runs[..2]).starts_with("Nothing follows"));
+    }
+
+    #[test]
     fn unfair_comparisons_say_so() {
-        let mut runs = vec![run("a", 0.5, None), run("b", 0.5, None)];
+        let mut runs = vec![run("a", 0.5, Some(1.0)), run("b", 0.5, None)];
+        runs[1].report.setup.length_seconds = 4.0;
         runs[1].report.setup.objective_ms = 100.0;
         runs[1].report.is_complete = false;
         let caveats = Comparison { goal: 99.0, runs }.caveats().join(" ");
-        assert!(
-            caveats.contains("differ in objective: 100 ms; 500 ms") && caveats.contains("b was stopped"),
-            "{caveats}"
-        );
+        for words in [
+            "differ in objective: 100 ms; 500 ms",
+            "b was stopped",
+            "differ in length: 10 s; 4 s",
+            "counted: asked for; not at all",
+        ] {
+            assert!(caveats.contains(words), "{words}: {caveats}");
+        }
     }
 
     #[test]
@@ -285,6 +338,7 @@ mod tests {
         assert!(error(vec![file("b.json", "{}")]).contains("not what loadgen run --json writes"));
         assert!(error(vec![file("c.json", "{\"tries\":[]}")]).contains("--find-capacity"));
         assert!(error(vec![folder.path().join("gone.json")]).contains("gone.json"));
+        assert!(error(vec![file("d.json", &format!("[{}0]", "0,".repeat(1000)))]).contains("not what loadgen run"));
         let (one, two) = (file("one.json", &good), file("two.json", &good));
         assert!(error(vec![one.clone(), one.clone()]).contains("two runs are called \"one\""));
         let runs = read(&args(vec![one, two])).expect("good").runs;

@@ -1,6 +1,6 @@
 //! `p95<500ms`: what is to hold of a run.
 
-use crate::summary::Summary;
+use crate::summary::{Summary, percent};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -122,23 +122,18 @@ impl FromStr for Condition {
 }
 
 impl Condition {
-    /// Whether it can tell of a server at one rate whether that is too much: what grows with the rate itself cannot, and
-    /// neither can what replicas cost.
+    /// Whether it can tell of a server at one rate whether that is too much: what grows with the rate itself cannot, what
+    /// is of the answered only cannot where the others are refused, and neither can what replicas cost.
     pub fn fits_capacity(&self) -> bool {
-        matches!(
-            self.metric,
-            Metric::Latency(_) | Metric::Mean | Metric::Attainment | Metric::Errors | Metric::Accuracy
-        )
+        matches!(self.metric, Metric::Latency(_) | Metric::Attainment | Metric::Errors)
     }
 
     /// Whether it holds of a run. `latency` is that of all offered requests at a quantile, milliseconds.
     pub fn judge(&self, summary: &Summary, latency: impl Fn(f64) -> Option<f64>) -> Outcome {
         let usage = summary.usage.as_ref();
-        // Shares are quotients: 407 of 500 is to be 81.4 %, not a rounding error less.
-        let percent = |share: f64| (1e11 * share).round() / 1e9;
         let value = match self.metric {
             Metric::Latency(quantile) => latency(f64::from(quantile) / 1e5),
-            Metric::Mean => (summary.answered > 0).then_some(summary.latency_ms.mean),
+            Metric::Mean => summary.latency_ms.map(|latency| latency.mean),
             Metric::Attainment => (summary.offered > 0).then_some(percent(summary.attainment)),
             Metric::Errors => (summary.offered > 0).then(|| 100.0 * summary.failed as f64 / summary.offered as f64),
             Metric::Accuracy => summary.accuracy.map(percent),

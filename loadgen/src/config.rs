@@ -29,14 +29,22 @@ impl Cli {
     pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let cli = Self::try_parse_from(arguments)?;
         // clap does not ask for what another flag that is there excludes.
-        if let Command::Run(args) = &cli.command
-            && !args.slo.is_empty()
-            && !args.find_capacity
-        {
-            let what = "--slo is for --find-capacity; --threshold judges a run\n";
-            return Err(Self::command().error(ErrorKind::MissingRequiredArgument, what));
+        let wrong = match &cli.command {
+            Command::Run(args) if args.find_capacity => None,
+            Command::Run(args) if !args.slo.is_empty() => {
+                Some("--slo is for --find-capacity; --threshold judges a run")
+            }
+            Command::Run(args) if !args.load.is_given() => Some(load::NOTHING),
+            Command::Workload(args) if args.load.closed.is_some() => {
+                Some("--closed has no schedule that could be shown")
+            }
+            Command::Workload(args) if !args.load.is_given() => Some(load::NOTHING),
+            _ => None,
+        };
+        match wrong {
+            Some(wrong) => Err(Self::command().error(ErrorKind::MissingRequiredArgument, format!("{wrong}\n"))),
+            None => Ok(cli),
         }
-        Ok(cli)
     }
 }
 
@@ -64,10 +72,11 @@ pub enum Command {
     loadgen run --closed 4 --duration 10s        how much it can take at once\n  \
     loadgen run --find-capacity --slo 'p95<500ms'    how much it can take within an objective\n\n\
     Conditions (--slo, --threshold): NAME, one of < <= > >=, and a number, as in p99.9<1s, attainment>99, goodput>20.\n\
-    Names: p50 p90 p95 p99 p99.9 max mean (a failed request counts as one that takes forever), attainment errors\n\
-    accuracy (per cent), goodput throughput (per second), replica-seconds cost (for 1000 good answers).\n\n\
-    Exit status: 0 when the run was made; 99 when a threshold was breached, or this machine could not send on time;\n\
-    130 when it was interrupted, and its report is partial; 1 when it could not be made; 2 for bad flags.")]
+    Names: p50 p90 p95 p99 p99.9 max (a failed request counts as one that takes forever), mean (of the answered),\n\
+    attainment errors accuracy (per cent), goodput throughput (per second), replica-seconds cost (for 1000 good\n\
+    answers). --slo takes percentiles, attainment and errors.\n\n\
+    Exit status: 0 when the run was made; 99 when a threshold was breached, this machine could not send on time, or no\n\
+    rate meets --slo; 130 when it was interrupted, and its report is partial; 1 when it could not be made; 2 for bad flags.")]
 pub struct RunArgs {
     /// Whom
     #[command(flatten)]

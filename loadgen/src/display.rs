@@ -2,6 +2,7 @@
 
 mod screen;
 
+use crate::latencies::ms;
 use crate::tally::{self, Tally};
 use screen::Screen;
 use std::io::IsTerminal;
@@ -93,13 +94,13 @@ impl Display {
 fn line(title: &Title, tally: &Tally, now: Duration) -> String {
     let latency = tally.percentiles();
     let mut line = format!(
-        "{:>4} of {:.0} s  {}/s, {} in flight, p50 {:.0} ms, p95 {:.0} ms, {:.2} % within {:.0} ms, {} failed",
+        "{:>4} of {:.0} s  {}/s, {} in flight, p50 {}, p95 {}, {:.2} % within {:.0} ms, {} failed",
         now.as_secs(),
         title.length.as_secs_f64(),
         tally.rate(),
         tally.in_flight,
-        latency.p50,
-        latency.p95,
+        ms(latency.map(|latency| latency.p50)),
+        ms(latency.map(|latency| latency.p95)),
         tally.attainment(),
         title.objective.as_secs_f64() * 1e3,
         tally.failed()

@@ -33,6 +33,13 @@ pub struct Percentiles {
     pub max: f64,
 }
 
+/// Milliseconds, with as many digits as mean something; a dash where there are none.
+pub fn ms(value: Option<f64>) -> String {
+    let Some(value) = value else { return "–".into() };
+    let decimals = if value < 10.0 { 2 } else { 0 };
+    format!("{value:.decimals$} ms")
+}
+
 /// Microseconds, counted.
 #[derive(Debug, Clone)]
 pub struct Latencies(Histogram<u64>);
@@ -57,7 +64,7 @@ impl FromIterator<Duration> for Latencies {
 
 impl Latencies {
     /// How many there are.
-    pub fn count(&self) -> u64 {
+    fn count(&self) -> u64 {
         self.0.len()
     }
 
@@ -76,18 +83,17 @@ impl Latencies {
         if rank > count { None } else { self.at((rank - 0.5) / count) }
     }
 
-    /// The usual ones; zeros without any.
-    pub fn percentiles(&self) -> Percentiles {
-        let at = |quantile| self.at(quantile).unwrap_or_default();
-        Percentiles {
+    /// The usual ones; nothing without any latency.
+    pub fn percentiles(&self) -> Option<Percentiles> {
+        Some(Percentiles {
             mean: self.0.mean() / 1e3,
-            p50: at(0.5),
-            p90: at(0.9),
-            p95: at(0.95),
-            p99: at(0.99),
-            p999: at(0.999),
-            max: at(1.0),
-        }
+            p50: self.at(0.5)?,
+            p90: self.at(0.9)?,
+            p95: self.at(0.95)?,
+            p99: self.at(0.99)?,
+            p999: self.at(0.999)?,
+            max: self.at(1.0)?,
+        })
     }
 
     /// Latency in milliseconds by quantile, closer and closer to 1: what a percentile plot shows.

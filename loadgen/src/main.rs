@@ -7,6 +7,7 @@ use loadgen::report::{self, Report, Written, csv, html, terminal};
 use loadgen::run::{self, Found};
 use loadgen::sample::Sample;
 use loadgen::{compare, images, preview};
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -21,12 +22,12 @@ fn main() -> Result<ExitCode> {
     match Cli::read(std::env::args_os()).unwrap_or_else(|error| error.exit()).command {
         Command::Run(args) => return make_run(&args),
         Command::Compare(args) => make_comparison(&args)?,
-        Command::Workload(args) => println!("{}", preview::show(&args)?),
+        Command::Workload(args) => say(preview::show(&args)?),
         Command::Pictures(args) => {
             images::write(&args.folder, args.count, args.seed, &args.style.style())?;
-            println!("{} pictures and labels.csv are in {}", args.count, args.folder.display());
+            say(format!("{} pictures and labels.csv are in {}", args.count, args.folder.display()));
         }
-        Command::Schema => print!("{}", report::schema()),
+        Command::Schema => say(report::schema().trim_end().to_owned()),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -42,7 +43,9 @@ fn make_run(args: &RunArgs) -> Result<ExitCode> {
     };
     match runtime.block_on(run::run(args, Box::pin(stop)))? {
         Found::Run(report, samples) => {
-            tell(&report, &samples, &args.output)?;
+            let written = save(&report, &samples, &args.output);
+            tell(&report, &args.output);
+            written?;
             Ok(match (report.is_complete, report.has_held()) {
                 (false, _) => ExitCode::from(STOPPED),
                 (true, false) => ExitCode::from(BREACHED),
@@ -50,56 +53,64 @@ fn make_run(args: &RunArgs) -> Result<ExitCode> {
             })
         }
         Found::Capacity(found) => {
-            if !args.output.quiet {
-                println!("{}", terminal::capacity(&found));
-            }
+            let text = terminal::capacity(&found);
             let status = match (found.is_complete, found.requests_per_second) {
                 (false, _) => ExitCode::from(STOPPED),
-                (true, None) => ExitCode::from(BREACHED),
-                (true, Some(_)) => ExitCode::SUCCESS,
+                (true, Some(_)) if !found.is_limited_by_generator => ExitCode::SUCCESS,
+                (true, _) => ExitCode::from(BREACHED),
             };
-            if let Some(path) = &args.output.json {
-                write(path, serde_json::to_string_pretty(&Written::Capacity(found))?)?;
+            let json = &args.output.json;
+            let written =
+                json.as_ref().map(|path| write(path, serde_json::to_string_pretty(&Written::Capacity(found))?));
+            if !args.output.quiet {
+                say(text);
             }
+            written.transpose()?;
             Ok(status)
         }
     }
 }
 
-/// Prints and writes a report.
-fn tell(report: &Report, samples: &[Sample], output: &Output) -> Result<()> {
+/// Writes every file that is asked for, as far as that can be done.
+fn save(report: &Report, samples: &[Sample], output: &Output) -> Result<()> {
+    let Output { json, csv, log, html, .. } = output;
+    let done = [
+        json.as_ref().map(|path| write(path, serde_json::to_string_pretty(report)?)),
+        csv.as_ref().map(|path| csv::write_seconds(report, path)),
+        log.as_ref().map(|path| csv::write_requests(samples, path)),
+        html.as_ref().map(|path| write(path, html::page(report))),
+    ];
+    done.into_iter().flatten().collect()
+}
+
+/// Prints a report.
+fn tell(report: &Report, output: &Output) {
     if output.table.is_some() {
-        println!("{}\n", terminal::table(report));
+        say(format!("{}\n", terminal::table(report)));
     }
     if !output.quiet {
-        println!("{}", terminal::summary(report));
-    }
-    if let Some(path) = &output.json {
-        write(path, serde_json::to_string_pretty(report)?)?;
-    }
-    if let Some(path) = &output.csv {
-        csv::write_seconds(report, path)?;
-    }
-    if let Some(path) = &output.log {
-        csv::write_requests(samples, path)?;
-    }
-    if let Some(path) = &output.html {
-        write(path, html::page(report))?;
-        if !output.quiet {
-            println!("report      {}", path.display());
+        say(terminal::summary(report));
+        if let Some(path) = &output.html {
+            say(format!("report      {}", path.display()));
         }
     }
-    Ok(())
 }
 
 fn make_comparison(args: &CompareArgs) -> Result<()> {
     let comparison = compare::read(args)?;
-    println!("{}", if args.markdown { comparison.markdown() } else { comparison.text() });
     if let Some(path) = &args.html {
         write(path, html::comparison(&comparison))?;
-        println!("\ncomparison  {}", path.display());
+    }
+    say(if args.markdown { comparison.markdown() } else { comparison.text() });
+    if let Some(path) = &args.html {
+        say(format!("\ncomparison  {}", path.display()));
     }
     Ok(())
+}
+
+/// Prints lines. Whoever has closed the other end of a pipe has seen enough.
+fn say(text: String) {
+    drop(writeln!(std::io::stdout(), "{text}"));
 }
 
 fn write(path: &Path, text: String) -> Result<()> {

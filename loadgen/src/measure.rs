@@ -106,8 +106,7 @@ impl Scene {
         samples.retain(|sample| sample.scheduled >= warmup);
         samples.iter_mut().for_each(|sample| sample.scheduled -= warmup);
         samples.sort_by_key(|sample| sample.scheduled);
-        let mut glimpses = glimpses.all();
-        glimpses.retain(|glimpse| glimpse.at_seconds <= length.as_secs_f64());
+        let glimpses = glimpses.within(length.as_secs_f64());
         Ok(Measured { samples, glimpses, length, unfinished, is_complete: stopped_at.is_none() })
     }
 }

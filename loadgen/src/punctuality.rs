@@ -28,7 +28,12 @@ impl Punctuality {
     pub fn of(samples: &[Sample]) -> Self {
         let late_sends = samples.iter().filter(|sample| sample.send_delay > LATE).count();
         Self {
-            send_delay_ms: samples.iter().map(|sample| sample.send_delay).collect::<Latencies>().percentiles(),
+            send_delay_ms: samples
+                .iter()
+                .map(|sample| sample.send_delay)
+                .collect::<Latencies>()
+                .percentiles()
+                .unwrap_or_default(),
             late_sends,
             is_bottleneck: late_sends as f64 > TOO_MANY * samples.len() as f64,
         }

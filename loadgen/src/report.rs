@@ -11,7 +11,7 @@ use crate::payload::Form;
 use crate::punctuality::Punctuality;
 use crate::summary::{self, Row, Summary};
 use crate::usage::Usage;
-use crate::watch::Glimpse;
+use crate::watch::{self, Glimpse};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::arrivals::Process;
@@ -68,9 +68,9 @@ pub struct Setup {
     pub url: String,
     /// The workload in words.
     pub load: String,
-    /// How arrivals were spread.
-    #[schemars(with = "String")]
-    pub arrivals: Process,
+    /// How arrivals were spread; absent in a closed loop.
+    #[schemars(with = "Option<String>")]
+    pub arrivals: Option<Process>,
     /// Of arrivals and generated pictures.
     pub seed: u64,
     /// Different pictures.
@@ -112,9 +112,11 @@ impl Report {
         }
     }
 
-    /// What the dispatcher said last before the end of `second`.
+    /// What was said last before the end of `second`, unless that was long before it.
     pub fn glimpse(&self, second: usize) -> Option<&Glimpse> {
-        self.glimpses.iter().rev().find(|glimpse| glimpse.at_seconds < second as f64 + 1.0)
+        let end = second as f64 + 1.0;
+        let last = self.glimpses.iter().rev().find(|glimpse| glimpse.at_seconds < end)?;
+        (last.at_seconds >= end - watch::STALE.as_secs_f64()).then_some(last)
     }
 
     /// Whether every threshold held, and the generator kept to its schedule.
@@ -140,7 +142,7 @@ pub(crate) mod tests {
             started_at: "2026-01-01T00:00:00Z".into(),
             url: "http://a/predict".into(),
             load: "burst.txt".into(),
-            arrivals: Process::Poisson,
+            arrivals: Some(Process::Poisson),
             seed: 1,
             pictures: 1,
             skipped_pictures: 0,
@@ -157,6 +159,14 @@ pub(crate) mod tests {
             is_complete: true,
         };
         Report { summary, ..Report::new(setup, &measured, &[], None) }
+    }
+
+    #[test]
+    fn what_was_said_last_is_forgotten_after_a_while() {
+        let glimpse = |at_seconds| Glimpse { at_seconds, queue_length: None, replicas: None, desired_replicas: None };
+        let report = Report { glimpses: vec![glimpse(0.2), glimpse(1.3), glimpse(3.1)], ..report(Summary::default()) };
+        let seen: Vec<_> = (0..7).map(|second| report.glimpse(second).map(|glimpse| glimpse.at_seconds)).collect();
+        assert_eq!(seen, [Some(0.2), Some(1.3), Some(1.3), Some(3.1), Some(3.1), Some(3.1), None]);
     }
 
     #[test]

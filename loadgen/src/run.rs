@@ -51,7 +51,7 @@ pub async fn run(args: &RunArgs, mut stop: Stop<'_>) -> Result<Found> {
         started_at: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
         url: args.target.url.to_string(),
         load: args.load.describe(),
-        arrivals: args.load.arrivals,
+        arrivals: args.load.closed.is_none().then_some(args.load.arrivals),
         seed: args.load.seed,
         pictures: payloads.len(),
         skipped_pictures,

@@ -27,8 +27,8 @@ pub struct Summary {
     pub goodput_per_second: f64,
     /// Answers that came within the run, per second of it.
     pub throughput_per_second: f64,
-    /// Of answered requests.
-    pub latency_ms: Percentiles,
+    /// Of answered requests; absent without any.
+    pub latency_ms: Option<Percentiles>,
     /// Of the requests' bodies.
     pub sent_bytes: u64,
     /// Of the answers' bodies.
@@ -52,6 +52,11 @@ pub struct Row {
     pub failed: usize,
     /// Of those answered; absent without any.
     pub latency_ms: Option<Percentiles>,
+}
+
+/// A share in per cent. Shares are quotients: 407 of 500 is to be 81.4 %, not a rounding error less.
+pub fn percent(share: f64) -> f64 {
+    (1e11 * share).round() / 1e9
 }
 
 /// Of the answered.
@@ -120,7 +125,7 @@ pub fn rows(samples: &[Sample], objective: Duration, length: Duration, step: usi
             offered: samples.len(),
             within_objective: samples.iter().filter(|sample| sample.is_within(objective)).count(),
             failed: samples.iter().filter(|sample| !sample.is_answered()).count(),
-            latency_ms: (latencies.count() > 0).then(|| latencies.percentiles()),
+            latency_ms: latencies.percentiles(),
         }
     };
     by_row.into_iter().enumerate().map(row).collect()
@@ -163,7 +168,7 @@ mod tests {
         // The right one in time and the unlabelled one.
         assert_eq!((summary.goodput_per_second, summary.throughput_per_second), (0.5, 1.0));
         assert_eq!((summary.sent_bytes, summary.received_bytes), (5000, 50));
-        assert!((summary.latency_ms.max - 700.0).abs() < 1.0);
+        assert!(summary.latency_ms.is_some_and(|latency| (latency.max - 700.0).abs() < 1.0));
         assert_eq!(summarise(&[], Duration::ZERO, Duration::ZERO, None), Summary::default());
     }
 

@@ -78,7 +78,7 @@ impl Tally {
             let latencies: Latencies = self.recent.iter().filter_map(came).collect();
             self.seconds.push(Second {
                 sent: self.sent - self.sent_before,
-                p95_ms: latencies.percentiles().p95,
+                p95_ms: latencies.percentiles().map_or(0.0, |latency| latency.p95),
                 queue_length: glimpse.and_then(|glimpse| glimpse.queue_length).unwrap_or_default(),
                 replicas: glimpse.and_then(|glimpse| glimpse.replicas).unwrap_or_default(),
             });
@@ -86,8 +86,8 @@ impl Tally {
         }
     }
 
-    /// Of the answers of the last ten seconds.
-    pub fn percentiles(&self) -> Percentiles {
+    /// Of the answers of the last ten seconds; nothing without any.
+    pub fn percentiles(&self) -> Option<Percentiles> {
         self.recent.iter().map(|(_, latency)| *latency).collect::<Latencies>().percentiles()
     }
 
@@ -137,6 +137,6 @@ mod tests {
         let p95: Vec<f64> = tally.seconds.iter().map(|second| second.p95_ms.round()).collect();
         assert_eq!((p95, tally.seconds[1].queue_length), (vec![600.0, 400.0, 0.0], 4.0));
         tally.advance(milliseconds(12_000), 8, None);
-        assert_eq!(tally.percentiles(), Percentiles::default());
+        assert_eq!(tally.percentiles(), None);
     }
 }

@@ -14,6 +14,16 @@ pub enum Source {
     Dispatcher,
 }
 
+impl Source {
+    /// What the replicas that it counts are.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Scaler => "asked for",
+            Self::Dispatcher => "in rotation",
+        }
+    }
+}
+
 /// Replicas over a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Usage {

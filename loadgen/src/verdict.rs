@@ -27,7 +27,7 @@ pub fn judge(status: StatusCode, body: &[u8], label: Option<&str>) -> Outcome {
     let failed = |code: String| Outcome::Failed { code: code.into() };
     if status != StatusCode::OK {
         return match serde_json::from_slice::<ErrorBody>(body) {
-            Ok(error) => failed(error.code.chars().take(MAX_CODE_CHARS).collect()),
+            Ok(error) => failed(error.code.chars().take(MAX_CODE_CHARS).map(printable).collect()),
             Err(_) => failed(format!("http_{}", status.as_u16())),
         };
     }
@@ -35,6 +35,11 @@ pub fn judge(status: StatusCode, body: &[u8], label: Option<&str>) -> Outcome {
         Ok(answer) => Outcome::Answered { right: label.map(|label| answer.prediction.label == label) },
         Err(_) => failed("invalid_answer".into()),
     }
+}
+
+/// Not a command to the terminal on which it is printed.
+fn printable(letter: char) -> char {
+    if letter.is_control() { char::REPLACEMENT_CHARACTER } else { letter }
 }
 
 #[cfg(test)]
@@ -53,6 +58,7 @@ mod tests {
             (200, answer, None, Outcome::Answered { right: None }),
             (200, b"<html>", None, failed("invalid_answer")),
             (503, error, None, failed("queue_full")),
+            (503, br#"{"success":false,"code":"\u001b[2Jx","error":"","request_id":""}"#, None, failed("\u{fffd}[2Jx")),
             (502, b"Bad Gateway", None, failed("http_502")),
         ];
         for (status, body, label, expected) in rows {

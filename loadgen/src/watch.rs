@@ -11,10 +11,13 @@ use std::time::{Duration, Instant};
 /// Between two looks, and for an answer.
 const INTERVAL: Duration = Duration::from_secs(1);
 
+/// What was said so long ago says nothing of now; one answer may be missing.
+pub const STALE: Duration = Duration::from_secs(3);
+
 /// What they said at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Glimpse {
-    /// Since the start of the run.
+    /// Since the start of the run; 0 before it.
     pub at_seconds: f64,
     /// Requests waiting.
     pub queue_length: Option<f64>,
@@ -30,9 +33,12 @@ pub struct Glimpse {
 pub struct Glimpses(Arc<Mutex<Vec<Glimpse>>>);
 
 impl Glimpses {
-    /// All of them.
-    pub fn all(&self) -> Vec<Glimpse> {
-        self.0.lock().expect("nobody panics while holding the glimpses").clone()
+    /// Those of the first `length` seconds. What was seen before the start is the last of them, at 0.
+    pub fn within(&self, length: f64) -> Vec<Glimpse> {
+        let glimpses = self.0.lock().expect("nobody panics while holding the glimpses");
+        let early = glimpses.iter().take_while(|glimpse| glimpse.at_seconds == 0.0).count();
+        let counting = glimpses.iter().skip(early.saturating_sub(1));
+        counting.take_while(|glimpse| glimpse.at_seconds <= length).copied().collect()
     }
 
     /// The last one.
@@ -40,7 +46,7 @@ impl Glimpses {
         self.0.lock().expect("nobody panics while holding the glimpses").last().copied()
     }
 
-    /// Scrapes until dropped, counting time from `start`. What does not answer, or is neither, leaves a gap.
+    /// Scrapes until dropped, counting time from `start`, which may be yet to come. What does not answer, or is neither, leaves a gap.
     pub async fn follow(self, start: Instant, dispatcher: String, scaler: Option<String>) {
         let mut tick = tokio::time::interval(INTERVAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
@@ -88,6 +94,27 @@ fn gauge(scrape: Option<&Scrape>, name: &str, state: Option<&str>) -> Option<f64
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_what_was_seen_before_the_start_the_last_counts() {
+        let within = |seen: &[(f64, f64)]| {
+            let glimpse = |&(at_seconds, replicas): &(f64, f64)| Glimpse {
+                at_seconds,
+                queue_length: None,
+                replicas: Some(replicas),
+                desired_replicas: None,
+            };
+            let glimpses = Glimpses(Arc::new(Mutex::new(seen.iter().map(glimpse).collect())));
+            let pair = |glimpse: Glimpse| (glimpse.at_seconds, glimpse.replicas.unwrap_or_default());
+            glimpses.within(2.0).into_iter().map(pair).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            within(&[(0.0, 1.0), (0.0, 4.0), (0.0, 2.0), (0.7, 2.0), (1.7, 3.0), (2.7, 5.0)]),
+            [(0.0, 2.0), (0.7, 2.0), (1.7, 3.0)]
+        );
+        assert_eq!(within(&[(0.4, 1.0), (1.4, 1.0)]), [(0.4, 1.0), (1.4, 1.0)]);
+        assert_eq!(within(&[]), []);
+    }
 
     #[test]
     fn gauges_are_found_by_name_and_state() {

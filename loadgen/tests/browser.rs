@@ -51,7 +51,7 @@ fn report(slower: u64) -> Report {
         started_at: "2026-01-01T00:00:00Z".into(),
         url: "http://127.0.0.1:5052/predict".into(),
         load: "a wave".into(),
-        arrivals: Process::Poisson,
+        arrivals: Some(Process::Poisson),
         seed: 1,
         pictures: 120,
         skipped_pictures: 0,

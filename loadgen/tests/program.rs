@@ -54,6 +54,7 @@ fn what_makes_a_run_impossible_is_named_before_it_begins() {
         (2, vec!["--form=xml".into()], vec!["raw, multipart, json"]),
         (2, vec!["--size=3".into()], vec!["between 16 and"]),
         (2, vec!["--slo=p95<1s".into()], vec!["--find-capacity"]),
+        (2, vec!["--repeat=2".into()], vec!["--rate", "--repeat"]),
     ];
     for (status, flags, words) in cases {
         let has_workload = flags[0] == "--workload";
@@ -248,6 +249,32 @@ fn pipes_get_no_screen_and_plain_lines_if_asked() {
     let lines = program().args(common).args(["--duration=6s", "--no-tui"]).output().expect("it runs");
     let said = complaint(&lines);
     assert!(said.contains("of 6 s  ") && said.contains("% within 500 ms"), "{said}");
+}
+
+#[test]
+fn a_reader_who_goes_early_costs_no_results() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let json = folder.path().join("run.json");
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let (url, _arrivals) = record(None);
+    let output = program()
+        .args(["run", "--rate=20", "--duration=1s", "--table=1", "--size=32", "--url", &url, "--json"])
+        .arg(&json)
+        .stdout(writer)
+        .output()
+        .expect("it runs");
+    assert_eq!((output.status.code(), complaint(&output)), (Some(0), String::new()));
+    assert!(std::fs::read_to_string(&json).expect("written").contains("\"attainment\": 1.0"));
+}
+
+#[test]
+fn nothing_answered_has_no_latency() {
+    let url = answering(|stream| drop(stream.write_all(b"HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n")));
+    let run = run(&["--url", &url, "--rate=10", "--duration=1s"]);
+    assert!(run.report["summary"]["latency_ms"].is_null());
+    let printed = String::from_utf8_lossy(&run.output.stdout);
+    assert!(printed.contains("p50 –, p90 –") && printed.contains("http_503"), "{printed}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! When to send.
 
 use crate::config::positive;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use service::arrivals::{self, Process};
 use service::shape::Shape;
 use service::workload::{MAX_PER_SECOND, MAX_SECONDS, Workload};
@@ -16,6 +16,9 @@ const MAX_REQUESTS: f64 = 1e7;
 /// A week of seconds needs far less.
 const MAX_FILE_BYTES: u64 = 64 << 20;
 
+/// No load was given.
+pub const NOTHING: &str = "say what to send: --workload FILE, --shape SHAPE, --rate R --duration T or --closed N";
+
 /// Flags.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -27,7 +30,7 @@ pub struct Args {
     #[arg(long, conflicts_with_all = ["rate", "closed"])]
     pub shape: Option<Shape>,
     /// Constant requests per second; for --find-capacity the rate to begin with
-    #[arg(long, conflicts_with = "closed")]
+    #[arg(long, conflicts_with_all = ["closed", "time_scale", "repeat"], value_parser = rate)]
     pub rate: Option<f64>,
     /// Keep this many requests on their way instead of following a schedule
     #[arg(
@@ -38,15 +41,15 @@ pub struct Args {
     )]
     pub closed: Option<u32>,
     /// Multiplies every rate of the workload
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, value_parser = scale)]
     pub rate_scale: f64,
     /// Multiplies the workload's length: 0.5 plays it twice as fast, at the same rates
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, value_parser = scale)]
     pub time_scale: f64,
     /// Play the workload so many times
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub repeat: u32,
-    /// Stop the schedule after this time
+    /// Stop the schedule after this time; in whole seconds, rounded up, unless with --closed
     #[arg(long, value_parser = positive)]
     pub duration: Option<Duration>,
     /// Before it, send for this time as in its first second with load, and leave that out of all figures
@@ -62,28 +65,22 @@ pub struct Args {
 }
 
 impl Args {
+    /// Whether they say what to send.
+    pub fn is_given(&self) -> bool {
+        let has_rate = self.rate.is_some() && self.duration.is_some();
+        self.workload.is_some() || self.shape.is_some() || self.closed.is_some() || has_rate
+    }
+
     /// The workload that the flags describe, scaled and cut, without its warm-up.
     ///
     /// # Errors
     /// When it cannot be read or a number makes no sense.
     pub fn workload(&self) -> Result<Workload> {
-        for (flag, scale) in [("rate-scale", self.rate_scale), ("time-scale", self.time_scale)] {
-            ensure!((1e-6..=1e6).contains(&scale), "--{flag} ({scale}) must lie between 0.000001 and 1000000");
-        }
-        let workload = match (&self.workload, &self.shape, self.rate) {
+        let workload = match (&self.workload, &self.shape, self.rate.zip(self.duration)) {
             (Some(path), ..) => read(path).with_context(|| format!("read workload {}", path.display()))?,
             (_, Some(shape), _) => shape.workload(),
-            (_, _, Some(rate)) => {
-                ensure!(
-                    rate > 0.0 && rate <= MAX_PER_SECOND,
-                    "--rate ({rate}) must be a positive number up to 1000000"
-                );
-                let duration = self.duration.context("--rate needs --duration, such as 30s")?;
-                Workload::constant(rate, duration)
-            }
-            (None, None, None) => {
-                anyhow::bail!("say what to send: --workload FILE, --shape SHAPE, --rate R --duration T or --closed N")
-            }
+            (_, _, Some((rate, duration))) => Workload::constant(rate, duration),
+            (None, None, None) => bail!(NOTHING),
         };
         let seconds = workload.per_second.len() as f64 * self.time_scale * f64::from(self.repeat);
         ensure!(seconds <= MAX_SECONDS as f64, "{seconds:.0} s are more than a week");
@@ -94,11 +91,8 @@ impl Args {
             Some(duration) => workload.first(duration),
             None => workload,
         };
-        ensure!(
-            workload.total() <= MAX_REQUESTS,
-            "{:.0} requests are more than one run can hold (10 million)",
-            workload.total()
-        );
+        let requests = workload.total() + before(&workload, self.warmup.unwrap_or_default()).total();
+        ensure!(requests <= MAX_REQUESTS, "{requests:.0} requests are more than one run can hold (10 million)");
         ensure!(workload.total() > 0.0, "the workload asks for no request at all");
         Ok(workload)
     }
@@ -125,10 +119,25 @@ impl Args {
 
 /// Send times of a workload and of the warm-up before it, which lies before `warmup`.
 pub fn schedule(workload: &Workload, process: Process, seed: u64, warmup: Duration) -> Vec<Duration> {
-    let rate = workload.per_second.iter().copied().find(|&rate| rate > 0.0).unwrap_or_default();
-    let before = Workload::constant(rate, warmup);
+    let before = before(workload, warmup);
     let warm = arrivals::schedule(&before, process, seed ^ 1).into_iter().take_while(|&at| at < warmup);
     warm.chain(arrivals::schedule(workload, process, seed).into_iter().map(|at| at + warmup)).collect()
+}
+
+/// The warm-up, in whole seconds: its last one may be too long.
+fn before(workload: &Workload, warmup: Duration) -> Workload {
+    let rate = workload.per_second.iter().copied().find(|&rate| rate > 0.0).unwrap_or_default();
+    Workload::constant(rate, warmup)
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse().ok().filter(|&rate: &f64| rate > 0.0 && rate <= MAX_PER_SECOND);
+    rate.ok_or_else(|| "must be a positive number up to 1000000".into())
+}
+
+fn scale(text: &str) -> Result<f64, String> {
+    let scale = text.parse().ok().filter(|scale| (1e-6..=1e6).contains(scale));
+    scale.ok_or_else(|| "must lie between 0.000001 and 1000000".into())
 }
 
 fn read(path: &Path) -> Result<Workload> {
@@ -146,12 +155,11 @@ fn read(path: &Path) -> Result<Workload> {
 #[cfg(test)]
 mod tests {
     use crate::config::{Cli, Command};
-    use clap::Parser;
     use service::workload::Workload;
 
     fn workload(flags: &[&str]) -> Result<Vec<f64>, String> {
-        let cli =
-            Cli::try_parse_from(["loadgen", "workload"].iter().chain(flags)).map_err(|error| error.to_string())?;
+        let cli = Cli::read(["loadgen", "workload"].iter().chain(flags).map(Into::into))
+            .map_err(|error| error.to_string())?;
         let Command::Workload(args) = cli.command else { return Err("another command".into()) };
         args.load.workload().map(|Workload { per_second }| per_second).map_err(|error| format!("{error:#}"))
     }
@@ -179,12 +187,15 @@ mod tests {
         for (flags, word) in [
             (&[][..], "--workload"),
             (&["--rate=2"], "--duration"),
-            (&["--rate=-1", "--duration=1s"], "--rate (-1)"),
-            (&["--rate=NaN", "--duration=1s"], "--rate (NaN)"),
+            (&["--rate=-1", "--duration=1s"], "'-1' for '--rate"),
+            (&["--rate=NaN", "--duration=1s"], "'NaN' for '--rate"),
             (&["--rate=1", "--duration=0s"], "longer than 0s"),
-            (&["--rate=1", "--duration=1s", "--rate-scale=0"], "--rate-scale (0)"),
-            (&["--rate=1", "--duration=1s", "--time-scale=NaN"], "--time-scale (NaN)"),
-            (&["--rate=1", "--duration=5days", "--repeat=2"], "more than a week"),
+            (&["--rate=1", "--duration=1s", "--rate-scale=0"], "'0' for '--rate-scale"),
+            (&["--shape=sine:low=1,high=2,period=9,length=9", "--time-scale=NaN"], "'NaN' for '--time-scale"),
+            (&["--shape=constant:low=1,length=400000", "--repeat=2"], "more than a week"),
+            (&["--rate=1", "--duration=1s", "--repeat=2"], "--repeat"),
+            (&["--closed=1", "--duration=1s"], "no schedule"),
+            (&["--rate=100000", "--duration=10s", "--warmup=1h"], "361000000 requests"),
             (&["--rate=1", "--closed=1", "--duration=1s"], "--closed"),
             (&["--closed=1", "--duration=1s", "--arrivals=uniform"], "--closed"),
             (&["--rate=1", "--duration=1s", "--arrivals=gamma:0"], "gamma:CV"),

@@ -1,6 +1,7 @@
 //! The live screen.
 
 use super::{Title, window};
+use crate::latencies::ms;
 use crate::tally::{Second, Tally};
 use ratatui::backend::CrosstermBackend;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
@@ -102,9 +103,9 @@ fn load_lines(tally: &Tally) -> Vec<Line<'static>> {
 fn latency_lines(tally: &Tally, objective_ms: f64) -> Vec<Line<'static>> {
     let latency = tally.percentiles();
     vec![
-        figure("p50", format!("{:.0} ms", latency.p50)),
-        figure("p95", format!("{:.0} ms", latency.p95)),
-        figure("p99", format!("{:.0} ms", latency.p99)),
+        figure("p50", ms(latency.map(|latency| latency.p50))),
+        figure("p95", ms(latency.map(|latency| latency.p95))),
+        figure("p99", ms(latency.map(|latency| latency.p99))),
         figure("in time", format!("{:.2} % within {objective_ms:.0} ms", tally.attainment())),
     ]
 }

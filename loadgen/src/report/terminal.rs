@@ -2,12 +2,12 @@
 
 use super::Report;
 use crate::capacity::Capacity;
-use crate::usage::Source;
+use crate::latencies::{Percentiles, ms};
 
 /// The lines with the figures of the whole run.
 pub fn summary(report: &Report) -> String {
     let (summary, setup) = (&report.summary, &report.setup);
-    let latency = &summary.latency_ms;
+    let latency = |pick: fn(&Percentiles) -> f64| ms(summary.latency_ms.as_ref().map(pick));
     let mut lines = Vec::new();
     if !report.is_complete {
         lines.push(format!(
@@ -20,12 +20,12 @@ pub fn summary(report: &Report) -> String {
     lines.extend(summary.errors.iter().map(|(code, count)| format!("            {count} × {code}")));
     lines.push(format!(
         "latency     p50 {}, p90 {}, p95 {}, p99 {}, p99.9 {}, max {}",
-        ms(latency.p50),
-        ms(latency.p90),
-        ms(latency.p95),
-        ms(latency.p99),
-        ms(latency.p999),
-        ms(latency.max)
+        latency(|all| all.p50),
+        latency(|all| all.p90),
+        latency(|all| all.p95),
+        latency(|all| all.p99),
+        latency(|all| all.p999),
+        latency(|all| all.max)
     ));
     lines.push(format!("attainment  {:.2} % within {:.0} ms", 100.0 * summary.attainment, setup.objective_ms));
     lines.push(format!(
@@ -41,16 +41,15 @@ pub fn summary(report: &Report) -> String {
         summary.received_bytes as f64 / 1e6
     ));
     if let Some(usage) = &summary.usage {
-        let counted = match usage.source {
-            Source::Scaler => "asked for",
-            Source::Dispatcher => "in rotation",
-        };
         let cost = usage
             .replica_seconds_per_1000_good
             .map_or_else(String::new, |cost| format!(", {cost:.1} for 1000 good answers"));
         lines.push(format!(
-            "replicas    {:.0} replica-seconds {counted}{cost}; at most {:.0}, changed {} times",
-            usage.replica_seconds, usage.peak_replicas, usage.changes
+            "replicas    {:.0} replica-seconds {}{cost}; at most {:.0}, changed {} times",
+            usage.replica_seconds,
+            usage.source.word(),
+            usage.peak_replicas,
+            usage.changes
         ));
     }
     if setup.skipped_pictures > 0 {
@@ -71,12 +70,6 @@ pub fn summary(report: &Report) -> String {
     }
     lines.extend(report.thresholds.iter().map(|outcome| format!("threshold   {outcome}")));
     lines.join("\n")
-}
-
-/// Milliseconds, with as many digits as mean something.
-fn ms(value: f64) -> String {
-    let decimals = if value < 10.0 { 2 } else { 0 };
-    format!("{value:.decimals$} ms")
 }
 
 /// The rows of `--table`: time, offered load, replicas and queue at their end, p95, attainment.
@@ -122,7 +115,9 @@ pub fn capacity(found: &Capacity) -> String {
         (None, None) => "capacity    unknown".to_owned(),
     });
     if found.is_limited_by_generator {
-        lines.push("INVALID     this machine could not send on time at the rate that failed; the server may be capable of more".into());
+        lines.push(
+            "INVALID     this machine could not send on time at the rate that failed; the server may be capable of more".into(),
+        );
     }
     if !found.is_complete {
         lines.push("PARTIAL     the search was stopped".into());

@@ -1,5 +1,5 @@
 const { setup, summary, punctuality, seconds, glimpses, thresholds, distribution } = report;
-add(page, "p", `${setup.load}, ${setup.arrivals} arrivals, seed ${setup.seed}, ${setup.pictures} pictures (${setup.form}), to ${setup.url}, ${setup.started_at}`, "setup");
+add(page, "p", `${setup.load}${setup.arrivals ? `, ${setup.arrivals} arrivals` : ""}, seed ${setup.seed}, ${setup.pictures} pictures (${setup.form}), to ${setup.url}, ${setup.started_at}`, "setup");
 if (!report.is_complete) add(page, "p", `Stopped after ${setup.length_seconds.toFixed(1)} s; ${report.unfinished} requests were not waited for.`, "warning");
 if (punctuality.is_bottleneck) add(page, "p", `${punctuality.late_sends} requests were sent over 10 ms late: the generator was the bottleneck, and the figures say nothing of the server.`, "warning");
 for (const outcome of thresholds.filter((outcome) => !outcome.held)) add(page, "p", `Breached: ${outcome.condition}`, "warning");
@@ -7,9 +7,9 @@ const figures = add(page, "div", undefined, "figures");
 const { usage } = summary;
 for (const [value, name] of [
   [percent(summary.attainment), `within ${ms(setup.objective_ms)}`],
-  [ms(summary.latency_ms.p50), "median latency"],
-  [ms(summary.latency_ms.p95), "p95 latency"],
-  [ms(summary.latency_ms.p99), "p99 latency"],
+  [ms(summary.latency_ms?.p50), "median latency"],
+  [ms(summary.latency_ms?.p95), "p95 latency"],
+  [ms(summary.latency_ms?.p99), "p99 latency"],
   [summary.offered, "requests offered"],
   [summary.failed, "failed"],
   [summary.accuracy === null ? "–" : percent(summary.accuracy), "right"],
