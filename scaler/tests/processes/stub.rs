@@ -2,6 +2,7 @@
 
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
+use rustix::process::{Pid, Signal, kill_process};
 use scaler::target::processes::{self, Measuring, Spec};
 use scaler::target::{Handle, State};
 use serde_json::Value;
@@ -130,6 +131,17 @@ impl Scene {
         };
         let found: Vec<u32> = processes.filter(runs).collect();
         found.iter().copied().filter(|&process| parent(process).is_none_or(|parent| !found.contains(&parent))).collect()
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        // Of a scaler that was killed some are left: a stub does not watch its parent.
+        for process in self.processes() {
+            if let Some(process) = i32::try_from(process).ok().and_then(Pid::from_raw) {
+                let _gone_already = kill_process(process, Signal::KILL);
+            }
+        }
     }
 }
 

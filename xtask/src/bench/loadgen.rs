@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// For whoever sends.
 const CORE: &str = "1";
@@ -87,6 +87,8 @@ fn send(folder: &Path, recorder: &Recorder, flags: &[&str]) -> Result<Value> {
 /// Whether the server saw what was scheduled.
 fn schedule(folder: &Path) -> Result<Value> {
     println!("\n== The schedule, by the server's own record (one core)");
+    let [median, p99] = sleep();
+    println!("a thread that does nothing but sleep wakes late by p50 {median:.3} ms, p99 {p99:.3} ms");
     let mut found = Vec::new();
     for (rate, seconds) in [(RATES[0], 10), (GAP_RATE, 40)] {
         let recorder = Recorder::start(folder, Habit::Plain)?;
@@ -114,7 +116,20 @@ fn schedule(folder: &Path) -> Result<Value> {
             "distance": distance, "bound": bound,
         }));
     }
-    Ok(found.into())
+    Ok(json!({"bare_sleep_ms": {"p50": median, "p99": p99}, "rates": found}))
+}
+
+/// How late this machine wakes a thread, median and 99th percentile in milliseconds: no generator can do better.
+fn sleep() -> [f64; 2] {
+    let start = Instant::now();
+    let late = |index: u32| {
+        let at = start + Duration::from_secs(1) * index / RATES[0];
+        std::thread::sleep(at.saturating_duration_since(Instant::now()));
+        at.elapsed().as_secs_f64() * 1e3
+    };
+    let mut late: Vec<f64> = (1..=5 * RATES[0]).map(late).collect();
+    late.sort_by(f64::total_cmp);
+    [0.5, 0.99].map(|quantile| late[(quantile * late.len() as f64) as usize])
 }
 
 /// Whether a server that stands still shows in every request that was scheduled meanwhile.
