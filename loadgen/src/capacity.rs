@@ -117,13 +117,9 @@ pub async fn find(
         found.tries.push(Try { requests_per_second: rate, windows, held, is_bottleneck });
         search = search.note(rate, held);
     }
-    let rates = |held: bool| found.tries.iter().filter(move |one| one.held == held);
-    let best = rates(true).map(|one| one.requests_per_second).reduce(f64::max);
-    let worst = rates(false).min_by(|a, b| a.requests_per_second.total_cmp(&b.requests_per_second));
-    let (fails_at, is_limited) = worst.map_or((None, false), |one| (Some(one.requests_per_second), one.is_bottleneck));
-    found.requests_per_second = best;
-    found.fails_at = fails_at;
-    found.is_limited_by_generator = is_limited;
+    found.requests_per_second = search.held;
+    found.fails_at = search.failed;
+    found.is_limited_by_generator = found.tries.iter().rfind(|one| !one.held).is_some_and(|one| one.is_bottleneck);
     Ok(found)
 }
 

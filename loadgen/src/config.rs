@@ -110,7 +110,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "CONDITION")]
     pub slo: Vec<Condition>,
     /// Length of each of the three windows of --find-capacity
-    #[arg(long, default_value = "5s", value_parser = positive)]
+    #[arg(long, default_value = "5s", requires = "find_capacity", value_parser = positive)]
     pub window: Duration,
 }
 

@@ -8,8 +8,8 @@ pub const PRECISION: f64 = 1.05;
 pub enum Step {
     /// Try this many requests per second.
     Try(f64),
-    /// The highest rate that held, and the lowest that did not, if any was found.
-    Done(Option<f64>, Option<f64>),
+    /// It is known as well as it is to be.
+    Done,
 }
 
 /// What is known so far.
@@ -18,8 +18,10 @@ pub struct Search {
     first: f64,
     lowest: f64,
     highest: f64,
-    held: Option<f64>,
-    failed: Option<f64>,
+    /// The highest rate that held, if any did.
+    pub held: Option<f64>,
+    /// The lowest that did not, if any did not; it is the last one of those.
+    pub failed: Option<f64>,
 }
 
 impl Search {
@@ -42,7 +44,7 @@ impl Search {
             (None, Some(failed)) if failed > self.lowest => Step::Try((failed / 2.0).max(self.lowest)),
             // In the middle of their ratio, as what is looked for is a factor.
             (Some(held), Some(failed)) if failed / held > PRECISION => Step::Try((held * failed).sqrt()),
-            (held, failed) => Step::Done(held, failed),
+            _ => Step::Done,
         }
     }
 }
@@ -57,7 +59,7 @@ mod tests {
         for tries in 0.. {
             match search.step() {
                 Step::Try(rate) => search = search.note(rate, rate <= capacity),
-                Step::Done(held, failed) => return (held, failed, tries),
+                Step::Done => return (search.held, search.failed, tries),
             }
         }
         unreachable!("a search ends")

@@ -55,6 +55,7 @@ fn what_makes_a_run_impossible_is_named_before_it_begins() {
         (2, vec!["--size=3".into()], vec!["between 16 and"]),
         (2, vec!["--slo=p95<1s".into()], vec!["--find-capacity"]),
         (2, vec!["--repeat=2".into()], vec!["--rate", "--repeat"]),
+        (2, vec!["--window=1s".into()], vec!["--find-capacity"]),
     ];
     for (status, flags, words) in cases {
         let has_workload = flags[0] == "--workload";
