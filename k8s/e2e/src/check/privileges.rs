@@ -1,0 +1,116 @@
+//! What each ServiceAccount may do and may not. That what they may is enough shows in that everything else works.
+
+use crate::kubectl::Kubectl;
+use anyhow::{Result, bail};
+
+/// Account, whether it may, and what.
+const TABLE: &[(&str, bool, &[&str])] = &[
+    (
+        "dispatcher",
+        true,
+        &["list endpointslices.discovery.k8s.io", "watch endpointslices.discovery.k8s.io", "list endpoints", "watch endpoints"],
+    ),
+    (
+        "dispatcher",
+        false,
+        &[
+            "create endpointslices.discovery.k8s.io",
+            "update endpoints",
+            "delete endpoints",
+            "list pods",
+            "get secrets",
+            "list secrets",
+            "get configmaps",
+            "list deployments.apps",
+            "patch deployments.apps/replica --subresource=scale",
+            "create pods",
+            "create events.events.k8s.io",
+            "get leases.coordination.k8s.io",
+            "list services",
+            "list nodes",
+            "list endpointslices.discovery.k8s.io --all-namespaces",
+        ],
+    ),
+    (
+        "scaler",
+        true,
+        &[
+            "list deployments.apps/replica",
+            "watch deployments.apps/replica",
+            "get deployments.apps/replica --subresource=scale",
+            "patch deployments.apps/replica --subresource=scale",
+            "list pods",
+            "watch pods",
+            "create leases.coordination.k8s.io",
+            "get leases.coordination.k8s.io/roundhouse-scaler-replica",
+            "update leases.coordination.k8s.io/roundhouse-scaler-replica",
+            "create events.events.k8s.io",
+            "list horizontalpodautoscalers.autoscaling",
+        ],
+    ),
+    (
+        "scaler",
+        false,
+        &[
+            "list deployments.apps",
+            "patch deployments.apps/replica",
+            "update deployments.apps/replica",
+            "delete deployments.apps/replica",
+            "create deployments.apps",
+            "patch deployments.apps/dispatcher --subresource=scale",
+            "patch deployments.apps/scaler --subresource=scale",
+            "update deployments.apps/replica --subresource=scale",
+            "delete pods",
+            "create pods",
+            "patch pods",
+            "create pods --subresource=exec",
+            "get pods --subresource=log",
+            "list secrets",
+            "get secrets",
+            "get configmaps",
+            "list endpoints",
+            "update leases.coordination.k8s.io/another",
+            "delete leases.coordination.k8s.io/roundhouse-scaler-replica",
+            "list events.events.k8s.io",
+            "create horizontalpodautoscalers.autoscaling",
+            "delete horizontalpodautoscalers.autoscaling",
+            "list nodes",
+            "list pods --all-namespaces",
+        ],
+    ),
+    (
+        "replica",
+        false,
+        &[
+            "list pods",
+            "get pods",
+            "list endpoints",
+            "list endpointslices.discovery.k8s.io",
+            "get secrets",
+            "list deployments.apps",
+            "patch deployments.apps/replica --subresource=scale",
+            "create events.events.k8s.io",
+            "get leases.coordination.k8s.io",
+            "list nodes",
+        ],
+    ),
+];
+
+/// Asks for all of it.
+pub(super) async fn check(kubectl: &Kubectl) -> Result<String> {
+    let mut wrong = Vec::new();
+    let (mut allowed, mut refused) = (0, 0);
+    for (account, expected, questions) in TABLE {
+        for question in *questions {
+            let may = kubectl.can(account, question).await?;
+            if may != *expected {
+                wrong.push(format!("{account} {} {question}", if may { "may" } else { "may not" }));
+            }
+            if may { allowed += 1 } else { refused += 1 }
+        }
+    }
+    if !wrong.is_empty() {
+        bail!("{}", wrong.join("; "));
+    }
+    Ok(format!("{allowed} things allowed, {refused} refused"))
+}
