@@ -2,7 +2,7 @@
 
 use crate::config::scaling::Role;
 use crate::decision::{Action, Decision, Inputs, Journal};
-use crate::limits::Limiter;
+use crate::limits::{Limited, Limiter};
 use crate::observe::Observe;
 use crate::policy::{Observation, Policy};
 use crate::remarks::{Remark, Remarks};
@@ -109,7 +109,7 @@ impl Control {
         explanation.extend(doubt(seen));
         let withheld = self.withheld();
         if withheld.is_none() && want.replicas.is_some() {
-            let wish = Wish { replicas: desired, reason: explanation.clone() };
+            let wish = Wish { replicas: desired, reason: explanation.clone(), is_full: limited == Limited::Full };
             // Again if it has not been granted: a target may have had to refuse it.
             self.target
                 .desired
@@ -144,6 +144,9 @@ impl Control {
         let name = || self.name.clone();
         gauge!(metric::DESIRED_REPLICAS, "target" => name()).set(*desired as f64);
         gauge!(metric::READY_REPLICAS, "target" => name()).set(replicas.ready as f64);
+        gauge!("scaler_blocked_replicas", "target" => name()).set(replicas.blocked as f64);
+        let ceiling = self.limiter.ceiling(Duration::from_secs_f64(decision.at_seconds)).unwrap_or_default();
+        gauge!("scaler_ceiling_replicas", "target" => name()).set(ceiling as f64);
         if let Some(workings) = decision.workings {
             gauge!("scaler_predicted_late_ratio", "target" => name()).set(workings.predicted_late);
         }

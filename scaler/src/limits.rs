@@ -122,6 +122,11 @@ impl Limiter {
         self.limit(seen, wish)
     }
 
+    /// As many as the place holds, if that is known.
+    pub fn ceiling(&self, at: Duration) -> Option<usize> {
+        self.ceiling.at(at).map(|reached| reached.replicas)
+    }
+
     fn limit(&mut self, seen: &Observation, wish: usize) -> (usize, Limited) {
         let (at, current) = (seen.at, seen.replicas.desired);
         let within = |replicas: usize| replicas.clamp(self.limits.min, self.limits.max);
@@ -137,6 +142,12 @@ impl Limiter {
             self.changes.iter().map(|&(_, change)| (change * sign).max(0).unsigned_abs()).sum()
         };
         let limited = if bounded == wish { Limited::Granted } else { Limited::Bounded };
+        let full = if self.limits.is_careful { self.ceiling.at(at) } else { None };
+        // What is withdrawn never served.
+        let top = full.filter(|full| full.is_final).map_or(current, |full| full.replicas.min(current));
+        if top < current && bounded >= top {
+            return (top.max(self.limits.min), Limited::Full);
+        }
         if bounded < current {
             let settling = (at < self.settled_at).then(|| within(current));
             let highest = self.wishes.iter().map(|&(_, wish)| wish).chain(settling).max().unwrap_or(bounded);
@@ -145,14 +156,13 @@ impl Limiter {
             let kept = [(highest, Limited::Stabilised), (occupied, Limited::Occupied), (paced, Limited::Paced)];
             let (kept, why) = kept.into_iter().max_by_key(|&(replicas, _)| replicas).unwrap_or((bounded, limited));
             // No bound holds what is outside of it.
-            let kept = kept.min(current).min(self.limits.max);
+            let kept = kept.min(top).min(self.limits.max);
             return if kept > bounded { (kept, why) } else { (bounded, limited) };
         }
         if bounded > current {
-            let full = if self.limits.is_careful { self.ceiling.at(at) } else { None };
             let paced = current.saturating_add(self.limits.up_rate.saturating_sub(changed(1)));
-            let most =
-                full.map(|(replicas, why)| (replicas.max(current), why)).into_iter().chain([(paced, Limited::Paced)]);
+            let full = full.map(|full| (full.replicas.max(current), full.why));
+            let most = full.into_iter().chain([(paced, Limited::Paced)]);
             let (most, why) = most.min_by_key(|&(replicas, _)| replicas).unwrap_or((bounded, limited));
             let least = self.limits.min;
             return if most.max(least) < bounded { (most.max(least), why) } else { (bounded, limited) };
@@ -286,10 +296,37 @@ mod tests {
     #[test]
     fn nothing_is_added_while_replicas_cannot_be_placed() {
         let mut limiter = Limiter::new(Limits { is_careful: true, ..Limits::bounds(1, 9) });
-        let mut full = seen(5, 4);
-        full.replicas = Replicas { desired: 4, ready: 3, starting: 0, blocked: 1 };
-        assert_eq!(limiter.apply(&full, Some(6)), (4, Limited::Full));
+        let full = |second| Observation {
+            replicas: Replicas { desired: 4, ready: 3, starting: 0, blocked: 1 },
+            ..seen(second, 4)
+        };
+        assert_eq!(limiter.apply(&full(5), Some(6)), (4, Limited::Full));
         assert_eq!(limiter.apply(&seen(10, 4), Some(6)), (4, Limited::Full), "it may only flicker");
-        assert_eq!(limiter.apply(&seen(70, 4), Some(6)), (6, Limited::Granted));
+        assert_eq!(limiter.apply(&seen(30, 4), Some(6)), (6, Limited::Granted));
+    }
+
+    #[test]
+    fn what_cannot_be_placed_is_withdrawn() {
+        let mut limiter = Limiter::new(Limits { is_careful: true, ..Limits::bounds(1, 9) });
+        // All of them are busy, and more wait: what is not there does not work on it.
+        let full = |second| Observation {
+            replicas: Replicas { desired: 6, ready: 2, starting: 0, blocked: 4 },
+            in_flight: 2.0,
+            queue_length: 20.0,
+            capacity: 2.0,
+            ..seen(second, 6)
+        };
+        for second in 0..10 {
+            assert_eq!(limiter.apply(&full(second), Some(7)), (6, Limited::Full), "at {second} s");
+        }
+        assert_eq!(limiter.apply(&full(10), Some(7)), (2, Limited::Full));
+        assert_eq!(limiter.ceiling(Duration::from_secs(10)), Some(2));
+        assert_eq!(limiter.apply(&full(11), Some(1)), (2, Limited::Occupied), "as many as there are");
+        assert_eq!(limiter.apply(&seen(12, 2), Some(7)), (2, Limited::Full));
+        assert_eq!(limiter.apply(&seen(26, 2), Some(7)), (7, Limited::Granted), "tried again");
+        assert_eq!(limiter.ceiling(Duration::from_secs(26)), None);
+        let mut least = Limiter::new(Limits { is_careful: true, ..Limits::bounds(5, 9) });
+        least.apply(&full(0), Some(7));
+        assert_eq!(least.apply(&full(10), Some(7)), (5, Limited::Full), "never below --min");
     }
 }

@@ -34,6 +34,8 @@ pub struct Wish {
     pub replicas: usize,
     /// For whoever wonders why they changed.
     pub reason: String,
+    /// Whether it is that few as more cannot be placed.
+    pub is_full: bool,
 }
 
 /// How to reach a target's task. Dropping `desired` ends it.

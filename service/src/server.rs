@@ -5,10 +5,11 @@ use crate::respond::Reply;
 use crate::tls::Tls;
 use crate::{descriptors, shutdown};
 use futures_util::FutureExt;
-use hyper::Request;
 use hyper::body::Incoming;
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
+use hyper::{Request, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use std::convert::Infallible;
@@ -93,6 +94,19 @@ where
         }
         readiness.drain();
         tokio::time::sleep(drain.delay).await;
+    };
+    let leaving = readiness.clone();
+    let handle = move |request: Request<Incoming>| {
+        let is_http1 = request.version() <= Version::HTTP_11;
+        let (leaving, reply) = (leaving.clone(), handle(request));
+        async move {
+            let mut reply = reply.await;
+            // So that clients with a connection of their own move on before it is closed under them.
+            if is_http1 && leaving.is_draining() {
+                reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            reply
+        }
     };
     serve(listener, tls, handle, stop, drain.grace).await;
 }

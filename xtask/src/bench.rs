@@ -36,6 +36,8 @@ pub enum Subject {
     Loadgen(loadgen::Options),
     /// The scaler's laws in virtual time, next to Knative's, the HPA's and others'
     Scaler(scaler::Options),
+    /// The scaler next to the HPA, each on a Kubernetes cluster of its own on this machine; needs root
+    Hpa(crate::e2e::Options),
     /// The replica next to ONNX Runtime, OpenVINO, Flask and PIL, and by itself
     Replica(replica::Options),
 }
@@ -54,6 +56,7 @@ pub fn run(subject: &Subject) -> Result<()> {
         Subject::Order(options) => stress::run("order", options),
         Subject::Loadgen(options) => loadgen::run(options),
         Subject::Scaler(options) => scaler::run(options),
+        Subject::Hpa(options) => crate::e2e::run("compare", options),
         Subject::Replica(options) => replica::run(options),
     }
 }

@@ -4,6 +4,7 @@ pub mod bench;
 pub mod build;
 pub mod burst;
 pub mod demo;
+pub mod e2e;
 pub mod experiment;
 pub mod libtorch;
 pub mod loadgen;

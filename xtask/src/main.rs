@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use xtask::{bench, build, demo, experiment, libtorch, parity, prerequisites, up};
+use xtask::{bench, build, demo, e2e, experiment, libtorch, parity, prerequisites, up};
 
 /// Builds, runs and tests Roundhouse.
 #[derive(Parser)]
@@ -23,6 +23,10 @@ enum Task {
     Experiment(experiment::Options),
     /// Run every test
     Test,
+    /// Start a Kubernetes cluster on this machine, apply k8s/base to it, and try what must hold; needs root
+    E2e(e2e::Options),
+    /// Start such a cluster and leave it running for kubectl until Ctrl-C; needs root
+    Cluster(e2e::Options),
     /// Measure
     #[command(subcommand)]
     Bench(bench::Subject),
@@ -37,7 +41,9 @@ fn main() -> Result<()> {
         Task::Demo => demo::run(),
         Task::Up(options) => up::run(&options),
         Task::Experiment(options) => experiment::run(&options),
-        Task::Test => build::test(),
+        Task::Test => build::test().and_then(|()| e2e::test()),
+        Task::E2e(options) => e2e::run("check", &options),
+        Task::Cluster(options) => e2e::run("cluster", &options),
         Task::Bench(subject) => bench::run(&subject),
         Task::Parity(options) => parity::run(&options),
         Task::Libtorch => {

@@ -15,7 +15,7 @@ use kube::ResourceExt;
 use std::time::{Duration, Instant};
 
 /// For a Deployment to be complete.
-pub(crate) const ROLL_OUT: Duration = Duration::from_secs(120);
+pub const ROLL_OUT: Duration = Duration::from_secs(120);
 
 /// For the scaler to come down to one replica.
 const CALM: Duration = Duration::from_secs(180);
@@ -62,22 +62,8 @@ impl Scene {
             cluster.roll_out(deployment, ROLL_OUT).await?;
         }
         let url = format!("http://{}/predict", cluster.service("dispatcher").await?);
-        let mut scene = Self { cluster, url, capacity: 0.0 };
-        scene.capacity = scene.measure().await?;
-        Ok(scene)
-    }
-
-    /// What one replica can do, asked itself, so that no scaler hears of it.
-    async fn measure(&self) -> Result<f64> {
-        let replicas = self.cluster.pods("replica").await?;
-        let status = replicas.first().and_then(|pod| pod.status.clone()).context("there is no replica")?;
-        let url = format!("http://{}:6000/predict", status.pod_ip.context("the replica has no address")?);
-        let json = self.cluster.folder.join("capacity.json");
-        let flags = ["--closed=1", "--duration=4s", "--generate=60"];
-        let report = Load::start(&url, &flags, json)?.finish().await?;
-        report.check()?;
-        let seconds = report.whole["setup"]["length_seconds"].as_f64().context("the report has no length")?;
-        Ok(report.offered as f64 / seconds)
+        let capacity = measure(&cluster).await?;
+        Ok(Self { cluster, url, capacity })
     }
 
     /// Open-loop load of so many times what one replica can do, until it is ended.
@@ -135,7 +121,7 @@ impl Scene {
         Ok(String::from_utf8_lossy(&body).into_owned())
     }
 
-    /// Whether the dispatchers, replicas and scalers that there are now are these, and have never died.
+    /// All pods by name, and how often each has died.
     async fn survivors(&self) -> Result<Vec<(String, i32)>> {
         let mut all = Vec::new();
         for component in ["dispatcher", "replica", "scaler"] {
@@ -147,6 +133,21 @@ impl Scene {
         all.sort();
         Ok(all)
     }
+}
+
+/// Pictures per second that one replica can do, asked itself, so that no scaler hears of it.
+///
+/// # Errors
+/// When there is none, or it answers nothing.
+pub async fn measure(cluster: &Cluster) -> Result<f64> {
+    let replicas = cluster.pods("replica").await?;
+    let status = replicas.first().and_then(|pod| pod.status.clone()).context("there is no replica")?;
+    let url = format!("http://{}:6000/predict", status.pod_ip.context("the replica has no address")?);
+    let flags = ["--closed=1", "--duration=4s", "--generate=60"];
+    let report = Load::start(&url, &flags, cluster.folder.join("capacity.json"))?.finish().await?;
+    report.check()?;
+    let seconds = report.whole["setup"]["length_seconds"].as_f64().context("the report has no length")?;
+    Ok(report.offered as f64 / seconds)
 }
 
 /// Runs these checks, each with a line of figures; all of them, even when one fails.
@@ -173,7 +174,12 @@ pub async fn run(scene: &mut Scene, checks: &[Check]) -> Result<()> {
         }
     }
     println!("{} passed, {failed} failed", checks.len() - failed);
-    anyhow::ensure!(failed == 0, "{failed} of {} checks failed; logs are in {}", checks.len(), scene.cluster.folder.display());
+    anyhow::ensure!(
+        failed == 0,
+        "{failed} of {} checks failed; logs are in {}",
+        checks.len(),
+        scene.cluster.folder.display()
+    );
     Ok(())
 }
 

@@ -91,9 +91,17 @@ impl Cluster {
     /// # Errors
     /// When the API server does not answer.
     pub async fn pods(&self, component: &str) -> Result<Vec<Pod>> {
+        let all = self.all_pods(component).await?;
+        Ok(all.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect())
+    }
+
+    /// The pods of a component.
+    ///
+    /// # Errors
+    /// When the API server does not answer.
+    pub async fn all_pods(&self, component: &str) -> Result<Vec<Pod>> {
         let of = ListParams::default().labels(&format!("app.kubernetes.io/component={component}"));
-        let pods = Api::<Pod>::namespaced(self.client.clone(), NAMESPACE).list(&of).await?;
-        Ok(pods.items.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect())
+        Ok(Api::<Pod>::namespaced(self.client.clone(), NAMESPACE).list(&of).await?.items)
     }
 
     /// Waits until all replicas of a Deployment, as many as it asks for now, are the newest and serve.
@@ -118,7 +126,8 @@ impl Cluster {
     /// When it cannot be written.
     pub fn write_kubeconfig(&self, server: &str) -> Result<PathBuf> {
         let path = self.folder.join("kubeconfig");
-        fs::write(&path, self.control_plane.kubeconfig(server)?).with_context(|| format!("write {}", path.display()))?;
+        fs::write(&path, self.control_plane.kubeconfig(server)?)
+            .with_context(|| format!("write {}", path.display()))?;
         Ok(path)
     }
 

@@ -69,7 +69,9 @@ impl Kubectl {
 
     async fn attempt(&self, arguments: &[&str], input: &str) -> Result<(bool, String, String)> {
         let mut command = Command::new("kubectl");
-        command.arg(format!("--kubeconfig={}", self.kubeconfig.display())).arg(format!("--namespace={}", self.namespace));
+        command
+            .arg(format!("--kubeconfig={}", self.kubeconfig.display()))
+            .arg(format!("--namespace={}", self.namespace));
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().context("run kubectl (Debian: apt-get install kubernetes-client)")?;
         let mut pipe = child.stdin.take().context("standard input is piped")?;

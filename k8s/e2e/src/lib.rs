@@ -4,6 +4,7 @@
 pub mod binaries;
 pub mod check;
 pub mod cluster;
+pub mod compare;
 pub mod control_plane;
 pub mod explore;
 pub mod kubectl;
@@ -11,3 +12,4 @@ pub mod load;
 pub mod network;
 pub mod node;
 pub mod paths;
+pub mod prerequisites;

@@ -106,7 +106,8 @@ impl Node {
         std::fs::create_dir_all(&spec.folder).with_context(|| format!("create {}", spec.folder.display()))?;
         let services = Api::<Service>::namespaced(client.clone(), "default");
         let kubernetes = services.get("kubernetes").await.context("look for the API server's own Service")?;
-        let address = kubernetes.spec.and_then(|spec| spec.cluster_ip).context("the API server's Service has no address")?;
+        let address =
+            kubernetes.spec.and_then(|spec| spec.cluster_ip).context("the API server's Service has no address")?;
         let shared = Arc::new(Shared {
             name: spec.name,
             share: spec.share,
@@ -184,7 +185,10 @@ impl Shared {
         let nodes = Api::<Object>::all(self.client.clone());
         let object = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": self.name,
             "labels": {"kubernetes.io/hostname": self.name, "kubernetes.io/os": "linux"}}});
-        nodes.patch(&self.name, &PatchParams::apply("node").force(), &Patch::Apply(object)).await.context("register the node")?;
+        nodes
+            .patch(&self.name, &PatchParams::apply("node").force(), &Patch::Apply(object))
+            .await
+            .context("register the node")?;
         self.beat().await
     }
 

@@ -1,14 +1,21 @@
 //! PURE: how many replicas the place holds, found by trying: when some cannot be placed or keep dying, and when the last
-//! ones that were added brought no more throughput, nothing is added for a while.
+//! ones that were added brought no more throughput, nothing is added for a while. What cannot be placed is withdrawn.
 
 use super::Limited;
-use crate::policy::Observation;
 use crate::policy::window::Window;
+use crate::policy::{Observation, Replicas};
 use std::time::Duration;
 
-/// Nothing is added for so long; twice as long each time that it was in vain, up to the longest.
-const FIRST_PAUSE: Duration = Duration::from_secs(60);
-const LAST_PAUSE: Duration = Duration::from_secs(15 * 60);
+/// After replicas brought nothing, none are added for so long; twice as long each time that it was in vain, up to the
+/// longest.
+const USELESS: Pauses = Pauses { first: Duration::from_secs(60), last: Duration::from_secs(15 * 60) };
+
+/// After some could not be placed: trying costs little then, and room may come at any time.
+const FULL: Pauses = Pauses { first: Duration::from_secs(15), last: Duration::from_secs(2 * 60) };
+
+/// How long they may stay asked for: whoever adds nodes to a cluster looks for pods that cannot be placed every ten seconds
+/// (cluster-autoscaler's --scan-interval).
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Throughput is measured while requests wait, for so long with the same number of replicas.
 const MEASURE: Duration = Duration::from_secs(8);
@@ -20,51 +27,70 @@ const WORTH: f64 = 0.25;
 #[derive(Debug)]
 pub struct Ceiling {
     reached: Option<Reached>,
-    pause: Duration,
+    /// Since when some cannot be placed, while that is so.
+    blocked: Option<Duration>,
     /// Answers ever, while requests waited and so many replicas served.
     saturated: Window<(usize, f64)>,
     /// Replicas, and answers per second that they gave while requests waited.
     best: Option<(usize, f64)>,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Reached {
-    replicas: usize,
+/// Where it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reached {
+    /// As many as the place holds.
+    pub replicas: usize,
+    /// How that showed.
+    pub why: Limited,
+    /// Whether those beyond it are no longer to be asked for.
+    pub is_final: bool,
     until: Duration,
-    why: Limited,
+    pause: Duration,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Pauses {
+    first: Duration,
+    last: Duration,
 }
 
 impl Default for Ceiling {
     fn default() -> Self {
-        Self { reached: None, pause: FIRST_PAUSE, saturated: Window::new(MEASURE), best: None }
+        Self { reached: None, blocked: None, saturated: Window::new(MEASURE), best: None }
     }
 }
 
 impl Ceiling {
     /// Learns from what is seen.
     pub fn watch(&mut self, seen: &Observation) {
-        if seen.replicas.blocked > 0 {
-            self.reach(seen, Limited::Full);
+        let Replicas { ready, starting, blocked, .. } = seen.replicas;
+        if blocked > 0 {
+            let since = *self.blocked.get_or_insert(seen.at);
+            // One is always tried.
+            self.reach(seen.at, (ready + starting).max(1), Limited::Full, seen.at >= since + PATIENCE);
+        } else {
+            self.blocked = None;
         }
         self.watch_throughput(seen);
     }
 
-    /// The most that may be asked for, and why, if that is known.
-    pub fn at(&self, at: Duration) -> Option<(usize, Limited)> {
-        self.reached.filter(|reached| at < reached.until).map(|reached| (reached.replicas, reached.why))
+    /// Where it is, if that is known.
+    pub fn at(&self, at: Duration) -> Option<Reached> {
+        self.reached.filter(|reached| at < reached.until)
     }
 
-    fn reach(&mut self, seen: &Observation, why: Limited) {
-        let is_new = self.reached.is_none_or(|reached| reached.until <= seen.at);
-        if is_new {
-            // Soon after the last one it was in vain to try again; long after, things may have changed.
-            let was_in_vain = self.reached.is_some_and(|reached| reached.until + self.pause > seen.at);
-            self.pause = if was_in_vain { (self.pause * 2).min(LAST_PAUSE) } else { FIRST_PAUSE };
-        }
-        // As long as it goes on, the first pause at least follows it.
-        let until = seen.at + if is_new { self.pause } else { FIRST_PAUSE };
-        let until = self.reached.map_or(until, |reached| until.max(reached.until));
-        self.reached = Some(Reached { replicas: seen.replicas.desired, until, why });
+    fn reach(&mut self, at: Duration, replicas: usize, why: Limited, is_final: bool) {
+        let Pauses { first, last } = if why == Limited::Full { FULL } else { USELESS };
+        let before = self.reached.filter(|reached| reached.why == why);
+        let lasting = before.filter(|reached| at < reached.until);
+        // Soon after the last one it was in vain to try again; long after, things may have changed.
+        let pause = match before.filter(|reached| at < reached.until + reached.pause) {
+            Some(reached) if lasting.is_some() => reached.pause,
+            Some(reached) => (reached.pause * 2).min(last),
+            None => first,
+        };
+        // As long as it goes on, a pause follows it.
+        self.reached = Some(Reached { replicas, why, is_final, until: at + pause, pause });
     }
 
     fn watch_throughput(&mut self, seen: &Observation) {
@@ -86,7 +112,7 @@ impl Ceiling {
             Some((fewer, least)) if fewer < ready => {
                 let expected = least * ready as f64 / fewer as f64;
                 if throughput < least + WORTH * (expected - least) {
-                    self.reach(seen, Limited::Useless);
+                    self.reach(seen.at, seen.replicas.desired, Limited::Useless, false);
                 } else {
                     self.best = Some((ready, throughput));
                 }
@@ -100,7 +126,7 @@ impl Ceiling {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{Histogram, Replicas};
+    use crate::policy::Histogram;
 
     /// An observation with `ready` replicas, requests waiting or not, and so many answers ever.
     fn seen(second: u64, ready: usize, queue_length: f64, answers: f64) -> Observation {
@@ -122,7 +148,7 @@ mod tests {
         for second in 11..=21 {
             ceiling.watch(&seen(second, 3, 9.0, 200.0 + rate * (second - 10) as f64));
         }
-        ceiling.at(Duration::from_secs(21))
+        ceiling.at(Duration::from_secs(21)).map(|reached| (reached.replicas, reached.why))
     }
 
     #[test]
@@ -142,11 +168,17 @@ mod tests {
         assert_eq!(ceiling.at(Duration::from_secs(60)), None);
     }
 
+    /// Three that serve, and one that cannot be placed.
+    fn full(second: u64) -> Observation {
+        let mut full = seen(second, 3, 0.0, 0.0);
+        full.replicas = Replicas { desired: 4, ready: 3, starting: 0, blocked: 1 };
+        full
+    }
+
     #[test]
     fn each_vain_attempt_makes_the_next_pause_longer() {
         let mut ceiling = Ceiling::default();
-        let mut full = seen(0, 3, 0.0, 0.0);
-        full.replicas.blocked = 1;
+        let mut full = full(0);
         let mut pauses = Vec::new();
         for _ in 0..6 {
             ceiling.watch(&full);
@@ -154,9 +186,37 @@ mod tests {
             pauses.push((until - full.at).as_secs());
             full.at = until + Duration::from_secs(1);
         }
-        assert_eq!(pauses, [60, 120, 240, 480, 900, 900]);
-        full.at += LAST_PAUSE * 2;
+        assert_eq!(pauses, [15, 30, 60, 120, 120, 120]);
+        full.at += FULL.last * 2;
         ceiling.watch(&full);
-        assert_eq!((ceiling.reached.expect("again").until - full.at).as_secs(), 60, "that was long ago");
+        assert_eq!((ceiling.reached.expect("again").until - full.at).as_secs(), 15, "that was long ago");
+    }
+
+    #[test]
+    fn what_cannot_be_placed_is_asked_for_as_long_as_somebody_may_add_a_node() {
+        let mut ceiling = Ceiling::default();
+        let mut course = Vec::new();
+        for second in 0..=11 {
+            ceiling.watch(&full(second));
+            let reached = ceiling.at(Duration::from_secs(second)).expect("it is full");
+            assert_eq!((reached.replicas, reached.why), (3, Limited::Full));
+            course.push(reached.is_final);
+        }
+        assert_eq!(course, [vec![false; 10], vec![true; 2]].concat());
+        // Withdrawn at 12 s, and tried again 15 s after that.
+        for second in 12..26 {
+            ceiling.watch(&seen(second, 3, 0.0, 0.0));
+            assert!(ceiling.at(Duration::from_secs(second)).is_some(), "at {second} s");
+        }
+        assert_eq!(ceiling.at(Duration::from_secs(26)), None);
+    }
+
+    #[test]
+    fn one_replica_is_tried_at_least() {
+        let mut ceiling = Ceiling::default();
+        let mut none = seen(0, 0, 1.0, 0.0);
+        none.replicas = Replicas { desired: 1, ready: 0, starting: 0, blocked: 1 };
+        ceiling.watch(&none);
+        assert_eq!(ceiling.at(Duration::ZERO).map(|reached| reached.replicas), Some(1));
     }
 }

@@ -213,7 +213,7 @@ impl Target {
             *backoff = FIRST_BACKOFF;
             self.startup.note(&seen);
             if let Some((wish, wished)) = wish {
-                self.grant(deployment, wish, wished).await?;
+                self.grant(deployment, &seen, wish, wished).await?;
             }
             let rejected = self.rejected.as_ref().map(|rejected| rejected.refusal.clone());
             let refusal = self.owner.clone().or(rejected);
@@ -236,7 +236,13 @@ impl Target {
     }
 
     /// Grants a wish, or notes why not.
-    async fn grant(&mut self, deployment: &Arc<Deployment>, wish: Wish, wished: Instant) -> Result<(), Failure> {
+    async fn grant(
+        &mut self,
+        deployment: &Arc<Deployment>,
+        seen: &[Arc<Pod>],
+        wish: Wish,
+        wished: Instant,
+    ) -> Result<(), Failure> {
         if let Some(rejected) = &mut self.rejected
             && rejected.wish.replicas == wish.replicas
         {
@@ -249,7 +255,7 @@ impl Target {
         if self.owner.is_some() {
             return Ok(());
         }
-        if let Err(failure) = self.scale(deployment, &wish).await {
+        if let Err(failure) = self.scale(deployment, seen, &wish).await {
             let refusal = self.refusal(wish.replicas, &failure);
             tracing::warn!("{refusal}");
             self.rejected = Some(Rejected { wish, wished, refusal, retry: Instant::now() + RETRY });
@@ -259,7 +265,7 @@ impl Target {
 
     /// Sets the number of replicas, unless somebody else has changed it since the wish was made: then the next wish
     /// takes that into account.
-    async fn scale(&self, deployment: &Deployment, wish: &Wish) -> Result<(), Failure> {
+    async fn scale(&self, deployment: &Deployment, seen: &[Arc<Pod>], wish: &Wish) -> Result<(), Failure> {
         let name = &self.spec.name.name;
         let before = pods::desired(deployment);
         let params = PatchParams { field_manager: Some(CONTROLLER.into()), ..PatchParams::default() };
@@ -286,21 +292,22 @@ impl Target {
                 Err(failure) => return Err(failure),
             }
         }
-        self.tell(deployment, format!("from {before} to {} replicas: {}", wish.replicas, wish.reason)).await;
+        self.tell(deployment, seen, before, wish).await;
         Ok(())
     }
 
     /// As an Event on the Deployment.
-    async fn tell(&self, deployment: &Deployment, mut note: String) {
+    async fn tell(&self, deployment: &Deployment, seen: &[Arc<Pod>], before: usize, wish: &Wish) {
+        let mut note = format!("from {before} to {} replicas: {}", wish.replicas, wish.reason);
+        let (type_, reason) = if wish.is_full && wish.replicas < before {
+            note.extend(pods::obstacle(seen).map(|obstacle| format!("; {obstacle}")));
+            (EventType::Warning, "CeilingReached")
+        } else {
+            (EventType::Normal, "Scaled")
+        };
         note.truncate(note.floor_char_boundary(NOTE_BYTES));
         tracing::info!("scaled {} {note}", self.spec.name);
-        let event = Event {
-            type_: EventType::Normal,
-            reason: "Scaled".into(),
-            note: Some(note),
-            action: "Scale".into(),
-            secondary: None,
-        };
+        let event = Event { type_, reason: reason.into(), note: Some(note), action: "Scale".into(), secondary: None };
         // One for each, as a recorder counts Events of the same kind as one, with the first one's note.
         let reporter = Reporter { controller: CONTROLLER.into(), instance: Some(self.spec.identity.clone()) };
         let recorder = Recorder::new(self.client.clone(), reporter);

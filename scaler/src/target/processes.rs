@@ -51,7 +51,7 @@ pub struct Measuring {
 
 /// Starts the task with `desired` replicas.
 pub fn run(spec: Spec, desired: usize) -> Handle {
-    let (set_desired, wanted) = watch::channel(Wish { replicas: desired, reason: String::new() });
+    let (set_desired, wanted) = watch::channel(Wish { replicas: desired, ..Wish::default() });
     let (publish, state) = watch::channel(State::default());
     let processes = Processes {
         spec,

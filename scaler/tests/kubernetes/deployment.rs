@@ -121,7 +121,7 @@ impl Scene {
 }
 
 pub(crate) fn wish(target: &Handle, replicas: usize) {
-    target.desired.send_replace(Wish { replicas, reason: format!("{replicas} are wanted") });
+    target.desired.send_replace(Wish { replicas, reason: format!("{replicas} are wanted"), ..Wish::default() });
 }
 
 async fn until(target: &Handle, what: &str, wanted: impl FnMut(&State) -> bool) -> State {

@@ -8,7 +8,12 @@ const TABLE: &[(&str, bool, &[&str])] = &[
     (
         "dispatcher",
         true,
-        &["list endpointslices.discovery.k8s.io", "watch endpointslices.discovery.k8s.io", "list endpoints", "watch endpoints"],
+        &[
+            "list endpointslices.discovery.k8s.io",
+            "watch endpointslices.discovery.k8s.io",
+            "list endpoints",
+            "watch endpoints",
+        ],
     ),
     (
         "dispatcher",

@@ -4,13 +4,14 @@
 use super::plan::Plan;
 use crate::network::{self, Sandbox};
 use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::Pod;
 use rustix::process::{Pid, Signal, kill_process};
 use scaler::target::cgroup::{Controller, Group, Limits};
 use std::fs::{self, File};
 use std::io::Write;
 use std::net::Ipv4Addr;
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use tokio::process::{Child, Command};
 
@@ -50,6 +51,20 @@ pub(super) struct Access {
     pub server: (Ipv4Addr, u16),
 }
 
+/// Where a container is to run.
+pub(super) struct Place<'a> {
+    /// Its network.
+    pub sandbox: &'a Sandbox,
+    /// What there is to run.
+    pub images: &'a Images,
+    /// To the cluster.
+    pub access: Access,
+    /// What one of the node's cores is of one of this machine's.
+    pub share: f64,
+    /// What it prints goes there.
+    pub log: PathBuf,
+}
+
 /// A running one; killed when dropped.
 pub(super) struct Container {
     child: Child,
@@ -59,19 +74,12 @@ pub(super) struct Container {
 }
 
 impl Container {
-    /// Starts it. `share` is what one of the node's cores is of one of this machine's.
+    /// Starts it.
     ///
     /// # Errors
     /// When there is no such program, or the system refuses.
-    pub(super) async fn start(
-        plan: &Plan,
-        pod: &k8s_openapi::api::core::v1::Pod,
-        sandbox: &Sandbox,
-        images: &Images,
-        access: &Access,
-        share: f64,
-        log: &Path,
-    ) -> Result<Self> {
+    pub(super) fn start(plan: &Plan, pod: &Pod, place: Place<'_>) -> Result<Self> {
+        let Place { sandbox, images, access, share, log } = place;
         let (namespace, name) = (pod.metadata.namespace.as_deref().unwrap_or_default(), pod.metadata.name.as_deref());
         let (arguments, variables) = plan.resolve(pod, sandbox.address, network::NODE)?;
         let files = tempfile::tempdir()?;
@@ -135,7 +143,16 @@ impl Container {
     pub(super) fn end(&self, status: ExitStatus) -> (i32, &'static str) {
         let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
         let was_too_big = self.group.as_ref().is_some_and(|group| group.exceeded_memory().is_some());
-        (code, if was_too_big { "OOMKilled" } else if code == 0 { "Completed" } else { "Error" })
+        (
+            code,
+            if was_too_big {
+                "OOMKilled"
+            } else if code == 0 {
+                "Completed"
+            } else {
+                "Error"
+            },
+        )
     }
 }
 

@@ -51,7 +51,8 @@ impl Directory {
         let of = |(key, service): (&Key, &Arc<Service>)| {
             let address = cluster_address(service);
             let ports = service.spec.as_ref().and_then(|spec| spec.ports.clone()).unwrap_or_default();
-            let ports = ports.into_iter().filter(|port| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP"));
+            let ports =
+                ports.into_iter().filter(|port| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP"));
             let service = key.clone();
             ports
                 .filter_map(move |port| {
@@ -151,7 +152,9 @@ mod tests {
         assert_eq!(resolve("one.shop.svc.cluster.local."), Some(vec![[10, 96, 0, 5].into()]));
         assert_eq!(resolve("Each.shop.svc.cluster.local").map(|found| found.len()), Some(2));
         assert_eq!(resolve("nobody.shop.svc.cluster.local"), Some(vec![]));
-        for name in ["", "one", "one.shop", "one.other.svc.cluster.local", "svc.cluster.local", "a.one.shop.svc.cluster.local"] {
+        for name in
+            ["", "one", "one.shop", "one.other.svc.cluster.local", "svc.cluster.local", "a.one.shop.svc.cluster.local"]
+        {
             assert_eq!(resolve(name), None, "{name}");
         }
     }

@@ -166,9 +166,7 @@ fn selector(query: &str) -> Option<Labels> {
 }
 
 fn resources() -> Value {
-    let kind = |name: &str, kind: &str, namespaced: bool| {
-        json!({"name": name, "singularName": "", "namespaced": namespaced, "kind": kind, "verbs": ["get", "list"]})
-    };
+    let kind = |name: &str, kind: &str, namespaced: bool| json!({"name": name, "singularName": "", "namespaced": namespaced, "kind": kind, "verbs": ["get", "list"]});
     json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "metrics.k8s.io/v1beta1",
         "resources": [kind("pods", "PodMetrics", true), kind("nodes", "NodeMetrics", false)]})
 }
@@ -182,7 +180,9 @@ fn pods(shared: &Shared, samples: &BTreeMap<String, Sample>, namespace: Option<&
     let of = |(name, sample): (&String, &Sample)| {
         let pod = known.get(name)?;
         let metadata = &pod.metadata;
-        let has = |(key, value): (&String, &String)| metadata.labels.as_ref().is_some_and(|labels| labels.get(key) == Some(value));
+        let has = |(key, value): (&String, &String)| {
+            metadata.labels.as_ref().is_some_and(|labels| labels.get(key) == Some(value))
+        };
         let is_asked_for = namespace.is_none_or(|namespace| metadata.namespace.as_deref() == Some(namespace))
             && wanted.iter().all(has);
         let container = &pod.spec.as_ref()?.containers.first()?.name;
@@ -198,7 +198,8 @@ fn pods(shared: &Shared, samples: &BTreeMap<String, Sample>, namespace: Option<&
 }
 
 fn total(node: &str, samples: &BTreeMap<String, Sample>) -> Value {
-    let (cores, bytes) = (samples.values().map(|sample| sample.cores).sum(), samples.values().map(|sample| sample.bytes).sum());
+    let (cores, bytes) =
+        (samples.values().map(|sample| sample.cores).sum(), samples.values().map(|sample| sample.bytes).sum());
     json!({"metadata": {"name": node}, "timestamp": second(Timestamp::now()), "window": format!("{}s", WINDOW.as_secs()),
         "usage": used(cores, bytes)})
 }
@@ -213,11 +214,16 @@ mod tests {
 
     #[test]
     fn selectors_are_labels_and_values() {
-        let labels = |query: &str| selector(query).map(|labels| labels.into_iter().map(|(key, value)| format!("{key}:{value}")).collect::<Vec<_>>());
+        let labels = |query: &str| {
+            selector(query)
+                .map(|labels| labels.into_iter().map(|(key, value)| format!("{key}:{value}")).collect::<Vec<_>>())
+        };
         let two = vec!["a/b:c".to_owned(), "d:e".to_owned()];
         assert_eq!(labels("limit=5&labelSelector=a%2Fb%3Dc%2Cd%3D%3De"), Some(two));
         assert_eq!(labels(""), Some(vec![]));
-        for query in ["labelSelector=a%21%3Db", "labelSelector=a+in+%28b%29", "labelSelector=a%20in%20(b)", "labelSelector=a"] {
+        for query in
+            ["labelSelector=a%21%3Db", "labelSelector=a+in+%28b%29", "labelSelector=a%20in%20(b)", "labelSelector=a"]
+        {
             assert_eq!(labels(query), None, "{query}");
         }
     }

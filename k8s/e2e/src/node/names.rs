@@ -40,7 +40,8 @@ fn answer(question: &[u8], directory: &Directory) -> Option<Vec<u8>> {
     match directory.resolve(&first.qname.to_string()) {
         None => *answer.rcode_mut() = RCODE::NameError,
         Some(addresses) if first.qtype == QTYPE::TYPE(TYPE::A) => {
-            let record = |address| ResourceRecord::new(first.qname.clone(), CLASS::IN, HOLDS, RData::A(A::from(address)));
+            let record =
+                |address| ResourceRecord::new(first.qname.clone(), CLASS::IN, HOLDS, RData::A(A::from(address)));
             answer.answers = addresses.into_iter().map(record).collect();
         }
         // The name is there, and has nothing of this kind.

@@ -45,6 +45,9 @@ pub(super) struct Plan {
     pub grace: Duration,
 }
 
+/// Names and values, in order.
+pub(super) type Variables = Vec<(String, String)>;
+
 /// Where a variable's value comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Value {
@@ -80,7 +83,7 @@ impl Plan {
             is_read_only: security.and_then(|security| security.read_only_root_filesystem).unwrap_or(false),
             account: account(spec, container)?,
             limits: Limits {
-                cores: limit("cpu").map(|limit| cores(limit)).transpose()?,
+                cores: limit("cpu").map(cores).transpose()?,
                 memory: limit("memory").map(memory).transpose()?,
             },
             probes: Probes {
@@ -99,8 +102,8 @@ impl Plan {
     ///
     /// # Errors
     /// When a field is one that this node does not know.
-    pub(super) fn resolve(&self, pod: &Pod, address: Ipv4Addr, node: Ipv4Addr) -> Result<(Vec<String>, Vec<(String, String)>)> {
-        let mut variables: Vec<(String, String)> = Vec::new();
+    pub(super) fn resolve(&self, pod: &Pod, address: Ipv4Addr, node: Ipv4Addr) -> Result<(Vec<String>, Variables)> {
+        let mut variables = Variables::new();
         for (name, value) in &self.environment {
             let value = match value {
                 Value::Literal(text) => expand(text, &variables),
@@ -146,7 +149,8 @@ fn environment(container: &Container) -> Result<Vec<(String, Value)>> {
             None => Value::Literal(variable.value.clone().unwrap_or_default()),
             Some(source) => {
                 let field = source.field_ref.as_ref();
-                let field = field.with_context(|| format!("{} comes from where this node cannot look", variable.name))?;
+                let field =
+                    field.with_context(|| format!("{} comes from where this node cannot look", variable.name))?;
                 Value::Field(field.field_path.clone())
             }
         };
@@ -236,7 +240,10 @@ mod tests {
         first.as_object_mut().expect("an object").extend(container.as_object().expect("an object").clone());
         let mut spec = json!({"containers": [first]});
         spec.as_object_mut().expect("an object").extend(pod.as_object().expect("an object").clone());
-        Plan::of(&serde_json::from_value(json!({"metadata": {"name": "a-1", "namespace": "shop"}, "spec": spec})).expect("a pod"))
+        Plan::of(
+            &serde_json::from_value(json!({"metadata": {"name": "a-1", "namespace": "shop"}, "spec": spec}))
+                .expect("a pod"),
+        )
     }
 
     #[test]
@@ -254,19 +261,17 @@ mod tests {
     #[test]
     fn variables_are_put_in_where_they_are_known() {
         let variables = [("A".to_owned(), "1".to_owned()), ("B".to_owned(), "2".to_owned())];
-        for (text, expected) in [
-            ("--a=$(A)/$(B):c", "--a=1/2:c"),
-            ("$(C) $A $( $", "$(C) $A $( $"),
-            ("$$(A) $$", "$(A) $"),
-            ("", ""),
-        ] {
+        for (text, expected) in
+            [("--a=$(A)/$(B):c", "--a=1/2:c"), ("$(C) $A $( $", "$(C) $A $( $"), ("$$(A) $$", "$(A) $"), ("", "")]
+        {
             assert_eq!(expand(text, &variables), expected);
         }
     }
 
     #[test]
     fn limits_are_read_with_their_units() {
-        let limits = |cpu: &str, memory: &str| plan(json!({"resources": {"limits": {"cpu": cpu, "memory": memory}}}), json!({}));
+        let limits =
+            |cpu: &str, memory: &str| plan(json!({"resources": {"limits": {"cpu": cpu, "memory": memory}}}), json!({}));
         let found = limits("1500m", "1Gi").expect("good").limits;
         assert_eq!((found.cores, found.memory), (Some(1.5), Some(ByteSize::gib(1))));
         assert_eq!(limits("1", "1000").expect("good").limits.memory, Some(ByteSize::b(1000)));
@@ -280,7 +285,8 @@ mod tests {
         let both = |pod, own| plan(json!({"securityContext": own}), json!({"securityContext": pod}));
         let found = both(json!({"runAsNonRoot": true, "runAsUser": 5, "runAsGroup": 6}), json!({})).expect("good");
         assert_eq!((found.user, found.group), (5, 6));
-        let found = both(json!({"runAsUser": 5}), json!({"runAsUser": 7, "readOnlyRootFilesystem": true})).expect("good");
+        let found =
+            both(json!({"runAsUser": 5}), json!({"runAsUser": 7, "readOnlyRootFilesystem": true})).expect("good");
         assert_eq!((found.user, found.is_read_only), (7, true));
         let error = both(json!({"runAsNonRoot": true}), json!({})).expect_err("root");
         assert!(error.to_string().contains("runAsNonRoot"), "{error}");
@@ -293,7 +299,11 @@ mod tests {
             (json!({"command": ["sh"]}), json!({}), "command"),
             (json!({"volumeMounts": [{"name": "a", "mountPath": "/data"}]}), json!({}), "/data"),
             (json!({"envFrom": []}), json!({}), "ConfigMaps"),
-            (json!({"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"key": "a", "name": "a"}}}]}), json!({}), "A comes"),
+            (
+                json!({"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"key": "a", "name": "a"}}}]}),
+                json!({}),
+                "A comes",
+            ),
             (json!({"readinessProbe": {"exec": {}}}), json!({}), "HTTP only"),
             (json!({"readinessProbe": {"httpGet": {"port": "http"}}}), json!({}), "\"http\""),
             (json!({}), json!({"initContainers": [container]}), "init"),
@@ -309,7 +319,8 @@ mod tests {
         let variable = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
         let environment = json!([variable("POD", "metadata.name"), {"name": "AT", "value": "$(POD)!"}, variable("IP", "status.podIP")]);
         let container = json!({"env": environment, "args": ["--at=$(AT)", "$(NODE)"]});
-        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "a-1"}, "spec": {"containers": []}})).expect("a pod");
+        let pod: Pod =
+            serde_json::from_value(json!({"metadata": {"name": "a-1"}, "spec": {"containers": []}})).expect("a pod");
         let plan = plan(container, json!({})).expect("good");
         let (arguments, variables) = plan.resolve(&pod, [10, 0, 0, 2].into(), [10, 0, 0, 1].into()).expect("good");
         assert_eq!(arguments, ["--at=a-1!", "$(NODE)"]);

@@ -1,7 +1,7 @@
 //! One pod's life on the node: started, asked how it is, started again when it dies, stopped in order.
 
 use super::Shared;
-use super::container::{Access, Container};
+use super::container::{Access, Container, Place};
 use super::plan::Plan;
 use super::probe::{Asking, Kind};
 use super::status::{Life, State, pause};
@@ -114,11 +114,16 @@ impl Keeper {
             Some(account) => Some((self.token(account).await?, self.shared.authority.clone())),
             None => None,
         };
-        let access = Access { secrets, server: self.shared.api };
-        let log = self.shared.log(&self.pod);
+        let place = Place {
+            sandbox,
+            images: &self.shared.images,
+            access: Access { secrets, server: self.shared.api },
+            share: self.shared.share,
+            log: self.shared.log(&self.pod),
+        };
         // One at a time: whoever looks for control groups removes empty ones.
         let _turn = self.shared.starting.lock().await;
-        Container::start(plan, &self.pod, sandbox, &self.shared.images, &access, self.shared.share, &log).await
+        Container::start(plan, &self.pod, place)
     }
 
     async fn token(&self, account: &str) -> Result<String> {
@@ -131,8 +136,7 @@ impl Keeper {
 
     /// Until the container ends by itself, or has ended since the pod is to leave; how it ended.
     async fn tend(&mut self, plan: &Plan, container: &mut Container, told: &mut Told) -> Option<(i32, &'static str)> {
-        let Some(address) = self.life.address else { return None };
-        let mut asking = Asking::new(&plan.probes, address);
+        let mut asking = Asking::new(&plan.probes, self.life.address?);
         self.life.state = State::Running { since: Timestamp::now() };
         self.life.is_started = asking.has_started();
         self.life.turn(plan.probes.readiness.is_none() && asking.has_started(), Timestamp::now());

@@ -104,7 +104,8 @@ impl Asking {
     pub(super) async fn next(&mut self) -> (Kind, bool) {
         loop {
             let wanted = |kind: Kind| (kind == Kind::Startup) != self.has_started;
-            let Some(next) = self.asked.iter_mut().filter(|asked| wanted(asked.kind)).min_by_key(|asked| asked.due) else {
+            let Some(next) = self.asked.iter_mut().filter(|asked| wanted(asked.kind)).min_by_key(|asked| asked.due)
+            else {
                 return std::future::pending().await;
             };
             tokio::time::sleep_until(next.due).await;

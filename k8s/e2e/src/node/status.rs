@@ -62,7 +62,16 @@ impl Life {
     /// Nothing has happened yet.
     pub(super) fn new(now: Timestamp) -> Self {
         let state = State::Waiting { reason: "ContainerCreating", message: String::new() };
-        Self { seen: now, address: None, state, last: None, restarts: 0, is_started: false, is_ready: false, turned: now }
+        Self {
+            seen: now,
+            address: None,
+            state,
+            last: None,
+            restarts: 0,
+            is_started: false,
+            is_ready: false,
+            turned: now,
+        }
     }
 
     /// It can take work, or no longer.

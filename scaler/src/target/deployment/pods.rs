@@ -69,6 +69,21 @@ pub fn count(deployment: &Deployment, pods: &[impl Borrow<Pod>]) -> Replicas {
     }
 }
 
+/// What keeps one of them from being placed or started, in the words of whoever tried; nothing if nothing does.
+pub fn obstacle(pods: &[impl Borrow<Pod>]) -> Option<String> {
+    let pod: &Pod = pods.iter().map(Borrow::borrow).find(|pod| phase(pod) == Phase::Blocked)?;
+    let unplaced = condition(pod, "PodScheduled").filter(|placed| placed.status == "False");
+    let said = unplaced.and_then(|placed| placed.message.clone()).or_else(|| {
+        let container = pod.status.as_ref()?.container_statuses.iter().flatten().find(|container| stuck(container))?;
+        let waiting = container.state.as_ref().and_then(|state| state.waiting.as_ref());
+        let ended = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+        let reasons = [waiting.and_then(|state| state.reason.clone()), ended.and_then(|state| state.reason.clone())];
+        Some(reasons.into_iter().flatten().collect::<Vec<_>>().join(", last time "))
+    });
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    Some(format!("{name}: {}", said.unwrap_or_default()))
+}
+
 /// What the Deployment asks for; one, if it does not say (DeploymentSpec's own documentation).
 pub fn desired(deployment: &Deployment) -> usize {
     let replicas = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
@@ -145,6 +160,25 @@ mod tests {
         leaving.metadata.deletion_timestamp =
             Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).expect("a time"));
         assert_eq!(phase(&leaving), Phase::Gone);
+    }
+
+    #[test]
+    fn what_is_in_the_way_is_told_in_the_words_of_whoever_tried() {
+        let unplaced = json!({"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+            "message": "0/1 nodes are available: 1 Insufficient cpu."}]});
+        let state = json!({"waiting": {"reason": "CrashLoopBackOff"}});
+        let last = json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}});
+        let dying = json!({"containerStatuses": [container(false, &state, &last)]});
+        let ready = json!({"conditions": [{"type": "Ready", "status": "True"}]});
+        for (statuses, expected) in [
+            (vec![&ready], None),
+            (vec![&ready, &unplaced], Some("a: 0/1 nodes are available: 1 Insufficient cpu.")),
+            (vec![&dying], Some("a: CrashLoopBackOff, last time OOMKilled")),
+            (vec![], None),
+        ] {
+            let pods: Vec<Pod> = statuses.into_iter().map(pod).collect();
+            assert_eq!(obstacle(&pods).as_deref(), expected);
+        }
     }
 
     #[test]
