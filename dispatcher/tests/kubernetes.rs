@@ -83,17 +83,6 @@ async fn until(dispatcher: &str, expected: &[&str]) {
     }
 }
 
-/// `kubectl apply -k k8s/base`, as far as a server without nodes can take it.
-async fn accepts_the_manifests(kubeconfig: &Path) {
-    let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("../k8s/base");
-    let mut kubectl = Command::new("kubectl");
-    kubectl.args(["apply", "--dry-run=server", "--kustomize"]).arg(base).env("KUBECONFIG", kubeconfig);
-    match kubectl.status().await {
-        Ok(status) => assert!(status.success(), "the API server refuses a manifest"),
-        Err(error) => say(&format!("skipped: the manifests are not tried, as kubectl cannot be run ({error})")),
-    }
-}
-
 /// The other kind of API: EndpointSlices v1, where the server has them.
 async fn follows_slices(control_plane: &ControlPlane) {
     let client = control_plane.client().await;
@@ -136,7 +125,6 @@ async fn follows_slices(control_plane: &ControlPlane) {
 async fn the_set_follows_the_service_and_survives_the_api_server() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let Some(control_plane) = ControlPlane::start(folder.path()).await else { return };
-    accepts_the_manifests(&control_plane.kubeconfig).await;
     let client = control_plane.client().await;
     let apply = PatchParams::apply("test").force();
     let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "replica"},

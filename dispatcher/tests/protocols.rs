@@ -11,6 +11,7 @@ use hyper::client::conn::{http1, http2};
 use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use program::{Dispatcher, PATIENCE, Program, code, command, until_logged};
+use service::fetch;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::sync::Arc;
@@ -521,6 +522,32 @@ async fn a_client_that_sends_all_before_it_reads_gets_to_know_why_it_was_refused
         }
     }
     assert_eq!(stub.calls(), 0);
+}
+
+#[tokio::test]
+async fn whoever_drains_sends_its_clients_elsewhere() {
+    let dispatcher = Program::start(&["--replicas=static:127.0.0.1:1", "--drain-delay=60s"], &[]).await;
+    let livez = b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n";
+    let mut stream = TcpStream::connect(&dispatcher.address).await.expect("it listens");
+    let mut ask = async || {
+        stream.write_all(livez).await.expect("it is open");
+        let mut answer = vec![0; 4096];
+        let length = stream.read(&mut answer).await.expect("it answers");
+        String::from_utf8_lossy(&answer[..length]).to_ascii_lowercase()
+    };
+    let before = ask().await;
+    assert!(before.starts_with("http/1.1 200") && !before.contains("connection: close"), "{before}");
+    dispatcher.signal("TERM").await;
+    // Told a moment later than sent.
+    let draining = async {
+        while fetch::get(&dispatcher.address, "/readyz", PATIENCE).await.expect("it answers").0 == StatusCode::OK {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, draining).await.expect("it is no longer ready");
+    let after = ask().await;
+    assert!(after.starts_with("http/1.1 200") && after.contains("connection: close"), "{after}");
+    assert_eq!(stream.read(&mut [0; 1]).await.expect("in order"), 0, "closed");
 }
 
 #[tokio::test]

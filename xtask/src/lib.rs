@@ -6,6 +6,7 @@ pub mod burst;
 pub mod demo;
 pub mod e2e;
 pub mod experiment;
+pub mod images;
 pub mod libtorch;
 pub mod loadgen;
 pub mod parity;

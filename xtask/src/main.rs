@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use xtask::{bench, build, demo, e2e, experiment, libtorch, parity, prerequisites, up};
+use xtask::{bench, build, demo, e2e, experiment, images, libtorch, parity, prerequisites, up};
 
 /// Builds, runs and tests Roundhouse.
 #[derive(Parser)]
@@ -32,6 +32,8 @@ enum Task {
     Bench(bench::Subject),
     /// Compare pixels, logits and classes with torchvision's; exit status 0 if they agree
     Parity(parity::Options),
+    /// Build container images of the programs, with docker or podman
+    Images(images::Options),
     /// Get libtorch only, so that plain cargo commands work
     Libtorch,
 }
@@ -46,6 +48,7 @@ fn main() -> Result<()> {
         Task::Cluster(options) => e2e::run("cluster", &options),
         Task::Bench(subject) => bench::run(&subject),
         Task::Parity(options) => parity::run(&options),
+        Task::Images(options) => images::run(&options),
         Task::Libtorch => {
             prerequisites::check()?;
             libtorch::ensure()

@@ -1,9 +1,10 @@
 //! A whole cluster: control plane, node, and kubectl for it.
 
 use crate::control_plane::{ControlPlane, url};
+use crate::images::Images;
 use crate::kubectl::Kubectl;
 use crate::network::Network;
-use crate::node::{Images, Node, Spec};
+use crate::node::{Node, Spec};
 use crate::paths;
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::apps::v1::Deployment;
@@ -57,10 +58,12 @@ impl Cluster {
         let lock = lock(&folder)?;
         let control_plane = ControlPlane::start(binaries, folder.join("control-plane")).await?;
         let client = control_plane.client().await?;
-        let images = Images { programs: paths::programs(), libraries: paths::libraries() };
+        let images = Images::make(folder.with_extension("images"))?;
         let spec = Spec { name: NODE.into(), cores, share, images, folder: folder.join("pods") };
         let node = Node::start(spec, client.clone(), network, control_plane.authority()?).await?;
         let kubectl = Kubectl::new(control_plane.own_kubeconfig(), NAMESPACE);
+        let own = paths::root().join("k8s/e2e/node.yaml").display().to_string();
+        kubectl.run(&["--namespace=kube-system", "apply", "-f", &own]).await?;
         kubectl.apply(&paths::root().join("k8s/namespace")).await?;
         Ok(Self { node, control_plane, client, kubectl, folder, _lock: lock })
     }

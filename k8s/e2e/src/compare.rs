@@ -12,6 +12,9 @@ use tokio::process::Command;
 /// For everything of a run to be gone, and for the HPA to know what pods use: two windows, and one of its own looks.
 const SETTLE: Duration = Duration::from_secs(120);
 
+/// The kind with the version whose fields are meant; newer ones call them otherwise.
+const AUTOSCALERS: &str = "horizontalpodautoscalers.v1.autoscaling";
+
 /// What is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Law {
@@ -86,7 +89,7 @@ impl Law {
         kubectl.apply(&paths::root().join("k8s/overlays").join(overlay)).await?;
         if let Self::Hpa(target) = self {
             let change = format!("{{\"spec\":{{\"targetCPUUtilizationPercentage\":{target}}}}}");
-            kubectl.run(&["patch", "hpa", "replica", "--type=merge", "-p", &change]).await?;
+            kubectl.run(&["patch", AUTOSCALERS, "replica", "--type=merge", "-p", &change]).await?;
         }
         for deployment in ["dispatcher", "replica"] {
             cluster.roll_out(deployment, ROLL_OUT).await?;
@@ -94,7 +97,7 @@ impl Law {
         match self {
             Self::Slo => cluster.roll_out("scaler", ROLL_OUT).await,
             Self::Hpa(_) => {
-                let used = ["get", "hpa", "replica", "-o", "jsonpath={.status.currentCPUUtilizationPercentage}"];
+                let used = ["get", AUTOSCALERS, "replica", "-o", "jsonpath={.status.currentCPUUtilizationPercentage}"];
                 until("the HPA knows what pods use", SETTLE, async || {
                     Ok((!kubectl.run(&used).await?.is_empty()).then_some(()))
                 })

@@ -190,7 +190,10 @@ impl ControlPlane {
         let log = File::options().create(true).append(true).open(self.log(name))?;
         // Whatever ends this process ends it too.
         let mut command = Command::new("setpriv");
-        command.arg("--pdeathsig=KILL").arg(self.binaries.join(name)).args(arguments);
+        let own = self.binaries.join(name);
+        // etcd may come from elsewhere.
+        let program = if own.is_file() { own } else { name.into() };
+        command.arg("--pdeathsig=KILL").arg(program).args(arguments);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         command.spawn().with_context(|| format!("start {name}"))
     }

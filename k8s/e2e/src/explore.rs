@@ -37,6 +37,7 @@ pub async fn run(
     println!("  export KUBECONFIG={}", kubeconfig.display());
     println!("  kubectl get pods,deployments,events");
     println!("  kubectl top pods");
+    println!("  kubectl logs deployment/scaler");
     println!("  target/release/loadgen run --url http://{}/predict --rate 40 --duration 60s\n", clients.local_addr()?);
     println!("Logs of its pods are in {}. Ctrl-C stops it.", cluster.node.logs().display());
     tokio::join!(open(api, server), open(clients, dispatcher));

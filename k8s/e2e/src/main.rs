@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
+use e2e::cgroup::Own;
 use e2e::check::{self, Check, Scene};
 use e2e::cluster::Cluster;
 use e2e::network::Network;
@@ -63,6 +64,7 @@ fn main() -> Result<ExitCode> {
         Task::Cluster { .. } => Some((TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?)),
         Task::Check { .. } | Task::Compare(_) => None,
     };
+    let _group = Own::enter()?;
     let network = Network::enter()?;
     let start = |name: &str, replicas: f64| {
         let share = share.unwrap_or_else(|| fair_share(replicas));

@@ -8,11 +8,11 @@ mod names;
 mod plan;
 mod pod;
 mod probe;
+mod server;
 mod services;
 mod status;
 
-pub use container::Images;
-
+use crate::images::Images;
 use crate::network::{self, Network};
 use anyhow::{Context, Result};
 use directory::Directory;
@@ -23,6 +23,7 @@ use kube::runtime::watcher;
 use kube::{Api, Client, Resource, ResourceExt};
 use rustix::process::{Pid, Signal, kill_process};
 use scaler::cluster::request;
+use scaler::target::cgroup::{Controller, Group, Limits};
 use scaler::target::deployment::mirror::Mirror;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -77,6 +78,8 @@ struct Shared {
     cores: watch::Sender<f64>,
     /// Held while a container is started.
     starting: tokio::sync::Mutex<()>,
+    /// One for each combination of limits.
+    controllers: Mutex<Vec<Controller>>,
     processes: Mutex<BTreeMap<String, Pid>>,
     pods: Mutex<BTreeMap<String, Arc<Pod>>>,
 }
@@ -90,6 +93,20 @@ impl Shared {
     /// The pods that are here, by name. Names are the cluster's own makings and so never the same in two namespaces.
     fn pods(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Pod>>> {
         self.pods.lock().expect("nobody panics with it")
+    }
+
+    /// A control group with these limits, in the node's cores; nothing if there are none.
+    fn group(&self, limits: Limits) -> Result<Option<Group>> {
+        let limits = Limits { cores: limits.cores.map(|cores| cores * self.share), memory: limits.memory };
+        if limits == Limits::default() {
+            return Ok(None);
+        }
+        let mut controllers = self.controllers.lock().expect("nobody panics with it");
+        if !controllers.iter().any(|controller| controller.limits() == limits) {
+            controllers.push(Controller::find(limits).context("limit what pods may use")?);
+        }
+        let controller = controllers.iter().find(|controller| controller.limits() == limits);
+        Ok(controller.map(Controller::group).transpose()?)
     }
 
     fn log(&self, pod: &Pod) -> PathBuf {
@@ -118,6 +135,7 @@ impl Node {
             api: (address.parse().context("the API server's address is of version 4")?, 443),
             cores: watch::Sender::new(spec.cores),
             starting: tokio::sync::Mutex::default(),
+            controllers: Mutex::default(),
             processes: Mutex::default(),
             pods: Mutex::default(),
             client: client.clone(),
@@ -138,8 +156,7 @@ impl Node {
         }));
         tasks.spawn(services::serve(directory.clone(), changed));
         names::serve(directory).await?;
-        metrics::serve(&shared, &shared.folder).await?;
-        metrics::register(&client).await.context("register metrics.k8s.io")?;
+        server::serve(&shared).await?;
         let mut lives = Lives { shared: shared.clone(), told: BTreeMap::new(), tasks: JoinSet::new() };
         let own = watcher::Config::default().fields(&format!("spec.nodeName={}", shared.name));
         tasks.spawn(follow(Api::<Pod>::all(client), own, move |pods| lives.update(pods)));
@@ -199,7 +216,9 @@ impl Shared {
         let cores = format!("{:.0}m", *self.cores.borrow() * 1000.0);
         let offer = json!({"cpu": cores, "memory": "64Gi", "pods": PODS.to_string()});
         let address = json!({"type": "InternalIP", "address": network::NODE.to_string()});
-        let status = json!({"status": {"conditions": [condition], "capacity": offer, "allocatable": offer, "addresses": [address]}});
+        let port = json!({"kubeletEndpoint": {"Port": server::PORT}});
+        let status = json!({"status": {"conditions": [condition], "capacity": offer, "allocatable": offer,
+            "addresses": [address], "daemonEndpoints": port}});
         let nodes = Api::<Object>::all(self.client.clone());
         let told = request(nodes.patch_status(&self.name, &PatchParams::default(), &Patch::Strategic(status))).await;
         told.map(drop).context("say that the node is well")

@@ -8,21 +8,10 @@ pub fn root() -> PathBuf {
     own.ancestors().nth(2).expect("this crate lies two folders deep in the workspace").to_owned()
 }
 
-/// The folder of programs, which is this one's.
-pub fn programs() -> PathBuf {
-    let own = std::env::current_exe().expect("the system tells where this program is");
-    own.parent().expect("a program is in a folder").to_owned()
-}
-
-/// One of them.
+/// A program of the workspace, beside this one.
 pub fn program(name: &str) -> PathBuf {
-    programs().join(name)
-}
-
-/// libtorch's libraries: those of `$LIBTORCH`, or as `cargo xtask libtorch` unpacks them.
-pub fn libraries() -> PathBuf {
-    let libtorch = std::env::var_os("LIBTORCH").map_or_else(|| root().join("target/libtorch"), PathBuf::from);
-    libtorch.join("lib")
+    let own = std::env::current_exe().expect("the system tells where this program is");
+    own.with_file_name(name)
 }
 
 /// Logs and reports of one command.

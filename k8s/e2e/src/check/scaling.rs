@@ -7,7 +7,10 @@ use std::fmt::Write;
 use std::time::Duration;
 
 /// Seconds, and load in times of what one replica can do.
-const COURSE: [(usize, f64); 3] = [(10, 0.3), (30, 2.2), (15, 0.2)];
+const COURSE: [(usize, f64); 2] = [(10, 0.3), (30, 2.2)];
+
+/// After that, until there is one replica again.
+const CALM: f64 = 0.3;
 
 /// Replicas that the burst cannot do without.
 const NEED: i32 = 3;
@@ -38,6 +41,9 @@ pub(super) async fn burst(scene: &Scene) -> Result<String> {
     };
     report.check()?;
     ensure!(peak >= NEED, "{peak} replicas at most served, {NEED} were needed");
+    let rest = scene.load("scale-in", CALM)?;
     scene.until_calm().await.context("after the burst")?;
-    Ok(format!("{report}; 1 → {peak} → 1 replicas"))
+    let rest = rest.end().await?;
+    rest.check()?;
+    Ok(format!("{report}; then {rest}; 1 → {peak} → 1 replicas"))
 }

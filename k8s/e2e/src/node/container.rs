@@ -3,10 +3,10 @@
 
 use super::plan::Plan;
 use crate::network::{self, Sandbox};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Pod;
 use rustix::process::{Pid, Signal, kill_process};
-use scaler::target::cgroup::{Controller, Group, Limits};
+use scaler::target::cgroup::Group;
 use std::fs::{self, File};
 use std::io::Write;
 use std::net::Ipv4Addr;
@@ -15,33 +15,27 @@ use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use tokio::process::{Child, Command};
 
-/// Waits until it is in its control group, makes its own view of the file system, and becomes the program. What an image
-/// would hold lies under /run.
+/// Waits until it is in its control group, makes the image its whole view of the file system, and becomes the program. The
+/// one capability that is left is what it takes to enter the image.
 const BECOME: &str = r#"
 read -r _begin
 echo "$POD" > /proc/sys/kernel/hostname
 mount -t tmpfs -o mode=755 tmpfs /run
-mkdir -p /run/image/libraries /run/secrets
-touch "/run/image/$PROGRAM"
-mount --bind "$PROGRAMS/$PROGRAM" "/run/image/$PROGRAM"
-if [ -d "$LIBRARIES" ]; then mount --bind "$LIBRARIES" /run/image/libraries; fi
-if [ -d "$FILES/secrets" ]; then cp -R "$FILES/secrets/." /run/secrets; chmod -R a+rX /run/secrets; fi
-mount --bind "$FILES/resolv.conf" /etc/resolv.conf
-mount -o remount,ro /run
-if [ "$READ_ONLY" = true ]; then mount -o remount,bind,ro /; fi
-cd /
+mkdir /run/image
+mount --bind "$IMAGE" /run/image
+for kernel in proc sys dev; do mount --rbind "/$kernel" "/run/image/$kernel"; done
+mount -t tmpfs -o mode=755 tmpfs /run/image/var/run
+if [ -d "$FILES/secrets" ]; then
+    cp -R "$FILES/secrets" /run/image/var/run
+    chmod -R a+rX /run/image/var/run/secrets
+fi
+mount -o remount,ro /run/image/var/run
+mount --bind "$FILES/resolv.conf" /run/image/etc/resolv.conf
+if [ "$READ_ONLY" = true ]; then mount -o remount,bind,ro /run/image; fi
 exec setpriv --pdeathsig=KILL --reuid="$USER_ID" --regid="$GROUP_ID" --clear-groups --no-new-privs \
-    --bounding-set=-all --inh-caps=-all --ambient-caps=-all -- "$@"
+    --bounding-set=-all,+sys_chroot --inh-caps=-all,+sys_chroot --ambient-caps=-all,+sys_chroot \
+    env -i "$@"
 "#;
-
-/// Where the programs are, and what they need.
-#[derive(Debug, Clone)]
-pub struct Images {
-    /// The folder of programs.
-    pub programs: PathBuf,
-    /// The folder of libtorch's libraries.
-    pub libraries: PathBuf,
-}
 
 /// What a pod may know of the cluster.
 pub(super) struct Access {
@@ -55,12 +49,12 @@ pub(super) struct Access {
 pub(super) struct Place<'a> {
     /// Its network.
     pub sandbox: &'a Sandbox,
-    /// What there is to run.
-    pub images: &'a Images,
+    /// Its root file system.
+    pub image: PathBuf,
     /// To the cluster.
     pub access: Access,
-    /// What one of the node's cores is of one of this machine's.
-    pub share: f64,
+    /// Its limits, if it has any.
+    pub group: Option<Group>,
     /// What it prints goes there.
     pub log: PathBuf,
 }
@@ -79,10 +73,10 @@ impl Container {
     /// # Errors
     /// When there is no such program, or the system refuses.
     pub(super) fn start(plan: &Plan, pod: &Pod, place: Place<'_>) -> Result<Self> {
-        let Place { sandbox, images, access, share, log } = place;
+        let Place { sandbox, image, access, group, log } = place;
         let (namespace, name) = (pod.metadata.namespace.as_deref().unwrap_or_default(), pod.metadata.name.as_deref());
         let (arguments, variables) = plan.resolve(pod, sandbox.address, network::NODE)?;
-        let files = tempfile::tempdir()?;
+        let files = tempfile::tempdir_in(log.parent().context("a log is in a folder")?)?;
         let search = format!("{namespace}.svc.cluster.local svc.cluster.local cluster.local");
         let resolver = format!("nameserver {}\nsearch {search}\noptions ndots:5\n", network::RESOLVER);
         fs::write(files.path().join("resolv.conf"), resolver)?;
@@ -93,19 +87,16 @@ impl Container {
                 fs::write(folder.join(name), text)?;
             }
         }
-        let limits = Limits { cores: plan.limits.cores.map(|cores| cores * share), memory: plan.limits.memory };
-        let group = if limits == Limits::default() { None } else { Some(Controller::find(limits)?.group()?) };
         let log = File::options().create(true).append(true).open(log).context("open the container's log")?;
         let [first, rest @ ..] = sandbox.enter();
         let mut command = Command::new(first);
-        command.args(rest).args(["unshare", "--uts", "sh", "-euc", BECOME, "sh", "env", "-i"]);
+        command.args(rest).args(["unshare", "--uts", "sh", "-euc", BECOME, "sh"]);
         let (host, port) = &access.server;
         command.args([format!("KUBERNETES_SERVICE_HOST={host}"), format!("KUBERNETES_SERVICE_PORT={port}")]);
-        command.args(["PATH=/usr/bin:/bin", "LD_LIBRARY_PATH=/run/image/libraries"]);
+        command.arg("PATH=/usr/sbin:/usr/bin:/sbin:/bin");
         command.args(variables.iter().map(|(name, value)| format!("{name}={value}")));
-        command.arg(format!("/run/image/{}", plan.program)).args(arguments);
-        command.env("POD", name.unwrap_or_default()).env("PROGRAM", &plan.program);
-        command.env("PROGRAMS", &images.programs).env("LIBRARIES", &images.libraries).env("FILES", files.path());
+        command.args(["chroot", "/run/image", &format!("/usr/bin/{}", plan.program)]).args(arguments);
+        command.env("POD", name.unwrap_or_default()).env("IMAGE", image).env("FILES", files.path());
         command.env("READ_ONLY", plan.is_read_only.to_string());
         command.env("USER_ID", plan.user.to_string()).env("GROUP_ID", plan.group.to_string());
         command.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
@@ -153,17 +144,5 @@ impl Container {
                 "Error"
             },
         )
-    }
-}
-
-impl Images {
-    /// Whether there is such a program.
-    ///
-    /// # Errors
-    /// When there is not, in words for whoever wrote the pod.
-    pub(super) fn check(&self, program: &str) -> Result<()> {
-        let path = self.programs.join(program);
-        ensure!(path.is_file(), "the node has no image {program:?}: there is no {}", path.display());
-        Ok(())
     }
 }

@@ -2,38 +2,26 @@
 
 use super::Shared;
 use super::status::second;
-use crate::network;
-use anyhow::{Context, Result};
-use hyper::body::Incoming;
-use hyper::{Request, StatusCode};
-use k8s_openapi::api::core::v1::{Endpoints, Service};
+use hyper::StatusCode;
 use k8s_openapi::jiff::Timestamp;
-use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
-use kube::api::PostParams;
-use kube::{Api, Client};
 use percent_encoding::percent_decode_str;
 use rustix::process::Pid;
 use serde_json::{Value, json};
 use service::respond::{self, Reply};
-use service::tls::Tls;
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use tokio::net::TcpListener;
 
 /// Over which use is measured (metrics-server's --metric-resolution).
 const WINDOW: Duration = Duration::from_secs(15);
 
-/// Where it is served, on the node's address.
-const PORT: u16 = 10250;
-
-const GROUP: &str = "/apis/metrics.k8s.io/v1beta1";
+/// Its paths.
+pub(super) const GROUP: &str = "/apis/metrics.k8s.io/v1beta1";
 
 /// What one pod used.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Sample {
+pub(super) struct Sample {
     cores: f64,
     bytes: u64,
     taken: Timestamp,
@@ -42,57 +30,11 @@ struct Sample {
 
 type Labels = BTreeMap<String, String>;
 
-type Samples = Arc<Mutex<BTreeMap<String, Sample>>>;
-
-/// Serves it from now on.
-///
-/// # Errors
-/// When it cannot be served here.
-pub(super) async fn serve(shared: &Arc<Shared>, folder: &Path) -> Result<()> {
-    let made = rcgen::generate_simple_self_signed(["metrics".to_owned()])?;
-    let [certificate, key] = ["metrics.crt", "metrics.key"].map(|name| folder.join(name));
-    fs::write(&certificate, made.cert.pem())?;
-    fs::write(&key, made.signing_key.serialize_pem())?;
-    let tls = Tls::open(certificate, key)?;
-    let listener = TcpListener::bind((network::NODE, PORT)).await.context("listen for metrics.k8s.io")?;
-    let samples = Samples::default();
-    let (pods, measured) = (shared.clone(), samples.clone());
-    let handle = move |request: Request<Incoming>| std::future::ready(answer(&request, &pods, &measured));
-    tokio::spawn(service::server::serve(listener, Some(tls), handle, std::future::pending(), Duration::ZERO));
-    tokio::spawn(measure(shared.clone(), samples));
-    Ok(())
-}
-
-/// Makes it a part of the API.
-///
-/// # Errors
-/// When the API server refuses.
-pub(super) async fn register(client: &Client) -> Result<()> {
-    let namespace = "kube-system";
-    let port = |number: u16| json!([{"name": "https", "port": number, "protocol": "TCP"}]);
-    let service = json!({"spec": {"ports": port(443)}});
-    create(&Api::<Service>::namespaced(client.clone(), namespace), "metrics", service).await?;
-    let subset = json!({"addresses": [{"ip": network::NODE.to_string()}], "ports": port(PORT)});
-    let endpoints = json!({"subsets": [subset]});
-    create(&Api::<Endpoints>::namespaced(client.clone(), namespace), "metrics", endpoints).await?;
-    let spec = json!({"group": "metrics.k8s.io", "version": "v1beta1", "insecureSkipTLSVerify": true,
-        "groupPriorityMinimum": 100, "versionPriority": 100,
-        "service": {"namespace": namespace, "name": "metrics", "port": 443}});
-    create(&Api::<APIService>::all(client.clone()), "v1beta1.metrics.k8s.io", json!({ "spec": spec })).await?;
-    Ok(())
-}
-
-async fn create<K>(api: &Api<K>, name: &str, mut object: Value) -> Result<()>
-where
-    K: Clone + std::fmt::Debug + serde::Serialize + serde::de::DeserializeOwned,
-{
-    object["metadata"]["name"] = name.into();
-    let object = serde_json::from_value(object).with_context(|| format!("make {name}"))?;
-    api.create(&PostParams::default(), &object).await.map(drop).with_context(|| format!("create {name}"))
-}
+/// By the pod's name.
+pub(super) type Samples = Arc<Mutex<BTreeMap<String, Sample>>>;
 
 /// One sample of each pod in every window; of one that has begun since, after the next.
-async fn measure(shared: Arc<Shared>, samples: Samples) {
+pub(super) async fn measure(shared: Arc<Shared>, samples: Samples) {
     let mut before: BTreeMap<String, (Pid, Duration, Instant)> = BTreeMap::new();
     let mut tick = tokio::time::interval(WINDOW);
     loop {
@@ -133,14 +75,13 @@ fn parse(stat: &str) -> Option<(u64, u64)> {
     Some((number(14)? + number(15)?, number(24)?))
 }
 
-fn answer(request: &Request<Incoming>, shared: &Shared, samples: &Samples) -> Reply {
-    let path = request.uri().path();
-    let Some(rest) = path.strip_prefix(GROUP) else { return respond::not_found(path, "", "") };
-    let Some(wanted) = selector(request.uri().query().unwrap_or_default()) else {
+/// What is at a path below [`GROUP`].
+pub(super) fn answer(path: &str, query: &str, shared: &Shared, samples: &Samples) -> Reply {
+    let Some(wanted) = selector(query) else {
         return respond::whole(StatusCode::BAD_REQUEST, "text/plain", "only KEY=VALUE selectors are known".into());
     };
     let samples = samples.lock().expect("nobody panics with it").clone();
-    let segments: Vec<&str> = rest.split('/').skip(1).collect();
+    let segments: Vec<&str> = path.split('/').skip(1).collect();
     let node = shared.name.as_str();
     match segments[..] {
         [] => respond::json(StatusCode::OK, &resources()),

@@ -63,7 +63,7 @@ struct Keeper {
 impl Keeper {
     fn prepare(&mut self) -> Result<(Plan, Sandbox)> {
         let plan = Plan::of(&self.pod)?;
-        self.shared.images.check(&plan.program)?;
+        self.shared.images.root(&plan.program)?;
         let sandbox = self.shared.network.sandbox()?;
         self.life.address = Some(sandbox.address);
         Ok((plan, sandbox))
@@ -114,15 +114,15 @@ impl Keeper {
             Some(account) => Some((self.token(account).await?, self.shared.authority.clone())),
             None => None,
         };
-        let place = Place {
-            sandbox,
-            images: &self.shared.images,
-            access: Access { secrets, server: self.shared.api },
-            share: self.shared.share,
-            log: self.shared.log(&self.pod),
-        };
         // One at a time: whoever looks for control groups removes empty ones.
         let _turn = self.shared.starting.lock().await;
+        let place = Place {
+            sandbox,
+            image: self.shared.images.root(&plan.program)?,
+            access: Access { secrets, server: self.shared.api },
+            group: self.shared.group(plan.limits)?,
+            log: self.shared.log(&self.pod),
+        };
         Container::start(plan, &self.pod, place)
     }
 
