@@ -231,7 +231,10 @@ async fn exchange(
             // The replica never saw it.
             Err(mut error) => match error.take_message() {
                 Some(unsent) => request = unsent,
-                None => return Err(Failure::Died),
+                None => {
+                    tracing::debug!(%address, error = ?error.error(), "no answer");
+                    return Err(Failure::Died);
+                }
             },
         }
     };
@@ -245,7 +248,10 @@ async fn exchange(
     let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect();
     let outcome = match driven(&mut connection.driver, body).await.map(|body| body.to_bytes()) {
         Err(error) if error.is::<LengthLimitError>() => return Err(Failure::Invalid),
-        Err(_reset) => return Err(Failure::Died),
+        Err(error) => {
+            tracing::debug!(%address, ?error, "half an answer");
+            return Err(Failure::Died);
+        }
         Ok(body) if is_json && is_final(status) => Ok(Answer { status, body }),
         Ok(body) if is_json && is_busy(status, &body) => Err(Failure::Busy),
         Ok(_) if status.is_server_error() => Err(Failure::Server),

@@ -7,6 +7,7 @@ use crate::softmax::softmax;
 use crate::{form, inference_protocol};
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Request, StatusCode};
 use metrics::{gauge, histogram};
 use service::admin::Admin;
@@ -66,17 +67,28 @@ impl Handler {
     }
 
     async fn answer(&self, request: Request<Incoming>, received: Instant) -> Result<Answer, Fault> {
-        let slot = self.take(1)?;
-        let _progress = Progress::start(received);
         let (head, body) = request.into_parts();
-        let top_k = wire::top_k(head.uri.query())?;
-        let deadline = self.deadline(&head.headers, received)?;
+        let Admitted { slot, top_k, deadline } = match self.admit(&head, received) {
+            Ok(admitted) => admitted,
+            Err(fault) => {
+                // Unread, it would cost its sender the connection, and at times the answer.
+                body::discard(body).await;
+                return Err(fault);
+            }
+        };
+        let _progress = Progress::start(received);
         let content_type = text(&head.headers, &CONTENT_TYPE)?;
         let body = body::read(body, &self.body, deadline).await?;
         let picture = form::picture(content_type, body.to_bytes()).await?;
         let classified = self.pipeline.classify(Picture::Encoded(picture), deadline, slot).await?;
         let queued = text(&head.headers, &header::QUEUE_MS)?.and_then(|waited| waited.parse().ok()).unwrap_or(0.0);
         Ok(self.describe(&classified, top_k, queued, received.elapsed()))
+    }
+
+    /// What the head alone tells, and whether there is room.
+    fn admit(&self, head: &Parts, received: Instant) -> Result<Admitted, Fault> {
+        let (top_k, deadline) = (wire::top_k(head.uri.query())?, self.deadline(&head.headers, received)?);
+        Ok(Admitted { slot: self.take(1)?, top_k, deadline })
     }
 
     fn describe(&self, classified: &Classified, top_k: usize, queued_ms: f64, here: Duration) -> Answer {
@@ -113,6 +125,13 @@ impl Handler {
         trace.write(reply.headers_mut());
         reply
     }
+}
+
+/// A request that may send its body.
+struct Admitted {
+    slot: OwnedSemaphorePermit,
+    top_k: usize,
+    deadline: Instant,
 }
 
 /// Counts a request as in progress until it is dropped, and then records how long it took.

@@ -12,7 +12,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
@@ -184,6 +184,34 @@ async fn pictures_without_a_slot_are_sent_away_and_take_none() {
     drop(unfinished);
     replica.until("/metrics", |_, metrics| metrics.contains("inference_in_progress 0\n")).await;
     assert_eq!(replica.infer(&pictures(2)).await.0, StatusCode::OK);
+}
+
+/// Or whoever sends on over it would find it closed, and not know whether its request was seen.
+#[tokio::test]
+async fn whoever_is_sent_away_keeps_the_connection() {
+    let replica = Replica::start(&["--capacity=1"]).await;
+    let mut unfinished = TcpStream::connect(&replica.address).await.expect("it listens");
+    unfinished.write_all(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n").await.expect("sent");
+    replica.until("/metrics", |_, metrics| metrics.contains("inference_in_progress 1\n")).await;
+    let body = vec![0; 1_000_000];
+    for path in ["/predict", INFER] {
+        let mut kept = BufReader::new(TcpStream::connect(&replica.address).await.expect("it listens"));
+        for _ in 0..2 {
+            let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
+            kept.write_all(head.as_bytes()).await.expect("sent");
+            // The replica knows by now that it will send the request away.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            kept.write_all(&body).await.expect("the body is read");
+            let mut answer = String::new();
+            while !answer.ends_with("\r\n\r\n") {
+                assert_ne!(kept.read_line(&mut answer).await.expect("open"), 0, "{path}: {answer}");
+            }
+            assert!(answer.starts_with("HTTP/1.1 503"), "{path}: {answer}");
+            let length = answer.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+            let mut rest = vec![0; length.expect("a length")];
+            kept.read_exact(&mut rest).await.expect("the whole answer");
+        }
+    }
 }
 
 #[tokio::test]
