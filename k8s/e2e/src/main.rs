@@ -64,6 +64,8 @@ fn main() -> Result<ExitCode> {
         Task::Cluster { .. } => Some((TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?)),
         Task::Check { .. } | Task::Compare(_) => None,
     };
+    let stays = matches!(task, Task::Cluster { .. });
+    let stopped = || if stays { Ok(()) } else { bail!("stopped") };
     let _group = Own::enter()?;
     let network = Network::enter()?;
     let start = |name: &str, replicas: f64| {
@@ -93,8 +95,8 @@ fn main() -> Result<ExitCode> {
         let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         tokio::select! {
             done = work => done,
-            _ = interrupt.recv() => bail!("stopped"),
-            _ = terminate.recv() => bail!("stopped"),
+            _ = interrupt.recv() => stopped(),
+            _ = terminate.recv() => stopped(),
         }
     });
     done.map(|()| ExitCode::SUCCESS)
