@@ -52,7 +52,7 @@ pub fn run(options: &Options) -> Result<()> {
         println!("\n== {tag}");
         let mut build = engine.command();
         build.args(["build", "--file", "k8s/images/Dockerfile", "--target", name, "--tag", &tag]);
-        let status = build.args(&options.flags).arg(".").current_dir(paths::root()).status();
+        let status = build.args(engine.undated()).args(&options.flags).arg(".").current_dir(paths::root()).status();
         let status = status.with_context(|| format!("run {}", engine.name()))?;
         ensure!(status.success(), "{} could not build {tag} ({status})", engine.name());
         sizes.push((tag.clone(), engine.size(&tag)?, limit));
@@ -92,6 +92,14 @@ impl Engine {
                 Some(format!("{} says: {}", self.name(), last.unwrap_or("nothing").trim()))
             }
             Err(error) => Some(format!("{}: {error}", self.name())),
+        }
+    }
+
+    /// Flags that leave out when it was built, so that the same layers make the same image.
+    fn undated(self) -> [&'static str; 2] {
+        match self {
+            Self::Docker => ["--build-arg", "SOURCE_DATE_EPOCH=0"],
+            Self::Podman => ["--timestamp", "0"],
         }
     }
 
