@@ -68,7 +68,7 @@ impl Handler {
 
     async fn answer(&self, request: Request<Incoming>, received: Instant) -> Result<Answer, Fault> {
         let (head, body) = request.into_parts();
-        let Admitted { slot, top_k, deadline } = match self.admit(&head, received) {
+        let Admitted { slot, content_type, top_k, deadline } = match self.admit(&head, received) {
             Ok(admitted) => admitted,
             Err(fault) => {
                 // Unread, it would cost its sender the connection, and at times the answer.
@@ -77,7 +77,6 @@ impl Handler {
             }
         };
         let _progress = Progress::start(received);
-        let content_type = text(&head.headers, &CONTENT_TYPE)?;
         let body = body::read(body, &self.body, deadline).await?;
         let picture = form::picture(content_type, body.to_bytes()).await?;
         let classified = self.pipeline.classify(Picture::Encoded(picture), deadline, slot).await?;
@@ -86,9 +85,10 @@ impl Handler {
     }
 
     /// What the head alone tells, and whether there is room.
-    fn admit(&self, head: &Parts, received: Instant) -> Result<Admitted, Fault> {
+    fn admit<'a>(&self, head: &'a Parts, received: Instant) -> Result<Admitted<'a>, Fault> {
+        let content_type = text(&head.headers, &CONTENT_TYPE)?;
         let (top_k, deadline) = (wire::top_k(head.uri.query())?, self.deadline(&head.headers, received)?);
-        Ok(Admitted { slot: self.take(1)?, top_k, deadline })
+        Ok(Admitted { slot: self.take(1)?, content_type, top_k, deadline })
     }
 
     fn describe(&self, classified: &Classified, top_k: usize, queued_ms: f64, here: Duration) -> Answer {
@@ -128,8 +128,9 @@ impl Handler {
 }
 
 /// A request that may send its body.
-struct Admitted {
+struct Admitted<'a> {
     slot: OwnedSemaphorePermit,
+    content_type: Option<&'a str>,
     top_k: usize,
     deadline: Instant,
 }

@@ -12,6 +12,10 @@ use tokio::process::Command;
 /// For everything of a run to be gone, and for the HPA to know what pods use: two windows, and one of its own looks.
 const SETTLE: Duration = Duration::from_secs(120);
 
+/// For the HPA's controller, which looks every 15 s, to notice that an HPA is gone: another of its name would otherwise go by
+/// what that one recommended.
+const FORGET: Duration = Duration::from_secs(20);
+
 /// The kind with the version whose fields are meant; newer ones call them otherwise.
 const AUTOSCALERS: &str = "horizontalpodautoscalers.v1.autoscaling";
 
@@ -85,6 +89,7 @@ impl Law {
         let kubectl = &cluster.kubectl;
         let timeout = format!("--timeout={}s", SETTLE.as_secs());
         kubectl.run(&["delete", "namespace", "roundhouse", "--ignore-not-found", &timeout]).await?;
+        tokio::time::sleep(FORGET).await;
         let overlay = if self == Self::Slo { "minikube" } else { "hpa" };
         kubectl.apply(&paths::root().join("k8s/overlays").join(overlay)).await?;
         if let Self::Hpa(target) = self {
@@ -95,15 +100,18 @@ impl Law {
             cluster.roll_out(deployment, ROLL_OUT).await?;
         }
         match self {
-            Self::Slo => cluster.roll_out("scaler", ROLL_OUT).await,
+            Self::Slo => cluster.roll_out("scaler", ROLL_OUT).await?,
             Self::Hpa(_) => {
                 let used = ["get", AUTOSCALERS, "replica", "-o", "jsonpath={.status.currentCPUUtilizationPercentage}"];
                 until("the HPA knows what pods use", SETTLE, async || {
                     Ok((!kubectl.run(&used).await?.is_empty()).then_some(()))
                 })
-                .await
+                .await?;
             }
         }
+        let replicas = cluster.replicas("replica").await?;
+        ensure!(replicas.desired == 1, "there are {} replicas before any load, not one", replicas.desired);
+        Ok(())
     }
 
     /// The workload; the report's file.

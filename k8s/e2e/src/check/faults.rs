@@ -15,8 +15,9 @@ const MARGIN: Duration = Duration::from_secs(5);
 /// Without the API server.
 const OUTAGE: Duration = Duration::from_secs(30);
 
-/// For another scaler to lead: a lease lasts 15 s, and is looked at every two.
-const TAKEOVER: Duration = Duration::from_secs(17);
+/// For another scaler to lead: a lease lasts 15 s from when it was last seen renewed, up to two after that was done; that it
+/// is over is seen in another two; and one for kubectl to tell.
+const TAKEOVER: Duration = Duration::from_secs(20);
 
 /// All pods of a Deployment are replaced.
 pub(super) async fn rolling_restart(scene: &Scene, deployment: &str) -> Result<String> {
