@@ -35,7 +35,7 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     pub workload: Option<PathBuf>,
     /// Multiplies its length; the HPA waits for five minutes before it scales down
-    #[arg(long, default_value_t = 2.0)]
+    #[arg(long, default_value_t = 1.0)]
     pub time_scale: f64,
     /// Of the arrivals
     #[arg(long, default_value_t = 1)]

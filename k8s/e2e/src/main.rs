@@ -16,7 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 #[derive(Parser)]
 #[command(
     version,
-    after_help = "Examples:\n  e2e check --only burst,ceiling\n  e2e compare --hpa 70 --time-scale 1\n  e2e cluster"
+    after_help = "Examples:\n  e2e check --only burst,ceiling\n  e2e compare --hpa 70 --time-scale 2\n  e2e cluster"
 )]
 struct Cli {
     #[command(subcommand)]
