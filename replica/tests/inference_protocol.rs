@@ -70,6 +70,14 @@ impl Replica {
         self.send(Method::POST, INFER, &[], body.to_string()).await
     }
 
+    /// By a request whose body never ends, until it is dropped.
+    async fn hold_a_slot(&self) -> TcpStream {
+        let mut unfinished = TcpStream::connect(&self.address).await.expect("it listens");
+        unfinished.write_all(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n").await.expect("sent");
+        self.until("/metrics", |_, metrics| metrics.contains("inference_in_progress 1\n")).await;
+        unfinished
+    }
+
     async fn until_status(&self, path: &str, status: StatusCode) {
         self.until(path, |found, _| found == status).await;
     }
@@ -170,10 +178,7 @@ async fn an_answer_names_its_request() {
 #[tokio::test]
 async fn pictures_without_a_slot_are_sent_away_and_take_none() {
     let replica = Replica::start(&["--capacity=2"]).await;
-    // A request whose body never ends holds one of the two slots.
-    let mut unfinished = TcpStream::connect(&replica.address).await.expect("it listens");
-    unfinished.write_all(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n").await.expect("sent");
-    replica.until("/metrics", |_, metrics| metrics.contains("inference_in_progress 1\n")).await;
+    let unfinished = replica.hold_a_slot().await;
     for _ in 0..3 {
         let (status, headers, answer) = replica.infer(&pictures(2)).await;
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{answer}");
@@ -190,9 +195,7 @@ async fn pictures_without_a_slot_are_sent_away_and_take_none() {
 #[tokio::test]
 async fn whoever_is_sent_away_keeps_the_connection() {
     let replica = Replica::start(&["--capacity=1"]).await;
-    let mut unfinished = TcpStream::connect(&replica.address).await.expect("it listens");
-    unfinished.write_all(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n").await.expect("sent");
-    replica.until("/metrics", |_, metrics| metrics.contains("inference_in_progress 1\n")).await;
+    let _unfinished = replica.hold_a_slot().await;
     let body = vec![0; 1_000_000];
     for path in ["/predict", INFER] {
         let mut kept = BufReader::new(TcpStream::connect(&replica.address).await.expect("it listens"));
