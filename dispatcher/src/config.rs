@@ -3,9 +3,9 @@
 use crate::discovery::Source;
 use crate::rotation::Balance;
 use crate::worker::Rules;
+use admission::Order;
 use clap::Parser;
-use service::admission::Order;
-use service::options::{Intake, Process, positive_duration};
+use service::options::{Process, RequestLimits, positive_duration};
 use service::server::Drain;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -57,7 +57,7 @@ pub struct Args {
     pub token_file: Option<PathBuf>,
     /// Bounds of a request
     #[command(flatten)]
-    pub intake: Intake,
+    pub request_limits: RequestLimits,
     /// Flags of every program
     #[command(flatten)]
     pub process: Process,
@@ -83,7 +83,7 @@ pub struct Config {
     /// What clients must prove to know.
     pub token_file: Option<PathBuf>,
     /// What one request may cost.
-    pub intake: Intake,
+    pub request_limits: RequestLimits,
     /// How it leaves.
     pub drain: Drain,
 }
@@ -92,17 +92,17 @@ impl TryFrom<Args> for Config {
     type Error = anyhow::Error;
 
     fn try_from(args: Args) -> anyhow::Result<Self> {
-        let Intake { max_body_bytes, drain_delay, grace, .. } = args.intake;
+        let RequestLimits { max_body_bytes, drain_delay, grace, .. } = args.request_limits;
         anyhow::ensure!(
             max_body_bytes <= args.queue_bytes,
             "--max-body-bytes ({max_body_bytes}) must not exceed --queue-bytes ({}), or such a body could never wait",
             args.queue_bytes
         );
         anyhow::ensure!(
-            args.objective <= args.intake.deadline,
+            args.objective <= args.request_limits.deadline,
             "--objective ({}) must not be longer than --deadline ({}), after which nobody is answered",
             humantime::format_duration(args.objective),
-            humantime::format_duration(args.intake.deadline)
+            humantime::format_duration(args.request_limits.deadline)
         );
         Ok(Self {
             listen: args.listen,
@@ -111,14 +111,14 @@ impl TryFrom<Args> for Config {
                 order: args.order,
                 balance: args.balance,
                 queue_length: args.queue_length as usize,
-                deadline: args.intake.deadline,
+                deadline: args.request_limits.deadline,
             },
             objective: args.objective,
             queue_bytes: args.queue_bytes as usize,
             admin_listen: args.admin_listen,
             tls: args.tls_certificate.zip(args.tls_key),
             token_file: args.token_file,
-            intake: args.intake,
+            request_limits: args.request_limits,
             drain: Drain { delay: drain_delay, grace, with_parent: args.process.exit_with_parent },
         })
     }

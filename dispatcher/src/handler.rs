@@ -14,7 +14,7 @@ use hyper::{Method, Request, StatusCode};
 use metrics::{Counter, Histogram, counter, histogram};
 use service::body::{self, Limits};
 use service::headers::{detached, text};
-use service::options::Intake;
+use service::options::RequestLimits;
 use service::respond::{self, Reply};
 use service::trace::Trace;
 use service::wire::{self, Code, ErrorBody, Fault, Form, header, metric};
@@ -37,7 +37,7 @@ pub struct Handler {
     /// What one body may cost.
     pub body: Limits,
     /// Longest time for a request.
-    pub intake: Intake,
+    pub request_limits: RequestLimits,
     /// Accepted → answered, at most, to count as good.
     pub objective: Duration,
     /// Names the next job.
@@ -107,7 +107,7 @@ impl Handler {
             token.check(&head.headers)?;
         }
         Form::of(text(&head.headers, &CONTENT_TYPE)?)?;
-        let budget = self.intake.budget(wire::timeout(text(&head.headers, &header::TIMEOUT_MS)?)?);
+        let budget = self.request_limits.budget(wire::timeout(text(&head.headers, &header::TIMEOUT_MS)?)?);
         Ok(Asked {
             content_type: head.headers.get(CONTENT_TYPE).map(detached),
             top_k: wire::top_k(head.uri.query())?,

@@ -1,7 +1,7 @@
 //! Bounded queue of jobs with deadlines, in order of arrival. Knows time only as an argument; knows nothing of HTTP or
 //! of replicas.
 
-use service::admission::Order;
+use admission::Order;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 

@@ -8,7 +8,7 @@ use crate::worker;
 use anyhow::Result;
 use metrics_exporter_prometheus::PrometheusHandle;
 use service::admin::Admin;
-use service::body::Allowance;
+use service::body::MemoryBudget;
 use service::readiness::Readiness;
 use service::tls::Tls;
 use service::{server, telemetry};
@@ -39,8 +39,8 @@ pub async fn run(config: Config, metrics: PrometheusHandle) -> Result<()> {
         worker,
         inspection: admin_listener.is_none().then(|| inspection.clone()),
         token,
-        body: config.intake.body(Allowance::new(config.queue_bytes)),
-        intake: config.intake,
+        body: config.request_limits.body(MemoryBudget::new(config.queue_bytes)),
+        request_limits: config.request_limits,
         objective: config.objective,
         next_ticket: AtomicU64::new(0),
         meters: Meters::default(),

@@ -2,7 +2,7 @@
 
 use hyper::HeaderMap;
 use hyper::header::AUTHORIZATION;
-use service::reread;
+use service::file_watcher;
 use service::wire::{Code, Fault};
 use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
@@ -32,10 +32,10 @@ impl Token {
     /// See [`Error`].
     pub fn open(path: PathBuf) -> Result<Self, Error> {
         let paths = [path];
-        let contents = reread::contents(&paths)?;
+        let contents = file_watcher::contents(&paths)?;
         let present = Arc::new(RwLock::new(parse(&contents[0])?));
         let token = Self { present: present.clone() };
-        tokio::spawn(reread::follow(paths, contents, move |[content]| {
+        tokio::spawn(file_watcher::follow(paths, contents, move |[content]| {
             *present.write().expect("nobody panics with it") = parse(content)?;
             Ok::<_, Error>(())
         }));

@@ -7,10 +7,10 @@ use crate::queue::{Entry, Queue, Ticket};
 use crate::rate::Rate;
 use crate::rotation::{Address, Balance, Demands, Rotation, State, Verdict};
 use crate::turn::{Outcome, Report, Terms, Turn, Waiting};
+use admission::service_time::ServiceTime;
+use admission::{Admission, Order, QueueState, SpareCapacity, TimeLeft};
 use hyper::StatusCode;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
-use service::admission::{self, Facts, Order, Patience, Spare};
-use service::service_time::ServiceTime;
 use service::wire::{Code, Fault, metric};
 use std::collections::{BTreeSet, HashMap};
 use std::pin::Pin;
@@ -182,7 +182,7 @@ fn spawn_with(rules: Rules, mut published: Published, probe: Probe) -> Handle {
         budget: TpsBudget::new(BUDGET_WINDOW, FREE_RETRIES_PER_SECOND, BUDGET_SHARE),
         service_time: ServiceTime::new(now),
         // Half of the longest wait: a burst is let in, and an overload that lasts is refused before long.
-        spare: Spare::new(rules.deadline / 2),
+        spare: SpareCapacity::new(rules.deadline / 2),
         last_dispatch: now,
         arrivals: Rate::new(now),
         answers: Rate::new(now),
@@ -220,7 +220,7 @@ struct Worker {
     connections: HashMap<Address, Vec<Connection>>,
     budget: TpsBudget,
     service_time: ServiceTime,
-    spare: Spare,
+    spare: SpareCapacity,
     last_dispatch: Instant,
     arrivals: Rate,
     answers: Rate,
@@ -372,13 +372,13 @@ impl Worker {
         self.arrivals.happened(now);
         self.queue.demote(now, self.service_time.mean().unwrap_or_default());
         let facts = self.facts(now);
-        let patience = Patience {
+        let time_left = TimeLeft {
             objective: entry.objective.saturating_duration_since(now),
             deadline: entry.deadline.saturating_duration_since(now),
         };
-        if let Some(after) = admission::refuse(self.rules.order, &facts, patience) {
+        if let Admission::Refuse { retry_after } = Admission::decide(self.rules.order, &facts, time_left) {
             let fault = format!("{} requests wait already, too many to answer this one in time", self.queue.len());
-            return self.shed(entry.job, Code::Overloaded, "overloaded", &fault, after);
+            return self.shed(entry.job, Code::Overloaded, "overloaded", &fault, retry_after);
         }
         entry.job.had_to_wait = !facts.slot_is_free;
         match self.queue.push(entry) {
@@ -402,8 +402,8 @@ impl Worker {
         job.refuse(Fault::new(code, fault).retry_after(after));
     }
 
-    fn facts(&self, now: Instant) -> Facts {
-        Facts {
+    fn facts(&self, now: Instant) -> QueueState {
+        QueueState {
             punctual: self.queue.len() - self.queue.late_len(),
             late: self.queue.late_len(),
             slot_is_free: self.queue.is_empty() && self.rotation.has_slot(now),
@@ -417,7 +417,7 @@ impl Worker {
         let waited = now.saturating_duration_since(entry.job.accepted);
         self.meters.queue_wait.record(waited);
         let is_late = entry.objective < now + self.service_time.mean().unwrap_or_default();
-        self.spare.given(entry.job.had_to_wait && !is_late, now.saturating_duration_since(self.last_dispatch));
+        self.spare.record(entry.job.had_to_wait && !is_late, now.saturating_duration_since(self.last_dispatch));
         self.last_dispatch = now;
         self.next_turn += 1;
         let id = self.next_turn;

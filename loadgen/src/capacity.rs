@@ -14,8 +14,8 @@ use crate::summary;
 use anyhow::{Result, ensure};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use service::workload::Workload;
 use std::time::Duration;
+use workload::Workload;
 
 /// Windows at each rate; the objective is to hold in every one.
 const WINDOWS: u32 = 3;

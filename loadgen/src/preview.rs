@@ -6,7 +6,7 @@ use ratatui::backend::TestBackend;
 use ratatui::symbols::Marker;
 use ratatui::widgets::{Axis, Chart, Dataset, GraphType};
 use ratatui::{Frame, Terminal};
-use service::workload::Workload;
+use workload::Workload;
 
 /// Characters.
 const WIDTH: u16 = 100;

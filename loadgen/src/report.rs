@@ -14,8 +14,8 @@ use crate::usage::Usage;
 use crate::watch::{self, Glimpse};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use service::arrivals::Process;
 use std::time::Duration;
+use workload::arrivals::Process;
 
 /// What `loadgen run --json` writes.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]

@@ -6,11 +6,11 @@ use loadgen::payload::Form;
 use loadgen::report::{Report, Setup, html};
 use loadgen::sample::{Outcome, Sample};
 use loadgen::watch::Glimpse;
-use service::arrivals::{self, Process};
-use service::workload::Workload;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
+use workload::Workload;
+use workload::arrivals::{self, Process};
 
 /// As long as the course task's workload.
 const SECONDS: u64 = 630;

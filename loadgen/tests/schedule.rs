@@ -4,9 +4,9 @@
 mod common;
 
 use common::{record, run};
-use service::arrivals::{self, Process};
-use service::workload::Workload;
 use std::time::Duration;
+use workload::Workload;
+use workload::arrivals::{self, Process};
 
 /// Largest distance between the distribution of `gaps` and the exponential one with this mean (Kolmogorov, Smirnov).
 fn distance_from_exponential(mut gaps: Vec<f64>, mean: f64) -> f64 {

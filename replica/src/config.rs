@@ -7,7 +7,7 @@ use crate::pipeline::Sizes;
 use crate::transform;
 use anyhow::{Context, ensure};
 use clap::Parser;
-use service::options::{Intake, Process};
+use service::options::{Process, RequestLimits};
 use service::server::Drain;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -88,7 +88,7 @@ pub struct Args {
     pub name: Option<String>,
     /// Bounds of a request
     #[command(flatten)]
-    pub intake: Intake,
+    pub request_limits: RequestLimits,
     /// Flags of every program
     #[command(flatten)]
     pub process: Process,
@@ -110,7 +110,7 @@ pub struct Config {
     /// Of the pipeline.
     pub sizes: Sizes,
     /// What one request may cost.
-    pub intake: Intake,
+    pub request_limits: RequestLimits,
     /// What one picture may cost.
     pub pixels: Limits,
     /// Name in answers and logs.
@@ -130,7 +130,7 @@ impl TryFrom<Args> for Config {
         let most = if args.device == Device::Cpu { (processors / threads).max(1) } else { 1 };
         let workers = args.workers.map_or(most, |workers| workers as usize);
         let capacity = args.capacity.map_or(2 * workers * max_batch, |capacity| capacity as usize);
-        let Intake { drain_delay, grace, .. } = args.intake;
+        let RequestLimits { drain_delay, grace, .. } = args.request_limits;
         let model = match (args.torchscript, args.sha256, args.weights) {
             (Some(path), Some(sha256), _) => Source::TorchScript(path, sha256),
             (_, _, Some(path)) => Source::Weights(path, args.architecture),
@@ -151,7 +151,7 @@ impl TryFrom<Args> for Config {
                 decoders: processors.min(capacity),
                 workers,
             },
-            intake: args.intake,
+            request_limits: args.request_limits,
             pixels: Limits { max_pixels: args.max_pixels },
             name: args.name.unwrap_or_else(|| format!("replica-{}", std::process::id())),
             drain: Drain { delay: drain_delay, grace, with_parent: args.process.exit_with_parent },

@@ -13,7 +13,7 @@ use metrics::{gauge, histogram};
 use service::admin::Admin;
 use service::body;
 use service::headers::text;
-use service::options::Intake;
+use service::options::RequestLimits;
 use service::respond::{self, Reply};
 use service::trace::Trace;
 use service::wire::{self, Answer, Code, Fault, Timing, header};
@@ -34,7 +34,7 @@ pub struct Handler {
     /// What one body may cost.
     pub body: body::Limits,
     /// Longest time for a request.
-    pub intake: Intake,
+    pub request_limits: RequestLimits,
     /// The model; there once it is loaded.
     pub served: Arc<OnceLock<Served>>,
     /// This replica's name.
@@ -116,7 +116,7 @@ impl Handler {
 
     /// When a request has to be answered.
     pub(crate) fn deadline(&self, headers: &HeaderMap, received: Instant) -> Result<Instant, Fault> {
-        Ok(received + self.intake.budget(wire::timeout(text(headers, &header::TIMEOUT_MS)?)?))
+        Ok(received + self.request_limits.budget(wire::timeout(text(headers, &header::TIMEOUT_MS)?)?))
     }
 
     /// Adds the headers that every answer about pictures has.

@@ -11,7 +11,7 @@ use anyhow::Result;
 use metrics::gauge;
 use metrics_exporter_prometheus::PrometheusHandle;
 use service::admin::Admin;
-use service::body::Allowance;
+use service::body::MemoryBudget;
 use service::readiness::Readiness;
 use service::wire::metric;
 use service::{server, telemetry};
@@ -36,8 +36,10 @@ pub async fn run(config: Config, metrics: PrometheusHandle, main_entered: Instan
         capacity,
         admin: Admin { metrics, readiness: readiness.clone(), capacity: Some(capacity) },
         // As many as it has slots, each at its largest.
-        body: config.intake.body(Allowance::new(capacity.saturating_mul(config.intake.max_body_bytes as usize))),
-        intake: config.intake,
+        body: config
+            .request_limits
+            .body(MemoryBudget::new(capacity.saturating_mul(config.request_limits.max_body_bytes as usize))),
+        request_limits: config.request_limits,
         served,
         name: config.name,
     });

@@ -20,7 +20,7 @@ pub struct Limits {
     /// From the first header to the last byte.
     pub timeout: Duration,
     /// What all bodies share.
-    pub allowance: Allowance,
+    pub memory_budget: MemoryBudget,
 }
 
 /// How much of a body that is refused is read and thrown away so that the client gets to see why: a connection closed
@@ -35,11 +35,11 @@ const SHORT: usize = 4 << 10;
 
 /// Bytes that all bodies of this process may hold together, whether they are being read, wait or are with a replica.
 #[derive(Debug, Clone)]
-pub struct Allowance {
+pub struct MemoryBudget {
     left: Arc<AtomicUsize>,
 }
 
-impl Allowance {
+impl MemoryBudget {
     /// So many bytes together.
     pub fn new(bytes: usize) -> Self {
         Self { left: Arc::new(AtomicUsize::new(bytes)) }
@@ -52,18 +52,18 @@ impl Allowance {
     }
 }
 
-/// A whole body, in the pieces in which it came; its bytes count towards its [`Allowance`] until it is dropped.
+/// A whole body, in the pieces in which it came; its bytes count towards its [`MemoryBudget`] until it is dropped.
 #[derive(Debug)]
 pub struct Chunks {
     pieces: Vec<Bytes>,
     len: usize,
-    allowance: Allowance,
+    memory_budget: MemoryBudget,
 }
 
 impl Chunks {
     /// Nothing yet.
-    pub fn new(allowance: Allowance) -> Self {
-        Self { pieces: Vec::new(), len: 0, allowance }
+    pub fn new(memory_budget: MemoryBudget) -> Self {
+        Self { pieces: Vec::new(), len: 0, memory_budget }
     }
 
     /// Bytes.
@@ -87,7 +87,7 @@ impl Chunks {
 
     /// Whether there was room for it.
     fn push(&mut self, piece: Bytes, gathered: &mut BytesMut) -> bool {
-        let has_room = self.allowance.take(piece.len());
+        let has_room = self.memory_budget.take(piece.len());
         if has_room {
             self.len += piece.len();
             if self.pieces.is_empty() {
@@ -119,7 +119,7 @@ impl AsRef<Self> for Chunks {
 
 impl Drop for Chunks {
     fn drop(&mut self) {
-        self.allowance.left.fetch_add(self.len, Ordering::Relaxed);
+        self.memory_budget.left.fetch_add(self.len, Ordering::Relaxed);
     }
 }
 
@@ -184,7 +184,7 @@ pub async fn read(mut body: Incoming, limits: &Limits, deadline: Instant) -> Res
 }
 
 async fn collect(body: &mut Incoming, limits: &Limits) -> Result<Chunks, Fault> {
-    let mut chunks = Chunks::new(limits.allowance.clone());
+    let mut chunks = Chunks::new(limits.memory_budget.clone());
     let mut gathered = BytesMut::new();
     let too_large =
         || Err(Fault::new(Code::TooLarge, format!("the body is over the limit of {} bytes", limits.max_bytes)));
@@ -226,8 +226,8 @@ pub async fn discard(mut body: Incoming) {
 mod tests {
     use super::*;
 
-    fn chunks(allowance: &Allowance, lengths: &[usize]) -> (Chunks, Vec<u8>) {
-        let (mut chunks, mut gathered, mut whole) = (Chunks::new(allowance.clone()), BytesMut::new(), Vec::new());
+    fn chunks(memory_budget: &MemoryBudget, lengths: &[usize]) -> (Chunks, Vec<u8>) {
+        let (mut chunks, mut gathered, mut whole) = (Chunks::new(memory_budget.clone()), BytesMut::new(), Vec::new());
         for (index, &length) in lengths.iter().enumerate() {
             let piece = vec![index as u8; length];
             whole.extend_from_slice(&piece);
@@ -242,7 +242,7 @@ mod tests {
         for (lengths, pieces) in
             [(&[][..], 0), (&[3], 1), (&[3, 2, 1], 2), (&[SHORT, SHORT, 1, 1, SHORT], 4), (&[1; 1000], 2)]
         {
-            let (chunks, whole) = chunks(&Allowance::new(usize::MAX), lengths);
+            let (chunks, whole) = chunks(&MemoryBudget::new(usize::MAX), lengths);
             assert_eq!(chunks.pieces.len(), pieces, "{lengths:?}");
             assert_eq!(chunks.to_bytes(), whole);
             let sending = Sending::new(Arc::new(chunks));
@@ -256,7 +256,7 @@ mod tests {
     fn a_short_body_leaves_the_buffer_that_it_was_read_into() {
         let held = |length| {
             let buffer = Bytes::from(vec![7; 2 * SHORT]);
-            let mut chunks = Chunks::new(Allowance::new(usize::MAX));
+            let mut chunks = Chunks::new(MemoryBudget::new(usize::MAX));
             assert!(chunks.push(buffer.slice(..length), &mut BytesMut::new()));
             assert_eq!(chunks.to_bytes(), buffer[..length]);
             !buffer.is_unique()
@@ -267,14 +267,14 @@ mod tests {
 
     #[test]
     fn bodies_share_an_allowance_and_give_it_back() {
-        let allowance = Allowance::new(10);
-        let (first, _) = chunks(&allowance, &[4, 4]);
-        let mut second = Chunks::new(allowance.clone());
+        let memory_budget = MemoryBudget::new(10);
+        let (first, _) = chunks(&memory_budget, &[4, 4]);
+        let mut second = Chunks::new(memory_budget.clone());
         assert!(!second.push(vec![0; 3].into(), &mut BytesMut::new()), "two are left");
         assert!(second.push(vec![0; 2].into(), &mut BytesMut::new()));
         drop(first);
         assert!(second.push(vec![0; 8].into(), &mut BytesMut::new()));
         drop(second);
-        assert_eq!(allowance.left.load(Ordering::Relaxed), 10);
+        assert_eq!(memory_budget.left.load(Ordering::Relaxed), 10);
     }
 }

@@ -17,7 +17,7 @@ pub struct Process {
 
 /// Of a program that takes pictures.
 #[derive(Debug, Clone, Args)]
-pub struct Intake {
+pub struct RequestLimits {
     /// Bytes of one request's body
     #[arg(long, env = "ROUNDHOUSE_MAX_BODY_BYTES", default_value_t = 20 << 20)]
     pub max_body_bytes: u64,
@@ -35,10 +35,10 @@ pub struct Intake {
     pub grace: Duration,
 }
 
-impl Intake {
+impl RequestLimits {
     /// What one body may cost, within what all of them may hold together.
-    pub fn body(&self, allowance: body::Allowance) -> body::Limits {
-        body::Limits { max_bytes: self.max_body_bytes as usize, timeout: self.body_timeout, allowance }
+    pub fn body(&self, memory_budget: body::MemoryBudget) -> body::Limits {
+        body::Limits { max_bytes: self.max_body_bytes as usize, timeout: self.body_timeout, memory_budget }
     }
 
     /// The time for a request whose client asks for `asked`.

@@ -1,6 +1,5 @@
 //! Being told to stop: SIGTERM, SIGINT, or the end of a parent that holds this process's standard input open.
 
-use rustix::process::{Signal, set_parent_process_death_signal};
 use std::io::Read;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -22,10 +21,7 @@ pub async fn requested(lifeline: bool) -> std::io::Result<&'static str> {
 }
 
 async fn parent_gone() {
-    // So that a stopped process goes on and sees it too.
-    if let Err(error) = set_parent_process_death_signal(Some(Signal::CONT)) {
-        tracing::debug!(%error, "while it is stopped, this process will not notice that its parent is gone");
-    }
+    continue_when_the_parent_ends();
     let (sender, receiver) = tokio::sync::oneshot::channel::<()>();
     // A thread of its own: a blocked read of standard input cannot be cancelled, and must not hold up the exit.
     std::thread::Builder::new()
@@ -38,4 +34,14 @@ async fn parent_gone() {
         .expect("the system has a thread to spare");
     // Only ever ends by the sender's drop.
     let _ended = receiver.await;
+}
+
+/// Asks the kernel to continue this process when its parent ends: a process that is stopped (SIGSTOP) would otherwise
+/// never read the end of its standard input. Only Linux has such a call; elsewhere a stopped process outlives its parent
+/// until it is continued.
+fn continue_when_the_parent_ends() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::CONT)) {
+        tracing::debug!(%error, "while it is stopped, this process will not notice that its parent is gone");
+    }
 }

@@ -1,6 +1,6 @@
 //! TLS for a listener: a certificate with its key, read again when the files change.
 
-use crate::reread;
+use crate::file_watcher;
 use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
 use tokio_rustls::TlsAcceptor;
@@ -44,7 +44,7 @@ impl Tls {
     pub fn open(certificate: PathBuf, key: PathBuf) -> Result<Self, Error> {
         let provider = Arc::new(ring::default_provider());
         let paths = [certificate, key];
-        let contents = reread::contents(&paths)?;
+        let contents = file_watcher::contents(&paths)?;
         let identity = Arc::new(Identity { present: RwLock::new(parse(&contents, &provider)?) });
         let mut config = ServerConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
@@ -52,7 +52,7 @@ impl Tls {
             .with_no_client_auth()
             .with_cert_resolver(identity.clone());
         config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).into();
-        tokio::spawn(reread::follow(paths, contents, move |contents| {
+        tokio::spawn(file_watcher::follow(paths, contents, move |contents| {
             let new = parse(contents, &provider)?;
             *identity.present.write().expect("nobody panics with it") = new;
             Ok::<_, Error>(())

@@ -37,7 +37,7 @@ pub enum Subject {
     /// The scaler's laws in virtual time, next to Knative's, the HPA's and others'
     Scaler(scaler::Options),
     /// The scaler next to the HPA, each on a Kubernetes cluster of its own on this machine; needs root
-    Hpa(crate::e2e::Options),
+    Hpa(crate::cluster::Options),
     /// The replica next to ONNX Runtime, OpenVINO, Flask and PIL, and by itself
     Replica(replica::Options),
 }
@@ -56,7 +56,7 @@ pub fn run(subject: &Subject) -> Result<()> {
         Subject::Order(options) => stress::run("order", options),
         Subject::Loadgen(options) => loadgen::run(options),
         Subject::Scaler(options) => scaler::run(options),
-        Subject::Hpa(options) => crate::e2e::run("compare", options),
+        Subject::Hpa(options) => crate::cluster::run("compare", options),
         Subject::Replica(options) => replica::run(options),
     }
 }

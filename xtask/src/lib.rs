@@ -3,8 +3,8 @@
 pub mod bench;
 pub mod build;
 pub mod burst;
+pub mod cluster;
 pub mod demo;
-pub mod e2e;
 pub mod experiment;
 pub mod images;
 pub mod libtorch;

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use xtask::{bench, build, demo, e2e, experiment, images, libtorch, parity, prerequisites, up};
+use xtask::{bench, build, cluster, demo, experiment, images, libtorch, parity, prerequisites, up};
 
 /// Builds, runs and tests Roundhouse.
 #[derive(Parser)]
@@ -24,9 +24,9 @@ enum Task {
     /// Run every test
     Test,
     /// Start a Kubernetes cluster on this machine, apply k8s/base to it, and try what must hold; needs root
-    E2e(e2e::Options),
+    E2e(cluster::Options),
     /// Start such a cluster and leave it running for kubectl until Ctrl-C; needs root
-    Cluster(e2e::Options),
+    Cluster(cluster::Options),
     /// Measure
     #[command(subcommand)]
     Bench(bench::Subject),
@@ -43,9 +43,9 @@ fn main() -> Result<()> {
         Task::Demo => demo::run(),
         Task::Up(options) => up::run(&options),
         Task::Experiment(options) => experiment::run(&options),
-        Task::Test => build::test().and_then(|()| e2e::test()),
-        Task::E2e(options) => e2e::run("check", &options),
-        Task::Cluster(options) => e2e::run("cluster", &options),
+        Task::Test => build::test().and_then(|()| cluster::test()),
+        Task::E2e(options) => cluster::run("check", &options),
+        Task::Cluster(options) => cluster::run("explore", &options),
         Task::Bench(subject) => bench::run(&subject),
         Task::Parity(options) => parity::run(&options),
         Task::Images(options) => images::run(&options),

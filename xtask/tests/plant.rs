@@ -1,10 +1,10 @@
 //! The simulator's queue is the dispatcher's: both get the same requests and give the same ones out.
 
+use admission::Order;
 use dispatcher::queue::{Entry, Queue, Ticket};
 use proptest::prelude::*;
 use scaler::simulate::line::Line;
 use scaler::simulate::requests::Request;
-use service::admission::Order;
 use std::time::{Duration, Instant};
 
 const OBJECTIVE: u64 = 500_000_000;

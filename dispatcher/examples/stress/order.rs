@@ -7,9 +7,9 @@ use crate::figures::{Figures, Target, quantile_ms};
 use crate::load::{self, Outcome};
 use crate::overload::Replicas;
 use crate::subject::Dispatcher;
+use admission::Order;
 use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum, value_parser};
-use service::admission::Order;
 use std::sync::Arc;
 use std::time::Duration;
 

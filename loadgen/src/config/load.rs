@@ -2,13 +2,13 @@
 
 use crate::config::positive;
 use anyhow::{Context, Result, bail, ensure};
-use service::arrivals::{self, Process};
-use service::shape::Shape;
-use service::workload::{MAX_PER_SECOND, MAX_SECONDS, Workload};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use workload::arrivals::{self, Process};
+use workload::shape::Shape;
+use workload::{MAX_PER_SECOND, MAX_SECONDS, Workload};
 
 /// What one run can hold in memory.
 const MAX_REQUESTS: f64 = 1e7;
@@ -155,7 +155,7 @@ fn read(path: &Path) -> Result<Workload> {
 #[cfg(test)]
 mod tests {
     use crate::config::{Cli, Command};
-    use service::workload::Workload;
+    use workload::Workload;
 
     fn workload(flags: &[&str]) -> Result<Vec<f64>, String> {
         let cli = Cli::read(["loadgen", "workload"].iter().chain(flags).map(Into::into))

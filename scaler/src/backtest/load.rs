@@ -2,7 +2,7 @@
 
 use super::account::Account;
 use super::period::Period;
-use service::workload::{MAX_PER_SECOND, Workload};
+use workload::{MAX_PER_SECOND, Workload};
 
 /// By step.
 #[derive(Debug, Clone, PartialEq)]

@@ -2,10 +2,10 @@
 
 use super::flags::{Defaults, Flags, Plan};
 use anyhow::{Context, Result, ensure};
-use service::shape::Shape;
-use service::workload::Workload;
 use std::path::PathBuf;
 use std::time::Duration;
+use workload::Workload;
+use workload::shape::Shape;
 
 /// Of the plant, where no flag says otherwise.
 const DEFAULTS: Defaults =

@@ -85,7 +85,7 @@ impl Comparison {
         let steps = plan.workloads.len() as u64 * (plan.laws.len() as u64 + 1) * (plan.seeds.end - plan.seeds.start);
         let bar = ProgressBar::with_draw_target(Some(steps), ProgressDrawTarget::stderr());
         bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len}  {msg}")?);
-        let rows = |(name, workload): &(String, service::workload::Workload)| {
+        let rows = |(name, workload): &(String, workload::Workload)| {
             bar.set_message(name.clone());
             let trial = |law: &Law, seed| {
                 let limits =

@@ -6,14 +6,14 @@ use crate::config::scaling::SETTLE;
 use crate::limits::Limits;
 use crate::policy::law::{Frame, Law};
 use crate::policy::slo::Objective;
+use admission::Order;
 use anyhow::{Context, Result, ensure};
-use service::admission::Order;
-use service::arrivals::Process;
 use service::options::positive_duration;
-use service::workload::Workload;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use workload::Workload;
+use workload::arrivals::Process;
 
 /// More service times than this are not read.
 const MAX_RECORDED: usize = 1_000_000;

@@ -3,7 +3,7 @@
 //! Times in nanoseconds since the start.
 
 use super::requests::Request;
-use service::admission::Order;
+use admission::Order;
 use std::collections::VecDeque;
 
 /// What waits.

@@ -5,8 +5,8 @@
 //! as long as that saves something and the goal holds. The result is a plan that exists; a cheaper one may exist too.
 
 use super::trial::{Outcome, Trial};
-use service::arrivals::Arrivals;
 use std::time::Duration;
+use workload::arrivals::Arrivals;
 
 /// Numbers of replicas that are told apart; beyond, they come in groups.
 const LEVELS: usize = 24;

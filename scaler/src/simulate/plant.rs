@@ -9,8 +9,8 @@ use super::requests::Request;
 use super::trial::{Moment, Requests};
 use super::work::Work;
 use crate::policy::{Observation, Pod, Replicas, Stage, Usage};
-use service::admission::{self, Facts, Order, Patience, Spare};
-use service::service_time::ServiceTime;
+use admission::service_time::ServiceTime;
+use admission::{Admission, Order, QueueState, SpareCapacity, TimeLeft};
 use std::collections::VecDeque;
 use std::iter::Peekable;
 use std::time::{Duration, Instant};
@@ -128,7 +128,7 @@ pub struct Plant {
     objective: u64,
     deadline: u64,
     line: Line,
-    spare: Spare,
+    spare: SpareCapacity,
     service_time: ServiceTime,
     /// As the dispatcher knows it, nanoseconds; 0 before the first answer.
     mean_work: u64,
@@ -172,7 +172,7 @@ impl Plant {
             line: Line::new(settings.order, objective, deadline),
             objective,
             deadline,
-            spare: Spare::new(settings.deadline / 2),
+            spare: SpareCapacity::new(settings.deadline / 2),
             service_time: ServiceTime::new(epoch),
             mean_work: 0,
             epoch,
@@ -344,11 +344,11 @@ impl Plant {
         if let Some(&number) = self.free.front()
             && self.line.is_empty()
         {
-            self.spare.given(false, Duration::from_nanos(self.now - self.last_dispatch));
+            self.spare.record(false, Duration::from_nanos(self.now - self.last_dispatch));
             return self.start(number, request);
         }
         self.tally.expired += self.line.demote(self.now, self.mean_work) as u64;
-        let facts = Facts {
+        let facts = QueueState {
             punctual: self.line.punctual(),
             late: self.line.late(),
             slot_is_free: !self.free.is_empty(),
@@ -356,9 +356,9 @@ impl Plant {
             service_time: self.service_time.mean(),
             spare: self.spare.share(),
         };
-        let patience = Patience { objective: self.settings.objective, deadline: self.settings.deadline };
+        let time_left = TimeLeft { objective: self.settings.objective, deadline: self.settings.deadline };
         if self.line.len() >= self.settings.queue_length
-            || admission::refuse(self.settings.order, &facts, patience).is_some()
+            || Admission::decide(self.settings.order, &facts, time_left) != Admission::Admit
         {
             self.tally.shed += 1;
             return;
@@ -409,7 +409,7 @@ impl Plant {
             let Some(request) = self.line.pop(self.now, self.mean_work) else { break };
             let is_late = request.arrived + self.objective < self.now + self.mean_work;
             let gap = Duration::from_nanos(self.now - self.last_dispatch);
-            self.spare.given(request.arrived != self.now && !is_late, gap);
+            self.spare.record(request.arrived != self.now && !is_late, gap);
             self.start(number, request);
         }
     }
@@ -491,8 +491,8 @@ mod tests {
     use crate::queueing::erlang_c;
     use crate::simulate::requests::stream;
     use proptest::prelude::*;
-    use service::arrivals::Process;
-    use service::workload::Workload;
+    use workload::Workload;
+    use workload::arrivals::Process;
 
     const HOUR: Duration = Duration::from_secs(3600);
     const S: fn(f64) -> Duration = Duration::from_secs_f64;

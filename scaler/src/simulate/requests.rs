@@ -3,10 +3,10 @@
 use super::work::Work;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use service::arrivals::{Arrivals, Process};
-use service::workload::Workload;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::Scope;
+use workload::Workload;
+use workload::arrivals::{Arrivals, Process};
 
 /// Requests that are handed over at once, and how often ahead.
 const CHUNK: usize = 8192;

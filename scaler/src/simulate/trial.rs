@@ -7,10 +7,10 @@ use crate::limits::{Limiter, Limits};
 use crate::policy::Observation;
 use crate::policy::law::{Frame, Law};
 use serde::Serialize;
-use service::arrivals::Process;
-use service::workload::Workload;
 use std::collections::VecDeque;
 use std::time::Duration;
+use workload::Workload;
+use workload::arrivals::Process;
 
 /// From so many requests on a thread of its own makes them.
 const LONG: f64 = 1e6;

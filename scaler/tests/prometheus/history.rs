@@ -1,6 +1,7 @@
 //! `scaler backtest` over a history that was written into a real Prometheus, so that what it must find is known.
 
 use crate::server::{archive, skipped};
+use admission::Order;
 use hyper::Request;
 use hyper::body::Incoming;
 use indicatif::ProgressBar;
@@ -12,14 +13,13 @@ use scaler::simulate::plant::{Plant, Settings};
 use scaler::simulate::requests::stream;
 use scaler::simulate::work::Work;
 use serde_json::Value;
-use service::admission::Order;
-use service::arrivals::Process;
 use service::respond;
-use service::shape::Shape;
 use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 use tokio::net::TcpListener;
 use tokio::process::Command;
+use workload::arrivals::Process;
+use workload::shape::Shape;
 
 const SELECTOR: &str = "namespace=\"shop\"";
 

@@ -14,7 +14,7 @@ use hyper_util::rt::TokioExecutor;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use service::fetch::causes;
-use service::reread;
+use service::file_watcher;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
@@ -381,7 +381,7 @@ fn encoded(query: &str) -> impl fmt::Display {
 }
 
 fn token(path: &PathBuf) -> Result<HeaderValue, Error> {
-    let [content] = reread::contents(std::array::from_ref(path)).map_err(Error::Token)?;
+    let [content] = file_watcher::contents(std::array::from_ref(path)).map_err(Error::Token)?;
     let token = content.trim_ascii();
     let is_token = !token.is_empty() && token.iter().all(u8::is_ascii_graphic);
     let value = is_token.then(|| HeaderValue::from_bytes(&[b"Bearer ", token].concat()));

@@ -1,6 +1,6 @@
 //! Workloads that are described instead of listed: `square:low=7,high=35,period=60,length=600`.
 
-use crate::workload::{MAX_PER_SECOND, MAX_SECONDS, Workload};
+use crate::{MAX_PER_SECOND, MAX_SECONDS, Workload};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::f64::consts::TAU;

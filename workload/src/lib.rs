@@ -1,4 +1,10 @@
-//! Requests per second, second by second: `7 6 7 8 …`, separated by any white space; `#` starts a comment.
+//! Workloads: how many requests per second are offered in each second, as text or as a shape, and when each request arrives.
+//! Knows nothing of how requests are sent or served.
+//!
+//! The text of a workload is whole numbers separated by white space, one for each second: `7 6 7 8 …`; `#` starts a comment.
+
+pub mod arrivals;
+pub mod shape;
 
 use std::str::FromStr;
 use std::time::Duration;

@@ -1,12 +1,12 @@
-//! `e2e check`, `e2e compare` and `e2e cluster`; `cargo xtask` starts them.
+//! `cluster check`, `cluster compare` and `cluster explore`; `cargo xtask` starts them.
 
+use ::cluster::cgroup::Own;
+use ::cluster::check::{self, Check, Scene};
+use ::cluster::cluster::Cluster;
+use ::cluster::network::Network;
+use ::cluster::{compare, explore, paths, prerequisites};
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
-use e2e::cgroup::Own;
-use e2e::check::{self, Check, Scene};
-use e2e::cluster::Cluster;
-use e2e::network::Network;
-use e2e::{compare, explore, paths, prerequisites};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -16,7 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 #[derive(Parser)]
 #[command(
     version,
-    after_help = "Examples:\n  e2e check --only burst,ceiling\n  e2e compare --hpa 70 --time-scale 2\n  e2e cluster"
+    after_help = "Examples:\n  cluster check --only burst,ceiling\n  cluster compare --hpa 70 --time-scale 2\n  cluster explore"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -40,7 +40,7 @@ enum Task {
     /// Replay one workload with the cluster's own HPA and with our scaler, and compare what they reached and cost
     Compare(compare::Options),
     /// Start it and stay until Ctrl-C
-    Cluster {
+    Explore {
         /// What is applied to it; k8s/overlays/minikube if not given
         #[arg(long, value_name = "FOLDER")]
         apply: Option<PathBuf>,
@@ -61,10 +61,10 @@ fn main() -> Result<ExitCode> {
     };
     // Opened in the machine's own network, which this process is about to leave.
     let doors = match task {
-        Task::Cluster { .. } => Some((TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?)),
+        Task::Explore { .. } => Some((TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?)),
         Task::Check { .. } | Task::Compare(_) => None,
     };
-    let stays = matches!(task, Task::Cluster { .. });
+    let stays = matches!(task, Task::Explore { .. });
     let stopped = || if stays { Ok(()) } else { bail!("stopped") };
     let _group = Own::enter()?;
     let network = Network::enter()?;
@@ -85,7 +85,7 @@ fn main() -> Result<ExitCode> {
                     check::run(&mut scene, &all).await
                 }
                 Task::Compare(options) => compare::run(&start("compare", 3.0).await?, &options).await,
-                Task::Cluster { apply } => {
+                Task::Explore { apply } => {
                     let cluster = start("cluster", 3.0).await?;
                     let (api, clients) = doors.context("a cluster to explore has doors")?;
                     explore::run(cluster, apply, api, clients).await

@@ -62,7 +62,7 @@ impl Cluster {
         let spec = Spec { name: NODE.into(), cores, share, images, folder: folder.join("pods") };
         let node = Node::start(spec, client.clone(), network, control_plane.authority()?).await?;
         let kubectl = Kubectl::new(control_plane.own_kubeconfig(), NAMESPACE);
-        let own = paths::root().join("k8s/e2e/node.yaml").display().to_string();
+        let own = paths::root().join("k8s/cluster/node.yaml").display().to_string();
         kubectl.run(&["--namespace=kube-system", "apply", "-f", &own]).await?;
         kubectl.apply(&paths::root().join("k8s/namespace")).await?;
         Ok(Self { node, control_plane, client, kubectl, folder, _lock: lock })

@@ -24,7 +24,7 @@ impl Own {
             return Ok(None);
         }
         fs::write(root.join("cgroup.subtree_control"), "+cpu +memory").context("share out processors and memory")?;
-        let own = Self { folder: root.join(format!("roundhouse-e2e-{}", std::process::id())) };
+        let own = Self { folder: root.join(format!("roundhouse-cluster-{}", std::process::id())) };
         fs::create_dir(&own.folder).with_context(|| format!("create {}", own.folder.display()))?;
         join(&own.folder)?;
         Ok(Some(own))

@@ -1,6 +1,6 @@
 //! PURE: (workload, process, seed) → when each request is to be sent.
 
-use crate::workload::Workload;
+use crate::Workload;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Gamma};

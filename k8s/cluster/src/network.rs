@@ -20,7 +20,7 @@ pub const SERVICES: &str = "10.96.0.0/16";
 pub const RESOLVER: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 
 /// Names of namespaces are this, the id of the process that made them, and a number for each pod.
-const NAME: &str = "roundhouse-e2e";
+const NAME: &str = "roundhouse-cluster";
 
 /// What joins the pods.
 const BRIDGE: &str = "pods";
@@ -140,11 +140,11 @@ mod tests {
     #[test]
     fn only_our_own_namespaces_have_a_maker() {
         for (name, expected) in [
-            ("roundhouse-e2e-17", Some("17")),
-            ("roundhouse-e2e-17-4", Some("17")),
-            ("roundhouse-e2e-", None),
-            ("roundhouse-e2e", None),
-            ("roundhouse-e2e-a", None),
+            ("roundhouse-cluster-17", Some("17")),
+            ("roundhouse-cluster-17-4", Some("17")),
+            ("roundhouse-cluster-", None),
+            ("roundhouse-cluster", None),
+            ("roundhouse-cluster-a", None),
             ("other-17", None),
         ] {
             assert_eq!(maker(name), expected, "{name}");

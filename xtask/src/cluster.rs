@@ -1,28 +1,28 @@
-//! `cargo xtask e2e` and its kin: the program `e2e`, on a cluster of its own.
+//! `cargo xtask e2e` and its kin: the program `cluster`, on a cluster of its own.
 
 use crate::{build, paths};
 use anyhow::{Context, Result, bail};
 use std::process::{Command, ExitStatus};
 
-/// What `e2e` exits with when it cannot start a cluster here, having said why.
+/// What `cluster` exits with when it cannot start a cluster here, having said why.
 const SKIPPED: i32 = 77;
 
 /// What to pass on.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// Flags of `e2e check` (or `e2e cluster`, `e2e compare`), which explains them with --help
+    /// Flags of `cluster check` (or `cluster explore`, `cluster compare`), which explains them with --help
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "FLAGS")]
     flags: Vec<String>,
 }
 
-/// Builds everything and runs `e2e TASK FLAGS`.
+/// Builds everything and runs `cluster TASK FLAGS`.
 ///
 /// # Errors
 /// When it fails, or cannot start a cluster here.
 pub fn run(task: &str, options: &Options) -> Result<()> {
     build::programs()?;
     let status = start(task, &options.flags)?;
-    if status.success() { Ok(()) } else { bail!("e2e {task} failed ({status})") }
+    if status.success() { Ok(()) } else { bail!("cluster {task} failed ({status})") }
 }
 
 /// Tries everything that must hold on a cluster, where one can be started; says so where none can.
@@ -37,10 +37,10 @@ pub fn test() -> Result<()> {
             println!("skipped: the checks on a Kubernetes cluster");
             Ok(())
         }
-        _ => bail!("e2e check failed ({status})"),
+        _ => bail!("cluster check failed ({status})"),
     }
 }
 
 fn start(task: &str, flags: &[String]) -> Result<ExitStatus> {
-    Command::new(paths::program("e2e")).arg(task).args(flags).status().context("run e2e")
+    Command::new(paths::program("cluster")).arg(task).args(flags).status().context("run cluster")
 }

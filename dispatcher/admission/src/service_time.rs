@@ -1,42 +1,42 @@
-//! How long replicas take for a request, as a dispatcher knows it. Knows time only as an argument.
+//! The service time of the replicas as a dispatcher measures it. Time is an argument.
 
 use std::time::{Duration, Instant};
 
-/// Answers that the mean remembers at least, ...
+/// The mean covers at least this many answers.
 const LEAST_ANSWERS: f64 = 10.0;
 
-/// ... and for how long it does: a burst that slows a few answers does not change what is thought of the replicas.
+/// The mean covers at least this much time, so that a burst of a few slow answers does not change it much.
 const MEMORY: Duration = Duration::from_secs(1);
 
-/// The running mean of dispatched → answered: of all answers at first, then an exponential one over the last
-/// [`LEAST_ANSWERS`] or the last [`MEMORY`], whichever holds more.
+/// Running mean of the time between dispatching a request and its answer: at first the mean of all answers, then an
+/// exponentially weighted one over the last [`LEAST_ANSWERS`] or the last [`MEMORY`], whichever holds more answers.
 #[derive(Debug, Clone, Copy)]
 pub struct ServiceTime {
-    /// Seconds.
+    /// In seconds.
     mean: Option<f64>,
     answers: f64,
-    at: Instant,
+    last_answer: Instant,
 }
 
 impl ServiceTime {
-    /// Nothing was answered by `now`.
+    /// A mean without answers; `now` counts as the time of the last one.
     pub fn new(now: Instant) -> Self {
-        Self { mean: None, answers: 0.0, at: now }
+        Self { mean: None, answers: 0.0, last_answer: now }
     }
 
-    /// A request was answered at `now`, and took `took`.
-    pub fn measured(&mut self, took: Duration, now: Instant) {
-        let gap = now.saturating_duration_since(self.at);
+    /// Records an answer that came at `now` and took `elapsed`.
+    pub fn record(&mut self, elapsed: Duration, now: Instant) {
+        let gap = now.saturating_duration_since(self.last_answer);
         let share = gap.as_secs_f64() / MEMORY.as_secs_f64();
-        // 1 − e^(−x); the first two terms of its series do where the third is a thousand-millionth of it.
-        let by_time = if share < 1e-4 { share - share * share / 2.0 } else { 1.0 - (-share).exp() };
+        // 1 − e^(−x). For small x two terms of the series are exact to 1e-9 of it and cost no call of exp per answer.
+        let weight_by_time = if share < 1e-4 { share - share * share / 2.0 } else { 1.0 - (-share).exp() };
         self.answers += 1.0;
-        let weight = by_time.min(1.0 / LEAST_ANSWERS).max(1.0 / self.answers);
-        self.mean = Some(self.mean.unwrap_or_default() * (1.0 - weight) + took.as_secs_f64() * weight);
-        self.at = now;
+        let weight = weight_by_time.min(1.0 / LEAST_ANSWERS).max(1.0 / self.answers);
+        self.mean = Some(self.mean.unwrap_or_default() * (1.0 - weight) + elapsed.as_secs_f64() * weight);
+        self.last_answer = now;
     }
 
-    /// Nothing before the first answer.
+    /// The mean; `None` before the first answer.
     pub fn mean(&self) -> Option<Duration> {
         self.mean.map(Duration::from_secs_f64)
     }
@@ -54,7 +54,7 @@ mod tests {
         let mut time = ServiceTime::new(now);
         let mean = |(gap, took)| {
             now += MS(gap);
-            time.measured(MS(took), now);
+            time.record(MS(took), now);
             time.mean().expect("there was an answer").as_secs_f64() * 1e3
         };
         answers.into_iter().map(mean).collect()
