@@ -13,10 +13,11 @@ use crate::pods::Pod;
 use cpu::{Cpu, Parameters};
 use law::observation::Observation;
 use law::slo;
-use law::table::{self, Kind, Law, Recommendation, Settings, Table};
+use law::table::{self, Kind, Law, Objective, Recommendation, Settings, Table};
 use scaler::laws::rate;
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 const KINDS: &[Kind] = &[
     slo::KIND,
@@ -42,24 +43,24 @@ const PLANT: Table =
     Table { kinds: KINDS, elsewhere: "and cpu[:PERCENT[:BEHAVIOR]], such as cpu:70 or cpu:70:up=0s:down=60s" };
 
 /// A law that was chosen for the plant.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Choice {
-    /// A law that sees what the scaler sees.
-    Live(table::Choice),
-    /// The Kubernetes HPA, which sees what pods use of the processors.
+    /// A law that sees what the scaler sees, by its name and parameter.
+    Live(String),
+    /// The Kubernetes HPA, which sees what pods use of the processors, by its name and parameters as given.
     Cpu(String, Parameters),
 }
 
 impl Choice {
     /// Whether this is the production scaler's law for replicas.
     pub fn is_slo(&self) -> bool {
-        matches!(self, Self::Live(choice) if choice.kind.name == slo::KIND.name)
+        matches!(self, Self::Live(name) if name == slo::KIND.name)
     }
 
     /// The law, remembering nothing yet.
     pub fn make(&self, settings: &Settings) -> Running {
         match self {
-            Self::Live(choice) => Running::Live(choice.make(settings)),
+            Self::Live(name) => Running::Live(PLANT.make(name, settings).expect("the name was checked").1),
             Self::Cpu(_, parameters) => {
                 Running::Cpu(Box::new(Cpu::new(parameters.clone(), settings.min, settings.max)))
             }
@@ -71,18 +72,20 @@ impl FromStr for Choice {
     type Err = table::Unknown;
 
     fn from_str(text: &str) -> Result<Self, table::Unknown> {
-        match cpu::parse(text) {
-            Some(parameters) => Ok(Self::Cpu(text.into(), parameters)),
-            None => PLANT.choose(text).map(Self::Live),
+        if let Some(parameters) = cpu::parse(text) {
+            return Ok(Self::Cpu(text.into(), parameters));
         }
+        // No law's parameter depends on the settings.
+        let objective = Objective { latency: Duration::from_millis(500), quantile: 0.99 };
+        let settings = Settings { objective, interval: Duration::from_secs(1), min: 1, max: 1 };
+        PLANT.make(text, &settings).map(|_| Self::Live(text.into()))
     }
 }
 
 impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Live(choice) => f.write_str(&choice.name),
-            Self::Cpu(name, _) => f.write_str(name),
+            Self::Live(name) | Self::Cpu(name, _) => f.write_str(name),
         }
     }
 }
@@ -160,7 +163,9 @@ mod tests {
 
     #[test]
     fn the_hpa_is_not_run_live() {
-        let error = LIVE.choose("cpu:70").expect_err("refused").to_string();
+        let objective = Objective { latency: Duration::from_secs(1), quantile: 0.99 };
+        let settings = Settings { objective, interval: Duration::from_secs(1), min: 1, max: 1 };
+        let error = LIVE.make("cpu:70", &settings).expect_err("refused").to_string();
         assert!(error.contains("kubectl autoscale"), "{error}");
     }
 }

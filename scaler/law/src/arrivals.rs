@@ -1,62 +1,57 @@
-//! PURE: how many requests arrive per second, how surely, and whether that has just changed.
+//! How many requests arrive per second, and whether that has just changed.
 
 use crate::window::Window;
 use std::time::Duration;
 
-/// Lengths over which arrivals are averaged, seconds.
+/// Windows over which arrivals are averaged, seconds.
 const WINDOWS: [f64; 9] = [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 60.0, 120.0];
 
-/// A tick comes a little early or late; so much is no difference, seconds.
+/// Ticks come a little early or late: a window may be so much shorter, seconds.
 const JITTER: f64 = 0.02;
 
-/// Standard deviations by which a short window contradicts a longer one: when it is lower, and when it is longer than
-/// [`SHORT`] seconds and higher. So far from chance that a steady load of any rate is hardly ever cut short.
+/// Standard deviations by which a window contradicts a longer one: a lower rate, and a higher one over more than [`SHORT`]
+/// seconds. So many that chance hardly ever shortens the window of a steady load.
 const FALL: f64 = 4.0;
 const RISE: f64 = 4.0;
 const SHORT: f64 = 2.0;
 
-/// Counted arrivals over the last two minutes.
+/// Cumulative counts of arrivals over the longest window.
 #[derive(Debug)]
-pub struct Arrivals {
-    /// Cumulative counts.
-    counts: Window<f64>,
-}
+pub struct Arrivals(Window<f64>);
 
-/// The rate as it is now.
+/// The present rate of arrivals.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rate {
     /// Requests per second.
     pub per_second: f64,
-    /// Over how many seconds it was measured: as many as agree with each other.
+    /// Seconds over which it was measured.
     pub window: f64,
-    /// Requests per second by which it has just risen over what was before the window; 0 if it has not.
+    /// Requests per second by which it has just risen over the rate before the window; 0 if it has not.
     pub jump: f64,
-    /// Requests per second, per second, over the last seconds.
+    /// Requests per second, per second, over the last eight seconds.
     pub slope: f64,
 }
 
-/// Nothing was counted yet.
 impl Default for Arrivals {
     fn default() -> Self {
-        Self { counts: Window::new(Duration::from_secs_f64(WINDOWS[WINDOWS.len() - 1])) }
+        Self(Window::new(Duration::from_secs_f64(WINDOWS[WINDOWS.len() - 1])))
     }
 }
 
 impl Arrivals {
-    /// So many have arrived until now, since whenever.
+    /// Notes the number of all arrivals until `at`.
     pub fn count(&mut self, at: Duration, arrivals: f64) {
-        self.counts.push(at, arrivals);
+        self.0.push(at, arrivals);
     }
 
-    /// The average over the longest window that no shorter one contradicts: long memory while nothing changes, short
-    /// memory when something does. Within seconds, a rise by more than `sudden` standard deviations does. Nothing before
-    /// it was counted twice.
+    /// The mean over the longest window that no shorter one contradicts. A rise over less than [`SHORT`] seconds contradicts
+    /// if it is higher by more than `sudden` standard deviations. `None` before the second count.
     pub fn rate(&self, sudden: f64) -> Option<Rate> {
         let spans: Vec<Span> = WINDOWS.iter().filter_map(|&window| self.last(window)).collect();
         let mut chosen = *spans.first()?;
         let mut jump = 0.0;
         for (index, &longer) in spans.iter().enumerate().skip(1) {
-            // What contradicts most, if anything: the change came at its beginning.
+            // The change came at the beginning of the window that contradicts most.
             let contradiction = spans[..index]
                 .iter()
                 .map(|&shorter| (shorter, longer.without(shorter)))
@@ -72,27 +67,26 @@ impl Arrivals {
         Some(Rate { per_second: chosen.rate(), window: chosen.seconds, jump, slope: self.slope() })
     }
 
-    /// The last `seconds`, or a little more; nothing if it was not counted for so long.
+    /// The last `seconds`, or a little more; `None` if counting began later.
     fn last(&self, seconds: f64) -> Option<Span> {
-        let &(now, count) = self.counts.newest()?;
-        let &(then, before) = self.counts.at(now.checked_sub(Duration::from_secs_f64(seconds - JITTER))?)?;
+        let &(now, count) = self.0.newest()?;
+        let &(then, before) = self.0.at(now.checked_sub(Duration::from_secs_f64(seconds - JITTER))?)?;
         Some(Span { seconds: (now - then).as_secs_f64(), arrivals: count - before })
     }
 
-    /// Whether nothing has arrived for as long as the longest window.
+    /// Whether no request has arrived within the longest window.
     pub fn is_silent(&self) -> bool {
         self.last(WINDOWS[WINDOWS.len() - 1]).is_some_and(|span| span.arrivals == 0.0)
     }
 
-    /// Between the two halves of the last eight seconds.
+    /// The difference of the rates in the two halves of the last eight seconds, whose middles lie four seconds apart.
     fn slope(&self) -> f64 {
         let (Some(half), Some(whole)) = (self.last(4.0), self.last(8.0)) else { return 0.0 };
-        // Their middles lie four seconds apart.
         (half.rate() - whole.without(half).rate()) / 4.0
     }
 }
 
-/// Arrivals in a stretch of time.
+/// Arrivals in a span of time.
 #[derive(Debug, Clone, Copy)]
 struct Span {
     seconds: f64,
@@ -104,21 +98,22 @@ impl Span {
         self.arrivals / self.seconds
     }
 
-    /// What lies before `end`, its last part.
+    /// The part before `end`, which is the last part.
     fn without(self, end: Self) -> Self {
         Self { seconds: self.seconds - end.seconds, arrivals: self.arrivals - end.arrivals }
     }
 
-    /// Whether it cannot be chance that this comes after `before`.
+    /// Whether the difference from the span `before` is hardly chance.
     fn contradicts(self, before: Self, sudden: f64) -> bool {
         let rise = if self.seconds < SHORT { sudden } else { sudden.max(RISE) };
         let deviations = self.deviations_above(before);
         before.seconds > 0.0 && (deviations > rise || deviations < -FALL)
     }
 
-    /// How many standard deviations this rate lies above another one, for Poisson counts: the signed root of the
-    /// likelihood ratio of two rates to one, which is as good as normal even for a few (Wilks 1938; McCullagh and Nelder
-    /// 1989, 2.4). E.g. 20 in a second after 7 in each of 99: ±√(2·(20·ln(20 ÷ 7.13) + 693·ln(7 ÷ 7.13))) = 3.97.
+    /// Standard deviations by which this rate lies above the rate of `before`, for Poisson counts: the signed root of the
+    /// likelihood ratio of two rates to one, which is close to normal even for few requests (Wilks 1938; McCullagh and
+    /// Nelder 1989, 2.4). Example: 20 requests in a second after 7 in each of 99 seconds:
+    /// √(2·(20·ln(20 ÷ 7.13) + 693·ln(7 ÷ 7.13))) = 3.97.
     fn deviations_above(self, before: Self) -> f64 {
         let both = (self.arrivals + before.arrivals) / (self.seconds + before.seconds);
         let part = |span: Self| if span.arrivals > 0.0 { span.arrivals * (span.rate() / both).ln() } else { 0.0 };

@@ -212,153 +212,109 @@ fn occupied(seen: &Observation) -> usize {
 mod tests {
     use super::*;
     use crate::observation::Replicas;
+    use Limit::{Bounded, Full, Granted, Occupied, Paced, Stabilised};
+
+    const S: fn(u64) -> Duration = Duration::from_secs;
 
     fn seen(second: u64, current: usize) -> Observation {
-        Observation {
-            at: Duration::from_secs(second),
-            replicas: Replicas { desired: current, ready: current, ..Replicas::default() },
-            capacity: current as f64,
-            ..Observation::default()
-        }
+        let replicas = Replicas { desired: current, ready: current, ..Replicas::default() };
+        Observation { at: S(second), replicas, capacity: current as f64, ..Observation::default() }
     }
 
-    fn limiter() -> Limiter {
-        let window = Duration::from_secs(10);
-        let limits =
-            Limits { down_window: window, outage: window, settle: window, guard: Guard::On, ..Limits::bounds(1, 5) };
-        Limiter::new(limits)
+    fn guarded(min: usize, max: usize) -> Limits {
+        Limits { guard: Guard::On, ..Limits::bounds(min, max) }
+    }
+
+    /// Limits with a window, a settling time and an outage of ten seconds.
+    fn stabilised() -> Limits {
+        Limits { down_window: S(10), outage: S(10), settle: S(10), ..guarded(1, 5) }
+    }
+
+    /// Applies the limits to rows of (second, present replicas, recommended replicas, desired replicas, limit).
+    fn check(limits: Limits, rows: impl IntoIterator<Item = (u64, usize, usize, usize, Limit)>) {
+        let mut limiter = Limiter::new(limits);
+        for (second, current, recommended, desired, limit) in rows {
+            let found = limiter.apply(&seen(second, current), Some(recommended));
+            assert_eq!(found, (desired, limit), "at {second} s");
+        }
     }
 
     #[test]
     fn up_at_once_down_when_the_window_agrees() {
-        let mut limiter = limiter();
-        let mut current = 1;
-        for (second, recommended, desired, limit) in [
-            (0, 4, 4, Limit::Granted),
-            (2, 9, 5, Limit::Bounded),
-            (4, 2, 5, Limit::Stabilised),
-            (12, 2, 5, Limit::Stabilised),
-            (13, 3, 3, Limit::Granted),
-            (20, 0, 3, Limit::Stabilised),
-            (24, 0, 1, Limit::Bounded),
-        ] {
-            assert_eq!(limiter.apply(&seen(second, current), Some(recommended)), (desired, limit), "at {second} s");
-            current = desired;
-        }
+        let up = [(0, 1, 4, 4, Granted), (2, 4, 9, 5, Bounded), (4, 5, 2, 5, Stabilised), (12, 5, 2, 5, Stabilised)];
+        let down = [(13, 5, 3, 3, Granted), (20, 3, 0, 3, Stabilised), (24, 3, 0, 1, Bounded)];
+        check(stabilised(), up.into_iter().chain(down));
     }
 
     #[test]
-    fn a_fresh_start_does_not_scale_down() {
-        let mut limiter = limiter();
-        assert_eq!(limiter.apply(&seen(0, 4), Some(1)), (4, Limit::Stabilised));
-        for second in 1..10 {
-            assert_eq!(limiter.apply(&seen(second, 4), Some(1)).0, 4);
-        }
-        assert_eq!(limiter.apply(&seen(10, 4), Some(1)), (1, Limit::Granted));
-    }
-
-    #[test]
-    fn the_first_reading_after_an_outage_does_not_scale_down() {
-        let mut limiter = limiter();
-        assert_eq!(limiter.apply(&seen(0, 4), Some(4)).0, 4);
-        assert_eq!(limiter.apply(&seen(60, 4), Some(1)), (4, Limit::Stabilised));
-    }
-
-    #[test]
-    fn an_outage_may_be_shorter_than_what_follows_it() {
-        let limits = Limits { outage: Duration::from_secs(2), settle: Duration::from_secs(20), ..Limits::bounds(1, 5) };
-        let mut limiter = Limiter::new(limits);
-        for (second, desired, limit) in [
-            (0, 4, Limit::Stabilised),
-            (19, 4, Limit::Stabilised),
-            (38, 4, Limit::Stabilised),
-            (39, 4, Limit::Stabilised),
-        ] {
-            assert_eq!(limiter.apply(&seen(second, 4), Some(1)), (desired, limit), "{second} s");
-        }
-        let outcomes: Vec<usize> = (40..60).map(|second| limiter.apply(&seen(second, 4), Some(1)).0).collect();
-        assert_eq!(outcomes, [vec![4; 18], vec![1; 2]].concat(), "20 s after the outage that ended at 38 s");
+    fn neither_a_fresh_start_nor_the_first_reading_after_an_outage_scales_down() {
+        check(stabilised(), (0..10).map(|second| (second, 4, 1, 4, Stabilised)).chain([(10, 4, 1, 1, Granted)]));
+        check(stabilised(), [(0, 4, 4, 4, Granted), (60, 4, 1, 4, Stabilised)]);
+        // The outage that ended at 38 s was shorter than the 20 s that follow it.
+        let settling = [0, 19, 38, 39].into_iter().chain(40..58).map(|second| (second, 4, 1, 4, Stabilised));
+        let limits = Limits { outage: S(2), settle: S(20), ..Limits::bounds(1, 5) };
+        check(limits, settling.chain([(58, 4, 1, 1, Granted), (59, 4, 1, 1, Granted)]));
     }
 
     #[test]
     fn no_opinion_is_no_recommendation() {
-        let mut limiter = limiter();
+        let mut limiter = Limiter::new(stabilised());
         for second in 0..30 {
-            assert_eq!(limiter.apply(&seen(second, 4), None), (4, Limit::Granted));
+            assert_eq!(limiter.apply(&seen(second, 4), None), (4, Granted));
         }
-        assert_eq!(limiter.apply(&seen(30, 4), Some(3)), (3, Limit::Granted));
+        assert_eq!(limiter.apply(&seen(30, 4), Some(3)), (3, Granted));
     }
 
     #[test]
     fn bounds_hold_at_once_despite_the_window() {
-        let mut limiter = limiter();
-        assert_eq!(limiter.apply(&seen(0, 9), Some(7)), (5, Limit::Bounded));
-        assert_eq!(limiter.apply(&seen(1, 0), Some(0)), (1, Limit::Bounded));
+        check(stabilised(), [(0, 9, 7, 5, Bounded), (1, 0, 0, 1, Bounded)]);
     }
 
     #[test]
     fn replicas_at_work_stay() {
-        let mut limiter = Limiter::new(Limits { guard: Guard::On, ..Limits::bounds(1, 9) });
+        let mut limiter = Limiter::new(guarded(1, 9));
         let busy = Observation { in_flight: 3.0, queue_length: 1.0, ..seen(5, 6) };
-        assert_eq!(limiter.apply(&busy, Some(2)), (4, Limit::Occupied));
-        let batching = Observation { at: Duration::from_secs(6), capacity: 24.0, ..busy };
-        assert_eq!(limiter.apply(&batching, Some(1)), (1, Limit::Granted), "four of 24 slots");
+        assert_eq!(limiter.apply(&busy, Some(2)), (4, Occupied));
+        let batching = Observation { at: S(6), capacity: 24.0, ..busy };
+        assert_eq!(limiter.apply(&batching, Some(1)), (1, Granted), "four of 24 slots");
     }
 
     #[test]
     fn rates_are_per_minute() {
-        let mut limiter = Limiter::new(Limits { up_rate: 3, down_rate: 2, ..Limits::bounds(1, 20) });
-        let mut current = 1;
-        for (second, recommended, desired) in [(0, 9, 4), (30, 9, 4), (60, 9, 7), (61, 1, 5), (62, 1, 5), (121, 1, 3)] {
-            let (granted, limit) = limiter.apply(&seen(second, current), Some(recommended));
-            assert_eq!((granted, limit), (desired, Limit::Paced), "at {second} s");
-            current = granted;
-        }
-    }
-
-    #[test]
-    fn desired_replicas_that_were_never_made_do_not_count_for_the_rates() {
-        let mut limiter = Limiter::new(Limits { up_rate: 3, ..Limits::bounds(1, 20) });
-        for second in 0..30 {
-            assert_eq!(limiter.apply(&seen(second, 1), Some(9)), (4, Limit::Paced), "another scaler leads");
-        }
-        assert_eq!(limiter.apply(&seen(30, 4), Some(9)), (4, Limit::Paced), "and now it does");
+        let limits = Limits { up_rate: 3, down_rate: 2, ..Limits::bounds(1, 20) };
+        let up = [(0, 1, 9, 4, Paced), (30, 4, 9, 4, Paced), (60, 4, 9, 7, Paced)];
+        check(limits, up.into_iter().chain([(61, 7, 1, 5, Paced), (62, 5, 1, 5, Paced), (121, 5, 1, 3, Paced)]));
+        // What another scaler, which leads, did not make of it does not count.
+        check(limits, (0..30).map(|second| (second, 1, 9, 4, Paced)).chain([(30, 4, 9, 4, Paced)]));
     }
 
     #[test]
     fn nothing_is_added_while_replicas_cannot_be_placed() {
-        let mut limiter = Limiter::new(Limits { guard: Guard::On, ..Limits::bounds(1, 9) });
-        let full = |second| Observation {
-            replicas: Replicas { desired: 4, ready: 3, starting: 0, blocked: 1 },
-            ..seen(second, 4)
-        };
-        assert_eq!(limiter.apply(&full(5), Some(6)), (4, Limit::Full));
-        assert_eq!(limiter.apply(&seen(10, 4), Some(6)), (4, Limit::Full), "room may have come for a moment only");
-        assert_eq!(limiter.apply(&seen(30, 4), Some(6)), (6, Limit::Granted));
+        let mut limiter = Limiter::new(guarded(1, 9));
+        let replicas = Replicas { desired: 4, ready: 3, starting: 0, blocked: 1 };
+        assert_eq!(limiter.apply(&Observation { replicas, ..seen(5, 4) }, Some(6)), (4, Full));
+        assert_eq!(limiter.apply(&seen(10, 4), Some(6)), (4, Full), "room may have come for a moment only");
+        assert_eq!(limiter.apply(&seen(30, 4), Some(6)), (6, Granted));
     }
 
     #[test]
     fn replicas_that_cannot_be_placed_are_withdrawn() {
-        let mut limiter = Limiter::new(Limits { guard: Guard::On, ..Limits::bounds(1, 9) });
+        let mut limiter = Limiter::new(guarded(1, 9));
         // All ready replicas are busy, and requests wait: blocked replicas do not work on them.
-        let full = |second| Observation {
-            replicas: Replicas { desired: 6, ready: 2, starting: 0, blocked: 4 },
-            in_flight: 2.0,
-            queue_length: 20.0,
-            capacity: 2.0,
-            ..seen(second, 6)
-        };
+        let replicas = Replicas { desired: 6, ready: 2, starting: 0, blocked: 4 };
+        let busy = Observation { replicas, in_flight: 2.0, queue_length: 20.0, capacity: 2.0, ..seen(0, 6) };
+        let full = |second| Observation { at: S(second), ..busy.clone() };
         for second in 0..10 {
-            assert_eq!(limiter.apply(&full(second), Some(7)), (6, Limit::Full), "at {second} s");
+            assert_eq!(limiter.apply(&full(second), Some(7)), (6, Full), "at {second} s");
         }
-        assert_eq!(limiter.apply(&full(10), Some(7)), (2, Limit::Full));
-        assert_eq!(limiter.ceiling(Duration::from_secs(10)), Some(2));
-        assert_eq!(limiter.apply(&full(11), Some(1)), (2, Limit::Occupied), "as many as there are");
-        assert_eq!(limiter.apply(&seen(12, 2), Some(7)), (2, Limit::Full));
-        assert_eq!(limiter.apply(&seen(26, 2), Some(7)), (7, Limit::Granted), "tried again");
-        assert_eq!(limiter.ceiling(Duration::from_secs(26)), None);
-        let mut least = Limiter::new(Limits { guard: Guard::On, ..Limits::bounds(5, 9) });
+        assert_eq!(limiter.apply(&full(10), Some(7)), (2, Full));
+        assert_eq!(limiter.ceiling(S(10)), Some(2));
+        assert_eq!(limiter.apply(&full(11), Some(1)), (2, Occupied), "as many as there are");
+        assert_eq!(limiter.apply(&seen(12, 2), Some(7)), (2, Full));
+        assert_eq!(limiter.apply(&seen(26, 2), Some(7)), (7, Granted), "tried again");
+        assert_eq!(limiter.ceiling(S(26)), None);
+        let mut least = Limiter::new(guarded(5, 9));
         least.apply(&full(0), Some(7));
-        assert_eq!(least.apply(&full(10), Some(7)), (5, Limit::Full), "never below --min");
+        assert_eq!(least.apply(&full(10), Some(7)), (5, Full), "never below --min");
     }
 }

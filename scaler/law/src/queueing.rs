@@ -1,7 +1,7 @@
-//! PURE: how long requests wait when so many arrive and so many serve. Times in seconds, rates per second.
+//! Queueing theory: how long requests wait for replicas. Times in seconds, rates per second.
 
-/// Probability that an arrival finds all `servers` busy, offered `load` erlangs (arrival rate × service time).
-/// 1 when the servers cannot keep up.
+/// Probability that an arrival finds all `servers` busy, at an offered load of `load` erlangs (arrival rate × service
+/// time). 1 when the servers cannot keep up.
 ///
 /// Source: Erlang C by the recursion of Erlang B, B(n) = a·B(n−1) / (n + a·B(n−1)), C = B / (1 − ρ(1 − B)).
 pub fn erlang_c(servers: usize, load: f64) -> f64 {
@@ -9,12 +9,12 @@ pub fn erlang_c(servers: usize, load: f64) -> f64 {
     if servers == 0 { 1.0 } else { delayed(blocking, servers, load) }
 }
 
-/// How replicas serve.
+/// The service of one replica.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Service {
-    /// Mean time of one request in one slot, seconds.
+    /// Mean time that a request costs a replica, seconds.
     pub mean: f64,
-    /// Its coefficient of variation: standard deviation ÷ mean.
+    /// Coefficient of variation of that time: standard deviation ÷ mean.
     pub variation: f64,
 }
 
@@ -27,7 +27,8 @@ impl Service {
         self.tail(erlang_c(servers, arrivals_per_second * self.mean), servers, arrivals_per_second, wait)
     }
 
-    /// The fewest servers, up to `most`, with which no more than `share` of requests wait longer than `wait` seconds.
+    /// The fewest servers, up to `most`, with which a share of at most `share` of the requests waits longer than `wait`
+    /// seconds.
     pub fn servers_for(&self, arrivals_per_second: f64, wait: f64, share: f64, most: usize) -> usize {
         let load = arrivals_per_second * self.mean;
         let mut blocking = 1.0;
@@ -40,7 +41,7 @@ impl Service {
         most
     }
 
-    /// Of those that wait at all, `delayed` of all, the share that waits longer than `wait`.
+    /// Share of all requests that waits longer than `wait`, if the share `delayed` waits at all.
     fn tail(&self, delayed: f64, servers: usize, arrivals_per_second: f64, wait: f64) -> f64 {
         let spare = servers as f64 / self.mean - arrivals_per_second;
         if spare <= 0.0 {
@@ -51,7 +52,7 @@ impl Service {
     }
 }
 
-/// Erlang B with one server more.
+/// Erlang B with `servers`, from the value with one server fewer.
 fn next_blocking(blocking: f64, servers: usize, load: f64) -> f64 {
     load * blocking / (servers as f64 + load * blocking)
 }
@@ -69,7 +70,7 @@ mod tests {
 
     #[test]
     fn erlang_c_agrees_with_hand_computed_cases() {
-        // One server: C = load. Two: C = a² / (2 + a)... e.g. a = 1: 1/3. Three, a = 2: 4/9 (tables).
+        // One server: C = a. Two: C = a² / (2 + a), with a = 1: 1/3. Three, a = 2: 4/9 (tables).
         for (servers, load, expected) in
             [(1, 0.5, 0.5), (2, 1.0, 1.0 / 3.0), (3, 2.0, 4.0 / 9.0), (2, 2.0, 1.0), (0, 0.0, 1.0)]
         {

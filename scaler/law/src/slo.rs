@@ -7,7 +7,7 @@ use crate::histogram::Histogram;
 use crate::memory::Memory;
 use crate::observation::Observation;
 use crate::queueing::Service;
-use crate::table::{Kind, Law, Objective, Recommendation, Settings, maker};
+use crate::table::{Kind, Law, Objective, Recommendation, Settings};
 use crate::window::Window;
 use serde::Serialize;
 use std::time::Duration;
@@ -18,7 +18,7 @@ pub const KIND: Kind = Kind {
     parameter: "",
     wakes: true,
     scales_dispatchers: false,
-    parse: |parameter| parameter.is_none().then(|| maker(Slo::new)),
+    make: |settings, parameter| parameter.is_none().then(|| Box::new(Slo::new(settings)) as Box<dyn Law>),
 };
 
 /// Windows over which service times are averaged, seconds. The slower mean counts: planning with a service time that is too
@@ -376,78 +376,77 @@ mod tests {
     use super::*;
     use crate::observation::Replicas;
 
+    const S: fn(u64) -> Duration = Duration::from_secs;
+
     fn law() -> Slo {
         let objective = Objective { latency: Duration::from_millis(500), quantile: 0.99 };
-        Slo::new(&Settings { objective, interval: Duration::from_secs(1), min: 1, max: 50 })
+        Slo::new(&Settings { objective, interval: S(1), min: 1, max: 50 })
+    }
+
+    fn times(mean: f64, count: f64) -> Histogram {
+        let buckets = vec![(mean * 0.999, 0.0), (mean * 1.001, count), (f64::INFINITY, count)];
+        Histogram { buckets, sum: mean * count }
+    }
+
+    fn ready(ready: usize) -> Replicas {
+        Replicas { desired: ready, ready, ..Replicas::default() }
     }
 
     /// The last recommendation of a law that decides once a second with these arrivals; every request takes 0.1 s.
     fn run(arrivals: &[f64], queue_length: f64, replicas: Replicas) -> Recommendation {
-        let mut law = law();
-        let mut total = 0.0;
-        let mut last = None;
-        for (second, count) in arrivals.iter().enumerate() {
+        let (mut law, mut total) = (law(), 0.0);
+        let decisions = arrivals.iter().enumerate().map(|(second, count)| {
             total += count;
-            let buckets = vec![(0.0999, 0.0), (0.1001, total), (f64::INFINITY, total)];
-            last = Some(law.decide(&Observation {
-                at: Duration::from_secs(second as u64),
+            law.decide(&Observation {
+                at: S(second as u64),
                 queue_length,
                 in_flight: queue_length.min(1.0),
                 arrivals: total,
-                service: Histogram { buckets, sum: 0.1 * total },
+                service: times(0.1, total),
                 replicas,
-                startup: Some(Duration::from_secs(1)),
+                startup: Some(S(1)),
                 ..Observation::default()
-            }));
-        }
-        last.expect("at least one tick")
+            })
+        });
+        decisions.reduce(|_, last| last).expect("at least one tick")
     }
 
-    const ONE: Replicas = Replicas { desired: 1, ready: 1, starting: 0, blocked: 0 };
+    fn decided(arrivals: &[f64], queue_length: f64, replicas: Replicas) -> (Option<usize>, &'static str) {
+        let found = run(arrivals, queue_length, replicas);
+        (found.replicas, found.reason)
+    }
 
     #[test]
     fn steady_load_gets_the_queueing_answer() {
-        // b = 0.5 − 0.1 = 0.4; at 5/s one server leaves 0.5·e⁻⁴ = 0.9 % late, at 6/s 0.6·e^−3.2 = 2.4 %.
+        // A request may wait 0.4 s; at 5/s one server leaves 0.5·e⁻⁴ = 0.9 % late, at 6/s 0.6·e^−3.2 = 2.4 %.
         for (rate, replicas) in [(5.0, 1), (6.0, 2), (13.0, 2), (40.0, 5)] {
-            // As many as it takes to answer them all.
-            let ready = Replicas { ready: 4, ..ONE };
-            let found = run(&[rate; 40], 0.0, ready);
-            assert_eq!((found.replicas, found.reason), (Some(replicas), "objective"), "{rate}/s: {found:?}");
+            // As many ready as it takes to answer all requests.
+            let enough = Replicas { desired: 1, ready: 4, ..Replicas::default() };
+            assert_eq!(decided(&[rate; 40], 0.0, enough), (Some(replicas), "objective"), "{rate}/s");
         }
-    }
-
-    /// One replica that holds two at once answers 10/s.
-    fn measured(service_seconds: f64, work_seconds: f64, ready: usize) -> Measured {
-        let mut law = law();
-        for second in 0..=20_u32 {
-            let total = 10.0 * f64::from(second);
-            let times =
-                |mean: f64| Histogram { buckets: vec![(mean, total), (f64::INFINITY, total)], sum: mean * total };
-            law.measure_service(&Observation {
-                at: Duration::from_secs(second.into()),
-                service: times(service_seconds),
-                work: times(work_seconds),
-                replicas: Replicas { ready, ..ONE },
-                ..Observation::default()
-            });
-        }
-        law.measured.expect("enough was answered")
     }
 
     #[test]
-    fn what_a_replica_holds_in_store_is_not_its_work() {
-        for (service, work, ready, mean, response) in [
+    fn what_waits_at_a_replica_is_not_its_work() {
+        for (service, work, replicas, mean, response) in [
             (0.08, 0.08, 1, 0.08, 0.08),
-            // Full: one in the works, one in store.
+            // A full replica computes one request while another one waits there.
             (0.2, 0.1, 1, 0.1, 0.1),
-            // Half of what it holds is a pass of many.
+            // Half of the requests there are a pass of many.
             (0.3, 0.02, 1, 0.02, 0.15),
-            // Two dispatchers each see it at work all the time.
+            // Two dispatchers each see one replica at work all the time.
             (0.2, 0.2, 1, 0.1, 0.1),
             (0.2, 0.2, 2, 0.2, 0.2),
         ] {
-            let Measured { service: found, response: found_response } = measured(service, work, ready);
-            assert!((found.mean - mean).abs() < 1e-9 && (found_response - response).abs() < 1e-9, "{found:?}");
+            let mut law = law();
+            for second in 0..=20_u32 {
+                let answers = 10.0 * f64::from(second);
+                let (service, work) = (times(service, answers), times(work, answers));
+                let (at, replicas) = (S(second.into()), ready(replicas));
+                law.measure_service(&Observation { at, service, work, replicas, ..Observation::default() });
+            }
+            let found = law.measured.expect("enough answers");
+            assert!((found.service.mean - mean).abs() + (found.response - response).abs() < 1e-9, "{found:?}");
         }
     }
 
@@ -455,7 +454,7 @@ mod tests {
     fn a_rise_is_seen_in_its_first_second_and_extrapolated() {
         let mut arrivals = [5.0; 40];
         arrivals[39] = 20.0;
-        let found = run(&arrivals, 0.0, ONE);
+        let found = run(&arrivals, 0.0, ready(1));
         let plan = found.plan.expect("a plan");
         // 20 now, 15 more than before: 0.7 of that may come on top.
         assert_eq!((plan.arrivals_per_second, plan.planned_per_second), (20.0, 30.5));
@@ -466,56 +465,41 @@ mod tests {
     fn chance_is_no_rise() {
         let mut arrivals = [4.0; 40];
         arrivals[39] = 10.0;
-        assert_eq!(run(&arrivals, 0.0, ONE).replicas, Some(1));
+        assert_eq!(run(&arrivals, 0.0, ready(1)).replicas, Some(1));
         let arrivals: Vec<f64> = (0..40).map(|second| [4.0, 6.0, 5.0, 7.0, 3.0][second % 5]).collect();
-        let plan = run(&arrivals, 0.0, ONE).plan.expect("a plan");
+        let plan = run(&arrivals, 0.0, ready(1)).plan.expect("a plan");
         assert!((plan.arrivals_per_second - 5.0).abs() < 0.3, "{plan:?}");
     }
 
     #[test]
-    fn a_backlog_is_worked_off_unless_what_is_starting_will_do() {
+    fn a_backlog_is_worked_off_unless_starting_replicas_will_do() {
         // left = 60 + 5·2 − 1·2/0.1 = 50; (5 + 25)·0.1 = 3.
-        let draining = |found: Recommendation| (found.reason, found.plan.expect("a plan").draining);
-        let found = run(&[5.0; 40], 60.0, ONE);
-        assert_eq!((found.replicas, draining(found)), (Some(3), ("backlog", 3)));
-        let enough = Replicas { desired: 7, ready: 1, starting: 6, blocked: 0 };
-        assert_eq!(draining(run(&[3.0; 40], 60.0, enough)), ("objective", 0));
+        assert_eq!(decided(&[5.0; 40], 60.0, ready(1)), (Some(3), "backlog"));
+        assert_eq!(run(&[5.0; 40], 60.0, ready(1)).plan.map(|plan| plan.draining), Some(3));
+        let found = run(&[3.0; 40], 60.0, Replicas { desired: 7, ready: 1, starting: 6, blocked: 0 });
+        assert_eq!((found.plan.map(|plan| plan.draining), found.reason), (Some(0), "objective"));
     }
 
     #[test]
     fn clearly_fewer_are_needed_before_one_goes() {
         // One holds up to 5.1/s. 4.9/s could be 5.1 by chance; 3/s could not.
-        let two = Replicas { desired: 2, ready: 2, starting: 0, blocked: 0 };
-        assert_eq!(run(&[4.9; 200], 0.0, two).replicas, Some(2));
-        assert_eq!(run(&[3.0; 200], 0.0, two).replicas, Some(1));
+        assert_eq!(run(&[4.9; 200], 0.0, ready(2)).replicas, Some(2));
+        assert_eq!(run(&[3.0; 200], 0.0, ready(2)).replicas, Some(1));
     }
 
     #[test]
-    fn what_was_needed_is_kept_for_a_while() {
-        let mut arrivals = vec![20.0; 60];
-        arrivals.extend([2.0; 15]);
-        let five = Replicas { desired: 5, ready: 5, starting: 0, blocked: 0 };
-        let needed = run(&[20.0; 60], 0.0, five).replicas;
-        assert_eq!(run(&arrivals, 0.0, five).replicas, needed);
-        arrivals.extend([2.0; 20]);
-        assert_eq!(run(&arrivals, 0.0, five).replicas, Some(1));
+    fn replicas_that_were_needed_are_kept_for_a_while() {
+        let arrivals = [vec![20.0; 60], vec![2.0; 35]].concat();
+        let recommended = |seconds| run(&arrivals[..seconds], 0.0, ready(5)).replicas;
+        assert_eq!((recommended(75), recommended(95)), (recommended(60), Some(1)));
     }
 
     #[test]
-    fn nothing_measured_means_no_opinion_and_silence_none() {
-        let three = Replicas { desired: 3, ready: 3, starting: 0, blocked: 0 };
-        let decided = |found: Recommendation| (found.replicas, found.reason);
-        assert_eq!(decided(run(&[0.0], 0.0, three)), (None, "waiting"));
-        assert_eq!(decided(run(&[0.0; 40], 3.0, three)), (None, "no_data"));
-        assert_eq!(decided(run(&[0.0; 130], 0.0, three)), (Some(0), "idle"));
-    }
-
-    #[test]
-    fn the_first_request_wakes_a_replica() {
-        let none = Replicas::default();
-        assert_eq!(run(&[0.0; 130], 0.0, none).replicas, Some(0));
-        let found = run(&[0.0, 1.0], 1.0, none);
-        assert_eq!((found.replicas, found.reason), (Some(1), "waking"));
-        assert!(found.text.starts_with("1 requests wait"), "{found:?}");
+    fn silence_needs_no_replica_and_the_first_request_wakes_one() {
+        assert_eq!(decided(&[0.0], 0.0, ready(3)), (None, "waiting"));
+        assert_eq!(decided(&[0.0; 40], 3.0, ready(3)), (None, "no_data"));
+        assert_eq!(decided(&[0.0; 130], 0.0, ready(3)), (Some(0), "idle"));
+        assert_eq!(decided(&[0.0; 130], 0.0, ready(0)), (Some(0), "idle"));
+        assert_eq!(decided(&[0.0, 1.0], 1.0, ready(0)), (Some(1), "waking"));
     }
 }

@@ -1,16 +1,12 @@
-//! The laws by name. A program has a [`Table`] with one line for each law that it offers.
+//! The laws that a program offers, by name.
 
 use crate::observation::Observation;
 use crate::slo::Plan;
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// Reason of a law that acts at intervals and whose next step is not due.
 pub const WAITING: &str = "waiting";
-
-/// Reason of a law that has no figures yet, or not enough.
-pub const NO_DATA: &str = "no_data";
 
 /// A scaling law with its memory. It reads no clock, socket, environment or cluster.
 pub trait Law: fmt::Debug + Send {
@@ -45,7 +41,7 @@ impl Recommendation {
 
     /// No opinion: there are no figures yet, or not enough.
     pub fn no_data() -> Self {
-        Self::new(None, NO_DATA, "nothing measured yet")
+        Self::new(None, "no_data", "nothing measured yet")
     }
 }
 
@@ -71,50 +67,19 @@ pub struct Settings {
     pub max: usize,
 }
 
-/// Makes a law that remembers nothing yet.
-pub type Make = Arc<dyn Fn(&Settings) -> Box<dyn Law> + Send + Sync>;
-
-/// The [`Make`] of a law whose constructor is `new`.
-pub fn maker<L: Law + 'static>(new: impl Fn(&Settings) -> L + Send + Sync + 'static) -> Make {
-    Arc::new(move |settings| Box::new(new(settings)))
-}
-
 /// A kind of law: one line of a [`Table`].
 #[derive(Debug, Clone, Copy)]
 pub struct Kind {
     /// The name, such as `rate`.
     pub name: &'static str,
-    /// The parameter after the name, as help texts write it, such as `:REQUESTS`, or `[:INTERVAL]` if it may be left out.
+    /// The parameter as help texts write it, such as `:REQUESTS`, or `[:INTERVAL]` if it may be left out.
     pub parameter: &'static str,
     /// Whether the law can start the first replica, so that `--min 0` makes sense.
     pub wakes: bool,
-    /// Whether the law can scale dispatchers: requests do not wait for those.
+    /// Whether the law can scale dispatchers, for which no requests wait.
     pub scales_dispatchers: bool,
-    /// Reads the parameter; `None` if it makes no sense.
-    pub parse: fn(Option<&str>) -> Option<Make>,
-}
-
-/// A law that was chosen by name, with its parameter.
-#[derive(Clone)]
-pub struct Choice {
-    /// Name and parameter as given, such as `rate:500`.
-    pub name: String,
-    /// The kind of law.
-    pub kind: Kind,
-    make: Make,
-}
-
-impl Choice {
-    /// The law, remembering nothing yet.
-    pub fn make(&self, settings: &Settings) -> Box<dyn Law> {
-        (self.make)(settings)
-    }
-}
-
-impl fmt::Debug for Choice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.name)
-    }
+    /// Makes the law with the parameter after the colon; `None` if the parameter makes no sense.
+    pub make: fn(&Settings, Option<&str>) -> Option<Box<dyn Law>>,
 }
 
 /// The laws that a program offers.
@@ -122,7 +87,7 @@ impl fmt::Debug for Choice {
 pub struct Table {
     /// One for each law.
     pub kinds: &'static [Kind],
-    /// What to do about a law that is not in the table, appended to the error.
+    /// Where other laws are, appended to the error.
     pub elsewhere: &'static str,
 }
 
@@ -136,19 +101,16 @@ pub struct Unknown {
 }
 
 impl Table {
-    /// The law that `text` names, such as `rate:500`.
+    /// The law that `text` names with its parameter, such as `rate:500`, remembering nothing yet, and its kind.
     ///
     /// # Errors
     /// When the table has no such law, or the parameter makes no sense.
-    pub fn choose(&self, text: &str) -> Result<Choice, Unknown> {
-        let (name, parameter) = match text.split_once(':') {
-            Some((name, parameter)) => (name, Some(parameter)),
-            None => (text, None),
-        };
+    pub fn make(&self, text: &str, settings: &Settings) -> Result<(Kind, Box<dyn Law>), Unknown> {
+        let (name, parameter) = text.split_once(':').map_or((text, None), |(name, it)| (name, Some(it)));
         let kind = self.kinds.iter().find(|kind| kind.name == name);
-        let chosen = kind.and_then(|&kind| Some(Choice { name: text.into(), kind, make: (kind.parse)(parameter)? }));
+        let made = kind.and_then(|kind| Some((*kind, (kind.make)(settings, parameter)?)));
         let shown = || text.chars().take(40).collect();
-        chosen.ok_or_else(|| Unknown { text: shown(), laws: self.names(), elsewhere: self.elsewhere })
+        made.ok_or_else(|| Unknown { text: shown(), laws: self.names(), elsewhere: self.elsewhere })
     }
 
     /// All names with their parameters, for help texts.

@@ -7,7 +7,7 @@ use crate::target::deployment::Name;
 use anyhow::{Context, Result, ensure};
 use bytesize::ByteSize;
 use law::limits::{Guard, Limits};
-use law::table::{Choice, Law, Objective, Settings, Table};
+use law::table::{Kind, Law, Objective, Settings, Table};
 use service::options::positive_duration;
 use std::fmt;
 use std::path::PathBuf;
@@ -201,14 +201,16 @@ impl Section {
     /// # Errors
     /// When one makes no sense, or something that it names is not there.
     pub fn check(self, name: String, laws: &Table) -> Result<Scaling> {
-        let chosen = self.policy.iter().map(|law| laws.choose(law)).collect::<Result<Vec<Choice>, _>>();
-        let chosen = chosen.context("--policy")?;
         let Self { quantile, min, max, objective, interval, role, .. } = self;
         ensure!(min <= max, "--min ({min}) must not exceed --max ({max})");
         ensure!(quantile > 0.0 && quantile < 1.0, "--quantile ({quantile}) must lie between 0 and 1, such as 0.99");
         ensure!(interval >= Duration::from_millis(100), "--interval ({interval:?}) must be at least 100ms");
+        let objective_of_laws = Objective { latency: objective, quantile };
+        let settings = Settings { objective: objective_of_laws, interval, min: min as usize, max: max as usize };
+        let made: Vec<(Kind, Box<dyn Law>)> =
+            self.policy.iter().map(|law| laws.make(law, &settings)).collect::<Result<_, _>>().context("--policy")?;
         ensure!(
-            min > 0 || matches!(&chosen[..], [only] if only.kind.wakes),
+            min > 0 || matches!(&made[..], [(only, _)] if only.wakes),
             "--min 0 needs --policy slo: no other law can start the first replica"
         );
         if let Some(share) = self.cpu_share {
@@ -223,14 +225,13 @@ impl Section {
         let stale_after = self.source.access.prometheus.is_some().then_some(self.source.prometheus_stale_after);
         let unlimited = |rate: Option<u32>| rate.map_or(usize::MAX, |rate| rate as usize);
         let (min, max) = (min as usize, max as usize);
-        for law in &chosen {
+        for (kind, _) in &made {
             ensure!(
-                role == Role::Replicas || law.kind.scales_dispatchers,
+                role == Role::Replicas || kind.scales_dispatchers,
                 "--policy {} is for replicas: requests do not wait for dispatchers; use rate:REQUESTS",
-                law.name
+                kind.name
             );
         }
-        let settings = Settings { objective: Objective { latency: objective, quantile }, interval, min, max };
         let limits = Limits {
             min,
             max,
@@ -279,7 +280,7 @@ impl Section {
         Ok(Scaling {
             name,
             source: self.source.try_into()?,
-            law: law(&chosen, &settings),
+            law: combined(made),
             limits,
             interval,
             place,
@@ -289,12 +290,9 @@ impl Section {
     }
 }
 
-/// The chosen law, or all of them together.
-fn law(chosen: &[Choice], settings: &Settings) -> Box<dyn Law> {
-    match chosen {
-        [only] => only.make(settings),
-        _ => Box::new(Highest::new(chosen.iter().map(|law| law.make(settings)))),
-    }
+/// The only law, or all laws together.
+fn combined(mut made: Vec<(Kind, Box<dyn Law>)>) -> Box<dyn Law> {
+    if made.len() == 1 { made.remove(0).1 } else { Box::new(Highest::new(made.into_iter().map(|(_, law)| law))) }
 }
 
 /// Host name and process id.

@@ -5,7 +5,6 @@ use hyper::{Request, StatusCode};
 use rustix::process::{Pid, Signal, kill_process};
 use scaler::target::processes::Spec;
 use scaler::target::{Handle, State};
-use serde_json::Value;
 use service::respond;
 use std::fs;
 use std::net::Ipv4Addr;
@@ -195,11 +194,6 @@ impl Scaler {
     /// Ends it as nobody can prepare for.
     pub(crate) async fn kill(mut self) {
         self.child.kill().await.expect("it is ours");
-    }
-
-    /// Its decisions so far, oldest first.
-    pub(crate) async fn decisions(&self) -> Vec<Value> {
-        serde_json::from_str(&self.get("/decisions").await).expect("a list")
     }
 
     /// What it answers to this path.

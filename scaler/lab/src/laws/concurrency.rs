@@ -6,7 +6,7 @@
 
 use law::cadence::Cadence;
 use law::observation::Observation;
-use law::table::{Kind, Law, Recommendation, maker};
+use law::table::{Kind, Law, Recommendation};
 use law::window::Window;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ pub const KIND: Kind = Kind {
     parameter: "",
     wakes: false,
     scales_dispatchers: false,
-    parse: |parameter| parameter.is_none().then(|| maker(|_| Concurrency::default())),
+    make: |_, parameter| parameter.is_none().then(|| Box::new(Concurrency::default()) as Box<dyn Law>),
 };
 
 const TICK: Duration = Duration::from_secs(2);

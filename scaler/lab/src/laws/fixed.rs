@@ -1,7 +1,7 @@
 //! `fixed:REPLICAS`: always the same number, to compare with.
 
 use law::observation::Observation;
-use law::table::{Kind, Law, Recommendation, maker};
+use law::table::{Kind, Law, Recommendation};
 
 /// The line for a table of laws.
 pub const KIND: Kind = Kind {
@@ -9,9 +9,9 @@ pub const KIND: Kind = Kind {
     parameter: ":REPLICAS",
     wakes: false,
     scales_dispatchers: true,
-    parse: |parameter| {
+    make: |_, parameter| {
         let replicas = parameter?.parse().ok().filter(|&replicas| replicas <= 100_000)?;
-        Some(maker(move |_| Fixed(replicas)))
+        Some(Box::new(Fixed(replicas)))
     },
 };
 

@@ -7,7 +7,7 @@ use crate::quantiles::quantile;
 use law::cadence::Cadence;
 use law::histogram::Histogram;
 use law::observation::Observation;
-use law::table::{Kind, Law, Recommendation, maker};
+use law::table::{Kind, Law, Recommendation, Settings};
 use law::window::Window;
 use std::time::Duration;
 
@@ -17,15 +17,16 @@ pub const KIND: Kind = Kind {
     parameter: "",
     wakes: false,
     scales_dispatchers: false,
-    parse: |parameter| parameter.is_none().then(|| maker(|it| LatencyRatio::new(it.objective.latency, false))),
+    make: |settings, parameter| make(settings, parameter, false),
 };
 
 /// The line of the law as it was published.
-pub const LITERAL: Kind = Kind {
-    name: "latency-ratio-literal",
-    parse: |parameter| parameter.is_none().then(|| maker(|it| LatencyRatio::new(it.objective.latency, true))),
-    ..KIND
-};
+pub const LITERAL: Kind =
+    Kind { name: "latency-ratio-literal", make: |settings, parameter| make(settings, parameter, true), ..KIND };
+
+fn make(settings: &Settings, parameter: Option<&str>, is_literal: bool) -> Option<Box<dyn Law>> {
+    parameter.is_none().then(|| Box::new(LatencyRatio::new(settings.objective.latency, is_literal)) as Box<dyn Law>)
+}
 
 const TICK: Duration = Duration::from_secs(10);
 const WINDOW: Duration = Duration::from_secs(60);

@@ -6,7 +6,7 @@
 use law::cadence::Cadence;
 use law::histogram::Histogram;
 use law::observation::Observation;
-use law::table::{Kind, Law, Recommendation, maker};
+use law::table::{Kind, Law, Recommendation};
 use law::window::Window;
 use std::time::Duration;
 
@@ -16,12 +16,10 @@ pub const KIND: Kind = Kind {
     parameter: "[:SHARE]",
     wakes: false,
     scales_dispatchers: false,
-    parse: |parameter| {
+    make: |settings, parameter| {
         let lower = parameter.unwrap_or("0.5").parse().ok().filter(|share| (0.0..1.0).contains(share))?;
-        Some(maker(move |settings| {
-            let upper = settings.objective.latency;
-            LatencyStep::new(upper, upper.mul_f64(lower))
-        }))
+        let upper = settings.objective.latency;
+        Some(Box::new(LatencyStep::new(upper, upper.mul_f64(lower))))
     },
 };
 

@@ -4,7 +4,7 @@
 
 use law::cadence::Cadence;
 use law::observation::Observation;
-use law::table::{Kind, Law, Recommendation, maker};
+use law::table::{Kind, Law, Recommendation};
 use law::window::Window;
 use std::time::Duration;
 
@@ -14,9 +14,9 @@ pub const KIND: Kind = Kind {
     parameter: "[:INTERVAL]",
     wakes: false,
     scales_dispatchers: false,
-    parse: |parameter| {
+    make: |_, parameter| {
         let interval = humantime::parse_duration(parameter.unwrap_or("30s")).ok()?;
-        (!interval.is_zero()).then(|| maker(move |_| Queue::new(interval)))
+        (!interval.is_zero()).then(|| Box::new(Queue::new(interval)) as Box<dyn Law>)
     },
 };
 

@@ -4,7 +4,7 @@
 //! downscale_delay_s = 600, its defaults.
 
 use law::observation::Observation;
-use law::table::{Kind, Law, Recommendation, maker};
+use law::table::{Kind, Law, Recommendation};
 use law::window::Window;
 use std::cmp::Ordering;
 use std::time::Duration;
@@ -15,7 +15,7 @@ pub const KIND: Kind = Kind {
     parameter: "",
     wakes: false,
     scales_dispatchers: false,
-    parse: |parameter| parameter.is_none().then(|| maker(|_| RayServe::default())),
+    make: |_, parameter| parameter.is_none().then(|| Box::new(RayServe::default()) as Box<dyn Law>),
 };
 
 const PER_REPLICA: f64 = 2.0;

@@ -4,9 +4,10 @@ use super::flags::Plan;
 use super::oracle;
 use super::trial::{Moment, Outcome, Trial};
 use crate::laws::Choice;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use law::limits::Limits;
+use law::slo;
 use serde::Serialize;
 
 /// Beyond so many requests, or seconds, no oracle is asked: it tries hundreds of plans, and one more for every change
@@ -86,7 +87,7 @@ impl Comparison {
         let bar = ProgressBar::with_draw_target(Some(steps), ProgressDrawTarget::stderr());
         bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len}  {msg}")?);
         // The oracle has a law only for form's sake: it runs plans of its own.
-        let slo: Choice = "slo".parse().context("the table of laws has slo")?;
+        let slo = Choice::Live(slo::KIND.name.into());
         let rows = |(name, workload): &(String, workload::Workload)| {
             bar.set_message(name.clone());
             let trial = |law: &Choice, seed| {

@@ -2,7 +2,6 @@
 //! them the tests say that they were skipped.
 
 #[path = "../../../tests/prometheus/server.rs"]
-#[allow(dead_code, reason = "each program of tests uses a part")]
 mod server;
 
 mod history;

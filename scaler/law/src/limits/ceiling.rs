@@ -127,35 +127,29 @@ mod tests {
     use super::*;
     use crate::histogram::Histogram;
 
+    const S: fn(u64) -> Duration = Duration::from_secs;
+
     /// An observation with `ready` replicas, and `answers` so far.
     fn seen(second: u64, ready: usize, queue_length: f64, answers: f64) -> Observation {
-        Observation {
-            at: Duration::from_secs(second),
-            queue_length,
-            service: Histogram { buckets: vec![(f64::INFINITY, answers)], sum: 0.0 },
-            replicas: Replicas { desired: ready, ready, ..Replicas::default() },
-            ..Observation::default()
-        }
-    }
-
-    /// The ceiling after ten saturated seconds with two replicas at 20/s and ten with three at `rate`.
-    fn try_a_third(rate: f64) -> Option<(usize, Limit)> {
-        let mut ceiling = Ceiling::default();
-        for second in 0..=10 {
-            ceiling.watch(&seen(second, 2, 9.0, 20.0 * second as f64));
-        }
-        for second in 11..=21 {
-            ceiling.watch(&seen(second, 3, 9.0, 200.0 + rate * (second - 10) as f64));
-        }
-        ceiling.at(Duration::from_secs(21)).map(|reached| (reached.replicas, reached.why))
+        let service = Histogram { buckets: vec![(f64::INFINITY, answers)], sum: 0.0 };
+        let replicas = Replicas { desired: ready, ready, ..Replicas::default() };
+        Observation { at: S(second), queue_length, service, replicas, ..Observation::default() }
     }
 
     #[test]
     fn after_a_replica_without_gain_none_is_added_for_a_while() {
-        assert_eq!(try_a_third(30.0), None);
-        assert_eq!(try_a_third(24.0), None, "two fifths of what it should bring");
-        assert_eq!(try_a_third(21.0), Some((3, Limit::NoGain)));
-        assert_eq!(try_a_third(15.0), Some((3, Limit::NoGain)));
+        // A replica more should bring 10/s; two fifths of that are a gain, a tenth is not.
+        for (rate, expected) in [(30.0, None), (24.0, None), (21.0, Some(3)), (15.0, Some(3))] {
+            let mut ceiling = Ceiling::default();
+            for second in 0..=10 {
+                ceiling.watch(&seen(second, 2, 9.0, 20.0 * second as f64));
+            }
+            for second in 11..=21 {
+                ceiling.watch(&seen(second, 3, 9.0, 200.0 + rate * (second - 10) as f64));
+            }
+            let found = ceiling.at(S(21)).map(|reached| (reached.replicas, reached.why));
+            assert_eq!(found, expected.map(|replicas| (replicas, Limit::NoGain)), "{rate}/s");
+        }
     }
 
     #[test]
@@ -164,58 +158,49 @@ mod tests {
         for second in 0..60 {
             ceiling.watch(&seen(second, 1 + second as usize / 20, 0.0, 5.0 * second as f64));
         }
-        assert_eq!(ceiling.at(Duration::from_secs(60)), None);
+        assert_eq!(ceiling.at(S(60)), None);
     }
 
-    /// Three ready replicas and one that cannot be placed.
-    fn full(second: u64) -> Observation {
-        let mut full = seen(second, 3, 0.0, 0.0);
-        full.replicas = Replicas { desired: 4, ready: 3, starting: 0, blocked: 1 };
-        full
+    fn blocked(second: u64, ready: usize) -> Observation {
+        let replicas = Replicas { desired: ready + 1, ready, starting: 0, blocked: 1 };
+        Observation { replicas, ..seen(second, ready, 0.0, 0.0) }
     }
 
     #[test]
     fn each_vain_attempt_makes_the_next_pause_longer() {
         let mut ceiling = Ceiling::default();
-        let mut full = full(0);
-        let mut pauses = Vec::new();
-        for _ in 0..6 {
-            ceiling.watch(&full);
-            let until = ceiling.reached.expect("reached").until;
-            pauses.push((until - full.at).as_secs());
-            full.at = until + Duration::from_secs(1);
-        }
-        assert_eq!(pauses, [15, 30, 60, 120, 120, 120]);
-        full.at += FULL.last * 2;
-        ceiling.watch(&full);
-        assert_eq!((ceiling.reached.expect("again").until - full.at).as_secs(), 15, "that was long ago");
+        let mut at = Duration::ZERO;
+        let mut pause = |rest: Duration| {
+            at += rest;
+            ceiling.watch(&Observation { at, ..blocked(0, 3) });
+            let pause = ceiling.reached.expect("reached").until - at;
+            at += pause + S(1);
+            pause.as_secs()
+        };
+        assert_eq!([(); 6].map(|()| pause(Duration::ZERO)), [15, 30, 60, 120, 120, 120]);
+        assert_eq!(pause(FULL.last * 2), 15, "that was long ago");
     }
 
     #[test]
     fn unplaced_replicas_stay_asked_for_until_a_cluster_autoscaler_has_looked() {
         let mut ceiling = Ceiling::default();
-        let mut finals = Vec::new();
         for second in 0..=11 {
-            ceiling.watch(&full(second));
-            let reached = ceiling.at(Duration::from_secs(second)).expect("it is full");
-            assert_eq!((reached.replicas, reached.why), (3, Limit::Full));
-            finals.push(reached.is_final);
+            ceiling.watch(&blocked(second, 3));
+            let Reached { replicas, why, is_final, .. } = ceiling.at(S(second)).expect("it is full");
+            assert_eq!((replicas, why, is_final), (3, Limit::Full, second >= 10), "at {second} s");
         }
-        assert_eq!(finals, [vec![false; 10], vec![true; 2]].concat());
         // Withdrawn at 12 s, and tried again 15 s after that.
         for second in 12..26 {
             ceiling.watch(&seen(second, 3, 0.0, 0.0));
-            assert!(ceiling.at(Duration::from_secs(second)).is_some(), "at {second} s");
+            assert!(ceiling.at(S(second)).is_some(), "at {second} s");
         }
-        assert_eq!(ceiling.at(Duration::from_secs(26)), None);
+        assert_eq!(ceiling.at(S(26)), None);
     }
 
     #[test]
     fn at_least_one_replica_is_tried() {
         let mut ceiling = Ceiling::default();
-        let mut none = seen(0, 0, 1.0, 0.0);
-        none.replicas = Replicas { desired: 1, ready: 0, starting: 0, blocked: 1 };
-        ceiling.watch(&none);
+        ceiling.watch(&blocked(0, 0));
         assert_eq!(ceiling.at(Duration::ZERO).map(|reached| reached.replicas), Some(1));
     }
 }
