@@ -30,7 +30,7 @@ pub fn programs() -> Result<()> {
 pub fn binaries(names: &[&str]) -> Result<()> {
     requirement::check_build()?;
     libtorch::ensure()?;
-    compile(names)
+    compile("--bin", names)
 }
 
 /// Builds the scaler alone, which needs no libtorch.
@@ -38,16 +38,22 @@ pub fn binaries(names: &[&str]) -> Result<()> {
 /// # Errors
 /// If it does not compile.
 pub fn scaler() -> Result<()> {
-    compile(&["scaler"])
+    compile("--bin", &["scaler"])
 }
 
-/// Builds and runs every test of the workspace, also after one has failed.
+/// Builds an example, beside the programs.
+///
+/// # Errors
+/// If it does not compile.
+pub fn example(name: &str) -> Result<()> {
+    compile("--example", &[name])
+}
+
+/// Builds and runs every test of the workspace, also after one has failed. libtorch must be there.
 ///
 /// # Errors
 /// If a test does not compile or fails.
 pub fn test() -> Result<()> {
-    requirement::check_build()?;
-    libtorch::ensure()?;
     let mut arguments = vec!["test", "--release", "--locked", "--workspace", "--no-fail-fast"];
     if !cfg!(target_os = "linux") {
         // Its node is made of Linux' namespaces and control groups.
@@ -57,11 +63,12 @@ pub fn test() -> Result<()> {
     command::run(command::without_proxy(&mut cargo(&arguments)), TEST_LIMIT)
 }
 
-fn compile(names: &[&str]) -> Result<()> {
+/// `kind` is `--bin` or `--example`.
+fn compile(kind: &str, names: &[&str]) -> Result<()> {
     command::run(&mut cargo(&["fetch", "--locked", "--quiet", "--target=host-tuple"]), FETCH_LIMIT)?;
     let mut build = cargo(&["build", "--release", "--locked", "--workspace"]);
     for name in names {
-        build.args(["--bin", name]);
+        build.args([kind, name]);
     }
     progress::run(build)
 }

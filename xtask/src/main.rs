@@ -23,6 +23,8 @@ enum Task {
     Experiment(experiment::Options),
     /// Get what the tests need, run every test, and say which were skipped
     Test(test::Options),
+    /// Get what the tests need, and libtorch; `test` does this, too
+    Setup(test::Options),
     /// Print what the build and the tests need, and how to get what is missing; exit status 0 if nothing is
     Doctor,
     /// Start a Kubernetes cluster on this machine, apply k8s/base to it, and try what must hold; needs root
@@ -46,6 +48,7 @@ fn main() -> Result<()> {
         Task::Up(options) => up::run(&options),
         Task::Experiment(options) => experiment::run(&options),
         Task::Test(options) => test::run(&options),
+        Task::Setup(options) => test::setup(&options),
         Task::Doctor => doctor::run(),
         Task::E2e(options) => cluster::run("check", &options),
         Task::Cluster(options) => cluster::run("explore", &options),

@@ -217,8 +217,11 @@ pub fn check_build() -> Result<()> {
 pub fn debian_packages(missing: &[&Requirement]) -> Vec<&'static str> {
     let mut packages = Vec::new();
     for requirement in missing {
-        if let Remedy::Packages { debian, .. } = requirement.remedy {
-            packages.extend(debian.iter().filter(|package| !packages.contains(package)).collect::<Vec<_>>());
+        let Remedy::Packages { debian, .. } = requirement.remedy else { continue };
+        for package in debian {
+            if !packages.contains(package) {
+                packages.push(*package);
+            }
         }
     }
     packages

@@ -10,6 +10,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Time limit for a program to listen, and for the first replica to be ready.
@@ -25,8 +26,8 @@ const WAITING_LINES: usize = 64;
 pub struct Service {
     name: &'static str,
     child: Child,
-    /// Lines of its standard output.
-    lines: Receiver<String>,
+    /// Lines of its standard output. The lock lets threads share the service.
+    lines: Mutex<Receiver<String>>,
     /// Where it listens, `host:port` on loopback.
     pub address: String,
 }
@@ -70,7 +71,7 @@ impl Service {
             );
         };
         let address = address.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]");
-        Ok(Self { name, child, lines, address })
+        Ok(Self { name, child, lines: Mutex::new(lines), address })
     }
 
     /// The next line on the program's standard output.
@@ -78,7 +79,8 @@ impl Service {
     /// # Errors
     /// If the program ends, or prints nothing for 60 s.
     pub fn line(&mut self) -> Result<String> {
-        let line = self.lines.recv_timeout(START_LIMIT);
+        let lines = self.lines.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let line = lines.recv_timeout(START_LIMIT);
         line.with_context(|| format!("{} ended, or printed nothing within {START_LIMIT:?}", self.name))
     }
 

@@ -1,10 +1,10 @@
-//! `cargo xtask test`: gets what the tests need, runs every test, and says which were skipped.
+//! `cargo xtask setup` and `cargo xtask test`: get what the tests need, run every test, say which were skipped.
 
 use crate::install::{self, Consent};
-use crate::{build, cluster, doctor, requirement};
+use crate::{build, cluster, doctor, libtorch, requirement};
 use anyhow::Result;
 
-/// Flags of `cargo xtask test`.
+/// Flags of `cargo xtask setup` and `cargo xtask test`.
 #[derive(Debug, clap::Args)]
 pub struct Options {
     /// Install missing packages with apt-get, without a question
@@ -12,13 +12,23 @@ pub struct Options {
     yes: bool,
 }
 
-/// Runs every test, the checks on a Kubernetes cluster included.
+/// Installs what the build and the tests need, as far as it can be had, and gets libtorch.
+///
+/// # Errors
+/// If something that the build needs cannot be had.
+pub fn setup(options: &Options) -> Result<()> {
+    let consent = if options.yes { Consent::Given } else { Consent::Ask };
+    install::install(&requirement::missing(), consent);
+    requirement::check_build()?;
+    libtorch::ensure()
+}
+
+/// Runs every test, the checks on a Kubernetes cluster included, and prints which were skipped.
 ///
 /// # Errors
 /// If the workspace cannot be built or a test fails.
 pub fn run(options: &Options) -> Result<()> {
-    let consent = if options.yes { Consent::Given } else { Consent::Ask };
-    install::install(&requirement::missing(), consent);
+    setup(options)?;
     let result = build::test().and_then(|()| cluster::test());
     println!("\n{}", doctor::skipped());
     result
