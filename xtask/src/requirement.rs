@@ -68,9 +68,6 @@ const KUBERNETES_VALIDATE: Environment =
 
 const CONTROL_PLANE_PROGRAMS: [&str; 4] = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"];
 
-const CONTROL_PLANE_ADVICE: &str = "export KUBEBUILDER_ASSETS=FOLDER, a folder with etcd, kube-apiserver, \
-                                    kube-controller-manager and kube-scheduler";
-
 /// Requirements without which nothing can be built.
 const OF_THE_BUILD: [Requirement; 3] = [
     Requirement {
@@ -97,7 +94,7 @@ const OF_THE_BUILD: [Requirement; 3] = [
 const OF_TESTS: [Requirement; 15] = [
     Requirement {
         name: "prometheus",
-        needed_by: "tests of the scaler, the lab, alerts and dashboards with a real Prometheus",
+        needed_by: "tests with a real Prometheus",
         is_met: || are_in_path(&["prometheus", "promtool"]),
         remedy: debian(&["prometheus"], Some("brew install prometheus")),
     },
@@ -121,7 +118,7 @@ const OF_TESTS: [Requirement; 15] = [
     },
     Requirement {
         name: "kubectl",
-        needed_by: "tests of the Kubernetes manifests; checks on a cluster",
+        needed_by: "tests of the manifests, checks on a cluster",
         is_met: || are_in_path(&["kubectl"]),
         remedy: debian(&["kubernetes-client"], Some("brew install kubernetes-cli")),
     },
@@ -141,7 +138,7 @@ const OF_TESTS: [Requirement; 15] = [
         name: "root",
         needed_by: "checks on a cluster, tests of control groups",
         is_met: || rustix::process::geteuid().is_root() && Path::new("/proc/self/ns/net").exists(),
-        remedy: Remedy::User("run cargo xtask test as root on Linux"),
+        remedy: Remedy::User("run cargo xtask test as root, on Linux"),
     },
     Requirement {
         name: "xz",
@@ -151,15 +148,15 @@ const OF_TESTS: [Requirement; 15] = [
     },
     Requirement {
         name: "control plane",
-        needed_by: "tests of discovery, scaling and leader election with a real API server; checks on a cluster",
+        needed_by: "tests with an API server, checks on a cluster",
         is_met: has_control_plane,
-        remedy: Remedy::User(CONTROL_PLANE_ADVICE),
+        remedy: Remedy::User("set KUBEBUILDER_ASSETS, see docs/kubernetes.md"),
     },
     Requirement {
         name: "control plane from 1.21",
         needed_by: "tests of discovery by EndpointSlices",
         is_met: || api_server_version().is_some_and(|version| version >= (1, 21)),
-        remedy: Remedy::User("let KUBEBUILDER_ASSETS name the programs of a newer Kubernetes"),
+        remedy: Remedy::User("set KUBEBUILDER_ASSETS to a newer one"),
     },
     Requirement {
         name: "python3 with venv",
@@ -172,19 +169,19 @@ const OF_TESTS: [Requirement; 15] = [
     },
     Requirement {
         name: "schemathesis",
-        needed_by: "the test of the dispatcher's OpenAPI document",
+        needed_by: "the test of the OpenAPI document",
         is_met: || SCHEMATHESIS.is_made(),
         remedy: Remedy::Python(SCHEMATHESIS),
     },
     Requirement {
         name: "tritonclient",
-        needed_by: "the test of the replica's Open Inference Protocol",
+        needed_by: "the test of the Open Inference Protocol",
         is_met: || TRITON_CLIENT.is_made(),
         remedy: Remedy::Python(TRITON_CLIENT),
     },
     Requirement {
         name: "kubernetes-validate",
-        needed_by: "the test of the manifests with Kubernetes' schemas",
+        needed_by: "the test of the manifests' schemas",
         is_met: || KUBERNETES_VALIDATE.is_made(),
         remedy: Remedy::Python(KUBERNETES_VALIDATE),
     },
