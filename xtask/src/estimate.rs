@@ -13,7 +13,7 @@ const DEPENDENCIES_CPU_SECONDS: f64 = 640.0;
 const WORKSPACE_CPU_SECONDS: f64 = 150.0;
 
 /// Libraries that cargo compiles from registries for the programs.
-const LIBRARIES: f64 = 330.0;
+const LIBRARIES: f64 = 380.0;
 
 /// Time of the longest chain of crates that wait for each other on the reference machine, s.
 const CHAIN_SECONDS: f64 = 150.0;
@@ -32,28 +32,25 @@ const RUN: Duration = Duration::from_secs(90);
 pub fn estimate() -> String {
     let download_bytes = if libtorch::is_present() { 0 } else { libtorch::DOWNLOAD_BYTES };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let missing_share = missing_share();
-    let has_programs = PROGRAMS.iter().all(|program| paths::program(program).exists());
-    if has_programs && missing_share == 0.0 {
-        return sentence(download_bytes, Duration::ZERO, cores);
-    }
-    sentence(download_bytes, compilation(missing_share, cores, speed(cores)), cores)
+    let is_built = PROGRAMS.iter().all(|program| paths::program(program).exists());
+    let compilation = if is_built { None } else { Some(compilation(missing_share(), cores, speed(cores))) };
+    sentence(download_bytes, compilation, cores)
 }
 
-/// The sentence; `compilation` is zero if everything was compiled before.
-fn sentence(download_bytes: u64, compilation: Duration, cores: usize) -> String {
-    let total = Duration::from_secs_f64(download_bytes as f64 / DOWNLOAD_RATE) + compilation + RUN;
-    let mut parts = vec![format!("this takes about {} here", rounded(total))];
+/// The sentence; `compilation` is `None` if the programs were compiled before.
+fn sentence(download_bytes: u64, compilation: Option<Duration>, cores: usize) -> String {
+    let download = Duration::from_secs_f64(download_bytes as f64 / DOWNLOAD_RATE);
+    let total = download + compilation.unwrap_or_default() + RUN;
+    let mut sentence = format!("this takes about {} here", rounded(total));
+    match compilation {
+        None => sentence += ", and longer if sources have changed since the last build",
+        Some(time) => sentence += &format!(": {} to compile on {cores} cores, {} to run", rounded(time), rounded(RUN)),
+    }
     if download_bytes > 0 {
-        parts.push(format!("{} MB to download, at {} MB/s", download_bytes / 1_000_000, DOWNLOAD_RATE / 1e6));
+        let megabytes = download_bytes / 1_000_000;
+        sentence += &format!(", {} to download {megabytes} MB at {} MB/s", rounded(download), DOWNLOAD_RATE / 1e6);
     }
-    if compilation.is_zero() {
-        parts.push("and the time to compile what has changed since the last build".into());
-    } else {
-        parts.push(format!("{} to compile on {cores} cores", rounded(compilation)));
-    }
-    parts.push(format!("{} to run", rounded(RUN)));
-    parts.join(", ")
+    sentence
 }
 
 /// Time of compiling the workspace and this share of the libraries from registries.
@@ -108,9 +105,9 @@ mod tests {
 
     #[test]
     fn the_sentence_tells_only_what_is_still_to_be_done() {
-        let built = sentence(0, Duration::ZERO, 2);
+        let built = sentence(0, None, 2);
         assert!(built.starts_with("this takes about 90 s here") && !built.contains("MB"), "{built}");
-        let nothing = sentence(530_000_000, Duration::from_secs(400), 2);
+        let nothing = sentence(530_000_000, Some(Duration::from_secs(400)), 2);
         for part in ["about 9 min", "530 MB", "7 min to compile on 2 cores", "90 s to run"] {
             assert!(nothing.contains(part), "{nothing}");
         }
