@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use xtask::{bench, build, cluster, demo, experiment, images, libtorch, parity, prerequisites, up};
+use xtask::{bench, cluster, demo, doctor, experiment, images, libtorch, parity, requirement, test, up};
 
 /// Builds, runs and tests Roundhouse.
 #[derive(Parser)]
@@ -21,8 +21,12 @@ enum Task {
     Up(up::Options),
     /// Replay one workload against each scaling law in turn, with fresh processes, and compare what they reached and cost
     Experiment(experiment::Options),
-    /// Run every test
-    Test,
+    /// Get what the tests need, run every test, and say which were skipped
+    Test(test::Options),
+    /// Get what the tests need, and libtorch; `test` does this, too
+    Setup(test::Options),
+    /// Print what the build and the tests need, and how to get what is missing; exit status 0 if nothing is
+    Doctor,
     /// Start a Kubernetes cluster on this machine, apply k8s/base to it, and try what must hold; needs root
     E2e(cluster::Options),
     /// Start such a cluster and leave it running for kubectl until Ctrl-C; needs root
@@ -43,14 +47,16 @@ fn main() -> Result<()> {
         Task::Demo => demo::run(),
         Task::Up(options) => up::run(&options),
         Task::Experiment(options) => experiment::run(&options),
-        Task::Test => build::test().and_then(|()| cluster::test()),
+        Task::Test(options) => test::run(&options),
+        Task::Setup(options) => test::setup(&options),
+        Task::Doctor => doctor::run(),
         Task::E2e(options) => cluster::run("check", &options),
         Task::Cluster(options) => cluster::run("explore", &options),
         Task::Bench(subject) => bench::run(&subject),
         Task::Parity(options) => parity::run(&options),
         Task::Images(options) => images::run(&options),
         Task::Libtorch => {
-            prerequisites::check()?;
+            requirement::check_build()?;
             libtorch::ensure()
         }
     }

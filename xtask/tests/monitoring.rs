@@ -9,8 +9,8 @@ use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use xtask::paths;
 use xtask::stack::{Setup, Stack};
+use xtask::{http, paths};
 
 /// For all expressions to find something.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -72,7 +72,7 @@ impl Prometheus {
     /// The values that an expression has now.
     fn query(&self, expression: &str) -> Result<Vec<f64>, String> {
         let url = format!("{}/api/v1/query", self.url);
-        let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+        let agent = http::agent();
         let answer = agent.get(&url).query("query", expression).call().map_err(|error| error.to_string())?;
         let text = answer.into_body().read_to_string().map_err(|error| error.to_string())?;
         let answer: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
