@@ -1,8 +1,8 @@
-"""Times forward passes of a ResNet-18 in ONNX Runtime or OpenVINO; the peer of replica/examples/forward.rs.
+"""Times forward passes of a ResNet-18 in ONNX Runtime or OpenVINO. The peer of `bench-replica forward`.
 
 Usage: forward.py onnxruntime|openvino WEIGHTS.safetensors CROPS THREADS
-CROPS holds 224x224 RGB pixels, 8 bits each, picture after picture. Then, line by line on standard input:
-"time BATCH REPEATS" is answered with milliseconds, "logits BATCH" with the logits of the first BATCH pictures.
+CROPS holds 224x224 RGB pixels, 8 bits each, image after image. On standard input, a line "time BATCH REPEATS" is answered
+with the milliseconds of each pass, and a line "logits BATCH" with the logits of the first BATCH images.
 """
 
 import sys
@@ -73,7 +73,7 @@ def onnxruntime(model, threads):
 def openvino(model, threads):
     import openvino as ov
 
-    # Without the hint for precision it would compute in bfloat16 where the processor can.
+    # Without this hint for the precision, OpenVINO computes in bfloat16 where the processor can.
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
     core = ov.Core()
     request = core.compile_model(core.read_model(model), "CPU", settings).create_infer_request()
@@ -85,15 +85,15 @@ def main():
     engine, weights, crops, threads = sys.argv[1:]
     make = {"onnxruntime": onnxruntime, "openvino": openvino}[engine]
     weights = load_file(weights)
-    pictures = np.fromfile(crops, np.uint8).reshape(-1, 224, 224, 3).astype(np.float32)
-    pictures = np.ascontiguousarray(((pictures / 255 - MEAN) / DEVIATION).transpose(0, 3, 1, 2))
-    # One for each batch size: fixed shapes are what both engines do best.
+    images = np.fromfile(crops, np.uint8).reshape(-1, 224, 224, 3).astype(np.float32)
+    images = np.ascontiguousarray(((images / 255 - MEAN) / DEVIATION).transpose(0, 3, 1, 2))
+    # A model for each batch size: both engines are fastest with fixed shapes.
     passes = {}
 
     def forward(batch):
         if batch not in passes:
             passes[batch] = make(graph(weights, batch), int(threads))[1]
-        return passes[batch](pictures[:batch])
+        return passes[batch](images[:batch])
 
     description, passes[1] = make(graph(weights, 1), int(threads))
     print("ready", description, flush=True)
@@ -103,7 +103,7 @@ def main():
         if question == "logits":
             answer = forward(batch).ravel()
         else:
-            # The first pass finds its memory gone from the caches.
+            # The first pass of a turn is not timed: other processes have displaced its memory from the caches.
             forward(batch)
             answer = []
             for _ in range(int(repeats[0])):

@@ -1,7 +1,7 @@
-"""Makes the pictures that the replica is measured with out of drawn ones.
+"""Makes the images that the replica is measured with out of drawn ones.
 
-Usage: pictures.py DRAWN FOLDER
-Writes 38k.jpg and 166k.jpg, both 640x480, and mixed/: 40 files of many sizes, in all formats that are served.
+Usage: images.py DRAWN FOLDER
+Writes 38k.jpg and 166k.jpg, both 640x480, and mixed/: 40 files of many sizes, in all formats that the replica serves.
 """
 
 import io
@@ -17,27 +17,27 @@ sources = sorted(drawn.glob("*.jpg"))
 
 
 def scene(index, size):
-    """A drawn picture of that size, with a camera's noise."""
-    picture = Image.open(sources[index % len(sources)]).convert("RGB").resize(size, Image.BICUBIC)
+    """A drawn image of that size, with the noise of a camera."""
+    image = Image.open(sources[index % len(sources)]).convert("RGB").resize(size, Image.BICUBIC)
     noise = np.random.default_rng(index).normal(0, 6, (size[1], size[0], 3))
-    return Image.fromarray(np.clip(np.asarray(picture) + noise, 0, 255).astype(np.uint8))
+    return Image.fromarray(np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8))
 
 
-def jpeg(picture, quality):
+def jpeg(image, quality):
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=quality)
+    image.save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
 
 
-picture = scene(7, (640, 480))
-encoded = [jpeg(picture, quality) for quality in range(20, 101)]
+image = scene(7, (640, 480))
+encoded = [jpeg(image, quality) for quality in range(20, 101)]
 for name, size in [("38k.jpg", 38_000), ("166k.jpg", 166_000)]:
     (folder / name).write_bytes(min(encoded, key=lambda file: abs(len(file) - size)))
 
 short_sides = [32, 97, 160, 224, 256, 300, 480, 600, 720, 1080]
 for index in range(40):
     short = short_sides[index % len(short_sides)]
-    # Sides as they are common, and once a picture as large as a phone's.
+    # Common ratios of the sides, and one image as large as a phone takes them.
     long = short * [4, 5, 16, 7][index // len(short_sides)] // [3, 4, 9, 7][index // len(short_sides)]
     size = (4000, 3000) if index == 29 else (long, short) if index % 3 else (short, long)
     kind = ["jpeg", "jpeg", "jpeg", "png", "webp"][(index + index // len(short_sides)) % 5]

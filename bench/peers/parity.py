@@ -1,9 +1,11 @@
 """torchvision's part of `cargo xtask parity`; all files lie in one folder.
 
-parity.py pictures FOLDER          FOLDER/drawn/*.jpg -> pictures/*, list.txt, theirs.u8
-parity.py weights FOLDER ARCH      -> ARCH.pth, random, as torch.save(model.state_dict()) writes it
-parity.py pixels FOLDER            theirs.u8 and ours.u8, compared, as JSON
-parity.py logits FOLDER NAME ARCH WEIGHTS    NAME-own.f32 and NAME-given.f32 against torchvision's, as JSON
+parity.py images FOLDER            Makes images/*, list.txt and theirs.u8 out of drawn/*.jpg.
+parity.py weights FOLDER ARCH      Writes random weights to ARCH.pth, like torch.save(model.state_dict()).
+parity.py pixels FOLDER            Compares ours.u8 with theirs.u8.
+parity.py logits FOLDER NAME ARCH WEIGHTS    Compares NAME-own.f32 and NAME-given.f32 with torchvision's logits.
+
+Each task prints its results as JSON. "ours" is the replica's, "theirs" torchvision's.
 """
 
 import json
@@ -21,9 +23,9 @@ from safetensors.torch import load_file
 from torchvision.transforms import functional
 from torchvision.transforms._presets import ImageClassification
 
-# PIL would rather have a transparent palette converted to RGBA; torchvision's loader converts it to RGB.
+# torchvision's loader converts transparent palettes to RGB, and PIL warns that RGBA would be better.
 warnings.filterwarnings("ignore", "Palette images with Transparency")
-torch.set_num_threads(1)  # More would spin for each other on a machine that does something else, too.
+torch.set_num_threads(1)  # Several threads wait for each other in busy loops, which is slow on a machine with other work.
 
 TRANSFORM = ImageClassification(crop_size=224)
 JPEG_SIZES = [(1, 1), (8, 8), (17, 31), (223, 225), (224, 224), (256, 256), (257, 255), (300, 100), (101, 333),
@@ -32,10 +34,10 @@ OTHER_SIZES = [(1, 1), (33, 20), (224, 224), (255, 257), (640, 480), (331, 601),
 EXIF_ORIENTATION = 0x0112
 
 
-def png16(picture, channels):
-    """A PNG file of 16 bits a channel, which PIL does not write: grey (1), RGB (3) or RGBA (4)."""
-    levels = np.asarray(picture).astype(np.uint16) * 257
-    levels[::2] ^= 0x35  # The lower bytes are not to be copies of the upper ones.
+def png16(image, channels):
+    """A PNG file of 16 bits a channel, which PIL cannot write: grey (1), RGB (3) or RGBA (4)."""
+    levels = np.asarray(image).astype(np.uint16) * 257
+    levels[::2] ^= 0x35  # Makes the lower bytes differ from the upper ones.
     if channels == 1:
         levels = levels[:, :, :1]
     if channels == 4:
@@ -46,23 +48,24 @@ def png16(picture, channels):
     def chunk(name, data):
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
-    header = struct.pack(">IIBBBBB", picture.width, picture.height, 16, kind, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", image.width, image.height, 16, kind, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
-def translucent(picture):
-    copy = picture.convert("RGBA")
-    copy.putalpha(Image.linear_gradient("L").resize(picture.size))
+def translucent(image):
+    """The image with an alpha channel that goes from transparent to opaque."""
+    copy = image.convert("RGBA")
+    copy.putalpha(Image.linear_gradient("L").resize(image.size))
     return copy
 
 
 def variants():
-    """(kind, size, how to write it) for every picture; the writer takes the picture and an open file."""
+    """(kind, size, writer) for every image; the writer takes the image and an open file."""
 
     def saved(kind, sizes, mode=None, **options):
-        def write(picture, file):
-            picture = mode(picture) if callable(mode) else picture.convert(mode) if mode else picture
-            picture.save(file, kind.split("-")[0], **options)
+        def write(image, file):
+            image = mode(image) if callable(mode) else image.convert(mode) if mode else image
+            image.save(file, kind.split("-")[0], **options)
 
         return [(kind, size, write) for size in sizes]
 
@@ -79,10 +82,10 @@ def variants():
     yield from saved("jpeg-exif", OTHER_SIZES, quality=85, exif=rotated)
     for mode in ["1", "L", "LA", "P", "RGB", "RGBA"]:
         yield from saved(f"png-{mode.lower()}", OTHER_SIZES, translucent if mode == "RGBA" else mode)
-    yield from saved("png-p4", OTHER_SIZES, lambda picture: picture.quantize(13), bits=4)
-    yield from saved("png-transparent", OTHER_SIZES, lambda picture: picture.quantize(40), transparency=3)
+    yield from saved("png-p4", OTHER_SIZES, lambda image: image.quantize(13), bits=4)
+    yield from saved("png-transparent", OTHER_SIZES, lambda image: image.quantize(40), transparency=3)
     for channels in [1, 3, 4]:
-        write = lambda picture, file, channels=channels: file.write(png16(picture, channels))
+        write = lambda image, file, channels=channels: file.write(png16(image, channels))
         yield from ((f"png-16x{channels}", size, write) for size in OTHER_SIZES)
     for quality in [20, 80]:
         yield from saved("webp-lossy", OTHER_SIZES, quality=quality)
@@ -91,25 +94,25 @@ def variants():
 
 
 def crop(path):
-    """What the transform does before it makes numbers of pixels."""
-    picture = Image.open(path).convert("RGB")
-    resized = functional.resize(picture, TRANSFORM.resize_size, TRANSFORM.interpolation, antialias=TRANSFORM.antialias)
+    """The pixels of an image file after resizing and cropping: [224, 224, 3], 8 bits."""
+    image = Image.open(path).convert("RGB")
+    resized = functional.resize(image, TRANSFORM.resize_size, TRANSFORM.interpolation, antialias=TRANSFORM.antialias)
     return np.asarray(functional.center_crop(resized, TRANSFORM.crop_size))
 
 
-def pictures(folder):
+def images(folder):
     drawn = sorted((folder / "drawn").glob("*.jpg"))
-    (folder / "pictures").mkdir(exist_ok=True)
+    (folder / "images").mkdir(exist_ok=True)
     rows, crops = [], []
     for index, (kind, size, write) in enumerate(variants()):
-        path = folder / "pictures" / f"{index:03}.{kind.split('-')[0]}"
+        path = folder / "images" / f"{index:03}.{kind.split('-')[0]}"
         with open(path, "wb") as file:
             write(Image.open(drawn[index % len(drawn)]).convert("RGB").resize(size, Image.BICUBIC), file)
         rows.append(f"{kind}\t{path}\n")
         crops.append(crop(path))
     (folder / "list.txt").write_text("".join(rows))
     np.stack(crops).tofile(folder / "theirs.u8")
-    return {"pictures": len(rows)}
+    return {"images": len(rows)}
 
 
 def read(folder):
@@ -119,7 +122,7 @@ def read(folder):
 
 
 def accepted(folder, paths):
-    """Which pictures ours took, and why not the others."""
+    """A mask of the images that the replica accepted, and the reasons for refusing the others, by path."""
     refused = dict(row.split("\t", 1) for row in (folder / "refused.txt").read_text().splitlines())
     return np.array([path not in refused for path in paths]), refused
 
@@ -133,7 +136,7 @@ def pixels(folder):
     by_kind = []
     for kind in dict.fromkeys(kinds):
         which = taken & np.array([each == kind for each in kinds])
-        row = {"kind": kind, "pictures": kinds.count(kind), "refused": kinds.count(kind) - int(which.sum())}
+        row = {"kind": kind, "images": kinds.count(kind), "refused": kinds.count(kind) - int(which.sum())}
         by_kind.append(row | (summary(which) if which.any() else {}))
     worst = max(np.flatnonzero(taken), key=lambda index: (difference[index].max(), difference[index].mean()))
     by_kind_and_all = {"kinds": by_kind, "refused": [{"file": file, "reason": why} for file, why in refused.items()]}
@@ -141,7 +144,7 @@ def pixels(folder):
 
 
 def normalised(crops):
-    """The rest of the transform: [n, 3, 224, 224]."""
+    """The input of the model for [n, 224, 224, 3] pixels of 8 bits: [n, 3, 224, 224]."""
     scaled = torch.from_numpy(crops.copy()).permute(0, 3, 1, 2).float() / 255
     return functional.normalize(scaled, TRANSFORM.mean, TRANSFORM.std)
 
@@ -149,7 +152,8 @@ def normalised(crops):
 def weights(folder, arch):
     torch.manual_seed(1)
     model = torchvision.models.get_model(arch)
-    # Means and variances of real pictures: with those of a fresh network every picture is of the same class.
+    # Batch normalisation gets the means and variances of these images. With those of a new network, every image would have
+    # the same class.
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 1.0
@@ -182,4 +186,4 @@ def logits(folder, name, arch, weights):
 
 
 task, folder, *rest = sys.argv[1:]
-print(json.dumps({"pictures": pictures, "weights": weights, "pixels": pixels, "logits": logits}[task](Path(folder), *rest)))
+print(json.dumps({"images": images, "weights": weights, "pixels": pixels, "logits": logits}[task](Path(folder), *rest)))

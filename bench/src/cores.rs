@@ -1,4 +1,4 @@
-//! Keeping programs on cores. Linux only: it asks `taskset`.
+//! Keeping programs and threads on cores, by the program `taskset`. Linux only.
 
 use anyhow::{Context, Result, ensure};
 use std::ffi::OsStr;
@@ -8,57 +8,73 @@ use std::process::{Command, Stdio};
 /// Cores that this process may use, in ascending order.
 ///
 /// # Errors
-/// When the system does not tell.
-pub fn allowed() -> Result<Vec<u32>> {
-    let status = fs::read_to_string("/proc/self/status").context("read /proc/self/status")?;
-    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).context("no list of cores")?;
-    parse(list.trim()).with_context(|| format!("read the list of cores {list:?}"))
+/// When `/proc/self/status` does not say.
+pub(crate) fn allowed() -> Result<Vec<u32>> {
+    let status = fs::read_to_string("/proc/self/status").context("read /proc/self/status; is this Linux?")?;
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let list = list.context("no Cpus_allowed_list in /proc/self/status")?.trim();
+    parse(list).with_context(|| format!("read the list of cores {list:?}"))
 }
 
-/// A program that stays on one core with all of its threads, under the process id of what is started.
-pub fn command_on(core: u32, program: impl AsRef<OsStr>) -> Command {
+/// A program that stays on one core with all of its threads. Its process id is that of the spawned child, since taskset
+/// replaces itself by the program.
+pub(crate) fn command_on(core: u32, program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("taskset");
     command.args(["-c", &core.to_string()]).arg(program);
     command
 }
 
-/// Keeps every thread of this process off a core until it is dropped.
-pub struct Elsewhere {
+/// Keeps the calling thread on one core from now on.
+///
+/// # Errors
+/// When the core may not be used, or the system is not Linux.
+pub(crate) fn keep_this_thread_on(core: u32) -> Result<()> {
+    // The link reads PID/task/TID.
+    let link = fs::read_link("/proc/thread-self").context("read /proc/thread-self; is this Linux?")?;
+    let thread = link.file_name().context("/proc/thread-self names no thread")?.to_string_lossy().into_owned();
+    taskset(&["-c", "-p", &core.to_string(), &thread])
+}
+
+/// Keeps every thread of this process off one core until it is dropped.
+pub(crate) struct Elsewhere {
     before: Vec<u32>,
 }
 
 impl Elsewhere {
-    /// From now on.
+    /// Moves all threads to the cores other than `core`.
     ///
     /// # Errors
     /// When there is no other core.
-    pub fn than(core: u32) -> Result<Self> {
+    pub(crate) fn than(core: u32) -> Result<Self> {
         let before = allowed()?;
         let others: Vec<u32> = before.iter().copied().filter(|&other| other != core).collect();
         ensure!(!others.is_empty(), "this takes two cores: one for the replica, another for its clients");
-        move_to(&others)?;
+        move_process_to(&others)?;
         Ok(Self { before })
     }
 }
 
 impl Drop for Elsewhere {
     fn drop(&mut self) {
-        if let Err(error) = move_to(&self.before) {
+        if let Err(error) = move_process_to(&self.before) {
             eprintln!("{error:#}");
         }
     }
 }
 
-fn move_to(cores: &[u32]) -> Result<()> {
+fn move_process_to(cores: &[u32]) -> Result<()> {
     let list = cores.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
-    let mut taskset = Command::new("taskset");
-    taskset.args(["-a", "-c", "-p", &list, &std::process::id().to_string()]).stdout(Stdio::null());
-    let status = taskset.status().context("run taskset; on Debian and Ubuntu: sudo apt-get install util-linux")?;
-    ensure!(status.success(), "taskset failed ({status})");
+    taskset(&["-a", "-c", "-p", &list, &std::process::id().to_string()])
+}
+
+fn taskset(arguments: &[&str]) -> Result<()> {
+    let status = Command::new("taskset").args(arguments).stdout(Stdio::null()).status();
+    let status = status.context("run taskset; on Debian and Ubuntu: sudo apt-get install util-linux")?;
+    ensure!(status.success(), "taskset {} failed ({status})", arguments.join(" "));
     Ok(())
 }
 
-/// Such as `0-2,5`.
+/// Reads a list such as `0-2,5`.
 fn parse(list: &str) -> Option<Vec<u32>> {
     let mut cores = Vec::new();
     for range in list.split(',') {

@@ -1,39 +1,40 @@
-//! The files that are sent and decoded, made once for a run out of drawn ones.
+//! The image files that are sent and decoded, made once for a run.
 
-use crate::paths;
+use crate::progress;
 use crate::python::Python;
 use anyhow::{Context, Result, ensure};
-use indicatif::ProgressBar;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use xtask::paths;
 
-/// Where they are.
+/// Number of images that [`Images::crops`] takes.
+const CROPS: usize = 8;
+
+/// Image files for the replica and its peers.
 #[derive(Debug, Clone)]
-pub struct Pictures {
-    /// JPEG, 640 × 480.
-    pub small: PathBuf,
-    /// The same picture at a higher quality.
-    pub large: PathBuf,
-    /// Of many sizes and all formats, in the order of their names.
-    pub mixed: Vec<PathBuf>,
+pub(crate) struct Images {
+    /// A JPEG of 640 × 480 pixels and 38 KB.
+    pub(crate) small: PathBuf,
+    /// The same image at a higher quality, 166 KB.
+    pub(crate) large: PathBuf,
+    /// Images of many sizes and in all formats, in the order of their names.
+    pub(crate) mixed: Vec<PathBuf>,
     drawn: PathBuf,
     folder: PathBuf,
 }
 
-impl Pictures {
-    /// Makes them in `folder`.
+impl Images {
+    /// Makes the files in `folder`.
     ///
     /// # Errors
-    /// When something fails.
-    pub fn make(python: &Python, folder: &Path) -> Result<Self> {
-        let (drawn, folder) = (folder.join("drawn"), folder.join("pictures"));
-        let spinner = ProgressBar::new_spinner().with_message("making pictures");
-        spinner.enable_steady_tick(Duration::from_millis(200));
-        draw(&drawn, 16)?;
-        let made = python.script("pictures.py").arg(&drawn).arg(&folder).status().context("run pictures.py")?;
-        ensure!(made.success(), "bench/pictures.py failed ({made})");
+    /// When loadgen or `peers/images.py` fails.
+    pub(crate) fn make(python: &Python, folder: &Path) -> Result<Self> {
+        let (drawn, folder) = (folder.join("drawn"), folder.join("images"));
+        let spinner = progress::spinner("making images");
+        draw(&drawn, &["--count=16"])?;
+        let status = python.script("images.py").arg(&drawn).arg(&folder).status().context("run images.py")?;
+        ensure!(status.success(), "bench/peers/images.py failed ({status})");
         spinner.finish_and_clear();
         let mixed = folder.join("mixed");
         let entries = fs::read_dir(&mixed).with_context(|| format!("list {}", mixed.display()))?;
@@ -42,28 +43,29 @@ impl Pictures {
         Ok(Self { small: folder.join("38k.jpg"), large: folder.join("166k.jpg"), mixed, drawn, folder })
     }
 
-    /// The first eight drawn pictures as the model sees them: 224 × 224 RGB pixels of 8 bits, picture after picture.
+    /// A file with the first eight drawn images as the model sees them: 224 × 224 pixels each, RGB, 8 bits a channel,
+    /// image after image.
     ///
     /// # Errors
-    /// When the replica's example `parity` fails.
-    pub fn crops(&self) -> Result<PathBuf> {
+    /// When `bench-replica parity` fails.
+    pub(crate) fn crops(&self) -> Result<PathBuf> {
         let row = |index| format!("drawn\t{}\n", self.drawn.join(format!("{index:05}.jpg")).display());
         let list = self.folder.join("list.txt");
-        fs::write(&list, (0..8).map(row).collect::<String>()).with_context(|| format!("write {}", list.display()))?;
-        let mut parity = Command::new(paths::program("examples/parity"));
-        let status = parity.arg(&self.folder).status().context("run the example parity")?;
-        ensure!(status.success(), "the example parity failed ({status})");
+        fs::write(&list, (0..CROPS).map(row).collect::<String>()).with_context(|| format!("write {}", list.display()))?;
+        let mut parity = Command::new(paths::program("bench-replica"));
+        let status = parity.arg("parity").arg(&self.folder).status().context("run bench-replica parity")?;
+        ensure!(status.success(), "bench-replica parity failed ({status})");
         Ok(self.folder.join("ours.u8"))
     }
 }
 
-/// Has loadgen draw labelled pictures.
+/// Draws labelled images into `folder` with `loadgen pictures FLAGS`. They are named 00000.jpg, 00001.jpg, and so on.
 ///
 /// # Errors
-/// When it fails.
-pub fn draw(folder: &Path, count: u32) -> Result<()> {
+/// When loadgen fails.
+pub(crate) fn draw(folder: &Path, flags: &[&str]) -> Result<()> {
     let mut loadgen = Command::new(paths::program("loadgen"));
-    let drawn = loadgen.arg("pictures").arg(folder).arg(format!("--count={count}")).output().context("run loadgen")?;
-    ensure!(drawn.status.success(), "loadgen could not draw pictures: {}", String::from_utf8_lossy(&drawn.stderr));
+    let output = loadgen.arg("pictures").arg(folder).args(flags).output().context("run loadgen pictures")?;
+    ensure!(output.status.success(), "loadgen pictures failed: {}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }

@@ -1,52 +1,62 @@
-//! The dispatcher next to NGINX and HAProxy: the same load through each in turn, to the same stub replica.
+//! `bench dispatcher`: the dispatcher next to NGINX and HAProxy. The same load goes through each in turn, to the same stub
+//! replica.
 
-use super::cell::{Cell, Sample, Server};
-use super::figures::Figures;
-use super::peer::Peer;
-use super::wrk::Load;
-use super::{accounting, report, tool};
-use crate::stack::{Service, Stack};
-use crate::{build, paths};
+mod cell;
+mod peer;
+mod samples;
+mod table;
+mod tool;
+mod wrk;
+
+use crate::output::Output;
+use crate::stub::{Settings, Stubs, Work};
+use crate::{processor_time, progress};
 use anyhow::{Context, Result, ensure};
+use cell::{Cell, Sample, Server};
 use clap::{Args, value_parser};
-use indicatif::{ProgressBar, ProgressStyle};
+use peer::Peer;
+use samples::Samples;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::net::SocketAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
+use wrk::Load;
+use xtask::paths;
+use xtask::stack::{Service, Stack};
 
-/// The example of the dispatcher's package that answers.
-const STUB: &str = "examples/stub";
-
-/// For the dispatcher to find it.
+/// Time for the dispatcher to find the stub.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Flags of `cargo xtask bench dispatcher`.
+/// Requests that the stub takes at once, and so the most connections that can be measured.
+const CAPACITY: u32 = 1024;
+
+/// Flags of `bench dispatcher`.
 #[derive(Debug, Args)]
-pub struct Options {
+pub(crate) struct Options {
     /// Rounds; each measures everything once
     #[arg(long, default_value_t = 3, value_parser = value_parser!(u32).range(1..=100))]
     rounds: u32,
     /// Seconds of load for each server, body and number of connections
     #[arg(long, default_value_t = 2, value_parser = value_parser!(u32).range(1..=600))]
     seconds: u32,
-    /// Bytes of the bodies; up to what the peers are set up to hold in memory
+    /// Bytes of the bodies, up to the size that the peers hold in memory
     #[arg(long, value_delimiter = ',', default_values_t = [200, 38_000, 166_000],
           value_parser = value_parser!(u32).range(1..=256 << 10))]
     bodies: Vec<u32>,
-    /// Connections, each with one request at a time; up to the stub's capacity
-    #[arg(long, value_delimiter = ',', default_values_t = [1, 64, 512], value_parser = value_parser!(u32).range(1..=1024))]
+    /// Connections, each with one request at a time
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 64, 512],
+          value_parser = value_parser!(u32).range(1..=i64::from(CAPACITY)))]
     connections: Vec<u32>,
-    /// What the replica takes for a request, such as 2ms; 0 for nothing
-    #[arg(long, default_value = "2ms")]
-    delay: String,
-    /// Write every figure there, too
-    #[arg(long)]
-    json: Option<PathBuf>,
+    /// Time that the replica takes for a request, such as 2ms; 0 for none
+    #[arg(long, default_value = "2ms", value_parser = delay)]
+    delay: Duration,
+    #[command(flatten)]
+    output: Output,
 }
 
 impl Options {
-    /// What one round measures, in turn; nobody is always the first.
-    fn round(&self, number: u32) -> Vec<Cell> {
+    /// The cells of one round, in the order in which they are measured. The first server changes from round to round.
+    fn cells(&self, round: u32) -> Vec<Cell> {
         let mut cells = Vec::new();
         for &body in &self.bodies {
             for &connections in &self.connections {
@@ -54,7 +64,7 @@ impl Options {
                 if connections == 1 {
                     servers.push(Server::Direct);
                 }
-                let first = number as usize % servers.len();
+                let first = round as usize % servers.len();
                 servers.rotate_left(first);
                 cells.extend(servers.into_iter().map(|server| Cell { body, connections, server }));
             }
@@ -63,91 +73,95 @@ impl Options {
     }
 }
 
-/// Measures, prints and writes.
-///
-/// # Errors
-/// When something is not installed, does not start, or failed to answer a request.
-pub fn run(options: &Options) -> Result<()> {
-    tool::check()?;
-    build::programs()?;
-    build::example("stub")?;
-    let rig = Rig::start(&options.delay, &paths::output("bench").join("dispatcher"))?;
-    let (figures, failures) = rig.measure(options)?;
-    report::print(&figures);
-    ensure!(failures.is_empty(), "requests failed:\n{}", failures.join("\n"));
-    if let Some(path) = &options.json {
-        let json = serde_json::json!({ "figures": figures.named() });
-        fs::write(path, format!("{json:#}\n")).with_context(|| format!("write {}", path.display()))?;
-    }
-    Ok(())
+fn delay(text: &str) -> Result<Duration, String> {
+    if text == "0" { Ok(Duration::ZERO) } else { service::options::positive_duration(text) }
 }
 
-/// Everything that answers; the replica ends last.
-struct Rig {
+/// Measures, prints the tables and writes the figures.
+///
+/// # Errors
+/// When a program is not installed or does not start, or a request failed.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    tool::check()?;
+    let servers = Servers::start(options.delay, &paths::output("bench").join("dispatcher"))?;
+    let (samples, failures) = servers.measure(options)?;
+    table::print(&samples);
+    ensure!(failures.is_empty(), "requests failed:\n{}", failures.join("\n"));
+    options.output.write(&serde_json::json!({ "figures": samples.named() }))
+}
+
+/// The running servers. The stub is dropped last, so that no server loses its upstream while it still works.
+struct Servers {
     dispatcher: Service,
     nginx: Peer,
     haproxy: Peer,
-    stub: Service,
+    direct: String,
+    _stub: Stubs,
 }
 
-impl Rig {
-    fn start(delay: &str, folder: &Path) -> Result<Self> {
-        let logs = folder.join(STUB);
-        let logs = logs.parent().expect("the example is in a folder");
-        fs::create_dir_all(logs).with_context(|| format!("create {}", logs.display()))?;
-        let stub = Service::start(STUB, &[format!("--delay={delay}")], folder)?;
-        let flags = [
-            format!("--replicas=static:{}", stub.address),
-            "--listen=127.0.0.1:0".into(),
-            "--log=warn".into(),
-            "--queue-length=4096".into(),
-        ];
-        let dispatcher = Service::start("dispatcher", &flags, folder)?;
-        let nginx = Peer::nginx(&stub.address, folder)?;
-        let haproxy = Peer::haproxy(&stub.address, folder)?;
-        let deadline = Instant::now() + READY_TIMEOUT;
-        while Stack::status(&dispatcher)?["replicas"][0]["state"] != "ready" {
-            ensure!(Instant::now() < deadline, "the dispatcher did not find the stub; see {}", folder.display());
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Ok(Self { dispatcher, nginx, haproxy, stub })
+impl Servers {
+    fn start(delay: Duration, folder: &Path) -> Result<Self> {
+        fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
+        let work = if delay.is_zero() { Work::None } else { Work::Takes(delay) };
+        let capacity = CAPACITY as usize;
+        let stub = Stubs::start(Settings { capacity, work, records: false, ..Settings::default() })?;
+        let upstream = stub.addresses[0];
+        let dispatcher = start_dispatcher(upstream, folder)?;
+        let nginx = Peer::nginx(upstream, folder)?;
+        let haproxy = Peer::haproxy(upstream, folder)?;
+        Ok(Self { dispatcher, nginx, haproxy, direct: upstream.to_string(), _stub: stub })
     }
 
-    /// All rounds, and in words where requests failed.
-    fn measure(&self, options: &Options) -> Result<(Figures, Vec<String>)> {
+    /// Measures all rounds. Returns the samples, and a line for each cell in which requests failed.
+    fn measure(&self, options: &Options) -> Result<(Samples, Vec<String>)> {
         let rounds: Vec<(u32, Cell)> = (0..options.rounds)
-            .flat_map(|round| options.round(round).into_iter().map(move |cell| (round, cell)))
+            .flat_map(|round| options.cells(round).into_iter().map(move |cell| (round, cell)))
             .collect();
-        let style = ProgressStyle::with_template("{bar:24} {pos}/{len}  {eta} left  {msg}").expect("it is valid");
-        let progress = ProgressBar::new(rounds.len() as u64).with_style(style);
-        progress.enable_steady_tick(Duration::from_millis(500));
-        let (mut figures, mut failures) = (Figures::default(), Vec::new());
+        let progress = progress::bar(rounds.len() as u64, "");
+        let (mut samples, mut failures) = (Samples::default(), Vec::new());
         for (round, cell) in rounds {
             progress.set_message(cell.to_string());
             let (address, process) = self.server(cell.server);
             let load = Load { address, body: cell.body, connections: cell.connections };
             load.warm_up()?;
-            let before = process.map(accounting::spent).transpose()?;
-            let outcome = load.send(options.seconds).with_context(|| format!("measure {cell}"))?;
-            let after = process.map(accounting::spent).transpose()?;
+            let before = process.map(processor_time::of).transpose()?;
+            let report = load.send(options.seconds).with_context(|| format!("measure {cell}"))?;
+            let after = process.map(processor_time::of).transpose()?;
             let cpu = after.zip(before).map(|(after, before)| after.saturating_sub(before));
-            figures.add(cell, Sample::of(&outcome, cpu));
-            if !outcome.errors.is_empty() {
-                failures.push(format!("  {cell}, round {}: {}", round + 1, outcome.errors));
+            samples.add(cell, Sample::new(&report, cpu));
+            if !report.errors.is_empty() {
+                failures.push(format!("  {cell}, round {}: {}", round + 1, report.errors));
             }
             progress.inc(1);
         }
         progress.finish_and_clear();
-        Ok((figures, failures))
+        Ok((samples, failures))
     }
 
-    /// Its address, and the process whose time counts.
+    /// A server's address, and the process whose processor time counts.
     fn server(&self, server: Server) -> (&str, Option<u32>) {
         match server {
             Server::Roundhouse => (&self.dispatcher.address, Some(self.dispatcher.id())),
             Server::Nginx => (&self.nginx.address, Some(self.nginx.id())),
             Server::Haproxy => (&self.haproxy.address, Some(self.haproxy.id())),
-            Server::Direct => (&self.stub.address, None),
+            Server::Direct => (&self.direct, None),
         }
     }
+}
+
+/// Starts a dispatcher and waits until the replica at `upstream` is in rotation.
+fn start_dispatcher(upstream: SocketAddr, folder: &Path) -> Result<Service> {
+    let flags = [
+        format!("--replicas=static:{upstream}"),
+        "--listen=127.0.0.1:0".into(),
+        "--log=warn".into(),
+        "--queue-length=4096".into(),
+    ];
+    let dispatcher = Service::start("dispatcher", &flags, folder)?;
+    let deadline = Instant::now() + READY_TIMEOUT;
+    while Stack::status(&dispatcher)?["replicas"][0]["state"] != "ready" {
+        ensure!(Instant::now() < deadline, "the dispatcher did not find the stub; see {}", folder.display());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(dispatcher)
 }

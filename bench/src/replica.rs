@@ -1,63 +1,71 @@
-//! The replica next to its peers, all by turns within one run, and what it takes by itself.
+//! `bench replica`: the replica next to its peers, all by turns within one run, and what it takes by itself.
 //!
-//! Whatever the host of this machine does meanwhile happens to both sides of a comparison: a figure is the median of
-//! its rounds' ratios.
+//! The host of this machine may slow it down at any time. Both sides of a comparison run in each round, so a figure is the
+//! median of the rounds' ratios.
 
-pub mod clients;
-pub mod cores;
-pub mod decode;
-pub mod figure;
-pub mod forward;
-pub mod memory;
-pub mod overhead;
-pub mod pictures;
-pub mod requests;
-pub mod startup;
-pub mod subject;
-pub mod throughput;
-pub mod worker;
+mod client;
+mod decode;
+mod forward;
+mod memory;
+mod overhead;
+mod requests;
+mod server;
+mod startup;
+mod throughput;
+mod worker;
 
+use crate::figure::{self, Figure, Target};
+use crate::images::Images;
+use crate::output::Output;
 use crate::python::{ENGINES, Python, TORCHVISION};
-use crate::steal::Watch;
-use crate::{build, paths};
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum, value_parser};
-use indicatif::{ProgressBar, ProgressStyle};
-use pictures::Pictures;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use xtask::{paths, steal};
 
-/// Flags of `cargo xtask bench replica`.
+/// Figures that the replica is judged by.
+const TARGETS: [(&str, Target); 9] = [
+    ("forward_ratio_onnxruntime_b1", Target::AtMost(0.75)),
+    ("forward_ratio_onnxruntime_b8", Target::AtMost(0.65)),
+    ("forward_ratio_onnxruntime_b1_t2", Target::AtMost(0.90)),
+    ("forward_ratio_onnxruntime_b8_t2", Target::AtMost(0.80)),
+    ("cpu_ratio_flask", Target::AtMost(0.30)),
+    ("throughput_ratio", Target::AtLeast(0.95)),
+    ("added_ms", Target::AtMost(0.3)),
+    ("startup_s", Target::AtMost(0.7)),
+    ("rss_mb", Target::AtMost(300.0)),
+];
+
+/// Flags of `bench replica`.
 #[derive(Debug, Args)]
-pub struct Options {
+pub(crate) struct Options {
     /// What to measure; without it, everything
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Part>,
     /// Rounds; each measures both sides of every comparison
     #[arg(long, default_value_t = 20, value_parser = value_parser!(u32).range(1..=1000))]
     rounds: u32,
-    /// Requests after which memory is measured; from a tenth of them on it is to stay as it is
+    /// Requests after which memory is measured; it should not grow after a tenth of them
     #[arg(long, default_value_t = 10_000, value_parser = value_parser!(u32).range(100..=10_000_000))]
     requests: u32,
     /// A Python that has the packages already, instead of those that are made in target/tools
     #[arg(long)]
     python: Option<PathBuf>,
-    /// Write every figure there, too
-    #[arg(long)]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// What can be measured by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Part {
+enum Part {
     /// Forward passes, next to ONNX Runtime and OpenVINO
     Forward,
     /// Processor time and latency of whole requests, next to Flask
     Requests,
     /// Requests per second on one core, next to what decoding and inference leave possible
     Throughput,
-    /// What HTTP, queue and threads add to decoding and inference
+    /// Time that HTTP, queue and threads add to decoding and inference
     Added,
     /// Bytes to numbers, next to PIL and torchvision
     Decode,
@@ -67,116 +75,95 @@ pub enum Part {
     Memory,
 }
 
-/// What every part measures with.
-pub struct Bench<'a> {
-    /// Logs and whatever is made.
-    pub folder: &'a Path,
-    /// Rounds of every comparison.
-    pub rounds: u32,
-    /// Requests after which memory is measured.
-    pub requests: u32,
-    python: Option<&'a Path>,
-    /// Made before anything is measured, if a part needs them.
-    pictures: Option<Pictures>,
+impl Part {
+    fn measure(self, run: &Run) -> Result<Vec<Figure>> {
+        let measured = match self {
+            Self::Forward => forward::measure(run),
+            Self::Requests => requests::measure(run),
+            Self::Throughput => throughput::measure(run),
+            Self::Added => overhead::measure(run),
+            Self::Decode => decode::measure(run),
+            Self::Startup => startup::measure(run),
+            Self::Memory => memory::measure(run),
+        };
+        let name = self.to_possible_value().expect("no part is hidden");
+        measured.with_context(|| format!("measure the part {}", name.get_name()))
+    }
 }
 
-impl Bench<'_> {
-    /// With other engines and PIL.
-    ///
-    /// # Errors
-    /// When it cannot be made.
-    pub fn engines(&self) -> Result<Python> {
-        Python::find(self.python, ENGINES)
-    }
-
-    /// With torchvision and Flask.
-    ///
-    /// # Errors
-    /// When it cannot be made.
-    pub fn torchvision(&self) -> Result<Python> {
-        Python::find(self.python, TORCHVISION)
-    }
-
-    /// What is sent and decoded.
-    ///
-    /// # Panics
-    /// In a part that was said to need none.
-    pub fn pictures(&self) -> &Pictures {
-        self.pictures.as_ref().expect("they were made for every part that needs them")
-    }
-
-    /// A bar of so many steps, which shows the time that is left.
-    pub fn progress(&self, steps: u32, what: &'static str) -> ProgressBar {
-        let style = ProgressStyle::with_template("{msg:11} {bar:24} {pos}/{len}  {eta} left").expect("it is valid");
-        let progress = ProgressBar::new(steps.into()).with_style(style).with_message(what);
-        progress.enable_steady_tick(Duration::from_millis(500));
-        progress
-    }
+/// Everything that the parts of one run share.
+struct Run<'a> {
+    /// Folder for logs and other files.
+    folder: &'a Path,
+    /// Rounds of every comparison.
+    rounds: u32,
+    /// Requests after which memory is measured.
+    requests: u32,
+    /// `--python`.
+    python: Option<&'a Path>,
+    /// Present if a part of the run needs images.
+    images: Option<Images>,
 }
 
 /// Measures, prints and writes.
 ///
 /// # Errors
-/// When something is missing, does not start, or answers other than it should.
-pub fn run(options: &Options) -> Result<()> {
-    build::programs()?;
+/// When a program is missing, does not start, or answers with another status than expected.
+pub(crate) fn run(options: &Options) -> Result<()> {
     let folder = paths::output("bench").join("replica");
     fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
-    let mut bench = Bench {
+    let is_chosen = |part: &&Part| options.only.is_empty() || options.only.contains(part);
+    let parts: Vec<Part> = Part::value_variants().iter().filter(is_chosen).copied().collect();
+    let mut run = Run {
         folder: &folder,
         rounds: options.rounds,
         requests: options.requests,
         python: options.python.as_deref(),
-        pictures: None,
+        images: None,
     };
-    let wanted = |part: &&Part| options.only.is_empty() || options.only.contains(part);
-    let parts: Vec<Part> = Part::value_variants().iter().filter(wanted).copied().collect();
-    bench.prepare(&parts)?;
-    let watch = Watch::start();
-    let mut figures = Vec::new();
-    for part in parts {
-        let measured = match part {
-            Part::Forward => forward::measure(&bench),
-            Part::Requests => requests::measure(&bench),
-            Part::Throughput => throughput::measure(&bench),
-            Part::Added => overhead::measure(&bench),
-            Part::Decode => decode::measure(&bench),
-            Part::Startup => startup::measure(&bench),
-            Part::Memory => memory::measure(&bench),
-        };
-        figures.extend(measured.with_context(|| format!("measure {part:?}"))?);
-    }
-    let stolen = watch.finish();
+    run.prepare(&parts)?;
+    let measured = steal::watch(|| parts.iter().map(|part| part.measure(&run)).collect::<Result<Vec<_>>>())?;
+    let figures: Vec<Figure> = measured.into_iter().flatten().map(with_target).collect();
     figure::print(&figures);
-    if stolen.is_notable() {
-        println!("{stolen}");
-    }
-    if let Some(path) = &options.json {
-        fs::write(path, figure::json(&figures)).with_context(|| format!("write {}", path.display()))?;
-    }
-    Ok(())
+    options.output.write(&figure::json(&figures))
 }
 
-impl Bench<'_> {
-    /// Builds and downloads before anything is measured.
+fn with_target(figure: Figure) -> Figure {
+    match TARGETS.iter().find(|(name, _)| *name == figure.name) {
+        Some(&(_, target)) => figure.with_target(target),
+        None => figure,
+    }
+}
+
+impl Run<'_> {
+    /// The Python with other engines and PIL.
+    fn engines(&self) -> Result<Python> {
+        Python::find(self.python, ENGINES)
+    }
+
+    /// The Python with torchvision and Flask.
+    fn torchvision(&self) -> Result<Python> {
+        Python::find(self.python, TORCHVISION)
+    }
+
+    /// The images that are sent and decoded.
+    ///
+    /// # Panics
+    /// If [`Run::prepare`] was not told of a part that needs them.
+    fn images(&self) -> &Images {
+        self.images.as_ref().expect("prepare made the images")
+    }
+
+    /// Downloads and makes everything that the parts need, before any of them measures.
     fn prepare(&mut self, parts: &[Part]) -> Result<()> {
-        let needs = |of: &[Part]| of.iter().any(|part| parts.contains(part));
-        if needs(&[Part::Forward, Part::Throughput]) {
-            build::example("forward")?;
-            // It decodes what the forward pass is measured on.
-            build::example("parity")?;
-        }
-        if needs(&[Part::Decode, Part::Throughput]) {
-            build::example("decode")?;
-        }
-        if needs(&[Part::Forward]) {
+        if parts.contains(&Part::Forward) {
             self.engines()?;
         }
-        if needs(&[Part::Decode, Part::Requests]) {
+        if parts.contains(&Part::Decode) || parts.contains(&Part::Requests) {
             self.torchvision()?;
         }
         if parts.iter().any(|part| *part != Part::Startup) {
-            self.pictures = Some(Pictures::make(&self.engines()?, self.folder)?);
+            self.images = Some(Images::make(&self.engines()?, self.folder)?);
         }
         Ok(())
     }

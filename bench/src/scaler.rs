@@ -1,15 +1,18 @@
-//! `cargo xtask bench scaler`: the laws in virtual time, on the course task's workload where there is one and on
-//! described ones; with other start-up times and intervals; under steady loads; how fast the simulator is; and whether it tells
-//! what really happens.
+//! `bench scaler`: the scaling laws in virtual time, on the course task's workload and on described ones; with other
+//! start-up times and intervals; under steady loads; the speed of the simulator; and how close it is to the real programs.
 
-pub mod live;
+mod live;
 
-use crate::{build, paths};
+use crate::output::Output;
 use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
-use std::path::PathBuf;
+use serde_json::{Map, Value, json};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
+use xtask::paths;
+
+/// The course task's workload.
+const WORKLOAD: &str = "loadgen/workloads/course.txt";
 
 /// Flash crowds, square waves, ramps, waves, bursts and steps, with two to six replicas at their highest.
 const SHAPES: [&str; 12] = [
@@ -27,134 +30,137 @@ const SHAPES: [&str; 12] = [
     "step:low=7,high=50,length=400",
 ];
 
-/// Between one replica's load and five replicas', requests per second.
+/// Steady loads between that of one replica and that of five, requests per second.
 const STEADY: [u32; 12] = [7, 10, 12, 14, 20, 24, 28, 30, 40, 48, 60, 70];
 
-/// The laws that are compared everywhere.
+/// Seconds of a steady load after which the law should have settled.
+const SETTLED: f64 = 60.0;
+
+/// The laws that replay the course task's workload exactly.
 const LAWS: &str = "slo,concurrency,cpu:50,cpu:70,cpu:90";
+
+/// The laws that run on every workload.
+const FEWER_LAWS: &str = "slo,concurrency,cpu:50";
 
 /// Flags of `bench scaler`.
 #[derive(Debug, clap::Args)]
-pub struct Options {
-    /// Write all figures here as JSON
+pub(crate) struct Options {
+    #[command(flatten)]
+    output: Output,
+    /// A workload instead of the course task's
     #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// The course task's workload; skipped where it is not there
-    #[arg(long, value_name = "FILE", default_value = "../shared/data/workload.txt")]
-    workload: PathBuf,
+    workload: Option<PathBuf>,
     /// Only the run through the real programs and its simulation
     #[arg(long)]
     live: bool,
 }
 
-/// Runs everything and prints it.
+/// Runs everything, prints it and writes the figures.
 ///
 /// # Errors
-/// When the scaler cannot be built or run.
-pub fn run(options: &Options) -> Result<()> {
-    let mut found = serde_json::Map::new();
+/// When a program does not start, fails or does not answer.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let mut figures = Map::new();
     if !options.live {
-        simulations(options, &mut found)?;
+        let course = paths::root().join(WORKLOAD);
+        simulations(options.workload.as_deref().unwrap_or(&course), &mut figures)?;
     }
-    found.insert("live".into(), live::run()?);
-    if let Some(path) = &options.json {
-        let json = serde_json::to_string_pretty(&found)?;
-        std::fs::write(path, json).with_context(|| format!("write {}", path.display()))?;
-    }
-    Ok(())
+    figures.insert("live".into(), live::run()?);
+    options.output.write(&figures.into())
 }
 
 /// Everything in virtual time.
-fn simulations(options: &Options, found: &mut serde_json::Map<String, Value>) -> Result<()> {
-    build::scaler()?;
-    let workload = format!("--workload={}", options.workload.display());
-    if options.workload.is_file() {
-        found.insert("course".into(), show("The course task's workload, all laws", &[&workload])?);
-        let replayed = [workload.as_str(), "--arrivals=replayed", "--policy", LAWS];
-        found.insert("replayed".into(), show("The same with exactly as many requests in every second", &replayed)?);
-        for startup in ["1s", "3s", "12s"] {
-            let flags = [workload.as_str(), "--policy=slo,concurrency,cpu:50", "--startup", startup];
-            found.insert(format!("startup {startup}"), show(&format!("Start-up {startup}"), &flags)?);
-        }
-        for interval in ["500ms", "1s", "2s", "15s"] {
-            let flags = [workload.as_str(), "--policy=slo", "--interval", interval];
-            found.insert(format!("interval {interval}"), show(&format!("A decision every {interval}"), &flags)?);
-        }
-    } else {
-        println!("skipped: the course task's workload is not at {}", options.workload.display());
+fn simulations(workload: &Path, figures: &mut Map<String, Value>) -> Result<()> {
+    let workload = format!("--workload={}", workload.display());
+    figures.insert("course".into(), show("The course task's workload, all laws", &[&workload])?);
+    let replayed = [&workload, "--arrivals=replayed", "--policy", LAWS];
+    figures.insert("replayed".into(), show("The same with exactly as many requests in every second", &replayed)?);
+    for startup in ["1s", "3s", "12s"] {
+        let flags = [&workload, "--policy", FEWER_LAWS, "--startup", startup];
+        figures.insert(format!("startup {startup}"), show(&format!("Start-up {startup}"), &flags)?);
+    }
+    for interval in ["500ms", "1s", "2s", "15s"] {
+        let flags = [&workload, "--policy=slo", "--interval", interval];
+        figures.insert(format!("interval {interval}"), show(&format!("A decision every {interval}"), &flags)?);
     }
     let shapes: Vec<String> = SHAPES.iter().map(|shape| format!("--shape={shape}")).collect();
-    let mut flags = vec!["--policy", "slo,concurrency,cpu:50", "--seeds=3"];
+    let mut flags = vec!["--policy", FEWER_LAWS, "--seeds=3"];
     flags.extend(shapes.iter().map(String::as_str));
-    found.insert("shapes".into(), show("Other workloads", &flags)?);
-    found.insert("steady".into(), steady()?);
-    found.insert("speed".into(), speed()?);
+    figures.insert("shapes".into(), show("Other workloads", &flags)?);
+    figures.insert("steady".into(), steady()?);
+    figures.insert("speed".into(), speed()?);
     Ok(())
 }
 
-/// Runs `scaler simulate`, shows its table, and returns its figures without the courses.
-fn show(title: &str, flags: &[&str]) -> Result<Value> {
-    println!("\n== {title}");
-    let (mut found, table) = simulate(flags)?;
-    print!("{table}");
-    for rows in found["workloads"].as_array_mut().into_iter().flatten() {
-        forget_course(&mut rows["oracle"]);
-        rows["laws"].as_array_mut().into_iter().flatten().for_each(forget_course);
-    }
-    Ok(found["workloads"].take())
+/// A simulation's figures, and its table as text.
+struct Simulated {
+    figures: Value,
+    table: String,
 }
 
-/// It is long, and can be made again.
-fn forget_course(row: &mut Value) {
+/// Runs `lab simulate` with these flags.
+fn simulate(flags: &[&str]) -> Result<Simulated> {
+    let folder = paths::output("bench-scaler");
+    std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+    let json = folder.join("comparison.json");
+    let mut lab = Command::new(paths::program("lab"));
+    lab.arg("simulate").args(flags).arg("--json").arg(&json);
+    let output = lab.stderr(Stdio::inherit()).output().context("run lab simulate")?;
+    ensure!(output.status.success(), "lab simulate {} failed ({})", flags.join(" "), output.status);
+    let text = std::fs::read_to_string(&json).with_context(|| format!("read {}", json.display()))?;
+    let figures = serde_json::from_str(&text).with_context(|| format!("read {}", json.display()))?;
+    Ok(Simulated { figures, table: String::from_utf8_lossy(&output.stdout).into_owned() })
+}
+
+/// Runs a simulation and prints its table. Returns its figures without the courses, which are long and can be made again.
+fn show(title: &str, flags: &[&str]) -> Result<Value> {
+    println!("\n== {title}");
+    let Simulated { mut figures, table } = simulate(flags)?;
+    print!("{table}");
+    for workload in figures["workloads"].as_array_mut().into_iter().flatten() {
+        remove_course(&mut workload["oracle"]);
+        workload["laws"].as_array_mut().into_iter().flatten().for_each(remove_course);
+    }
+    Ok(figures["workloads"].take())
+}
+
+fn remove_course(row: &mut Value) {
     if let Some(row) = row.as_object_mut() {
         row.remove("course");
     }
 }
 
-/// Runs `scaler simulate`; its figures and its table.
-fn simulate(flags: &[&str]) -> Result<(Value, String)> {
-    let folder = paths::output("bench-scaler");
-    std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
-    let json = folder.join("comparison.json");
-    let mut command = Command::new(paths::program("scaler"));
-    command.arg("simulate").args(flags).arg("--json").arg(&json);
-    let output = command.stderr(Stdio::inherit()).output().context("run scaler simulate")?;
-    ensure!(output.status.success(), "scaler simulate failed ({}): {flags:?}", output.status);
-    let text = std::fs::read_to_string(&json).with_context(|| format!("read {}", json.display()))?;
-    let found = serde_json::from_str(&text).with_context(|| format!("read {}", json.display()))?;
-    Ok((found, String::from_utf8_lossy(&output.stdout).into_owned()))
-}
-
-/// Half an hour of a load that does not change: changes after the first minute.
+/// Half an hour of each steady load: how often the number of replicas changes after the first minute.
 fn steady() -> Result<Value> {
     println!("\n== Half an hour of steady load: changes after the first minute, in each of five runs");
-    let mut found = Vec::new();
+    let mut rows = Vec::new();
     for rate in STEADY {
         let mut changes = Vec::new();
         for seed in 1..=5 {
             let (shape, seed) = (format!("--shape=constant:low={rate},length=1800"), format!("--seed={seed}"));
-            let (found, _) = simulate(&[&shape, &seed, "--policy=slo", "--seeds=1", "--goal=0"])?;
-            changes.push(late_changes(&found["workloads"][0]["laws"][0]["course"]));
+            let simulated = simulate(&[&shape, &seed, "--policy=slo", "--seeds=1", "--goal=0"])?;
+            changes.push(late_changes(&simulated.figures["workloads"][0]["laws"][0]["course"]));
         }
         println!("{rate:>4} requests/s  {changes:?}");
-        found.push(json!({"requests_per_second": rate, "changes": changes}));
+        rows.push(json!({"requests_per_second": rate, "changes": changes}));
     }
-    Ok(found.into())
+    Ok(rows.into())
 }
 
+/// How often the number of desired replicas changes after [`SETTLED`].
 fn late_changes(course: &Value) -> usize {
-    let moments = course.as_array().into_iter().flatten();
-    let settled = moments.filter(|moment| moment["at_seconds"].as_f64() > Some(60.0));
-    let desired: Vec<&Value> = settled.map(|moment| &moment["desired"]).collect();
+    let samples = course.as_array().into_iter().flatten();
+    let settled = samples.filter(|sample| sample["at_seconds"].as_f64() > Some(SETTLED));
+    let desired: Vec<&Value> = settled.map(|sample| &sample["desired"]).collect();
     desired.windows(2).filter(|pair| pair[0] != pair[1]).count()
 }
 
-/// An hour of 20,000 requests a second on 1,000 replicas.
+/// The time that the simulator takes for an hour of 20,000 requests a second on 1,000 replicas.
 fn speed() -> Result<Value> {
     println!("\n== An hour of 20,000 requests/s on 1,000 replicas");
     let started = Instant::now();
     let flags = ["--shape=constant:low=20000,length=3600", "--max=1000", "--service=45ms", "--policy=slo", "--seeds=1"];
-    print!("{}", simulate(&flags)?.1);
+    print!("{}", simulate(&flags)?.table);
     let seconds = started.elapsed().as_secs_f64();
     println!("took {seconds:.1} s");
     Ok(json!({"seconds": seconds}))

@@ -1,78 +1,51 @@
-//! What the dispatcher is judged by beyond its speed: memory, order, and what it does under too much load. Starts it as
-//! a process of its own, in front of stub replicas that live in this one.
+//! What the dispatcher is judged by beyond its speed: memory, order, and its behaviour under too much load. Each measurement
+//! starts the dispatcher as a process of its own, in front of stub replicas that live in this process.
 
-mod arrivals;
 mod client;
-mod connections;
-mod figures;
+pub(crate) mod connections;
+mod dispatcher;
 mod load;
-mod order;
-mod overload;
-mod progress;
-mod queue;
+pub(crate) mod order;
+pub(crate) mod overload;
+pub(crate) mod queue;
 mod retry_after;
-mod stub;
-mod subject;
+mod stub_flags;
 
-use anyhow::{Context, Result};
-use clap::{Parser, Subcommand};
-use figures::Figures;
-use std::path::PathBuf;
+use crate::figure::{self, Figure, Target};
+use crate::output::Output;
+use crate::statistics::quantile;
+use anyhow::Result;
+use std::time::Duration;
 use tokio::runtime::Runtime;
+use xtask::steal;
 
-/// Measures a dispatcher and prints its figures, each with its target; exit status 1 if they mean nothing.
-#[derive(Debug, Parser)]
-struct Args {
-    /// The program to measure
-    #[arg(long, global = true, default_value = "target/release/dispatcher")]
-    dispatcher: PathBuf,
-    /// Write every figure there, too
-    #[arg(long, global = true)]
-    json: Option<PathBuf>,
-    /// What to measure
-    #[command(subcommand)]
-    subject: Subject,
+/// The dispatcher's default objective.
+const OBJECTIVE: Duration = Duration::from_millis(500);
+
+/// Memory that a waiting request may take beyond its body, bytes.
+const BYTES_PER_REQUEST: Target = Target::AtMost(2048.0);
+
+/// Time for memory that is no longer needed to be given back.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// Threads of the client. The stubs have threads of their own.
+const CLIENT_THREADS: usize = 2;
+
+/// Measures, prints the figures and writes them. `measure` gets the client's runtime, and adds figures as it finds them.
+fn run(output: &Output, measure: impl FnOnce(&Runtime, &mut Vec<Figure>) -> Result<()>) -> Result<()> {
+    let client = tokio::runtime::Builder::new_multi_thread().worker_threads(CLIENT_THREADS).enable_all().build()?;
+    let mut figures = Vec::new();
+    let measured = steal::watch(|| measure(&client, &mut figures));
+    // The figures from before a failure may explain it.
+    figure::print(&figures);
+    output.write(&figure::json(&figures))?;
+    // After a failure, requests may still be in flight; nothing needs their answers.
+    client.shutdown_background();
+    measured
 }
 
-#[derive(Debug, Subcommand)]
-enum Subject {
-    /// Memory for each waiting request, and the order in which they leave
-    Queue(queue::Options),
-    /// Memory for each idle connection
-    Connections(connections::Options),
-    /// Goodput, refusals and memory under more load than there is capacity; then whether Retry-After was right
-    Overload(overload::Options),
-    /// Attainment of both orders at the same load, which is too much now and then
-    Order(order::Options),
-}
-
-/// What every measurement needs.
-struct Bench {
-    /// The dispatcher's.
-    program: PathBuf,
-    /// The client's; stubs have threads of their own.
-    client: Runtime,
-}
-
-fn main() -> Result<()> {
-    let args = Args::parse();
-    service::descriptors::raise();
-    let client = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let bench = Bench { program: args.dispatcher, client };
-    let mut figures = Figures::default();
-    let run = match &args.subject {
-        Subject::Queue(options) => queue::run(&bench, options, &mut figures),
-        Subject::Connections(options) => connections::run(&bench, options, &mut figures),
-        Subject::Overload(options) => overload::run(&bench, options, &mut figures),
-        Subject::Order(options) => order::run(&bench, options, &mut figures),
-    };
-    // Whatever was measured before a failure may tell why.
-    figures.print();
-    if let Some(path) = &args.json {
-        let json = serde_json::json!({ "figures": figures.named() });
-        std::fs::write(path, format!("{json:#}\n")).with_context(|| format!("write {}", path.display()))?;
-    }
-    // What is in flight still, if it failed, is of no interest.
-    bench.client.shutdown_background();
-    run
+/// The quantile `q`, 0 to 1, of `times` in milliseconds; 0 without a time.
+fn quantile_ms(times: &[Duration], q: f64) -> f64 {
+    let mut milliseconds: Vec<f64> = times.iter().map(|time| time.as_secs_f64() * 1e3).collect();
+    quantile(&mut milliseconds, q).unwrap_or_default()
 }

@@ -1,7 +1,10 @@
-//! Replicas of capacity 1 on loopback, with a thread of their own. They remember whom they served and when.
+//! Stub replicas on loopback: servers that take any body and always give the same answer, on one thread of this process.
+//!
+//! They have no model and no metrics, and spend as little as they can, for they share the machine with the program that is
+//! measured. They can record each request, and stand still on purpose.
 
-use anyhow::Result;
-use bytes::Bytes;
+use crate::cores;
+use anyhow::{Context, Result};
 use http_body_util::BodyExt;
 use hyper::header::HeaderValue;
 use hyper::server::conn::http1;
@@ -11,160 +14,322 @@ use hyper_util::rt::TokioIo;
 use service::respond::{self, Reply};
 use service::wire::{Answer, Code, Fault, Prediction, ReadyBody, Timing, header};
 use std::convert::Infallible;
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::runtime::Runtime;
+use tokio::sync::{oneshot, watch};
 
-/// What a request is to a stub.
+/// Connections that may wait to be accepted; the system's own bound is usually lower.
+const BACKLOG: u32 = 4096;
+
+/// How the stubs are set up.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// Number of stubs, each with an address of its own.
+    pub(crate) count: usize,
+    /// Requests that one stub takes at once; it refuses further ones with `503 busy`.
+    pub(crate) capacity: usize,
+    /// The time that a request takes.
+    pub(crate) work: Work,
+    /// Whether requests are recorded. A record takes 40 bytes, too many for millions of requests.
+    pub(crate) records: bool,
+    /// The behaviour of the stubs' thread.
+    pub(crate) habit: Habit,
+    /// The core on which the stubs' thread stays; `None` for any.
+    pub(crate) core: Option<u32>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { count: 1, capacity: 1, work: Work::None, records: true, habit: Habit::Sleeps, core: None }
+    }
+}
+
+/// The time from the end of a request's body to its answer.
 #[derive(Debug, Clone)]
 pub(crate) enum Work {
-    /// Takes so long.
+    /// Every request is answered at once.
+    None,
+    /// Every request takes this time. Like a forward pass, it goes on and keeps its slot when the client has left.
     Takes(Duration),
-    /// Waits until this is true.
+    /// Every request waits until this is true, or its sender is gone.
     Gate(watch::Receiver<bool>),
 }
 
-/// One request that was worked on.
+/// The behaviour of the stubs' thread.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Served {
-    /// Its `x-request-id`, if that was a number.
-    pub(crate) id: Option<u32>,
-    /// Its head had come.
-    pub(crate) since: Instant,
-    /// It was done.
-    pub(crate) until: Instant,
+pub(crate) enum Habit {
+    /// It sleeps while it has nothing to do.
+    Sleeps,
+    /// It never sleeps, so that waking it costs the sender nothing. It takes a whole core.
+    NeverSleeps,
+    /// It stands still once, at the first request that comes `after` the first one, for `length`.
+    Stalls { after: Duration, length: Duration },
 }
 
-/// Stubs that go on until this process ends.
+/// A request that a stub has worked on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Record {
+    /// The request's `x-request-id`, if that is a number.
+    pub(crate) id: Option<u32>,
+    /// When the request's head had arrived.
+    pub(crate) arrived: Instant,
+    /// When the request was done.
+    pub(crate) done: Instant,
+}
+
+/// Running stubs. They end when dropped.
 pub(crate) struct Stubs {
-    /// Where they are.
+    /// One address for each stub.
     pub(crate) addresses: Vec<SocketAddr>,
     log: Arc<Log>,
+    /// Dropped to end the thread.
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug, Default)]
 struct Log {
-    served: Mutex<Vec<Served>>,
-    /// Came while another was being served.
+    records: Mutex<Vec<Record>>,
     refused: AtomicU64,
 }
 
 impl Stubs {
-    /// Starts `count` of them.
+    /// Starts them.
     ///
     /// # Errors
-    /// When loopback has no ports left.
-    pub(crate) fn start(count: usize, work: &Work) -> Result<Self> {
-        let listeners = (0..count).map(|_| std::net::TcpListener::bind("127.0.0.1:0"));
-        let listeners = listeners.collect::<std::io::Result<Vec<_>>>()?;
-        let addresses = listeners.iter().map(std::net::TcpListener::local_addr).collect::<std::io::Result<_>>()?;
+    /// When loopback has no ports left, or the thread cannot stay on its core.
+    pub(crate) fn start(settings: Settings) -> Result<Self> {
         let log = Arc::new(Log::default());
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        for listener in listeners {
-            listener.set_nonblocking(true)?;
-            let stub = Arc::new(Stub::new(work.clone(), log.clone()));
-            runtime.spawn(async move {
-                let listener = TcpListener::from_std(listener).expect("it was made for this");
-                while let Ok((stream, _peer)) = listener.accept().await {
-                    // Without it, answers wait for a full packet; they come all the same.
-                    let _slow = stream.set_nodelay(true);
-                    tokio::spawn(serve(stream, stub.clone()));
+        let (stop, stopped) = oneshot::channel();
+        let (started, addresses) = mpsc::sync_channel(1);
+        let thread = {
+            let log = log.clone();
+            std::thread::Builder::new().name("stubs".into()).spawn(move || match listen(&settings, &log) {
+                Err(error) => started.send(Err(error)).expect("the starter waits for this"),
+                Ok((runtime, addresses)) => {
+                    started.send(Ok(addresses)).expect("the starter waits for this");
+                    let _dropped = runtime.block_on(stopped);
                 }
-            });
-        }
-        std::thread::Builder::new()
-            .name("stubs".into())
-            .spawn(move || runtime.block_on(std::future::pending::<()>()))?;
-        Ok(Self { addresses, log })
+            })?
+        };
+        let addresses = addresses.recv().expect("the thread sends first of all")?;
+        Ok(Self { addresses, log, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// What was served since the last call, in the order in which it was done.
-    pub(crate) fn take_served(&self) -> Vec<Served> {
-        std::mem::take(&mut self.log.served.lock().unwrap_or_else(PoisonError::into_inner))
+    /// The requests that were done since the last call, in the order in which they were done.
+    pub(crate) fn take_records(&self) -> Vec<Record> {
+        std::mem::take(&mut self.log.records.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Requests beyond their capacity.
+    /// Requests beyond the capacity, which the stubs refused.
     pub(crate) fn refused(&self) -> u64 {
         self.log.refused.load(Ordering::Relaxed)
     }
 }
 
-async fn serve(stream: tokio::net::TcpStream, stub: Arc<Stub>) {
+impl Drop for Stubs {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            eprintln!("the thread of the stub replicas panicked");
+        }
+    }
+}
+
+/// Prepares everything that the calling thread is to run, on its core.
+fn listen(settings: &Settings, log: &Arc<Log>) -> Result<(Runtime, Vec<SocketAddr>)> {
+    if let Some(core) = settings.core {
+        cores::keep_this_thread_on(core)?;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut addresses = Vec::new();
+    for _ in 0..settings.count {
+        let listener = runtime.block_on(listener())?;
+        addresses.push(listener.local_addr()?);
+        runtime.spawn(accept(listener, Arc::new(Stub::new(settings, log.clone())?)));
+    }
+    if matches!(settings.habit, Habit::NeverSleeps) {
+        runtime.spawn(async {
+            loop {
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+    Ok((runtime, addresses))
+}
+
+async fn listener() -> Result<TcpListener> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((Ipv4Addr::LOCALHOST, 0).into()).context("find a free port on loopback")?;
+    Ok(socket.listen(BACKLOG)?)
+}
+
+async fn accept(listener: TcpListener, stub: Arc<Stub>) {
+    while let Ok((stream, _peer)) = listener.accept().await {
+        if let Err(error) = stream.set_nodelay(true) {
+            eprintln!("a stub's answers may wait for a full packet: {error}");
+        }
+        tokio::spawn(serve(stream, stub.clone()));
+    }
+}
+
+async fn serve(stream: TcpStream, stub: Arc<Stub>) {
     let service = service_fn(move |request| {
         let stub = stub.clone();
         async move { Ok::<_, Infallible>(stub.answer(request).await) }
     });
-    // A client that leaves in the middle ends nothing but its own connection.
-    let _ended = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+    // An error ends this connection only: the client has left.
+    let _left = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
 struct Stub {
-    work: Work,
+    pause: Pause,
     log: Arc<Log>,
-    is_busy: AtomicBool,
-    answer: Bytes,
+    records: bool,
+    capacity: usize,
+    in_flight: AtomicUsize,
+    stall: Mutex<Option<Stall>>,
+    answer: Reply,
+    ready: Reply,
 }
 
-/// A stub's only slot, taken by one request. Writes the log when it is given back.
+/// The time between a request and its answer; see [`Work`].
+enum Pause {
+    None,
+    Delay(Delay),
+    Gate(watch::Receiver<bool>),
+}
+
+/// A stall that has not happened yet.
+#[derive(Debug, Clone, Copy)]
+struct Stall {
+    first_request: Option<Instant>,
+    after: Duration,
+    length: Duration,
+}
+
+/// One of a stub's slots, taken by one request. Dropping it frees the slot and records the request.
 struct Slot {
     stub: Arc<Stub>,
     id: Option<u32>,
-    since: Instant,
+    arrived: Instant,
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let served = Served { id: self.id, since: self.since, until: Instant::now() };
-        self.stub.log.served.lock().unwrap_or_else(PoisonError::into_inner).push(served);
-        self.stub.is_busy.store(false, Ordering::Relaxed);
+        if self.stub.records {
+            let record = Record { id: self.id, arrived: self.arrived, done: Instant::now() };
+            self.stub.log.records.lock().unwrap_or_else(PoisonError::into_inner).push(record);
+        }
+        self.stub.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Stub {
-    fn new(work: Work, log: Arc<Log>) -> Self {
+    fn new(settings: &Settings, log: Arc<Log>) -> Result<Self> {
+        let &Settings { capacity, records, ref work, habit, .. } = settings;
+        let pause = match work {
+            Work::None => Pause::None,
+            Work::Takes(length) => Pause::Delay(Delay::start(*length, capacity)?),
+            Work::Gate(gate) => Pause::Gate(gate.clone()),
+        };
+        let stall = match habit {
+            Habit::Sleeps | Habit::NeverSleeps => None,
+            Habit::Stalls { after, length } => Some(Stall { first_request: None, after, length }),
+        };
         let prediction = Prediction { class_index: 7, label: "striped square".into(), confidence: 0.998 };
         let answer = Answer::new(vec![prediction; 2], "stub", "stub", Timing::default());
-        let answer = serde_json::to_vec(&answer).expect("the contract's types are finite").into();
-        Self { work, log, is_busy: AtomicBool::new(false), answer }
+        let mut answer = respond::json(StatusCode::OK, &answer);
+        answer.headers_mut().insert(header::CAPACITY, HeaderValue::from(capacity));
+        let ready = respond::json(StatusCode::OK, &ReadyBody { ready: true, capacity: Some(capacity) });
+        let (in_flight, stall) = (AtomicUsize::new(0), Mutex::new(stall));
+        Ok(Self { pause, log, records, capacity, in_flight, stall, answer, ready })
     }
 
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Reply {
         if request.method() == Method::GET {
-            return respond::json(StatusCode::OK, &ReadyBody { ready: true, capacity: Some(1) });
+            return self.ready.clone();
         }
-        let since = Instant::now();
-        if self.is_busy.swap(true, Ordering::Relaxed) {
+        let Some(slot) = self.take_slot(&request) else {
             self.log.refused.fetch_add(1, Ordering::Relaxed);
             return respond::fault(&Fault::new(Code::Busy, "at capacity"), "");
-        }
-        let id = request.headers().get(header::REQUEST_ID).and_then(|id| id.to_str().ok()?.parse().ok());
-        let slot = Slot { stub: self.clone(), id, since };
-        if let Err(error) = request.into_body().collect().await {
-            return respond::fault(&Fault::new(Code::BadRequest, format!("the body ended early: {error}")), "");
-        }
-        match &self.work {
-            Work::Takes(length) => {
-                let length = *length;
-                // Not tokio's timers, which round up to whole milliseconds; and like a forward pass, it goes on and
-                // keeps the slot when nobody waits any more.
-                let work = tokio::task::spawn_blocking(move || {
-                    std::thread::sleep(length);
-                    drop(slot);
-                });
-                work.await.expect("sleep does not panic");
+        };
+        self.stall(slot.arrived);
+        let mut body = request.into_body();
+        while let Some(frame) = body.frame().await {
+            if let Err(error) = frame {
+                return respond::fault(&Fault::new(Code::BadRequest, format!("the body ended early: {error}")), "");
             }
-            Work::Gate(open) => {
-                // A gate whose owner has gone is open.
-                let mut open = open.clone();
-                let _gone = open.wait_for(|open| *open).await;
+        }
+        match &self.pause {
+            Pause::None => drop(slot),
+            Pause::Delay(delay) => delay.pass(slot).await,
+            Pause::Gate(gate) => {
+                // An error says that the gate's owner is gone; the gate is open then.
+                let _gone = gate.clone().wait_for(|open| *open).await;
                 drop(slot);
             }
         }
-        let mut reply = respond::whole(StatusCode::OK, "application/json", self.answer.clone());
-        reply.headers_mut().insert(header::CAPACITY, HeaderValue::from_static("1"));
-        reply
+        self.answer.clone()
+    }
+
+    fn take_slot(self: &Arc<Self>, request: &Request<Incoming>) -> Option<Slot> {
+        let arrived = Instant::now();
+        if self.in_flight.fetch_add(1, Ordering::Relaxed) >= self.capacity {
+            self.in_flight.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        let id = || request.headers().get(header::REQUEST_ID)?.to_str().ok()?.parse().ok();
+        Some(Slot { id: if self.records { id() } else { None }, stub: self.clone(), arrived })
+    }
+
+    /// Stops the stubs' thread, and so every connection, if the stall is due.
+    fn stall(&self, arrived: Instant) {
+        let mut stall = self.stall.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(pending) = &mut *stall else { return };
+        let first = *pending.first_request.get_or_insert(arrived);
+        if arrived - first >= pending.after {
+            let length = pending.length;
+            *stall = None;
+            std::thread::sleep(length);
+        }
+    }
+}
+
+/// Lets each request pass after the same time. It has a thread of its own, because tokio's timers round up to whole
+/// milliseconds: with one request at a time, that would hide the time that a proxy adds.
+struct Delay {
+    length: Duration,
+    /// Holds a request for each taken slot at most, so it is never full.
+    waiting: mpsc::SyncSender<(Instant, Slot, oneshot::Sender<()>)>,
+}
+
+impl Delay {
+    fn start(length: Duration, capacity: usize) -> std::io::Result<Self> {
+        let (waiting, arrived) = mpsc::sync_channel::<(Instant, Slot, oneshot::Sender<()>)>(capacity);
+        std::thread::Builder::new().name("delay".into()).spawn(move || {
+            // All requests wait for the same time, so the first to come is the first to pass.
+            for (due, slot, request) in arrived {
+                std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                drop(slot);
+                // An error says that the client has left.
+                let _left = request.send(());
+            }
+        })?;
+        Ok(Self { length, waiting })
+    }
+
+    async fn pass(&self, slot: Slot) {
+        let (sender, passed) = oneshot::channel();
+        let place = (Instant::now() + self.length, slot, sender);
+        self.waiting.try_send(place).expect("there are as many places as slots, and the thread outlives its sender");
+        passed.await.expect("the thread lets every request pass");
     }
 }

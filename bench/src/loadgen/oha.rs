@@ -1,25 +1,30 @@
-//! The load generator that loadgen is compared with, installed once with cargo.
+//! oha, the load generator that loadgen is compared with. cargo installs it once.
 
-use crate::paths;
+use crate::cores;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use xtask::paths;
 
 const VERSION: &str = "1.16.0";
 
-/// As many as it keeps open.
+/// Connections, kept open.
 const CONNECTIONS: &str = "64";
 
-/// An installed one.
+/// The share of the requests that must be answered for the figures to count.
+const MIN_ANSWERED: f64 = 0.9;
+
+/// An installed oha.
 pub(super) struct Oha {
     program: PathBuf,
 }
 
 impl Oha {
-    /// Installs it into `target/tools` unless it is there; that takes some minutes, and cargo shows its progress.
+    /// Installs oha into `target/tools`, if it is not there. That takes some minutes, and cargo shows its progress.
     pub(super) fn ensure() -> Result<Self> {
-        let root = paths::root().join("target/tools/oha");
+        let root = paths::target().join("tools/oha");
         let program = root.join("bin/oha");
         if !program.is_file() {
             println!("installing oha {VERSION} with cargo");
@@ -28,16 +33,21 @@ impl Oha {
                 .arg(&root)
                 .status()
                 .context("run cargo install")?;
-            ensure!(status.success(), "oha could not be installed ({status})");
+            ensure!(status.success(), "cargo could not install oha ({status})");
         }
         Ok(Self { program })
     }
 
-    /// Posts `body` at this rate; how many were answered with 200.
-    pub(super) fn send(&self, core: &str, rate: u32, seconds: u32, body: &Path, address: &str) -> Result<f64> {
-        let output = Command::new("taskset")
-            .args(["-c", core])
-            .arg(&self.program)
+    /// Posts the file `body` at this rate. Returns how many requests were answered with 200.
+    pub(super) fn send(
+        &self,
+        core: u32,
+        rate: u32,
+        seconds: u32,
+        body: &Path,
+        address: SocketAddr,
+    ) -> Result<f64> {
+        let output = cores::command_on(core, &self.program)
             .args(["--no-tui", "--output-format", "json", "-m", "POST", "-H", "content-type: image/jpeg"])
             .args(["-c", CONNECTIONS, "-q", &rate.to_string(), "-z", &format!("{seconds}s"), "-D"])
             .arg(body)
@@ -45,10 +55,10 @@ impl Oha {
             .output()
             .context("run oha")?;
         ensure!(output.status.success(), "oha failed: {}", String::from_utf8_lossy(&output.stderr));
-        let found: Value = serde_json::from_slice(&output.stdout).context("read what oha prints")?;
-        let answered = found["statusCodeDistribution"]["200"].as_f64().context("oha had no answer")?;
-        let asked = f64::from(rate * seconds);
-        ensure!(answered > 0.9 * asked, "oha was to send {asked} requests and had {answered} answers");
+        let report: Value = serde_json::from_slice(&output.stdout).context("read the report of oha")?;
+        let answered = report["statusCodeDistribution"]["200"].as_f64().context("no request of oha was answered 200")?;
+        let due = f64::from(rate * seconds);
+        ensure!(answered > MIN_ANSWERED * due, "only {answered} of the {due} requests of oha were answered 200");
         Ok(answered)
     }
 }

@@ -1,25 +1,23 @@
-//! What is measured at once, and what that yields.
+//! One load on one server, and what a round measures of it.
 
-use super::wrk::Outcome;
+use super::wrk::Report;
 use std::fmt;
 use std::time::Duration;
 
-/// Who answers.
+/// The server that answers wrk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Server {
+pub(crate) enum Server {
     /// The dispatcher.
     Roundhouse,
-    /// A peer.
     Nginx,
-    /// A peer.
     Haproxy,
-    /// The replica itself, for what the others add.
+    /// The replica itself; the others add their latency to its.
     Direct,
 }
 
 impl Server {
-    /// In tables and figures.
-    pub fn name(self) -> &'static str {
+    /// The server's name in tables and figures.
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Roundhouse => "roundhouse",
             Self::Nginx => "nginx",
@@ -29,21 +27,20 @@ impl Server {
     }
 }
 
-/// Ordered as a table shows it.
+/// A load on a server. Ordered as the rows of a table are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Cell {
-    /// Bytes of a request.
-    pub body: u32,
-    /// Requests at once.
-    pub connections: u32,
-    /// Who answers them.
-    pub server: Server,
+pub(crate) struct Cell {
+    /// Bytes of a request's body.
+    pub(crate) body: u32,
+    /// Connections, each with one request at a time.
+    pub(crate) connections: u32,
+    pub(crate) server: Server,
 }
 
 impl Cell {
     /// The same load on another server.
     #[must_use]
-    pub fn on(self, server: Server) -> Self {
+    pub(crate) fn on(self, server: Server) -> Self {
         Self { server, ..self }
     }
 }
@@ -54,27 +51,27 @@ impl fmt::Display for Cell {
     }
 }
 
-/// One cell in one round.
+/// The measurements of one cell in one round.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Sample {
-    /// Answered.
-    pub requests_per_second: f64,
-    /// Median latency in microseconds.
-    pub p50_us: f64,
-    /// Its 99th percentile.
-    pub p99_us: f64,
-    /// Microseconds of processor time of all the server's processes for one request; not counted for the replica.
-    pub cpu_us: Option<f64>,
+pub(crate) struct Sample {
+    /// Answered requests.
+    pub(crate) requests_per_second: f64,
+    /// Median latency, microseconds.
+    pub(crate) p50_us: f64,
+    /// 99th percentile of the latency, microseconds.
+    pub(crate) p99_us: f64,
+    /// Processor time of all the server's processes for one request, microseconds; `None` for the replica.
+    pub(crate) cpu_us: Option<f64>,
 }
 
 impl Sample {
-    /// Of a stretch of load during which the server used `cpu`.
-    pub fn of(outcome: &Outcome, cpu: Option<Duration>) -> Self {
-        let requests = outcome.requests as f64;
+    /// The sample of a run of wrk during which the server used `cpu`.
+    pub(crate) fn new(report: &Report, cpu: Option<Duration>) -> Self {
+        let requests = report.requests as f64;
         Self {
-            requests_per_second: requests / outcome.length.as_secs_f64(),
-            p50_us: outcome.p50.as_secs_f64() * 1e6,
-            p99_us: outcome.p99.as_secs_f64() * 1e6,
+            requests_per_second: requests / report.length.as_secs_f64(),
+            p50_us: report.p50.as_secs_f64() * 1e6,
+            p99_us: report.p99.as_secs_f64() * 1e6,
             cpu_us: cpu.map(|cpu| cpu.as_secs_f64() * 1e6 / requests),
         }
     }

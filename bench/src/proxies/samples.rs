@@ -1,68 +1,69 @@
-//! Samples of all rounds → medians, ratios and their names. Knows nothing of processes or terminals.
+//! The samples of all rounds, and the medians and ratios that follow from them. Knows nothing of processes or terminals.
 
 use super::cell::{Cell, Sample, Server};
+use crate::statistics::{median, median_ratio};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The number of connections whose figures have no suffix.
-pub const USUAL_CONNECTIONS: u32 = 64;
+pub(crate) const USUAL_CONNECTIONS: u32 = 64;
 
-/// What the dispatcher is compared with.
-pub const PEERS: [Server; 2] = [Server::Nginx, Server::Haproxy];
+/// The servers that the dispatcher is compared with.
+pub(crate) const PEERS: [Server; 2] = [Server::Nginx, Server::Haproxy];
 
-/// One number of a sample, where it has it.
-pub type Pick = fn(&Sample) -> Option<f64>;
+/// Picks one number of a sample; `None` if the sample lacks it.
+pub(crate) type Pick = fn(&Sample) -> Option<f64>;
 
-/// Every sample, by cell and round.
+/// The numbers of a sample, by the first part of their figures' names.
+const NUMBERS: [(&str, Pick); 4] = [
+    ("requests_per_second", |sample| Some(sample.requests_per_second)),
+    ("p50_us", |sample| Some(sample.p50_us)),
+    ("p99_us", |sample| Some(sample.p99_us)),
+    ("cpu_us", |sample| sample.cpu_us),
+];
+
+/// Every sample, by cell; those of a cell in the order of the rounds.
 #[derive(Debug, Default)]
-pub struct Figures {
+pub(crate) struct Samples {
     samples: BTreeMap<Cell, Vec<Sample>>,
 }
 
-impl Figures {
-    /// Rounds are added in order.
-    pub fn add(&mut self, cell: Cell, sample: Sample) {
+impl Samples {
+    /// Adds the sample of the next round.
+    pub(crate) fn add(&mut self, cell: Cell, sample: Sample) {
         self.samples.entry(cell).or_default().push(sample);
     }
 
-    /// What was measured, as tables show it.
-    pub fn cells(&self) -> impl Iterator<Item = Cell> {
+    /// The measured cells, in the order of the tables.
+    pub(crate) fn cells(&self) -> impl Iterator<Item = Cell> {
         self.samples.keys().copied()
     }
 
-    /// Each once, ascending.
-    pub fn bodies(&self) -> BTreeSet<u32> {
+    /// The measured sizes of bodies, ascending.
+    pub(crate) fn bodies(&self) -> BTreeSet<u32> {
         self.cells().map(|cell| cell.body).collect()
     }
 
-    /// Over the rounds; nothing where nothing was measured.
-    pub fn median(&self, cell: Cell, pick: Pick) -> Option<f64> {
+    /// The median over the rounds; `None` if the cell was not measured.
+    pub(crate) fn median(&self, cell: Cell, pick: Pick) -> Option<f64> {
         median(self.rounds(cell, pick))
     }
 
-    /// The dispatcher's processor time to a peer's under the load of `cell`: the median of the rounds' ratios, so that
-    /// whatever the machine did in a round is in both parts of its ratio.
-    pub fn cpu_ratio(&self, cell: Cell, peer: Server) -> Option<f64> {
-        let of = |server| self.rounds(cell.on(server), |sample| sample.cpu_us);
-        let rounds = of(Server::Roundhouse).into_iter().zip(of(peer));
-        median(rounds.map(|(own, peer)| own / peer).collect())
+    /// The dispatcher's processor time divided by a peer's, under the load of `cell`: the median of the rounds' ratios.
+    pub(crate) fn cpu_ratio(&self, cell: Cell, peer: Server) -> Option<f64> {
+        let cpu = |server| self.rounds(cell.on(server), |sample| sample.cpu_us);
+        median_ratio(&cpu(Server::Roundhouse), &cpu(peer))
     }
 
     /// Microseconds that a server adds to the replica's median latency, at one connection: the median of the rounds'
     /// differences.
-    pub fn added_us(&self, body: u32, server: Server) -> Option<f64> {
-        let of = |server| self.rounds(Cell { body, connections: 1, server }, |sample| Some(sample.p50_us));
-        let rounds = of(server).into_iter().zip(of(Server::Direct));
+    pub(crate) fn added_us(&self, body: u32, server: Server) -> Option<f64> {
+        let p50 = |server| self.rounds(Cell { body, connections: 1, server }, |sample| Some(sample.p50_us));
+        let rounds = p50(server).into_iter().zip(p50(Server::Direct));
         median(rounds.map(|(through, direct)| through - direct).collect())
     }
 
-    /// Flat names with their numbers, such as `cpu_ratio_nginx_38k`; with `_c1` at the end for 1 connection.
-    pub fn named(&self) -> BTreeMap<String, f64> {
-        const NUMBERS: [(&str, Pick); 4] = [
-            ("requests_per_second", |sample| Some(sample.requests_per_second)),
-            ("p50_us", |sample| Some(sample.p50_us)),
-            ("p99_us", |sample| Some(sample.p99_us)),
-            ("cpu_us", |sample| sample.cpu_us),
-        ];
+    /// Every figure by its name, such as `cpu_ratio_nginx_38k`; `_c1` at the end stands for 1 connection.
+    pub(crate) fn named(&self) -> BTreeMap<String, f64> {
         let mut named = Vec::new();
         for cell in self.cells() {
             let (server, body) = (cell.server.name(), size(cell.body));
@@ -88,13 +89,6 @@ impl Figures {
     }
 }
 
-/// Half lies on either side; of an even number, the mean of the middle two.
-pub fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_unstable_by(f64::total_cmp);
-    let (low, high) = (values.get(values.len().checked_sub(1)? / 2)?, values.get(values.len() / 2)?);
-    Some(f64::midpoint(*low, *high))
-}
-
 /// A body's size within a name: `200b`, `38k`.
 fn size(bytes: u32) -> String {
     if bytes.is_multiple_of(1000) { format!("{}k", bytes / 1000) } else { format!("{bytes}b") }
@@ -105,21 +99,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_median_is_in_the_middle() {
-        for (values, expected) in [
-            (vec![], None),
-            (vec![3.0], Some(3.0)),
-            (vec![9.0, 1.0], Some(5.0)),
-            (vec![9.0, 1.0, 2.0], Some(2.0)),
-            (vec![9.0, 1.0, 2.0, 4.0], Some(3.0)),
-        ] {
-            assert_eq!(median(values.clone()), expected, "{values:?}");
-        }
-    }
-
-    #[test]
     fn rounds_are_compared_with_themselves() {
-        let mut figures = Figures::default();
+        let mut samples = Samples::default();
         // A machine that is slower from round to round: no ratio of medians would be 2.
         for (server, rounds) in [
             (Server::Roundhouse, [(20.0, 190.0), (80.0, 290.0), (300.0, 590.0)]),
@@ -129,10 +110,10 @@ mod tests {
             for (cpu_us, p50_us) in rounds {
                 let cpu_us = (server != Server::Direct).then_some(cpu_us);
                 let sample = Sample { requests_per_second: 1e6 / p50_us, p50_us, p99_us: p50_us, cpu_us };
-                figures.add(Cell { body: 38_000, connections: 1, server }, sample);
+                samples.add(Cell { body: 38_000, connections: 1, server }, sample);
             }
         }
-        let named = figures.named();
+        let named = samples.named();
         for (name, expected) in [
             ("cpu_ratio_nginx_38k_c1", Some(2.0)),
             ("cpu_us_roundhouse_38k_c1", Some(80.0)),

@@ -1,48 +1,48 @@
-//! Figures on the terminal.
+//! The samples as tables on the terminal.
 
 use super::cell::{Cell, Server};
-use super::figures::{Figures, PEERS, USUAL_CONNECTIONS};
+use super::samples::{PEERS, Samples, USUAL_CONNECTIONS};
 
-/// Prints a table for each body, and what follows from them.
-pub fn print(figures: &Figures) {
-    for body in figures.bodies() {
+/// Prints a table for each size of body, and then the ratios and differences that the dispatcher is judged by.
+pub(crate) fn print(samples: &Samples) {
+    for body in samples.bodies() {
         println!(
             "\n{body} B\nconnections  server      requests/s    p50 ms    p99 ms  CPU µs/request  of nginx's  of haproxy's"
         );
-        for cell in figures.cells().filter(|cell| cell.body == body) {
-            println!("{}", row(figures, cell).trim_end());
+        for cell in samples.cells().filter(|cell| cell.body == body) {
+            println!("{}", row(samples, cell).trim_end());
         }
     }
     println!();
-    for body in figures.bodies() {
+    for body in samples.bodies() {
         let cell = Cell { body, connections: USUAL_CONNECTIONS, server: Server::Roundhouse };
-        if let [Some(nginx), Some(haproxy)] = PEERS.map(|peer| figures.cpu_ratio(cell, peer)) {
+        if let [Some(nginx), Some(haproxy)] = PEERS.map(|peer| samples.cpu_ratio(cell, peer)) {
             println!("{cell}: {nginx:.2} times the CPU of nginx, {haproxy:.2} times that of haproxy");
         }
     }
-    for body in figures.bodies() {
+    for body in samples.bodies() {
         let servers = [Server::Roundhouse, Server::Nginx, Server::Haproxy];
-        let added = servers.map(|server| Some(format!("{} {:.0} µs", server.name(), figures.added_us(body, server)?)));
+        let added = servers.map(|server| Some(format!("{} {:.0} µs", server.name(), samples.added_us(body, server)?)));
         if let [Some(own), Some(nginx), Some(haproxy)] = added {
             println!("added to the median latency of {body} B at one connection: {own}, {nginx}, {haproxy}");
         }
     }
 }
 
-fn row(figures: &Figures, cell: Cell) -> String {
+fn row(samples: &Samples, cell: Cell) -> String {
     let number = |value: Option<f64>, decimals| value.map_or(String::new(), |value| format!("{value:.decimals$}"));
     let ratio = |peer| match cell.server {
-        Server::Roundhouse => number(figures.cpu_ratio(cell, peer), 2),
+        Server::Roundhouse => number(samples.cpu_ratio(cell, peer), 2),
         _ => String::new(),
     };
     format!(
         "{:>11}  {:<10} {:>11} {:>9} {:>9} {:>15} {:>11} {:>13}",
         cell.connections,
         cell.server.name(),
-        number(figures.median(cell, |sample| Some(sample.requests_per_second)), 0),
-        number(figures.median(cell, |sample| Some(sample.p50_us / 1e3)), 3),
-        number(figures.median(cell, |sample| Some(sample.p99_us / 1e3)), 3),
-        number(figures.median(cell, |sample| sample.cpu_us), 1),
+        number(samples.median(cell, |sample| Some(sample.requests_per_second)), 0),
+        number(samples.median(cell, |sample| Some(sample.p50_us / 1e3)), 3),
+        number(samples.median(cell, |sample| Some(sample.p99_us / 1e3)), 3),
+        number(samples.median(cell, |sample| sample.cpu_us), 1),
         ratio(Server::Nginx),
         ratio(Server::Haproxy)
     )

@@ -1,89 +1,105 @@
 //! Forward passes of one ResNet-18 in three engines, at two batch sizes, on one thread and on two.
 
-use super::figure::Figure;
-use super::subject;
 use super::worker::Worker;
-use super::{Bench, cores};
-use crate::bench::figures::median;
-use crate::paths;
+use super::{Run, server};
+use crate::figure::Figure;
+use crate::python::Python;
+use crate::statistics::median;
+use crate::{cores, progress};
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
+use xtask::paths;
 
-/// Ours is the first.
+/// The names of the engines; the replica is the first.
 const ENGINES: [&str; 3] = ["replica", "onnxruntime", "openvino"];
 
-/// Pictures in a pass, and passes in a turn: a fifth of a second or so.
+/// Images in a pass, and passes in a turn, which then takes about a fifth of a second.
 const BATCHES: [(u32, u32); 2] = [(1, 5), (8, 2)];
 
-/// Logits that differ by more than this, next to the largest, belong to another network.
+/// Logits that differ by more than this, relative to the largest, are those of another network.
 const TOLERANCE: f64 = 1e-3;
 
-/// Until the threads of whoever had the last turn no longer spin.
+/// Time until the threads of the engine that had the last turn no longer spin.
 const SETTLE: Duration = Duration::from_millis(50);
 
-/// Engine (an index of [`ENGINES`]), pictures in a pass, threads; each has a process of its own.
-type Cell = (usize, u32, u32);
+/// A combination that is measured, in a process of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Cell {
+    /// Index of [`ENGINES`].
+    engine: usize,
+    /// Images in a pass.
+    batch: u32,
+    /// Threads of a pass.
+    threads: u32,
+}
 
-/// Ratios to either peer, milliseconds for one picture, and how far the logits are apart.
+/// Milliseconds for one image, by cell and round.
+type Times = BTreeMap<Cell, Vec<f64>>;
+
+/// Milliseconds for one image, their ratios to those of either peer, and the differences of the logits.
 ///
 /// # Errors
-/// When an engine does not start, or computes something else.
-pub fn measure(bench: &Bench) -> Result<Vec<Figure>> {
-    let crops = bench.pictures().crops()?;
-    let python = bench.engines()?;
-    let threads: Vec<u32> = [1, 2].into_iter().filter(|&threads| threads as usize <= cores().len()).collect();
+/// When an engine does not start, or computes another network.
+pub(super) fn measure(run: &Run) -> Result<Vec<Figure>> {
+    let crops = run.images().crops()?;
+    let python = run.engines()?;
+    let cores = cores::allowed().map_or(1, |cores| cores.len());
+    let threads: Vec<u32> = [1, 2].into_iter().filter(|&threads| threads as usize <= cores).collect();
     let mut workers = BTreeMap::new();
-    for (engine, name) in ENGINES.into_iter().enumerate() {
+    for engine in 0..ENGINES.len() {
         for (threads, (batch, _)) in threads.iter().flat_map(|&threads| BATCHES.map(|batch| (threads, batch))) {
-            let mut command;
-            if engine == 0 {
-                command = Command::new(paths::program("examples/forward"));
-                command.arg("--weights").arg(subject::weights()).arg("--crops").arg(&crops);
-                command.args([format!("--threads={threads}"), format!("--max-batch={batch}")]);
-            } else {
-                command = python.script("forward.py");
-                command.arg(name).arg(subject::weights()).arg(&crops).arg(threads.to_string());
-            }
-            let worker = Worker::start(&format!("forward-{name}-{batch}-{threads}"), command, bench.folder)?;
-            println!("{name:<12} batch {batch}, threads {threads}: {}", worker.description);
-            workers.insert((engine, batch, threads), worker);
+            let cell = Cell { engine, batch, threads };
+            let name = format!("forward-{}-{batch}-{threads}", ENGINES[engine]);
+            let worker = Worker::start(&name, command(cell, &python, &crops), run.folder)?;
+            println!("{:<12} batch {batch}, threads {threads}: {}", ENGINES[engine], worker.description);
+            workers.insert(cell, worker);
         }
     }
-    let mut figures = differences(&mut workers)?;
-    figures.extend(name(&time(bench, &threads, &mut workers)?));
-    Ok(figures)
+    let mut measured = differences(&mut workers)?;
+    measured.extend(figures(&time(run.rounds, &threads, &mut workers)?));
+    Ok(measured)
 }
 
-fn cores() -> Vec<u32> {
-    cores::allowed().unwrap_or_else(|_| vec![0])
+/// The command that starts the worker of a cell.
+fn command(cell: Cell, python: &Python, crops: &Path) -> Command {
+    let Cell { engine, batch, threads } = cell;
+    if engine == 0 {
+        let mut command = Command::new(paths::program("bench-replica"));
+        command.arg("forward").arg("--weights").arg(server::weights()).arg("--crops").arg(crops);
+        command.args([format!("--threads={threads}"), format!("--max-batch={batch}")]);
+        return command;
+    }
+    let mut command = python.script("forward.py");
+    command.arg(ENGINES[engine]).arg(server::weights()).arg(crops).arg(threads.to_string());
+    command
 }
 
-/// How far the peers' logits are from ours, next to the largest.
+/// The largest difference between each peer's logits and the replica's, relative to the largest logit.
 fn differences(workers: &mut BTreeMap<Cell, Worker>) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
     for (batch, _) in BATCHES {
         let mut logits = BTreeMap::new();
-        for (&(engine, of, threads), process) in workers.iter_mut() {
-            if of == batch {
-                logits.insert((engine, threads), process.ask(&format!("logits {batch}"))?);
-            }
+        for (&cell, worker) in workers.iter_mut().filter(|(cell, _)| cell.batch == batch) {
+            logits.insert(cell, worker.ask(&format!("logits {batch}"))?);
         }
         for (engine, name) in ENGINES.into_iter().enumerate().skip(1) {
-            let pairs = logits.iter().filter(|((of, _), _)| *of == engine);
-            let largest = pairs
-                .map(|((_, threads), theirs)| difference(&logits[&(0, *threads)], theirs))
-                .fold(0.0_f64, |largest, difference| largest.max(difference.unwrap_or(f64::INFINITY)));
+            let mut largest: f64 = 0.0;
+            for (&cell, theirs) in logits.iter().filter(|(cell, _)| cell.engine == engine) {
+                let own = &logits[&Cell { engine: 0, ..cell }];
+                largest = largest.max(difference(own, theirs).unwrap_or(f64::INFINITY));
+            }
             println!("logits of {name} differ by {largest:.1e} at most, at batch {batch}");
             ensure!(largest <= TOLERANCE, "{name} does not compute the same network");
-            figures.push(Figure { name: format!("forward_difference_{name}_b{batch}"), value: largest, unit: "" });
+            figures.push(Figure::new(format!("forward_difference_{name}_b{batch}"), largest, ""));
         }
     }
     Ok(figures)
 }
 
-/// The largest difference, next to the largest number of theirs.
+/// The largest difference, relative to the largest of `theirs`. `None` if the numbers cannot be compared.
 fn difference(own: &[f64], theirs: &[f64]) -> Option<f64> {
     let largest = |numbers: &mut dyn Iterator<Item = f64>| numbers.fold(0.0_f64, |a, b| a.max(b.abs()));
     let apart = largest(&mut own.iter().zip(theirs).map(|(own, theirs)| own - theirs));
@@ -92,21 +108,20 @@ fn difference(own: &[f64], theirs: &[f64]) -> Option<f64> {
     (own.len() == theirs.len() && finite && scale > 0.0).then_some(apart / scale)
 }
 
-/// Milliseconds for one picture, by cell and round.
-fn time(bench: &Bench, threads: &[u32], workers: &mut BTreeMap<Cell, Worker>) -> Result<BTreeMap<Cell, Vec<f64>>> {
-    let mut times: BTreeMap<Cell, Vec<f64>> = BTreeMap::new();
-    let progress = bench.progress(bench.rounds, "forward");
-    for round in 0..bench.rounds {
+fn time(rounds: u32, threads: &[u32], workers: &mut BTreeMap<Cell, Worker>) -> Result<Times> {
+    let mut times = Times::new();
+    let progress = progress::bar(rounds.into(), "forward");
+    for round in 0..rounds as usize {
         for &threads in threads {
             for (batch, repeats) in BATCHES {
-                // Nobody is always the first.
+                // The first engine changes from round to round.
                 for turn in 0..ENGINES.len() {
-                    let engine = (turn + round as usize) % ENGINES.len();
-                    let worker = workers.get_mut(&(engine, batch, threads)).context("every engine was started")?;
+                    let cell = Cell { engine: (turn + round) % ENGINES.len(), batch, threads };
+                    let worker = workers.get_mut(&cell).expect("every cell has a worker");
                     std::thread::sleep(SETTLE);
                     let passes = worker.ask(&format!("time {batch} {repeats}"))?;
-                    let pass = median(passes).context("a worker answers something")?;
-                    times.entry((engine, batch, threads)).or_default().push(pass / f64::from(batch));
+                    let pass = median(passes).context("a worker answered without a number")?;
+                    times.entry(cell).or_default().push(pass / f64::from(batch));
                 }
             }
         }
@@ -116,15 +131,16 @@ fn time(bench: &Bench, threads: &[u32], workers: &mut BTreeMap<Cell, Worker>) ->
     Ok(times)
 }
 
-fn name(times: &BTreeMap<Cell, Vec<f64>>) -> Vec<Figure> {
+fn figures(times: &Times) -> Vec<Figure> {
     let mut figures = Vec::new();
-    for (&(engine, batch, threads), passes) in times {
+    for (&cell, passes) in times {
+        let Cell { engine, batch, threads } = cell;
         let suffix = if threads == 1 { format!("b{batch}") } else { format!("b{batch}_t{threads}") };
-        let peer = ENGINES[engine];
-        figures.push(Figure::median(format!("forward_ms_{peer}_{suffix}"), passes.iter().copied(), "ms"));
+        let name = ENGINES[engine];
+        figures.push(Figure::median(format!("forward_ms_{name}_{suffix}"), passes.iter().copied(), "ms"));
         if engine > 0 {
-            let own = &times[&(0, batch, threads)];
-            figures.push(Figure::ratio(format!("forward_ratio_{peer}_{suffix}"), own, passes));
+            let own = &times[&Cell { engine: 0, ..cell }];
+            figures.push(Figure::ratio(format!("forward_ratio_{name}_{suffix}"), own, passes));
         }
     }
     figures
@@ -149,9 +165,10 @@ mod tests {
 
     #[test]
     fn figures_are_named_by_engine_batch_and_threads() {
-        let times = [((0, 1, 1), 30.0), ((1, 1, 1), 40.0), ((0, 8, 2), 15.0), ((2, 8, 2), 20.0)];
-        let times = times.map(|(cell, pass)| (cell, vec![pass])).into_iter().collect();
-        let found: BTreeMap<String, f64> = name(&times).into_iter().map(|figure| (figure.name, figure.value)).collect();
+        let times = [(0, 1, 1, 30.0), (1, 1, 1, 40.0), (0, 8, 2, 15.0), (2, 8, 2, 20.0)];
+        let times = times.map(|(engine, batch, threads, pass)| (Cell { engine, batch, threads }, vec![pass]));
+        let figures = figures(&times.into_iter().collect());
+        let found: BTreeMap<String, f64> = figures.into_iter().map(|figure| (figure.name, figure.value)).collect();
         for (name, value) in [
             ("forward_ms_replica_b1", 30.0),
             ("forward_ms_onnxruntime_b1", 40.0),

@@ -1,63 +1,66 @@
-//! From exec to ready, with everything in the page cache; and what libtorch takes of it before `main`.
+//! The time from exec to ready, with all files in the page cache, and libtorch's share of it before `main`.
 
-use super::figure::Figure;
-use super::{Bench, subject};
-use crate::paths;
-use crate::stack::Service;
+use super::{Run, server};
+use crate::figure::Figure;
+use crate::progress;
 use anyhow::{Context, Result, ensure};
 use std::io::Read;
 use std::process::{Command, Stdio};
 use std::time::Instant;
+use xtask::paths;
+use xtask::stack::Service;
 
-/// For a median.
-const STARTS: u32 = 10;
+/// Starts at most; enough for a median.
+const MAX_STARTS: u32 = 10;
 
-/// Seconds: as seen from outside, as the replica itself says, and of a replica that only tells its version.
+/// Seconds until ready as seen from outside, and as the replica's metric says; and until `replica --version` has answered.
 ///
 /// # Errors
-/// When it does not start.
-pub fn measure(bench: &Bench) -> Result<Vec<Figure>> {
-    let starts = bench.rounds.min(STARTS);
-    let (mut outside, mut inside, mut libtorch) = (Vec::new(), Vec::new(), Vec::new());
-    // Whatever is not in the page cache yet.
-    subject::start(bench.folder)?;
-    let progress = bench.progress(starts, "startup");
+/// When the replica does not start.
+pub(super) fn measure(run: &Run) -> Result<Vec<Figure>> {
+    let starts = run.rounds.min(MAX_STARTS);
+    let (mut outside, mut by_metric, mut libtorch) = (Vec::new(), Vec::new(), Vec::new());
+    // The first start reads the files into the page cache.
+    server::start(run.folder)?;
+    let progress = progress::bar(starts.into(), "startup");
     for _ in 0..starts {
-        libtorch.push(version()?);
+        libtorch.push(version_seconds()?);
         let start = Instant::now();
-        let replica = subject::spawn(Command::new(paths::program("replica")), bench.folder)?;
-        subject::wait(&replica)?;
+        let replica = server::spawn(Command::new(paths::program("replica")), run.folder)?;
+        server::wait_until_ready(&replica)?;
         outside.push(start.elapsed().as_secs_f64());
-        inside.push(own_account(&replica)?);
+        by_metric.push(startup_metric(&replica)?);
         progress.inc(1);
     }
     progress.finish_and_clear();
     Ok(vec![
         Figure::median("startup_s", outside, "s"),
-        Figure::median("startup_by_metric_s", inside, "s"),
+        Figure::median("startup_by_metric_s", by_metric, "s"),
         Figure::median("startup_libtorch_s", libtorch, "s"),
     ])
 }
 
-/// Seconds until `replica --version` has answered: libtorch's initialisers, and nothing of what it does at the end.
-fn version() -> Result<f64> {
+/// Seconds until `replica --version` has printed its first byte: the time of libtorch's initialisers, without that of its
+/// destructors at the end.
+fn version_seconds() -> Result<f64> {
     let start = Instant::now();
     let mut replica = Command::new(paths::program("replica"));
     let mut child = replica.arg("--version").stdout(Stdio::piped()).spawn().context("start replica --version")?;
     let mut first = [0];
     child.stdout.take().expect("standard output is piped").read_exact(&mut first).context("read its version")?;
-    let took = start.elapsed().as_secs_f64();
+    let seconds = start.elapsed().as_secs_f64();
     ensure!(child.wait()?.success(), "replica --version failed");
-    Ok(took)
+    Ok(seconds)
 }
 
-fn own_account(replica: &Service) -> Result<f64> {
+fn startup_metric(replica: &Service) -> Result<f64> {
+    let name = service::wire::metric::STARTUP;
     let url = format!("http://{}/metrics", replica.address);
     let text = ureq::get(&url).call().with_context(|| format!("get {url}"))?.body_mut().read_to_string()?;
-    gauge(&text, "replica_startup_seconds").with_context(|| format!("no replica_startup_seconds at {url}"))
+    gauge(&text, name).with_context(|| format!("no {name} at {url}"))
 }
 
-/// Of a metric without labels, in Prometheus' text format.
+/// The value of a metric without labels, in Prometheus' text format.
 fn gauge(text: &str, name: &str) -> Option<f64> {
     text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
 }

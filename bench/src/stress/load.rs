@@ -1,39 +1,50 @@
-//! Open loop: every request is sent when it is due, whatever became of those before. Latency counts from then.
+//! An open loop of requests: each is sent when it is due, no matter what became of those before. Latency counts from the
+//! time at which the request was due.
 
-use crate::client::{Client, Reply};
-use crate::progress::Progress;
+use super::client::{Client, Reply};
+use crate::progress::Lines;
 use anyhow::{Context, Result};
 use hyper::StatusCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::runtime::Handle;
+use tokio::runtime::Runtime;
 
-/// For the last answers.
+/// Time for the answers that are missing when the last request has been sent.
 const LAST_ANSWERS: Duration = Duration::from_secs(20);
 
-/// Between now and the first request, so that it is not late already.
+/// Time from now to the start of the schedule, so that the first request is not late already.
 const HEAD_START: Duration = Duration::from_millis(20);
 
 /// How a request ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// 200.
+    /// Status 200.
     Answered,
-    /// 503, and the seconds after which to come back, if it said so.
-    Shed(Option<u64>),
-    /// 504.
+    /// Status 503: shed at admission.
+    Shed {
+        /// The header `Retry-After`, seconds.
+        retry_after: Option<u64>,
+    },
+    /// Status 504: the deadline passed in the queue.
     Expired,
-    /// Anything else, in words.
+    /// Any other status, or no answer; with a description.
     Failed(String),
 }
 
 impl Outcome {
-    fn of(reply: Result<Reply>) -> Self {
+    /// Whether the request was shed.
+    pub(crate) fn is_shed(&self) -> bool {
+        matches!(self, Self::Shed { .. })
+    }
+}
+
+impl From<Result<Reply>> for Outcome {
+    fn from(reply: Result<Reply>) -> Self {
         match reply {
             Err(error) => Self::Failed(format!("{error:#}")),
             Ok(reply) => match reply.status {
                 StatusCode::OK => Self::Answered,
-                StatusCode::SERVICE_UNAVAILABLE => Self::Shed(reply.retry_after),
+                StatusCode::SERVICE_UNAVAILABLE => Self::Shed { retry_after: reply.retry_after },
                 StatusCode::GATEWAY_TIMEOUT => Self::Expired,
                 other => Self::Failed(format!("{other}: {}", String::from_utf8_lossy(&reply.body))),
             },
@@ -44,37 +55,36 @@ impl Outcome {
 /// One request.
 #[derive(Debug, Clone)]
 pub(crate) struct Sample {
-    /// When it was to be sent, since the start.
-    pub(crate) at: Duration,
-    /// From then to its sending: this process's own part of the latency.
-    pub(crate) delay: Duration,
-    /// From when it was to be sent to its last byte.
+    /// When the request was due, since the start of the schedule.
+    pub(crate) due: Duration,
+    /// From then until it was sent: the part of the latency that this process causes.
+    pub(crate) send_delay: Duration,
+    /// From when it was due to the last byte of the answer.
     pub(crate) latency: Duration,
-    /// How it ended.
     pub(crate) outcome: Outcome,
 }
 
-/// A whole run.
+/// All requests of a schedule.
 pub(crate) struct Offered {
-    /// Of the schedule.
+    /// Start of the schedule.
     pub(crate) start: Instant,
-    /// In order of the schedule.
+    /// In the order of the schedule.
     pub(crate) samples: Vec<Sample>,
 }
 
-/// Sends a request at each of `times` from this thread, which tells milliseconds apart as tokio's timers do not.
+/// Sends a request at each of `times` since the start. The calling thread waits for the times, because tokio's timers round
+/// up to whole milliseconds.
 ///
 /// # Errors
 /// When requests are left without any answer.
-pub(crate) fn offer(runtime: &Handle, client: &Arc<Client>, times: &[Duration]) -> Result<Offered> {
+pub(crate) fn offer(runtime: &Runtime, client: &Arc<Client>, times: &[Duration]) -> Result<Offered> {
     let start = Instant::now() + HEAD_START;
-    let mut progress = Progress::new("requests sent", times.len());
+    let mut progress = Lines::new("requests sent", times.len());
     let mut requests = Vec::with_capacity(times.len());
-    for (id, &at) in times.iter().enumerate() {
-        let due = start + at;
-        std::thread::sleep(due.saturating_duration_since(Instant::now()));
-        requests.push(runtime.spawn(send(client.clone(), id, None, due, at)));
-        progress.at(id);
+    for (id, &due) in times.iter().enumerate() {
+        std::thread::sleep((start + due).saturating_duration_since(Instant::now()));
+        requests.push(runtime.spawn(send(client.clone(), id, None, start, due)));
+        progress.update(id);
     }
     let collect = async {
         let mut samples = Vec::with_capacity(requests.len());
@@ -87,36 +97,39 @@ pub(crate) fn offer(runtime: &Handle, client: &Arc<Client>, times: &[Duration]) 
     Ok(Offered { start, samples: samples.context("requests were never answered")?? })
 }
 
-/// Sends one request that was due at `due`.
+/// Sends one request, which was due at `start + due`.
 pub(crate) async fn send(
     client: Arc<Client>,
     id: usize,
-    patience: Option<Duration>,
-    due: Instant,
-    at: Duration,
+    timeout: Option<Duration>,
+    start: Instant,
+    due: Duration,
 ) -> Sample {
-    let delay = due.elapsed();
-    let reply = client.post(id, patience).await;
-    Sample { at, delay, latency: due.elapsed(), outcome: Outcome::of(reply) }
+    let due_at = start + due;
+    let send_delay = due_at.elapsed();
+    let outcome = client.post(id, timeout).await.into();
+    Sample { due, send_delay, latency: due_at.elapsed(), outcome }
 }
 
 impl Offered {
-    /// Latencies of those whose outcome `is` so.
-    pub(crate) fn latencies(&self, is: impl Fn(&Outcome) -> bool) -> Vec<Duration> {
-        self.samples.iter().filter(|sample| is(&sample.outcome)).map(|sample| sample.latency).collect()
+    /// Latencies of the requests whose outcome fulfils `condition`.
+    pub(crate) fn latencies(&self, condition: impl Fn(&Outcome) -> bool) -> Vec<Duration> {
+        self.samples.iter().filter(|sample| condition(&sample.outcome)).map(|sample| sample.latency).collect()
     }
 
-    /// How many of them.
-    pub(crate) fn count(&self, is: impl Fn(&Outcome) -> bool) -> usize {
-        self.samples.iter().filter(|sample| is(&sample.outcome)).count()
+    /// Number of requests whose outcome fulfils `condition`.
+    pub(crate) fn count(&self, condition: impl Fn(&Outcome) -> bool) -> usize {
+        self.samples.iter().filter(|sample| condition(&sample.outcome)).count()
     }
 
+    /// Checks that every request was answered, shed or expired.
+    ///
     /// # Errors
-    /// When there was any failure: neither an answer nor one of the two ways to refuse.
+    /// When a request failed otherwise.
     pub(crate) fn check(&self) -> Result<()> {
         let failures = self.samples.iter().filter_map(|sample| match &sample.outcome {
-            Outcome::Failed(words) => Some(words),
-            _ => None,
+            Outcome::Failed(description) => Some(description),
+            Outcome::Answered | Outcome::Shed { .. } | Outcome::Expired => None,
         });
         let failures: Vec<&String> = failures.collect();
         match failures[..] {

@@ -1,83 +1,117 @@
-//! Both orders at the same load, which is more than the capacity now and then: who is answered in time.
+//! `bench order`: both orders of the queue at the same load, which is more than the capacity now and then.
 
-use crate::Bench;
-use crate::arrivals::{Process, Stretch, schedule};
-use crate::client::Client;
-use crate::figures::{Figures, Target, quantile_ms};
-use crate::load::{self, Outcome};
-use crate::overload::Replicas;
-use crate::subject::Dispatcher;
+use super::client::Client;
+use super::dispatcher::Dispatcher;
+use super::load::{self, Offered, Outcome};
+use super::stub_flags::StubFlags;
+use super::{OBJECTIVE, quantile_ms};
+use crate::figure::{Figure, Target};
+use crate::output::Output;
+use crate::stub::Record;
 use admission::Order;
 use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum, value_parser};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::Runtime;
+use workload::Workload;
+use workload::arrivals::{Process, schedule};
 
-/// The dispatcher's default.
-const OBJECTIVE: Duration = Duration::from_millis(500);
+/// Stretches of a repetition: seconds, and whether the load is at its peak.
+const PROFILE: [(usize, bool); 3] = [(5, false), (10, true), (10, false)];
 
-/// Seconds, and whether that is a peak.
-const PROFILE: [(u32, bool); 3] = [(5, false), (10, true), (10, false)];
-
-/// Flags of `order`.
+/// Flags of `bench order`.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// Load at the peaks, as a multiple of the capacity
     #[arg(long, default_value_t = 1.2)]
     peak: f64,
-    /// ... and otherwise
+    /// Load between the peaks, as a multiple of the capacity
     #[arg(long, default_value_t = 0.6)]
     base: f64,
     /// Repetitions of 25 s: 5 s of base, 10 s of peak, 10 s of base
     #[arg(long, default_value_t = 2, value_parser = value_parser!(u32).range(1..=20))]
     repeat: u32,
-    /// Of the arrivals, which are the same for both
+    /// Seed of the arrivals, which are the same for both orders
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// What stands behind the dispatcher
     #[command(flatten)]
-    replicas: Replicas,
+    stubs: StubFlags,
+    #[command(flatten)]
+    output: Output,
 }
 
-/// Measures.
+impl Options {
+    /// Send times since the start.
+    fn times(&self) -> Vec<Duration> {
+        let per_second = PROFILE.iter().flat_map(|&(seconds, is_peak)| {
+            let rate = self.stubs.rate() * if is_peak { self.peak } else { self.base };
+            std::iter::repeat_n(rate, seconds)
+        });
+        let workload = Workload { per_second: per_second.collect() }.repeated(self.repeat as usize);
+        schedule(&workload, Process::Poisson, self.seed)
+    }
+}
+
+/// Measures both orders.
 ///
 /// # Errors
-/// When a request got neither an answer nor a refusal.
-pub(crate) fn run(bench: &Bench, options: &Options, figures: &mut Figures) -> Result<()> {
-    let stubs = options.replicas.start()?;
-    let round = PROFILE.map(|(seconds, is_peak)| Stretch {
-        length: Duration::from_secs(seconds.into()),
-        rate: options.replicas.rate() * if is_peak { options.peak } else { options.base },
-    });
-    let times = schedule(&round.repeat(options.repeat as usize), Process::Poisson, options.seed);
+/// When a request was neither answered nor shed nor expired.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    super::run(&options.output, |client, figures| measure(client, options, figures))
+}
+
+fn measure(runtime: &Runtime, options: &Options, figures: &mut Vec<Figure>) -> Result<()> {
+    let stubs = options.stubs.start()?;
+    let times = options.times();
     ensure!(!times.is_empty(), "at this load there are no requests");
-    figures.add("order_offered", "requests offered, to each", times.len() as f64, "");
+    figures.push(Figure::new("order_offered", times.len() as f64, "").labelled("requests offered, to each"));
     let mut attainments = Vec::new();
     for order in [Order::Fifo, Order::LateLast] {
-        let value = order.to_possible_value().expect("no order is hidden");
-        let order = value.get_name();
-        eprintln!("{order}: {} requests", times.len());
-        let flags = [format!("--order={order}")];
-        let dispatcher = bench.client.block_on(Dispatcher::start(&bench.program, &stubs.addresses, &flags))?;
-        let offered = load::offer(bench.client.handle(), &Arc::new(Client::new(dispatcher.address)), &times)?;
-        let answered = offered.latencies(|outcome| *outcome == Outcome::Answered);
-        let good = answered.iter().filter(|latency| **latency <= OBJECTIVE).count();
-        let attainment = good as f64 / times.len() as f64 * 100.0;
-        attainments.push(attainment);
-        let name = |what| format!("order_{what}_{order}");
-        let mut add = |key, what: &str, value, unit| figures.add(name(key), format!("{order}: {what}"), value, unit);
-        add("capacity", "capacity by the stubs' time", options.replicas.capacity(&stubs.take_served()), "/s");
-        add("attainment", "answered within 500 ms, of all", attainment, "%");
-        add("late", "answered later", (answered.len() - good) as f64, "");
-        add("shed", "shed (503)", offered.count(|outcome| matches!(outcome, Outcome::Shed(_))) as f64, "");
-        add("expired", "expired (504)", offered.count(|outcome| *outcome == Outcome::Expired) as f64, "");
-        add("p50_ms", "p50 of those answered", quantile_ms(answered.clone(), 0.5), "ms");
-        add("p99_ms", "p99 of those answered", quantile_ms(answered, 0.99), "ms");
+        let name = name(order);
+        eprintln!("{name}: {} requests", times.len());
+        let flags = [format!("--order={name}")];
+        let dispatcher = runtime.block_on(Dispatcher::start(&stubs.addresses, &flags))?;
+        let offered = load::offer(runtime, &Arc::new(Client::new(dispatcher.address)), &times)?;
+        attainments.push(attainment(&offered));
+        figures.extend(describe(&name, &offered, &stubs.take_records(), options));
         offered.check()?;
     }
     let [fifo, late_last] = attainments[..] else { unreachable!("there are two orders") };
-    figures.add("order_gain", "late-last − fifo", late_last - fifo, "points");
-    figures.target(Target::AtLeast(0.0));
-    figures.add("order_ratio", "late-last ÷ fifo", late_last / fifo, "");
+    let gain = Figure::new("order_gain", late_last - fifo, "points").labelled("late-last − fifo");
+    figures.push(gain.with_target(Target::AtLeast(0.0)));
+    figures.push(Figure::new("order_ratio", late_last / fifo, "").labelled("late-last ÷ fifo"));
     Ok(())
+}
+
+/// The dispatcher's name of an order.
+pub(super) fn name(order: Order) -> String {
+    order.to_possible_value().expect("no order is hidden").get_name().to_owned()
+}
+
+/// The share of the requests that were answered within the objective, per cent.
+fn attainment(offered: &Offered) -> f64 {
+    let answered = offered.latencies(|outcome| *outcome == Outcome::Answered);
+    let good = answered.iter().filter(|latency| **latency <= OBJECTIVE).count();
+    good as f64 / offered.samples.len() as f64 * 100.0
+}
+
+fn describe(order: &str, offered: &Offered, records: &[Record], options: &Options) -> Vec<Figure> {
+    let answered = offered.latencies(|outcome| *outcome == Outcome::Answered);
+    let late = answered.iter().filter(|latency| **latency > OBJECTIVE).count();
+    let shed = offered.count(Outcome::is_shed);
+    let expired = offered.count(|outcome| *outcome == Outcome::Expired);
+    let rows = [
+        ("capacity", "capacity by the stubs' time", options.stubs.capacity(records), "/s"),
+        ("attainment", "answered within 500 ms, of all", attainment(offered), "%"),
+        ("late", "answered later", late as f64, ""),
+        ("shed", "shed (503)", shed as f64, ""),
+        ("expired", "expired (504)", expired as f64, ""),
+        ("p50_ms", "p50 of those answered", quantile_ms(&answered, 0.5), "ms"),
+        ("p99_ms", "p99 of those answered", quantile_ms(&answered, 0.99), "ms"),
+    ];
+    let figure = |(key, label, value, unit)| {
+        Figure::new(format!("order_{key}_{order}"), value, unit).labelled(format!("{order}: {label}"))
+    };
+    rows.map(figure).into()
 }

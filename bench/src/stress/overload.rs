@@ -1,37 +1,46 @@
-//! More load than there is capacity, for a while: what is answered in time, how soon the others are refused, and what
-//! that costs in memory.
+//! `bench overload`: more load than there is capacity, for a while. How much is answered in time, how soon the rest is
+//! refused, and how much memory that takes.
 
-use crate::arrivals::{Process, Stretch, schedule};
-use crate::client::Client;
-use crate::figures::{Figures, Target, megabytes, quantile_ms};
-use crate::load::{self, Offered, Outcome};
-use crate::stub::{Served, Stubs, Work};
-use crate::subject::{Dispatcher, Sample};
-use crate::{Bench, retry_after};
+use super::client::Client;
+use super::dispatcher::{Dispatcher, MemorySample};
+use super::load::{self, Offered, Outcome, Sample};
+use super::stub_flags::StubFlags;
+use super::{OBJECTIVE, order, quantile_ms, retry_after};
+use crate::figure::{Figure, Target};
+use crate::memory::megabytes;
+use crate::output::Output;
+use crate::stub::Stubs;
 use admission::Order;
 use anyhow::{Context, Result};
-use clap::{Args, ValueEnum, value_parser};
-use service::options::positive_duration;
+use clap::{Args, value_parser};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
+use workload::Workload;
+use workload::arrivals::{Process, schedule};
 
-/// The dispatcher's own defaults.
-const OBJECTIVE: Duration = Duration::from_millis(500);
+/// The dispatcher's default deadline.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// From the dispatcher's deadline to the client's knowing.
-const WAY_BACK: Duration = Duration::from_millis(10);
+/// Time from the dispatcher's deadline to the client's reading of the answer.
+const RETURN_TIME: Duration = Duration::from_millis(10);
 
-/// Percent of the capacity that is to be goodput.
-const GOODPUT: f64 = 95.0;
+/// The share of the capacity that should be goodput, per cent.
+const GOODPUT: Target = Target::AtLeast(95.0);
 
-/// Milliseconds for a refusal at p99.
-const REFUSAL_MS: f64 = 10.0;
+/// Milliseconds in which 99 % of the refusals should be answered.
+const REFUSAL_MS: Target = Target::AtMost(10.0);
 
-/// MB by which the memory may change in the last two thirds.
-const FLAT: f64 = 5.0;
+/// MB by which the memory may change in the last two thirds of the time.
+const MEMORY_CHANGE: Target = Target::Between(-5.0, 5.0);
 
-/// Flags of `overload`.
+/// The target of figures that count faults.
+const NONE: Target = Target::AtMost(0.0);
+
+/// Seed of the arrivals.
+const SEED: u64 = 1;
+
+/// Flags of `bench overload`.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// Seconds of load
@@ -40,133 +49,115 @@ pub(crate) struct Options {
     /// Load as a multiple of the capacity
     #[arg(long, default_value_t = 2.0)]
     times: f64,
-    /// How arrivals are spread
-    #[arg(long, value_enum, default_value = "poisson")]
+    /// How arrivals are spread: poisson, uniform, replayed or gamma:CV
+    #[arg(long, default_value = "poisson")]
     arrivals: Process,
-    /// The dispatcher's
+    /// The dispatcher's order
     #[arg(long, value_enum, default_value = "late-last")]
     order: Order,
-    /// What stands behind it
     #[command(flatten)]
-    replicas: Replicas,
-    /// Seconds of backlog after which Retry-After is tried, each in turn; fewer than 10, the deadline then
+    stubs: StubFlags,
+    /// Seconds of backlog for which Retry-After is checked, each in turn; less than 10, the deadline of that check
     #[arg(long, value_delimiter = ',', default_values_t = [3, 6, 9], value_parser = value_parser!(u32).range(1..=9))]
     backlogs: Vec<u32>,
+    #[command(flatten)]
+    output: Output,
 }
 
-/// The stubs.
-#[derive(Debug, Args)]
-pub(crate) struct Replicas {
-    /// Stubs, each for one request at a time
-    #[arg(long, default_value_t = 3, value_parser = value_parser!(u8).range(1..=100))]
-    pub(crate) replicas: u8,
-    /// What a stub takes for a request
-    #[arg(long, default_value = "20ms", value_parser = positive_duration)]
-    pub(crate) service_time: Duration,
-}
-
-impl Replicas {
-    /// Starts them.
-    ///
-    /// # Errors
-    /// When loopback has no ports left.
-    pub(crate) fn start(&self) -> Result<Stubs> {
-        Stubs::start(self.replicas.into(), &Work::Takes(self.service_time))
-    }
-
-    /// Requests a second that they are meant for.
-    pub(crate) fn rate(&self) -> f64 {
-        f64::from(self.replicas) / self.service_time.as_secs_f64()
-    }
-
-    /// Requests a second of which they were capable, by the time that they took.
-    pub(crate) fn capacity(&self, served: &[Served]) -> f64 {
-        f64::from(self.replicas) * served.len() as f64 / busy(served, Instant::now()).as_secs_f64()
-    }
-}
-
-/// Time that stubs worked before `end`.
-fn busy(served: &[Served], end: Instant) -> Duration {
-    served.iter().map(|served| served.until.min(end).saturating_duration_since(served.since)).sum()
-}
-
-/// Measures.
+/// Measures a lasting overload, and then whether `Retry-After` is right.
 ///
 /// # Errors
-/// When a request got neither an answer nor a refusal.
-pub(crate) fn run(bench: &Bench, options: &Options, figures: &mut Figures) -> Result<()> {
-    let stubs = options.replicas.start()?;
-    sustained(bench, options, &stubs, figures)?;
-    for &backlog in &options.backlogs {
-        retry_after::measure(bench, &options.replicas, &stubs, backlog, figures)?;
-    }
-    Ok(())
+/// When a request was neither answered nor shed nor expired.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    super::run(&options.output, |client, figures| {
+        let stubs = options.stubs.start()?;
+        overload(client, options, &stubs, figures)?;
+        for &backlog in &options.backlogs {
+            retry_after::measure(client, &options.stubs, &stubs, backlog, figures)?;
+        }
+        Ok(())
+    })
 }
 
-fn sustained(bench: &Bench, options: &Options, stubs: &Stubs, figures: &mut Figures) -> Result<()> {
+fn overload(runtime: &Runtime, options: &Options, stubs: &Stubs, figures: &mut Vec<Figure>) -> Result<()> {
     let length = Duration::from_secs(options.seconds.into());
-    let stretch = Stretch { length, rate: options.times * options.replicas.rate() };
-    let times = schedule(&[stretch], options.arrivals, 1);
-    let order = options.order.to_possible_value().expect("no order is hidden");
-    let flags = [format!("--order={}", order.get_name())];
-    let dispatcher = bench.client.block_on(Dispatcher::start(&bench.program, &stubs.addresses, &flags))?;
+    let workload = Workload::constant(options.times * options.stubs.rate(), length);
+    let times = schedule(&workload, options.arrivals, SEED);
+    let flags = [format!("--order={}", order::name(options.order))];
+    let dispatcher = runtime.block_on(Dispatcher::start(&stubs.addresses, &flags))?;
     let memory = dispatcher.watch_memory();
-    let offered = load::offer(bench.client.handle(), &Arc::new(Client::new(dispatcher.address)), &times)?;
+    let offered = load::offer(runtime, &Arc::new(Client::new(dispatcher.address)), &times)?;
     let memory = memory.finish();
-    let served = stubs.take_served();
 
-    let capacity = options.replicas.capacity(&served);
-    let end = offered.start + length;
-    let utilisation = busy(&served, end).as_secs_f64() / length.as_secs_f64() / f64::from(options.replicas.replicas);
-    // Only what is answered while the load lasts, as the stubs' time counts for no longer either.
-    let is_good = |sample: &&load::Sample| {
-        sample.outcome == Outcome::Answered && sample.latency <= OBJECTIVE && sample.at + sample.latency <= length
-    };
-    let good = offered.samples.iter().filter(is_good).count() as f64 / length.as_secs_f64();
-    figures.add("overload_offered_per_second", "offered", times.len() as f64 / length.as_secs_f64(), "/s");
-    let delays = offered.samples.iter().map(|sample| sample.delay).collect();
-    figures.add("overload_send_delay_p99_ms", "  sent late by, p99", quantile_ms(delays, 0.99), "ms");
-    figures.add("overload_capacity_per_second", "capacity: stubs ÷ their service time", capacity, "/s");
-    figures.add("overload_utilisation", "time that the stubs worked", utilisation * 100.0, "%");
-    figures.add("overload_goodput_per_second", "goodput: answered within 500 ms", good, "/s");
-    figures.add("overload_goodput_of_capacity", "goodput of capacity", good / capacity * 100.0, "%");
-    figures.target(Target::AtLeast(GOODPUT));
-    outcomes(&offered, figures);
-    let (third, last) = (at(&memory, offered.start + length / 3)?, at(&memory, end)?);
-    figures.size("overload_rss_third", "RSS after a third of the time", third);
-    figures.size("overload_rss_end", "RSS at the end", last);
-    figures.add("overload_rss_change", "change", megabytes(last) - megabytes(third), "MB");
-    figures.target(Target::Between(-FLAT, FLAT));
-    figures.add("overload_beyond_capacity", "sent to a stub that was busy", stubs.refused() as f64, "");
-    figures.target(Target::AtMost(0.0));
+    figures.extend(goodput(options, &offered, stubs));
+    figures.extend(outcomes(&offered));
+    figures.extend(memory_change(&memory, offered.start, length)?);
+    let refused = Figure::new("overload_beyond_capacity", stubs.refused() as f64, "");
+    figures.push(refused.labelled("sent to a stub that was busy").with_target(NONE));
     offered.check()
 }
 
-fn outcomes(offered: &Offered, figures: &mut Figures) {
-    let is_shed = |outcome: &Outcome| matches!(outcome, Outcome::Shed(_));
-    let is_admitted = |outcome: &Outcome| matches!(outcome, Outcome::Answered | Outcome::Expired);
-    let sheds = offered.latencies(is_shed);
-    figures.add("overload_shed", "shed (503)", sheds.len() as f64, "");
-    figures.add("overload_shed_p50_ms", "  answered after, p50", quantile_ms(sheds.clone(), 0.5), "ms");
-    figures.add("overload_shed_p99_ms", "  answered after, p99", quantile_ms(sheds, 0.99), "ms");
-    figures.target(Target::AtMost(REFUSAL_MS));
-    let silent = offered.count(|outcome| *outcome == Outcome::Shed(None));
-    figures.add("overload_shed_silent", "  without Retry-After", silent as f64, "");
-    figures.target(Target::AtMost(0.0));
-    let admitted = offered.latencies(is_admitted);
-    figures.add("overload_admitted", "admitted", admitted.len() as f64, "");
-    figures.add("overload_admitted_p50_ms", "  answered after, p50", quantile_ms(admitted.clone(), 0.5), "ms");
-    figures.add("overload_admitted_p99_ms", "  answered after, p99", quantile_ms(admitted, 0.99), "ms");
-    figures.target(Target::AtMost((DEADLINE + WAY_BACK).as_secs_f64() * 1e3));
-    let late = offered.samples.iter().filter(|sample| sample.latency > OBJECTIVE);
-    let late = late.filter(|sample| sample.outcome == Outcome::Answered).count();
-    figures.add("overload_late", "  of those, answered later than 500 ms", late as f64, "");
-    let expired = offered.count(|outcome| *outcome == Outcome::Expired);
-    figures.add("overload_expired", "  of those, not answered in time (504)", expired as f64, "");
+fn goodput(options: &Options, offered: &Offered, stubs: &Stubs) -> Vec<Figure> {
+    let records = stubs.take_records();
+    let length = Duration::from_secs(options.seconds.into());
+    let seconds = length.as_secs_f64();
+    let capacity = options.stubs.capacity(&records);
+    let utilisation = options.stubs.utilisation(&records, offered.start, offered.start + length);
+    // Only requests that are answered while the load lasts count, since the stubs' time counts for no longer either.
+    let is_good = |sample: &&Sample| {
+        sample.outcome == Outcome::Answered && sample.latency <= OBJECTIVE && sample.due + sample.latency <= length
+    };
+    let good = offered.samples.iter().filter(is_good).count() as f64 / seconds;
+    let send_delays: Vec<Duration> = offered.samples.iter().map(|sample| sample.send_delay).collect();
+    let offered_per_second = offered.samples.len() as f64 / seconds;
+    let goodput = Figure::new("overload_goodput_of_capacity", good / capacity * 100.0, "%");
+    vec![
+        Figure::new("overload_offered_per_second", offered_per_second, "/s").labelled("offered"),
+        Figure::new("overload_send_delay_p99_ms", quantile_ms(&send_delays, 0.99), "ms").labelled("  sent late by, p99"),
+        Figure::new("overload_capacity_per_second", capacity, "/s").labelled("capacity: stubs ÷ their service time"),
+        Figure::new("overload_utilisation", utilisation * 100.0, "%").labelled("time that the stubs worked"),
+        Figure::new("overload_goodput_per_second", good, "/s").labelled("goodput: answered within 500 ms"),
+        goodput.labelled("goodput of capacity").with_target(GOODPUT),
+    ]
 }
 
-/// The last sample before `instant`.
-fn at(samples: &[Sample], instant: Instant) -> Result<u64> {
+fn outcomes(offered: &Offered) -> Vec<Figure> {
+    let shed = offered.latencies(Outcome::is_shed);
+    let without_retry_after = offered.count(|outcome| *outcome == Outcome::Shed { retry_after: None });
+    let admitted = offered.latencies(|outcome| matches!(outcome, Outcome::Answered | Outcome::Expired));
+    let answered = offered.latencies(|outcome| *outcome == Outcome::Answered);
+    let late = answered.iter().filter(|latency| **latency > OBJECTIVE).count();
+    let expired = offered.count(|outcome| *outcome == Outcome::Expired);
+    let count = |name: &str, count: usize, label: &str| Figure::new(name, count as f64, "").labelled(label);
+    let time = |name: &str, times: &[Duration], q: f64, label: &str| {
+        Figure::new(name, quantile_ms(times, q), "ms").labelled(label)
+    };
+    let admitted_ms = Target::AtMost((DEADLINE + RETURN_TIME).as_secs_f64() * 1e3);
+    vec![
+        count("overload_shed", shed.len(), "shed (503)"),
+        time("overload_shed_p50_ms", &shed, 0.5, "  answered after, p50"),
+        time("overload_shed_p99_ms", &shed, 0.99, "  answered after, p99").with_target(REFUSAL_MS),
+        count("overload_shed_silent", without_retry_after, "  without Retry-After").with_target(NONE),
+        count("overload_admitted", admitted.len(), "admitted"),
+        time("overload_admitted_p50_ms", &admitted, 0.5, "  answered after, p50"),
+        time("overload_admitted_p99_ms", &admitted, 0.99, "  answered after, p99").with_target(admitted_ms),
+        count("overload_late", late, "  of those, answered later than 500 ms"),
+        count("overload_expired", expired, "  of those, expired (504)"),
+    ]
+}
+
+fn memory_change(samples: &[MemorySample], start: Instant, length: Duration) -> Result<[Figure; 3]> {
+    let (third, end) = (memory_at(samples, start + length / 3)?, memory_at(samples, start + length)?);
+    let change = megabytes(end) - megabytes(third);
+    Ok([
+        Figure::new("overload_rss_third", megabytes(third), "MB").labelled("RSS after a third of the time"),
+        Figure::new("overload_rss_end", megabytes(end), "MB").labelled("RSS at the end"),
+        Figure::new("overload_rss_change", change, "MB").labelled("change").with_target(MEMORY_CHANGE),
+    ])
+}
+
+/// The last sample before `instant`, bytes.
+fn memory_at(samples: &[MemorySample], instant: Instant) -> Result<u64> {
     let before = samples.iter().take_while(|(at, _)| *at <= instant);
     before.last().map(|(_, bytes)| *bytes).context("the dispatcher's memory was not sampled")
 }

@@ -1,16 +1,18 @@
-//! Many requests held and then let go: memory for each, and the order in which they leave. Over HTTP/2, as one
-//! connection for each would be more than a process may have.
+//! `bench queue`: many requests held and then let go. Memory for each, and the order in which they leave. They come over
+//! HTTP/2, because one connection for each would be more than a process may open.
 
-use crate::Bench;
-use crate::client::{self, BODY};
-use crate::figures::{Figures, Target};
-use crate::progress::Progress;
-use crate::stub::{Served, Stubs, Work};
-use crate::subject::Dispatcher;
+use super::client::{self, BODY};
+use super::dispatcher::Dispatcher;
+use super::{BYTES_PER_REQUEST, order};
+use crate::figure::{Figure, Target};
+use crate::memory::megabytes;
+use crate::output::Output;
+use crate::progress::Lines;
+use crate::stub::{Record, Settings, Stubs, Work};
 use admission::Order;
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
-use clap::{Args, ValueEnum, value_parser};
+use clap::{Args, value_parser};
 use http_body_util::Full;
 use hyper::StatusCode;
 use hyper::client::conn::http2::{self, SendRequest};
@@ -26,135 +28,121 @@ use tokio::task::JoinSet;
 /// Streams that hyper's server permits on a connection.
 const STREAMS: usize = 200;
 
-/// For memory that is not needed any more to be given back, and for requests under way to arrive.
-const SETTLE: Duration = Duration::from_secs(1);
-
-/// For a connection's requests to be in the queue.
+/// Time for the requests of one connection to enter the queue.
 const FILL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// For all of it; the dispatcher's deadline, so that nothing ends before.
+/// The dispatcher's deadline: longer than the whole measurement, so that no request expires.
 const DEADLINE: Duration = Duration::from_secs(300);
 
-/// Of the queue's memory for a request, its body not counted.
-const BYTES_PER_REQUEST: f64 = 2048.0;
+/// Bytes that all bodies in the queue may hold.
+const QUEUE_BYTES: usize = 1 << 30;
 
-/// Flags of `queue`.
+/// The target of figures that count faults.
+const NONE: Target = Target::AtMost(0.0);
+
+/// An open connection of HTTP/2.
+type Connection = SendRequest<Full<Bytes>>;
+
+/// Requests that wait for their answers.
+type Waiting = JoinSet<Result<StatusCode>>;
+
+/// Flags of `bench queue`.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// Requests held together
     #[arg(long, default_value_t = 100_000, value_parser = value_parser!(u32).range(1000..=1_000_000))]
     requests: u32,
-    /// Of those, so many are sent one at a time, each when the one before is seen in the queue; the others a
+    /// So many of them are sent one at a time, each when the one before is seen in the queue; the others go one
     /// connection at a time
     #[arg(long, default_value_t = 1000, value_parser = value_parser!(u32).range(..=1000))]
     in_step: u32,
-    /// The dispatcher's
+    /// The dispatcher's order
     #[arg(long, value_enum, default_value = "fifo")]
     order: Order,
+    #[command(flatten)]
+    output: Output,
 }
 
-/// Measures.
+impl Options {
+    fn dispatcher_flags(&self) -> Vec<String> {
+        // Either every request is late when the gate opens, or none ever is: the order is that of arrival in both cases.
+        let objective = if self.order == Order::LateLast { "500ms" } else { "300s" };
+        vec![
+            format!("--queue-length={}", 2 * self.requests),
+            format!("--queue-bytes={QUEUE_BYTES}"),
+            format!("--deadline={}s", DEADLINE.as_secs()),
+            format!("--objective={objective}"),
+            format!("--order={}", order::name(self.order)),
+        ]
+    }
+}
+
+/// Measures memory and order.
 ///
 /// # Errors
-/// When not every request was answered.
-pub(crate) fn run(bench: &Bench, options: &Options, figures: &mut Figures) -> Result<()> {
-    bench.client.block_on(measure(bench, options, figures))
+/// When a request was not answered with 200.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    super::run(&options.output, |client, figures| client.block_on(measure(options, figures)))
 }
 
-async fn measure(bench: &Bench, options: &Options, figures: &mut Figures) -> Result<()> {
+async fn measure(options: &Options, figures: &mut Vec<Figure>) -> Result<()> {
     let requests = options.requests as usize;
     let (gate, opened) = watch::channel(false);
-    let stubs = Stubs::start(1, &Work::Gate(opened))?;
-    // Everybody is late by the time that the gate opens, or nobody ever is: either way the order is that of arrival.
-    let objective = if options.order == Order::LateLast { "500ms" } else { "300s" };
-    let order = options.order.to_possible_value().expect("no order is hidden");
-    let flags = [
-        format!("--queue-length={}", 2 * requests),
-        format!("--queue-bytes={}", 1 << 30),
-        format!("--deadline={}s", DEADLINE.as_secs()),
-        format!("--objective={objective}"),
-        format!("--order={}", order.get_name()),
-    ];
-    let dispatcher = Dispatcher::start(&bench.program, &stubs.addresses, &flags).await?;
-    let settled = async || {
-        tokio::time::sleep(SETTLE).await;
-        dispatcher.memory()
-    };
-    let before = settled().await?;
+    let stubs = Stubs::start(Settings { work: Work::Gate(opened), ..Settings::default() })?;
+    let dispatcher = Dispatcher::start(&stubs.addresses, &options.dispatcher_flags()).await?;
+    let before = dispatcher.settled_memory().await?;
     let mut connections = Vec::new();
     for _ in 0..requests.div_ceil(STREAMS) {
         connections.push(open(dispatcher.address).await?);
     }
-    let connected = settled().await?;
-
+    let connected = dispatcher.settled_memory().await?;
     let answered = Arc::new(AtomicUsize::new(0));
-    let mut waiting = fill(&dispatcher, &mut connections, options, &answered).await?;
-    let full = settled().await?;
+    let waiting = fill(&dispatcher, &mut connections, options, &answered).await?;
+    let full = dispatcher.settled_memory().await?;
     let per_request = full.saturating_sub(connected) as f64 / requests as f64 - BODY.len() as f64;
-    figures.size("queue_rss_before", "RSS before", before);
-    figures.size("queue_rss_connected", format!("RSS with {} idle connections", connections.len()), connected);
-    figures.size("queue_rss_full", format!("RSS with {requests} requests held"), full);
-    figures.add("queue_bytes_per_request", "memory per request beyond its body", per_request, "B");
-    figures.target(Target::AtMost(BYTES_PER_REQUEST));
+    figures.extend([
+        memory("before", before, "RSS before"),
+        memory("connected", connected, &format!("RSS with {} idle connections", connections.len())),
+        memory("full", full, &format!("RSS with {requests} requests held")),
+        Figure::new("queue_bytes_per_request", per_request, "B")
+            .labelled("memory per request beyond its body")
+            .with_target(BYTES_PER_REQUEST),
+    ]);
 
     let released = Instant::now();
     gate.send(true).context("open the gate")?;
-    let mut progress = Progress::new("requests answered", requests);
-    let mut good = 0;
-    let deadline = tokio::time::Instant::now() + DEADLINE;
-    while let Some(status) = tokio::time::timeout_at(deadline, waiting.join_next()).await.context("drain")? {
-        good += usize::from(status?? == StatusCode::OK);
-        progress.at(answered.load(Ordering::Relaxed));
-    }
-    let drained = released.elapsed();
-    figures.add("queue_answered", "answered 200", good as f64, "");
-    figures.target(Target::AtLeast(requests as f64));
-    figures.add("queue_drain_per_second", "drained at", good as f64 / drained.as_secs_f64(), "/s");
-    let served = stubs.take_served();
-    let in_step = options.in_step as usize;
-    let overtaken = [
-        overtaken(served.iter().filter_map(id).filter(|id| *id < in_step)),
-        overtaken(served.iter().filter_map(id).map(|id| id / STREAMS)),
-        overtaken(served.iter().filter_map(id)),
-    ];
-    figures.add(
-        "queue_overtaken_in_step",
-        format!("overtaken among {in_step} sent one by one"),
-        overtaken[0] as f64,
-        "",
-    );
-    figures.target(Target::AtMost(0.0));
-    figures.add("queue_overtaken_between", "overtaken by a later connection's", overtaken[1] as f64, "");
-    figures.target(Target::AtMost(0.0));
-    figures.add(
-        "queue_overtaken_at_once",
-        "overtaken by one sent at the same time",
-        (overtaken[2] - overtaken[1]) as f64,
-        "",
-    );
-    figures.size("queue_rss_after", "RSS after", settled().await?);
-    ensure!(served.len() == requests, "the stub has seen {} requests, not {requests}", served.len());
+    let good = drain(waiting, requests, &answered).await?;
+    let per_second = good as f64 / released.elapsed().as_secs_f64();
+    let records = stubs.take_records();
+    let all = Target::AtLeast(requests as f64);
+    figures.push(Figure::new("queue_answered", good as f64, "").labelled("answered 200").with_target(all));
+    figures.push(Figure::new("queue_drain_per_second", per_second, "/s").labelled("drained at"));
+    figures.extend(order_of(&records, options.in_step as usize));
+    figures.push(memory("after", dispatcher.settled_memory().await?, "RSS after"));
+    ensure!(records.len() == requests, "the stub has seen {} requests, not {requests}", records.len());
     ensure!(good == requests, "{} of {requests} requests were not answered 200", requests - good);
     Ok(())
 }
 
-type Waiting = JoinSet<Result<StatusCode>>;
+fn memory(when: &str, bytes: u64, label: &str) -> Figure {
+    Figure::new(format!("queue_rss_{when}"), megabytes(bytes), "MB").labelled(label)
+}
 
-/// Sends every request, and sees every one in the queue; but for the first, which the stub has.
+/// Sends every request and waits until all are in the queue, except the first, which the stub takes.
 async fn fill(
     dispatcher: &Dispatcher,
-    connections: &mut [Sender],
+    connections: &mut [Connection],
     options: &Options,
     answered: &Arc<AtomicUsize>,
 ) -> Result<Waiting> {
     let (requests, in_step) = (options.requests as usize, options.in_step as usize);
     let uri = format!("http://{}/predict", dispatcher.address);
     let mut waiting = JoinSet::new();
-    let mut progress = Progress::new("requests held", requests);
+    let mut progress = Lines::new("requests held", requests);
     for id in 0..requests {
         let connection = &mut connections[id / STREAMS];
         connection.ready().await.context("a connection has ended")?;
-        // It is on its way now, before it is awaited.
+        // The request is queued here, in order; the task only waits for the answer.
         let response = connection.send_request(client::predict(&uri, dispatcher.address, id, None));
         let answered = answered.clone();
         waiting.spawn(async move {
@@ -165,33 +153,56 @@ async fn fill(
         let sent = id + 1;
         if sent <= in_step || sent.is_multiple_of(STREAMS) || sent == requests {
             dispatcher.wait_for_queue(|length| length == id as u64, FILL_TIMEOUT).await?;
-            progress.at(sent);
+            progress.update(sent);
         }
     }
     Ok(waiting)
 }
 
-type Sender = SendRequest<Full<Bytes>>;
+/// Waits for all answers. Returns how many had status 200.
+async fn drain(mut waiting: Waiting, requests: usize, answered: &AtomicUsize) -> Result<usize> {
+    let mut progress = Lines::new("requests answered", requests);
+    let mut good = 0;
+    let deadline = tokio::time::Instant::now() + DEADLINE;
+    while let Some(status) = tokio::time::timeout_at(deadline, waiting.join_next()).await.context("drain the queue")? {
+        good += usize::from(status?? == StatusCode::OK);
+        progress.update(answered.load(Ordering::Relaxed));
+    }
+    Ok(good)
+}
 
-async fn open(address: SocketAddr) -> Result<Sender> {
+async fn open(address: SocketAddr) -> Result<Connection> {
     let stream = TcpStream::connect(address).await.context("connect")?;
     stream.set_nodelay(true)?;
     let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
-    // Its error is its requests', too.
+    // The requests that a broken connection carries report the error.
     tokio::spawn(async move { drop(connection.await) });
     Ok(sender)
 }
 
-fn id(served: &Served) -> Option<usize> {
-    served.id.map(|id| id as usize)
+/// Figures of the order in which the stub got the requests.
+fn order_of(records: &[Record], in_step: usize) -> [Figure; 3] {
+    let ids = || records.iter().filter_map(|record| record.id).map(|id| id as usize);
+    let one_by_one = overtaken(ids().filter(|id| *id < in_step));
+    let between_connections = overtaken(ids().map(|id| id / STREAMS));
+    let at_once = overtaken(ids()) - between_connections;
+    let figure = |key: &str, count: usize, label: &str| {
+        Figure::new(format!("queue_overtaken_{key}"), count as f64, "").labelled(label)
+    };
+    [
+        figure("in_step", one_by_one, &format!("overtaken among {in_step} sent one by one")).with_target(NONE),
+        figure("between", between_connections, "overtaken by a request of a later connection").with_target(NONE),
+        figure("at_once", at_once, "overtaken by a request sent at the same time"),
+    ]
 }
 
-/// How many came after a higher one.
+/// How many of the numbers come after a higher one.
 fn overtaken(numbers: impl Iterator<Item = usize>) -> usize {
     let mut highest = 0;
-    let is_overtaken = |number: &usize| {
-        highest = highest.max(*number);
-        *number < highest
-    };
-    numbers.filter(is_overtaken).count()
+    let mut count = 0;
+    for number in numbers {
+        count += usize::from(number < highest);
+        highest = highest.max(number);
+    }
+    count
 }

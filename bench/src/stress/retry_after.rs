@@ -1,100 +1,128 @@
-//! Whether a client that is told when to come back is served then: a backlog, a request too impatient for it, and the
-//! same request again and again until it is answered.
+//! Whether a client that comes back after `Retry-After` is served. It builds up a backlog, sends a request whose timeout is
+//! too short for it, and repeats that request until it is answered.
 
-use crate::Bench;
-use crate::client::Client;
-use crate::figures::{Figures, Target};
-use crate::load::{self, Offered, Outcome, Sample};
-use crate::overload::Replicas;
+use super::client::Client;
+use super::dispatcher::Dispatcher;
+use super::load::{self, Offered, Outcome, Sample};
+use super::stub_flags::StubFlags;
+use crate::figure::{Figure, Target};
 use crate::stub::Stubs;
-use crate::subject::Dispatcher;
 use anyhow::{Context, Result, bail};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
-/// Of the dispatcher, and so of the backlog.
+/// The dispatcher's deadline, which the requests of the backlog have.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Of the impatient.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// The timeout of the request that is repeated.
+const SHORT_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Between two tries.
-const AGAIN: Duration = Duration::from_millis(100);
+/// Time between two tries.
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Time in which the requests of the backlog must enter the queue.
+const FILL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Requests from which the dispatcher learns the service time.
-const LESSONS: usize = 60;
+const LEARNING_REQUESTS: u32 = 60;
 
-/// Retry-After is to be right within half.
+/// `Retry-After` divided by the time until a like request is answered.
 const RATIO: Target = Target::Between(0.5, 1.5);
 
-/// Builds up `backlog` seconds of work and compares.
-///
-/// # Errors
-/// When nobody is shed, or nobody is answered afterwards.
-pub(crate) fn measure(
-    bench: &Bench,
-    replicas: &Replicas,
-    stubs: &Stubs,
-    backlog: u32,
-    figures: &mut Figures,
-) -> Result<()> {
-    let flags = ["--order=fifo".into(), "--queue-length=100000".into(), format!("--deadline={}s", DEADLINE.as_secs())];
-    let dispatcher = bench.client.block_on(Dispatcher::start(&bench.program, &stubs.addresses, &flags))?;
-    let client = Arc::new(Client::new(dispatcher.address));
-    let runtime = bench.client.handle();
-    let gap = Duration::from_secs_f64(1.5 / replicas.rate());
-    let lessons: Vec<Duration> = (0..LESSONS as u32).map(|lesson| gap * lesson).collect();
-    load::offer(runtime, &client, &lessons)?.check()?;
-    eprintln!("a backlog of {backlog} s");
-    bench.client.block_on(async {
-        let count = (replicas.rate() * f64::from(backlog)) as usize;
-        client.connect(count).await?;
-        let start = Instant::now();
-        let burst: Vec<_> =
-            (0..count).map(|id| tokio::spawn(load::send(client.clone(), id, None, start, Duration::ZERO))).collect();
-        let most = (count * 9 / 10) as u64;
-        dispatcher.wait_for_queue(|length| length >= most, Duration::from_secs(2)).await.context("the burst")?;
-        let waiting = dispatcher.queue_length().await?;
-        let first = load::send(client.clone(), count, Some(PATIENCE), Instant::now(), Duration::ZERO).await;
-        let Outcome::Shed(Some(told)) = first.outcome else {
-            bail!("with {waiting} requests waiting, an impatient one was not shed with Retry-After: {first:?}")
-        };
-        let tries = until_answered(&client).await?;
-        let of = |is: fn(&Outcome) -> bool| tries.samples.iter().filter(move |sample| is(&sample.outcome));
-        let answered = of(|outcome| *outcome == Outcome::Answered).map(|sample| sample.at).min();
-        let took = answered.context("no try was answered")?.as_secs_f64();
-        let expired = of(|outcome| *outcome == Outcome::Expired).count();
-        let mut shed = 0;
-        for request in burst {
-            match request.await?.outcome {
-                Outcome::Answered => {}
-                Outcome::Shed(_) => shed += 1,
-                other => bail!("a request of the burst ended as {other:?}"),
-            }
-        }
-        let name = |what| format!("retry_after_{what}_{backlog}s");
-        figures.add(name("waiting"), format!("backlog of {backlog} s: waiting"), waiting as f64, "");
-        figures.add(name("burst_shed"), "  of the burst, shed", f64::from(shed), "");
-        figures.add(name("told"), "  told to come back after", told as f64, "s");
-        figures.add(name("took"), "  served again after", took, "s");
-        figures.add(name("ratio"), "  told ÷ took", told as f64 / took, "");
-        figures.target(RATIO);
-        figures.add(name("expired"), "  let in before that, and expired (504)", expired as f64, "");
-        tries.check()
-    })
+/// The observations of one backlog.
+struct Observed {
+    /// Requests in the queue when the first short one was sent.
+    waiting: u64,
+    /// Requests of the backlog that were shed.
+    backlog_shed: usize,
+    /// The `Retry-After` of the first short request, seconds.
+    retry_after: u64,
+    tries: Offered,
 }
 
-/// Tries again and again until one was answered.
-async fn until_answered(client: &Arc<Client>) -> Result<Offered> {
+/// Builds up `backlog` seconds of work and compares `Retry-After` with the time until a short request is answered.
+///
+/// # Errors
+/// When the short request is not shed at first, or is not answered afterwards.
+pub(crate) fn measure(
+    runtime: &Runtime,
+    flags: &StubFlags,
+    stubs: &Stubs,
+    backlog: u32,
+    figures: &mut Vec<Figure>,
+) -> Result<()> {
+    let dispatcher_flags =
+        ["--order=fifo".into(), "--queue-length=100000".into(), format!("--deadline={}s", DEADLINE.as_secs())];
+    let dispatcher = runtime.block_on(Dispatcher::start(&stubs.addresses, &dispatcher_flags))?;
+    let client = Arc::new(Client::new(dispatcher.address));
+    let gap = Duration::from_secs_f64(1.5 / flags.rate());
+    let times: Vec<Duration> = (0..LEARNING_REQUESTS).map(|request| gap * request).collect();
+    load::offer(runtime, &client, &times)?.check()?;
+    eprintln!("a backlog of {backlog} s");
+    let count = (flags.rate() * f64::from(backlog)) as usize;
+    let observed = runtime.block_on(observe(&dispatcher, &client, count))?;
+    figures.extend(describe(&observed, backlog)?);
+    observed.tries.check()
+}
+
+/// Sends `count` requests at once, and then short ones until one is answered.
+async fn observe(dispatcher: &Dispatcher, client: &Arc<Client>, count: usize) -> Result<Observed> {
+    client.connect(count).await?;
     let start = Instant::now();
-    let mut ticks = tokio::time::interval(AGAIN);
+    let backlog: Vec<_> =
+        (0..count).map(|id| tokio::spawn(load::send(client.clone(), id, None, start, Duration::ZERO))).collect();
+    let most = (count * 9 / 10) as u64;
+    dispatcher.wait_for_queue(|length| length >= most, FILL_TIMEOUT).await.context("fill the queue")?;
+    let waiting = dispatcher.queue_length().await?;
+    let first = load::send(client.clone(), count, Some(SHORT_TIMEOUT), Instant::now(), Duration::ZERO).await;
+    let Outcome::Shed { retry_after: Some(retry_after) } = first.outcome else {
+        bail!(
+            "with {waiting} requests waiting, one with a timeout of {SHORT_TIMEOUT:?} was not shed with Retry-After: \
+             {first:?}"
+        )
+    };
+    let tries = retry_until_answered(client).await?;
+    let mut backlog_shed = 0;
+    for request in backlog {
+        match request.await?.outcome {
+            Outcome::Answered => {}
+            Outcome::Shed { .. } => backlog_shed += 1,
+            other => bail!("a request of the backlog ended as {other:?}"),
+        }
+    }
+    Ok(Observed { waiting, backlog_shed, retry_after, tries })
+}
+
+fn describe(observed: &Observed, backlog: u32) -> Result<Vec<Figure>> {
+    let Observed { waiting, backlog_shed, retry_after, tries } = observed;
+    let answered = tries.samples.iter().filter(|sample| sample.outcome == Outcome::Answered);
+    let took = answered.map(|sample| sample.due).min().context("no try was answered")?.as_secs_f64();
+    let expired = tries.count(|outcome| *outcome == Outcome::Expired);
+    let retry_after = *retry_after as f64;
+    let figure = |key: &str, value: f64, unit, label: &str| {
+        Figure::new(format!("retry_after_{key}_{backlog}s"), value, unit).labelled(label)
+    };
+    Ok(vec![
+        figure("waiting", *waiting as f64, "", &format!("backlog of {backlog} s: waiting")),
+        figure("burst_shed", *backlog_shed as f64, "", "  of the backlog, shed"),
+        figure("told", retry_after, "s", "  Retry-After"),
+        figure("took", took, "s", "  served again after"),
+        figure("ratio", retry_after / took, "", "  Retry-After ÷ that time").with_target(RATIO),
+        figure("expired", expired as f64, "", "  admitted before that, and expired (504)"),
+    ])
+}
+
+/// Sends a short request every [`RETRY_INTERVAL`] until one was answered.
+async fn retry_until_answered(client: &Arc<Client>) -> Result<Offered> {
+    let start = Instant::now();
+    let mut ticks = tokio::time::interval(RETRY_INTERVAL);
     let mut tries: Vec<JoinHandle<Sample>> = Vec::new();
     let mut samples = Vec::new();
     while start.elapsed() < 2 * DEADLINE {
         ticks.tick().await;
-        let now = Instant::now();
-        tries.push(tokio::spawn(load::send(client.clone(), tries.len(), Some(PATIENCE), now, now - start)));
+        tries.push(tokio::spawn(load::send(client.clone(), tries.len(), Some(SHORT_TIMEOUT), start, start.elapsed())));
         while tries.first().is_some_and(JoinHandle::is_finished) {
             samples.push(tries.remove(0).await?);
         }

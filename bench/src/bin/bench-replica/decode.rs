@@ -1,36 +1,41 @@
-//! Times what comes before the model when told to: a file's bytes → normalised numbers. `bench/decode.py` answers the same
-//! lines, with PIL and torchvision.
+//! Times the part before the model: from a file's bytes to normalised numbers. `peers/decode.py` answers the same questions
+//! with PIL and torchvision.
 
-use anyhow::{Context, Result};
-use clap::Parser;
+use anyhow::{Context, Result, bail};
 use replica::transform::Transform;
 use replica::{decode, preprocess};
 use std::path::PathBuf;
 use std::time::Instant;
 
-/// Answers lines on standard input: "time INDEX REPEATS" with milliseconds.
-#[derive(Parser)]
-struct Args {
+/// Answers a line "time INDEX REPEATS" with the milliseconds of each repetition.
+#[derive(clap::Args)]
+pub(crate) struct Args {
     /// JPEG, PNG or WebP files, numbered from 0
     files: Vec<PathBuf>,
 }
 
-fn main() -> Result<()> {
+/// Answers questions until standard input ends.
+///
+/// # Errors
+/// When a file cannot be read or decoded, or a question is malformed.
+pub(crate) fn run(args: &Args) -> Result<()> {
     let read = |path: &PathBuf| std::fs::read(path).with_context(|| format!("read {}", path.display()));
-    let files = Args::parse().files.iter().map(read).collect::<Result<Vec<_>>>()?;
+    let files = args.files.iter().map(read).collect::<Result<Vec<_>>>()?;
     println!("ready replica");
     for line in std::io::stdin().lines() {
         let line = line?;
-        let numbers: Vec<usize> = line.split_whitespace().skip(1).map(str::parse).collect::<Result<_, _>>()?;
-        let &[index, repeats] = &numbers[..] else { anyhow::bail!("time INDEX REPEATS, not {line:?}") };
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let ["time", index, repeats] = words[..] else { bail!("expected time INDEX REPEATS, got {line:?}") };
+        let (index, repeats): (usize, u32) = (index.parse()?, repeats.parse()?);
         let file = files.get(index).with_context(|| format!("there is no file {index}"))?;
-        let times = (0..repeats).map(|_| time(file).map(|milliseconds| format!("{milliseconds:.6}")));
+        let times = (0..repeats).map(|_| milliseconds(file).map(|milliseconds| format!("{milliseconds:.6}")));
         println!("{}", times.collect::<Result<Vec<_>>>()?.join(" "));
     }
     Ok(())
 }
 
-fn time(file: &[u8]) -> Result<f64> {
+/// Milliseconds for one file.
+fn milliseconds(file: &[u8]) -> Result<f64> {
     let start = Instant::now();
     let pixels = decode::decode(file, decode::Limits::default())?;
     let input = preprocess::input(&pixels, &Transform::IMAGENET);

@@ -1,21 +1,20 @@
-//! This replica's part of `cargo xtask parity`: pixels and logits of listed pictures, as raw files for `bench/parity.py`.
+//! The replica's part of `cargo xtask parity`: pixels and logits of listed images, as raw files for `peers/parity.py`.
 
 use anyhow::{Context, Result};
-use clap::Parser;
 use indicatif::{ProgressBar, ProgressIterator, ProgressStyle};
 use replica::model::{Device, Model, ModelFile, Precision, Recipe, Setup, Source, Wanted};
 use replica::transform::Transform;
 use replica::{decode, preprocess};
 use std::path::{Path, PathBuf};
 
-/// Reads FOLDER/list.txt (kind and path, separated by a tab) and writes ours.u8 (crops; black where refused) and
-/// refused.txt (path and reason); with weights, also the logits of those crops (NAME-own.f32) and of theirs.u8
-/// (NAME-given.f32).
-#[derive(Parser)]
-struct Args {
-    /// Where everything is
+/// Reads FOLDER/list.txt (kind and path, separated by a tab). Writes ours.u8 (crops; black where the image was refused) and
+/// refused.txt (path and reason). With weights, also writes the logits of these crops (NAME-own.f32) and of those in
+/// theirs.u8 (NAME-given.f32).
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Folder of all files
     folder: PathBuf,
-    /// Name of the model's files
+    /// Prefix of the files of logits
     #[arg(long, requires = "weights")]
     name: Option<String>,
     /// Weights with torchvision's names
@@ -23,30 +22,34 @@ struct Args {
     weights: Option<PathBuf>,
 }
 
-fn main() -> Result<()> {
-    let args = Args::parse();
-    let crops = decode_all(&args.folder)?;
-    if let (Some(name), Some(weights)) = (args.name, args.weights) {
-        let setup =
-            Setup { kernel: Wanted::Auto, device: Device::Cpu, precision: Precision::F32, threads: 1, max_batch: 1 };
-        let file = ModelFile::open(&Source::Weights(weights, None))?;
-        let mut model = Recipe::new(file, Transform::IMAGENET.crop as usize, setup)?.model()?;
-        let theirs = args.folder.join("theirs.u8");
-        let theirs = std::fs::read(&theirs).with_context(|| format!("read {}", theirs.display()))?;
-        for (of, crops) in [("own", &crops), ("given", &theirs)] {
-            let bytes = logits(&mut *model, crops, &format!("{name}, {of} pixels"))?;
-            write(&args.folder.join(format!("{name}-{of}.f32")), &bytes)?;
-        }
+/// Writes the files.
+///
+/// # Errors
+/// When a file cannot be read or written, or the model cannot be loaded or computed.
+pub(crate) fn run(args: Args) -> Result<()> {
+    let folder = &args.folder;
+    let crops = decode_listed(folder)?;
+    let (Some(name), Some(weights)) = (args.name, args.weights) else { return Ok(()) };
+    let setup =
+        Setup { kernel: Wanted::Auto, device: Device::Cpu, precision: Precision::F32, threads: 1, max_batch: 1 };
+    let file = ModelFile::open(&Source::Weights(weights, None))?;
+    let mut model = Recipe::new(file, Transform::IMAGENET.crop as usize, setup)?.model()?;
+    let theirs = folder.join("theirs.u8");
+    let theirs = std::fs::read(&theirs).with_context(|| format!("read {}", theirs.display()))?;
+    for (pixels, crops) in [("own", &crops), ("given", &theirs)] {
+        let logits = logits(&mut *model, crops, &format!("{name}, {pixels} pixels"))?;
+        write(&folder.join(format!("{name}-{pixels}.f32")), &logits)?;
     }
     Ok(())
 }
 
-fn decode_all(folder: &Path) -> Result<Vec<u8>> {
+/// Decodes and crops the listed images, and writes ours.u8 and refused.txt. Returns the crops, image after image.
+fn decode_listed(folder: &Path) -> Result<Vec<u8>> {
     let list = folder.join("list.txt");
     let list = std::fs::read_to_string(&list).with_context(|| format!("read {}", list.display()))?;
     let (mut crops, mut refused) = (Vec::new(), String::new());
     for row in list.lines() {
-        let (_, path) = row.split_once('\t').with_context(|| format!("list.txt: bad row {row:?}"))?;
+        let (_kind, path) = row.split_once('\t').with_context(|| format!("list.txt: a row without a tab: {row:?}"))?;
         let file = std::fs::read(path).with_context(|| format!("read {path}"))?;
         match decode::decode(&file, decode::Limits::default()) {
             Ok(pixels) => crops.extend(preprocess::crop(&pixels, &Transform::IMAGENET)),
@@ -61,9 +64,9 @@ fn decode_all(folder: &Path) -> Result<Vec<u8>> {
     Ok(crops)
 }
 
-/// Little-endian, picture after picture.
-fn logits(model: &mut dyn Model, crops: &[u8], what: &str) -> Result<Vec<u8>> {
-    let style = ProgressStyle::with_template(&format!("{what} {{wide_bar}} {{pos}}/{{len}} {{eta}} left"))?;
+/// The logits of all crops as little-endian f32, image after image.
+fn logits(model: &mut dyn Model, crops: &[u8], message: &str) -> Result<Vec<u8>> {
+    let style = ProgressStyle::with_template(&format!("{message} {{wide_bar}} {{pos}}/{{len}} {{eta}} left"))?;
     let bar = ProgressBar::new((crops.len() / Transform::IMAGENET.input_length()) as u64).with_style(style);
     let mut bytes = Vec::new();
     for crop in crops.chunks_exact(Transform::IMAGENET.input_length()).progress_with(bar) {
