@@ -1,8 +1,8 @@
 """Times PIL and torchvision's evaluation transform. The peer of `bench-replica decode`.
 
 Usage: decode.py FILE...
-A line "time INDEX REPEATS" on standard input is answered with the milliseconds of each repetition, from the bytes of that
-file to its tensor.
+A line "time INDEX REPEATS" on standard input is answered with the milliseconds of each repetition, from the bytes of
+that file to its tensor.
 """
 
 import io

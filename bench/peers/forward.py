@@ -1,8 +1,8 @@
 """Times forward passes of a ResNet-18 in ONNX Runtime or OpenVINO. The peer of `bench-replica forward`.
 
 Usage: forward.py onnxruntime|openvino WEIGHTS.safetensors CROPS THREADS
-CROPS holds 224x224 RGB pixels, 8 bits each, image after image. On standard input, a line "time BATCH REPEATS" is answered
-with the milliseconds of each pass, and a line "logits BATCH" with the logits of the first BATCH images.
+CROPS holds 224x224 RGB pixels, 8 bits each, image after image. On standard input, a line "time BATCH REPEATS" is
+answered with the milliseconds of each pass, and a line "logits BATCH" with the logits of the first BATCH images.
 """
 
 import sys
@@ -36,7 +36,8 @@ def graph(weights, batch):
         )
         scale = gamma / np.sqrt(variance + 1e-5)
         side = weight.shape[-1]
-        names = [constant(f"{conv}.weight", weight * scale[:, None, None, None]), constant(f"{conv}.bias", beta - mean * scale)]
+        weight, bias = weight * scale[:, None, None, None], beta - mean * scale
+        names = [constant(f"{conv}.weight", weight), constant(f"{conv}.bias", bias)]
         shape = dict(kernel_shape=[side] * 2, strides=[stride] * 2, pads=[side // 2] * 4)
         return node("Conv", [x, *names], **shape)
 

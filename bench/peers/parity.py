@@ -25,7 +25,8 @@ from torchvision.transforms._presets import ImageClassification
 
 # torchvision's loader converts transparent palettes to RGB, and PIL warns that RGBA would be better.
 warnings.filterwarnings("ignore", "Palette images with Transparency")
-torch.set_num_threads(1)  # Several threads wait for each other in busy loops, which is slow on a machine with other work.
+# Several threads wait for each other in busy loops, which is slow on a machine with other work.
+torch.set_num_threads(1)
 
 TRANSFORM = ImageClassification(crop_size=224)
 JPEG_SIZES = [(1, 1), (8, 8), (17, 31), (223, 225), (224, 224), (256, 256), (257, 255), (300, 100), (101, 333),
@@ -152,8 +153,8 @@ def normalised(crops):
 def weights(folder, arch):
     torch.manual_seed(1)
     model = torchvision.models.get_model(arch)
-    # Batch normalisation gets the means and variances of these images. With those of a new network, every image would have
-    # the same class.
+    # Batch normalisation gets the means and variances of these images. With those of a new network, every image would
+    # have the same class.
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 1.0

@@ -51,7 +51,8 @@ impl Images {
     pub(crate) fn crops(&self) -> Result<PathBuf> {
         let row = |index| format!("drawn\t{}\n", self.drawn.join(format!("{index:05}.jpg")).display());
         let list = self.folder.join("list.txt");
-        fs::write(&list, (0..CROPS).map(row).collect::<String>()).with_context(|| format!("write {}", list.display()))?;
+        fs::write(&list, (0..CROPS).map(row).collect::<String>())
+            .with_context(|| format!("write {}", list.display()))?;
         let mut parity = Command::new(paths::program("bench-replica"));
         let status = parity.arg("parity").arg(&self.folder).status().context("run bench-replica parity")?;
         ensure!(status.success(), "bench-replica parity failed ({status})");

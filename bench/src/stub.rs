@@ -272,8 +272,9 @@ impl Stub {
             Pause::None => drop(slot),
             Pause::Delay(delay) => delay.pass(slot).await,
             Pause::Gate(gate) => {
+                let mut gate = gate.clone();
                 // An error says that the gate's owner is gone; the gate is open then.
-                let _gone = gate.clone().wait_for(|open| *open).await;
+                drop(gate.wait_for(|open| *open).await);
                 drop(slot);
             }
         }

@@ -15,20 +15,23 @@ pub fn programs() -> Result<()> {
     cargo(&["build", "--locked", "--workspace"])
 }
 
-/// Builds the scaler alone: it needs no libtorch.
+/// Builds the program `bench` alone, which needs no libtorch.
 ///
 /// # Errors
 /// When it does not build.
-pub fn scaler() -> Result<()> {
-    cargo(&["build", "--locked", "--workspace", "--bin", "scaler"])
+pub fn bench() -> Result<()> {
+    cargo(&["build", "--locked", "--workspace", "--bin", "bench"])
 }
 
-/// Builds an example, beside the programs.
+/// Builds every program of the workspace, and those of the benchmarks.
 ///
 /// # Errors
-/// When it does not build.
-pub fn example(name: &str) -> Result<()> {
-    cargo(&["build", "--locked", "--workspace", "--example", name])
+/// When a prerequisite is missing or a program does not build.
+pub fn all() -> Result<()> {
+    programs()?;
+    cargo(&["build", "--locked", "--workspace", "--bins"])?;
+    // In a call of its own: with the feature, all programs of the package would be compiled once more.
+    cargo(&["build", "--locked", "--workspace", "--bin", "bench-replica", "--features", "bench/replica"])
 }
 
 /// Runs every test of the workspace.

@@ -110,8 +110,19 @@ pub struct Setup {
     pub listen: &'static str,
     /// Logs and the discovery file.
     pub folder: PathBuf,
+    /// The program that scales.
+    pub program: ScalerProgram,
     /// Flags of the scaler, beyond those that connect it.
     pub scaler: Vec<String>,
+}
+
+/// A program that decides how many replicas run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ScalerProgram {
+    /// `scaler`, which has the laws for production.
+    Scaler,
+    /// `lab run`, which has the other laws.
+    Lab,
 }
 
 /// Both running; dropping it stops the scaler, and so the replicas, first.
@@ -231,7 +242,16 @@ fn start_scaler(setup: &Setup, dispatcher: &str) -> Result<(Service, String)> {
         "--listen=127.0.0.1:0".to_owned(),
     ];
     flags.extend_from_slice(&setup.scaler);
-    let mut scaler = Service::start("scaler", &flags, &setup.folder)?;
+    let mut command = match setup.program {
+        ScalerProgram::Scaler => Command::new(paths::program("scaler")),
+        ScalerProgram::Lab => {
+            let mut lab = Command::new(paths::program("lab"));
+            lab.arg("run");
+            lab
+        }
+    };
+    command.arg("--exit-with-parent").args(&flags);
+    let mut scaler = Service::spawn("scaler", command, &setup.folder)?;
     let line = scaler.line()?;
     let share = line.strip_prefix("cpu share: ").unwrap_or(&line).to_owned();
     Ok((scaler, share))

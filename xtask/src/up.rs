@@ -1,6 +1,6 @@
 //! `cargo xtask up`: the system, until Ctrl-C.
 
-use crate::stack::{Setup, Stack};
+use crate::stack::{ScalerProgram, Setup, Stack};
 use crate::{build, paths};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -42,7 +42,8 @@ pub fn run(options: &Options) -> Result<()> {
     let status = status.context("run loadgen")?;
     ensure!(status.success(), "loadgen failed ({status})");
     let scaler = options.scaler_flags();
-    let setup = Setup { listen: "0.0.0.0:5052", folder: folder.clone(), scaler };
+    let program = ScalerProgram::Scaler;
+    let setup = Setup { listen: "0.0.0.0:5052", folder: folder.clone(), program, scaler };
     let mut stack = Stack::start(setup)?;
     println!("\nRoundhouse is up at http://{}", stack.dispatcher.address);
     println!("logs are in {}, pictures to try in {}\n", folder.display(), pictures.display());

@@ -39,14 +39,7 @@ impl Oha {
     }
 
     /// Posts the file `body` at this rate. Returns how many requests were answered with 200.
-    pub(super) fn send(
-        &self,
-        core: u32,
-        rate: u32,
-        seconds: u32,
-        body: &Path,
-        address: SocketAddr,
-    ) -> Result<f64> {
+    pub(super) fn send(&self, core: u32, rate: u32, seconds: u32, body: &Path, address: SocketAddr) -> Result<f64> {
         let output = cores::command_on(core, &self.program)
             .args(["--no-tui", "--output-format", "json", "-m", "POST", "-H", "content-type: image/jpeg"])
             .args(["-c", CONNECTIONS, "-q", &rate.to_string(), "-z", &format!("{seconds}s"), "-D"])
@@ -56,7 +49,8 @@ impl Oha {
             .context("run oha")?;
         ensure!(output.status.success(), "oha failed: {}", String::from_utf8_lossy(&output.stderr));
         let report: Value = serde_json::from_slice(&output.stdout).context("read the report of oha")?;
-        let answered = report["statusCodeDistribution"]["200"].as_f64().context("no request of oha was answered 200")?;
+        let answered =
+            report["statusCodeDistribution"]["200"].as_f64().context("no request of oha was answered 200")?;
         let due = f64::from(rate * seconds);
         ensure!(answered > MIN_ANSWERED * due, "only {answered} of the {due} requests of oha were answered 200");
         Ok(answered)

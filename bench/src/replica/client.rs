@@ -69,7 +69,8 @@ pub(super) fn answers_per_second(server: &Service, image: &[u8], connections: us
             (0..each).map(|_| client.post(image).map(|_| Instant::now())).collect()
         };
         let clients: Vec<_> = (0..connections).map(|_| scope.spawn(client)).collect();
-        let times: Result<Vec<_>> = clients.into_iter().map(|client| client.join().expect("no client panics")).collect();
+        let times: Result<Vec<_>> =
+            clients.into_iter().map(|client| client.join().expect("no client panics")).collect();
         times.map(|times| times.concat())
     })?;
     per_second(times, connections).context("too few requests for a rate")

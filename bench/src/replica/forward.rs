@@ -49,12 +49,12 @@ pub(super) fn measure(run: &Run) -> Result<Vec<Figure>> {
     let cores = cores::allowed().map_or(1, |cores| cores.len());
     let threads: Vec<u32> = [1, 2].into_iter().filter(|&threads| threads as usize <= cores).collect();
     let mut workers = BTreeMap::new();
-    for engine in 0..ENGINES.len() {
+    for (engine, name) in ENGINES.into_iter().enumerate() {
         for (threads, (batch, _)) in threads.iter().flat_map(|&threads| BATCHES.map(|batch| (threads, batch))) {
             let cell = Cell { engine, batch, threads };
-            let name = format!("forward-{}-{batch}-{threads}", ENGINES[engine]);
-            let worker = Worker::start(&name, command(cell, &python, &crops), run.folder)?;
-            println!("{:<12} batch {batch}, threads {threads}: {}", ENGINES[engine], worker.description);
+            let log = format!("forward-{name}-{batch}-{threads}");
+            let worker = Worker::start(&log, command(cell, &python, &crops), run.folder)?;
+            println!("{name:<12} batch {batch}, threads {threads}: {}", worker.description);
             workers.insert(cell, worker);
         }
     }

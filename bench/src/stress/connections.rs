@@ -190,10 +190,7 @@ async fn use_each_once(streams: Vec<TcpStream>) -> Result<Vec<Connection>> {
 }
 
 /// Sends `POST /predict` on each connection and waits until all but one are in the queue; the stub takes one.
-async fn post_on_each(
-    dispatcher: &Dispatcher,
-    connections: Vec<Connection>,
-) -> Result<JoinSet<Result<Connection>>> {
+async fn post_on_each(dispatcher: &Dispatcher, connections: Vec<Connection>) -> Result<JoinSet<Result<Connection>>> {
     let in_queue = connections.len() as u64 - 1;
     let mut waiting = JoinSet::new();
     for (id, connection) in connections.into_iter().enumerate() {

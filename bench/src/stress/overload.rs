@@ -113,7 +113,8 @@ fn goodput(options: &Options, offered: &Offered, stubs: &Stubs) -> Vec<Figure> {
     let goodput = Figure::new("overload_goodput_of_capacity", good / capacity * 100.0, "%");
     vec![
         Figure::new("overload_offered_per_second", offered_per_second, "/s").labelled("offered"),
-        Figure::new("overload_send_delay_p99_ms", quantile_ms(&send_delays, 0.99), "ms").labelled("  sent late by, p99"),
+        Figure::new("overload_send_delay_p99_ms", quantile_ms(&send_delays, 0.99), "ms")
+            .labelled("  sent late by, p99"),
         Figure::new("overload_capacity_per_second", capacity, "/s").labelled("capacity: stubs ÷ their service time"),
         Figure::new("overload_utilisation", utilisation * 100.0, "%").labelled("time that the stubs worked"),
         Figure::new("overload_goodput_per_second", good, "/s").labelled("goodput: answered within 500 ms"),
