@@ -9,7 +9,7 @@ use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use xtask::stack::{Setup, Stack};
+use xtask::stack::{ScalerProgram, Setup, Stack};
 use xtask::{http, paths};
 
 /// For all expressions to find something.
@@ -169,7 +169,8 @@ fn a_replica(stack: &Stack) -> Pid {
 fn every_expression_finds_something() {
     let folder = paths::output("test").join("monitoring");
     let flags = ["--min=2", "--max=2", "--cpu-share=0.5"].map(str::to_owned);
-    let stack = Stack::start(Setup { listen: "127.0.0.1:0", folder: folder.clone(), scaler: flags.into() });
+    let program = ScalerProgram::Scaler;
+    let stack = Stack::start(Setup { listen: "127.0.0.1:0", folder: folder.clone(), program, scaler: flags.into() });
     let stack = stack.expect("the system starts");
     let began = Instant::now();
     while stack.ready_replicas().expect("it answers").len() < 2 {
