@@ -10,7 +10,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, StatusCode, body::Incoming};
 use hyper_util::rt::TokioIo;
 use service::respond::{self, Reply};
-use service::wire::{Answer, Code, Fault, Prediction, ReadyBody, Timing, header};
+use service::wire::{Answer, Code, Prediction, ReadyBody, RequestError as Fault, Timing, header};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, mpsc};
@@ -91,11 +91,11 @@ impl Stub {
         let mut body = request.into_body();
         while let Some(frame) = body.frame().await {
             if let Err(error) = frame {
-                return respond::fault(&Fault::new(Code::BadRequest, format!("the body ended early: {error}")), "");
+                return respond::error(&Fault::new(Code::BadRequest, format!("the body ended early: {error}")), "");
             }
         }
         match &self.pause {
-            Some(pause) if !pause.pass().await => respond::fault(&Fault::new(Code::Busy, "at capacity"), ""),
+            Some(pause) if !pause.pass().await => respond::error(&Fault::new(Code::Busy, "at capacity"), ""),
             _ => self.answer.clone(),
         }
     }

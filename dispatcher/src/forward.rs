@@ -7,8 +7,8 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{HeaderMap, Method, Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
-use service::body::{Chunks, Sending};
-use service::trace::Trace;
+use service::body::{Chunks, ChunksBody};
+use service::trace::TraceContext;
 use service::wire::{self, Code, ErrorBody, ReadyBody, header};
 use std::future::poll_fn;
 use std::io::Write;
@@ -40,7 +40,7 @@ pub struct Picture {
     /// How many predictions are wanted.
     pub top_k: usize,
     /// Its names.
-    pub trace: Trace,
+    pub trace: TraceContext,
     /// When its head had come.
     pub accepted: Instant,
     /// When the client must have its answer.
@@ -141,7 +141,7 @@ pub struct Connection {
 
 type Driver = Box<http1::Connection<TokioIo<TcpStream>, Body>>;
 
-type Body = Sending<Arc<Picture>>;
+type Body = ChunksBody<Arc<Picture>>;
 
 impl Connection {
     async fn open(address: &Address) -> Result<Self, Failure> {
@@ -279,7 +279,7 @@ fn is_busy(status: StatusCode, body: &[u8]) -> bool {
 }
 
 fn request(address: &Address, picture: &Arc<Picture>, left: Duration, waited: Duration) -> Request<Body> {
-    let mut request = Request::new(Sending::new(picture.clone()));
+    let mut request = Request::new(ChunksBody::new(picture.clone()));
     *request.method_mut() = Method::POST;
     *request.uri_mut() = if picture.top_k == wire::DEFAULT_TOP_K {
         Uri::from_static("/predict")

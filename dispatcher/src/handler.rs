@@ -13,11 +13,11 @@ use hyper::http::request::Parts;
 use hyper::{Method, Request, StatusCode};
 use metrics::{Counter, Histogram, counter, histogram};
 use service::body::{self, Limits};
-use service::headers::{detached, text};
+use service::headers::{deep_copy, text};
 use service::options::RequestLimits;
 use service::respond::{self, Reply};
-use service::trace::Trace;
-use service::wire::{self, Code, ErrorBody, Fault, Form, header, metric};
+use service::trace::TraceContext;
+use service::wire::{self, BodyFormat, Code, ErrorBody, RequestError as Fault, header, metric};
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -68,7 +68,7 @@ impl Handler {
         let (head, body) = request.into_parts();
         if head.method == Method::POST && is_prediction(head.uri.path()) {
             let accepted = Instant::now();
-            let trace = Trace::of(&head.headers);
+            let trace = TraceContext::from_headers(&head.headers);
             let asked = self.check(&head, accepted);
             let received = self.clone().receive(trace, asked, body).boxed();
             self.clone().predict(accepted, received).boxed()
@@ -82,8 +82,8 @@ impl Handler {
         body::discard(body).await;
         let path = head.uri.path();
         if path == "/openapi.json" {
-            return respond::readable(&head.method, || {
-                respond::whole(StatusCode::OK, "application/json", Bytes::from_static(OPENAPI))
+            return respond::read_only(&head.method, || {
+                respond::bytes(StatusCode::OK, "application/json", Bytes::from_static(OPENAPI))
             });
         }
         if let Some(inspection) = &self.inspection
@@ -91,7 +91,7 @@ impl Handler {
         {
             return reply;
         }
-        let trace = Trace::of(&head.headers);
+        let trace = TraceContext::from_headers(&head.headers);
         let mut reply = if is_prediction(path) {
             respond::method_not_allowed("POST", &trace.request_id())
         } else {
@@ -106,10 +106,10 @@ impl Handler {
         if let Some(token) = &self.token {
             token.check(&head.headers)?;
         }
-        Form::of(text(&head.headers, &CONTENT_TYPE)?)?;
-        let budget = self.request_limits.budget(wire::timeout(text(&head.headers, &header::TIMEOUT_MS)?)?);
+        BodyFormat::from_content_type(text(&head.headers, &CONTENT_TYPE)?)?;
+        let budget = self.request_limits.timeout(wire::timeout(text(&head.headers, &header::TIMEOUT_MS)?)?);
         Ok(Asked {
-            content_type: head.headers.get(CONTENT_TYPE).map(detached),
+            content_type: head.headers.get(CONTENT_TYPE).map(deep_copy),
             top_k: wire::top_k(head.uri.query())?,
             accepted,
             deadline: accepted + budget,
@@ -132,7 +132,7 @@ impl Handler {
             match tally.handler.answer(&picture).await {
                 Ok(answer) => {
                     tally.ended(outcome(&answer));
-                    let mut reply = respond::whole(answer.status, "application/json", answer.body);
+                    let mut reply = respond::bytes(answer.status, "application/json", answer.body);
                     picture.trace.write(reply.headers_mut());
                     reply
                 }
@@ -145,7 +145,7 @@ impl Handler {
         }
     }
 
-    async fn receive(self: Arc<Self>, trace: Trace, asked: Result<Asked, Fault>, body: Incoming) -> Received {
+    async fn receive(self: Arc<Self>, trace: TraceContext, asked: Result<Asked, Fault>, body: Incoming) -> Received {
         let Asked { content_type, top_k, accepted, deadline } = match asked {
             Ok(asked) => asked,
             Err(fault) => {
@@ -210,7 +210,7 @@ impl Handler {
 }
 
 /// A whole request; or why not, and of which.
-type Received = Result<Arc<Picture>, (Fault, Trace)>;
+type Received = Result<Arc<Picture>, (Fault, TraceContext)>;
 
 /// What a request asks for.
 struct Asked {
@@ -261,9 +261,9 @@ impl Tally {
         self.outcome = Some(outcome);
     }
 
-    fn refuse(&mut self, fault: &Fault, trace: &Trace) -> Reply {
+    fn refuse(&mut self, fault: &Fault, trace: &TraceContext) -> Reply {
         self.ended(fault.code.as_str().into());
-        let mut reply = respond::fault(fault, &trace.request_id());
+        let mut reply = respond::error(fault, &trace.request_id());
         trace.write(reply.headers_mut());
         reply
     }

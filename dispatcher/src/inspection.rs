@@ -4,7 +4,7 @@ use crate::worker::{Handle, Message, Snapshot};
 use hyper::{Method, Request, StatusCode};
 use service::admin::Admin;
 use service::respond::{self, Reply};
-use service::wire::{Code, Fault};
+use service::wire::{Code, RequestError as Fault};
 use tokio::sync::oneshot;
 
 /// What it is answered from.
@@ -31,7 +31,7 @@ impl Inspection {
         match path {
             "/status" => {
                 let status = self.status().await;
-                Some(respond::readable(method, || status))
+                Some(respond::read_only(method, || status))
             }
             "/metrics" => {
                 // The gauges then show the present; a worker that has ended leaves them as they were.
@@ -45,7 +45,7 @@ impl Inspection {
     async fn status(&self) -> Reply {
         match self.snapshot().await {
             Some(snapshot) => respond::json(StatusCode::OK, &snapshot),
-            None => respond::fault(&Fault::new(Code::Internal, "the dispatcher is stopping"), ""),
+            None => respond::error(&Fault::new(Code::Internal, "the dispatcher is stopping"), ""),
         }
     }
 

@@ -3,7 +3,7 @@
 use hyper::HeaderMap;
 use hyper::header::AUTHORIZATION;
 use service::file_watcher;
-use service::wire::{Code, Fault};
+use service::wire::{Code, RequestError as Fault};
 use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
 use subtle::ConstantTimeEq;

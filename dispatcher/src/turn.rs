@@ -4,7 +4,7 @@
 use crate::forward::{self, Answer, Attempt, Connection, Failure, Picture};
 use crate::rotation::Address;
 use hyper::StatusCode;
-use service::wire::Fault;
+use service::wire::RequestError as Fault;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};

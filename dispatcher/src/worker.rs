@@ -11,7 +11,7 @@ use admission::service_time::ServiceTime;
 use admission::{Admission, Order, QueueState, SpareCapacity, TimeLeft};
 use hyper::StatusCode;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
-use service::wire::{Code, Fault, metric};
+use service::wire::{Code, RequestError as Fault, metric};
 use std::collections::{BTreeSet, HashMap};
 use std::pin::Pin;
 use std::time::{Duration, Instant};

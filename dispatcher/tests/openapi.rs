@@ -10,7 +10,7 @@ use hyper::{Request, StatusCode};
 use program::{Program, say};
 use serde_json::{Value, json};
 use service::respond::{self, Reply};
-use service::wire::{Answer, Code, Fault, Form, Prediction, ReadyBody, Timing};
+use service::wire::{Answer, BodyFormat, Code, Prediction, ReadyBody, RequestError as Fault, Timing};
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -32,24 +32,24 @@ async fn stub(request: Request<Incoming>) -> Reply {
     if request.uri().path() == "/readyz" {
         return respond::json(StatusCode::OK, &ReadyBody { ready: true, capacity: Some(8) });
     }
-    let form = Form::of(request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()));
+    let form = BodyFormat::from_content_type(request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()));
     let has_picture = match (form, request.into_body().collect().await) {
         (Ok(form), Ok(body)) => has_picture(form, &body.to_bytes()),
         _ => false,
     };
     if !has_picture {
-        return respond::fault(&Fault::new(Code::BadRequest, "no picture"), "stub");
+        return respond::error(&Fault::new(Code::BadRequest, "no picture"), "stub");
     }
     let prediction = Prediction { class_index: 0, label: "stub".into(), confidence: 1.0 };
     respond::json(StatusCode::OK, &Answer::new(vec![prediction], "stub", "stub", Timing::default()))
 }
 
-fn has_picture(form: Form, body: &[u8]) -> bool {
+fn has_picture(form: BodyFormat, body: &[u8]) -> bool {
     match form {
-        Form::Raw => !body.is_empty(),
-        Form::Json => serde_json::from_slice::<Value>(body)
+        BodyFormat::Raw => !body.is_empty(),
+        BodyFormat::Json => serde_json::from_slice::<Value>(body)
             .is_ok_and(|body| body["image"].as_str().is_some_and(|base64| base64.chars().count() >= 4)),
-        Form::Multipart => {
+        BodyFormat::Multipart => {
             let parts = String::from_utf8_lossy(body);
             let part = parts.split_once("name=\"image\"").and_then(|(_, rest)| rest.split_once("\r\n\r\n"));
             part.is_some_and(|(_, picture)| !picture.starts_with("\r\n--"))

@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use serde::Deserialize;
-use service::wire::{Code, Fault, Form};
+use service::wire::{BodyFormat, Code, RequestError as Fault};
 use std::convert::Infallible;
 
 #[derive(Deserialize)]
@@ -17,10 +17,10 @@ struct JsonBody {
 /// # Errors
 /// 415 for another content type; 400 for a body that is not what its type says, or holds no picture.
 pub async fn picture(content_type: Option<&str>, body: Bytes) -> Result<Bytes, Fault> {
-    let picture = match Form::of(content_type)? {
-        Form::Raw => body,
-        Form::Multipart => first_file(content_type.unwrap_or_default(), body).await?,
-        Form::Json => {
+    let picture = match BodyFormat::from_content_type(content_type)? {
+        BodyFormat::Raw => body,
+        BodyFormat::Multipart => first_file(content_type.unwrap_or_default(), body).await?,
+        BodyFormat::Json => {
             let parsed: JsonBody = serde_json::from_slice(&body)
                 .map_err(|error| bad(format!("the body is not {{\"image\": \"<base64>\"}}: {error}")))?;
             let decoded = BASE64_STANDARD.decode(parsed.image);

@@ -15,8 +15,8 @@ use service::body;
 use service::headers::text;
 use service::options::RequestLimits;
 use service::respond::{self, Reply};
-use service::trace::Trace;
-use service::wire::{self, Answer, Code, Fault, Timing, header};
+use service::trace::TraceContext;
+use service::wire::{self, Answer, Code, RequestError as Fault, Timing, header};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -58,10 +58,10 @@ impl Handler {
 
     async fn predict(&self, request: Request<Incoming>) -> Reply {
         let received = Instant::now();
-        let trace = Trace::of(request.headers());
+        let trace = TraceContext::from_headers(request.headers());
         let reply = match self.answer(request, received).await {
             Ok(answer) => respond::json(StatusCode::OK, &answer),
-            Err(fault) => respond::fault(&fault, &trace.request_id()),
+            Err(fault) => respond::error(&fault, &trace.request_id()),
         };
         self.sign(reply, &trace)
     }
@@ -116,11 +116,11 @@ impl Handler {
 
     /// When a request has to be answered.
     pub(crate) fn deadline(&self, headers: &HeaderMap, received: Instant) -> Result<Instant, Fault> {
-        Ok(received + self.request_limits.budget(wire::timeout(text(headers, &header::TIMEOUT_MS)?)?))
+        Ok(received + self.request_limits.timeout(wire::timeout(text(headers, &header::TIMEOUT_MS)?)?))
     }
 
     /// Adds the headers that every answer about pictures has.
-    pub(crate) fn sign(&self, mut reply: Reply, trace: &Trace) -> Reply {
+    pub(crate) fn sign(&self, mut reply: Reply, trace: &TraceContext) -> Reply {
         reply.headers_mut().insert(header::CAPACITY, HeaderValue::from(self.capacity));
         trace.write(reply.headers_mut());
         reply

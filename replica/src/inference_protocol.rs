@@ -21,8 +21,8 @@ use serde_json::json;
 use service::body;
 use service::headers::text;
 use service::respond::{self, Reply};
-use service::trace::Trace;
-use service::wire::{Code, Fault};
+use service::trace::TraceContext;
+use service::wire::{Code, RequestError as Fault};
 use std::time::{Duration, Instant};
 
 /// The input that takes normalised numbers.
@@ -59,7 +59,7 @@ pub(crate) fn owns(path: &str) -> bool {
 /// Answers a request to one of its paths.
 pub(crate) async fn answer(handler: &Handler, request: hyper::Request<Incoming>) -> Reply {
     let received = Instant::now();
-    let trace = Trace::of(request.headers());
+    let trace = TraceContext::from_headers(request.headers());
     let (head, body) = request.into_parts();
     let path = head.uri.path();
     let resource = match handler.served.get() {
@@ -184,9 +184,9 @@ fn json_length(headers: &HeaderMap) -> Result<Option<usize>, Fault> {
 
 fn reply(Encoded { body, json_length }: Encoded) -> Reply {
     match json_length {
-        None => respond::whole(StatusCode::OK, "application/json", body),
+        None => respond::bytes(StatusCode::OK, "application/json", body),
         Some(length) => {
-            let mut reply = respond::whole(StatusCode::OK, "application/octet-stream", body);
+            let mut reply = respond::bytes(StatusCode::OK, "application/octet-stream", body);
             reply.headers_mut().insert(JSON_LENGTH, HeaderValue::from(length));
             reply
         }
@@ -196,7 +196,7 @@ fn reply(Encoded { body, json_length }: Encoded) -> Reply {
 /// A fault's answer, with the protocol's body in place of the contract's.
 fn refusal(fault: &Fault) -> Reply {
     let message: String = fault.message.chars().take(MAX_ERROR).collect();
-    respond::fault(fault, "").map(|_contract| json!({"error": message}).to_string().into())
+    respond::error(fault, "").map(|_contract| json!({"error": message}).to_string().into())
 }
 
 fn bad(message: impl Into<String>) -> Fault {

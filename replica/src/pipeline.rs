@@ -18,7 +18,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use decoder::Decoders;
 use hopper::Hopper;
 use job::{Job, Reply};
-use service::wire::{Code, Fault};
+use service::wire::{Code, RequestError as Fault};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use thread::Alarm;

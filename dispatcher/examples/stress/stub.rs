@@ -9,7 +9,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, StatusCode, body::Incoming};
 use hyper_util::rt::TokioIo;
 use service::respond::{self, Reply};
-use service::wire::{Answer, Code, Fault, Prediction, ReadyBody, Timing, header};
+use service::wire::{Answer, Code, Prediction, ReadyBody, RequestError as Fault, Timing, header};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -138,12 +138,12 @@ impl Stub {
         let since = Instant::now();
         if self.is_busy.swap(true, Ordering::Relaxed) {
             self.log.refused.fetch_add(1, Ordering::Relaxed);
-            return respond::fault(&Fault::new(Code::Busy, "at capacity"), "");
+            return respond::error(&Fault::new(Code::Busy, "at capacity"), "");
         }
         let id = request.headers().get(header::REQUEST_ID).and_then(|id| id.to_str().ok()?.parse().ok());
         let slot = Slot { stub: self.clone(), id, since };
         if let Err(error) = request.into_body().collect().await {
-            return respond::fault(&Fault::new(Code::BadRequest, format!("the body ended early: {error}")), "");
+            return respond::error(&Fault::new(Code::BadRequest, format!("the body ended early: {error}")), "");
         }
         match &self.work {
             Work::Takes(length) => {
@@ -163,7 +163,7 @@ impl Stub {
                 drop(slot);
             }
         }
-        let mut reply = respond::whole(StatusCode::OK, "application/json", self.answer.clone());
+        let mut reply = respond::bytes(StatusCode::OK, "application/json", self.answer.clone());
         reply.headers_mut().insert(header::CAPACITY, HeaderValue::from_static("1"));
         reply
     }

@@ -6,7 +6,7 @@ use hyper::HeaderMap;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseResult};
 use service::body::{Chunks, MemoryBudget};
-use service::trace::Trace;
+use service::trace::TraceContext;
 use service::wire::DEFAULT_TOP_K;
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -77,7 +77,7 @@ async fn a_job_whose_withdrawal_overtook_it_takes_no_place() {
 }
 
 fn picture() -> Arc<Picture> {
-    let (body, trace) = (Chunks::new(MemoryBudget::new(0)), Trace::of(&HeaderMap::new()));
+    let (body, trace) = (Chunks::new(MemoryBudget::new(0)), TraceContext::from_headers(&HeaderMap::new()));
     let accepted = Instant::now();
     Arc::new(Picture { body, content_type: None, top_k: DEFAULT_TOP_K, trace, accepted, deadline: accepted + FOREVER })
 }

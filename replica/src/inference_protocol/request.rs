@@ -6,7 +6,7 @@ use super::{IMAGE, INPUT, JSON_LENGTH, bad};
 use crate::pipeline::Picture;
 use bytes::Bytes;
 use serde::Deserialize;
-use service::wire::{Code, Fault};
+use service::wire::{Code, RequestError as Fault};
 
 /// Bytes of an id, which is sent back.
 const MAX_ID: usize = 1024;

@@ -7,7 +7,7 @@ use base64::prelude::BASE64_STANDARD;
 use bytes::{Buf, Bytes};
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, SeqAccess, Visitor};
-use service::wire::Fault;
+use service::wire::RequestError as Fault;
 
 /// A tensor's elements, row by row.
 #[derive(Debug)]

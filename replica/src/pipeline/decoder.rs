@@ -9,7 +9,7 @@ use crate::preprocess;
 use crate::transform::Transform;
 use crossbeam_channel::Receiver;
 use metrics::histogram;
-use service::wire::{Code, Fault};
+use service::wire::{Code, RequestError as Fault};
 use std::sync::Arc;
 use std::time::Instant;
 

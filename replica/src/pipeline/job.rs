@@ -1,7 +1,7 @@
 //! A picture on its way, with everything that must come back to whoever sent it.
 
 use super::{Classified, Times};
-use service::wire::{Code, Fault};
+use service::wire::{Code, RequestError as Fault};
 use std::time::Instant;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 

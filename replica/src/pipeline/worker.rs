@@ -8,7 +8,7 @@ use crate::batch::Batch;
 use crate::model::{Failure, Input, Model};
 use crate::transform::Transform;
 use metrics::histogram;
-use service::wire::{Code, Fault};
+use service::wire::{Code, RequestError as Fault};
 use std::time::{Duration, Instant};
 
 /// Runs every batch size once, so that no client pays for a first time: how long each took.

@@ -13,7 +13,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
-use service::fetch::causes;
+use service::fetch::error_chain;
 use service::file_watcher;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -308,7 +308,7 @@ impl Client {
 
     async fn get(&self, path: &str, query: &str, bounds: Bounds) -> Result<(StatusCode, Bytes), Error> {
         let base = || self.base.clone();
-        let broken = |error: &dyn std::error::Error| Error::Broken { base: base(), reason: causes(error) };
+        let broken = |error: &dyn std::error::Error| Error::Broken { base: base(), reason: error_chain(error) };
         let answered = async {
             let mut request = Request::get(format!("{}/api/v1/{path}", self.base)).header(ACCEPT, "application/json");
             if let Some(path) = &self.token_file {
