@@ -1,5 +1,5 @@
-//! Reads a request's body within three limits: its size, its time, and the memory that all bodies share. Knows nothing of
-//! the body's format.
+//! Reads a request's body within three limits: its size, its time, and the memory that all bodies share. Knows nothing
+//! of the body's format.
 
 use crate::wire::{Code, RequestError};
 use bytes::{Bytes, BytesMut};
@@ -87,8 +87,8 @@ impl Chunks {
         }
     }
 
-    /// Appends `piece`, and returns true, if the memory budget has room for it. Short pieces are collected in `gathered`
-    /// until [`Chunks::flush`] or the next long piece.
+    /// Appends `piece`, and returns true, if the memory budget has room for it. Short pieces are collected in
+    /// `gathered` until [`Chunks::flush`] or the next long piece.
     fn push(&mut self, piece: Bytes, gathered: &mut BytesMut) -> bool {
         let has_room = self.memory_budget.take(piece.len());
         if has_room {
@@ -172,8 +172,8 @@ impl<T: Deref<Target: AsRef<Chunks>> + Unpin> Body for ChunksBody<T> {
 /// Reads a whole body. A body that is too large is refused without buffering more than the limits allow.
 ///
 /// # Errors
-/// 413 if the body exceeds its size; 503 if all bodies together would exceed the memory budget; 408 if the body does not
-/// arrive in time; 504 if `deadline` passes first; 400 if the client stops sending.
+/// 413 if the body exceeds its size; 503 if all bodies together would exceed the memory budget; 408 if the body does
+/// not arrive in time; 504 if `deadline` passes first; 400 if the client stops sending.
 pub async fn read(mut body: Incoming, limits: &Limits, deadline: Instant) -> Result<Chunks, RequestError> {
     let (latest, timeout) = (Instant::now() + limits.timeout, limits.timeout.as_secs_f64());
     match tokio::time::timeout_at(deadline.min(latest).into(), collect(&mut body, limits)).await {

@@ -8,8 +8,8 @@ const RESERVED: u64 = 64;
 /// Upper bound of [`for_connections`], for systems where open files are unlimited.
 const MAX: u64 = 1 << 20;
 
-/// Raises the soft limit of open files of this process to the hard limit. A common soft limit is 1024, and one burst opens
-/// more connections than that. If the system refuses, the limit stays as it is and a warning is logged.
+/// Raises the soft limit of open files of this process to the hard limit. A common soft limit is 1024, and one burst
+/// opens more connections than that. If the system refuses, the limit stays as it is and a warning is logged.
 pub fn raise() {
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         tracing::warn!(%error, "cannot raise the limit of open files (ulimit -n); fewer connections are possible");

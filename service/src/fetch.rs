@@ -57,7 +57,8 @@ async fn exchange(address: &str, path: &str) -> Result<(StatusCode, Bytes), Erro
         })?;
         Ok((status, body.to_bytes()))
     };
-    // The connection is polled beside the exchange and dropped with it. An error of the connection also ends the exchange.
+    // The connection is polled beside the exchange and dropped with it. An error of the connection also ends the
+    // exchange.
     tokio::pin!(exchange);
     tokio::pin!(connection);
     tokio::select! {

@@ -21,8 +21,9 @@ pub fn contents<const N: usize>(paths: &[PathBuf; N]) -> std::io::Result<[Vec<u8
     Ok(all)
 }
 
-/// Calls `apply` with the contents of `paths` each time that they change, starting from `present`. Never returns. If a file
-/// cannot be read, or `apply` refuses the contents, a warning is logged once and the previous contents stay in use.
+/// Calls `apply` with the contents of `paths` each time that they change, starting from `present`. Never returns. If a
+/// file cannot be read, or `apply` refuses the contents, a warning is logged once and the previous contents stay in
+/// use.
 pub async fn follow<const N: usize, E: std::fmt::Display>(
     paths: [PathBuf; N],
     mut present: [Vec<u8>; N],
@@ -45,9 +46,9 @@ pub async fn follow<const N: usize, E: std::fmt::Display>(
         if new != present {
             let file = paths[0].display();
             match apply(&new) {
-                Ok(()) => tracing::info!(%file, "a watched file has changed and was read again"),
+                Ok(()) => tracing::info!(%file, "a changed file was read again"),
                 Err(error) => {
-                    tracing::warn!(%file, %error, "a watched file has changed and is not usable; keeping what was read before");
+                    tracing::warn!(%file, %error, "a changed file is not usable; keeping what was read before");
                 }
             }
             present = new;

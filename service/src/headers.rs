@@ -23,8 +23,8 @@ static COMMON: [HeaderValue; 5] = [
     HeaderValue::from_static("application/json"),
 ];
 
-/// A copy of `value` in memory of its own. A received value is a slice of the buffer that the whole request was read into,
-/// so a stored `clone` of it would keep that buffer in memory.
+/// A copy of `value` in memory of its own. A received value is a slice of the buffer that the whole request was read
+/// into, so a stored `clone` of it would keep that buffer in memory.
 pub fn deep_copy(value: &HeaderValue) -> HeaderValue {
     let common = COMMON.iter().find(|common| *common == value);
     common.cloned().unwrap_or_else(|| HeaderValue::from_bytes(value.as_bytes()).expect("it was a valid value before"))

@@ -1,11 +1,11 @@
-//! Whether this process can take work: from when every latch is released until it begins to drain. Knows nothing of what
-//! the latches wait for.
+//! Whether this process can take work: from when every latch is released until it begins to drain. Knows nothing of
+//! what the latches wait for.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// The readiness of this process. Clones share one state, so the parts that start up and the part that answers `/readyz`
-/// each hold one.
+/// The readiness of this process. Clones share one state, so the parts that start up and the part that answers
+/// `/readyz` each hold one.
 #[derive(Debug, Clone, Default)]
 pub struct Readiness {
     state: Arc<State>,

@@ -32,8 +32,8 @@ pub fn text(content_type: &'static str, body: String) -> Reply {
     bytes(StatusCode::OK, content_type, body.into())
 }
 
-/// The answer for a failed request: an [`ErrorBody`], and `Retry-After` if the error has a time. That header counts whole
-/// seconds; it is rounded up, so that no client returns too early.
+/// The answer for a failed request: an [`ErrorBody`], and `Retry-After` if the error has a time. That header counts
+/// whole seconds; it is rounded up, so that no client returns too early.
 pub fn error(error: &RequestError, request_id: &str) -> Reply {
     let body = ErrorBody {
         success: false,

@@ -1,5 +1,5 @@
-//! Serves HTTP/1.1 and HTTP/2 on a listener, with or without TLS. Bounds connections and headers, and ends gracefully. Knows
-//! nothing of paths.
+//! Serves HTTP/1.1 and HTTP/2 on a listener, with or without TLS. Bounds connections and headers, and ends gracefully.
+//! Knows nothing of paths.
 
 use crate::readiness::Readiness;
 use crate::respond::Reply;
@@ -21,7 +21,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-/// Longest time for the headers of a request and for a TLS handshake. An idle connection is closed after this time, too.
+/// Longest time for the headers of a request and for a TLS handshake. An idle connection is closed after this time,
+/// too.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An HTTP/2 connection that is silent for this long gets a ping, and is closed if it does not answer.
@@ -30,19 +31,19 @@ const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// Largest headers of a request in HTTP/2, in bytes. HTTP/1.1 has hyper's limits: 100 headers and 400 KiB.
 const MAX_HEADER_BYTES: u32 = 16 << 10;
 
-/// Time for the first bytes of the connections that are accepted last. A connection from which nothing was read by then is
-/// closed without an answer.
+/// Time for the first bytes of the connections that are accepted last. A connection from which nothing was read by then
+/// is closed without an answer.
 const LAST_READ: Duration = Duration::from_millis(20);
 
-/// Connections that the kernel keeps until they are accepted; the kernel's own limit (`net.core.somaxconn`) may be lower.
-/// A client that finds this queue full tries again only after a second.
+/// Connections that the kernel keeps until they are accepted; the kernel's own limit (`net.core.somaxconn`) may be
+/// lower. A client that finds this queue full tries again only after a second.
 const BACKLOG: u32 = 4096;
 
 /// Pause after a failed accept, for instance when no descriptors are left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Pause before the first bytes of a connection are looked at again, when they do not yet tell HTTP/1.1 from HTTP/2. The
-/// pause grows from the first value to the second.
+/// Pause before the first bytes of a connection are looked at again, when they do not yet tell HTTP/1.1 from HTTP/2.
+/// The pause grows from the first value to the second.
 const FIRST_PEEK_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PEEK_PAUSE: Duration = Duration::from_secs(1);
 
@@ -85,8 +86,8 @@ fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Serves until this process is asked to stop ([`shutdown::requested`]). Then `/readyz` reports not ready, new connections
-/// are accepted for `drain.delay`, and accepted requests finish within `drain.grace`.
+/// Serves until this process is asked to stop ([`shutdown::requested`]). Then `/readyz` reports not ready, new
+/// connections are accepted for `drain.delay`, and accepted requests finish within `drain.grace`.
 pub async fn run<H, F>(listener: TcpListener, tls: Option<Tls>, readiness: Readiness, drain: DrainConfig, handle: H)
 where
     H: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
@@ -180,8 +181,8 @@ where
         }
     }
 
-    /// Accepts the connections that wait in the kernel's backlog now, and closes the listener. Clients that connect later
-    /// are refused by the kernel, and know that their request was not accepted.
+    /// Accepts the connections that wait in the kernel's backlog now, and closes the listener. Clients that connect
+    /// later are refused by the kernel, and know that their request was not accepted.
     fn accept_backlog(&self, listener: TcpListener) {
         let listener = match listener.into_std() {
             Ok(listener) => listener,
@@ -330,8 +331,8 @@ async fn open<T, E: Into<BoxError>>(
     }
 }
 
-/// Tells the protocol of a connection without TLS by its first bytes. HTTP/2 begins with `PRI `, and HTTP/1.1 has no such
-/// method (RFC 9113, 3.4). The bytes are only peeked at: a connection without any needs no buffer.
+/// Tells the protocol of a connection without TLS by its first bytes. HTTP/2 begins with `PRI `, and HTTP/1.1 has no
+/// such method (RFC 9113, 3.4). The bytes are only peeked at: a connection without any needs no buffer.
 async fn detect_protocol(stream: &TcpStream) -> std::io::Result<Protocol> {
     let (mut first, mut pause) = ([0; 3], FIRST_PEEK_PAUSE);
     loop {
@@ -342,8 +343,8 @@ async fn detect_protocol(stream: &TcpStream) -> std::io::Result<Protocol> {
         if count == first.len() {
             return Ok(Protocol::Http2);
         }
-        // The bytes that are there already make the socket readable, so waiting for readability would return at once. The
-        // pause grows, so that many such connections do not keep the server busy.
+        // The bytes that are there already make the socket readable, so waiting for readability would return at once.
+        // The pause grows, so that many such connections do not keep the server busy.
         tokio::time::sleep(pause).await;
         pause = (pause * 4).min(LONGEST_PEEK_PAUSE);
     }

@@ -5,8 +5,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// Resolves with the reason when this process is to drain and exit.
 ///
-/// With `exit_with_parent`, standard input must be a pipe whose other end only the parent process holds. The pipe closes
-/// when the parent ends, by SIGKILL too, so this process cannot outlive it.
+/// With `exit_with_parent`, standard input must be a pipe whose other end only the parent process holds. The pipe
+/// closes when the parent ends, by SIGKILL too, so this process cannot outlive it.
 ///
 /// # Errors
 /// When the signal handlers cannot be installed.
@@ -39,8 +39,8 @@ async fn parent_has_ended() {
 }
 
 /// Asks the kernel to continue this process when its parent ends. A stopped process (SIGSTOP) could not read the end of
-/// its standard input otherwise. Only Linux has such a call; on other systems a stopped process outlives its parent until
-/// it is continued.
+/// its standard input otherwise. Only Linux has such a call; on other systems a stopped process outlives its parent
+/// until it is continued.
 fn continue_when_the_parent_ends() {
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::CONT)) {

@@ -25,8 +25,8 @@ pub enum Error {
     Recorder(String),
 }
 
-/// Starts logging with `filter` (`info`, `debug`, `dispatcher=debug,info`, …) and the metrics recorder. Returns the handle
-/// that renders `/metrics`. Must be called once in a process.
+/// Starts logging with `filter` (`info`, `debug`, `dispatcher=debug,info`, …) and the metrics recorder. Returns the
+/// handle that renders `/metrics`. Must be called once in a process.
 ///
 /// # Errors
 /// See [`Error`].
@@ -47,8 +47,8 @@ pub fn start(filter: &str) -> Result<PrometheusHandle, Error> {
         .map_err(recorder)
 }
 
-/// Sorts the recorded samples of histograms into their buckets, every 5 s. Never returns. Without it the samples use ever
-/// more memory until the next scrape.
+/// Sorts the recorded samples of histograms into their buckets, every 5 s. Never returns. Without it the samples use
+/// ever more memory until the next scrape.
 pub async fn upkeep(metrics: PrometheusHandle) {
     let mut tick = tokio::time::interval(Duration::from_secs(5));
     loop {

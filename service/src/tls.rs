@@ -1,5 +1,5 @@
-//! TLS for a listener: a certificate with its private key. Both files are read again when they change. Knows nothing of HTTP
-//! but the protocol names of ALPN.
+//! TLS for a listener: a certificate with its private key. Both files are read again when they change. Knows nothing of
+//! HTTP but the protocol names of ALPN.
 
 use crate::file_watcher;
 use std::path::PathBuf;

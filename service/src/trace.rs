@@ -1,5 +1,5 @@
-//! The identifiers of a request, `x-request-id` and the W3C `traceparent`: taken from the client if they are well formed,
-//! made here otherwise. Writes no logs and sends no spans.
+//! The identifiers of a request, `x-request-id` and the W3C `traceparent`: taken from the client if they are well
+//! formed, made here otherwise. Writes no logs and sends no spans.
 
 use crate::headers::deep_copy;
 use crate::wire::header;

@@ -42,8 +42,8 @@ pub mod metric {
     pub const IN_FLIGHT: &str = "dispatcher_in_flight";
     /// Gauge: requests that all replicas in rotation together take at once.
     pub const CAPACITY: &str = "dispatcher_capacity";
-    /// Gauge in seconds: time since the dispatcher's start. It differs at each scrape; if it does not, the dispatcher no
-    /// longer updates its metrics.
+    /// Gauge in seconds: time since the dispatcher's start. It differs at each scrape; if it does not, the dispatcher
+    /// no longer updates its metrics.
     pub const UPTIME: &str = "dispatcher_uptime_seconds";
     /// Gauge by `state` (ready, ejected, draining): replicas that the dispatcher knows.
     pub const REPLICAS: &str = "dispatcher_replicas";
