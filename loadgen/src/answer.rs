@@ -52,7 +52,8 @@ mod tests {
     fn status_body_and_label_decide_the_outcome() {
         let failed = |code: &'static str| Outcome::Failed { code: code.into() };
         let answer = br#"{"success":true,"prediction":{"class_index":0,"label":"plain circle","confidence":0.9},
-            "predictions":[],"model":"m","replica":"r","timing_ms":{"queue":0,"decode":0,"batch":0,"inference":0,"total":0}}"#;
+            "predictions":[],"model":"m","replica":"r",
+            "timing_ms":{"queue":0,"decode":0,"batch":0,"inference":0,"total":0}}"#;
         let error = br#"{"success":false,"code":"queue_full","error":"full","request_id":"x"}"#;
         let rows = [
             (200, &answer[..], Some("plain circle"), Outcome::Answered { right: Some(true) }),

@@ -313,8 +313,8 @@ mod tests {
         let alone = comparison(vec![run("a", 0.5, None), run("b", 0.995, Some(9.0)), run("c", 0.7, Some(1.0))]);
         assert_eq!(
             alone.conclusion(),
-            "b is the cheapest that answered 99 % within 500 ms: 99.50 % for 9 replica-seconds; 2 missed that, the best of \
-             them c with 70.00 %."
+            "b is the cheapest that answered 99 % within 500 ms: 99.50 % for 9 replica-seconds; 2 missed that, the best \
+             of them c with 70.00 %."
         );
         let none = comparison(vec![run("a", 0.5, Some(10.0)), run("b", 0.6, None)]);
         assert_eq!(none.conclusion(), "No run answered 99 % within 500 ms; b came closest with 60.00 %.");

@@ -73,9 +73,9 @@ pub enum Command {
     Names: p50 p90 p95 p99 p99.9 max (a failed request counts as infinitely slow), mean (of the answered requests),\n\
     attainment errors accuracy (per cent), goodput throughput (per second), replica-seconds cost (for 1000 good\n\
     answers). --slo takes percentiles, attainment and errors.\n\n\
-    Exit status: 0 if the run was made and every threshold held; 99 if a threshold was breached, this machine could not\n\
-    send on time, or no rate meets --slo; 130 if the run was interrupted, and its report is partial; 1 if the run could\n\
-    not be made; 2 if the flags are wrong.")]
+    Exit status: 0 if the run was made and every threshold held; 99 if a threshold was breached, this machine could\n\
+    not send on time, or no rate meets --slo; 130 if the run was interrupted, and its report is partial; 1 if the run\n\
+    could not be made; 2 if the flags are wrong.")]
 pub struct RunArgs {
     /// The server, and how requests are sent to it
     #[command(flatten)]

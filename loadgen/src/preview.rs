@@ -39,7 +39,8 @@ fn figures(workload: &Workload) -> String {
     let mean = workload.total() / seconds as f64;
     format!(
         "length      {seconds} s, of which {silent} without load\nrequests    {:.0}\n\
-         rate        mean {mean:.1}/s, lowest {lowest:.1}/s, highest {peak:.1}/s in second {peak_second} ({:.1} times the mean)",
+         rate        mean {mean:.1}/s, lowest {lowest:.1}/s, highest {peak:.1}/s in second {peak_second} \
+         ({:.1} times the mean)",
         workload.total(),
         peak / mean
     )

@@ -128,7 +128,8 @@ mod tests {
     #[test]
     fn gauges_are_found_by_name_and_state() {
         let text = "# TYPE dispatcher_queue_length gauge\ndispatcher_queue_length 4\n\
-            # TYPE dispatcher_replicas gauge\ndispatcher_replicas{state=\"ejected\"} 1\ndispatcher_replicas{state=\"ready\"} 3\n\
+            # TYPE dispatcher_replicas gauge\n\
+            dispatcher_replicas{state=\"ejected\"} 1\ndispatcher_replicas{state=\"ready\"} 3\n\
             # TYPE dispatcher_capacity gauge\ndispatcher_capacity NaN\n";
         let scrape = parse(text);
         let gauge = |name, state| gauge(scrape.as_ref(), name, state);

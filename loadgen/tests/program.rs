@@ -12,7 +12,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// The body of an answer that agrees with the contract.
-const ANSWER: &str = r#"{"success":true,"prediction":{"class_index":0,"label":"plain circle","confidence":0.9},"predictions":[],"model":"m","replica":"r","timing_ms":{"queue":0,"decode":0,"batch":0,"inference":0,"total":0}}"#;
+const ANSWER: &str = r#"{"success":true,"prediction":{"class_index":0,"label":"plain circle","confidence":0.9},
+    "predictions":[],"model":"m","replica":"r",
+    "timing_ms":{"queue":0,"decode":0,"batch":0,"inference":0,"total":0}}"#;
 
 /// Starts a server that calls `answer` for every connection, after it has read some of the request. Returns its URL.
 fn answering(answer: impl Fn(&mut TcpStream) + Send + Sync + 'static) -> String {

@@ -46,7 +46,7 @@ impl Args {
         let Some(connections) = self.connections else { return Ok(permitted.min(DEFAULT_CONNECTIONS)) };
         ensure!(
             connections as usize <= permitted,
-            "--connections ({connections}) is more than the limit of open files permits ({permitted}); raise it with ulimit -n"
+            "--connections ({connections}) exceeds the {permitted} that the limit of open files permits; see ulimit -n"
         );
         Ok(connections as usize)
     }

@@ -80,8 +80,8 @@ fn send_delay_line(delays: &SendDelays) -> Option<String> {
     let late = format!("{late_sends} requests were sent over 10 ms late (p99 {:.1} ms)", send_delay_ms.p99);
     if *is_bottleneck {
         Some(format!(
-            "INVALID     {late}: this machine, or --connections, was the bottleneck, and the figures say nothing of the \
-             server"
+            "INVALID     {late}: this machine, or --connections, was the bottleneck, and the figures say nothing of \
+             the server"
         ))
     } else if *late_sends > 0 {
         Some(format!("warning     {late}: this machine was busy"))
