@@ -219,7 +219,7 @@ impl Comparison {
         }
     }
 
-    /// The runs whose figures are those of the server under the whole load.
+    /// The runs that count for the conclusion; see [`Run::is_valid`].
     fn valid_runs(&self) -> impl DoubleEndedIterator<Item = &Run> {
         self.runs.iter().filter(|run| run.is_valid())
     }
@@ -233,7 +233,7 @@ impl Comparison {
         self.runs.first().map_or(0.0, |run| run.report.setup.objective_ms)
     }
 
-    /// The conclusion if no run reached the goal, or none of those that did has a known cost.
+    /// The conclusion if no run reached the goal, or no cost is known of the runs that reached it.
     fn conclusion_without_costs(&self, best: &Run) -> String {
         let (none, verb) = if self.reaches_goal(best) {
             (String::new(), "did best")

@@ -17,7 +17,7 @@ pub enum Metric {
     Attainment,
     /// Percentage of the offered requests that failed.
     Errors,
-    /// Percentage of right answers among those to images with a label.
+    /// Percentage of right answers among the answers to labelled images.
     Accuracy,
     /// Good answers per second.
     Goodput,

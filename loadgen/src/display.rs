@@ -80,7 +80,7 @@ impl Display {
         }
     }
 
-    /// Shows the progress at `now`, the time since the start of the run, and returns what the user has pressed.
+    /// Shows the progress at `now`, the time since the start of the run. Returns the input since the last call.
     pub fn show(&mut self, info: &RunInfo, progress: &Progress, now: Duration) -> UserInput {
         match self {
             Self::Screen(screen) => screen.show(info, progress, now),

@@ -12,7 +12,7 @@ use std::time::Duration;
 /// would only just be within 0.1 %.
 const DIGITS: u8 = 4;
 
-/// Longest latency that is recorded; longer ones count as this. No request may take as long.
+/// Longest latency, far above every timeout. A longer one would be recorded as this value.
 const MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Percentiles of a time, in milliseconds.

@@ -43,7 +43,8 @@ pub struct Measurement {
     pub server_metrics: Vec<ServerMetrics>,
     /// Length of the run. Shorter than planned if the user stopped it.
     pub length: Duration,
-    /// Requests that were started and not waited for, since the user stopped the run. Includes those of the warm-up.
+    /// Requests that were started and not waited for, since the user stopped the run. Requests of the warm-up are
+    /// included.
     pub unfinished: usize,
     /// Whether the run came to its planned end.
     pub is_complete: bool,
@@ -103,7 +104,7 @@ async fn collect(
             // A future that has resolved must not be polled again.
             () = stop.as_mut(), if stopped_at.is_none() => true,
         };
-        // Asked before the samples are taken, so that none can arrive in between.
+        // Read before the samples are taken: once the load is over, no further sample can arrive.
         let is_over = running.is_over()?;
         for sample in running.samples.try_iter() {
             progress.record(&sample, info.objective);

@@ -27,8 +27,8 @@ const EVENT_INTERVAL: u32 = 5;
 /// Invariant of the lock on the idle connections.
 const UNPOISONED: &str = "no task panics while it holds the connections";
 
-/// Each task that still sends or waits for an answer holds one. Nothing is sent through it: its receiver ends when the
-/// last one is dropped.
+/// Held by each task that still sends a request or waits for an answer. Nothing is sent through the channel: its
+/// receiver ends when the last task has dropped its sender.
 type InFlight = mpsc::Sender<Infallible>;
 
 /// The times at which requests are sent.

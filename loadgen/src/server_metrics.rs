@@ -37,8 +37,8 @@ pub struct MetricsLog(Arc<Mutex<Vec<ServerMetrics>>>);
 const UNPOISONED: &str = "no task panics while it holds the metrics";
 
 impl MetricsLog {
-    /// The metrics of the first `length` seconds of the run. Of those from before the start, only the last is included,
-    /// as the state at 0.
+    /// The metrics of the first `length` seconds of the run. Of the metrics from before the start, only the
+    /// last are included, as the state at 0.
     pub fn within(&self, length: f64) -> Vec<ServerMetrics> {
         let log = self.0.lock().expect(UNPOISONED);
         let early = log.iter().take_while(|metrics| metrics.at_seconds == 0.0).count();

@@ -19,7 +19,7 @@ pub struct Summary {
     pub failed: usize,
     /// Number of failed requests by code.
     pub errors: BTreeMap<String, usize>,
-    /// Share of the right answers among those to images with a label, 0 to 1. Absent if no answered image has a label.
+    /// Share of right answers among the answers to labelled images, 0 to 1. Absent without such answers.
     pub accuracy: Option<f64>,
     /// Share of all offered requests that were answered within the objective, 0 to 1.
     pub attainment: f64,
@@ -46,9 +46,9 @@ pub struct Row {
     pub seconds: usize,
     /// Requests that were scheduled in these seconds.
     pub offered: usize,
-    /// Those of the offered requests that were answered within the objective.
+    /// Offered requests that were answered within the objective.
     pub within_objective: usize,
-    /// Those of the offered requests that failed.
+    /// Offered requests that failed.
     pub failed: usize,
     /// Latency of the answered requests, in milliseconds. Absent if none was answered.
     pub latency_ms: Option<Percentiles>,

@@ -1,7 +1,7 @@
 //! A timer that is precise to some ten microseconds on Linux. tokio's own timer has whole milliseconds, and requests
-//! that are sent in bursts of a millisecond are another load than the one that was asked for.
+//! that are sent in bursts of a millisecond do not follow the schedule.
 //!
-//! On Linux the kernel's timerfd wakes the runtime. Other systems have no timer that tokio can wait for, so there
+//! On Linux the kernel's timerfd wakes the runtime. Other systems have no timer that is a file descriptor, so there
 //! tokio's timer waits until a millisecond before the instant, and the task yields in a loop for the rest. That is
 //! precise to the time that the other tasks take for one turn, as long as the system wakes the thread within that
 //! millisecond; a system that wakes it later makes the wait late by as much. The loop costs up to a millisecond of

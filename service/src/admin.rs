@@ -1,5 +1,5 @@
-//! The paths `/metrics`, `/livez` and `/readyz`, which every program answers in the same way. Knows nothing of what the
-//! metrics mean.
+//! The paths `/metrics`, `/livez` and `/readyz`, which every program answers in the same way. Knows no
+//! metric by name.
 
 use crate::readiness::Readiness;
 use crate::respond::{self, Reply};

@@ -1,4 +1,4 @@
-//! Flags that several programs take, so that each is described once. Reads no environment itself; clap does.
+//! Flags that several programs take, so that each flag is described once.
 
 use crate::body;
 use clap::Args;
@@ -10,7 +10,7 @@ pub struct Process {
     /// Drain and exit when standard input closes, that is, when the parent process ends
     #[arg(long)]
     pub exit_with_parent: bool,
-    /// What to log: error, warn, info, debug, or target=level,…
+    /// Log level: error, warn, info or debug; or a list such as dispatcher=debug,info
     #[arg(long, env = "ROUNDHOUSE_LOG", default_value = "info")]
     pub log: String,
 }
@@ -24,7 +24,7 @@ pub struct RequestLimits {
     /// Time in which a body must arrive
     #[arg(long, env = "ROUNDHOUSE_BODY_TIMEOUT", default_value = "10s", value_parser = positive_duration)]
     pub body_timeout: Duration,
-    /// Longest time for a request, whatever its client asks for
+    /// Longest time for a request, even if its client allows more
     #[arg(long, env = "ROUNDHOUSE_DEADLINE", default_value = "5s", value_parser = positive_duration)]
     pub deadline: Duration,
     /// After SIGTERM, how long new requests are still accepted

@@ -1,5 +1,5 @@
-//! Whether this process can take work: from when every latch is released until it begins to drain. Knows nothing of
-//! what the latches wait for.
+//! Whether this process can take work: from when every latch is released until it begins to drain. Does not
+//! know the conditions that the latches stand for.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

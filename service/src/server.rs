@@ -42,9 +42,11 @@ const BACKLOG: u32 = 4096;
 /// Pause after a failed accept, for instance when no descriptors are left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Pause before the first bytes of a connection are looked at again, when they do not yet tell HTTP/1.1 from HTTP/2.
-/// The pause grows from the first value to the second.
+/// Pause before the first bytes of a connection are looked at again, when they are too few to tell HTTP/1.1 from
+/// HTTP/2. Each further pause is four times as long, up to [`LONGEST_PEEK_PAUSE`].
 const FIRST_PEEK_PAUSE: Duration = Duration::from_millis(5);
+
+/// Longest pause between two looks at the first bytes of a connection.
 const LONGEST_PEEK_PAUSE: Duration = Duration::from_secs(1);
 
 /// How a program ends.
@@ -331,7 +333,7 @@ async fn open<T, E: Into<BoxError>>(
     }
 }
 
-/// Tells the protocol of a connection without TLS by its first bytes. HTTP/2 begins with `PRI `, and HTTP/1.1 has no
+/// Detects the protocol of a connection without TLS by its first bytes. HTTP/2 begins with `PRI `, and HTTP/1.1 has no
 /// such method (RFC 9113, 3.4). The bytes are only peeked at: a connection without any needs no buffer.
 async fn detect_protocol(stream: &TcpStream) -> std::io::Result<Protocol> {
     let (mut first, mut pause) = ([0; 3], FIRST_PEEK_PAUSE);

@@ -22,7 +22,7 @@ pub enum Error {
     /// A file cannot be read; the message names it.
     #[error(transparent)]
     Read(#[from] std::io::Error),
-    /// A file does not hold what it should.
+    /// A file is not a PEM file of the expected kind.
     #[error("{0}; expected a PEM file with the certificate chain, and a PEM file with its private key")]
     Pem(String),
     /// The certificate and the key do not belong together, or the kind of the key is not supported.

@@ -35,7 +35,7 @@ impl Screen {
         }
     }
 
-    /// Draws the screen, and returns what the user has pressed since the last call.
+    /// Draws the screen. Returns the input since the last call.
     pub(super) fn show(&mut self, info: &RunInfo, progress: &Progress, now: Duration) -> UserInput {
         // The run goes on if the terminal is closed.
         let _drawn = self.terminal.draw(|frame| draw(frame, info, progress, now));

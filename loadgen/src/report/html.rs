@@ -32,7 +32,7 @@ pub fn comparison(comparison: &Comparison) -> String {
     fill_page("Roundhouse comparison", COMPARISON_SCRIPT, &data)
 }
 
-/// The columns that the plots show of one run. Rows of `seconds` are whole seconds of the run, and rows of `metrics_at`
+/// The data for the plots of one run, column by column. `seconds` are the whole seconds of the run, and `metrics_at`
 /// are the times in seconds at which the server's metrics were read.
 fn plot_data(run: &Run) -> Value {
     let Run { name, report } = run;
