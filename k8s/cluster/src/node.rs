@@ -8,6 +8,7 @@ mod names;
 mod plan;
 mod pod;
 mod probe;
+mod quantity;
 mod server;
 mod services;
 mod status;

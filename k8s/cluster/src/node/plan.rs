@@ -1,12 +1,12 @@
 //! PURE: what a pod's specification asks of the node.
 
 use super::probe::{Probe, Probes};
+use super::quantity;
 use anyhow::{Context, Result, bail, ensure};
 use bytesize::ByteSize;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use scaler::target::cgroup::Limits;
-use scaler::target::deployment::quantity;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
