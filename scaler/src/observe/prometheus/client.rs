@@ -258,7 +258,8 @@ impl Client {
     }
 
     async fn fetch(&self, path: &str, query: &str, max_bytes: usize) -> Result<(StatusCode, Bytes), Error> {
-        let broken = |error: &dyn std::error::Error| Error::Broken { base: self.base.clone(), reason: error_chain(error) };
+        let broken =
+            |error: &dyn std::error::Error| Error::Broken { base: self.base.clone(), reason: error_chain(error) };
         let mut request = Request::get(format!("{}/api/v1/{path}", self.base)).header(ACCEPT, "application/json");
         if let Some(path) = &self.token_file {
             // Read each time: tokens are replaced while programs run.
