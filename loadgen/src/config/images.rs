@@ -22,7 +22,7 @@ pub struct Args {
     #[command(flatten)]
     pub style: StyleArgs,
     /// Format of the requests' bodies
-    #[arg(long = "form", value_enum, default_value_t = BodyFormat::Raw)]
+    #[arg(long = "form", value_name = "FORMAT", value_enum, default_value_t = BodyFormat::Raw)]
     pub body_format: BodyFormat,
 }
 
