@@ -8,7 +8,7 @@ use crate::transform;
 use anyhow::{Context, ensure};
 use clap::Parser;
 use service::options::{Process, RequestLimits};
-use service::server::Drain;
+use service::server::DrainConfig;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::thread::available_parallelism;
@@ -116,7 +116,7 @@ pub struct Config {
     /// Name in answers and logs.
     pub name: String,
     /// How it leaves.
-    pub drain: Drain,
+    pub drain: DrainConfig,
 }
 
 impl TryFrom<Args> for Config {
@@ -154,7 +154,7 @@ impl TryFrom<Args> for Config {
             request_limits: args.request_limits,
             pixels: Limits { max_pixels: args.max_pixels },
             name: args.name.unwrap_or_else(|| format!("replica-{}", std::process::id())),
-            drain: Drain { delay: drain_delay, grace, with_parent: args.process.exit_with_parent },
+            drain: DrainConfig { delay: drain_delay, grace, exit_with_parent: args.process.exit_with_parent },
         })
     }
 }

@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use serde::Deserialize;
-use service::wire::{Code, Fault, Form};
+use service::wire::{BodyFormat, Code, RequestError};
 use std::convert::Infallible;
 
 #[derive(Deserialize)]
@@ -16,11 +16,11 @@ struct JsonBody {
 ///
 /// # Errors
 /// 415 for another content type; 400 for a body that is not what its type says, or holds no picture.
-pub async fn picture(content_type: Option<&str>, body: Bytes) -> Result<Bytes, Fault> {
-    let picture = match Form::of(content_type)? {
-        Form::Raw => body,
-        Form::Multipart => first_file(content_type.unwrap_or_default(), body).await?,
-        Form::Json => {
+pub async fn picture(content_type: Option<&str>, body: Bytes) -> Result<Bytes, RequestError> {
+    let picture = match BodyFormat::from_content_type(content_type)? {
+        BodyFormat::Raw => body,
+        BodyFormat::Multipart => first_file(content_type.unwrap_or_default(), body).await?,
+        BodyFormat::Json => {
             let parsed: JsonBody = serde_json::from_slice(&body)
                 .map_err(|error| bad(format!("the body is not {{\"image\": \"<base64>\"}}: {error}")))?;
             let decoded = BASE64_STANDARD.decode(parsed.image);
@@ -34,7 +34,7 @@ pub async fn picture(content_type: Option<&str>, body: Bytes) -> Result<Bytes, F
 }
 
 /// The first part that has a file name; failing that, the part named `image`.
-async fn first_file(content_type: &str, body: Bytes) -> Result<Bytes, Fault> {
+async fn first_file(content_type: &str, body: Bytes) -> Result<Bytes, RequestError> {
     let malformed = |error: multer::Error| bad(format!("malformed multipart body: {error}"));
     let boundary = multer::parse_boundary(content_type).map_err(malformed)?;
     let stream = futures_util::stream::once(async { Ok::<_, Infallible>(body) });
@@ -47,8 +47,8 @@ async fn first_file(content_type: &str, body: Bytes) -> Result<Bytes, Fault> {
     Err(bad("the multipart body has no file part; name it \"image\""))
 }
 
-fn bad(message: impl Into<String>) -> Fault {
-    Fault::new(Code::BadRequest, message)
+fn bad(message: impl Into<String>) -> RequestError {
+    RequestError::new(Code::BadRequest, message)
 }
 
 #[cfg(test)]

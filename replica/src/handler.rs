@@ -15,8 +15,8 @@ use service::body;
 use service::headers::text;
 use service::options::RequestLimits;
 use service::respond::{self, Reply};
-use service::trace::Trace;
-use service::wire::{self, Answer, Code, Fault, Timing, header};
+use service::trace::TraceContext;
+use service::wire::{self, Answer, Code, RequestError, Timing, header};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -58,15 +58,15 @@ impl Handler {
 
     async fn predict(&self, request: Request<Incoming>) -> Reply {
         let received = Instant::now();
-        let trace = Trace::of(request.headers());
+        let trace = TraceContext::from_headers(request.headers());
         let reply = match self.answer(request, received).await {
             Ok(answer) => respond::json(StatusCode::OK, &answer),
-            Err(fault) => respond::fault(&fault, &trace.request_id()),
+            Err(fault) => respond::error(&fault, &trace.request_id()),
         };
         self.sign(reply, &trace)
     }
 
-    async fn answer(&self, request: Request<Incoming>, received: Instant) -> Result<Answer, Fault> {
+    async fn answer(&self, request: Request<Incoming>, received: Instant) -> Result<Answer, RequestError> {
         let (head, body) = request.into_parts();
         let Admitted { slot, content_type, top_k, deadline } = match self.admit(&head, received) {
             Ok(admitted) => admitted,
@@ -85,7 +85,7 @@ impl Handler {
     }
 
     /// What the head alone tells, and whether there is room.
-    fn admit<'a>(&self, head: &'a Parts, received: Instant) -> Result<Admitted<'a>, Fault> {
+    fn admit<'a>(&self, head: &'a Parts, received: Instant) -> Result<Admitted<'a>, RequestError> {
         let content_type = text(&head.headers, &CONTENT_TYPE)?;
         let (top_k, deadline) = (wire::top_k(head.uri.query())?, self.deadline(&head.headers, received)?);
         Ok(Admitted { slot: self.take(1)?, content_type, top_k, deadline })
@@ -106,21 +106,21 @@ impl Handler {
     }
 
     /// So many slots at once. A request that does not find them waits in the dispatcher, not here.
-    pub(crate) fn take(&self, slots: usize) -> Result<OwnedSemaphorePermit, Fault> {
+    pub(crate) fn take(&self, slots: usize) -> Result<OwnedSemaphorePermit, RequestError> {
         let count = u32::try_from(slots).expect("no more than the capacity are asked for");
         self.slots.clone().try_acquire_many_owned(count).map_err(|_| {
             let message = "this replica holds as many requests as it advertises; send to another";
-            Fault::new(Code::Busy, message).retry_after(Duration::from_secs(1))
+            RequestError::new(Code::Busy, message).retry_after(Duration::from_secs(1))
         })
     }
 
     /// When a request has to be answered.
-    pub(crate) fn deadline(&self, headers: &HeaderMap, received: Instant) -> Result<Instant, Fault> {
-        Ok(received + self.request_limits.budget(wire::timeout(text(headers, &header::TIMEOUT_MS)?)?))
+    pub(crate) fn deadline(&self, headers: &HeaderMap, received: Instant) -> Result<Instant, RequestError> {
+        Ok(received + self.request_limits.timeout(wire::timeout(text(headers, &header::TIMEOUT_MS)?)?))
     }
 
     /// Adds the headers that every answer about pictures has.
-    pub(crate) fn sign(&self, mut reply: Reply, trace: &Trace) -> Reply {
+    pub(crate) fn sign(&self, mut reply: Reply, trace: &TraceContext) -> Reply {
         reply.headers_mut().insert(header::CAPACITY, HeaderValue::from(self.capacity));
         trace.write(reply.headers_mut());
         reply

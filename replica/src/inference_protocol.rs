@@ -21,8 +21,8 @@ use serde_json::json;
 use service::body;
 use service::headers::text;
 use service::respond::{self, Reply};
-use service::trace::Trace;
-use service::wire::{Code, Fault};
+use service::trace::TraceContext;
+use service::wire::{Code, RequestError};
 use std::time::{Duration, Instant};
 
 /// The input that takes normalised numbers.
@@ -59,7 +59,7 @@ pub(crate) fn owns(path: &str) -> bool {
 /// Answers a request to one of its paths.
 pub(crate) async fn answer(handler: &Handler, request: hyper::Request<Incoming>) -> Reply {
     let received = Instant::now();
-    let trace = Trace::of(request.headers());
+    let trace = TraceContext::from_headers(request.headers());
     let (head, body) = request.into_parts();
     let path = head.uri.path();
     let resource = match handler.served.get() {
@@ -78,8 +78,8 @@ pub(crate) async fn answer(handler: &Handler, request: hyper::Request<Incoming>)
 }
 
 impl Resource {
-    fn of(path: &str, model: &str) -> Result<Self, Fault> {
-        let missing = |message| Err(Fault::new(Code::NotFound, message));
+    fn of(path: &str, model: &str) -> Result<Self, RequestError> {
+        let missing = |message| Err(RequestError::new(Code::NotFound, message));
         let parts: Vec<&str> = path.split('/').skip(2).collect();
         match parts[..] {
             [] | [""] => Ok(Self::Server),
@@ -102,7 +102,7 @@ impl Resource {
 fn describe(handler: &Handler, resource: &Resource, method: &Method) -> Reply {
     let allowed = if *resource == Resource::Infer { "POST" } else { "GET, HEAD" };
     if *resource == Resource::Infer || !matches!(*method, Method::GET | Method::HEAD) {
-        let mut reply = refusal(&Fault::new(Code::MethodNotAllowed, format!("this path takes {allowed} only")));
+        let mut reply = refusal(&RequestError::new(Code::MethodNotAllowed, format!("this path takes {allowed} only")));
         reply.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
         return reply;
     }
@@ -122,11 +122,16 @@ fn describe(handler: &Handler, resource: &Resource, method: &Method) -> Reply {
     }
 }
 
-fn loading() -> Fault {
-    Fault::new(Code::Busy, "the model is not loaded yet").retry_after(Duration::from_secs(1))
+fn loading() -> RequestError {
+    RequestError::new(Code::Busy, "the model is not loaded yet").retry_after(Duration::from_secs(1))
 }
 
-async fn infer(handler: &Handler, headers: &HeaderMap, body: Incoming, received: Instant) -> Result<Reply, Fault> {
+async fn infer(
+    handler: &Handler,
+    headers: &HeaderMap,
+    body: Incoming,
+    received: Instant,
+) -> Result<Reply, RequestError> {
     let admit = || {
         let (slots, progress) = (handler.take(1)?, Progress::start(received));
         Ok((slots, progress, handler.deadline(headers, received)?, json_length(headers)?))
@@ -145,7 +150,7 @@ async fn infer(handler: &Handler, headers: &HeaderMap, body: Incoming, received:
     // Goes on if the client leaves, and the slot with it: no more wait to be parsed than there are slots.
     let parse = move || (Request::parse(&body.to_bytes(), json_length, bounds), slots, body);
     let parsed = tokio::task::spawn_blocking(parse).await;
-    let (request, mut slots, _body) = parsed.map_err(|error| Fault::new(Code::Internal, error.to_string()))?;
+    let (request, mut slots, _body) = parsed.map_err(|error| RequestError::new(Code::Internal, error.to_string()))?;
     let request = request?;
     if request.pictures.len() > 1 {
         slots.merge(handler.take(request.pictures.len() - 1)?);
@@ -157,7 +162,7 @@ async fn infer(handler: &Handler, headers: &HeaderMap, body: Incoming, received:
             match outcome {
                 Ok(classified) if classified.logits.iter().all(|logit| logit.is_finite()) => Ok(classified.logits),
                 Ok(_) => Err(bad(format!("picture {index}: its numbers are too large for the model"))),
-                Err(fault) => Err(Fault { message: format!("picture {index}: {}", fault.message), ..fault }),
+                Err(fault) => Err(RequestError { message: format!("picture {index}: {}", fault.message), ..fault }),
             }
         }
     });
@@ -168,12 +173,12 @@ async fn infer(handler: &Handler, headers: &HeaderMap, body: Incoming, received:
 }
 
 /// What [`JSON_LENGTH`] says. A body that is encoded in any way is none that could be read.
-fn json_length(headers: &HeaderMap) -> Result<Option<usize>, Fault> {
+fn json_length(headers: &HeaderMap) -> Result<Option<usize>, RequestError> {
     match text(headers, &CONTENT_ENCODING)? {
         None | Some("identity") => {}
         Some(encoding) => {
             let message = format!("Content-Encoding {encoding:?} is not supported; send the body as it is");
-            return Err(Fault::new(Code::UnsupportedMediaType, message));
+            return Err(RequestError::new(Code::UnsupportedMediaType, message));
         }
     }
     let Some(length) = text(headers, &JSON_LENGTH)? else { return Ok(None) };
@@ -184,9 +189,9 @@ fn json_length(headers: &HeaderMap) -> Result<Option<usize>, Fault> {
 
 fn reply(Encoded { body, json_length }: Encoded) -> Reply {
     match json_length {
-        None => respond::whole(StatusCode::OK, "application/json", body),
+        None => respond::bytes(StatusCode::OK, "application/json", body),
         Some(length) => {
-            let mut reply = respond::whole(StatusCode::OK, "application/octet-stream", body);
+            let mut reply = respond::bytes(StatusCode::OK, "application/octet-stream", body);
             reply.headers_mut().insert(JSON_LENGTH, HeaderValue::from(length));
             reply
         }
@@ -194,13 +199,13 @@ fn reply(Encoded { body, json_length }: Encoded) -> Reply {
 }
 
 /// A fault's answer, with the protocol's body in place of the contract's.
-fn refusal(fault: &Fault) -> Reply {
+fn refusal(fault: &RequestError) -> Reply {
     let message: String = fault.message.chars().take(MAX_ERROR).collect();
-    respond::fault(fault, "").map(|_contract| json!({"error": message}).to_string().into())
+    respond::error(fault, "").map(|_contract| json!({"error": message}).to_string().into())
 }
 
-fn bad(message: impl Into<String>) -> Fault {
-    Fault::new(Code::BadRequest, message)
+fn bad(message: impl Into<String>) -> RequestError {
+    RequestError::new(Code::BadRequest, message)
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use decoder::Decoders;
 use hopper::Hopper;
 use job::{Job, Reply};
-use service::wire::{Code, Fault};
+use service::wire::{Code, RequestError};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use thread::Alarm;
@@ -117,7 +117,7 @@ impl Pipeline {
                 alarm.ring(error);
                 // Whatever still comes is refused, until the process has ended.
                 for job in to_decode {
-                    job.reply.send(Err(Fault::new(Code::Internal, "the model is not there")));
+                    job.reply.send(Err(RequestError::new(Code::Internal, "the model is not there")));
                 }
                 return;
             }
@@ -135,8 +135,8 @@ impl Pipeline {
         picture: Picture,
         deadline: Instant,
         slot: OwnedSemaphorePermit,
-    ) -> Result<Classified, Fault> {
-        let stopped = || Fault::new(Code::Internal, "the inference thread has stopped");
+    ) -> Result<Classified, RequestError> {
+        let stopped = || RequestError::new(Code::Internal, "the inference thread has stopped");
         let (outcome, answer) = oneshot::channel();
         let reply = Reply { slot, outcome };
         let job = Job { stage: picture, deadline, entered: Instant::now(), times: Times::default(), reply };
@@ -233,7 +233,7 @@ mod tests {
         bytes.into()
     }
 
-    async fn classify(pipeline: &Pipeline, picture: Bytes, deadline: Instant) -> Result<Classified, Fault> {
+    async fn classify(pipeline: &Pipeline, picture: Bytes, deadline: Instant) -> Result<Classified, RequestError> {
         let slot = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("a free slot");
         pipeline.classify(Picture::Encoded(picture), deadline, slot).await
     }

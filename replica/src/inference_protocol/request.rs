@@ -6,7 +6,7 @@ use super::{IMAGE, INPUT, JSON_LENGTH, bad};
 use crate::pipeline::Picture;
 use bytes::Bytes;
 use serde::Deserialize;
-use service::wire::{Code, Fault};
+use service::wire::{Code, RequestError};
 
 /// Bytes of an id, which is sent back.
 const MAX_ID: usize = 1024;
@@ -36,7 +36,7 @@ impl Request {
     ///
     /// # Errors
     /// 413 for more pictures; 400 for anything else that is wrong with it.
-    pub fn parse(body: &Bytes, json_length: Option<usize>, bounds: Bounds) -> Result<Self, Fault> {
+    pub fn parse(body: &Bytes, json_length: Option<usize>, bounds: Bounds) -> Result<Self, RequestError> {
         let json_length = json_length.unwrap_or(body.len());
         let json = body.get(..json_length).ok_or_else(|| {
             bad(format!("{JSON_LENGTH} is {json_length}, but the whole body has {} bytes", body.len()))
@@ -99,7 +99,7 @@ struct OutputParameters {
 
 impl Tensor {
     /// What it brings; `tail` is what follows the JSON.
-    fn pictures(self, tail: Bytes, Bounds { capacity, side }: Bounds) -> Result<Vec<Picture>, Fault> {
+    fn pictures(self, tail: Bytes, Bounds { capacity, side }: Bounds) -> Result<Vec<Picture>, RequestError> {
         match self.name.as_str() {
             INPUT => {
                 let count = self.count("FP32", &[3, side as i64, side as i64], capacity)?;
@@ -116,7 +116,7 @@ impl Tensor {
     }
 
     /// How many pictures a tensor of this type has, each of the shape `each`.
-    fn count(&self, datatype: &str, each: &[i64], capacity: usize) -> Result<usize, Fault> {
+    fn count(&self, datatype: &str, each: &[i64], capacity: usize) -> Result<usize, RequestError> {
         let Self { name, shape, .. } = self;
         if self.datatype != datatype {
             return Err(bad(format!("{name:?} has datatype {:?}; send {datatype}", self.datatype)));
@@ -127,7 +127,7 @@ impl Tensor {
                     return Ok(count);
                 }
                 let message = format!("{name:?} has {count} pictures; this replica takes {capacity} at once");
-                Err(Fault::new(Code::TooLarge, message))
+                Err(RequestError::new(Code::TooLarge, message))
             }
             _ => {
                 let each: String = each.iter().map(|length| format!(", {length}")).collect();
@@ -136,7 +136,7 @@ impl Tensor {
         }
     }
 
-    fn elements(self, tail: Bytes) -> Result<Elements, Fault> {
+    fn elements(self, tail: Bytes) -> Result<Elements, RequestError> {
         let (name, following) = (self.name, tail.len());
         match (self.data, self.parameters.and_then(|parameters| parameters.binary_data_size)) {
             (Some(array), None) if following == 0 => Ok(Elements::Json(array)),
@@ -152,7 +152,7 @@ impl Tensor {
 }
 
 /// What is wanted; probabilities, if nothing is named.
-fn outputs(requested: Vec<RequestedOutput>, all_binary: bool) -> Result<Vec<Output>, Fault> {
+fn outputs(requested: Vec<RequestedOutput>, all_binary: bool) -> Result<Vec<Output>, RequestError> {
     if requested.is_empty() {
         return Ok(vec![Output { quantity: Quantity::Probabilities, best: None, binary: all_binary }]);
     }
@@ -187,7 +187,7 @@ mod tests {
     }
 
     /// A request with one picture of one byte, and this for outputs and the rest.
-    fn outputs_of(rest: &str) -> Result<Vec<Output>, Fault> {
+    fn outputs_of(rest: &str) -> Result<Vec<Output>, RequestError> {
         let json = format!(r#"{{"inputs":[{{"name":"image","datatype":"BYTES","shape":[1],"data":["YQ=="]}}]{rest}}}"#);
         Request::parse(&json.into(), None, BOUNDS).map(|request| request.outputs)
     }

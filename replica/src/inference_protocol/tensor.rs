@@ -7,7 +7,7 @@ use base64::prelude::BASE64_STANDARD;
 use bytes::{Buf, Bytes};
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, SeqAccess, Visitor};
-use service::wire::Fault;
+use service::wire::RequestError;
 
 /// A tensor's elements, row by row.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub struct Array {
 ///
 /// # Errors
 /// 400 for another number of elements, and for NaN and infinity.
-pub fn inputs(elements: Elements, count: usize, side: usize) -> Result<Vec<Input>, Fault> {
+pub fn inputs(elements: Elements, count: usize, side: usize) -> Result<Vec<Input>, RequestError> {
     let each = CHANNELS * side * side;
     let expected = count * each;
     match elements {
@@ -60,7 +60,7 @@ pub fn inputs(elements: Elements, count: usize, side: usize) -> Result<Vec<Input
 ///
 /// # Errors
 /// 400 for another number of elements, empty ones, lengths beyond the data, and what is not base64.
-pub fn files(elements: Elements, count: usize) -> Result<Vec<Bytes>, Fault> {
+pub fn files(elements: Elements, count: usize) -> Result<Vec<Bytes>, RequestError> {
     let files = match elements {
         Elements::Binary(bytes) => split(bytes, count)?,
         Elements::Json(Array { numbers, .. }) if !numbers.is_empty() => {
@@ -84,7 +84,7 @@ pub fn files(elements: Elements, count: usize) -> Result<Vec<Bytes>, Fault> {
     }
 }
 
-fn split(mut bytes: Bytes, count: usize) -> Result<Vec<Bytes>, Fault> {
+fn split(mut bytes: Bytes, count: usize) -> Result<Vec<Bytes>, RequestError> {
     let mut files = Vec::new();
     for index in 0..count {
         let left = bytes.len();
@@ -105,7 +105,12 @@ fn split(mut bytes: Bytes, count: usize) -> Result<Vec<Bytes>, Fault> {
 }
 
 /// Three planes → rows of interleaved channels, in one pass from what was received.
-fn interleave<T: Copy>(picture: usize, planes: &[T], side: usize, number: impl Fn(T) -> f32) -> Result<Input, Fault> {
+fn interleave<T: Copy>(
+    picture: usize,
+    planes: &[T],
+    side: usize,
+    number: impl Fn(T) -> f32,
+) -> Result<Input, RequestError> {
     let (red, rest) = planes.split_at(side * side);
     let (green, blue) = rest.split_at(side * side);
     let pixels = red.iter().zip(green).zip(blue);

@@ -9,7 +9,7 @@ use crate::preprocess;
 use crate::transform::Transform;
 use crossbeam_channel::Receiver;
 use metrics::histogram;
-use service::wire::{Code, Fault};
+use service::wire::{Code, RequestError};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -42,7 +42,7 @@ impl Decoders {
                         decode::Error::TooManyPixels { .. } => Code::TooLarge,
                         decode::Error::UnknownFormat | decode::Error::Corrupt { .. } => Code::BadImage,
                     };
-                    reply.send(Err(Fault::new(code, error.to_string())));
+                    reply.send(Err(RequestError::new(code, error.to_string())));
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! A picture on its way, with everything that must come back to whoever sent it.
 
 use super::{Classified, Times};
-use service::wire::{Code, Fault};
+use service::wire::{Code, RequestError};
 use std::time::Instant;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
@@ -18,7 +18,7 @@ pub(super) struct Job<Stage> {
 /// Where a job's outcome goes.
 pub(super) struct Reply {
     pub(super) slot: OwnedSemaphorePermit,
-    pub(super) outcome: oneshot::Sender<Result<Classified, Fault>>,
+    pub(super) outcome: oneshot::Sender<Result<Classified, RequestError>>,
 }
 
 impl<Stage> Job<Stage> {
@@ -28,13 +28,13 @@ impl<Stage> Job<Stage> {
     }
 
     pub(super) fn expire(self, before: &str) {
-        self.reply.send(Err(Fault::new(Code::DeadlineExceeded, format!("the deadline passed before {before}"))));
+        self.reply.send(Err(RequestError::new(Code::DeadlineExceeded, format!("the deadline passed before {before}"))));
     }
 }
 
 impl Reply {
     /// The slot first: whoever reads the outcome may send the next request at once.
-    pub(super) fn send(self, outcome: Result<Classified, Fault>) {
+    pub(super) fn send(self, outcome: Result<Classified, RequestError>) {
         drop(self.slot);
         let _gone = self.outcome.send(outcome);
     }

@@ -8,7 +8,7 @@ use crate::batch::Batch;
 use crate::model::{Failure, Input, Model};
 use crate::transform::Transform;
 use metrics::histogram;
-use service::wire::{Code, Fault};
+use service::wire::{Code, RequestError};
 use std::time::{Duration, Instant};
 
 /// Runs every batch size once, so that no client pays for a first time: how long each took.
@@ -60,7 +60,7 @@ fn infer(model: &mut dyn Model, batch: Vec<Job<Input>>) -> Duration {
         Err(failure) => {
             tracing::error!(%failure, "a forward pass failed");
             for (_, reply) in replies {
-                reply.send(Err(Fault::new(Code::Internal, failure.to_string())));
+                reply.send(Err(RequestError::new(Code::Internal, failure.to_string())));
             }
         }
     }

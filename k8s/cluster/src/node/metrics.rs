@@ -78,7 +78,7 @@ fn parse(stat: &str) -> Option<(u64, u64)> {
 /// What is at a path below [`GROUP`].
 pub(super) fn answer(path: &str, query: &str, shared: &Shared, samples: &Samples) -> Reply {
     let Some(wanted) = selector(query) else {
-        return respond::whole(StatusCode::BAD_REQUEST, "text/plain", "only KEY=VALUE selectors are known".into());
+        return respond::bytes(StatusCode::BAD_REQUEST, "text/plain", "only KEY=VALUE selectors are known".into());
     };
     let samples = samples.lock().expect("nobody panics with it").clone();
     let segments: Vec<&str> = path.split('/').skip(1).collect();

@@ -54,7 +54,7 @@ fn answer(request: &Request<Incoming>, shared: &Shared, samples: &Samples) -> Re
             let lines = query.split('&').find_map(|pair| pair.strip_prefix("tailLines=")?.parse().ok());
             respond::text("text/plain", end(&printed, lines).to_owned())
         }
-        None => respond::whole(StatusCode::NOT_FOUND, "text/plain", "no such pod is here".into()),
+        None => respond::bytes(StatusCode::NOT_FOUND, "text/plain", "no such pod is here".into()),
     }
 }
 

@@ -1,63 +1,67 @@
-//! What to send.
+//! Flags that choose the images, and how requests carry them.
 
-use crate::payload::Form;
-use crate::shapes::Style;
+use crate::drawing::ImageStyle;
+use crate::payload::BodyFormat;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-/// Sides longer than this make files that no server takes.
+/// Longest side of a generated image, in pixels. No server takes larger files.
 const MAX_SIDE: u32 = 8192;
 
-/// Flags of a run.
+/// Flags of `loadgen run`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Folder of pictures, at any depth, and labels.csv beside them, if any; without it, generated labelled ones
-    #[arg(long)]
-    pub pictures: Option<PathBuf>,
-    /// How many pictures to generate
+    /// Folder of images, read at any depth; labels.csv in it (file,label) gives the labels. Without it, labelled images
+    /// are generated
+    #[arg(long = "pictures", value_name = "FOLDER")]
+    pub folder: Option<PathBuf>,
+    /// Number of images to generate
     #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     pub generate: u64,
-    /// How generated ones look
+    /// Size and quality of generated images
     #[command(flatten)]
     pub style: StyleArgs,
-    /// What a body looks like
-    #[arg(long, value_enum, default_value_t = Form::Raw)]
-    pub form: Form,
+    /// Format of the requests' bodies
+    #[arg(long = "form", value_name = "FORMAT", value_enum, default_value_t = BodyFormat::Raw)]
+    pub body_format: BodyFormat,
 }
 
 /// Flags of `loadgen pictures`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  loadgen pictures pictures/ --count 24 --seed 7 --size 224")]
 pub struct WriteArgs {
-    /// Folder to write; labels.csv is put beside the pictures
+    /// Folder to write the images and their labels.csv to
     pub folder: PathBuf,
-    /// How many
+    /// Number of images
     #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u64).range(1..=99_999))]
     pub count: u64,
-    /// Which series
+    /// Seed: the same seed gives the same images
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// How they look
+    /// Size and quality of the images
     #[command(flatten)]
     pub style: StyleArgs,
 }
 
-/// How generated pictures look.
+/// Flags for the size and the quality of generated images.
 #[derive(Debug, clap::Args)]
 pub struct StyleArgs {
-    /// Pixels of a generated picture's shorter side, or a range of them
+    /// Length of a generated image's shorter side in pixels, or a range of it
     #[arg(long, default_value = "180-480", value_parser = side)]
     size: RangeInclusive<u32>,
-    /// JPEG quality of generated pictures, or a range of it
+    /// JPEG quality of generated images, or a range of it
     #[arg(long, default_value = "45-95", value_parser = quality)]
     quality: RangeInclusive<u32>,
 }
 
 impl StyleArgs {
-    /// For drawing.
-    pub fn style(&self) -> Style {
+    /// The ranges in the form that drawing needs.
+    pub fn style(&self) -> ImageStyle {
         let quality = |value: &u32| u8::try_from(*value).expect("at most 100");
-        Style { short_side: self.size.clone(), quality: quality(self.quality.start())..=quality(self.quality.end()) }
+        ImageStyle {
+            short_side: self.size.clone(),
+            quality: quality(self.quality.start())..=quality(self.quality.end()),
+        }
     }
 }
 
@@ -69,13 +73,13 @@ fn quality(text: &str) -> Result<RangeInclusive<u32>, String> {
     range(text, 1..=100)
 }
 
-/// `A` or `A-B` within bounds.
+/// Parses a range of numbers within `bounds`: `A-B`, or `A` for a single number.
 fn range(text: &str, bounds: RangeInclusive<u32>) -> Result<RangeInclusive<u32>, String> {
     let (low, high) = text.split_once('-').unwrap_or((text, text));
     let number = |text: &str| text.trim().parse().ok().filter(|number| bounds.contains(number));
     match (number(low), number(high)) {
         (Some(low), Some(high)) if low <= high => Ok(low..=high),
-        _ => Err(format!("write a number between {} and {}, or two, as in 64-128", bounds.start(), bounds.end())),
+        _ => Err(format!("write a number between {} and {}, or a range, as in 64-128", bounds.start(), bounds.end())),
     }
 }
 

@@ -1,12 +1,12 @@
-//! Labelled pictures drawn from a seed: one textured shape on a busy background, as a JPEG.
-//! What the bundled model was trained on, and what it is tested with, so every right answer is known.
+//! Draws labelled images from a seed: one textured shape on a busy background, as a JPEG file. The bundled model is
+//! trained and tested with such images, so the right answer to each is known. Pure.
 
 use image::{ImageEncoder, codecs::jpeg::JpegEncoder};
 use rand::{Rng, SeedableRng, seq::IndexedRandom};
 use rand_chacha::ChaCha8Rng;
 use std::f32::consts::{PI, TAU};
 
-/// Labels in class order: `class = 3 * shape + texture`.
+/// The labels in the order of the classes: `class = 3 * shape + texture`.
 pub const LABELS: [&str; 12] = [
     "plain circle",
     "striped circle",
@@ -22,32 +22,33 @@ pub const LABELS: [&str; 12] = [
     "dotted star",
 ];
 
-/// How a picture may look; every range is drawn from uniformly.
+/// The ranges from which the size and the quality of an image are drawn, uniformly.
 #[derive(Debug, Clone)]
-pub struct Style {
-    /// Length of the shorter side, pixels.
+pub struct ImageStyle {
+    /// Length of the shorter side, in pixels.
     pub short_side: std::ops::RangeInclusive<u32>,
     /// JPEG quality, 1 to 100.
     pub quality: std::ops::RangeInclusive<u8>,
 }
 
-impl Default for Style {
+impl Default for ImageStyle {
     fn default() -> Self {
         Self { short_side: 180..=480, quality: 45..=95 }
     }
 }
 
-/// A drawn picture and its right answer.
+/// A drawn image, and its class.
 #[derive(Debug, Clone)]
 pub struct Drawing {
-    /// The encoded file.
+    /// The JPEG file.
     pub jpeg: Vec<u8>,
-    /// Index into [`LABELS`].
+    /// Index of the image's label in [`LABELS`].
     pub class: usize,
 }
 
-/// Draws picture `index` of the series that `seed` names. Classes take turns, so every series is balanced.
-pub fn draw(seed: u64, index: u64, style: &Style) -> Drawing {
+/// Draws image `index` of the series `seed`. Consecutive images have consecutive classes, so every series is balanced.
+/// The same arguments give the same file.
+pub fn draw(seed: u64, index: u64, style: &ImageStyle) -> Drawing {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(index);
     let class = (index % LABELS.len() as u64) as usize;
@@ -60,10 +61,11 @@ pub fn draw(seed: u64, index: u64, style: &Style) -> Drawing {
     Drawing { jpeg, class }
 }
 
+/// Red, green and blue, each 0 to 255.
 type Colour = [f32; 3];
 
 #[derive(Clone, Copy)]
-enum Shape {
+enum Outline {
     Circle,
     Triangle,
     Square,
@@ -77,12 +79,17 @@ enum Texture {
     Dotted,
 }
 
+/// The background between the colour `paper` and the colour `to`.
 enum Background {
+    /// `paper` only.
     Plain,
+    /// A linear gradient in `direction`, in radians.
     Gradient { direction: f32, to: Colour },
+    /// Random mixtures (0 to 1) at the corners of a grid of `cells` × `cells`, interpolated linearly in between.
     Mottled { grid: Vec<f32>, cells: usize, to: Colour },
 }
 
+/// A disc of one colour, in front of the background and behind the shape. Lengths are in pixels.
 struct Speck {
     x: f32,
     y: f32,
@@ -90,35 +97,41 @@ struct Speck {
     colour: Colour,
 }
 
+/// All that is drawn in one image. Lengths are in pixels, angles in radians.
 struct Scene {
     width: u32,
     height: u32,
-    shape: Shape,
+    outline: Outline,
     texture: Texture,
     centre: (f32, f32),
-    /// Circumradius of the shape, pixels.
+    /// Circumradius of the shape.
     radius: f32,
     rotation: f32,
     texture_rotation: f32,
-    /// Distance between stripes or dots, pixels.
+    /// Distance between stripes or dots.
     period: f32,
+    /// Colour of the shape.
     ink: Colour,
+    /// Colour of the stripes or dots.
     pattern: Colour,
+    /// Colour of the background.
     paper: Colour,
     background: Background,
     specks: Vec<Speck>,
-    /// Standard deviation of the sensor noise, levels of 255.
+    /// Standard deviation of the sensor noise, in levels of 255.
     noise: f32,
 }
 
 impl Scene {
-    fn sample(rng: &mut ChaCha8Rng, class: usize, style: &Style) -> Self {
+    /// Draws the scene of an image of `class`. The order of the draws must not change, or a seed would
+    /// give other images than before.
+    fn sample(rng: &mut ChaCha8Rng, class: usize, style: &ImageStyle) -> Self {
         let short = rng.random_range(style.short_side.clone());
         let long = (short as f32 * rng.random_range(1.0..1.5)) as u32;
         let (width, height) = if rng.random() { (short, long) } else { (long, short) };
         let side = short as f32;
         let radius = side * rng.random_range(0.22..0.40);
-        // The evaluation transform keeps the central 7/8 of the shorter side: stay (almost) inside it.
+        // The model's transform keeps the central 7/8 of the shorter side, so the shape lies (almost) inside of it.
         let play = (side * 0.4375 - radius * 0.95).max(0.0);
         let centre = (
             width as f32 / 2.0 + rng.random_range(-1.0..1.0) * play,
@@ -147,7 +160,7 @@ impl Scene {
         Self {
             width,
             height,
-            shape: [Shape::Circle, Shape::Triangle, Shape::Square, Shape::Star][class / 3],
+            outline: [Outline::Circle, Outline::Triangle, Outline::Square, Outline::Star][class / 3],
             texture: [Texture::Plain, Texture::Striped, Texture::Dotted][class % 3],
             centre,
             radius,
@@ -163,7 +176,7 @@ impl Scene {
         }
     }
 
-    /// RGB rows, 8 bits a channel.
+    /// The pixels, row by row from the top, as bytes of red, green and blue.
     fn render(&self, rng: &mut ChaCha8Rng) -> Vec<u8> {
         let mut pixels = Vec::with_capacity((self.width * self.height * 3) as usize);
         for y in 0..self.height {
@@ -179,7 +192,7 @@ impl Scene {
                 if inside > 0.0 {
                     colour = mix(colour, self.fill_at(dx, dy), inside);
                 }
-                // A triangular draw: close enough to a normal one, and cheap.
+                // The difference of two uniform values has a triangular distribution and a standard deviation of 1/√6.
                 let grain = self.noise * 2.45 * (rng.random::<f32>() - rng.random::<f32>());
                 pixels.extend(colour.map(|level| (level + grain).round().clamp(0.0, 255.0) as u8));
             }
@@ -187,6 +200,7 @@ impl Scene {
         pixels
     }
 
+    /// Colour of the background at a point, in pixels from the top left corner.
     fn background_at(&self, x: f32, y: f32) -> Colour {
         let (u, v) = (x / self.width as f32, y / self.height as f32);
         match &self.background {
@@ -207,18 +221,20 @@ impl Scene {
         }
     }
 
-    /// Signed distance from the outline, pixels, negative inside. (Exact on edges, an underestimate past corners.)
+    /// Signed distance of a point from the outline, in pixels, negative inside. The point is given relative to the
+    /// centre. The distance is exact beside an edge, and too small beyond a corner.
     fn distance(&self, dx: f32, dy: f32) -> f32 {
         let length = dx.hypot(dy);
         let angle = dy.atan2(dx) - self.rotation;
-        match self.shape {
-            Shape::Circle => length - self.radius * 0.85,
-            Shape::Triangle => polygon(length, angle, 3.0, self.radius),
-            Shape::Square => polygon(length, angle, 4.0, self.radius),
-            Shape::Star => star(length, angle, self.radius),
+        match self.outline {
+            Outline::Circle => length - self.radius * 0.85,
+            Outline::Triangle => polygon(length, angle, 3.0, self.radius),
+            Outline::Square => polygon(length, angle, 4.0, self.radius),
+            Outline::Star => star(length, angle, self.radius),
         }
     }
 
+    /// Colour of the shape at a point, which is given relative to the centre.
     fn fill_at(&self, dx: f32, dy: f32) -> Colour {
         let (sin, cos) = self.texture_rotation.sin_cos();
         let (u, v) = (dx * cos + dy * sin, dy * cos - dx * sin);
@@ -232,13 +248,15 @@ impl Scene {
     }
 }
 
-/// Regular polygon of `sides` in the circle of `radius`, by folding every sector onto one edge.
+/// Signed distance of a point from a regular polygon with `sides` in the circle of `radius`. The point is given by its
+/// distance from the centre and its angle. Every sector is folded onto one edge.
 fn polygon(length: f32, angle: f32, sides: f32, radius: f32) -> f32 {
     let sector = TAU / sides;
     length * (angle.rem_euclid(sector) - sector / 2.0).cos() - radius * (sector / 2.0).cos()
 }
 
-/// Five-pointed star: the edge from an outer point to the next inner one, folded ten times.
+/// Signed distance of a point from a five-pointed star. The point is given by its distance from the centre and its
+/// angle. The ten edges are folded onto the one from an outer point to the next inner point.
 fn star(length: f32, angle: f32, radius: f32) -> f32 {
     let half = PI / 5.0;
     let folded = (angle.rem_euclid(2.0 * half) - half).abs();
@@ -248,26 +266,30 @@ fn star(length: f32, angle: f32, radius: f32) -> f32 {
     ((x - radius) * ey - y * ex) / ex.hypot(ey)
 }
 
-/// How much of a pixel at `distance` from an outline lies within it.
+/// The share of a pixel at the signed `distance` from an outline that lies inside of the outline, 0 to 1.
 fn coverage(distance: f32) -> f32 {
     (0.5 - distance).clamp(0.0, 1.0)
 }
 
+/// The colour that lies between `from` (`share` 0) and `to` (`share` 1).
 fn mix(from: Colour, to: Colour, share: f32) -> Colour {
     std::array::from_fn(|i| from[i] + (to[i] - from[i]) * share)
 }
 
+/// A random colour.
 fn colour(rng: &mut ChaCha8Rng) -> Colour {
     std::array::from_fn(|_| rng.random_range(0.0..255.0))
 }
 
+/// A random colour whose channels differ from those of `to` by `spread` at most.
 fn near(rng: &mut ChaCha8Rng, to: Colour, spread: f32) -> Colour {
     to.map(|level| (level + rng.random_range(-spread..spread)).clamp(0.0, 255.0))
 }
 
-/// A colour at least so far (Euclidean, levels) from each of `others`: what makes the classes tellable by eye.
+/// A random colour whose Euclidean distance from each of `others` is at least the given one, so that the classes can be
+/// told apart by eye.
 fn contrasting(rng: &mut ChaCha8Rng, others: &[(Colour, f32)]) -> Colour {
-    // Any two colours leave most of the cube at these distances, so this ends after a few draws.
+    // At the distances in use, two colours leave more than a third of the cube, so this ends after a few draws.
     loop {
         let candidate = colour(rng);
         let far = |(other, least): &(Colour, f32)| {
@@ -285,7 +307,7 @@ mod tests {
 
     #[test]
     fn the_same_seed_draws_the_same_file() {
-        let style = Style::default();
+        let style = ImageStyle::default();
         assert_eq!(draw(7, 3, &style).jpeg, draw(7, 3, &style).jpeg);
         assert_ne!(draw(7, 3, &style).jpeg, draw(8, 3, &style).jpeg);
         assert_ne!(draw(7, 3, &style).jpeg, draw(7, 15, &style).jpeg);
@@ -293,7 +315,7 @@ mod tests {
 
     #[test]
     fn classes_take_turns_and_sizes_stay_in_range() {
-        let style = Style { short_side: 100..=120, ..Style::default() };
+        let style = ImageStyle { short_side: 100..=120, ..ImageStyle::default() };
         for index in 0..24 {
             let drawing = draw(1, index, &style);
             assert_eq!(drawing.class, (index % 12) as usize);
@@ -303,8 +325,8 @@ mod tests {
     }
 
     #[test]
-    fn outlines_have_the_area_that_geometry_says() {
-        // By counting unit squares inside a shape of radius 100.
+    fn outlines_have_the_area_that_geometry_gives() {
+        // Counts the unit squares inside a shape of radius 100.
         let area = |distance: &dyn Fn(f32, f32) -> f32| {
             (-100..100)
                 .flat_map(|y| (-100..100).map(move |x| (x as f32 + 0.5, y as f32 + 0.5)))

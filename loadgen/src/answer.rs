@@ -1,4 +1,4 @@
-//! PURE: an answer and the right label → outcome.
+//! Reads an HTTP answer and compares its prediction with the image's label. Pure. Knows nothing of connections.
 
 use crate::sample::Outcome;
 use hyper::StatusCode;
@@ -6,10 +6,11 @@ use serde::Deserialize;
 use service::wire::ErrorBody;
 use std::borrow::Cow;
 
-/// Codes are a word or two; what a stranger sends as one is cut there.
+/// Longest error code that is kept, in characters. The contract's codes are shorter; an unknown server may send
+/// anything.
 const MAX_CODE_CHARS: usize = 40;
 
-/// What matters of [`service::wire::Answer`]; the rest is skipped.
+/// The part of [`service::wire::Answer`] that loadgen needs. Deserialising skips the rest.
 #[derive(Deserialize)]
 struct Answer<'a> {
     #[serde(borrow)]
@@ -22,8 +23,9 @@ struct Prediction<'a> {
     label: Cow<'a, str>,
 }
 
-/// What an answer is worth.
-pub fn judge(status: StatusCode, body: &[u8], label: Option<&str>) -> Outcome {
+/// The outcome of a request that was answered with `status` and `body`. `label` is the label of the image that was
+/// sent, if it is known.
+pub fn outcome(status: StatusCode, body: &[u8], label: Option<&str>) -> Outcome {
     let failed = |code: String| Outcome::Failed { code: code.into() };
     if status != StatusCode::OK {
         return match serde_json::from_slice::<ErrorBody>(body) {
@@ -37,9 +39,9 @@ pub fn judge(status: StatusCode, body: &[u8], label: Option<&str>) -> Outcome {
     }
 }
 
-/// Not a command to the terminal on which it is printed.
-fn printable(letter: char) -> char {
-    if letter.is_control() { char::REPLACEMENT_CHARACTER } else { letter }
+/// Replaces control characters, so that a server's text cannot send commands to the terminal on which it is printed.
+fn printable(character: char) -> char {
+    if character.is_control() { char::REPLACEMENT_CHARACTER } else { character }
 }
 
 #[cfg(test)]
@@ -47,10 +49,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_are_judged_by_status_body_and_label() {
+    fn status_body_and_label_decide_the_outcome() {
         let failed = |code: &'static str| Outcome::Failed { code: code.into() };
         let answer = br#"{"success":true,"prediction":{"class_index":0,"label":"plain circle","confidence":0.9},
-            "predictions":[],"model":"m","replica":"r","timing_ms":{"queue":0,"decode":0,"batch":0,"inference":0,"total":0}}"#;
+            "predictions":[],"model":"m","replica":"r",
+            "timing_ms":{"queue":0,"decode":0,"batch":0,"inference":0,"total":0}}"#;
         let error = br#"{"success":false,"code":"queue_full","error":"full","request_id":"x"}"#;
         let rows = [
             (200, &answer[..], Some("plain circle"), Outcome::Answered { right: Some(true) }),
@@ -63,7 +66,7 @@ mod tests {
         ];
         for (status, body, label, expected) in rows {
             let status = StatusCode::from_u16(status).expect("a status");
-            assert_eq!(judge(status, body, label), expected);
+            assert_eq!(outcome(status, body, label), expected);
         }
     }
 }
