@@ -468,7 +468,7 @@ impl Worker {
                 if status == StatusCode::OK {
                     self.meters.upstream.record(report.took);
                     self.meters.work.record(worked.unwrap_or(report.took));
-                    self.service_time.measured(report.took, now);
+                    self.service_time.record(report.took, now);
                 }
             }
             Err(failure) => self.failed(held, report.again, failure),

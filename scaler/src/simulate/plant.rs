@@ -370,7 +370,7 @@ impl Plant {
     fn finish(&mut self) {
         let job = self.jobs.pop().expect("an end was seen");
         let (took, latency) = (job.ends - job.dispatched, job.ends - job.arrived);
-        self.service_time.measured(Duration::from_nanos(took), self.epoch + Duration::from_nanos(self.now));
+        self.service_time.record(Duration::from_nanos(took), self.epoch + Duration::from_nanos(self.now));
         self.mean_work = self.service_time.mean().map_or(0, |mean| mean.as_nanos() as u64);
         if latency <= self.objective {
             self.tally.in_time += 1;
