@@ -1,6 +1,6 @@
 //! Access to a Kubernetes cluster, and questions about the Deployments and pods in one namespace of it.
 //!
-//! Only [`Origin`] tells whether this program has started the cluster or found it.
+//! Only [`Origin`] knows whether this program has started the cluster or found it.
 
 use crate::existing::TemporaryNamespace;
 use crate::kubectl::Kubectl;
@@ -15,6 +15,9 @@ use std::fs::File;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// The error of a check that needs a cluster of its own.
+const NOT_LOCAL: &str = "this needs the control plane and the node of a cluster that was started for the checks";
 
 /// A cluster, and the namespace in it that Roundhouse is in.
 pub struct Cluster {
@@ -55,22 +58,18 @@ impl Cluster {
     pub fn local(&self) -> Result<&LocalCluster> {
         match &self.origin {
             Origin::Local(local) => Ok(local),
-            Origin::Existing(_) => {
-                bail!("this needs the control plane and the node of a cluster that was started for it")
-            }
+            Origin::Existing(_) => bail!(NOT_LOCAL),
         }
     }
 
-    /// See [`Cluster::local`].
+    /// The control plane and the node for changes. See [`Cluster::local`].
     ///
     /// # Errors
     /// If this program has not started the cluster.
     pub fn local_mut(&mut self) -> Result<&mut LocalCluster> {
         match &mut self.origin {
             Origin::Local(local) => Ok(local),
-            Origin::Existing(_) => {
-                bail!("this needs the control plane and the node of a cluster that was started for it")
-            }
+            Origin::Existing(_) => bail!(NOT_LOCAL),
         }
     }
 

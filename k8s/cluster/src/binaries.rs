@@ -31,7 +31,7 @@ pub fn find() -> Result<Option<PathBuf>> {
     Ok(Some(folder))
 }
 
-/// What to tell a user whose machine has no control plane.
+/// A message for a user whose machine has no control plane.
 pub fn advice() -> String {
     format!("there is no Kubernetes control plane: {ADVICE}")
 }

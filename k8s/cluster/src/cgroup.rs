@@ -1,7 +1,7 @@
 //! A control group of version 2 for this process alone.
 //!
-//! In a group that holds other processes too, such as a terminal's, the kernel does not let this program limit the memory of
-//! the groups below (cgroups(7), "no internal processes").
+//! In a group that holds other processes too, such as a terminal's, the kernel does not let this program limit the
+//! memory of the groups below (cgroups(7), "no internal processes").
 
 use anyhow::{Context, Result};
 use std::fs;

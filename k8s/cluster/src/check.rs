@@ -1,4 +1,4 @@
-//! The checks: what must hold when Roundhouse, as k8s/base deploys it, runs on a Kubernetes cluster.
+//! The checks of Roundhouse on a Kubernetes cluster, deployed by k8s/base.
 
 mod ceiling;
 mod faults;
@@ -6,7 +6,7 @@ mod fixture;
 mod privileges;
 mod scaling;
 
-pub use fixture::{Fixture, ROLLOUT_TIMEOUT, measure_capacity};
+pub use fixture::{Fixture, ROLLOUT_TIMEOUT, measure_throughput};
 
 use crate::access::Origin;
 use anyhow::{Result, ensure};
@@ -31,17 +31,17 @@ pub enum Check {
     KilledLeader,
     /// 30 s without the API server fail no request and lose no pod; then scaling goes on
     NoApiServer,
-    /// With room for two replicas only, the scaler stops at two, tells why, and uses room when there is more
+    /// With room for two replicas only, the scaler stops at two, gives the reason, and uses room that is added
     Ceiling,
 }
 
-/// What a check does to the cluster.
+/// The kind of cluster that a check needs.
 enum Requirement {
     /// The check changes objects in its namespace only.
     AnyCluster,
     /// The check changes the control plane or the node, so it runs only on a cluster that this program has started.
     LocalCluster {
-        /// What the check does there.
+        /// The reason, as a sentence about the check.
         reason: &'static str,
     },
 }
@@ -72,7 +72,7 @@ pub async fn run(fixture: &mut Fixture, checks: &[Check]) -> Result<()> {
         let (word, text) = match &outcome {
             Outcome::Passed(figures) => ("ok", figures.as_str()),
             Outcome::Failed(error) => ("FAILED", error.as_str()),
-            Outcome::Skipped(reason) => ("skipped", reason),
+            Outcome::Skipped(reason) => ("skipped", *reason),
         };
         println!("{word:<7} {name:<20} {:>4} s  {text}", start.elapsed().as_secs());
         match outcome {
@@ -111,11 +111,9 @@ impl Check {
             Self::Privileges | Self::Burst | Self::RollingRestart | Self::RollingDispatchers | Self::KilledLeader => {
                 return Requirement::AnyCluster;
             }
-            Self::KilledPod => {
-                "it kills a process on the node, which only a cluster that is started for the checks allows"
-            }
-            Self::NoApiServer => "it kills the API server, which only a cluster that is started for the checks allows",
-            Self::Ceiling => "it changes the node's cores, which only a cluster that is started for the checks allows",
+            Self::KilledPod => "it kills a process on the node of a cluster that was started for the checks",
+            Self::NoApiServer => "it kills the API server of a cluster that was started for the checks",
+            Self::Ceiling => "it changes the cores of the node of a cluster that was started for the checks",
         };
         Requirement::LocalCluster { reason }
     }

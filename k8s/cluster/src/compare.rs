@@ -1,7 +1,8 @@
-//! Compares the cluster's own HPA with the scaler: each replays the same workload with the same seed on a fresh namespace.
+//! Compares the cluster's own HPA with the scaler: each replays the same workload with the same seed on a fresh
+//! namespace.
 
 use crate::access::Cluster;
-use crate::check::{ROLLOUT_TIMEOUT, measure_capacity};
+use crate::check::{ROLLOUT_TIMEOUT, measure_throughput};
 use crate::load::Load;
 use crate::paths;
 use crate::route::Route;
@@ -15,8 +16,8 @@ use tokio::process::Command;
 /// metrics.k8s.io and one period of the HPA's controller.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Time in which the HPA's controller, whose period is 15 s, notices that an HPA was deleted. Without this pause, the next
-/// HPA of the same name would start from the recommendations of the one before.
+/// Time in which the HPA's controller, whose period is 15 s, notices that an HPA was deleted. Without this pause, the
+/// next HPA of the same name would start from the recommendations of the one before.
 const HPA_PERIOD: Duration = Duration::from_secs(20);
 
 /// The resource with its version, since later versions have other fields.
@@ -25,7 +26,7 @@ const HPA_RESOURCE: &str = "horizontalpodautoscalers.v1.autoscaling";
 /// Options of `cluster compare`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
-    /// Workload: a line for each second with the requests in it, as a percentage of what one replica can classify here;
+    /// Workload: a line for each second with its number of requests, in per cent of the throughput of one replica here;
     /// loadgen/workloads/experiment.txt if not given
     #[arg(long, value_name = "FILE")]
     pub workload: Option<PathBuf>,
@@ -36,14 +37,15 @@ pub struct Options {
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
     /// Target utilisations of the HPA, in per cent of the requested processor time; each is a run
-    #[arg(long, value_delimiter = ',', default_value = "50,70,90", value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[arg(long, value_delimiter = ',', default_value = "50,70,90")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=100))]
     pub hpa: Vec<u32>,
     /// File for the comparison, comparison.html in the output folder if not given
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
 }
 
-/// What scales the replicas in a run.
+/// The program that scales the replicas in a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Autoscaler {
     /// The cluster's HPA.
@@ -84,9 +86,9 @@ pub async fn run(cluster: &Cluster, options: &Options) -> Result<()> {
 
 /// The factor that turns the workload's percentages into requests per second, rounded to thousandths.
 async fn measure_rate_scale(cluster: &Cluster, route: &Route) -> Result<f64> {
-    let capacity = measure_capacity(cluster, route).await?;
-    println!("one replica: {capacity:.1} images/s");
-    Ok((capacity * 10.0).round() / 1e3)
+    let throughput = measure_throughput(cluster, route).await?;
+    println!("one replica: {throughput:.1} images/s");
+    Ok((throughput * 10.0).round() / 1e3)
 }
 
 async fn replay(route: &Route, options: &Options, name: &str, rate_scale: f64, report: PathBuf) -> Result<()> {

@@ -1,5 +1,5 @@
-//! The control plane of a local cluster: etcd, kube-apiserver, kube-controller-manager and kube-scheduler as processes. They
-//! are killed when this process ends, however that happens.
+//! The control plane of a local cluster: etcd, kube-apiserver, kube-controller-manager and kube-scheduler as processes.
+//! They are killed when this process ends, however that happens.
 
 use crate::{binaries, network};
 use anyhow::{Context, Result, bail, ensure};
@@ -38,8 +38,8 @@ pub struct ControlPlane {
 }
 
 impl ControlPlane {
-    /// Starts all processes with the programs in `binaries`, and keeps keys, data and logs in `folder`. The calling thread
-    /// must be in the cluster's network.
+    /// Starts all processes with the programs in `binaries`, and keeps keys, data and logs in `folder`. The calling
+    /// thread must be in the cluster's network.
     ///
     /// # Errors
     /// If a process does not start; the message has the last lines of its log.
@@ -171,7 +171,8 @@ impl ControlPlane {
             "--service-account-issuer=https://kubernetes.default.svc".into(),
             format!("--service-account-signing-key-file={}", self.folder.join("accounts.key").display()),
             format!("--service-account-key-file={}", self.folder.join("accounts.pub").display()),
-            // metrics.k8s.io is reached by the address behind its Service: the API server does not depend on the node's proxy.
+            // metrics.k8s.io is reached by the address behind its Service: the API server does not depend on the node's
+            // proxy.
             "--enable-aggregator-routing=true".into(),
         ]
     }

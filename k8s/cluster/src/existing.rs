@@ -1,6 +1,7 @@
 //! A cluster that exists already: the checks get a namespace of their own in it, which is deleted at the end.
 
 use crate::access::{Cluster, Origin};
+use crate::images::PROGRAMS;
 use crate::kubectl::Kubectl;
 use crate::paths;
 use anyhow::{Context, Result};
@@ -11,21 +12,19 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 /// Time that kubectl waits for the namespace to be gone. Pods take up to 30 s to drain.
-const DELETE_TIMEOUT: &str = "--timeout=120s";
+const DELETE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The prefix of the images in k8s/base.
 const IMAGE_PREFIX: &str = "roundhouse";
 
-/// The programs that have an image.
-const IMAGES: [&str; 3] = ["dispatcher", "replica", "scaler"];
-
-/// How to reach a cluster that exists already, and what to apply to it.
+/// The cluster that exists already, and the manifests to apply to it.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ExistingOptions {
-    /// Run the checks on the cluster of this kubeconfig, instead of starting one; they get a namespace of their own, which
-    /// is deleted at the end
+    /// Run the checks on the cluster of this kubeconfig, instead of starting one; they get a namespace of their own,
+    /// which is deleted at the end
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
     /// Context of the kubeconfig, if not its current one
@@ -34,8 +33,7 @@ pub struct ExistingOptions {
     /// Folder with the kustomization to apply, k8s/base if not given; it may name images
     #[arg(long, value_name = "FOLDER", requires = "kubeconfig")]
     pub apply: Option<PathBuf>,
-    /// Takes the place of `roundhouse` in the images roundhouse/dispatcher, roundhouse/replica and roundhouse/scaler, e.g.
-    /// registry.example/team
+    /// Registry and path of the images: registry.example/team for registry.example/team/replica; roundhouse by default
     #[arg(long, value_name = "PREFIX", requires = "kubeconfig")]
     pub image_prefix: Option<String>,
 }
@@ -63,16 +61,21 @@ impl Drop for TemporaryNamespace {
     fn drop(&mut self) {
         let name = self.kubectl.namespace();
         println!("deleting the namespace {name}");
-        let delete = ["delete", "namespace", name, "--ignore-not-found", DELETE_TIMEOUT];
+        let timeout = format!("--timeout={}s", DELETE_TIMEOUT.as_secs());
+        let delete = ["delete", "namespace", name, "--ignore-not-found", &timeout];
         let mut command = Command::new("kubectl");
-        command.args(self.kubectl.arguments(&delete)).stdin(Stdio::null()).stdout(Stdio::null());
-        if !command.status().is_ok_and(|status| status.success()) {
-            eprintln!("the namespace {name} may be left behind; see to it: kubectl delete namespace {name}");
-        }
+        command.args(self.kubectl.arguments(&delete)).stdin(Stdio::null());
+        let message = match command.output() {
+            Ok(output) if output.status.success() => return,
+            Ok(output) => String::from_utf8_lossy(&output.stderr).into_owned(),
+            Err(error) => error.to_string(),
+        };
+        eprintln!("{}\nthe namespace may be left behind; delete it: kubectl delete namespace {name}", message.trim());
     }
 }
 
-/// Connects to the cluster that `options` name and creates a namespace in it. Reports go to `folder`, which is emptied first.
+/// Connects to the cluster of `kubeconfig` in `context` (the file's current context if `None`) and creates a namespace
+/// in it. Reports go to `folder`, which is emptied first.
 ///
 /// # Errors
 /// If the kubeconfig is wrong, or the API server refuses the namespace.
@@ -100,7 +103,7 @@ pub fn write_kustomization(folder: &Path, base: &Path, namespace: &str, image_pr
     symlink(&base, folder.join("base")).with_context(|| format!("create a link in {}", folder.display()))?;
     let images = image_prefix.map(|prefix| {
         let rename = |name| json!({"name": format!("{IMAGE_PREFIX}/{name}"), "newName": format!("{prefix}/{name}")});
-        IMAGES.map(rename)
+        PROGRAMS.map(rename)
     });
     let kustomization = json!({
         "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization",

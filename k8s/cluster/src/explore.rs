@@ -1,4 +1,5 @@
-//! A cluster for a user to explore. Two ports of the machine lead into the cluster's network, which is otherwise closed.
+//! A cluster for a user to explore. Two ports of the machine lead into the cluster's network, which is otherwise
+//! closed.
 
 use crate::access::Cluster;
 use crate::check::ROLLOUT_TIMEOUT;
@@ -32,8 +33,8 @@ impl ForwardedPorts {
     }
 }
 
-/// Applies the kustomization in `manifests` (k8s/overlays/minikube if `None`), prints how to use the cluster, and forwards
-/// connections for ever.
+/// Applies the kustomization in `manifests` (k8s/overlays/minikube if `None`), prints how to use the cluster, and
+/// forwards connections for ever.
 ///
 /// # Errors
 /// If a Deployment does not become ready.

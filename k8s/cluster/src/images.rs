@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::SystemTime;
 
 /// The programs that have an image.
-const PROGRAMS: [&str; 3] = ["dispatcher", "replica", "scaler"];
+pub const PROGRAMS: [&str; 3] = ["dispatcher", "replica", "scaler"];
 
 /// Folders that a container engine adds to every image, since it mounts file systems there.
 const MOUNT_POINTS: [&str; 4] = ["proc", "sys", "dev", "var/run"];

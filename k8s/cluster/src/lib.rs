@@ -1,7 +1,8 @@
-//! A Kubernetes cluster on one machine without a container engine, and the checks that run on it or on any other cluster.
+//! A Kubernetes cluster on one machine without a container engine, and the checks that run on it or on any other
+//! cluster.
 //!
-//! etcd, the API server, the controllers and the scheduler are real and run as processes. The node is part of this crate: it
-//! runs the programs of the workspace as pods.
+//! etcd, the API server, the controllers and the scheduler are real and run as processes. The node is part of this
+//! crate: it runs the programs of the workspace as pods.
 
 pub mod access;
 pub mod binaries;

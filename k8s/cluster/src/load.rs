@@ -37,7 +37,8 @@ pub struct LoadReport {
 }
 
 impl Load {
-    /// Starts `loadgen run` with these flags against `url`, which takes images. loadgen writes its JSON report to `report`.
+    /// Starts `loadgen run` with these flags against `url`, which takes images. loadgen writes its JSON report to
+    /// `report`.
     ///
     /// # Errors
     /// If loadgen cannot be started.

@@ -19,9 +19,9 @@ const NODE_NAME: &str = "node";
 
 /// The parts of a cluster that checks can break.
 pub struct LocalCluster {
-    /// Runs the pods. The first field, so that the pods end before the API server.
+    /// The node. It is dropped first, so that the pods end before the API server.
     pub node: Node,
-    /// Everything else.
+    /// The processes of the control plane.
     pub control_plane: ControlPlane,
 }
 
@@ -30,12 +30,12 @@ pub struct LocalCluster {
 pub struct Cores {
     /// Cores that the node offers to pods.
     pub count: f64,
-    /// What one of them is worth, as a share of a core of this machine.
+    /// The worth of one of these cores, as a share of a core of this machine.
     pub share: f64,
 }
 
-/// Starts a cluster in `network` with the control plane's programs in `binaries`. Keys, data and logs go to `folder`, which
-/// is emptied first; images stay in a folder beside it.
+/// Starts a cluster in `network` with the control plane's programs in `binaries`. Keys, data and logs go to `folder`,
+/// which is emptied first; images stay in a folder beside it.
 ///
 /// # Errors
 /// If a part of the cluster does not start.
@@ -55,8 +55,8 @@ pub async fn start(network: Network, binaries: PathBuf, folder: PathBuf, cores: 
 }
 
 impl LocalCluster {
-    /// Writes a kubeconfig for a user outside of the cluster's network, who reaches the API server at the URL `server`, into
-    /// `folder`. Returns the path of the file.
+    /// Writes a kubeconfig for a user outside of the cluster's network, who reaches the API server at the URL `server`,
+    /// into `folder`. Returns the path of the file.
     ///
     /// # Errors
     /// If the file cannot be written.

@@ -20,7 +20,11 @@ use tokio::signal::unix::{SignalKind, signal};
 #[derive(Parser)]
 #[command(
     version,
-    after_help = "Examples:\n  cluster check --only burst,ceiling\n  cluster check --kubeconfig ~/.kube/config --image-prefix registry.example/team\n  cluster compare --hpa 70 --time-scale 2\n  cluster explore"
+    after_help = "Examples:\n  \
+                  cluster check --only burst,ceiling\n  \
+                  cluster check --kubeconfig ~/.kube/config --image-prefix registry.example/team\n  \
+                  cluster compare --hpa 70 --time-scale 2\n  \
+                  cluster explore"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -57,7 +61,7 @@ struct CoreOptions {
     /// Cores that the node of a cluster on this machine offers
     #[arg(long, global = true, default_value_t = 8.0)]
     cores: f64,
-    /// What one of them is worth, as a share of a core of this machine; if not given, so much that all replicas fit
+    /// The worth of one of these cores, as a share of a core of this machine; if not given, all replicas fit
     #[arg(long, global = true)]
     share: Option<f64>,
 }
@@ -71,8 +75,14 @@ const CHECK_REPLICAS: f64 = 5.0;
 /// Replicas that k8s/overlays/minikube allows.
 const MINIKUBE_REPLICAS: f64 = 3.0;
 
-fn main() -> Result<ExitCode> {
-    let Cli { task, cores } = Cli::parse();
+fn main() -> ExitCode {
+    run(Cli::parse()).unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run(Cli { task, cores }: Cli) -> Result<ExitCode> {
     if let Task::Check(options) = &task
         && let Some(kubeconfig) = &options.existing.kubeconfig
     {
@@ -118,7 +128,8 @@ fn run_locally(task: Task, cores: CoreOptions, binaries: PathBuf) -> Result<Exit
     runtime.block_on(until_signal(work, || if is_explore { Ok(()) } else { bail!("stopped by a signal") }))
 }
 
-/// A runtime of one thread: processes on the node end with the thread that started them, and the main thread lives longest.
+/// A runtime of one thread: processes on the node end with the thread that started them, and the main thread lives
+/// longest.
 fn runtime() -> Result<Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")
 }
@@ -139,13 +150,13 @@ async fn check_existing(kubeconfig: &Path, options: &CheckOptions) -> Result<()>
 async fn run_checks(cluster: Cluster, manifests: &Path, only: &[Check]) -> Result<()> {
     let mut fixture = Fixture::deploy(cluster, manifests).await?;
     println!("requests go to {}", fixture.route.url);
-    println!("one replica: {:.1} images/s", fixture.capacity);
+    println!("one replica: {:.1} images/s", fixture.replica_throughput);
     let all = Check::value_variants();
     check::run(&mut fixture, if only.is_empty() { all } else { only }).await
 }
 
-/// Runs `work` until it is over or SIGINT or SIGTERM arrives, which gives the result of `on_signal`. Everything that `work`
-/// holds is dropped by then.
+/// Runs `work` until it is over or SIGINT or SIGTERM arrives, which gives the result of `on_signal`. Everything that
+/// `work` holds is dropped by then.
 async fn until_signal(
     work: impl Future<Output = Result<()>>,
     on_signal: impl FnOnce() -> Result<()>,
@@ -159,8 +170,8 @@ async fn until_signal(
     Ok(ExitCode::SUCCESS)
 }
 
-/// What a core of the node is worth, as a share of a core of this machine, if `replicas` replicas of one core each are to get
-/// three quarters of this machine. The rest is left for everything else.
+/// The share of a core of this machine that a core of the node is worth, so that `replicas` replicas of one core each
+/// get three quarters of this machine. The last quarter is left for all other processes.
 fn fair_share(replicas: f64) -> f64 {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     (cores as f64 * 0.75 / replicas).min(1.0)

@@ -1,7 +1,7 @@
 //! The network of a local cluster, in a network namespace made for it.
 //!
-//! Nothing in it reaches the machine's network, or the Internet. A bridge joins the pods; every address of a Service is an
-//! address of this namespace, so that the node can listen on it. The work is left to iproute2's `ip`.
+//! Nothing in it reaches the machine's network, or the Internet. A bridge joins the pods; every address of a Service is
+//! an address of this namespace, so that the node can listen on it. The work is left to iproute2's `ip`.
 
 use anyhow::{Context, Result, ensure};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -21,8 +21,8 @@ pub const SERVICE_RANGE: &str = "10.96.0.0/16";
 /// The address of the cluster's name server.
 pub const DNS_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 
-/// Namespaces are called `PREFIX-PROCESS` (the cluster's) and `PREFIX-PROCESS-NUMBER` (a pod's), where PROCESS is the id of
-/// the process that made them.
+/// Namespaces are called `PREFIX-PROCESS` (the cluster's) and `PREFIX-PROCESS-NUMBER` (a pod's), where PROCESS is the
+/// id of the process that made them.
 const NAME_PREFIX: &str = "roundhouse-cluster";
 
 /// The bridge between the pods.
@@ -62,7 +62,8 @@ impl Network {
         ip(&["link", "add", BRIDGE, "type", "bridge"])?;
         ip(&["address", "add", &format!("{NODE_ADDRESS}/16"), "dev", BRIDGE])?;
         ip(&["link", "set", BRIDGE, "up"])?;
-        // A connection to a Service's address ends in this namespace, where the node accepts it and forwards it to a pod.
+        // A connection to a Service's address ends in this namespace, where the node accepts it and forwards it to a
+        // pod.
         ip(&["route", "add", "local", SERVICE_RANGE, "dev", "lo"])?;
         Ok(network)
     }

@@ -45,7 +45,7 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 /// The most pods that the node takes, as many as a kubelet does by default.
 const MAX_PODS: u32 = 110;
 
-/// What the node is made of.
+/// The configuration of a node.
 #[derive(Debug, Clone)]
 pub struct NodeConfig {
     /// The node's name.
@@ -68,7 +68,7 @@ pub struct Node {
 /// State that the parts of the node share.
 struct Shared {
     name: String,
-    /// What a core of the node is worth, as a share of a core of this machine.
+    /// The worth of a core of the node, as a share of a core of this machine.
     core_share: f64,
     images: ImageStore,
     folder: PathBuf,
@@ -144,8 +144,8 @@ impl Shared {
         let nodes = Api::<NodeObject>::all(self.client.clone());
         let object = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": self.name,
             "labels": {"kubernetes.io/hostname": self.name, "kubernetes.io/os": "linux"}}});
-        let patch = nodes.patch(&self.name, &PatchParams::apply("node").force(), &Patch::Apply(object));
-        patch.await.context("register the node")?;
+        let (params, patch) = (PatchParams::apply("node").force(), Patch::Apply(object));
+        nodes.patch(&self.name, &params, &patch).await.context("register the node")?;
         self.send_heartbeat().await
     }
 
@@ -160,8 +160,9 @@ impl Shared {
         let status = json!({"status": {"conditions": [condition], "capacity": resources, "allocatable": resources,
             "addresses": [address], "daemonEndpoints": port}});
         let nodes = Api::<NodeObject>::all(self.client.clone());
-        let patch = nodes.patch_status(&self.name, &PatchParams::default(), &Patch::Strategic(status));
-        request(patch).await.map(drop).context("report the node's status")
+        let (params, patch) = (PatchParams::default(), Patch::Strategic(status));
+        let answer = request(nodes.patch_status(&self.name, &params, &patch)).await;
+        answer.map(drop).context("report the node's status")
     }
 }
 

@@ -1,4 +1,4 @@
-//! What this machine needs before a cluster can be started on it.
+//! The prerequisites for starting a cluster on this machine.
 
 use crate::binaries;
 use anyhow::Result;
@@ -17,7 +17,7 @@ pub enum Prerequisites {
     },
     /// Something is missing.
     Missing(
-        /// For each missing thing a line that says what to do.
+        /// A line for each missing thing, with the remedy.
         Vec<String>,
     ),
 }

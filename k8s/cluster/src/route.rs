@@ -1,8 +1,9 @@
 //! A URL by which this process reaches the dispatcher.
 //!
 //! The address of the Service is used where it is reachable: in the network of a local cluster, on a node, in a pod.
-//! Elsewhere requests go through `kubectl proxy` and the API server, which chooses a ready pod for each request. `kubectl
-//! port-forward` is no alternative: it is bound to one pod and ends with it, so that replacing dispatchers would fail requests.
+//! Elsewhere requests go through `kubectl proxy` and the API server, which chooses a ready pod for each request.
+//! `kubectl port-forward` is no alternative: it is bound to one pod and ends with it, so that replacing dispatchers
+//! would fail requests.
 
 use crate::access::Cluster;
 use anyhow::{Context, Result};

@@ -1,8 +1,8 @@
-//! k8s/monitoring on a real Prometheus beside the real programs: every expression of every panel and every rule must have a
-//! value, and each alert must be raised when it should be.
+//! k8s/monitoring on a real Prometheus beside the real programs: every expression of every panel and every rule must
+//! have a value, and each alert must be raised when it should be.
 //!
-//! Prometheus runs with the configuration of k8s/monitoring, but for the discovery of pods: the targets are given, with the
-//! labels that Kubernetes would give them.
+//! Prometheus runs with the configuration of k8s/monitoring, but for the discovery of pods: the targets are given, with
+//! the labels that Kubernetes would give them.
 
 use procfs::process::all_processes;
 use rustix::process::{Pid, Signal, kill_process};

@@ -14,7 +14,7 @@ const OTHER_CORES: f64 = 2.0 * 0.25 + 3.0 * 0.05;
 /// Cores that stay free, less than a replica needs.
 const SPARE_CORES: f64 = 0.1;
 
-/// The load, as a multiple of what one replica can classify.
+/// The load, as a multiple of the throughput of one replica.
 const LOAD: f64 = 3.5;
 
 /// Time that the scaler has to stop at the replicas that there is room for.
@@ -26,8 +26,8 @@ const RECOVER_TIMEOUT: Duration = Duration::from_secs(90);
 /// Characters of the Event's message among the figures.
 const MESSAGE_LENGTH: usize = 160;
 
-/// Sends load for more than three replicas to a node with room for two. The scaler must stop at two, say why in an Event and
-/// in its metrics, and use room that is added.
+/// Sends load for more than three replicas to a node with room for two. The scaler must stop at two, give the reason in
+/// an Event and in its metrics, and use room that is added.
 pub(super) async fn check(fixture: &Fixture) -> Result<String> {
     let node = &fixture.cluster.local()?.node;
     fixture.wait_for_one_replica().await?;

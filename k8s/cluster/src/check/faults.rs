@@ -7,8 +7,8 @@ use anyhow::{Context, Result, bail, ensure};
 use kube::ResourceExt;
 use std::time::{Duration, Instant};
 
-/// Load that needs a second replica, as a multiple of what one can classify. What it exceeds one replica by in the time that
-/// another takes to start fits into the queue, so that nothing is shed.
+/// Load that needs a second replica, as a multiple of the throughput of one. It is so low that no request is shed in
+/// the time that the second replica takes to start.
 const LOAD_FOR_TWO: f64 = 1.3;
 
 /// Time that the scaler has to have more replicas ready.
@@ -20,8 +20,8 @@ const MARGIN: Duration = Duration::from_secs(5);
 /// Length of the outage of the API server.
 const OUTAGE: Duration = Duration::from_secs(30);
 
-/// Time in which another scaler must lead. A lease lasts 15 s from when it was last seen renewed, which was up to 2 s after
-/// the renewal; another scaler looks every 2 s; 1 s is left for kubectl.
+/// Time in which another scaler must lead. A lease lasts 15 s from when it was last seen renewed, which was up to 2 s
+/// after the renewal; another scaler looks every 2 s; 1 s is left for kubectl.
 const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Replaces all pods of a Deployment under load.

@@ -25,8 +25,8 @@ pub struct Fixture {
     pub cluster: Cluster,
     /// The way to the dispatcher.
     pub route: Route,
-    /// Images per second that one replica can classify here.
-    pub capacity: f64,
+    /// The throughput of one replica here, in images per second.
+    pub replica_throughput: f64,
 }
 
 impl Fixture {
@@ -40,17 +40,17 @@ impl Fixture {
             cluster.wait_for_rollout(deployment, ROLLOUT_TIMEOUT).await?;
         }
         let route = Route::to_dispatcher(&cluster).await?;
-        let capacity = measure_capacity(&cluster, &route).await?;
-        Ok(Self { cluster, route, capacity })
+        let replica_throughput = measure_throughput(&cluster, &route).await?;
+        Ok(Self { cluster, route, replica_throughput })
     }
 
-    /// Starts open-loop load that lasts until it is stopped. The rate is `factor` times what one replica can classify. The
+    /// Starts open-loop load that lasts until it is stopped, at `factor` times the throughput of one replica. The
     /// report goes to `NAME.json`.
     ///
     /// # Errors
     /// If loadgen cannot be started.
     pub fn start_load(&self, name: &str, factor: f64) -> Result<Load> {
-        let rate = format!("--rate={:.1}", self.capacity * factor);
+        let rate = format!("--rate={:.1}", self.replica_throughput * factor);
         let report = self.cluster.folder.join(format!("{name}.json"));
         Load::start(&self.route.url, &[&rate, "--duration=900s", "--generate=60"], report)
     }
@@ -122,25 +122,25 @@ impl Fixture {
 }
 
 /// The number of times that the containers of a pod were restarted.
-pub fn restarts(pod: &Pod) -> i32 {
+pub(super) fn restarts(pod: &Pod) -> i32 {
     let containers = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
     containers.map(|container| container.restart_count).sum()
 }
 
 /// Whether a pod is ready.
-pub fn is_ready(pod: &Pod) -> bool {
+pub(super) fn is_ready(pod: &Pod) -> bool {
     let mut conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
     conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
-/// Measures how many images per second one replica classifies for a single client.
+/// Measures the throughput of one replica for a single client, in images per second.
 ///
-/// The client goes to the replica itself where its address is reachable, so that the scaler does not see this load. Elsewhere
-/// the client goes to the dispatcher.
+/// The client goes to the replica itself where its address is reachable, so that the scaler does not see this load.
+/// Elsewhere the client goes to the dispatcher.
 ///
 /// # Errors
 /// If there is no replica, or a request fails.
-pub async fn measure_capacity(cluster: &Cluster, route: &Route) -> Result<f64> {
+pub async fn measure_throughput(cluster: &Cluster, route: &Route) -> Result<f64> {
     let replicas = cluster.pods("replica").await?;
     let address =
         format!("{}:6000", cluster.pod_address(&replicas.first().context("there is no replica")?.name_any()).await?);
@@ -149,7 +149,7 @@ pub async fn measure_capacity(cluster: &Cluster, route: &Route) -> Result<f64> {
         false => route.url.clone(),
     };
     let flags = ["--closed=1", "--duration=4s", "--generate=60"];
-    let report: LoadReport = Load::start(&url, &flags, cluster.folder.join("capacity.json"))?.finish().await?;
+    let report: LoadReport = Load::start(&url, &flags, cluster.folder.join("throughput.json"))?.finish().await?;
     report.ensure_no_failures().context("measure one replica")?;
     Ok(report.offered as f64 / report.length_seconds)
 }

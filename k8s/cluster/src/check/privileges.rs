@@ -1,5 +1,5 @@
-//! What each ServiceAccount may do and may not do. The other checks show that the
-//! privileges are enough.
+//! What each ServiceAccount may do and may not do. The other checks show that
+//! the privileges are enough.
 
 use crate::kubectl::Kubectl;
 use anyhow::{Result, ensure};

@@ -7,10 +7,10 @@ use std::fmt::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// The burst: seconds, each with the load as a multiple of what one replica can classify.
+/// The burst: lengths in seconds, with the load in that time as a multiple of the throughput of one replica.
 const BURST: [(usize, f64); 2] = [(10, 0.3), (30, 2.2)];
 
-/// The load after the burst, as a multiple of what one replica can classify.
+/// The load after the burst, as a multiple of the throughput of one replica.
 const LOAD_AFTER_BURST: f64 = 0.3;
 
 /// Replicas that the burst needs.
@@ -40,7 +40,7 @@ fn write_workload(fixture: &Fixture) -> Result<PathBuf> {
     let mut workload = String::new();
     for (seconds, factor) in BURST {
         for _ in 0..seconds {
-            writeln!(workload, "{:.0}", (fixture.capacity * factor).max(1.0))?;
+            writeln!(workload, "{:.0}", (fixture.replica_throughput * factor).max(1.0))?;
         }
     }
     let path = fixture.cluster.folder.join("burst.txt");

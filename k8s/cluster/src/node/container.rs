@@ -1,5 +1,5 @@
-//! A container: a process of a program of the workspace, with a host name, a user, limits and a view of the file system of
-//! its own, in the network of its pod.
+//! A container: a process of a program of the workspace, with a host name, a user, limits and a view of the file system
+//! of its own, in the network of its pod.
 
 use super::container_config::{ContainerConfig, ProcessInput};
 use crate::network::{self, Sandbox};
@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use tokio::process::{Child, Command};
 
-/// Waits for a line on standard input, which comes when the shell is in its control group; makes the image the whole file
-/// system; and becomes the program. `sys_chroot` is the one capability that is left, since `chroot` needs it.
+/// Waits for a line on standard input, which comes when the shell is in its control group; makes the image the whole
+/// file system; and becomes the program. `sys_chroot` is the one capability that is left, since `chroot` needs it.
 const ENTRY_SCRIPT: &str = r#"
 read -r _begin
 echo "$POD" > /proc/sys/kernel/hostname
@@ -38,7 +38,7 @@ exec setpriv --pdeathsig=KILL --reuid="$USER_ID" --regid="$GROUP_ID" --clear-gro
     env -i "$@"
 "#;
 
-/// What a container's program needs to use the API server.
+/// The means by which a container's program uses the API server.
 pub(super) struct ApiAccess {
     /// The address and port of the API server's Service.
     pub server: (Ipv4Addr, u16),

@@ -323,7 +323,8 @@ mod tests {
     #[test]
     fn fields_of_the_pod_become_variables() {
         let variable = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
-        let environment = json!([variable("POD", "metadata.name"), {"name": "AT", "value": "$(POD)!"}, variable("IP", "status.podIP")]);
+        let text = json!({"name": "AT", "value": "$(POD)!"});
+        let environment = [variable("POD", "metadata.name"), text, variable("IP", "status.podIP")];
         let container = json!({"env": environment, "args": ["--at=$(AT)", "$(NODE)"]});
         let pod: Pod =
             serde_json::from_value(json!({"metadata": {"name": "a-1"}, "spec": {"containers": []}})).expect("a pod");

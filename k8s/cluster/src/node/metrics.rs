@@ -21,7 +21,7 @@ const WINDOW: Duration = Duration::from_secs(15);
 /// The path of the API.
 pub(super) const API_PATH: &str = "/apis/metrics.k8s.io/v1beta1";
 
-/// What a pod used in a window.
+/// The use of processor time and memory by a pod in a window.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Sample {
     /// Mean number of the node's cores that were in use.
@@ -70,7 +70,8 @@ pub(super) async fn measure(shared: Arc<Shared>, samples: Samples) {
 }
 
 impl Sample {
-    /// What a process used between `earlier` and `later`. A core of the node is worth `core_share` of one of this machine.
+    /// The use by a process between `earlier` and `later`. A core of the node is worth `core_share` of one of this
+    /// machine.
     fn new(earlier: &Usage, later: &Usage, core_share: f64) -> Self {
         let window = later.at - earlier.at;
         let used = later.processor_time.saturating_sub(earlier.processor_time);
@@ -124,7 +125,10 @@ fn label_selector(query: &str) -> Option<Labels> {
 }
 
 fn resource_list() -> Value {
-    let resource = |name: &str, kind: &str, namespaced: bool| json!({"name": name, "singularName": "", "namespaced": namespaced, "kind": kind, "verbs": ["get", "list"]});
+    let resource = |name: &str, kind: &str, is_namespaced: bool| {
+        let verbs = ["get", "list"];
+        json!({"name": name, "singularName": "", "namespaced": is_namespaced, "kind": kind, "verbs": verbs})
+    };
     json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "metrics.k8s.io/v1beta1",
         "resources": [resource("pods", "PodMetrics", true), resource("nodes", "NodeMetrics", false)]})
 }
@@ -164,8 +168,8 @@ fn pod_metric(pod: &Pod, sample: &Sample) -> Option<Value> {
 fn node_metrics(node: &str, samples: &BTreeMap<String, Sample>) -> Value {
     let cores = samples.values().map(|sample| sample.cores).sum();
     let bytes = samples.values().map(|sample| sample.bytes).sum();
-    json!({"metadata": {"name": node}, "timestamp": rfc3339(Timestamp::now()), "window": format!("{}s", WINDOW.as_secs()),
-        "usage": usage_json(cores, bytes)})
+    json!({"metadata": {"name": node}, "timestamp": rfc3339(Timestamp::now()),
+        "window": format!("{}s", WINDOW.as_secs()), "usage": usage_json(cores, bytes)})
 }
 
 fn usage_json(cores: f64, bytes: u64) -> Value {

@@ -156,8 +156,8 @@ impl PodWorker {
         Ok(answer.status.context("the API server's answer has no token")?.token)
     }
 
-    /// Probes the container until it ends by itself, or until it is stopped because a probe failed or the pod was deleted.
-    /// `None` if the system cannot tell how it ended.
+    /// Probes the container until it ends by itself, or until it is stopped because a probe failed or the pod was
+    /// deleted. `None` if the system cannot tell how it ended.
     async fn supervise(
         &mut self,
         config: &ContainerConfig,

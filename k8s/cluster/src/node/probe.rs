@@ -35,7 +35,7 @@ pub(super) struct Probes {
     pub liveness: Option<Probe>,
 }
 
-/// What a probe is for.
+/// The purpose of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ProbeKind {
     /// See [`Probes::startup`].

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-/// The delay before a container that has died twice is started again. It doubles with each death. Both delays are a kubelet's.
+/// The delay before a container that has died twice is started again. It doubles with each death. Both delays are a
+/// kubelet's.
 const FIRST_RESTART_DELAY: Duration = Duration::from_secs(10);
 
 /// The longest delay before a container is started again.
@@ -81,8 +82,8 @@ impl PodState {
         }
     }
 
-    /// A strategic merge patch of the pod's status. `container` and `image` are as in the specification; `node` is the node's
-    /// address.
+    /// A strategic merge patch of the pod's status. `container` and `image` are as in the specification; `node` is the
+    /// node's address.
     pub(super) fn to_json(&self, container: &str, image: &str, node: Ipv4Addr) -> Value {
         let ready = if self.is_ready { "True" } else { "False" };
         let has_run = !matches!(self.container, ContainerState::Waiting { .. }) || self.last.is_some();
