@@ -1,6 +1,7 @@
 //! The manifests that kubectl makes of the kustomizations: they fit every version of Kubernetes, keep to the restricted
 //! pod security standard, and agree with each other.
 
+use cluster::existing::write_kustomization;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
@@ -317,5 +318,24 @@ fn every_object_has_the_recommended_labels() {
             assert!(labels[format!("app.kubernetes.io/{label}")].is_string(), "{place} has no {label}: {labels}");
         }
         assert_eq!(labels["app.kubernetes.io/name"], "roundhouse", "{place}");
+    }
+}
+
+#[test]
+fn a_check_moves_manifests_to_its_namespace_and_images() {
+    for base in ["k8s/base", "k8s/overlays/minikube"] {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let written = write_kustomization(folder.path(), &root().join(base), "shop", Some("registry.example/team"));
+        written.expect("the kustomization is written");
+        let Some(text) = build(folder.path()) else { return };
+        let objects: Vec<Value> = serde_saphyr::from_multiple(&text).expect("kubectl writes YAML");
+        assert!(!objects.is_empty());
+        for object in objects {
+            let field = if object["kind"] == "Namespace" { "name" } else { "namespace" };
+            assert_eq!(object["metadata"][field], "shop", "{base}: {object}");
+            let image = &object["spec"]["template"]["spec"]["containers"][0]["image"];
+            let is_moved = image.as_str().is_none_or(|image| image.starts_with("registry.example/team/"));
+            assert!(is_moved, "{base}: {image}");
+        }
     }
 }
