@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressIterator, ProgressStyle};
-use replica::model::{Device, Model, ModelFile, Precision, Recipe, Setup, Source, Wanted};
+use replica::model::{Device, KernelChoice, Model, ModelFactory, ModelFile, ModelSource, Precision, Setup};
 use replica::transform::Transform;
 use replica::{decode, preprocess};
 use std::path::{Path, PathBuf};
@@ -27,10 +27,15 @@ fn main() -> Result<()> {
     let args = Args::parse();
     let crops = decode_all(&args.folder)?;
     if let (Some(name), Some(weights)) = (args.name, args.weights) {
-        let setup =
-            Setup { kernel: Wanted::Auto, device: Device::Cpu, precision: Precision::F32, threads: 1, max_batch: 1 };
-        let file = ModelFile::open(&Source::Weights(weights, None))?;
-        let mut model = Recipe::new(file, Transform::IMAGENET.crop as usize, setup)?.model()?;
+        let setup = Setup {
+            kernel: KernelChoice::Auto,
+            device: Device::Cpu,
+            precision: Precision::F32,
+            threads: 1,
+            max_batch: 1,
+        };
+        let file = ModelFile::open(&ModelSource::Weights(weights, None))?;
+        let mut model = ModelFactory::new(file, Transform::IMAGENET.crop as usize, setup)?.model()?;
         let theirs = args.folder.join("theirs.u8");
         let theirs = std::fs::read(&theirs).with_context(|| format!("read {}", theirs.display()))?;
         for (of, crops) in [("own", &crops), ("given", &theirs)] {

@@ -1,7 +1,7 @@
-//! The Huffman tables of ITU-T T.81 annex K.3, as one segment's contents: four tables, each of a destination, sixteen
-//! counts by code length, and the symbols in order.
+//! The Huffman tables of ITU-T T.81 annex K.3 as the contents of one DHT segment. Each of the four tables is a byte of class and
+//! destination, sixteen counts of codes by length, and the symbols in the order of their codes.
 
-/// DC luminance, AC luminance, DC chrominance, AC chrominance.
+/// The tables for DC luminance, AC luminance, DC chrominance and AC chrominance, in this order.
 #[rustfmt::skip]
 pub(super) const HUFFMAN: [u8; 416] = [
     0x00, 0x00, 0x01, 0x05, 0x01, 0x01, 0x01, 0x01, 0x01, 0x01, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x01, 0x02,
