@@ -1,5 +1,5 @@
-//! Decides which waiting images pass the model together. Pure: it knows deadlines and the mean times of passes, takes the
-//! present time as an argument, and knows nothing of threads, pixels or models.
+//! Decides which waiting images pass the model together. Pure: it knows deadlines and the mean times of passes, takes
+//! the present time as an argument, and knows nothing of threads, pixels or models.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -35,8 +35,8 @@ pub struct Batch<T> {
 }
 
 impl<T> Batcher<T> {
-    /// An empty batcher. `times` are the times of a pass of one image, two images, and so on to the largest batch. An image is
-    /// held for `wait` at most so that others may join it.
+    /// An empty batcher. `times` are the times of a pass of one image, two images, and so on to the largest batch. An
+    /// image is held for `wait` at most so that others may join it.
     pub fn new(times: Vec<Duration>, wait: Duration) -> Self {
         Self { waiting: VecDeque::new(), wait, times: times.iter().map(Duration::as_secs_f64).collect() }
     }
@@ -58,8 +58,8 @@ impl<T> Batcher<T> {
         Some((oldest.since + self.wait).min(earliest.checked_sub(joined).unwrap_or(now)).max(oldest.since))
     }
 
-    /// Takes the oldest images, as many as keep the deadlines of all images taken. An image that would miss its deadline even
-    /// by itself does not limit the batch.
+    /// Takes the oldest images, as many as keep the deadlines of all images taken. An image that would miss its
+    /// deadline even by itself does not limit the batch.
     pub fn take(&mut self, now: Instant) -> Batch<T> {
         let all = std::mem::take(&mut self.waiting);
         let (expired, waiting): (VecDeque<_>, VecDeque<_>) = all.into_iter().partition(|image| image.deadline <= now);
@@ -97,8 +97,8 @@ mod tests {
         Duration::from_millis(milliseconds)
     }
 
-    /// A batcher with images that have the given deadlines, milliseconds after `start`. Passes of one to four images take 30,
-    /// 40, 50 and 60 ms.
+    /// A batcher with images that have the given deadlines, milliseconds after `start`. Passes of one to four images
+    /// take 30, 40, 50 and 60 ms.
     fn batcher(start: Instant, wait: Duration, deadlines: &[u64]) -> Batcher<usize> {
         let mut batcher = Batcher::new((0..4).map(|more| ms(30 + 10 * more)).collect(), wait);
         for (index, deadline) in deadlines.iter().enumerate() {

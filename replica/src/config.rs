@@ -60,8 +60,8 @@ pub struct Args {
     /// cpu, cuda, cuda:1, …, or auto: the first CUDA device if there is one
     #[arg(long, env = "ROUNDHOUSE_DEVICE", default_value_t = Device::Cpu)]
     pub device: Device,
-    /// Precision of weights and activations; f16 and bf16 are computed by libtorch, and for weights their difference from f32 is
-    /// logged at start
+    /// Precision of weights and activations; f16 and bf16 are computed by libtorch, and for weights their difference
+    /// from f32 is logged at start
     #[arg(long, env = "ROUNDHOUSE_PRECISION", value_enum, default_value_t = Precision::F32)]
     pub precision: Precision,
     /// Most images in one forward pass
@@ -70,12 +70,12 @@ pub struct Args {
     /// Longest time that an image waits for others to join its batch
     #[arg(long, env = "ROUNDHOUSE_BATCH_WAIT", default_value = "0s", value_parser = humantime::parse_duration)]
     pub batch_wait: Duration,
-    /// Images taken at once; requests beyond them are answered 503 busy. By default two batches for each worker: one that is
-    /// computed, and one that waits
+    /// Images taken at once; requests beyond them are answered 503 busy. By default two batches for each worker: one
+    /// that is computed, and one that waits
     #[arg(long, env = "ROUNDHOUSE_CAPACITY", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub capacity: Option<u32>,
-    /// Forward passes at the same time, each with its own model. By default the processors that this process may use, also by
-    /// its control group, divided by --threads; with --device cuda or auto, 1
+    /// Forward passes at the same time, each with its own model. By default the processors that this process may use,
+    /// also by its control group, divided by --threads; with --device cuda or auto, 1
     #[arg(long, env = "ROUNDHOUSE_WORKERS", value_parser = clap::value_parser!(u32).range(1..=256))]
     pub workers: Option<u32>,
     /// Threads of one forward pass

@@ -1,8 +1,8 @@
 //! Encoded files → RGB pixels, within limits. Knows formats; knows nothing of HTTP or of models.
 //!
-//! The header is read first, so that an image over the limit is refused before memory is allocated for it. The pixels are those
-//! of Pillow's `convert("RGB")`, including its peculiarities. But a damaged or incomplete file is refused, where Pillow
-//! paints the missing part grey.
+//! The header is read first, so that an image over the limit is refused before memory is allocated for it. The pixels
+//! are those of Pillow's `convert("RGB")`, including its peculiarities. But a damaged or incomplete file is refused,
+//! where Pillow paints the missing part grey.
 
 mod jpeg;
 mod panics;
@@ -23,8 +23,8 @@ pub struct Pixels {
 /// The limits of one image.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Most pixels, width × height. Decoding takes three bytes for each pixel, and four more for an interlaced PNG or a WebP file
-    /// with alpha, six more for a progressive JPEG.
+    /// Most pixels, width × height. Decoding takes three bytes for each pixel, and four more for an interlaced PNG or a
+    /// WebP file with alpha, six more for a progressive JPEG.
     pub max_pixels: u64,
 }
 
@@ -61,12 +61,12 @@ pub enum Error {
     },
 }
 
-/// Decodes a JPEG, PNG or WebP file; of an animation, the first frame. As with `PIL.Image.convert("RGB")`, alpha is dropped,
-/// grey becomes three equal channels, and colour profiles and EXIF rotation are not applied.
+/// Decodes a JPEG, PNG or WebP file; of an animation, the first frame. As with `PIL.Image.convert("RGB")`, alpha is
+/// dropped, grey becomes three equal channels, and colour profiles and EXIF rotation are not applied.
 ///
 /// # Errors
-/// When the format is unknown, the image is over the limits, or the file is truncated, corrupt or of an unsupported kind. A
-/// panic of a decoder is an error, too.
+/// When the format is unknown, the image is over the limits, or the file is truncated, corrupt or of an unsupported
+/// kind. A panic of a decoder is an error, too.
 pub fn decode(file: &[u8], limits: Limits) -> Result<Pixels, Error> {
     type Decoder = fn(&[u8], Limits) -> Result<Pixels, Error>;
     let (format, decoder): (&'static str, Decoder) = match file {

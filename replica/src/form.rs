@@ -17,7 +17,8 @@ struct JsonBody {
 /// The encoded image within a body whose form `content_type` tells.
 ///
 /// # Errors
-/// 415 for a content type of none of the forms; 400 for a body that does not have the form of its type, or contains no image.
+/// 415 for a content type of none of the forms; 400 for a body that does not have the form of its type, or contains no
+/// image.
 pub async fn encoded_image(content_type: Option<&str>, body: Bytes) -> Result<Bytes, Fault> {
     let image = match Form::of(content_type)? {
         Form::Raw => body,

@@ -93,8 +93,8 @@ impl Handler {
         Ok(Admitted { slot: self.take_slots(1)?, content_type, top_k, deadline })
     }
 
-    /// The answer for a classified image. The request waited `queued_ms` milliseconds in the dispatcher and took `here` in this
-    /// replica.
+    /// The answer for a classified image. The request waited `queued_ms` milliseconds in the dispatcher and took `here`
+    /// in this replica.
     fn describe(&self, classification: &Classification, count: usize, queued_ms: f64, here: Duration) -> Answer {
         let ServedModel { name, labels, .. } =
             self.model.get().expect("images are classified once the model is loaded");

@@ -1,5 +1,5 @@
-//! The Open Inference Protocol v2 over REST, with the extensions binary tensor data and classification. This file owns paths,
-//! headers and statuses; the modules below it own the bodies.
+//! The Open Inference Protocol v2 over REST, with the extensions binary tensor data and classification. This file owns
+//! paths, headers and statuses; the modules below it own the bodies.
 //!
 //! Source: <https://github.com/kserve/open-inference-protocol>, and Triton's `docs/protocol` for the extensions.
 
@@ -149,7 +149,8 @@ async fn infer(handler: &Handler, headers: &HeaderMap, body: Incoming, received:
     let body = body::read(body, &handler.body, deadline).await?;
     let model = handler.model.get().ok_or_else(loading)?;
     let limits = InputLimits { capacity: handler.capacity, side: model.side };
-    // Parsing goes on if the client leaves, and keeps its slot, so that the slots bound the bodies that wait to be parsed.
+    // Parsing goes on if the client leaves, and keeps its slot, so that the slots bound the bodies that wait to be
+    // parsed.
     let parse = move || (Request::parse(&body.to_bytes(), json_length, limits), slots, body);
     let parsed = tokio::task::spawn_blocking(parse).await;
     let (request, mut slots, _body) = parsed.map_err(|error| Fault::new(Code::Internal, error.to_string()))?;

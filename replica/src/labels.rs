@@ -1,4 +1,5 @@
-//! The names of the classes in class order: from the metadata of the weights, the list of ImageNet's 1000 classes, or a file.
+//! The names of the classes in class order: from the metadata of the weights, the list of ImageNet's 1000 classes, or a
+//! file.
 
 use std::path::PathBuf;
 use std::str::FromStr;

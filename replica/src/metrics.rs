@@ -40,13 +40,14 @@ pub const ALL: [Metric; 5] = [
     Metric {
         name: LATENCY,
         kind: Kind::Histogram,
-        help: "Seconds from receiving a request to its answer, or to its client's leaving. Only requests that found a slot.",
+        help: "Seconds from receiving a request to its answer, or to its client's leaving. Only requests that found a \
+               slot.",
     },
     Metric {
         name: STAGE,
         kind: Kind::Histogram,
-        help: "Seconds by stage. For each image: decode, with the wait for a decoder, and queue, from its decoding to its \
-               forward pass. For each forward pass: forward.",
+        help: "Seconds by stage. For each image: decode (with the wait for a decoder) and queue (from its decoding to \
+               its forward pass). For each forward pass: forward.",
     },
     Metric { name: BATCH_SIZE, kind: Kind::Histogram, help: "Images in one forward pass." },
     Metric { name: STARTUP, kind: Kind::Gauge, help: "Seconds from exec until the replica was ready." },
@@ -76,8 +77,8 @@ impl Stage {
     }
 }
 
-/// Describes all metrics, and creates their series but for [`STARTUP`], which exists once the replica is ready. Without this,
-/// `/metrics` would lack each series until something is recorded.
+/// Describes all metrics, and creates their series but for [`STARTUP`], which exists once the replica is ready. Without
+/// this, `/metrics` would lack each series until something is recorded.
 pub(crate) fn register() {
     for Metric { name, kind, help } in ALL {
         match kind {

@@ -32,7 +32,8 @@ pub type Input = Vec<f32>;
 
 /// A classifier that belongs to one thread.
 pub trait Model {
-    /// The logits of a batch of images, `[n][classes]`: scores of all classes, which a softmax turns into probabilities.
+    /// The logits of a batch of images, `[n][classes]`: scores of all classes, which a softmax turns into
+    /// probabilities.
     ///
     /// # Errors
     /// When the engine fails; the message is the engine's own.

@@ -1,7 +1,7 @@
 //! The threads between the handler and the models: decoders, then workers that infer.
 //!
-//! Every image holds one of the replica's slots until its work has ended, even if its client has left before. There are as
-//! many slots as the advertised capacity, so the capacity bounds the images that wait between the threads.
+//! Every image holds one of the replica's slots until its work has ended, even if its client has left before. There are
+//! as many slots as the advertised capacity, so the capacity bounds the images that wait between the threads.
 
 mod batch_queue;
 mod decoder;
@@ -102,8 +102,8 @@ impl CreateModel for ModelFactory {
 pub type FatalErrors = mpsc::Receiver<anyhow::Error>;
 
 impl Pipeline {
-    /// Starts the threads. `load` runs on a thread of its own. `ready` is called on that thread once every worker's model has
-    /// run every batch size and the decoders have started.
+    /// Starts the threads. `load` runs on a thread of its own. `ready` is called on that thread once every worker's
+    /// model has run every batch size and the decoders have started.
     pub fn start<F: CreateModel>(
         sizes: Sizes,
         limits: Limits,
@@ -166,8 +166,8 @@ fn start_threads<F: CreateModel>(
     Ok(())
 }
 
-/// Starts the workers and waits until each has created and warmed up its model. Returns the slowest worker's time of a pass of
-/// one image, two images, and so on.
+/// Starts the workers and waits until each has created and warmed up its model. Returns the slowest worker's time of a
+/// pass of one image, two images, and so on.
 fn start_workers<F: CreateModel>(
     sizes: Sizes,
     factory: Arc<F>,

@@ -1,5 +1,5 @@
-//! Pixels → the model's input: resizes the shorter side, crops the centre, and normalises. The cropped pixels differ from
-//! torchvision's by at most two levels of 255.
+//! Pixels → the model's input: resizes the shorter side, crops the centre, and normalises. The cropped pixels differ
+//! from torchvision's by at most two levels of 255.
 //!
 //! Source: `torchvision.transforms._presets.ImageClassification`, with `Resize` and `CenterCrop` on PIL images.
 
@@ -37,8 +37,8 @@ pub fn crop(pixels: &Pixels, transform: &Transform) -> Vec<u8> {
     rgb
 }
 
-/// Normalises RGB pixels of 8 bits for each channel: `(level / 255 − mean) / std`, in the same order, with torchvision's
-/// roundings.
+/// Normalises RGB pixels of 8 bits for each channel: `(level / 255 − mean) / std`, in the same order, with
+/// torchvision's roundings.
 pub fn normalise(rgb: &[u8], transform: &Transform) -> Vec<f32> {
     let level =
         |level: usize, channel: usize| (level as f32 / 255.0 - transform.mean[channel]) / transform.std[channel];
@@ -56,8 +56,8 @@ fn resampled(pixels: &Pixels, across: &Axis, down: &Axis, interpolation: Interpo
         Interpolation::Nearest => nearest(pixels, across, down),
         Interpolation::Bilinear => convolved(pixels, size, region, FilterType::Bilinear).rgb,
         Interpolation::Bicubic => {
-            // Pillow resamples across first, and clips overshoots between the passes; the resizer resamples down first. So two
-            // calls are made, the first only for the rows within reach of the second's filter.
+            // Pillow resamples across first, and clips overshoots between the passes; the resizer resamples down first.
+            // So two calls are made, the first only for the rows within reach of the second's filter.
             let reach = 2.0 * (down.image_length / down.crop_length as f64).max(1.0) + 1.0;
             let first = (down.image_start - reach).floor().max(0.0);
             let last = (down.image_start + down.image_length + reach).ceil().min(pixels.height.into());
@@ -112,8 +112,8 @@ struct Axis {
 }
 
 impl Axis {
-    /// For each pixel of the crop, the nearest pixel of an image whose side is `side`. Positions are summed step by step, as in
-    /// Pillow, since products would round differently.
+    /// For each pixel of the crop, the nearest pixel of an image whose side is `side`. Positions are summed step by
+    /// step, as in Pillow, since products would round differently.
     fn nearest(&self, side: usize) -> Vec<usize> {
         let step = self.image_length / self.crop_length as f64;
         let skipped = (self.image_start / step).round() as usize;

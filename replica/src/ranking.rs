@@ -2,8 +2,8 @@
 
 use service::wire::Prediction;
 
-/// The `count` classes with the highest scores, best first; of equal scores the lower class comes first. The score becomes the
-/// prediction's `confidence` as it is.
+/// The `count` classes with the highest scores, best first; of equal scores the lower class comes first. The score
+/// becomes the prediction's `confidence` as it is.
 pub fn top_k(scores: &[f32], labels: &[String], count: usize) -> Vec<Prediction> {
     let mut order: Vec<usize> = (0..scores.len()).collect();
     order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));

@@ -1,4 +1,5 @@
-//! Brings the parts of a replica together: it listens at once, is ready when the model is warm, and drains when told to stop.
+//! Brings the parts of a replica together: it listens at once, is ready when the model is warm, and drains when told to
+//! stop.
 
 use crate::config::Config;
 use crate::handler::Handler;
@@ -80,8 +81,8 @@ fn start_pipeline(
     Pipeline::start(config.sizes, config.pixels, load, ready)
 }
 
-/// Says that the replica is ready, `startup` after exec. The latch is released last, so that a client for which `/readyz`
-/// succeeds may rely on all metrics and on the description of the model.
+/// Says that the replica is ready, `startup` after exec. The latch is released last, so that a client for which
+/// `/readyz` succeeds may rely on all metrics and on the description of the model.
 fn become_ready(latch: Latch, startup: Duration) {
     metrics::startup().set(startup.as_secs_f64());
     tracing::info!(startup_ms = startup.as_millis() as u64, "ready");

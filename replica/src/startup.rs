@@ -7,7 +7,8 @@ pub fn age(main_entered: Instant) -> Duration {
     since_exec().unwrap_or_else(|| main_entered.elapsed())
 }
 
-/// The time since exec by Linux's `/proc`: field 22 of `stat` is the start in clock ticks since boot (proc_pid_stat(5)).
+/// The time since exec by Linux's `/proc`: field 22 of `stat` is the start in clock ticks since boot
+/// (proc_pid_stat(5)).
 fn since_exec() -> Option<Duration> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
     // The second field, the command in parentheses, may contain spaces. So fields are counted from its end.

@@ -1,5 +1,5 @@
-//! The parameters of the transform from pixels to a model's input, by torchvision's names. They come from flags and from the
-//! metadata of a weights file; `preprocess` applies them.
+//! The parameters of the transform from pixels to a model's input, by torchvision's names. They come from flags and
+//! from the metadata of a weights file; `preprocess` applies them.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,8 @@ use std::collections::HashMap;
 pub struct Transform {
     /// The shorter side after resizing, pixels.
     pub resize: u32,
-    /// Side of the centred square that the model sees, pixels; black is added where the square is larger than the image.
+    /// Side of the centred square that the model sees, pixels; black is added where the square is larger than the
+    /// image.
     pub crop: u32,
     /// The filter for resizing.
     pub interpolation: Interpolation,
@@ -74,8 +75,9 @@ impl Transform {
         3 * self.crop as usize * self.crop as usize
     }
 
-    /// Each value from its flag, else from the metadata, else from [`Transform::IMAGENET`]. The keys of the metadata are
-    /// `resize`, `input_size` (the crop), `interpolation`, `mean` and `std`; their values have the syntax of the flags.
+    /// Each value from its flag, else from the metadata, else from [`Transform::IMAGENET`]. The keys of the metadata
+    /// are `resize`, `input_size` (the crop), `interpolation`, `mean` and `std`; their values have the syntax of the
+    /// flags.
     ///
     /// # Errors
     /// When a value in the metadata is malformed, even if a flag overrides it.

@@ -256,8 +256,8 @@ fn more_segments_tables_or_data_than_an_image_needs_are_refused() {
 
 #[test]
 fn blocks_of_the_greatest_length_are_decoded() {
-    // One code of each length, and two of sixteen bits. The code of sixteen ones stands for a number of fifteen bits, so data of
-    // ones is a sequence of the longest codes and numbers.
+    // One code of each length, and two of sixteen bits. The code of sixteen ones stands for a number of fifteen bits,
+    // so data of ones is a sequence of the longest codes and numbers.
     let table = |class: u8| [&[0xff, 0xc4, 0, 36, class << 4][..], &[1; 15], &[2], &[15; 17]].concat();
     let block = [0xff, 0].repeat(64 * (16 + 15) / 8);
     let found = decode(&grey(248, &[table(0), table(1)].concat(), &block.repeat(31 * 31)), Limits::default());

@@ -1,5 +1,5 @@
-//! Times the convolutions of a ResNet-18, each by itself, on one thread. Between two uses of a layer's weights 100 MB of
-//! others are read, as in a network, so that the weights come from memory or from a far cache.
+//! Times the convolutions of a ResNet-18, each by itself, on one thread. Between two uses of a layer's weights 100 MB
+//! of others are read, as in a network, so that the weights come from memory or from a far cache.
 
 use convolution::amx::{self, AmxFilter, TileUnit};
 use convolution::direct::{self, DirectFilter};
@@ -99,8 +99,8 @@ impl Layer {
         }
     }
 
-    /// Prints the median and the least time of `convolve`, each with another copy of the filter, whose weights are `length`
-    /// numbers.
+    /// Prints the median and the least time of `convolve`, each with another copy of the filter, whose weights are
+    /// `length` numbers.
     fn time<F>(&self, kind: String, length: usize, filter: impl Fn() -> F, convolve: impl Fn(&F, &mut [f32])) {
         let filters: Vec<F> = (0..WEIGHTS_BETWEEN_USES.div_ceil(length).min(40)).map(|_| filter()).collect();
         let mut output = vec![0.0; self.residual.len()];

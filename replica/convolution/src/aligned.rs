@@ -51,8 +51,8 @@ mod pages {
     use std::ffi::c_void;
     use std::ptr::{NonNull, null_mut};
 
-    /// Bytes of a large page. The system backs aligned memory with large pages where it may; a sequential read of megabytes
-    /// then misses the TLB less often.
+    /// Bytes of a large page. The system backs aligned memory with large pages where it may; a sequential read of
+    /// megabytes then misses the TLB less often.
     const LARGE_PAGE: usize = 2 << 20;
 
     /// A mapped range of memory, unmapped when dropped.
@@ -72,16 +72,16 @@ mod pages {
             unsafe { mmap_anonymous(null_mut(), mapped, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE) };
         let mapping = Mapping { start: start.ok()?, bytes: mapped };
         let aligned = mapping.start.map_addr(|address| address.next_multiple_of(LARGE_PAGE));
-        // SAFETY: whole large pages of the new mapping, to which no reference exists yet. The rest stays in small pages. A
-        // refusal changes nothing.
+        // SAFETY: whole large pages of the new mapping, to which no reference exists yet. The rest stays in small
+        // pages. A refusal changes nothing.
         let _refused = unsafe { madvise(aligned, bytes / LARGE_PAGE * LARGE_PAGE, Advice::LinuxHugepage) };
         Some((NonNull::new(aligned.cast())?, mapping))
     }
 
     impl Drop for Mapping {
         fn drop(&mut self) {
-            // SAFETY: the range was mapped with this start and length, and is not used any more. Unmapping a whole mapping
-            // cannot fail.
+            // SAFETY: the range was mapped with this start and length, and is not used any more. Unmapping a whole
+            // mapping cannot fail.
             let _unmapped = unsafe { munmap(self.start, self.bytes) };
         }
     }

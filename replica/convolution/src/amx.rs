@@ -1,10 +1,10 @@
-//! Convolutions of any side, stride and padding on the matrix unit of newer x86 processors (AMX), which multiplies tiles of
-//! `bf16` and adds in `f32`, sixteen times as fast as vectors of `f32` do.
+//! Convolutions of any side, stride and padding on the matrix unit of newer x86 processors (AMX), which multiplies
+//! tiles of `bf16` and adds in `f32`, sixteen times as fast as vectors of `f32` do.
 //!
 //! A number is split into two of `bf16`, `x ≈ high + low` with `|low| ≤ 2⁻⁸ |x|`; the sum differs from `x` by at most
-//! `2⁻¹⁶ |x|`. A product is computed as `high · high' + high · low' + low · high'`, three times the work of one product of
-//! tiles; the term left out, `low · low'`, is again at most 2⁻¹⁶ of the product. Compare G. Henry, P. T. P. Tang and A.
-//! Heinecke, Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations (2019),
+//! `2⁻¹⁶ |x|`. A product is computed as `high · high' + high · low' + low · high'`, three times the work of one product
+//! of tiles; the term left out, `low · low'`, is again at most 2⁻¹⁶ of the product. Compare G. Henry, P. T. P. Tang and
+//! A. Heinecke, Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations (2019),
 //! arXiv:1904.06376, section 2.
 
 mod filter;
@@ -26,13 +26,12 @@ use tile_unit::{COLUMNS, ROWS, Sums, TILES, TileSession};
 pub use filter::AmxFilter;
 pub use tile_unit::TileUnit;
 
-/// Bytes of split images that are worked on at a time. They are read once for each block of output channels, so they should
-/// stay in the second-level cache.
+/// Bytes of split images that are worked on at a time. They are read once for each block of output channels, so they
+/// should stay in the second-level cache.
 const BLOCK_BYTES: usize = 1 << 20;
 
-/// Convolves `input` into `output`: `output = epilogue(input * filter + bias)`. `input` is
-/// `[images, height, width, inputs]`, and `output` has the shape of [`crate::Geometry::output`] with the filter's output
-/// channels.
+/// Convolves `input` into `output`: `output = epilogue(input * filter + bias)`. `input` is `[images, height, width,
+/// inputs]`, and `output` has the shape of [`crate::Geometry::output`] with the filter's output channels.
 ///
 /// # Panics
 /// When the length of a slice does not fit its shape and channels.
@@ -73,8 +72,8 @@ thread_local! {
 }
 
 impl AmxConvolution<'_> {
-    /// Computes blocks of output channels of some images. Calls that run at the same time have no images or no blocks in
-    /// common.
+    /// Computes blocks of output channels of some images. Calls that run at the same time have no images or no blocks
+    /// in common.
     fn run(&self, images: Range<usize>, blocks: Range<usize>) {
         let length = self.layout.image_bytes / size_of::<f32>();
         let at_once = (BLOCK_BYTES / self.layout.image_bytes).clamp(1, images.len());
@@ -152,8 +151,8 @@ impl VectorTask for SplitImages<'_> {
                     // Groups of nearly equal size: five tiles are three and two.
                     let tiles = part_range(tiles, groups, group);
                     let prefetch = next.part(index * groups + group, images.len() * groups);
-                    // SAFETY: the layout has room for whole tiles, `block` is a block of the filter, and the output has all
-                    // pixels that are stored.
+                    // SAFETY: the layout has room for whole tiles, `block` is a block of the filter, and the output has
+                    // all pixels that are stored.
                     unsafe {
                         let pixels = pixels.add(tiles.start * ROWS * layout.step);
                         session.multiply(layout, pixels, tiles.len(), weights, prefetch, &mut sums);

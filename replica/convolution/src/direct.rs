@@ -1,5 +1,5 @@
-//! Convolutions of any side, stride and padding by their definition. An output is a product of as many runs of consecutive
-//! numbers as the filter has rows: the pixels under one row of the filter, all channels of each.
+//! Convolutions of any side, stride and padding by their definition. An output is a product of as many runs of
+//! consecutive numbers as the filter has rows: the pixels under one row of the filter, all channels of each.
 
 mod filter;
 
@@ -18,8 +18,8 @@ pub use filter::DirectFilter;
 /// should stay in the second-level cache.
 const BLOCK_BYTES: usize = 1 << 20;
 
-/// Convolves `input` into `output`: `output = epilogue(input * filter + bias)`. `input` is
-/// `[images, height, width, inputs]`, and `output` has the shape of [`Geometry::output`] with the filter's output channels.
+/// Convolves `input` into `output`: `output = epilogue(input * filter + bias)`. `input` is `[images, height, width,
+/// inputs]`, and `output` has the shape of [`Geometry::output`] with the filter's output channels.
 ///
 /// # Panics
 /// When the length of a slice does not fit its shape and channels.
@@ -62,8 +62,8 @@ struct DirectConvolution<'a> {
 // SAFETY: parts that run at the same time write to different images or channels of `output`; see `Part`.
 unsafe impl Sync for DirectConvolution<'_> {}
 
-/// The outputs that one thread computes. Parts that run at the same time have no images or no blocks of output channels in
-/// common.
+/// The outputs that one thread computes. Parts that run at the same time have no images or no blocks of output channels
+/// in common.
 struct Part {
     images: Range<usize>,
     blocks: Range<usize>,
@@ -121,7 +121,8 @@ impl DirectConvolution<'_> {
         padded[edge + self.shape.height * padded_width * inputs..].fill(0.0);
     }
 
-    /// Computes `blocks` of output channels of `images`, whose padded pixels `input` holds at the given height and width.
+    /// Computes `blocks` of output channels of `images`, whose padded pixels `input` holds at the given height and
+    /// width.
     fn multiply(&self, input: &[f32], (height, width): (usize, usize), images: Range<usize>, blocks: Range<usize>) {
         assert!(input.len() >= images.len() * height * width * self.filter.inputs, "the input holds all images");
         let task = PaddedImages { convolution: self, input, height, width, images, blocks };
@@ -149,8 +150,8 @@ impl VectorTask for PaddedImages<'_> {
         for block in self.blocks {
             for (index, image) in self.images.clone().enumerate() {
                 for y in 0..outputs.height {
-                    // SAFETY: all windows lie within the padded image, since `Geometry::output` counts only those; `block` is
-                    // a block of the filter; `at` is the start of an output row.
+                    // SAFETY: all windows lie within the padded image, since `Geometry::output` counts only those;
+                    // `block` is a block of the filter; `at` is the start of an output row.
                     unsafe {
                         let window = (index * self.height + y * stride) * row;
                         let rows = Rows {

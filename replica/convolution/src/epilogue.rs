@@ -25,8 +25,8 @@ impl Epilogue<'_> {
     /// Applies the epilogue to the first `count` lanes of `sum` and stores them at `output[at..at + count]`.
     ///
     /// # Safety
-    /// As for [`Vector`]. The residual and `output` hold `count` numbers from index `at` on, and no other thread uses these
-    /// numbers of `output`.
+    /// As for [`Vector`]. The residual and `output` hold `count` numbers from index `at` on, and no other thread uses
+    /// these numbers of `output`.
     #[inline(always)]
     pub(crate) unsafe fn store<V: Vector>(&self, mut sum: V, output: *mut f32, at: usize, count: usize) {
         // SAFETY: guaranteed by the caller.

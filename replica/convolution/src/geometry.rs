@@ -14,8 +14,8 @@ pub struct Geometry {
 }
 
 impl Geometry {
-    /// The shape of the output of a convolution of `input`: `⌊(length + 2 padding − side) / stride⌋ + 1` along each side, and
-    /// 0 where the filter does not fit.
+    /// The shape of the output of a convolution of `input`: `⌊(length + 2 padding − side) / stride⌋ + 1` along each
+    /// side, and 0 where the filter does not fit.
     pub fn output(self, input: Shape) -> Shape {
         let along = |length: usize| match (length + 2 * self.padding).checked_sub(self.side) {
             Some(room) if length > 0 => room / self.stride + 1,

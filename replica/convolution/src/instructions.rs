@@ -79,8 +79,8 @@ impl Instructions {
 
 /// A computation that is generic over the vector type, so that it can be compiled for each set of instructions.
 pub(crate) trait VectorTask {
-    /// Runs the computation. An implementation is marked `#[inline(always)]`, and so is all that it calls: only code that
-    /// is inlined into a function with `target_feature` is compiled with the instructions of `V`.
+    /// Runs the computation. An implementation is marked `#[inline(always)]`, and so is all that it calls: only code
+    /// that is inlined into a function with `target_feature` is compiled with the instructions of `V`.
     ///
     /// # Safety
     /// As for [`Vector`].

@@ -1,12 +1,12 @@
-//! Settings of the process's memory allocator. They are in this crate because they are calls of C functions, and only this
-//! crate may contain unsafe code.
+//! Settings of the process's memory allocator. They are in this crate because they are calls of C functions, and only
+//! this crate may contain unsafe code.
 
-/// Returns freed memory to the operating system, and makes the allocator return every later allocation of 1 MiB or more as
-/// soon as it is freed. Does nothing where the C library is not glibc.
+/// Returns freed memory to the operating system, and makes the allocator return every later allocation of 1 MiB or more
+/// as soon as it is freed. Does nothing where the C library is not glibc.
 ///
 /// glibc raises its threshold for large allocations each time that one is freed, as happens while a model is laid out,
-/// and then keeps freed memory of that size: tens of megabytes on each thread. Loading is faster with the raised threshold,
-/// so this function is to be called once after it.
+/// and then keeps freed memory of that size: tens of megabytes on each thread. Loading is faster with the raised
+/// threshold, so this function is to be called once after it.
 pub fn return_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: these functions take numbers and lock the data that they change. A refusal changes nothing.

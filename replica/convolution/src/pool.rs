@@ -9,8 +9,8 @@ pub fn max_output(input: Shape) -> Shape {
     Shape { height: input.height.div_ceil(2), width: input.width.div_ceil(2), ..input }
 }
 
-/// Max pooling with 3×3 windows, stride 2 and padding 1. `input` is `[images, height, width, channels]`; `output` has the
-/// shape of [`max_output`] and as many channels. Pixels outside the image never win.
+/// Max pooling with 3×3 windows, stride 2 and padding 1. `input` is `[images, height, width, channels]`; `output` has
+/// the shape of [`max_output`] and as many channels. Pixels outside the image never win.
 ///
 /// # Panics
 /// When the length of a slice does not fit its shape and `channels`, or the processor lacks the instructions.
@@ -57,8 +57,8 @@ impl VectorTask for MaxPool<'_> {
     }
 }
 
-/// Global average pooling: the mean of all pixels of each image. `input` is `[images, height, width, channels]`, `output` is
-/// `[images, channels]`.
+/// Global average pooling: the mean of all pixels of each image. `input` is `[images, height, width, channels]`,
+/// `output` is `[images, channels]`.
 ///
 /// # Panics
 /// When the length of a slice does not fit its shape and `channels`, or an image has no pixels or no channels.
@@ -83,8 +83,8 @@ mod tests {
     #[test]
     fn max_pooling_takes_the_largest_of_each_window() {
         for instructions in Instructions::available() {
-            // Two images of 3 by 4 pixels with five channels. The pixels of the first are 0, 1, 2, …; those of the second are
-            // the negatives.
+            // Two images of 3 by 4 pixels with five channels. The pixels of the first are 0, 1, 2, …; those of the
+            // second are the negatives.
             let shape = Shape { images: 2, height: 3, width: 4 };
             let sign = |pixel: usize| if pixel < 12 { 1.0 } else { -1.0 };
             let input: Vec<f32> =

@@ -4,8 +4,8 @@
 use crate::partition::part_range;
 use crate::vector::Vector;
 
-/// The rows of a product's left matrix in memory. All rows have the same structure and lie `stride` numbers apart; a row is
-/// `runs` runs of `run_length` consecutive numbers, which lie `run_stride` numbers apart.
+/// The rows of a product's left matrix in memory. All rows have the same structure and lie `stride` numbers apart; a
+/// row is `runs` runs of `run_length` consecutive numbers, which lie `run_stride` numbers apart.
 #[derive(Clone, Copy)]
 pub(crate) struct Rows {
     /// The first number of the first row.
@@ -28,8 +28,8 @@ impl Rows {
     }
 }
 
-/// Numbers that will be read after the present product, and are prefetched during it. Prefetches are spread evenly over the
-/// multiplications, because memory delivers no faster than the numbers are used.
+/// Numbers that will be read after the present product, and are prefetched during it. Prefetches are spread evenly over
+/// the multiplications, because memory delivers no faster than the numbers are used.
 #[derive(Clone, Copy)]
 pub(crate) struct Prefetch {
     /// The first number. The address may be invalid.
@@ -60,7 +60,8 @@ pub(crate) trait Sink<V> {
 /// `[runs * run_length][2 * LANES]`, and gives the sums to `sink`.
 ///
 /// # Safety
-/// As for [`Vector`]. `rows` and `block` are valid for all numbers that the product reads, and `sink` takes `count` rows.
+/// As for [`Vector`]. `rows` and `block` are valid for all numbers that the product reads, and `sink` takes `count`
+/// rows.
 #[inline(always)]
 pub(crate) unsafe fn multiply<V: Vector>(
     rows: Rows,
@@ -91,7 +92,8 @@ pub(crate) unsafe fn multiply<V: Vector>(
     }
 }
 
-/// Multiplies `ROWS` rows, whose first is row `first` for the sink. The count is a constant so that the sums are registers.
+/// Multiplies `ROWS` rows, whose first is row `first` for the sink. The count is a constant so that the sums are
+/// registers.
 ///
 /// # Safety
 /// As for [`multiply`].

@@ -11,13 +11,13 @@ pub(crate) use portable::Portable;
 /// A vector register: [`Vector::LANES`] numbers.
 ///
 /// # Safety
-/// A function of an implementation may only be called on a processor that has its instructions. A pointer must be valid for
-/// [`Vector::LANES`] numbers, or for `count` numbers where the function takes a count. Pointers need no alignment.
+/// A function of an implementation may only be called on a processor that has its instructions. A pointer must be valid
+/// for [`Vector::LANES`] numbers, or for `count` numbers where the function takes a count. Pointers need no alignment.
 pub(crate) trait Vector: Copy {
     /// Numbers in the vector; at most 16.
     const LANES: usize;
-    /// Rows of a product that are computed together. The sums of so many rows by two vectors of columns fit the registers,
-    /// and leave some for the factors.
+    /// Rows of a product that are computed together. The sums of so many rows by two vectors of columns fit the
+    /// registers, and leave some for the factors.
     const ROWS: usize;
 
     /// `number` in every lane.

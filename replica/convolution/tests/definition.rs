@@ -1,5 +1,5 @@
-//! Compares every algorithm, with every set of instructions of this processor and with sizes of all kinds, with the definition
-//! of a convolution.
+//! Compares every algorithm, with every set of instructions of this processor and with sizes of all kinds, with the
+//! definition of a convolution.
 
 use convolution::amx::{self, AmxFilter, TileUnit};
 use convolution::direct::{self, DirectFilter};
@@ -19,8 +19,8 @@ enum Algorithm {
 }
 
 impl Algorithm {
-    /// The algorithms that this processor has for a geometry, each with the bound of its error in parts of the largest sum that
-    /// there could be.
+    /// The algorithms that this processor has for a geometry, each with the bound of its error in parts of the largest
+    /// sum that there could be.
     fn all(geometry: Geometry) -> Vec<(Self, f64)> {
         let mut algorithms = Vec::new();
         for instructions in Instructions::available() {

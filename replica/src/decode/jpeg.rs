@@ -24,7 +24,8 @@ const MAX_SCANS: u64 = 100;
 /// Most scans of an image with as many pixels as the limit allows. A smaller image may have more, up to [`MAX_SCANS`].
 const MAX_SCANS_OF_LARGEST: u64 = 20;
 
-/// Most bytes of tables. The standard's tables take 416 bytes, so each of [`MAX_SCANS`] scans may have tables of its own.
+/// Most bytes of tables. The standard's tables take 416 bytes, so each of [`MAX_SCANS`] scans may have tables of its
+/// own.
 const MAX_TABLE_BYTES: usize = 1 << 17;
 
 /// Decodes a JPEG file.

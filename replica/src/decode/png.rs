@@ -1,5 +1,5 @@
-//! PNG files → RGB, row by row. The crate `png` decodes; the conversion of other depths and colour types to 8-bit RGB follows
-//! Pillow.
+//! PNG files → RGB, row by row. The crate `png` decodes; the conversion of other depths and colour types to 8-bit RGB
+//! follows Pillow.
 
 mod chunks;
 
@@ -33,8 +33,8 @@ pub(super) fn decode(file: &[u8], limits: Limits) -> Result<Pixels, Error> {
     let conversion = Conversion::of(reader.info().color_type, reader.output_color_type());
     let mut rgb = Vec::new();
     if reader.info().interlaced {
-        // Each pass covers the whole image, so all samples are held in their own depth first: at most four bytes for each pixel
-        // of the limit.
+        // Each pass covers the whole image, so all samples are held in their own depth first: at most four bytes for
+        // each pixel of the limit.
         let most_bytes = limits.max_pixels.saturating_mul(4);
         let size = reader.output_buffer_size().filter(|size| *size as u64 <= most_bytes);
         let limit = most_bytes / (conversion.samples * conversion.bytes) as u64;
@@ -93,7 +93,8 @@ struct Conversion {
     samples: usize,
     /// Bytes of a sample, 1 or 2.
     bytes: usize,
-    /// Whether samples are clipped at 255. Pillow does so for grey of 16 bits, and takes the high byte for every other kind.
+    /// Whether samples are clipped at 255. Pillow does so for grey of 16 bits, and takes the high byte for every other
+    /// kind.
     clipped: bool,
 }
 

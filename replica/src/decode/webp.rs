@@ -1,5 +1,5 @@
-//! WebP files → RGB: the first frame, with Pillow's pixels. The sizes of all frames are read from their headers first, without
-//! decoding.
+//! WebP files → RGB: the first frame, with Pillow's pixels. The sizes of all frames are read from their headers first,
+//! without decoding.
 //!
 //! Sources: the WebP container specification (RIFF chunks), RFC 6386 section 9.1 (VP8 frame header), and the WebP
 //! lossless bitstream specification section 3 (VP8L header).
@@ -67,7 +67,8 @@ fn frame_sizes(file: &[u8]) -> Vec<(u32, u32)> {
 /// The width and height in the header of a VP8 or VP8L chunk; `None` for any other chunk.
 fn frame_size(name: &[u8], chunk: &[u8]) -> Option<(u32, u32)> {
     match (name, chunk) {
-        // Three bytes of frame tag, three of start code, then width and height of 14 bits, each below two bits of scaling.
+        // Three bytes of frame tag, three of start code, then width and height of 14 bits, each below two bits of
+        // scaling.
         (b"VP8 ", [_, _, _, 0x9d, 0x01, 0x2a, w0, w1, h0, h1, ..]) => {
             let side = |low: u8, high: u8| u32::from(u16::from_le_bytes([low, high]) & 0x3fff);
             Some((side(*w0, *w1), side(*h0, *h1)))

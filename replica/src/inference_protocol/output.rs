@@ -35,8 +35,8 @@ impl OutputTensor {
 pub struct RequestedOutput {
     /// The tensor.
     pub tensor: OutputTensor,
-    /// With the classification extension: the number of best classes, each as `score:index:label`. `None` for the scores of
-    /// all classes.
+    /// With the classification extension: the number of best classes, each as `score:index:label`. `None` for the
+    /// scores of all classes.
     pub best: Option<usize>,
     /// Whether the data follows the JSON as bytes (the binary tensor data extension) instead of being a part of it.
     pub binary: bool,

@@ -118,8 +118,8 @@ impl TensorJson {
         }
     }
 
-    /// Number of images of this input, which must have the given datatype, and the shape `[n, each…]` with at most `capacity`
-    /// images.
+    /// Number of images of this input, which must have the given datatype, and the shape `[n, each…]` with at most
+    /// `capacity` images.
     fn count(&self, datatype: &str, each: &[i64], capacity: usize) -> Result<usize, Fault> {
         let Self { name, shape, .. } = self;
         if self.datatype != datatype {
@@ -162,8 +162,8 @@ impl TensorJson {
     }
 }
 
-/// The requested outputs; the probabilities if the request names none. `all_binary` applies to outputs that do not say whether
-/// they are binary.
+/// The requested outputs; the probabilities if the request names none. `all_binary` applies to outputs that do not say
+/// whether they are binary.
 fn outputs(requested: Vec<OutputJson>, all_binary: bool) -> Result<Vec<RequestedOutput>, Fault> {
     if requested.is_empty() {
         return Ok(vec![RequestedOutput { tensor: OutputTensor::Probabilities, best: None, binary: all_binary }]);

@@ -93,8 +93,8 @@ impl Response<'_> {
         TensorJson { name, datatype, shape: [self.rows.len()].into_iter().chain(row_length).collect(), data }
     }
 
-    /// The elements of an output, and the number of elements for each image; `None` where an image has one element and the shape
-    /// of the output is `[n]`.
+    /// The elements of an output, and the number of elements for each image; `None` where an image has one element and
+    /// the shape of the output is `[n]`.
     fn elements(self, output: RequestedOutput) -> (Elements, Option<usize>) {
         let classes = self.rows.first().map_or(0, Vec::len);
         let scores = |row: &Vec<f32>| match output.tensor {
@@ -127,8 +127,8 @@ impl Elements {
         }
     }
 
-    /// Appends the elements in the format of the binary tensor data extension: little-endian numbers, and strings after their
-    /// lengths of 32 bits.
+    /// Appends the elements in the format of the binary tensor data extension: little-endian numbers, and strings after
+    /// their lengths of 32 bits.
     fn write(&self, bytes: &mut Vec<u8>) {
         match self {
             Self::Numbers(numbers) => bytes.extend(numbers.iter().flat_map(|number| number.to_le_bytes())),

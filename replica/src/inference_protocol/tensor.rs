@@ -14,8 +14,8 @@ use service::wire::Fault;
 pub enum Elements {
     /// The elements of a JSON array.
     Json(Array),
-    /// The binary tensor data extension: FP32 as little-endian numbers; each BYTES element as its length (32 bits) and its
-    /// bytes.
+    /// The binary tensor data extension: FP32 as little-endian numbers; each BYTES element as its length (32 bits) and
+    /// its bytes.
     Binary(Bytes),
 }
 
@@ -106,14 +106,15 @@ fn split(mut bytes: Bytes, count: usize) -> Result<Vec<Bytes>, Fault> {
     }
 }
 
-/// The three planes of an image as received, `[3, side, side]` → `[side, side, 3]`. `image` is the image's index, for the
-/// message.
+/// The three planes of an image as received, `[3, side, side]` → `[side, side, 3]`. `image` is the image's index, for
+/// the message.
 fn interleave<T: Copy>(image: usize, planes: &[T], side: usize, number: impl Fn(T) -> f32) -> Result<Input, Fault> {
     let (red, rest) = planes.split_at(side * side);
     let (green, blue) = rest.split_at(side * side);
     let pixels = red.iter().zip(green).zip(blue);
     let input: Input = pixels.flat_map(|((&r, &g), &b)| [number(r), number(g), number(b)]).collect();
-    // Without a branch for each number, so that several are checked at once. Its position is searched only if there is one.
+    // Without a branch for each number, so that several are checked at once. Its position is searched only if there is
+    // one.
     if input.iter().fold(true, |finite, number| finite & number.is_finite()) {
         return Ok(input);
     }

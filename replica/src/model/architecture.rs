@@ -37,8 +37,8 @@ impl Architecture {
         }
     }
 
-    /// The architecture whose tensors have these names. ResNet-50 has a third convolution in each block, and ResNet-34 a third
-    /// block in the first stage; otherwise it is ResNet-18.
+    /// The architecture whose tensors have these names. ResNet-50 has a third convolution in each block, and ResNet-34
+    /// a third block in the first stage; otherwise it is ResNet-18.
     pub fn recognise<'a>(mut names: impl Iterator<Item = &'a str>) -> Self {
         let mut found = Self::ResNet18;
         names.any(|name| {

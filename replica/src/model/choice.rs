@@ -13,12 +13,12 @@ use convolution::amx::TileUnit;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The largest difference from the reference's logits that is accepted, in parts of the largest logit. Winograd's filtering
-/// differs by some 3e-6, the matrix unit by 1e-6.
+/// The largest difference from the reference's logits that is accepted, in parts of the largest logit. Winograd's
+/// filtering differs by some 3e-6, the matrix unit by 1e-6.
 const TOLERANCE: f32 = 1e-4;
 
-/// The same for the matrix unit. Its difference on other images was seen to be 16 times that on the images compared here, and
-/// must stay within [`TOLERANCE`] there too.
+/// The same for the matrix unit. Its difference on other images was seen to be 16 times that on the images compared
+/// here, and must stay within [`TOLERANCE`] there too.
 const TOLERANCE_OF_AMX: f32 = 6e-6;
 
 /// Passes of which the fastest counts.
@@ -59,8 +59,8 @@ pub(super) struct PassLimits {
 /// Chooses an engine for the CPU in single precision.
 ///
 /// # Errors
-/// When no engine computes the network, its logits are not finite, or `--kernel winograd` was given and the own convolutions
-/// do not agree with libtorch.
+/// When no engine computes the network, its logits are not finite, or `--kernel winograd` was given and the own
+/// convolutions do not agree with libtorch.
 pub(super) fn choose(
     network: &Network<FoldedConvolution>,
     kernel: KernelChoice,

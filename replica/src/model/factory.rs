@@ -110,8 +110,8 @@ impl ModelFactory {
 }
 
 impl Backend {
-    /// The backend for weights, and the number of classes. Engines are compared only on the CPU in f32; anything else is
-    /// libtorch's.
+    /// The backend for weights, and the number of classes. Engines are compared only on the CPU in f32; anything else
+    /// is libtorch's.
     fn of_weights(
         weights: Weights,
         architecture: Architecture,

@@ -1,5 +1,5 @@
-//! Residual networks on this project's own convolutions, in which bias, residual addition and ReLU are fused. libtorch takes
-//! no part.
+//! Residual networks on this project's own convolutions, in which bias, residual addition and ReLU are fused. libtorch
+//! takes no part.
 
 use super::folded::FoldedConvolution;
 use super::network::{Engine, Network};
@@ -34,8 +34,8 @@ pub(super) enum MatrixUnit {
 impl Algorithm {
     /// The algorithms that are worth measuring for a layer: one or two.
     ///
-    /// Larger tiles need fewer multiplications and more weights. Where a batch is one image and a layer has many weights,
-    /// reading them would take longer than the multiplications that are saved.
+    /// Larger tiles need fewer multiplications and more weights. Where a batch is one image and a layer has many
+    /// weights, reading them would take longer than the multiplications that are saved.
     pub(super) fn candidates(layer: &FoldedConvolution, max_batch: usize, matrix_unit: MatrixUnit) -> &'static [Self] {
         /// Transformed weights of 4×4 tiles (16 MiB) beyond which a layer takes 2×2 tiles for a single image.
         const MOST_WEIGHTS_FOR_ONE_IMAGE: usize = 4 << 20;
@@ -206,7 +206,8 @@ impl FusedEngine {
     /// Memory for activations, with arbitrary numbers in it.
     fn allocate(&mut self, shape: Shape, channels: usize) -> Activations {
         let length = shape.pixels() * channels;
-        // The shortest that is long enough; if none is, the longest, since only the numbers that are added to it get filled.
+        // The shortest that is long enough; if none is, the longest, since only the numbers that are added to it get
+        // filled.
         let best = self.free.iter().enumerate().min_by_key(|(_, free)| match free.len() {
             enough if enough >= length => (0, enough),
             short => (1, usize::MAX - short),
@@ -253,9 +254,9 @@ impl Engine<Layer> for FusedEngine {
 /// A network, and the block from which on all images of a batch are computed together.
 pub(super) struct Plan {
     pub(super) network: Network<Layer>,
-    /// Each image passes the blocks before this one by itself; then all images pass the others together. In the first blocks,
-    /// the activations of one image fill the near caches. In later ones the weights do, and reading them once for all images
-    /// is faster. 0 if images are together from the start.
+    /// Each image passes the blocks before this one by itself; then all images pass the others together. In the first
+    /// blocks, the activations of one image fill the near caches. In later ones the weights do, and reading them once
+    /// for all images is faster. 0 if images are together from the start.
     pub(super) batched_from: usize,
 }
 

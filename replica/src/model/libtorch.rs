@@ -1,4 +1,5 @@
-//! Residual networks on libtorch's convolutions: for any device and precision, and as the reference for the other engines.
+//! Residual networks on libtorch's convolutions: for any device and precision, and as the reference for the other
+//! engines.
 
 use super::folded::FoldedConvolution;
 use super::network::{Engine, Network};

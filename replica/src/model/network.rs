@@ -4,8 +4,8 @@ use super::Failure;
 use convolution::Nonlinearity;
 use std::convert::Infallible;
 
-/// A residual network of layers `L` (He et al. 2015, arXiv:1512.03385). Every layer is a convolution; its batch normalisation
-/// is folded into it.
+/// A residual network of layers `L` (He et al. 2015, arXiv:1512.03385). Every layer is a convolution; its batch
+/// normalisation is folded into it.
 #[derive(Debug)]
 pub(super) struct Network<L> {
     /// The first convolution: 7×7 with stride 2. A max pooling follows.

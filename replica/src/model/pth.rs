@@ -1,8 +1,8 @@
 //! Reads the file that `torch.save(model.state_dict())` writes: the zip format, and the older format that some of
 //! torchvision's published files have.
 //!
-//! A pickle is a program for a stack machine. This reader knows only the instructions that a state dict needs, and accepts only
-//! the functions that describe tensors, none of which is ever called. Anything else is an error.
+//! A pickle is a program for a stack machine. This reader knows only the instructions that a state dict needs, and
+//! accepts only the functions that describe tensors, none of which is ever called. Anything else is an error.
 //!
 //! Sources: CPython's `Lib/pickletools.py` (instructions), PyTorch's `torch/serialization.py` (both formats).
 
@@ -49,8 +49,8 @@ const MAX_NESTING: u8 = 8;
 /// Most dimensions of a tensor.
 const MAX_RANK: usize = 8;
 
-/// Most bytes of all tensors together, in multiples of the bytes of all storages. Tensors may share a storage, but a small
-/// file must not become a large model.
+/// Most bytes of all tensors together, in multiples of the bytes of all storages. Tensors may share a storage, but a
+/// small file must not become a large model.
 const MAX_SHARING: usize = 4;
 
 /// A tensor of the file.
@@ -78,7 +78,8 @@ pub(super) enum Element {
 }
 
 impl Element {
-    /// The type and the bytes of an element of one of torch's storage classes, which is named by its module and its name.
+    /// The type and the bytes of an element of one of torch's storage classes, which is named by its module and its
+    /// name.
     fn of_storage(class: &str) -> Option<(Self, usize)> {
         Some(match class {
             "torch FloatStorage" => (Self::F32, 4),
@@ -148,8 +149,8 @@ fn read_zip(file: &[u8]) -> Result<Vec<(String, StoredTensor)>, Error> {
     copy_tensors(views, &storages)
 }
 
-/// Reads the older format: five pickles (magic number, protocol, system, the state dict, storage keys), then each storage as
-/// its length in elements (u64) and its numbers.
+/// Reads the older format: five pickles (magic number, protocol, system, the state dict, storage keys), then each
+/// storage as its length in elements (u64) and its numbers.
 fn read_legacy(file: &[u8]) -> Result<Vec<(String, StoredTensor)>, Error> {
     const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
     if file.get(4..14) != Some(&MAGIC[..]) {
@@ -369,8 +370,8 @@ impl<'a> Unpickler<'a> {
         Ok(())
     }
 
-    /// Pushes a little-endian number of `length` bytes in two's complement. Of a longer number than eight bytes only the low
-    /// eight are kept: the older format's magic number is one, but no size or offset is.
+    /// Pushes a little-endian number of `length` bytes in two's complement. Of a longer number than eight bytes only
+    /// the low eight are kept: the older format's magic number is one, but no size or offset is.
     fn push_signed(&mut self, length: usize) -> Result<(), Error> {
         let bytes = self.take(length)?;
         let negative = bytes.last().is_some_and(|byte| byte & 0x80 != 0);

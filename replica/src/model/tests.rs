@@ -174,8 +174,8 @@ proptest! {
     }
 }
 
-/// The error of building a ResNet-18 from the file with some tensors changed: `change` returns a tensor's new shape, `None` to
-/// leave it, or an empty shape to leave it out.
+/// The error of building a ResNet-18 from the file with some tensors changed: `change` returns a tensor's new shape,
+/// `None` to leave it, or an empty shape to leave it out.
 fn message(file: &[u8], change: &dyn Fn(&str) -> Option<Vec<usize>>) -> String {
     let parsed = safetensors::SafeTensors::deserialize(file).expect("well formed");
     let views: Vec<_> = parsed

@@ -1,5 +1,5 @@
-//! Classifiers that were scripted or traced with PyTorch. Such a file is a program, so it is loaded only if its SHA-256 is the
-//! one that the operator gave.
+//! Classifiers that were scripted or traced with PyTorch. Such a file is a program, so it is loaded only if its SHA-256
+//! is the one that the operator gave.
 
 use super::libtorch::{self, Placement};
 use super::{Failure, Input, Model, warm_up};
@@ -68,7 +68,8 @@ impl Verified {
         &self.name
     }
 
-    /// Loads the program and classifies one or two synthetic images with it. Returns the program and the number of classes.
+    /// Loads the program and classifies one or two synthetic images with it. Returns the program and the number of
+    /// classes.
     ///
     /// # Errors
     /// [`Error::Unusable`].

@@ -1,5 +1,5 @@
-//! Finds the fastest algorithm for each layer on this machine. The whole network is run, not each layer repeatedly: only then
-//! are the weights of a layer where they will be in service, which is rarely in a near cache.
+//! Finds the fastest algorithm for each layer on this machine. The whole network is run, not each layer repeatedly:
+//! only then are the weights of a layer where they will be in service, which is rarely in a near cache.
 
 use super::choice::PassLimits;
 use super::folded::FoldedConvolution;
@@ -67,8 +67,8 @@ impl Candidates {
         Self { sizes, filters }
     }
 
-    /// The layer with the algorithms that are fastest for each number of images up to `max_batch`, given the times for one
-    /// image and for `max_batch`.
+    /// The layer with the algorithms that are fastest for each number of images up to `max_batch`, given the times for
+    /// one image and for `max_batch`.
     fn select(self, for_one: &Seconds, for_batch: &Seconds, max_batch: usize) -> Layer {
         let Self { sizes, filters } = self;
         let cost =
@@ -87,8 +87,8 @@ impl Candidates {
     }
 }
 
-/// Times all layers in forward passes of `count` images. Layers of the same sizes use the variants in turns, and in the second
-/// pass in the opposite order.
+/// Times all layers in forward passes of `count` images. Layers of the same sizes use the variants in turns, and in the
+/// second pass in the opposite order.
 fn measure(
     candidates: &Network<Candidates>,
     engine: &mut FusedEngine,

@@ -1,4 +1,5 @@
-//! Synthetic images to measure and to compare engines with. They look like noise, but have the range of normalised images.
+//! Synthetic images to measure and to compare engines with. They look like noise, but have the range of normalised
+//! images.
 
 use super::{CHANNELS, Input};
 

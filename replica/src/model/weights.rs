@@ -1,5 +1,5 @@
-//! Named tensors from a file: `.safetensors`, or a `.pth` as `torch.save(model.state_dict())` writes it. Both are data: nothing
-//! in a file is ever executed.
+//! Named tensors from a file: `.safetensors`, or a `.pth` as `torch.save(model.state_dict())` writes it. Both are data:
+//! nothing in a file is ever executed.
 
 use super::architecture::Architecture;
 use super::pth::{self, Element};
@@ -147,8 +147,8 @@ impl Weights {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// Removes the tensor `name` and returns its numbers in row-major order. It must have the shape `needed`, in which `None`
-    /// stands for any size above zero.
+    /// Removes the tensor `name` and returns its numbers in row-major order. It must have the shape `needed`, in which
+    /// `None` stands for any size above zero.
     ///
     /// # Errors
     /// [`Error::Missing`], [`Error::Shape`], and [`Error::Malformed`] if a number is not finite.

@@ -34,8 +34,8 @@ impl<Stage> WorkItem<Stage> {
 }
 
 impl Reply {
-    /// Frees the slot and sends the outcome. In this order, because a client may send the next request as soon as it has the
-    /// outcome.
+    /// Frees the slot and sends the outcome. In this order, because a client may send the next request as soon as it
+    /// has the outcome.
     pub(super) fn send(self, outcome: Result<Classification, Fault>) {
         drop(self.slot);
         let _client_gone = self.outcome.send(outcome);

@@ -10,8 +10,8 @@ use crate::transform::Transform;
 use service::wire::{Code, Fault};
 use std::time::{Duration, Instant};
 
-/// Runs every batch size from 1 to `max_batch` once, with images of zeros, so that no request pays for a first pass. Returns
-/// the time of each pass.
+/// Runs every batch size from 1 to `max_batch` once, with images of zeros, so that no request pays for a first pass.
+/// Returns the time of each pass.
 pub(super) fn warm_up(model: &mut dyn Model, transform: Transform, max_batch: usize) -> Result<Vec<Duration>, Failure> {
     let image = vec![0.0; transform.input_length()];
     (1..=max_batch)

@@ -1,5 +1,5 @@
-//! The Open Inference Protocol of the replica's program: with Triton's client (PyPI) and with requests made here. The test with
-//! Triton's client says that it was skipped where the client is not installed.
+//! The Open Inference Protocol of the replica's program: with Triton's client (PyPI) and with requests made here. The
+//! test with Triton's client says that it was skipped where the client is not installed.
 
 use crate::replica::{Replica, Reply, TIMEOUT};
 use bytes::Bytes;

@@ -13,8 +13,8 @@ pub struct AmxFilter {
     pub(super) inputs: usize,
     pub(super) outputs: usize,
     /// `[blocks][steps][high, low][pairs][columns][2]` of `bf16`, two of which are stored in each `f32`. A block is
-    /// [`COLUMNS`] output channels, the last one filled up with zeros; a step is [`DEPTH`] numbers into the depth of the
-    /// product, [`DEPTH`] / 2 pairs.
+    /// [`COLUMNS`] output channels, the last one filled up with zeros; a step is [`DEPTH`] numbers into the depth of
+    /// the product, [`DEPTH`] / 2 pairs.
     pub(super) weights: AlignedBuffer,
     /// `[blocks * columns]`: one number for each output channel, then zeros.
     pub(super) bias: AlignedBuffer,
@@ -26,8 +26,8 @@ impl AmxFilter {
     /// Splits and reorders `weights`, `[outputs, inputs, side, side]`. `bias` is `[outputs]`.
     ///
     /// # Panics
-    /// When the length of `weights` differs from that, a channel count, the side or the stride is zero, or the processor
-    /// lacks the unit.
+    /// When the length of `weights` differs from that, a channel count, the side or the stride is zero, or the
+    /// processor lacks the unit.
     pub fn new(weights: &[f32], bias: &[f32], inputs: usize, geometry: Geometry, unit: TileUnit) -> Self {
         let (outputs, Geometry { side, stride, .. }) = (bias.len(), geometry);
         assert!(inputs > 0 && outputs > 0 && side > 0 && stride > 0, "a convolution has channels, a side and a stride");
@@ -71,8 +71,8 @@ impl AmxFilter {
     }
 }
 
-/// Writes one step of a block: of each output channel, whose weights are `channel_length` long, the [`DEPTH`] weights at
-/// `indices`, and zero where an index is `None`.
+/// Writes one step of a block: of each output channel, whose weights are `channel_length` long, the [`DEPTH`] weights
+/// at `indices`, and zero where an index is `None`.
 fn fill_step(weights: &[f32], channel_length: usize, indices: &[Option<usize>], to: &mut [f32]) {
     let (high, low) = to.split_at_mut(DEPTH / 2 * COLUMNS);
     for (column, weights) in weights.chunks_exact(channel_length).enumerate() {

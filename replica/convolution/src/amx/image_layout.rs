@@ -1,8 +1,9 @@
 //! The memory layout of images that are split into `bf16` for the matrix unit.
 //!
-//! A tile has [`ROWS`] rows of [`DEPTH`] numbers at equal distances in memory, and a row of a tile belongs to one output. So
-//! the inputs of neighbouring outputs must lie at equal distances, whatever the filter's stride, and across the end of an
-//! image row. Then the filter moves over the image by an offset, and the image is not copied for each tap of the filter.
+//! A tile has [`ROWS`] rows of [`DEPTH`] numbers at equal distances in memory, and a row of a tile belongs to one
+//! output. So the inputs of neighbouring outputs must lie at equal distances, whatever the filter's stride, and across
+//! the end of an image row. Then the filter moves over the image by an offset, and the image is not copied for each tap
+//! of the filter.
 
 use super::split::split;
 use super::tile_unit::{DEPTH, ROWS};
@@ -16,8 +17,8 @@ const SIZE: usize = size_of::<u16>();
 pub(super) enum TileRow {
     /// [`DEPTH`] channels of one pixel.
     Channels,
-    /// Neighbouring pixels of one image row, each with this many channels, a power of two. Used where images have so few
-    /// channels that a whole row of the filter fits.
+    /// Neighbouring pixels of one image row, each with this many channels, a power of two. Used where images have so
+    /// few channels that a whole row of the filter fits.
     Pixels(usize),
 }
 
@@ -28,8 +29,8 @@ impl TileRow {
         if geometry.side * channels <= DEPTH { Self::Pixels(channels) } else { Self::Channels }
     }
 
-    /// The taps of a filter in the order in which a product reads them, [`DEPTH`] for each step; `None` where a row of a tile
-    /// has more room than the filter has numbers.
+    /// The taps of a filter in the order in which a product reads them, [`DEPTH`] for each step; `None` where a row of
+    /// a tile has more room than the filter has numbers.
     pub(super) fn taps(self, inputs: usize, geometry: Geometry) -> impl Iterator<Item = Option<Tap>> {
         let side = geometry.side;
         let steps = match self {
@@ -58,13 +59,13 @@ pub(super) struct Tap {
 /// The layout of split images of one shape.
 ///
 /// A split image is two halves of equal size: the high parts of all numbers, then the low parts. Each half consists of
-/// planes. With stride `s`, plane `(i, j)` has the pixels of the padded image whose row is `i` and whose column is `j` modulo
-/// `s` (its polyphase components): the filter moves by `s` pixels between neighbouring outputs, so their inputs are
-/// neighbours within one plane. There is a set of planes for each block of [`DEPTH`] channels. With [`TileRow::Pixels`] only
-/// rows are distributed over planes, and a plane's row has all pixels of an image row.
+/// planes. With stride `s`, plane `(i, j)` has the pixels of the padded image whose row is `i` and whose column is `j`
+/// modulo `s` (its polyphase components): the filter moves by `s` pixels between neighbouring outputs, so their inputs
+/// are neighbours within one plane. There is a set of planes for each block of [`DEPTH`] channels. With
+/// [`TileRow::Pixels`] only rows are distributed over planes, and a plane's row has all pixels of an image row.
 ///
-/// A *position* is the place of an output in a plane. The positions of an image are numbered row by row, [`Self::pitch`] to a
-/// row; the last positions of a row belong to no output.
+/// A *position* is the place of an output in a plane. The positions of an image are numbered row by row,
+/// [`Self::pitch`] to a row; the last positions of a row belong to no output.
 #[derive(Debug)]
 pub(super) struct ImageLayout {
     inputs: usize,
@@ -141,8 +142,8 @@ impl ImageLayout {
         }
     }
 
-    /// The row of the image at row `position` of a plane with phase `phase`, or likewise the column. `None` if that is padding;
-    /// `length` is the height or width of the image.
+    /// The row of the image at row `position` of a plane with phase `phase`, or likewise the column. `None` if that is
+    /// padding; `length` is the height or width of the image.
     #[inline(always)]
     fn source(&self, position: usize, phase: usize, length: usize) -> Option<usize> {
         let Geometry { stride, padding, .. } = self.geometry;

@@ -90,8 +90,8 @@ impl TileSession {
     /// `prefetch` meanwhile.
     ///
     /// # Safety
-    /// `pixels` is a position in an image of `layout`, and all rows of `tiles` tiles lie within that image's memory. `weights`
-    /// is a block of a filter of the same geometry and input channels.
+    /// `pixels` is a position in an image of `layout`, and all rows of `tiles` tiles lie within that image's memory.
+    /// `weights` is a block of a filter of the same geometry and input channels.
     #[inline(always)]
     pub(super) unsafe fn multiply(
         &self,
@@ -151,8 +151,8 @@ mod amx {
     use std::marker::PhantomData;
     use std::sync::OnceLock;
 
-    /// Whether the processor has the unit and the system permits its use. The permission is requested once, and holds for the
-    /// whole process.
+    /// Whether the processor has the unit and the system permits its use. The permission is requested once, and holds
+    /// for the whole process.
     pub(super) fn is_available() -> bool {
         static AVAILABLE: OnceLock<bool> = OnceLock::new();
         *AVAILABLE.get_or_init(|| {
@@ -162,8 +162,8 @@ mod amx {
         })
     }
 
-    /// Requests permission to use the tile registers, without which Linux ends the process at the first tile instruction
-    /// (Documentation/arch/x86/xstate.rst).
+    /// Requests permission to use the tile registers, without which Linux ends the process at the first tile
+    /// instruction (Documentation/arch/x86/xstate.rst).
     fn is_permitted() -> bool {
         const ARCH_REQ_XCOMP_PERM: libc::c_ulong = 0x1023;
         const XFEATURE_XTILEDATA: libc::c_ulong = 18;
@@ -171,7 +171,8 @@ mod amx {
         unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0 }
     }
 
-    /// The tile registers of this thread, configured until dropped. Not [`Send`], because each thread has its own registers.
+    /// The tile registers of this thread, configured until dropped. Not [`Send`], because each thread has its own
+    /// registers.
     pub(in super::super) struct ConfiguredTiles(PhantomData<*const ()>);
 
     /// The memory operand of LDTILECFG.
@@ -243,9 +244,10 @@ mod amx {
         }
     }
 
-    /// Defines a function that multiplies a fixed number of tiles. The sums are in tmm0 to tmm3, the high and low weights in
-    /// tmm4 and tmm5, and pixels alternately in tmm6 and tmm7. Consecutive instructions add to different sums where there
-    /// are several, since the latency of an addition is longer than the time between two multiplications.
+    /// Defines a function that multiplies a fixed number of tiles. The sums are in tmm0 to tmm3, the high and low
+    /// weights in tmm4 and tmm5, and pixels alternately in tmm6 and tmm7. Consecutive instructions add to different
+    /// sums where there are several, since the latency of an addition is longer than the time between two
+    /// multiplications.
     macro_rules! tiles {
         ($name:ident: $($high:ident $low:ident = $index:literal),*; $($instruction:literal)*) => {
             #[inline(always)]
@@ -282,7 +284,8 @@ mod amx {
 
     tiles!(two: a low_a = 0, b low_b = 1;
         "tileloadd tmm6, [{a} + {row}]" "tdpbf16ps tmm0, tmm6, tmm4"
-        "tileloadd tmm7, [{b} + {row}]" "tdpbf16ps tmm1, tmm7, tmm4" "tdpbf16ps tmm0, tmm6, tmm5" "tdpbf16ps tmm1, tmm7, tmm5"
+        "tileloadd tmm7, [{b} + {row}]" "tdpbf16ps tmm1, tmm7, tmm4"
+        "tdpbf16ps tmm0, tmm6, tmm5" "tdpbf16ps tmm1, tmm7, tmm5"
         "tileloadd tmm6, [{low_a} + {row}]" "tdpbf16ps tmm0, tmm6, tmm4"
         "tileloadd tmm7, [{low_b} + {row}]" "tdpbf16ps tmm1, tmm7, tmm4"
     );

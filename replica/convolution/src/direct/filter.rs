@@ -20,8 +20,8 @@ impl DirectFilter {
     /// Reorders `weights`, `[outputs, inputs, side, side]`, for the given instructions. `bias` is `[outputs]`.
     ///
     /// # Panics
-    /// When the length of `weights` differs from that, a channel count, the side or the stride is zero, or the processor
-    /// lacks the instructions.
+    /// When the length of `weights` differs from that, a channel count, the side or the stride is zero, or the
+    /// processor lacks the instructions.
     pub fn new(weights: &[f32], bias: &[f32], inputs: usize, geometry: Geometry, instructions: Instructions) -> Self {
         let (outputs, Geometry { side, stride, .. }) = (bias.len(), geometry);
         assert!(inputs > 0 && outputs > 0 && side > 0 && stride > 0, "a convolution has channels, a side and a stride");

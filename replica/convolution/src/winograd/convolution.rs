@@ -11,15 +11,15 @@ use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-/// Numbers of a cache line, which are left between rows and between planes of scratch memory: rows at a distance of a power
-/// of two would all fall into the same few sets of the first-level cache.
+/// Numbers of a cache line, which are left between rows and between planes of scratch memory: rows at a distance of a
+/// power of two would all fall into the same few sets of the first-level cache.
 const GAP: usize = 16;
 
 /// Tiles that are worked on at a time: two groups of rows of the product, whose transforms fit the second-level cache.
 const TILES_AT_ONCE: usize = 28;
 
-/// Tiles that are worked on at a time where the filter has more than [`LONG_FILTER`] numbers. Its weights are read once for
-/// each group of tiles, so fewer and larger groups read less memory.
+/// Tiles that are worked on at a time where the filter has more than [`LONG_FILTER`] numbers. Its weights are read once
+/// for each group of tiles, so fewer and larger groups read less memory.
 const TILES_AT_ONCE_OF_LONG_FILTER: usize = 96;
 
 /// Numbers of transformed weights (4 MiB) beyond which a filter is long.
@@ -39,16 +39,16 @@ pub(crate) struct WinogradConvolution<'a> {
 // SAFETY: parts that run at the same time write to different tiles or channels of `output`; see `Part`.
 unsafe impl Sync for WinogradConvolution<'_> {}
 
-/// The outputs that one thread computes: tiles, counted through all images row by row, and blocks of output channels. Parts
-/// that run at the same time have no tiles or no blocks in common.
+/// The outputs that one thread computes: tiles, counted through all images row by row, and blocks of output channels.
+/// Parts that run at the same time have no tiles or no blocks in common.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Part {
     pub(crate) tiles: Range<usize>,
     pub(crate) blocks: Range<usize>,
 }
 
-/// The sizes of one thread's scratch memory, in numbers. It holds `N * N` planes of transformed inputs, then `N * N` planes
-/// of products; a plane has a row for each tile that is worked on.
+/// The sizes of one thread's scratch memory, in numbers. It holds `N * N` planes of transformed inputs, then `N * N`
+/// planes of products; a plane has a row for each tile that is worked on.
 struct ScratchSizes {
     /// Tiles that are worked on at a time.
     tiles_at_once: usize,
@@ -63,8 +63,8 @@ struct ScratchSizes {
 }
 
 thread_local! {
-    /// Transformed inputs and products. Kept between calls, because mapping and zeroing a megabyte costs as much as filling
-    /// it.
+    /// Transformed inputs and products. Kept between calls, because mapping and zeroing a megabyte costs as much as
+    /// filling it.
     static SCRATCH: RefCell<AlignedBuffer> = RefCell::new(AlignedBuffer::zeroed(0));
 }
 
@@ -115,8 +115,8 @@ impl<'a> WinogradConvolution<'a> {
         let mut first = part.tiles.start;
         while first < part.tiles.end {
             let count = sizes.tiles_at_once.min(part.tiles.end - first);
-            // SAFETY: every plane has room for `tiles_at_once` rows, and `count` is no more. The weights have as many blocks
-            // as the filter, and `part.blocks` is a range of these.
+            // SAFETY: every plane has room for `tiles_at_once` rows, and `count` is no more. The weights have as many
+            // blocks as the filter, and `part.blocks` is a range of these.
             unsafe {
                 for index in 0..count {
                     let to = transformed.add(index * sizes.input_row);
@@ -158,7 +158,8 @@ impl<'a> WinogradConvolution<'a> {
     /// Multiplies one tile element of `count` transformed tiles by its weights, for `blocks` of output channels.
     ///
     /// # Safety
-    /// As for [`Vector`]. `transformed` and `products` have the planes and rows that `sizes` says, at least `count` rows each.
+    /// As for [`Vector`]. `transformed` and `products` have the planes and rows that `sizes` says, at least `count`
+    /// rows each.
     #[inline(always)]
     unsafe fn multiply_element<V: Vector>(
         &self,
@@ -254,12 +255,12 @@ impl<'a> WinogradConvolution<'a> {
         }
     }
 
-    /// Reads the `N * N` products of a tile, which lie `plane` numbers apart, and writes its outputs that lie within the image,
-    /// for the output channels `outputs`.
+    /// Reads the `N * N` products of a tile, which lie `plane` numbers apart, and writes its outputs that lie within
+    /// the image, for the output channels `outputs`.
     ///
     /// # Safety
-    /// As for [`Vector`]. `from` is valid for a row of whole vectors in each of `N * N` planes, and no other part has this
-    /// tile and these channels.
+    /// As for [`Vector`]. `from` is valid for a row of whole vectors in each of `N * N` planes, and no other part has
+    /// this tile and these channels.
     #[inline(always)]
     unsafe fn transform_back<V: Vector, T: Transform<N, M>, const N: usize, const M: usize>(
         &self,
@@ -270,7 +271,8 @@ impl<'a> WinogradConvolution<'a> {
         let Shape { height, width, .. } = self.shape;
         let (image, top, left) = self.position(tile, M);
         let (rows, columns) = ((height - top).min(M), (width - left).min(M));
-        // SAFETY: only outputs within the image are written, and only their channels; the residual is as long as the output.
+        // SAFETY: only outputs within the image are written, and only their channels; the residual is as long as the
+        // output.
         unsafe {
             let zero = V::splat(0.0);
             for channel in outputs.clone().step_by(V::LANES) {

@@ -24,7 +24,8 @@ impl WinogradFilter {
     /// Transforms `weights`, `[outputs, inputs, 3, 3]`, for the given instructions. `bias` is `[outputs]`.
     ///
     /// # Panics
-    /// When the length of `weights` differs from that, a channel count is zero, or the processor lacks the instructions.
+    /// When the length of `weights` differs from that, a channel count is zero, or the processor lacks the
+    /// instructions.
     pub fn new(weights: &[f32], bias: &[f32], inputs: usize, tile: TileSize, instructions: Instructions) -> Self {
         let outputs = bias.len();
         assert!(inputs > 0 && outputs > 0, "a convolution has channels");
@@ -72,7 +73,8 @@ impl<T: Transform<N, M>, const N: usize, const M: usize> VectorTask for Transfor
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
         let Self { from, to, inputs, outputs, .. } = self;
-        // Vectors of output channels; a block of columns is two of them. Channels that do not exist have weights of zero.
+        // Vectors of output channels; a block of columns is two of them. Channels that do not exist have weights of
+        // zero.
         let vectors = outputs.div_ceil(2 * V::LANES) * 2;
         for (vector, input) in (0..vectors).flat_map(|vector| (0..inputs).map(move |input| (vector, input))) {
             let mut taps = [[0.0; 16]; 9];
@@ -83,8 +85,8 @@ impl<T: Transform<N, M>, const N: usize, const M: usize> VectorTask for Transfor
             let place = ((vector / 2 * inputs + input) * 2 + vector % 2) * V::LANES;
             let plane = vectors * inputs * V::LANES;
             assert!(place + (N * N - 1) * plane + V::LANES <= to.len(), "every tile element has a plane");
-            // SAFETY: guaranteed by the caller; a tap has room for the longest vector, and `to` for a vector of every tile
-            // element, as the assertion above has checked.
+            // SAFETY: guaranteed by the caller; a tap has room for the longest vector, and `to` for a vector of every
+            // tile element, as the assertion above has checked.
             unsafe {
                 let tap = |down: usize, across: usize| V::load(taps[3 * down + across].as_ptr());
                 let mut columns = [[V::splat(0.0); 3]; N];

@@ -1,7 +1,8 @@
 //! The transforms of F(2×2, 3×3) and F(4×4, 3×3), one dimension at a time.
 //!
-//! Source: Lavin and Gray (2015), arXiv:1509.09308, sections 4.1 and 4.3, with their names: the matrices B (of inputs `d`), G
-//! (of filters `g`) and A (of products `m`). A tile is transformed in both dimensions: `Bᵀ d B`, `G g Gᵀ`, `Aᵀ m A`.
+//! Source: Lavin and Gray (2015), arXiv:1509.09308, sections 4.1 and 4.3, with their names: the matrices B (of inputs
+//! `d`), G (of filters `g`) and A (of products `m`). A tile is transformed in both dimensions: `Bᵀ d B`, `G g Gᵀ`, `Aᵀ
+//! m A`.
 
 use crate::vector::Vector;
 
@@ -10,8 +11,8 @@ use crate::vector::Vector;
 pub enum TileSize {
     /// F(2×2, 3×3): 2×2 outputs from 4×4 inputs, with 16 multiplications instead of 36.
     Two,
-    /// F(4×4, 3×3): 4×4 outputs from 6×6 inputs, with 36 multiplications instead of 144 and rounding errors some ten times as
-    /// large.
+    /// F(4×4, 3×3): 4×4 outputs from 6×6 inputs, with 36 multiplications instead of 144 and rounding errors some ten
+    /// times as large.
     Four,
 }
 

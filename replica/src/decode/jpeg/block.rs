@@ -1,7 +1,7 @@
 //! A block of 8×8 coefficients → samples: dequantisation and the inverse discrete cosine transform (T.81 A.3.3).
 //!
-//! Source: libjpeg's `jidctint.c`, by the algorithm of Loeffler, Ligtenberg and Moschytz (1989). All its roundings are kept, so
-//! that the pixels are Pillow's.
+//! Source: libjpeg's `jidctint.c`, by the algorithm of Loeffler, Ligtenberg and Moschytz (1989). All its roundings are
+//! kept, so that the pixels are Pillow's.
 
 /// The coefficients of one block, row by row.
 pub(super) type Block = [i16; 64];
@@ -9,8 +9,10 @@ pub(super) type Block = [i16; 64];
 /// For each coefficient in zigzag order, the order of a file, its index in a [`Block`] (T.81 figure A.6).
 #[rustfmt::skip]
 pub(super) const ZIGZAG: [u8; 64] = [
-    0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7, 14, 21, 28,
-    35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63,
+    0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5,
+    12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7, 14, 21, 28,
+    35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51,
+    58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63,
 ];
 
 /// Fractional bits of the transform's constants (libjpeg's `CONST_BITS`).
@@ -56,8 +58,8 @@ fn transposed<T: Copy + Default>(block: &[T; 64]) -> [T; 64] {
 
 /// The inverse transform of each column; `SHIFT` fractional bits are rounded off.
 ///
-/// All products are of two numbers of 16 bits, and results are saturated to 16 bits: SSE2 has instructions for both, and
-/// files that overflow give the same pixels as libjpeg-turbo's SIMD code.
+/// All products are of two numbers of 16 bits, and results are saturated to 16 bits: SSE2 has instructions for both,
+/// and files that overflow give the same pixels as libjpeg-turbo's SIMD code.
 #[inline(always)]
 fn pass<const SHIFT: i32>(block: &Block) -> Block {
     let mut out = [0; 64];

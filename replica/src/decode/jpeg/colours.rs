@@ -21,8 +21,8 @@ pub(super) enum ColourSpace {
 }
 
 impl ColourSpace {
-    /// The colour space of a frame. `jfif` tells whether the file has a JFIF header; `adobe` is the colour transform of the Adobe
-    /// marker, if there is one.
+    /// The colour space of a frame. `jfif` tells whether the file has a JFIF header; `adobe` is the colour transform of
+    /// the Adobe marker, if there is one.
     pub(super) fn of(frame: &Frame, jfif: bool, adobe: Option<u8>) -> Self {
         let ids: Vec<u8> = frame.components.iter().map(|component| component.id).collect();
         match (&ids[..], adobe) {
@@ -46,8 +46,8 @@ impl ColourSpace {
         }
     }
 
-    /// Converts a whole image to `[height, width, 3]`. `read` gets a component, a row and scratch memory, and writes that row of
-    /// the component's samples.
+    /// Converts a whole image to `[height, width, 3]`. `read` gets a component, a row and scratch memory, and writes
+    /// that row of the component's samples.
     pub(super) fn to_rgb<Scratch: Default>(
         self,
         width: usize,
@@ -66,8 +66,8 @@ impl ColourSpace {
         rgb
     }
 
-    /// Converts one row. Red, green and blue are first written over the components they come from: rows of one colour are
-    /// converted with vector instructions, interleaved pixels are not.
+    /// Converts one row. Red, green and blue are first written over the components they come from: rows of one colour
+    /// are converted with vector instructions, interleaved pixels are not.
     fn convert(self, [a, b, c, d]: &mut [Vec<u8>; 4], rgb: &mut [u8]) {
         if matches!(self, Self::Ycc | Self::Ycck) {
             for ((a, b), c) in a.iter_mut().zip(&mut *b).zip(&mut *c) {
@@ -87,8 +87,8 @@ impl ColourSpace {
     }
 }
 
-/// Inverted cyan, magenta and yellow, and inverted black (`light`) → red, green and blue, with the roundings of Pillow's
-/// `cmyk2rgb`.
+/// Inverted cyan, magenta and yellow, and inverted black (`light`) → red, green and blue, with the roundings of
+/// Pillow's `cmyk2rgb`.
 fn from_cmyk(ink: [u8; 3], light: u8) -> [u8; 3] {
     ink.map(|component| light - times(255 - component, light))
 }
@@ -99,14 +99,14 @@ fn times(a: u8, b: u8) -> u8 {
     ((product + (product >> 8)) >> 8) as u8
 }
 
-/// YCbCr → red, green and blue. The arithmetic is that of libjpeg's `build_ycc_rgb_table`: 16 bits of fraction, and each term
-/// rounded where libjpeg rounds it.
+/// YCbCr → red, green and blue. The arithmetic is that of libjpeg's `build_ycc_rgb_table`: 16 bits of fraction, and
+/// each term rounded where libjpeg rounds it.
 #[inline(always)]
 fn from_ycc(luma: u8, blue: u8, red: u8) -> [u8; 3] {
     const HALF: i32 = 1 << 15;
     let (luma, blue, red) = (i32::from(luma), i16::from(blue) - 128, i16::from(red) - 128);
-    // Multiples of 65536 are taken out of the factors, so that all factors fit 16 bits: vector instructions multiply 16 by 16 bits
-    // fastest.
+    // Multiples of 65536 are taken out of the factors, so that all factors fit 16 bits: vector instructions multiply 16
+    // by 16 bits fastest.
     let times = |number: i16, factor: i16| i32::from(number) * i32::from(factor);
     let (wide_blue, wide_red) = (i32::from(blue), i32::from(red));
     let level = |value: i32| value.clamp(0, 255) as u8;

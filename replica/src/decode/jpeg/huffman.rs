@@ -2,8 +2,8 @@
 //!
 //! Source: ITU-T T.81 annex C (tables) and section F.2.2 (decoding).
 
-/// Most bytes that one block takes: 64 symbols of 16 bits, each with at most 15 more bits. So many zeros follow the data, so
-/// that a block is read without a check of the end at each symbol.
+/// Most bytes that one block takes: 64 symbols of 16 bits, each with at most 15 more bits. So many zeros follow the
+/// data, so that a block is read without a check of the end at each symbol.
 const PADDING: usize = 64 * 4 + 8;
 
 /// Bytes that are unstuffed at a time. Damaged data, which ends a scan early, costs no more than this.
@@ -65,8 +65,8 @@ impl Tables {
 
 /// A Huffman table. Codes of up to [`Table::DIRECT`] bits are looked up directly, longer ones by their length.
 pub(super) struct Table {
-    /// By the next [`Table::DIRECT`] bits: the length of the code in the upper byte and its symbol in the lower; 0 where the code
-    /// is longer.
+    /// By the next [`Table::DIRECT`] bits: the length of the code in the upper byte and its symbol in the lower; 0
+    /// where the code is longer.
     direct: Box<[u16; 1 << Table::DIRECT]>,
     /// By length: the first code of 16 bits that belongs to a longer code.
     beyond: [u32; 17],
@@ -161,7 +161,8 @@ impl<'file> BitReader<'file> {
                 self.rest = &self.rest[plain..];
                 continue;
             }
-            // A data byte 0xFF is followed by one stuffed zero. Further bytes 0xFF before the zero, and at the end, are fill.
+            // A data byte 0xFF is followed by one stuffed zero. Further bytes 0xFF before the zero, and at the end, are
+            // fill.
             let zero = self.rest.iter().position(|&byte| byte != 0xFF);
             self.bytes.extend(zero.map(|_| 0xFF));
             self.rest = zero.map_or(&[], |zero| &self.rest[zero + 1..]);
@@ -228,8 +229,8 @@ impl<'file> BitReader<'file> {
     }
 }
 
-/// The number that the upper `size` bits of `following` stand for; it is negative if the first bit is zero (T.81 F.2.2.1,
-/// EXTEND).
+/// The number that the upper `size` bits of `following` stand for; it is negative if the first bit is zero (T.81
+/// F.2.2.1, EXTEND).
 #[inline(always)]
 pub(super) fn extend(following: u64, size: u32) -> i32 {
     // Two shifts, since one shift by 64, for a size of 0, would overflow.

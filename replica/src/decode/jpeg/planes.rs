@@ -30,8 +30,8 @@ pub(super) enum Scaling {
 }
 
 impl Scaling {
-    /// The upsampling of a component that is `width` samples wide and has the sampling factors `own`; `most` are the largest
-    /// factors of any component. `None` if `most` is no multiple of `own`.
+    /// The upsampling of a component that is `width` samples wide and has the sampling factors `own`; `most` are the
+    /// largest factors of any component. `None` if `most` is no multiple of `own`.
     pub(super) fn of(own: (usize, usize), most: (usize, usize), width: usize) -> Option<Self> {
         if !most.0.is_multiple_of(own.0) || !most.1.is_multiple_of(own.1) {
             return None;
@@ -88,8 +88,8 @@ impl Plane {
         &self.samples[y * self.stride..][..self.width]
     }
 
-    /// The two stored rows that row `y` of the image lies between, the nearer one first. Beyond the first and the last row, both are
-    /// the same.
+    /// The two stored rows that row `y` of the image lies between, the nearer one first. Beyond the first and the last
+    /// row, both are the same.
     fn neighbours(&self, y: usize) -> (&[u8], &[u8]) {
         let near = y / 2;
         let far = if y.is_multiple_of(2) { near.saturating_sub(1) } else { (near + 1).min(self.height - 1) };
@@ -108,8 +108,8 @@ impl Scratch {
         self.sums.push(last);
     }
 
-    /// Writes two samples for each sum. The left one is three parts of the sum and one part of the sum before; the right one is
-    /// three parts of the sum and one part of the sum after. `half` is added to each before the shift.
+    /// Writes two samples for each sum. The left one is three parts of the sum and one part of the sum before; the
+    /// right one is three parts of the sum and one part of the sum after. `half` is added to each before the shift.
     fn doubled<const SHIFT: u32>(&self, half: [u16; 2], row: &mut [u8]) {
         let mut triples = self.sums.iter().zip(&self.sums[1..]).zip(&self.sums[2..]);
         let double = |((before, here), after): ((&u16, &u16), &u16)| {

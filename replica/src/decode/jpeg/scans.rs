@@ -1,10 +1,10 @@
 //! Scans → planes of samples: the order in which a file stores blocks, and the check that all of them are there.
 //!
-//! libjpeg and most other decoders paint the missing rest of a cut or damaged scan grey and report success. Here a missing or
-//! damaged part is an error.
+//! libjpeg and most other decoders paint the missing rest of a cut or damaged scan grey and report success. Here a
+//! missing or damaged part is an error.
 //!
-//! Sources: ITU-T T.81 annexes F (sequential) and G (progressive); for deviations of real files, libjpeg's `jdhuff.c` and
-//! `jdphuff.c`.
+//! Sources: ITU-T T.81 annexes F (sequential) and G (progressive); for deviations of real files, libjpeg's `jdhuff.c`
+//! and `jdphuff.c`.
 
 use super::block::{self, Block, ZIGZAG};
 use super::huffman::{BitReader, DAMAGED, SHORT, Table, Tables, extend};
@@ -15,7 +15,8 @@ use std::ops::Range;
 /// Most bytes of a scan that may remain unread, whatever its size: cameras write padding, and libjpeg only warns of it.
 const UNREAD_BYTES: usize = 4096;
 
-/// Most bytes that one coefficient takes in a scan: a code of 16 bits and 15 more bits, with a zero stuffed after each byte.
+/// Most bytes that one coefficient takes in a scan: a code of 16 bits and 15 more bits, with a zero stuffed after each
+/// byte.
 const COEFFICIENT_BYTES: usize = 8;
 
 /// Most bytes that an MCU takes beside its coefficients: a restart marker, and the bits that fill the byte before it.
@@ -412,7 +413,8 @@ impl BitReader<'_> {
         Ok(extend(following, size))
     }
 
-    /// Reads all coefficients of one block (T.81 F.2.2). Returns the zigzag index of the last coefficient that is not zero.
+    /// Reads all coefficients of one block (T.81 F.2.2). Returns the zigzag index of the last coefficient that is not
+    /// zero.
     #[inline(always)]
     fn block(
         &mut self,
@@ -441,8 +443,8 @@ impl BitReader<'_> {
         Ok(last)
     }
 
-    /// Reads a band of one block for the first time. Returns the number of blocks whose bands have ended, this block included;
-    /// 0 if the band was coded to its last coefficient.
+    /// Reads a band of one block for the first time. Returns the number of blocks whose bands have ended, this block
+    /// included; 0 if the band was coded to its last coefficient.
     fn first_pass(&mut self, table: &Table, scan: &Scan, coefficients: &mut Block) -> Result<u32, &'static str> {
         let mut next = scan.band.start;
         while next < scan.band.end {
@@ -461,9 +463,9 @@ impl BitReader<'_> {
         if next > scan.band.end { Err(DAMAGED) } else { Ok(0) }
     }
 
-    /// Reads one more bit of a band of one block: of each coefficient that is not zero, and of those that now become so.
-    /// `ended` is the number of blocks whose bands have ended before this call, this block included. Returns that number after
-    /// the call.
+    /// Reads one more bit of a band of one block: of each coefficient that is not zero, and of those that now become
+    /// so. `ended` is the number of blocks whose bands have ended before this call, this block included. Returns that
+    /// number after the call.
     fn refinement(
         &mut self,
         table: &Table,
@@ -521,7 +523,8 @@ impl BitReader<'_> {
         Ok(())
     }
 
-    /// The number of blocks whose bands end here: 2^`exponent` plus the number in the next `exponent` bits (T.81 G.1.2.2).
+    /// The number of blocks whose bands end here: 2^`exponent` plus the number in the next `exponent` bits (T.81
+    /// G.1.2.2).
     fn end_of_band(&mut self, exponent: u32, following: u64) -> u32 {
         self.skip(exponent);
         (1 << exponent) + (following >> 1 >> (63 - exponent)) as u32

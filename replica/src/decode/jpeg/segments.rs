@@ -1,8 +1,8 @@
-//! A JPEG file as a sequence of marker segments, from its start marker to its end marker. Knows where segments begin and end,
-//! and parses frame headers; knows nothing of the coded data.
+//! A JPEG file as a sequence of marker segments, from its start marker to its end marker. Knows where segments begin
+//! and end, and parses frame headers; knows nothing of the coded data.
 //!
-//! Bytes between segments and after the end marker are skipped, as libjpeg does: real files have padding, previews and second
-//! images there.
+//! Bytes between segments and after the end marker are skipped, as libjpeg does: real files have padding, previews and
+//! second images there.
 //!
 //! Source: ITU-T T.81 annex B.
 
@@ -62,7 +62,8 @@ pub(super) struct Component {
     pub(super) quantisation: u8,
 }
 
-/// Iterates over the segments of a file, up to [`Segment::End`] or the first error. The reason of an error is for people.
+/// Iterates over the segments of a file, up to [`Segment::End`] or the first error. The reason of an error is for
+/// people.
 pub(super) struct Segments<'file> {
     rest: &'file [u8],
     /// Segments read so far, including those that are skipped.
@@ -160,8 +161,8 @@ pub(super) fn position(bytes: &[u8], predicate: impl Fn(u8) -> bool) -> Option<u
     bytes[from..].iter().zip(&next[from..]).position(found).map(|at| from + at)
 }
 
-/// Whether 0xFF and this byte are a marker that ends coded data. A stuffed zero, a fill byte and a restart marker are not; they
-/// are skipped between segments, too.
+/// Whether 0xFF and this byte are a marker that ends coded data. A stuffed zero, a fill byte and a restart marker are
+/// not; they are skipped between segments, too.
 fn is_marker(byte: u8) -> bool {
     (byte != 0) & (byte != 0xFF) & (byte & 0xF8 != 0xD0)
 }

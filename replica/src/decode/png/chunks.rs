@@ -1,5 +1,5 @@
-//! Checks that a PNG file is complete and undamaged by the lengths and checksums of its chunks, which takes far less time than
-//! decoding the pixels.
+//! Checks that a PNG file is complete and undamaged by the lengths and checksums of its chunks, which takes far less
+//! time than decoding the pixels.
 //!
 //! Source: the PNG specification, third edition, section 5.3 (chunk layout).
 
