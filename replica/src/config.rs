@@ -199,7 +199,7 @@ mod tests {
         let ModelSource::TorchScript(_, found) =
             config(&[script, "--allow-torchscript", hash]).expect("valid flags").model
         else {
-            panic!("TorchScript was asked for");
+            panic!("the flags name a TorchScript file");
         };
         assert_eq!(found[..3], [0x00, 0x11, 0x22]);
         assert_eq!(found[31], 0xff);

@@ -53,7 +53,7 @@ pub const ALL: [Metric; 5] = [
     Metric { name: STARTUP, kind: Kind::Gauge, help: "Seconds from exec until the replica was ready." },
 ];
 
-/// A stage of the way of an image through a replica.
+/// A stage of the processing of an image, by which [`STAGE`] is labelled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
     /// Decoding and transforming one image, the wait for a decoder included.

@@ -1,7 +1,7 @@
 //! Chooses the engine for a network on this machine: the fastest of those whose logits are the reference's.
 //!
-//! The reference is libtorch's plain pass, with the weights in the order of the file. All passes are made with as many
-//! synthetic images as the largest batch (`--max-batch`) has.
+//! The reference is libtorch's plain pass, with the weights in the order of the file. All timed passes have as many
+//! synthetic images as the largest batch (`--max-batch`).
 
 use super::folded::FoldedConvolution;
 use super::fused::{FusedModel, MatrixUnit, Plan};

@@ -293,20 +293,14 @@ impl<'a> Unpickler<'a> {
             opcode::BININT => self.push_signed(4),
             opcode::BININT1 => self.push_unsigned(1),
             opcode::BININT2 => self.push_unsigned(2),
-            opcode::LONG1 => {
-                let length = self.byte()?.into();
-                self.push_signed(length)
-            }
+            opcode::LONG1 => self.byte().and_then(|length| self.push_signed(length.into())),
             opcode::BINUNICODE => self.push_text(),
             opcode::GLOBAL => {
                 let name = format!("{} {}", self.line()?, self.line()?);
                 self.push(Value::Global(name.into()))
             }
             opcode::EMPTY_TUPLE => self.push_tuple(Vec::new()),
-            opcode::TUPLE => {
-                let items = self.pop_to_mark()?;
-                self.push_tuple(items)
-            }
+            opcode::TUPLE => self.pop_to_mark().and_then(|items| self.push_tuple(items)),
             opcode::TUPLE1..=opcode::TUPLE3 => {
                 let items = self.pop_items(usize::from(instruction - opcode::TUPLE1) + 1)?;
                 self.push_tuple(items)
@@ -314,14 +308,8 @@ impl<'a> Unpickler<'a> {
             opcode::EMPTY_LIST => self.push(Value::List(Rc::new([]))),
             opcode::APPENDS => self.append_texts(),
             opcode::EMPTY_DICT => self.push(Value::Dict(Vec::new())),
-            opcode::SETITEM => {
-                let item = self.pop_items(2)?;
-                self.insert(item)
-            }
-            opcode::SETITEMS => {
-                let items = self.pop_to_mark()?;
-                self.insert(items)
-            }
+            opcode::SETITEM => self.pop_items(2).and_then(|item| self.insert(item)),
+            opcode::SETITEMS => self.pop_to_mark().and_then(|items| self.insert(items)),
             opcode::BINPUT => self.byte().and_then(|key| self.memorise(key.into())),
             opcode::LONG_BINPUT => self.u32().and_then(|key| self.memorise(key)),
             opcode::BINGET => self.byte().and_then(|key| self.push_memorised(key.into())),

@@ -82,7 +82,7 @@ pub enum Error {
 }
 
 impl Weights {
-    /// Reads a file whose format is told by its name's ending: `.safetensors`, `.pth` or `.pt`.
+    /// Reads a file. The ending of its name tells the format: `.safetensors`, `.pth` or `.pt`.
     ///
     /// # Errors
     /// [`Error::Read`] and [`Error::Malformed`].

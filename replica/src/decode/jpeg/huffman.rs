@@ -7,7 +7,7 @@
 const PADDING: usize = 64 * 4 + 8;
 
 /// Bytes that are unstuffed at a time. Damaged data, which ends a scan early, costs no more than this.
-const READY: usize = 1 << 15;
+const CHUNK: usize = 1 << 15;
 
 /// The error where coded data ends too soon.
 pub(super) const SHORT: &str = "coded data is missing: it was cut short or is damaged";
@@ -130,7 +130,7 @@ impl Table {
 /// Reads the bits of one restart interval.
 #[derive(Default)]
 pub(super) struct BitReader<'file> {
-    /// Data without stuffed zeros. It begins less than [`READY`] bytes before the next bit.
+    /// Data without stuffed zeros. It begins less than [`CHUNK`] bytes before the next bit.
     bytes: Vec<u8>,
     /// The data of the file that has not been unstuffed yet.
     rest: &'file [u8],
@@ -153,9 +153,9 @@ impl<'file> BitReader<'file> {
     fn fill(&mut self) {
         self.bytes.drain(..self.at / 8);
         self.at %= 8;
-        while self.bytes.len() < READY && !self.rest.is_empty() {
+        while self.bytes.len() < CHUNK && !self.rest.is_empty() {
             if self.rest[0] != 0xFF {
-                let next = &self.rest[..self.rest.len().min(READY)];
+                let next = &self.rest[..self.rest.len().min(CHUNK)];
                 let plain = memchr::memchr(0xFF, next).unwrap_or(next.len());
                 self.bytes.extend_from_slice(&next[..plain]);
                 self.rest = &self.rest[plain..];
@@ -252,14 +252,14 @@ mod tests {
 
     #[test]
     fn data_of_any_length_is_read_to_its_last_bit_and_no_further() {
-        for length in [0, 1, PADDING, READY - 1, READY, READY + 1, READY + PADDING, 3 * READY + 7] {
+        for length in [0, 1, PADDING, CHUNK - 1, CHUNK, CHUNK + 1, CHUNK + PADDING, 3 * CHUNK + 7] {
             // Every third byte has a stuffed zero, so that some stuffed zeros are at the border of two fills.
             let bytes: Vec<u8> = (0..length).map(|at| if at % 3 == 0 { 0xFF } else { at as u8 | 1 }).collect();
             let stuffed = |&byte: &u8| [byte, 0].into_iter().take(if byte == 0xFF { 2 } else { 1 });
             let coded: Vec<u8> = bytes.iter().flat_map(stuffed).collect();
             let mut bits = BitReader::default();
             bits.load(&coded);
-            assert!(bits.bytes.len() <= 2 * READY + PADDING);
+            assert!(bits.bytes.len() <= 2 * CHUNK + PADDING);
             for (at, &byte) in bytes.iter().enumerate() {
                 assert_eq!(bits.peek().map(|bits| (bits >> 56) as u8), Ok(byte), "byte {at} of {length}");
                 bits.skip(8);

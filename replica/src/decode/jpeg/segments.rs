@@ -8,7 +8,22 @@
 
 /// Most segments of a file. A file of 16 MiB holds 256 segments of the largest size, as profiles and previews have; the
 /// others are left for the few small segments before each of a hundred scans.
-const SEGMENTS: usize = 10_000;
+const MAX_SEGMENTS: usize = 10_000;
+
+/// The codes of markers, each of which follows a byte 0xFF (T.81 table B.1).
+mod marker {
+    pub(super) const TEM: u8 = 0x01;
+    pub(super) const SOF0: u8 = 0xC0;
+    pub(super) const SOF2: u8 = 0xC2;
+    pub(super) const DHT: u8 = 0xC4;
+    pub(super) const SOI: u8 = 0xD8;
+    pub(super) const EOI: u8 = 0xD9;
+    pub(super) const SOS: u8 = 0xDA;
+    pub(super) const DQT: u8 = 0xDB;
+    pub(super) const DRI: u8 = 0xDD;
+    pub(super) const APP0: u8 = 0xE0;
+    pub(super) const APP14: u8 = 0xEE;
+}
 
 /// One marker segment.
 #[derive(Debug, PartialEq, Eq)]
@@ -80,35 +95,36 @@ impl<'file> Segments<'file> {
     /// The next segment that matters to decoding.
     fn read(&mut self) -> Result<Segment<'file>, String> {
         loop {
-            let marker = self.marker()?;
+            let code = self.marker()?;
             self.count += 1;
-            if self.count > SEGMENTS {
-                return Err(format!("it has more than {SEGMENTS} segments; save it as a plain JPEG"));
+            if self.count > MAX_SEGMENTS {
+                return Err(format!("it has more than {MAX_SEGMENTS} segments; save it as a plain JPEG"));
             }
-            match marker {
-                0xD9 => return Ok(Segment::End),
-                0xD8 => return Err("a second image starts inside the first".into()),
-                // TEM has no contents.
-                0x01 => continue,
-                0x02..=0xBF => return Err(format!("marker 0xFF{marker:02X} is reserved; the file is damaged")),
+            match code {
+                marker::EOI => return Ok(Segment::End),
+                marker::SOI => return Err("a second image starts inside the first".into()),
+                // A marker without contents, which decoders ignore.
+                marker::TEM => continue,
+                0x02..=0xBF => return Err(format!("marker 0xFF{code:02X} is reserved; the file is damaged")),
                 _ => {}
             }
             let content = self.content()?;
-            match (marker, content) {
-                (0xDB, _) => return Ok(Segment::Quantisation(content)),
-                (0xC4, _) => return Ok(Segment::Huffman(content)),
-                (0xDD, [high, low]) => return Ok(Segment::RestartInterval(u16::from_be_bytes([*high, *low]))),
-                (0xDD, _) => return Err("the restart interval is malformed".into()),
-                (0xC0..=0xC2, _) => return frame(marker == 0xC2, content).map(Segment::Frame),
-                (0xC3 | 0xC5..=0xC7 | 0xC9..=0xCF, _) => return Err(unsupported(marker)),
-                (0xDA, _) => {
+            match (code, content) {
+                (marker::DQT, _) => return Ok(Segment::Quantisation(content)),
+                (marker::DHT, _) => return Ok(Segment::Huffman(content)),
+                (marker::DRI, [high, low]) => return Ok(Segment::RestartInterval(u16::from_be_bytes([*high, *low]))),
+                (marker::DRI, _) => return Err("the restart interval is malformed".into()),
+                (marker::SOF0..=marker::SOF2, _) => return frame(code == marker::SOF2, content).map(Segment::Frame),
+                // The other frame headers, and DAC, which defines arithmetic coding.
+                (0xC3 | 0xC5..=0xC7 | 0xC9..=0xCF, _) => return Err(unsupported(code)),
+                (marker::SOS, _) => {
                     let length = position(self.rest, is_marker).unwrap_or(self.rest.len());
                     let (data, rest) = self.rest.split_at(length);
                     self.rest = rest;
                     return Ok(Segment::Scan { header: content, data });
                 }
-                (0xE0, [b'J', b'F', b'I', b'F', 0, _, _, _, _, _, _, _, _, _, ..]) => return Ok(Segment::Jfif),
-                (0xEE, [b'A', b'd', b'o', b'b', b'e', _, _, _, _, _, _, transform, ..]) => {
+                (marker::APP0, [b'J', b'F', b'I', b'F', 0, _, _, _, _, _, _, _, _, _, ..]) => return Ok(Segment::Jfif),
+                (marker::APP14, [b'A', b'd', b'o', b'b', b'e', _, _, _, _, _, _, transform, ..]) => {
                     return Ok(Segment::Adobe(*transform));
                 }
                 _ => {}
