@@ -1,27 +1,28 @@
-//! The threads of one forward pass that is not libtorch's.
+//! The threads of one forward pass of this project's own convolutions.
 
-use convolution::Spread;
+use convolution::Executor;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-/// The thread that asks, and as many more as are wanted.
-pub(super) struct Team {
-    /// None without others.
+/// The calling thread together with a pool of the other threads.
+pub(super) struct ThreadTeam {
+    /// `None` for a team of one thread.
     others: Option<ThreadPool>,
     threads: usize,
 }
 
-impl Team {
+impl ThreadTeam {
+    /// A team of `threads` threads, the calling thread included.
     pub(super) fn new(threads: usize) -> Self {
         let others = (threads > 1).then(|| {
             let pool =
                 ThreadPoolBuilder::new().num_threads(threads - 1).thread_name(|index| format!("team-{}", index + 1));
-            pool.build().expect("the system has threads to spare")
+            pool.build().expect("the system can start more threads")
         });
         Self { others, threads }
     }
 }
 
-impl Spread for Team {
+impl Executor for ThreadTeam {
     fn parts(&self) -> usize {
         self.threads
     }

@@ -1,10 +1,10 @@
-//! Tile registers: eight of them, each of 16 rows of 64 bytes.
+//! The unit that multiplies tiles: AMX with its eight tile registers, each of 16 rows of 64 bytes, or an emulation.
 //!
 //! Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, chapter 18, and volume 2, TDPBF16PS.
 
-use super::layout::Layout;
-use super::split::number;
-use crate::product::Ahead;
+use super::image_layout::ImageLayout;
+use super::split::from_bf16;
+use crate::product::Prefetch;
 
 /// Rows of a tile.
 pub(super) const ROWS: usize = 16;
@@ -12,28 +12,28 @@ pub(super) const ROWS: usize = 16;
 /// Columns of a tile of sums.
 pub(super) const COLUMNS: usize = 16;
 
-/// Numbers of `bf16` in a row: how deep into rows and columns one multiplication goes.
+/// Numbers of `bf16` in a row of a tile: how deep into rows and columns one multiplication goes.
 pub(super) const DEPTH: usize = 32;
 
-/// Tiles of sums at a time; the other four registers hold what they are computed from.
+/// Tiles of sums that are computed at a time; the other four registers hold the factors.
 pub(super) const TILES: usize = 4;
 
-/// What multiplies tiles.
+/// A unit that multiplies tiles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Registers {
-    /// The same arithmetic number by number: for tests, where there is no such unit.
+pub enum TileUnit {
+    /// The same arithmetic without tile instructions, for tests on processors that lack the unit.
     Emulated,
-    /// The matrix unit.
+    /// The matrix unit of the processor.
     Amx,
 }
 
-impl Registers {
-    /// Those of this processor, the fastest last.
+impl TileUnit {
+    /// The units that can be used on this processor, the fastest last.
     pub fn available() -> Vec<Self> {
-        [Self::Emulated, Self::Amx].into_iter().filter(|registers| registers.is_available()).collect()
+        [Self::Emulated, Self::Amx].into_iter().filter(|unit| unit.is_available()).collect()
     }
 
-    /// Whether this processor has them and the system lets this process use them.
+    /// Whether this processor has the unit and the operating system lets this process use it.
     pub fn is_available(self) -> bool {
         match self {
             Self::Emulated => true,
@@ -44,23 +44,23 @@ impl Registers {
         }
     }
 
-    /// To multiply on this thread.
+    /// Prepares the unit for multiplications on this thread.
     ///
     /// # Panics
-    /// When they are not available.
-    pub(super) fn session(self) -> Session {
+    /// When the unit is not available.
+    pub(super) fn session(self) -> TileSession {
         assert!(self.is_available(), "this processor lacks {self:?}");
         match self {
-            Self::Emulated => Session::Emulated,
+            Self::Emulated => TileSession::Emulated,
             #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-            Self::Amx => Session::Amx(amx::Configured::new()),
+            Self::Amx => TileSession::Amx(amx::ConfiguredTiles::new()),
             #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
-            Self::Amx => unreachable!("not available"),
+            Self::Amx => unreachable!("the unit is not available"),
         }
     }
 }
 
-/// Sums of up to [`TILES`] tiles.
+/// The sums of up to [`TILES`] tiles.
 #[repr(align(64))]
 pub(super) struct Sums([[f32; COLUMNS]; ROWS * TILES]);
 
@@ -71,55 +71,58 @@ impl Default for Sums {
 }
 
 impl Sums {
-    /// Row by row.
+    /// The rows of sums, tile by tile.
     #[inline(always)]
     pub(super) fn rows(&self) -> impl Iterator<Item = &[f32; COLUMNS]> {
         self.0.iter()
     }
 }
 
-/// Multiplies on the thread that began it.
-pub(super) enum Session {
+/// A unit that is prepared for multiplications on the thread that opened the session.
+pub(super) enum TileSession {
     Emulated,
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-    Amx(amx::Configured),
+    Amx(amx::ConfiguredTiles),
 }
 
-impl Session {
-    /// Multiplies `tiles` tiles of positions from `pixels` on with a block of columns, and asks meanwhile for what is ahead.
+impl TileSession {
+    /// Multiplies `tiles` tiles of positions, the first of which is at `pixels`, by a block of columns, and prefetches
+    /// `prefetch` meanwhile.
     ///
     /// # Safety
-    /// `pixels` lies in an image of `layout` that has as many positions from there on; `weights` are a block of a filter of
-    /// the same depth.
+    /// `pixels` is a position in an image of `layout`, and all rows of `tiles` tiles lie within that image's memory.
+    /// `weights` is a block of a filter of the same geometry and input channels.
     #[inline(always)]
     pub(super) unsafe fn multiply(
         &self,
-        layout: &Layout,
+        layout: &ImageLayout,
         pixels: *const u8,
         tiles: usize,
         weights: *const f32,
-        ahead: Ahead,
+        prefetch: Prefetch,
         sums: &mut Sums,
     ) {
         let weights = weights.cast::<u8>();
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             match self {
                 Self::Emulated => emulated(layout, pixels, tiles, weights, sums),
                 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-                Self::Amx(_) => amx::multiply(layout, pixels, tiles, weights, ahead, sums),
+                Self::Amx(_) => amx::multiply(layout, pixels, tiles, weights, prefetch, sums),
             }
         }
-        // Without such a unit nothing is asked for.
-        let _unused = ahead;
+        // The emulation prefetches nothing.
+        let _unused = prefetch;
     }
 }
 
+/// Computes the sums number by number, in a loop over the depth.
+///
 /// # Safety
-/// As for [`Session::multiply`].
-unsafe fn emulated(layout: &Layout, pixels: *const u8, tiles: usize, weights: *const u8, sums: &mut Sums) {
-    // SAFETY: the caller's.
-    let read = |from: *const u8, index: usize| number(unsafe { from.cast::<u16>().add(index).read_unaligned() });
+/// As for [`TileSession::multiply`].
+unsafe fn emulated(layout: &ImageLayout, pixels: *const u8, tiles: usize, weights: *const u8, sums: &mut Sums) {
+    // SAFETY: guaranteed by the caller.
+    let read = |from: *const u8, index: usize| from_bf16(unsafe { from.cast::<u16>().add(index).read_unaligned() });
     for (row, sums) in sums.0.iter_mut().take(tiles * ROWS).enumerate() {
         for (column, sum) in sums.iter_mut().enumerate() {
             *sum = 0.0;
@@ -137,28 +140,30 @@ unsafe fn emulated(layout: &Layout, pixels: *const u8, tiles: usize, weights: *c
     }
 }
 
-/// Of a tile.
+/// Bytes of a tile.
 const BYTES: usize = ROWS * DEPTH * size_of::<u16>();
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod amx {
-    use super::{Ahead, BYTES, Layout, ROWS, Sums};
+    use super::{BYTES, ImageLayout, Prefetch, ROWS, Sums};
     use std::arch::asm;
     use std::arch::x86_64::{__cpuid_count, _MM_HINT_T1, _mm_prefetch};
     use std::marker::PhantomData;
     use std::sync::OnceLock;
 
-    /// Asked for once: it holds for the whole process.
+    /// Whether the processor has the unit and the system permits its use. The permission is requested once, and holds
+    /// for the whole process.
     pub(super) fn is_available() -> bool {
         static AVAILABLE: OnceLock<bool> = OnceLock::new();
         *AVAILABLE.get_or_init(|| {
             // Feature bits AMX-BF16 and AMX-TILE.
-            const WANTED: u32 = 1 << 22 | 1 << 24;
-            is_x86_feature_detected!("avx512f") && __cpuid_count(7, 0).edx & WANTED == WANTED && is_permitted()
+            const FEATURES: u32 = 1 << 22 | 1 << 24;
+            is_x86_feature_detected!("avx512f") && __cpuid_count(7, 0).edx & FEATURES == FEATURES && is_permitted()
         })
     }
 
-    /// Registers of this size are given only to those who ask (Documentation/arch/x86/xstate.rst of Linux).
+    /// Requests permission to use the tile registers, without which Linux ends the process at the first tile
+    /// instruction (Documentation/arch/x86/xstate.rst).
     fn is_permitted() -> bool {
         const ARCH_REQ_XCOMP_PERM: libc::c_ulong = 0x1023;
         const XFEATURE_XTILEDATA: libc::c_ulong = 18;
@@ -166,10 +171,11 @@ mod amx {
         unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0 }
     }
 
-    /// The registers of this thread, until dropped.
-    pub(in super::super) struct Configured(PhantomData<*const ()>);
+    /// The tile registers of this thread, configured until dropped. Not [`Send`], because each thread has its own
+    /// registers.
+    pub(in super::super) struct ConfiguredTiles(PhantomData<*const ()>);
 
-    /// As LDTILECFG reads it.
+    /// The memory operand of LDTILECFG.
     #[repr(C, align(64))]
     struct Configuration {
         palette: u8,
@@ -179,7 +185,7 @@ mod amx {
         rows: [u8; 16],
     }
 
-    /// Every register whole.
+    /// All eight registers with 16 rows of 64 bytes.
     const WHOLE: Configuration = {
         let (mut row_bytes, mut rows, mut register) = ([0; 16], [0; 16], 0);
         while register < 8 {
@@ -189,39 +195,41 @@ mod amx {
         Configuration { palette: 1, start_row: 0, reserved: [0; 14], row_bytes, rows }
     };
 
-    impl Configured {
+    impl ConfiguredTiles {
         pub(super) fn new() -> Self {
-            // SAFETY: the registers are there and permitted, as whoever asks for a session has asserted.
+            // SAFETY: `TileUnit::session` has checked that the unit exists and is permitted.
             unsafe { asm!("ldtilecfg [{}]", in(reg) &WHOLE, options(nostack, readonly)) };
             Self(PhantomData)
         }
     }
 
-    impl Drop for Configured {
+    impl Drop for ConfiguredTiles {
         fn drop(&mut self) {
-            // SAFETY: as above.
+            // SAFETY: the unit exists, since the registers were configured.
             unsafe { asm!("tilerelease", options(nostack, nomem)) };
         }
     }
 
+    /// Multiplies on the matrix unit.
+    ///
     /// # Safety
-    /// As for [`super::Session::multiply`], in a session.
+    /// As for [`super::TileSession::multiply`], while [`ConfiguredTiles`] exists on this thread.
     #[inline(always)]
     pub(super) unsafe fn multiply(
-        layout: &Layout,
+        layout: &ImageLayout,
         pixels: *const u8,
         tiles: usize,
         weights: *const u8,
-        ahead: Ahead,
+        prefetch: Prefetch,
         sums: &mut Sums,
     ) {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             match tiles {
-                1 => one(layout, pixels, weights, ahead),
-                2 => two(layout, pixels, weights, ahead),
-                3 => three(layout, pixels, weights, ahead),
-                4 => four(layout, pixels, weights, ahead),
+                1 => one(layout, pixels, weights, prefetch),
+                2 => two(layout, pixels, weights, prefetch),
+                3 => three(layout, pixels, weights, prefetch),
+                4 => four(layout, pixels, weights, prefetch),
                 _ => unreachable!("at most four tiles"),
             }
             asm!(
@@ -236,15 +244,16 @@ mod amx {
         }
     }
 
-    /// A function that multiplies so many tiles. Sums are in tmm0 to tmm3; tmm4 and tmm5 are the high and the low weights;
-    /// tmm6 and tmm7 take turns in holding pixels. A sum is used again only when another one was, since an addition to it
-    /// takes longer than a multiplication.
+    /// Defines a function that multiplies a fixed number of tiles. The sums are in tmm0 to tmm3, the high and low
+    /// weights in tmm4 and tmm5, and pixels alternately in tmm6 and tmm7. Consecutive instructions add to different
+    /// sums where there are several, since the latency of an addition is longer than the time between two
+    /// multiplications.
     macro_rules! tiles {
         ($name:ident: $($high:ident $low:ident = $index:literal),*; $($instruction:literal)*) => {
             #[inline(always)]
-            unsafe fn $name(layout: &Layout, pixels: *const u8, weights: *const u8, ahead: Ahead) {
+            unsafe fn $name(layout: &ImageLayout, pixels: *const u8, weights: *const u8, prefetch: Prefetch) {
                 let (mut columns, tile, steps) = (weights, ROWS * layout.step, layout.offsets.len());
-                // SAFETY: the caller's; a prefetch never faults.
+                // SAFETY: guaranteed by the caller; a prefetch never faults.
                 unsafe {
                     asm!("tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3", options(nostack, nomem));
                     for (step, offset) in layout.offsets.iter().enumerate() {
@@ -261,7 +270,7 @@ mod amx {
                             options(nostack, readonly),
                         );
                         columns = columns.wrapping_add(2 * BYTES);
-                        ask(ahead.part(step, steps));
+                        prefetch_lines(prefetch.part(step, steps));
                     }
                 }
             }
@@ -275,7 +284,8 @@ mod amx {
 
     tiles!(two: a low_a = 0, b low_b = 1;
         "tileloadd tmm6, [{a} + {row}]" "tdpbf16ps tmm0, tmm6, tmm4"
-        "tileloadd tmm7, [{b} + {row}]" "tdpbf16ps tmm1, tmm7, tmm4" "tdpbf16ps tmm0, tmm6, tmm5" "tdpbf16ps tmm1, tmm7, tmm5"
+        "tileloadd tmm7, [{b} + {row}]" "tdpbf16ps tmm1, tmm7, tmm4"
+        "tdpbf16ps tmm0, tmm6, tmm5" "tdpbf16ps tmm1, tmm7, tmm5"
         "tileloadd tmm6, [{low_a} + {row}]" "tdpbf16ps tmm0, tmm6, tmm4"
         "tileloadd tmm7, [{low_b} + {row}]" "tdpbf16ps tmm1, tmm7, tmm4"
     );
@@ -300,13 +310,13 @@ mod amx {
         "tileloadd tmm7, [{low_d} + {row}]" "tdpbf16ps tmm3, tmm7, tmm4"
     );
 
-    /// Asks for what will be read.
+    /// Prefetches all cache lines of `prefetch` into the second-level cache.
     #[inline(always)]
-    fn ask(ahead: Ahead) {
+    fn prefetch_lines(prefetch: Prefetch) {
         const LINE: usize = 64 / size_of::<f32>();
-        for line in (0..ahead.length).step_by(LINE) {
-            // SAFETY: a hint, which never faults.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(ahead.start.wrapping_add(line).cast()) };
+        for line in (0..prefetch.length).step_by(LINE) {
+            // SAFETY: a prefetch of any address never faults.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(prefetch.start.wrapping_add(line).cast()) };
         }
     }
 }

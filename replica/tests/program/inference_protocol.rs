@@ -1,104 +1,28 @@
-//! The Open Inference Protocol as the replica's program speaks it: with Triton's client (PyPI), without which that test
-//! says that it was skipped, and by hand.
+//! The Open Inference Protocol of the replica's program: with Triton's client (PyPI) and with requests made here. The
+//! test with Triton's client says that it was skipped where the client is not installed.
 
+use crate::replica::{Replica, Reply, TIMEOUT};
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::{HeaderMap, Method, Request, StatusCode};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
-use tokio::process::{Child, Command};
-
-/// Longer than anything that is waited for takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+use tokio::process::Command;
 
 const INFER: &str = "/v2/models/resnet18/infer";
 
-/// The program, ready; killed when dropped.
-struct Replica {
-    child: Child,
-    /// `host:port`.
-    address: String,
-    client: Client<HttpConnector, Full<Bytes>>,
-}
-
-/// Status, headers and JSON.
-type Reply = (StatusCode, HeaderMap, Value);
-
 impl Replica {
-    async fn start(flags: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_replica"))
-            .args(["--listen=127.0.0.1:0", "--log=error", "--exit-with-parent"])
-            .args(flags)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("the replica starts");
-        let mut printed = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let line = tokio::time::timeout(PATIENCE, printed.next_line()).await.expect("it says where it listens");
-        let line = line.expect("readable").expect("a line");
-        let address = line.strip_prefix("listening on http://").expect("its address").to_owned();
-        let replica = Self { child, address, client: Client::builder(TokioExecutor::new()).build_http() };
-        replica.until_status("/readyz", StatusCode::OK).await;
-        replica
-    }
-
-    async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Reply {
-        let mut request = Request::builder().method(method).uri(format!("http://{}{path}", self.address));
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let request = request.body(Full::new(body.into())).expect("a request");
-        let (head, body) = self.client.request(request).await.expect("the replica answers").into_parts();
-        let body = body.collect().await.expect("a whole answer").to_bytes();
-        (head.status, head.headers, serde_json::from_slice(&body).unwrap_or(Value::Null))
-    }
-
-    async fn get(&self, path: &str) -> Reply {
-        self.send(Method::GET, path, &[], "").await
-    }
-
     async fn infer(&self, body: &Value) -> Reply {
         self.send(Method::POST, INFER, &[], body.to_string()).await
     }
-
-    /// By a request whose body never ends, until it is dropped.
-    async fn hold_a_slot(&self) -> TcpStream {
-        let mut unfinished = TcpStream::connect(&self.address).await.expect("it listens");
-        unfinished.write_all(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n").await.expect("sent");
-        self.until("/metrics", |_, metrics| metrics.contains("inference_in_progress 1\n")).await;
-        unfinished
-    }
-
-    async fn until_status(&self, path: &str, status: StatusCode) {
-        self.until(path, |found, _| found == status).await;
-    }
-
-    async fn until(&self, path: &str, is_so: impl Fn(StatusCode, &str) -> bool) {
-        let mut last = None;
-        for _ in 0..2000 {
-            let (status, body) = service::fetch::get(&self.address, path, PATIENCE).await.expect("it answers");
-            if is_so(status, &String::from_utf8_lossy(&body)) {
-                return;
-            }
-            last = Some((status, body));
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("{path} stays at {last:?}");
-    }
 }
 
-/// So many pictures, each the same file of base64.
-fn pictures(count: usize) -> Value {
-    // One red pixel.
+/// The body of an inference request with `count` images, all of them the same file in base64.
+fn images(count: usize) -> Value {
+    // An image of one red pixel.
     const PNG: &str = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC";
     json!({"inputs": [{"name": "image", "datatype": "BYTES", "shape": [count], "data": vec![PNG; count]}]})
 }
@@ -111,7 +35,7 @@ async fn tritons_client_classifies_as_predict_does() {
         None => folder.join("../target/tools/tritonclient/bin/python"),
     };
     if !python.exists() {
-        // Past the capturing of what passing tests print: nothing is skipped silently.
+        // Written to standard error itself, since the output of passing tests is captured and not shown.
         let reason = format!(
             "skipped: {} is not there; to have it: python3 -m venv target/tools/tritonclient && \
              target/tools/tritonclient/bin/pip install 'tritonclient[http]'",
@@ -122,13 +46,13 @@ async fn tritons_client_classifies_as_predict_does() {
     }
     let replica = Replica::start(&["--capacity=2"]).await;
     let mut client = Command::new(&python);
-    client.arg(folder.join("tests/inference_protocol/client.py")).arg(&replica.address).kill_on_drop(true);
-    let output = tokio::time::timeout(PATIENCE, client.output()).await.expect("the client ends").expect("it starts");
+    client.arg(folder.join("tests/program/client.py")).arg(&replica.address).kill_on_drop(true);
+    let output = tokio::time::timeout(TIMEOUT, client.output()).await.expect("the client ends").expect("it starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[tokio::test]
-async fn a_refusal_has_a_status_and_says_why() {
+async fn a_refusal_has_a_status_and_a_reason() {
     let replica = Replica::start(&["--capacity=2", "--max-body-bytes=1000000"]).await;
     let huge: Vec<u8> = (0..3 * 224 * 224).flat_map(|_| 3e38_f32.to_le_bytes()).collect();
     let json = r#"{"inputs":[{"name":"input","datatype":"FP32","shape":[1,3,224,224],
@@ -136,7 +60,7 @@ async fn a_refusal_has_a_status_and_says_why() {
     let length = json.len().to_string();
     let too_large_for_the_model: Bytes = [json.as_bytes(), &huge].concat().into();
     let (get, post) = (Method::GET, Method::POST);
-    let one = || Bytes::from(pictures(1).to_string());
+    let one = || Bytes::from(images(1).to_string());
     for (method, path, headers, body, status, message) in [
         (&get, "/v2/nothing", &[][..], Bytes::new(), 404, "no such path: /v2/nothing"),
         (&get, "/v2/models/x", &[], Bytes::new(), 404, "there is no model \"x\"; there is \"resnet18\""),
@@ -146,9 +70,9 @@ async fn a_refusal_has_a_status_and_says_why() {
         (&post, INFER, &[], Bytes::from_static(b"{"), 400, "the JSON is no inference request"),
         (&post, INFER, &[("x-request-timeout-ms", "-1")], one(), 400, "x-request-timeout-ms must be"),
         (&post, INFER, &[("inference-header-content-length", "9999")], one(), 400, "is 9999, but the whole body has"),
-        (&post, INFER, &[("inference-header-content-length", &length)], too_large_for_the_model, 400, "picture 0: its"),
+        (&post, INFER, &[("inference-header-content-length", &length)], too_large_for_the_model, 400, "image 0: its"),
         (&post, INFER, &[("content-encoding", "gzip")], one(), 415, "Content-Encoding \"gzip\""),
-        (&post, INFER, &[], pictures(3).to_string().into(), 413, "this replica takes 2 at once"),
+        (&post, INFER, &[], images(3).to_string().into(), 413, "this replica takes 2 at once"),
         (&post, INFER, &[], vec![b' '; 1_000_001].into(), 413, "over the limit of 1000000 bytes"),
     ] {
         let sent = replica.send(method.clone(), path, headers, body).await;
@@ -162,11 +86,11 @@ async fn a_refusal_has_a_status_and_says_why() {
 }
 
 #[tokio::test]
-async fn an_answer_names_its_request() {
+async fn an_answer_has_the_id_and_trace_of_its_request() {
     let replica = Replica::start(&[]).await;
     let headers =
         [("x-request-id", "mine"), ("traceparent", "00-11111111111111111111111111111111-2222222222222222-01")];
-    let (status, found, answer) = replica.send(Method::POST, INFER, &headers, pictures(1).to_string()).await;
+    let (status, found, answer) = replica.send(Method::POST, INFER, &headers, images(1).to_string()).await;
     assert_eq!(status, StatusCode::OK, "{answer}");
     for (name, value) in headers {
         assert_eq!(found[name], value);
@@ -176,24 +100,24 @@ async fn an_answer_names_its_request() {
 }
 
 #[tokio::test]
-async fn pictures_without_a_slot_are_sent_away_and_take_none() {
+async fn images_without_a_slot_are_refused_and_take_none() {
     let replica = Replica::start(&["--capacity=2"]).await;
     let unfinished = replica.hold_a_slot().await;
     for _ in 0..3 {
-        let (status, headers, answer) = replica.infer(&pictures(2)).await;
+        let (status, headers, answer) = replica.infer(&images(2)).await;
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{answer}");
         assert_eq!(headers["retry-after"], "1");
         assert!(answer["error"].as_str().is_some_and(|error| error.contains("send to another")), "{answer}");
-        assert_eq!(replica.infer(&pictures(1)).await.0, StatusCode::OK);
+        assert_eq!(replica.infer(&images(1)).await.0, StatusCode::OK);
     }
     drop(unfinished);
     replica.until("/metrics", |_, metrics| metrics.contains("inference_in_progress 0\n")).await;
-    assert_eq!(replica.infer(&pictures(2)).await.0, StatusCode::OK);
+    assert_eq!(replica.infer(&images(2)).await.0, StatusCode::OK);
 }
 
-/// Or whoever sends on over it would find it closed, and not know whether its request was seen.
+/// If the replica closed the connection, a client could not know whether its next request was seen.
 #[tokio::test]
-async fn whoever_is_sent_away_keeps_the_connection() {
+async fn a_refused_request_keeps_its_connection() {
     let replica = Replica::start(&["--capacity=1"]).await;
     let _unfinished = replica.hold_a_slot().await;
     let body = vec![0; 1_000_000];
@@ -202,7 +126,7 @@ async fn whoever_is_sent_away_keeps_the_connection() {
         for _ in 0..2 {
             let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
             kept.write_all(head.as_bytes()).await.expect("sent");
-            // The replica knows by now that it will send the request away.
+            // By now the replica has decided to refuse the request.
             tokio::time::sleep(Duration::from_millis(50)).await;
             kept.write_all(&body).await.expect("the body is read");
             let mut answer = String::new();
@@ -229,5 +153,5 @@ async fn a_draining_replica_is_live_and_answers_but_is_not_ready() {
     let model = replica.get("/v2/models/resnet18/ready").await;
     assert_eq!((model.0, model.2), (StatusCode::SERVICE_UNAVAILABLE, json!({"name": "resnet18", "ready": false})));
     assert_eq!(replica.get("/v2/health/live").await.2, json!({"live": true}));
-    assert_eq!(replica.infer(&pictures(1)).await.0, StatusCode::OK);
+    assert_eq!(replica.infer(&images(1)).await.0, StatusCode::OK);
 }

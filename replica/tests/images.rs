@@ -1,4 +1,4 @@
-//! Decoding and transforming, compared with what PIL and torchvision made of the same files (`data/make.py`,
+//! Compares decoded and transformed pixels with those that PIL and torchvision made of the same files (`data/make.py`,
 //! `data/make_odd.py`).
 
 use replica::decode::{Error, Limits, Pixels, decode};
@@ -11,14 +11,14 @@ fn file(name: &str) -> Vec<u8> {
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-fn picture(name: &str) -> Pixels {
+fn decoded(name: &str) -> Pixels {
     decode(&file(name), Limits::default()).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// Width, height and a hash of the levels.
+/// The width, height and hash of an image's levels.
 type Summary = (u32, u32, u64);
 
-/// Every picture in `odd/`, and what PIL made of it, or nothing where it is to be refused.
+/// Every file in `odd/` with the summary of PIL's pixels; `None` for a file that must be refused.
 fn odd() -> Vec<(String, Option<Summary>)> {
     let text = String::from_utf8(file("odd/levels.txt")).expect("text");
     let expected = |words: &[&str]| match words {
@@ -36,12 +36,12 @@ fn odd() -> Vec<(String, Option<Summary>)> {
     text.lines().map(line).collect()
 }
 
-/// FNV-1a.
+/// The FNV-1a hash of `bytes`.
 fn hash(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// Largest and mean difference, levels of 255.
+/// The largest and the mean difference, in levels of 255.
 fn difference(ours: &[u8], theirs: &[u8]) -> (u8, f64) {
     assert_eq!(ours.len(), theirs.len());
     let differences = ours.iter().zip(theirs).map(|(a, b)| a.abs_diff(*b));
@@ -50,9 +50,9 @@ fn difference(ours: &[u8], theirs: &[u8]) -> (u8, f64) {
 }
 
 #[test]
-fn odd_pictures_are_pils_to_the_last_bit() {
+fn odd_images_are_pils_to_the_last_bit() {
     let odd = odd();
-    assert!(odd.len() > 150, "{} pictures", odd.len());
+    assert!(odd.len() > 150, "{} files", odd.len());
     for (name, expected) in odd {
         let found = decode(&file(&name), Limits::default());
         let found = found.map(|pixels| (pixels.width, pixels.height, hash(&pixels.rgb)));
@@ -65,10 +65,10 @@ fn odd_pictures_are_pils_to_the_last_bit() {
 }
 
 #[test]
-fn odd_pictures_cut_anywhere_are_errors() {
+fn odd_images_cut_anywhere_are_refused() {
     for (name, expected) in odd() {
         let whole = file(&name);
-        // What follows the picture may be cut off without harm.
+        // Bytes after the image may be cut off.
         let follows = ["trailing", "two-pictures", "animated", "metadata"];
         if expected.is_none() || follows.iter().any(|word| name.contains(word)) {
             continue;
@@ -83,14 +83,14 @@ fn odd_pictures_cut_anywhere_are_errors() {
 fn a_damaged_png_is_refused_before_its_pixels_are_inflated() {
     let mut damaged = file("picture.png");
     let pixels = damaged.windows(4).position(|name| name == b"IDAT").expect("a PNG has pixels") + 4;
-    // No beginning of compressed data, of which the decoder would complain.
+    // Compressed data cannot begin like this, so inflating it would give another error.
     damaged[pixels] = 0xff;
     let refused = decode(&damaged, Limits::default()).expect_err("damaged").to_string();
     assert!(refused.contains("a checksum differs"), "{refused}");
 }
 
 #[test]
-fn refusals_say_what_is_wrong() {
+fn a_refusal_says_what_is_wrong_with_the_file() {
     for (name, reason) in [
         ("odd/arithmetic.jpg", "arithmetic-coded JPEG is not supported"),
         ("odd/lossless.jpg", "lossless JPEG is not supported"),
@@ -113,11 +113,11 @@ fn refusals_say_what_is_wrong() {
 
 #[test]
 fn the_transform_is_torchvisions() {
-    let ours = crop(&picture("picture.png"), &Transform::IMAGENET);
-    let (largest, _) = difference(&ours, &picture("picture-224.png").rgb);
+    let ours = crop(&decoded("picture.png"), &Transform::IMAGENET);
+    let (largest, _) = difference(&ours, &decoded("picture-224.png").rgb);
     assert!(largest <= 1, "enlarged: {largest} levels");
-    let ours = crop(&picture("large.jpg"), &Transform::IMAGENET);
-    let (largest, mean) = difference(&ours, &picture("large-224.png").rgb);
+    let ours = crop(&decoded("large.jpg"), &Transform::IMAGENET);
+    let (largest, mean) = difference(&ours, &decoded("large-224.png").rgb);
     assert!(largest <= 2 && mean < 0.5, "reduced: {largest} levels at most, {mean:.3} on average");
 
     for (resize, side, interpolation, name) in [
@@ -128,8 +128,8 @@ fn the_transform_is_torchvisions() {
         (40, 80, Interpolation::Bicubic, "bicubic"),
     ] {
         let transform = Transform { resize, crop: side, interpolation, ..Transform::IMAGENET };
-        let ours = crop(&picture("picture.png"), &transform);
-        let theirs = picture(&format!("odd/{resize}-{side}-{name}.crop.png")).rgb;
+        let ours = crop(&decoded("picture.png"), &transform);
+        let theirs = decoded(&format!("odd/{resize}-{side}-{name}.crop.png")).rgb;
         let (largest, _) = difference(&ours, &theirs);
         let allowed = if interpolation == Interpolation::Nearest { 0 } else { 2 };
         assert!(largest <= allowed, "{resize} {side} {name}: {largest} levels");
@@ -139,17 +139,17 @@ fn the_transform_is_torchvisions() {
 #[test]
 fn every_kind_of_file_becomes_rgb() {
     for name in ["grey.jpg", "cmyk.jpg", "progressive.jpg", "palette.png", "alpha.png", "lossless.webp"] {
-        let pixels = picture(name);
+        let pixels = decoded(name);
         assert_eq!((pixels.width, pixels.height, pixels.rgb.len()), (120, 90, 3 * 120 * 90), "{name}");
     }
-    let exact = |name: &str| picture(name).rgb;
-    assert_eq!(exact("alpha.png"), exact("lossless.webp"), "both hold the same picture");
-    let grey = picture("grey.jpg").rgb;
+    let exact = |name: &str| decoded(name).rgb;
+    assert_eq!(exact("alpha.png"), exact("lossless.webp"), "both files hold the same image");
+    let grey = decoded("grey.jpg").rgb;
     assert!(grey.chunks_exact(3).all(|pixel| pixel[0] == pixel[1] && pixel[1] == pixel[2]));
 }
 
 #[test]
-fn a_file_cut_short_is_an_error_wherever_it_is_cut() {
+fn a_file_cut_anywhere_is_refused() {
     for name in ["large.jpg", "progressive.jpg", "picture.png", "alpha.png", "lossless.webp"] {
         let whole = file(name);
         for percent in (0..100).step_by(3).chain([98, 99]) {
@@ -173,14 +173,14 @@ fn bombs_are_refused_by_their_header() {
     let bomb = [&b"RIFF\x28\0\0\0WEBP"[..], &canvas, &frame].concat();
     let refused = decode(&bomb, Limits::default());
     assert!(matches!(refused, Err(Error::TooManyPixels { width: 16383, height: 16383, .. })), "{refused:?}");
-    // Interlaced, so it is held in its own depth: half as many pixels of 64 bits as the limit allows of 32.
+    // An interlaced image is held in its own depth: with 64 bits a pixel, half as many pixels as the limit are allowed.
     let deep = file("odd/6-16-interlaced.png");
     assert!(decode(&deep, Limits { max_pixels: 2 * 13 * 11 }).is_ok());
     let refused = decode(&deep, Limits { max_pixels: 2 * 13 * 11 - 1 });
     assert!(matches!(refused, Err(Error::TooManyPixels { limit: 142, .. })), "{refused:?}");
 }
 
-/// A progressive JPEG of one channel, whose scans each have one byte.
+/// A progressive JPEG of one component, `side` by `side` pixels, with scans of one byte each.
 fn many_scans(scans: usize, side: u16) -> Vec<u8> {
     let [high, low] = side.to_be_bytes();
     let frame = [0xff, 0xc2, 0, 11, 8, high, low, high, low, 1, 1, 0x11, 0];
@@ -189,7 +189,7 @@ fn many_scans(scans: usize, side: u16) -> Vec<u8> {
 }
 
 #[test]
-fn too_many_scans_are_refused_before_any_is_read() {
+fn too_many_scans_are_refused_before_any_is_decoded() {
     for (scans, side, reason) in [
         (101, 8, "more than 100 scans"),
         (1_000_000, 8, "more than 100 scans"),
@@ -198,11 +198,11 @@ fn too_many_scans_are_refused_before_any_is_read() {
         let refused = decode(&many_scans(scans, side), Limits::default()).expect_err("refused").to_string();
         assert!(refused.contains(reason), "{refused}");
     }
-    let let_through = decode(&many_scans(100, 8), Limits::default()).expect_err("the scans are empty").to_string();
-    assert!(!let_through.contains("scans are too much") && !let_through.contains("more than"), "{let_through}");
+    let accepted = decode(&many_scans(100, 8), Limits::default()).expect_err("the scans are empty").to_string();
+    assert!(!accepted.contains("scans are too much") && !accepted.contains("more than"), "{accepted}");
 }
 
-/// A grey baseline JPEG, with `before` ahead of its four segments and `data` in its scan.
+/// A grey baseline JPEG of `side` by `side` pixels, with `before` ahead of its four segments and `data` in its scan.
 fn grey(side: u8, before: &[u8], data: &[u8]) -> Vec<u8> {
     let quantisation = [&[0xff, 0xdb, 0, 67, 0][..], &[1; 64]].concat();
     let frame = [0xff, 0xc0, 0, 11, 8, 0, side, 0, side, 1, 1, 0x11, 0];
@@ -211,8 +211,8 @@ fn grey(side: u8, before: &[u8], data: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn more_of_anything_than_a_picture_needs_is_refused() {
-    // The standard's codes for no difference, 00, and for the end of a block, 1010.
+fn more_segments_tables_or_data_than_an_image_needs_are_refused() {
+    // The standard's codes for a difference of 0 (00) and for the end of a block (1010).
     const BLOCK: u8 = 0b0010_1011;
     let before = |segment: &[u8], count: usize| grey(8, &segment.repeat(count), &[BLOCK]);
     let after = |padding: &[u8], count: usize| grey(8, &[], &[&[BLOCK][..], &padding.repeat(count)].concat());
@@ -224,20 +224,20 @@ fn more_of_anything_than_a_picture_needs_is_refused() {
         (before(b"\xff\xfe\0\x02", 9_997), Some("more than 10000 segments")),
         (before(b"\xff\x01", 9_997), Some("more than 10000 segments")),
         (before(b"\xff\xdd\0\x04\0\0", 9_997), Some("more than 10000 segments")),
-        // 18 bytes each; the file has 65 of its own.
+        // 18 bytes of tables each; the file itself has 65.
         (before(&huffman, 7_278), None),
         (before(&huffman, 7_279), Some("more than 131072 bytes of tables")),
         (before(&quantisation, 2_015), None),
         (before(&quantisation, 2_016), Some("more than 131072 bytes of tables")),
-        // What stands between segments is no segment.
+        // Bytes between segments are no segments.
         (before(b"\xff\0", 100_000), None),
         (before(b"\xff\xd0", 100_000), None),
         (after(&[0], 4096), None),
         (after(&[0], 4097), Some("the coded data is damaged")),
-        // The first of them ends the data and is not left over.
+        // The first marker ends the data and does not count as unread.
         (after(&[0xff, 0xd0], 2049), None),
         (after(&[0xff, 0xd0], 2050), Some("the coded data is damaged")),
-        // One block of 64 coefficients, one restart marker and what may be left over: 8 * 64 + 4 + 4096.
+        // One block of 64 coefficients, one restart marker and the bytes that may be unread: 8 * 64 + 4 + 4096.
         (after(&[0], 4611), Some("the coded data is damaged")),
         (after(&[0], 4612), Some(too_much)),
         (after(&[0xff, 0], 1_000_000), Some(too_much)),
@@ -255,8 +255,9 @@ fn more_of_anything_than_a_picture_needs_is_refused() {
 }
 
 #[test]
-fn the_longest_blocks_there_can_be_are_let_through() {
-    // Codes of every length, and sixteen ones for a number of fifteen bits: all the data is ones.
+fn blocks_of_the_greatest_length_are_decoded() {
+    // One code of each length, and two of sixteen bits. The code of sixteen ones stands for a number of fifteen bits,
+    // so data of ones is a sequence of the longest codes and numbers.
     let table = |class: u8| [&[0xff, 0xc4, 0, 36, class << 4][..], &[1; 15], &[2], &[15; 17]].concat();
     let block = [0xff, 0].repeat(64 * (16 + 15) / 8);
     let found = decode(&grey(248, &[table(0), table(1)].concat(), &block.repeat(31 * 31)), Limits::default());
@@ -264,17 +265,17 @@ fn the_longest_blocks_there_can_be_are_let_through() {
 }
 
 #[test]
-fn what_is_no_picture_is_an_error() {
+fn other_and_damaged_files_are_refused_without_a_panic() {
     for bytes in [&b""[..], b"hello", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\x04\0\0\0WEBP", b"GIF89a"] {
         assert!(decode(bytes, Limits::default()).is_err(), "{bytes:?}");
     }
-    // Every header byte of a small file, damaged in turn: an error or some picture, never a panic.
+    // Each of the first bytes of a small file is damaged in turn: the result is an error or some image, never a panic.
     for name in ["progressive.jpg", "palette.png", "lossless.webp"] {
         let whole = file(name);
         for index in 0..whole.len().min(700) {
             let mut damaged = whole.clone();
             damaged[index] ^= 0xff;
-            let _either = decode(&damaged, Limits { max_pixels: 1_000_000 });
+            let _image_or_error = decode(&damaged, Limits { max_pixels: 1_000_000 });
         }
     }
 }

@@ -1,6 +1,6 @@
-"""Classifies pictures with Triton's client and compares the answers with those of POST /predict.
+"""Classifies images with Triton's client and compares the answers with those of POST /predict.
 
-Usage: client.py HOST:PORT, of a replica that takes two pictures at once.
+Usage: client.py HOST:PORT, the address of a replica that takes two images at once.
 """
 
 import base64
@@ -20,18 +20,19 @@ STANDARD_DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
 
 
 def stripes():
-    """256x256, the size that pictures are resized to: what is left to do is the crop."""
-    picture = np.full((256, 256, 3), (40, 60, 90), np.uint8)
-    picture[64:192, 64:192] = (220, 200, 60)
-    picture[64:192, 64:192][::16] = (20, 20, 20)
-    return picture
+    """An image of 256x256 pixels, the size before the crop, so that the transform only crops it."""
+    image = np.full((256, 256, 3), (40, 60, 90), np.uint8)
+    image[64:192, 64:192] = (220, 200, 60)
+    image[64:192, 64:192][::16] = (20, 20, 20)
+    return image
 
 
 def disc():
+    """Another image of 256x256 pixels."""
     y, x = np.mgrid[:256, :256]
-    picture = np.full((256, 256, 3), (200, 210, 190), np.uint8)
-    picture[(y - 128) ** 2 + (x - 128) ** 2 < 80**2] = (180, 30, 40)
-    return picture
+    image = np.full((256, 256, 3), (200, 210, 190), np.uint8)
+    image[(y - 128) ** 2 + (x - 128) ** 2 < 80**2] = (180, 30, 40)
+    return image
 
 
 def png(pixels):
@@ -45,7 +46,7 @@ def png(pixels):
 
 
 def normalised(pixels):
-    """As torchvision's transform leaves it: the centre, [3,224,224]."""
+    """The centre as torchvision's transform normalises it, [3,224,224]."""
     scaled = pixels[16:240, 16:240].astype(np.float32) / 255
     return ((scaled - MEAN) / STANDARD_DEVIATION).transpose(2, 0, 1)
 
@@ -89,7 +90,7 @@ def main(address):
     files = [png(stripes()), png(disc())]
     labels, expected = zip(*(predict(address, file) for file in files))
     classes = len(expected[0])
-    assert np.abs(np.subtract(*expected)).max() > 0.1, "the two pictures can be told apart"
+    assert np.abs(np.subtract(*expected)).max() > 0.1, "the two images can be told apart"
 
     metadata = client.get_model_metadata(MODEL)
     assert metadata == client.get_model_metadata(MODEL, "1")
@@ -105,18 +106,18 @@ def main(address):
     }, metadata
 
     numbers = np.stack([normalised(stripes()), normalised(disc())])
-    pictures = np.array(files, np.object_)
+    encoded = np.array(files, np.object_)
     texts = np.array([base64.b64encode(file) for file in files], np.object_)
     inputs = [
         ("input", "FP32", numbers, True),
         ("input", "FP32", numbers, False),
-        ("image", "BYTES", pictures, True),
+        ("image", "BYTES", encoded, True),
         ("image", "BYTES", texts, False),
     ]
     for name, datatype, data, binary in inputs:
         for chosen in [slice(0, 1), slice(1, 2), slice(0, 2)]:
             made = [tensor(name, datatype, data[chosen], binary)]
-            # Without outputs, the client asks for all that there are by default, as bytes.
+            # The client requests no outputs by name, and binary data, so the answer has the default output as bytes.
             answer = client.infer(MODEL, made, request_id="a request")
             assert answer.get_response()["id"] == "a request", answer.get_response()
             same(answer.as_numpy("probabilities"), expected[chosen])
@@ -131,7 +132,7 @@ def main(address):
                 exponentials = np.exp(answer.as_numpy("logits").astype(np.float64))
                 same(exponentials / exponentials.sum(axis=1, keepdims=True), expected[chosen])
 
-    first = [tensor("image", "BYTES", pictures[:1], True)]
+    first = [tensor("image", "BYTES", encoded[:1], True)]
     outputs = [InferRequestedOutput("probabilities", class_count=3)]
     best = client.infer(MODEL, first, outputs=outputs).as_numpy("probabilities")
     assert best.shape == (1, 3), best
@@ -145,7 +146,7 @@ def main(address):
     three = [tensor("image", "BYTES", np.array([files[0]] * 3, np.object_), True)]
     refused(lambda: client.infer(MODEL, three), "413", "this replica takes 2 at once")
     torn = [tensor("image", "BYTES", np.array([files[0], files[1][:500]], np.object_), True)]
-    refused(lambda: client.infer(MODEL, torn), "400", "picture 1: ")
+    refused(lambda: client.infer(MODEL, torn), "400", "image 1: ")
     refused(lambda: client.infer("other", first), "404", 'there is no model "other"')
     compressed = lambda: client.infer(MODEL, first, request_compression_algorithm="gzip")
     refused(compressed, "415", 'Content-Encoding "gzip" is not supported')
