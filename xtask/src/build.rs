@@ -30,23 +30,27 @@ pub fn programs() -> Result<()> {
 pub fn binaries(names: &[&str]) -> Result<()> {
     requirement::check_build()?;
     libtorch::ensure()?;
-    compile("--bin", names)
+    compile(&names.iter().flat_map(|name| ["--bin", name]).collect::<Vec<_>>())
 }
 
-/// Builds the scaler alone, which needs no libtorch.
+/// Builds the program `bench` alone, which needs no libtorch.
 ///
 /// # Errors
 /// If it does not compile.
-pub fn scaler() -> Result<()> {
-    compile("--bin", &["scaler"])
+pub fn bench() -> Result<()> {
+    compile(&["--bin", "bench"])
 }
 
-/// Builds an example, beside the programs.
+/// Builds every program of the workspace, those of the benchmarks included, and gets libtorch if need be.
 ///
 /// # Errors
-/// If it does not compile.
-pub fn example(name: &str) -> Result<()> {
-    compile("--example", &[name])
+/// If a requirement of the build is not met or a program does not compile.
+pub fn all() -> Result<()> {
+    requirement::check_build()?;
+    libtorch::ensure()?;
+    compile(&["--bins"])?;
+    // In a call of its own: with the feature, cargo compiles the package's other programs once more.
+    compile(&["--bin", "bench-replica", "--features", "bench/replica"])
 }
 
 /// Builds and runs every test of the workspace, also after one has failed. libtorch must be there.
@@ -63,13 +67,11 @@ pub fn test() -> Result<()> {
     command::run(command::without_proxy(&mut cargo(&arguments)), TEST_LIMIT)
 }
 
-/// `kind` is `--bin` or `--example`.
-fn compile(kind: &str, names: &[&str]) -> Result<()> {
+/// Compiles the `targets` that these flags of cargo select.
+fn compile(targets: &[&str]) -> Result<()> {
     command::run(&mut cargo(&["fetch", "--locked", "--quiet", "--target=host-tuple"]), FETCH_LIMIT)?;
     let mut build = cargo(&["build", "--release", "--locked", "--workspace"]);
-    for name in names {
-        build.args([kind, name]);
-    }
+    build.args(targets);
     progress::run(build)
 }
 

@@ -125,8 +125,19 @@ pub struct Setup<'a> {
     pub listen: &'a str,
     /// Folder of the logs and of the discovery file.
     pub folder: PathBuf,
+    /// The program that scales.
+    pub program: ScalerProgram,
     /// Flags of the scaler, beyond those that connect it with the dispatcher.
     pub scaler: Vec<String>,
+}
+
+/// A program that decides how many replicas run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ScalerProgram {
+    /// `scaler`, which has the laws for production.
+    Scaler,
+    /// `lab run`, which has the other laws.
+    Lab,
 }
 
 /// A running system. Dropping it stops the scaler first, and the scaler its replicas; then the dispatcher.
@@ -137,6 +148,7 @@ pub struct Stack {
     pub dispatcher: Service,
     /// How much of the processor each replica gets, in words.
     pub share: String,
+    program: ScalerProgram,
     folder: PathBuf,
     /// Held on the folder, whose files a second system would overwrite. The kernel releases it when this process ends.
     lock: File,
@@ -148,7 +160,7 @@ impl Stack {
     /// # Errors
     /// If another system uses the folder, a program does not start, or no replica is ready within 60 s.
     pub fn start(setup: Setup<'_>) -> Result<Self> {
-        let Setup { listen, folder, scaler } = setup;
+        let Setup { listen, folder, program, scaler } = setup;
         fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
         let lock = folder.join("lock");
         let lock_file = File::create(&lock).with_context(|| format!("create {}", lock.display()))?;
@@ -159,8 +171,8 @@ impl Stack {
         fs::write(&discovery_file, "").with_context(|| format!("write {}", discovery_file.display()))?;
         let flags = [format!("--listen={listen}"), format!("--replicas=file:{}", discovery_file.display())];
         let dispatcher = Service::start("dispatcher", &flags, &folder)?;
-        let (scaler, share) = start_scaler(&folder, &dispatcher.address, scaler)?;
-        let stack = Self { scaler, dispatcher, share, folder, lock: lock_file };
+        let (scaler, share) = start_scaler(program, &folder, &dispatcher.address, &scaler)?;
+        let stack = Self { scaler, dispatcher, share, program, folder, lock: lock_file };
         stack.wait_until_ready()?;
         Ok(stack)
     }
@@ -170,10 +182,10 @@ impl Stack {
     /// # Errors
     /// If the scaler does not start or no replica is ready within 60 s.
     pub fn rescale(self, flags: Vec<String>) -> Result<Self> {
-        let Self { scaler, dispatcher, folder, lock, .. } = self;
+        let Self { scaler, dispatcher, program, folder, lock, .. } = self;
         drop(scaler);
-        let (scaler, share) = start_scaler(&folder, &dispatcher.address, flags)?;
-        let stack = Self { scaler, dispatcher, share, folder, lock };
+        let (scaler, share) = start_scaler(program, &folder, &dispatcher.address, &flags)?;
+        let stack = Self { scaler, dispatcher, share, program, folder, lock };
         stack.wait_until_ready()?;
         Ok(stack)
     }
@@ -235,15 +247,28 @@ fn discovery_file(folder: &Path) -> PathBuf {
 }
 
 /// Starts a scaler; also returns how much of the processor each replica gets, in words.
-fn start_scaler(folder: &Path, dispatcher: &str, flags: Vec<String>) -> Result<(Service, String)> {
-    let mut all = vec![
+fn start_scaler(
+    program: ScalerProgram,
+    folder: &Path,
+    dispatcher: &str,
+    flags: &[String],
+) -> Result<(Service, String)> {
+    let connection = [
         format!("--dispatcher={dispatcher}"),
         format!("--list={}", discovery_file(folder).display()),
         "--target=processes".to_owned(),
         "--listen=127.0.0.1:0".to_owned(),
     ];
-    all.extend(flags);
-    let mut scaler = Service::start("scaler", &all, folder)?;
+    let mut command = match program {
+        ScalerProgram::Scaler => Command::new(paths::program("scaler")),
+        ScalerProgram::Lab => {
+            let mut lab = Command::new(paths::program("lab"));
+            lab.arg("run");
+            lab
+        }
+    };
+    command.arg("--exit-with-parent").args(connection).args(flags);
+    let mut scaler = Service::spawn("scaler", command, folder)?;
     let line = scaler.line()?;
     let share = line.strip_prefix("cpu share: ").unwrap_or(&line).to_owned();
     Ok((scaler, share))

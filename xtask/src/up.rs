@@ -1,6 +1,6 @@
 //! `cargo xtask up`: a running system, until Ctrl-C.
 
-use crate::stack::{Setup, Stack};
+use crate::stack::{ScalerProgram, Setup, Stack};
 use crate::{build, command, paths};
 use anyhow::{Result, bail};
 use clap::Args;
@@ -50,7 +50,8 @@ pub fn run(options: &Options) -> Result<()> {
     let mut draw = Command::new(paths::program("loadgen"));
     command::run(draw.arg("pictures").arg(&images).args(["--seed", "2026"]), DRAW_LIMIT)?;
     let listen = options.listen.to_string();
-    let mut stack = Stack::start(Setup { listen: &listen, folder: folder.clone(), scaler: options.scaler_flags() })?;
+    let (program, scaler) = (ScalerProgram::Scaler, options.scaler_flags());
+    let mut stack = Stack::start(Setup { listen: &listen, folder: folder.clone(), program, scaler })?;
     print_usage(&stack.dispatcher.address, &folder, &images);
     let ended = stack.wait()?;
     bail!("the {ended} ended; see {}", folder.join(format!("{ended}.log")).display())

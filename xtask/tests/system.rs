@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
-use xtask::stack::{Setup, Stack};
+use xtask::stack::{ScalerProgram, Setup, Stack};
 use xtask::{http, paths};
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -25,7 +25,8 @@ impl System {
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let folder = paths::output("test").join(name);
         let scaler = ["--min", "--max"].map(|bound| format!("{bound}={replicas}"));
-        let setup = Setup { listen: "127.0.0.1:0", folder: folder.clone(), scaler: scaler.into() };
+        let program = ScalerProgram::Scaler;
+        let setup = Setup { listen: "127.0.0.1:0", folder: folder.clone(), program, scaler: scaler.into() };
         let system = Self { stack: Stack::start(setup).expect("the system starts"), folder, _turn: turn };
         system
             .until("every replica is in rotation", || system.stack.ready_replicas().is_ok_and(|r| r.len() == replicas));
@@ -205,7 +206,8 @@ fn with_the_only_replica_killed_requests_wait_for_its_successor() {
 #[test]
 fn a_second_system_in_the_same_folder_is_refused_and_harms_nothing() {
     let system = System::start("twice", 1);
-    let setup = Setup { listen: "127.0.0.1:0", folder: system.folder.clone(), scaler: Vec::new() };
+    let program = ScalerProgram::Scaler;
+    let setup = Setup { listen: "127.0.0.1:0", folder: system.folder.clone(), program, scaler: Vec::new() };
     let refused = Stack::start(setup).err().expect("refused").to_string();
     assert!(refused.contains("another one"), "{refused}");
     assert_eq!(system.stack.ready_replicas().expect("it answers").len(), 1);
