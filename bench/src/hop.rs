@@ -53,7 +53,8 @@ pub(crate) fn run() -> Result<()> {
 /// Median seconds of a request to each of the two URLs.
 fn medians(urls: &[String; 2], series: &Series) -> Result<[f64; 2]> {
     let progress = progress::bar(series.pairs, series.description);
-    let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).no_delay(true).build().into();
+    let agent: ureq::Agent =
+        ureq::Agent::config_builder().proxy(None).http_status_as_error(false).no_delay(true).build().into();
     let mut latencies: [Vec<Duration>; 2] = Default::default();
     for pair in 0..series.pairs {
         // The first URL of a pair changes from pair to pair.

@@ -19,7 +19,7 @@ const LIBRARIES: f64 = 380.0;
 const CHAIN_SECONDS: f64 = 150.0;
 
 /// Time of [`sort`] on the reference machine, which has two virtual cores of a server.
-const REFERENCE_SORT: Duration = Duration::from_millis(20);
+const REFERENCE_SORT: Duration = Duration::from_millis(28);
 
 /// Download rate that the estimate assumes, bytes per second.
 const DOWNLOAD_RATE: f64 = 10e6;
@@ -87,12 +87,12 @@ fn speed(cores: usize) -> f64 {
     REFERENCE_SORT.as_secs_f64() * times.len() as f64 / times.iter().sum::<f64>()
 }
 
-/// Time of sorting half a million numbers. Like compiling, that is bound by branches and memory, not by arithmetic.
+/// Time of sorting two million numbers. Like compiling, that is bound by branches and memory, not by arithmetic.
 fn sort() -> Duration {
     // A linear congruential generator with Knuth's constants for 64 bits (MMIX).
     let next =
         |state: &u64| Some(state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407));
-    let mut numbers: Vec<u64> = std::iter::successors(Some(1), next).take(500_000).collect();
+    let mut numbers: Vec<u64> = std::iter::successors(Some(1), next).take(2_000_000).collect();
     let started = Instant::now();
     numbers.sort_unstable();
     black_box(&numbers);

@@ -80,7 +80,8 @@ impl Peer {
     fn wait_until_it_answers(&mut self, log: &Path) -> Result<()> {
         let url = format!("http://{}/predict", self.address);
         let deadline = Instant::now() + START_TIMEOUT;
-        while let Err(error) = ureq::post(&url).content_type("image/jpeg").send(&b"x"[..]) {
+        let agent: ureq::Agent = ureq::Agent::config_builder().proxy(None).build().into();
+        while let Err(error) = agent.post(&url).content_type("image/jpeg").send(&b"x"[..]) {
             if self.child.try_wait()?.is_some() || Instant::now() > deadline {
                 let log = fs::read_to_string(log).unwrap_or_default();
                 bail!("{} does not answer ({error}); its log says:\n{log}", self.tool.program);

@@ -23,7 +23,7 @@ pub(super) struct Answer {
 impl Client {
     /// A client that connects with its first request.
     pub(super) fn new(server: &Service) -> Self {
-        let agent = ureq::Agent::config_builder().http_status_as_error(false).no_delay(true).build().into();
+        let agent = ureq::Agent::config_builder().proxy(None).http_status_as_error(false).no_delay(true).build().into();
         let [predict, livez] = ["predict", "livez"].map(|path| format!("http://{}/{path}", server.address));
         Self { agent, predict, livez }
     }

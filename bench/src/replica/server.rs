@@ -64,7 +64,8 @@ pub(super) fn spawn(mut replica: Command, logs: &Path) -> Result<Service> {
 /// When it does not become ready within a minute.
 pub(super) fn wait_until_ready(replica: &Service) -> Result<u64> {
     let url = format!("http://{}/readyz", replica.address);
-    let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).no_delay(true).build().into();
+    let agent: ureq::Agent =
+        ureq::Agent::config_builder().proxy(None).http_status_as_error(false).no_delay(true).build().into();
     let deadline = Instant::now() + READY_TIMEOUT;
     loop {
         let mut answer = agent.get(&url).call().with_context(|| format!("get {url}"))?;

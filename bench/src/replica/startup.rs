@@ -7,8 +7,8 @@ use anyhow::{Context, Result, ensure};
 use std::io::Read;
 use std::process::{Command, Stdio};
 use std::time::Instant;
-use xtask::paths;
 use xtask::stack::Service;
+use xtask::{http, paths};
 
 /// Starts at most; enough for a median.
 const MAX_STARTS: u32 = 10;
@@ -56,8 +56,7 @@ fn version_seconds() -> Result<f64> {
 fn startup_metric(replica: &Service) -> Result<f64> {
     let name = service::wire::metric::STARTUP;
     let url = format!("http://{}/metrics", replica.address);
-    let text = ureq::get(&url).call().with_context(|| format!("get {url}"))?.body_mut().read_to_string()?;
-    gauge(&text, name).with_context(|| format!("no {name} at {url}"))
+    gauge(&http::get(&url)?, name).with_context(|| format!("no {name} at {url}"))
 }
 
 /// The value of a metric without labels, in Prometheus' text format.
