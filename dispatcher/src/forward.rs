@@ -11,7 +11,7 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
-use service::body::Sending;
+use service::body::ChunksBody;
 use service::wire::{self, Code, ErrorBody, ReadyBody, header};
 use std::future::poll_fn;
 use std::io::Write;
