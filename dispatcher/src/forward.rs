@@ -1,5 +1,5 @@
-//! One attempt against one replica: sends the request as it came and classifies the answer. Knows nothing of the queue, and
-//! does not decide whether the request is tried again.
+//! One attempt against one replica: sends the request as it came and classifies the answer. Knows nothing of the queue,
+//! and does not decide whether the request is tried again.
 
 use crate::failure::Failure;
 use crate::request::BufferedRequest;
@@ -57,8 +57,8 @@ impl AttemptResult {
     }
 }
 
-/// An open connection to a replica. One request at a time uses it, and that request's own task drives it, so that no data
-/// passes from task to task.
+/// An open connection to a replica. One request at a time uses it, and that request's own task drives it, so that no
+/// data passes from task to task.
 #[derive(Debug)]
 pub struct Connection {
     sender: SendRequest<Body>,
@@ -98,10 +98,10 @@ impl Connection {
 /// error then reaches `exchange` through hyper's channel.
 ///
 /// Each poll has three steps. First, `exchange` hands the driver its request, or takes an answer that is there already.
-/// Second, the driver reads and writes. Third, `exchange` takes what the driver has read. The first step uses a waker that
-/// does nothing, and it replaces the waker that the third step of the previous poll has left with `exchange`. The driver
-/// would otherwise wake this task while it runs, and tokio would poll the task once more for each answer. No wake-up is
-/// lost, because the third step registers the task's own waker again.
+/// Second, the driver reads and writes. Third, `exchange` takes what the driver has read. The first step uses a waker
+/// that does nothing, and it replaces the waker that the third step of the previous poll has left with `exchange`. The
+/// driver would otherwise wake this task while it runs, and tokio would poll the task once more for each answer. No
+/// wake-up is lost, because the third step registers the task's own waker again.
 async fn drive<F: Future>(driver: &mut Option<Driver>, exchange: F) -> F::Output {
     let mut exchange = pin!(exchange);
     poll_fn(|context| {
@@ -119,9 +119,9 @@ async fn drive<F: Future>(driver: &mut Option<Driver>, exchange: F) -> F::Output
     .await
 }
 
-/// Sends `request` to `address` over `connection` or, if there is none or the replica has closed it, over a new one. The
-/// replica is told the time that remains until `deadline` and the time that the request has `waited`. The caller ends the
-/// attempt at the deadline.
+/// Sends `request` to `address` over `connection` or, if there is none or the replica has closed it, over a new one.
+/// The replica is told the time that remains until `deadline` and the time that the request has `waited`. The caller
+/// ends the attempt at the deadline.
 ///
 /// # Cancel safety
 /// Dropping the future closes the connection, by which the replica learns that the client has left.
@@ -163,8 +163,8 @@ async fn exchange(
     Ok(AttemptResult { answer: classify(status, is_json, body), capacity, connection: Some(connection) })
 }
 
-/// Sends `request` over `idle` or, if there is no such connection or the replica has closed it, over a new one. Returns the
-/// head of the response and the connection over which its body arrives.
+/// Sends `request` over `idle` or, if there is no such connection or the replica has closed it, over a new one. Returns
+/// the head of the response and the connection over which its body arrives.
 async fn send(
     mut idle: Option<Connection>,
     address: &Address,

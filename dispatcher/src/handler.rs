@@ -1,4 +1,5 @@
-//! The HTTP interface: checks a request, reads its body, and turns the answer or the error into the contract's response.
+//! The HTTP interface: checks a request, reads its body, and turns the answer or the error into the contract's
+//! response.
 
 use crate::admin::Admin;
 use crate::dispatch::Dispatcher;
@@ -97,8 +98,8 @@ impl Handler {
         })
     }
 
-    /// Answers a classification request. As many of these futures are held as requests wait, so it is kept small: it holds
-    /// `received`, whose memory is freed once the body has arrived.
+    /// Answers a classification request. As many of these futures are held as requests wait, so it is kept small: it
+    /// holds `received`, whose memory is freed once the body has arrived.
     fn predict(
         self: Arc<Self>,
         accepted: Instant,

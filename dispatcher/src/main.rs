@@ -10,7 +10,8 @@ fn main() -> Result<()> {
     let metrics = service::telemetry::start(&args.process.log)?;
     let config = Config::try_from(args)?;
     service::descriptors::raise();
-    // One thread. With several, tasks pass requests from core to core, which costs more than all other work for a request.
+    // One thread. With several, tasks pass requests from core to core, which costs more than all other work for a
+    // request.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(server::run(config, metrics))
 }

@@ -82,7 +82,8 @@ impl Permit {
     /// An attempt without an answer returns the receiver of the request's next permit, or of the error that ends it.
     ///
     /// # Cancel safety
-    /// After the future is dropped, the attempt goes on in a task of its own until [`ABANDONED_GRACE`] after the deadline.
+    /// After the future is dropped, the attempt goes on in a task of its own until [`ABANDONED_GRACE`] after the
+    /// deadline.
     pub fn send(
         mut self,
         request: Arc<BufferedRequest>,

@@ -1,5 +1,5 @@
-//! Retry policy: whether a request whose attempt failed is sent to another replica. Pure: facts in, decision out. It knows
-//! nothing of the queue, sockets or time; the worker carries the decision out.
+//! Retry policy: whether a request whose attempt failed is sent to another replica. Pure: facts in, decision out. It
+//! knows nothing of the queue, sockets or time; the worker carries the decision out.
 
 use crate::failure::Failure;
 use crate::rotation::Address;
@@ -141,8 +141,8 @@ pub fn decide(failed: &FailedAttempts, last: Failure, withdraw: impl FnOnce() ->
 }
 
 /// Whether a request that a stalled replica holds is given to another one. The stalled attempt counts towards
-/// [`MAX_ATTEMPTS`]. A request that may not move stays where it is, because the replica may yet answer. `withdraw` is as in
-/// [`decide`].
+/// [`MAX_ATTEMPTS`]. A request that may not move stays where it is, because the replica may yet answer. `withdraw` is
+/// as in [`decide`].
 pub fn moves_off_stalled_replica(failed: &FailedAttempts, withdraw: impl FnOnce() -> bool) -> bool {
     failed.counted() + 1 < MAX_ATTEMPTS && withdraw()
 }

@@ -1,5 +1,5 @@
-//! Compares `/openapi.json` with the responses of the dispatcher's program. schemathesis (from PyPI) sends valid and invalid
-//! requests and checks the responses; where it is not installed, the test is reported as skipped.
+//! Compares `/openapi.json` with the responses of the dispatcher's program. schemathesis (from PyPI) sends valid and
+//! invalid requests and checks the responses; where it is not installed, the test is reported as skipped.
 
 mod program;
 

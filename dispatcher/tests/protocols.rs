@@ -1,5 +1,5 @@
-//! The protocols between clients and the dispatcher's program: forms of the body, request ids, HTTP/2, TLS, tokens and admin
-//! paths; and clients that are slow or hostile.
+//! The protocols between clients and the dispatcher's program: forms of the body, request ids, HTTP/2, TLS, tokens and
+//! admin paths; and clients that are slow or hostile.
 
 mod program;
 mod stub;

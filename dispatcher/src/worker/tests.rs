@@ -597,7 +597,8 @@ impl Simulation {
         Ok(())
     }
 
-    /// Answers every request that has a permit, and withdraws those without time. Tells whether no request waits any more.
+    /// Answers every request that has a permit, and withdraws those without time. Tells whether no request waits any
+    /// more.
     fn answer_all(&mut self) -> Result<bool, TestCaseError> {
         for request in &mut self.requests {
             request.receive()?;
