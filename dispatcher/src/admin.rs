@@ -5,7 +5,7 @@ use crate::worker::{Handle, Message};
 use hyper::{Method, Request, StatusCode};
 use service::admin;
 use service::respond::{self, Reply};
-use service::wire::{Code, Fault};
+use service::wire::{Code, RequestError};
 use tokio::sync::oneshot;
 
 /// Answers the admin paths.
@@ -32,7 +32,7 @@ impl Admin {
         match path {
             "/status" => {
                 let reply = self.status_reply().await;
-                Some(respond::readable(method, || reply))
+                Some(respond::read_only(method, || reply))
             }
             "/metrics" => {
                 // Sets the gauges. A worker that has ended leaves them as they were.
@@ -46,7 +46,7 @@ impl Admin {
     async fn status_reply(&self) -> Reply {
         match self.status().await {
             Some(status) => respond::json(StatusCode::OK, &status),
-            None => respond::fault(&Fault::new(Code::Internal, "the dispatcher is stopping"), ""),
+            None => respond::error(&RequestError::new(Code::Internal, "the dispatcher is stopping"), ""),
         }
     }
 

@@ -6,7 +6,7 @@ use crate::worker::Settings;
 use admission::Order;
 use clap::Parser;
 use service::options::{Process, RequestLimits, positive_duration};
-use service::server::Drain;
+use service::server::DrainConfig;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -86,7 +86,7 @@ pub struct Config {
     /// Limits of one request.
     pub request_limits: RequestLimits,
     /// How the process ends after it was told to stop.
-    pub drain: Drain,
+    pub drain: DrainConfig,
 }
 
 impl TryFrom<Args> for Config {
@@ -120,7 +120,7 @@ impl TryFrom<Args> for Config {
             tls: args.tls_certificate.zip(args.tls_key),
             token_file: args.token_file,
             request_limits: args.request_limits,
-            drain: Drain { delay: drain_delay, grace, with_parent: args.process.exit_with_parent },
+            drain: DrainConfig { delay: drain_delay, grace, exit_with_parent: args.process.exit_with_parent },
         })
     }
 }

@@ -7,7 +7,7 @@ use crate::queue::{Entry, SequenceNumber};
 use crate::request::{BufferedRequest, QueuedRequest};
 use crate::worker::{Handle, Message};
 use futures_util::future::FutureExt;
-use service::wire::{Code, Fault};
+use service::wire::{Code, RequestError};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -35,20 +35,20 @@ impl Dispatcher {
     pub fn answer(
         &self,
         request: &Arc<BufferedRequest>,
-    ) -> impl Future<Output = Result<ReplicaAnswer, Box<Fault>>> + Send {
+    ) -> impl Future<Output = Result<ReplicaAnswer, Box<RequestError>>> + Send {
         let answered = tokio::time::timeout_at(request.deadline.into(), self.attempt_until_answered(request));
         answered.map(|in_time| {
             in_time.unwrap_or_else(|_elapsed| {
                 let budget = request.deadline.saturating_duration_since(request.accepted);
                 let message = format!("no answer within {} ms", budget.as_millis());
-                Err(Fault::new(Code::DeadlineExceeded, message).into())
+                Err(RequestError::new(Code::DeadlineExceeded, message).into())
             })
         })
     }
 
     /// Submits `request`, and uses each permit that it receives until an attempt is answered.
-    async fn attempt_until_answered(&self, request: &Arc<BufferedRequest>) -> Result<ReplicaAnswer, Box<Fault>> {
-        let stopping = || Fault::new(Code::Internal, "the dispatcher is stopping");
+    async fn attempt_until_answered(&self, request: &Arc<BufferedRequest>) -> Result<ReplicaAnswer, Box<RequestError>> {
+        let stopping = || RequestError::new(Code::Internal, "the dispatcher is stopping");
         let sequence_number = SequenceNumber(self.next_sequence_number.fetch_add(1, Ordering::Relaxed));
         // Declared before `receiver`, and so dropped after it. The worker may handle the withdrawal before the
         // submission; the closed channel then tells it that the client has left.

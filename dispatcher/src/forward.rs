@@ -11,7 +11,7 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
-use service::body::Sending;
+use service::body::ChunksBody;
 use service::wire::{self, Code, ErrorBody, ReadyBody, header};
 use std::future::poll_fn;
 use std::io::Write;
@@ -68,7 +68,7 @@ pub struct Connection {
 
 type Driver = Box<http1::Connection<TokioIo<TcpStream>, Body>>;
 
-type Body = Sending<Arc<BufferedRequest>>;
+type Body = ChunksBody<Arc<BufferedRequest>>;
 
 impl Connection {
     async fn open(address: &Address) -> Result<Self, Failure> {
@@ -236,7 +236,7 @@ fn replica_request(
     remaining: Duration,
     waited: Duration,
 ) -> Request<Body> {
-    let mut request = Request::new(Sending::new(buffered.clone()));
+    let mut request = Request::new(ChunksBody::new(buffered.clone()));
     *request.method_mut() = Method::POST;
     *request.uri_mut() = if buffered.top_k == wire::DEFAULT_TOP_K {
         Uri::from_static("/predict")

@@ -14,11 +14,11 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, StatusCode};
 use service::body::{self, Limits};
-use service::headers::{detached, text};
+use service::headers::{deep_copy, text};
 use service::options::RequestLimits;
 use service::respond::{self, Reply};
-use service::trace::Trace;
-use service::wire::{self, Code, ErrorBody, Fault, Form, header};
+use service::trace::TraceContext;
+use service::wire::{self, BodyFormat, Code, ErrorBody, RequestError, header};
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
@@ -48,7 +48,7 @@ impl Handler {
         let (head, body) = request.into_parts();
         if head.method == Method::POST && is_prediction(head.uri.path()) {
             let accepted = Instant::now();
-            let trace = Trace::of(&head.headers);
+            let trace = TraceContext::from_headers(&head.headers);
             let checked = self.check(&head, accepted);
             // Boxed apart, so that the memory for receiving is free again while the request waits.
             let received = self.clone().receive(trace, checked, body).boxed();
@@ -64,8 +64,8 @@ impl Handler {
         body::discard(body).await;
         let path = head.uri.path();
         if path == "/openapi.json" {
-            return respond::readable(&head.method, || {
-                respond::whole(StatusCode::OK, "application/json", Bytes::from_static(OPENAPI))
+            return respond::read_only(&head.method, || {
+                respond::bytes(StatusCode::OK, "application/json", Bytes::from_static(OPENAPI))
             });
         }
         if let Some(admin) = &self.admin
@@ -73,7 +73,7 @@ impl Handler {
         {
             return reply;
         }
-        let trace = Trace::of(&head.headers);
+        let trace = TraceContext::from_headers(&head.headers);
         let mut reply = if is_prediction(path) {
             respond::method_not_allowed("POST", &trace.request_id())
         } else {
@@ -84,14 +84,14 @@ impl Handler {
     }
 
     /// Checks the token, the form of the body, the number of predictions and the timeout, all before the body is read.
-    fn check(&self, head: &Parts, accepted: Instant) -> Result<CheckedHead, Fault> {
+    fn check(&self, head: &Parts, accepted: Instant) -> Result<CheckedHead, RequestError> {
         if let Some(token) = &self.token {
             token.check(&head.headers)?;
         }
-        Form::of(text(&head.headers, &CONTENT_TYPE)?)?;
-        let budget = self.request_limits.budget(wire::timeout(text(&head.headers, &header::TIMEOUT_MS)?)?);
+        BodyFormat::from_content_type(text(&head.headers, &CONTENT_TYPE)?)?;
+        let budget = self.request_limits.timeout(wire::timeout(text(&head.headers, &header::TIMEOUT_MS)?)?);
         Ok(CheckedHead {
-            content_type: head.headers.get(CONTENT_TYPE).map(detached),
+            content_type: head.headers.get(CONTENT_TYPE).map(deep_copy),
             top_k: wire::top_k(head.uri.query())?,
             accepted,
             deadline: accepted + budget,
@@ -115,7 +115,7 @@ impl Handler {
             match recorder.handler.dispatcher.answer(&request).await {
                 Ok(answer) => {
                     recorder.set_outcome(outcome(&answer));
-                    let mut reply = respond::whole(answer.status, "application/json", answer.body);
+                    let mut reply = respond::bytes(answer.status, "application/json", answer.body);
                     request.trace.write(reply.headers_mut());
                     reply
                 }
@@ -129,7 +129,12 @@ impl Handler {
     }
 
     /// Reads the body of a request whose head is right; otherwise discards it.
-    async fn receive(self: Arc<Self>, trace: Trace, checked: Result<CheckedHead, Fault>, body: Incoming) -> Received {
+    async fn receive(
+        self: Arc<Self>,
+        trace: TraceContext,
+        checked: Result<CheckedHead, RequestError>,
+        body: Incoming,
+    ) -> Received {
         let CheckedHead { content_type, top_k, accepted, deadline } = match checked {
             Ok(head) => head,
             Err(fault) => {
@@ -150,7 +155,7 @@ impl Handler {
 }
 
 /// A whole request; or the error and the trace of a request that was refused.
-type Received = Result<Arc<BufferedRequest>, (Fault, Trace)>;
+type Received = Result<Arc<BufferedRequest>, (RequestError, TraceContext)>;
 
 /// What a request's head asks for.
 struct CheckedHead {
@@ -188,9 +193,9 @@ impl OutcomeRecorder {
     }
 
     /// The response to a request that is refused.
-    fn refuse(&mut self, fault: &Fault, trace: &Trace) -> Reply {
+    fn refuse(&mut self, fault: &RequestError, trace: &TraceContext) -> Reply {
         self.set_outcome(fault.code.as_str().into());
-        let mut reply = respond::fault(fault, &trace.request_id());
+        let mut reply = respond::error(fault, &trace.request_id());
         trace.write(reply.headers_mut());
         reply
     }

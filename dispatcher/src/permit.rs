@@ -6,7 +6,7 @@ use crate::forward::{self, AttemptResult, Connection, ReplicaAnswer};
 use crate::request::BufferedRequest;
 use crate::rotation::Address;
 use hyper::StatusCode;
-use service::wire::Fault;
+use service::wire::RequestError;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -19,7 +19,7 @@ const ABANDONED_GRACE: Duration = Duration::from_secs(1);
 
 /// What a waiting request receives: a permit, or the error that ends the request. Small, because every waiting request
 /// has room for one.
-pub type PermitResult = Result<Permit, Box<Fault>>;
+pub type PermitResult = Result<Permit, Box<RequestError>>;
 
 /// The worker's end of the channel by which a request receives its next permit.
 pub type PermitSender = oneshot::Sender<PermitResult>;

@@ -6,8 +6,8 @@ use crate::retry::FailedAttempts;
 use crate::rotation::{Address, Constraints};
 use hyper::header::HeaderValue;
 use service::body::Chunks;
-use service::trace::Trace;
-use service::wire::Fault;
+use service::trace::TraceContext;
+use service::wire::RequestError;
 use std::time::Instant;
 use tokio::sync::oneshot;
 
@@ -21,7 +21,7 @@ pub struct BufferedRequest {
     /// Number of predictions that the client wants.
     pub top_k: usize,
     /// The request's id and trace context, which the replica and the client receive.
-    pub trace: Trace,
+    pub trace: TraceContext,
     /// When the request's head had arrived.
     pub accepted: Instant,
     /// When the client must be answered.
@@ -66,7 +66,7 @@ impl QueuedRequest {
     }
 
     /// Answers the request with an error.
-    pub fn refuse(self, fault: Fault) {
+    pub fn refuse(self, fault: RequestError) {
         // A client that has left no longer receives it.
         let _left = self.permit.send(Err(fault.into()));
     }

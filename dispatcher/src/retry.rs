@@ -3,7 +3,7 @@
 
 use crate::failure::Failure;
 use crate::rotation::Address;
-use service::wire::{Code, Fault};
+use service::wire::{Code, RequestError};
 use std::time::Duration;
 use tower::retry::budget::TpsBudget;
 
@@ -98,22 +98,24 @@ pub enum Reason {
 
 impl Reason {
     /// The error that the client receives.
-    pub fn fault(self) -> Fault {
+    pub fn fault(self) -> RequestError {
         match self {
-            Self::Deadline => Fault::new(Code::DeadlineExceeded, "the replica did not answer before the deadline"),
+            Self::Deadline => {
+                RequestError::new(Code::DeadlineExceeded, "the replica did not answer before the deadline")
+            }
             Self::Poison => {
                 let message = format!("{MAX_DEATHS} replicas died while they held this request; it is not sent again");
-                Fault::new(Code::Poison, message)
+                RequestError::new(Code::Poison, message)
             }
             Self::Attempts { last } => {
                 let message =
                     format!("{MAX_ATTEMPTS} attempts failed; the reason of the last one is {}", last.as_str());
-                Fault::new(Code::ReplicaFailed, message)
+                RequestError::new(Code::ReplicaFailed, message)
             }
             Self::Budget { last } => {
                 let reason = last.as_str();
                 let message = format!("the attempt failed ({reason}), and too many requests are being retried");
-                Fault::new(Code::ReplicaFailed, message)
+                RequestError::new(Code::ReplicaFailed, message)
             }
         }
     }

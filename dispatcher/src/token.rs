@@ -3,7 +3,7 @@
 use hyper::HeaderMap;
 use hyper::header::AUTHORIZATION;
 use service::file_watcher;
-use service::wire::{Code, Fault};
+use service::wire::{Code, RequestError};
 use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
 use subtle::ConstantTimeEq;
@@ -49,9 +49,10 @@ impl Token {
     ///
     /// # Errors
     /// 401 if the token is missing or wrong.
-    pub fn check(&self, headers: &HeaderMap) -> Result<(), Fault> {
-        let refused =
-            |reason: &str| Err(Fault::new(Code::Unauthorized, format!("{reason}; send Authorization: Bearer TOKEN")));
+    pub fn check(&self, headers: &HeaderMap) -> Result<(), RequestError> {
+        let refused = |reason: &str| {
+            Err(RequestError::new(Code::Unauthorized, format!("{reason}; send Authorization: Bearer TOKEN")))
+        };
         let Some(value) = headers.get(AUTHORIZATION) else { return refused("a token is required") };
         let (scheme, given) = value.as_bytes().split_at(value.len().min(b"Bearer ".len()));
         if !scheme.eq_ignore_ascii_case(b"Bearer ") {

@@ -17,7 +17,7 @@ use crate::rotation::{Address, Balance, HealthSignal, ProbeEffect, Rotation};
 use crate::status::Status;
 use admission::{Admission, Order, QueueState, TimeLeft};
 use hyper::StatusCode;
-use service::wire::{Code, Fault};
+use service::wire::{Code, RequestError};
 use std::collections::{BTreeSet, HashMap};
 use std::pin::Pin;
 use std::time::{Duration, Instant};
@@ -446,7 +446,7 @@ impl Worker {
 /// Refuses a request at admission, and tells its client when to come back.
 fn refuse(request: QueuedRequest, code: Code, message: &str, retry_after: Duration) {
     let message = format!("{message}; retry in {:.0} s", retry_after.as_secs_f64().ceil().max(1.0));
-    request.refuse(Fault::new(code, message).retry_after(retry_after));
+    request.refuse(RequestError::new(code, message).retry_after(retry_after));
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use hyper::{Request, StatusCode};
 use program::{Program, report_skipped};
 use serde_json::{Value, json};
 use service::respond::{self, Reply};
-use service::wire::{Answer, Code, Fault, Form, Prediction, ReadyBody, Timing};
+use service::wire::{Answer, BodyFormat, Code, Prediction, ReadyBody, RequestError, Timing};
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -33,24 +33,24 @@ async fn stub(request: Request<Incoming>) -> Reply {
     if request.uri().path() == "/readyz" {
         return respond::json(StatusCode::OK, &ReadyBody { ready: true, capacity: Some(8) });
     }
-    let form = Form::of(request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()));
+    let form = BodyFormat::from_content_type(request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()));
     let has_image = match (form, request.into_body().collect().await) {
         (Ok(form), Ok(body)) => has_image(form, &body.to_bytes()),
         _ => false,
     };
     if !has_image {
-        return respond::fault(&Fault::new(Code::BadRequest, "no image"), "stub");
+        return respond::error(&RequestError::new(Code::BadRequest, "no image"), "stub");
     }
     let prediction = Prediction { class_index: 0, label: "stub".into(), confidence: 1.0 };
     respond::json(StatusCode::OK, &Answer::new(vec![prediction], "stub", "stub", Timing::default()))
 }
 
-fn has_image(form: Form, body: &[u8]) -> bool {
+fn has_image(form: BodyFormat, body: &[u8]) -> bool {
     match form {
-        Form::Raw => !body.is_empty(),
-        Form::Json => serde_json::from_slice::<Value>(body)
+        BodyFormat::Raw => !body.is_empty(),
+        BodyFormat::Json => serde_json::from_slice::<Value>(body)
             .is_ok_and(|body| body["image"].as_str().is_some_and(|base64| base64.chars().count() >= 4)),
-        Form::Multipart => {
+        BodyFormat::Multipart => {
             let parts = String::from_utf8_lossy(body);
             let part = parts.split_once("name=\"image\"").and_then(|(_, rest)| rest.split_once("\r\n\r\n"));
             part.is_some_and(|(_, image)| !image.starts_with("\r\n--"))

@@ -3,9 +3,11 @@
 pub mod file;
 pub mod scaling;
 
+use crate::laws;
 use anyhow::{Context, Result, bail, ensure};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use law::table::Table;
 use scaling::{Place, Scaling, Section};
 use service::options::Process;
 use std::collections::BTreeSet;
@@ -24,8 +26,7 @@ use std::path::{Path, PathBuf};
     scaler --dispatcher dns:dispatcher:5052 --target deployment:default/replica --max 10 --dry-run\n  \
     scaler --config scaler.toml\n  \
     scaler explain\n  \
-    scaler simulate --workload workload.txt --policy slo,concurrency,cpu:70\n  \
-    scaler backtest --prometheus http://localhost:9090 --since 24h"
+    scaler simulate --workload workload.txt --policy slo,concurrency,cpu:70"
 )]
 pub struct Cli {
     /// Instead of scaling
@@ -39,14 +40,24 @@ pub struct Cli {
 /// What else the program does.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Try laws on workloads in virtual time, and compare what they reach and cost
-    Simulate(Box<crate::simulate::args::Args>),
-    /// Try laws on what a Prometheus has recorded, and compare them with what happened
-    Backtest(Box<crate::backtest::args::Args>),
+    /// Try laws on workloads in virtual time, and compare what they reach and cost (by the program lab)
+    #[command(disable_help_flag = true)]
+    Simulate(HandOver),
+    /// Try laws on what a Prometheus has recorded, and compare them with what happened (by the program lab)
+    #[command(disable_help_flag = true)]
+    Backtest(HandOver),
     /// How a running scaler sees things now
-    Status(crate::ask::Args),
+    Status(crate::status::Args),
     /// Why a running scaler did what it did
-    Explain(crate::ask::ExplainArgs),
+    Explain(crate::status::ExplainArgs),
+}
+
+/// Arguments for another program.
+#[derive(Debug, clap::Args)]
+pub struct HandOver {
+    /// See lab simulate --help, lab backtest --help
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub arguments: Vec<OsString>,
 }
 
 /// How to scale.
@@ -84,9 +95,17 @@ impl Cli {
     /// # Errors
     /// When it makes no sense, or asks for help.
     pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<(Self, ArgMatches), clap::Error> {
-        let matches = Self::command().try_get_matches_from(arguments)?;
+        let matches = list_laws(Self::command(), &laws::TABLE).try_get_matches_from(arguments)?;
         Ok((Self::from_arg_matches(&matches)?, matches))
     }
+}
+
+/// Names the laws of a table in the help of `--policy`.
+pub fn list_laws(command: clap::Command, laws: &Table) -> clap::Command {
+    command.mut_arg("policy", |argument| {
+        let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
+        argument.help(format!("{help}: {}", laws.names()))
+    })
 }
 
 impl Config {
@@ -94,18 +113,18 @@ impl Config {
     ///
     /// # Errors
     /// When a flag or the file makes no sense.
-    pub fn new(args: Args, given: &ArgMatches) -> Result<Self> {
+    pub fn new(args: Args, given: &ArgMatches, laws: &Table) -> Result<Self> {
         let Args { config, listen, process, section } = args;
         let scalings = match config {
             None => {
                 let name = section.target.to_string();
-                vec![section.check(name)?]
+                vec![section.check(name, laws)?]
             }
             Some(file) => {
                 if let Some(flag) = typed(given) {
                     bail!("--{flag} is one target's: beside --config it belongs into a section of {}", file.display());
                 }
-                read(&file).with_context(|| format!("read {}", file.display()))?
+                read(&file, laws).with_context(|| format!("read {}", file.display()))?
             }
         };
         Ok(Self { listen, exit_with_parent: process.exit_with_parent, scalings })
@@ -121,11 +140,11 @@ fn typed(given: &ArgMatches) -> Option<String> {
 }
 
 /// The targets of a file, no two of them the same.
-fn read(file: &Path) -> Result<Vec<Scaling>> {
+fn read(file: &Path, laws: &Table) -> Result<Vec<Scaling>> {
     let mut scalings = Vec::new();
     let mut scaled = BTreeSet::new();
     for (name, flags) in file::sections(&file::read(file)?)? {
-        let scaling = check(&name, &flags).with_context(|| format!("section [{name}]"))?;
+        let scaling = check(&name, &flags, laws).with_context(|| format!("section [{name}]"))?;
         let target = match &scaling.place {
             Place::Local(local) => local.list.display().to_string(),
             Place::Remote(remote) => remote.name.to_string(),
@@ -136,7 +155,7 @@ fn read(file: &Path) -> Result<Vec<Scaling>> {
     Ok(scalings)
 }
 
-fn check(name: &str, flags: &[String]) -> Result<Scaling> {
+fn check(name: &str, flags: &[String], laws: &Table) -> Result<Scaling> {
     let command = clap::Command::new("section").no_binary_name(true).disable_help_flag(true);
     let matches = <Section as clap::Args>::augment_args(command).try_get_matches_from(flags);
     // What comes after the cause tells of a command line, which a file is not.
@@ -145,20 +164,19 @@ fn check(name: &str, flags: &[String]) -> Result<Scaling> {
         let cause = text.split("\n\nUsage").next().unwrap_or_default();
         anyhow::Error::msg(cause.trim_start_matches("error: ").trim().to_owned())
     };
-    Section::from_arg_matches(&matches.map_err(short)?).map_err(short)?.check(name.into())
+    Section::from_arg_matches(&matches.map_err(short)?).map_err(short)?.check(name.into(), laws)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::observe::Observe;
-    use crate::policy::Policy;
     use std::time::Duration;
 
     fn config(flags: &[&str]) -> Result<Config, String> {
         let all = ["scaler"].iter().chain(flags).map(OsString::from);
         let (cli, given) = Cli::read(all).map_err(|error| error.to_string())?;
-        Config::new(cli.args, &given).map_err(|error| format!("{error:#}"))
+        Config::new(cli.args, &given, &laws::TABLE).map_err(|error| format!("{error:#}"))
     }
 
     fn replica() -> String {
@@ -212,10 +230,10 @@ mod tests {
             (&["--memory-limit=512"], "at least 16.0 MiB"),
             (&["--memory-limit=-1GiB"], "--memory-limit"),
             (&["--memory-limit=much"], "--memory-limit"),
-            (&["--lower-latency=1s"], "--lower-latency"),
             (&["--policy=magic"], "magic"),
-            (&["--policy=cpu:0"], "cpu:0"),
-            (&["--min=0", "--policy=concurrency"], "--min 0 needs --policy slo"),
+            (&["--policy=rate:0"], "rate:0"),
+            (&["--policy=concurrency"], "lab run"),
+            (&["--min=0", "--policy=rate:5"], "--min 0 needs --policy slo"),
             (&["--max=0"], "max"),
             (&["--up-rate=0"], "up-rate"),
             (&["--target=pods"], "\"pods\" is no target"),
@@ -256,12 +274,12 @@ mod tests {
     fn a_file_has_a_section_for_each_target() {
         let text = "[replica]\ntarget = \"deployment:shop/replica\"\nmax = 6\n\
                     [front]\ntarget = \"deployment:shop/dispatcher\"\nrole = \"dispatchers\"\n\
-                    policy = [\"rate:500\", \"cpu:70\"]\nmin = 2\n";
+                    policy = [\"rate:500\", \"rate:600\"]\nmin = 2\n";
         let config = config_of_file(text, &["--listen=127.0.0.1:1"]).expect("good");
         let found: Vec<_> =
             config.scalings.iter().map(|one| (one.name.as_str(), one.limits.min, one.limits.max)).collect();
         assert_eq!(found, [("front", 2, 4), ("replica", 1, 6)]);
-        assert!(matches!(config.scalings[0].policy, Policy::Highest(_)));
+        assert!(format!("{:?}", config.scalings[0].law).starts_with("Highest"));
         assert_eq!(config.listen.port(), 1);
     }
 
@@ -276,7 +294,11 @@ mod tests {
             (format!("[a]\n{good}help = true"), &[], ["section [a]", "--help"]),
             (format!("[a]\n{good}[b]\n{good}"), &[], ["section [b]", "another section scales deployment shop/replica"]),
             (format!("[a]\n{good}role = \"dispatchers\""), &[], ["section [a]", "--policy slo is for replicas"]),
-            ("[a]\nrole = \"dispatchers\"\npolicy = \"cpu\"".into(), &[], ["section [a]", "--role dispatchers needs"]),
+            (
+                "[a]\nrole = \"dispatchers\"\npolicy = \"rate:9\"".into(),
+                &[],
+                ["section [a]", "--role dispatchers needs"],
+            ),
             (format!("[a]\n{good}"), &["--max=5"], ["--max is one target's", "scaler.toml"]),
             (String::new(), &[], ["scaler.toml", "no section"]),
         ] {

@@ -2,11 +2,12 @@
 
 use crate::config::scaling::Role;
 use crate::decision::{Action, Decision, Inputs, Journal};
-use crate::limits::{Limited, Limiter};
 use crate::observe::Observe;
-use crate::policy::{Observation, Policy};
 use crate::remarks::{Remark, Remarks};
 use crate::target::{self, Wish};
+use law::limits::{Limit, Limiter};
+use law::observation::Observation;
+use law::table::{Law, Recommendation};
 use metrics::{counter, gauge};
 use service::wire::metric;
 use std::time::{Duration, Instant};
@@ -27,7 +28,7 @@ pub struct Control {
     /// What is observed.
     pub source: Observe,
     /// What decides.
-    pub policy: Policy,
+    pub law: Box<dyn Law>,
     /// What has the last word.
     pub limiter: Limiter,
     /// What is scaled.
@@ -57,7 +58,6 @@ impl Control {
         loop {
             tick.tick().await;
             let target = self.target.state.borrow().clone();
-            let (pods, unmeasured) = target.pods.at(Instant::now());
             let at = started.elapsed();
             let reading = self.source.read(at).await;
             let hold = |reason, why| Decision::hold(at.as_secs_f64(), target.replicas, reason, why);
@@ -83,8 +83,6 @@ impl Control {
                             latency: reading.latency,
                             replicas: target.replicas,
                             startup: target.startup,
-                            pods,
-                            unmeasured,
                         })
                     }
                     None => hold("no_news", format!("no figures newer than {:.0?}", reading.age)),
@@ -99,17 +97,16 @@ impl Control {
     }
 
     fn decide(&mut self, seen: &Observation) -> Decision {
-        let want = self.policy.decide(seen);
+        let Recommendation { replicas: recommended, reason, text: mut explanation, plan } = self.law.decide(seen);
         let current = seen.replicas.desired;
-        let (desired, limited) = self.limiter.apply(seen, want.replicas);
-        let mut explanation = want.reason.to_string();
-        if let (Some(wanted), Some(note)) = (want.replicas, limited.note()) {
-            explanation += &format!("; {wanted} wanted, {note}");
+        let (desired, limit) = self.limiter.apply(seen, recommended);
+        if let (Some(recommended), Some(note)) = (recommended, limit.note()) {
+            explanation += &format!("; {recommended} wanted, {note}");
         }
         explanation.extend(doubt(seen));
         let withheld = self.withheld();
-        if withheld.is_none() && want.replicas.is_some() {
-            let wish = Wish { replicas: desired, reason: explanation.clone(), is_full: limited == Limited::Full };
+        if withheld.is_none() && recommended.is_some() {
+            let wish = Wish { replicas: desired, reason: explanation.clone(), is_full: limit == Limit::Full };
             // Again if it has not been granted: a target may have had to refuse it.
             self.target
                 .desired
@@ -119,13 +116,13 @@ impl Control {
             at_seconds: seen.at.as_secs_f64(),
             replicas: seen.replicas,
             inputs: Some(Inputs::from(seen)),
-            wanted: want.replicas,
-            workings: want.reason.workings(),
-            limited,
+            recommended,
+            plan,
+            limit,
             desired,
             action: Action::of(current, desired),
             withheld,
-            reason: want.reason.as_str(),
+            reason,
             explanation,
         }
     }
@@ -147,8 +144,8 @@ impl Control {
         gauge!("scaler_blocked_replicas", "target" => name()).set(replicas.blocked as f64);
         let ceiling = self.limiter.ceiling(Duration::from_secs_f64(decision.at_seconds)).unwrap_or_default();
         gauge!("scaler_ceiling_replicas", "target" => name()).set(ceiling as f64);
-        if let Some(workings) = decision.workings {
-            gauge!("scaler_predicted_late_ratio", "target" => name()).set(workings.predicted_late);
+        if let Some(plan) = decision.plan {
+            gauge!("scaler_predicted_late_ratio", "target" => name()).set(plan.predicted_late);
         }
         counter!("scaler_decisions_total", "target" => name(), "action" => action.as_str(), "reason" => *reason)
             .increment(1);
@@ -189,7 +186,7 @@ fn news(at: Duration, age: Duration, seen_at: Option<Duration>) -> Option<Durati
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::Replicas;
+    use law::observation::Replicas;
 
     #[test]
     fn ready_replicas_that_no_dispatcher_uses_are_doubted() {

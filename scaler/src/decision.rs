@@ -1,8 +1,8 @@
 //! One decision: what was seen, what the law had in mind, what a limit made of it. What people and other programs read.
 
-use crate::limits::Limited;
-use crate::policy::slo::Workings;
-use crate::policy::{Observation, Replicas};
+use law::limits::Limit;
+use law::observation::{Observation, Replicas};
+use law::slo::Plan;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -82,14 +82,15 @@ pub struct Decision {
     /// What was seen; nothing if nothing could be.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inputs: Option<Inputs>,
-    /// What the law wanted, if it had an opinion.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub wanted: Option<usize>,
-    /// What the law had in mind.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub workings: Option<Workings>,
-    /// What a limit made of it.
-    pub limited: Limited,
+    /// Replicas that the law recommends, if it has an opinion.
+    #[serde(rename = "wanted", skip_serializing_if = "Option::is_none")]
+    pub recommended: Option<usize>,
+    /// The figures behind the law's recommendation.
+    #[serde(rename = "workings", skip_serializing_if = "Option::is_none")]
+    pub plan: Option<Plan>,
+    /// The limit that changed the recommendation.
+    #[serde(rename = "limited")]
+    pub limit: Limit,
     /// What is asked for now.
     pub desired: usize,
     /// Up, down or hold.
@@ -114,9 +115,9 @@ impl Decision {
             at_seconds,
             replicas,
             inputs: None,
-            wanted: None,
-            workings: None,
-            limited: Limited::Granted,
+            recommended: None,
+            plan: None,
+            limit: Limit::Granted,
             desired: replicas.desired,
             action: Action::Hold,
             withheld: None,

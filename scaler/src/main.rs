@@ -1,29 +1,22 @@
-//! The scaler's process: flags, telemetry, runtime.
+//! The scaler's process.
 
 use anyhow::Result;
-use scaler::config::{Cli, Command, Config};
-use scaler::{ask, backtest, server, simulate};
+use scaler::config::{Cli, Command};
+use scaler::{hand_over, laws, server, status};
 
 fn main() -> Result<()> {
     let (Cli { command, args }, given) = Cli::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build();
     match command {
-        None => {
-            let metrics = service::telemetry::start(&args.process.log)?;
-            let config = Config::new(args, &given)?;
-            runtime()?.block_on(server::run(config, metrics))
-        }
-        Some(Command::Simulate(args)) => simulate::run(&args),
-        Some(Command::Backtest(args)) => {
-            let history = runtime()?.block_on(backtest::read(&args))?;
-            backtest::replay(&args, &history)
-        }
+        None => server::run(args, &given, &laws::TABLE),
+        Some(Command::Simulate(it)) => hand_over::to_lab("simulate", &it.arguments),
+        Some(Command::Backtest(it)) => hand_over::to_lab("backtest", &it.arguments),
         Some(Command::Status(args)) => {
-            println!("{}", runtime()?.block_on(ask::status(&args))?);
+            println!("{}", runtime()?.block_on(status::status(&args))?);
             Ok(())
         }
         Some(Command::Explain(args)) => {
-            println!("{}", runtime()?.block_on(ask::explain(&args))?);
+            println!("{}", runtime()?.block_on(status::explain(&args))?);
             Ok(())
         }
     }

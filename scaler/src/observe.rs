@@ -8,8 +8,8 @@ pub mod prometheus;
 pub mod roster;
 pub mod snapshot;
 
-use crate::policy::Histogram;
 use hyper::StatusCode;
+use law::histogram::Histogram;
 use ledger::Entry;
 use service::fetch;
 use snapshot::Fault;

@@ -67,7 +67,7 @@ impl Remarks {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{Observation, Replicas};
+    use law::observation::{Observation, Replicas};
 
     fn hold(reason: &'static str) -> Decision {
         Decision::hold(0.0, Replicas::default(), reason, String::new())

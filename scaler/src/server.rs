@@ -1,19 +1,21 @@
 //! Brings the parts together: control, target, election, and the admin paths; drains local replicas on the way out.
 
-use crate::config::Config;
 use crate::config::scaling::{Local, Place, Remote, Scaling};
+use crate::config::{Args, Config};
 use crate::control::Control;
 use crate::decision::{Decision, Journal};
 use crate::leader::{self, Candidate};
-use crate::limits::Limiter;
 use crate::remarks::Remarks;
 use crate::target::cgroup::{self, Controller};
-use crate::target::processes::{self, Measuring, Spec};
-use crate::target::{Handle, deployment, usage};
+use crate::target::processes::{self, Spec};
+use crate::target::{Handle, deployment};
 use anyhow::{Context, Result};
+use clap::ArgMatches;
 use futures_util::future::join_all;
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
+use law::limits::Limiter;
+use law::table::Table;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 use serde_json::json;
@@ -54,11 +56,19 @@ struct Named<'a> {
     decision: Decision,
 }
 
-/// Scales until told to stop; then drains the replicas on this machine, or leaves a Deployment as it is.
+/// Scales with one of `laws` until told to stop; then drains the replicas on this machine, or leaves a Deployment as it is.
+/// `given` tells which flags were typed.
 ///
 /// # Errors
-/// When the address is taken, another scaler runs the same replicas, or there is no cluster to talk to.
-pub async fn run(config: Config, metrics: PrometheusHandle) -> Result<()> {
+/// When a flag makes no sense, the address is taken, another scaler runs the same replicas, or there is no cluster to talk
+/// to.
+pub fn run(args: Args, given: &ArgMatches, laws: &Table) -> Result<()> {
+    let metrics = telemetry::start(&args.process.log)?;
+    let config = Config::new(args, given, laws)?;
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve(config, metrics))
+}
+
+async fn serve(config: Config, metrics: PrometheusHandle) -> Result<()> {
     let listener = service::server::listen(config.listen).await?;
     let mut all = Vec::new();
     for scaling in config.scalings {
@@ -99,7 +109,7 @@ async fn start(scaling: Scaling) -> Result<Running> {
         name: scaling.name,
         role: scaling.role,
         source: scaling.source,
-        policy: scaling.policy,
+        law: scaling.law,
         limiter: Limiter::new(scaling.limits),
         target,
         interval: scaling.interval,
@@ -146,14 +156,11 @@ fn run_here(local: Local, min: usize) -> Handle {
     let controller = controller(local.limits);
     // For whoever started this: what a replica gets.
     println!("cpu share: {}", controller.as_ref().map_or_else(String::clone, |found| share_text(found.as_ref())));
-    // What it gets is what it would have requested; a whole core where it gets what it can.
-    let request = local.limits.cores.unwrap_or(1.0);
     let spec = Spec {
         program: local.replica,
         arguments: local.replica_arguments,
         list: local.list,
         controller: controller.unwrap_or_default(),
-        measuring: local.is_measured.then_some(Measuring { every: usage::PERIOD, request }),
         drain_delay: local.drain_delay,
         grace: local.grace,
     };
@@ -164,12 +171,12 @@ async fn run_there(remote: Remote) -> Result<(Handle, Candidate)> {
     let client = kube::Client::try_default()
         .await
         .context("find the cluster: neither a service account nor a usable kubeconfig (KUBECONFIG, ~/.kube/config)")?;
-    let Remote { name, lease, identity, is_measured } = remote;
+    let Remote { name, lease, identity } = remote;
     let candidate = leader::run(
         leader::Spec { namespace: name.namespace.clone(), name: lease, identity: identity.clone() },
         client.clone(),
     );
-    Ok((deployment::run(deployment::Spec { name, identity, is_measured }, client), candidate))
+    Ok((deployment::run(deployment::Spec { name, identity }, client), candidate))
 }
 
 /// What limits replicas, nothing if no limit was asked for, or why there is nothing. Shares are permitted where limits of

@@ -3,13 +3,11 @@
 pub mod cgroup;
 pub mod deployment;
 pub mod processes;
-pub mod usage;
 
-use crate::policy::Replicas;
+use law::observation::Replicas;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use usage::Pods;
 
 /// Weight of a new start in the running mean of start-up times.
 const STARTUP_WEIGHT: f64 = 0.3;
@@ -23,8 +21,6 @@ pub struct State {
     pub startup: Option<Duration>,
     /// Why nothing may be changed at present, such as another autoscaler that owns the target, and what to do about it.
     pub refusal: Option<String>,
-    /// Each replica, with what it uses of the processor.
-    pub pods: Pods,
 }
 
 /// How many replicas there should be, and why.

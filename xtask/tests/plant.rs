@@ -2,9 +2,9 @@
 
 use admission::Order;
 use dispatcher::queue::{Entry, Queue, SequenceNumber};
+use lab::simulate::line::Line;
+use lab::simulate::requests::Request;
 use proptest::prelude::*;
-use scaler::simulate::line::Line;
-use scaler::simulate::requests::Request;
 use std::time::{Duration, Instant};
 
 const OBJECTIVE: u64 = 500_000_000;

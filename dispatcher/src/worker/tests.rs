@@ -10,7 +10,7 @@ use hyper::HeaderMap;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseResult};
 use service::body::{Chunks, MemoryBudget};
-use service::trace::Trace;
+use service::trace::TraceContext;
 use service::wire::DEFAULT_TOP_K;
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -97,7 +97,7 @@ async fn a_request_whose_withdrawal_arrived_first_takes_no_place() {
 }
 
 fn buffered_request() -> Arc<BufferedRequest> {
-    let (body, trace) = (Chunks::new(MemoryBudget::new(0)), Trace::of(&HeaderMap::new()));
+    let (body, trace) = (Chunks::new(MemoryBudget::new(0)), TraceContext::from_headers(&HeaderMap::new()));
     let (accepted, top_k) = (Instant::now(), DEFAULT_TOP_K);
     let deadline = accepted + FOREVER;
     Arc::new(BufferedRequest { body, content_type: None, top_k, trace, accepted, deadline })

@@ -11,7 +11,7 @@ use hyper::service::service_fn;
 use hyper::{HeaderMap, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use service::respond;
-use service::wire::{Answer, Code, Fault, Prediction, ReadyBody, Timing, header};
+use service::wire::{Answer, Code, Prediction, ReadyBody, RequestError, Timing, header};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -240,7 +240,7 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Reply
     let received = ReceivedRequest { query, headers: head.headers, body: body.clone() };
     shared.received.lock().expect("no thread panics while it holds the lock").push(received);
     let Some(_slot) = Slot::take(&shared) else {
-        return Ok(respond::fault(&Fault::new(Code::Busy, "at capacity"), "").map(Either::Left));
+        return Ok(respond::error(&RequestError::new(Code::Busy, "at capacity"), "").map(Either::Left));
     };
     match behavior {
         Behavior::Prompt => {}

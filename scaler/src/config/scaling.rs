@@ -1,14 +1,13 @@
 //! Flags → how one target is scaled.
 
-use crate::limits::Limits;
+use crate::laws::highest::Highest;
 use crate::observe::{self, Observe};
-use crate::policy::Policy;
-use crate::policy::law::{Frame, Law};
-use crate::policy::slo::Objective;
 use crate::target::cgroup;
 use crate::target::deployment::Name;
 use anyhow::{Context, Result, ensure};
 use bytesize::ByteSize;
+use law::limits::{Guard, Limits};
+use law::table::{Kind, Law, Objective, Settings, Table};
 use service::options::positive_duration;
 use std::fmt;
 use std::path::PathBuf;
@@ -36,20 +35,15 @@ pub struct Section {
     /// What the target's processes or pods are
     #[arg(long, env = "ROUNDHOUSE_ROLE", value_enum, default_value_t = Role::Replicas)]
     pub role: Role,
-    /// The law: slo, latency-step, latency-ratio, queue[:INTERVAL], concurrency, cpu[:PERCENT[:BEHAVIOR]], rate:REQUESTS,
-    /// ray-serve or fixed:REPLICAS; the default needs to know the objective only. Of several, the one that wants most
-    /// counts
+    /// The law; the default needs to know the objective only. Of several laws, the highest recommendation counts
     #[arg(long, env = "ROUNDHOUSE_POLICY", value_delimiter = ',', default_value = "slo")]
-    pub policy: Vec<Law>,
+    pub policy: Vec<String>,
     /// Answers are to be there within this time
     #[arg(long, env = "ROUNDHOUSE_OBJECTIVE", default_value = "500ms", value_parser = positive_duration)]
     pub objective: Duration,
     /// For this share of requests (policy slo)
     #[arg(long, env = "ROUNDHOUSE_QUANTILE", default_value_t = 0.999)]
     pub quantile: f64,
-    /// One fewer below this mean latency (policy latency-step); half the objective by default
-    #[arg(long, env = "ROUNDHOUSE_LOWER_LATENCY", value_parser = humantime::parse_duration)]
-    pub lower_latency: Option<Duration>,
     /// Replicas at least; with 0, the first request after two minutes of silence waits for a replica to start
     #[arg(long, env = "ROUNDHOUSE_MIN", default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=10_000))]
     pub min: u32,
@@ -154,8 +148,6 @@ pub struct Local {
     pub replica_arguments: Vec<String>,
     /// What each of them may use.
     pub limits: cgroup::Limits,
-    /// Whether what they do with them is to be measured.
-    pub is_measured: bool,
     /// Taken out → no longer accepting.
     pub drain_delay: Duration,
     /// No longer accepting → killed.
@@ -171,8 +163,6 @@ pub struct Remote {
     pub lease: String,
     /// This scaler's.
     pub identity: String,
-    /// Whether what pods do with their processors is to be asked for.
-    pub is_measured: bool,
 }
 
 /// Where replicas run.
@@ -192,7 +182,7 @@ pub struct Scaling {
     /// Where readings come from.
     pub source: Observe,
     /// The law, remembering nothing yet.
-    pub policy: Policy,
+    pub law: Box<dyn Law>,
     /// Bounds and patience.
     pub limits: Limits,
     /// Between two decisions.
@@ -210,13 +200,17 @@ impl Section {
     ///
     /// # Errors
     /// When one makes no sense, or something that it names is not there.
-    pub fn check(self, name: String) -> Result<Scaling> {
+    pub fn check(self, name: String, laws: &Table) -> Result<Scaling> {
         let Self { quantile, min, max, objective, interval, role, .. } = self;
         ensure!(min <= max, "--min ({min}) must not exceed --max ({max})");
         ensure!(quantile > 0.0 && quantile < 1.0, "--quantile ({quantile}) must lie between 0 and 1, such as 0.99");
         ensure!(interval >= Duration::from_millis(100), "--interval ({interval:?}) must be at least 100ms");
+        let objective_of_laws = Objective { latency: objective, quantile };
+        let settings = Settings { objective: objective_of_laws, interval, min: min as usize, max: max as usize };
+        let made: Vec<(Kind, Box<dyn Law>)> =
+            self.policy.iter().map(|law| laws.make(law, &settings)).collect::<Result<_, _>>().context("--policy")?;
         ensure!(
-            min > 0 || self.policy == [Law::Slo],
+            min > 0 || matches!(&made[..], [(only, _)] if only.wakes),
             "--min 0 needs --policy slo: no other law can start the first replica"
         );
         if let Some(share) = self.cpu_share {
@@ -228,19 +222,16 @@ impl Section {
                 "--memory-limit ({limit}) must be at least {SMALLEST_MEMORY}: no replica could start"
             );
         }
-        let lower = self.lower_latency.unwrap_or(objective / 2);
-        ensure!(lower < objective, "--lower-latency ({lower:?}) must be shorter than --objective ({objective:?})");
         let stale_after = self.source.access.prometheus.is_some().then_some(self.source.prometheus_stale_after);
         let unlimited = |rate: Option<u32>| rate.map_or(usize::MAX, |rate| rate as usize);
         let (min, max) = (min as usize, max as usize);
-        for law in &self.policy {
+        for (kind, _) in &made {
             ensure!(
-                role == Role::Replicas || matches!(law, Law::Rate(_) | Law::Cpu { .. } | Law::Fixed(_)),
-                "--policy {law} is for replicas: what it looks at does not wait for dispatchers; use rate:REQUESTS or cpu:PERCENT"
+                role == Role::Replicas || kind.scales_dispatchers,
+                "--policy {} is for replicas: requests do not wait for dispatchers; use rate:REQUESTS",
+                kind.name
             );
         }
-        let frame =
-            Frame { objective: Objective { latency: objective, quantile }, lower_latency: lower, interval, min, max };
         let limits = Limits {
             min,
             max,
@@ -250,19 +241,17 @@ impl Section {
             settle: stale_after.map_or(SETTLE, |stale| SETTLE.max(stale)),
             up_rate: unlimited(self.up_rate),
             down_rate: unlimited(self.down_rate),
-            is_careful: true,
+            guard: Guard::On,
         };
         ensure!(
             role == Role::Replicas || self.target != Target::Processes,
             "--role dispatchers needs --target deployment:NAMESPACE/NAME: only replicas are run as processes"
         );
-        let is_measured = self.policy.iter().any(Law::measures);
         let place = match self.target {
             Target::Deployment(name) => Place::Remote(Remote {
                 lease: self.lease.unwrap_or_else(|| format!("roundhouse-scaler-{}", name.name)),
                 identity: self.identity.unwrap_or_else(identity),
                 name,
-                is_measured,
             }),
             Target::Processes => {
                 ensure!(
@@ -283,7 +272,6 @@ impl Section {
                     replica,
                     replica_arguments: self.replica_arg,
                     limits: cgroup::Limits { cores: self.cpu_share, memory: self.memory_limit },
-                    is_measured,
                     drain_delay: self.drain_delay,
                     grace: self.grace,
                 })
@@ -292,7 +280,7 @@ impl Section {
         Ok(Scaling {
             name,
             source: self.source.try_into()?,
-            policy: Policy::highest(&self.policy, &frame),
+            law: combined(made),
             limits,
             interval,
             place,
@@ -300,6 +288,11 @@ impl Section {
             is_dry_run: self.dry_run,
         })
     }
+}
+
+/// The only law, or all laws together.
+fn combined(mut made: Vec<(Kind, Box<dyn Law>)>) -> Box<dyn Law> {
+    if made.len() == 1 { made.remove(0).1 } else { Box::new(Highest::new(made.into_iter().map(|(_, law)| law))) }
 }
 
 /// Host name and process id.

@@ -6,7 +6,7 @@
 
 use super::Reading;
 use super::snapshot::{Fault, Snapshot};
-use crate::policy::Histogram;
+use law::histogram::Histogram;
 use service::wire::metric;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -167,9 +167,9 @@ impl Counted {
         }
         Ok(Self {
             arrivals: now.arrivals() - then.arrivals(),
-            service: difference(&now.service, &then.service).ok_or(Fault::Backwards(metric::UPSTREAM_DURATION))?,
-            work: difference(&now.work, &then.work).ok_or(Fault::Backwards(metric::REPLICA_WORK))?,
-            latency: difference(&now.latency, &then.latency).ok_or(Fault::Backwards(metric::REQUEST_DURATION))?,
+            service: now.service.checked_since(&then.service).ok_or(Fault::Backwards(metric::UPSTREAM_DURATION))?,
+            work: now.work.checked_since(&then.work).ok_or(Fault::Backwards(metric::REPLICA_WORK))?,
+            latency: now.latency.checked_since(&then.latency).ok_or(Fault::Backwards(metric::REQUEST_DURATION))?,
         })
     }
 
@@ -188,46 +188,10 @@ impl Counted {
 
     fn add(&mut self, step: &Self) {
         self.arrivals += step.arrivals;
-        add(&mut self.service, &step.service);
-        add(&mut self.work, &step.work);
-        add(&mut self.latency, &step.latency);
+        self.service.add(&step.service);
+        self.work.add(&step.work);
+        self.latency.add(&step.latency);
     }
-}
-
-/// Dispatchers of two versions may have different buckets. Where both have a bound, their counts up to it add up.
-pub(crate) fn add(total: &mut Histogram, step: &Histogram) {
-    if step.buckets.is_empty() {
-        return;
-    }
-    if total.buckets.is_empty() {
-        total.clone_from(step);
-        return;
-    }
-    total.buckets.retain_mut(|(bound, count)| match step.buckets.iter().find(|(its, _)| its == bound) {
-        Some((_, more)) => {
-            *count += more;
-            true
-        }
-        None => false,
-    });
-    total.sum += step.sum;
-}
-
-/// Nothing if any part went back, or the buckets are others.
-pub(crate) fn difference(now: &Histogram, then: &Histogram) -> Option<Histogram> {
-    // A histogram appears with its first sample.
-    if then.buckets.is_empty() {
-        return Some(now.clone());
-    }
-    let is_same = now.buckets.len() == then.buckets.len();
-    let steps: Option<Vec<(f64, f64)>> = now
-        .buckets
-        .iter()
-        .zip(&then.buckets)
-        .map(|(now, then)| (now.0 == then.0 && now.1 >= then.1).then_some((now.0, now.1 - then.1)))
-        .collect();
-    let sum = now.sum - then.sum;
-    (is_same && sum >= 0.0).then_some(Histogram { buckets: steps?, sum })
 }
 
 #[cfg(test)]
@@ -407,17 +371,6 @@ mod tests {
             ledger.enter("a", taken, says(enqueued)).expect("plausible");
         }
         assert_eq!(ledger.sum(Duration::ZERO).arrivals, 30.0);
-    }
-
-    #[test]
-    fn histograms_with_different_buckets_meet_at_the_bounds_of_both() {
-        let infinity = f64::INFINITY;
-        let histogram = |buckets: &[(f64, f64)], sum| Histogram { buckets: buckets.to_vec(), sum };
-        let mut total = histogram(&[(0.1, 1.0), (0.2, 2.0), (0.5, 3.0), (infinity, 4.0)], 1.0);
-        add(&mut total, &histogram(&[(0.2, 5.0), (0.3, 6.0), (infinity, 7.0)], 2.0));
-        assert_eq!(total, histogram(&[(0.2, 7.0), (infinity, 11.0)], 3.0));
-        add(&mut total, &Histogram::default());
-        assert_eq!(total.count(), 11.0);
     }
 
     mod properties {

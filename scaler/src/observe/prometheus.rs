@@ -19,7 +19,7 @@ use std::time::Duration;
 const OWN: [&str; 6] = [NAME, "le", "reason", "replica", "code", "state"];
 
 /// The label that holds a metric's name.
-pub(crate) const NAME: &str = "__name__";
+pub const NAME: &str = "__name__";
 
 /// A label by which the parts of one answer are told apart, and its values.
 const PART: &str = "roundhouse_part";
@@ -208,8 +208,8 @@ impl Board {
     }
 }
 
-/// Whose series it is: all labels but the dispatcher's own.
-pub(crate) fn endpoint(labels: &BTreeMap<String, String>) -> String {
+/// The dispatcher that has these labels: all labels but its own.
+pub fn endpoint(labels: &BTreeMap<String, String>) -> String {
     let labels = labels.iter().filter(|(name, _)| !OWN.contains(&name.as_str()));
     let labels: Vec<String> = labels.map(|(name, value)| format!("{name}={value:?}")).collect();
     format!("{{{}}}", labels.join(","))
@@ -219,8 +219,8 @@ fn target(element: &Element) -> Target {
     TARGET.map(|label| element.metric.get(label).cloned())
 }
 
-/// With the dispatcher's own labels only.
-pub(crate) fn sample(labels: &BTreeMap<String, String>, value: f64) -> Sample {
+/// A sample with the dispatcher's own labels only.
+pub fn sample(labels: &BTreeMap<String, String>, value: f64) -> Sample {
     let mut labels = labels.clone();
     labels.retain(|name, _| OWN.contains(&name.as_str()));
     let name = labels.remove(NAME).unwrap_or_default();

@@ -1,6 +1,6 @@
 //! PURE: the samples of one dispatcher → what it says at one instant, or why that cannot be true.
 
-use crate::policy::Histogram;
+use law::histogram::Histogram;
 use service::wire::metric;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -9,7 +9,7 @@ use std::fmt;
 const MOST_REQUESTS: f64 = 1e7;
 
 /// Above it counting by one does not change a double any more: 2⁵³.
-pub(crate) const MOST_COUNTED: f64 = 9_007_199_254_740_992.0;
+pub const MOST_COUNTED: f64 = 9_007_199_254_740_992.0;
 
 /// A request is answered once and attempted four times at most.
 const ANSWERS_PER_ARRIVAL: f64 = 4.0;
@@ -222,11 +222,16 @@ impl fmt::Display for Sample {
     }
 }
 
-pub(crate) fn named<'a>(samples: &'a [Sample], name: &str) -> impl Iterator<Item = &'a Sample> {
+/// The samples of one name.
+pub fn named<'a>(samples: &'a [Sample], name: &str) -> impl Iterator<Item = &'a Sample> {
     samples.iter().filter(move |sample| sample.name == name)
 }
 
-pub(crate) fn sane(sample: &Sample, most: f64) -> Result<f64, Fault> {
+/// A value between 0 and `most`.
+///
+/// # Errors
+/// When it is not.
+pub fn sane(sample: &Sample, most: f64) -> Result<f64, Fault> {
     let value = sample.value;
     if (0.0..=most).contains(&value) {
         Ok(value)
@@ -255,8 +260,11 @@ fn sum(samples: &[Sample], name: &str, most: f64) -> Result<f64, Fault> {
     if sum <= most { Ok(sum + 0.0) } else { Err(Fault::Number { series: name.into(), value: sum, most }) }
 }
 
-/// Nothing in it where nothing has happened yet.
-pub(crate) fn histogram(samples: &[Sample], name: &'static str) -> Result<Histogram, Fault> {
+/// The histogram of one name; empty where nothing has happened yet.
+///
+/// # Errors
+/// When its parts contradict each other.
+pub fn histogram(samples: &[Sample], name: &'static str) -> Result<Histogram, Fault> {
     let wrong = |what: String| Err(Fault::Histogram { metric: name, what });
     let mut buckets = Vec::new();
     for sample in named(samples, &format!("{name}_bucket")) {

@@ -6,7 +6,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 /// Microseconds over which a share is kept. Short, so that a replica with half a core is slow rather than bursty.
 const PERIOD_MICROSECONDS: u64 = 20_000;
@@ -196,15 +195,6 @@ impl Group {
         self.folders.iter().try_for_each(|folder| fs::write(folder.join("cgroup.procs"), process.to_string()))
     }
 
-    /// What its processes have used of the processor, ever.
-    ///
-    /// # Errors
-    /// Where no account is kept: in version 1 that is another controller, which may have a hierarchy of its own.
-    pub fn processor_time(&self) -> io::Result<Duration> {
-        let accounts = self.folders.iter().map(|folder| processor_time(folder));
-        accounts.reduce(|found, next| found.or(next)).unwrap_or_else(|| Err(io::ErrorKind::Unsupported.into()))
-    }
-
     /// The limit, if one of its processes was killed because it needed more.
     pub fn exceeded_memory(&self) -> Option<ByteSize> {
         // Version 2 and version 1.
@@ -236,14 +226,6 @@ impl Drop for Group {
             }
         }
     }
-}
-
-fn processor_time(group: &Path) -> io::Result<Duration> {
-    if let Ok(nanoseconds) = fs::read_to_string(group.join("cpuacct.usage")) {
-        return nanoseconds.trim().parse().map(Duration::from_nanos).map_err(io::Error::other);
-    }
-    let stat = fs::read_to_string(group.join("cpu.stat"))?;
-    field(&stat, "usage_usec").map(Duration::from_micros).ok_or_else(|| io::ErrorKind::Unsupported.into())
 }
 
 /// The number behind a name, in a file with one of each a line.
@@ -293,25 +275,6 @@ mod tests {
         let two = "cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid 0 0\n";
         assert_eq!(locate(two, "0::/user.slice\n", "cpu"), Some(("/sys/fs/cgroup/user.slice".into(), Version::Two)));
         assert_eq!(locate("", own, "cpu"), None);
-    }
-
-    #[test]
-    fn processor_time_comes_from_either_version() {
-        for (file, text, expected) in [
-            ("cpuacct.usage", "1500000000\n", Some(1.5)),
-            ("cpuacct.usage", "many", None),
-            ("cpu.stat", "usage_usec 2500000\nuser_usec 9\nsystem_usec 9\n", Some(2.5)),
-            // What version 1 has there.
-            ("cpu.stat", "nr_periods 5\nnr_throttled 0\nthrottled_time 0\n", None),
-            ("cpu.stat", "usage_usec -1\n", None),
-            ("cpu.stat", "usage_usec_of_others 1\n", None),
-            ("other", "", None),
-        ] {
-            let folder = tempfile::tempdir().expect("a temporary folder");
-            fs::write(folder.path().join(file), text).expect("written");
-            let used = processor_time(folder.path()).ok().map(|used| used.as_secs_f64());
-            assert_eq!(used, expected, "{file} {text}");
-        }
     }
 
     /// Nothing where they are not permitted, which is said past the capturing of what passing tests print.

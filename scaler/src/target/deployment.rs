@@ -2,32 +2,26 @@
 //! subresource. It changes nothing unasked and nothing on old facts: without the API server the last state stays, with
 //! a refusal, and wishes made meanwhile are forgotten.
 
-pub mod metrics;
 pub mod mirror;
 pub mod name;
 pub mod owner;
 pub mod pods;
-pub mod quantity;
 pub mod startup;
-pub mod usage;
 
 pub use name::{Error, Name};
 
-use super::usage::Pods;
 use super::{Handle, State, Wish};
 use crate::cluster::{Failure, request};
-use crate::policy::Replicas;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v1::{Scale, ScaleSpec};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use k8s_openapi::jiff::Timestamp;
 use kube::api::{ObjectMeta, Patch, PatchParams};
 use kube::core::Selector;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
-use metrics::Metrics;
+use law::observation::Replicas;
 use mirror::Mirror;
 use owner::Owners;
 use startup::Startup;
@@ -68,8 +62,6 @@ pub struct Spec {
     pub name: Name,
     /// Whose Events these are, such as the scaler's pod.
     pub identity: String,
-    /// Whether a law wants to know what the pods use of the processor.
-    pub is_measured: bool,
 }
 
 /// Starts the task. It refuses until it has read the Deployment, and changes nothing before the first wish.
@@ -115,32 +107,6 @@ struct Target {
 struct Selected {
     selector: LabelSelector,
     pods: Mirror<Pod>,
-    /// What they use, where a law wants to know.
-    metrics: Option<Metrics>,
-}
-
-impl Selected {
-    /// Waits until something of them has changed.
-    async fn changed(&mut self) -> Result<(), Failure> {
-        let measured = async {
-            match &mut self.metrics {
-                Some(metrics) => metrics.changed().await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            told = self.pods.next() => told,
-            () = measured => Ok(()),
-        }
-    }
-
-    /// They and their use of the processor; nothing until they were all listed once.
-    fn seen(&self) -> Option<(Vec<Arc<Pod>>, Pods)> {
-        let seen = self.pods.objects()?;
-        let Some(metrics) = &self.metrics else { return Some((seen, Pods::Unasked)) };
-        let pods = metrics.samples().and_then(|samples| usage::pods(&seen, &samples, Timestamp::now()));
-        Some((seen, pods.map_or_else(Pods::Unknown, |pods| Pods::Known(std::time::Instant::now(), pods))))
-    }
 }
 
 /// A wish that the API server did not grant.
@@ -182,7 +148,7 @@ impl Target {
         loop {
             let next_pod = async {
                 match &mut pods {
-                    Some(pods) => pods.changed().await,
+                    Some(selected) => selected.pods.next().await,
                     None => std::future::pending().await,
                 }
             };
@@ -202,14 +168,14 @@ impl Target {
                 pods = None;
                 self.rejected = None;
                 *backoff = FIRST_BACKOFF;
-                self.report(Replicas::default(), Some(self.missing()), Pods::Unasked);
+                self.report(Replicas::default(), Some(self.missing()));
                 continue;
             };
             let selector = deployment.spec.as_ref().map(|spec| &spec.selector);
             if selector != pods.as_ref().map(|pods| &pods.selector) {
                 pods = selector.map(|selector| self.selected(selector)).transpose()?;
             }
-            let Some((seen, measured)) = pods.as_ref().and_then(Selected::seen) else { continue };
+            let Some(seen) = pods.as_ref().and_then(|selected| selected.pods.objects()) else { continue };
             *backoff = FIRST_BACKOFF;
             self.startup.note(&seen);
             if let Some((wish, wished)) = wish {
@@ -217,7 +183,7 @@ impl Target {
             }
             let rejected = self.rejected.as_ref().map(|rejected| rejected.refusal.clone());
             let refusal = self.owner.clone().or(rejected);
-            self.report(pods::count(deployment, &seen), refusal, measured);
+            self.report(pods::count(deployment, &seen), refusal);
         }
     }
 
@@ -225,8 +191,7 @@ impl Target {
         let parsed: Result<Selector, _> = selector.clone().try_into();
         let parsed = parsed.map_err(|error| Failure::Unanswered(format!("its selector is no selector ({error})")))?;
         let only = watcher::Config::default().labels_from(&parsed);
-        let metrics = self.spec.is_measured.then(|| Metrics::new(&self.client, &self.spec.name.namespace, &parsed));
-        Ok(Selected { selector: selector.clone(), pods: Mirror::new(self.pods.clone(), only), metrics })
+        Ok(Selected { selector: selector.clone(), pods: Mirror::new(self.pods.clone(), only) })
     }
 
     /// The rejected wish, unless it is too old by now; then the way is free for another.
@@ -316,8 +281,8 @@ impl Target {
         }
     }
 
-    fn report(&self, replicas: Replicas, refusal: Option<String>, pods: Pods) {
-        let state = State { replicas, startup: self.startup.mean(), refusal, pods };
+    fn report(&self, replicas: Replicas, refusal: Option<String>) {
+        let state = State { replicas, startup: self.startup.mean(), refusal };
         self.publish.send_if_modified(|present| {
             let changed = *present != state;
             *present = state;

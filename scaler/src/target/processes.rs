@@ -5,12 +5,10 @@
 
 mod restarts;
 mod shepherd;
-pub mod stat;
 
 use super::cgroup::{Controller, Group};
-use super::usage::{Meter, Pods};
 use super::{Handle, State, Wish, startup_mean};
-use crate::policy::{Pod, Replicas, Stage};
+use law::observation::Replicas;
 use restarts::Restarts;
 use shepherd::Event;
 use std::collections::BTreeSet;
@@ -19,7 +17,6 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 use tokio::process::Command;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::MissedTickBehavior;
 
 /// How replicas are run.
 #[derive(Debug, Clone)]
@@ -32,21 +29,10 @@ pub struct Spec {
     pub list: PathBuf,
     /// Limits each of them, where control groups are permitted.
     pub controller: Option<Controller>,
-    /// Whether and how what they use of the processor is measured.
-    pub measuring: Option<Measuring>,
     /// Unpublished → SIGTERM'd replicas accept for this long: the dispatcher may not have read the list yet.
     pub drain_delay: Duration,
     /// SIGTERM → SIGKILL.
     pub grace: Duration,
-}
-
-/// How processor use is measured.
-#[derive(Debug, Clone, Copy)]
-pub struct Measuring {
-    /// Between two samples.
-    pub every: Duration,
-    /// Cores that a replica is taken to have requested.
-    pub request: f64,
 }
 
 /// Starts the task with `desired` replicas.
@@ -61,7 +47,6 @@ pub fn run(spec: Spec, desired: usize) -> Handle {
         startup: None,
         restarts: Restarts::new(Instant::now()),
         listed: None,
-        unmeasured: None,
     };
     Handle { desired: set_desired, state, done: tokio::spawn(processes.run(wanted)) }
 }
@@ -71,26 +56,10 @@ struct Replica {
     id: u64,
     phase: Phase,
     started: Instant,
-    /// Its id, which is its own until it has been waited for.
-    process: Option<u32>,
-    meter: Meter,
     /// Dropping or using it asks the process to drain.
     stop: Option<oneshot::Sender<()>>,
     /// Removed after the process has ended.
     group: Option<Group>,
-}
-
-impl Replica {
-    /// What it has used of the processor: by its control group's account where that keeps one.
-    fn processor_time(&self) -> std::io::Result<Duration> {
-        if let Some(Ok(used)) = self.group.as_ref().map(Group::processor_time) {
-            return Ok(used);
-        }
-        let gone = || std::io::Error::new(std::io::ErrorKind::NotFound, "the process has ended");
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.ok_or_else(gone)?))?;
-        let odd = || std::io::Error::new(std::io::ErrorKind::InvalidData, "/proc/PID/stat has an unknown form");
-        stat::processor_time(&stat, rustix::param::clock_ticks_per_second()).ok_or_else(odd)
-    }
 }
 
 enum Phase {
@@ -108,8 +77,6 @@ struct Processes {
     restarts: Restarts,
     /// What the file holds.
     listed: Option<BTreeSet<String>>,
-    /// Why not even one replica's processor use could be sampled.
-    unmeasured: Option<String>,
 }
 
 impl Processes {
@@ -118,11 +85,6 @@ impl Processes {
         let (events, mut happened) = mpsc::channel(64);
         let mut desired = wanted.borrow_and_update().replicas;
         let mut stopping = false;
-        let mut sampling = self.spec.measuring.map(|measuring| {
-            let mut sampling = tokio::time::interval(measuring.every);
-            sampling.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            sampling
-        });
         // What an earlier scaler had published is gone.
         self.list();
         loop {
@@ -139,12 +101,6 @@ impl Processes {
                 },
                 Some(event) = happened.recv() => self.note(event),
                 () = tokio::time::sleep_until(retry.into()), if self.serving() < desired => {}
-                () = async {
-                    match &mut sampling {
-                        Some(sampling) => drop(sampling.tick().await),
-                        None => std::future::pending().await,
-                    }
-                } => self.sample(),
             }
         }
     }
@@ -189,20 +145,11 @@ impl Processes {
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()?;
-        let process = child.id();
-        let group = process.and_then(|process| self.limit(id, process));
+        let group = child.id().and_then(|process| self.limit(id, process));
         let (stop, stopped) = oneshot::channel();
         let limit = self.spec.drain_delay + self.spec.grace + Duration::from_secs(1);
         tokio::spawn(shepherd::run(id, child, stopped, limit, events.clone()));
-        self.children.push(Replica {
-            id,
-            phase: Phase::Starting,
-            started: Instant::now(),
-            process,
-            meter: Meter::default(),
-            stop: Some(stop),
-            group,
-        });
+        self.children.push(Replica { id, phase: Phase::Starting, started: Instant::now(), stop: Some(stop), group });
         tracing::info!(replica = id, "starting");
         Ok(())
     }
@@ -281,49 +228,6 @@ impl Processes {
             // Those that keep dying, and wait for their next attempt.
             blocked: if self.restarts.is_loop() { desired - self.serving().min(desired) } else { 0 },
         };
-        self.publish.send_replace(State { replicas, startup: self.startup, refusal: None, pods: self.pods() });
-    }
-
-    fn sample(&mut self) {
-        let now = Instant::now();
-        let (mut failure, mut sampled) = (None, false);
-        for child in &mut self.children {
-            match child.processor_time() {
-                Ok(used) => {
-                    child.meter.sample(now, used);
-                    sampled = true;
-                }
-                Err(error) => failure = Some(error),
-            }
-        }
-        let failure = failure.filter(|_| !sampled).map(|error| {
-            format!(
-                "cannot measure what replicas use of the processor ({error}); choose a law that does not look at it"
-            )
-        });
-        if let Some(failure) = &failure
-            && self.unmeasured.is_none()
-        {
-            tracing::warn!("{failure}");
-        }
-        self.unmeasured = failure;
-    }
-
-    fn pods(&self) -> Pods {
-        let Some(measuring) = self.spec.measuring else { return Pods::Unasked };
-        if let Some(failure) = &self.unmeasured {
-            return Pods::Unknown(failure.clone());
-        }
-        let now = Instant::now();
-        let pod = |child: &Replica| {
-            let age = now - child.started;
-            let stage = match &child.phase {
-                Phase::Starting => Stage::Unready(age),
-                Phase::Ready { since, .. } => Stage::Ready(now - *since),
-                Phase::Draining => return None,
-            };
-            Some(Pod { age, stage, request: measuring.request, usage: child.meter.usage(now) })
-        };
-        Pods::Known(now, self.children.iter().filter_map(pod).collect())
+        self.publish.send_replace(State { replicas, startup: self.startup, refusal: None });
     }
 }

@@ -10,6 +10,7 @@ use kube::api::{Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 use serde_json::{Value, json};
+use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -228,7 +229,8 @@ fn free_ports(distances: [u16; 3]) -> u16 {
     let first = range.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(32768);
     let is_free = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
     loop {
-        let port = rand::random_range(10_000..first.max(12_000) - 20);
+        let random = RandomState::new().hash_one(()) as u16;
+        let port = 10_000 + random % (first.max(12_000) - 10_020);
         if distances.iter().all(|distance| is_free(port + distance)) {
             return port;
         }

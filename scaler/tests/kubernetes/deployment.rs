@@ -9,7 +9,7 @@ use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::client::Body;
 use kube::{Api, Client, ResourceExt};
-use scaler::policy::Replicas;
+use law::observation::Replicas;
 use scaler::target::deployment::{self, Spec};
 use scaler::target::{Handle, State, Wish};
 use serde_json::{Value, json};
@@ -75,12 +75,12 @@ impl Scene {
     }
 
     fn follow_with(&self, client: Client) -> Handle {
-        deployment::run(self.spec(false), client)
+        deployment::run(self.spec(), client)
     }
 
-    pub(crate) fn spec(&self, is_measured: bool) -> Spec {
+    fn spec(&self) -> Spec {
         let name = format!("deployment:{}/replica", self.namespace).parse().expect("a name");
-        Spec { name, identity: "test".into(), is_measured }
+        Spec { name, identity: "test".into() }
     }
 
     pub(crate) async fn replicas(&self) -> i32 {

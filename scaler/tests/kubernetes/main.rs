@@ -4,4 +4,3 @@
 mod control_plane;
 mod deployment;
 mod leader;
-mod measured;

@@ -4,4 +4,3 @@ mod cleanup;
 mod deaths;
 mod several;
 mod stub;
-mod usage;

@@ -3,9 +3,8 @@
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
 use rustix::process::{Pid, Signal, kill_process};
-use scaler::target::processes::{self, Measuring, Spec};
+use scaler::target::processes::Spec;
 use scaler::target::{Handle, State};
-use serde_json::Value;
 use service::respond;
 use std::fs;
 use std::net::Ipv4Addr;
@@ -94,14 +93,9 @@ impl Scene {
             arguments: Vec::new(),
             list: self.list(),
             controller: None,
-            measuring: None,
             drain_delay: Duration::ZERO,
             grace: Duration::from_secs(5),
         }
-    }
-
-    pub(crate) fn spec_measuring(&self, lines: &str, measuring: Option<Measuring>) -> Spec {
-        Spec { measuring, ..self.spec(lines) }
     }
 
     pub(crate) fn list(&self) -> PathBuf {
@@ -202,11 +196,6 @@ impl Scaler {
         self.child.kill().await.expect("it is ours");
     }
 
-    /// Its decisions so far, oldest first.
-    pub(crate) async fn decisions(&self) -> Vec<Value> {
-        serde_json::from_str(&self.get("/decisions").await).expect("a list")
-    }
-
     /// What it answers to this path.
     pub(crate) async fn get(&self, path: &str) -> String {
         let answer = service::fetch::get(&self.address, path, PATIENCE).await;
@@ -233,13 +222,6 @@ pub(crate) async fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T
         assert!(Instant::now() < until, "not in time: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-}
-
-/// Starts the target with so many replicas and waits until they are ready.
-pub(crate) async fn run(spec: Spec, replicas: usize) -> Handle {
-    let target = processes::run(spec, replicas);
-    until(&target, "all are ready", |state| state.replicas.ready == replicas).await;
-    target
 }
 
 /// Ends it, and waits until its processes have ended.

@@ -1,5 +1,7 @@
 //! A Prometheus of a test's own, on a port that the system picks; killed when dropped.
 
+#![allow(dead_code, reason = "each program of tests uses a part")]
+
 use scaler::observe::prometheus::client::{Base, Client};
 use std::io::{ErrorKind, Write};
 use std::net::SocketAddr;

@@ -3,10 +3,10 @@
 use crate::server::{PATIENCE, prometheus, skipped};
 use hyper::body::Incoming;
 use hyper::{Method, Request};
+use law::histogram::Histogram;
 use scaler::observe::prometheus::client::{Base, Client};
 use scaler::observe::prometheus::{Prometheus, Queries};
 use scaler::observe::{Error, Reading};
-use scaler::policy::Histogram;
 use service::respond::{self, Reply};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};

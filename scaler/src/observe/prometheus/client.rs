@@ -1,4 +1,4 @@
-//! One query over Prometheus's HTTP API, at an instant or over a range. Knows nothing of dispatchers.
+//! Queries over Prometheus's HTTP API. Knows nothing of dispatchers.
 //!
 //! The published clients bring reqwest, `url` and with it Unicode's tables for domain names, some thirty crates, to
 //! send one GET whose answer is thirty lines of types here.
@@ -13,7 +13,8 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
-use service::fetch::causes;
+use serde::de::DeserializeOwned;
+use service::fetch::error_chain;
 use service::file_watcher;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,21 +24,17 @@ use std::time::Duration;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-/// What one answer may take.
+/// Limits of one answer.
 #[derive(Debug, Clone, Copy)]
-struct Bounds {
-    timeout: Duration,
-    max_bytes: usize,
+pub struct Bounds {
+    /// Time until the whole answer is there.
+    pub timeout: Duration,
+    /// Longest body.
+    pub max_bytes: usize,
 }
 
-/// At an instant: somebody waits for it twice a second.
+/// Limits of a query at an instant, which the control loop makes twice a second.
 const INSTANT: Bounds = Bounds { timeout: Duration::from_secs(2), max_bytes: 8 << 20 };
-
-/// Over a range: hundreds of series of [`MAX_POINTS`].
-const RANGE: Bounds = Bounds { timeout: Duration::from_secs(60), max_bytes: 64 << 20 };
-
-/// Prometheus gives no more points of a series at once.
-pub const MAX_POINTS: usize = 11_000;
 
 /// Where a Prometheus is: `http://HOST[:PORT][/PREFIX]`, or https.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -188,42 +185,10 @@ impl Element {
     }
 }
 
-/// Points in time at equal distances, whole seconds since 1970.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Range {
-    /// The first.
-    pub start: u64,
-    /// From one to the next; at least 1.
-    pub step: u64,
-    /// How many, at least one and at most [`MAX_POINTS`].
-    pub points: usize,
-}
-
-impl Range {
-    /// The last.
-    pub fn end(&self) -> u64 {
-        self.start + self.step * (self.points as u64 - 1)
-    }
-
-    /// Which of the points `seconds` is.
-    fn index(&self, seconds: f64) -> Option<usize> {
-        let index = (seconds - self.start as f64) / self.step as f64;
-        (index.fract() == 0.0 && (0.0..self.points as f64).contains(&index)).then_some(index as usize)
-    }
-}
-
-/// One element of a range's answer.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Series {
-    /// Name included.
-    pub metric: BTreeMap<String, String>,
-    /// Number of the point, ascending, and the value; points without one are left out.
-    pub values: Vec<(usize, f64)>,
-}
-
 #[derive(Deserialize)]
-struct Answer {
-    data: Option<Data>,
+#[serde(bound = "T: DeserializeOwned")]
+struct Answer<T> {
+    data: Option<T>,
     error: Option<String>,
     #[serde(default)]
     warnings: Vec<String>,
@@ -233,26 +198,6 @@ struct Answer {
 #[serde(tag = "resultType", content = "result", rename_all = "lowercase")]
 enum Data {
     Vector(Vec<Element>),
-    Matrix(Vec<Row>),
-}
-
-#[derive(Deserialize)]
-struct Row {
-    metric: BTreeMap<String, String>,
-    values: Vec<(f64, Number)>,
-}
-
-/// As Prometheus writes it, in quotes.
-#[derive(Deserialize)]
-#[serde(try_from = "String")]
-struct Number(f64);
-
-impl TryFrom<String> for Number {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse().map(Self).map_err(|_no_number| format!("{text:?} is no number"))
-    }
 }
 
 /// Asks one Prometheus.
@@ -291,76 +236,62 @@ impl Client {
     /// See [`Error`]; an answer with warnings is an error, since they tell that it is partial.
     pub async fn query(&self, query: &str) -> Result<Vec<Element>, Error> {
         let path = format!("query?query={}", encoded(query));
-        let (status, body) = self.get(&path, query, INSTANT).await?;
-        self.vector(query, status, &body)
+        let Data::Vector(elements) = self.get(&path, query, "vector", INSTANT).await?;
+        Ok(elements)
     }
 
-    /// The values that `query` has at each point of `range`.
+    /// The `data` of the answer to `/api/v1/{path}`, which asks for `query`.
     ///
     /// # Errors
     /// See [`Error`]; an answer with warnings is an error, since they tell that it is partial.
-    pub async fn query_range(&self, query: &str, range: Range) -> Result<Vec<Series>, Error> {
-        let Range { start, step, .. } = range;
-        let path = format!("query_range?query={}&start={start}&end={}&step={step}", encoded(query), range.end());
-        let (status, body) = self.get(&path, query, RANGE).await?;
-        self.matrix(query, range, status, &body)
+    pub async fn get<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &str,
+        expected: &'static str,
+        bounds: Bounds,
+    ) -> Result<T, Error> {
+        let answer = tokio::time::timeout(bounds.timeout, self.fetch(path, query, bounds.max_bytes)).await;
+        let timeout = |_elapsed| Error::Timeout { base: self.base.clone(), limit: bounds.timeout };
+        let (status, body) = answer.map_err(timeout)??;
+        self.data(query, expected, status, &body)
     }
 
-    async fn get(&self, path: &str, query: &str, bounds: Bounds) -> Result<(StatusCode, Bytes), Error> {
-        let base = || self.base.clone();
-        let broken = |error: &dyn std::error::Error| Error::Broken { base: base(), reason: causes(error) };
-        let answered = async {
-            let mut request = Request::get(format!("{}/api/v1/{path}", self.base)).header(ACCEPT, "application/json");
-            if let Some(path) = &self.token_file {
-                // Read each time: tokens are replaced while programs run.
-                request = request.header(AUTHORIZATION, token(path)?);
-            }
-            let request = request.body(Empty::new()).map_err(|error| broken(&error))?;
-            let response = self.http.request(request).await.map_err(|error| broken(&error))?;
-            let status = response.status();
-            let body = Limited::new(response.into_body(), bounds.max_bytes).collect().await;
-            let body = body.map_err(|error| match error.is::<LengthLimitError>() {
-                true => Error::TooLarge { base: base(), query: query.into(), max_bytes: bounds.max_bytes },
-                false => broken(error.as_ref()),
-            })?;
-            Ok((status, body.to_bytes()))
-        };
-        match tokio::time::timeout(bounds.timeout, answered).await {
-            Ok(outcome) => outcome,
-            Err(_elapsed) => Err(Error::Timeout { base: base(), limit: bounds.timeout }),
+    async fn fetch(&self, path: &str, query: &str, max_bytes: usize) -> Result<(StatusCode, Bytes), Error> {
+        let broken =
+            |error: &dyn std::error::Error| Error::Broken { base: self.base.clone(), reason: error_chain(error) };
+        let mut request = Request::get(format!("{}/api/v1/{path}", self.base)).header(ACCEPT, "application/json");
+        if let Some(path) = &self.token_file {
+            // Read each time: tokens are replaced while programs run.
+            request = request.header(AUTHORIZATION, token(path)?);
         }
+        let request = request.body(Empty::new()).map_err(|error| broken(&error))?;
+        let response = self.http.request(request).await.map_err(|error| broken(&error))?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), max_bytes).collect().await;
+        let body = body.map_err(|error| match error.is::<LengthLimitError>() {
+            true => Error::TooLarge { base: self.base.clone(), query: query.into(), max_bytes },
+            false => broken(error.as_ref()),
+        })?;
+        Ok((status, body.to_bytes()))
     }
 
-    fn vector(&self, query: &str, status: StatusCode, body: &[u8]) -> Result<Vec<Element>, Error> {
-        match self.data(query, "vector", status, body)? {
-            Data::Vector(elements) => Ok(elements),
-            Data::Matrix(_) => Err(self.malformed(query, "vector", status, "it holds a matrix")),
-        }
-    }
-
-    fn matrix(&self, query: &str, range: Range, status: StatusCode, body: &[u8]) -> Result<Vec<Series>, Error> {
-        let malformed = |reason: &str| self.malformed(query, "matrix", status, reason);
-        let Data::Matrix(rows) = self.data(query, "matrix", status, body)? else {
-            return Err(malformed("it holds a vector"));
-        };
-        let series = rows.into_iter().map(|Row { metric, values }| {
-            let values: Option<Vec<_>> =
-                values.into_iter().map(|(at, value)| Some((range.index(at)?, value.0))).collect();
-            let values = values.ok_or_else(|| malformed("it holds times that were not asked for"))?;
-            match values.windows(2).all(|pair| pair[0].0 < pair[1].0) {
-                true => Ok(Series { metric, values }),
-                false => Err(malformed("its times do not ascend")),
-            }
-        });
-        series.collect()
-    }
-
-    fn data(&self, query: &str, expected: &'static str, status: StatusCode, body: &[u8]) -> Result<Data, Error> {
+    /// The `data` of the answer `body` with `status` to a question for `query`.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub fn data<T: DeserializeOwned>(
+        &self,
+        query: &str,
+        expected: &'static str,
+        status: StatusCode,
+        body: &[u8],
+    ) -> Result<T, Error> {
         let refused = |reason| Error::Refused { base: self.base.clone(), query: query.into(), reason };
         if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
             return Err(Error::Unauthorized { base: self.base.clone(), status });
         }
-        match serde_json::from_slice(body) {
+        match serde_json::from_slice::<Answer<T>>(body) {
             Ok(Answer { error: Some(reason), .. }) => Err(refused(reason)),
             Ok(Answer { warnings, .. }) if !warnings.is_empty() => {
                 Err(refused(format!("only in part: {}", warnings.join("; "))))
@@ -371,12 +302,18 @@ impl Client {
         }
     }
 
+    /// The error for an answer that holds other data than was `expected`.
+    pub fn unusable(&self, query: &str, expected: &'static str, reason: &str) -> Error {
+        self.malformed(query, expected, StatusCode::OK, reason)
+    }
+
     fn malformed(&self, query: &str, expected: &'static str, status: StatusCode, reason: &str) -> Error {
         Error::Malformed { base: self.base.clone(), query: query.into(), status, expected, reason: reason.into() }
     }
 }
 
-fn encoded(query: &str) -> impl fmt::Display {
+/// A query as a part of a URL.
+pub fn encoded(query: &str) -> impl fmt::Display {
     utf8_percent_encode(query, NON_ALPHANUMERIC)
 }
 
@@ -431,7 +368,9 @@ mod tests {
     #[test]
     fn an_answer_is_a_vector_or_says_why_not() {
         let client = Client::new("http://a".parse().expect("a base"), None).expect("no token, no certificates");
-        let vector = |status, body: &str| client.vector("up", status, body.as_bytes());
+        let vector = |status, body: &str| {
+            client.data("up", "vector", status, body.as_bytes()).map(|Data::Vector(elements)| elements)
+        };
         let ok = r#"{"data":{"resultType":"vector","result":[{"metric":{"a":"b"},"value":[1.5,"NaN"]}]}}"#;
         let elements = vector(StatusCode::OK, ok).expect("a vector");
         assert_eq!((elements[0].metric["a"].as_str(), elements[0].evaluated()), ("b", 1.5));
@@ -450,6 +389,7 @@ mod tests {
                 "no vector",
             ),
             (200, r#"{"status":"success"}"#, "no data"),
+            (200, r#"{"data":{"resultType":"matrix","result":[]}}"#, "no vector"),
             (200, "<html>", "no vector"),
             (404, "404 page not found", "whole prefix"),
             (302, "", "302"),
@@ -463,46 +403,10 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_matrix_lies_on_the_points_that_were_asked_for() {
-        let client = Client::new("http://a".parse().expect("a base"), None).expect("no token, no certificates");
-        let range = Range { start: 100, step: 15, points: 3 };
-        assert_eq!(range.end(), 130);
-        let matrix = |values: &str| {
-            let body = format!(
-                r#"{{"data":{{"resultType":"matrix","result":[{{"metric":{{"a":"b"}},"values":[{values}]}}]}}}}"#
-            );
-            client.matrix("up", range, StatusCode::OK, body.as_bytes())
-        };
-        let series = matrix(r#"[100,"1"],[130.000,"+Inf"]"#).expect("a matrix");
-        assert_eq!((series[0].metric["a"].as_str(), &series[0].values), ("b", &vec![(0, 1.0), (2, f64::INFINITY)]));
-        assert!(matrix(r#"[115,"NaN"]"#).expect("a matrix")[0].values[0].1.is_nan());
-        for (values, word) in [
-            (r#"[99,"1"]"#, "not asked for"),
-            (r#"[101,"1"]"#, "not asked for"),
-            (r#"[145,"1"]"#, "not asked for"),
-            (r#"[-1e300,"1"]"#, "not asked for"),
-            (r#"[115,"1"],[100,"1"]"#, "do not ascend"),
-            (r#"[115,"1"],[115,"1"]"#, "do not ascend"),
-            (r#"[115,"many"]"#, "\"many\" is no number"),
-            (r#"[115,1]"#, "no matrix"),
-            (r#"[115]"#, "no matrix"),
-        ] {
-            let error = matrix(values).expect_err(values).to_string();
-            assert!(error.contains(word), "{values}: {error}");
-        }
-        let vector = r#"{"data":{"resultType":"vector","result":[]}}"#;
-        let error = client.matrix("up", range, StatusCode::OK, vector.as_bytes()).expect_err("a vector").to_string();
-        assert!(error.contains("holds a vector"), "{error}");
-        let matrix = vector.replace("vector", "matrix");
-        let error = client.vector("up", StatusCode::OK, matrix.as_bytes()).expect_err("a matrix").to_string();
-        assert!(error.contains("no vector") && error.contains("holds a matrix"), "{error}");
-    }
-
     #[tokio::test]
     async fn an_answer_that_is_late_or_long_is_given_up() {
         let short = Bounds { timeout: Duration::from_millis(50), ..INSTANT };
-        let small = Bounds { max_bytes: 10, ..RANGE };
+        let small = Bounds { max_bytes: 10, ..INSTANT };
         for (says, bounds, word) in [
             ("", short, "within 50ms"),
             ("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nfive", short, "within 50ms"),
@@ -518,7 +422,7 @@ mod tests {
                 std::future::pending::<std::convert::Infallible>().await
             };
             let error = tokio::select! {
-                outcome = client.get("query?query=up", "up", bounds) => outcome.expect_err(word).to_string(),
+                outcome = client.get::<Data>("query?query=up", "up", "vector", bounds) => outcome.err().expect(word).to_string(),
                 never = server => match never {},
             };
             assert!(error.contains(word) && error.contains(&base), "{error}");
@@ -548,8 +452,7 @@ mod tests {
             #[test]
             fn bytes_never_panic(body in proptest::collection::vec(any::<u8>(), 0..200), text in "\\PC{0,40}") {
                 let client = Client::new("http://a".parse().expect("a base"), None).expect("no token");
-                let _outcome = client.vector("up", StatusCode::OK, &body);
-                let _outcome = client.matrix("up", Range { start: 0, step: 1, points: 9 }, StatusCode::OK, &body);
+                let _outcome = client.data::<Data>("up", "vector", StatusCode::OK, &body);
                 let _outcome = text.parse::<Base>();
             }
         }

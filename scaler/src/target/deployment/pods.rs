@@ -1,8 +1,8 @@
 //! PURE: what the pods of a Deployment come to: which of them serve, are on their way, or are stuck.
 
-use crate::policy::Replicas;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
+use law::observation::Replicas;
 use std::borrow::Borrow;
 
 /// Reasons for which a container waits until somebody changes something, or dies again.

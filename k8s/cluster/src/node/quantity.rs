@@ -1,0 +1,80 @@
+//! PURE: quantities of processors, as Kubernetes writes them: `2`, `0.5`, `250m`, `123456789n`.
+
+/// More cores than anybody has.
+const MOST: f64 = 1e6;
+
+/// In cores, rounded up to thousandths as the HPA does (`Quantity.MilliValue`); nothing if that is no such quantity.
+pub(super) fn cores(text: &str) -> Option<f64> {
+    let text = text.strip_prefix('+').unwrap_or(text);
+    let end = text.find(|character: char| !(character.is_ascii_digit() || character == '.')).unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let scale = match unit {
+        "n" => 1e-9,
+        "u" => 1e-6,
+        "m" => 1e-3,
+        "" => 1.0,
+        "k" => 1e3,
+        "M" => 1e6,
+        _ => 10_f64.powi(unit.strip_prefix(['e', 'E'])?.parse().ok()?),
+    };
+    let cores = number.parse::<f64>().ok()? * scale;
+    // What is a whole number but for binary fractions is not rounded up.
+    (cores <= MOST).then(|| (cores * 1e3 - 1e-9).ceil().max(0.0) / 1e3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantities_are_cores() {
+        for (text, expected) in [
+            ("1", 1.0),
+            ("0", 0.0),
+            ("0n", 0.0),
+            ("250m", 0.25),
+            ("0.1", 0.1),
+            (".5", 0.5),
+            ("2.", 2.0),
+            ("+3", 3.0),
+            ("100u", 0.001),
+            ("123456789n", 0.124),
+            ("290000000n", 0.29),
+            ("1500000001n", 1.501),
+            ("1k", 1000.0),
+            ("1e2", 100.0),
+            ("5E-1", 0.5),
+            ("1e+1", 10.0),
+        ] {
+            assert_eq!(cores(text), Some(expected), "{text}");
+        }
+        for text in [
+            "",
+            "m",
+            ".",
+            "1.2.3",
+            "-1",
+            "-250m",
+            "+-1",
+            "++1",
+            "one",
+            "NaN",
+            "inf",
+            "1 m",
+            "1mm",
+            "1x",
+            "1Ki",
+            "0x10",
+            "1e",
+            "1e1e1",
+            "1e999999999999",
+            "1e400",
+            "2M",
+            "1e7",
+            "٣",
+            "1\0",
+        ] {
+            assert_eq!(cores(text), None, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Flags of `lab backtest`.
+
+use super::period::{self, Period};
+use crate::simulate::flags::Flags;
+use scaler::observe::flags::Access;
+use service::options::positive_duration;
+use std::time::Duration;
+
+/// Here it picks more than dispatchers.
+const SELECTOR: &str = "Which dispatchers, and which scaler's and replicas' series, as matchers of labels that all have: \
+                        namespace=\"shop\"";
+
+/// Tries laws on recorded history in virtual time. The arrivals are what a Prometheus recorded of the dispatchers, and
+/// so is the plant, as far as it is known there; a flag overrides what was recorded. One more row says what really
+/// happened.
+#[derive(Debug, Clone, clap::Args)]
+#[command(
+    mut_arg("prometheus", |argument| argument.required(true)),
+    mut_arg("prometheus_selector", |argument| argument.help(SELECTOR)),
+    after_help = "Examples:\n  \
+    lab backtest --prometheus http://localhost:9090\n  \
+    lab backtest --prometheus https://metrics.example/prometheus --prometheus-token-file token \\\n    \
+    --prometheus-selector 'namespace=\"shop\"' --since 7days --step 60s --max 20 --html week.html\n  \
+    lab backtest --prometheus http://localhost:9090 --since 26h --until 2h --policy slo,cpu:70 --startup 20s"
+)]
+pub struct Args {
+    /// How long ago what is tried begins
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = positive_duration)]
+    pub since: Duration,
+    /// How long ago it ends
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
+    pub until: Duration,
+    /// How fine the arrivals are told: less than the interval at which Prometheus scrapes tells nothing more
+    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = positive_duration)]
+    pub step: Duration,
+    /// Where it was recorded
+    #[command(flatten)]
+    pub access: Access,
+    /// Laws, plant and report
+    #[command(flatten)]
+    pub flags: Flags,
+}
+
+impl Args {
+    /// What is tried; `now` is counted from 1970.
+    ///
+    /// # Errors
+    /// See [`period::Error`].
+    pub fn period(&self, now: Duration) -> Result<Period, period::Error> {
+        Period::new(now, self.since, self.until, self.step)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn bad_flags_are_named() {
+        let outcome = |flags: &[&str]| {
+            let cli = Cli::try_parse_from(["backtest"].iter().chain(flags)).map_err(|error| error.to_string())?;
+            cli.args.flags.check().map_err(|error| error.to_string())?;
+            cli.args.access.selector().map_err(|error| error.to_string())?;
+            cli.args.period(Duration::from_secs(1_800_000_000)).map_err(|error| error.to_string())
+        };
+        let base = "--prometheus=http://a:9090";
+        assert_eq!(outcome(&[base]), Ok(Period { start: 1_799_913_600, step: 15, steps: 5760 }));
+        for (flags, word) in [
+            (&[][..], "--prometheus <URL>"),
+            (&["--prometheus=a:9090"], "neither http nor https"),
+            (&[base, "--prometheus-selector={a=\"b\"}"], "braces"),
+            (&[base, "--since=0s"], "--since"),
+            (&[base, "--since=yesterday"], "--since"),
+            (&[base, "--since=60y"], "before 1970"),
+            (&[base, "--since=10y", "--step=1s"], "--step 316s would do"),
+            (&[base, "--until=-1h"], "--until"),
+            (&[base, "--until=24h"], "--until"),
+            (&[base, "--step=0s"], "--step"),
+            (&[base, "--step=500ms"], "--step"),
+            (&[base, "--step=2days"], "2days"),
+            (&[base, "--policy=magic"], "magic"),
+            (&[base, "--min=9"], "--min (9)"),
+            (&[base, "--slots=0"], "--slots"),
+            (&[base, "--service-variation=-1"], "--service-variation"),
+        ] {
+            let error = outcome(flags).expect_err("refused");
+            assert!(error.contains(word), "{flags:?}: {error}");
+        }
+    }
+}

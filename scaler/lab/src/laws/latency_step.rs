@@ -1,0 +1,129 @@
+//! `latency-step`: every 30 s, one more if the mean latency of the last minute is over a threshold, one fewer if it is
+//! under another: the objective, and half of it or another share (`latency-step:0.4`). Nothing without traffic.
+//!
+//! Source: the first course project's script, which asked Prometheus for `rate(…_sum[1m]) / rate(…_count[1m])`.
+
+use law::cadence::Cadence;
+use law::histogram::Histogram;
+use law::observation::Observation;
+use law::table::{Kind, Law, Recommendation};
+use law::window::Window;
+use std::time::Duration;
+
+/// The line for a table of laws.
+pub const KIND: Kind = Kind {
+    name: "latency-step",
+    parameter: "[:SHARE]",
+    wakes: false,
+    scales_dispatchers: false,
+    make: |settings, parameter| {
+        let lower = parameter.unwrap_or("0.5").parse().ok().filter(|share| (0.0..1.0).contains(share))?;
+        let upper = settings.objective.latency;
+        Some(Box::new(LatencyStep::new(upper, upper.mul_f64(lower))))
+    },
+};
+
+/// Between two steps.
+const STEP: Duration = Duration::from_secs(30);
+
+/// Over which the mean is taken.
+const WINDOW: Duration = Duration::from_secs(60);
+
+/// The law and what it remembers.
+#[derive(Debug)]
+pub struct LatencyStep {
+    upper: Duration,
+    lower: Duration,
+    cadence: Cadence,
+    history: Window<Histogram>,
+}
+
+impl LatencyStep {
+    /// One more over `upper`, one fewer under `lower`.
+    pub fn new(upper: Duration, lower: Duration) -> Self {
+        Self { upper, lower, cadence: Cadence::new(STEP), history: Window::new(WINDOW) }
+    }
+}
+
+impl Law for LatencyStep {
+    fn decide(&mut self, seen: &Observation) -> Recommendation {
+        self.history.push(seen.at, seen.latency.clone());
+        if !self.cadence.is_due(seen.at) {
+            return Recommendation::waiting();
+        }
+        let Some(mean) = self.history.oldest().and_then(|oldest| seen.latency.since(oldest).mean()) else {
+            return Recommendation::no_data();
+        };
+        let desired = seen.replicas.desired;
+        let replicas = if mean > self.upper.as_secs_f64() {
+            desired + 1
+        } else if mean < self.lower.as_secs_f64() {
+            desired.saturating_sub(1)
+        } else {
+            desired
+        };
+        Recommendation::new(Some(replicas), "mean_latency", format!("mean latency is {:.0} ms", mean * 1e3))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use law::observation::Replicas;
+
+    /// Ticks every 10 s; in each, ten requests with the given mean (none: no traffic). Returns what was wanted at 2.
+    fn run(means: &[Option<f64>]) -> Vec<usize> {
+        let mut law = LatencyStep::new(Duration::from_millis(500), Duration::from_millis(200));
+        let (mut count, mut sum) = (0.0, 0.0);
+        let tick = |(index, mean): (usize, &Option<f64>)| {
+            if let Some(mean) = mean {
+                count += 10.0;
+                sum += 10.0 * mean;
+            }
+            law.decide(&Observation {
+                at: Duration::from_secs(10 * index as u64),
+                latency: Histogram { buckets: vec![(f64::INFINITY, count)], sum },
+                replicas: Replicas { desired: 2, ready: 2, ..Replicas::default() },
+                ..Observation::default()
+            })
+            .replicas
+            .unwrap_or(2)
+        };
+        means.iter().enumerate().map(tick).collect()
+    }
+
+    #[test]
+    fn it_steps_every_thirty_seconds_by_one() {
+        assert_eq!(run(&[Some(0.9); 7]), [2, 2, 2, 3, 2, 2, 3]);
+        assert_eq!(run(&[Some(0.1); 4]), [2, 2, 2, 1]);
+        assert_eq!(run(&[Some(0.3); 4]), [2, 2, 2, 2]);
+        assert_eq!(run(&[None; 7]), [2; 7]);
+    }
+
+    #[test]
+    fn its_steps_pass_the_limits() {
+        use law::limits::{Limiter, Limits};
+        let mut law = LatencyStep::new(Duration::from_millis(500), Duration::from_millis(200));
+        let mut limiter = Limiter::new(Limits { down_window: Duration::from_secs(20), ..Limits::bounds(1, 9) });
+        let mut desired = 4;
+        for tick in 0..100 {
+            let (at, count) = (Duration::from_secs(2 * tick), tick as f64);
+            let seen = Observation {
+                at,
+                latency: Histogram { buckets: vec![(f64::INFINITY, count)], sum: 0.1 * count },
+                replicas: Replicas { desired, ready: desired, ..Replicas::default() },
+                ..Observation::default()
+            };
+            let recommendation = law.decide(&seen);
+            desired = limiter.apply(&seen, recommendation.replicas).0;
+        }
+        assert_eq!(desired, 1, "200 s of quick answers take three steps down, and no more than the bound allows");
+    }
+
+    #[test]
+    fn the_mean_forgets_what_is_over_a_minute_old() {
+        let mut means = vec![Some(9.0); 3];
+        means.extend([Some(0.1); 10]);
+        assert_eq!(run(&means)[12], 1);
+    }
+}

@@ -1,0 +1,77 @@
+//! `queue`: so many replicas that each has five waiting requests; down only after five minutes.
+//!
+//! Source: KEDA's usual trigger on a queue's length, polled every 30 s, on top of the HPA's stabilisation.
+
+use law::cadence::Cadence;
+use law::observation::Observation;
+use law::table::{Kind, Law, Recommendation};
+use law::window::Window;
+use std::time::Duration;
+
+/// The line for a table of laws.
+pub const KIND: Kind = Kind {
+    name: "queue",
+    parameter: "[:INTERVAL]",
+    wakes: false,
+    scales_dispatchers: false,
+    make: |_, parameter| {
+        let interval = humantime::parse_duration(parameter.unwrap_or("30s")).ok()?;
+        (!interval.is_zero()).then(|| Box::new(Queue::new(interval)) as Box<dyn Law>)
+    },
+};
+
+const PER_REPLICA: f64 = 5.0;
+const COOLDOWN: Duration = Duration::from_secs(300);
+
+/// The law and what it remembers.
+#[derive(Debug)]
+pub struct Queue {
+    cadence: Cadence,
+    recommended: Window<usize>,
+}
+
+impl Queue {
+    /// Looks every `interval`.
+    pub fn new(interval: Duration) -> Self {
+        Self { cadence: Cadence::new(interval), recommended: Window::new(COOLDOWN) }
+    }
+}
+
+impl Law for Queue {
+    fn decide(&mut self, seen: &Observation) -> Recommendation {
+        if self.recommended.newest().is_none() {
+            self.recommended.push(seen.at, seen.replicas.desired);
+        }
+        if !self.cadence.is_due(seen.at) {
+            return Recommendation::waiting();
+        }
+        self.recommended.push(seen.at, (seen.queue_length / PER_REPLICA).ceil() as usize);
+        let highest = self.recommended.within(seen.at, COOLDOWN).copied().max();
+        Recommendation::new(highest, "queue", format!("{:.0} requests wait", seen.queue_length))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use law::observation::Replicas;
+
+    #[test]
+    fn five_for_each_and_patience_before_going_down() {
+        let mut law = Queue::new(Duration::from_secs(30));
+        let mut desired = 2;
+        let mut timeline = Vec::new();
+        for tick in 0..14 {
+            let seen = Observation {
+                at: Duration::from_secs(30 * tick),
+                queue_length: [0.0, 11.0, 21.0].get(tick as usize).copied().unwrap_or(0.0),
+                replicas: Replicas { desired, ready: desired, ..Replicas::default() },
+                ..Observation::default()
+            };
+            desired = law.decide(&seen).replicas.unwrap_or(desired);
+            timeline.push(desired);
+        }
+        // ⌈11 ÷ 5⌉, ⌈21 ÷ 5⌉ at 60 s, which counts until 360 s.
+        assert_eq!(timeline, [2, 3, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 0, 0]);
+    }
+}

@@ -1,0 +1,45 @@
+//! Quantiles of a histogram, with the samples of a bucket spread evenly within it.
+
+use law::histogram::Histogram;
+
+/// The value below which a share `quantile` of the samples lies; the lower bound of the last bucket if it lies there. As
+/// Prometheus' `histogram_quantile`. `None` without samples.
+pub fn quantile(histogram: &Histogram, quantile: f64) -> Option<f64> {
+    let buckets = &histogram.buckets;
+    let rank = quantile * histogram.count();
+    let index = buckets.iter().position(|bucket| bucket.1 >= rank && bucket.1 > 0.0)?;
+    let (lower, below) = if index == 0 { (0.0, 0.0) } else { buckets[index - 1] };
+    let (upper, upto) = buckets[index];
+    let share = (rank - below) / (upto - below);
+    Some(if upper.is_finite() { lower + (upper - lower) * share } else { lower })
+}
+
+/// The number of samples that are `bound` or less; `None` if `bound` lies in the last bucket, whose samples have no upper
+/// bound.
+pub fn up_to(histogram: &Histogram, bound: f64) -> Option<f64> {
+    let buckets = &histogram.buckets;
+    let index = buckets.iter().position(|bucket| bucket.0 >= bound)?;
+    let (lower, below) = if index == 0 { (0.0, 0.0) } else { buckets[index - 1] };
+    let (upper, upto) = buckets[index];
+    upper.is_finite().then(|| below + (upto - below) * (bound - lower) / (upper - lower))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_up_to_a_bound_are_counted_exactly_at_buckets_and_evenly_between_them() {
+        let histogram = Histogram { buckets: vec![(0.1, 10.0), (0.5, 30.0), (f64::INFINITY, 40.0)], sum: 9.0 };
+        for (bound, expected) in
+            [(0.1, Some(10.0)), (0.5, Some(30.0)), (0.05, Some(5.0)), (0.3, Some(20.0)), (0.0, Some(0.0)), (0.51, None)]
+        {
+            let found = up_to(&histogram, bound);
+            assert!(
+                found == expected || found.zip(expected).is_some_and(|(found, it)| (found - it).abs() < 1e-9),
+                "{bound}: {found:?}"
+            );
+        }
+        assert_eq!(up_to(&Histogram::default(), 0.5), None);
+    }
+}

@@ -1,0 +1,122 @@
+//! Flags of `lab simulate` → what is tried.
+
+use super::flags::{Defaults, Flags, Plan};
+use anyhow::{Context, Result, ensure};
+use std::path::PathBuf;
+use std::time::Duration;
+use workload::Workload;
+use workload::shape::Shape;
+
+/// Of the plant, where no flag says otherwise.
+const DEFAULTS: Defaults =
+    Defaults { startup: Duration::from_secs(3), service: Duration::from_millis(55), service_variation: 0.2, slots: 1 };
+
+/// Tries laws on workloads in virtual time. The plant is a dispatcher with its queue, admission and rotation, and
+/// replicas that take time to start and to work.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    lab simulate --workload workload.txt --policy slo,concurrency,cpu:70 --startup 3s --seeds 5\n  \
+    lab simulate --shape square:low=7,high=35,period=60,length=600 --html comparison.html\n  \
+    lab simulate --workload day.txt --policy slo --max 40 --slots 16 --batch 8 --batch-growth 0.1")]
+pub struct Args {
+    /// Requests per second, second by second: a file like loadgen's; may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub workload: Vec<PathBuf>,
+    /// A described workload: constant, ramp, step, spike, sine, square, sawtooth, on-off or markov, with
+    /// low=,high=,period=,length=,seed= after a colon; may be repeated
+    #[arg(long)]
+    pub shape: Vec<Shape>,
+    /// Multiplies all rates
+    #[arg(long, default_value_t = 1.0)]
+    pub rate_scale: f64,
+    /// Laws, plant and report
+    #[command(flatten)]
+    pub flags: Flags,
+}
+
+impl Args {
+    /// Checks the flags and reads the files.
+    ///
+    /// # Errors
+    /// When one makes no sense.
+    pub fn plan(&self) -> Result<Plan> {
+        ensure!(
+            !(self.workload.is_empty() && self.shape.is_empty()),
+            "say what arrives: --workload FILE or --shape SHAPE"
+        );
+        ensure!(
+            self.rate_scale > 0.0 && self.rate_scale <= 1e6,
+            "--rate-scale ({}) must be a positive number",
+            self.rate_scale
+        );
+        let mut workloads: Vec<(String, Workload)> = Vec::new();
+        for path in &self.workload {
+            let text = std::fs::read_to_string(path).with_context(|| format!("read workload {}", path.display()))?;
+            let workload = text.parse().with_context(|| format!("read workload {}", path.display()))?;
+            workloads.push((path.display().to_string(), workload));
+        }
+        workloads.extend(self.shape.iter().map(|shape| (shape.to_string(), shape.workload())));
+        let scaled = |(name, workload): (String, Workload)| (name, workload.scaled(self.rate_scale));
+        let workloads = workloads.into_iter().map(scaled).collect();
+        self.flags.plan(workloads, DEFAULTS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simulate::work::Work;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn plan(flags: &[&str]) -> Result<Plan, String> {
+        let cli = Cli::try_parse_from(["simulate"].iter().chain(flags)).map_err(|error| error.to_string())?;
+        cli.args.plan().map_err(|error| format!("{error:#}"))
+    }
+
+    #[test]
+    fn bad_flags_and_files_are_named() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).expect("written");
+            path.display().to_string()
+        };
+        let (workload, times) = (file("workload", "5 x"), file("times", "50\n\n60.5\n"));
+        assert!(matches!(
+            plan(&["--shape=constant", &format!("--service-times={times}")]).expect("good").plant.work,
+            Work::Recorded(times) if times.len() == 2
+        ));
+        let (bad_times, no_times) = (file("bad", "50\n-1\n"), file("none", "\n"));
+        for (flags, word) in [
+            (&[][..], "--workload FILE or --shape"),
+            (&["--workload=no/such/file"], "no/such/file"),
+            (&[&format!("--workload={workload}")], "line 1, column 3"),
+            (&["--shape=circle"], "no such shape"),
+            (&["--shape=constant", "--policy=magic"], "magic"),
+            (&["--shape=constant", "--min=7"], "--min (7)"),
+            (&["--shape=constant", "--min=0"], "--min 0 needs"),
+            (&["--shape=constant", "--seeds=0"], "seeds"),
+            (&["--shape=constant", "--cores=0"], "--cores (0)"),
+            (&["--shape=constant", "--cores=NaN"], "--cores"),
+            (&["--shape=constant", "--goal=2"], "--goal (2)"),
+            (&["--shape=constant", "--quantile=1"], "--quantile"),
+            (&["--shape=constant", "--interval=1ms"], "--interval"),
+            (&["--shape=constant", "--rate-scale=NaN"], "--rate-scale (NaN)"),
+            (&["--shape=constant", "--workers=2"], "--slots (1)"),
+            (&["--shape=constant", "--batch-growth=NaN"], "--batch-growth (NaN)"),
+            (&["--shape=constant", "--service=0s"], "service"),
+            (&["--shape=constant", "--service-variation=-1"], "service-variation"),
+            (&["--shape=constant", &format!("--service-times={bad_times}")], "line 2: \"-1\""),
+            (&["--shape=constant", &format!("--service-times={no_times}")], "has no service times"),
+        ] {
+            let error = plan(flags).expect_err("refused");
+            assert!(error.contains(word), "{flags:?}: {error}");
+        }
+    }
+}

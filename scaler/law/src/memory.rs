@@ -1,0 +1,77 @@
+//! How long replicas are kept after they were last needed: for each number of replicas a little longer than the load was
+//! last away, if it came back soon.
+
+use std::time::Duration;
+
+/// When one number of replicas was needed.
+#[derive(Debug, Clone, Copy)]
+struct Level {
+    needed: Option<Duration>,
+    /// How long it is kept after that.
+    hold: Duration,
+}
+
+/// The memory of the needed numbers of replicas.
+#[derive(Debug)]
+pub struct Memory {
+    least: Duration,
+    most: Duration,
+    /// For one replica, two, …
+    levels: Vec<Level>,
+}
+
+impl Memory {
+    /// Keeps replicas for `least`, and for up to `most` after the load came back later than that.
+    pub fn new(least: Duration, most: Duration) -> Self {
+        Self { least, most, levels: Vec::new() }
+    }
+
+    /// Notes that so many replicas are needed now.
+    pub fn note(&mut self, at: Duration, replicas: usize) {
+        if self.levels.len() < replicas {
+            self.levels.resize(replicas, Level { needed: None, hold: self.least });
+        }
+        for level in &mut self.levels[..replicas] {
+            if let Some(needed) = level.needed {
+                let away = at - needed;
+                if away > self.most {
+                    level.hold = self.least;
+                } else if away > level.hold {
+                    // A quarter more, since the load does not come back after the same time each time.
+                    level.hold = away.mul_f64(1.25).min(self.most);
+                }
+            }
+            level.needed = Some(at);
+        }
+    }
+
+    /// Replicas to keep.
+    pub fn replicas(&self, at: Duration) -> usize {
+        let is_kept = |level: &Level| level.needed.is_some_and(|needed| at < needed + level.hold);
+        self.levels.iter().rposition(is_kept).map_or(0, |index| index + 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: fn(u64) -> Duration = Duration::from_secs;
+
+    #[test]
+    fn load_that_comes_back_is_waited_for_a_little_longer_than_it_was_away() {
+        let mut memory = Memory::new(S(20), S(120));
+        memory.note(S(0), 3);
+        assert_eq!((memory.replicas(S(19)), memory.replicas(S(20))), (3, 0));
+        memory.note(S(10), 1);
+        assert_eq!((memory.replicas(S(19)), memory.replicas(S(29))), (3, 1));
+        // Three were away for 40 s, one was not.
+        memory.note(S(40), 3);
+        assert_eq!((memory.replicas(S(89)), memory.replicas(S(90))), (3, 0));
+        // Away for 110 s: kept for no longer than the limit. Away for 130 s: not waited for again.
+        memory.note(S(150), 3);
+        assert_eq!((memory.replicas(S(269)), memory.replicas(S(270))), (3, 0));
+        memory.note(S(280), 3);
+        assert_eq!((memory.replicas(S(299)), memory.replicas(S(300))), (3, 0));
+    }
+}
