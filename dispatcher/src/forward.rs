@@ -132,9 +132,7 @@ pub async fn attempt(
     deadline: Instant,
     waited: Duration,
 ) -> AttemptResult {
-    let remaining = deadline.saturating_duration_since(Instant::now());
-    let request = replica_request(address, request, remaining, waited);
-    match exchange(connection, address, request).await {
+    match exchange(connection, address, request, deadline, waited).await {
         Ok(result) => result,
         Err(failure) => AttemptResult::failed(failure),
     }
@@ -144,9 +142,11 @@ pub async fn attempt(
 async fn exchange(
     idle: Option<Connection>,
     address: &Address,
-    request: Request<Body>,
+    request: &Arc<BufferedRequest>,
+    deadline: Instant,
+    waited: Duration,
 ) -> Result<AttemptResult, Failure> {
-    let (response, mut connection) = send(idle, address, request).await?;
+    let (response, mut connection) = send(idle, address, request, deadline, waited).await?;
     let status = response.status();
     let headers = response.headers();
     let capacity = advertised_capacity(headers);
@@ -168,8 +168,13 @@ async fn exchange(
 async fn send(
     mut idle: Option<Connection>,
     address: &Address,
-    mut request: Request<Body>,
+    request: &Arc<BufferedRequest>,
+    deadline: Instant,
+    waited: Duration,
 ) -> Result<(Response<Incoming>, Connection), Failure> {
+    // Made here and not passed in, because each async function would hold a copy of it.
+    let remaining = deadline.saturating_duration_since(Instant::now());
+    let mut request = replica_request(address, request, remaining, waited);
     loop {
         let mut connection = match idle.take() {
             Some(connection) => connection,
@@ -206,7 +211,7 @@ fn classify(status: StatusCode, is_json: bool, body: Bytes) -> Result<ReplicaAns
     }
 }
 
-/// Whether every other replica would answer with the same status.
+/// Whether every other replica would answer with the same status, so that a retry would not help.
 fn is_final(status: StatusCode) -> bool {
     status == StatusCode::OK || status.is_client_error() || status == StatusCode::GATEWAY_TIMEOUT
 }
@@ -259,10 +264,11 @@ fn replica_request(
 fn milliseconds(duration: Duration) -> HeaderValue {
     const MAX_LENGTH: usize = 24;
     let microseconds = duration.as_micros();
-    // A deadline is at most a day, which fits. Every request passes here, and `format!` would allocate.
+    // 20 digits, a point and 3 digits. Every request passes here, and `format!` would allocate.
     let mut text = [0; MAX_LENGTH];
     let mut unwritten = &mut text[..];
-    write!(unwritten, "{}.{:03}", microseconds / 1000, microseconds % 1000).expect("the longest deadline fits");
+    write!(unwritten, "{}.{:03}", microseconds / 1000, microseconds % 1000)
+        .expect("20 digits of milliseconds are longer than any deadline");
     let length = MAX_LENGTH - unwritten.len();
     HeaderValue::from_bytes(&text[..length]).expect("digits and a point are valid in a header")
 }

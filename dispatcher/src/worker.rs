@@ -138,9 +138,9 @@ struct Worker {
     failure_log: FailureLog,
     meters: WorkerMeters,
     probe: Probe,
-    /// Receives the results of probes.
+    /// Cloned for each probe, which sends its result.
     events: mpsc::UnboundedSender<Event>,
-    /// Receives the reports of permits.
+    /// Cloned for each permit, which sends its report.
     reports: mpsc::UnboundedSender<AttemptReport>,
 }
 
@@ -417,7 +417,7 @@ impl Worker {
                 count_retry(failure);
                 self.queue.requeue(entry);
             }
-            Decision::GiveUp(reason) => entry.request.refuse(reason.fault()),
+            Decision::GiveUp(reason) => entry.request.refuse(reason.error()),
         }
     }
 

@@ -1,5 +1,5 @@
 //! Tests whose result depends on time. A shared machine may stand still for seconds, and such a test then fails without
-//! a fault of the dispatcher.
+//! an error of the dispatcher.
 
 use crate::program::report_skipped;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
