@@ -2,9 +2,9 @@
 
 use anyhow::{Result, ensure};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use xtask::paths;
-use xtask::python::{self, Environment};
+use xtask::python_tool::Environment;
 
 /// ONNX Runtime, OpenVINO and PIL.
 pub(crate) const ENGINES: Environment = Environment {
@@ -48,7 +48,9 @@ impl Python {
     /// When an interpreter does not run, or pip cannot install the packages.
     pub(crate) fn find(chosen: Option<&Path>, environment: Environment) -> Result<Self> {
         let Some(chosen) = chosen else { return Ok(Self { program: environment.ensure()? }) };
-        ensure!(python::runs(chosen, &["--version"]), "--python ({}) does not run", chosen.display());
+        let mut version = Command::new(chosen);
+        let status = version.arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+        ensure!(status.is_ok_and(|status| status.success()), "--python ({}) does not run", chosen.display());
         Ok(Self { program: chosen.to_owned() })
     }
 

@@ -12,7 +12,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, StatusCode, body::Incoming};
 use hyper_util::rt::TokioIo;
 use service::respond::{self, Reply};
-use service::wire::{Answer, Code, Fault, Prediction, ReadyBody, Timing, header};
+use service::wire::{Answer, Code, Prediction, ReadyBody, RequestError, Timing, header};
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -259,13 +259,16 @@ impl Stub {
         }
         let Some(slot) = self.take_slot(&request) else {
             self.log.refused.fetch_add(1, Ordering::Relaxed);
-            return respond::fault(&Fault::new(Code::Busy, "at capacity"), "");
+            return respond::error(&RequestError::new(Code::Busy, "at capacity"), "");
         };
         self.stall(slot.arrived);
         let mut body = request.into_body();
         while let Some(frame) = body.frame().await {
             if let Err(error) = frame {
-                return respond::fault(&Fault::new(Code::BadRequest, format!("the body ended early: {error}")), "");
+                return respond::error(
+                    &RequestError::new(Code::BadRequest, format!("the body ended early: {error}")),
+                    "",
+                );
             }
         }
         match &self.pause {

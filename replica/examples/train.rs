@@ -6,7 +6,7 @@
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressIterator, ProgressStyle};
-use replica::model::{Device as Place, Model, ModelFile, Precision, Recipe, Setup, Source, Wanted};
+use replica::model::{Device as Place, KernelChoice, Model, ModelFactory, ModelFile, ModelSource, Precision, Setup};
 use replica::transform::Transform;
 use replica::{decode, preprocess};
 use safetensors::{Dtype, tensor::TensorView};
@@ -68,9 +68,10 @@ fn main() -> Result<()> {
 
     write(&store, &train.labels, &args.out)?;
     // The accuracy is that of the file as it is served: half precision, folded, through the replica's own code.
-    let file = ModelFile::open(&Source::Weights(args.out, None))?;
-    let setup = Setup { kernel: Wanted::Auto, device: Place::Cpu, precision: Precision::F32, threads: 1, max_batch: 1 };
-    let mut model = Recipe::new(file, 224, setup)?.model()?;
+    let file = ModelFile::open(&ModelSource::Weights(args.out, None))?;
+    let setup =
+        Setup { kernel: KernelChoice::Auto, device: Place::Cpu, precision: Precision::F32, threads: 1, max_batch: 1 };
+    let mut model = ModelFactory::new(file, 224, setup)?.model()?;
     println!("held-out accuracy {:.2} %", 100.0 * accuracy(&mut *model, &held_out)?);
     Ok(())
 }

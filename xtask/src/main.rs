@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
-use xtask::{bench, build, cluster, demo, exit, images, libtorch, prerequisites, up};
+use xtask::{bench, cluster, demo, doctor, exit, images, libtorch, requirement, test, up};
 
 /// Builds, runs and tests Roundhouse.
 #[derive(Parser)]
@@ -22,8 +22,12 @@ enum Task {
     Up(up::Options),
     /// Replay one workload against each scaling law in turn, with fresh processes, and compare what they reached and cost
     Experiment(bench::Arguments),
-    /// Run every test
-    Test,
+    /// Get what the tests need, run every test, and say which were skipped
+    Test(test::Options),
+    /// Get what the tests need, and libtorch; `test` does this, too
+    Setup(test::Options),
+    /// Print what the build and the tests need, and how to get what is missing; exit status 0 if nothing is
+    Doctor,
     /// Start a Kubernetes cluster on this machine, apply k8s/base to it, and try what must hold; needs root
     E2e(cluster::Options),
     /// Start such a cluster and leave it running for kubectl until Ctrl-C; needs root
@@ -47,14 +51,16 @@ fn run(task: Task) -> Result<()> {
         Task::Demo => demo::run(),
         Task::Up(options) => up::run(&options),
         Task::Experiment(arguments) => bench::run(Some("experiment"), &arguments),
-        Task::Test => build::test().and_then(|()| cluster::test()),
+        Task::Test(options) => test::run(&options),
+        Task::Setup(options) => test::setup(&options),
+        Task::Doctor => doctor::run(),
         Task::E2e(options) => cluster::run("check", &options),
         Task::Cluster(options) => cluster::run("explore", &options),
         Task::Bench(arguments) => bench::run(None, &arguments),
         Task::Parity(arguments) => bench::run(Some("parity"), &arguments),
         Task::Images(options) => images::run(&options),
         Task::Libtorch => {
-            prerequisites::check()?;
+            requirement::check_build()?;
             libtorch::ensure()
         }
     }

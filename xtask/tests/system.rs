@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
-use xtask::paths;
 use xtask::stack::{ScalerProgram, Setup, Stack};
+use xtask::{http, paths};
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
@@ -36,7 +36,7 @@ impl System {
     /// Status and JSON of one request to `/predict`.
     fn post(&self, content_type: &str, body: &[u8]) -> (u16, Value) {
         let url = format!("http://{}/predict?top_k=3", self.stack.dispatcher.address);
-        let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+        let agent = http::agent();
         let mut answer = agent.post(&url).content_type(content_type).send(body).expect("the dispatcher answers");
         let text = answer.body_mut().read_to_string().expect("the answer is text");
         (answer.status().as_u16(), serde_json::from_str(&text).expect("the answer is JSON"))
@@ -231,7 +231,7 @@ fn a_dispatcher_told_to_stop_answers_what_it_accepted() {
         // All are accepted before the signal; most still wait, as each takes the replica some 50 ms.
         let url = format!("http://{}/metrics", system.stack.dispatcher.address);
         system.until("eight requests are there", || {
-            let metrics = ureq::get(&url).call().and_then(|mut answer| answer.body_mut().read_to_string());
+            let metrics = http::get(&url);
             metrics.is_ok_and(|text| text.contains("dispatcher_enqueued_requests_total 8"))
         });
         send(Signal::TERM, system.stack.dispatcher.id());

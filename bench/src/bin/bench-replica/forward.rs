@@ -2,7 +2,7 @@
 //! other engines.
 
 use anyhow::{Context, Result, bail, ensure};
-use replica::model::{Device, Input, Model, ModelFile, Precision, Recipe, Setup, Source, Wanted};
+use replica::model::{Device, Input, KernelChoice, Model, ModelFactory, ModelFile, ModelSource, Precision, Setup};
 use replica::preprocess;
 use replica::transform::Transform;
 use std::path::PathBuf;
@@ -25,8 +25,8 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 1)]
     max_batch: usize,
     /// --kernel of the replica
-    #[arg(long, value_enum, default_value_t = Wanted::Auto)]
-    kernel: Wanted,
+    #[arg(long, value_enum, default_value_t = KernelChoice::Auto)]
+    kernel: KernelChoice,
     /// --precision of the replica
     #[arg(long, value_enum, default_value_t = Precision::F32)]
     precision: Precision,
@@ -40,14 +40,14 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let Args { kernel, precision, threads, max_batch, .. } = args;
     let setup = Setup { kernel, device: Device::Cpu, precision, threads, max_batch };
     let side = Transform::IMAGENET.crop as usize;
-    let recipe = Recipe::new(ModelFile::open(&Source::Weights(args.weights, None))?, side, setup)?;
-    let mut model = recipe.model()?;
+    let factory = ModelFactory::new(ModelFile::open(&ModelSource::Weights(args.weights, None))?, side, setup)?;
+    let mut model = factory.model()?;
     let crops = std::fs::read(&args.crops).with_context(|| format!("read {}", args.crops.display()))?;
     let images: Vec<Input> = crops
         .chunks_exact(Transform::IMAGENET.input_length())
         .map(|crop| preprocess::normalise(crop, &Transform::IMAGENET))
         .collect();
-    println!("ready replica, {recipe}");
+    println!("ready replica, {factory}");
     for line in std::io::stdin().lines() {
         let answer = answer(&mut *model, &images, &line?)?;
         println!("{}", answer.iter().map(|number| format!("{number:.9}")).collect::<Vec<_>>().join(" "));

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressIterator, ProgressStyle};
-use replica::model::{Device, Model, ModelFile, Precision, Recipe, Setup, Source, Wanted};
+use replica::model::{Device, KernelChoice, Model, ModelFactory, ModelFile, ModelSource, Precision, Setup};
 use replica::transform::Transform;
 use replica::{decode, preprocess};
 use std::path::{Path, PathBuf};
@@ -31,9 +31,9 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let crops = decode_listed(folder)?;
     let (Some(name), Some(weights)) = (args.name, args.weights) else { return Ok(()) };
     let setup =
-        Setup { kernel: Wanted::Auto, device: Device::Cpu, precision: Precision::F32, threads: 1, max_batch: 1 };
-    let file = ModelFile::open(&Source::Weights(weights, None))?;
-    let mut model = Recipe::new(file, Transform::IMAGENET.crop as usize, setup)?.model()?;
+        Setup { kernel: KernelChoice::Auto, device: Device::Cpu, precision: Precision::F32, threads: 1, max_batch: 1 };
+    let file = ModelFile::open(&ModelSource::Weights(weights, None))?;
+    let mut model = ModelFactory::new(file, Transform::IMAGENET.crop as usize, setup)?.model()?;
     let theirs = folder.join("theirs.u8");
     let theirs = std::fs::read(&theirs).with_context(|| format!("read {}", theirs.display()))?;
     for (pixels, crops) in [("own", &crops), ("given", &theirs)] {
