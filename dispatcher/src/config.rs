@@ -1,91 +1,92 @@
-//! Flags → what the dispatcher runs with.
+//! The flags, and the checked configuration that they become.
 
-use crate::discovery::Source;
+use crate::discovery::ReplicaSource;
 use crate::rotation::Balance;
-use crate::worker::Rules;
+use crate::worker::Settings;
 use admission::Order;
 use clap::Parser;
 use service::options::{Process, RequestLimits, positive_duration};
-use service::server::Drain;
+use service::server::DrainConfig;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Queues pictures and hands them to replicas that are free.
+/// Queues images and sends each to a replica that has a free slot.
 #[derive(Debug, Parser)]
 #[command(
     version,
     after_help = "Examples:\n  dispatcher --replicas static:127.0.0.1:6000,127.0.0.1:6001\n  \
     dispatcher --replicas file:/run/roundhouse/replicas --deadline 3s\n  \
     dispatcher --replicas kubernetes:default/replica --admin-listen 0.0.0.0:9090 --token-file /run/secrets/token\n\n\
-    curl -H 'Content-Type: image/jpeg' --data-binary @picture.jpg http://127.0.0.1:5052/predict"
+    curl -H 'Content-Type: image/jpeg' --data-binary @image.jpg http://127.0.0.1:5052/predict"
 )]
 pub struct Args {
     /// Address to serve on; port 0 picks a free one and prints it
     #[arg(long, env = "ROUNDHOUSE_LISTEN", default_value = "0.0.0.0:5052")]
     pub listen: SocketAddr,
-    /// Where replicas are found: static:HOST:PORT,…, file:PATH (one host:port a line), dns:NAME:PORT or
+    /// Where replicas are found: static:HOST:PORT,…, file:PATH (one host:port per line), dns:NAME:PORT or
     /// kubernetes:NAMESPACE/SERVICE[:PORTNAME]
     #[arg(long, env = "ROUNDHOUSE_REPLICAS")]
-    pub replicas: Source,
-    /// Requests that may wait
-    #[arg(long, env = "ROUNDHOUSE_QUEUE_LENGTH", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub replicas: ReplicaSource,
+    /// Number of requests that may wait
+    #[arg(long, env = "ROUNDHOUSE_QUEUE_LENGTH", default_value_t = 1000)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     pub queue_length: u32,
-    /// Bytes that requests may hold together, be they arriving, waiting or with a replica
+    /// Bytes that the bodies of all requests may hold together: arriving, waiting and sent to replicas
     #[arg(long, env = "ROUNDHOUSE_QUEUE_BYTES", default_value_t = 256 << 20)]
     pub queue_bytes: u64,
-    /// Who goes first
+    /// The order in which waiting requests are sent to replicas
     #[arg(long, env = "ROUNDHOUSE_ORDER", value_enum, default_value = "late-last")]
     pub order: Order,
-    /// What an answer should take at most; who can no longer be answered by then is late
+    /// The time within which requests should be answered; a request that cannot be is late
     #[arg(long, env = "ROUNDHOUSE_OBJECTIVE", default_value = "500ms", value_parser = positive_duration)]
     pub objective: Duration,
-    /// Which of several free replicas gets a request
+    /// How a replica is chosen among those with a free slot
     #[arg(long, env = "ROUNDHOUSE_BALANCE", value_enum, default_value = "round-robin")]
     pub balance: Balance,
-    /// Serve /metrics, /livez, /readyz and /status here instead of beside /predict
+    /// Address for /metrics, /livez, /readyz and /status; without it, --listen serves them too
     #[arg(long, env = "ROUNDHOUSE_ADMIN_LISTEN")]
     pub admin_listen: Option<SocketAddr>,
-    /// PEM file with a certificate chain: serve TLS; read again when it changes
+    /// PEM file with the certificate chain for TLS; read again when it changes
     #[arg(long, env = "ROUNDHOUSE_TLS_CERTIFICATE", requires = "tls_key")]
     pub tls_certificate: Option<PathBuf>,
-    /// PEM file with the certificate's private key
+    /// PEM file with the private key of the certificate; read again when it changes
     #[arg(long, env = "ROUNDHOUSE_TLS_KEY", requires = "tls_certificate")]
     pub tls_key: Option<PathBuf>,
-    /// File with the token that /predict then requires (Authorization: Bearer …); read again when it changes
+    /// File with the token that /predict requires (Authorization: Bearer …); read again when it changes
     #[arg(long, env = "ROUNDHOUSE_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
-    /// Bounds of a request
+    /// Limits of a request
     #[command(flatten)]
     pub request_limits: RequestLimits,
-    /// Flags of every program
+    /// Flags that every program has
     #[command(flatten)]
     pub process: Process,
 }
 
-/// Checked settings.
+/// The checked configuration.
 #[derive(Debug)]
 pub struct Config {
     /// Address to serve on.
     pub listen: SocketAddr,
     /// Where replicas are found.
-    pub replicas: Source,
-    /// How requests are queued and handed out.
-    pub rules: Rules,
-    /// What an answer should take at most.
+    pub replicas: ReplicaSource,
+    /// How requests are queued and dispatched.
+    pub settings: Settings,
+    /// The time within which requests should be answered.
     pub objective: Duration,
-    /// Bytes of all bodies together.
+    /// Bytes that the bodies of all requests may hold together.
     pub queue_bytes: usize,
-    /// Address of the admin paths, if it is another.
+    /// Address of the admin paths; `None` if `listen` serves them.
     pub admin_listen: Option<SocketAddr>,
-    /// Certificate chain and key, for TLS.
+    /// Files with the certificate chain and its private key, for TLS.
     pub tls: Option<(PathBuf, PathBuf)>,
-    /// What clients must prove to know.
+    /// File with the token that `/predict` requires, if there is one.
     pub token_file: Option<PathBuf>,
-    /// What one request may cost.
+    /// Limits of one request.
     pub request_limits: RequestLimits,
-    /// How it leaves.
-    pub drain: Drain,
+    /// How the process ends after it was told to stop.
+    pub drain: DrainConfig,
 }
 
 impl TryFrom<Args> for Config {
@@ -95,19 +96,19 @@ impl TryFrom<Args> for Config {
         let RequestLimits { max_body_bytes, drain_delay, grace, .. } = args.request_limits;
         anyhow::ensure!(
             max_body_bytes <= args.queue_bytes,
-            "--max-body-bytes ({max_body_bytes}) must not exceed --queue-bytes ({}), or such a body could never wait",
+            "--max-body-bytes ({max_body_bytes}) must not exceed --queue-bytes ({}), which could not hold such a body",
             args.queue_bytes
         );
         anyhow::ensure!(
             args.objective <= args.request_limits.deadline,
-            "--objective ({}) must not be longer than --deadline ({}), after which nobody is answered",
+            "--objective ({}) must not be longer than --deadline ({}), after which requests are not answered",
             humantime::format_duration(args.objective),
             humantime::format_duration(args.request_limits.deadline)
         );
         Ok(Self {
             listen: args.listen,
             replicas: args.replicas,
-            rules: Rules {
+            settings: Settings {
                 order: args.order,
                 balance: args.balance,
                 queue_length: args.queue_length as usize,
@@ -119,7 +120,7 @@ impl TryFrom<Args> for Config {
             tls: args.tls_certificate.zip(args.tls_key),
             token_file: args.token_file,
             request_limits: args.request_limits,
-            drain: Drain { delay: drain_delay, grace, with_parent: args.process.exit_with_parent },
+            drain: DrainConfig { delay: drain_delay, grace, exit_with_parent: args.process.exit_with_parent },
         })
     }
 }
@@ -135,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_flags_are_named() {
+    fn errors_name_the_bad_flag_or_its_value() {
         assert!(config(&[]).is_ok());
         for (flags, word) in [
             (["--deadline", "0s"], "--deadline"),
@@ -152,7 +153,7 @@ mod tests {
             (["--tls-key", "key.pem"], "--tls-certificate"),
             (["--tls-certificate", "chain.pem"], "--tls-key"),
         ] {
-            let error = config(&flags).expect_err("refused");
+            let error = config(&flags).expect_err("the flags are refused");
             assert!(error.contains(word), "{flags:?}: {error}");
         }
     }

@@ -1,4 +1,4 @@
-//! Where replicas are published. Every way yields the whole present set, again at each change.
+//! The sources in which replicas are published. Every source yields the whole current set, and again after each change.
 
 pub mod dns;
 pub mod file;
@@ -10,28 +10,28 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use tokio::sync::watch;
 
-/// The published set; its sender lives as long as the source is watched.
+/// The published set of replicas. Its sender lives as long as the source is watched.
 pub type Published = watch::Receiver<BTreeSet<Address>>;
 
-/// `--replicas`: where to look.
+/// Where replicas are found: the value of `--replicas`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
+pub enum ReplicaSource {
     /// A fixed list.
     Static(BTreeSet<Address>),
-    /// A file with one address a line, replaced atomically by whoever runs the replicas.
+    /// A file with one address per line. The program that runs the replicas replaces it atomically.
     File(PathBuf),
-    /// A name of the domain name system.
+    /// A host name with several addresses.
     Dns(dns::Name),
-    /// A Service of the cluster.
-    Kubernetes(kubernetes::Service),
+    /// A Service of a Kubernetes cluster.
+    Kubernetes(kubernetes::ServiceName),
 }
 
-/// Why a source cannot be used.
+/// Why a source of replicas cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The flag names no known source.
+    /// The value of the flag begins with no known kind of source.
     #[error(
-        "{0:?} is no source of replicas; try static:127.0.0.1:6000, file:/run/replicas, dns:replica:6000 or \
+        "{0:?} is not a source of replicas; try static:127.0.0.1:6000, file:/run/replicas, dns:replica:6000 or \
          kubernetes:default/replica"
     )]
     Unknown(String),
@@ -44,17 +44,17 @@ pub enum Error {
     /// A Service is not `NAMESPACE/NAME[:PORTNAME]`.
     #[error("{0:?} is not NAMESPACE/SERVICE or NAMESPACE/SERVICE:PORTNAME, such as default/replica:http")]
     Service(String),
-    /// The file's folder cannot be watched.
+    /// The folder of the file cannot be watched.
     #[error("watch {path}: {reason}; create the folder first")]
     Watch {
         /// The folder.
         path: String,
-        /// The system's words.
+        /// The error message of the operating system.
         reason: String,
     },
 }
 
-impl FromStr for Source {
+impl FromStr for ReplicaSource {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
@@ -68,11 +68,14 @@ impl FromStr for Source {
     }
 }
 
-impl Source {
-    /// Starts watching. The first value is the present set, which may be empty.
+impl ReplicaSource {
+    /// Starts to watch the source. The first value is the current set, which may be empty.
     ///
     /// # Errors
-    /// [`Error::Watch`].
+    /// [`Error::Watch`] if the folder of a file cannot be watched.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
     pub fn watch(self) -> Result<Published, Error> {
         match self {
             Self::Static(addresses) => Ok(watch::channel(addresses).1),
@@ -83,7 +86,16 @@ impl Source {
     }
 }
 
-/// Checks one `host:port`.
+/// Publishes `set` if it differs from the current one.
+fn publish(publisher: &watch::Sender<BTreeSet<Address>>, set: BTreeSet<Address>) {
+    publisher.send_if_modified(|current| {
+        let has_changed = *current != set;
+        *current = set;
+        has_changed
+    });
+}
+
+/// Parses one `host:port`.
 fn address(text: &str) -> Result<Address, Error> {
     let text = text.trim();
     match text.rsplit_once(':') {
@@ -101,12 +113,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sources_are_told_apart_by_their_prefix() {
-        let list = Source::Static(["a:1".into(), "[::1]:2".into()].into());
-        assert_eq!("static:a:1,[::1]:2".parse::<Source>().ok(), Some(list));
-        assert_eq!("file:/x/y".parse::<Source>().ok(), Some(Source::File("/x/y".into())));
+    fn the_prefix_tells_the_kind_of_source() {
+        let list = ReplicaSource::Static(["a:1".into(), "[::1]:2".into()].into());
+        assert_eq!("static:a:1,[::1]:2".parse::<ReplicaSource>().ok(), Some(list));
+        assert_eq!("file:/x/y".parse::<ReplicaSource>().ok(), Some(ReplicaSource::File("/x/y".into())));
         for bad in ["", "a:1", "file:", "static:", "static:a", "static:a:x", "static:a:70000", "static::1", "ftp:x"] {
-            assert!(bad.parse::<Source>().is_err(), "{bad}");
+            assert!(bad.parse::<ReplicaSource>().is_err(), "{bad}");
         }
     }
 }

@@ -1,15 +1,24 @@
-//! The dispatcher: holds requests in one bounded queue and hands them round robin to replicas that are free.
+//! The dispatcher: holds requests in one bounded queue and sends each to a replica that has a free slot.
 
+pub mod admin;
 pub mod config;
 pub mod discovery;
+pub mod dispatch;
+pub mod failure;
+pub mod failure_log;
 pub mod forward;
 pub mod handler;
-pub mod history;
-pub mod inspection;
+pub mod load;
+pub mod meters;
+pub mod metrics;
+pub mod permit;
+pub mod pool;
 pub mod queue;
 pub mod rate;
+pub mod request;
+pub mod retry;
 pub mod rotation;
 pub mod server;
+pub mod status;
 pub mod token;
-pub mod turn;
 pub mod worker;

@@ -1,114 +1,116 @@
-//! Bounded queue of jobs with deadlines, in order of arrival. Knows time only as an argument; knows nothing of HTTP or
-//! of replicas.
+//! Bounded queue of requests with deadlines, in order of arrival. Pure: time is an argument. It knows nothing of HTTP
+//! or of replicas.
 
 use admission::Order;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-/// Names a job for as long as the process lives. Later jobs have higher tickets, which makes it the order of arrival.
+/// A request's number in the order of arrival: later requests have higher numbers. Unique in the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Ticket(pub u64);
+pub struct SequenceNumber(pub u64);
 
-/// A job in its place.
+/// A request in the queue.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Entry<T> {
-    /// Its name, and its place in the order.
-    pub ticket: Ticket,
+    /// The request's place in the order of arrival.
+    pub sequence_number: SequenceNumber,
     /// An answer after this instant misses the objective.
     pub objective: Instant,
-    /// It is never handed out at or after this instant.
+    /// The request is never dispatched at or after this instant.
     pub deadline: Instant,
-    /// The job itself.
-    pub job: T,
+    /// The request itself.
+    pub request: T,
 }
 
-/// Two classes, each in order of arrival. Under [`Order::Fifo`] everybody stays in the first.
+/// Two classes of requests, each in order of arrival: punctual and late. Under [`Order::Fifo`] all requests are
+/// punctual.
 #[derive(Debug)]
 pub struct Queue<T> {
     order: Order,
-    /// Can still meet the objective, as far as is known.
-    punctual: BTreeMap<Ticket, Entry<T>>,
-    /// The punctual ones by what makes them late; empty under [`Order::Fifo`].
-    objectives: BTreeSet<(Instant, Ticket)>,
-    /// Stepped aside; nobody comes back from here into the first class.
-    late: BTreeMap<Ticket, Entry<T>>,
+    /// Requests that can still meet the objective, as far as is known.
+    punctual: BTreeMap<SequenceNumber, Entry<T>>,
+    /// The punctual requests ordered by their objective; empty under [`Order::Fifo`].
+    objectives: BTreeSet<(Instant, SequenceNumber)>,
+    /// Requests that can no longer meet the objective. They never become punctual again while they wait.
+    late: BTreeMap<SequenceNumber, Entry<T>>,
     max_length: usize,
 }
 
 impl<T> Queue<T> {
-    /// An empty queue for so many jobs.
+    /// An empty queue that admits `max_length` requests.
     pub fn new(order: Order, max_length: usize) -> Self {
         let (punctual, objectives, late) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
         Self { order, punctual, objectives, late, max_length }
     }
 
-    /// Adds a job in its place.
+    /// Adds a request in its place in the order of arrival.
     ///
     /// # Errors
-    /// Gives the entry back when the queue is full.
+    /// Returns the entry when the queue is full.
     pub fn push(&mut self, entry: Entry<T>) -> Result<(), Entry<T>> {
         if self.len() >= self.max_length {
             return Err(entry);
         }
-        self.put_back(entry);
+        self.requeue(entry);
         Ok(())
     }
 
-    /// Puts a job that was already admitted back where it was: before all that came after it. It has been counted once
-    /// and is never refused, so the bound can be exceeded by what was in flight.
-    pub fn put_back(&mut self, entry: Entry<T>) {
+    /// Returns a dispatched request to its place in the order of arrival, before all later requests. The queue never
+    /// refuses a request that it has admitted, so its length can exceed the bound by the number of requests in flight.
+    pub fn requeue(&mut self, entry: Entry<T>) {
         if self.order == Order::LateLast {
-            self.objectives.insert((entry.objective, entry.ticket));
+            self.objectives.insert((entry.objective, entry.sequence_number));
         }
-        self.punctual.insert(entry.ticket, entry);
+        self.punctual.insert(entry.sequence_number, entry);
     }
 
-    /// Moves the jobs that would miss the objective, even if they were handed out now and took `service_time`, to
-    /// the second class.
+    /// Makes those requests late that would miss the objective even if they were dispatched at `now` and took
+    /// `service_time`.
     pub fn demote(&mut self, now: Instant, service_time: Duration) {
-        while let Some(&(objective, ticket)) = self.objectives.first()
+        while let Some(&(objective, sequence_number)) = self.objectives.first()
             && objective < now + service_time
         {
             self.objectives.pop_first();
-            let entry = self.punctual.remove(&ticket).expect("every objective is a punctual job's");
-            self.late.insert(ticket, entry);
+            let entry = self.punctual.remove(&sequence_number).expect("every objective belongs to a punctual request");
+            self.late.insert(sequence_number, entry);
         }
     }
 
-    /// Takes the first job whose deadline lies after `now` and for which `place` finds one, late ones last; those only
-    /// while a replica that takes `service_time` would answer before their deadlines. Expired jobs stay until their
-    /// owner removes them.
-    pub fn pop<P>(
+    /// Takes the first request for which `find_replica` finds a replica. Punctual requests come first. A punctual
+    /// request is passed over at or after its deadline; a late one also if a replica that takes `service_time` would
+    /// answer after the deadline. Expired requests stay in the queue until they are removed.
+    pub fn pop<R>(
         &mut self,
         now: Instant,
         service_time: Duration,
-        mut place: impl FnMut(&T) -> Option<P>,
-    ) -> Option<(Entry<T>, P)> {
+        mut find_replica: impl FnMut(&T) -> Option<R>,
+    ) -> Option<(Entry<T>, R)> {
         let punctual = self.punctual.values().filter(|entry| entry.deadline > now);
         let late = self.late.values().filter(|entry| entry.deadline > now + service_time);
-        let mut alive = punctual.chain(late);
-        let (ticket, place) = alive.find_map(|entry| Some((entry.ticket, place(&entry.job)?)))?;
-        Some((self.remove(ticket)?, place))
+        let mut unexpired = punctual.chain(late);
+        let (sequence_number, replica) =
+            unexpired.find_map(|entry| Some((entry.sequence_number, find_replica(&entry.request)?)))?;
+        Some((self.remove(sequence_number)?, replica))
     }
 
-    /// Takes the job `ticket`, wherever it stands; nothing if it does not wait here.
-    pub fn remove(&mut self, ticket: Ticket) -> Option<Entry<T>> {
-        let entry = self.punctual.remove(&ticket).or_else(|| self.late.remove(&ticket))?;
-        self.objectives.remove(&(entry.objective, ticket));
+    /// Removes a request from either class; `None` if it does not wait in this queue.
+    pub fn remove(&mut self, sequence_number: SequenceNumber) -> Option<Entry<T>> {
+        let entry = self.punctual.remove(&sequence_number).or_else(|| self.late.remove(&sequence_number))?;
+        self.objectives.remove(&(entry.objective, sequence_number));
         Some(entry)
     }
 
-    /// Jobs waiting.
+    /// Number of requests waiting.
     pub fn len(&self) -> usize {
         self.punctual.len() + self.late.len()
     }
 
-    /// Of those, the late ones.
+    /// Number of late requests waiting.
     pub fn late_len(&self) -> usize {
         self.late.len()
     }
 
-    /// Whether nothing waits.
+    /// Whether no request waits.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -119,83 +121,84 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const AMPLE: usize = 10;
+    /// More requests than a test adds.
+    const UNFILLED: usize = 10;
 
     fn seconds(count: u64) -> Duration {
         Duration::from_secs(count)
     }
 
-    fn entry(ticket: u64, deadline: Instant) -> Entry<()> {
-        Entry { ticket: Ticket(ticket), objective: deadline, deadline, job: () }
+    fn entry(number: u64, deadline: Instant) -> Entry<()> {
+        Entry { sequence_number: SequenceNumber(number), objective: deadline, deadline, request: () }
     }
 
-    /// The ticket of the first job, wherever it may go.
+    /// The sequence number of the first request, if any replica takes any request.
     fn pop(queue: &mut Queue<()>, now: Instant) -> Option<u64> {
         queue.demote(now, Duration::ZERO);
-        queue.pop(now, Duration::ZERO, |()| Some(())).map(|(entry, ())| entry.ticket.0)
+        queue.pop(now, Duration::ZERO, |()| Some(())).map(|(entry, ())| entry.sequence_number.0)
     }
 
     #[test]
-    fn a_job_without_a_place_lets_the_next_pass() {
+    fn a_request_that_finds_no_replica_lets_the_next_one_pass() {
         let now = Instant::now();
-        let mut queue = Queue::new(Order::LateLast, AMPLE);
+        let mut queue = Queue::new(Order::LateLast, UNFILLED);
         let deadline = now + seconds(1);
-        for (ticket, job) in ["picky", "easy", "late"].into_iter().enumerate() {
-            let entry = Entry { ticket: Ticket(ticket as u64), objective: deadline, deadline, job };
-            queue.push(entry).expect("there is room");
+        for (number, request) in ["constrained", "free", "last"].into_iter().enumerate() {
+            let sequence_number = SequenceNumber(number as u64);
+            queue.push(Entry { sequence_number, objective: deadline, deadline, request }).expect("there is room");
         }
-        let popped =
-            queue.pop(now, Duration::ZERO, |job| (*job != "picky").then_some(7)).expect("somebody has a place");
-        assert_eq!((popped.0.job, popped.1), ("easy", 7));
-        assert_eq!(
-            queue.pop(now, Duration::ZERO, |_| Some(())).map(|(entry, ())| entry.job),
-            Some("picky"),
-            "it kept its turn"
-        );
+        let (entry, replica) = queue
+            .pop(now, Duration::ZERO, |request| (*request != "constrained").then_some(7))
+            .expect("two requests find a replica");
+        assert_eq!((entry.request, replica), ("free", 7));
+        let next = queue.pop(now, Duration::ZERO, |_| Some(())).map(|(entry, ())| entry.request);
+        assert_eq!(next, Some("constrained"), "the request has kept its place");
     }
 
     #[test]
-    fn expired_jobs_are_never_handed_out() {
+    fn expired_requests_are_never_dispatched() {
         let start = Instant::now();
         let at = |count| start + seconds(count);
-        let mut queue = Queue::new(Order::LateLast, AMPLE);
-        for (ticket, deadline) in [(1, at(1)), (2, at(5)), (3, at(1))] {
-            queue.push(entry(ticket, deadline)).expect("there is room");
+        let mut queue = Queue::new(Order::LateLast, UNFILLED);
+        for (number, deadline) in [(1, at(1)), (2, at(5)), (3, at(1))] {
+            queue.push(entry(number, deadline)).expect("there is room");
         }
         assert_eq!(pop(&mut queue, at(1)), Some(2));
         assert_eq!(pop(&mut queue, at(1)), None);
         assert_eq!(queue.len(), 2);
-        assert!(queue.remove(Ticket(1)).is_some() && queue.remove(Ticket(3)).is_some());
+        assert!(queue.remove(SequenceNumber(1)).is_some() && queue.remove(SequenceNumber(3)).is_some());
         assert!(queue.is_empty());
     }
 
     #[test]
-    fn a_returned_job_goes_first_and_is_never_refused() {
+    fn a_requeued_request_goes_first_and_is_never_refused() {
         let later = Instant::now() + seconds(9);
         let mut queue = Queue::new(Order::LateLast, 1);
         queue.push(entry(1, later)).expect("there is room");
-        assert_eq!(queue.push(entry(2, later)).map_err(|entry| entry.ticket), Err(Ticket(2)));
-        queue.put_back(entry(0, later));
+        assert_eq!(queue.push(entry(2, later)).map_err(|entry| entry.sequence_number), Err(SequenceNumber(2)));
+        queue.requeue(entry(0, later));
         assert_eq!(pop(&mut queue, Instant::now()), Some(0));
-        assert_eq!(queue.remove(Ticket(1)).map(|entry| entry.ticket), Some(Ticket(1)));
+        assert_eq!(queue.remove(SequenceNumber(1)).map(|entry| entry.sequence_number), Some(SequenceNumber(1)));
     }
 
     #[test]
-    fn late_jobs_step_aside_and_are_still_served() {
+    fn late_requests_come_last_and_are_still_served() {
         let start = Instant::now();
         let order = |order| {
-            let mut queue = Queue::new(order, AMPLE);
-            // (ticket, objective) in seconds; a service time of two makes the first two late at the first second.
-            for (ticket, objective) in [(1, 2), (2, 1), (3, 4), (4, 3)] {
+            let mut queue = Queue::new(order, UNFILLED);
+            // (sequence number, objective in seconds). A service time of 2 s makes the first two late after 1 s.
+            for (number, objective) in [(1, 2), (2, 1), (3, 4), (4, 3)] {
                 let (objective, deadline) = (start + seconds(objective), start + seconds(60));
-                queue.push(Entry { objective, ..entry(ticket, deadline) }).expect("there is room");
+                queue.push(Entry { objective, ..entry(number, deadline) }).expect("there is room");
             }
             let now = start + seconds(1);
             queue.demote(now, seconds(2));
             let late = queue.late_len();
-            let served =
-                [(); 4].map(|()| queue.pop(now, Duration::ZERO, |()| Some(())).map(|(entry, ())| entry.ticket.0));
-            (late, served.map(|ticket| ticket.expect("four jobs")))
+            let served = [(); 4].map(|()| {
+                let (entry, ()) = queue.pop(now, Duration::ZERO, |()| Some(())).expect("four requests wait");
+                entry.sequence_number.0
+            });
+            (late, served)
         };
         assert_eq!(order(Order::LateLast), (2, [3, 4, 1, 2]));
         assert_eq!(order(Order::Fifo), (0, [1, 2, 3, 4]));
@@ -210,8 +213,8 @@ mod tests {
         Pop {
             service_time: u64,
         },
-        /// What was taken last comes back.
-        PutBack,
+        /// The request that was dispatched last returns.
+        Requeue,
         Remove(u64),
     }
 
@@ -220,15 +223,15 @@ mod tests {
             3 => (0..9_u64, 0..20_u64)
                 .prop_map(|(punctual_for, lifetime)| Step::Push { punctual_for, lifetime }),
             2 => (0..4_u64).prop_map(|service_time| Step::Pop { service_time }),
-            1 => Just(Step::PutBack),
+            1 => Just(Step::Requeue),
             1 => (0..60_u64).prop_map(Step::Remove),
         ]
     }
 
-    /// The plainest possible model: what waits, in order of arrival; times in seconds since the start.
+    /// One request in a plain model of the queue: a list in order of arrival. Times are seconds since the start.
     #[derive(Debug, Clone, Copy)]
     struct Waiting {
-        ticket: u64,
+        number: u64,
         objective: u64,
         deadline: u64,
         late: bool,
@@ -236,7 +239,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn order_and_bound_hold_whatever_happens(
+        fn order_and_bound_hold_after_any_steps(
             fifo in any::<bool>(),
             steps in prop::collection::vec(step(), 0..200),
         ) {
@@ -258,40 +261,45 @@ mod tests {
                         });
                         prop_assert_eq!(pushed.is_ok(), room);
                         if room {
-                            model.push(Waiting { ticket: clock, objective, deadline, late: false });
+                            model.push(Waiting { number: clock, objective, deadline, late: false });
                         }
                     }
                     Step::Pop { service_time } => {
-                        for job in &mut model {
-                            job.late |= !fifo && job.objective < clock + service_time;
+                        for waiting in &mut model {
+                            waiting.late |= !fifo && waiting.objective < clock + service_time;
                         }
                         let expected = model
                             .iter()
                             .enumerate()
-                            .filter(|(_, job)| job.deadline > clock + if job.late { service_time } else { 0 })
-                            .min_by_key(|(_, job)| (job.late, job.ticket))
+                            .filter(|(_, waiting)| {
+                                let needed = if waiting.late { service_time } else { 0 };
+                                waiting.deadline > clock + needed
+                            })
+                            .min_by_key(|(_, waiting)| (waiting.late, waiting.number))
                             .map(|(index, _)| index);
                         queue.demote(now, seconds(service_time));
                         let popped = queue.pop(now, seconds(service_time), |()| Some(())).map(|(entry, ())| entry);
-                        prop_assert_eq!(popped.as_ref().map(|entry| entry.ticket.0), expected.map(|index| model[index].ticket));
+                        let popped_number = popped.as_ref().map(|entry| entry.sequence_number.0);
+                        prop_assert_eq!(popped_number, expected.map(|index| model[index].number));
                         if let (Some(entry), Some(index)) = (popped, expected) {
                             taken.push((entry, model.remove(index)));
                         }
                     }
-                    Step::PutBack => {
+                    Step::Requeue => {
                         if let Some((entry, waiting)) = taken.pop() {
-                            queue.put_back(entry);
+                            queue.requeue(entry);
                             model.push(Waiting { late: false, ..waiting });
                         }
                     }
-                    Step::Remove(ticket) => {
-                        let index = model.iter().position(|job| job.ticket == ticket);
-                        let expected = index.map(|index| model.remove(index).ticket);
-                        prop_assert_eq!(queue.remove(Ticket(ticket)).map(|entry| entry.ticket.0), expected);
+                    Step::Remove(number) => {
+                        let index = model.iter().position(|waiting| waiting.number == number);
+                        let expected = index.map(|index| model.remove(index).number);
+                        let removed = queue.remove(SequenceNumber(number)).map(|entry| entry.sequence_number.0);
+                        prop_assert_eq!(removed, expected);
                     }
                 }
                 prop_assert_eq!(queue.len(), model.len());
-                prop_assert_eq!(queue.late_len(), model.iter().filter(|job| job.late).count());
+                prop_assert_eq!(queue.late_len(), model.iter().filter(|waiting| waiting.late).count());
             }
         }
     }

@@ -1,33 +1,34 @@
-//! How often something happens. Knows time only as an argument.
+//! The rate of events, weighted towards the last seconds. Time is an argument.
 
 use std::time::{Duration, Instant};
 
-/// Older events count ever less: after this time, 37 % of what they did.
-const MEMORY: Duration = Duration::from_secs(5);
+/// An event's weight falls to 1/e (37 %) after this time.
+const TIME_CONSTANT: Duration = Duration::from_secs(5);
 
-/// Events a second, lately.
+/// Events per second: an exponentially weighted mean over about the last [`TIME_CONSTANT`].
 #[derive(Debug, Clone, Copy)]
 pub struct Rate {
     per_second: f64,
-    at: Instant,
+    /// The time for which `per_second` holds.
+    as_of: Instant,
 }
 
 impl Rate {
-    /// Nothing has happened by `now`.
+    /// The rate at `now` if no event has happened yet: zero.
     pub fn new(now: Instant) -> Self {
-        Self { per_second: 0.0, at: now }
+        Self { per_second: 0.0, as_of: now }
     }
 
-    /// It happened at `now`.
-    pub fn happened(&mut self, now: Instant) {
-        self.per_second = self.per_second(now) + 1.0 / MEMORY.as_secs_f64();
-        self.at = now;
+    /// Records an event at `now`.
+    pub fn record(&mut self, now: Instant) {
+        self.per_second = self.per_second(now) + 1.0 / TIME_CONSTANT.as_secs_f64();
+        self.as_of = now;
     }
 
-    /// As of `now`.
+    /// Events per second, as of `now`.
     pub fn per_second(&self, now: Instant) -> f64 {
-        let age = now.saturating_duration_since(self.at);
-        self.per_second * (-age.as_secs_f64() / MEMORY.as_secs_f64()).exp()
+        let age = now.saturating_duration_since(self.as_of);
+        self.per_second * (-age.as_secs_f64() / TIME_CONSTANT.as_secs_f64()).exp()
     }
 }
 
@@ -36,15 +37,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_steady_stream_is_measured_and_forgotten() {
+    fn a_steady_stream_is_measured_and_then_fades() {
         let start = Instant::now();
         let mut rate = Rate::new(start);
         for event in 0..3000 {
-            rate.happened(start + Duration::from_millis(20) * event);
+            rate.record(start + Duration::from_millis(20) * event);
         }
         let end = start + Duration::from_secs(60);
         assert!((rate.per_second(end) - 50.0).abs() < 1.0, "{rate:?}");
-        let ratio = rate.per_second(end + MEMORY) / rate.per_second(end);
+        let ratio = rate.per_second(end + TIME_CONSTANT) / rate.per_second(end);
         assert!((ratio - (-1.0_f64).exp()).abs() < 1e-9);
     }
 }

@@ -1,4 +1,5 @@
-//! Whose turn it is, among the replicas that have a free slot. Knows time and chance only as arguments; opens no socket.
+//! The set of replicas, their states, and the choice of the next one among those with a free slot. Pure: time and
+//! randomness are arguments, and it opens no socket.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,366 +8,404 @@ use std::time::{Duration, Instant};
 /// A replica's published `host:port`.
 pub type Address = Arc<str>;
 
-/// Failures in a row, of a replica that does answer, before it is ejected.
+/// A replica that answers is ejected after this many failures in a row.
 const FAILURES_TO_EJECT: u32 = 3;
 
-/// First back-off of an ejected replica; doubled by every failed probe.
+/// First back-off of an ejected replica. Every failed probe doubles it.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 
-/// Longest back-off: with its jitter under a second, so that a replica that is well again is used within one.
+/// Longest back-off: with its jitter under a second, so that a replica that has recovered is used within a second.
 const LAST_BACKOFF: Duration = Duration::from_millis(800);
 
-/// How long a replica that said `busy` is passed over: another dispatcher filled it, and its answer frees a slot.
+/// How long a busy replica is passed over. Another dispatcher has filled it, and its next answer frees a slot.
 const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
-/// What a turn of a replica with one slot costs on the scale of [`Replica::pass`]; one with more pays less.
-const TURN: u64 = 1 << 20;
+/// By how much a pick of a replica with one slot raises its [`Replica::pass`]. A replica with `n` slots pays `1 / n` of
+/// it.
+const STRIDE: u64 = 1 << 20;
 
 /// How a replica is chosen among those with a free slot.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Balance {
-    /// In turn; one with twice the slots comes twice as often
+    /// In turn; a replica with twice the capacity is chosen twice as often
     #[default]
     RoundRobin,
-    /// The one with the smallest part of its slots in use; in turn among equals
+    /// The replica with the smallest share of its slots in use; in turn among equals
     LeastLoaded,
 }
 
-/// What the choice of a replica has to know about a job.
+/// What the choice of a replica has to respect for one request.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Demands<'a> {
-    /// Replicas that failed it: passed over as long as any other is in rotation.
+pub struct Constraints<'a> {
+    /// Replicas at which the request has failed. They are passed over as long as any other replica is ready.
     pub tried: &'a [Address],
-    /// A replica died while it held this job. Two such jobs never share a replica: when the next one dies too, it is
-    /// known of which.
+    /// Whether a replica died while it held the request. Two suspects never share a replica, so that after another
+    /// death there is only one suspect.
     pub is_suspect: bool,
 }
 
-/// How an attempt against a replica went, as far as the rotation cares.
+/// What an attempt tells about the health of its replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// It answered.
+pub enum HealthSignal {
+    /// The replica answered.
     Answered {
-        /// Slots that it advertised with the answer.
+        /// The capacity that it advertised with the answer.
         capacity: Option<usize>,
     },
-    /// It is full; no fault of its own.
+    /// All slots of the replica are taken, which is no failure.
     Busy,
-    /// The request's time was up too soon to blame the replica.
-    Unfinished,
-    /// It answered with a fault of its own, or too late.
+    /// The attempt tells nothing about the replica.
+    Inconclusive,
+    /// The replica answered with an error of its own, or too late.
     Failed,
-    /// It refused the connection or dropped it.
+    /// The replica refused the connection or dropped it.
     Unreachable,
 }
 
-/// Replicas by state, for the metrics.
+/// What follows from a probe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProbeEffect {
+    /// The replica has joined those that take requests.
+    Joined,
+    /// The replica holds requests and did not answer a liveness check: its requests should move to other replicas.
+    Stalled,
+    /// Nothing changes for requests.
+    Unchanged,
+}
+
+/// Numbers over all replicas, for the metrics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Census {
-    /// In rotation.
+pub struct Totals {
+    /// Replicas that take requests.
     pub ready: usize,
-    /// Out until a probe succeeds, newcomers included.
+    /// Replicas that take no requests until a probe succeeds, new ones included.
     pub ejected: usize,
-    /// No longer published; finishing what they hold.
+    /// Replicas that are no longer published and still hold requests.
     pub draining: usize,
     /// Slots of all ready replicas.
     pub capacity: usize,
 }
 
-/// One replica as the rotation sees it.
+/// One replica.
 #[derive(Debug, Clone)]
 pub struct Replica {
-    /// Where it is.
+    /// Where the replica listens.
     pub address: Address,
-    /// Requests that it takes at once; 1 until it says otherwise.
+    /// Number of slots: requests that the replica takes at once. 1 until the replica advertises another number.
     pub capacity: usize,
-    /// Sent, unanswered.
+    /// Slots in use: requests sent and not yet answered.
     pub in_flight: usize,
-    /// Whether and how it takes part.
+    /// Whether the replica takes requests.
     pub state: State,
+    /// Failures since the last answer.
     failures: u32,
-    /// Back-offs since it last answered a request; answered probes do not count.
+    /// Ejections and failed probes since the last answered request. Answered probes do not reset it.
     backoffs: u32,
     busy_until: Option<Instant>,
-    /// Of those in flight, the suspects: one at most.
+    /// Slots in use by suspects: at most one.
     suspects: usize,
-    /// Since when it has been holding requests without answering any.
-    quiet_since: Instant,
-    /// Since when it has been holding requests, or its last answer if that was later.
-    works_since: Instant,
-    /// A probe of a quiet replica is on its way.
-    checking: bool,
-    /// Virtual time of its next turn (stride scheduling, Waldspurger and Weihl 1995).
+    /// The start of the present silence: the last answer, the last liveness check, or the first request after an idle
+    /// time.
+    silent_since: Instant,
+    /// The start of the present work: the last answer, or the first request after an idle time.
+    working_since: Instant,
+    /// Whether a liveness check is on its way.
+    is_being_checked: bool,
+    /// Virtual time of the next pick (stride scheduling, Waldspurger and Weihl 1995).
     pass: u64,
-    /// When it had its last turn, in turns of everybody; breaks ties, which makes it round robin among equals.
-    last_turn: u64,
+    /// The number of the last pick of this replica. It breaks ties, which makes equals take turns.
+    last_pick: u64,
 }
 
-/// Whether a replica takes part.
+/// Whether a replica takes requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// In rotation.
+    /// It takes requests.
     Ready,
-    /// Out of rotation until a probe at `probe_at` or later succeeds.
+    /// It takes no requests until a probe at `probe_at` or later succeeds.
     Ejected {
-        /// When to ask again.
+        /// When the next probe is due.
         probe_at: Instant,
-        /// A probe is on its way.
-        probing: bool,
+        /// Whether a probe is on its way.
+        is_being_probed: bool,
     },
-    /// No longer published.
+    /// It is no longer published, and finishes the requests that it holds.
     Draining,
 }
 
-/// The set of replicas, and whose turn it is.
+/// The set of replicas, and the order in which they are chosen.
 #[derive(Debug, Default)]
 pub struct Rotation {
     balance: Balance,
     replicas: Vec<Replica>,
-    /// Turns given.
-    turns: u64,
-    /// The pass at which the last turn was given. Who was full for a while does not make up for it.
+    /// Number of picks so far.
+    picks: u64,
+    /// The pass of the last pick. A replica that had no free slot for a while starts again here, so that it does not
+    /// receive all requests at once to catch up.
     pass: u64,
 }
 
 impl Rotation {
-    /// Without replicas.
+    /// A rotation without replicas.
     pub fn new(balance: Balance) -> Self {
         Self { balance, ..Self::default() }
     }
 
-    /// Makes the published set the present one. Newcomers take part once a probe, due at once, finds them ready.
-    /// Replicas that are gone from the set finish what they hold.
+    /// Replaces the published set. A new replica takes requests once a probe, which is due at once, finds it ready. A
+    /// replica that is no longer published finishes the requests that it holds.
     pub fn publish(&mut self, addresses: &BTreeSet<Address>, now: Instant) {
         for replica in &mut self.replicas {
-            let published = addresses.contains(&replica.address);
+            let is_published = addresses.contains(&replica.address);
             match replica.state {
-                State::Draining if published => replica.state = State::Ready,
-                _ if !published => replica.state = State::Draining,
+                State::Draining if is_published => replica.state = State::Ready,
+                _ if !is_published => replica.state = State::Draining,
                 _ => {}
             }
         }
         for address in addresses {
-            if self.find(address).is_none() {
-                self.replicas.push(Replica {
-                    address: address.clone(),
-                    capacity: 1,
-                    in_flight: 0,
-                    state: State::Ejected { probe_at: now, probing: false },
-                    failures: 0,
-                    backoffs: 0,
-                    busy_until: None,
-                    suspects: 0,
-                    quiet_since: now,
-                    works_since: now,
-                    checking: false,
-                    pass: self.pass,
-                    last_turn: 0,
-                });
+            if !self.contains(address) {
+                self.replicas.push(Replica::new(address.clone(), self.pass, now));
             }
         }
-        self.forget_drained();
+        self.remove_drained();
     }
 
-    /// Takes a slot of the replica whose turn it is for such a job.
-    pub fn pick(&mut self, demands: Demands<'_>, now: Instant) -> Option<Address> {
-        let is_tried = |replica: &Replica| demands.tried.contains(&replica.address);
-        let untried_exists = !demands.tried.is_empty()
+    /// Takes a slot of the next replica that fits `constraints`; `None` if there is no such slot.
+    pub fn pick(&mut self, constraints: Constraints<'_>, now: Instant) -> Option<Address> {
+        let is_tried = |replica: &Replica| constraints.tried.contains(&replica.address);
+        let untried_exists = !constraints.tried.is_empty()
             && self.replicas.iter().any(|replica| replica.state == State::Ready && !is_tried(replica));
         let eligible = self.replicas.iter_mut().filter(|replica| {
-            replica.has_slot(now)
+            replica.has_free_slot(now)
                 && !(untried_exists && is_tried(replica))
-                && !(demands.is_suspect && replica.suspects > 0)
+                && !(constraints.is_suspect && replica.suspects > 0)
         });
         let chosen = match self.balance {
-            Balance::RoundRobin => eligible.min_by_key(|replica| replica.turn()),
-            Balance::LeastLoaded => eligible
-                .min_by_key(|replica| (TURN * replica.in_flight as u64 / replica.slots() as u64, replica.turn())),
+            Balance::RoundRobin => eligible.min_by_key(|replica| replica.order()),
+            Balance::LeastLoaded => eligible.min_by_key(|replica| (replica.load(), replica.order())),
         }?;
-        self.turns += 1;
+        self.picks += 1;
         self.pass = self.pass.max(chosen.pass);
-        chosen.pass = self.pass + TURN / chosen.slots() as u64;
-        chosen.last_turn = self.turns;
+        chosen.pass = self.pass + STRIDE / chosen.usable_slots() as u64;
+        chosen.last_pick = self.picks;
         if chosen.in_flight == 0 {
-            chosen.quiet_since = now;
-            chosen.works_since = now;
+            chosen.silent_since = now;
+            chosen.working_since = now;
         }
         chosen.in_flight += 1;
-        chosen.suspects += usize::from(demands.is_suspect);
+        chosen.suspects += usize::from(constraints.is_suspect);
         Some(chosen.address.clone())
     }
 
-    /// Whether a job without demands would find a slot.
-    pub fn has_slot(&self, now: Instant) -> bool {
-        self.replicas.iter().any(|replica| replica.has_slot(now))
+    /// Whether a request without constraints would find a slot.
+    pub fn has_free_slot(&self, now: Instant) -> bool {
+        self.replicas.iter().any(|replica| replica.has_free_slot(now))
     }
 
-    /// Gives back the slot of a job, suspect or not, and tells how long the replica worked for it: not the time in which
-    /// it answered others. `jitter`, 0 to 1, spreads the probes of replicas that failed together.
+    /// Frees the slot of a request, which may have been a suspect. `jitter`, 0 to 1, spreads the probes of replicas
+    /// that failed together. Returns the time that the replica worked for this request alone: since it received the
+    /// request, or since its previous answer if that was later.
     pub fn release(
         &mut self,
         address: &str,
         was_suspect: bool,
-        verdict: Verdict,
+        signal: HealthSignal,
         now: Instant,
         jitter: f64,
     ) -> Option<Duration> {
         let replica = self.find(address)?;
-        let worked = now.saturating_duration_since(std::mem::replace(&mut replica.works_since, now));
+        let worked = now.saturating_duration_since(replica.working_since);
+        replica.working_since = now;
+        replica.silent_since = now;
         replica.in_flight = replica.in_flight.saturating_sub(1);
         replica.suspects = replica.suspects.saturating_sub(usize::from(was_suspect));
-        replica.quiet_since = now;
-        match verdict {
-            Verdict::Answered { capacity } => {
+        match signal {
+            HealthSignal::Answered { capacity } => {
                 replica.failures = 0;
                 replica.backoffs = 0;
                 replica.capacity = capacity.unwrap_or(replica.capacity).max(1);
             }
-            Verdict::Busy => replica.busy_until = Some(now + BUSY_PAUSE),
-            Verdict::Unfinished => {}
-            Verdict::Failed => replica.failures += 1,
-            Verdict::Unreachable => replica.failures = FAILURES_TO_EJECT,
+            HealthSignal::Busy => replica.busy_until = Some(now + BUSY_PAUSE),
+            HealthSignal::Inconclusive => {}
+            HealthSignal::Failed => replica.failures += 1,
+            HealthSignal::Unreachable => replica.failures = FAILURES_TO_EJECT,
         }
         if replica.failures >= FAILURES_TO_EJECT && replica.state == State::Ready {
             replica.eject(now, jitter);
         }
-        self.forget_drained();
+        self.remove_drained();
         Some(worked)
     }
 
-    /// Ejected replicas whose probe is due; each is returned once until [`Rotation::probed`].
+    /// Ejected replicas whose probe is due. A replica is not returned again before [`Rotation::record_probe`].
     pub fn due_probes(&mut self, now: Instant) -> Vec<Address> {
         let mut due = Vec::new();
         for replica in &mut self.replicas {
-            if let State::Ejected { probe_at, probing, .. } = &mut replica.state
-                && !*probing
+            if let State::Ejected { probe_at, is_being_probed } = &mut replica.state
+                && !*is_being_probed
                 && *probe_at <= now
             {
-                *probing = true;
+                *is_being_probed = true;
                 due.push(replica.address.clone());
             }
         }
         due
     }
 
-    /// Replicas that have been holding requests for `patience` without answering any, and should be asked whether they
-    /// still live; each is returned once until [`Rotation::probed`].
-    pub fn due_checks(&mut self, now: Instant, patience: Duration) -> Vec<Address> {
-        let quiet = |replica: &&mut Replica| replica.check_at(patience).is_some_and(|at| at <= now);
-        let checked = self.replicas.iter_mut().filter(quiet).map(|replica| {
-            replica.checking = true;
-            replica.address.clone()
-        });
-        checked.collect()
+    /// Replicas that have held requests for `stall_timeout` without answering any, and should be probed to see whether
+    /// they still live. A replica is not returned again before [`Rotation::record_probe`].
+    pub fn due_liveness_checks(&mut self, now: Instant, stall_timeout: Duration) -> Vec<Address> {
+        let mut due = Vec::new();
+        for replica in &mut self.replicas {
+            if replica.liveness_check_at(stall_timeout).is_some_and(|at| at <= now) {
+                replica.is_being_checked = true;
+                due.push(replica.address.clone());
+            }
+        }
+        due
     }
 
-    /// What a probe found: the advertised capacity of a ready replica, or nothing. True if a replica that holds requests
-    /// was asked whether it lives, and it did not say so: what it holds should be given to others.
-    pub fn probed(&mut self, address: &str, capacity: Option<usize>, now: Instant, jitter: f64) -> bool {
+    /// Records the result of a probe or a liveness check: the advertised capacity of a ready replica, or `None`.
+    /// `jitter` is as in [`Rotation::release`].
+    pub fn record_probe(&mut self, address: &str, capacity: Option<usize>, now: Instant, jitter: f64) -> ProbeEffect {
         let pass = self.pass;
-        let Some(replica) = self.find(address) else { return false };
-        let was_checking = std::mem::take(&mut replica.checking);
-        if was_checking {
-            replica.quiet_since = now;
+        let Some(replica) = self.find(address) else { return ProbeEffect::Unchanged };
+        let was_being_checked = replica.is_being_checked;
+        replica.is_being_checked = false;
+        if was_being_checked {
+            replica.silent_since = now;
         }
         match (replica.state, capacity) {
             (State::Ejected { .. }, Some(capacity)) => {
-                replica.state = State::Ready;
-                replica.capacity = capacity.max(1);
-                // One more failure ejects it again.
-                replica.failures = if replica.on_probation() { FAILURES_TO_EJECT - 1 } else { 0 };
-                // It does not make up for the turns that it missed.
-                replica.pass = pass;
+                replica.join(capacity, pass);
+                return ProbeEffect::Joined;
             }
             (State::Ejected { .. }, None) => replica.eject(now, jitter),
-            (State::Ready, None) if was_checking => replica.eject(now, jitter),
+            (State::Ready, None) if was_being_checked => replica.eject(now, jitter),
             _ => {}
         }
-        was_checking && capacity.is_none()
+        if was_being_checked && capacity.is_none() { ProbeEffect::Stalled } else { ProbeEffect::Unchanged }
     }
 
-    /// The next instant after `now` at which something changes by itself: a probe or, after `patience`, a check falls
-    /// due, or a pause ends.
-    pub fn wakes_at(&self, now: Instant, patience: Duration) -> Option<Instant> {
-        let wakes = self.replicas.iter().flat_map(|replica| {
+    /// The next instant at which something changes without an event: a probe or a liveness check falls due, or the
+    /// pause of a busy replica ends. Pauses that ended before `now` are left out.
+    pub fn next_wake_up(&self, now: Instant, stall_timeout: Duration) -> Option<Instant> {
+        let wake_ups = self.replicas.iter().flat_map(|replica| {
             let change = match replica.state {
-                State::Ejected { probe_at, probing: false } => Some(probe_at),
+                State::Ejected { probe_at, is_being_probed: false } => Some(probe_at),
                 State::Ready => replica.busy_until.filter(|&until| until > now),
-                _ => None,
+                State::Ejected { .. } | State::Draining => None,
             };
-            [change, replica.check_at(patience)]
+            [change, replica.liveness_check_at(stall_timeout)]
         });
-        wakes.flatten().min()
+        wake_ups.flatten().min()
     }
 
-    /// Whether `address` is in the set, whatever its state.
-    pub fn knows(&self, address: &str) -> bool {
+    /// Whether `address` is in the set, in whichever state.
+    pub fn contains(&self, address: &str) -> bool {
         self.replicas.iter().any(|replica| *replica.address == *address)
     }
 
-    /// Everybody, in the order in which they came.
+    /// All replicas, in the order in which they were first published.
     pub fn replicas(&self) -> &[Replica] {
         &self.replicas
     }
 
-    /// How many are in which state.
-    pub fn census(&self) -> Census {
-        let mut census = Census::default();
+    /// Numbers over all replicas.
+    pub fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
         for replica in &self.replicas {
             match replica.state {
                 State::Ready => {
-                    census.ready += 1;
-                    census.capacity += replica.capacity;
+                    totals.ready += 1;
+                    totals.capacity += replica.capacity;
                 }
-                State::Ejected { .. } => census.ejected += 1,
-                State::Draining => census.draining += 1,
+                State::Ejected { .. } => totals.ejected += 1,
+                State::Draining => totals.draining += 1,
             }
         }
-        census
+        totals
     }
 
     fn find(&mut self, address: &str) -> Option<&mut Replica> {
         self.replicas.iter_mut().find(|replica| *replica.address == *address)
     }
 
-    fn forget_drained(&mut self) {
+    fn remove_drained(&mut self) {
         self.replicas.retain(|replica| replica.state != State::Draining || replica.in_flight > 0);
     }
 }
 
 impl Replica {
-    fn has_slot(&self, now: Instant) -> bool {
-        self.state == State::Ready && self.in_flight < self.slots() && self.busy_until.is_none_or(|until| until <= now)
+    /// A new replica, whose probe is due at once.
+    fn new(address: Address, pass: u64, now: Instant) -> Self {
+        Self {
+            address,
+            capacity: 1,
+            in_flight: 0,
+            state: State::Ejected { probe_at: now, is_being_probed: false },
+            failures: 0,
+            backoffs: 0,
+            busy_until: None,
+            suspects: 0,
+            silent_since: now,
+            working_since: now,
+            is_being_checked: false,
+            pass,
+            last_pick: 0,
+        }
     }
 
-    fn slots(&self) -> usize {
-        if self.on_probation() { 1 } else { self.capacity }
+    fn has_free_slot(&self, now: Instant) -> bool {
+        self.state == State::Ready
+            && self.in_flight < self.usable_slots()
+            && self.busy_until.is_none_or(|until| until <= now)
     }
 
-    /// Smaller is sooner. Equals take turns in the order of their last ones, since later turns never have a smaller pass.
-    fn turn(&self) -> (u64, u64) {
-        (self.pass, self.last_turn)
+    /// The capacity, or 1 on probation.
+    fn usable_slots(&self) -> usize {
+        if self.is_on_probation() { 1 } else { self.capacity }
     }
 
-    /// It was ejected and has not answered a request since: it gets one at a time.
-    fn on_probation(&self) -> bool {
+    /// Share of the usable slots that are in use, in units of 1 / [`STRIDE`].
+    fn load(&self) -> u64 {
+        STRIDE * self.in_flight as u64 / self.usable_slots() as u64
+    }
+
+    /// The replica with the smallest order is next. Of two with the same pass, the one that was picked longer ago is
+    /// next.
+    fn order(&self) -> (u64, u64) {
+        (self.pass, self.last_pick)
+    }
+
+    /// Whether the replica was ejected and has not answered a request since. It then gets one request at a time.
+    fn is_on_probation(&self) -> bool {
         self.backoffs > 0
     }
 
-    /// When to ask whether it still lives, if it holds requests; be it in rotation, out of it, or no longer published.
-    fn check_at(&self, patience: Duration) -> Option<Instant> {
-        (self.in_flight > 0 && !self.checking).then(|| self.quiet_since + patience)
+    /// When a liveness check is due: in every state, if the replica holds requests.
+    fn liveness_check_at(&self, stall_timeout: Duration) -> Option<Instant> {
+        (self.in_flight > 0 && !self.is_being_checked).then(|| self.silent_since + stall_timeout)
     }
 
     fn eject(&mut self, now: Instant, jitter: f64) {
-        self.state = State::Ejected { probe_at: now + backoff(self.backoffs, jitter), probing: false };
+        self.state = State::Ejected { probe_at: now + backoff(self.backoffs, jitter), is_being_probed: false };
         self.backoffs = self.backoffs.saturating_add(1);
+    }
+
+    fn join(&mut self, capacity: usize, pass: u64) {
+        self.state = State::Ready;
+        self.capacity = capacity.max(1);
+        // On probation, one more failure ejects the replica again.
+        self.failures = if self.is_on_probation() { FAILURES_TO_EJECT - 1 } else { 0 };
+        // With its old pass the replica would receive all requests until it had caught up with the others.
+        self.pass = pass;
     }
 }
 
-/// 100 ms, doubled by every one before up to 800 ms, plus or minus a fifth.
-fn backoff(before: u32, jitter: f64) -> Duration {
-    let doubled = FIRST_BACKOFF.saturating_mul(2_u32.saturating_pow(before.min(16)));
+/// 100 ms, doubled by every earlier back-off up to 800 ms, plus or minus a fifth.
+fn backoff(earlier: u32, jitter: f64) -> Duration {
+    let doubled = FIRST_BACKOFF.saturating_mul(2_u32.saturating_pow(earlier.min(16)));
     doubled.min(LAST_BACKOFF).mul_f64(0.8 + 0.4 * jitter)
 }
 
@@ -375,17 +414,18 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// A rotation of these replicas, all ready and with one slot.
     fn rotation(addresses: &[&str]) -> Rotation {
         let (mut rotation, now) = (Rotation::default(), Instant::now());
         rotation.publish(&set(addresses), now);
-        join(&mut rotation, now);
+        join(&mut rotation, 1, now);
         rotation
     }
 
-    /// Every newcomer answers its probe.
-    fn join(rotation: &mut Rotation, now: Instant) {
+    /// Every due probe finds its replica ready, with this capacity.
+    fn join(rotation: &mut Rotation, capacity: usize, now: Instant) {
         for address in rotation.due_probes(now) {
-            rotation.probed(&address, Some(1), now, 0.5);
+            rotation.record_probe(&address, Some(capacity), now, 0.5);
         }
     }
 
@@ -394,28 +434,29 @@ mod tests {
     }
 
     fn pick(rotation: &mut Rotation, now: Instant) -> Option<Address> {
-        rotation.pick(Demands::default(), now)
+        rotation.pick(Constraints::default(), now)
     }
 
+    /// Picks a replica for a request that has failed at `tried`.
     fn retry(rotation: &mut Rotation, tried: &str, now: Instant) -> Option<Address> {
-        rotation.pick(Demands { tried: &[tried.into()], is_suspect: false }, now)
+        rotation.pick(Constraints { tried: &[tried.into()], is_suspect: false }, now)
     }
 
-    /// The next `count` turns, none of which ends.
+    /// Picks `count` times. No slot is freed in between.
     fn picks(rotation: &mut Rotation, now: Instant, count: usize) -> Vec<String> {
         (0..count).map(|_| pick(rotation, now).map_or("none".into(), |address| address.to_string())).collect()
     }
 
-    const PATIENCE: Duration = Duration::from_secs(60);
+    const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
-    const OK: Verdict = Verdict::Answered { capacity: None };
+    const OK: HealthSignal = HealthSignal::Answered { capacity: None };
 
     #[test]
-    fn turns_go_round_those_with_a_free_slot() {
+    fn replicas_with_a_free_slot_are_picked_in_turn() {
         let now = Instant::now();
         let mut rotation = rotation(&["a", "b", "c"]);
         assert_eq!(picks(&mut rotation, now, 4), ["a", "b", "c", "none"]);
-        rotation.release("b", false, Verdict::Answered { capacity: Some(2) }, now, 0.5);
+        rotation.release("b", false, HealthSignal::Answered { capacity: Some(2) }, now, 0.5);
         rotation.release("a", false, OK, now, 0.5);
         assert_eq!(picks(&mut rotation, now, 4), ["a", "b", "b", "none"]);
     }
@@ -425,89 +466,90 @@ mod tests {
         let now = Instant::now();
         let mut rotation = rotation(&["a", "b"]);
         assert_eq!(retry(&mut rotation, "a", now), Some("b".into()));
-        assert_eq!(retry(&mut rotation, "a", now), None, "b is busy, and worth waiting for");
+        assert_eq!(retry(&mut rotation, "a", now), None, "b has no free slot, and is worth waiting for");
         rotation.publish(&set(&["a"]), now);
-        assert_eq!(retry(&mut rotation, "a", now), Some("a".into()), "nobody else is left");
+        assert_eq!(retry(&mut rotation, "a", now), Some("a".into()), "no other replica is left");
     }
 
     #[test]
-    fn unreachable_replicas_are_out_until_a_probe_succeeds() {
+    fn an_unreachable_replica_stays_ejected_until_a_probe_succeeds() {
         let start = Instant::now();
         let mut rotation = rotation(&["a"]);
         pick(&mut rotation, start);
-        rotation.release("a", false, Verdict::Unreachable, start, 0.5);
+        rotation.release("a", false, HealthSignal::Unreachable, start, 0.5);
         assert_eq!(pick(&mut rotation, start), None);
-        assert_eq!(rotation.wakes_at(start, PATIENCE), Some(start + FIRST_BACKOFF));
+        assert_eq!(rotation.next_wake_up(start, STALL_TIMEOUT), Some(start + FIRST_BACKOFF));
         assert!(rotation.due_probes(start).is_empty());
         let later = start + FIRST_BACKOFF;
         assert_eq!(rotation.due_probes(later), ["a".into()]);
         assert!(rotation.due_probes(later).is_empty(), "one probe at a time");
-        rotation.probed("a", None, later, 0.5);
-        assert_eq!(rotation.wakes_at(later, PATIENCE), Some(later + 2 * FIRST_BACKOFF));
+        rotation.record_probe("a", None, later, 0.5);
+        assert_eq!(rotation.next_wake_up(later, STALL_TIMEOUT), Some(later + 2 * FIRST_BACKOFF));
         let last = later + 2 * FIRST_BACKOFF;
         assert_eq!(rotation.due_probes(last), ["a".into()]);
-        rotation.probed("a", Some(4), last, 0.5);
-        assert_eq!(rotation.census(), Census { ready: 1, capacity: 4, ..Census::default() });
+        rotation.record_probe("a", Some(4), last, 0.5);
+        assert_eq!(rotation.totals(), Totals { ready: 1, capacity: 4, ..Totals::default() });
         assert!(pick(&mut rotation, last).is_some());
         assert_eq!(pick(&mut rotation, last), None, "on probation, one request at a time");
-        rotation.release("a", false, Verdict::Failed, last, 0.5);
+        rotation.release("a", false, HealthSignal::Failed, last, 0.5);
         assert_eq!(
-            rotation.wakes_at(last, PATIENCE),
+            rotation.next_wake_up(last, STALL_TIMEOUT),
             Some(last + 4 * FIRST_BACKOFF),
-            "a good probe does not shorten it"
+            "an answered probe does not shorten the back-off"
         );
-        let well = last + 4 * FIRST_BACKOFF;
-        assert_eq!(rotation.due_probes(well), ["a".into()]);
-        rotation.probed("a", Some(4), well, 0.5);
-        assert!(pick(&mut rotation, well).is_some());
-        rotation.release("a", false, OK, well, 0.5);
-        assert_eq!([(); 5].map(|()| pick(&mut rotation, well).is_some()), [true, true, true, true, false]);
+        let recovered = last + 4 * FIRST_BACKOFF;
+        assert_eq!(rotation.due_probes(recovered), ["a".into()]);
+        rotation.record_probe("a", Some(4), recovered, 0.5);
+        assert!(pick(&mut rotation, recovered).is_some());
+        rotation.release("a", false, OK, recovered, 0.5);
+        assert_eq!([(); 5].map(|()| pick(&mut rotation, recovered).is_some()), [true, true, true, true, false]);
     }
 
     #[test]
-    fn newcomers_take_part_once_they_are_ready() {
+    fn new_replicas_take_requests_once_a_probe_finds_them_ready() {
         let now = Instant::now();
         let mut rotation = Rotation::default();
         rotation.publish(&set(&["a"]), now);
         assert_eq!(pick(&mut rotation, now), None);
         assert_eq!(rotation.due_probes(now), ["a".into()]);
-        rotation.probed("a", Some(2), now, 0.5);
+        assert_eq!(rotation.record_probe("a", Some(2), now, 0.5), ProbeEffect::Joined);
         assert_eq!([(); 3].map(|()| pick(&mut rotation, now).is_some()), [true, true, false]);
     }
 
     #[test]
-    fn faults_eject_after_three_in_a_row_and_busy_never_does() {
+    fn three_failures_in_a_row_eject_and_busy_never_does() {
         let now = Instant::now();
         let mut rotation = rotation(&["a"]);
-        for verdict in [Verdict::Failed, Verdict::Failed, OK, Verdict::Failed, Verdict::Failed] {
+        for signal in [HealthSignal::Failed, HealthSignal::Failed, OK, HealthSignal::Failed, HealthSignal::Failed] {
             assert!(pick(&mut rotation, now).is_some());
-            rotation.release("a", false, verdict, now, 0.5);
+            rotation.release("a", false, signal, now, 0.5);
         }
         for _ in 0..9 {
-            rotation.release("a", false, Verdict::Unfinished, now, 0.5);
-            rotation.release("a", false, Verdict::Busy, now, 0.5);
+            rotation.release("a", false, HealthSignal::Inconclusive, now, 0.5);
+            rotation.release("a", false, HealthSignal::Busy, now, 0.5);
         }
-        assert_eq!(pick(&mut rotation, now), None, "busy means a short pause");
-        assert_eq!(rotation.wakes_at(now, PATIENCE), Some(now + BUSY_PAUSE));
+        assert_eq!(pick(&mut rotation, now), None, "a busy replica is passed over for a short time");
+        assert_eq!(rotation.next_wake_up(now, STALL_TIMEOUT), Some(now + BUSY_PAUSE));
         assert!(pick(&mut rotation, now + BUSY_PAUSE).is_some());
-        rotation.release("a", false, Verdict::Failed, now, 0.5);
-        assert_eq!(rotation.census().ejected, 1);
+        rotation.release("a", false, HealthSignal::Failed, now, 0.5);
+        assert_eq!(rotation.totals().ejected, 1);
     }
 
     #[test]
-    fn work_is_counted_once_however_many_wait_for_it() {
+    fn time_worked_counts_once_for_requests_in_flight_together() {
         let mut rotation = Rotation::new(Balance::RoundRobin);
         let start = Instant::now();
         let at = |milliseconds| start + Duration::from_millis(milliseconds);
         rotation.publish(&set(&["a"]), start);
-        rotation.probed("a", Some(2), start, 0.5);
+        rotation.record_probe("a", Some(2), start, 0.5);
         let mut worked = |taken: &[u64], released: u64| {
             for &taken in taken {
                 assert!(pick(&mut rotation, at(taken)).is_some());
             }
-            rotation.release("a", false, OK, at(released), 0.5).expect("it is there").as_millis()
+            rotation.release("a", false, OK, at(released), 0.5).expect("the replica is published").as_millis()
         };
-        // Two at once end after 100 and 150 ms; the next one, sent at 120, after 210; then a pause.
+        // Two requests sent at the same time end after 100 and 150 ms. The next one, sent after 120 ms, ends after 210
+        // ms; then the replica is idle.
         assert_eq!(worked(&[0, 0], 100), 100);
         assert_eq!(worked(&[120], 150), 50);
         assert_eq!(worked(&[], 210), 60);
@@ -515,37 +557,37 @@ mod tests {
     }
 
     #[test]
-    fn an_unpublished_replica_finishes_what_it_holds() {
+    fn an_unpublished_replica_finishes_the_requests_that_it_holds() {
         let now = Instant::now();
         let mut rotation = rotation(&["a", "b"]);
         pick(&mut rotation, now);
         rotation.publish(&set(&["b"]), now);
-        assert_eq!(rotation.census().draining, 1);
+        assert_eq!(rotation.totals().draining, 1);
         assert_eq!(pick(&mut rotation, now), Some("b".into()));
         rotation.release("a", false, OK, now, 0.5);
-        assert_eq!(rotation.census(), Census { ready: 1, capacity: 1, ..Census::default() });
+        assert_eq!(rotation.totals(), Totals { ready: 1, capacity: 1, ..Totals::default() });
     }
 
     #[test]
-    fn a_quiet_replica_is_asked_whether_it_lives() {
+    fn a_silent_replica_is_checked_for_liveness() {
         let start = Instant::now();
         let at = |milliseconds| start + Duration::from_millis(milliseconds);
-        let patience = Duration::from_millis(300);
+        let stall_timeout = Duration::from_millis(300);
         let mut rotation = rotation(&["a", "b"]);
         assert_eq!(picks(&mut rotation, start, 2), ["a", "b"]);
         rotation.release("b", false, OK, at(100), 0.5);
-        assert_eq!(rotation.wakes_at(at(100), patience), Some(at(300)));
-        assert!(rotation.due_checks(at(299), patience).is_empty());
-        assert_eq!(rotation.due_checks(at(300), patience), ["a".into()], "b holds nothing");
-        assert!(rotation.due_checks(at(300), patience).is_empty(), "one check at a time");
-        assert!(!rotation.probed("a", Some(1), at(310), 0.5), "slow, but alive");
-        assert_eq!(rotation.due_checks(at(610), patience), ["a".into()]);
-        assert!(rotation.probed("a", None, at(900), 0.5), "what it holds goes to others");
-        assert_eq!(rotation.census().ejected, 1);
-        assert_eq!(rotation.due_checks(at(1200), patience), ["a".into()], "it holds something still");
-        assert!(rotation.probed("a", None, at(1250), 0.5));
-        rotation.release("a", false, Verdict::Unfinished, at(1250), 0.5);
-        assert!(rotation.due_checks(at(9000), patience).is_empty());
+        assert_eq!(rotation.next_wake_up(at(100), stall_timeout), Some(at(300)));
+        assert!(rotation.due_liveness_checks(at(299), stall_timeout).is_empty());
+        assert_eq!(rotation.due_liveness_checks(at(300), stall_timeout), ["a".into()], "b holds no request");
+        assert!(rotation.due_liveness_checks(at(300), stall_timeout).is_empty(), "one liveness check at a time");
+        assert_eq!(rotation.record_probe("a", Some(1), at(310), 0.5), ProbeEffect::Unchanged, "slow, but alive");
+        assert_eq!(rotation.due_liveness_checks(at(610), stall_timeout), ["a".into()]);
+        assert_eq!(rotation.record_probe("a", None, at(900), 0.5), ProbeEffect::Stalled);
+        assert_eq!(rotation.totals().ejected, 1);
+        assert_eq!(rotation.due_liveness_checks(at(1200), stall_timeout), ["a".into()], "a still holds a request");
+        assert_eq!(rotation.record_probe("a", None, at(1250), 0.5), ProbeEffect::Stalled);
+        rotation.release("a", false, HealthSignal::Inconclusive, at(1250), 0.5);
+        assert!(rotation.due_liveness_checks(at(9000), stall_timeout).is_empty());
     }
 
     #[test]
@@ -553,31 +595,33 @@ mod tests {
         let now = Instant::now();
         let mut rotation = Rotation::default();
         rotation.publish(&set(&["a", "b"]), now);
-        for address in rotation.due_probes(now) {
-            rotation.probed(&address, Some(3), now, 0.5);
-        }
-        let suspect = Demands { is_suspect: true, ..Demands::default() };
+        join(&mut rotation, 3, now);
+        let suspect = Constraints { is_suspect: true, ..Constraints::default() };
         let held = [(); 3].map(|()| rotation.pick(suspect, now));
         assert_eq!(held, [Some("a".into()), Some("b".into()), None]);
-        assert_eq!(picks(&mut rotation, now, 5), ["a", "b", "a", "b", "none"], "others join them");
+        assert_eq!(
+            picks(&mut rotation, now, 5),
+            ["a", "b", "a", "b", "none"],
+            "other requests share the replicas with suspects"
+        );
         rotation.release("b", true, OK, now, 0.5);
         assert_eq!(rotation.pick(suspect, now), Some("b".into()));
     }
 
     #[test]
-    fn the_least_loaded_replica_is_chosen_by_its_share() {
+    fn the_replica_with_the_smallest_share_of_slots_in_use_is_picked() {
         let now = Instant::now();
         let mut rotation = Rotation::new(Balance::LeastLoaded);
         rotation.publish(&set(&["a", "b"]), now);
         for (address, capacity) in rotation.due_probes(now).into_iter().zip([1, 4]) {
-            rotation.probed(&address, Some(capacity), now, 0.5);
+            rotation.record_probe(&address, Some(capacity), now, 0.5);
         }
         assert_eq!(picks(&mut rotation, now, 6), ["a", "b", "b", "b", "b", "none"]);
     }
 
     proptest! {
         #[test]
-        fn turns_among_free_equals_go_to_whoever_waited_longest(
+        fn among_free_equals_the_replica_picked_longest_ago_is_next(
             capacity in 1..4_usize,
             steps in prop::collection::vec((any::<bool>(), 0..9_usize), 1..300),
         ) {
@@ -585,19 +629,17 @@ mod tests {
             let names = ["a", "b", "c", "d", "e"];
             let mut rotation = Rotation::default();
             rotation.publish(&set(&names), now);
-            for address in rotation.due_probes(now) {
-                rotation.probed(&address, Some(capacity), now, 0.5);
-            }
-            // When each had its last turn, and what each holds.
-            let (mut last_turns, mut held) = ([0; 5], [0; 5]);
-            for (turn, (takes, which)) in steps.into_iter().enumerate() {
+            join(&mut rotation, capacity, now);
+            // For each replica, the number of its last pick and its slots in use.
+            let (mut last_picks, mut held) = ([0; 5], [0; 5]);
+            for (number, (takes, which)) in steps.into_iter().enumerate() {
                 if takes {
                     let free = (0..5).filter(|&index| held[index] < capacity);
-                    let expected = free.min_by_key(|&index| (last_turns[index], index));
+                    let expected = free.min_by_key(|&index| (last_picks[index], index));
                     let picked = pick(&mut rotation, now);
                     prop_assert_eq!(picked.as_deref(), expected.map(|index| names[index]));
                     if let Some(index) = expected {
-                        last_turns[index] = turn + 1;
+                        last_picks[index] = number + 1;
                         held[index] += 1;
                     }
                 } else if held[which % 5] > 0 {
@@ -608,29 +650,31 @@ mod tests {
         }
 
         #[test]
-        fn shares_are_proportional_to_capacity(capacities in prop::collection::vec(1..9_usize, 1..6)) {
+        fn picks_are_proportional_to_capacity(capacities in prop::collection::vec(1..9_usize, 1..6)) {
             let now = Instant::now();
             let names: Vec<Address> = (0..capacities.len()).map(|index| index.to_string().into()).collect();
             let mut rotation = Rotation::default();
             rotation.publish(&names.iter().cloned().collect(), now);
             for (address, &capacity) in rotation.due_probes(now).iter().zip(&capacities) {
-                rotation.probed(address, Some(capacity), now, 0.5);
+                rotation.record_probe(address, Some(capacity), now, 0.5);
             }
             let rounds = 20;
             let total: usize = capacities.iter().sum();
-            let mut turns = vec![0_usize; capacities.len()];
+            let mut picks = vec![0_usize; capacities.len()];
             for _ in 0..total * rounds {
-                let address = pick(&mut rotation, now).expect("everybody is free");
-                turns[address.parse::<usize>().expect("its index")] += 1;
+                let address = pick(&mut rotation, now).expect("every replica has a free slot");
+                picks[address.parse::<usize>().expect("addresses are indices")] += 1;
                 rotation.release(&address, false, OK, now, 0.5);
             }
             for (index, &capacity) in capacities.iter().enumerate() {
-                prop_assert!(turns[index].abs_diff(capacity * rounds) <= capacity, "{turns:?} for {capacities:?}");
+                prop_assert!(picks[index].abs_diff(capacity * rounds) <= capacity, "{picks:?} for {capacities:?}");
             }
         }
 
         #[test]
-        fn nobody_ever_holds_more_than_it_advertises(steps in prop::collection::vec((0..4_u8, 0..4_usize), 0..300)) {
+        fn no_replica_ever_holds_more_requests_than_its_capacity(
+            steps in prop::collection::vec((0..4_u8, 0..4_usize), 0..300),
+        ) {
             let now = Instant::now();
             let names = ["a", "b", "c", "d"];
             let mut rotation = rotation(&names);
@@ -644,7 +688,7 @@ mod tests {
                     }
                     _ => {
                         rotation.publish(&set(&names[which..]), now);
-                        join(&mut rotation, now);
+                        join(&mut rotation, 1, now);
                     }
                 }
                 for replica in rotation.replicas() {

@@ -1,26 +1,36 @@
-//! Brings the parts together, and takes them down in order: not ready, still accepting, finishing, gone.
+//! Starts the parts of the dispatcher, connects them, and serves until the process is told to stop.
 
+use crate::admin::Admin;
 use crate::config::Config;
-use crate::handler::{Handler, Meters};
-use crate::inspection::Inspection;
+use crate::dispatch::Dispatcher;
+use crate::handler::Handler;
+use crate::meters::RequestMeters;
 use crate::token::Token;
-use crate::worker;
+use crate::{metrics, worker};
 use anyhow::Result;
 use metrics_exporter_prometheus::PrometheusHandle;
-use service::admin::Admin;
 use service::body::MemoryBudget;
 use service::readiness::Readiness;
 use service::tls::Tls;
-use service::{server, telemetry};
+use service::{admin, server, telemetry};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
+use tokio::net::TcpListener;
 
-/// Serves until told to stop.
+/// Serves until the process is told to stop, and finishes the requests that it has accepted.
+///
+/// The runtime is made here and not by the program's `main`, so that the whole dispatcher is compiled once, in this crate.
 ///
 /// # Errors
-/// When an address is taken, certificate or token cannot be used, or the source of replicas cannot be watched.
-pub async fn run(config: Config, metrics: PrometheusHandle) -> Result<()> {
+/// When an address is taken, the certificate or the token cannot be used, or the source of replicas cannot be watched.
+pub fn run(config: Config, recorder: PrometheusHandle) -> Result<()> {
+    // One thread. With several, tasks pass requests from core to core, which costs more than all other work for a request.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(serve(config, recorder))
+}
+
+async fn serve(config: Config, recorder: PrometheusHandle) -> Result<()> {
+    metrics::describe();
     let tls = config.tls.map(|(certificate, key)| Tls::open(certificate, key)).transpose()?;
     let token = config.token_file.map(Token::open).transpose()?;
     let announcement = if tls.is_some() { "listening on https://" } else { "listening on http://" };
@@ -29,30 +39,36 @@ pub async fn run(config: Config, metrics: PrometheusHandle) -> Result<()> {
         Some(address) => Some(server::listen_as("admin paths on http://", address).await?),
         None => None,
     };
-    let published = config.replicas.clone().watch()?;
-    tokio::spawn(telemetry::upkeep(metrics.clone()));
+    let published = config.replicas.watch()?;
+    tokio::spawn(telemetry::upkeep(recorder.clone()));
     let readiness = Readiness::default();
-    let worker = worker::spawn(config.rules, published);
-    let inspection =
-        Inspection { worker: worker.clone(), admin: Admin { metrics, readiness: readiness.clone(), capacity: None } };
+    let worker = worker::spawn(config.settings, published);
+    let common = admin::Admin { metrics: recorder, readiness: readiness.clone(), capacity: None };
+    let admin = Admin { worker: worker.clone(), common };
+    let admin = match admin_listener {
+        Some(listener) => {
+            tokio::spawn(serve_admin_paths(listener, admin));
+            None
+        }
+        None => Some(admin),
+    };
     let handler = Arc::new(Handler {
-        worker,
-        inspection: admin_listener.is_none().then(|| inspection.clone()),
+        dispatcher: Dispatcher::new(worker, config.objective),
+        admin,
         token,
-        body: config.request_limits.body(MemoryBudget::new(config.queue_bytes)),
+        body_limits: config.request_limits.body(MemoryBudget::new(config.queue_bytes)),
         request_limits: config.request_limits,
-        objective: config.objective,
-        next_ticket: AtomicU64::new(0),
-        meters: Meters::default(),
+        meters: RequestMeters::default(),
     });
-    if let Some(listener) = admin_listener {
-        let handle = move |request| {
-            let inspection = inspection.clone();
-            async move { inspection.handle(&request).await }
-        };
-        // It goes on while the requests are finished, and ends with the process.
-        tokio::spawn(server::serve(listener, None, handle, std::future::pending(), Duration::ZERO));
-    }
     server::run(listener, tls, readiness, config.drain, move |request| handler.handle(request)).await;
     Ok(())
+}
+
+/// Serves the admin paths on an address of their own until the process ends, also while the last requests are finished.
+async fn serve_admin_paths(listener: TcpListener, admin: Admin) {
+    let handle = move |request| {
+        let admin = admin.clone();
+        async move { admin.handle(&request).await }
+    };
+    server::serve(listener, None, handle, std::future::pending(), Duration::ZERO).await;
 }

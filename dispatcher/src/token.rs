@@ -1,61 +1,65 @@
-//! The secret that clients prove to know, read again when its file changes.
+//! The token that clients must send with a request. Its file is read again when it changes.
 
 use hyper::HeaderMap;
 use hyper::header::AUTHORIZATION;
 use service::file_watcher;
-use service::wire::{Code, Fault};
+use service::wire::{Code, RequestError};
 use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
 use subtle::ConstantTimeEq;
 
-/// Compared with the bearer token of a request (RFC 6750).
+/// The secret that must be the bearer token of a request (RFC 6750).
 #[derive(Clone)]
 pub struct Token {
-    present: Arc<RwLock<Vec<u8>>>,
+    current: Arc<RwLock<Vec<u8>>>,
 }
 
 /// Why a file holds no token.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error(transparent)]
     Read(#[from] std::io::Error),
-    /// It is empty, or holds what no header can.
+    /// The file is empty, or holds characters that are not allowed in a token.
     #[error("the token file must hold one line of visible ASCII characters")]
     Malformed,
 }
 
 impl Token {
-    /// Reads the file and follows it from then on; must be called within a runtime.
+    /// Reads the token from the file `path`, and reads it again whenever the file changes.
     ///
     /// # Errors
     /// See [`Error`].
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
     pub fn open(path: PathBuf) -> Result<Self, Error> {
         let paths = [path];
         let contents = file_watcher::contents(&paths)?;
-        let present = Arc::new(RwLock::new(parse(&contents[0])?));
-        let token = Self { present: present.clone() };
+        let current = Arc::new(RwLock::new(parse(&contents[0])?));
+        let token = Self { current: current.clone() };
         tokio::spawn(file_watcher::follow(paths, contents, move |[content]| {
-            *present.write().expect("nobody panics with it") = parse(content)?;
+            *current.write().expect("no thread panics while it holds the lock") = parse(content)?;
             Ok::<_, Error>(())
         }));
         Ok(token)
     }
 
-    /// Whether the request carries the token; the time that this takes says nothing about the token but its length.
+    /// Checks that a request carries the token. The time that this takes tells only the length of the token.
     ///
     /// # Errors
-    /// 401.
-    pub fn check(&self, headers: &HeaderMap) -> Result<(), Fault> {
-        let refused =
-            |what: &str| Err(Fault::new(Code::Unauthorized, format!("{what}; send Authorization: Bearer TOKEN")));
+    /// 401 if the token is missing or wrong.
+    pub fn check(&self, headers: &HeaderMap) -> Result<(), RequestError> {
+        let refused = |reason: &str| {
+            Err(RequestError::new(Code::Unauthorized, format!("{reason}; send Authorization: Bearer TOKEN")))
+        };
         let Some(value) = headers.get(AUTHORIZATION) else { return refused("a token is required") };
         let (scheme, given) = value.as_bytes().split_at(value.len().min(b"Bearer ".len()));
         if !scheme.eq_ignore_ascii_case(b"Bearer ") {
-            return refused("the Authorization header is no bearer token");
+            return refused("the Authorization header has no bearer token");
         }
-        let is_right = self.present.read().expect("nobody panics with it").ct_eq(given.trim_ascii());
-        if is_right.into() { Ok(()) } else { refused("the token is wrong") }
+        let current = self.current.read().expect("no thread panics while it holds the lock");
+        if current.ct_eq(given.trim_ascii()).into() { Ok(()) } else { refused("the token is wrong") }
     }
 }
 
@@ -71,11 +75,11 @@ mod tests {
     use hyper::header::HeaderValue;
 
     #[tokio::test]
-    async fn only_the_whole_token_is_right() {
+    async fn only_the_whole_token_is_accepted() {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         std::fs::write(&file, "s3cret\n").expect("writable");
         let token = Token::open(file.path().to_owned()).expect("a token");
-        for (value, is_right) in [
+        for (value, is_accepted) in [
             (None, false),
             (Some("Bearer s3cret"), true),
             (Some("bearer  s3cret"), true),
@@ -89,12 +93,12 @@ mod tests {
         ] {
             let mut headers = HeaderMap::new();
             headers.extend(value.map(|value| (AUTHORIZATION, HeaderValue::from_static(value))));
-            assert_eq!(token.check(&headers).is_ok(), is_right, "{value:?}");
+            assert_eq!(token.check(&headers).is_ok(), is_accepted, "{value:?}");
         }
     }
 
     #[test]
-    fn a_token_is_one_visible_line() {
+    fn a_token_file_holds_one_line_of_visible_characters() {
         for bad in ["", "\n", "two words", "two\nlines", "caf\u{e9}"] {
             assert!(parse(bad.as_bytes()).is_err(), "{bad:?}");
         }

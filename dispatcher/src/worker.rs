@@ -1,639 +1,452 @@
-//! The one task that owns queue and rotation. Everybody else sends it messages; it sends back outcomes.
+//! The one task that owns queue, replicas and idle connections. Other tasks send it messages. It admits requests, gives
+//! out permits, and acts on the reports about attempts. It decides nothing by itself: admission, retries and the choice
+//! of a replica are decided by pure code that it asks.
 
 use crate::discovery::Published;
-use crate::forward::{self, Connection, Failure};
-use crate::history::History;
-use crate::queue::{Entry, Queue, Ticket};
-use crate::rate::Rate;
-use crate::rotation::{Address, Balance, Demands, Rotation, State, Verdict};
-use crate::turn::{Outcome, Report, Terms, Turn, Waiting};
-use admission::service_time::ServiceTime;
-use admission::{Admission, Order, QueueState, SpareCapacity, TimeLeft};
+use crate::failure::Failure;
+use crate::failure_log::FailureLog;
+use crate::forward;
+use crate::load::Load;
+use crate::meters::{ShedReason, WorkerMeters, count_retry, count_shed};
+use crate::permit::{Assignment, AttemptReport, Permit, PermitSender};
+use crate::pool::Pool;
+use crate::queue::{Entry, Queue, SequenceNumber};
+use crate::request::{DispatchedRequest, QueuedRequest};
+use crate::retry::{self, Decision};
+use crate::rotation::{Address, Balance, HealthSignal, ProbeEffect, Rotation};
+use crate::status::Status;
+use admission::{Admission, Order, QueueState, TimeLeft};
 use hyper::StatusCode;
-use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
-use service::wire::{Code, Fault, metric};
+use service::wire::{Code, RequestError};
 use std::collections::{BTreeSet, HashMap};
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tower::retry::budget::{Budget, TpsBudget};
 
-/// Attempts that one request may cost; those that reached no replica, or a busy one, are not counted.
-const MAX_ATTEMPTS: usize = 4;
+/// A replica that has held requests for this many service times without answering any, and for at least
+/// [`MIN_STALL_TIMEOUT`], is checked for liveness.
+const STALL_SERVICE_TIMES: u32 = 4;
 
-/// Replicas that one body may be holding when they die.
-const MAX_DEATHS: u32 = 2;
+/// See [`STALL_SERVICE_TIMES`].
+const MIN_STALL_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// Over this much of the past, retries may be a fifth of the requests and [`FREE_RETRIES_PER_SECOND`] more.
-const BUDGET_WINDOW: Duration = Duration::from_secs(10);
-const BUDGET_SHARE: f32 = 0.2;
-const FREE_RETRIES_PER_SECOND: u32 = 10;
-
-/// A replica that has answered nothing for this many service times, and for [`LEAST_QUIET`], is asked whether it lives.
-const QUIET_SERVICE_TIMES: u32 = 4;
-const LEAST_QUIET: Duration = Duration::from_millis(300);
-
-/// For the answer of a replica that is out, or new.
+/// How long a new or ejected replica may take to answer a probe.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// For the answer of a replica that has gone quiet: with [`LEAST_QUIET`] under a second.
-const CHECK_TIMEOUT: Duration = Duration::from_millis(400);
+/// How long a silent replica may take to answer a liveness check. With [`MIN_STALL_TIMEOUT`] it is under a second, so
+/// that a replica that hangs is ejected within a second.
+const LIVENESS_CHECK_TIMEOUT: Duration = Duration::from_millis(400);
 
-/// Failed attempts are logged this often at most, with their number.
-const COMPLAINT_INTERVAL: Duration = Duration::from_secs(1);
+/// Messages to the worker that may wait. A sender waits when there are more, so that requests then wait in their
+/// sockets.
+const MAX_MESSAGES: usize = 1024;
 
-/// The worker sleeps no longer than this.
+/// The worker looks for due probes at least this often.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
-/// How the worker decides.
+/// How requests are queued and dispatched.
 #[derive(Debug, Clone, Copy)]
-pub struct Rules {
-    /// Who goes first.
+pub struct Settings {
+    /// The order in which waiting requests are dispatched.
     pub order: Order,
-    /// To whom.
+    /// How a replica is chosen among those with a free slot.
     pub balance: Balance,
-    /// Jobs that may wait.
+    /// Number of requests that may wait.
     pub queue_length: usize,
-    /// The longest that a request may take.
+    /// The longest time that a request may take.
     pub deadline: Duration,
 }
 
-/// A request that waits for its turn.
-#[derive(Debug)]
-pub struct Job {
-    /// When it was accepted.
-    pub accepted: Instant,
-    /// Where its turn goes.
-    pub reply: oneshot::Sender<Outcome>,
-    /// There was no free slot when it came.
-    had_to_wait: bool,
-    history: History,
-}
-
-impl Job {
-    /// A job that was never tried, and where its turn will come.
-    pub fn new(accepted: Instant) -> (Self, Waiting) {
-        let (reply, waiting) = oneshot::channel();
-        (Self { accepted, reply, had_to_wait: false, history: History::default() }, waiting)
-    }
-
-    /// Nobody waits for it any more. Once this is true it stays so, and a withdrawal may have come already.
-    fn is_abandoned(&self) -> bool {
-        self.reply.is_closed()
-    }
-
-    fn demands(&self) -> Demands<'_> {
-        Demands { tried: self.history.tried(), is_suspect: self.history.deaths() > 0 }
-    }
-
-    fn refuse(self, fault: Fault) {
-        // A client that left no longer listens.
-        let _gone = self.reply.send(Err(fault.into()));
-    }
-}
-
-/// What the worker is asked.
+/// A message to the worker.
 #[derive(Debug)]
 pub enum Message {
-    /// To answer a request.
-    Submit(Entry<Job>),
-    /// To bring the gauges up to date and say how things stand.
-    Snapshot(oneshot::Sender<Snapshot>),
+    /// Admits a request to the queue, or refuses it.
+    Submit(Entry<QueuedRequest>),
+    /// Sets the gauges and sends the status.
+    Status(oneshot::Sender<Status>),
 }
 
-/// What has happened.
+/// A message that cannot wait until the worker has room for it, because a destructor or a finished task sends it.
 #[derive(Debug)]
 enum Event {
-    /// A client left, or its deadline passed.
-    Withdrawn(Ticket),
+    /// A client has left, or its deadline has passed.
+    Withdrawn(SequenceNumber),
+    /// A probe has ended: with the capacity of a ready replica, or `None`.
     Probed(Address, Option<usize>),
+    /// Discovery has published another set.
     Published(BTreeSet<Address>),
 }
 
-/// How things stand, for `/status`.
-#[derive(Debug, Clone, serde::Serialize)]
-pub struct Snapshot {
-    /// Requests waiting.
-    pub queue_length: usize,
-    /// Of those, the ones that can no longer meet the objective.
-    pub queue_late_length: usize,
-    /// Running mean of dispatched → answered, seconds; absent until something was answered.
-    pub service_time_seconds: Option<f64>,
-    /// Requests that came, refused ones included, over the last seconds.
-    pub arrivals_per_second: f64,
-    /// Requests that replicas answered, over the last seconds.
-    pub answers_per_second: f64,
-    /// Until what waits now will have been answered.
-    pub backlog_seconds: f64,
-    /// Everybody in the rotation.
-    pub replicas: Vec<ReplicaStatus>,
-}
-
-/// One replica in `/status`.
-#[derive(Debug, Clone, serde::Serialize)]
-pub struct ReplicaStatus {
-    /// Where it is.
-    pub address: String,
-    /// ready, ejected or draining.
-    pub state: &'static str,
-    /// Requests that it takes at once.
-    pub capacity: usize,
-    /// Sent, unanswered.
-    pub in_flight: usize,
-}
-
-/// How to reach the worker.
+/// Sends messages to the worker.
 #[derive(Debug, Clone)]
 pub struct Handle {
-    /// Bounded: a sender waits when the worker is behind, so requests then wait in their sockets.
+    /// Bounded by [`MAX_MESSAGES`].
     pub messages: mpsc::Sender<Message>,
     events: mpsc::UnboundedSender<Event>,
 }
 
 impl Handle {
-    /// Gives up the place of a job that nobody waits for any more.
-    pub fn withdraw(&self, ticket: Ticket) {
-        // A worker that is gone holds no place.
-        let _gone = self.events.send(Event::Withdrawn(ticket));
+    /// Removes a request whose client has left, or whose deadline has passed, from the queue.
+    pub fn withdraw(&self, sequence_number: SequenceNumber) {
+        // A worker that has ended holds no requests.
+        let _ended = self.events.send(Event::Withdrawn(sequence_number));
     }
 }
 
-/// Asks a replica, within a time, whether it is ready, and for what capacity.
+/// Asks a replica whether it is ready, within a time. Returns its capacity, or `None`.
 pub type Probe = fn(Address, Duration) -> Pin<Box<dyn Future<Output = Option<usize>> + Send>>;
 
-/// Starts the worker on the present runtime. It ends when every [`Handle`] is gone and every job is answered.
-pub fn spawn(rules: Rules, published: Published) -> Handle {
-    spawn_with(rules, published, |address, timeout| Box::pin(async move { forward::probe(&address, timeout).await }))
+/// Starts the worker on the current runtime. It ends when every [`Handle`] is gone and every request is answered.
+pub fn spawn(settings: Settings, published: Published) -> Handle {
+    spawn_with(settings, published, |address, timeout| Box::pin(async move { forward::probe(&address, timeout).await }))
 }
 
-fn spawn_with(rules: Rules, mut published: Published, probe: Probe) -> Handle {
-    let (messages, inbox) = mpsc::channel(1024);
-    // Unbounded, as neither a drop nor an end can wait; bounded by what was admitted: each request, attempt and probe
-    // sends one, and the published set changes at its own pace.
-    let (events, happened) = mpsc::unbounded_channel();
-    let (reports, reported) = mpsc::unbounded_channel();
-    let now = Instant::now();
-    let mut worker = Worker {
-        queue: Queue::new(rules.order, rules.queue_length),
-        rotation: Rotation::new(rules.balance),
-        in_flight: HashMap::new(),
-        next_turn: 0,
-        connections: HashMap::new(),
-        budget: TpsBudget::new(BUDGET_WINDOW, FREE_RETRIES_PER_SECOND, BUDGET_SHARE),
-        service_time: ServiceTime::new(now),
-        // Half of the longest wait: a burst is let in, and an overload that lasts is refused before long.
-        spare: SpareCapacity::new(rules.deadline / 2),
-        last_dispatch: now,
-        arrivals: Rate::new(now),
-        answers: Rate::new(now),
-        complaints: 0,
-        last_complaint: now.checked_sub(COMPLAINT_INTERVAL).unwrap_or(now),
-        meters: Meters::new(),
-        events: events.clone(),
-        reports,
-        probe,
-        rules,
-    };
-    worker.rotation.publish(&published.borrow_and_update().clone(), now);
-    tokio::spawn(worker.run(inbox, happened, reported));
-    let told = events.clone();
-    tokio::spawn(async move {
-        // A static list has no sender to wait for.
-        while published.changed().await.is_ok() {
-            let set = published.borrow_and_update().clone();
-            if told.send(Event::Published(set)).is_err() {
-                return;
-            }
-        }
-    });
+fn spawn_with(settings: Settings, mut published: Published, probe: Probe) -> Handle {
+    let (messages, inbox) = mpsc::channel(MAX_MESSAGES);
+    // Unbounded, because a destructor cannot wait. Admitted requests bound them: each request, attempt and probe sends
+    // one message. Published sets are rare.
+    let (events, event_inbox) = mpsc::unbounded_channel();
+    let (reports, report_inbox) = mpsc::unbounded_channel();
+    let mut worker = Worker::new(settings, probe, events.clone(), reports);
+    worker.rotation.publish(&published.borrow_and_update().clone(), Instant::now());
+    tokio::spawn(worker.run(inbox, event_inbox, report_inbox));
+    tokio::spawn(pass_on_published_sets(published, events.clone()));
     Handle { messages, events }
 }
 
-struct Worker {
-    rules: Rules,
-    queue: Queue<Job>,
-    rotation: Rotation,
-    /// Turns under way.
-    in_flight: HashMap<u64, InFlight>,
-    next_turn: u64,
-    /// Open and idle, by replica; as many as it has had requests at once.
-    connections: HashMap<Address, Vec<Connection>>,
-    budget: TpsBudget,
-    service_time: ServiceTime,
-    spare: SpareCapacity,
-    last_dispatch: Instant,
-    arrivals: Rate,
-    answers: Rate,
-    /// Failed attempts that were not yet logged, and when some were.
-    complaints: u64,
-    last_complaint: Instant,
-    meters: Meters,
-    /// Where probes say how they ended.
-    events: mpsc::UnboundedSender<Event>,
-    /// Where turns do.
-    reports: mpsc::UnboundedSender<Report>,
-    probe: Probe,
-}
-
-/// A job that is with a replica.
-struct InFlight {
-    ticket: Ticket,
-    objective: Instant,
-    deadline: Instant,
-    accepted: Instant,
-    history: History,
-    address: Address,
-    /// Ends the turn if the replica stalls; gone once it did, closed when nobody waits for its end.
-    recall: Option<oneshot::Sender<()>>,
-}
-
-impl InFlight {
-    /// The job, waiting again.
-    fn again(self, reply: oneshot::Sender<Outcome>) -> Entry<Job> {
-        let Self { ticket, objective, deadline, accepted, history, .. } = self;
-        let job = Job { accepted, reply, had_to_wait: true, history };
-        Entry { ticket, objective, deadline, job }
+/// Sends the worker every set that discovery publishes. A static list has no publisher, so this ends at once for it.
+async fn pass_on_published_sets(mut published: Published, events: mpsc::UnboundedSender<Event>) {
+    while published.changed().await.is_ok() {
+        let set = published.borrow_and_update().clone();
+        if events.send(Event::Published(set)).is_err() {
+            return;
+        }
     }
+}
+
+struct Worker {
+    settings: Settings,
+    queue: Queue<QueuedRequest>,
+    rotation: Rotation,
+    /// Requests with a permit, by the permit's id.
+    dispatched: HashMap<u64, DispatchedRequest>,
+    last_permit_id: u64,
+    pool: Pool,
+    retry_budget: TpsBudget,
+    load: Load,
+    failure_log: FailureLog,
+    meters: WorkerMeters,
+    probe: Probe,
+    /// Cloned for each probe, which sends its result.
+    events: mpsc::UnboundedSender<Event>,
+    /// Cloned for each permit, which sends its report.
+    reports: mpsc::UnboundedSender<AttemptReport>,
 }
 
 impl Worker {
+    fn new(
+        settings: Settings,
+        probe: Probe,
+        events: mpsc::UnboundedSender<Event>,
+        reports: mpsc::UnboundedSender<AttemptReport>,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            queue: Queue::new(settings.order, settings.queue_length),
+            rotation: Rotation::new(settings.balance),
+            dispatched: HashMap::new(),
+            last_permit_id: 0,
+            pool: Pool::default(),
+            retry_budget: retry::budget(),
+            load: Load::new(settings.deadline, now),
+            failure_log: FailureLog::default(),
+            meters: WorkerMeters::new(now),
+            probe,
+            events,
+            reports,
+            settings,
+        }
+    }
+
     async fn run(
         mut self,
         mut inbox: mpsc::Receiver<Message>,
-        mut happened: mpsc::UnboundedReceiver<Event>,
-        mut reported: mpsc::UnboundedReceiver<Report>,
+        mut events: mpsc::UnboundedReceiver<Event>,
+        mut reports: mpsc::UnboundedReceiver<AttemptReport>,
     ) {
         let sleep = tokio::time::sleep(Duration::ZERO);
         tokio::pin!(sleep);
-        let mut open = true;
-        while open || !self.in_flight.is_empty() || !self.queue.is_empty() {
+        let mut has_senders = true;
+        while has_senders || !self.dispatched.is_empty() || !self.queue.is_empty() {
+            // Reports come first: they free slots.
             tokio::select! {
                 biased;
-                Some(report) = reported.recv() => self.ended(report),
-                Some(event) = happened.recv() => self.note(event),
-                message = inbox.recv(), if open => match message {
-                    Some(message) => self.take(message),
-                    None => open = false,
+                Some(report) = reports.recv() => self.handle_report(report),
+                Some(event) = events.recv() => self.handle_event(event),
+                message = inbox.recv(), if has_senders => match message {
+                    Some(message) => self.handle_message(message),
+                    None => has_senders = false,
                 },
                 () = &mut sleep => {}
             }
-            // Whatever else has come by now costs no turn of its own.
-            while let Ok(report) = reported.try_recv() {
-                self.ended(report);
+            // Slots that are free by now are given out together.
+            while let Ok(report) = reports.try_recv() {
+                self.handle_report(report);
             }
             let now = Instant::now();
-            self.advance(now);
-            let wake = self.rotation.wakes_at(now, self.patience()).map_or(now + LONGEST_SLEEP, |at| at.max(now));
-            // Too early a wake-up is harmless, and cheaper than moving the timer at each request.
+            self.dispatch_waiting(now);
+            self.start_due_probes(now);
+            let wake_up = self.rotation.next_wake_up(now, self.stall_timeout());
+            let wake_up = wake_up.map_or(now + LONGEST_SLEEP, |at| at.max(now));
+            // The timer is only moved forward: moving it at every request costs more than a wake-up too many.
             let planned = sleep.deadline().into_std();
-            if wake < planned || planned <= now {
-                sleep.as_mut().reset(wake.into());
+            if wake_up < planned || planned <= now {
+                sleep.as_mut().reset(wake_up.into());
             }
         }
     }
 
-    fn note(&mut self, event: Event) {
-        match event {
-            Event::Withdrawn(ticket) => self.withdraw(ticket),
-            Event::Probed(address, capacity) => self.probed(&address, capacity),
-            Event::Published(addresses) => {
-                tracing::info!(replicas = addresses.len(), "the published set changed");
-                self.rotation.publish(&addresses, Instant::now());
-                self.connections.retain(|address, _| addresses.contains(address));
-            }
-        }
-    }
-
-    fn take(&mut self, message: Message) {
+    fn handle_message(&mut self, message: Message) {
         match message {
             Message::Submit(entry) => self.admit(entry),
-            Message::Snapshot(reply) => {
-                self.meters.set(&self.queue, &self.rotation);
-                // Whoever asked may have left.
-                let _gone = reply.send(self.snapshot());
+            Message::Status(reply) => {
+                let now = Instant::now();
+                self.meters.set_gauges(&self.queue, &self.rotation, now);
+                // The client that asked may have left.
+                let _left = reply.send(Status::new(&self.queue, &self.rotation, &self.load, now));
             }
         }
     }
 
-    /// How long a replica may hold requests without answering any.
-    fn patience(&self) -> Duration {
-        LEAST_QUIET.max(self.service_time.mean().unwrap_or_default() * QUIET_SERVICE_TIMES)
+    fn handle_event(&mut self, event: Event) {
+        match event {
+            Event::Withdrawn(sequence_number) => self.withdraw(sequence_number),
+            Event::Probed(address, capacity) => self.record_probe(&address, capacity),
+            Event::Published(addresses) => {
+                tracing::info!(replicas = addresses.len(), "the published set of replicas changed");
+                self.rotation.publish(&addresses, Instant::now());
+                self.pool.retain(&addresses);
+            }
+        }
     }
 
-    /// Hands out whatever can be handed out, and asks after replicas that are out or quiet.
-    fn advance(&mut self, now: Instant) {
-        let service_time = self.service_time.mean().unwrap_or_default();
-        self.queue.demote(now, service_time);
-        while !self.queue.is_empty() && self.rotation.has_slot(now) {
-            // A job that waits for a replica that it has not tried lets others pass to those that it has.
-            let rotation = &mut self.rotation;
-            let place = |job: &Job| (!job.is_abandoned()).then(|| rotation.pick(job.demands(), now))?;
-            let Some((entry, address)) = self.queue.pop(now, service_time, place) else { break };
-            self.dispatch(entry, address, now);
-        }
+    /// How long a replica may hold requests without answering any before it is checked for liveness.
+    fn stall_timeout(&self) -> Duration {
+        MIN_STALL_TIMEOUT.max(self.load.service_time() * STALL_SERVICE_TIMES)
+    }
+
+    fn start_due_probes(&mut self, now: Instant) {
         for address in self.rotation.due_probes(now) {
-            self.probe(address, PROBE_TIMEOUT);
+            self.start_probe(address, PROBE_TIMEOUT);
         }
-        for address in self.rotation.due_checks(now, self.patience()) {
-            self.probe(address, CHECK_TIMEOUT);
+        for address in self.rotation.due_liveness_checks(now, self.stall_timeout()) {
+            self.start_probe(address, LIVENESS_CHECK_TIMEOUT);
         }
     }
 
-    fn probe(&self, address: Address, timeout: Duration) {
-        let (events, asked) = (self.events.clone(), (self.probe)(address.clone(), timeout));
+    fn start_probe(&self, address: Address, timeout: Duration) {
+        let (events, probe) = (self.events.clone(), (self.probe)(address.clone(), timeout));
         tokio::spawn(async move {
-            let capacity = asked.await;
-            // The worker may have ended.
-            let _gone = events.send(Event::Probed(address, capacity));
+            let capacity = probe.await;
+            // A worker that has ended needs no result.
+            let _ended = events.send(Event::Probed(address, capacity));
         });
     }
 
-    fn probed(&mut self, address: &Address, capacity: Option<usize>) {
-        let before = self.rotation.census().ready;
-        let has_stalled = self.rotation.probed(address, capacity, Instant::now(), rand::random());
-        if has_stalled {
-            tracing::warn!(%address, "a replica has stalled; what it holds goes to others");
-            self.take_back(address);
-        } else if self.rotation.census().ready > before {
-            tracing::info!(%address, capacity, "a replica takes part");
+    fn record_probe(&mut self, address: &Address, capacity: Option<usize>) {
+        match self.rotation.record_probe(address, capacity, Instant::now(), rand::random()) {
+            ProbeEffect::Joined => tracing::info!(%address, capacity, "a replica is ready and takes requests"),
+            ProbeEffect::Stalled => {
+                tracing::warn!(%address, "a replica has stalled; its requests move to other replicas");
+                self.requeue_stalled(address);
+            }
+            ProbeEffect::Unchanged => {}
         }
     }
 
-    fn admit(&mut self, mut entry: Entry<Job>) {
+    fn admit(&mut self, mut entry: Entry<QueuedRequest>) {
         let now = Instant::now();
-        if entry.job.is_abandoned() {
-            // Its withdrawal may have overtaken it, and would then never take it out again.
+        if entry.request.is_abandoned() {
+            // The withdrawal may have arrived before the request. Queued now, the request would never be removed.
             if entry.deadline <= now {
                 self.meters.expired.increment(1);
             }
             return;
         }
-        self.budget.deposit();
-        self.arrivals.happened(now);
-        self.queue.demote(now, self.service_time.mean().unwrap_or_default());
-        let facts = self.facts(now);
+        self.retry_budget.deposit();
+        self.load.record_arrival(now);
+        self.queue.demote(now, self.load.service_time());
+        let state = self.queue_state(now);
         let time_left = TimeLeft {
             objective: entry.objective.saturating_duration_since(now),
             deadline: entry.deadline.saturating_duration_since(now),
         };
-        if let Admission::Refuse { retry_after } = Admission::decide(self.rules.order, &facts, time_left) {
-            let fault = format!("{} requests wait already, too many to answer this one in time", self.queue.len());
-            return self.shed(entry.job, Code::Overloaded, "overloaded", &fault, retry_after);
+        if let Admission::Refuse { retry_after } = Admission::decide(self.settings.order, &state, time_left) {
+            let message = format!("{} requests wait already, too many to answer this one in time", self.queue.len());
+            count_shed(ShedReason::Overloaded);
+            return refuse(entry.request, Code::Overloaded, &message, retry_after);
         }
-        entry.job.had_to_wait = !facts.slot_is_free;
+        entry.request.waited_for_slot = !state.slot_is_free;
         match self.queue.push(entry) {
             Ok(()) => {
                 self.meters.enqueued.increment(1);
-                if facts.slot_is_free {
-                    // Before the next one is judged by what is free.
-                    self.advance(now);
+                if state.slot_is_free {
+                    // Now, so that the next admission does not count the same slot as free.
+                    self.dispatch_waiting(now);
                 }
             }
             Err(refused) => {
-                let fault = format!("the queue holds {} requests", self.queue.len());
-                self.shed(refused.job, Code::QueueFull, "length", &fault, self.time_to_drain());
+                let message = format!("the queue holds {} requests", self.queue.len());
+                let retry_after = self.load.time_to_drain(self.queue.len(), self.rotation.totals().capacity);
+                count_shed(ShedReason::Length);
+                refuse(refused.request, Code::QueueFull, &message, retry_after);
             }
         }
     }
 
-    fn shed(&self, job: Job, code: Code, reason: &'static str, fault: &str, after: Duration) {
-        counter!(metric::SHED, "reason" => reason).increment(1);
-        let fault = format!("{fault}; retry in {:.0} s", after.as_secs_f64().ceil().max(1.0));
-        job.refuse(Fault::new(code, fault).retry_after(after));
-    }
-
-    fn facts(&self, now: Instant) -> QueueState {
+    /// The state of queue and replicas, as far as admission depends on it.
+    fn queue_state(&self, now: Instant) -> QueueState {
         QueueState {
             punctual: self.queue.len() - self.queue.late_len(),
             late: self.queue.late_len(),
-            slot_is_free: self.queue.is_empty() && self.rotation.has_slot(now),
-            capacity: self.rotation.census().capacity,
-            service_time: self.service_time.mean(),
-            spare: self.spare.share(),
+            slot_is_free: self.queue.is_empty() && self.rotation.has_free_slot(now),
+            capacity: self.rotation.totals().capacity,
+            service_time: self.load.measured_service_time(),
+            spare: self.load.spare_share(),
         }
     }
 
-    fn dispatch(&mut self, entry: Entry<Job>, address: Address, now: Instant) {
-        let waited = now.saturating_duration_since(entry.job.accepted);
-        self.meters.queue_wait.record(waited);
-        let is_late = entry.objective < now + self.service_time.mean().unwrap_or_default();
-        self.spare.record(entry.job.had_to_wait && !is_late, now.saturating_duration_since(self.last_dispatch));
-        self.last_dispatch = now;
-        self.next_turn += 1;
-        let id = self.next_turn;
-        let connection = self.connections.get_mut(&address).and_then(Vec::pop);
-        let (recall, recalled) = oneshot::channel();
-        let (reports, deadline) = (self.reports.clone(), entry.deadline);
-        let turn = Turn::new(Terms { id, address: address.clone(), connection, waited, deadline, recalled, reports });
-        let Entry { ticket, objective, deadline, job } = entry;
-        let Job { accepted, reply, history, .. } = job;
-        let recall = Some(recall);
-        let held = InFlight { ticket, objective, deadline, accepted, history, address, recall };
-        self.in_flight.insert(id, held);
-        // If its client has just left, the turn reports so itself when it is dropped.
-        let _gone = reply.send(Ok(turn));
+    /// Gives permits to waiting requests for as long as one of them finds a replica with a free slot.
+    fn dispatch_waiting(&mut self, now: Instant) {
+        let service_time = self.load.service_time();
+        self.queue.demote(now, service_time);
+        while !self.queue.is_empty() && self.rotation.has_free_slot(now) {
+            let rotation = &mut self.rotation;
+            // A request whose client has left is passed over: its withdrawal, which removes it, is on its way.
+            let find_replica = |request: &QueuedRequest| {
+                if request.is_abandoned() { None } else { rotation.pick(request.constraints(), now) }
+            };
+            let Some((entry, address)) = self.queue.pop(now, service_time, find_replica) else { break };
+            self.dispatch(entry, address, now);
+        }
     }
 
-    fn withdraw(&mut self, ticket: Ticket) {
-        if let Some(entry) = self.queue.remove(ticket)
+    fn dispatch(&mut self, entry: Entry<QueuedRequest>, address: Address, now: Instant) {
+        let Entry { sequence_number, objective, deadline, request } = entry;
+        let QueuedRequest { accepted, permit, waited_for_slot, failed } = request;
+        let waited = now.saturating_duration_since(accepted);
+        self.meters.queue_wait.record(waited);
+        self.load.record_dispatch(waited_for_slot, objective, now);
+        self.last_permit_id += 1;
+        let permit_id = self.last_permit_id;
+        let (stall_sender, stall_notice) = oneshot::channel();
+        let assignment = Assignment {
+            permit_id,
+            address: address.clone(),
+            connection: self.pool.take(&address),
+            waited,
+            deadline,
+            stall_notice,
+            reports: self.reports.clone(),
+        };
+        let stall_notice = Some(stall_sender);
+        let dispatched =
+            DispatchedRequest { sequence_number, objective, deadline, accepted, failed, address, stall_notice };
+        self.dispatched.insert(permit_id, dispatched);
+        // If the client has just left, the permit is dropped, and its destructor reports.
+        let _left = permit.send(Ok(Permit::new(assignment)));
+    }
+
+    /// Removes a waiting request. A request that a replica has keeps its slot until the replica has answered, because
+    /// the replica computes.
+    fn withdraw(&mut self, sequence_number: SequenceNumber) {
+        if let Some(entry) = self.queue.remove(sequence_number)
             && entry.deadline <= Instant::now()
         {
             self.meters.expired.increment(1);
         }
-        // One that is with a replica keeps its slot until the replica has answered: it is being computed.
     }
 
-    fn ended(&mut self, report: Report) {
-        // It may have been recalled just as it ended.
-        let Some(held) = self.in_flight.remove(&report.id) else { return };
+    fn handle_report(&mut self, report: AttemptReport) {
+        let AttemptReport { permit_id, result, capacity, elapsed, connection, next_permit } = report;
+        let dispatched = self.dispatched.remove(&permit_id).expect("every permit reports once");
         let now = Instant::now();
-        let verdict = match report.result {
-            Ok(_) => Verdict::Answered { capacity: report.capacity },
-            Err(failure) => failure.verdict(report.took),
+        let signal = match result {
+            Ok(_) => HealthSignal::Answered { capacity },
+            Err(failure) => failure.health_signal(elapsed),
         };
-        let worked = self.rotation.release(&held.address, held.history.deaths() > 0, verdict, now, rand::random());
-        if let Some(connection) = report.connection
-            && self.rotation.knows(&held.address)
+        let was_suspect = dispatched.failed.deaths() > 0;
+        let worked = self.rotation.release(&dispatched.address, was_suspect, signal, now, rand::random());
+        if let Some(connection) = connection
+            && self.rotation.contains(&dispatched.address)
         {
-            // A clone of the address only for the first.
-            match self.connections.get_mut(&held.address) {
-                Some(idle) => idle.push(connection),
-                None => drop(self.connections.insert(held.address.clone(), vec![connection])),
-            }
+            self.pool.put(&dispatched.address, connection);
         }
-        match report.result {
+        match result {
             Ok(status) => {
-                self.answers.happened(now);
-                // A refused picture costs a replica next to nothing and says nothing about the others.
+                self.load.record_answer(now);
+                // A refused image costs a replica next to nothing, so its time says nothing about other images.
                 if status == StatusCode::OK {
-                    self.meters.upstream.record(report.took);
-                    self.meters.work.record(worked.unwrap_or(report.took));
-                    self.service_time.measured(report.took, now);
+                    self.meters.upstream.record(elapsed);
+                    self.meters.work.record(worked.unwrap_or(elapsed));
+                    self.load.record_service_time(elapsed, now);
                 }
             }
-            Err(failure) => self.failed(held, report.again, failure),
+            Err(failure) => self.handle_failure(dispatched, next_permit, failure, now),
         }
     }
 
-    fn failed(&mut self, mut held: InFlight, again: Option<oneshot::Sender<Outcome>>, failure: Failure) {
+    fn handle_failure(
+        &mut self,
+        mut dispatched: DispatchedRequest,
+        next_permit: Option<PermitSender>,
+        failure: Failure,
+        now: Instant,
+    ) {
         if !matches!(failure, Failure::Busy | Failure::Unused) {
-            self.complaints += 1;
-            let now = Instant::now();
-            if now.saturating_duration_since(self.last_complaint) >= COMPLAINT_INTERVAL {
-                let failures = std::mem::take(&mut self.complaints);
-                tracing::warn!(address = %held.address, failure = failure.as_str(), failures, "attempts fail; the last one");
-                self.last_complaint = now;
+            self.failure_log.record(&dispatched.address, failure, now);
+        }
+        // A closed channel means that the client has left.
+        let Some(next_permit) = next_permit.filter(|permit| !permit.is_closed()) else { return };
+        dispatched.failed.record(&dispatched.address, failure);
+        let decision = retry::decide(&dispatched.failed, failure, || self.retry_budget.withdraw());
+        let entry = dispatched.requeued(next_permit);
+        match decision {
+            Decision::Retry => {
+                count_retry(failure);
+                self.queue.requeue(entry);
             }
-        }
-        let Some(reply) = again.filter(|reply| !reply.is_closed()) else { return };
-        held.history.add(&held.address, failure);
-        let entry = held.again(reply);
-        match self.refusal(&entry.job, failure) {
-            Some(fault) => entry.job.refuse(fault),
-            None => self.retry(entry, failure),
+            Decision::GiveUp(reason) => entry.request.refuse(reason.error()),
         }
     }
 
-    fn retry(&mut self, entry: Entry<Job>, failure: Failure) {
-        counter!("dispatcher_retries_total", "reason" => failure.as_str()).increment(1);
-        self.queue.put_back(entry);
-    }
-
-    /// Gives what a stalled replica holds to others. What may not be retried stays: the replica may yet go on.
-    fn take_back(&mut self, address: &Address) {
-        let mut ids: Vec<u64> =
-            self.in_flight.iter().filter(|(_, held)| held.address == *address).map(|(&id, _)| id).collect();
-        ids.sort_unstable();
-        for id in ids {
-            let held = &self.in_flight[&id];
-            if held.recall.as_ref().is_none_or(oneshot::Sender::is_closed)
-                || held.history.attempts() + 1 >= MAX_ATTEMPTS
-                || !self.budget.withdraw()
+    /// Tells the attempts at a stalled replica to end, in order of dispatch. Their requests return to the queue when
+    /// the attempts report.
+    fn requeue_stalled(&mut self, address: &Address) {
+        let at_replica = self.dispatched.iter().filter(|(_, dispatched)| dispatched.address == *address);
+        let mut permit_ids: Vec<u64> = at_replica.map(|(&permit_id, _)| permit_id).collect();
+        permit_ids.sort_unstable();
+        for permit_id in permit_ids {
+            let dispatched = self.dispatched.get_mut(&permit_id).expect("nothing was removed since");
+            // `None` if the attempt was told before; closed if the client has left.
+            if dispatched.stall_notice.as_ref().is_none_or(oneshot::Sender::is_closed)
+                || !retry::moves_off_stalled_replica(&dispatched.failed, || self.retry_budget.withdraw())
             {
                 continue;
             }
-            let held = self.in_flight.get_mut(&id).expect("it was just seen");
-            // The turn then reports that it stalled, or, if it has ended meanwhile, how.
-            let _ended = held.recall.take().map(|recall| recall.send(()));
-        }
-    }
-
-    /// Why a job that failed is not tried again; nothing if it is.
-    fn refusal(&self, job: &Job, failure: Failure) -> Option<Fault> {
-        let fault = |code, message: String| Some(Fault::new(code, message));
-        match failure {
-            Failure::Deadline => fault(Code::DeadlineExceeded, "the replica did not answer in time".into()),
-            // A stalled one was asked about when it was recalled.
-            Failure::Busy | Failure::Connect | Failure::Unused | Failure::Stalled => None,
-            _ if job.history.deaths() >= MAX_DEATHS => {
-                let message = format!("{MAX_DEATHS} replicas died while they held this request; it is not sent again");
-                fault(Code::Poison, message)
+            if let Some(stall_notice) = dispatched.stall_notice.take() {
+                // An attempt that has just ended reports its own end instead.
+                let _ended = stall_notice.send(());
             }
-            _ if job.history.attempts() >= MAX_ATTEMPTS => fault(
-                Code::ReplicaFailed,
-                format!("{MAX_ATTEMPTS} attempts failed, the last one by {}", failure.as_str()),
-            ),
-            _ if !self.budget.withdraw() => fault(
-                Code::ReplicaFailed,
-                format!("the attempt failed by {} and too many requests are being retried", failure.as_str()),
-            ),
-            _ => None,
-        }
-    }
-
-    /// Backlog ÷ service rate: how long until what waits now is answered.
-    fn time_to_drain(&self) -> Duration {
-        let capacity = self.rotation.census().capacity.max(1) as f64;
-        let service_time = self.service_time.mean().unwrap_or(Duration::from_millis(100)).as_secs_f64();
-        Duration::from_secs_f64(self.queue.len() as f64 * service_time / capacity)
-    }
-
-    fn snapshot(&self) -> Snapshot {
-        let now = Instant::now();
-        let replicas = self.rotation.replicas().iter().map(|replica| ReplicaStatus {
-            address: replica.address.to_string(),
-            state: match replica.state {
-                State::Ready => "ready",
-                State::Ejected { .. } => "ejected",
-                State::Draining => "draining",
-            },
-            capacity: replica.capacity,
-            in_flight: replica.in_flight,
-        });
-        Snapshot {
-            queue_length: self.queue.len(),
-            queue_late_length: self.queue.late_len(),
-            service_time_seconds: self.service_time.mean().map(|mean| mean.as_secs_f64()),
-            arrivals_per_second: self.arrivals.per_second(now),
-            answers_per_second: self.answers.per_second(now),
-            backlog_seconds: self.time_to_drain().as_secs_f64(),
-            replicas: replicas.collect(),
         }
     }
 }
 
-struct Meters {
-    started: Instant,
-    uptime: Gauge,
-    queue_length: Gauge,
-    queue_late_length: Gauge,
-    ready: Gauge,
-    ejected: Gauge,
-    draining: Gauge,
-    capacity: Gauge,
-    enqueued: Counter,
-    expired: Counter,
-    queue_wait: Histogram,
-    upstream: Histogram,
-    work: Histogram,
-    in_flight: HashMap<Address, Gauge>,
-}
-
-impl Meters {
-    fn new() -> Self {
-        let replicas = |state| gauge!(metric::REPLICAS, "state" => state);
-        Self {
-            started: Instant::now(),
-            uptime: gauge!(metric::UPTIME),
-            queue_length: gauge!(metric::QUEUE_LENGTH),
-            queue_late_length: gauge!("dispatcher_queue_late_length"),
-            ready: replicas("ready"),
-            ejected: replicas("ejected"),
-            draining: replicas("draining"),
-            capacity: gauge!(metric::CAPACITY),
-            enqueued: counter!(metric::ENQUEUED),
-            expired: counter!("dispatcher_expired_total"),
-            queue_wait: histogram!("dispatcher_queue_wait_seconds"),
-            upstream: histogram!(metric::UPSTREAM_DURATION),
-            work: histogram!(metric::REPLICA_WORK),
-            in_flight: HashMap::new(),
-        }
-    }
-
-    fn set(&mut self, queue: &Queue<Job>, rotation: &Rotation) {
-        let census = rotation.census();
-        self.uptime.set(self.started.elapsed().as_secs_f64());
-        self.queue_length.set(queue.len() as f64);
-        self.queue_late_length.set(queue.late_len() as f64);
-        self.ready.set(census.ready as f64);
-        self.ejected.set(census.ejected as f64);
-        self.draining.set(census.draining as f64);
-        self.capacity.set(census.capacity as f64);
-        for replica in rotation.replicas() {
-            if !self.in_flight.contains_key(&replica.address) {
-                let gauge = gauge!(metric::IN_FLIGHT, "replica" => replica.address.clone());
-                self.in_flight.insert(replica.address.clone(), gauge);
-            }
-            self.in_flight[&replica.address].set(replica.in_flight as f64);
-        }
-        self.in_flight.retain(|address, gauge| {
-            let present = rotation.replicas().iter().any(|replica| replica.address == *address);
-            if !present {
-                gauge.set(0.0);
-            }
-            present
-        });
-    }
+/// Refuses a request at admission, and tells its client when to come back.
+fn refuse(request: QueuedRequest, code: Code, message: &str, retry_after: Duration) {
+    let message = format!("{message}; retry in {:.0} s", retry_after.as_secs_f64().ceil().max(1.0));
+    request.refuse(RequestError::new(code, message).retry_after(retry_after));
 }
 
 #[cfg(test)]

@@ -1,21 +1,23 @@
-//! The dispatcher's program against replicas that misbehave on purpose: real sockets, real processes.
+//! The dispatcher's program with stub replicas: retries, ejection, the queue, deadlines and refused requests.
 
 mod program;
 mod stub;
 
 use bytes::Bytes;
+use dispatcher::metrics::ALL;
 use hyper::StatusCode;
-use program::{Dispatcher, Reply, code};
+use program::{Dispatcher, Reply};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-use stub::{Manner, Stub};
+use stub::{Behavior, Stub};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
-/// A request that has reached the stub, which holds it.
-async fn held(dispatcher: &Arc<Dispatcher>, stub: &Stub) -> JoinHandle<Reply> {
+/// A request that the stub has received and holds.
+async fn held_request(dispatcher: &Arc<Dispatcher>, stub: &Stub) -> JoinHandle<Reply> {
     let client = dispatcher.clone();
     let request = tokio::spawn(async move { client.post(&[]).await });
     stub.until_calls(1).await;
@@ -23,22 +25,22 @@ async fn held(dispatcher: &Arc<Dispatcher>, stub: &Stub) -> JoinHandle<Reply> {
 }
 
 #[tokio::test]
-async fn a_request_is_retried_elsewhere_and_the_bad_replica_ejected() {
+async fn a_failed_request_is_retried_elsewhere_and_the_replica_ejected() {
     for bad in [
-        Stub::start(Manner::hangs_up()).await,
-        Stub::start(Manner::Status(StatusCode::INTERNAL_SERVER_ERROR)).await,
-        Stub::start(Manner::Status(StatusCode::SERVICE_UNAVAILABLE)).await,
+        Stub::start(Behavior::closes()).await,
+        Stub::start(Behavior::Status(StatusCode::INTERNAL_SERVER_ERROR)).await,
+        Stub::start(Behavior::Status(StatusCode::SERVICE_UNAVAILABLE)).await,
     ] {
-        let good = Stub::start(Manner::Prompt).await;
-        let dispatcher = Dispatcher::start_on(&stub::list(&[&bad, &good]), &[]).await;
+        let good = Stub::start(Behavior::Prompt).await;
+        let dispatcher = Dispatcher::start(&stub::static_list(&[&bad, &good]), &[]).await;
         dispatcher.until_states(&["ready", "ready"]).await;
-        // Once out, it stays out.
+        // Once ejected, the replica stays ejected.
         bad.set_ready(false);
         for _ in 0..20 {
             let reply = dispatcher.post(&[]).await;
-            assert_eq!((reply.0, &reply.2["replica"]), (200, &good.address.as_str().into()));
+            assert_eq!((reply.status, &reply.json["replica"]), (200, &good.address.as_str().into()));
         }
-        assert!((1..=3).contains(&bad.calls()), "{} calls of the bad one", bad.calls());
+        assert!((1..=3).contains(&bad.calls()), "{} calls of the bad replica", bad.calls());
         dispatcher.until_states(&["ejected", "ready"]).await;
         bad.set_ready(true);
         dispatcher.until_states(&["ready", "ready"]).await;
@@ -46,34 +48,34 @@ async fn a_request_is_retried_elsewhere_and_the_bad_replica_ejected() {
 }
 
 #[tokio::test]
-async fn a_refusal_of_the_picture_is_final() {
+async fn a_request_that_a_replica_refuses_is_not_retried() {
     let (refusing, other) = (
-        Stub::start(Manner::Status(StatusCode::BAD_REQUEST)).await,
-        Stub::start(Manner::Status(StatusCode::BAD_REQUEST)).await,
+        Stub::start(Behavior::Status(StatusCode::BAD_REQUEST)).await,
+        Stub::start(Behavior::Status(StatusCode::BAD_REQUEST)).await,
     );
-    let dispatcher = Dispatcher::start_on(&stub::list(&[&refusing, &other]), &[]).await;
-    assert_eq!(dispatcher.post(&[]).await.0, 400);
+    let dispatcher = Dispatcher::start(&stub::static_list(&[&refusing, &other]), &[]).await;
+    assert_eq!(dispatcher.post(&[]).await.status, 400);
     assert_eq!(refusing.calls() + other.calls(), 1);
 }
 
 #[tokio::test]
-async fn a_body_that_brings_down_two_replicas_is_not_sent_to_a_third() {
+async fn a_body_that_kills_two_replicas_is_not_sent_to_a_third() {
     let stubs = [
-        Stub::start(Manner::hangs_up()).await,
-        Stub::start(Manner::hangs_up()).await,
-        Stub::start(Manner::hangs_up()).await,
+        Stub::start(Behavior::closes()).await,
+        Stub::start(Behavior::closes()).await,
+        Stub::start(Behavior::closes()).await,
     ];
-    let dispatcher = Dispatcher::start_on(&stub::list(&[&stubs[0], &stubs[1], &stubs[2]]), &[]).await;
+    let dispatcher = Dispatcher::start(&stub::static_list(&[&stubs[0], &stubs[1], &stubs[2]]), &[]).await;
     let reply = dispatcher.post(&[]).await;
-    assert_eq!(code(&reply), (422, "poison"), "{}", reply.2);
+    assert_eq!(reply.status_and_code(), (422, "poison"), "{}", reply.json);
     assert_eq!(stubs.iter().map(Stub::calls).sum::<usize>(), 2);
 }
 
 #[tokio::test]
-async fn a_full_queue_refuses_and_says_when_to_return() {
+async fn a_full_queue_refuses_with_retry_after() {
     let gate = Arc::new(Semaphore::new(0));
-    let stub = Stub::start(Manner::Gated(gate.clone())).await;
-    let dispatcher = Arc::new(Dispatcher::start_on(&stub::list(&[&stub]), &["--queue-length=2"]).await);
+    let stub = Stub::start(Behavior::Gated(gate.clone())).await;
+    let dispatcher = Arc::new(Dispatcher::start(&stub::static_list(&[&stub]), &["--queue-length=2"]).await);
     let mut held = Vec::new();
     for waiting in 0..3 {
         let client = dispatcher.clone();
@@ -82,139 +84,140 @@ async fn a_full_queue_refuses_and_says_when_to_return() {
         stub.until_calls(1).await;
     }
     let reply = dispatcher.post(&[]).await;
-    assert_eq!(code(&reply), (503, "queue_full"));
-    assert!(reply.1.is_some_and(|seconds| seconds.parse::<u64>().is_ok_and(|seconds| seconds >= 1)));
+    assert_eq!(reply.status_and_code(), (503, "queue_full"));
+    assert!(reply.has_retry_after(), "{reply:?}");
     gate.add_permits(3);
     for request in held {
-        assert_eq!(request.await.expect("no panic").0, 200);
+        assert_eq!(request.await.expect("the task does not panic").status, 200);
     }
 }
 
 #[tokio::test]
-async fn a_deadline_that_passes_in_the_queue_is_504_and_never_dispatched() {
+async fn a_request_that_expires_in_the_queue_gets_504_and_is_never_dispatched() {
     let gate = Arc::new(Semaphore::new(0));
-    let stub = Stub::start(Manner::Gated(gate.clone())).await;
-    let dispatcher = Arc::new(Dispatcher::start_on(&stub::list(&[&stub]), &[]).await);
-    let first = held(&dispatcher, &stub).await;
+    let stub = Stub::start(Behavior::Gated(gate.clone())).await;
+    let dispatcher = Arc::new(Dispatcher::start(&stub::static_list(&[&stub]), &[]).await);
+    let first = held_request(&dispatcher, &stub).await;
     let late = dispatcher.post(&[("x-request-timeout-ms", "50")]).await;
-    assert_eq!(code(&late), (504, "deadline_exceeded"));
+    assert_eq!(late.status_and_code(), (504, "deadline_exceeded"));
     dispatcher.until_waiting(0).await;
     gate.add_permits(1);
-    assert_eq!(first.await.expect("no panic").0, 200);
+    assert_eq!(first.await.expect("the task does not panic").status, 200);
     assert_eq!(stub.calls(), 1);
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_gives_its_place_up() {
+async fn a_client_that_leaves_frees_its_place_in_the_queue() {
     let gate = Arc::new(Semaphore::new(0));
-    let stub = Stub::start(Manner::Gated(gate.clone())).await;
-    let dispatcher = Arc::new(Dispatcher::start_on(&stub::list(&[&stub]), &[]).await);
-    let first = held(&dispatcher, &stub).await;
-    let mut leaver = TcpStream::connect(&dispatcher.program.address).await.expect("connected");
-    leaver.write_all(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx").await.expect("sent");
+    let stub = Stub::start(Behavior::Gated(gate.clone())).await;
+    let dispatcher = Arc::new(Dispatcher::start(&stub::static_list(&[&stub]), &[]).await);
+    let first = held_request(&dispatcher, &stub).await;
+    let mut leaving = TcpStream::connect(&dispatcher.program.address).await.expect("connected");
+    leaving.write_all(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx").await.expect("sent");
     dispatcher.until_waiting(1).await;
-    drop(leaver);
+    drop(leaving);
     dispatcher.until_waiting(0).await;
     gate.add_permits(1);
-    assert_eq!(first.await.expect("no panic").0, 200);
-    assert_eq!(stub.calls(), 1, "the one that left was never sent");
+    assert_eq!(first.await.expect("the task does not panic").status, 200);
+    assert_eq!(stub.calls(), 1, "the request whose client left was never sent");
 }
 
 #[tokio::test]
-async fn nothing_stays_in_the_queue_for_a_client_that_left() {
+async fn a_failed_attempt_is_not_retried_for_a_client_that_left() {
     let gate = Arc::new(Semaphore::new(0));
-    let stub = Stub::start(Manner::HangsUp(gate.clone())).await;
-    let dispatcher = Dispatcher::start_on(&stub::list(&[&stub]), &[]).await;
-    // It leaves while a replica has its request; the attempt fails only then, and nobody is left to retry it for.
-    let given_up = dispatcher.post(&[("x-request-timeout-ms", "5000")]);
-    assert!(tokio::time::timeout(Duration::from_millis(300), given_up).await.is_err());
+    let stub = Stub::start(Behavior::Closes(gate.clone())).await;
+    let dispatcher = Dispatcher::start(&stub::static_list(&[&stub]), &[]).await;
+    // The client leaves while the replica has its request. The attempt fails after that.
+    let abandoned = dispatcher.post(&[("x-request-timeout-ms", "5000")]);
+    assert!(tokio::time::timeout(Duration::from_millis(300), abandoned).await.is_err());
     assert_eq!(stub.calls(), 1);
     gate.add_permits(Semaphore::MAX_PERMITS);
     tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(dispatcher.get("/status").await.2["queue_length"], 0);
-    assert_eq!(stub.calls(), 1, "it was not sent again");
+    assert_eq!(dispatcher.get("/status").await.json["queue_length"], 0);
+    assert_eq!(stub.calls(), 1, "the request was not sent again");
 }
 
 #[tokio::test]
-async fn a_retried_request_that_waits_for_another_replica_holds_nobody_up() {
+async fn a_retried_request_that_waits_for_another_replica_lets_later_ones_pass() {
     let gate = Arc::new(Semaphore::new(0));
-    let (busy, picky) = (Stub::start(Manner::Gated(gate.clone())).await, Stub::start(Manner::hangs_up()).await);
-    let dispatcher = Arc::new(Dispatcher::start_on(&stub::list(&[&busy, &picky]), &[]).await);
-    // Two requests: one is held by the busy replica, the other was dropped by the picky one and waits for the busy one.
+    let (busy, failing) = (Stub::start(Behavior::Gated(gate.clone())).await, Stub::start(Behavior::closes()).await);
+    let dispatcher = Arc::new(Dispatcher::start(&stub::static_list(&[&busy, &failing]), &[]).await);
+    // The busy replica holds one of two requests. The other one failed at the failing replica and waits for the busy
+    // one.
     let held: Vec<_> = (0..2)
         .map(|_| {
             let client = dispatcher.clone();
-            tokio::spawn(async move { client.post(&[]).await.0 })
+            tokio::spawn(async move { client.post(&[]).await.status })
         })
         .collect();
-    picky.until_calls(1).await;
+    failing.until_calls(1).await;
     busy.until_calls(1).await;
-    // The picky one is tried again with others' requests although the first in the queue may not go there.
+    // The failing replica receives a later request, although the first request in the queue avoids it.
     let passing = dispatcher.post(&[("x-request-timeout-ms", "2000")]);
     let tried_again = async {
-        picky.until_calls(2).await;
+        failing.until_calls(2).await;
         gate.add_permits(9);
     };
     let limit = Duration::from_secs(10);
     let (passed, ()) =
         tokio::time::timeout(limit, async { tokio::join!(passing, tried_again) }).await.expect("in time");
-    assert_eq!(passed.0, 200);
+    assert_eq!(passed.status, 200);
     for request in held {
-        assert_eq!(request.await.expect("no panic"), 200);
+        assert_eq!(request.await.expect("the task does not panic"), 200);
     }
 }
 
 #[tokio::test]
-async fn with_no_replica_a_request_waits_to_its_deadline() {
+async fn without_a_replica_a_request_waits_until_its_deadline() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let list = folder.path().join("replicas");
-    let stub = Stub::start(Manner::Prompt).await;
-    let mut dispatcher = Dispatcher::start_on(&format!("file:{}", list.display()), &[]).await;
+    let stub = Stub::start(Behavior::Prompt).await;
+    let mut dispatcher = Dispatcher::start(&format!("file:{}", list.display()), &[]).await;
     let held = dispatcher.post(&[("x-request-timeout-ms", "100")]).await;
-    assert_eq!(code(&held), (504, "deadline_exceeded"));
+    assert_eq!(held.status_and_code(), (504, "deadline_exceeded"));
     let waiting = dispatcher.post(&[]);
     let publish = async {
         dispatcher.until_waiting(1).await;
         std::fs::write(&list, &stub.address).expect("writable");
     };
-    assert_eq!(tokio::join!(waiting, publish).0.0, 200);
+    assert_eq!(tokio::join!(waiting, publish).0.status, 200);
     drop(dispatcher.program.child.stdin.take());
-    assert!(dispatcher.program.child.wait().await.expect("it ends with its parent").success());
+    assert!(dispatcher.program.child.wait().await.expect("the program ends with its parent").success());
 }
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn an_idle_dispatcher_rests() {
+async fn an_idle_dispatcher_uses_no_processor_time() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let list = folder.path().join("replicas");
     std::fs::write(&list, "127.0.0.1:1").expect("writable");
-    let dispatcher = Dispatcher::start_on(&format!("file:{}", list.display()), &[]).await;
+    let dispatcher = Dispatcher::start(&format!("file:{}", list.display()), &[]).await;
     let before = dispatcher.program.processor_seconds();
     tokio::time::sleep(Duration::from_secs(3)).await;
     let used = dispatcher.program.processor_seconds() - before;
-    // A loop that answers its own reading used half a core; polling once a second uses a thousandth.
-    assert!(used < 0.3, "{used} s of processor time in 3 s of doing nothing");
+    // A watcher that wakes itself by reading the file used half of a core. Polling once per second uses a thousandth.
+    assert!(used < 0.3, "{used} s of processor time in 3 idle seconds");
 }
 
 #[tokio::test]
 async fn bad_requests_are_refused_before_they_reach_a_replica() {
-    let stub = Stub::start(Manner::Prompt).await;
+    let stub = Stub::start(Behavior::Prompt).await;
     let dispatcher =
-        Dispatcher::start_on(&stub::list(&[&stub]), &["--max-body-bytes=1000", "--body-timeout=200ms"]).await;
+        Dispatcher::start(&stub::static_list(&[&stub]), &["--max-body-bytes=1000", "--body-timeout=200ms"]).await;
     for (headers, expected) in [
         (&[("content-type", "text/plain")][..], (415, "unsupported_media_type")),
         (&[("x-request-timeout-ms", "soon")], (400, "bad_request")),
         (&[("x-request-timeout-ms", "0")], (400, "bad_request")),
     ] {
-        assert_eq!(code(&dispatcher.post(headers).await), expected, "{headers:?}");
+        assert_eq!(dispatcher.post(headers).await.status_and_code(), expected, "{headers:?}");
     }
     let large = Bytes::from(vec![0; 1001]);
-    assert_eq!(code(&dispatcher.post_body(&[], large).await), (413, "too_large"));
-    assert_eq!(code(&dispatcher.get("/predict").await), (405, "method_not_allowed"));
-    assert_eq!(code(&dispatcher.get("/nowhere").await), (404, "not_found"));
-    assert_eq!(dispatcher.get("/readyz").await.0, 200);
+    assert_eq!(dispatcher.post_body(&[], large).await.status_and_code(), (413, "too_large"));
+    assert_eq!(dispatcher.get("/predict").await.status_and_code(), (405, "method_not_allowed"));
+    assert_eq!(dispatcher.get("/nowhere").await.status_and_code(), (404, "not_found"));
+    assert_eq!(dispatcher.get("/readyz").await.status, 200);
 
-    // Chunked, without a length that would give it away, and a body that never comes.
+    // A chunked body, whose length is not known before; a body that does not arrive; and malformed heads.
     for (request, expected) in [
         (
             format!(
@@ -238,4 +241,25 @@ async fn bad_requests_are_refused_before_they_reach_a_replica() {
         assert!(line.contains(expected), "{line} instead of {expected}");
     }
     assert_eq!(stub.calls(), 0);
+}
+
+#[tokio::test]
+async fn every_exported_metric_is_described() {
+    let stubs =
+        [Stub::start(Behavior::Status(StatusCode::INTERNAL_SERVER_ERROR)).await, Stub::start(Behavior::Prompt).await];
+    let dispatcher = Dispatcher::start(&stub::static_list(&[&stubs[0], &stubs[1]]), &["--max-body-bytes=1000"]).await;
+    dispatcher.until_states(&["ready", "ready"]).await;
+    for _ in 0..4 {
+        assert_eq!(dispatcher.post(&[]).await.status, 200);
+    }
+    let metrics = dispatcher.metrics().await;
+    let names = |prefix: &str| -> BTreeSet<String> {
+        let lines = metrics.lines().filter_map(|line| line.strip_prefix(prefix)?.split(' ').next());
+        lines.map(str::to_owned).collect()
+    };
+    let exported = names("# TYPE ");
+    assert!(exported.contains("dispatcher_retries_total") && exported.len() >= 12, "{exported:?}");
+    assert_eq!(names("# HELP "), exported);
+    let described: BTreeSet<String> = ALL.iter().map(|metric| metric.name.to_owned()).collect();
+    assert!(exported.is_subset(&described), "{exported:?}");
 }

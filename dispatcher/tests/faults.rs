@@ -1,4 +1,4 @@
-//! What must survive: the dispatcher's program under load while replicas die, hang and lie, and dispatchers leave.
+//! Faults under load: the dispatcher's program while replicas die, hang or answer badly, and while dispatchers end.
 
 mod program;
 mod steady;
@@ -6,13 +6,13 @@ mod stub;
 
 use bytes::Bytes;
 use hyper::StatusCode;
-use program::{Dispatcher, PATIENCE, Reply, code};
+use program::{Dispatcher, Reply, WAIT_LIMIT};
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use steady::{Watch, steady};
-use stub::{Manner, POISON, Stub};
+use steady::{Stopwatch, on_steady_machine};
+use stub::{Behavior, POISON, Stub};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -20,51 +20,53 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
-/// What a well replica takes for a picture here.
+/// How long a healthy stub takes for an image.
 const SERVICE_TIME: Duration = Duration::from_millis(50);
 
-const WELL: Manner = Manner::After(SERVICE_TIME);
+const HEALTHY: Behavior = Behavior::Delayed(SERVICE_TIME);
 
-/// So much time that nobody is refused on a busy machine.
-const UNHURRIED: [&str; 2] = ["--objective=30s", "--deadline=60s"];
+/// Flags with so much time for each request that none is refused on a busy machine.
+const LONG_TIMES: [&str; 2] = ["--objective=30s", "--deadline=60s"];
 
-/// Slots of a replica, where it has several.
+/// The capacity of stubs with several slots.
 const CAPACITY: usize = 4;
 
-async fn fleet<const N: usize>(manner: Manner) -> [Stub; N] {
+/// Starts `N` stubs with [`CAPACITY`] slots each.
+async fn stubs<const N: usize>(behavior: Behavior) -> [Stub; N] {
     let mut stubs = Vec::new();
     for _ in 0..N {
-        stubs.push(Stub::with_capacity(CAPACITY, manner.clone()).await);
+        stubs.push(Stub::with_capacity(CAPACITY, behavior.clone()).await);
     }
-    stubs.try_into().unwrap_or_else(|_| unreachable!("as many were started"))
+    stubs.try_into().unwrap_or_else(|_| unreachable!("the loop starts N stubs"))
 }
 
-/// With everybody in rotation.
-async fn dispatcher(stubs: &[Stub], flags: &[&str]) -> Arc<Dispatcher> {
+/// Starts the dispatcher with these replicas, and waits until all of them are ready.
+async fn start_dispatcher(stubs: &[Stub], flags: &[&str]) -> Arc<Dispatcher> {
     let stubs: Vec<&Stub> = stubs.iter().collect();
-    let dispatcher = Dispatcher::start_on(&stub::list(&stubs), flags).await;
+    let dispatcher = Dispatcher::start(&stub::static_list(&stubs), flags).await;
     dispatcher.until_states(&vec!["ready"; stubs.len()]).await;
     Arc::new(dispatcher)
 }
 
-/// A picture on its way.
-fn sending(dispatcher: &Arc<Dispatcher>, body: impl Into<Bytes>, timeout_ms: u32) -> JoinHandle<Reply> {
+/// Sends one request in a task of its own.
+fn send(dispatcher: &Arc<Dispatcher>, body: impl Into<Bytes>, timeout_ms: u32) -> JoinHandle<Reply> {
     let (dispatcher, body) = (dispatcher.clone(), body.into());
     tokio::spawn(async move { dispatcher.post_body(&[("x-request-timeout-ms", &timeout_ms.to_string())], body).await })
 }
 
-/// Longer than any test: the answer comes before.
-const PATIENT: u32 = 60_000;
+/// A timeout for requests that should be answered first. Longer than any test.
+const LONG_TIMEOUT_MS: u32 = 60_000;
 
+/// The replies to these requests, in their order.
 async fn replies(requests: Vec<JoinHandle<Reply>>) -> Vec<Reply> {
     let mut replies = Vec::new();
     for request in requests {
-        replies.push(request.await.expect("no panic"));
+        replies.push(request.await.expect("the task does not panic"));
     }
     replies
 }
 
-/// `count` pictures, one every `pause`, whatever becomes of those before.
+/// Sends `count` images, one every `pause`, without waiting for the replies to earlier ones.
 fn load(dispatcher: &Arc<Dispatcher>, count: usize, pause: Duration) -> JoinHandle<Vec<Reply>> {
     let dispatcher = dispatcher.clone();
     tokio::spawn(async move {
@@ -73,50 +75,46 @@ fn load(dispatcher: &Arc<Dispatcher>, count: usize, pause: Duration) -> JoinHand
         let mut requests = Vec::new();
         for _ in 0..count {
             tick.tick().await;
-            requests.push(sending(&dispatcher, "picture", 20_000));
+            requests.push(send(&dispatcher, "image", 20_000));
         }
         replies(requests).await
     })
 }
 
-/// The time between two pictures that is this part of what `replicas` can do.
+/// The time between two images at a load of `share` of the throughput of `replicas` healthy stubs.
 fn pause(replicas: usize, share: f64) -> Duration {
     SERVICE_TIME.div_f64((replicas * CAPACITY) as f64 * share)
 }
 
-/// So many pictures that they take this long.
-fn lasting(time: Duration, pause: Duration) -> usize {
+/// The number of images that, sent one every `pause`, take this time.
+fn image_count(time: Duration, pause: Duration) -> usize {
     time.div_duration_f64(pause) as usize
 }
 
-/// How the answers that are no success came about.
+/// Status and code of the replies that are not 200.
 fn failures(replies: &[Reply]) -> Vec<(u16, &str)> {
-    replies.iter().filter(|reply| reply.0 != 200).map(code).collect()
+    replies.iter().filter(|reply| reply.status != 200).map(Reply::status_and_code).collect()
 }
 
-fn is_shed(reply: &Reply) -> bool {
-    reply.0 == 503 && reply.1.as_ref().is_some_and(|after| after.parse::<u64>().is_ok_and(|after| after >= 1))
-}
-
-/// A pause between two faults: nothing is waited for but time.
-async fn pass(milliseconds: u64) {
+/// Lets time pass between two faults.
+async fn sleep_ms(milliseconds: u64) {
     tokio::time::sleep(Duration::from_millis(milliseconds)).await;
 }
 
 #[test]
-fn a_killed_replica_costs_nobody_an_answer() {
-    steady(async || {
-        // At the second rate the two that are left cannot do it all: some wait until it is back.
+fn no_request_fails_when_a_replica_is_killed() {
+    on_steady_machine(async || {
+        // At the second load, two replicas are too few: requests wait until the third is back.
         for share in [0.6, 0.8] {
-            let stubs = fleet::<3>(WELL).await;
-            let dispatcher = dispatcher(&stubs, &UNHURRIED).await;
+            let stubs = stubs::<3>(HEALTHY).await;
+            let dispatcher = start_dispatcher(&stubs, &LONG_TIMES).await;
             let pause = pause(3, share);
-            let load = load(&dispatcher, lasting(Duration::from_secs(3), pause), pause);
-            pass(1000).await;
+            let load = load(&dispatcher, image_count(Duration::from_secs(3), pause), pause);
+            sleep_ms(1000).await;
             stubs[0].kill().await;
-            pass(1000).await;
-            stubs[0].revive().await;
-            let replies = load.await.expect("no panic");
+            sleep_ms(1000).await;
+            stubs[0].restart().await;
+            let replies = load.await.expect("the task does not panic");
             assert_eq!(failures(&replies), [], "of {} at {share}", replies.len());
             dispatcher.until_states(&["ready"; 3]).await;
         }
@@ -124,58 +122,59 @@ fn a_killed_replica_costs_nobody_an_answer() {
 }
 
 #[test]
-fn kill_after_kill_costs_nobody_an_answer() {
-    steady(async || {
-        let stubs = fleet::<3>(WELL).await;
-        let dispatcher = dispatcher(&stubs, &UNHURRIED).await;
+fn no_request_fails_when_replicas_are_killed_again_and_again() {
+    on_steady_machine(async || {
+        let stubs = stubs::<3>(HEALTHY).await;
+        let dispatcher = start_dispatcher(&stubs, &LONG_TIMES).await;
         let pause = pause(3, 0.4);
-        let load = load(&dispatcher, lasting(Duration::from_secs(4), pause), pause);
+        let load = load(&dispatcher, image_count(Duration::from_secs(4), pause), pause);
         for killed in stubs.iter().cycle().take(8) {
-            pass(300).await;
+            sleep_ms(300).await;
             killed.kill().await;
-            pass(150).await;
-            killed.revive().await;
+            sleep_ms(150).await;
+            killed.restart().await;
         }
-        let replies = load.await.expect("no panic");
+        let replies = load.await.expect("the task does not panic");
         assert_eq!(failures(&replies), [], "of {}", replies.len());
     });
 }
 
 #[test]
-fn a_replica_that_hangs_is_out_within_a_second_and_nobody_notices() {
-    steady(async || {
-        let stubs = fleet::<3>(WELL).await;
-        let dispatcher = dispatcher(&stubs, &UNHURRIED).await;
+fn a_replica_that_hangs_is_ejected_within_a_second_and_no_request_fails() {
+    on_steady_machine(async || {
+        let stubs = stubs::<3>(HEALTHY).await;
+        let dispatcher = start_dispatcher(&stubs, &LONG_TIMES).await;
         let pause = pause(3, 0.4);
-        let load = load(&dispatcher, lasting(Duration::from_secs(4), pause), pause);
-        pass(1000).await;
-        stubs[0].behave(Manner::Hung);
-        let since = Watch::start();
+        let load = load(&dispatcher, image_count(Duration::from_secs(4), pause), pause);
+        sleep_ms(1000).await;
+        stubs[0].set_behavior(Behavior::Hangs);
+        let since = Stopwatch::start();
         dispatcher.until_states(&["ejected", "ready", "ready"]).await;
-        assert!(since.elapsed() <= Duration::from_secs(1), "out after {:?}", since.elapsed());
-        pass(500).await;
+        assert!(since.elapsed() <= Duration::from_secs(1), "ejected after {:?}", since.elapsed());
+        sleep_ms(500).await;
         let before = stubs[0].calls();
-        stubs[0].behave(WELL);
-        let since = Watch::start();
+        stubs[0].set_behavior(HEALTHY);
+        let since = Stopwatch::start();
         dispatcher.until_states(&["ready"; 3]).await;
-        assert!(since.elapsed() <= Duration::from_secs(2), "back after {:?}", since.elapsed());
-        // Those that it held when it hung it sees too late, and they are four.
+        assert!(since.elapsed() <= Duration::from_secs(2), "ready again after {:?}", since.elapsed());
+        // The replica counts the requests that it held when it hung only now: up to one for each slot.
         stubs[0].until_calls(before + CAPACITY + 10).await;
-        let replies = load.await.expect("no panic");
+        let replies = load.await.expect("the task does not panic");
         assert_eq!(failures(&replies), [], "of {}", replies.len());
     });
 }
 
-/// Two requests that a replica holds, and another replica that would answer at once.
+/// Two requests that the first of two replicas holds. The second would answer them at once. The discovery file in
+/// `folder` names both.
 async fn held_by_one_of_two(folder: &TempDir) -> (Arc<Dispatcher>, [Stub; 2], Vec<JoinHandle<Reply>>) {
     let gate = Arc::new(Semaphore::new(0));
-    let stubs = fleet::<2>(Manner::Gated(gate)).await;
+    let stubs = stubs::<2>(Behavior::Gated(gate)).await;
     std::fs::write(list(folder), &stubs[0].address).expect("writable");
     let source = format!("file:{}", list(folder).display());
-    let dispatcher = Arc::new(Dispatcher::start_on(&source, &["--deadline=60s"]).await);
-    let held = (0..2).map(|_| sending(&dispatcher, "held", 5000)).collect();
+    let dispatcher = Arc::new(Dispatcher::start(&source, &["--deadline=60s"]).await);
+    let held = (0..2).map(|_| send(&dispatcher, "held", 5000)).collect();
     stubs[0].until_calls(2).await;
-    stubs[1].behave(Manner::Prompt);
+    stubs[1].set_behavior(Behavior::Prompt);
     std::fs::write(list(folder), format!("{}\n{}", stubs[0].address, stubs[1].address)).expect("writable");
     dispatcher.until_states(&["ready"; 2]).await;
     (dispatcher, stubs, held)
@@ -186,184 +185,186 @@ fn list(folder: &TempDir) -> PathBuf {
 }
 
 #[test]
-fn what_a_replica_holds_that_fails_and_then_hangs_goes_to_others() {
-    steady(async || {
+fn requests_at_a_replica_that_fails_and_then_hangs_move_to_others() {
+    on_steady_machine(async || {
         let folder = tempfile::tempdir().expect("a folder");
         let (dispatcher, [bad, _good], held) = held_by_one_of_two(&folder).await;
-        bad.behave(Manner::Status(StatusCode::INTERNAL_SERVER_ERROR));
-        let failed: Vec<_> = (0..12).map(|_| sending(&dispatcher, "failed", PATIENT)).collect();
+        bad.set_behavior(Behavior::Status(StatusCode::INTERNAL_SERVER_ERROR));
+        let failed: Vec<_> = (0..12).map(|_| send(&dispatcher, "failed", LONG_TIMEOUT_MS)).collect();
         assert_eq!(failures(&replies(failed).await), []);
-        bad.behave(Manner::Hung);
+        bad.set_behavior(Behavior::Hangs);
         dispatcher.until_states(&["ejected", "ready"]).await;
         assert_eq!(failures(&replies(held).await), []);
     });
 }
 
 #[test]
-fn what_a_replica_holds_that_is_withdrawn_and_then_hangs_goes_to_others() {
-    steady(async || {
+fn requests_at_a_replica_that_is_removed_and_then_hangs_move_to_others() {
+    on_steady_machine(async || {
         let folder = tempfile::tempdir().expect("a folder");
         let (dispatcher, [bad, good], held) = held_by_one_of_two(&folder).await;
         std::fs::write(list(&folder), &good.address).expect("writable");
         dispatcher.until_states(&["draining", "ready"]).await;
-        bad.behave(Manner::Hung);
+        bad.set_behavior(Behavior::Hangs);
         assert_eq!(failures(&replies(held).await), []);
     });
 }
 
 #[test]
-fn an_answer_that_breaks_off_is_asked_for_elsewhere() {
-    steady(async || {
-        for manner in [Manner::Short, Manner::Resets] {
-            let stubs = fleet::<3>(WELL).await;
-            stubs[0].behave(manner.clone());
-            let dispatcher = dispatcher(&stubs, &UNHURRIED).await;
-            let replies = load(&dispatcher, 400, Duration::from_millis(5)).await.expect("no panic");
-            assert_eq!(failures(&replies), [], "{manner:?}");
-            assert!(stubs[0].calls() >= 2, "it was used again, after the first time");
+fn a_request_whose_answer_breaks_off_is_retried_elsewhere() {
+    on_steady_machine(async || {
+        for behavior in [Behavior::ClosesHalfway, Behavior::ResetsHalfway] {
+            let stubs = stubs::<3>(HEALTHY).await;
+            stubs[0].set_behavior(behavior.clone());
+            let dispatcher = start_dispatcher(&stubs, &LONG_TIMES).await;
+            let replies = load(&dispatcher, 400, Duration::from_millis(5)).await.expect("the task does not panic");
+            assert_eq!(failures(&replies), [], "{behavior:?}");
+            assert!(stubs[0].calls() >= 2, "the replica was used again after the first failure");
             let retries = dispatcher.metric("dispatcher_retries_total{reason=\"reset\"}").await;
-            assert_eq!(retries, stubs[0].calls() as f64, "{manner:?}");
+            assert_eq!(retries, stubs[0].calls() as f64, "{behavior:?}");
         }
     });
 }
 
 #[test]
-fn a_replica_that_fails_is_out_after_a_few_and_back_soon_after_it_heals() {
-    steady(async || {
-        let stubs = fleet::<3>(WELL).await;
-        let dispatcher = dispatcher(&stubs, &UNHURRIED).await;
-        stubs[0].behave(Manner::Status(StatusCode::INTERNAL_SERVER_ERROR));
-        // Once out, it stays out.
+fn a_replica_that_fails_is_ejected_after_a_few_failures_and_used_again_when_it_recovers() {
+    on_steady_machine(async || {
+        let stubs = stubs::<3>(HEALTHY).await;
+        let dispatcher = start_dispatcher(&stubs, &LONG_TIMES).await;
+        stubs[0].set_behavior(Behavior::Status(StatusCode::INTERNAL_SERVER_ERROR));
+        // Once ejected, the replica stays ejected.
         stubs[0].set_ready(false);
-        let replies = load(&dispatcher, 300, Duration::from_millis(5)).await.expect("no panic");
+        let replies = load(&dispatcher, 300, Duration::from_millis(5)).await.expect("the task does not panic");
         assert_eq!(failures(&replies), []);
-        assert!((3..=5).contains(&stubs[0].calls()), "{} calls of the bad one", stubs[0].calls());
+        assert!((3..=5).contains(&stubs[0].calls()), "{} calls of the bad replica", stubs[0].calls());
         dispatcher.until_states(&["ejected", "ready", "ready"]).await;
-        stubs[0].behave(WELL);
+        stubs[0].set_behavior(HEALTHY);
         stubs[0].set_ready(true);
-        let (before, since) = (stubs[0].calls(), Watch::start());
+        let (before, since) = (stubs[0].calls(), Stopwatch::start());
         let load = load(&dispatcher, 400, Duration::from_millis(5));
         stubs[0].until_calls(before + 1).await;
-        assert!(since.elapsed() <= Duration::from_secs(2), "back after {:?}", since.elapsed());
-        assert_eq!(failures(&load.await.expect("no panic")), []);
+        assert!(since.elapsed() <= Duration::from_secs(2), "ready again after {:?}", since.elapsed());
+        assert_eq!(failures(&load.await.expect("the task does not panic")), []);
     });
 }
 
 #[test]
-fn with_every_replica_down_requests_wait_and_the_first_that_is_back_serves() {
-    steady(async || {
-        let stubs = fleet::<5>(Manner::Prompt).await;
-        let dispatcher = dispatcher(&stubs, &["--deadline=30s"]).await;
+fn with_every_replica_down_requests_wait_for_the_first_that_is_back() {
+    on_steady_machine(async || {
+        let stubs = stubs::<5>(Behavior::Prompt).await;
+        let dispatcher = start_dispatcher(&stubs, &["--deadline=30s"]).await;
         for stub in &stubs {
             stub.kill().await;
         }
-        let patient: Vec<_> = (0..50).map(|_| sending(&dispatcher, "patient", PATIENT)).collect();
+        let patient: Vec<_> = (0..50).map(|_| send(&dispatcher, "patient", LONG_TIMEOUT_MS)).collect();
         let since = Instant::now();
-        let impatient: Vec<_> = (0..50).map(|_| sending(&dispatcher, "impatient", 1500)).collect();
+        let impatient: Vec<_> = (0..50).map(|_| send(&dispatcher, "impatient", 1500)).collect();
         let impatient = replies(impatient).await;
-        assert!(since.elapsed() >= Duration::from_millis(1500), "they waited {:?}", since.elapsed());
+        assert!(since.elapsed() >= Duration::from_millis(1500), "the requests waited {:?}", since.elapsed());
         let expected = [(503, "overloaded"), (504, "deadline_exceeded")];
         assert!(failures(&impatient).iter().all(|failure| expected.contains(failure)), "{:?}", failures(&impatient));
         assert_eq!(failures(&impatient).len(), 50);
-        stubs[4].revive().await;
-        let since = Watch::start();
+        stubs[4].restart().await;
+        let since = Stopwatch::start();
         assert_eq!(failures(&replies(patient).await), []);
         assert!(since.elapsed() <= Duration::from_secs(1), "served after {:?}", since.elapsed());
     });
 }
 
 #[test]
-fn failing_everywhere_does_not_multiply_the_load() {
-    steady(async || {
+fn retries_do_not_multiply_the_load_when_every_replica_fails() {
+    on_steady_machine(async || {
         const REPLICAS: usize = 80;
         const OFFERED: usize = 200;
         let mut stubs = Vec::new();
         for _ in 0..REPLICAS {
-            stubs.push(Stub::with_capacity(CAPACITY, Manner::Status(StatusCode::INTERNAL_SERVER_ERROR)).await);
+            stubs.push(Stub::with_capacity(CAPACITY, Behavior::Status(StatusCode::INTERNAL_SERVER_ERROR)).await);
         }
-        let dispatcher = dispatcher(&stubs, &["--deadline=5s"]).await;
-        let replies = load(&dispatcher, OFFERED, Duration::from_millis(10)).await.expect("no panic");
-        assert_eq!(failures(&replies).len(), OFFERED, "nobody could answer");
+        let dispatcher = start_dispatcher(&stubs, &["--deadline=5s"]).await;
+        let replies = load(&dispatcher, OFFERED, Duration::from_millis(10)).await.expect("the task does not panic");
+        assert_eq!(failures(&replies).len(), OFFERED, "no replica answered");
         let attempts: usize = stubs.iter().map(Stub::calls).sum();
-        // A fifth of what is offered, and ten a second over the ten seconds that the budget looks back.
+        // The retry budget: a fifth of the requests, and ten per second over its window of ten seconds.
         assert!(attempts <= OFFERED * 12 / 10 + 10 * 10, "{attempts} attempts");
-        assert!(attempts > OFFERED, "some were tried again: {attempts} attempts");
+        assert!(attempts > OFFERED, "some requests were retried: {attempts} attempts");
     });
 }
 
 #[test]
-fn whoever_cannot_be_answered_in_time_never_reaches_a_replica() {
-    steady(async || {
+fn a_request_that_cannot_be_answered_in_time_never_reaches_a_replica() {
+    on_steady_machine(async || {
         let gate = Arc::new(Semaphore::new(0));
-        let stubs = [Stub::start(Manner::Gated(gate.clone())).await];
-        let dispatcher = dispatcher(&stubs, &["--deadline=30s"]).await;
-        let first = sending(&dispatcher, "first", PATIENT);
+        let stubs = [Stub::start(Behavior::Gated(gate.clone())).await];
+        let dispatcher = start_dispatcher(&stubs, &["--deadline=30s"]).await;
+        let first = send(&dispatcher, "first", LONG_TIMEOUT_MS);
         stubs[0].until_calls(1).await;
-        let late: Vec<_> = (1..=100).map(|number| sending(&dispatcher, "late", number)).collect();
+        let late: Vec<_> = (1..=100).map(|number| send(&dispatcher, "late", number)).collect();
         for reply in replies(late).await {
-            assert_eq!(code(&reply), (504, "deadline_exceeded"));
+            assert_eq!(reply.status_and_code(), (504, "deadline_exceeded"));
         }
         dispatcher.until_waiting(0).await;
         gate.add_permits(2);
-        assert_eq!(first.await.expect("no panic").0, 200);
-        assert_eq!(sending(&dispatcher, "last", PATIENT).await.expect("no panic").0, 200);
-        let seen: Vec<_> = stubs[0].seen().into_iter().map(|seen| seen.body).collect();
-        assert_eq!(seen, ["first", "last"]);
+        assert_eq!(first.await.expect("the task does not panic").status, 200);
+        assert_eq!(send(&dispatcher, "last", LONG_TIMEOUT_MS).await.expect("the task does not panic").status, 200);
+        let received: Vec<_> = stubs[0].received().into_iter().map(|request| request.body).collect();
+        assert_eq!(received, ["first", "last"]);
     });
 }
 
 #[test]
-fn the_place_of_a_client_that_leaves_is_free_at_once() {
-    steady(async || {
+fn a_client_that_leaves_frees_its_place_at_once() {
+    on_steady_machine(async || {
         let gate = Arc::new(Semaphore::new(0));
-        let stubs = [Stub::start(Manner::Gated(gate.clone())).await];
-        let dispatcher = dispatcher(&stubs, &["--deadline=30s"]).await;
-        let first = sending(&dispatcher, "first", PATIENT);
+        let stubs = [Stub::start(Behavior::Gated(gate.clone())).await];
+        let dispatcher = start_dispatcher(&stubs, &["--deadline=30s"]).await;
+        let first = send(&dispatcher, "first", LONG_TIMEOUT_MS);
         stubs[0].until_calls(1).await;
         let mut times = Vec::new();
         for _ in 0..21 {
-            let mut leaver = TcpStream::connect(&dispatcher.program.address).await.expect("connected");
-            leaver.write_all(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx").await.expect("sent");
+            let mut leaving = TcpStream::connect(&dispatcher.program.address).await.expect("connected");
+            leaving.write_all(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx").await.expect("sent");
             dispatcher.until_waiting(1).await;
-            drop(leaver);
+            drop(leaving);
             let since = Instant::now();
             dispatcher.until_waiting(0).await;
             times.push(since.elapsed());
         }
         times.sort();
-        assert!(times[10] <= Duration::from_millis(50), "half of them took more than {:?}", times[10]);
+        assert!(times[10] <= Duration::from_millis(50), "the median time is {:?}", times[10]);
         gate.add_permits(1);
-        assert_eq!(first.await.expect("no panic").0, 200);
-        assert_eq!(stubs[0].calls(), 1, "none of them was sent on");
+        assert_eq!(first.await.expect("the task does not panic").status, 200);
+        assert_eq!(stubs[0].calls(), 1, "no request of a client that left was sent");
     });
 }
 
-/// The only request of its connection.
-const PICTURE: &[u8] = b"POST /predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 7\r\n\r\npicture";
+/// A request after which the connection is closed.
+const REQUEST: &[u8] = b"POST /predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 5\r\n\r\nimage";
 
-/// A picture over a connection of its own: nothing if the connection was refused, otherwise what came. It says what it
-/// wants as soon as it is connected, since whoever then hesitates may find the dispatcher gone.
-async fn alone(address: String) -> Option<String> {
-    let begun = tokio::task::spawn_blocking(move || {
+/// Sends [`REQUEST`] over a connection of its own. Returns the response or the text of the error; `None` if the
+/// connection was refused.
+async fn send_over_new_connection(address: String) -> Option<String> {
+    // Blocking, so that the request is sent as soon as the connection is open. A dispatcher that ends closes
+    // connections from which it has read nothing.
+    let sent = tokio::task::spawn_blocking(move || {
         let mut stream = std::net::TcpStream::connect(address).ok()?;
-        Some(stream.write_all(PICTURE).and_then(|()| stream.set_nonblocking(true)).map(|()| stream))
+        Some(stream.write_all(REQUEST).and_then(|()| stream.set_nonblocking(true)).map(|()| stream))
     });
-    let begun = begun.await.expect("no panic")?;
+    let sent = sent.await.expect("the task does not panic")?;
     let exchange = async {
         let mut answer = String::new();
-        TcpStream::from_std(begun?)?.read_to_string(&mut answer).await?;
+        TcpStream::from_std(sent?)?.read_to_string(&mut answer).await?;
         Ok::<_, std::io::Error>(answer)
     };
-    let exchange = tokio::time::timeout(PATIENCE, exchange).await.expect("it comes to an end");
+    let exchange = tokio::time::timeout(WAIT_LIMIT, exchange).await.expect("the connection is closed");
     Some(exchange.unwrap_or_else(|error| error.to_string()))
 }
 
 #[test]
-fn told_to_stop_under_load_it_loses_nothing_that_it_accepted() {
-    steady(async || {
-        let stubs = fleet::<3>(WELL).await;
-        let flags = [&UNHURRIED[..], &["--grace=10s"]].concat();
-        let mut dispatcher = Arc::into_inner(dispatcher(&stubs, &flags).await).expect("nobody else has it");
+fn a_dispatcher_told_to_stop_under_load_answers_every_request_that_it_accepted() {
+    on_steady_machine(async || {
+        let stubs = stubs::<3>(HEALTHY).await;
+        let flags = [&LONG_TIMES[..], &["--grace=10s"]].concat();
+        let mut dispatcher = Arc::into_inner(start_dispatcher(&stubs, &flags).await).expect("the only reference");
         let mut tick = tokio::time::interval(Duration::from_millis(5));
         let mut requests = Vec::new();
         for number in 0..600 {
@@ -371,13 +372,13 @@ fn told_to_stop_under_load_it_loses_nothing_that_it_accepted() {
             if number == 300 {
                 dispatcher.program.signal("TERM").await;
             }
-            requests.push(tokio::spawn(alone(dispatcher.program.address.clone())));
+            requests.push(tokio::spawn(send_over_new_connection(dispatcher.program.address.clone())));
         }
         let ended = tokio::time::timeout(Duration::from_secs(10), dispatcher.program.child.wait());
-        assert!(ended.await.expect("within its grace").expect("it ran").success());
+        assert!(ended.await.expect("it ends within its grace").expect("it ran").success());
         let (mut answered, mut refused, mut lost) = (0, 0, Vec::new());
         for (number, request) in requests.into_iter().enumerate() {
-            match request.await.expect("no panic") {
+            match request.await.expect("the task does not panic") {
                 Some(answer) if answer.starts_with("HTTP/1.1 200") => answered += 1,
                 Some(instead) => lost.push((number, instead)),
                 None => refused += 1,
@@ -389,37 +390,40 @@ fn told_to_stop_under_load_it_loses_nothing_that_it_accepted() {
 }
 
 #[test]
-fn the_death_of_one_of_two_dispatchers_costs_what_it_held_and_no_more() {
-    steady(async || {
+fn the_death_of_one_of_two_dispatchers_loses_only_the_requests_that_it_held() {
+    on_steady_machine(async || {
         let gate = Arc::new(Semaphore::new(0));
-        let stubs = [Stub::start(Manner::Gated(gate.clone())).await];
-        let (mut dead, alive) = (dispatcher(&stubs, &[]).await, dispatcher(&stubs, &["--deadline=30s"]).await);
-        let lost: Vec<_> = (0..10).map(|_| tokio::spawn(alone(dead.program.address.clone()))).collect();
+        let stubs = [Stub::start(Behavior::Gated(gate.clone())).await];
+        let (mut dead, alive) =
+            (start_dispatcher(&stubs, &[]).await, start_dispatcher(&stubs, &["--deadline=30s"]).await);
+        let lost: Vec<_> =
+            (0..10).map(|_| tokio::spawn(send_over_new_connection(dead.program.address.clone()))).collect();
         dead.until_waiting(9).await;
-        let kept: Vec<_> = (0..10).map(|_| sending(&alive, "kept", PATIENT)).collect();
+        let kept: Vec<_> = (0..10).map(|_| send(&alive, "kept", LONG_TIMEOUT_MS)).collect();
         alive.until_status("queue_length", 10).await;
-        Arc::get_mut(&mut dead).expect("nobody else has it").program.child.kill().await.expect("killed");
+        Arc::get_mut(&mut dead).expect("the only reference").program.child.kill().await.expect("the program runs");
         gate.add_permits(100);
         assert_eq!(failures(&replies(kept).await), []);
         for request in lost {
-            let answer = request.await.expect("no panic").expect("it was accepted");
+            let answer = request.await.expect("the task does not panic").expect("the connection was accepted");
             assert!(!answer.starts_with("HTTP"), "{answer}");
         }
     });
 }
 
 #[test]
-fn two_dispatchers_share_a_replica_that_says_when_it_is_busy() {
-    steady(async || {
-        let stubs = [Stub::with_capacity(2, WELL).await];
-        let both = [dispatcher(&stubs, &UNHURRIED).await, dispatcher(&stubs, &UNHURRIED).await];
-        // Two slots in 50 ms are 40 a second, and together they offer 24.
+fn two_dispatchers_share_a_replica_that_answers_busy() {
+    on_steady_machine(async || {
+        let stubs = [Stub::with_capacity(2, HEALTHY).await];
+        let both = [start_dispatcher(&stubs, &LONG_TIMES).await, start_dispatcher(&stubs, &LONG_TIMES).await];
+        // Two slots and 50 ms per image make 40 images per second; together the dispatchers send 24.
         let loads = both.each_ref().map(|dispatcher| load(dispatcher, 40, Duration::from_millis(83)));
         for load in loads {
-            assert_eq!(failures(&load.await.expect("no panic")), []);
+            assert_eq!(failures(&load.await.expect("the task does not panic")), []);
         }
-        // More than two at once, which the replica has to refuse to one of them; it is out of nobody's rotation for that.
-        let bursts: Vec<_> = (0..40).map(|number| sending(&both[number % 2], "picture", PATIENT)).collect();
+        // More than two requests at once: the replica answers `busy` to one of the dispatchers. Neither ejects it for
+        // that.
+        let bursts: Vec<_> = (0..40).map(|number| send(&both[number % 2], "image", LONG_TIMEOUT_MS)).collect();
         while bursts.iter().any(|request| !request.is_finished()) {
             for dispatcher in &both {
                 assert_eq!(dispatcher.states().await, ["ready"]);
@@ -434,69 +438,70 @@ fn two_dispatchers_share_a_replica_that_says_when_it_is_busy() {
                 assert_eq!(retries, 0.0, "{reason}");
             }
         }
-        assert!(busy > 0.0, "it was busy now and then");
+        assert!(busy > 0.0, "the replica never answered busy");
     });
 }
 
 #[test]
-fn a_body_that_kills_is_refused_and_those_beside_it_are_served() {
-    steady(async || {
+fn a_body_that_kills_replicas_is_refused_and_other_requests_are_answered() {
+    on_steady_machine(async || {
         const SLOTS: usize = 3;
         let mut stubs = Vec::new();
         for _ in 0..3 {
-            stubs.push(Stub::with_capacity(SLOTS, Manner::Mortal(SERVICE_TIME)).await);
+            stubs.push(Stub::with_capacity(SLOTS, Behavior::DiesOfPoison(SERVICE_TIME)).await);
         }
-        let dispatcher = dispatcher(&stubs, &UNHURRIED).await;
+        let dispatcher = start_dispatcher(&stubs, &LONG_TIMES).await;
         for round in 1..=6 {
-            // Every slot is taken, so that two others are with the replica when it dies; and more wait.
+            // Every slot is taken, so the replica holds two other requests when it dies. More requests wait.
             let bodies = (0..2 * 3 * SLOTS).map(|number| if number == round { POISON } else { b"innocent" });
-            let requests: Vec<_> = bodies.map(|body| sending(&dispatcher, body, PATIENT)).collect();
+            let requests: Vec<_> = bodies.map(|body| send(&dispatcher, body, LONG_TIMEOUT_MS)).collect();
             let replies = replies(requests).await;
             assert_eq!(failures(&replies), [(422, "poison")], "round {round}");
-            assert_eq!(code(&replies[round]), (422, "poison"), "round {round}");
-            let seen = stubs.iter().flat_map(Stub::seen).filter(|seen| seen.body == POISON).count();
-            assert!(seen <= 2 * round, "{seen} attempts in {round} rounds");
+            assert_eq!(replies[round].status_and_code(), (422, "poison"), "round {round}");
+            let attempts = stubs.iter().flat_map(Stub::received).filter(|request| request.body == POISON).count();
+            assert!(attempts <= 2 * round, "{attempts} attempts in {round} rounds");
             dispatcher.until_states(&["ready"; 3]).await;
         }
         let retries = dispatcher.metric("dispatcher_retries_total{reason=\"reset\"}").await;
-        assert!(retries >= 12.0, "two innocents were beside it each time: {retries} retries");
+        assert!(retries >= 12.0, "{retries} retries; the replica that died held two other requests each time");
     });
 }
 
 #[test]
-fn the_only_replica_may_hang_and_wake() {
-    steady(async || {
+fn the_only_replica_may_hang_and_recover() {
+    on_steady_machine(async || {
         let gate = Arc::new(Semaphore::new(0));
-        let stubs = fleet::<1>(Manner::Gated(gate.clone())).await;
-        let dispatcher = dispatcher(&stubs, &["--deadline=30s"]).await;
-        let patient: Vec<_> = (0..8).map(|_| sending(&dispatcher, "patient", PATIENT)).collect();
+        let stubs = stubs::<1>(Behavior::Gated(gate.clone())).await;
+        let dispatcher = start_dispatcher(&stubs, &["--deadline=30s"]).await;
+        let patient: Vec<_> = (0..8).map(|_| send(&dispatcher, "patient", LONG_TIMEOUT_MS)).collect();
         stubs[0].until_calls(CAPACITY).await;
-        stubs[0].behave(Manner::Hung);
+        stubs[0].set_behavior(Behavior::Hangs);
         let since = Instant::now();
-        let impatient = sending(&dispatcher, "impatient", 1500).await.expect("no panic");
-        assert_eq!(code(&impatient), (504, "deadline_exceeded"));
+        let impatient = send(&dispatcher, "impatient", 1500).await.expect("the task does not panic");
+        assert_eq!(impatient.status_and_code(), (504, "deadline_exceeded"));
         let waited = since.elapsed();
         assert!(waited >= Duration::from_millis(1500) && waited < Duration::from_millis(2500), "{waited:?}");
         dispatcher.until_states(&["ejected"]).await;
-        stubs[0].behave(Manner::Prompt);
+        stubs[0].set_behavior(Behavior::Prompt);
         assert_eq!(failures(&replies(patient).await), []);
     });
 }
 
 #[test]
 fn the_least_loaded_replica_gets_the_next_request() {
-    steady(async || {
+    on_steady_machine(async || {
         for (flags, expected) in [(&["--balance=least-loaded"][..], 1), (&[], CAPACITY)] {
             let gate = Arc::new(Semaphore::new(0));
-            let stubs = fleet::<2>(Manner::Prompt).await;
-            stubs[0].behave(Manner::Gated(gate.clone()));
-            let dispatcher = dispatcher(&stubs, flags).await;
+            let stubs = stubs::<2>(Behavior::Prompt).await;
+            stubs[0].set_behavior(Behavior::Gated(gate.clone()));
+            let dispatcher = start_dispatcher(&stubs, flags).await;
             let mut requests = Vec::new();
             for number in 1..=20 {
-                requests.push(sending(&dispatcher, "picture", PATIENT));
-                // One after the other: either it is held by one, or answered by the other.
-                while stubs[0].calls() + stubs[1].calls() < number || !all_but_held(&requests, stubs[0].calls()) {
-                    pass(1).await;
+                requests.push(send(&dispatcher, "image", LONG_TIMEOUT_MS));
+                // Each request is sent after the last one was answered by one stub or is held by the other.
+                while stubs[0].calls() + stubs[1].calls() < number || !all_answered_except(&requests, stubs[0].calls())
+                {
+                    sleep_ms(1).await;
                 }
             }
             assert_eq!(stubs[0].calls(), expected, "{flags:?}");
@@ -506,69 +511,74 @@ fn the_least_loaded_replica_gets_the_next_request() {
     });
 }
 
-fn all_but_held(requests: &[JoinHandle<Reply>], held: usize) -> bool {
+/// Whether all requests but `held` of them are answered.
+fn all_answered_except(requests: &[JoinHandle<Reply>], held: usize) -> bool {
     requests.iter().filter(|request| !request.is_finished()).count() <= held
 }
 
 #[test]
-fn an_overload_is_refused_in_time_and_whoever_was_let_in_is_answered() {
-    steady(async || {
+fn an_overload_is_refused_at_once_and_admitted_requests_are_answered() {
+    on_steady_machine(async || {
         for order in ["--order=late-last", "--order=fifo"] {
-            let stubs = fleet::<1>(Manner::After(2 * SERVICE_TIME)).await;
-            let dispatcher = dispatcher(&stubs, &[order, "--deadline=1s", "--objective=500ms"]).await;
-            assert_eq!(failures(&load(&dispatcher, 10, SERVICE_TIME).await.expect("no panic")), []);
-            // Three times of what it can do.
+            let stubs = stubs::<1>(Behavior::Delayed(2 * SERVICE_TIME)).await;
+            let dispatcher = start_dispatcher(&stubs, &[order, "--deadline=1s", "--objective=500ms"]).await;
+            assert_eq!(failures(&load(&dispatcher, 10, SERVICE_TIME).await.expect("the task does not panic")), []);
+            // Three times the throughput of the replica.
             let (pause, time) = (pause(1, 1.5), Duration::from_secs(4));
-            let replies = load(&dispatcher, lasting(time, pause), pause).await.expect("no panic");
-            let sheds = replies.iter().filter(|reply| code(reply) == (503, "overloaded"));
-            assert!(sheds.clone().all(is_shed), "each is told when to return");
+            let replies = load(&dispatcher, image_count(time, pause), pause).await.expect("the task does not panic");
+            let sheds = replies.iter().filter(|reply| reply.status_and_code() == (503, "overloaded"));
+            assert!(sheds.clone().all(Reply::has_retry_after), "every refusal tells when to come back");
             let (shed, good) = (sheds.count(), replies.len() - failures(&replies).len());
             let (admitted, possible) = (replies.len() - shed, replies.len() / 3);
             let result = format!("{order}: {shed} of {} shed, {good} of {admitted} answered", replies.len());
             println!("{result}");
             assert!(shed >= replies.len() / 3, "{result}");
-            // On a quiet machine nearly all of them; were everybody let in, a third.
+            // On an idle machine nearly all of them are answered. If all were admitted, it would be a third.
             assert!(good * 4 >= admitted * 3, "{result}");
-            // Here, too; a machine that stands still for moments makes answers look slow, and more be refused.
+            // Nearly all here too. A machine that stands still for moments makes answers look slow, so more are
+            // refused.
             assert!(good * 2 >= possible, "{result}; {possible} were possible");
             dispatcher.until_waiting(0).await;
-            assert_eq!(sending(&dispatcher, "later", PATIENT).await.expect("no panic").0, 200);
+            assert_eq!(send(&dispatcher, "later", LONG_TIMEOUT_MS).await.expect("the task does not panic").status, 200);
         }
     });
 }
 
 #[test]
-fn late_requests_let_a_fresh_one_pass_unless_order_is_all() {
-    steady(async || {
+fn a_new_request_passes_late_ones_unless_the_order_is_fifo() {
+    on_steady_machine(async || {
         for (order, expected) in [
-            ("--order=late-last", ["first", "fresh", "late 0", "late 1", "late 2"]),
-            ("--order=fifo", ["first", "late 0", "late 1", "late 2", "fresh"]),
+            ("--order=late-last", ["first", "new", "late 0", "late 1", "late 2"]),
+            ("--order=fifo", ["first", "late 0", "late 1", "late 2", "new"]),
         ] {
             let gate = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
-            let stubs = [Stub::start(Manner::Gated(gate.clone())).await];
-            let dispatcher = dispatcher(&stubs, &[order, "--objective=2s", "--deadline=30s"]).await;
-            // So many that one slow answer does not change the mean by much.
+            let stubs = [Stub::start(Behavior::Gated(gate.clone())).await];
+            let dispatcher = start_dispatcher(&stubs, &[order, "--objective=2s", "--deadline=30s"]).await;
+            // Ten fast answers, so that one slow answer changes the mean service time little.
             for _ in 0..10 {
-                assert_eq!(sending(&dispatcher, "before", PATIENT).await.expect("no panic").0, 200);
+                assert_eq!(
+                    send(&dispatcher, "before", LONG_TIMEOUT_MS).await.expect("the task does not panic").status,
+                    200
+                );
             }
             gate.forget_permits(Semaphore::MAX_PERMITS);
-            let mut requests = vec![sending(&dispatcher, "first", PATIENT)];
+            let mut requests = vec![send(&dispatcher, "first", LONG_TIMEOUT_MS)];
             stubs[0].until_calls(11).await;
             for number in 0..3 {
-                requests.push(sending(&dispatcher, format!("late {number}"), PATIENT));
+                requests.push(send(&dispatcher, format!("late {number}"), LONG_TIMEOUT_MS));
                 dispatcher.until_waiting(number + 1).await;
             }
             if order == "--order=late-last" {
                 dispatcher.until_status("queue_late_length", 3).await;
             } else {
-                pass(2000).await;
+                sleep_ms(2000).await;
             }
-            requests.push(sending(&dispatcher, "fresh", PATIENT));
+            requests.push(send(&dispatcher, "new", LONG_TIMEOUT_MS));
             dispatcher.until_waiting(4).await;
             gate.add_permits(5);
             assert_eq!(failures(&replies(requests).await), []);
-            let seen: Vec<_> = stubs[0].seen().into_iter().skip(10).map(|seen| seen.body).collect();
-            assert_eq!(seen, expected, "{order}");
+            let received: Vec<_> = stubs[0].received().into_iter().skip(10).map(|request| request.body).collect();
+            assert_eq!(received, expected, "{order}");
         }
     });
 }

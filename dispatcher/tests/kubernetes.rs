@@ -1,7 +1,7 @@
-//! Discovery against a real API server. `ROUNDHOUSE_CONTROL_PLANE` names a script that starts one (`start DIR` prints
-//! a kubeconfig, `stop DIR` ends it); without one the test says that it was skipped.
+//! Discovery with a real API server. `KUBEBUILDER_ASSETS` names the folder with its programs; where it is not set, the
+//! test is reported as skipped.
 //!
-//! The published addresses are from the range reserved for documentation, and nothing is ever sent to them.
+//! The published addresses are from the range that is reserved for documentation. No request is sent to them.
 
 mod program;
 
@@ -10,46 +10,54 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
-use program::{Program, say};
+use program::{Program, report_skipped};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 use tokio::process::Command;
 
-/// One control plane, stopped when dropped.
+/// `control-plane start FOLDER` starts a control plane and prints the path of a kubeconfig; `control-plane stop FOLDER`
+/// ends it.
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../k8s/cluster/control-plane");
+
+/// A running control plane. It is stopped when this is dropped.
 struct ControlPlane {
-    script: PathBuf,
     folder: PathBuf,
     kubeconfig: PathBuf,
 }
 
 impl ControlPlane {
+    /// Starts a control plane in `folder`; `None` where its programs are missing.
     async fn start(folder: &Path) -> Option<Self> {
-        let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/k8s/control-plane");
-        let script = std::env::var_os("ROUNDHOUSE_CONTROL_PLANE").map_or(beside, PathBuf::from);
-        if !script.exists() {
-            say("skipped: no control plane; set ROUNDHOUSE_CONTROL_PLANE to a script that starts one");
+        if std::env::var_os("KUBEBUILDER_ASSETS").is_none() {
+            report_skipped(
+                "KUBEBUILDER_ASSETS is not set; let it name a folder with etcd (github.com/etcd-io/etcd/releases), \
+                 kube-apiserver, kube-controller-manager and kube-scheduler (dl.k8s.io, kubernetes-server-*.tar.gz)",
+            );
             return None;
         }
         let folder = folder.join("control-plane");
-        let output = Command::new(&script).arg("start").arg(&folder).stderr(Stdio::inherit()).output().await;
-        let output = output.expect("the script runs");
+        let output = Command::new(SCRIPT).arg("start").arg(&folder).stderr(Stdio::inherit()).output().await;
+        let output = output.unwrap_or_else(|error| panic!("run {SCRIPT}: {error}"));
         assert!(output.status.success(), "the control plane did not start");
-        let kubeconfig = String::from_utf8(output.stdout).expect("a path").trim().into();
-        Some(Self { script, folder, kubeconfig })
+        let kubeconfig = String::from_utf8(output.stdout).expect("the path is UTF-8").trim().into();
+        Some(Self { folder, kubeconfig })
     }
 
+    /// A client with all rights.
     async fn client(&self) -> Client {
         let kubeconfig = Kubeconfig::read_from(&self.kubeconfig).expect("a kubeconfig");
-        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("complete");
+        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+            .await
+            .expect("the kubeconfig is complete");
         Client::try_from(config).expect("a client")
     }
 
-    /// Ends the API server and all else.
+    /// Ends the control plane, if it still runs.
     fn stop(&self) {
         if self.folder.exists() {
-            let status = std::process::Command::new(&self.script).arg("stop").arg(&self.folder).status();
+            let status = std::process::Command::new(SCRIPT).arg("stop").arg(&self.folder).status();
             assert!(status.is_ok_and(|status| status.success()), "the control plane did not stop");
         }
     }
@@ -61,8 +69,10 @@ impl Drop for ControlPlane {
     }
 }
 
+/// The addresses of the dispatcher's replicas, sorted.
 async fn addresses(dispatcher: &str) -> Vec<String> {
-    let (_, body) = service::fetch::get(dispatcher, "/status", Duration::from_secs(5)).await.expect("it answers");
+    let (_, body) =
+        service::fetch::get(dispatcher, "/status", Duration::from_secs(5)).await.expect("the dispatcher answers");
     let status: Value = serde_json::from_slice(&body).expect("JSON");
     let replicas = status["replicas"].as_array().expect("a list").iter();
     let mut addresses: Vec<String> =
@@ -71,7 +81,8 @@ async fn addresses(dispatcher: &str) -> Vec<String> {
     addresses
 }
 
-async fn until(dispatcher: &str, expected: &[&str]) {
+/// Waits until the dispatcher's replicas have these addresses.
+async fn until_addresses(dispatcher: &str, expected: &[&str]) {
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
         let found = addresses(dispatcher).await;
@@ -83,14 +94,15 @@ async fn until(dispatcher: &str, expected: &[&str]) {
     }
 }
 
-/// The other kind of API: EndpointSlices v1, where the server has them.
-async fn follows_slices(control_plane: &ControlPlane) {
+/// Checks discovery by EndpointSlices, where the API server has them.
+async fn check_slices(control_plane: &ControlPlane) {
     let client = control_plane.client().await;
     let apply = PatchParams::apply("test").force();
     let group = "discovery.k8s.io/v1";
     if client.list_api_group_resources(group).await.is_err() {
-        return say("skipped: this API server, from before v1.21, has no EndpointSlices v1; \
-                    set KUBEBUILDER_ASSETS to the folder of a newer one");
+        return report_skipped(
+            "EndpointSlices, because this API server is older than v1.21; let KUBEBUILDER_ASSETS name a newer one",
+        );
     }
     let slices = Api::<EndpointSlice>::default_namespaced(client);
     let publish = async |name: &str, endpoints: Value| {
@@ -108,21 +120,21 @@ async fn follows_slices(control_plane: &ControlPlane) {
     let dispatcher =
         Program::start(&["--replicas=kubernetes:default/sliced:http"], &[("KUBECONFIG", kubeconfig)]).await;
     let address = &dispatcher.address;
-    until(address, &["192.0.2.11:6000"]).await;
-    // Split over slices, and one endpoint in both.
+    until_addresses(address, &["192.0.2.11:6000"]).await;
+    // Two slices, with one endpoint in both.
     publish("sliced-b", json!([ready("192.0.2.11"), ready("192.0.2.12")])).await;
-    until(address, &["192.0.2.11:6000", "192.0.2.12:6000"]).await;
+    until_addresses(address, &["192.0.2.11:6000", "192.0.2.12:6000"]).await;
     publish("sliced-b", json!([leaving("192.0.2.12")])).await;
-    until(address, &["192.0.2.11:6000"]).await;
-    // Nothing else is left, and it still serves.
+    until_addresses(address, &["192.0.2.11:6000"]).await;
+    // No endpoint is ready, and one still serves.
     publish("sliced-a", json!([])).await;
-    until(address, &["192.0.2.12:6000"]).await;
+    until_addresses(address, &["192.0.2.12:6000"]).await;
     slices.delete("sliced-b", &DeleteParams::default()).await.expect("deleted");
-    until(address, &[]).await;
+    until_addresses(address, &[]).await;
 }
 
 #[tokio::test]
-async fn the_set_follows_the_service_and_survives_the_api_server() {
+async fn the_replicas_follow_the_service_and_outlive_the_api_server() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let Some(control_plane) = ControlPlane::start(folder.path()).await else { return };
     let client = control_plane.client().await;
@@ -134,7 +146,10 @@ async fn the_set_follows_the_service_and_survives_the_api_server() {
     let endpoints = Api::<Endpoints>::default_namespaced(client);
     let publish = async |ips: &[&str]| {
         let list: Vec<Value> = ips.iter().map(|ip| json!({"ip": ip})).collect();
-        let ports = json!([{"name": "admin", "port": 6001, "protocol": "TCP"}, {"name": "http", "port": 6000, "protocol": "TCP"}]);
+        let ports = json!([
+            {"name": "admin", "port": 6001, "protocol": "TCP"},
+            {"name": "http", "port": 6000, "protocol": "TCP"},
+        ]);
         let subsets = if list.is_empty() { json!([]) } else { json!([{"addresses": list, "ports": ports}]) };
         let object =
             json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "replica"}, "subsets": subsets});
@@ -146,18 +161,18 @@ async fn the_set_follows_the_service_and_survives_the_api_server() {
     let dispatcher =
         Program::start(&["--replicas=kubernetes:default/replica:http"], &[("KUBECONFIG", kubeconfig)]).await;
     let address = &dispatcher.address;
-    until(address, &["192.0.2.1:6000"]).await;
+    until_addresses(address, &["192.0.2.1:6000"]).await;
     publish(&["192.0.2.2", "192.0.2.3"]).await;
-    until(address, &["192.0.2.2:6000", "192.0.2.3:6000"]).await;
+    until_addresses(address, &["192.0.2.2:6000", "192.0.2.3:6000"]).await;
     publish(&[]).await;
-    until(address, &[]).await;
+    until_addresses(address, &[]).await;
     publish(&["192.0.2.4"]).await;
-    until(address, &["192.0.2.4:6000"]).await;
+    until_addresses(address, &["192.0.2.4:6000"]).await;
 
-    follows_slices(&control_plane).await;
+    check_slices(&control_plane).await;
 
     control_plane.stop();
-    // Longer than a watch takes to notice and to fail to reconnect.
+    // Longer than the watch takes to notice the loss and to fail to reconnect.
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(addresses(address).await, ["192.0.2.4:6000"]);
 }

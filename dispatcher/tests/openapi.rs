@@ -1,5 +1,5 @@
-//! `/openapi.json` against what the dispatcher's program answers. schemathesis (PyPI) makes the requests, right ones and
-//! wrong ones, and judges the answers; without it the test says that it was skipped.
+//! Compares `/openapi.json` with the responses of the dispatcher's program. schemathesis (from PyPI) sends valid and
+//! invalid requests and checks the responses; where it is not installed, the test is reported as skipped.
 
 mod program;
 
@@ -7,10 +7,10 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::header::CONTENT_TYPE;
 use hyper::{Request, StatusCode};
-use program::{Program, say};
+use program::{Program, report_skipped};
 use serde_json::{Value, json};
 use service::respond::{self, Reply};
-use service::wire::{Answer, Code, Fault, Form, Prediction, ReadyBody, Timing};
+use service::wire::{Answer, BodyFormat, Code, Prediction, ReadyBody, RequestError, Timing};
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -18,53 +18,59 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::process::Command;
 
-/// For one run; it takes a few seconds.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest time for one run of schemathesis, which takes a few seconds.
+const RUN_LIMIT: Duration = Duration::from_secs(60);
 
 const TOKEN: &str = "s3cret";
 
+/// The document that `GET /openapi.json` answers.
 fn document() -> Value {
     serde_json::from_str(include_str!("../src/openapi.json")).expect("JSON")
 }
 
-/// A replica to which any bytes are a picture, as long as there are some where its form says.
+/// A stub replica. It takes any bytes as an image, if they are where the format of the body has the image.
 async fn stub(request: Request<Incoming>) -> Reply {
     if request.uri().path() == "/readyz" {
         return respond::json(StatusCode::OK, &ReadyBody { ready: true, capacity: Some(8) });
     }
-    let form = Form::of(request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()));
-    let has_picture = match (form, request.into_body().collect().await) {
-        (Ok(form), Ok(body)) => has_picture(form, &body.to_bytes()),
+    let format =
+        BodyFormat::from_content_type(request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()));
+    let has_image = match (format, request.into_body().collect().await) {
+        (Ok(format), Ok(body)) => has_image(format, &body.to_bytes()),
         _ => false,
     };
-    if !has_picture {
-        return respond::fault(&Fault::new(Code::BadRequest, "no picture"), "stub");
+    if !has_image {
+        return respond::error(&RequestError::new(Code::BadRequest, "no image"), "stub");
     }
     let prediction = Prediction { class_index: 0, label: "stub".into(), confidence: 1.0 };
     respond::json(StatusCode::OK, &Answer::new(vec![prediction], "stub", "stub", Timing::default()))
 }
 
-fn has_picture(form: Form, body: &[u8]) -> bool {
-    match form {
-        Form::Raw => !body.is_empty(),
-        Form::Json => serde_json::from_slice::<Value>(body)
+fn has_image(format: BodyFormat, body: &[u8]) -> bool {
+    match format {
+        BodyFormat::Raw => !body.is_empty(),
+        BodyFormat::Json => serde_json::from_slice::<Value>(body)
             .is_ok_and(|body| body["image"].as_str().is_some_and(|base64| base64.chars().count() >= 4)),
-        Form::Multipart => {
+        BodyFormat::Multipart => {
             let parts = String::from_utf8_lossy(body);
             let part = parts.split_once("name=\"image\"").and_then(|(_, rest)| rest.split_once("\r\n\r\n"));
-            part.is_some_and(|(_, picture)| !picture.starts_with("\r\n--"))
+            part.is_some_and(|(_, image)| !image.starts_with("\r\n--"))
         }
     }
 }
 
-async fn dispatcher(flags: &[&str]) -> Program {
+/// Starts the dispatcher with one stub replica.
+async fn start_dispatcher(flags: &[&str]) -> Program {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let replicas = format!("--replicas=static:{}", listener.local_addr().expect("bound"));
+    let replicas = format!("--replicas=static:{}", listener.local_addr().expect("the socket is bound"));
     tokio::spawn(service::server::serve(listener, None, stub, std::future::pending(), Duration::ZERO));
     Program::start(&[&["--log=error", &replicas], flags].concat(), &[]).await
 }
 
-/// Runs schemathesis in `folder`. Whether there is one.
+/// Runs schemathesis in `folder`, and tells whether it is installed. Reports the test as skipped where it is not.
+///
+/// # Panics
+/// When schemathesis finds a wrong response.
 async fn schemathesis(folder: &Path, flags: &[&str]) -> bool {
     let crate_folder = Path::new(env!("CARGO_MANIFEST_DIR"));
     let installed = crate_folder.join("../target/tools/schemathesis/bin/schemathesis");
@@ -76,34 +82,34 @@ async fn schemathesis(folder: &Path, flags: &[&str]) -> bool {
     let mut command = Command::new(&program);
     command.arg("--config-file").arg(crate_folder.join("tests/openapi/schemathesis.toml"));
     command.args(["run", "--no-color"]).args(flags).current_dir(folder).env("no_proxy", "127.0.0.1").kill_on_drop(true);
-    match tokio::time::timeout(PATIENCE, command.output()).await.expect("schemathesis ends") {
+    match tokio::time::timeout(RUN_LIMIT, command.output()).await.expect("schemathesis ends") {
         Ok(output) => {
-            let said = [output.stdout, output.stderr].concat();
-            assert!(output.status.success(), "schemathesis {flags:?}:\n{}", String::from_utf8_lossy(&said));
+            let printed = [output.stdout, output.stderr].concat();
+            assert!(output.status.success(), "schemathesis {flags:?}:\n{}", String::from_utf8_lossy(&printed));
             true
         }
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            say(&format!(
-                "skipped: {} is not there; to have it: python3 -m venv target/tools/schemathesis && \
+            report_skipped(&format!(
+                "{} is not installed; run python3 -m venv target/tools/schemathesis && \
                  target/tools/schemathesis/bin/pip install schemathesis",
                 program.display()
             ));
             false
         }
-        Err(error) => panic!("{}: {error}", program.display()),
+        Err(error) => panic!("run {}: {error}", program.display()),
     }
 }
 
 #[tokio::test]
-async fn the_dispatcher_answers_as_described() {
+async fn the_responses_are_as_described() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let open = dispatcher(&[]).await;
+    let open = start_dispatcher(&[]).await;
     let url = format!("http://{}", open.address);
     if !schemathesis(folder.path(), &[&format!("{url}/openapi.json")]).await {
         return;
     }
 
-    // Where a token is configured it is no longer optional, which the document cannot know.
+    // The document describes a dispatcher without a token, where the token is optional.
     let mut document = document();
     for path in ["/predict", "/infer"] {
         document["paths"][path]["post"]["security"] = json!([{"token": []}]);
@@ -112,13 +118,13 @@ async fn the_dispatcher_answers_as_described() {
     let (strict, token) = (file("strict.json"), file("token"));
     std::fs::write(&strict, document.to_string()).expect("writable");
     std::fs::write(&token, TOKEN).expect("writable");
-    let closed = dispatcher(&["--token-file", &token]).await;
+    let closed = start_dispatcher(&["--token-file", &token]).await;
     let url = format!("http://{}", closed.address);
     let header = format!("Authorization: Bearer {TOKEN}");
-    schemathesis(folder.path(), &[&strict, "--url", &url, "--header", &header, "--include-tag", "pictures"]).await;
+    schemathesis(folder.path(), &[&strict, "--url", &url, "--header", &header, "--include-tag", "images"]).await;
 }
 
-/// The next of all codes; a new one does not compile until it has its place here.
+/// The code after `code` in a list of all codes. A new code does not compile until it has its place here.
 fn after(code: Code) -> Option<Code> {
     Some(match code {
         Code::BadRequest => Code::BadImage,
@@ -139,10 +145,12 @@ fn after(code: Code) -> Option<Code> {
     })
 }
 
-/// What `value` refers to, or itself.
+/// The value to which `value` refers, or `value` itself if it is no reference.
 fn resolved<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
     match value["$ref"].as_str() {
-        Some(reference) => document.pointer(&reference[1..]).unwrap_or_else(|| panic!("{reference} is nowhere")),
+        Some(reference) => {
+            document.pointer(&reference[1..]).unwrap_or_else(|| panic!("{reference} is not in the document"))
+        }
         None => value,
     }
 }
@@ -152,7 +160,7 @@ fn entries(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
 }
 
 #[test]
-fn every_code_is_described_with_its_status_and_no_other() {
+fn every_code_is_described_with_its_status() {
     let document = document();
     let mut described = BTreeSet::new();
     for (_, operation) in entries(&document["paths"]).flat_map(|(_, path)| entries(path)) {
@@ -163,13 +171,13 @@ fn every_code_is_described_with_its_status_and_no_other() {
             }
         }
     }
-    // One that is busy does not show: the request goes to another.
+    // A client never receives `busy`, because the dispatcher sends the request to another replica.
     let all = std::iter::successors(Some(Code::BadRequest), |&code| after(code)).filter(|&code| code != Code::Busy);
     assert_eq!(described, all.map(|code| (code.status(), code.as_str())).collect());
 }
 
 #[test]
-fn the_alias_and_the_version_are_those_of_the_program() {
+fn infer_is_described_like_predict_and_the_version_matches() {
     let document = document();
     let [predict, infer] = ["/predict", "/infer"].map(|path| &document["paths"][path]["post"]);
     for part in ["security", "parameters", "requestBody", "responses"] {

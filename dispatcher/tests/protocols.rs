@@ -1,5 +1,5 @@
-//! What the dispatcher's program speaks with its clients: forms of body, names of requests, HTTP/2, TLS, tokens, admin
-//! paths. And what it makes of clients that mean no good.
+//! The protocols between clients and the dispatcher's program: body formats, request ids, HTTP/2, TLS, tokens and
+//! admin paths; and clients that are slow or hostile.
 
 mod program;
 mod stub;
@@ -10,13 +10,13 @@ use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use program::{Dispatcher, PATIENCE, Program, code, command, until_logged};
+use program::{Dispatcher, Program, WAIT_LIMIT, command, until_logged};
 use service::fetch;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use stub::{Manner, Stub};
+use stub::{Behavior, Stub};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -26,10 +26,10 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
 
-/// Files that are replaced are read again within this time.
-const REREAD: Duration = Duration::from_secs(6);
+/// The program reads a replaced file within this time.
+const RELOAD_LIMIT: Duration = Duration::from_secs(6);
 
-/// Bytes that no compression, and no mistake in the order, would leave as they are.
+/// Bytes in a sequence that repeats only after 251, so that lost, doubled and swapped pieces are noticed.
 fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|index| (index * 31 % 251) as u8).collect()
 }
@@ -44,28 +44,29 @@ fn flag(name: &str, path: &Path) -> String {
     format!("--{name}={}", path.display())
 }
 
-/// Sends these bytes on a connection of its own, whatever comes back meanwhile, and then reads to the end.
-async fn sent(address: &str, bytes: &[u8]) -> String {
+/// Sends all of these bytes over a connection of its own, and only then reads the response to its end.
+async fn send_all_then_read(address: &str, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).await.expect("connected");
-    stream.write_all(bytes).await.expect("taken to the last byte");
+    stream.write_all(bytes).await.expect("all bytes are sent");
     let mut answer = Vec::new();
-    let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("it comes to an end");
-    read.expect("closed in order");
+    let read =
+        tokio::time::timeout(WAIT_LIMIT, stream.read_to_end(&mut answer)).await.expect("the connection is closed");
+    read.expect("the connection is not reset");
     String::from_utf8_lossy(&answer).into_owned()
 }
 
 #[tokio::test]
-async fn every_form_of_body_reaches_the_replica_as_it_came() {
-    let stub = Stub::start(Manner::Prompt).await;
-    let dispatcher = Dispatcher::start_on(&stub::list(&[&stub]), &[]).await;
+async fn every_body_format_reaches_the_replica_unchanged() {
+    let stub = Stub::start(Behavior::Prompt).await;
+    let dispatcher = Dispatcher::start(&stub::static_list(&[&stub]), &[]).await;
     let multipart =
         "--b\r\nContent-Disposition: form-data; name=\"image\"; filename=\"a.jpg\"\r\n\r\n\u{0}x\r\n--b--\r\n";
     for (content_type, body) in [
-        (Some("image/jpeg"), "\u{ff}\u{d8}picture"),
-        (Some("application/octet-stream"), "picture"),
+        (Some("image/jpeg"), "\u{ff}\u{d8}image"),
+        (Some("application/octet-stream"), "image"),
         (Some("multipart/form-data; boundary=b"), multipart),
-        (Some("application/json; charset=utf-8"), "{\"image\": \"cGljdHVyZQ==\"}"),
-        (None, "picture"),
+        (Some("application/json; charset=utf-8"), "{\"image\": \"aW1hZ2U=\"}"),
+        (None, "image"),
         (Some("image/png"), ""),
     ] {
         for path in ["/predict", "/infer"] {
@@ -74,41 +75,44 @@ async fn every_form_of_body_reaches_the_replica_as_it_came() {
                 request = request.header("content-type", content_type);
             }
             let reply = dispatcher.send(request.body(Full::from(body)).expect("a request")).await;
-            assert_eq!(reply.0, 200, "{content_type:?}: {}", reply.2);
-            let seen = stub.seen().pop().expect("it was sent on");
-            assert_eq!(seen.body, body.as_bytes(), "{content_type:?}");
-            assert_eq!(seen.headers.get("content-type").map(|value| value.as_bytes()), content_type.map(str::as_bytes));
+            assert_eq!(reply.status, 200, "{content_type:?}: {}", reply.json);
+            let received = stub.received().pop().expect("the replica has the request");
+            assert_eq!(received.body, body.as_bytes(), "{content_type:?}");
+            assert_eq!(
+                received.headers.get("content-type").map(|value| value.as_bytes()),
+                content_type.map(str::as_bytes)
+            );
         }
     }
 }
 
 #[tokio::test]
-async fn a_body_in_odd_pieces_arrives_whole() {
-    let stub = Stub::start(Manner::Prompt).await;
-    let dispatcher = Dispatcher::start_on(&stub::list(&[&stub]), &[]).await;
+async fn a_chunked_body_in_odd_pieces_arrives_whole() {
+    let stub = Stub::start(Behavior::Prompt).await;
+    let dispatcher = Dispatcher::start(&stub::static_list(&[&stub]), &[]).await;
     let body = pattern(1 << 20);
     let mut bytes =
         b"POST /predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
     let (mut rest, mut sizes) = (&body[..], [1, 7, 4095, 4097, 65_537, 3].into_iter().cycle());
     while !rest.is_empty() {
-        let (piece, others) = rest.split_at(rest.len().min(sizes.next().expect("for ever")));
+        let (piece, others) = rest.split_at(rest.len().min(sizes.next().expect("the iterator is endless")));
         bytes.extend_from_slice(format!("{:x}\r\n", piece.len()).as_bytes());
         bytes.extend_from_slice(piece);
         bytes.extend_from_slice(b"\r\n");
         rest = others;
     }
     bytes.extend_from_slice(b"0\r\n\r\n");
-    let answer = sent(&dispatcher.program.address, &bytes).await;
+    let answer = send_all_then_read(&dispatcher.program.address, &bytes).await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    let seen = stub.seen().pop().expect("it was sent on");
-    assert!(seen.body == body, "{} bytes, or not the same", seen.body.len());
-    assert_eq!(seen.headers["content-length"], body.len().to_string());
+    let received = stub.received().pop().expect("the replica has the request");
+    assert!(received.body == body, "{} bytes, or not the same", received.body.len());
+    assert_eq!(received.headers["content-length"], body.len().to_string());
 }
 
 #[tokio::test]
-async fn names_are_taken_over_if_well_formed_and_made_otherwise() {
-    let stub = Stub::start(Manner::Prompt).await;
-    let dispatcher = Dispatcher::start_on(&stub::list(&[&stub]), &[]).await;
+async fn well_formed_ids_are_kept_and_others_replaced() {
+    let stub = Stub::start(Behavior::Prompt).await;
+    let dispatcher = Dispatcher::start(&stub::static_list(&[&stub]), &[]).await;
     let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     let long = "x".repeat(129);
     let names = ["x-request-id", "traceparent"];
@@ -125,24 +129,24 @@ async fn names_are_taken_over_if_well_formed_and_made_otherwise() {
                 request = request.header(name, value);
             }
         }
-        let request = request.body(Full::from("picture")).expect("a request");
+        let request = request.body(Full::from("image")).expect("a request");
         let response = dispatcher.client.request(request).await.expect("answered");
-        let seen = stub.seen().pop().expect("it was sent on");
+        let received = stub.received().pop().expect("the replica has the request");
         for ((name, given), kept) in names.into_iter().zip(given).zip(kept) {
             let echoed = response.headers()[name].to_str().expect("text");
             assert!(!echoed.is_empty(), "{name}");
             assert_eq!(given == Some(echoed), kept, "{given:?} became {echoed:?}");
-            assert_eq!(seen.headers[name], echoed, "the replica hears the same");
+            assert_eq!(received.headers[name], echoed, "the replica receives the same");
         }
     }
     let refused = dispatcher.post(&[("x-request-id", "order-9"), ("content-type", "text/plain")]).await;
-    assert_eq!(refused.2["request_id"], "order-9", "faults name the request too");
+    assert_eq!(refused.json["request_id"], "order-9", "errors have the id too");
 }
 
 #[tokio::test]
-async fn the_number_of_predictions_and_the_time_left_are_sent_on() {
-    let stub = Stub::start(Manner::Prompt).await;
-    let dispatcher = Dispatcher::start_on(&stub::list(&[&stub]), &["--deadline=4s"]).await;
+async fn the_replica_receives_the_number_of_predictions_and_the_time_left() {
+    let stub = Stub::start(Behavior::Prompt).await;
+    let dispatcher = Dispatcher::start(&stub::static_list(&[&stub]), &["--deadline=4s"]).await;
     for (query, timeout, expected, most) in
         [("", None, None, 4000), ("?top_k=3", Some("700"), Some("top_k=3"), 700), ("?a=b", Some("9000"), None, 4000)]
     {
@@ -150,22 +154,22 @@ async fn the_number_of_predictions_and_the_time_left_are_sent_on() {
         if let Some(timeout) = timeout {
             request = request.header("x-request-timeout-ms", timeout);
         }
-        assert_eq!(dispatcher.send(request.body(Full::from("picture")).expect("a request")).await.0, 200);
-        let seen = stub.seen().pop().expect("it was sent on");
-        assert_eq!(seen.query.as_deref(), expected, "{query}");
-        let left: u64 = seen.headers["x-request-timeout-ms"].to_str().expect("text").parse().expect("a number");
+        assert_eq!(dispatcher.send(request.body(Full::from("image")).expect("a request")).await.status, 200);
+        let received = stub.received().pop().expect("the replica has the request");
+        assert_eq!(received.query.as_deref(), expected, "{query}");
+        let left: u64 = received.headers["x-request-timeout-ms"].to_str().expect("text").parse().expect("a number");
         assert!((1..=most).contains(&left), "{left} ms of {most}");
-        let waited: f64 = seen.headers["x-request-queue-ms"].to_str().expect("text").parse().expect("a number");
+        let waited: f64 = received.headers["x-request-queue-ms"].to_str().expect("text").parse().expect("a number");
         assert!((0.0..4000.0).contains(&waited), "{waited}");
     }
 }
 
-/// A request over a connection of its own.
+/// Sends one image over `stream`, and returns the head of the response.
 async fn exchange<I>(stream: I, version: Version, body: impl Into<Bytes>) -> Response<Incoming>
 where
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let request = picture("localhost", body);
+    let request = image_request("localhost", body);
     let stream = TokioIo::new(stream);
     if version == Version::HTTP_2 {
         let (mut sender, connection) = http2::handshake(TokioExecutor::new(), stream).await.expect("HTTP/2");
@@ -178,30 +182,32 @@ where
     }
 }
 
-fn picture(host: &str, body: impl Into<Bytes>) -> Request<Full<Bytes>> {
+fn image_request(host: &str, body: impl Into<Bytes>) -> Request<Full<Bytes>> {
     let request = Request::post(format!("http://{host}/predict")).header("host", host);
     request.body(Full::new(body.into())).expect("a request")
 }
 
 #[tokio::test]
-async fn a_hundred_requests_share_a_connection_of_http2() {
+async fn a_hundred_requests_share_an_http2_connection() {
     let gate = Arc::new(Semaphore::new(0));
-    let stub = Stub::with_capacity(100, Manner::Gated(gate.clone())).await;
-    let dispatcher = Dispatcher::start_on(&stub::list(&[&stub]), &["--deadline=60s"]).await;
+    let stub = Stub::with_capacity(100, Behavior::Gated(gate.clone())).await;
+    let dispatcher = Dispatcher::start(&stub::static_list(&[&stub]), &["--deadline=60s"]).await;
     let stream = TcpStream::connect(&dispatcher.program.address).await.expect("connected");
     let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("HTTP/2");
     tokio::spawn(connection);
     let requests: Vec<_> = (0..100)
         .map(|_| {
             let mut sender = sender.clone();
-            tokio::spawn(async move { sender.send_request(picture("localhost", "picture")).await.expect("answered") })
+            tokio::spawn(
+                async move { sender.send_request(image_request("localhost", "image")).await.expect("answered") },
+            )
         })
         .collect();
-    // They are all with the replica before the first is answered.
+    // The replica has all of them before the first is answered.
     stub.until_calls(100).await;
     gate.add_permits(100);
     for request in requests {
-        let response = request.await.expect("no panic");
+        let response = request.await.expect("the task does not panic");
         assert_eq!((response.status(), response.version()), (StatusCode::OK, Version::HTTP_2));
         let body = response.into_body().collect().await.expect("whole").to_bytes();
         assert!(body.starts_with(b"{\"success\":true"), "{body:?}");
@@ -210,10 +216,10 @@ async fn a_hundred_requests_share_a_connection_of_http2() {
     let body = pattern(1 << 20);
     let stream = TcpStream::connect(&dispatcher.program.address).await.expect("connected");
     assert_eq!(exchange(stream, Version::HTTP_2, body.clone()).await.status(), StatusCode::OK);
-    assert!(stub.seen().pop().expect("it was sent on").body == body, "a large one arrives whole");
+    assert!(stub.received().pop().expect("the replica has the request").body == body, "a large body arrives whole");
 }
 
-/// Who a server is.
+/// A self-signed certificate and its key.
 struct Identity {
     certificate: CertificateDer<'static>,
     chain: String,
@@ -226,7 +232,7 @@ impl Identity {
         Self { certificate: made.cert.der().clone(), chain: made.cert.pem(), key: made.signing_key.serialize_pem() }
     }
 
-    /// Its two files, and the flags that name them.
+    /// Writes certificate and key to two files, and returns the flags that name them.
     fn install(&self, folder: &TempDir) -> [String; 2] {
         [
             flag("tls-certificate", &write(folder, "chain.pem", &self.chain)),
@@ -235,6 +241,7 @@ impl Identity {
     }
 }
 
+/// Opens a TLS connection. The client trusts these identities and offers these protocols.
 async fn handshake(address: &str, trusted: &[&Identity], protocols: &[&str]) -> std::io::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     for identity in trusted {
@@ -250,28 +257,28 @@ async fn handshake(address: &str, trusted: &[&Identity], protocols: &[&str]) -> 
     TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost").expect("a name"), stream).await
 }
 
-/// The certificate that a handshake shows now.
-async fn shown(address: &str, trusted: &[&Identity]) -> CertificateDer<'static> {
+/// The certificate that the server presents now.
+async fn presented_certificate(address: &str, trusted: &[&Identity]) -> CertificateDer<'static> {
     let stream = handshake(address, trusted, &[]).await.expect("a handshake");
-    stream.get_ref().1.peer_certificates().expect("they have been checked")[0].clone()
+    stream.get_ref().1.peer_certificates().expect("the handshake has checked them")[0].clone()
 }
 
-async fn until_shown(address: &str, identity: &Identity, trusted: &[&Identity]) {
+async fn until_presented(address: &str, identity: &Identity, trusted: &[&Identity]) {
     let since = Instant::now();
-    while shown(address, trusted).await != identity.certificate {
-        assert!(since.elapsed() < REREAD, "the old certificate is shown still");
+    while presented_certificate(address, trusted).await != identity.certificate {
+        assert!(since.elapsed() < RELOAD_LIMIT, "the server still presents the old certificate");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
 #[tokio::test]
-async fn tls_is_spoken_with_either_protocol_and_without_negotiation() {
+async fn tls_works_with_both_protocols_and_without_negotiation() {
     let (folder, identity) = (tempfile::tempdir().expect("a folder"), Identity::new());
-    let stub = Stub::start(Manner::Prompt).await;
+    let stub = Stub::start(Behavior::Prompt).await;
     let [certificate, key] = identity.install(&folder);
-    let dispatcher = Dispatcher::start_on(&stub::list(&[&stub]), &[&certificate, &key]).await;
+    let dispatcher = Dispatcher::start(&stub::static_list(&[&stub]), &[&certificate, &key]).await;
     let address = &dispatcher.program.address;
-    assert!(dispatcher.program.speaks_tls, "it says so");
+    assert!(dispatcher.program.has_tls, "the program announces https");
     for (offered, version) in [
         (&["h2"][..], Version::HTTP_2),
         (&["http/1.1"], Version::HTTP_11),
@@ -282,19 +289,19 @@ async fn tls_is_spoken_with_either_protocol_and_without_negotiation() {
         let agreed = stream.get_ref().1.alpn_protocol().map(|protocol| String::from_utf8_lossy(protocol).into_owned());
         let expected = if version == Version::HTTP_2 { "h2" } else { "http/1.1" };
         assert_eq!(agreed.as_deref(), (!offered.is_empty()).then_some(expected), "{offered:?}");
-        let response = exchange(stream, version, "picture").await;
+        let response = exchange(stream, version, "image").await;
         assert_eq!((response.status(), response.version()), (StatusCode::OK, version), "{offered:?}");
     }
-    let stranger = Identity::new();
-    assert!(handshake(address, &[&stranger], &[]).await.is_err(), "a client that trusts another does not talk to it");
+    let other = Identity::new();
+    assert!(handshake(address, &[&other], &[]).await.is_err(), "the client does not trust this certificate");
 }
 
 #[tokio::test]
-async fn whoever_speaks_no_tls_hinders_nobody_who_does() {
+async fn clients_that_do_not_speak_tls_do_not_hinder_others() {
     let (folder, identity) = (tempfile::tempdir().expect("a folder"), Identity::new());
-    let stub = Stub::start(Manner::Prompt).await;
+    let stub = Stub::start(Behavior::Prompt).await;
     let [certificate, key] = identity.install(&folder);
-    let dispatcher = Dispatcher::start_on(&stub::list(&[&stub]), &[&certificate, &key]).await;
+    let dispatcher = Dispatcher::start(&stub::static_list(&[&stub]), &[&certificate, &key]).await;
     let address = &dispatcher.program.address;
     let mut silent = Vec::new();
     for _ in 0..10 {
@@ -303,46 +310,48 @@ async fn whoever_speaks_no_tls_hinders_nobody_who_does() {
     for bytes in ["GET /livez HTTP/1.1\r\nHost: x\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "\u{16}\u{3}\u{1}"] {
         let mut stream = TcpStream::connect(address).await.expect("connected");
         stream.write_all(bytes.as_bytes()).await.expect("sent");
-        stream.shutdown().await.expect("all said");
+        stream.shutdown().await.expect("the end is sent");
         let mut answer = Vec::new();
-        let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("it is closed");
+        let read =
+            tokio::time::timeout(WAIT_LIMIT, stream.read_to_end(&mut answer)).await.expect("the connection is closed");
         assert!(read.is_err() || !answer.starts_with(b"HTTP"), "{:?}", String::from_utf8_lossy(&answer));
         let stream = handshake(address, &[&identity], &["h2"]).await.expect("a handshake");
-        assert_eq!(exchange(stream, Version::HTTP_2, "picture").await.status(), StatusCode::OK);
+        assert_eq!(exchange(stream, Version::HTTP_2, "image").await.status(), StatusCode::OK);
     }
 }
 
 #[tokio::test]
-async fn a_replaced_certificate_is_shown_and_a_broken_one_is_not() {
+async fn a_replaced_certificate_is_used_and_a_broken_one_is_not() {
     let folder = tempfile::tempdir().expect("a folder");
     let (first, second, third) = (Identity::new(), Identity::new(), Identity::new());
     let all = [&first, &second, &third];
     let [certificate, key] = first.install(&folder);
     let flags = ["--replicas=static:127.0.0.1:1", "--log=service=warn,error", &certificate, &key];
-    let (program, mut log) = Program::logging(&flags).await;
+    let (program, mut log) = Program::start_with_log(&flags).await;
     let address = &program.address;
-    assert_eq!(shown(address, &all).await, first.certificate);
+    assert_eq!(presented_certificate(address, &all).await, first.certificate);
     second.install(&folder);
-    until_shown(address, &second, &all).await;
+    until_presented(address, &second, &all).await;
     write(&folder, "chain.pem", "-----BEGIN NOTHING-----\n");
     until_logged(&mut log, "the certificate cannot be read").await;
-    assert_eq!(shown(address, &all).await, second.certificate);
+    assert_eq!(presented_certificate(address, &all).await, second.certificate);
     std::fs::remove_file(folder.path().join("key.pem")).expect("removable");
     until_logged(&mut log, "key.pem").await;
-    assert_eq!(shown(address, &all).await, second.certificate);
+    assert_eq!(presented_certificate(address, &all).await, second.certificate);
     third.install(&folder);
-    until_shown(address, &third, &all).await;
+    until_presented(address, &third, &all).await;
 }
 
-async fn run(flags: &[&str]) -> Output {
+/// Runs the program until it ends by itself.
+async fn run_to_end(flags: &[&str]) -> Output {
     let mut command = command(&[&["--log=error"], flags].concat());
     let child = command.env("RUST_BACKTRACE", "0").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let ended = child.expect("the dispatcher starts").wait_with_output();
-    tokio::time::timeout(PATIENCE, ended).await.expect("it ends").expect("readable")
+    tokio::time::timeout(WAIT_LIMIT, ended).await.expect("the program ends").expect("its output is read")
 }
 
 #[tokio::test]
-async fn what_cannot_be_used_is_named_in_one_line() {
+async fn an_unusable_file_or_address_is_named_in_one_line() {
     let folder = tempfile::tempdir().expect("a folder");
     let (one, other) = (Identity::new(), Identity::new());
     let certificate = flag("tls-certificate", &write(&folder, "one.pem", &one.chain));
@@ -369,28 +378,28 @@ async fn what_cannot_be_used_is_named_in_one_line() {
         (&[&admin], "listen on"),
     ] {
         let flags: Vec<&str> = flags.iter().map(|flag| flag.as_str()).collect();
-        let output = run(&[&["--replicas=static:127.0.0.1:1"], &flags[..]].concat()).await;
-        let said = String::from_utf8_lossy(&output.stderr);
+        let output = run_to_end(&[&["--replicas=static:127.0.0.1:1"], &flags[..]].concat()).await;
+        let error = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success(), "{flags:?}");
-        assert!(said.contains(words) && said.lines().count() == 1, "{flags:?}: {said}");
+        assert!(error.contains(words) && error.lines().count() == 1, "{flags:?}: {error}");
     }
-    // These are refused with a hint how to write them.
+    // These are refused with the usage.
     for (flags, words) in [(&[&*certificate][..], "--tls-key"), (&[&*key], "--tls-certificate"), (&[], "--replicas")] {
-        let output = run(flags).await;
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(!output.status.success() && said.contains(words), "{flags:?}: {said}");
+        let output = run_to_end(flags).await;
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && error.contains(words), "{flags:?}: {error}");
     }
 }
 
 #[tokio::test]
-async fn a_token_opens_the_door_and_can_be_replaced() {
+async fn a_token_is_required_and_can_be_replaced() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = write(&folder, "token", "first\n");
-    let stub = Stub::start(Manner::Prompt).await;
-    let replicas = format!("--replicas={}", stub::list(&[&stub]));
+    let stub = Stub::start(Behavior::Prompt).await;
+    let replicas = format!("--replicas={}", stub::static_list(&[&stub]));
     let flags = [&*replicas, "--log=service=warn,error", &flag("token-file", &file)];
-    let (program, mut log) = Program::logging(&flags).await;
-    let dispatcher = Dispatcher::of(program);
+    let (program, mut log) = Program::start_with_log(&flags).await;
+    let dispatcher = Dispatcher::new(program);
     let with = async |value: Option<&str>| {
         let headers: Vec<_> = value.map(|value| ("authorization", value)).into_iter().collect();
         dispatcher.post(&headers).await
@@ -400,70 +409,70 @@ async fn a_token_opens_the_door_and_can_be_replaced() {
         if let Some(value) = value {
             request = request.header("authorization", value);
         }
-        let request = request.body(Full::from("picture")).expect("a request");
+        let request = request.body(Full::from("image")).expect("a request");
         let response = dispatcher.client.request(request).await.expect("answered");
         assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{value:?}");
         assert_eq!(response.headers()["www-authenticate"], "Bearer", "{value:?}");
-        assert_eq!(code(&with(value).await), (401, "unauthorized"), "{value:?}");
+        assert_eq!(with(value).await.status_and_code(), (401, "unauthorized"), "{value:?}");
     }
     assert_eq!(stub.calls(), 0);
-    assert_eq!(with(Some("Bearer first")).await.0, 200);
+    assert_eq!(with(Some("Bearer first")).await.status, 200);
     for path in ["/livez", "/readyz", "/metrics", "/status", "/openapi.json"] {
-        assert_eq!(dispatcher.get(path).await.0, 200, "{path} needs none");
+        assert_eq!(dispatcher.get(path).await.status, 200, "{path} needs no token");
     }
 
-    let until_opened_by = async |value: &str| {
+    let until_accepted = async |value: &str| {
         let since = Instant::now();
-        while with(Some(value)).await.0 != 200 {
-            assert!(since.elapsed() < REREAD, "the new token is refused still");
+        while with(Some(value)).await.status != 200 {
+            assert!(since.elapsed() < RELOAD_LIMIT, "the new token is still refused");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
     write(&folder, "token", "second\n");
-    until_opened_by("Bearer second").await;
-    assert_eq!(with(Some("Bearer first")).await.0, 401, "the old one is worth nothing");
+    until_accepted("Bearer second").await;
+    assert_eq!(with(Some("Bearer first")).await.status, 401, "the old token is refused");
     write(&folder, "token", "\n");
     until_logged(&mut log, "keeping what was read before").await;
-    assert_eq!(with(Some("Bearer second")).await.0, 200, "a broken file changes nothing");
-    assert_eq!(with(Some("Bearer ")).await.0, 401);
+    assert_eq!(with(Some("Bearer second")).await.status, 200, "a broken file changes nothing");
+    assert_eq!(with(Some("Bearer ")).await.status, 401);
     write(&folder, "token", "third");
-    until_opened_by("Bearer third").await;
+    until_accepted("Bearer third").await;
 }
 
 #[tokio::test]
 async fn admin_paths_can_have_an_address_of_their_own() {
-    let stub = Stub::start(Manner::Prompt).await;
+    let stub = Stub::start(Behavior::Prompt).await;
     let flags = ["--admin-listen=127.0.0.1:0"];
-    let mut dispatcher = Dispatcher::start_on(&stub::list(&[&stub]), &flags).await;
-    let line = dispatcher.program.line().await;
-    let admin = line.strip_prefix("admin paths on http://").expect("their address");
+    let mut dispatcher = Dispatcher::start(&stub::static_list(&[&stub]), &flags).await;
+    let line = dispatcher.program.next_line().await;
+    let admin = line.strip_prefix("admin paths on http://").expect("the address of the admin paths");
     for path in ["/metrics", "/livez", "/readyz", "/status"] {
-        let (status, _) = service::fetch::get(admin, path, PATIENCE).await.expect("answered");
+        let (status, _) = service::fetch::get(admin, path, WAIT_LIMIT).await.expect("answered");
         assert_eq!(status, StatusCode::OK, "{path}");
-        assert_eq!(code(&dispatcher.get(path).await), (404, "not_found"), "{path}");
+        assert_eq!(dispatcher.get(path).await.status_and_code(), (404, "not_found"), "{path}");
     }
-    assert_eq!(dispatcher.post(&[]).await.0, 200);
-    let elsewhere = Request::post(format!("http://{admin}/predict")).body(Full::from("picture")).expect("a request");
-    assert_eq!(code(&dispatcher.send(elsewhere).await), (404, "not_found"));
-    let (_, metrics) = service::fetch::get(admin, "/metrics", PATIENCE).await.expect("answered");
+    assert_eq!(dispatcher.post(&[]).await.status, 200);
+    let elsewhere = Request::post(format!("http://{admin}/predict")).body(Full::from("image")).expect("a request");
+    assert_eq!(dispatcher.send(elsewhere).await.status_and_code(), (404, "not_found"));
+    let (_, metrics) = service::fetch::get(admin, "/metrics", WAIT_LIMIT).await.expect("answered");
     let metrics = String::from_utf8_lossy(&metrics);
     assert!(metrics.contains("dispatcher_requests_total{code=\"ok\"} 1"), "{metrics}");
 }
 
 #[tokio::test]
-async fn replicas_are_found_by_name() {
-    let stub = Stub::start(Manner::Prompt).await;
+async fn replicas_are_found_by_host_name() {
+    let stub = Stub::start(Behavior::Prompt).await;
     let port = stub.address.rsplit_once(':').expect("a port").1;
-    let dispatcher = Dispatcher::start_on(&format!("dns:localhost:{port}"), &[]).await;
+    let dispatcher = Dispatcher::start(&format!("dns:localhost:{port}"), &[]).await;
     let reply = dispatcher.post(&[]).await;
-    assert_eq!((reply.0, &reply.2["replica"]), (200, &stub.address.as_str().into()));
+    assert_eq!((reply.status, &reply.json["replica"]), (200, &stub.address.as_str().into()));
 }
 
 #[tokio::test]
-async fn bodies_that_are_still_arriving_count_towards_the_bytes_held() {
-    let stub = Stub::start(Manner::Prompt).await;
+async fn bodies_that_are_still_arriving_count_towards_queue_bytes() {
+    let stub = Stub::start(Behavior::Prompt).await;
     let flags = ["--queue-bytes=1000", "--max-body-bytes=1000", "--body-timeout=60s", "--deadline=60s"];
-    let dispatcher = Dispatcher::start_on(&stub::list(&[&stub]), &flags).await;
+    let dispatcher = Dispatcher::start(&stub::static_list(&[&stub]), &flags).await;
     let mut slow = Vec::new();
     for _ in 0..2 {
         let mut stream = TcpStream::connect(&dispatcher.program.address).await.expect("connected");
@@ -474,7 +483,7 @@ async fn bodies_that_are_still_arriving_count_towards_the_bytes_held() {
     let until = async |status: u16| {
         for _ in 0..1000 {
             let reply = dispatcher.post_body(&[], vec![0; 300]).await;
-            if reply.0 == status {
+            if reply.status == status {
                 return reply;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -482,21 +491,21 @@ async fn bodies_that_are_still_arriving_count_towards_the_bytes_held() {
         panic!("never {status}");
     };
     let refused = until(503).await;
-    assert_eq!(code(&refused), (503, "queue_full"));
-    assert!(refused.1.is_some_and(|seconds| seconds.parse::<u64>().is_ok_and(|seconds| seconds >= 1)));
+    assert_eq!(refused.status_and_code(), (503, "queue_full"));
+    assert!(refused.has_retry_after(), "{refused:?}");
     assert!(dispatcher.metric("dispatcher_shed_total{reason=\"bytes\"}").await >= 1.0);
-    assert_eq!(dispatcher.post_body(&[], vec![0; 100]).await.0, 200, "there is room for a small one");
+    assert_eq!(dispatcher.post_body(&[], vec![0; 100]).await.status, 200, "there is room for a small body");
     drop(slow);
     until(200).await;
-    assert_eq!(dispatcher.post_body(&[], vec![0; 1000]).await.0, 200, "all of it has been given back");
+    assert_eq!(dispatcher.post_body(&[], vec![0; 1000]).await.status, 200, "all bytes are free again");
 }
 
 #[tokio::test]
-async fn a_client_that_sends_all_before_it_reads_gets_to_know_why_it_was_refused() {
+async fn a_client_that_sends_all_before_it_reads_receives_the_error() {
     let folder = tempfile::tempdir().expect("a folder");
-    let stub = Stub::start(Manner::Prompt).await;
+    let stub = Stub::start(Behavior::Prompt).await;
     let token = flag("token-file", &write(&folder, "token", "right"));
-    let dispatcher = Dispatcher::start_on(&stub::list(&[&stub]), &[&token, "--max-body-bytes=1000000"]).await;
+    let dispatcher = Dispatcher::start(&stub::static_list(&[&stub]), &[&token, "--max-body-bytes=1000000"]).await;
     let body = pattern(5 << 20);
     for (line, headers, status) in [
         ("POST /predict", "", "401"),
@@ -517,7 +526,7 @@ async fn a_client_that_sends_all_before_it_reads_gets_to_know_why_it_was_refused
         ]
         .concat();
         for bytes in [whole, chunked] {
-            let answer = sent(&dispatcher.program.address, &bytes).await;
+            let answer = send_all_then_read(&dispatcher.program.address, &bytes).await;
             assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{line} {headers}: {answer}");
         }
     }
@@ -525,69 +534,73 @@ async fn a_client_that_sends_all_before_it_reads_gets_to_know_why_it_was_refused
 }
 
 #[tokio::test]
-async fn whoever_drains_sends_its_clients_elsewhere() {
+async fn a_draining_dispatcher_closes_connections_after_their_answers() {
     let dispatcher = Program::start(&["--replicas=static:127.0.0.1:1", "--drain-delay=60s"], &[]).await;
     let livez = b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n";
-    let mut stream = TcpStream::connect(&dispatcher.address).await.expect("it listens");
+    let mut stream = TcpStream::connect(&dispatcher.address).await.expect("the dispatcher listens");
     let mut ask = async || {
-        stream.write_all(livez).await.expect("it is open");
+        stream.write_all(livez).await.expect("the connection is open");
         let mut answer = vec![0; 4096];
-        let length = stream.read(&mut answer).await.expect("it answers");
+        let length = stream.read(&mut answer).await.expect("the dispatcher answers");
         String::from_utf8_lossy(&answer[..length]).to_ascii_lowercase()
     };
     let before = ask().await;
     assert!(before.starts_with("http/1.1 200") && !before.contains("connection: close"), "{before}");
     dispatcher.signal("TERM").await;
-    // Told a moment later than sent.
+    // The signal takes a moment to arrive.
     let draining = async {
-        while fetch::get(&dispatcher.address, "/readyz", PATIENCE).await.expect("it answers").0 == StatusCode::OK {
+        while fetch::get(&dispatcher.address, "/readyz", WAIT_LIMIT).await.expect("the dispatcher answers").0
+            == StatusCode::OK
+        {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, draining).await.expect("it is no longer ready");
+    tokio::time::timeout(WAIT_LIMIT, draining).await.expect("the dispatcher is no longer ready");
     let after = ask().await;
     assert!(after.starts_with("http/1.1 200") && after.contains("connection: close"), "{after}");
-    assert_eq!(stream.read(&mut [0; 1]).await.expect("in order"), 0, "closed");
+    assert_eq!(stream.read(&mut [0; 1]).await.expect("the connection is not reset"), 0, "the connection is closed");
 }
 
 #[tokio::test]
-async fn clients_that_dawdle_do_not_hinder_others() {
-    let stub = Stub::start(Manner::Prompt).await;
-    let dispatcher = Dispatcher::start_on(&stub::list(&[&stub]), &[]).await;
-    let mut dawdlers = Vec::new();
-    for begun in ["", "P", "POST /predict HTTP/1.1\r\nHost:", "POST /predict HTTP/1.1\r\nContent-Length: 9\r\n\r\nx"] {
+async fn slow_clients_do_not_hinder_others() {
+    let stub = Stub::start(Behavior::Prompt).await;
+    let dispatcher = Dispatcher::start(&stub::static_list(&[&stub]), &[]).await;
+    let mut slow_clients = Vec::new();
+    for beginning in
+        ["", "P", "POST /predict HTTP/1.1\r\nHost:", "POST /predict HTTP/1.1\r\nContent-Length: 9\r\n\r\nx"]
+    {
         for _ in 0..5 {
             let mut stream = TcpStream::connect(&dispatcher.program.address).await.expect("connected");
-            stream.write_all(begun.as_bytes()).await.expect("sent");
-            dawdlers.push(stream);
+            stream.write_all(beginning.as_bytes()).await.expect("sent");
+            slow_clients.push(stream);
         }
     }
     for _ in 0..100 {
-        assert_eq!(dispatcher.post(&[("x-request-timeout-ms", "2000")]).await.0, 200);
+        assert_eq!(dispatcher.post(&[("x-request-timeout-ms", "2000")]).await.status, 200);
     }
 }
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn connections_that_have_sent_a_byte_take_no_time() {
-    let stub = Stub::start(Manner::Prompt).await;
-    let dispatcher = Dispatcher::start_on(&stub::list(&[&stub]), &[]).await;
-    let mut dawdlers = Vec::new();
-    // The first letter of HTTP/2's preface, and of POST.
+async fn connections_that_have_sent_one_byte_use_no_processor_time() {
+    let stub = Stub::start(Behavior::Prompt).await;
+    let dispatcher = Dispatcher::start(&stub::static_list(&[&stub]), &[]).await;
+    let mut slow_clients = Vec::new();
+    // The preface of HTTP/2 and the method POST begin with the same letter.
     for _ in 0..400 {
         let mut stream = TcpStream::connect(&dispatcher.program.address).await.expect("connected");
         stream.write_all(b"P").await.expect("sent");
-        dawdlers.push(stream);
+        slow_clients.push(stream);
     }
-    assert_eq!(dispatcher.post(&[]).await.0, 200);
+    assert_eq!(dispatcher.post(&[]).await.status, 200);
     let before = dispatcher.program.processor_seconds();
     tokio::time::sleep(Duration::from_secs(2)).await;
     let used = dispatcher.program.processor_seconds() - before;
-    // Looking again every 5 ms used 0.25 s; an idle one uses a thousandth.
-    assert!(used < 0.1, "{used} s of processor time in 2 s of doing nothing");
+    // Polling every 5 ms used 0.25 s. An idle dispatcher uses a thousandth of the time.
+    assert!(used < 0.1, "{used} s of processor time in 2 idle seconds");
 }
 
-/// One frame of HTTP/2 (RFC 9113, 4.1).
+/// One frame of HTTP/2 (RFC 9113, section 4.1).
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u32).to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
@@ -604,11 +617,11 @@ const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
-/// `POST http://x/predict`: three entries of HPACK's static table, two of them with a value of their own.
+/// `POST http://x/predict` in HPACK (RFC 7541): two entries of the static table, and two with a value of their own.
 const PREDICT: &[u8] = b"\x83\x86\x04\x08/predict\x01\x01x";
 
-/// Sends `count` rounds of frames as fast as they are taken, until the server has had enough, and reads what
-/// comes: the code of a GOAWAY, if there is one.
+/// Sends `count` rounds of frames as fast as the server takes them, until the server closes the connection. Returns the
+/// error code of the server's GOAWAY frame, if there is one.
 async fn flood(address: &str, count: u32, round: impl Fn(u32) -> Vec<u8>) -> Option<u32> {
     let stream = TcpStream::connect(address).await.expect("connected");
     let (mut reader, mut writer) = stream.into_split();
@@ -625,35 +638,35 @@ async fn flood(address: &str, count: u32, round: impl Fn(u32) -> Vec<u8>) -> Opt
         }
         None
     });
-    let begin = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &frame(SETTINGS, 0, 0, &[])[..]].concat();
-    writer.write_all(&begin).await.expect("sent");
+    let preface = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &frame(SETTINGS, 0, 0, &[])[..]].concat();
+    writer.write_all(&preface).await.expect("sent");
     let writing = async {
         for number in 0..count {
             if writer.write_all(&round(number)).await.is_err() {
                 return;
             }
         }
-        // All was taken: the end of it is the server's to say.
+        // The server then closes the connection.
         writer.shutdown().await.ok();
     };
-    tokio::time::timeout(PATIENCE, writing).await.ok();
-    tokio::time::timeout(PATIENCE, reading).await.expect("the server closes").expect("no panic")
+    tokio::time::timeout(WAIT_LIMIT, writing).await.ok();
+    tokio::time::timeout(WAIT_LIMIT, reading).await.expect("the server closes").expect("the task does not panic")
 }
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_flood_of_frames_costs_its_own_connection_and_nothing_else() {
-    const MOST_GROWTH: u64 = 10 << 10;
-    let stub = Stub::start(Manner::Prompt).await;
-    let dispatcher = Dispatcher::start_on(&stub::list(&[&stub]), &[]).await;
+async fn a_flood_of_frames_harms_only_its_own_connection() {
+    const MAX_GROWTH_KIB: u64 = 10 << 10;
+    let stub = Stub::start(Behavior::Prompt).await;
+    let dispatcher = Dispatcher::start(&stub::static_list(&[&stub]), &[]).await;
     let open = |number: u32, flags: u8| frame(HEADERS, END_HEADERS | flags, 2 * number + 1, PREDICT);
     let cancel = |number: u32| frame(RST_STREAM, 0, 2 * number + 1, &8_u32.to_be_bytes());
     let filler = vec![0; 16 << 10];
     type Round<'a> = &'a (dyn Fn(u32) -> Vec<u8> + Sync);
     let floods: [(&str, u32, bool, Round<'_>); 6] = [
         ("resets of whole requests", 10_000, true, &|number| [open(number, END_STREAM), cancel(number)].concat()),
-        ("resets of begun requests", 10_000, true, &|number| [open(number, 0), cancel(number)].concat()),
-        // A window beyond 2³¹ - 1 is an error of the stream, which the server then resets (CVE-2025-8671).
+        ("resets of unfinished requests", 10_000, true, &|number| [open(number, 0), cancel(number)].concat()),
+        // A window beyond 2³¹ − 1 is an error, for which the server resets the stream (CVE-2025-8671).
         ("provoked resets", 10_000, true, &|number| {
             [open(number, 0), frame(WINDOW_UPDATE, 0, 2 * number + 1, &0x7fff_ffff_u32.to_be_bytes())].concat()
         }),
@@ -668,7 +681,7 @@ async fn a_flood_of_frames_costs_its_own_connection_and_nothing_else() {
         ("pings", 100_000, false, &|_| frame(PING, 0, 0, &[0; 8])),
     ];
     for _ in 0..50 {
-        assert_eq!(dispatcher.post(&[]).await.0, 200);
+        assert_eq!(dispatcher.post(&[]).await.status, 200);
     }
     for (name, count, is_ended, round) in floods {
         let before = dispatcher.program.kibibytes("VmRSS");
@@ -679,13 +692,13 @@ async fn a_flood_of_frames_costs_its_own_connection_and_nothing_else() {
                 goaway = &mut flood => break goaway,
                 reply = dispatcher.post(&[]) => reply,
             };
-            assert_eq!(reply.0, 200, "another client during {name}");
+            assert_eq!(reply.status, 200, "another client during {name}");
         };
-        assert!(!is_ended || goaway.is_some(), "{name} are not ended");
+        assert!(!is_ended || goaway.is_some(), "the server does not end {name}");
         let growth = dispatcher.program.kibibytes("VmHWM").saturating_sub(before);
-        assert!(growth <= MOST_GROWTH, "{name}: {growth} KiB");
+        assert!(growth <= MAX_GROWTH_KIB, "{name}: {growth} KiB");
         println!("{name}: GOAWAY {goaway:?}, RSS + {growth} KiB");
         dispatcher.until_waiting(0).await;
-        assert_eq!(dispatcher.post(&[]).await.0, 200, "after {name}");
+        assert_eq!(dispatcher.post(&[]).await.status, 200, "after {name}");
     }
 }

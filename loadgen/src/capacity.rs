@@ -1,15 +1,16 @@
-//! `loadgen run --find-capacity`: the highest steady rate at which an objective holds.
+//! `loadgen run --find-capacity`: measures one steady rate after the other, to find the highest at which an objective
+//! holds. The module `search` chooses the rates.
 
-use crate::condition::{Condition, Outcome};
+use crate::condition::{Condition, ConditionResult};
 use crate::config::RunArgs;
 use crate::config::load::schedule;
-use crate::display::{Display, Title};
-use crate::measure::{Measured, Scene, Stop};
-use crate::punctuality::Punctuality;
+use crate::display::{Display, RunInfo};
+use crate::measure::{Measurement, Runner, StopSignal};
 use crate::report::Setup;
 use crate::sample::Sample;
 use crate::search::{Search, Step};
 use crate::send::Load;
+use crate::send_delay::SendDelays;
 use crate::summary;
 use anyhow::{Result, ensure};
 use schemars::JsonSchema;
@@ -17,124 +18,153 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use workload::Workload;
 
-/// Windows at each rate; the objective is to hold in every one.
+/// Number of windows at each rate. The objective must hold in every one.
 const WINDOWS: u32 = 3;
 
-/// At each rate before the first window: what the change of the rate does is no steady state.
+/// Time at each rate before the first window. The change of the rate disturbs the server, and this is not its steady
+/// state.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// Where the search begins without `--rate`, and between what it stays, in requests per second.
+/// Rate at which the search begins without `--rate`, in requests per second.
 const FIRST: f64 = 4.0;
+
+/// Lowest rate that is tried, in requests per second.
 const LOWEST: f64 = 0.1;
+
+/// Highest rate that is tried, in requests per second.
 const HIGHEST: f64 = 50_000.0;
 
-/// Requests that a window is to have on average, so that its percentiles mean something; slow rates get longer ones.
+/// Least number of requests that a window has on average, so that its percentiles mean something. Windows are longer at
+/// low rates for this reason.
 const MIN_REQUESTS: f64 = 20.0;
 
-/// What a search found.
+/// The result of a search for the capacity.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Capacity {
-    /// What was done.
+    /// The settings of the search.
     pub setup: Setup,
-    /// What was to hold.
+    /// The conditions that make up the objective.
     pub slo: Vec<String>,
-    /// The highest rate at which it held; absent if it never did.
+    /// The highest rate at which the objective held. Absent if it never held.
     pub requests_per_second: Option<f64>,
-    /// The lowest rate at which it did not; absent if it always did.
+    /// The lowest rate at which the objective failed. Absent if it never failed.
     pub fails_at: Option<f64>,
-    /// Whether this machine could not send on time at `fails_at`: the server may be capable of more.
+    /// Whether loadgen could not send on time at `fails_at`. The server may be capable of more then.
     pub is_limited_by_generator: bool,
     /// Whether the search came to its end.
     pub is_complete: bool,
-    /// In the order in which they were made.
-    pub tries: Vec<Try>,
+    /// The rates that were tried, in order.
+    #[serde(rename = "tries")]
+    pub trials: Vec<RateTrial>,
 }
 
-/// One rate.
+/// The result of one rate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Try {
-    /// Tried.
+pub struct RateTrial {
+    /// The rate.
     pub requests_per_second: f64,
-    /// What was to hold, in each window.
-    pub windows: Vec<Vec<Outcome>>,
-    /// Whether all of it did, and requests were sent on time.
+    /// The result of each condition, in each window.
+    pub windows: Vec<Vec<ConditionResult>>,
+    /// Whether every condition held in every window, and the requests were sent on time.
     pub held: bool,
-    /// Whether this machine could not send on time, which is a reason of its own not to hold.
+    /// Whether loadgen could not send on time. The rate counts as failed then.
     pub is_bottleneck: bool,
 }
 
-/// Searches.
+/// Searches for the highest rate at which all conditions of `--slo` hold. Returns early, with an incomplete result,
+/// when `stop` resolves.
 ///
 /// # Errors
-/// When a number makes no sense or the system has no thread left.
+/// When a flag is out of range, or the system cannot provide a thread or a timer.
 pub async fn find(
     args: &RunArgs,
     mut setup: Setup,
-    scene: &Scene,
+    runner: &Runner,
     display: &mut Display,
-    stop: &mut Stop<'_>,
+    stop: &mut StopSignal<'_>,
 ) -> Result<Capacity> {
     let first = args.load.rate.unwrap_or(FIRST);
     for condition in &args.slo {
         ensure!(
             condition.fits_capacity(),
-            "--slo {condition}: only percentiles, attainment and errors tell when a rate is too much"
+            "--slo {condition}: only percentiles, attainment and errors tell that a rate is too high"
         );
     }
     ensure!((LOWEST..=HIGHEST).contains(&first), "--rate ({first}) must lie between {LOWEST} and {HIGHEST}");
     setup.load = format!("search from {first}/s");
-    let mut found = Capacity {
-        setup,
-        slo: args.slo.iter().map(ToString::to_string).collect(),
-        requests_per_second: None,
-        fails_at: None,
-        is_limited_by_generator: false,
-        is_complete: true,
-        tries: Vec::new(),
-    };
     let mut search = Search::new(first, LOWEST, HIGHEST);
+    let mut trials = Vec::new();
+    let mut is_complete = true;
     while let Step::Try(rate) = search.step() {
-        let window = args.window.max(Duration::from_secs_f64((MIN_REQUESTS / rate).ceil()));
-        // Whole seconds, as workloads have them.
-        let window = Duration::from_secs(window.as_secs_f64().ceil() as u64);
-        let workload = Workload::constant(rate, window * WINDOWS);
-        let load = Load::Open(schedule(&workload, args.load.arrivals, args.load.seed, SETTLE));
-        let title = Title {
-            text: format!("{rate:.2}/s to {}", found.setup.url),
-            length: SETTLE + window * WINDOWS,
-            objective: args.objective,
-        };
-        let measured = scene.measure(load, SETTLE, &title, display, stop).await?;
-        found.setup.length_seconds += measured.length.as_secs_f64();
-        if !measured.is_complete {
-            found.is_complete = false;
+        let (measurement, window) = measure(args, rate, &setup.url, runner, display, stop).await?;
+        setup.length_seconds += measurement.length.as_secs_f64();
+        if !measurement.is_complete {
+            is_complete = false;
             break;
         }
-        let windows: Vec<Vec<Outcome>> =
-            (0..WINDOWS).map(|index| judge(&args.slo, &measured, window * index, window, args.objective)).collect();
-        let is_bottleneck = Punctuality::of(&measured.samples).is_bottleneck;
-        let held = !is_bottleneck && windows.iter().flatten().all(|outcome| outcome.held);
-        found.tries.push(Try { requests_per_second: rate, windows, held, is_bottleneck });
-        search = search.note(rate, held);
+        let trial = RateTrial::new(args, rate, &measurement, window);
+        search = search.record(rate, trial.held);
+        trials.push(trial);
     }
-    found.requests_per_second = search.held;
-    found.fails_at = search.failed;
-    found.is_limited_by_generator = found.tries.iter().rfind(|one| !one.held).is_some_and(|one| one.is_bottleneck);
-    Ok(found)
+    Ok(Capacity {
+        setup,
+        slo: args.slo.iter().map(ToString::to_string).collect(),
+        requests_per_second: search.held,
+        fails_at: search.failed,
+        is_limited_by_generator: trials.iter().rfind(|trial| !trial.held).is_some_and(|trial| trial.is_bottleneck),
+        is_complete,
+        trials,
+    })
 }
 
-/// The conditions, of what was scheduled in one window.
-fn judge(
+/// Sends `rate` requests per second to `url` for all windows. Returns the measurement and the length of a window.
+async fn measure(
+    args: &RunArgs,
+    rate: f64,
+    url: &str,
+    runner: &Runner,
+    display: &mut Display,
+    stop: &mut StopSignal<'_>,
+) -> Result<(Measurement, Duration)> {
+    let window = args.window.max(Duration::from_secs_f64((MIN_REQUESTS / rate).ceil()));
+    // Workloads have whole seconds.
+    let window = Duration::from_secs(window.as_secs_f64().ceil() as u64);
+    let workload = Workload::constant(rate, window * WINDOWS);
+    let load = Load::Open(schedule(&workload, args.load.arrivals, args.load.seed, SETTLE));
+    let info = RunInfo {
+        title: format!("{rate:.2}/s to {url}"),
+        length: SETTLE + window * WINDOWS,
+        objective: args.objective,
+    };
+    Ok((runner.measure(load, SETTLE, &info, display, stop).await?, window))
+}
+
+impl RateTrial {
+    /// Checks all conditions in each window of a measurement at `rate` requests per second.
+    fn new(args: &RunArgs, rate: f64, measurement: &Measurement, window: Duration) -> Self {
+        let check = |index| check_window(&args.slo, measurement, window * index, window, args.objective);
+        let windows: Vec<Vec<ConditionResult>> = (0..WINDOWS).map(check).collect();
+        let is_bottleneck = SendDelays::new(&measurement.samples).is_bottleneck;
+        let held = !is_bottleneck && windows.iter().flatten().all(|result| result.held);
+        Self { requests_per_second: rate, windows, held, is_bottleneck }
+    }
+}
+
+/// Checks the conditions for the requests that were scheduled in the window that begins at `from`.
+fn check_window(
     slo: &[Condition],
-    measured: &Measured,
+    measurement: &Measurement,
     from: Duration,
     window: Duration,
     objective: Duration,
-) -> Vec<Outcome> {
+) -> Vec<ConditionResult> {
     let within = |sample: &&Sample| (from..from + window).contains(&sample.scheduled);
-    let mut samples: Vec<Sample> = measured.samples.iter().filter(within).cloned().collect();
-    samples.iter_mut().for_each(|sample| sample.scheduled -= from);
+    let mut samples: Vec<Sample> = measurement.samples.iter().filter(within).cloned().collect();
+    for sample in &mut samples {
+        sample.scheduled -= from;
+    }
     let summary = summary::summarise(&samples, objective, window, None);
     let latencies = summary::latencies(&samples);
-    slo.iter().map(|one| one.judge(&summary, |quantile| latencies.at_of(quantile, samples.len()))).collect()
+    let latency = |quantile| latencies.at_quantile_of_offered(quantile, samples.len());
+    slo.iter().map(|condition| condition.check(&summary, latency)).collect()
 }

@@ -1,9 +1,10 @@
-//! `loadgen compare`: several runs side by side, and what follows from them.
+//! `loadgen compare`: compares the reports of several runs, and draws a conclusion from them.
 
 use crate::config::CompareArgs;
-use crate::latencies::ms;
+use crate::latencies::format_ms;
 use crate::report::{Report, Setup};
 use crate::summary::percent;
+use crate::usage::ReplicaUsage;
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -12,27 +13,28 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-/// Hours of a run.
+/// Largest report, in bytes. The report of a run of a few hours is smaller.
 const MAX_FILE_BYTES: u64 = 512 << 20;
 
-/// Runs and what is enough.
+/// Several runs, and the goal by which they are compared.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Comparison {
-    /// Per cent within the objective that are enough.
+    /// Percentage of requests that must be answered within the objective.
     pub goal: f64,
-    /// In the order in which they were given.
+    /// The runs in the order of the command line.
     pub runs: Vec<Run>,
 }
 
-/// One of them.
+/// One run of a comparison.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Run {
-    /// What it is called.
+    /// Name of the run, which no other run has.
     pub name: String,
-    /// What it found.
+    /// Report of the run.
     pub report: Report,
 }
 
+/// The header of the table.
 const COLUMNS: [&str; 9] = [
     "run",
     "within objective",
@@ -45,19 +47,20 @@ const COLUMNS: [&str; 9] = [
     "replica-s per 1000 good",
 ];
 
-/// Reads the reports.
+/// Reads the reports that the flags name.
 ///
 /// # Errors
-/// Names the file that cannot be read or is none that `loadgen run --json` wrote.
+/// When a file cannot be read or is not the report of a run, or when two runs have the same name. The message names the
+/// file or the run.
 pub fn read(args: &CompareArgs) -> Result<Comparison> {
     let mut runs = Vec::new();
     let mut names = BTreeSet::new();
     for path in &args.reports {
         let mut report = read_report(path).with_context(|| format!("read report {}", path.display()))?;
         let stem = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy();
-        let name = plain(report.setup.name.as_deref().unwrap_or(&stem));
-        report.setup.load = plain(&report.setup.load);
-        ensure!(names.insert(name.clone()), "two runs are called {name:?}; loadgen run --name tells them apart");
+        let name = printable(report.setup.name.as_deref().unwrap_or(&stem));
+        report.setup.load = printable(&report.setup.load);
+        ensure!(names.insert(name.clone()), "two runs have the name {name:?}; tell them apart with loadgen run --name");
         runs.push(Run { name, report });
     }
     Ok(Comparison { goal: args.goal, runs })
@@ -66,56 +69,58 @@ pub fn read(args: &CompareArgs) -> Result<Comparison> {
 fn read_report(path: &Path) -> Result<Report> {
     let mut text = Vec::new();
     File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut text)?;
-    ensure!(text.len() as u64 <= MAX_FILE_BYTES, "it is longer than 512 MiB");
+    ensure!(text.len() as u64 <= MAX_FILE_BYTES, "the file is longer than 512 MiB");
     let error = match serde_json::from_slice::<Report>(&text) {
         Ok(report) => return Ok(report),
         Err(error) => error,
     };
-    if serde_json::from_slice::<Search>(&text).is_ok() {
-        bail!("it is what --find-capacity found; compare runs of one workload instead");
+    if serde_json::from_slice::<CapacityReport>(&text).is_ok() {
+        bail!("the file is a result of --find-capacity; compare runs of one workload instead");
     }
-    let what = if error.is_data() { "it is not what loadgen run --json writes" } else { "it is no JSON" };
-    Err(error).context(what)
+    let reason =
+        if error.is_data() { "the file is not a report of loadgen run --json" } else { "the file is not JSON" };
+    Err(error).context(reason)
 }
 
-/// What tells a search for capacity from a run.
+/// The field by which the result of `--find-capacity` is told from a report.
 #[derive(Deserialize)]
-struct Search {
+struct CapacityReport {
     #[serde(rename = "tries")]
     _tries: IgnoredAny,
 }
 
-/// Text of a file for a terminal, which control characters would command.
-fn plain(text: &str) -> String {
+/// Replaces control characters, so that the text of a file cannot send commands to the terminal.
+fn printable(text: &str) -> String {
     text.replace(char::is_control, "\u{fffd}")
 }
 
 impl Run {
+    /// Percentage of requests that were answered within the objective.
     fn attainment(&self) -> f64 {
         percent(self.report.summary.attainment)
     }
 
-    /// Whether its figures are of the whole load and of the server.
-    fn counts(&self) -> bool {
-        self.report.is_complete && !self.report.punctuality.is_bottleneck
+    /// Whether the run is complete and was sent on time. Other runs have the figures of another load.
+    fn is_valid(&self) -> bool {
+        self.report.is_complete && !self.report.send_delays.is_bottleneck
     }
 
     fn replica_seconds(&self) -> Option<f64> {
         self.report.summary.usage.as_ref().map(|usage| usage.replica_seconds)
     }
 
-    /// The columns.
+    /// The run's row of the table.
     fn cells(&self) -> [String; 9] {
         let summary = &self.report.summary;
-        let usage = |pick: fn(&crate::usage::Usage) -> Option<f64>, decimals: usize| {
-            let value = summary.usage.as_ref().and_then(pick);
+        let usage = |figure: fn(&ReplicaUsage) -> Option<f64>, decimals: usize| {
+            let value = summary.usage.as_ref().and_then(figure);
             value.map_or_else(|| "–".to_owned(), |value| format!("{value:.decimals$}"))
         };
         [
             self.name.clone(),
             format!("{:.2} %", self.attainment()),
-            ms(summary.latency_ms.map(|latency| latency.p95)),
-            ms(summary.latency_ms.map(|latency| latency.p99)),
+            format_ms(summary.latency_ms.map(|latency| latency.p95)),
+            format_ms(summary.latency_ms.map(|latency| latency.p99)),
             summary.failed.to_string(),
             usage(|usage| Some(usage.replica_seconds), 0),
             usage(|usage| Some(usage.peak_replicas), 0),
@@ -126,7 +131,7 @@ impl Run {
 }
 
 impl Comparison {
-    /// The table, what makes it unfair, and the conclusion, for a terminal.
+    /// The table, the caveats and the conclusion as plain text.
     pub fn text(&self) -> String {
         let rows = self.table();
         let widths: Vec<usize> = (0..COLUMNS.len())
@@ -145,7 +150,7 @@ impl Comparison {
         lines.join("\n")
     }
 
-    /// The same in Markdown.
+    /// The table, the caveats and the conclusion in Markdown.
     pub fn markdown(&self) -> String {
         let line = |row: &[String; 9]| {
             format!("| {} |", row.iter().map(|cell| cell.replace('|', "\\|")).collect::<Vec<_>>().join(" | "))
@@ -158,19 +163,19 @@ impl Comparison {
         lines.join("\n")
     }
 
-    /// The header and a row for each run.
+    /// The header of the table, and a row for each run.
     pub fn table(&self) -> Vec<[String; 9]> {
         std::iter::once(COLUMNS.map(str::to_owned)).chain(self.runs.iter().map(Run::cells)).collect()
     }
 
-    /// What makes the comparison unfair.
+    /// The reasons why the comparison is unfair, a sentence for each: differences between the runs, and invalid runs.
     pub fn caveats(&self) -> Vec<String> {
-        let mut found = Vec::new();
-        let mut differ = |what: &str, of: &dyn Fn(&Run) -> String| {
+        let mut caveats = Vec::new();
+        let mut differ = |property: &str, of: &dyn Fn(&Run) -> String| {
             let values: BTreeSet<String> = self.runs.iter().map(of).collect();
             if values.len() > 1 {
-                found
-                    .push(format!("The runs differ in {what}: {}.", values.into_iter().collect::<Vec<_>>().join("; ")));
+                let values = values.into_iter().collect::<Vec<_>>().join("; ");
+                caveats.push(format!("The runs differ in {property}: {values}."));
             }
         };
         differ("load", &|run| run.report.setup.load.clone());
@@ -181,67 +186,95 @@ impl Comparison {
         differ("length", &|run| format!("{:.0} s", run.report.setup.length_seconds));
         differ("objective", &|run| format!("{} ms", run.report.setup.objective_ms));
         differ("how replicas were counted", &|run| {
-            run.report.summary.usage.as_ref().map_or("not at all", |usage| usage.source.word()).into()
+            run.report.summary.usage.as_ref().map_or("not at all", |usage| usage.counted_by.description()).into()
         });
         for Run { name, report } in &self.runs {
             if !report.is_complete {
-                found.push(format!("{name} was stopped after {:.0} s.", report.setup.length_seconds));
+                caveats.push(format!("{name} was stopped after {:.0} s.", report.setup.length_seconds));
             }
-            if report.punctuality.is_bottleneck {
-                found.push(format!(
-                    "In {name} the generator was the bottleneck; its figures say nothing of the server."
-                ));
+            if report.send_delays.is_bottleneck {
+                caveats.push(format!("In {name}, loadgen was the bottleneck; its figures say nothing of the server."));
             }
         }
-        found
+        caveats
     }
 
-    /// What follows from those that count, in one sentence.
+    /// The conclusion in one sentence: the cheapest of the valid runs that reached the goal. If none reached it, or no
+    /// cost is known, the run with the highest attainment.
     pub fn conclusion(&self) -> String {
-        let objective = self.runs.first().map_or(0.0, |run| run.report.setup.objective_ms);
-        let runs = || self.runs.iter().filter(|run| run.counts());
-        let reached = |run: &&Run| run.attainment() >= self.goal;
-        // Of equals the first.
-        let Some(closest) = runs().rev().max_by(|a, b| a.attainment().total_cmp(&b.attainment())) else {
+        // Of several runs with the same attainment, the first.
+        let by_attainment = |a: &&Run, b: &&Run| a.attainment().total_cmp(&b.attainment());
+        let Some(best) = self.valid_runs().rev().max_by(by_attainment) else {
             return "Nothing follows: no run is complete and was sent on time.".to_owned();
         };
-        let mut costs: Vec<(f64, &Run)> =
-            runs().filter(reached).filter_map(|run| Some((run.replica_seconds()?, run))).collect();
-        costs.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let Some(&(cost, best)) = costs.first() else {
-            let verb = if closest.attainment() >= self.goal { "did best" } else { "came closest" };
-            let none = if reached(&closest) {
-                String::new()
-            } else {
-                format!("No run answered {} % within {objective:.0} ms; ", self.goal)
-            };
-            let cost =
-                closest.replica_seconds().map_or(String::new(), |cost| format!(", for {cost:.0} replica-seconds"));
-            return format!("{none}{} {verb} with {:.2} %{cost}.", closest.name, closest.attainment());
-        };
-        let mut sentence = format!(
-            "{} is the cheapest that answered {} % within {objective:.0} ms: {:.2} % for {cost:.0} replica-seconds",
-            best.name,
-            self.goal,
-            best.attainment()
-        );
-        if let Some((next, run)) = costs.get(1) {
-            let more = 100.0 * (next / cost - 1.0);
-            sentence.push_str(&format!("; {} needed {next:.0}, {more:.0} % more", run.name));
+        let reached = self.valid_runs().filter(|run| self.reaches_goal(run));
+        let mut by_cost: Vec<(f64, &Run)> = reached.filter_map(|run| Some((run.replica_seconds()?, run))).collect();
+        by_cost.sort_by(|a, b| a.0.total_cmp(&b.0));
+        match by_cost[..] {
+            [] => self.conclusion_without_costs(best),
+            [cheapest, ..] => {
+                let next = by_cost.get(1).copied();
+                format!("{}{}.", self.conclusion_by_cost(cheapest, next), self.missed_goal())
+            }
         }
-        let mut missed: Vec<&Run> = runs().filter(|run| !reached(run)).collect();
+    }
+
+    /// The runs that count for the conclusion; see [`Run::is_valid`].
+    fn valid_runs(&self) -> impl DoubleEndedIterator<Item = &Run> {
+        self.runs.iter().filter(|run| run.is_valid())
+    }
+
+    fn reaches_goal(&self, run: &Run) -> bool {
+        run.attainment() >= self.goal
+    }
+
+    /// The objective in milliseconds, which is that of the first run.
+    fn objective_ms(&self) -> f64 {
+        self.runs.first().map_or(0.0, |run| run.report.setup.objective_ms)
+    }
+
+    /// The conclusion if no run reached the goal, or no cost is known of the runs that reached it.
+    fn conclusion_without_costs(&self, best: &Run) -> String {
+        let (none, verb) = if self.reaches_goal(best) {
+            (String::new(), "did best")
+        } else {
+            (format!("No run answered {} % within {:.0} ms; ", self.goal, self.objective_ms()), "came closest")
+        };
+        let cost = best.replica_seconds().map_or(String::new(), |cost| format!(", for {cost:.0} replica-seconds"));
+        format!("{none}{} {verb} with {:.2} %{cost}.", best.name, best.attainment())
+    }
+
+    /// The first part of the conclusion: the cheapest run that reached the goal, and the next. Each has its
+    /// replica-seconds.
+    fn conclusion_by_cost(&self, (cost, cheapest): (f64, &Run), next: Option<(f64, &Run)>) -> String {
+        let mut sentence = format!(
+            "{} is the cheapest that answered {} % within {:.0} ms: {:.2} % for {cost:.0} replica-seconds",
+            cheapest.name,
+            self.goal,
+            self.objective_ms(),
+            cheapest.attainment()
+        );
+        if let Some((next_cost, run)) = next {
+            let more = 100.0 * (next_cost / cost - 1.0);
+            sentence.push_str(&format!("; {} needed {next_cost:.0}, {more:.0} % more", run.name));
+        }
+        sentence
+    }
+
+    /// The last part of the conclusion: the runs that missed the goal. Empty if there are none.
+    fn missed_goal(&self) -> String {
+        let mut missed: Vec<&Run> = self.valid_runs().filter(|run| !self.reaches_goal(run)).collect();
         missed.sort_by(|a, b| b.attainment().total_cmp(&a.attainment()));
         match missed[..] {
-            [] => {}
-            [run] => sentence.push_str(&format!("; {} missed that with {:.2} %", run.name, run.attainment())),
-            [run, ..] => sentence.push_str(&format!(
+            [] => String::new(),
+            [run] => format!("; {} missed that with {:.2} %", run.name, run.attainment()),
+            [best, ..] => format!(
                 "; {} missed that, the best of them {} with {:.2} %",
                 missed.len(),
-                run.name,
-                run.attainment()
-            )),
+                best.name,
+                best.attainment()
+            ),
         }
-        sentence + "."
     }
 }
 
@@ -249,11 +282,11 @@ impl Comparison {
 mod tests {
     use super::*;
     use crate::summary::Summary;
-    use crate::usage::{Source, Usage};
+    use crate::usage::CountedBy;
 
     fn run(name: &str, attainment: f64, replica_seconds: Option<f64>) -> Run {
-        let usage = replica_seconds.map(|replica_seconds| Usage {
-            source: Source::Scaler,
+        let usage = replica_seconds.map(|replica_seconds| ReplicaUsage {
+            counted_by: CountedBy::Scaler,
             replica_seconds,
             peak_replicas: 3.0,
             changes: 4,
@@ -265,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn the_conclusion_names_the_cheapest_that_is_good_enough() {
+    fn the_conclusion_names_the_cheapest_run_that_reached_the_goal() {
         let comparison = |runs| Comparison { goal: 99.0, runs };
         let all = comparison(vec![
             run("slo", 0.9962, Some(100.0)),
@@ -280,8 +313,8 @@ mod tests {
         let alone = comparison(vec![run("a", 0.5, None), run("b", 0.995, Some(9.0)), run("c", 0.7, Some(1.0))]);
         assert_eq!(
             alone.conclusion(),
-            "b is the cheapest that answered 99 % within 500 ms: 99.50 % for 9 replica-seconds; 2 missed that, the best of \
-             them c with 70.00 %."
+            "b is the cheapest that answered 99 % within 500 ms: 99.50 % for 9 replica-seconds; 2 missed that, the best \
+             of them c with 70.00 %."
         );
         let none = comparison(vec![run("a", 0.5, Some(10.0)), run("b", 0.6, None)]);
         assert_eq!(none.conclusion(), "No run answered 99 % within 500 ms; b came closest with 60.00 %.");
@@ -293,11 +326,11 @@ mod tests {
     }
 
     #[test]
-    fn what_was_cut_short_or_sent_late_cannot_win() {
+    fn runs_that_were_stopped_or_sent_late_cannot_win() {
         let mut runs =
             vec![run("stopped", 1.0, Some(1.0)), run("late", 1.0, Some(2.0)), run("whole", 0.974, Some(3.0))];
         runs[0].report.is_complete = false;
-        runs[1].report.punctuality.is_bottleneck = true;
+        runs[1].report.send_delays.is_bottleneck = true;
         let conclusion = |runs: &[Run]| Comparison { goal: 97.4, runs: runs.to_vec() }.conclusion();
         assert_eq!(
             conclusion(&runs),
@@ -307,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn unfair_comparisons_say_so() {
+    fn caveats_name_what_makes_a_comparison_unfair() {
         let mut runs = vec![run("a", 0.5, Some(1.0)), run("b", 0.5, None)];
         runs[1].report.setup.length_seconds = 4.0;
         runs[1].report.setup.objective_ms = 100.0;
@@ -324,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_are_no_reports_are_named() {
+    fn errors_name_files_that_are_not_reports() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let file = |name: &str, text: &str| {
             let path = folder.path().join(name);
@@ -334,13 +367,15 @@ mod tests {
         let good = serde_json::to_string(&run("x", 1.0, None).report).expect("JSON");
         let args = |reports| CompareArgs { reports, goal: 99.0, html: None, markdown: false };
         let error = |reports| format!("{:#}", read(&args(reports)).expect_err("refused"));
-        assert!(error(vec![file("a.json", "no")]).contains("a.json: it is no JSON"));
-        assert!(error(vec![file("b.json", "{}")]).contains("not what loadgen run --json writes"));
+        assert!(error(vec![file("a.json", "no")]).contains("a.json: the file is not JSON"));
+        assert!(error(vec![file("b.json", "{}")]).contains("not a report of loadgen run --json"));
         assert!(error(vec![file("c.json", "{\"tries\":[]}")]).contains("--find-capacity"));
         assert!(error(vec![folder.path().join("gone.json")]).contains("gone.json"));
-        assert!(error(vec![file("d.json", &format!("[{}0]", "0,".repeat(1000)))]).contains("not what loadgen run"));
+        assert!(
+            error(vec![file("d.json", &format!("[{}0]", "0,".repeat(1000)))]).contains("not a report of loadgen run")
+        );
         let (one, two) = (file("one.json", &good), file("two.json", &good));
-        assert!(error(vec![one.clone(), one.clone()]).contains("two runs are called \"one\""));
+        assert!(error(vec![one.clone(), one.clone()]).contains("two runs have the name \"one\""));
         let runs = read(&args(vec![one, two])).expect("good").runs;
         assert_eq!(runs.iter().map(|run| run.name.as_str()).collect::<Vec<_>>(), ["one", "two"]);
     }

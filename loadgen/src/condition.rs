@@ -1,4 +1,4 @@
-//! `p95<500ms`: what is to hold of a run.
+//! Conditions on a run, such as `p95<500ms`. Pure. Knows nothing of how the figures are measured.
 
 use crate::summary::{Summary, percent};
 use schemars::JsonSchema;
@@ -6,29 +6,30 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// A figure of a run.
+/// A figure of a run that a condition can limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Metric {
-    /// Latency at a quantile of all offered requests, in hundred-thousandths; milliseconds.
+    /// Latency of all offered requests at a quantile, in milliseconds. The quantile is given in hundred-thousandths.
     Latency(u32),
-    /// Mean latency of the answered, milliseconds.
+    /// Mean latency of the answered requests, in milliseconds.
     Mean,
-    /// Per cent of offered requests answered within the objective.
+    /// Percentage of the offered requests that were answered within the objective.
     Attainment,
-    /// Per cent of offered requests that failed.
+    /// Percentage of the offered requests that failed.
     Errors,
-    /// Per cent of labelled answers that are right.
+    /// Percentage of right answers among the answers to labelled images.
     Accuracy,
-    /// Right answers within the objective per second.
+    /// Good answers per second.
     Goodput,
     /// Answers per second.
     Throughput,
-    /// Replica-seconds.
+    /// Replica-seconds of the run.
     ReplicaSeconds,
     /// Replica-seconds for 1000 good answers.
     Cost,
 }
 
+/// The names of the metrics.
 const METRICS: [(&str, Metric); 14] = [
     ("p50", Metric::Latency(50_000)),
     ("p90", Metric::Latency(90_000)),
@@ -46,59 +47,59 @@ const METRICS: [(&str, Metric); 14] = [
     ("cost", Metric::Cost),
 ];
 
-/// Longest first, so that `<=` is not read as `<`.
-const COMPARISONS: [(&str, Comparison); 4] =
-    [("<=", Comparison::AtMost), (">=", Comparison::AtLeast), ("<", Comparison::Below), (">", Comparison::Above)];
+/// The signs of the operators, the longest first, so that `<=` is not read as `<`.
+const OPERATORS: [(&str, Operator); 4] =
+    [("<=", Operator::AtMost), (">=", Operator::AtLeast), ("<", Operator::Below), (">", Operator::Above)];
 
-/// How the figure is to lie to the bound.
+/// The relation of the figure to the bound that a condition asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Comparison {
+enum Operator {
     AtMost,
     AtLeast,
     Below,
     Above,
 }
 
-/// A figure and its bound.
+/// A figure, and the bound that it must keep.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Condition {
-    /// What is looked at.
+    /// The figure.
     pub metric: Metric,
-    comparison: Comparison,
-    /// In the metric's unit.
+    operator: Operator,
+    /// The bound in the unit of the metric.
     bound: f64,
-    /// As it was written.
+    /// The condition as the user wrote it.
     text: String,
 }
 
-/// What became of a condition.
+/// The result of a condition for one run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Outcome {
-    /// As it was written.
+pub struct ConditionResult {
+    /// The condition as the user wrote it.
     pub condition: String,
-    /// The figure, in milliseconds, per cent or as it is; absent where there is none: nothing was measured, or so many
-    /// requests failed that the percentile lies among them.
+    /// The value of the figure, in milliseconds, per cent or the figure's own unit. Absent if nothing was measured, or
+    /// if the percentile lies among the failed requests.
     pub value: Option<f64>,
-    /// Whether it held; not if there is no figure.
+    /// Whether the condition held. False if there is no value.
     pub held: bool,
 }
 
-/// What is wrong with a condition's text.
+/// The reason why a text is not a condition.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{what}; write it like p95<500ms, attainment>99 or goodput>=20")]
+#[error("{reason}; write it like p95<500ms, attainment>99 or goodput>=20")]
 pub struct Error {
-    what: String,
+    reason: String,
 }
 
 impl FromStr for Condition {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        let error = |what: &str| Error { what: what.to_owned() };
-        let (at, (sign, comparison)) = text
+        let error = |reason: &str| Error { reason: reason.to_owned() };
+        let (at, (sign, operator)) = text
             .char_indices()
             .find_map(|(at, _)| {
-                COMPARISONS.iter().find(|(sign, _)| text[at..].starts_with(sign)).map(|found| (at, *found))
+                OPERATORS.iter().find(|(sign, _)| text[at..].starts_with(sign)).map(|found| (at, *found))
             })
             .ok_or_else(|| error("there is none of < <= > >="))?;
         let (name, bound) = (text[..at].trim(), text[at + sign.len()..].trim());
@@ -109,27 +110,29 @@ impl FromStr for Condition {
         let bound = match metric {
             Metric::Latency(_) | Metric::Mean => match humantime::parse_duration(bound) {
                 Ok(duration) => duration.as_secs_f64() * 1e3,
-                Err(_) => return Err(error(&format!("{bound:?} is no time, such as 500ms"))),
+                Err(_) => return Err(error(&format!("{bound:?} is not a time, such as 500ms"))),
             },
             _ => {
                 let number = bound.trim_end_matches('%').trim().parse().ok();
                 let finite = number.filter(|number: &f64| number.is_finite() && *number >= 0.0);
-                finite.ok_or_else(|| error(&format!("{bound:?} is no number")))?
+                finite.ok_or_else(|| error(&format!("{bound:?} is not a number of at least 0")))?
             }
         };
-        Ok(Self { metric, comparison, bound, text: text.trim().to_owned() })
+        Ok(Self { metric, operator, bound, text: text.trim().to_owned() })
     }
 }
 
 impl Condition {
-    /// Whether it can tell of a server at one rate whether that is too much: what grows with the rate itself cannot, what
-    /// is of the answered only cannot where the others are refused, and neither can what replicas cost.
+    /// Whether the condition can decide in a search for capacity that a rate is too high. Figures that grow with the
+    /// rate itself cannot. Figures of the answered requests only cannot either, since an overloaded server refuses the
+    /// others. The cost of replicas says nothing of one rate.
     pub fn fits_capacity(&self) -> bool {
         matches!(self.metric, Metric::Latency(_) | Metric::Attainment | Metric::Errors)
     }
 
-    /// Whether it holds of a run. `latency` is that of all offered requests at a quantile, milliseconds.
-    pub fn judge(&self, summary: &Summary, latency: impl Fn(f64) -> Option<f64>) -> Outcome {
+    /// Checks the condition for a run. `latency` gives the latency of all offered requests at a quantile (0 to 1), in
+    /// milliseconds; `None` if the quantile lies among failed requests.
+    pub fn check(&self, summary: &Summary, latency: impl Fn(f64) -> Option<f64>) -> ConditionResult {
         let usage = summary.usage.as_ref();
         let value = match self.metric {
             Metric::Latency(quantile) => latency(f64::from(quantile) / 1e5),
@@ -142,22 +145,22 @@ impl Condition {
             Metric::ReplicaSeconds => usage.map(|usage| usage.replica_seconds),
             Metric::Cost => usage.and_then(|usage| usage.replica_seconds_per_1000_good),
         };
-        let holds = |value: f64| match self.comparison {
-            Comparison::AtMost => value <= self.bound,
-            Comparison::AtLeast => value >= self.bound,
-            Comparison::Below => value < self.bound,
-            Comparison::Above => value > self.bound,
+        let holds = |value: f64| match self.operator {
+            Operator::AtMost => value <= self.bound,
+            Operator::AtLeast => value >= self.bound,
+            Operator::Below => value < self.bound,
+            Operator::Above => value > self.bound,
         };
-        Outcome { condition: self.text.clone(), value, held: value.is_some_and(holds) }
+        ConditionResult { condition: self.text.clone(), value, held: value.is_some_and(holds) }
     }
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for ConditionResult {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let verdict = if self.held { "held" } else { "breached" };
+        let result = if self.held { "held" } else { "breached" };
         match self.value {
-            Some(value) => write!(f, "{}: {verdict}, at {value:.2}", self.condition),
-            None => write!(f, "{}: {verdict}, as there is no such figure, or too much failed", self.condition),
+            Some(value) => write!(f, "{}: {result}, at {value:.2}", self.condition),
+            None => write!(f, "{}: {result}, since it was not measured, or too many requests failed", self.condition),
         }
     }
 }
@@ -173,31 +176,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn conditions_are_read_with_units() {
-        for (text, metric, comparison, bound) in [
-            ("p95<500ms", Metric::Latency(95_000), Comparison::Below, 500.0),
-            (" p99.9 <= 1s ", Metric::Latency(99_900), Comparison::AtMost, 1000.0),
-            ("attainment>99", Metric::Attainment, Comparison::Above, 99.0),
-            ("errors <= 0.5 %", Metric::Errors, Comparison::AtMost, 0.5),
-            ("goodput>=20", Metric::Goodput, Comparison::AtLeast, 20.0),
-            ("replica-seconds<1e3", Metric::ReplicaSeconds, Comparison::Below, 1000.0),
+    fn conditions_are_parsed_with_units() {
+        for (text, metric, operator, bound) in [
+            ("p95<500ms", Metric::Latency(95_000), Operator::Below, 500.0),
+            (" p99.9 <= 1s ", Metric::Latency(99_900), Operator::AtMost, 1000.0),
+            ("attainment>99", Metric::Attainment, Operator::Above, 99.0),
+            ("errors <= 0.5 %", Metric::Errors, Operator::AtMost, 0.5),
+            ("goodput>=20", Metric::Goodput, Operator::AtLeast, 20.0),
+            ("replica-seconds<1e3", Metric::ReplicaSeconds, Operator::Below, 1000.0),
         ] {
             let read: Condition = text.parse().expect(text);
-            assert_eq!((read.metric, read.comparison, read.bound), (metric, comparison, bound), "{text}");
+            assert_eq!((read.metric, read.operator, read.bound), (metric, operator, bound), "{text}");
         }
     }
 
     #[test]
-    fn bad_conditions_are_named() {
+    fn errors_name_the_fault_of_a_condition() {
         for (text, word) in [
             ("", "none of <"),
             ("p95", "none of <"),
             ("p95=5", "none of <"),
             ("p42<1s", "\"p42\" is none of p50"),
-            ("p95<500", "\"500\" is no time"),
-            ("p95<", "\"\" is no time"),
-            ("attainment>NaN", "no number"),
-            ("attainment>-1", "no number"),
+            ("p95<500", "\"500\" is not a time"),
+            ("p95<", "\"\" is not a time"),
+            ("attainment>NaN", "not a number"),
+            ("attainment>-1", "not a number"),
             ("é<5", "\"é\" is none of"),
         ] {
             let error = text.parse::<Condition>().expect_err("refused").to_string();
@@ -206,19 +209,19 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_measured_does_not_hold() {
-        let judge = |text: &str, summary: &Summary, latency: Option<f64>| {
-            text.parse::<Condition>().expect(text).judge(summary, |_| latency).held
+    fn a_condition_on_an_unmeasured_figure_does_not_hold() {
+        let holds = |text: &str, summary: &Summary, latency: Option<f64>| {
+            text.parse::<Condition>().expect(text).check(summary, |_| latency).held
         };
         let nothing = Summary::default();
         for text in ["attainment>=0", "accuracy>=0", "cost<1", "mean<1s", "errors<=100"] {
-            assert!(!judge(text, &nothing, None), "{text}");
+            assert!(!holds(text, &nothing, None), "{text}");
         }
         let some = Summary { offered: 4, answered: 3, failed: 1, attainment: 0.75, ..nothing };
-        assert!(judge("attainment>=75", &some, None) && !judge("attainment>75", &some, None));
-        assert!(judge("errors<=25", &some, None) && !judge("errors<25", &some, None));
+        assert!(holds("attainment>=75", &some, None) && !holds("attainment>75", &some, None));
+        assert!(holds("errors<=25", &some, None) && !holds("errors<25", &some, None));
         let most = Summary { offered: 500, attainment: 407.0 / 500.0, ..Summary::default() };
-        assert!(judge("attainment>=81.4", &most, None) && !judge("attainment>81.4", &most, None));
-        assert!(judge("p50<1s", &some, Some(999.0)) && !judge("p99<1s", &some, None));
+        assert!(holds("attainment>=81.4", &most, None) && !holds("attainment>81.4", &most, None));
+        assert!(holds("p50<1s", &some, Some(999.0)) && !holds("p99<1s", &some, None));
     }
 }

@@ -1,4 +1,5 @@
-//! One HTTP/1.1 connection, driven by whoever uses it: between two exchanges it costs nothing, not even a task.
+//! One HTTP/1.1 connection that is polled by the task that uses it. Between two requests it costs nothing, not even a
+//! task. It connects directly: proxies from the environment are not used.
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -13,31 +14,31 @@ use std::task::Poll;
 use std::time::Duration;
 use tokio::net::TcpStream;
 
-/// Answers are a few hundred bytes.
+/// Longest body of an answer, in bytes. Answers of the contract have a few hundred.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
 
-/// For a connection to be made.
+/// Longest time to open a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Why there was no answer.
+/// The reason why a request has no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Error {
-    /// Refused, or not made in time.
+    /// The connection was refused, or not opened in time.
     Connect,
-    /// Closed before anything was sent: by a server that keeps connections for a while only.
+    /// The connection was closed before anything was sent. A server may close idle connections at any time.
     Unsent,
-    /// Closed before the answer began.
+    /// The connection was closed before the answer began.
     Reset,
-    /// What came back is not HTTP.
+    /// The answer is not HTTP.
     InvalidHttp,
-    /// Closed within the answer.
+    /// The connection was closed within the answer.
     ShortAnswer,
-    /// The answer has no end, or one far beyond what the contract knows.
+    /// The answer is longer than [`MAX_ANSWER_BYTES`].
     LongAnswer,
 }
 
 impl Error {
-    /// In reports, where the contract's codes stand too.
+    /// The code of this error in reports. It stands there beside the codes of the contract.
     pub const fn code(self) -> &'static str {
         match self {
             Self::Connect => "connect",
@@ -49,17 +50,18 @@ impl Error {
     }
 }
 
-/// Open, and idle unless [`Connection::exchange`] runs.
+/// An open connection. It is idle unless [`Connection::exchange`] runs.
 pub struct Connection {
     sender: SendRequest<Full<Bytes>>,
-    /// Nothing once it has ended, so that nobody waits for it any more.
+    /// The future that moves bytes between the socket and `sender`; `None` once it has ended, since a finished future
+    /// must not be polled again.
     driver: Option<Driver>,
 }
 
 type Driver = Pin<Box<http1::Connection<TokioIo<TcpStream>, Full<Bytes>>>>;
 
 impl Connection {
-    /// Connects.
+    /// Opens a connection to `address`.
     ///
     /// # Errors
     /// [`Error::Connect`].
@@ -71,27 +73,34 @@ impl Connection {
         Ok(Self { sender, driver: Some(Box::pin(driver)) })
     }
 
-    /// Whether it can take another request: the server has not closed it meanwhile, as far as is known.
+    /// Whether the connection can take another request, as far as is known: the server has not closed it meanwhile.
     pub fn is_open(&mut self) -> bool {
-        // Reads what has come since, which is nothing or the end, however much this task has read already.
+        // Polls the driver once with a waker that does nothing: no task waits for an idle connection. The poll reads
+        // the bytes that have come since, which can only be the end of the connection; the driver ends then.
+        // `unconstrained`, since the poll would otherwise return without reading once this task has used up tokio's
+        // budget for its turn.
         let driver = self.driver.as_mut();
         driver.is_some_and(|driver| tokio::task::unconstrained(driver).now_or_never().is_none())
             && !self.sender.is_closed()
     }
 
-    /// Sends a request and waits for the whole answer. After an error, or if dropped before its end, the connection is
-    /// of no more use.
+    /// Sends a request and waits for the whole answer. After an error, or if the future is dropped before its end, the
+    /// connection must not be used again.
     ///
     /// # Errors
-    /// See [`Error`]; any status is an answer.
+    /// See [`Error`]. An answer with any status is no error.
     pub async fn exchange(&mut self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), Error> {
         let Self { sender, driver } = self;
         let mut exchange = pin!(async {
             sender.ready().await.map_err(|_| Error::Unsent)?;
-            let response = sender.send_request(request).await.map_err(|error| match () {
-                () if error.is_parse() => Error::InvalidHttp,
-                () if error.is_canceled() => Error::Unsent,
-                () => Error::Reset,
+            let response = sender.send_request(request).await.map_err(|error| {
+                if error.is_parse() {
+                    Error::InvalidHttp
+                } else if error.is_canceled() {
+                    Error::Unsent
+                } else {
+                    Error::Reset
+                }
             })?;
             let status = response.status();
             let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES)
@@ -100,7 +109,8 @@ impl Connection {
                 .map_err(|error| if error.is::<LengthLimitError>() { Error::LongAnswer } else { Error::ShortAnswer })?;
             Ok((status, body.to_bytes()))
         });
-        // Both in one turn, so that a request is on its way at once, and an answer is taken when it has come.
+        // Polls the exchange, then the driver, then the exchange again: the request is written in the same turn in
+        // which it is made, and the answer is taken in the turn in which it has come.
         poll_fn(|context| {
             if let Poll::Ready(outcome) = exchange.as_mut().poll(context) {
                 return Poll::Ready(outcome);

@@ -1,29 +1,30 @@
-//! What a run shows while it lasts: a screen, a line now and then, or nothing.
+//! Shows the progress of a run while it lasts: on a live screen, by a line every five seconds, or not at all.
 
 mod screen;
 
-use crate::latencies::ms;
-use crate::tally::{self, Tally};
+use crate::latencies::format_ms;
+use crate::progress::{self, Progress};
 use screen::Screen;
 use std::io::IsTerminal;
 use std::time::Duration;
 
-/// Between two lines.
+/// Time between two lines of [`DisplayMode::Lines`].
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How to show it.
+/// The ways to show the progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Style {
-    /// The whole terminal.
+pub enum DisplayMode {
+    /// A live screen that fills the terminal.
     Screen,
-    /// A line now and then on standard error.
+    /// A line every five seconds on standard error.
     Lines,
-    /// Nothing.
+    /// No display.
     Quiet,
 }
 
-impl Style {
-    /// The screen where there is one.
+impl DisplayMode {
+    /// The mode that the flags `--quiet` and `--no-tui` ask for. Without flags: the screen if standard input and
+    /// standard error are a terminal, and no display otherwise.
     pub fn choose(quiet: bool, no_tui: bool) -> Self {
         let is_terminal = std::io::stderr().is_terminal() && std::io::stdin().is_terminal();
         match (quiet, no_tui) {
@@ -35,78 +36,87 @@ impl Style {
     }
 }
 
-/// What is shown beside the tally.
+/// The properties of a run that a display shows.
 #[derive(Debug, Clone)]
-pub struct Title {
-    /// What is sent where.
-    pub text: String,
-    /// Of the schedule, from the start of the warm-up.
+pub struct RunInfo {
+    /// The load and the URL, in words.
+    pub title: String,
+    /// Planned length of the run, including the warm-up.
     pub length: Duration,
-    /// Answers are to be there within this time.
+    /// The objective: the time within which requests should be answered.
     pub objective: Duration,
 }
 
-/// A display in use. Dropping it leaves the terminal as it was.
+/// The keys that the user pressed while the display was shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UserInput {
+    /// A key that asks to stop the run: q or Ctrl-C.
+    Stop,
+    /// No such key.
+    Nothing,
+}
+
+/// An open display. Dropping it restores the terminal.
 pub enum Display {
-    /// The whole terminal.
+    /// See [`DisplayMode::Screen`].
     Screen(Box<Screen>),
-    /// A line now and then.
+    /// See [`DisplayMode::Lines`].
     Lines {
-        /// When the next is due.
+        /// Time since the start of the run at which the next line is due.
         next: Duration,
     },
-    /// Nothing.
+    /// See [`DisplayMode::Quiet`].
     Quiet,
 }
 
 impl Display {
-    /// Takes what the style needs; a terminal that has no screen gets lines.
-    pub fn open(style: Style) -> Self {
+    /// Opens a display. If the terminal cannot show a screen, lines are shown instead.
+    pub fn open(mode: DisplayMode) -> Self {
         let lines = Self::Lines { next: LINE_INTERVAL };
-        match style {
-            Style::Quiet => Self::Quiet,
-            Style::Lines => lines,
-            Style::Screen => Screen::open().map_or(lines, |screen| Self::Screen(Box::new(screen))),
+        match mode {
+            DisplayMode::Quiet => Self::Quiet,
+            DisplayMode::Lines => lines,
+            DisplayMode::Screen => Screen::open().map_or(lines, |screen| Self::Screen(Box::new(screen))),
         }
     }
 
-    /// Shows how it goes at `now`; whether somebody pressed a key that means stop.
-    pub fn show(&mut self, title: &Title, tally: &Tally, now: Duration) -> bool {
+    /// Shows the progress at `now`, the time since the start of the run. Returns the input since the last call.
+    pub fn show(&mut self, info: &RunInfo, progress: &Progress, now: Duration) -> UserInput {
         match self {
-            Self::Screen(screen) => screen.show(title, tally, now),
+            Self::Screen(screen) => screen.show(info, progress, now),
             Self::Lines { next } => {
-                // Another load has begun.
+                // The time has gone back: another run has begun on this display.
                 if now + LINE_INTERVAL < *next {
                     *next = LINE_INTERVAL;
                 }
                 if now >= *next {
                     *next = now + LINE_INTERVAL;
-                    eprintln!("{}", line(title, tally, now));
+                    eprintln!("{}", line(info, progress, now));
                 }
-                false
+                UserInput::Nothing
             }
-            Self::Quiet => false,
+            Self::Quiet => UserInput::Nothing,
         }
     }
 }
 
-/// How it goes, in one line.
-fn line(title: &Title, tally: &Tally, now: Duration) -> String {
-    let latency = tally.percentiles();
+/// The progress in one line.
+fn line(info: &RunInfo, progress: &Progress, now: Duration) -> String {
+    let latency = progress.percentiles();
     let mut line = format!(
         "{:>4} of {:.0} s  {}/s, {} in flight, p50 {}, p95 {}, {:.2} % within {:.0} ms, {} failed",
         now.as_secs(),
-        title.length.as_secs_f64(),
-        tally.rate(),
-        tally.in_flight,
-        ms(latency.map(|latency| latency.p50)),
-        ms(latency.map(|latency| latency.p95)),
-        tally.attainment(),
-        title.objective.as_secs_f64() * 1e3,
-        tally.failed()
+        info.length.as_secs_f64(),
+        progress.rate(),
+        progress.in_flight,
+        format_ms(latency.map(|latency| latency.p50)),
+        format_ms(latency.map(|latency| latency.p95)),
+        progress.attainment_percent(),
+        info.objective.as_secs_f64() * 1e3,
+        progress.failed()
     );
-    if let Some(glimpse) = tally.glimpse {
-        for (name, value) in [("queue", glimpse.queue_length), ("replicas", glimpse.replicas)] {
+    if let Some(metrics) = progress.server_metrics {
+        for (name, value) in [("queue", metrics.queue_length), ("replicas", metrics.replicas)] {
             if let Some(value) = value {
                 line.push_str(&format!(", {name} {value:.0}"));
             }
@@ -115,9 +125,9 @@ fn line(title: &Title, tally: &Tally, now: Duration) -> String {
     line
 }
 
-/// What the percentiles of a display are of.
+/// The part of the run that the percentiles of a display cover, in words.
 fn window() -> String {
-    format!("last {} s", tally::RECENT.as_secs())
+    format!("last {} s", progress::RECENT.as_secs())
 }
 
 #[cfg(test)]
@@ -126,12 +136,12 @@ mod tests {
 
     #[test]
     fn a_line_is_due_every_five_seconds_of_each_load() {
-        let title =
-            Title { text: String::new(), length: Duration::from_secs(16), objective: Duration::from_millis(500) };
+        let info =
+            RunInfo { title: String::new(), length: Duration::from_secs(16), objective: Duration::from_millis(500) };
         let mut display = Display::Lines { next: LINE_INTERVAL };
         let mut due = Vec::new();
         for second in (1..=16).chain(1..=16) {
-            display.show(&title, &Tally::default(), Duration::from_secs(second));
+            display.show(&info, &Progress::default(), Duration::from_secs(second));
             if let Display::Lines { next } = display
                 && next == Duration::from_secs(second) + LINE_INTERVAL
             {

@@ -1,108 +1,118 @@
-//! The pictures that are sent: a folder's, or generated labelled ones.
+//! The images that are sent: those of a folder, or generated ones with labels.
 
-use crate::shapes::{self, Style};
+use crate::drawing::{self, ImageStyle};
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
-use image::{ImageFormat, ImageReader};
+use imagesize::ImageType;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{Cursor, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// Of a folder's pictures in all: they are kept in memory.
+/// Largest size of all images of a folder together, in bytes. All of them are kept in memory.
 const MAX_BYTES: u64 = 4 << 30;
 
-/// A file larger than this is no picture that a server takes, and is skipped.
+/// Largest image file, in bytes. No server takes a larger one, so it is skipped.
 const MAX_FILE_BYTES: u64 = 256 << 20;
 
-/// A picture and, where it is known, its right answer.
+/// An encoded image, and its label if it is known.
 #[derive(Debug, Clone)]
-pub struct Picture {
+pub struct ImageFile {
     /// The encoded file.
     pub file: Bytes,
-    /// Its media type.
+    /// Media type of the file.
     pub content_type: &'static str,
-    /// The label that is right.
+    /// The right answer for this image; `None` if it is not known.
     pub label: Option<String>,
 }
 
-/// Draws `count` pictures of the series that `seed` names.
-pub fn generate(count: u64, seed: u64, style: &Style) -> Vec<Picture> {
-    let bar = bar("drawing pictures", count);
-    let picture = |index| {
-        bar.inc(1);
-        let drawing = shapes::draw(seed, index, style);
-        let label = Some(shapes::LABELS[drawing.class].to_owned());
-        Picture { file: drawing.jpeg.into(), content_type: ImageFormat::Jpeg.to_mime_type(), label }
-    };
-    let pictures = (0..count).map(picture).collect();
-    bar.finish_and_clear();
-    pictures
+/// The image files of a folder.
+#[derive(Debug)]
+pub struct Folder {
+    /// The images in the order of their names; at least one.
+    pub images: Vec<ImageFile>,
+    /// Number of files that have the name of an image, but are none or cannot be read.
+    pub skipped: usize,
 }
 
-/// Every JPEG, PNG and WebP file in `folder`, at any depth, in the order of their names, and how many files look like
-/// one by their name and are none, or cannot be read. A `labels.csv` beside them (`file,label`, the file relative to the
-/// folder) gives the right answers.
+/// Draws the first `count` images of the series `seed`.
+pub fn generate(count: u64, seed: u64, style: &ImageStyle) -> Vec<ImageFile> {
+    let bar = progress_bar("drawing images", count);
+    let image = |index| {
+        bar.inc(1);
+        let drawing = drawing::draw(seed, index, style);
+        let label = Some(drawing::LABELS[drawing.class].to_owned());
+        ImageFile { file: drawing.jpeg.into(), content_type: Format::Jpeg.content_type(), label }
+    };
+    let images = (0..count).map(image).collect();
+    bar.finish_and_clear();
+    images
+}
+
+/// Reads every JPEG, PNG and WebP file in `folder`, at any depth. The file `labels.csv` in the folder, if there is one,
+/// gives the labels: each row is `file,label`, with the path of the file relative to the folder.
 ///
 /// # Errors
-/// When the folder cannot be read, holds no picture, or more than memory does, or its labels.csv is malformed.
-pub fn folder(folder: &Path) -> Result<(Vec<Picture>, usize)> {
+/// When the folder cannot be read, holds no image or more than 4 GiB of images, or when its labels.csv is malformed.
+pub fn read_folder(folder: &Path) -> Result<Folder> {
     let mut files = Vec::new();
     collect(folder, &mut files)?;
     files.sort_by(|a, b| a.0.cmp(&b.0));
     let labels = labels(folder)?;
-    let (mut pictures, mut skipped, mut bytes) = (Vec::new(), 0, 0);
-    let bar = bar("reading pictures", files.len() as u64);
+    let (mut images, mut skipped, mut bytes) = (Vec::new(), 0, 0);
+    let bar = progress_bar("reading images", files.len() as u64);
     for (path, format) in files {
         bar.inc(1);
-        let Some(file) = picture(&path, format) else {
+        let Some(file) = read_image(&path, format) else {
             skipped += 1;
             continue;
         };
         bytes += file.len() as u64;
-        ensure!(bytes <= MAX_BYTES, "{} holds more than 4 GiB of pictures; use fewer", folder.display());
+        ensure!(bytes <= MAX_BYTES, "{} holds more than 4 GiB of images; use fewer", folder.display());
         let name = path.strip_prefix(folder).unwrap_or(&path);
         let label = labels.get(name).cloned();
-        pictures.push(Picture { file: file.into(), content_type: format.to_mime_type(), label });
+        images.push(ImageFile { file: file.into(), content_type: format.content_type(), label });
     }
     bar.finish_and_clear();
-    if pictures.is_empty() {
+    if images.is_empty() {
         bail!(
             "there is no readable .jpg, .jpeg, .png or .webp file in {}; {skipped} could not be read",
             folder.display()
         );
     }
-    Ok((pictures, skipped))
+    Ok(Folder { images, skipped })
 }
 
-/// A file that is a picture of this format, as far as its beginning tells.
-fn picture(path: &Path, format: ImageFormat) -> Option<Vec<u8>> {
-    // A pipe would be waited for.
+/// The contents of a file whose header is that of an image of this format; `None` for any other file, and for a file
+/// that is too large or cannot be read.
+fn read_image(path: &Path, format: Format) -> Option<Vec<u8>> {
+    // Opening a named pipe would block until another process writes to it.
     if !std::fs::metadata(path).ok()?.is_file() {
         return None;
     }
     let mut file = Vec::new();
     File::open(path).ok()?.take(MAX_FILE_BYTES + 1).read_to_end(&mut file).ok()?;
     let is_small = file.len() as u64 <= MAX_FILE_BYTES;
-    let is_picture = ImageReader::with_format(Cursor::new(&file), format).into_dimensions().is_ok();
-    (is_small && is_picture).then_some(file)
+    let is_image =
+        imagesize::image_type(&file).is_ok_and(|found| format.is(found)) && imagesize::blob_size(&file).is_ok();
+    (is_small && is_image).then_some(file)
 }
 
-/// Writes `count` generated pictures and their labels.csv.
+/// Draws the first `count` images of the series `seed`, and writes them and their labels.csv to `folder`.
 ///
 /// # Errors
 /// When the folder cannot be written.
-pub fn write(folder: &Path, count: u64, seed: u64, style: &Style) -> Result<()> {
+pub fn write_folder(folder: &Path, count: u64, seed: u64, style: &ImageStyle) -> Result<()> {
     std::fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
-    let bar = bar("writing pictures", count);
+    let bar = progress_bar("writing images", count);
     let mut csv = String::from("file,label\n");
     for index in 0..count {
-        let drawing = shapes::draw(seed, index, style);
+        let drawing = drawing::draw(seed, index, style);
         let name = format!("{index:05}.jpg");
         let path = folder.join(&name);
         std::fs::write(&path, drawing.jpeg).with_context(|| format!("write {}", path.display()))?;
-        csv.push_str(&format!("{name},{}\n", shapes::LABELS[drawing.class]));
+        csv.push_str(&format!("{name},{}\n", drawing::LABELS[drawing.class]));
         bar.inc(1);
     }
     bar.finish_and_clear();
@@ -110,25 +120,58 @@ pub fn write(folder: &Path, count: u64, seed: u64, style: &Style) -> Result<()> 
     std::fs::write(&path, csv).with_context(|| format!("write {}", path.display()))
 }
 
-fn collect(folder: &Path, files: &mut Vec<(PathBuf, ImageFormat)>) -> Result<()> {
+/// Appends all image files in `folder` to `files`, by the extensions of their names.
+fn collect(folder: &Path, files: &mut Vec<(PathBuf, Format)>) -> Result<()> {
     let entries = std::fs::read_dir(folder).with_context(|| format!("read folder {}", folder.display()))?;
     for entry in entries {
         let path = entry.with_context(|| format!("read folder {}", folder.display()))?.path();
-        // Links to folders are not followed: they can lead back up.
+        // A link to a folder is not followed: it may lead to a folder above, and the search would never end.
         if path.is_dir() && !path.is_symlink() {
             collect(&path, files)?;
-        } else if let Some(format) = format(&path) {
+        } else if let Some(format) = Format::from_name(&path) {
             files.push((path, format));
         }
     }
     Ok(())
 }
 
-fn format(path: &Path) -> Option<ImageFormat> {
-    let format = ImageFormat::from_path(path).ok()?;
-    [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP].contains(&format).then_some(format)
+/// A format of images that a server takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Jpeg,
+    Png,
+    WebP,
 }
 
+impl Format {
+    /// The format that the extension of a file's name announces; `None` for other files.
+    fn from_name(path: &Path) -> Option<Self> {
+        match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
+            "jpg" | "jpeg" => Some(Self::Jpeg),
+            "png" => Some(Self::Png),
+            "webp" => Some(Self::WebP),
+            _ => None,
+        }
+    }
+
+    fn content_type(self) -> &'static str {
+        match self {
+            Self::Jpeg => "image/jpeg",
+            Self::Png => "image/png",
+            Self::WebP => "image/webp",
+        }
+    }
+
+    /// Whether the header of a file says that it has this format.
+    fn is(self, found: ImageType) -> bool {
+        matches!(
+            (self, found),
+            (Self::Jpeg, ImageType::Jpeg) | (Self::Png, ImageType::Png) | (Self::WebP, ImageType::Webp)
+        )
+    }
+}
+
+/// The labels of a folder's images, by the path relative to the folder.
 fn labels(folder: &Path) -> Result<HashMap<PathBuf, String>> {
     let path = folder.join("labels.csv");
     if !path.exists() {
@@ -150,7 +193,7 @@ fn labels(folder: &Path) -> Result<HashMap<PathBuf, String>> {
     rows.records().map(row).collect()
 }
 
-fn bar(name: &str, length: u64) -> ProgressBar {
+fn progress_bar(name: &str, length: u64) -> ProgressBar {
     let template = format!("{name} {{wide_bar}} {{pos}}/{{len}}");
     ProgressBar::new(length).with_style(ProgressStyle::with_template(&template).expect("the template is valid"))
 }
@@ -160,41 +203,41 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_written_folder_reads_back_with_its_labels() {
+    fn a_written_folder_is_read_with_its_labels() {
         let root = tempfile::tempdir().expect("a temporary folder");
-        let style = Style::default();
-        write(root.path(), 13, 5, &style).expect("writable");
-        std::fs::write(root.path().join("notes.txt"), "no picture").expect("writable");
-        let (read, skipped) = folder(root.path()).expect("readable");
+        let style = ImageStyle::default();
+        write_folder(root.path(), 13, 5, &style).expect("writable");
+        std::fs::write(root.path().join("notes.txt"), "not an image").expect("writable");
+        let Folder { images, skipped } = read_folder(root.path()).expect("readable");
         let generated = generate(13, 5, &style);
-        assert_eq!((read.len(), skipped), (13, 0));
-        for (read, generated) in read.iter().zip(&generated) {
+        assert_eq!((images.len(), skipped), (13, 0));
+        for (read, generated) in images.iter().zip(&generated) {
             assert_eq!((&read.file, &read.label), (&generated.file, &generated.label));
         }
     }
 
     #[test]
-    fn what_is_no_picture_is_skipped_and_counted() {
+    fn files_that_are_not_images_are_skipped_and_counted() {
         let root = tempfile::tempdir().expect("a temporary folder");
         let within = root.path().join("a/b");
         std::fs::create_dir_all(&within).expect("writable");
-        write(&within, 2, 5, &Style::default()).expect("writable");
+        write_folder(&within, 2, 5, &ImageStyle::default()).expect("writable");
         std::fs::write(root.path().join("empty.png"), "").expect("writable");
-        std::fs::write(root.path().join("text.jpeg"), "no picture").expect("writable");
+        std::fs::write(root.path().join("text.jpeg"), "not an image").expect("writable");
         std::os::unix::fs::symlink("nowhere", root.path().join("broken.webp")).expect("writable");
-        // A link to a folder could lead round and round.
+        // Following this link would never end.
         std::os::unix::fs::symlink(root.path(), within.join("up")).expect("writable");
         std::fs::write(root.path().join("labels.csv"), "file,label\n a/b/00001.jpg ,\"one, two\"\n").expect("writable");
-        let (read, skipped) = folder(root.path()).expect("readable");
-        let labels: Vec<_> = read.iter().map(|picture| picture.label.as_deref()).collect();
+        let Folder { images, skipped } = read_folder(root.path()).expect("readable");
+        let labels: Vec<_> = images.iter().map(|image| image.label.as_deref()).collect();
         assert_eq!((labels, skipped), (vec![None, Some("one, two")], 3));
     }
 
     #[test]
-    fn empty_missing_and_malformed_folders_are_named() {
+    fn errors_name_empty_missing_and_malformed_folders() {
         let root = tempfile::tempdir().expect("a temporary folder");
-        let error = |path: &Path| format!("{:#}", folder(path).expect_err("refused"));
-        std::fs::write(root.path().join("x.jpg"), "no picture").expect("writable");
+        let error = |path: &Path| format!("{:#}", read_folder(path).expect_err("refused"));
+        std::fs::write(root.path().join("x.jpg"), "not an image").expect("writable");
         let empty = error(root.path());
         assert!(empty.contains("no readable .jpg") && empty.contains("1 could not be read"), "{empty}");
         assert!(error(&root.path().join("gone")).contains("gone"));

@@ -1,4 +1,4 @@
-//! Latencies of a run as an HDR histogram.
+//! The latencies of a run as an HDR histogram, and percentiles of them. Pure.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -8,16 +8,17 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// Significant digits: four keep every percentile within 0.01 % of the exact one; three would be 0.1 %, just so.
+/// Significant digits of the histogram. With four, every percentile is within 0.01 % of the exact one; with three, it
+/// would only just be within 0.1 %.
 const DIGITS: u8 = 4;
 
-/// Longer than any request may take.
+/// Longest latency, far above every timeout. A longer one would be recorded as this value.
 const MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// Milliseconds.
+/// Percentiles of a time, in milliseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Percentiles {
-    /// Mean.
+    /// Arithmetic mean.
     pub mean: f64,
     /// Median.
     pub p50: f64,
@@ -29,24 +30,24 @@ pub struct Percentiles {
     pub p99: f64,
     /// 99.9th percentile.
     pub p999: f64,
-    /// Largest.
+    /// Largest value.
     pub max: f64,
 }
 
-/// Milliseconds, with as many digits as mean something; a dash where there are none.
-pub fn ms(value: Option<f64>) -> String {
+/// `value`, in milliseconds, as text with its unit: two decimals below 10 ms, none above. A dash for `None`.
+pub fn format_ms(value: Option<f64>) -> String {
     let Some(value) = value else { return "–".into() };
     let decimals = if value < 10.0 { 2 } else { 0 };
     format!("{value:.decimals$} ms")
 }
 
-/// Microseconds, counted.
+/// A histogram of latencies, in microseconds.
 #[derive(Debug, Clone)]
 pub struct Latencies(Histogram<u64>);
 
 impl Default for Latencies {
     fn default() -> Self {
-        // From one microsecond on; it grows with what is recorded.
+        // Values from one microsecond on; the histogram grows with the largest recorded value.
         Self(Histogram::new(DIGITS).expect("four digits are valid"))
     }
 }
@@ -63,52 +64,54 @@ impl FromIterator<Duration> for Latencies {
 }
 
 impl Latencies {
-    /// How many there are.
+    /// Number of latencies.
     fn count(&self) -> u64 {
         self.0.len()
     }
 
-    /// The smallest that at least the share `quantile` of them does not exceed, milliseconds; nothing without any, or
-    /// above 1.
-    pub fn at(&self, quantile: f64) -> Option<f64> {
-        let there = !self.0.is_empty() && quantile <= 1.0;
-        there.then(|| self.0.value_at_quantile(quantile).min(self.0.max()) as f64 / 1e3)
+    /// The latency at `quantile` (0 to 1), in milliseconds: the smallest that at least this share of the latencies does
+    /// not exceed. `None` without latencies, or if `quantile` is above 1.
+    pub fn at_quantile(&self, quantile: f64) -> Option<f64> {
+        let exists = !self.0.is_empty() && quantile <= 1.0;
+        exists.then(|| self.0.value_at_quantile(quantile).min(self.0.max()) as f64 / 1e3)
     }
 
-    /// The same of `offered` requests, of which all that are not counted here take forever.
-    pub fn at_of(&self, quantile: f64, offered: usize) -> Option<f64> {
-        // Ranks are whole: no rounding error may make one of them the next.
+    /// The latency at `quantile` of `offered` requests, in milliseconds. The requests whose latency is not in the
+    /// histogram count as infinitely slow, so the result is `None` if the quantile lies among them.
+    pub fn at_quantile_of_offered(&self, quantile: f64, offered: usize) -> Option<f64> {
+        // Minus a billionth, so that a rounding error does not make the rank one higher.
         let rank = (quantile * offered as f64 - 1e-9).ceil().max(1.0);
         let count = self.count() as f64;
-        if rank > count { None } else { self.at((rank - 0.5) / count) }
+        if rank > count { None } else { self.at_quantile((rank - 0.5) / count) }
     }
 
-    /// The usual ones; nothing without any latency.
+    /// The usual percentiles; `None` without latencies.
     pub fn percentiles(&self) -> Option<Percentiles> {
         Some(Percentiles {
             mean: self.0.mean() / 1e3,
-            p50: self.at(0.5)?,
-            p90: self.at(0.9)?,
-            p95: self.at(0.95)?,
-            p99: self.at(0.99)?,
-            p999: self.at(0.999)?,
-            max: self.at(1.0)?,
+            p50: self.at_quantile(0.5)?,
+            p90: self.at_quantile(0.9)?,
+            p95: self.at_quantile(0.95)?,
+            p99: self.at_quantile(0.99)?,
+            p999: self.at_quantile(0.999)?,
+            max: self.at_quantile(1.0)?,
         })
     }
 
-    /// Latency in milliseconds by quantile, closer and closer to 1: what a percentile plot shows.
+    /// Pairs of a quantile and its latency in milliseconds, for a percentile plot. The quantiles come ever closer to 1,
+    /// as far as there are requests to tell them apart.
     pub fn distribution(&self) -> Vec<(f64, f64)> {
-        // Ten steps for each further nine, down to the last request.
+        // Ten steps for each further nine (0.9, 0.99, …).
         let nines = (self.count().max(1) as f64).log10();
         let steps = (10.0 * nines).floor() as u32;
         let quantiles = (0..=steps).map(|step| 1.0 - 10_f64.powf(-f64::from(step) / 10.0)).chain([1.0]);
-        quantiles.filter_map(|quantile| Some((quantile, self.at(quantile)?))).collect()
+        quantiles.filter_map(|quantile| Some((quantile, self.at_quantile(quantile)?))).collect()
     }
 
-    /// In HdrHistogram's own form (V2, compressed, base64), microseconds, for its tools.
+    /// The histogram in the format of HdrHistogram's tools: V2, compressed, base64. Values are microseconds.
     pub fn encoded(&self) -> String {
         let mut bytes = Vec::new();
-        V2DeflateSerializer::new().serialize(&self.0, &mut bytes).expect("memory takes everything");
+        V2DeflateSerializer::new().serialize(&self.0, &mut bytes).expect("a Vec can always be written to");
         STANDARD.encode(bytes)
     }
 }
@@ -119,20 +122,20 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn what_failed_takes_forever() {
+    fn failed_requests_count_as_infinitely_slow() {
         let ten: Latencies = (1..=10).map(Duration::from_millis).collect();
         let close =
             |found: Option<f64>, expected: f64| found.is_some_and(|found| (found / expected - 1.0).abs() < 1e-3);
-        assert!(close(ten.at_of(0.5, 10), 5.0) && close(ten.at_of(1.0, 10), 10.0));
-        assert!(close(ten.at_of(0.5, 20), 10.0));
-        assert_eq!(ten.at_of(0.55, 20), None);
-        assert_eq!(Latencies::default().at_of(0.5, 4), None);
+        assert!(close(ten.at_quantile_of_offered(0.5, 10), 5.0) && close(ten.at_quantile_of_offered(1.0, 10), 10.0));
+        assert!(close(ten.at_quantile_of_offered(0.5, 20), 10.0));
+        assert_eq!(ten.at_quantile_of_offered(0.55, 20), None);
+        assert_eq!(Latencies::default().at_quantile_of_offered(0.5, 4), None);
         let many: Latencies = (1..=29).map(Duration::from_millis).collect();
-        assert!(close(many.at_of(0.5, 29), 15.0) && close(many.at_of(0.5, 30), 15.0));
+        assert!(close(many.at_quantile_of_offered(0.5, 29), 15.0) && close(many.at_quantile_of_offered(0.5, 30), 15.0));
     }
 
     #[test]
-    fn the_encoded_form_reads_back() {
+    fn the_encoded_histogram_can_be_read() {
         let latencies: Latencies = (1..=999).map(Duration::from_millis).collect();
         let bytes = STANDARD.decode(latencies.encoded()).expect("base64");
         let read: Histogram<u64> =
@@ -145,13 +148,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn percentiles_are_within_a_thousandth_of_the_exact_ones(micros in prop::collection::vec(1..100_000_000_u64, 1..2000)) {
+        fn percentiles_are_within_a_thousandth_of_the_exact_ones(
+            micros in prop::collection::vec(1..100_000_000_u64, 1..2000),
+        ) {
             let latencies: Latencies = micros.iter().copied().map(Duration::from_micros).collect();
             let mut sorted = micros;
             sorted.sort_unstable();
             for quantile in [0.5, 0.9, 0.95, 0.99, 0.999, 1.0] {
                 let rank = ((quantile * sorted.len() as f64 - 1e-9).ceil() as usize).max(1);
-                let (exact, found) = (sorted[rank - 1] as f64 / 1e3, latencies.at(quantile).expect("there are some"));
+                let exact = sorted[rank - 1] as f64 / 1e3;
+                let found = latencies.at_quantile(quantile).expect("there are latencies");
                 prop_assert!((found / exact - 1.0).abs() <= 1e-3, "{quantile}: {found} is not {exact}");
             }
         }

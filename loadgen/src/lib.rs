@@ -1,27 +1,27 @@
-//! loadgen: sends pictures as a workload says, whatever the server does, and reports what came back.
+//! loadgen: sends images as a workload says, whatever the server does, and reports the answers.
 
+pub mod answer;
 pub mod capacity;
 pub mod compare;
 pub mod condition;
 pub mod config;
 pub mod connection;
 pub mod display;
+pub mod drawing;
 pub mod images;
 pub mod latencies;
 pub mod measure;
-pub mod pace;
 pub mod payload;
 pub mod preview;
-pub mod punctuality;
+pub mod progress;
 pub mod report;
 pub mod run;
 pub mod sample;
 pub mod search;
 pub mod send;
-pub mod shapes;
+pub mod send_delay;
+pub mod server_metrics;
 pub mod summary;
-pub mod tally;
 pub mod target;
+pub mod timer;
 pub mod usage;
-pub mod verdict;
-pub mod watch;

@@ -1,116 +1,128 @@
-//! loadgen's process: flags, runtime, signals, files, exit status.
+//! The process of loadgen: runtime, signals, printing, writing of files, exit status.
 
 use anyhow::{Context, Result};
+use loadgen::capacity::Capacity;
 use loadgen::config::output::Args as Output;
 use loadgen::config::{Cli, Command, CompareArgs, RunArgs};
-use loadgen::report::{self, Report, Written, csv, html, terminal};
-use loadgen::run::{self, Found};
+use loadgen::report::{self, JsonReport, Report, csv, html, terminal};
+use loadgen::run::{self, RunResult};
 use loadgen::sample::Sample;
-use loadgen::{compare, images, preview};
+use loadgen::{compare as comparison, images, preview};
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-/// A threshold was breached, or the generator could not keep to its schedule.
+/// Exit status if a threshold was breached, no rate meets `--slo`, or loadgen could not keep to its schedule.
 const BREACHED: u8 = 99;
 
-/// Somebody stopped the run: 128 and the number of SIGINT, as shells have it.
+/// Exit status if the user stopped the run: 128 plus the number of SIGINT, as shells report it.
 const STOPPED: u8 = 130;
 
 fn main() -> Result<ExitCode> {
     service::descriptors::raise();
     match Cli::read(std::env::args_os()).unwrap_or_else(|error| error.exit()).command {
-        Command::Run(args) => return make_run(&args),
-        Command::Compare(args) => make_comparison(&args)?,
-        Command::Workload(args) => say(preview::show(&args)?),
+        Command::Run(args) => return run(&args),
+        Command::Compare(args) => compare(&args)?,
+        Command::Workload(args) => print(&preview::show(&args)?),
         Command::Pictures(args) => {
-            images::write(&args.folder, args.count, args.seed, &args.style.style())?;
-            say(format!("{} pictures and labels.csv are in {}", args.count, args.folder.display()));
+            images::write_folder(&args.folder, args.count, args.seed, &args.style.style())?;
+            print(&format!("{} images and labels.csv are in {}", args.count, args.folder.display()));
         }
-        Command::Schema => say(report::schema().trim_end().to_owned()),
+        Command::Schema => print(report::schema().trim_end()),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn make_run(args: &RunArgs) -> Result<ExitCode> {
-    // The sender has a thread of its own.
+/// `loadgen run`: makes the run or the search, writes its files and prints its summary.
+fn run(args: &RunArgs) -> Result<ExitCode> {
+    // One thread is enough here: requests are sent from another thread.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let exit_with_parent = false;
     let stop = async {
-        // Without signals a run cannot be cut short, only killed.
-        if service::shutdown::requested(false).await.is_err() {
+        // If signals cannot be handled, the run cannot be stopped early, but it can be made.
+        if service::shutdown::requested(exit_with_parent).await.is_err() {
             std::future::pending::<()>().await;
         }
     };
     match runtime.block_on(run::run(args, Box::pin(stop)))? {
-        Found::Run(report, samples) => {
-            let written = save(&report, &samples, &args.output);
-            tell(&report, &args.output);
-            written?;
-            Ok(match (report.is_complete, report.has_held()) {
-                (false, _) => ExitCode::from(STOPPED),
-                (true, false) => ExitCode::from(BREACHED),
-                (true, true) => ExitCode::SUCCESS,
-            })
-        }
-        Found::Capacity(found) => {
-            let text = terminal::capacity(&found);
-            let status = match (found.is_complete, found.requests_per_second) {
-                (false, _) => ExitCode::from(STOPPED),
-                (true, Some(_)) if !found.is_limited_by_generator => ExitCode::SUCCESS,
-                (true, _) => ExitCode::from(BREACHED),
-            };
-            let json = &args.output.json;
-            let written =
-                json.as_ref().map(|path| write(path, serde_json::to_string_pretty(&Written::Capacity(found))?));
-            if !args.output.quiet {
-                say(text);
-            }
-            written.transpose()?;
-            Ok(status)
-        }
+        RunResult::Run(report, samples) => finish_run(&report, &samples, &args.output),
+        RunResult::Capacity(capacity) => finish_search(capacity, &args.output),
     }
 }
 
-/// Writes every file that is asked for, as far as that can be done.
-fn save(report: &Report, samples: &[Sample], output: &Output) -> Result<()> {
+/// Writes and prints a report. The report is printed even if a file cannot be written.
+fn finish_run(report: &Report, samples: &[Sample], output: &Output) -> Result<ExitCode> {
+    let written = write_files(report, samples, output);
+    print_report(report, output);
+    written?;
+    Ok(match (report.is_complete, report.has_held()) {
+        (false, _) => ExitCode::from(STOPPED),
+        (true, false) => ExitCode::from(BREACHED),
+        (true, true) => ExitCode::SUCCESS,
+    })
+}
+
+/// Writes and prints the result of `--find-capacity`. The result is printed even if the file cannot be written.
+fn finish_search(capacity: Box<Capacity>, output: &Output) -> Result<ExitCode> {
+    let text = terminal::capacity(&capacity);
+    let status = match (capacity.is_complete, capacity.requests_per_second) {
+        (false, _) => ExitCode::from(STOPPED),
+        (true, Some(_)) if !capacity.is_limited_by_generator => ExitCode::SUCCESS,
+        (true, _) => ExitCode::from(BREACHED),
+    };
+    let written = match &output.json {
+        Some(path) => write(path, serde_json::to_string_pretty(&JsonReport::Capacity(capacity))?),
+        None => Ok(()),
+    };
+    if !output.quiet {
+        print(&text);
+    }
+    written?;
+    Ok(status)
+}
+
+/// Writes every file that the flags ask for. If one cannot be written, the others are written nevertheless.
+fn write_files(report: &Report, samples: &[Sample], output: &Output) -> Result<()> {
     let Output { json, csv, log, html, .. } = output;
-    let done = [
+    let written = [
         json.as_ref().map(|path| write(path, serde_json::to_string_pretty(report)?)),
         csv.as_ref().map(|path| csv::write_seconds(report, path)),
         log.as_ref().map(|path| csv::write_requests(samples, path)),
         html.as_ref().map(|path| write(path, html::page(report))),
     ];
-    done.into_iter().flatten().collect()
+    written.into_iter().flatten().collect()
 }
 
-/// Prints a report.
-fn tell(report: &Report, output: &Output) {
+/// Prints the table and the summary, as far as the flags ask for them.
+fn print_report(report: &Report, output: &Output) {
     if output.table.is_some() {
-        say(format!("{}\n", terminal::table(report)));
+        print(&format!("{}\n", terminal::table(report)));
     }
     if !output.quiet {
-        say(terminal::summary(report));
+        print(&terminal::summary(report));
         if let Some(path) = &output.html {
-            say(format!("report      {}", path.display()));
+            print(&format!("report      {}", path.display()));
         }
     }
 }
 
-fn make_comparison(args: &CompareArgs) -> Result<()> {
-    let comparison = compare::read(args)?;
+/// `loadgen compare`: prints the comparison, and writes its page.
+fn compare(args: &CompareArgs) -> Result<()> {
+    let comparison = comparison::read(args)?;
     if let Some(path) = &args.html {
         write(path, html::comparison(&comparison))?;
     }
-    say(if args.markdown { comparison.markdown() } else { comparison.text() });
+    print(&if args.markdown { comparison.markdown() } else { comparison.text() });
     if let Some(path) = &args.html {
-        say(format!("\ncomparison  {}", path.display()));
+        print(&format!("\ncomparison  {}", path.display()));
     }
     Ok(())
 }
 
-/// Prints lines. Whoever has closed the other end of a pipe has seen enough.
-fn say(text: String) {
-    drop(writeln!(std::io::stdout(), "{text}"));
+/// Prints lines to standard output. An error is ignored: `println!` would panic when the reader of a pipe, such as
+/// `head`, has closed it.
+fn print(text: &str) {
+    let _closed = writeln!(std::io::stdout(), "{text}");
 }
 
 fn write(path: &Path, text: String) -> Result<()> {

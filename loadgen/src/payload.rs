@@ -1,6 +1,6 @@
-//! Pictures → the bodies that carry them.
+//! The bodies of requests: an image file in one of the three formats of the contract. Pure.
 
-use crate::images::Picture;
+use crate::images::ImageFile;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -9,11 +9,11 @@ use hyper::header::HeaderValue;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What a body looks like.
+/// The format of a request's body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Form {
-    /// The picture itself
+pub enum BodyFormat {
+    /// The image file itself
     Raw,
     /// multipart/form-data, in a part named image
     Multipart,
@@ -21,29 +21,29 @@ pub enum Form {
     Json,
 }
 
-/// Between the parts; long and odd enough to be in no picture.
+/// Separates the parts of a multipart body. Long enough that no image file contains it.
 const BOUNDARY: &str = "roundhouse-loadgen-5b1f6c0e7a9d4382";
 
-/// A body and what is known of its right answer.
+/// The body of a request, and the right answer if it is known.
 #[derive(Debug, Clone)]
 pub struct Payload {
-    /// Its media type.
+    /// Value of the header `Content-Type`.
     pub content_type: HeaderValue,
-    /// All of it.
+    /// The bytes of the body.
     pub body: Bytes,
-    /// The label that is right.
+    /// The image's label; `None` if it is not known.
     pub label: Option<String>,
 }
 
-impl Form {
-    /// A picture in this form.
-    pub fn wrap(self, picture: Picture) -> Payload {
-        let Picture { file, content_type, label } = picture;
+impl BodyFormat {
+    /// The body that carries `image` in this format.
+    pub fn encode(self, image: ImageFile) -> Payload {
+        let ImageFile { file, content_type, label } = image;
         let (content_type, body) = match self {
             Self::Raw => (HeaderValue::from_static(content_type), file),
             Self::Multipart => {
                 let head = format!(
-                    "--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"image\"; filename=\"picture\"\r\n\
+                    "--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"image\"; filename=\"image\"\r\n\
                      Content-Type: {content_type}\r\n\r\n"
                 );
                 let tail = format!("\r\n--{BOUNDARY}--\r\n");

@@ -1,4 +1,4 @@
-//! `loadgen workload`: what a workload is, before it is used.
+//! `loadgen workload`: shows a workload as figures and as a plot, before it is used.
 
 use crate::config::WorkloadArgs;
 use anyhow::Result;
@@ -8,14 +8,16 @@ use ratatui::widgets::{Axis, Chart, Dataset, GraphType};
 use ratatui::{Frame, Terminal};
 use workload::Workload;
 
-/// Characters.
+/// Width of the plot, in characters.
 const WIDTH: u16 = 100;
+
+/// Height of the plot, in lines.
 const HEIGHT: u16 = 20;
 
-/// Figures of a workload, and its plot if asked for.
+/// The figures of a workload, and its plot with `--plot`, as text.
 ///
 /// # Errors
-/// When it cannot be read or a number makes no sense.
+/// When the workload cannot be read, or is empty, too long or too large.
 pub fn show(args: &WorkloadArgs) -> Result<String> {
     let workload = args.load.workload()?;
     let mut text = format!("workload    {}\n{}", args.load.describe(), figures(&workload));
@@ -26,32 +28,30 @@ pub fn show(args: &WorkloadArgs) -> Result<String> {
     Ok(text)
 }
 
+/// Length, number of requests and rates of a workload.
 fn figures(workload: &Workload) -> String {
     let rates = &workload.per_second;
     let seconds = rates.len();
-    let (peak, at) = rates.iter().enumerate().fold(
-        (0.0, 0),
-        |(peak, at), (second, &rate)| {
-            if rate > peak { (rate, second) } else { (peak, at) }
-        },
-    );
+    let peak = rates.iter().copied().fold(0.0, f64::max);
+    let peak_second = rates.iter().position(|&rate| rate == peak).unwrap_or_default();
     let lowest = rates.iter().copied().fold(f64::INFINITY, f64::min);
     let silent = rates.iter().filter(|&&rate| rate == 0.0).count();
     let mean = workload.total() / seconds as f64;
     format!(
         "length      {seconds} s, of which {silent} without load\nrequests    {:.0}\n\
-         rate        mean {mean:.1}/s, lowest {lowest:.1}/s, highest {peak:.1}/s in second {at} ({:.1} times the mean)",
+         rate        mean {mean:.1}/s, lowest {lowest:.1}/s, highest {peak:.1}/s in second {peak_second} \
+         ({:.1} times the mean)",
         workload.total(),
         peak / mean
     )
 }
 
-/// Requests per second over time.
+/// A plot of the requests per second over time, as text.
 fn plot(workload: &Workload) -> String {
     let rates = &workload.per_second;
     let length = rates.len() as f64;
     let peak = rates.iter().copied().fold(0.0, f64::max);
-    // A bar for every column of dots, of which a character has two: as high as the highest second within it.
+    // A bar for every column of dots; a character has two columns. Each bar is as high as the highest second within it.
     let columns = 2 * usize::from(WIDTH);
     let second = |column: usize| (column as f64 / columns as f64 * length) as usize;
     let bar = |column: usize| {
@@ -74,9 +74,9 @@ fn plot(workload: &Workload) -> String {
         ]);
         frame.render_widget(Chart::new(vec![data]).x_axis(x).y_axis(y).legend_position(None), frame.area());
     };
-    // Drawn into memory and printed as text, so that it can be piped and kept.
-    let mut terminal = Terminal::new(TestBackend::new(WIDTH, HEIGHT)).expect("memory is a terminal");
-    terminal.draw(draw).expect("memory takes everything");
+    // The plot is drawn into memory and returned as text, so that it can be piped to a file.
+    let mut terminal = Terminal::new(TestBackend::new(WIDTH, HEIGHT)).expect("a terminal in memory cannot fail");
+    terminal.draw(draw).expect("a terminal in memory cannot fail");
     let cells = terminal.backend().buffer().content();
     let lines = cells.chunks(usize::from(WIDTH)).map(|line| line.iter().map(|cell| cell.symbol()).collect::<String>());
     lines.map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")

@@ -1,133 +1,140 @@
-//! What a run found, and the ways to show it.
+//! The report of a run, which is also the format of `--json`. The modules below it show a report as text, CSV or a
+//! page.
 
 pub mod csv;
 pub mod html;
 pub mod terminal;
 
 use crate::capacity::Capacity;
-use crate::condition::{Condition, Outcome};
-use crate::measure::Measured;
-use crate::payload::Form;
-use crate::punctuality::Punctuality;
+use crate::condition::{Condition, ConditionResult};
+use crate::measure::Measurement;
+use crate::payload::BodyFormat;
+use crate::send_delay::SendDelays;
+use crate::server_metrics::{self, ServerMetrics};
 use crate::summary::{self, Row, Summary};
-use crate::usage::Usage;
-use crate::watch::{self, Glimpse};
+use crate::usage::ReplicaUsage;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use workload::arrivals::Process;
 
-/// What `loadgen run --json` writes.
+/// The JSON that `loadgen run --json` writes.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
-pub enum Written {
-    /// With `--find-capacity`.
+pub enum JsonReport {
+    /// The result of `--find-capacity`.
     Capacity(Box<Capacity>),
-    /// Otherwise.
+    /// The result of a run.
     Run(Box<Report>),
 }
 
-/// Everything that one run found.
+/// The result of one run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Report {
-    /// What was done.
+    /// The settings of the run.
     pub setup: Setup,
-    /// False if somebody stopped it: the figures are of the part before that.
+    /// Whether the run came to its planned end. False if the user stopped it; the figures are those of the part before.
     pub is_complete: bool,
-    /// Sent, and not waited for, since somebody stopped it; in no other figure.
+    /// Requests that were sent and not waited for, since the user stopped the run. No other figure contains them.
     pub unfinished: usize,
-    /// Whether the generator kept to its schedule.
-    pub punctuality: Punctuality,
+    /// How late requests were sent, and whether the run is valid.
+    #[serde(rename = "punctuality")]
+    pub send_delays: SendDelays,
     /// The figures of the whole run.
     pub summary: Summary,
-    /// What was to hold.
-    pub thresholds: Vec<Outcome>,
-    /// Latency in milliseconds of the answered by quantile.
+    /// The result of each `--threshold`.
+    pub thresholds: Vec<ConditionResult>,
+    /// Pairs of a quantile and the latency of the answered requests at it, in milliseconds.
     pub distribution: Vec<(f64, f64)>,
-    /// Latency in microseconds of the answered as an HdrHistogram (V2, compressed, base64), for its tools.
+    /// The latencies of the answered requests in microseconds, as an HdrHistogram (V2, compressed, base64).
     pub histogram: String,
-    /// The figures second by second.
+    /// The figures of each second.
     pub seconds: Vec<Row>,
-    /// The same in the wider rows that `--table` prints; empty without it.
+    /// The figures in the wider rows of `--table`. Empty without `--table`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub table: Vec<Row>,
-    /// What the dispatcher and the scaler said meanwhile; empty if neither did.
-    pub glimpses: Vec<Glimpse>,
+    /// Metrics of the dispatcher and the scaler during the run. Empty if they could not be read.
+    #[serde(rename = "glimpses")]
+    pub server_metrics: Vec<ServerMetrics>,
 }
 
-/// What was done.
+/// The settings of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Setup {
-    /// What the run is called; absent if nobody called it anything.
+    /// Name of the run. Absent without `--name`.
     pub name: Option<String>,
-    /// Of loadgen.
+    /// Version of loadgen.
     pub version: String,
-    /// RFC 3339.
+    /// Start of the run (RFC 3339).
     pub started_at: String,
-    /// Where pictures were posted.
+    /// The URL to which images were posted.
     pub url: String,
     /// The workload in words.
     pub load: String,
-    /// How arrivals were spread; absent in a closed loop.
+    /// The process by which arrivals were spread. Absent in a closed load.
     #[schemars(with = "Option<String>")]
     pub arrivals: Option<Process>,
-    /// Of arrivals and generated pictures.
+    /// Seed of the arrivals and the generated images.
     pub seed: u64,
-    /// Different pictures.
-    pub pictures: usize,
-    /// Files of the folder that look like pictures and could not be read.
-    pub skipped_pictures: usize,
-    /// What a body looked like.
-    pub form: Form,
-    /// Answers were to be there within this time.
+    /// Number of different images.
+    #[serde(rename = "pictures")]
+    pub images: usize,
+    /// Number of files in the folder that have the name of an image and could not be read.
+    #[serde(rename = "skipped_pictures")]
+    pub skipped_images: usize,
+    /// Format of the requests' bodies.
+    #[serde(rename = "form")]
+    pub body_format: BodyFormat,
+    /// The objective: the time within which requests should be answered, in milliseconds.
     pub objective_ms: f64,
-    /// Before the run, and in no figure.
+    /// Length of the warm-up before the run, in seconds. No figure contains its requests.
     pub warmup_seconds: f64,
-    /// Of the run; of the part that was made if somebody stopped it.
+    /// Length of the run in seconds. If the user stopped the run, the length of the part before.
     pub length_seconds: f64,
 }
 
 impl Report {
-    /// Sums up what was measured.
-    pub fn new(setup: Setup, measured: &Measured, thresholds: &[Condition], table: Option<u32>) -> Self {
-        let Measured { samples, glimpses, length, unfinished, is_complete } = measured;
+    /// The report of a measurement. `table` is the number of seconds in each row of `--table`.
+    pub fn new(setup: Setup, measurement: &Measurement, thresholds: &[Condition], table: Option<u32>) -> Self {
+        let Measurement { samples, server_metrics, length, unfinished, is_complete } = measurement;
         let objective = Duration::from_secs_f64(setup.objective_ms / 1e3);
-        let usage = Usage::of(glimpses, length.as_secs_f64(), summary::good(samples, objective));
+        let usage = ReplicaUsage::new(server_metrics, length.as_secs_f64(), summary::good(samples, objective));
         let summary = summary::summarise(samples, objective, *length, usage);
         let latencies = summary::latencies(samples);
-        let latency = |quantile| latencies.at_of(quantile, samples.len());
+        let latency = |quantile| latencies.at_quantile_of_offered(quantile, samples.len());
         let rows = |step: u32| summary::rows(samples, objective, *length, step as usize);
         Self {
             setup,
             is_complete: *is_complete,
             unfinished: *unfinished,
-            punctuality: Punctuality::of(samples),
-            thresholds: thresholds.iter().map(|condition| condition.judge(&summary, latency)).collect(),
+            send_delays: SendDelays::new(samples),
+            thresholds: thresholds.iter().map(|condition| condition.check(&summary, latency)).collect(),
             summary,
             distribution: latencies.distribution(),
             histogram: latencies.encoded(),
             seconds: rows(1),
             table: table.map_or_else(Vec::new, rows),
-            glimpses: glimpses.clone(),
+            server_metrics: server_metrics.clone(),
         }
     }
 
-    /// What was said last before the end of `second`, unless that was long before it.
-    pub fn glimpse(&self, second: usize) -> Option<&Glimpse> {
+    /// The last metrics from before the end of `second` (counted from 0). `None` if they are older than
+    /// [`server_metrics::STALE_AFTER`] then, or if there are none.
+    pub fn server_metrics_at(&self, second: usize) -> Option<&ServerMetrics> {
         let end = second as f64 + 1.0;
-        let last = self.glimpses.iter().rev().find(|glimpse| glimpse.at_seconds < end)?;
-        (last.at_seconds >= end - watch::STALE.as_secs_f64()).then_some(last)
+        let last = self.server_metrics.iter().rev().find(|metrics| metrics.at_seconds < end)?;
+        (last.at_seconds >= end - server_metrics::STALE_AFTER.as_secs_f64()).then_some(last)
     }
 
-    /// Whether every threshold held, and the generator kept to its schedule.
+    /// Whether every threshold held, and loadgen kept to its schedule.
     pub fn has_held(&self) -> bool {
-        !self.punctuality.is_bottleneck && self.thresholds.iter().all(|outcome| outcome.held)
+        !self.send_delays.is_bottleneck && self.thresholds.iter().all(|result| result.held)
     }
 }
 
-/// The JSON schema of [`Written`].
+/// The JSON schema of [`JsonReport`].
 pub fn schema() -> String {
-    serde_json::to_string_pretty(&schemars::schema_for!(Written)).expect("a schema is JSON") + "\n"
+    serde_json::to_string_pretty(&schemars::schema_for!(JsonReport)).expect("a schema is JSON") + "\n"
 }
 
 #[cfg(test)]
@@ -144,35 +151,38 @@ pub(crate) mod tests {
             load: "burst.txt".into(),
             arrivals: Some(Process::Poisson),
             seed: 1,
-            pictures: 1,
-            skipped_pictures: 0,
-            form: Form::Raw,
+            images: 1,
+            skipped_images: 0,
+            body_format: BodyFormat::Raw,
             objective_ms: 500.0,
             warmup_seconds: 0.0,
             length_seconds: 10.0,
         };
-        let measured = Measured {
+        let measurement = Measurement {
             samples: Vec::new(),
-            glimpses: Vec::new(),
+            server_metrics: Vec::new(),
             length: Duration::from_secs(10),
             unfinished: 0,
             is_complete: true,
         };
-        Report { summary, ..Report::new(setup, &measured, &[], None) }
+        Report { summary, ..Report::new(setup, &measurement, &[], None) }
     }
 
     #[test]
-    fn what_was_said_last_is_forgotten_after_a_while() {
-        let glimpse = |at_seconds| Glimpse { at_seconds, queue_length: None, replicas: None, desired_replicas: None };
-        let report = Report { glimpses: vec![glimpse(0.2), glimpse(1.3), glimpse(3.1)], ..report(Summary::default()) };
-        let seen: Vec<_> = (0..7).map(|second| report.glimpse(second).map(|glimpse| glimpse.at_seconds)).collect();
-        assert_eq!(seen, [Some(0.2), Some(1.3), Some(1.3), Some(3.1), Some(3.1), Some(3.1), None]);
+    fn metrics_become_stale_after_a_while() {
+        let metrics =
+            |at_seconds| ServerMetrics { at_seconds, queue_length: None, replicas: None, desired_replicas: None };
+        let server_metrics = vec![metrics(0.2), metrics(1.3), metrics(3.1)];
+        let report = Report { server_metrics, ..report(Summary::default()) };
+        let at = |second| report.server_metrics_at(second).map(|metrics| metrics.at_seconds);
+        let found: Vec<_> = (0..7).map(at).collect();
+        assert_eq!(found, [Some(0.2), Some(1.3), Some(1.3), Some(3.1), Some(3.1), Some(3.1), None]);
     }
 
     #[test]
     fn the_published_schema_is_that_of_the_code() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/report.schema.json");
-        let published = std::fs::read_to_string(path).expect("it is published");
+        let published = std::fs::read_to_string(path).expect("the schema is published");
         assert!(published == super::schema(), "write it anew: loadgen schema > docs/report.schema.json");
     }
 }

@@ -1,51 +1,77 @@
-//! `loadgen run`: flags → pictures, load and target; then one measurement, or the search for capacity.
+//! `loadgen run`: prepares images, load and target from the flags, and then measures one run or searches for the
+//! capacity.
 
 use crate::capacity::{self, Capacity};
 use crate::config::RunArgs;
 use crate::config::load::schedule;
-use crate::display::{Display, Style, Title};
-use crate::images;
-use crate::measure::{Scene, Stop};
+use crate::display::{Display, DisplayMode, RunInfo};
+use crate::images::{self, Folder};
+use crate::measure::{Runner, StopSignal};
+use crate::payload::Payload;
 use crate::report::{Report, Setup};
 use crate::sample::Sample;
 use crate::send::Load;
 use crate::target::{self, Target};
 use anyhow::Result;
 use std::time::{Duration, SystemTime};
+use workload::Workload;
 
-/// What was found.
+/// The result of `loadgen run`.
 #[derive(Debug)]
-pub enum Found {
-    /// By a load that was given: the report, and what it was made of.
+pub enum RunResult {
+    /// The report of a run, and the samples that it was made from.
     Run(Box<Report>, Vec<Sample>),
-    /// By a search.
+    /// The result of `--find-capacity`.
     Capacity(Box<Capacity>),
 }
 
-/// Does what the flags say, until it is done or `stop` comes.
+/// Does what the flags ask for, until it is done or `stop` resolves.
 ///
 /// # Errors
-/// When there are no pictures, the load makes no sense or nobody is there; never because of what the server answers.
-pub async fn run(args: &RunArgs, mut stop: Stop<'_>) -> Result<Found> {
-    let dispatcher = target::place(&args.target.url)?;
+/// When a flag makes no sense, there are no images, or no server listens at the URL. Answers of the server are never an
+/// error.
+pub async fn run(args: &RunArgs, mut stop: StopSignal<'_>) -> Result<RunResult> {
+    let dispatcher = target::host_and_port(&args.target.url)?;
     let connections = args.target.connections()?;
-    // Everything that can be wrong is found before pictures are drawn.
-    let workload = if args.find_capacity || args.load.closed.is_some() { None } else { Some(args.load.workload()?) };
-    args.output.check()?;
-    let target = Target::reach(
-        &args.target.url,
-        &args.target.header,
-        args.target.timeout,
-        args.target.budget,
-        args.target.top_k,
-    )
-    .await?;
-    let (pictures, skipped_pictures) = match &args.pictures.pictures {
-        Some(folder) => images::folder(folder)?,
-        None => (images::generate(args.pictures.generate, args.load.seed, &args.pictures.style.style()), 0),
+    // Reads all flags and connects before images are drawn, since drawing takes long.
+    let has_schedule = !args.find_capacity && args.load.closed.is_none();
+    let workload = has_schedule.then(|| args.load.workload()).transpose()?;
+    args.output.create_files()?;
+    let target = connect(args).await?;
+    let (payloads, skipped_images) = payloads(args)?;
+    let setup = setup(args, payloads.len(), skipped_images);
+    let scaler = args.target.scaler.clone();
+    let runner = Runner { target, payloads: payloads.into(), connections, dispatcher, scaler };
+    let mut display = Display::open(DisplayMode::choose(args.output.quiet, args.output.no_tui));
+    if args.find_capacity {
+        let capacity = capacity::find(args, setup, &runner, &mut display, &mut stop).await?;
+        return Ok(RunResult::Capacity(Box::new(capacity)));
+    }
+    measure(args, setup, workload, &runner, display, &mut stop).await
+}
+
+/// Connects to the server once, as a test.
+async fn connect(args: &RunArgs) -> Result<Target> {
+    let target = &args.target;
+    Target::connect(&target.url, &target.header, target.timeout, target.budget, target.top_k).await
+}
+
+/// The bodies of the requests, and the number of files that were skipped.
+fn payloads(args: &RunArgs) -> Result<(Vec<Payload>, usize)> {
+    let flags = &args.images;
+    let Folder { images, skipped } = match &flags.folder {
+        Some(folder) => images::read_folder(folder)?,
+        None => {
+            let images = images::generate(flags.generate, args.load.seed, &flags.style.style());
+            Folder { images, skipped: 0 }
+        }
     };
-    let payloads: Vec<_> = pictures.into_iter().map(|picture| args.pictures.form.wrap(picture)).collect();
-    let mut setup = Setup {
+    Ok((images.into_iter().map(|image| flags.body_format.encode(image)).collect(), skipped))
+}
+
+/// The settings of the run, as the report shows them. The length is known only after the run.
+fn setup(args: &RunArgs, images: usize, skipped_images: usize) -> Setup {
+    Setup {
         name: args.output.name.clone(),
         version: env!("CARGO_PKG_VERSION").into(),
         started_at: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
@@ -53,36 +79,40 @@ pub async fn run(args: &RunArgs, mut stop: Stop<'_>) -> Result<Found> {
         load: args.load.describe(),
         arrivals: args.load.closed.is_none().then_some(args.load.arrivals),
         seed: args.load.seed,
-        pictures: payloads.len(),
-        skipped_pictures,
-        form: args.pictures.form,
+        images,
+        skipped_images,
+        body_format: args.images.body_format,
         objective_ms: args.objective.as_secs_f64() * 1e3,
         warmup_seconds: args.load.warmup.unwrap_or_default().as_secs_f64(),
         length_seconds: 0.0,
-    };
-    let scaler = args.target.scaler.clone();
-    let scene = Scene { target, payloads: payloads.into(), connections, dispatcher, scaler };
-    let mut display = Display::open(Style::choose(args.output.quiet, args.output.no_tui));
-    if args.find_capacity {
-        let found = capacity::find(args, setup, &scene, &mut display, &mut stop).await?;
-        return Ok(Found::Capacity(Box::new(found)));
     }
+}
 
+/// Measures one run: of `workload`, or of a closed load without one.
+async fn measure(
+    args: &RunArgs,
+    mut setup: Setup,
+    workload: Option<Workload>,
+    runner: &Runner,
+    mut display: Display,
+    stop: &mut StopSignal<'_>,
+) -> Result<RunResult> {
     let warmup = args.load.warmup.unwrap_or_default();
-    let (load, length) = match (workload, args.load.closed) {
-        (Some(workload), _) => {
+    let (load, length) = match workload {
+        Some(workload) => {
             let length = warmup + Duration::from_secs(workload.per_second.len() as u64);
             (Load::Open(schedule(&workload, args.load.arrivals, args.load.seed, warmup)), length)
         }
-        (None, closed) => {
+        None => {
             let length = warmup + args.load.duration.unwrap_or_default();
-            (Load::Closed(closed.unwrap_or_default() as usize, length), length)
+            (Load::Closed(args.load.closed.unwrap_or_default() as usize, length), length)
         }
     };
-    let title = Title { text: format!("{} to {}", setup.load, setup.url), length, objective: args.objective };
-    let measured = scene.measure(load, warmup, &title, &mut display, &mut stop).await?;
+    let info = RunInfo { title: format!("{} to {}", setup.load, setup.url), length, objective: args.objective };
+    let measurement = runner.measure(load, warmup, &info, &mut display, stop).await?;
+    // Leaves the screen, so that the summary is printed to the terminal proper.
     drop(display);
-    setup.length_seconds = measured.length.as_secs_f64();
-    let report = Report::new(setup, &measured, &args.threshold, args.output.table);
-    Ok(Found::Run(Box::new(report), measured.samples))
+    setup.length_seconds = measurement.length.as_secs_f64();
+    let report = Report::new(setup, &measurement, &args.threshold, args.output.table);
+    Ok(RunResult::Run(Box::new(report), measurement.samples))
 }

@@ -1,52 +1,52 @@
-//! What became of one request.
+//! The record of one request: its times, its size and its outcome.
 
 use std::borrow::Cow;
 use std::time::Duration;
 
-/// One request, from its schedule to its end. Times are since the start of the run.
+/// One request, from its scheduled send time to its end. Times count from the start of the run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
-    /// When it was to be sent.
+    /// Scheduled send time.
     pub scheduled: Duration,
-    /// How much later it was sent: the generator's own fault.
+    /// Time from the scheduled to the actual send time. It is caused by loadgen, not by the server.
     pub send_delay: Duration,
-    /// Scheduled → whole answer, or failure.
+    /// Time from the scheduled send time to the whole answer, or to the failure.
     pub latency: Duration,
-    /// Of its body.
+    /// Length of the request's body, in bytes.
     pub sent_bytes: u32,
-    /// Of the answer's body; 0 if none came.
+    /// Length of the answer's body, in bytes; 0 without an answer.
     pub received_bytes: u32,
-    /// How it ended.
+    /// How the request ended.
     pub outcome: Outcome,
 }
 
-/// How a request ended.
+/// The end of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// 200, and whether the label was right, where that is known.
+    /// The server answered with status 200 and a prediction.
     Answered {
-        /// Nothing where no label is known.
+        /// Whether the prediction is the image's label; `None` if the label is not known.
         right: Option<bool>,
     },
-    /// Anything else: the contract's code, or what went wrong below it.
+    /// The request failed.
     Failed {
-        /// `queue_full`, `connect`, …
+        /// The error code of the answer's body, such as `queue_full`; or a code of loadgen's own, such as `connect`.
         code: Cow<'static, str>,
     },
 }
 
 impl Sample {
-    /// Whether it was answered, rightly or not.
+    /// Whether the request was answered, with a right or a wrong prediction.
     pub fn is_answered(&self) -> bool {
         matches!(self.outcome, Outcome::Answered { .. })
     }
 
-    /// Whether it was answered within `objective`.
+    /// Whether the request was answered within `objective`.
     pub fn is_within(&self, objective: Duration) -> bool {
         self.is_answered() && self.latency <= objective
     }
 
-    /// Whether it was answered within `objective`, and not wrongly.
+    /// Whether the request was answered within `objective`, and its prediction is not known to be wrong.
     pub fn is_good(&self, objective: Duration) -> bool {
         self.latency <= objective && matches!(self.outcome, Outcome::Answered { right: None | Some(true) })
     }

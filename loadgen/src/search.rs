@@ -1,48 +1,49 @@
-//! PURE: the search for the highest steady rate at which an objective holds: doubling, then bisection.
+//! The search for the highest steady rate at which an objective holds: the rate is doubled (or halved) until there are
+//! two bounds, and then bisected. Pure. Knows nothing of how a rate is tried.
 
-/// The search ends when it is known to within this factor.
+/// The search ends when the two bounds differ by at most this factor.
 pub const PRECISION: f64 = 1.05;
 
-/// What to do next.
+/// The next step of a search.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Step {
-    /// Try this many requests per second.
+    /// Try this rate, in requests per second.
     Try(f64),
-    /// It is known as well as it is to be.
+    /// The search is finished.
     Done,
 }
 
-/// What is known so far.
+/// The state of a search. All rates are in requests per second.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Search {
     first: f64,
     lowest: f64,
     highest: f64,
-    /// The highest rate that held, if any did.
+    /// The highest rate at which the objective held; `None` if it never held.
     pub held: Option<f64>,
-    /// The lowest that did not, if any did not; it is the last one of those.
+    /// The lowest rate at which the objective failed; `None` if it never failed. It is also the rate that failed last.
     pub failed: Option<f64>,
 }
 
 impl Search {
-    /// Begins at `first` and stays between `lowest` and `highest`, all in requests per second.
+    /// A search that begins at `first` and stays between `lowest` and `highest`.
     pub fn new(first: f64, lowest: f64, highest: f64) -> Self {
         Self { first, lowest, highest, held: None, failed: None }
     }
 
-    /// What was found at the rate that was to be tried.
+    /// The search after `rate` was tried. `held` tells whether the objective held at that rate.
     #[must_use]
-    pub fn note(self, rate: f64, held: bool) -> Self {
+    pub fn record(self, rate: f64, held: bool) -> Self {
         if held { Self { held: Some(rate), ..self } } else { Self { failed: Some(rate), ..self } }
     }
 
-    /// The next rate, or the end.
+    /// The next rate to try, or the end of the search.
     pub fn step(&self) -> Step {
         match (self.held, self.failed) {
             (None, None) => Step::Try(self.first),
             (Some(held), None) if held < self.highest => Step::Try((2.0 * held).min(self.highest)),
             (None, Some(failed)) if failed > self.lowest => Step::Try((failed / 2.0).max(self.lowest)),
-            // In the middle of their ratio, as what is looked for is a factor.
+            // The geometric mean, since the precision is a factor.
             (Some(held), Some(failed)) if failed / held > PRECISION => Step::Try((held * failed).sqrt()),
             _ => Step::Done,
         }
@@ -58,7 +59,7 @@ mod tests {
         let mut search = Search::new(first, 0.1, 10_000.0);
         for tries in 0.. {
             match search.step() {
-                Step::Try(rate) => search = search.note(rate, rate <= capacity),
+                Step::Try(rate) => search = search.record(rate, rate <= capacity),
                 Step::Done => return (search.held, search.failed, tries),
             }
         }
@@ -76,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn what_always_or_never_holds_has_one_bound() {
+    fn a_search_whose_objective_always_or_never_holds_finds_one_bound() {
         assert_eq!(find(1.0, f64::INFINITY), (Some(10_000.0), None, 15));
         assert_eq!(find(1.0, 0.0), (None, Some(0.1), 5));
     }

@@ -1,11 +1,13 @@
-//! Sends on schedule, and never waits for an answer before the next; or, to measure capacity, keeps a fixed number on
-//! their way. One thread of its own, so that nothing else that loadgen does delays a request.
+//! Sends requests. An open load follows a schedule and never waits for an answer before it sends the next request; a
+//! closed load keeps a fixed number of requests in flight. All of it runs on a thread of its own, so that nothing else
+//! that loadgen does delays a request.
 
+use crate::answer;
 use crate::connection::{Connection, Error};
 use crate::payload::Payload;
 use crate::sample::{Outcome, Sample};
 use crate::target::Target;
-use crate::{pace::Pace, verdict};
+use crate::timer::PreciseTimer;
 use anyhow::{Context, Result};
 use crossbeam_channel::{Receiver, Sender};
 use std::convert::Infallible;
@@ -15,105 +17,94 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc, watch};
 
-/// After a stop, for the answers to what was sent before it.
+/// Longest wait for the answers of the requests in flight after the load was stopped.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
-/// Tasks that run before the runtime looks at sockets and the timer again: what a request can be late by is the time
-/// that so many take.
+/// Number of tasks that run before tokio looks at sockets and timers again. While they run, a request that becomes due
+/// waits.
 const EVENT_INTERVAL: u32 = 5;
 
-/// Of the idle connections.
-const UNPOISONED: &str = "nobody panics while holding the connections";
+/// Invariant of the lock on the idle connections.
+const UNPOISONED: &str = "no task panics while it holds the connections";
 
-/// Held by everything that still sends or waits for an answer; nothing goes through it.
-type OnItsWay = mpsc::Sender<Infallible>;
+/// Held by each task that still sends a request or waits for an answer. Nothing is sent through the channel: its
+/// receiver ends when the last task has dropped its sender.
+type InFlight = mpsc::Sender<Infallible>;
 
-/// When to send.
+/// The times at which requests are sent.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Load {
-    /// At these times since the start, ascending, whatever the server does.
+    /// An open load: a request at each of these times since the start, ascending, whatever the server does.
     Open(Vec<Duration>),
-    /// So many on their way, for so long.
+    /// A closed load: this many requests in flight, for this long.
     Closed(usize, Duration),
 }
 
-/// A load and whom it meets.
+/// A load, and the server that it is sent to.
 #[derive(Debug, Clone)]
-pub struct Order {
-    /// When to send.
+pub struct SendConfig {
+    /// The times at which requests are sent.
     pub load: Load,
-    /// Where.
+    /// The server.
     pub target: Target,
-    /// What, in turn; at least one.
+    /// The bodies, which the requests carry in turn; at least one.
     pub payloads: Arc<[Payload]>,
-    /// Open at once, at most. A request that finds none waits, and is late.
+    /// Largest number of open connections. A request that finds all of them in use waits, and is sent late.
     pub connections: usize,
 }
 
 /// A load that is being sent.
 #[derive(Debug)]
-pub struct Sending {
-    /// What the times of samples count from.
+pub struct RunningLoad {
+    /// The times in samples count from this instant.
     pub start: Instant,
-    /// One for each request that has ended; closed after the last. As long as the load, and all are kept for the report
-    /// anyway.
+    /// A sample for each request that has ended. The channel closes after the last one. It has no bound of its own: it
+    /// holds at most one sample for each request of the load, and the report keeps all of them anyway.
     pub samples: Receiver<Sample>,
-    begun: Arc<AtomicUsize>,
+    started: Arc<AtomicUsize>,
     stop: watch::Sender<bool>,
-    /// Nothing once it has been joined.
+    /// `None` once the thread has been joined.
     thread: Option<JoinHandle<Result<()>>>,
 }
 
-impl Sending {
-    /// Starts at once.
+impl RunningLoad {
+    /// Starts to send at once.
     ///
     /// # Errors
-    /// When the system has no thread or timer left.
-    pub fn start(order: Order) -> Result<Self> {
+    /// When the system cannot start a thread.
+    pub fn start(config: SendConfig) -> Result<Self> {
         let (sender, samples) = crossbeam_channel::unbounded();
         let (stop, stopped) = watch::channel(false);
-        let begun = Arc::new(AtomicUsize::new(0));
+        let started = Arc::new(AtomicUsize::new(0));
         let start = Instant::now();
         let client = Client {
-            connections: Semaphore::new(order.connections),
+            connections: Semaphore::new(config.connections),
             idle: Mutex::default(),
-            target: order.target,
-            payloads: order.payloads,
+            target: config.target,
+            payloads: config.payloads,
             start,
             samples: sender,
-            begun: begun.clone(),
+            started: started.clone(),
         };
-        let run = move || {
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_all().event_interval(EVENT_INTERVAL).build()?;
-            runtime.block_on(async {
-                // A timer that becomes the earliest costs a system call; beside this one no request's does.
-                let earlier = (client.target.timeout / 2).max(Duration::from_millis(1));
-                let _earliest = tokio::spawn(async move {
-                    loop {
-                        tokio::time::sleep(earlier).await;
-                    }
-                });
-                // A task: waking what the runtime itself blocks on costs a system call each time, too.
-                tokio::spawn(client.run(order.load, stopped)).await?
-            })
-        };
-        let thread = std::thread::Builder::new().name("sender".into()).spawn(run).context("start a thread")?;
-        Ok(Self { start, samples, begun, stop, thread: Some(thread) })
+        let thread = std::thread::Builder::new()
+            .name("sender".into())
+            .spawn(move || client.run_on_this_thread(config.load, stopped))
+            .context("start the thread that sends requests")?;
+        Ok(Self { start, samples, started, stop, thread: Some(thread) })
     }
 
-    /// Requests that were due so far.
-    pub fn begun(&self) -> usize {
-        self.begun.load(Ordering::Relaxed)
+    /// Number of requests that were due so far.
+    pub fn started(&self) -> usize {
+        self.started.load(Ordering::Relaxed)
     }
 
-    /// Whether everything has ended, all samples included.
+    /// Whether all requests have ended. All samples are in the channel then.
     ///
     /// # Errors
     /// When the timer failed.
     ///
     /// # Panics
-    /// When the sender did.
+    /// When the sending thread has panicked.
     pub fn is_over(&mut self) -> Result<bool> {
         if let Some(thread) = self.thread.take_if(|thread| thread.is_finished()) {
             match thread.join() {
@@ -124,85 +115,108 @@ impl Sending {
         Ok(self.thread.is_none())
     }
 
-    /// Sends no more, and waits a moment for what is on its way.
+    /// Stops the load: no more requests are sent, and those in flight are waited for [`STOP_GRACE`] at most.
     pub fn stop(&self) {
         self.stop.send_replace(true);
     }
 }
 
+/// The state that all requests share.
 struct Client {
     target: Target,
     payloads: Arc<[Payload]>,
     start: Instant,
     samples: Sender<Sample>,
-    begun: Arc<AtomicUsize>,
+    started: Arc<AtomicUsize>,
     connections: Semaphore,
-    /// The last used is used next, so that those that are too many can be closed by the server.
+    /// Connections that no request uses. The one that was used last is used next, so that the others stay idle and the
+    /// server can close them.
     idle: Mutex<Vec<Connection>>,
 }
 
 impl Client {
+    /// Sends the load on a runtime of this thread's own. Returns when all requests have ended.
+    fn run_on_this_thread(self, load: Load, stopped: watch::Receiver<bool>) -> Result<()> {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().event_interval(EVENT_INTERVAL).build()?;
+        runtime.block_on(async {
+            // A timer that becomes the earliest of all costs a system call, since tokio wakes itself for it. This timer
+            // is always due before the timeout of any request, so those timeouts never become the earliest.
+            let before_timeouts = (self.target.timeout / 2).max(Duration::from_millis(1));
+            let _earliest_timer = tokio::spawn(async move {
+                loop {
+                    tokio::time::sleep(before_timeouts).await;
+                }
+            });
+            // A spawned task, since each wake-up of the future that `block_on` runs costs a system call, too.
+            tokio::spawn(self.run(load, stopped)).await?
+        })
+    }
+
+    /// Sends the load, and waits until all requests have ended or [`STOP_GRACE`] after a stop is over.
     async fn run(self, load: Load, mut stopped: watch::Receiver<bool>) -> Result<()> {
         let client = Arc::new(self);
-        let (on_its_way, mut all_ended) = mpsc::channel(1);
+        let (in_flight, mut all_ended) = mpsc::channel(1);
         match load {
             Load::Open(schedule) => tokio::select! {
-                sent = client.open_loop(&schedule, &on_its_way) => sent?,
+                sent = client.send_open(&schedule, &in_flight) => sent?,
                 _stop = stopped.wait_for(|stop| *stop) => {}
             },
-            Load::Closed(concurrency, duration) => client.closed_loop(concurrency, duration, &stopped, &on_its_way),
+            Load::Closed(concurrency, duration) => client.send_closed(concurrency, duration, &stopped, &in_flight),
         }
-        drop(on_its_way);
-        let given_up = async {
+        drop(in_flight);
+        let grace_is_over = async {
+            // The result holds a lock, and may not be kept during the sleep.
             drop(stopped.wait_for(|stop| *stop).await);
             tokio::time::sleep(STOP_GRACE).await;
         };
         tokio::select! {
             _nothing = all_ended.recv() => {}
-            () = given_up => {}
+            () = grace_is_over => {}
         }
         Ok(())
     }
 
-    /// Sends request `i` at `schedule[i]`, payloads in turn.
-    async fn open_loop(self: &Arc<Self>, schedule: &[Duration], on_its_way: &OnItsWay) -> Result<()> {
-        let pace = Pace::new().context("make a timer")?;
+    /// Starts request `i` at `schedule[i]`.
+    async fn send_open(self: &Arc<Self>, schedule: &[Duration], in_flight: &InFlight) -> Result<()> {
+        let timer = PreciseTimer::new().context("make a timer")?;
         for (index, &scheduled) in schedule.iter().enumerate() {
-            pace.until(self.start + scheduled).await.context("wait for the timer")?;
-            self.begun.fetch_add(1, Ordering::Relaxed);
-            let (client, on_its_way) = (self.clone(), on_its_way.clone());
+            timer.wait_until(self.start + scheduled).await.context("wait for the timer")?;
+            self.started.fetch_add(1, Ordering::Relaxed);
+            let (client, in_flight) = (self.clone(), in_flight.clone());
             tokio::spawn(async move {
                 client.send(index, scheduled).await;
-                drop(on_its_way);
+                drop(in_flight);
             });
         }
         Ok(())
     }
 
-    /// Keeps `concurrency` requests on their way for `duration`, each sent as soon as one before it has ended.
-    fn closed_loop(
+    /// Starts `concurrency` tasks, each of which sends one request after the other for `duration`.
+    fn send_closed(
         self: &Arc<Self>,
         concurrency: usize,
         duration: Duration,
         stop: &watch::Receiver<bool>,
-        on_its_way: &OnItsWay,
+        in_flight: &InFlight,
     ) {
         for first in 0..concurrency {
-            let (client, stop, on_its_way) = (self.clone(), stop.clone(), on_its_way.clone());
+            let (client, stop, in_flight) = (self.clone(), stop.clone(), in_flight.clone());
             tokio::spawn(async move {
                 for index in (first..).step_by(concurrency) {
                     let scheduled = client.start.elapsed();
                     if scheduled >= duration || *stop.borrow() {
                         break;
                     }
-                    client.begun.fetch_add(1, Ordering::Relaxed);
+                    client.started.fetch_add(1, Ordering::Relaxed);
                     client.send(index, scheduled).await;
                 }
-                drop(on_its_way);
+                drop(in_flight);
             });
         }
     }
 
+    /// Sends request `index`, which was due at `scheduled`, waits for its end and records its sample.
     async fn send(&self, index: usize, scheduled: Duration) {
         let _permit = self.connections.acquire().await.expect("the semaphore is never closed");
         let send_delay = self.start.elapsed().saturating_sub(scheduled);
@@ -214,23 +228,23 @@ impl Client {
             in_time.await.unwrap_or_else(|| (Outcome::Failed { code: "client_timeout".into() }, 0));
         let latency = self.start.elapsed().saturating_sub(scheduled);
         let sent_bytes = payload.body.len() as u32;
-        // The receiver lives as long as the run.
-        let _kept = self.samples.send(Sample { scheduled, send_delay, latency, sent_bytes, received_bytes, outcome });
+        // Fails only if the run was dropped, and then no report needs the sample.
+        let _sent = self.samples.send(Sample { scheduled, send_delay, latency, sent_bytes, received_bytes, outcome });
     }
 
-    /// The outcome and the length of the answer.
+    /// Sends `payload`, and returns the outcome and the length of the answer's body in bytes.
     async fn exchange(&self, payload: &Payload) -> (Outcome, u32) {
         let answer = async {
             loop {
-                let reused = self.reuse();
+                let reused = self.idle_connection();
                 let is_new = reused.is_none();
                 let mut connection = match reused {
                     Some(connection) => connection,
-                    // Rare, and large: kept out of what every request's task holds.
+                    // Boxed, since opening is rare and its state is large: the task of every request would hold it.
                     None => Box::pin(Connection::open(self.target.address)).await?,
                 };
                 match connection.exchange(self.target.request(payload)).await {
-                    // It was closed at the very moment at which it was to be used again.
+                    // The server closed the idle connection before the request was written. Try another one.
                     Err(Error::Unsent) if !is_new => {}
                     Err(error) => return Err(error),
                     Ok(answer) => {
@@ -241,12 +255,13 @@ impl Client {
             }
         };
         match answer.await {
-            Ok((status, body)) => (verdict::judge(status, &body, payload.label.as_deref()), body.len() as u32),
+            Ok((status, body)) => (answer::outcome(status, &body, payload.label.as_deref()), body.len() as u32),
             Err(error) => (Outcome::Failed { code: error.code().into() }, 0),
         }
     }
 
-    fn reuse(&self) -> Option<Connection> {
+    /// An idle connection that is still open; `None` if there is none.
+    fn idle_connection(&self) -> Option<Connection> {
         loop {
             let mut connection = self.idle.lock().expect(UNPOISONED).pop()?;
             if connection.is_open() {

@@ -1,76 +1,77 @@
-//! PURE: samples → percentiles, attainment, goodput.
+//! The figures of a run, and of each of its seconds, computed from its samples. Pure.
 
 use crate::latencies::{Latencies, Percentiles};
 use crate::sample::{Outcome, Sample};
-use crate::usage::Usage;
+use crate::usage::ReplicaUsage;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Of a whole run. Latencies are milliseconds from the scheduled send time to the whole answer.
+/// The figures of a whole run. A latency is the time from the scheduled send time to the whole answer.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Summary {
-    /// Requests scheduled, sent and ended.
+    /// Requests that were scheduled and have ended.
     pub offered: usize,
-    /// 200s.
+    /// Requests that were answered with status 200 and a prediction.
     pub answered: usize,
-    /// Everything else.
+    /// Requests that ended in any other way.
     pub failed: usize,
-    /// Failures by code.
+    /// Number of failed requests by code.
     pub errors: BTreeMap<String, usize>,
-    /// Of those with a known label, the share answered rightly; absent if none has one.
+    /// Share of right answers among the answers to labelled images, 0 to 1. Absent without such answers.
     pub accuracy: Option<f64>,
-    /// Share of all offered requests that were answered within the objective.
+    /// Share of all offered requests that were answered within the objective, 0 to 1.
     pub attainment: f64,
-    /// Right answers within the objective per second of the run.
+    /// Good answers per second of the run: within the objective, and not known to be wrong.
     pub goodput_per_second: f64,
-    /// Answers that came within the run, per second of it.
+    /// Answers that came before the end of the run, per second of the run.
     pub throughput_per_second: f64,
-    /// Of answered requests; absent without any.
+    /// Latency of the answered requests, in milliseconds. Absent if none was answered.
     pub latency_ms: Option<Percentiles>,
-    /// Of the requests' bodies.
+    /// Length of all requests' bodies together, in bytes.
     pub sent_bytes: u64,
-    /// Of the answers' bodies.
+    /// Length of all answers' bodies together, in bytes.
     pub received_bytes: u64,
-    /// Of replicas; absent if nobody told.
-    pub usage: Option<Usage>,
+    /// Use of replicas. Absent if no metrics tell their number.
+    pub usage: Option<ReplicaUsage>,
 }
 
-/// Some seconds of a run, by scheduled send time.
+/// The figures of the requests whose scheduled send time lies in some consecutive seconds of a run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Row {
-    /// The first of them, since the start.
+    /// The first of these seconds, counted from 0 at the start of the run.
     pub second: usize,
-    /// How many they are.
+    /// Number of seconds.
     pub seconds: usize,
-    /// Requests scheduled in them.
+    /// Requests that were scheduled in these seconds.
     pub offered: usize,
-    /// Of those, answered within the objective.
+    /// Offered requests that were answered within the objective.
     pub within_objective: usize,
-    /// Of those, failed.
+    /// Offered requests that failed.
     pub failed: usize,
-    /// Of those answered; absent without any.
+    /// Latency of the answered requests, in milliseconds. Absent if none was answered.
     pub latency_ms: Option<Percentiles>,
 }
 
-/// A share in per cent. Shares are quotients: 407 of 500 is to be 81.4 %, not a rounding error less.
+/// A share (0 to 1) in per cent, rounded to 9 decimals: 407 of 500 must be 81.4 %, and not a rounding error less, since
+/// conditions compare it with what the user wrote.
 pub fn percent(share: f64) -> f64 {
     (1e11 * share).round() / 1e9
 }
 
-/// Of the answered.
+/// The latencies of the answered requests.
 pub fn latencies<'a>(samples: impl IntoIterator<Item = &'a Sample>) -> Latencies {
     samples.into_iter().filter(|sample| sample.is_answered()).map(|sample| sample.latency).collect()
 }
 
-/// Right, or not known to be wrong, and within `objective`.
+/// Number of good answers: within `objective`, and not known to be wrong.
 pub fn good(samples: &[Sample], objective: Duration) -> usize {
     samples.iter().filter(|sample| sample.is_good(objective)).count()
 }
 
-/// Sums a run of `length` up.
-pub fn summarise(samples: &[Sample], objective: Duration, length: Duration, usage: Option<Usage>) -> Summary {
+/// The figures of a run of this length.
+pub fn summarise(samples: &[Sample], objective: Duration, length: Duration, usage: Option<ReplicaUsage>) -> Summary {
     let mut errors = BTreeMap::new();
     let (mut labelled, mut right) = (0_usize, 0_usize);
     for sample in samples {
@@ -85,8 +86,8 @@ pub fn summarise(samples: &[Sample], objective: Duration, length: Duration, usag
     let failed = errors.values().sum::<usize>();
     let answered = samples.len() - failed;
     let within = samples.iter().filter(|sample| sample.is_within(objective)).count();
-    let came = samples.iter().filter(|sample| sample.is_answered() && sample.scheduled + sample.latency <= length);
-    let throughput = came.count();
+    let came_in_time = |sample: &&Sample| sample.is_answered() && sample.scheduled + sample.latency <= length;
+    let throughput = samples.iter().filter(came_in_time).count();
     let share = |part: usize, whole: usize| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
     let per_second = |count: usize| if length.is_zero() { 0.0 } else { count as f64 / length.as_secs_f64() };
     Summary {
@@ -105,7 +106,8 @@ pub fn summarise(samples: &[Sample], objective: Duration, length: Duration, usag
     }
 }
 
-/// Cuts a run into rows of `step` seconds, the last one shorter if need be; rows without requests are there too.
+/// The figures of a run in rows of `step` seconds. The last row may be shorter. Seconds without requests have a row,
+/// too.
 ///
 /// # Panics
 /// If `step` is zero.
@@ -159,13 +161,13 @@ mod tests {
     }
 
     #[test]
-    fn a_run_is_summed_up() {
+    fn a_run_is_summarised() {
         let summary = summarise(&run(), Duration::from_millis(500), Duration::from_secs(4), None);
         assert_eq!((summary.offered, summary.answered, summary.failed), (5, 4, 1));
         assert_eq!(summary.errors.get("queue_full"), Some(&1));
         assert_eq!(summary.attainment, 3.0 / 5.0);
         assert_eq!(summary.accuracy, Some(2.0 / 3.0));
-        // The right one in time and the unlabelled one.
+        // The right answer in time, and the answer to an image without a label.
         assert_eq!((summary.goodput_per_second, summary.throughput_per_second), (0.5, 1.0));
         assert_eq!((summary.sent_bytes, summary.received_bytes), (5000, 50));
         assert!(summary.latency_ms.is_some_and(|latency| (latency.max - 700.0).abs() < 1.0));

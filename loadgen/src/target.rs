@@ -1,4 +1,4 @@
-//! Where requests go and what stands in them, apart from their bodies.
+//! The server that is loaded: its address, and the parts of a request that are the same in all requests.
 
 use crate::payload::Payload;
 use anyhow::{Context, Result, ensure};
@@ -11,45 +11,46 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::net::TcpStream;
 
-/// For the first connection.
+/// Longest time for the connection that tests whether the server is there.
 const REACH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Who is asked, and how.
+/// The server, and the requests to it without their bodies.
 #[derive(Debug, Clone)]
 pub struct Target {
-    /// As the name resolved at the start; everything goes there.
+    /// The address that the URL's host resolved to at the start. All connections go there, without a proxy.
     pub address: SocketAddr,
-    /// For one request, from its scheduled send time.
+    /// Longest time for one request, from its scheduled send time to the whole answer.
     pub timeout: Duration,
     path: Uri,
     headers: HeaderMap,
 }
 
 impl Target {
-    /// Resolves the name and connects once, so that a run against nobody ends before it begins. `budget` is told to the
-    /// server with each request; `top_k` is added to the query.
+    /// Resolves the host of `uri` and connects once, so that a run without a server ends before it begins. The headers
+    /// in `extra` replace headers of loadgen's own. `budget` is sent to the server with each request as its timeout,
+    /// and `top_k` is added to the query.
     ///
     /// # Errors
-    /// When nobody is there.
-    pub async fn reach(
+    /// When `uri` is not usable, or no server listens there.
+    pub async fn connect(
         uri: &Uri,
         extra: &[(HeaderName, HeaderValue)],
         timeout: Duration,
         budget: Option<Duration>,
         top_k: Option<u32>,
     ) -> Result<Self> {
-        let place = place(uri)?;
-        let connecting = tokio::time::timeout(REACH_TIMEOUT, TcpStream::connect(&place));
-        let stream = connecting.await.with_context(|| format!("{place} did not answer within {REACH_TIMEOUT:?}"))?;
-        let stream = stream.with_context(|| format!("connect to {place}; does the dispatcher run there?"))?;
-        let address = stream.peer_addr().context("the address just connected to")?;
+        let host = host_and_port(uri)?;
+        let connecting = tokio::time::timeout(REACH_TIMEOUT, TcpStream::connect(&host));
+        let stream = connecting.await.with_context(|| format!("{host} did not answer within {REACH_TIMEOUT:?}"))?;
+        let stream = stream.with_context(|| format!("connect to {host}; does the dispatcher run there?"))?;
+        let address = stream.peer_addr().with_context(|| format!("read the address of the connection to {host}"))?;
 
         let mut headers = HeaderMap::new();
-        headers.insert(HOST, HeaderValue::from_str(&place)?);
+        headers.insert(HOST, HeaderValue::from_str(&host)?);
         if let Some(budget) = budget {
             headers.insert(header::TIMEOUT_MS, HeaderValue::from_str(&budget.as_millis().to_string())?);
         }
-        // Somebody's own take the place of these.
+        // `extend` alone would append to the headers that are there already.
         for (name, _) in extra {
             headers.remove(name);
         }
@@ -57,35 +58,36 @@ impl Target {
         Ok(Self { address, timeout, path: path(uri, top_k)?, headers })
     }
 
-    /// A request that carries `payload`.
+    /// A request with `payload` as its body.
     pub fn request(&self, payload: &Payload) -> Request<Full<Bytes>> {
         let mut request = Request::post(self.path.clone())
             .body(Full::new(payload.body.clone()))
-            .expect("checked parts make a request");
+            .expect("the method and the path are valid");
         request.headers_mut().clone_from(&self.headers);
         request.headers_mut().insert(CONTENT_TYPE, payload.content_type.clone());
         request
     }
 }
 
-/// `host:port` of a URL.
+/// The host and the port of a URL, as `host:port`.
 ///
 /// # Errors
-/// When it names no host, or is not plain HTTP.
-pub fn place(uri: &Uri) -> Result<String> {
+/// When the URL names no host, or its scheme is not `http`.
+pub fn host_and_port(uri: &Uri) -> Result<String> {
     ensure!(uri.scheme_str() == Some("http"), "--url ({uri}) must start with http://");
     let authority = uri.authority().with_context(|| format!("--url ({uri}) names no host"))?;
     ensure!(!authority.host().is_empty(), "--url ({uri}) names no host");
     Ok(format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(80)))
 }
 
+/// The path and the query of `uri`, with `top_k` added to the query.
 fn path(uri: &Uri, top_k: Option<u32>) -> Result<Uri> {
     let mut path = uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
     if let Some(top_k) = top_k {
         path.push(if uri.query().is_some() { '&' } else { '?' });
         path.push_str(&format!("top_k={top_k}"));
     }
-    path.parse().with_context(|| format!("the path of --url ({uri})"))
+    path.parse().with_context(|| format!("--url ({uri}) has no valid path"))
 }
 
 #[cfg(test)]
@@ -93,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_query_is_added_to() {
+    fn top_k_is_added_to_the_query() {
         let path = |uri: &str, top_k| path(&uri.parse().expect("a URI"), top_k).expect("a path").to_string();
         assert_eq!(path("http://a", None), "/");
         assert_eq!(path("http://a/predict", Some(3)), "/predict?top_k=3");
@@ -101,11 +103,11 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_a_host_and_a_port() {
-        let place = |uri: &str| place(&uri.parse().expect("a URI")).map_err(|error| error.to_string());
-        assert_eq!(place("http://a/predict").as_deref(), Ok("a:80"));
-        assert_eq!(place("http://user@[::1]:5052/predict").as_deref(), Ok("[::1]:5052"));
-        assert!(place("https://a/").expect_err("refused").contains("http://"));
-        assert!(place("/predict").expect_err("refused").contains("http://"));
+    fn the_default_port_is_80_and_other_schemes_are_refused() {
+        let address = |uri: &str| host_and_port(&uri.parse().expect("a URI")).map_err(|error| error.to_string());
+        assert_eq!(address("http://a/predict").as_deref(), Ok("a:80"));
+        assert_eq!(address("http://user@[::1]:5052/predict").as_deref(), Ok("[::1]:5052"));
+        assert!(address("https://a/").expect_err("refused").contains("http://"));
+        assert!(address("/predict").expect_err("refused").contains("http://"));
     }
 }

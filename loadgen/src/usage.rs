@@ -1,22 +1,22 @@
-//! PURE: what was seen of the replicas → what they cost.
+//! The number of replicas over a run, and its integral, replica-seconds, as the cost of the run. Pure.
 
-use crate::watch::Glimpse;
+use crate::server_metrics::ServerMetrics;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Who told how many replicas there were.
+/// The program whose number of replicas is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Source {
-    /// Asked for, which is what is paid for, starting ones included.
+pub enum CountedBy {
+    /// The scaler: replicas that it asks for. These are paid for, including those that are starting.
     Scaler,
-    /// In rotation.
+    /// The dispatcher: replicas in its rotation.
     Dispatcher,
 }
 
-impl Source {
-    /// What the replicas that it counts are.
-    pub fn word(self) -> &'static str {
+impl CountedBy {
+    /// The state of the counted replicas, in words.
+    pub fn description(self) -> &'static str {
         match self {
             Self::Scaler => "asked for",
             Self::Dispatcher => "in rotation",
@@ -24,39 +24,42 @@ impl Source {
     }
 }
 
-/// Replicas over a run.
+/// The use of replicas over a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Usage {
-    /// Who counted.
-    pub source: Source,
-    /// Their number, integrated over the run.
+pub struct ReplicaUsage {
+    /// The program that counted the replicas.
+    #[serde(rename = "source")]
+    pub counted_by: CountedBy,
+    /// Number of replicas, integrated over the run: replicas times seconds.
     pub replica_seconds: f64,
-    /// The most at once.
+    /// Largest number of replicas at one time.
     pub peak_replicas: f64,
-    /// How often their number changed.
+    /// How often the number of replicas changed.
     pub changes: usize,
-    /// Replica-seconds for 1000 right answers within the objective; absent without any.
+    /// Replica-seconds for 1000 good answers: right, and within the objective. Absent without good answers.
     pub replica_seconds_per_1000_good: Option<f64>,
 }
 
-impl Usage {
-    /// Of a run of `length` seconds with so many good answers; nothing if nobody told. A count holds until the next.
-    pub fn of(glimpses: &[Glimpse], length: f64, good: usize) -> Option<Self> {
-        let desired = |glimpse: &Glimpse| Some((glimpse.at_seconds, glimpse.desired_replicas?));
-        let ready = |glimpse: &Glimpse| Some((glimpse.at_seconds, glimpse.replicas?));
-        let mut source = Source::Scaler;
-        let mut counts: Vec<(f64, f64)> = glimpses.iter().filter_map(desired).collect();
+impl ReplicaUsage {
+    /// The usage over a run of `length` seconds with `good` good answers; `None` if no metrics tell the number of
+    /// replicas. Each number counts until the next one was read. The scaler's numbers are preferred to the
+    /// dispatcher's.
+    pub fn new(metrics: &[ServerMetrics], length: f64, good: usize) -> Option<Self> {
+        let desired = |metrics: &ServerMetrics| Some((metrics.at_seconds, metrics.desired_replicas?));
+        let ready = |metrics: &ServerMetrics| Some((metrics.at_seconds, metrics.replicas?));
+        let mut counted_by = CountedBy::Scaler;
+        let mut counts: Vec<(f64, f64)> = metrics.iter().filter_map(desired).collect();
         if counts.is_empty() {
-            source = Source::Dispatcher;
-            counts = glimpses.iter().filter_map(ready).collect();
+            counted_by = CountedBy::Dispatcher;
+            counts = metrics.iter().filter_map(ready).collect();
         }
-        // What was seen first held since the start.
+        // The first number counts from the start of the run.
         counts.first_mut()?.0 = 0.0;
         let ends = counts.iter().skip(1).map(|&(at, _)| at).chain([length]);
         let spans = counts.iter().zip(ends).map(|(&(from, count), to)| (to.min(length) - from.min(length)) * count);
         let replica_seconds = spans.sum::<f64>();
         Some(Self {
-            source,
+            counted_by,
             replica_seconds,
             peak_replicas: counts.iter().map(|&(_, count)| count).fold(0.0, f64::max),
             changes: counts.windows(2).filter(|pair| pair[0].1 != pair[1].1).count(),
@@ -69,24 +72,22 @@ impl Usage {
 mod tests {
     use super::*;
 
-    fn glimpse(at_seconds: f64, replicas: Option<f64>, desired_replicas: Option<f64>) -> Glimpse {
-        Glimpse { at_seconds, queue_length: None, replicas, desired_replicas }
+    fn metrics(at_seconds: f64, replicas: Option<f64>, desired_replicas: Option<f64>) -> ServerMetrics {
+        ServerMetrics { at_seconds, queue_length: None, replicas, desired_replicas }
     }
 
     #[test]
-    fn what_is_asked_for_counts_before_what_is_ready() {
-        let glimpses =
-            [glimpse(0.5, Some(1.0), Some(1.0)), glimpse(4.0, Some(1.0), Some(3.0)), glimpse(8.0, None, None)];
-        let usage = Usage::of(&glimpses, 10.0, 500).expect("there are counts");
-        assert_eq!((usage.source, usage.peak_replicas, usage.changes), (Source::Scaler, 3.0, 1));
+    fn desired_replicas_count_before_ready_ones() {
+        let both = [metrics(0.5, Some(1.0), Some(1.0)), metrics(4.0, Some(1.0), Some(3.0)), metrics(8.0, None, None)];
+        let usage = ReplicaUsage::new(&both, 10.0, 500).expect("there are counts");
+        assert_eq!((usage.counted_by, usage.peak_replicas, usage.changes), (CountedBy::Scaler, 3.0, 1));
         assert_eq!((usage.replica_seconds, usage.replica_seconds_per_1000_good), (4.0 + 18.0, Some(44.0)));
-        let ready: Vec<Glimpse> =
-            glimpses.iter().map(|glimpse| Glimpse { desired_replicas: None, ..*glimpse }).collect();
-        let usage = Usage::of(&ready, 10.0, 0).expect("there are counts");
-        assert_eq!((usage.source, usage.replica_seconds), (Source::Dispatcher, 10.0));
+        let ready = both.map(|metrics| ServerMetrics { desired_replicas: None, ..metrics });
+        let usage = ReplicaUsage::new(&ready, 10.0, 0).expect("there are counts");
+        assert_eq!((usage.counted_by, usage.replica_seconds), (CountedBy::Dispatcher, 10.0));
         assert_eq!(usage.replica_seconds_per_1000_good, None);
-        assert_eq!(Usage::of(&[glimpse(1.0, None, None)], 10.0, 1), None);
-        // What was seen after the end does not count.
-        assert_eq!(Usage::of(&ready, 2.0, 1).expect("there are counts").replica_seconds, 2.0);
+        assert_eq!(ReplicaUsage::new(&[metrics(1.0, None, None)], 10.0, 1), None);
+        // Metrics from after the end do not count.
+        assert_eq!(ReplicaUsage::new(&ready, 2.0, 1).expect("there are counts").replica_seconds, 2.0);
     }
 }

@@ -1,24 +1,28 @@
-//! The pages in a real browser, without a network: plots are drawn, nothing complains, and they are small.
+//! Opens the HTML pages in a real browser without a network. All plots must be drawn, the console must have no message,
+//! and the pages must be small.
 
 use loadgen::compare::{Comparison, Run};
-use loadgen::measure::Measured;
-use loadgen::payload::Form;
+use loadgen::measure::Measurement;
+use loadgen::payload::BodyFormat;
 use loadgen::report::{Report, Setup, html};
 use loadgen::sample::{Outcome, Sample};
-use loadgen::watch::Glimpse;
+use loadgen::server_metrics::ServerMetrics;
+use std::fs::File;
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 use workload::Workload;
 use workload::arrivals::{self, Process};
 
-/// As long as the course task's workload.
+/// Length of the runs: that of loadgen/workloads/course.txt.
 const SECONDS: u64 = 630;
 
 const MAX_PAGE_BYTES: usize = 2_000_000;
 
-/// A run of that length whose latency comes and goes, some of it failed.
-fn report(slower: u64) -> Report {
+/// The report of a run whose latency rises and falls, and of which some requests fail. All latencies are multiplied by
+/// `slowness`.
+fn report(slowness: u64) -> Report {
     let load: Vec<f64> = (0..SECONDS).map(|second| 12.0 + 10.0 * (second as f64 / 60.0).sin()).collect();
     let schedule = arrivals::schedule(&Workload { per_second: load }, Process::Poisson, 1);
     let sample = |(index, scheduled): (usize, Duration)| {
@@ -29,18 +33,18 @@ fn report(slower: u64) -> Report {
         } else {
             Outcome::Answered { right: Some(true) }
         };
-        let latency = Duration::from_secs_f64(wave * slower as f64 / 1e3);
+        let latency = Duration::from_secs_f64(wave * slowness as f64 / 1e3);
         Sample { scheduled, send_delay: Duration::ZERO, latency, sent_bytes: 38_000, received_bytes: 300, outcome }
     };
-    let glimpse = |second: u64| Glimpse {
+    let metrics = |second: u64| ServerMetrics {
         at_seconds: second as f64 + 0.3,
         queue_length: Some((second % 90) as f64 / 9.0),
         replicas: Some(1.0 + (second / 100 % 3) as f64),
         desired_replicas: Some(1.0 + ((second + 3) / 100 % 3) as f64),
     };
-    let measured = Measured {
+    let measurement = Measurement {
         samples: schedule.into_iter().enumerate().map(sample).collect(),
-        glimpses: (0..SECONDS).map(glimpse).collect(),
+        server_metrics: (0..SECONDS).map(metrics).collect(),
         length: Duration::from_secs(SECONDS),
         unfinished: 0,
         is_complete: true,
@@ -53,34 +57,36 @@ fn report(slower: u64) -> Report {
         load: "a wave".into(),
         arrivals: Some(Process::Poisson),
         seed: 1,
-        pictures: 120,
-        skipped_pictures: 0,
-        form: Form::Raw,
+        images: 120,
+        skipped_images: 0,
+        body_format: BodyFormat::Raw,
         objective_ms: 500.0,
         warmup_seconds: 0.0,
         length_seconds: SECONDS as f64,
     };
-    Report::new(setup, &measured, &["p95<100ms".parse().expect("a condition")], None)
+    Report::new(setup, &measurement, &["p95<100ms".parse().expect("a condition")], None)
 }
 
+/// The path of a Chromium browser on this machine; `None` if there is none.
 fn chromium() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let names = ["chromium", "chromium-browser", "google-chrome"];
     std::env::split_paths(&path).flat_map(|folder| names.map(|name| folder.join(name))).find(|file| file.is_file())
 }
 
-/// What the browser makes of a page, and what it has to say; or its picture, in `picture`.
-fn open(browser: &Path, page: &Path, picture: Option<&Path>) -> (String, String) {
+/// Opens `page` in the browser. Returns the resulting HTML and the browser's messages. With `screenshot`, an image of
+/// the page is written to that file instead, and the HTML is empty.
+fn open(browser: &Path, page: &Path, screenshot: Option<&Path>) -> (String, String) {
     let profile = tempfile::tempdir().expect("a temporary folder");
     let mut command = Command::new(browser);
     command
         .args(["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1100,3000"])
         .args(["--enable-logging=stderr", "--virtual-time-budget=5000", "--disable-dev-shm-usage"])
-        // Nobody is there to be asked for anything.
+        // No host can be resolved, so a page that fetches anything fails.
         .arg("--host-resolver-rules=MAP * ~NOTFOUND")
         .arg(format!("--user-data-dir={}", profile.path().display()));
-    match picture {
-        Some(picture) => command.arg(format!("--screenshot={}", picture.display())),
+    match screenshot {
+        Some(file) => command.arg(format!("--screenshot={}", file.display())),
         None => command.arg("--dump-dom"),
     };
     let output = command.arg(format!("file://{}", page.display())).output().expect("the browser starts");
@@ -88,7 +94,7 @@ fn open(browser: &Path, page: &Path, picture: Option<&Path>) -> (String, String)
     (String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-/// Opens a page with so many plots and checks that these colours are in its picture.
+/// Checks that `page` has this number of plots, and that its screenshot contains these colours.
 fn check(browser: &Path, name: &str, page: &str, plots: usize, colours: &[[u8; 3]]) {
     println!("{name}: {} bytes", page.len());
     assert!(page.len() <= MAX_PAGE_BYTES, "{name} has {} bytes", page.len());
@@ -96,30 +102,42 @@ fn check(browser: &Path, name: &str, page: &str, plots: usize, colours: &[[u8; 3
         assert!(!page.contains(reference), "{name} refers to something by {reference}");
     }
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let (file, picture) = (folder.path().join("page.html"), folder.path().join("page.png"));
+    let (file, screenshot) = (folder.path().join("page.html"), folder.path().join("page.png"));
     std::fs::write(&file, page).expect("written");
-    let (dom, said) = open(browser, &file, None);
-    assert!(dom.contains(&format!("data-plots=\"{plots}\"")), "{name} has not {plots} plots; the browser said: {said}");
-    assert!(!said.contains("CONSOLE"), "{name}: {said}");
-    let (_, said) = open(browser, &file, Some(&picture));
-    let pixels = image::open(&picture).unwrap_or_else(|error| panic!("{error}: {said}")).to_rgb8();
+    let (dom, messages) = open(browser, &file, None);
+    assert!(
+        dom.contains(&format!("data-plots=\"{plots}\"")),
+        "{name} does not have {plots} plots; messages of the browser: {messages}"
+    );
+    assert!(!messages.contains("CONSOLE"), "{name}: {messages}");
+    let (_, messages) = open(browser, &file, Some(&screenshot));
+    let pixels = read_png(&screenshot).unwrap_or_else(|error| panic!("{error}: {messages}"));
     for colour in colours {
-        let found = pixels.pixels().filter(|pixel| pixel.0 == *colour).count();
+        let found = pixels.iter().filter(|pixel| *pixel == colour).count();
         assert!(found > 150, "{name}: {found} pixels of {colour:?}");
     }
 }
 
+/// The pixels of a PNG file, row by row, without their alpha.
+fn read_png(path: &Path) -> Result<Vec<[u8; 3]>, Box<dyn std::error::Error>> {
+    let mut reader = png::Decoder::new(BufReader::new(File::open(path)?)).read_info()?;
+    let mut bytes = vec![0; reader.output_buffer_size().ok_or("the image is too large")?];
+    let info = reader.next_frame(&mut bytes)?;
+    let samples = info.color_type.samples();
+    Ok(bytes[..info.buffer_size()].chunks_exact(samples).map(|pixel| [pixel[0], pixel[1], pixel[2]]).collect())
+}
+
 #[test]
-fn pages_show_their_plots_offline() {
+fn pages_draw_their_plots_without_a_network() {
     let Some(browser) = chromium() else {
-        eprintln!("skipped: there is no Chromium here");
+        eprintln!("skipped: no Chromium is installed (apt-get install chromium)");
         return;
     };
     let (blue, red, green, yellow) = ([0x3b, 0x6f, 0xd4], [0xc8, 0x37, 0x2d], [0x2a, 0x9d, 0x5c], [0xd9, 0x8e, 0x04]);
     let violet = [0x7a, 0x4f, 0xc0];
     // Load, latency, replicas, queue, percentiles.
     check(&browser, "a report", &html::page(&report(1)), 5, &[blue, red, green, yellow, violet]);
-    let runs = (1..=8).map(|slower| Run { name: format!("run {slower}"), report: report(slower) }).collect();
+    let runs = (1..=8).map(|slowness| Run { name: format!("run {slowness}"), report: report(slowness) }).collect();
     let comparison = html::comparison(&Comparison { goal: 99.0, runs });
     check(&browser, "a comparison", &comparison, 4, &[blue, red, green, yellow, violet]);
 }

@@ -1,8 +1,8 @@
-//! The program as people use it: bad input, servers that misbehave, Ctrl-C, exit statuses, files, the live screen.
+//! The program as its users see it: bad input, servers that misbehave, Ctrl-C, exit statuses, files, the live screen.
 
 mod common;
 
-use common::{complaint, program, record, run};
+use common::{program, record, run, stderr};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::io::{Read, Write};
@@ -11,19 +11,21 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// What the contract asks for.
-const ANSWER: &str = r#"{"success":true,"prediction":{"class_index":0,"label":"plain circle","confidence":0.9},"predictions":[],"model":"m","replica":"r","timing_ms":{"queue":0,"decode":0,"batch":0,"inference":0,"total":0}}"#;
+/// The body of an answer that agrees with the contract.
+const ANSWER: &str = r#"{"success":true,"prediction":{"class_index":0,"label":"plain circle","confidence":0.9},
+    "predictions":[],"model":"m","replica":"r",
+    "timing_ms":{"queue":0,"decode":0,"batch":0,"inference":0,"total":0}}"#;
 
-/// A server that answers every connection with whatever this writes.
+/// Starts a server that calls `answer` for every connection, after it has read some of the request. Returns its URL.
 fn answering(answer: impl Fn(&mut TcpStream) + Send + Sync + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = listener.local_addr().expect("it has an address");
+    let address = listener.local_addr().expect("the listener has an address");
     let answer = std::sync::Arc::new(answer);
     std::thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
             let answer = answer.clone();
             std::thread::spawn(move || {
-                // Some of the request, so that the answer is one.
+                // An answer before the request would be an error of HTTP.
                 let _read = stream.read(&mut [0; 1024]);
                 answer(&mut stream);
             });
@@ -33,7 +35,7 @@ fn answering(answer: impl Fn(&mut TcpStream) + Send + Sync + 'static) -> String 
 }
 
 #[test]
-fn what_makes_a_run_impossible_is_named_before_it_begins() {
+fn errors_before_a_run_name_their_reason_and_send_nothing() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = |name: &str| folder.path().join(name).display().to_string();
     std::fs::write(path("bad.txt"), "5 5\n5 five 5\n").expect("written");
@@ -49,7 +51,7 @@ fn what_makes_a_run_impossible_is_named_before_it_begins() {
         (1, vec!["--url=http://no-such-host.invalid/".into()], vec!["connect to no-such-host.invalid:80"]),
         (1, vec!["--url=https://a/".into()], vec!["http://"]),
         (1, vec!["--json".into(), path("no/such/folder.json")], vec!["no/such/folder.json"]),
-        (2, vec!["--threshold=p95<5".into()], vec!["\"5\" is no time", "p95<500ms"]),
+        (2, vec!["--threshold=p95<5".into()], vec!["\"5\" is not a time", "p95<500ms"]),
         (2, vec!["--header=nonsense".into()], vec!["Name: value"]),
         (2, vec!["--form=xml".into()], vec!["raw, multipart, json"]),
         (2, vec!["--size=3".into()], vec!["between 16 and"]),
@@ -64,17 +66,18 @@ fn what_makes_a_run_impossible_is_named_before_it_begins() {
         if !flags[0].starts_with("--url") {
             command.args(["--url", &url]);
         }
-        let output = command.args(if has_workload { &[][..] } else { &rate }).args(&flags).output().expect("it runs");
-        let said = complaint(&output);
-        assert_eq!(output.status.code(), Some(status), "{flags:?}: {said}");
-        assert!(words.iter().all(|word| said.contains(word)), "{flags:?}: {said}");
-        assert!(!said.contains("panicked"), "{said}");
+        let output =
+            command.args(if has_workload { &[][..] } else { &rate }).args(&flags).output().expect("the program runs");
+        let error = stderr(&output);
+        assert_eq!(output.status.code(), Some(status), "{flags:?}: {error}");
+        assert!(words.iter().all(|word| error.contains(word)), "{flags:?}: {error}");
+        assert!(!error.contains("panicked"), "{error}");
     }
-    assert!(arrivals.times().is_empty(), "nothing was sent");
+    assert!(arrivals.times().is_empty(), "requests were sent");
 }
 
 #[test]
-fn servers_that_misbehave_make_failures_with_a_name() {
+fn each_misbehaviour_of_a_server_has_its_error_code() {
     let write = |text: &'static str| answering(move |stream| drop(stream.write_all(text.as_bytes())));
     let cases = [
         (write("what?\r\n\r\n"), "invalid_http"),
@@ -102,7 +105,7 @@ fn servers_that_misbehave_make_failures_with_a_name() {
 }
 
 #[test]
-fn ctrl_c_leaves_a_report_that_is_marked_partial() {
+fn ctrl_c_ends_a_run_with_a_report_that_is_marked_partial() {
     let (url, arrivals) = record(None);
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = |name: &str| folder.path().join(name);
@@ -116,10 +119,10 @@ fn ctrl_c_leaves_a_report_that_is_marked_partial() {
         .spawn()
         .expect("loadgen starts");
     until("requests arrive", || arrivals.times().len() > 40);
-    let asked = Instant::now();
-    kill_process(Pid::from_child(&load), Signal::INT).expect("it is ours");
-    let output = load.wait_with_output().expect("it ends");
-    assert!(asked.elapsed() < Duration::from_secs(10));
+    let stopped_at = Instant::now();
+    kill_process(Pid::from_child(&load), Signal::INT).expect("loadgen is a child of this test");
+    let output = load.wait_with_output().expect("the program ends");
+    assert!(stopped_at.elapsed() < Duration::from_secs(10));
     assert_eq!(output.status.code(), Some(130));
     assert!(String::from_utf8_lossy(&output.stdout).starts_with("PARTIAL"), "{output:?}");
     let report: Value = serde_json::from_slice(&std::fs::read(file("run.json")).expect("written")).expect("JSON");
@@ -141,12 +144,12 @@ fn ctrl_c_does_not_wait_for_a_server_that_never_answers() {
         .arg(&json)
         .spawn()
         .expect("loadgen starts");
-    // Until after the last was sent.
+    // The last request is sent before this wait is over.
     std::thread::sleep(Duration::from_secs(2));
-    let asked = Instant::now();
-    kill_process(Pid::from_child(&load), Signal::TERM).expect("it is ours");
-    let output = load.wait_with_output().expect("it ends");
-    assert!(asked.elapsed() < Duration::from_secs(10));
+    let stopped_at = Instant::now();
+    kill_process(Pid::from_child(&load), Signal::TERM).expect("loadgen is a child of this test");
+    let output = load.wait_with_output().expect("the program ends");
+    assert!(stopped_at.elapsed() < Duration::from_secs(10));
     assert_eq!(output.status.code(), Some(130));
     let report: Value = serde_json::from_slice(&std::fs::read(&json).expect("written")).expect("JSON");
     assert_eq!(report["summary"]["offered"], 0);
@@ -154,15 +157,31 @@ fn ctrl_c_does_not_wait_for_a_server_that_never_answers() {
 }
 
 #[test]
+fn proxies_from_the_environment_are_not_used() {
+    let unused = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
+    let (url, arrivals) = record(None);
+    let mut command = program();
+    for name in ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"] {
+        command.env(name, format!("http://{unused}"));
+    }
+    let output = command
+        .args(["run", "--rate=20", "--duration=1s", "--generate=3", "--threshold=errors<=0", "--url", &url])
+        .output()
+        .expect("the program runs");
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(!arrivals.times().is_empty());
+}
+
+#[test]
 fn thresholds_decide_the_exit_status() {
     let (url, _arrivals) = record(None);
     let common = ["--url", url.as_str(), "--rate=50", "--duration=1s"];
     let held = run(&[&common[..], &["--threshold=p95<5s", "--threshold=errors<=0"]].concat());
-    assert_eq!(held.status, Some(0), "{}", complaint(&held.output));
+    assert_eq!(held.status, Some(0), "{}", stderr(&held.output));
     let breached = run(&[&common[..], &["--threshold=p95<5s", "--threshold=goodput>1000"]].concat());
     assert_eq!(breached.status, Some(99));
-    let said = String::from_utf8_lossy(&breached.output.stdout).into_owned();
-    assert!(said.contains("p95<5s: held") && said.contains("goodput>1000: breached"), "{said}");
+    let text = String::from_utf8_lossy(&breached.output.stdout).into_owned();
+    assert!(text.contains("p95<5s: held") && text.contains("goodput>1000: breached"), "{text}");
     assert_eq!(breached.report["thresholds"][1]["held"], false);
 }
 
@@ -182,12 +201,13 @@ fn too_few_connections_make_late_sends_and_an_invalid_report() {
 }
 
 #[test]
-fn a_search_finds_what_the_server_can_do() {
-    // One after the other, 5 ms and a little more each: not quite 200/s, whatever comes.
-    let turn = std::sync::Mutex::new(());
+fn a_search_finds_the_capacity_of_the_server() {
+    // The server answers one request after the other, each in a little more than 5 ms: somewhat less than 200 per
+    // second.
+    let one_at_a_time = std::sync::Mutex::new(());
     let url = answering(move |stream| {
         {
-            let _turn = turn.lock().expect("nobody panics");
+            let _guard = one_at_a_time.lock().expect("no thread panics");
             std::thread::sleep(Duration::from_millis(5));
         }
         let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", ANSWER.len());
@@ -200,8 +220,8 @@ fn a_search_finds_what_the_server_can_do() {
         .args(["--arrivals=uniform", "--generate=3", "--size=32", "--url", &url, "--json"])
         .arg(&json)
         .output()
-        .expect("it runs");
-    assert_eq!(output.status.code(), Some(0), "{}", complaint(&output));
+        .expect("the program runs");
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let found: Value = serde_json::from_slice(&std::fs::read(&json).expect("written")).expect("JSON");
     let number = |name: &str| found[name].as_f64().expect("a number");
     let (rate, fails) = (number("requests_per_second"), number("fails_at"));
@@ -211,7 +231,7 @@ fn a_search_finds_what_the_server_can_do() {
 }
 
 #[test]
-fn every_file_is_written_and_says_the_same() {
+fn all_files_of_a_run_agree() {
     let (url, _arrivals) = record(None);
     let folder = tempfile::tempdir().expect("a temporary folder");
     let csv = folder.path().join("seconds.csv");
@@ -234,26 +254,31 @@ fn every_file_is_written_and_says_the_same() {
     let other = folder.path().join("other.json");
     let text = std::fs::read_to_string(&report).expect("written").replace("\"name\": \"x\"", "\"name\": \"y\"");
     std::fs::write(&other, text).expect("written");
-    let output =
-        program().args(["compare"]).args([&report, &other]).arg("--html").arg(&html).output().expect("it runs");
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success() && said.contains("x did best with 100.00 %"), "{said}{}", complaint(&output));
+    let output = program()
+        .args(["compare"])
+        .args([&report, &other])
+        .arg("--html")
+        .arg(&html)
+        .output()
+        .expect("the program runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && text.contains("x did best with 100.00 %"), "{text}{}", stderr(&output));
     assert!(std::fs::read_to_string(&html).expect("written").contains("x did best"));
 }
 
 #[test]
-fn pipes_get_no_screen_and_plain_lines_if_asked() {
+fn without_a_terminal_nothing_is_shown_or_plain_lines_with_no_tui() {
     let (url, _arrivals) = record(None);
     let common = ["run", "--url", &url, "--rate=20", "--generate=3"];
-    let quiet = program().args(common).arg("--duration=1s").output().expect("it runs");
-    assert_eq!(complaint(&quiet), "");
-    let lines = program().args(common).args(["--duration=6s", "--no-tui"]).output().expect("it runs");
-    let said = complaint(&lines);
-    assert!(said.contains("of 6 s  ") && said.contains("% within 500 ms"), "{said}");
+    let quiet = program().args(common).arg("--duration=1s").output().expect("the program runs");
+    assert_eq!(stderr(&quiet), "");
+    let lines = program().args(common).args(["--duration=6s", "--no-tui"]).output().expect("the program runs");
+    let text = stderr(&lines);
+    assert!(text.contains("of 6 s  ") && text.contains("% within 500 ms"), "{text}");
 }
 
 #[test]
-fn a_reader_who_goes_early_costs_no_results() {
+fn a_reader_that_closes_its_pipe_early_costs_no_results() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let json = folder.path().join("run.json");
     let (reader, writer) = std::io::pipe().expect("a pipe");
@@ -264,13 +289,13 @@ fn a_reader_who_goes_early_costs_no_results() {
         .arg(&json)
         .stdout(writer)
         .output()
-        .expect("it runs");
-    assert_eq!((output.status.code(), complaint(&output)), (Some(0), String::new()));
+        .expect("the program runs");
+    assert_eq!((output.status.code(), stderr(&output)), (Some(0), String::new()));
     assert!(std::fs::read_to_string(&json).expect("written").contains("\"attainment\": 1.0"));
 }
 
 #[test]
-fn nothing_answered_has_no_latency() {
+fn a_run_without_answers_has_no_latency() {
     let url = answering(|stream| drop(stream.write_all(b"HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n")));
     let run = run(&["--url", &url, "--rate=10", "--duration=1s"]);
     assert!(run.report["summary"]["latency_ms"].is_null());
@@ -279,9 +304,10 @@ fn nothing_answered_has_no_latency() {
 }
 
 #[test]
-fn the_screen_comes_and_goes_in_a_terminal_and_q_stops_the_run() {
-    if !Path::new("/usr/bin/script").exists() {
-        eprintln!("skipped: script(1), which makes a terminal, is not installed");
+fn a_terminal_shows_the_screen_and_q_stops_the_run() {
+    // Other systems have a script(1) with other flags.
+    if !cfg!(target_os = "linux") || !Path::new("/usr/bin/script").exists() {
+        eprintln!("skipped: script(1) of util-linux, which makes a terminal, is not installed");
         return;
     }
     let (url, arrivals) = record(None);
@@ -296,22 +322,24 @@ fn the_screen_comes_and_goes_in_a_terminal_and_q_stops_the_run() {
         .spawn()
         .expect("script starts");
     until("requests arrive", || arrivals.times().len() > 50);
-    script.stdin.take().expect("it is piped").write_all(b"q").expect("it reads");
-    let output = script.wait_with_output().expect("it ends");
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    let (enter, leave) = (said.find("\u{1b}[?1049h"), said.find("\u{1b}[?1049l"));
-    assert!(enter.is_some() && enter < leave, "{said:?}");
-    let (screen, after) = said.split_at(leave.expect("it left"));
+    script.stdin.take().expect("standard input is piped").write_all(b"q").expect("script reads its input");
+    let output = script.wait_with_output().expect("the program ends");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    // The escape sequences that enter and leave the alternate screen.
+    let (enter, leave) = (text.find("\u{1b}[?1049h"), text.find("\u{1b}[?1049l"));
+    assert!(enter.is_some() && enter < leave, "{text:?}");
+    let (screen, after) = text.split_at(leave.expect("checked above"));
     for word in ["in flight", "latency,", "highest"] {
         assert!(screen.contains(word), "{word} is not in {screen:?}");
     }
     assert!(after.contains("PARTIAL") && after.contains("status 130"), "{after:?}");
 }
 
-fn until(what: &str, done: impl Fn() -> bool) {
+/// Waits until `done` is true, for 20 s at most. `event` describes it for the error message.
+fn until(event: &str, done: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !done() {
-        assert!(Instant::now() < deadline, "not within 20 s: {what}");
+        assert!(Instant::now() < deadline, "not within 20 s: {event}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -1,5 +1,5 @@
-//! Runs against a server that knows when each request came: what is sent is what was scheduled, and what is reported is
-//! what happened.
+//! Runs against a server that records when each request arrives. The requests must arrive as scheduled, and the report
+//! must agree with the log of the requests.
 
 mod common;
 
@@ -8,7 +8,8 @@ use std::time::Duration;
 use workload::Workload;
 use workload::arrivals::{self, Process};
 
-/// Largest distance between the distribution of `gaps` and the exponential one with this mean (Kolmogorov, Smirnov).
+/// The Kolmogorov–Smirnov distance: the largest difference between the distribution function of `gaps` and that of the
+/// exponential distribution with this mean. Both are in seconds.
 fn distance_from_exponential(mut gaps: Vec<f64>, mean: f64) -> f64 {
     gaps.sort_by(f64::total_cmp);
     let n = gaps.len() as f64;
@@ -20,15 +21,15 @@ fn distance_from_exponential(mut gaps: Vec<f64>, mean: f64) -> f64 {
 }
 
 #[test]
-fn the_server_sees_every_request_of_the_schedule_with_exponential_gaps() {
+fn the_server_receives_every_scheduled_request_with_exponential_gaps() {
     let (url, arrivals) = record(None);
     let run = run(&["--url", &url, "--rate=150", "--duration=8s", "--seed=4"]);
     let schedule = arrivals::schedule(&Workload::constant(150.0, Duration::from_secs(8)), Process::Poisson, 4);
-    let seen = arrivals.times();
-    assert_eq!((run.status, seen.len()), (Some(0), schedule.len()), "{}", common::complaint(&run.output));
+    let received = arrivals.times();
+    assert_eq!((run.status, received.len()), (Some(0), schedule.len()), "{}", common::stderr(&run.output));
     assert_eq!(run.report["summary"]["answered"], schedule.len());
-    let gaps: Vec<f64> = seen.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64()).collect();
-    // Chance exceeds this once in a hundred times.
+    let gaps: Vec<f64> = received.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64()).collect();
+    // By chance, the distance exceeds this bound once in 100 times.
     let bound = 1.63 / (gaps.len() as f64).sqrt();
     let distance = distance_from_exponential(gaps, 1.0 / 150.0);
     assert!(distance < bound, "{distance} is not below {bound}");
@@ -38,11 +39,11 @@ fn the_server_sees_every_request_of_the_schedule_with_exponential_gaps() {
 }
 
 #[test]
-fn a_server_that_stands_still_shows_it_in_every_request_scheduled_meanwhile() {
+fn a_stalled_server_delays_every_request_that_is_scheduled_meanwhile() {
     let length = Duration::from_secs(1);
     let (url, _arrivals) = record(Some((Duration::from_millis(995), length)));
     let run = run(&["--url", &url, "--rate=100", "--duration=3s", "--arrivals=uniform"]);
-    // The first is sent after 5 ms, the one that comes a second later is the first to wait.
+    // The first request is sent after 5 ms. The one that is sent a second later is the first to wait.
     let from = Duration::from_millis(1005);
     let meanwhile: Vec<_> = run
         .requests
@@ -56,11 +57,11 @@ fn a_server_that_stands_still_shows_it_in_every_request_scheduled_meanwhile() {
     }
     let before = run.requests.iter().filter(|request| request.scheduled < from - Duration::from_millis(5));
     let worst = before.map(|request| request.latency).max().expect("some were sent before");
-    assert!(worst < Duration::from_millis(500), "{worst:?} before the server stood still");
+    assert!(worst < Duration::from_millis(500), "{worst:?} before the server stalled");
 }
 
 #[test]
-fn percentiles_are_those_of_the_log() {
+fn reported_percentiles_are_those_of_the_request_log() {
     let (url, _arrivals) = record(Some((Duration::from_millis(500), Duration::from_millis(300))));
     let run = run(&["--url", &url, "--rate=300", "--duration=3s", "--arrivals=gamma:2"]);
     let mut latencies: Vec<f64> = run.requests.iter().map(|request| request.latency.as_secs_f64() * 1e3).collect();
@@ -68,7 +69,7 @@ fn percentiles_are_those_of_the_log() {
     for (name, quantile) in [("p50", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99), ("p999", 0.999), ("max", 1.0)] {
         let rank = (quantile * latencies.len() as f64).ceil() as usize;
         let (exact, reported) = (latencies[rank - 1], run.report["summary"]["latency_ms"][name].as_f64());
-        let reported = reported.expect("there is one");
+        let reported = reported.expect("the report has this percentile");
         assert!((reported / exact - 1.0).abs() <= 1e-3, "{name}: {reported} is not {exact}");
     }
     let within = latencies.iter().filter(|&&latency| latency <= 500.0).count() as f64 / latencies.len() as f64;
@@ -76,14 +77,14 @@ fn percentiles_are_those_of_the_log() {
 }
 
 #[test]
-fn a_replayed_file_is_followed_second_by_second_and_its_warm_up_counts_nowhere() {
+fn a_replayed_file_is_followed_second_by_second_and_no_figure_contains_its_warm_up() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("workload.txt");
     std::fs::write(&file, "3 0\t9 # a comment\n\n 4").expect("written");
     let (url, arrivals) = record(None);
     let workload = format!("--workload={}", file.display());
     let run = run(&["--url", &url, &workload, "--arrivals=replayed", "--warmup=1s", "--repeat=2", "--time-scale=0.5"]);
-    // Halves of four seconds, twice: (3 + 0) / 2 and (9 + 4) / 2, of which replaying keeps the sums whole.
+    // Four seconds become two, (3 + 0) / 2 and (9 + 4) / 2, and are played twice. Replaying rounds the sums.
     let offered: Vec<u64> = run.report["seconds"]
         .as_array()
         .expect("rows")
@@ -92,12 +93,12 @@ fn a_replayed_file_is_followed_second_by_second_and_its_warm_up_counts_nowhere()
         .collect();
     assert_eq!((offered.iter().sum::<u64>(), offered.len()), (16, 4), "{offered:?}");
     assert_eq!(run.requests.len(), 16);
-    let warm = arrivals.times().len() - 16;
-    assert!((1..=2).contains(&warm), "{warm} in a warm-up of 1.5/s");
+    let in_warmup = arrivals.times().len() - 16;
+    assert!((1..=2).contains(&in_warmup), "{in_warmup} requests in a warm-up of 1.5/s");
 }
 
 #[test]
-fn a_closed_loop_keeps_as_many_on_their_way_as_it_is_told() {
+fn a_closed_load_sends_one_request_after_the_other() {
     let (url, arrivals) = record(None);
     let run = run(&["--url", &url, "--closed=3", "--duration=500ms"]);
     assert_eq!(run.status, Some(0));

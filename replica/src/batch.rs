@@ -1,86 +1,88 @@
-//! Which of the waiting pictures go through the model together. Knows deadlines and how long a pass takes; knows nothing of
-//! threads, pictures or models, and is told the time.
+//! Decides which waiting images pass the model together. Pure: it knows deadlines and the mean times of passes, takes
+//! the present time as an argument, and knows nothing of threads, pixels or models.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Weight of a new time in the running mean of passes of its size.
-const NEW: f64 = 0.1;
+/// Weight of a new pass in the exponentially weighted mean of passes of its size.
+const NEW_PASS_WEIGHT: f64 = 0.1;
 
-/// Pictures, or whatever stands for them, in order of arrival.
+/// The waiting images, each represented by a `T`, in order of arrival.
 #[derive(Debug)]
 pub struct Batcher<T> {
     waiting: VecDeque<Waiting<T>>,
+    /// The longest time that an image is held so that others may join it.
     wait: Duration,
-    /// Mean seconds of a pass of one, two, … pictures.
+    /// Mean seconds of a pass of one image, two images, …, up to the largest batch.
     times: Vec<f64>,
 }
 
+/// One waiting image.
 #[derive(Debug)]
 struct Waiting<T> {
     since: Instant,
     deadline: Instant,
-    picture: T,
+    image: T,
 }
 
-/// What is taken together.
+/// The images that are taken from the queue at once.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Batch<T> {
-    /// To be computed, oldest first.
-    pub pictures: Vec<T>,
-    /// Whose deadline has passed.
+    /// The images for one forward pass, oldest first.
+    pub images: Vec<T>,
+    /// The images whose deadlines have passed; they are not computed.
     pub expired: Vec<T>,
 }
 
 impl<T> Batcher<T> {
-    /// `times` are those of passes of one picture, two, and so on to the largest batch; nothing is held for longer than
-    /// `wait` for others to join it.
+    /// An empty batcher. `times` are the times of a pass of one image, two images, and so on to the largest batch. An
+    /// image is held for `wait` at most so that others may join it.
     pub fn new(times: Vec<Duration>, wait: Duration) -> Self {
         Self { waiting: VecDeque::new(), wait, times: times.iter().map(Duration::as_secs_f64).collect() }
     }
 
-    /// Adds one.
-    pub fn push(&mut self, now: Instant, deadline: Instant, picture: T) {
-        self.waiting.push_back(Waiting { since: now, deadline, picture });
+    /// Adds an image that arrives at `now`.
+    pub fn push(&mut self, now: Instant, deadline: Instant, image: T) {
+        self.waiting.push_back(Waiting { since: now, deadline, image });
     }
 
-    /// When the next batch should be taken; none while nothing waits.
+    /// The instant at which the next batch should be taken; `None` while no image waits.
     pub fn due(&self, now: Instant) -> Option<Instant> {
         let oldest = self.waiting.front()?;
         if self.waiting.len() >= self.times.len() {
             return Some(now);
         }
-        // Another may join until the oldest would be late with it.
+        // Another image may join until a pass with it would miss the earliest deadline.
         let joined = self.time(self.waiting.len() + 1);
         let earliest = self.waiting.iter().map(|waiting| waiting.deadline).min()?;
         Some((oldest.since + self.wait).min(earliest.checked_sub(joined).unwrap_or(now)).max(oldest.since))
     }
 
-    /// Takes the oldest, as many as keep the deadlines of all that are taken. One that would be late even alone limits
-    /// nobody.
+    /// Takes the oldest images, as many as keep the deadlines of all images taken. An image that would miss its
+    /// deadline even by itself does not limit the batch.
     pub fn take(&mut self, now: Instant) -> Batch<T> {
         let all = std::mem::take(&mut self.waiting);
-        let (expired, waiting): (VecDeque<_>, VecDeque<_>) = all.into_iter().partition(|one| one.deadline <= now);
+        let (expired, waiting): (VecDeque<_>, VecDeque<_>) = all.into_iter().partition(|image| image.deadline <= now);
         self.waiting = waiting;
-        let alone = now + self.time(1);
+        let done_alone = now + self.time(1);
         let keeps = |count: usize| {
             let done = now + self.time(count);
-            self.waiting.iter().take(count).all(|one| one.deadline >= done || one.deadline < alone)
+            self.waiting.iter().take(count).all(|image| image.deadline >= done || image.deadline < done_alone)
         };
         let most = self.waiting.len().min(self.times.len());
         let count = (1..=most).rev().find(|&count| count == 1 || keeps(count)).unwrap_or(0);
-        let pictures = self.waiting.drain(..count).map(|one| one.picture).collect();
-        Batch { pictures, expired: expired.into_iter().map(|one| one.picture).collect() }
+        let images = self.waiting.drain(..count).map(|waiting| waiting.image).collect();
+        Batch { images, expired: expired.into_iter().map(|waiting| waiting.image).collect() }
     }
 
-    /// Remembers how long a pass of `count` pictures took.
+    /// Updates the mean time of a pass of `count` images.
     pub fn record(&mut self, count: usize, took: Duration) {
         if let Some(mean) = self.times.get_mut(count.wrapping_sub(1)) {
-            *mean += NEW * (took.as_secs_f64() - *mean);
+            *mean += NEW_PASS_WEIGHT * (took.as_secs_f64() - *mean);
         }
     }
 
-    /// Expected time of a pass of `count` pictures.
+    /// The expected time of a pass of `count` images.
     fn time(&self, count: usize) -> Duration {
         let last = self.times.len().saturating_sub(1);
         self.times.get(count.saturating_sub(1).min(last)).map_or(Duration::ZERO, |&time| Duration::from_secs_f64(time))
@@ -95,7 +97,8 @@ mod tests {
         Duration::from_millis(milliseconds)
     }
 
-    /// Passes of one to four pictures take 30, 40, 50 and 60 ms.
+    /// A batcher with images that have the given deadlines, milliseconds after `start`. Passes of one to four images
+    /// take 30, 40, 50 and 60 ms.
     fn batcher(start: Instant, wait: Duration, deadlines: &[u64]) -> Batcher<usize> {
         let mut batcher = Batcher::new((0..4).map(|more| ms(30 + 10 * more)).collect(), wait);
         for (index, deadline) in deadlines.iter().enumerate() {
@@ -105,47 +108,47 @@ mod tests {
     }
 
     #[test]
-    fn as_many_go_as_keep_their_deadlines() {
+    fn a_batch_is_as_large_as_its_deadlines_allow() {
         let start = Instant::now();
-        for (deadlines, pictures, expired) in [
+        for (deadlines, images, expired) in [
             (&[][..], &[][..], &[][..]),
             (&[500], &[0], &[]),
             (&[500, 500, 500], &[0, 1, 2], &[]),
-            // No more than the largest batch.
+            // At most four: the largest batch.
             (&[500, 500, 500, 500, 500], &[0, 1, 2, 3], &[]),
-            // The oldest has 45 ms: with one other it takes 40.
+            // The oldest has 45 ms: a pass of two takes 40 ms, one of three 50 ms.
             (&[45, 500, 500], &[0, 1], &[]),
-            // The third has too little time for a batch of three, but not for the next one.
+            // The third would miss its deadline in a batch of three, but not in the next batch.
             (&[500, 500, 45], &[0, 1], &[]),
-            // Late whatever happens: then it stands in nobody's way.
+            // The first would be late even by itself, so it does not limit the batch.
             (&[10, 500, 500], &[0, 1, 2], &[]),
             (&[0, 500, 0, 500], &[1, 3], &[0, 2]),
         ] {
             let batch = batcher(start, ms(0), deadlines).take(start);
-            assert_eq!(batch, Batch { pictures: pictures.to_vec(), expired: expired.to_vec() }, "{deadlines:?}");
+            assert_eq!(batch, Batch { images: images.to_vec(), expired: expired.to_vec() }, "{deadlines:?}");
         }
     }
 
     #[test]
-    fn what_is_not_taken_stays_in_order() {
+    fn images_that_are_not_taken_stay_in_order() {
         let start = Instant::now();
         let mut batcher = batcher(start, ms(0), &[500; 6]);
-        assert_eq!(batcher.take(start).pictures, [0, 1, 2, 3]);
-        assert_eq!(batcher.take(start).pictures, [4, 5]);
+        assert_eq!(batcher.take(start).images, [0, 1, 2, 3]);
+        assert_eq!(batcher.take(start).images, [4, 5]);
         assert_eq!(batcher.due(start), None);
     }
 
     #[test]
-    fn nobody_waits_for_others_longer_than_allowed() {
+    fn no_image_waits_for_others_longer_than_allowed() {
         let start = Instant::now();
         for (wait, deadlines, due) in [
-            // By default not at all.
+            // No wait is the default.
             (0, &[500][..], 0),
             (20, &[500], 20),
             (20, &[500, 500], 20),
-            // Full.
+            // The largest batch is full.
             (20, &[500, 500, 500, 500], 5),
-            // With a second one it would take 40 ms.
+            // A pass with a second image would take 40 ms.
             (20, &[50], 10),
             (20, &[30], 0),
         ] {
@@ -155,13 +158,13 @@ mod tests {
     }
 
     #[test]
-    fn times_are_learned() {
+    fn the_times_of_passes_are_learned() {
         let start = Instant::now();
         let mut batcher = batcher(start, ms(0), &[45, 500]);
-        // Passes of two have become slow.
+        // Passes of two images have become slow.
         (0..50).for_each(|_| batcher.record(2, ms(80)));
         batcher.record(0, ms(80));
         batcher.record(9, ms(80));
-        assert_eq!(batcher.take(start).pictures, [0]);
+        assert_eq!(batcher.take(start).images, [0]);
     }
 }

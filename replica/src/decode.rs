@@ -1,71 +1,72 @@
-//! Encoded bytes → RGB pixels, within limits. Knows formats; knows nothing of HTTP or of models.
+//! Encoded files → RGB pixels, within limits. Knows formats; knows nothing of HTTP or of models.
 //!
-//! The header is read first, so that a picture over the limit is refused before anything is allocated for it. What
-//! Pillow's `convert("RGB")` makes of a file is the measure, down to its oddities; but a file that is damaged or
-//! incomplete is refused even where Pillow paints over the hole.
+//! The header is read first, so that an image over the limit is refused before memory is allocated for it. The pixels
+//! are those of Pillow's `convert("RGB")`, including its peculiarities. But a damaged or incomplete file is refused,
+//! where Pillow paints the missing part grey.
 
 mod jpeg;
+mod panics;
 mod png;
-mod quiet;
 mod webp;
 
-/// Decoded picture: `height` rows of `width` pixels of red, green and blue, 8 bits each.
+/// A decoded image: `[height, width, 3]`, red, green and blue of 8 bits each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pixels {
-    /// Columns.
+    /// Columns of pixels.
     pub width: u32,
-    /// Rows.
+    /// Rows of pixels.
     pub height: u32,
     /// `3 * width * height` bytes.
     pub rgb: Vec<u8>,
 }
 
-/// What one picture may cost.
+/// The limits of one image.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Width × height at most. Decoding takes three bytes for each of them, an interlaced PNG or a WebP file with
-    /// alpha four more, a progressive JPEG six more.
+    /// Most pixels, width × height. Decoding takes three bytes for each pixel, and four more for an interlaced PNG or a
+    /// WebP file with alpha, six more for a progressive JPEG.
     pub max_pixels: u64,
 }
 
 impl Default for Limits {
-    /// 50 megapixels: the largest common phone camera, 150 MB as 8-bit RGB.
+    /// 50 megapixels, the size of the largest common phone cameras: 150 MB as RGB of 8 bits.
     fn default() -> Self {
         Self { max_pixels: 50_000_000 }
     }
 }
 
-/// Why a picture was refused.
+/// Why an image was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The first bytes belong to no format that is decoded here.
+    /// The first bytes are those of no supported format.
     #[error("not a JPEG, PNG or WebP file")]
     UnknownFormat,
-    /// The header promises more than [`Limits::max_pixels`].
-    #[error("{width}x{height} pixels are over the limit of {limit} pixels; send a smaller picture")]
+    /// The header announces more pixels than [`Limits::max_pixels`].
+    #[error("{width}x{height} pixels are over the limit of {limit} pixels; send a smaller image")]
     TooManyPixels {
-        /// Columns that the header names.
+        /// Columns in the header.
         width: u64,
-        /// Rows that the header names.
+        /// Rows in the header.
         height: u64,
-        /// [`Limits::max_pixels`], or less for a kind that takes more for each pixel.
+        /// [`Limits::max_pixels`], or less for a kind of image that needs more memory for each pixel.
         limit: u64,
     },
-    /// Truncated, corrupt, or of a kind that the decoder lacks.
+    /// The file is truncated, corrupt, or of a kind that is not supported.
     #[error("the {format} file cannot be decoded: {reason}")]
     Corrupt {
         /// `JPEG`, `PNG` or `WebP`.
         format: &'static str,
-        /// What is wrong with it.
+        /// What is wrong with the file.
         reason: String,
     },
 }
 
-/// Decodes a JPEG, PNG or WebP file; of an animation, the first frame. Alpha is dropped, grey becomes three equal
-/// channels, colour profiles and EXIF rotation are not applied: as `PIL.Image.convert("RGB")` does.
+/// Decodes a JPEG, PNG or WebP file; of an animation, the first frame. As with `PIL.Image.convert("RGB")`, alpha is
+/// dropped, grey becomes three equal channels, and colour profiles and EXIF rotation are not applied.
 ///
 /// # Errors
-/// See [`Error`]. A truncated file is an error, and so is a decoder's panic.
+/// When the format is unknown, the image is over the limits, or the file is truncated, corrupt or of an unsupported
+/// kind. A panic of a decoder is an error, too.
 pub fn decode(file: &[u8], limits: Limits) -> Result<Pixels, Error> {
     type Decoder = fn(&[u8], Limits) -> Result<Pixels, Error>;
     let (format, decoder): (&'static str, Decoder) = match file {
@@ -74,11 +75,12 @@ pub fn decode(file: &[u8], limits: Limits) -> Result<Pixels, Error> {
         [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => ("WebP", webp::decode),
         _ => return Err(Error::UnknownFormat),
     };
-    // The decoders are third-party parsers of hostile input: a panic costs this request, never the process.
+    // Decoders parse hostile input, and two of them are third-party code. A panic must fail only this request.
     let gave_up = || Err(Error::Corrupt { format, reason: "the decoder gave up".into() });
-    quiet::catch(|| decoder(file, limits)).unwrap_or_else(gave_up)
+    panics::catch_silently(|| decoder(file, limits)).unwrap_or_else(gave_up)
 }
 
+/// Checks the number of pixels.
 fn within(limits: Limits, width: u64, height: u64) -> Result<(u32, u32), Error> {
     if width.saturating_mul(height) > limits.max_pixels {
         return Err(Error::TooManyPixels { width, height, limit: limits.max_pixels });

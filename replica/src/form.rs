@@ -1,41 +1,44 @@
-//! The three body forms → the encoded picture. Knows nothing of picture formats.
+//! The three forms of a request's body → the encoded image. Knows nothing of image formats.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use serde::Deserialize;
-use service::wire::{Code, Fault, Form};
+use service::wire::{BodyFormat, Code, RequestError};
 use std::convert::Infallible;
 
+/// A body of `application/json`.
 #[derive(Deserialize)]
 struct JsonBody {
+    /// Base64.
     image: String,
 }
 
-/// The picture within a body that `content_type` describes.
+/// The encoded image within a body whose form `content_type` tells.
 ///
 /// # Errors
-/// 415 for another content type; 400 for a body that is not what its type says, or holds no picture.
-pub async fn picture(content_type: Option<&str>, body: Bytes) -> Result<Bytes, Fault> {
-    let picture = match Form::of(content_type)? {
-        Form::Raw => body,
-        Form::Multipart => first_file(content_type.unwrap_or_default(), body).await?,
-        Form::Json => {
+/// 415 for a content type of none of the forms; 400 for a body that does not have the form of its type, or contains no
+/// image.
+pub async fn encoded_image(content_type: Option<&str>, body: Bytes) -> Result<Bytes, RequestError> {
+    let image = match BodyFormat::from_content_type(content_type)? {
+        BodyFormat::Raw => body,
+        BodyFormat::Multipart => first_file(content_type.unwrap_or_default(), body).await?,
+        BodyFormat::Json => {
             let parsed: JsonBody = serde_json::from_slice(&body)
-                .map_err(|error| bad(format!("the body is not {{\"image\": \"<base64>\"}}: {error}")))?;
+                .map_err(|error| bad_request(format!("the body is not {{\"image\": \"<base64>\"}}: {error}")))?;
             let decoded = BASE64_STANDARD.decode(parsed.image);
-            decoded.map_err(|error| bad(format!("\"image\" is not base64: {error}")))?.into()
+            decoded.map_err(|error| bad_request(format!("\"image\" is not base64: {error}")))?.into()
         }
     };
-    if picture.is_empty() {
-        return Err(bad("the picture is empty: 0 bytes"));
+    if image.is_empty() {
+        return Err(bad_request("the image is empty: 0 bytes"));
     }
-    Ok(picture)
+    Ok(image)
 }
 
-/// The first part that has a file name; failing that, the part named `image`.
-async fn first_file(content_type: &str, body: Bytes) -> Result<Bytes, Fault> {
-    let malformed = |error: multer::Error| bad(format!("malformed multipart body: {error}"));
+/// The first part of a multipart body that has a file name or is named `image`.
+async fn first_file(content_type: &str, body: Bytes) -> Result<Bytes, RequestError> {
+    let malformed = |error: multer::Error| bad_request(format!("malformed multipart body: {error}"));
     let boundary = multer::parse_boundary(content_type).map_err(malformed)?;
     let stream = futures_util::stream::once(async { Ok::<_, Infallible>(body) });
     let mut parts = multer::Multipart::new(stream, boundary);
@@ -44,11 +47,11 @@ async fn first_file(content_type: &str, body: Bytes) -> Result<Bytes, Fault> {
             return part.bytes().await.map_err(malformed);
         }
     }
-    Err(bad("the multipart body has no file part; name it \"image\""))
+    Err(bad_request("the multipart body has no file part; name it \"image\""))
 }
 
-fn bad(message: impl Into<String>) -> Fault {
-    Fault::new(Code::BadRequest, message)
+fn bad_request(message: impl Into<String>) -> RequestError {
+    RequestError::new(Code::BadRequest, message)
 }
 
 #[cfg(test)]
@@ -56,13 +59,13 @@ mod tests {
     use super::*;
 
     async fn check(content_type: &str, body: &str, expected: Result<&str, Code>) {
-        let found = picture(Some(content_type), Bytes::copy_from_slice(body.as_bytes())).await;
+        let found = encoded_image(Some(content_type), Bytes::copy_from_slice(body.as_bytes())).await;
         let found = found.as_ref().map(|bytes| std::str::from_utf8(bytes).expect("text")).map_err(|fault| fault.code);
         assert_eq!(found, expected, "{content_type} {body:?}");
     }
 
     #[tokio::test]
-    async fn each_form_gives_up_its_picture() {
+    async fn the_image_is_found_in_each_form() {
         check("image/png", "abc", Ok("abc")).await;
         check("application/json", r#"{"image":"YWJj"}"#, Ok("abc")).await;
         let multipart =

@@ -1,5 +1,5 @@
-//! The Open Inference Protocol v2 over REST, with the binary tensor data and classification extensions. What its bodies
-//! mean is the business of the files below; this one is HTTP ↔ those.
+//! The Open Inference Protocol v2 over REST, with the extensions binary tensor data and classification. This file owns
+//! paths, headers and statuses; the modules below it own the bodies.
 //!
 //! Source: <https://github.com/kserve/open-inference-protocol>, and Triton's `docs/protocol` for the extensions.
 
@@ -9,38 +9,38 @@ pub mod request;
 pub mod response;
 pub mod tensor;
 
-use crate::handler::{Handler, Progress};
+use crate::handler::{Handler, InProgress};
 use futures_util::future::try_join_all;
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONTENT_ENCODING, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method, StatusCode};
 use percent_encoding::percent_decode_str;
-use request::{Bounds, Request};
+use request::{InputLimits, Request};
 use response::{Encoded, Response};
 use serde_json::json;
 use service::body;
 use service::headers::text;
 use service::respond::{self, Reply};
-use service::trace::Trace;
-use service::wire::{Code, Fault};
+use service::trace::TraceContext;
+use service::wire::{Code, RequestError};
 use std::time::{Duration, Instant};
 
-/// The input that takes normalised numbers.
+/// The name of the input that takes normalised numbers.
 const INPUT: &str = "input";
 
-/// The input that takes encoded pictures.
+/// The name of the input that takes encoded images.
 const IMAGE: &str = "image";
 
-/// The one version of the model.
+/// The version of the model; there is only one.
 const VERSION: &str = "1";
 
-/// Bytes of the JSON at the start of a body that goes on with tensors.
+/// The header that says how many bytes of a body are JSON, if binary data follows.
 const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 
-/// Characters of an error's text: what a client sent is quoted in it.
+/// Most characters of an error message, since messages quote what a client sent.
 const MAX_ERROR: usize = 500;
 
-/// What a path stands for.
+/// The resource that a path names.
 #[derive(Debug, PartialEq)]
 enum Resource {
     Server,
@@ -56,16 +56,16 @@ pub(crate) fn owns(path: &str) -> bool {
     path == "/v2" || path.starts_with("/v2/")
 }
 
-/// Answers a request to one of its paths.
+/// Answers a request whose path belongs to the protocol.
 pub(crate) async fn answer(handler: &Handler, request: hyper::Request<Incoming>) -> Reply {
     let received = Instant::now();
-    let trace = Trace::of(request.headers());
+    let trace = TraceContext::from_headers(request.headers());
     let (head, body) = request.into_parts();
     let path = head.uri.path();
-    let resource = match handler.served.get() {
-        // Before it is loaded nobody knows the model's name.
+    let resource = match handler.model.get() {
+        // The name of the model is unknown until the model is loaded.
         None if path.starts_with("/v2/models/") => Err(loading()),
-        served => Resource::of(path, served.map_or("", |served| &served.name)),
+        model => Resource::of(path, model.map_or("", |model| &model.name)),
     };
     let outcome = match resource {
         Ok(Resource::Infer) if head.method == Method::POST => infer(handler, &head.headers, body, received).await,
@@ -74,12 +74,16 @@ pub(crate) async fn answer(handler: &Handler, request: hyper::Request<Incoming>)
             resource.map(|resource| describe(handler, &resource, &head.method))
         }
     };
-    handler.sign(outcome.unwrap_or_else(|fault| refusal(&fault)), &trace)
+    handler.add_headers(outcome.unwrap_or_else(|fault| refusal(&fault)), &trace)
 }
 
 impl Resource {
-    fn of(path: &str, model: &str) -> Result<Self, Fault> {
-        let missing = |message| Err(Fault::new(Code::NotFound, message));
+    /// The resource of `path` on a server whose model has the name `model`.
+    ///
+    /// # Errors
+    /// 404 for another path, model or version.
+    fn of(path: &str, model: &str) -> Result<Self, RequestError> {
+        let missing = |message| Err(RequestError::new(Code::NotFound, message));
         let parts: Vec<&str> = path.split('/').skip(2).collect();
         match parts[..] {
             [] | [""] => Ok(Self::Server),
@@ -99,10 +103,11 @@ impl Resource {
     }
 }
 
+/// Answers a request for a resource's state or metadata.
 fn describe(handler: &Handler, resource: &Resource, method: &Method) -> Reply {
     let allowed = if *resource == Resource::Infer { "POST" } else { "GET, HEAD" };
     if *resource == Resource::Infer || !matches!(*method, Method::GET | Method::HEAD) {
-        let mut reply = refusal(&Fault::new(Code::MethodNotAllowed, format!("this path takes {allowed} only")));
+        let mut reply = refusal(&RequestError::new(Code::MethodNotAllowed, format!("this path takes {allowed} only")));
         reply.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
         return reply;
     }
@@ -113,94 +118,109 @@ fn describe(handler: &Handler, resource: &Resource, method: &Method) -> Reply {
         Resource::Live => respond::json(StatusCode::OK, &json!({"live": true})),
         Resource::Ready => respond::json(readiness, &json!({"ready": ready})),
         Resource::ModelReady => {
-            respond::json(readiness, &json!({"name": handler.served.get().map(|served| &served.name), "ready": ready}))
+            respond::json(readiness, &json!({"name": handler.model.get().map(|model| &model.name), "ready": ready}))
         }
-        Resource::Model | Resource::Infer => match handler.served.get() {
-            Some(served) => respond::json(StatusCode::OK, &metadata::Model::new(served)),
+        Resource::Model | Resource::Infer => match handler.model.get() {
+            Some(model) => respond::json(StatusCode::OK, &metadata::Model::new(model)),
             None => refusal(&loading()),
         },
     }
 }
 
-fn loading() -> Fault {
-    Fault::new(Code::Busy, "the model is not loaded yet").retry_after(Duration::from_secs(1))
+/// The fault of a request that needs the model before it is loaded.
+fn loading() -> RequestError {
+    RequestError::new(Code::Busy, "the model is not loaded yet").retry_after(Duration::from_secs(1))
 }
 
-async fn infer(handler: &Handler, headers: &HeaderMap, body: Incoming, received: Instant) -> Result<Reply, Fault> {
+/// Answers an inference request.
+async fn infer(
+    handler: &Handler,
+    headers: &HeaderMap,
+    body: Incoming,
+    received: Instant,
+) -> Result<Reply, RequestError> {
     let admit = || {
-        let (slots, progress) = (handler.take(1)?, Progress::start(received));
-        Ok((slots, progress, handler.deadline(headers, received)?, json_length(headers)?))
+        let (slots, in_progress) = (handler.take_slots(1)?, InProgress::start(received));
+        Ok((slots, in_progress, handler.deadline(headers, received)?, json_length(headers)?))
     };
-    let (slots, _progress, deadline, json_length) = match admit() {
+    let (slots, _in_progress, deadline, json_length) = match admit() {
         Ok(admitted) => admitted,
         Err(fault) => {
-            // Tensors are long: a client that is still sending would see a reset instead of the answer.
+            // A client that is still sending a long body would see a reset instead of the answer.
             body::discard(body).await;
             return Err(fault);
         }
     };
     let body = body::read(body, &handler.body, deadline).await?;
-    let served = handler.served.get().ok_or_else(loading)?;
-    let bounds = Bounds { capacity: handler.capacity, side: served.side };
-    // Goes on if the client leaves, and the slot with it: no more wait to be parsed than there are slots.
-    let parse = move || (Request::parse(&body.to_bytes(), json_length, bounds), slots, body);
+    let model = handler.model.get().ok_or_else(loading)?;
+    let limits = InputLimits { capacity: handler.capacity, side: model.side };
+    // Parsing goes on if the client leaves, and keeps its slot, so that the slots bound the bodies that wait to be
+    // parsed.
+    let parse = move || (Request::parse(&body.to_bytes(), json_length, limits), slots, body);
     let parsed = tokio::task::spawn_blocking(parse).await;
-    let (request, mut slots, _body) = parsed.map_err(|error| Fault::new(Code::Internal, error.to_string()))?;
+    let (request, mut slots, _body) = parsed.map_err(|error| RequestError::new(Code::Internal, error.to_string()))?;
     let request = request?;
-    if request.pictures.len() > 1 {
-        slots.merge(handler.take(request.pictures.len() - 1)?);
+    if request.images.len() > 1 {
+        slots.merge(handler.take_slots(request.images.len() - 1)?);
     }
-    let classify = request.pictures.into_iter().enumerate().map(|(index, picture)| {
-        let slot = slots.split(1).expect("as many as pictures were taken");
+    let classify = request.images.into_iter().enumerate().map(|(index, image)| {
+        let slot = slots.split(1).expect("there is a slot for every image");
         async move {
-            let outcome = handler.pipeline.classify(picture, deadline, slot).await;
+            let outcome = handler.pipeline.classify(image, deadline, slot).await;
             match outcome {
-                Ok(classified) if classified.logits.iter().all(|logit| logit.is_finite()) => Ok(classified.logits),
-                Ok(_) => Err(bad(format!("picture {index}: its numbers are too large for the model"))),
-                Err(fault) => Err(Fault { message: format!("picture {index}: {}", fault.message), ..fault }),
+                Ok(classification) if classification.logits.iter().all(|logit| logit.is_finite()) => {
+                    Ok(classification.logits)
+                }
+                Ok(_) => Err(bad_request(format!("image {index}: its numbers are too large for the model"))),
+                Err(fault) => Err(RequestError { message: format!("image {index}: {}", fault.message), ..fault }),
             }
         }
     });
-    // All are sent before the first is waited for, so that they meet in a batch.
+    // All images enter the pipeline before the first result is awaited, so that they can share a batch.
     let rows = try_join_all(classify).await?;
     let (id, outputs) = (request.id.as_deref(), &request.outputs[..]);
-    Ok(reply(Response { model: &served.name, id, outputs, rows: &rows, labels: &served.labels }.encode()))
+    Ok(reply(Response { model: &model.name, id, outputs, rows: &rows, labels: &model.labels }.encode()))
 }
 
-/// What [`JSON_LENGTH`] says. A body that is encoded in any way is none that could be read.
-fn json_length(headers: &HeaderMap) -> Result<Option<usize>, Fault> {
+/// The value of the header [`JSON_LENGTH`].
+///
+/// # Errors
+/// 400 when the value is malformed, 415 for a compressed body.
+fn json_length(headers: &HeaderMap) -> Result<Option<usize>, RequestError> {
     match text(headers, &CONTENT_ENCODING)? {
         None | Some("identity") => {}
         Some(encoding) => {
             let message = format!("Content-Encoding {encoding:?} is not supported; send the body as it is");
-            return Err(Fault::new(Code::UnsupportedMediaType, message));
+            return Err(RequestError::new(Code::UnsupportedMediaType, message));
         }
     }
     let Some(length) = text(headers, &JSON_LENGTH)? else { return Ok(None) };
-    // `parse` alone takes a sign.
+    // `parse` would accept a sign.
     let number = length.bytes().all(|byte| byte.is_ascii_digit()).then(|| length.parse().ok()).flatten();
-    number.map(Some).ok_or_else(|| bad(format!("{JSON_LENGTH} is {length:?}; it must be a number of bytes")))
+    number.map(Some).ok_or_else(|| bad_request(format!("{JSON_LENGTH} is {length:?}; it must be a number of bytes")))
 }
 
+/// The answer with an encoded body.
 fn reply(Encoded { body, json_length }: Encoded) -> Reply {
     match json_length {
-        None => respond::whole(StatusCode::OK, "application/json", body),
+        None => respond::bytes(StatusCode::OK, "application/json", body),
         Some(length) => {
-            let mut reply = respond::whole(StatusCode::OK, "application/octet-stream", body);
+            let mut reply = respond::bytes(StatusCode::OK, "application/octet-stream", body);
             reply.headers_mut().insert(JSON_LENGTH, HeaderValue::from(length));
             reply
         }
     }
 }
 
-/// A fault's answer, with the protocol's body in place of the contract's.
-fn refusal(fault: &Fault) -> Reply {
+/// The answer to a fault, with the body of the protocol: `{"error": …}`.
+fn refusal(fault: &RequestError) -> Reply {
     let message: String = fault.message.chars().take(MAX_ERROR).collect();
-    respond::fault(fault, "").map(|_contract| json!({"error": message}).to_string().into())
+    respond::error(fault, "").map(|_contract| json!({"error": message}).to_string().into())
 }
 
-fn bad(message: impl Into<String>) -> Fault {
-    Fault::new(Code::BadRequest, message)
+/// A fault with status 400.
+fn bad_request(message: impl Into<String>) -> RequestError {
+    RequestError::new(Code::BadRequest, message)
 }
 
 #[cfg(test)]
@@ -234,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_say_how_long_the_json_is_and_that_nothing_is_compressed() {
+    fn the_length_of_the_json_and_the_encoding_are_read_from_headers() {
         for (name, value, expected) in [
             ("host", "x", Ok(None)),
             ("content-encoding", "identity", Ok(None)),
@@ -254,8 +274,8 @@ mod tests {
     }
 
     #[test]
-    fn an_error_quotes_only_so_much_of_what_was_sent() {
-        let reply = refusal(&bad("é".repeat(100_000)));
+    fn an_error_message_has_a_limited_length() {
+        let reply = refusal(&bad_request("é".repeat(100_000)));
         assert_eq!(reply.status(), 400);
         let length = hyper::body::Body::size_hint(reply.body()).exact();
         assert_eq!(length, Some((MAX_ERROR * "é".len() + r#"{"error":""}"#.len()) as u64));

@@ -1,4 +1,5 @@
-//! Class names in order: from the weights themselves, the list of ImageNet's 1000, or a file.
+//! The names of the classes in class order: from the metadata of the weights, the list of ImageNet's 1000 classes, or a
+//! file.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -6,18 +7,18 @@ use std::str::FromStr;
 /// The category names that torchvision ships with its ImageNet weights, in class order.
 const IMAGENET: &str = include_str!("../labels/imagenet.txt");
 
-/// `--labels`: where names come from.
+/// `--labels`: where the names of the classes come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
-    /// The weights' metadata; without it, `class 0`, `class 1`, …
+pub enum LabelSource {
+    /// The metadata of the weights; if that has no names, `class 0`, `class 1`, …
     Weights,
-    /// ImageNet's 1000.
+    /// The list of ImageNet's 1000 classes.
     ImageNet,
-    /// A file with one name a line.
+    /// A file with one name on each line.
     File(PathBuf),
 }
 
-impl FromStr for Source {
+impl FromStr for LabelSource {
     type Err = std::convert::Infallible;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -29,7 +30,7 @@ impl FromStr for Source {
     }
 }
 
-/// Why there are no names.
+/// Why there are no names of classes.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file cannot be read.
@@ -37,24 +38,24 @@ pub enum Error {
     Read {
         /// The file.
         path: String,
-        /// The system's words.
+        /// The operating system's error.
         error: std::io::Error,
     },
-    /// As many names as classes are needed.
-    #[error("{names} labels for {classes} classes; give one label a line, in class order")]
+    /// There are more or fewer names than classes.
+    #[error("{names} labels for {classes} classes; give one label on each line, in class order")]
     Count {
-        /// How many there are.
+        /// Number of names.
         names: usize,
-        /// How many the model has.
+        /// Number of classes of the model.
         classes: usize,
     },
 }
 
-impl Source {
-    /// The names of `classes` classes; `from_weights` are those in the weights' metadata.
+impl LabelSource {
+    /// The names of `classes` classes. `from_weights` are the names in the metadata of the weights, if it has any.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// When a file cannot be read, or there are more or fewer names than classes.
     pub fn load(&self, from_weights: Option<Vec<String>>, classes: usize) -> Result<Vec<String>, Error> {
         let lines = |text: &str| text.lines().map(|line| line.trim().to_owned()).collect::<Vec<_>>();
         let names = match self {
@@ -80,17 +81,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn imagenet_has_its_thousand_in_order() {
-        let names = Source::ImageNet.load(None, 1000).expect("a thousand");
+    fn imagenet_has_a_thousand_classes_in_order() {
+        let names = LabelSource::ImageNet.load(None, 1000).expect("a thousand names");
         assert_eq!([&names[0], &names[207], &names[999]], ["tench", "golden retriever", "toilet tissue"]);
     }
 
     #[test]
-    fn the_count_must_match_and_a_missing_file_is_named() {
-        assert!(Source::ImageNet.load(None, 12).is_err());
-        assert_eq!(Source::Weights.load(None, 2).expect("numbered"), ["class 0", "class 1"]);
-        assert!(Source::Weights.load(Some(vec!["one".into()]), 2).is_err());
-        let missing = Source::File("no/such/file".into()).load(None, 1).expect_err("missing");
+    fn a_wrong_count_is_refused_and_a_missing_file_is_named() {
+        assert!(LabelSource::ImageNet.load(None, 12).is_err());
+        assert_eq!(LabelSource::Weights.load(None, 2).expect("numbered"), ["class 0", "class 1"]);
+        assert!(LabelSource::Weights.load(Some(vec!["one".into()]), 2).is_err());
+        let missing = LabelSource::File("no/such/file".into()).load(None, 1).expect_err("missing");
         assert!(missing.to_string().contains("no/such/file"));
     }
 }

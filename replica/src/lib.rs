@@ -1,4 +1,4 @@
-//! A replica: decodes pictures and classifies them.
+//! A replica: decodes images, classifies them in batches, and answers over HTTP.
 
 pub mod batch;
 pub mod config;
@@ -7,11 +7,12 @@ pub mod form;
 pub mod handler;
 pub mod inference_protocol;
 pub mod labels;
+pub mod metrics;
 pub mod model;
 pub mod pipeline;
 pub mod preprocess;
 pub mod ranking;
-pub mod served;
+pub mod served_model;
 pub mod server;
 pub mod softmax;
 pub mod startup;

@@ -1,4 +1,4 @@
-//! A replica's process: flags, telemetry, runtime.
+//! The process of a replica: flags and telemetry.
 
 use anyhow::Result;
 use clap::Parser;
@@ -11,11 +11,7 @@ fn main() -> Result<()> {
     let args = Args::parse();
     let metrics = service::telemetry::start(&args.process.log)?;
     let config = Config::try_from(args)?;
-    // Only sockets live here; decoding and inference have threads of their own, and so has the parsing of tensors: one, so
-    // that what long bodies take besides themselves is there once.
-    let mut runtime = tokio::runtime::Builder::new_current_thread();
-    let runtime = runtime.enable_all().thread_name("parse").max_blocking_threads(1).build()?;
-    runtime.block_on(server::run(config, metrics, main_entered))?;
-    // Leaves without libtorch's destructors, which take 100 ms and undo nothing that the system does not.
+    server::run(config, metrics, main_entered)?;
+    // Skips libtorch's destructors, which take 100 ms and free only what the operating system frees anyway.
     std::process::exit(0)
 }

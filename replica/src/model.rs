@@ -1,51 +1,52 @@
-//! What a classifier is. Everything that names libtorch lives below this file.
+//! The interface of a classifier. Only this file and the modules below it name libtorch.
 
 mod architecture;
 mod choice;
 mod device;
+mod factory;
 mod file;
 mod folded;
 mod fused;
 mod libtorch;
 mod network;
 mod pth;
-mod recipe;
-mod team;
 #[cfg(test)]
 mod tests;
+mod thread_team;
 mod torchscript;
 mod tuning;
 mod warm_up;
 pub mod weights;
 
 pub use architecture::Architecture;
-pub use choice::Wanted;
+pub use choice::KernelChoice;
 pub use device::{Device, Precision};
-pub use file::{ModelFile, Source};
-pub use recipe::{Recipe, Setup};
+pub use factory::{ModelFactory, Setup};
+pub use file::{ModelFile, ModelSource};
 
-/// Red, green and blue.
+/// Channels of an image: red, green and blue.
 pub const CHANNELS: usize = 3;
 
-/// One picture: normalised numbers, row by row, channels interleaved.
+/// One image as a model takes it: `[side, side, 3]` normalised numbers, row by row, channels innermost.
 pub type Input = Vec<f32>;
 
-/// A classifier that one thread owns.
+/// A classifier that belongs to one thread.
 pub trait Model {
-    /// Scores of every class for each of `n` pictures: what a softmax makes probabilities of.
+    /// The logits of a batch of images, `[n][classes]`: scores of all classes, which a softmax turns into
+    /// probabilities.
     ///
     /// # Errors
-    /// When the engine refuses, with its own words.
-    fn logits(&mut self, pictures: &[Input]) -> Result<Vec<Vec<f32>>, Failure>;
+    /// When the engine fails; the message is the engine's own.
+    fn logits(&mut self, images: &[Input]) -> Result<Vec<Vec<f32>>, Failure>;
 }
 
-/// A forward pass that did not work.
+/// A failed forward pass.
 #[derive(Debug, thiserror::Error)]
 #[error("inference failed: {0}")]
 pub struct Failure(String);
 
 impl Failure {
-    /// With the reason in the engine's own words.
+    /// A failure with the engine's reason.
     pub fn new(reason: impl std::fmt::Display) -> Self {
         Self(reason.to_string())
     }
@@ -53,7 +54,7 @@ impl Failure {
 
 impl From<tch::TchError> for Failure {
     fn from(error: tch::TchError) -> Self {
-        // libtorch's messages go on with a backtrace of its own.
+        // The other lines of libtorch's messages are a C++ backtrace.
         let message = error.to_string();
         Self::new(message.lines().next().unwrap_or_default())
     }

@@ -1,174 +1,193 @@
-//! Named threads between the handler and the models: decode, then infer.
+//! The threads between the handler and the models: decoders, then workers that infer.
 //!
-//! Every job holds one of the replica's slots until its work has ended, even if its client has left by then; there are
-//! as many slots as the advertised capacity, so what waits between the threads is bounded by it.
+//! Every image holds one of the replica's slots until its work has ended, even if its client has left before. There are
+//! as many slots as the advertised capacity, so the capacity bounds the images that wait between the threads.
 
+mod batch_queue;
 mod decoder;
-mod hopper;
-mod job;
 mod thread;
+mod work_item;
 mod worker;
 
 use crate::batch::Batcher;
 use crate::decode::Limits;
-use crate::model::{Failure, Input, Model};
+use crate::model::{Failure, Input, Model, ModelFactory};
 use crate::transform::Transform;
+use batch_queue::BatchQueue;
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use decoder::Decoders;
-use hopper::Hopper;
-use job::{Job, Reply};
-use service::wire::{Code, Fault};
+use service::wire::{Code, RequestError};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use thread::Alarm;
+use thread::FatalErrorSender;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use work_item::{Reply, WorkItem};
 
-/// What a request brings.
+/// An image as a request contains it.
 #[derive(Debug)]
-pub enum Picture {
+pub enum Image {
     /// A file of a format that `decode` knows.
     Encoded(Bytes),
-    /// Ready for the model.
+    /// Normalised numbers, ready for the model.
     Tensor(Input),
 }
 
-/// Where a picture's time went.
+/// The times that an image spent in the stages of the pipeline.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Times {
-    /// Decoding and transforming, the wait for a decoder included.
+pub struct StageTimes {
+    /// Waiting for a decoder, decoding and transforming.
     pub decode: Duration,
-    /// Decoded and waiting for the model.
+    /// Waiting, decoded, for the forward pass.
     pub batch: Duration,
     /// The forward pass.
     pub inference: Duration,
 }
 
-/// The model's answer.
+/// The model's output for one image.
 #[derive(Debug)]
-pub struct Classified {
-    /// Of every class.
+pub struct Classification {
+    /// The score of every class, in class order.
     pub logits: Vec<f32>,
-    /// Where the time went.
-    pub times: Times,
+    /// The times that the image spent in the pipeline.
+    pub times: StageTimes,
 }
 
-/// The way in.
+/// The sending end of the pipeline. The threads stop when all clones are dropped.
 #[derive(Debug, Clone)]
 pub struct Pipeline {
-    encoded: Sender<Job<Picture>>,
+    /// Holds as many images as the replica has slots, and so is never full.
+    images: Sender<WorkItem<Image>>,
 }
 
-/// Sizes of the pipeline.
+/// The sizes of a pipeline.
 #[derive(Debug, Clone, Copy)]
 pub struct Sizes {
-    /// Requests that are in it at most.
+    /// Most images in the pipeline.
     pub capacity: usize,
-    /// Pictures in one forward pass at most.
+    /// Most images in one forward pass.
     pub max_batch: usize,
-    /// How long a picture may wait for others to go with.
+    /// The longest time that a decoded image is held so that others may join its batch.
     pub batch_wait: Duration,
     /// Threads that decode.
     pub decoders: usize,
-    /// Threads that have a model each.
+    /// Threads that infer, each with a model of its own.
     pub workers: usize,
 }
 
-/// What a pipeline is made of, once it has been loaded.
-pub struct Loaded<R> {
-    /// Makes a model for each worker.
-    pub recipe: R,
-    /// What the model wants pictures to be.
+/// A loaded model.
+pub struct LoadedModel<F> {
+    /// Creates a model for each worker.
+    pub factory: F,
+    /// The transform from pixels to the model's input.
     pub transform: Transform,
 }
 
-/// Makes models.
-pub trait Recipe: Send + Sync + 'static {
+/// Creates models; implemented by [`ModelFactory`], and by tests.
+pub trait CreateModel: Send + Sync + 'static {
     /// A model for the calling thread.
     ///
     /// # Errors
-    /// When there is no room for another.
-    fn model(&self) -> Result<Box<dyn Model>, Failure>;
+    /// When there is no memory for another copy.
+    fn create(&self) -> Result<Box<dyn Model>, Failure>;
 }
 
-impl Recipe for crate::model::Recipe {
-    fn model(&self) -> Result<Box<dyn Model>, Failure> {
+impl CreateModel for ModelFactory {
+    fn create(&self) -> Result<Box<dyn Model>, Failure> {
         self.model()
     }
 }
 
-/// Why a pipeline did not start, or stopped.
-pub type Ended = mpsc::Receiver<anyhow::Error>;
+/// Receives the reason why a pipeline did not start or has stopped. Holds one error.
+pub type FatalErrors = mpsc::Receiver<anyhow::Error>;
 
 impl Pipeline {
-    /// Starts the threads. `load` runs on a thread of its own; `ready` is called once every worker's model has run every
-    /// batch size that will be used.
-    pub fn start<R: Recipe>(
+    /// Starts the threads. `load` runs on a thread of its own. `ready` is called on that thread once every worker's
+    /// model has run every batch size and the decoders have started.
+    pub fn start<F: CreateModel>(
         sizes: Sizes,
         limits: Limits,
-        load: impl FnOnce() -> anyhow::Result<Loaded<R>> + Send + 'static,
+        load: impl FnOnce() -> anyhow::Result<LoadedModel<F>> + Send + 'static,
         ready: impl FnOnce() + Send + 'static,
-    ) -> (Self, Ended) {
-        let (encoded, to_decode) = bounded(sizes.capacity);
-        let (alarm, end) = mpsc::channel(1);
-        let alarm = Alarm(alarm);
-        thread::start("load".into(), alarm.clone(), move || {
-            if let Err(error) = start_threads(sizes, limits, load, &to_decode, &alarm) {
-                alarm.ring(error);
-                // Whatever still comes is refused, until the process has ended.
-                for job in to_decode {
-                    job.reply.send(Err(Fault::new(Code::Internal, "the model is not there")));
+    ) -> (Self, FatalErrors) {
+        let (images, to_decode) = bounded(sizes.capacity);
+        let (sender, fatal_errors) = mpsc::channel(1);
+        let errors = FatalErrorSender(sender);
+        thread::start("load".into(), errors.clone(), move || {
+            if let Err(error) = start_threads(sizes, limits, load, &to_decode, &errors) {
+                errors.report(error);
+                // Requests are refused until the process has ended.
+                for item in to_decode {
+                    item.reply.send(Err(RequestError::new(Code::Internal, "the model could not be loaded")));
                 }
                 return;
             }
             ready();
         });
-        (Self { encoded }, end)
+        (Self { images }, fatal_errors)
     }
 
-    /// Classifies one picture, for which the caller holds a slot.
+    /// Classifies one image, for which the caller holds a slot.
     ///
     /// # Errors
-    /// 4xx for a picture that cannot be decoded, 504 past the deadline, 500 when the model fails.
+    /// 400 or 413 for an image that cannot be decoded, 504 past the deadline, 500 when the model fails.
     pub async fn classify(
         &self,
-        picture: Picture,
+        image: Image,
         deadline: Instant,
         slot: OwnedSemaphorePermit,
-    ) -> Result<Classified, Fault> {
-        let stopped = || Fault::new(Code::Internal, "the inference thread has stopped");
+    ) -> Result<Classification, RequestError> {
+        let stopped = || RequestError::new(Code::Internal, "the inference thread has stopped");
         let (outcome, answer) = oneshot::channel();
         let reply = Reply { slot, outcome };
-        let job = Job { stage: picture, deadline, entered: Instant::now(), times: Times::default(), reply };
-        self.encoded.try_send(job).map_err(|_| stopped())?;
+        let item = WorkItem { image, deadline, entered: Instant::now(), times: StageTimes::default(), reply };
+        self.images.try_send(item).map_err(|_| stopped())?;
         answer.await.map_err(|_| stopped())?
     }
 }
 
-/// Loads, has every worker make and warm up its model, and then starts to decode.
-fn start_threads<R: Recipe>(
+/// Loads the model, waits until all workers are warm, and starts the decoders.
+fn start_threads<F: CreateModel>(
     sizes: Sizes,
     limits: Limits,
-    load: impl FnOnce() -> anyhow::Result<Loaded<R>>,
-    to_decode: &Receiver<Job<Picture>>,
-    alarm: &Alarm,
+    load: impl FnOnce() -> anyhow::Result<LoadedModel<F>>,
+    to_decode: &Receiver<WorkItem<Image>>,
+    errors: &FatalErrorSender,
 ) -> anyhow::Result<()> {
-    let Loaded { recipe, transform } = load()?;
-    let recipe = Arc::new(recipe);
+    let LoadedModel { factory, transform } = load()?;
+    let queue = Arc::new(BatchQueue::default());
+    let times = start_workers(sizes, Arc::new(factory), transform, &queue, errors)?;
+    queue.open(Batcher::new(times, sizes.batch_wait));
+    let decoders = Arc::new(Decoders::new(queue));
+    for decoder in 0..sizes.decoders {
+        let (images, decoders) = (to_decode.clone(), decoders.clone());
+        thread::start(format!("decode-{decoder}"), errors.clone(), move || decoders.run(&images, limits, transform));
+    }
+    Ok(())
+}
+
+/// Starts the workers and waits until each has created and warmed up its model. Returns the slowest worker's time of a
+/// pass of one image, two images, and so on.
+fn start_workers<F: CreateModel>(
+    sizes: Sizes,
+    factory: Arc<F>,
+    transform: Transform,
+    queue: &Arc<BatchQueue>,
+    errors: &FatalErrorSender,
+) -> anyhow::Result<Vec<Duration>> {
     let (warm, warmed) = bounded(sizes.workers);
-    let hopper = Arc::new(Hopper::default());
     for worker in 0..sizes.workers {
-        let (recipe, warm, hopper) = (recipe.clone(), warm.clone(), hopper.clone());
-        thread::start(format!("infer-{worker}"), alarm.clone(), move || {
-            let model = recipe.model().and_then(|mut model| {
+        let (factory, warm, queue) = (factory.clone(), warm.clone(), queue.clone());
+        thread::start(format!("infer-{worker}"), errors.clone(), move || {
+            let model = factory.create().and_then(|mut model| {
                 let times = worker::warm_up(&mut *model, transform, sizes.max_batch)?;
                 Ok((model, times))
             });
             match model {
                 Ok((mut model, times)) => {
-                    let _loading = warm.send(Ok(times));
+                    let _loading_failed = warm.send(Ok(times));
                     drop(warm);
-                    worker::run(&mut *model, &hopper);
+                    worker::run(&mut *model, &queue);
                 }
                 Err(failure) => drop(warm.send(Err(failure))),
             }
@@ -180,13 +199,7 @@ fn start_threads<R: Recipe>(
         let times = warmed.recv().map_err(|_| anyhow::anyhow!("a worker stopped while it warmed up"))??;
         slowest.iter_mut().zip(times).for_each(|(slowest, time)| *slowest = time.max(*slowest));
     }
-    hopper.open(Batcher::new(slowest, sizes.batch_wait));
-    let decoders = Arc::new(Decoders::new(hopper));
-    for decoder in 0..sizes.decoders {
-        let (encoded, decoders) = (to_decode.clone(), decoders.clone());
-        thread::start(format!("decode-{decoder}"), alarm.clone(), move || decoders.run(&encoded, limits, transform));
-    }
-    Ok(())
+    Ok(slowest)
 }
 
 #[cfg(test)]
@@ -195,7 +208,7 @@ mod tests {
     use std::sync::Mutex;
     use tokio::sync::Semaphore;
 
-    /// Keeps the batch sizes; a pass of real work waits until it is let go.
+    /// A model that records the sizes of its batches. A pass of images that are not all zeros waits for `gate`.
     #[derive(Clone)]
     struct Gated {
         gate: Receiver<()>,
@@ -203,17 +216,17 @@ mod tests {
     }
 
     impl Model for Gated {
-        fn logits(&mut self, pictures: &[Input]) -> Result<Vec<Vec<f32>>, Failure> {
-            if pictures[0].iter().any(|&number| number != 0.0) {
-                self.batches.lock().expect("no test panics here").push(pictures.len());
+        fn logits(&mut self, images: &[Input]) -> Result<Vec<Vec<f32>>, Failure> {
+            if images[0].iter().any(|&number| number != 0.0) {
+                self.batches.lock().expect("no test panics here").push(images.len());
                 self.gate.recv().map_err(Failure::new)?;
             }
-            Ok(vec![vec![1.0]; pictures.len()])
+            Ok(vec![vec![1.0]; images.len()])
         }
     }
 
-    impl Recipe for Gated {
-        fn model(&self) -> Result<Box<dyn Model>, Failure> {
+    impl CreateModel for Gated {
+        fn create(&self) -> Result<Box<dyn Model>, Failure> {
             Ok(Box::new(self.clone()))
         }
     }
@@ -222,20 +235,23 @@ mod tests {
         Sizes { capacity, max_batch, batch_wait: Duration::ZERO, decoders: 1, workers: 1 }
     }
 
-    fn loaded(recipe: Gated) -> impl FnOnce() -> anyhow::Result<Loaded<Gated>> + Send {
-        move || Ok(Loaded { recipe, transform: Transform::IMAGENET })
+    fn loaded(factory: Gated) -> impl FnOnce() -> anyhow::Result<LoadedModel<Gated>> + Send {
+        move || Ok(LoadedModel { factory, transform: Transform::IMAGENET })
     }
 
     fn png() -> Bytes {
         let mut bytes = Vec::new();
-        let picture = image::RgbImage::from_pixel(4, 4, image::Rgb([200, 10, 10]));
-        picture.write_to(&mut std::io::Cursor::new(&mut bytes), image::ImageFormat::Png).expect("a PNG");
+        let mut writer = png::Encoder::new(&mut bytes, 4, 4);
+        writer.set_color(png::ColorType::Rgb);
+        let mut writer = writer.write_header().expect("a PNG");
+        writer.write_image_data(&[200, 10, 10].repeat(4 * 4)).expect("a PNG");
+        writer.finish().expect("a PNG");
         bytes.into()
     }
 
-    async fn classify(pipeline: &Pipeline, picture: Bytes, deadline: Instant) -> Result<Classified, Fault> {
+    async fn classify(pipeline: &Pipeline, image: Bytes, deadline: Instant) -> Result<Classification, RequestError> {
         let slot = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("a free slot");
-        pipeline.classify(Picture::Encoded(picture), deadline, slot).await
+        pipeline.classify(Image::Encoded(image), deadline, slot).await
     }
 
     #[tokio::test]
@@ -244,11 +260,11 @@ mod tests {
         let batches = Arc::new(Mutex::new(Vec::new()));
         let model = Gated { gate, batches: batches.clone() };
         let sizes = sizes(1, 1);
-        let (pipeline, _end) = Pipeline::start(sizes, Limits::default(), loaded(model), || {});
+        let (pipeline, _errors) = Pipeline::start(sizes, Limits::default(), loaded(model), || {});
         let slots = Arc::new(Semaphore::new(1));
         let far = Instant::now() + Duration::from_secs(600);
         let slot = slots.clone().try_acquire_owned().expect("a free slot");
-        let client = tokio::spawn(async move { pipeline.classify(Picture::Encoded(png()), far, slot).await.map(drop) });
+        let client = tokio::spawn(async move { pipeline.classify(Image::Encoded(png()), far, slot).await.map(drop) });
         while batches.lock().expect("no test panics here").is_empty() {
             tokio::task::yield_now().await;
         }
@@ -260,12 +276,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_waits_goes_together_and_expired_pictures_are_not_computed() {
+    async fn waiting_images_share_a_pass_and_expired_images_are_not_computed() {
         let (open, gate) = bounded(8);
         let batches = Arc::new(Mutex::new(Vec::new()));
         let model = Gated { gate, batches: batches.clone() };
         let sizes = sizes(8, 2);
-        let (pipeline, _end) = Pipeline::start(sizes, Limits::default(), loaded(model), || {});
+        let (pipeline, _errors) = Pipeline::start(sizes, Limits::default(), loaded(model), || {});
         let far = Instant::now() + Duration::from_secs(600);
         let spawn = |deadline| {
             let pipeline = pipeline.clone();
@@ -277,7 +293,7 @@ mod tests {
         while batches.lock().expect("no test panics here").is_empty() {
             tokio::task::yield_now().await;
         }
-        // While the first is held in the model, three more queue up; one of them is already too late.
+        // While the model holds the first image, four more arrive; the deadline of one of them has passed.
         let late = spawn(Instant::now());
         assert_eq!(late.await.expect("no panic"), Err(Code::DeadlineExceeded));
         let rest = [spawn(far), spawn(far), spawn(far)];
@@ -293,11 +309,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_bad_picture_costs_only_itself() {
+    async fn a_bad_image_fails_only_its_own_request() {
         let (open, gate) = bounded(1);
         let model = Gated { gate, batches: Arc::default() };
         let sizes = sizes(2, 1);
-        let (pipeline, _end) = Pipeline::start(sizes, Limits { max_pixels: 16 }, loaded(model), || {});
+        let (pipeline, _errors) = Pipeline::start(sizes, Limits { max_pixels: 16 }, loaded(model), || {});
         let far = Instant::now() + Duration::from_secs(600);
         let bad = classify(&pipeline, Bytes::from_static(b"\xff\xd8\xff nonsense"), far).await;
         assert_eq!(bad.expect_err("refused").code, Code::BadImage);
@@ -309,30 +325,30 @@ mod tests {
     async fn a_model_that_panics_ends_the_pipeline() {
         struct Broken;
         impl Model for Broken {
-            fn logits(&mut self, pictures: &[Input]) -> Result<Vec<Vec<f32>>, Failure> {
-                assert!(pictures[0].iter().all(|&number| number == 0.0), "only warm-up is survived");
-                Ok(vec![vec![1.0]; pictures.len()])
+            fn logits(&mut self, images: &[Input]) -> Result<Vec<Vec<f32>>, Failure> {
+                assert!(images[0].iter().all(|&number| number == 0.0), "this model survives only the warm-up");
+                Ok(vec![vec![1.0]; images.len()])
             }
         }
-        impl Recipe for Broken {
-            fn model(&self) -> Result<Box<dyn Model>, Failure> {
+        impl CreateModel for Broken {
+            fn create(&self) -> Result<Box<dyn Model>, Failure> {
                 Ok(Box::new(Self))
             }
         }
-        let load = || Ok(Loaded { recipe: Broken, transform: Transform::IMAGENET });
-        let (pipeline, mut end) = Pipeline::start(sizes(1, 1), Limits::default(), load, || {});
+        let load = || Ok(LoadedModel { factory: Broken, transform: Transform::IMAGENET });
+        let (pipeline, mut errors) = Pipeline::start(sizes(1, 1), Limits::default(), load, || {});
         let refused = classify(&pipeline, png(), Instant::now() + Duration::from_secs(600)).await;
         assert_eq!(refused.expect_err("it panicked").code, Code::Internal);
-        assert!(end.recv().await.expect("a reason").to_string().contains("infer-0 thread has panicked"));
+        assert!(errors.recv().await.expect("a reason").to_string().contains("infer-0 thread has panicked"));
     }
 
     #[tokio::test]
     async fn a_model_that_does_not_load_ends_the_pipeline_with_its_reason() {
         let sizes = sizes(1, 1);
-        let load = || -> anyhow::Result<Loaded<Gated>> { anyhow::bail!("no such file: weights") };
-        let (pipeline, mut end) = Pipeline::start(sizes, Limits::default(), load, || panic!("never ready"));
-        assert_eq!(end.recv().await.expect("a reason").to_string(), "no such file: weights");
+        let load = || -> anyhow::Result<LoadedModel<Gated>> { anyhow::bail!("no such file: weights") };
+        let (pipeline, mut errors) = Pipeline::start(sizes, Limits::default(), load, || panic!("never ready"));
+        assert_eq!(errors.recv().await.expect("a reason").to_string(), "no such file: weights");
         let refused = classify(&pipeline, png(), Instant::now() + Duration::from_secs(600)).await;
-        assert_eq!(refused.expect_err("nobody infers").code, Code::Internal);
+        assert_eq!(refused.expect_err("no thread infers").code, Code::Internal);
     }
 }

@@ -1,5 +1,5 @@
-//! Pixels → the model's input: resize the shorter side, crop the centre, normalise. The pixels are what torchvision
-//! makes of PIL images, to within two levels.
+//! Pixels → the model's input: resizes the shorter side, crops the centre, and normalises. The cropped pixels differ
+//! from torchvision's by at most two levels of 255.
 //!
 //! Source: `torchvision.transforms._presets.ImageClassification`, with `Resize` and `CenterCrop` on PIL images.
 
@@ -9,7 +9,7 @@ use fast_image_resize::images::{TypedImage, TypedImageRef};
 use fast_image_resize::pixels::U8x3;
 use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 
-/// Resizes, crops and normalises: `crop * crop` pixels row by row, red, green and blue of each together.
+/// Resizes, crops and normalises: `[crop, crop, 3]`, channels innermost.
 ///
 /// # Panics
 /// As [`crop`].
@@ -17,27 +17,28 @@ pub fn input(pixels: &Pixels, transform: &Transform) -> Vec<f32> {
     normalise(&crop(pixels, transform), transform)
 }
 
-/// Resizes and crops: `crop * crop` RGB pixels, 8 bits a channel, row by row. Only the region that the crop needs is
-/// resampled.
+/// Resizes and crops: `[crop, crop, 3]`, 8 bits for each channel. Only the region that the crop shows is resampled.
 ///
 /// # Panics
-/// If `pixels.rgb` is not `3 * width * height` bytes, or either side is zero; no decoder returns such.
+/// If `pixels.rgb` has another length than `3 * width * height` bytes, or either side is zero. No decoder returns such
+/// pixels.
 pub fn crop(pixels: &Pixels, transform: &Transform) -> Vec<u8> {
     let (across, down) = axes(pixels.width, pixels.height, transform);
     let side = transform.crop as usize;
-    if (across.taken, down.taken) == (side, side) {
+    if (across.crop_length, down.crop_length) == (side, side) {
         return resampled(pixels, &across, &down, transform.interpolation);
     }
     let part = resampled(pixels, &across, &down, transform.interpolation);
     let mut rgb = vec![0; 3 * side * side];
-    let rows = rgb.chunks_exact_mut(3 * side).skip(down.before);
-    for (row, part) in rows.zip(part.chunks_exact(3 * across.taken)) {
-        row[3 * across.before..][..part.len()].copy_from_slice(part);
+    let rows = rgb.chunks_exact_mut(3 * side).skip(down.crop_start);
+    for (row, part) in rows.zip(part.chunks_exact(3 * across.crop_length)) {
+        row[3 * across.crop_start..][..part.len()].copy_from_slice(part);
     }
     rgb
 }
 
-/// Normalises interleaved 8-bit RGB into interleaved `f32`, in the same order, with torchvision's roundings.
+/// Normalises RGB pixels of 8 bits for each channel: `(level / 255 − mean) / std`, in the same order, with
+/// torchvision's roundings.
 pub fn normalise(rgb: &[u8], transform: &Transform) -> Vec<f32> {
     let level =
         |level: usize, channel: usize| (level as f32 / 255.0 - transform.mean[channel]) / transform.std[channel];
@@ -47,30 +48,31 @@ pub fn normalise(rgb: &[u8], transform: &Transform) -> Vec<f32> {
     rgb.as_chunks::<3>().0.iter().flat_map(pixel).collect()
 }
 
+/// Resamples the region that the crop shows to the size that it has there.
 fn resampled(pixels: &Pixels, across: &Axis, down: &Axis, interpolation: Interpolation) -> Vec<u8> {
-    let size = (across.taken, down.taken);
-    let region = (across.from, down.from, across.length, down.length);
+    let size = (across.crop_length, down.crop_length);
+    let region = (across.image_start, down.image_start, across.image_length, down.image_length);
     match interpolation {
         Interpolation::Nearest => nearest(pixels, across, down),
         Interpolation::Bilinear => convolved(pixels, size, region, FilterType::Bilinear).rgb,
         Interpolation::Bicubic => {
-            // Pillow goes across first, and overshoots are clipped between the passes; the resizer goes down first.
-            // Only rows within reach of the filter are worth going across.
-            let reach = 2.0 * (down.length / down.taken as f64).max(1.0) + 1.0;
-            let first = (down.from - reach).floor().max(0.0);
-            let last = (down.from + down.length + reach).ceil().min(pixels.height.into());
+            // Pillow resamples across first, and clips overshoots between the passes; the resizer resamples down first.
+            // So two calls are made, the first only for the rows within reach of the second's filter.
+            let reach = 2.0 * (down.image_length / down.crop_length as f64).max(1.0) + 1.0;
+            let first = (down.image_start - reach).floor().max(0.0);
+            let last = (down.image_start + down.image_length + reach).ceil().min(pixels.height.into());
             let rows = (last - first) as usize;
-            let strip = (across.from, first, across.length, last - first);
-            let wide = convolved(pixels, (across.taken, rows), strip, FilterType::CatmullRom);
-            let region = (0.0, down.from - first, across.taken as f64, down.length);
+            let strip = (across.image_start, first, across.image_length, last - first);
+            let wide = convolved(pixels, (across.crop_length, rows), strip, FilterType::CatmullRom);
+            let region = (0.0, down.image_start - first, across.crop_length as f64, down.image_length);
             convolved(&wide, size, region, FilterType::CatmullRom).rgb
         }
     }
 }
 
-/// The region (left, top, width, height), brought to the size (width, height).
+/// Resamples `region` (left, top, width, height) to `size` (width, height) with a convolution filter.
 fn convolved(pixels: &Pixels, size: (usize, usize), region: (f64, f64, f64, f64), filter: FilterType) -> Pixels {
-    // Typed: the untyped call compiles the resizer for every kind of pixel, which takes a minute.
+    // The untyped call would compile the resizer for every pixel type, which takes a minute.
     let source = TypedImageRef::<U8x3>::from_buffer(pixels.width, pixels.height, &pixels.rgb)
         .expect("three bytes for every pixel");
     let (width, height) = (size.0 as u32, size.1 as u32);
@@ -78,10 +80,11 @@ fn convolved(pixels: &Pixels, size: (usize, usize), region: (f64, f64, f64, f64)
     let mut part = TypedImage::<U8x3>::from_buffer(width, height, &mut rgb).expect("three bytes for every pixel");
     let options =
         ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter)).crop(region.0, region.1, region.2, region.3);
-    Resizer::new().resize_typed(&source, &mut part, &options).expect("the region lies within the picture");
+    Resizer::new().resize_typed(&source, &mut part, &options).expect("the region lies within the image");
     Pixels { width, height, rgb }
 }
 
+/// Resamples by Pillow's nearest filter.
 fn nearest(pixels: &Pixels, across: &Axis, down: &Axis) -> Vec<u8> {
     let columns = across.nearest(pixels.width as usize);
     let rows = down.nearest(pixels.height as usize);
@@ -95,29 +98,30 @@ fn nearest(pixels: &Pixels, across: &Axis, down: &Axis) -> Vec<u8> {
     rgb
 }
 
-/// One direction: which stretch of the picture becomes which stretch of the crop.
+/// One dimension of the transform: a stretch of the image and the stretch of the crop that it becomes.
 #[derive(Debug, PartialEq)]
 struct Axis {
-    /// Where the stretch begins in the picture, in its own pixels.
-    from: f64,
-    /// How much of the picture it is.
-    length: f64,
-    /// Black pixels of the crop before it.
-    before: usize,
-    /// Pixels of the crop that it becomes.
-    taken: usize,
+    /// Start of the stretch in the image, in the image's pixels.
+    image_start: f64,
+    /// Length of the stretch in the image, in the image's pixels.
+    image_length: f64,
+    /// Black pixels of the crop before the stretch.
+    crop_start: usize,
+    /// Length of the stretch in the crop, pixels.
+    crop_length: usize,
 }
 
 impl Axis {
-    /// The pixel of a picture of `side` that each pixel of the crop is, in Pillow's arithmetic: sums, not products.
+    /// For each pixel of the crop, the nearest pixel of an image whose side is `side`. Positions are summed step by
+    /// step, as in Pillow, since products would round differently.
     fn nearest(&self, side: usize) -> Vec<usize> {
-        let step = self.length / self.taken as f64;
-        let skipped = (self.from / step).round() as usize;
+        let step = self.image_length / self.crop_length as f64;
+        let skipped = (self.image_start / step).round() as usize;
         let mut at = 0.5 * step;
         for _ in 0..skipped {
             at += step;
         }
-        (0..self.taken)
+        (0..self.crop_length)
             .map(|_| {
                 let pixel = (at as usize).min(side - 1);
                 at += step;
@@ -127,6 +131,7 @@ impl Axis {
     }
 }
 
+/// The two dimensions of the transform for an image of `width` by `height` pixels: across, then down.
 fn axes(width: u32, height: u32, transform: &Transform) -> (Axis, Axis) {
     // torchvision truncates the longer side: 640x480 becomes int(256 * 640 / 480) = 341 by 256.
     let resize = f64::from(transform.resize);
@@ -138,13 +143,15 @@ fn axes(width: u32, height: u32, transform: &Transform) -> (Axis, Axis) {
     let crop = f64::from(transform.crop);
     let axis = |side: u32, resized: f64| {
         if resized <= crop {
-            let before = ((crop - resized) / 2.0).floor() as usize;
-            return Axis { from: 0.0, length: f64::from(side), before, taken: resized as usize };
+            let crop_start = ((crop - resized) / 2.0).floor() as usize;
+            let crop_length = resized as usize;
+            return Axis { image_start: 0.0, image_length: f64::from(side), crop_start, crop_length };
         }
-        // ... and rounds the crop's offset half to even, as Python does.
+        // torchvision rounds the offset of the crop with Python's `round`, ties to even.
         let offset = ((resized - crop) / 2.0).round_ties_even();
         let scale = f64::from(side) / resized;
-        Axis { from: offset * scale, length: crop * scale, before: 0, taken: transform.crop as usize }
+        let crop_length = transform.crop as usize;
+        Axis { image_start: offset * scale, image_length: crop * scale, crop_start: 0, crop_length }
     };
     (axis(width, resized.0), axis(height, resized.1))
 }
@@ -154,8 +161,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_window_is_where_torchvision_crops() {
-        let window = |from, length| Axis { from, length, before: 0, taken: 224 };
+    fn the_crop_is_where_torchvision_crops() {
+        let window = |image_start, image_length| Axis { image_start, image_length, crop_start: 0, crop_length: 224 };
         // (341 - 224) / 2 = 58.5, rounded to even: 58.
         let (across, down) = (640.0 / 341.0, 480.0 / 256.0);
         let landscape = (window(58.0 * across, 224.0 * across), window(16.0 * down, 224.0 * down));
@@ -164,17 +171,17 @@ mod tests {
     }
 
     #[test]
-    fn a_crop_beyond_the_picture_is_black_around_it() {
+    fn a_crop_larger_than_the_image_has_a_black_border() {
         let transform = Transform { resize: 2, crop: 5, ..Transform::IMAGENET };
         let pixels = Pixels { width: 4, height: 2, rgb: vec![9; 24] };
         let rows: Vec<Vec<u8>> =
             crop(&pixels, &transform).chunks(15).map(|row| row.iter().step_by(3).copied().collect()).collect();
-        // Three rows to add, one of them before; one column, none before.
+        // Three black rows, one of them before the image; one black column, none before the image.
         assert_eq!(rows, [[0, 0, 0, 0, 0], [9, 9, 9, 9, 0], [9, 9, 9, 9, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]]);
     }
 
     #[test]
-    fn any_size_fills_the_crop() {
+    fn an_image_of_any_size_fills_the_crop() {
         for interpolation in [Interpolation::Nearest, Interpolation::Bilinear, Interpolation::Bicubic] {
             for (width, height) in [(1, 1), (1, 5000), (5000, 1), (223, 225), (2, 3), (224, 224), (65_535, 1)] {
                 let pixels = Pixels { width, height, rgb: vec![9; 3 * (width * height) as usize] };
@@ -186,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn each_channel_has_its_own_mean_and_deviation() {
+    fn each_channel_has_its_own_mean_and_standard_deviation() {
         let transform = Transform { mean: [0.0, 0.5, 1.0], std: [1.0, 0.5, 2.0], ..Transform::IMAGENET };
         assert_eq!(normalise(&[255, 255, 255, 0, 0, 0], &transform), [1.0, 1.0, 0.0, 0.0, -1.0, -0.5]);
     }

@@ -1,9 +1,10 @@
-//! Scores of all classes → the best ones, by name.
+//! The scores of all classes → the best classes by name.
 
 use service::wire::Prediction;
 
-/// The `count` classes that score highest, best first; equals in class order. A `confidence` is a score as it was given.
-pub fn best(scores: &[f32], labels: &[String], count: usize) -> Vec<Prediction> {
+/// The `count` classes with the highest scores, best first; of equal scores the lower class comes first. The score
+/// becomes the prediction's `confidence` as it is.
+pub fn top_k(scores: &[f32], labels: &[String], count: usize) -> Vec<Prediction> {
     let mut order: Vec<usize> = (0..scores.len()).collect();
     order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
     let prediction = |class_index: usize| Prediction {
@@ -19,10 +20,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn predictions_are_sorted_and_cut() {
+    fn predictions_are_sorted_and_cut_to_the_count() {
         let labels = ["a", "b", "c"].map(str::to_owned);
         let classes = |count| -> Vec<(usize, String)> {
-            let all = best(&[0.1, 0.6, 0.3], &labels, count);
+            let all = top_k(&[0.1, 0.6, 0.3], &labels, count);
             all.into_iter().map(|prediction| (prediction.class_index, prediction.label)).collect()
         };
         assert_eq!(classes(2), [(1, "b".into()), (2, "c".into())]);

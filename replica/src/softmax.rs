@@ -1,6 +1,7 @@
 //! Logits → probabilities.
 
-/// `exp(x - max) / sum`, which no logit overflows; summed in `f64`, so that the parts of a thousand classes count.
+/// The softmax of `logits`: `exp(x − max) / Σ exp(x − max)`. Subtracting the largest logit avoids overflow; summing in
+/// f64 keeps the small terms of a thousand classes.
 pub fn softmax(logits: &[f32]) -> Vec<f32> {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let parts: Vec<f64> = logits.iter().map(|logit| f64::from(logit - largest).exp()).collect();

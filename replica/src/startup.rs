@@ -1,17 +1,17 @@
-//! How long this process has been alive, from exec on: what happens before `main` (libtorch's static initialisers)
-//! counts too.
+//! The age of this process, counted from exec: libtorch's static initialisers, which run before `main`, are included.
 
 use std::time::{Duration, Instant};
 
-/// Time since exec; `main_entered` is the next best where the system does not tell.
+/// The time since exec. Where the operating system does not tell it, the time since `main` was entered.
 pub fn age(main_entered: Instant) -> Duration {
     since_exec().unwrap_or_else(|| main_entered.elapsed())
 }
 
-/// From `/proc`: field 22 of `stat` is the start in clock ticks since boot (proc_pid_stat(5)).
+/// The time since exec by Linux's `/proc`: field 22 of `stat` is the start in clock ticks since boot
+/// (proc_pid_stat(5)).
 fn since_exec() -> Option<Duration> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-    // The second field is the command in parentheses and may hold spaces: count from its end.
+    // The second field, the command in parentheses, may contain spaces. So fields are counted from its end.
     let started: f64 = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
     let uptime = std::fs::read_to_string("/proc/uptime").ok()?;
     let uptime: f64 = uptime.split_whitespace().next()?.parse().ok()?;

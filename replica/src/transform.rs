@@ -1,44 +1,45 @@
-//! How pixels become a model's input: sizes, filter, mean and standard deviation, as torchvision names them. Settled
-//! from flags and a weights file's metadata; applied elsewhere.
+//! The parameters of the transform from pixels to a model's input, by torchvision's names. They come from flags and
+//! from the metadata of a weights file; `preprocess` applies them.
 
 use std::collections::HashMap;
 
-/// What `torchvision.transforms._presets.ImageClassification` does, checked.
+/// The parameters of torchvision's `transforms._presets.ImageClassification`, checked.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Transform {
     /// The shorter side after resizing, pixels.
     pub resize: u32,
-    /// Side of the centred square that the model sees, pixels; black is added where it is larger than the picture.
+    /// Side of the centred square that the model sees, pixels; black is added where the square is larger than the
+    /// image.
     pub crop: u32,
-    /// The filter of resizing.
+    /// The filter for resizing.
     pub interpolation: Interpolation,
-    /// Of red, green and blue, which are scaled to 0..1.
+    /// Means of red, green and blue, which are scaled to 0..1.
     pub mean: [f32; 3],
-    /// Standard deviation of the same.
+    /// Standard deviations of red, green and blue, which are scaled to 0..1.
     pub std: [f32; 3],
 }
 
-/// Filters by torchvision's names; all but nearest are antialiased.
+/// A filter for resizing, by torchvision's name. All but nearest are antialiased.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Interpolation {
-    /// The nearest pixel.
+    /// The nearest pixel
     Nearest,
-    /// A triangle.
+    /// A triangle filter
     Bilinear,
-    /// A cubic, with a = -0.5 as Pillow has it.
+    /// A cubic filter with a = -0.5, as in Pillow
     Bicubic,
 }
 
-/// Overrides from the command line.
+/// The flags that override the metadata of a weights file.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Flags {
-    /// Shorter side after resizing, pixels; the weights' metadata, or 256
+    /// Shorter side after resizing, pixels; by default from the weights' metadata, or 256
     #[arg(long, env = "ROUNDHOUSE_RESIZE", value_parser = side)]
     pub resize: Option<u32>,
-    /// Side of the square that the model sees, pixels; the weights' metadata, or 224
+    /// Side of the square that the model sees, pixels; by default from the weights' metadata, or 224
     #[arg(long, env = "ROUNDHOUSE_CROP", value_parser = side)]
     pub crop: Option<u32>,
-    /// Filter of resizing; the weights' metadata, or bilinear
+    /// Filter for resizing; by default from the weights' metadata, or bilinear
     #[arg(long, env = "ROUNDHOUSE_INTERPOLATION")]
     pub interpolation: Option<Interpolation>,
     /// Means of red, green and blue in 0..1, such as 0.485,0.456,0.406
@@ -49,7 +50,7 @@ pub struct Flags {
     pub std: Option<[f32; 3]>,
 }
 
-/// A weights file's metadata that makes no sense.
+/// A malformed value in the metadata of a weights file.
 #[derive(Debug, thiserror::Error)]
 #[error("metadata {key} = {value:?}: {reason}")]
 pub struct Error {
@@ -60,7 +61,7 @@ pub struct Error {
 }
 
 impl Transform {
-    /// What torchvision's ResNet weights were evaluated with.
+    /// The transform with which torchvision evaluates its ResNet weights.
     pub const IMAGENET: Self = Self {
         resize: 256,
         crop: 224,
@@ -69,16 +70,17 @@ impl Transform {
         std: [0.229, 0.224, 0.225],
     };
 
-    /// Numbers of one picture: three for each pixel.
+    /// The length of the model's input for one image: three numbers for each pixel.
     pub fn input_length(&self) -> usize {
         3 * self.crop as usize * self.crop as usize
     }
 
-    /// Flags before metadata before [`Transform::IMAGENET`], each value on its own. The metadata's keys are `resize`,
-    /// `input_size` (the crop), `interpolation`, `mean` and `std`; their values are written as the flags' are.
+    /// Each value from its flag, else from the metadata, else from [`Transform::IMAGENET`]. The keys of the metadata
+    /// are `resize`, `input_size` (the crop), `interpolation`, `mean` and `std`; their values have the syntax of the
+    /// flags.
     ///
     /// # Errors
-    /// When metadata is malformed, even if a flag overrides it: the file is not what it seems.
+    /// When a value in the metadata is malformed, even if a flag overrides it.
     pub fn from(flags: &Flags, metadata: &HashMap<String, String>) -> Result<Self, Error> {
         fn read<T>(
             metadata: &HashMap<String, String>,
@@ -106,15 +108,18 @@ impl Transform {
     }
 }
 
+/// Parses a side in pixels.
 fn side(text: &str) -> Result<u32, String> {
     let side = text.parse().ok().filter(|side| (1..=4096).contains(side));
     side.ok_or_else(|| "a side is a whole number of pixels from 1 to 4096".into())
 }
 
+/// Parses three finite numbers.
 fn mean(text: &str) -> Result<[f32; 3], String> {
     channels(text).filter(|mean| mean.iter().all(|channel| channel.is_finite())).ok_or_else(|| THREE.into())
 }
 
+/// Parses three positive numbers.
 fn std(text: &str) -> Result<[f32; 3], String> {
     let std = channels(text).filter(|std| std.iter().all(|channel| channel.is_normal() && *channel > 0.0));
     std.ok_or_else(|| format!("{THREE}, above zero"))
@@ -122,6 +127,7 @@ fn std(text: &str) -> Result<[f32; 3], String> {
 
 const THREE: &str = "give three numbers, separated by commas";
 
+/// Parses three numbers, for red, green and blue.
 fn channels(text: &str) -> Option<[f32; 3]> {
     let numbers: Result<Vec<f32>, _> = text.split(',').map(|number| number.trim().parse()).collect();
     numbers.ok()?.try_into().ok()
@@ -148,7 +154,7 @@ mod tests {
 
     #[test]
     fn flags_win_over_metadata_and_metadata_over_imagenet() {
-        let none = Transform::from(&Flags::default(), &HashMap::new()).expect("nothing to get wrong");
+        let none = Transform::from(&Flags::default(), &HashMap::new()).expect("no value is given");
         assert_eq!(none, Transform::IMAGENET);
         let file = metadata(&[
             ("resize", "235"),
@@ -170,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_refused_with_its_name() {
+    fn a_malformed_value_is_refused_with_its_name() {
         for (key, value) in [
             ("resize", "0"),
             ("resize", "4097"),

@@ -1,4 +1,5 @@
-//! `/metrics`, `/livez` and `/readyz`, the same on every binary.
+//! The paths `/metrics`, `/livez` and `/readyz`, which every program answers in the same way. Knows no
+//! metric by name.
 
 use crate::readiness::Readiness;
 use crate::respond::{self, Reply};
@@ -6,19 +7,19 @@ use crate::wire::ReadyBody;
 use hyper::{Method, StatusCode};
 use metrics_exporter_prometheus::PrometheusHandle;
 
-/// What the admin paths answer from.
+/// The state from which the admin paths are answered.
 #[derive(Clone)]
 pub struct Admin {
-    /// Renders `/metrics`.
+    /// Renders the text of `/metrics`.
     pub metrics: PrometheusHandle,
-    /// Answers `/readyz`.
+    /// Decides the status of `/readyz`.
     pub readiness: Readiness,
-    /// Advertised in `/readyz`; replicas only.
+    /// Number of requests that a replica takes at once, as `/readyz` advertises it. `None` in the other programs.
     pub capacity: Option<usize>,
 }
 
 impl Admin {
-    /// The answer to an admin path, or nothing if `path` is none.
+    /// The answer to a request for an admin path, or `None` if `path` is not an admin path.
     pub fn answer(&self, method: &Method, path: &str) -> Option<Reply> {
         let reply: fn(&Self) -> Reply = match path {
             "/metrics" => |admin| respond::text("text/plain; version=0.0.4", admin.metrics.render()),
@@ -30,6 +31,6 @@ impl Admin {
             },
             _ => return None,
         };
-        Some(respond::readable(method, || reply(self)))
+        Some(respond::read_only(method, || reply(self)))
     }
 }

@@ -1,24 +1,24 @@
-//! File descriptors: each connection takes one.
+//! The limit of open files. Each connection takes one file descriptor, so this limit bounds the connections.
 
-use rustix::process::{Resource, getrlimit, setrlimit};
+use rlimit::Resource;
 
-/// Left for everything that is no client: replicas, files, the runtime.
-const OTHERS: u64 = 64;
+/// Descriptors that are kept for everything but clients: connections to replicas, files, the runtime.
+const RESERVED: u64 = 64;
 
-/// More connections than this are no use, even where files are unlimited.
-const MOST: u64 = 1 << 20;
+/// Upper bound of [`for_connections`], for systems where open files are unlimited.
+const MAX: u64 = 1 << 20;
 
-/// Raises this process's limit to what the system permits it; 1024, a common default, is fewer than one burst needs.
+/// Raises the soft limit of open files of this process to the hard limit. A common soft limit is 1024, and one burst
+/// opens more connections than that. If the system refuses, the limit stays as it is and a warning is logged.
 pub fn raise() {
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::warn!(%error, "the limit of open files stays as it is");
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        tracing::warn!(%error, "cannot raise the limit of open files (ulimit -n); fewer connections are possible");
     }
 }
 
-/// How many clients may be connected at once: what the limit leaves when a thirty-second part, and [`OTHERS`], is kept.
+/// The number of client connections that fit into the present limit of open files. One part in 32 of the limit, and
+/// [`RESERVED`] descriptors more, are kept for other uses. At least 1.
 pub fn for_connections() -> usize {
-    let limit = getrlimit(Resource::Nofile).current.unwrap_or(MOST).min(MOST);
-    (limit - limit / 32).saturating_sub(OTHERS).max(1) as usize
+    let limit = Resource::NOFILE.get_soft().expect("every Unix has a limit of open files").min(MAX);
+    (limit - limit / 32).saturating_sub(RESERVED).max(1) as usize
 }

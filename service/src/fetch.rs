@@ -1,4 +1,4 @@
-//! One small GET, bounded in time and size: probes and scrapes.
+//! A small HTTP GET on a connection of its own, bounded in time and size, for probes and scrapes. Uses no proxy.
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
@@ -7,30 +7,31 @@ use hyper_util::rt::TokioIo;
 use std::time::Duration;
 use tokio::net::TcpStream;
 
-/// Largest answer that is read.
+/// Largest body of an answer, in bytes.
 const MAX_BYTES: usize = 8 << 20;
 
-/// Why there was no answer.
+/// The reason why there is no answer. Each message names the address.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The address refused or could not be resolved.
+    /// The address refused the connection or could not be resolved.
     #[error("connect to {0}: {1}")]
     Connect(String, std::io::Error),
-    /// No whole answer within the time.
+    /// The whole answer did not arrive in time.
     #[error("{0} did not answer within {1:?}")]
     Timeout(String, Duration),
-    /// The peer does not speak HTTP, or stopped in mid-answer.
+    /// The peer does not use HTTP, or its answer ended early.
     #[error("{0}: {1}")]
     Broken(String, String),
-    /// The answer is too long to be what was asked for.
+    /// The answer is longer than any answer that a program expects here.
     #[error("{0} answered with more than {MAX_BYTES} bytes")]
     Long(String),
 }
 
-/// `GET http://{address}{path}` on a fresh connection.
+/// Sends `GET http://{address}{path}` on a new connection and reads the whole answer, within `timeout`. `address` is
+/// `host:port`. Connects directly: proxies from the environment are not used.
 ///
 /// # Errors
-/// See [`Error`]; any status is an answer.
+/// See [`Error`]. An answer with any status is no error.
 pub async fn get(address: &str, path: &str, timeout: Duration) -> Result<(StatusCode, Bytes), Error> {
     match tokio::time::timeout(timeout, exchange(address, path)).await {
         Ok(outcome) => outcome,
@@ -39,7 +40,7 @@ pub async fn get(address: &str, path: &str, timeout: Duration) -> Result<(Status
 }
 
 async fn exchange(address: &str, path: &str) -> Result<(StatusCode, Bytes), Error> {
-    let broken = |error: &dyn std::error::Error| Error::Broken(address.into(), causes(error));
+    let broken = |error: &dyn std::error::Error| Error::Broken(address.into(), error_chain(error));
     let stream = TcpStream::connect(address).await.map_err(|error| Error::Connect(address.into(), error))?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
@@ -56,7 +57,8 @@ async fn exchange(address: &str, path: &str) -> Result<(StatusCode, Bytes), Erro
         })?;
         Ok((status, body.to_bytes()))
     };
-    // The connection is driven beside the exchange and dropped with it; its own error shows as the exchange's.
+    // The connection is polled beside the exchange and dropped with it. An error of the connection also ends the
+    // exchange.
     tokio::pin!(exchange);
     tokio::pin!(connection);
     tokio::select! {
@@ -65,8 +67,8 @@ async fn exchange(address: &str, path: &str) -> Result<(StatusCode, Bytes), Erro
     }
 }
 
-/// An error and what caused it, innermost last.
-pub fn causes(error: &dyn std::error::Error) -> String {
-    let innermost = std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string);
-    innermost.collect::<Vec<_>>().join(": ")
+/// The message of `error` and of each error that caused it, joined by `: `, the innermost last.
+pub fn error_chain(error: &dyn std::error::Error) -> String {
+    let errors = std::iter::successors(Some(error), |error| error.source());
+    errors.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

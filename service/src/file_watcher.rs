@@ -1,15 +1,17 @@
-//! Files that are read again while the program runs: certificates and tokens are replaced under it.
+//! Files that are read again while the program runs, such as certificates and tokens that are replaced under it. Knows
+//! nothing of their contents.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Between two looks. Reading is cheaper than being told, and sees what a replaced symbolic link would hide.
-const EVERY: Duration = Duration::from_secs(2);
+/// Time between two reads. The files are read and compared, since file system notifications miss a replaced symbolic
+/// link, which is how Kubernetes updates mounted secrets.
+const INTERVAL: Duration = Duration::from_secs(2);
 
-/// The contents of `paths`.
+/// Reads all of `paths`.
 ///
 /// # Errors
-/// When one cannot be read; the message names it.
+/// When a file cannot be read; the message names the file.
 pub fn contents<const N: usize>(paths: &[PathBuf; N]) -> std::io::Result<[Vec<u8>; N]> {
     let mut all = [const { Vec::new() }; N];
     for (content, path) in all.iter_mut().zip(paths) {
@@ -19,8 +21,9 @@ pub fn contents<const N: usize>(paths: &[PathBuf; N]) -> std::io::Result<[Vec<u8
     Ok(all)
 }
 
-/// Hands `apply` the contents of `paths` whenever they are no longer `present`, for ever. What cannot be read, and what
-/// `apply` refuses, is logged once and leaves things as they are.
+/// Calls `apply` with the contents of `paths` each time that they change, starting from `present`. Never returns. If a
+/// file cannot be read, or `apply` refuses the contents, a warning is logged once and the previous contents stay in
+/// use.
 pub async fn follow<const N: usize, E: std::fmt::Display>(
     paths: [PathBuf; N],
     mut present: [Vec<u8>; N],
@@ -28,21 +31,25 @@ pub async fn follow<const N: usize, E: std::fmt::Display>(
 ) {
     let mut was_readable = true;
     loop {
-        tokio::time::sleep(EVERY).await;
+        tokio::time::sleep(INTERVAL).await;
         let new = match contents(&paths) {
             Ok(new) => new,
             Err(error) => {
-                if std::mem::take(&mut was_readable) {
-                    tracing::warn!(%error, "keeping what was read before");
+                if was_readable {
+                    tracing::warn!(%error, "a watched file cannot be read; keeping what was read before");
                 }
+                was_readable = false;
                 continue;
             }
         };
         was_readable = true;
         if new != present {
+            let file = paths[0].display();
             match apply(&new) {
-                Ok(()) => tracing::info!(file = %paths[0].display(), "read again"),
-                Err(error) => tracing::warn!(file = %paths[0].display(), %error, "keeping what was read before"),
+                Ok(()) => tracing::info!(%file, "a changed file was read again"),
+                Err(error) => {
+                    tracing::warn!(%file, %error, "a changed file is not usable; keeping what was read before");
+                }
             }
             present = new;
         }

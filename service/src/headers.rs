@@ -1,19 +1,20 @@
-//! Reading a request's headers.
+//! Helpers to read header values. Knows nothing of particular headers.
 
-use crate::wire::{Code, Fault};
+use crate::wire::{Code, RequestError};
 use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue};
 
-/// The value of `name` as text; nothing if it is absent.
+/// The value of the header `name` as text; `None` if the header is absent.
 ///
 /// # Errors
-/// 400 when it is not visible ASCII.
-pub fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Fault> {
+/// 400 if the value is not visible ASCII.
+pub fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, RequestError> {
     let Some(value) = headers.get(name) else { return Ok(None) };
-    value.to_str().map(Some).map_err(|_| Fault::new(Code::BadRequest, format!("the header {name} is not text")))
+    let error = |_| RequestError::new(Code::BadRequest, format!("the header {name} is not visible ASCII text"));
+    value.to_str().map(Some).map_err(error)
 }
 
-/// Values that many requests have; these cost no memory.
+/// Values that many requests have. A copy of such a static value allocates nothing.
 static COMMON: [HeaderValue; 5] = [
     HeaderValue::from_static("image/jpeg"),
     HeaderValue::from_static("image/png"),
@@ -22,11 +23,11 @@ static COMMON: [HeaderValue; 5] = [
     HeaderValue::from_static("application/json"),
 ];
 
-/// The same value in memory of its own. As it was received it is a part of the buffer that the request was read into,
-/// and would keep all of that alive.
-pub fn detached(value: &HeaderValue) -> HeaderValue {
+/// A copy of `value` in memory of its own. A received value is a slice of the buffer that the whole request was read
+/// into, so a stored `clone` of it would keep that buffer in memory.
+pub fn deep_copy(value: &HeaderValue) -> HeaderValue {
     let common = COMMON.iter().find(|common| *common == value);
-    common.cloned().unwrap_or_else(|| HeaderValue::from_bytes(value.as_bytes()).expect("it was a value already"))
+    common.cloned().unwrap_or_else(|| HeaderValue::from_bytes(value.as_bytes()).expect("it was a valid value before"))
 }
 
 #[cfg(test)]
@@ -34,25 +35,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_detached_value_leaves_its_buffer() {
+    fn a_deep_copy_does_not_keep_the_buffer_of_the_request() {
         for line in ["content-type: image/jpeg", "content-type: multipart/form-data; boundary=7"] {
             let buffer = bytes::Bytes::from(line.as_bytes().to_vec());
             let value = HeaderValue::from_maybe_shared(buffer.slice(14..)).expect("a value");
-            let own = detached(&value);
-            assert_eq!(own, value);
+            let copy = deep_copy(&value);
+            assert_eq!(copy, value);
             drop(value);
-            assert!(buffer.is_unique(), "{own:?} keeps it");
+            assert!(buffer.is_unique(), "{copy:?} keeps the buffer");
         }
     }
 
     #[test]
-    fn text_is_told_from_bytes_and_from_nothing() {
+    fn values_are_text_absent_or_refused() {
         let mut headers = HeaderMap::new();
         headers.insert("good", HeaderValue::from_static("12"));
         headers.insert("bad", HeaderValue::from_bytes(b"\xff").expect("opaque bytes are a value"));
         let text = |name| text(&headers, &HeaderName::from_static(name));
         assert_eq!(text("good"), Ok(Some("12")));
         assert_eq!(text("none"), Ok(None));
-        assert_eq!(text("bad").map_err(|fault| fault.code), Err(Code::BadRequest));
+        assert_eq!(text("bad").map_err(|error| error.code), Err(Code::BadRequest));
     }
 }

@@ -1,4 +1,5 @@
-//! What every Roundhouse binary stands on: the contract, readiness, shutdown, telemetry and plain HTTP serving.
+//! The parts that every Roundhouse program stands on: the contract between the programs, an HTTP server, body reading,
+//! readiness, shutdown, TLS, logs and metrics. Knows nothing of queues, models, scaling or load.
 
 pub mod admin;
 pub mod body;

@@ -1,9 +1,11 @@
-//! Whether this process can take work: yes once every latch has been released, and never again once it drains.
+//! Whether this process can take work: from when every latch is released until it begins to drain. Does not
+//! know the conditions that the latches stand for.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// Shared by whoever must be waited for and whoever answers `/readyz`.
+/// The readiness of this process. Clones share one state, so the parts that start up and the part that answers
+/// `/readyz` each hold one.
 #[derive(Debug, Clone, Default)]
 pub struct Readiness {
     state: Arc<State>,
@@ -15,25 +17,25 @@ struct State {
     draining: AtomicBool,
 }
 
-/// Holds readiness back until it is dropped.
+/// Keeps the process from being ready until it is dropped.
 #[derive(Debug)]
 pub struct Latch {
     state: Arc<State>,
 }
 
 impl Readiness {
-    /// One more thing to wait for.
+    /// Adds a condition for readiness, which is fulfilled when the latch is dropped.
     pub fn latch(&self) -> Latch {
         self.state.latches.fetch_add(1, Ordering::SeqCst);
         Latch { state: self.state.clone() }
     }
 
-    /// From now on not ready, for good.
+    /// Makes the process not ready, for the rest of its life.
     pub fn drain(&self) {
         self.state.draining.store(true, Ordering::SeqCst);
     }
 
-    /// Whether new work is welcome.
+    /// Whether the process can take new work.
     pub fn is_ready(&self) -> bool {
         self.state.latches.load(Ordering::SeqCst) == 0 && !self.is_draining()
     }

@@ -1,4 +1,5 @@
-//! HTTP/1.1 and HTTP/2 on a listener, with or without TLS: bounded connections and headers, graceful end.
+//! Serves HTTP/1.1 and HTTP/2 on a listener, with or without TLS. Bounds connections and headers, and ends gracefully.
+//! Knows nothing of paths.
 
 use crate::readiness::Readiness;
 use crate::respond::Reply;
@@ -20,52 +21,58 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-/// For the whole of a request's headers and for a TLS handshake; also how long an idle connection is kept.
+/// Longest time for the headers of a request and for a TLS handshake. An idle connection is closed after this time,
+/// too.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// An HTTP/2 connection that is silent for this long is asked whether it still lives, and closed if it does not.
+/// An HTTP/2 connection that is silent for this long gets a ping, and is closed if it does not answer.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 
-/// Of a request in HTTP/2; HTTP/1.1 has 100 lines and 400 KiB.
+/// Largest headers of a request in HTTP/2, in bytes. HTTP/1.1 has hyper's limits: 100 headers and 400 KiB.
 const MAX_HEADER_BYTES: u32 = 16 << 10;
 
-/// For the requests of the last connections: a connection from which nothing was read is closed without an answer.
+/// Time for the first bytes of the connections that are accepted last. A connection from which nothing was read by then
+/// is closed without an answer.
 const LAST_READ: Duration = Duration::from_millis(20);
 
-/// Connections that the kernel keeps while they are not yet accepted (or fewer: `net.core.somaxconn`). A client that
-/// finds no room tries again only after a second.
+/// Connections that the kernel keeps until they are accepted; the kernel's own limit (`net.core.somaxconn`) may be
+/// lower. A client that finds this queue full tries again only after a second.
 const BACKLOG: u32 = 4096;
 
-/// After a failed accept (no descriptors left), before the next.
+/// Pause after a failed accept, for instance when no descriptors are left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Between the first two looks at a beginning that does not yet tell one protocol from the other, and at most.
-const FIRST_LOOK: Duration = Duration::from_millis(5);
-const LAST_LOOK: Duration = Duration::from_secs(1);
+/// Pause before the first bytes of a connection are looked at again, when they are too few to tell HTTP/1.1 from
+/// HTTP/2. Each further pause is four times as long, up to [`LONGEST_PEEK_PAUSE`].
+const FIRST_PEEK_PAUSE: Duration = Duration::from_millis(5);
 
-/// How a program leaves.
+/// Longest pause between two looks at the first bytes of a connection.
+const LONGEST_PEEK_PAUSE: Duration = Duration::from_secs(1);
+
+/// How a program ends.
 #[derive(Debug, Clone, Copy)]
-pub struct Drain {
-    /// Told to stop → no new requests.
+pub struct DrainConfig {
+    /// How long new connections are still accepted after the request to stop, while `/readyz` reports not ready.
     pub delay: Duration,
-    /// No new requests → exit, at most.
+    /// How long accepted requests may take to finish after `delay`.
     pub grace: Duration,
-    /// Whether the parent's end is a reason to stop.
-    pub with_parent: bool,
+    /// Whether the program also stops when its parent process ends.
+    pub exit_with_parent: bool,
 }
 
-/// Binds `address` and says so in one line on standard output, where whoever started this on port 0 reads the port.
+/// Binds `address` and prints `listening on http://…` to standard output, so that a process that started this one with
+/// port 0 learns the port.
 ///
 /// # Errors
-/// When the address is taken or not ours.
+/// When the address is in use, or belongs to no interface of this machine.
 pub async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     listen_as("listening on http://", address).await
 }
 
-/// The same, in other words.
+/// Binds `address` and prints `announcement`, followed by the bound address, to standard output.
 ///
 /// # Errors
-/// See [`listen`].
+/// When the address is in use, or belongs to no interface of this machine.
 pub async fn listen_as(announcement: &str, address: SocketAddr) -> std::io::Result<TcpListener> {
     let listener =
         bind(address).map_err(|error| std::io::Error::new(error.kind(), format!("listen on {address}: {error}")))?;
@@ -75,34 +82,35 @@ pub async fn listen_as(announcement: &str, address: SocketAddr) -> std::io::Resu
 
 fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // Or a restart would have to wait until the last connections are forgotten.
+    // Without this option a restart fails until the kernel has forgotten the connections of the process before.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
 
-/// Serves until this process is told to stop, and then drains in order: not ready, still accepting, finishing.
-pub async fn run<H, F>(listener: TcpListener, tls: Option<Tls>, readiness: Readiness, drain: Drain, handle: H)
+/// Serves until this process is asked to stop ([`shutdown::requested`]). Then `/readyz` reports not ready, new
+/// connections are accepted for `drain.delay`, and accepted requests finish within `drain.grace`.
+pub async fn run<H, F>(listener: TcpListener, tls: Option<Tls>, readiness: Readiness, drain: DrainConfig, handle: H)
 where
     H: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
     F: Future<Output = Reply> + Send + 'static,
 {
     let stop = async {
-        match shutdown::requested(drain.with_parent).await {
+        match shutdown::requested(drain.exit_with_parent).await {
             Ok(reason) => tracing::info!(reason, "draining"),
             Err(error) => tracing::error!(%error, "cannot wait for signals; stopping"),
         }
         readiness.drain();
         tokio::time::sleep(drain.delay).await;
     };
-    let leaving = readiness.clone();
+    let readiness = readiness.clone();
     let handle = move |request: Request<Incoming>| {
         let is_http1 = request.version() <= Version::HTTP_11;
-        let (leaving, reply) = (leaving.clone(), handle(request));
+        let (readiness, reply) = (readiness.clone(), handle(request));
         async move {
             let mut reply = reply.await;
-            // So that clients with a connection of their own move on before it is closed under them.
-            if is_http1 && leaving.is_draining() {
+            // Clients then open their next connection elsewhere, instead of finding this one closed.
+            if is_http1 && readiness.is_draining() {
                 reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             reply
@@ -111,8 +119,8 @@ where
     serve(listener, tls, handle, stop, drain.grace).await;
 }
 
-/// Serves until `stop` resolves, then finishes what was accepted for `grace` at most. Connections beyond what the limit
-/// of open files leaves for them wait in the kernel's backlog.
+/// Serves until `stop` resolves, and then lets accepted requests finish within `grace`. Connections beyond
+/// [`descriptors::for_connections`] wait in the kernel's backlog.
 ///
 /// # Cancel safety
 /// Dropping the future drops the listener; connections in progress go on until the runtime ends.
@@ -126,101 +134,137 @@ pub async fn serve<H, F>(
     H: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
     F: Future<Output = Reply> + Send + 'static,
 {
-    let graceful = GracefulShutdown::new();
-    let slots = Arc::new(Semaphore::new(descriptors::for_connections()));
-    let (closing, closed) = watch::channel(());
-    let protocols = Protocols::new(tls);
-    let serve = |stream: TcpStream, slot: Option<OwnedSemaphorePermit>| {
-        let (watcher, closed) = (graceful.watcher(), closed.clone());
-        tokio::spawn(protocols.clone().serve(stream, handle.clone(), watcher, closed, slot));
+    let server = Server {
+        http: Http::new(tls),
+        handle,
+        graceful: GracefulShutdown::new(),
+        keep_unopened: watch::Sender::new(()),
     };
-    tokio::pin!(stop);
-    loop {
-        let accepted = async {
-            let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
-            (slot, listener.accept().await)
-        };
-        let (slot, accepted) = tokio::select! {
-            accepted = accepted => accepted,
-            () = &mut stop => break,
-        };
-        match accepted {
-            Ok((stream, _peer)) => serve(stream, Some(slot)),
-            Err(error) => {
-                tracing::warn!(%error, "accept failed");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-    // Whoever has connected by now is served still, and what it has sent by now is read; whoever comes after that is
-    // refused, and knows that it was.
-    match listener.into_std() {
-        Ok(listener) => {
-            while let Ok((stream, _peer)) = listener.accept() {
-                match stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
-                    Ok(stream) => serve(stream, None),
-                    Err(error) => tracing::warn!(%error, "a last connection is lost"),
+    server.accept_until(&listener, stop).await;
+    server.accept_backlog(listener);
+    tokio::time::sleep(LAST_READ).await;
+    server.finish(grace).await;
+}
+
+/// The state that all connections of a listener share.
+struct Server<H> {
+    http: Http,
+    handle: H,
+    graceful: GracefulShutdown,
+    /// Dropping it closes the connections whose protocol is not known yet. Nothing is ever sent.
+    keep_unopened: watch::Sender<()>,
+}
+
+impl<H, F> Server<H>
+where
+    H: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
+    F: Future<Output = Reply> + Send + 'static,
+{
+    /// Accepts connections until `stop` resolves, as long as there is a free slot for them.
+    async fn accept_until(&self, listener: &TcpListener, stop: impl Future<Output = ()>) {
+        let slots = Arc::new(Semaphore::new(descriptors::for_connections()));
+        tokio::pin!(stop);
+        loop {
+            let accept = async {
+                let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
+                (slot, listener.accept().await)
+            };
+            let (slot, accepted) = tokio::select! {
+                accepted = accept => accepted,
+                () = &mut stop => return,
+            };
+            match accepted {
+                Ok((stream, _peer)) => self.spawn(stream, Some(slot)),
+                Err(error) => {
+                    tracing::warn!(%error, "accept failed");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
-        Err(error) => tracing::warn!(%error, "connections that were not yet accepted are lost"),
     }
-    tokio::time::sleep(LAST_READ).await;
-    drop(closing);
-    if tokio::time::timeout(grace, graceful.shutdown()).await.is_err() {
-        tracing::warn!(grace_s = grace.as_secs_f64(), "grace is over; unanswered requests are dropped");
+
+    /// Accepts the connections that wait in the kernel's backlog now, and closes the listener. Clients that connect
+    /// later are refused by the kernel, and know that their request was not accepted.
+    fn accept_backlog(&self, listener: TcpListener) {
+        let listener = match listener.into_std() {
+            Ok(listener) => listener,
+            Err(error) => {
+                tracing::warn!(%error, "the connections that were not yet accepted are lost");
+                return;
+            }
+        };
+        while let Ok((stream, _peer)) = listener.accept() {
+            match stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
+                Ok(stream) => self.spawn(stream, None),
+                Err(error) => tracing::warn!(%error, "one of the last connections is lost"),
+            }
+        }
+    }
+
+    /// Starts the task that serves a connection. The connection holds `slot` until its end.
+    fn spawn(&self, stream: TcpStream, slot: Option<OwnedSemaphorePermit>) {
+        let (watcher, closing) = (self.graceful.watcher(), self.keep_unopened.subscribe());
+        tokio::spawn(self.http.clone().serve(stream, self.handle.clone(), watcher, closing, slot));
+    }
+
+    /// Closes idle connections, and lets the requests that have begun finish within `grace`.
+    async fn finish(self, grace: Duration) {
+        drop(self.keep_unopened);
+        if tokio::time::timeout(grace, self.graceful.shutdown()).await.is_err() {
+            tracing::warn!(grace_s = grace.as_secs_f64(), "the grace period is over; unanswered requests are dropped");
+        }
     }
 }
 
-/// What a connection speaks.
+/// The protocol of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Protocol {
     Http1,
     Http2,
 }
 
-/// How each is spoken.
+/// The settings with which connections are served.
 #[derive(Clone)]
-struct Protocols {
+struct Http {
     tls: Option<Tls>,
     http1: http1::Builder,
     http2: http2::Builder<TokioExecutor>,
 }
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-impl Protocols {
+impl Http {
     fn new(tls: Option<Tls>) -> Self {
         let mut http1 = http1::Builder::new();
         http1.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-        // Against floods of resets and of CONTINUATION frames, hyper's and h2's own bounds are in force.
+        // hyper and h2 have limits of their own for RST_STREAM and CONTINUATION frames.
         let mut http2 = http2::Builder::new(TokioExecutor::new());
         http2.timer(TokioTimer::new()).keep_alive_interval(PING_INTERVAL).max_header_list_size(MAX_HEADER_BYTES);
         Self { tls, http1, http2 }
     }
 
-    /// Serves one connection to its end. `closed` ends when those that have not begun are to be dropped; `slot` is
-    /// given back with the connection.
+    /// Serves one connection to its end. If `closing` ends before the connection's protocol is known, the connection is
+    /// dropped. `slot` is released with the connection.
     async fn serve<H, F>(
         self,
         stream: TcpStream,
         handle: H,
         watcher: Watcher,
-        closed: watch::Receiver<()>,
+        closing: watch::Receiver<()>,
         slot: Option<OwnedSemaphorePermit>,
     ) where
         H: Fn(Request<Incoming>) -> F + Send + 'static,
         F: Future<Output = Reply> + Send + 'static,
     {
-        // Answers are small and whole: waiting to fill a packet only adds latency.
+        // Answers are small and written at once: waiting to fill a packet would only add latency.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "set_nodelay failed");
         }
-        // What is idle most of the time is small: the rarer ways are boxed, so that they cost those who go them.
+        // TLS and HTTP/2 are boxed: their large states would otherwise be a part of every idle HTTP/1.1 connection.
         let served = match self.tls.clone() {
-            Some(tls) => Box::pin(self.serve_securely(tls, stream, handle, watcher, closed)).await,
-            None => match begun(protocol(&stream), closed).await {
-                Ok(Some(protocol)) => self.speak(protocol, stream, handle, watcher).await,
+            Some(tls) => Box::pin(self.serve_tls(tls, stream, handle, watcher, closing)).await,
+            None => match open(detect_protocol(&stream), closing).await {
+                Ok(Some(protocol)) => self.serve_protocol(protocol, stream, handle, watcher).await,
                 Ok(None) => Ok(()),
                 Err(error) => Err(error),
             },
@@ -231,35 +275,38 @@ impl Protocols {
         drop(slot);
     }
 
-    async fn serve_securely<H, F>(
+    /// Performs the TLS handshake and serves the protocol that it agrees on (ALPN).
+    async fn serve_tls<H, F>(
         &self,
         tls: Tls,
         stream: TcpStream,
         handle: H,
         watcher: Watcher,
-        closed: watch::Receiver<()>,
-    ) -> Result<(), Failure>
+        closing: watch::Receiver<()>,
+    ) -> Result<(), BoxError>
     where
         H: Fn(Request<Incoming>) -> F + Send + 'static,
         F: Future<Output = Reply> + Send + 'static,
     {
-        let Some(stream) = begun(tls.acceptor.accept(stream), closed).await? else { return Ok(()) };
+        let Some(stream) = open(tls.acceptor.accept(stream), closing).await? else { return Ok(()) };
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        self.speak(if is_http2 { Protocol::Http2 } else { Protocol::Http1 }, stream, handle, watcher).await
+        let protocol = if is_http2 { Protocol::Http2 } else { Protocol::Http1 };
+        self.serve_protocol(protocol, stream, handle, watcher).await
     }
 
-    async fn speak<H, F>(
+    /// Serves requests until the connection ends.
+    async fn serve_protocol<H, F>(
         &self,
         protocol: Protocol,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         handle: H,
         watcher: Watcher,
-    ) -> Result<(), Failure>
+    ) -> Result<(), BoxError>
     where
         H: Fn(Request<Incoming>) -> F + Send + 'static,
         F: Future<Output = Reply> + Send + 'static,
     {
-        let (stream, service) = (TokioIo::new(stream), service_fn(move |request| infallible(handle(request))));
+        let (stream, service) = (TokioIo::new(stream), service_fn(move |request| never_fails(handle(request))));
         match protocol {
             Protocol::Http1 => watcher.watch(self.http1.serve_connection(stream, service)).await?,
             Protocol::Http2 => Box::pin(watcher.watch(self.http2.serve_connection(stream, service))).await?,
@@ -268,27 +315,28 @@ impl Protocols {
     }
 }
 
-/// As hyper wants it. Not an async block, which would hold the future twice.
-fn infallible(reply: impl Future<Output = Reply>) -> impl Future<Output = Result<Reply, Infallible>> {
+/// Wraps the reply in the `Result` that hyper asks for. An async block instead of `map` would hold the future twice and
+/// make each connection larger.
+fn never_fails(reply: impl Future<Output = Reply>) -> impl Future<Output = Result<Reply, Infallible>> {
     reply.map(Ok)
 }
 
-/// What comes of `opening` a connection within [`HEADER_TIMEOUT`]; nothing if it is `closed` first.
-async fn begun<T, E: Into<Failure>>(
+/// Waits for `opening`, the first step of a connection, for at most [`HEADER_TIMEOUT`]. `None` if `closing` ends first.
+async fn open<T, E: Into<BoxError>>(
     opening: impl Future<Output = Result<T, E>>,
-    mut closed: watch::Receiver<()>,
-) -> Result<Option<T>, Failure> {
+    mut closing: watch::Receiver<()>,
+) -> Result<Option<T>, BoxError> {
     tokio::select! {
         opened = tokio::time::timeout(HEADER_TIMEOUT, opening) => opened?.map(Some).map_err(Into::into),
-        // Nothing is ever sent; it ends with its sender.
-        _ended = closed.changed() => Ok(None),
+        // Nothing is sent on this channel: it only ends when its sender is dropped.
+        _sender_dropped = closing.changed() => Ok(None),
     }
 }
 
-/// What a client without TLS begins to speak: HTTP/2 begins with `PRI `, which is no method of HTTP/1.1 (RFC 9113, 3.4).
-/// Until its first byte is there, a connection costs no buffer.
-async fn protocol(stream: &TcpStream) -> std::io::Result<Protocol> {
-    let (mut first, mut pause) = ([0; 3], FIRST_LOOK);
+/// Detects the protocol of a connection without TLS by its first bytes. HTTP/2 begins with `PRI `, and HTTP/1.1 has no
+/// such method (RFC 9113, 3.4). The bytes are only peeked at: a connection without any needs no buffer.
+async fn detect_protocol(stream: &TcpStream) -> std::io::Result<Protocol> {
+    let (mut first, mut pause) = ([0; 3], FIRST_PEEK_PAUSE);
     loop {
         let count = stream.peek(&mut first).await?;
         if count == 0 || first[..count] != b"PRI"[..count] {
@@ -297,8 +345,9 @@ async fn protocol(stream: &TcpStream) -> std::io::Result<Protocol> {
         if count == first.len() {
             return Ok(Protocol::Http2);
         }
-        // What is there already wakes nobody when more comes. Ever rarer looks, or idle connections would keep it busy.
+        // The bytes that are there already make the socket readable, so waiting for readability would return at once.
+        // The pause grows, so that many such connections do not keep the server busy.
         tokio::time::sleep(pause).await;
-        pause = (pause * 4).min(LAST_LOOK);
+        pause = (pause * 4).min(LONGEST_PEEK_PAUSE);
     }
 }

@@ -1,30 +1,32 @@
-//! Logs to standard error, metrics to a Prometheus recorder.
+//! Starts logging to standard error and recording of metrics for Prometheus. Knows no metric by name.
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
-/// Upper bounds of latency histograms, seconds: dense around the default objective of 0.5 s.
-pub const SECONDS: [f64; 24] = [
+/// Upper bounds of the buckets of every histogram whose name ends in `_seconds`, in seconds. They are dense around the
+/// default objective of 0.5 s.
+pub const LATENCY_BUCKETS: [f64; 24] = [
     0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.125, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6,
     0.8, 1.0, 2.0, 4.0, 8.0,
 ];
 
-/// Upper bounds of `inference_batch_size`, images.
-const IMAGES: [f64; 6] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0];
+/// Upper bounds of the buckets of every histogram whose name ends in `_batch_size`, in images.
+const BATCH_SIZE_BUCKETS: [f64; 6] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0];
 
-/// Why telemetry could not start.
+/// The reason why logging or metrics could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The filter is no list of `target=level`.
+    /// The log filter is not a list of levels and `target=level` pairs.
     #[error("bad log filter {0:?}: {1}; try info, debug or dispatcher=debug")]
     Filter(String, String),
-    /// A recorder is already installed.
+    /// Another metrics recorder is already installed.
     #[error("install the metrics recorder: {0}")]
     Recorder(String),
 }
 
-/// Starts logging at `filter` (`info`, `debug`, `dispatcher=debug,info`, …) and returns what renders `/metrics`.
+/// Starts logging with `filter` (`info`, `debug`, `dispatcher=debug,info`, …) and the metrics recorder. Returns the
+/// handle that renders `/metrics`. Must be called once in a process.
 ///
 /// # Errors
 /// See [`Error`].
@@ -37,15 +39,16 @@ pub fn start(filter: &str) -> Result<PrometheusHandle, Error> {
         .init();
     let recorder = |error: metrics_exporter_prometheus::BuildError| Error::Recorder(error.to_string());
     PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &LATENCY_BUCKETS)
         .map_err(recorder)?
-        .set_buckets_for_metric(Matcher::Suffix("_batch_size".into()), &IMAGES)
+        .set_buckets_for_metric(Matcher::Suffix("_batch_size".into()), &BATCH_SIZE_BUCKETS)
         .map_err(recorder)?
         .install_recorder()
         .map_err(recorder)
 }
 
-/// Folds recorded samples into their buckets for ever. Without it they pile up for as long as nobody scrapes.
+/// Sorts the recorded samples of histograms into their buckets, every 5 s. Never returns. Without it the samples use
+/// ever more memory until the next scrape.
 pub async fn upkeep(metrics: PrometheusHandle) {
     let mut tick = tokio::time::interval(Duration::from_secs(5));
     loop {

@@ -1,4 +1,5 @@
-//! TLS for a listener: a certificate with its key, read again when the files change.
+//! TLS for a listener: a certificate with its private key. Both files are read again when they change. Knows nothing of
+//! HTTP but the protocol names of ALPN.
 
 use crate::file_watcher;
 use std::path::PathBuf;
@@ -12,76 +13,84 @@ use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert};
 use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{self, ServerConfig};
 
-/// Protocols in the order of preference, as ALPN names them.
-const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
+/// ALPN names of the protocols that the server offers, in the order of preference.
+const ALPN_PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
-/// Why there is no TLS.
+/// The reason why TLS cannot start, or why changed files are not used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A file cannot be read.
+    /// A file cannot be read; the message names it.
     #[error(transparent)]
     Read(#[from] std::io::Error),
-    /// A file holds something else.
-    #[error("{0}; expected a PEM file with the certificate chain, and one with its private key")]
+    /// A file is not a PEM file of the expected kind.
+    #[error("{0}; expected a PEM file with the certificate chain, and a PEM file with its private key")]
     Pem(String),
-    /// Certificate and key do not belong together, or the key's kind is not supported.
+    /// The certificate and the key do not belong together, or the kind of the key is not supported.
     #[error("the certificate and the key cannot be used: {0}")]
     Unusable(rustls::Error),
 }
 
-/// Accepts TLS connections as whoever the present certificate says.
+/// Accepts TLS connections with the present certificate. Clones share it.
 #[derive(Clone)]
 pub struct Tls {
-    /// Speaks the handshake.
+    /// Performs the handshake of a connection.
     pub acceptor: TlsAcceptor,
 }
 
 impl Tls {
-    /// Reads certificate chain and key, and follows the files from then on; must be called within a runtime.
+    /// Reads the certificate chain and the key, and starts a task that reads them again when they change.
     ///
     /// # Errors
     /// See [`Error`].
+    ///
+    /// # Panics
+    /// If it is called outside of a tokio runtime.
     pub fn open(certificate: PathBuf, key: PathBuf) -> Result<Self, Error> {
         let provider = Arc::new(ring::default_provider());
         let paths = [certificate, key];
         let contents = file_watcher::contents(&paths)?;
-        let identity = Arc::new(Identity { present: RwLock::new(parse(&contents, &provider)?) });
+        let resolver = Arc::new(Resolver { certificate: RwLock::new(parse(&contents, &provider)?) });
         let mut config = ServerConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
             .map_err(Error::Unusable)?
             .with_no_client_auth()
-            .with_cert_resolver(identity.clone());
-        config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).into();
+            .with_cert_resolver(resolver.clone());
+        config.alpn_protocols = ALPN_PROTOCOLS.map(<[u8]>::to_vec).into();
         tokio::spawn(file_watcher::follow(paths, contents, move |contents| {
             let new = parse(contents, &provider)?;
-            *identity.present.write().expect("nobody panics with it") = new;
+            *resolver.certificate.write().expect(UNPOISONED) = new;
             Ok::<_, Error>(())
         }));
         Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)) })
     }
 }
 
-/// Whoever this server is at present.
+/// Gives every handshake the present certificate.
 #[derive(Debug)]
-struct Identity {
-    /// Locked for as long as a pointer is copied, once a handshake.
-    present: RwLock<Arc<CertifiedKey>>,
+struct Resolver {
+    /// Each handshake holds the lock while it copies the pointer.
+    certificate: RwLock<Arc<CertifiedKey>>,
 }
 
-impl ResolvesServerCert for Identity {
+/// Invariant of the lock.
+const UNPOISONED: &str = "no thread panics while it holds the certificate";
+
+impl ResolvesServerCert for Resolver {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.present.read().expect("nobody panics with it").clone())
+        Some(self.certificate.read().expect(UNPOISONED).clone())
     }
 }
 
+/// Parses the contents of the two PEM files.
 fn parse([chain, key]: &[Vec<u8>; 2], provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, Error> {
-    let wrong = |what: &str, error: &dyn std::fmt::Display| Error::Pem(format!("the {what} cannot be read: {error}"));
+    let pem_error =
+        |file: &str, error: &dyn std::fmt::Display| Error::Pem(format!("the {file} cannot be read: {error}"));
     let chain: Vec<_> = CertificateDer::pem_slice_iter(chain)
         .collect::<Result<_, _>>()
-        .map_err(|error| wrong("certificate", &error))?;
+        .map_err(|error| pem_error("certificate", &error))?;
     if chain.is_empty() {
-        return Err(wrong("certificate", &"it holds none"));
+        return Err(pem_error("certificate", &"the file holds no certificate"));
     }
-    let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| wrong("key", &error))?;
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| pem_error("key", &error))?;
     CertifiedKey::from_der(chain, key, provider).map(Arc::new).map_err(Error::Unusable)
 }

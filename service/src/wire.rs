@@ -1,79 +1,82 @@
-//! The contract between clients, dispatcher and replicas: header names, JSON bodies, error codes, metric names.
-//! No I/O.
+//! The contract between clients, dispatcher and replicas: header names, JSON bodies, error codes and the metric names
+//! that one program exports and another reads. Does no I/O.
 
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// Headers beyond HTTP's own.
+/// Headers beyond those of HTTP itself.
 pub mod header {
     use hyper::header::HeaderName;
 
-    /// Names a request in logs and answers; made if absent.
+    /// Identifies a request. Taken from the client or made here, forwarded to the replica, and returned in the answer's
+    /// headers and in error bodies. Log lines do not carry it.
     pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-    /// The client's budget in milliseconds; the dispatcher forwards what remains of it.
+    /// The time that the client allows for its request, in milliseconds. The dispatcher forwards the rest of it.
     pub const TIMEOUT_MS: HeaderName = HeaderName::from_static("x-request-timeout-ms");
-    /// Milliseconds that the request waited in the dispatcher, told to the replica so that its answer can say so.
+    /// The time that the request waited in the dispatcher, in milliseconds. The replica repeats it in its answer.
     pub const QUEUE_MS: HeaderName = HeaderName::from_static("x-request-queue-ms");
-    /// How many requests a replica takes at once.
+    /// The number of requests that a replica takes at once.
     pub const CAPACITY: HeaderName = HeaderName::from_static("x-replica-capacity");
-    /// W3C trace context; made if absent.
+    /// W3C trace context. Taken from the client or made here, forwarded to the replica and returned in the answer.
     pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 }
 
-/// Metric names that cross a process boundary: exported by one binary, read by another.
+/// Metric names that cross a process boundary: one program exports them, and another reads them.
 pub mod metric {
-    /// Gauge: requests waiting.
+    /// Gauge: requests that wait in the dispatcher's queue.
     pub const QUEUE_LENGTH: &str = "dispatcher_queue_length";
-    /// Counter: requests ever admitted to the queue.
+    /// Counter: requests that were ever admitted to the queue.
     pub const ENQUEUED: &str = "dispatcher_enqueued_requests_total";
-    /// Counter by `reason`: requests refused at admission.
+    /// Counter by `reason`: requests that were refused at admission.
     pub const SHED: &str = "dispatcher_shed_total";
-    /// Counter by `code`: every request, by outcome.
+    /// Counter by `code`: all requests, by their outcome.
     pub const REQUESTS: &str = "dispatcher_requests_total";
-    /// Histogram, seconds: accepted → answered. The objective's signal.
+    /// Histogram in seconds: time from a request's arrival to its answer. The objective is a limit of this time.
     pub const REQUEST_DURATION: &str = "dispatcher_request_duration_seconds";
-    /// Histogram, seconds: dispatched → the replica's answer.
+    /// Histogram in seconds: time from sending a request to a replica to the replica's answer.
     pub const UPSTREAM_DURATION: &str = "dispatcher_upstream_duration_seconds";
-    /// Histogram, seconds: what a replica worked for an answer, that is, since it got the request, or since its answer before if that came later.
+    /// Histogram in seconds: time that a replica worked for an answer. It counts from when the replica received the
+    /// request, or from the replica's previous answer if that came later.
     pub const REPLICA_WORK: &str = "dispatcher_replica_work_seconds";
-    /// Gauge by `replica`: sent, unanswered.
+    /// Gauge by `replica`: requests that were sent to it and are not yet answered.
     pub const IN_FLIGHT: &str = "dispatcher_in_flight";
-    /// Gauge: requests that the replicas in rotation take at once.
+    /// Gauge: requests that all replicas in rotation together take at once.
     pub const CAPACITY: &str = "dispatcher_capacity";
-    /// Gauge, seconds: since the dispatcher's start. Different at each scrape, or nobody updates the others either.
+    /// Gauge in seconds: time since the dispatcher's start. It differs at each scrape; if it does not, the dispatcher
+    /// no longer updates its metrics.
     pub const UPTIME: &str = "dispatcher_uptime_seconds";
-    /// Gauge by `state`: ready, ejected, draining.
+    /// Gauge by `state` (ready, ejected, draining): replicas that the dispatcher knows.
     pub const REPLICAS: &str = "dispatcher_replicas";
-    /// Gauge: replicas asked for by the scaler.
+    /// Gauge: replicas that the scaler asks for.
     pub const DESIRED_REPLICAS: &str = "scaler_desired_replicas";
-    /// Gauge: replicas that the scaler's target says are serving.
+    /// Gauge: ready replicas, as the scaler's target reports them.
     pub const READY_REPLICAS: &str = "scaler_ready_replicas";
-    /// Gauge: exec → ready, seconds, of a replica.
+    /// Gauge in seconds: time from a replica's exec to its readiness.
     pub const STARTUP: &str = "replica_startup_seconds";
 }
 
-/// A classified picture.
+/// The body of an answer with status 200: a classified image.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Answer {
-    /// Always true; errors have their own shape, [`ErrorBody`].
+    /// Always true. Errors have a body of their own, [`ErrorBody`].
     pub success: bool,
-    /// The likeliest class.
+    /// The most likely class.
     pub prediction: Prediction,
-    /// The `top_k` likeliest, best first.
+    /// The `top_k` most likely classes, best first.
     pub predictions: Vec<Prediction>,
-    /// The model's name.
+    /// Name of the model.
     pub model: String,
-    /// The replica that answered.
+    /// Name of the replica that answered.
     pub replica: String,
-    /// Where the time went.
+    /// Duration of each stage, in milliseconds.
     pub timing_ms: Timing,
 }
 
 impl Answer {
-    /// The answer with these `predictions`: at least one, best first.
+    /// An answer with `predictions`, which must hold at least one element, best first.
     ///
     /// # Panics
-    /// When there is none.
+    /// If `predictions` is empty.
     pub fn new(
         predictions: Vec<Prediction>,
         model: impl Into<String>,
@@ -85,97 +88,97 @@ impl Answer {
     }
 }
 
-/// One class and how sure the model is of it.
+/// One class, and the probability that the model gives it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Prediction {
-    /// Position among the model's classes.
+    /// Index among the model's classes, from 0.
     pub class_index: usize,
-    /// The class in words.
+    /// Name of the class.
     pub label: String,
     /// Softmax probability, 0 to 1.
     pub confidence: f32,
 }
 
-/// Milliseconds of one request by stage.
+/// Duration of each stage of one request, in milliseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Timing {
-    /// In the dispatcher's queue; 0 for a request sent to the replica itself.
+    /// Wait in the dispatcher's queue; 0 for a request that was sent to the replica directly.
     pub queue: f64,
-    /// Decoding and transforming the picture.
+    /// Decoding and transforming the image.
     pub decode: f64,
-    /// Decoded and waiting for the model.
+    /// Wait of the decoded image for the model.
     pub batch: f64,
-    /// The forward pass.
+    /// Forward pass of the model.
     pub inference: f64,
-    /// `queue` and everything since the replica received the request.
+    /// `queue`, plus the time since the replica received the request.
     pub total: f64,
 }
 
-/// The body of every answer that is not a 200.
+/// The body of every answer whose status is not 200.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ErrorBody {
     /// Always false.
     pub success: bool,
     /// [`Code::as_str`].
     pub code: String,
-    /// What, where and what to do about it.
+    /// A message that says what is wrong, where, and what to do.
     pub error: String,
-    /// The request's id.
+    /// The request's id; see [`header::REQUEST_ID`].
     pub request_id: String,
 }
 
-/// `/readyz` of a replica.
+/// The body of `/readyz`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ReadyBody {
-    /// Whether it can take work.
+    /// Whether the process can take work.
     pub ready: bool,
-    /// How many requests it takes at once; absent where that means nothing.
+    /// Number of requests that a replica takes at once; absent in the other programs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub capacity: Option<usize>,
 }
 
-/// Every way in which a request can fail.
+/// The kinds of failures of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Code {
-    /// Malformed header, query, multipart, JSON or base64.
+    /// A header, the query, multipart, JSON or base64 is malformed.
     BadRequest,
-    /// A truncated, corrupt or undecodable picture.
+    /// The image is truncated, corrupt or cannot be decoded.
     BadImage,
     /// A token is required, and is missing or wrong.
     Unauthorized,
-    /// No such path.
+    /// The path does not exist.
     NotFound,
-    /// The path takes another method.
+    /// The path exists and takes another method.
     MethodNotAllowed,
     /// The body did not arrive in time.
     SlowBody,
-    /// The body or the picture is over its limit.
+    /// The body or the image exceeds its limit.
     TooLarge,
-    /// None of the three body forms.
+    /// The content type is none of those that [`BodyFormat`] knows.
     UnsupportedMediaType,
-    /// This body has already brought down a replica twice.
+    /// Two replicas died of this body already.
     Poison,
-    /// A fault of ours.
+    /// The server has a bug.
     Internal,
     /// Every permitted attempt failed.
     ReplicaFailed,
     /// The dispatcher's queue is full.
     QueueFull,
-    /// So many wait already that this one would not be answered in time.
+    /// So many requests wait that this one would not be answered in time.
     Overloaded,
     /// The replica holds as many requests as it advertises.
     Busy,
-    /// The deadline passed before the answer was there.
+    /// The deadline passed before the answer was ready.
     DeadlineExceeded,
 }
 
 impl Code {
-    /// The code as it stands in bodies and metric labels.
+    /// The code as it appears in error bodies and metric labels.
     pub const fn as_str(self) -> &'static str {
         self.row().0
     }
 
-    /// The HTTP status that goes with it.
+    /// The HTTP status of answers with this code.
     pub const fn status(self) -> u16 {
         self.row().1
     }
@@ -201,48 +204,48 @@ impl Code {
     }
 }
 
-/// A failure on its way to the client.
+/// The failure of a request, before it becomes an HTTP answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {message}", .code.as_str())]
-pub struct Fault {
-    /// Which kind.
+pub struct RequestError {
+    /// The kind of failure.
     pub code: Code,
-    /// What, where and what to do about it.
+    /// A message that says what is wrong, where, and what to do.
     pub message: String,
-    /// When to come back, for faults that pass.
+    /// The time after which another attempt may succeed; `None` if the same request would fail again.
     pub retry_after: Option<Duration>,
 }
 
-impl Fault {
-    /// A fault without `Retry-After`.
+impl RequestError {
+    /// An error without `Retry-After`.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), retry_after: None }
     }
 
-    /// The same fault with a time to come back.
+    /// The same error with a time after which to try again.
     #[must_use]
     pub fn retry_after(self, after: Duration) -> Self {
         Self { retry_after: Some(after), ..self }
     }
 }
 
-/// The three forms in which `/predict` takes a picture.
+/// The formats of a body in which `/predict` takes an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
-    /// The file itself.
+pub enum BodyFormat {
+    /// The bytes of the image file.
     Raw,
-    /// `multipart/form-data`, the first file part.
+    /// `multipart/form-data`; the first file part is the image file.
     Multipart,
     /// `{"image": "<base64>"}`.
     Json,
 }
 
-impl Form {
-    /// The form that a `Content-Type` announces; a missing one means raw bytes (RFC 9110, 8.3).
+impl BodyFormat {
+    /// The format that a `Content-Type` announces. A missing header means raw bytes (RFC 9110, 8.3).
     ///
     /// # Errors
-    /// 415 for anything else.
-    pub fn of(content_type: Option<&str>) -> Result<Self, Fault> {
+    /// 415 for any other type.
+    pub fn from_content_type(content_type: Option<&str>) -> Result<Self, RequestError> {
         let Some(content_type) = content_type else { return Ok(Self::Raw) };
         let essence = content_type.split(';').next().unwrap_or_default().trim();
         let is = |name: &str| essence.eq_ignore_ascii_case(name);
@@ -251,7 +254,7 @@ impl Form {
             _ if is_image || is("application/octet-stream") => Ok(Self::Raw),
             _ if is("multipart/form-data") => Ok(Self::Multipart),
             _ if is("application/json") => Ok(Self::Json),
-            other => Err(Fault::new(
+            other => Err(RequestError::new(
                 Code::UnsupportedMediaType,
                 format!(
                     "Content-Type {other:?} is not supported; send image/*, application/octet-stream, \
@@ -262,39 +265,39 @@ impl Form {
     }
 }
 
-/// How many predictions an answer holds when the query does not say.
+/// The number of predictions in an answer when the query does not set `top_k`.
 pub const DEFAULT_TOP_K: usize = 5;
 
-/// `top_k` of a query string: 1 to 1000.
+/// The value of `top_k` in a query string, 1 to 1000; [`DEFAULT_TOP_K`] if it is absent.
 ///
 /// # Errors
-/// 400 when it is there and is no such number.
-pub fn top_k(query: Option<&str>) -> Result<usize, Fault> {
+/// 400 if the value is present and is not such a number.
+pub fn top_k(query: Option<&str>) -> Result<usize, RequestError> {
     let value = query.unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("top_k="));
     match value.map(number) {
         None => Ok(DEFAULT_TOP_K),
         Some(Some(count @ 1..=1000)) => Ok(count as usize),
-        Some(_) => Err(Fault::new(Code::BadRequest, "top_k must be a whole number from 1 to 1000")),
+        Some(_) => Err(RequestError::new(Code::BadRequest, "top_k must be a whole number from 1 to 1000")),
     }
 }
 
-/// The client's budget from [`header::TIMEOUT_MS`], if it names one.
+/// The timeout that a client asks for with [`header::TIMEOUT_MS`]; `None` if the header is absent.
 ///
 /// # Errors
-/// 400 when it is there and is no positive whole number.
-pub fn timeout(value: Option<&str>) -> Result<Option<Duration>, Fault> {
+/// 400 if the value is present and is not a positive whole number.
+pub fn timeout(value: Option<&str>) -> Result<Option<Duration>, RequestError> {
     match value.map(number) {
         None => Ok(None),
-        // A day is as good as for ever, and cannot overflow an instant.
+        // At most a day, since a huge value would overflow when it is added to an instant.
         Some(Some(milliseconds @ 1..)) => Ok(Some(Duration::from_millis(milliseconds.min(86_400_000)))),
-        Some(_) => Err(Fault::new(
+        Some(_) => Err(RequestError::new(
             Code::BadRequest,
             format!("{} must be a whole number of milliseconds, at least 1", header::TIMEOUT_MS),
         )),
     }
 }
 
-/// Digits only: `str::parse` takes a sign.
+/// A number of digits only. `str::parse` alone would accept a sign.
 fn number(text: &str) -> Option<u64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
@@ -304,20 +307,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn content_types_name_their_form() {
+    fn content_types_name_their_format() {
         let rows = [
-            (None, Some(Form::Raw)),
-            (Some("image/jpeg"), Some(Form::Raw)),
-            (Some("IMAGE/PNG"), Some(Form::Raw)),
-            (Some("application/octet-stream"), Some(Form::Raw)),
-            (Some("multipart/form-data; boundary=x"), Some(Form::Multipart)),
-            (Some("application/json; charset=utf-8"), Some(Form::Json)),
+            (None, Some(BodyFormat::Raw)),
+            (Some("image/jpeg"), Some(BodyFormat::Raw)),
+            (Some("IMAGE/PNG"), Some(BodyFormat::Raw)),
+            (Some("application/octet-stream"), Some(BodyFormat::Raw)),
+            (Some("multipart/form-data; boundary=x"), Some(BodyFormat::Multipart)),
+            (Some("application/json; charset=utf-8"), Some(BodyFormat::Json)),
             (Some("application/x-www-form-urlencoded"), None),
             (Some("text/plain"), None),
             (Some(""), None),
         ];
-        for (content_type, form) in rows {
-            assert_eq!(Form::of(content_type).ok(), form, "{content_type:?}");
+        for (content_type, format) in rows {
+            assert_eq!(BodyFormat::from_content_type(content_type).ok(), format, "{content_type:?}");
         }
     }
 

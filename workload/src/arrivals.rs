@@ -1,4 +1,4 @@
-//! PURE: (workload, process, seed) → when each request is to be sent.
+//! Arrival times: (workload, process, seed) → the time at which each request is to be sent. Pure.
 
 use crate::Workload;
 use rand::{Rng, SeedableRng};
@@ -8,26 +8,28 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// How arrivals are spread.
+/// The process by which arrivals are spread over time.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Process {
-    /// Independent of each other, as many users are.
+    /// Arrivals that are independent of each other, like those of many users: a Poisson process.
     Poisson,
-    /// Evenly spaced.
+    /// Evenly spaced arrivals.
     Uniform,
-    /// As many in every second as the workload says, at random times within it.
+    /// Exactly as many arrivals in every second as the workload says, at random times within the second.
     Replayed,
-    /// Gaps of a gamma distribution with this coefficient of variation: above 1 they come in bunches, below 1 more
-    /// regularly than by chance.
+    /// Gaps that follow a gamma distribution with this coefficient of variation. Above 1, arrivals come in bunches;
+    /// below 1, they are more regular than those of a Poisson process.
     Gamma(f64),
 }
 
-/// Coefficients of variation: less is as good as uniform, more sends nearly everything at once.
+/// Smallest coefficient of variation. Arrivals with a smaller one hardly differ from uniform arrivals.
 const MIN_CV: f64 = 0.01;
+
+/// Largest coefficient of variation. Arrivals with a larger one come nearly all at once.
 const MAX_CV: f64 = 10.0;
 
-/// What is wrong with the name of a process.
+/// The name of a process that does not exist.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is none of poisson, uniform, replayed and gamma:CV, with a CV between {MIN_CV} and {MAX_CV}")]
 pub struct Error(String);
@@ -74,30 +76,33 @@ impl From<Process> for String {
     }
 }
 
-/// Send times since the start, ascending, one after the other.
+/// Iterator over the send times of a workload, ascending, each as the time since the start.
 ///
-/// Points of a process of rate one are mapped through the inverse of the cumulative load Λ(t), which makes a process
-/// whose rate at every instant is the workload's (time change of a Poisson process).
+/// The points of a process of rate one are mapped through the inverse of the cumulative load Λ(t). The result is a
+/// process whose rate at every instant is that of the workload (time change of a Poisson process; Çinlar, *Introduction
+/// to Stochastic Processes*, 1975, pp. 94–101). [`Process::Replayed`] draws uniform times within each second instead.
 #[derive(Debug)]
 pub struct Arrivals<'a> {
     workload: &'a Workload,
     process: Process,
     rng: ChaCha8Rng,
-    /// The next point of the process of rate one.
+    /// The next point of the process of rate one, in requests since the start.
     next: f64,
-    /// The second in which it lies, or an earlier one, and the load before that.
+    /// The present second. The next point lies in it or in a later one.
     second: usize,
+    /// Cumulative load before the present second, in requests.
     before: f64,
-    /// Replayed: how many are still to come in this second, and where in it the last one was.
+    /// Replayed only: requests that are still to come in the present second.
     left: usize,
+    /// Replayed only: time of the last request within the present second, 0 to 1.
     within: f64,
 }
 
 impl<'a> Arrivals<'a> {
-    /// The same times for the same arguments.
+    /// The send times of `workload`. The same arguments give the same times.
     pub fn new(workload: &'a Workload, process: Process, seed: u64) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        // Half a gap at the start, so that evenly spaced arrivals lie in the middle of their shares.
+        // Begins with half a gap, so that each evenly spaced arrival lies in the middle of its share of time.
         let next = match process {
             Process::Uniform | Process::Replayed => 0.5,
             Process::Poisson | Process::Gamma(_) => gap(process, &mut rng),
@@ -106,22 +111,25 @@ impl<'a> Arrivals<'a> {
         Self { workload, process, rng, next, second: 0, before: 0.0, left, within: 0.0 }
     }
 
+    /// The next time in seconds for [`Process::Replayed`].
     fn next_replayed(&mut self) -> Option<f64> {
         while self.left == 0 {
             self.before += self.workload.per_second.get(self.second)?;
             self.second += 1;
             let rate = self.workload.per_second.get(self.second)?;
-            // What rounding leaves out in one second comes in a later one.
+            // Rounds the cumulative load, so that a request that rounding leaves out in one second comes in a later
+            // one.
             self.left = ((self.before + rate).round() - self.before.round()) as usize;
             self.within = 0.0;
         }
-        // The earliest of so many uniform times in what is left of the second.
+        // The earliest of `left` uniform times has the distribution function 1 − (1 − x)^left.
         let earliest = 1.0 - (1.0 - self.rng.random::<f64>()).powf(1.0 / self.left as f64);
         self.within += (1.0 - self.within) * earliest;
         self.left -= 1;
         Some(self.second as f64 + self.within)
     }
 
+    /// The next time in seconds for the other processes.
     fn next_timed(&mut self) -> Option<f64> {
         let mut rate = *self.workload.per_second.get(self.second)?;
         while self.next >= self.before + rate {
@@ -147,18 +155,18 @@ impl Iterator for Arrivals<'_> {
     }
 }
 
-/// Between two points of the process of rate one.
+/// The gap between two points of the process of rate one, in requests.
 fn gap(process: Process, rng: &mut ChaCha8Rng) -> f64 {
     match process {
-        // Inverse of the exponential distribution; 1 − u keeps the logarithm finite.
+        // The inverse of the exponential distribution. 1 − u is never 0, so the logarithm is finite.
         Process::Poisson => -(1.0 - rng.random::<f64>()).ln(),
-        // Mean k θ = 1 and coefficient of variation 1 / √k.
+        // Shape k = 1 / CV² and scale θ = CV²: the mean is k θ = 1, and the coefficient of variation is 1 / √k = CV.
         Process::Gamma(cv) => Gamma::new(1.0 / (cv * cv), cv * cv).expect("the CV is positive").sample(rng),
         Process::Uniform | Process::Replayed => 1.0,
     }
 }
 
-/// All of them.
+/// All send times of `workload`, ascending, each as the time since the start. The same arguments give the same times.
 pub fn schedule(workload: &Workload, process: Process, seed: u64) -> Vec<Duration> {
     Arrivals::new(workload, process, seed).collect()
 }
@@ -177,7 +185,7 @@ mod tests {
 
     #[test]
     fn poisson_gaps_are_exponential() {
-        // Kolmogorov–Smirnov against 1 − e^(−gap): 1.63 / √n is the bound that chance exceeds once in a hundred times.
+        // Kolmogorov–Smirnov test against 1 − e^(−gap): by chance, the distance exceeds 1.63 / √n once in 100 times.
         let workload = Workload::constant(50.0, Duration::from_secs(200));
         let times = schedule(&workload, Process::Poisson, 7);
         let mut gaps: Vec<f64> = times.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64() * 50.0).collect();
@@ -192,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn gamma_gaps_have_the_mean_and_the_variation_asked_for() {
+    fn gamma_gaps_have_the_requested_mean_and_variation() {
         let workload = Workload::constant(50.0, Duration::from_secs(2000));
         for cv in [0.2, 1.0, 2.5] {
             let times = schedule(&workload, Process::Gamma(cv), 3);
@@ -205,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn processes_are_known_by_their_names() {
+    fn processes_are_read_and_printed_by_name() {
         for name in ["poisson", "uniform", "replayed", "gamma:2.5"] {
             assert_eq!(name.parse::<Process>().map(|process| process.to_string()).as_deref(), Ok(name));
         }
@@ -217,7 +225,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn times_ascend_within_seconds_that_have_load(
+        fn times_ascend_and_lie_within_seconds_that_have_load(
             rates in prop::collection::vec(0..20_u32, 1..30),
             seed: u64,
             process in prop::sample::select(

@@ -1,7 +1,8 @@
-//! Workloads: how many requests per second are offered in each second, as text or as a shape, and when each request arrives.
-//! Knows nothing of how requests are sent or served.
+//! Workloads: the number of requests per second in each second, read from a file or described as a shape, and the times
+//! at which the requests arrive. Knows nothing of how requests are sent or served.
 //!
-//! The text of a workload is whole numbers separated by white space, one for each second: `7 6 7 8 …`; `#` starts a comment.
+//! A workload file holds whole numbers separated by white space, one number for each second: `7 6 7 8 …`. `#` starts a
+//! comment that ends with the line.
 
 pub mod arrivals;
 pub mod shape;
@@ -9,36 +10,36 @@ pub mod shape;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// More in one second is a slip of the finger, and more than one machine sends.
+/// Largest number of requests in one second. One machine sends fewer, so a larger number is a typing error.
 pub const MAX_PER_SECOND: f64 = 1e6;
 
-/// A week; longer is a slip of the finger too.
+/// Longest workload, in seconds: a week. A longer one is a typing error.
 pub const MAX_SECONDS: usize = 7 * 24 * 3600;
 
-/// Offered load by second.
+/// The offered load, second by second.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Workload {
-    /// Requests per second in each second; may be fractional once scaled.
+    /// Requests per second in each second. The numbers are whole in a file, and may be fractional after scaling.
     pub per_second: Vec<f64>,
 }
 
-/// What is wrong with a workload's text.
+/// The reason why a text is not a workload.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// Something that is no whole number, or is too large.
-    #[error("line {line}, column {column}: {word:?} is no whole number of requests per second up to 1000000")]
+    /// A word is not a whole number, or the number is too large.
+    #[error("line {line}, column {column}: {word:?} is not a whole number of requests per second up to 1000000")]
     Number {
-        /// From 1.
+        /// Number of the line, from 1.
         line: usize,
-        /// In characters, from 1.
+        /// Position of the word's first character in the line, from 1.
         column: usize,
-        /// What stands there.
+        /// The first 40 characters of the word.
         word: String,
     },
-    /// No number at all.
+    /// The text holds no number.
     #[error("the workload is empty; write requests per second, such as 5 5 20 20 5")]
     Empty,
-    /// More seconds than a week has.
+    /// The text holds more than [`MAX_SECONDS`] numbers.
     #[error("the workload is longer than a week")]
     Long,
 }
@@ -70,27 +71,28 @@ impl FromStr for Workload {
 }
 
 impl Workload {
-    /// The same load every second.
+    /// `rate` requests per second in every second of `duration`, which is rounded up to whole seconds.
     pub fn constant(rate: f64, duration: Duration) -> Self {
         Self { per_second: vec![rate; duration.as_secs_f64().ceil() as usize] }
     }
 
-    /// Every rate times `factor`.
+    /// The workload with every rate multiplied by `factor`.
     #[must_use]
     pub fn scaled(mut self, factor: f64) -> Self {
         self.per_second.iter_mut().for_each(|rate| *rate *= factor);
         self
     }
 
-    /// The first `duration`, in whole seconds, rounded up.
+    /// The first part of the workload, as long as `duration`, which is rounded up to whole seconds.
     #[must_use]
     pub fn first(mut self, duration: Duration) -> Self {
         self.per_second.truncate(duration.as_secs_f64().ceil() as usize);
         self
     }
 
-    /// The same rates in `factor` times the time, and so `factor` times the requests: 0.5 plays an hour in half an hour.
-    /// A second that takes parts of several has their mean; a last one that is not full has less.
+    /// The workload stretched in time by `factor`: the rates stay, and the length and the number of requests are
+    /// multiplied by `factor`. With 0.5, an hour becomes half an hour. A new second that covers parts of several old
+    /// seconds gets their mean rate. A last second that is only partly covered gets a proportionally lower rate.
     #[must_use]
     pub fn stretched(self, factor: f64) -> Self {
         let old = &self.per_second;
@@ -102,18 +104,18 @@ impl Workload {
             let touched = from as usize..(to.ceil() as usize).min(old.len());
             factor * touched.map(|index| old[index] * overlap(index)).sum::<f64>()
         };
-        // Not one more second for a rounding error.
+        // Minus a billionth, so that a rounding error does not add a second.
         let seconds = (end * factor - 1e-9).ceil().max(1.0) as usize;
         Self { per_second: (0..seconds).map(rate).collect() }
     }
 
-    /// So many times, one after the other.
+    /// The workload `times` times, one after the other.
     #[must_use]
     pub fn repeated(self, times: usize) -> Self {
         Self { per_second: self.per_second.repeat(times) }
     }
 
-    /// Requests expected in all.
+    /// Expected number of requests in the whole workload.
     pub fn total(&self) -> f64 {
         self.per_second.iter().sum()
     }
@@ -145,6 +147,24 @@ mod tests {
             assert!((total - 15.0 * factor).abs() < 1e-9, "{factor}: {total}");
         }
         assert_eq!(Workload { per_second: vec![1.0, 2.0] }.repeated(2).per_second, [1.0, 2.0, 1.0, 2.0]);
+    }
+
+    #[test]
+    fn the_workloads_of_this_repository_can_be_read() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../loadgen/workloads");
+        let files = std::fs::read_dir(folder).expect("the folder exists").map(|entry| entry.expect("an entry").path());
+        let texts = files.filter(|path| path.extension().is_some_and(|extension| extension == "txt"));
+        let mut lengths: Vec<(String, usize, f64)> = texts
+            .map(|path| {
+                let text = std::fs::read_to_string(&path).expect("a text file");
+                let workload = text.parse::<Workload>().unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                (name, workload.per_second.len(), workload.total())
+            })
+            .collect();
+        lengths.sort_by(|a, b| a.0.cmp(&b.0));
+        let expected = [("burst.txt", 80, 3500.0), ("course.txt", 630, 9917.0), ("experiment.txt", 180, 11_425.0)];
+        assert_eq!(lengths, expected.map(|(name, seconds, requests)| (name.to_owned(), seconds, requests)));
     }
 
     #[test]

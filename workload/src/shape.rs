@@ -1,4 +1,4 @@
-//! Workloads that are described instead of listed: `square:low=7,high=35,period=60,length=600`.
+//! Workloads that are described by a shape instead of listed: `square:low=7,high=35,period=60,length=600`. Pure.
 
 use crate::{MAX_PER_SECOND, MAX_SECONDS, Workload};
 use rand::{Rng, SeedableRng};
@@ -7,29 +7,31 @@ use std::f64::consts::TAU;
 use std::fmt;
 use std::str::FromStr;
 
-/// How the load goes between its lowest and its highest.
+/// The course of the load between its lowest and its highest rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Always the lowest.
+    /// The lowest rate all the time.
     Constant,
-    /// From the lowest to the highest, evenly.
+    /// A linear rise from the lowest rate to the highest.
     Ramp,
-    /// The lowest in the first half, the highest in the second.
+    /// The lowest rate in the first half, and the highest in the second.
     Step,
-    /// The highest once, from the middle on for one period.
+    /// The highest rate for one period from the middle on, and the lowest otherwise.
     Spike,
-    /// A wave that begins at its lowest.
+    /// A sine wave that begins at the lowest rate.
     Sine,
-    /// Half a period each, the lowest first.
+    /// The lowest and the highest rate in turns, each for half a period, the lowest first.
     Square,
-    /// Rises evenly for a period, then falls at once.
+    /// A linear rise over each period, after which the load falls at once to the lowest rate.
     Sawtooth,
-    /// The lowest and the highest in turns, each for a random time with a mean of half a period.
+    /// The highest and the lowest rate in turns, each for an exponentially distributed time with a mean of half a
+    /// period.
     OnOff,
-    /// One of four levels, the next after a random time with a mean of half a period.
+    /// One of four levels at random, each for an exponentially distributed time with a mean of half a period.
     Markov,
 }
 
+/// The names of the kinds.
 const KINDS: [(&str, Kind); 9] = [
     ("constant", Kind::Constant),
     ("ramp", Kind::Ramp),
@@ -42,25 +44,25 @@ const KINDS: [(&str, Kind); 9] = [
     ("markov", Kind::Markov),
 ];
 
-/// A described workload.
+/// A workload that is described by a shape.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Shape {
-    /// How it goes.
+    /// The course of the load.
     pub kind: Kind,
-    /// Requests per second at the lowest.
+    /// Lowest rate, in requests per second.
     pub low: f64,
-    /// Requests per second at the highest.
+    /// Highest rate, in requests per second.
     pub high: f64,
-    /// Seconds.
+    /// Period, in seconds.
     pub period: f64,
-    /// Seconds in all.
+    /// Length of the workload, in seconds.
     pub length: usize,
-    /// Of the random kinds.
+    /// Seed of the random kinds.
     pub seed: u64,
 }
 
 impl Shape {
-    /// Second by second.
+    /// The rates second by second. The rate of a second is that of its middle.
     pub fn workload(&self) -> Workload {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         let (mut level, mut until) = (0_u32, 0.0);
@@ -91,19 +93,19 @@ impl Shape {
     }
 }
 
-/// What is wrong with a shape's text.
+/// The reason why a text is not a shape.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?}: {what}; a shape is written like square:low=7,high=35,period=60,length=600")]
+#[error("{text:?}: {reason}; a shape is written like square:low=7,high=35,period=60,length=600")]
 pub struct Error {
     text: String,
-    what: String,
+    reason: String,
 }
 
 impl FromStr for Shape {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        let error = |what: String| Error { text: text.chars().take(80).collect(), what };
+        let error = |reason: String| Error { text: text.chars().take(80).collect(), reason };
         let (name, parameters) = text.split_once(':').unwrap_or((text, ""));
         let kind = KINDS.iter().find(|(known, _)| *known == name).map(|&(_, kind)| kind).ok_or_else(|| {
             let known: Vec<&str> = KINDS.iter().map(|(known, _)| *known).collect();
@@ -112,7 +114,7 @@ impl FromStr for Shape {
         let mut shape = Self { kind, low: 7.0, high: 35.0, period: 120.0, length: 600, seed: 1 };
         for parameter in parameters.split(',').filter(|parameter| !parameter.is_empty()) {
             let (key, value) =
-                parameter.split_once('=').ok_or_else(|| error(format!("{parameter:?} is no KEY=VALUE")))?;
+                parameter.split_once('=').ok_or_else(|| error(format!("{parameter:?} is not KEY=VALUE")))?;
             let number = |range: std::ops::RangeInclusive<f64>| {
                 let parsed = value.parse().ok().filter(|number| range.contains(number));
                 parsed.ok_or_else(|| error(format!("{key} must lie between {} and {}", range.start(), range.end())))
@@ -143,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shapes_do_what_their_names_say() {
+    fn each_shape_has_the_course_that_its_name_says() {
         let rates = |text: &str| text.parse::<Shape>().expect(text).workload().per_second;
         assert_eq!(rates("constant:low=3,length=2"), [3.0, 3.0]);
         assert_eq!(rates("ramp:low=0,high=4,length=4"), [0.5, 1.5, 2.5, 3.5]);
@@ -162,11 +164,11 @@ mod tests {
     }
 
     #[test]
-    fn bad_shapes_are_named() {
+    fn errors_name_the_fault_of_a_shape() {
         for (text, word) in [
             ("", "no such shape"),
             ("circle", "only constant, ramp"),
-            ("sine:low", "no KEY=VALUE"),
+            ("sine:low", "not KEY=VALUE"),
             ("sine:low=-1", "low must lie"),
             ("sine:low=NaN", "low must lie"),
             ("sine:period=0", "period must lie"),

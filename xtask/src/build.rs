@@ -1,57 +1,88 @@
-//! Runs cargo on the workspace. One profile everywhere, so that torch-sys is compiled once.
+//! Builds and tests the workspace with cargo. Every call selects the whole workspace in the release profile, so that cargo
+//! resolves features in one way and compiles each dependency once.
 
-use crate::{libtorch, paths, prerequisites};
-use anyhow::{Context, Result, ensure};
+use crate::{command, libtorch, paths, progress, requirement};
+use anyhow::Result;
 use std::process::Command;
+use std::time::Duration;
 
-/// Builds the four programs, with all that this needs. cargo shows its own progress.
+/// The programs that make up a running system.
+pub const PROGRAMS: [&str; 4] = ["dispatcher", "scaler", "replica", "loadgen"];
+
+/// Time limit of downloading crates.
+const FETCH_LIMIT: Duration = Duration::from_secs(30 * 60);
+
+/// Time limit of compiling all tests, and of running them.
+const TEST_LIMIT: Duration = Duration::from_secs(60 * 60);
+
+/// Builds [`PROGRAMS`], and gets libtorch if need be.
 ///
 /// # Errors
-/// When a prerequisite is missing or something does not build.
+/// If a requirement of the build is not met or something does not compile.
 pub fn programs() -> Result<()> {
-    prerequisites::check()?;
+    binaries(&PROGRAMS)
+}
+
+/// Builds these programs of the workspace, and gets libtorch if need be.
+///
+/// # Errors
+/// If a requirement of the build is not met or something does not compile.
+pub fn binaries(names: &[&str]) -> Result<()> {
+    requirement::check_build()?;
     libtorch::ensure()?;
-    // The whole workspace: a selection would resolve features otherwise and compile dependencies twice.
-    cargo(&["build", "--locked", "--workspace"])
+    compile(&names.iter().flat_map(|name| ["--bin", name]).collect::<Vec<_>>())
 }
 
-/// Builds the scaler alone: it needs no libtorch.
+/// Builds the program `bench` alone, which needs no libtorch.
 ///
 /// # Errors
-/// When it does not build.
-pub fn scaler() -> Result<()> {
-    cargo(&["build", "--locked", "--workspace", "--bin", "scaler"])
+/// If it does not compile.
+pub fn bench() -> Result<()> {
+    compile(&["--bin", "bench"])
 }
 
-/// Builds an example, beside the programs.
+/// Builds every program of the workspace, those of the benchmarks included, and gets libtorch if need be.
 ///
 /// # Errors
-/// When it does not build.
-pub fn example(name: &str) -> Result<()> {
-    cargo(&["build", "--locked", "--workspace", "--example", name])
+/// If a requirement of the build is not met or a program does not compile.
+pub fn all() -> Result<()> {
+    requirement::check_build()?;
+    libtorch::ensure()?;
+    compile(&["--bins"])?;
+    // In a call of its own: with the feature, cargo compiles the package's other programs once more.
+    compile(&["--bin", "bench-replica", "--features", "bench/replica"])
 }
 
-/// Runs every test of the workspace.
+/// Builds and runs every test of the workspace, also after one has failed. libtorch must be there.
 ///
 /// # Errors
-/// When one fails.
+/// If a test does not compile or fails.
 pub fn test() -> Result<()> {
-    // The tests of the whole system start the programs.
-    programs()?;
-    cargo(&["test", "--locked", "--workspace"])
+    let mut arguments = vec!["test", "--release", "--locked", "--workspace", "--no-fail-fast"];
+    if !cfg!(target_os = "linux") {
+        // Its node is made of Linux' namespaces and control groups.
+        arguments.extend(["--exclude", "cluster"]);
+    }
+    command::run(cargo(&arguments).arg("--no-run"), TEST_LIMIT)?;
+    command::run(command::without_proxy(&mut cargo(&arguments)), TEST_LIMIT)
 }
 
-fn cargo(arguments: &[&str]) -> Result<()> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut run = Command::new(cargo);
-    run.args(arguments).arg("--release").current_dir(paths::root());
-    // What cargo told this program about itself; build scripts that watch these would think that everything changed.
+/// Compiles the `targets` that these flags of cargo select.
+fn compile(targets: &[&str]) -> Result<()> {
+    command::run(&mut cargo(&["fetch", "--locked", "--quiet", "--target=host-tuple"]), FETCH_LIMIT)?;
+    let mut build = cargo(&["build", "--release", "--locked", "--workspace"]);
+    build.args(targets);
+    progress::run(build)
+}
+
+fn cargo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(arguments).current_dir(paths::root());
+    // cargo describes xtask in these variables; build scripts that watch them would take everything for changed.
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("CARGO_PKG_") || name.to_string_lossy().starts_with("CARGO_MANIFEST_") {
-            run.env_remove(name);
+            command.env_remove(name);
         }
     }
-    let status = run.status().context("run cargo")?;
-    ensure!(status.success(), "cargo {} failed ({status})", arguments[0]);
-    Ok(())
+    command
 }

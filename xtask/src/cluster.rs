@@ -1,13 +1,18 @@
-//! `cargo xtask e2e` and its kin: the program `cluster`, on a cluster of its own.
+//! `cargo xtask e2e` and `cargo xtask cluster`: the workspace's program `cluster`, which starts a Kubernetes cluster on this
+//! machine.
 
-use crate::{build, paths};
+use crate::{build, command, paths};
 use anyhow::{Context, Result, bail};
-use std::process::{Command, ExitStatus};
+use std::process::Command;
+use std::time::Duration;
 
-/// What `cluster` exits with when it cannot start a cluster here, having said why.
+/// Exit status of `cluster` when it cannot start a cluster here; its messages say why.
 const SKIPPED: i32 = 77;
 
-/// What to pass on.
+/// Time limit of the checks, which take some five minutes.
+const CHECK_LIMIT: Duration = Duration::from_secs(30 * 60);
+
+/// Flags that are passed on.
 #[derive(Debug, clap::Args)]
 pub struct Options {
     /// Flags of `cluster check` (or `cluster explore`, `cluster compare`), which explains them with --help
@@ -15,32 +20,39 @@ pub struct Options {
     flags: Vec<String>,
 }
 
-/// Builds everything and runs `cluster TASK FLAGS`.
+/// Builds all programs and runs `cluster TASK FLAGS`.
 ///
 /// # Errors
-/// When it fails, or cannot start a cluster here.
+/// If something does not compile, or `cluster` fails or cannot start a cluster here.
 pub fn run(task: &str, options: &Options) -> Result<()> {
-    build::programs()?;
-    let status = start(task, &options.flags)?;
-    if status.success() { Ok(()) } else { bail!("cluster {task} failed ({status})") }
+    build::binaries(&[&build::PROGRAMS[..], &["cluster"]].concat())?;
+    // Without a limit: the user stops it.
+    let status = cluster(task).args(&options.flags).status().context("start cluster")?;
+    if status.success() { Ok(()) } else { bail!("cluster {task} failed ({status}); its messages are above") }
 }
 
-/// Tries everything that must hold on a cluster, where one can be started; says so where none can.
+/// Runs the checks on a cluster, or prints that they are skipped where none can be started. The programs must be built.
 ///
 /// # Errors
-/// When something does not hold.
+/// If a check fails.
 pub fn test() -> Result<()> {
-    let status = start("check", &[])?;
+    if !cfg!(target_os = "linux") {
+        println!("skipped: the checks on a Kubernetes cluster, which need Linux");
+        return Ok(());
+    }
+    let status = command::status(&mut cluster("check"), CHECK_LIMIT)?;
     match status.code() {
         Some(0) => Ok(()),
         Some(SKIPPED) => {
             println!("skipped: the checks on a Kubernetes cluster");
             Ok(())
         }
-        _ => bail!("cluster check failed ({status})"),
+        _ => bail!("cluster check failed ({status}); its messages are above"),
     }
 }
 
-fn start(task: &str, flags: &[String]) -> Result<ExitStatus> {
-    Command::new(paths::program("cluster")).arg(task).args(flags).status().context("run cluster")
+fn cluster(task: &str) -> Command {
+    let mut command = Command::new(paths::program("cluster"));
+    command::without_proxy(&mut command).arg(task);
+    command
 }

@@ -1,29 +1,33 @@
-//! `cargo xtask images`: container images of the programs, by docker or podman.
+//! `cargo xtask images`: container images of the programs, built by docker or podman.
 
-use crate::paths;
+use crate::{command, paths};
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
-use std::process::{Command, Stdio};
+use std::process::Command;
+use std::time::Duration;
 
-/// Every image's name begins so.
+/// First part of every image's name.
 const PREFIX: &str = "roundhouse";
 
-/// What can be built, and how large it may be, bytes.
+/// The images that can be built, and the largest permitted size of each, bytes.
 const IMAGES: [(&str, u64); 4] =
     [("dispatcher", 40_000_000), ("scaler", 40_000_000), ("loadgen", 40_000_000), ("replica", 550_000_000)];
+
+/// Time limit of building one image, which compiles everything and downloads libtorch.
+const BUILD_LIMIT: Duration = Duration::from_secs(2 * 60 * 60);
 
 /// Flags of `cargo xtask images`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  cargo xtask images\n  cargo xtask images --only replica --tag 0.1.0\n  \
                         cargo xtask images -- --build-arg BASE=registry.example/rust@sha256:…")]
 pub struct Options {
-    /// What builds them; if not given, the first that runs
+    /// Program that builds the images; if not given, the first that runs
     #[arg(long, value_enum)]
     engine: Option<Engine>,
-    /// Their tag
+    /// Tag of the images
     #[arg(long, default_value = "latest")]
     tag: String,
-    /// Only these
+    /// Build only these images
     #[arg(long, value_delimiter = ',', value_parser = IMAGES.map(|(name, _)| name))]
     only: Vec<String>,
     /// Flags for the engine's build
@@ -41,20 +45,19 @@ enum Engine {
 /// Builds the images and prints their sizes.
 ///
 /// # Errors
-/// When no engine runs, an image cannot be built, or one is larger than it may be.
+/// If no engine runs, an image cannot be built, or an image is larger than permitted.
 pub fn run(options: &Options) -> Result<()> {
     let engine = engine(options.engine)?;
-    let wanted =
+    let selected =
         IMAGES.iter().filter(|(name, _)| options.only.is_empty() || options.only.iter().any(|only| only == name));
     let mut sizes = Vec::new();
-    for &(name, limit) in wanted {
+    for &(name, limit) in selected {
         let tag = format!("{PREFIX}/{name}:{}", options.tag);
         println!("\n== {tag}");
         let mut build = engine.command();
         build.args(["build", "--file", "k8s/images/Dockerfile", "--target", name, "--tag", &tag]);
-        let status = build.args(engine.undated()).args(&options.flags).arg(".").current_dir(paths::root()).status();
-        let status = status.with_context(|| format!("run {}", engine.name()))?;
-        ensure!(status.success(), "{} could not build {tag} ({status})", engine.name());
+        build.args(engine.without_timestamp()).args(&options.flags).arg(".").current_dir(paths::root());
+        command::run(&mut build, BUILD_LIMIT).with_context(|| format!("build {tag}"))?;
         sizes.push((tag.clone(), engine.size(&tag)?, limit));
     }
     println!();
@@ -62,7 +65,7 @@ pub fn run(options: &Options) -> Result<()> {
         println!("{tag:<32} {:>6.1} MB of {:.0} MB at most", *size as f64 / 1e6, *limit as f64 / 1e6);
     }
     let large: Vec<&str> = sizes.iter().filter(|(_, size, limit)| size > limit).map(|(tag, ..)| tag.as_str()).collect();
-    ensure!(large.is_empty(), "larger than they may be: {}", large.join(", "));
+    ensure!(large.is_empty(), "larger than permitted: {}", large.join(", "));
     Ok(())
 }
 
@@ -76,58 +79,60 @@ impl Engine {
 
     fn command(self) -> Command {
         let mut command = Command::new(self.name());
-        // Before version 23 the old builder, which knows no cache mounts, was docker's default.
+        // docker's default before version 23 was an older builder, which has no cache mounts.
         command.env("DOCKER_BUILDKIT", "1");
         command
     }
 
-    /// Why it does not run, if it does not.
+    /// The reason why the engine does not run; `None` if it runs.
     fn obstacle(self) -> Option<String> {
-        // Both ask what does the work, which may be another process, or none.
-        match self.command().arg("info").stdin(Stdio::null()).output() {
+        // `info` asks the daemon, which may not run where the program is installed.
+        match command::output(self.command().arg("info"), command::PROBE_LIMIT) {
             Ok(output) if output.status.success() => None,
             Ok(output) => {
-                let said = String::from_utf8_lossy(&output.stderr).into_owned();
-                let last = said.lines().rev().find(|line| !line.trim().is_empty());
+                let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+                let last = errors.lines().rev().find(|line| !line.trim().is_empty());
                 Some(format!("{} says: {}", self.name(), last.unwrap_or("nothing").trim()))
             }
-            Err(error) => Some(format!("{}: {error}", self.name())),
+            Err(error) => Some(format!("{}: {error:#}", self.name())),
         }
     }
 
-    /// Flags that leave out when it was built, so that the same layers make the same image.
-    fn undated(self) -> [&'static str; 2] {
+    /// Flags that leave the time of the build out of the image, so that the same layers make the same image.
+    fn without_timestamp(self) -> [&'static str; 2] {
         match self {
             Self::Docker => ["--build-arg", "SOURCE_DATE_EPOCH=0"],
             Self::Podman => ["--timestamp", "0"],
         }
     }
 
-    /// Uncompressed, bytes.
+    /// Uncompressed size of an image, bytes.
     fn size(self, tag: &str) -> Result<u64> {
-        let output = self.command().args(["image", "inspect", "--format", "{{.Size}}", tag]).output()?;
-        let said = String::from_utf8_lossy(&output.stdout);
-        said.trim().parse().with_context(|| format!("{} tells no size of {tag}: {said}", self.name()))
+        let mut inspect = self.command();
+        inspect.args(["image", "inspect", "--format", "{{.Size}}", tag]);
+        let output = command::output(&mut inspect, command::PROBE_LIMIT)?;
+        let printed = String::from_utf8_lossy(&output.stdout);
+        printed.trim().parse().with_context(|| format!("{} tells no size of {tag}: {printed}", self.name()))
     }
 }
 
-/// The one that was asked for, or the first that runs.
-fn engine(asked: Option<Engine>) -> Result<Engine> {
-    let candidates = asked.map_or_else(|| vec![Engine::Docker, Engine::Podman], |asked| vec![asked]);
+/// The requested engine, or the first that runs.
+fn engine(requested: Option<Engine>) -> Result<Engine> {
+    let candidates = requested.map_or_else(|| vec![Engine::Docker, Engine::Podman], |engine| vec![engine]);
     choose(&candidates, Engine::obstacle)
 }
 
-/// PURE but for what `obstacle` does: the first that has none.
+/// The first candidate without an obstacle.
 fn choose(candidates: &[Engine], obstacle: impl Fn(Engine) -> Option<String>) -> Result<Engine> {
     let mut obstacles = Vec::new();
     for &candidate in candidates {
         match obstacle(candidate) {
             None => return Ok(candidate),
-            Some(why) => obstacles.push(format!("  {why}")),
+            Some(reason) => obstacles.push(format!("  {reason}")),
         }
     }
     bail!(
-        "nothing that builds images runs here:\n{}\nstart docker, or install podman (Debian: apt-get install podman)",
+        "no program that builds images runs here:\n{}\nstart docker, or install podman (Debian: apt-get install podman)",
         obstacles.join("\n")
     )
 }
@@ -147,6 +152,6 @@ mod tests {
         for part in ["docker: no", "podman: no", "apt-get install podman"] {
             assert!(error.contains(part), "{error}");
         }
-        assert!(choose(&[Engine::Docker], running(Engine::Podman)).is_err(), "another was asked for");
+        assert!(choose(&[Engine::Docker], running(Engine::Podman)).is_err(), "another was requested");
     }
 }

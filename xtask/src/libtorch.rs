@@ -1,24 +1,32 @@
-//! libtorch from the PyPI wheel of PyTorch, unpacked into `target/libtorch`: a part of it, since the rest is Python
-//! and kernels for GPUs.
+//! libtorch from PyTorch's wheels on PyPI, unpacked into `target/libtorch`. Only libraries for CPUs and headers are kept:
+//! the rest is Python and kernels for GPUs.
 //!
-//! pip downloads and checks the hashes; the archive's own checksums are checked while unpacking; a manifest written
-//! last says that everything is there.
+//! pip downloads the wheels and checks their hashes; unpacking checks the archive's own checksums; a manifest, written last,
+//! tells that everything is there, and of which versions.
 
-use crate::paths;
+use crate::{command, paths};
 use anyhow::{Context, Result, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
-/// One wheel by name, version and SHA-256, as pip's `--require-hashes` takes it.
+/// Size of the wheels for Linux on x86, bytes; the others are smaller.
+pub const DOWNLOAD_BYTES: u64 = 530_000_000;
+
+/// Time limit of the download.
+const DOWNLOAD_LIMIT: Duration = Duration::from_secs(60 * 60);
+
+/// A wheel on PyPI, as pip's `--require-hashes` takes it.
 struct Wheel {
+    /// `NAME==VERSION`.
     requirement: &'static str,
     sha256: &'static str,
 }
 
-/// What a platform needs. The wheels are those of CPython 3.12, whatever Python runs pip: only their libraries count.
+/// The wheels for a platform. They are those of CPython 3.12, whichever Python runs pip: only their libraries are used.
 struct Platform {
     /// pip's names for the platform.
     tags: &'static [&'static str],
@@ -27,7 +35,7 @@ struct Platform {
 
 const TORCH: &str = "torch==2.13.0";
 
-/// `libtorch_cpu.so` of the Linux wheels names two CUDA libraries even where there is no GPU.
+/// `libtorch_cpu.so` of the Linux wheels is linked with two CUDA libraries, even where there is no GPU.
 const CUPTI: &str = "nvidia-cuda-cupti==13.0.85";
 const CUDART: &str = "nvidia-cuda-runtime==13.0.96";
 
@@ -54,7 +62,7 @@ const MACOS_AARCH64: Platform = Platform {
     wheels: &[Wheel { requirement: TORCH, sha256: "2fe228aba290d14b9f31b049be550dbd469c3fd3013d7a19705b30454da97027" }],
 };
 
-/// Libraries of the wheels that classifying on a CPU never loads.
+/// Libraries of the wheels that a CPU never loads.
 const UNUSED: [&str; 8] = [
     "libtorch_cuda",
     "libc10_cuda",
@@ -63,56 +71,70 @@ const UNUSED: [&str; 8] = [
     "libtorch_python",
     "libtorch_global_deps",
     "libshm",
-    // On Linux it is replaced by one line for the linker.
+    // A linker script of one line takes its place on Linux.
     "libtorch.so",
 ];
 
+/// Name of the file that lists the wheels' versions in its first line, and then size and path of each library.
 const MANIFEST: &str = "roundhouse-manifest.txt";
 
-/// Whether libtorch comes from here, rather than from a `LIBTORCH` of the user's own.
-pub fn is_ours() -> bool {
+/// Whether libtorch is the one in `target/libtorch`, rather than the user's own in `$LIBTORCH`.
+fn is_ours() -> bool {
     match std::env::var_os("LIBTORCH") {
-        // Cargo itself sets it to ours, by .cargo/config.toml.
+        // `.cargo/config.toml` sets the variable to ours, unless the user has set it.
         Some(own) => Path::new(&own) == paths::libtorch(),
         None => true,
     }
 }
 
 /// Whether nothing has to be downloaded.
-pub fn is_there() -> bool {
-    !is_ours() || verify(&paths::libtorch()).is_ok()
+pub fn is_present() -> bool {
+    if is_ours() {
+        platform().is_ok_and(|platform| verify(&paths::libtorch(), platform).is_ok())
+    } else {
+        check_own().is_ok()
+    }
 }
 
-/// Makes sure that libtorch is there and whole.
+/// Makes sure that libtorch is there, complete, and of the right version.
 ///
 /// # Errors
-/// When the platform has no wheel, or the download or its check fails.
+/// If PyPI has no wheel for this platform, or the download or its check fails.
 pub fn ensure() -> Result<()> {
     if !is_ours() {
-        let own = PathBuf::from(std::env::var_os("LIBTORCH").unwrap_or_default());
-        ensure!(own.join("lib").is_dir(), "LIBTORCH={} has no folder lib; unset it or correct it", own.display());
-        return Ok(());
+        return check_own();
     }
-    let home = paths::libtorch();
+    let (home, platform) = (paths::libtorch(), platform()?);
     if home.exists() {
-        match verify(&home) {
+        match verify(&home, platform) {
             Ok(()) => return Ok(()),
-            Err(error) => println!("{} is not whole ({error:#}); fetching it again", home.display()),
+            Err(error) => println!("{} cannot be used ({error:#}); fetching it again", home.display()),
         }
     }
-    let platform = platform()?;
     let downloads = paths::target().join("libtorch-download");
     let wheels = download(platform, &downloads)?;
     let fresh = paths::target().join("libtorch-unpacking");
-    if fresh.exists() {
-        fs::remove_dir_all(&fresh).with_context(|| format!("remove {}", fresh.display()))?;
-    }
-    unpack(&wheels, &fresh)?;
-    if home.exists() {
-        fs::remove_dir_all(&home).with_context(|| format!("remove {}", home.display()))?;
-    }
+    remove(&fresh)?;
+    unpack(platform, &wheels, &fresh)?;
+    remove(&home)?;
     fs::rename(&fresh, &home).with_context(|| format!("move libtorch to {}", home.display()))?;
-    fs::remove_dir_all(&downloads).with_context(|| format!("remove {}", downloads.display()))
+    remove(&downloads)
+}
+
+/// Checks the user's own libtorch.
+fn check_own() -> Result<()> {
+    let own = PathBuf::from(std::env::var_os("LIBTORCH").unwrap_or_default());
+    ensure!(own.join("lib").is_dir(), "LIBTORCH={} has no folder lib; unset it or correct it", own.display());
+    Ok(())
+}
+
+fn remove(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", folder.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn platform() -> Result<&'static Platform> {
@@ -121,19 +143,20 @@ fn platform() -> Result<&'static Platform> {
         ("linux", "aarch64") => Ok(&LINUX_AARCH64),
         ("macos", "aarch64") => Ok(&MACOS_AARCH64),
         (system, processor) => {
-            bail!("there is no libtorch wheel for {system} on {processor}; set LIBTORCH to one of your own (2.13)")
+            bail!("PyPI has no libtorch for {system} on {processor}; set LIBTORCH to a libtorch 2.13 of your own")
         }
     }
 }
 
-/// pip shows its own progress bar, and refuses a file whose hash differs.
+/// Downloads a platform's wheels into `folder` and returns their paths. pip shows its own progress bar, keeps wheels that
+/// are there already, and refuses a file whose hash differs.
 fn download(platform: &Platform, folder: &Path) -> Result<Vec<PathBuf>> {
     fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
     let list = folder.join("requirements.txt");
     let requirements: String =
         platform.wheels.iter().map(|wheel| format!("{} --hash=sha256:{}\n", wheel.requirement, wheel.sha256)).collect();
     fs::write(&list, requirements).with_context(|| format!("write {}", list.display()))?;
-    println!("downloading libtorch (about 530 MB on Linux)");
+    println!("downloading libtorch (about {} MB on Linux)", DOWNLOAD_BYTES / 1_000_000);
     let mut pip = Command::new("python3");
     pip.args(["-m", "pip", "download", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"])
         .args(["--require-hashes", "--implementation", "cp", "--python-version", "3.12"])
@@ -142,41 +165,31 @@ fn download(platform: &Platform, folder: &Path) -> Result<Vec<PathBuf>> {
         .arg(folder)
         .arg("--requirement")
         .arg(&list);
-    let status = pip.status().context("run python3 -m pip")?;
-    ensure!(status.success(), "pip could not download libtorch ({status}); its message stands above");
-    let mut wheels = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|ending| ending == "whl") {
-            wheels.push(path);
-        }
-    }
-    Ok(wheels)
+    command::run(&mut pip, DOWNLOAD_LIMIT).context("download libtorch")?;
+    wheels(platform, folder)
 }
 
-fn unpack(wheels: &[PathBuf], home: &Path) -> Result<()> {
-    let mut manifest = String::new();
+/// The files of a platform's wheels in `folder`. Wheels of other versions, left over from an interrupted download before an
+/// upgrade, are no part of them.
+fn wheels(platform: &Platform, folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))?;
+    let files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    let find = |wheel: &Wheel| {
+        // A wheel's file is NAME-VERSION-TAGS.whl, with _ instead of - in the name.
+        let prefix = format!("{}-", wheel.requirement.replace('-', "_").replace("==", "-"));
+        let is_it = |file: &&PathBuf| {
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            name.starts_with(&prefix) && name.ends_with(".whl")
+        };
+        files.iter().find(is_it).cloned().with_context(|| format!("there is no {prefix}*.whl in {}", folder.display()))
+    };
+    platform.wheels.iter().map(find).collect()
+}
+
+fn unpack(platform: &Platform, wheels: &[PathBuf], home: &Path) -> Result<()> {
+    let mut manifest = versions(platform) + "\n";
     for wheel in wheels {
-        let name = wheel.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let file = File::open(wheel).with_context(|| format!("open {name}"))?;
-        let mut archive = zip::ZipArchive::new(file).with_context(|| format!("read {name}"))?;
-        let style = ProgressStyle::with_template("unpacking {msg} {wide_bar} {pos}/{len} files")?;
-        let bar = ProgressBar::new(archive.len() as u64).with_style(style).with_message(name.clone());
-        for index in 0..archive.len() {
-            bar.inc(1);
-            let mut entry = archive.by_index(index).with_context(|| format!("read {name}"))?;
-            let inside = entry.name()?.into_owned();
-            let Some(place) = place(&inside) else { continue };
-            let path = home.join(&place);
-            fs::create_dir_all(path.parent().expect("every place is in a folder"))?;
-            let mut out = File::create(&path).with_context(|| format!("create {}", path.display()))?;
-            // Reading to the end also checks the entry's checksum.
-            let size = io::copy(&mut entry, &mut out).with_context(|| format!("unpack {inside} of {name}"))?;
-            if place.starts_with("lib/") {
-                manifest.push_str(&format!("{size} {place}\n"));
-            }
-        }
-        bar.finish_and_clear();
+        manifest.push_str(&unpack_wheel(wheel, home)?);
     }
     if cfg!(target_os = "linux") {
         let script = "INPUT(libtorch_cpu.so)\n";
@@ -186,7 +199,33 @@ fn unpack(wheels: &[PathBuf], home: &Path) -> Result<()> {
     fs::write(home.join(MANIFEST), manifest).context("write the manifest")
 }
 
-/// Where a file of a wheel goes, if anywhere.
+/// Unpacks a wheel and returns the lines of the manifest for its libraries.
+fn unpack_wheel(wheel: &Path, home: &Path) -> Result<String> {
+    let name = wheel.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let file = File::open(wheel).with_context(|| format!("open {name}"))?;
+    let mut archive = zip::ZipArchive::new(file).with_context(|| format!("read {name}"))?;
+    let style = ProgressStyle::with_template("unpacking {msg} {wide_bar} {pos}/{len} files")?;
+    let bar = ProgressBar::new(archive.len() as u64).with_style(style).with_message(name.clone());
+    let mut lines = String::new();
+    for index in 0..archive.len() {
+        bar.inc(1);
+        let mut entry = archive.by_index(index).with_context(|| format!("read {name}"))?;
+        let inside = entry.name()?.into_owned();
+        let Some(place) = place(&inside) else { continue };
+        let path = home.join(&place);
+        fs::create_dir_all(path.parent().expect("every place is in a folder"))?;
+        let mut out = File::create(&path).with_context(|| format!("create {}", path.display()))?;
+        // Reading to the end also checks the entry's checksum.
+        let size = io::copy(&mut entry, &mut out).with_context(|| format!("unpack {inside} of {name}"))?;
+        if place.starts_with("lib/") {
+            lines.push_str(&format!("{size} {place}\n"));
+        }
+    }
+    bar.finish_and_clear();
+    Ok(lines)
+}
+
+/// The place of a wheel's file below `target/libtorch`; `None` if the file is not used.
 fn place(inside: &str) -> Option<String> {
     if inside.ends_with('/') {
         return None;
@@ -202,10 +241,13 @@ fn place(inside: &str) -> Option<String> {
     (from_torch || from_cuda).then(|| format!("lib/{file}"))
 }
 
-/// Compares the libraries with the manifest. The headers were written before it, so it vouches for them.
-fn verify(home: &Path) -> Result<()> {
+/// Compares the versions and the libraries with the manifest. The headers are written before it, so it vouches for them.
+fn verify(home: &Path, platform: &Platform) -> Result<()> {
     let manifest = fs::read_to_string(home.join(MANIFEST)).context("read its manifest")?;
-    for line in manifest.lines() {
+    let mut lines = manifest.lines();
+    let (found, expected) = (lines.next().unwrap_or_default(), versions(platform));
+    ensure!(found == expected, "it is of other versions than {expected}");
+    for line in lines {
         let (size, file) = line.split_once(' ').context("its manifest is malformed")?;
         let found = fs::metadata(home.join(file)).with_context(|| format!("look at {file}"))?.len();
         ensure!(found.to_string() == size, "{file} has {found} bytes instead of {size}");
@@ -214,12 +256,17 @@ fn verify(home: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The first line of the manifest: every wheel with its version.
+fn versions(platform: &Platform) -> String {
+    platform.wheels.iter().map(|wheel| wheel.requirement).collect::<Vec<_>>().join(" ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn only_what_a_cpu_needs_is_kept() {
+    fn only_files_for_cpus_are_kept() {
         for (inside, kept) in [
             ("torch/lib/libtorch_cpu.so", Some("lib/libtorch_cpu.so")),
             ("torch/lib/libgomp.so.1", Some("lib/libgomp.so.1")),
@@ -237,18 +284,51 @@ mod tests {
         }
     }
 
+    fn write(folder: &Path, file: &str, text: &str) {
+        let path = folder.join(file);
+        fs::create_dir_all(path.parent().expect("in the folder")).expect("writable");
+        fs::write(path, text).expect("writable");
+    }
+
     #[test]
-    fn a_file_of_another_size_is_found() {
-        let home = std::env::temp_dir().join(format!("roundhouse-verify-{}", std::process::id()));
-        fs::create_dir_all(home.join("lib")).expect("writable");
-        fs::create_dir_all(home.join("include/torch")).expect("writable");
-        fs::write(home.join("include/torch/script.h"), "").expect("writable");
-        fs::write(home.join("lib/a.so"), "123").expect("writable");
-        assert!(verify(&home).is_err(), "no manifest");
-        fs::write(home.join(MANIFEST), "3 lib/a.so\n").expect("writable");
-        assert!(verify(&home).is_ok());
-        fs::write(home.join("lib/a.so"), "12").expect("writable");
-        assert!(format!("{:#}", verify(&home).expect_err("cut short")).contains("2 bytes instead of 3"));
-        fs::remove_dir_all(&home).expect("ours");
+    fn a_file_of_another_size_or_version_is_found() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let home = folder.path();
+        write(home, "include/torch/script.h", "");
+        write(home, "lib/a.so", "123");
+        let check = || verify(home, &LINUX_X86_64).map_err(|error| format!("{error:#}"));
+        let manifest = |versions: &str| write(home, MANIFEST, &format!("{versions}\n3 lib/a.so\n"));
+        assert!(check().is_err(), "no manifest");
+        let versions = versions(&LINUX_X86_64);
+        manifest(&versions);
+        assert_eq!(check(), Ok(()));
+        manifest(&versions.replace("2.13.0", "2.12.0"));
+        assert!(check().expect_err("older").contains("of other versions than torch==2.13.0"));
+        // Without versions, as before they were written.
+        write(home, MANIFEST, "3 lib/a.so\n");
+        assert!(check().expect_err("of an unknown version").contains("of other versions"));
+        manifest(&versions);
+        write(home, "lib/a.so", "12");
+        assert!(check().expect_err("cut short").contains("2 bytes instead of 3"));
+    }
+
+    #[test]
+    fn a_left_over_wheel_of_another_version_is_not_unpacked() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let folder = folder.path();
+        let expected = [
+            "torch-2.13.0-cp312-cp312-manylinux_2_28_x86_64.whl",
+            "nvidia_cuda_cupti-13.0.85-py3-none-manylinux_2_25_x86_64.whl",
+            "nvidia_cuda_runtime-13.0.96-py3-none-manylinux2014_x86_64.whl",
+        ];
+        for name in ["torch-2.12.0-cp312-cp312-manylinux_2_28_x86_64.whl", "requirements.txt", expected[0], expected[1]]
+        {
+            write(folder, name, "");
+        }
+        let error = wheels(&LINUX_X86_64, folder).expect_err("one is missing").to_string();
+        assert!(error.contains("nvidia_cuda_runtime-13.0.96-"), "{error}");
+        write(folder, expected[2], "");
+        let found = wheels(&LINUX_X86_64, folder).expect("all are there");
+        assert_eq!(found, expected.map(|name| folder.join(name)));
     }
 }

@@ -8,31 +8,22 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-/// What loadgen exits with when it has made the run, and not everything in it was as it should be.
+/// The exit status of loadgen after a complete run that missed a condition, such as the objective.
 const BREACHED: i32 = 99;
 
-/// `loadgen run` with these flags; its report, which it also writes to `json`.
+/// Runs `loadgen run` with these flags. Returns its report, which it also writes to `json`.
 ///
 /// # Errors
-/// When the run could not be made.
+/// When loadgen could not complete the run.
 pub fn run(flags: &[&str], json: &Path) -> Result<Value> {
-    run_on(None, flags, json)
+    run_command(Command::new(paths::program("loadgen")), flags, json)
 }
 
-/// The same, on one core only.
+/// Like [`run`], with a command that starts loadgen, such as `taskset -c 1 loadgen`.
 ///
 /// # Errors
-/// When the run could not be made.
-pub fn run_on(core: Option<&str>, flags: &[&str], json: &Path) -> Result<Value> {
-    let program = paths::program("loadgen");
-    let mut command = match core {
-        None => Command::new(program),
-        Some(core) => {
-            let mut command = Command::new("taskset");
-            command.args(["-c", core]).arg(program);
-            command
-        }
-    };
+/// When loadgen could not complete the run.
+pub fn run_command(mut command: Command, flags: &[&str], json: &Path) -> Result<Value> {
     command.arg("run").args(flags).arg(format!("--json={}", json.display()));
     let status = command.status().context("run loadgen")?;
     ensure!(status.success() || status.code() == Some(BREACHED), "loadgen failed ({status})");
@@ -40,17 +31,18 @@ pub fn run_on(core: Option<&str>, flags: &[&str], json: &Path) -> Result<Value> 
     serde_json::from_str(&text).with_context(|| format!("read {}", json.display()))
 }
 
-/// Pictures per second that one replica behind `url` can do, measured for five seconds.
+/// Images per second that one replica can classify, measured for five seconds. `url` is the flag `--url` of loadgen; loadgen's
+/// report goes to `folder`.
 ///
 /// # Errors
-/// When it answers nothing.
+/// When no request was answered.
 pub fn capacity(url: &str, folder: &Path) -> Result<f64> {
-    let spinner = ProgressBar::new_spinner().with_message("measuring what one replica can do");
+    let spinner = ProgressBar::new_spinner().with_message("measuring the capacity of one replica");
     spinner.enable_steady_tick(Duration::from_millis(100));
     let measured =
         run(&[url, "--closed=1", "--duration=5s", "--generate=60", "--quiet"], &folder.join("capacity.json"))?;
     spinner.finish_and_clear();
     let answered = measured["summary"]["answered"].as_f64().unwrap_or_default();
-    ensure!(answered > 0.0, "the replica answered nothing; see {}", folder.join("scaler.log").display());
+    ensure!(answered > 0.0, "the replica answered no request; see {}", folder.join("scaler.log").display());
     Ok(answered / measured["setup"]["length_seconds"].as_f64().unwrap_or(f64::INFINITY))
 }

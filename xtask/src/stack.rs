@@ -1,7 +1,7 @@
-//! The whole system on this machine: a dispatcher, a scaler, and the replicas that the scaler runs.
+//! A whole system on this machine: a dispatcher, a scaler, and the replicas that the scaler starts.
 
-use crate::paths;
-use anyhow::{Context, Result, bail, ensure};
+use crate::{command, http, paths};
+use anyhow::{Context, Result, bail};
 use indicatif::ProgressBar;
 use serde_json::Value;
 use std::fs::{self, File};
@@ -9,39 +9,45 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// For everything to be ready.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time limit for a program to listen, and for the first replica to be ready.
+const START_LIMIT: Duration = Duration::from_secs(60);
 
-/// For a program to drain and exit, beyond what its own grace is.
-const STOP_TIMEOUT: Duration = Duration::from_secs(15);
+/// Time limit for a program to drain and exit; its own grace period is shorter.
+const STOP_LIMIT: Duration = Duration::from_secs(15);
 
-/// A program that ends with this one, or when dropped: it exits when its standard input closes.
+/// Lines of a program's standard output that may wait to be read. The program blocks if there are more.
+const WAITING_LINES: usize = 64;
+
+/// A running program. It exits when its standard input closes: when this value is dropped, or this process ends.
 pub struct Service {
     name: &'static str,
     child: Child,
-    /// What it has still to say on standard output; kept open so that it can.
-    stdout: BufReader<ChildStdout>,
-    /// `host:port` on loopback.
+    /// Lines of its standard output. The lock lets threads share the service.
+    lines: Mutex<Receiver<String>>,
+    /// Where it listens, `host:port` on loopback.
     pub address: String,
 }
 
 impl Service {
-    /// Starts a program of the workspace; its log goes to `logs/NAME.log`.
+    /// Starts a program of the workspace; its log is `logs/NAME.log`.
     ///
     /// # Errors
-    /// When it ends instead.
+    /// If the program does not listen within 60 s.
     pub fn start(name: &'static str, arguments: &[String], logs: &Path) -> Result<Self> {
         let mut command = Command::new(paths::program(name));
         command.arg("--exit-with-parent").args(arguments);
         Self::spawn(name, command, logs)
     }
 
-    /// Starts whatever prints its address first and ends when its standard input closes.
+    /// Starts any program that prints `listening on http://ADDRESS` as its first line, and exits when its standard input
+    /// closes; its log is `logs/NAME.log`.
     ///
     /// # Errors
-    /// When it ends instead.
+    /// If the program does not listen within 60 s.
     pub fn spawn(name: &'static str, mut command: Command, logs: &Path) -> Result<Self> {
         let log = logs.join(format!("{name}.log"));
         let stderr = File::create(&log).with_context(|| format!("create {}", log.display()))?;
@@ -49,41 +55,42 @@ impl Service {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(stderr)
-            // A Ctrl-C at the terminal reaches this program alone; the others then drain in order.
+            // A Ctrl-C at the terminal reaches only this process, which then stops the programs in order.
             .process_group(0)
             .spawn()
             .with_context(|| format!("start {name}: {command:?}"))?;
-        let mut stdout = BufReader::new(child.stdout.take().expect("standard output is piped"));
-        let mut line = String::new();
-        stdout.read_line(&mut line)?;
-        let Some(address) = line.trim().strip_prefix("listening on http://") else {
+        let lines = lines(child.stdout.take().expect("standard output is piped"));
+        let first = lines.recv_timeout(START_LIMIT).unwrap_or_default();
+        let Some(address) = first.trim().strip_prefix("listening on http://") else {
             child.kill()?;
             child.wait()?;
-            bail!("{name} did not start; it said:\n{}", fs::read_to_string(&log).unwrap_or_default());
+            bail!(
+                "{name} did not start; its log {} is:\n{}",
+                log.display(),
+                fs::read_to_string(&log).unwrap_or_default()
+            );
         };
-        let address = address.replace("0.0.0.0", "127.0.0.1");
-        Ok(Self { name, child, stdout, address })
+        let address = address.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]");
+        Ok(Self { name, child, lines: Mutex::new(lines), address })
     }
 
-    /// The next line on standard output.
+    /// The next line on the program's standard output.
     ///
     /// # Errors
-    /// When there is none.
+    /// If the program ends, or prints nothing for 60 s.
     pub fn line(&mut self) -> Result<String> {
-        let mut line = String::new();
-        self.stdout.read_line(&mut line)?;
-        ensure!(!line.is_empty(), "{} stopped", self.name);
-        Ok(line.trim().to_owned())
+        let lines = self.lines.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let line = lines.recv_timeout(START_LIMIT);
+        line.with_context(|| format!("{} ended, or printed nothing within {START_LIMIT:?}", self.name))
     }
 
-    /// Its process id.
+    /// The process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Whether it has ended by itself.
+    /// Whether the program has ended by itself.
     fn has_ended(&mut self) -> Result<bool> {
-        // Not `Child::wait`, which closes standard input and so asks it to stop.
         Ok(self.child.try_wait()?.is_some())
     }
 }
@@ -91,82 +98,102 @@ impl Service {
 impl Drop for Service {
     fn drop(&mut self) {
         drop(self.child.stdin.take());
-        let deadline = Instant::now() + STOP_TIMEOUT;
-        while matches!(self.child.try_wait(), Ok(None)) {
-            if Instant::now() > deadline {
-                eprintln!("{} does not stop; killing it", self.name);
-                let _ended = self.child.kill();
-                let _reaped = self.child.wait();
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(20));
+        if !matches!(command::wait(&mut self.child, STOP_LIMIT), Ok(Some(_))) {
+            eprintln!("{} does not stop within {STOP_LIMIT:?}; killing it", self.name);
+            let _ended = self.child.kill();
+            let _reaped = self.child.wait();
         }
     }
 }
 
-/// How the stack is set up.
-pub struct Setup {
-    /// The dispatcher's address; port 0 for any.
-    pub listen: &'static str,
-    /// Logs and the discovery file.
+/// Reads lines in a thread, so that waiting for one can have a time limit.
+fn lines(stdout: ChildStdout) -> Receiver<String> {
+    let (sender, lines) = sync_channel(WAITING_LINES);
+    std::thread::spawn(move || {
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            if sender.send(line.trim().to_owned()).is_err() {
+                return;
+            }
+        }
+    });
+    lines
+}
+
+/// How a system is set up.
+pub struct Setup<'a> {
+    /// Address on which the dispatcher listens; with port 0 the system picks a port.
+    pub listen: &'a str,
+    /// Folder of the logs and of the discovery file.
     pub folder: PathBuf,
-    /// Flags of the scaler, beyond those that connect it.
+    /// The program that scales.
+    pub program: ScalerProgram,
+    /// Flags of the scaler, beyond those that connect it with the dispatcher.
     pub scaler: Vec<String>,
 }
 
-/// Both running; dropping it stops the scaler, and so the replicas, first.
+/// A program that decides how many replicas run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ScalerProgram {
+    /// `scaler`, which has the laws for production.
+    Scaler,
+    /// `lab run`, which has the other laws.
+    Lab,
+}
+
+/// A running system. Dropping it stops the scaler first, and the scaler its replicas; then the dispatcher.
 pub struct Stack {
-    /// Runs the replicas.
+    /// The scaler, which starts and stops replicas.
     pub scaler: Service,
-    /// Takes pictures.
+    /// The dispatcher, which accepts requests.
     pub dispatcher: Service,
-    /// What each replica gets of the processor, in words.
+    /// How much of the processor each replica gets, in words.
     pub share: String,
-    setup: Setup,
-    /// On the folder, whose files a second stack would overwrite; released by the system when this process ends.
+    program: ScalerProgram,
+    folder: PathBuf,
+    /// Held on the folder, whose files a second system would overwrite. The kernel releases it when this process ends.
     lock: File,
 }
 
 impl Stack {
-    /// Starts everything and waits until the first replica is in rotation.
+    /// Starts a system and waits until its first replica is in rotation.
     ///
     /// # Errors
-    /// When something does not start.
-    pub fn start(setup: Setup) -> Result<Self> {
-        fs::create_dir_all(&setup.folder).with_context(|| format!("create {}", setup.folder.display()))?;
-        let lock = setup.folder.join("lock");
+    /// If another system uses the folder, a program does not start, or no replica is ready within 60 s.
+    pub fn start(setup: Setup<'_>) -> Result<Self> {
+        let Setup { listen, folder, program, scaler } = setup;
+        fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+        let lock = folder.join("lock");
         let lock_file = File::create(&lock).with_context(|| format!("create {}", lock.display()))?;
         if lock_file.try_lock().is_err() {
-            bail!("another one like this is running, and uses {}; end it first", setup.folder.display());
+            bail!("another one like this is running, and uses {}; end it first", folder.display());
         }
-        let list = setup.list();
-        fs::write(&list, "").with_context(|| format!("write {}", list.display()))?;
-        let flags = [format!("--listen={}", setup.listen), format!("--replicas=file:{}", list.display())];
-        let dispatcher = Service::start("dispatcher", &flags, &setup.folder)?;
-        let (scaler, share) = start_scaler(&setup, &dispatcher.address)?;
-        let stack = Self { scaler, dispatcher, share, setup, lock: lock_file };
+        let discovery_file = discovery_file(&folder);
+        fs::write(&discovery_file, "").with_context(|| format!("write {}", discovery_file.display()))?;
+        let flags = [format!("--listen={listen}"), format!("--replicas=file:{}", discovery_file.display())];
+        let dispatcher = Service::start("dispatcher", &flags, &folder)?;
+        let (scaler, share) = start_scaler(program, &folder, &dispatcher.address, &scaler)?;
+        let stack = Self { scaler, dispatcher, share, program, folder, lock: lock_file };
         stack.wait_until_ready()?;
         Ok(stack)
     }
 
-    /// Ends the scaler and its replicas and starts another with other flags; the dispatcher goes on.
+    /// Stops the scaler and its replicas and starts another scaler with these flags. The dispatcher goes on.
     ///
     /// # Errors
-    /// When it does not start.
+    /// If the scaler does not start or no replica is ready within 60 s.
     pub fn rescale(self, flags: Vec<String>) -> Result<Self> {
-        let Self { scaler, dispatcher, mut setup, lock, .. } = self;
+        let Self { scaler, dispatcher, program, folder, lock, .. } = self;
         drop(scaler);
-        setup.scaler = flags;
-        let (scaler, share) = start_scaler(&setup, &dispatcher.address)?;
-        let stack = Self { scaler, dispatcher, share, setup, lock };
+        let (scaler, share) = start_scaler(program, &folder, &dispatcher.address, &flags)?;
+        let stack = Self { scaler, dispatcher, share, program, folder, lock };
         stack.wait_until_ready()?;
         Ok(stack)
     }
 
-    /// Waits until either has ended by itself, and names it.
+    /// Waits until the dispatcher or the scaler ends by itself, and returns its name.
     ///
     /// # Errors
-    /// When the system cannot tell.
+    /// If the system cannot tell whether a program has ended.
     pub fn wait(&mut self) -> Result<&'static str> {
         loop {
             for service in [&mut self.dispatcher, &mut self.scaler] {
@@ -178,36 +205,33 @@ impl Stack {
         }
     }
 
-    /// `/status` of either service.
+    /// The JSON of `/status` of the dispatcher or the scaler.
     ///
     /// # Errors
-    /// When it does not answer.
+    /// If the service does not answer.
     pub fn status(service: &Service) -> Result<Value> {
         let url = format!("http://{}/status", service.address);
-        let text = ureq::get(&url).call().with_context(|| format!("get {url}"))?.body_mut().read_to_string()?;
-        serde_json::from_str(&text).with_context(|| format!("read the answer of {url}"))
+        serde_json::from_str(&http::get(&url)?).with_context(|| format!("read the answer of {url}"))
     }
 
-    /// Addresses of the replicas in rotation.
+    /// Addresses of the replicas that are ready.
     ///
     /// # Errors
-    /// When the dispatcher does not answer.
+    /// If the dispatcher does not answer.
     pub fn ready_replicas(&self) -> Result<Vec<String>> {
         let status = Self::status(&self.dispatcher)?;
-        let replicas = status["replicas"].as_array().cloned().unwrap_or_default();
-        let ready = replicas.iter().filter(|replica| replica["state"] == "ready");
+        let replicas = status["replicas"].as_array().into_iter().flatten();
+        let ready = replicas.filter(|replica| replica["state"] == "ready");
         Ok(ready.filter_map(|replica| replica["address"].as_str().map(str::to_owned)).collect())
     }
 
     fn wait_until_ready(&self) -> Result<()> {
         let spinner = ProgressBar::new_spinner().with_message("waiting for the first replica");
-        let deadline = Instant::now() + START_TIMEOUT;
+        let deadline = Instant::now() + START_LIMIT;
         while self.ready_replicas()?.is_empty() {
             if Instant::now() > deadline {
-                bail!(
-                    "no replica became ready within {START_TIMEOUT:?}; see {}",
-                    self.setup.folder.join("scaler.log").display()
-                );
+                let log = self.folder.join("scaler.log");
+                bail!("no replica became ready within {START_LIMIT:?}; see {}", log.display());
             }
             spinner.tick();
             std::thread::sleep(Duration::from_millis(50));
@@ -217,21 +241,34 @@ impl Stack {
     }
 }
 
-impl Setup {
-    fn list(&self) -> PathBuf {
-        self.folder.join("replicas")
-    }
+/// The file in which the scaler lists the replicas' addresses for the dispatcher.
+fn discovery_file(folder: &Path) -> PathBuf {
+    folder.join("replicas")
 }
 
-fn start_scaler(setup: &Setup, dispatcher: &str) -> Result<(Service, String)> {
-    let mut flags = vec![
+/// Starts a scaler; also returns how much of the processor each replica gets, in words.
+fn start_scaler(
+    program: ScalerProgram,
+    folder: &Path,
+    dispatcher: &str,
+    flags: &[String],
+) -> Result<(Service, String)> {
+    let connection = [
         format!("--dispatcher={dispatcher}"),
-        format!("--list={}", setup.list().display()),
+        format!("--list={}", discovery_file(folder).display()),
         "--target=processes".to_owned(),
         "--listen=127.0.0.1:0".to_owned(),
     ];
-    flags.extend_from_slice(&setup.scaler);
-    let mut scaler = Service::start("scaler", &flags, &setup.folder)?;
+    let mut command = match program {
+        ScalerProgram::Scaler => Command::new(paths::program("scaler")),
+        ScalerProgram::Lab => {
+            let mut lab = Command::new(paths::program("lab"));
+            lab.arg("run");
+            lab
+        }
+    };
+    command.arg("--exit-with-parent").args(connection).args(flags);
+    let mut scaler = Service::spawn("scaler", command, folder)?;
     let line = scaler.line()?;
     let share = line.strip_prefix("cpu share: ").unwrap_or(&line).to_owned();
     Ok((scaler, share))

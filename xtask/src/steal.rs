@@ -1,18 +1,34 @@
-//! Processor time that this machine wanted and its host gave to others, so that a busy host is told from a bad law.
+//! Steal time: processor time that this machine wanted and its host gave to other machines. It tells a busy host from a bad
+//! result.
 
+use anyhow::Result;
 use std::fmt;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Between two samples.
+/// Time between two samples.
 const STEP: Duration = Duration::from_millis(500);
 
-/// A step in which the host took more than this share was lost: hardly anything here could answer in time.
+/// A step in which the host took more than this share of the processor time counts as lost: few programs could answer in it.
 const LOST: f64 = 0.8;
 
-/// Share of the whole time below which it is not worth mentioning.
+/// Share of the whole time from which on steal time is worth a message.
 const NOTABLE: f64 = 0.05;
+
+/// Runs `measure`, and prints the steal time of its run if that is notable.
+///
+/// # Errors
+/// Those of `measure`.
+pub fn watch<T>(measure: impl FnOnce() -> Result<T>) -> Result<T> {
+    let watch = Watch::start();
+    let measured = measure();
+    let stolen = watch.finish();
+    if stolen.is_notable() {
+        println!("{stolen}");
+    }
+    measured
+}
 
 /// Ticks of all processors since the machine started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +38,7 @@ struct Ticks {
 }
 
 impl Ticks {
-    /// Now; nothing where the system does not tell (it is Linux that does).
+    /// The ticks until now; `None` on systems other than Linux.
     fn now() -> Option<Self> {
         Self::parse(&std::fs::read_to_string("/proc/stat").ok()?)
     }
@@ -41,42 +57,42 @@ impl Ticks {
     }
 }
 
-/// Samples until it is asked.
+/// A thread that samples the steal time.
 pub struct Watch {
     stop: Sender<()>,
     sampling: JoinHandle<Vec<Ticks>>,
 }
 
 impl Watch {
-    /// Starts now.
+    /// Starts sampling.
     pub fn start() -> Self {
         let (stop, stopped) = channel();
         Self { stop, sampling: std::thread::spawn(move || sample(&stopped)) }
     }
 
-    /// What the host took since the start.
+    /// Ends sampling. Returns the steal time since the start.
     pub fn finish(self) -> Stolen {
         drop(self.stop);
         sum(&self.sampling.join().expect("sampling does not panic"))
     }
 }
 
-/// What the host took over some time.
+/// The steal time of a run.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Stolen {
-    /// Of all processor time, 0 to 1.
+    /// Share of all processor time, 0 to 1.
     share: f64,
-    /// Time in which it took more than [`LOST`] of it.
+    /// Time in which the share was above [`LOST`].
     lost: Duration,
 }
 
 impl Stolen {
-    /// Whether it is worth mentioning.
+    /// Whether the steal time may have changed the result.
     pub fn is_notable(&self) -> bool {
         self.share >= NOTABLE || self.stopped_the_machine()
     }
 
-    /// Whether there was a time in which nothing here could answer.
+    /// Whether there was a time in which no program here could answer.
     pub fn stopped_the_machine(&self) -> bool {
         self.lost > Duration::ZERO
     }

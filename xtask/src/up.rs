@@ -1,22 +1,32 @@
-//! `cargo xtask up`: the system, until Ctrl-C.
+//! `cargo xtask up`: a running system, until Ctrl-C.
 
-use crate::stack::{Setup, Stack};
-use crate::{build, paths};
-use anyhow::{Context, Result, ensure};
+use crate::stack::{ScalerProgram, Setup, Stack};
+use crate::{build, command, paths};
+use anyhow::{Result, bail};
 use clap::Args;
-use std::path::PathBuf;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
+
+/// Time limit of drawing the images to try.
+const DRAW_LIMIT: Duration = Duration::from_secs(60);
 
 /// Flags of `cargo xtask up`.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  cargo xtask up --weights resnet50.pth --labels imagenet\n  \
+                        cargo xtask up --listen 0.0.0.0:5052   # reachable from other machines")]
 pub struct Options {
-    /// Replicas at most
+    /// Address of the dispatcher
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:5052")]
+    listen: SocketAddr,
+    /// Largest number of replicas
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
     max: u32,
-    /// Weights of your own, .safetensors or .pth; without it, the bundled model
+    /// File of weights, .safetensors or .pth; without it, the bundled model
     #[arg(long)]
     weights: Option<PathBuf>,
-    /// Their class names: weights (the file's own), imagenet, or a file with one a line
+    /// Class names of the weights: weights (the file's own), imagenet, or a file with one name a line
     #[arg(long)]
     labels: Option<String>,
 }
@@ -29,27 +39,29 @@ impl Options {
     }
 }
 
-/// Starts everything, tells how to use it, and stays.
+/// Starts the system, prints how to use it, and stays.
 ///
 /// # Errors
-/// When something does not start, or the dispatcher ends.
+/// If a program does not start, or ends by itself.
 pub fn run(options: &Options) -> Result<()> {
     build::programs()?;
     let folder = paths::output("up");
-    let pictures = folder.join("pictures");
-    let status =
-        Command::new(paths::program("loadgen")).arg("pictures").arg(&pictures).args(["--seed", "2026"]).status();
-    let status = status.context("run loadgen")?;
-    ensure!(status.success(), "loadgen failed ({status})");
-    let scaler = options.scaler_flags();
-    let setup = Setup { listen: "0.0.0.0:5052", folder: folder.clone(), scaler };
-    let mut stack = Stack::start(setup)?;
-    println!("\nRoundhouse is up at http://{}", stack.dispatcher.address);
-    println!("logs are in {}, pictures to try in {}\n", folder.display(), pictures.display());
-    println!("  curl -H 'Content-Type: image/jpeg' --data-binary '@{}' \\", pictures.join("00007.jpg").display());
-    println!("    http://{}/predict", stack.dispatcher.address);
-    println!("  curl http://{}/status\n", stack.dispatcher.address);
-    println!("Ctrl-C stops it.");
+    let images = folder.join("pictures");
+    let mut draw = Command::new(paths::program("loadgen"));
+    command::run(draw.arg("pictures").arg(&images).args(["--seed", "2026"]), DRAW_LIMIT)?;
+    let listen = options.listen.to_string();
+    let (program, scaler) = (ScalerProgram::Scaler, options.scaler_flags());
+    let mut stack = Stack::start(Setup { listen: &listen, folder: folder.clone(), program, scaler })?;
+    print_usage(&stack.dispatcher.address, &folder, &images);
     let ended = stack.wait()?;
-    anyhow::bail!("the {ended} ended; see {}", folder.join(format!("{ended}.log")).display())
+    bail!("the {ended} ended; see {}", folder.join(format!("{ended}.log")).display())
+}
+
+fn print_usage(dispatcher: &str, folder: &Path, images: &Path) {
+    println!("\nRoundhouse is up at http://{dispatcher}");
+    println!("logs are in {}, images to try in {}\n", folder.display(), images.display());
+    println!("  curl -H 'Content-Type: image/jpeg' --data-binary '@{}' \\", images.join("00007.jpg").display());
+    println!("    http://{dispatcher}/predict");
+    println!("  curl http://{dispatcher}/status\n");
+    println!("Ctrl-C stops it.");
 }

@@ -1,7 +1,7 @@
 //! The simulator's queue is the dispatcher's: both get the same requests and give the same ones out.
 
 use admission::Order;
-use dispatcher::queue::{Entry, Queue, Ticket};
+use dispatcher::queue::{Entry, Queue, SequenceNumber};
 use lab::simulate::line::Line;
 use lab::simulate::requests::Request;
 use proptest::prelude::*;
@@ -29,17 +29,17 @@ proptest! {
             if action == 0 {
                 line.push(Request { arrived: now, work: 0 });
                 let entry = Entry {
-                    ticket: Ticket(now),
+                    sequence_number: SequenceNumber(now),
                     objective: at(now + OBJECTIVE),
                     deadline: at(now + DEADLINE),
-                    job: now,
+                    request: now,
                 };
                 prop_assert!(queue.push(entry).is_ok());
             } else {
                 queue.demote(at(now), service_time);
                 line.demote(now, service);
                 let popped = queue.pop(at(now), service_time, |_| Some(()));
-                prop_assert_eq!(line.pop(now, service).map(|request| request.arrived), popped.map(|(entry, ())| entry.job));
+                prop_assert_eq!(line.pop(now, service).map(|request| request.arrived), popped.map(|(entry, ())| entry.request));
             }
         }
     }

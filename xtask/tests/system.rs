@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
-use xtask::paths;
-use xtask::stack::{Setup, Stack};
+use xtask::stack::{ScalerProgram, Setup, Stack};
+use xtask::{http, paths};
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
@@ -25,7 +25,8 @@ impl System {
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let folder = paths::output("test").join(name);
         let scaler = ["--min", "--max"].map(|bound| format!("{bound}={replicas}"));
-        let setup = Setup { listen: "127.0.0.1:0", folder: folder.clone(), scaler: scaler.into() };
+        let program = ScalerProgram::Scaler;
+        let setup = Setup { listen: "127.0.0.1:0", folder: folder.clone(), program, scaler: scaler.into() };
         let system = Self { stack: Stack::start(setup).expect("the system starts"), folder, _turn: turn };
         system
             .until("every replica is in rotation", || system.stack.ready_replicas().is_ok_and(|r| r.len() == replicas));
@@ -35,7 +36,7 @@ impl System {
     /// Status and JSON of one request to `/predict`.
     fn post(&self, content_type: &str, body: &[u8]) -> (u16, Value) {
         let url = format!("http://{}/predict?top_k=3", self.stack.dispatcher.address);
-        let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+        let agent = http::agent();
         let mut answer = agent.post(&url).content_type(content_type).send(body).expect("the dispatcher answers");
         let text = answer.body_mut().read_to_string().expect("the answer is text");
         (answer.status().as_u16(), serde_json::from_str(&text).expect("the answer is JSON"))
@@ -205,7 +206,8 @@ fn with_the_only_replica_killed_requests_wait_for_its_successor() {
 #[test]
 fn a_second_system_in_the_same_folder_is_refused_and_harms_nothing() {
     let system = System::start("twice", 1);
-    let setup = Setup { listen: "127.0.0.1:0", folder: system.folder.clone(), scaler: Vec::new() };
+    let program = ScalerProgram::Scaler;
+    let setup = Setup { listen: "127.0.0.1:0", folder: system.folder.clone(), program, scaler: Vec::new() };
     let refused = Stack::start(setup).err().expect("refused").to_string();
     assert!(refused.contains("another one"), "{refused}");
     assert_eq!(system.stack.ready_replicas().expect("it answers").len(), 1);
@@ -229,7 +231,7 @@ fn a_dispatcher_told_to_stop_answers_what_it_accepted() {
         // All are accepted before the signal; most still wait, as each takes the replica some 50 ms.
         let url = format!("http://{}/metrics", system.stack.dispatcher.address);
         system.until("eight requests are there", || {
-            let metrics = ureq::get(&url).call().and_then(|mut answer| answer.body_mut().read_to_string());
+            let metrics = http::get(&url);
             metrics.is_ok_and(|text| text.contains("dispatcher_enqueued_requests_total 8"))
         });
         send(Signal::TERM, system.stack.dispatcher.id());

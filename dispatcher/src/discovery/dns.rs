@@ -1,16 +1,15 @@
-//! Replicas behind a name: every address that it resolves to, such as those of a headless Service.
+//! Replicas behind a host name: every address to which the name resolves, such as those of a headless Service.
 
-use super::{Error, Published};
-use crate::rotation::Address;
+use super::{Error, Published, publish};
 use std::collections::BTreeSet;
 use std::str::FromStr;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// Between two look-ups. The system's resolver does not tell how long an answer holds.
-const EVERY: Duration = Duration::from_secs(2);
+/// Time between two look-ups. The system's resolver does not tell how long an answer is valid.
+const LOOKUP_INTERVAL: Duration = Duration::from_secs(2);
 
-/// A name and the port on each of its addresses.
+/// A host name, and the port of the replicas at each of its addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Name {
     host: String,
@@ -33,27 +32,28 @@ impl FromStr for Name {
     }
 }
 
-/// Resolves the name until nobody listens. A look-up that fails leaves the set as it was.
+/// Resolves `name` until the receiver is dropped. A look-up that fails leaves the set as it was.
 pub fn watch(name: Name) -> Published {
-    let (publish, published) = watch::channel(BTreeSet::new());
+    let (publisher, published) = watch::channel(BTreeSet::new());
     tokio::spawn(async move {
-        let mut tick = tokio::time::interval(EVERY);
-        let mut was_found = true;
+        let mut tick = tokio::time::interval(LOOKUP_INTERVAL);
+        let mut last_lookup_succeeded = true;
         loop {
             tokio::select! {
                 _ = tick.tick() => {}
-                () = publish.closed() => return,
+                () = publisher.closed() => return,
             }
             match tokio::net::lookup_host((name.host.as_str(), name.port)).await {
                 Ok(found) => {
-                    was_found = true;
-                    let set: BTreeSet<Address> = found.map(|address| address.to_string().into()).collect();
-                    publish.send_if_modified(|present| std::mem::replace(present, set.clone()) != set);
+                    last_lookup_succeeded = true;
+                    publish(&publisher, found.map(|address| address.to_string().into()).collect());
                 }
                 Err(error) => {
-                    if std::mem::take(&mut was_found) {
-                        tracing::warn!(name = name.host, %error, "the name cannot be resolved; keeping the last set");
+                    // Only the first of several failures is logged.
+                    if last_lookup_succeeded {
+                        tracing::warn!(name = name.host, %error, "cannot resolve the name; keeping the last replicas");
                     }
+                    last_lookup_succeeded = false;
                 }
             }
         }
@@ -66,14 +66,14 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_name_becomes_its_addresses() {
+    async fn a_name_is_resolved_to_its_addresses() {
         let mut published = watch("localhost:6000".parse().expect("a name"));
-        published.changed().await.expect("it is watched");
+        published.changed().await.expect("the name is watched");
         assert!(published.borrow().contains("127.0.0.1:6000"), "{:?}", published.borrow());
     }
 
     #[test]
-    fn names_have_a_port() {
+    fn a_name_without_a_port_is_refused() {
         for bad in ["", "a", "a:", ":1", "a:x", "a:70000", "a b:1", "a/b:1"] {
             assert!(bad.parse::<Name>().is_err(), "{bad:?}");
         }

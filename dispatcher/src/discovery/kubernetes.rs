@@ -1,52 +1,44 @@
-//! Replicas behind a Service of a cluster: all of its EndpointSlices merged, or its Endpoints where the API server has
-//! no `discovery.k8s.io/v1`. Losing the API server leaves the set as it was.
+//! Replicas behind a Service of a Kubernetes cluster: all of its EndpointSlices merged, or its Endpoints where the API
+//! server has no `discovery.k8s.io/v1`. Losing the API server leaves the set as it was.
 
-use super::{Error, Published};
+use super::{Error, Published, publish};
 use crate::rotation::Address;
 use k8s_openapi::api::core::v1::Endpoints;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::ListParams;
-use kube::runtime::watcher::{self, Event};
-use kube::runtime::{WatchStreamExt, watcher as watch_api};
-use kube::{Api, Client, ResourceExt};
-use std::collections::{BTreeMap, BTreeSet};
+use kube::runtime::{WatchStreamExt, reflector, watcher};
+use kube::{Api, Client};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio_stream::StreamExt;
 
-/// Between two attempts to reach the API server for the first time.
-const RETRY: Duration = Duration::from_secs(2);
+/// Time between two attempts to reach the API server for the first time.
+const CONNECT_INTERVAL: Duration = Duration::from_secs(2);
 
-/// A Service by name.
+/// The name of a Service, and of one of its ports.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Service {
-    /// Its namespace.
+pub struct ServiceName {
+    /// The namespace of the Service.
     pub namespace: String,
-    /// Its name.
+    /// The name of the Service within its namespace.
     pub name: String,
-    /// Which of its ports; the first if not given.
+    /// The name of the port on which replicas listen; `None` for the first port.
     pub port: Option<String>,
 }
 
-impl FromStr for Service {
+impl FromStr for ServiceName {
     type Err = Error;
 
-    /// `NAMESPACE/SERVICE[:PORTNAME]`
+    /// Parses `NAMESPACE/SERVICE[:PORTNAME]`.
     fn from_str(text: &str) -> Result<Self, Error> {
         let (path, port) = match text.split_once(':') {
             Some((path, port)) => (path, Some(port)),
             None => (text, None),
-        };
-        // RFC 1123 labels, as the API server wants them.
-        let is_label = |label: &str| {
-            let alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-            (1..=63).contains(&label.len())
-                && label.bytes().all(|byte| alphanumeric(byte) || byte == b'-')
-                && !label.starts_with('-')
-                && !label.ends_with('-')
         };
         match path.split_once('/') {
             Some((namespace, name)) if [namespace, name].into_iter().chain(port).all(is_label) => {
@@ -57,42 +49,50 @@ impl FromStr for Service {
     }
 }
 
-/// Follows the Service until nobody listens.
-pub fn watch(service: Service) -> Published {
-    let (publish, published) = watch::channel(BTreeSet::new());
+/// Whether `text` is a label of RFC 1123, as the API server requires of names.
+fn is_label(text: &str) -> bool {
+    let is_alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    (1..=63).contains(&text.len())
+        && text.bytes().all(|byte| is_alphanumeric(byte) || byte == b'-')
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}
+
+/// Follows the Service until the receiver is dropped.
+pub fn watch(service: ServiceName) -> Published {
+    let (publisher, published) = watch::channel(BTreeSet::new());
     tokio::spawn(async move {
         tokio::select! {
-            () = follow(&service, &publish) => {}
-            () = publish.closed() => {}
+            () = follow(&service, &publisher) => {}
+            () = publisher.closed() => {}
         }
     });
     published
 }
 
-async fn follow(service: &Service, publish: &watch::Sender<BTreeSet<Address>>) {
+async fn follow(service: &ServiceName, publisher: &watch::Sender<BTreeSet<Address>>) {
     let (client, has_slices) = loop {
         match connect(service).await {
             Ok(connected) => break connected,
             Err(error) => tracing::warn!(%error, "the API server cannot be reached; trying again"),
         }
-        tokio::time::sleep(RETRY).await;
+        tokio::time::sleep(CONNECT_INTERVAL).await;
     };
     let port = service.port.as_deref();
     if has_slices {
-        let selector = format!("kubernetes.io/service-name={}", service.name);
+        let config = watcher::Config::default().labels(&format!("kubernetes.io/service-name={}", service.name));
         let api = Api::<EndpointSlice>::namespaced(client, &service.namespace);
-        follow_objects(api, watcher::Config::default().labels(&selector), publish, |slices| from_slices(slices, port))
-            .await;
+        follow_objects(api, config, publisher, |slices| from_slices(slices, port)).await;
     } else {
         tracing::info!("the API server has no EndpointSlices v1; watching Endpoints");
-        let field = format!("metadata.name={}", service.name);
+        let config = watcher::Config::default().fields(&format!("metadata.name={}", service.name));
         let api = Api::<Endpoints>::namespaced(client, &service.namespace);
-        follow_objects(api, watcher::Config::default().fields(&field), publish, |all| from_endpoints(all, port)).await;
+        follow_objects(api, config, publisher, |endpoints| from_endpoints(endpoints, port)).await;
     }
 }
 
-/// A client, and whether the API server serves EndpointSlices v1.
-async fn connect(service: &Service) -> kube::Result<(Client, bool)> {
+/// A client of the API server, and whether the API server has EndpointSlices v1.
+async fn connect(service: &ServiceName) -> kube::Result<(Client, bool)> {
     let client = Client::try_default().await?;
     let slices = Api::<EndpointSlice>::namespaced(client.clone(), &service.namespace);
     match slices.list(&ListParams::default().limit(1)).await {
@@ -102,40 +102,31 @@ async fn connect(service: &Service) -> kube::Result<(Client, bool)> {
     }
 }
 
-/// Keeps the matching objects up to date, by name, and publishes what they come to after every change. A relisting
-/// counts once it is whole.
+/// Watches the objects that match `config`, and publishes the `addresses` in them after every change. While the objects
+/// are listed again after an interruption, the reflector's store holds the previous ones.
 async fn follow_objects<K>(
     api: Api<K>,
     config: watcher::Config,
-    publish: &watch::Sender<BTreeSet<Address>>,
-    addresses: impl Fn(&BTreeMap<String, K>) -> BTreeSet<Address>,
+    publisher: &watch::Sender<BTreeSet<Address>>,
+    addresses: impl Fn(&[Arc<K>]) -> BTreeSet<Address>,
 ) where
-    K: kube::Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
+    K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + Sync + 'static,
 {
-    let mut events = pin!(watch_api(api, config).default_backoff());
-    let (mut objects, mut listing) = (BTreeMap::new(), BTreeMap::new());
+    let (store, writer) = reflector::store();
+    let mut events = pin!(reflector(writer, watcher(api, config).default_backoff()));
     while let Some(event) = events.next().await {
         match event {
-            Ok(Event::Apply(object)) => drop(objects.insert(object.name_any(), object)),
-            Ok(Event::Delete(object)) => drop(objects.remove(&object.name_any())),
-            Ok(Event::Init) => listing = BTreeMap::new(),
-            Ok(Event::InitApply(object)) => drop(listing.insert(object.name_any(), object)),
-            Ok(Event::InitDone) => objects = std::mem::take(&mut listing),
-            Err(error) => {
-                tracing::warn!(%error, "the watch was interrupted; keeping the last set");
-                continue;
-            }
+            Ok(_) => publish(publisher, addresses(&store.state())),
+            Err(error) => tracing::warn!(%error, "the watch was interrupted; keeping the last replicas"),
         }
-        // While a list is being read again, `objects` is still the last whole one.
-        let set = addresses(&objects);
-        publish.send_if_modified(|present| std::mem::replace(present, set.clone()) != set);
     }
 }
 
-/// Ready endpoints; where there is none, those that are terminating but still serve.
-fn from_slices(slices: &BTreeMap<String, EndpointSlice>, port: Option<&str>) -> BTreeSet<Address> {
+/// The addresses of the ready endpoints. If no endpoint is ready, those of the endpoints that are terminating and still
+/// serve.
+fn from_slices(slices: &[Arc<EndpointSlice>], port: Option<&str>) -> BTreeSet<Address> {
     let (mut ready, mut serving) = (BTreeSet::new(), BTreeSet::new());
-    for slice in slices.values() {
+    for slice in slices {
         let ports = slice.ports.as_deref().unwrap_or_default();
         let number =
             ports.iter().find(|found| port.is_none() || found.name.as_deref() == port).and_then(|port| port.port);
@@ -143,7 +134,7 @@ fn from_slices(slices: &BTreeMap<String, EndpointSlice>, port: Option<&str>) -> 
         for endpoint in &slice.endpoints {
             let conditions = endpoint.conditions.clone().unwrap_or_default();
             let addresses = endpoint.addresses.iter().filter_map(|ip| address(ip, number));
-            // An absent condition means ready (EndpointConditions' own documentation).
+            // An absent condition means ready, by the documentation of EndpointConditions.
             if conditions.ready.unwrap_or(true) {
                 ready.extend(addresses);
             } else if conditions.serving.unwrap_or(false) {
@@ -154,9 +145,10 @@ fn from_slices(slices: &BTreeMap<String, EndpointSlice>, port: Option<&str>) -> 
     if ready.is_empty() { serving } else { ready }
 }
 
-fn from_endpoints(all: &BTreeMap<String, Endpoints>, port: Option<&str>) -> BTreeSet<Address> {
+/// The addresses of the ready endpoints.
+fn from_endpoints(all: &[Arc<Endpoints>], port: Option<&str>) -> BTreeSet<Address> {
     let mut ready = BTreeSet::new();
-    for subset in all.values().flat_map(|endpoints| endpoints.subsets.iter().flatten()) {
+    for subset in all.iter().flat_map(|endpoints| endpoints.subsets.iter().flatten()) {
         let ports = subset.ports.as_deref().unwrap_or_default();
         let Some(number) = ports.iter().find(|found| port.is_none() || found.name.as_deref() == port) else { continue };
         ready.extend(subset.addresses.iter().flatten().filter_map(|found| address(&found.ip, number.port)));
@@ -164,7 +156,7 @@ fn from_endpoints(all: &BTreeMap<String, Endpoints>, port: Option<&str>) -> BTre
     ready
 }
 
-/// `ip:port`, with the brackets of IPv6; nothing for what is no IP address (slices may hold domain names).
+/// `ip:port`, with an IPv6 address in brackets. `None` if `ip` is no IP address: slices may hold domain names.
 fn address(ip: &str, port: i32) -> Option<Address> {
     let port = u16::try_from(port).ok()?;
     match ip.parse().ok()? {
@@ -178,9 +170,9 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn slices(slices: &[Value]) -> BTreeMap<String, EndpointSlice> {
+    fn slices(slices: &[Value]) -> Vec<Arc<EndpointSlice>> {
         let parse = |slice: &Value| serde_json::from_value(slice.clone()).expect("a slice");
-        slices.iter().enumerate().map(|(index, slice)| (index.to_string(), parse(slice))).collect()
+        slices.iter().map(|slice| Arc::new(parse(slice))).collect()
     }
 
     fn slice(endpoints: &Value) -> Value {
@@ -194,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn slices_are_merged_and_conditions_respected() {
+    fn slices_are_merged_and_endpoints_that_are_not_ready_left_out() {
         let one =
             slice(&json!([{"addresses": ["10.0.0.1"], "conditions": {"ready": true}}, {"addresses": ["10.0.0.2"]}]));
         let two = slice(&json!([
@@ -211,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn terminating_endpoints_serve_only_when_nothing_else_is_left() {
+    fn terminating_endpoints_are_used_only_when_none_is_ready() {
         let terminating =
             json!({"addresses": ["10.0.0.1"], "conditions": {"ready": false, "serving": true, "terminating": true}});
         let ready = json!({"addresses": ["10.0.0.2"], "conditions": {"ready": true}});
@@ -220,25 +212,25 @@ mod tests {
     }
 
     #[test]
-    fn endpoints_give_the_same_addresses() {
+    fn endpoints_yield_the_addresses_that_are_ready() {
         let endpoints: Endpoints = serde_json::from_value(json!({"subsets": [{
             "addresses": [{"ip": "10.0.0.1"}, {"ip": "fd00::2"}],
             "notReadyAddresses": [{"ip": "10.0.0.9"}],
             "ports": [{"name": "http", "port": 6000}],
         }]}))
         .expect("Endpoints");
-        let all = BTreeMap::from([("replica".to_owned(), endpoints)]);
+        let all = [Arc::new(endpoints)];
         assert_eq!(from_endpoints(&all, None), ["10.0.0.1:6000", "[fd00::2]:6000"].map(Address::from).into());
         assert!(from_endpoints(&all, Some("grpc")).is_empty());
     }
 
     #[test]
-    fn services_are_named_by_namespace_name_and_port() {
-        let parsed: Service = "shop/replica:http".parse().expect("well formed");
-        assert_eq!(parsed, Service { namespace: "shop".into(), name: "replica".into(), port: Some("http".into()) });
+    fn a_service_is_named_by_namespace_name_and_port() {
+        let parsed: ServiceName = "shop/replica:http".parse().expect("well formed");
+        assert_eq!(parsed, ServiceName { namespace: "shop".into(), name: "replica".into(), port: Some("http".into()) });
         for bad in ["", "replica", "/replica", "shop/", "shop/replica:", "Shop/replica", "a/b/c", "shop/-x", "a/b:c:d"]
         {
-            assert!(bad.parse::<Service>().is_err(), "{bad}");
+            assert!(bad.parse::<ServiceName>().is_err(), "{bad}");
         }
     }
 }

@@ -1,12 +1,16 @@
-//! The worker as the requests see it: they submit, wait, take turns, fail and leave; replicas come, go and hang.
+//! The worker as requests see it: they are submitted, wait, receive permits, fail and are withdrawn, while replicas are
+//! published, removed and hang.
 
 use super::*;
-use crate::forward::Picture;
+use crate::permit::PermitReceiver;
+use crate::request::BufferedRequest;
+use crate::retry::{MAX_ATTEMPTS, MAX_DEATHS};
+use crate::status::ReplicaStatus;
 use hyper::HeaderMap;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseResult};
 use service::body::{Chunks, MemoryBudget};
-use service::trace::Trace;
+use service::trace::TraceContext;
 use service::wire::DEFAULT_TOP_K;
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -17,166 +21,179 @@ use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-const RULES: Rules =
-    Rules { order: Order::LateLast, balance: Balance::RoundRobin, queue_length: 9, deadline: Duration::from_secs(5) };
+const SETTINGS: Settings = Settings {
+    order: Order::LateLast,
+    balance: Balance::RoundRobin,
+    queue_length: 9,
+    deadline: Duration::from_secs(5),
+};
 
-/// Nothing takes so long.
+/// Longer than any test takes.
 const FOREVER: Duration = Duration::from_secs(1000);
 
-/// Whatever is waited for comes before.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// A test fails when something that it waits for takes longer.
+const WAIT_LIMIT: Duration = Duration::from_secs(20);
 
-fn entry(ticket: u64, lifetime: Duration) -> (Entry<Job>, Waiting) {
+fn entry(number: u64, lifetime: Duration) -> (Entry<QueuedRequest>, PermitReceiver) {
     let now = Instant::now();
-    let (job, waiting) = Job::new(now);
+    let (request, receiver) = QueuedRequest::new(now);
     let deadline = now + lifetime;
-    (Entry { ticket: Ticket(ticket), objective: deadline, deadline, job }, waiting)
+    (Entry { sequence_number: SequenceNumber(number), objective: deadline, deadline, request }, receiver)
 }
 
-async fn snapshot(worker: &Handle) -> Snapshot {
-    let (reply, snapshot) = oneshot::channel();
-    worker.messages.send(Message::Snapshot(reply)).await.expect("the worker runs");
-    snapshot.await.expect("it answers")
+async fn submit(worker: &Handle, entry: Entry<QueuedRequest>) {
+    worker.messages.send(Message::Submit(entry)).await.expect("the worker runs");
 }
 
-/// Until it has done what follows from all that it was told: a published set, or a probe, comes by way of other tasks.
-async fn settled(worker: &Handle) -> Snapshot {
+async fn status(worker: &Handle) -> Status {
+    let (reply, status) = oneshot::channel();
+    worker.messages.send(Message::Status(reply)).await.expect("the worker runs");
+    status.await.expect("the worker answers")
+}
+
+/// The status after the worker has handled all that was sent to it. Published sets and probes pass through other tasks
+/// first, which run while this one waits for its answers.
+async fn settled_status(worker: &Handle) -> Status {
     for _ in 0..4 {
-        snapshot(worker).await;
+        status(worker).await;
     }
-    snapshot(worker).await
+    status(worker).await
+}
+
+async fn until_ejected(worker: &Handle, address: &Address) {
+    let is_ejected = |replica: &ReplicaStatus| *replica.address == **address && replica.state == "ejected";
+    while !status(worker).await.replicas.iter().any(is_ejected) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 thread_local! {
     /// Replicas that answer no probe.
-    static ILL: RefCell<HashSet<Address>> = RefCell::default();
+    static HUNG: RefCell<HashSet<Address>> = RefCell::default();
 }
 
-/// A replica's name begins with its capacity.
+/// A simulated replica's capacity, with which its name begins.
 fn capacity(address: &str) -> usize {
-    address[..1].parse().expect("a digit")
+    address[..1].parse().expect("a name begins with a digit")
 }
 
-/// A probe that is answered at once, or that fails at once.
-fn probe(address: Address, _patience: Duration) -> Pin<Box<dyn Future<Output = Option<usize>> + Send>> {
-    let is_ill = ILL.with_borrow(|ill| ill.contains(&address));
-    Box::pin(std::future::ready((!is_ill).then(|| capacity(&address))))
+/// A probe that succeeds or fails at once.
+fn probe(address: Address, _timeout: Duration) -> Pin<Box<dyn Future<Output = Option<usize>> + Send>> {
+    let is_hung = HUNG.with_borrow(|hung| hung.contains(&address));
+    Box::pin(std::future::ready((!is_hung).then(|| capacity(&address))))
 }
 
 #[tokio::test]
-async fn a_job_whose_withdrawal_overtook_it_takes_no_place() {
-    let (_nobody, published) = watch::channel(BTreeSet::new());
-    let worker = spawn_with(RULES, published, probe);
-    let (left, outcome) = entry(1, FOREVER);
-    drop(outcome);
-    let (stays, _outcome) = entry(2, FOREVER);
-    for submitted in [left, stays] {
-        worker.messages.send(Message::Submit(submitted)).await.expect("the worker runs");
+async fn a_request_whose_withdrawal_arrived_first_takes_no_place() {
+    let (_publisher, published) = watch::channel(BTreeSet::new());
+    let worker = spawn_with(SETTINGS, published, probe);
+    let (abandoned, receiver) = entry(1, FOREVER);
+    drop(receiver);
+    let (waiting, _receiver) = entry(2, FOREVER);
+    for submitted in [abandoned, waiting] {
+        submit(&worker, submitted).await;
     }
-    assert_eq!(snapshot(&worker).await.queue_length, 1);
+    assert_eq!(status(&worker).await.queue_length, 1);
 }
 
-fn picture() -> Arc<Picture> {
-    let (body, trace) = (Chunks::new(MemoryBudget::new(0)), Trace::of(&HeaderMap::new()));
-    let accepted = Instant::now();
-    Arc::new(Picture { body, content_type: None, top_k: DEFAULT_TOP_K, trace, accepted, deadline: accepted + FOREVER })
+fn buffered_request() -> Arc<BufferedRequest> {
+    let (body, trace) = (Chunks::new(MemoryBudget::new(0)), TraceContext::from_headers(&HeaderMap::new()));
+    let (accepted, top_k) = (Instant::now(), DEFAULT_TOP_K);
+    let deadline = accepted + FOREVER;
+    Arc::new(BufferedRequest { body, content_type: None, top_k, trace, accepted, deadline })
 }
 
-/// What happens to an attempt after the request was taken back, and before it knows.
+/// What happens to an attempt after the worker has sent its stall notice and before the attempt has received it.
 #[derive(Debug, Clone, Copy)]
-enum Overlooked {
+enum Race {
     Answered,
-    Dropped,
-    Left,
+    ConnectionLost,
+    ClientLeft,
 }
 
-async fn check_taken_back(overlooked: Overlooked) {
+async fn check_stall_notice(race: Race) {
     let replica = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let address: Address = replica.local_addr().expect("bound").to_string().into();
-    let (_publish, published) = watch::channel(BTreeSet::from([address.clone()]));
-    let worker = spawn_with(RULES, published, probe);
-    let (submitted, waiting) = entry(1, FOREVER);
-    worker.messages.send(Message::Submit(submitted)).await.expect("the worker runs");
-    let mut attempt = Box::pin(waiting.await.expect("it runs").expect("a turn").take(picture()));
+    let address: Address = replica.local_addr().expect("the socket is bound").to_string().into();
+    let (_publisher, published) = watch::channel(BTreeSet::from([address.clone()]));
+    let worker = spawn_with(SETTINGS, published, probe);
+    let (submitted, receiver) = entry(1, FOREVER);
+    submit(&worker, submitted).await;
+    let permit = receiver.await.expect("the worker runs").expect("a permit");
+    let mut attempt = Box::pin(permit.send(buffered_request()));
     let received = async {
         let (mut stream, _peer) = replica.accept().await.expect("a connection");
         assert!(stream.read(&mut [0; 1024]).await.expect("a request") > 0);
         stream
     };
     let mut stream = tokio::select! {
-        _ = &mut attempt => panic!("nobody has answered"),
+        _ = &mut attempt => panic!("the attempt has ended without an answer"),
         stream = received => stream,
     };
-    ILL.with_borrow_mut(|ill| ill.insert(address.clone()));
-    while snapshot(&worker).await.replicas[0].state != "ejected" {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    match overlooked {
-        Overlooked::Answered => {
+    HUNG.with_borrow_mut(|hung| hung.insert(address.clone()));
+    until_ejected(&worker, &address).await;
+    match race {
+        Race::Answered => {
             let answer = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
-            stream.write_all(answer.as_bytes()).await.expect("the attempt waits");
+            stream.write_all(answer.as_bytes()).await.expect("the attempt keeps its connection open");
         }
-        Overlooked::Dropped => drop(stream),
-        Overlooked::Left => {}
+        Race::ConnectionLost => drop(stream),
+        Race::ClientLeft => {}
     }
-    // A turn of the system's, for the attempt to see it at the same time.
+    // Lets the runtime see the socket, so that the attempt finds notice and answer in the same poll.
     tokio::time::sleep(Duration::from_millis(1)).await;
-    let outcome = match overlooked {
-        Overlooked::Left => {
+    let result = match race {
+        Race::ClientLeft => {
             drop(attempt);
             None
         }
-        Overlooked::Answered | Overlooked::Dropped => Some(attempt.await),
+        Race::Answered | Race::ConnectionLost => Some(attempt.await),
     };
-    let length = settled(&worker).await.queue_length;
-    match outcome {
-        Some(Err(again)) => {
-            ILL.with_borrow_mut(|ill| ill.remove(&address));
-            let outcome = tokio::time::timeout(PATIENCE, again).await.expect("an outcome");
-            assert!(outcome.is_ok(), "{overlooked:?}: it waits for nobody");
+    let queue_length = settled_status(&worker).await.queue_length;
+    match result {
+        Some(Err(receiver)) => {
+            HUNG.with_borrow_mut(|hung| hung.remove(&address));
+            let permit = tokio::time::timeout(WAIT_LIMIT, receiver).await.expect("the request is not forgotten");
+            assert!(permit.is_ok(), "{race:?}: the request waits for a worker that has dropped it");
         }
-        Some(Ok(_)) | None => assert_eq!(length, 0, "{overlooked:?}: it is in the queue still"),
+        Some(Ok(_)) | None => assert_eq!(queue_length, 0, "{race:?}: the request is still in the queue"),
     }
 }
 
 #[tokio::test]
-async fn a_request_that_is_answered_as_it_is_taken_back_keeps_no_place() {
-    check_taken_back(Overlooked::Answered).await;
+async fn a_request_answered_as_its_replica_stalls_leaves_the_queue() {
+    check_stall_notice(Race::Answered).await;
 }
 
 #[tokio::test]
-async fn a_request_that_fails_as_it_is_taken_back_gets_another_turn() {
-    check_taken_back(Overlooked::Dropped).await;
+async fn a_request_that_fails_as_its_replica_stalls_gets_another_permit() {
+    check_stall_notice(Race::ConnectionLost).await;
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_as_its_request_is_taken_back_keeps_no_place() {
-    check_taken_back(Overlooked::Left).await;
+async fn a_request_whose_client_leaves_as_its_replica_stalls_leaves_the_queue() {
+    check_stall_notice(Race::ClientLeft).await;
 }
 
 #[tokio::test]
-async fn no_request_costs_more_attempts_than_permitted_however_they_end() {
+async fn no_request_costs_more_attempts_than_permitted_whichever_way_they_end() {
     let replicas: BTreeSet<Address> = (1..=2 * MAX_ATTEMPTS).map(|number| format!("1 of {number}").into()).collect();
-    let (_publish, published) = watch::channel(replicas);
-    let worker = spawn_with(RULES, published, probe);
-    let (submitted, mut waiting) = entry(1, FOREVER);
-    worker.messages.send(Message::Submit(submitted)).await.expect("the worker runs");
+    let (_publisher, published) = watch::channel(replicas);
+    let worker = spawn_with(SETTINGS, published, probe);
+    let (submitted, mut receiver) = entry(1, FOREVER);
+    submit(&worker, submitted).await;
     for _ in 1..MAX_ATTEMPTS {
-        let turn = waiting.await.expect("it runs").expect("a turn");
-        waiting = turn.end(Err(Failure::Server)).expect_err("it failed");
+        let permit = receiver.await.expect("the worker runs").expect("a permit");
+        receiver = permit.end(Err(Failure::Server)).expect_err("a failed attempt has no answer");
     }
-    let mut last = waiting.await.expect("it runs").expect("a turn");
-    let address = last.terms().address.clone();
-    ILL.with_borrow_mut(|ill| ill.insert(address.clone()));
-    let is_out = |replica: &ReplicaStatus| *replica.address == *address && replica.state == "ejected";
-    while !snapshot(&worker).await.replicas.iter().any(is_out) {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    // It stays where it is: a turn after these would be one too many.
-    assert!(last.terms().recalled.try_recv().is_err(), "recalled after {MAX_ATTEMPTS} attempts");
+    let mut last = receiver.await.expect("the worker runs").expect("a permit");
+    let address = last.assignment().address.clone();
+    HUNG.with_borrow_mut(|hung| hung.insert(address.clone()));
+    until_ejected(&worker, &address).await;
+    // The request stays at the stalled replica: another permit would be one too many.
+    assert!(last.assignment().stall_notice.try_recv().is_err(), "a stall notice after {MAX_ATTEMPTS} attempts");
 }
 
-/// How a turn ends.
+/// How a simulated attempt ends.
 #[derive(Debug, Clone, Copy)]
 enum Ending {
     Answered,
@@ -184,26 +201,27 @@ enum Ending {
     Failed(Failure),
 }
 
+/// A step of a simulation. An index chooses among the requests to which the step can happen.
 #[derive(Debug, Clone)]
 enum Step {
-    /// A request comes, with time or with none left.
+    /// A request arrives; without time, its deadline has passed already.
     Submit { has_time: bool },
-    /// The turn of one ends.
+    /// An attempt ends.
     End(usize, Ending),
-    /// One that waits leaves.
-    Leave(usize),
-    /// One whose turn it is leaves, and its attempt goes on by itself.
-    LeaveTurn(usize),
-    /// One leaves without taking its turn.
+    /// The client of a waiting request leaves.
+    LeaveQueue(usize),
+    /// The client of a request at a replica leaves, and the attempt goes on.
+    LeaveAttempt(usize),
+    /// The client of a request that has received a permit leaves before the permit is used.
     LeaveUnused(usize),
-    /// An attempt that nobody waits for ends.
-    EndByItself(usize, Ending),
-    /// These replicas are published, by bits.
+    /// An attempt whose client has left ends.
+    EndAbandoned(usize, Ending),
+    /// The replicas of these bits are published.
     Publish(u8),
-    /// These replicas hang until they are found out.
+    /// The replicas of these bits hang until the worker has ejected them.
     Hang(u8),
-    /// Some of what is out may come back.
-    Rest,
+    /// Time passes, so that some of the ejected replicas may join again.
+    Pause,
 }
 
 fn ending() -> impl Strategy<Value = Ending> {
@@ -225,14 +243,14 @@ fn ending() -> impl Strategy<Value = Ending> {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         30 => prop::bool::weighted(0.9).prop_map(|has_time| Step::Submit { has_time }),
-        30 => (any::<usize>(), ending()).prop_map(|(which, how)| Step::End(which, how)),
-        4 => any::<usize>().prop_map(Step::Leave),
-        3 => any::<usize>().prop_map(Step::LeaveTurn),
+        30 => (any::<usize>(), ending()).prop_map(|(index, ending)| Step::End(index, ending)),
+        4 => any::<usize>().prop_map(Step::LeaveQueue),
+        3 => any::<usize>().prop_map(Step::LeaveAttempt),
         2 => any::<usize>().prop_map(Step::LeaveUnused),
-        3 => (any::<usize>(), ending()).prop_map(|(which, how)| Step::EndByItself(which, how)),
+        3 => (any::<usize>(), ending()).prop_map(|(index, ending)| Step::EndAbandoned(index, ending)),
         5 => any::<u8>().prop_map(Step::Publish),
         3 => any::<u8>().prop_map(Step::Hang),
-        2 => Just(Step::Rest),
+        2 => Just(Step::Pause),
     ]
 }
 
@@ -240,54 +258,68 @@ fn step() -> impl Strategy<Value = Step> {
 struct Scenario {
     fifo: bool,
     least_loaded: bool,
-    /// Replicas of their own see to what is left in the end; otherwise the old ones have to.
-    relieved: bool,
+    /// Whether new replicas answer the requests that are left at the end. Otherwise the old ones have to.
+    ends_with_new_replicas: bool,
     steps: Vec<Step>,
 }
 
 fn scenario() -> impl Strategy<Value = Scenario> {
-    (any::<bool>(), any::<bool>(), any::<bool>(), prop::collection::vec(step(), 1..80))
-        .prop_map(|(fifo, least_loaded, relieved, steps)| Scenario { fifo, least_loaded, relieved, steps })
+    (any::<bool>(), any::<bool>(), any::<bool>(), prop::collection::vec(step(), 1..80)).prop_map(
+        |(fifo, least_loaded, ends_with_new_replicas, steps)| Scenario {
+            fifo,
+            least_loaded,
+            ends_with_new_replicas,
+            steps,
+        },
+    )
 }
 
 #[derive(Debug)]
 enum Stage {
-    Waiting(Waiting),
-    Turn(Turn),
+    Waiting(PermitReceiver),
+    Permitted(Permit),
     Over,
 }
 
-/// One request, and what it has come to.
+/// One request of a simulation, and what the worker has to do with it next.
 #[derive(Debug)]
-struct Request {
-    ticket: u64,
+struct SimulatedRequest {
+    number: u64,
     has_time: bool,
     stage: Stage,
-    /// The name of its first turn: they are numbered in the order in which they were given.
-    first_turn: Option<u64>,
+    /// The id of the first permit. Ids are ascending, so they tell the order of the first dispatches.
+    first_permit_id: Option<u64>,
+    /// Attempts that count towards [`MAX_ATTEMPTS`].
     attempts: usize,
     deaths: u32,
-    /// The fault that it must be told next.
+    /// The error that the request must receive next.
     expected: Option<Code>,
 }
 
-impl Request {
+impl SimulatedRequest {
     fn is_waiting(&self) -> bool {
         matches!(self.stage, Stage::Waiting(_))
     }
 
-    /// Whether one of these replicas has it, another may get it, and nobody has said so yet.
-    fn is_held_by(&mut self, replicas: &[Address]) -> bool {
-        let Stage::Turn(turn) = &mut self.stage else { return false };
-        let terms = turn.terms();
-        replicas.contains(&terms.address) && self.attempts + 1 < MAX_ATTEMPTS && terms.recalled.is_empty()
+    fn has_permit(&self) -> bool {
+        matches!(self.stage, Stage::Permitted(_))
     }
 
-    fn ended(&mut self, how: Ending) {
-        let Stage::Turn(turn) = std::mem::replace(&mut self.stage, Stage::Over) else { unreachable!("it has a turn") };
-        let Err(waiting) = end(turn, how) else { return };
-        self.stage = Stage::Waiting(waiting);
-        let Ending::Failed(failure) = how else { unreachable!("an answer is the end") };
+    /// Whether one of these replicas has the request, and the worker still has to send the attempt a stall notice.
+    fn awaits_stall_notice(&mut self, replicas: &[Address]) -> bool {
+        let Stage::Permitted(permit) = &mut self.stage else { return false };
+        let assignment = permit.assignment();
+        let may_move = self.attempts + 1 < MAX_ATTEMPTS;
+        replicas.contains(&assignment.address) && may_move && assignment.stall_notice.is_empty()
+    }
+
+    fn end_attempt(&mut self, ending: Ending) {
+        let Stage::Permitted(permit) = std::mem::replace(&mut self.stage, Stage::Over) else {
+            unreachable!("only a request with a permit is ended")
+        };
+        let Err(receiver) = end(permit, ending) else { return };
+        self.stage = Stage::Waiting(receiver);
+        let Ending::Failed(failure) = ending else { unreachable!("an answered request waits for no other permit") };
         self.attempts += usize::from(!matches!(failure, Failure::Busy | Failure::Connect));
         self.deaths += u32::from(failure == Failure::Died);
         self.expected = match failure {
@@ -299,293 +331,307 @@ impl Request {
         };
     }
 
-    /// Takes what has come for it.
-    fn look(&mut self) -> TestCaseResult {
+    /// Receives a permit, an error or a stall notice, if there is one.
+    fn receive(&mut self) -> TestCaseResult {
         match &mut self.stage {
-            Stage::Waiting(waiting) => match waiting.try_recv() {
-                Ok(Ok(mut turn)) => {
-                    prop_assert!(self.has_time, "its time was up");
-                    prop_assert_eq!(self.expected, None, "a turn instead");
-                    prop_assert!(
-                        self.attempts < MAX_ATTEMPTS,
-                        "attempt {} of request {}",
-                        self.attempts + 1,
-                        self.ticket
-                    );
-                    self.first_turn.get_or_insert(turn.terms().id);
-                    self.stage = Stage::Turn(turn);
-                }
-                // One whose time is up may as well be told at once.
-                Ok(Err(fault)) if fault.code == Code::Overloaded && !self.has_time => self.stage = Stage::Over,
-                Ok(Err(fault)) => {
-                    prop_assert_eq!(Some(fault.code), self.expected.take(), "{}", fault);
+            Stage::Waiting(receiver) => match receiver.try_recv() {
+                Ok(Ok(permit)) => self.receive_permit(permit)?,
+                // A request without time may be refused at once.
+                Ok(Err(error)) if error.code == Code::Overloaded && !self.has_time => self.stage = Stage::Over,
+                Ok(Err(error)) => {
+                    prop_assert_eq!(Some(error.code), self.expected.take(), "{}", error);
                     self.stage = Stage::Over;
                 }
-                Err(TryRecvError::Empty) => prop_assert_eq!(self.expected, None, "nothing instead"),
-                Err(TryRecvError::Closed) => prop_assert!(false, "{} was lost", self.ticket),
+                Err(TryRecvError::Empty) => prop_assert_eq!(self.expected, None, "no error arrived"),
+                Err(TryRecvError::Closed) => prop_assert!(false, "request {} was lost", self.number),
             },
-            Stage::Turn(turn) => {
-                if turn.terms().recalled.try_recv().is_ok() {
-                    self.ended(Ending::Failed(Failure::Stalled));
+            Stage::Permitted(permit) => {
+                if permit.assignment().stall_notice.try_recv().is_ok() {
+                    self.end_attempt(Ending::Failed(Failure::Stalled));
                 }
             }
             Stage::Over => {}
         }
         Ok(())
     }
+
+    fn receive_permit(&mut self, mut permit: Permit) -> TestCaseResult {
+        prop_assert!(self.has_time, "a permit after the deadline");
+        prop_assert_eq!(self.expected, None, "a permit instead of an error");
+        prop_assert!(self.attempts < MAX_ATTEMPTS, "attempt {} of request {}", self.attempts + 1, self.number);
+        self.first_permit_id.get_or_insert(permit.assignment().permit_id);
+        self.stage = Stage::Permitted(permit);
+        Ok(())
+    }
 }
 
-fn end(turn: Turn, how: Ending) -> Result<StatusCode, Waiting> {
-    turn.end(match how {
+fn end(permit: Permit, ending: Ending) -> Result<StatusCode, PermitReceiver> {
+    permit.end(match ending {
         Ending::Answered => Ok(StatusCode::OK),
         Ending::Refused => Ok(StatusCode::BAD_REQUEST),
         Ending::Failed(failure) => Err(failure),
     })
 }
 
-/// One worker, and everybody around it.
-struct World {
+/// One worker with simulated requests and replicas.
+struct Simulation {
     worker: Handle,
-    publish: watch::Sender<BTreeSet<Address>>,
+    publisher: watch::Sender<BTreeSet<Address>>,
     replicas: Vec<Address>,
-    /// Those that have ever done anything but answer: a pause or a probation may keep them from having a slot.
-    blemished: HashSet<Address>,
-    requests: Vec<Request>,
-    /// Turns that nobody waits for.
-    left: Vec<Turn>,
+    /// Replicas that have ever done anything but answer. A pause or a probation may keep them from taking requests.
+    unreliable: HashSet<Address>,
+    requests: Vec<SimulatedRequest>,
+    /// Permits of attempts whose clients have left.
+    abandoned: Vec<Permit>,
 }
 
-impl World {
+impl Simulation {
     fn new(name: usize, scenario: &Scenario) -> Self {
         let replicas: Vec<Address> = (1..=3).map(|capacity| format!("{capacity} in {name}").into()).collect();
-        let (publish, published) = watch::channel(replicas.iter().cloned().collect());
-        let rules = Rules {
+        let (publisher, published) = watch::channel(replicas.iter().cloned().collect());
+        let settings = Settings {
             order: if scenario.fifo { Order::Fifo } else { Order::LateLast },
             balance: if scenario.least_loaded { Balance::LeastLoaded } else { Balance::RoundRobin },
             deadline: FOREVER,
-            ..RULES
+            ..SETTINGS
         };
-        let worker = spawn_with(rules, published, probe);
-        Self { worker, publish, replicas, blemished: HashSet::new(), requests: Vec::new(), left: Vec::new() }
+        let worker = spawn_with(settings, published, probe);
+        Self { worker, publisher, replicas, unreliable: HashSet::new(), requests: Vec::new(), abandoned: Vec::new() }
     }
 
-    fn having(&mut self, is_meant: impl Fn(&Request) -> bool, which: usize) -> Option<&mut Request> {
-        let mut meant: Vec<&mut Request> = self.requests.iter_mut().filter(|request| is_meant(request)).collect();
-        if meant.is_empty() { None } else { Some(meant.swap_remove(which % meant.len())) }
+    /// One of the requests that fit, chosen by `index`.
+    fn choose(&mut self, fits: impl Fn(&SimulatedRequest) -> bool, index: usize) -> Option<&mut SimulatedRequest> {
+        let mut fitting: Vec<_> = self.requests.iter_mut().filter(|request| fits(request)).collect();
+        if fitting.is_empty() { None } else { Some(fitting.swap_remove(index % fitting.len())) }
     }
 
-    /// The turn of one of those that have one, whose client is then gone.
-    fn turn_of(&mut self, which: usize) -> Option<Turn> {
-        let request = self.having(|request| matches!(request.stage, Stage::Turn(_)), which)?;
+    /// Takes the permit of a request whose client leaves.
+    fn abandon_permit(&mut self, index: usize) -> Option<Permit> {
+        let request = self.choose(SimulatedRequest::has_permit, index)?;
         match std::mem::replace(&mut request.stage, Stage::Over) {
-            Stage::Turn(turn) => Some(turn),
-            _ => unreachable!("it was chosen for it"),
+            Stage::Permitted(permit) => Some(permit),
+            Stage::Waiting(_) | Stage::Over => unreachable!("the chosen request has a permit"),
         }
     }
 
-    fn blemish(&mut self, address: Address, how: Ending) {
-        if matches!(how, Ending::Failed(_)) {
-            self.blemished.insert(address);
+    fn note_reliability(&mut self, address: Address, ending: Ending) {
+        if matches!(ending, Ending::Failed(_)) {
+            self.unreliable.insert(address);
         }
     }
 
     async fn step(&mut self, step: Step) -> TestCaseResult {
         match step {
             Step::Submit { has_time } => self.submit(has_time).await,
-            Step::End(which, how) => {
-                if let Some(request) = self.having(|request| matches!(request.stage, Stage::Turn(_)), which) {
-                    let Stage::Turn(turn) = &mut request.stage else { unreachable!("it was chosen for it") };
-                    let address = turn.terms().address.clone();
-                    request.ended(how);
-                    self.blemish(address, how);
+            Step::End(index, ending) => self.end_attempt(index, ending),
+            Step::LeaveQueue(index) => self.leave_queue(index),
+            Step::LeaveAttempt(index) => {
+                if let Some(mut permit) = self.abandon_permit(index) {
+                    // The dropped attempt of a real client closes the channel in the same way.
+                    permit.assignment().stall_notice.close();
+                    self.abandoned.push(permit);
                 }
             }
-            Step::Leave(which) => self.leave(which),
-            Step::LeaveTurn(which) => {
-                if let Some(mut turn) = self.turn_of(which) {
-                    // Nobody is left to be told that it is taken back.
-                    turn.terms().recalled.close();
-                    self.left.push(turn);
+            Step::LeaveUnused(index) => {
+                if let Some(mut permit) = self.abandon_permit(index) {
+                    self.unreliable.insert(permit.assignment().address.clone());
                 }
             }
-            Step::LeaveUnused(which) => {
-                if let Some(mut turn) = self.turn_of(which) {
-                    self.blemished.insert(turn.terms().address.clone());
+            Step::EndAbandoned(index, ending) => {
+                if !self.abandoned.is_empty() {
+                    let mut permit = self.abandoned.swap_remove(index % self.abandoned.len());
+                    self.note_reliability(permit.assignment().address.clone(), ending);
+                    // The client has left, so the request needs no further permit.
+                    drop(end(permit, ending));
                 }
             }
-            Step::EndByItself(which, how) => {
-                if !self.left.is_empty() {
-                    let mut turn = self.left.swap_remove(which % self.left.len());
-                    self.blemish(turn.terms().address.clone(), how);
-                    // Nobody waits again.
-                    let _nobody = end(turn, how);
-                }
-            }
-            Step::Publish(which) => {
-                let set = self.chosen(which);
-                // A replica that is published again is ready at once if it still holds something.
-                self.blemished.extend(self.replicas.iter().filter(|address| !set.contains(*address)).cloned());
-                self.publish.send_replace(set.into_iter().collect());
-            }
-            Step::Hang(which) => self.hang(which).await?,
-            Step::Rest => self.rest().await,
+            Step::Publish(bits) => self.publish(bits),
+            Step::Hang(bits) => self.hang(bits).await?,
+            Step::Pause => self.pause().await,
         }
         self.check().await
     }
 
-    fn chosen(&self, which: u8) -> Vec<Address> {
-        let bits = self.replicas.iter().enumerate().filter(|(bit, _)| which & (1 << bit) != 0);
-        bits.map(|(_, address)| address.clone()).collect()
+    /// The replicas of these bits.
+    fn replicas_of(&self, bits: u8) -> Vec<Address> {
+        let chosen = self.replicas.iter().enumerate().filter(|(bit, _)| bits & (1 << bit) != 0);
+        chosen.map(|(_, address)| address.clone()).collect()
     }
 
     async fn submit(&mut self, has_time: bool) {
-        let ticket = self.requests.len() as u64;
-        let is_full = self.requests.iter().filter(|request| request.is_waiting()).count() >= RULES.queue_length;
-        let (submitted, waiting) = entry(ticket, if has_time { FOREVER } else { Duration::ZERO });
-        self.worker.messages.send(Message::Submit(submitted)).await.expect("the worker runs");
-        let (stage, expected) = (Stage::Waiting(waiting), is_full.then_some(Code::QueueFull));
-        self.requests.push(Request { ticket, has_time, stage, first_turn: None, attempts: 0, deaths: 0, expected });
+        let number = self.requests.len() as u64;
+        let waiting = self.requests.iter().filter(|request| request.is_waiting()).count();
+        let (entry, receiver) = entry(number, if has_time { FOREVER } else { Duration::ZERO });
+        submit(&self.worker, entry).await;
+        self.requests.push(SimulatedRequest {
+            number,
+            has_time,
+            stage: Stage::Waiting(receiver),
+            first_permit_id: None,
+            attempts: 0,
+            deaths: 0,
+            expected: (waiting >= SETTINGS.queue_length).then_some(Code::QueueFull),
+        });
     }
 
-    fn leave(&mut self, which: usize) {
-        let Some(request) = self.having(Request::is_waiting, which) else { return };
+    fn end_attempt(&mut self, index: usize, ending: Ending) {
+        let Some(request) = self.choose(SimulatedRequest::has_permit, index) else { return };
+        let Stage::Permitted(permit) = &mut request.stage else { unreachable!("the chosen request has a permit") };
+        let address = permit.assignment().address.clone();
+        request.end_attempt(ending);
+        self.note_reliability(address, ending);
+    }
+
+    fn leave_queue(&mut self, index: usize) {
+        let Some(request) = self.choose(SimulatedRequest::is_waiting, index) else { return };
         request.stage = Stage::Over;
-        let ticket = Ticket(request.ticket);
-        self.worker.withdraw(ticket);
+        let sequence_number = SequenceNumber(request.number);
+        self.worker.withdraw(sequence_number);
     }
 
-    /// Until what they hold has been taken back, but for last attempts.
-    async fn hang(&mut self, which: u8) -> TestCaseResult {
-        let ill = self.chosen(which);
-        self.blemished.extend(ill.iter().cloned());
-        ILL.with_borrow_mut(|all| all.extend(ill.iter().cloned()));
+    fn publish(&mut self, bits: u8) {
+        let set = self.replicas_of(bits);
+        // A replica that was removed and still holds requests is ready at once when it is published again.
+        self.unreliable.extend(self.replicas.iter().filter(|address| !set.contains(*address)).cloned());
+        self.publisher.send_replace(set.into_iter().collect());
+    }
+
+    /// Lets replicas hang until their requests, except for last attempts, have received a stall notice.
+    async fn hang(&mut self, bits: u8) -> TestCaseResult {
+        let hung = self.replicas_of(bits);
+        self.unreliable.extend(hung.iter().cloned());
+        HUNG.with_borrow_mut(|all| all.extend(hung.iter().cloned()));
         let since = Instant::now();
-        while self.requests.iter_mut().any(|request| request.is_held_by(&ill)) {
-            prop_assert!(since.elapsed() < PATIENCE, "something was never taken back");
+        while self.requests.iter_mut().any(|request| request.awaits_stall_notice(&hung)) {
+            prop_assert!(since.elapsed() < WAIT_LIMIT, "a request never received a stall notice");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        // Long enough for them to be asked again.
-        self.rest().await;
-        ILL.with_borrow_mut(|all| all.retain(|address| !ill.contains(address)));
+        // Long enough for another probe.
+        self.pause().await;
+        HUNG.with_borrow_mut(|all| all.retain(|address| !hung.contains(address)));
         Ok(())
     }
 
-    /// A little longer than the shortest time for which a replica is out.
-    async fn rest(&self) {
+    /// A little longer than the shortest ejection.
+    async fn pause(&self) {
         tokio::time::sleep(Duration::from_millis(130)).await;
     }
 
-    /// What holds at any time, once everybody knows of everything.
+    /// Checks what must hold at any time, once all messages are handled.
     async fn check(&mut self) -> TestCaseResult {
         let since = Instant::now();
         loop {
-            let seen = settled(&self.worker).await;
+            let status = settled_status(&self.worker).await;
             for request in &mut self.requests {
-                request.look()?;
+                request.receive()?;
             }
-            let mut held = self.held(|_| true);
-            for turn in &mut self.left {
-                *held.entry(turn.terms().address.clone()).or_default() += 1;
+            let mut permits = self.permits_by_replica(|_| true);
+            for permit in &mut self.abandoned {
+                *permits.entry(permit.assignment().address.clone()).or_default() += 1;
             }
-            for (address, turns) in &held {
-                prop_assert!(*turns <= capacity(address), "{turns} turns at {address}");
+            for (address, count) in &permits {
+                prop_assert!(*count <= capacity(address), "{count} permits for {address}");
             }
-            for (address, suspects) in self.held(|request| request.deaths > 0) {
+            for (address, suspects) in self.permits_by_replica(|request| request.deaths > 0) {
                 prop_assert!(suspects <= 1, "{suspects} suspects at {address}");
             }
-            let Some(wrong) = self.contradiction(&seen, held) else { return Ok(()) };
-            // A pause may have ended, or a probe, since it was asked.
-            prop_assert!(since.elapsed() < Duration::from_secs(1), "{wrong}");
+            let Some(contradiction) = self.contradiction(&status, permits) else { return Ok(()) };
+            // A pause or a probe may have ended after the status was taken.
+            prop_assert!(since.elapsed() < Duration::from_secs(1), "{contradiction}");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 
-    /// Turns of such requests, by replica.
-    fn held(&mut self, is_meant: impl Fn(&Request) -> bool) -> HashMap<Address, usize> {
-        let mut held = HashMap::new();
-        for request in self.requests.iter_mut().filter(|request| is_meant(request)) {
-            if let Stage::Turn(turn) = &mut request.stage {
-                *held.entry(turn.terms().address.clone()).or_default() += 1;
+    /// Number of permits that the requests that fit hold, for each replica.
+    fn permits_by_replica(&mut self, fits: impl Fn(&SimulatedRequest) -> bool) -> HashMap<Address, usize> {
+        let mut permits = HashMap::new();
+        for request in self.requests.iter_mut().filter(|request| fits(request)) {
+            if let Stage::Permitted(permit) = &mut request.stage {
+                *permits.entry(permit.assignment().address.clone()).or_default() += 1;
             }
         }
-        held
+        permits
     }
 
-    /// Where the worker and those around it disagree.
-    fn contradiction(&self, seen: &Snapshot, mut held: HashMap<Address, usize>) -> Option<String> {
+    /// A difference between the worker's status and the simulated requests and replicas, if there is one.
+    fn contradiction(&self, status: &Status, mut permits: HashMap<Address, usize>) -> Option<String> {
         let waiting = self.requests.iter().filter(|request| request.is_waiting());
-        if waiting.clone().count() != seen.queue_length {
-            return Some(format!("{} wait in {} places", waiting.count(), seen.queue_length));
+        if waiting.clone().count() != status.queue_length {
+            return Some(format!("{} requests wait, and the queue holds {}", waiting.count(), status.queue_length));
         }
-        let untouched_waits = waiting.clone().any(|request| request.has_time && request.first_turn.is_none());
-        for replica in &seen.replicas {
-            let turns = held.remove(&*replica.address).unwrap_or_default();
-            if turns != replica.in_flight {
-                return Some(format!("{turns} turns at {replica:?}"));
+        let new_request_waits = waiting.clone().any(|request| request.has_time && request.first_permit_id.is_none());
+        for replica in &status.replicas {
+            let count = permits.remove(&*replica.address).unwrap_or_default();
+            if count != replica.in_flight {
+                return Some(format!("{count} permits for {replica:?}"));
             }
-            let is_free = replica.state == "ready" && turns < replica.capacity;
-            if is_free && untouched_waits && !self.blemished.contains(&*replica.address) {
-                return Some(format!("somebody waits while there is {replica:?}"));
+            let has_free_slot = replica.state == "ready" && count < replica.capacity;
+            if has_free_slot && new_request_waits && !self.unreliable.contains(&*replica.address) {
+                return Some(format!("a request waits, and there is a free slot at {replica:?}"));
             }
         }
-        (!held.is_empty()).then(|| format!("turns at replicas that are gone: {held:?}"))
+        (!permits.is_empty()).then(|| format!("permits for replicas that are not in the status: {permits:?}"))
     }
 
-    /// Lets everything end well, and looks at what is left.
-    async fn drain(mut self, relieved: bool) -> TestCaseResult {
-        if relieved {
+    /// Answers all requests that are left, and checks that nothing remains.
+    async fn finish(mut self, with_new_replicas: bool) -> TestCaseResult {
+        if with_new_replicas {
             self.replicas = (1..=2).map(|capacity| format!("{capacity} after {}", self.replicas[0]).into()).collect();
         }
-        self.publish.send_replace(self.replicas.iter().cloned().collect());
+        self.publisher.send_replace(self.replicas.iter().cloned().collect());
         let since = Instant::now();
-        // Nobody asks the worker anything meanwhile, which would wake it up.
-        loop {
-            for index in 0..self.requests.len() {
-                self.requests[index].look()?;
-                match &self.requests[index] {
-                    Request { stage: Stage::Turn(_), .. } => self.requests[index].ended(Ending::Answered),
-                    Request { stage: Stage::Waiting(_), has_time: false, ticket, .. } => {
-                        self.worker.withdraw(Ticket(*ticket));
-                        self.requests[index].stage = Stage::Over;
-                    }
-                    _ => {}
-                }
-            }
-            for turn in self.left.drain(..) {
-                end(turn, Ending::Answered).expect("an answer is the end");
-            }
-            if !self.requests.iter().any(Request::is_waiting) {
-                break;
-            }
-            prop_assert!(since.elapsed() < PATIENCE, "somebody waits for ever: {:?}", snapshot(&self.worker).await);
+        // The worker is not asked for its status meanwhile: that would wake it, and hide a missing wake-up.
+        while !self.answer_all()? {
+            prop_assert!(since.elapsed() < WAIT_LIMIT, "a request waits for ever: {:?}", status(&self.worker).await);
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         self.check().await?;
-        let seen = snapshot(&self.worker).await;
-        prop_assert_eq!((seen.queue_length, seen.replicas.iter().map(|replica| replica.in_flight).sum()), (0, 0_usize));
-        let firsts: Vec<u64> = self.requests.iter().filter_map(|request| request.first_turn).collect();
-        prop_assert!(firsts.is_sorted(), "first turns in the order of arrival: {firsts:?}");
+        let status = status(&self.worker).await;
+        let in_flight: usize = status.replicas.iter().map(|replica| replica.in_flight).sum();
+        prop_assert_eq!((status.queue_length, in_flight), (0, 0));
+        let first_permits: Vec<u64> = self.requests.iter().filter_map(|request| request.first_permit_id).collect();
+        prop_assert!(first_permits.is_sorted(), "first permits are not in order of arrival: {first_permits:?}");
         let events = self.worker.events.clone();
         drop(self.worker);
-        prop_assert!(tokio::time::timeout(PATIENCE, events.closed()).await.is_ok(), "the worker ends with its work");
+        prop_assert!(tokio::time::timeout(WAIT_LIMIT, events.closed()).await.is_ok(), "the worker does not end");
         Ok(())
+    }
+
+    /// Answers every request that has a permit, and withdraws those without time. Tells whether no request waits any
+    /// more.
+    fn answer_all(&mut self) -> Result<bool, TestCaseError> {
+        for request in &mut self.requests {
+            request.receive()?;
+            match request.stage {
+                Stage::Permitted(_) => request.end_attempt(Ending::Answered),
+                Stage::Waiting(_) if !request.has_time => {
+                    self.worker.withdraw(SequenceNumber(request.number));
+                    request.stage = Stage::Over;
+                }
+                Stage::Waiting(_) | Stage::Over => {}
+            }
+        }
+        for permit in self.abandoned.drain(..) {
+            end(permit, Ending::Answered).expect("an answered request needs no further permit");
+        }
+        Ok(!self.requests.iter().any(SimulatedRequest::is_waiting))
     }
 }
 
-/// Some of them wait for time to pass, as the worker goes by the clock; so they wait together.
-async fn at_once(scenarios: Vec<Scenario>) -> TestCaseResult {
-    let mut worlds = JoinSet::new();
+/// Runs the scenarios concurrently, because each waits for real time to pass.
+async fn run_all(scenarios: Vec<Scenario>) -> TestCaseResult {
+    let mut simulations = JoinSet::new();
     for (name, scenario) in scenarios.into_iter().enumerate() {
-        worlds.spawn(async move {
-            let mut world = World::new(name, &scenario);
+        simulations.spawn(async move {
+            let mut simulation = Simulation::new(name, &scenario);
             for step in scenario.steps {
-                world.step(step).await?;
+                simulation.step(step).await?;
             }
-            world.drain(scenario.relieved).await
+            simulation.finish(scenario.ends_with_new_replicas).await
         });
     }
-    while let Some(ended) = worlds.join_next().await {
-        ended.expect("no panic")?;
+    while let Some(result) = simulations.join_next().await {
+        result.expect("no simulation panics")?;
     }
     Ok(())
 }
@@ -594,10 +640,10 @@ proptest! {
     #![proptest_config(Config { cases: 4, max_shrink_time: 10_000, failure_persistence: None, ..Config::default() })]
 
     #[test]
-    fn every_request_gets_one_outcome_and_every_slot_comes_back(
+    fn every_request_gets_one_outcome_and_every_slot_becomes_free(
         scenarios in prop::collection::vec(scenario(), 1..64),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        runtime.block_on(at_once(scenarios))?;
+        runtime.block_on(run_all(scenarios))?;
     }
 }

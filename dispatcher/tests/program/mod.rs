@@ -1,6 +1,6 @@
-//! The dispatcher's program, started for a test on a free port, and a client of it.
+//! The dispatcher's program, started for a test on a free port, and an HTTP client of it.
 
-#![allow(dead_code, reason = "each file of tests uses a part")]
+#![allow(dead_code, reason = "no test file uses all of it")]
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -15,30 +15,31 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 
-/// Longer than anything that is waited for takes.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// A test fails when something that it waits for takes longer.
+pub(crate) const WAIT_LIMIT: Duration = Duration::from_secs(20);
 
-/// Past the capturing of what passing tests print: nothing is skipped silently.
-pub(crate) fn say(text: &str) {
-    writeln!(std::io::stderr(), "{text}").expect("standard error is open");
+/// Prints that a test was skipped, why, and what would change that. Written to standard error directly, because the
+/// test harness hides what passing tests print.
+pub(crate) fn report_skipped(text: &str) {
+    writeln!(std::io::stderr(), "skipped: {text}").expect("standard error is open");
 }
 
-/// The program, to be run on a free port.
+/// A command that runs the program on a free port. The program ends with the test.
 pub(crate) fn command(flags: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dispatcher"));
     command.args(["--listen=127.0.0.1:0", "--exit-with-parent"]).args(flags).stdin(Stdio::piped()).kill_on_drop(true);
     command
 }
 
-/// Running; killed when dropped.
+/// The running program. It is killed when this is dropped.
 pub(crate) struct Program {
     pub(crate) child: Child,
     /// `host:port`.
     pub(crate) address: String,
-    /// Whether it said that it speaks TLS.
-    pub(crate) speaks_tls: bool,
-    /// What else it prints; closed, it could not.
-    printed: Lines<BufReader<ChildStdout>>,
+    /// Whether the program announced `https`.
+    pub(crate) has_tls: bool,
+    /// The lines on standard output after the first. Kept open, because the program fails when it cannot print.
+    output: Lines<BufReader<ChildStdout>>,
 }
 
 impl Program {
@@ -46,90 +47,108 @@ impl Program {
         Self::run(command(flags).envs(environment.iter().copied())).await
     }
 
-    /// The same, and what it logs.
-    pub(crate) async fn logging(flags: &[&str]) -> (Self, Lines<BufReader<ChildStderr>>) {
+    /// Starts the program and returns the lines of its log too.
+    pub(crate) async fn start_with_log(flags: &[&str]) -> (Self, Lines<BufReader<ChildStderr>>) {
         let mut program = Self::run(command(flags).stderr(Stdio::piped())).await;
-        let log = program.child.stderr.take().expect("piped");
+        let log = program.child.stderr.take().expect("standard error is piped");
         (program, BufReader::new(log).lines())
     }
 
     async fn run(command: &mut Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the dispatcher starts");
-        let mut printed = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let line = next_line(&mut printed).await;
+        let mut output = BufReader::new(child.stdout.take().expect("standard output is piped")).lines();
+        let line = next_line(&mut output).await;
         let (scheme, address) =
-            line.strip_prefix("listening on ").and_then(|url| url.split_once("://")).expect("its address");
-        let (address, speaks_tls) = (address.to_owned(), scheme == "https");
-        Self { child, address, speaks_tls, printed }
+            line.strip_prefix("listening on ").and_then(|url| url.split_once("://")).expect("the program's address");
+        let (address, has_tls) = (address.to_owned(), scheme == "https");
+        Self { child, address, has_tls, output }
     }
 
-    /// The next line that it prints.
-    pub(crate) async fn line(&mut self) -> String {
-        next_line(&mut self.printed).await
+    /// The next line on the program's standard output.
+    pub(crate) async fn next_line(&mut self) -> String {
+        next_line(&mut self.output).await
     }
 
-    /// Sends a signal by its name, such as TERM.
+    /// Sends the program a signal by its name, such as TERM.
     pub(crate) async fn signal(&self, name: &str) {
-        let process = self.child.id().expect("it runs").to_string();
-        let sent = Command::new("kill").args(["-s", name, &process]).status().await.expect("there is a kill");
-        assert!(sent.success(), "the process is there to be told");
+        let process = self.child.id().expect("the program runs").to_string();
+        let sent = Command::new("kill").args(["-s", name, &process]).status().await.expect("the command `kill` exists");
+        assert!(sent.success(), "the program runs");
     }
 
-    /// Processor time that it has used (proc(5): fields 14 and 15 of stat, hundredths of a second).
+    /// Processor time that the program has used, in seconds. Read from proc(5), whose fields 14 and 15 of `stat` are
+    /// hundredths of a second.
     #[cfg(target_os = "linux")]
     pub(crate) fn processor_seconds(&self) -> f64 {
-        let process = self.child.id().expect("it runs");
-        let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).expect("it runs");
-        let fields: Vec<&str> = stat.rsplit(')').next().expect("a name in brackets").split_whitespace().collect();
+        let process = self.child.id().expect("the program runs");
+        let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).expect("the program runs");
+        let fields: Vec<&str> =
+            stat.rsplit(')').next().expect("a process name in brackets").split_whitespace().collect();
         fields[11..13].iter().map(|ticks| ticks.parse::<f64>().expect("a count")).sum::<f64>() / 100.0
     }
 
-    /// A field of its status, in KiB (proc(5)).
+    /// A field of the program's `status` in proc(5), in KiB.
     #[cfg(target_os = "linux")]
     pub(crate) fn kibibytes(&self, field: &str) -> u64 {
-        let process = self.child.id().expect("it runs");
-        let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("it runs");
-        let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).expect("the field");
-        line.trim().strip_suffix(" kB").expect("its unit").parse().expect("a number")
+        let process = self.child.id().expect("the program runs");
+        let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("the program runs");
+        let line =
+            status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).expect("the field exists");
+        line.trim().strip_suffix(" kB").expect("the unit is KiB").parse().expect("a number")
     }
 }
 
 async fn next_line<R: tokio::io::AsyncBufRead + Unpin>(lines: &mut Lines<R>) -> String {
-    let line = tokio::time::timeout(PATIENCE, lines.next_line()).await.expect("it says something");
-    line.expect("readable").expect("it goes on")
+    let line = tokio::time::timeout(WAIT_LIMIT, lines.next_line()).await.expect("the program prints a line");
+    line.expect("the line is UTF-8").expect("the program runs")
 }
 
-/// Waits for a line that holds `words`.
+/// Waits for a line of the log that holds `words`.
 pub(crate) async fn until_logged(log: &mut Lines<BufReader<ChildStderr>>, words: &str) {
     while !next_line(log).await.contains(words) {}
 }
 
-/// A program and a client of it.
+/// The running program and an HTTP client of it.
 pub(crate) struct Dispatcher {
     pub(crate) program: Program,
     pub(crate) client: Client<HttpConnector, Full<Bytes>>,
 }
 
-/// Status, `Retry-After` and JSON.
-pub(crate) type Reply = (u16, Option<String>, Value);
+/// A response of the dispatcher.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    /// The header `Retry-After`.
+    pub(crate) retry_after: Option<String>,
+    /// The body; null if it is not JSON.
+    pub(crate) json: Value,
+}
 
-/// Status and code.
-pub(crate) fn code(reply: &Reply) -> (u16, &str) {
-    (reply.0, reply.2["code"].as_str().unwrap_or("none"))
+impl Reply {
+    /// The status and the code in the error body.
+    pub(crate) fn status_and_code(&self) -> (u16, &str) {
+        (self.status, self.json["code"].as_str().unwrap_or("none"))
+    }
+
+    /// Whether `Retry-After` tells a whole number of seconds, at least one.
+    pub(crate) fn has_retry_after(&self) -> bool {
+        self.retry_after.as_ref().is_some_and(|after| after.parse::<u64>().is_ok_and(|seconds| seconds >= 1))
+    }
 }
 
 impl Dispatcher {
-    pub(crate) async fn start_on(source: &str, flags: &[&str]) -> Self {
+    /// Starts the program with these replicas.
+    pub(crate) async fn start(source: &str, flags: &[&str]) -> Self {
         let source = format!("--replicas={source}");
-        Self::of(Program::start(&[&["--log=error", &source], flags].concat(), &[]).await)
+        Self::new(Program::start(&[&["--log=error", &source], flags].concat(), &[]).await)
     }
 
-    pub(crate) fn of(program: Program) -> Self {
+    pub(crate) fn new(program: Program) -> Self {
         Self { program, client: Client::builder(TokioExecutor::new()).build_http() }
     }
 
     pub(crate) async fn post(&self, headers: &[(&str, &str)]) -> Reply {
-        self.post_body(headers, Bytes::from_static(b"picture")).await
+        self.post_body(headers, Bytes::from_static(b"image")).await
     }
 
     pub(crate) async fn post_body(&self, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Reply {
@@ -148,27 +167,34 @@ impl Dispatcher {
     pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> Reply {
         let response = self.client.request(request).await.expect("the dispatcher answers");
         let status = response.status().as_u16();
-        let after = response.headers().get("retry-after").map(|value| value.to_str().expect("digits").to_owned());
+        let retry_after = response.headers().get("retry-after");
+        let retry_after = retry_after.map(|value| value.to_str().expect("digits").to_owned());
         let body = response.into_body().collect().await.expect("a whole answer").to_bytes();
-        (status, after, serde_json::from_slice(&body).unwrap_or(Value::Null))
+        Reply { status, retry_after, json: serde_json::from_slice(&body).unwrap_or(Value::Null) }
     }
 
-    /// What `/metrics` says of `name`, labels and all; 0 if it says nothing.
+    /// The value of a metric, named with its labels; 0 if `/metrics` does not have it.
     pub(crate) async fn metric(&self, name: &str) -> f64 {
-        let (_, body) = service::fetch::get(&self.program.address, "/metrics", PATIENCE).await.expect("it answers");
-        let text = String::from_utf8(body.into()).expect("text");
-        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let metrics = self.metrics().await;
+        let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         value.map_or(0.0, |value| value.parse().expect("a number"))
     }
 
-    /// The states of its replicas, in the order of their names.
+    /// The text of `/metrics`.
+    pub(crate) async fn metrics(&self) -> String {
+        let answer = service::fetch::get(&self.program.address, "/metrics", WAIT_LIMIT).await;
+        String::from_utf8(answer.expect("the dispatcher answers").1.into()).expect("the metrics are UTF-8")
+    }
+
+    /// The states of the replicas, ordered by address.
     pub(crate) async fn states(&self) -> Vec<String> {
-        let status = self.get("/status").await.2;
+        let status = self.get("/status").await.json;
         let mut replicas = status["replicas"].as_array().expect("a list").clone();
         replicas.sort_by_key(|replica| replica["address"].to_string());
         replicas.iter().map(|replica| replica["state"].as_str().unwrap_or_default().to_owned()).collect()
     }
 
+    /// Waits until the replicas are in these states. Both are sorted, so the order of replicas does not matter.
     pub(crate) async fn until_states(&self, expected: &[&str]) {
         let mut states = Vec::new();
         for _ in 0..1000 {
@@ -182,20 +208,21 @@ impl Dispatcher {
         panic!("{states:?} instead of {expected:?}");
     }
 
+    /// Waits until so many requests are in the queue.
     pub(crate) async fn until_waiting(&self, count: u64) {
         self.until_status("queue_length", count).await;
     }
 
-    /// Until a number in `/status` is this.
+    /// Waits until a number in `/status` has this value.
     pub(crate) async fn until_status(&self, name: &str, count: u64) {
-        let mut seen = Value::Null;
+        let mut value = Value::Null;
         for _ in 0..1000 {
-            seen = self.get("/status").await.2[name].clone();
-            if seen == count {
+            value = self.get("/status").await.json[name].clone();
+            if value == count {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("{name} is {seen} instead of {count}");
+        panic!("{name} is {value} instead of {count}");
     }
 }

@@ -1,6 +1,6 @@
-//! Replicas by their wire contract alone, which misbehave on command.
+//! Stub replicas: they follow the wire contract without a model, and misbehave on command.
 
-#![allow(dead_code, reason = "each file of tests uses a part")]
+#![allow(dead_code, reason = "no test file uses all of it")]
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Either, Full};
@@ -11,7 +11,7 @@ use hyper::service::service_fn;
 use hyper::{HeaderMap, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use service::respond;
-use service::wire::{Answer, Code, Fault, Prediction, ReadyBody, Timing, header};
+use service::wire::{Answer, Code, Prediction, ReadyBody, RequestError, Timing, header};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -22,100 +22,100 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
-/// A body that [`Manner::Mortal`] replicas die of.
+/// A body that kills replicas of [`Behavior::DiesOfPoison`].
 pub(crate) const POISON: &[u8] = b"poison";
 
-/// How long a replica that died of a body takes to come back.
+/// How long a replica that died of [`POISON`] takes to start again.
 const RESTART: Duration = Duration::from_millis(200);
 
-/// How a stub treats pictures.
+/// How a stub answers images.
 #[derive(Debug, Clone)]
-pub(crate) enum Manner {
-    /// Answers at once.
+pub(crate) enum Behavior {
+    /// It answers at once.
     Prompt,
-    /// Answers after this time.
-    After(Duration),
-    /// Answers once it is given a permit.
+    /// It answers after this time.
+    Delayed(Duration),
+    /// It answers once the semaphore has a permit.
     Gated(Arc<Semaphore>),
-    /// This status with a body that is no [`service::wire::ErrorBody`].
+    /// It answers with this status and a body that is no [`service::wire::ErrorBody`].
     Status(StatusCode),
-    /// Hangs up without an answer, once it is given a permit.
-    HangsUp(Arc<Semaphore>),
-    /// Sends half of the answer and closes.
-    Short,
-    /// Sends half of the answer and resets.
-    Resets,
-    /// Neither answers nor closes, whatever it is asked, probes included; with another manner it goes on.
-    Hung,
-    /// Answers after this time; [`POISON`] ends the process, which is started again.
-    Mortal(Duration),
+    /// It closes the connection without an answer, once the semaphore has a permit.
+    Closes(Arc<Semaphore>),
+    /// It sends half of the answer and closes the connection.
+    ClosesHalfway,
+    /// It sends half of the answer and resets the connection.
+    ResetsHalfway,
+    /// It answers neither images nor probes, and closes no connection. With another behavior it answers what it holds.
+    Hangs,
+    /// It answers after this time. [`POISON`] ends the process, which is then started again.
+    DiesOfPoison(Duration),
 }
 
-impl Manner {
-    /// Hangs up at once.
-    pub(crate) fn hangs_up() -> Self {
-        Self::HangsUp(Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)))
+impl Behavior {
+    /// Closes every connection at once, without an answer.
+    pub(crate) fn closes() -> Self {
+        Self::Closes(Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)))
     }
 }
 
-/// A request as it reached the stub.
+/// A request as the stub received it.
 #[derive(Debug, Clone)]
-pub(crate) struct Seen {
+pub(crate) struct ReceivedRequest {
     pub(crate) query: Option<String>,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
 }
 
-/// They as a source of replicas.
-pub(crate) fn list(stubs: &[&Stub]) -> String {
+/// The value of `--replicas` that names these stubs.
+pub(crate) fn static_list(stubs: &[&Stub]) -> String {
     let addresses: Vec<&str> = stubs.iter().map(|stub| stub.address.as_str()).collect();
     format!("static:{}", addresses.join(","))
 }
 
-/// One replica.
+/// One stub replica.
 pub(crate) struct Stub {
     /// `host:port`.
     pub(crate) address: String,
     shared: Arc<Shared>,
-    /// Keeps the port while nobody listens on it.
+    /// Reserves the port while the stub does not listen on it.
     _port: TcpSocket,
 }
 
 struct Shared {
     address: SocketAddr,
     capacity: usize,
-    manner: watch::Sender<Manner>,
-    /// What `/readyz` says.
+    behavior: watch::Sender<Behavior>,
+    /// What `/readyz` answers.
     ready: AtomicBool,
-    /// Whether the process is to run.
-    wanted: watch::Sender<bool>,
-    /// Whether it does.
-    running: watch::Sender<bool>,
+    /// Whether the simulated process should run.
+    should_run: watch::Sender<bool>,
+    /// Whether the simulated process runs.
+    runs: watch::Sender<bool>,
     calls: AtomicUsize,
-    in_service: AtomicUsize,
-    seen: Mutex<Vec<Seen>>,
+    slots_in_use: AtomicUsize,
+    received: Mutex<Vec<ReceivedRequest>>,
 }
 
 impl Stub {
-    /// With one slot.
-    pub(crate) async fn start(manner: Manner) -> Self {
-        Self::with_capacity(1, manner).await
+    /// Starts a stub with one slot.
+    pub(crate) async fn start(behavior: Behavior) -> Self {
+        Self::with_capacity(1, behavior).await
     }
 
-    /// With so many slots; who comes when all are taken is told that it is busy.
-    pub(crate) async fn with_capacity(capacity: usize, manner: Manner) -> Self {
+    /// Starts a stub with `capacity` slots. Requests beyond them are answered with `busy`.
+    pub(crate) async fn with_capacity(capacity: usize, behavior: Behavior) -> Self {
         let port = socket("127.0.0.1:0".parse().expect("an address"));
-        let address = port.local_addr().expect("bound");
+        let address = port.local_addr().expect("the socket is bound");
         let shared = Arc::new(Shared {
             address,
             capacity,
-            manner: watch::Sender::new(manner),
+            behavior: watch::Sender::new(behavior),
             ready: AtomicBool::new(true),
-            wanted: watch::Sender::new(true),
-            running: watch::Sender::new(false),
+            should_run: watch::Sender::new(true),
+            runs: watch::Sender::new(false),
             calls: AtomicUsize::new(0),
-            in_service: AtomicUsize::new(0),
-            seen: Mutex::default(),
+            slots_in_use: AtomicUsize::new(0),
+            received: Mutex::default(),
         });
         tokio::spawn(run(shared.clone()));
         let stub = Self { address: address.to_string(), shared, _port: port };
@@ -123,39 +123,39 @@ impl Stub {
         stub
     }
 
-    /// Pictures that reached it.
+    /// Number of images received.
     pub(crate) fn calls(&self) -> usize {
         self.shared.calls.load(Ordering::SeqCst)
     }
 
-    /// The same in the order in which they came.
-    pub(crate) fn seen(&self) -> Vec<Seen> {
-        self.shared.seen.lock().expect("nobody panics with it").clone()
+    /// The images received, in order of arrival.
+    pub(crate) fn received(&self) -> Vec<ReceivedRequest> {
+        self.shared.received.lock().expect("no thread panics while it holds the lock").clone()
     }
 
-    /// How it treats pictures from now on.
-    pub(crate) fn behave(&self, manner: Manner) {
-        self.shared.manner.send_replace(manner);
+    /// Changes how the stub answers images.
+    pub(crate) fn set_behavior(&self, behavior: Behavior) {
+        self.shared.behavior.send_replace(behavior);
     }
 
-    /// What `/readyz` says from now on.
+    /// Changes what `/readyz` answers.
     pub(crate) fn set_ready(&self, ready: bool) {
         self.shared.ready.store(ready, Ordering::SeqCst);
     }
 
-    /// As kill -9: every connection is closed, and new ones are refused.
+    /// Ends the simulated process, as SIGKILL would: every connection is closed, and new ones are refused.
     pub(crate) async fn kill(&self) {
-        self.shared.wanted.send_replace(false);
+        self.shared.should_run.send_replace(false);
         self.until_running(false).await;
     }
 
-    /// Starts it again on the same port.
-    pub(crate) async fn revive(&self) {
-        self.shared.wanted.send_replace(true);
+    /// Starts the simulated process again on the same port.
+    pub(crate) async fn restart(&self) {
+        self.shared.should_run.send_replace(true);
         self.until_running(true).await;
     }
 
-    /// Until so many pictures have reached it.
+    /// Waits until the stub has received so many images.
     pub(crate) async fn until_calls(&self, count: usize) {
         for _ in 0..2000 {
             if self.calls() >= count {
@@ -167,65 +167,67 @@ impl Stub {
     }
 
     async fn until_running(&self, running: bool) {
-        let mut state = self.shared.running.subscribe();
-        state.wait_for(|&state| state == running).await.expect("the stub outlives its handle");
+        let mut runs = self.shared.runs.subscribe();
+        runs.wait_for(|&runs| runs == running).await.expect("the stub outlives its handle");
     }
 }
 
 impl Drop for Stub {
     fn drop(&mut self) {
-        self.shared.wanted.send_replace(false);
+        self.shared.should_run.send_replace(false);
     }
 }
 
-/// Bound, so that nobody else gets the port; listening is another matter.
+/// A bound socket, which reserves its port without listening. `run` listens on further sockets with the same port.
 fn socket(address: SocketAddr) -> TcpSocket {
     let socket = TcpSocket::new_v4().expect("a socket");
-    socket.set_reuseport(true).expect("its port can be shared");
+    socket.set_reuseport(true).expect("the system can share a port");
     socket.bind(address).expect("a free port");
     socket
 }
 
-/// The life of the process, as often as it is started.
+/// Runs the simulated process whenever it should run.
 async fn run(shared: Arc<Shared>) {
-    let mut wanted = shared.wanted.subscribe();
-    while wanted.wait_for(|&wanted| wanted).await.is_ok() {
-        let listener = socket(shared.address).listen(1024).expect("the port is kept for it");
-        shared.running.send_replace(true);
+    let mut should_run = shared.should_run.subscribe();
+    while should_run.wait_for(|&should_run| should_run).await.is_ok() {
+        let listener = socket(shared.address).listen(1024).expect("the port is reserved");
+        shared.runs.send_replace(true);
         let mut connections = JoinSet::new();
         tokio::select! {
             () = accept(listener, &mut connections, &shared) => {}
-            _ = wanted.wait_for(|&wanted| !wanted) => {}
+            _ = should_run.wait_for(|&should_run| !should_run) => {}
         }
         connections.shutdown().await;
-        shared.in_service.store(0, Ordering::SeqCst);
-        shared.running.send_replace(false);
+        shared.slots_in_use.store(0, Ordering::SeqCst);
+        shared.runs.send_replace(false);
     }
 }
 
 async fn accept(listener: TcpListener, connections: &mut JoinSet<()>, shared: &Arc<Shared>) {
     loop {
-        let (stream, _peer) = listener.accept().await.expect("it listens");
+        let (stream, _peer) = listener.accept().await.expect("the stub listens");
         connections.spawn(connection(stream, shared.clone()));
         while connections.try_join_next().is_some() {}
     }
 }
 
 async fn connection(stream: TcpStream, shared: Arc<Shared>) {
-    if matches!(*shared.manner.borrow(), Manner::Resets) {
-        stream.set_zero_linger().expect("a socket has it");
+    if matches!(*shared.behavior.borrow(), Behavior::ResetsHalfway) {
+        // Closing the connection then resets it.
+        stream.set_zero_linger().expect("the socket is open");
     }
     let service = service_fn(move |request| answer(request, shared.clone()));
-    // However it ends, the dispatcher's side of it is what is tested.
+    // The tests look at the dispatcher's side of the connection only.
     let _ended = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
 type Reply = Response<Either<Full<Bytes>, Half>>;
 
-/// Hanging up is an error in hyper's words.
+/// Answers one request. An error makes hyper close the connection.
 async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Reply, std::io::Error> {
-    let mut manners = shared.manner.subscribe();
-    let manner = manners.wait_for(|manner| !matches!(manner, Manner::Hung)).await.expect("it is kept").clone();
+    let mut behaviors = shared.behavior.subscribe();
+    let behavior = behaviors.wait_for(|behavior| !matches!(behavior, Behavior::Hangs)).await;
+    let behavior = behavior.expect("`shared` holds the sender").clone();
     if request.uri().path() == "/readyz" {
         let ready = shared.ready.load(Ordering::SeqCst);
         let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -235,28 +237,30 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Reply
     let (head, body) = request.into_parts();
     let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
     let query = head.uri.query().map(str::to_owned);
-    let seen = Seen { query, headers: head.headers, body: body.clone() };
-    shared.seen.lock().expect("nobody panics with it").push(seen);
+    let received = ReceivedRequest { query, headers: head.headers, body: body.clone() };
+    shared.received.lock().expect("no thread panics while it holds the lock").push(received);
     let Some(_slot) = Slot::take(&shared) else {
-        return Ok(respond::fault(&Fault::new(Code::Busy, "at capacity"), "").map(Either::Left));
+        return Ok(respond::error(&RequestError::new(Code::Busy, "at capacity"), "").map(Either::Left));
     };
-    match manner {
-        Manner::Prompt => {}
-        Manner::After(time) => tokio::time::sleep(time).await,
-        Manner::Gated(gate) => gate.acquire().await.expect("never closed").forget(),
-        Manner::Status(status) => return Ok(respond::json(status, &"no reason").map(Either::Left)),
-        Manner::HangsUp(gate) => {
-            gate.acquire().await.expect("never closed").forget();
+    match behavior {
+        Behavior::Prompt => {}
+        Behavior::Delayed(time) => tokio::time::sleep(time).await,
+        Behavior::Gated(gate) => gate.acquire().await.expect("the semaphore is never closed").forget(),
+        Behavior::Status(status) => return Ok(respond::json(status, &"no reason").map(Either::Left)),
+        Behavior::Closes(gate) => {
+            gate.acquire().await.expect("the semaphore is never closed").forget();
             return Err(std::io::ErrorKind::ConnectionAborted.into());
         }
-        Manner::Short | Manner::Resets => return Ok(success(&shared).map(|whole| Either::Right(Half::of(&whole)))),
-        Manner::Hung => unreachable!("it was waited for"),
-        Manner::Mortal(time) => {
+        Behavior::ClosesHalfway | Behavior::ResetsHalfway => {
+            return Ok(success(&shared).map(|whole| Either::Right(Half::of(&whole))));
+        }
+        Behavior::Hangs => unreachable!("another behavior was waited for"),
+        Behavior::DiesOfPoison(time) => {
             if body == POISON {
-                shared.wanted.send_replace(false);
+                shared.should_run.send_replace(false);
                 tokio::spawn(async move {
                     tokio::time::sleep(RESTART).await;
-                    shared.wanted.send_replace(true);
+                    shared.should_run.send_replace(true);
                 });
                 return std::future::pending().await;
             }
@@ -266,7 +270,7 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Reply
     Ok(success(&shared).map(|whole| Either::Left(whole.into())))
 }
 
-/// A 200 of the contract.
+/// An answer with status 200, as the wire contract has it.
 fn success(shared: &Shared) -> Response<Bytes> {
     let prediction = Prediction { class_index: 0, label: "stub".into(), confidence: 1.0 };
     let answer = Answer::new(vec![prediction], "stub", shared.address.to_string(), Timing::default());
@@ -275,35 +279,35 @@ fn success(shared: &Shared) -> Response<Bytes> {
     reply.map(|_whole| serde_json::to_vec(&answer).expect("JSON").into())
 }
 
-/// One picture being computed.
+/// A slot of the stub, free again when this is dropped.
 struct Slot(Arc<Shared>);
 
 impl Slot {
     fn take(shared: &Arc<Shared>) -> Option<Self> {
         let free = |taken: usize| (taken < shared.capacity).then_some(taken + 1);
-        let taken = shared.in_service.fetch_update(Ordering::SeqCst, Ordering::SeqCst, free);
+        let taken = shared.slots_in_use.fetch_update(Ordering::SeqCst, Ordering::SeqCst, free);
         taken.is_ok().then(|| Self(shared.clone()))
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        // Killed in the meantime, it starts from none.
-        let less = |taken: usize| taken.checked_sub(1);
-        let _none = self.0.in_service.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less);
+        // An error means that the simulated process was ended meanwhile, which freed all slots.
+        let one_less = |taken: usize| taken.checked_sub(1);
+        let _restarted = self.0.slots_in_use.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less);
     }
 }
 
-/// A body that ends too early: half of it, a pause in which that is sent, an error.
+/// A body that breaks off: half of it, then a pause in which hyper sends that half, then an error.
 enum Half {
-    Begun { half: Bytes, length: u64 },
+    Unsent { half: Bytes, length: u64 },
     Sent,
-    Over,
+    BrokenOff,
 }
 
 impl Half {
     fn of(whole: &Bytes) -> Self {
-        Self::Begun { half: whole.slice(..whole.len() / 2), length: whole.len() as u64 }
+        Self::Unsent { half: whole.slice(..whole.len() / 2), length: whole.len() as u64 }
     }
 }
 
@@ -316,24 +320,24 @@ impl Body for Half {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match &*self {
-            Self::Begun { half, .. } => {
+            Self::Unsent { half, .. } => {
                 let half = half.clone();
                 *self = Self::Sent;
                 Poll::Ready(Some(Ok(Frame::data(half))))
             }
             Self::Sent => {
-                *self = Self::Over;
+                *self = Self::BrokenOff;
                 context.waker().wake_by_ref();
                 Poll::Pending
             }
-            Self::Over => Poll::Ready(Some(Err(std::io::ErrorKind::ConnectionAborted.into()))),
+            Self::BrokenOff => Poll::Ready(Some(Err(std::io::ErrorKind::ConnectionAborted.into()))),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Begun { length, .. } => SizeHint::with_exact(*length),
-            Self::Sent | Self::Over => SizeHint::default(),
+            Self::Unsent { length, .. } => SizeHint::with_exact(*length),
+            Self::Sent | Self::BrokenOff => SizeHint::default(),
         }
     }
 }

@@ -1,64 +1,50 @@
-//! Where the control plane's programs are.
+//! Finds the programs of a Kubernetes control plane. Downloads nothing.
 
-use anyhow::{Context, Result, bail, ensure};
-use std::fs;
+use anyhow::{Result, ensure};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-/// All that is needed.
-pub const NAMES: [&str; 4] = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"];
+/// The variable that names the folder with the programs: the convention of controller-runtime's envtest.
+const VARIABLE: &str = "KUBEBUILDER_ASSETS";
 
-/// How to get them.
+/// The programs that the folder must hold.
+const PROGRAMS: [&str; 3] = ["kube-apiserver", "kube-controller-manager", "kube-scheduler"];
+
+/// How to get the programs.
 const ADVICE: &str = "set KUBEBUILDER_ASSETS to a folder with etcd, kube-apiserver, kube-controller-manager and \
-                      kube-scheduler: etcd's release has the first, Kubernetes' kubernetes-server-linux-amd64.tar.gz the \
-                      others";
+                      kube-scheduler. The last three are in \
+                      https://dl.k8s.io/v1.33.0/kubernetes-server-linux-amd64.tar.gz (any version from 1.20 will do; \
+                      setup-envtest does not have them all), etcd is in \
+                      https://github.com/etcd-io/etcd/releases or in Debian's package etcd-server";
 
-/// The folder with the programs: `$KUBEBUILDER_ASSETS`, or what an archive beside the checkout holds, unpacked once into
-/// `unpacked`. Nothing where there is neither.
+/// The folder that `$KUBEBUILDER_ASSETS` names; `None` if the variable is not set.
 ///
 /// # Errors
-/// When there is one, and something is wrong with it.
-pub fn find(root: &Path, unpacked: &Path) -> Result<Option<PathBuf>> {
-    let folder = match std::env::var_os("KUBEBUILDER_ASSETS") {
-        Some(folder) => PathBuf::from(folder),
-        None => match archive(&root.join("../shared/k8s")) {
-            Some(archive) => unpack(&archive, unpacked)?,
-            None => return Ok(None),
-        },
-    };
-    // etcd is a project of its own.
-    for name in &NAMES[1..] {
-        ensure!(folder.join(name).is_file(), "there is no {name} in {}; {ADVICE}", folder.display());
+/// If the variable is set and a program is missing.
+pub fn find() -> Result<Option<PathBuf>> {
+    let Some(folder) = std::env::var_os(VARIABLE).map(PathBuf::from) else { return Ok(None) };
+    for name in PROGRAMS {
+        ensure!(folder.join(name).is_file(), "{VARIABLE}: there is no {name} in {}; {ADVICE}", folder.display());
     }
+    let etcd = program(&folder, "etcd");
+    ensure!(runs(&etcd), "{VARIABLE}: there is no etcd in {} nor in PATH; {ADVICE}", folder.display());
     Ok(Some(folder))
 }
 
-/// Why nothing can be started.
+/// A message for a user whose machine has no control plane.
 pub fn advice() -> String {
-    format!("there is no Kubernetes control plane; {ADVICE}")
+    format!("there is no Kubernetes control plane: {ADVICE}")
 }
 
-fn archive(folder: &Path) -> Option<PathBuf> {
-    let entries = fs::read_dir(folder).ok()?.flatten();
-    entries.map(|entry| entry.path()).find(|path| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name.starts_with("control-plane-") && name.ends_with("-linux-amd64.tar.xz")
-    })
+/// The program in `folder`, or else the one in `PATH`: distributions package etcd, a project of its own, by itself.
+pub fn program(folder: &Path, name: &str) -> PathBuf {
+    let path = folder.join(name);
+    if path.is_file() { path } else { name.into() }
 }
 
-fn unpack(archive: &Path, folder: &Path) -> Result<PathBuf> {
-    if NAMES.iter().all(|name| folder.join(name).is_file()) {
-        return Ok(folder.to_owned());
-    }
-    // Whole, or not at all.
-    let partial = folder.with_extension("partial");
-    let _none = fs::remove_dir_all(&partial);
-    fs::create_dir_all(&partial).with_context(|| format!("create {}", partial.display()))?;
-    let status = Command::new("tar").arg("-xJf").arg(archive).arg("-C").arg(&partial).status().context("run tar")?;
-    if !status.success() {
-        bail!("cannot unpack {} ({status}); xz is needed (Debian: apt-get install xz-utils)", archive.display());
-    }
-    let _none = fs::remove_dir_all(folder);
-    fs::rename(&partial, folder).with_context(|| format!("create {}", folder.display()))?;
-    Ok(folder.to_owned())
+/// Whether a program can be started. Its exit status does not matter: some programs have no `--help`.
+pub fn runs(program: impl AsRef<Path>) -> bool {
+    let mut command = Command::new(program.as_ref());
+    command.arg("--help").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok()
 }

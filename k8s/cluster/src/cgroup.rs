@@ -1,37 +1,40 @@
-//! A control group of this program's own, under version 2: in one that it shares with others, as a terminal's, the memory of
-//! groups below could not be limited (cgroups(7), "no internal processes").
+//! A control group of version 2 for this process alone.
+//!
+//! In a group that holds other processes too, such as a terminal's, the kernel does not let this program limit the
+//! memory of the groups below (cgroups(7), "no internal processes").
 
 use anyhow::{Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Where version 2 is mounted if there is no other.
+/// Where version 2 is mounted on a system that uses it alone.
 const ROOT: &str = "/sys/fs/cgroup";
 
-/// Left and removed when dropped.
-pub struct Own {
+/// The group that this process is in. When dropped, the process returns to the root group and the group is removed.
+pub struct ProcessGroup {
     folder: PathBuf,
 }
 
-impl Own {
-    /// Moves this process into it. Nothing where version 1 is in use, which has no such rule.
+impl ProcessGroup {
+    /// Makes a group and moves this process into it. `None` on a system with version 1, which needs no such group.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// If the kernel refuses.
     pub fn enter() -> Result<Option<Self>> {
         let root = Path::new(ROOT);
         if !root.join("cgroup.controllers").exists() {
             return Ok(None);
         }
-        fs::write(root.join("cgroup.subtree_control"), "+cpu +memory").context("share out processors and memory")?;
-        let own = Self { folder: root.join(format!("roundhouse-cluster-{}", std::process::id())) };
-        fs::create_dir(&own.folder).with_context(|| format!("create {}", own.folder.display()))?;
-        join(&own.folder)?;
-        Ok(Some(own))
+        let control = root.join("cgroup.subtree_control");
+        fs::write(&control, "+cpu +memory").with_context(|| format!("write +cpu +memory to {}", control.display()))?;
+        let group = Self { folder: root.join(format!("roundhouse-cluster-{}", std::process::id())) };
+        fs::create_dir(&group.folder).with_context(|| format!("create {}", group.folder.display()))?;
+        join(&group.folder)?;
+        Ok(Some(group))
     }
 }
 
-impl Drop for Own {
+impl Drop for ProcessGroup {
     fn drop(&mut self) {
         if let Err(error) = join(Path::new(ROOT)) {
             eprintln!("{error:#}");
@@ -40,17 +43,21 @@ impl Drop for Own {
     }
 }
 
+/// Moves this process into a group.
 fn join(group: &Path) -> Result<()> {
     let process = std::process::id().to_string();
-    fs::write(group.join("cgroup.procs"), process).with_context(|| format!("enter {}", group.display()))
+    let file = group.join("cgroup.procs");
+    fs::write(&file, process).with_context(|| format!("move this process into the control group {}", group.display()))
 }
 
-/// With the groups below it, which are empty by now.
+/// Removes a group and those below it, which hold no process by now.
 fn remove(group: &Path) {
     for entry in fs::read_dir(group).into_iter().flatten().flatten() {
         if entry.path().is_dir() {
             remove(&entry.path());
         }
     }
-    let _gone = fs::remove_dir(group);
+    if let Err(error) = fs::remove_dir(group) {
+        eprintln!("the control group {} is left behind: {error}", group.display());
+    }
 }

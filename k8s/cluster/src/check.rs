@@ -1,199 +1,134 @@
-//! What must hold on a cluster, tried on a real one with what is shipped in k8s/base.
+//! The checks of Roundhouse on a Kubernetes cluster, deployed by k8s/base.
 
 mod ceiling;
 mod faults;
+mod fixture;
 mod privileges;
 mod scaling;
 
-use crate::cluster::{Cluster, NAMESPACE, until};
-use crate::load::Load;
-use crate::paths;
-use anyhow::{Context, Result};
+pub use fixture::{Fixture, ROLLOUT_TIMEOUT, measure_throughput};
+
+use crate::access::Origin;
+use anyhow::{Result, ensure};
 use clap::ValueEnum;
 use indicatif::ProgressBar;
-use kube::ResourceExt;
 use std::time::{Duration, Instant};
 
-/// For a Deployment to be complete.
-pub const ROLL_OUT: Duration = Duration::from_secs(120);
-
-/// For the scaler to come down to one replica.
-const CALM: Duration = Duration::from_secs(180);
-
-/// One thing that must hold.
+/// One check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Check {
-    /// Each account may do what it does, and nothing else
+    /// Each ServiceAccount may do what its program needs, and nothing else
     Privileges,
-    /// From one replica to what a burst needs and back, by load alone
+    /// A burst scales from one replica to at least three and back to one; no request fails
     Burst,
-    /// Replicas are replaced by new ones
+    /// `kubectl rollout restart` of the replicas under load fails no request
     RollingRestart,
-    /// Dispatchers are replaced by new ones
+    /// `kubectl rollout restart` of the dispatchers under load fails no request
     RollingDispatchers,
-    /// A replica's process is killed, and then a whole pod
+    /// Killing a replica's process, and deleting a replica's pod without grace, fails no request
     KilledPod,
-    /// The scaler that leads is killed
+    /// After the leading scaler is killed another one leads, and scales
     KilledLeader,
-    /// The API server is gone for 30 s
+    /// 30 s without the API server fail no request and lose no pod; then scaling goes on
     NoApiServer,
-    /// The node has room for two replicas only
+    /// With room for two replicas only, the scaler stops at two, gives the reason, and uses room that is added
     Ceiling,
 }
 
-/// A cluster with Roundhouse on it.
-pub struct Scene {
-    /// Where it runs.
-    pub cluster: Cluster,
-    /// Where pictures are posted.
-    pub url: String,
-    /// Pictures per second that one replica can do here.
-    pub capacity: f64,
+/// The kind of cluster that a check needs.
+enum Requirement {
+    /// The check changes objects in its namespace only.
+    AnyCluster,
+    /// The check changes the control plane or the node, so it runs only on a cluster that this program has started.
+    LocalCluster {
+        /// The reason, as a sentence about the check.
+        reason: &'static str,
+    },
 }
 
-impl Scene {
-    /// Applies k8s/base and waits until everything serves.
-    ///
-    /// # Errors
-    /// When it does not.
-    pub async fn set(cluster: Cluster) -> Result<Self> {
-        cluster.kubectl.apply(&paths::root().join("k8s/base")).await?;
-        for deployment in ["dispatcher", "replica", "scaler"] {
-            cluster.roll_out(deployment, ROLL_OUT).await?;
-        }
-        let url = format!("http://{}/predict", cluster.service("dispatcher").await?);
-        let capacity = measure(&cluster).await?;
-        Ok(Self { cluster, url, capacity })
-    }
-
-    /// Open-loop load of so many times what one replica can do, until it is ended.
-    ///
-    /// # Errors
-    /// When it cannot be started.
-    pub fn load(&self, name: &str, times: f64) -> Result<Load> {
-        let rate = format!("--rate={:.1}", self.capacity * times);
-        let json = self.cluster.folder.join(format!("{name}.json"));
-        Load::start(&self.url, &[&rate, "--duration=900s", "--generate=60"], json)
-    }
-
-    /// Waits until so many replicas serve, or more.
-    ///
-    /// # Errors
-    /// When that takes too long.
-    pub async fn until_ready(&self, count: i32, limit: Duration) -> Result<()> {
-        until(&format!("{count} ready replicas"), limit, async || {
-            Ok((self.cluster.replicas("replica").await?.ready >= count).then_some(()))
-        })
-        .await
-    }
-
-    /// Waits until there is one replica again.
-    ///
-    /// # Errors
-    /// When that takes too long.
-    pub async fn until_calm(&self) -> Result<()> {
-        until("one replica", CALM, async || {
-            let replicas = self.cluster.replicas("replica").await?;
-            Ok((replicas.desired == 1 && replicas.ready == 1).then_some(()))
-        })
-        .await
-    }
-
-    /// The pod that holds the scalers' Lease.
-    ///
-    /// # Errors
-    /// When nobody does.
-    pub async fn leader(&self) -> Result<String> {
-        let holder = ["get", "lease", "roundhouse-scaler-replica", "-o", "jsonpath={.spec.holderIdentity}"];
-        self.cluster.kubectl.run(&holder).await
-    }
-
-    /// `/metrics` of a pod on this port.
-    ///
-    /// # Errors
-    /// When it does not answer.
-    pub async fn metrics(&self, pod: &str, port: u16) -> Result<String> {
-        let pods = kube::Api::<k8s_openapi::api::core::v1::Pod>::namespaced(self.cluster.client.clone(), NAMESPACE);
-        let status = pods.get(pod).await?.status;
-        let address = status.and_then(|status| status.pod_ip).with_context(|| format!("{pod} has no address"))?;
-        let asked = service::fetch::get(&format!("{address}:{port}"), "/metrics", Duration::from_secs(2)).await;
-        let (_, body) = asked.with_context(|| format!("ask {pod} for its metrics"))?;
-        Ok(String::from_utf8_lossy(&body).into_owned())
-    }
-
-    /// All pods by name, and how often each has died.
-    async fn survivors(&self) -> Result<Vec<(String, i32)>> {
-        let mut all = Vec::new();
-        for component in ["dispatcher", "replica", "scaler"] {
-            for pod in self.cluster.pods(component).await? {
-                let containers = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
-                all.push((pod.name_any(), containers.map(|container| container.restart_count).sum()));
-            }
-        }
-        all.sort();
-        Ok(all)
-    }
+/// How a check ended.
+enum Outcome {
+    /// The check held, with the figures that were seen.
+    Passed(String),
+    /// The check did not hold, with the error.
+    Failed(String),
+    /// The check cannot run on this cluster, with the reason.
+    Skipped(&'static str),
 }
 
-/// Pictures per second that one replica can do, asked itself, so that no scaler hears of it.
+/// Runs `checks` one after another, also after one has failed, and prints a line for each.
 ///
 /// # Errors
-/// When there is none, or it answers nothing.
-pub async fn measure(cluster: &Cluster) -> Result<f64> {
-    let replicas = cluster.pods("replica").await?;
-    let status = replicas.first().and_then(|pod| pod.status.clone()).context("there is no replica")?;
-    let url = format!("http://{}:6000/predict", status.pod_ip.context("the replica has no address")?);
-    let flags = ["--closed=1", "--duration=4s", "--generate=60"];
-    let report = Load::start(&url, &flags, cluster.folder.join("capacity.json"))?.finish().await?;
-    report.check()?;
-    let seconds = report.whole["setup"]["length_seconds"].as_f64().context("the report has no length")?;
-    Ok(report.offered as f64 / seconds)
-}
-
-/// Runs these checks, each with a line of figures; all of them, even when one fails.
-///
-/// # Errors
-/// When one failed.
-pub async fn run(scene: &mut Scene, checks: &[Check]) -> Result<()> {
-    let mut failed = 0;
+/// If a check has failed.
+pub async fn run(fixture: &mut Fixture, checks: &[Check]) -> Result<()> {
+    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     for check in checks {
-        let possible = check.to_possible_value();
-        let name = possible.as_ref().map(|value| value.get_name().to_owned()).unwrap_or_default();
+        let name = check.name();
         let spinner = ProgressBar::new_spinner().with_message(name.clone());
         spinner.enable_steady_tick(Duration::from_millis(100));
-        let began = Instant::now();
-        let outcome = check.run(scene).await;
+        let start = Instant::now();
+        let outcome = check.outcome(fixture).await;
         spinner.finish_and_clear();
-        let seconds = began.elapsed().as_secs();
+        let (word, text) = match &outcome {
+            Outcome::Passed(figures) => ("ok", figures.as_str()),
+            Outcome::Failed(error) => ("FAILED", error.as_str()),
+            Outcome::Skipped(reason) => ("skipped", *reason),
+        };
+        println!("{word:<7} {name:<20} {:>4} s  {text}", start.elapsed().as_secs());
         match outcome {
-            Ok(figures) => println!("ok      {name:<20} {seconds:>4} s  {figures}"),
-            Err(error) => {
-                failed += 1;
-                println!("FAILED  {name:<20} {seconds:>4} s  {error:#}");
-            }
+            Outcome::Passed(_) => passed += 1,
+            Outcome::Failed(_) => failed += 1,
+            Outcome::Skipped(_) => skipped += 1,
         }
     }
-    println!("{} passed, {failed} failed", checks.len() - failed);
-    anyhow::ensure!(
-        failed == 0,
-        "{failed} of {} checks failed; logs are in {}",
-        checks.len(),
-        scene.cluster.folder.display()
-    );
+    println!("{passed} passed, {failed} failed, {skipped} skipped");
+    let folder = fixture.cluster.folder.display();
+    let logs = fixture.cluster.where_logs_are();
+    ensure!(failed == 0, "{failed} of {} checks failed; reports are in {folder}. {logs}", checks.len());
     Ok(())
 }
 
 impl Check {
-    async fn run(self, scene: &mut Scene) -> Result<String> {
+    /// The name by which `--only` selects the check.
+    fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+
+    async fn outcome(self, fixture: &mut Fixture) -> Outcome {
+        if let (Requirement::LocalCluster { reason }, Origin::Existing(_)) =
+            (self.requirement(), &fixture.cluster.origin)
+        {
+            return Outcome::Skipped(reason);
+        }
+        match self.run(fixture).await {
+            Ok(figures) => Outcome::Passed(figures),
+            Err(error) => Outcome::Failed(format!("{error:#}")),
+        }
+    }
+
+    fn requirement(self) -> Requirement {
+        let reason = match self {
+            Self::Privileges | Self::Burst | Self::RollingRestart | Self::RollingDispatchers | Self::KilledLeader => {
+                return Requirement::AnyCluster;
+            }
+            Self::KilledPod => "it kills a process on the node of a cluster that was started for the checks",
+            Self::NoApiServer => "it kills the API server of a cluster that was started for the checks",
+            Self::Ceiling => "it changes the cores of the node of a cluster that was started for the checks",
+        };
+        Requirement::LocalCluster { reason }
+    }
+
+    /// Runs the check and returns the figures that were seen.
+    async fn run(self, fixture: &mut Fixture) -> Result<String> {
         match self {
-            Self::Privileges => privileges::check(&scene.cluster.kubectl).await,
-            Self::Burst => scaling::burst(scene).await,
-            Self::RollingRestart => faults::rolling_restart(scene, "replica").await,
-            Self::RollingDispatchers => faults::rolling_restart(scene, "dispatcher").await,
-            Self::KilledPod => faults::killed_pod(scene).await,
-            Self::KilledLeader => faults::killed_leader(scene).await,
-            Self::NoApiServer => faults::no_api_server(scene).await,
-            Self::Ceiling => ceiling::check(scene).await,
+            Self::Privileges => privileges::check(&fixture.cluster.kubectl).await,
+            Self::Burst => scaling::check_burst(fixture).await,
+            Self::RollingRestart => faults::check_rolling_restart(fixture, "replica").await,
+            Self::RollingDispatchers => faults::check_rolling_restart(fixture, "dispatcher").await,
+            Self::KilledPod => faults::check_killed_pod(fixture).await,
+            Self::KilledLeader => faults::check_killed_leader(fixture).await,
+            Self::NoApiServer => faults::check_no_api_server(fixture).await,
+            Self::Ceiling => ceiling::check(fixture).await,
         }
     }
 }

@@ -1,135 +1,166 @@
-//! The cluster's own HPA against our scaler: one workload and seed, each time with everything fresh.
+//! Compares the cluster's own HPA with the scaler: each replays the same workload with the same seed on a fresh
+//! namespace.
 
-use crate::check::{ROLL_OUT, measure};
-use crate::cluster::{Cluster, until};
+use crate::access::Cluster;
+use crate::check::{ROLLOUT_TIMEOUT, measure_throughput};
 use crate::load::Load;
 use crate::paths;
+use crate::route::Route;
+use crate::wait::wait_for;
 use anyhow::{Context, Result, ensure};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::process::Command;
 
-/// For everything of a run to be gone, and for the HPA to know what pods use: two windows, and one of its own looks.
-const SETTLE: Duration = Duration::from_secs(120);
+/// Time in which the namespace must be gone, and in which the HPA must know the use of processors. The HPA needs two
+/// windows of metrics.k8s.io and one period of its controller.
+const SETUP_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// For the HPA's controller, which looks every 15 s, to notice that an HPA is gone: another of its name would otherwise go by
-/// what that one recommended.
-const FORGET: Duration = Duration::from_secs(20);
+/// Time in which the HPA's controller, whose period is 15 s, notices that an HPA was deleted. Without this pause, the
+/// next HPA of the same name would start from the recommendations of the one before.
+const HPA_PERIOD: Duration = Duration::from_secs(20);
 
-/// The kind with the version whose fields are meant; newer ones call them otherwise.
-const AUTOSCALERS: &str = "horizontalpodautoscalers.v1.autoscaling";
+/// The resource of HPAs with its version, since later versions have other fields.
+const HPA_RESOURCE: &str = "horizontalpodautoscalers.v1.autoscaling";
 
-/// What is compared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Law {
-    /// The HPA, holding so many per cent of what pods request of the processor.
-    Hpa(u32),
-    /// The scaler, as it comes.
-    Slo,
-}
-
-/// How.
+/// Options of `cluster compare`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
-    /// Requests per second, second by second, as a per cent of what one replica can do here
+    /// Workload: a line for each second with its number of requests, in per cent of the throughput of one replica here;
+    /// loadgen/workloads/experiment.txt if not given
     #[arg(long, value_name = "FILE")]
     pub workload: Option<PathBuf>,
-    /// Multiplies its length; the HPA waits for five minutes before it scales down
+    /// Multiplies the length of the workload; an HPA waits for five minutes before it scales down
     #[arg(long, default_value_t = 1.0)]
     pub time_scale: f64,
-    /// Of the arrivals
+    /// Seed of the arrivals
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// Targets of the HPA, per cent
-    #[arg(long, value_delimiter = ',', default_value = "50,70,90", value_parser = clap::value_parser!(u32).range(1..=100))]
+    /// Target utilisations of the HPA, in per cent of the requested processor time; each is a run
+    #[arg(long, value_delimiter = ',', default_value = "50,70,90")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=100))]
     pub hpa: Vec<u32>,
-    /// Where to write the comparison
+    /// File for the comparison, comparison.html in the output folder if not given
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
 }
 
-/// Runs each and compares them.
+/// The program that scales the replicas in a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Autoscaler {
+    /// The cluster's HPA.
+    Hpa {
+        /// Utilisation that the HPA aims at, in per cent of the requested processor time.
+        target: u32,
+    },
+    /// The scaler with its default law, `slo`.
+    Scaler,
+}
+
+/// Replays the workload with each HPA target and with the scaler, and writes a comparison of the reports.
 ///
 /// # Errors
-/// When something does not start or answer.
+/// If a Deployment does not become ready, or loadgen fails.
 pub async fn run(cluster: &Cluster, options: &Options) -> Result<()> {
-    let laws: Vec<Law> = options.hpa.iter().map(|&target| Law::Hpa(target)).chain([Law::Slo]).collect();
-    let (mut scale, mut reports) = (None, Vec::new());
-    for (index, law) in laws.iter().enumerate() {
-        println!("\n== {} ({} of {})", law.name(), index + 1, laws.len());
-        law.set(cluster).await.with_context(|| format!("set up {}", law.name()))?;
-        let scale = match scale {
+    let hpas = options.hpa.iter().map(|&target| Autoscaler::Hpa { target });
+    let autoscalers: Vec<Autoscaler> = hpas.chain([Autoscaler::Scaler]).collect();
+    let mut rate_scale = None;
+    let mut reports = Vec::new();
+    for (index, autoscaler) in autoscalers.iter().enumerate() {
+        let name = autoscaler.name();
+        println!("\n== {name} ({} of {})", index + 1, autoscalers.len());
+        autoscaler.deploy(cluster).await.with_context(|| format!("set up {name}"))?;
+        let route = Route::to_dispatcher(cluster).await?;
+        // Measured once, so that every run replays the same rates.
+        let scale = match rate_scale {
             Some(scale) => scale,
-            None => {
-                let capacity = measure(cluster).await?;
-                println!("one replica: {capacity:.1} pictures/s");
-                *scale.insert((capacity * 10.0).round() / 1e3)
-            }
+            None => measure_rate_scale(cluster, &route).await?,
         };
-        reports.push(law.load(cluster, options, scale).await?);
+        rate_scale = Some(scale);
+        let report = cluster.folder.join(format!("{}.json", name.replace([' ', '%'], "")));
+        replay(&route, options, &name, scale, report.clone()).await?;
+        reports.push(report);
     }
+    write_comparison(cluster, options, &reports).await
+}
+
+/// The factor that turns the workload's percentages into requests per second, rounded to thousandths.
+async fn measure_rate_scale(cluster: &Cluster, route: &Route) -> Result<f64> {
+    let throughput = measure_throughput(cluster, route).await?;
+    println!("one replica: {throughput:.1} images/s");
+    Ok((throughput * 10.0).round() / 1e3)
+}
+
+async fn replay(route: &Route, options: &Options, name: &str, rate_scale: f64, report: PathBuf) -> Result<()> {
+    let default = || paths::root().join("loadgen/workloads/experiment.txt");
+    let workload = options.workload.clone().unwrap_or_else(default);
+    let flags = [
+        format!("--workload={}", workload.display()),
+        format!("--rate-scale={rate_scale}"),
+        format!("--time-scale={}", options.time_scale),
+        format!("--seed={}", options.seed),
+        format!("--name={name}"),
+    ];
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    println!("{}", Load::start(&route.url, &flags, report)?.finish().await?);
+    Ok(())
+}
+
+/// Lets loadgen print the table of the reports and write it as a page.
+async fn write_comparison(cluster: &Cluster, options: &Options, reports: &[PathBuf]) -> Result<()> {
     println!();
     let html = options.html.clone().unwrap_or_else(|| cluster.folder.join("comparison.html"));
-    let mut compare = Command::new(paths::program("loadgen"));
-    let status = compare.arg("compare").args(&reports).arg(format!("--html={}", html.display())).status().await?;
+    let mut loadgen = Command::new(paths::program("loadgen"));
+    loadgen.arg("compare").args(reports).arg(format!("--html={}", html.display()));
+    let status = loadgen.status().await.context("start loadgen")?;
     ensure!(status.success(), "loadgen compare failed ({status})");
     Ok(())
 }
 
-impl Law {
+impl Autoscaler {
     fn name(self) -> String {
         match self {
-            Self::Hpa(target) => format!("HPA {target} %"),
-            Self::Slo => "slo".into(),
+            Self::Hpa { target } => format!("HPA {target} %"),
+            Self::Scaler => "slo".into(),
         }
     }
 
-    /// Everything anew, and ready.
-    async fn set(self, cluster: &Cluster) -> Result<()> {
+    /// The overlay that has this autoscaler.
+    fn overlay(self) -> &'static Path {
+        match self {
+            Self::Hpa { .. } => Path::new("k8s/overlays/hpa"),
+            Self::Scaler => Path::new("k8s/overlays/minikube"),
+        }
+    }
+
+    /// Deletes the namespace, deploys Roundhouse anew, and waits until it is ready to scale.
+    async fn deploy(self, cluster: &Cluster) -> Result<()> {
         let kubectl = &cluster.kubectl;
-        let timeout = format!("--timeout={}s", SETTLE.as_secs());
-        kubectl.run(&["delete", "namespace", "roundhouse", "--ignore-not-found", &timeout]).await?;
-        tokio::time::sleep(FORGET).await;
-        let overlay = if self == Self::Slo { "minikube" } else { "hpa" };
-        kubectl.apply(&paths::root().join("k8s/overlays").join(overlay)).await?;
-        if let Self::Hpa(target) = self {
+        let timeout = format!("--timeout={}s", SETUP_TIMEOUT.as_secs());
+        kubectl.run(&["delete", "namespace", kubectl.namespace(), "--ignore-not-found", &timeout]).await?;
+        tokio::time::sleep(HPA_PERIOD).await;
+        kubectl.apply(&paths::root().join(self.overlay())).await?;
+        if let Self::Hpa { target } = self {
             let change = format!("{{\"spec\":{{\"targetCPUUtilizationPercentage\":{target}}}}}");
-            kubectl.run(&["patch", AUTOSCALERS, "replica", "--type=merge", "-p", &change]).await?;
+            kubectl.run(&["patch", HPA_RESOURCE, "replica", "--type=merge", "-p", &change]).await?;
         }
         for deployment in ["dispatcher", "replica"] {
-            cluster.roll_out(deployment, ROLL_OUT).await?;
+            cluster.wait_for_rollout(deployment, ROLLOUT_TIMEOUT).await?;
         }
         match self {
-            Self::Slo => cluster.roll_out("scaler", ROLL_OUT).await?,
-            Self::Hpa(_) => {
-                let used = ["get", AUTOSCALERS, "replica", "-o", "jsonpath={.status.currentCPUUtilizationPercentage}"];
-                until("the HPA knows what pods use", SETTLE, async || {
-                    Ok((!kubectl.run(&used).await?.is_empty()).then_some(()))
-                })
-                .await?;
-            }
+            Self::Scaler => cluster.wait_for_rollout("scaler", ROLLOUT_TIMEOUT).await?,
+            Self::Hpa { .. } => wait_for_utilization(cluster).await?,
         }
         let replicas = cluster.replicas("replica").await?;
-        ensure!(replicas.desired == 1, "there are {} replicas before any load, not one", replicas.desired);
+        ensure!(replicas.desired == 1, "before any load there must be one replica, not {}", replicas.desired);
         Ok(())
     }
+}
 
-    /// The workload; the report's file.
-    async fn load(self, cluster: &Cluster, options: &Options, scale: f64) -> Result<PathBuf> {
-        let url = format!("http://{}/predict", cluster.service("dispatcher").await?);
-        let workload = paths::root().join("loadgen/workloads/experiment.txt");
-        let workload = options.workload.clone().unwrap_or(workload);
-        let flags = [
-            format!("--workload={}", workload.display()),
-            format!("--rate-scale={scale}"),
-            format!("--time-scale={}", options.time_scale),
-            format!("--seed={}", options.seed),
-            format!("--name={}", self.name()),
-        ];
-        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-        let json = cluster.folder.join(format!("{}.json", self.name().replace([' ', '%'], "")));
-        let report = Load::start(&url, &flags, json.clone())?.finish().await?;
-        println!("{report}");
-        Ok(json)
-    }
+async fn wait_for_utilization(cluster: &Cluster) -> Result<()> {
+    let utilization = ["get", HPA_RESOURCE, "replica", "-o", "jsonpath={.status.currentCPUUtilizationPercentage}"];
+    wait_for("the HPA to know the utilisation of the pods", SETUP_TIMEOUT, async || {
+        Ok((!cluster.kubectl.run(&utilization).await?.is_empty()).then_some(()))
+    })
+    .await
 }

@@ -1,6 +1,7 @@
-//! etcd, kube-apiserver, kube-controller-manager and kube-scheduler, as processes. They end with this one.
+//! The control plane of a local cluster: etcd, kube-apiserver, kube-controller-manager and kube-scheduler as processes.
+//! They are killed when this process ends, however that happens.
 
-use crate::network;
+use crate::{binaries, network};
 use anyhow::{Context, Result, bail, ensure};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
@@ -11,30 +12,37 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Where the API server listens, on the node's address.
-pub const PORT: u16 = 6443;
+/// The port of the API server.
+const PORT: u16 = 6443;
 
-/// For everything to be ready.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Time that the API server has to become ready.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A name that stands in the API server's certificate.
+/// Time that the API server has to answer whether it is ready.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A name in the API server's certificate. Clients check it whatever address they use.
 const SERVER_NAME: &str = "kubernetes.default.svc";
+
+/// Lines of the API server's log in an error message.
+const LOG_LINES: usize = 5;
 
 /// The running processes.
 pub struct ControlPlane {
     binaries: PathBuf,
     folder: PathBuf,
     token: String,
-    /// Absent while it is down on purpose.
-    api: Option<Child>,
+    /// `None` while a check has taken the API server away.
+    api_server: Option<Child>,
     others: Vec<Child>,
 }
 
 impl ControlPlane {
-    /// Starts everything; keys, data and logs are in `folder`. This thread must be in the cluster's network.
+    /// Starts all processes with the programs in `binaries`, and keeps keys, data and logs in `folder`. The calling
+    /// thread must be in the cluster's network.
     ///
     /// # Errors
-    /// When something does not start; the message has the last lines of its log.
+    /// If a process does not start; the message has the last lines of its log.
     pub async fn start(binaries: PathBuf, folder: PathBuf) -> Result<Self> {
         fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
         let token = fs::read_to_string("/proc/sys/kernel/random/uuid")?.trim().to_owned();
@@ -42,16 +50,16 @@ impl ControlPlane {
         let key = KeyPair::generate()?;
         fs::write(folder.join("accounts.key"), key.serialize_pem())?;
         fs::write(folder.join("accounts.pub"), key.public_key_pem())?;
-        let mut control_plane = Self { binaries, folder, token, api: None, others: Vec::new() };
-        let etcd = control_plane.spawn("etcd", &control_plane.etcd())?;
+        let mut control_plane = Self { binaries, folder, token, api_server: None, others: Vec::new() };
+        let etcd = control_plane.spawn("etcd", &control_plane.etcd_flags())?;
         control_plane.others.push(etcd);
-        control_plane.start_api().await?;
-        fs::write(control_plane.own_kubeconfig(), control_plane.kubeconfig(&url())?)?;
-        for (name, arguments) in [
-            ("kube-controller-manager", control_plane.controller_manager()),
-            ("kube-scheduler", control_plane.scheduler()),
+        control_plane.start_api_server().await?;
+        fs::write(control_plane.kubeconfig_path(), control_plane.kubeconfig(&api_server_url())?)?;
+        for (name, flags) in [
+            ("kube-controller-manager", control_plane.controller_manager_flags()),
+            ("kube-scheduler", control_plane.scheduler_flags()),
         ] {
-            let child = control_plane.spawn(name, &arguments)?;
+            let child = control_plane.spawn(name, &flags)?;
             control_plane.others.push(child);
         }
         Ok(control_plane)
@@ -60,54 +68,53 @@ impl ControlPlane {
     /// Starts the API server and waits until it is ready.
     ///
     /// # Errors
-    /// When it does not become so.
-    pub async fn start_api(&mut self) -> Result<()> {
-        self.api = Some(self.spawn("kube-apiserver", &self.api_server())?);
-        let until = Instant::now() + PATIENCE;
-        loop {
-            if self.is_ready().await {
-                return Ok(());
-            }
-            let ended = self.api.as_mut().map(Child::try_wait).transpose()?.flatten();
-            if ended.is_some() || Instant::now() > until {
-                bail!("the API server is not ready; its log ends so:\n{}", self.end_of_log("kube-apiserver"));
+    /// If it ends, or is not ready in time.
+    pub async fn start_api_server(&mut self) -> Result<()> {
+        self.api_server = Some(self.spawn("kube-apiserver", &self.api_server_flags())?);
+        let deadline = Instant::now() + START_TIMEOUT;
+        while !self.is_ready().await {
+            let status = self.api_server.as_mut().map(Child::try_wait).transpose()?.flatten();
+            if status.is_some() || Instant::now() > deadline {
+                let log = last_lines(&self.log("kube-apiserver"), LOG_LINES);
+                bail!("the API server is not ready; the last lines of its log are:\n{log}");
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-    }
-
-    /// Kills the API server. Whatever it holds is in etcd.
-    ///
-    /// # Errors
-    /// When it is down already.
-    pub fn kill_api(&mut self) -> Result<()> {
-        let mut api = self.api.take().context("the API server is down already")?;
-        api.kill()?;
-        api.wait()?;
         Ok(())
     }
 
-    /// Who may do everything.
+    /// Kills the API server. The cluster's objects stay in etcd.
     ///
     /// # Errors
-    /// When the API server has not made its certificate yet.
+    /// If the API server does not run.
+    pub fn kill_api_server(&mut self) -> Result<()> {
+        let mut api_server = self.api_server.take().context("the API server does not run")?;
+        api_server.kill()?;
+        api_server.wait()?;
+        Ok(())
+    }
+
+    /// A client with all privileges.
+    ///
+    /// # Errors
+    /// If the API server has not made its certificate yet.
     pub async fn client(&self) -> Result<Client> {
-        let kubeconfig = Kubeconfig::from_yaml(&self.kubeconfig(&url())?)?;
+        let kubeconfig = Kubeconfig::from_yaml(&self.kubeconfig(&api_server_url())?)?;
         Ok(Client::try_from(Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?)?)
     }
 
-    /// For programs, in this network.
-    pub fn own_kubeconfig(&self) -> PathBuf {
+    /// The kubeconfig file for programs in the cluster's network.
+    pub fn kubeconfig_path(&self) -> PathBuf {
         self.folder.join("kubeconfig")
     }
 
-    /// For whoever reaches the API server at this address.
+    /// The text of a kubeconfig with all privileges for a client that reaches the API server at the URL `server`.
     ///
     /// # Errors
-    /// When the API server has not made its certificate yet.
+    /// If the API server has not made its certificate yet.
     pub fn kubeconfig(&self, server: &str) -> Result<String> {
-        let authority = self.folder.join("certificates/apiserver.crt");
-        ensure!(authority.exists(), "the API server has not made its certificate yet");
+        let authority = self.certificate_path();
+        ensure!(authority.exists(), "the API server has not made its certificate {} yet", authority.display());
         let cluster = json!({"server": server, "certificate-authority": authority, "tls-server-name": SERVER_NAME});
         let context = json!({"cluster": "roundhouse", "user": "admin", "namespace": "roundhouse"});
         let kubeconfig = json!({
@@ -119,27 +126,31 @@ impl ControlPlane {
         Ok(serde_json::to_string_pretty(&kubeconfig)?)
     }
 
-    /// Its certificate, by which clients know it.
+    /// The API server's certificate, which it signed itself, as PEM.
     ///
     /// # Errors
-    /// When it has not made one yet.
-    pub fn authority(&self) -> Result<String> {
-        let path = self.folder.join("certificates/apiserver.crt");
+    /// If the API server has not made its certificate yet.
+    pub fn certificate(&self) -> Result<String> {
+        let path = self.certificate_path();
         fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
+    }
+
+    fn certificate_path(&self) -> PathBuf {
+        self.folder.join("certificates/apiserver.crt")
     }
 
     async fn is_ready(&self) -> bool {
         let Ok(client) = self.client().await else { return false };
         let Ok(request) = hyper::Request::get("/readyz").body(Vec::new()) else { return false };
-        let asked = tokio::time::timeout(Duration::from_secs(2), client.request_text(request)).await;
-        matches!(asked, Ok(Ok(_)))
+        let answer = tokio::time::timeout(PROBE_TIMEOUT, client.request_text(request)).await;
+        matches!(answer, Ok(Ok(_)))
     }
 
-    fn etcd(&self) -> Vec<String> {
+    fn etcd_flags(&self) -> Vec<String> {
         let client = "http://127.0.0.1:2379";
         vec![
             format!("--data-dir={}", self.folder.join("etcd").display()),
-            // It is gone with this process anyway.
+            // The data need not outlive this process.
             "--unsafe-no-fsync".into(),
             format!("--listen-client-urls={client}"),
             format!("--advertise-client-urls={client}"),
@@ -147,29 +158,30 @@ impl ControlPlane {
         ]
     }
 
-    fn api_server(&self) -> Vec<String> {
+    fn api_server_flags(&self) -> Vec<String> {
         vec![
             "--etcd-servers=http://127.0.0.1:2379".into(),
-            format!("--bind-address={}", network::NODE),
-            format!("--advertise-address={}", network::NODE),
+            format!("--bind-address={}", network::NODE_ADDRESS),
+            format!("--advertise-address={}", network::NODE_ADDRESS),
             format!("--secure-port={PORT}"),
             format!("--cert-dir={}", self.folder.join("certificates").display()),
-            format!("--service-cluster-ip-range={}", network::SERVICES),
+            format!("--service-cluster-ip-range={}", network::SERVICE_RANGE),
             "--authorization-mode=RBAC".into(),
             format!("--token-auth-file={}", self.folder.join("tokens.csv").display()),
             "--service-account-issuer=https://kubernetes.default.svc".into(),
             format!("--service-account-signing-key-file={}", self.folder.join("accounts.key").display()),
             format!("--service-account-key-file={}", self.folder.join("accounts.pub").display()),
-            // Extensions are reached by the addresses behind their Service.
+            // metrics.k8s.io is reached by the address behind its Service: the API server does not depend on the node's
+            // proxy.
             "--enable-aggregator-routing=true".into(),
         ]
     }
 
-    fn controller_manager(&self) -> Vec<String> {
+    fn controller_manager_flags(&self) -> Vec<String> {
         vec![
-            format!("--kubeconfig={}", self.own_kubeconfig().display()),
+            format!("--kubeconfig={}", self.kubeconfig_path().display()),
             format!("--service-account-private-key-file={}", self.folder.join("accounts.key").display()),
-            format!("--root-ca-file={}", self.folder.join("certificates/apiserver.crt").display()),
+            format!("--root-ca-file={}", self.certificate_path().display()),
             "--use-service-account-credentials".into(),
             "--leader-elect=false".into(),
             "--bind-address=127.0.0.1".into(),
@@ -177,23 +189,19 @@ impl ControlPlane {
         ]
     }
 
-    fn scheduler(&self) -> Vec<String> {
+    fn scheduler_flags(&self) -> Vec<String> {
         vec![
-            format!("--kubeconfig={}", self.own_kubeconfig().display()),
+            format!("--kubeconfig={}", self.kubeconfig_path().display()),
             "--leader-elect=false".into(),
             "--bind-address=127.0.0.1".into(),
             format!("--cert-dir={}", self.folder.join("scheduler").display()),
         ]
     }
 
-    fn spawn(&self, name: &str, arguments: &[String]) -> Result<Child> {
+    fn spawn(&self, name: &str, flags: &[String]) -> Result<Child> {
         let log = File::options().create(true).append(true).open(self.log(name))?;
-        // Whatever ends this process ends it too.
         let mut command = Command::new("setpriv");
-        let own = self.binaries.join(name);
-        // etcd may come from elsewhere.
-        let program = if own.is_file() { own } else { name.into() };
-        command.arg("--pdeathsig=KILL").arg(program).args(arguments);
+        command.arg("--pdeathsig=KILL").arg(binaries::program(&self.binaries, name)).args(flags);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         command.spawn().with_context(|| format!("start {name}"))
     }
@@ -201,29 +209,26 @@ impl ControlPlane {
     fn log(&self, name: &str) -> PathBuf {
         self.folder.join(format!("{name}.log"))
     }
-
-    fn end_of_log(&self, name: &str) -> String {
-        end(&self.log(name), 5)
-    }
 }
 
 impl Drop for ControlPlane {
     fn drop(&mut self) {
-        for child in self.api.iter_mut().chain(self.others.iter_mut().rev()) {
-            let _ended = child.kill();
-            let _reaped = child.wait();
+        for child in self.api_server.iter_mut().chain(self.others.iter_mut().rev()) {
+            // Killing fails if the process has ended already; waiting then still removes it from the process table.
+            let _ = child.kill();
+            let _ = child.wait();
         }
     }
 }
 
-/// Where the API server is in the cluster's network.
-pub fn url() -> String {
-    format!("https://{}:{PORT}", network::NODE)
+/// The URL of the API server in the cluster's network.
+pub fn api_server_url() -> String {
+    format!("https://{}:{PORT}", network::NODE_ADDRESS)
 }
 
-/// The last lines of a file.
-pub fn end(path: &Path, lines: usize) -> String {
+/// The last lines of a file; empty if the file cannot be read.
+fn last_lines(path: &Path, count: usize) -> String {
     let text = fs::read_to_string(path).unwrap_or_default();
-    let all: Vec<&str> = text.lines().collect();
-    all[all.len().saturating_sub(lines)..].join("\n")
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(count)..].join("\n")
 }

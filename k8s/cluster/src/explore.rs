@@ -1,61 +1,89 @@
-//! A cluster for a person, who is outside of its network: two doors lead in.
+//! A cluster for a user to explore. Two ports of the machine lead into the cluster's network, which is otherwise
+//! closed.
 
-use crate::cluster::Cluster;
+use crate::access::Cluster;
+use crate::check::ROLLOUT_TIMEOUT;
+use crate::control_plane::api_server_url;
 use crate::paths;
 use anyhow::{Context, Result};
 use indicatif::ProgressBar;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 
-/// For everything to serve.
-const ROLL_OUT: Duration = Duration::from_secs(120);
+/// Time without a new connection after one could not be accepted, as when too many files are open.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
-/// Applies a folder, tells how to use the cluster, and stays.
+/// Ports on the machine's loopback address.
+pub struct ForwardedPorts {
+    api_server: TcpListener,
+    dispatcher: TcpListener,
+}
+
+impl ForwardedPorts {
+    /// Listens on two free ports. The calling thread must still be in the machine's own network.
+    ///
+    /// # Errors
+    /// If no port is free.
+    pub fn open() -> Result<Self> {
+        let listen = || TcpListener::bind("127.0.0.1:0").context("listen on 127.0.0.1");
+        Ok(Self { api_server: listen()?, dispatcher: listen()? })
+    }
+}
+
+/// Applies the kustomization in `manifests` (k8s/overlays/minikube if `None`), prints how to use the cluster, and
+/// forwards connections for ever.
 ///
 /// # Errors
-/// When something does not start.
-pub async fn run(
-    cluster: Cluster,
-    apply: Option<PathBuf>,
-    api: std::net::TcpListener,
-    clients: std::net::TcpListener,
-) -> Result<()> {
-    let spinner = ProgressBar::new_spinner().with_message("waiting until everything serves");
+/// If a Deployment does not become ready.
+pub async fn run(cluster: &Cluster, manifests: Option<PathBuf>, ports: ForwardedPorts) -> Result<()> {
+    let spinner = ProgressBar::new_spinner().with_message("waiting for the dispatcher and a replica");
     spinner.enable_steady_tick(Duration::from_millis(100));
-    let folder = apply.unwrap_or_else(|| paths::root().join("k8s/overlays/minikube"));
-    cluster.kubectl.apply(&folder).await?;
-    cluster.roll_out("dispatcher", ROLL_OUT).await?;
-    cluster.roll_out("replica", ROLL_OUT).await?;
+    let manifests = manifests.unwrap_or_else(|| paths::root().join("k8s/overlays/minikube"));
+    cluster.kubectl.apply(&manifests).await?;
+    cluster.wait_for_rollout("dispatcher", ROLLOUT_TIMEOUT).await?;
+    cluster.wait_for_rollout("replica", ROLLOUT_TIMEOUT).await?;
     spinner.finish_and_clear();
-    let server: SocketAddr = cluster.server().trim_start_matches("https://").parse().context("an address")?;
-    let dispatcher = format!("{}:80", cluster.service("dispatcher").await?).parse().context("an address")?;
-    let kubeconfig = cluster.write_kubeconfig(&format!("https://{}", api.local_addr()?))?;
-    println!("\nA cluster with Roundhouse on it is up. In another terminal:\n");
+    let api_server =
+        api_server_url().trim_start_matches("https://").parse().context("parse the API server's address")?;
+    let dispatcher = SocketAddr::from((cluster.service_address("dispatcher").await?, 80));
+    print_usage(cluster, &ports)?;
+    tokio::join!(forward(ports.api_server, api_server), forward(ports.dispatcher, dispatcher));
+    Ok(())
+}
+
+fn print_usage(cluster: &Cluster, ports: &ForwardedPorts) -> Result<()> {
+    let server = format!("https://{}", ports.api_server.local_addr()?);
+    let kubeconfig = cluster.local()?.write_kubeconfig(&cluster.folder, &server)?;
+    println!("\nA cluster with Roundhouse on it runs. In another terminal:\n");
     println!("  export KUBECONFIG={}", kubeconfig.display());
     println!("  kubectl get pods,deployments,events");
     println!("  kubectl top pods");
     println!("  kubectl logs deployment/scaler");
-    println!("  target/release/loadgen run --url http://{}/predict --rate 40 --duration 60s\n", clients.local_addr()?);
-    println!("Logs of its pods are in {}. Ctrl-C stops it.", cluster.node.logs().display());
-    tokio::join!(open(api, server), open(clients, dispatcher));
+    let url = format!("http://{}/predict", ports.dispatcher.local_addr()?);
+    println!("  target/release/loadgen run --url {url} --rate 40 --duration 60s\n");
+    println!("{} Ctrl-C stops the cluster.", cluster.where_logs_are());
     Ok(())
 }
 
-/// Leads everybody who knocks to this address.
-async fn open(door: std::net::TcpListener, to: SocketAddr) {
-    let listener = door.set_nonblocking(true).and_then(|()| TcpListener::from_std(door));
-    let Ok(listener) = listener else { return };
+/// Forwards every connection to the address `to`.
+async fn forward(listener: TcpListener, to: SocketAddr) {
+    let listener = listener.set_nonblocking(true).and_then(|()| tokio::net::TcpListener::from_std(listener));
+    let listener = match listener {
+        Ok(listener) => listener,
+        Err(error) => return eprintln!("connections to {to} are not forwarded: {error}"),
+    };
     loop {
-        let Ok((mut near, _)) = listener.accept().await else {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+        let Ok((mut client, _)) = listener.accept().await else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
         tokio::spawn(async move {
-            if let Ok(mut far) = TcpStream::connect(to).await {
-                let _ended = copy_bidirectional(&mut near, &mut far).await;
+            if let Ok(mut server) = TcpStream::connect(to).await {
+                // An error ends the connection, and both sides see that.
+                let _ = copy_bidirectional(&mut client, &mut server).await;
             }
         });
     }

@@ -1,4 +1,4 @@
-//! kubectl, as people use it.
+//! kubectl, as a process. The checks use it where a user would.
 
 use anyhow::{Context, Result, bail, ensure};
 use std::path::{Path, PathBuf};
@@ -6,80 +6,101 @@ use std::process::Stdio;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-/// Runs it on one cluster.
+/// kubectl with the flags that select a cluster and a namespace.
 #[derive(Debug, Clone)]
 pub struct Kubectl {
     kubeconfig: PathBuf,
-    namespace: &'static str,
+    context: Option<String>,
+    namespace: String,
+}
+
+/// The result of a kubectl command.
+struct Output {
+    succeeded: bool,
+    stdout: String,
+    stderr: String,
 }
 
 impl Kubectl {
-    /// On the cluster of this file, in this namespace unless told otherwise.
-    pub fn new(kubeconfig: PathBuf, namespace: &'static str) -> Self {
-        Self { kubeconfig, namespace }
+    /// kubectl for the cluster of `kubeconfig` in `context` (the file's current context if `None`). Commands act in
+    /// `namespace` unless their arguments name another one.
+    pub fn new(kubeconfig: PathBuf, context: Option<String>, namespace: impl Into<String>) -> Self {
+        Self { kubeconfig, context, namespace: namespace.into() }
     }
 
-    /// What it prints.
+    /// The namespace that commands act in.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// The arguments of a kubectl command with the flags that select cluster and namespace.
+    pub fn arguments(&self, arguments: &[&str]) -> Vec<String> {
+        let mut all =
+            vec![format!("--kubeconfig={}", self.kubeconfig.display()), format!("--namespace={}", self.namespace)];
+        all.extend(self.context.iter().map(|context| format!("--context={context}")));
+        all.extend(arguments.iter().map(|&argument| argument.to_owned()));
+        all
+    }
+
+    /// Runs kubectl and returns its standard output.
     ///
     /// # Errors
-    /// When it fails, with what it says.
+    /// If kubectl fails, with its standard error.
     pub async fn run(&self, arguments: &[&str]) -> Result<String> {
-        self.run_with(arguments, "").await
+        self.run_with_input(arguments, "").await
     }
 
-    /// The same, with something on its standard input.
+    /// Runs kubectl with `input` as its standard input and returns its standard output.
     ///
     /// # Errors
-    /// When it fails, with what it says.
-    pub async fn run_with(&self, arguments: &[&str], input: &str) -> Result<String> {
-        let (succeeded, printed, said) = self.attempt(arguments, input).await?;
-        ensure!(succeeded, "kubectl {}: {}", arguments.join(" "), said.trim());
-        Ok(printed)
+    /// If kubectl fails, with its standard error.
+    pub async fn run_with_input(&self, arguments: &[&str], input: &str) -> Result<String> {
+        let output = self.output(arguments, input).await?;
+        ensure!(output.succeeded, "kubectl {}: {}", arguments.join(" "), output.stderr.trim());
+        Ok(output.stdout)
     }
 
-    /// Whether a ServiceAccount may do something; `question` is `VERB RESOURCE[/NAME]`.
+    /// Whether a ServiceAccount of the namespace may do `action`, which is `VERB RESOURCE[/NAME] [FLAG]`.
     ///
     /// # Errors
-    /// When that could not be asked.
-    pub async fn can(&self, account: &str, question: &str) -> Result<bool> {
+    /// If kubectl does not answer yes or no.
+    pub async fn can_i(&self, account: &str, action: &str) -> Result<bool> {
         let user = format!("--as=system:serviceaccount:{}:{account}", self.namespace);
         let mut arguments = vec!["auth", "can-i", &user];
-        arguments.extend(question.split(' '));
-        let (_, printed, said) = self.attempt(&arguments, "").await?;
-        match printed.trim() {
+        arguments.extend(action.split(' '));
+        let output = self.output(&arguments, "").await?;
+        match output.stdout.trim() {
             "yes" => Ok(true),
             answer if answer.starts_with("no") => Ok(false),
-            answer => bail!("kubectl auth can-i {question}: {answer} {said}"),
+            answer => bail!("kubectl auth can-i {action}: {answer} {}", output.stderr.trim()),
         }
     }
 
-    /// Applies what a folder's kustomization makes.
+    /// Applies the manifests that a folder's kustomization makes.
     ///
     /// # Errors
-    /// When kubectl cannot read it, or the API server refuses it.
+    /// If kubectl cannot read the folder, or the API server refuses a manifest.
     pub async fn apply(&self, folder: &Path) -> Result<()> {
         let folder = folder.display().to_string();
         let mut manifests = self.run(&["kustomize", &folder]).await?;
-        // Before 1.21 the same kind was served under another version.
+        // API servers before 1.21 serve PodDisruptionBudgets under another version.
         if !self.run(&["api-versions"]).await?.lines().any(|version| version == "policy/v1") {
             manifests = manifests.replace("apiVersion: policy/v1\n", "apiVersion: policy/v1beta1\n");
         }
-        self.run_with(&["apply", "-f", "-"], &manifests).await.map(drop)
+        self.run_with_input(&["apply", "-f", "-"], &manifests).await.map(drop)
     }
 
-    async fn attempt(&self, arguments: &[&str], input: &str) -> Result<(bool, String, String)> {
+    async fn output(&self, arguments: &[&str], input: &str) -> Result<Output> {
         let mut command = Command::new("kubectl");
-        command
-            .arg(format!("--kubeconfig={}", self.kubeconfig.display()))
-            .arg(format!("--namespace={}", self.namespace));
-        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        command.args(self.arguments(arguments)).kill_on_drop(true);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().context("run kubectl (Debian: apt-get install kubernetes-client)")?;
-        let mut pipe = child.stdin.take().context("standard input is piped")?;
-        // What it does not want to read is no fault.
-        let _closed = pipe.write_all(input.as_bytes()).await;
-        drop(pipe);
-        let output = child.wait_with_output().await?;
+        let mut stdin = child.stdin.take().context("standard input is piped")?;
+        // kubectl may exit before it has read everything; its exit status then tells why.
+        let _ = stdin.write_all(input.as_bytes()).await;
+        drop(stdin);
+        let output = child.wait_with_output().await.context("wait for kubectl")?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Ok((output.status.success(), text(&output.stdout), text(&output.stderr)))
+        Ok(Output { succeeded: output.status.success(), stdout: text(&output.stdout), stderr: text(&output.stderr) })
     }
 }

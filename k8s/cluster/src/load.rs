@@ -1,4 +1,4 @@
-//! loadgen, as a process in the cluster's network.
+//! loadgen as a process, and the figures of its report that the checks need.
 
 use crate::paths;
 use anyhow::{Context, Result, ensure};
@@ -6,103 +6,113 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use tokio::process::{Child, Command};
 
-/// What loadgen exits with when it has made the run, and not everything in it was as it should be.
-const BREACHED: i32 = 99;
+/// loadgen's exit status when the run was made, and a threshold was breached or this machine could not send on time.
+const THRESHOLD_BREACHED: i32 = 99;
 
-/// A running one.
+/// A running loadgen.
 pub struct Load {
     child: Child,
-    json: PathBuf,
+    report: PathBuf,
 }
 
-/// What came of it.
+/// The figures of a run.
 #[derive(Debug)]
-pub struct Report {
-    /// Requests that were sent.
+pub struct LoadReport {
+    /// Requests that were scheduled.
     pub offered: u64,
-    /// Those that did not get a correct 200.
+    /// Requests without a correct answer of status 200.
     pub failed: u64,
-    /// By code.
+    /// Failed requests by their error code.
     pub errors: BTreeMap<String, u64>,
-    /// Part of the offered ones that was answered within the objective.
+    /// Share of the offered requests that were answered within the objective, 0 to 1.
     pub attainment: f64,
-    /// Milliseconds; absent if nothing was answered.
+    /// The 99th percentile of the latency in milliseconds; `None` if nothing was answered.
     pub p99_ms: Option<f64>,
-    /// Everything.
-    pub whole: Value,
+    /// The length of the schedule in seconds.
+    pub length_seconds: f64,
 }
 
 impl Load {
-    /// Starts `loadgen run` with these flags against what takes pictures at `url`; its report goes to `json`.
+    /// Starts `loadgen run` with these flags against `url`, which takes images. loadgen writes its JSON report to
+    /// `report`.
     ///
     /// # Errors
-    /// When it cannot be started.
-    pub fn start(url: &str, flags: &[&str], json: PathBuf) -> Result<Self> {
-        let _none = std::fs::remove_file(&json);
+    /// If loadgen cannot be started.
+    pub fn start(url: &str, flags: &[&str], report: PathBuf) -> Result<Self> {
+        // An old report must not be taken for that of a run that failed.
+        if report.exists() {
+            std::fs::remove_file(&report).with_context(|| format!("remove {}", report.display()))?;
+        }
         let mut command = Command::new(paths::program("loadgen"));
-        command.args(["run", "--quiet", "--url", url]).args(flags).arg(format!("--json={}", json.display()));
+        command.args(["run", "--quiet", "--url", url]).args(flags).arg(format!("--json={}", report.display()));
         let child = command.stdin(Stdio::null()).kill_on_drop(true).spawn().context("start loadgen")?;
-        Ok(Self { child, json })
+        Ok(Self { child, report })
     }
 
-    /// Waits for its end.
+    /// Waits until the run is over.
     ///
     /// # Errors
-    /// When the run could not be made.
-    pub async fn finish(mut self) -> Result<Report> {
+    /// If loadgen failed.
+    pub async fn finish(mut self) -> Result<LoadReport> {
         let status = self.child.wait().await?;
-        ensure!(status.success() || status.code() == Some(BREACHED), "loadgen failed ({status})");
-        Report::read(&self.json)
+        ensure!(status.success() || status.code() == Some(THRESHOLD_BREACHED), "loadgen failed ({status})");
+        LoadReport::read(&self.report)
     }
 
-    /// Ends it now; what was sent is reported.
+    /// Stops the run now. The report covers the requests that were sent.
     ///
     /// # Errors
-    /// When the run could not be made.
-    pub async fn end(mut self) -> Result<Report> {
+    /// If loadgen has ended already, or has written no report.
+    pub async fn stop(mut self) -> Result<LoadReport> {
         let pid = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-        kill_process(pid.context("loadgen has ended by itself")?, Signal::INT)?;
+        kill_process(pid.context("loadgen has ended before it was stopped")?, Signal::INT)?;
         self.child.wait().await?;
-        Report::read(&self.json)
+        LoadReport::read(&self.report)
     }
 }
 
-impl Report {
-    fn read(json: &PathBuf) -> Result<Self> {
-        let text = std::fs::read_to_string(json).with_context(|| format!("read {}", json.display()))?;
-        let whole: Value = serde_json::from_str(&text).with_context(|| format!("read {}", json.display()))?;
-        let summary = &whole["summary"];
-        let number = |name: &str| summary[name].as_u64().with_context(|| format!("the report has no {name}"));
+impl LoadReport {
+    fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+        let report: Value = serde_json::from_str(&text).with_context(|| format!("parse {}", path.display()))?;
+        Self::parse(&report).with_context(|| format!("read {}", path.display()))
+    }
+
+    fn parse(report: &Value) -> Result<Self> {
+        let summary = &report["summary"];
+        let count = |name: &str| summary[name].as_u64().with_context(|| format!("the report has no summary.{name}"));
         let errors = summary["errors"].as_object().into_iter().flatten();
         Ok(Self {
-            offered: number("offered")?,
-            failed: number("failed")?,
+            offered: count("offered")?,
+            failed: count("failed")?,
             errors: errors.filter_map(|(code, count)| Some((code.clone(), count.as_u64()?))).collect(),
-            attainment: summary["attainment"].as_f64().context("the report has no attainment")?,
+            attainment: summary["attainment"].as_f64().context("the report has no summary.attainment")?,
             p99_ms: summary["latency_ms"]["p99"].as_f64(),
-            whole,
+            length_seconds: report["setup"]["length_seconds"]
+                .as_f64()
+                .context("the report has no setup.length_seconds")?,
         })
     }
 
-    /// Fails unless every request got its answer.
+    /// Fails unless requests were sent and all of them were answered.
     ///
     /// # Errors
-    /// What was answered instead.
-    pub fn check(&self) -> Result<()> {
-        ensure!(self.offered > 0, "nothing was sent");
+    /// If a request failed, with the error codes.
+    pub fn ensure_no_failures(&self) -> Result<()> {
+        ensure!(self.offered > 0, "loadgen sent no requests");
         ensure!(self.failed == 0, "{} of {} requests failed: {:?}", self.failed, self.offered, self.errors);
         Ok(())
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for LoadReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (offered, failed, good) = (self.offered, self.failed, self.attainment * 100.0);
-        write!(f, "{offered} requests, {failed} failed, {good:.1} % within 500 ms")?;
+        let (offered, failed, percent) = (self.offered, self.failed, self.attainment * 100.0);
+        write!(f, "{offered} requests, {failed} failed, {percent:.1} % within 500 ms")?;
         self.p99_ms.map_or(Ok(()), |p99| write!(f, ", p99 {p99:.0} ms"))
     }
 }

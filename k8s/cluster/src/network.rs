@@ -1,81 +1,89 @@
-//! A network of the cluster's own, in a namespace that is made for it: nothing in it reaches the machine's, or anything
-//! beyond. A bridge joins its pods; every address of a Service is this namespace's own.
+//! The network of a local cluster, in a network namespace made for it.
+//!
+//! Nothing in it reaches the machine's network, or the Internet. A bridge joins the pods; every address of a Service is
+//! an address of this namespace, so that the node can listen on it. The work is left to iproute2's `ip`.
 
 use anyhow::{Context, Result, ensure};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::fs::{self, File};
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// The node's address, and where the API server listens.
-pub const NODE: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
+/// The address of the node, and of the API server.
+pub const NODE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
 
-/// Of Services, as the API server is told.
-pub const SERVICES: &str = "10.96.0.0/16";
+/// The range from which the API server gives each Service its address.
+pub const SERVICE_RANGE: &str = "10.96.0.0/16";
 
-/// Where names are resolved.
-pub const RESOLVER: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+/// The address of the cluster's name server.
+pub const DNS_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 
-/// Names of namespaces are this, the id of the process that made them, and a number for each pod.
-const NAME: &str = "roundhouse-cluster";
+/// Namespaces are called `PREFIX-PROCESS` (the cluster's) and `PREFIX-PROCESS-NUMBER` (a pod's), where PROCESS is the
+/// id of the process that made them.
+const NAME_PREFIX: &str = "roundhouse-cluster";
 
-/// What joins the pods.
+/// The bridge between the pods.
 const BRIDGE: &str = "pods";
 
-/// The namespace, removed when dropped.
+/// Where `ip` keeps the namespaces that have a name.
+const NAMESPACES: &str = "/run/netns";
+
+/// The network namespace of the cluster, removed when dropped.
 pub struct Network {
     name: String,
-    pods: AtomicU16,
+    next_pod: AtomicU16,
 }
 
-/// A pod's namespace with its address, removed when dropped; its processes must have ended by then.
+/// The network namespace of a pod, removed when dropped. The pod's processes must have ended by then.
 pub struct Sandbox {
     name: String,
-    /// In the bridge's network.
+    /// The pod's address.
     pub address: Ipv4Addr,
 }
 
 impl Network {
-    /// Makes the namespace and moves this thread into it, and so all threads and processes that it starts.
+    /// Makes the namespace and moves this thread into it. Threads and processes that this thread starts are in it too.
     ///
     /// # Errors
-    /// When the system does not let us, as when this is not run by root.
+    /// If the system refuses, for example because the user is not root.
     pub fn enter() -> Result<Self> {
-        clear_leftovers();
-        let name = format!("{NAME}-{}", std::process::id());
-        ip(&["netns", "add", &name]).context("a network namespace is needed, which only root may make")?;
-        let network = Self { name, pods: AtomicU16::new(2) };
-        let path = namespaces().join(&network.name);
+        remove_leftovers();
+        let name = format!("{NAME_PREFIX}-{}", std::process::id());
+        ip(&["netns", "add", &name]).context("make a network namespace, which only root may do")?;
+        let network = Self { name, next_pod: AtomicU16::new(2) };
+        let path = Path::new(NAMESPACES).join(&network.name);
         let namespace = File::open(&path).with_context(|| format!("open {}", path.display()))?;
-        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).context("enter the network")?;
+        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+            .with_context(|| format!("enter the network namespace {}", path.display()))?;
         ip(&["link", "set", "lo", "up"])?;
         ip(&["link", "add", BRIDGE, "type", "bridge"])?;
-        ip(&["address", "add", &format!("{NODE}/16"), "dev", BRIDGE])?;
+        ip(&["address", "add", &format!("{NODE_ADDRESS}/16"), "dev", BRIDGE])?;
         ip(&["link", "set", BRIDGE, "up"])?;
-        // What is sent to a Service's address ends here, where the node passes it on.
-        ip(&["route", "add", "local", SERVICES, "dev", "lo"])?;
+        // A connection to a Service's address ends in this namespace, where the node accepts it and forwards it to a
+        // pod.
+        ip(&["route", "add", "local", SERVICE_RANGE, "dev", "lo"])?;
         Ok(network)
     }
 
-    /// A namespace for one pod, with an address that no other had before.
+    /// Makes a namespace for one pod, with an address that no earlier pod had.
     ///
     /// # Errors
-    /// When the system refuses.
+    /// If the system refuses.
     pub fn sandbox(&self) -> Result<Sandbox> {
-        let number = self.pods.fetch_add(1, Ordering::Relaxed);
+        let number = self.next_pod.fetch_add(1, Ordering::Relaxed);
         let [high, low] = number.to_be_bytes();
         let sandbox = Sandbox { name: format!("{}-{number}", self.name), address: Ipv4Addr::new(10, 244, high, low) };
-        let (name, near) = (sandbox.name.as_str(), format!("pod{number}"));
+        let (name, bridge_end) = (sandbox.name.as_str(), format!("pod{number}"));
         ip(&["netns", "add", name])?;
-        ip(&["link", "add", &near, "type", "veth", "peer", "name", "eth0", "netns", name])?;
-        ip(&["link", "set", &near, "master", BRIDGE, "up"])?;
+        ip(&["link", "add", &bridge_end, "type", "veth", "peer", "name", "eth0", "netns", name])?;
+        ip(&["link", "set", &bridge_end, "master", BRIDGE, "up"])?;
         ip(&["-n", name, "link", "set", "lo", "up"])?;
         ip(&["-n", name, "address", "add", &format!("{}/16", sandbox.address), "dev", "eth0"])?;
         ip(&["-n", name, "link", "set", "eth0", "up"])?;
-        ip(&["-n", name, "route", "add", "default", "via", &NODE.to_string()])?;
+        ip(&["-n", name, "route", "add", "default", "via", &NODE_ADDRESS.to_string()])?;
         Ok(sandbox)
     }
 }
@@ -87,8 +95,8 @@ impl Drop for Network {
 }
 
 impl Sandbox {
-    /// What to put before a command so that it runs in there.
-    pub fn enter(&self) -> [&str; 4] {
+    /// The words before a command that let it run in this namespace.
+    pub fn command_prefix(&self) -> [&str; 4] {
         ["ip", "netns", "exec", &self.name]
     }
 }
@@ -101,35 +109,31 @@ impl Drop for Sandbox {
 
 fn remove(name: &str) {
     if let Err(error) = ip(&["netns", "delete", name]) {
-        eprintln!("a network namespace is left behind: {error:#}");
+        eprintln!("the network namespace {name} is left behind: {error:#}");
     }
 }
 
-/// Namespaces whose maker was killed.
-fn clear_leftovers() {
-    let Ok(entries) = fs::read_dir(namespaces()) else { return };
+/// Removes the namespaces of processes that were killed before they could do so.
+fn remove_leftovers() {
+    let Ok(entries) = fs::read_dir(NAMESPACES) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        if maker(&name).is_some_and(|maker| !Path::new("/proc").join(maker).exists()) {
+        if owner(&name).is_some_and(|process| !Path::new("/proc").join(process).exists()) {
             remove(&name);
         }
     }
 }
 
-/// The id of the process that made a namespace of this name; nothing if it is none of ours.
-fn maker(name: &str) -> Option<&str> {
-    let rest = name.strip_prefix(NAME)?.strip_prefix('-')?;
+/// The id of the process that made the namespace of this name; `None` if this program did not make it.
+fn owner(name: &str) -> Option<&str> {
+    let rest = name.strip_prefix(NAME_PREFIX)?.strip_prefix('-')?;
     rest.split('-').next().filter(|id| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit()))
-}
-
-fn namespaces() -> PathBuf {
-    "/run/netns".into()
 }
 
 fn ip(arguments: &[&str]) -> Result<()> {
     let output = Command::new("ip").args(arguments).output().context("run ip (Debian: apt-get install iproute2)")?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "ip {}: {}", arguments.join(" "), said.trim());
+    let message = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "ip {}: {}", arguments.join(" "), message.trim());
     Ok(())
 }
 
@@ -138,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_our_own_namespaces_have_a_maker() {
+    fn only_namespaces_of_this_program_have_an_owner() {
         for (name, expected) in [
             ("roundhouse-cluster-17", Some("17")),
             ("roundhouse-cluster-17-4", Some("17")),
@@ -147,7 +151,7 @@ mod tests {
             ("roundhouse-cluster-a", None),
             ("other-17", None),
         ] {
-            assert_eq!(maker(name), expected, "{name}");
+            assert_eq!(owner(name), expected, "{name}");
         }
     }
 }

@@ -1,23 +1,24 @@
-//! The node: a kubelet that runs programs of the workspace as processes, with what a cluster needs around it: addresses of
-//! Services, their names, and metrics.k8s.io.
+//! The node: a kubelet that runs programs of the workspace as processes, with the parts of a cluster that a node has.
+//!
+//! Those parts are a proxy for the addresses of Services, a name server, and metrics.k8s.io.
 
 mod container;
-mod directory;
+mod container_config;
+mod dns;
 mod metrics;
-mod names;
-mod plan;
 mod pod;
 mod probe;
 mod quantity;
 mod server;
-mod services;
+mod service_proxy;
+mod service_table;
 mod status;
 
-use crate::images::Images;
+use crate::images::ImageStore;
+use crate::local::Cores;
 use crate::network::{self, Network};
 use anyhow::{Context, Result};
-use directory::Directory;
-use k8s_openapi::api::core::v1::{Endpoints, Node as Object, Pod, Service};
+use k8s_openapi::api::core::v1::{Endpoints, Node as NodeObject, Pod, Service};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::watcher;
@@ -27,6 +28,7 @@ use scaler::cluster::request;
 use scaler::target::cgroup::{Controller, Group, Limits};
 use scaler::target::deployment::mirror::Mirror;
 use serde_json::json;
+use service_table::ServiceTable;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -35,145 +37,178 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// Between two signs of life.
-const HEARTBEAT: Duration = Duration::from_secs(5);
+/// Time between two heartbeats.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Before a watch that failed begins again.
-const RETRY: Duration = Duration::from_millis(500);
+/// Time after which a failed watch begins again.
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Pods at most, as a kubelet's.
-const PODS: u32 = 110;
+/// The most pods that the node takes, as many as a kubelet does by default.
+const MAX_PODS: u32 = 110;
 
-/// What kind of node.
+/// The configuration of a node.
 #[derive(Debug, Clone)]
-pub struct Spec {
-    /// Its name.
+pub struct NodeConfig {
+    /// The node's name.
     pub name: String,
-    /// Cores that it offers.
-    pub cores: f64,
-    /// What one of them is of a core of this machine.
-    pub share: f64,
-    /// What it can run.
-    pub images: Images,
-    /// Where logs go.
+    /// The node's processors.
+    pub cores: Cores,
+    /// The images that the node can run.
+    pub images: ImageStore,
+    /// The folder for the logs of the pods.
     pub folder: PathBuf,
 }
 
 /// A running node. Its pods end with it.
 pub struct Node {
     shared: Arc<Shared>,
-    tasks: JoinSet<()>,
+    /// Aborted when dropped.
+    _tasks: JoinSet<()>,
 }
 
-/// What its parts share.
+/// State that the parts of the node share.
 struct Shared {
     name: String,
-    share: f64,
-    images: Images,
+    /// The worth of a core of the node, as a share of a core of this machine.
+    core_share: f64,
+    images: ImageStore,
     folder: PathBuf,
     client: Client,
     network: Network,
-    authority: String,
-    /// Where pods find the API server.
-    api: (Ipv4Addr, u16),
+    /// The API server's certificate as PEM.
+    certificate: String,
+    /// Where pods find the API server: address and port of its Service.
+    api_server: (Ipv4Addr, u16),
+    /// Cores that the node offers.
     cores: watch::Sender<f64>,
     /// Held while a container is started.
-    starting: tokio::sync::Mutex<()>,
-    /// One for each combination of limits.
+    start_lock: tokio::sync::Mutex<()>,
+    /// A controller for each combination of limits.
     controllers: Mutex<Vec<Controller>>,
+    /// The process of each pod's container, by the pod's name.
     processes: Mutex<BTreeMap<String, Pid>>,
+    /// The pods on this node by name. Controllers generate the names, so they differ between namespaces too.
     pods: Mutex<BTreeMap<String, Arc<Pod>>>,
 }
 
 impl Shared {
-    /// The process of each pod's container, by the pod's name.
+    fn new(config: NodeConfig, client: Client, network: Network, certificate: String, api_server: Ipv4Addr) -> Self {
+        Self {
+            name: config.name,
+            core_share: config.cores.share,
+            images: config.images,
+            folder: config.folder,
+            client,
+            network,
+            certificate,
+            api_server: (api_server, 443),
+            cores: watch::Sender::new(config.cores.count),
+            start_lock: tokio::sync::Mutex::default(),
+            controllers: Mutex::default(),
+            processes: Mutex::default(),
+            pods: Mutex::default(),
+        }
+    }
+
     fn processes(&self) -> MutexGuard<'_, BTreeMap<String, Pid>> {
-        self.processes.lock().expect("nobody panics with it")
+        self.processes.lock().expect("no thread panics while it holds the lock")
     }
 
-    /// The pods that are here, by name. Names are the cluster's own makings and so never the same in two namespaces.
     fn pods(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Pod>>> {
-        self.pods.lock().expect("nobody panics with it")
+        self.pods.lock().expect("no thread panics while it holds the lock")
     }
 
-    /// A control group with these limits, in the node's cores; nothing if there are none.
-    fn group(&self, limits: Limits) -> Result<Option<Group>> {
-        let limits = Limits { cores: limits.cores.map(|cores| cores * self.share), memory: limits.memory };
+    /// A control group with these limits, in which a core is one of the node's; `None` if there are no limits.
+    fn control_group(&self, limits: Limits) -> Result<Option<Group>> {
+        let limits = Limits { cores: limits.cores.map(|cores| cores * self.core_share), memory: limits.memory };
         if limits == Limits::default() {
             return Ok(None);
         }
-        let mut controllers = self.controllers.lock().expect("nobody panics with it");
-        if !controllers.iter().any(|controller| controller.limits() == limits) {
-            controllers.push(Controller::find(limits).context("limit what pods may use")?);
-        }
-        let controller = controllers.iter().find(|controller| controller.limits() == limits);
-        Ok(controller.map(Controller::group).transpose()?)
+        let mut controllers = self.controllers.lock().expect("no thread panics while it holds the lock");
+        let known = controllers.iter().position(|controller| controller.limits() == limits);
+        let index = match known {
+            Some(index) => index,
+            None => {
+                controllers.push(Controller::find(limits).context("find a controller for the limits of pods")?);
+                controllers.len() - 1
+            }
+        };
+        Ok(Some(controllers[index].group().context("make a control group for a pod")?))
     }
 
-    fn log(&self, pod: &Pod) -> PathBuf {
+    fn log_path(&self, pod: &Pod) -> PathBuf {
         self.folder.join(format!("{}.log", pod.name_any()))
+    }
+
+    /// Makes or updates the Node object.
+    async fn register(&self) -> Result<()> {
+        let nodes = Api::<NodeObject>::all(self.client.clone());
+        let object = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": self.name,
+            "labels": {"kubernetes.io/hostname": self.name, "kubernetes.io/os": "linux"}}});
+        let (params, patch) = (PatchParams::apply("node").force(), Patch::Apply(object));
+        nodes.patch(&self.name, &params, &patch).await.context("register the node")?;
+        self.send_heartbeat().await
+    }
+
+    /// Reports that the node is ready, and the resources that it offers.
+    async fn send_heartbeat(&self) -> Result<()> {
+        let now = Timestamp::now().to_string();
+        let condition = json!({"type": "Ready", "status": "True", "reason": "KubeletReady", "lastHeartbeatTime": now});
+        let cores = format!("{:.0}m", *self.cores.borrow() * 1000.0);
+        let resources = json!({"cpu": cores, "memory": "64Gi", "pods": MAX_PODS.to_string()});
+        let address = json!({"type": "InternalIP", "address": network::NODE_ADDRESS.to_string()});
+        let port = json!({"kubeletEndpoint": {"Port": server::PORT}});
+        let status = json!({"status": {"conditions": [condition], "capacity": resources, "allocatable": resources,
+            "addresses": [address], "daemonEndpoints": port}});
+        let nodes = Api::<NodeObject>::all(self.client.clone());
+        let (params, patch) = (PatchParams::default(), Patch::Strategic(status));
+        let answer = request(nodes.patch_status(&self.name, &params, &patch)).await;
+        answer.map(drop).context("report the node's status")
     }
 }
 
 impl Node {
-    /// Registers it and serves from now on.
+    /// Registers the node with the API server, whose certificate is `certificate`, and runs it in `network`.
     ///
     /// # Errors
-    /// When the API server refuses, or the system does.
-    pub async fn start(spec: Spec, client: Client, network: Network, authority: String) -> Result<Self> {
-        std::fs::create_dir_all(&spec.folder).with_context(|| format!("create {}", spec.folder.display()))?;
-        let services = Api::<Service>::namespaced(client.clone(), "default");
-        let kubernetes = services.get("kubernetes").await.context("look for the API server's own Service")?;
-        let address =
-            kubernetes.spec.and_then(|spec| spec.cluster_ip).context("the API server's Service has no address")?;
-        let shared = Arc::new(Shared {
-            name: spec.name,
-            share: spec.share,
-            images: spec.images,
-            folder: spec.folder,
-            network,
-            authority,
-            api: (address.parse().context("the API server's address is of version 4")?, 443),
-            cores: watch::Sender::new(spec.cores),
-            starting: tokio::sync::Mutex::default(),
-            controllers: Mutex::default(),
-            processes: Mutex::default(),
-            pods: Mutex::default(),
-            client: client.clone(),
-        });
+    /// If the API server refuses the node, or a port of the node is taken.
+    pub async fn start(config: NodeConfig, client: Client, network: Network, certificate: String) -> Result<Self> {
+        std::fs::create_dir_all(&config.folder).with_context(|| format!("create {}", config.folder.display()))?;
+        let api_server = api_server_address(&client).await?;
+        let shared = Arc::new(Shared::new(config, client.clone(), network, certificate, api_server));
         shared.register().await?;
         let mut tasks = JoinSet::new();
-        tasks.spawn(heartbeat(shared.clone()));
-        let directory = Directory::default();
-        let (services_changed, changed) = watch::channel(());
-        let known = directory.clone();
-        tasks.spawn(follow(Api::<Service>::all(client.clone()), watcher::Config::default(), move |services| {
-            known.set_services(services);
+        tasks.spawn(send_heartbeats(shared.clone()));
+        let table = ServiceTable::default();
+        let (services_changed, changes) = watch::channel(());
+        let services = table.clone();
+        tasks.spawn(watch_all(Api::<Service>::all(client.clone()), watcher::Config::default(), move |objects| {
+            services.set_services(objects);
             services_changed.send_replace(());
         }));
-        let known = directory.clone();
-        tasks.spawn(follow(Api::<Endpoints>::all(client.clone()), watcher::Config::default(), move |endpoints| {
-            known.set_endpoints(endpoints);
+        let endpoints = table.clone();
+        tasks.spawn(watch_all(Api::<Endpoints>::all(client.clone()), watcher::Config::default(), move |objects| {
+            endpoints.set_endpoints(objects);
         }));
-        tasks.spawn(services::serve(directory.clone(), changed));
-        names::serve(directory).await?;
+        tasks.spawn(service_proxy::serve(table.clone(), changes));
+        dns::serve(table).await?;
         server::serve(&shared).await?;
-        let mut lives = Lives { shared: shared.clone(), told: BTreeMap::new(), tasks: JoinSet::new() };
-        let own = watcher::Config::default().fields(&format!("spec.nodeName={}", shared.name));
-        tasks.spawn(follow(Api::<Pod>::all(client), own, move |pods| lives.update(pods)));
-        Ok(Self { shared, tasks })
+        let mut workers = PodWorkers { shared: shared.clone(), updates: BTreeMap::new(), tasks: JoinSet::new() };
+        let on_this_node = watcher::Config::default().fields(&format!("spec.nodeName={}", shared.name));
+        tasks.spawn(watch_all(Api::<Pod>::all(client), on_this_node, move |pods| workers.update(pods)));
+        Ok(Self { shared, _tasks: tasks })
     }
 
-    /// Offers so many cores from now on.
+    /// Changes the number of cores that the node offers.
     ///
     /// # Errors
-    /// When the API server refuses.
-    pub async fn offer(&self, cores: f64) -> Result<()> {
+    /// If the API server refuses.
+    pub async fn set_cores(&self, cores: f64) -> Result<()> {
         self.shared.cores.send_replace(cores);
-        self.shared.beat().await
+        self.shared.send_heartbeat().await
     }
 
-    /// Cores that it offers.
+    /// The number of cores that the node offers.
     pub fn cores(&self) -> f64 {
         *self.shared.cores.borrow()
     }
@@ -181,101 +216,80 @@ impl Node {
     /// Kills the process of a pod's container.
     ///
     /// # Errors
-    /// When there is none.
+    /// If the pod does not run here.
     pub fn kill(&self, pod: &str) -> Result<()> {
         let pid = self.shared.processes().get(pod).copied().with_context(|| format!("pod {pod} does not run here"))?;
-        kill_process(pid, Signal::KILL).with_context(|| format!("kill {pod}"))
+        kill_process(pid, Signal::KILL).with_context(|| format!("kill the process of pod {pod}"))
     }
 
-    /// Where the logs of its pods are.
-    pub fn logs(&self) -> &Path {
+    /// The folder with the logs of the pods.
+    pub fn log_folder(&self) -> &Path {
         &self.shared.folder
     }
-
-    /// Ends every pod, and the node.
-    pub async fn stop(mut self) {
-        self.tasks.shutdown().await;
-    }
 }
 
-impl Shared {
-    async fn register(&self) -> Result<()> {
-        let nodes = Api::<Object>::all(self.client.clone());
-        let object = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": self.name,
-            "labels": {"kubernetes.io/hostname": self.name, "kubernetes.io/os": "linux"}}});
-        nodes
-            .patch(&self.name, &PatchParams::apply("node").force(), &Patch::Apply(object))
-            .await
-            .context("register the node")?;
-        self.beat().await
-    }
-
-    /// Says that it is well, and what it offers.
-    async fn beat(&self) -> Result<()> {
-        let now = Timestamp::now().to_string();
-        let condition = json!({"type": "Ready", "status": "True", "reason": "KubeletReady", "lastHeartbeatTime": now});
-        let cores = format!("{:.0}m", *self.cores.borrow() * 1000.0);
-        let offer = json!({"cpu": cores, "memory": "64Gi", "pods": PODS.to_string()});
-        let address = json!({"type": "InternalIP", "address": network::NODE.to_string()});
-        let port = json!({"kubeletEndpoint": {"Port": server::PORT}});
-        let status = json!({"status": {"conditions": [condition], "capacity": offer, "allocatable": offer,
-            "addresses": [address], "daemonEndpoints": port}});
-        let nodes = Api::<Object>::all(self.client.clone());
-        let told = request(nodes.patch_status(&self.name, &PatchParams::default(), &Patch::Strategic(status))).await;
-        told.map(drop).context("say that the node is well")
-    }
+/// The address of the Service through which pods reach the API server.
+async fn api_server_address(client: &Client) -> Result<Ipv4Addr> {
+    let services = Api::<Service>::namespaced(client.clone(), "default");
+    let service = services.get("kubernetes").await.context("get the Service kubernetes")?;
+    let address = service.spec.and_then(|spec| spec.cluster_ip).context("the Service kubernetes has no address")?;
+    address.parse().with_context(|| format!("the Service kubernetes has the address {address}, which is not of IPv4"))
 }
 
-async fn heartbeat(shared: Arc<Shared>) {
+async fn send_heartbeats(shared: Arc<Shared>) {
     loop {
-        tokio::time::sleep(HEARTBEAT).await;
-        // The API server may be away; it is told again soon.
-        let _told = shared.beat().await;
+        tokio::time::sleep(HEARTBEAT_INTERVAL).await;
+        // The API server may be away for a while; the next heartbeat reaches it.
+        let _ = shared.send_heartbeat().await;
     }
 }
 
-/// Tells all objects at every change, for ever.
-async fn follow<K>(api: Api<K>, config: watcher::Config, mut tell: impl FnMut(Vec<Arc<K>>))
+/// Watches objects and hands all of them to `on_change` after every change. Never ends.
+async fn watch_all<K>(api: Api<K>, config: watcher::Config, mut on_change: impl FnMut(Vec<Arc<K>>))
 where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + Sync + 'static,
 {
     let mut mirror = Mirror::new(api, config);
     loop {
         if mirror.next().await.is_err() {
-            tokio::time::sleep(RETRY).await;
+            tokio::time::sleep(RETRY_INTERVAL).await;
         } else if let Some(objects) = mirror.objects() {
-            tell(objects);
+            on_change(objects);
         }
     }
 }
 
-/// One task for each pod, by its uid.
-struct Lives {
+/// A task for each pod on this node.
+struct PodWorkers {
     shared: Arc<Shared>,
-    told: BTreeMap<String, watch::Sender<Option<Arc<Pod>>>>,
+    /// The channel to each task, by the pod's uid; `None` is sent when the pod is gone.
+    updates: BTreeMap<String, watch::Sender<Option<Arc<Pod>>>>,
     tasks: JoinSet<()>,
 }
 
-impl Lives {
+impl PodWorkers {
+    /// Hands the pods that are on this node now to their tasks, and starts tasks for new ones.
     fn update(&mut self, pods: Vec<Arc<Pod>>) {
         let present: BTreeMap<String, Arc<Pod>> =
             pods.iter().filter_map(|pod| Some((pod.uid()?, pod.clone()))).collect();
         *self.shared.pods() = pods.into_iter().map(|pod| (pod.name_any(), pod)).collect();
-        self.told.retain(|uid, told| {
-            if !present.contains_key(uid) {
-                told.send_replace(None);
+        self.updates.retain(|uid, update| {
+            let is_present = present.contains_key(uid);
+            if !is_present {
+                update.send_replace(None);
             }
-            present.contains_key(uid)
+            is_present
         });
         for (uid, pod) in present {
-            if let Some(told) = self.told.get(&uid) {
-                told.send_replace(Some(pod));
+            if let Some(update) = self.updates.get(&uid) {
+                update.send_replace(Some(pod));
                 continue;
             }
-            let (sender, told) = watch::channel(Some(pod));
-            self.told.insert(uid, sender);
-            self.tasks.spawn(pod::live(self.shared.clone(), told));
+            let (update, updates) = watch::channel(Some(pod));
+            self.updates.insert(uid, update);
+            self.tasks.spawn(pod::run(self.shared.clone(), updates));
         }
+        // Forgets the tasks that have ended.
         while self.tasks.try_join_next().is_some() {}
     }
 }

@@ -1,46 +1,50 @@
-//! What must be there before anything is started.
+//! The prerequisites for starting a cluster on this machine.
 
 use crate::binaries;
-use crate::paths;
 use anyhow::Result;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
-/// Programs, and Debian's packages with them.
+/// Programs, each with the Debian package that has it.
 const TOOLS: [(&str, &str); 4] =
     [("kubectl", "kubernetes-client"), ("ip", "iproute2"), ("setpriv", "util-linux"), ("unshare", "util-linux")];
 
-/// The folder of the control plane's programs; or everything that is missing, each in a line that says what to do.
+/// Whether a cluster can be started on this machine.
+pub enum Prerequisites {
+    /// A cluster can be started.
+    Met {
+        /// The folder with the programs of the control plane.
+        binaries: PathBuf,
+    },
+    /// Something is missing.
+    Missing(
+        /// A line for each missing thing, with the remedy.
+        Vec<String>,
+    ),
+}
+
+/// Looks for everything that starting a cluster needs.
 ///
 /// # Errors
-/// When something is there and wrong.
-pub fn find() -> Result<std::result::Result<PathBuf, Vec<String>>> {
-    let found = binaries::find(&paths::root(), &paths::control_plane())?;
+/// If `$KUBEBUILDER_ASSETS` is set and wrong.
+pub fn find() -> Result<Prerequisites> {
+    let binaries = binaries::find()?;
     let mut missing = Vec::new();
     if !rustix::process::geteuid().is_root() {
-        missing.push("network namespaces are needed, which only root may make: run it as root".to_owned());
+        missing.push("only root may make network namespaces: run this as root".to_owned());
     }
     for (tool, package) in TOOLS {
-        if !is_there(tool) {
+        if !binaries::runs(tool) {
             missing.push(format!("there is no {tool} (Debian: apt-get install {package})"));
         }
     }
     if !Path::new("/proc/self/ns/net").exists() {
-        missing.push("this system has no network namespaces".to_owned());
+        missing.push("this system has no network namespaces: Linux is needed".to_owned());
     }
-    match found {
-        Some(folder) if missing.is_empty() => Ok(Ok(folder)),
-        Some(_) => Ok(Err(missing)),
-        None => {
-            missing.push(binaries::advice());
-            Ok(Err(missing))
-        }
+    if binaries.is_none() {
+        missing.push(binaries::advice());
     }
-}
-
-fn is_there(tool: &str) -> bool {
-    let mut command = Command::new(tool);
-    command.arg("--help").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    // Its status does not matter: some tools have no --help.
-    command.status().is_ok()
+    Ok(match binaries {
+        Some(binaries) if missing.is_empty() => Prerequisites::Met { binaries },
+        _ => Prerequisites::Missing(missing),
+    })
 }

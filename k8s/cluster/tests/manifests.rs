@@ -1,18 +1,39 @@
-//! The manifests, as kubectl makes them of the kustomizations: valid for every version of Kubernetes, within the strictest
-//! pod security standard, and in agreement with themselves.
+//! The manifests that kubectl makes of the kustomizations: they fit every version of Kubernetes, keep to the restricted
+//! pod security standard, and agree with each other.
 
+use cluster::existing::write_kustomization;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::fs;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The first version whose schemas they must fit.
-const FIRST_MINOR: u32 = 28;
+/// The minor version of the oldest Kubernetes whose schemas the manifests must fit.
+const OLDEST_MINOR: u32 = 28;
 
-/// Past the capturing of what passing tests print: nothing is skipped silently.
-fn say(text: &str) {
-    writeln!(std::io::stderr(), "{text}").expect("standard error is open");
+/// A manifest.
+struct Manifest {
+    /// The folder of the kustomization, below the root of the workspace.
+    folder: String,
+    object: Value,
+}
+
+impl Manifest {
+    /// Folder, kind and name, for failures.
+    fn place(&self) -> String {
+        let (kind, name) = (self.object["kind"].as_str(), self.object["metadata"]["name"].as_str());
+        format!("{}: {} {}", self.folder, kind.unwrap_or("?"), name.unwrap_or("?"))
+    }
+
+    fn has_name(&self, name: &str) -> bool {
+        self.object["metadata"]["name"] == name
+    }
+}
+
+/// Prints why a test is skipped, also when the output of tests that pass is captured.
+fn print_skipped(reason: &str) {
+    writeln!(std::io::stderr(), "skipped: {reason}").expect("standard error is open");
 }
 
 fn root() -> PathBuf {
@@ -22,18 +43,18 @@ fn root() -> PathBuf {
 /// Every folder with a kustomization.
 fn kustomizations() -> Vec<PathBuf> {
     let k8s = root().join("k8s");
-    let overlays = std::fs::read_dir(k8s.join("overlays")).expect("there are overlays").flatten();
+    let overlays = fs::read_dir(k8s.join("overlays")).expect("there are overlays").flatten();
     let folders = ["base", "monitoring", "namespace"].map(|name| k8s.join(name));
     let all: Vec<PathBuf> = folders.into_iter().chain(overlays.map(|overlay| overlay.path())).collect();
     assert!(all.iter().all(|folder| folder.join("kustomization.yaml").exists()), "{all:?}");
     all
 }
 
-/// What kubectl makes of a folder; nothing where there is no kubectl.
+/// The YAML that kubectl makes of a folder; `None` where kubectl is not installed.
 fn build(folder: &Path) -> Option<String> {
     let output = match Command::new("kubectl").arg("kustomize").arg(folder).output() {
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            say("skipped: there is no kubectl (Debian: apt-get install kubernetes-client)");
+            print_skipped("there is no kubectl (Debian: apt-get install kubernetes-client)");
             return None;
         }
         output => output.expect("kubectl runs"),
@@ -42,136 +63,149 @@ fn build(folder: &Path) -> Option<String> {
     Some(String::from_utf8(output.stdout).expect("UTF-8"))
 }
 
-fn objects(text: &str) -> Vec<Value> {
-    serde_saphyr::from_multiple(text).expect("kubectl writes YAML")
-}
-
-/// All objects of all folders, each with where it is; nothing where there is no kubectl.
-fn everything() -> Option<Vec<(String, Value)>> {
+/// The manifests of all kustomizations; `None` where kubectl is not installed.
+fn all_manifests() -> Option<Vec<Manifest>> {
     let mut all = Vec::new();
-    for folder in kustomizations() {
-        for object in objects(&build(&folder)?) {
-            let (kind, name) = (object["kind"].as_str(), object["metadata"]["name"].as_str());
-            let place = folder.strip_prefix(root()).expect("below the root").display().to_string();
-            all.push((format!("{place}: {} {}", kind.unwrap_or("?"), name.unwrap_or("?")), object));
-        }
+    for path in kustomizations() {
+        let objects: Vec<Value> = serde_saphyr::from_multiple(&build(&path)?).expect("kubectl writes YAML");
+        let folder = path.strip_prefix(root()).expect("below the root").display().to_string();
+        all.extend(objects.into_iter().map(|object| Manifest { folder: folder.clone(), object }));
     }
     Some(all)
 }
 
-fn of_kind<'a>(all: &'a [(String, Value)], kind: &str) -> Vec<&'a (String, Value)> {
-    let found: Vec<_> = all.iter().filter(|(_, object)| object["kind"] == kind).collect();
+/// The manifests of a kind, of which there must be one.
+fn of_kind<'a>(all: &'a [Manifest], kind: &str) -> Vec<&'a Manifest> {
+    let found: Vec<_> = all.iter().filter(|manifest| manifest.object["kind"] == kind).collect();
     assert!(!found.is_empty(), "there is no {kind}");
     found
 }
 
-#[test]
-fn they_fit_the_schemas_of_every_version() {
-    let installed = root().join("target/tools/kubernetes-validate/bin");
-    if !installed.join("kubernetes-validate").exists() {
-        return say("skipped: kubernetes-validate is not there; to have it: python3 -m venv \
-                    target/tools/kubernetes-validate && target/tools/kubernetes-validate/bin/pip install kubernetes-validate");
+/// The program kubernetes-validate in a folder of Python tools.
+struct Validator {
+    tools: PathBuf,
+}
+
+impl Validator {
+    /// `None` if kubernetes-validate is not installed.
+    fn find() -> Option<Self> {
+        let tools = root().join("target/tools/kubernetes-validate/bin");
+        tools.join("kubernetes-validate").exists().then_some(Self { tools })
     }
-    let newest = "import kubernetes_validate; print(kubernetes_validate.latest_version())";
-    let newest = Command::new(installed.join("python")).args(["-c", newest]).output().expect("python runs");
-    let newest = String::from_utf8(newest.stdout).expect("UTF-8");
-    let newest: u32 = newest.split('.').nth(1).and_then(|minor| minor.parse().ok()).expect("a version");
-    assert!(newest > FIRST_MINOR, "{newest}");
+
+    /// The newest minor version of Kubernetes that it knows.
+    fn newest_minor(&self) -> u32 {
+        let print = "import kubernetes_validate; print(kubernetes_validate.latest_version())";
+        let output = Command::new(self.tools.join("python")).args(["-c", print]).output().expect("python runs");
+        let version = String::from_utf8(output.stdout).expect("UTF-8");
+        version.split('.').nth(1).and_then(|minor| minor.parse().ok()).expect("a version such as 1.33.1")
+    }
+
+    /// Holds files against the schemas of a version.
+    ///
+    /// # Errors
+    /// If a file does not fit, with the output of the program.
+    fn validate(&self, minor: u32, files: &[PathBuf]) -> Result<(), String> {
+        let mut command = Command::new(self.tools.join("kubernetes-validate"));
+        command.args(["--strict", "--quiet", "-k", &format!("1.{minor}")]).args(files);
+        let output = command.output().expect("kubernetes-validate runs");
+        let text = [output.stdout, output.stderr].concat();
+        if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&text).into_owned()) }
+    }
+}
+
+#[test]
+fn manifests_fit_the_schemas_of_every_version() {
+    let Some(validator) = Validator::find() else {
+        let folder = "target/tools/kubernetes-validate";
+        let install = format!("python3 -m venv {folder} && {folder}/bin/pip install kubernetes-validate");
+        return print_skipped(&format!("kubernetes-validate is not installed; to install it: {install}"));
+    };
+    let newest = validator.newest_minor();
+    assert!(newest > OLDEST_MINOR, "{newest}");
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut files = Vec::new();
     for kustomization in kustomizations() {
         let Some(text) = build(&kustomization) else { return };
         let file = folder.path().join(format!("{}.yaml", files.len()));
-        std::fs::write(&file, text).expect("written");
+        fs::write(&file, text).expect("written");
         files.push(file);
     }
-    let validate = |version: u32, files: &[PathBuf]| {
-        let mut command = Command::new(installed.join("kubernetes-validate"));
-        command.args(["--strict", "--quiet", "-k", &format!("1.{version}")]).args(files).output().expect("it runs")
-    };
-    for version in FIRST_MINOR..=newest {
-        let output = validate(version, &files);
-        let said = [output.stdout, output.stderr].concat();
-        assert!(output.status.success(), "1.{version}:\n{}", String::from_utf8_lossy(&said));
+    for minor in OLDEST_MINOR..=newest {
+        assert_eq!(validator.validate(minor, &files), Ok(()), "1.{minor}");
     }
-    // It would have found something.
+    // A manifest that does not fit is noticed.
     let wrong = folder.path().join("wrong.yaml");
-    std::fs::write(&wrong, "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {prots: []}\n").expect("written");
-    assert!(!validate(newest, &[wrong]).status.success());
+    fs::write(&wrong, "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {prots: []}\n").expect("written");
+    assert!(validator.validate(newest, &[wrong]).is_err());
 }
 
-/// What a pod's specification has that the restricted pod security standard forbids, or lacks that it demands
-/// (kubernetes.io/docs/concepts/security/pod-security-standards), and that its root file system may be written to.
-fn offences(spec: &Value) -> Vec<String> {
-    let mut offences = Vec::new();
+/// Kinds of volumes that the restricted pod security standard allows.
+const VOLUMES: [&str; 8] =
+    ["configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"];
+
+/// Where a pod's specification violates the restricted pod security standard
+/// (kubernetes.io/docs/concepts/security/pod-security-standards), or lets a container write to its root file system.
+fn violations(spec: &Value) -> Vec<String> {
+    let elements = |list: &str| spec[list].as_array().into_iter().flatten();
+    let mut violations = Vec::new();
     for shared in ["hostNetwork", "hostPID", "hostIPC"] {
         if spec[shared] == true {
-            offences.push(shared.to_owned());
+            violations.push(shared.to_owned());
         }
     }
-    const VOLUMES: [&str; 8] =
-        ["configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"];
-    for volume in spec["volumes"].as_array().into_iter().flatten() {
+    for volume in elements("volumes") {
         let kinds = volume.as_object().expect("a volume").keys().filter(|key| *key != "name");
-        offences.extend(kinds.filter(|kind| !VOLUMES.contains(&kind.as_str())).map(|kind| format!("volume {kind}")));
+        violations.extend(kinds.filter(|kind| !VOLUMES.contains(&kind.as_str())).map(|kind| format!("volume {kind}")));
     }
-    let pod = &spec["securityContext"];
-    let containers =
-        ["initContainers", "containers"].into_iter().flat_map(|list| spec[list].as_array().into_iter().flatten());
-    for container in containers {
-        let own = &container["securityContext"];
-        let either = |field: &str| if own[field].is_null() { pod[field].clone() } else { own[field].clone() };
-        let mut offend = |what: &str| offences.push(format!("{}: {what}", container["name"]));
-        if either("runAsNonRoot") != true {
-            offend("runAsNonRoot");
-        }
-        if either("runAsUser").as_u64().is_none_or(|user| user == 0) {
-            offend("runAsUser");
-        }
-        let seccomp = either("seccompProfile");
-        if seccomp["type"] != "RuntimeDefault" && seccomp["type"] != "Localhost" {
-            offend("seccompProfile");
-        }
-        if own["allowPrivilegeEscalation"] != false {
-            offend("allowPrivilegeEscalation");
-        }
-        if own["privileged"] == true {
-            offend("privileged");
-        }
-        if own["capabilities"]["drop"] != json!(["ALL"]) || !own["capabilities"]["add"].is_null() {
-            offend("capabilities");
-        }
-        if own["readOnlyRootFilesystem"] != true {
-            offend("readOnlyRootFilesystem");
-        }
-        let ports = container["ports"].as_array().into_iter().flatten();
-        if ports.into_iter().any(|port| !port["hostPort"].is_null()) {
-            offend("hostPort");
-        }
+    for container in elements("initContainers").chain(elements("containers")) {
+        let own = container_violations(&spec["securityContext"], container);
+        violations.extend(own.into_iter().map(|field| format!("{}: {field}", container["name"])));
     }
-    offences
+    violations
+}
+
+/// The fields by which a container violates the standard. `pod` is the security context of its pod.
+fn container_violations(pod: &Value, container: &Value) -> Vec<&'static str> {
+    let own = &container["securityContext"];
+    // The container's value comes before the pod's.
+    let effective = |field: &str| if own[field].is_null() { &pod[field] } else { &own[field] };
+    let seccomp = &effective("seccompProfile")["type"];
+    let mut ports = container["ports"].as_array().into_iter().flatten();
+    let rules = [
+        ("runAsNonRoot", effective("runAsNonRoot") == true),
+        ("runAsUser", effective("runAsUser").as_u64().is_some_and(|user| user != 0)),
+        ("seccompProfile", seccomp == "RuntimeDefault" || seccomp == "Localhost"),
+        ("allowPrivilegeEscalation", own["allowPrivilegeEscalation"] == false),
+        ("privileged", own["privileged"] != true),
+        ("capabilities", own["capabilities"]["drop"] == json!(["ALL"]) && own["capabilities"]["add"].is_null()),
+        ("readOnlyRootFilesystem", own["readOnlyRootFilesystem"] == true),
+        ("hostPort", ports.all(|port| port["hostPort"].is_null())),
+    ];
+    rules.into_iter().filter(|(_, is_kept)| !is_kept).map(|(field, _)| field).collect()
 }
 
 #[test]
 fn every_pod_is_restricted() {
-    let Some(all) = everything() else { return };
-    for (place, object) in of_kind(&all, "Deployment") {
-        assert_eq!(offences(&object["spec"]["template"]["spec"]), Vec::<String>::new(), "{place}");
+    let Some(all) = all_manifests() else { return };
+    for deployment in of_kind(&all, "Deployment") {
+        let spec = &deployment.object["spec"]["template"]["spec"];
+        assert_eq!(violations(spec), Vec::<String>::new(), "{}", deployment.place());
     }
-    let namespaces = of_kind(&all, "Namespace");
-    for (place, object) in namespaces {
-        assert_eq!(object["metadata"]["labels"]["pod-security.kubernetes.io/enforce"], "restricted", "{place}");
+    for namespace in of_kind(&all, "Namespace") {
+        let level = &namespace.object["metadata"]["labels"]["pod-security.kubernetes.io/enforce"];
+        assert_eq!(level, "restricted", "{}", namespace.place());
     }
 }
 
 #[test]
-fn offences_are_found() {
+fn violations_are_found() {
     let good = || {
         json!({"securityContext": {"runAsNonRoot": true, "runAsUser": 1, "seccompProfile": {"type": "RuntimeDefault"}},
             "containers": [{"name": "a", "securityContext": {"allowPrivilegeEscalation": false,
                 "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]}}}]})
     };
-    assert_eq!(offences(&good()), Vec::<String>::new());
+    assert_eq!(violations(&good()), Vec::<String>::new());
     for (pointer, value, expected) in [
         ("/securityContext/runAsNonRoot", json!(false), "runAsNonRoot"),
         ("/securityContext/runAsUser", json!(0), "runAsUser"),
@@ -181,8 +215,8 @@ fn offences_are_found() {
         ("/containers/0/securityContext/readOnlyRootFilesystem", json!(false), "readOnlyRootFilesystem"),
     ] {
         let mut spec = good();
-        *spec.pointer_mut(pointer).expect("it is there") = value;
-        assert!(offences(&spec)[..].iter().any(|offence| offence.contains(expected)), "{expected}");
+        *spec.pointer_mut(pointer).expect("the field is there") = value;
+        assert!(violations(&spec).iter().any(|violation| violation.contains(expected)), "{expected}");
     }
     for (field, value, expected) in [
         ("hostNetwork", json!(true), "hostNetwork"),
@@ -190,100 +224,118 @@ fn offences_are_found() {
     ] {
         let mut spec = good();
         spec[field] = value;
-        assert_eq!(offences(&spec), [expected]);
+        assert_eq!(violations(&spec), [expected]);
     }
 }
 
 #[test]
-fn a_replica_has_one_core_of_its_own() {
-    let Some(all) = everything() else { return };
-    for (place, object) in of_kind(&all, "Deployment") {
-        if object["metadata"]["name"] != "replica" {
-            continue;
-        }
+fn a_replica_has_a_core_of_its_own_and_no_fixed_count() {
+    let Some(all) = all_manifests() else { return };
+    for deployment in of_kind(&all, "Deployment").into_iter().filter(|manifest| manifest.has_name("replica")) {
+        let (object, place) = (&deployment.object, deployment.place());
         let resources = &object["spec"]["template"]["spec"]["containers"][0]["resources"];
         assert_eq!(resources["requests"], resources["limits"], "{place}");
         assert_eq!(resources["requests"]["cpu"], "1", "{place}");
-        assert!(object["spec"]["replicas"].is_null(), "{place}: applying it again would undo what the scaler did");
+        assert!(object["spec"]["replicas"].is_null(), "{place}: applying it again would undo the scaler's decision");
     }
 }
 
-/// Seconds of a flag such as `--grace=15s`.
+/// The seconds of a flag such as `--grace=15s`; `flag` ends with `=`.
 fn seconds(container: &Value, flag: &str) -> Option<u64> {
     let arguments = container["args"].as_array()?.iter().filter_map(Value::as_str);
     arguments.filter_map(|argument| argument.strip_prefix(flag)?.strip_suffix('s')?.parse().ok()).next()
 }
 
 #[test]
-fn nobody_is_killed_while_draining() {
-    let Some(all) = everything() else { return };
-    for (place, object) in of_kind(&all, "Deployment") {
+fn pods_are_not_killed_while_they_drain() {
+    let Some(all) = all_manifests() else { return };
+    for deployment in of_kind(&all, "Deployment") {
+        let (object, place) = (&deployment.object, deployment.place());
         let spec = &object["spec"]["template"]["spec"];
         let container = &spec["containers"][0];
         let (Some(delay), Some(grace)) = (seconds(container, "--drain-delay="), seconds(container, "--grace=")) else {
-            let component = object["metadata"]["name"].as_str();
-            assert!(!matches!(component, Some("dispatcher" | "replica")), "{place} does not drain");
+            let must_drain = deployment.has_name("dispatcher") || deployment.has_name("replica");
+            assert!(!must_drain, "{place} does not drain");
             continue;
         };
-        let patience = spec["terminationGracePeriodSeconds"].as_u64().expect("it is given");
-        assert!(patience > delay + grace, "{place}: {patience} s for {delay} s and {grace} s");
+        let period = spec["terminationGracePeriodSeconds"].as_u64().expect("the period is given");
+        assert!(period > delay + grace, "{place}: {period} s for {delay} s and {grace} s");
         assert_eq!(object["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"], 0, "{place}");
     }
 }
 
-/// Whether a selector finds pods of one of the Deployments beside it.
-fn finds(all: &[(String, Value)], place: &str, selector: &Value) -> bool {
-    let folder = place.split(':').next();
+/// Whether a selector of a manifest selects the pods of a Deployment in the same folder.
+fn selects_pods(all: &[Manifest], folder: &str, selector: &Value) -> bool {
     let selector = selector.as_object().expect("labels");
-    all.iter().filter(|(other, object)| other.split(':').next() == folder && object["kind"] == "Deployment").any(
-        |(_, object)| {
-            let labels = &object["spec"]["template"]["metadata"]["labels"];
-            !selector.is_empty() && selector.iter().all(|(key, value)| &labels[key] == value)
-        },
-    )
+    let mut deployments = all.iter().filter(|other| other.folder == folder && other.object["kind"] == "Deployment");
+    deployments.any(|deployment| {
+        let labels = &deployment.object["spec"]["template"]["metadata"]["labels"];
+        !selector.is_empty() && selector.iter().all(|(key, value)| &labels[key] == value)
+    })
 }
 
 #[test]
-fn selectors_find_pods() {
-    let Some(all) = everything() else { return };
+fn selectors_select_pods() {
+    let Some(all) = all_manifests() else { return };
     for (kind, pointer) in [
         ("Service", "/spec/selector"),
         ("PodDisruptionBudget", "/spec/selector/matchLabels"),
         ("NetworkPolicy", "/spec/podSelector/matchLabels"),
         ("Deployment", "/spec/selector/matchLabels"),
     ] {
-        for (place, object) in of_kind(&all, kind) {
-            assert!(finds(&all, place, object.pointer(pointer).expect("a selector")), "{place}");
+        for manifest in of_kind(&all, kind) {
+            let selector = manifest.object.pointer(pointer).expect("a selector");
+            assert!(selects_pods(&all, &manifest.folder, selector), "{}", manifest.place());
         }
     }
 }
 
 #[test]
 fn replicas_are_reached_by_dispatchers_and_prometheus_only() {
-    let Some(all) = everything() else { return };
+    let Some(all) = all_manifests() else { return };
     let policies = of_kind(&all, "NetworkPolicy");
-    let of_replicas: Vec<_> = policies.iter().filter(|(_, object)| object["metadata"]["name"] == "replica").collect();
+    let of_replicas: Vec<_> = policies.into_iter().filter(|policy| policy.has_name("replica")).collect();
     assert!(!of_replicas.is_empty());
-    for (place, object) in of_replicas {
-        let [rule] = &object["spec"]["ingress"].as_array().expect("rules")[..] else { panic!("{place}") };
-        let from = rule["from"].as_array().expect("peers").iter().map(|peer| {
+    for policy in of_replicas {
+        let (spec, place) = (&policy.object["spec"], policy.place());
+        let [rule] = &spec["ingress"].as_array().expect("rules")[..] else { panic!("{place}: one rule is expected") };
+        let peers = rule["from"].as_array().expect("peers").iter().map(|peer| {
             let labels = &peer["podSelector"]["matchLabels"];
             labels["app.kubernetes.io/component"].as_str().expect("a component")
         });
-        assert_eq!(from.collect::<BTreeSet<_>>(), BTreeSet::from(["dispatcher", "prometheus"]), "{place}");
-        assert!(object["spec"]["egress"].is_null(), "{place}: a replica asks nobody for anything");
-        assert_eq!(object["spec"]["policyTypes"], json!(["Ingress", "Egress"]), "{place}");
+        assert_eq!(peers.collect::<BTreeSet<_>>(), BTreeSet::from(["dispatcher", "prometheus"]), "{place}");
+        assert!(spec["egress"].is_null(), "{place}: a replica opens no connections");
+        assert_eq!(spec["policyTypes"], json!(["Ingress", "Egress"]), "{place}");
     }
 }
 
 #[test]
-fn everything_carries_the_recommended_labels() {
-    let Some(all) = everything() else { return };
-    for (place, object) in all.iter().filter(|(_, object)| object["kind"] != "Namespace") {
-        let labels = &object["metadata"]["labels"];
+fn every_object_has_the_recommended_labels() {
+    let Some(all) = all_manifests() else { return };
+    for manifest in all.iter().filter(|manifest| manifest.object["kind"] != "Namespace") {
+        let (labels, place) = (&manifest.object["metadata"]["labels"], manifest.place());
         for label in ["name", "component", "part-of"] {
             assert!(labels[format!("app.kubernetes.io/{label}")].is_string(), "{place} has no {label}: {labels}");
         }
         assert_eq!(labels["app.kubernetes.io/name"], "roundhouse", "{place}");
+    }
+}
+
+#[test]
+fn a_check_moves_manifests_to_its_namespace_and_images() {
+    for base in ["k8s/base", "k8s/overlays/minikube"] {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let written = write_kustomization(folder.path(), &root().join(base), "shop", Some("registry.example/team"));
+        written.expect("the kustomization is written");
+        let Some(text) = build(folder.path()) else { return };
+        let objects: Vec<Value> = serde_saphyr::from_multiple(&text).expect("kubectl writes YAML");
+        assert!(!objects.is_empty());
+        for object in objects {
+            let field = if object["kind"] == "Namespace" { "name" } else { "namespace" };
+            assert_eq!(object["metadata"][field], "shop", "{base}: {object}");
+            let image = &object["spec"]["template"]["spec"]["containers"][0]["image"];
+            let is_moved = image.as_str().is_none_or(|image| image.starts_with("registry.example/team/"));
+            assert!(is_moved, "{base}: {image}");
+        }
     }
 }

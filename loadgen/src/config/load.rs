@@ -1,4 +1,4 @@
-//! When to send.
+//! Flags that choose the load: the times at which requests are sent.
 
 use crate::config::positive;
 use anyhow::{Context, Result, bail, ensure};
@@ -10,29 +10,29 @@ use workload::arrivals::{self, Process};
 use workload::shape::Shape;
 use workload::{MAX_PER_SECOND, MAX_SECONDS, Workload};
 
-/// What one run can hold in memory.
+/// Largest number of requests in one run. Each has a sample in memory.
 const MAX_REQUESTS: f64 = 1e7;
 
-/// A week of seconds needs far less.
+/// Largest workload file, in bytes. A week of seconds needs far less.
 const MAX_FILE_BYTES: u64 = 64 << 20;
 
-/// No load was given.
-pub const NOTHING: &str = "say what to send: --workload FILE, --shape SHAPE, --rate R --duration T or --closed N";
+/// The error when no flag chooses a load.
+pub const NO_LOAD: &str = "choose a load: --workload FILE, --shape SHAPE, --rate R --duration T or --closed N";
 
-/// Flags.
+/// Flags of `loadgen run` and `loadgen workload`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// File of requests per second, one whole number for each second, separated by white space; # starts a comment
     #[arg(long, value_name = "FILE", conflicts_with_all = ["shape", "rate", "closed"])]
     pub workload: Option<PathBuf>,
-    /// A described workload: constant, ramp, step, spike, sine, square, sawtooth, on-off or markov, as in
+    /// Workload with a shape: constant, ramp, step, spike, sine, square, sawtooth, on-off or markov, as in
     /// square:low=5,high=40,period=60,length=300 (requests per second, seconds)
     #[arg(long, conflicts_with_all = ["rate", "closed"])]
     pub shape: Option<Shape>,
-    /// Constant requests per second; for --find-capacity the rate to begin with
+    /// Constant rate in requests per second, for --duration; with --find-capacity, the rate to begin with
     #[arg(long, conflicts_with_all = ["closed", "time_scale", "repeat"], value_parser = rate)]
     pub rate: Option<f64>,
-    /// Keep this many requests on their way instead of following a schedule
+    /// Keep this many requests in flight for --duration, instead of following a schedule
     #[arg(
         long,
         requires = "duration",
@@ -40,50 +40,52 @@ pub struct Args {
         value_parser = clap::value_parser!(u32).range(1..=10_000)
     )]
     pub closed: Option<u32>,
-    /// Multiplies every rate of the workload
+    /// Multiply every rate of the workload by this number
     #[arg(long, default_value_t = 1.0, value_parser = scale)]
     pub rate_scale: f64,
-    /// Multiplies the workload's length: 0.5 plays it twice as fast, at the same rates
+    /// Multiply the workload's length by this number: 0.5 plays it twice as fast, at the same rates
     #[arg(long, default_value_t = 1.0, value_parser = scale)]
     pub time_scale: f64,
-    /// Play the workload so many times
+    /// Play the workload this many times
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub repeat: u32,
-    /// Stop the schedule after this time; in whole seconds, rounded up, unless with --closed
+    /// Stop the schedule after this time, rounded up to whole seconds; with --closed, exactly after this time
     #[arg(long, value_parser = positive)]
     pub duration: Option<Duration>,
-    /// Before it, send for this time as in its first second with load, and leave that out of all figures
+    /// Before the workload, send for this time at the rate of its first second with load; no figure contains the
+    /// requests of this warm-up
     #[arg(long, value_parser = positive)]
     pub warmup: Option<Duration>,
-    /// How arrivals are spread: poisson, uniform, replayed (exactly as many in every second as the workload says), or
-    /// gamma:CV with a coefficient of variation (above 1 in bunches)
+    /// Process by which arrivals are spread: poisson, uniform, replayed (exactly as many in every second as the
+    /// workload says), or gamma:CV with a coefficient of variation (above 1, arrivals come in bunches)
     #[arg(long, default_value_t = Process::Poisson)]
     pub arrivals: Process,
-    /// Of arrivals and generated pictures
+    /// Seed of the arrivals and the generated images
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
 }
 
 impl Args {
-    /// Whether they say what to send.
+    /// Whether the flags choose a load.
     pub fn is_given(&self) -> bool {
         let has_rate = self.rate.is_some() && self.duration.is_some();
         self.workload.is_some() || self.shape.is_some() || self.closed.is_some() || has_rate
     }
 
-    /// The workload that the flags describe, scaled and cut, without its warm-up.
+    /// The workload that the flags choose: scaled, stretched, repeated and cut, in this order. It does not contain the
+    /// warm-up.
     ///
     /// # Errors
-    /// When it cannot be read or a number makes no sense.
+    /// When the workload file cannot be read, or the workload is empty, too long or too large.
     pub fn workload(&self) -> Result<Workload> {
         let workload = match (&self.workload, &self.shape, self.rate.zip(self.duration)) {
             (Some(path), ..) => read(path).with_context(|| format!("read workload {}", path.display()))?,
             (_, Some(shape), _) => shape.workload(),
             (_, _, Some((rate, duration))) => Workload::constant(rate, duration),
-            (None, None, None) => bail!(NOTHING),
+            (None, None, None) => bail!(NO_LOAD),
         };
         let seconds = workload.per_second.len() as f64 * self.time_scale * f64::from(self.repeat);
-        ensure!(seconds <= MAX_SECONDS as f64, "{seconds:.0} s are more than a week");
+        ensure!(seconds <= MAX_SECONDS as f64, "the workload is {seconds:.0} s long, which is more than a week");
         let workload = workload.scaled(self.rate_scale);
         let workload = if self.time_scale == 1.0 { workload } else { workload.stretched(self.time_scale) };
         let workload = workload.repeated(self.repeat as usize);
@@ -91,13 +93,13 @@ impl Args {
             Some(duration) => workload.first(duration),
             None => workload,
         };
-        let requests = workload.total() + before(&workload, self.warmup.unwrap_or_default()).total();
+        let requests = workload.total() + warmup_workload(&workload, self.warmup.unwrap_or_default()).total();
         ensure!(requests <= MAX_REQUESTS, "{requests:.0} requests are more than one run can hold (10 million)");
-        ensure!(workload.total() > 0.0, "the workload asks for no request at all");
+        ensure!(workload.total() > 0.0, "the workload has no request at all");
         Ok(workload)
     }
 
-    /// The workload in words.
+    /// The load in words.
     pub fn describe(&self) -> String {
         let mut words = match (&self.workload, &self.shape, self.rate, self.closed) {
             (Some(path), ..) => path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
@@ -105,9 +107,9 @@ impl Args {
             (_, _, _, Some(closed)) => return format!("{closed} at a time"),
             (_, _, rate, _) => format!("{}/s", rate.unwrap_or_default()),
         };
-        for (what, scale) in [("rate", self.rate_scale), ("time", self.time_scale)] {
+        for (name, scale) in [("rate", self.rate_scale), ("time", self.time_scale)] {
             if scale != 1.0 {
-                words.push_str(&format!(", {what} × {scale}"));
+                words.push_str(&format!(", {name} × {scale}"));
             }
         }
         if self.repeat > 1 {
@@ -117,37 +119,41 @@ impl Args {
     }
 }
 
-/// Send times of a workload and of the warm-up before it, which lies before `warmup`.
+/// The send times of a workload and of the warm-up before it. The workload begins at `warmup`.
 pub fn schedule(workload: &Workload, process: Process, seed: u64, warmup: Duration) -> Vec<Duration> {
-    let before = before(workload, warmup);
-    let warm = arrivals::schedule(&before, process, seed ^ 1).into_iter().take_while(|&at| at < warmup);
-    warm.chain(arrivals::schedule(workload, process, seed).into_iter().map(|at| at + warmup)).collect()
+    let warmup_workload = warmup_workload(workload, warmup);
+    // The last second of the warm-up's workload may be cut: a workload has whole seconds, a warm-up need not.
+    let before = arrivals::schedule(&warmup_workload, process, seed ^ 1).into_iter().take_while(|&at| at < warmup);
+    before.chain(arrivals::schedule(workload, process, seed).into_iter().map(|at| at + warmup)).collect()
 }
 
-/// The warm-up, in whole seconds: its last one may be too long.
-fn before(workload: &Workload, warmup: Duration) -> Workload {
+/// The workload of the warm-up: the rate of the first second with load, for `warmup`, rounded up to whole seconds.
+fn warmup_workload(workload: &Workload, warmup: Duration) -> Workload {
     let rate = workload.per_second.iter().copied().find(|&rate| rate > 0.0).unwrap_or_default();
     Workload::constant(rate, warmup)
 }
 
+/// Parses a rate in requests per second.
 fn rate(text: &str) -> Result<f64, String> {
     let rate = text.parse().ok().filter(|&rate: &f64| rate > 0.0 && rate <= MAX_PER_SECOND);
     rate.ok_or_else(|| "must be a positive number up to 1000000".into())
 }
 
+/// Parses a factor.
 fn scale(text: &str) -> Result<f64, String> {
     let scale = text.parse().ok().filter(|scale| (1e-6..=1e6).contains(scale));
     scale.ok_or_else(|| "must lie between 0.000001 and 1000000".into())
 }
 
+/// Reads a workload file.
 fn read(path: &Path) -> Result<Workload> {
     let mut text = Vec::new();
     File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut text)?;
-    ensure!(text.len() as u64 <= MAX_FILE_BYTES, "it is longer than 64 MiB");
+    ensure!(text.len() as u64 <= MAX_FILE_BYTES, "the file is longer than 64 MiB");
     let text = std::str::from_utf8(&text).map_err(|error| {
-        let before = &text[..error.valid_up_to()];
-        let line = before.iter().filter(|&&byte| byte == b'\n').count() + 1;
-        anyhow::anyhow!("line {line}: this is no text")
+        let valid = &text[..error.valid_up_to()];
+        let line = valid.iter().filter(|&&byte| byte == b'\n').count() + 1;
+        anyhow::anyhow!("line {line}: this is not UTF-8 text")
     })?;
     Ok(text.parse::<Workload>()?)
 }
@@ -174,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_flags_are_named() {
+    fn errors_name_the_bad_flag() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let file = |name: &str, bytes: &[u8]| {
             let path = folder.path().join(name);

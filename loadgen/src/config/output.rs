@@ -1,14 +1,14 @@
-//! What is left of a run.
+//! Flags that choose the results of a run that are printed and written.
 
 use std::path::PathBuf;
 
-/// Flags.
+/// Flags of `loadgen run`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// What the run is called in reports and comparisons
+    /// Name of the run in reports and comparisons
     #[arg(long)]
     pub name: Option<String>,
-    /// Print a row for every so many seconds of the run
+    /// Print a table with a row for every SECONDS of the run
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
     pub table: Option<u32>,
     /// Write the results as JSON (its schema: loadgen schema)
@@ -17,26 +17,26 @@ pub struct Args {
     /// Write the results as one HTML page with plots
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
-    /// Write a row of CSV for every second
+    /// Write a row for every second, as CSV
     #[arg(long, value_name = "FILE")]
     pub csv: Option<PathBuf>,
     /// Write a row for every request, as CSV compressed with gzip
     #[arg(long, value_name = "FILE.csv.gz")]
     pub log: Option<PathBuf>,
-    /// While it runs, print a line now and then instead of filling the screen
+    /// During the run, print a line every five seconds instead of the live screen
     #[arg(long)]
     pub no_tui: bool,
-    /// Print no progress, and no summary
+    /// Print neither progress nor summary
     #[arg(long, short, conflicts_with = "no_tui")]
     pub quiet: bool,
 }
 
 impl Args {
-    /// Creates every file that is to be written, so that a long run does not end with a folder that is missing.
+    /// Creates every file that the flags name, so that a missing folder is noticed before the run and not after it.
     ///
     /// # Errors
-    /// Names the file that cannot be written.
-    pub fn check(&self) -> anyhow::Result<()> {
+    /// When a file cannot be created; the message names it.
+    pub fn create_files(&self) -> anyhow::Result<()> {
         use anyhow::Context;
         for file in [&self.json, &self.html, &self.csv, &self.log].into_iter().flatten() {
             std::fs::File::options()

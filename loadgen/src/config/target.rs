@@ -1,4 +1,4 @@
-//! Whom to load, and how to speak.
+//! Flags that choose the server, and how requests are sent to it.
 
 use crate::config::positive;
 use anyhow::{Context, Result, ensure};
@@ -6,61 +6,63 @@ use hyper::Uri;
 use hyper::header::{HeaderName, HeaderValue};
 use std::time::Duration;
 
-/// More than any server answers well.
+/// Default of `--connections`. More requests in flight than this help no server.
 const DEFAULT_CONNECTIONS: usize = 4096;
 
-/// Flags.
+/// Flags of `loadgen run`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Where pictures are posted
+    /// URL to which images are posted; loadgen connects to it directly, never through a proxy
     #[arg(long, default_value = "http://127.0.0.1:5052/predict")]
     pub url: Uri,
-    /// Sent with each request, such as 'Authorization: Bearer abc'; can be given several times
+    /// Header that is sent with each request, such as 'Authorization: Bearer abc'; can be given several times
     #[arg(long, value_name = "NAME: VALUE", value_parser = header)]
     pub header: Vec<(HeaderName, HeaderValue)>,
-    /// Give up on an answer after this time
+    /// Time after which a request counts as failed
     #[arg(long, default_value = "30s", value_parser = positive)]
     pub timeout: Duration,
-    /// Budget told to the server with each request (x-request-timeout-ms)
+    /// Timeout that the server is told with each request (x-request-timeout-ms)
     #[arg(long, value_parser = whole_milliseconds)]
     pub budget: Option<Duration>,
-    /// How many classes to ask for
+    /// Number of classes to ask for
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub top_k: Option<u32>,
-    /// Connections at once, at most, if not 4096 or what the system permits; what finds none is sent late
+    /// Largest number of open connections; 4096 by default, or fewer if the system permits fewer. A request that finds
+    /// all of them in use is sent late
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub connections: Option<u32>,
-    /// The scaler's address, such as 127.0.0.1:5053: replicas are then counted from when it asks for them
+    /// Address of the scaler, such as 127.0.0.1:5053. Replicas then count from when the scaler asks for them
     #[arg(long, value_name = "HOST:PORT")]
     pub scaler: Option<String>,
 }
 
 impl Args {
-    /// Connections that the system permits.
+    /// Largest number of open connections.
     ///
     /// # Errors
-    /// When it permits fewer than asked for.
+    /// When the system permits fewer than `--connections` asks for.
     pub fn connections(&self) -> Result<usize> {
         let permitted = service::descriptors::for_connections();
         let Some(connections) = self.connections else { return Ok(permitted.min(DEFAULT_CONNECTIONS)) };
         ensure!(
             connections as usize <= permitted,
-            "--connections ({connections}) needs more open files than are permitted, {permitted}; see ulimit -n"
+            "--connections ({connections}) exceeds the {permitted} that the limit of open files permits; see ulimit -n"
         );
         Ok(connections as usize)
     }
 }
 
-/// As the header has it.
+/// Parses a duration of whole milliseconds, since the header has no fractions.
 fn whole_milliseconds(text: &str) -> Result<Duration, String> {
     let duration = positive(text)?;
     if duration.subsec_nanos().is_multiple_of(1_000_000) { Ok(duration) } else { Err("use whole milliseconds".into()) }
 }
 
+/// Parses `Name: value`.
 fn header(text: &str) -> Result<(HeaderName, HeaderValue)> {
     let (name, value) = text.split_once(':').context("write it like 'Name: value'")?;
-    let name = name.trim().parse().context("the name is not one of a header")?;
-    let mut value: HeaderValue = value.trim().parse().context("the value may not stand in a header")?;
+    let name = name.trim().parse().context("the name is not valid in HTTP")?;
+    let mut value: HeaderValue = value.trim().parse().context("the value is not valid in HTTP")?;
     value.set_sensitive(true);
     Ok((name, value))
 }

@@ -1,8 +1,8 @@
-//! The live screen.
+//! The live screen: fills the terminal with the progress of a run, and reads the keyboard.
 
-use super::{Title, window};
-use crate::latencies::ms;
-use crate::tally::{Second, Tally};
+use super::{RunInfo, UserInput, window};
+use crate::latencies::format_ms;
+use crate::progress::{Progress, Second};
 use ratatui::backend::CrosstermBackend;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
 use ratatui::crossterm::execute;
@@ -15,7 +15,8 @@ use ratatui::{Frame, Terminal};
 use std::io::{self, Stderr};
 use std::time::Duration;
 
-/// The terminal while a run has it. Standard output stays free for what the run prints.
+/// The terminal in raw mode, on its alternate screen. It is drawn to standard error, so that standard output holds only
+/// the results of the run.
 pub struct Screen {
     terminal: Terminal<CrosstermBackend<Stderr>>,
 }
@@ -34,110 +35,116 @@ impl Screen {
         }
     }
 
-    /// Draws; whether a key was pressed that means stop.
-    pub(super) fn show(&mut self, title: &Title, tally: &Tally, now: Duration) -> bool {
-        // A terminal that is gone is no reason to end a run.
-        let _drawn = self.terminal.draw(|frame| draw(frame, title, tally, now));
-        pressed_stop()
+    /// Draws the screen. Returns the input since the last call.
+    pub(super) fn show(&mut self, info: &RunInfo, progress: &Progress, now: Duration) -> UserInput {
+        // The run goes on if the terminal is closed.
+        let _drawn = self.terminal.draw(|frame| draw(frame, info, progress, now));
+        read_keys()
     }
 }
 
 impl Drop for Screen {
     fn drop(&mut self) {
+        // Nothing can be done if the terminal is closed.
         let _left = execute!(io::stderr(), LeaveAlternateScreen);
-        let _cooked = disable_raw_mode();
+        let _restored = disable_raw_mode();
     }
 }
 
-/// Reads the keys that are there. A terminal in raw mode makes no signal of Ctrl-C.
-fn pressed_stop() -> bool {
-    let mut stop = false;
+/// Reads the keys that were pressed. Ctrl-C is one of them: in raw mode the terminal sends no signal for it.
+fn read_keys() -> UserInput {
+    let mut input = UserInput::Nothing;
     while event::poll(Duration::ZERO).unwrap_or(false) {
         if let Ok(Event::Key(key)) = event::read() {
             let control = key.modifiers.contains(KeyModifiers::CONTROL);
-            stop |= key.code == KeyCode::Char('q') || control && key.code == KeyCode::Char('c');
+            if key.code == KeyCode::Char('q') || control && key.code == KeyCode::Char('c') {
+                input = UserInput::Stop;
+            }
         }
     }
-    stop
+    input
 }
 
-fn draw(frame: &mut Frame, title: &Title, tally: &Tally, now: Duration) {
+/// Draws the whole screen.
+fn draw(frame: &mut Frame, info: &RunInfo, progress: &Progress, now: Duration) {
     let [head, figures, plots, foot] =
         Layout::vertical([Constraint::Length(3), Constraint::Length(6), Constraint::Fill(1), Constraint::Length(1)])
             .areas(frame.area());
-    let length = title.length.as_secs_f64().max(f64::MIN_POSITIVE);
-    let progress = Gauge::default()
-        .block(Block::bordered().title(format!(" {} ", title.text)))
+    let length = info.length.as_secs_f64().max(f64::MIN_POSITIVE);
+    let gauge = Gauge::default()
+        .block(Block::bordered().title(format!(" {} ", info.title)))
         .gauge_style(Color::Blue)
         .ratio((now.as_secs_f64() / length).clamp(0.0, 1.0))
         .label(format!("{} of {length:.0} s", now.as_secs()));
-    frame.render_widget(progress, head);
+    frame.render_widget(gauge, head);
     let [load, latency, errors] = Layout::horizontal([Constraint::Fill(1); 3]).areas(figures);
-    frame.render_widget(block(" load ", load_lines(tally)), load);
-    let objective_ms = title.objective.as_secs_f64() * 1e3;
-    frame.render_widget(block(&format!(" latency, {} ", window()), latency_lines(tally, objective_ms)), latency);
-    frame.render_widget(block(" failed ", error_lines(tally)), errors);
-    history(frame, plots, tally, objective_ms);
-    frame.render_widget(Line::from("q or Ctrl-C: stop and report what there is").dim(), foot);
+    frame.render_widget(block(" load ", load_lines(progress)), load);
+    let objective_ms = info.objective.as_secs_f64() * 1e3;
+    frame.render_widget(block(&format!(" latency, {} ", window()), latency_lines(progress, objective_ms)), latency);
+    frame.render_widget(block(" failed ", error_lines(progress)), errors);
+    draw_history(frame, plots, progress, objective_ms);
+    frame.render_widget(Line::from("q or Ctrl-C: stop, and report the part so far").dim(), foot);
 }
 
+/// Lines of text in a box with a title.
 fn block(title: &str, lines: Vec<Line<'static>>) -> Paragraph<'static> {
     Paragraph::new(lines).block(Block::bordered().title(title.to_owned()))
 }
 
+/// A line with the name and the value of a figure.
 fn figure(name: &'static str, value: String) -> Line<'static> {
     Line::from(vec![Span::from(format!("{name:<12}")).dim(), Span::from(value).bold()])
 }
 
-fn load_lines(tally: &Tally) -> Vec<Line<'static>> {
-    let seen = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), |value| format!("{value:.0}"));
-    let glimpse = tally.glimpse;
+fn load_lines(progress: &Progress) -> Vec<Line<'static>> {
+    let number = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), |value| format!("{value:.0}"));
+    let metrics = progress.server_metrics;
     vec![
-        figure("sent", format!("{}/s", tally.rate())),
-        figure("in flight", tally.in_flight.to_string()),
-        figure("queue", seen(glimpse.and_then(|glimpse| glimpse.queue_length))),
-        figure("replicas", seen(glimpse.and_then(|glimpse| glimpse.replicas))),
+        figure("sent", format!("{}/s", progress.rate())),
+        figure("in flight", progress.in_flight.to_string()),
+        figure("queue", number(metrics.and_then(|metrics| metrics.queue_length))),
+        figure("replicas", number(metrics.and_then(|metrics| metrics.replicas))),
     ]
 }
 
-fn latency_lines(tally: &Tally, objective_ms: f64) -> Vec<Line<'static>> {
-    let latency = tally.percentiles();
+fn latency_lines(progress: &Progress, objective_ms: f64) -> Vec<Line<'static>> {
+    let latency = progress.percentiles();
     vec![
-        figure("p50", ms(latency.map(|latency| latency.p50))),
-        figure("p95", ms(latency.map(|latency| latency.p95))),
-        figure("p99", ms(latency.map(|latency| latency.p99))),
-        figure("in time", format!("{:.2} % within {objective_ms:.0} ms", tally.attainment())),
+        figure("p50", format_ms(latency.map(|latency| latency.p50))),
+        figure("p95", format_ms(latency.map(|latency| latency.p95))),
+        figure("p99", format_ms(latency.map(|latency| latency.p99))),
+        figure("in time", format!("{:.2} % within {objective_ms:.0} ms", progress.attainment_percent())),
     ]
 }
 
-fn error_lines(tally: &Tally) -> Vec<Line<'static>> {
-    let mut counts: Vec<(&String, &usize)> = tally.errors.iter().collect();
+fn error_lines(progress: &Progress) -> Vec<Line<'static>> {
+    let mut counts: Vec<(&String, &usize)> = progress.errors.iter().collect();
     counts.sort_by(|a, b| b.1.cmp(a.1));
-    let mut lines = vec![figure("requests", format!("{} of {}", tally.failed(), tally.ended))];
+    let mut lines = vec![figure("requests", format!("{} of {}", progress.failed(), progress.ended))];
     lines.extend(counts.iter().take(3).map(|(code, count)| Line::from(format!("{count} × {code}")).red()));
     lines
 }
 
-/// The last seconds, as many as there is room for.
-fn history(frame: &mut Frame, area: Rect, tally: &Tally, objective_ms: f64) {
-    type Pick = fn(&Second) -> f64;
-    let plots: [(&str, &str, Pick, Color); 4] = [
+/// Draws the last seconds of the run, one column for each, as many as fit.
+fn draw_history(frame: &mut Frame, area: Rect, progress: &Progress, objective_ms: f64) {
+    type Figure = fn(&Second) -> f64;
+    let plots: [(&str, &str, Figure, Color); 4] = [
         ("sent", "/s", |second| second.sent as f64, Color::Blue),
         ("p95", " ms", |second| second.p95_ms, Color::Yellow),
         ("queue", "", |second| second.queue_length, Color::Cyan),
         ("replicas", "", |second| second.replicas, Color::Magenta),
     ];
     let areas = Layout::vertical([Constraint::Fill(1); 4]).split(area);
-    for ((name, unit, pick, color), &area) in plots.into_iter().zip(areas.iter()) {
-        let room = usize::from(area.width.saturating_sub(2));
-        let from = tally.seconds.len().saturating_sub(room);
-        let values: Vec<f64> = tally.seconds[from..].iter().map(pick).collect();
+    for ((name, unit, figure, color), &area) in plots.into_iter().zip(areas.iter()) {
+        let columns = usize::from(area.width.saturating_sub(2));
+        let from = progress.seconds.len().saturating_sub(columns);
+        let values: Vec<f64> = progress.seconds[from..].iter().map(figure).collect();
         let highest = values.iter().copied().fold(0.0, f64::max);
         let missed = name == "p95" && highest > objective_ms;
         let title = Line::from(format!(" {name}, highest {highest:.0}{unit} "));
         let spark = Sparkline::default()
             .block(Block::bordered().title(if missed { title.red() } else { title }))
-            // Whole numbers are drawn, so small ones are enlarged.
+            // A sparkline draws whole numbers only, so the values are enlarged.
             .data(values.iter().map(|value| (value * 100.0) as u64))
             .style(Style::from(color));
         frame.render_widget(spark, area);
@@ -148,17 +155,17 @@ fn history(frame: &mut Frame, area: Rect, tally: &Tally, objective_ms: f64) {
 mod tests {
     use super::*;
     use crate::sample::{Outcome, Sample};
-    use crate::watch::Glimpse;
+    use crate::server_metrics::ServerMetrics;
     use ratatui::backend::TestBackend;
 
     #[test]
-    fn the_screen_tells_how_the_run_goes() {
-        let title = Title {
-            text: "burst.txt to http://127.0.0.1:5052/predict".into(),
+    fn the_screen_shows_the_progress_of_the_run() {
+        let info = RunInfo {
+            title: "burst.txt to http://127.0.0.1:5052/predict".into(),
             length: Duration::from_secs(60),
             objective: Duration::from_millis(500),
         };
-        let mut tally = Tally::default();
+        let mut progress = Progress::default();
         for second in 0..30 {
             let outcome = match second % 10 {
                 9 => Outcome::Failed { code: "queue_full".into() },
@@ -172,14 +179,18 @@ mod tests {
                 received_bytes: 1,
                 outcome,
             };
-            tally.note(&sample, title.objective);
-            let glimpse =
-                Glimpse { at_seconds: 1.0, queue_length: Some(17.0), replicas: Some(3.0), desired_replicas: None };
-            tally.advance(Duration::from_secs(second + 1), 2 * second as usize, Some(glimpse));
+            progress.record(&sample, info.objective);
+            let metrics = ServerMetrics {
+                at_seconds: 1.0,
+                queue_length: Some(17.0),
+                replicas: Some(3.0),
+                desired_replicas: None,
+            };
+            progress.advance(Duration::from_secs(second + 1), 2 * second as usize, Some(metrics));
         }
         for (width, height) in [(100, 30), (40, 12), (1, 1)] {
             let mut terminal = Terminal::new(TestBackend::new(width, height)).expect("memory");
-            terminal.draw(|frame| draw(frame, &title, &tally, Duration::from_secs(30))).expect("drawn");
+            terminal.draw(|frame| draw(frame, &info, &progress, Duration::from_secs(30))).expect("drawn");
             let text = terminal.backend().to_string();
             if width == 100 {
                 for word in [

@@ -1,6 +1,7 @@
-//! A run as CSV: a row for every second, and a row for every request.
+//! A run as CSV: a row for every second, or a row for every request.
 
 use super::Report;
+use crate::latencies::Percentiles;
 use crate::sample::{Outcome, Sample};
 use anyhow::{Context, Result};
 use flate2::Compression;
@@ -9,7 +10,8 @@ use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
-const SECOND: [&str; 13] = [
+/// The columns of a second. A column's name ends with its unit, where it has one.
+const SECOND_COLUMNS: [&str; 13] = [
     "second",
     "offered",
     "within_objective",
@@ -25,21 +27,22 @@ const SECOND: [&str; 13] = [
     "desired_replicas",
 ];
 
-const REQUEST: [&str; 7] =
+/// The columns of a request. Times are in microseconds.
+const REQUEST_COLUMNS: [&str; 7] =
     ["scheduled_us", "send_delay_us", "latency_us", "outcome", "right", "sent_bytes", "received_bytes"];
 
-/// Writes a row for every second; a figure that there is none of is empty.
+/// Writes a row for every second. A figure that was not measured is empty.
 ///
 /// # Errors
-/// Names the file when it cannot be written.
+/// When the file cannot be written; the message names it.
 pub fn write_seconds(report: &Report, path: &Path) -> Result<()> {
     let write = || -> Result<()> {
         let mut csv = csv::Writer::from_path(path)?;
-        csv.write_record(SECOND)?;
+        csv.write_record(SECOND_COLUMNS)?;
         for row in &report.seconds {
             let number = |value: Option<f64>| value.map_or_else(String::new, |value| format!("{value}"));
-            let latency = |pick: fn(&crate::latencies::Percentiles) -> f64| number(row.latency_ms.as_ref().map(pick));
-            let glimpse = report.glimpse(row.second);
+            let latency = |percentile: fn(&Percentiles) -> f64| number(row.latency_ms.as_ref().map(percentile));
+            let metrics = report.server_metrics_at(row.second);
             csv.write_record([
                 row.second.to_string(),
                 row.offered.to_string(),
@@ -51,9 +54,9 @@ pub fn write_seconds(report: &Report, path: &Path) -> Result<()> {
                 latency(|latency| latency.p99),
                 latency(|latency| latency.p999),
                 latency(|latency| latency.max),
-                number(glimpse.and_then(|glimpse| glimpse.queue_length)),
-                number(glimpse.and_then(|glimpse| glimpse.replicas)),
-                number(glimpse.and_then(|glimpse| glimpse.desired_replicas)),
+                number(metrics.and_then(|metrics| metrics.queue_length)),
+                number(metrics.and_then(|metrics| metrics.replicas)),
+                number(metrics.and_then(|metrics| metrics.desired_replicas)),
             ])?;
         }
         Ok(csv.flush()?)
@@ -64,12 +67,12 @@ pub fn write_seconds(report: &Report, path: &Path) -> Result<()> {
 /// Writes a row for every request, compressed with gzip.
 ///
 /// # Errors
-/// Names the file when it cannot be written.
+/// When the file cannot be written; the message names it.
 pub fn write_requests(samples: &[Sample], path: &Path) -> Result<()> {
     let micros = |duration: Duration| duration.as_micros().to_string();
     let write = || -> Result<()> {
         let mut csv = csv::Writer::from_writer(GzEncoder::new(File::create(path)?, Compression::default()));
-        csv.write_record(REQUEST)?;
+        csv.write_record(REQUEST_COLUMNS)?;
         for sample in samples {
             let (outcome, right) = match &sample.outcome {
                 Outcome::Answered { right } => ("answered", right.map_or(String::new(), |right| right.to_string())),

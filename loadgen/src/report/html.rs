@@ -1,60 +1,63 @@
-//! A report, or a comparison of several, as one self-contained page: figures, and plots by uPlot, which is vendored
-//! beside this file. Nothing is fetched when it is opened.
+//! A report, or a comparison of several reports, as one HTML page with figures and plots. The page contains its data
+//! and the plotting library uPlot, which is vendored beside this file. A browser fetches nothing when it opens the
+//! page.
 
 use super::{Report, terminal};
 use crate::compare::{Comparison, Run};
 use serde_json::{Value, json};
 
-const SCRIPT: &str = include_str!("page/vendor/uPlot.iife.min.js");
-const STYLE: &str = include_str!("page/vendor/uPlot.min.css");
+const UPLOT_SCRIPT: &str = include_str!("page/vendor/uPlot.iife.min.js");
+const UPLOT_STYLE: &str = include_str!("page/vendor/uPlot.min.css");
 const PAGE: &str = include_str!("page/page.html");
-const RUN: &str = include_str!("page/run.js");
-const COMPARISON: &str = include_str!("page/comparison.js");
+const RUN_SCRIPT: &str = include_str!("page/run.js");
+const COMPARISON_SCRIPT: &str = include_str!("page/comparison.js");
 
-/// One run.
+/// The page of one run.
 pub fn page(report: &Report) -> String {
     let mut data = serde_json::to_value(report).expect("a report is JSON");
-    // For tools, not for this page.
+    // The page does not use the encoded histogram.
     data["histogram"] = Value::Null;
     data["text"] = terminal::summary(report).into();
-    fill("Roundhouse load report", RUN, &data)
+    fill_page("Roundhouse load report", RUN_SCRIPT, &data)
 }
 
-/// Several runs side by side.
+/// The page that compares several runs.
 pub fn comparison(comparison: &Comparison) -> String {
     let data = json!({
-        "runs": comparison.runs.iter().map(course).collect::<Vec<_>>(),
+        "runs": comparison.runs.iter().map(plot_data).collect::<Vec<_>>(),
         "table": comparison.table().iter().map(|row| row.to_vec()).collect::<Vec<_>>(),
         "caveats": comparison.caveats(),
         "conclusion": comparison.conclusion(),
     });
-    fill("Roundhouse comparison", COMPARISON, &data)
+    fill_page("Roundhouse comparison", COMPARISON_SCRIPT, &data)
 }
 
-/// What the plots show of a run, column by column.
-fn course(run: &Run) -> Value {
+/// The data for the plots of one run, column by column. `seconds` are the whole seconds of the run, and `metrics_at`
+/// are the times in seconds at which the server's metrics were read.
+fn plot_data(run: &Run) -> Value {
     let Run { name, report } = run;
     let rounded = |value: f64| (value * 10.0).round() / 10.0;
-    let glimpses = &report.glimpses;
+    let metrics = &report.server_metrics;
     json!({
         "name": name,
         "seconds": report.seconds.iter().map(|row| row.second).collect::<Vec<_>>(),
         "offered": report.seconds.iter().map(|row| row.offered).collect::<Vec<_>>(),
         // A logarithmic axis has no zero.
         "p95": report.seconds.iter().map(|row| row.latency_ms.map(|ms| rounded(ms.p95).max(0.1))).collect::<Vec<_>>(),
-        "seen": glimpses.iter().map(|glimpse| rounded(glimpse.at_seconds)).collect::<Vec<_>>(),
-        "queue": glimpses.iter().map(|glimpse| glimpse.queue_length).collect::<Vec<_>>(),
-        "replicas": glimpses.iter().map(|glimpse| glimpse.replicas).collect::<Vec<_>>(),
+        "metrics_at": metrics.iter().map(|metrics| rounded(metrics.at_seconds)).collect::<Vec<_>>(),
+        "queue": metrics.iter().map(|metrics| metrics.queue_length).collect::<Vec<_>>(),
+        "replicas": metrics.iter().map(|metrics| metrics.replicas).collect::<Vec<_>>(),
     })
 }
 
-fn fill(title: &str, script: &str, data: &Value) -> String {
-    // `<` can end a script early; inside JSON strings its escape means the same.
+/// The page with its title, its script and its data in their places.
+fn fill_page(title: &str, script: &str, data: &Value) -> String {
+    // `</script>` within the data would end the script. In JSON strings, the escape means the same as `<`.
     let data = data.to_string().replace('<', "\\u003c");
-    // The data comes last: whatever stands in it is not searched for the other names.
+    // The data is filled in last, so that the names of the other places are not replaced within it.
     PAGE.replace("PAGE_TITLE", title)
-        .replace("/*UPLOT_STYLE*/", STYLE)
-        .replace("/*UPLOT_SCRIPT*/", SCRIPT)
+        .replace("/*UPLOT_STYLE*/", UPLOT_STYLE)
+        .replace("/*UPLOT_SCRIPT*/", UPLOT_SCRIPT)
         .replace("/*PAGE_SCRIPT*/", script)
         .replace("\"REPORT_DATA\"", &data)
 }

@@ -1,6 +1,6 @@
-//! What the tests of the program share: servers, runs and what they leave behind.
+//! Helpers that the tests of the program share: a recording server, and runs of loadgen with their results.
 
-// Not every test needs everything.
+// Each test binary uses only some of these helpers.
 #![allow(dead_code, unreachable_pub)]
 
 pub mod recorder;
@@ -15,45 +15,46 @@ use std::sync::mpsc;
 use std::time::Duration;
 use tempfile::TempDir;
 
-/// A recorder on a thread of its own, for as long as the test runs: its URL and its log.
+/// Starts a recorder on a thread of its own, which runs until the test ends. Returns its URL and the arrivals that it
+/// records.
 pub fn record(stall: Option<Stall>) -> (String, Arrivals) {
     let arrivals = Arrivals::default();
     let served = arrivals.clone();
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
         recorder::serve(&served, stall, false, |address| sender.send(address).expect("the test waits"))
-            .expect("it serves");
+            .expect("the recorder serves");
     });
-    (format!("http://{}/predict", receiver.recv().expect("it has an address")), arrivals)
+    (format!("http://{}/predict", receiver.recv().expect("the recorder has an address")), arrivals)
 }
 
-/// The program, with no terminal.
+/// The command `loadgen`, without a terminal.
 pub fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_loadgen"));
     command.stdin(Stdio::null());
     command
 }
 
-/// Standard error as text.
-pub fn complaint(output: &Output) -> String {
+/// The text that a program has written to standard error.
+pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// A finished run.
 pub struct Run {
-    /// What it exited with.
+    /// Exit status.
     pub status: Option<i32>,
-    /// What it printed.
+    /// Standard output and standard error.
     pub output: Output,
-    /// Its JSON.
+    /// The file of `--json`.
     pub report: Value,
-    /// Its log.
+    /// The rows of the file of `--log`.
     pub requests: Vec<Request>,
-    /// Where its files are.
+    /// The folder of both files.
     pub folder: TempDir,
 }
 
-/// One line of the log.
+/// A row of the request log.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
     pub scheduled: Duration,
@@ -61,7 +62,7 @@ pub struct Request {
     pub outcome: String,
 }
 
-/// `loadgen run` with JSON and log.
+/// Runs `loadgen run` with these flags, `--json` and `--log`, to its end.
 pub fn run(flags: &[&str]) -> Run {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (json, log) = (folder.path().join("run.json"), folder.path().join("run.csv.gz"));
@@ -75,12 +76,12 @@ pub fn run(flags: &[&str]) -> Run {
         .output()
         .expect("loadgen runs");
     let text = std::fs::read_to_string(&json).unwrap_or_default();
-    let report = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {}", complaint(&output)));
+    let report = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {}", stderr(&output)));
     Run { status: output.status.code(), report, requests: read_log(&log), output, folder }
 }
 
 fn read_log(path: &Path) -> Vec<Request> {
-    let mut rows = csv::Reader::from_reader(GzDecoder::new(File::open(path).expect("there is a log")));
+    let mut rows = csv::Reader::from_reader(GzDecoder::new(File::open(path).expect("the log is written")));
     let row = |row: csv::Result<csv::StringRecord>| {
         let row = row.expect("the log is CSV");
         let micros = |column: usize| Duration::from_micros(row[column].parse().expect("a number"));

@@ -1,4 +1,4 @@
-//! A server that notes when each POST arrived, answers at once, and stands still for a while if told to.
+//! A server that records when each POST arrives, and answers at once. It can stall once for a while.
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -12,35 +12,39 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// When it stands still: after its first request, and for how long.
+/// A stall of the server: the time after the first request at which it begins, and its length.
 pub type Stall = (Duration, Duration);
 
-/// Every POST's arrival, as it was noticed.
+/// The arrival times of all POSTs. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Arrivals(Arc<Mutex<Vec<Instant>>>);
 
 impl Arrivals {
-    fn note(&self) -> Instant {
+    /// Records an arrival now. Returns the time of the first arrival.
+    fn record(&self) -> Instant {
         let now = Instant::now();
-        let mut arrivals = self.0.lock().expect("nobody panics while noting");
+        let mut arrivals = self.0.lock().expect("no task panics while it holds the arrivals");
         arrivals.push(now);
         arrivals[0]
     }
 
-    /// Since the first of them, in order.
+    /// The time from the first arrival to each arrival, in order.
     pub fn times(&self) -> Vec<Duration> {
-        let arrivals = self.0.lock().expect("nobody panics while noting");
+        let arrivals = self.0.lock().expect("no task panics while it holds the arrivals");
         arrivals.iter().map(|arrival| *arrival - arrivals[0]).collect()
     }
 }
 
-/// Serves on loopback on this thread, telling the address first; returns only if it cannot. If it `never_sleeps`, it
-/// takes its core, and nobody pays for waking it.
+/// Serves on a free port of the loopback interface, on this thread, and calls `announce` with the address first. With
+/// `never_sleeps`, it keeps its core busy, so that a request is not delayed by waking it.
+///
+/// # Errors
+/// When it cannot serve. It does not return otherwise.
 pub fn serve(
     arrivals: &Arrivals,
     stall: Option<Stall>,
     never_sleeps: bool,
-    tell: impl FnOnce(SocketAddr),
+    announce: impl FnOnce(SocketAddr),
 ) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -54,17 +58,17 @@ pub fn serve(
         let listener = tokio::net::TcpSocket::new_v4()?;
         listener.bind(([127, 0, 0, 1], 0).into())?;
         let listener = listener.listen(4096)?;
-        tell(listener.local_addr()?);
+        announce(listener.local_addr()?);
         let stall = Arc::new(Mutex::new(stall));
         loop {
             let (stream, _peer) = listener.accept().await?;
             stream.set_nodelay(true)?;
             let (arrivals, stall) = (arrivals.clone(), stall.clone());
             let service = service_fn(move |request: Request<Incoming>| {
-                // A GET asks for metrics, and is no load.
+                // loadgen sends a GET to read metrics. It is not a part of the load.
                 if request.method() == Method::POST {
-                    let first = arrivals.note();
-                    stand_still(&stall, first);
+                    let first = arrivals.record();
+                    stall_if_due(&stall, first);
                 }
                 async move { Ok::<_, Infallible>(answer(request).await) }
             });
@@ -73,9 +77,9 @@ pub fn serve(
     })
 }
 
-/// Stops this thread, and with it every connection, once its time has come.
-fn stand_still(stall: &Mutex<Option<Stall>>, first: Instant) {
-    let mut stall = stall.lock().expect("nobody panics while standing still");
+/// Blocks this thread, and with it every connection, once the time of the stall has come. `first` is the first arrival.
+fn stall_if_due(stall: &Mutex<Option<Stall>>, first: Instant) {
+    let mut stall = stall.lock().expect("no task panics while it holds the stall");
     if let Some((after, length)) = *stall
         && first.elapsed() >= after
     {
@@ -84,11 +88,12 @@ fn stand_still(stall: &Mutex<Option<Stall>>, first: Instant) {
     }
 }
 
+/// Reads the whole request, and answers with a fixed prediction.
 async fn answer(request: Request<Incoming>) -> Response<Full<Bytes>> {
     let read = request.into_body().collect().await;
     let prediction = Prediction { class_index: 7, label: "striped square".into(), confidence: 0.998 };
     let answer = Answer::new(vec![prediction], "recorder", "recorder", Timing::default());
     let body = serde_json::to_vec(&answer).expect("an answer is JSON");
     let status = if read.is_ok() { StatusCode::OK } else { StatusCode::BAD_REQUEST };
-    Response::builder().status(status).body(Full::new(body.into())).expect("checked parts make a response")
+    Response::builder().status(status).body(Full::new(body.into())).expect("the status is valid")
 }

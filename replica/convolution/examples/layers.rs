@@ -1,95 +1,134 @@
-//! Times the convolutions of a ResNet-18, each by itself, on one thread, with weights that are in no near cache: between two
-//! uses of a layer, a network's other layers pass through it.
+//! Times the convolutions of a ResNet-18, each by itself, on one thread. Between two uses of a layer's weights 100 MB
+//! of others are read, as in a network, so that the weights come from memory or from a far cache.
 
-use convolution::amx::{self, Registers};
-use convolution::direct::{self, Geometry};
-use convolution::winograd::{self, Tile};
-use convolution::{Activation, Alone, Instructions, Shape};
+use convolution::amx::{self, AmxFilter, TileUnit};
+use convolution::direct::{self, DirectFilter};
+use convolution::winograd::{self, TileSize, WinogradFilter};
+use convolution::{CurrentThread, Epilogue, Geometry, Instructions, Nonlinearity, Shape};
 use std::time::Instant;
 
-/// Weights that pass between two uses, in numbers: 100 MB.
-const BETWEEN: usize = 25_000_000;
+/// Numbers of weights that are read between two uses of the same weights: 100 MB.
+const WEIGHTS_BETWEEN_USES: usize = 25_000_000;
+
+/// Times each convolution is run.
+const REPEATS: usize = 60;
+
+const STEM: Geometry = Geometry { side: 7, stride: 2, padding: 3 };
+const THREE: Geometry = Geometry { side: 3, stride: 1, padding: 1 };
+const THREE_STRIDED: Geometry = Geometry { side: 3, stride: 2, padding: 1 };
+const ONE: Geometry = Geometry { side: 1, stride: 1, padding: 0 };
+const ONE_STRIDED: Geometry = Geometry { side: 1, stride: 2, padding: 0 };
+
+/// Input channels, output channels, height and width of the input, and geometry.
+const LAYERS: [(usize, usize, usize, Geometry); 13] = [
+    (3, 64, 224, STEM),
+    (64, 64, 56, THREE),
+    (64, 128, 56, THREE_STRIDED),
+    (64, 128, 56, ONE_STRIDED),
+    (128, 128, 28, THREE),
+    (128, 256, 28, THREE_STRIDED),
+    (128, 256, 28, ONE_STRIDED),
+    (256, 256, 14, THREE),
+    (256, 512, 14, THREE_STRIDED),
+    (256, 512, 14, ONE_STRIDED),
+    (512, 512, 7, THREE),
+    (256, 64, 56, ONE),
+    (512, 2048, 7, ONE),
+];
 
 fn main() {
     let batch: usize = std::env::args().nth(1).map_or(1, |text| text.parse().expect("a batch size"));
     println!(
         "batch {batch}\ninputs outputs side  filter  stride  kind          ms/image      min   GMAC/s of the definition"
     );
-    let three = |stride| Geometry { side: 3, stride, padding: 1 };
-    for (inputs, outputs, width, geometry) in [
-        (3, 64, 224, Geometry { side: 7, stride: 2, padding: 3 }),
-        (64, 64, 56, three(1)),
-        (64, 128, 56, three(2)),
-        (64, 128, 56, Geometry { side: 1, stride: 2, padding: 0 }),
-        (128, 128, 28, three(1)),
-        (128, 256, 28, three(2)),
-        (128, 256, 28, Geometry { side: 1, stride: 2, padding: 0 }),
-        (256, 256, 14, three(1)),
-        (256, 512, 14, three(2)),
-        (256, 512, 14, Geometry { side: 1, stride: 2, padding: 0 }),
-        (512, 512, 7, three(1)),
-        (256, 64, 56, Geometry { side: 1, stride: 1, padding: 0 }),
-        (512, 2048, 7, Geometry { side: 1, stride: 1, padding: 0 }),
-    ] {
+    for (inputs, outputs, width, geometry) in LAYERS {
         let shape = Shape { images: batch, height: width, width };
-        let output = geometry.output(shape);
-        let weights = numbers(geometry.side * geometry.side * inputs * outputs);
-        let (bias, input) = (numbers(outputs), numbers(shape.pixels() * inputs));
-        let mut result = vec![0.0; output.pixels() * outputs];
-        let residual = result.clone();
-        let activation = Activation { residual: Some(&residual), rectify: true };
-        let mut report = |kind: String, run: &mut dyn FnMut(&mut [f32])| {
-            let mut times: Vec<f64> = (0..60)
-                .map(|_| {
-                    let start = Instant::now();
-                    run(&mut result);
-                    start.elapsed().as_secs_f64() / batch as f64
-                })
-                .collect();
-            times.sort_by(f64::total_cmp);
-            let work = (geometry.side * geometry.side * inputs * outputs * output.width * output.width) as f64;
-            let Geometry { side, stride, .. } = geometry;
-            println!(
-                "{inputs:>6} {outputs:>7} {width:>4} {side:>7} {stride:>7}  {kind:<13} {:>8.3} {:>8.3} {:>10.1}",
-                times[30] * 1e3,
-                times[0] * 1e3,
-                work / times[30] / 1e9
-            );
-        };
-        if Registers::Amx.is_available() {
-            let filter = || amx::Filter::new(&weights, &bias, inputs, geometry, Registers::Amx);
-            let filters: Vec<_> = (0..BETWEEN.div_ceil(weights.len()).min(40)).map(|_| filter()).collect();
-            let mut next = filters.iter().cycle();
-            report("Amx".into(), &mut |result| {
-                let filter = next.next().expect("endless");
-                amx::convolve(&input, shape, filter, activation, result, &Alone);
-            });
-        }
-        for instructions in Instructions::available().into_iter().rev().take(1) {
-            let filter = || direct::Filter::new(&weights, &bias, inputs, geometry, instructions);
-            let filters: Vec<_> = (0..BETWEEN.div_ceil(weights.len()).min(40)).map(|_| filter()).collect();
-            let mut next = filters.iter().cycle();
-            report(format!("{instructions:?}"), &mut |result| {
-                let filter = next.next().expect("endless");
-                direct::convolve(&input, shape, filter, activation, result, &Alone);
-            });
-            if geometry == three(1) {
-                for tile in [Tile::Two, Tile::Four] {
-                    let filter = || winograd::Filter::new(&weights, &bias, inputs, tile, instructions);
-                    let numbers = weights.len() * if tile == Tile::Two { 16 } else { 36 } / 9;
-                    let filters: Vec<_> = (0..BETWEEN.div_ceil(numbers).min(40)).map(|_| filter()).collect();
-                    let mut next = filters.iter().cycle();
-                    report(format!("{instructions:?} {tile:?}"), &mut |result| {
-                        let filter = next.next().expect("endless");
-                        winograd::convolve(&input, shape, filter, activation, result, &Alone);
-                    });
-                }
-            }
-        }
+        Layer::new(inputs, outputs, shape, geometry).time_all();
     }
 }
 
-/// Something between -1 and 1 that is not the same everywhere.
+/// One convolution with its data.
+struct Layer {
+    inputs: usize,
+    outputs: usize,
+    shape: Shape,
+    geometry: Geometry,
+    weights: Vec<f32>,
+    bias: Vec<f32>,
+    input: Vec<f32>,
+    residual: Vec<f32>,
+}
+
+impl Layer {
+    fn new(inputs: usize, outputs: usize, shape: Shape, geometry: Geometry) -> Self {
+        Self {
+            inputs,
+            outputs,
+            shape,
+            geometry,
+            weights: numbers(geometry.side * geometry.side * inputs * outputs),
+            bias: numbers(outputs),
+            input: numbers(shape.pixels() * inputs),
+            residual: vec![0.0; geometry.output(shape).pixels() * outputs],
+        }
+    }
+
+    /// Times every algorithm that this processor and the geometry allow, with the fastest instructions.
+    fn time_all(&self) {
+        let Self { inputs, shape, geometry, weights, bias, input, .. } = self;
+        let epilogue = Epilogue { residual: Some(&self.residual), nonlinearity: Nonlinearity::Relu };
+        if TileUnit::Amx.is_available() {
+            let filter = || AmxFilter::new(weights, bias, *inputs, *geometry, TileUnit::Amx);
+            self.time("Amx".into(), weights.len(), filter, |filter, output| {
+                amx::convolve(input, *shape, filter, epilogue, output, &CurrentThread);
+            });
+        }
+        let instructions = Instructions::best();
+        let filter = || DirectFilter::new(weights, bias, *inputs, *geometry, instructions);
+        self.time(format!("{instructions:?}"), weights.len(), filter, |filter, output| {
+            direct::convolve(input, *shape, filter, epilogue, output, &CurrentThread);
+        });
+        if *geometry == THREE {
+            for (tile, elements) in [(TileSize::Two, 16), (TileSize::Four, 36)] {
+                let filter = || WinogradFilter::new(weights, bias, *inputs, tile, instructions);
+                let length = weights.len() * elements / 9;
+                self.time(format!("{instructions:?} {tile:?}"), length, filter, |filter, output| {
+                    winograd::convolve(input, *shape, filter, epilogue, output, &CurrentThread);
+                });
+            }
+        }
+    }
+
+    /// Prints the median and the least time of `convolve`, each with another copy of the filter, whose weights are
+    /// `length` numbers.
+    fn time<F>(&self, kind: String, length: usize, filter: impl Fn() -> F, convolve: impl Fn(&F, &mut [f32])) {
+        let filters: Vec<F> = (0..WEIGHTS_BETWEEN_USES.div_ceil(length).min(40)).map(|_| filter()).collect();
+        let mut output = vec![0.0; self.residual.len()];
+        let mut seconds: Vec<f64> = filters
+            .iter()
+            .cycle()
+            .take(REPEATS)
+            .map(|filter| {
+                let start = Instant::now();
+                convolve(filter, &mut output);
+                start.elapsed().as_secs_f64() / self.shape.images as f64
+            })
+            .collect();
+        seconds.sort_by(f64::total_cmp);
+        let Self { inputs, outputs, shape, geometry: Geometry { side, stride, .. }, .. } = *self;
+        let output = self.geometry.output(Shape { images: 1, ..shape });
+        let work = (side * side * inputs * outputs * output.pixels()) as f64;
+        println!(
+            "{inputs:>6} {outputs:>7} {:>4} {side:>7} {stride:>7}  {kind:<13} {:>8.3} {:>8.3} {:>10.1}",
+            shape.width,
+            seconds[REPEATS / 2] * 1e3,
+            seconds[0] * 1e3,
+            work / seconds[REPEATS / 2] / 1e9
+        );
+    }
+}
+
+/// Numbers between -1 and 1 that repeat only after long.
 fn numbers(count: usize) -> Vec<f32> {
     (0..count).map(|index| ((index * 2_654_435_761) % 2001) as f32 / 1000.0 - 1.0).collect()
 }

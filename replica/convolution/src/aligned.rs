@@ -1,117 +1,120 @@
-//! Zeroed numbers that begin on a cache line, and on a large page if there are many.
+//! A buffer of numbers that begins on a cache line and, from 2 MiB on, on a large page.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
+/// Bytes of a cache line.
 const CACHE_LINE: usize = 64;
 
-/// A slice of fixed length.
-pub(crate) struct Aligned {
+/// A slice of numbers whose length is fixed and whose memory is aligned.
+pub(crate) struct AlignedBuffer {
     start: NonNull<f32>,
     length: usize,
-    memory: Memory,
+    origin: Origin,
 }
 
-/// Where it is from, for giving it back.
-enum Memory {
+/// The allocator that the memory is returned to.
+enum Origin {
     Allocated(Layout),
     #[cfg(target_os = "linux")]
     Mapped(pages::Mapping),
 }
 
-impl Aligned {
-    /// `length` zeros.
+impl AlignedBuffer {
+    /// A buffer of `length` zeros.
     pub(crate) fn zeroed(length: usize) -> Self {
         #[cfg(target_os = "linux")]
         if let Some((start, mapping)) = pages::map(length * size_of::<f32>()) {
-            return Self { start: start.cast(), length, memory: Memory::Mapped(mapping) };
+            return Self { start: start.cast(), length, origin: Origin::Mapped(mapping) };
         }
         let bytes = (length * size_of::<f32>()).max(1);
-        let layout = Layout::from_size_align(bytes, CACHE_LINE).expect("it fits the memory");
-        // SAFETY: the layout has a size above zero; all bytes zero are the number zero.
+        let layout = Layout::from_size_align(bytes, CACHE_LINE).expect("the buffer fits the address space");
+        // SAFETY: the layout has a size above zero, and the number zero is all bits zero.
         let start = NonNull::new(unsafe { alloc_zeroed(layout) }).unwrap_or_else(|| handle_alloc_error(layout));
-        Self { start: start.cast(), length, memory: Memory::Allocated(layout) }
+        Self { start: start.cast(), length, origin: Origin::Allocated(layout) }
     }
 
-    /// `numbers`, filled up with zeros to `length`.
-    pub(crate) fn filled_up(numbers: &[f32], length: usize) -> Self {
-        let mut filled = Self::zeroed(length);
-        filled[..numbers.len()].copy_from_slice(numbers);
-        filled
+    /// A buffer of `length` numbers: `numbers`, then zeros.
+    pub(crate) fn padded(numbers: &[f32], length: usize) -> Self {
+        let mut padded = Self::zeroed(length);
+        padded[..numbers.len()].copy_from_slice(numbers);
+        padded
     }
 }
 
-/// Memory from the system itself: no allocator's room is spent on the alignment, and it goes back at once.
+/// Memory that is mapped from the operating system: the alignment costs no memory of the allocator, and the memory is
+/// returned as soon as it is dropped.
 #[cfg(target_os = "linux")]
 mod pages {
     use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
     use std::ffi::c_void;
     use std::ptr::{NonNull, null_mut};
 
-    /// Where the system gives large pages to those who are aligned to them, reading megabytes in order needs fewer
-    /// look-ups of addresses.
+    /// Bytes of a large page. The system backs aligned memory with large pages where it may; a sequential read of
+    /// megabytes then misses the TLB less often.
     const LARGE_PAGE: usize = 2 << 20;
 
-    /// What was mapped.
+    /// A mapped range of memory, unmapped when dropped.
     pub(super) struct Mapping {
         start: *mut c_void,
         bytes: usize,
     }
 
-    /// Zeros that begin with a large page; none if they do not fill one, or the system has no room.
+    /// Maps `bytes` zeros that begin on a large page. `None` if they do not fill one, or if the system refuses.
     pub(super) fn map(bytes: usize) -> Option<(NonNull<u8>, Mapping)> {
         if bytes < LARGE_PAGE {
             return None;
         }
         let mapped = bytes.checked_add(LARGE_PAGE)?;
-        // SAFETY: a new mapping, which touches no memory that there is.
+        // SAFETY: a new mapping touches no memory that exists already.
         let start =
             unsafe { mmap_anonymous(null_mut(), mapped, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE) };
         let mapping = Mapping { start: start.ok()?, bytes: mapped };
         let aligned = mapping.start.map_addr(|address| address.next_multiple_of(LARGE_PAGE));
-        // SAFETY: whole large pages of what was just mapped, of which nothing is known yet. What does not fill one stays
-        // small. A refusal changes nothing.
-        let _small = unsafe { madvise(aligned, bytes / LARGE_PAGE * LARGE_PAGE, Advice::LinuxHugepage) };
+        // SAFETY: whole large pages of the new mapping, to which no reference exists yet. The rest stays in small
+        // pages. A refusal changes nothing.
+        let _refused = unsafe { madvise(aligned, bytes / LARGE_PAGE * LARGE_PAGE, Advice::LinuxHugepage) };
         Some((NonNull::new(aligned.cast())?, mapping))
     }
 
     impl Drop for Mapping {
         fn drop(&mut self) {
-            // SAFETY: mapped like this, and not used any more. It cannot fail for a whole mapping.
+            // SAFETY: the range was mapped with this start and length, and is not used any more. Unmapping a whole
+            // mapping cannot fail.
             let _unmapped = unsafe { munmap(self.start, self.bytes) };
         }
     }
 }
 
-impl Deref for Aligned {
+impl Deref for AlignedBuffer {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        // SAFETY: `start` is valid for `length` numbers, all of them initialised, as long as `self` lives.
+        // SAFETY: `start` is valid for `length` initialised numbers as long as `self` lives.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.length) }
     }
 }
 
-impl DerefMut for Aligned {
+impl DerefMut for AlignedBuffer {
     fn deref_mut(&mut self) -> &mut [f32] {
-        // SAFETY: as above, and `self` is borrowed for writing.
+        // SAFETY: as in `deref`, and `self` is borrowed for writing.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.length) }
     }
 }
 
-impl Drop for Aligned {
+impl Drop for AlignedBuffer {
     fn drop(&mut self) {
-        match &self.memory {
-            // SAFETY: allocated with this layout, and not used any more.
-            Memory::Allocated(layout) => unsafe { dealloc(self.start.as_ptr().cast(), *layout) },
+        match &self.origin {
+            // SAFETY: the memory was allocated with this layout, and is not used any more.
+            Origin::Allocated(layout) => unsafe { dealloc(self.start.as_ptr().cast(), *layout) },
             #[cfg(target_os = "linux")]
-            Memory::Mapped(_dropped_after) => {}
+            Origin::Mapped(_unmapped_by_its_own_drop) => {}
         }
     }
 }
 
-// SAFETY: it owns its memory as a `Vec` does.
-unsafe impl Send for Aligned {}
-// SAFETY: as above.
-unsafe impl Sync for Aligned {}
+// SAFETY: the buffer owns its memory, as a `Vec` does.
+unsafe impl Send for AlignedBuffer {}
+// SAFETY: a shared buffer is only read.
+unsafe impl Sync for AlignedBuffer {}

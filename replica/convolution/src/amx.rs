@@ -1,105 +1,140 @@
-//! Convolutions of any side, stride and padding with the matrix unit of newer x86 processors (AMX), which multiplies tiles of
-//! `bf16` and adds in `f32`, sixteen times as fast as vectors of `f32` do.
+//! Convolutions of any side, stride and padding on the matrix unit of newer x86 processors (AMX), which multiplies
+//! tiles of `bf16` and adds in `f32`, sixteen times as fast as vectors of `f32` do.
 //!
-//! A number is split into two of `bf16`, `x = high + low` with `|low| ≤ 2⁻⁸ |x|`, which is right to 2⁻¹⁶; a product is
-//! `high · high' + high · low' + low · high'`, three tiles' work, and what is left out is again 2⁻¹⁶ of it at most. Compare
-//! G. Henry, P. T. P. Tang and A. Heinecke, Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision
-//! Computations, arXiv:1904.06376, section 2.
+//! A number is split into two of `bf16`, `x ≈ high + low` with `|low| ≤ 2⁻⁸ |x|`; the sum differs from `x` by at most
+//! `2⁻¹⁶ |x|`. A product is computed as `high · high' + high · low' + low · high'`, three times the work of one product
+//! of tiles; the term left out, `low · low'`, is again at most 2⁻¹⁶ of the product. Compare G. Henry, P. T. P. Tang and
+//! A. Heinecke, Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations (2019),
+//! arXiv:1904.06376, section 2.
 
 mod filter;
-mod layout;
-mod registers;
+mod image_layout;
 mod split;
+mod tile_unit;
 
-use crate::aligned::Aligned;
-use crate::division::{check, cut, divide};
-use crate::instructions::Work;
-use crate::product::Ahead;
+use crate::aligned::AlignedBuffer;
+use crate::instructions::VectorTask;
+use crate::partition::{check_lengths, divide, part_range};
+use crate::product::Prefetch;
 use crate::vector::Vector;
-use crate::{Activation, Instructions, Shape, Spread};
-use layout::Layout;
-use registers::{COLUMNS, ROWS, Session, Sums, TILES};
+use crate::{Epilogue, Executor, Instructions, Shape};
+use image_layout::ImageLayout;
 use std::cell::RefCell;
 use std::ops::Range;
+use tile_unit::{COLUMNS, ROWS, Sums, TILES, TileSession};
 
-pub use filter::Filter;
-pub use registers::Registers;
+pub use filter::AmxFilter;
+pub use tile_unit::TileUnit;
 
-/// Bytes of split images that are worked on at a time: they are read once for every block of output channels.
+/// Bytes of split images that are worked on at a time. They are read once for each block of output channels, so they
+/// should stay in the second-level cache.
 const BLOCK_BYTES: usize = 1 << 20;
 
-/// Convolves `input` into `output`: `output = activation(input * filter + bias)`.
+/// Convolves `input` into `output`: `output = epilogue(input * filter + bias)`. `input` is `[images, height, width,
+/// inputs]`, and `output` has the shape of [`crate::Geometry::output`] with the filter's output channels.
 ///
 /// # Panics
-/// When a slice has another length than the shape, the filter's channels and [`crate::direct::Geometry::output`] say.
+/// When the length of a slice does not fit its shape and channels.
 pub fn convolve(
     input: &[f32],
     shape: Shape,
-    filter: &Filter,
-    activation: Activation<'_>,
+    filter: &AmxFilter,
+    epilogue: Epilogue<'_>,
     output: &mut [f32],
-    spread: &dyn Spread,
+    executor: &dyn Executor,
 ) {
     let outputs = filter.geometry.output(shape);
-    check((input, shape, filter.inputs), (output, outputs, filter.outputs), activation);
+    check_lengths((input, shape, filter.inputs), (output, outputs, filter.outputs), epilogue);
     if outputs.pixels() == 0 {
         return;
     }
-    let layout = Layout::new(filter.inputs, filter.geometry, shape);
-    let job = Job { input, outputs, layout, filter, activation, output: output.as_mut_ptr() };
-    divide(outputs.images, filter.blocks(), spread, |images, blocks| job.run(images, blocks));
+    let layout = ImageLayout::new(filter.inputs, filter.geometry, shape);
+    let convolution = AmxConvolution { input, outputs, layout, filter, epilogue, output: output.as_mut_ptr() };
+    divide(outputs.images, filter.blocks(), executor, |images, blocks| convolution.run(images, blocks));
 }
 
-/// A convolution whose sizes have been checked.
-struct Job<'a> {
+/// The arguments of [`convolve`] whose lengths have been checked, and the layout of the split images.
+struct AmxConvolution<'a> {
     input: &'a [f32],
     outputs: Shape,
-    layout: Layout,
-    filter: &'a Filter,
-    activation: Activation<'a>,
+    layout: ImageLayout,
+    filter: &'a AmxFilter,
+    epilogue: Epilogue<'a>,
     output: *mut f32,
 }
 
-// SAFETY: parts that run at the same time write to different images or channels of `output`; see `Job::run`.
-unsafe impl Sync for Job<'_> {}
+// SAFETY: parts that run at the same time write to different images or channels of `output`; see `AmxConvolution::run`.
+unsafe impl Sync for AmxConvolution<'_> {}
 
 thread_local! {
-    /// Split images.
-    static SCRATCH: RefCell<Aligned> = RefCell::new(Aligned::zeroed(0));
+    /// Split images. Kept between calls, because mapping and zeroing a megabyte costs as much as filling it.
+    static SCRATCH: RefCell<AlignedBuffer> = RefCell::new(AlignedBuffer::zeroed(0));
 }
 
-impl Job<'_> {
-    /// Computes these images and blocks of channels. Parts that run at the same time share no images or no blocks.
+impl AmxConvolution<'_> {
+    /// Computes blocks of output channels of some images. Calls that run at the same time have no images or no blocks
+    /// in common.
     fn run(&self, images: Range<usize>, blocks: Range<usize>) {
         let length = self.layout.image_bytes / size_of::<f32>();
         let at_once = (BLOCK_BYTES / self.layout.image_bytes).clamp(1, images.len());
-        let session = &self.filter.registers.session();
+        let session = &self.filter.unit.session();
         SCRATCH.with_borrow_mut(|scratch| {
             if scratch.len() < at_once * length {
-                *scratch = Aligned::zeroed(at_once * length);
+                *scratch = AlignedBuffer::zeroed(at_once * length);
             }
             for first in images.clone().step_by(at_once) {
                 let images = first..images.end.min(first + at_once);
                 let split = &mut scratch[..images.len() * length];
-                Instructions::best().perform(Images { job: self, session, split, images, blocks: blocks.clone() });
+                let blocks = blocks.clone();
+                Instructions::best().dispatch(SplitImages { convolution: self, session, split, images, blocks });
             }
         });
     }
+
+    /// Adds the bias to the sums of some positions of an image, applies the epilogue and stores the outputs of up to
+    /// [`COLUMNS`] output channels, the first of which is `channel`.
+    ///
+    /// # Safety
+    /// As for [`Vector`]. No other part computes this image and these channels.
+    #[inline(always)]
+    unsafe fn store<V: Vector>(&self, sums: &Sums, image: usize, positions: Range<usize>, channel: usize) {
+        let Self { ref layout, filter, outputs, epilogue, output, .. } = *self;
+        let count = (filter.outputs - channel).min(COLUMNS);
+        let (mut y, mut x) = (positions.start / layout.pitch, positions.start % layout.pitch);
+        for row in sums.rows().take(positions.len()) {
+            if x < outputs.width && y < outputs.height {
+                let at = ((image * outputs.height + y) * outputs.width + x) * filter.outputs + channel;
+                for lane in (0..count).step_by(V::LANES) {
+                    // SAFETY: guaranteed by the caller; a row of sums and the bias have whole blocks of columns.
+                    unsafe {
+                        let sum = V::load(row.as_ptr().add(lane));
+                        let sum = sum.add(V::load(filter.bias.as_ptr().add(channel + lane)));
+                        epilogue.store(sum, output, at + lane, (count - lane).min(V::LANES));
+                    }
+                }
+            }
+            x += 1;
+            if x == layout.pitch {
+                (y, x) = (y + 1, 0);
+            }
+        }
+    }
 }
 
-/// Images, room for them split, and the channels that are wanted of them.
-struct Images<'a> {
-    job: &'a Job<'a>,
-    session: &'a Session,
+/// Images, memory for their split numbers, and the blocks of output channels that are computed of them.
+struct SplitImages<'a> {
+    convolution: &'a AmxConvolution<'a>,
+    session: &'a TileSession,
     split: &'a mut [f32],
     images: Range<usize>,
     blocks: Range<usize>,
 }
 
-impl Work for Images<'_> {
+impl VectorTask for SplitImages<'_> {
     #[inline(always)]
-    unsafe fn perform<V: Vector>(self) {
-        let Self { job: &Job { ref layout, input, filter, outputs, .. }, session, images, blocks, split } = self;
+    unsafe fn run<V: Vector>(self) {
+        let Self { convolution, session, images, blocks, split } = self;
+        let &AmxConvolution { ref layout, input, filter, outputs, .. } = convolution;
         for (image, to) in images.clone().zip(split.chunks_exact_mut(layout.image_bytes / size_of::<f32>())) {
             layout.fill(input, image, to);
         }
@@ -109,51 +144,22 @@ impl Work for Images<'_> {
         let mut sums = Sums::default();
         for block in blocks {
             let weights = filter.weights.as_ptr().wrapping_add(block * block_length);
-            let next = Ahead { start: weights.wrapping_add(block_length), length: block_length };
+            let next = Prefetch { start: weights.wrapping_add(block_length), length: block_length };
             for (index, image) in images.clone().enumerate() {
                 let pixels = split.as_ptr().cast::<u8>().wrapping_add(index * layout.image_bytes);
                 for group in 0..groups {
-                    // Groups of like size: five tiles are three and two.
-                    let tiles = cut(tiles, groups, group);
-                    let ahead = next.part(index * groups + group, images.len() * groups);
-                    // SAFETY: the layout has room for whole tiles; there are `blocks` blocks; the output has these pixels.
+                    // Groups of nearly equal size: five tiles are three and two.
+                    let tiles = part_range(tiles, groups, group);
+                    let prefetch = next.part(index * groups + group, images.len() * groups);
+                    // SAFETY: the layout has room for whole tiles, `block` is a block of the filter, and the output has
+                    // all pixels that are stored.
                     unsafe {
                         let pixels = pixels.add(tiles.start * ROWS * layout.step);
-                        session.multiply(layout, pixels, tiles.len(), weights, ahead, &mut sums);
+                        session.multiply(layout, pixels, tiles.len(), weights, prefetch, &mut sums);
                         let positions = tiles.start * ROWS..tiles.end * ROWS;
-                        self.job.store::<V>(&sums, image, positions, block * COLUMNS);
+                        convolution.store::<V>(&sums, image, positions, block * COLUMNS);
                     }
                 }
-            }
-        }
-    }
-}
-
-impl Job<'_> {
-    /// Finishes the sums of some positions of an image, for a block of channels that begins with `channel`.
-    ///
-    /// # Safety
-    /// As for [`Vector`]; no other part has these images and channels.
-    #[inline(always)]
-    unsafe fn store<V: Vector>(&self, sums: &Sums, image: usize, positions: Range<usize>, channel: usize) {
-        let Self { ref layout, filter, outputs, activation, output, .. } = *self;
-        let count = (filter.outputs - channel).min(COLUMNS);
-        let (mut y, mut x) = (positions.start / layout.pitch, positions.start % layout.pitch);
-        for row in sums.rows().take(positions.len()) {
-            if x < outputs.width && y < outputs.height {
-                let at = ((image * outputs.height + y) * outputs.width + x) * filter.outputs + channel;
-                for lane in (0..count).step_by(V::LANES) {
-                    // SAFETY: the caller's; a row of sums and the bias have whole blocks.
-                    unsafe {
-                        let sum = V::load(row.as_ptr().add(lane));
-                        let sum = sum.add(V::load(filter.bias.as_ptr().add(channel + lane)));
-                        activation.store(sum, output, at + lane, (count - lane).min(V::LANES));
-                    }
-                }
-            }
-            x += 1;
-            if x == layout.pitch {
-                (y, x) = (y + 1, 0);
             }
         }
     }

@@ -1,41 +1,43 @@
-//! Convolutions of any side, stride and padding, by their definition: every output is a product of as many rows as the
-//! filter has, each of consecutive numbers.
+//! Convolutions of any side, stride and padding by their definition. An output is a product of as many runs of
+//! consecutive numbers as the filter has rows: the pixels under one row of the filter, all channels of each.
 
 mod filter;
 
-use crate::aligned::Aligned;
-use crate::division::{check, divide};
-use crate::instructions::Work;
-use crate::product::{Ahead, Rows, Sink, multiply};
+use crate::aligned::AlignedBuffer;
+use crate::instructions::VectorTask;
+use crate::partition::{check_lengths, divide};
+use crate::product::{Prefetch, Rows, Sink, multiply};
 use crate::vector::Vector;
-use crate::{Activation, Shape, Spread};
+use crate::{Epilogue, Executor, Geometry, Shape};
 use std::cell::RefCell;
 use std::ops::Range;
 
-pub use filter::{Filter, Geometry};
+pub use filter::DirectFilter;
 
-/// Bytes of padded images that are worked on at a time: they are read once for every block of output channels.
+/// Bytes of padded images that are worked on at a time. They are read once for each block of output channels, so they
+/// should stay in the second-level cache.
 const BLOCK_BYTES: usize = 1 << 20;
 
-/// Convolves `input` into `output`: `output = activation(input * filter + bias)`.
+/// Convolves `input` into `output`: `output = epilogue(input * filter + bias)`. `input` is `[images, height, width,
+/// inputs]`, and `output` has the shape of [`Geometry::output`] with the filter's output channels.
 ///
 /// # Panics
-/// When a slice has another length than the shape, the filter's channels and [`Geometry::output`] say.
+/// When the length of a slice does not fit its shape and channels.
 pub fn convolve(
     input: &[f32],
     shape: Shape,
-    filter: &Filter,
-    activation: Activation<'_>,
+    filter: &DirectFilter,
+    epilogue: Epilogue<'_>,
     output: &mut [f32],
-    spread: &dyn Spread,
+    executor: &dyn Executor,
 ) {
     let geometry = filter.geometry;
     let outputs = geometry.output(shape);
-    check((input, shape, filter.inputs), (output, outputs, filter.outputs), activation);
+    check_lengths((input, shape, filter.inputs), (output, outputs, filter.outputs), epilogue);
     if outputs.pixels() == 0 {
         return;
     }
-    // Each pixel by itself: then rows and images do not matter.
+    // A 1×1 filter sees each pixel by itself, so all pixels of the batch become one long row.
     let (shape, outputs) = match geometry {
         Geometry { side: 1, stride: 1, padding: 0 } => {
             let flat = Shape { images: 1, height: 1, width: shape.pixels() };
@@ -43,35 +45,36 @@ pub fn convolve(
         }
         _ => (shape, outputs),
     };
-    let job = Job { input, shape, outputs, filter, activation, output: output.as_mut_ptr() };
-    divide(outputs.images, filter.blocks(), spread, |images, blocks| job.run(Part { images, blocks }));
+    let convolution = DirectConvolution { input, shape, outputs, filter, epilogue, output: output.as_mut_ptr() };
+    divide(outputs.images, filter.blocks(), executor, |images, blocks| convolution.run(Part { images, blocks }));
 }
 
-/// A convolution whose sizes have been checked.
-struct Job<'a> {
+/// The arguments of [`convolve`] whose lengths have been checked.
+struct DirectConvolution<'a> {
     input: &'a [f32],
     shape: Shape,
     outputs: Shape,
-    filter: &'a Filter,
-    activation: Activation<'a>,
+    filter: &'a DirectFilter,
+    epilogue: Epilogue<'a>,
     output: *mut f32,
 }
 
 // SAFETY: parts that run at the same time write to different images or channels of `output`; see `Part`.
-unsafe impl Sync for Job<'_> {}
+unsafe impl Sync for DirectConvolution<'_> {}
 
-/// Which outputs. Parts of one job that run at the same time share no images or no blocks of channels.
+/// The outputs that one thread computes. Parts that run at the same time have no images or no blocks of output channels
+/// in common.
 struct Part {
     images: Range<usize>,
     blocks: Range<usize>,
 }
 
 thread_local! {
-    /// Padded images.
-    static SCRATCH: RefCell<Aligned> = RefCell::new(Aligned::zeroed(0));
+    /// Padded images. Kept between calls, because mapping and zeroing a megabyte costs as much as filling it.
+    static SCRATCH: RefCell<AlignedBuffer> = RefCell::new(AlignedBuffer::zeroed(0));
 }
 
-impl Job<'_> {
+impl DirectConvolution<'_> {
     fn run(&self, part: Part) {
         let Geometry { padding, .. } = self.filter.geometry;
         if padding == 0 {
@@ -83,7 +86,7 @@ impl Job<'_> {
         let at_once = (BLOCK_BYTES / (length * size_of::<f32>())).clamp(1, part.images.len());
         SCRATCH.with_borrow_mut(|scratch| {
             if scratch.len() < at_once * length {
-                *scratch = Aligned::zeroed(at_once * length);
+                *scratch = AlignedBuffer::zeroed(at_once * length);
             }
             let mut first = part.images.start;
             while first < part.images.end {
@@ -97,14 +100,14 @@ impl Job<'_> {
         });
     }
 
-    /// Numbers of one image.
+    /// Numbers of one input image, without padding.
     fn image_length(&self) -> usize {
         self.shape.height * self.shape.width * self.filter.inputs
     }
 
-    /// Copies an image into the middle of zeros.
+    /// Copies image `image` into the middle of `padded` and fills the border with zeros.
     fn pad(&self, image: usize, padded_width: usize, padded: &mut [f32]) {
-        let Filter { inputs, geometry: Geometry { padding, .. }, .. } = *self.filter;
+        let DirectFilter { inputs, geometry: Geometry { padding, .. }, .. } = *self.filter;
         let row = self.shape.width * inputs;
         let pixels = &self.input[image * self.image_length()..][..self.image_length()];
         let (edge, side) = (padding * padded_width * inputs, padding * inputs);
@@ -118,16 +121,18 @@ impl Job<'_> {
         padded[edge + self.shape.height * padded_width * inputs..].fill(0.0);
     }
 
-    /// Multiplies `images`, which `input` holds at the given height and width.
+    /// Computes `blocks` of output channels of `images`, whose padded pixels `input` holds at the given height and
+    /// width.
     fn multiply(&self, input: &[f32], (height, width): (usize, usize), images: Range<usize>, blocks: Range<usize>) {
-        assert!(input.len() >= images.len() * height * width * self.filter.inputs, "all images are there");
-        self.filter.instructions.perform(Images { job: self, input, height, width, images, blocks });
+        assert!(input.len() >= images.len() * height * width * self.filter.inputs, "the input holds all images");
+        let task = PaddedImages { convolution: self, input, height, width, images, blocks };
+        self.filter.instructions.dispatch(task);
     }
 }
 
-/// Images, padded, and the channels that are wanted of them.
-struct Images<'a> {
-    job: &'a Job<'a>,
+/// Padded images, and the blocks of output channels that are computed of them.
+struct PaddedImages<'a> {
+    convolution: &'a DirectConvolution<'a>,
     input: &'a [f32],
     height: usize,
     width: usize,
@@ -135,41 +140,41 @@ struct Images<'a> {
     blocks: Range<usize>,
 }
 
-impl Work for Images<'_> {
+impl VectorTask for PaddedImages<'_> {
     #[inline(always)]
-    unsafe fn perform<V: Vector>(self) {
-        let Job { filter, outputs, activation, output, .. } = *self.job;
+    unsafe fn run<V: Vector>(self) {
+        let DirectConvolution { filter, outputs, epilogue, output, .. } = *self.convolution;
         let Geometry { side, stride, .. } = filter.geometry;
         let (row, columns) = (self.width * filter.inputs, 2 * V::LANES);
         let block_length = side * side * filter.inputs * columns;
         for block in self.blocks {
             for (index, image) in self.images.clone().enumerate() {
                 for y in 0..outputs.height {
-                    // SAFETY: windows lie within the image, as `Geometry::output` counts them; there are `blocks` blocks; and an
-                    // output row begins at `at`.
+                    // SAFETY: all windows lie within the padded image, since `Geometry::output` counts only those;
+                    // `block` is a block of the filter; `at` is the start of an output row.
                     unsafe {
                         let window = (index * self.height + y * stride) * row;
                         let rows = Rows {
                             start: self.input.as_ptr().add(window),
                             stride: stride * filter.inputs,
                             runs: side,
-                            run: side * filter.inputs,
+                            run_length: side * filter.inputs,
                             run_stride: row,
                         };
                         let channel = block * columns;
                         let bias = filter.bias.as_ptr().add(channel);
-                        let sink = Finished {
+                        let sink = EpilogueSink {
                             bias: [V::load(bias), V::load(bias.add(V::LANES))],
-                            activation,
+                            epilogue,
                             output,
                             at: (image * outputs.height + y) * outputs.width * filter.outputs + channel,
                             stride: filter.outputs,
                             count: filter.outputs - channel,
                         };
                         let weights = filter.weights.as_ptr().add(block * block_length);
-                        let next = Ahead { start: weights.wrapping_add(block_length), length: block_length };
-                        let ahead = next.part(index * outputs.height + y, self.images.len() * outputs.height);
-                        multiply::<V>(rows, outputs.width, weights, ahead, &sink);
+                        let next = Prefetch { start: weights.wrapping_add(block_length), length: block_length };
+                        let prefetch = next.part(index * outputs.height + y, self.images.len() * outputs.height);
+                        multiply::<V>(rows, outputs.width, weights, prefetch, &sink);
                     }
                 }
             }
@@ -177,29 +182,30 @@ impl Work for Images<'_> {
     }
 }
 
-/// Adds the bias and whatever else belongs to the convolution, and stores.
-struct Finished<'a, V> {
+/// Adds the bias to sums, applies the epilogue and stores the outputs.
+struct EpilogueSink<'a, V> {
+    /// Of the two vectors of output channels.
     bias: [V; 2],
-    activation: Activation<'a>,
+    epilogue: Epilogue<'a>,
     output: *mut f32,
-    /// Index of the first row's first channel.
+    /// Index in `output` of the first row's first channel.
     at: usize,
-    /// From row to row.
+    /// Numbers from an output pixel to the next.
     stride: usize,
-    /// Channels that there are, from the first one on.
+    /// Output channels from the first vector's first one on; lanes beyond them are not stored.
     count: usize,
 }
 
-impl<V: Vector> Sink<V> for Finished<'_, V> {
+impl<V: Vector> Sink<V> for EpilogueSink<'_, V> {
     #[inline(always)]
     unsafe fn put(&self, row: usize, [left, right]: [V; 2]) {
         let at = self.at + row * self.stride;
-        // SAFETY: the caller's; no other part has these images and channels.
+        // SAFETY: guaranteed by the caller; no other part computes these images and channels.
         unsafe {
-            self.activation.store(left.add(self.bias[0]), self.output, at, self.count.min(V::LANES));
+            self.epilogue.store(left.add(self.bias[0]), self.output, at, self.count.min(V::LANES));
             if self.count > V::LANES {
                 let count = (self.count - V::LANES).min(V::LANES);
-                self.activation.store(right.add(self.bias[1]), self.output, at + V::LANES, count);
+                self.epilogue.store(right.add(self.bias[1]), self.output, at + V::LANES, count);
             }
         }
     }

@@ -1,13 +1,13 @@
-//! Which vector instructions this processor has, and how code comes to be compiled with them.
+//! The sets of vector instructions that this processor has, and how code is compiled for each of them.
 
-use crate::vector::{Four, Vector};
+use crate::vector::{Portable, Vector};
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{__m256, __m512};
 
 /// A set of vector instructions that a convolution can be computed with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Instructions {
-    /// What every processor of the target has.
+    /// The instructions that every processor of the target has: 4 numbers at a time.
     Portable,
     /// x86-64 with AVX2 and FMA: 8 numbers at a time.
     Avx2,
@@ -16,7 +16,7 @@ pub enum Instructions {
 }
 
 impl Instructions {
-    /// Those of this processor, the fastest last.
+    /// The sets that this processor has, the fastest last.
     pub fn available() -> Vec<Self> {
         [Self::Portable, Self::Avx2, Self::Avx512]
             .into_iter()
@@ -24,11 +24,12 @@ impl Instructions {
             .collect()
     }
 
-    /// The fastest of this processor.
+    /// The fastest set that this processor has.
     pub fn best() -> Self {
         Self::available().pop().unwrap_or(Self::Portable)
     }
 
+    /// Whether this processor has the set.
     pub(crate) fn is_available(self) -> bool {
         match self {
             Self::Portable => true,
@@ -50,51 +51,52 @@ impl Instructions {
         }
     }
 
-    /// Does `work` with vectors of these instructions.
+    /// Runs `task` with the vectors of this set.
     ///
     /// # Panics
-    /// When the processor lacks them.
-    pub(crate) fn perform(self, work: impl Work) {
+    /// When the processor lacks the set.
+    pub(crate) fn dispatch(self, task: impl VectorTask) {
         assert!(self.is_available(), "this processor lacks {self:?}");
-        // SAFETY: it has them.
+        // SAFETY: the processor has the instructions.
         unsafe {
             match self {
-                Self::Portable => work.perform::<Four>(),
+                Self::Portable => task.run::<Portable>(),
                 #[cfg(target_arch = "x86_64")]
-                Self::Avx2 => with_avx2(work),
+                Self::Avx2 => run_with_avx2(task),
                 #[cfg(target_arch = "x86_64")]
-                Self::Avx512 => with_avx512(work),
+                Self::Avx512 => run_with_avx512(task),
                 #[cfg(not(target_arch = "x86_64"))]
-                Self::Avx2 | Self::Avx512 => unreachable!("not available"),
+                Self::Avx2 | Self::Avx512 => unreachable!("the set is not available"),
             }
         }
     }
 
-    /// Columns of the product that are computed together: two vectors.
+    /// Columns of a product that are computed together: two vectors.
     pub(crate) fn columns(self) -> usize {
         2 * self.lanes()
     }
 }
 
-/// Something that is done with vectors.
-pub(crate) trait Work {
-    /// Does it. To be inlined, with all that it calls, so that it is compiled with the instructions of `V`.
+/// A computation that is generic over the vector type, so that it can be compiled for each set of instructions.
+pub(crate) trait VectorTask {
+    /// Runs the computation. An implementation is marked `#[inline(always)]`, and so is all that it calls: only code
+    /// that is inlined into a function with `target_feature` is compiled with the instructions of `V`.
     ///
     /// # Safety
     /// As for [`Vector`].
-    unsafe fn perform<V: Vector>(self);
+    unsafe fn run<V: Vector>(self);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn with_avx2(work: impl Work) {
-    // SAFETY: the caller's.
-    unsafe { work.perform::<__m256>() }
+unsafe fn run_with_avx2(task: impl VectorTask) {
+    // SAFETY: guaranteed by the caller.
+    unsafe { task.run::<__m256>() }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-unsafe fn with_avx512(work: impl Work) {
-    // SAFETY: the caller's.
-    unsafe { work.perform::<__m512>() }
+unsafe fn run_with_avx512(task: impl VectorTask) {
+    // SAFETY: guaranteed by the caller.
+    unsafe { task.run::<__m512>() }
 }

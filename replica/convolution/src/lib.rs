@@ -1,24 +1,31 @@
-//! Convolutions in `f32` on the CPU: by Winograd's minimal filtering where that is possible, directly elsewhere.
+//! Convolutions and poolings of residual networks in `f32` on the CPU.
 //!
-//! Pictures are `[n, height, width, channels]`, channels innermost. Bias, addition and rectification come with the convolution,
-//! while its sums are in registers. Safe to call; vector instructions and threads are inside. Knows nothing of libtorch
-//! or of models.
+//! A convolution is computed by one of three algorithms: [`winograd`] (3×3 filters of stride 1), [`direct`] (any
+//! filter) and [`amx`] (any filter, on the matrix unit of newer x86 processors). A batch of images or of a layer's
+//! activations is `[images, height, width, channels]`, channels innermost (NHWC). Bias, residual addition and ReLU are
+//! applied while the sums of the convolution are in registers.
+//!
+//! This is the only crate of the workspace with unsafe code: vector and tile instructions, aligned memory, and threads
+//! that write to disjoint parts of one slice. Its public functions are safe to call and check all lengths. It knows
+//! nothing of libtorch, of networks or of model files.
 
-mod activation;
 mod aligned;
 pub mod amx;
 pub mod direct;
-mod division;
+mod epilogue;
+mod executor;
+mod geometry;
 mod instructions;
 pub mod memory;
+mod partition;
 pub mod pool;
 mod product;
 mod shape;
-mod spread;
 mod vector;
 pub mod winograd;
 
-pub use activation::Activation;
+pub use epilogue::{Epilogue, Nonlinearity};
+pub use executor::{CurrentThread, Executor};
+pub use geometry::Geometry;
 pub use instructions::Instructions;
 pub use shape::Shape;
-pub use spread::{Alone, Spread};

@@ -1,11 +1,15 @@
-//! The process's memory. It is here because this is the crate with unsafe code.
+//! Settings of the process's memory allocator. They are in this crate because they are calls of C functions, and only
+//! this crate may contain unsafe code.
 
-/// Gives what was freed back to the system, and from here on every piece of a megabyte or more as soon as it is freed. By itself
-/// the C library learns from large pieces that come and go, as they do when a model is laid out, to keep what is as
-/// large: tens of megabytes on every thread. While that lasts it is faster so.
-pub fn give_back() {
+/// Returns freed memory to the operating system, and makes the allocator return every later allocation of 1 MiB or more
+/// as soon as it is freed. Does nothing where the C library is not glibc.
+///
+/// glibc raises its threshold for large allocations each time that one is freed, as happens while a model is laid out,
+/// and then keeps freed memory of that size: tens of megabytes on each thread. Loading is faster with the raised
+/// threshold, so this function is to be called once after it.
+pub fn return_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: they take numbers, and lock what they work on. A refusal changes nothing.
+    // SAFETY: these functions take numbers and lock the data that they change. A refusal changes nothing.
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 20);
         libc::mallopt(libc::M_TRIM_THRESHOLD, 2 << 20);

@@ -1,48 +1,49 @@
 //! The two poolings of a residual network.
 
-use crate::instructions::Work;
+use crate::instructions::VectorTask;
 use crate::vector::Vector;
 use crate::{Instructions, Shape};
 
-/// Sizes of what [`max`] gives: half, rounded up.
+/// The shape of the output of [`max`]: half the height and width of `input`, rounded up.
 pub fn max_output(input: Shape) -> Shape {
     Shape { height: input.height.div_ceil(2), width: input.width.div_ceil(2), ..input }
 }
 
-/// The largest of every 3×3 pixels, at every second pixel, as if one row and column of the least number were around each
-/// picture.
+/// Max pooling with 3×3 windows, stride 2 and padding 1. `input` is `[images, height, width, channels]`; `output` has
+/// the shape of [`max_output`] and as many channels. Pixels outside the image never win.
 ///
 /// # Panics
-/// When a slice has another length than the shape and `channels` say.
+/// When the length of a slice does not fit its shape and `channels`, or the processor lacks the instructions.
 pub fn max(input: &[f32], shape: Shape, channels: usize, output: &mut [f32], instructions: Instructions) {
     assert_eq!(input.len(), shape.pixels() * channels, "input of {shape:?} with {channels} channels");
     assert_eq!(output.len(), max_output(shape).pixels() * channels, "output of {shape:?} with {channels} channels");
-    instructions.perform(Max { input, shape, channels, output });
+    instructions.dispatch(MaxPool { input, shape, channels, output });
 }
 
-struct Max<'a> {
+/// The arguments of [`max`] whose lengths have been checked.
+struct MaxPool<'a> {
     input: &'a [f32],
     shape: Shape,
     channels: usize,
     output: &'a mut [f32],
 }
 
-impl Work for Max<'_> {
+impl VectorTask for MaxPool<'_> {
     #[inline(always)]
-    unsafe fn perform<V: Vector>(self) {
+    unsafe fn run<V: Vector>(self) {
         let Self { input, shape: Shape { height, width, .. }, channels, output } = self;
         let (rows, columns) = (height.div_ceil(2), width.div_ceil(2));
-        // Rows or columns around the centre that there are.
-        let around = |centre: usize, length: usize| centre.saturating_sub(1)..length.min(centre + 2);
+        // The rows or columns of a window, without those outside the image.
+        let window = |centre: usize, length: usize| centre.saturating_sub(1)..length.min(centre + 2);
         for (pixel, output) in output.chunks_exact_mut(channels).enumerate() {
             let (image, y, x) = (pixel / (rows * columns), pixel / columns % rows, pixel % columns);
             for channel in (0..channels).step_by(V::LANES) {
                 let count = (channels - channel).min(V::LANES);
-                // SAFETY: the caller's; each pixel lies within its image, and of each only its channels are used.
+                // SAFETY: guaranteed by the caller; each pixel lies within its image, and only its channels are read.
                 unsafe {
                     let mut largest = V::splat(f32::NEG_INFINITY);
-                    for row in around(2 * y, height) {
-                        for column in around(2 * x, width) {
+                    for row in window(2 * y, height) {
+                        for column in window(2 * x, width) {
                             let at = ((image * height + row) * width + column) * channels + channel;
                             let from = input.as_ptr().add(at);
                             let value = if count == V::LANES { V::load(from) } else { V::load_some(from, count) };
@@ -56,15 +57,16 @@ impl Work for Max<'_> {
     }
 }
 
-/// The mean of all pixels of each picture: `output` is `[images, channels]`.
+/// Global average pooling: the mean of all pixels of each image. `input` is `[images, height, width, channels]`,
+/// `output` is `[images, channels]`.
 ///
 /// # Panics
-/// When a slice has another length than the shape and `channels` say, or a picture has no pixels.
+/// When the length of a slice does not fit its shape and `channels`, or an image has no pixels or no channels.
 pub fn average(input: &[f32], shape: Shape, channels: usize, output: &mut [f32]) {
     let pixels = shape.height * shape.width;
-    assert!(pixels > 0 && channels > 0, "a mean is of something");
+    assert!(pixels > 0 && channels > 0, "a mean needs at least one pixel and one channel");
     assert_eq!(input.len(), shape.pixels() * channels, "input of {shape:?} with {channels} channels");
-    assert_eq!(output.len(), shape.images * channels, "a mean for every channel of every picture");
+    assert_eq!(output.len(), shape.images * channels, "output of {shape:?} with {channels} channels");
     for (image, means) in input.chunks_exact(pixels * channels).zip(output.chunks_exact_mut(channels)) {
         means.fill(0.0);
         for pixel in image.chunks_exact(channels) {
@@ -79,9 +81,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_largest_neighbour_wins() {
+    fn max_pooling_takes_the_largest_of_each_window() {
         for instructions in Instructions::available() {
-            // Two pictures of 3 by 4, five channels: pixel by pixel 0, 1, 2, ... and all negative in the second.
+            // Two images of 3 by 4 pixels with five channels. The pixels of the first are 0, 1, 2, …; those of the
+            // second are the negatives.
             let shape = Shape { images: 2, height: 3, width: 4 };
             let sign = |pixel: usize| if pixel < 12 { 1.0 } else { -1.0 };
             let input: Vec<f32> =
@@ -89,14 +92,14 @@ mod tests {
             let mut output = vec![f32::NAN; 2 * 4 * 5];
             max(&input, shape, 5, &mut output, instructions);
             let first: Vec<f32> = output.iter().step_by(5).copied().collect();
-            // Of row 0 and 1, columns 0 and 1: pixel 5; of the columns 1 to 3: 7; of the rows 1 and 2: 9 and 11.
+            // Rows 0 and 1: pixel 5 of columns 0 and 1, pixel 7 of columns 1 to 3. Rows 1 and 2: pixels 9 and 11.
             assert_eq!(first, [5.0, 7.0, 9.0, 11.0, 0.0, -1.0, -4.0, -5.0], "{instructions:?}");
             assert_eq!(output[4], 405.0, "{instructions:?}");
         }
     }
 
     #[test]
-    fn a_mean_is_of_its_own_picture_and_channel() {
+    fn average_pooling_keeps_images_and_channels_apart() {
         let shape = Shape { images: 2, height: 1, width: 2 };
         let mut output = [0.0; 4];
         average(&[1.0, 10.0, 3.0, 30.0, 5.0, 50.0, 6.0, 60.0], shape, 2, &mut output);

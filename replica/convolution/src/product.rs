@@ -1,110 +1,119 @@
-//! The products that take most of a convolution's time: a few rows by two vectors of columns at a time, whose sums stay in
-//! registers.
+//! The matrix products that take most of a convolution's time. A few rows are multiplied by two vectors of columns at a
+//! time, so that all sums stay in registers.
 
-use crate::division::cut;
+use crate::partition::part_range;
 use crate::vector::Vector;
 
-/// Rows of numbers at equal distances, each in runs of consecutive numbers.
+/// The rows of a product's left matrix in memory. All rows have the same structure and lie `stride` numbers apart; a
+/// row is `runs` runs of `run_length` consecutive numbers, which lie `run_stride` numbers apart.
 #[derive(Clone, Copy)]
 pub(crate) struct Rows {
     /// The first number of the first row.
     pub(crate) start: *const f32,
-    /// From row to row.
+    /// Numbers from the start of a row to the start of the next.
     pub(crate) stride: usize,
     /// Runs in a row.
     pub(crate) runs: usize,
-    /// Numbers in a run.
-    pub(crate) run: usize,
-    /// From run to run.
+    /// Consecutive numbers in a run.
+    pub(crate) run_length: usize,
+    /// Numbers from the start of a run to the start of the next.
     pub(crate) run_stride: usize,
 }
 
 impl Rows {
-    /// From row `count` on.
+    /// The rows without the first `count`.
     #[inline(always)]
-    pub(crate) fn after(self, count: usize) -> Self {
+    pub(crate) fn skip(self, count: usize) -> Self {
         Self { start: self.start.wrapping_add(count * self.stride), ..self }
     }
 }
 
-/// What will be read next, and is asked for meanwhile: evenly, since memory gives it no faster than it is used.
+/// Numbers that will be read after the present product, and are prefetched during it. Prefetches are spread evenly over
+/// the multiplications, because memory delivers no faster than the numbers are used.
 #[derive(Clone, Copy)]
-pub(crate) struct Ahead {
-    /// The first number. It may lie anywhere.
+pub(crate) struct Prefetch {
+    /// The first number. The address may be invalid.
     pub(crate) start: *const f32,
-    /// How many numbers.
+    /// Count of numbers.
     pub(crate) length: usize,
 }
 
-impl Ahead {
-    /// Part `index` of `parts`.
+impl Prefetch {
+    /// Part `index` of `parts` parts of like length.
     #[inline(always)]
     pub(crate) fn part(self, index: usize, parts: usize) -> Self {
-        let part = cut(self.length, parts, index);
+        let part = part_range(self.length, parts, index);
         Self { start: self.start.wrapping_add(part.start), length: part.len() }
     }
 }
 
-/// Where the sums go.
+/// Receives the sums of a product.
 pub(crate) trait Sink<V> {
-    /// Takes the sums of a row for two vectors of columns.
+    /// Takes the sums of one row for two vectors of columns.
     ///
     /// # Safety
-    /// As for [`Vector`].
+    /// As for [`Vector`]. `row` is below the count of rows that the sink was made for.
     unsafe fn put(&self, row: usize, sums: [V; 2]);
 }
 
-/// Multiplies `count` rows with a block of `2 * LANES` columns, stored as `[runs * run][2 * LANES]`.
+/// Multiplies the first `count` rows by a block of `2 * LANES` columns, which is stored as
+/// `[runs * run_length][2 * LANES]`, and gives the sums to `sink`.
 ///
 /// # Safety
-/// As for [`Vector`]; `rows` and `block` are valid for what is read of them, and `sink` for `count` rows.
+/// As for [`Vector`]. `rows` and `block` are valid for all numbers that the product reads, and `sink` takes `count`
+/// rows.
 #[inline(always)]
 pub(crate) unsafe fn multiply<V: Vector>(
     rows: Rows,
     count: usize,
     block: *const f32,
-    ahead: Ahead,
+    prefetch: Prefetch,
     sink: &impl Sink<V>,
 ) {
     let groups = count.div_ceil(V::ROWS);
     let mut done = 0;
     for group in 0..groups {
-        // Groups of like size, none of them small: 16 rows are 8 and 8, not 14 and 2.
-        let here = (count - done).div_ceil(groups - group);
-        let ahead = ahead.part(group, groups);
-        macro_rules! exactly {
-            ($($few:literal)*) => {
-                match here {
-                    // SAFETY: the caller's; the rows of all groups add up to `count`.
-                    $($few if $few <= V::ROWS => unsafe {
-                        group_of::<V, $few>(rows.after(done), block, ahead, done, sink);
+        // Groups of nearly equal size: of 16 rows, groups of 14 and 2 would leave most registers unused in the second.
+        let group_rows = (count - done).div_ceil(groups - group);
+        let prefetch = prefetch.part(group, groups);
+        macro_rules! multiply_exactly {
+            ($($rows:literal)*) => {
+                match group_rows {
+                    // SAFETY: guaranteed by the caller; the rows of all groups add up to `count`.
+                    $($rows if $rows <= V::ROWS => unsafe {
+                        multiply_group::<V, $rows>(rows.skip(done), block, prefetch, done, sink);
                     },)*
-                    _ => unreachable!("at most ROWS rows"),
+                    _ => unreachable!("a group has at most ROWS rows"),
                 }
             };
         }
-        exactly!(1 2 3 4 5 6 7 8 9 10 11 12 13 14);
-        done += here;
+        multiply_exactly!(1 2 3 4 5 6 7 8 9 10 11 12 13 14);
+        done += group_rows;
     }
 }
 
+/// Multiplies `ROWS` rows, whose first is row `first` for the sink. The count is a constant so that the sums are
+/// registers.
+///
+/// # Safety
+/// As for [`multiply`].
 #[inline(always)]
-unsafe fn group_of<V: Vector, const ROWS: usize>(
+unsafe fn multiply_group<V: Vector, const ROWS: usize>(
     rows: Rows,
     block: *const f32,
-    ahead: Ahead,
+    prefetch: Prefetch,
     first: usize,
     sink: &impl Sink<V>,
 ) {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         let zero = V::splat(0.0);
         let mut sums = [[zero; 2]; ROWS];
-        let (mut columns, mut next) = (block, ahead.start);
-        let step = ahead.length.div_ceil(rows.runs * rows.run);
+        let (mut columns, mut next) = (block, prefetch.start);
+        let step = prefetch.length.div_ceil(rows.runs * rows.run_length);
         for run in 0..rows.runs {
             let start = rows.start.add(run * rows.run_stride);
-            for k in 0..rows.run {
+            for k in 0..rows.run_length {
                 let (left, right) = (V::load(columns), V::load(columns.add(V::LANES)));
                 V::prefetch(next);
                 V::prefetch(next.wrapping_add(step / 2));

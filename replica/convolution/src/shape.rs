@@ -1,18 +1,19 @@
-//! Sizes of a batch of pictures.
+//! The size of a batch of images.
 
-/// `[images, height, width]`; how many channels there are, the filter knows.
+/// The size of a batch of images: `[images, height, width]`. The number of channels belongs to the filter that reads or
+/// writes the batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
-    /// How many.
+    /// Number of images.
     pub images: usize,
-    /// Rows.
+    /// Rows of pixels in each image.
     pub height: usize,
-    /// Columns.
+    /// Columns of pixels in each image.
     pub width: usize,
 }
 
 impl Shape {
-    /// Pixels of all images.
+    /// Number of pixels of all images together.
     pub fn pixels(self) -> usize {
         self.images * self.height * self.width
     }

@@ -1,4 +1,4 @@
-//! A vector of `f32`: the few operations that transforms and products are made of.
+//! A vector of `f32`, with the operations that transforms, products and poolings are made of.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -6,24 +6,25 @@ mod avx2;
 mod avx512;
 mod portable;
 
-pub(crate) use portable::Four;
+pub(crate) use portable::Portable;
 
-/// As many numbers as one register holds.
+/// A vector register: [`Vector::LANES`] numbers.
 ///
 /// # Safety
-/// Every function of an implementation may only be called on a processor that has its instructions; pointers must be
-/// valid for [`Vector::LANES`] numbers, or for as many as said. No alignment is needed.
+/// A function of an implementation may only be called on a processor that has its instructions. A pointer must be valid
+/// for [`Vector::LANES`] numbers, or for `count` numbers where the function takes a count. Pointers need no alignment.
 pub(crate) trait Vector: Copy {
-    /// Numbers in it.
+    /// Numbers in the vector; at most 16.
     const LANES: usize;
-    /// Rows of the product that, two vectors wide, leave registers for what they are computed from.
+    /// Rows of a product that are computed together. The sums of so many rows by two vectors of columns fit the
+    /// registers, and leave some for the factors.
     const ROWS: usize;
 
-    /// The same number everywhere.
+    /// `number` in every lane.
     unsafe fn splat(number: f32) -> Self;
-    /// From memory.
+    /// Reads [`Vector::LANES`] numbers.
     unsafe fn load(from: *const f32) -> Self;
-    /// To memory.
+    /// Writes [`Vector::LANES`] numbers.
     unsafe fn store(self, to: *mut f32);
     /// `self + other`
     unsafe fn add(self, other: Self) -> Self;
@@ -31,27 +32,27 @@ pub(crate) trait Vector: Copy {
     unsafe fn sub(self, other: Self) -> Self;
     /// `self * factor + term`
     unsafe fn mul_add(self, factor: Self, term: Self) -> Self;
-    /// The larger of each pair; where either is NaN, `other`.
+    /// The larger number of each lane; where either is NaN, that of `other`.
     unsafe fn max(self, other: Self) -> Self;
-    /// Asks for the cache line at `address`, which may lie anywhere.
+    /// Asks the processor to bring the cache line of `address` into the second-level cache. Any address is allowed.
     unsafe fn prefetch(address: *const f32);
 
-    /// `count` numbers, and zeros.
+    /// Reads `count` numbers, at most [`Vector::LANES`]; the other lanes are zero.
     #[inline(always)]
     unsafe fn load_some(from: *const f32, count: usize) -> Self {
         let mut numbers = [0.0; 16];
-        // SAFETY: `from` is valid for `count`, at most `LANES` and so at most 16.
+        // SAFETY: `from` is valid for `count` numbers, which are at most `LANES` and so at most 16.
         unsafe {
             std::ptr::copy_nonoverlapping(from, numbers.as_mut_ptr(), count);
             Self::load(numbers.as_ptr())
         }
     }
 
-    /// The first `count` numbers.
+    /// Writes the first `count` numbers, at most [`Vector::LANES`].
     #[inline(always)]
     unsafe fn store_some(self, to: *mut f32, count: usize) {
         let mut numbers = [0.0; 16];
-        // SAFETY: no vector is longer than 16; `to` is valid for `count`, at most `LANES`.
+        // SAFETY: no vector has more than 16 lanes, and `to` is valid for `count` numbers.
         unsafe {
             self.store(numbers.as_mut_ptr());
             std::ptr::copy_nonoverlapping(numbers.as_ptr(), to, count);

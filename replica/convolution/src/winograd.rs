@@ -1,53 +1,55 @@
-//! 3×3 convolutions of stride 1, padded with one row and column of zeros on each side, by Winograd's minimal filtering.
+//! 3×3 convolutions of stride 1, with one row and column of zeros at each edge, by Winograd's minimal filtering.
 //!
-//! A square of `m` × `m` outputs takes `(m + 2)²` multiplications for each pair of channels instead of `9 m²`: for `m` of 4
-//! a quarter, for 2 four ninths.
+//! A tile of `m` × `m` outputs takes `(m + 2)²` multiplications for each pair of input and output channel instead of
+//! `9 m²`: a quarter for `m = 4`, four ninths for `m = 2`.
 //!
-//! Source: A. Lavin and S. Gray, Fast Algorithms for Convolutional Neural Networks, arXiv:1509.09308, section 4.
+//! Source: A. Lavin and S. Gray, Fast Algorithms for Convolutional Neural Networks (2015), arXiv:1509.09308, section 4.
 
+mod convolution;
 mod filter;
-mod part;
-mod tile;
+mod transform;
 
-use crate::division::{check, cut};
-use crate::{Activation, Shape, Spread};
-use part::{Job, Part};
+use crate::partition::{check_lengths, part_range};
+use crate::{Epilogue, Executor, Shape};
+use convolution::{Part, WinogradConvolution};
 
-pub use filter::Filter;
-pub use tile::Tile;
+pub use filter::WinogradFilter;
+pub use transform::TileSize;
 
-/// Below this many tiles a part would transform little and read all weights for it: then channels are divided.
-const TILES_WORTH_DIVIDING: usize = 32;
+/// The least number of tiles for a part. A part with fewer transforms little and still reads all weights; then output
+/// channels are divided instead of tiles.
+const LEAST_TILES_OF_PART: usize = 32;
 
-/// Convolves `input` into `output`: `output = activation(input * filter + bias)`.
+/// Convolves `input` into `output`: `output = epilogue(input * filter + bias)`. Both slices have the shape `shape`;
+/// `input` has the filter's input channels and `output` its output channels.
 ///
 /// # Panics
-/// When a slice has another length than the shape and the filter's channels say.
+/// When the length of a slice does not fit its shape and channels.
 pub fn convolve(
     input: &[f32],
     shape: Shape,
-    filter: &Filter,
-    activation: Activation<'_>,
+    filter: &WinogradFilter,
+    epilogue: Epilogue<'_>,
     output: &mut [f32],
-    spread: &dyn Spread,
+    executor: &dyn Executor,
 ) {
-    check((input, shape, filter.inputs), (output, shape, filter.outputs), activation);
+    check_lengths((input, shape, filter.inputs), (output, shape, filter.outputs), epilogue);
     let side = filter.tile.outputs();
     let (tiles_down, tiles_across) = (shape.height.div_ceil(side), shape.width.div_ceil(side));
     let tiles = shape.images * tiles_down * tiles_across;
     if tiles == 0 {
         return;
     }
-    let job = Job::new(input, shape, (tiles_down, tiles_across), filter, activation, output);
+    let convolution = WinogradConvolution::new(input, shape, (tiles_down, tiles_across), filter, epilogue, output);
     let blocks = filter.blocks();
-    let (parts, by_tiles) = match spread.parts().max(1) {
-        parts if tiles / parts >= TILES_WORTH_DIVIDING || blocks == 1 => (parts.min(tiles), true),
+    let (parts, by_tiles) = match executor.parts().max(1) {
+        parts if tiles / parts >= LEAST_TILES_OF_PART || blocks == 1 => (parts.min(tiles), true),
         parts => (parts.min(blocks), false),
     };
-    spread.run(parts, &|index| {
-        job.run(match by_tiles {
-            true => Part { tiles: cut(tiles, parts, index), blocks: 0..blocks },
-            false => Part { tiles: 0..tiles, blocks: cut(blocks, parts, index) },
+    executor.run(parts, &|index| {
+        convolution.run(match by_tiles {
+            true => Part { tiles: part_range(tiles, parts, index), blocks: 0..blocks },
+            false => Part { tiles: 0..tiles, blocks: part_range(blocks, parts, index) },
         });
     });
 }

@@ -1,43 +1,45 @@
-//! Every kind, every set of instructions and any sizes against the definition of a convolution.
+//! Compares every algorithm, with every set of instructions of this processor and with sizes of all kinds, with the
+//! definition of a convolution.
 
-use convolution::amx::{self, Registers};
-use convolution::direct::{self, Geometry};
-use convolution::winograd::{self, Tile};
-use convolution::{Activation, Alone, Instructions, Shape, Spread};
+use convolution::amx::{self, AmxFilter, TileUnit};
+use convolution::direct::{self, DirectFilter};
+use convolution::winograd::{self, TileSize, WinogradFilter};
+use convolution::{CurrentThread, Epilogue, Executor, Geometry, Instructions, Nonlinearity, Shape};
 use proptest::prelude::*;
 
-/// What Winograd's filtering is for.
+/// The geometry that Winograd's filtering applies to.
 const THREE: Geometry = Geometry { side: 3, stride: 1, padding: 1 };
 
-/// What computes a convolution.
+/// An algorithm, and the instructions that it is computed with.
 #[derive(Debug, Clone, Copy)]
-enum Kind {
+enum Algorithm {
     Direct(Instructions),
-    Winograd(Tile, Instructions),
-    Amx(Registers),
+    Winograd(TileSize, Instructions),
+    Amx(TileUnit),
 }
 
-impl Kind {
-    /// All that this processor can do for a geometry, and what each may be off by.
+impl Algorithm {
+    /// The algorithms that this processor has for a geometry, each with the bound of its error in parts of the largest
+    /// sum that there could be.
     fn all(geometry: Geometry) -> Vec<(Self, f64)> {
-        let mut kinds = Vec::new();
+        let mut algorithms = Vec::new();
         for instructions in Instructions::available() {
-            kinds.push((Self::Direct(instructions), 2e-7));
+            algorithms.push((Self::Direct(instructions), 2e-7));
             if geometry == THREE {
-                kinds.push((Self::Winograd(Tile::Two, instructions), 2e-7));
-                kinds.push((Self::Winograd(Tile::Four, instructions), 2e-6));
+                algorithms.push((Self::Winograd(TileSize::Two, instructions), 2e-7));
+                algorithms.push((Self::Winograd(TileSize::Four, instructions), 2e-6));
             }
         }
-        // Two numbers that are off by 2⁻¹⁶ at most, and as much for the product that is left out.
-        kinds.extend(Registers::available().into_iter().map(|registers| (Self::Amx(registers), 4.6e-5)));
-        kinds
+        // 3 × 2⁻¹⁶: each factor is off by 2⁻¹⁶ at most, and so is the product of the low parts, which is left out.
+        algorithms.extend(TileUnit::available().into_iter().map(|unit| (Self::Amx(unit), 4.6e-5)));
+        algorithms
     }
 }
 
-/// A thread for each part.
+/// Runs each part on a thread of its own.
 struct Threads(usize);
 
-impl Spread for Threads {
+impl Executor for Threads {
     fn parts(&self) -> usize {
         self.0
     }
@@ -51,7 +53,7 @@ impl Spread for Threads {
     }
 }
 
-/// One convolution with everything that goes in.
+/// One convolution with its data.
 struct Case {
     shape: Shape,
     geometry: Geometry,
@@ -60,11 +62,11 @@ struct Case {
     weights: Vec<f32>,
     bias: Vec<f32>,
     residual: Option<Vec<f32>>,
-    rectify: bool,
+    nonlinearity: Nonlinearity,
 }
 
 impl Case {
-    fn new(shape: Shape, geometry: Geometry, inputs: usize, outputs: usize, residual: bool, rectify: bool) -> Self {
+    fn new(shape: Shape, geometry: Geometry, inputs: usize, outputs: usize, has_residual: bool, relu: bool) -> Self {
         Self {
             shape,
             geometry,
@@ -72,12 +74,12 @@ impl Case {
             input: numbers(shape.pixels() * inputs, 1),
             weights: numbers(geometry.side * geometry.side * inputs * outputs, 2),
             bias: numbers(outputs, 3),
-            residual: residual.then(|| numbers(geometry.output(shape).pixels() * outputs, 4)),
-            rectify,
+            residual: has_residual.then(|| numbers(geometry.output(shape).pixels() * outputs, 4)),
+            nonlinearity: if relu { Nonlinearity::Relu } else { Nonlinearity::None },
         }
     }
 
-    /// By the definition, in f64.
+    /// The output by the definition, in f64.
     fn defined(&self) -> Vec<f64> {
         let Shape { images, height, width } = self.geometry.output(self.shape);
         let mut all = Vec::new();
@@ -86,13 +88,17 @@ impl Case {
                 for output in 0..self.bias.len() {
                     let mut sum = self.sum(image, (y, x), output);
                     sum += self.residual.as_ref().map_or(0.0, |residual| f64::from(residual[all.len()]));
-                    all.push(if self.rectify { sum.max(0.0) } else { sum });
+                    all.push(match self.nonlinearity {
+                        Nonlinearity::Relu => sum.max(0.0),
+                        Nonlinearity::None => sum,
+                    });
                 }
             }
         }
         all
     }
 
+    /// The bias and the products of one output.
     fn sum(&self, image: usize, (y, x): (usize, usize), output: usize) -> f64 {
         let (Geometry { side, stride, padding }, Shape { height, width, .. }) = (self.geometry, self.shape);
         let mut sum = f64::from(self.bias[output]);
@@ -110,45 +116,46 @@ impl Case {
         sum
     }
 
-    /// Largest difference from `expected`, in parts of the largest sum that there could be.
-    fn error(&self, expected: &[f64], kind: Kind, spread: &dyn Spread) -> f64 {
+    /// Largest difference from `expected`, in parts of the largest sum that there could be; NaN if any output is.
+    fn error(&self, expected: &[f64], algorithm: Algorithm, executor: &dyn Executor) -> f64 {
         let (weights, bias) = (&self.weights, &self.bias);
-        let activation = Activation { residual: self.residual.as_deref(), rectify: self.rectify };
-        // What is not written stays wrong.
+        let epilogue = Epilogue { residual: self.residual.as_deref(), nonlinearity: self.nonlinearity };
+        // An output that is not written stays NaN.
         let mut output = vec![f32::NAN; expected.len()];
-        match kind {
-            Kind::Winograd(tile, instructions) => {
-                let filter = winograd::Filter::new(weights, bias, self.inputs, tile, instructions);
-                winograd::convolve(&self.input, self.shape, &filter, activation, &mut output, spread);
+        match algorithm {
+            Algorithm::Winograd(tile, instructions) => {
+                let filter = WinogradFilter::new(weights, bias, self.inputs, tile, instructions);
+                winograd::convolve(&self.input, self.shape, &filter, epilogue, &mut output, executor);
             }
-            Kind::Amx(registers) => {
-                let filter = amx::Filter::new(weights, bias, self.inputs, self.geometry, registers);
-                amx::convolve(&self.input, self.shape, &filter, activation, &mut output, spread);
+            Algorithm::Amx(unit) => {
+                let filter = AmxFilter::new(weights, bias, self.inputs, self.geometry, unit);
+                amx::convolve(&self.input, self.shape, &filter, epilogue, &mut output, executor);
             }
-            Kind::Direct(instructions) => {
-                let filter = direct::Filter::new(weights, bias, self.inputs, self.geometry, instructions);
-                direct::convolve(&self.input, self.shape, &filter, activation, &mut output, spread);
+            Algorithm::Direct(instructions) => {
+                let filter = DirectFilter::new(weights, bias, self.inputs, self.geometry, instructions);
+                direct::convolve(&self.input, self.shape, &filter, epilogue, &mut output, executor);
             }
         }
-        // The products, the bias and what is added, each of 1 at most.
+        // All products, the bias and the residual are 1 at most.
         let scale = (self.geometry.side * self.geometry.side * self.inputs + 2) as f64;
         let differences = output.iter().zip(expected).map(|(found, expected)| (f64::from(*found) - expected).abs());
-        // Not `f64::max`, which forgets NaN.
+        // `f64::max` would drop NaN.
         let largest = |largest: f64, d: f64| if largest.is_nan() || d <= largest { largest } else { d };
         differences.fold(0.0, largest) / scale
     }
 
-    fn check(&self, spread: &dyn Spread) -> Result<(), TestCaseError> {
+    /// Checks the error of every algorithm.
+    fn check(&self, executor: &dyn Executor) -> Result<(), TestCaseError> {
         let expected = self.defined();
-        for (kind, bound) in Kind::all(self.geometry) {
-            let error = self.error(&expected, kind, spread);
-            prop_assert!(error < bound, "{kind:?}: off by {error:e}");
+        for (algorithm, bound) in Algorithm::all(self.geometry) {
+            let error = self.error(&expected, algorithm, executor);
+            prop_assert!(error < bound, "{algorithm:?}: off by {error:e}");
         }
         Ok(())
     }
 }
 
-/// Numbers from -1 to 1 that look random (the finaliser of splitmix64).
+/// `count` pseudo-random numbers from -1 to 1: the finaliser of splitmix64 (Steele, Lea and Flood 2014).
 fn numbers(count: usize, seed: u64) -> Vec<f32> {
     let number = |index: u64| {
         let mut bits = (index + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(seed << 32);
@@ -166,10 +173,10 @@ proptest! {
     fn any_shape_is_convolved_as_defined(
         (images, height, width) in (1..4_usize, 1..16_usize, 1..16_usize),
         (inputs, outputs) in (1..40_usize, 1..70_usize),
-        (residual, rectify) in (any::<bool>(), any::<bool>()),
+        (residual, relu) in (any::<bool>(), any::<bool>()),
         threads in 1..5_usize,
     ) {
-        let case = Case::new(Shape { images, height, width }, THREE, inputs, outputs, residual, rectify);
+        let case = Case::new(Shape { images, height, width }, THREE, inputs, outputs, residual, relu);
         case.check(&Threads(threads))?;
     }
 
@@ -178,11 +185,11 @@ proptest! {
         (images, height, width) in (1..4_usize, 1..20_usize, 1..20_usize),
         (side, stride, padding) in (1..8_usize, 1..4_usize, 0..4_usize),
         (inputs, outputs) in (1..12_usize, 1..40_usize),
-        (residual, rectify) in (any::<bool>(), any::<bool>()),
+        (residual, relu) in (any::<bool>(), any::<bool>()),
         threads in 1..5_usize,
     ) {
         let geometry = Geometry { side, stride, padding };
-        let case = Case::new(Shape { images, height, width }, geometry, inputs, outputs, residual, rectify);
+        let case = Case::new(Shape { images, height, width }, geometry, inputs, outputs, residual, relu);
         case.check(&Threads(threads))?;
     }
 }
@@ -209,29 +216,29 @@ fn the_layers_of_a_resnet_are_convolved_as_defined() {
 }
 
 #[test]
-fn no_pictures_are_no_work() {
+fn an_empty_batch_is_no_error() {
     for (images, height, width) in [(0, 5, 5), (1, 0, 5), (1, 5, 0)] {
         let case = Case::new(Shape { images, height, width }, THREE, 3, 2, false, false);
-        case.check(&Alone).expect("nothing to compare");
+        case.check(&CurrentThread).expect("nothing to compare");
     }
 }
 
 #[test]
 #[should_panic(expected = "input of")]
-fn a_slice_of_another_length_is_refused() {
+fn a_slice_of_the_wrong_length_panics() {
     let shape = Shape { images: 1, height: 4, width: 4 };
     let mut case = Case::new(shape, THREE, 3, 2, false, false);
     case.input.pop();
-    case.error(&[0.0; 32], Kind::Direct(Instructions::Portable), &Alone);
+    case.error(&[0.0; 32], Algorithm::Direct(Instructions::Portable), &CurrentThread);
 }
 
 #[test]
-fn what_is_no_number_stays_none() {
+fn nan_inputs_give_nan_outputs() {
     let shape = Shape { images: 1, height: 4, width: 4 };
     let mut case = Case::new(shape, THREE, 16, 32, false, true);
     case.input.fill(f32::NAN);
     let expected = vec![0.0; 16 * 32];
-    for (kind, _) in Kind::all(THREE) {
-        assert!(case.error(&expected, kind, &Alone).is_nan(), "{kind:?}");
+    for (algorithm, _) in Algorithm::all(THREE) {
+        assert!(case.error(&expected, algorithm, &CurrentThread).is_nan(), "{algorithm:?}");
     }
 }

@@ -1,31 +1,35 @@
-//! WebP files → RGB: the first frame, as Pillow has it. Also the sizes that a file's frames announce, found without
-//! decoding anything.
+//! WebP files → RGB: the first frame, with Pillow's pixels. The sizes of all frames are read from their headers first,
+//! without decoding.
 //!
-//! Source: the WebP container specification (RIFF chunks), RFC 6386 section 9.1 (VP8 frame header), and the WebP
+//! Sources: the WebP container specification (RIFF chunks), RFC 6386 section 9.1 (VP8 frame header), and the WebP
 //! lossless bitstream specification section 3 (VP8L header).
 
 use super::{Error, Limits, Pixels, within};
 use image_webp::{DecodingError, WebPDecoder};
 use std::io::Cursor;
 
-/// Bytes of an animation frame's own header, before the chunks that it holds.
+/// Bytes of the header of an animation frame (ANMF), before the chunks in it.
 const ANIMATION_FRAME_HEADER: usize = 16;
 
+/// The error for a file that ends too soon.
+const CUT: &str = "it is shorter than its header says: it was cut short";
+
+/// Decodes a WebP file; of an animation, the first frame.
 pub(super) fn decode(file: &[u8], limits: Limits) -> Result<Pixels, Error> {
     let length = file.get(4..8).and_then(|length| length.try_into().ok()).map_or(0, u32::from_le_bytes);
     if (file.len() as u64) < u64::from(length) + 8 {
         return Err(Error::Corrupt { format: "WebP", reason: CUT.into() });
     }
-    // The decoder compares a frame with the canvas only after it has decoded the frame.
+    // The decoder compares the size of a frame with the canvas only after it has decoded the frame.
     for (width, height) in frame_sizes(file) {
         within(limits, width.into(), height.into())?;
     }
-    let mut decoder = WebPDecoder::new(Cursor::new(file)).map_err(defect)?;
+    let mut decoder = WebPDecoder::new(Cursor::new(file)).map_err(decoding_error)?;
     let (width, height) = decoder.dimensions();
     let (width, height) = within(limits, width.into(), height.into())?;
-    let size = decoder.output_buffer_size().ok_or_else(|| defect(DecodingError::ImageTooLarge))?;
+    let size = decoder.output_buffer_size().ok_or_else(|| decoding_error(DecodingError::ImageTooLarge))?;
     let mut rgb = vec![0; size];
-    decoder.read_image(&mut rgb).map_err(defect)?;
+    decoder.read_image(&mut rgb).map_err(decoding_error)?;
     if decoder.has_alpha() {
         let pixels = width as usize * height as usize;
         for pixel in 0..pixels {
@@ -36,9 +40,8 @@ pub(super) fn decode(file: &[u8], limits: Limits) -> Result<Pixels, Error> {
     Ok(Pixels { width, height, rgb })
 }
 
-const CUT: &str = "it is shorter than its header says: it was cut short";
-
-fn defect(error: DecodingError) -> Error {
+/// The error for a failure of the decoder.
+fn decoding_error(error: DecodingError) -> Error {
     let reason = match error {
         DecodingError::IoError(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => CUT.into(),
         other => other.to_string(),
@@ -46,14 +49,14 @@ fn defect(error: DecodingError) -> Error {
     Error::Corrupt { format: "WebP", reason }
 }
 
-/// Width and height of every frame whose header can be read, animation frames included.
+/// The width and height of every frame whose header can be read, frames of animations included.
 fn frame_sizes(file: &[u8]) -> Vec<(u32, u32)> {
     let mut sizes = Vec::new();
     for (name, chunk) in chunks(file.get(12..).unwrap_or_default()) {
         match name {
             b"ANMF" => {
-                let held = chunk.get(ANIMATION_FRAME_HEADER..).unwrap_or_default();
-                sizes.extend(chunks(held).filter_map(|(name, chunk)| frame_size(name, chunk)));
+                let inner = chunk.get(ANIMATION_FRAME_HEADER..).unwrap_or_default();
+                sizes.extend(chunks(inner).filter_map(|(name, chunk)| frame_size(name, chunk)));
             }
             _ => sizes.extend(frame_size(name, chunk)),
         }
@@ -61,14 +64,16 @@ fn frame_sizes(file: &[u8]) -> Vec<(u32, u32)> {
     sizes
 }
 
+/// The width and height in the header of a VP8 or VP8L chunk; `None` for any other chunk.
 fn frame_size(name: &[u8], chunk: &[u8]) -> Option<(u32, u32)> {
     match (name, chunk) {
-        // Three bytes of frame tag, a start code, then 14 bits each, with two of scaling above them.
+        // Three bytes of frame tag, three of start code, then width and height of 14 bits, each below two bits of
+        // scaling.
         (b"VP8 ", [_, _, _, 0x9d, 0x01, 0x2a, w0, w1, h0, h1, ..]) => {
             let side = |low: u8, high: u8| u32::from(u16::from_le_bytes([low, high]) & 0x3fff);
             Some((side(*w0, *w1), side(*h0, *h1)))
         }
-        // A signature, then 14 bits each, less one.
+        // A byte of signature, then width - 1 and height - 1 of 14 bits.
         (b"VP8L", [0x2f, a, b, c, d, ..]) => {
             let bits = u32::from_le_bytes([*a, *b, *c, *d]);
             Some(((bits & 0x3fff) + 1, (bits >> 14 & 0x3fff) + 1))
@@ -77,14 +82,14 @@ fn frame_size(name: &[u8], chunk: &[u8]) -> Option<(u32, u32)> {
     }
 }
 
-/// Names and contents; a last chunk that is cut short ends where the bytes end.
+/// The names and contents of chunks. A last chunk that is cut short ends where the bytes end.
 fn chunks(mut bytes: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     std::iter::from_fn(move || {
         let (head, rest) = bytes.split_at_checked(8)?;
         let (name, length) = head.split_at(4);
         let length = u32::from_le_bytes(length.try_into().expect("four bytes")) as usize;
         let (chunk, rest) = rest.split_at(length.min(rest.len()));
-        // Chunks of odd length are followed by a byte of padding.
+        // A byte of padding follows a chunk of odd length.
         bytes = rest.get(length % 2..).unwrap_or_default();
         Some((name, chunk))
     })
@@ -104,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn every_frame_is_found_whatever_the_canvas_says() {
+    fn the_sizes_of_all_frames_are_found_whatever_the_canvas_is() {
         let canvas = chunk(b"VP8X", &[0; 10]);
         let lossy = chunk(b"VP8 ", &[0, 0, 0, 0x9d, 0x01, 0x2a, 0xff, 0xff, 0x02, 0x40, 9]);
         // 300 − 1 and 5 − 1, 14 bits each.
@@ -115,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_files_give_what_they_have() {
+    fn malformed_files_have_no_frames() {
         for bytes in [&b""[..], b"RIFF", b"RIFF\0\0\0\0WEBPVP8 \xff\xff\xff\xff", b"RIFF\0\0\0\0WEBPANMF\x04\0\0\0abcd"]
         {
             assert_eq!(frame_sizes(bytes), []);

@@ -1,11 +1,11 @@
-//! What the server and its model say of themselves.
+//! The metadata of the server and of its model, as JSON.
 
-use super::output::Quantity;
+use super::output::OutputTensor;
 use super::{IMAGE, INPUT, VERSION};
-use crate::served::Served;
+use crate::served_model::ServedModel;
 use serde::Serialize;
 
-/// The server.
+/// The metadata of the server.
 #[derive(Debug, Serialize)]
 pub struct Server {
     name: &'static str,
@@ -14,7 +14,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// This one.
+    /// The metadata of this server.
     pub const SELF: Self = Self {
         name: "roundhouse",
         version: env!("CARGO_PKG_VERSION"),
@@ -22,7 +22,7 @@ impl Server {
     };
 }
 
-/// A model. Its inputs are alternatives: a request has one of them.
+/// The metadata of a model. The two inputs are alternatives: a request has one of them.
 #[derive(Debug, Serialize)]
 pub struct Model<'a> {
     name: &'a str,
@@ -32,7 +32,7 @@ pub struct Model<'a> {
     outputs: [Tensor; 3],
 }
 
-/// One input or output; -1 stands for any length.
+/// The metadata of an input or output; in a shape, -1 stands for any length.
 #[derive(Debug, Serialize)]
 struct Tensor {
     name: &'static str,
@@ -41,22 +41,22 @@ struct Tensor {
 }
 
 impl<'a> Model<'a> {
-    /// The one that is served.
-    pub fn new(served: &'a Served) -> Self {
-        let (classes, side) = (served.labels.len() as i64, served.side as i64);
+    /// The metadata of the served model.
+    pub fn new(model: &'a ServedModel) -> Self {
+        let (classes, side) = (model.labels.len() as i64, model.side as i64);
         Self {
-            name: &served.name,
+            name: &model.name,
             versions: [VERSION],
             platform: "pytorch_libtorch",
             inputs: [
                 Tensor { name: INPUT, datatype: "FP32", shape: vec![-1, 3, side, side] },
                 Tensor { name: IMAGE, datatype: "BYTES", shape: vec![-1] },
             ],
-            outputs: Quantity::ALL.map(|quantity| match quantity {
-                Quantity::Probabilities | Quantity::Logits => {
-                    Tensor { name: quantity.name(), datatype: "FP32", shape: vec![-1, classes] }
+            outputs: OutputTensor::ALL.map(|tensor| match tensor {
+                OutputTensor::Probabilities | OutputTensor::Logits => {
+                    Tensor { name: tensor.name(), datatype: "FP32", shape: vec![-1, classes] }
                 }
-                Quantity::Label => Tensor { name: quantity.name(), datatype: "BYTES", shape: vec![-1] },
+                OutputTensor::Label => Tensor { name: tensor.name(), datatype: "BYTES", shape: vec![-1] },
             }),
         }
     }

@@ -1,21 +1,21 @@
-//! The tensors that the model answers with, and how a request wants one of them.
+//! The output tensors of the model, and the form in which a request wants one of them.
 
-/// One of them.
+/// An output tensor of the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Quantity {
-    /// Softmax of the logits.
+pub enum OutputTensor {
+    /// The softmax of the logits, FP32 `[n, classes]`.
     Probabilities,
-    /// As the model gives them.
+    /// The model's scores, FP32 `[n, classes]`.
     Logits,
-    /// The likeliest class in words.
+    /// The name of the likeliest class, BYTES `[n]`.
     Label,
 }
 
-impl Quantity {
-    /// Every one, in the order of the metadata.
+impl OutputTensor {
+    /// Every output tensor, in the order of the metadata.
     pub const ALL: [Self; 3] = [Self::Probabilities, Self::Logits, Self::Label];
 
-    /// Its name in requests and answers.
+    /// The name of the tensor in requests and answers.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Probabilities => "probabilities",
@@ -24,19 +24,20 @@ impl Quantity {
         }
     }
 
-    /// The one of that name.
+    /// The output tensor of that name.
     pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|quantity| quantity.name() == name)
+        Self::ALL.into_iter().find(|tensor| tensor.name() == name)
     }
 }
 
-/// A tensor that a request wants.
+/// An output that a request wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Output {
-    /// Of what.
-    pub quantity: Quantity,
-    /// So many of the best classes as `score:index:label`, instead of every class's score.
+pub struct RequestedOutput {
+    /// The tensor.
+    pub tensor: OutputTensor,
+    /// With the classification extension: the number of best classes, each as `score:index:label`. `None` for the
+    /// scores of all classes.
     pub best: Option<usize>,
-    /// As bytes after the JSON rather than in it.
+    /// Whether the data follows the JSON as bytes (the binary tensor data extension) instead of being a part of it.
     pub binary: bool,
 }

@@ -1,47 +1,49 @@
-//! The model's numbers → the body of an inference answer.
+//! The logits of a batch → the body of an inference answer.
 
 use super::VERSION;
-use super::output::{Output, Quantity};
-use crate::ranking::best;
+use super::output::{OutputTensor, RequestedOutput};
+use crate::ranking::top_k;
 use crate::softmax::softmax;
 use bytes::Bytes;
 use serde::Serialize;
 
-/// What an answer is made of.
+/// The contents of an answer.
 #[derive(Debug, Clone, Copy)]
 pub struct Response<'a> {
     /// The model's name.
     pub model: &'a str,
-    /// The request's own, sent back.
+    /// The id of the request, which is sent back.
     pub id: Option<&'a str>,
-    /// What is wanted.
-    pub outputs: &'a [Output],
-    /// Logits of every class, for each picture.
+    /// The outputs that the request wants.
+    pub outputs: &'a [RequestedOutput],
+    /// The logits of all classes, a row for each image.
     pub rows: &'a [Vec<f32>],
-    /// Of the classes.
+    /// The names of the classes.
     pub labels: &'a [String],
 }
 
-/// An answer's body.
+/// The body of an answer.
 #[derive(Debug)]
 pub struct Encoded {
-    /// JSON, and after it the tensors that are wanted as bytes.
+    /// JSON, followed by the data of the binary outputs.
     pub body: Bytes,
-    /// Bytes of the JSON, if anything follows it.
+    /// Bytes of the JSON; `None` if there is no binary output.
     pub json_length: Option<usize>,
 }
 
+/// The JSON of an answer.
 #[derive(Serialize)]
-struct Head<'a> {
+struct ResponseJson<'a> {
     model_name: &'a str,
     model_version: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<&'a str>,
-    outputs: Vec<Tensor>,
+    outputs: Vec<TensorJson>,
 }
 
+/// The JSON of one output.
 #[derive(Serialize)]
-struct Tensor {
+struct TensorJson {
     name: &'static str,
     datatype: &'static str,
     shape: Vec<usize>,
@@ -49,6 +51,7 @@ struct Tensor {
     data: Data,
 }
 
+/// The data of an output, or the number of its bytes after the JSON.
 #[derive(Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Data {
@@ -56,6 +59,7 @@ enum Data {
     Parameters { binary_data_size: usize },
 }
 
+/// The elements of an output, in row-major order.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Elements {
@@ -64,21 +68,21 @@ enum Elements {
 }
 
 impl Response<'_> {
-    /// The body that says it.
+    /// Encodes the answer.
     pub fn encode(self) -> Encoded {
         let mut tail = Vec::new();
         let outputs = self.outputs.iter().map(|&output| self.tensor(output, &mut tail)).collect();
-        let head = Head { model_name: self.model, model_version: VERSION, id: self.id, outputs };
-        let mut body = serde_json::to_vec(&head).expect("text and numbers can be written");
+        let json = ResponseJson { model_name: self.model, model_version: VERSION, id: self.id, outputs };
+        let mut body = serde_json::to_vec(&json).expect("text and numbers can be written as JSON");
         let json_length = self.outputs.iter().any(|output| output.binary).then_some(body.len());
         body.append(&mut tail);
         Encoded { body: body.into(), json_length }
     }
 
-    /// One output; its elements go to `tail` if they are wanted as bytes.
-    fn tensor(self, output: Output, tail: &mut Vec<u8>) -> Tensor {
-        let (elements, each) = self.elements(output);
-        let (name, datatype) = (output.quantity.name(), elements.datatype());
+    /// The JSON of one output. Binary data is appended to `tail`.
+    fn tensor(self, output: RequestedOutput, tail: &mut Vec<u8>) -> TensorJson {
+        let (elements, row_length) = self.elements(output);
+        let (name, datatype) = (output.tensor.name(), elements.datatype());
         let data = if output.binary {
             let start = tail.len();
             elements.write(tail);
@@ -86,27 +90,28 @@ impl Response<'_> {
         } else {
             Data::Data(elements)
         };
-        Tensor { name, datatype, shape: [self.rows.len()].into_iter().chain(each).collect(), data }
+        TensorJson { name, datatype, shape: [self.rows.len()].into_iter().chain(row_length).collect(), data }
     }
 
-    /// The elements of an output, and how many there are for each picture if it is not just one.
-    fn elements(self, output: Output) -> (Elements, Option<usize>) {
+    /// The elements of an output, and the number of elements for each image; `None` where an image has one element and
+    /// the shape of the output is `[n]`.
+    fn elements(self, output: RequestedOutput) -> (Elements, Option<usize>) {
         let classes = self.rows.first().map_or(0, Vec::len);
-        let scores = |row: &Vec<f32>| match output.quantity {
-            Quantity::Probabilities => softmax(row),
-            Quantity::Logits | Quantity::Label => row.clone(),
+        let scores = |row: &Vec<f32>| match output.tensor {
+            OutputTensor::Probabilities => softmax(row),
+            OutputTensor::Logits | OutputTensor::Label => row.clone(),
         };
-        match (output.quantity, output.best) {
-            (Quantity::Label, _) => {
-                let label = |row: &Vec<f32>| best(row, self.labels, 1).into_iter().map(|prediction| prediction.label);
+        match (output.tensor, output.best) {
+            (OutputTensor::Label, _) => {
+                let label = |row: &Vec<f32>| top_k(row, self.labels, 1).into_iter().map(|prediction| prediction.label);
                 (Elements::Strings(self.rows.iter().flat_map(label).collect()), None)
             }
             (_, Some(count)) => {
-                // As Triton writes them.
+                // Triton's format.
                 let line = |class: service::wire::Prediction| {
                     format!("{:.6}:{}:{}", class.confidence, class.class_index, class.label)
                 };
-                let lines = self.rows.iter().flat_map(|row| best(&scores(row), self.labels, count)).map(line);
+                let lines = self.rows.iter().flat_map(|row| top_k(&scores(row), self.labels, count)).map(line);
                 (Elements::Strings(lines.collect()), Some(count.min(classes)))
             }
             (_, None) => (Elements::Numbers(self.rows.iter().flat_map(scores).collect()), Some(classes)),
@@ -122,7 +127,8 @@ impl Elements {
         }
     }
 
-    /// As the binary extension has them: little-endian, a string after its length.
+    /// Appends the elements in the format of the binary tensor data extension: little-endian numbers, and strings after
+    /// their lengths of 32 bits.
     fn write(&self, bytes: &mut Vec<u8>) {
         match self {
             Self::Numbers(numbers) => bytes.extend(numbers.iter().flat_map(|number| number.to_le_bytes())),
@@ -141,22 +147,23 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn encode(outputs: &[Output]) -> (Value, Vec<u8>) {
+    /// The JSON and the binary data of an answer about two images and three classes.
+    fn encode(outputs: &[RequestedOutput]) -> (Value, Vec<u8>) {
         let labels = ["cat", "dog", "ox"].map(str::to_owned);
-        // exp: 1, 2, 1 of 4, and 7, 1, 2 of 10.
+        // Probabilities: 1/4, 2/4, 1/4 and 7/10, 1/10, 2/10.
         let rows = [vec![0.0, 2_f32.ln(), 0.0], vec![7_f32.ln(), 0.0, 2_f32.ln()]];
         let encoded = Response { model: "m", id: Some("7"), outputs, rows: &rows, labels: &labels }.encode();
         let (json, tail) = encoded.body.split_at(encoded.json_length.unwrap_or(encoded.body.len()));
         (serde_json::from_slice(json).expect("JSON"), tail.to_vec())
     }
 
-    fn output(quantity: Quantity, best: Option<usize>, binary: bool) -> Output {
-        Output { quantity, best, binary }
+    fn output(tensor: OutputTensor, best: Option<usize>, binary: bool) -> RequestedOutput {
+        RequestedOutput { tensor, best, binary }
     }
 
     #[test]
-    fn an_answer_in_json_holds_its_data() {
-        let outputs = [output(Quantity::Probabilities, Some(2), false), output(Quantity::Label, None, false)];
+    fn json_outputs_hold_their_data() {
+        let outputs = [output(OutputTensor::Probabilities, Some(2), false), output(OutputTensor::Label, None, false)];
         let expected = json!({"model_name": "m", "model_version": "1", "id": "7", "outputs": [
             {"name": "probabilities", "datatype": "BYTES", "shape": [2, 2],
                 "data": ["0.500000:1:dog", "0.250000:0:cat", "0.700000:0:cat", "0.200000:2:ox"]},
@@ -164,7 +171,7 @@ mod tests {
         ]});
         assert_eq!(encode(&outputs), (expected, vec![]));
 
-        let (json, _) = encode(&[output(Quantity::Probabilities, None, false)]);
+        let (json, _) = encode(&[output(OutputTensor::Probabilities, None, false)]);
         assert_eq!(json["outputs"][0]["shape"], json!([2, 3]));
         let found: Vec<f32> = serde_json::from_value(json["outputs"][0]["data"].clone()).expect("numbers");
         let expected = [0.25, 0.5, 0.25, 0.7, 0.1, 0.2];
@@ -172,14 +179,14 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_in_bytes_follows_its_json() {
+    fn binary_outputs_follow_the_json() {
         let (json, tail) = encode(&[
-            output(Quantity::Label, None, true),
-            output(Quantity::Logits, Some(9), false),
-            output(Quantity::Logits, None, true),
+            output(OutputTensor::Label, None, true),
+            output(OutputTensor::Logits, Some(9), false),
+            output(OutputTensor::Logits, None, true),
         ]);
         assert_eq!(json["outputs"][0]["parameters"], json!({"binary_data_size": 14}));
-        assert_eq!(json["outputs"][1]["shape"], json!([2, 3]), "no more than there are");
+        assert_eq!(json["outputs"][1]["shape"], json!([2, 3]), "no more classes than the model has");
         assert_eq!(json["outputs"][2]["parameters"], json!({"binary_data_size": 24}));
         assert_eq!(json["outputs"][2].get("data"), None);
         let logits = [0.0, 2_f32.ln(), 0.0, 7_f32.ln(), 0.0, 2_f32.ln()];

@@ -1,35 +1,36 @@
-//! A tensor's elements, in JSON or as bytes → pictures. Knows nothing of what else is in a request.
+//! The elements of an input tensor, in JSON or as bytes → images. Knows nothing of the other parts of a request.
 
-use super::{IMAGE, INPUT, bad};
+use super::{IMAGE, INPUT, bad_request};
 use crate::model::{CHANNELS, Input};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::{Buf, Bytes};
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, SeqAccess, Visitor};
-use service::wire::Fault;
+use service::wire::RequestError;
 
-/// A tensor's elements, row by row.
+/// The elements of a tensor in row-major order.
 #[derive(Debug)]
 pub enum Elements {
-    /// Of a JSON array.
+    /// The elements of a JSON array.
     Json(Array),
-    /// Little-endian, as the binary extension has them; a BYTES element is its length, 32 bits, and its bytes.
+    /// The binary tensor data extension: FP32 as little-endian numbers; each BYTES element as its length (32 bits) and
+    /// its bytes.
     Binary(Bytes),
 }
 
-/// What a JSON array holds, however its elements are nested: numbers or strings, never both.
+/// The elements of a JSON array at any depth of nesting: numbers or strings, never both.
 #[derive(Debug, Default)]
 pub struct Array {
     numbers: Vec<f32>,
     strings: Vec<String>,
 }
 
-/// `count` pictures of an FP32 tensor: three planes of `side` by `side` each, already normalised, which become rows of interleaved channels.
+/// `count` images of an FP32 tensor `[count, 3, side, side]`, already normalised. Each becomes `[side, side, 3]`.
 ///
 /// # Errors
-/// 400 for another number of elements, and for NaN and infinity.
-pub fn inputs(elements: Elements, count: usize, side: usize) -> Result<Vec<Input>, Fault> {
+/// 400 for another number of elements, for strings, and for NaN and infinity.
+pub fn inputs(elements: Elements, count: usize, side: usize) -> Result<Vec<Input>, RequestError> {
     let each = CHANNELS * side * side;
     let expected = count * each;
     match elements {
@@ -37,101 +38,109 @@ pub fn inputs(elements: Elements, count: usize, side: usize) -> Result<Vec<Input
             let (numbers, rest) = bytes.as_chunks();
             if numbers.len() != expected || !rest.is_empty() {
                 let (length, needed) = (bytes.len(), 4 * expected);
-                return Err(bad(format!("{INPUT:?} has {length} bytes of data; its shape needs {needed}")));
+                return Err(bad_request(format!("{INPUT:?} has {length} bytes of data; its shape needs {needed}")));
             }
-            let pictures = numbers.chunks_exact(each).enumerate();
-            pictures.map(|(index, planes)| interleave(index, planes, side, f32::from_le_bytes)).collect()
+            let images = numbers.chunks_exact(each).enumerate();
+            images.map(|(index, planes)| interleave(index, planes, side, f32::from_le_bytes)).collect()
         }
         Elements::Json(Array { strings, .. }) if !strings.is_empty() => {
-            Err(bad(format!("{INPUT:?} has strings for data; FP32 are numbers")))
+            Err(bad_request(format!("{INPUT:?} has strings for data; send numbers")))
         }
         Elements::Json(Array { numbers, .. }) => {
             if numbers.len() != expected {
                 let length = numbers.len();
-                return Err(bad(format!("{INPUT:?} has {length} numbers; its shape needs {expected}")));
+                return Err(bad_request(format!("{INPUT:?} has {length} numbers; its shape needs {expected}")));
             }
-            let pictures = numbers.chunks_exact(each).enumerate();
-            pictures.map(|(index, planes)| interleave(index, planes, side, |number| number)).collect()
+            let images = numbers.chunks_exact(each).enumerate();
+            images.map(|(index, planes)| interleave(index, planes, side, |number| number)).collect()
         }
     }
 }
 
-/// `count` encoded pictures of a BYTES tensor; in JSON, which has no bytes, they are base64.
+/// `count` encoded images of a BYTES tensor `[count]`. In JSON each is a string of base64.
 ///
 /// # Errors
-/// 400 for another number of elements, empty ones, lengths beyond the data, and what is not base64.
-pub fn files(elements: Elements, count: usize) -> Result<Vec<Bytes>, Fault> {
+/// 400 for another number of elements, empty elements, lengths beyond the data, and strings that are not base64.
+pub fn files(elements: Elements, count: usize) -> Result<Vec<Bytes>, RequestError> {
     let files = match elements {
         Elements::Binary(bytes) => split(bytes, count)?,
         Elements::Json(Array { numbers, .. }) if !numbers.is_empty() => {
-            return Err(bad(format!("{IMAGE:?} has numbers for data; send each picture as a string of base64")));
+            return Err(bad_request(format!("{IMAGE:?} has numbers for data; send each image as a string of base64")));
         }
         Elements::Json(Array { strings, .. }) => {
             if strings.len() != count {
                 let length = strings.len();
-                return Err(bad(format!("{IMAGE:?} has {length} strings; its shape needs {count}")));
+                return Err(bad_request(format!("{IMAGE:?} has {length} strings; its shape needs {count}")));
             }
             let decode = |(index, text): (usize, &String)| match BASE64_STANDARD.decode(text) {
                 Ok(file) => Ok(file.into()),
-                Err(error) => Err(bad(format!("{IMAGE:?}, picture {index} is not base64: {error}"))),
+                Err(error) => Err(bad_request(format!("{IMAGE:?}, image {index} is not base64: {error}"))),
             };
             strings.iter().enumerate().map(decode).collect::<Result<_, _>>()?
         }
     };
     match files.iter().position(Bytes::is_empty) {
-        Some(index) => Err(bad(format!("{IMAGE:?}, picture {index} is empty: 0 bytes"))),
+        Some(index) => Err(bad_request(format!("{IMAGE:?}, image {index} is empty: 0 bytes"))),
         None => Ok(files),
     }
 }
 
-fn split(mut bytes: Bytes, count: usize) -> Result<Vec<Bytes>, Fault> {
+/// Splits the bytes of a BYTES tensor into `count` elements.
+fn split(mut bytes: Bytes, count: usize) -> Result<Vec<Bytes>, RequestError> {
     let mut files = Vec::new();
     for index in 0..count {
         let left = bytes.len();
         let length = bytes.try_get_u32_le().map_err(|_| {
-            bad(format!("{IMAGE:?}, picture {index} has no length: {left} bytes are left, and a length takes 4"))
+            bad_request(format!("{IMAGE:?}, image {index} has no length: {left} bytes are left, and a length takes 4"))
         })?;
         if length as usize > bytes.len() {
             let left = bytes.len();
-            return Err(bad(format!("{IMAGE:?}, picture {index} is to have {length} bytes; {left} are left")));
+            return Err(bad_request(format!("{IMAGE:?}, image {index} is to have {length} bytes; {left} are left")));
         }
         files.push(bytes.split_to(length as usize));
     }
     if bytes.is_empty() {
         Ok(files)
     } else {
-        Err(bad(format!("{IMAGE:?} has {} bytes of data after the last of its {count} pictures", bytes.len())))
+        Err(bad_request(format!("{IMAGE:?} has {} bytes of data after the last of its {count} images", bytes.len())))
     }
 }
 
-/// Three planes → rows of interleaved channels, in one pass from what was received.
-fn interleave<T: Copy>(picture: usize, planes: &[T], side: usize, number: impl Fn(T) -> f32) -> Result<Input, Fault> {
+/// The three planes of an image as received, `[3, side, side]` → `[side, side, 3]`. `image` is the image's index, for
+/// the message.
+fn interleave<T: Copy>(
+    image: usize,
+    planes: &[T],
+    side: usize,
+    number: impl Fn(T) -> f32,
+) -> Result<Input, RequestError> {
     let (red, rest) = planes.split_at(side * side);
     let (green, blue) = rest.split_at(side * side);
     let pixels = red.iter().zip(green).zip(blue);
     let input: Input = pixels.flat_map(|((&r, &g), &b)| [number(r), number(g), number(b)]).collect();
-    // No branch for each number; where it is matters only once there is one.
+    // Without a branch for each number, so that several are checked at once. Its position is searched only if there is
+    // one.
     if input.iter().fold(true, |finite, number| finite & number.is_finite()) {
         return Ok(input);
     }
     let position = planes.iter().position(|&element| !number(element).is_finite()).unwrap_or_default();
     let (channel, row, column) = (position / (side * side), position / side % side, position % side);
     let found = number(planes[position]);
-    Err(bad(format!("{INPUT:?} has {found} at [{picture},{channel},{row},{column}]; send finite numbers")))
+    Err(bad_request(format!("{INPUT:?} has {found} at [{image},{channel},{row},{column}]; send finite numbers")))
 }
 
 impl<'de> Deserialize<'de> for Array {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut array = Self::default();
-        deserializer.deserialize_seq(Gather(&mut array))?;
+        deserializer.deserialize_seq(Append(&mut array))?;
         Ok(array)
     }
 }
 
-/// Appends what it finds to an array, so that nesting costs no memory.
-struct Gather<'a>(&'a mut Array);
+/// Appends all elements of a JSON value to one array, so that nested arrays need no memory of their own.
+struct Append<'a>(&'a mut Array);
 
-impl Gather<'_> {
+impl Append<'_> {
     fn number<E: Error>(self, number: f32) -> Result<(), E> {
         if !self.0.strings.is_empty() {
             return Err(E::custom("a number among strings"));
@@ -141,7 +150,7 @@ impl Gather<'_> {
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Gather<'_> {
+impl<'de> DeserializeSeed<'de> for Append<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -149,7 +158,7 @@ impl<'de> DeserializeSeed<'de> for Gather<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Gather<'_> {
+impl<'de> Visitor<'de> for Append<'_> {
     type Value = ();
 
     fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -177,7 +186,7 @@ impl<'de> Visitor<'de> for Gather<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<(), A::Error> {
-        while sequence.next_element_seed(Gather(self.0))?.is_some() {}
+        while sequence.next_element_seed(Append(self.0))?.is_some() {}
         Ok(())
     }
 }
@@ -189,13 +198,13 @@ mod tests {
     const SIDE: usize = 5;
     const INPUT_LENGTH: usize = 3 * SIDE * SIDE;
 
-    /// Pictures whose every number is its position in the tensor.
+    /// A tensor of `count` images in which every number is its own position.
     fn counted(count: usize) -> Vec<f32> {
         (0..count * INPUT_LENGTH).map(|position| position as f32).collect()
     }
 
     #[test]
-    fn planes_become_interleaved_rows_whatever_they_came_as() {
+    fn planes_become_interleaved_pixels_from_every_form() {
         let numbers = counted(2);
         let binary = Elements::Binary(numbers.iter().flat_map(|number| number.to_le_bytes()).collect());
         let flat = serde_json::to_string(&numbers).expect("numbers");
@@ -206,8 +215,8 @@ mod tests {
         for (form, elements) in [("binary", binary), ("flat", json(&flat)), ("nested", json(&nested))] {
             let found = inputs(elements, 2, SIDE).unwrap_or_else(|fault| panic!("{form}: {fault}"));
             let plane = (SIDE * SIDE) as f32;
-            for (picture, input) in found.iter().enumerate() {
-                let first = (picture * INPUT_LENGTH) as f32;
+            for (image, input) in found.iter().enumerate() {
+                let first = (image * INPUT_LENGTH) as f32;
                 assert_eq!(input.len(), INPUT_LENGTH, "{form}");
                 assert_eq!(input[..4], [first, first + plane, first + 2.0 * plane, first + 1.0], "{form}");
                 assert_eq!(input[INPUT_LENGTH - 1], first + 3.0 * plane - 1.0, "{form}");
@@ -216,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_is_not_finite_is_found_in_its_place() {
+    fn a_number_that_is_not_finite_is_refused_with_its_position() {
         for number in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let mut numbers = counted(2);
             numbers[INPUT_LENGTH + SIDE * SIDE + 2 * SIDE + 3] = number;
@@ -227,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_taken_out_of_either_form() {
+    fn files_are_read_from_json_and_from_bytes() {
         let json = serde_json::from_str(r#"[["YWJj"],["ZA=="]]"#).expect("an array");
         for elements in [Elements::Json(json), Elements::Binary(Bytes::from_static(b"\x03\0\0\0abc\x01\0\0\0d"))] {
             assert_eq!(files(elements, 2), Ok(vec![Bytes::from_static(b"abc"), Bytes::from_static(b"d")]));

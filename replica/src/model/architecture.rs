@@ -1,32 +1,34 @@
-//! The residual networks that are known by name: how many blocks of which kind (He et al. 2015, arXiv:1512.03385, table 1).
+//! The residual networks that are known by name, with the kind and number of their blocks.
+//!
+//! Source: He et al. 2015, Deep Residual Learning for Image Recognition, arXiv:1512.03385, table 1.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// One of them, with torchvision's names of tensors.
+/// A residual network whose tensors have torchvision's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Architecture {
-    /// 18 layers of weights, basic blocks.
+    /// 18 layers with weights, in basic blocks.
     ResNet18,
-    /// 34 layers, basic blocks.
+    /// 34 layers with weights, in basic blocks.
     ResNet34,
-    /// 50 layers, bottlenecks.
+    /// 50 layers with weights, in bottleneck blocks.
     ResNet50,
 }
 
-/// What a network is made of.
+/// The kind of a network's residual blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BlockKind {
     /// Two 3×3 convolutions.
     Basic,
-    /// 1×1, 3×3 and 1×1, the last with four times as many channels.
+    /// A 1×1, a 3×3 and a 1×1 convolution; the last one has four times as many output channels.
     Bottleneck,
 }
 
 const ALL: [Architecture; 3] = [Architecture::ResNet18, Architecture::ResNet34, Architecture::ResNet50];
 
 impl Architecture {
-    /// As torchvision calls it.
+    /// torchvision's name of the network.
     pub fn name(self) -> &'static str {
         match self {
             Self::ResNet18 => "resnet18",
@@ -35,8 +37,8 @@ impl Architecture {
         }
     }
 
-    /// The one whose weights have such names: a bottleneck has a third convolution, and more blocks in a stage are the
-    /// deeper network's.
+    /// The architecture whose tensors have these names. ResNet-50 has a third convolution in each block, and ResNet-34
+    /// a third block in the first stage; otherwise it is ResNet-18.
     pub fn recognise<'a>(mut names: impl Iterator<Item = &'a str>) -> Self {
         let mut found = Self::ResNet18;
         names.any(|name| {
@@ -50,6 +52,7 @@ impl Architecture {
         found
     }
 
+    /// The kind of all blocks.
     pub(super) fn block(self) -> BlockKind {
         match self {
             Self::ResNet18 | Self::ResNet34 => BlockKind::Basic,
@@ -57,7 +60,7 @@ impl Architecture {
         }
     }
 
-    /// Blocks of the four stages.
+    /// Number of blocks in each of the four stages.
     pub(super) fn stages(self) -> [usize; 4] {
         match self {
             Self::ResNet18 => [2, 2, 2, 2],
@@ -77,7 +80,7 @@ impl FromStr for Architecture {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let known = || ALL.map(Self::name).join(", ");
-        ALL.into_iter().find(|known| known.name() == text).ok_or_else(|| format!("known are {}", known()))
+        ALL.into_iter().find(|known| known.name() == text).ok_or_else(|| format!("give one of {}", known()))
     }
 }
 
@@ -86,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn weights_tell_what_they_are() {
+    fn names_of_tensors_tell_the_architecture() {
         for (names, expected) in [
             (&["fc.weight", "layer1.0.conv1.weight", "layer1.1.conv1.weight"][..], Architecture::ResNet18),
             (&["layer1.2.bn1.bias", "layer1.0.conv1.weight"], Architecture::ResNet34),

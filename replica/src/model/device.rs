@@ -1,59 +1,61 @@
-//! Where a model runs and how exact it is.
+//! The device that a model runs on, and the precision that it is computed in.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// `--device`
+/// `--device`: what computes the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Device {
-    /// The processor.
+    /// The CPU.
     Cpu,
-    /// The graphics card of that number.
+    /// The CUDA device of this number, from 0.
     Cuda(usize),
-    /// The first graphics card if there is one, else the processor.
+    /// The first CUDA device if there is one, else the CPU.
     Auto,
 }
 
-/// `--precision`: of weights and of what lies between layers. Logits are always single.
+/// `--precision`: the type of weights and activations. Logits are always f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Precision {
-    /// IEEE single.
+    /// IEEE single precision, 32 bits
     F32,
-    /// IEEE half.
+    /// IEEE half precision, 16 bits
     F16,
-    /// The upper half of a single.
+    /// bfloat16: the upper 16 bits of f32
     Bf16,
 }
 
-/// There is no such device.
+/// Why a device cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// libtorch can use none at all.
+    /// libtorch can use no CUDA device at all.
     #[error(
         "--device {0}: libtorch finds no CUDA device; it needs a CUDA build of libtorch (LIBTORCH when building), \
          a driver, and a card that the process may use; --device cpu runs without"
     )]
     NoCuda(Device),
-    /// The number is too large.
-    #[error("--device {wanted}: there are {count} CUDA devices, numbered from 0")]
-    NoSuchCard {
-        /// What was asked for.
-        wanted: Device,
-        /// How many there are.
+    /// There are fewer CUDA devices.
+    #[error("--device {device}: there are {count} CUDA devices, numbered from 0")]
+    NoSuchDevice {
+        /// The device of the flag.
+        device: Device,
+        /// Number of CUDA devices.
         count: i64,
     },
 }
 
 impl Device {
-    /// What libtorch calls it.
+    /// The device as libtorch's type.
     ///
     /// # Errors
-    /// When there is no such device.
+    /// When there is no such CUDA device.
     pub(super) fn find(self) -> Result<tch::Device, Error> {
         let available = if tch::Cuda::is_available() { tch::Cuda::device_count() } else { 0 };
         match self {
             Self::Cuda(_) if available == 0 => Err(Error::NoCuda(self)),
-            Self::Cuda(index) if index as i64 >= available => Err(Error::NoSuchCard { wanted: self, count: available }),
+            Self::Cuda(index) if index as i64 >= available => {
+                Err(Error::NoSuchDevice { device: self, count: available })
+            }
             Self::Cuda(index) => Ok(tch::Device::Cuda(index)),
             Self::Auto if available > 0 => Ok(tch::Device::Cuda(0)),
             Self::Auto | Self::Cpu => Ok(tch::Device::Cpu),
@@ -62,6 +64,7 @@ impl Device {
 }
 
 impl Precision {
+    /// The precision as libtorch's type.
     pub(super) fn kind(self) -> tch::Kind {
         match self {
             Self::F32 => tch::Kind::Float,
@@ -103,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn devices_are_read_and_written_alike() {
+    fn devices_are_parsed_and_displayed_alike() {
         for (text, expected) in
             [("cpu", Device::Cpu), ("auto", Device::Auto), ("cuda:0", Device::Cuda(0)), ("cuda:3", Device::Cuda(3))]
         {
@@ -117,8 +120,8 @@ mod tests {
     }
 
     #[test]
-    fn a_card_that_is_not_there_is_an_error_that_says_so() {
-        let message = Device::Cuda(999).find().expect_err("nobody has that many").to_string();
+    fn a_missing_cuda_device_is_an_error_that_names_it() {
+        let message = Device::Cuda(999).find().expect_err("no machine has so many devices").to_string();
         assert!(message.contains("cuda:999"), "{message}");
         assert!(Device::Auto.find().is_ok());
     }

@@ -1,4 +1,4 @@
-//! The file that a model comes from: weights, which are data, or TorchScript, which is code.
+//! The file that a model is read from: weights, which are data, or TorchScript, which is a program.
 
 use super::architecture::Architecture;
 use super::torchscript;
@@ -6,57 +6,57 @@ use super::weights::{self, Weights};
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-/// Twelve textured shapes; `models/README.md` says how it was made.
+/// The bundled weights, a classifier of twelve textured shapes; see `models/README.md`.
 static BUNDLED: &[u8] = include_bytes!("../../models/shapes.safetensors");
 
 /// Where a model comes from.
 #[derive(Debug, Clone)]
-pub enum Source {
-    /// The one within this program.
+pub enum ModelSource {
+    /// The weights that this program contains.
     Bundled,
-    /// A file of weights, of the given architecture or of the one that its names tell.
+    /// A file of weights. Without an architecture, it is recognised by the names of the tensors.
     Weights(PathBuf, Option<Architecture>),
-    /// A file of code, whose contents have this SHA-256.
+    /// A file of TorchScript, and the SHA-256 that its contents must have.
     TorchScript(PathBuf, [u8; 32]),
 }
 
-/// What was read.
+/// The contents of a model's file.
 pub enum ModelFile {
-    /// Named tensors.
+    /// Named tensors, and the architecture that they belong to.
     Weights(Weights, Architecture),
-    /// A file whose hash was right.
+    /// A program whose hash was the expected one.
     TorchScript(torchscript::Verified),
 }
 
 /// Why a file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// As weights.
+    /// The weights cannot be read.
     #[error(transparent)]
     Weights(#[from] weights::Error),
-    /// As code.
+    /// The TorchScript file cannot be read, or is another one.
     #[error(transparent)]
     TorchScript(#[from] torchscript::Error),
 }
 
 impl ModelFile {
-    /// Reads and checks it.
+    /// Reads and checks the file of `source`.
     ///
     /// # Errors
-    /// When it cannot be read, or is not what it should be.
-    pub fn open(source: &Source) -> Result<Self, Error> {
-        let (weights, wanted) = match source {
-            Source::Bundled => (Weights::from_safetensors(BUNDLED, "the bundled weights")?, None),
-            Source::Weights(path, architecture) => (Weights::open(path)?, *architecture),
-            Source::TorchScript(path, sha256) => {
+    /// When the file cannot be read, is malformed, or has another hash than the given one.
+    pub fn open(source: &ModelSource) -> Result<Self, Error> {
+        let (weights, architecture) = match source {
+            ModelSource::Bundled => (Weights::from_safetensors(BUNDLED, "the bundled weights")?, None),
+            ModelSource::Weights(path, architecture) => (Weights::open(path)?, *architecture),
+            ModelSource::TorchScript(path, sha256) => {
                 return Ok(Self::TorchScript(torchscript::Verified::open(path, sha256)?));
             }
         };
-        let architecture = wanted.unwrap_or_else(|| Architecture::recognise(weights.names()));
+        let architecture = architecture.unwrap_or_else(|| Architecture::recognise(weights.names()));
         Ok(Self::Weights(weights, architecture))
     }
 
-    /// What the file says about itself.
+    /// The metadata in the file; empty for TorchScript.
     pub fn metadata(&self) -> HashMap<String, String> {
         match self {
             Self::Weights(weights, _) => weights.metadata.clone(),
@@ -64,7 +64,7 @@ impl ModelFile {
         }
     }
 
-    /// Its name in answers.
+    /// The name of the model in answers: the architecture's, or the TorchScript file's without its ending.
     pub fn name(&self) -> &str {
         match self {
             Self::Weights(_, architecture) => architecture.name(),

@@ -1,62 +1,78 @@
-//! Residual networks by this project's own convolutions. libtorch takes no part.
+//! Residual networks on this project's own convolutions, in which bias, residual addition and ReLU are fused. libtorch
+//! takes no part.
 
-use super::folded::Folded;
+use super::folded::FoldedConvolution;
 use super::network::{Engine, Network};
-use super::team::Team;
-use super::{Failure, Input, Model};
-use convolution::amx::{self, Registers};
-use convolution::winograd::{self, Tile};
-use convolution::{Activation, Instructions, Shape, direct, pool};
-use std::convert::Infallible;
+use super::thread_team::ThreadTeam;
+use super::{CHANNELS, Failure, Input, Model};
+use convolution::amx::{self, AmxFilter, TileUnit};
+use convolution::direct::{self, DirectFilter};
+use convolution::winograd::{self, TileSize, WinogradFilter};
+use convolution::{Epilogue, Geometry, Instructions, Nonlinearity, Shape, pool};
 use std::sync::Arc;
 
-/// Ways to compute a convolution.
+/// An algorithm for a convolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// By its definition.
+pub(super) enum Algorithm {
+    /// The definition, with vector instructions.
     Direct,
-    /// Winograd's filtering with such tiles.
-    Winograd(Tile),
-    /// By its definition, with the matrix unit.
+    /// Winograd's minimal filtering with tiles of this size.
+    Winograd(TileSize),
+    /// The definition, on the matrix unit.
     Amx,
 }
 
-/// A convolution, laid out for one of them.
-pub(super) enum Kernel {
-    Direct(direct::Filter),
-    Winograd(winograd::Filter),
-    Amx(amx::Filter),
+/// Whether the matrix unit of the processor may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum MatrixUnit {
+    /// It is available, and its slightly different results are accepted.
+    Use,
+    /// Only vectors of f32 are used.
+    Avoid,
 }
 
-impl Kind {
-    /// Those that are worth trying for a layer, two at most. Larger tiles take fewer multiplications and more weights: beyond
-    /// some size, reading these for one picture takes longer than all else.
-    pub(super) fn candidates(layer: &Folded, max_batch: usize, with_amx: bool) -> &'static [Self] {
-        const MOST_FOR_ONE: usize = 4 << 20;
-        let is_long = 36 * layer.inputs * layer.bias.len() > MOST_FOR_ONE;
-        let is_winograds = layer.geometry == direct::Geometry { side: 3, stride: 1, padding: 1 };
-        match (is_winograds, is_long && max_batch == 1) {
-            (true, true) if with_amx => &[Self::Winograd(Tile::Two), Self::Amx],
-            (true, false) if with_amx => &[Self::Winograd(Tile::Four), Self::Amx],
-            (false, _) if with_amx => &[Self::Direct, Self::Amx],
-            (true, true) => &[Self::Winograd(Tile::Two)],
-            (true, false) => &[Self::Winograd(Tile::Two), Self::Winograd(Tile::Four)],
-            (false, _) => &[Self::Direct],
+impl Algorithm {
+    /// The algorithms that are worth measuring for a layer: one or two.
+    ///
+    /// Larger tiles need fewer multiplications and more weights. Where a batch is one image and a layer has many
+    /// weights, reading them would take longer than the multiplications that are saved.
+    pub(super) fn candidates(layer: &FoldedConvolution, max_batch: usize, matrix_unit: MatrixUnit) -> &'static [Self] {
+        /// Transformed weights of 4×4 tiles (16 MiB) beyond which a layer takes 2×2 tiles for a single image.
+        const MOST_WEIGHTS_FOR_ONE_IMAGE: usize = 4 << 20;
+        let is_long = 36 * layer.inputs * layer.bias.len() > MOST_WEIGHTS_FOR_ONE_IMAGE;
+        let fits_winograd = layer.geometry == Geometry { side: 3, stride: 1, padding: 1 };
+        match (fits_winograd, is_long && max_batch == 1, matrix_unit) {
+            (true, true, MatrixUnit::Use) => &[Self::Winograd(TileSize::Two), Self::Amx],
+            (true, false, MatrixUnit::Use) => &[Self::Winograd(TileSize::Four), Self::Amx],
+            (false, _, MatrixUnit::Use) => &[Self::Direct, Self::Amx],
+            (true, true, MatrixUnit::Avoid) => &[Self::Winograd(TileSize::Two)],
+            (true, false, MatrixUnit::Avoid) => &[Self::Winograd(TileSize::Two), Self::Winograd(TileSize::Four)],
+            (false, _, MatrixUnit::Avoid) => &[Self::Direct],
         }
     }
 }
 
-impl Kernel {
-    pub(super) fn new(layer: &Folded, kind: Kind, instructions: Instructions) -> Self {
-        let Folded { weights, bias, inputs, geometry } = layer;
-        match kind {
-            Kind::Direct => Self::Direct(direct::Filter::new(weights, bias, *inputs, *geometry, instructions)),
-            Kind::Winograd(tile) => Self::Winograd(winograd::Filter::new(weights, bias, *inputs, tile, instructions)),
-            Kind::Amx => Self::Amx(amx::Filter::new(weights, bias, *inputs, *geometry, Registers::Amx)),
+/// The weights of a convolution in the order that its algorithm needs.
+pub(super) enum PackedFilter {
+    Direct(DirectFilter),
+    Winograd(WinogradFilter),
+    Amx(AmxFilter),
+}
+
+impl PackedFilter {
+    /// Packs the weights of a layer.
+    pub(super) fn new(layer: &FoldedConvolution, algorithm: Algorithm, instructions: Instructions) -> Self {
+        let FoldedConvolution { weights, bias, inputs, geometry } = layer;
+        match algorithm {
+            Algorithm::Direct => Self::Direct(DirectFilter::new(weights, bias, *inputs, *geometry, instructions)),
+            Algorithm::Winograd(tile) => {
+                Self::Winograd(WinogradFilter::new(weights, bias, *inputs, tile, instructions))
+            }
+            Algorithm::Amx => Self::Amx(AmxFilter::new(weights, bias, *inputs, *geometry, TileUnit::Amx)),
         }
     }
 
-    /// Channels and sizes of what it makes of pictures of `shape`.
+    /// Channels and shape of the output for an input of `shape`.
     fn output(&self, shape: Shape) -> (usize, Shape) {
         match self {
             Self::Direct(filter) => (filter.outputs(), filter.geometry().output(shape)),
@@ -66,62 +82,56 @@ impl Kernel {
     }
 }
 
-/// A convolution in the way that is fastest for as many pictures as there are.
-pub(super) struct Layer {
-    few: Kernel,
-    /// From so many pictures on, another.
-    many: Option<(usize, Kernel)>,
+/// A convolution, by the algorithm that is fastest for the number of images.
+pub(super) enum Layer {
+    /// The same filter for any number of images.
+    Fixed(PackedFilter),
+    /// `few` for fewer than `threshold` images, `many` for `threshold` or more.
+    Switching { few: PackedFilter, threshold: usize, many: PackedFilter },
 }
 
 impl Layer {
-    /// The same for any number.
-    pub(super) fn always(kernel: Kernel) -> Self {
-        Self { few: kernel, many: None }
+    /// Whether the matrix unit computes the layer, for any number of images.
+    fn uses_amx(&self) -> bool {
+        let is_amx = |filter: &PackedFilter| matches!(filter, PackedFilter::Amx(_));
+        match self {
+            Self::Fixed(filter) => is_amx(filter),
+            Self::Switching { few, many, .. } => is_amx(few) || is_amx(many),
+        }
     }
 
-    /// `many` from `count` pictures on.
-    pub(super) fn switching(few: Kernel, count: usize, many: Kernel) -> Self {
-        Self { few, many: Some((count, many)) }
-    }
-
-    fn kernels(&self) -> impl Iterator<Item = &Kernel> {
-        std::iter::once(&self.few).chain(self.many.as_ref().map(|(_, many)| many))
-    }
-
-    fn kernel(&self, pictures: usize) -> &Kernel {
-        match &self.many {
-            Some((count, many)) if pictures >= *count => many,
-            _ => &self.few,
+    /// The filter for a batch of `images` images.
+    fn filter(&self, images: usize) -> &PackedFilter {
+        match self {
+            Self::Fixed(filter) => filter,
+            Self::Switching { threshold, many, .. } if images >= *threshold => many,
+            Self::Switching { few, .. } => few,
         }
     }
 }
 
-/// `[images, height, width, channels]`
-pub(super) struct Maps {
-    /// At the front; what follows is left from longer ones.
+/// The activations of a batch: `[images, height, width, channels]`.
+pub(super) struct Activations {
+    /// The activations come first. The rest is left from the memory's earlier use.
     storage: Vec<f32>,
     shape: Shape,
     channels: usize,
 }
 
 #[cfg(test)]
-impl Fused {
-    /// Maps with the given numbers.
-    pub(super) fn filled(&mut self, images: usize, side: usize, channels: usize, numbers: &[f32]) -> Maps {
-        let mut maps = self.maps(Shape { images, height: side, width: side }, channels);
-        maps.numbers_mut().copy_from_slice(numbers);
-        maps
+impl FusedEngine {
+    /// Activations of square images with the given numbers.
+    pub(super) fn activations(&mut self, images: usize, side: usize, channels: usize, numbers: &[f32]) -> Activations {
+        let mut activations = self.allocate(Shape { images, height: side, width: side }, channels);
+        activations.numbers_mut().copy_from_slice(numbers);
+        activations
     }
 }
 
-impl Maps {
+impl Activations {
     #[cfg(test)]
     pub(super) fn into_numbers(self) -> Vec<f32> {
         self.numbers().to_vec()
-    }
-
-    pub(super) fn pictures(&self) -> usize {
-        self.shape.images
     }
 
     fn numbers(&self) -> &[f32] {
@@ -133,36 +143,36 @@ impl Maps {
     }
 }
 
-/// Computes layers with a team of threads, and keeps memory for the next.
-pub(super) struct Fused {
-    team: Team,
+/// Computes layers with a team of threads, and keeps the memory of released activations.
+pub(super) struct FusedEngine {
+    team: ThreadTeam,
     pub(super) instructions: Instructions,
-    /// What was released: asking the system for megabytes costs as much as filling them, and filling as much as pooling.
+    /// Memory of released activations. New memory would cost as much time as filling it, which is as much as a pooling.
     free: Vec<Vec<f32>>,
 }
 
-impl Fused {
+impl FusedEngine {
     pub(super) fn new(threads: usize) -> Self {
-        Self { team: Team::new(threads), instructions: Instructions::best(), free: Vec::new() }
+        Self { team: ThreadTeam::new(threads), instructions: Instructions::best(), free: Vec::new() }
     }
 
-    /// Copies `pictures` of `side` by `side` pixels one after the other.
-    pub(super) fn pictures(&mut self, pictures: &[Input], side: usize) -> Maps {
-        let mut maps = self.maps(Shape { images: pictures.len(), height: side, width: side }, super::CHANNELS);
-        let each = maps.numbers_mut().chunks_exact_mut(super::CHANNELS * side * side);
-        each.zip(pictures).for_each(|(to, picture)| to.copy_from_slice(picture));
-        maps
+    /// Copies images of `side` by `side` pixels into one batch.
+    pub(super) fn batch(&mut self, images: &[Input], side: usize) -> Activations {
+        let mut batch = self.allocate(Shape { images: images.len(), height: side, width: side }, CHANNELS);
+        let copies = batch.numbers_mut().chunks_exact_mut(CHANNELS * side * side);
+        copies.zip(images).for_each(|(to, image)| to.copy_from_slice(image));
+        batch
     }
 
-    /// Maps of like sizes as those of one batch.
-    fn join(&mut self, mut parts: Vec<Maps>) -> Maps {
+    /// One batch of all images of several, which differ in their number of images only.
+    fn concatenate(&mut self, mut parts: Vec<Activations>) -> Activations {
         if parts.len() == 1 {
             return parts.remove(0);
         }
-        let images = parts.iter().map(Maps::pictures).sum();
+        let images = parts.iter().map(|part| part.shape.images).sum();
         let (shape, channels) =
             parts.first().map_or((Shape { images: 0, height: 0, width: 0 }, 0), |part| (part.shape, part.channels));
-        let mut whole = self.maps(Shape { images, ..shape }, channels);
+        let mut whole = self.allocate(Shape { images, ..shape }, channels);
         let mut filled = 0;
         for part in parts {
             let numbers = part.numbers();
@@ -173,24 +183,31 @@ impl Fused {
         whole
     }
 
-    /// A convolution by a kernel.
-    pub(super) fn compute(&mut self, kernel: &Kernel, maps: &Maps, residual: Option<&Maps>, rectify: bool) -> Maps {
-        let (channels, shape) = kernel.output(maps.shape);
-        let mut out = self.maps(shape, channels);
-        let activation = Activation { residual: residual.map(Maps::numbers), rectify };
-        let (from, shape, to, team) = (maps.numbers(), maps.shape, out.numbers_mut(), &self.team);
-        match kernel {
-            Kernel::Direct(filter) => direct::convolve(from, shape, filter, activation, to, team),
-            Kernel::Winograd(filter) => winograd::convolve(from, shape, filter, activation, to, team),
-            Kernel::Amx(filter) => amx::convolve(from, shape, filter, activation, to, team),
+    /// A convolution with a given filter.
+    pub(super) fn convolve_with(
+        &mut self,
+        filter: &PackedFilter,
+        input: &Activations,
+        residual: Option<&Activations>,
+        nonlinearity: Nonlinearity,
+    ) -> Activations {
+        let (channels, shape) = filter.output(input.shape);
+        let mut output = self.allocate(shape, channels);
+        let epilogue = Epilogue { residual: residual.map(Activations::numbers), nonlinearity };
+        let (from, shape, to, team) = (input.numbers(), input.shape, output.numbers_mut(), &self.team);
+        match filter {
+            PackedFilter::Direct(filter) => direct::convolve(from, shape, filter, epilogue, to, team),
+            PackedFilter::Winograd(filter) => winograd::convolve(from, shape, filter, epilogue, to, team),
+            PackedFilter::Amx(filter) => amx::convolve(from, shape, filter, epilogue, to, team),
         }
-        out
+        output
     }
 
-    /// Room for maps. What is in it is left from others.
-    fn maps(&mut self, shape: Shape, channels: usize) -> Maps {
+    /// Memory for activations, with arbitrary numbers in it.
+    fn allocate(&mut self, shape: Shape, channels: usize) -> Activations {
         let length = shape.pixels() * channels;
-        // The smallest that is long enough, or the longest to become so: what is there is not filled again.
+        // The shortest that is long enough; if none is, the longest, since only the numbers that are added to it get
+        // filled.
         let best = self.free.iter().enumerate().min_by_key(|(_, free)| match free.len() {
             enough if enough >= length => (0, enough),
             short => (1, usize::MAX - short),
@@ -200,96 +217,96 @@ impl Fused {
         if storage.len() < length {
             storage.resize(length, 0.0);
         }
-        Maps { storage, shape, channels }
+        Activations { storage, shape, channels }
     }
 }
 
-impl Engine<Layer> for Fused {
-    type Maps = Maps;
+impl Engine<Layer> for FusedEngine {
+    type Activations = Activations;
 
     fn convolve(
         &mut self,
         layer: &Layer,
-        maps: &Maps,
-        residual: Option<&Maps>,
-        rectify: bool,
-    ) -> Result<Maps, Failure> {
-        Ok(self.compute(layer.kernel(maps.pictures()), maps, residual, rectify))
+        input: &Activations,
+        residual: Option<&Activations>,
+        nonlinearity: Nonlinearity,
+    ) -> Result<Activations, Failure> {
+        Ok(self.convolve_with(layer.filter(input.shape.images), input, residual, nonlinearity))
     }
 
-    fn max_pool(&mut self, maps: &Maps) -> Result<Maps, Failure> {
-        let mut out = self.maps(pool::max_output(maps.shape), maps.channels);
-        pool::max(maps.numbers(), maps.shape, maps.channels, out.numbers_mut(), self.instructions);
-        Ok(out)
+    fn max_pool(&mut self, input: &Activations) -> Result<Activations, Failure> {
+        let mut output = self.allocate(pool::max_output(input.shape), input.channels);
+        pool::max(input.numbers(), input.shape, input.channels, output.numbers_mut(), self.instructions);
+        Ok(output)
     }
 
-    fn average_pool(&mut self, maps: &Maps) -> Result<Maps, Failure> {
-        let mut out = self.maps(Shape { height: 1, width: 1, ..maps.shape }, maps.channels);
-        pool::average(maps.numbers(), maps.shape, maps.channels, out.numbers_mut());
-        Ok(out)
+    fn average_pool(&mut self, input: &Activations) -> Result<Activations, Failure> {
+        let mut output = self.allocate(Shape { height: 1, width: 1, ..input.shape }, input.channels);
+        pool::average(input.numbers(), input.shape, input.channels, output.numbers_mut());
+        Ok(output)
     }
 
-    fn release(&mut self, maps: Maps) {
-        self.free.push(maps.storage);
+    fn release(&mut self, activations: Activations) {
+        self.free.push(activations.storage);
     }
 }
 
-/// A network, and from where on pictures go through it together.
+/// A network, and the block from which on all images of a batch are computed together.
 pub(super) struct Plan {
     pub(super) network: Network<Layer>,
-    /// Up to this block each picture goes by itself: there its maps fill the near caches, and later the weights do, which
-    /// several pictures had better share.
-    pub(super) alone: usize,
+    /// Each image passes the blocks before this one by itself; then all images pass the others together. In the first
+    /// blocks, the activations of one image fill the near caches. In later ones the weights do, and reading them once
+    /// for all images is faster. 0 if images are together from the start.
+    pub(super) batched_from: usize,
 }
 
-/// A plan and what carries it out.
+impl Plan {
+    /// A description of the instructions that compute the network, for logs.
+    pub(super) fn units(&self) -> String {
+        let instructions = Instructions::best();
+        let layers = self.network.layers().count();
+        match self.network.layers().filter(|layer| layer.uses_amx()).count() {
+            0 => format!("{instructions:?}"),
+            by_amx => format!("{instructions:?}, and Amx in {by_amx} of {layers} layers"),
+        }
+    }
+
+    /// The logits of images of `side` by `side` pixels.
+    pub(super) fn forward(
+        &self,
+        engine: &mut FusedEngine,
+        images: &[Input],
+        side: usize,
+    ) -> Result<Activations, Failure> {
+        let at_once = if self.batched_from == 0 { images.len() } else { 1 };
+        let mut parts = Vec::new();
+        for images in images.chunks(at_once) {
+            let batch = engine.batch(images, side);
+            parts.push(self.network.forward_to_block(engine, &batch, self.batched_from)?);
+            engine.release(batch);
+        }
+        let activations = engine.concatenate(parts);
+        self.network.forward_from_block(engine, activations, self.batched_from)
+    }
+}
+
+/// A plan, and the engine of one thread that carries it out.
 pub(super) struct FusedModel {
     plan: Arc<Plan>,
-    engine: Fused,
+    engine: FusedEngine,
     side: usize,
 }
 
 impl FusedModel {
-    /// For pictures of `side` by `side` pixels.
+    /// A model for images of `side` by `side` pixels, with a team of `threads` threads.
     pub(super) fn new(plan: Arc<Plan>, side: usize, threads: usize) -> Self {
-        Self { plan, engine: Fused::new(threads), side }
-    }
-}
-
-impl Plan {
-    /// What computes it, for people.
-    pub(super) fn units(&self) -> String {
-        let (mut layers, mut by_amx) = (0, 0);
-        let count = |layer: &Layer| {
-            layers += 1;
-            by_amx += usize::from(layer.kernels().any(|kernel| matches!(kernel, Kernel::Amx(_))));
-            Ok::<_, Infallible>(())
-        };
-        let Ok(_counted) = self.network.map(count);
-        let instructions = Instructions::best();
-        match by_amx {
-            0 => format!("{instructions:?}"),
-            _ => format!("{instructions:?}, and Amx in {by_amx} of {layers} layers"),
-        }
-    }
-
-    /// The logits of pictures of `side` by `side` pixels.
-    pub(super) fn forward(&self, engine: &mut Fused, pictures: &[Input], side: usize) -> Result<Maps, Failure> {
-        let apart = if self.alone == 0 { pictures.len() } else { 1 };
-        let mut fronts = Vec::new();
-        for pictures in pictures.chunks(apart) {
-            let input = engine.pictures(pictures, side);
-            fronts.push(self.network.front(engine, &input, self.alone)?);
-            engine.release(input);
-        }
-        let maps = engine.join(fronts);
-        self.network.back(engine, maps, self.alone)
+        Self { plan, engine: FusedEngine::new(threads), side }
     }
 }
 
 impl Model for FusedModel {
-    fn logits(&mut self, pictures: &[Input]) -> Result<Vec<Vec<f32>>, Failure> {
-        let logits = self.plan.forward(&mut self.engine, pictures, self.side)?;
+    fn logits(&mut self, images: &[Input]) -> Result<Vec<Vec<f32>>, Failure> {
+        let logits = self.plan.forward(&mut self.engine, images, self.side)?;
         let rows = logits.numbers().chunks_exact(logits.channels).map(<[f32]>::to_vec).collect();
         self.engine.release(logits);
         Ok(rows)

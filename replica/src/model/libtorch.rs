@@ -1,48 +1,52 @@
-//! Residual networks by libtorch: on any device, in any precision, and what the others are compared with.
+//! Residual networks on libtorch's convolutions: for any device and precision, and as the reference for the other
+//! engines.
 
-use super::folded::Folded;
+use super::folded::FoldedConvolution;
 use super::network::{Engine, Network};
 use super::{CHANNELS, Failure, Input, Model};
+use convolution::Nonlinearity;
 use tch::{Device, Kind, TchError, Tensor, no_grad};
 
-/// How pictures lie in memory.
+/// The order of images and weights in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Layout {
-    /// Pictures with channels innermost, weights as they are stored: quick to load, slow to run.
-    Stored,
-    /// Channels innermost in both.
+pub(super) enum MemoryFormat {
+    /// Images have channels innermost; weights stay in the order of the file. Quick to load, slow to run.
+    WeightsAsStored,
+    /// Images and weights have channels innermost.
     ChannelsLast,
-    /// In blocks of channels, as oneDNN likes it.
+    /// Images and weights are oneDNN's tensors, in blocks of channels.
     OneDnn,
 }
 
-/// Where and in what precision.
+/// The device, precision and memory format of a network.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Place {
+pub(super) struct Placement {
     pub(super) device: Device,
     pub(super) kind: Kind,
-    pub(super) layout: Layout,
+    pub(super) format: MemoryFormat,
 }
 
-impl Place {
-    /// The processor, in single precision.
-    pub(super) const PLAIN: Self = Self { device: Device::Cpu, kind: Kind::Float, layout: Layout::ChannelsLast };
+impl Placement {
+    /// The CPU in single precision, channels last.
+    pub(super) const CPU_F32: Self =
+        Self { device: Device::Cpu, kind: Kind::Float, format: MemoryFormat::ChannelsLast };
 }
 
-/// A convolution.
-struct Layer {
+/// A convolution as libtorch's tensors.
+struct LibtorchLayer {
     weights: Tensor,
     bias: Tensor,
     stride: [i64; 2],
     padding: [i64; 2],
 }
 
-impl Layer {
-    fn new(layer: &Folded, Place { device, kind, layout }: Place) -> Result<Self, TchError> {
+impl LibtorchLayer {
+    /// A layer for images that are dense tensors.
+    fn new(layer: &FoldedConvolution, Placement { device, kind, format }: Placement) -> Result<Self, TchError> {
         let side = layer.geometry.side as i64;
         let shape = [layer.bias.len() as i64, layer.inputs as i64, side, side];
         let weights = Tensor::f_from_slice(&layer.weights)?.f_view(shape)?;
-        let weights = if layout == Layout::ChannelsLast { channels_last(&weights)? } else { weights };
+        let weights = if format == MemoryFormat::ChannelsLast { channels_last(&weights)? } else { weights };
         Ok(Self {
             weights: weights.f_to_device(device)?.f_to_kind(kind)?,
             bias: Tensor::f_from_slice(&layer.bias)?.f_to_device(device)?.f_to_kind(kind)?,
@@ -51,8 +55,8 @@ impl Layer {
         })
     }
 
-    /// With weights in oneDNN's order.
-    fn reordered(self) -> Result<Self, TchError> {
+    /// The layer for images that are oneDNN's tensors.
+    fn into_onednn(self) -> Result<Self, TchError> {
         let (stride, padding) = (self.stride, self.padding);
         let weights = self.weights.f_to_mkldnn(None::<Kind>)?;
         let weights = weights.f_mkldnn_reorder_conv2d_weight(padding, stride, [1, 1], 1, None::<&[i64]>)?;
@@ -60,102 +64,110 @@ impl Layer {
     }
 }
 
-/// Computes layers; it has no state of its own.
-struct Libtorch(Place);
+/// Computes layers with libtorch. It has no state.
+struct LibtorchEngine(Placement);
 
-impl Engine<Layer> for Libtorch {
-    type Maps = Tensor;
+impl Engine<LibtorchLayer> for LibtorchEngine {
+    type Activations = Tensor;
 
     fn convolve(
         &mut self,
-        layer: &Layer,
-        maps: &Tensor,
+        layer: &LibtorchLayer,
+        input: &Tensor,
         residual: Option<&Tensor>,
-        rectify: bool,
+        nonlinearity: Nonlinearity,
     ) -> Result<Tensor, Failure> {
-        let Layer { weights, bias, stride, padding } = layer;
-        let mut out = match weights.is_mkldnn() {
-            true => maps.f_mkldnn_convolution(weights, Some(bias), padding, stride, [1, 1], 1)?,
-            false => maps.f_conv2d(weights, Some(bias), stride, padding, [1, 1], 1)?,
+        let LibtorchLayer { weights, bias, stride, padding } = layer;
+        let mut output = match weights.is_mkldnn() {
+            true => input.f_mkldnn_convolution(weights, Some(bias), padding, stride, [1, 1], 1)?,
+            false => input.f_conv2d(weights, Some(bias), stride, padding, [1, 1], 1)?,
         };
         if let Some(residual) = residual {
-            out = out.f_add_(residual)?;
+            output = output.f_add_(residual)?;
         }
-        Ok(if rectify { out.f_relu_()? } else { out })
-    }
-
-    fn max_pool(&mut self, maps: &Tensor) -> Result<Tensor, Failure> {
-        Ok(match self.0.layout {
-            Layout::Stored | Layout::ChannelsLast => maps.f_max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false)?,
-            Layout::OneDnn => maps.f_mkldnn_max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false)?,
+        Ok(match nonlinearity {
+            Nonlinearity::Relu => output.f_relu_()?,
+            Nonlinearity::None => output,
         })
     }
 
-    fn average_pool(&mut self, maps: &Tensor) -> Result<Tensor, Failure> {
-        let dense = match self.0.layout {
-            Layout::Stored | Layout::ChannelsLast => maps.shallow_clone(),
-            Layout::OneDnn => maps.f_internal_to_dense(Kind::Float, false)?,
+    fn max_pool(&mut self, input: &Tensor) -> Result<Tensor, Failure> {
+        Ok(match self.0.format {
+            MemoryFormat::WeightsAsStored | MemoryFormat::ChannelsLast => {
+                input.f_max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false)?
+            }
+            MemoryFormat::OneDnn => input.f_mkldnn_max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false)?,
+        })
+    }
+
+    fn average_pool(&mut self, input: &Tensor) -> Result<Tensor, Failure> {
+        let dense = match self.0.format {
+            MemoryFormat::WeightsAsStored | MemoryFormat::ChannelsLast => input.shallow_clone(),
+            MemoryFormat::OneDnn => input.f_internal_to_dense(Kind::Float, false)?,
         };
         Ok(dense.f_adaptive_avg_pool2d([1, 1])?)
     }
 }
 
-/// A network in libtorch's memory.
+/// A residual network in libtorch's memory.
 pub(super) struct LibtorchModel {
-    network: Network<Layer>,
-    place: Place,
+    network: Network<LibtorchLayer>,
+    placement: Placement,
     side: usize,
 }
 
 impl LibtorchModel {
-    /// For pictures of `side` by `side` pixels.
+    /// A model for images of `side` by `side` pixels.
     ///
     /// # Errors
-    /// When libtorch refuses, for want of memory on the device for instance.
-    pub(super) fn new(network: &Network<Folded>, place: Place, side: usize) -> Result<Self, Failure> {
-        let layer = |layer: &Folded| match place.layout {
-            Layout::Stored | Layout::ChannelsLast => Layer::new(layer, place),
-            Layout::OneDnn => Layer::new(layer, place)?.reordered(),
-        };
-        let mut layers = network.map(layer)?;
-        // What it is given is dense again.
-        layers.head = Layer::new(&network.head, place)?;
-        Ok(Self { network: layers, place, side })
+    /// When libtorch fails, for example because the device has too little memory.
+    pub(super) fn new(
+        network: &Network<FoldedConvolution>,
+        placement: Placement,
+        side: usize,
+    ) -> Result<Self, Failure> {
+        let mut layers = network.each_ref().try_map(|layer| match placement.format {
+            MemoryFormat::WeightsAsStored | MemoryFormat::ChannelsLast => LibtorchLayer::new(layer, placement),
+            MemoryFormat::OneDnn => LibtorchLayer::new(layer, placement)?.into_onednn(),
+        })?;
+        // The input of the head is a dense tensor in every format; see `average_pool`.
+        layers.head = LibtorchLayer::new(&network.head, placement)?;
+        Ok(Self { network: layers, placement, side })
     }
 }
 
 impl Model for LibtorchModel {
-    fn logits(&mut self, pictures: &[Input]) -> Result<Vec<Vec<f32>>, Failure> {
-        let Place { device, kind, layout } = self.place;
+    fn logits(&mut self, images: &[Input]) -> Result<Vec<Vec<f32>>, Failure> {
+        let Placement { device, kind, format } = self.placement;
         no_grad(|| {
-            let input = input(pictures, self.side, device, kind)?;
-            let input = match layout {
-                Layout::Stored | Layout::ChannelsLast => input,
-                Layout::OneDnn => input.f_contiguous()?.f_to_mkldnn(None::<Kind>)?,
+            let input = input(images, self.side, device, kind)?;
+            let input = match format {
+                MemoryFormat::WeightsAsStored | MemoryFormat::ChannelsLast => input,
+                MemoryFormat::OneDnn => input.f_contiguous()?.f_to_mkldnn(None::<Kind>)?,
             };
-            let logits = self.network.forward(&mut Libtorch(self.place), &input)?;
-            rows(&logits, pictures.len())
+            let logits = self.network.forward(&mut LibtorchEngine(self.placement), &input)?;
+            rows(&logits, images.len())
         })
     }
 }
 
-/// Pictures on a device: `[n, 3, side, side]`, channels innermost in memory.
-pub(super) fn input(pictures: &[Input], side: usize, device: Device, kind: Kind) -> Result<Tensor, TchError> {
-    let numbers = match pictures {
+/// Images as a tensor `[n, 3, side, side]` on a device, channels innermost in memory.
+pub(super) fn input(images: &[Input], side: usize, device: Device, kind: Kind) -> Result<Tensor, TchError> {
+    let numbers = match images {
         [one] => Tensor::f_from_slice(one)?,
         several => Tensor::f_from_slice(&several.concat())?,
     };
-    // Interleaved channels are what libtorch calls channels_last: a view, no copy.
+    // Interleaved channels are libtorch's channels_last: the permutation is a view and copies nothing.
     let (side, channels) = (side as i64, CHANNELS as i64);
-    let input = numbers.f_view([pictures.len() as i64, side, side, channels])?.f_permute([0, 3, 1, 2])?;
+    let input = numbers.f_view([images.len() as i64, side, side, channels])?.f_permute([0, 3, 1, 2])?;
     match device {
         Device::Cpu => input.f_to_kind(kind),
-        // From pinned memory the device copies by itself, while the processor goes on.
+        // From pinned memory the device copies by itself, without blocking this thread.
         _ => input.f_pin_memory(device)?.f_to_device_(device, kind, true, false),
     }
 }
 
-/// A row of numbers for each of `count` pictures; waits for the device.
+/// The logits of `count` images as rows of f32. Waits until the device has computed them.
 pub(super) fn rows(logits: &Tensor, count: usize) -> Result<Vec<Vec<f32>>, Failure> {
     let classes = logits.numel() / count.max(1);
     let logits = logits.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?;
@@ -164,7 +176,7 @@ pub(super) fn rows(logits: &Tensor, count: usize) -> Result<Vec<Vec<f32>>, Failu
     Ok(flat.chunks_exact(classes.max(1)).map(<[f32]>::to_vec).collect())
 }
 
-/// The same numbers with channels innermost in memory, which the CPU's convolutions like best.
-fn channels_last(x: &Tensor) -> Result<Tensor, TchError> {
-    x.f_permute([0, 2, 3, 1])?.f_contiguous()?.f_permute([0, 3, 1, 2])
+/// The same tensor with channels innermost in memory, the fastest order for convolutions on the CPU.
+fn channels_last(tensor: &Tensor) -> Result<Tensor, TchError> {
+    tensor.f_permute([0, 2, 3, 1])?.f_contiguous()?.f_permute([0, 3, 1, 2])
 }

@@ -1,145 +1,173 @@
-//! How a residual network's layers are connected, whatever computes them.
+//! The connections between the layers of a residual network. Knows nothing of how a layer is computed.
 
 use super::Failure;
+use convolution::Nonlinearity;
+use std::convert::Infallible;
 
-/// A residual network of layers `L`.
+/// A residual network of layers `L` (He et al. 2015, arXiv:1512.03385). Every layer is a convolution; its batch
+/// normalisation is folded into it.
 #[derive(Debug)]
 pub(super) struct Network<L> {
-    /// 7×7, every second pixel; a max-pooling follows.
+    /// The first convolution: 7×7 with stride 2. A max pooling follows.
     pub(super) stem: L,
     pub(super) blocks: Vec<Block<L>>,
-    /// From mean channels to classes.
+    /// The last layer, a 1×1 convolution from the mean of each channel to the logits.
     pub(super) head: L,
 }
 
-/// Layers one after the other, around which what came in is carried to be added at the end.
+/// A residual block: layers one after the other; the input of the block is added to the output of the last one.
 #[derive(Debug)]
 pub(super) struct Block<L> {
-    /// All but the last.
+    /// All layers but the last.
     pub(super) first: Vec<L>,
     pub(super) last: L,
-    /// Present where the block changes the shape of what passes through it.
+    /// A 1×1 convolution of the added input, in blocks whose output has another shape than their input.
     pub(super) shortcut: Option<L>,
 }
 
 /// Computes layers.
 pub(super) trait Engine<L> {
-    /// Channels of pictures, in whatever form suits the engine.
-    type Maps;
+    /// The activations of a batch of images between two layers, in the engine's own memory format.
+    type Activations;
 
-    /// A convolution, with `residual` added to it, and negative numbers made zero if `rectify`.
+    /// A convolution; `residual`, if any, is added to its output, and then the nonlinearity is applied.
     fn convolve(
         &mut self,
         layer: &L,
-        maps: &Self::Maps,
-        residual: Option<&Self::Maps>,
-        rectify: bool,
-    ) -> Result<Self::Maps, Failure>;
+        input: &Self::Activations,
+        residual: Option<&Self::Activations>,
+        nonlinearity: Nonlinearity,
+    ) -> Result<Self::Activations, Failure>;
 
-    /// The largest of 3×3, at every second pixel.
-    fn max_pool(&mut self, maps: &Self::Maps) -> Result<Self::Maps, Failure>;
+    /// Max pooling with 3×3 windows, stride 2 and padding 1.
+    fn max_pool(&mut self, input: &Self::Activations) -> Result<Self::Activations, Failure>;
 
-    /// The mean of all pixels.
-    fn average_pool(&mut self, maps: &Self::Maps) -> Result<Self::Maps, Failure>;
+    /// Global average pooling: the mean of all pixels of each channel, as images of one pixel.
+    fn average_pool(&mut self, input: &Self::Activations) -> Result<Self::Activations, Failure>;
 
-    /// Takes back what is not needed any more.
-    fn release(&mut self, _maps: Self::Maps) {}
+    /// Takes the memory of activations that are not needed any more.
+    fn release(&mut self, _activations: Self::Activations) {}
 }
 
 impl<L> Network<L> {
-    /// Normalised pictures → maps of one pixel, whose channels are the logits.
-    pub(super) fn forward<E: Engine<L>>(&self, engine: &mut E, pictures: &E::Maps) -> Result<E::Maps, Failure> {
-        let maps = self.front(engine, pictures, 0)?;
-        self.back(engine, maps, 0)
-    }
-
-    /// Normalised pictures → what enters the block of that number.
-    pub(super) fn front<E: Engine<L>>(
+    /// Normalised images → logits, as images of one pixel with a channel for each class.
+    pub(super) fn forward<E: Engine<L>>(
         &self,
         engine: &mut E,
-        pictures: &E::Maps,
-        blocks: usize,
-    ) -> Result<E::Maps, Failure> {
-        let stem = engine.convolve(&self.stem, pictures, None, true)?;
-        let maps = engine.max_pool(&stem)?;
-        engine.release(stem);
-        pass(engine, &self.blocks[..blocks], maps)
+        images: &E::Activations,
+    ) -> Result<E::Activations, Failure> {
+        let activations = self.forward_to_block(engine, images, 0)?;
+        self.forward_from_block(engine, activations, 0)
     }
 
-    /// What enters the block of that number → logits.
-    pub(super) fn back<E: Engine<L>>(&self, engine: &mut E, maps: E::Maps, blocks: usize) -> Result<E::Maps, Failure> {
-        let maps = pass(engine, &self.blocks[blocks..], maps)?;
-        let means = engine.average_pool(&maps)?;
-        engine.release(maps);
-        let logits = engine.convolve(&self.head, &means, None, false)?;
+    /// Normalised images → the input of block `block`.
+    pub(super) fn forward_to_block<E: Engine<L>>(
+        &self,
+        engine: &mut E,
+        images: &E::Activations,
+        block: usize,
+    ) -> Result<E::Activations, Failure> {
+        let stem = engine.convolve(&self.stem, images, None, Nonlinearity::Relu)?;
+        let pooled = engine.max_pool(&stem)?;
+        engine.release(stem);
+        forward_blocks(engine, &self.blocks[..block], pooled)
+    }
+
+    /// The input of block `block` → logits.
+    pub(super) fn forward_from_block<E: Engine<L>>(
+        &self,
+        engine: &mut E,
+        input: E::Activations,
+        block: usize,
+    ) -> Result<E::Activations, Failure> {
+        let activations = forward_blocks(engine, &self.blocks[block..], input)?;
+        let means = engine.average_pool(&activations)?;
+        engine.release(activations);
+        let logits = engine.convolve(&self.head, &means, None, Nonlinearity::None)?;
         engine.release(means);
         Ok(logits)
     }
 
-    /// Numbers of the blocks that a stage begins with, other than the first.
-    pub(super) fn stages(&self) -> impl Iterator<Item = usize> {
+    /// The numbers of the blocks that begin a stage, without the first block of the network.
+    pub(super) fn stage_starts(&self) -> impl Iterator<Item = usize> {
         self.blocks.iter().enumerate().skip(1).filter(|(_, block)| block.shortcut.is_some()).map(|(number, _)| number)
     }
 
-    /// The same network of other layers.
-    pub(super) fn map<M, F>(&self, mut layer: impl FnMut(&L) -> Result<M, F>) -> Result<Network<M>, F> {
+    /// All layers.
+    pub(super) fn layers(&self) -> impl Iterator<Item = &L> {
+        let of_blocks =
+            self.blocks.iter().flat_map(|block| block.first.iter().chain([&block.last]).chain(&block.shortcut));
+        [&self.stem].into_iter().chain(of_blocks).chain([&self.head])
+    }
+
+    /// The same network with references to its layers.
+    pub(super) fn each_ref(&self) -> Network<&L> {
+        Network { stem: &self.stem, blocks: self.blocks.iter().map(Block::each_ref).collect(), head: &self.head }
+    }
+
+    /// The network with every layer converted.
+    pub(super) fn map<M>(self, mut convert: impl FnMut(L) -> M) -> Network<M> {
+        let Ok(network) = self.try_map(|layer| Ok::<_, Infallible>(convert(layer)));
+        network
+    }
+
+    /// The network with every layer converted.
+    ///
+    /// # Errors
+    /// The first error of `convert`.
+    pub(super) fn try_map<M, F>(self, mut convert: impl FnMut(L) -> Result<M, F>) -> Result<Network<M>, F> {
         Ok(Network {
-            stem: layer(&self.stem)?,
-            blocks: self.blocks.iter().map(|block| block.map(&mut layer)).collect::<Result<_, F>>()?,
-            head: layer(&self.head)?,
+            stem: convert(self.stem)?,
+            blocks: self.blocks.into_iter().map(|block| block.try_map(&mut convert)).collect::<Result<_, F>>()?,
+            head: convert(self.head)?,
         })
-    }
-}
-
-fn pass<L, E: Engine<L>>(engine: &mut E, blocks: &[Block<L>], mut maps: E::Maps) -> Result<E::Maps, Failure> {
-    for block in blocks {
-        let out = block.forward(engine, &maps)?;
-        engine.release(std::mem::replace(&mut maps, out));
-    }
-    Ok(maps)
-}
-
-impl<L> Network<L> {
-    /// As [`Network::map`], with the layers themselves.
-    pub(super) fn into_map<M>(self, mut layer: impl FnMut(L) -> M) -> Network<M> {
-        Network {
-            stem: layer(self.stem),
-            blocks: self.blocks.into_iter().map(|block| block.into_map(&mut layer)).collect(),
-            head: layer(self.head),
-        }
     }
 }
 
 impl<L> Block<L> {
-    fn into_map<M>(self, layer: &mut impl FnMut(L) -> M) -> Block<M> {
-        Block {
-            first: self.first.into_iter().map(&mut *layer).collect(),
-            last: layer(self.last),
-            shortcut: self.shortcut.map(layer),
-        }
-    }
-
-    fn forward<E: Engine<L>>(&self, engine: &mut E, maps: &E::Maps) -> Result<E::Maps, Failure> {
-        let mut inner: Option<E::Maps> = None;
+    fn forward<E: Engine<L>>(&self, engine: &mut E, input: &E::Activations) -> Result<E::Activations, Failure> {
+        let mut inner: Option<E::Activations> = None;
         for layer in &self.first {
-            let next = engine.convolve(layer, inner.as_ref().unwrap_or(maps), None, true)?;
-            inner.replace(next).into_iter().for_each(|done| engine.release(done));
+            let output = engine.convolve(layer, inner.as_ref().unwrap_or(input), None, Nonlinearity::Relu)?;
+            if let Some(previous) = inner.replace(output) {
+                engine.release(previous);
+            }
         }
-        let carried = match &self.shortcut {
-            Some(shortcut) => Some(engine.convolve(shortcut, maps, None, false)?),
+        let shortcut = match &self.shortcut {
+            Some(layer) => Some(engine.convolve(layer, input, None, Nonlinearity::None)?),
             None => None,
         };
-        let residual = carried.as_ref().unwrap_or(maps);
-        let out = engine.convolve(&self.last, inner.as_ref().unwrap_or(maps), Some(residual), true)?;
-        inner.into_iter().chain(carried).for_each(|done| engine.release(done));
-        Ok(out)
+        let residual = shortcut.as_ref().unwrap_or(input);
+        let last_input = inner.as_ref().unwrap_or(input);
+        let output = engine.convolve(&self.last, last_input, Some(residual), Nonlinearity::Relu)?;
+        for unused in inner.into_iter().chain(shortcut) {
+            engine.release(unused);
+        }
+        Ok(output)
     }
 
-    fn map<M, F>(&self, layer: &mut impl FnMut(&L) -> Result<M, F>) -> Result<Block<M>, F> {
+    fn each_ref(&self) -> Block<&L> {
+        Block { first: self.first.iter().collect(), last: &self.last, shortcut: self.shortcut.as_ref() }
+    }
+
+    fn try_map<M, F>(self, convert: &mut impl FnMut(L) -> Result<M, F>) -> Result<Block<M>, F> {
         Ok(Block {
-            first: self.first.iter().map(&mut *layer).collect::<Result<_, F>>()?,
-            last: layer(&self.last)?,
-            shortcut: self.shortcut.as_ref().map(layer).transpose()?,
+            first: self.first.into_iter().map(&mut *convert).collect::<Result<_, F>>()?,
+            last: convert(self.last)?,
+            shortcut: self.shortcut.map(convert).transpose()?,
         })
     }
+}
+
+/// Computes blocks one after the other.
+fn forward_blocks<L, E: Engine<L>>(
+    engine: &mut E,
+    blocks: &[Block<L>],
+    mut activations: E::Activations,
+) -> Result<E::Activations, Failure> {
+    for block in blocks {
+        let output = block.forward(engine, &activations)?;
+        engine.release(std::mem::replace(&mut activations, output));
+    }
+    Ok(activations)
 }

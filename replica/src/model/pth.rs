@@ -1,39 +1,85 @@
-//! Reads what `torch.save(model.state_dict())` writes, in its zip format and the older one that some of torchvision's
-//! published files have.
+//! Reads the file that `torch.save(model.state_dict())` writes: the zip format, and the older format that some of
+//! torchvision's published files have.
 //!
-//! A pickle is a program for a small stack machine. Only the instructions that a state dict needs are understood, and
-//! the only functions it may name are the ones that describe tensors; none is ever called. Anything else is an error.
-//! Sources: CPython's `Lib/pickletools.py` (instructions), PyTorch's `torch/serialization.py` (both layouts).
+//! A pickle is a program for a stack machine. This reader knows only the instructions that a state dict needs, and
+//! accepts only the functions that describe tensors, none of which is ever called. Anything else is an error.
+//!
+//! Sources: CPython's `Lib/pickletools.py` (instructions), PyTorch's `torch/serialization.py` (both formats).
 
 use std::collections::HashMap;
 use std::io::{Cursor, Read};
 use std::rc::Rc;
 
-/// One tensor of the file.
+/// The names of the pickle instructions that a state dict needs.
+#[rustfmt::skip]
+mod opcode {
+    pub(super) const PROTO: u8 = 0x80;
+    pub(super) const STOP: u8 = b'.';
+    pub(super) const MARK: u8 = b'(';
+    pub(super) const NONE: u8 = b'N';
+    pub(super) const NEWTRUE: u8 = 0x88;
+    pub(super) const NEWFALSE: u8 = 0x89;
+    pub(super) const BININT: u8 = b'J';
+    pub(super) const BININT1: u8 = b'K';
+    pub(super) const BININT2: u8 = b'M';
+    pub(super) const LONG1: u8 = 0x8a;
+    pub(super) const BINUNICODE: u8 = b'X';
+    pub(super) const GLOBAL: u8 = b'c';
+    pub(super) const EMPTY_TUPLE: u8 = b')';
+    pub(super) const TUPLE: u8 = b't';
+    pub(super) const TUPLE1: u8 = 0x85;
+    pub(super) const TUPLE3: u8 = 0x87;
+    pub(super) const EMPTY_LIST: u8 = b']';
+    pub(super) const APPENDS: u8 = b'e';
+    pub(super) const EMPTY_DICT: u8 = b'}';
+    pub(super) const SETITEM: u8 = b's';
+    pub(super) const SETITEMS: u8 = b'u';
+    pub(super) const BINPUT: u8 = b'q';
+    pub(super) const LONG_BINPUT: u8 = b'r';
+    pub(super) const BINGET: u8 = b'h';
+    pub(super) const LONG_BINGET: u8 = b'j';
+    pub(super) const BINPERSID: u8 = b'Q';
+    pub(super) const REDUCE: u8 = b'R';
+    pub(super) const BUILD: u8 = b'b';
+}
+
+/// How deep dicts and tuples may be nested. Dropping a value nested without limit would exhaust the stack.
+const MAX_NESTING: u8 = 8;
+
+/// Most dimensions of a tensor.
+const MAX_RANK: usize = 8;
+
+/// Most bytes of all tensors together, in multiples of the bytes of all storages. Tensors may share a storage, but a
+/// small file must not become a large model.
+const MAX_SHARING: usize = 4;
+
+/// A tensor of the file.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Stored {
+pub(super) struct StoredTensor {
     /// Sizes, outermost first.
     pub shape: Vec<i64>,
-    /// What `data` holds.
+    /// The type of the numbers in `data`.
     pub element: Element,
-    /// Little-endian numbers, row-major.
+    /// Little-endian numbers in row-major order.
     pub data: Vec<u8>,
 }
 
-/// Kind of number in a storage.
+/// The type of the numbers in a storage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Element {
-    /// IEEE single.
+    /// IEEE single precision.
     F32,
-    /// IEEE half.
+    /// IEEE half precision.
     F16,
-    /// The upper half of an IEEE single.
+    /// The upper 16 bits of f32.
     Bf16,
-    /// Integers and such, which no weight is; only counters are stored so.
+    /// Integers, booleans and f64. No weight has such a type; counters do.
     Other,
 }
 
 impl Element {
+    /// The type and the bytes of an element of one of torch's storage classes, which is named by its module and its
+    /// name.
     fn of_storage(class: &str) -> Option<(Self, usize)> {
         Some(match class {
             "torch FloatStorage" => (Self::F32, 4),
@@ -59,21 +105,22 @@ fn error<T>(reason: impl Into<String>) -> Result<T, Error> {
 /// Every tensor of a state dict with its name, in the file's order.
 ///
 /// # Errors
-/// When the file is neither layout, holds other objects, or is cut short.
-pub(super) fn read(file: &[u8]) -> Result<Vec<(String, Stored)>, Error> {
+/// When the file has neither format, holds other objects, or is cut short.
+pub(super) fn read(file: &[u8]) -> Result<Vec<(String, StoredTensor)>, Error> {
     if file.starts_with(b"PK") { read_zip(file) } else { read_legacy(file) }
 }
 
-fn read_zip(file: &[u8]) -> Result<Vec<(String, Stored)>, Error> {
+/// Reads the zip format: the entry `data.pkl` is the state dict, and each entry `data/KEY` is a storage.
+fn read_zip(file: &[u8]) -> Result<Vec<(String, StoredTensor)>, Error> {
     let mut archive =
         zip::ZipArchive::new(Cursor::new(file)).or_else(|cause| error(format!("bad zip file: {cause}")))?;
     let root = archive.file_names().flatten().find_map(|name| name.strip_suffix("data.pkl").map(str::to_owned));
     let Some(root) = root else { return error("the zip file has no data.pkl") };
-    // Entries may overlap, so that together they could be read many times over.
+    // Entries may overlap, so the same bytes could be read many times over.
     let mut left = file.len() as u64;
     let mut entry = |name: &str| -> Result<Vec<u8>, Error> {
         let entry = archive.by_name(&format!("{root}{name}")).or_else(|cause| error(format!("{name}: {cause}")))?;
-        // torch.save stores without compression, so nothing can unpack to more than the file itself.
+        // torch.save stores without compression, so no entry unpacks to more than the file itself.
         if entry.compression() != zip::CompressionMethod::Stored {
             return error(format!("{name} is compressed"));
         }
@@ -92,44 +139,45 @@ fn read_zip(file: &[u8]) -> Result<Vec<(String, Stored)>, Error> {
         return error("the numbers are big-endian");
     }
     let pickle = entry("data.pkl")?;
-    let views = views(Machine::new(&pickle).run()?)?;
+    let views = named_views(Unpickler::new(&pickle).run()?)?;
     let mut storages = HashMap::new();
     for (_, view) in &views {
         if !storages.contains_key(&view.storage.key) {
             storages.insert(view.storage.key.clone(), entry(&format!("data/{}", view.storage.key))?);
         }
     }
-    gather(views, &storages)
+    copy_tensors(views, &storages)
 }
 
-/// Five pickles (magic number, protocol, system, the state dict, storage keys), then each storage: its length as u64
-/// and its numbers.
-fn read_legacy(file: &[u8]) -> Result<Vec<(String, Stored)>, Error> {
+/// Reads the older format: five pickles (magic number, protocol, system, the state dict, storage keys), then each
+/// storage as its length in elements (u64) and its numbers.
+fn read_legacy(file: &[u8]) -> Result<Vec<(String, StoredTensor)>, Error> {
     const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
     if file.get(4..14) != Some(&MAGIC[..]) {
         return error("neither a zip file nor torch's older format");
     }
-    let mut machine = Machine::new(file);
+    let mut unpickler = Unpickler::new(file);
     for _ in 0..3 {
-        machine.run()?;
+        unpickler.run()?;
     }
-    let views = views(machine.run()?)?;
-    let Value::List(keys) = machine.run()? else { return error("no list of storages") };
+    let views = named_views(unpickler.run()?)?;
+    let Value::List(keys) = unpickler.run()? else { return error("the list of storages is missing") };
     let sizes: HashMap<&str, usize> =
         views.iter().map(|(_, view)| (view.storage.key.as_str(), view.storage.element_bytes)).collect();
     let mut storages = HashMap::new();
     for key in keys.iter() {
         let Value::Text(key) = key else { return error("a storage's key is not text") };
-        let length = u64::from_le_bytes(machine.take(8)?.try_into().expect("eight bytes"));
+        let length = u64::from_le_bytes(unpickler.take(8)?.try_into().expect("eight bytes"));
         let element_bytes = sizes.get(&**key).copied().unwrap_or(1);
         let bytes = usize::try_from(length).ok().and_then(|length| length.checked_mul(element_bytes));
         let Some(bytes) = bytes else { return error("a storage's length is absurd") };
-        storages.insert(key.to_string(), machine.take(bytes)?.to_vec());
+        storages.insert(key.to_string(), unpickler.take(bytes)?.to_vec());
     }
-    gather(views, &storages)
+    copy_tensors(views, &storages)
 }
 
-fn views(value: Value) -> Result<Vec<(String, View)>, Error> {
+/// The tensors of an unpickled state dict, by name.
+fn named_views(value: Value) -> Result<Vec<(String, View)>, Error> {
     let Value::Dict(entries) = value else { return error("the file's object is not a dict") };
     entries
         .into_iter()
@@ -143,8 +191,11 @@ fn views(value: Value) -> Result<Vec<(String, View)>, Error> {
         .collect()
 }
 
-fn gather(views: Vec<(String, View)>, storages: &HashMap<String, Vec<u8>>) -> Result<Vec<(String, Stored)>, Error> {
-    // Tensors may share numbers, but not so that a small file becomes a large model.
+/// Copies each tensor's numbers out of its storage.
+fn copy_tensors(
+    views: Vec<(String, View)>,
+    storages: &HashMap<String, Vec<u8>>,
+) -> Result<Vec<(String, StoredTensor)>, Error> {
     let mut left = MAX_SHARING * storages.values().map(Vec::len).sum::<usize>();
     views
         .into_iter()
@@ -155,7 +206,7 @@ fn gather(views: Vec<(String, View)>, storages: &HashMap<String, Vec<u8>>) -> Re
                 Some(data) => {
                     left -= data.len();
                     let data = data.to_vec();
-                    Ok((name, Stored { shape: view.shape, element: view.storage.element, data }))
+                    Ok((name, StoredTensor { shape: view.shape, element: view.storage.element, data }))
                 }
                 None => error(format!("{name} reaches past the end of its numbers, or the file is cut short")),
             }
@@ -163,6 +214,7 @@ fn gather(views: Vec<(String, View)>, storages: &HashMap<String, Vec<u8>>) -> Re
         .collect()
 }
 
+/// A sequence of numbers that tensors are views of. Its bytes are found by `key`.
 #[derive(Debug, Clone)]
 struct Storage {
     element: Element,
@@ -174,11 +226,13 @@ struct Storage {
 #[derive(Debug, Clone)]
 struct View {
     storage: Storage,
+    /// Elements before the tensor.
     offset: usize,
     shape: Vec<i64>,
 }
 
 impl View {
+    /// The range of the storage's bytes; `None` if it overflows.
     fn bytes(&self) -> Option<std::ops::Range<usize>> {
         let count = self.shape.iter().try_fold(1_usize, |count, &side| count.checked_mul(side.try_into().ok()?))?;
         let start = self.offset.checked_mul(self.storage.element_bytes)?;
@@ -186,14 +240,16 @@ impl View {
     }
 }
 
+/// A value on the stack of the machine.
 #[derive(Debug, Clone)]
 enum Value {
     Mark,
     None,
     Int(i64),
     Text(Rc<str>),
+    /// The name of a class or function: its module, a space, its name.
     Global(Rc<str>),
-    /// Its nesting, so that a hostile file cannot exhaust the stack when the value is dropped.
+    /// The items, and how deep tuples and dicts are nested in the tuple, itself included.
     Tuple(Rc<[Value]>, u8),
     List(Rc<[Value]>),
     Dict(Vec<(Value, Value)>),
@@ -201,122 +257,74 @@ enum Value {
     Tensor(Rc<View>),
 }
 
-/// How deep dicts and tuples may be nested, so that a hostile file cannot exhaust the stack.
-const MAX_NESTING: u8 = 8;
-
-/// Sides of one tensor at most.
-const MAX_RANK: usize = 8;
-
-/// How often each number may be used, on average.
-const MAX_SHARING: usize = 4;
-
 /// The stack machine that a pickle is written for.
-struct Machine<'a> {
+struct Unpickler<'a> {
+    /// The instructions that have not been read yet.
     program: &'a [u8],
     stack: Vec<Value>,
     memo: HashMap<u32, Value>,
 }
 
-impl<'a> Machine<'a> {
+impl<'a> Unpickler<'a> {
     fn new(program: &'a [u8]) -> Self {
         Self { program, stack: Vec::new(), memo: HashMap::new() }
     }
 
-    /// Runs one pickle to its end and leaves `program` after it.
+    /// Runs one pickle to its end and returns its object. `program` is then what follows the pickle.
     fn run(&mut self) -> Result<Value, Error> {
         self.stack.clear();
         self.memo.clear();
         loop {
-            let instruction = self.take(1)?[0];
-            match instruction {
-                // PROTO
-                0x80 => drop(self.take(1)?),
-                // STOP
-                b'.' => return self.pop(),
-                // MARK, NONE, NEWTRUE, NEWFALSE
-                b'(' => self.stack.push(Value::Mark),
-                b'N' => self.stack.push(Value::None),
-                0x88 => self.stack.push(Value::Int(1)),
-                0x89 => self.stack.push(Value::Int(0)),
-                // BININT, BININT1, BININT2, LONG1
-                b'J' => self.little_endian(4)?,
-                b'K' => {
-                    let byte = self.take(1)?[0];
-                    self.stack.push(Value::Int(byte.into()));
-                }
-                b'M' => {
-                    let bytes = self.take(2)?;
-                    self.stack.push(Value::Int(u16::from_le_bytes([bytes[0], bytes[1]]).into()));
-                }
-                0x8a => {
-                    let length = self.take(1)?[0].into();
-                    self.little_endian(length)?;
-                }
-                // BINUNICODE
-                b'X' => {
-                    let length = self.u32()? as usize;
-                    match std::str::from_utf8(self.take(length)?) {
-                        Ok(text) => self.stack.push(Value::Text(text.into())),
-                        Err(_) => return error("text is not UTF-8"),
-                    }
-                }
-                // GLOBAL: two lines
-                b'c' => {
-                    let name = format!("{} {}", self.line()?, self.line()?);
-                    self.stack.push(Value::Global(name.into()));
-                }
-                // EMPTY_TUPLE, TUPLE, TUPLE1, TUPLE2, TUPLE3
-                b')' => self.push_tuple(Vec::new())?,
-                b't' => {
-                    let items = self.pop_to_mark()?;
-                    self.push_tuple(items)?;
-                }
-                0x85..=0x87 => {
-                    let first = self.stack.len().checked_sub(usize::from(instruction - 0x84));
-                    let Some(first) = first else { return error("the stack is too short") };
-                    let items = self.stack.split_off(first);
-                    self.push_tuple(items)?;
-                }
-                // EMPTY_LIST, APPENDS, EMPTY_DICT
-                b']' => self.stack.push(Value::List(Rc::new([]))),
-                b'e' => {
-                    let items = self.pop_to_mark()?;
-                    match self.pop()? {
-                        Value::List(list) if list.is_empty() && items.iter().all(|i| matches!(i, Value::Text(_))) => {
-                            self.stack.push(Value::List(items.into()));
-                        }
-                        _ => return error("a list of other things than text"),
-                    }
-                }
-                b'}' => self.stack.push(Value::Dict(Vec::new())),
-                // SETITEM, SETITEMS
-                b's' => {
-                    let (value, key) = (self.pop()?, self.pop()?);
-                    self.insert(vec![key, value])?;
-                }
-                b'u' => {
-                    let items = self.pop_to_mark()?;
-                    self.insert(items)?;
-                }
-                // BINPUT, LONG_BINPUT, BINGET, LONG_BINGET
-                b'q' => self.remember(false)?,
-                b'r' => self.remember(true)?,
-                b'h' => self.recall(false)?,
-                b'j' => self.recall(true)?,
-                // BINPERSID
-                b'Q' => {
-                    let id = self.pop()?;
-                    self.stack.push(storage(&id)?);
-                }
-                // REDUCE
-                b'R' => {
-                    let (arguments, function) = (self.pop()?, self.pop()?);
-                    self.stack.push(describe(&function, &arguments)?);
-                }
-                // BUILD: sets attributes of the dict (`_metadata`); they do not matter here
-                b'b' => drop(self.pop()?),
-                other => return error(format!("instruction {other:#04x} does not belong in one")),
+            match self.byte()? {
+                opcode::PROTO => drop(self.byte()?),
+                opcode::STOP => return self.pop(),
+                instruction => self.execute(instruction)?,
             }
+        }
+    }
+
+    /// Executes one instruction.
+    fn execute(&mut self, instruction: u8) -> Result<(), Error> {
+        match instruction {
+            opcode::MARK => self.push(Value::Mark),
+            opcode::NONE => self.push(Value::None),
+            opcode::NEWTRUE => self.push(Value::Int(1)),
+            opcode::NEWFALSE => self.push(Value::Int(0)),
+            opcode::BININT => self.push_signed(4),
+            opcode::BININT1 => self.push_unsigned(1),
+            opcode::BININT2 => self.push_unsigned(2),
+            opcode::LONG1 => self.byte().and_then(|length| self.push_signed(length.into())),
+            opcode::BINUNICODE => self.push_text(),
+            opcode::GLOBAL => {
+                let name = format!("{} {}", self.line()?, self.line()?);
+                self.push(Value::Global(name.into()))
+            }
+            opcode::EMPTY_TUPLE => self.push_tuple(Vec::new()),
+            opcode::TUPLE => self.pop_to_mark().and_then(|items| self.push_tuple(items)),
+            opcode::TUPLE1..=opcode::TUPLE3 => {
+                let items = self.pop_items(usize::from(instruction - opcode::TUPLE1) + 1)?;
+                self.push_tuple(items)
+            }
+            opcode::EMPTY_LIST => self.push(Value::List(Rc::new([]))),
+            opcode::APPENDS => self.append_texts(),
+            opcode::EMPTY_DICT => self.push(Value::Dict(Vec::new())),
+            opcode::SETITEM => self.pop_items(2).and_then(|item| self.insert(item)),
+            opcode::SETITEMS => self.pop_to_mark().and_then(|items| self.insert(items)),
+            opcode::BINPUT => self.byte().and_then(|key| self.memorise(key.into())),
+            opcode::LONG_BINPUT => self.u32().and_then(|key| self.memorise(key)),
+            opcode::BINGET => self.byte().and_then(|key| self.push_memorised(key.into())),
+            opcode::LONG_BINGET => self.u32().and_then(|key| self.push_memorised(key)),
+            opcode::BINPERSID => {
+                let storage = storage(&self.pop()?)?;
+                self.push(storage)
+            }
+            opcode::REDUCE => {
+                let (arguments, function) = (self.pop()?, self.pop()?);
+                self.push(reduce(&function, &arguments)?)
+            }
+            // Sets attributes of the dict (`_metadata`), which classification does not need.
+            opcode::BUILD => self.pop().map(drop),
+            other => error(format!("instruction {other:#04x} does not belong in one")),
         }
     }
 
@@ -330,19 +338,12 @@ impl<'a> Machine<'a> {
         }
     }
 
-    fn u32(&mut self) -> Result<u32, Error> {
-        Ok(u32::from_le_bytes(self.take(4)?.try_into().expect("four bytes")))
+    fn byte(&mut self) -> Result<u8, Error> {
+        Ok(self.take(1)?[0])
     }
 
-    fn little_endian(&mut self, length: usize) -> Result<(), Error> {
-        let bytes = self.take(length)?;
-        let negative = bytes.last().is_some_and(|byte| byte & 0x80 != 0);
-        let mut wide = [if negative { 0xff } else { 0 }; 8];
-        // Longer ones exist (the older format's magic number), but no size or offset is: keep the low part.
-        let kept = length.min(8);
-        wide[..kept].copy_from_slice(&bytes[..kept]);
-        self.stack.push(Value::Int(i64::from_le_bytes(wide)));
-        Ok(())
+    fn u32(&mut self) -> Result<u32, Error> {
+        Ok(u32::from_le_bytes(self.take(4)?.try_into().expect("four bytes")))
     }
 
     fn line(&mut self) -> Result<&'a str, Error> {
@@ -352,8 +353,53 @@ impl<'a> Machine<'a> {
         std::str::from_utf8(&line[..end]).or_else(|_| error("a name is not UTF-8"))
     }
 
+    fn push(&mut self, value: Value) -> Result<(), Error> {
+        self.stack.push(value);
+        Ok(())
+    }
+
+    /// Pushes a little-endian number of `length` bytes in two's complement. Of a longer number than eight bytes only
+    /// the low eight are kept: the older format's magic number is one, but no size or offset is.
+    fn push_signed(&mut self, length: usize) -> Result<(), Error> {
+        let bytes = self.take(length)?;
+        let negative = bytes.last().is_some_and(|byte| byte & 0x80 != 0);
+        let mut wide = [if negative { 0xff } else { 0 }; 8];
+        let kept = length.min(8);
+        wide[..kept].copy_from_slice(&bytes[..kept]);
+        self.push(Value::Int(i64::from_le_bytes(wide)))
+    }
+
+    /// Pushes a little-endian number of one or two bytes without a sign.
+    fn push_unsigned(&mut self, length: usize) -> Result<(), Error> {
+        let bytes = self.take(length)?;
+        self.push(Value::Int(bytes.iter().rev().fold(0, |high, &byte| high << 8 | i64::from(byte))))
+    }
+
+    fn push_text(&mut self) -> Result<(), Error> {
+        let length = self.u32()? as usize;
+        match std::str::from_utf8(self.take(length)?) {
+            Ok(text) => self.push(Value::Text(text.into())),
+            Err(_) => error("text is not UTF-8"),
+        }
+    }
+
+    fn push_tuple(&mut self, items: Vec<Value>) -> Result<(), Error> {
+        let depth = items.iter().map(nesting).max().unwrap_or(0);
+        if depth >= MAX_NESTING {
+            return error("tuples are nested too deeply");
+        }
+        self.push(Value::Tuple(items.into(), depth + 1))
+    }
+
     fn pop(&mut self) -> Result<Value, Error> {
         self.stack.pop().map_or_else(|| error("the stack is empty"), Ok)
+    }
+
+    fn pop_items(&mut self, count: usize) -> Result<Vec<Value>, Error> {
+        match self.stack.len().checked_sub(count) {
+            Some(first) => Ok(self.stack.split_off(first)),
+            None => error("the stack is too short"),
+        }
     }
 
     fn pop_to_mark(&mut self) -> Result<Vec<Value>, Error> {
@@ -364,15 +410,18 @@ impl<'a> Machine<'a> {
         Ok(items)
     }
 
-    fn push_tuple(&mut self, items: Vec<Value>) -> Result<(), Error> {
-        let depth = items.iter().map(nesting).max().unwrap_or(0);
-        if depth >= MAX_NESTING {
-            return error("tuples are nested too deeply");
+    /// Replaces an empty list by one of the texts above it: the keys of storages.
+    fn append_texts(&mut self) -> Result<(), Error> {
+        let items = self.pop_to_mark()?;
+        match self.pop()? {
+            Value::List(list) if list.is_empty() && items.iter().all(|item| matches!(item, Value::Text(_))) => {
+                self.push(Value::List(items.into()))
+            }
+            _ => error("a list of other things than text"),
         }
-        self.stack.push(Value::Tuple(items.into(), depth + 1));
-        Ok(())
     }
 
+    /// Inserts `items`, keys and values in turns, into the dict on top of the stack.
     fn insert(&mut self, items: Vec<Value>) -> Result<(), Error> {
         let Some(Value::Dict(entries)) = self.stack.last_mut() else { return error("items for what is no dict") };
         let mut items = items.into_iter();
@@ -385,28 +434,26 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    fn remember(&mut self, long: bool) -> Result<(), Error> {
-        let slot = if long { self.u32()? } else { self.take(1)?[0].into() };
+    /// Stores the value on top of the stack in the memo.
+    fn memorise(&mut self, key: u32) -> Result<(), Error> {
         match self.stack.last() {
-            // Only immutable values are ever recalled by a state dict; a copy of a dict would be a stale one.
+            // A state dict reads only immutable values from the memo, and a copy of a dict would miss later entries.
             Some(Value::Dict(_)) => {}
-            Some(value) => drop(self.memo.insert(slot, value.clone())),
-            None => return error("nothing to remember"),
+            Some(value) => drop(self.memo.insert(key, value.clone())),
+            None => return error("the stack is empty"),
         }
         Ok(())
     }
 
-    fn recall(&mut self, long: bool) -> Result<(), Error> {
-        let slot = if long { self.u32()? } else { self.take(1)?[0].into() };
-        match self.memo.get(&slot) {
-            Some(value) => self.stack.push(value.clone()),
-            None => return error("something is recalled that was never remembered"),
+    fn push_memorised(&mut self, key: u32) -> Result<(), Error> {
+        match self.memo.get(&key).cloned() {
+            Some(value) => self.push(value),
+            None => error("a value is read from the memo that was never stored there"),
         }
-        Ok(())
     }
 }
 
-/// Dicts and tuples within each other. (A state dict's own `_metadata` has two levels.)
+/// How deep tuples and dicts are nested in a value. A state dict's own `_metadata` has two levels.
 fn nesting(value: &Value) -> u8 {
     match value {
         Value::Tuple(_, depth) => *depth,
@@ -415,7 +462,7 @@ fn nesting(value: &Value) -> u8 {
     }
 }
 
-/// `('storage', class, key, location, numel[, view])`
+/// The storage that a persistent id, `('storage', class, key, location, numel[, view])`, stands for.
 fn storage(id: &Value) -> Result<Value, Error> {
     if let Value::Tuple(parts, _) = id
         && let [Value::Text(kind), Value::Global(class), Value::Text(key), ..] = &**parts
@@ -429,8 +476,8 @@ fn storage(id: &Value) -> Result<Value, Error> {
     error("a persistent object that is no storage")
 }
 
-/// What a permitted function call stands for.
-fn describe(function: &Value, arguments: &Value) -> Result<Value, Error> {
+/// The value that a call of one of the permitted functions stands for.
+fn reduce(function: &Value, arguments: &Value) -> Result<Value, Error> {
     let (Value::Global(name), Value::Tuple(arguments, _)) = (function, arguments) else {
         return error("a call of what is no function");
     };
@@ -452,9 +499,10 @@ fn describe(function: &Value, arguments: &Value) -> Result<Value, Error> {
     }
 }
 
+/// The sizes or strides of a tensor.
 fn integers(values: &[Value]) -> Result<Vec<i64>, Error> {
     if values.len() > MAX_RANK {
-        return error("a tensor has too many sides");
+        return error("a tensor has too many dimensions");
     }
     let integer = |value: &Value| match value {
         Value::Int(integer) => Ok(*integer),
@@ -463,6 +511,7 @@ fn integers(values: &[Value]) -> Result<Vec<i64>, Error> {
     values.iter().map(integer).collect()
 }
 
+/// Whether a tensor is contiguous in row-major order. Strides of dimensions of size 1 do not matter.
 fn is_contiguous(shape: &[i64], strides: &[i64]) -> bool {
     let mut expected = 1_i64;
     shape.len() == strides.len()
@@ -477,29 +526,32 @@ fn is_contiguous(shape: &[i64], strides: &[i64]) -> bool {
 mod tests {
     use super::*;
 
-    /// Made by torch itself; see `tests/data/make.py`.
+    /// Files that torch has written; see `tests/data/make.py`.
     const ORDERED: &[u8] = include_bytes!("../../tests/data/ordered.pth");
     const PLAIN: &[u8] = include_bytes!("../../tests/data/plain.pth");
     const LEGACY: &[u8] = include_bytes!("../../tests/data/legacy.pth");
     const CHECKPOINT: &[u8] = include_bytes!("../../tests/data/checkpoint.pth");
     const STRIDED: &[u8] = include_bytes!("../../tests/data/strided.pth");
 
-    fn singles(stored: &Stored) -> Vec<f32> {
+    fn singles(stored: &StoredTensor) -> Vec<f32> {
         stored.data.chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().expect("four bytes"))).collect()
     }
 
     #[test]
-    fn every_layout_that_torch_writes_is_read() {
+    fn every_format_that_torch_writes_is_read() {
         for (name, file) in [("OrderedDict", ORDERED), ("dict", PLAIN), ("older format", LEGACY)] {
             let read = read(file).unwrap_or_else(|error| panic!("{name}: {error}"));
             let names: Vec<&str> = read.iter().map(|(name, _)| name.as_str()).collect();
             assert_eq!(names, ["single", "half", "bfloat", "counter", "tail"], "{name}");
             assert_eq!(read[0].1.shape, [2, 2]);
             assert_eq!(singles(&read[0].1), [1.0, -2.5, 3.25, 0.0]);
-            assert_eq!(read[1].1, Stored { shape: vec![2], element: Element::F16, data: vec![0x00, 0x38, 0x00, 0xb4] });
+            assert_eq!(
+                read[1].1,
+                StoredTensor { shape: vec![2], element: Element::F16, data: vec![0x00, 0x38, 0x00, 0xb4] }
+            );
             assert_eq!(
                 read[2].1,
-                Stored { shape: vec![2], element: Element::Bf16, data: vec![0x00, 0x40, 0x00, 0xc1] }
+                StoredTensor { shape: vec![2], element: Element::Bf16, data: vec![0x00, 0x40, 0x00, 0xc1] }
             );
             assert_eq!((read[3].1.element, read[3].1.shape.len()), (Element::Other, 0));
             assert_eq!(singles(&read[4].1), [4.0, 5.0], "a view into a larger storage");
@@ -515,9 +567,9 @@ mod tests {
     }
 
     #[test]
-    fn a_call_of_anything_else_is_refused() {
+    fn a_call_of_any_other_function_is_refused() {
         let program = b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R.";
-        let error = Machine::new(program).run().expect_err("refused").to_string();
+        let error = Unpickler::new(program).run().expect_err("refused").to_string();
         assert!(error.contains("os system"), "{error}");
     }
 
@@ -525,19 +577,19 @@ mod tests {
     fn damaged_files_are_errors_not_panics() {
         for file in [ORDERED, LEGACY] {
             for length in 0..file.len() {
-                let _either = read(&file[..length]);
+                let _result_or_error = read(&file[..length]);
             }
             for index in 0..file.len() {
                 let mut damaged = file.to_vec();
                 damaged[index] ^= 0x5a;
-                let _either = read(&damaged);
+                let _result_or_error = read(&damaged);
             }
         }
         let tuples = [b"N".to_vec(), b"\x85".repeat(100_000), b".".to_vec()].concat();
         // {None: ({None: (…,)},)}
         let alternating = [b"}N".repeat(100_000), b"N".to_vec(), b"s\x85".repeat(100_000), b".".to_vec()].concat();
         for nested in [tuples, alternating] {
-            assert!(Machine::new(&nested).run().expect_err("refused").to_string().contains("deeply"));
+            assert!(Unpickler::new(&nested).run().expect_err("refused").to_string().contains("deeply"));
         }
     }
 
@@ -549,9 +601,9 @@ mod tests {
             (String::new(), view)
         };
         let storages = HashMap::from([("0".to_owned(), vec![0; 100])]);
-        assert_eq!(gather((0..4).map(view).collect(), &storages).expect("shared four times").len(), 4);
-        assert!(gather((0..5).map(view).collect(), &storages).is_err());
-        let sides = vec![Value::Int(1); MAX_RANK + 1];
-        assert!(integers(&sides[1..]).is_ok() && integers(&sides).is_err());
+        assert_eq!(copy_tensors((0..4).map(view).collect(), &storages).expect("shared four times").len(), 4);
+        assert!(copy_tensors((0..5).map(view).collect(), &storages).is_err());
+        let sizes = vec![Value::Int(1); MAX_RANK + 1];
+        assert!(integers(&sizes[1..]).is_ok() && integers(&sizes).is_err());
     }
 }

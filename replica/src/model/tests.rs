@@ -1,22 +1,22 @@
-//! The networks, whatever computes them, against tch's own residual networks of the same weights; and single layers against
+//! Compares the networks of every engine with tch's own residual networks of the same weights, and single layers with
 //! libtorch's convolution.
 
-use super::folded::Folded;
-use super::fused::{Fused, FusedModel, Kernel, Kind, Layer, Plan};
-use super::libtorch::{Layout, LibtorchModel, Place};
+use super::folded::FoldedConvolution;
+use super::fused::{Algorithm, FusedEngine, FusedModel, Layer, MatrixUnit, PackedFilter, Plan};
+use super::libtorch::{LibtorchModel, MemoryFormat, Placement};
 use super::network::Network;
 use super::weights::{self, Weights};
 use super::*;
-use ::convolution::Instructions;
-use ::convolution::amx::Registers;
-use ::convolution::direct::Geometry;
+use ::convolution::amx::TileUnit;
+use ::convolution::{Geometry, Instructions, Nonlinearity};
 use proptest::prelude::*;
 use safetensors::{Dtype, tensor::TensorView};
 use std::sync::Arc;
 use tch::nn::{self, ModuleT};
-use tch::{Kind as Number, Tensor, no_grad, vision};
+use tch::{Kind, Tensor, no_grad, vision};
 
-/// tch's network with random weights, whose normalisations are not the identity, and the same weights as a file.
+/// tch's network with random weights, and the same weights as a safetensors file. Its batch normalisations are not the
+/// identity, so that folding them is tested.
 fn reference(architecture: Architecture, classes: i64) -> (nn::VarStore, Box<dyn ModuleT>, Vec<u8>) {
     tch::manual_seed(3);
     let store = nn::VarStore::new(tch::Device::Cpu);
@@ -48,16 +48,17 @@ fn weights(file: &[u8]) -> Weights {
     Weights::from_safetensors(file, "reference").expect("well formed")
 }
 
-fn logits(theirs: &dyn ModuleT, pictures: &[Input], side: i64) -> Vec<Vec<f32>> {
-    let row = |picture: &Input| {
-        let input = Tensor::from_slice(picture).view([1, side, side, 3]).permute([0, 3, 1, 2]);
+/// The logits of tch's network.
+fn logits(theirs: &dyn ModuleT, images: &[Input], side: i64) -> Vec<Vec<f32>> {
+    let row = |image: &Input| {
+        let input = Tensor::from_slice(image).view([1, side, side, 3]).permute([0, 3, 1, 2]);
         Vec::try_from(no_grad(|| theirs.forward_t(&input, false).view([-1]))).expect("flat")
     };
-    pictures.iter().map(row).collect()
+    images.iter().map(row).collect()
 }
 
 #[test]
-fn every_way_computes_the_network_of_every_architecture() {
+fn every_engine_computes_the_network_of_every_architecture() {
     for (architecture, side) in
         [(Architecture::ResNet18, 224), (Architecture::ResNet34, 97), (Architecture::ResNet50, 64)]
     {
@@ -65,59 +66,63 @@ fn every_way_computes_the_network_of_every_architecture() {
         let weights = weights(&file);
         assert_eq!(Architecture::recognise(weights.names()), architecture);
         let network = Network::fold(weights, architecture).expect("complete");
-        let pictures = warm_up::pictures(3, side);
-        let expected = logits(&*theirs, &pictures, side as i64);
+        let images = warm_up::images(3, side);
+        let expected = logits(&*theirs, &images, side as i64);
         let check = |name: &str, model: &mut dyn Model| {
-            let found = model.logits(&pictures).expect("classified");
+            let found = model.logits(&images).expect("classified");
             let difference = choice::difference(&found, &expected);
             assert!(difference < 2e-5, "{architecture} {name}: {difference:e}");
         };
-        for layout in [Layout::ChannelsLast, Layout::OneDnn] {
-            let place = Place { layout, ..Place::PLAIN };
-            check(&format!("{layout:?}"), &mut LibtorchModel::new(&network, place, side).expect("built"));
+        for format in [MemoryFormat::ChannelsLast, MemoryFormat::OneDnn] {
+            let placement = Placement { format, ..Placement::CPU_F32 };
+            check(&format!("{format:?}"), &mut LibtorchModel::new(&network, placement, side).expect("built"));
         }
-        for (kind, with_amx) in [(0, false), (1, false), (1, Registers::Amx.is_available())] {
-            let kernel = |layer: &Folded| {
-                let kinds = Kind::candidates(layer, 8, with_amx);
-                let kernel = Kernel::new(layer, kinds[kind % kinds.len()], Instructions::best());
-                Ok::<_, ()>(Layer::always(kernel))
+        let amx = if TileUnit::Amx.is_available() { MatrixUnit::Use } else { MatrixUnit::Avoid };
+        for (candidate, matrix_unit) in [(0, MatrixUnit::Avoid), (1, MatrixUnit::Avoid), (1, amx)] {
+            let layer = |layer: &FoldedConvolution| {
+                let algorithms = Algorithm::candidates(layer, 8, matrix_unit);
+                let algorithm = algorithms[candidate % algorithms.len()];
+                Layer::Fixed(PackedFilter::new(layer, algorithm, Instructions::best()))
             };
-            for (threads, alone) in [(1, 0), (2, 3)] {
-                let plan = Arc::new(Plan { network: network.map(kernel).expect("infallible"), alone });
-                check(&format!("{kind} {with_amx} {threads}"), &mut FusedModel::new(plan, side, threads));
+            for (threads, batched_from) in [(1, 0), (2, 3)] {
+                let plan = Arc::new(Plan { network: network.each_ref().map(layer), batched_from });
+                let name = format!("{candidate} {matrix_unit:?} {threads}");
+                check(&name, &mut FusedModel::new(plan, side, threads));
             }
         }
     }
 }
 
 #[test]
-fn whatever_is_chosen_classifies_like_the_reference() {
+fn the_engine_of_every_kernel_flag_classifies_like_the_reference() {
     let (_store, theirs, file) = reference(Architecture::ResNet18, 5);
-    let pictures = warm_up::pictures(2, 64);
-    let expected = logits(&*theirs, &pictures, 64);
-    for kernel in [Wanted::Auto, Wanted::Libtorch, Wanted::Winograd] {
+    let images = warm_up::images(2, 64);
+    let expected = logits(&*theirs, &images, 64);
+    for kernel in [KernelChoice::Auto, KernelChoice::Libtorch, KernelChoice::Winograd] {
         let setup = Setup { kernel, device: Device::Cpu, precision: Precision::F32, threads: 1, max_batch: 2 };
-        let recipe = Recipe::new(ModelFile::Weights(weights(&file), Architecture::ResNet18), 64, setup).expect("built");
-        assert_eq!(recipe.classes(), 5);
-        let found = recipe.model().expect("room").logits(&pictures).expect("classified");
+        let factory =
+            ModelFactory::new(ModelFile::Weights(weights(&file), Architecture::ResNet18), 64, setup).expect("built");
+        assert_eq!(factory.classes(), 5);
+        let found = factory.model().expect("room").logits(&images).expect("classified");
         assert!(choice::difference(&found, &expected) < 2e-5, "{kernel:?}");
     }
 }
 
 #[test]
-fn less_precision_is_less_exact() {
+fn bf16_is_less_exact_than_f32() {
     let (_store, theirs, file) = reference(Architecture::ResNet18, 5);
-    let pictures = warm_up::pictures(2, 64);
+    let images = warm_up::images(2, 64);
     let setup =
-        Setup { kernel: Wanted::Auto, device: Device::Cpu, precision: Precision::Bf16, threads: 1, max_batch: 2 };
-    let recipe = Recipe::new(ModelFile::Weights(weights(&file), Architecture::ResNet18), 64, setup).expect("built");
-    let found = recipe.model().expect("room").logits(&pictures).expect("classified");
-    let difference = choice::difference(&found, &logits(&*theirs, &pictures, 64));
+        Setup { kernel: KernelChoice::Auto, device: Device::Cpu, precision: Precision::Bf16, threads: 1, max_batch: 2 };
+    let factory =
+        ModelFactory::new(ModelFile::Weights(weights(&file), Architecture::ResNet18), 64, setup).expect("built");
+    let found = factory.model().expect("room").logits(&images).expect("classified");
+    let difference = choice::difference(&found, &logits(&*theirs, &images, 64));
     assert!((1e-5..0.1).contains(&difference), "{difference}");
 }
 
-/// One layer with random weights, by each way, against libtorch's.
-fn check_layer(images: usize, side: usize, layer: &Folded, threads: usize) -> Result<(), TestCaseError> {
+/// Compares one layer with random weights, by every algorithm, with libtorch's convolution.
+fn check_layer(images: usize, side: usize, layer: &FoldedConvolution, threads: usize) -> Result<(), TestCaseError> {
     let outputs = layer.bias.len();
     let input = tch_numbers(&[images, side, side, layer.inputs]);
     let dense = |numbers: &[f32], shape: [usize; 4]| {
@@ -130,30 +135,32 @@ fn check_layer(images: usize, side: usize, layer: &Folded, threads: usize) -> Re
         .conv2d(&weights, Some(&bias), [stride as i64; 2], [padding as i64; 2], [1, 1], 1)
         .relu();
     let expected: Vec<f32> = Vec::try_from(expected.permute([0, 2, 3, 1]).contiguous().view([-1])).expect("flat");
-    let amx = Registers::Amx.is_available().then_some(Kind::Amx);
-    for kind in Kind::candidates(layer, 8, false).iter().chain(&[Kind::Direct]).chain(&amx) {
+    let amx = TileUnit::Amx.is_available().then_some(Algorithm::Amx);
+    let candidates = Algorithm::candidates(layer, 8, MatrixUnit::Avoid);
+    for algorithm in candidates.iter().chain(&[Algorithm::Direct]).chain(&amx) {
         for instructions in Instructions::available() {
-            let mut engine = Fused::new(threads);
-            let maps = engine.filled(images, side, layer.inputs, &input);
-            let kernel = Kernel::new(layer, *kind, instructions);
-            let found = engine.compute(&kernel, &maps, None, true).into_numbers();
+            let mut engine = FusedEngine::new(threads);
+            let input = engine.activations(images, side, layer.inputs, &input);
+            let filter = PackedFilter::new(layer, *algorithm, instructions);
+            let found = engine.convolve_with(&filter, &input, None, Nonlinearity::Relu).into_numbers();
             let difference = choice::difference(&[found], std::slice::from_ref(&expected));
-            prop_assert!(difference < 2e-5, "{kind:?} {instructions:?}: {difference:e}");
+            prop_assert!(difference < 2e-5, "{algorithm:?} {instructions:?}: {difference:e}");
         }
     }
     Ok(())
 }
 
+/// Normally distributed random numbers.
 fn tch_numbers(shape: &[usize]) -> Vec<f32> {
     let length: usize = shape.iter().product();
-    Vec::try_from(Tensor::randn([length as i64], (Number::Float, tch::Device::Cpu))).expect("flat")
+    Vec::try_from(Tensor::randn([length as i64], (Kind::Float, tch::Device::Cpu))).expect("flat")
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
     #[test]
-    fn layers_are_libtorchs(
+    fn layers_agree_with_libtorch(
         images in prop::sample::select(vec![1_usize, 2, 3, 8, 31, 32]),
         side in 1..24_usize,
         (filter, stride) in prop::sample::select(vec![(3_usize, 1_usize), (3, 1), (3, 2), (1, 1), (1, 2), (7, 2)]),
@@ -162,12 +169,13 @@ proptest! {
     ) {
         let weights = tch_numbers(&[outputs, inputs, filter, filter]);
         let geometry = Geometry { side: filter, stride, padding: filter / 2 };
-        let layer = Folded { weights, bias: tch_numbers(&[outputs]), inputs, geometry };
+        let layer = FoldedConvolution { weights, bias: tch_numbers(&[outputs]), inputs, geometry };
         check_layer(images, side, &layer, threads)?;
     }
 }
 
-/// The file with tensors renamed, left out or reshaped; what building it then says.
+/// The error of building a ResNet-18 from the file with some tensors changed: `change` returns a tensor's new shape,
+/// `None` to leave it, or an empty shape to leave it out.
 fn message(file: &[u8], change: &dyn Fn(&str) -> Option<Vec<usize>>) -> String {
     let parsed = safetensors::SafeTensors::deserialize(file).expect("well formed");
     let views: Vec<_> = parsed
@@ -183,7 +191,7 @@ fn message(file: &[u8], change: &dyn Fn(&str) -> Option<Vec<usize>>) -> String {
 }
 
 #[test]
-fn a_wrong_file_says_which_tensor() {
+fn an_error_about_a_file_names_the_tensor() {
     let (_store, _model, file) = reference(Architecture::ResNet18, 7);
     let missing = message(&file, &|name| (name == "layer3.1.bn2.weight").then(Vec::new));
     assert!(missing.contains("layer3.1.bn2.weight is missing"), "{missing}");
@@ -192,16 +200,16 @@ fn a_wrong_file_says_which_tensor() {
 }
 
 #[test]
-fn a_larger_network_is_not_taken_for_a_smaller_one() {
+fn the_weights_of_a_larger_network_are_refused() {
     let (_store, _model, file) = reference(Architecture::ResNet34, 2);
     let refused = Network::fold(weights(&file), Architecture::ResNet18).expect_err("refused").to_string();
     assert!(refused.contains("layer1.2.bn1.bias has no place in a resnet18"), "{refused}");
 }
 
 #[test]
-fn weights_that_are_not_numbers_are_refused() {
+fn weights_that_are_not_finite_are_refused() {
     let (_store, _model, mut file) = reference(Architecture::ResNet18, 2);
-    // The last four bytes of the file belong to the last tensor, whichever that is.
+    // The last four bytes of a safetensors file are the last number of a tensor.
     let end = file.len() - 4;
     file[end..].copy_from_slice(&f32::NAN.to_le_bytes());
     let refused = Network::fold(weights(&file), Architecture::ResNet18).expect_err("refused").to_string();

@@ -1,7 +1,7 @@
-//! Classifiers that somebody scripted or traced with PyTorch. Such a file is a program: it is run only after its hash was
-//! found to be the one that the operator gave.
+//! Classifiers that were scripted or traced with PyTorch. Such a file is a program, so it is loaded only if its SHA-256
+//! is the one that the operator gave.
 
-use super::libtorch::{self, Place};
+use super::libtorch::{self, Placement};
 use super::{Failure, Input, Model, warm_up};
 use sha2::{Digest, Sha256};
 use std::io::Cursor;
@@ -9,35 +9,35 @@ use std::path::Path;
 use std::sync::Arc;
 use tch::{CModule, no_grad};
 
-/// The bytes of a file whose hash was right.
+/// The contents of a file whose hash was the expected one.
 pub struct Verified {
     path: String,
     name: String,
     bytes: Vec<u8>,
 }
 
-/// Why a file cannot be used. Every message names it.
+/// Why a TorchScript file cannot be used. Every message names the file.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("read TorchScript {path}: {error}")]
     Read {
         /// The file.
         path: String,
-        /// The system's words.
+        /// The operating system's error.
         error: std::io::Error,
     },
-    /// It is not the file that the operator meant.
-    #[error("{path}: its SHA-256 is {found}, not {wanted}; it will not be run")]
+    /// The contents have another hash than the one given.
+    #[error("{path}: its SHA-256 is {found}, not {expected}; it will not be run")]
     Hash {
         /// The file.
         path: String,
-        /// Of its contents.
+        /// SHA-256 of the contents, hexadecimal.
         found: String,
-        /// Of the flag.
-        wanted: String,
+        /// SHA-256 of the flag, hexadecimal.
+        expected: String,
     },
-    /// libtorch cannot load or run it.
+    /// libtorch cannot load or run the program, or it is no classifier.
     #[error("{path}: {reason}")]
     Unusable {
         /// The file.
@@ -48,7 +48,7 @@ pub enum Error {
 }
 
 impl Verified {
-    /// Reads `path` and compares its contents with their hash.
+    /// Reads `path` and compares its contents with the expected hash.
     ///
     /// # Errors
     /// [`Error::Read`] and [`Error::Hash`].
@@ -58,29 +58,36 @@ impl Verified {
         let bytes = std::fs::read(&path).map_err(|error| Error::Read { path: path.clone(), error })?;
         let found: [u8; 32] = Sha256::digest(&bytes).into();
         if found != *sha256 {
-            return Err(Error::Hash { path, found: hex(&found), wanted: hex(sha256) });
+            return Err(Error::Hash { path, found: hex(&found), expected: hex(sha256) });
         }
         Ok(Self { path, name, bytes })
     }
 
+    /// The file's name without its ending.
     pub(super) fn name(&self) -> &str {
         &self.name
     }
 
-    /// Loads it, and classifies warm-up pictures: how many classes it tells apart.
+    /// Loads the program and classifies one or two synthetic images with it. Returns the program and the number of
+    /// classes.
     ///
     /// # Errors
     /// [`Error::Unusable`].
-    pub(super) fn load(self, place: Place, side: usize, max_batch: usize) -> Result<(Arc<CModule>, usize), Error> {
+    pub(super) fn load(
+        self,
+        placement: Placement,
+        side: usize,
+        max_batch: usize,
+    ) -> Result<(Arc<CModule>, usize), Error> {
         let unusable = |reason: String| Error::Unusable { path: self.path.clone(), reason };
-        let load = CModule::load_data_on_device(&mut Cursor::new(&self.bytes), place.device);
+        let load = CModule::load_data_on_device(&mut Cursor::new(&self.bytes), placement.device);
         let mut module = load.map_err(|error| unusable(format!("not TorchScript: {}", Failure::from(error))))?;
         module.set_eval();
-        module.to(place.device, place.kind, false);
+        module.to(placement.device, placement.kind, false);
         let module = Arc::new(module);
-        let mut model = TorchScriptModel::new(module.clone(), place, side);
-        let tried = model.logits(&warm_up::pictures(max_batch.min(2), side));
-        let rows = tried.map_err(|failure| unusable(format!("with pictures of {side}x{side} pixels: {failure}")))?;
+        let mut model = TorchScriptModel::new(module.clone(), placement, side);
+        let tried = model.logits(&warm_up::images(max_batch.min(2), side));
+        let rows = tried.map_err(|failure| unusable(format!("with images of {side}x{side} pixels: {failure}")))?;
         let classes = rows[0].len();
         if rows.iter().flatten().any(|logit| !logit.is_finite()) {
             return Err(unusable("its answers are not finite numbers".into()));
@@ -89,37 +96,38 @@ impl Verified {
     }
 }
 
-/// A loaded program.
+/// A loaded program. All models of a factory share it.
 pub(super) struct TorchScriptModel {
     module: Arc<CModule>,
-    place: Place,
+    placement: Placement,
     side: usize,
 }
 
 impl TorchScriptModel {
-    pub(super) fn new(module: Arc<CModule>, place: Place, side: usize) -> Self {
-        Self { module, place, side }
+    pub(super) fn new(module: Arc<CModule>, placement: Placement, side: usize) -> Self {
+        Self { module, placement, side }
     }
 }
 
 impl Model for TorchScriptModel {
-    fn logits(&mut self, pictures: &[Input]) -> Result<Vec<Vec<f32>>, Failure> {
+    fn logits(&mut self, images: &[Input]) -> Result<Vec<Vec<f32>>, Failure> {
         no_grad(|| {
-            let input = libtorch::input(pictures, self.side, self.place.device, self.place.kind)?;
+            let input = libtorch::input(images, self.side, self.placement.device, self.placement.kind)?;
             let logits = self.module.forward_ts(&[input])?;
             match logits.size()[..] {
-                [count, classes] if count == pictures.len() as i64 && classes > 0 => {
-                    libtorch::rows(&logits, pictures.len())
+                [count, classes] if count == images.len() as i64 && classes > 0 => {
+                    libtorch::rows(&logits, images.len())
                 }
                 ref other => {
-                    let wanted = format!("[{}, classes]", pictures.len());
-                    Err(Failure::new(format!("a classifier answers {wanted}, this program {other:?}")))
+                    let expected = format!("[{}, classes]", images.len());
+                    Err(Failure::new(format!("a classifier's output is {expected}; this program's is {other:?}")))
                 }
             }
         })
     }
 }
 
+/// Hexadecimal digits of `bytes`.
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -129,7 +137,7 @@ mod tests {
     use super::*;
     use tch::{Device, Kind, Tensor};
 
-    /// Saves a traced program that makes `answer` of pictures of 8 by 8.
+    /// Saves a traced program that computes `answer` of images of 8 by 8 pixels. Returns its folder, path and hash.
     fn saved(name: &str, answer: fn(&Tensor) -> Tensor) -> (tempfile::TempDir, std::path::PathBuf, [u8; 32]) {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join(name);
@@ -146,16 +154,16 @@ mod tests {
         let (_folder, path, hash) = saved("means.pt", |x| x.mean_dim(&[2_i64, 3][..], false, Kind::Float));
         let file = Verified::open(&path, &hash).expect("the right hash");
         assert_eq!(file.name(), "means");
-        let (module, classes) = file.load(Place::PLAIN, 8, 2).expect("a classifier");
+        let (module, classes) = file.load(Placement::CPU_F32, 8, 2).expect("a classifier");
         assert_eq!(classes, 3);
-        // Red is 1, green 2, blue 3 everywhere, interleaved.
-        let picture: Vec<f32> = [1.0, 2.0, 3.0].repeat(64);
-        let rows = TorchScriptModel::new(module, Place::PLAIN, 8).logits(&[picture.clone(), picture]).expect("run");
+        // In every pixel red is 1, green is 2 and blue is 3.
+        let image: Vec<f32> = [1.0, 2.0, 3.0].repeat(64);
+        let rows = TorchScriptModel::new(module, Placement::CPU_F32, 8).logits(&[image.clone(), image]).expect("run");
         assert_eq!(rows, [[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]]);
     }
 
     #[test]
-    fn another_file_is_never_run() {
+    fn a_file_with_another_hash_is_never_run() {
         let (_folder, path, mut hash) = saved("means.pt", |x| x.mean_dim(&[2_i64, 3][..], false, Kind::Float));
         hash[0] ^= 1;
         let refused = Verified::open(&path, &hash).err().expect("refused").to_string();
@@ -165,12 +173,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_classifier_says_why() {
+    fn a_program_that_is_no_classifier_is_refused_with_a_reason() {
         let load = |path: &Path| {
             let hash = Sha256::digest(std::fs::read(path).expect("just written")).into();
             Verified::open(path, &hash)
                 .expect("the right hash")
-                .load(Place::PLAIN, 8, 2)
+                .load(Placement::CPU_F32, 8, 2)
                 .expect_err("refused")
                 .to_string()
         };

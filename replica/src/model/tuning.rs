@@ -1,132 +1,168 @@
-//! Finds the fastest way to compute each layer on this machine, by running the whole network: only then does every layer
-//! find its weights where they will be, which is rarely in a near cache.
+//! Finds the fastest algorithm for each layer on this machine. The whole network is run, not each layer repeatedly:
+//! only then are the weights of a layer where they will be in service, which is rarely in a near cache.
 
-use super::choice::Bounds;
-use super::folded::Folded;
-use super::fused::{Fused, Kernel, Kind, Layer, Maps, Plan};
+use super::choice::PassLimits;
+use super::folded::FoldedConvolution;
+use super::fused::{Activations, Algorithm, FusedEngine, Layer, MatrixUnit, PackedFilter, Plan};
 use super::network::{Engine, Network};
 use super::{Failure, Input, warm_up};
-use convolution::direct::Geometry;
+use convolution::{Geometry, Instructions, Nonlinearity};
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
-/// Passes of which the fastest counts; what else the machine does only ever makes one slower.
+/// Passes of which the fastest counts: other load on the machine only makes a pass slower.
 const TRIES: usize = 2;
 
-/// Ways that a layer may have.
-const WAYS: usize = 2;
+/// Algorithms that are compared for a layer.
+const VARIANTS: usize = 2;
 
-/// Layers of like sizes have like times.
-type Sizes = (usize, usize, Geometry);
-
-/// A layer in every way that is worth trying.
-struct Candidates {
-    sizes: Sizes,
-    kernels: Vec<Kernel>,
+/// The sizes of a layer. Layers of the same sizes are assumed to take the same time, and get the same algorithm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct LayerSizes {
+    inputs: usize,
+    outputs: usize,
+    geometry: Geometry,
 }
 
-/// Seconds of the fastest of all layers of some sizes by each way, for all pictures together.
-type Seconds = HashMap<Sizes, [f64; WAYS]>;
+/// A layer, packed for each algorithm that is measured: one or two.
+struct Candidates {
+    sizes: LayerSizes,
+    filters: Vec<PackedFilter>,
+}
 
-/// A plan for `network` with each layer as it is fastest, with the matrix unit or without.
-pub(super) fn tune(network: &Network<Folded>, bounds: Bounds, with_amx: bool) -> Result<Plan, Failure> {
-    let Bounds { side, max_batch, threads } = bounds;
-    let mut engine = Fused::new(threads);
-    let candidates = |layer: &Folded| {
-        let kernel = |kind: &Kind| Kernel::new(layer, *kind, engine.instructions);
-        let kernels = Kind::candidates(layer, max_batch, with_amx).iter().map(kernel).collect();
-        Ok::<_, Infallible>(Candidates { sizes: (layer.inputs, layer.bias.len(), layer.geometry), kernels })
+/// For layers of each size, the seconds that the fastest one took with each variant, for all images together.
+type Seconds = HashMap<LayerSizes, [f64; VARIANTS]>;
+
+/// The fastest plan for `network`, with or without the matrix unit.
+///
+/// # Errors
+/// When a forward pass fails.
+pub(super) fn tune(
+    network: &Network<FoldedConvolution>,
+    limits: PassLimits,
+    matrix_unit: MatrixUnit,
+) -> Result<Plan, Failure> {
+    let PassLimits { side, max_batch, threads } = limits;
+    let mut engine = FusedEngine::new(threads);
+    let instructions = engine.instructions;
+    let candidates = network.each_ref().map(|layer| Candidates::new(layer, max_batch, matrix_unit, instructions));
+    let for_one = measure(&candidates, &mut engine, 1, side)?;
+    let for_batch = match max_batch {
+        1 => for_one.clone(),
+        _ => measure(&candidates, &mut engine, max_batch, side)?,
     };
-    let Ok(network) = network.map(candidates);
-    // For one picture, and for the largest batch.
-    let mut times: [Seconds; 2] = Default::default();
-    for (batch, pictures) in [1, max_batch].into_iter().enumerate() {
-        let pictures = engine.pictures(&warm_up::pictures(pictures, side), side);
-        for turn in 0..WAYS {
-            let mut timing = Timing { engine, turn, passed: HashMap::new(), seconds: &mut times[batch] };
-            let logits = network.forward(&mut timing, &pictures)?;
-            engine = timing.engine;
-            engine.release(logits);
-        }
-        engine.release(pictures);
-        if max_batch == 1 {
-            times[1] = times[0].clone();
-            break;
-        }
-    }
-    let network = network.into_map(|Candidates { sizes, kernels }| {
-        let line = |way: usize| Line::through(times[0][&sizes][way], times[1][&sizes][way], max_batch);
-        tracing::debug!(?sizes, first = ?line(0), second = ?line(1), ways = kernels.len(), "tuned");
-        let mut kernels = kernels.into_iter();
-        match (kernels.next(), kernels.next()) {
-            (Some(first), Some(second)) => match fastest(line(0), line(1), max_batch) {
-                Fastest::First => Layer::always(first),
-                Fastest::Second => Layer::always(second),
-                Fastest::SecondFrom(count) => Layer::switching(first, count, second),
-                Fastest::FirstFrom(count) => Layer::switching(second, count, first),
-            },
-            (only, _) => Layer::always(only.expect("every layer has a way")),
-        }
-    });
-    let mut plan = Plan { network, alone: 0 };
+    let network = candidates.map(|candidates| candidates.select(&for_one, &for_batch, max_batch));
+    let mut plan = Plan { network, batched_from: 0 };
     if max_batch > 1 {
-        plan.alone = alone(&mut plan, &mut engine, &warm_up::pictures(max_batch, side), side)?;
+        plan.batched_from = tune_batched_from(&mut plan, &mut engine, &warm_up::images(max_batch, side), side)?;
     }
     Ok(plan)
 }
 
-/// The stage from which on `pictures` had better go together.
-fn alone(plan: &mut Plan, engine: &mut Fused, pictures: &[Input], side: usize) -> Result<usize, Failure> {
+impl Candidates {
+    fn new(layer: &FoldedConvolution, max_batch: usize, matrix_unit: MatrixUnit, instructions: Instructions) -> Self {
+        let pack = |algorithm: &Algorithm| PackedFilter::new(layer, *algorithm, instructions);
+        let filters = Algorithm::candidates(layer, max_batch, matrix_unit).iter().map(pack).collect();
+        let sizes = LayerSizes { inputs: layer.inputs, outputs: layer.bias.len(), geometry: layer.geometry };
+        Self { sizes, filters }
+    }
+
+    /// The layer with the algorithms that are fastest for each number of images up to `max_batch`, given the times for
+    /// one image and for `max_batch`.
+    fn select(self, for_one: &Seconds, for_batch: &Seconds, max_batch: usize) -> Layer {
+        let Self { sizes, filters } = self;
+        let cost =
+            |variant: usize| LinearCost::through(for_one[&sizes][variant], for_batch[&sizes][variant], max_batch);
+        tracing::debug!(?sizes, first = ?cost(0), second = ?cost(1), variants = filters.len(), "tuned");
+        let mut filters = filters.into_iter();
+        match (filters.next(), filters.next()) {
+            (Some(first), Some(second)) => match fastest(cost(0), cost(1), max_batch) {
+                Fastest::First => Layer::Fixed(first),
+                Fastest::Second => Layer::Fixed(second),
+                Fastest::SecondFrom(threshold) => Layer::Switching { few: first, threshold, many: second },
+                Fastest::FirstFrom(threshold) => Layer::Switching { few: second, threshold, many: first },
+            },
+            (only, _) => Layer::Fixed(only.expect("every layer has an algorithm")),
+        }
+    }
+}
+
+/// Times all layers in forward passes of `count` images. Layers of the same sizes use the variants in turns, and in the
+/// second pass in the opposite order.
+fn measure(
+    candidates: &Network<Candidates>,
+    engine: &mut FusedEngine,
+    count: usize,
+    side: usize,
+) -> Result<Seconds, Failure> {
+    let images = engine.batch(&warm_up::images(count, side), side);
+    let mut seconds = Seconds::new();
+    for turn in 0..VARIANTS {
+        let mut timing = TimingEngine { engine, turn, passed: HashMap::new(), seconds: &mut seconds };
+        let logits = candidates.forward(&mut timing, &images)?;
+        engine.release(logits);
+    }
+    engine.release(images);
+    Ok(seconds)
+}
+
+/// The value of [`Plan::batched_from`] with which `images` take the least time: 0, or a block that begins a stage.
+fn tune_batched_from(
+    plan: &mut Plan,
+    engine: &mut FusedEngine,
+    images: &[Input],
+    side: usize,
+) -> Result<usize, Failure> {
     let mut fastest = (Duration::MAX, 0);
-    let stages: Vec<usize> = std::iter::once(0).chain(plan.network.stages()).collect();
-    for alone in stages {
-        plan.alone = alone;
+    let starts: Vec<usize> = std::iter::once(0).chain(plan.network.stage_starts()).collect();
+    for batched_from in starts {
+        plan.batched_from = batched_from;
         for _ in 0..TRIES {
             let start = Instant::now();
-            let logits = plan.forward(engine, pictures, side)?;
-            fastest = fastest.min((start.elapsed(), alone));
+            let logits = plan.forward(engine, images, side)?;
+            fastest = fastest.min((start.elapsed(), batched_from));
             engine.release(logits);
         }
     }
-    tracing::debug!(block = fastest.1, "pictures go together from this block on");
+    tracing::debug!(block = fastest.1, "all images of a batch are computed together from this block on");
     Ok(fastest.1)
 }
 
-/// Seconds of a layer: some for its weights, some for every picture.
+/// The time of a layer as a linear function of the number of images, in seconds.
 #[derive(Debug, Clone, Copy)]
-struct Line {
-    weights: f64,
-    picture: f64,
+struct LinearCost {
+    /// The part that does not depend on the number of images: reading the weights.
+    fixed: f64,
+    per_image: f64,
 }
 
-impl Line {
-    /// From the seconds for one picture and for `most`.
-    fn through(one: f64, all: f64, most: usize) -> Self {
-        let picture = if most > 1 { (all - one) / (most - 1) as f64 } else { one };
-        Self { weights: one - picture, picture }
+impl LinearCost {
+    /// The line through the seconds for one image and for `count` images.
+    fn through(one: f64, all: f64, count: usize) -> Self {
+        let per_image = if count > 1 { (all - one) / (count - 1) as f64 } else { one };
+        Self { fixed: one - per_image, per_image }
     }
 
-    fn seconds(self, pictures: usize) -> f64 {
-        self.weights + self.picture * pictures as f64
+    fn seconds(self, images: usize) -> f64 {
+        self.fixed + self.per_image * images as f64
     }
 }
 
-/// Which of two ways, for as many pictures as there are.
+/// Which of two variants is the faster, by number of images.
 #[derive(Debug, PartialEq, Eq)]
 enum Fastest {
     First,
     Second,
-    /// For fewer than these the second.
+    /// The first from this number of images on, the second for fewer.
     FirstFrom(usize),
-    /// For fewer than these the first.
+    /// The second from this number of images on, the first for fewer.
     SecondFrom(usize),
 }
 
-/// Of the ways that take these times for up to `most` pictures.
-fn fastest(first: Line, second: Line, most: usize) -> Fastest {
-    let is_second = |pictures: usize| second.seconds(pictures) < first.seconds(pictures);
-    let change = (2..=most).find(|&pictures| is_second(pictures) != is_second(1));
+/// Compares two variants for up to `max_batch` images.
+fn fastest(first: LinearCost, second: LinearCost, max_batch: usize) -> Fastest {
+    let is_second = |images: usize| second.seconds(images) < first.seconds(images);
+    let change = (2..=max_batch).find(|&images| is_second(images) != is_second(1));
     match (is_second(1), change) {
         (false, None) => Fastest::First,
         (true, None) => Fastest::Second,
@@ -135,46 +171,47 @@ fn fastest(first: Line, second: Line, most: usize) -> Fastest {
     }
 }
 
-/// Computes layers of like sizes in turns by either way, and measures.
-struct Timing<'a> {
-    engine: Fused,
-    /// The way of the first of each sizes.
+/// An engine that measures the time of each convolution.
+struct TimingEngine<'a> {
+    engine: &'a mut FusedEngine,
+    /// The variant of the first layer of each size.
     turn: usize,
-    /// Layers of each sizes so far.
-    passed: HashMap<Sizes, usize>,
+    /// Layers of each size that this pass has computed so far.
+    passed: HashMap<LayerSizes, usize>,
     seconds: &'a mut Seconds,
 }
 
-impl Engine<Candidates> for Timing<'_> {
-    type Maps = Maps;
+impl Engine<Candidates> for TimingEngine<'_> {
+    type Activations = Activations;
 
     fn convolve(
         &mut self,
         layer: &Candidates,
-        maps: &Maps,
-        residual: Option<&Maps>,
-        rectify: bool,
-    ) -> Result<Maps, Failure> {
+        input: &Activations,
+        residual: Option<&Activations>,
+        nonlinearity: Nonlinearity,
+    ) -> Result<Activations, Failure> {
         let passed = self.passed.entry(layer.sizes).or_default();
-        let way = (self.turn + *passed) % WAYS;
+        let variant = (self.turn + *passed) % VARIANTS;
         *passed += 1;
+        let filter = &layer.filters[variant.min(layer.filters.len() - 1)];
         let start = Instant::now();
-        let out = self.engine.compute(&layer.kernels[way.min(layer.kernels.len() - 1)], maps, residual, rectify);
-        let fastest = &mut self.seconds.entry(layer.sizes).or_insert([f64::INFINITY; WAYS])[way];
+        let output = self.engine.convolve_with(filter, input, residual, nonlinearity);
+        let fastest = &mut self.seconds.entry(layer.sizes).or_insert([f64::INFINITY; VARIANTS])[variant];
         *fastest = fastest.min(start.elapsed().as_secs_f64());
-        Ok(out)
+        Ok(output)
     }
 
-    fn max_pool(&mut self, maps: &Maps) -> Result<Maps, Failure> {
-        self.engine.max_pool(maps)
+    fn max_pool(&mut self, input: &Activations) -> Result<Activations, Failure> {
+        self.engine.max_pool(input)
     }
 
-    fn average_pool(&mut self, maps: &Maps) -> Result<Maps, Failure> {
-        self.engine.average_pool(maps)
+    fn average_pool(&mut self, input: &Activations) -> Result<Activations, Failure> {
+        self.engine.average_pool(input)
     }
 
-    fn release(&mut self, maps: Maps) {
-        self.engine.release(maps);
+    fn release(&mut self, activations: Activations) {
+        self.engine.release(activations);
     }
 }
 
@@ -183,8 +220,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_way_changes_where_the_lines_cross() {
-        // Seconds for one picture and for eight, by either way.
+    fn the_variant_changes_where_the_lines_cross() {
+        // Seconds for one image and for eight, of each variant.
         for (first, second, expected) in [
             ((5.0, 40.0), (9.0, 19.0), Fastest::SecondFrom(3)),
             ((9.0, 19.0), (5.0, 40.0), Fastest::FirstFrom(3)),
@@ -192,9 +229,10 @@ mod tests {
             ((5.0, 40.0), (6.0, 48.0), Fastest::First),
             ((5.0, 40.0), (11.0, 39.0), Fastest::SecondFrom(8)),
         ] {
-            let line = |(one, all)| Line::through(one, all, 8);
-            assert_eq!(fastest(line(first), line(second), 8), expected, "{first:?} {second:?}");
+            let cost = |(one, all)| LinearCost::through(one, all, 8);
+            assert_eq!(fastest(cost(first), cost(second), 8), expected, "{first:?} {second:?}");
         }
-        assert_eq!(fastest(Line::through(5.0, 5.0, 1), Line::through(4.0, 4.0, 1), 1), Fastest::Second);
+        let cost = |one| LinearCost::through(one, one, 1);
+        assert_eq!(fastest(cost(5.0), cost(4.0), 1), Fastest::Second);
     }
 }

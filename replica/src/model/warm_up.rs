@@ -1,14 +1,15 @@
-//! Pictures to measure and to compare with: nothing that anybody would send, but of the range of normalised pictures.
+//! Synthetic images to measure and to compare engines with. They look like noise, but have the range of normalised
+//! images.
 
 use super::{CHANNELS, Input};
 
-/// `count` pictures of `side` by `side` pixels, no two alike and always the same.
-pub(crate) fn pictures(count: usize, side: usize) -> Vec<Input> {
+/// `count` images of `side` by `side` pixels. No two are alike, and every call returns the same ones.
+pub(crate) fn images(count: usize, side: usize) -> Vec<Input> {
     let length = CHANNELS * side * side;
-    (0..count).map(|picture| (picture * length..(picture + 1) * length).map(number).collect()).collect()
+    (0..count).map(|image| (image * length..(image + 1) * length).map(number).collect()).collect()
 }
 
-/// From -2 to 2 (the finaliser of splitmix64).
+/// A pseudo-random number from -2 to 2: the finaliser of splitmix64 (Steele, Lea and Flood 2014).
 fn number(index: usize) -> f32 {
     let mut bits = (index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     bits = (bits ^ bits >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -21,8 +22,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pictures_differ_and_are_centred() {
-        let two = pictures(2, 32);
+    fn images_differ_and_are_centred() {
+        let two = images(2, 32);
         assert_ne!(two[0], two[1]);
         let numbers = two.concat();
         let mean = numbers.iter().sum::<f32>() / numbers.len() as f32;

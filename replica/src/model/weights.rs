@@ -1,5 +1,5 @@
-//! Named tensors from a file: `.safetensors`, or a `.pth` as `torch.save(model.state_dict())` writes it.
-//! Both are data and are parsed as such: nothing in a file is ever executed.
+//! Named tensors from a file: `.safetensors`, or a `.pth` as `torch.save(model.state_dict())` writes it. Both are data:
+//! nothing in a file is ever executed.
 
 use super::architecture::Architecture;
 use super::pth::{self, Element};
@@ -9,24 +9,24 @@ use safetensors::{Dtype, SafeTensors};
 use std::collections::HashMap;
 use std::path::Path;
 
-/// A model's tensors by their torchvision names, and what the file says about itself.
+/// The tensors of a model by their names, and the file's metadata.
 pub struct Weights {
-    /// Where they came from, for messages.
+    /// The file's name, for messages.
     source: String,
-    tensors: HashMap<String, Numbers>,
-    /// What the file says about itself; empty in formats that cannot.
+    tensors: HashMap<String, Tensor>,
+    /// The file's metadata; empty for formats that have none.
     pub metadata: HashMap<String, String>,
 }
 
-/// A tensor, converted from whatever the file has.
-struct Numbers {
+/// A tensor, converted to f32.
+struct Tensor {
     /// Sizes, outermost first.
     shape: Vec<usize>,
-    /// Row-major.
+    /// In row-major order.
     numbers: Vec<f32>,
 }
 
-/// Why a file cannot be used. Every message names the file.
+/// Why a file of weights cannot be used. Every message names the file.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file cannot be read.
@@ -34,55 +34,55 @@ pub enum Error {
     Read {
         /// The file.
         path: String,
-        /// The system's words.
+        /// The operating system's error.
         error: std::io::Error,
     },
-    /// The file is neither of the formats.
+    /// The file has none of the formats, or contains numbers that are not finite.
     #[error("{path}: {reason}")]
     Malformed {
         /// The file.
         path: String,
-        /// What is wrong with it.
+        /// What is wrong with the file.
         reason: String,
     },
-    /// A tensor that the architecture needs is not there.
+    /// A tensor that the architecture needs is missing.
     #[error("{path}: tensor {name} is missing; is this a {architecture}?")]
     Missing {
         /// The file.
         path: String,
         /// The tensor's name.
         name: String,
-        /// The model that was being built.
+        /// The architecture that was to be built.
         architecture: Architecture,
     },
-    /// The file has what the architecture does not use.
+    /// The file has a tensor that the architecture does not use.
     #[error("{path}: tensor {name} has no place in a {architecture}; is this another network?")]
     LeftOver {
         /// The file.
         path: String,
         /// The tensor's name.
         name: String,
-        /// The model that was being built.
+        /// The architecture that was to be built.
         architecture: Architecture,
     },
-    /// A tensor has another shape than the architecture's.
+    /// A tensor has another shape than the architecture needs.
     #[error("{path}: tensor {name} has shape {found:?}, {architecture} needs {needed}")]
     Shape {
         /// The file.
         path: String,
         /// The tensor's name.
         name: String,
-        /// Its shape in the file.
+        /// The tensor's shape in the file.
         found: Vec<usize>,
-        /// The shape that fits; `n` is any size.
+        /// The shape that the architecture needs; `n` is any size.
         needed: String,
-        /// The model that was being built.
+        /// The architecture that was to be built.
         architecture: Architecture,
     },
 }
 
 impl Weights {
-    /// Reads a file, by its name's ending.
+    /// Reads a file. The ending of its name tells the format: `.safetensors`, `.pth` or `.pt`.
     ///
     /// # Errors
     /// [`Error::Read`] and [`Error::Malformed`].
@@ -112,16 +112,16 @@ impl Weights {
                 Dtype::F32 => Element::F32,
                 Dtype::F16 => Element::F16,
                 Dtype::BF16 => Element::Bf16,
-                // `num_batches_tracked` counts training steps: not needed to classify.
+                // Integers are counters of training steps (`num_batches_tracked`), which classification does not need.
                 _ => continue,
             };
-            let numbers = Numbers { shape: view.shape().to_vec(), numbers: numbers(view.data(), element) };
-            tensors.insert(name.to_owned(), numbers);
+            let tensor = Tensor { shape: view.shape().to_vec(), numbers: to_f32(view.data(), element) };
+            tensors.insert(name.to_owned(), tensor);
         }
         Ok(Self { source: source.into(), tensors, metadata })
     }
 
-    /// Reads the zip file that `torch.save` writes of a state dict; `source` names it in messages.
+    /// Reads the file that `torch.save` writes of a state dict; `source` names it in messages.
     ///
     /// # Errors
     /// [`Error::Malformed`].
@@ -132,25 +132,26 @@ impl Weights {
             if stored.element == Element::Other {
                 continue;
             }
-            let numbers = numbers(&stored.data, stored.element);
+            let numbers = to_f32(&stored.data, stored.element);
             let shape: Vec<usize> = stored.shape.iter().map(|&side| usize::try_from(side).unwrap_or(0)).collect();
             if shape.iter().product::<usize>() != numbers.len() {
                 return Err(malformed(format!("{name}: {} numbers do not make {shape:?}", numbers.len())));
             }
-            tensors.insert(name, Numbers { shape, numbers });
+            tensors.insert(name, Tensor { shape, numbers });
         }
         Ok(Self { source: source.into(), tensors, metadata: HashMap::new() })
     }
 
-    /// Names of all tensors.
+    /// The names of all tensors.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// Takes out the tensor `name`, row-major, of the given shape; none stands for any size.
+    /// Removes the tensor `name` and returns its numbers in row-major order. It must have the shape `needed`, in which
+    /// `None` stands for any size above zero.
     ///
     /// # Errors
-    /// [`Error::Missing`] and [`Error::Shape`].
+    /// [`Error::Missing`], [`Error::Shape`], and [`Error::Malformed`] if a number is not finite.
     pub fn take(
         &mut self,
         architecture: Architecture,
@@ -176,10 +177,10 @@ impl Weights {
         Ok(tensor.numbers)
     }
 
-    /// Everything was taken.
+    /// Checks that all tensors have been taken.
     ///
     /// # Errors
-    /// [`Error::LeftOver`], for the first by name.
+    /// [`Error::LeftOver`] for the first remaining tensor by name.
     pub fn finish(self, architecture: Architecture) -> Result<(), Error> {
         match self.tensors.into_keys().min() {
             Some(name) => Err(Error::LeftOver { path: self.source, name, architecture }),
@@ -188,12 +189,12 @@ impl Weights {
     }
 }
 
-/// Little-endian `data` as `f32`.
-fn numbers(data: &[u8], element: Element) -> Vec<f32> {
+/// Converts little-endian `data` to f32. [`Element::Other`] becomes nothing.
+fn to_f32(data: &[u8], element: Element) -> Vec<f32> {
     let halves = || data.as_chunks::<2>().0.iter();
     match element {
         Element::F32 => data.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
-        // In whole slices, for which processors have instructions.
+        // Whole slices at once, since processors have vector instructions for the conversion.
         Element::F16 => halves().map(|bytes| f16::from_le_bytes(*bytes)).collect::<Vec<_>>().to_f32_vec(),
         Element::Bf16 => halves().map(|bytes| bf16::from_le_bytes(*bytes)).collect::<Vec<_>>().to_f32_vec(),
         Element::Other => Vec::new(),

@@ -1,49 +1,43 @@
-//! What decoding threads do.
+//! The decoding threads: encoded images → the model's input.
 
-use super::Picture;
-use super::hopper::Hopper;
-use super::job::Job;
+use super::Image;
+use super::batch_queue::BatchQueue;
+use super::work_item::WorkItem;
 use crate::decode::{self, Limits};
+use crate::metrics::{self, Stage};
 use crate::model::Input;
 use crate::preprocess;
 use crate::transform::Transform;
 use crossbeam_channel::Receiver;
-use metrics::histogram;
-use service::wire::{Code, Fault};
+use service::wire::{Code, RequestError};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// The hopper that decoders fill, closed when the last of them has ended.
+/// The queue that all decoders fill. Closed when the last decoder has ended.
 pub(super) struct Decoders {
-    hopper: Arc<Hopper>,
+    queue: Arc<BatchQueue>,
 }
 
 impl Decoders {
-    pub(super) fn new(hopper: Arc<Hopper>) -> Self {
-        Self { hopper }
+    pub(super) fn new(queue: Arc<BatchQueue>) -> Self {
+        Self { queue }
     }
 
-    /// Decodes until nothing can come any more.
-    pub(super) fn run(&self, encoded: &Receiver<Job<Picture>>, limits: Limits, transform: Transform) {
-        for job in encoded {
-            if job.is_abandoned() || job.deadline <= Instant::now() {
-                job.expire("decoding");
+    /// Decodes images until the channel is closed and empty.
+    pub(super) fn run(&self, images: &Receiver<WorkItem<Image>>, limits: Limits, transform: Transform) {
+        for item in images {
+            if item.is_abandoned() || item.deadline <= Instant::now() {
+                item.expire("decoding");
                 continue;
             }
-            let Job { stage, deadline, entered, mut times, reply } = job;
-            match input(stage, limits, transform) {
+            let WorkItem { image, deadline, entered, mut times, reply } = item;
+            match input(image, limits, transform) {
                 Ok(input) => {
                     times.decode = entered.elapsed();
-                    histogram!("inference_stage_seconds", "stage" => "decode").record(times.decode);
-                    self.hopper.push(Job { stage: input, deadline, entered: Instant::now(), times, reply });
+                    metrics::stage(Stage::Decode).record(times.decode);
+                    self.queue.push(WorkItem { image: input, deadline, entered: Instant::now(), times, reply });
                 }
-                Err(error) => {
-                    let code = match error {
-                        decode::Error::TooManyPixels { .. } => Code::TooLarge,
-                        decode::Error::UnknownFormat | decode::Error::Corrupt { .. } => Code::BadImage,
-                    };
-                    reply.send(Err(Fault::new(code, error.to_string())));
-                }
+                Err(error) => reply.send(Err(fault(&error))),
             }
         }
     }
@@ -51,16 +45,24 @@ impl Decoders {
 
 impl Drop for Decoders {
     fn drop(&mut self) {
-        self.hopper.close();
+        self.queue.close();
     }
 }
 
-fn input(picture: Picture, limits: Limits, transform: Transform) -> Result<Input, decode::Error> {
-    match picture {
-        Picture::Encoded(file) => {
+fn input(image: Image, limits: Limits, transform: Transform) -> Result<Input, decode::Error> {
+    match image {
+        Image::Encoded(file) => {
             let pixels = decode::decode(&file, limits)?;
             Ok(preprocess::input(&pixels, &transform))
         }
-        Picture::Tensor(input) => Ok(input),
+        Image::Tensor(input) => Ok(input),
     }
+}
+
+fn fault(error: &decode::Error) -> RequestError {
+    let code = match error {
+        decode::Error::TooManyPixels { .. } => Code::TooLarge,
+        decode::Error::UnknownFormat | decode::Error::Corrupt { .. } => Code::BadImage,
+    };
+    RequestError::new(code, error.to_string())
 }

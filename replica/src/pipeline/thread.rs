@@ -1,35 +1,33 @@
-//! Named threads whose failure reaches the pipeline's owner.
+//! Named threads whose failure reaches the owner of the pipeline.
 
 use tokio::sync::mpsc;
 
-/// Tells the pipeline's owner that it cannot go on, also when a thread panics.
+/// Reports to the pipeline's owner that the pipeline cannot go on. Reports a panic of the thread that drops it.
 #[derive(Clone)]
-pub(super) struct Alarm(pub(super) mpsc::Sender<anyhow::Error>);
+pub(super) struct FatalErrorSender(pub(super) mpsc::Sender<anyhow::Error>);
 
-impl Alarm {
-    pub(super) fn ring(&self, error: anyhow::Error) {
-        // The first one counts; and nobody listens any more once the process is stopping.
-        let _heard = self.0.try_send(error);
+impl FatalErrorSender {
+    pub(super) fn report(&self, error: anyhow::Error) {
+        // The channel holds one error; only the first is reported. It is closed while the process stops.
+        let _full_or_closed = self.0.try_send(error);
     }
 }
 
-impl Drop for Alarm {
+impl Drop for FatalErrorSender {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.ring(anyhow::anyhow!(
-                "the {} thread has panicked",
-                std::thread::current().name().unwrap_or("nameless")
-            ));
+            let thread = std::thread::current();
+            self.report(anyhow::anyhow!("the {} thread has panicked", thread.name().unwrap_or("nameless")));
         }
     }
 }
 
-/// Starts one.
-pub(super) fn start(name: String, alarm: Alarm, body: impl FnOnce() + Send + 'static) {
+/// Starts a thread that runs `body` and reports a panic to `errors`.
+pub(super) fn start(name: String, errors: FatalErrorSender, body: impl FnOnce() + Send + 'static) {
     let run = move || {
-        // Dropped last, and so also when `body` panics.
-        let _alarm = alarm;
+        // Dropped after `body` has returned or panicked.
+        let _errors = errors;
         body();
     };
-    std::thread::Builder::new().name(name).spawn(run).expect("the system has a thread to spare");
+    std::thread::Builder::new().name(name).spawn(run).expect("the system can start another thread");
 }

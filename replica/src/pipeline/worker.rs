@@ -1,66 +1,67 @@
-//! What threads with a model do.
+//! The inference threads, each of which owns a model: batches of inputs → logits.
 
-use super::Classified;
-use super::Times;
-use super::hopper::Hopper;
-use super::job::{Job, Reply};
+use super::batch_queue::BatchQueue;
+use super::work_item::{Reply, WorkItem};
+use super::{Classification, StageTimes};
 use crate::batch::Batch;
+use crate::metrics::{self, Stage};
 use crate::model::{Failure, Input, Model};
 use crate::transform::Transform;
-use metrics::histogram;
-use service::wire::{Code, Fault};
+use service::wire::{Code, RequestError};
 use std::time::{Duration, Instant};
 
-/// Runs every batch size once, so that no client pays for a first time: how long each took.
+/// Runs every batch size from 1 to `max_batch` once, with images of zeros, so that no request pays for a first pass.
+/// Returns the time of each pass.
 pub(super) fn warm_up(model: &mut dyn Model, transform: Transform, max_batch: usize) -> Result<Vec<Duration>, Failure> {
-    let picture = vec![0.0; transform.input_length()];
+    let image = vec![0.0; transform.input_length()];
     (1..=max_batch)
         .map(|size| {
             let start = Instant::now();
-            model.logits(&vec![picture.clone(); size])?;
+            model.logits(&vec![image.clone(); size])?;
             Ok(start.elapsed())
         })
         .collect()
 }
 
-/// Classifies until nothing can come any more.
-pub(super) fn run(model: &mut dyn Model, hopper: &Hopper) {
-    while let Some(Batch { mut pictures, expired }) = hopper.take() {
-        let abandoned = pictures.extract_if(.., |job| job.is_abandoned());
-        expired.into_iter().chain(abandoned).for_each(|job| job.expire("inference"));
-        if !pictures.is_empty() {
-            let count = pictures.len();
-            let took = infer(model, pictures);
-            hopper.record(count, took);
+/// Classifies batches until the queue is closed and empty.
+pub(super) fn run(model: &mut dyn Model, queue: &BatchQueue) {
+    while let Some(Batch { mut images, expired }) = queue.take() {
+        let abandoned = images.extract_if(.., |item| item.is_abandoned());
+        expired.into_iter().chain(abandoned).for_each(|item| item.expire("inference"));
+        if !images.is_empty() {
+            let count = images.len();
+            let took = infer(model, images);
+            queue.record(count, took);
         }
     }
 }
 
-fn infer(model: &mut dyn Model, batch: Vec<Job<Input>>) -> Duration {
+/// Runs one forward pass and answers its requests. Returns the time of the pass.
+fn infer(model: &mut dyn Model, batch: Vec<WorkItem<Input>>) -> Duration {
     let started = Instant::now();
-    let (inputs, replies): (Vec<Input>, Vec<(Times, Reply)>) = batch
+    let (inputs, replies): (Vec<Input>, Vec<(StageTimes, Reply)>) = batch
         .into_iter()
-        .map(|Job { stage, entered, mut times, reply, .. }| {
+        .map(|WorkItem { image, entered, mut times, reply, .. }| {
             times.batch = started.saturating_duration_since(entered);
-            (stage, (times, reply))
+            (image, (times, reply))
         })
         .unzip();
     let outcome = model.logits(&inputs);
     let inference = started.elapsed();
-    histogram!("inference_batch_size").record(inputs.len() as f64);
-    histogram!("inference_stage_seconds", "stage" => "forward").record(inference);
+    metrics::batch_size().record(inputs.len() as f64);
+    metrics::stage(Stage::Forward).record(inference);
     match outcome {
         Ok(rows) => {
             for ((mut times, reply), logits) in replies.into_iter().zip(rows) {
                 times.inference = inference;
-                histogram!("inference_stage_seconds", "stage" => "queue").record(times.batch);
-                reply.send(Ok(Classified { logits, times }));
+                metrics::stage(Stage::Queue).record(times.batch);
+                reply.send(Ok(Classification { logits, times }));
             }
         }
         Err(failure) => {
             tracing::error!(%failure, "a forward pass failed");
             for (_, reply) in replies {
-                reply.send(Err(Fault::new(Code::Internal, failure.to_string())));
+                reply.send(Err(RequestError::new(Code::Internal, failure.to_string())));
             }
         }
     }

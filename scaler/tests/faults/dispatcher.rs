@@ -3,7 +3,7 @@
 
 use metrics::{counter, gauge, histogram, with_local_recorder};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
-use service::telemetry::SECONDS;
+use service::telemetry::LATENCY_BUCKETS as SECONDS;
 use service::wire::metric;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};

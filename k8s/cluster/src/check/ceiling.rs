@@ -1,54 +1,80 @@
-//! A node that has no room for what is wanted.
+//! A node without room for the replicas that the load needs.
 
-use super::{ROLL_OUT, Scene};
-use crate::cluster::until;
-use anyhow::{Context, Result};
+use super::{Fixture, ROLLOUT_TIMEOUT};
+use crate::wait::wait_for;
+use anyhow::{Context, Result, ensure};
 use std::time::{Duration, Instant};
 
-/// Replicas for which there is room.
+/// Replicas that the node has room for.
 const ROOM: i32 = 2;
 
-/// Cores that the two dispatchers and the two scalers request, and one more scaler while they are replaced.
-const OTHERS: f64 = 2.0 * 0.25 + 3.0 * 0.05;
+/// Cores that the other pods request: two dispatchers, two scalers, and a third scaler while they are replaced.
+const OTHER_CORES: f64 = 2.0 * 0.25 + 3.0 * 0.05;
 
-/// For the scaler to find out.
-const FIND: Duration = Duration::from_secs(60);
+/// Cores that stay free, less than a replica needs.
+const SPARE_CORES: f64 = 0.1;
 
-/// For it to notice that there is room.
-const RECOVER: Duration = Duration::from_secs(90);
+/// The load, as a multiple of the throughput of one replica.
+const LOAD: f64 = 3.5;
 
-/// It stops there, says why, and goes on when there is room.
-pub(super) async fn check(scene: &Scene) -> Result<String> {
-    scene.until_calm().await?;
-    let kubectl = &scene.cluster.kubectl;
-    kubectl.run(&["set", "env", "deployment/scaler", "ROUNDHOUSE_MAX=6"]).await?;
-    scene.cluster.roll_out("scaler", ROLL_OUT).await?;
-    let all = scene.cluster.node.cores();
-    scene.cluster.node.offer(f64::from(ROOM) + OTHERS + 0.1).await?;
-    let load = scene.load("ceiling", 3.5)?;
-    let began = Instant::now();
-    until("the scaler stops at two", FIND, async || {
-        let replicas = scene.cluster.replicas("replica").await?;
+/// Time that the scaler has to stop at the replicas that there is room for.
+const DETECT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Time that the scaler has to use room that was added.
+const RECOVER_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// Characters of the Event's message among the figures.
+const MESSAGE_LENGTH: usize = 160;
+
+/// Sends load for more than three replicas to a node with room for two. The scaler must stop at two, give the reason in
+/// an Event and in its metrics, and use room that is added.
+pub(super) async fn check(fixture: &Fixture) -> Result<String> {
+    let node = &fixture.cluster.local()?.node;
+    fixture.wait_for_one_replica().await?;
+    set_max_replicas(fixture, 6).await?;
+    let all_cores = node.cores();
+    node.set_cores(f64::from(ROOM) + OTHER_CORES + SPARE_CORES).await?;
+    let load = fixture.start_load("ceiling", LOAD)?;
+    let start = Instant::now();
+    wait_for("the scaler to stop at two replicas", DETECT_TIMEOUT, async || {
+        let replicas = fixture.cluster.replicas("replica").await?;
         Ok((replicas.desired == ROOM && replicas.ready == ROOM).then_some(()))
     })
     .await?;
-    let found = began.elapsed().as_secs();
-    let of_ceiling = ["get", "events", "--field-selector=reason=CeilingReached", "-o", "jsonpath={.items[*].message}"];
-    let event = until("an Event says why", FIND, async || {
-        Ok(Some(kubectl.run(&of_ceiling).await?).filter(|text| text.contains("Insufficient cpu")))
+    let detected = start.elapsed().as_secs();
+    let event = wait_for_event(fixture).await?;
+    ensure_metric_tells_ceiling(fixture).await?;
+    node.set_cores(all_cores).await?;
+    let start = Instant::now();
+    let recovery = fixture.wait_for_ready_replicas(ROOM + 1, RECOVER_TIMEOUT).await;
+    recovery.context("the scaler does not use room that was added")?;
+    let recovered = start.elapsed().as_secs();
+    let report = load.stop().await?;
+    set_max_replicas(fixture, 10).await?;
+    let message: String = event.chars().take(MESSAGE_LENGTH).collect();
+    Ok(format!("stopped at {ROOM} after {detected} s; used added room after {recovered} s; \"{message}…\"; {report}"))
+}
+
+async fn set_max_replicas(fixture: &Fixture, max: u32) -> Result<()> {
+    let variable = format!("ROUNDHOUSE_MAX={max}");
+    fixture.cluster.kubectl.run(&["set", "env", "deployment/scaler", &variable]).await?;
+    fixture.cluster.wait_for_rollout("scaler", ROLLOUT_TIMEOUT).await
+}
+
+/// The messages of the Events with the reason `CeilingReached`, once they hold the scheduler's reason.
+async fn wait_for_event(fixture: &Fixture) -> Result<String> {
+    let events = ["get", "events", "--field-selector=reason=CeilingReached", "-o", "jsonpath={.items[*].message}"];
+    wait_for("an Event CeilingReached with the scheduler's reason", DETECT_TIMEOUT, async || {
+        let messages = fixture.cluster.kubectl.run(&events).await?;
+        Ok(Some(messages).filter(|text| text.contains("Insufficient cpu")))
     })
-    .await?;
-    let metrics = scene.metrics(&scene.leader().await?, 5053).await?;
+    .await
+}
+
+async fn ensure_metric_tells_ceiling(fixture: &Fixture) -> Result<()> {
+    let metrics = fixture.metrics(&fixture.leader().await?, 5053).await?;
     let line = metrics.lines().find(|line| line.starts_with("scaler_ceiling_replicas{"));
-    let line = line.context("there is no metric of the ceiling")?;
-    anyhow::ensure!(line.ends_with(&format!(" {ROOM}")), "the metric says {line}");
-    scene.cluster.node.offer(all).await?;
-    let room = Instant::now();
-    scene.until_ready(ROOM + 1, RECOVER).await.context("there is room, and it is not used")?;
-    let recovered = room.elapsed().as_secs();
-    let report = load.end().await?;
-    kubectl.run(&["set", "env", "deployment/scaler", "ROUNDHOUSE_MAX=10"]).await?;
-    scene.cluster.roll_out("scaler", ROLL_OUT).await?;
-    let said = event.chars().take(160).collect::<String>();
-    Ok(format!("stopped at {ROOM} after {found} s; used room {recovered} s after it was there; \"{said}…\"; {report}"))
+    let line = line.context("the scaler has no metric scaler_ceiling_replicas")?;
+    ensure!(line.ends_with(&format!(" {ROOM}")), "the metric must be {ROOM}: {line}");
+    Ok(())
 }

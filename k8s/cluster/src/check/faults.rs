@@ -1,128 +1,120 @@
-//! What may happen while requests come, and must not be noticed by those who send them.
+//! Faults and restarts under load, in which no request may fail.
 
-use super::{ROLL_OUT, Scene};
-use crate::cluster::until;
-use anyhow::{Context, Result, ensure};
+use super::fixture::{is_ready, restarts};
+use super::{Fixture, ROLLOUT_TIMEOUT};
+use crate::wait::wait_for;
+use anyhow::{Context, Result, bail, ensure};
 use kube::ResourceExt;
 use std::time::{Duration, Instant};
 
-/// For more replicas to serve.
-const SCALE: Duration = Duration::from_secs(60);
+/// Load that needs a second replica, as a multiple of the throughput of one. It is so low that no request is shed in
+/// the time that the second replica takes to start.
+const LOAD_FOR_TWO: f64 = 1.3;
 
-/// Before and after what happens.
+/// Time that the scaler has to have more replicas ready.
+const SCALE_UP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Time under load before and after a fault.
 const MARGIN: Duration = Duration::from_secs(5);
 
-/// Without the API server.
+/// Length of the outage of the API server.
 const OUTAGE: Duration = Duration::from_secs(30);
 
-/// For another scaler to lead: a lease lasts 15 s from when it was last seen renewed, up to two after that was done; that it
-/// is over is seen in another two; and one for kubectl to tell.
-const TAKEOVER: Duration = Duration::from_secs(20);
+/// Time in which another scaler must lead. A lease lasts 15 s from when it was last seen renewed, which was up to 2 s
+/// after the renewal; another scaler looks every 2 s; 1 s is left for kubectl.
+const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// All pods of a Deployment are replaced.
-pub(super) async fn rolling_restart(scene: &Scene, deployment: &str) -> Result<String> {
-    let load = scene.load(&format!("rolling-{deployment}"), 1.3)?;
-    scene.until_ready(2, SCALE).await?;
-    let before = names(scene, deployment).await?;
-    let began = Instant::now();
-    scene.cluster.kubectl.run(&["rollout", "restart", &format!("deployment/{deployment}")]).await?;
-    scene.cluster.roll_out(deployment, ROLL_OUT).await?;
-    // Until the last old one has drained, too.
-    until("the old pods are gone", ROLL_OUT, async || {
-        let there = scene.cluster.all_pods(deployment).await?;
-        Ok(there.iter().all(|pod| !before.contains(&pod.name_any())).then_some(()))
+/// Replaces all pods of a Deployment under load.
+pub(super) async fn check_rolling_restart(fixture: &Fixture, deployment: &str) -> Result<String> {
+    let load = fixture.start_load(&format!("rolling-{deployment}"), LOAD_FOR_TWO)?;
+    fixture.wait_for_ready_replicas(2, SCALE_UP_TIMEOUT).await?;
+    let old_pods = fixture.pod_names(deployment).await?;
+    let start = Instant::now();
+    fixture.cluster.kubectl.run(&["rollout", "restart", &format!("deployment/{deployment}")]).await?;
+    fixture.cluster.wait_for_rollout(deployment, ROLLOUT_TIMEOUT).await?;
+    // The rollout is over before the last old pod has drained.
+    wait_for("the old pods to be gone", ROLLOUT_TIMEOUT, async || {
+        let pods = fixture.cluster.pods_and_terminating(deployment).await?;
+        Ok(pods.iter().all(|pod| !old_pods.contains(&pod.name_any())).then_some(()))
     })
     .await?;
-    let took = began.elapsed().as_secs();
+    let seconds = start.elapsed().as_secs();
     tokio::time::sleep(MARGIN).await;
-    let report = load.end().await?;
-    report.check()?;
-    Ok(format!("{report}; {} pods replaced in {took} s", before.len()))
+    let report = load.stop().await?;
+    report.ensure_no_failures()?;
+    Ok(format!("{report}; {} pods replaced in {seconds} s", old_pods.len()))
 }
 
-/// A process dies, and a pod is deleted without any grace.
-pub(super) async fn killed_pod(scene: &Scene) -> Result<String> {
-    let load = scene.load("killed-pod", 1.3)?;
-    scene.until_ready(2, SCALE).await?;
+/// Kills the process of a replica, and then deletes the pod of another one without grace.
+pub(super) async fn check_killed_pod(fixture: &Fixture) -> Result<String> {
+    let load = fixture.start_load("killed-pod", LOAD_FOR_TWO)?;
+    fixture.wait_for_ready_replicas(2, SCALE_UP_TIMEOUT).await?;
     tokio::time::sleep(MARGIN).await;
-    let replicas = names(scene, "replica").await?;
-    let [first, second, ..] = &replicas[..] else { anyhow::bail!("there are no two replicas") };
-    scene.cluster.node.kill(first)?;
-    until("the killed one serves again", SCALE, async || {
-        let pods = scene.cluster.pods("replica").await?;
-        let restarted = pods.iter().find(|pod| pod.name_any() == *first);
-        // It may have been scaled away meanwhile.
-        Ok(restarted.is_none_or(|pod| restarts(pod) > 0 && is_ready(pod)).then_some(()))
+    let replicas = fixture.pod_names("replica").await?;
+    let [first, second, ..] = &replicas[..] else { bail!("two replicas are needed, there are {}", replicas.len()) };
+    fixture.cluster.local()?.node.kill(first)?;
+    wait_for("the killed replica to be ready again", SCALE_UP_TIMEOUT, async || {
+        let pods = fixture.cluster.pods("replica").await?;
+        let killed = pods.iter().find(|pod| pod.name_any() == *first);
+        // The scaler may have removed the pod meanwhile.
+        Ok(killed.is_none_or(|pod| restarts(pod) > 0 && is_ready(pod)).then_some(()))
     })
     .await?;
-    scene.cluster.kubectl.run(&["delete", "pod", second, "--force", "--grace-period=0"]).await?;
-    scene.until_ready(2, SCALE).await?;
+    fixture.cluster.kubectl.run(&["delete", "pod", second, "--force", "--grace-period=0"]).await?;
+    fixture.wait_for_ready_replicas(2, SCALE_UP_TIMEOUT).await?;
     tokio::time::sleep(MARGIN).await;
-    let report = load.end().await?;
-    report.check()?;
+    let report = load.stop().await?;
+    report.ensure_no_failures()?;
     Ok(report.to_string())
 }
 
-/// The one that leads is gone at once, just when more replicas are needed.
-pub(super) async fn killed_leader(scene: &Scene) -> Result<String> {
-    scene.until_calm().await?;
-    let leader = scene.leader().await?;
-    ensure!(!leader.is_empty(), "nobody leads");
-    let calm = scene.load("killed-leader-calm", 0.3)?;
+/// Deletes the pod of the leading scaler without grace, just before more replicas are needed.
+pub(super) async fn check_killed_leader(fixture: &Fixture) -> Result<String> {
+    fixture.wait_for_one_replica().await?;
+    let leader = fixture.leader().await?;
+    ensure!(!leader.is_empty(), "no scaler leads");
+    let light_load = fixture.start_load("killed-leader-light", 0.3)?;
     tokio::time::sleep(MARGIN).await;
-    scene.cluster.kubectl.run(&["delete", "pod", &leader, "--force", "--grace-period=0"]).await?;
-    let began = Instant::now();
-    until("another scaler leads", TAKEOVER, async || {
-        let holder = scene.leader().await?;
+    fixture.cluster.kubectl.run(&["delete", "pod", &leader, "--force", "--grace-period=0"]).await?;
+    let start = Instant::now();
+    wait_for("another scaler to lead", TAKEOVER_TIMEOUT, async || {
+        let holder = fixture.leader().await?;
         Ok((!holder.is_empty() && holder != leader).then_some(()))
     })
     .await?;
-    let took = began.elapsed().as_secs_f64();
-    let calm = calm.end().await?;
-    calm.check()?;
-    // Less than what would be shed from one replica within the time that another takes to start.
-    let more = scene.load("killed-leader-more", 1.3)?;
-    scene.until_ready(2, SCALE).await.context("the new leader does not scale")?;
+    let seconds = start.elapsed().as_secs_f64();
+    let light = light_load.stop().await?;
+    light.ensure_no_failures()?;
+    let heavy_load = fixture.start_load("killed-leader-heavy", LOAD_FOR_TWO)?;
+    fixture.wait_for_ready_replicas(2, SCALE_UP_TIMEOUT).await.context("the new leader does not scale")?;
     tokio::time::sleep(MARGIN).await;
-    let more = more.end().await?;
-    more.check()?;
-    Ok(format!("{calm}, then {more}; another led after {took:.1} s"))
+    let heavy = heavy_load.stop().await?;
+    heavy.ensure_no_failures()?;
+    Ok(format!("{light}, then {heavy}; another scaler led after {seconds:.1} s"))
 }
 
-/// Nobody can change anything, and nobody needs to; when it is back, everything goes on.
-pub(super) async fn no_api_server(scene: &mut Scene) -> Result<String> {
-    scene.until_calm().await?;
-    let before = scene.survivors().await?;
-    let load = scene.load("no-api-server", 0.6)?;
+/// Takes the API server away under a load that needs no scaling. When it is back, scaling must go on.
+pub(super) async fn check_no_api_server(fixture: &mut Fixture) -> Result<String> {
+    fixture.wait_for_one_replica().await?;
+    let before = fixture.restarts_by_pod().await?;
+    let load = fixture.start_load("no-api-server", 0.6)?;
     tokio::time::sleep(MARGIN).await;
-    scene.cluster.control_plane.kill_api()?;
+    let control_plane = &mut fixture.cluster.local_mut()?.control_plane;
+    control_plane.kill_api_server()?;
     tokio::time::sleep(OUTAGE).await;
-    scene.cluster.control_plane.start_api().await?;
+    control_plane.start_api_server().await?;
     let back = Instant::now();
     tokio::time::sleep(MARGIN).await;
-    let outage = load.end().await?;
-    outage.check()?;
-    let after = scene.survivors().await?;
-    ensure!(before.iter().all(|pod| after.contains(pod)), "pods were lost or died: {before:?} before, {after:?} after");
-    let more = scene.load("api-server-back", 1.3)?;
-    scene.until_ready(2, SCALE).await.context("nothing is scaled after the outage")?;
-    let took = back.elapsed().as_secs();
+    let outage = load.stop().await?;
+    outage.ensure_no_failures()?;
+    let after = fixture.restarts_by_pod().await?;
+    let is_unharmed = before.iter().all(|pod| after.contains(pod));
+    ensure!(is_unharmed, "pods were lost or restarted: {before:?} before, {after:?} after");
+    let load = fixture.start_load("api-server-back", LOAD_FOR_TWO)?;
+    fixture.wait_for_ready_replicas(2, SCALE_UP_TIMEOUT).await.context("nothing is scaled after the outage")?;
+    let seconds = back.elapsed().as_secs();
     tokio::time::sleep(MARGIN).await;
-    let more = more.end().await?;
-    more.check()?;
-    Ok(format!("{outage}, then {more}; a second replica {took} s after the API server was back"))
-}
-
-async fn names(scene: &Scene, component: &str) -> Result<Vec<String>> {
-    Ok(scene.cluster.pods(component).await?.iter().map(ResourceExt::name_any).collect())
-}
-
-fn restarts(pod: &k8s_openapi::api::core::v1::Pod) -> i32 {
-    let containers = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
-    containers.map(|container| container.restart_count).sum()
-}
-
-fn is_ready(pod: &k8s_openapi::api::core::v1::Pod) -> bool {
-    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    let scaled = load.stop().await?;
+    scaled.ensure_no_failures()?;
+    Ok(format!("{outage}, then {scaled}; a second replica {seconds} s after the API server was back"))
 }

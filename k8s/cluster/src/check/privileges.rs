@@ -1,10 +1,11 @@
-//! What each ServiceAccount may do and may not. That what they may is enough shows in that everything else works.
+//! What each ServiceAccount may do and may not do. The other checks show that
+//! the privileges are enough.
 
 use crate::kubectl::Kubectl;
-use anyhow::{Result, bail};
+use anyhow::{Result, ensure};
 
-/// Account, whether it may, and what.
-const TABLE: &[(&str, bool, &[&str])] = &[
+/// A ServiceAccount, whether it may do the actions that follow, and the actions as arguments of `kubectl auth can-i`.
+const PRIVILEGES: &[(&str, bool, &[&str])] = &[
     (
         "dispatcher",
         true,
@@ -101,21 +102,19 @@ const TABLE: &[(&str, bool, &[&str])] = &[
     ),
 ];
 
-/// Asks for all of it.
+/// Asks the API server about every action.
 pub(super) async fn check(kubectl: &Kubectl) -> Result<String> {
     let mut wrong = Vec::new();
     let (mut allowed, mut refused) = (0, 0);
-    for (account, expected, questions) in TABLE {
-        for question in *questions {
-            let may = kubectl.can(account, question).await?;
-            if may != *expected {
-                wrong.push(format!("{account} {} {question}", if may { "may" } else { "may not" }));
+    for (account, expected, actions) in PRIVILEGES {
+        for action in *actions {
+            let is_allowed = kubectl.can_i(account, action).await?;
+            if is_allowed != *expected {
+                wrong.push(format!("{account} {} {action}", if is_allowed { "may" } else { "may not" }));
             }
-            if may { allowed += 1 } else { refused += 1 }
+            if is_allowed { allowed += 1 } else { refused += 1 }
         }
     }
-    if !wrong.is_empty() {
-        bail!("{}", wrong.join("; "));
-    }
-    Ok(format!("{allowed} things allowed, {refused} refused"))
+    ensure!(wrong.is_empty(), "{}", wrong.join("; "));
+    Ok(format!("{allowed} actions allowed, {refused} refused"))
 }

@@ -1,49 +1,63 @@
-//! Up and down by load alone.
+//! Scaling up and down by load alone.
 
-use super::Scene;
-use crate::load::Load;
+use super::Fixture;
+use crate::load::{Load, LoadReport};
 use anyhow::{Context, Result, ensure};
 use std::fmt::Write;
+use std::path::PathBuf;
 use std::time::Duration;
 
-/// Seconds, and load in times of what one replica can do.
-const COURSE: [(usize, f64); 2] = [(10, 0.3), (30, 2.2)];
+/// The burst: lengths in seconds, with the load in that time as a multiple of the throughput of one replica.
+const BURST: [(usize, f64); 2] = [(10, 0.3), (30, 2.2)];
 
-/// After that, until there is one replica again.
-const CALM: f64 = 0.3;
+/// The load after the burst, as a multiple of the throughput of one replica.
+const LOAD_AFTER_BURST: f64 = 0.3;
 
-/// Replicas that the burst cannot do without.
-const NEED: i32 = 3;
+/// Replicas that the burst needs.
+const NEEDED_REPLICAS: i32 = 3;
 
-/// A burst that needs more than two replicas, from one and back to one.
-pub(super) async fn burst(scene: &Scene) -> Result<String> {
-    scene.until_calm().await?;
+/// Time between two looks at the number of replicas.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Sends a burst that needs three replicas while there is one, and waits until there is one again. No request may fail.
+pub(super) async fn check_burst(fixture: &Fixture) -> Result<String> {
+    fixture.wait_for_one_replica().await?;
+    let workload = format!("--workload={}", write_workload(fixture)?.display());
+    let report = fixture.cluster.folder.join("burst.json");
+    let load = Load::start(&fixture.route.url, &[&workload, "--generate=60"], report)?;
+    let (burst, peak) = finish_and_watch(fixture, load).await?;
+    burst.ensure_no_failures()?;
+    ensure!(peak >= NEEDED_REPLICAS, "at most {peak} replicas were ready, {NEEDED_REPLICAS} are needed");
+    let load = fixture.start_load("scale-in", LOAD_AFTER_BURST)?;
+    fixture.wait_for_one_replica().await.context("after the burst")?;
+    let rest = load.stop().await?;
+    rest.ensure_no_failures()?;
+    Ok(format!("{burst}; then {rest}; 1 → {peak} → 1 replicas"))
+}
+
+/// Writes the burst as a workload file, a line with the rate for each second.
+fn write_workload(fixture: &Fixture) -> Result<PathBuf> {
     let mut workload = String::new();
-    for (seconds, times) in COURSE {
+    for (seconds, factor) in BURST {
         for _ in 0..seconds {
-            writeln!(workload, "{:.0}", (scene.capacity * times).max(1.0))?;
+            writeln!(workload, "{:.0}", (fixture.replica_throughput * factor).max(1.0))?;
         }
     }
-    let folder = &scene.cluster.folder;
-    let file = folder.join("burst.txt");
-    std::fs::write(&file, workload)?;
-    let workload = format!("--workload={}", file.display());
-    let load = Load::start(&scene.url, &[&workload, "--generate=60"], folder.join("burst.json"))?;
+    let path = fixture.cluster.folder.join("burst.txt");
+    std::fs::write(&path, workload).with_context(|| format!("write {}", path.display()))?;
+    Ok(path)
+}
+
+/// Waits until `load` is over. Returns its report and the highest number of ready replicas meanwhile.
+async fn finish_and_watch(fixture: &Fixture, load: Load) -> Result<(LoadReport, i32)> {
     let mut peak = 0;
     let mut finish = std::pin::pin!(load.finish());
-    let report = loop {
+    loop {
         tokio::select! {
-            report = &mut finish => break report?,
-            () = tokio::time::sleep(Duration::from_millis(500)) => {
-                peak = peak.max(scene.cluster.replicas("replica").await?.ready);
+            report = &mut finish => return Ok((report?, peak)),
+            () = tokio::time::sleep(POLL_INTERVAL) => {
+                peak = peak.max(fixture.cluster.replicas("replica").await?.ready);
             }
         }
-    };
-    report.check()?;
-    ensure!(peak >= NEED, "{peak} replicas at most served, {NEED} were needed");
-    let rest = scene.load("scale-in", CALM)?;
-    scene.until_calm().await.context("after the burst")?;
-    let rest = rest.end().await?;
-    rest.check()?;
-    Ok(format!("{report}; then {rest}; 1 → {peak} → 1 replicas"))
+    }
 }

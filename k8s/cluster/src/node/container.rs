@@ -1,23 +1,24 @@
-//! A container: a process of a program of the workspace, in the pod's network, under a host name, a user, limits and a
-//! view of the file system of its own.
+//! A container: a process of a program of the workspace, with a host name, a user, limits and a view of the file system
+//! of its own, in the network of its pod.
 
-use super::plan::Plan;
+use super::container_config::{ContainerConfig, ProcessInput};
 use crate::network::{self, Sandbox};
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
 use rustix::process::{Pid, Signal, kill_process};
 use scaler::target::cgroup::Group;
 use std::fs::{self, File};
 use std::io::Write;
 use std::net::Ipv4Addr;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use tokio::process::{Child, Command};
 
-/// Waits until it is in its control group, makes the image its whole view of the file system, and becomes the program. The
-/// one capability that is left is what it takes to enter the image.
-const BECOME: &str = r#"
+/// Waits for a line on standard input, which comes when the shell is in its control group; makes the image the whole
+/// file system; and becomes the program. `sys_chroot` is the one capability that is left, since `chroot` needs it.
+const ENTRY_SCRIPT: &str = r#"
 read -r _begin
 echo "$POD" > /proc/sys/kernel/hostname
 mount -t tmpfs -o mode=755 tmpfs /run
@@ -37,112 +38,145 @@ exec setpriv --pdeathsig=KILL --reuid="$USER_ID" --regid="$GROUP_ID" --clear-gro
     env -i "$@"
 "#;
 
-/// What a pod may know of the cluster.
-pub(super) struct Access {
-    /// Its token, and the API server's certificate.
-    pub secrets: Option<(String, String)>,
-    /// The API server's address for pods.
+/// The means by which a container's program uses the API server.
+pub(super) struct ApiAccess {
+    /// The address and port of the API server's Service.
     pub server: (Ipv4Addr, u16),
+    /// Token and certificate; `None` if the container gets no token.
+    pub credentials: Option<Credentials>,
 }
 
-/// Where a container is to run.
-pub(super) struct Place<'a> {
-    /// Its network.
+/// The files that a container finds below `/var/run/secrets`.
+pub(super) struct Credentials {
+    /// The token of the pod's ServiceAccount.
+    pub token: String,
+    /// The API server's certificate as PEM.
+    pub certificate: String,
+}
+
+/// Where a container runs.
+pub(super) struct Placement<'a> {
+    /// The network of the container's pod.
     pub sandbox: &'a Sandbox,
-    /// Its root file system.
+    /// The folder with the container's image.
     pub image: PathBuf,
-    /// To the cluster.
-    pub access: Access,
-    /// Its limits, if it has any.
+    /// The container's access to the API server.
+    pub access: ApiAccess,
+    /// The container's control group; `None` if the container has no limits.
     pub group: Option<Group>,
-    /// What it prints goes there.
+    /// The file that the container's output is appended to.
     pub log: PathBuf,
 }
 
-/// A running one; killed when dropped.
+/// A running container, killed when dropped.
 pub(super) struct Container {
     child: Child,
     pid: Pid,
     group: Option<Group>,
+    /// Removed after the process has ended.
     _files: tempfile::TempDir,
 }
 
+/// How a container ended, in the API's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Termination {
+    /// The exit code, or 128 and the signal, as shells have it.
+    pub code: i32,
+    /// `Completed`, `Error` or `OOMKilled`.
+    pub reason: &'static str,
+}
+
 impl Container {
-    /// Starts it.
+    /// Starts the container of `pod`.
     ///
     /// # Errors
-    /// When there is no such program, or the system refuses.
-    pub(super) fn start(plan: &Plan, pod: &Pod, place: Place<'_>) -> Result<Self> {
-        let Place { sandbox, image, access, group, log } = place;
-        let (namespace, name) = (pod.metadata.namespace.as_deref().unwrap_or_default(), pod.metadata.name.as_deref());
-        let (arguments, variables) = plan.resolve(pod, sandbox.address, network::NODE)?;
-        let files = tempfile::tempdir_in(log.parent().context("a log is in a folder")?)?;
-        let search = format!("{namespace}.svc.cluster.local svc.cluster.local cluster.local");
-        let resolver = format!("nameserver {}\nsearch {search}\noptions ndots:5\n", network::RESOLVER);
-        fs::write(files.path().join("resolv.conf"), resolver)?;
-        if let Some((token, authority)) = &access.secrets {
-            let folder = files.path().join("secrets/kubernetes.io/serviceaccount");
-            fs::create_dir_all(&folder)?;
-            for (name, text) in [("token", token.as_str()), ("ca.crt", authority), ("namespace", namespace)] {
-                fs::write(folder.join(name), text)?;
-            }
-        }
-        let log = File::options().create(true).append(true).open(log).context("open the container's log")?;
-        let [first, rest @ ..] = sandbox.enter();
-        let mut command = Command::new(first);
-        command.args(rest).args(["unshare", "--uts", "sh", "-euc", BECOME, "sh"]);
-        let (host, port) = &access.server;
-        command.args([format!("KUBERNETES_SERVICE_HOST={host}"), format!("KUBERNETES_SERVICE_PORT={port}")]);
-        command.arg("PATH=/usr/sbin:/usr/bin:/sbin:/bin");
-        command.args(variables.iter().map(|(name, value)| format!("{name}={value}")));
-        command.args(["chroot", "/run/image", &format!("/usr/bin/{}", plan.program)]).args(arguments);
-        command.env("POD", name.unwrap_or_default()).env("IMAGE", image).env("FILES", files.path());
-        command.env("READ_ONLY", plan.is_read_only.to_string());
-        command.env("USER_ID", plan.user.to_string()).env("GROUP_ID", plan.group.to_string());
-        command.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
-        let mut child = command.spawn().context("start the container")?;
-        let id = child.id().context("it has just been started")?;
+    /// If the specification names an unknown field, or the system refuses.
+    pub(super) fn start(config: &ContainerConfig, pod: &Pod, placement: Placement<'_>) -> Result<Self> {
+        let input = config.resolve(pod, placement.sandbox.address, network::NODE_ADDRESS)?;
+        let log_folder = placement.log.parent().context("a log is in a folder")?;
+        let files = tempfile::tempdir_in(log_folder).with_context(|| format!("write to {}", log_folder.display()))?;
+        let namespace = pod.namespace().unwrap_or_default();
+        write_files(files.path(), &namespace, placement.access.credentials.as_ref())
+            .with_context(|| format!("write to {}", files.path().display()))?;
+        let mut child =
+            command(config, pod, &input, &placement, files.path())?.spawn().context("start the container")?;
+        let id = child.id().context("the process has just been started")?;
         let pid = i32::try_from(id).ok().and_then(Pid::from_raw).context("a process has an id")?;
-        if let Some(group) = &group {
+        if let Some(group) = &placement.group {
             group.add(id).context("put the container into its control group")?;
         }
-        let input = child.stdin.take().context("standard input is piped")?;
-        let mut input = std::fs::File::from(input.into_owned_fd()?);
-        input.write_all(b"begin\n")?;
-        Ok(Self { child, pid, group, _files: files })
+        let stdin = child.stdin.take().context("standard input is piped")?;
+        File::from(stdin.into_owned_fd()?).write_all(b"begin\n").context("let the container begin")?;
+        Ok(Self { child, pid, group: placement.group, _files: files })
     }
 
-    /// Its process.
+    /// The process of the container.
     pub(super) fn id(&self) -> Pid {
         self.pid
     }
 
-    /// Asks it to end, or ends it. One that has ended already is no fault.
+    /// Sends a signal to the process.
     pub(super) fn signal(&self, signal: Signal) {
-        let _gone = kill_process(self.pid, signal);
+        // The process may have ended already.
+        let _ = kill_process(self.pid, signal);
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the process.
     ///
     /// # Errors
-    /// When the system cannot tell.
+    /// If the system cannot tell.
     pub(super) async fn wait(&mut self) -> Result<ExitStatus> {
         Ok(self.child.wait().await?)
     }
 
-    /// The end in the API's words: the exit code as a shell would tell it, and a reason.
-    pub(super) fn end(&self, status: ExitStatus) -> (i32, &'static str) {
+    /// How a process of this container with this status ended.
+    pub(super) fn termination(&self, status: ExitStatus) -> Termination {
         let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
-        let was_too_big = self.group.as_ref().is_some_and(|group| group.exceeded_memory().is_some());
-        (
-            code,
-            if was_too_big {
-                "OOMKilled"
-            } else if code == 0 {
-                "Completed"
-            } else {
-                "Error"
-            },
-        )
+        let exceeded_memory = self.group.as_ref().is_some_and(|group| group.exceeded_memory().is_some());
+        let reason = match code {
+            _ if exceeded_memory => "OOMKilled",
+            0 => "Completed",
+            _ => "Error",
+        };
+        Termination { code, reason }
     }
+}
+
+/// Writes the files that the container finds in its file system but not in its image.
+fn write_files(folder: &Path, namespace: &str, credentials: Option<&Credentials>) -> std::io::Result<()> {
+    let search = format!("{namespace}.svc.cluster.local svc.cluster.local cluster.local");
+    let resolver = format!("nameserver {}\nsearch {search}\noptions ndots:5\n", network::DNS_ADDRESS);
+    fs::write(folder.join("resolv.conf"), resolver)?;
+    let Some(Credentials { token, certificate }) = credentials else { return Ok(()) };
+    let secrets = folder.join("secrets/kubernetes.io/serviceaccount");
+    fs::create_dir_all(&secrets)?;
+    for (name, text) in [("token", token.as_str()), ("ca.crt", certificate), ("namespace", namespace)] {
+        fs::write(secrets.join(name), text)?;
+    }
+    Ok(())
+}
+
+/// The command that becomes the container. `files` is the folder of [`write_files`].
+fn command(
+    config: &ContainerConfig,
+    pod: &Pod,
+    input: &ProcessInput,
+    placement: &Placement<'_>,
+    files: &Path,
+) -> Result<Command> {
+    let log = File::options().create(true).append(true).open(&placement.log);
+    let log = log.with_context(|| format!("open {}", placement.log.display()))?;
+    let [first, rest @ ..] = placement.sandbox.command_prefix();
+    let mut command = Command::new(first);
+    command.args(rest).args(["unshare", "--uts", "sh", "-euc", ENTRY_SCRIPT, "sh"]);
+    let (host, port) = placement.access.server;
+    command.args([format!("KUBERNETES_SERVICE_HOST={host}"), format!("KUBERNETES_SERVICE_PORT={port}")]);
+    command.arg("PATH=/usr/sbin:/usr/bin:/sbin:/bin");
+    command.args(input.variables.iter().map(|(name, value)| format!("{name}={value}")));
+    command.args(["chroot", "/run/image", &format!("/usr/bin/{}", config.program)]).args(&input.arguments);
+    command.env("POD", pod.name_any()).env("IMAGE", &placement.image).env("FILES", files);
+    command.env("READ_ONLY", config.is_read_only.to_string());
+    command.env("USER_ID", config.user.to_string()).env("GROUP_ID", config.group.to_string());
+    command.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
+    Ok(command)
 }

@@ -1,104 +1,122 @@
-//! metrics.k8s.io, as metrics-server serves it: what each pod used of the processor over the last window.
+//! metrics.k8s.io, as metrics-server serves it: the processor time and the memory that each pod uses.
 
 use super::Shared;
-use super::status::second;
+use super::status::rfc3339;
+use anyhow::Result;
 use hyper::StatusCode;
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 use percent_encoding::percent_decode_str;
+use procfs::process::Process;
 use rustix::process::Pid;
 use serde_json::{Value, json};
 use service::respond::{self, Reply};
 use std::collections::BTreeMap;
-use std::fs;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// Over which use is measured (metrics-server's --metric-resolution).
+/// The period over which the use of processors is measured (metrics-server's --metric-resolution).
 const WINDOW: Duration = Duration::from_secs(15);
 
-/// Its paths.
-pub(super) const GROUP: &str = "/apis/metrics.k8s.io/v1beta1";
+/// The path of the API.
+pub(super) const API_PATH: &str = "/apis/metrics.k8s.io/v1beta1";
 
-/// What one pod used.
+/// The use of processor time and memory by a pod in a window.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Sample {
+    /// Mean number of the node's cores that were in use.
     cores: f64,
+    /// Resident memory at the end of the window.
     bytes: u64,
-    taken: Timestamp,
+    end: Timestamp,
     window: Duration,
 }
 
+/// The processor time and memory of a process.
+#[derive(Debug, Clone, Copy)]
+struct Usage {
+    pid: Pid,
+    /// Processor time since the process started.
+    processor_time: Duration,
+    /// Resident memory.
+    bytes: u64,
+    at: Instant,
+}
+
+/// Labels and their values.
 type Labels = BTreeMap<String, String>;
 
-/// By the pod's name.
+/// The latest sample of each pod, by the pod's name.
 pub(super) type Samples = Arc<Mutex<BTreeMap<String, Sample>>>;
 
-/// One sample of each pod in every window; of one that has begun since, after the next.
+/// Replaces `samples` after every window. A process has no sample before it has run for a whole window. Never ends.
 pub(super) async fn measure(shared: Arc<Shared>, samples: Samples) {
-    let mut before: BTreeMap<String, (Pid, Duration, Instant)> = BTreeMap::new();
-    let mut tick = tokio::time::interval(WINDOW);
+    let mut before: BTreeMap<String, Usage> = BTreeMap::new();
+    let mut ticks = tokio::time::interval(WINDOW);
     loop {
-        tick.tick().await;
-        let mut now = BTreeMap::new();
-        let mut fresh = BTreeMap::new();
-        for (name, pid) in shared.processes().clone() {
-            let Some((used, bytes)) = usage(pid) else { continue };
-            let at = Instant::now();
-            if let Some((same, earlier, then)) = before.get(&name)
-                && *same == pid
-            {
-                let window = at - *then;
-                let cores = used.saturating_sub(*earlier).as_secs_f64() / window.as_secs_f64() / shared.share;
-                fresh.insert(name.clone(), Sample { cores, bytes, taken: Timestamp::now(), window });
-            }
-            now.insert(name, (pid, used, at));
-        }
+        ticks.tick().await;
+        let processes = shared.processes().clone();
+        // A process that has just ended has no usage.
+        let now: BTreeMap<String, Usage> =
+            processes.into_iter().filter_map(|(name, pid)| Some((name, usage(pid).ok()?))).collect();
+        let same_process = |(name, usage): (&String, &Usage)| {
+            let earlier = before.get(name).filter(|earlier| earlier.pid == usage.pid)?;
+            Some((name.clone(), Sample::new(earlier, usage, shared.core_share)))
+        };
+        *samples.lock().expect("no thread panics while it holds the lock") =
+            now.iter().filter_map(same_process).collect();
         before = now;
-        *samples.lock().expect("nobody panics with it") = fresh;
     }
 }
 
-/// Processor time and memory of a process, from /proc.
-fn usage(pid: Pid) -> Option<(Duration, u64)> {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
-    let (ticks, pages) = parse(&stat)?;
-    let second = rustix::param::clock_ticks_per_second();
-    Some((Duration::from_secs_f64(ticks as f64 / second as f64), pages * rustix::param::page_size() as u64))
+impl Sample {
+    /// The use by a process between `earlier` and `later`. A core of the node is worth `core_share` of one of this
+    /// machine.
+    fn new(earlier: &Usage, later: &Usage, core_share: f64) -> Self {
+        let window = later.at - earlier.at;
+        let used = later.processor_time.saturating_sub(earlier.processor_time);
+        let cores = used.as_secs_f64() / window.as_secs_f64() / core_share;
+        Self { cores, bytes: later.bytes, end: Timestamp::now(), window }
+    }
 }
 
-/// Clock ticks in user and system mode, and resident pages (proc_pid_stat(5): fields 14, 15 and 24, counted after the
-/// name, which may hold anything).
-fn parse(stat: &str) -> Option<(u64, u64)> {
-    let (_, rest) = stat.rsplit_once(") ")?;
-    let fields: Vec<&str> = rest.split(' ').collect();
-    let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
-    Some((number(14)? + number(15)?, number(24)?))
+fn usage(pid: Pid) -> Result<Usage> {
+    let stat = Process::new(pid.as_raw_nonzero().get())?.stat()?;
+    let ticks = (stat.utime + stat.stime) as f64;
+    Ok(Usage {
+        pid,
+        processor_time: Duration::from_secs_f64(ticks / procfs::ticks_per_second() as f64),
+        bytes: stat.rss * procfs::page_size(),
+        at: Instant::now(),
+    })
 }
 
-/// What is at a path below [`GROUP`].
+/// The answer to a request for `path` below [`API_PATH`].
 pub(super) fn answer(path: &str, query: &str, shared: &Shared, samples: &Samples) -> Reply {
-    let Some(wanted) = selector(query) else {
-        return respond::whole(StatusCode::BAD_REQUEST, "text/plain", "only KEY=VALUE selectors are known".into());
+    let Some(labels) = label_selector(query) else {
+        let text = "only label selectors of the form KEY=VALUE are supported";
+        return respond::bytes(StatusCode::BAD_REQUEST, "text/plain", text.into());
     };
-    let samples = samples.lock().expect("nobody panics with it").clone();
+    let samples = samples.lock().expect("no thread panics while it holds the lock").clone();
+    let pods = |namespace| list("PodMetricsList", pod_metrics(shared, &samples, namespace, &labels));
     let segments: Vec<&str> = path.split('/').skip(1).collect();
-    let node = shared.name.as_str();
     match segments[..] {
-        [] => respond::json(StatusCode::OK, &resources()),
-        ["nodes"] => respond::json(StatusCode::OK, &list("NodeMetricsList", vec![total(node, &samples)])),
-        ["pods"] => respond::json(StatusCode::OK, &list("PodMetricsList", pods(shared, &samples, None, &wanted))),
-        ["namespaces", namespace, "pods"] => {
-            respond::json(StatusCode::OK, &list("PodMetricsList", pods(shared, &samples, Some(namespace), &wanted)))
+        [] => respond::json(StatusCode::OK, &resource_list()),
+        ["nodes"] => {
+            let node = node_metrics(&shared.name, &samples);
+            respond::json(StatusCode::OK, &list("NodeMetricsList", vec![node]))
         }
+        ["pods"] => respond::json(StatusCode::OK, &pods(None)),
+        ["namespaces", namespace, "pods"] => respond::json(StatusCode::OK, &pods(Some(namespace))),
         _ => respond::not_found(path, "", ""),
     }
 }
 
-/// The labels that a query's `labelSelector` wants; nothing if it wants more than equality.
-fn selector(query: &str) -> Option<Labels> {
-    let given = query.split('&').find_map(|pair| pair.strip_prefix("labelSelector=")).unwrap_or_default();
-    let given = percent_decode_str(given).decode_utf8().ok()?;
-    let terms = given.split(',').filter(|term| !term.is_empty()).map(|term| {
+/// The labels that a query's `labelSelector` asks for; `None` if it is not a list of equalities.
+fn label_selector(query: &str) -> Option<Labels> {
+    let selector = query.split('&').find_map(|pair| pair.strip_prefix("labelSelector=")).unwrap_or_default();
+    let selector = percent_decode_str(selector).decode_utf8().ok()?;
+    let terms = selector.split(',').filter(|term| !term.is_empty()).map(|term| {
         let (key, value) = term.split_once('=')?;
         let value = value.strip_prefix('=').unwrap_or(value);
         (!key.ends_with('!') && !key.contains([' ', '('])).then(|| (key.to_owned(), value.to_owned()))
@@ -106,46 +124,55 @@ fn selector(query: &str) -> Option<Labels> {
     terms.collect()
 }
 
-fn resources() -> Value {
-    let kind = |name: &str, kind: &str, namespaced: bool| json!({"name": name, "singularName": "", "namespaced": namespaced, "kind": kind, "verbs": ["get", "list"]});
+fn resource_list() -> Value {
+    let resource = |name: &str, kind: &str, is_namespaced: bool| {
+        let verbs = ["get", "list"];
+        json!({"name": name, "singularName": "", "namespaced": is_namespaced, "kind": kind, "verbs": verbs})
+    };
     json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "metrics.k8s.io/v1beta1",
-        "resources": [kind("pods", "PodMetrics", true), kind("nodes", "NodeMetrics", false)]})
+        "resources": [resource("pods", "PodMetrics", true), resource("nodes", "NodeMetrics", false)]})
 }
 
 fn list(kind: &str, items: Vec<Value>) -> Value {
     json!({"kind": kind, "apiVersion": "metrics.k8s.io/v1beta1", "metadata": {}, "items": items})
 }
 
-fn pods(shared: &Shared, samples: &BTreeMap<String, Sample>, namespace: Option<&str>, wanted: &Labels) -> Vec<Value> {
-    let known = shared.pods();
-    let of = |(name, sample): (&String, &Sample)| {
-        let pod = known.get(name)?;
-        let metadata = &pod.metadata;
-        let has = |(key, value): (&String, &String)| {
-            metadata.labels.as_ref().is_some_and(|labels| labels.get(key) == Some(value))
-        };
-        let is_asked_for = namespace.is_none_or(|namespace| metadata.namespace.as_deref() == Some(namespace))
-            && wanted.iter().all(has);
-        let container = &pod.spec.as_ref()?.containers.first()?.name;
-        is_asked_for.then(|| {
-            json!({
-                "metadata": {"name": name, "namespace": metadata.namespace, "labels": metadata.labels},
-                "timestamp": second(sample.taken), "window": format!("{:.0}s", sample.window.as_secs_f64()),
-                "containers": [{"name": container, "usage": used(sample.cores, sample.bytes)}],
-            })
-        })
-    };
-    samples.iter().filter_map(of).collect()
+/// The metrics of the pods in `namespace`, or in all namespaces, that have all of `labels`.
+fn pod_metrics(
+    shared: &Shared,
+    samples: &BTreeMap<String, Sample>,
+    namespace: Option<&str>,
+    labels: &Labels,
+) -> Vec<Value> {
+    let pods = shared.pods();
+    let found = samples.iter().filter_map(|(name, sample)| Some((pods.get(name)?, sample)));
+    let selected = found.filter(|(pod, _)| is_selected(pod, namespace, labels));
+    selected.filter_map(|(pod, sample)| pod_metric(pod, sample)).collect()
 }
 
-fn total(node: &str, samples: &BTreeMap<String, Sample>) -> Value {
-    let (cores, bytes) =
-        (samples.values().map(|sample| sample.cores).sum(), samples.values().map(|sample| sample.bytes).sum());
-    json!({"metadata": {"name": node}, "timestamp": second(Timestamp::now()), "window": format!("{}s", WINDOW.as_secs()),
-        "usage": used(cores, bytes)})
+fn is_selected(pod: &Pod, namespace: Option<&str>, labels: &Labels) -> bool {
+    let has = |(key, value)| pod.metadata.labels.as_ref().is_some_and(|labels| labels.get(key) == Some(value));
+    namespace.is_none_or(|namespace| pod.metadata.namespace.as_deref() == Some(namespace)) && labels.iter().all(has)
 }
 
-fn used(cores: f64, bytes: u64) -> Value {
+fn pod_metric(pod: &Pod, sample: &Sample) -> Option<Value> {
+    let metadata = &pod.metadata;
+    let container = &pod.spec.as_ref()?.containers.first()?.name;
+    Some(json!({
+        "metadata": {"name": metadata.name, "namespace": metadata.namespace, "labels": metadata.labels},
+        "timestamp": rfc3339(sample.end), "window": format!("{:.0}s", sample.window.as_secs_f64()),
+        "containers": [{"name": container, "usage": usage_json(sample.cores, sample.bytes)}],
+    }))
+}
+
+fn node_metrics(node: &str, samples: &BTreeMap<String, Sample>) -> Value {
+    let cores = samples.values().map(|sample| sample.cores).sum();
+    let bytes = samples.values().map(|sample| sample.bytes).sum();
+    json!({"metadata": {"name": node}, "timestamp": rfc3339(Timestamp::now()),
+        "window": format!("{}s", WINDOW.as_secs()), "usage": usage_json(cores, bytes)})
+}
+
+fn usage_json(cores: f64, bytes: u64) -> Value {
     json!({"cpu": format!("{:.0}n", cores * 1e9), "memory": format!("{}Ki", bytes >> 10)})
 }
 
@@ -156,7 +183,7 @@ mod tests {
     #[test]
     fn selectors_are_labels_and_values() {
         let labels = |query: &str| {
-            selector(query)
+            label_selector(query)
                 .map(|labels| labels.into_iter().map(|(key, value)| format!("{key}:{value}")).collect::<Vec<_>>())
         };
         let two = vec!["a/b:c".to_owned(), "d:e".to_owned()];
@@ -170,13 +197,10 @@ mod tests {
     }
 
     #[test]
-    fn processor_time_and_memory_stand_after_the_name() {
-        let rest = "S 4 5 6 7 8 9 10 11 12 13 30 12 16 17 18 19 20 21 22 23 2300 25";
-        // Each field holds its own number but for those that are looked for.
-        assert_eq!(parse(&format!("7 (a) b) {rest}")), Some((30 + 12, 2300)));
-        assert_eq!(parse("7 (a) S 1 2"), None);
-        assert_eq!(parse(""), None);
-        let own = usage(rustix::process::getpid()).expect("it runs");
-        assert!(own.1 > 0);
+    fn a_process_has_memory_and_spends_processor_time() {
+        let own = usage(rustix::process::getpid()).expect("this process runs");
+        assert!(own.bytes > 0);
+        let later = Usage { processor_time: own.processor_time + WINDOW / 2, at: own.at + WINDOW, ..own };
+        assert_eq!(Sample::new(&own, &later, 0.25).cores, 2.0);
     }
 }

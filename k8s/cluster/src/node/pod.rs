@@ -1,10 +1,10 @@
-//! One pod's life on the node: started, asked how it is, started again when it dies, stopped in order.
+//! The worker of one pod: starts its container, probes it, starts it again when it dies, and stops it in order.
 
 use super::Shared;
-use super::container::{Access, Container, Place};
-use super::plan::Plan;
-use super::probe::{Asking, Kind};
-use super::status::{Life, State, pause};
+use super::container::{ApiAccess, Container, Credentials, Placement, Termination};
+use super::container_config::ContainerConfig;
+use super::probe::{ProbeKind, Prober};
+use super::status::{ContainerState, PodState, restart_delay};
 use crate::network::{self, Sandbox};
 use anyhow::{Context, Result};
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
@@ -20,223 +20,256 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// Before the API server is asked again for what it did not do.
-const RETRY: Duration = Duration::from_millis(500);
+/// Time after which a failed request to the API server is sent again.
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// A container that ran for this long has a clean record again (the kubelet's).
-const FORGIVEN: Duration = Duration::from_secs(600);
+/// A container that ran for this long is restarted without delay when it dies, as by a kubelet.
+const BACKOFF_RESET: Duration = Duration::from_secs(600);
 
-/// What is known of a pod; nothing once it is no longer there.
-pub(super) type Told = watch::Receiver<Option<Arc<Pod>>>;
+/// The newest object of a pod; `None` once the pod is gone.
+pub(super) type PodUpdates = watch::Receiver<Option<Arc<Pod>>>;
 
-/// From first to last.
-pub(super) async fn live(shared: Arc<Shared>, mut told: Told) {
-    let Some(pod) = told.borrow().clone() else { return };
-    let (status, latest) = watch::channel(Value::Null);
-    let telling = tokio::spawn(tell(shared.clone(), pod.clone(), latest));
-    let mut keeper = Keeper { life: Life::new(Timestamp::now()), pod, status, shared };
-    match keeper.prepare() {
-        Ok((plan, sandbox)) => keeper.keep(&plan, &sandbox, &mut told).await,
+/// Runs a pod until it is deleted, and then confirms the deletion to the API server.
+pub(super) async fn run(shared: Arc<Shared>, mut updates: PodUpdates) {
+    let Some(pod) = updates.borrow().clone() else { return };
+    let (status, statuses) = watch::channel(Value::Null);
+    let publisher = tokio::spawn(publish_statuses(shared.clone(), pod.clone(), statuses));
+    let mut worker = PodWorker { state: PodState::new(Timestamp::now()), pod, status, shared };
+    match worker.prepare() {
+        Ok((config, sandbox)) => worker.run_until_deleted(&config, &sandbox, &mut updates).await,
         Err(error) => {
-            keeper.wait("CreateContainerConfigError", format!("{error:#}"));
-            until_leaving(&mut told).await;
+            worker.set_waiting("CreateContainerConfigError", format!("{error:#}"));
+            until_deleted(&mut updates).await;
         }
     }
-    let Keeper { shared, pod, status, .. } = keeper;
-    let is_there = told.borrow().is_some();
+    let PodWorker { shared, pod, status, .. } = worker;
+    let has_object = updates.borrow().is_some();
+    // Closes the channel, so that the publisher ends when it has published the last status.
     drop(status);
-    if is_there {
-        let _told = telling.await;
-        remove(&shared, &pod).await;
+    if has_object {
+        // A publisher that panicked has nothing more to publish.
+        let _ = publisher.await;
+        confirm_deletion(&shared, &pod).await;
     } else {
-        telling.abort();
+        publisher.abort();
     }
 }
 
-struct Keeper {
+struct PodWorker {
     shared: Arc<Shared>,
     pod: Arc<Pod>,
-    life: Life,
+    state: PodState,
     status: watch::Sender<Value>,
 }
 
-impl Keeper {
-    fn prepare(&mut self) -> Result<(Plan, Sandbox)> {
-        let plan = Plan::of(&self.pod)?;
-        self.shared.images.root(&plan.program)?;
+impl PodWorker {
+    /// Checks the specification and makes the pod's network.
+    fn prepare(&mut self) -> Result<(ContainerConfig, Sandbox)> {
+        let config = ContainerConfig::new(&self.pod)?;
+        // A missing image is found before anything is started.
+        self.shared.images.root(&config.program)?;
         let sandbox = self.shared.network.sandbox()?;
-        self.life.address = Some(sandbox.address);
-        Ok((plan, sandbox))
+        self.state.address = Some(sandbox.address);
+        Ok((config, sandbox))
     }
 
-    /// Until it is to leave.
-    async fn keep(&mut self, plan: &Plan, sandbox: &Sandbox, told: &mut Told) {
+    /// Starts the container again and again until the pod is deleted.
+    async fn run_until_deleted(&mut self, config: &ContainerConfig, sandbox: &Sandbox, updates: &mut PodUpdates) {
         let mut deaths = 0;
         loop {
-            let began = Timestamp::now();
-            let ended = match self.start(plan, sandbox).await {
-                Ok(mut container) => {
-                    let name = self.pod.name_any();
-                    self.shared.processes().insert(name.clone(), container.id());
-                    let ended = self.tend(plan, &mut container, told).await;
-                    self.shared.processes().remove(&name);
-                    ended
-                }
-                Err(error) => {
-                    self.wait("CreateContainerError", format!("{error:#}"));
-                    deaths = deaths.max(1);
-                    None
-                }
-            };
-            if is_leaving(told) {
+            let start = Timestamp::now();
+            let termination = self.run_container(config, sandbox, updates).await;
+            if is_deleted(updates) {
                 return;
             }
-            if let Some((code, reason)) = ended {
-                let until = Timestamp::now();
-                self.life.last = Some(State::Terminated { code, reason, since: began, until });
-                let lived = until.duration_since(began).unsigned_abs();
-                deaths = if lived >= FORGIVEN { 1 } else { deaths + 1 };
-                let message = format!("it ended with {code} after {:.1} s", lived.as_secs_f64());
-                self.wait("CrashLoopBackOff", message);
-            } else {
-                deaths += 1;
-            }
-            self.life.restarts += 1;
+            deaths = match termination {
+                Some(termination) => self.record_termination(termination, start, deaths),
+                None => deaths.max(1) + 1,
+            };
+            self.state.restarts += 1;
             tokio::select! {
-                () = tokio::time::sleep(pause(deaths)) => {}
-                () = until_leaving(told) => return,
+                () = tokio::time::sleep(restart_delay(deaths)) => {}
+                () = until_deleted(updates) => return,
             }
         }
     }
 
-    async fn start(&self, plan: &Plan, sandbox: &Sandbox) -> Result<Container> {
-        let secrets = match &plan.account {
-            Some(account) => Some((self.token(account).await?, self.shared.authority.clone())),
+    /// Starts the container and supervises it until it ends. `None` if it could not be started or waited for.
+    async fn run_container(
+        &mut self,
+        config: &ContainerConfig,
+        sandbox: &Sandbox,
+        updates: &mut PodUpdates,
+    ) -> Option<Termination> {
+        let mut container = match self.start(config, sandbox).await {
+            Ok(container) => container,
+            Err(error) => {
+                self.set_waiting("CreateContainerError", format!("{error:#}"));
+                return None;
+            }
+        };
+        let name = self.pod.name_any();
+        self.shared.processes().insert(name.clone(), container.id());
+        let termination = self.supervise(config, &mut container, updates).await;
+        self.shared.processes().remove(&name);
+        termination
+    }
+
+    /// Publishes how the container ended that ran from `start`. Returns the number of deaths in a row.
+    fn record_termination(&mut self, termination: Termination, start: Timestamp, deaths: u32) -> u32 {
+        let Termination { code, reason } = termination;
+        let end = Timestamp::now();
+        self.state.last = Some(ContainerState::Terminated { code, reason, start, end });
+        let lifetime = end.duration_since(start).unsigned_abs();
+        let message = format!("the container ended with exit code {code} after {:.1} s", lifetime.as_secs_f64());
+        self.set_waiting("CrashLoopBackOff", message);
+        if lifetime >= BACKOFF_RESET { 1 } else { deaths + 1 }
+    }
+
+    async fn start(&self, config: &ContainerConfig, sandbox: &Sandbox) -> Result<Container> {
+        let credentials = match &config.service_account {
+            Some(account) => {
+                let certificate = self.shared.certificate.clone();
+                Some(Credentials { token: self.request_token(account).await?, certificate })
+            }
             None => None,
         };
-        // One at a time: whoever looks for control groups removes empty ones.
-        let _turn = self.shared.starting.lock().await;
-        let place = Place {
+        // One container at a time: looking for a controller removes control groups that are empty, such as that of a
+        // container which is just being started.
+        let _lock = self.shared.start_lock.lock().await;
+        let placement = Placement {
             sandbox,
-            image: self.shared.images.root(&plan.program)?,
-            access: Access { secrets, server: self.shared.api },
-            group: self.shared.group(plan.limits)?,
-            log: self.shared.log(&self.pod),
+            image: self.shared.images.root(&config.program)?,
+            access: ApiAccess { server: self.shared.api_server, credentials },
+            group: self.shared.control_group(config.limits)?,
+            log: self.shared.log_path(&self.pod),
         };
-        Container::start(plan, &self.pod, place)
+        Container::start(config, &self.pod, placement)
     }
 
-    async fn token(&self, account: &str) -> Result<String> {
-        let accounts = Api::<ServiceAccount>::namespaced(self.shared.client.clone(), &self.namespace());
-        let asked = TokenRequest { spec: TokenRequestSpec::default(), ..TokenRequest::default() };
-        let answer = request(accounts.create_token_request(account, &PostParams::default(), &asked)).await;
+    async fn request_token(&self, account: &str) -> Result<String> {
+        let namespace = self.pod.namespace().unwrap_or_default();
+        let accounts = Api::<ServiceAccount>::namespaced(self.shared.client.clone(), &namespace);
+        let token = TokenRequest { spec: TokenRequestSpec::default(), ..TokenRequest::default() };
+        let answer = request(accounts.create_token_request(account, &PostParams::default(), &token)).await;
         let answer = answer.with_context(|| format!("get a token for ServiceAccount {account}"))?;
-        Ok(answer.status.context("the API server gave no token")?.token)
+        Ok(answer.status.context("the API server's answer has no token")?.token)
     }
 
-    /// Until the container ends by itself, or has ended since the pod is to leave; how it ended.
-    async fn tend(&mut self, plan: &Plan, container: &mut Container, told: &mut Told) -> Option<(i32, &'static str)> {
-        let mut asking = Asking::new(&plan.probes, self.life.address?);
-        self.life.state = State::Running { since: Timestamp::now() };
-        self.life.is_started = asking.has_started();
-        self.life.turn(plan.probes.readiness.is_none() && asking.has_started(), Timestamp::now());
-        self.report();
+    /// Probes the container until it ends by itself, or until it is stopped because a probe failed or the pod was
+    /// deleted. `None` if the system cannot tell how it ended.
+    async fn supervise(
+        &mut self,
+        config: &ContainerConfig,
+        container: &mut Container,
+        updates: &mut PodUpdates,
+    ) -> Option<Termination> {
+        let has_readiness_probe = config.probes.readiness.is_some();
+        let mut prober = Prober::new(&config.probes, self.state.address?);
+        self.state.container = ContainerState::Running { start: Timestamp::now() };
+        self.state.is_started = prober.has_started();
+        self.state.set_ready(!has_readiness_probe && prober.has_started(), Timestamp::now());
+        self.publish();
         let status = loop {
             tokio::select! {
                 status = container.wait() => break status,
-                () = until_leaving(told) => break self.stop(plan, container, told).await,
-                (kind, success) = asking.next() => {
-                    match (kind, success) {
-                        (Kind::Readiness, _) => self.life.turn(success, Timestamp::now()),
-                        (Kind::Startup, true) if plan.probes.readiness.is_none() => self.life.turn(true, Timestamp::now()),
-                        (Kind::Startup | Kind::Liveness, true) => {}
-                        (Kind::Startup | Kind::Liveness, false) => break self.stop(plan, container, told).await,
+                () = until_deleted(updates) => break stop(config, container, updates).await,
+                (kind, is_success) = prober.next() => {
+                    match (kind, is_success) {
+                        (ProbeKind::Readiness, _) => self.state.set_ready(is_success, Timestamp::now()),
+                        (ProbeKind::Startup, true) if !has_readiness_probe => {
+                            self.state.set_ready(true, Timestamp::now());
+                        }
+                        (ProbeKind::Startup | ProbeKind::Liveness, true) => {}
+                        (ProbeKind::Startup | ProbeKind::Liveness, false) => {
+                            break stop(config, container, updates).await;
+                        }
                     }
-                    self.life.is_started = asking.has_started();
-                    self.report();
+                    self.state.is_started = prober.has_started();
+                    self.publish();
                 }
             }
         };
-        self.life.is_started = false;
-        self.life.turn(false, Timestamp::now());
-        status.ok().map(|status| container.end(status))
+        self.state.is_started = false;
+        self.state.set_ready(false, Timestamp::now());
+        status.ok().map(|status| container.termination(status))
     }
 
-    /// SIGTERM, and SIGKILL when the grace is over or the pod is no longer wanted at all.
-    async fn stop(&mut self, plan: &Plan, container: &mut Container, told: &mut Told) -> Result<ExitStatus> {
-        container.signal(Signal::TERM);
-        tokio::select! {
-            status = container.wait() => return status,
-            () = tokio::time::sleep(grace(plan, told)) => {}
-            () = until_gone(told) => {}
-        }
-        container.signal(Signal::KILL);
-        container.wait().await
+    fn set_waiting(&mut self, reason: &'static str, message: String) {
+        self.state.container = ContainerState::Waiting { reason, message };
+        self.publish();
     }
 
-    fn wait(&mut self, reason: &'static str, message: String) {
-        self.life.state = State::Waiting { reason, message };
-        self.report();
-    }
-
-    fn report(&self) {
+    /// Hands the status to the publisher.
+    fn publish(&self) {
         let container = self.pod.spec.as_ref().and_then(|spec| spec.containers.first());
         let name = container.map(|container| container.name.clone()).unwrap_or_default();
         let image = container.and_then(|container| container.image.clone()).unwrap_or_default();
-        let status = self.life.status(&name, &image, network::NODE);
+        let status = self.state.to_json(&name, &image, network::NODE_ADDRESS);
         self.status.send_replace(status);
     }
+}
 
-    fn namespace(&self) -> String {
-        self.pod.namespace().unwrap_or_default()
+/// Sends SIGTERM, and SIGKILL when the grace is over or the pod's object is gone.
+async fn stop(config: &ContainerConfig, container: &mut Container, updates: &mut PodUpdates) -> Result<ExitStatus> {
+    container.signal(Signal::TERM);
+    tokio::select! {
+        status = container.wait() => return status,
+        () = tokio::time::sleep(grace(config, updates)) => {}
+        () = until_gone(updates) => {}
     }
+    container.signal(Signal::KILL);
+    container.wait().await
 }
 
-/// What the deletion gives, or else the specification.
-fn grace(plan: &Plan, told: &Told) -> Duration {
-    let given = told.borrow().as_ref().and_then(|pod| pod.metadata.deletion_grace_period_seconds);
-    given.and_then(|seconds| u64::try_from(seconds).ok()).map_or(plan.grace, Duration::from_secs)
+/// The grace that the deletion gives, or else the specification.
+fn grace(config: &ContainerConfig, updates: &PodUpdates) -> Duration {
+    let given = updates.borrow().as_ref().and_then(|pod| pod.metadata.deletion_grace_period_seconds);
+    given.and_then(|seconds| u64::try_from(seconds).ok()).map_or(config.grace, Duration::from_secs)
 }
 
-fn is_leaving(told: &Told) -> bool {
-    told.borrow().as_ref().is_none_or(|pod| pod.metadata.deletion_timestamp.is_some())
+/// Whether the pod is being deleted, or its object is gone already.
+fn is_deleted(updates: &PodUpdates) -> bool {
+    updates.borrow().as_ref().is_none_or(|pod| pod.metadata.deletion_timestamp.is_some())
 }
 
-async fn until_leaving(told: &mut Told) {
-    // The sender is kept until the pod is gone.
-    let _closed = told.wait_for(|pod| pod.as_ref().is_none_or(|pod| pod.metadata.deletion_timestamp.is_some())).await;
+async fn until_deleted(updates: &mut PodUpdates) {
+    let is_deleted = |pod: &Option<Arc<Pod>>| pod.as_ref().is_none_or(|pod| pod.metadata.deletion_timestamp.is_some());
+    // The sender closes the channel only after it has sent that the pod is gone.
+    let _ = updates.wait_for(is_deleted).await;
 }
 
-async fn until_gone(told: &mut Told) {
-    let _closed = told.wait_for(Option::is_none).await;
+async fn until_gone(updates: &mut PodUpdates) {
+    // See `until_deleted`.
+    let _ = updates.wait_for(Option::is_none).await;
 }
 
-/// Writes every status, or the newest after a time in which that could not be done. Ends when there will be no more.
-async fn tell(shared: Arc<Shared>, pod: Arc<Pod>, mut latest: watch::Receiver<Value>) {
+/// Sends each status to the API server until the channel is closed. After an outage only the newest one is sent.
+async fn publish_statuses(shared: Arc<Shared>, pod: Arc<Pod>, mut statuses: watch::Receiver<Value>) {
     let pods = Api::<Pod>::namespaced(shared.client.clone(), &pod.namespace().unwrap_or_default());
     let (name, params) = (pod.name_any(), PatchParams::default());
-    while latest.changed().await.is_ok() {
+    while statuses.changed().await.is_ok() {
         loop {
-            let status = Patch::Strategic(latest.borrow_and_update().clone());
+            let status = Patch::Strategic(statuses.borrow_and_update().clone());
             match request(pods.patch_status(&name, &params, &status)).await {
                 Ok(_) => break,
                 Err(failure) if failure.is(404) => return,
-                Err(_) => tokio::time::sleep(RETRY).await,
+                Err(_) => tokio::time::sleep(RETRY_INTERVAL).await,
             }
         }
     }
 }
 
-/// Its containers have ended: now it may go.
-async fn remove(shared: &Shared, pod: &Pod) {
+/// Lets the API server remove the pod's object, now that the container has ended.
+async fn confirm_deletion(shared: &Shared, pod: &Pod) {
     let pods = Api::<Pod>::namespaced(shared.client.clone(), &pod.namespace().unwrap_or_default());
     let preconditions = Preconditions { uid: pod.uid(), resource_version: None };
     let params =
         DeleteParams { grace_period_seconds: Some(0), preconditions: Some(preconditions), ..DeleteParams::default() };
     loop {
         match request(pods.delete(&pod.name_any(), &params)).await {
-            Err(Failure::Unanswered(_)) => tokio::time::sleep(RETRY).await,
-            // Gone already, or another one has its name by now.
+            Err(Failure::Unanswered(_)) => tokio::time::sleep(RETRY_INTERVAL).await,
+            // Refused if the object is gone, or another pod has its name by now.
             Ok(_) | Err(Failure::Refused { .. }) => return,
         }
     }

@@ -1,43 +1,43 @@
-//! Whether a container has started, can take work, and lives, by asking it.
+//! Probes: whether a container has started, can take requests, and is alive.
 
 use service::fetch;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// One question, and how often the same answer counts.
+/// A probe by HTTP GET.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Probe {
-    /// Asked for.
+    /// The path of the request.
     pub path: String,
-    /// On this port.
+    /// The port of the request.
     pub port: u16,
-    /// Before the first time.
+    /// Time from the start of the container to the first request.
     pub delay: Duration,
-    /// Between two times.
+    /// Time between two requests.
     pub period: Duration,
-    /// For an answer.
+    /// Time that an answer may take.
     pub timeout: Duration,
-    /// That many failures in a row are one.
-    pub failures: u32,
-    /// And that many successes.
-    pub successes: u32,
+    /// Failures in a row after which the probe has failed.
+    pub failure_threshold: u32,
+    /// Successes in a row after which the probe has succeeded.
+    pub success_threshold: u32,
 }
 
-/// All of a container's.
+/// The probes of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Probes {
-    /// Whether it has started; until then the others are not asked.
+    /// Whether the container has started. Until then there are no other probes.
     pub startup: Option<Probe>,
-    /// Whether it can take work.
+    /// Whether the container can take requests.
     pub readiness: Option<Probe>,
-    /// Whether it lives.
+    /// Whether the container is alive.
     pub liveness: Option<Probe>,
 }
 
-/// Which of them.
+/// The purpose of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum ProbeKind {
     /// See [`Probes::startup`].
     Startup,
     /// See [`Probes::readiness`].
@@ -46,76 +46,76 @@ pub(super) enum Kind {
     Liveness,
 }
 
-/// PURE: answers in a row.
+/// PURE: the latest answers that were alike.
 #[derive(Debug, Default)]
-pub(super) struct Row {
-    latest: bool,
+pub(super) struct Streak {
+    is_success: bool,
     length: u32,
 }
 
-impl Row {
-    /// One more; what it shows, if it is enough to show anything.
-    pub(super) fn add(&mut self, probe: &Probe, success: bool) -> Option<bool> {
-        self.length = if self.latest == success { self.length.saturating_add(1) } else { 1 };
-        self.latest = success;
-        let needed = if success { probe.successes } else { probe.failures };
-        (self.length >= needed).then_some(success)
+impl Streak {
+    /// Adds an answer. Returns the result of the probe, if the streak has reached its threshold.
+    pub(super) fn add(&mut self, probe: &Probe, is_success: bool) -> Option<bool> {
+        self.length = if self.is_success == is_success { self.length.saturating_add(1) } else { 1 };
+        self.is_success = is_success;
+        let threshold = if is_success { probe.success_threshold } else { probe.failure_threshold };
+        (self.length >= threshold).then_some(is_success)
     }
 }
 
-/// The probes of one run of a container.
-pub(super) struct Asking {
+/// Sends the probes of one run of a container.
+pub(super) struct Prober {
     address: Ipv4Addr,
-    asked: Vec<Asked>,
+    probes: Vec<ScheduledProbe>,
     has_started: bool,
 }
 
-struct Asked {
-    kind: Kind,
+struct ScheduledProbe {
+    kind: ProbeKind,
     probe: Probe,
     due: Instant,
-    row: Row,
+    streak: Streak,
 }
 
-impl Asking {
-    /// Of a container that has just been started.
+impl Prober {
+    /// The probes of a container at `address` that has just been started.
     pub(super) fn new(probes: &Probes, address: Ipv4Addr) -> Self {
         let all = [
-            (Kind::Startup, &probes.startup),
-            (Kind::Readiness, &probes.readiness),
-            (Kind::Liveness, &probes.liveness),
+            (ProbeKind::Startup, &probes.startup),
+            (ProbeKind::Readiness, &probes.readiness),
+            (ProbeKind::Liveness, &probes.liveness),
         ];
-        let asked = all.into_iter().filter_map(|(kind, probe)| {
+        let scheduled = all.into_iter().filter_map(|(kind, probe)| {
             let probe = probe.clone()?;
-            Some(Asked { kind, due: Instant::now() + probe.delay, probe, row: Row::default() })
+            Some(ScheduledProbe { kind, due: Instant::now() + probe.delay, probe, streak: Streak::default() })
         });
-        Self { address, asked: asked.collect(), has_started: probes.startup.is_none() }
+        Self { address, probes: scheduled.collect(), has_started: probes.startup.is_none() }
     }
 
-    /// Whether it has started, as far as is known.
+    /// Whether the startup probe has succeeded, or there is none.
     pub(super) fn has_started(&self) -> bool {
         self.has_started
     }
 
-    /// Waits until the next probe is due and asks. What the answers come to, once they come to something.
+    /// Sends probes when they are due, until one has a result: its kind, and whether it has succeeded.
     ///
     /// # Cancel safety
-    /// A question that was not answered is asked again.
-    pub(super) async fn next(&mut self) -> (Kind, bool) {
+    /// A probe whose answer was not awaited is sent again.
+    pub(super) async fn next(&mut self) -> (ProbeKind, bool) {
         loop {
-            let wanted = |kind: Kind| (kind == Kind::Startup) != self.has_started;
-            let Some(next) = self.asked.iter_mut().filter(|asked| wanted(asked.kind)).min_by_key(|asked| asked.due)
-            else {
+            let is_active = |kind: ProbeKind| (kind == ProbeKind::Startup) != self.has_started;
+            let active = self.probes.iter_mut().filter(|probe| is_active(probe.kind));
+            let Some(next) = active.min_by_key(|probe| probe.due) else {
                 return std::future::pending().await;
             };
             tokio::time::sleep_until(next.due).await;
             let address = format!("{}:{}", self.address, next.probe.port);
             let answer = fetch::get(&address, &next.probe.path, next.probe.timeout).await;
-            let success = answer.is_ok_and(|(status, _)| status.is_success() || status.is_redirection());
+            let is_success = answer.is_ok_and(|(status, _)| status.is_success() || status.is_redirection());
             next.due = Instant::now() + next.probe.period;
-            if let Some(shown) = next.row.add(&next.probe, success) {
-                self.has_started |= next.kind == Kind::Startup && shown;
-                return (next.kind, shown);
+            if let Some(result) = next.streak.add(&next.probe, is_success) {
+                self.has_started |= next.kind == ProbeKind::Startup && result;
+                return (next.kind, result);
             }
         }
     }
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_so_many_in_a_row_show_something() {
+    fn a_probe_has_a_result_after_enough_equal_answers_in_a_row() {
         let second = Duration::from_secs(1);
         let probe = Probe {
             path: "/".into(),
@@ -134,15 +134,15 @@ mod tests {
             delay: second,
             period: second,
             timeout: second,
-            failures: 3,
-            successes: 2,
+            failure_threshold: 3,
+            success_threshold: 2,
         };
-        let mut row = Row::default();
-        let shown: Vec<Option<bool>> = [false, false, true, false, false, false, false, true, true, true]
+        let mut streak = Streak::default();
+        let results: Vec<Option<bool>> = [false, false, true, false, false, false, false, true, true, true]
             .into_iter()
-            .map(|success| row.add(&probe, success))
+            .map(|is_success| streak.add(&probe, is_success))
             .collect();
-        let (no, yes) = (Some(false), Some(true));
-        assert_eq!(shown, [None, None, None, None, None, no, no, None, yes, yes]);
+        let (failure, success) = (Some(false), Some(true));
+        assert_eq!(results, [None, None, None, None, None, failure, failure, None, success, success]);
     }
 }

@@ -1,4 +1,4 @@
-//! What the node serves to the API server, over TLS: metrics.k8s.io, and what its pods have printed.
+//! The node's HTTPS server for the API server: metrics.k8s.io, and the logs of pods.
 
 use super::Shared;
 use super::metrics::{self, Samples};
@@ -13,27 +13,28 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 
-/// On the node's address (a kubelet's).
+/// The port on the node's address, a kubelet's.
 pub(super) const PORT: u16 = 10250;
 
-/// Serves from now on.
+/// Starts a task that serves, with a certificate made for it.
 ///
 /// # Errors
-/// When it cannot.
+/// If the port is taken, or the certificate cannot be written.
 pub(super) async fn serve(shared: &Arc<Shared>) -> Result<()> {
-    let made = rcgen::generate_simple_self_signed(["node".to_owned()])?;
+    let pair = rcgen::generate_simple_self_signed(["node".to_owned()])?;
     let folder = tempfile::tempdir()?;
     let [certificate, key] = ["certificate.pem", "key.pem"].map(|name| folder.path().join(name));
-    fs::write(&certificate, made.cert.pem())?;
-    fs::write(&key, made.signing_key.serialize_pem())?;
+    fs::write(&certificate, pair.cert.pem())?;
+    fs::write(&key, pair.signing_key.serialize_pem())?;
     let tls = Tls::open(certificate, key)?;
-    let listener = TcpListener::bind((network::NODE, PORT)).await.context("listen for the API server")?;
+    let address = (network::NODE_ADDRESS, PORT);
+    let listener = TcpListener::bind(address).await.with_context(|| format!("listen at {}:{PORT}", address.0))?;
     let samples = Samples::default();
     tokio::spawn(metrics::measure(shared.clone(), samples.clone()));
     let shared = shared.clone();
     let handle = move |request: Request<Incoming>| std::future::ready(answer(&request, &shared, &samples));
     tokio::spawn(async move {
-        // Its files are read again now and then.
+        // The server looks for changes of its certificate, so the files must stay.
         let _folder = folder;
         service::server::serve(listener, Some(tls), handle, std::future::pending(), Duration::ZERO).await;
     });
@@ -43,26 +44,26 @@ pub(super) async fn serve(shared: &Arc<Shared>) -> Result<()> {
 fn answer(request: &Request<Incoming>, shared: &Shared, samples: &Samples) -> Reply {
     let path = request.uri().path();
     let query = request.uri().query().unwrap_or_default();
-    if let Some(rest) = path.strip_prefix(metrics::GROUP) {
+    if let Some(rest) = path.strip_prefix(metrics::API_PATH) {
         return metrics::answer(rest, query, shared, samples);
     }
     // /containerLogs/NAMESPACE/POD/CONTAINER
     let pod = path.strip_prefix("/containerLogs/").and_then(|rest| rest.split('/').nth(1));
     match pod.and_then(|name| shared.pods().get(name).cloned()) {
         Some(pod) => {
-            let printed = fs::read_to_string(shared.log(&pod)).unwrap_or_default();
-            let lines = query.split('&').find_map(|pair| pair.strip_prefix("tailLines=")?.parse().ok());
-            respond::text("text/plain", end(&printed, lines).to_owned())
+            let log = fs::read_to_string(shared.log_path(&pod)).unwrap_or_default();
+            let count = query.split('&').find_map(|pair| pair.strip_prefix("tailLines=")?.parse().ok());
+            respond::text("text/plain", last_lines(&log, count).to_owned())
         }
-        None => respond::whole(StatusCode::NOT_FOUND, "text/plain", "no such pod is here".into()),
+        None => respond::bytes(StatusCode::NOT_FOUND, "text/plain", "no such pod is on this node".into()),
     }
 }
 
-/// The last lines, or all.
-fn end(text: &str, lines: Option<usize>) -> &str {
-    let Some(lines) = lines else { return text };
-    let lengths = text.split_inclusive('\n').rev().take(lines).map(str::len);
-    &text[text.len() - lengths.sum::<usize>()..]
+/// The last `count` lines of a text with their line ends, or the whole text.
+fn last_lines(text: &str, count: Option<usize>) -> &str {
+    let Some(count) = count else { return text };
+    let bytes: usize = text.split_inclusive('\n').rev().take(count).map(str::len).sum();
+    &text[text.len() - bytes..]
 }
 
 #[cfg(test)]
@@ -71,7 +72,7 @@ mod tests {
 
     #[test]
     fn the_last_lines_are_whole() {
-        for (text, lines, expected) in [
+        for (text, count, expected) in [
             ("a\nb\nc\n", None, "a\nb\nc\n"),
             ("a\nb\nc\n", Some(2), "b\nc\n"),
             ("a\nb\nc", Some(1), "c"),
@@ -79,7 +80,7 @@ mod tests {
             ("a\n", Some(0), ""),
             ("", Some(3), ""),
         ] {
-            assert_eq!(end(text, lines), expected, "{lines:?} of {text:?}");
+            assert_eq!(last_lines(text, count), expected, "{count:?} of {text:?}");
         }
     }
 }

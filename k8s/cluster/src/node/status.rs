@@ -1,99 +1,100 @@
-//! PURE: what became of a pod → what is told of it.
+//! PURE: the state of a pod → its status as the API has it.
 
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-/// Before a container that has died twice is started again; doubled each time.
-const FIRST_PAUSE: Duration = Duration::from_secs(10);
+/// The delay before a container that has died twice is started again. It doubles with each death. Both delays are a
+/// kubelet's.
+const FIRST_RESTART_DELAY: Duration = Duration::from_secs(10);
 
-/// Longest such pause (the kubelet's, like the first).
-const LAST_PAUSE: Duration = Duration::from_secs(300);
+/// The longest delay before a container is started again.
+const MAX_RESTART_DELAY: Duration = Duration::from_secs(300);
 
-/// What a container does.
+/// The state of a container.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum State {
-    /// It is not there, for this reason.
+pub(super) enum ContainerState {
+    /// The container does not run yet, or not now.
     Waiting {
-        /// In one word.
+        /// The reason as one word in camel case.
         reason: &'static str,
-        /// In more.
+        /// The reason as a sentence.
         message: String,
     },
-    /// It runs.
+    /// The container runs.
     Running {
-        /// From when.
-        since: Timestamp,
+        /// When the container started.
+        start: Timestamp,
     },
-    /// It ended.
+    /// The container has ended.
     Terminated {
-        /// As a shell would tell.
+        /// The exit code, or 128 and the signal.
         code: i32,
-        /// In one word.
+        /// The reason as one word in camel case.
         reason: &'static str,
-        /// From when it ran.
-        since: Timestamp,
-        /// Until when.
-        until: Timestamp,
+        /// When the container started.
+        start: Timestamp,
+        /// When the container ended.
+        end: Timestamp,
     },
 }
 
-/// One pod's.
+/// The state of a pod of one container.
 #[derive(Debug, Clone)]
-pub(super) struct Life {
-    /// When the node first saw it.
+pub(super) struct PodState {
+    /// When the node first saw the pod.
     pub seen: Timestamp,
-    /// Its address, once it has one.
+    /// The pod's address; `None` before it has one.
     pub address: Option<Ipv4Addr>,
-    /// Now.
-    pub state: State,
-    /// Before.
-    pub last: Option<State>,
-    /// How often its container was started again.
+    /// The container's state.
+    pub container: ContainerState,
+    /// How the container's last run ended; `None` during the first run.
+    pub last: Option<ContainerState>,
+    /// The number of times that the container was started again.
     pub restarts: u32,
-    /// Whether the startup probe is content.
+    /// Whether the startup probe has succeeded, or there is none.
     pub is_started: bool,
     is_ready: bool,
-    turned: Timestamp,
+    ready_changed: Timestamp,
 }
 
-impl Life {
-    /// Nothing has happened yet.
+impl PodState {
+    /// A pod that the node sees for the first time.
     pub(super) fn new(now: Timestamp) -> Self {
-        let state = State::Waiting { reason: "ContainerCreating", message: String::new() };
         Self {
             seen: now,
             address: None,
-            state,
+            container: ContainerState::Waiting { reason: "ContainerCreating", message: String::new() },
             last: None,
             restarts: 0,
             is_started: false,
             is_ready: false,
-            turned: now,
+            ready_changed: now,
         }
     }
 
-    /// It can take work, or no longer.
-    pub(super) fn turn(&mut self, is_ready: bool, now: Timestamp) {
+    /// Records whether the pod is ready. The time of the last transition stays if that has not changed.
+    pub(super) fn set_ready(&mut self, is_ready: bool, now: Timestamp) {
         if self.is_ready != is_ready {
-            (self.is_ready, self.turned) = (is_ready, now);
+            self.is_ready = is_ready;
+            self.ready_changed = now;
         }
     }
 
-    /// As the API has it, to be merged into what others have written.
-    pub(super) fn status(&self, container: &str, image: &str, node: Ipv4Addr) -> Value {
+    /// A strategic merge patch of the pod's status. `container` and `image` are as in the specification; `node` is the
+    /// node's address.
+    pub(super) fn to_json(&self, container: &str, image: &str, node: Ipv4Addr) -> Value {
         let ready = if self.is_ready { "True" } else { "False" };
-        let condition = |kind: &str, status: &str, at: Timestamp| json!({"type": kind, "status": status, "lastTransitionTime": second(at)});
-        let has_run = !matches!(self.state, State::Waiting { .. }) || self.last.is_some();
+        let has_run = !matches!(self.container, ContainerState::Waiting { .. }) || self.last.is_some();
         let mut status = json!({
             "phase": if has_run { "Running" } else { "Pending" },
             "hostIP": node.to_string(),
-            "startTime": second(self.seen),
+            "startTime": rfc3339(self.seen),
             "conditions": [
                 condition("Initialized", "True", self.seen),
-                condition("Ready", ready, self.turned),
-                condition("ContainersReady", ready, self.turned),
+                condition("Ready", ready, self.ready_changed),
+                condition("ContainersReady", ready, self.ready_changed),
                 condition("PodScheduled", "True", self.seen),
             ],
             "containerStatuses": [{
@@ -103,8 +104,8 @@ impl Life {
                 "restartCount": self.restarts,
                 "ready": self.is_ready,
                 "started": self.is_started,
-                "state": self.state.told(),
-                "lastState": self.last.as_ref().map_or_else(|| json!({}), State::told),
+                "state": self.container.to_json(),
+                "lastState": self.last.as_ref().map_or_else(|| json!({}), ContainerState::to_json),
             }],
         });
         if let Some(address) = self.address {
@@ -115,29 +116,34 @@ impl Life {
     }
 }
 
-impl State {
-    fn told(&self) -> Value {
+impl ContainerState {
+    fn to_json(&self) -> Value {
         match self {
             Self::Waiting { reason, message } => json!({"waiting": {"reason": reason, "message": message}}),
-            Self::Running { since } => json!({"running": {"startedAt": second(*since)}}),
-            Self::Terminated { code, reason, since, until } => json!({"terminated": {
-                "exitCode": code, "reason": reason, "startedAt": second(*since), "finishedAt": second(*until),
+            Self::Running { start } => json!({"running": {"startedAt": rfc3339(*start)}}),
+            Self::Terminated { code, reason, start, end } => json!({"terminated": {
+                "exitCode": code, "reason": reason, "startedAt": rfc3339(*start), "finishedAt": rfc3339(*end),
             }}),
         }
     }
 }
 
-/// How long to wait before a container is started again that has died so many times: not at all after the first.
-pub(super) fn pause(deaths: u32) -> Duration {
+fn condition(kind: &str, status: &str, changed: Timestamp) -> Value {
+    json!({"type": kind, "status": status, "lastTransitionTime": rfc3339(changed)})
+}
+
+/// The delay before a container is started again that has died `deaths` times in a row: none after the first death.
+pub(super) fn restart_delay(deaths: u32) -> Duration {
     match deaths {
         0 | 1 => Duration::ZERO,
-        more => FIRST_PAUSE.saturating_mul(1 << (more - 2).min(16)).min(LAST_PAUSE),
+        // The shift is bounded, since it must not overflow; the delay is at its maximum by then.
+        more => FIRST_RESTART_DELAY.saturating_mul(1 << (more - 2).min(16)).min(MAX_RESTART_DELAY),
     }
 }
 
-/// As the API writes times.
-pub(super) fn second(at: Timestamp) -> String {
-    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+/// A time in whole seconds, as the API writes times.
+pub(super) fn rfc3339(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 #[cfg(test)]
@@ -149,45 +155,45 @@ mod tests {
         Timestamp::from_second(second).expect("a time")
     }
 
-    fn told(life: &Life) -> PodStatus {
-        let mut told = life.status("replica", "roundhouse/replica", [10, 0, 0, 1].into());
-        serde_json::from_value(told["status"].take()).expect("a status of the API's")
+    fn status(state: &PodState) -> PodStatus {
+        let mut patch = state.to_json("replica", "roundhouse/replica", [10, 0, 0, 1].into());
+        serde_json::from_value(patch["status"].take()).expect("a status of the API's")
     }
 
     #[test]
-    fn pauses_double_up_to_five_minutes() {
-        let seconds: Vec<u64> = (0..10).map(|deaths| pause(deaths).as_secs()).collect();
+    fn restart_delays_double_up_to_five_minutes() {
+        let seconds: Vec<u64> = (0..10).map(|deaths| restart_delay(deaths).as_secs()).collect();
         assert_eq!(seconds, [0, 0, 10, 20, 40, 80, 160, 300, 300, 300]);
-        assert_eq!(pause(u32::MAX), LAST_PAUSE);
+        assert_eq!(restart_delay(u32::MAX), MAX_RESTART_DELAY);
     }
 
     #[test]
     fn a_pod_is_pending_until_its_container_runs() {
-        let mut life = Life::new(at(1));
-        assert_eq!(told(&life).phase.as_deref(), Some("Pending"));
-        life.state = State::Running { since: at(2) };
-        assert_eq!(told(&life).phase.as_deref(), Some("Running"));
-        life.last = Some(State::Terminated { code: 1, reason: "Error", since: at(2), until: at(3) });
-        life.state = State::Waiting { reason: "CrashLoopBackOff", message: String::new() };
-        let status = told(&life);
-        assert_eq!(status.phase.as_deref(), Some("Running"), "it has run before");
-        let container = &status.container_statuses.expect("one")[0];
+        let mut state = PodState::new(at(1));
+        assert_eq!(status(&state).phase.as_deref(), Some("Pending"));
+        state.container = ContainerState::Running { start: at(2) };
+        assert_eq!(status(&state).phase.as_deref(), Some("Running"));
+        state.last = Some(ContainerState::Terminated { code: 1, reason: "Error", start: at(2), end: at(3) });
+        state.container = ContainerState::Waiting { reason: "CrashLoopBackOff", message: String::new() };
+        let status = status(&state);
+        assert_eq!(status.phase.as_deref(), Some("Running"), "the container has run before");
+        let container = &status.container_statuses.expect("a container")[0];
         let waiting = container.state.as_ref().and_then(|state| state.waiting.clone()).expect("it waits");
         assert_eq!(waiting.reason.as_deref(), Some("CrashLoopBackOff"));
     }
 
     #[test]
-    fn readiness_remembers_when_it_turned() {
-        let mut life = Life::new(at(1));
-        let ready = |life: &Life| {
-            let conditions = told(life).conditions.expect("some");
-            let ready = conditions.into_iter().find(|condition| condition.type_ == "Ready").expect("it is there");
+    fn readiness_keeps_the_time_of_its_last_change() {
+        let mut state = PodState::new(at(1));
+        let ready = |state: &PodState| {
+            let conditions = status(state).conditions.expect("conditions");
+            let ready = conditions.into_iter().find(|condition| condition.type_ == "Ready").expect("Ready");
             (ready.status, ready.last_transition_time.expect("a time").0)
         };
-        life.turn(false, at(5));
-        assert_eq!(ready(&life), ("False".to_owned(), at(1)));
-        life.turn(true, at(6));
-        life.turn(true, at(7));
-        assert_eq!(ready(&life), ("True".to_owned(), at(6)));
+        state.set_ready(false, at(5));
+        assert_eq!(ready(&state), ("False".to_owned(), at(1)));
+        state.set_ready(true, at(6));
+        state.set_ready(true, at(7));
+        assert_eq!(ready(&state), ("True".to_owned(), at(6)));
     }
 }

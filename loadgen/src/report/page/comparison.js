@@ -16,7 +16,8 @@ table.forEach((cells, index) => {
     }
   });
 });
-// Of all runs over one axis: every moment that any of them has. What a run does not have there is a gap that is spanned.
+// Plots one figure of all runs over a common axis, which has every time that occurs in any run. A run without a value at one
+// of these times has a gap there, which its line spans.
 function overlay(title, unit, times, values, options) {
   const tables = runs.map((run) => [times(run), values(run)]).map((columns) => (columns[0].length ? columns : [[0], [null]]));
   const drawn = runs.map((run, index) => line(run.name, colour(index), { dash: index >= colours.length ? [6, 4] : [], ...(options.stepped ? step : {}) }));
@@ -24,5 +25,5 @@ function overlay(title, unit, times, values, options) {
 }
 overlay("Offered load", "requests per second", (run) => run.seconds, (run) => run.offered, { stepped: true });
 overlay("p95 latency from the scheduled send time", "milliseconds", (run) => run.seconds, (run) => run.p95, { logarithmic: true });
-overlay("Queue length", "requests waiting", (run) => run.seen, (run) => run.queue, { stepped: true });
-overlay("Replicas", "replicas", (run) => run.seen, (run) => run.replicas, { stepped: true });
+overlay("Queue length", "requests waiting", (run) => run.metrics_at, (run) => run.queue, { stepped: true });
+overlay("Replicas", "replicas", (run) => run.metrics_at, (run) => run.replicas, { stepped: true });

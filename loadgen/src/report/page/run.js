@@ -1,8 +1,8 @@
-const { setup, summary, punctuality, seconds, glimpses, thresholds, distribution } = report;
-add(page, "p", `${setup.load}${setup.arrivals ? `, ${setup.arrivals} arrivals` : ""}, seed ${setup.seed}, ${setup.pictures} pictures (${setup.form}), to ${setup.url}, ${setup.started_at}`, "setup");
+const { setup, summary, punctuality: sendDelays, seconds, glimpses: serverMetrics, thresholds, distribution } = report;
+add(page, "p", `${setup.load}${setup.arrivals ? `, ${setup.arrivals} arrivals` : ""}, seed ${setup.seed}, ${setup.pictures} images (${setup.form}), to ${setup.url}, ${setup.started_at}`, "setup");
 if (!report.is_complete) add(page, "p", `Stopped after ${setup.length_seconds.toFixed(1)} s; ${report.unfinished} requests were not waited for.`, "warning");
-if (punctuality.is_bottleneck) add(page, "p", `${punctuality.late_sends} requests were sent over 10 ms late: the generator was the bottleneck, and the figures say nothing of the server.`, "warning");
-for (const outcome of thresholds.filter((outcome) => !outcome.held)) add(page, "p", `Breached: ${outcome.condition}`, "warning");
+if (sendDelays.is_bottleneck) add(page, "p", `${sendDelays.late_sends} requests were sent over 10 ms late: loadgen was the bottleneck, and the figures say nothing of the server.`, "warning");
+for (const result of thresholds.filter((result) => !result.held)) add(page, "p", `Breached: ${result.condition}`, "warning");
 const figures = add(page, "div", undefined, "figures");
 const { usage } = summary;
 for (const [value, name] of [
@@ -12,7 +12,7 @@ for (const [value, name] of [
   [ms(summary.latency_ms?.p99), "p99 latency"],
   [summary.offered, "requests offered"],
   [summary.failed, "failed"],
-  [summary.accuracy === null ? "–" : percent(summary.accuracy), "right"],
+  [summary.accuracy === null ? "–" : percent(summary.accuracy), "right answers"],
   ...(usage ? [[usage.replica_seconds.toFixed(0), "replica-seconds"]] : []),
 ]) {
   const figure = add(figures, "div", undefined, "figure");
@@ -27,20 +27,21 @@ plot("Offered load", "requests per second",
 plot("Latency from the scheduled send time", "milliseconds",
   [line("p50", "#2a9d5c"), line("p95", "#d98e04"), line("p99", "#c8372d"), line("objective", "#667085", { dash: [6, 4] })],
   [time, latency("p50"), latency("p95"), latency("p99"), time.map(() => setup.objective_ms)]);
-if (glimpses.length) {
-  const seen = glimpses.map((glimpse) => glimpse.at_seconds);
+if (serverMetrics.length) {
+  const time = serverMetrics.map((metrics) => metrics.at_seconds);
   plot("Replicas", "replicas",
     [line("in rotation", "#7a4fc0", step), line("asked for", "#d98e04", { ...step, dash: [6, 4] })],
-    [seen, glimpses.map((glimpse) => glimpse.replicas), glimpses.map((glimpse) => glimpse.desired_replicas)]);
-  plot("Queue length", "requests waiting", [line("queue", "#3b6fd4", step)], [seen, glimpses.map((glimpse) => glimpse.queue_length)]);
+    [time, serverMetrics.map((metrics) => metrics.replicas), serverMetrics.map((metrics) => metrics.desired_replicas)]);
+  plot("Queue length", "requests waiting", [line("queue", "#3b6fd4", step)], [time, serverMetrics.map((metrics) => metrics.queue_length)]);
 }
 if (distribution.length > 1) {
-  // Further nines are as far from each other as the first: x counts them. The largest stands beside the last.
+  // The x axis counts nines (0.9 is 1, 0.99 is 2, …), so that each further nine has the same width. The maximum, whose
+  // quantile is 1, would lie at infinity and is left out.
   const within = distribution.filter(([quantile]) => quantile < 1);
   const nines = within.map(([quantile]) => -Math.log10(1 - quantile));
   const share = (x) => (x <= 0 ? "0" : (100 * (1 - 10 ** -x)).toFixed(Math.max(0, Math.ceil(x) - 2)) + " %");
   plot("Latency by percentile", "milliseconds", [line("latency", "#3b6fd4")], [nines, within.map(([, value]) => value)],
-    { time: false, x: "share of the answered", values: (u, splits) => splits.map((x) => (Number.isInteger(x) ? share(x) : "")), value: (u, x) => (x === null ? "–" : share(x)) });
+    { time: false, x: "share of the answered requests", values: (u, splits) => splits.map((x) => (Number.isInteger(x) ? share(x) : "")), value: (u, x) => (x === null ? "–" : share(x)) });
 }
 add(page, "h2", "Summary");
 add(page, "pre", report.text);

@@ -1,23 +1,23 @@
-//! A number as the sum of two of `bf16`.
+//! A number of `f32` as the sum of two of `bf16`, which are passed as their bits.
 
-/// The nearest number of `bf16` (ties to even), as its bits.
+/// The nearest number of `bf16`, ties to even.
 #[inline(always)]
-pub(super) fn rounded(number: f32) -> u16 {
+pub(super) fn to_bf16(number: f32) -> u16 {
     let bits = number.to_bits();
     ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
 }
 
-/// What bits of `bf16` stand for.
+/// The number that bits of `bf16` stand for.
 #[inline(always)]
-pub(super) fn number(bits: u16) -> f32 {
+pub(super) fn from_bf16(bits: u16) -> f32 {
     f32::from_bits(u32::from(bits) << 16)
 }
 
-/// The bits of the high and the low part.
+/// The high part, which is `whole` rounded, and the low part, which is the rounded difference.
 #[inline(always)]
 pub(super) fn split(whole: f32) -> [u16; 2] {
-    let high = rounded(whole);
-    [high, rounded(whole - number(high))]
+    let high = to_bf16(whole);
+    [high, to_bf16(whole - from_bf16(high))]
 }
 
 #[cfg(test)]
@@ -27,20 +27,20 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_parts_add_up(bits: u32) {
+        fn the_parts_add_up_to_the_number_within_2_to_the_minus_16(bits: u32) {
             let whole = f32::from_bits(bits);
-            // Beyond, rounding overflows; below, the parts have fewer digits.
+            // Beyond these bounds, rounding overflows, or the low part is denormal and has fewer digits.
             prop_assume!(whole.is_finite() && whole.abs() < 3.38e38 && whole.abs() > 1e-30);
-            let [high, low] = split(whole).map(number);
+            let [high, low] = split(whole).map(from_bf16);
             let error = f64::from(whole) - f64::from(high) - f64::from(low);
             prop_assert!(error.abs() <= f64::from(whole).abs() * 2f64.powi(-16), "{whole:e} = {high:e} + {low:e}");
         }
     }
 
     #[test]
-    fn what_is_no_number_stays_none() {
+    fn nan_and_infinity_do_not_become_finite() {
         for whole in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            let [high, low] = split(whole).map(number);
+            let [high, low] = split(whole).map(from_bf16);
             assert!(!(high + low).is_finite(), "{whole}");
         }
     }

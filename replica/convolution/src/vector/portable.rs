@@ -1,19 +1,19 @@
-//! Plain arithmetic on four numbers, which compilers turn into whatever vectors the target always has.
+//! Vectors of 4 numbers in plain arithmetic, which the compiler turns into the vector instructions of the target.
 
 use super::Vector;
 
-/// Four numbers.
+/// A vector of four numbers without instructions of a particular processor.
 #[derive(Clone, Copy)]
-pub(crate) struct Four([f32; 4]);
+pub(crate) struct Portable([f32; 4]);
 
-impl Four {
+impl Portable {
     #[inline(always)]
-    fn with(self, other: Self, operation: impl Fn(f32, f32) -> f32) -> Self {
+    fn zip_with(self, other: Self, operation: impl Fn(f32, f32) -> f32) -> Self {
         Self(std::array::from_fn(|lane| operation(self.0[lane], other.0[lane])))
     }
 }
 
-impl Vector for Four {
+impl Vector for Portable {
     const LANES: usize = 4;
     const ROWS: usize = 4;
 
@@ -24,35 +24,35 @@ impl Vector for Four {
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
-        // SAFETY: see the trait.
+        // SAFETY: see `Vector`.
         Self(unsafe { from.cast::<[f32; 4]>().read_unaligned() })
     }
 
     #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
-        // SAFETY: see the trait.
+        // SAFETY: see `Vector`.
         unsafe { to.cast::<[f32; 4]>().write_unaligned(self.0) }
     }
 
     #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {
-        self.with(other, |a, b| a + b)
+        self.zip_with(other, |a, b| a + b)
     }
 
     #[inline(always)]
     unsafe fn sub(self, other: Self) -> Self {
-        self.with(other, |a, b| a - b)
+        self.zip_with(other, |a, b| a - b)
     }
 
     #[inline(always)]
     unsafe fn mul_add(self, factor: Self, term: Self) -> Self {
-        // In two roundings: without an instruction for one it would be a call of a library function.
-        self.with(factor, |a, b| a * b).with(term, |a, b| a + b)
+        // Two roundings. One rounding (`f32::mul_add`) calls a library function where there is no instruction for it.
+        self.zip_with(factor, |a, b| a * b).zip_with(term, |a, b| a + b)
     }
 
     #[inline(always)]
     unsafe fn max(self, other: Self) -> Self {
-        self.with(other, |a, b| if a > b { a } else { b })
+        self.zip_with(other, |a, b| if a > b { a } else { b })
     }
 
     #[inline(always)]

@@ -1,49 +1,45 @@
-//! The weights of a convolution, transformed once and laid out as the product reads them.
+//! The transformed weights of a convolution, in the order in which the product reads them.
 
-use super::tile::{self, Tile, Transform};
+use super::transform::{F2, F4, TileSize, Transform};
 use crate::Instructions;
-use crate::aligned::Aligned;
-use crate::instructions::Work;
+use crate::aligned::AlignedBuffer;
+use crate::instructions::VectorTask;
 use crate::vector::Vector;
 use std::marker::PhantomData;
 
-/// Transformed weights and the bias of one convolution.
-pub struct Filter {
-    pub(crate) tile: Tile,
+/// Transformed weights and the bias of one Winograd convolution.
+pub struct WinogradFilter {
+    pub(crate) tile: TileSize,
     pub(crate) instructions: Instructions,
     pub(crate) inputs: usize,
     pub(crate) outputs: usize,
-    /// `[tile elements][blocks of columns][inputs][columns]`: output channels in blocks of as many columns as the product
-    /// computes together, the last one filled up with zeros.
-    pub(crate) weights: Aligned,
-    /// One for each output channel, filled up with zeros like the weights.
-    pub(crate) bias: Aligned,
+    /// `[tile elements][blocks][inputs][columns]`. A block is as many output channels as the product has columns
+    /// ([`Instructions::columns`]); the last block is filled up with zeros.
+    pub(crate) weights: AlignedBuffer,
+    /// `[blocks * columns]`: one number for each output channel, then zeros.
+    pub(crate) bias: AlignedBuffer,
 }
 
-impl Filter {
-    /// Transforms `weights`, `[outputs, inputs, 3, 3]`, for the given instructions.
+impl WinogradFilter {
+    /// Transforms `weights`, `[outputs, inputs, 3, 3]`, for the given instructions. `bias` is `[outputs]`.
     ///
     /// # Panics
-    /// When there are not `9 * outputs * inputs` weights, a channel count is zero, or the processor lacks the
+    /// When the length of `weights` differs from that, a channel count is zero, or the processor lacks the
     /// instructions.
-    pub fn new(weights: &[f32], bias: &[f32], inputs: usize, tile: Tile, instructions: Instructions) -> Self {
+    pub fn new(weights: &[f32], bias: &[f32], inputs: usize, tile: TileSize, instructions: Instructions) -> Self {
         let outputs = bias.len();
         assert!(inputs > 0 && outputs > 0, "a convolution has channels");
         assert_eq!(weights.len(), 9 * outputs * inputs, "3x3 weights for {outputs} x {inputs} channels");
         assert!(instructions.is_available(), "this processor lacks {instructions:?}");
         let columns = instructions.columns();
         let blocks = outputs.div_ceil(columns);
-        let mut transformed = Aligned::zeroed(tile.inputs() * tile.inputs() * blocks * inputs * columns);
+        let mut transformed = AlignedBuffer::zeroed(tile.inputs() * tile.inputs() * blocks * inputs * columns);
         let (from, to) = (weights, &mut *transformed);
         match tile {
-            Tile::Two => {
-                instructions.perform(Layout::<tile::Two, 4, 2> { from, to, inputs, outputs, tile: PhantomData })
-            }
-            Tile::Four => {
-                instructions.perform(Layout::<tile::Four, 6, 4> { from, to, inputs, outputs, tile: PhantomData })
-            }
+            TileSize::Two => instructions.dispatch(TransformFilter::<F2, 4, 2>::new(from, to, inputs, outputs)),
+            TileSize::Four => instructions.dispatch(TransformFilter::<F4, 6, 4>::new(from, to, inputs, outputs)),
         }
-        let bias = Aligned::filled_up(bias, blocks * columns);
+        let bias = AlignedBuffer::padded(bias, blocks * columns);
         Self { tile, instructions, inputs, outputs, weights: transformed, bias }
     }
 
@@ -58,20 +54,27 @@ impl Filter {
     }
 }
 
-/// Transforms weights and lays them out.
-struct Layout<'a, T, const N: usize, const M: usize> {
+/// Transforms weights and writes them in the order of [`WinogradFilter::weights`].
+struct TransformFilter<'a, T, const N: usize, const M: usize> {
     from: &'a [f32],
     to: &'a mut [f32],
     inputs: usize,
     outputs: usize,
-    tile: PhantomData<T>,
+    transform: PhantomData<T>,
 }
 
-impl<T: Transform<N, M>, const N: usize, const M: usize> Work for Layout<'_, T, N, M> {
+impl<'a, T, const N: usize, const M: usize> TransformFilter<'a, T, N, M> {
+    fn new(from: &'a [f32], to: &'a mut [f32], inputs: usize, outputs: usize) -> Self {
+        Self { from, to, inputs, outputs, transform: PhantomData }
+    }
+}
+
+impl<T: Transform<N, M>, const N: usize, const M: usize> VectorTask for TransformFilter<'_, T, N, M> {
     #[inline(always)]
-    unsafe fn perform<V: Vector>(self) {
+    unsafe fn run<V: Vector>(self) {
         let Self { from, to, inputs, outputs, .. } = self;
-        // Whole vectors, of which a block of columns is two; those that are not there are transformed zeros.
+        // Vectors of output channels; a block of columns is two of them. Channels that do not exist have weights of
+        // zero.
         let vectors = outputs.div_ceil(2 * V::LANES) * 2;
         for (vector, input) in (0..vectors).flat_map(|vector| (0..inputs).map(move |input| (vector, input))) {
             let mut taps = [[0.0; 16]; 9];
@@ -81,8 +84,9 @@ impl<T: Transform<N, M>, const N: usize, const M: usize> Work for Layout<'_, T, 
             }
             let place = ((vector / 2 * inputs + input) * 2 + vector % 2) * V::LANES;
             let plane = vectors * inputs * V::LANES;
-            assert!(place + (N * N - 1) * plane + V::LANES <= to.len(), "every element has a plane");
-            // SAFETY: the caller's; a tap has room for the longest vector, and `to` for every element, as was just asked.
+            assert!(place + (N * N - 1) * plane + V::LANES <= to.len(), "every tile element has a plane");
+            // SAFETY: guaranteed by the caller; a tap has room for the longest vector, and `to` for a vector of every
+            // tile element, as the assertion above has checked.
             unsafe {
                 let tap = |down: usize, across: usize| V::load(taps[3 * down + across].as_ptr());
                 let mut columns = [[V::splat(0.0); 3]; N];

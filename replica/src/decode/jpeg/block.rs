@@ -1,24 +1,26 @@
-//! Eight by eight coefficients → samples. Knows nothing of where they come from.
+//! A block of 8×8 coefficients → samples: dequantisation and the inverse discrete cosine transform (T.81 A.3.3).
 //!
-//! Source: libjpeg's `jidctint.c` (Loeffler, Ligtenberg and Moschytz), whose every rounding is kept: Pillow's pixels
-//! are its pixels.
+//! Source: libjpeg's `jidctint.c`, by the algorithm of Loeffler, Ligtenberg and Moschytz (1989). All its roundings are
+//! kept, so that the pixels are Pillow's.
 
-/// Coefficients of one block, or factors for them, row by row.
+/// The coefficients of one block, row by row.
 pub(super) type Block = [i16; 64];
 
-/// Where the n-th coefficient of a file stands in a [`Block`] (T.81 figure A.6).
+/// For each coefficient in zigzag order, the order of a file, its index in a [`Block`] (T.81 figure A.6).
 #[rustfmt::skip]
 pub(super) const ZIGZAG: [u8; 64] = [
-    0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7, 14, 21, 28,
-    35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63,
+    0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5,
+    12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7, 14, 21, 28,
+    35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51,
+    58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63,
 ];
 
-/// Bits of fraction in the factors.
+/// Fractional bits of the transform's constants (libjpeg's `CONST_BITS`).
 const FRACTION: i32 = 13;
-/// Bits of fraction that the first pass leaves.
+/// Fractional bits of the numbers between the two passes (libjpeg's `PASS1_BITS`).
 const BETWEEN: i32 = 2;
 
-/// Samples of a block, row by row, of coefficients that the factors of `quantisation` make whole.
+/// The samples of a block, row by row. `coefficients` are multiplied by the factors of `quantisation` first.
 pub(super) fn samples(coefficients: &Block, quantisation: &[u16; 64]) -> [u8; 64] {
     let mut columns = *coefficients;
     for (coefficient, &factor) in columns.iter_mut().zip(quantisation) {
@@ -32,17 +34,18 @@ pub(super) fn samples(coefficients: &Block, quantisation: &[u16; 64]) -> [u8; 64
 /// Whether all coefficients but the first are zero.
 #[inline(always)]
 pub(super) fn is_flat(coefficients: &Block) -> bool {
-    // Without a branch for each, so that several are looked at at once.
+    // Without a branch for each coefficient, so that several are tested at once.
     coefficients[1..].iter().fold(0, |any, coefficient| any | coefficient) == 0
 }
 
-/// What [`samples`] gives, 64 times over, where only the first coefficient is not zero.
+/// The one value of all [`samples`] of a block in which only the first coefficient may differ from zero.
 pub(super) fn flat(coefficient: i16, factor: u16) -> u8 {
     let whole = i32::from(coefficient.wrapping_mul(factor as i16));
-    // Saturated where the first pass of two saturates.
+    // Saturates like the first pass of `samples`.
     ((((whole << BETWEEN).clamp(i16::MIN.into(), i16::MAX.into()) + 16) >> 5) + 128).clamp(0, 255) as u8
 }
 
+/// The block with rows and columns exchanged.
 fn transposed<T: Copy + Default>(block: &[T; 64]) -> [T; 64] {
     let mut turned = [T::default(); 64];
     for row in 0..8 {
@@ -53,10 +56,10 @@ fn transposed<T: Copy + Default>(block: &[T; 64]) -> [T; 64] {
     turned
 }
 
-/// The inverse transform of every column; `SHIFT` bits of fraction are rounded off.
+/// The inverse transform of each column; `SHIFT` fractional bits are rounded off.
 ///
-/// Numbers of 16 bits times constants of 16 bits, saturated at the end: processors without more than SSE2 have
-/// instructions for those, and where hostile files overflow, it is what libjpeg-turbo's give.
+/// All products are of two numbers of 16 bits, and results are saturated to 16 bits: SSE2 has instructions for both,
+/// and files that overflow give the same pixels as libjpeg-turbo's SIMD code.
 #[inline(always)]
 fn pass<const SHIFT: i32>(block: &Block) -> Block {
     let mut out = [0; 64];
@@ -94,14 +97,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_zigzag_visits_every_place_once() {
+    fn the_zigzag_order_has_every_index_once() {
         let mut places = ZIGZAG;
         places.sort_unstable();
         assert!(places.iter().copied().eq(0..64));
     }
 
     #[test]
-    fn a_flat_block_is_flat() {
+    fn a_block_of_one_coefficient_is_flat() {
         for first in [-1024, -300, -5, -4, 0, 3, 4, 77, 1023, i16::MAX] {
             let mut block = [0; 64];
             block[0] = first;
@@ -117,7 +120,7 @@ mod tests {
 
     #[test]
     fn samples_are_the_cosine_transform_to_within_rounding() {
-        // Two frequencies, by the formula of T.81 A.3.3.
+        // The mean and two frequencies, compared with the formula of T.81 A.3.3.
         let mut block = [0; 64];
         (block[0], block[3], block[8 * 2 + 5]) = (40, -200, 90);
         let scale = |u: usize| if u == 0 { 0.5_f64.sqrt() } else { 1.0 };

@@ -1,27 +1,28 @@
-//! How a JPEG file's channels become red, green and blue. Knows nothing of coding.
+//! The conversion of a JPEG file's components to red, green and blue. Knows nothing of coding.
 //!
-//! Source: libjpeg's `default_decompress_parms` (which colours a file has) and `ycck_cmyk_convert`; Pillow's
-//! `JpegImagePlugin` (four channels are always taken as inverted) and `cmyk2rgb`.
+//! Sources: libjpeg's `default_decompress_parms` (the colour space of a file) and `ycck_cmyk_convert`; Pillow's
+//! `JpegImagePlugin` (four components are always taken as inverted) and `cmyk2rgb`.
 
 use super::segments::Frame;
 
-/// What a file's channels are.
+/// The colour space of a file's components.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Colours {
-    /// One channel.
+pub(super) enum ColourSpace {
+    /// One component.
     Grey,
-    /// Luma and two of chroma.
+    /// YCbCr: luma, and chroma of blue and of red.
     Ycc,
     /// Red, green and blue.
     Rgb,
-    /// Inverted ink: cyan, magenta, yellow, black.
+    /// Cyan, magenta, yellow and black, inverted.
     Cmyk,
-    /// Inverted ink, the first three as luma and chroma.
+    /// CMYK, inverted, of which the first three components are coded as YCbCr.
     Ycck,
 }
 
-impl Colours {
-    /// From a frame, whether it follows a JFIF header, and the Adobe marker's transform if there is one.
+impl ColourSpace {
+    /// The colour space of a frame. `jfif` tells whether the file has a JFIF header; `adobe` is the colour transform of
+    /// the Adobe marker, if there is one.
     pub(super) fn of(frame: &Frame, jfif: bool, adobe: Option<u8>) -> Self {
         let ids: Vec<u8> = frame.components.iter().map(|component| component.id).collect();
         match (&ids[..], adobe) {
@@ -36,7 +37,8 @@ impl Colours {
         }
     }
 
-    fn channels(self) -> usize {
+    /// Number of components.
+    fn components(self) -> usize {
         match self {
             Self::Grey => 1,
             Self::Ycc | Self::Rgb => 3,
@@ -44,8 +46,9 @@ impl Colours {
         }
     }
 
-    /// A whole picture; `read` gives one row of one channel.
-    pub(super) fn rgb<Scratch: Default>(
+    /// Converts a whole image to `[height, width, 3]`. `read` gets a component, a row and scratch memory, and writes
+    /// that row of the component's samples.
+    pub(super) fn to_rgb<Scratch: Default>(
         self,
         width: usize,
         height: usize,
@@ -55,15 +58,16 @@ impl Colours {
         let mut rows: [Vec<u8>; 4] = std::array::from_fn(|_| vec![0; width]);
         let mut scratch = Scratch::default();
         for (y, pixels) in rgb.chunks_exact_mut(3 * width).enumerate() {
-            for (channel, row) in rows.iter_mut().enumerate().take(self.channels()) {
-                read(channel, y, &mut scratch, row);
+            for (component, row) in rows.iter_mut().enumerate().take(self.components()) {
+                read(component, y, &mut scratch, row);
             }
             self.convert(&mut rows, pixels);
         }
         rgb
     }
 
-    /// Red, green and blue take their sources' places first: rows of one colour each are converted several at once.
+    /// Converts one row. Red, green and blue are first written over the components they come from: rows of one colour
+    /// are converted with vector instructions, interleaved pixels are not.
     fn convert(self, [a, b, c, d]: &mut [Vec<u8>; 4], rgb: &mut [u8]) {
         if matches!(self, Self::Ycc | Self::Ycck) {
             for ((a, b), c) in a.iter_mut().zip(&mut *b).zip(&mut *c) {
@@ -74,32 +78,35 @@ impl Colours {
         match self {
             Self::Grey => three.for_each(|(pixel, ((a, _), _))| *pixel = [*a; 3]),
             Self::Ycc | Self::Rgb => three.for_each(|(pixel, ((a, b), c))| *pixel = [*a, *b, *c]),
-            Self::Cmyk => three.zip(d).for_each(|((pixel, ((a, b), c)), d)| *pixel = from_ink([*a, *b, *c], *d)),
-            // libjpeg takes what luma and chroma make for light, and ink for its opposite.
-            Self::Ycck => {
-                three.zip(d).for_each(|((pixel, ((a, b), c)), d)| *pixel = from_ink([255 - *a, 255 - *b, 255 - *c], *d))
-            }
+            Self::Cmyk => three.zip(d).for_each(|((pixel, ((a, b), c)), d)| *pixel = from_cmyk([*a, *b, *c], *d)),
+            // libjpeg inverts the colours that YCbCr is converted to, and calls them ink.
+            Self::Ycck => three
+                .zip(d)
+                .for_each(|((pixel, ((a, b), c)), d)| *pixel = from_cmyk([255 - *a, 255 - *b, 255 - *c], *d)),
         }
     }
 }
 
-/// Inverted ink on inverted black, Pillow's way round: 255 less the ink's share of what black leaves.
-fn from_ink(ink: [u8; 3], light: u8) -> [u8; 3] {
-    ink.map(|channel| light - times(255 - channel, light))
+/// Inverted cyan, magenta and yellow, and inverted black (`light`) → red, green and blue, with the roundings of
+/// Pillow's `cmyk2rgb`.
+fn from_cmyk(ink: [u8; 3], light: u8) -> [u8; 3] {
+    ink.map(|component| light - times(255 - component, light))
 }
 
-/// `a * b / 255`, rounded, as Pillow's `MULDIV255`.
+/// `a * b / 255`, rounded like Pillow's `MULDIV255`.
 fn times(a: u8, b: u8) -> u8 {
     let product = u32::from(a) * u32::from(b) + 128;
     ((product + (product >> 8)) >> 8) as u8
 }
 
-/// Source: libjpeg's `build_ycc_rgb_table`: 16 bits of fraction, each part rounded where libjpeg rounds it.
+/// YCbCr → red, green and blue. The arithmetic is that of libjpeg's `build_ycc_rgb_table`: 16 bits of fraction, and
+/// each term rounded where libjpeg rounds it.
 #[inline(always)]
 fn from_ycc(luma: u8, blue: u8, red: u8) -> [u8; 3] {
     const HALF: i32 = 1 << 15;
     let (luma, blue, red) = (i32::from(luma), i16::from(blue) - 128, i16::from(red) - 128);
-    // Whole multiples of 65536 are taken out of the factors: processors multiply 16 bits by 16 bits best.
+    // Multiples of 65536 are taken out of the factors, so that all factors fit 16 bits: vector instructions multiply 16
+    // by 16 bits fastest.
     let times = |number: i16, factor: i16| i32::from(number) * i32::from(factor);
     let (wide_blue, wide_red) = (i32::from(blue), i32::from(red));
     let level = |value: i32| value.clamp(0, 255) as u8;
@@ -116,36 +123,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_files_colours_are_what_libjpeg_says() {
+    fn the_colour_space_of_a_file_is_libjpegs() {
         for (ids, jfif, adobe, expected) in [
-            (&[1][..], true, Some(0), Colours::Grey),
-            (&[1, 2, 3], false, None, Colours::Ycc),
-            (b"RGB", false, None, Colours::Rgb),
-            (b"RGB", true, None, Colours::Ycc),
-            (b"RGB", false, Some(1), Colours::Ycc),
-            (&[0, 1, 2], false, Some(0), Colours::Rgb),
-            (&[1, 2, 3], true, Some(0), Colours::Ycc),
-            (&[1, 2, 3], false, Some(2), Colours::Ycc),
-            (&[1, 2, 3, 4], true, None, Colours::Cmyk),
-            (&[1, 2, 3, 4], false, Some(0), Colours::Cmyk),
-            (b"CMYK", true, Some(2), Colours::Ycck),
+            (&[1][..], true, Some(0), ColourSpace::Grey),
+            (&[1, 2, 3], false, None, ColourSpace::Ycc),
+            (b"RGB", false, None, ColourSpace::Rgb),
+            (b"RGB", true, None, ColourSpace::Ycc),
+            (b"RGB", false, Some(1), ColourSpace::Ycc),
+            (&[0, 1, 2], false, Some(0), ColourSpace::Rgb),
+            (&[1, 2, 3], true, Some(0), ColourSpace::Ycc),
+            (&[1, 2, 3], false, Some(2), ColourSpace::Ycc),
+            (&[1, 2, 3, 4], true, None, ColourSpace::Cmyk),
+            (&[1, 2, 3, 4], false, Some(0), ColourSpace::Cmyk),
+            (b"CMYK", true, Some(2), ColourSpace::Ycck),
         ] {
             let component = |&id| Component { id, across: 1, down: 1, quantisation: 0 };
             let components = ids.iter().map(component).collect();
             let frame = Frame { progressive: false, width: 1, height: 1, components };
-            assert_eq!(Colours::of(&frame, jfif, adobe), expected, "{ids:?} {jfif} {adobe:?}");
+            assert_eq!(ColourSpace::of(&frame, jfif, adobe), expected, "{ids:?} {jfif} {adobe:?}");
         }
     }
 
     #[test]
-    fn ink_covers_light() {
-        assert_eq!(from_ink([255; 3], 255), [255; 3]);
-        assert_eq!(from_ink([255, 0, 128], 255), [255, 0, 128]);
-        assert_eq!(from_ink([255, 100, 0], 0), [0; 3]);
+    fn inverted_cmyk_becomes_rgb() {
+        assert_eq!(from_cmyk([255; 3], 255), [255; 3]);
+        assert_eq!(from_cmyk([255, 0, 128], 255), [255, 0, 128]);
+        assert_eq!(from_cmyk([255, 100, 0], 0), [0; 3]);
     }
 
     #[test]
-    fn luma_and_chroma_become_the_primaries() {
+    fn ycbcr_becomes_rgb() {
         for (ycc, rgb) in [([128, 128, 128], [128; 3]), ([76, 85, 255], [254, 0, 0]), ([29, 255, 107], [0, 0, 254])] {
             assert_eq!(from_ycc(ycc[0], ycc[1], ycc[2]), rgb);
         }

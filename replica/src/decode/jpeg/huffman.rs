@@ -1,34 +1,34 @@
-//! Huffman tables, and the bits that they are read from. Knows nothing of blocks.
+//! Huffman tables, and a reader of the bits that they decode. Knows nothing of blocks.
 //!
-//! Source: ITU-T T.81 annexes C and F.2.2.
+//! Source: ITU-T T.81 annex C (tables) and section F.2.2 (decoding).
 
-/// Bytes that one block may take, so that it can be read without looking for the end: 64 symbols of 16 bits, each with
-/// at most 15 more. Zeros stand there after the data.
+/// Most bytes that one block takes: 64 symbols of 16 bits, each with at most 15 more bits. So many zeros follow the
+/// data, so that a block is read without a check of the end at each symbol.
 const PADDING: usize = 64 * 4 + 8;
 
-/// Bytes that are made ready at a time, so that data which makes no sense costs no more than this.
-const READY: usize = 1 << 15;
+/// Bytes that are unstuffed at a time. Damaged data, which ends a scan early, costs no more than this.
+const CHUNK: usize = 1 << 15;
 
-/// What is wrong where data ends too soon.
+/// The error where coded data ends too soon.
 pub(super) const SHORT: &str = "coded data is missing: it was cut short or is damaged";
-/// What is wrong where data makes no sense.
+/// The error where coded data is invalid.
 pub(super) const DAMAGED: &str = "the coded data is damaged";
 
-/// Tables in force, by class (0 DC, 1 AC) and destination.
+/// The Huffman tables in force, by class (0 for DC, 1 for AC) and destination; `None` until a table is defined.
 pub(super) struct Tables([[Option<Table>; 4]; 2]);
 
 impl Tables {
-    /// The tables of annex K, which libjpeg assumes where a file has none, as motion JPEG does.
+    /// The tables of T.81 annex K.3, which libjpeg uses for files without tables, such as the frames of motion JPEG.
     pub(super) fn standard() -> Self {
         let mut tables = Self(Default::default());
         tables.define(&super::standard::HUFFMAN).expect("the standard's tables are well formed");
         tables
     }
 
-    /// Reads one segment.
+    /// Reads the tables of one DHT segment (T.81 B.2.4.2).
     ///
     /// # Errors
-    /// When it is malformed, in words for people.
+    /// When the segment is malformed; the reason is for people.
     pub(super) fn define(&mut self, mut segment: &[u8]) -> Result<(), &'static str> {
         const MALFORMED: &str = "a Huffman table is malformed";
         while let [destination, rest @ ..] = segment {
@@ -37,7 +37,7 @@ impl Tables {
             let (symbols, rest) = rest.split_at_checked(count).ok_or(MALFORMED)?;
             let (class, index) = (usize::from(destination >> 4), usize::from(destination & 15));
             let slot = self.0.get_mut(class).and_then(|tables| tables.get_mut(index)).ok_or(MALFORMED)?;
-            // A difference of DC coefficients has at most 15 bits.
+            // The difference of a DC coefficient has at most 15 bits.
             if class == 0 && symbols.iter().any(|&size| size > 15) {
                 return Err(MALFORMED);
             }
@@ -47,10 +47,12 @@ impl Tables {
         Ok(())
     }
 
+    /// The table of DC coefficients with this destination.
     pub(super) fn dc(&self, index: u8) -> Result<&Table, &'static str> {
         self.get(0, index)
     }
 
+    /// The table of AC coefficients with this destination.
     pub(super) fn ac(&self, index: u8) -> Result<&Table, &'static str> {
         self.get(1, index)
     }
@@ -61,13 +63,14 @@ impl Tables {
     }
 }
 
-/// Codes of up to [`Table::DIRECT`] bits are looked up directly, longer ones by length.
+/// A Huffman table. Codes of up to [`Table::DIRECT`] bits are looked up directly, longer ones by their length.
 pub(super) struct Table {
-    /// By the next bits: length of the code above its symbol; 0 where the code is longer.
+    /// By the next [`Table::DIRECT`] bits: the length of the code in the upper byte and its symbol in the lower; 0
+    /// where the code is longer.
     direct: Box<[u16; 1 << Table::DIRECT]>,
-    /// By length: the first code that is longer, aligned to 16 bits.
+    /// By length: the first code of 16 bits that belongs to a longer code.
     beyond: [u32; 17],
-    /// By length: what to add to a code to find its symbol.
+    /// By length: the difference between the index of a code's symbol and the code.
     offset: [i32; 17],
     symbols: Vec<u8>,
 }
@@ -75,6 +78,7 @@ pub(super) struct Table {
 impl Table {
     const DIRECT: u32 = 9;
 
+    /// The table with `lengths[i]` codes of `i + 1` bits (T.81 C.2). `None` if the codes do not fit their lengths.
     pub(super) fn new(lengths: &[u8; 16], symbols: &[u8]) -> Option<Self> {
         if symbols.len() > 256 {
             return None;
@@ -89,7 +93,7 @@ impl Table {
         for (length, &count) in (1_u32..).zip(lengths) {
             table.offset[length as usize] = next as i32 - code as i32;
             for &symbol in &symbols[next..next + usize::from(count)] {
-                // More codes than the length has room for.
+                // There are more codes than this length allows.
                 if code >> length != 0 {
                     return None;
                 }
@@ -107,7 +111,7 @@ impl Table {
         Some(table)
     }
 
-    /// Length and symbol of the code that begins the 64 `bits`.
+    /// The length and the symbol of the code that `bits` begin with, from the top.
     #[inline(always)]
     fn find(&self, bits: u64) -> Result<(u32, u8), &'static str> {
         let entry = self.direct[(bits >> (64 - Self::DIRECT)) as usize];
@@ -123,21 +127,21 @@ impl Table {
     }
 }
 
-/// The bits of one restart interval.
+/// Reads the bits of one restart interval.
 #[derive(Default)]
-pub(super) struct Bits<'file> {
-    /// Without stuffed zeros; begins less than [`READY`] bytes before the next bit.
+pub(super) struct BitReader<'file> {
+    /// Data without stuffed zeros. It begins less than [`CHUNK`] bytes before the next bit.
     bytes: Vec<u8>,
-    /// What is not among them yet, as the file has it.
+    /// The data of the file that has not been unstuffed yet.
     rest: &'file [u8],
-    /// How many bits there are before the last [`PADDING`] bytes, which are zeros once nothing is left.
+    /// Bits of `bytes` before its last [`PADDING`] bytes, which are zeros once `rest` is empty.
     length: usize,
-    /// The next bit.
+    /// Index of the next bit in `bytes`.
     at: usize,
 }
 
-impl<'file> Bits<'file> {
-    /// Replaces what is left of the last interval.
+impl<'file> BitReader<'file> {
+    /// Starts to read another interval.
     pub(super) fn load(&mut self, coded: &'file [u8]) {
         self.bytes.clear();
         self.rest = coded;
@@ -145,19 +149,20 @@ impl<'file> Bits<'file> {
         self.fill();
     }
 
-    /// Drops what was read and makes the next bytes ready.
+    /// Drops the bytes that have been read, and unstuffs the next ones.
     fn fill(&mut self) {
         self.bytes.drain(..self.at / 8);
         self.at %= 8;
-        while self.bytes.len() < READY && !self.rest.is_empty() {
+        while self.bytes.len() < CHUNK && !self.rest.is_empty() {
             if self.rest[0] != 0xFF {
-                let next = &self.rest[..self.rest.len().min(READY)];
+                let next = &self.rest[..self.rest.len().min(CHUNK)];
                 let plain = memchr::memchr(0xFF, next).unwrap_or(next.len());
                 self.bytes.extend_from_slice(&next[..plain]);
                 self.rest = &self.rest[plain..];
                 continue;
             }
-            // One zero is stuffed; bytes of 0xFF before it are fill, and so are those at the end.
+            // A data byte 0xFF is followed by one stuffed zero. Further bytes 0xFF before the zero, and at the end, are
+            // fill.
             let zero = self.rest.iter().position(|&byte| byte != 0xFF);
             self.bytes.extend(zero.map(|_| 0xFF));
             self.rest = zero.map_or(&[], |zero| &self.rest[zero + 1..]);
@@ -168,14 +173,14 @@ impl<'file> Bits<'file> {
         self.length = 8 * (self.bytes.len() - PADDING);
     }
 
-    /// The next 57 bits at least, from the top; zeros past the end.
+    /// At least the next 57 bits, from the top; zeros after the end of the data.
     #[inline(always)]
     fn peek(&self) -> Result<u64, &'static str> {
         let bytes = self.bytes.get(self.at >> 3..).and_then(<[u8]>::first_chunk::<8>).ok_or(SHORT)?;
         Ok(u64::from_be_bytes(*bytes) << (self.at & 7))
     }
 
-    /// A symbol, and the bits that follow it, from the top: 41 at least.
+    /// Reads a symbol. Returns it with at least 41 bits that follow it, from the top.
     #[inline(always)]
     pub(super) fn symbol(&mut self, table: &Table) -> Result<(u8, u64), &'static str> {
         let bits = self.peek()?;
@@ -184,7 +189,7 @@ impl<'file> Bits<'file> {
         Ok((symbol, bits << length))
     }
 
-    /// The next bit.
+    /// Reads one bit.
     #[inline(always)]
     pub(super) fn bit(&mut self) -> Result<bool, &'static str> {
         let byte = self.bytes.get(self.at >> 3).ok_or(SHORT)?;
@@ -193,19 +198,23 @@ impl<'file> Bits<'file> {
         Ok(bit)
     }
 
+    /// Skips bits.
     #[inline(always)]
     pub(super) fn skip(&mut self, bits: u32) {
         self.at += bits as usize;
     }
 
-    /// Whether all that was read was there. To be asked after each block.
+    /// Checks that no bit was read past the end, and unstuffs more data if needed. To be called after each block.
+    ///
+    /// # Errors
+    /// [`SHORT`].
     #[inline(always)]
     pub(super) fn check(&mut self) -> Result<(), &'static str> {
-        if self.at > self.length { self.more() } else { Ok(()) }
+        if self.at > self.length { self.refill() } else { Ok(()) }
     }
 
     #[cold]
-    fn more(&mut self) -> Result<(), &'static str> {
+    fn refill(&mut self) -> Result<(), &'static str> {
         if self.rest.is_empty() {
             return Err(SHORT);
         }
@@ -213,17 +222,18 @@ impl<'file> Bits<'file> {
         Ok(())
     }
 
-    /// Bytes that nothing was read of.
-    pub(super) fn left_over(&self) -> usize {
+    /// Bytes of the interval of which no bit was read.
+    pub(super) fn unread_bytes(&self) -> usize {
         let padding = if self.rest.is_empty() { PADDING } else { 0 };
         self.rest.len() + self.bytes.len().saturating_sub(padding + self.at.div_ceil(8))
     }
 }
 
-/// The number that `size` bits from the top of `following` stand for: half of them negative (T.81 F.2.2.1, EXTEND).
+/// The number that the upper `size` bits of `following` stand for; it is negative if the first bit is zero (T.81
+/// F.2.2.1, EXTEND).
 #[inline(always)]
-pub(super) fn signed(following: u64, size: u32) -> i32 {
-    // Two shifts, for none at all when the size is 0.
+pub(super) fn extend(following: u64, size: u32) -> i32 {
+    // Two shifts, since one shift by 64, for a size of 0, would overflow.
     let value = (following >> 1 >> (63 - size)) as i32;
     let negative = following >> 63 == 0;
     if negative { value - (1 << size) + 1 } else { value }
@@ -234,32 +244,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stuffed_zeros_and_fill_are_not_data() {
-        let mut bits = Bits::default();
+    fn stuffed_zeros_and_fill_bytes_are_not_data() {
+        let mut bits = BitReader::default();
         bits.load(b"\x01\xff\0\x02\xff\xff\0\xff\0\xff\xff");
         assert_eq!(bits.bytes[..bits.length / 8], *b"\x01\xff\x02\xff\xff");
     }
 
     #[test]
-    fn any_length_is_read_to_its_last_bit_and_no_further() {
-        for length in [0, 1, PADDING, READY - 1, READY, READY + 1, READY + PADDING, 3 * READY + 7] {
-            // Every third byte has a zero stuffed after it, so that some of those are first of what is made ready.
+    fn data_of_any_length_is_read_to_its_last_bit_and_no_further() {
+        for length in [0, 1, PADDING, CHUNK - 1, CHUNK, CHUNK + 1, CHUNK + PADDING, 3 * CHUNK + 7] {
+            // Every third byte has a stuffed zero, so that some stuffed zeros are at the border of two fills.
             let bytes: Vec<u8> = (0..length).map(|at| if at % 3 == 0 { 0xFF } else { at as u8 | 1 }).collect();
             let stuffed = |&byte: &u8| [byte, 0].into_iter().take(if byte == 0xFF { 2 } else { 1 });
             let coded: Vec<u8> = bytes.iter().flat_map(stuffed).collect();
-            let mut bits = Bits::default();
+            let mut bits = BitReader::default();
             bits.load(&coded);
-            assert!(bits.bytes.len() <= 2 * READY + PADDING);
+            assert!(bits.bytes.len() <= 2 * CHUNK + PADDING);
             for (at, &byte) in bytes.iter().enumerate() {
                 assert_eq!(bits.peek().map(|bits| (bits >> 56) as u8), Ok(byte), "byte {at} of {length}");
                 bits.skip(8);
                 assert_eq!(bits.check(), Ok(()), "byte {at} of {length}");
             }
-            assert_eq!(bits.left_over(), 0);
+            assert_eq!(bits.unread_bytes(), 0);
             bits.skip(1);
             assert_eq!(bits.check(), Err(SHORT), "after {length} bytes");
             bits.load(&coded);
-            assert!(bits.left_over() >= length, "nothing was read of {length} bytes");
+            assert!(bits.unread_bytes() >= length, "nothing was read of {length} bytes");
         }
     }
 
@@ -279,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_that_make_no_sense_are_refused() {
+    fn malformed_tables_are_refused() {
         let table = |destination: u8, symbol: u8| [&[destination, 1][..], &[0; 15], &[symbol]].concat();
         let mut tables = Tables::standard();
         assert_eq!(tables.define(&table(0x13, 0xf0)), Ok(()));
@@ -289,18 +299,18 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_read_with_their_sign() {
+    fn numbers_are_extended_with_their_sign() {
         for (bits, size, number) in
             [(0b0, 0, 0), (0b0, 1, -1), (0b1, 1, 1), (0b00, 2, -3), (0b01, 2, -2), (0b111, 3, 7)]
         {
-            assert_eq!(signed(u64::wrapping_shl(bits, 64 - size), size), number, "{bits:b} of {size} bits");
+            assert_eq!(extend(u64::wrapping_shl(bits, 64 - size), size), number, "{bits:b} of {size} bits");
         }
     }
 
     #[test]
     fn reading_past_the_end_is_noticed() {
         let table = Table::new(&[1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], &[9]).expect("a prefix code");
-        let mut bits = Bits::default();
+        let mut bits = BitReader::default();
         bits.load(&[0]);
         for _ in 0..8 {
             assert_eq!(bits.symbol(&table).map(|(symbol, _)| symbol), Ok(9));

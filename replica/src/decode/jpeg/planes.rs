@@ -1,42 +1,42 @@
-//! Samples of each channel, at its own resolution → rows at the picture's. Knows nothing of colours.
+//! The samples of each component at its own resolution → rows at the image's resolution. Knows nothing of colours.
 //!
-//! Source: libjpeg's `jdsample.c`; what it calls fancy upsampling is a triangle filter, with its edges and roundings.
+//! Source: libjpeg's `jdsample.c`. Its "fancy upsampling" is a triangle filter; edges and roundings are the same here.
 
-/// One channel's samples.
+/// The samples of one component.
 pub(super) struct Plane {
-    /// In rows of `stride`.
+    /// Rows of `stride` samples.
     pub(super) samples: Vec<u8>,
-    /// Columns that are stored: whole blocks.
+    /// Columns that are stored: those of whole blocks.
     pub(super) stride: usize,
-    /// Columns that belong to the picture.
+    /// Columns that belong to the image.
     pub(super) width: usize,
-    /// Rows that belong to the picture.
+    /// Rows that belong to the image.
     pub(super) height: usize,
-    /// How to get to the picture's resolution.
+    /// The upsampling to the image's resolution.
     pub(super) scaling: Scaling,
 }
 
-/// How a channel's samples become the picture's.
+/// The upsampling of a component to the image's resolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scaling {
-    /// Each is repeated so many times across and down.
+    /// Each sample is repeated this many times across and down.
     Repeated(usize, usize),
-    /// Twice as many across.
+    /// Twice as many samples across, by a triangle filter.
     Across,
-    /// Twice as many down.
+    /// Twice as many samples down, by a triangle filter.
     Down,
-    /// Twice as many both ways.
+    /// Twice as many samples across and down, by a triangle filter.
     Both,
 }
 
 impl Scaling {
-    /// For a channel `width` samples wide whose factors are `own`, where the largest of any channel are `most`;
-    /// none where they do not divide.
+    /// The upsampling of a component that is `width` samples wide and has the sampling factors `own`; `most` are the
+    /// largest factors of any component. `None` if `most` is no multiple of `own`.
     pub(super) fn of(own: (usize, usize), most: (usize, usize), width: usize) -> Option<Self> {
         if !most.0.is_multiple_of(own.0) || !most.1.is_multiple_of(own.1) {
             return None;
         }
-        // libjpeg filters across only where there is something between the edges.
+        // libjpeg filters across only where there is a sample between the edges.
         let wide = width > 2;
         Some(match (most.0 / own.0, most.1 / own.1) {
             (2, 1) if wide => Self::Across,
@@ -47,15 +47,15 @@ impl Scaling {
     }
 }
 
-/// Room for one row on its way.
+/// Memory for one row.
 #[derive(Default)]
 pub(super) struct Scratch {
-    /// Sums of two rows, with one more at each end.
+    /// Weighted sums of two rows; the sums at both edges are repeated once.
     sums: Vec<u16>,
 }
 
 impl Plane {
-    /// Row `y` of the picture, into `row`, which is as wide as the picture.
+    /// Writes row `y` of the image to `row`, which is as long as the image is wide.
     pub(super) fn row(&self, y: usize, scratch: &mut Scratch, row: &mut [u8]) {
         match self.scaling {
             Scaling::Repeated(1, down) => row.copy_from_slice(&self.stored(y / down)[..row.len()]),
@@ -83,11 +83,13 @@ impl Plane {
         }
     }
 
+    /// Row `y` of the stored samples.
     fn stored(&self, y: usize) -> &[u8] {
         &self.samples[y * self.stride..][..self.width]
     }
 
-    /// The rows that row `y` lies between, the nearer one first; beyond the first and the last are themselves.
+    /// The two stored rows that row `y` of the image lies between, the nearer one first. Beyond the first and the last
+    /// row, both are the same.
     fn neighbours(&self, y: usize) -> (&[u8], &[u8]) {
         let near = y / 2;
         let far = if y.is_multiple_of(2) { near.saturating_sub(1) } else { (near + 1).min(self.height - 1) };
@@ -96,6 +98,7 @@ impl Plane {
 }
 
 impl Scratch {
+    /// Stores the sums of a row.
     fn fill(&mut self, sums: impl Iterator<Item = u16>) {
         self.sums.clear();
         self.sums.push(0);
@@ -105,8 +108,8 @@ impl Scratch {
         self.sums.push(last);
     }
 
-    /// Two for each sum: three parts of it and one of the neighbour on that side, rounded by `half` on the left and
-    /// on the right.
+    /// Writes two samples for each sum. The left one is three parts of the sum and one part of the sum before; the
+    /// right one is three parts of the sum and one part of the sum after. `half` is added to each before the shift.
     fn doubled<const SHIFT: u32>(&self, half: [u16; 2], row: &mut [u8]) {
         let mut triples = self.sums.iter().zip(&self.sums[1..]).zip(&self.sums[2..]);
         let double = |((before, here), after): ((&u16, &u16), &u16)| {
@@ -134,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn how_channels_are_scaled_is_libjpegs() {
+    fn components_are_upsampled_as_by_libjpeg() {
         for (own, most, width, scaling) in [
             ((1, 1), (1, 1), 9, Some(Scaling::Repeated(1, 1))),
             ((1, 1), (2, 1), 3, Some(Scaling::Across)),
@@ -150,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_triangle_filter_is_three_parts_to_one() {
+    fn the_triangle_filter_weighs_three_to_one() {
         assert_eq!(row(&[0, 100, 200], (3, 1), Scaling::Across, 0, 6), [0, 25, 75, 125, 175, 200]);
         assert_eq!(row(&[0, 100, 200], (3, 1), Scaling::Across, 0, 5), [0, 25, 75, 125, 175]);
         assert_eq!(row(&[0, 100], (1, 2), Scaling::Down, 0, 1), [0]);

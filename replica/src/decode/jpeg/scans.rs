@@ -1,125 +1,158 @@
-//! Scans → planes of samples. Owns the order in which a file brings blocks, and whether all of them came.
+//! Scans → planes of samples: the order in which a file stores blocks, and the check that all of them are there.
 //!
-//! Decoders make up what is missing: libjpeg and most others paint the rest of a cut or damaged scan grey and call it
-//! a success. Here it is an error, which is half of why this is not theirs.
+//! libjpeg and most other decoders paint the missing rest of a cut or damaged scan grey and report success. Here a
+//! missing or damaged part is an error.
 //!
-//! Source: ITU-T T.81 annexes F and G; for what real files get wrong, libjpeg's `jdhuff.c` and `jdphuff.c`.
+//! Sources: ITU-T T.81 annexes F (sequential) and G (progressive); for deviations of real files, libjpeg's `jdhuff.c`
+//! and `jdphuff.c`.
 
 use super::block::{self, Block, ZIGZAG};
-use super::huffman::{Bits, DAMAGED, SHORT, Table, Tables, signed};
+use super::huffman::{BitReader, DAMAGED, SHORT, Table, Tables, extend};
 use super::planes::{Plane, Scaling};
 use super::segments::{Component, Frame, position};
 use std::ops::Range;
 
-/// Bytes that may be left over in a scan, whatever its size. Cameras pad, and libjpeg only warns.
-const LEFT_OVER: usize = 4096;
+/// Most bytes of a scan that may remain unread, whatever its size: cameras write padding, and libjpeg only warns of it.
+const UNREAD_BYTES: usize = 4096;
 
-/// Most bytes that one coefficient takes in a scan: a code of 16 bits and 15 more, and a zero stuffed after each byte.
-const COEFFICIENT: usize = 8;
+/// Most bytes that one coefficient takes in a scan: a code of 16 bits and 15 more bits, with a zero stuffed after each
+/// byte.
+const COEFFICIENT_BYTES: usize = 8;
 
-/// Most bytes that one coding unit takes beside its coefficients: a restart marker, and bits to fill a byte before it.
-const RESTART: usize = 4;
+/// Most bytes that an MCU takes beside its coefficients: a restart marker, and the bits that fill the byte before it.
+const RESTART_BYTES: usize = 4;
 
-/// By destination; none until the file defines it.
-pub(super) type Quantisation = [Option<[u16; 64]>; 4];
+/// The error for a missing quantisation table.
+const NO_QUANTISATION: &str = "a scan names a quantisation table that the file lacks";
 
-/// A frame, and what is known of it so far.
-pub(super) struct Decoding<'file> {
+/// The quantisation tables in force, by destination; `None` until the file defines one.
+pub(super) type QuantisationTables = [Option<[u16; 64]>; 4];
+
+/// Decodes the scans of one frame.
+pub(super) struct FrameDecoder<'file> {
     progressive: bool,
-    /// Coding units of an interleaved scan, across and down.
-    units: (usize, usize),
-    channels: Vec<Channel>,
-    bits: Bits<'file>,
+    /// MCUs (minimum coded units) of an interleaved scan, across and down.
+    mcus: (usize, usize),
+    components: Vec<DecodedComponent>,
+    bits: BitReader<'file>,
 }
 
-/// What is known of one component.
-struct Channel {
+/// The part of a component that has been decoded so far.
+struct DecodedComponent {
     component: Component,
-    /// Blocks of its own, across and down, as a scan of it alone has them.
+    /// Blocks of the component, across and down, in a scan of this component alone.
     blocks: (usize, usize),
     plane: Plane,
-    /// Of a progressive frame, block by block; sequential blocks become samples at once.
+    /// All blocks of a progressive frame. Empty in a sequential frame, whose blocks become samples at once.
     coefficients: Vec<Block>,
-    /// The table in force when its first scan began.
+    /// The table that was in force when the component's first scan began.
     quantisation: Option<[u16; 64]>,
-    /// Bits that are still to come, by coefficient; none for one that no scan has named.
-    pending: [Option<u8>; 64],
+    /// By coefficient, the low bits that are still missing; `None` for a coefficient that no scan has coded yet.
+    missing_bits: [Option<u8>; 64],
 }
 
-/// A scan's header.
+/// A scan header (T.81 B.2.3).
 struct Scan {
-    /// Index of the channel, DC table, AC table.
-    channels: Vec<(usize, u8, u8)>,
-    /// The coefficients that it brings.
+    components: Vec<ScanComponent>,
+    /// The coefficients that the scan codes, in zigzag order (T.81 Ss and Se).
     band: Range<usize>,
-    /// Bits that were still to come before it, 0 for a first pass, and after it.
+    /// The low bits that were missing before this scan; 0 for a first scan of the band (T.81 Ah).
     high: u8,
+    /// The low bits that are missing after this scan (T.81 Al).
     low: u8,
 }
 
-impl<'file> Decoding<'file> {
-    /// Of a frame whose size has been found acceptable: this is where memory is taken.
+/// A component of a scan.
+#[derive(Clone, Copy)]
+struct ScanComponent {
+    /// The component's index in the frame.
+    index: usize,
+    /// Destination of the table of DC coefficients.
+    dc: u8,
+    /// Destination of the table of AC coefficients.
+    ac: u8,
+}
+
+/// A component while a sequential scan is decoded.
+struct SequentialComponent<'tables> {
+    /// The component's index in the frame.
+    index: usize,
+    /// Blocks in an MCU, across and down.
+    in_mcu: (usize, usize),
+    dc: &'tables Table,
+    ac: &'tables Table,
+    quantisation: [u16; 64],
+    /// The DC coefficient of the previous block (T.81 PRED).
+    predictor: i32,
+}
+
+impl<'file> FrameDecoder<'file> {
+    /// Allocates the memory for a frame, whose size the caller has compared with the limits.
     ///
     /// # Errors
-    /// When the channels' factors do not divide.
-    pub(super) fn of(frame: &Frame) -> Result<Self, &'static str> {
-        let most = |side: fn(&Component) -> u8| frame.components.iter().map(side).max().map_or(1, usize::from);
-        // One channel alone is not sampled against any other.
-        let alone = frame.components.len() == 1;
-        let most = if alone { (1, 1) } else { (most(|c| c.across), most(|c| c.down)) };
+    /// When the largest sampling factors are no multiples of a component's.
+    pub(super) fn new(frame: &Frame) -> Result<Self, &'static str> {
+        let most = |factor: fn(&Component) -> u8| frame.components.iter().map(factor).max().map_or(1, usize::from);
+        // A single component is not subsampled, whatever its factors are.
+        let is_single = frame.components.len() == 1;
+        let most = if is_single { (1, 1) } else { (most(|c| c.across), most(|c| c.down)) };
         let (width, height) = (usize::from(frame.width), usize::from(frame.height));
-        let units = (width.div_ceil(8 * most.0), height.div_ceil(8 * most.1));
-        let channel = |&component: &Component| {
-            let component = if alone { Component { across: 1, down: 1, ..component } } else { component };
+        let mcus = (width.div_ceil(8 * most.0), height.div_ceil(8 * most.1));
+        let component = |&component: &Component| {
+            let component = if is_single { Component { across: 1, down: 1, ..component } } else { component };
             let own = (usize::from(component.across), usize::from(component.down));
             let (width, height) = ((width * own.0).div_ceil(most.0), (height * own.1).div_ceil(most.1));
             let scaling = Scaling::of(own, most, width).ok_or("its sampling factors do not divide")?;
-            let stored = (units.0 * own.0, units.1 * own.1);
+            let stored = (mcus.0 * own.0, mcus.1 * own.1);
             let (samples, coefficients) = match frame.progressive {
                 true => (Vec::new(), vec![[0; 64]; stored.0 * stored.1]),
                 false => (vec![0; stored.0 * stored.1 * 64], Vec::new()),
             };
             let plane = Plane { samples, stride: stored.0 * 8, width, height, scaling };
             let blocks = (width.div_ceil(8), height.div_ceil(8));
-            Ok(Channel { component, blocks, plane, coefficients, quantisation: None, pending: [None; 64] })
+            Ok(DecodedComponent {
+                component,
+                blocks,
+                plane,
+                coefficients,
+                quantisation: None,
+                missing_bits: [None; 64],
+            })
         };
-        let channels = frame.components.iter().map(channel).collect::<Result<_, &'static str>>()?;
-        Ok(Self { progressive: frame.progressive, units, channels, bits: Bits::default() })
+        let components = frame.components.iter().map(component).collect::<Result<_, &'static str>>()?;
+        Ok(Self { progressive: frame.progressive, mcus, components, bits: BitReader::default() })
     }
 
-    /// Reads one scan to its end.
+    /// Decodes one scan. `interval` is the number of MCUs between restart markers, 0 for none.
     ///
     /// # Errors
-    /// When data is missing or damaged, in words for people.
-    pub(super) fn scan(
+    /// When the header is malformed, or data is missing or damaged; the reason is for people.
+    pub(super) fn decode_scan(
         &mut self,
         header: &[u8],
         data: &'file [u8],
         tables: &Tables,
-        quantisation: &Quantisation,
+        quantisation: &QuantisationTables,
         interval: u16,
     ) -> Result<(), &'static str> {
-        let scan = self.header(header)?;
-        for &(index, ..) in &scan.channels {
-            let channel = &mut self.channels[index];
-            let table = quantisation.get(usize::from(channel.component.quantisation)).copied().flatten();
-            channel.quantisation = channel.quantisation.or(table);
+        let scan = self.parse_header(header)?;
+        self.record_bits(&scan)?;
+        for &ScanComponent { index, .. } in &scan.components {
+            let decoded = &mut self.components[index];
+            let table = quantisation.get(usize::from(decoded.component.quantisation)).copied().flatten();
+            decoded.quantisation = decoded.quantisation.or(table);
         }
-        let units = match scan.channels[..] {
-            [(only, ..)] => self.channels[only].blocks,
-            _ => self.units,
+        let mcus = match scan.components[..] {
+            [only] => self.components[only.index].blocks,
+            _ => self.mcus,
         };
-        let count = units.0 * units.1;
-        let blocks = |&(index, ..): &(usize, u8, u8)| {
-            let (across, down) = self.channels[index].in_unit(&scan);
-            across * down
-        };
-        let coefficients = scan.channels.iter().map(blocks).sum::<usize>() * scan.band.len();
-        if data.len() > count * (COEFFICIENT * coefficients + RESTART) + LEFT_OVER {
+        let count = mcus.0 * mcus.1;
+        let coefficients = self.blocks_in_mcu(&scan) * scan.band.len();
+        if data.len() > count * (COEFFICIENT_BYTES * coefficients + RESTART_BYTES) + UNREAD_BYTES {
             return Err("a scan has more coded data than its pixels can take: it is damaged");
         }
         let interval = if interval == 0 { count } else { usize::from(interval) };
-        let (mut left_over, mut expected) = (0, None);
+        let (mut unread, mut expected) = (0, None);
         let mut next = Some((None, data));
         for first in (0..count).step_by(interval) {
             let (restart, data) = next.ok_or(SHORT)?;
@@ -130,115 +163,131 @@ impl<'file> Decoding<'file> {
             let coded;
             (coded, next) = split_at_restart(data);
             self.bits.load(coded);
-            let range = first..count.min(first + interval);
-            if !self.progressive {
-                self.sequential(&scan, range, units.0, tables)?;
-            } else if scan.band.start == 0 {
-                self.first_coefficients(&scan, range, units.0, tables)?;
-            } else {
-                self.band(&scan, range, units.0, tables)?;
-            }
-            left_over += self.bits.left_over();
+            self.decode_interval(&scan, first..count.min(first + interval), mcus.0, tables)?;
+            unread += self.bits.unread_bytes();
         }
-        left_over += next.map_or(0, |(_, data)| data.len());
-        if left_over > LEFT_OVER.max(data.len() / 16) {
+        unread += next.map_or(0, |(_, data)| data.len());
+        if unread > UNREAD_BYTES.max(data.len() / 16) {
             return Err(DAMAGED);
         }
         Ok(())
     }
 
-    /// The planes, once all scans have been read.
+    /// The planes of all components, once all scans have been decoded.
     ///
     /// # Errors
-    /// When a channel, or a refinement that others promised, never came.
-    pub(super) fn planes(self) -> Result<Vec<Plane>, &'static str> {
-        let plane = |channel: Channel| {
-            if channel.pending[0].is_none() || channel.pending.iter().flatten().any(|&bits| bits > 0) {
+    /// When a component, or a refinement of its coefficients, is missing.
+    pub(super) fn into_planes(self) -> Result<Vec<Plane>, &'static str> {
+        let plane = |decoded: DecodedComponent| {
+            let missing = decoded.missing_bits;
+            if missing[0].is_none() || missing.iter().flatten().any(|&bits| bits > 0) {
                 return Err("scans are missing: it was cut short");
             }
-            let mut plane = channel.plane;
-            if self.progressive {
-                let quantisation = channel.quantisation.ok_or(NO_QUANTISATION)?;
-                plane.samples = vec![0; channel.coefficients.len() * 64];
-                for (index, coefficients) in channel.coefficients.iter().enumerate() {
-                    let across = plane.stride / 8;
-                    let samples = match block::is_flat(coefficients) {
-                        true => [block::flat(coefficients[0], quantisation[0]); 64],
-                        false => block::samples(coefficients, &quantisation),
-                    };
-                    plane.put(index % across, index / across, &samples);
-                }
-            }
-            Ok(plane)
+            if self.progressive { decoded.into_transformed_plane() } else { Ok(decoded.plane) }
         };
-        self.channels.into_iter().map(plane).collect()
+        self.components.into_iter().map(plane).collect()
     }
 
-    fn header(&mut self, header: &[u8]) -> Result<Scan, &'static str> {
+    /// Parses a scan header and checks it by itself.
+    fn parse_header(&self, header: &[u8]) -> Result<Scan, &'static str> {
         const MALFORMED: &str = "a scan header is malformed";
         let [count, rest @ ..] = header else { return Err(MALFORMED) };
         let (named, rest) = rest.split_at_checked(2 * usize::from(*count)).ok_or(MALFORMED)?;
         let [first, last, approximation] = *rest else { return Err(MALFORMED) };
-        let mut channels: Vec<(usize, u8, u8)> = Vec::new();
+        let mut components: Vec<ScanComponent> = Vec::new();
         for name in named.chunks_exact(2) {
-            let index = self.channels.iter().position(|channel| channel.component.id == name[0]);
-            let index = index.filter(|index| channels.iter().all(|(other, ..)| other != index)).ok_or(MALFORMED)?;
-            channels.push((index, name[1] >> 4, name[1] & 15));
-        }
-        // At most ten blocks in a coding unit (T.81 B.2.3).
-        let blocks = |&(index, ..): &(usize, u8, u8)| {
-            let component = self.channels[index].component;
-            usize::from(component.across) * usize::from(component.down)
-        };
-        if channels.is_empty() || channels.len() > 1 && channels.iter().map(blocks).sum::<usize>() > 10 {
-            return Err(MALFORMED);
+            let index = self.components.iter().position(|decoded| decoded.component.id == name[0]);
+            let index = index.filter(|index| components.iter().all(|other| other.index != *index)).ok_or(MALFORMED)?;
+            components.push(ScanComponent { index, dc: name[1] >> 4, ac: name[1] & 15 });
         }
         let (first, last) = (usize::from(first), usize::from(last));
         let scan = if self.progressive {
-            Scan { channels, band: first..last + 1, high: approximation >> 4, low: approximation & 15 }
+            Scan { components, band: first..last + 1, high: approximation >> 4, low: approximation & 15 }
         } else {
-            // All coefficients, whatever these numbers say: libjpeg only warns.
-            Scan { channels, band: 0..64, high: 0, low: 0 }
+            // A sequential scan has all coefficients, whatever these fields say; libjpeg only warns.
+            Scan { components, band: 0..64, high: 0, low: 0 }
         };
-        let alone = scan.channels.len() == 1;
-        let band = if first == 0 { last == 0 } else { alone && first <= last && last < 64 };
+        let is_single = scan.components.len() == 1;
+        // An interleaved MCU has at most ten blocks (T.81 B.2.3).
+        if scan.components.is_empty() || !is_single && self.blocks_in_mcu(&scan) > 10 {
+            return Err(MALFORMED);
+        }
+        let band = if first == 0 { last == 0 } else { is_single && first <= last && last < 64 };
         let refines = scan.high == 0 || scan.high == scan.low + 1;
         if self.progressive && (!band || !refines || scan.low > 13) {
             return Err(MALFORMED);
         }
-        for &(index, ..) in &scan.channels {
-            for pending in &mut self.channels[index].pending[scan.band.clone()] {
-                let known = pending.replace(scan.low);
-                if known.unwrap_or(0) != scan.high || known.is_some() && scan.high == 0 {
+        Ok(scan)
+    }
+
+    /// Records the bits that a scan codes, and checks that they follow those of earlier scans.
+    fn record_bits(&mut self, scan: &Scan) -> Result<(), &'static str> {
+        for &ScanComponent { index, .. } in &scan.components {
+            for missing in &mut self.components[index].missing_bits[scan.band.clone()] {
+                let before = missing.replace(scan.low);
+                if before.unwrap_or(0) != scan.high || before.is_some() && scan.high == 0 {
                     return Err("its scans repeat each other or are out of order");
                 }
             }
         }
-        Ok(scan)
+        Ok(())
     }
 
-    /// All coefficients of the given coding units, `across` of which stand in a row.
-    fn sequential(
+    /// Blocks in an MCU of a scan, of all its components.
+    fn blocks_in_mcu(&self, scan: &Scan) -> usize {
+        let blocks = |component: &ScanComponent| {
+            let (across, down) = self.components[component.index].in_mcu(scan);
+            across * down
+        };
+        scan.components.iter().map(blocks).sum()
+    }
+
+    /// Decodes the MCUs between two restart markers; `across` MCUs make a row.
+    fn decode_interval(
         &mut self,
         scan: &Scan,
-        units: Range<usize>,
+        mcus: Range<usize>,
         across: usize,
         tables: &Tables,
     ) -> Result<(), &'static str> {
-        let mut parts = Vec::new();
-        for &(index, dc, ac) in &scan.channels {
-            let channel = &self.channels[index];
-            let quantisation = channel.quantisation.ok_or(NO_QUANTISATION)?;
-            parts.push((index, channel.in_unit(scan), tables.dc(dc)?, tables.ac(ac)?, quantisation, 0_i32));
+        if !self.progressive {
+            self.sequential(scan, mcus, across, tables)
+        } else if scan.band.start == 0 {
+            self.progressive_dc(scan, mcus, across, tables)
+        } else {
+            self.progressive_ac(scan, mcus, across, tables)
         }
-        for unit in units {
-            let (row, column) = (unit / across, unit % across);
-            for (index, (wide, high), dc, ac, quantisation, before) in &mut parts {
-                let plane = &mut self.channels[*index].plane;
+    }
+
+    /// Decodes all coefficients of sequential MCUs, and transforms them to samples (T.81 F.2).
+    fn sequential(
+        &mut self,
+        scan: &Scan,
+        mcus: Range<usize>,
+        across: usize,
+        tables: &Tables,
+    ) -> Result<(), &'static str> {
+        let mut components = Vec::new();
+        for &ScanComponent { index, dc, ac } in &scan.components {
+            let decoded = &self.components[index];
+            components.push(SequentialComponent {
+                index,
+                in_mcu: decoded.in_mcu(scan),
+                dc: tables.dc(dc)?,
+                ac: tables.ac(ac)?,
+                quantisation: decoded.quantisation.ok_or(NO_QUANTISATION)?,
+                predictor: 0,
+            });
+        }
+        for mcu in mcus {
+            let (row, column) = (mcu / across, mcu % across);
+            for SequentialComponent { index, in_mcu: (wide, high), dc, ac, quantisation, predictor } in &mut components
+            {
+                let plane = &mut self.components[*index].plane;
                 for y in row * *high..(row + 1) * *high {
                     for x in column * *wide..(column + 1) * *wide {
                         let mut coefficients = [0; 64];
-                        let last = self.bits.block(dc, ac, before, &mut coefficients)?;
+                        let last = self.bits.block(dc, ac, predictor, &mut coefficients)?;
                         if last == 0 {
                             plane.put(x, y, &[block::flat(coefficients[0], quantisation[0]); 64]);
                         } else {
@@ -251,27 +300,27 @@ impl<'file> Decoding<'file> {
         Ok(())
     }
 
-    /// The first coefficient of each block of the given coding units, or one more bit of it.
-    fn first_coefficients(
+    /// Decodes the DC coefficient of each block of progressive MCUs, or one more bit of it (T.81 G.1.2.1).
+    fn progressive_dc(
         &mut self,
         scan: &Scan,
-        units: Range<usize>,
+        mcus: Range<usize>,
         across: usize,
         tables: &Tables,
     ) -> Result<(), &'static str> {
-        let mut before = [0_i32; 4];
-        for unit in units {
-            let (row, column) = (unit / across, unit % across);
-            for &(index, dc, _) in &scan.channels {
-                let channel = &mut self.channels[index];
-                let ((wide, high), stride) = (channel.in_unit(scan), channel.plane.stride / 8);
+        let mut predictors = [0_i32; 4];
+        for mcu in mcus {
+            let (row, column) = (mcu / across, mcu % across);
+            for &ScanComponent { index, dc, .. } in &scan.components {
+                let decoded = &mut self.components[index];
+                let ((wide, high), stride) = (decoded.in_mcu(scan), decoded.plane.stride / 8);
                 for y in row * high..(row + 1) * high {
                     for x in column * wide..(column + 1) * wide {
-                        let coefficient = &mut channel.coefficients[y * stride + x][0];
+                        let coefficient = &mut decoded.coefficients[y * stride + x][0];
                         if scan.high == 0 {
-                            let before = &mut before[index];
-                            *before = before.wrapping_add(self.bits.difference(tables.dc(dc)?)?);
-                            *coefficient = (*before << scan.low) as i16;
+                            let predictor = &mut predictors[index];
+                            *predictor = predictor.wrapping_add(self.bits.difference(tables.dc(dc)?)?);
+                            *coefficient = (*predictor << scan.low) as i16;
                         } else if self.bits.bit()? {
                             *coefficient |= 1 << scan.low;
                         }
@@ -283,40 +332,61 @@ impl<'file> Decoding<'file> {
         Ok(())
     }
 
-    /// A band of other coefficients of one channel, or one more bit of them.
-    fn band(&mut self, scan: &Scan, units: Range<usize>, across: usize, tables: &Tables) -> Result<(), &'static str> {
-        let (index, _, ac) = scan.channels[0];
+    /// Decodes a band of AC coefficients of one component's blocks, or one more bit of them (T.81 G.1.2.2 and G.1.2.3).
+    fn progressive_ac(
+        &mut self,
+        scan: &Scan,
+        mcus: Range<usize>,
+        across: usize,
+        tables: &Tables,
+    ) -> Result<(), &'static str> {
+        let ScanComponent { index, ac, .. } = scan.components[0];
         let table = tables.ac(ac)?;
-        let channel = &mut self.channels[index];
-        let stride = channel.plane.stride / 8;
-        // Blocks, the present one included, that have nothing more in their band.
-        let mut run = 0_u32;
-        for unit in units {
-            if scan.high == 0 && run > 0 {
-                run -= 1;
+        let decoded = &mut self.components[index];
+        let stride = decoded.plane.stride / 8;
+        // Blocks, the present one included, whose bands have ended (T.81 EOBRUN).
+        let mut end_of_band_run = 0_u32;
+        for mcu in mcus {
+            if scan.high == 0 && end_of_band_run > 0 {
+                end_of_band_run -= 1;
                 continue;
             }
-            let coefficients = &mut channel.coefficients[unit / across * stride + unit % across];
-            if scan.high == 0 {
-                run = self.bits.first_pass(table, scan, coefficients)?.saturating_sub(1);
-            } else {
-                run = self.bits.refinement(table, scan, coefficients, run)?.saturating_sub(1);
-            }
+            let coefficients = &mut decoded.coefficients[mcu / across * stride + mcu % across];
+            let run = match scan.high {
+                0 => self.bits.first_pass(table, scan, coefficients)?,
+                _ => self.bits.refinement(table, scan, coefficients, end_of_band_run)?,
+            };
+            end_of_band_run = run.saturating_sub(1);
             self.bits.check()?;
         }
         Ok(())
     }
 }
 
-const NO_QUANTISATION: &str = "a scan names a quantisation table that the file lacks";
-
-impl Channel {
-    /// Blocks of one coding unit, across and down.
-    fn in_unit(&self, scan: &Scan) -> (usize, usize) {
-        match scan.channels.len() {
+impl DecodedComponent {
+    /// Blocks of this component in an MCU of `scan`, across and down. In a scan of one component an MCU is one block
+    /// (T.81 A.2.2).
+    fn in_mcu(&self, scan: &Scan) -> (usize, usize) {
+        match scan.components.len() {
             1 => (1, 1),
             _ => (self.component.across.into(), self.component.down.into()),
         }
+    }
+
+    /// Transforms the coefficients of a progressive frame to samples.
+    fn into_transformed_plane(self) -> Result<Plane, &'static str> {
+        let quantisation = self.quantisation.ok_or(NO_QUANTISATION)?;
+        let mut plane = self.plane;
+        plane.samples = vec![0; self.coefficients.len() * 64];
+        let across = plane.stride / 8;
+        for (index, coefficients) in self.coefficients.iter().enumerate() {
+            let samples = match block::is_flat(coefficients) {
+                true => [block::flat(coefficients[0], quantisation[0]); 64],
+                false => block::samples(coefficients, &quantisation),
+            };
+            plane.put(index % across, index / across, &samples);
+        }
+        Ok(plane)
     }
 }
 
@@ -332,34 +402,36 @@ impl Plane {
     }
 }
 
-impl Bits<'_> {
+impl BitReader<'_> {
+    /// The difference of a DC coefficient from its predictor (T.81 F.2.2.1).
     #[inline(always)]
     fn difference(&mut self, table: &Table) -> Result<i32, &'static str> {
         let (size, following) = self.symbol(table)?;
-        // Tables of DC codes have no larger ones.
+        // Tables of DC codes have no larger symbols.
         let size = u32::from(size & 15);
         self.skip(size);
-        Ok(signed(following, size))
+        Ok(extend(following, size))
     }
 
-    /// All of one block; returns the position of the last coefficient that is not zero.
+    /// Reads all coefficients of one block (T.81 F.2.2). Returns the zigzag index of the last coefficient that is not
+    /// zero.
     #[inline(always)]
     fn block(
         &mut self,
         dc: &Table,
         ac: &Table,
-        before: &mut i32,
+        predictor: &mut i32,
         coefficients: &mut Block,
     ) -> Result<usize, &'static str> {
-        *before = before.wrapping_add(self.difference(dc)?);
-        coefficients[0] = *before as i16;
+        *predictor = predictor.wrapping_add(self.difference(dc)?);
+        coefficients[0] = *predictor as i16;
         let (mut next, mut last) = (1, 0);
         while next < 64 {
             let (symbol, following) = self.symbol(ac)?;
             let (run, size) = (usize::from(symbol >> 4), u32::from(symbol & 15));
             next += run;
             if size > 0 {
-                *coefficients.get_mut(place(next)?).ok_or(DAMAGED)? = signed(following, size) as i16;
+                *coefficients.get_mut(place(next)?).ok_or(DAMAGED)? = extend(following, size) as i16;
                 self.skip(size);
                 last = next;
             } else if run < 15 {
@@ -371,7 +443,8 @@ impl Bits<'_> {
         Ok(last)
     }
 
-    /// A band of one block, none of which is known yet; returns for how many blocks the band has ended.
+    /// Reads a band of one block for the first time. Returns the number of blocks whose bands have ended, this block
+    /// included; 0 if the band was coded to its last coefficient.
     fn first_pass(&mut self, table: &Table, scan: &Scan, coefficients: &mut Block) -> Result<u32, &'static str> {
         let mut next = scan.band.start;
         while next < scan.band.end {
@@ -382,7 +455,7 @@ impl Bits<'_> {
             }
             next += usize::from(run);
             if size > 0 {
-                coefficients[place(next)?] = (signed(following, size) << scan.low) as i16;
+                coefficients[place(next)?] = (extend(following, size) << scan.low) as i16;
                 self.skip(size);
             }
             next += 1;
@@ -390,8 +463,9 @@ impl Bits<'_> {
         if next > scan.band.end { Err(DAMAGED) } else { Ok(0) }
     }
 
-    /// One more bit of a band of one block: of each coefficient that is not zero, and of some that now cease to be.
-    /// The band has ended for `ended` blocks, this one included; returns for how many it has afterwards.
+    /// Reads one more bit of a band of one block: of each coefficient that is not zero, and of those that now become
+    /// so. `ended` is the number of blocks whose bands have ended before this call, this block included. Returns that
+    /// number after the call.
     fn refinement(
         &mut self,
         table: &Table,
@@ -440,31 +514,33 @@ impl Bits<'_> {
         Ok(ended)
     }
 
-    /// Away from zero if the next bit says so.
+    /// Moves a coefficient away from zero by `bit` if the next bit is one.
     fn refine(&mut self, coefficient: &mut i16, bit: i16) -> Result<(), &'static str> {
-        // A bit that is there already was meant by no encoder; libjpeg leaves it.
+        // No encoder sends a bit that is set already; libjpeg leaves such a coefficient as it is.
         if self.bit()? && *coefficient & bit == 0 {
             *coefficient = coefficient.wrapping_add(if *coefficient > 0 { bit } else { -bit });
         }
         Ok(())
     }
 
-    /// How many blocks have nothing more in their band: 2^`exponent`, and as many more as that many bits say.
+    /// The number of blocks whose bands end here: 2^`exponent` plus the number in the next `exponent` bits (T.81
+    /// G.1.2.2).
     fn end_of_band(&mut self, exponent: u32, following: u64) -> u32 {
         self.skip(exponent);
         (1 << exponent) + (following >> 1 >> (63 - exponent)) as u32
     }
 }
 
+/// The index in a [`Block`] of the coefficient with this index in zigzag order.
 #[inline(always)]
-fn place(position: usize) -> Result<usize, &'static str> {
-    ZIGZAG.get(position).map(|&place| usize::from(place)).ok_or(DAMAGED)
+fn place(zigzag_index: usize) -> Result<usize, &'static str> {
+    ZIGZAG.get(zigzag_index).map(|&place| usize::from(place)).ok_or(DAMAGED)
 }
 
-/// The number of a restart marker, where it has one, and what follows it.
+/// The number of a restart marker (`None` at the start of a scan), and the data after it.
 type Restart<'a> = (Option<u8>, &'a [u8]);
 
-/// The data before the first restart marker, then the marker's number and what follows it.
+/// Splits data into the part before the first restart marker, and the marker's number with the part after it.
 fn split_at_restart(data: &[u8]) -> (&[u8], Option<Restart<'_>>) {
     match position(data, |byte| byte & 0xF8 == 0xD0) {
         Some(at) => (&data[..at], Some((Some(data[at + 1] - 0xD0), &data[at + 2..]))),
@@ -489,18 +565,19 @@ mod tests {
     }
 
     #[test]
-    fn a_band_ends_for_as_many_blocks_as_it_says() {
-        // 0: end of band with exponent 2; 10: a coefficient of one bit after no zeros.
+    fn a_band_ends_for_as_many_blocks_as_its_code_says() {
+        // Code 0: the band ends, exponent 2. Code 10: a coefficient of one bit after no zeros.
         let mut lengths = [0; 16];
         (lengths[0], lengths[1]) = (1, 1);
         let table = Table::new(&lengths, &[0x20, 0x01]).expect("a prefix code");
-        let scan = Scan { channels: vec![(0, 0, 0)], band: 1..6, high: 0, low: 1 };
+        let components = vec![ScanComponent { index: 0, dc: 0, ac: 0 }];
+        let scan = Scan { components, band: 1..6, high: 0, low: 1 };
         // A coefficient (10 1), then 4 + 3 blocks (0 11).
-        let (mut bits, mut coefficients) = (Bits::default(), [0; 64]);
+        let (mut bits, mut coefficients) = (BitReader::default(), [0; 64]);
         bits.load(&[0b1010_1100]);
         assert_eq!(bits.first_pass(&table, &scan, &mut coefficients), Ok(7));
         assert_eq!(coefficients[..3], [0, 2, 0]);
-        // A refinement of that coefficient only: 0 01, then its bit.
+        // A refinement of that coefficient only: the band ends (0 01), then the coefficient's bit.
         let scan = Scan { high: 1, low: 0, ..scan };
         bits.load(&[0b0011_0000]);
         assert_eq!(bits.refinement(&table, &scan, &mut coefficients, 0), Ok(5));

@@ -1,112 +1,130 @@
-//! A JPEG file as a sequence of segments, from its start marker to its end marker. Knows where they lie and what a
-//! frame header says; knows nothing of what is coded in them.
+//! A JPEG file as a sequence of marker segments, from its start marker to its end marker. Knows where segments begin
+//! and end, and parses frame headers; knows nothing of the coded data.
 //!
-//! What lies between segments, and after the end marker, is skipped as libjpeg skips it: real files have padding,
-//! previews and second pictures there.
+//! Bytes between segments and after the end marker are skipped, as libjpeg does: real files have padding, previews and
+//! second images there.
 //!
 //! Source: ITU-T T.81 annex B.
 
-/// Most segments that a file may have. 16 MiB hold 256 of the largest kind, which profiles and previews are made of;
-/// each of a hundred scans may follow a few small ones.
-const SEGMENTS: usize = 10_000;
+/// Most segments of a file. A file of 16 MiB holds 256 segments of the largest size, as profiles and previews have; the
+/// others are left for the few small segments before each of a hundred scans.
+const MAX_SEGMENTS: usize = 10_000;
 
-/// One part of a file.
+/// The codes of markers, each of which follows a byte 0xFF (T.81 table B.1).
+mod marker {
+    pub(super) const TEM: u8 = 0x01;
+    pub(super) const SOF0: u8 = 0xC0;
+    pub(super) const SOF2: u8 = 0xC2;
+    pub(super) const DHT: u8 = 0xC4;
+    pub(super) const SOI: u8 = 0xD8;
+    pub(super) const EOI: u8 = 0xD9;
+    pub(super) const SOS: u8 = 0xDA;
+    pub(super) const DQT: u8 = 0xDB;
+    pub(super) const DRI: u8 = 0xDD;
+    pub(super) const APP0: u8 = 0xE0;
+    pub(super) const APP14: u8 = 0xEE;
+}
+
+/// One marker segment.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Segment<'file> {
-    /// Quantisation tables.
+    /// DQT: the contents of a segment of quantisation tables.
     Quantisation(&'file [u8]),
-    /// Huffman tables.
+    /// DHT: the contents of a segment of Huffman tables.
     Huffman(&'file [u8]),
-    /// Number of coding units between restart markers; 0 for none.
+    /// DRI: the number of MCUs between restart markers; 0 for none.
     RestartInterval(u16),
-    /// The frame header.
+    /// SOF0, SOF1 or SOF2: the frame header.
     Frame(Frame),
-    /// A scan: what its header says, and the entropy-coded bytes after it, restart markers included.
+    /// SOS: a scan.
     Scan {
-        /// Contents of the header.
+        /// The contents of the scan header.
         header: &'file [u8],
-        /// Everything up to the next marker.
+        /// The entropy-coded data up to the next marker, restart markers included.
         data: &'file [u8],
     },
-    /// A JFIF header: three components are YCbCr.
+    /// APP0 of JFIF: three components are YCbCr.
     Jfif,
-    /// An Adobe marker, with its colour transform.
+    /// APP14 of Adobe, with its colour transform.
     Adobe(u8),
-    /// The end marker.
+    /// EOI: the end marker.
     End,
 }
 
-/// What a frame header says.
+/// A frame header (T.81 B.2.2).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Frame {
-    /// In several passes over the coefficients.
+    /// Whether the coefficients are coded in several scans (SOF2).
     pub(super) progressive: bool,
-    /// Columns.
+    /// Columns of pixels.
     pub(super) width: u16,
-    /// Rows.
+    /// Rows of pixels.
     pub(super) height: u16,
-    /// One to four, in the order of the file.
+    /// One, three or four components, in the order of the file.
     pub(super) components: Vec<Component>,
 }
 
-/// One channel of a frame.
+/// A component of a frame: one colour channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Component {
-    /// The name that scans use.
+    /// The identifier that scan headers use.
     pub(super) id: u8,
-    /// Blocks across in one coding unit, 1 to 4.
+    /// Horizontal sampling factor: blocks across in an MCU, 1 to 4.
     pub(super) across: u8,
-    /// Blocks down in one coding unit, 1 to 4.
+    /// Vertical sampling factor: blocks down in an MCU, 1 to 4.
     pub(super) down: u8,
-    /// Which quantisation table.
+    /// Destination of the quantisation table.
     pub(super) quantisation: u8,
 }
 
-/// The segments of a file, in order; ends after [`Segment::End`] or the first error, whose words are for people.
+/// Iterates over the segments of a file, up to [`Segment::End`] or the first error. The reason of an error is for
+/// people.
 pub(super) struct Segments<'file> {
     rest: &'file [u8],
-    /// How many have been read, those that are skipped included.
+    /// Segments read so far, including those that are skipped.
     count: usize,
     ended: bool,
 }
 
 impl<'file> Segments<'file> {
-    /// Of a file that begins with a start marker.
+    /// The segments of a file that begins with a start marker.
     pub(super) fn of(file: &'file [u8]) -> Self {
         Self { rest: file.get(2..).unwrap_or_default(), count: 0, ended: false }
     }
 
+    /// The next segment that matters to decoding.
     fn read(&mut self) -> Result<Segment<'file>, String> {
         loop {
-            let marker = self.marker()?;
+            let code = self.marker()?;
             self.count += 1;
-            if self.count > SEGMENTS {
-                return Err(format!("it has more than {SEGMENTS} segments; save it as a plain JPEG"));
+            if self.count > MAX_SEGMENTS {
+                return Err(format!("it has more than {MAX_SEGMENTS} segments; save it as a plain JPEG"));
             }
-            match marker {
-                0xD9 => return Ok(Segment::End),
-                0xD8 => return Err("a second picture starts inside the first".into()),
-                // TEM stands alone.
-                0x01 => continue,
-                0x02..=0xBF => return Err(format!("marker 0xFF{marker:02X} is reserved; the file is damaged")),
+            match code {
+                marker::EOI => return Ok(Segment::End),
+                marker::SOI => return Err("a second image starts inside the first".into()),
+                // A marker without contents, which decoders ignore.
+                marker::TEM => continue,
+                0x02..=0xBF => return Err(format!("marker 0xFF{code:02X} is reserved; the file is damaged")),
                 _ => {}
             }
             let content = self.content()?;
-            match (marker, content) {
-                (0xDB, _) => return Ok(Segment::Quantisation(content)),
-                (0xC4, _) => return Ok(Segment::Huffman(content)),
-                (0xDD, [high, low]) => return Ok(Segment::RestartInterval(u16::from_be_bytes([*high, *low]))),
-                (0xDD, _) => return Err("the restart interval is malformed".into()),
-                (0xC0..=0xC2, _) => return frame(marker == 0xC2, content).map(Segment::Frame),
-                (0xC3 | 0xC5..=0xC7 | 0xC9..=0xCF, _) => return Err(unsupported(marker)),
-                (0xDA, _) => {
+            match (code, content) {
+                (marker::DQT, _) => return Ok(Segment::Quantisation(content)),
+                (marker::DHT, _) => return Ok(Segment::Huffman(content)),
+                (marker::DRI, [high, low]) => return Ok(Segment::RestartInterval(u16::from_be_bytes([*high, *low]))),
+                (marker::DRI, _) => return Err("the restart interval is malformed".into()),
+                (marker::SOF0..=marker::SOF2, _) => return frame(code == marker::SOF2, content).map(Segment::Frame),
+                // The other frame headers, and DAC, which defines arithmetic coding.
+                (0xC3 | 0xC5..=0xC7 | 0xC9..=0xCF, _) => return Err(unsupported(code)),
+                (marker::SOS, _) => {
                     let length = position(self.rest, is_marker).unwrap_or(self.rest.len());
                     let (data, rest) = self.rest.split_at(length);
                     self.rest = rest;
                     return Ok(Segment::Scan { header: content, data });
                 }
-                (0xE0, [b'J', b'F', b'I', b'F', 0, _, _, _, _, _, _, _, _, _, ..]) => return Ok(Segment::Jfif),
-                (0xEE, [b'A', b'd', b'o', b'b', b'e', _, _, _, _, _, _, transform, ..]) => {
+                (marker::APP0, [b'J', b'F', b'I', b'F', 0, _, _, _, _, _, _, _, _, _, ..]) => return Ok(Segment::Jfif),
+                (marker::APP14, [b'A', b'd', b'o', b'b', b'e', _, _, _, _, _, _, transform, ..]) => {
                     return Ok(Segment::Adobe(*transform));
                 }
                 _ => {}
@@ -114,7 +132,7 @@ impl<'file> Segments<'file> {
         }
     }
 
-    /// The next marker's code, past whatever stands before it.
+    /// The code of the next marker. Bytes before it are skipped.
     fn marker(&mut self) -> Result<u8, String> {
         let at = position(self.rest, is_marker).ok_or("it ends before its end marker: it was cut short")?;
         let marker = self.rest[at + 1];
@@ -122,7 +140,7 @@ impl<'file> Segments<'file> {
         Ok(marker)
     }
 
-    /// What a marker's length covers.
+    /// The contents of a segment, whose length stands after the marker.
     fn content(&mut self) -> Result<&'file [u8], String> {
         let cut = "it ends inside a segment: it was cut short";
         let (length, rest) = self.rest.split_first_chunk::<2>().ok_or(cut)?;
@@ -146,11 +164,11 @@ impl<'file> Iterator for Segments<'file> {
     }
 }
 
-/// Where the first byte of 0xFF stands whose next byte is `wanted`.
+/// The index of the first byte 0xFF whose next byte satisfies `predicate`.
 #[inline(always)]
-pub(super) fn position(bytes: &[u8], wanted: impl Fn(u8) -> bool) -> Option<usize> {
-    let found = |(&byte, &next): (&u8, &u8)| (byte == 0xFF) & wanted(next);
-    // Stretches without a branch for each byte: a hostile file may be full of 0xFF.
+pub(super) fn position(bytes: &[u8], predicate: impl Fn(u8) -> bool) -> Option<usize> {
+    let found = |(&byte, &next): (&u8, &u8)| (byte == 0xFF) & predicate(next);
+    // Stretches of 64 bytes are tested without a branch for each byte, since a hostile file may be full of 0xFF.
     let next = bytes.get(1..)?;
     let stretches = bytes.as_chunks::<64>().0.iter().zip(next.as_chunks::<64>().0);
     let none =
@@ -159,12 +177,13 @@ pub(super) fn position(bytes: &[u8], wanted: impl Fn(u8) -> bool) -> Option<usiz
     bytes[from..].iter().zip(&next[from..]).position(found).map(|at| from + at)
 }
 
-/// Whether 0xFF before this byte ends coded data: it is no stuffed zero, no fill and no restart marker, which stand
-/// for nothing between segments either.
+/// Whether 0xFF and this byte are a marker that ends coded data. A stuffed zero, a fill byte and a restart marker are
+/// not; they are skipped between segments, too.
 fn is_marker(byte: u8) -> bool {
     (byte != 0) & (byte != 0xFF) & (byte & 0xF8 != 0xD0)
 }
 
+/// Parses a frame header.
 fn frame(progressive: bool, content: &[u8]) -> Result<Frame, String> {
     let [precision, h0, h1, w0, w1, count, components @ ..] = content else {
         return Err("the frame header is too short".into());
@@ -195,6 +214,7 @@ fn frame(progressive: bool, content: &[u8]) -> Result<Frame, String> {
     Ok(Frame { progressive, width, height, components })
 }
 
+/// The error for a frame of a kind that is not supported.
 fn unsupported(marker: u8) -> String {
     let kind = match marker {
         0xC3 => "lossless",
@@ -226,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_marker_is_found_wherever_it_stands() {
+    fn a_marker_is_found_at_every_position() {
         for before in 0..200 {
             for filler in [&[7][..], &[0xFF, 0], &[0xFF], &[0xFF, 0xD5]] {
                 let filled: Vec<u8> = filler.iter().copied().cycle().take(before).collect();
@@ -238,14 +258,14 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_says_why() {
+    fn an_invalid_file_is_refused_with_a_reason() {
         for (file, reason) in [
             (&b"\xff\xd8"[..], "cut short"),
             (b"\xff\xd8\xff\xff", "cut short"),
             (b"\xff\xd8\xff\xdb\0", "cut short"),
             (b"\xff\xd8\xff\xdb\0\x09ab", "cut short"),
             (b"\xff\xd8\xff\xdb\0\x01", "below 2"),
-            (b"\xff\xd8\xff\xd8", "second picture"),
+            (b"\xff\xd8\xff\xd8", "second image"),
             (b"\xff\xd8\xff\x05", "reserved"),
             (b"\xff\xd8\xff\xc9\0\x02", "arithmetic"),
             (b"\xff\xd8\xff\xc3\0\x02", "lossless"),

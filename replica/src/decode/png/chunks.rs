@@ -1,27 +1,27 @@
-//! Whether all of a PNG file is there and undamaged: its chunks have lengths and checksums, which take far less time than
-//! its pixels.
+//! Checks that a PNG file is complete and undamaged by the lengths and checksums of its chunks, which takes far less
+//! time than decoding the pixels.
 //!
 //! Source: the PNG specification, third edition, section 5.3 (chunk layout).
 
-/// Bytes before the first chunk.
+/// Bytes of the signature before the first chunk.
 const SIGNATURE: usize = 8;
 
 /// The name of the last chunk.
 const END: &[u8] = b"IEND";
 
-/// Bytes of a chunk's name, which its checksum covers and its length does not count.
+/// Bytes of a chunk's name. The checksum covers the name, but the chunk's length does not count it.
 const NAME: usize = 4;
 
-/// What is wrong with a file's chunks.
+/// A defect of a file's chunks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Defect {
-    /// It ends before its end chunk.
+    /// The file ends before its end chunk.
     Cut,
-    /// A checksum is not that of its chunk.
+    /// A chunk has another checksum than its data.
     Damaged,
 }
 
-/// Walks over the chunks up to the end chunk. What follows that is no part of the picture.
+/// Checks all chunks up to the end chunk. Bytes after it are not a part of the image.
 pub(super) fn check(file: &[u8]) -> Result<(), Defect> {
     let mut rest = file.get(SIGNATURE..).ok_or(Defect::Cut)?;
     loop {
@@ -39,6 +39,7 @@ pub(super) fn check(file: &[u8]) -> Result<(), Defect> {
     }
 }
 
+/// The big-endian number that `bytes` begin with, and the bytes after it.
 fn number(bytes: &[u8]) -> Result<(u32, &[u8]), Defect> {
     let (number, rest) = bytes.split_first_chunk().ok_or(Defect::Cut)?;
     Ok((u32::from_be_bytes(*number), rest))
@@ -50,24 +51,27 @@ mod tests {
 
     fn file() -> Vec<u8> {
         let mut file = Vec::new();
-        let picture = image::RgbImage::from_pixel(3, 2, image::Rgb([200, 10, 10]));
-        picture.write_to(&mut std::io::Cursor::new(&mut file), image::ImageFormat::Png).expect("a PNG");
+        let mut writer = png::Encoder::new(&mut file, 3, 2);
+        writer.set_color(png::ColorType::Rgb);
+        let mut writer = writer.write_header().expect("a PNG");
+        writer.write_image_data(&[200, 10, 10].repeat(3 * 2)).expect("a PNG");
+        writer.finish().expect("a PNG");
         file
     }
 
     #[test]
-    fn a_file_cut_anywhere_is_cut_and_what_follows_the_end_is_not_looked_at() {
+    fn a_file_cut_anywhere_is_cut_and_bytes_after_the_end_are_ignored() {
         let mut file = file();
         assert_eq!(check(&file), Ok(()));
         for length in 0..file.len() {
             assert_eq!(check(&file[..length]), Err(Defect::Cut), "{length} bytes");
         }
-        file.extend(b"whatever");
+        file.extend(b"trailing");
         assert_eq!(check(&file), Ok(()));
     }
 
     #[test]
-    fn any_other_byte_is_noticed() {
+    fn any_damaged_byte_is_noticed() {
         let file = file();
         for place in SIGNATURE..file.len() {
             let mut damaged = file.clone();
@@ -77,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_beyond_any_file_is_a_cut_one() {
+    fn a_chunk_longer_than_the_file_is_cut() {
         let mut file = file();
         file[SIGNATURE..SIGNATURE + 4].copy_from_slice(&u32::MAX.to_be_bytes());
         assert_eq!(check(&file), Err(Defect::Cut));

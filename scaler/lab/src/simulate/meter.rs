@@ -1,7 +1,7 @@
 //! What the plant's dispatcher exports: the same buckets as the real one's, and finer ones for the report.
 
 use law::histogram::Histogram;
-use service::telemetry::SECONDS;
+use service::telemetry::LATENCY_BUCKETS as SECONDS;
 
 /// Latencies beyond this are clipped, microseconds.
 const LONGEST: u64 = 3_600_000_000;

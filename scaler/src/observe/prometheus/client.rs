@@ -14,7 +14,7 @@ use hyper_util::rt::TokioExecutor;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use service::fetch::causes;
+use service::fetch::error_chain;
 use service::file_watcher;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -225,7 +225,7 @@ impl Client {
     }
 
     async fn fetch(&self, path: &str, query: &str, max_bytes: usize) -> Result<(StatusCode, Bytes), Error> {
-        let broken = |error: &dyn std::error::Error| Error::Broken(self.base.clone(), causes(error));
+        let broken = |error: &dyn std::error::Error| Error::Broken(self.base.clone(), error_chain(error));
         let mut request = Request::get(format!("{}/api/v1/{path}", self.base)).header(ACCEPT, "application/json");
         if let Some(path) = &self.token_file {
             // Read each time: tokens are replaced while programs run.

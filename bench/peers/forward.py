@@ -1,0 +1,117 @@
+"""Times forward passes of a ResNet-18 in ONNX Runtime or OpenVINO. The peer of `bench-replica forward`.
+
+Usage: forward.py onnxruntime|openvino WEIGHTS.safetensors CROPS THREADS
+CROPS holds 224x224 RGB pixels, 8 bits each, image after image. On standard input, a line "time BATCH REPEATS" is
+answered with the milliseconds of each pass, and a line "logits BATCH" with the logits of the first BATCH images.
+"""
+
+import sys
+import time
+
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+from safetensors.numpy import load_file
+
+MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
+
+
+def graph(weights, batch):
+    """The network as ONNX, every batch normalisation folded into its convolution, for one batch size."""
+    nodes, constants = [], []
+
+    def constant(name, values):
+        constants.append(numpy_helper.from_array(np.ascontiguousarray(values, np.float32), name))
+        return name
+
+    def node(kind, inputs, **attributes):
+        output = f"{kind}_{len(nodes)}"
+        nodes.append(helper.make_node(kind, inputs, [output], **attributes))
+        return output
+
+    def convolution(x, conv, norm, stride):
+        weight = weights[f"{conv}.weight"].astype(np.float64)
+        gamma, beta, mean, variance = (
+            weights[f"{norm}.{part}"].astype(np.float64) for part in ("weight", "bias", "running_mean", "running_var")
+        )
+        scale = gamma / np.sqrt(variance + 1e-5)
+        side = weight.shape[-1]
+        weight, bias = weight * scale[:, None, None, None], beta - mean * scale
+        names = [constant(f"{conv}.weight", weight), constant(f"{conv}.bias", bias)]
+        shape = dict(kernel_shape=[side] * 2, strides=[stride] * 2, pads=[side // 2] * 4)
+        return node("Conv", [x, *names], **shape)
+
+    x = node("Relu", [convolution("input", "conv1", "bn1", 2)])
+    x = node("MaxPool", [x], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+    for stage in range(1, 5):
+        for index in range(2):
+            block, stride = f"layer{stage}.{index}", 2 if stage > 1 and index == 0 else 1
+            y = node("Relu", [convolution(x, f"{block}.conv1", f"{block}.bn1", stride)])
+            y = convolution(y, f"{block}.conv2", f"{block}.bn2", 1)
+            if stride == 2:
+                x = convolution(x, f"{block}.downsample.0", f"{block}.downsample.1", 2)
+            x = node("Relu", [node("Add", [y, x])])
+    x = node("Flatten", [node("GlobalAveragePool", [x])])
+    head = [constant("fc.weight", weights["fc.weight"]), constant("fc.bias", weights["fc.bias"])]
+    x = node("Gemm", [x, *head], transB=1)
+    inputs = [helper.make_tensor_value_info("input", TensorProto.FLOAT, [batch, 3, 224, 224])]
+    outputs = [helper.make_tensor_value_info(x, TensorProto.FLOAT, [batch, len(weights["fc.bias"])])]
+    model = helper.make_graph(nodes, "resnet18", inputs, outputs, constants)
+    return helper.make_model(model, opset_imports=[helper.make_opsetid("", 17)], ir_version=9).SerializeToString()
+
+
+def onnxruntime(model, threads):
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return f"onnxruntime {ort.__version__}", lambda x: session.run(None, {"input": x})[0]
+
+
+def openvino(model, threads):
+    import openvino as ov
+
+    # Without this hint for the precision, OpenVINO computes in bfloat16 where the processor can.
+    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+    core = ov.Core()
+    request = core.compile_model(core.read_model(model), "CPU", settings).create_infer_request()
+    run = lambda x: request.infer({0: x}, share_inputs=True, share_outputs=True)[0]
+    return f"openvino {ov.__version__.split('-')[0]}", run
+
+
+def main():
+    engine, weights, crops, threads = sys.argv[1:]
+    make = {"onnxruntime": onnxruntime, "openvino": openvino}[engine]
+    weights = load_file(weights)
+    images = np.fromfile(crops, np.uint8).reshape(-1, 224, 224, 3).astype(np.float32)
+    images = np.ascontiguousarray(((images / 255 - MEAN) / DEVIATION).transpose(0, 3, 1, 2))
+    # A model for each batch size: both engines are fastest with fixed shapes.
+    passes = {}
+
+    def forward(batch):
+        if batch not in passes:
+            passes[batch] = make(graph(weights, batch), int(threads))[1]
+        return passes[batch](images[:batch])
+
+    description, passes[1] = make(graph(weights, 1), int(threads))
+    print("ready", description, flush=True)
+    for line in sys.stdin:
+        question, batch, *repeats = line.split()
+        batch = int(batch)
+        if question == "logits":
+            answer = forward(batch).ravel()
+        else:
+            # The first pass of a turn is not timed: other processes have displaced its memory from the caches.
+            forward(batch)
+            answer = []
+            for _ in range(int(repeats[0])):
+                start = time.perf_counter()
+                forward(batch)
+                answer.append((time.perf_counter() - start) * 1e3)
+        print(*(f"{number:.9g}" for number in answer), flush=True)
+
+
+main()

@@ -1,0 +1,80 @@
+//! Times forward passes, on a model that is loaded as the server loads it. `peers/forward.py` answers the same questions with
+//! other engines.
+
+use anyhow::{Context, Result, bail, ensure};
+use replica::model::{Device, Input, KernelChoice, Model, ModelFactory, ModelFile, ModelSource, Precision, Setup};
+use replica::preprocess;
+use replica::transform::Transform;
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// Answers a line "time BATCH REPEATS" with the milliseconds of each pass, and a line "logits BATCH" with the logits of the
+/// first BATCH images.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Weights with torchvision's names
+    #[arg(long)]
+    weights: PathBuf,
+    /// 224x224 RGB pixels, 8 bits each, image after image
+    #[arg(long)]
+    crops: PathBuf,
+    /// Threads of one forward pass
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// --max-batch of the replica
+    #[arg(long, default_value_t = 1)]
+    max_batch: usize,
+    /// --kernel of the replica
+    #[arg(long, value_enum, default_value_t = KernelChoice::Auto)]
+    kernel: KernelChoice,
+    /// --precision of the replica
+    #[arg(long, value_enum, default_value_t = Precision::F32)]
+    precision: Precision,
+}
+
+/// Answers questions until standard input ends.
+///
+/// # Errors
+/// When the model cannot be loaded or computed, or a question is malformed.
+pub(crate) fn run(args: Args) -> Result<()> {
+    let Args { kernel, precision, threads, max_batch, .. } = args;
+    let setup = Setup { kernel, device: Device::Cpu, precision, threads, max_batch };
+    let side = Transform::IMAGENET.crop as usize;
+    let factory = ModelFactory::new(ModelFile::open(&ModelSource::Weights(args.weights, None))?, side, setup)?;
+    let mut model = factory.model()?;
+    let crops = std::fs::read(&args.crops).with_context(|| format!("read {}", args.crops.display()))?;
+    let images: Vec<Input> = crops
+        .chunks_exact(Transform::IMAGENET.input_length())
+        .map(|crop| preprocess::normalise(crop, &Transform::IMAGENET))
+        .collect();
+    println!("ready replica, {factory}");
+    for line in std::io::stdin().lines() {
+        let answer = answer(&mut *model, &images, &line?)?;
+        println!("{}", answer.iter().map(|number| format!("{number:.9}")).collect::<Vec<_>>().join(" "));
+    }
+    Ok(())
+}
+
+fn answer(model: &mut dyn Model, images: &[Input], line: &str) -> Result<Vec<f64>> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let (batch, repeats) = match words[..] {
+        ["time", batch, repeats] => (batch, Some(repeats)),
+        ["logits", batch] => (batch, None),
+        _ => bail!("expected time BATCH REPEATS or logits BATCH, got {line:?}"),
+    };
+    let batch: usize = batch.parse()?;
+    ensure!((1..=images.len()).contains(&batch), "there are {} images, not {batch}", images.len());
+    let images = &images[..batch];
+    // Also the first pass of a turn, which is not timed: other processes have displaced its memory from the caches.
+    let logits = model.logits(images)?;
+    let Some(repeats) = repeats else {
+        return Ok(logits.into_iter().flatten().map(f64::from).collect());
+    };
+    let mut times = Vec::new();
+    for _ in 0..repeats.parse::<u32>()? {
+        let start = Instant::now();
+        model.logits(images)?;
+        times.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    Ok(times)
+}

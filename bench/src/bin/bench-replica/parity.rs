@@ -1,0 +1,81 @@
+//! The replica's part of `cargo xtask parity`: pixels and logits of listed images, as raw files for `peers/parity.py`.
+
+use anyhow::{Context, Result};
+use indicatif::{ProgressBar, ProgressIterator, ProgressStyle};
+use replica::model::{Device, KernelChoice, Model, ModelFactory, ModelFile, ModelSource, Precision, Setup};
+use replica::transform::Transform;
+use replica::{decode, preprocess};
+use std::path::{Path, PathBuf};
+
+/// Reads FOLDER/list.txt (kind and path, separated by a tab). Writes ours.u8 (crops; black where the image was refused) and
+/// refused.txt (path and reason). With weights, also writes the logits of these crops (NAME-own.f32) and of those in
+/// theirs.u8 (NAME-given.f32).
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Folder of all files
+    folder: PathBuf,
+    /// Prefix of the files of logits
+    #[arg(long, requires = "weights")]
+    name: Option<String>,
+    /// Weights with torchvision's names
+    #[arg(long, requires = "name")]
+    weights: Option<PathBuf>,
+}
+
+/// Writes the files.
+///
+/// # Errors
+/// When a file cannot be read or written, or the model cannot be loaded or computed.
+pub(crate) fn run(args: Args) -> Result<()> {
+    let folder = &args.folder;
+    let crops = decode_listed(folder)?;
+    let (Some(name), Some(weights)) = (args.name, args.weights) else { return Ok(()) };
+    let setup =
+        Setup { kernel: KernelChoice::Auto, device: Device::Cpu, precision: Precision::F32, threads: 1, max_batch: 1 };
+    let file = ModelFile::open(&ModelSource::Weights(weights, None))?;
+    let mut model = ModelFactory::new(file, Transform::IMAGENET.crop as usize, setup)?.model()?;
+    let theirs = folder.join("theirs.u8");
+    let theirs = std::fs::read(&theirs).with_context(|| format!("read {}", theirs.display()))?;
+    for (pixels, crops) in [("own", &crops), ("given", &theirs)] {
+        let logits = logits(&mut *model, crops, &format!("{name}, {pixels} pixels"))?;
+        write(&folder.join(format!("{name}-{pixels}.f32")), &logits)?;
+    }
+    Ok(())
+}
+
+/// Decodes and crops the listed images, and writes ours.u8 and refused.txt. Returns the crops, image after image.
+fn decode_listed(folder: &Path) -> Result<Vec<u8>> {
+    let list = folder.join("list.txt");
+    let list = std::fs::read_to_string(&list).with_context(|| format!("read {}", list.display()))?;
+    let (mut crops, mut refused) = (Vec::new(), String::new());
+    for row in list.lines() {
+        let (_kind, path) = row.split_once('\t').with_context(|| format!("list.txt: a row without a tab: {row:?}"))?;
+        let file = std::fs::read(path).with_context(|| format!("read {path}"))?;
+        match decode::decode(&file, decode::Limits::default()) {
+            Ok(pixels) => crops.extend(preprocess::crop(&pixels, &Transform::IMAGENET)),
+            Err(error) => {
+                refused.push_str(&format!("{path}\t{error}\n"));
+                crops.resize(crops.len() + Transform::IMAGENET.input_length(), 0);
+            }
+        }
+    }
+    write(&folder.join("ours.u8"), &crops)?;
+    write(&folder.join("refused.txt"), refused.as_bytes())?;
+    Ok(crops)
+}
+
+/// The logits of all crops as little-endian f32, image after image.
+fn logits(model: &mut dyn Model, crops: &[u8], message: &str) -> Result<Vec<u8>> {
+    let style = ProgressStyle::with_template(&format!("{message} {{wide_bar}} {{pos}}/{{len}} {{eta}} left"))?;
+    let bar = ProgressBar::new((crops.len() / Transform::IMAGENET.input_length()) as u64).with_style(style);
+    let mut bytes = Vec::new();
+    for crop in crops.chunks_exact(Transform::IMAGENET.input_length()).progress_with(bar) {
+        let rows = model.logits(&[preprocess::normalise(crop, &Transform::IMAGENET)])?;
+        bytes.extend(rows.iter().flatten().flat_map(|logit| logit.to_le_bytes()));
+    }
+    Ok(bytes)
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    std::fs::write(path, bytes).with_context(|| format!("write {}", path.display()))
+}

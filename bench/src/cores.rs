@@ -1,0 +1,99 @@
+//! Keeping programs and threads on cores, by the program `taskset`. Linux only.
+
+use anyhow::{Context, Result, ensure};
+use std::ffi::OsStr;
+use std::fs;
+use std::process::{Command, Stdio};
+
+/// Cores that this process may use, in ascending order.
+///
+/// # Errors
+/// When `/proc/self/status` does not say.
+pub(crate) fn allowed() -> Result<Vec<u32>> {
+    let status = fs::read_to_string("/proc/self/status").context("read /proc/self/status; is this Linux?")?;
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let list = list.context("no Cpus_allowed_list in /proc/self/status")?.trim();
+    parse(list).with_context(|| format!("read the list of cores {list:?}"))
+}
+
+/// A program that stays on one core with all of its threads. Its process id is that of the spawned child, since taskset
+/// replaces itself by the program.
+pub(crate) fn command_on(core: u32, program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("taskset");
+    command.args(["-c", &core.to_string()]).arg(program);
+    command
+}
+
+/// Keeps the calling thread on one core from now on.
+///
+/// # Errors
+/// When the core may not be used, or the system is not Linux.
+pub(crate) fn keep_this_thread_on(core: u32) -> Result<()> {
+    // The link reads PID/task/TID.
+    let link = fs::read_link("/proc/thread-self").context("read /proc/thread-self; is this Linux?")?;
+    let thread = link.file_name().context("/proc/thread-self names no thread")?.to_string_lossy().into_owned();
+    taskset(&["-c", "-p", &core.to_string(), &thread])
+}
+
+/// Keeps every thread of this process off one core until it is dropped.
+pub(crate) struct Elsewhere {
+    before: Vec<u32>,
+}
+
+impl Elsewhere {
+    /// Moves all threads to the cores other than `core`.
+    ///
+    /// # Errors
+    /// When there is no other core.
+    pub(crate) fn than(core: u32) -> Result<Self> {
+        let before = allowed()?;
+        let others: Vec<u32> = before.iter().copied().filter(|&other| other != core).collect();
+        ensure!(!others.is_empty(), "this takes two cores: one for the replica, another for its clients");
+        move_process_to(&others)?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        if let Err(error) = move_process_to(&self.before) {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+fn move_process_to(cores: &[u32]) -> Result<()> {
+    let list = cores.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+    taskset(&["-a", "-c", "-p", &list, &std::process::id().to_string()])
+}
+
+fn taskset(arguments: &[&str]) -> Result<()> {
+    let status = Command::new("taskset").args(arguments).stdout(Stdio::null()).status();
+    let status = status.context("run taskset; on Debian and Ubuntu: sudo apt-get install util-linux")?;
+    ensure!(status.success(), "taskset {} failed ({status})", arguments.join(" "));
+    Ok(())
+}
+
+/// Reads a list such as `0-2,5`.
+fn parse(list: &str) -> Option<Vec<u32>> {
+    let mut cores = Vec::new();
+    for range in list.split(',') {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        cores.extend(first.parse::<u32>().ok()?..=last.parse().ok()?);
+    }
+    Some(cores)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_cores_are_understood() {
+        assert_eq!(parse("0-2,5"), Some(vec![0, 1, 2, 5]));
+        assert_eq!(parse("7"), Some(vec![7]));
+        for malformed in ["", "-", "a", "1-", "1,,2"] {
+            assert_eq!(parse(malformed), None, "{malformed:?}");
+        }
+    }
+}

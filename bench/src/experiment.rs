@@ -1,0 +1,145 @@
+//! `cargo xtask experiment`: one workload and seed against each scaling law in turn, each with a dispatcher, a scaler and
+//! replicas of its own, and then the comparison.
+
+use anyhow::{Context, Result, ensure};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+use xtask::stack::{ScalerProgram, Setup, Stack};
+use xtask::{loadgen, paths, steal};
+
+/// Time for the machine to settle after a law's processes have ended.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// The workload unless the flags name one.
+const WORKLOAD: &str = "loadgen/workloads/experiment.txt";
+
+/// Cores that the replicas share: the rest of two cores is for the other programs.
+const REPLICA_CORES: f64 = 1.8;
+
+/// Flags of `experiment`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:
+  cargo xtask experiment --policy slo,queue:500ms --workload requests.txt --rate-scale 0.5")]
+pub(crate) struct Options {
+    /// Scaling laws, as --policy of the scaler and of `lab run` takes them
+    #[arg(long, value_delimiter = ',', default_value = "slo,latency-step,latency-ratio,queue,concurrency")]
+    policy: Vec<String>,
+    /// Requests per second, second by second; without it, a workload that is scaled to what a replica can do here
+    #[arg(long, value_name = "FILE")]
+    workload: Option<PathBuf>,
+    /// Factor of the workload's rates; without it, the rates are per cent of what one replica can do here
+    #[arg(long)]
+    rate_scale: Option<f64>,
+    /// Factor of the workload's length
+    #[arg(long, default_value_t = 1.0)]
+    time_scale: f64,
+    /// Seed of the arrivals
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Replicas at most
+    #[arg(long, default_value_t = 3)]
+    max: u32,
+    /// Cores for each replica, where permitted; without it, the share that two cores have for that many
+    #[arg(long)]
+    cpu_share: Option<f64>,
+    /// Where to write the comparison
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+}
+
+/// Runs every law, each for the workload's length, and compares them.
+///
+/// # Errors
+/// When a program does not start or answer.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let folder = paths::output("experiment");
+    let rate_scale = match options.rate_scale {
+        Some(scale) => scale,
+        None => measured_rate_scale(options, &folder)?,
+    };
+    let mut reports = Vec::new();
+    for (index, policy) in options.policy.iter().enumerate() {
+        println!("\n== {policy} ({} of {})", index + 1, options.policy.len());
+        std::thread::sleep(PAUSE);
+        reports.push(run_law(policy, rate_scale, options, &folder)?);
+    }
+    println!();
+    compare(&reports, options.html.as_deref().unwrap_or(&folder.join("comparison.html")))
+}
+
+/// The factor that makes rates per cent of what one replica can do here.
+fn measured_rate_scale(options: &Options, folder: &Path) -> Result<f64> {
+    let stack = start(folder, ScalerProgram::Scaler, vec!["--max=1".into(), options.cpu_share_flag()])?;
+    println!("cpu share   {}", stack.share);
+    let capacity = loadgen::capacity(&url_flag(&stack), folder)?;
+    println!("capacity    {capacity:.1} images/s of one replica");
+    Ok((capacity * 10.0).round() / 1e3)
+}
+
+/// Replays the workload against a law with processes of its own. Returns the path of loadgen's report.
+fn run_law(policy: &str, rate_scale: f64, options: &Options, folder: &Path) -> Result<PathBuf> {
+    let flags = vec![format!("--policy={policy}"), format!("--max={}", options.max), options.cpu_share_flag()];
+    let stack = start(folder, program_of(policy), flags)?;
+    let workload = options.workload.clone().unwrap_or_else(|| paths::root().join(WORKLOAD));
+    let report = folder.join(format!("{}.json", policy.replace([':', '/'], "-")));
+    let flags = [
+        url_flag(&stack),
+        format!("--workload={}", workload.display()),
+        format!("--rate-scale={rate_scale}"),
+        format!("--time-scale={}", options.time_scale),
+        format!("--seed={}", options.seed),
+        format!("--scaler={}", stack.scaler.address),
+        format!("--name={policy}"),
+    ];
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    steal::watch(|| loadgen::run(&flags, &report))?;
+    Ok(report)
+}
+
+impl Options {
+    fn cpu_share_flag(&self) -> String {
+        let share = self.cpu_share.unwrap_or_else(|| REPLICA_CORES / f64::from(self.max));
+        format!("--cpu-share={share}")
+    }
+}
+
+/// The program that runs a law: the scaler has the laws for production, the lab has the others.
+fn program_of(policy: &str) -> ScalerProgram {
+    let law = policy.split(':').next().unwrap_or_default();
+    if ["slo", "rate"].contains(&law) { ScalerProgram::Scaler } else { ScalerProgram::Lab }
+}
+
+/// Starts a dispatcher, a scaler with these flags, and its first replica.
+fn start(folder: &Path, program: ScalerProgram, scaler: Vec<String>) -> Result<Stack> {
+    Stack::start(Setup { listen: "127.0.0.1:0", folder: folder.to_owned(), program, scaler })
+}
+
+fn url_flag(stack: &Stack) -> String {
+    format!("--url=http://{}/predict", stack.dispatcher.address)
+}
+
+fn compare(reports: &[PathBuf], html: &Path) -> Result<()> {
+    let mut loadgen = Command::new(paths::program("loadgen"));
+    loadgen.arg("compare").args(reports).arg(format!("--html={}", html.display()));
+    let status = loadgen.status().context("run loadgen compare")?;
+    ensure!(status.success(), "loadgen compare failed ({status})");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_laws_for_production_run_in_the_scaler_and_the_others_in_the_lab() {
+        for (policy, program) in [
+            ("slo", ScalerProgram::Scaler),
+            ("rate:100", ScalerProgram::Scaler),
+            ("queue", ScalerProgram::Lab),
+            ("latency-ratio", ScalerProgram::Lab),
+        ] {
+            assert_eq!(program_of(policy), program, "{policy}");
+        }
+    }
+}

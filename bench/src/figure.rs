@@ -1,0 +1,160 @@
+//! One measured number with its name, unit and target, on the terminal and as JSON. Knows nothing of how it was measured.
+
+use crate::statistics::{median, median_ratio};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// The value that a figure should have.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Target {
+    AtMost(f64),
+    AtLeast(f64),
+    /// From the first to the second, both included.
+    Between(f64, f64),
+}
+
+impl Target {
+    fn holds(self, value: f64) -> bool {
+        match self {
+            Self::AtMost(most) => value <= most,
+            Self::AtLeast(least) => value >= least,
+            Self::Between(least, most) => (least..=most).contains(&value),
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AtMost(most) => write!(formatter, "≤ {most}"),
+            Self::AtLeast(least) => write!(formatter, "≥ {least}"),
+            Self::Between(least, most) => write!(formatter, "{least} to {most}"),
+        }
+    }
+}
+
+/// A measured number.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Figure {
+    /// Name in the JSON, such as `forward_ratio_onnxruntime_b1_t2`.
+    pub(crate) name: String,
+    /// Description in the table; the name unless [`Figure::labelled`] sets another.
+    label: String,
+    /// The number, in `unit`.
+    pub(crate) value: f64,
+    /// Unit in the table; empty for counts and ratios.
+    unit: &'static str,
+    target: Option<Target>,
+}
+
+impl Figure {
+    /// A figure without a target.
+    pub(crate) fn new(name: impl Into<String>, value: f64, unit: &'static str) -> Self {
+        let name = name.into();
+        Self { label: name.clone(), name, value, unit, target: None }
+    }
+
+    /// The median of values that were measured one after another.
+    ///
+    /// # Panics
+    /// If there is no value.
+    pub(crate) fn median(name: impl Into<String>, values: impl IntoIterator<Item = f64>, unit: &'static str) -> Self {
+        Self::new(name, median(values.into_iter().collect()).expect("at least one round was measured"), unit)
+    }
+
+    /// The median of the ratios of each round; see [`median_ratio`].
+    ///
+    /// # Panics
+    /// If there is no round.
+    pub(crate) fn ratio(name: impl Into<String>, own: &[f64], theirs: &[f64]) -> Self {
+        Self::new(name, median_ratio(own, theirs).expect("at least one round was measured"), "")
+    }
+
+    /// The figure with another description in the table.
+    pub(crate) fn labelled(self, label: impl Into<String>) -> Self {
+        Self { label: label.into(), ..self }
+    }
+
+    /// The figure with a target.
+    pub(crate) fn with_target(self, target: Target) -> Self {
+        Self { target: Some(target), ..self }
+    }
+
+    fn row(&self, label_width: usize) -> String {
+        let verdict = self.target.map(|target| {
+            let verdict = if target.holds(self.value) { "held" } else { "missed" };
+            format!("{:<10} {verdict}", target.to_string())
+        });
+        let Self { label, value, unit, .. } = self;
+        let row = format!("{label:<label_width$} {:>10} {unit:<6} {}", shown(*value), verdict.unwrap_or_default());
+        row.trim_end().to_owned()
+    }
+}
+
+/// Prints a table.
+pub(crate) fn print(figures: &[Figure]) {
+    let width = figures.iter().map(|figure| figure.label.chars().count()).max().unwrap_or_default();
+    println!("\n{:<width$} {:>10} {:<6} target", "figure", "value", "unit");
+    for figure in figures {
+        println!("{}", figure.row(width));
+    }
+}
+
+/// `{"figures": {name: value}}`
+pub(crate) fn json(figures: &[Figure]) -> Value {
+    let named: BTreeMap<&str, f64> = figures.iter().map(|figure| (figure.name.as_str(), figure.value)).collect();
+    json!({ "figures": named })
+}
+
+/// The value with at most three decimals, fewer for large values, so that noise is not shown.
+fn shown(value: f64) -> String {
+    match value.abs() {
+        _ if value.fract() == 0.0 => format!("{value:.0}"),
+        100.0.. => format!("{value:.0}"),
+        10.0.. => format!("{value:.1}"),
+        1e-3.. => format!("{value:.3}"),
+        _ => format!("{value:.1e}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_says_whether_the_target_was_held() {
+        for (target, value, ending) in [
+            (Some(Target::AtMost(0.3)), 0.3, "held"),
+            (Some(Target::AtMost(0.3)), 0.31, "missed"),
+            (Some(Target::AtLeast(0.95)), 0.96, "held"),
+            (Some(Target::AtLeast(0.95)), 0.94, "missed"),
+            (Some(Target::Between(0.5, 1.5)), 1.5, "held"),
+            (Some(Target::Between(0.5, 1.5)), 0.4, "missed"),
+            (None, 30.0, "ms"),
+        ] {
+            let row = Figure { target, ..Figure::new("added_ms", value, "ms") }.row(20);
+            assert!(row.ends_with(ending), "{row}");
+        }
+    }
+
+    #[test]
+    fn large_values_have_fewer_decimals() {
+        for (value, text) in [
+            (19_261.0, "19261"),
+            (256.25, "256"),
+            (24.91, "24.9"),
+            (0.7345, "0.735"),
+            (-0.01, "-0.010"),
+            (2e-6, "2.0e-6"),
+        ] {
+            assert_eq!(shown(value), text);
+        }
+    }
+
+    #[test]
+    fn the_json_has_every_figure_by_name() {
+        let figures = [Figure::new("rss_mb", 250.5, "MB").labelled("resident memory")];
+        assert_eq!(json(&figures)["figures"]["rss_mb"], 250.5);
+    }
+}

@@ -1,0 +1,58 @@
+//! oha, the load generator that loadgen is compared with. cargo installs it once.
+
+use crate::cores;
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use xtask::paths;
+
+const VERSION: &str = "1.16.0";
+
+/// Connections, kept open.
+const CONNECTIONS: &str = "64";
+
+/// The share of the requests that must be answered for the figures to count.
+const MIN_ANSWERED: f64 = 0.9;
+
+/// An installed oha.
+pub(super) struct Oha {
+    program: PathBuf,
+}
+
+impl Oha {
+    /// Installs oha into `target/tools`, if it is not there. That takes some minutes, and cargo shows its progress.
+    pub(super) fn ensure() -> Result<Self> {
+        let root = paths::target().join("tools/oha");
+        let program = root.join("bin/oha");
+        if !program.is_file() {
+            println!("installing oha {VERSION} with cargo");
+            let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+                .args(["install", "oha", "--locked", "--version", VERSION, "--root"])
+                .arg(&root)
+                .status()
+                .context("run cargo install")?;
+            ensure!(status.success(), "cargo could not install oha ({status})");
+        }
+        Ok(Self { program })
+    }
+
+    /// Posts the file `body` at this rate. Returns how many requests were answered with 200.
+    pub(super) fn send(&self, core: u32, rate: u32, seconds: u32, body: &Path, address: SocketAddr) -> Result<f64> {
+        let output = cores::command_on(core, &self.program)
+            .args(["--no-tui", "--output-format", "json", "-m", "POST", "-H", "content-type: image/jpeg"])
+            .args(["-c", CONNECTIONS, "-q", &rate.to_string(), "-z", &format!("{seconds}s"), "-D"])
+            .arg(body)
+            .arg(format!("http://{address}/predict"))
+            .output()
+            .context("run oha")?;
+        ensure!(output.status.success(), "oha failed: {}", String::from_utf8_lossy(&output.stderr));
+        let report: Value = serde_json::from_slice(&output.stdout).context("read the report of oha")?;
+        let answered =
+            report["statusCodeDistribution"]["200"].as_f64().context("no request of oha was answered 200")?;
+        let due = f64::from(rate * seconds);
+        ensure!(answered > MIN_ANSWERED * due, "only {answered} of the {due} requests of oha were answered 200");
+        Ok(answered)
+    }
+}

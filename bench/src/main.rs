@@ -1,0 +1,115 @@
+//! The program `bench`: every benchmark of the workspace. `cargo xtask bench` builds the programs that it measures, and
+//! then starts it. It builds nothing itself.
+
+mod cores;
+mod experiment;
+mod figure;
+mod hop;
+mod images;
+mod loadgen;
+mod memory;
+mod output;
+mod parity;
+mod processor_time;
+mod progress;
+mod proxies;
+mod python;
+mod replica;
+mod scaler;
+mod statistics;
+mod stress;
+mod stub;
+
+use anyhow::{Context, Result, ensure};
+use clap::{Parser, Subcommand};
+use std::process::{Command, ExitCode};
+use xtask::{exit, paths};
+
+/// Measures Roundhouse's programs, next to a peer in the same run where there is one.
+#[derive(Debug, Parser)]
+#[command(
+    bin_name = "cargo xtask bench",
+    subcommand_value_name = "SUBJECT",
+    subcommand_help_heading = "Subjects",
+    after_help = "Examples:
+  cargo xtask bench dispatcher --rounds 1 --seconds 1 --bodies 38000 --connections 64
+  cargo xtask bench overload --seconds 5 --backlogs 3
+  cargo xtask bench replica --only startup,memory --requests 1000 --json replica.json
+  cargo xtask bench scaler --live
+  cargo xtask bench hpa -- --help"
+)]
+struct Cli {
+    #[command(subcommand)]
+    subject: Subject,
+}
+
+/// What can be measured.
+#[derive(Debug, Subcommand)]
+enum Subject {
+    /// The dispatcher next to NGINX and HAProxy, each in front of the same replica of fixed delay
+    Dispatcher(proxies::Options),
+    /// Time that the dispatcher adds to a request on an idle machine
+    Hop,
+    /// 100,000 requests held and let go: memory for each, and their order
+    Queue(stress::queue::Options),
+    /// As many idle connections as there may be: memory for each
+    Connections(stress::connections::Options),
+    /// Twice the load that there is capacity for: goodput, refusals, memory, Retry-After
+    Overload(stress::overload::Options),
+    /// Late-last next to first in, first out, at a load that is too much now and then
+    Order(stress::order::Options),
+    /// How exactly loadgen sends, whether its figures match its log, and the cost of a request next to oha
+    Loadgen(loadgen::Options),
+    /// The scaler's laws in virtual time, next to Knative's, the HPA's and others'
+    Scaler(scaler::Options),
+    /// The scaler next to the HPA, each on a Kubernetes cluster of its own on this machine; needs root
+    Hpa(Flags),
+    /// The replica next to ONNX Runtime, OpenVINO, Flask and PIL, and by itself
+    Replica(replica::Options),
+    /// Pixels, logits and classes next to torchvision's; exit status 0 if they agree
+    #[command(override_usage = "cargo xtask parity [OPTIONS]")]
+    Parity(parity::Options),
+    /// One workload against each scaling law in turn, with fresh processes, and a comparison of the results
+    #[command(override_usage = "cargo xtask experiment [OPTIONS]")]
+    Experiment(experiment::Options),
+}
+
+/// Flags that another program reads.
+#[derive(Debug, clap::Args)]
+struct Flags {
+    /// Flags of `cluster compare`, which explains them with --help
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "FLAGS")]
+    flags: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    let Cli { subject } = Cli::parse();
+    // Some benchmarks hold thousands of connections.
+    service::descriptors::raise();
+    exit::report(run(&subject))
+}
+
+fn run(subject: &Subject) -> Result<()> {
+    match subject {
+        Subject::Dispatcher(options) => proxies::run(options),
+        Subject::Hop => hop::run(),
+        Subject::Queue(options) => stress::queue::run(options),
+        Subject::Connections(options) => stress::connections::run(options),
+        Subject::Overload(options) => stress::overload::run(options),
+        Subject::Order(options) => stress::order::run(options),
+        Subject::Loadgen(options) => loadgen::run(options),
+        Subject::Scaler(options) => scaler::run(options),
+        Subject::Hpa(Flags { flags }) => compare_with_hpa(flags),
+        Subject::Replica(options) => replica::run(options),
+        Subject::Parity(options) => parity::run(options),
+        Subject::Experiment(options) => experiment::run(options),
+    }
+}
+
+/// Hands over to the program `cluster`, which starts the Kubernetes clusters.
+fn compare_with_hpa(flags: &[String]) -> Result<()> {
+    let status = Command::new(paths::program("cluster")).arg("compare").args(flags).status();
+    let status = status.context("run cluster compare")?;
+    ensure!(status.success(), "cluster compare failed ({status})");
+    Ok(())
+}

@@ -1,0 +1,167 @@
+//! `bench dispatcher`: the dispatcher next to NGINX and HAProxy. The same load goes through each in turn, to the same stub
+//! replica.
+
+mod cell;
+mod peer;
+mod samples;
+mod table;
+mod tool;
+mod wrk;
+
+use crate::output::Output;
+use crate::stub::{Settings, Stubs, Work};
+use crate::{processor_time, progress};
+use anyhow::{Context, Result, ensure};
+use cell::{Cell, Sample, Server};
+use clap::{Args, value_parser};
+use peer::Peer;
+use samples::Samples;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+use wrk::Load;
+use xtask::paths;
+use xtask::stack::{Service, Stack};
+
+/// Time for the dispatcher to find the stub.
+const READY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Requests that the stub takes at once, and so the most connections that can be measured.
+const CAPACITY: u32 = 1024;
+
+/// Flags of `bench dispatcher`.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Rounds; each measures everything once
+    #[arg(long, default_value_t = 3, value_parser = value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// Seconds of load for each server, body and number of connections
+    #[arg(long, default_value_t = 2, value_parser = value_parser!(u32).range(1..=600))]
+    seconds: u32,
+    /// Bytes of the bodies, up to the size that the peers hold in memory
+    #[arg(long, value_delimiter = ',', default_values_t = [200, 38_000, 166_000],
+          value_parser = value_parser!(u32).range(1..=256 << 10))]
+    bodies: Vec<u32>,
+    /// Connections, each with one request at a time
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 64, 512],
+          value_parser = value_parser!(u32).range(1..=i64::from(CAPACITY)))]
+    connections: Vec<u32>,
+    /// Time that the replica takes for a request, such as 2ms; 0 for none
+    #[arg(long, default_value = "2ms", value_parser = delay)]
+    delay: Duration,
+    #[command(flatten)]
+    output: Output,
+}
+
+impl Options {
+    /// The cells of one round, in the order in which they are measured. The first server changes from round to round.
+    fn cells(&self, round: u32) -> Vec<Cell> {
+        let mut cells = Vec::new();
+        for &body in &self.bodies {
+            for &connections in &self.connections {
+                let mut servers = vec![Server::Roundhouse, Server::Nginx, Server::Haproxy];
+                if connections == 1 {
+                    servers.push(Server::Direct);
+                }
+                let first = round as usize % servers.len();
+                servers.rotate_left(first);
+                cells.extend(servers.into_iter().map(|server| Cell { body, connections, server }));
+            }
+        }
+        cells
+    }
+}
+
+fn delay(text: &str) -> Result<Duration, String> {
+    if text == "0" { Ok(Duration::ZERO) } else { service::options::positive_duration(text) }
+}
+
+/// Measures, prints the tables and writes the figures.
+///
+/// # Errors
+/// When a program is not installed or does not start, or a request failed.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    tool::check()?;
+    let servers = Servers::start(options.delay, &paths::output("bench").join("dispatcher"))?;
+    let (samples, failures) = servers.measure(options)?;
+    table::print(&samples);
+    ensure!(failures.is_empty(), "requests failed:\n{}", failures.join("\n"));
+    options.output.write(&serde_json::json!({ "figures": samples.named() }))
+}
+
+/// The running servers. The stub is dropped last, so that no server loses its upstream while it still works.
+struct Servers {
+    dispatcher: Service,
+    nginx: Peer,
+    haproxy: Peer,
+    direct: String,
+    _stub: Stubs,
+}
+
+impl Servers {
+    fn start(delay: Duration, folder: &Path) -> Result<Self> {
+        fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
+        let work = if delay.is_zero() { Work::None } else { Work::Takes(delay) };
+        let capacity = CAPACITY as usize;
+        let stub = Stubs::start(Settings { capacity, work, records: false, ..Settings::default() })?;
+        let upstream = stub.addresses[0];
+        let dispatcher = start_dispatcher(upstream, folder)?;
+        let nginx = Peer::nginx(upstream, folder)?;
+        let haproxy = Peer::haproxy(upstream, folder)?;
+        Ok(Self { dispatcher, nginx, haproxy, direct: upstream.to_string(), _stub: stub })
+    }
+
+    /// Measures all rounds. Returns the samples, and a line for each cell in which requests failed.
+    fn measure(&self, options: &Options) -> Result<(Samples, Vec<String>)> {
+        let rounds: Vec<(u32, Cell)> = (0..options.rounds)
+            .flat_map(|round| options.cells(round).into_iter().map(move |cell| (round, cell)))
+            .collect();
+        let progress = progress::bar(rounds.len() as u64, "");
+        let (mut samples, mut failures) = (Samples::default(), Vec::new());
+        for (round, cell) in rounds {
+            progress.set_message(cell.to_string());
+            let (address, process) = self.server(cell.server);
+            let load = Load { address, body: cell.body, connections: cell.connections };
+            load.warm_up()?;
+            let before = process.map(processor_time::of).transpose()?;
+            let report = load.send(options.seconds).with_context(|| format!("measure {cell}"))?;
+            let after = process.map(processor_time::of).transpose()?;
+            let cpu = after.zip(before).map(|(after, before)| after.saturating_sub(before));
+            samples.add(cell, Sample::new(&report, cpu));
+            if !report.errors.is_empty() {
+                failures.push(format!("  {cell}, round {}: {}", round + 1, report.errors));
+            }
+            progress.inc(1);
+        }
+        progress.finish_and_clear();
+        Ok((samples, failures))
+    }
+
+    /// A server's address, and the process whose processor time counts.
+    fn server(&self, server: Server) -> (&str, Option<u32>) {
+        match server {
+            Server::Roundhouse => (&self.dispatcher.address, Some(self.dispatcher.id())),
+            Server::Nginx => (&self.nginx.address, Some(self.nginx.id())),
+            Server::Haproxy => (&self.haproxy.address, Some(self.haproxy.id())),
+            Server::Direct => (&self.direct, None),
+        }
+    }
+}
+
+/// Starts a dispatcher and waits until the replica at `upstream` is in rotation.
+fn start_dispatcher(upstream: SocketAddr, folder: &Path) -> Result<Service> {
+    let flags = [
+        format!("--replicas=static:{upstream}"),
+        "--listen=127.0.0.1:0".into(),
+        "--log=warn".into(),
+        "--queue-length=4096".into(),
+    ];
+    let dispatcher = Service::start("dispatcher", &flags, folder)?;
+    let deadline = Instant::now() + READY_TIMEOUT;
+    while Stack::status(&dispatcher)?["replicas"][0]["state"] != "ready" {
+        ensure!(Instant::now() < deadline, "the dispatcher did not find the stub; see {}", folder.display());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(dispatcher)
+}

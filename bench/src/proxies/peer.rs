@@ -1,0 +1,116 @@
+//! A reverse proxy that the dispatcher is compared with, in front of one upstream. It ends when dropped.
+
+use super::tool::{self, Tool};
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use std::fs::{self, File};
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Time until the first answer.
+const START_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Time from SIGTERM to the end.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Time between two looks at a process.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// A running proxy.
+pub(crate) struct Peer {
+    tool: Tool,
+    child: Child,
+    /// The proxy's `host:port` on loopback.
+    pub(crate) address: String,
+}
+
+impl Peer {
+    /// Starts NGINX with `nginx.conf`. Its files go to `folder`.
+    ///
+    /// # Errors
+    /// When it is not installed or does not answer.
+    pub(crate) fn nginx(upstream: SocketAddr, folder: &Path) -> Result<Self> {
+        let template = include_str!("../../peers/nginx.conf");
+        Self::start(tool::NGINX, template, upstream, folder, |command, config| {
+            command.args(["-e", "stderr", "-p"]).arg(folder).arg("-c").arg(config);
+        })
+    }
+
+    /// Starts HAProxy with `haproxy.cfg`. Its files go to `folder`.
+    ///
+    /// # Errors
+    /// When it is not installed or does not answer.
+    pub(crate) fn haproxy(upstream: SocketAddr, folder: &Path) -> Result<Self> {
+        let template = include_str!("../../peers/haproxy.cfg");
+        Self::start(tool::HAPROXY, template, upstream, folder, |command, config| {
+            // -db keeps HAProxy in the foreground.
+            command.args(["-db", "-f"]).arg(config);
+        })
+    }
+
+    /// The process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn start(
+        tool: Tool,
+        template: &str,
+        upstream: SocketAddr,
+        folder: &Path,
+        add_flags: impl FnOnce(&mut Command, &Path),
+    ) -> Result<Self> {
+        let file = |extension: &str| folder.join(tool.program).with_extension(extension);
+        let (config, log) = (file("conf"), file("log"));
+        let address = free_address()?;
+        let text = template.replace("@LISTEN@", &address).replace("@UPSTREAM@", &upstream.to_string());
+        fs::write(&config, text).with_context(|| format!("write {}", config.display()))?;
+        let output = File::create(&log).with_context(|| format!("create {}", log.display()))?;
+        let mut command = tool.command()?;
+        add_flags(&mut command, &config);
+        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+        let child = command.spawn().with_context(|| format!("start {}", tool.program))?;
+        let mut peer = Self { tool, child, address };
+        peer.wait_until_it_answers(&log)?;
+        Ok(peer)
+    }
+
+    fn wait_until_it_answers(&mut self, log: &Path) -> Result<()> {
+        let url = format!("http://{}/predict", self.address);
+        let deadline = Instant::now() + START_TIMEOUT;
+        let agent: ureq::Agent = ureq::Agent::config_builder().proxy(None).build().into();
+        while let Err(error) = agent.post(&url).content_type("image/jpeg").send(&b"x"[..]) {
+            if self.child.try_wait()?.is_some() || Instant::now() > deadline {
+                let log = fs::read_to_string(log).unwrap_or_default();
+                bail!("{} does not answer ({error}); its log says:\n{log}", self.tool.program);
+            }
+            std::thread::sleep(POLL_INTERVAL);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        // NGINX's master ends its worker only after SIGTERM, not if it is killed. An error says that it has ended already.
+        let _ended = kill_process(Pid::from_child(&self.child), Signal::TERM);
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        while matches!(self.child.try_wait(), Ok(None)) {
+            if Instant::now() > deadline {
+                eprintln!("{} does not stop after SIGTERM; killing it", self.tool.program);
+                let _ended = self.child.kill();
+                let _reaped = self.child.wait();
+                return;
+            }
+            std::thread::sleep(POLL_INTERVAL);
+        }
+    }
+}
+
+/// An address that is free now. NGINX and HAProxy cannot report which port they picked, so they are given one.
+fn free_address() -> Result<String> {
+    let listener = TcpListener::bind("127.0.0.1:0").context("find a free port")?;
+    Ok(listener.local_addr()?.to_string())
+}

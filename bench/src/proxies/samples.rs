@@ -1,0 +1,130 @@
+//! The samples of all rounds, and the medians and ratios that follow from them. Knows nothing of processes or terminals.
+
+use super::cell::{Cell, Sample, Server};
+use crate::statistics::{median, median_ratio};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The number of connections whose figures have no suffix.
+pub(crate) const USUAL_CONNECTIONS: u32 = 64;
+
+/// The servers that the dispatcher is compared with.
+pub(crate) const PEERS: [Server; 2] = [Server::Nginx, Server::Haproxy];
+
+/// Picks one number of a sample; `None` if the sample lacks it.
+pub(crate) type Pick = fn(&Sample) -> Option<f64>;
+
+/// The numbers of a sample, by the first part of their figures' names.
+const NUMBERS: [(&str, Pick); 4] = [
+    ("requests_per_second", |sample| Some(sample.requests_per_second)),
+    ("p50_us", |sample| Some(sample.p50_us)),
+    ("p99_us", |sample| Some(sample.p99_us)),
+    ("cpu_us", |sample| sample.cpu_us),
+];
+
+/// Every sample, by cell; those of a cell in the order of the rounds.
+#[derive(Debug, Default)]
+pub(crate) struct Samples {
+    samples: BTreeMap<Cell, Vec<Sample>>,
+}
+
+impl Samples {
+    /// Adds the sample of the next round.
+    pub(crate) fn add(&mut self, cell: Cell, sample: Sample) {
+        self.samples.entry(cell).or_default().push(sample);
+    }
+
+    /// The measured cells, in the order of the tables.
+    pub(crate) fn cells(&self) -> impl Iterator<Item = Cell> {
+        self.samples.keys().copied()
+    }
+
+    /// The measured sizes of bodies, ascending.
+    pub(crate) fn bodies(&self) -> BTreeSet<u32> {
+        self.cells().map(|cell| cell.body).collect()
+    }
+
+    /// The median over the rounds; `None` if the cell was not measured.
+    pub(crate) fn median(&self, cell: Cell, pick: Pick) -> Option<f64> {
+        median(self.rounds(cell, pick))
+    }
+
+    /// The dispatcher's processor time divided by a peer's, under the load of `cell`: the median of the rounds' ratios.
+    pub(crate) fn cpu_ratio(&self, cell: Cell, peer: Server) -> Option<f64> {
+        let cpu = |server| self.rounds(cell.on(server), |sample| sample.cpu_us);
+        median_ratio(&cpu(Server::Roundhouse), &cpu(peer))
+    }
+
+    /// Microseconds that a server adds to the replica's median latency, at one connection: the median of the rounds'
+    /// differences.
+    pub(crate) fn added_us(&self, body: u32, server: Server) -> Option<f64> {
+        let p50 = |server| self.rounds(Cell { body, connections: 1, server }, |sample| Some(sample.p50_us));
+        let rounds = p50(server).into_iter().zip(p50(Server::Direct));
+        median(rounds.map(|(through, direct)| through - direct).collect())
+    }
+
+    /// Every figure by its name, such as `cpu_ratio_nginx_38k`; `_c1` at the end stands for 1 connection.
+    pub(crate) fn named(&self) -> BTreeMap<String, f64> {
+        let mut named = Vec::new();
+        for cell in self.cells() {
+            let (server, body) = (cell.server.name(), size(cell.body));
+            let suffix = match cell.connections {
+                USUAL_CONNECTIONS => String::new(),
+                other => format!("_c{other}"),
+            };
+            for (number, pick) in NUMBERS {
+                named.push((format!("{number}_{server}_{body}{suffix}"), self.median(cell, pick)));
+            }
+            if PEERS.contains(&cell.server) {
+                named.push((format!("cpu_ratio_{server}_{body}{suffix}"), self.cpu_ratio(cell, cell.server)));
+            }
+            if cell.connections == 1 && cell.server != Server::Direct {
+                named.push((format!("added_p50_us_{server}_{body}"), self.added_us(cell.body, cell.server)));
+            }
+        }
+        named.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+    }
+
+    fn rounds(&self, cell: Cell, pick: Pick) -> Vec<f64> {
+        self.samples.get(&cell).into_iter().flatten().filter_map(pick).collect()
+    }
+}
+
+/// A body's size within a name: `200b`, `38k`.
+fn size(bytes: u32) -> String {
+    if bytes.is_multiple_of(1000) { format!("{}k", bytes / 1000) } else { format!("{bytes}b") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounds_are_compared_with_themselves() {
+        let mut samples = Samples::default();
+        // A machine that is slower from round to round: no ratio of medians would be 2.
+        for (server, rounds) in [
+            (Server::Roundhouse, [(20.0, 190.0), (80.0, 290.0), (300.0, 590.0)]),
+            (Server::Nginx, [(10.0, 150.0), (40.0, 250.0), (100.0, 500.0)]),
+            (Server::Direct, [(0.0, 100.0), (0.0, 200.0), (0.0, 400.0)]),
+        ] {
+            for (cpu_us, p50_us) in rounds {
+                let cpu_us = (server != Server::Direct).then_some(cpu_us);
+                let sample = Sample { requests_per_second: 1e6 / p50_us, p50_us, p99_us: p50_us, cpu_us };
+                samples.add(Cell { body: 38_000, connections: 1, server }, sample);
+            }
+        }
+        let named = samples.named();
+        for (name, expected) in [
+            ("cpu_ratio_nginx_38k_c1", Some(2.0)),
+            ("cpu_us_roundhouse_38k_c1", Some(80.0)),
+            ("added_p50_us_roundhouse_38k", Some(90.0)),
+            ("added_p50_us_nginx_38k", Some(50.0)),
+            ("p99_us_direct_38k_c1", Some(200.0)),
+            ("requests_per_second_nginx_38k_c1", Some(4000.0)),
+            ("cpu_us_direct_38k_c1", None),
+            ("cpu_ratio_haproxy_38k_c1", None),
+        ] {
+            assert_eq!(named.get(name).copied(), expected, "{name}");
+        }
+    }
+}

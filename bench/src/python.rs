@@ -1,0 +1,86 @@
+//! The Python that runs the scripts of `bench/peers`, and the packages that these need.
+
+use anyhow::{Result, ensure};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use xtask::paths;
+use xtask::python_tool::Environment;
+
+/// ONNX Runtime, OpenVINO and PIL.
+pub(crate) const ENGINES: Environment = Environment {
+    name: "engines",
+    packages: &[
+        "numpy==2.4.6",
+        "onnx==1.23.2",
+        "onnxruntime==1.31.1",
+        "openvino==2026.4.1",
+        "pillow==13.0.0",
+        "safetensors==0.8.0",
+    ],
+    download: "about 130 MB",
+};
+
+/// PyTorch, torchvision and Flask. PyPI's PyTorch for Linux on x86 links CUDA's libraries and does not load without them.
+pub(crate) const TORCHVISION: Environment = Environment {
+    name: "torchvision",
+    packages: &[
+        "flask==3.1.3",
+        "numpy==2.4.6",
+        "pillow==13.0.0",
+        "safetensors==0.8.0",
+        "torch==2.13.0",
+        "torchvision==0.28.0",
+    ],
+    download: "about 3 GB, most of it CUDA's libraries, 5 GB once unpacked",
+};
+
+/// A Python interpreter with the packages of the scripts.
+#[derive(Debug, Clone)]
+pub(crate) struct Python {
+    program: PathBuf,
+}
+
+impl Python {
+    /// The interpreter that the user chose, which must have the packages; without one, that of `environment`, which is
+    /// made if it does not exist.
+    ///
+    /// # Errors
+    /// When an interpreter does not run, or pip cannot install the packages.
+    pub(crate) fn find(chosen: Option<&Path>, environment: Environment) -> Result<Self> {
+        let Some(chosen) = chosen else { return Ok(Self { program: environment.ensure()? }) };
+        let mut version = Command::new(chosen);
+        let status = version.arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+        ensure!(status.is_ok_and(|status| status.success()), "--python ({}) does not run", chosen.display());
+        Ok(Self { program: chosen.to_owned() })
+    }
+
+    /// Runs a script of `bench/peers`.
+    pub(crate) fn script(&self, name: &str) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg(peers().join(name));
+        command
+    }
+}
+
+/// The folder of the peers' scripts and configurations.
+pub(crate) fn peers() -> PathBuf {
+    paths::root().join("bench/peers")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_python_that_does_not_run_is_named() {
+        let error = Python::find(Some(Path::new("/no/such/python")), ENGINES).expect_err("refused");
+        assert!(error.to_string().contains("/no/such/python"), "{error}");
+    }
+
+    #[test]
+    fn every_package_is_pinned() {
+        for package in [ENGINES, TORCHVISION].iter().flat_map(|environment| environment.packages) {
+            assert!(package.split_once("==").is_some_and(|(_, version)| version.contains('.')), "{package}");
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! `bench replica`: the replica next to its peers, all by turns within one run, and what it takes by itself.
+//!
+//! The host of this machine may slow it down at any time. Both sides of a comparison run in each round, so a figure is the
+//! median of the rounds' ratios.
+
+mod client;
+mod decode;
+mod forward;
+mod memory;
+mod overhead;
+mod requests;
+mod server;
+mod startup;
+mod throughput;
+mod worker;
+
+use crate::figure::{self, Figure, Target};
+use crate::images::Images;
+use crate::output::Output;
+use crate::python::{ENGINES, Python, TORCHVISION};
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum, value_parser};
+use std::fs;
+use std::path::{Path, PathBuf};
+use xtask::{paths, steal};
+
+/// Figures that the replica is judged by.
+const TARGETS: [(&str, Target); 9] = [
+    ("forward_ratio_onnxruntime_b1", Target::AtMost(0.75)),
+    ("forward_ratio_onnxruntime_b8", Target::AtMost(0.65)),
+    ("forward_ratio_onnxruntime_b1_t2", Target::AtMost(0.90)),
+    ("forward_ratio_onnxruntime_b8_t2", Target::AtMost(0.80)),
+    ("cpu_ratio_flask", Target::AtMost(0.30)),
+    ("throughput_ratio", Target::AtLeast(0.95)),
+    ("added_ms", Target::AtMost(0.3)),
+    ("startup_s", Target::AtMost(0.7)),
+    ("rss_mb", Target::AtMost(300.0)),
+];
+
+/// Flags of `bench replica`.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// What to measure; without it, everything
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Part>,
+    /// Rounds; each measures both sides of every comparison
+    #[arg(long, default_value_t = 20, value_parser = value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// Requests after which memory is measured; it should not grow after a tenth of them
+    #[arg(long, default_value_t = 10_000, value_parser = value_parser!(u32).range(100..=10_000_000))]
+    requests: u32,
+    /// A Python that has the packages already, instead of those that are made in target/tools
+    #[arg(long)]
+    python: Option<PathBuf>,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// What can be measured by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Forward passes, next to ONNX Runtime and OpenVINO
+    Forward,
+    /// Processor time and latency of whole requests, next to Flask
+    Requests,
+    /// Requests per second on one core, next to what decoding and inference leave possible
+    Throughput,
+    /// Time that HTTP, queue and threads add to decoding and inference
+    Added,
+    /// Bytes to numbers, next to PIL and torchvision
+    Decode,
+    /// From exec to ready
+    Startup,
+    /// Resident memory after many requests
+    Memory,
+}
+
+impl Part {
+    fn measure(self, run: &Run) -> Result<Vec<Figure>> {
+        let measured = match self {
+            Self::Forward => forward::measure(run),
+            Self::Requests => requests::measure(run),
+            Self::Throughput => throughput::measure(run),
+            Self::Added => overhead::measure(run),
+            Self::Decode => decode::measure(run),
+            Self::Startup => startup::measure(run),
+            Self::Memory => memory::measure(run),
+        };
+        let name = self.to_possible_value().expect("no part is hidden");
+        measured.with_context(|| format!("measure the part {}", name.get_name()))
+    }
+}
+
+/// Everything that the parts of one run share.
+struct Run<'a> {
+    /// Folder for logs and other files.
+    folder: &'a Path,
+    /// Rounds of every comparison.
+    rounds: u32,
+    /// Requests after which memory is measured.
+    requests: u32,
+    /// `--python`.
+    python: Option<&'a Path>,
+    /// Present if a part of the run needs images.
+    images: Option<Images>,
+}
+
+/// Measures, prints and writes.
+///
+/// # Errors
+/// When a program is missing, does not start, or answers with another status than expected.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let folder = paths::output("bench").join("replica");
+    fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+    let is_chosen = |part: &&Part| options.only.is_empty() || options.only.contains(part);
+    let parts: Vec<Part> = Part::value_variants().iter().filter(is_chosen).copied().collect();
+    let mut run = Run {
+        folder: &folder,
+        rounds: options.rounds,
+        requests: options.requests,
+        python: options.python.as_deref(),
+        images: None,
+    };
+    run.prepare(&parts)?;
+    let measured = steal::watch(|| parts.iter().map(|part| part.measure(&run)).collect::<Result<Vec<_>>>())?;
+    let figures: Vec<Figure> = measured.into_iter().flatten().map(with_target).collect();
+    figure::print(&figures);
+    options.output.write(&figure::json(&figures))
+}
+
+fn with_target(figure: Figure) -> Figure {
+    match TARGETS.iter().find(|(name, _)| *name == figure.name) {
+        Some(&(_, target)) => figure.with_target(target),
+        None => figure,
+    }
+}
+
+impl Run<'_> {
+    /// The Python with other engines and PIL.
+    fn engines(&self) -> Result<Python> {
+        Python::find(self.python, ENGINES)
+    }
+
+    /// The Python with torchvision and Flask.
+    fn torchvision(&self) -> Result<Python> {
+        Python::find(self.python, TORCHVISION)
+    }
+
+    /// The images that are sent and decoded.
+    ///
+    /// # Panics
+    /// If [`Run::prepare`] was not told of a part that needs them.
+    fn images(&self) -> &Images {
+        self.images.as_ref().expect("prepare made the images")
+    }
+
+    /// Downloads and makes everything that the parts need, before any of them measures.
+    fn prepare(&mut self, parts: &[Part]) -> Result<()> {
+        if parts.contains(&Part::Forward) {
+            self.engines()?;
+        }
+        if parts.contains(&Part::Decode) || parts.contains(&Part::Requests) {
+            self.torchvision()?;
+        }
+        if parts.iter().any(|part| *part != Part::Startup) {
+            self.images = Some(Images::make(&self.engines()?, self.folder)?);
+        }
+        Ok(())
+    }
+}

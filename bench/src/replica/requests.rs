@@ -1,0 +1,99 @@
+//! Whole requests with a 38 KB JPEG, next to a Flask server: the servers' processor time, and latency.
+
+use super::client::{self, Client};
+use super::{Run, server};
+use crate::figure::Figure;
+use crate::{processor_time, progress};
+use anyhow::{Context, Result};
+use std::fs;
+use xtask::stack::Service;
+
+/// Requests in a turn.
+const REQUESTS: u32 = 5;
+
+/// Images that the batching replica classifies together, and connections to it.
+const BATCH: u32 = 8;
+
+/// A server that answers one request after the other.
+struct Server {
+    name: &'static str,
+    service: Service,
+    client: Client,
+    /// Milliseconds of processor time for a request, by round.
+    cpu_ms: Vec<f64>,
+    /// Milliseconds of every request.
+    latency_ms: Vec<f64>,
+}
+
+impl Server {
+    fn new(name: &'static str, service: Service) -> Self {
+        Self { name, client: Client::new(&service), service, cpu_ms: Vec::new(), latency_ms: Vec::new() }
+    }
+
+    fn turn(&mut self, image: &[u8]) -> Result<()> {
+        let before = processor_time::of(self.service.id())?;
+        for _ in 0..REQUESTS {
+            self.latency_ms.push(self.client.post(image)?.latency.as_secs_f64() * 1e3);
+        }
+        let spent = processor_time::of(self.service.id())?.saturating_sub(before);
+        self.cpu_ms.push(spent.as_secs_f64() * 1e3 / f64::from(REQUESTS));
+        Ok(())
+    }
+}
+
+/// The ratio of processor time, and each server's own figures; and the ratio of a batching replica, at as many connections
+/// as a batch has images, to the same Flask server at one connection.
+///
+/// # Errors
+/// When a server does not start, or fails to answer.
+pub(super) fn measure(run: &Run) -> Result<Vec<Figure>> {
+    let image = &run.images().small;
+    let image = fs::read(image).with_context(|| format!("read {}", image.display()))?;
+    let mut flask = run.torchvision()?.script("flask_server.py");
+    flask.arg(server::weights());
+    let replica = Server::new("replica", server::start(run.folder)?);
+    let flask = Server::new("flask", Service::spawn("flask", flask, run.folder)?);
+    let batching = server::start_batching(BATCH, run.folder)?;
+    let mut servers = [replica, flask];
+    // The first requests are slower, so they are not measured.
+    batch(&batching, &image)?;
+    for server in &servers {
+        for _ in 0..REQUESTS {
+            server.client.post(&image)?;
+        }
+    }
+    let mut batched_ms = Vec::new();
+    let progress = progress::bar(run.rounds.into(), "requests");
+    for round in 0..run.rounds as usize {
+        // The first server of a round changes from round to round.
+        for index in [round % 2, (round + 1) % 2] {
+            servers[index].turn(&image)?;
+        }
+        let before = processor_time::of(batching.id())?;
+        batch(&batching, &image)?;
+        let spent = processor_time::of(batching.id())?.saturating_sub(before);
+        batched_ms.push(spent.as_secs_f64() * 1e3 / f64::from(BATCH * REQUESTS));
+        progress.inc(1);
+    }
+    progress.finish_and_clear();
+    Ok(figures(servers, batched_ms))
+}
+
+/// Sends [`REQUESTS`] requests on each of [`BATCH`] connections.
+fn batch(server: &Service, image: &[u8]) -> Result<f64> {
+    client::answers_per_second(server, image, BATCH as usize, (BATCH * REQUESTS) as usize)
+}
+
+fn figures(servers: [Server; 2], batched_ms: Vec<f64>) -> Vec<Figure> {
+    let [replica, flask] = &servers;
+    let mut figures = vec![
+        Figure::ratio("cpu_ratio_flask", &replica.cpu_ms, &flask.cpu_ms),
+        Figure::ratio("cpu_ratio_flask_batched", &batched_ms, &flask.cpu_ms),
+        Figure::median("cpu_ms_replica_batched", batched_ms, "ms"),
+    ];
+    for Server { name, cpu_ms, latency_ms, .. } in servers {
+        figures.push(Figure::median(format!("cpu_ms_{name}"), cpu_ms, "ms"));
+        figures.push(Figure::median(format!("latency_p50_ms_{name}"), latency_ms, "ms"));
+    }
+    figures
+}

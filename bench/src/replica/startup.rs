@@ -1,0 +1,78 @@
+//! The time from exec to ready, with all files in the page cache, and libtorch's share of it before `main`.
+
+use super::{Run, server};
+use crate::figure::Figure;
+use crate::progress;
+use anyhow::{Context, Result, ensure};
+use std::io::Read;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+use xtask::stack::Service;
+use xtask::{http, paths};
+
+/// Starts at most; enough for a median.
+const MAX_STARTS: u32 = 10;
+
+/// Seconds until ready as seen from outside, and as the replica's metric says; and until `replica --version` has answered.
+///
+/// # Errors
+/// When the replica does not start.
+pub(super) fn measure(run: &Run) -> Result<Vec<Figure>> {
+    let starts = run.rounds.min(MAX_STARTS);
+    let (mut outside, mut by_metric, mut libtorch) = (Vec::new(), Vec::new(), Vec::new());
+    // The first start reads the files into the page cache.
+    server::start(run.folder)?;
+    let progress = progress::bar(starts.into(), "startup");
+    for _ in 0..starts {
+        libtorch.push(version_seconds()?);
+        let start = Instant::now();
+        let replica = server::spawn(Command::new(paths::program("replica")), run.folder)?;
+        server::wait_until_ready(&replica)?;
+        outside.push(start.elapsed().as_secs_f64());
+        by_metric.push(startup_metric(&replica)?);
+        progress.inc(1);
+    }
+    progress.finish_and_clear();
+    Ok(vec![
+        Figure::median("startup_s", outside, "s"),
+        Figure::median("startup_by_metric_s", by_metric, "s"),
+        Figure::median("startup_libtorch_s", libtorch, "s"),
+    ])
+}
+
+/// Seconds until `replica --version` has printed its first byte: the time of libtorch's initialisers, without that of its
+/// destructors at the end.
+fn version_seconds() -> Result<f64> {
+    let start = Instant::now();
+    let mut replica = Command::new(paths::program("replica"));
+    let mut child = replica.arg("--version").stdout(Stdio::piped()).spawn().context("start replica --version")?;
+    let mut first = [0];
+    child.stdout.take().expect("standard output is piped").read_exact(&mut first).context("read its version")?;
+    let seconds = start.elapsed().as_secs_f64();
+    ensure!(child.wait()?.success(), "replica --version failed");
+    Ok(seconds)
+}
+
+fn startup_metric(replica: &Service) -> Result<f64> {
+    let name = service::wire::metric::STARTUP;
+    let url = format!("http://{}/metrics", replica.address);
+    gauge(&http::get(&url)?, name).with_context(|| format!("no {name} at {url}"))
+}
+
+/// The value of a metric without labels, in Prometheus' text format.
+fn gauge(text: &str, name: &str) -> Option<f64> {
+    text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gauge_is_found_by_its_whole_name() {
+        let text =
+            "# TYPE replica_startup_seconds gauge\nreplica_startup_seconds_sum 9\nreplica_startup_seconds 0.52\n";
+        assert_eq!(gauge(text, "replica_startup_seconds"), Some(0.52));
+        assert_eq!(gauge(text, "replica_startup"), None);
+    }
+}

@@ -1,0 +1,158 @@
+//! The demo's burst through the real programs, and the same arrivals through the simulator, with the service times and the
+//! start-up time that were measured. The attainment and the replica-seconds of both should agree.
+
+use super::{Simulated, simulate};
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+use xtask::burst::{Burst, INTERVAL_SECONDS, SCALING, WORKLOAD};
+use xtask::stack::{Service, Stack};
+use xtask::{http, paths};
+
+/// Seed of the arrivals, in both.
+const SEED: &str = "--seed=1";
+
+/// The histogram of the time that replicas worked for each answer.
+const WORK_BUCKET: &str = "dispatcher_replica_work_seconds_bucket";
+
+/// Most service times that the simulator is given.
+const MAX_SERVICE_TIMES: f64 = 1000.0;
+
+/// A bucket of a histogram: its upper bound in seconds, and its cumulative count.
+type Bucket = (f64, f64);
+
+/// What a run reached, and what it cost.
+struct Outcome {
+    /// Share of the requests that were answered within the objective, 0 to 1.
+    attainment: f64,
+    replica_seconds: f64,
+}
+
+impl Outcome {
+    fn json(&self) -> Value {
+        json!({"attainment": self.attainment, "replica_seconds": self.replica_seconds})
+    }
+}
+
+/// Everything that the simulator needs to repeat the live run.
+struct Repetition {
+    /// The workload's rates are multiplied by this.
+    rate_scale: f64,
+    /// Text of a file of service times, in milliseconds.
+    service_times: String,
+    startup_seconds: f64,
+    /// Requests that a replica takes at once.
+    slots: u64,
+}
+
+/// Runs both and prints them.
+///
+/// # Errors
+/// When a program does not start or answer.
+pub(super) fn run() -> Result<Value> {
+    println!("\n== The demo's burst, live and simulated");
+    let folder = paths::output("bench-scaler");
+    let (live, repetition) = run_live(&folder)?;
+    let simulated = run_simulated(&repetition, &folder)?;
+    println!("            in time   replica-seconds");
+    for (name, outcome) in [("live", &live), ("simulated", &simulated)] {
+        println!("{name:10} {:6.2} %   {:13.1}", 100.0 * outcome.attainment, outcome.replica_seconds);
+    }
+    let points = 100.0 * (live.attainment - simulated.attainment);
+    let ratio = live.replica_seconds / simulated.replica_seconds;
+    println!("difference {points:+6.2} points (within 2), ratio {ratio:.3} (within 10 %)");
+    Ok(json!({"live": live.json(), "simulated": simulated.json(), "points": points, "ratio": ratio}))
+}
+
+fn run_live(folder: &Path) -> Result<(Outcome, Repetition)> {
+    let (stack, burst) = Burst::prepare(folder.to_owned())?;
+    let stack = burst.rescale(stack)?;
+    let before = work_buckets(&stack.dispatcher)?;
+    let report = burst.replay(&[SEED, "--arrivals=poisson"])?;
+    let seconds = report["setup"]["length_seconds"].as_f64().context("the report has no setup.length_seconds")?;
+    let decisions: Value = serde_json::from_str(&get(&stack.scaler, "/decisions")?).context("read /decisions")?;
+    let decisions = decisions.as_array().context("/decisions is no list")?;
+    let attainment = report["summary"]["attainment"].as_f64().context("the report has no summary.attainment")?;
+    let lead = decisions.iter().rev().find_map(|decision| decision["workings"]["lead_seconds"].as_f64());
+    let repetition = Repetition {
+        rate_scale: burst.scale(),
+        service_times: service_times(&before, &work_buckets(&stack.dispatcher)?)?,
+        // The law's lead is a start-up and one interval.
+        startup_seconds: lead.context("no decision of the scaler has a lead")? - INTERVAL_SECONDS,
+        slots: Stack::status(&stack.dispatcher)?["replicas"][0]["capacity"].as_u64().unwrap_or(1),
+    };
+    Ok((Outcome { attainment, replica_seconds: replica_seconds(decisions, seconds) }, repetition))
+}
+
+fn run_simulated(repetition: &Repetition, folder: &Path) -> Result<Outcome> {
+    let Repetition { rate_scale, service_times, startup_seconds, slots } = repetition;
+    let times = folder.join("service-times.txt");
+    fs::write(&times, service_times).with_context(|| format!("write {}", times.display()))?;
+    let flags = [
+        format!("--workload={}", paths::root().join(WORKLOAD).display()),
+        format!("--rate-scale={rate_scale}"),
+        format!("--service-times={}", times.display()),
+        format!("--startup={startup_seconds:.3}s"),
+        format!("--slots={slots}"),
+    ];
+    let mut flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    // The service times were measured with the share, and the simulator does not know the flag.
+    flags.extend(SCALING.iter().copied().filter(|flag| !flag.starts_with("--cpu-share")));
+    flags.extend([SEED, "--seeds=1", "--policy=slo", "--goal=0"]);
+    let Simulated { figures, table } = simulate(&flags)?;
+    println!("\nsimulated with a start-up of {startup_seconds:.2} s\n{table}");
+    let row = &figures["workloads"][0]["laws"][0];
+    Ok(Outcome {
+        attainment: row["attainment"].as_f64().context("the simulation has no attainment")?,
+        replica_seconds: row["replica_seconds"].as_f64().context("the simulation has no replica_seconds")?,
+    })
+}
+
+fn get(service: &Service, path: &str) -> Result<String> {
+    http::get(&format!("http://{}{path}", service.address))
+}
+
+fn work_buckets(dispatcher: &Service) -> Result<Vec<Bucket>> {
+    let text = get(dispatcher, "/metrics")?;
+    let bucket = |line: &str| {
+        let (bound, count) = line.strip_prefix(WORK_BUCKET)?.strip_prefix("{le=\"")?.split_once("\"} ")?;
+        Some((bound.parse().ok()?, count.parse().ok()?))
+    };
+    Ok(text.lines().filter_map(bucket).collect())
+}
+
+/// Service times that have the distribution of the observations between `before` and `after`, spread evenly within each
+/// bucket; one a line, milliseconds.
+fn service_times(before: &[Bucket], after: &[Bucket]) -> Result<String> {
+    let mut text = String::new();
+    let total = |buckets: &[Bucket]| buckets.last().map_or(0.0, |bucket| bucket.1);
+    let share = MAX_SERVICE_TIMES / (total(after) - total(before)).max(1.0);
+    let (mut lower, mut below) = (0.0, 0.0);
+    for (index, &(bound, count)) in after.iter().enumerate() {
+        let up_to_bound = count - before.get(index).map_or(0.0, |bucket| bucket.1);
+        let times = ((up_to_bound - below) * share).round() as usize;
+        let upper = if bound.is_finite() { bound } else { lower };
+        for time in 0..times {
+            writeln!(text, "{:.3}", 1e3 * (lower + (upper - lower) * (time as f64 + 0.5) / times as f64))?;
+        }
+        (lower, below) = (bound, up_to_bound);
+    }
+    Ok(text)
+}
+
+/// Seconds that replicas ran, starting ones included, over the last `seconds` of the decisions.
+fn replica_seconds(decisions: &[Value], seconds: f64) -> f64 {
+    let at = |decision: &Value| decision["at_seconds"].as_f64().unwrap_or_default();
+    let end = decisions.last().map_or(0.0, at);
+    let running = |decision: &Value| {
+        let count = |state: &str| decision["replicas"][state].as_f64().unwrap_or_default();
+        count("ready") + count("starting")
+    };
+    let spans = decisions.windows(2).map(|pair| {
+        let (from, to) = (at(&pair[0]).max(end - seconds), at(&pair[1]));
+        running(&pair[0]) * (to - from).max(0.0)
+    });
+    spans.sum()
+}

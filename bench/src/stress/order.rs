@@ -1,0 +1,117 @@
+//! `bench order`: both orders of the queue at the same load, which is more than the capacity now and then.
+
+use super::client::Client;
+use super::dispatcher::Dispatcher;
+use super::load::{self, Offered, Outcome};
+use super::stub_flags::StubFlags;
+use super::{OBJECTIVE, quantile_ms};
+use crate::figure::{Figure, Target};
+use crate::output::Output;
+use crate::stub::Record;
+use admission::Order;
+use anyhow::{Result, ensure};
+use clap::{Args, ValueEnum, value_parser};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Runtime;
+use workload::Workload;
+use workload::arrivals::{Process, schedule};
+
+/// Stretches of a repetition: seconds, and whether the load is at its peak.
+const PROFILE: [(usize, bool); 3] = [(5, false), (10, true), (10, false)];
+
+/// Flags of `bench order`.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Load at the peaks, as a multiple of the capacity
+    #[arg(long, default_value_t = 1.2)]
+    peak: f64,
+    /// Load between the peaks, as a multiple of the capacity
+    #[arg(long, default_value_t = 0.6)]
+    base: f64,
+    /// Repetitions of 25 s: 5 s of base, 10 s of peak, 10 s of base
+    #[arg(long, default_value_t = 2, value_parser = value_parser!(u32).range(1..=20))]
+    repeat: u32,
+    /// Seed of the arrivals, which are the same for both orders
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    #[command(flatten)]
+    stubs: StubFlags,
+    #[command(flatten)]
+    output: Output,
+}
+
+impl Options {
+    /// Send times since the start.
+    fn times(&self) -> Vec<Duration> {
+        let per_second = PROFILE.iter().flat_map(|&(seconds, is_peak)| {
+            let rate = self.stubs.rate() * if is_peak { self.peak } else { self.base };
+            std::iter::repeat_n(rate, seconds)
+        });
+        let workload = Workload { per_second: per_second.collect() }.repeated(self.repeat as usize);
+        schedule(&workload, Process::Poisson, self.seed)
+    }
+}
+
+/// Measures both orders.
+///
+/// # Errors
+/// When a request was neither answered nor shed nor expired.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    super::run(&options.output, |client, figures| measure(client, options, figures))
+}
+
+fn measure(runtime: &Runtime, options: &Options, figures: &mut Vec<Figure>) -> Result<()> {
+    let stubs = options.stubs.start()?;
+    let times = options.times();
+    ensure!(!times.is_empty(), "at this load there are no requests");
+    figures.push(Figure::new("order_offered", times.len() as f64, "").labelled("requests offered, to each"));
+    let mut attainments = Vec::new();
+    for order in [Order::Fifo, Order::LateLast] {
+        let name = name(order);
+        eprintln!("{name}: {} requests", times.len());
+        let flags = [format!("--order={name}")];
+        let dispatcher = runtime.block_on(Dispatcher::start(&stubs.addresses, &flags))?;
+        let offered = load::offer(runtime, &Arc::new(Client::new(dispatcher.address)), &times)?;
+        attainments.push(attainment(&offered));
+        figures.extend(describe(&name, &offered, &stubs.take_records(), options));
+        offered.check()?;
+    }
+    let [fifo, late_last] = attainments[..] else { unreachable!("there are two orders") };
+    let gain = Figure::new("order_gain", late_last - fifo, "points").labelled("late-last − fifo");
+    figures.push(gain.with_target(Target::AtLeast(0.0)));
+    figures.push(Figure::new("order_ratio", late_last / fifo, "").labelled("late-last ÷ fifo"));
+    Ok(())
+}
+
+/// The dispatcher's name of an order.
+pub(super) fn name(order: Order) -> String {
+    order.to_possible_value().expect("no order is hidden").get_name().to_owned()
+}
+
+/// The share of the requests that were answered within the objective, per cent.
+fn attainment(offered: &Offered) -> f64 {
+    let answered = offered.latencies(|outcome| *outcome == Outcome::Answered);
+    let good = answered.iter().filter(|latency| **latency <= OBJECTIVE).count();
+    good as f64 / offered.samples.len() as f64 * 100.0
+}
+
+fn describe(order: &str, offered: &Offered, records: &[Record], options: &Options) -> Vec<Figure> {
+    let answered = offered.latencies(|outcome| *outcome == Outcome::Answered);
+    let late = answered.iter().filter(|latency| **latency > OBJECTIVE).count();
+    let shed = offered.count(Outcome::is_shed);
+    let expired = offered.count(|outcome| *outcome == Outcome::Expired);
+    let rows = [
+        ("capacity", "capacity by the stubs' time", options.stubs.capacity(records), "/s"),
+        ("attainment", "answered within 500 ms, of all", attainment(offered), "%"),
+        ("late", "answered later", late as f64, ""),
+        ("shed", "shed (503)", shed as f64, ""),
+        ("expired", "expired (504)", expired as f64, ""),
+        ("p50_ms", "p50 of those answered", quantile_ms(&answered, 0.5), "ms"),
+        ("p99_ms", "p99 of those answered", quantile_ms(&answered, 0.99), "ms"),
+    ];
+    let figure = |(key, label, value, unit)| {
+        Figure::new(format!("order_{key}_{order}"), value, unit).labelled(format!("{order}: {label}"))
+    };
+    rows.map(figure).into()
+}

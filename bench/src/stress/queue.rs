@@ -1,0 +1,208 @@
+//! `bench queue`: many requests held and then let go. Memory for each, and the order in which they leave. They come over
+//! HTTP/2, because one connection for each would be more than a process may open.
+
+use super::client::{self, BODY};
+use super::dispatcher::Dispatcher;
+use super::{BYTES_PER_REQUEST, order};
+use crate::figure::{Figure, Target};
+use crate::memory::megabytes;
+use crate::output::Output;
+use crate::progress::Lines;
+use crate::stub::{Record, Settings, Stubs, Work};
+use admission::Order;
+use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use clap::{Args, value_parser};
+use http_body_util::Full;
+use hyper::StatusCode;
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// Streams that hyper's server permits on a connection.
+const STREAMS: usize = 200;
+
+/// Time for the requests of one connection to enter the queue.
+const FILL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The dispatcher's deadline: longer than the whole measurement, so that no request expires.
+const DEADLINE: Duration = Duration::from_secs(300);
+
+/// Bytes that all bodies in the queue may hold.
+const QUEUE_BYTES: usize = 1 << 30;
+
+/// The target of figures that count faults.
+const NONE: Target = Target::AtMost(0.0);
+
+/// An open connection of HTTP/2.
+type Connection = SendRequest<Full<Bytes>>;
+
+/// Requests that wait for their answers.
+type Waiting = JoinSet<Result<StatusCode>>;
+
+/// Flags of `bench queue`.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Requests held together
+    #[arg(long, default_value_t = 100_000, value_parser = value_parser!(u32).range(1000..=1_000_000))]
+    requests: u32,
+    /// So many of them are sent one at a time, each when the one before is seen in the queue; the others go one
+    /// connection at a time
+    #[arg(long, default_value_t = 1000, value_parser = value_parser!(u32).range(..=1000))]
+    in_step: u32,
+    /// The dispatcher's order
+    #[arg(long, value_enum, default_value = "fifo")]
+    order: Order,
+    #[command(flatten)]
+    output: Output,
+}
+
+impl Options {
+    fn dispatcher_flags(&self) -> Vec<String> {
+        // Either every request is late when the gate opens, or none ever is: the order is that of arrival in both cases.
+        let objective = if self.order == Order::LateLast { "500ms" } else { "300s" };
+        vec![
+            format!("--queue-length={}", 2 * self.requests),
+            format!("--queue-bytes={QUEUE_BYTES}"),
+            format!("--deadline={}s", DEADLINE.as_secs()),
+            format!("--objective={objective}"),
+            format!("--order={}", order::name(self.order)),
+        ]
+    }
+}
+
+/// Measures memory and order.
+///
+/// # Errors
+/// When a request was not answered with 200.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    super::run(&options.output, |client, figures| client.block_on(measure(options, figures)))
+}
+
+async fn measure(options: &Options, figures: &mut Vec<Figure>) -> Result<()> {
+    let requests = options.requests as usize;
+    let (gate, opened) = watch::channel(false);
+    let stubs = Stubs::start(Settings { work: Work::Gate(opened), ..Settings::default() })?;
+    let dispatcher = Dispatcher::start(&stubs.addresses, &options.dispatcher_flags()).await?;
+    let before = dispatcher.settled_memory().await?;
+    let mut connections = Vec::new();
+    for _ in 0..requests.div_ceil(STREAMS) {
+        connections.push(open(dispatcher.address).await?);
+    }
+    let connected = dispatcher.settled_memory().await?;
+    let answered = Arc::new(AtomicUsize::new(0));
+    let waiting = fill(&dispatcher, &mut connections, options, &answered).await?;
+    let full = dispatcher.settled_memory().await?;
+    let per_request = full.saturating_sub(connected) as f64 / requests as f64 - BODY.len() as f64;
+    figures.extend([
+        memory("before", before, "RSS before"),
+        memory("connected", connected, &format!("RSS with {} idle connections", connections.len())),
+        memory("full", full, &format!("RSS with {requests} requests held")),
+        Figure::new("queue_bytes_per_request", per_request, "B")
+            .labelled("memory per request beyond its body")
+            .with_target(BYTES_PER_REQUEST),
+    ]);
+
+    let released = Instant::now();
+    gate.send(true).context("open the gate")?;
+    let good = drain(waiting, requests, &answered).await?;
+    let per_second = good as f64 / released.elapsed().as_secs_f64();
+    let records = stubs.take_records();
+    let all = Target::AtLeast(requests as f64);
+    figures.push(Figure::new("queue_answered", good as f64, "").labelled("answered 200").with_target(all));
+    figures.push(Figure::new("queue_drain_per_second", per_second, "/s").labelled("drained at"));
+    figures.extend(order_of(&records, options.in_step as usize));
+    figures.push(memory("after", dispatcher.settled_memory().await?, "RSS after"));
+    ensure!(records.len() == requests, "the stub has seen {} requests, not {requests}", records.len());
+    ensure!(good == requests, "{} of {requests} requests were not answered 200", requests - good);
+    Ok(())
+}
+
+fn memory(when: &str, bytes: u64, label: &str) -> Figure {
+    Figure::new(format!("queue_rss_{when}"), megabytes(bytes), "MB").labelled(label)
+}
+
+/// Sends every request and waits until all are in the queue, except the first, which the stub takes.
+async fn fill(
+    dispatcher: &Dispatcher,
+    connections: &mut [Connection],
+    options: &Options,
+    answered: &Arc<AtomicUsize>,
+) -> Result<Waiting> {
+    let (requests, in_step) = (options.requests as usize, options.in_step as usize);
+    let uri = format!("http://{}/predict", dispatcher.address);
+    let mut waiting = JoinSet::new();
+    let mut progress = Lines::new("requests held", requests);
+    for id in 0..requests {
+        let connection = &mut connections[id / STREAMS];
+        connection.ready().await.context("a connection has ended")?;
+        // The request is queued here, in order; the task only waits for the answer.
+        let response = connection.send_request(client::predict(&uri, dispatcher.address, id, None));
+        let answered = answered.clone();
+        waiting.spawn(async move {
+            let reply = client::read(response.await.context("send")?).await?;
+            answered.fetch_add(1, Ordering::Relaxed);
+            Ok(reply.status)
+        });
+        let sent = id + 1;
+        if sent <= in_step || sent.is_multiple_of(STREAMS) || sent == requests {
+            dispatcher.wait_for_queue(|length| length == id as u64, FILL_TIMEOUT).await?;
+            progress.update(sent);
+        }
+    }
+    Ok(waiting)
+}
+
+/// Waits for all answers. Returns how many had status 200.
+async fn drain(mut waiting: Waiting, requests: usize, answered: &AtomicUsize) -> Result<usize> {
+    let mut progress = Lines::new("requests answered", requests);
+    let mut good = 0;
+    let deadline = tokio::time::Instant::now() + DEADLINE;
+    while let Some(status) = tokio::time::timeout_at(deadline, waiting.join_next()).await.context("drain the queue")? {
+        good += usize::from(status?? == StatusCode::OK);
+        progress.update(answered.load(Ordering::Relaxed));
+    }
+    Ok(good)
+}
+
+async fn open(address: SocketAddr) -> Result<Connection> {
+    let stream = TcpStream::connect(address).await.context("connect")?;
+    stream.set_nodelay(true)?;
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
+    // The requests that a broken connection carries report the error.
+    tokio::spawn(async move { drop(connection.await) });
+    Ok(sender)
+}
+
+/// Figures of the order in which the stub got the requests.
+fn order_of(records: &[Record], in_step: usize) -> [Figure; 3] {
+    let ids = || records.iter().filter_map(|record| record.id).map(|id| id as usize);
+    let one_by_one = overtaken(ids().filter(|id| *id < in_step));
+    let between_connections = overtaken(ids().map(|id| id / STREAMS));
+    let at_once = overtaken(ids()) - between_connections;
+    let figure = |key: &str, count: usize, label: &str| {
+        Figure::new(format!("queue_overtaken_{key}"), count as f64, "").labelled(label)
+    };
+    [
+        figure("in_step", one_by_one, &format!("overtaken among {in_step} sent one by one")).with_target(NONE),
+        figure("between", between_connections, "overtaken by a request of a later connection").with_target(NONE),
+        figure("at_once", at_once, "overtaken by a request sent at the same time"),
+    ]
+}
+
+/// How many of the numbers come after a higher one.
+fn overtaken(numbers: impl Iterator<Item = usize>) -> usize {
+    let mut highest = 0;
+    let mut count = 0;
+    for number in numbers {
+        count += usize::from(number < highest);
+        highest = highest.max(number);
+    }
+    count
+}

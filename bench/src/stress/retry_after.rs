@@ -1,0 +1,137 @@
+//! Whether a client that comes back after `Retry-After` is served. It builds up a backlog, sends a request whose timeout is
+//! too short for it, and repeats that request until it is answered.
+
+use super::client::Client;
+use super::dispatcher::Dispatcher;
+use super::load::{self, Offered, Outcome, Sample};
+use super::stub_flags::StubFlags;
+use crate::figure::{Figure, Target};
+use crate::stub::Stubs;
+use anyhow::{Context, Result, bail};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
+
+/// The dispatcher's deadline, which the requests of the backlog have.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// The timeout of the request that is repeated.
+const SHORT_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Time between two tries.
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Time in which the requests of the backlog must enter the queue.
+const FILL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Requests from which the dispatcher learns the service time.
+const LEARNING_REQUESTS: u32 = 60;
+
+/// `Retry-After` divided by the time until a like request is answered.
+const RATIO: Target = Target::Between(0.5, 1.5);
+
+/// The observations of one backlog.
+struct Observed {
+    /// Requests in the queue when the first short one was sent.
+    waiting: u64,
+    /// Requests of the backlog that were shed.
+    backlog_shed: usize,
+    /// The `Retry-After` of the first short request, seconds.
+    retry_after: u64,
+    tries: Offered,
+}
+
+/// Builds up `backlog` seconds of work and compares `Retry-After` with the time until a short request is answered.
+///
+/// # Errors
+/// When the short request is not shed at first, or is not answered afterwards.
+pub(crate) fn measure(
+    runtime: &Runtime,
+    flags: &StubFlags,
+    stubs: &Stubs,
+    backlog: u32,
+    figures: &mut Vec<Figure>,
+) -> Result<()> {
+    let dispatcher_flags =
+        ["--order=fifo".into(), "--queue-length=100000".into(), format!("--deadline={}s", DEADLINE.as_secs())];
+    let dispatcher = runtime.block_on(Dispatcher::start(&stubs.addresses, &dispatcher_flags))?;
+    let client = Arc::new(Client::new(dispatcher.address));
+    let gap = Duration::from_secs_f64(1.5 / flags.rate());
+    let times: Vec<Duration> = (0..LEARNING_REQUESTS).map(|request| gap * request).collect();
+    load::offer(runtime, &client, &times)?.check()?;
+    eprintln!("a backlog of {backlog} s");
+    let count = (flags.rate() * f64::from(backlog)) as usize;
+    let observed = runtime.block_on(observe(&dispatcher, &client, count))?;
+    figures.extend(describe(&observed, backlog)?);
+    observed.tries.check()
+}
+
+/// Sends `count` requests at once, and then short ones until one is answered.
+async fn observe(dispatcher: &Dispatcher, client: &Arc<Client>, count: usize) -> Result<Observed> {
+    client.connect(count).await?;
+    let start = Instant::now();
+    let backlog: Vec<_> =
+        (0..count).map(|id| tokio::spawn(load::send(client.clone(), id, None, start, Duration::ZERO))).collect();
+    let most = (count * 9 / 10) as u64;
+    dispatcher.wait_for_queue(|length| length >= most, FILL_TIMEOUT).await.context("fill the queue")?;
+    let waiting = dispatcher.queue_length().await?;
+    let first = load::send(client.clone(), count, Some(SHORT_TIMEOUT), Instant::now(), Duration::ZERO).await;
+    let Outcome::Shed { retry_after: Some(retry_after) } = first.outcome else {
+        bail!(
+            "with {waiting} requests waiting, one with a timeout of {SHORT_TIMEOUT:?} was not shed with Retry-After: \
+             {first:?}"
+        )
+    };
+    let tries = retry_until_answered(client).await?;
+    let mut backlog_shed = 0;
+    for request in backlog {
+        match request.await?.outcome {
+            Outcome::Answered => {}
+            Outcome::Shed { .. } => backlog_shed += 1,
+            other => bail!("a request of the backlog ended as {other:?}"),
+        }
+    }
+    Ok(Observed { waiting, backlog_shed, retry_after, tries })
+}
+
+fn describe(observed: &Observed, backlog: u32) -> Result<Vec<Figure>> {
+    let Observed { waiting, backlog_shed, retry_after, tries } = observed;
+    let answered = tries.samples.iter().filter(|sample| sample.outcome == Outcome::Answered);
+    let took = answered.map(|sample| sample.due).min().context("no try was answered")?.as_secs_f64();
+    let expired = tries.count(|outcome| *outcome == Outcome::Expired);
+    let retry_after = *retry_after as f64;
+    let figure = |key: &str, value: f64, unit, label: &str| {
+        Figure::new(format!("retry_after_{key}_{backlog}s"), value, unit).labelled(label)
+    };
+    Ok(vec![
+        figure("waiting", *waiting as f64, "", &format!("backlog of {backlog} s: waiting")),
+        figure("burst_shed", *backlog_shed as f64, "", "  of the backlog, shed"),
+        figure("told", retry_after, "s", "  Retry-After"),
+        figure("took", took, "s", "  served again after"),
+        figure("ratio", retry_after / took, "", "  Retry-After ÷ that time").with_target(RATIO),
+        figure("expired", expired as f64, "", "  admitted before that, and expired (504)"),
+    ])
+}
+
+/// Sends a short request every [`RETRY_INTERVAL`] until one was answered.
+async fn retry_until_answered(client: &Arc<Client>) -> Result<Offered> {
+    let start = Instant::now();
+    let mut ticks = tokio::time::interval(RETRY_INTERVAL);
+    let mut tries: Vec<JoinHandle<Sample>> = Vec::new();
+    let mut samples = Vec::new();
+    while start.elapsed() < 2 * DEADLINE {
+        ticks.tick().await;
+        tries.push(tokio::spawn(load::send(client.clone(), tries.len(), Some(SHORT_TIMEOUT), start, start.elapsed())));
+        while tries.first().is_some_and(JoinHandle::is_finished) {
+            samples.push(tries.remove(0).await?);
+        }
+        if samples.iter().any(|sample| sample.outcome == Outcome::Answered) {
+            break;
+        }
+    }
+    for left in tries {
+        samples.push(left.await?);
+    }
+    Ok(Offered { start, samples })
+}

@@ -1,0 +1,153 @@
+//! Handles of the dispatcher's metrics, each looked up once: a look-up hashes name and labels, which is too slow for
+//! every request. Names and HELP texts are in [`crate::metrics`].
+
+use crate::failure::Failure;
+use crate::metrics::{
+    CAPACITY, ENQUEUED, EXPIRED, IN_FLIGHT, QUEUE_LATE_LENGTH, QUEUE_LENGTH, QUEUE_WAIT, REPLICA_WORK, REPLICAS,
+    REQUEST_DURATION, REQUESTS, RETRIES, SHED, UPSTREAM_DURATION, UPTIME,
+};
+use crate::queue::Queue;
+use crate::rotation::{Address, Rotation};
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::time::Instant;
+
+/// The value of the label `code` for a request that was classified.
+pub const OK: &str = "ok";
+
+/// The value of the label `code` for a request whose client left before the answer.
+pub const CLIENT_GONE: &str = "client_gone";
+
+/// Why a request was refused at admission: the label `reason` of `dispatcher_shed_total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShedReason {
+    /// The request would not be answered in time.
+    Overloaded,
+    /// `--queue-length` requests wait.
+    Length,
+    /// All bodies together hold `--queue-bytes`.
+    Bytes,
+}
+
+impl ShedReason {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Overloaded => "overloaded",
+            Self::Length => "length",
+            Self::Bytes => "bytes",
+        }
+    }
+}
+
+/// Counts a request that was refused at admission.
+pub fn count_shed(reason: ShedReason) {
+    counter!(SHED, "reason" => reason.as_str()).increment(1);
+}
+
+/// Counts an attempt that follows one that failed by `failure`.
+pub fn count_retry(failure: Failure) {
+    counter!(RETRIES, "reason" => failure.as_str()).increment(1);
+}
+
+/// The metrics of a request from its arrival to its answer.
+pub struct RequestMeters {
+    /// Accepted → answered, seconds; requests that were in the queue only.
+    pub duration: Histogram,
+    ok: Counter,
+}
+
+impl RequestMeters {
+    /// Counts a request by its outcome: [`OK`], an error code, or [`CLIENT_GONE`].
+    pub fn count(&self, outcome: Cow<'static, str>) {
+        if outcome == OK {
+            self.ok.increment(1);
+        } else {
+            counter!(REQUESTS, "code" => outcome).increment(1);
+        }
+    }
+}
+
+impl Default for RequestMeters {
+    /// Looks the handles up.
+    fn default() -> Self {
+        Self { duration: histogram!(REQUEST_DURATION), ok: counter!(REQUESTS, "code" => OK) }
+    }
+}
+
+/// The metrics of the queue and the replicas.
+pub struct WorkerMeters {
+    /// Requests admitted to the queue.
+    pub enqueued: Counter,
+    /// Requests whose deadline passed while they waited.
+    pub expired: Counter,
+    /// Accepted → dispatched, seconds.
+    pub queue_wait: Histogram,
+    /// Dispatched → answered, seconds; classified images only.
+    pub upstream: Histogram,
+    /// The time that a replica worked for an answer, seconds.
+    pub work: Histogram,
+    started: Instant,
+    uptime: Gauge,
+    queue_length: Gauge,
+    queue_late_length: Gauge,
+    ready: Gauge,
+    ejected: Gauge,
+    draining: Gauge,
+    capacity: Gauge,
+    in_flight: HashMap<Address, Gauge>,
+}
+
+impl WorkerMeters {
+    /// Looks the handles up. The uptime begins at `now`.
+    pub fn new(now: Instant) -> Self {
+        let replicas = |state| gauge!(REPLICAS, "state" => state);
+        Self {
+            enqueued: counter!(ENQUEUED),
+            expired: counter!(EXPIRED),
+            queue_wait: histogram!(QUEUE_WAIT),
+            upstream: histogram!(UPSTREAM_DURATION),
+            work: histogram!(REPLICA_WORK),
+            started: now,
+            uptime: gauge!(UPTIME),
+            queue_length: gauge!(QUEUE_LENGTH),
+            queue_late_length: gauge!(QUEUE_LATE_LENGTH),
+            ready: replicas("ready"),
+            ejected: replicas("ejected"),
+            draining: replicas("draining"),
+            capacity: gauge!(CAPACITY),
+            in_flight: HashMap::new(),
+        }
+    }
+
+    /// Sets the gauges to the state at `now`.
+    pub fn set_gauges<T>(&mut self, queue: &Queue<T>, rotation: &Rotation, now: Instant) {
+        let totals = rotation.totals();
+        self.uptime.set(now.saturating_duration_since(self.started).as_secs_f64());
+        self.queue_length.set(queue.len() as f64);
+        self.queue_late_length.set(queue.late_len() as f64);
+        self.ready.set(totals.ready as f64);
+        self.ejected.set(totals.ejected as f64);
+        self.draining.set(totals.draining as f64);
+        self.capacity.set(totals.capacity as f64);
+        self.set_in_flight(rotation);
+    }
+
+    /// Sets one gauge for each replica. The gauge of a replica that has left shows 0, because the recorder keeps it.
+    fn set_in_flight(&mut self, rotation: &Rotation) {
+        for replica in rotation.replicas() {
+            let gauge = self
+                .in_flight
+                .entry(replica.address.clone())
+                .or_insert_with_key(|address| gauge!(IN_FLIGHT, "replica" => address.clone()));
+            gauge.set(replica.in_flight as f64);
+        }
+        self.in_flight.retain(|address, gauge| {
+            let is_present = rotation.contains(address);
+            if !is_present {
+                gauge.set(0.0);
+            }
+            is_present
+        });
+    }
+}

@@ -1,0 +1,125 @@
+//! The names of the dispatcher's metrics, with type and HELP text. Their values are kept in [`crate::meters`]. Names
+//! that other programs read are constants of the wire contract.
+
+use metrics::{describe_counter, describe_gauge, describe_histogram};
+
+pub use service::wire::metric::{
+    CAPACITY, ENQUEUED, IN_FLIGHT, QUEUE_LENGTH, REPLICA_WORK, REPLICAS, REQUEST_DURATION, REQUESTS, SHED,
+    UPSTREAM_DURATION, UPTIME,
+};
+
+/// Gauge: waiting requests that can no longer meet the objective.
+pub const QUEUE_LATE_LENGTH: &str = "dispatcher_queue_late_length";
+/// Counter: requests whose deadline passed while they waited.
+pub const EXPIRED: &str = "dispatcher_expired_total";
+/// Histogram, seconds: accepted → dispatched.
+pub const QUEUE_WAIT: &str = "dispatcher_queue_wait_seconds";
+/// Counter by `reason`: attempts beyond a request's first.
+pub const RETRIES: &str = "dispatcher_retries_total";
+
+/// The Prometheus type of a metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A number that only grows.
+    Counter,
+    /// A number that goes up and down.
+    Gauge,
+    /// A distribution, in buckets.
+    Histogram,
+}
+
+/// A metric as `/metrics` describes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Description {
+    /// The metric's name.
+    pub name: &'static str,
+    /// The metric's type.
+    pub kind: Kind,
+    /// The HELP text.
+    pub help: &'static str,
+}
+
+const fn row(name: &'static str, kind: Kind, help: &'static str) -> Description {
+    Description { name, kind, help }
+}
+
+/// Every metric that the dispatcher exports. `docs/api.md` lists the same.
+pub const ALL: [Description; 15] = [
+    row(QUEUE_LENGTH, Kind::Gauge, "Requests waiting in the queue, late ones included."),
+    row(QUEUE_LATE_LENGTH, Kind::Gauge, "Waiting requests that can no longer meet the objective."),
+    row(ENQUEUED, Kind::Counter, "Requests admitted to the queue."),
+    row(REQUESTS, Kind::Counter, "Requests by outcome: ok, an error code, or client_gone."),
+    row(
+        REQUEST_DURATION,
+        Kind::Histogram,
+        "Seconds from accepting a request to its answer, or to its client's leaving.",
+    ),
+    row(QUEUE_WAIT, Kind::Histogram, "Seconds from accepting a request to sending it to a replica, for each attempt."),
+    row(UPSTREAM_DURATION, Kind::Histogram, "Seconds from sending a request to the replica's answer; successes only."),
+    row(
+        REPLICA_WORK,
+        Kind::Histogram,
+        "Seconds that a replica worked for an answer: since it received the request, or since its previous answer if \
+         that was later.",
+    ),
+    row(IN_FLIGHT, Kind::Gauge, "Requests sent to a replica and not yet answered."),
+    row(REPLICAS, Kind::Gauge, "Replicas by state: ready, ejected or draining."),
+    row(CAPACITY, Kind::Gauge, "Slots of all ready replicas."),
+    row(UPTIME, Kind::Gauge, "Seconds since the dispatcher started."),
+    row(SHED, Kind::Counter, "Requests refused at admission, by reason: overloaded, length or bytes."),
+    row(EXPIRED, Kind::Counter, "Requests whose deadline passed while they waited in the queue."),
+    row(
+        RETRIES,
+        Kind::Counter,
+        "Attempts beyond a request's first, by the reason for which the attempt before failed.",
+    ),
+];
+
+/// Gives every metric its HELP text. The metrics recorder must be installed.
+pub fn describe() {
+    for Description { name, kind, help } in ALL {
+        match kind {
+            Kind::Counter => describe_counter!(name, help),
+            Kind::Gauge => describe_gauge!(name, help),
+            Kind::Histogram => describe_histogram!(name, help),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+    use std::path::Path;
+
+    /// The rows of the table of metrics in `docs/api.md` that begin with a dispatcher's metric: its name and its type.
+    fn documented() -> BTreeMap<String, String> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/api.md");
+        let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("read {}: {error}", path.display()));
+        let rows = text.lines().filter_map(|line| {
+            let mut cells = line.strip_prefix('|')?.split('|').map(str::trim);
+            let name = cells.next()?.strip_prefix('`')?.strip_suffix('`')?;
+            name.starts_with("dispatcher_").then_some((name.to_owned(), cells.next()?.to_owned()))
+        });
+        rows.collect()
+    }
+
+    #[test]
+    fn the_documented_metrics_are_those_of_the_program() {
+        let documented = documented();
+        let exported: BTreeMap<_, _> =
+            ALL.iter().map(|metric| (metric.name.to_owned(), format!("{:?}", metric.kind).to_lowercase())).collect();
+        let missing: Vec<_> = exported.iter().filter(|(name, _)| !documented.contains_key(*name)).collect();
+        assert!(missing.is_empty(), "docs/api.md lacks {missing:?}");
+        assert_eq!(documented, exported, "docs/api.md (left) and the dispatcher (right) disagree");
+    }
+
+    #[test]
+    fn every_metric_has_a_help_text_and_no_two_share_a_name() {
+        let help: BTreeMap<_, _> = ALL.iter().map(|metric| (metric.name, metric.help)).collect();
+        assert_eq!(help.len(), ALL.len());
+        for (name, help) in help {
+            assert!(help.ends_with('.') && help.is_ascii(), "{name}: {help:?}");
+        }
+    }
+}

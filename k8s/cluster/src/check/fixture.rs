@@ -1,0 +1,155 @@
+//! Roundhouse deployed on a cluster, and the questions that several checks ask about it.
+
+use crate::access::Cluster;
+use crate::load::{Load, LoadReport};
+use crate::route::{self, Route};
+use crate::wait::wait_for;
+use anyhow::{Context, Result};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use std::path::Path;
+use std::time::Duration;
+
+/// Time that a Deployment has to roll out.
+pub const ROLLOUT_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Time that the scaler has to come down to one replica.
+const SCALE_DOWN_TIMEOUT: Duration = Duration::from_secs(180);
+
+/// Time that a pod has to answer with its metrics.
+const METRICS_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A cluster with Roundhouse on it.
+pub struct Fixture {
+    /// Where Roundhouse runs.
+    pub cluster: Cluster,
+    /// The way to the dispatcher.
+    pub route: Route,
+    /// The throughput of one replica here, in images per second.
+    pub replica_throughput: f64,
+}
+
+impl Fixture {
+    /// Applies the kustomization in `manifests`, waits until everything is ready, and measures one replica.
+    ///
+    /// # Errors
+    /// If a Deployment does not become ready, or the replica does not answer.
+    pub async fn deploy(cluster: Cluster, manifests: &Path) -> Result<Self> {
+        cluster.kubectl.apply(manifests).await.with_context(|| format!("apply {}", manifests.display()))?;
+        for deployment in ["dispatcher", "replica", "scaler"] {
+            cluster.wait_for_rollout(deployment, ROLLOUT_TIMEOUT).await?;
+        }
+        let route = Route::to_dispatcher(&cluster).await?;
+        let replica_throughput = measure_throughput(&cluster, &route).await?;
+        Ok(Self { cluster, route, replica_throughput })
+    }
+
+    /// Starts open-loop load that lasts until it is stopped, at `factor` times the throughput of one replica. The
+    /// report goes to `NAME.json`.
+    ///
+    /// # Errors
+    /// If loadgen cannot be started.
+    pub fn start_load(&self, name: &str, factor: f64) -> Result<Load> {
+        let rate = format!("--rate={:.1}", self.replica_throughput * factor);
+        let report = self.cluster.folder.join(format!("{name}.json"));
+        Load::start(&self.route.url, &[&rate, "--duration=900s", "--generate=60"], report)
+    }
+
+    /// Waits until at least `count` replicas are ready.
+    ///
+    /// # Errors
+    /// If that takes longer than `timeout`.
+    pub async fn wait_for_ready_replicas(&self, count: i32, timeout: Duration) -> Result<()> {
+        wait_for(&format!("{count} ready replicas"), timeout, async || {
+            Ok((self.cluster.replicas("replica").await?.ready >= count).then_some(()))
+        })
+        .await
+    }
+
+    /// Waits until the scaler has come down to one replica.
+    ///
+    /// # Errors
+    /// If that takes too long.
+    pub async fn wait_for_one_replica(&self) -> Result<()> {
+        wait_for("a single replica, desired and ready", SCALE_DOWN_TIMEOUT, async || {
+            let replicas = self.cluster.replicas("replica").await?;
+            Ok((replicas.desired == 1 && replicas.ready == 1).then_some(()))
+        })
+        .await
+    }
+
+    /// The name of the scaler's pod that holds the Lease; empty if no pod holds it.
+    ///
+    /// # Errors
+    /// If there is no Lease.
+    pub async fn leader(&self) -> Result<String> {
+        let holder = ["get", "lease", "roundhouse-scaler-replica", "-o", "jsonpath={.spec.holderIdentity}"];
+        self.cluster.kubectl.run(&holder).await
+    }
+
+    /// The text of `/metrics` of a pod at `port`.
+    ///
+    /// # Errors
+    /// If the pod does not answer.
+    pub async fn metrics(&self, pod: &str, port: u16) -> Result<String> {
+        let address = format!("{}:{port}", self.cluster.pod_address(pod).await?);
+        let answer = service::fetch::get(&address, "/metrics", METRICS_TIMEOUT).await;
+        let (_, body) = answer.with_context(|| format!("get the metrics of pod {pod}"))?;
+        Ok(String::from_utf8_lossy(&body).into_owned())
+    }
+
+    /// The names of the pods of a component.
+    ///
+    /// # Errors
+    /// If the API server does not answer.
+    pub async fn pod_names(&self, component: &str) -> Result<Vec<String>> {
+        Ok(self.cluster.pods(component).await?.iter().map(ResourceExt::name_any).collect())
+    }
+
+    /// All pods by name, each with the number of times that its container was restarted; sorted.
+    ///
+    /// # Errors
+    /// If the API server does not answer.
+    pub async fn restarts_by_pod(&self) -> Result<Vec<(String, i32)>> {
+        let mut all = Vec::new();
+        for component in ["dispatcher", "replica", "scaler"] {
+            let pods = self.cluster.pods(component).await?;
+            all.extend(pods.iter().map(|pod| (pod.name_any(), restarts(pod))));
+        }
+        all.sort();
+        Ok(all)
+    }
+}
+
+/// The number of times that the containers of a pod were restarted.
+pub(super) fn restarts(pod: &Pod) -> i32 {
+    let containers = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+    containers.map(|container| container.restart_count).sum()
+}
+
+/// Whether a pod is ready.
+pub(super) fn is_ready(pod: &Pod) -> bool {
+    let mut conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+/// Measures the throughput of one replica for a single client, in images per second.
+///
+/// The client goes to the replica itself where its address is reachable, so that the scaler does not see this load.
+/// Elsewhere the client goes to the dispatcher.
+///
+/// # Errors
+/// If there is no replica, or a request fails.
+pub async fn measure_throughput(cluster: &Cluster, route: &Route) -> Result<f64> {
+    let replicas = cluster.pods("replica").await?;
+    let address =
+        format!("{}:6000", cluster.pod_address(&replicas.first().context("there is no replica")?.name_any()).await?);
+    let url = match route::is_reachable(&address).await {
+        true => format!("http://{address}/predict"),
+        false => route.url.clone(),
+    };
+    let flags = ["--closed=1", "--duration=4s", "--generate=60"];
+    let report: LoadReport = Load::start(&url, &flags, cluster.folder.join("throughput.json"))?.finish().await?;
+    report.ensure_no_failures().context("measure one replica")?;
+    Ok(report.offered as f64 / report.length_seconds)
+}

@@ -1,0 +1,145 @@
+//! The progress of a run, as it is shown while the run lasts. Knows nothing of terminals, and reads no clock.
+
+use crate::latencies::{Latencies, Percentiles};
+use crate::sample::{Outcome, Sample};
+use crate::server_metrics::ServerMetrics;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+/// The live percentiles cover the answers of this last part of the run.
+pub const RECENT: Duration = Duration::from_secs(10);
+
+/// Largest number of answers that are kept for the live percentiles.
+const MAX_RECENT: usize = 50_000;
+
+/// Figures of one second of the run.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Second {
+    /// Requests that were due in this second.
+    pub sent: usize,
+    /// 95th percentile of the latencies of the answers that came in this second, in milliseconds; 0 without answers.
+    pub p95_ms: f64,
+    /// Requests in the dispatcher's queue; 0 if unknown.
+    pub queue_length: f64,
+    /// Replicas in rotation; 0 if unknown.
+    pub replicas: f64,
+}
+
+/// The figures of a run so far.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Requests that have ended.
+    pub ended: usize,
+    /// Requests that were answered within the objective.
+    pub within_objective: usize,
+    /// Number of failed requests by code.
+    pub errors: BTreeMap<String, usize>,
+    /// Requests that were due and have not ended.
+    pub in_flight: usize,
+    /// The whole seconds that have passed, oldest first.
+    pub seconds: Vec<Second>,
+    /// The last metrics of the dispatcher and the scaler; `None` if there are none.
+    pub server_metrics: Option<ServerMetrics>,
+    /// Time and latency of each recent answer, oldest first.
+    recent: VecDeque<(Duration, Duration)>,
+    /// Requests that were due so far.
+    sent: usize,
+    /// Requests that were due before the present second.
+    sent_before: usize,
+}
+
+impl Progress {
+    /// Records the end of a request.
+    pub fn record(&mut self, sample: &Sample, objective: Duration) {
+        self.ended += 1;
+        self.within_objective += usize::from(sample.is_within(objective));
+        match &sample.outcome {
+            Outcome::Failed { code } => *self.errors.entry(code.clone().into_owned()).or_insert(0) += 1,
+            Outcome::Answered { .. } => {
+                if self.recent.len() == MAX_RECENT {
+                    self.recent.pop_front();
+                }
+                self.recent.push_back((sample.scheduled + sample.latency, sample.latency));
+            }
+        }
+    }
+
+    /// Records that `now` is reached: `sent` requests were due so far, and `server_metrics` were read last.
+    pub fn advance(&mut self, now: Duration, sent: usize, server_metrics: Option<ServerMetrics>) {
+        self.sent = sent;
+        self.in_flight = sent.saturating_sub(self.ended);
+        self.server_metrics = server_metrics;
+        while self.recent.front().is_some_and(|(at, _)| *at + RECENT < now) {
+            self.recent.pop_front();
+        }
+        while (self.seconds.len() as u64) < now.as_secs() {
+            let end = Duration::from_secs(self.seconds.len() as u64 + 1);
+            let latency_in_second = |(at, latency): &(Duration, Duration)| {
+                (*at <= end && *at + Duration::from_secs(1) > end).then_some(*latency)
+            };
+            let latencies: Latencies = self.recent.iter().filter_map(latency_in_second).collect();
+            self.seconds.push(Second {
+                sent: self.sent - self.sent_before,
+                p95_ms: latencies.percentiles().map_or(0.0, |latency| latency.p95),
+                queue_length: server_metrics.and_then(|metrics| metrics.queue_length).unwrap_or_default(),
+                replicas: server_metrics.and_then(|metrics| metrics.replicas).unwrap_or_default(),
+            });
+            self.sent_before = self.sent;
+        }
+    }
+
+    /// Percentiles of the answers of the last ten seconds; `None` without answers.
+    pub fn percentiles(&self) -> Option<Percentiles> {
+        self.recent.iter().map(|(_, latency)| *latency).collect::<Latencies>().percentiles()
+    }
+
+    /// Number of failed requests.
+    pub fn failed(&self) -> usize {
+        self.errors.values().sum()
+    }
+
+    /// Requests that were due in the last whole second.
+    pub fn rate(&self) -> usize {
+        self.seconds.last().map_or(self.sent, |second| second.sent)
+    }
+
+    /// Percentage of the ended requests that were answered within the objective; 0 if none has ended.
+    pub fn attainment_percent(&self) -> f64 {
+        if self.ended == 0 { 0.0 } else { 100.0 * self.within_objective as f64 / self.ended as f64 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_second_is_recorded_once() {
+        let milliseconds = Duration::from_millis;
+        let sample = |scheduled, latency| Sample {
+            scheduled: milliseconds(scheduled),
+            send_delay: Duration::ZERO,
+            latency: milliseconds(latency),
+            sent_bytes: 1,
+            received_bytes: 1,
+            outcome: Outcome::Answered { right: None },
+        };
+        let mut progress = Progress::default();
+        for (scheduled, latency) in [(100, 100), (200, 600), (900, 400)] {
+            progress.record(&sample(scheduled, latency), milliseconds(500));
+        }
+        let metrics =
+            ServerMetrics { at_seconds: 1.0, queue_length: Some(4.0), replicas: Some(2.0), desired_replicas: None };
+        progress.advance(milliseconds(999), 4, None);
+        assert!(progress.seconds.is_empty());
+        progress.advance(milliseconds(1001), 5, Some(metrics));
+        progress.advance(milliseconds(1900), 7, Some(metrics));
+        progress.advance(milliseconds(3000), 8, Some(metrics));
+        let sent: Vec<usize> = progress.seconds.iter().map(|second| second.sent).collect();
+        assert_eq!((sent, progress.rate(), progress.in_flight, progress.within_objective), (vec![5, 3, 0], 0, 5, 2));
+        let p95: Vec<f64> = progress.seconds.iter().map(|second| second.p95_ms.round()).collect();
+        assert_eq!((p95, progress.seconds[1].queue_length), (vec![600.0, 400.0, 0.0], 4.0));
+        progress.advance(milliseconds(12_000), 8, None);
+        assert_eq!(progress.percentiles(), None);
+    }
+}

@@ -1,0 +1,145 @@
+//! A timer that is precise to some ten microseconds on Linux. tokio's own timer has whole milliseconds, and requests
+//! that are sent in bursts of a millisecond do not follow the schedule.
+//!
+//! On Linux the kernel's timerfd wakes the runtime. Other systems have no timer that is a file descriptor, so there
+//! tokio's timer waits until a millisecond before the instant, and the task yields in a loop for the rest. That is
+//! precise to the time that the other tasks take for one turn, as long as the system wakes the thread within that
+//! millisecond; a system that wakes it later makes the wait late by as much. The loop costs up to a millisecond of
+//! processor time for each wait.
+
+use std::io;
+use std::time::Instant;
+
+#[cfg(target_os = "linux")]
+use timerfd::Timer;
+
+#[cfg(not(target_os = "linux"))]
+use portable::Timer;
+
+#[cfg(target_os = "linux")]
+mod timerfd {
+    use rustix::fd::OwnedFd;
+    use rustix::time::{
+        Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+    };
+    use std::io;
+    use std::time::{Duration, Instant};
+    use tokio::io::unix::AsyncFd;
+
+    /// A timer of the kernel's that the runtime waits for in the same way as for sockets (timerfd_create(2)).
+    #[derive(Debug)]
+    pub(super) struct Timer(AsyncFd<OwnedFd>);
+
+    impl Timer {
+        pub(super) fn new() -> io::Result<Self> {
+            let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
+            #[expect(
+                deprecated,
+                reason = "its successor is unsafe, since a descriptor could change; an OwnedFd does not"
+            )]
+            Ok(Self(AsyncFd::new(timer)?))
+        }
+
+        pub(super) async fn sleep(&self, at: Instant) -> io::Result<()> {
+            let left = at.saturating_duration_since(Instant::now());
+            // A time of zero would disarm the timer.
+            let left = Timespec::try_from(left.max(Duration::from_nanos(1))).map_err(io::Error::other)?;
+            let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
+            timerfd_settime(&self.0, TimerfdTimerFlags::empty(), &Itimerspec { it_interval: zero, it_value: left })?;
+            // The expiry is not read: setting the timer again clears it, and that saves a system call for each wait.
+            self.0.readable().await?.clear_ready();
+            Ok(())
+        }
+    }
+}
+
+#[cfg(any(test, not(target_os = "linux")))]
+mod portable {
+    use std::io;
+    use std::time::{Duration, Instant};
+
+    /// tokio's timer returns up to this long after the instant, so the wait for it ends this long before.
+    const TIMER_RESOLUTION: Duration = Duration::from_millis(1);
+
+    /// tokio's timer, with a loop that yields for the last millisecond.
+    #[derive(Debug)]
+    pub(super) struct Timer;
+
+    impl Timer {
+        pub(super) fn new() -> io::Result<Self> {
+            Ok(Self)
+        }
+
+        pub(super) async fn sleep(&self, at: Instant) -> io::Result<()> {
+            match at.checked_sub(TIMER_RESOLUTION).filter(|early| Instant::now() < *early) {
+                Some(early) => tokio::time::sleep_until(early.into()).await,
+                None => tokio::task::yield_now().await,
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Waits for one instant after the other.
+#[derive(Debug)]
+pub struct PreciseTimer(Timer);
+
+impl PreciseTimer {
+    /// A timer for the present runtime.
+    ///
+    /// # Errors
+    /// When the system has no timer left.
+    ///
+    /// # Panics
+    /// If it is called outside of a tokio runtime.
+    pub fn new() -> io::Result<Self> {
+        Timer::new().map(Self)
+    }
+
+    /// Returns at `at`, never earlier. If `at` has passed, it returns after every other task has had a turn.
+    ///
+    /// # Errors
+    /// When the kernel's timer fails.
+    ///
+    /// # Cancel safety
+    /// The wait can be dropped, and the timer used again.
+    pub async fn wait_until(&self, at: Instant) -> io::Result<()> {
+        if Instant::now() >= at {
+            tokio::task::yield_now().await;
+        }
+        while Instant::now() < at {
+            self.0.sleep(at).await?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn a_wait_never_ends_early_even_after_a_wait_that_was_dropped() {
+        let timer = PreciseTimer::new().expect("a timer");
+        for _ in 0..20 {
+            let dropped = timer.wait_until(Instant::now() + Duration::from_millis(1));
+            let _elapsed = tokio::time::timeout(Duration::ZERO, dropped).await;
+            std::thread::sleep(Duration::from_millis(2));
+            let at = Instant::now() + Duration::from_millis(3);
+            timer.wait_until(at).await.expect("the timer works");
+            assert!(Instant::now() >= at);
+        }
+        timer.wait_until(Instant::now()).await.expect("a past instant is waited for, too");
+    }
+
+    #[tokio::test]
+    async fn the_portable_timer_reaches_the_instant() {
+        let timer = portable::Timer::new().expect("it cannot fail");
+        let at = Instant::now() + Duration::from_millis(5);
+        while Instant::now() < at {
+            timer.sleep(at).await.expect("it cannot fail");
+        }
+        assert!(at.elapsed() < Duration::from_millis(500), "{:?} late", at.elapsed());
+    }
+}

@@ -1,0 +1,226 @@
+//! The memory layout of images that are split into `bf16` for the matrix unit.
+//!
+//! A tile has [`ROWS`] rows of [`DEPTH`] numbers at equal distances in memory, and a row of a tile belongs to one
+//! output. So the inputs of neighbouring outputs must lie at equal distances, whatever the filter's stride, and across
+//! the end of an image row. Then the filter moves over the image by an offset, and the image is not copied for each tap
+//! of the filter.
+
+use super::split::split;
+use super::tile_unit::{DEPTH, ROWS};
+use crate::{Geometry, Shape};
+
+/// Bytes of a `bf16`.
+const SIZE: usize = size_of::<u16>();
+
+/// The meaning of the [`DEPTH`] numbers in a row of a tile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TileRow {
+    /// [`DEPTH`] channels of one pixel.
+    Channels,
+    /// Neighbouring pixels of one image row, each with this many channels, a power of two. Used where images have so
+    /// few channels that a whole row of the filter fits.
+    Pixels(usize),
+}
+
+impl TileRow {
+    /// The better of the two for a convolution with `inputs` input channels.
+    pub(super) fn of(inputs: usize, geometry: Geometry) -> Self {
+        let channels = inputs.next_power_of_two();
+        if geometry.side * channels <= DEPTH { Self::Pixels(channels) } else { Self::Channels }
+    }
+
+    /// The taps of a filter in the order in which a product reads them, [`DEPTH`] for each step; `None` where a row of
+    /// a tile has more room than the filter has numbers.
+    pub(super) fn taps(self, inputs: usize, geometry: Geometry) -> impl Iterator<Item = Option<Tap>> {
+        let side = geometry.side;
+        let steps = match self {
+            Self::Channels => inputs.div_ceil(DEPTH) * side * side,
+            Self::Pixels(_) => side,
+        };
+        (0..steps * DEPTH).map(move |index| {
+            let (step, place) = (index / DEPTH, index % DEPTH);
+            let (row, column, channel) = match self {
+                Self::Channels => (step / side % side, step % side, step / (side * side) * DEPTH + place),
+                Self::Pixels(channels) => (step, place / channels, place % channels),
+            };
+            (column < side && channel < inputs).then_some(Tap { row, column, channel })
+        })
+    }
+}
+
+/// One number of a filter for one output channel: its row and column in the filter, and its input channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Tap {
+    pub(super) row: usize,
+    pub(super) column: usize,
+    pub(super) channel: usize,
+}
+
+/// The layout of split images of one shape.
+///
+/// A split image is two halves of equal size: the high parts of all numbers, then the low parts. Each half consists of
+/// planes. With stride `s`, plane `(i, j)` has the pixels of the padded image whose row is `i` and whose column is `j`
+/// modulo `s` (its polyphase components): the filter moves by `s` pixels between neighbouring outputs, so their inputs
+/// are neighbours within one plane. There is a set of planes for each block of [`DEPTH`] channels. With
+/// [`TileRow::Pixels`] only rows are distributed over planes, and a plane's row has all pixels of an image row.
+///
+/// A *position* is the place of an output in a plane. The positions of an image are numbered row by row,
+/// [`Self::pitch`] to a row; the last positions of a row belong to no output.
+#[derive(Debug)]
+pub(super) struct ImageLayout {
+    inputs: usize,
+    geometry: Geometry,
+    shape: Shape,
+    tile_row: TileRow,
+    /// Values of `i` and of `j` for which there is a plane: the stride, or the filter's side if that is less.
+    phases: usize,
+    /// Rows of a plane.
+    rows: usize,
+    /// Positions in a row of a plane.
+    pub(super) pitch: usize,
+    /// Bytes from position to position.
+    pub(super) step: usize,
+    /// Bytes from a high part to its low part.
+    pub(super) low: usize,
+    /// Bytes of a split image, both halves.
+    pub(super) image_bytes: usize,
+    /// For each step into the depth of the product, the bytes from a position to the numbers that the step reads.
+    pub(super) offsets: Vec<usize>,
+}
+
+impl ImageLayout {
+    /// The layout of images of `shape` with `inputs` channels, for filters of `geometry`.
+    pub(super) fn new(inputs: usize, geometry: Geometry, shape: Shape) -> Self {
+        let Geometry { side, stride, .. } = geometry;
+        let outputs = geometry.output(shape);
+        let tile_row = TileRow::of(inputs, geometry);
+        let phases = stride.min(side);
+        let rows = outputs.height + (side - 1) / stride;
+        let (columns, step) = match tile_row {
+            TileRow::Channels => ((side - 1) / stride, DEPTH * SIZE),
+            TileRow::Pixels(channels) => ((DEPTH / channels - 1) / stride, stride * channels * SIZE),
+        };
+        let pitch = outputs.width + columns;
+        let plane = rows * pitch * step;
+        // Bytes from a position to the pixel `row` and `column` further on in the padded image.
+        let offset = |block: usize, row: usize, column: usize| {
+            let index = match tile_row {
+                TileRow::Channels => (block * phases + row % stride) * phases + column % stride,
+                TileRow::Pixels(_) => row % stride,
+            };
+            index * plane + (row / stride * pitch + column / stride) * step
+        };
+        let (planes, offsets) = match tile_row {
+            TileRow::Channels => {
+                let blocks = inputs.div_ceil(DEPTH);
+                let step_offset = |step: usize| offset(step / (side * side), step / side % side, step % side);
+                (blocks * phases * phases, (0..blocks * side * side).map(step_offset).collect())
+            }
+            TileRow::Pixels(_) => (phases, (0..side).map(|row| offset(0, row, 0)).collect()),
+        };
+        // A tile may begin at the last position, and then reads past the end of the planes.
+        let low = (planes * plane + ROWS * step + DEPTH * SIZE).next_multiple_of(64);
+        Self { inputs, geometry, shape, tile_row, phases, rows, pitch, step, low, image_bytes: 2 * low, offsets }
+    }
+
+    /// Number of positions from the first output to the last.
+    pub(super) fn positions(&self, outputs: Shape) -> usize {
+        (outputs.height - 1) * self.pitch + outputs.width
+    }
+
+    /// Splits image `image` of `input` into `to`, which is at least [`Self::image_bytes`] long.
+    #[inline(always)]
+    pub(super) fn fill(&self, input: &[f32], image: usize, to: &mut [f32]) {
+        let length = self.shape.height * self.shape.width * self.inputs;
+        let pixels = &input[image * length..][..length];
+        // SAFETY: a number of four bytes is two of two bytes, and all bits are valid for both types.
+        let to = unsafe { std::slice::from_raw_parts_mut(to.as_mut_ptr().cast::<u16>(), to.len() * 2) };
+        let (high, low) = to[..self.image_bytes / SIZE].split_at_mut(self.low / SIZE);
+        match self.tile_row {
+            TileRow::Channels => self.fill_channels(pixels, high, low),
+            TileRow::Pixels(channels) => self.fill_pixels(pixels, channels, high, low),
+        }
+    }
+
+    /// The row of the image at row `position` of a plane with phase `phase`, or likewise the column. `None` if that is
+    /// padding; `length` is the height or width of the image.
+    #[inline(always)]
+    fn source(&self, position: usize, phase: usize, length: usize) -> Option<usize> {
+        let Geometry { stride, padding, .. } = self.geometry;
+        (position * stride + phase).checked_sub(padding).filter(|&source| source < length)
+    }
+
+    /// Fills the planes of [`TileRow::Channels`].
+    #[inline(always)]
+    fn fill_channels(&self, pixels: &[f32], high: &mut [u16], low: &mut [u16]) {
+        let Shape { height, width, .. } = self.shape;
+        let mut places = high.chunks_exact_mut(DEPTH).zip(low.chunks_exact_mut(DEPTH));
+        for first in (0..self.inputs).step_by(DEPTH) {
+            let count = (self.inputs - first).min(DEPTH);
+            for (down, across) in (0..self.phases).flat_map(|down| (0..self.phases).map(move |across| (down, across))) {
+                for row in 0..self.rows {
+                    let y = self.source(row, down, height);
+                    for (column, (high, low)) in places.by_ref().take(self.pitch).enumerate() {
+                        match y.and_then(|y| Some((y, self.source(column, across, width)?))) {
+                            Some((y, x)) => {
+                                let from = &pixels[(y * width + x) * self.inputs + first..][..count];
+                                split_into(from, high, low);
+                            }
+                            None => {
+                                high.fill(0);
+                                low.fill(0);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Fills the planes of [`TileRow::Pixels`].
+    #[inline(always)]
+    fn fill_pixels(&self, pixels: &[f32], channels: usize, high: &mut [u16], low: &mut [u16]) {
+        let Shape { height, width, .. } = self.shape;
+        let Geometry { stride, padding, .. } = self.geometry;
+        let numbers = width * self.inputs;
+        // A whole row is split at once, since consecutive numbers are split with vector instructions.
+        let (mut high_row, mut low_row) = (vec![0; numbers], vec![0; numbers]);
+        // All pixels of a row of the plane, not only those of positions.
+        let length = self.pitch * stride * channels;
+        let first = (padding * channels).min(length);
+        let mut rows = high.chunks_exact_mut(length).zip(low.chunks_exact_mut(length));
+        for down in 0..self.phases {
+            for (row, (high, low)) in rows.by_ref().take(self.rows).enumerate() {
+                high.fill(0);
+                low.fill(0);
+                let Some(y) = self.source(row, down, height) else { continue };
+                split_into(&pixels[y * numbers..][..numbers], &mut high_row, &mut low_row);
+                for (from, to) in [(&high_row, high), (&low_row, low)] {
+                    let pixels = to[first..].chunks_exact_mut(channels);
+                    for (from, to) in from.chunks_exact(self.inputs).zip(pixels) {
+                        to[..from.len()].copy_from_slice(from);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Splits `from` into `high` and `low`, which are at least as long; their remaining numbers become zero.
+#[inline(always)]
+fn split_into(from: &[f32], high: &mut [u16], low: &mut [u16]) {
+    let (high, more_high) = high.split_at_mut(from.len());
+    let (low, more_low) = low.split_at_mut(from.len());
+    let (numbers, few) = from.as_chunks::<DEPTH>();
+    let ((highs, few_high), (lows, few_low)) = (high.as_chunks_mut::<DEPTH>(), low.as_chunks_mut::<DEPTH>());
+    for ((numbers, high), low) in numbers.iter().zip(highs).zip(lows) {
+        for index in 0..DEPTH {
+            [high[index], low[index]] = split(numbers[index]);
+        }
+    }
+    for ((number, high), low) in few.iter().zip(few_high).zip(few_low) {
+        [*high, *low] = split(*number);
+    }
+    more_high.fill(0);
+    more_low.fill(0);
+}

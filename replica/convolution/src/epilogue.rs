@@ -1,0 +1,46 @@
+//! The operations on a sum of a convolution between its last addition and its storing.
+
+use crate::vector::Vector;
+
+/// The function that is applied to each output of a convolution.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Nonlinearity {
+    /// The output is stored as it is.
+    #[default]
+    None,
+    /// `max(0, x)`; NaN stays NaN.
+    Relu,
+}
+
+/// A residual addition and a nonlinearity, in this order.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Epilogue<'a> {
+    /// The activations that are added to the output; a slice as long as the output.
+    pub residual: Option<&'a [f32]>,
+    /// The function that is applied after the addition.
+    pub nonlinearity: Nonlinearity,
+}
+
+impl Epilogue<'_> {
+    /// Applies the epilogue to the first `count` lanes of `sum` and stores them at `output[at..at + count]`.
+    ///
+    /// # Safety
+    /// As for [`Vector`]. The residual and `output` hold `count` numbers from index `at` on, and no other thread uses
+    /// these numbers of `output`.
+    #[inline(always)]
+    pub(crate) unsafe fn store<V: Vector>(&self, mut sum: V, output: *mut f32, at: usize, count: usize) {
+        // SAFETY: guaranteed by the caller.
+        unsafe {
+            if let Some(residual) = self.residual {
+                let residual = residual.as_ptr().add(at);
+                sum = sum.add(if count == V::LANES { V::load(residual) } else { V::load_some(residual, count) });
+            }
+            if self.nonlinearity == Nonlinearity::Relu {
+                // In this order of the operands NaN stays NaN.
+                sum = V::splat(0.0).max(sum);
+            }
+            let to = output.add(at);
+            if count == V::LANES { sum.store(to) } else { sum.store_some(to, count) }
+        }
+    }
+}

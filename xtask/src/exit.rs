@@ -1,0 +1,36 @@
+//! How a command ends: the message that the user sees, and the exit status.
+
+use anyhow::{Error, Result};
+use std::process::ExitCode;
+
+/// The environment variable that asks for the backtraces of errors.
+const BACKTRACE: &str = "RUST_LIB_BACKTRACE";
+
+/// Returns the exit status of a command: 0, or 1 after an error. Prints an error to standard error, with its causes, as
+/// `error: start the replica: no such file`.
+///
+/// A backtrace follows only if `RUST_LIB_BACKTRACE=1` is set. `RUST_BACKTRACE` alone, which asks for the backtraces of panics,
+/// prints none.
+pub fn report(result: Result<()>) -> ExitCode {
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    let backtrace = std::env::var_os(BACKTRACE).is_some_and(|value| value == "1");
+    eprintln!("{}", message(&error, backtrace));
+    ExitCode::FAILURE
+}
+
+fn message(error: &Error, backtrace: bool) -> String {
+    let message = format!("error: {error:#}");
+    if backtrace { format!("{message}\n\n{}", error.backtrace()) } else { message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_has_every_cause() {
+        let error = Error::msg("no such file").context("start the replica");
+        assert_eq!(message(&error, false), "error: start the replica: no such file");
+        assert!(message(&error, true).starts_with("error: start the replica: no such file\n\n"));
+    }
+}

@@ -1,0 +1,143 @@
+//! Runs cargo and shows its progress as one bar on a terminal, or else as a line every ten seconds.
+
+use anyhow::{Context, Result, ensure};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+/// Time between two lines where there is no terminal.
+const LINE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How many events of cargo may wait to be shown; cargo then waits, too.
+const WAITING_EVENTS: usize = 64;
+
+/// Steps of building the programs: a library or program is one, a build script two, as it is compiled and run. Only cargo's
+/// unstable `--unit-graph` tells the number, so this is a guess that the bar corrects: it follows if there are more steps.
+const STEPS: u64 = 488;
+
+/// What cargo's output tells.
+#[derive(Debug, PartialEq, Eq)]
+enum Event {
+    /// A library, program or build script is compiled, or a build script has run.
+    StepDone,
+    /// What cargo does now, as `Compiling serde v1.0.0`.
+    Status(String),
+    /// A line of a warning or an error.
+    Diagnostic(String),
+}
+
+/// Runs `cargo build` to its end.
+///
+/// # Errors
+/// If cargo cannot be started or fails. Its messages are on standard error by then, complete.
+pub fn run(mut cargo: Command) -> Result<()> {
+    let started = Instant::now();
+    cargo.args(["--message-format=json-render-diagnostics", "--color=never"]);
+    let mut child =
+        cargo.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("start cargo")?;
+    let (sender, events) = sync_channel(WAITING_EVENTS);
+    let (stdout, stderr) = (child.stdout.take().expect("it is piped"), child.stderr.take().expect("it is piped"));
+    // A full pipe would stop cargo, so a thread reads each.
+    read(stdout, sender.clone(), message);
+    read(stderr, sender, |line| Some(status(&line)));
+
+    let style = ProgressStyle::with_template("building {wide_bar} {pos}/{len} in {elapsed} {msg:32!}")?;
+    let bar = ProgressBar::new(STEPS).with_style(style);
+    bar.enable_steady_tick(Duration::from_millis(200));
+    let mut next_line = started + LINE_INTERVAL;
+    loop {
+        match events.recv_timeout(next_line.saturating_duration_since(Instant::now())) {
+            Ok(Event::StepDone) => {
+                bar.inc(1);
+                bar.set_length(STEPS.max(bar.position()));
+            }
+            Ok(Event::Status(status)) => bar.set_message(status),
+            Ok(Event::Diagnostic(line)) => bar.suspend(|| eprintln!("{line}")),
+            Err(RecvTimeoutError::Timeout) => {
+                next_line += LINE_INTERVAL;
+                if bar.is_hidden() {
+                    let (done, length) = (bar.position(), bar.length().unwrap_or_default());
+                    eprintln!("building: {done} of {length} steps in {} s", started.elapsed().as_secs());
+                }
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    let status = child.wait()?;
+    bar.finish_and_clear();
+    ensure!(status.success(), "the build failed ({status}); cargo's messages are above");
+    Ok(())
+}
+
+fn read(
+    from: impl Read + Send + 'static,
+    to: SyncSender<Event>,
+    event: impl Fn(String) -> Option<Event> + Send + 'static,
+) {
+    std::thread::spawn(move || {
+        for event in BufReader::new(from).lines().map_while(Result::ok).filter_map(event) {
+            if to.send(event).is_err() {
+                return;
+            }
+        }
+    });
+}
+
+/// The event of a line of JSON on cargo's standard output.
+fn message(line: String) -> Option<Event> {
+    let message: Value = serde_json::from_str(&line).ok()?;
+    matches!(message["reason"].as_str(), Some("compiler-artifact" | "build-script-executed")).then_some(Event::StepDone)
+}
+
+/// The event of a line on cargo's standard error. cargo writes a status as a verb that ends in column 12.
+fn status(line: &str) -> Event {
+    let verb = line.get(..12).map(str::trim_start).unwrap_or_default();
+    let is_status =
+        verb.starts_with(char::is_uppercase) && verb.chars().all(char::is_alphabetic) && line.get(12..13) == Some(" ");
+    if is_status { Event::Status(line.trim().to_owned()) } else { Event::Diagnostic(line.to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn diagnostics_are_told_from_statuses() {
+        for line in ["   Compiling serde v1.0.0", "    Blocking waiting for file lock", " Downloading crates ..."] {
+            assert_eq!(status(line), Event::Status(line.trim().into()));
+        }
+        for line in ["error[E0308]: mismatched types", "", "  --> src/main.rs:3:4", "   |    ", "warning: unused"] {
+            assert_eq!(status(line), Event::Diagnostic(line.into()));
+        }
+    }
+
+    #[test]
+    fn finished_steps_are_counted() {
+        for (reason, expected) in [
+            ("compiler-artifact", Some(Event::StepDone)),
+            ("build-script-executed", Some(Event::StepDone)),
+            ("build-finished", None),
+        ] {
+            assert_eq!(message(format!("{{\"reason\":\"{reason}\"}}")), expected);
+        }
+        assert_eq!(message("no JSON".into()), None);
+    }
+
+    #[test]
+    fn the_expected_number_of_steps_fits_the_list_of_dependencies() {
+        let packages = include_str!("../../Cargo.lock").matches("[[package]]").count();
+        // Some packages are of other systems, and some have a build script.
+        let share = STEPS as f64 / packages as f64;
+        assert!((0.9..1.3).contains(&share), "correct STEPS: cargo build compiles {packages} packages");
+    }
+
+    #[test]
+    fn a_failure_of_cargo_is_an_error() {
+        let mut cargo = Command::new("sh");
+        cargo.args(["-c", "echo no such package >&2; exit 101"]);
+        assert!(run(cargo).expect_err("it fails").to_string().contains("101"));
+    }
+}
