@@ -1,5 +1,5 @@
-//! `lab backtest`: laws on recorded history. The samples that a Prometheus has of dispatchers, replicas and scaler become a
-//! workload, a plant, and a row of what happened beside the rows of the laws.
+//! `lab backtest`: laws on recorded history. The samples that a Prometheus has of dispatchers, replicas and scaler
+//! become a workload, a plant, and a row of what happened beside the rows of the laws.
 
 pub mod answers;
 pub mod args;

@@ -1,6 +1,7 @@
 //! The laws of other autoscalers beside those of the production scaler, and the tables that name them.
 //!
-//! A new law is one file here, with a type that implements [`Law`] and a [`Kind`], its `mod` line, and one line of `KINDS`.
+//! A new law is one file here, with a type that implements [`Law`] and a [`Kind`], its `mod` line, and one line of
+//! `KINDS`.
 
 pub mod behavior;
 pub mod concurrency;
@@ -36,8 +37,8 @@ const KINDS: &[Kind] = &[
 /// The laws that can scale a live system.
 pub const LIVE: Table = Table {
     kinds: KINDS,
-    elsewhere: "cpu is the Kubernetes HPA: run the cluster's own (kubectl autoscale deployment), or try it in the plant \
-                with lab simulate --policy cpu:70",
+    elsewhere: "cpu is the Kubernetes HPA: run the cluster's own (kubectl autoscale deployment), or try it in the \
+                plant with lab simulate --policy cpu:70",
 };
 
 /// The laws that can scale the plant: the same, and `cpu`, which needs figures of pods that no [`Observation`] has.

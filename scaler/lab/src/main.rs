@@ -6,7 +6,7 @@ use lab::{backtest, laws, simulate};
 use scaler::{config, server};
 
 const RUN_EXAMPLES: &str = "Examples:\n  \
-    lab run --dispatcher 127.0.0.1:5052 --target processes --list /run/roundhouse/replicas --max 4 --policy concurrency\n  \
+    lab run --dispatcher 127.0.0.1:5052 --target processes --list /run/roundhouse/replicas --policy concurrency\n  \
     lab run --dispatcher dns:dispatcher:5052 --target deployment:default/replica --max 10 --policy queue:5s --dry-run";
 
 /// Compares scaling laws.

@@ -2,8 +2,8 @@
 
 use law::histogram::Histogram;
 
-/// The quantile of the samples, between 0 and 1, in the unit of the bounds. If it lies in the last bucket, which has no upper
-/// bound: the lower bound of that bucket. `None` without samples.
+/// The quantile of the samples, between 0 and 1, in the unit of the bounds. If it lies in the last bucket, which has no
+/// upper bound: the lower bound of that bucket. `None` without samples.
 ///
 /// Source: the function `histogram_quantile` of Prometheus.
 pub fn quantile(histogram: &Histogram, quantile: f64) -> Option<f64> {

@@ -1,5 +1,5 @@
-//! `lab simulate`: laws on workloads in virtual time. A trial runs a law, the same code that scales a live system, against the
-//! plant; a comparison runs all trials and an oracle.
+//! `lab simulate`: laws on workloads in virtual time. A trial runs a law, the same code that scales a live system,
+//! against the plant; a comparison runs all trials and an oracle.
 
 pub mod args;
 pub mod comparison;

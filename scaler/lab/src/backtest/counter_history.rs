@@ -1,12 +1,14 @@
 //! PURE: one dispatcher's counters at the points of a period → the requests that arrived between the points.
 //!
-//! As in the live scaler, the counts from before the first point are ignored, and the counters of a restarted dispatcher go on
-//! from zero. Counts from within a long gap are left out, since the time of those arrivals is not known.
+//! As in the live scaler, the counts from before the first point are ignored, and the counters of a restarted
+//! dispatcher go on from zero. Counts from within a long gap are left out, since the time of those arrivals is not
+//! known.
 
 use super::samples::{DispatcherSample, Points};
 use law::histogram::increase;
 
-/// From this number of restarts on, restarts at more than every eighth point mean that several dispatchers answer in turns.
+/// From this number of restarts on, restarts at more than every eighth point mean that several dispatchers answer in
+/// turns.
 const MIN_ALTERNATING_RESTARTS: usize = 3;
 const POINTS_PER_RESTART: usize = 8;
 
@@ -53,7 +55,8 @@ struct Previous {
 }
 
 impl CounterHistory {
-    /// The history of the counters in `points`. Points that lie more than `max_gap` steps apart have a gap between them.
+    /// The history of the counters in `points`. Points that lie more than `max_gap` steps apart have a gap between
+    /// them.
     pub fn of(points: &Points<DispatcherSample>, max_gap: usize) -> Self {
         let mut history = Self::default();
         let mut previous: Option<Previous> = None;
@@ -72,7 +75,8 @@ impl CounterHistory {
             if let Some(span) = &mut span {
                 span.last = index;
             }
-            // Each counter by itself: the count of refused requests from before a restart may be seen for a point longer.
+            // Each counter by itself: the count of refused requests from before a restart may be seen for a point
+            // longer.
             let shed = increase(before.shed, sample.shed);
             history.shed += shed;
             let arrivals = increase(before.enqueued, enqueued) + shed;
@@ -172,8 +176,8 @@ mod tests {
             fn spans_hold_as_many_requests_as_intervals(
                 points in proptest::collection::btree_map(0..500_usize, (0..50_u32, 0..20_u32), 0..60),
             ) {
-                let points: Vec<_> =
-                    points.into_iter().map(|(at, (admitted, shed))| (at, f64::from(admitted), f64::from(shed))).collect();
+                let counters = points.into_iter().map(|(at, counts)| (at, f64::from(counts.0), f64::from(counts.1)));
+                let points: Vec<_> = counters.collect();
                 let found = history(&points);
                 let counted = |index: usize| {
                     points.iter().find(|point| point.0 == index).expect("every span ends at a point").1
@@ -184,7 +188,8 @@ mod tests {
                 let in_intervals: f64 = found.arrivals.iter().map(|interval| interval.arrivals).sum();
                 prop_assert_eq!(in_spans.sum::<f64>() + found.shed, in_intervals);
                 prop_assert!(found.arrivals.windows(2).all(|pair| pair[0].to <= pair[1].from));
-                prop_assert!(found.arrivals.iter().all(|interval| interval.arrivals >= 0.0 && interval.to - interval.from <= 20));
+                prop_assert!(found.arrivals.iter().all(|interval| interval.arrivals >= 0.0));
+                prop_assert!(found.arrivals.iter().all(|interval| interval.to - interval.from <= 20));
             }
         }
     }

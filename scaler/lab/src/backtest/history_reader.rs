@@ -35,8 +35,8 @@ pub enum Error {
     Rate(#[from] ImplausibleRate),
     /// There are no samples.
     #[error(
-        "no two samples of {}{{{selector}}} from {from} to {until} lie within {} of each other; does that Prometheus scrape \
-         the dispatchers, and keep samples for so long? Check --prometheus, --prometheus-selector, --since and --until",
+        "no two samples of {}{{{selector}}} from {from} to {until} lie within {} of each other; does that Prometheus \
+         scrape the dispatchers, and keep samples for so long? Check --prometheus, --prometheus-selector, --since and --until",
         metric::ENQUEUED, humantime::format_duration(*.max_gap)
     )]
     NoSamples {
@@ -158,7 +158,8 @@ impl HistoryReader<'_> {
         }
     }
 
-    /// The answers of all dispatchers. A histogram has dozens of series, so histograms are read at the ends of spans only.
+    /// The answers of all dispatchers. A histogram has dozens of series, so histograms are read at the ends of spans
+    /// only.
     async fn answers(
         &self,
         counters: &CounterHistories<'_>,
@@ -212,9 +213,9 @@ impl HistoryReader<'_> {
         Ok(values.get(values.len() / 2).copied().map(Duration::from_secs_f64))
     }
 
-    /// A query for the newest sample of each series within each step. The window is a millisecond shorter than the step, since
-    /// both ends of a window are part of it. A selector alone would repeat the last sample for five minutes, and hide that
-    /// Prometheus was down.
+    /// A query for the newest sample of each series within each step. The window is a millisecond shorter than the
+    /// step, since both ends of a window are part of it. A selector alone would repeat the last sample for five
+    /// minutes, and hide that Prometheus was down.
     fn newest_of_step(&self, names: &str) -> String {
         let milliseconds = 1000 * self.period.step - 1;
         format!("last_over_time({{{NAME}=~\"{names}\",{}}}[{milliseconds}ms])", self.selector)

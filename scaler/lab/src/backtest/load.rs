@@ -18,8 +18,8 @@ pub struct Load {
 /// A counter grew faster than any workload may.
 #[derive(Debug, PartialEq, thiserror::Error)]
 #[error(
-    "{per_second:.0} requests per second are recorded at {at}, more than {MAX_PER_SECOND}; leave that time out by --since \
-     or --until"
+    "{per_second:.0} requests per second are recorded at {at}, more than {MAX_PER_SECOND}; leave that time out by \
+     --since or --until"
 )]
 pub struct ImplausibleRate {
     per_second: f64,

@@ -27,8 +27,8 @@ pub struct RecordedOutcome<'a> {
 }
 
 impl RecordedOutcome<'_> {
-    /// Share of all offered requests, refused and failed ones included, that were answered within the objective. `None` if no
-    /// bucket reaches the objective.
+    /// Share of all offered requests, refused and failed ones included, that were answered within the objective. `None`
+    /// if no bucket reaches the objective.
     pub fn attainment(&self, objective: Duration) -> Option<f64> {
         let in_time = up_to(&self.answers.latency, objective.as_secs_f64())?;
         let failed = self.answers.unanswered.map_or(0.0, |unanswered| unanswered.failed);

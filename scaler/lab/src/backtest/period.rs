@@ -56,7 +56,8 @@ pub enum Error {
 }
 
 impl Period {
-    /// The period from `since` before `now` to `until` before it, in whole steps. A part of a step is cut off at the beginning.
+    /// The period from `since` before `now` to `until` before it, in whole steps. A part of a step is cut off at the
+    /// beginning.
     ///
     /// # Errors
     /// See [`Error`].

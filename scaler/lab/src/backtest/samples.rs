@@ -138,8 +138,8 @@ impl RecordedSamples {
         replicas.collect()
     }
 
-    /// Requests that a replica holds at once: the median over all points, since capacity and replicas do not change at the same
-    /// instant.
+    /// Requests that a replica holds at once: the median over all points, since capacity and replicas do not change at
+    /// the same instant.
     pub fn slots(&self) -> Option<u32> {
         let samples = self.dispatchers.values().flat_map(BTreeMap::values);
         let mut ratios: Vec<f64> = samples

@@ -136,8 +136,8 @@ impl Summary {
         let mut lines = vec![
             format!("requests  {requests:.0}, at most {:.1}/s in a step of {step_seconds} s", self.highest_per_second),
             format!(
-                "figures   {dispatchers} dispatchers, {restarts} restarts; none for {:.1} % of the time, which counts as time \
-                 without requests",
+                "figures   {dispatchers} dispatchers, {restarts} restarts; none for {:.1} % of the time, which counts as \
+                 time without requests",
                 100.0 * self.unknown
             ),
             format!("service   {service}"),
@@ -294,7 +294,8 @@ mod tests {
             blank.lines()[..2],
             [
                 "requests  90, at most 2.0/s in a step of 15 s",
-                "figures   2 dispatchers, 1 restarts; none for 25.0 % of the time, which counts as time without requests"
+                "figures   2 dispatchers, 1 restarts; none for 25.0 % of the time, which counts as time without \
+                 requests"
             ]
         );
     }

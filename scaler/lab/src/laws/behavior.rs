@@ -1,11 +1,11 @@
 //! PURE: the `behavior` of a Kubernetes HPA: stabilisation windows and scaling policies, up and down.
 //!
-//! Source: Kubernetes 1.36, pkg/controller/podautoscaler, horizontal.go, normalizeDesiredReplicasWithBehaviors; defaults
-//! and bounds from pkg/apis/autoscaling.
+//! Source: Kubernetes 1.36, pkg/controller/podautoscaler, horizontal.go, normalizeDesiredReplicasWithBehaviors;
+//! defaults and bounds from pkg/apis/autoscaling.
 //!
-//! Written `up=RULES:down=RULES`. The rules are separated by slashes, in any order; a rule that is left out has its default:
-//! a stabilisation window (`60s`), scaling policies (`4@15s` pods or `100%@15s` of them in a period), and the policy that
-//! counts (`max`, `min`, or `disabled` for none). `behavior` alone means the defaults.
+//! Written `up=RULES:down=RULES`. The rules are separated by slashes, in any order; a rule that is left out has its
+//! default: a stabilisation window (`60s`), scaling policies (`4@15s` pods or `100%@15s` of them in a period), and the
+//! policy that counts (`max`, `min`, or `disabled` for none). `behavior` alone means the defaults.
 
 use law::window::Window;
 use std::fmt;
@@ -95,8 +95,8 @@ impl Behavior {
         policies.map(|policy| policy.period).max().unwrap_or_default()
     }
 
-    /// The limited number of replicas for a recommendation at `at`. `recommendations` and `changes` (positive when replicas
-    /// were added) are the earlier ones.
+    /// The limited number of replicas for a recommendation at `at`. `recommendations` and `changes` (positive when
+    /// replicas were added) are the earlier ones.
     pub fn limit(
         &self,
         at: Duration,
@@ -151,7 +151,8 @@ impl ScalingRules {
         usize::try_from(lowest.unwrap_or(current as isize).max(0)).unwrap_or_default().min(current)
     }
 
-    /// These rules, with those that `text` gives in their place; `None` if a part of the text is no rule, or is given twice.
+    /// These rules, with those that `text` gives in their place; `None` if a part of the text is no rule, or is given
+    /// twice.
     fn with(self, text: &str) -> Option<Self> {
         let (mut window, mut select, mut policies) = (None, None, Vec::new());
         for part in text.split('/') {

@@ -1,5 +1,5 @@
-//! `concurrency`: Knative's autoscaler. The mean number of requests in the system ÷ the target for each replica, over a long
-//! window in stable mode, and over a short one in panic mode.
+//! `concurrency`: Knative's autoscaler. The mean number of requests in the system ÷ the target for each replica, over a
+//! long window in stable mode, and over a short one in panic mode.
 //!
 //! Source: Knative Serving, pkg/autoscaler/scaling/autoscaler.go at commit 00a4a55, with the defaults of
 //! config/core/configmaps/autoscaler.yaml. There, averages are over samples of one second each, which the queue proxies

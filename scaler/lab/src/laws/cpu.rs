@@ -1,5 +1,5 @@
-//! `cpu`: the Kubernetes HPA on CPU utilisation, with a `behavior` or without one. Without one its rules differ from those of
-//! the default `behavior`: see [`Cpu::stabilise`].
+//! `cpu`: the Kubernetes HPA on CPU utilisation, with a `behavior` or without one. Without one its rules differ from
+//! those of the default `behavior`: see [`Cpu::stabilise`].
 //!
 //! Source: Kubernetes 1.36, pkg/controller/podautoscaler, horizontal.go and replica_calculator.go, with the defaults of
 //! kube-controller-manager.
@@ -109,7 +109,8 @@ impl Cpu {
                 if is_within_tolerance(ratio) { current } else { (ratio * ready.pods as f64).ceil() as usize };
             return Some((recommended, utilisation));
         }
-        // Pods without a usable sample count against any change: as fully used when scaling down, as idle when scaling up.
+        // Pods without a usable sample count against any change: as fully used when scaling down, as idle when scaling
+        // up.
         let mut all = ready.and(missing);
         if ratio < 1.0 {
             all.used += missing.requested * self.target.max(100.0) / 100.0;
@@ -131,8 +132,8 @@ impl Cpu {
         if contradicts_ratio { current } else { recommended }
     }
 
-    /// The recommendation after the rules of the `behavior`, if it is set. Otherwise: the highest recommendation of the last
-    /// five minutes, and at most twice the current number, or four.
+    /// The recommendation after the rules of the `behavior`, if it is set. Otherwise: the highest recommendation of the
+    /// last five minutes, and at most twice the current number, or four.
     fn stabilise(&mut self, at: Duration, recommended: usize, current: usize) -> usize {
         if let Some(behavior) = &self.behavior {
             let limited = behavior.limit(at, recommended, current, &self.recommendations, &self.changes);
@@ -244,14 +245,16 @@ mod tests {
             (vec![pod(Some(0.9)), starting()], Some(2)),
             // The ready one is nearly idle, so the starting one does not count.
             (vec![pod(Some(0.1)), starting()], Some(1)),
-            // A pod without a sample counts as fully used when the others are idle: (20 + 100) ÷ 2 = 60, on the other side of 50.
+            // A pod without a sample counts as fully used when the others are idle: (20 + 100) ÷ 2 = 60, on the other
+            // side of 50.
             (vec![pod(Some(0.2)), pod(None)], Some(2)),
             // It counts as idle when the others are busy: 95 ÷ 2 = 47, on the other side of 50.
             (vec![pod(Some(0.95)), pod(None)], Some(2)),
             // A running pod that is not ready counts as missing too, until there is a sample of it.
             (vec![pod(Some(0.2)), unready(20, 20, None)], Some(2)),
             (vec![pod(Some(0.2)), unready(20, 20, Some(0.9))], Some(1)),
-            // The second pod was ready for ten minutes, so its sample counts. (20 + 90) ÷ 2 = 55 is within the tolerance of 50.
+            // The second pod was ready for ten minutes, so its sample counts. (20 + 90) ÷ 2 = 55 is within the
+            // tolerance of 50.
             (vec![pod(Some(0.2)), unready(900, 300, Some(0.9))], Some(2)),
             // The second pod was never ready.
             (vec![pod(Some(0.2)), unready(900, 890, Some(0.9))], Some(1)),
@@ -292,7 +295,8 @@ mod tests {
         }
     }
 
-    /// The desired replicas at each tick, from one replica on, while each uses 6 cores for 45 s and hardly any after that.
+    /// The desired replicas at each tick, from one replica on, while each uses 6 cores for 45 s and hardly any after
+    /// that.
     fn timeline(behavior: Option<&str>) -> Vec<usize> {
         let mut law = law(behavior);
         let mut desired = 1;
@@ -325,8 +329,8 @@ mod tests {
         let default = timeline(Some("behavior"));
         assert_eq!(default[..5], [1, 5, 10, 20, 20]);
         assert_eq!((default[22], default[44]), (20, 1));
-        // At 75 s half of the three replicas of a minute ago may be removed. At 105 s one would do, but of the seven of a
-        // minute ago three may be left: there are two already.
+        // At 75 s half of the three replicas of a minute ago may be removed. At 105 s one would do, but of the seven of
+        // a minute ago three may be left: there are two already.
         let slow = timeline(Some("up=0s/2@15s:down=30s/50%@60s"));
         assert_eq!(slow[..12], [1, 3, 5, 7, 7, 2, 2, 2, 2, 1, 1, 1]);
         // A stabilisation window of a minute is longer than the work lasts.

@@ -1,8 +1,8 @@
 //! `latency-ratio`: every 10 s, the present number of replicas × the 95th percentile of the last minute's latency ÷ the
 //! objective.
 //!
-//! Source: the second of the two course projects that this project replaces. Its script recommended ⌈p95 ÷ objective⌉ replicas,
-//! whatever the present number; that is `latency-ratio-literal`.
+//! Source: the second of the two course projects that this project replaces. Its script recommended ⌈p95 ÷ objective⌉
+//! replicas, whatever the present number; that is `latency-ratio-literal`.
 
 use crate::quantiles::quantile;
 use law::cadence::Cadence;

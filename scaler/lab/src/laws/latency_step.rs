@@ -1,6 +1,6 @@
-//! `latency-step`: every 30 s, one replica more if the mean latency of the last minute is over the objective, and one fewer if
-//! it is under a share of the objective: half of it, or the parameter (`latency-step:0.4`). No recommendation without
-//! traffic.
+//! `latency-step`: every 30 s, one replica more if the mean latency of the last minute is over the objective, and one
+//! fewer if it is under a share of the objective: half of it, or the parameter (`latency-step:0.4`). No recommendation
+//! without traffic.
 //!
 //! Source: the first of the two course projects that this project replaces. Its script asked Prometheus for
 //! `rate(…_sum[1m]) / rate(…_count[1m])`.
@@ -74,8 +74,8 @@ mod tests {
     use super::*;
     use law::observation::Replicas;
 
-    /// The recommendation at each tick, every 10 s, with two replicas (2 if there is none). Before each tick ten requests had the
-    /// given mean latency; none came if that is `None`.
+    /// The recommendation at each tick, every 10 s, with two replicas (2 if there is none). Before each tick ten
+    /// requests had the given mean latency; none came if that is `None`.
     fn run(means: &[Option<f64>]) -> Vec<usize> {
         let mut law = LatencyStep::new(Duration::from_millis(500), Duration::from_millis(200));
         let (mut count, mut sum) = (0.0, 0.0);

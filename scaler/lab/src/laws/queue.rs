@@ -1,5 +1,5 @@
-//! `queue`: one replica for every five waiting requests, every 30 s or at another interval (`queue:5s`); scaled down only to
-//! the highest recommendation of the last five minutes.
+//! `queue`: one replica for every five waiting requests, every 30 s or at another interval (`queue:5s`); scaled down
+//! only to the highest recommendation of the last five minutes.
 //!
 //! Source: KEDA 2, a trigger on the length of a queue with its defaults (pollingInterval 30 s, five messages for each
 //! replica), on top of the Kubernetes HPA with its stabilisation of 300 s.

@@ -1,8 +1,8 @@
-//! `ray-serve`: Ray Serve's autoscaler. The mean number of requests in the system ÷ 2. A recommendation counts after it has
-//! pointed up for half a minute, or down for ten minutes.
+//! `ray-serve`: Ray Serve's autoscaler. The mean number of requests in the system ÷ 2. A recommendation counts after it
+//! has pointed up for half a minute, or down for ten minutes.
 //!
-//! Source: Ray 2.32, ray.serve.config.AutoscalingConfig with its defaults: target_ongoing_requests = 2, look_back_period_s =
-//! 30, upscale_delay_s = 30, downscale_delay_s = 600.
+//! Source: Ray 2.32, ray.serve.config.AutoscalingConfig with its defaults: target_ongoing_requests = 2,
+//! look_back_period_s = 30, upscale_delay_s = 30, downscale_delay_s = 600.
 
 use law::observation::Observation;
 use law::table::{Kind, Law, Recommendation};

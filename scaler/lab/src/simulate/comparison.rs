@@ -12,8 +12,8 @@ use law::slo;
 use serde::Serialize;
 use workload::Workload;
 
-/// Workloads with more requests or seconds get no oracle, which tries hundreds of plans and one more for every change in
-/// them.
+/// Workloads with more requests or seconds get no oracle, which tries hundreds of plans and one more for every change
+/// in them.
 const MAX_ORACLE_REQUESTS: f64 = 2e6;
 const MAX_ORACLE_SECONDS: usize = 7200;
 

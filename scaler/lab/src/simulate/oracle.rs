@@ -1,9 +1,9 @@
 //! The oracle: a plan of replicas made with knowledge of all arrivals. Its cost is the yardstick for the cost of laws.
 //!
-//! 1. A dynamic programme over seconds finds the plan with the least cost in a fluid model ([`FluidModel`]): replica-seconds
-//!    plus a penalty for each late request.
-//! 2. Each plan is tried in the plant. The penalty doubles until a plan reaches the goal, for several shares of the objective
-//!    that the fluid model may let requests wait.
+//! 1. A dynamic programme over seconds finds the plan with the least cost in a fluid model ([`FluidModel`]):
+//!    replica-seconds plus a penalty for each late request.
+//! 2. Each plan is tried in the plant. The penalty doubles until a plan reaches the goal, for several shares of the
+//!    objective that the fluid model may let requests wait.
 //! 3. A local search moves each step of the cheapest plan, as long as that saves replica-seconds and the goal holds.
 //!
 //! The result is a plan that exists. A cheaper one may exist too.
@@ -22,8 +22,8 @@ const QUEUE_STEPS: usize = 96;
 const PENALTIES: usize = 14;
 const FIRST_PENALTY: f64 = 0.01;
 
-/// Shares of the objective that the fluid model may let requests wait. The plant's requests wait longer than the fluid's,
-/// since arrivals within a second are random.
+/// Shares of the objective that the fluid model may let requests wait. The plant's requests wait longer than the
+/// fluid's, since arrivals within a second are random.
 const WAIT_SHARES: [f64; 3] = [0.3, 0.6, 0.9];
 
 /// Most rounds of the local search.
@@ -31,8 +31,8 @@ const MAX_SEARCH_ROUNDS: usize = 6;
 
 const STEP: Duration = Duration::from_secs(1);
 
-/// The outcome of the cheapest plan found that answers a share `goal` of all requests in time; of the plan with the best
-/// attainment if no plan reaches the goal.
+/// The outcome of the cheapest plan found that answers a share `goal` of all requests in time; of the plan with the
+/// best attainment if no plan reaches the goal.
 pub fn run(trial: &Trial, goal: f64) -> Outcome {
     let seconds = trial.workload.per_second.len();
     let mut arrivals = vec![0.0; seconds];
@@ -125,8 +125,8 @@ impl Oracle<'_> {
     }
 }
 
-/// A model in which requests flow evenly within each second and every replica serves at its full speed. Its state is the
-/// number of ready replicas and the length of the queue.
+/// A model in which requests flow evenly within each second and every replica serves at its full speed. Its state is
+/// the number of ready replicas and the length of the queue.
 struct FluidModel {
     /// Numbers of replicas that are told apart, ascending.
     levels: Vec<usize>,

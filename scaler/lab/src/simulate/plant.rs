@@ -1,8 +1,9 @@
 //! The plant of the simulation: a dispatcher and its replicas as a discrete-event system in virtual time.
 //!
-//! The queue, the admission and the rotation are those of the dispatcher. Replicas take time to start, hold as many requests
-//! as they have slots, serve them in forward passes, and finish the requests that they hold when they are scaled down. The
-//! events are arrivals, completions, ends of starts, and samples of CPU use. The plant knows nothing of laws.
+//! The queue, the admission and the rotation are those of the dispatcher. Replicas take time to start, hold as many
+//! requests as they have slots, serve them in forward passes, and finish the requests that they hold when they are
+//! scaled down. The events are arrivals, completions, ends of starts, and samples of CPU use. The plant knows nothing
+//! of laws.
 //!
 //! Times inside are nanoseconds since the start of the simulation.
 
@@ -586,8 +587,8 @@ mod tests {
             ..settings(ServiceTimeDistribution::Constant(S(0.1)))
         };
         let mut plant = Plant::new(batches, 1);
-        // Five requests at once: one alone until 0.1 s, three together until 0.3 s, and the fifth, which had no slot before
-        // 0.1 s, until 0.4 s.
+        // Five requests at once: one alone until 0.1 s, three together until 0.3 s, and the fifth, which had no slot
+        // before 0.1 s, until 0.4 s.
         plant.run(&mut every(0.0, 0.0, 0.1).take(5).peekable(), S(0.05));
         assert_eq!((plant.observe().in_flight, plant.observe().queue_length), (4.0, 1.0));
         plant.run(&mut every(0.0, 0.0, 0.1).take(0).peekable(), S(1.0));
@@ -620,7 +621,8 @@ mod tests {
             slots in 1..4_usize,
         ) {
             let service_times = ServiceTimeDistribution::new(S(0.06), variation);
-            let mut plant = Plant::new(PlantSettings { order, slots, max_queue_length: 50, ..settings(service_times.clone()) }, 1);
+            let common = settings(service_times.clone());
+            let mut plant = Plant::new(PlantSettings { order, slots, max_queue_length: 50, ..common }, 1);
             let workload = Workload { per_second: rates.iter().map(|&rate| f64::from(rate)).collect() };
             let mut arrivals = generate(&workload, Process::Poisson, &service_times, 3).peekable();
             for (second, &replicas) in scales.iter().cycle().take(rates.len()).enumerate() {

@@ -18,10 +18,11 @@ pub enum ServiceTimeDistribution {
 }
 
 impl ServiceTimeDistribution {
-    /// A log-normal distribution with this mean and this coefficient of variation (standard deviation ÷ mean); constant if the
-    /// coefficient is 0.
+    /// A log-normal distribution with this mean and this coefficient of variation (standard deviation ÷ mean); constant
+    /// if the coefficient is 0.
     ///
-    /// A log-normal variable of location µ and scale σ has mean exp(µ + σ²/2) and coefficient of variation √(exp(σ²) − 1).
+    /// A log-normal variable of location µ and scale σ has mean exp(µ + σ²/2) and coefficient of variation √(exp(σ²) −
+    /// 1).
     pub fn new(mean: Duration, variation: f64) -> Self {
         let sigma = (1.0 + variation * variation).ln().sqrt();
         let location = mean.as_secs_f64().ln() - sigma * sigma / 2.0;

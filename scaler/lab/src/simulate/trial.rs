@@ -15,8 +15,8 @@ use std::time::Duration;
 use workload::Workload;
 use workload::arrivals::Process;
 
-/// From this number of requests on, a thread of its own generates them while the plant runs. For fewer requests the thread is
-/// not worth its start.
+/// From this number of requests on, a thread of its own generates them while the plant runs. For fewer requests the
+/// thread is not worth its start.
 const MIN_PREFETCHED: f64 = 1e6;
 
 /// One law, one workload, one seed.

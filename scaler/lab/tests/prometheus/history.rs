@@ -65,8 +65,8 @@ struct Dispatcher<'a> {
     admitted: f64,
     shed: Option<f64>,
     outcomes: &'a [(&'a str, f64)],
-    /// An older version has a bucket of 0.1 s with half of the answers, a newer one a bucket of 0.2 s with 70 %. Both have
-    /// nine of ten answers within 0.5 s.
+    /// An older version has a bucket of 0.1 s with half of the answers, a newer one a bucket of 0.2 s with 70 %. Both
+    /// have nine of ten answers within 0.5 s.
     is_newer: bool,
     replicas: f64,
 }
@@ -96,9 +96,9 @@ impl Dispatcher<'_> {
     }
 }
 
-/// Adds scrapes 0 to 5280 from `first` on, the last after 22 hours. The scrapes of `a` lie on the points, the others between
-/// them. From the second to the third hour there are none, since Prometheus was down. `a` restarts after 10 hours as a newer
-/// version; `b` is replaced by `c` after 8 hours.
+/// Adds scrapes 0 to 5280 from `first` on, the last after 22 hours. The scrapes of `a` lie on the points, the others
+/// between them. From the second to the third hour there are none, since Prometheus was down. `a` restarts after 10
+/// hours as a newer version; `b` is replaced by `c` after 8 hours.
 fn day(text: &mut Text, first: u64) {
     for scrape in (0..=480).chain(720..=5280_u64) {
         let at = first + scrape * SCRAPE;
@@ -225,8 +225,8 @@ async fn a_month_takes_several_queries() {
     assert_eq!((row.peak, row.changes, row.expired, history.slots, history.startup), (None, None, None, None, None));
 }
 
-/// Adds the samples of a simulated dispatcher with three replicas, which for two hours are overloaded now and then. Returns the
-/// offered requests and those that were answered in time.
+/// Adds the samples of a simulated dispatcher with three replicas, which for two hours are overloaded now and then.
+/// Returns the offered requests and those that were answered in time.
 fn simulated(text: &mut Text, first: u64) -> (f64, f64) {
     let service_times = ServiceTimeDistribution::new(Duration::from_millis(55), 0.2);
     let settings = PlantSettings {

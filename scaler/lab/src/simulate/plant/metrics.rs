@@ -42,8 +42,8 @@ impl DispatcherMetrics {
 /// Every bound of [`SECONDS`] is a multiple of this many nanoseconds.
 const RESOLUTION: u64 = 500_000;
 
-/// A Prometheus histogram with the buckets of [`SECONDS`]. Finds the bucket of a time by one look-up, since the plant records
-/// three times for each of up to 72 million requests.
+/// A Prometheus histogram with the buckets of [`SECONDS`]. Finds the bucket of a time by one look-up, since the plant
+/// records three times for each of up to 72 million requests.
 #[derive(Debug)]
 pub struct DurationHistogram {
     /// Samples of each bucket, not cumulative; the last bucket is unbounded.

@@ -1,8 +1,8 @@
 //! The dispatcher's queue as the plant has it.
 //!
-//! All requests have the same objective and the same deadline, both counted from their arrival. Each class is therefore in the
-//! order of arrival, and two deques do what the dispatcher's queue needs trees for. A test in the workspace compares the
-//! two. Times are nanoseconds since the start of the simulation.
+//! All requests have the same objective and the same deadline, both counted from their arrival. Each class is therefore
+//! in the order of arrival, and two deques do what the dispatcher's queue needs trees for. A test in the workspace
+//! compares the two. Times are nanoseconds since the start of the simulation.
 
 use crate::simulate::requests::Request;
 use admission::Order;
@@ -31,8 +31,8 @@ impl PlantQueue {
         self.punctual.push_back(request);
     }
 
-    /// Moves the requests that would miss the objective, even if they were dispatched now and took `service_time`, to the
-    /// late class. Then drops the requests whose deadline has passed, and returns their number.
+    /// Moves the requests that would miss the objective, even if they were dispatched now and took `service_time`, to
+    /// the late class. Then drops the requests whose deadline has passed, and returns their number.
     pub fn demote(&mut self, now: u64, service_time: u64) -> usize {
         while self.order == Order::LateLast
             && let Some(&request) = self.punctual.front()
@@ -54,7 +54,8 @@ impl PlantQueue {
     /// before its deadline.
     pub fn pop(&mut self, now: u64, service_time: u64) -> Option<Request> {
         self.punctual.pop_front().or_else(|| {
-            // The oldest late requests expire first, so the ones that would expire before their answer are at the front.
+            // The oldest late requests expire first, so the ones that would expire before their answer are at the
+            // front.
             let index = self.late.partition_point(|request| request.arrived + self.deadline <= now + service_time);
             self.late.remove(index)
         })

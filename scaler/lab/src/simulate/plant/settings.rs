@@ -43,8 +43,8 @@ pub struct FullSpeed {
 }
 
 impl PlantSettings {
-    /// The speed of a replica whose slots are always full. A replica with fewer slots than two batches for each worker is a
-    /// little slower than this.
+    /// The speed of a replica whose slots are always full. A replica with fewer slots than two batches for each worker
+    /// is a little slower than this.
     pub fn full_speed(&self) -> FullSpeed {
         let size = self.max_batch.min(self.slots / self.workers) as f64;
         let pass_seconds = self.service_times.mean() * (1.0 + (size - 1.0) * self.batch_growth);

@@ -41,8 +41,8 @@ pub fn render(comparison: &Comparison) -> String {
 
 fn table(workload: &WorkloadComparison) -> String {
     let mut text = String::from(
-        "<table><tr><th>law<th>in time<th>worst seed<th>p50 ms<th>p95 ms<th>p99 ms<th>replica-seconds<th>× oracle<th>peak\
-         <th>changes",
+        "<table><tr><th>law<th>in time<th>worst seed<th>p50 ms<th>p95 ms<th>p99 ms<th>replica-seconds<th>× oracle\
+         <th>peak<th>changes",
     );
     for row in workload.rows() {
         let _infallible = write!(text, "<tr><td>{}", escaped(&row.law));
