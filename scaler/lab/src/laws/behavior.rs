@@ -33,7 +33,7 @@ pub struct Behavior {
 /// Scaling rules in one direction: Kubernetes' `HPAScalingRules`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScalingRules {
-    /// Stabilisation window: the result goes no further than every recommendation of this time.
+    /// Stabilisation window: scale up at most to the lowest recommendation of this time, down at least to the highest.
     pub window: Duration,
     /// The scaling policy that counts.
     pub select: SelectPolicy,

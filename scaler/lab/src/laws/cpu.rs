@@ -1,5 +1,5 @@
 //! `cpu`: the Kubernetes HPA on CPU utilisation, with a `behavior` or without one. Without one its rules differ from
-//! those of the default `behavior`: see [`Cpu::stabilise`].
+//! those of the default `behavior`: see `Cpu::stabilise`.
 //!
 //! Source: Kubernetes 1.36, pkg/controller/podautoscaler, horizontal.go and replica_calculator.go, with the defaults of
 //! kube-controller-manager.

@@ -1,6 +1,6 @@
 //! The oracle: a plan of replicas made with knowledge of all arrivals. Its cost is the yardstick for the cost of laws.
 //!
-//! 1. A dynamic programme over seconds finds the plan with the least cost in a fluid model ([`FluidModel`]):
+//! 1. A dynamic programme over seconds finds the plan with the least cost in a fluid model (`FluidModel`):
 //!    replica-seconds plus a penalty for each late request.
 //! 2. Each plan is tried in the plant. The penalty doubles until a plan reaches the goal, for several shares of the
 //!    objective that the fluid model may let requests wait.
