@@ -1,5 +1,5 @@
-//! `cargo xtask experiment`: one workload and seed against each scaling law in turn, each with a dispatcher, a scaler and
-//! replicas of its own, and then the comparison.
+//! `cargo xtask experiment`: one workload and seed against each scaling law in turn, each with a dispatcher, a scaler
+//! and replicas of its own, and then the comparison.
 
 use anyhow::{Context, Result, ensure};
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
-//! One measured number with its name, unit and target, on the terminal and as JSON. Knows nothing of how it was measured.
+//! One measured number with its name, unit and target, on the terminal and as JSON. Knows nothing of how it was
+//! measured.
 
 use crate::statistics::{median, median_ratio};
 use serde_json::{Value, json};

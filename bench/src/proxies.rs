@@ -1,5 +1,5 @@
-//! `bench dispatcher`: the dispatcher next to NGINX and HAProxy. The same load goes through each in turn, to the same stub
-//! replica.
+//! `bench dispatcher`: the dispatcher next to NGINX and HAProxy. The same load goes through each in turn, to the same
+//! stub replica.
 
 mod cell;
 mod peer;

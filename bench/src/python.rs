@@ -20,7 +20,8 @@ pub(crate) const ENGINES: Environment = Environment {
     download: "about 130 MB",
 };
 
-/// PyTorch, torchvision and Flask. PyPI's PyTorch for Linux on x86 links CUDA's libraries and does not load without them.
+/// PyTorch, torchvision and Flask. PyPI's PyTorch for Linux on x86 links CUDA's libraries and does not load without
+/// them.
 pub(crate) const TORCHVISION: Environment = Environment {
     name: "torchvision",
     packages: &[

@@ -1,7 +1,7 @@
 //! `bench replica`: the replica next to its peers, all by turns within one run, and what it takes by itself.
 //!
-//! The host of this machine may slow it down at any time. Both sides of a comparison run in each round, so a figure is the
-//! median of the rounds' ratios.
+//! The host of this machine may slow it down at any time. Both sides of a comparison run in each round, so a figure is
+//! the median of the rounds' ratios.
 
 mod client;
 mod decode;

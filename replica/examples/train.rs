@@ -1,7 +1,8 @@
 //! Trains the bundled model: ResNet-18 from scratch on labelled images, on the CPU.
 //!
-//! The images pass through the replica's own decoding and transform, so the accuracy measured here is that of the server.
-//! Small inputs come first and those of 224 pixels last: a step of the first stage takes about a tenth of the time.
+//! The images pass through the replica's own decoding and transform, so the accuracy measured here is that of the
+//! server. Small inputs come first and those of 224 pixels last: a step of the first stage takes about a tenth of the
+//! time.
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
@@ -99,8 +100,8 @@ fn run(stage: &Stage, model: &impl ModuleT, optimizer: &mut nn::Optimizer, train
     bar.finish();
 }
 
-/// The learning rate divided by its peak, when the share `done` of a stage is done: it rises linearly, and then falls to zero
-/// along half a cosine.
+/// The learning rate divided by its peak, when the share `done` of a stage is done: it rises linearly, and then falls
+/// to zero along half a cosine.
 fn share_of_peak(done: f64) -> f64 {
     if done < WARM_UP {
         return done / WARM_UP;
@@ -117,8 +118,8 @@ struct Images {
 }
 
 impl Images {
-    /// Reads a folder. `labels` fixes the numbers of the classes; without it, a class gets the next number where it first
-    /// appears.
+    /// Reads a folder. `labels` fixes the numbers of the classes; without it, a class gets the next number where it
+    /// first appears.
     fn load(folder: &Path, labels: Option<&[String]>) -> Result<Self> {
         let list = folder.join("labels.csv");
         let text = std::fs::read_to_string(&list).with_context(|| format!("read {}", list.display()))?;

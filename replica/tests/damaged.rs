@@ -1,5 +1,5 @@
-//! Decoding of damaged images: each is decoded or refused, within a bounded time, and no input of the model has a number
-//! that is not finite.
+//! Decoding of damaged images: each is decoded or refused, within a bounded time, and no input of the model has a
+//! number that is not finite.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;

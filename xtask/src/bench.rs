@@ -1,5 +1,5 @@
-//! `cargo xtask bench`, `parity` and `experiment`: builds all programs, and then hands over to the program `bench`, which
-//! measures. Knows nothing of its flags.
+//! `cargo xtask bench`, `parity` and `experiment`: builds all programs, and then hands over to the program `bench`,
+//! which measures. Knows nothing of its flags.
 
 use crate::{build, paths};
 use anyhow::{Context, Result};

@@ -8,6 +8,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+use xtask::http;
 
 /// Time until the first answer.
 const START_TIMEOUT: Duration = Duration::from_secs(5);
@@ -79,22 +80,27 @@ impl Peer {
 
     fn wait_until_it_answers(&mut self, log: &Path) -> Result<()> {
         let url = format!("http://{}/predict", self.address);
+        let agent = http::agent();
         let deadline = Instant::now() + START_TIMEOUT;
-        let agent: ureq::Agent = ureq::Agent::config_builder().proxy(None).build().into();
-        while let Err(error) = agent.post(&url).content_type("image/jpeg").send(&b"x"[..]) {
+        loop {
+            let problem = match agent.post(&url).content_type("image/jpeg").send(&b"x"[..]) {
+                Ok(answer) if answer.status() == 200 => return Ok(()),
+                Ok(answer) => format!("it answered {}", answer.status()),
+                Err(error) => error.to_string(),
+            };
             if self.child.try_wait()?.is_some() || Instant::now() > deadline {
                 let log = fs::read_to_string(log).unwrap_or_default();
-                bail!("{} does not answer ({error}); its log says:\n{log}", self.tool.program);
+                bail!("{} does not serve {url} ({problem}); its log says:\n{log}", self.tool.program);
             }
             std::thread::sleep(POLL_INTERVAL);
         }
-        Ok(())
     }
 }
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        // NGINX's master ends its worker only after SIGTERM, not if it is killed. An error says that it has ended already.
+        // NGINX's master ends its worker only after SIGTERM, not if it is killed. An error says that it has ended
+        // already.
         let _ended = kill_process(Pid::from_child(&self.child), Signal::TERM);
         let deadline = Instant::now() + STOP_TIMEOUT;
         while matches!(self.child.try_wait(), Ok(None)) {

@@ -41,8 +41,8 @@ impl Server {
     }
 }
 
-/// The ratio of processor time, and each server's own figures; and the ratio of a batching replica, at as many connections
-/// as a batch has images, to the same Flask server at one connection.
+/// The ratio of processor time, and each server's own figures; and the ratio of a batching replica, at as many
+/// connections as a batch has images, to the same Flask server at one connection.
 ///
 /// # Errors
 /// When a server does not start, or fails to answer.

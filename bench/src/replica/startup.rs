@@ -13,7 +13,8 @@ use xtask::{http, paths};
 /// Starts at most; enough for a median.
 const MAX_STARTS: u32 = 10;
 
-/// Seconds until ready as seen from outside, and as the replica's metric says; and until `replica --version` has answered.
+/// Seconds until ready as seen from outside, and as the replica's metric says; and until `replica --version` has
+/// answered.
 ///
 /// # Errors
 /// When the replica does not start.
@@ -40,8 +41,8 @@ pub(super) fn measure(run: &Run) -> Result<Vec<Figure>> {
     ])
 }
 
-/// Seconds until `replica --version` has printed its first byte: the time of libtorch's initialisers, without that of its
-/// destructors at the end.
+/// Seconds until `replica --version` has printed its first byte: the time of libtorch's initialisers, without that of
+/// its destructors at the end.
 fn version_seconds() -> Result<f64> {
     let start = Instant::now();
     let mut replica = Command::new(paths::program("replica"));

@@ -1,5 +1,5 @@
-//! The demo's burst through the real programs, and the same arrivals through the simulator, with the service times and the
-//! start-up time that were measured. The attainment and the replica-seconds of both should agree.
+//! The demo's burst through the real programs, and the same arrivals through the simulator, with the service times and
+//! the start-up time that were measured. The attainment and the replica-seconds of both should agree.
 
 use super::{Simulated, simulate};
 use anyhow::{Context, Result};

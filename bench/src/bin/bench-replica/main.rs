@@ -1,5 +1,5 @@
-//! The program `bench-replica`: runs parts of the replica by themselves, without HTTP. `bench` starts it. This is the only
-//! part of the benchmarks that links the replica, and so needs libtorch.
+//! The program `bench-replica`: runs parts of the replica by themselves, without HTTP. `bench` starts it. This is the
+//! only part of the benchmarks that links the replica, and so needs libtorch.
 
 mod decode;
 mod forward;

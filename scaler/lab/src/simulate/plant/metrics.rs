@@ -2,7 +2,7 @@
 //! report.
 
 use law::histogram::Histogram;
-use service::telemetry::SECONDS;
+use service::telemetry::LATENCY_BUCKETS;
 
 /// Longer latencies count as this one, microseconds.
 const MAX_LATENCY: u64 = 3_600_000_000;
@@ -39,15 +39,15 @@ impl DispatcherMetrics {
     }
 }
 
-/// Every bound of [`SECONDS`] is a multiple of this many nanoseconds.
+/// Every bound of [`LATENCY_BUCKETS`] is a multiple of this many nanoseconds.
 const RESOLUTION: u64 = 500_000;
 
-/// A Prometheus histogram with the buckets of [`SECONDS`]. Finds the bucket of a time by one look-up, since the plant
+/// A Prometheus histogram with the buckets of [`LATENCY_BUCKETS`]. Finds the bucket of a time by one look-up, since the plant
 /// records three times for each of up to 72 million requests.
 #[derive(Debug)]
 pub struct DurationHistogram {
     /// Samples of each bucket, not cumulative; the last bucket is unbounded.
-    counts: [u64; SECONDS.len() + 1],
+    counts: [u64; LATENCY_BUCKETS.len() + 1],
     /// Sum of all samples.
     nanoseconds: u64,
     /// Index of the bucket for each multiple of [`RESOLUTION`], up to the first one beyond all bounds.
@@ -56,11 +56,12 @@ pub struct DurationHistogram {
 
 impl DurationHistogram {
     fn new() -> Self {
-        let bounds: Vec<u64> = SECONDS.iter().map(|bound| (bound * 1e9 / RESOLUTION as f64).round() as u64).collect();
+        let bounds: Vec<u64> =
+            LATENCY_BUCKETS.iter().map(|bound| (bound * 1e9 / RESOLUTION as f64).round() as u64).collect();
         let last = *bounds.last().expect("there are buckets");
         // As in Prometheus, a bound belongs to the bucket below it.
         let bucket = |multiple: u64| bounds.partition_point(|&bound| bound < multiple) as u8;
-        Self { counts: [0; SECONDS.len() + 1], nanoseconds: 0, bucket_of: (0..=last + 1).map(bucket).collect() }
+        Self { counts: [0; LATENCY_BUCKETS.len() + 1], nanoseconds: 0, bucket_of: (0..=last + 1).map(bucket).collect() }
     }
 
     fn record(&mut self, nanoseconds: u64) {
@@ -71,7 +72,7 @@ impl DurationHistogram {
 
     /// The histogram as the dispatcher exports it, in seconds.
     pub fn cumulative(&self) -> Histogram {
-        let bounds = SECONDS.iter().copied().chain([f64::INFINITY]);
+        let bounds = LATENCY_BUCKETS.iter().copied().chain([f64::INFINITY]);
         let mut total = 0;
         let buckets = bounds.zip(&self.counts).map(|(bound, count)| {
             total += count;
@@ -87,7 +88,7 @@ mod tests {
 
     #[test]
     fn durations_fall_into_the_bucket_that_prometheus_would_choose() {
-        for bound in SECONDS {
+        for bound in LATENCY_BUCKETS {
             assert!((bound * 1e9 / RESOLUTION as f64).fract() < 1e-9, "{bound} s is a multiple of the resolution");
         }
         for nanoseconds in [0, 1, 999_999, 1_000_000, 1_000_001, 500_000_000, 500_000_001, 8_000_000_000, u64::MAX / 2]
@@ -95,8 +96,8 @@ mod tests {
             let mut histogram = DurationHistogram::new();
             histogram.record(nanoseconds);
             let first = histogram.cumulative().buckets.iter().position(|bucket| bucket.1 == 1.0);
-            let expected = SECONDS.iter().position(|bound| nanoseconds as f64 <= (bound * 1e9).round());
-            assert_eq!(first, Some(expected.unwrap_or(SECONDS.len())), "{nanoseconds} ns");
+            let expected = LATENCY_BUCKETS.iter().position(|bound| nanoseconds as f64 <= (bound * 1e9).round());
+            assert_eq!(first, Some(expected.unwrap_or(LATENCY_BUCKETS.len())), "{nanoseconds} ns");
         }
     }
 }
