@@ -29,7 +29,8 @@ pub struct Args {
     #[arg(long, env = "ROUNDHOUSE_REPLICAS")]
     pub replicas: ReplicaSource,
     /// Number of requests that may wait
-    #[arg(long, env = "ROUNDHOUSE_QUEUE_LENGTH", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, env = "ROUNDHOUSE_QUEUE_LENGTH", default_value_t = 1000)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     pub queue_length: u32,
     /// Bytes that the bodies of all requests may hold together: arriving, waiting and sent to replicas
     #[arg(long, env = "ROUNDHOUSE_QUEUE_BYTES", default_value_t = 256 << 20)]

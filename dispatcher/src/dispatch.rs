@@ -1,5 +1,6 @@
-//! The way of one request from the queue to its answer: submitted, given a permit, sent, and queued again if the attempt
-//! failed and is retried. Runs in the request's own task. Knows nothing of HTTP, and does not decide about retries.
+//! The way of one request from the queue to its answer: submitted, given a permit, sent, and queued again if the
+//! attempt failed and is retried. Runs in the request's own task. Knows nothing of HTTP, and does not decide about
+//! retries.
 
 use crate::forward::ReplicaAnswer;
 use crate::queue::{Entry, SequenceNumber};
@@ -49,8 +50,8 @@ impl Dispatcher {
     async fn attempt_until_answered(&self, request: &Arc<BufferedRequest>) -> Result<ReplicaAnswer, Box<RequestError>> {
         let stopping = || RequestError::new(Code::Internal, "the dispatcher is stopping");
         let sequence_number = SequenceNumber(self.next_sequence_number.fetch_add(1, Ordering::Relaxed));
-        // Declared before `receiver`, and so dropped after it. The worker may handle the withdrawal before the submission;
-        // the closed channel then tells it that the client has left.
+        // Declared before `receiver`, and so dropped after it. The worker may handle the withdrawal before the
+        // submission; the closed channel then tells it that the client has left.
         let mut place = QueuePlace { sequence_number, worker: &self.worker, is_held: true };
         let mut receiver = {
             let slot = match self.worker.messages.try_reserve() {

@@ -1,11 +1,11 @@
-//! Why an attempt against a replica failed. Knows what each failure tells about the replica; whether the request is tried
-//! again is decided in [`crate::retry`].
+//! Why an attempt against a replica failed. Knows what each failure tells about the replica; whether the request is
+//! tried again is decided in [`crate::retry`].
 
 use crate::rotation::HealthSignal;
 use std::time::Duration;
 
-/// A deadline that passes after the replica has had the request for this long counts as the replica's failure. A request
-/// that had waited long may have left the replica only a few milliseconds.
+/// A deadline that passes after the replica has had the request for this long counts as the replica's failure. A
+/// request that had waited long may have left the replica only a few milliseconds.
 const FAIR_ATTEMPT: Duration = Duration::from_secs(2);
 
 /// Why an attempt brought no answer.

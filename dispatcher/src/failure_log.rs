@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Counts failed attempts and logs them together.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct FailureLog {
     /// Failed attempts since the last log line.
     unlogged: u64,
@@ -16,11 +16,6 @@ pub struct FailureLog {
 }
 
 impl FailureLog {
-    /// A log without failed attempts.
-    pub fn new() -> Self {
-        Self { unlogged: 0, last_logged: None }
-    }
-
     /// Records that an attempt at the replica `address` failed. Logs if the last log line is at least [`INTERVAL`] old.
     pub fn record(&mut self, address: &str, failure: Failure, now: Instant) {
         self.unlogged += 1;
@@ -45,7 +40,7 @@ mod tests {
     #[test]
     fn failures_within_an_interval_share_a_line() {
         let start = Instant::now();
-        let mut log = FailureLog::new();
+        let mut log = FailureLog::default();
         for (milliseconds, unlogged) in [(0, 0), (10, 1), (999, 2), (1000, 0), (1001, 1), (5000, 0)] {
             log.record("replica:6000", Failure::Server, start + Duration::from_millis(milliseconds));
             assert_eq!(log.unlogged, unlogged, "after {milliseconds} ms");

@@ -1,5 +1,5 @@
-//! One attempt against one replica: sends the request as it came and classifies the answer. Knows nothing of the queue, and
-//! does not decide whether the request is tried again.
+//! One attempt against one replica: sends the request as it came and classifies the answer. Knows nothing of the queue,
+//! and does not decide whether the request is tried again.
 
 use crate::failure::Failure;
 use crate::request::BufferedRequest;
@@ -57,8 +57,8 @@ impl AttemptResult {
     }
 }
 
-/// An open connection to a replica. One request at a time uses it, and that request's own task drives it, so that no data
-/// passes from task to task.
+/// An open connection to a replica. One request at a time uses it, and that request's own task drives it, so that no
+/// data passes from task to task.
 #[derive(Debug)]
 pub struct Connection {
     sender: SendRequest<Body>,
@@ -98,10 +98,10 @@ impl Connection {
 /// error then reaches `exchange` through hyper's channel.
 ///
 /// Each poll has three steps. First, `exchange` hands the driver its request, or takes an answer that is there already.
-/// Second, the driver reads and writes. Third, `exchange` takes what the driver has read. The first step uses a waker that
-/// does nothing, and it replaces the waker that the third step of the previous poll has left with `exchange`. The driver
-/// would otherwise wake this task while it runs, and tokio would poll the task once more for each answer. No wake-up is
-/// lost, because the third step registers the task's own waker again.
+/// Second, the driver reads and writes. Third, `exchange` takes what the driver has read. The first step uses a waker
+/// that does nothing, and it replaces the waker that the third step of the previous poll has left with `exchange`. The
+/// driver would otherwise wake this task while it runs, and tokio would poll the task once more for each answer. No
+/// wake-up is lost, because the third step registers the task's own waker again.
 async fn drive<F: Future>(driver: &mut Option<Driver>, exchange: F) -> F::Output {
     let mut exchange = pin!(exchange);
     poll_fn(|context| {
@@ -119,9 +119,9 @@ async fn drive<F: Future>(driver: &mut Option<Driver>, exchange: F) -> F::Output
     .await
 }
 
-/// Sends `request` to `address` over `connection` or, if there is none or the replica has closed it, over a new one. The
-/// replica is told the time that remains until `deadline` and the time that the request has `waited`. The caller ends the
-/// attempt at the deadline.
+/// Sends `request` to `address` over `connection` or, if there is none or the replica has closed it, over a new one.
+/// The replica is told the time that remains until `deadline` and the time that the request has `waited`. The caller
+/// ends the attempt at the deadline.
 ///
 /// # Cancel safety
 /// Dropping the future closes the connection, by which the replica learns that the client has left.
@@ -132,9 +132,7 @@ pub async fn attempt(
     deadline: Instant,
     waited: Duration,
 ) -> AttemptResult {
-    let remaining = deadline.saturating_duration_since(Instant::now());
-    let request = replica_request(address, request, remaining, waited);
-    match exchange(connection, address, request).await {
+    match exchange(connection, address, request, deadline, waited).await {
         Ok(result) => result,
         Err(failure) => AttemptResult::failed(failure),
     }
@@ -144,9 +142,11 @@ pub async fn attempt(
 async fn exchange(
     idle: Option<Connection>,
     address: &Address,
-    request: Request<Body>,
+    request: &Arc<BufferedRequest>,
+    deadline: Instant,
+    waited: Duration,
 ) -> Result<AttemptResult, Failure> {
-    let (response, mut connection) = send(idle, address, request).await?;
+    let (response, mut connection) = send(idle, address, request, deadline, waited).await?;
     let status = response.status();
     let headers = response.headers();
     let capacity = advertised_capacity(headers);
@@ -163,13 +163,18 @@ async fn exchange(
     Ok(AttemptResult { answer: classify(status, is_json, body), capacity, connection: Some(connection) })
 }
 
-/// Sends `request` over `idle` or, if there is no such connection or the replica has closed it, over a new one. Returns the
-/// head of the response and the connection over which its body arrives.
+/// Sends `request` over `idle` or, if there is no such connection or the replica has closed it, over a new one. Returns
+/// the head of the response and the connection over which its body arrives.
 async fn send(
     mut idle: Option<Connection>,
     address: &Address,
-    mut request: Request<Body>,
+    request: &Arc<BufferedRequest>,
+    deadline: Instant,
+    waited: Duration,
 ) -> Result<(Response<Incoming>, Connection), Failure> {
+    // Made here and not passed in, because each async function would hold a copy of it.
+    let remaining = deadline.saturating_duration_since(Instant::now());
+    let mut request = replica_request(address, request, remaining, waited);
     loop {
         let mut connection = match idle.take() {
             Some(connection) => connection,
@@ -206,7 +211,7 @@ fn classify(status: StatusCode, is_json: bool, body: Bytes) -> Result<ReplicaAns
     }
 }
 
-/// Whether every other replica would answer with the same status.
+/// Whether every other replica would answer with the same status, so that a retry would not help.
 fn is_final(status: StatusCode) -> bool {
     status == StatusCode::OK || status.is_client_error() || status == StatusCode::GATEWAY_TIMEOUT
 }
@@ -259,10 +264,11 @@ fn replica_request(
 fn milliseconds(duration: Duration) -> HeaderValue {
     const MAX_LENGTH: usize = 24;
     let microseconds = duration.as_micros();
-    // A deadline is at most a day, which fits. Every request passes here, and `format!` would allocate.
+    // 20 digits, a point and 3 digits. Every request passes here, and `format!` would allocate.
     let mut text = [0; MAX_LENGTH];
     let mut unwritten = &mut text[..];
-    write!(unwritten, "{}.{:03}", microseconds / 1000, microseconds % 1000).expect("the longest deadline fits");
+    write!(unwritten, "{}.{:03}", microseconds / 1000, microseconds % 1000)
+        .expect("20 digits of milliseconds are longer than any deadline");
     let length = MAX_LENGTH - unwritten.len();
     HeaderValue::from_bytes(&text[..length]).expect("digits and a point are valid in a header")
 }

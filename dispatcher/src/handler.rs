@@ -1,4 +1,5 @@
-//! The HTTP interface: checks a request, reads its body, and turns the answer or the error into the contract's response.
+//! The HTTP interface: checks a request, reads its body, and turns the answer or the error into the contract's
+//! response.
 
 use crate::admin::Admin;
 use crate::dispatch::Dispatcher;
@@ -82,7 +83,7 @@ impl Handler {
         reply
     }
 
-    /// Checks the token, the form of the body, the number of predictions and the timeout, all before the body is read.
+    /// Checks the token, the body format, the number of predictions and the timeout, all before the body is read.
     fn check(&self, head: &Parts, accepted: Instant) -> Result<CheckedHead, RequestError> {
         if let Some(token) = &self.token {
             token.check(&head.headers)?;
@@ -97,8 +98,8 @@ impl Handler {
         })
     }
 
-    /// Answers a classification request. As many of these futures are held as requests wait, so it is kept small: it holds
-    /// `received`, whose memory is freed once the body has arrived.
+    /// Answers a classification request. As many of these futures are held as requests wait, so it is kept small: it
+    /// holds `received`, whose memory is freed once the body has arrived.
     fn predict(
         self: Arc<Self>,
         accepted: Instant,
@@ -108,7 +109,7 @@ impl Handler {
         async move {
             let request = match received.await {
                 Ok(request) => request,
-                Err((fault, trace)) => return recorder.refuse(&fault, &trace),
+                Err((error, trace)) => return recorder.refuse(&error, &trace),
             };
             recorder.was_queued = true;
             match recorder.handler.dispatcher.answer(&request).await {
@@ -118,16 +119,16 @@ impl Handler {
                     request.trace.write(reply.headers_mut());
                     reply
                 }
-                Err(fault) => {
+                Err(error) => {
                     // A refusal is immediate. Counted as a latency, it would make an overload look fast.
-                    recorder.was_queued = !matches!(fault.code, Code::QueueFull | Code::Overloaded);
-                    recorder.refuse(&fault, &request.trace)
+                    recorder.was_queued = !matches!(error.code, Code::QueueFull | Code::Overloaded);
+                    recorder.refuse(&error, &request.trace)
                 }
             }
         }
     }
 
-    /// Reads the body of a request whose head is right; otherwise discards it.
+    /// Reads the body of a request. Discards it if the head is not valid.
     async fn receive(
         self: Arc<Self>,
         trace: TraceContext,
@@ -136,18 +137,18 @@ impl Handler {
     ) -> Received {
         let CheckedHead { content_type, top_k, accepted, deadline } = match checked {
             Ok(head) => head,
-            Err(fault) => {
+            Err(error) => {
                 body::discard(body).await;
-                return Err((fault, trace));
+                return Err((error, trace));
             }
         };
         match body::read(body, &self.body_limits, deadline).await {
             Ok(body) => Ok(Arc::new(BufferedRequest { body, content_type, top_k, trace, accepted, deadline })),
-            Err(fault) => {
-                if fault.code == Code::QueueFull {
+            Err(error) => {
+                if error.code == Code::QueueFull {
                     count_shed(ShedReason::Bytes);
                 }
-                Err((fault, trace))
+                Err((error, trace))
             }
         }
     }
@@ -156,7 +157,7 @@ impl Handler {
 /// A whole request; or the error and the trace of a request that was refused.
 type Received = Result<Arc<BufferedRequest>, (RequestError, TraceContext)>;
 
-/// What a request's head asks for.
+/// The values in the head of a request, all of them valid.
 struct CheckedHead {
     content_type: Option<HeaderValue>,
     top_k: usize,
@@ -192,9 +193,9 @@ impl OutcomeRecorder {
     }
 
     /// The response to a request that is refused.
-    fn refuse(&mut self, fault: &RequestError, trace: &TraceContext) -> Reply {
-        self.set_outcome(fault.code.as_str().into());
-        let mut reply = respond::error(fault, &trace.request_id());
+    fn refuse(&mut self, error: &RequestError, trace: &TraceContext) -> Reply {
+        self.set_outcome(error.code.as_str().into());
+        let mut reply = respond::error(error, &trace.request_id());
         trace.write(reply.headers_mut());
         reply
     }

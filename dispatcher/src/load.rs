@@ -36,8 +36,8 @@ impl Load {
         self.arrivals.record(now);
     }
 
-    /// Records that a request was sent to a replica. `had_waited` tells whether it had to wait for a slot. `objective` is
-    /// the instant after which an answer misses the objective.
+    /// Records that a request was sent to a replica. `had_waited` tells whether it had to wait for a slot. `objective`
+    /// is the instant after which an answer misses the objective.
     pub fn record_dispatch(&mut self, had_waited: bool, objective: Instant, now: Instant) {
         let is_punctual = objective >= now + self.service_time();
         self.spare.record(had_waited && is_punctual, now.saturating_duration_since(self.last_dispatch));
@@ -79,7 +79,8 @@ impl Load {
         self.answers.per_second(now)
     }
 
-    /// The time until `waiting` requests have left the queue for replicas with `capacity` slots: backlog ÷ service rate.
+    /// The time until `waiting` requests have left the queue for replicas with `capacity` slots: backlog ÷ service
+    /// rate.
     pub fn time_to_drain(&self, waiting: usize, capacity: usize) -> Duration {
         let service_time = self.measured_service_time().unwrap_or(ASSUMED_SERVICE_TIME).as_secs_f64();
         Duration::from_secs_f64(waiting as f64 * service_time / capacity.max(1) as f64)

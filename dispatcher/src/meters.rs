@@ -1,5 +1,5 @@
-//! Handles of the dispatcher's metrics, each looked up once: a look-up hashes name and labels, which is too slow for every
-//! request. Names and HELP texts are in [`crate::metrics`].
+//! Handles of the dispatcher's metrics, each looked up once: a look-up hashes name and labels, which is too slow for
+//! every request. Names and HELP texts are in [`crate::metrics`].
 
 use crate::failure::Failure;
 use crate::metrics::{
@@ -58,11 +58,6 @@ pub struct RequestMeters {
 }
 
 impl RequestMeters {
-    /// Looks the handles up.
-    pub fn new() -> Self {
-        Self { duration: histogram!(REQUEST_DURATION), ok: counter!(REQUESTS, "code" => OK) }
-    }
-
     /// Counts a request by its outcome: [`OK`], an error code, or [`CLIENT_GONE`].
     pub fn count(&self, outcome: Cow<'static, str>) {
         if outcome == OK {
@@ -74,8 +69,9 @@ impl RequestMeters {
 }
 
 impl Default for RequestMeters {
+    /// Looks the handles up.
     fn default() -> Self {
-        Self::new()
+        Self { duration: histogram!(REQUEST_DURATION), ok: counter!(REQUESTS, "code" => OK) }
     }
 }
 

@@ -1,5 +1,5 @@
-//! The names of the dispatcher's metrics, with type and HELP text. Their values are kept in [`crate::meters`]. Names that
-//! other programs read are constants of the wire contract.
+//! The names of the dispatcher's metrics, with type and HELP text. Their values are kept in [`crate::meters`]. Names
+//! that other programs read are constants of the wire contract.
 
 use metrics::{describe_counter, describe_gauge, describe_histogram};
 
@@ -59,8 +59,8 @@ pub const ALL: [Description; 15] = [
     row(
         REPLICA_WORK,
         Kind::Histogram,
-        "Seconds that a replica worked for an answer: since it received the request, or since its previous answer if that \
-         was later.",
+        "Seconds that a replica worked for an answer: since it received the request, or since its previous answer if \
+         that was later.",
     ),
     row(IN_FLIGHT, Kind::Gauge, "Requests sent to a replica and not yet answered."),
     row(REPLICAS, Kind::Gauge, "Replicas by state: ready, ejected or draining."),

@@ -44,7 +44,7 @@ pub struct AttemptReport {
     pub next_permit: Option<PermitSender>,
 }
 
-/// What a permit is for.
+/// The request's times and the replica that a permit is for, and the channels of its attempt.
 #[derive(Debug)]
 pub struct Assignment {
     /// Names the permit in its [`AttemptReport`].
@@ -82,7 +82,8 @@ impl Permit {
     /// An attempt without an answer returns the receiver of the request's next permit, or of the error that ends it.
     ///
     /// # Cancel safety
-    /// After the future is dropped, the attempt goes on in a task of its own until [`ABANDONED_GRACE`] after the deadline.
+    /// After the future is dropped, the attempt goes on in a task of its own until [`ABANDONED_GRACE`] after the
+    /// deadline.
     pub fn send(
         mut self,
         request: Arc<BufferedRequest>,
@@ -113,7 +114,7 @@ impl Permit {
         report(&assignment.reports, assignment.permit_id, result, assignment.waited).map(|answer| answer.status)
     }
 
-    /// What the permit is for.
+    /// The permit's assignment.
     #[cfg(test)]
     pub fn assignment(&mut self) -> &mut Assignment {
         self.assignment.as_mut().expect("the permit is not used yet")

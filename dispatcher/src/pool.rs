@@ -1,11 +1,12 @@
-//! Idle connections to the replicas. Opens and closes none by itself: a request opens a connection when the pool has none.
+//! Idle connections to the replicas. Opens and closes none by itself: a request opens a connection when the pool has
+//! none.
 
 use crate::forward::Connection;
 use crate::rotation::Address;
 use std::collections::{BTreeSet, HashMap};
 
-/// Open connections that no request uses, by replica. A replica has at most as many as it ever had requests in flight at
-/// the same time, so its capacity bounds them.
+/// Open connections that no request uses, by replica. A replica has at most as many as it ever had requests in flight
+/// at the same time, so its capacity bounds them.
 #[derive(Debug, Default)]
 pub struct Pool {
     idle: HashMap<Address, Vec<Connection>>,

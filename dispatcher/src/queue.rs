@@ -1,5 +1,5 @@
-//! Bounded queue of requests with deadlines, in order of arrival. Pure: time is an argument. It knows nothing of HTTP or of
-//! replicas.
+//! Bounded queue of requests with deadlines, in order of arrival. Pure: time is an argument. It knows nothing of HTTP
+//! or of replicas.
 
 use admission::Order;
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,7 +22,8 @@ pub struct Entry<T> {
     pub request: T,
 }
 
-/// Two classes of requests, each in order of arrival: punctual and late. Under [`Order::Fifo`] all requests are punctual.
+/// Two classes of requests, each in order of arrival: punctual and late. Under [`Order::Fifo`] all requests are
+/// punctual.
 #[derive(Debug)]
 pub struct Queue<T> {
     order: Order,
@@ -75,9 +76,9 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Takes the first request for which `find_replica` finds a replica. Punctual requests come first. A punctual request
-    /// is passed over at or after its deadline; a late one also if a replica that takes `service_time` would answer after
-    /// the deadline. Expired requests stay in the queue until they are removed.
+    /// Takes the first request for which `find_replica` finds a replica. Punctual requests come first. A punctual
+    /// request is passed over at or after its deadline; a late one also if a replica that takes `service_time` would
+    /// answer after the deadline. Expired requests stay in the queue until they are removed.
     pub fn pop<R>(
         &mut self,
         now: Instant,
@@ -270,7 +271,10 @@ mod tests {
                         let expected = model
                             .iter()
                             .enumerate()
-                            .filter(|(_, waiting)| waiting.deadline > clock + if waiting.late { service_time } else { 0 })
+                            .filter(|(_, waiting)| {
+                                let needed = if waiting.late { service_time } else { 0 };
+                                waiting.deadline > clock + needed
+                            })
                             .min_by_key(|(_, waiting)| (waiting.late, waiting.number))
                             .map(|(index, _)| index);
                         queue.demote(now, seconds(service_time));

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 /// A request whose body has arrived whole. It is kept until the client is answered, so that each attempt can send it.
 #[derive(Debug)]
 pub struct BufferedRequest {
-    /// The body in the form in which the client sent it: raw bytes, multipart or JSON.
+    /// The body as the client sent it: raw bytes, multipart or JSON.
     pub body: Chunks,
     /// The body's `Content-Type`, if the client sent one.
     pub content_type: Option<HeaderValue>,
@@ -66,9 +66,9 @@ impl QueuedRequest {
     }
 
     /// Answers the request with an error.
-    pub fn refuse(self, fault: RequestError) {
+    pub fn refuse(self, error: RequestError) {
         // A client that has left no longer receives it.
-        let _left = self.permit.send(Err(fault.into()));
+        let _left = self.permit.send(Err(error.into()));
     }
 }
 

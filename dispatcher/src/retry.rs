@@ -1,5 +1,5 @@
-//! Retry policy: whether a request whose attempt failed is sent to another replica. Pure: facts in, decision out. It knows
-//! nothing of the queue, sockets or time; the worker carries the decision out.
+//! Retry policy: whether a request whose attempt failed is sent to another replica. Pure: facts in, decision out. It
+//! knows nothing of the queue, sockets or time; the worker carries the decision out.
 
 use crate::failure::Failure;
 use crate::rotation::Address;
@@ -35,8 +35,11 @@ pub struct FailedAttempts {
 
 #[derive(Debug, Default)]
 struct Recorded {
+    /// See [`FailedAttempts::tried`].
     tried: Vec<Address>,
+    /// See [`FailedAttempts::counted`].
     counted: usize,
+    /// See [`FailedAttempts::deaths`].
     deaths: u32,
 }
 
@@ -98,7 +101,7 @@ pub enum Reason {
 
 impl Reason {
     /// The error that the client receives.
-    pub fn fault(self) -> RequestError {
+    pub fn error(self) -> RequestError {
         match self {
             Self::Deadline => {
                 RequestError::new(Code::DeadlineExceeded, "the replica did not answer before the deadline")
@@ -108,13 +111,12 @@ impl Reason {
                 RequestError::new(Code::Poison, message)
             }
             Self::Attempts { last } => {
-                let message =
-                    format!("{MAX_ATTEMPTS} attempts failed; the reason of the last one is {}", last.as_str());
+                let message = format!("{MAX_ATTEMPTS} attempts failed, the last one with {}", last.as_str());
                 RequestError::new(Code::ReplicaFailed, message)
             }
             Self::Budget { last } => {
-                let reason = last.as_str();
-                let message = format!("the attempt failed ({reason}), and too many requests are being retried");
+                let failure = last.as_str();
+                let message = format!("the attempt failed with {failure}, and too many requests are being retried");
                 RequestError::new(Code::ReplicaFailed, message)
             }
         }
@@ -126,7 +128,8 @@ impl Reason {
 pub fn decide(failed: &FailedAttempts, last: Failure, withdraw: impl FnOnce() -> bool) -> Decision {
     match last {
         Failure::Deadline => Decision::GiveUp(Reason::Deadline),
-        // Such an attempt cost no replica any work; a stalled one has paid in `moves_off_stalled_replica`.
+        // Free of the budget: the first three cost no replica any work, and `moves_off_stalled_replica` has charged the
+        // last one.
         Failure::Busy | Failure::Connect | Failure::Unused | Failure::Stalled => Decision::Retry,
         Failure::Died | Failure::Invalid | Failure::Server => {
             if failed.deaths() >= MAX_DEATHS {
@@ -143,8 +146,8 @@ pub fn decide(failed: &FailedAttempts, last: Failure, withdraw: impl FnOnce() ->
 }
 
 /// Whether a request that a stalled replica holds is given to another one. The stalled attempt counts towards
-/// [`MAX_ATTEMPTS`]. A request that may not move stays where it is, because the replica may yet answer. `withdraw` is as in
-/// [`decide`].
+/// [`MAX_ATTEMPTS`]. A request that may not move stays where it is, because the replica may yet answer. `withdraw` is
+/// as in [`decide`].
 pub fn moves_off_stalled_replica(failed: &FailedAttempts, withdraw: impl FnOnce() -> bool) -> bool {
     failed.counted() + 1 < MAX_ATTEMPTS && withdraw()
 }
@@ -249,7 +252,7 @@ mod tests {
             (Reason::Attempts { last: Failure::Server }, Code::ReplicaFailed),
             (Reason::Budget { last: Failure::Server }, Code::ReplicaFailed),
         ] {
-            assert_eq!(reason.fault().code, code, "{reason:?}");
+            assert_eq!(reason.error().code, code, "{reason:?}");
         }
     }
 }

@@ -20,7 +20,8 @@ const LAST_BACKOFF: Duration = Duration::from_millis(800);
 /// How long a busy replica is passed over. Another dispatcher has filled it, and its next answer frees a slot.
 const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
-/// By how much a pick of a replica with one slot raises its [`Replica::pass`]. A replica with `n` slots pays `1 / n` of it.
+/// By how much a pick of a replica with one slot raises its [`Replica::pass`]. A replica with `n` slots pays `1 / n` of
+/// it.
 const STRIDE: u64 = 1 << 20;
 
 /// How a replica is chosen among those with a free slot.
@@ -38,8 +39,8 @@ pub enum Balance {
 pub struct Constraints<'a> {
     /// Replicas at which the request has failed. They are passed over as long as any other replica is ready.
     pub tried: &'a [Address],
-    /// Whether a replica died while it held the request. Two suspects never share a replica, so that after another death
-    /// there is only one suspect.
+    /// Whether a replica died while it held the request. Two suspects never share a replica, so that after another
+    /// death there is only one suspect.
     pub is_suspect: bool,
 }
 
@@ -103,7 +104,8 @@ pub struct Replica {
     busy_until: Option<Instant>,
     /// Slots in use by suspects: at most one.
     suspects: usize,
-    /// The start of the present silence: the last answer, the last liveness check, or the first request after an idle time.
+    /// The start of the present silence: the last answer, the last liveness check, or the first request after an idle
+    /// time.
     silent_since: Instant,
     /// The start of the present work: the last answer, or the first request after an idle time.
     working_since: Instant,
@@ -200,9 +202,9 @@ impl Rotation {
         self.replicas.iter().any(|replica| replica.has_free_slot(now))
     }
 
-    /// Frees the slot of a request, which may have been a suspect. `jitter`, 0 to 1, spreads the probes of replicas that
-    /// failed together. Returns the time that the replica worked for this request alone: since it received the request, or
-    /// since its previous answer if that was later.
+    /// Frees the slot of a request, which may have been a suspect. `jitter`, 0 to 1, spreads the probes of replicas
+    /// that failed together. Returns the time that the replica worked for this request alone: since it received the
+    /// request, or since its previous answer if that was later.
     pub fn release(
         &mut self,
         address: &str,
@@ -250,8 +252,8 @@ impl Rotation {
         due
     }
 
-    /// Replicas that have held requests for `stall_timeout` without answering any, and should be probed to see whether they
-    /// still live. A replica is not returned again before [`Rotation::record_probe`].
+    /// Replicas that have held requests for `stall_timeout` without answering any, and should be probed to see whether
+    /// they still live. A replica is not returned again before [`Rotation::record_probe`].
     pub fn due_liveness_checks(&mut self, now: Instant, stall_timeout: Duration) -> Vec<Address> {
         let mut due = Vec::new();
         for replica in &mut self.replicas {
@@ -263,8 +265,8 @@ impl Rotation {
         due
     }
 
-    /// Records the result of a probe or a liveness check: the advertised capacity of a ready replica, or `None`. `jitter`
-    /// is as in [`Rotation::release`].
+    /// Records the result of a probe or a liveness check: the advertised capacity of a ready replica, or `None`.
+    /// `jitter` is as in [`Rotation::release`].
     pub fn record_probe(&mut self, address: &str, capacity: Option<usize>, now: Instant, jitter: f64) -> ProbeEffect {
         let pass = self.pass;
         let Some(replica) = self.find(address) else { return ProbeEffect::Unchanged };
@@ -285,8 +287,8 @@ impl Rotation {
         if was_being_checked && capacity.is_none() { ProbeEffect::Stalled } else { ProbeEffect::Unchanged }
     }
 
-    /// The next instant at which something changes without an event: a probe or a liveness check falls due, or the pause of
-    /// a busy replica ends. Pauses that ended before `now` are left out.
+    /// The next instant at which something changes without an event: a probe or a liveness check falls due, or the
+    /// pause of a busy replica ends. Pauses that ended before `now` are left out.
     pub fn next_wake_up(&self, now: Instant, stall_timeout: Duration) -> Option<Instant> {
         let wake_ups = self.replicas.iter().flat_map(|replica| {
             let change = match replica.state {
@@ -370,7 +372,8 @@ impl Replica {
         STRIDE * self.in_flight as u64 / self.usable_slots() as u64
     }
 
-    /// The replica with the smallest order is next. Of two with the same pass, the one that was picked longer ago is next.
+    /// The replica with the smallest order is next. Of two with the same pass, the one that was picked longer ago is
+    /// next.
     fn order(&self) -> (u64, u64) {
         (self.pass, self.last_pick)
     }
@@ -545,8 +548,8 @@ mod tests {
             }
             rotation.release("a", false, OK, at(released), 0.5).expect("the replica is published").as_millis()
         };
-        // Two requests sent at the same time end after 100 and 150 ms. The next one, sent after 120 ms, ends after 210 ms;
-        // then the replica is idle.
+        // Two requests sent at the same time end after 100 and 150 ms. The next one, sent after 120 ms, ends after 210
+        // ms; then the replica is idle.
         assert_eq!(worked(&[0, 0], 100), 100);
         assert_eq!(worked(&[120], 150), 50);
         assert_eq!(worked(&[], 210), 60);

@@ -1,6 +1,6 @@
-//! The one task that owns queue, replicas and idle connections. Other tasks send it messages. It admits requests, gives out
-//! permits, and acts on the reports about attempts. It decides nothing by itself: admission, retries and the choice of a
-//! replica are decided by pure code that it asks.
+//! The one task that owns queue, replicas and idle connections. Other tasks send it messages. It admits requests, gives
+//! out permits, and acts on the reports about attempts. It decides nothing by itself: admission, retries and the choice
+//! of a replica are decided by pure code that it asks.
 
 use crate::discovery::Published;
 use crate::failure::Failure;
@@ -34,11 +34,12 @@ const MIN_STALL_TIMEOUT: Duration = Duration::from_millis(300);
 /// How long a new or ejected replica may take to answer a probe.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long a silent replica may take to answer a liveness check. With [`MIN_STALL_TIMEOUT`] it is under a second, so that
-/// a replica that hangs is ejected within a second.
+/// How long a silent replica may take to answer a liveness check. With [`MIN_STALL_TIMEOUT`] it is under a second, so
+/// that a replica that hangs is ejected within a second.
 const LIVENESS_CHECK_TIMEOUT: Duration = Duration::from_millis(400);
 
-/// Messages to the worker that may wait. A sender waits when there are more, so that requests then wait in their sockets.
+/// Messages to the worker that may wait. A sender waits when there are more, so that requests then wait in their
+/// sockets.
 const MAX_MESSAGES: usize = 1024;
 
 /// The worker looks for due probes at least this often.
@@ -103,8 +104,8 @@ pub fn spawn(settings: Settings, published: Published) -> Handle {
 
 fn spawn_with(settings: Settings, mut published: Published, probe: Probe) -> Handle {
     let (messages, inbox) = mpsc::channel(MAX_MESSAGES);
-    // Unbounded, because a destructor cannot wait. Admitted requests bound them: each request, attempt and probe sends one
-    // message. Published sets are rare.
+    // Unbounded, because a destructor cannot wait. Admitted requests bound them: each request, attempt and probe sends
+    // one message. Published sets are rare.
     let (events, event_inbox) = mpsc::unbounded_channel();
     let (reports, report_inbox) = mpsc::unbounded_channel();
     let mut worker = Worker::new(settings, probe, events.clone(), reports);
@@ -137,9 +138,9 @@ struct Worker {
     failure_log: FailureLog,
     meters: WorkerMeters,
     probe: Probe,
-    /// Receives the results of probes.
+    /// Cloned for each probe, which sends its result.
     events: mpsc::UnboundedSender<Event>,
-    /// Receives the reports of permits.
+    /// Cloned for each permit, which sends its report.
     reports: mpsc::UnboundedSender<AttemptReport>,
 }
 
@@ -159,7 +160,7 @@ impl Worker {
             pool: Pool::default(),
             retry_budget: retry::budget(),
             load: Load::new(settings.deadline, now),
-            failure_log: FailureLog::new(),
+            failure_log: FailureLog::default(),
             meters: WorkerMeters::new(now),
             probe,
             events,
@@ -357,8 +358,8 @@ impl Worker {
         let _left = permit.send(Ok(Permit::new(assignment)));
     }
 
-    /// Removes a waiting request. A request that a replica has keeps its slot until the replica has answered, because the
-    /// replica computes.
+    /// Removes a waiting request. A request that a replica has keeps its slot until the replica has answered, because
+    /// the replica computes.
     fn withdraw(&mut self, sequence_number: SequenceNumber) {
         if let Some(entry) = self.queue.remove(sequence_number)
             && entry.deadline <= Instant::now()
@@ -416,12 +417,12 @@ impl Worker {
                 count_retry(failure);
                 self.queue.requeue(entry);
             }
-            Decision::GiveUp(reason) => entry.request.refuse(reason.fault()),
+            Decision::GiveUp(reason) => entry.request.refuse(reason.error()),
         }
     }
 
-    /// Tells the attempts at a stalled replica to end, in order of dispatch. Their requests return to the queue when the
-    /// attempts report.
+    /// Tells the attempts at a stalled replica to end, in order of dispatch. Their requests return to the queue when
+    /// the attempts report.
     fn requeue_stalled(&mut self, address: &Address) {
         let at_replica = self.dispatched.iter().filter(|(_, dispatched)| dispatched.address == *address);
         let mut permit_ids: Vec<u64> = at_replica.map(|(&permit_id, _)| permit_id).collect();

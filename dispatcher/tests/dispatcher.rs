@@ -142,7 +142,8 @@ async fn a_retried_request_that_waits_for_another_replica_lets_later_ones_pass()
     let gate = Arc::new(Semaphore::new(0));
     let (busy, failing) = (Stub::start(Behavior::Gated(gate.clone())).await, Stub::start(Behavior::closes()).await);
     let dispatcher = Arc::new(Dispatcher::start(&stub::static_list(&[&busy, &failing]), &[]).await);
-    // The busy replica holds one of two requests. The other one failed at the failing replica and waits for the busy one.
+    // The busy replica holds one of two requests. The other one failed at the failing replica and waits for the busy
+    // one.
     let held: Vec<_> = (0..2)
         .map(|_| {
             let client = dispatcher.clone();

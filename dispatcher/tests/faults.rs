@@ -164,8 +164,8 @@ fn a_replica_that_hangs_is_ejected_within_a_second_and_no_request_fails() {
     });
 }
 
-/// Two requests that the first of two replicas holds. The second would answer them at once. The discovery file in `folder`
-/// names both.
+/// Two requests that the first of two replicas holds. The second would answer them at once. The discovery file in
+/// `folder` names both.
 async fn held_by_one_of_two(folder: &TempDir) -> (Arc<Dispatcher>, [Stub; 2], Vec<JoinHandle<Reply>>) {
     let gate = Arc::new(Semaphore::new(0));
     let stubs = stubs::<2>(Behavior::Gated(gate)).await;
@@ -340,11 +340,11 @@ fn a_client_that_leaves_frees_its_place_at_once() {
 /// A request after which the connection is closed.
 const REQUEST: &[u8] = b"POST /predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 5\r\n\r\nimage";
 
-/// Sends [`REQUEST`] over a connection of its own. Returns the response or the text of the error; `None` if the connection
-/// was refused.
+/// Sends [`REQUEST`] over a connection of its own. Returns the response or the text of the error; `None` if the
+/// connection was refused.
 async fn send_over_new_connection(address: String) -> Option<String> {
-    // Blocking, so that the request is sent as soon as the connection is open. A dispatcher that ends closes connections
-    // from which it has read nothing.
+    // Blocking, so that the request is sent as soon as the connection is open. A dispatcher that ends closes
+    // connections from which it has read nothing.
     let sent = tokio::task::spawn_blocking(move || {
         let mut stream = std::net::TcpStream::connect(address).ok()?;
         Some(stream.write_all(REQUEST).and_then(|()| stream.set_nonblocking(true)).map(|()| stream))
@@ -421,7 +421,8 @@ fn two_dispatchers_share_a_replica_that_answers_busy() {
         for load in loads {
             assert_eq!(failures(&load.await.expect("the task does not panic")), []);
         }
-        // More than two requests at once: the replica answers `busy` to one of the dispatchers. Neither ejects it for that.
+        // More than two requests at once: the replica answers `busy` to one of the dispatchers. Neither ejects it for
+        // that.
         let bursts: Vec<_> = (0..40).map(|number| send(&both[number % 2], "image", LONG_TIMEOUT_MS)).collect();
         while bursts.iter().any(|request| !request.is_finished()) {
             for dispatcher in &both {
@@ -534,7 +535,8 @@ fn an_overload_is_refused_at_once_and_admitted_requests_are_answered() {
             assert!(shed >= replies.len() / 3, "{result}");
             // On an idle machine nearly all of them are answered. If all were admitted, it would be a third.
             assert!(good * 4 >= admitted * 3, "{result}");
-            // Nearly all here too. A machine that stands still for moments makes answers look slow, so more are refused.
+            // Nearly all here too. A machine that stands still for moments makes answers look slow, so more are
+            // refused.
             assert!(good * 2 >= possible, "{result}; {possible} were possible");
             dispatcher.until_waiting(0).await;
             assert_eq!(send(&dispatcher, "later", LONG_TIMEOUT_MS).await.expect("the task does not panic").status, 200);

@@ -1,5 +1,5 @@
-//! Discovery with a real API server. `KUBEBUILDER_ASSETS` names the folder with its programs; where it is not set, the test
-//! is reported as skipped.
+//! Discovery with a real API server. `KUBEBUILDER_ASSETS` names the folder with its programs; where it is not set, the
+//! test is reported as skipped.
 //!
 //! The published addresses are from the range that is reserved for documentation. No request is sent to them.
 
@@ -32,8 +32,8 @@ impl ControlPlane {
     async fn start(folder: &Path) -> Option<Self> {
         if std::env::var_os("KUBEBUILDER_ASSETS").is_none() {
             report_skipped(
-                "KUBEBUILDER_ASSETS is not set; let it name a folder with etcd (github.com/etcd-io/etcd/releases) and \
-                 with kube-apiserver, kube-controller-manager and kube-scheduler (dl.k8s.io, kubernetes-server-*.tar.gz)",
+                "KUBEBUILDER_ASSETS is not set; let it name a folder with etcd (github.com/etcd-io/etcd/releases), \
+                 kube-apiserver, kube-controller-manager and kube-scheduler (dl.k8s.io, kubernetes-server-*.tar.gz)",
             );
             return None;
         }

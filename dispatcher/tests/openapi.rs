@@ -1,5 +1,5 @@
-//! Compares `/openapi.json` with the responses of the dispatcher's program. schemathesis (from PyPI) sends valid and invalid
-//! requests and checks the responses; where it is not installed, the test is reported as skipped.
+//! Compares `/openapi.json` with the responses of the dispatcher's program. schemathesis (from PyPI) sends valid and
+//! invalid requests and checks the responses; where it is not installed, the test is reported as skipped.
 
 mod program;
 
@@ -28,14 +28,15 @@ fn document() -> Value {
     serde_json::from_str(include_str!("../src/openapi.json")).expect("JSON")
 }
 
-/// A stub replica. It takes any bytes as an image, if they are where the form of the body says.
+/// A stub replica. It takes any bytes as an image, if they are where the format of the body has the image.
 async fn stub(request: Request<Incoming>) -> Reply {
     if request.uri().path() == "/readyz" {
         return respond::json(StatusCode::OK, &ReadyBody { ready: true, capacity: Some(8) });
     }
-    let form = BodyFormat::from_content_type(request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()));
-    let has_image = match (form, request.into_body().collect().await) {
-        (Ok(form), Ok(body)) => has_image(form, &body.to_bytes()),
+    let format =
+        BodyFormat::from_content_type(request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()));
+    let has_image = match (format, request.into_body().collect().await) {
+        (Ok(format), Ok(body)) => has_image(format, &body.to_bytes()),
         _ => false,
     };
     if !has_image {
@@ -45,8 +46,8 @@ async fn stub(request: Request<Incoming>) -> Reply {
     respond::json(StatusCode::OK, &Answer::new(vec![prediction], "stub", "stub", Timing::default()))
 }
 
-fn has_image(form: BodyFormat, body: &[u8]) -> bool {
-    match form {
+fn has_image(format: BodyFormat, body: &[u8]) -> bool {
+    match format {
         BodyFormat::Raw => !body.is_empty(),
         BodyFormat::Json => serde_json::from_slice::<Value>(body)
             .is_ok_and(|body| body["image"].as_str().is_some_and(|base64| base64.chars().count() >= 4)),

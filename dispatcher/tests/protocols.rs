@@ -1,5 +1,5 @@
-//! The protocols between clients and the dispatcher's program: forms of the body, request ids, HTTP/2, TLS, tokens and admin
-//! paths; and clients that are slow or hostile.
+//! The protocols between clients and the dispatcher's program: body formats, request ids, HTTP/2, TLS, tokens and
+//! admin paths; and clients that are slow or hostile.
 
 mod program;
 mod stub;
@@ -56,7 +56,7 @@ async fn send_all_then_read(address: &str, bytes: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn every_form_of_body_reaches_the_replica_unchanged() {
+async fn every_body_format_reaches_the_replica_unchanged() {
     let stub = Stub::start(Behavior::Prompt).await;
     let dispatcher = Dispatcher::start(&stub::static_list(&[&stub]), &[]).await;
     let multipart =

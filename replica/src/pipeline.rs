@@ -140,7 +140,7 @@ impl Pipeline {
         let stopped = || RequestError::new(Code::Internal, "the inference thread has stopped");
         let (outcome, answer) = oneshot::channel();
         let reply = Reply { slot, outcome };
-        let item = WorkItem { stage: image, deadline, entered: Instant::now(), times: StageTimes::default(), reply };
+        let item = WorkItem { image, deadline, entered: Instant::now(), times: StageTimes::default(), reply };
         self.images.try_send(item).map_err(|_| stopped())?;
         answer.await.map_err(|_| stopped())?
     }

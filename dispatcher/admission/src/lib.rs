@@ -1,14 +1,14 @@
 //! Admission control: whether a request that arrives now would be answered in time. Pure: facts in, decision out.
 //!
-//! The dispatcher decides with it, and the scaler's lab models a dispatcher with it. It reads no clock and knows nothing of
-//! HTTP or of the queue's entries.
+//! The dispatcher decides with it, and the scaler's lab models a dispatcher with it. It reads no clock and knows
+//! nothing of HTTP or of the queue's entries.
 
 pub mod service_time;
 
 use std::time::Duration;
 
-/// The relative error that a predicted answer time may have. A request whose predicted answer time lies within this share
-/// of its limit counts as too late.
+/// The relative error that a predicted answer time may have. A request whose predicted answer time lies within this
+/// share of its limit counts as too late.
 const PREDICTION_ERROR: f64 = 0.1;
 
 /// The order in which waiting requests are dispatched.
@@ -61,10 +61,10 @@ pub enum Admission {
 impl Admission {
     /// Decides about a request that arrives while the queue is in `state`.
     ///
-    /// The request at place `n` leaves the queue after `n` departures. Replicas with `c` slots together make
-    /// `c / service_time` departures per second (Little's law). A late request gets only the [`QueueState::spare`] share of
-    /// that rate. A request is admitted if it would be answered before its deadline, or, under [`Order::LateLast`], if it
-    /// would meet the objective.
+    /// The request at place `n` leaves the queue after `n` departures. Replicas with `c` slots together make `c /
+    /// service_time` departures per second (Little's law). A late request gets only the [`QueueState::spare`] share of
+    /// that rate. A request is admitted if it would be answered before its deadline, or, under [`Order::LateLast`], if
+    /// it would meet the objective.
     pub fn decide(order: Order, state: &QueueState, time_left: TimeLeft) -> Self {
         // Without a replica the request waits for one; before the first answer no rate is known. The queue bounds both.
         let known = state.service_time.filter(|_| state.capacity > 0 && !state.slot_is_free);
@@ -90,8 +90,8 @@ impl Admission {
     }
 }
 
-/// The share of the capacity that punctual requests have lately left over: an exponentially weighted mean over the slots
-/// that were given away.
+/// The share of the capacity that punctual requests have lately left over: an exponentially weighted mean over the
+/// slots that were given away.
 #[derive(Debug, Clone, Copy)]
 pub struct SpareCapacity {
     share: f64,
@@ -105,8 +105,8 @@ impl SpareCapacity {
         Self { share: 1.0, time_constant }
     }
 
-    /// Records that a slot was given away, `since_last` after the previous one. `to_waiting_punctual` tells whether it went
-    /// to a punctual request that had waited for it.
+    /// Records that a slot was given away, `since_last` after the previous one. `to_waiting_punctual` tells whether it
+    /// went to a punctual request that had waited for it.
     pub fn record(&mut self, to_waiting_punctual: bool, since_last: Duration) {
         let spare = if to_waiting_punctual { 0.0 } else { 1.0 };
         if self.share == spare {
@@ -149,7 +149,7 @@ mod tests {
         let rows = [
             // (order, state, milliseconds to wait, if refused)
             (Order::Fifo, QueueState { punctual: 86, ..BUSY }, None), // 87 × 50 ms + 100 ms, of 4.5 s
-            (Order::Fifo, QueueState { punctual: 88, ..BUSY }, Some(4050)), // 89 × 50 ms + 100 ms, of which 500 may remain
+            (Order::Fifo, QueueState { punctual: 88, ..BUSY }, Some(4050)), // 89 × 50 ms + 100 ms, less 500 ms
             (Order::Fifo, QueueState { punctual: 98, slot_is_free: true, ..BUSY }, None),
             (Order::Fifo, QueueState { punctual: 98, service_time: None, ..BUSY }, None),
             (Order::Fifo, QueueState { punctual: 98, capacity: 0, ..BUSY }, None),

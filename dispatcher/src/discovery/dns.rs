@@ -51,7 +51,7 @@ pub fn watch(name: Name) -> Published {
                 Err(error) => {
                     // Only the first of several failures is logged.
                     if last_lookup_succeeded {
-                        tracing::warn!(name = name.host, %error, "the name cannot be resolved; keeping the last replicas");
+                        tracing::warn!(name = name.host, %error, "cannot resolve the name; keeping the last replicas");
                     }
                     last_lookup_succeeded = false;
                 }

@@ -64,7 +64,7 @@ fn read(path: &Path) -> Option<BTreeSet<Address>> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) => {
-            tracing::debug!(path = %path.display(), %error, "the list of replicas cannot be read; keeping the last one");
+            tracing::debug!(path = %path.display(), %error, "cannot read the list of replicas; keeping the last one");
             return None;
         }
     };

@@ -102,8 +102,8 @@ async fn connect(service: &ServiceName) -> kube::Result<(Client, bool)> {
     }
 }
 
-/// Watches the objects that match `config`, and publishes the `addresses` in them after every change. While the objects are
-/// listed again after an interruption, the reflector's store holds the previous ones.
+/// Watches the objects that match `config`, and publishes the `addresses` in them after every change. While the objects
+/// are listed again after an interruption, the reflector's store holds the previous ones.
 async fn follow_objects<K>(
     api: Api<K>,
     config: watcher::Config,

@@ -337,9 +337,9 @@ impl SimulatedRequest {
             Stage::Waiting(receiver) => match receiver.try_recv() {
                 Ok(Ok(permit)) => self.receive_permit(permit)?,
                 // A request without time may be refused at once.
-                Ok(Err(fault)) if fault.code == Code::Overloaded && !self.has_time => self.stage = Stage::Over,
-                Ok(Err(fault)) => {
-                    prop_assert_eq!(Some(fault.code), self.expected.take(), "{}", fault);
+                Ok(Err(error)) if error.code == Code::Overloaded && !self.has_time => self.stage = Stage::Over,
+                Ok(Err(error)) => {
+                    prop_assert_eq!(Some(error.code), self.expected.take(), "{}", error);
                     self.stage = Stage::Over;
                 }
                 Err(TryRecvError::Empty) => prop_assert_eq!(self.expected, None, "no error arrived"),
@@ -597,7 +597,8 @@ impl Simulation {
         Ok(())
     }
 
-    /// Answers every request that has a permit, and withdraws those without time. Tells whether no request waits any more.
+    /// Answers every request that has a permit, and withdraws those without time. Tells whether no request waits any
+    /// more.
     fn answer_all(&mut self) -> Result<bool, TestCaseError> {
         for request in &mut self.requests {
             request.receive()?;

@@ -18,8 +18,8 @@ use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 /// A test fails when something that it waits for takes longer.
 pub(crate) const WAIT_LIMIT: Duration = Duration::from_secs(20);
 
-/// Prints that a test was skipped, why, and what would change that. Written to standard error directly, because the test
-/// harness hides what passing tests print.
+/// Prints that a test was skipped, why, and what would change that. Written to standard error directly, because the
+/// test harness hides what passing tests print.
 pub(crate) fn report_skipped(text: &str) {
     writeln!(std::io::stderr(), "skipped: {text}").expect("standard error is open");
 }

@@ -1,5 +1,5 @@
-//! Tests whose result depends on time. A shared machine may stand still for seconds, and such a test then fails without a
-//! fault of the dispatcher.
+//! Tests whose result depends on time. A shared machine may stand still for seconds, and such a test then fails without
+//! an error of the dispatcher.
 
 use crate::program::report_skipped;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -13,8 +13,8 @@ const ATTEMPTS: usize = 3;
 /// The share of a test's time that the machine may be away for the test's failure to count.
 const TOLERATED_SHARE: f64 = 0.05;
 
-/// Runs `test`. A failure counts if the machine ran during the test. Otherwise the test runs again; if the machine stands
-/// still each time, the test is reported as skipped.
+/// Runs `test`. A failure counts if the machine ran during the test. Otherwise the test runs again; if the machine
+/// stands still each time, the test is reported as skipped.
 ///
 /// # Panics
 /// When `test` panics while the machine runs.
@@ -85,8 +85,8 @@ fn measure_late_wake_ups(late_microseconds: &Weak<AtomicU64>) {
     }
 }
 
-/// Processor time that the host of this virtual machine has taken since the start, summed over all processors: field 8 of
-/// the first line of `/proc/stat` (proc(5)), in hundredths of a second. Zero where that is not available.
+/// Processor time that the host of this virtual machine has taken since the start, summed over all processors: field 8
+/// of the first line of `/proc/stat` (proc(5)), in hundredths of a second. Zero where that is not available.
 fn stolen() -> Duration {
     let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
     let ticks = stat.split_whitespace().nth(8).and_then(|ticks| ticks.parse().ok()).unwrap_or(0);
