@@ -20,9 +20,9 @@ use crate::output::Output;
 use crate::python::{ENGINES, Python, TORCHVISION};
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum, value_parser};
+use harness::{paths, steal};
 use std::fs;
 use std::path::{Path, PathBuf};
-use xtask::{paths, steal};
 
 /// Figures that the replica is judged by.
 const TARGETS: [(&str, Target); 9] = [

@@ -1,10 +1,10 @@
 //! The list of everything beyond Rust that the build and the tests need: how it is found, what needs it, how to get it.
 //! Installs nothing; [`crate::install`] does.
 
-use crate::command::{self, PROBE_LIMIT};
 use crate::libtorch;
-use crate::python_tool::Environment;
 use anyhow::{Result, bail};
+use harness::command::{self, PROBE_LIMIT};
+use harness::python_tool::Environment;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

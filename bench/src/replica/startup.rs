@@ -4,11 +4,11 @@ use super::{Run, server};
 use crate::figure::Figure;
 use crate::progress;
 use anyhow::{Context, Result, ensure};
+use harness::stack::Service;
+use harness::{http, paths};
 use std::io::Read;
 use std::process::{Command, Stdio};
 use std::time::Instant;
-use xtask::stack::Service;
-use xtask::{http, paths};
 
 /// Starts at most; enough for a median.
 const MAX_STARTS: u32 = 10;

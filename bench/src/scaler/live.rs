@@ -3,13 +3,13 @@
 
 use super::{Simulated, simulate};
 use anyhow::{Context, Result};
+use harness::burst::{Burst, INTERVAL_SECONDS, SCALING, WORKLOAD};
+use harness::stack::{Service, Stack};
+use harness::{http, paths};
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
-use xtask::burst::{Burst, INTERVAL_SECONDS, SCALING, WORKLOAD};
-use xtask::stack::{Service, Stack};
-use xtask::{http, paths};
 
 /// Seed of the arrivals, in both.
 const SEED: &str = "--seed=1";
