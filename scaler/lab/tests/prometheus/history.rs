@@ -355,7 +355,10 @@ async fn answers_without_a_history_are_refused_with_the_reason() {
         (|_, _, _| String::new(), "no matrix"),
         (|_, _, _| "[".repeat(100_000), "no matrix"),
         (|_, _, _| " ".repeat(65 << 20), "more than 64 MiB"),
-        (|_, _, _| r#"{"status":"success","data":{"resultType":"vector","result":[]}}"#.into(), "holds a vector"),
+        (
+            |_, _, _| r#"{"status":"success","data":{"resultType":"vector","result":[]}}"#.into(),
+            "no matrix (unknown variant `vector`, expected `matrix`",
+        ),
         (|_, _, _| matrix(&[]), "no two samples"),
         (|start, _, step| matrix(&[row(start, step, &["5"])]), "no two samples"),
         (|start, _, step| matrix(&[row(start, step, &["5", "5"])]), "no request arrived"),
