@@ -3,8 +3,8 @@
 
 use crate::{images, progress};
 use anyhow::{Context, Result, ensure};
-use harness::{http, paths};
 use harness::stack::{ScalerProgram, Setup, Stack};
+use harness::{http, paths};
 use std::fs;
 use std::time::{Duration, Instant};
 

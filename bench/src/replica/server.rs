@@ -2,8 +2,8 @@
 
 use crate::cores;
 use anyhow::{Context, Result, ensure};
-use harness::{http, paths};
 use harness::stack::Service;
+use harness::{http, paths};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
