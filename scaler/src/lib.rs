@@ -1,6 +1,5 @@
 //! The scaler: reads the dispatchers' metrics, decides how many replicas the latency objective needs, and runs them.
 
-pub mod cluster;
 pub mod config;
 pub mod control;
 pub mod decision;

@@ -50,7 +50,7 @@ pub enum Error {
     Stale(String, Duration, Duration),
     /// Prometheus cannot be asked, or does not understand.
     #[error(transparent)]
-    Prometheus(#[from] prometheus::client::Error),
+    Prometheus(#[from] prometheus_api::Error),
 }
 
 /// The reason why the figures of one dispatcher are missing.

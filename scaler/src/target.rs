@@ -3,8 +3,6 @@
 pub mod deployment;
 pub mod processes;
 
-pub use cgroup;
-
 use law::observation::Replicas;
 use std::time::Duration;
 use tokio::sync::watch;

@@ -157,11 +157,13 @@ impl Controller {
     }
 }
 
-/// Removes the groups of a scaler that was killed. Groups in use are not empty, and so cannot be removed.
+/// Removes the groups of processes that were killed before they could do so.
 fn remove_leftovers(folder: &Path) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten() {
-        if entry.file_name().to_string_lossy().starts_with(&format!("{NAME}-")) {
+        let name = entry.file_name();
+        let maker = name.to_str().and_then(|name| name.strip_prefix(NAME)?.strip_prefix('-')?.split('-').next());
+        if maker.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
             let _in_use = fs::remove_dir(entry.path());
         }
     }

@@ -117,15 +117,14 @@ mod tests {
     #[test]
     fn a_lease_expires_when_it_was_not_seen_to_change() {
         let other = |renewed| Some(lease("other", renewed));
-        let short = || Some(LeaseSpec { lease_duration_seconds: Some(3), ..lease("other", 0) });
-        let silent = || Some(LeaseSpec { lease_duration_seconds: None, ..lease("other", 0) });
+        let lasting = |seconds| Some(LeaseSpec { lease_duration_seconds: seconds, ..lease("other", 0) });
         // Renewals count although the holder's clock stands still, is years off, or goes back.
         check(&[(0, other(0), Some(2)), (14, other(0), Some(15)), (15, other(0), None)]);
         let years = other(9_999_999);
         check(&[(0, years, Some(2)), (14, other(0), Some(16)), (28, other(0), Some(29)), (29, other(0), None)]);
         check(&[(0, other(5), Some(2)), (14, other(4), Some(16)), (28, other(3), Some(30))]);
-        check(&[(0, short(), Some(2)), (2, short(), Some(3)), (3, short(), None)]);
-        check(&[(0, silent(), Some(2)), (15, silent(), None)]);
+        check(&[(0, lasting(Some(3)), Some(2)), (2, lasting(Some(3)), Some(3)), (3, lasting(Some(3)), None)]);
+        check(&[(0, lasting(None), Some(2)), (15, lasting(None), None)]);
         // Taken by a third candidate just then.
         check(&[(0, other(0), Some(2)), (15, Some(lease("third", 15)), Some(17))]);
     }
@@ -135,11 +134,11 @@ mod tests {
         let second = Duration::from_secs;
         let mut election = Election::new("me".into());
         assert_eq!(election.deadline(), None);
-        election.claimed(second(3));
-        assert_eq!(election.deadline(), Some(second(13)));
-        assert_eq!(election.step(second(5), Some(&lease("me", 3))), Step::Claim);
-        election.claimed(second(5));
-        assert_eq!(election.deadline(), Some(second(15)));
+        for (claimed, deadline) in [(3, 13), (5, 15)] {
+            election.claimed(second(claimed));
+            assert_eq!(election.deadline(), Some(second(deadline)));
+            assert_eq!(election.step(second(claimed + 1), Some(&lease("me", 3))), Step::Claim);
+        }
         assert_eq!(election.step(second(7), Some(&lease("other", 6))), Step::Wait { until: second(9) });
         assert_eq!(election.deadline(), None);
         election.claimed(second(30));

@@ -90,55 +90,49 @@ async fn snapshot(endpoint: &str) -> Result<Snapshot, Failure> {
 mod tests {
     use super::*;
     use crate::observe::snapshot::Fault;
+    use hyper::Request;
     use hyper::body::Incoming;
-    use hyper::{Request, Response};
-    use service::respond::{self, Reply};
-    use std::sync::{Arc, Mutex};
+    use service::respond;
+    use std::time::Instant;
     use tokio::net::TcpListener;
+    use tokio::sync::watch;
     use tokio::task::JoinHandle;
 
-    /// Answers `/metrics` with a text that a test can change.
+    /// A dispatcher whose metrics a test sets: a text, `silence` or `503`.
     struct Stub {
         endpoint: String,
-        text: Arc<Mutex<String>>,
+        metrics: watch::Sender<String>,
         server: JoinHandle<()>,
     }
 
     impl Stub {
-        async fn start(text: &str) -> Self {
+        async fn start(metrics: &str) -> Self {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
             let endpoint = listener.local_addr().expect("bound").to_string();
-            let text = Arc::new(Mutex::new(text.to_owned()));
-            let answers = text.clone();
+            let (metrics, set) = watch::channel(metrics.to_owned());
             let handle = move |request: Request<Incoming>| {
-                let text = answers.lock().expect("whole").clone();
-                async move { answer(&request, text).await }
+                assert_eq!(request.uri().path(), "/metrics");
+                let text = set.borrow().clone();
+                async move {
+                    match text.as_str() {
+                        "silence" => std::future::pending().await,
+                        "503" => respond::json(StatusCode::SERVICE_UNAVAILABLE, &"starting"),
+                        _ => respond::text("text/plain", text),
+                    }
+                }
             };
-            let server =
-                tokio::spawn(service::server::serve(listener, None, handle, std::future::pending(), Duration::ZERO));
-            Self { endpoint, text, server }
+            let end = std::future::pending();
+            let server = tokio::spawn(service::server::serve(listener, None, handle, end, Duration::ZERO));
+            Self { endpoint, metrics, server }
         }
 
-        fn set(&self, text: &str) {
-            text.clone_into(&mut self.text.lock().expect("whole"));
+        fn set(&self, metrics: &str) {
+            self.metrics.send_replace(metrics.to_owned());
         }
 
-        async fn stop(self) {
-            self.server.abort();
-            let _cancelled = self.server.await;
-        }
-    }
-
-    async fn answer(request: &Request<Incoming>, text: String) -> Reply {
-        assert_eq!(request.uri().path(), "/metrics");
-        match text.as_str() {
-            "silence" => std::future::pending().await,
-            "503" => {
-                let mut reply = Response::default();
-                *reply.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-                reply
-            }
-            _ => respond::text("text/plain", text),
+        /// Sets the number of admitted requests.
+        fn count(&self, enqueued: u32) {
+            self.set(&counting(enqueued));
         }
     }
 
@@ -153,8 +147,7 @@ mod tests {
     async fn two() -> (Dispatchers, Stub, Stub) {
         let (one, two) = (Stub::start(&counting(10)).await, Stub::start(&counting(20)).await);
         let mut source = Dispatchers::new([]);
-        let figures = read(&mut source, 0, &[&one, &two]).await.expect("whole").figures;
-        assert_eq!((figures.queue_length, figures.arrivals), (4.0, 30.0));
+        assert_eq!(figures(&mut source, 0, &[&one, &two]).await, (4.0, 30.0));
         (source, one, two)
     }
 
@@ -163,70 +156,70 @@ mod tests {
         source.scrape(Duration::from_secs(at), &published).await
     }
 
-    fn failures(outcome: Result<Reading, Error>) -> Vec<Failure> {
-        match outcome {
-            Err(Error::Partial(_, failures)) => failures,
-            other => panic!("{other:?}"),
+    /// The queue length and the arrivals of a whole reading.
+    async fn figures(source: &mut Dispatchers, at: u64, published: &[&Stub]) -> (f64, f64) {
+        let figures = read(source, at, published).await.unwrap_or_else(|error| panic!("at {at} s: {error}")).figures;
+        (figures.queue_length, figures.arrivals)
+    }
+
+    /// The only failure of a partial reading.
+    async fn failure(source: &mut Dispatchers, at: u64, published: &[&Stub]) -> Failure {
+        match read(source, at, published).await {
+            Err(Error::Partial(_, mut failures)) if failures.len() == 1 => failures.remove(0),
+            other => panic!("at {at} s: {other:?}"),
         }
     }
 
     #[tokio::test]
     async fn several_dispatchers_are_one_reading() {
         let (one, two) = (Stub::start(&counting(10)).await, Stub::start(&counting(20)).await);
-        let places = [&one, &two].map(|stub| stub.endpoint.parse().expect("an address"));
-        let mut source = Dispatchers::new(places);
+        let mut source = Dispatchers::new([&one, &two].map(|stub| stub.endpoint.parse().expect("an address")));
         let Reading { figures, age } = source.read(Duration::ZERO).await.expect("whole");
         assert_eq!((figures.queue_length, figures.in_flight, figures.capacity), (4.0, 2.0, 8.0));
         assert_eq!((figures.arrivals, age), (30.0, Duration::ZERO));
-        one.set(&counting(3));
-        two.set(&counting(21));
+        one.count(3);
+        two.count(21);
         assert_eq!(source.read(Duration::from_secs(2)).await.expect("whole").figures.arrivals, 34.0);
     }
 
     #[tokio::test]
     async fn a_dispatcher_without_an_answer_makes_the_reading_partial_until_it_is_unpublished() {
         let (mut source, one, two) = two().await;
+        let both = [&one, &two];
         two.set("silence");
-        let began = std::time::Instant::now();
-        let found = failures(read(&mut source, 2, &[&one, &two]).await);
+        let began = Instant::now();
+        let hung = failure(&mut source, 2, &both).await;
         assert!(began.elapsed() < 5 * TIMEOUT, "a scrape is bounded");
-        assert!(matches!(&found[..], [failure @ Failure::Fetch(_)] if failure.to_string().contains(&two.endpoint)));
+        assert!(matches!(&hung, Failure::Fetch(_)) && hung.to_string().contains(&two.endpoint), "{hung}");
         two.set("503");
-        assert!(matches!(&failures(read(&mut source, 4, &[&one, &two]).await)[..], [Failure::Status(..)]));
+        assert!(matches!(failure(&mut source, 4, &both).await, Failure::Status(..)));
         two.set("dispatcher_queue_length NaN");
-        let found = failures(read(&mut source, 6, &[&one, &two]).await);
-        assert!(matches!(&found[..], [Failure::Figures(_, Fault::Number(..))]));
+        assert!(matches!(failure(&mut source, 6, &both).await, Failure::Figures(_, Fault::Number(..))));
+        two.set(&"# padding\n".repeat(1 << 20));
+        assert!(matches!(failure(&mut source, 8, &both).await, Failure::Fetch(_)), "an answer without end");
         two.set("silence");
-        assert!(read(&mut source, 7200, &[&one, &two]).await.is_err(), "for as long as it is published");
+        failure(&mut source, 7200, &both).await;
 
-        one.set(&counting(11));
-        assert_eq!(read(&mut source, 7202, &[&one]).await.expect("it has left").figures.arrivals, 31.0);
-        two.set(&counting(5000));
-        assert_eq!(read(&mut source, 7204, &[&one, &two]).await.expect("it is back").figures.arrivals, 31.0);
+        one.count(11);
+        assert_eq!(figures(&mut source, 7202, &[&one]).await.1, 31.0, "it has left");
+        two.count(5000);
+        assert_eq!(figures(&mut source, 7204, &both).await.1, 31.0, "it is back");
     }
 
     #[tokio::test]
     async fn a_draining_dispatcher_is_counted_until_it_is_gone_or_a_minute_has_passed() {
         let (mut source, one, two) = self::two().await;
-        two.set(&counting(23));
-        let draining = read(&mut source, 2, &[&one]).await.expect("unpublished, still there").figures;
-        assert_eq!((draining.queue_length, draining.arrivals), (4.0, 33.0));
-        two.stop().await;
-        let gone = read(&mut source, 4, &[&one]).await.expect("whole without it").figures;
-        assert_eq!((gone.queue_length, gone.arrivals), (2.0, 33.0));
+        two.count(23);
+        assert_eq!(figures(&mut source, 2, &[&one]).await, (4.0, 33.0), "unpublished, still there");
+        two.server.abort();
+        let _cancelled = two.server.await;
+        assert_eq!(figures(&mut source, 4, &[&one]).await, (2.0, 33.0), "gone");
 
         let (mut source, one, two) = self::two().await;
         for (at, enqueued, queue_length) in [(59, 11, 4.0), (61, 12, 4.0), (119, 13, 2.0), (121, 14, 2.0)] {
-            one.set(&counting(enqueued));
-            two.set(&counting(enqueued + 10));
-            assert_eq!(read(&mut source, at, &[&one]).await.expect("whole").figures.queue_length, queue_length, "{at}");
+            one.count(enqueued);
+            two.count(enqueued + 10);
+            assert_eq!(figures(&mut source, at, &[&one]).await.0, queue_length, "at {at} s");
         }
-    }
-
-    #[tokio::test]
-    async fn an_answer_without_end_is_refused() {
-        let stub = Stub::start(&"# padding\n".repeat(1 << 20)).await;
-        let found = failures(read(&mut Dispatchers::new([]), 0, &[&stub]).await);
-        assert!(matches!(&found[..], [Failure::Fetch(_)]), "{found:?}");
     }
 }

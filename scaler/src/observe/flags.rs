@@ -3,9 +3,9 @@
 use super::Source;
 use super::dispatchers::Dispatchers;
 use super::endpoints::Place;
-use super::prometheus::client::{Base, Client, Error as ClientError};
 use super::prometheus::{Prometheus, Queries};
 use clap::Args;
+use prometheus_api::{Base, Client, Error as ClientError};
 use service::options::positive_duration;
 use std::collections::BTreeSet;
 use std::path::PathBuf;

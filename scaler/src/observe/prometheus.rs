@@ -4,12 +4,11 @@
 //! A dispatcher that Prometheus cannot scrape vanishes from the answer at once; `up` tells it from one that has left. If it
 //! is one of several, the reading is partial. If none can be scraped, the last figures stand until they are too old.
 
-pub mod client;
-
 use super::counters::Counters;
 use super::snapshot::{Sample, Snapshot, series_names};
 use super::{Error, Failure, Reading, log_restart};
-use client::{Client, Element};
+pub use prometheus_api as client;
+use prometheus_api::{Client, Element};
 use service::wire::metric;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

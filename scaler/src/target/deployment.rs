@@ -2,7 +2,6 @@
 //! the scale subresource. It changes nothing unasked and nothing on old facts: without the API server the last state stays,
 //! with a refusal, and desired replicas that come meanwhile are forgotten.
 
-pub mod mirror;
 pub mod name;
 pub mod owner;
 pub mod pods;
@@ -11,7 +10,6 @@ pub mod startup;
 pub use name::{Error, Name};
 
 use super::{Desired, Handle, State};
-use crate::cluster::{Failure, request};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v1::{Scale, ScaleSpec};
 use k8s_openapi::api::core::v1::Pod;
@@ -21,8 +19,9 @@ use kube::core::Selector;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
+use kubernetes::mirror::Mirror;
+use kubernetes::{Failure, request};
 use law::observation::Replicas;
-use mirror::Mirror;
 use owner::Owners;
 use startup::Startup;
 use std::convert::Infallible;

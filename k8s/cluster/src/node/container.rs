@@ -4,10 +4,10 @@
 use super::container_config::{ContainerConfig, ProcessInput};
 use crate::network::{self, Sandbox};
 use anyhow::{Context, Result};
+use cgroup::Group;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use rustix::process::{Pid, Signal, kill_process};
-use scaler::target::cgroup::Group;
 use std::fs::{self, File};
 use std::io::Write;
 use std::net::Ipv4Addr;

@@ -2,10 +2,10 @@
 //! undo each other's changes for ever.
 
 use super::Name;
-use crate::cluster::{Failure, request};
 use k8s_openapi::api::autoscaling::v1::HorizontalPodAutoscaler;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
 use kube::{Api, Client, ResourceExt};
+use kubernetes::{Failure, request};
 use serde::de::DeserializeOwned;
 use std::fmt::Debug;
 

@@ -1,7 +1,7 @@
 //! A local copy of some objects, kept by a watch. It lists the objects again when its place in the history is lost; any other
 //! failure ends it.
 
-use crate::cluster::Failure;
+use crate::Failure;
 use kube::runtime::reflector::{self, Lookup, Store};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Resource};

@@ -1,4 +1,6 @@
-//! A request to the Kubernetes API server: with a time limit, and with failures in words.
+//! Requests to the Kubernetes API server with a time limit and with failures in words, and local copies of its objects.
+
+pub mod mirror;
 
 use kube::core::Status;
 use kube::runtime::watcher;

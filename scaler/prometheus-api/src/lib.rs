@@ -136,8 +136,7 @@ pub struct Element {
 
 impl Element {
     /// An element as Prometheus would send it.
-    #[cfg(test)]
-    pub(super) fn new(metric: BTreeMap<String, String>, evaluated: f64, value: f64) -> Self {
+    pub fn new(metric: BTreeMap<String, String>, evaluated: f64, value: f64) -> Self {
         Self { metric, value: (evaluated, value.to_string()) }
     }
 
