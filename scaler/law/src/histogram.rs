@@ -20,11 +20,16 @@ impl Histogram {
         (self.count() > 0.0).then(|| self.sum / self.count())
     }
 
-    /// The samples that were recorded since `earlier`; all samples if a count is lower than it was, since the process that
-    /// counts has restarted then.
+    /// The samples that were recorded since `earlier`; all samples if there are fewer of them, or if the buckets are others,
+    /// since the process that counts has restarted then. A sum that is a rounding error lower is no restart: the sum over
+    /// several processes is added up in another order when one of them leaves.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
-        self.checked_since(earlier).unwrap_or_else(|| self.clone())
+        if self.buckets.len() != earlier.buckets.len() || self.count() < earlier.count() {
+            return self.clone();
+        }
+        let steps = self.buckets.iter().zip(&earlier.buckets).map(|(now, then)| (now.0, (now.1 - then.1).max(0.0)));
+        Self { buckets: steps.collect(), sum: (self.sum - earlier.sum).max(0.0) }
     }
 
     /// The samples that were recorded since `earlier`; `None` if a count or the sum is lower than it was, or if the buckets
@@ -102,6 +107,8 @@ mod tests {
         assert_eq!(now.since(&then), histogram(&[(0.1, 4.0), (INFINITY, 5.0)], 1.0));
         assert_eq!(then.since(&now), then, "fewer than before: the process has restarted");
         assert_eq!(now.since(&Histogram::default()), now);
+        let same = histogram(&[(0.1, 6.0), (INFINITY, 8.0)], 1.5 - f64::EPSILON);
+        assert_eq!(same.since(&now).count(), 0.0, "the sum was only added up in another order");
         assert_eq!(Histogram::default().mean(), None);
         assert_eq!(Histogram::default().variation(), None);
     }
