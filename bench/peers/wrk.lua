@@ -1,5 +1,5 @@
--- The script of wrk: posts one body over and over, of as many bytes as its argument says. In the end it prints the outcome
--- in one line, which wrk.rs reads. It has no request or response function, so wrk runs no Lua for a request.
+-- The script of wrk: posts one body over and over, of as many bytes as its argument says. In the end it prints the
+-- outcome in one line, which wrk.rs reads. It has no request or response function, so wrk runs no Lua for a request.
 
 function init(args)
     wrk.method = "POST"

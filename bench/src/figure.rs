@@ -1,4 +1,5 @@
-//! One measured number with its name, unit and target, on the terminal and as JSON. Knows nothing of how it was measured.
+//! One measured number with its name, unit and target, on the terminal and as JSON. Knows nothing of how it was
+//! measured.
 
 use crate::statistics::{median, median_ratio};
 use serde_json::{Value, json};
@@ -87,7 +88,7 @@ impl Figure {
             format!("{:<10} {verdict}", target.to_string())
         });
         let Self { label, value, unit, .. } = self;
-        let row = format!("{label:<label_width$} {:>10} {unit:<4} {}", shown(*value), verdict.unwrap_or_default());
+        let row = format!("{label:<label_width$} {:>10} {unit:<6} {}", shown(*value), verdict.unwrap_or_default());
         row.trim_end().to_owned()
     }
 }
@@ -95,7 +96,7 @@ impl Figure {
 /// Prints a table.
 pub(crate) fn print(figures: &[Figure]) {
     let width = figures.iter().map(|figure| figure.label.chars().count()).max().unwrap_or_default();
-    println!("\n{:<width$} {:>10} {:<4} target", "figure", "value", "unit");
+    println!("\n{:<width$} {:>10} {:<6} target", "figure", "value", "unit");
     for figure in figures {
         println!("{}", figure.row(width));
     }

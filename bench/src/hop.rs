@@ -1,12 +1,12 @@
-//! `bench hop`: the time that a request takes through the dispatcher, next to the same request sent to the replica itself.
-//! Only one request is under way at a time.
+//! `bench hop`: the time that a request takes through the dispatcher, next to the same request sent to the replica
+//! itself. Only one request is under way at a time.
 
 use crate::{images, progress};
 use anyhow::{Context, Result, ensure};
+use harness::stack::{ScalerProgram, Setup, Stack};
+use harness::{http, paths};
 use std::fs;
 use std::time::{Duration, Instant};
-use xtask::paths;
-use xtask::stack::{ScalerProgram, Setup, Stack};
 
 /// Pairs of requests with the same body.
 struct Series {
@@ -17,8 +17,8 @@ struct Series {
     status: u16,
 }
 
-/// Measures and prints a table. Requests go by turns to the replica and through the dispatcher, each on one kept connection,
-/// so that a disturbance of the machine meets both alike.
+/// Measures and prints a table. Requests go by turns to the replica and through the dispatcher, each on one kept
+/// connection, so that a disturbance of the machine meets both alike.
 ///
 /// # Errors
 /// When a program does not start, or answers with another status than expected.
@@ -53,7 +53,7 @@ pub(crate) fn run() -> Result<()> {
 /// Median seconds of a request to each of the two URLs.
 fn medians(urls: &[String; 2], series: &Series) -> Result<[f64; 2]> {
     let progress = progress::bar(series.pairs, series.description);
-    let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).no_delay(true).build().into();
+    let agent = http::agent();
     let mut latencies: [Vec<Duration>; 2] = Default::default();
     for pair in 0..series.pairs {
         // The first URL of a pair changes from pair to pair.

@@ -1,5 +1,6 @@
-//! `bench loadgen`: how exactly loadgen keeps to its schedule, whether its report matches what happened, and the processor
-//! time of a request, next to oha at the same rate and body. The stub that answers has one core, the sender another.
+//! `bench loadgen`: how exactly loadgen keeps to its schedule, whether its report matches what happened, and the
+//! processor time of a request, next to oha at the same rate and body. The stub that answers has one core, the sender
+//! another.
 
 mod oha;
 
@@ -8,13 +9,13 @@ use crate::statistics::{median, median_ratio, quantile};
 use crate::stub::{Habit, Record, Settings, Stubs};
 use crate::{cores, images, processor_time};
 use anyhow::{Context, Result, ensure};
+use harness::{paths, steal};
 use oha::Oha;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
-use xtask::{paths, steal};
 
 /// The core of the stub.
 const STUB_CORE: u32 = 0;
@@ -80,7 +81,11 @@ fn send(folder: &Path, stub: &Stubs, flags: &[&str]) -> Result<Value> {
     let url = format!("--url=http://{}/predict", stub.addresses[0]);
     let images = format!("--pictures={}", folder.join("images").display());
     let loadgen = cores::command_on(SENDER_CORE, paths::program("loadgen"));
-    xtask::loadgen::run_command(loadgen, &[&[&*url, &*images, "--quiet"], flags].concat(), &folder.join("report.json"))
+    harness::loadgen::run_command(
+        loadgen,
+        &[&[&*url, &*images, "--quiet"], flags].concat(),
+        &folder.join("report.json"),
+    )
 }
 
 /// Whether the stub saw the requests as they were scheduled.
@@ -106,13 +111,14 @@ fn schedule_at(rate: u32, seconds: u32, folder: &Path) -> Result<Value> {
     let bound = 1.63 / (gaps.len() as f64).sqrt();
     let distance = distance_from_exponential(gaps, 1.0 / f64::from(rate));
     let delay = &report["punctuality"]["send_delay_ms"];
+    let delay_ms = |quantile: &str| delay[quantile].as_f64().unwrap_or_default();
     println!(
-        "{rate:>5}/s  {offered} sent, {} seen; send delay p50 {:.3} ms, p99 {:.3} ms (target 1), max {:.2} ms; gaps off the \
-         exponential by {distance:.4}",
+        "{rate:>5}/s  {offered} sent, {} seen; send delay p50 {:.3} ms, p99 {:.3} ms (target 1), max {:.2} ms; \
+         gaps off the exponential by {distance:.4}",
         records.len(),
-        delay["p50"].as_f64().unwrap_or_default(),
-        delay["p99"].as_f64().unwrap_or_default(),
-        delay["max"].as_f64().unwrap_or_default()
+        delay_ms("p50"),
+        delay_ms("p99"),
+        delay_ms("max")
     );
     if rate == GAP_RATE {
         println!("         (chance alone exceeds {bound:.4} once in a hundred times)");
@@ -124,8 +130,8 @@ fn schedule_at(rate: u32, seconds: u32, folder: &Path) -> Result<Value> {
     }))
 }
 
-/// How late this machine wakes a thread that sleeps, as median and 99th percentile in milliseconds. No load generator can
-/// do better.
+/// How late this machine wakes a thread that sleeps, as median and 99th percentile in milliseconds. No load generator
+/// can do better.
 fn wake_up_delays() -> [f64; 2] {
     let start = Instant::now();
     let late = |index: u32| {
@@ -227,7 +233,8 @@ fn read_log(path: &Path) -> Result<Vec<(f64, f64)>> {
     text.lines().skip(1).map(|line| row(line).with_context(|| format!("read a line of the log: {line:?}"))).collect()
 }
 
-/// The largest distance between the distribution of `gaps` and the exponential one with this mean (Kolmogorov, Smirnov).
+/// The largest distance between the distribution of `gaps` and the exponential one with this mean (Kolmogorov,
+/// Smirnov).
 fn distance_from_exponential(mut gaps: Vec<f64>, mean: f64) -> f64 {
     gaps.sort_by(f64::total_cmp);
     let n = gaps.len() as f64;

@@ -22,13 +22,15 @@ mod stub;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
+use harness::{exit, paths};
 use std::process::{Command, ExitCode};
-use xtask::{exit, paths};
 
 /// Measures Roundhouse's programs, next to a peer in the same run where there is one.
 #[derive(Debug, Parser)]
 #[command(
     bin_name = "cargo xtask bench",
+    subcommand_value_name = "SUBJECT",
+    subcommand_help_heading = "Subjects",
     after_help = "Examples:
   cargo xtask bench dispatcher --rounds 1 --seconds 1 --bodies 38000 --connections 64
   cargo xtask bench overload --seconds 5 --backlogs 3
@@ -65,10 +67,10 @@ enum Subject {
     /// The replica next to ONNX Runtime, OpenVINO, Flask and PIL, and by itself
     Replica(replica::Options),
     /// Pixels, logits and classes next to torchvision's; exit status 0 if they agree
-    #[command(bin_name = "cargo xtask parity")]
+    #[command(override_usage = "cargo xtask parity [OPTIONS]")]
     Parity(parity::Options),
     /// One workload against each scaling law in turn, with fresh processes, and a comparison of the results
-    #[command(bin_name = "cargo xtask experiment")]
+    #[command(override_usage = "cargo xtask experiment [OPTIONS]")]
     Experiment(experiment::Options),
 }
 

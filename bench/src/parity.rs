@@ -5,12 +5,12 @@ use crate::python::{Python, TORCHVISION};
 use crate::{images, progress};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
+use harness::paths;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use xtask::paths;
 
 /// Differences that pixels may have, levels of 255: on average over all images, and at most.
 const MEAN_LEVELS: f64 = 0.5;
@@ -19,8 +19,8 @@ const MAX_LEVELS: f64 = 4.0;
 /// The difference that logits may have, relative to an image's largest logit, given equal pixels.
 const LOGITS: f64 = 1e-4;
 
-/// The share of the images whose likeliest class may differ. Trained weights are compared from file to class. Random weights
-/// are compared given equal pixels, because their classes are so close that a level of one pixel may decide.
+/// The share of the images whose likeliest class may differ. Trained weights are compared from file to class. Random
+/// weights are compared given equal pixels, because their classes are so close that a level of one pixel may decide.
 const OTHER_CLASSES: f64 = 0.005;
 
 /// Images that loadgen draws; all others are made of them.
@@ -106,7 +106,8 @@ impl Comparison {
         self.torchvision("torchvision", &["logits", model.name, model.architecture, weights])
     }
 
-    /// Runs a task of `parity.py`. The folder is inserted after the task's name. Returns the JSON that the script prints.
+    /// Runs a task of `parity.py`. The folder is inserted after the task's name. Returns the JSON that the script
+    /// prints.
     fn torchvision(&self, message: &'static str, task: &[&str]) -> Result<Value> {
         let spinner = progress::spinner(message);
         let mut python = self.python.script("parity.py");

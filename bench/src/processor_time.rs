@@ -66,8 +66,8 @@ fn on_processor(schedstat: &str) -> Option<Duration> {
     schedstat.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
 }
 
-/// User and system time from `stat`, whose words at `user` and after it hold them. The name before these words stands in
-/// parentheses and may itself hold spaces and parentheses.
+/// User and system time from `stat`, whose words at `user` and after it hold them. The name before these words stands
+/// in parentheses and may itself hold spaces and parentheses.
 fn ticks(stat: &str, user: usize) -> Option<Duration> {
     let mut words = stat.rsplit_once(')')?.1.split_whitespace().skip(user);
     let user: u32 = words.next()?.parse().ok()?;

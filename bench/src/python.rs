@@ -1,10 +1,10 @@
 //! The Python that runs the scripts of `bench/peers`, and the packages that these need.
 
 use anyhow::{Result, ensure};
+use harness::paths;
+use harness::python_tool::Environment;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use xtask::paths;
-use xtask::python_tool::Environment;
 
 /// ONNX Runtime, OpenVINO and PIL.
 pub(crate) const ENGINES: Environment = Environment {
@@ -20,7 +20,8 @@ pub(crate) const ENGINES: Environment = Environment {
     download: "about 130 MB",
 };
 
-/// PyTorch, torchvision and Flask. PyPI's PyTorch for Linux on x86 links CUDA's libraries and does not load without them.
+/// PyTorch, torchvision and Flask. PyPI's PyTorch for Linux on x86 links CUDA's libraries and does not load without
+/// them.
 pub(crate) const TORCHVISION: Environment = Environment {
     name: "torchvision",
     packages: &[

@@ -1,7 +1,7 @@
 //! `bench replica`: the replica next to its peers, all by turns within one run, and what it takes by itself.
 //!
-//! The host of this machine may slow it down at any time. Both sides of a comparison run in each round, so a figure is the
-//! median of the rounds' ratios.
+//! The host of this machine may slow it down at any time. Both sides of a comparison run in each round, so a figure is
+//! the median of the rounds' ratios.
 
 mod client;
 mod decode;
@@ -20,9 +20,9 @@ use crate::output::Output;
 use crate::python::{ENGINES, Python, TORCHVISION};
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum, value_parser};
+use harness::{paths, steal};
 use std::fs;
 use std::path::{Path, PathBuf};
-use xtask::{paths, steal};
 
 /// Figures that the replica is judged by.
 const TARGETS: [(&str, Target); 9] = [

@@ -1,15 +1,16 @@
 //! `bench scaler`: the scaling laws in virtual time, on the course task's workload and on described ones; with other
-//! start-up times and intervals; under steady loads; the speed of the simulator; and how close it is to the real programs.
+//! start-up times and intervals; under steady loads; the speed of the simulator; and how close it is to the real
+//! programs.
 
 mod live;
 
 use crate::output::Output;
 use anyhow::{Context, Result, ensure};
+use harness::paths;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
-use xtask::paths;
 
 /// The course task's workload.
 const WORKLOAD: &str = "loadgen/workloads/course.txt";
@@ -112,7 +113,8 @@ fn simulate(flags: &[&str]) -> Result<Simulated> {
     Ok(Simulated { figures, table: String::from_utf8_lossy(&output.stdout).into_owned() })
 }
 
-/// Runs a simulation and prints its table. Returns its figures without the courses, which are long and can be made again.
+/// Runs a simulation and prints its table. Returns its figures without the courses, which are long and can be made
+/// again.
 fn show(title: &str, flags: &[&str]) -> Result<Value> {
     println!("\n== {title}");
     let Simulated { mut figures, table } = simulate(flags)?;

@@ -7,14 +7,14 @@ pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
     Some(f64::midpoint(values[last / 2], values[values.len() / 2]))
 }
 
-/// The median of the ratios `own / theirs` of each round; `None` without a round. Both sides of a round run while the machine
-/// is in the same state, so a slow round does not change its ratio.
+/// The median of the ratios `own / theirs` of each round; `None` without a round. Both sides of a round run while the
+/// machine is in the same state, so a slow round does not change its ratio.
 pub(crate) fn median_ratio(own: &[f64], theirs: &[f64]) -> Option<f64> {
     median(own.iter().zip(theirs).map(|(own, theirs)| own / theirs).collect())
 }
 
-/// The smallest of the values that the share `q` of them, 0 to 1, does not exceed (nearest rank: of 100 values, the 99th
-/// for 0.99). `None` without a value.
+/// The smallest of the values that the share `q` of them, 0 to 1, does not exceed (nearest rank: of 100 values, the
+/// 99th for 0.99). `None` without a value.
 pub(crate) fn quantile(values: &mut [f64], q: f64) -> Option<f64> {
     values.sort_unstable_by(f64::total_cmp);
     let rank = (values.len() as f64 * q).ceil().max(1.0) as usize;

@@ -1,5 +1,5 @@
-//! What the dispatcher is judged by beyond its speed: memory, order, and its behaviour under too much load. Each measurement
-//! starts the dispatcher as a process of its own, in front of stub replicas that live in this process.
+//! What the dispatcher is judged by beyond its speed: memory, order, and its behaviour under too much load. Each
+//! measurement starts the dispatcher as a process of its own, in front of stub replicas that live in this process.
 
 mod client;
 pub(crate) mod connections;
@@ -15,9 +15,9 @@ use crate::figure::{self, Figure, Target};
 use crate::output::Output;
 use crate::statistics::quantile;
 use anyhow::Result;
+use harness::steal;
 use std::time::Duration;
 use tokio::runtime::Runtime;
-use xtask::steal;
 
 /// The dispatcher's default objective.
 const OBJECTIVE: Duration = Duration::from_millis(500);
@@ -31,7 +31,8 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// Threads of the client. The stubs have threads of their own.
 const CLIENT_THREADS: usize = 2;
 
-/// Measures, prints the figures and writes them. `measure` gets the client's runtime, and adds figures as it finds them.
+/// Measures, prints the figures and writes them. `measure` gets the client's runtime, and adds figures as it finds
+/// them.
 fn run(output: &Output, measure: impl FnOnce(&Runtime, &mut Vec<Figure>) -> Result<()>) -> Result<()> {
     let client = tokio::runtime::Builder::new_multi_thread().worker_threads(CLIENT_THREADS).enable_all().build()?;
     let mut figures = Vec::new();

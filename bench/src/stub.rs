@@ -1,7 +1,8 @@
-//! Stub replicas on loopback: servers that take any body and always give the same answer, on one thread of this process.
+//! Stub replicas on loopback: servers that take any body and always give the same answer, on one thread of this
+//! process.
 //!
-//! They have no model and no metrics, and spend as little as they can, for they share the machine with the program that is
-//! measured. They can record each request, and stand still on purpose.
+//! They have no model and no metrics, and spend as little as they can, for they share the machine with the program that
+//! is measured. They can record each request, and stand still on purpose.
 
 use crate::cores;
 use anyhow::{Context, Result};

@@ -1,4 +1,4 @@
-//! The dispatcher's process: flags, telemetry, runtime.
+//! The dispatcher's process: flags and telemetry.
 
 use anyhow::Result;
 use clap::Parser;
@@ -10,8 +10,5 @@ fn main() -> Result<()> {
     let metrics = service::telemetry::start(&args.process.log)?;
     let config = Config::try_from(args)?;
     service::descriptors::raise();
-    // One thread. With several, tasks pass requests from core to core, which costs more than all other work for a
-    // request.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(server::run(config, metrics))
+    server::run(config, metrics)
 }

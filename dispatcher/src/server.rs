@@ -19,9 +19,17 @@ use tokio::net::TcpListener;
 
 /// Serves until the process is told to stop, and finishes the requests that it has accepted.
 ///
+/// The runtime is made here and not by the program's `main`, so that the whole dispatcher is compiled once, in this crate.
+///
 /// # Errors
 /// When an address is taken, the certificate or the token cannot be used, or the source of replicas cannot be watched.
-pub async fn run(config: Config, recorder: PrometheusHandle) -> Result<()> {
+pub fn run(config: Config, recorder: PrometheusHandle) -> Result<()> {
+    // One thread. With several, tasks pass requests from core to core, which costs more than all other work for a request.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(serve(config, recorder))
+}
+
+async fn serve(config: Config, recorder: PrometheusHandle) -> Result<()> {
     metrics::describe();
     let tls = config.tls.map(|(certificate, key)| Tls::open(certificate, key)).transpose()?;
     let token = config.token_file.map(Token::open).transpose()?;

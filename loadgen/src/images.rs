@@ -3,11 +3,11 @@
 use crate::drawing::{self, ImageStyle};
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
-use image::{ImageFormat, ImageReader};
+use imagesize::ImageType;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{Cursor, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// Largest size of all images of a folder together, in bytes. All of them are kept in memory.
@@ -43,7 +43,7 @@ pub fn generate(count: u64, seed: u64, style: &ImageStyle) -> Vec<ImageFile> {
         bar.inc(1);
         let drawing = drawing::draw(seed, index, style);
         let label = Some(drawing::LABELS[drawing.class].to_owned());
-        ImageFile { file: drawing.jpeg.into(), content_type: ImageFormat::Jpeg.to_mime_type(), label }
+        ImageFile { file: drawing.jpeg.into(), content_type: Format::Jpeg.content_type(), label }
     };
     let images = (0..count).map(image).collect();
     bar.finish_and_clear();
@@ -72,7 +72,7 @@ pub fn read_folder(folder: &Path) -> Result<Folder> {
         ensure!(bytes <= MAX_BYTES, "{} holds more than 4 GiB of images; use fewer", folder.display());
         let name = path.strip_prefix(folder).unwrap_or(&path);
         let label = labels.get(name).cloned();
-        images.push(ImageFile { file: file.into(), content_type: format.to_mime_type(), label });
+        images.push(ImageFile { file: file.into(), content_type: format.content_type(), label });
     }
     bar.finish_and_clear();
     if images.is_empty() {
@@ -86,7 +86,7 @@ pub fn read_folder(folder: &Path) -> Result<Folder> {
 
 /// The contents of a file whose header is that of an image of this format; `None` for any other file, and for a file
 /// that is too large or cannot be read.
-fn read_image(path: &Path, format: ImageFormat) -> Option<Vec<u8>> {
+fn read_image(path: &Path, format: Format) -> Option<Vec<u8>> {
     // Opening a named pipe would block until another process writes to it.
     if !std::fs::metadata(path).ok()?.is_file() {
         return None;
@@ -94,7 +94,8 @@ fn read_image(path: &Path, format: ImageFormat) -> Option<Vec<u8>> {
     let mut file = Vec::new();
     File::open(path).ok()?.take(MAX_FILE_BYTES + 1).read_to_end(&mut file).ok()?;
     let is_small = file.len() as u64 <= MAX_FILE_BYTES;
-    let is_image = ImageReader::with_format(Cursor::new(&file), format).into_dimensions().is_ok();
+    let is_image =
+        imagesize::image_type(&file).is_ok_and(|found| format.is(found)) && imagesize::blob_size(&file).is_ok();
     (is_small && is_image).then_some(file)
 }
 
@@ -120,24 +121,54 @@ pub fn write_folder(folder: &Path, count: u64, seed: u64, style: &ImageStyle) ->
 }
 
 /// Appends all image files in `folder` to `files`, by the extensions of their names.
-fn collect(folder: &Path, files: &mut Vec<(PathBuf, ImageFormat)>) -> Result<()> {
+fn collect(folder: &Path, files: &mut Vec<(PathBuf, Format)>) -> Result<()> {
     let entries = std::fs::read_dir(folder).with_context(|| format!("read folder {}", folder.display()))?;
     for entry in entries {
         let path = entry.with_context(|| format!("read folder {}", folder.display()))?.path();
         // A link to a folder is not followed: it may lead to a folder above, and the search would never end.
         if path.is_dir() && !path.is_symlink() {
             collect(&path, files)?;
-        } else if let Some(format) = format(&path) {
+        } else if let Some(format) = Format::from_name(&path) {
             files.push((path, format));
         }
     }
     Ok(())
 }
 
-/// The image format that a file's name announces; `None` for other files.
-fn format(path: &Path) -> Option<ImageFormat> {
-    let format = ImageFormat::from_path(path).ok()?;
-    [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP].contains(&format).then_some(format)
+/// A format of images that a server takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Jpeg,
+    Png,
+    WebP,
+}
+
+impl Format {
+    /// The format that the extension of a file's name announces; `None` for other files.
+    fn from_name(path: &Path) -> Option<Self> {
+        match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
+            "jpg" | "jpeg" => Some(Self::Jpeg),
+            "png" => Some(Self::Png),
+            "webp" => Some(Self::WebP),
+            _ => None,
+        }
+    }
+
+    fn content_type(self) -> &'static str {
+        match self {
+            Self::Jpeg => "image/jpeg",
+            Self::Png => "image/png",
+            Self::WebP => "image/webp",
+        }
+    }
+
+    /// Whether the header of a file says that it has this format.
+    fn is(self, found: ImageType) -> bool {
+        matches!(
+            (self, found),
+            (Self::Jpeg, ImageType::Jpeg) | (Self::Png, ImageType::Png) | (Self::WebP, ImageType::Webp)
+        )
+    }
 }
 
 /// The labels of a folder's images, by the path relative to the folder.

@@ -1,7 +1,8 @@
-//! Trains the bundled model: ResNet-18 from scratch on labelled pictures, on the CPU.
+//! Trains the bundled model: ResNet-18 from scratch on labelled images, on the CPU.
 //!
-//! The pictures pass through the replica's own decoding and transform, so what is measured here is what is served.
-//! Small inputs come first and 224 last: most of the learning then costs a tenth.
+//! The images pass through the replica's own decoding and transform, so the accuracy measured here is that of the
+//! server. Small inputs come first and those of 224 pixels last: a step of the first stage takes about a tenth of the
+//! time.
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
@@ -15,7 +16,7 @@ use std::path::{Path, PathBuf};
 use tch::nn::{self, ModuleT, OptimizerConfig};
 use tch::{Device, Kind, Tensor};
 
-/// Trains ResNet-18 on a folder of pictures with a labels.csv, and writes f16 weights.
+/// Trains ResNet-18 on a folder of images with a labels.csv, and writes f16 weights.
 #[derive(Parser)]
 #[command(after_help = "Example:\n  loadgen pictures target/train --count 12000 --seed 1\n  \
     loadgen pictures target/held-out --count 2400 --seed 2\n  \
@@ -23,68 +24,51 @@ use tch::{Device, Kind, Tensor};
 struct Args {
     /// Folder to learn from
     train: PathBuf,
-    /// Folder that is only ever measured on
+    /// Folder for measuring the accuracy, which the model does not learn from
     held_out: PathBuf,
     /// File to write, in the safetensors format
     out: PathBuf,
-    /// Seed of the initial weights and of the order of pictures
+    /// Seed of the initial weights and of the order of images
     #[arg(long, default_value_t = 1)]
     seed: i64,
 }
 
-/// One stretch of training at one input size.
+/// Training at one input size.
 struct Stage {
-    /// Inputs are averaged over squares of this side: 3 makes 224 into 74.
+    /// Inputs are averaged over squares of this side: 3 makes 74 of 224 pixels.
     shrink: i64,
-    pictures: i64,
+    /// Images in all; each may come several times.
+    images: i64,
     peak_learning_rate: f64,
 }
 
 const STAGES: [Stage; 3] = [
-    Stage { shrink: 3, pictures: 30_000, peak_learning_rate: 2e-3 },
-    Stage { shrink: 2, pictures: 6_400, peak_learning_rate: 1e-3 },
-    Stage { shrink: 1, pictures: 16_000, peak_learning_rate: 5e-4 },
+    Stage { shrink: 3, images: 30_000, peak_learning_rate: 2e-3 },
+    Stage { shrink: 2, images: 6_400, peak_learning_rate: 1e-3 },
+    Stage { shrink: 1, images: 16_000, peak_learning_rate: 5e-4 },
 ];
 
+/// Images of one step.
 const BATCH: i64 = 64;
+
+/// Share of a stage's steps in which the learning rate rises.
+const WARM_UP: f64 = 0.1;
 
 fn main() -> Result<()> {
     let args = Args::parse();
     tch::manual_seed(args.seed);
-    let train = Pictures::load(&args.train, None)?;
-    let held_out = Pictures::load(&args.held_out, Some(&train.labels))?;
+    let train = Images::load(&args.train, None)?;
+    let held_out = Images::load(&args.held_out, Some(&train.labels))?;
 
     let store = nn::VarStore::new(Device::Cpu);
     let model = tch::vision::resnet::resnet18(&store.root(), train.labels.len() as i64);
     let mut optimizer = nn::AdamW { wd: 0.02, ..Default::default() }.build(&store, 1e-3)?;
-    for stage in STAGES {
-        let steps = stage.pictures / BATCH;
-        let bar = bar(steps as u64, format!("training at {}", 224 / stage.shrink));
-        let mut order = Tensor::randperm(train.len(), (Kind::Int64, Device::Cpu));
-        let mut next = 0;
-        for step in 0..steps {
-            if next + BATCH > train.len() {
-                order = Tensor::randperm(train.len(), (Kind::Int64, Device::Cpu));
-                next = 0;
-            }
-            let (input, target) = train.batch(&order.narrow(0, next, BATCH));
-            next += BATCH;
-            // Linear warm-up over a tenth, then half a cosine down to zero.
-            let done = step as f64 / steps as f64;
-            let rate =
-                if done < 0.1 { done / 0.1 } else { (1.0 + ((done - 0.1) / 0.9 * std::f64::consts::PI).cos()) / 2.0 };
-            optimizer.set_lr(stage.peak_learning_rate * rate);
-            let input = shrunk(&turned(&input, step), stage.shrink);
-            let loss = model.forward_t(&input, true).cross_entropy_for_logits(&target);
-            optimizer.backward_step(&loss);
-            bar.set_message(format!("loss {:.4}", loss.double_value(&[])));
-            bar.inc(1);
-        }
-        bar.finish();
+    for stage in &STAGES {
+        run(stage, &model, &mut optimizer, &train);
     }
 
     write(&store, &train.labels, &args.out)?;
-    // What counts is the file: half precision, folded, through the replica's own code.
+    // The accuracy is that of the file as it is served: half precision, folded, through the replica's own code.
     let file = ModelFile::open(&ModelSource::Weights(args.out, None))?;
     let setup =
         Setup { kernel: KernelChoice::Auto, device: Place::Cpu, precision: Precision::F32, threads: 1, max_batch: 1 };
@@ -93,16 +77,49 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Pictures after the evaluation transform, and their classes.
-struct Pictures {
-    /// Each 224 × 224 × 3 levels.
+/// Trains for one stage.
+fn run(stage: &Stage, model: &impl ModuleT, optimizer: &mut nn::Optimizer, train: &Images) {
+    let steps = stage.images / BATCH;
+    let bar = bar(steps as u64, format!("training at {}", 224 / stage.shrink));
+    let mut order = Tensor::randperm(train.len(), (Kind::Int64, Device::Cpu));
+    let mut next = 0;
+    for step in 0..steps {
+        if next + BATCH > train.len() {
+            order = Tensor::randperm(train.len(), (Kind::Int64, Device::Cpu));
+            next = 0;
+        }
+        let (input, target) = train.batch(&order.narrow(0, next, BATCH));
+        next += BATCH;
+        optimizer.set_lr(stage.peak_learning_rate * share_of_peak(step as f64 / steps as f64));
+        let input = shrunk(&turned(&input, step), stage.shrink);
+        let loss = model.forward_t(&input, true).cross_entropy_for_logits(&target);
+        optimizer.backward_step(&loss);
+        bar.set_message(format!("loss {:.4}", loss.double_value(&[])));
+        bar.inc(1);
+    }
+    bar.finish();
+}
+
+/// The learning rate divided by its peak, when the share `done` of a stage is done: it rises linearly, and then falls
+/// to zero along half a cosine.
+fn share_of_peak(done: f64) -> f64 {
+    if done < WARM_UP {
+        return done / WARM_UP;
+    }
+    (1.0 + ((done - WARM_UP) / (1.0 - WARM_UP) * std::f64::consts::PI).cos()) / 2.0
+}
+
+/// Images after the evaluation transform, and their classes.
+struct Images {
+    /// Pixels of each image: 224 × 224, RGB, 8 bits a channel.
     crops: Vec<Vec<u8>>,
     classes: Vec<i64>,
     labels: Vec<String>,
 }
 
-impl Pictures {
-    /// `labels` fixes the order of classes; without it they are numbered as they first appear.
+impl Images {
+    /// Reads a folder. `labels` fixes the numbers of the classes; without it, a class gets the next number where it
+    /// first appears.
     fn load(folder: &Path, labels: Option<&[String]>) -> Result<Self> {
         let list = folder.join("labels.csv");
         let text = std::fs::read_to_string(&list).with_context(|| format!("read {}", list.display()))?;
@@ -112,7 +129,8 @@ impl Pictures {
         let rows: Vec<&str> = text.lines().skip(1).collect();
         let style = progress_style(&format!("decoding {}", folder.display()));
         for row in rows.iter().progress_with_style(style) {
-            let (file, label) = row.split_once(',').with_context(|| format!("{}: bad row {row:?}", list.display()))?;
+            let (file, label) =
+                row.split_once(',').with_context(|| format!("{}: a row without a comma: {row:?}", list.display()))?;
             if !index.contains_key(label) {
                 ensure!(labels.is_none(), "{}: label {label:?} is not among the training labels", list.display());
                 index.insert(label.to_owned(), known.len() as i64);
@@ -132,7 +150,7 @@ impl Pictures {
         self.crops.len() as i64
     }
 
-    /// Normalised `[n, 3, 224, 224]` and `[n]` classes.
+    /// The model's input, `[n, 3, 224, 224]`, and the classes, `[n]`.
     fn batch(&self, indices: &Tensor) -> (Tensor, Tensor) {
         let indices = Vec::<i64>::try_from(indices).expect("indices are integers");
         let numbers: Vec<f32> = indices
@@ -145,12 +163,13 @@ impl Pictures {
     }
 }
 
-/// One of the eight symmetries of the square, by step: they change no label.
+/// The input after one of the eight symmetries of the square, which changes from step to step. None changes a label.
 fn turned(input: &Tensor, step: i64) -> Tensor {
     let turned = input.rot90(step % 4, [2, 3]);
     if step / 4 % 2 == 0 { turned } else { turned.flip([3]) }
 }
 
+/// The input, averaged over squares of side `by`.
 fn shrunk(input: &Tensor, by: i64) -> Tensor {
     if by == 1 {
         return input.shallow_clone();
@@ -158,17 +177,19 @@ fn shrunk(input: &Tensor, by: i64) -> Tensor {
     input.avg_pool2d([by, by], [by, by], [0, 0], false, true, None)
 }
 
-fn accuracy(model: &mut dyn Model, pictures: &Pictures) -> Result<f64> {
+/// The share of the images whose likeliest class is the right one, 0 to 1.
+fn accuracy(model: &mut dyn Model, images: &Images) -> Result<f64> {
     let mut right = 0;
     let style = progress_style("measuring");
-    for (crop, &class) in pictures.crops.iter().zip(&pictures.classes).progress_with_style(style) {
+    for (crop, &class) in images.crops.iter().zip(&images.classes).progress_with_style(style) {
         let logits = model.logits(&[preprocess::normalise(crop, &Transform::IMAGENET)])?.remove(0);
         let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
         right += usize::from(best == Some(class as usize));
     }
-    Ok(right as f64 / pictures.crops.len() as f64)
+    Ok(right as f64 / images.crops.len() as f64)
 }
 
+/// Writes the weights in half precision, with the labels in the file's metadata.
 fn write(store: &nn::VarStore, labels: &[String], path: &Path) -> Result<()> {
     let variables = store.variables();
     let mut halves: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();

@@ -1,4 +1,4 @@
-//! The process of a replica: flags, telemetry and the runtime.
+//! The process of a replica: flags and telemetry.
 
 use anyhow::Result;
 use clap::Parser;
@@ -11,11 +11,7 @@ fn main() -> Result<()> {
     let args = Args::parse();
     let metrics = service::telemetry::start(&args.process.log)?;
     let config = Config::try_from(args)?;
-    // The runtime's own thread serves sockets only; decoding and inference have named threads. Tensors are parsed on
-    // one blocking thread: with several, the memory that parsing a long body takes would be needed several times.
-    let mut runtime = tokio::runtime::Builder::new_current_thread();
-    let runtime = runtime.enable_all().thread_name("parse").max_blocking_threads(1).build()?;
-    runtime.block_on(server::run(config, metrics, main_entered))?;
+    server::run(config, metrics, main_entered)?;
     // Skips libtorch's destructors, which take 100 ms and free only what the operating system frees anyway.
     std::process::exit(0)
 }

@@ -140,7 +140,7 @@ impl Pipeline {
         let stopped = || RequestError::new(Code::Internal, "the inference thread has stopped");
         let (outcome, answer) = oneshot::channel();
         let reply = Reply { slot, outcome };
-        let item = WorkItem { stage: image, deadline, entered: Instant::now(), times: StageTimes::default(), reply };
+        let item = WorkItem { image, deadline, entered: Instant::now(), times: StageTimes::default(), reply };
         self.images.try_send(item).map_err(|_| stopped())?;
         answer.await.map_err(|_| stopped())?
     }
@@ -241,8 +241,11 @@ mod tests {
 
     fn png() -> Bytes {
         let mut bytes = Vec::new();
-        let image = image::RgbImage::from_pixel(4, 4, image::Rgb([200, 10, 10]));
-        image.write_to(&mut std::io::Cursor::new(&mut bytes), image::ImageFormat::Png).expect("a PNG");
+        let mut writer = png::Encoder::new(&mut bytes, 4, 4);
+        writer.set_color(png::ColorType::Rgb);
+        let mut writer = writer.write_header().expect("a PNG");
+        writer.write_image_data(&[200, 10, 10].repeat(4 * 4)).expect("a PNG");
+        writer.finish().expect("a PNG");
         bytes.into()
     }
 

@@ -21,9 +21,19 @@ use tokio::sync::Semaphore;
 
 /// Serves until the process is told to stop, or until the pipeline fails.
 ///
+/// The runtime is made here and not by the program's `main`, so that the server is compiled once, in this crate.
+///
 /// # Errors
 /// When the address is taken, the model or its labels cannot be used, or a thread of the pipeline panics.
-pub async fn run(config: Config, prometheus: PrometheusHandle, main_entered: Instant) -> Result<()> {
+pub fn run(config: Config, prometheus: PrometheusHandle, main_entered: Instant) -> Result<()> {
+    // The runtime's own thread serves sockets only; decoding and inference have named threads. Tensors are parsed on
+    // one blocking thread: with several, the memory that parsing a long body takes would be needed several times.
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().thread_name("parse").max_blocking_threads(1).build()?;
+    runtime.block_on(serve(config, prometheus, main_entered))
+}
+
+async fn serve(config: Config, prometheus: PrometheusHandle, main_entered: Instant) -> Result<()> {
     metrics::register();
     let listener = server::listen(config.listen).await?;
     tokio::spawn(telemetry::upkeep(prometheus.clone()));

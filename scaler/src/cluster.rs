@@ -1,24 +1,24 @@
-//! What all clients of the API server here share: a limit on each request, and failures in words.
+//! A request to the Kubernetes API server: with a time limit, and with failures in words.
 
 use kube::core::Status;
 use kube::runtime::watcher;
 use std::time::Duration;
 
-/// For one answer. Short, as a caller that waits does nothing else.
+/// Time limit of an answer. Short, since the caller does nothing else meanwhile.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// Why a request came to nothing.
+/// The reason why a request failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    /// The API server said no.
+    /// The API server refused it.
     #[error("{message} (HTTP {code})")]
     Refused {
         /// The HTTP status.
         code: u16,
-        /// In its own words.
+        /// The API server's words.
         message: String,
     },
-    /// It did not answer, or not in a way that can be understood.
+    /// The API server did not answer, or its answer cannot be understood.
     #[error("the API server does not answer: {0}")]
     Unanswered(String),
 }
@@ -57,10 +57,10 @@ impl From<watcher::Error> for Failure {
     }
 }
 
-/// The answer, if it comes in time.
+/// The answer to `call`.
 ///
 /// # Errors
-/// When it is no, or none came.
+/// When the answer is a refusal, or does not come within five seconds.
 pub async fn request<T>(call: impl Future<Output = kube::Result<T>>) -> Result<T, Failure> {
     match tokio::time::timeout(LIMIT, call).await {
         Ok(answer) => Ok(answer?),
@@ -68,7 +68,7 @@ pub async fn request<T>(call: impl Future<Output = kube::Result<T>>) -> Result<T
     }
 }
 
-/// The innermost cause; those around it say only which layer passed it on.
+/// The innermost cause of an error; the others say only which layer passed it on.
 fn root(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(inner) = cause.source() {

@@ -1,11 +1,12 @@
 //! `cargo xtask demo`: replays a burst against a fresh system and judges whether the objective held.
 
-use crate::burst::Burst;
+use crate::build;
 use crate::estimate::estimate;
-use crate::stack::Stack;
-use crate::steal::{Stolen, Watch};
-use crate::{build, command, paths};
 use anyhow::{Result, ensure};
+use harness::burst::Burst;
+use harness::stack::Stack;
+use harness::steal::{Stolen, Watch};
+use harness::{command, paths};
 use serde_json::Value;
 use std::process::Command;
 use std::time::Duration;

@@ -1,10 +1,10 @@
 //! The list of everything beyond Rust that the build and the tests need: how it is found, what needs it, how to get it.
 //! Installs nothing; [`crate::install`] does.
 
-use crate::command::{self, PROBE_LIMIT};
 use crate::libtorch;
-use crate::python_tool::Environment;
 use anyhow::{Result, bail};
+use harness::command::{self, PROBE_LIMIT};
+use harness::python_tool::Environment;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -91,7 +91,7 @@ const OF_THE_BUILD: [Requirement; 3] = [
 ];
 
 /// Requirements without which some tests are skipped.
-const OF_TESTS: [Requirement; 15] = [
+const OF_TESTS: [Requirement; 16] = [
     Requirement {
         name: "prometheus",
         needed_by: "tests with a real Prometheus",
@@ -145,6 +145,12 @@ const OF_TESTS: [Requirement; 15] = [
         needed_by: "CI: unpacks a control plane",
         is_met: || has_control_plane() || are_in_path(&["xz"]),
         remedy: debian(&["xz-utils"], Some("brew install xz")),
+    },
+    Requirement {
+        name: "openssl",
+        needed_by: "tests with an API server: keys",
+        is_met: || are_in_path(&["openssl"]),
+        remedy: debian(&["openssl"], Some("brew install openssl")),
     },
     Requirement {
         name: "control plane",

@@ -2,6 +2,8 @@
 //!
 //! Each test has a stack of its own on free ports, and one runs at a time: two cores are few.
 
+use harness::stack::{ScalerProgram, Setup, Stack};
+use harness::{http, paths};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::fs;
@@ -9,8 +11,6 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
-use xtask::stack::{ScalerProgram, Setup, Stack};
-use xtask::{http, paths};
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 

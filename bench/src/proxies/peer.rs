@@ -2,6 +2,7 @@
 
 use super::tool::{self, Tool};
 use anyhow::{Context, Result, bail};
+use harness::http;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener};
@@ -79,21 +80,27 @@ impl Peer {
 
     fn wait_until_it_answers(&mut self, log: &Path) -> Result<()> {
         let url = format!("http://{}/predict", self.address);
+        let agent = http::agent();
         let deadline = Instant::now() + START_TIMEOUT;
-        while let Err(error) = ureq::post(&url).content_type("image/jpeg").send(&b"x"[..]) {
+        loop {
+            let problem = match agent.post(&url).content_type("image/jpeg").send(&b"x"[..]) {
+                Ok(answer) if answer.status() == 200 => return Ok(()),
+                Ok(answer) => format!("it answered {}", answer.status()),
+                Err(error) => error.to_string(),
+            };
             if self.child.try_wait()?.is_some() || Instant::now() > deadline {
                 let log = fs::read_to_string(log).unwrap_or_default();
-                bail!("{} does not answer ({error}); its log says:\n{log}", self.tool.program);
+                bail!("{} does not serve {url} ({problem}); its log says:\n{log}", self.tool.program);
             }
             std::thread::sleep(POLL_INTERVAL);
         }
-        Ok(())
     }
 }
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        // NGINX's master ends its worker only after SIGTERM, not if it is killed. An error says that it has ended already.
+        // NGINX's master ends its worker only after SIGTERM, not if it is killed. An error says that it has ended
+        // already.
         let _ended = kill_process(Pid::from_child(&self.child), Signal::TERM);
         let deadline = Instant::now() + STOP_TIMEOUT;
         while matches!(self.child.try_wait(), Ok(None)) {

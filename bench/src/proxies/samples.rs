@@ -1,4 +1,5 @@
-//! The samples of all rounds, and the medians and ratios that follow from them. Knows nothing of processes or terminals.
+//! The samples of all rounds, and the medians and ratios that follow from them. Knows nothing of processes or
+//! terminals.
 
 use super::cell::{Cell, Sample, Server};
 use crate::statistics::{median, median_ratio};

@@ -3,12 +3,13 @@
 use super::cell::{Cell, Server};
 use super::samples::{PEERS, Samples, USUAL_CONNECTIONS};
 
+const HEADER: &str =
+    "connections  server      requests/s    p50 ms    p99 ms  CPU µs/request  of nginx's  of haproxy's";
+
 /// Prints a table for each size of body, and then the ratios and differences that the dispatcher is judged by.
 pub(crate) fn print(samples: &Samples) {
     for body in samples.bodies() {
-        println!(
-            "\n{body} B\nconnections  server      requests/s    p50 ms    p99 ms  CPU µs/request  of nginx's  of haproxy's"
-        );
+        println!("\n{body} B\n{HEADER}");
         for cell in samples.cells().filter(|cell| cell.body == body) {
             println!("{}", row(samples, cell).trim_end());
         }

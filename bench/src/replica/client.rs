@@ -1,9 +1,10 @@
 //! Clients that post images over one kept connection each, one request at a time.
 
 use anyhow::{Context, Result, ensure};
+use harness::http;
+use harness::stack::Service;
 use serde_json::Value;
 use std::time::{Duration, Instant};
-use xtask::stack::Service;
 
 /// One connection to a server.
 pub(super) struct Client {
@@ -23,9 +24,8 @@ pub(super) struct Answer {
 impl Client {
     /// A client that connects with its first request.
     pub(super) fn new(server: &Service) -> Self {
-        let agent = ureq::Agent::config_builder().http_status_as_error(false).no_delay(true).build().into();
         let [predict, livez] = ["predict", "livez"].map(|path| format!("http://{}/{path}", server.address));
-        Self { agent, predict, livez }
+        Self { agent: http::agent(), predict, livez }
     }
 
     /// The time of `GET /livez`, for which the server does nothing.
@@ -76,8 +76,9 @@ pub(super) fn answers_per_second(server: &Service, image: &[u8], connections: us
     per_second(times, connections).context("too few requests for a rate")
 }
 
-/// The rate from the last of the first `connections` answers until `connections` answers before the end. At the start and at
-/// the end the server has fewer requests at once. Answers that come in batches of up to `connections` count as whole batches.
+/// The rate from the last of the first `connections` answers until `connections` answers before the end. At the start
+/// and at the end the server has fewer requests at once. Answers that come in batches of up to `connections` count as
+/// whole batches.
 fn per_second(mut times: Vec<Instant>, connections: usize) -> Option<f64> {
     times.sort_unstable();
     let last = times.len().checked_sub(1 + connections)?;

@@ -11,12 +11,13 @@ use std::time::Duration;
 /// Requests of each round.
 const REQUESTS: u32 = 20;
 
-/// The pause before an empty exchange. It is as long as an image takes, so that both sides go to sleep as they do while an
-/// image is classified.
+/// The pause before an empty exchange. It is as long as an image takes, so that both sides go to sleep as they do while
+/// an image is classified.
 const PAUSE: Duration = Duration::from_millis(25);
 
-/// Milliseconds, each the median over all requests: the client's latency without decoding and inference; the same by the
-/// replica's clock; and an exchange for which the replica does nothing, which is the machine's time for waking both sides.
+/// Milliseconds, each the median over all requests: the client's latency without decoding and inference; the same by
+/// the replica's clock; and an exchange for which the replica does nothing, which is the machine's time for waking both
+/// sides.
 ///
 /// # Errors
 /// When the replica does not start, or fails to answer.

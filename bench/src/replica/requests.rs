@@ -5,8 +5,8 @@ use super::{Run, server};
 use crate::figure::Figure;
 use crate::{processor_time, progress};
 use anyhow::{Context, Result};
+use harness::stack::Service;
 use std::fs;
-use xtask::stack::Service;
 
 /// Requests in a turn.
 const REQUESTS: u32 = 5;
@@ -41,8 +41,8 @@ impl Server {
     }
 }
 
-/// The ratio of processor time, and each server's own figures; and the ratio of a batching replica, at as many connections
-/// as a batch has images, to the same Flask server at one connection.
+/// The ratio of processor time, and each server's own figures; and the ratio of a batching replica, at as many
+/// connections as a batch has images, to the same Flask server at one connection.
 ///
 /// # Errors
 /// When a server does not start, or fails to answer.

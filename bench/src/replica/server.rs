@@ -2,12 +2,12 @@
 
 use crate::cores;
 use anyhow::{Context, Result, ensure};
+use harness::stack::Service;
+use harness::{http, paths};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
-use xtask::paths;
-use xtask::stack::Service;
 
 /// Time for the replica to become ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -15,7 +15,8 @@ const READY_TIMEOUT: Duration = Duration::from_secs(60);
 /// Time between two polls of `/readyz`, short enough for measuring the start-up.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
-/// One worker of one thread, on any machine. The deadline is long enough for a time in which the host stops the machine.
+/// One worker of one thread, on any machine. The deadline is long enough for a time in which the host stops the
+/// machine.
 const FLAGS: [&str; 5] = ["--listen=127.0.0.1:0", "--log=warn", "--workers=1", "--threads=1", "--deadline=1m"];
 
 /// The file of the bundled model's weights.
@@ -64,7 +65,7 @@ pub(super) fn spawn(mut replica: Command, logs: &Path) -> Result<Service> {
 /// When it does not become ready within a minute.
 pub(super) fn wait_until_ready(replica: &Service) -> Result<u64> {
     let url = format!("http://{}/readyz", replica.address);
-    let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).no_delay(true).build().into();
+    let agent = http::agent();
     let deadline = Instant::now() + READY_TIMEOUT;
     loop {
         let mut answer = agent.get(&url).call().with_context(|| format!("get {url}"))?;

@@ -4,16 +4,17 @@ use super::{Run, server};
 use crate::figure::Figure;
 use crate::progress;
 use anyhow::{Context, Result, ensure};
+use harness::stack::Service;
+use harness::{http, paths};
 use std::io::Read;
 use std::process::{Command, Stdio};
 use std::time::Instant;
-use xtask::paths;
-use xtask::stack::Service;
 
 /// Starts at most; enough for a median.
 const MAX_STARTS: u32 = 10;
 
-/// Seconds until ready as seen from outside, and as the replica's metric says; and until `replica --version` has answered.
+/// Seconds until ready as seen from outside, and as the replica's metric says; and until `replica --version` has
+/// answered.
 ///
 /// # Errors
 /// When the replica does not start.
@@ -40,8 +41,8 @@ pub(super) fn measure(run: &Run) -> Result<Vec<Figure>> {
     ])
 }
 
-/// Seconds until `replica --version` has printed its first byte: the time of libtorch's initialisers, without that of its
-/// destructors at the end.
+/// Seconds until `replica --version` has printed its first byte: the time of libtorch's initialisers, without that of
+/// its destructors at the end.
 fn version_seconds() -> Result<f64> {
     let start = Instant::now();
     let mut replica = Command::new(paths::program("replica"));
@@ -56,8 +57,7 @@ fn version_seconds() -> Result<f64> {
 fn startup_metric(replica: &Service) -> Result<f64> {
     let name = service::wire::metric::STARTUP;
     let url = format!("http://{}/metrics", replica.address);
-    let text = ureq::get(&url).call().with_context(|| format!("get {url}"))?.body_mut().read_to_string()?;
-    gauge(&text, name).with_context(|| format!("no {name} at {url}"))
+    gauge(&http::get(&url)?, name).with_context(|| format!("no {name} at {url}"))
 }
 
 /// The value of a metric without labels, in Prometheus' text format.

@@ -1,15 +1,15 @@
-//! The demo's burst through the real programs, and the same arrivals through the simulator, with the service times and the
-//! start-up time that were measured. The attainment and the replica-seconds of both should agree.
+//! The demo's burst through the real programs, and the same arrivals through the simulator, with the service times and
+//! the start-up time that were measured. The attainment and the replica-seconds of both should agree.
 
 use super::{Simulated, simulate};
 use anyhow::{Context, Result};
+use harness::burst::{Burst, INTERVAL_SECONDS, SCALING, WORKLOAD};
+use harness::stack::{Service, Stack};
+use harness::{http, paths};
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
-use xtask::burst::{Burst, INTERVAL_SECONDS, SCALING, WORKLOAD};
-use xtask::paths;
-use xtask::stack::{Service, Stack};
 
 /// Seed of the arrivals, in both.
 const SEED: &str = "--seed=1";
@@ -111,8 +111,7 @@ fn run_simulated(repetition: &Repetition, folder: &Path) -> Result<Outcome> {
 }
 
 fn get(service: &Service, path: &str) -> Result<String> {
-    let url = format!("http://{}{path}", service.address);
-    Ok(ureq::get(&url).call().with_context(|| format!("get {url}"))?.body_mut().read_to_string()?)
+    http::get(&format!("http://{}{path}", service.address))
 }
 
 fn work_buckets(dispatcher: &Service) -> Result<Vec<Bucket>> {

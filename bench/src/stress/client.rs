@@ -118,8 +118,8 @@ pub(crate) fn livez() -> Request<Full<Bytes>> {
     Request::get("/livez").header(HOST, "dispatcher").body(Full::default()).expect("a constant request is valid")
 }
 
-/// `POST /predict` with the number `id` as its `x-request-id`, and with `x-request-timeout-ms` if there is a `timeout`. The
-/// `uri` is a path for HTTP/1.1, and a whole URL for HTTP/2.
+/// `POST /predict` with the number `id` as its `x-request-id`, and with `x-request-timeout-ms` if there is a `timeout`.
+/// The `uri` is a path for HTTP/1.1, and a whole URL for HTTP/2.
 pub(crate) fn predict(uri: &str, host: SocketAddr, id: usize, timeout: Option<Duration>) -> Request<Full<Bytes>> {
     let mut request = Request::builder()
         .method(Method::POST)

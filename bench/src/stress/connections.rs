@@ -133,7 +133,8 @@ fn per_connection(state: &str, description: &str, count: usize, before: u64, now
     ]
 }
 
-/// Opens `count` connections and waits until the dispatcher has accepted them. Returns them, and the time of the slowest.
+/// Opens `count` connections and waits until the dispatcher has accepted them. Returns them, and the time of the
+/// slowest.
 async fn open(dispatcher: &Dispatcher, count: usize) -> Result<(Vec<TcpStream>, Duration)> {
     let files = dispatcher.open_files()?;
     let mut slowest = Duration::ZERO;

@@ -1,5 +1,5 @@
-//! An open loop of requests: each is sent when it is due, no matter what became of those before. Latency counts from the
-//! time at which the request was due.
+//! An open loop of requests: each is sent when it is due, no matter what became of those before. Latency counts from
+//! the time at which the request was due.
 
 use super::client::{Client, Reply};
 use crate::progress::Lines;
@@ -72,8 +72,8 @@ pub(crate) struct Offered {
     pub(crate) samples: Vec<Sample>,
 }
 
-/// Sends a request at each of `times` since the start. The calling thread waits for the times, because tokio's timers round
-/// up to whole milliseconds.
+/// Sends a request at each of `times` since the start. The calling thread waits for the times, because tokio's timers
+/// round up to whole milliseconds.
 ///
 /// # Errors
 /// When requests are left without any answer.

@@ -1,5 +1,5 @@
-//! `bench queue`: many requests held and then let go. Memory for each, and the order in which they leave. They come over
-//! HTTP/2, because one connection for each would be more than a process may open.
+//! `bench queue`: many requests held and then let go. Memory for each, and the order in which they leave. They come
+//! over HTTP/2, because one connection for each would be more than a process may open.
 
 use super::client::{self, BODY};
 use super::dispatcher::Dispatcher;
@@ -65,7 +65,8 @@ pub(crate) struct Options {
 
 impl Options {
     fn dispatcher_flags(&self) -> Vec<String> {
-        // Either every request is late when the gate opens, or none ever is: the order is that of arrival in both cases.
+        // Either every request is late when the gate opens, or none ever is: the order is that of arrival in both
+        // cases.
         let objective = if self.order == Order::LateLast { "500ms" } else { "300s" };
         vec![
             format!("--queue-length={}", 2 * self.requests),

@@ -1,5 +1,5 @@
-//! Whether a client that comes back after `Retry-After` is served. It builds up a backlog, sends a request whose timeout is
-//! too short for it, and repeats that request until it is answered.
+//! Whether a client that comes back after `Retry-After` is served. It builds up a backlog, sends a request whose
+//! timeout is too short for it, and repeats that request until it is answered.
 
 use super::client::Client;
 use super::dispatcher::Dispatcher;

@@ -12,15 +12,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::process::Command;
 
-/// Time that the namespace has to be gone, and that the HPA has to know the use of processors: two windows of
-/// metrics.k8s.io and one period of the HPA's controller.
+/// Time in which the namespace must be gone, and in which the HPA must know the use of processors. The HPA needs two
+/// windows of metrics.k8s.io and one period of its controller.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Time in which the HPA's controller, whose period is 15 s, notices that an HPA was deleted. Without this pause, the
 /// next HPA of the same name would start from the recommendations of the one before.
 const HPA_PERIOD: Duration = Duration::from_secs(20);
 
-/// The resource with its version, since later versions have other fields.
+/// The resource of HPAs with its version, since later versions have other fields.
 const HPA_RESOURCE: &str = "horizontalpodautoscalers.v1.autoscaling";
 
 /// Options of `cluster compare`.

@@ -78,13 +78,16 @@ impl Drop for TemporaryNamespace {
 /// in it. Reports go to `folder`, which is emptied first.
 ///
 /// # Errors
-/// If the kubeconfig is wrong, or the API server refuses the namespace.
+/// If the kubeconfig is wrong, the API server cannot be reached, or it refuses the namespace.
 pub async fn connect(kubeconfig: &Path, context: Option<String>, folder: PathBuf) -> Result<Cluster> {
     let folder_lock = paths::reserve(&folder)?;
     let read = Kubeconfig::read_from(kubeconfig).with_context(|| format!("read {}", kubeconfig.display()))?;
     let options = KubeConfigOptions { context: context.clone(), ..KubeConfigOptions::default() };
     let config = Config::from_custom_kubeconfig(read, &options).await;
     let client = Client::try_from(config.with_context(|| format!("use {}", kubeconfig.display()))?)?;
+    // Before anything is created, so that there is nothing to delete if the cluster cannot be reached.
+    let version = client.apiserver_version().await;
+    version.with_context(|| format!("reach the API server of {}", kubeconfig.display()))?;
     let namespace = format!("roundhouse-check-{:08x}", rand::random::<u32>());
     let kubectl = Kubectl::new(kubeconfig.to_owned(), context, namespace);
     let origin = Origin::Existing(TemporaryNamespace::create(kubectl.clone()).await?);

@@ -33,14 +33,14 @@ impl Placement {
 }
 
 /// A convolution as libtorch's tensors.
-struct Layer {
+struct LibtorchLayer {
     weights: Tensor,
     bias: Tensor,
     stride: [i64; 2],
     padding: [i64; 2],
 }
 
-impl Layer {
+impl LibtorchLayer {
     /// A layer for images that are dense tensors.
     fn new(layer: &FoldedConvolution, Placement { device, kind, format }: Placement) -> Result<Self, TchError> {
         let side = layer.geometry.side as i64;
@@ -67,17 +67,17 @@ impl Layer {
 /// Computes layers with libtorch. It has no state.
 struct LibtorchEngine(Placement);
 
-impl Engine<Layer> for LibtorchEngine {
+impl Engine<LibtorchLayer> for LibtorchEngine {
     type Activations = Tensor;
 
     fn convolve(
         &mut self,
-        layer: &Layer,
+        layer: &LibtorchLayer,
         input: &Tensor,
         residual: Option<&Tensor>,
         nonlinearity: Nonlinearity,
     ) -> Result<Tensor, Failure> {
-        let Layer { weights, bias, stride, padding } = layer;
+        let LibtorchLayer { weights, bias, stride, padding } = layer;
         let mut output = match weights.is_mkldnn() {
             true => input.f_mkldnn_convolution(weights, Some(bias), padding, stride, [1, 1], 1)?,
             false => input.f_conv2d(weights, Some(bias), stride, padding, [1, 1], 1)?,
@@ -111,7 +111,7 @@ impl Engine<Layer> for LibtorchEngine {
 
 /// A residual network in libtorch's memory.
 pub(super) struct LibtorchModel {
-    network: Network<Layer>,
+    network: Network<LibtorchLayer>,
     placement: Placement,
     side: usize,
 }
@@ -127,11 +127,11 @@ impl LibtorchModel {
         side: usize,
     ) -> Result<Self, Failure> {
         let mut layers = network.each_ref().try_map(|layer| match placement.format {
-            MemoryFormat::WeightsAsStored | MemoryFormat::ChannelsLast => Layer::new(layer, placement),
-            MemoryFormat::OneDnn => Layer::new(layer, placement)?.into_onednn(),
+            MemoryFormat::WeightsAsStored | MemoryFormat::ChannelsLast => LibtorchLayer::new(layer, placement),
+            MemoryFormat::OneDnn => LibtorchLayer::new(layer, placement)?.into_onednn(),
         })?;
         // The input of the head is a dense tensor in every format; see `average_pool`.
-        layers.head = Layer::new(&network.head, placement)?;
+        layers.head = LibtorchLayer::new(&network.head, placement)?;
         Ok(Self { network: layers, placement, side })
     }
 }

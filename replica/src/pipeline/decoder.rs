@@ -30,12 +30,12 @@ impl Decoders {
                 item.expire("decoding");
                 continue;
             }
-            let WorkItem { stage, deadline, entered, mut times, reply } = item;
-            match input(stage, limits, transform) {
+            let WorkItem { image, deadline, entered, mut times, reply } = item;
+            match input(image, limits, transform) {
                 Ok(input) => {
                     times.decode = entered.elapsed();
                     metrics::stage(Stage::Decode).record(times.decode);
-                    self.queue.push(WorkItem { stage: input, deadline, entered: Instant::now(), times, reply });
+                    self.queue.push(WorkItem { image: input, deadline, entered: Instant::now(), times, reply });
                 }
                 Err(error) => reply.send(Err(fault(&error))),
             }

@@ -5,9 +5,10 @@ use service::wire::{Code, RequestError};
 use std::time::Instant;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-/// An image on its way through the pipeline. `Stage` is the form that it has in the present stage.
-pub(super) struct WorkItem<Stage> {
-    pub(super) stage: Stage,
+/// An image on its way through the pipeline. `T` is the form that the image has in the present stage: [`super::Image`]
+/// before decoding, [`crate::model::Input`] after it.
+pub(super) struct WorkItem<T> {
+    pub(super) image: T,
     pub(super) deadline: Instant,
     /// The instant at which the image entered the present stage.
     pub(super) entered: Instant,
@@ -21,7 +22,7 @@ pub(super) struct Reply {
     pub(super) outcome: oneshot::Sender<Result<Classification, RequestError>>,
 }
 
-impl<Stage> WorkItem<Stage> {
+impl<T> WorkItem<T> {
     /// Whether the client, or the dispatcher, no longer waits for the outcome.
     pub(super) fn is_abandoned(&self) -> bool {
         self.reply.outcome.is_closed()

@@ -41,9 +41,9 @@ fn infer(model: &mut dyn Model, batch: Vec<WorkItem<Input>>) -> Duration {
     let started = Instant::now();
     let (inputs, replies): (Vec<Input>, Vec<(StageTimes, Reply)>) = batch
         .into_iter()
-        .map(|WorkItem { stage, entered, mut times, reply, .. }| {
+        .map(|WorkItem { image, entered, mut times, reply, .. }| {
             times.batch = started.saturating_duration_since(entered);
-            (stage, (times, reply))
+            (image, (times, reply))
         })
         .unzip();
     let outcome = model.logits(&inputs);

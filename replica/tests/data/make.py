@@ -1,4 +1,4 @@
-"""Makes the files in this folder, with torch 2.13 and torchvision 0.28: what ours is compared with."""
+"""Makes the files in this folder, which the replica's results are compared with: by torch 2.13 and torchvision 0.28."""
 
 from collections import OrderedDict
 
@@ -23,7 +23,7 @@ torch.save(state, "legacy.pth", _use_new_zipfile_serialization=False)
 torch.save({"epoch": 3, "state_dict": state}, "checkpoint.pth")
 torch.save({"strided": torch.ones(2, 3).t()}, "strided.pth")
 
-# A picture with smooth and sharp parts, and what torchvision's evaluation transform makes of it before normalising.
+# An image with smooth and sharp parts, and the crop that torchvision's evaluation transform normalises.
 rows, columns = np.mgrid[0:150, 0:213]
 picture = np.stack([columns * 255 // 213, rows * 255 // 150, ((rows // 7 + columns // 9) % 2) * 255], axis=-1)
 picture = Image.fromarray(picture.astype(np.uint8))

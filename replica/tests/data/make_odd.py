@@ -1,8 +1,8 @@
-"""Makes the pictures in `odd/`, with Pillow 13 and torchvision 0.28: what ours are compared with.
+"""Makes the files in `odd/` with Pillow 13 and torchvision 0.28, with which the replica's decoding is compared.
 
-`odd/levels.txt` has a line for each file: its name, and either its width, its height and the FNV-1a hash of what
-`convert("RGB")` makes of it, or `refused` where ours is to be refused whatever Pillow does. `odd/*.crop.png` are
-torchvision's crops of `picture.png`.
+`odd/levels.txt` has a line for each file: its name, and either the width, the height and the FNV-1a hash of the pixels
+that `convert("RGB")` makes of it, or `refused` if the replica must refuse it, whatever Pillow does. `odd/*.crop.png`
+are torchvision's crops of `picture.png`.
 """
 
 import io
@@ -22,6 +22,7 @@ levels = []
 
 
 def keep(name, file, refused=False):
+    """Writes a file to `odd/`, and its line to `levels`."""
     with open(f"odd/{name}", "wb") as out:
         out.write(file)
     if refused:
@@ -41,7 +42,7 @@ def saved(picture, form, **options):
 
 
 def drawn(width, height, seed=1):
-    """Smooth and sharp parts, and some noise."""
+    """An image with smooth and sharp parts and some noise."""
     rows, columns = np.mgrid[0:height, 0:width]
     noise = np.random.default_rng(seed)
     levels = np.stack([columns * 255 / width, rows * 255 / height, (rows // 7 + columns // 9) % 2 * 255], -1)
@@ -96,7 +97,7 @@ keep("rgb-names-jfif.jpg", encode(colours, sampling["444"], ids=b"RGB", markers=
 keep("ycc-adobe.jpg", encode(luma, sampling["420"], markers=adobe(1)))
 keep("ycc-names.jpg", encode(luma, sampling["420"], ids=(0, 1, 2)))
 keep("cmyk.jpg", saved(picture.convert("CMYK"), "JPEG", progressive=True))
-# JPEG: what surrounds the picture.
+# JPEG: segments and bytes around the image.
 plain = encode(luma, sampling["420"])
 exif = Image.Exif()
 exif[0x112] = 6
@@ -115,7 +116,7 @@ keep("broken-metadata.jpg", encode(luma, sampling["420"], markers=b"".join(broke
 keep("no-tables.jpg", encode(luma, sampling["422"], huffman=b"", markers=segment(0xE0, b"AVI1" + bytes(10))))
 keep("extended.jpg", encode(luma, sampling["420"], sof=0xC1))
 keep("lines.jpg", plain[:-2] + segment(0xDC, struct.pack(">H", 37)) + plain[-2:])
-# JPEG: what is refused. Pillow paints what is missing grey, and has an arithmetic decoder.
+# JPEG: refused files. Pillow paints missing parts grey, and has an arithmetic decoder.
 frame = plain.index(b"\xff\xc0")
 keep("no-height.jpg", plain[: frame + 5] + b"\0\0" + plain[frame + 7 :], refused=True)
 keep("deep.jpg", plain[: frame + 4] + b"\x0c" + plain[frame + 5 :], refused=True)

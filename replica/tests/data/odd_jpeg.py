@@ -1,4 +1,4 @@
-"""A baseline JPEG encoder that writes what Pillow does not: any sampling, channel names, markers, defects."""
+"""A baseline JPEG encoder for files that Pillow does not write: any sampling, component names, markers and defects."""
 
 import io
 import struct
@@ -13,11 +13,12 @@ BASIS = np.array(
 
 
 def segment(marker, content):
+    """A marker segment."""
     return bytes([0xFF, marker]) + struct.pack(">H", len(content) + 2) + content
 
 
 def tables():
-    """The standard's Huffman tables, as Pillow writes them: segments, and codes by (class, destination)."""
+    """The standard's Huffman tables from a file of Pillow's: segments, and codes by (class, destination)."""
     stream = io.BytesIO()
     Image.new("RGB", (8, 8)).save(stream, "JPEG")
     file, at, segments, codes = stream.getvalue(), 2, b"", {}
@@ -44,6 +45,8 @@ HUFFMAN, CODES = tables()
 
 
 class Bits:
+    """Collects bits and stuffs zeros."""
+
     def __init__(self):
         self.text = []
 
@@ -60,11 +63,12 @@ class Bits:
         return bytes(int(text[i : i + 8], 2) for i in range(0, len(text), 8)).replace(b"\xff", b"\xff\0")
 
 
-def block(bits, levels, step, before, kind):
+def block(bits, levels, step, predictor, kind):
+    """Encodes a block of levels with one quantisation step. Returns its DC coefficient."""
     found = np.round(BASIS @ (levels - 128.0) @ BASIS.T / step).astype(int).flatten()[ZIGZAG]
-    size = int(abs(found[0] - before)).bit_length()
+    size = int(abs(found[0] - predictor)).bit_length()
     bits.put(*CODES[0, kind][size])
-    bits.value(int(found[0] - before), size)
+    bits.value(int(found[0] - predictor), size)
     run = 0
     last = max((i for i in range(64) if found[i]), default=0)
     for number in found[1 : last + 1].tolist():
@@ -97,7 +101,11 @@ def encode(
     sof=0xC0,
     end=b"\xff\xd9",
 ):
-    """`channels`: full-size arrays; `factors`: (across, down) of each; `restart`: coding units between markers."""
+    """Encodes an image.
+
+    `channels` are arrays of the image's size, `factors` the sampling factors (across, down) of each, and `restart` is
+    the number of MCUs between restart markers.
+    """
     height, width = channels[0].shape
     most = (max(f[0] for f in factors), max(f[1] for f in factors))
     units = (-(-width // (8 * most[0])), -(-height // (8 * most[1])))
@@ -120,24 +128,24 @@ def encode(
     for scan in [names] if interleaved else [[name] for name in names]:
         header = b"".join(bytes([name, 0x11 if i in (1, 2) else 0]) for i, name in scan)
         file += padding + segment(0xDA, bytes([len(scan)]) + header + b"\0\x3f\0")
-        alone = len(scan) == 1
+        is_single = len(scan) == 1
         across, down = factors[scan[0][0]]
         grid = (
-            (-(-(-(-width * across // most[0])) // 8), -(-(-(-height * down // most[1])) // 8)) if alone else units
+            (-(-(-(-width * across // most[0])) // 8), -(-(-(-height * down // most[1])) // 8)) if is_single else units
         )
-        bits, before, parts = Bits(), [0] * len(channels), []
+        bits, predictors, parts = Bits(), [0] * len(channels), []
         for unit in range(grid[0] * grid[1]):
             if restart and unit and unit % restart == 0:
                 parts.append(bits.bytes())
-                bits, before = Bits(), [0] * len(channels)
+                bits, predictors = Bits(), [0] * len(channels)
             y, x = divmod(unit, grid[0])
             for i, _ in scan:
-                across, down = (1, 1) if alone else factors[i]
+                across, down = (1, 1) if is_single else factors[i]
                 for v in range(down):
                     for h in range(across):
                         top, left = 8 * (y * down + v), 8 * (x * across + h)
                         levels = planes[i][top : top + 8, left : left + 8]
-                        before[i] = block(bits, levels, step, before[i], int(i in (1, 2)))
+                        predictors[i] = block(bits, levels, step, predictors[i], int(i in (1, 2)))
         parts.append(bits.bytes())
         data = parts[0]
         for number, part in enumerate(parts[1:]):

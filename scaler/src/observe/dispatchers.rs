@@ -1,52 +1,52 @@
 //! Scrapes every dispatcher itself, all at the same time.
 //!
-//! A published dispatcher that does not answer makes the reading partial, for as long as it is published. One that is
-//! published no more is scraped on while it answers, for a minute at most, since it may still be draining; then it has
+//! A published dispatcher that does not answer makes the reading partial, for as long as it is published. A dispatcher that
+//! is no longer published is scraped while it answers, for a minute at most, since it may still be draining; then it has
 //! left.
 
-use super::ledger::Ledger;
-use super::roster::{Place, Roster};
+use super::counters::Counters;
+use super::endpoints::{Endpoints, Place};
 use super::snapshot::Snapshot;
-use super::{Error, Failure, Reading, exposition, tell};
+use super::{Error, Failure, Reading, exposition, log_restart};
 use futures_util::future::join_all;
 use hyper::StatusCode;
 use service::fetch;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// For one scrape.
+/// Time limit of one scrape.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Twice the grace that Kubernetes gives a pod.
+/// Longest time that a dispatcher drains: twice the grace that Kubernetes gives a pod.
 const DRAINING: Duration = Duration::from_secs(60);
 
-/// Asks every dispatcher, again and again.
+/// The dispatchers as a source of readings.
 #[derive(Debug)]
 pub struct Dispatchers {
-    roster: Roster,
-    ledger: Ledger,
-    /// Known and no longer published, with the time since when.
+    endpoints: Endpoints,
+    counters: Counters,
+    /// Known dispatchers that are no longer published, with the time since which they are not.
     leaving: BTreeMap<String, Duration>,
 }
 
 impl Dispatchers {
     /// The dispatchers at these places.
     pub fn new(places: impl IntoIterator<Item = Place>) -> Self {
-        Self { roster: Roster::new(places), ledger: Ledger::default(), leaving: BTreeMap::new() }
+        Self { endpoints: Endpoints::new(places), counters: Counters::default(), leaving: BTreeMap::new() }
     }
 
-    /// Scrapes all once, `at` after the scaler's start.
+    /// Scrapes all dispatchers once, `at` after the scaler's start.
     ///
     /// # Errors
     /// See [`Error`]; one dispatcher without figures is enough.
     pub async fn read(&mut self, at: Duration) -> Result<Reading, Error> {
-        let published = self.roster.published(at).await?;
+        let published = self.endpoints.published(at).await?;
         self.scrape(at, &published).await
     }
 
     async fn scrape(&mut self, at: Duration, published: &BTreeSet<String>) -> Result<Reading, Error> {
         self.leaving.retain(|endpoint, _| !published.contains(endpoint));
-        for endpoint in self.ledger.endpoints().filter(|endpoint| !published.contains(*endpoint)) {
+        for endpoint in self.counters.endpoints().filter(|endpoint| !published.contains(*endpoint)) {
             self.leaving.entry(endpoint.into()).or_insert(at);
         }
         let all = published.iter().chain(self.leaving.keys());
@@ -56,23 +56,23 @@ impl Dispatchers {
         let mut failures = Vec::new();
         for (endpoint, answer) in answers {
             let entered = answer.and_then(|snapshot| {
-                let entered = self.ledger.enter(&endpoint, at.as_secs_f64(), snapshot);
-                entered.map_err(|fault| Failure::Figures { endpoint: endpoint.clone(), fault })
+                let entered = self.counters.enter(&endpoint, at.as_secs_f64(), snapshot);
+                entered.map_err(|fault| Failure::Figures(endpoint.clone(), fault))
             });
             match (entered, self.leaving.get(&endpoint)) {
-                (Ok(entry), None) => tell(&endpoint, entry),
+                (Ok(entry), None) => log_restart(&endpoint, entry),
                 (Err(failure), None) => failures.push(failure),
                 (Ok(_), Some(&since)) if at.saturating_sub(since) < DRAINING => {}
                 (_, Some(_)) => {
                     tracing::info!(endpoint, "the dispatcher has left");
-                    self.ledger.close(&endpoint);
+                    self.counters.close(&endpoint);
                     self.leaving.remove(&endpoint);
                 }
             }
         }
         match failures.is_empty() {
-            true => Ok(self.ledger.sum(Duration::ZERO)),
-            false => Err(Error::Partial { of: published.len(), failures }),
+            true => Ok(self.counters.sum(Duration::ZERO)),
+            false => Err(Error::Partial(published.len(), failures)),
         }
     }
 }
@@ -80,10 +80,10 @@ impl Dispatchers {
 async fn snapshot(endpoint: &str) -> Result<Snapshot, Failure> {
     let (status, body) = fetch::get(endpoint, "/metrics", TIMEOUT).await?;
     if status != StatusCode::OK {
-        return Err(Failure::Status { endpoint: endpoint.into(), status });
+        return Err(Failure::Status(endpoint.into(), status));
     }
     let samples = exposition::parse(&body).and_then(|samples| Snapshot::of(&samples));
-    samples.map_err(|fault| Failure::Figures { endpoint: endpoint.into(), fault })
+    samples.map_err(|fault| Failure::Figures(endpoint.into(), fault))
 }
 
 #[cfg(test)]
@@ -97,7 +97,7 @@ mod tests {
     use tokio::net::TcpListener;
     use tokio::task::JoinHandle;
 
-    /// Answers `/metrics` with what it is told to.
+    /// Answers `/metrics` with a text that a test can change.
     struct Stub {
         endpoint: String,
         text: Arc<Mutex<String>>,
@@ -109,9 +109,9 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
             let endpoint = listener.local_addr().expect("bound").to_string();
             let text = Arc::new(Mutex::new(text.to_owned()));
-            let told = text.clone();
+            let answers = text.clone();
             let handle = move |request: Request<Incoming>| {
-                let text = told.lock().expect("whole").clone();
+                let text = answers.lock().expect("whole").clone();
                 async move { answer(&request, text).await }
             };
             let server =
@@ -119,7 +119,7 @@ mod tests {
             Self { endpoint, text, server }
         }
 
-        fn tell(&self, text: &str) {
+        fn set(&self, text: &str) {
             text.clone_into(&mut self.text.lock().expect("whole"));
         }
 
@@ -149,14 +149,23 @@ mod tests {
         )
     }
 
+    /// Two dispatchers that have admitted 10 and 20 requests, and a source that has read them at 0 s.
+    async fn two() -> (Dispatchers, Stub, Stub) {
+        let (one, two) = (Stub::start(&counting(10)).await, Stub::start(&counting(20)).await);
+        let mut source = Dispatchers::new([]);
+        let figures = read(&mut source, 0, &[&one, &two]).await.expect("whole").figures;
+        assert_eq!((figures.queue_length, figures.arrivals), (4.0, 30.0));
+        (source, one, two)
+    }
+
     async fn read(source: &mut Dispatchers, at: u64, published: &[&Stub]) -> Result<Reading, Error> {
         let published = published.iter().map(|stub| stub.endpoint.clone()).collect();
         source.scrape(Duration::from_secs(at), &published).await
     }
 
-    fn faults(outcome: Result<Reading, Error>) -> Vec<Failure> {
+    fn failures(outcome: Result<Reading, Error>) -> Vec<Failure> {
         match outcome {
-            Err(Error::Partial { failures, .. }) => failures,
+            Err(Error::Partial(_, failures)) => failures,
             other => panic!("{other:?}"),
         }
     }
@@ -166,70 +175,58 @@ mod tests {
         let (one, two) = (Stub::start(&counting(10)).await, Stub::start(&counting(20)).await);
         let places = [&one, &two].map(|stub| stub.endpoint.parse().expect("an address"));
         let mut source = Dispatchers::new(places);
-        let reading = source.read(Duration::ZERO).await.expect("whole");
-        assert_eq!((reading.queue_length, reading.in_flight, reading.capacity), (4.0, 2.0, 8.0));
-        assert_eq!((reading.arrivals, reading.age), (30.0, Duration::ZERO));
-        one.tell(&counting(3));
-        two.tell(&counting(21));
-        let reading = source.read(Duration::from_secs(2)).await.expect("whole");
-        assert_eq!(reading.arrivals, 34.0);
+        let Reading { figures, age } = source.read(Duration::ZERO).await.expect("whole");
+        assert_eq!((figures.queue_length, figures.in_flight, figures.capacity), (4.0, 2.0, 8.0));
+        assert_eq!((figures.arrivals, age), (30.0, Duration::ZERO));
+        one.set(&counting(3));
+        two.set(&counting(21));
+        assert_eq!(source.read(Duration::from_secs(2)).await.expect("whole").figures.arrivals, 34.0);
     }
 
     #[tokio::test]
-    async fn one_without_an_answer_makes_the_reading_partial_until_it_is_unpublished() {
-        let mut source = Dispatchers::new([]);
-        let (one, two) = (Stub::start(&counting(10)).await, Stub::start(&counting(20)).await);
-        read(&mut source, 0, &[&one, &two]).await.expect("whole");
-
-        two.tell("silence");
+    async fn a_dispatcher_without_an_answer_makes_the_reading_partial_until_it_is_unpublished() {
+        let (mut source, one, two) = two().await;
+        two.set("silence");
         let began = std::time::Instant::now();
-        let failures = faults(read(&mut source, 2, &[&one, &two]).await);
+        let found = failures(read(&mut source, 2, &[&one, &two]).await);
         assert!(began.elapsed() < 5 * TIMEOUT, "a scrape is bounded");
-        assert!(matches!(&failures[..], [failure @ Failure::Fetch(_)] if failure.to_string().contains(&two.endpoint)));
-        two.tell("503");
-        assert!(matches!(&faults(read(&mut source, 4, &[&one, &two]).await)[..], [Failure::Status { .. }]));
-        two.tell("dispatcher_queue_length NaN");
-        let failures = faults(read(&mut source, 6, &[&one, &two]).await);
-        assert!(matches!(&failures[..], [Failure::Figures { fault: Fault::Number { .. }, .. }]));
-        two.tell("silence");
+        assert!(matches!(&found[..], [failure @ Failure::Fetch(_)] if failure.to_string().contains(&two.endpoint)));
+        two.set("503");
+        assert!(matches!(&failures(read(&mut source, 4, &[&one, &two]).await)[..], [Failure::Status(..)]));
+        two.set("dispatcher_queue_length NaN");
+        let found = failures(read(&mut source, 6, &[&one, &two]).await);
+        assert!(matches!(&found[..], [Failure::Figures(_, Fault::Number(..))]));
+        two.set("silence");
         assert!(read(&mut source, 7200, &[&one, &two]).await.is_err(), "for as long as it is published");
 
-        one.tell(&counting(11));
-        assert_eq!(read(&mut source, 7202, &[&one]).await.expect("it has left").arrivals, 31.0);
-        two.tell(&counting(5000));
-        assert_eq!(read(&mut source, 7204, &[&one, &two]).await.expect("it is back").arrivals, 31.0);
+        one.set(&counting(11));
+        assert_eq!(read(&mut source, 7202, &[&one]).await.expect("it has left").figures.arrivals, 31.0);
+        two.set(&counting(5000));
+        assert_eq!(read(&mut source, 7204, &[&one, &two]).await.expect("it is back").figures.arrivals, 31.0);
     }
 
     #[tokio::test]
-    async fn one_that_drains_is_counted_until_it_is_gone() {
-        let mut source = Dispatchers::new([]);
-        let (one, two) = (Stub::start(&counting(10)).await, Stub::start(&counting(20)).await);
-        assert_eq!(read(&mut source, 0, &[&one, &two]).await.expect("whole").queue_length, 4.0);
-        two.tell(&counting(23));
-        let draining = read(&mut source, 2, &[&one]).await.expect("unpublished, still there");
+    async fn a_draining_dispatcher_is_counted_until_it_is_gone_or_a_minute_has_passed() {
+        let (mut source, one, two) = self::two().await;
+        two.set(&counting(23));
+        let draining = read(&mut source, 2, &[&one]).await.expect("unpublished, still there").figures;
         assert_eq!((draining.queue_length, draining.arrivals), (4.0, 33.0));
         two.stop().await;
-        let gone = read(&mut source, 4, &[&one]).await.expect("whole without it");
+        let gone = read(&mut source, 4, &[&one]).await.expect("whole without it").figures;
         assert_eq!((gone.queue_length, gone.arrivals), (2.0, 33.0));
-    }
 
-    #[tokio::test]
-    async fn one_that_is_unpublished_for_a_minute_has_left() {
-        let mut source = Dispatchers::new([]);
-        let (one, two) = (Stub::start(&counting(10)).await, Stub::start(&counting(20)).await);
-        for (at, enqueued, queue_length) in [(0, 10, 4.0), (59, 11, 4.0), (61, 12, 4.0), (119, 13, 2.0), (121, 14, 2.0)]
-        {
-            one.tell(&counting(enqueued));
-            two.tell(&counting(enqueued + 10));
-            let published = if at == 0 { &[&one, &two][..] } else { &[&one] };
-            assert_eq!(read(&mut source, at, published).await.expect("whole").queue_length, queue_length, "{at}");
+        let (mut source, one, two) = self::two().await;
+        for (at, enqueued, queue_length) in [(59, 11, 4.0), (61, 12, 4.0), (119, 13, 2.0), (121, 14, 2.0)] {
+            one.set(&counting(enqueued));
+            two.set(&counting(enqueued + 10));
+            assert_eq!(read(&mut source, at, &[&one]).await.expect("whole").figures.queue_length, queue_length, "{at}");
         }
     }
 
     #[tokio::test]
     async fn an_answer_without_end_is_refused() {
         let stub = Stub::start(&"# padding\n".repeat(1 << 20)).await;
-        let failures = faults(read(&mut Dispatchers::new([]), 0, &[&stub]).await);
-        assert!(matches!(&failures[..], [Failure::Fetch(_)]), "{failures:?}");
+        let found = failures(read(&mut Dispatchers::new([]), 0, &[&stub]).await);
+        assert!(matches!(&found[..], [Failure::Fetch(_)]), "{found:?}");
     }
 }

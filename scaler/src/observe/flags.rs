@@ -1,17 +1,17 @@
-//! The flags that say where readings come from.
+//! The flags that name the source of readings.
 
-use super::Observe;
+use super::Source;
 use super::dispatchers::Dispatchers;
-use super::prometheus::client::{Base, Client};
+use super::endpoints::Place;
+use super::prometheus::client::{Base, Client, Error as ClientError};
 use super::prometheus::{Prometheus, Queries};
-use super::roster::Place;
 use clap::Args;
 use service::options::positive_duration;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// As they were given.
+/// The flags as they were given.
 #[derive(Debug, Clone, Args)]
 pub struct Flags {
     /// A dispatcher whose metrics are read, HOST:PORT, or dns:NAME:PORT for one at each address of the name, such as a
@@ -25,7 +25,7 @@ pub struct Flags {
         conflicts_with = "prometheus"
     )]
     pub dispatcher: Vec<Place>,
-    /// The Prometheus to be read instead
+    /// The Prometheus that is read instead
     #[command(flatten)]
     pub access: Access,
     /// Figures that are older are not acted upon: three times the interval at which Prometheus scrapes
@@ -49,7 +49,7 @@ pub struct Flags {
     pub prometheus_down_query: Option<String>,
 }
 
-/// Which Prometheus, and which of its series.
+/// The flags that name a Prometheus, and which of its series are read.
 #[derive(Debug, Clone, Args)]
 pub struct Access {
     /// Read the metrics from this Prometheus, by its address, such as `http://prometheus.monitoring:9090`; https trusts
@@ -64,8 +64,25 @@ pub struct Access {
     pub prometheus_selector: Option<String>,
 }
 
+/// The reason why the flags name no source.
+#[derive(Debug, thiserror::Error)]
+pub enum Unusable {
+    /// A dispatcher that would be counted twice.
+    #[error("--dispatcher {0} is given twice; name each dispatcher once")]
+    Twice(Place),
+    /// Matchers with the braces of a query.
+    #[error("--prometheus-selector ({0}) holds braces; give the matchers alone, such as job=\"dispatcher\"")]
+    Braces(String),
+    /// The flag of an empty query.
+    #[error("--{0} is empty; leave it out for the query of the dispatcher's own metrics")]
+    Empty(&'static str),
+    /// The token or the certificates cannot be read.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+}
+
 impl Access {
-    /// What asks the Prometheus, if one is named.
+    /// The client of the Prometheus, if one is named.
     ///
     /// # Errors
     /// When the token cannot be read, or the certificates for https.
@@ -74,48 +91,27 @@ impl Access {
         Ok(self.prometheus.as_ref().map(client).transpose()?)
     }
 
-    /// Matchers to be written between braces; none for all dispatchers.
+    /// The matchers that belong between the braces of a query; empty for all dispatchers.
     ///
     /// # Errors
-    /// When they bring braces of their own.
+    /// When they hold braces themselves.
     pub fn selector(&self) -> Result<&str, Unusable> {
-        match self.prometheus_selector.as_deref().unwrap_or_default() {
-            braces if braces.contains(['{', '}']) => Err(Unusable::Braces(braces.into())),
-            selector => Ok(selector),
-        }
+        let selector = self.prometheus_selector.as_deref().unwrap_or_default();
+        if selector.contains(['{', '}']) { Err(Unusable::Braces(selector.into())) } else { Ok(selector) }
     }
 }
 
-/// Why the flags make no source.
-#[derive(Debug, thiserror::Error)]
-pub enum Unusable {
-    /// It would be counted twice.
-    #[error("--dispatcher {0} is given twice; name each dispatcher once")]
-    Twice(Place),
-    /// Braces belong to the query.
-    #[error("--prometheus-selector ({0}) holds braces; give the matchers alone, such as job=\"dispatcher\"")]
-    Braces(String),
-    /// An empty query.
-    #[error("--{0} is empty; leave it out for the query of the dispatcher's own metrics")]
-    Empty(&'static str),
-    /// Token or certificates.
-    #[error(transparent)]
-    Client(#[from] super::prometheus::client::Error),
-}
-
-impl TryFrom<Flags> for Observe {
+impl TryFrom<Flags> for Source {
     type Error = Unusable;
 
     fn try_from(flags: Flags) -> Result<Self, Unusable> {
         let selector = flags.access.selector()?;
         let Some(client) = flags.access.client()? else {
             let mut places = BTreeSet::new();
-            for place in flags.dispatcher {
-                if let Some(twice) = places.replace(place) {
-                    return Err(Unusable::Twice(twice));
-                }
-            }
-            return Ok(Self::Dispatchers(Dispatchers::new(places)));
+            return match flags.dispatcher.into_iter().find_map(|place| places.replace(place)) {
+                Some(twice) => Err(Unusable::Twice(twice)),
+                None => Ok(Self::Dispatchers(Dispatchers::new(places))),
+            };
         };
         let mut queries = Queries::of(selector);
         for (name, query, given) in [

@@ -93,7 +93,7 @@ pub(crate) async fn a_quota_is_exceeded(control_plane: Arc<ControlPlane>) {
     let status = scaler.ask(&["status"]).await;
     assert!(status.contains(&format!("4 ready, 0 starting, {} blocked", most - 4)), "{status}");
     dispatcher.load(MUCH_LOAD);
-    let words = ["wanted, no more can be placed", "trying again later"];
+    let words = ["recommended, no more can be placed", "trying again later"];
     let said = scaler.until_said(&words).await;
     scene.until_asked(&scaler, "those only that serve", |replicas| replicas == 4).await;
     apply(&quotas, "pods", json!({"spec": {"hard": {"pods": "100"}}})).await;

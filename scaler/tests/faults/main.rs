@@ -7,7 +7,7 @@
 
 #[path = "../common/control_plane.rs"]
 mod control_plane;
-#[path = "../common/prometheus.rs"]
+#[path = "../prometheus/server.rs"]
 mod prometheus;
 
 mod clock;

@@ -1,5 +1,5 @@
-//! Times the part before the model: from a file's bytes to normalised numbers. `peers/decode.py` answers the same questions
-//! with PIL and torchvision.
+//! Times the part before the model: from a file's bytes to normalised numbers. `peers/decode.py` answers the same
+//! questions with PIL and torchvision.
 
 use anyhow::{Context, Result, bail};
 use replica::transform::Transform;

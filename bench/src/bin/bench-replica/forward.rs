@@ -1,5 +1,5 @@
-//! Times forward passes, on a model that is loaded as the server loads it. `peers/forward.py` answers the same questions with
-//! other engines.
+//! Times forward passes, on a model that is loaded as the server loads it. `peers/forward.py` answers the same
+//! questions with other engines.
 
 use anyhow::{Context, Result, bail, ensure};
 use replica::model::{Device, Input, KernelChoice, Model, ModelFactory, ModelFile, ModelSource, Precision, Setup};
@@ -8,8 +8,8 @@ use replica::transform::Transform;
 use std::path::PathBuf;
 use std::time::Instant;
 
-/// Answers a line "time BATCH REPEATS" with the milliseconds of each pass, and a line "logits BATCH" with the logits of the
-/// first BATCH images.
+/// Answers a line "time BATCH REPEATS" with the milliseconds of each pass, and a line "logits BATCH" with the logits of
+/// the first BATCH images.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Weights with torchvision's names

@@ -1,13 +1,13 @@
-//! The program `bench-replica`: runs parts of the replica by themselves, without HTTP. `bench` starts it. This is the only
-//! part of the benchmarks that links the replica, and so needs libtorch.
+//! The program `bench-replica`: runs parts of the replica by themselves, without HTTP. `bench` starts it. This is the
+//! only part of the benchmarks that links the replica, and so needs libtorch.
 
 mod decode;
 mod forward;
 mod parity;
 
 use clap::Parser;
+use harness::exit;
 use std::process::ExitCode;
-use xtask::exit;
 
 /// Times and runs parts of the replica.
 #[derive(Parser)]

@@ -7,9 +7,9 @@ use replica::transform::Transform;
 use replica::{decode, preprocess};
 use std::path::{Path, PathBuf};
 
-/// Reads FOLDER/list.txt (kind and path, separated by a tab). Writes ours.u8 (crops; black where the image was refused) and
-/// refused.txt (path and reason). With weights, also writes the logits of these crops (NAME-own.f32) and of those in
-/// theirs.u8 (NAME-given.f32).
+/// Reads FOLDER/list.txt (kind and path, separated by a tab). Writes ours.u8 (crops; black where the image was refused)
+/// and refused.txt (path and reason). With weights, also writes the logits of these crops (NAME-own.f32) and of those
+/// in theirs.u8 (NAME-given.f32).
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Folder of all files

@@ -56,15 +56,15 @@ pub(super) struct Credentials {
 
 /// Where a container runs.
 pub(super) struct Placement<'a> {
-    /// The network of its pod.
+    /// The network of the container's pod.
     pub sandbox: &'a Sandbox,
-    /// The folder with its image.
+    /// The folder with the container's image.
     pub image: PathBuf,
-    /// Its access to the API server.
+    /// The container's access to the API server.
     pub access: ApiAccess,
-    /// Its control group; `None` if it has no limits.
+    /// The container's control group; `None` if the container has no limits.
     pub group: Option<Group>,
-    /// The file that its output is appended to.
+    /// The file that the container's output is appended to.
     pub log: PathBuf,
 }
 

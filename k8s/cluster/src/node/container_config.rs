@@ -64,7 +64,8 @@ impl ContainerConfig {
     /// The container of `pod`.
     ///
     /// # Errors
-    /// If the pod asks for something that this node cannot do, or forbids itself. The message names it.
+    /// If the pod asks for a feature that this node does not have, or to run as root although it forbids that. The
+    /// message names the field.
     pub(super) fn new(pod: &Pod) -> Result<Self> {
         let spec = pod.spec.as_ref().context("the pod has no specification")?;
         let [container] = &spec.containers[..] else { bail!("this node runs pods of one container only") };
@@ -94,7 +95,8 @@ impl ContainerConfig {
         })
     }
 
-    /// Replaces the references in arguments and variables. `address` is the pod's, `node` the node's.
+    /// Replaces the references in arguments and variables. `address` is the address of the pod, `node` that of the
+    /// node.
     ///
     /// # Errors
     /// If a variable is a field that this node does not know.

@@ -25,7 +25,7 @@ pub(super) async fn serve(table: ServiceTable) -> Result<()> {
         loop {
             let Ok((length, peer)) = socket.recv_from(&mut buffer).await else { continue };
             if let Some(answer) = answer(&buffer[..length], &table) {
-                // A lost answer is asked for again.
+                // The client asks again if an answer is lost.
                 let _ = socket.send_to(&answer, peer).await;
             }
         }

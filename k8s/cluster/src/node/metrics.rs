@@ -36,7 +36,7 @@ pub(super) struct Sample {
 #[derive(Debug, Clone, Copy)]
 struct Usage {
     pid: Pid,
-    /// Since the process started.
+    /// Processor time since the process started.
     processor_time: Duration,
     /// Resident memory.
     bytes: u64,

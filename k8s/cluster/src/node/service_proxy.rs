@@ -65,7 +65,7 @@ async fn forward(mut client: TcpStream, table: ServiceTable, port: ServicePort) 
     for endpoint in endpoints {
         let connection = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(endpoint)).await;
         let Ok(Ok(mut server)) = connection else { continue };
-        // Without it connections are slower, but they work.
+        // Without TCP_NODELAY connections are slower, but they work.
         let _ = (client.set_nodelay(true), server.set_nodelay(true));
         // An error ends the connection, and both sides see that.
         let _ = copy_bidirectional(&mut client, &mut server).await;

@@ -51,8 +51,11 @@ mod tests {
 
     fn file() -> Vec<u8> {
         let mut file = Vec::new();
-        let image = image::RgbImage::from_pixel(3, 2, image::Rgb([200, 10, 10]));
-        image.write_to(&mut std::io::Cursor::new(&mut file), image::ImageFormat::Png).expect("a PNG");
+        let mut writer = png::Encoder::new(&mut file, 3, 2);
+        writer.set_color(png::ColorType::Rgb);
+        let mut writer = writer.write_header().expect("a PNG");
+        writer.write_image_data(&[200, 10, 10].repeat(3 * 2)).expect("a PNG");
+        writer.finish().expect("a PNG");
         file
     }
 

@@ -1,7 +1,7 @@
 //! Queries over Prometheus's HTTP API. Knows nothing of dispatchers.
 //!
-//! The published clients bring reqwest, `url` and with it Unicode's tables for domain names, some thirty crates, to
-//! send one GET whose answer is thirty lines of types here.
+//! The published clients bring reqwest, `url` and with it Unicode's tables for domain names, some thirty crates, to send one
+//! GET whose answer is thirty lines of types here.
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
@@ -36,30 +36,26 @@ pub struct Bounds {
 /// Limits of a query at an instant, which the control loop makes twice a second.
 const INSTANT: Bounds = Bounds { timeout: Duration::from_secs(2), max_bytes: 8 << 20 };
 
-/// Where a Prometheus is: `http://HOST[:PORT][/PREFIX]`, or https.
+/// The address of a Prometheus: `http://HOST[:PORT][/PREFIX]`, or https.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Base(String);
 
-/// Why a text is no [`Base`].
+/// A text that is no [`Base`], and why.
 #[derive(Debug, thiserror::Error)]
-#[error("{text:?} is no address of a Prometheus: {reason}; give one such as http://prometheus.monitoring:9090")]
-pub struct NoBase {
-    text: String,
-    reason: &'static str,
-}
+#[error("{0:?} is no address of a Prometheus: {1}; give one such as http://prometheus.monitoring:9090")]
+pub struct NoBase(String, &'static str);
 
 impl FromStr for Base {
     type Err = NoBase;
 
     fn from_str(text: &str) -> Result<Self, NoBase> {
-        let wrong = |reason| NoBase { text: text.into(), reason };
+        let wrong = |reason| NoBase(text.into(), reason);
         let uri: Uri = text.parse().map_err(|_malformed| wrong("it is no URL"))?;
         let authority = uri.authority().ok_or_else(|| wrong("it has no scheme and host"))?;
-        // Whatever follows the host, brackets of IPv6 included, is a colon and a port.
+        // After the host, brackets of IPv6 included, there may be a colon and a port.
         let port = authority.as_str().strip_prefix(authority.host()).unwrap_or_default();
-        match uri.scheme_str() {
-            Some("http" | "https") => {}
-            _ => return Err(wrong("its scheme is neither http nor https")),
+        if !matches!(uri.scheme_str(), Some("http" | "https")) {
+            return Err(wrong("its scheme is neither http nor https"));
         }
         if authority.as_str().contains('@') {
             return Err(wrong("it holds a user name, and flags can be seen by everybody; use --prometheus-token-file"));
@@ -83,7 +79,7 @@ impl fmt::Display for Base {
     }
 }
 
-/// Why a query has no answer.
+/// The reason why a query has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The system's certificates cannot be read.
@@ -95,65 +91,36 @@ pub enum Error {
     /// The token's file holds what no header can.
     #[error("--prometheus-token-file {}: expected one line of visible ASCII characters", .0.display())]
     NoToken(PathBuf),
-    /// Nobody answered, or not in HTTP.
-    #[error("ask {base}: {reason}; is that Prometheus running?")]
-    Broken {
-        /// Who was asked.
-        base: Base,
-        /// Innermost cause last.
-        reason: String,
-    },
-    /// No whole answer within the time.
-    #[error("{base} did not answer within {limit:?}; is it overloaded, or the query too wide?")]
-    Timeout {
-        /// Who was asked.
-        base: Base,
-        /// How long it had.
-        limit: Duration,
-    },
-    /// More than is read.
-    #[error("{base} answered {query:?} with more than {} MiB; ask for less, see --prometheus-selector", .max_bytes >> 20)]
-    TooLarge {
-        /// Who was asked.
-        base: Base,
-        /// What for.
-        query: String,
-        /// What is read.
-        max_bytes: usize,
-    },
-    /// The token is missing or wrong.
-    #[error("{base} answers {status}; it wants another token, see --prometheus-token-file")]
-    Unauthorized {
-        /// Who was asked.
-        base: Base,
-        /// 401 or 403.
-        status: StatusCode,
-    },
-    /// Prometheus refused the query.
-    #[error("{base} refused {query:?}: {reason}")]
-    Refused {
-        /// Who was asked.
-        base: Base,
-        /// What for.
-        query: String,
-        /// In its words.
-        reason: String,
-    },
-    /// Something else answered.
+    /// The address does not answer, or not in HTTP; causes, the innermost last.
+    #[error("ask {0}: {1}; is that Prometheus running?")]
+    Broken(Base, String),
+    /// The whole answer did not come within this time.
+    #[error("{0} did not answer within {1:?}; is it overloaded, or the query too wide?")]
+    Timeout(Base, Duration),
+    /// A query, and the most bytes that are read of its answer.
+    #[error("{0} answered {1:?} with more than {most} MiB; ask for less, see --prometheus-selector", most = .2 >> 20)]
+    TooLarge(Base, String, usize),
+    /// The token is missing or wrong: status 401 or 403.
+    #[error("{0} answers {1}; it wants another token, see --prometheus-token-file")]
+    Unauthorized(Base, StatusCode),
+    /// A query that Prometheus refused, and its reason.
+    #[error("{0} refused {1:?}: {2}")]
+    Refused(Base, String, String),
+    /// The answer is not from a Prometheus.
     #[error(
         "{base} answered {query:?} with {status} and no {expected} ({reason}); is that a Prometheus, and its whole \
          prefix?"
     )]
     Malformed {
-        /// Who was asked.
+        /// The address.
         base: Base,
-        /// What for.
+        /// The query.
         query: String,
-        /// Of the answer.
+        /// Status of the answer.
         status: StatusCode,
         /// Vector or matrix.
         expected: &'static str,
-        /// What is wrong with it.
+        /// What is wrong with the answer.
         reason: String,
     },
 }
@@ -161,7 +128,7 @@ pub enum Error {
 /// One element of an instant vector.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Element {
-    /// Name included.
+    /// Labels, the name included.
     pub metric: BTreeMap<String, String>,
     /// Time of evaluation, seconds since 1970, and the value as text.
     value: (f64, String),
@@ -174,12 +141,12 @@ impl Element {
         Self { metric, value: (evaluated, value.to_string()) }
     }
 
-    /// When the query was evaluated, by Prometheus's clock, seconds since 1970.
+    /// Time at which the query was evaluated, by Prometheus's clock, seconds since 1970.
     pub fn evaluated(&self) -> f64 {
         self.value.0
     }
 
-    /// The value; NaN where there is no number.
+    /// The value; NaN if it is no number.
     pub fn value(&self) -> f64 {
         self.value.1.parse().unwrap_or(f64::NAN)
     }
@@ -200,7 +167,7 @@ enum Data {
     Vector(Vec<Element>),
 }
 
-/// Asks one Prometheus.
+/// The client of one Prometheus.
 #[derive(Debug)]
 pub struct Client {
     base: Base,
@@ -217,15 +184,16 @@ impl Client {
         if let Some(path) = &token_file {
             token(path)?;
         }
+        let unreadable = |error: &dyn std::error::Error| Error::Certificates(error.to_string());
         let tls = ClientConfig::builder_with_provider(ring::default_provider().into())
             .with_safe_default_protocol_versions()
-            .map_err(|error| Error::Certificates(error.to_string()))?;
+            .map_err(|error| unreadable(&error))?;
         let tls = match base.0.starts_with("https:") {
-            true => tls.with_native_roots().map_err(|error| Error::Certificates(error.to_string()))?,
-            // Never used: the base decides.
+            true => tls.with_native_roots().map_err(|error| unreadable(&error))?,
+            // The base has no https, so that no certificate is ever checked.
             false => tls.with_root_certificates(RootCertStore::empty()),
-        }
-        .with_no_client_auth();
+        };
+        let tls = tls.with_no_client_auth();
         let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
         Ok(Self { base, token_file, http: Http::builder(TokioExecutor::new()).build(connector) })
     }
@@ -252,14 +220,12 @@ impl Client {
         bounds: Bounds,
     ) -> Result<T, Error> {
         let answer = tokio::time::timeout(bounds.timeout, self.fetch(path, query, bounds.max_bytes)).await;
-        let timeout = |_elapsed| Error::Timeout { base: self.base.clone(), limit: bounds.timeout };
-        let (status, body) = answer.map_err(timeout)??;
+        let (status, body) = answer.map_err(|_elapsed| Error::Timeout(self.base.clone(), bounds.timeout))??;
         self.data(query, expected, status, &body)
     }
 
     async fn fetch(&self, path: &str, query: &str, max_bytes: usize) -> Result<(StatusCode, Bytes), Error> {
-        let broken =
-            |error: &dyn std::error::Error| Error::Broken { base: self.base.clone(), reason: error_chain(error) };
+        let broken = |error: &dyn std::error::Error| Error::Broken(self.base.clone(), error_chain(error));
         let mut request = Request::get(format!("{}/api/v1/{path}", self.base)).header(ACCEPT, "application/json");
         if let Some(path) = &self.token_file {
             // Read each time: tokens are replaced while programs run.
@@ -270,7 +236,7 @@ impl Client {
         let status = response.status();
         let body = Limited::new(response.into_body(), max_bytes).collect().await;
         let body = body.map_err(|error| match error.is::<LengthLimitError>() {
-            true => Error::TooLarge { base: self.base.clone(), query: query.into(), max_bytes },
+            true => Error::TooLarge(self.base.clone(), query.into(), max_bytes),
             false => broken(error.as_ref()),
         })?;
         Ok((status, body.to_bytes()))
@@ -287,9 +253,9 @@ impl Client {
         status: StatusCode,
         body: &[u8],
     ) -> Result<T, Error> {
-        let refused = |reason| Error::Refused { base: self.base.clone(), query: query.into(), reason };
+        let refused = |reason| Error::Refused(self.base.clone(), query.into(), reason);
         if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-            return Err(Error::Unauthorized { base: self.base.clone(), status });
+            return Err(Error::Unauthorized(self.base.clone(), status));
         }
         match serde_json::from_slice::<Answer<T>>(body) {
             Ok(Answer { error: Some(reason), .. }) => Err(refused(reason)),
@@ -317,6 +283,7 @@ pub fn encoded(query: &str) -> impl fmt::Display {
     utf8_percent_encode(query, NON_ALPHANUMERIC)
 }
 
+/// The header that carries the token in a file.
 fn token(path: &PathBuf) -> Result<HeaderValue, Error> {
     let [content] = file_watcher::contents(std::array::from_ref(path)).map_err(Error::Token)?;
     let token = content.trim_ascii();
@@ -330,8 +297,14 @@ fn token(path: &PathBuf) -> Result<HeaderValue, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
+
+    /// A client that needs neither a token nor certificates.
+    fn client(base: &str) -> Client {
+        Client::new(base.parse().expect("a base"), None).expect("a client")
+    }
 
     #[test]
     fn a_base_is_scheme_host_port_and_prefix() {
@@ -343,31 +316,25 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Base>().expect(text).to_string(), shown);
         }
-        for (bad, word) in [
-            ("", "no URL"),
-            ("a b", "no URL"),
-            ("http://", "no URL"),
-            ("/prometheus", "no scheme"),
-            ("localhost:9090", "neither http"),
-            ("localhost", "neither http"),
-            ("ftp://a", "neither http"),
-            ("http://:9090", "host"),
-            ("http://a:0", "port"),
-            ("http://a:", "port"),
-            ("http://a:99999", "port"),
-            ("http://a:x", "port"),
-            ("http://me:secret@a", "user name"),
-            ("http://a/?query=up", "query"),
-            ("http://a/#graph", "query"),
+        for (word, all) in [
+            ("no URL", &["", "a b", "http://"][..]),
+            ("no scheme", &["/prometheus"]),
+            ("neither http", &["localhost:9090", "localhost", "ftp://a"]),
+            ("host", &["http://:9090"]),
+            ("port", &["http://a:0", "http://a:", "http://a:99999", "http://a:x"]),
+            ("user name", &["http://me:secret@a"]),
+            ("query", &["http://a/?query=up", "http://a/#graph"]),
         ] {
-            let error = bad.parse::<Base>().expect_err(bad).to_string();
-            assert!(error.contains(word) && error.contains(&format!("{bad:?}")), "{error}");
+            for bad in all {
+                let error = bad.parse::<Base>().expect_err(bad).to_string();
+                assert!(error.contains(word) && error.contains(&format!("{bad:?}")), "{error}");
+            }
         }
     }
 
     #[test]
     fn an_answer_is_a_vector_or_says_why_not() {
-        let client = Client::new("http://a".parse().expect("a base"), None).expect("no token, no certificates");
+        let client = client("http://a");
         let vector = |status, body: &str| {
             client.data("up", "vector", status, body.as_bytes()).map(|Data::Vector(elements)| elements)
         };
@@ -377,19 +344,11 @@ mod tests {
         assert!(elements[0].value().is_nan());
         for (status, body, word) in [
             (400, r#"{"status":"error","errorType":"bad_data","error":"parse error at 1:3"}"#, "parse error at 1:3"),
-            (
-                200,
-                r#"{"status":"success","warnings":["store a is away"],"data":{"resultType":"vector","result":[]}}"#,
-                "away",
-            ),
+            (200, r#"{"warnings":["store a is away"],"data":{"resultType":"vector","result":[]}}"#, "away"),
             (200, r#"{"status":"success","data":{"resultType":"scalar","result":[1.5,"1"]}}"#, "scalar"),
-            (
-                200,
-                r#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{},"value":[1]}]}}"#,
-                "no vector",
-            ),
-            (200, r#"{"status":"success"}"#, "no data"),
+            (200, r#"{"data":{"resultType":"vector","result":[{"metric":{},"value":[1]}]}}"#, "no vector"),
             (200, r#"{"data":{"resultType":"matrix","result":[]}}"#, "no vector"),
+            (200, r#"{"status":"success"}"#, "no data"),
             (200, "<html>", "no vector"),
             (404, "404 page not found", "whole prefix"),
             (302, "", "302"),
@@ -414,7 +373,7 @@ mod tests {
         ] {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
             let base = format!("http://{}", listener.local_addr().expect("bound"));
-            let client = Client::new(base.parse().expect("a base"), None).expect("no token, no certificates");
+            let client = client(&base);
             let server = async {
                 let (mut socket, _) = listener.accept().await.expect("a connection");
                 socket.read_u8().await.expect("a question");
@@ -422,10 +381,10 @@ mod tests {
                 std::future::pending::<std::convert::Infallible>().await
             };
             let error = tokio::select! {
-                outcome = client.get::<Data>("query?query=up", "up", "vector", bounds) => outcome.err().expect(word).to_string(),
+                outcome = client.get::<Data>("query?query=up", "up", "vector", bounds) => outcome.err().expect(word),
                 never = server => match never {},
             };
-            assert!(error.contains(word) && error.contains(&base), "{error}");
+            assert!(error.to_string().contains(word) && error.to_string().contains(&base), "{error}");
         }
     }
 
@@ -444,17 +403,11 @@ mod tests {
         assert!(error.contains("no/such/token"), "{error}");
     }
 
-    mod properties {
-        use super::*;
-        use proptest::prelude::*;
-
-        proptest! {
-            #[test]
-            fn bytes_never_panic(body in proptest::collection::vec(any::<u8>(), 0..200), text in "\\PC{0,40}") {
-                let client = Client::new("http://a".parse().expect("a base"), None).expect("no token");
-                let _outcome = client.data::<Data>("up", "vector", StatusCode::OK, &body);
-                let _outcome = text.parse::<Base>();
-            }
+    proptest! {
+        #[test]
+        fn bytes_never_panic(body in proptest::collection::vec(any::<u8>(), 0..200), text in "\\PC{0,40}") {
+            let _outcome = client("http://a").data::<Data>("up", "vector", StatusCode::OK, &body);
+            let _outcome = text.parse::<Base>();
         }
     }
 }

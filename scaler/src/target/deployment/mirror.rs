@@ -1,8 +1,8 @@
-//! A local copy of some objects, as the API server last told them. Lists again by itself when its place in the history
-//! is lost; ends at any other failure.
+//! A local copy of some objects, kept by a watch. It lists the objects again when its place in the history is lost; any other
+//! failure ends it.
 
 use crate::cluster::Failure;
-use kube::runtime::reflector::{self, Store, store::Writer};
+use kube::runtime::reflector::{self, Lookup, Store};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
@@ -12,31 +12,29 @@ use std::pin::Pin;
 use std::sync::Arc;
 use tokio_stream::{Stream, StreamExt};
 
-/// Seconds after which the API server ends a watch and another begins. A connection that has silently died is found
-/// out by then.
+/// Seconds after which the API server ends a watch and another begins. A connection that has silently died is noticed by
+/// then.
 const WATCH_SECONDS: u32 = 60;
 
 /// The copy.
-pub struct Mirror<K>
+pub struct Mirror<K: Lookup + Clone + 'static>
 where
-    K: Resource + Clone + 'static,
-    K::DynamicType: Default + Eq + Hash + Clone,
+    K::DynamicType: Eq + Hash + Clone,
 {
     events: Pin<Box<dyn Stream<Item = watcher::Result<Event<K>>> + Send>>,
     objects: Store<K>,
-    writer: Writer<K>,
-    listed: bool,
+    is_listed: bool,
 }
 
 impl<K> Mirror<K>
 where
-    K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
-    K::DynamicType: Default + Eq + Hash + Clone,
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
-    /// Of what `config` selects.
+    /// A copy of the objects that `config` selects; empty until [`Self::next`] was called.
     pub fn new(api: Api<K>, config: watcher::Config) -> Self {
         let (objects, writer) = reflector::store();
-        Self { events: Box::pin(watcher(api, config.timeout(WATCH_SECONDS))), objects, writer, listed: false }
+        let events = reflector::reflector(writer, watcher(api, config.timeout(WATCH_SECONDS)));
+        Self { events: Box::pin(events), objects, is_listed: false }
     }
 
     /// Waits for one more event.
@@ -47,19 +45,16 @@ where
     /// # Cancel safety
     /// No event is lost.
     pub async fn next(&mut self) -> Result<(), Failure> {
-        match self.events.next().await.expect("a watch goes on for ever") {
-            Ok(event) => {
-                self.listed |= matches!(event, Event::InitDone);
-                self.writer.apply_watcher_event(&event);
-                Ok(())
-            }
-            Err(watcher::Error::WatchError(status)) if status.code == 410 => Ok(()),
-            Err(error) => Err(error.into()),
+        match self.events.next().await.expect("a watch has no end") {
+            Ok(event) => self.is_listed |= matches!(event, Event::InitDone),
+            Err(watcher::Error::WatchError(status)) if status.code == 410 => {}
+            Err(error) => return Err(error.into()),
         }
+        Ok(())
     }
 
-    /// The objects; nothing until they were all listed once. While they are listed again, the last whole set.
+    /// The objects; `None` until they were all listed once. While they are listed again, the last whole set.
     pub fn objects(&self) -> Option<Vec<Arc<K>>> {
-        self.listed.then(|| self.objects.state())
+        self.is_listed.then(|| self.objects.state())
     }
 }

@@ -6,22 +6,22 @@ use std::str::FromStr;
 /// A Deployment by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Name {
-    /// Its namespace.
+    /// The namespace.
     pub namespace: String,
-    /// Its name.
+    /// The name within the namespace.
     pub name: String,
 }
 
-/// Why a text names no Deployment.
+/// A text that names no Deployment.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// Not of that form.
+    /// The text has another form.
     #[error("{0:?} is not of the form deployment:NAMESPACE/NAME, such as deployment:shop/replica")]
     Form(String),
-    /// An RFC 1123 label is wanted.
+    /// The namespace is no RFC 1123 label.
     #[error("{0:?} cannot be a namespace: a to z, 0 to 9 and inner hyphens, 63 at most")]
     Namespace(String),
-    /// An RFC 1123 subdomain is wanted.
+    /// The name is no RFC 1123 subdomain.
     #[error("{0:?} cannot be a Deployment: a to z, 0 to 9, inner hyphens and dots, 253 at most")]
     Deployment(String),
 }
@@ -29,7 +29,7 @@ pub enum Error {
 impl FromStr for Name {
     type Err = Error;
 
-    /// `deployment:NAMESPACE/NAME`
+    /// Reads `deployment:NAMESPACE/NAME`.
     fn from_str(text: &str) -> Result<Self, Error> {
         let path = text.strip_prefix("deployment:").and_then(|path| path.split_once('/'));
         let Some((namespace, name)) = path else { return Err(Error::Form(text.into())) };
@@ -66,20 +66,13 @@ mod tests {
         assert_eq!(parsed, Name { namespace: "shop".into(), name: "replica.v2".into() });
         assert_eq!(parsed.to_string(), "deployment shop/replica.v2");
         let long = "a".repeat(64);
-        for (text, error) in [
-            ("", Error::Form(String::new())),
-            ("processes", Error::Form("processes".into())),
-            ("shop/replica", Error::Form("shop/replica".into())),
-            ("deployment:replica", Error::Form("deployment:replica".into())),
-            ("deployment:/replica", Error::Namespace(String::new())),
-            ("deployment:Shop/replica", Error::Namespace("Shop".into())),
-            ("deployment:a.b/replica", Error::Namespace("a.b".into())),
-            ("deployment:shop/", Error::Deployment(String::new())),
-            ("deployment:shop/-x", Error::Deployment("-x".into())),
-            ("deployment:shop/a/b", Error::Deployment("a/b".into())),
-            ("deployment:shop/a..b", Error::Deployment("a..b".into())),
-            (&format!("deployment:shop/{long}"), Error::Deployment(long.clone())),
-        ] {
+        let form = |text: &str| (text.to_owned(), Error::Form(text.into()));
+        let namespace = |it: &str| (format!("deployment:{it}/replica"), Error::Namespace(it.into()));
+        let deployment = |it: &str| (format!("deployment:shop/{it}"), Error::Deployment(it.into()));
+        let forms = ["", "processes", "shop/replica", "deployment:replica"].map(form);
+        let namespaces = ["", "Shop", "a.b"].map(namespace);
+        let deployments = ["", "-x", "a/b", "a..b", &long].map(deployment);
+        for (text, error) in forms.into_iter().chain(namespaces).chain(deployments) {
             assert_eq!(text.parse::<Name>(), Err(error), "{text}");
         }
     }

@@ -1,36 +1,38 @@
-//! The dispatcher's queue as the plant has it. Every request has the same objective and the same deadline, both counted
-//! from its arrival, so each class is in the order of arrival by itself and two deques do what takes trees there.
-//! Times in nanoseconds since the start.
+//! The dispatcher's queue as the plant has it.
+//!
+//! All requests have the same objective and the same deadline, both counted from their arrival. Each class is therefore
+//! in the order of arrival, and two deques do what the dispatcher's queue needs trees for. A test in the workspace
+//! compares the two. Times are nanoseconds since the start of the simulation.
 
-use super::requests::Request;
+use crate::simulate::requests::Request;
 use admission::Order;
 use std::collections::VecDeque;
 
-/// What waits.
+/// The waiting requests, in two classes: those that can still meet the objective, and the late ones.
 #[derive(Debug)]
-pub struct Line {
+pub struct PlantQueue {
     order: Order,
-    /// An answer later than so long after the arrival misses the objective.
+    /// Time from the arrival until an answer misses the objective.
     objective: u64,
-    /// Never handed out so long after the arrival, or later.
+    /// Time from the arrival until the request expires.
     deadline: u64,
     punctual: VecDeque<Request>,
     late: VecDeque<Request>,
 }
 
-impl Line {
-    /// Nobody waits yet.
+impl PlantQueue {
+    /// An empty queue.
     pub fn new(order: Order, objective: u64, deadline: u64) -> Self {
         Self { order, objective, deadline, punctual: VecDeque::new(), late: VecDeque::new() }
     }
 
-    /// Lets in the latest that arrived.
+    /// Adds a request. Requests are added in the order of their arrival.
     pub fn push(&mut self, request: Request) {
         self.punctual.push_back(request);
     }
 
-    /// Moves those that would miss the objective, even if they were handed out now and took `service_time`, to the
-    /// late ones, and drops those whose deadline has passed; returns how many were dropped.
+    /// Moves the requests that would miss the objective, even if they were dispatched now and took `service_time`, to
+    /// the late class. Then drops the requests whose deadline has passed, and returns their number.
     pub fn demote(&mut self, now: u64, service_time: u64) -> usize {
         while self.order == Order::LateLast
             && let Some(&request) = self.punctual.front()
@@ -48,32 +50,33 @@ impl Line {
         before - self.len()
     }
 
-    /// Takes the first that can still be punctual, or else the first late one that would be answered before its
-    /// deadline.
+    /// Takes the first request that can still meet the objective, or else the first late request that would be answered
+    /// before its deadline.
     pub fn pop(&mut self, now: u64, service_time: u64) -> Option<Request> {
         self.punctual.pop_front().or_else(|| {
-            // Of the late ones the oldest expire first, so those that are past help stand in front.
+            // The oldest late requests expire first, so the ones that would expire before their answer are at the
+            // front.
             let index = self.late.partition_point(|request| request.arrived + self.deadline <= now + service_time);
             self.late.remove(index)
         })
     }
 
-    /// Waiting that can still be punctual; under [`Order::Fifo`], all.
+    /// Number of waiting requests that can still meet the objective; under [`Order::Fifo`], of all waiting requests.
     pub fn punctual(&self) -> usize {
         self.punctual.len()
     }
 
-    /// Waiting that cannot.
+    /// Number of waiting requests that can no longer meet the objective.
     pub fn late(&self) -> usize {
         self.late.len()
     }
 
-    /// All that wait.
+    /// Number of all waiting requests.
     pub fn len(&self) -> usize {
         self.punctual.len() + self.late.len()
     }
 
-    /// Whether nobody waits.
+    /// Whether no request waits.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -9,8 +9,8 @@ const BACKTRACE: &str = "RUST_LIB_BACKTRACE";
 /// Returns the exit status of a command: 0, or 1 after an error. Prints an error to standard error, with its causes, as
 /// `error: start the replica: no such file`.
 ///
-/// A backtrace follows only if `RUST_LIB_BACKTRACE=1` is set. `RUST_BACKTRACE` alone, which asks for the backtraces of panics,
-/// prints none.
+/// A backtrace follows only if `RUST_LIB_BACKTRACE=1` is set. `RUST_BACKTRACE` alone, which asks for the backtraces of
+/// panics, prints none.
 pub fn report(result: Result<()>) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };
     let backtrace = std::env::var_os(BACKTRACE).is_some_and(|value| value == "1");

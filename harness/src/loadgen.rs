@@ -31,8 +31,8 @@ pub fn run_command(mut command: Command, flags: &[&str], json: &Path) -> Result<
     serde_json::from_str(&text).with_context(|| format!("read {}", json.display()))
 }
 
-/// Images per second that one replica can classify, measured for five seconds. `url` is the flag `--url` of loadgen; loadgen's
-/// report goes to `folder`.
+/// Images per second that one replica can classify, measured for five seconds. `url` is the flag `--url` of loadgen;
+/// loadgen's report goes to `folder`.
 ///
 /// # Errors
 /// When no request was answered.

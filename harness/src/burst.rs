@@ -15,7 +15,7 @@ const MAX: &str = "--max=3";
 /// The workload: at both ends less than the capacity of one replica, and more between them.
 pub const WORKLOAD: &str = "loadgen/workloads/burst.txt";
 
-/// The scaler's flags while the burst is replayed. The quantile is higher than the attainment that [`crate::demo::run`] asks
+/// The scaler's flags while the burst is replayed. The quantile is higher than the attainment that the demo asks
 /// for, because a plan for that very attainment would leave no reserve.
 pub const SCALING: [&str; 6] = ["--min=1", MAX, SHARE, "--quantile=0.999", "--interval=1s", "--down-window=8s"];
 

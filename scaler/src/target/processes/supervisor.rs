@@ -1,4 +1,4 @@
-//! What looks after one process.
+//! The task of one child process: it tells when the replica is ready and when the process has ended, and stops it.
 
 use hyper::StatusCode;
 use rustix::process::{Pid, Signal, kill_process};
@@ -6,35 +6,36 @@ use service::fetch;
 use std::process::ExitStatus;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::Child;
+use tokio::process::{Child, ChildStdout};
 use tokio::sync::{mpsc, oneshot};
 
-/// Between two questions whether a starting replica is ready.
+/// Time between two questions whether a starting replica is ready.
 const POLL: Duration = Duration::from_millis(20);
 
-/// A replica that is not ready by then is given up.
+/// A replica that is not ready by then is killed.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What happened to a replica.
+/// A change of a replica.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// It serves at this address.
+    /// It serves.
     Ready {
-        /// Which one.
+        /// The replica.
         id: u64,
         /// `HOST:PORT`
         address: String,
     },
-    /// Its process is no more.
+    /// Its process has ended.
     Ended {
-        /// Which one.
+        /// The replica.
         id: u64,
-        /// How, for people.
+        /// How it ended, for people.
         status: String,
     },
 }
 
-/// Lives as long as one process: tells when it is ready and when it has ended, and stops it when asked to.
+/// Lives as long as one process. Dropping the other end of `stopped` drains the process, which is killed if it has not ended
+/// within `limit`.
 pub(super) async fn run(
     id: u64,
     mut child: Child,
@@ -43,17 +44,17 @@ pub(super) async fn run(
     events: mpsc::Sender<Event>,
 ) {
     let stdout = child.stdout.take().expect("standard output is piped");
-    // Held until the process has ended: waiting for it would close it, and so tell it to go.
-    let _lifeline = child.stdin.take();
+    // Held until the process has ended: `wait` would close it, and so tell the process to exit.
+    let _stdin = child.stdin.take();
     let starting = async {
         match tokio::time::timeout(START_TIMEOUT, ready_address(stdout)).await {
             Ok(Some(address)) => {
-                // The owner outlives its children.
-                let _owner = events.send(Event::Ready { id, address }).await;
+                // The owner of the replicas receives until all processes have ended.
+                let _received = events.send(Event::Ready { id, address }).await;
                 std::future::pending().await
             }
             Ok(None) => {
-                // If it has ended, that is the better reason, and is seen first.
+                // If the process has ended, that is the better reason, and is noticed first.
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 "its first line is not \"listening on http://HOST:PORT\""
             }
@@ -66,13 +67,13 @@ pub(super) async fn run(
             let killed = child.kill().await;
             format!("{reason}, killed{}", killed.err().map(|error| format!(": {error}")).unwrap_or_default())
         }
-        _asked = stopped => drained(&mut child, limit).await,
+        _dropped = stopped => drain(&mut child, limit).await,
     };
-    let _owner = events.send(Event::Ended { id, status }).await;
+    let _received = events.send(Event::Ended { id, status }).await;
 }
 
-/// Reads the address from the replica's first line and asks until it is ready; nothing if it printed something else.
-async fn ready_address(stdout: tokio::process::ChildStdout) -> Option<String> {
+/// Reads the address from the replica's first line and waits until it is ready; `None` if it printed another line.
+async fn ready_address(stdout: ChildStdout) -> Option<String> {
     let mut lines = BufReader::new(stdout).lines();
     let line = lines.next_line().await.ok()??;
     let address = line.strip_prefix("listening on http://")?.to_owned();
@@ -84,8 +85,8 @@ async fn ready_address(stdout: tokio::process::ChildStdout) -> Option<String> {
     }
 }
 
-async fn drained(child: &mut Child, limit: Duration) -> String {
-    // The id is there until the process has been waited for, so the signal cannot hit another.
+async fn drain(child: &mut Child, limit: Duration) -> String {
+    // The id is known until the process has been waited for, so the signal cannot hit another process.
     let process = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
     if let Some(process) = process
         && let Err(error) = kill_process(process, Signal::TERM)

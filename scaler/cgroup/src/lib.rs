@@ -1,4 +1,4 @@
-//! Limits of what a child process may use, by the kernel's control groups, version 1 or 2.
+//! Limits of processors and memory for child processes, by the kernel's control groups, version 1 or 2.
 
 use bytesize::ByteSize;
 use std::fs;
@@ -7,18 +7,19 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Microseconds over which a share is kept. Short, so that a replica with half a core is slow rather than bursty.
+/// Period over which a processor limit is kept, microseconds. Short, so that a process with half a core is slow rather than
+/// bursty.
 const PERIOD_MICROSECONDS: u64 = 20_000;
 
 /// Names of groups are this, the id of the process that made them, and a number.
 const NAME: &str = "roundhouse";
 
-/// What the processes of a group may use together, at most.
+/// What the processes of a group may use together; `None` is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Limits {
-    /// Of processor time.
+    /// Cores.
     pub cores: Option<f64>,
-    /// Of memory; who needs more is killed.
+    /// Memory. A process that needs more is killed.
     pub memory: Option<ByteSize>,
 }
 
@@ -28,10 +29,10 @@ impl Limits {
     }
 }
 
-/// Where groups can be made, all with the same limits.
+/// Makes groups, all with the same limits.
 #[derive(Debug, Clone)]
 pub struct Controller {
-    /// In version 1 each controller has a folder of its own.
+    /// The folders in which groups are made: in version 1 each controller has a folder of its own.
     folders: Vec<PathBuf>,
     version: Version,
     limits: Limits,
@@ -51,10 +52,10 @@ pub struct Group {
 }
 
 impl Controller {
-    /// Finds this process's own groups and checks that others can be made below them.
+    /// Finds this process's own groups and checks that groups can be made below them.
     ///
     /// # Errors
-    /// When the system has no such controllers, or does not let us use them.
+    /// When the system has no such controllers, or does not permit their use.
     pub fn find(limits: Limits) -> io::Result<Self> {
         let mounts = fs::read_to_string("/proc/mounts")?;
         let own = fs::read_to_string("/proc/self/cgroup")?;
@@ -63,7 +64,7 @@ impl Controller {
         for controller in limits.controllers() {
             let missing = || io::Error::new(io::ErrorKind::Unsupported, format!("there is none for {controller}"));
             let (folder, version) = locate(&mounts, &own, controller).ok_or_else(missing)?;
-            clear_leftovers(&folder);
+            remove_leftovers(&folder);
             if version == Version::Two {
                 if controller == "memory" {
                     move_below(&folder)?;
@@ -84,10 +85,10 @@ impl Controller {
         Ok(controller)
     }
 
-    /// Moves a process into a group: the only reliable way to know that it can be done.
+    /// Moves a process into a group: the only reliable way to know that this is permitted.
     fn check(&self) -> io::Result<()> {
         let group = self.group()?;
-        // Waits for its input to end.
+        // Waits for the end of its input.
         let mut process = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
         let added = group.add(process.id());
         drop(process.stdin.take());
@@ -95,7 +96,7 @@ impl Controller {
         added
     }
 
-    /// What each group may use.
+    /// The limits of each group.
     pub fn limits(&self) -> Limits {
         self.limits
     }
@@ -114,13 +115,13 @@ impl Controller {
             group.folders.push(folder);
         }
         match self.version {
-            Version::One => self.limit_one(&group)?,
-            Version::Two => self.limit_two(&group)?,
+            Version::One => self.limit_version_1(&group)?,
+            Version::Two => self.limit_version_2(&group)?,
         }
         Ok(group)
     }
 
-    fn limit_one(&self, group: &Group) -> io::Result<()> {
+    fn limit_version_1(&self, group: &Group) -> io::Result<()> {
         if let Some(quota) = self.quota() {
             group.write("cpu.cfs_period_us", &PERIOD_MICROSECONDS.to_string())?;
             group.write("cpu.cfs_quota_us", &quota.to_string())?;
@@ -128,17 +129,14 @@ impl Controller {
         if let Some(memory) = self.limits.memory {
             let bytes = memory.as_u64().to_string();
             group.write("memory.limit_in_bytes", &bytes)?;
-            // Together with what is swapped out, where that is accounted for.
-            match group.write("memory.memsw.limit_in_bytes", &bytes) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            // Together with swapped-out memory, where the kernel accounts for that.
+            group.write_if_present("memory.memsw.limit_in_bytes", &bytes)?;
         }
         Ok(())
     }
 
-    fn limit_two(&self, group: &Group) -> io::Result<()> {
-        // A group that holds processes, as this program's may, can have none below it but threaded ones
+    fn limit_version_2(&self, group: &Group) -> io::Result<()> {
+        // Below a group that holds processes, as this program's may, there can only be threaded groups
         // (cgroups(7), "Threads and processes").
         if group.read("cgroup.type")?.trim() == "domain invalid" {
             group.write("cgroup.type", "threaded")?;
@@ -148,22 +146,19 @@ impl Controller {
         }
         if let Some(memory) = self.limits.memory {
             group.write("memory.max", &memory.as_u64().to_string())?;
-            match group.write("memory.swap.max", "0") {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            group.write_if_present("memory.swap.max", "0")?;
         }
         Ok(())
     }
 
-    /// Microseconds in each period.
+    /// Microseconds of processor time in each period.
     fn quota(&self) -> Option<u64> {
         self.limits.cores.map(|cores| (cores * PERIOD_MICROSECONDS as f64).round() as u64)
     }
 }
 
-/// Groups that a scaler left behind when it was killed are empty by now; ones in use cannot be removed.
-fn clear_leftovers(folder: &Path) {
+/// Removes the groups of a scaler that was killed. Groups in use are not empty, and so cannot be removed.
+fn remove_leftovers(folder: &Path) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten() {
         if entry.file_name().to_string_lossy().starts_with(&format!("{NAME}-")) {
@@ -172,8 +167,8 @@ fn clear_leftovers(folder: &Path) {
     }
 }
 
-/// A group that holds processes cannot limit the memory of those below it (cgroups(7), "no internal processes"), so
-/// this process moves into one below.
+/// Moves this process into a group below its own: a group that holds processes cannot limit the memory of groups below it
+/// (cgroups(7), "no internal processes").
 fn move_below(folder: &Path) -> io::Result<()> {
     let own = std::process::id().to_string();
     if fs::read_to_string(folder.join("cgroup.procs"))?.split_whitespace().any(|process| process != own) {
@@ -190,20 +185,20 @@ impl Group {
     /// Moves a process, with all its threads, into the group.
     ///
     /// # Errors
-    /// When the process is gone.
+    /// When the process has ended.
     pub fn add(&self, process: u32) -> io::Result<()> {
         self.folders.iter().try_for_each(|folder| fs::write(folder.join("cgroup.procs"), process.to_string()))
     }
 
-    /// The limit, if one of its processes was killed because it needed more.
+    /// The memory limit, if a process of the group was killed because it needed more.
     pub fn exceeded_memory(&self) -> Option<ByteSize> {
-        // Version 2 and version 1.
+        // The files of version 2 and version 1.
         let texts = ["memory.events", "memory.oom_control"].into_iter().filter_map(|file| self.read(file).ok());
         let mut kills = texts.filter_map(|text| field(&text, "oom_kill"));
         self.memory.filter(|_| kills.any(|kills| kills > 0))
     }
 
-    /// Each of the kernel's files is in one of the folders.
+    /// The path of one of the kernel's files, which is in one of the folders.
     fn file(&self, name: &str) -> io::Result<PathBuf> {
         let mut files = self.folders.iter().map(|folder| folder.join(name));
         files.find(|file| file.exists()).ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, name.to_owned()))
@@ -215,6 +210,13 @@ impl Group {
 
     fn write(&self, name: &str, text: &str) -> io::Result<()> {
         fs::write(self.file(name)?, text)
+    }
+
+    fn write_if_present(&self, name: &str, text: &str) -> io::Result<()> {
+        match self.write(name, text) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            outcome => outcome,
+        }
     }
 }
 
@@ -228,7 +230,7 @@ impl Drop for Group {
     }
 }
 
-/// The number behind a name, in a file with one of each a line.
+/// The number after a name, in a text with a name and a number in each line.
 fn field(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
 }
@@ -236,7 +238,7 @@ fn field(text: &str, name: &str) -> Option<u64> {
 /// The folder of this process's group under a controller, from the texts of `/proc/mounts` and `/proc/self/cgroup`. A
 /// version 1 controller is preferred: where it is mounted, version 2 does not have it.
 fn locate(mounts: &str, own: &str, controller: &str) -> Option<(PathBuf, Version)> {
-    // `hierarchy:controllers:path`; version 2 has no controllers in its line.
+    // Lines are `hierarchy:controllers:path`; the line of version 2 names no controllers.
     let path_of = |controller: &str| {
         own.lines().find_map(|line| {
             let mut fields = line.splitn(3, ':').skip(1);
@@ -277,7 +279,7 @@ mod tests {
         assert_eq!(locate("", own, "cpu"), None);
     }
 
-    /// Nothing where they are not permitted, which is said past the capturing of what passing tests print.
+    /// `None` where control groups are not permitted. Says so on the real standard error, so that no test is skipped silently.
     fn controller(limits: Limits) -> Option<Controller> {
         let skipped = |error: &io::Error| {
             writeln!(io::stderr(), "skipped: control groups are not permitted here ({error})").expect("it is open");
@@ -309,11 +311,11 @@ mod tests {
     }
 
     #[test]
-    fn who_needs_more_memory_is_killed() {
+    fn a_process_that_needs_more_memory_is_killed() {
         let limit = ByteSize::mib(32);
         let Some(controller) = controller(Limits { cores: None, memory: Some(limit) }) else { return };
         let group = controller.group().expect("another one");
-        // Holds a line of 256 MB, once told to begin.
+        // Holds a line of 256 MB in memory after it has read a line.
         let mut child = Command::new("sh")
             .args(["-c", "read begin; head -c 256000000 /dev/zero | tail -n 1"])
             .stdin(Stdio::piped())

@@ -3,6 +3,7 @@
 use crate::{command, paths};
 use anyhow::{Context, Result};
 use std::fs;
+use std::io::{IsTerminal, stdout};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -52,6 +53,9 @@ impl Environment {
             .context("python3 with venv is needed (Debian: apt-get install python3-venv)")?;
         let mut pip = Command::new(self.python());
         pip.args(["-m", "pip", "install", "--disable-pip-version-check", "--retries=2"]).args(self.packages);
+        if !stdout().is_terminal() {
+            pip.arg("--quiet");
+        }
         command::run(&mut pip, LIMIT)?;
         let manifest = self.folder().join(MANIFEST);
         fs::write(&manifest, self.packages.join("\n")).with_context(|| format!("write {}", manifest.display()))

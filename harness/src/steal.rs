@@ -1,5 +1,5 @@
-//! Steal time: processor time that this machine wanted and its host gave to other machines. It tells a busy host from a bad
-//! result.
+//! Steal time: processor time that this machine wanted and its host gave to other machines. It tells a busy host from a
+//! bad result.
 
 use anyhow::Result;
 use std::fmt;
@@ -10,7 +10,8 @@ use std::time::Duration;
 /// Time between two samples.
 const STEP: Duration = Duration::from_millis(500);
 
-/// A step in which the host took more than this share of the processor time counts as lost: few programs could answer in it.
+/// A step in which the host took more than this share of the processor time counts as lost: few programs could answer
+/// in it.
 const LOST: f64 = 0.8;
 
 /// Share of the whole time from which on steal time is worth a message.

@@ -1,0 +1,80 @@
+//! Decoding of damaged images: each is decoded or refused, within a bounded time, and no input of the model has a
+//! number that is not finite.
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use replica::decode::{Limits, decode};
+use replica::preprocess;
+use replica::transform::Transform;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Time that one image may take.
+const MAX_TIME: Duration = Duration::from_secs(1);
+
+#[test]
+fn damaged_images_are_decoded_or_refused_in_time() {
+    check(2000, 1);
+}
+
+/// Takes minutes: `cargo test --release -p replica --test damaged -- --ignored`.
+#[test]
+#[ignore = "takes minutes"]
+fn many_damaged_images_are_decoded_or_refused_in_time() {
+    check(100_000, 2);
+}
+
+/// Damages and decodes so many images. The same seed damages the same bytes.
+fn check(count: u32, seed: u64) {
+    let files = files();
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    for number in 0..count {
+        let file = damaged(&files, &mut random);
+        let started = Instant::now();
+        if let Ok(pixels) = decode(&file, Limits::default()) {
+            let input = preprocess::input(&pixels, &Transform::IMAGENET);
+            assert!(input.iter().all(|number| number.is_finite()), "image {number} of seed {seed}");
+        }
+        assert!(started.elapsed() <= MAX_TIME, "image {number} of seed {seed} took {:?}", started.elapsed());
+    }
+}
+
+/// The images to damage, in the order of their names.
+fn files() -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/odd");
+    let entries = std::fs::read_dir(&folder).expect("the folder can be listed");
+    let mut paths: Vec<_> = entries.map(|entry| entry.expect("the folder can be listed").path()).collect();
+    paths.sort();
+    paths.iter().map(|path| std::fs::read(path).expect("the file can be read")).collect()
+}
+
+/// One of the files with a few bytes changed, removed, repeated or taken from another file.
+fn damaged(files: &[Vec<u8>], random: &mut ChaCha8Rng) -> Vec<u8> {
+    let mut file = files[random.random_range(0..files.len())].clone();
+    for _ in 0..random.random_range(1..=8) {
+        if file.len() < 2 {
+            break;
+        }
+        let at = random.random_range(0..file.len());
+        let length = random.random_range(1..=64).min(file.len() - at);
+        match random.random_range(0..7) {
+            0 => file[at] = random.random(),
+            1 => file[at] ^= 1 << random.random_range(0..8),
+            // Headers decide the most, so they are damaged more often.
+            2 => file[at.min(random.random_range(0..200))] = [0, 1, 0x7f, 0x80, 0xfe, 0xff][random.random_range(0..6)],
+            3 => drop(file.drain(at..at + length)),
+            4 => {
+                let part = file[at..at + length].to_vec();
+                file.splice(at..at, part);
+            }
+            5 => {
+                let other = &files[random.random_range(0..files.len())];
+                let from = random.random_range(0..other.len());
+                let part = other[from..other.len().min(from + length)].to_vec();
+                file.splice(at..at, part);
+            }
+            _ => file.truncate(at.max(2)),
+        }
+    }
+    file
+}
