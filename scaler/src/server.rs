@@ -94,7 +94,7 @@ async fn start(spec: control::Spec, place: Place) -> Result<Running> {
     let (target, candidate, lock) = match place {
         Place::Local(spec, replica_limits) => {
             let lock = lock(&spec.list)?;
-            let controller = controller(replica_limits);
+            let controller = Controller::find_for(replica_limits);
             // The program that started this one reads this line.
             println!("cpu share: {}", controller.as_ref().map_or_else(String::clone, |it| share(it.as_ref())));
             let controller = controller.unwrap_or_default();
@@ -142,29 +142,6 @@ fn lock(list: &Path) -> Result<File> {
         format!("another scaler publishes its replicas in {list}; end it, or give this one a --list of its own")
     })?;
     Ok(file)
-}
-
-/// The control groups for these limits; `None` if there are no limits. Limits of processors may be permitted where limits of
-/// memory are not.
-///
-/// # Errors
-/// When control groups are not permitted: a text for people.
-fn controller(limits: cgroup::Limits) -> Result<Option<Controller>, String> {
-    if limits == cgroup::Limits::default() {
-        return Ok(None);
-    }
-    let found = Controller::find(limits).or_else(|error| match limits.memory {
-        Some(memory) if limits.cores.is_some() => {
-            tracing::warn!(%error, "replicas run without --memory-limit {memory}, as control groups do not permit it here");
-            Controller::find(cgroup::Limits { memory: None, ..limits })
-        }
-        _ => Err(error),
-    });
-    found.map(Some).map_err(|error| {
-        let text = format!("unlimited, as control groups are not permitted here ({error})");
-        tracing::warn!("replicas are {text}");
-        text
-    })
 }
 
 fn share(controller: Option<&Controller>) -> String {

@@ -85,6 +85,32 @@ impl Controller {
         Ok(controller)
     }
 
+    /// As [`Self::find`], but without the memory limit where only a processor limit is permitted, and `None` if there is no
+    /// limit at all. Logs what is not permitted.
+    ///
+    /// # Errors
+    /// When no control groups are permitted: a text for people.
+    pub fn find_for(limits: Limits) -> Result<Option<Self>, String> {
+        if limits == Limits::default() {
+            return Ok(None);
+        }
+        let found = Self::find(limits).or_else(|error| match limits.memory {
+            Some(memory) if limits.cores.is_some() => {
+                tracing::warn!(
+                    %error,
+                    "replicas run without --memory-limit {memory}, as control groups do not permit it here"
+                );
+                Self::find(Limits { memory: None, ..limits })
+            }
+            _ => Err(error),
+        });
+        found.map(Some).map_err(|error| {
+            let text = format!("unlimited, as control groups are not permitted here ({error})");
+            tracing::warn!("replicas are {text}");
+            text
+        })
+    }
+
     /// Moves a process into a group: the only reliable way to know that this is permitted.
     fn check(&self) -> io::Result<()> {
         let group = self.group()?;

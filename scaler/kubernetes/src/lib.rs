@@ -1,6 +1,8 @@
-//! Requests to the Kubernetes API server with a time limit and with failures in words, and local copies of its objects.
+//! Requests to the Kubernetes API server with a time limit and with failures in words, local copies of its objects, and the
+//! names of Deployments.
 
 pub mod mirror;
+pub mod name;
 
 use kube::core::Status;
 use kube::runtime::watcher;

@@ -2,10 +2,10 @@
 
 use crate::control;
 use crate::observe::{self, Source};
-use crate::target::deployment::{self, Name};
-use crate::target::processes;
+use crate::target::{deployment, processes};
 use anyhow::{Context, Result, ensure};
 use bytesize::ByteSize;
+use kubernetes::name::{self, Name};
 use law::limits::{Guard, Limits};
 use law::table::{Law, Objective, Settings, Table};
 use service::options::positive_duration;
@@ -121,7 +121,7 @@ impl FromStr for Target {
         match text {
             "processes" => Ok(Self::Processes),
             _ if text.starts_with("deployment:") => {
-                text.parse().map(Self::Deployment).map_err(|error: deployment::Error| error.to_string())
+                text.parse().map(Self::Deployment).map_err(|error: name::Error| error.to_string())
             }
             _ => Err(format!("{text:?} is no target; write processes or deployment:NAMESPACE/NAME")),
         }

@@ -2,12 +2,9 @@
 //! the scale subresource. It changes nothing unasked and nothing on old facts: without the API server the last state stays,
 //! with a refusal, and desired replicas that come meanwhile are forgotten.
 
-pub mod name;
 pub mod owner;
 pub mod pods;
 pub mod startup;
-
-pub use name::{Error, Name};
 
 use super::{Desired, Handle, State};
 use k8s_openapi::api::apps::v1::Deployment;
@@ -20,6 +17,7 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
 use kubernetes::mirror::Mirror;
+use kubernetes::name::Name;
 use kubernetes::{Failure, request};
 use law::observation::Replicas;
 use owner::Owners;
