@@ -73,7 +73,7 @@ const OF_THE_BUILD: [Requirement; 3] = [
     Requirement {
         name: "C++ compiler",
         needed_by: "the build: libtorch's bindings",
-        is_met: || command::succeeds(&std::env::var("CXX").unwrap_or_else(|_unset| "c++".into()), &["--version"]),
+        is_met: || command::succeeds(std::env::var("CXX").unwrap_or_else(|_unset| "c++".into()), &["--version"]),
         remedy: debian(&["g++"], Some("xcode-select --install")),
     },
     Requirement {
