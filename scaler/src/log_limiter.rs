@@ -5,7 +5,7 @@ use crate::decision::{Action, Decision, NO_NEWS};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Time before the same is logged again.
+/// Time before the same topic is logged again.
 const AGAIN: Duration = Duration::from_secs(10);
 
 /// Time before a fault is logged again that has lasted all the time.
@@ -14,7 +14,7 @@ const STILL: Duration = Duration::from_secs(60);
 /// A line of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Line {
-    /// Nothing can be decided.
+    /// A fault has begun: no decision is possible.
     Fault,
     /// The fault is over.
     Over,

@@ -40,7 +40,7 @@ struct Running {
 }
 
 /// A target as the admin paths show it.
-struct Shown {
+struct TargetView {
     name: String,
     journal: Journal,
     leading: Option<watch::Receiver<bool>>,
@@ -75,8 +75,8 @@ async fn serve(config: Config, exporter: PrometheusHandle) -> Result<()> {
     }
     tokio::spawn(telemetry::upkeep(exporter.clone()));
     let admin = Admin { metrics: exporter, readiness: Readiness::default(), capacity: None };
-    let shown: Arc<[Shown]> = all.iter().map(Running::shown).collect();
-    let handle = move |request: Request<Incoming>| std::future::ready(answer(&admin, &shown, &request));
+    let targets: Arc<[TargetView]> = all.iter().map(Running::view).collect();
+    let handle = move |request: Request<Incoming>| std::future::ready(answer(&admin, &targets, &request));
     tokio::spawn(service::server::serve(listener, None, handle, std::future::pending(), ADMIN_GRACE));
     let controls = join_all(all.iter_mut().map(|running| {
         let span = tracing::info_span!("scale", name = running.control.name());
@@ -115,9 +115,9 @@ async fn start(spec: control::Spec, place: Place) -> Result<Running> {
 }
 
 impl Running {
-    fn shown(&self) -> Shown {
+    fn view(&self) -> TargetView {
         let Control { journal, leading, .. } = &self.control;
-        Shown { name: self.control.name().into(), journal: journal.clone(), leading: leading.clone() }
+        TargetView { name: self.control.name().into(), journal: journal.clone(), leading: leading.clone() }
     }
 
     /// Drains replicas on this machine, and then gives the lease back.
@@ -149,25 +149,25 @@ fn share(controller: Option<&Controller>) -> String {
     cores.map_or_else(|| "unlimited".into(), |cores| format!("{cores} of a core for each replica"))
 }
 
-fn answer(admin: &Admin, shown: &[Shown], request: &Request<Incoming>) -> Reply {
+fn answer(admin: &Admin, targets: &[TargetView], request: &Request<Incoming>) -> Reply {
     let path = request.uri().path();
     if let Some(reply) = admin.answer(request.method(), path) {
         return reply;
     }
     match path {
         "/status" => {
-            let status = |Shown { name, journal, leading }: &Shown| {
+            let status = |TargetView { name, journal, leading }: &TargetView| {
                 let leads = leading.as_ref().is_none_or(|leading| *leading.borrow());
                 json!({"target": name, "leads": leads, "latest": journal.latest()})
             };
-            respond::json(StatusCode::OK, &json!({"targets": shown.iter().map(status).collect::<Vec<_>>()}))
+            respond::json(StatusCode::OK, &json!({"targets": targets.iter().map(status).collect::<Vec<_>>()}))
         }
         "/decisions" => {
-            let named = |shown| {
-                let Shown { name, journal, .. }: &Shown = shown;
+            let named = |target| {
+                let TargetView { name, journal, .. }: &TargetView = target;
                 journal.all().into_iter().map(move |decision| Named { target: name, decision })
             };
-            let mut decisions: Vec<Named<'_>> = shown.iter().flat_map(named).collect();
+            let mut decisions: Vec<Named<'_>> = targets.iter().flat_map(named).collect();
             decisions.sort_by(|a, b| a.decision.at_seconds.total_cmp(&b.decision.at_seconds));
             respond::json(StatusCode::OK, &decisions)
         }

@@ -14,7 +14,7 @@ const PERIOD_MICROSECONDS: u64 = 20_000;
 /// Names of groups are this, the id of the process that made them, and a number.
 const NAME: &str = "roundhouse";
 
-/// What the processes of a group may use together; `None` is no limit.
+/// Limits on the processor time and memory of all processes of a group together; `None` is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Limits {
     /// Cores.
@@ -155,7 +155,7 @@ impl Controller {
         if let Some(memory) = self.limits.memory {
             let bytes = memory.as_u64().to_string();
             group.write("memory.limit_in_bytes", &bytes)?;
-            // Together with swapped-out memory, where the kernel accounts for that.
+            // Limits memory and swap together, where the kernel accounts for swap.
             group.write_if_present("memory.memsw.limit_in_bytes", &bytes)?;
         }
         Ok(())

@@ -146,7 +146,7 @@ pub enum Place {
     Remote(deployment::Spec, String),
 }
 
-/// What laws are told.
+/// The settings that laws receive.
 ///
 /// # Errors
 /// When a figure makes no sense; the error names its flag.

@@ -34,7 +34,7 @@ const RESTARTS_WITHIN: f64 = 60.0;
 /// How a snapshot follows from the one before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entry {
-    /// It is the first snapshot, or the dispatcher has gone on.
+    /// The snapshot is the dispatcher's first, or the dispatcher has counted on.
     Continued,
     /// The dispatcher has restarted.
     Restarted,

@@ -29,7 +29,7 @@ pub struct Flags {
     /// The Prometheus that is read instead
     #[command(flatten)]
     pub access: Access,
-    /// Figures that are older are not acted upon: three times the interval at which Prometheus scrapes
+    /// Oldest figures that may change the replicas; three times Prometheus's scrape interval is advised
     #[arg(
         long,
         env = "ROUNDHOUSE_PROMETHEUS_STALE_AFTER",
@@ -39,13 +39,13 @@ pub struct Flags {
         requires = "prometheus"
     )]
     pub prometheus_stale_after: Duration,
-    /// In place of the query for all series of all dispatchers, under the names that the dispatcher gives them
+    /// Query that replaces the default one for all series of all dispatchers; it must keep the dispatcher's names
     #[arg(long, env = "ROUNDHOUSE_PROMETHEUS_QUERY", value_name = "PROMQL", requires = "prometheus")]
     pub prometheus_query: Option<String>,
-    /// In place of the query for the time of each dispatcher's newest sample, seconds since 1970
+    /// Query that replaces the default one for the time of each dispatcher's newest sample, in seconds since 1970
     #[arg(long, env = "ROUNDHOUSE_PROMETHEUS_AGE_QUERY", value_name = "PROMQL", requires = "prometheus")]
     pub prometheus_age_query: Option<String>,
-    /// In place of the query for the dispatchers that should be scraped and cannot be, by instance and job
+    /// Query that replaces the default one for dispatchers that cannot be scraped, by instance and job
     #[arg(long, env = "ROUNDHOUSE_PROMETHEUS_DOWN_QUERY", value_name = "PROMQL", requires = "prometheus")]
     pub prometheus_down_query: Option<String>,
 }

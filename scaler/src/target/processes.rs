@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub struct Spec {
     /// The replica's program.
     pub program: PathBuf,
-    /// Its flags, beyond those that this file adds.
+    /// Flags for the program, beyond those that this file adds.
     pub arguments: Vec<String>,
     /// The dispatcher's discovery file.
     pub list: PathBuf,

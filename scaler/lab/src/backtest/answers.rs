@@ -22,9 +22,9 @@ pub struct Answers {
 /// Numbers of requests without an answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Unanswered {
-    /// No replica could answer.
+    /// Requests that no replica could answer.
     pub failed: f64,
-    /// The deadline passed.
+    /// Requests whose deadline passed.
     pub expired: f64,
 }
 

@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
 use law::observation::Replicas;
 use std::borrow::Borrow;
 
-/// Reasons for which a container waits until somebody changes something, or crashes again.
+/// Waiting reasons of a container that keeps crashing, or cannot start until its cause is removed.
 const STUCK: [&str; 7] = [
     "CrashLoopBackOff",
     "CreateContainerConfigError",
@@ -19,13 +19,13 @@ const STUCK: [&str; 7] = [
 /// The state of a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// It serves.
+    /// The pod is ready.
     Ready,
-    /// It will serve.
+    /// The pod is not ready yet.
     Starting,
-    /// It cannot be placed or started, or keeps dying.
+    /// The pod cannot be placed or started, or keeps dying.
     Blocked,
-    /// It has finished or is being deleted: no longer a replica.
+    /// The pod has finished or is being deleted, so it is no longer a replica.
     Gone,
 }
 

@@ -18,18 +18,18 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// A change of a replica.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// It serves.
+    /// The replica is ready.
     Ready {
         /// The replica.
         id: u64,
         /// `HOST:PORT`
         address: String,
     },
-    /// Its process has ended.
+    /// The replica's process has ended.
     Ended {
         /// The replica.
         id: u64,
-        /// How it ended, for people.
+        /// The exit status in words, for people.
         status: String,
     },
 }
