@@ -2,11 +2,11 @@
 //! and replicas of its own, and then the comparison.
 
 use anyhow::{Context, Result, ensure};
+use harness::stack::{ScalerProgram, Setup, Stack};
+use harness::{loadgen, paths, steal};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
-use xtask::stack::{ScalerProgram, Setup, Stack};
-use xtask::{loadgen, paths, steal};
 
 /// Time for the machine to settle after a law's processes have ended.
 const PAUSE: Duration = Duration::from_secs(2);

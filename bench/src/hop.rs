@@ -3,10 +3,10 @@
 
 use crate::{images, progress};
 use anyhow::{Context, Result, ensure};
+use harness::stack::{ScalerProgram, Setup, Stack};
+use harness::{http, paths};
 use std::fs;
 use std::time::{Duration, Instant};
-use xtask::stack::{ScalerProgram, Setup, Stack};
-use xtask::{http, paths};
 
 /// Pairs of requests with the same body.
 struct Series {

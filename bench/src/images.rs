@@ -3,10 +3,10 @@
 use crate::progress;
 use crate::python::Python;
 use anyhow::{Context, Result, ensure};
+use harness::paths;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use xtask::paths;
 
 /// Number of images that [`Images::crops`] takes.
 const CROPS: usize = 8;

@@ -9,13 +9,13 @@ use crate::statistics::{median, median_ratio, quantile};
 use crate::stub::{Habit, Record, Settings, Stubs};
 use crate::{cores, images, processor_time};
 use anyhow::{Context, Result, ensure};
+use harness::{paths, steal};
 use oha::Oha;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
-use xtask::{paths, steal};
 
 /// The core of the stub.
 const STUB_CORE: u32 = 0;
@@ -81,7 +81,11 @@ fn send(folder: &Path, stub: &Stubs, flags: &[&str]) -> Result<Value> {
     let url = format!("--url=http://{}/predict", stub.addresses[0]);
     let images = format!("--pictures={}", folder.join("images").display());
     let loadgen = cores::command_on(SENDER_CORE, paths::program("loadgen"));
-    xtask::loadgen::run_command(loadgen, &[&[&*url, &*images, "--quiet"], flags].concat(), &folder.join("report.json"))
+    harness::loadgen::run_command(
+        loadgen,
+        &[&[&*url, &*images, "--quiet"], flags].concat(),
+        &folder.join("report.json"),
+    )
 }
 
 /// Whether the stub saw the requests as they were scheduled.

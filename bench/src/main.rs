@@ -22,8 +22,8 @@ mod stub;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
+use harness::{exit, paths};
 use std::process::{Command, ExitCode};
-use xtask::{exit, paths};
 
 /// Measures Roundhouse's programs, next to a peer in the same run where there is one.
 #[derive(Debug, Parser)]

@@ -5,12 +5,12 @@ use crate::python::{Python, TORCHVISION};
 use crate::{images, progress};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
+use harness::paths;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use xtask::paths;
 
 /// Differences that pixels may have, levels of 255: on average over all images, and at most.
 const MEAN_LEVELS: f64 = 0.5;

@@ -14,6 +14,8 @@ use crate::{processor_time, progress};
 use anyhow::{Context, Result, ensure};
 use cell::{Cell, Sample, Server};
 use clap::{Args, value_parser};
+use harness::paths;
+use harness::stack::{Service, Stack};
 use peer::Peer;
 use samples::Samples;
 use std::fs;
@@ -21,8 +23,6 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use wrk::Load;
-use xtask::paths;
-use xtask::stack::{Service, Stack};
 
 /// Time for the dispatcher to find the stub.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);

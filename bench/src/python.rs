@@ -1,10 +1,10 @@
 //! The Python that runs the scripts of `bench/peers`, and the packages that these need.
 
 use anyhow::{Result, ensure};
+use harness::paths;
+use harness::python_tool::Environment;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use xtask::paths;
-use xtask::python_tool::Environment;
 
 /// ONNX Runtime, OpenVINO and PIL.
 pub(crate) const ENGINES: Environment = Environment {

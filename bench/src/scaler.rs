@@ -6,11 +6,11 @@ mod live;
 
 use crate::output::Output;
 use anyhow::{Context, Result, ensure};
+use harness::paths;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
-use xtask::paths;
 
 /// The course task's workload.
 const WORKLOAD: &str = "loadgen/workloads/course.txt";

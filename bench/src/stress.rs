@@ -15,9 +15,9 @@ use crate::figure::{self, Figure, Target};
 use crate::output::Output;
 use crate::statistics::quantile;
 use anyhow::Result;
+use harness::steal;
 use std::time::Duration;
 use tokio::runtime::Runtime;
-use xtask::steal;
 
 /// The dispatcher's default objective.
 const OBJECTIVE: Duration = Duration::from_millis(500);

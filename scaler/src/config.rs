@@ -1,14 +1,14 @@
-//! Flags and files → what the scaler runs with.
+//! Command line and file → checked settings.
 
 pub mod file;
 pub mod scaling;
 
-use crate::laws;
+use crate::{control, laws, status};
 use anyhow::{Context, Result, bail, ensure};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use law::table::Table;
-use scaling::{Place, Scaling, Section};
+use scaling::{Place, Section};
 use service::options::Process;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -26,41 +26,42 @@ use std::path::{Path, PathBuf};
     scaler --dispatcher dns:dispatcher:5052 --target deployment:default/replica --max 10 --dry-run\n  \
     scaler --config scaler.toml\n  \
     scaler explain\n  \
-    scaler simulate --workload workload.txt --policy slo,concurrency,cpu:70"
+    scaler simulate --workload workload.txt --policy slo,concurrency,cpu:70\n  \
+    scaler backtest --prometheus http://localhost:9090 --since 24h"
 )]
 pub struct Cli {
-    /// Instead of scaling
+    /// A command instead of scaling
     #[command(subcommand)]
     pub command: Option<Command>,
-    /// To scale
+    /// The flags for scaling
     #[command(flatten)]
     pub args: Args,
 }
 
-/// What else the program does.
+/// The commands of the program, besides scaling.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Try laws on workloads in virtual time, and compare what they reach and cost (by the program lab)
     #[command(disable_help_flag = true)]
-    Simulate(HandOver),
+    Simulate(LabArgs),
     /// Try laws on what a Prometheus has recorded, and compare them with what happened (by the program lab)
     #[command(disable_help_flag = true)]
-    Backtest(HandOver),
-    /// How a running scaler sees things now
-    Status(crate::status::Args),
-    /// Why a running scaler did what it did
-    Explain(crate::status::ExplainArgs),
+    Backtest(LabArgs),
+    /// Show the state of a running scaler
+    Status(status::Args),
+    /// Show what a running scaler has decided, and why
+    Explain(status::ExplainArgs),
 }
 
-/// Arguments for another program.
+/// Arguments for the program `lab`.
 #[derive(Debug, clap::Args)]
-pub struct HandOver {
-    /// See lab simulate --help, lab backtest --help
+pub struct LabArgs {
+    /// See lab simulate --help and lab backtest --help
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub arguments: Vec<OsString>,
 }
 
-/// How to scale.
+/// The flags for scaling.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Scale several targets: a TOML file with a section for each, whose keys are the flags of a target without their
@@ -73,7 +74,7 @@ pub struct Args {
     /// Flags of every program
     #[command(flatten)]
     pub process: Process,
-    /// Of the only target
+    /// Flags of the only target
     #[command(flatten)]
     pub section: Section,
 }
@@ -83,24 +84,24 @@ pub struct Args {
 pub struct Config {
     /// Address of the admin paths.
     pub listen: SocketAddr,
-    /// Whether the parent's end is a reason to stop.
+    /// Whether the program stops when its parent ends.
     pub exit_with_parent: bool,
-    /// One for each target, at least one.
-    pub scalings: Vec<Scaling>,
+    /// The targets, at least one.
+    pub targets: Vec<(control::Spec, Place)>,
 }
 
 impl Cli {
-    /// Reads the command line, and tells which flags were typed.
+    /// Reads the command line. The matches tell which flags were typed.
     ///
     /// # Errors
-    /// When it makes no sense, or asks for help.
+    /// When the command line makes no sense, or asks for help.
     pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<(Self, ArgMatches), clap::Error> {
         let matches = list_laws(Self::command(), &laws::TABLE).try_get_matches_from(arguments)?;
         Ok((Self::from_arg_matches(&matches)?, matches))
     }
 }
 
-/// Names the laws of a table in the help of `--policy`.
+/// Lists the laws of a table in the help of `--policy`.
 pub fn list_laws(command: clap::Command, laws: &Table) -> clap::Command {
     command.mut_arg("policy", |argument| {
         let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
@@ -109,68 +110,68 @@ pub fn list_laws(command: clap::Command, laws: &Table) -> clap::Command {
 }
 
 impl Config {
-    /// Checks everything. `given` tells which flags were typed.
+    /// Checks all flags. `given` tells which flags were typed.
     ///
     /// # Errors
     /// When a flag or the file makes no sense.
     pub fn new(args: Args, given: &ArgMatches, laws: &Table) -> Result<Self> {
         let Args { config, listen, process, section } = args;
-        let scalings = match config {
+        let targets = match config {
             None => {
                 let name = section.target.to_string();
                 vec![section.check(name, laws)?]
             }
             Some(file) => {
-                if let Some(flag) = typed(given) {
+                if let Some(flag) = typed_flag(given) {
                     bail!("--{flag} is one target's: beside --config it belongs into a section of {}", file.display());
                 }
                 read(&file, laws).with_context(|| format!("read {}", file.display()))?
             }
         };
-        Ok(Self { listen, exit_with_parent: process.exit_with_parent, scalings })
+        Ok(Self { listen, exit_with_parent: process.exit_with_parent, targets })
     }
 }
 
-/// A flag of a target that was typed.
-fn typed(given: &ArgMatches) -> Option<String> {
+/// A flag of a target that was typed, if any.
+fn typed_flag(given: &ArgMatches) -> Option<String> {
     let flags = <Section as clap::Args>::augment_args(clap::Command::new(""));
     let mut names = flags.get_arguments().map(|flag| (flag.get_id(), flag.get_long()));
     let (id, long) = names.find(|(id, _)| given.value_source(id.as_str()) == Some(ValueSource::CommandLine))?;
     Some(long.unwrap_or(id.as_str()).to_owned())
 }
 
-/// The targets of a file, no two of them the same.
-fn read(file: &Path, laws: &Table) -> Result<Vec<Scaling>> {
-    let mut scalings = Vec::new();
+/// The targets of a file. No two sections may have the same target.
+fn read(file: &Path, laws: &Table) -> Result<Vec<(control::Spec, Place)>> {
+    let mut targets = Vec::new();
     let mut scaled = BTreeSet::new();
     for (name, flags) in file::sections(&file::read(file)?)? {
-        let scaling = check(&name, &flags, laws).with_context(|| format!("section [{name}]"))?;
-        let target = match &scaling.place {
-            Place::Local(local) => local.list.display().to_string(),
-            Place::Remote(remote) => remote.name.to_string(),
+        let (spec, place) = check(&name, &flags, laws).with_context(|| format!("section [{name}]"))?;
+        let target = match &place {
+            Place::Local(spec, _) => spec.list.display().to_string(),
+            Place::Remote(spec, _) => spec.name.to_string(),
         };
         ensure!(scaled.insert(target.clone()), "section [{name}]: another section scales {target} too");
-        scalings.push(scaling);
+        targets.push((spec, place));
     }
-    Ok(scalings)
+    Ok(targets)
 }
 
-fn check(name: &str, flags: &[String], laws: &Table) -> Result<Scaling> {
+fn check(name: &str, flags: &[String], laws: &Table) -> Result<(control::Spec, Place)> {
     let command = clap::Command::new("section").no_binary_name(true).disable_help_flag(true);
     let matches = <Section as clap::Args>::augment_args(command).try_get_matches_from(flags);
-    // What comes after the cause tells of a command line, which a file is not.
-    let short = |error: clap::Error| {
+    // The usage text after the cause is about a command line, which a file is not.
+    let cause = |error: clap::Error| {
         let text = error.to_string();
         let cause = text.split("\n\nUsage").next().unwrap_or_default();
         anyhow::Error::msg(cause.trim_start_matches("error: ").trim().to_owned())
     };
-    Section::from_arg_matches(&matches.map_err(short)?).map_err(short)?.check(name.into(), laws)
+    Section::from_arg_matches(&matches.map_err(cause)?).map_err(cause)?.check(name.into(), laws)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::Observe;
+    use crate::observe::Source;
     use std::time::Duration;
 
     fn config(flags: &[&str]) -> Result<Config, String> {
@@ -183,10 +184,10 @@ mod tests {
         format!("--replica={}", std::env::current_exe().expect("a test is a program").display())
     }
 
-    /// Of processes.
-    fn config_of_one(flags: &[&str]) -> Result<Scaling, String> {
+    /// The settings of replicas as processes, with these flags more.
+    fn processes(flags: &[&str]) -> Result<control::Spec, String> {
         let mut config = config(&[&["--list=list", &replica()], flags].concat())?;
-        Ok(config.scalings.remove(0))
+        Ok(config.targets.remove(0).0)
     }
 
     #[test]
@@ -194,48 +195,43 @@ mod tests {
         for flags in
             [&[][..], &["--dispatcher=a:1"], &["--dispatcher=a:1", "--dispatcher=dns:b:2"], &["--dispatcher=a:1,b:2"]]
         {
-            assert!(matches!(config_of_one(flags).expect("good").source, Observe::Dispatchers(_)), "{flags:?}");
+            assert!(matches!(processes(flags).expect("good").source, Source::Dispatchers(_)), "{flags:?}");
         }
         let prometheus = ["--prometheus=http://a:9090", "--prometheus-selector=job=\"b\"", "--prometheus-query=up"];
-        let scaling = config_of_one(&prometheus).expect("good");
-        assert!(matches!(scaling.source, Observe::Prometheus(_)));
-        assert_eq!([scaling.limits.outage, scaling.limits.settle], [Duration::from_secs(45); 2]);
+        let control::Spec { source, limits, .. } = processes(&prometheus).expect("good");
+        assert!(matches!(source, Source::Prometheus(_)));
+        assert_eq!([limits.outage, limits.settle], [Duration::from_secs(45); 2]);
     }
 
     #[test]
     fn a_deployment_needs_neither_list_nor_replica() {
         let mut config = config(&["--target=deployment:shop/replica", "--dry-run"]).expect("good");
-        let Scaling { name, place: Place::Remote(remote), .. } = config.scalings.remove(0) else {
-            panic!("a Deployment")
-        };
-        assert_eq!(name, "deployment:shop/replica");
-        assert_eq!(
-            (remote.name.to_string().as_str(), remote.lease.as_str()),
-            ("deployment shop/replica", "roundhouse-scaler-replica")
-        );
-        assert!(remote.identity.ends_with(&format!("-{}", std::process::id())));
+        let (control, Place::Remote(spec, lease)) = config.targets.remove(0) else { panic!("a Deployment") };
+        assert_eq!((control.name.as_str(), lease.as_str()), ("deployment:shop/replica", "roundhouse-scaler-replica"));
+        assert_eq!(spec.name.to_string(), "deployment shop/replica");
+        assert!(spec.identity.ends_with(&format!("-{}", std::process::id())));
     }
 
     #[test]
     fn bad_flags_are_named() {
-        assert!(config_of_one(&[]).is_ok());
+        assert!(processes(&[]).is_ok());
+        for flag in ["--quantile=1", "--quantile=NaN", "--objective=0s", "--interval=1ms", "--max=0", "--up-rate=0"]
+            .into_iter()
+            .chain(["--cpu-share=0", "--cpu-share=NaN", "--memory-limit=-1GiB", "--memory-limit=much"])
+        {
+            let (name, _) = flag.split_once('=').expect("a value");
+            let error = processes(&[flag]).expect_err("refused");
+            assert!(error.contains(name), "{flag}: {error}");
+        }
         for (flags, word) in [
             (&["--min=3", "--max=2"][..], "--min (3)"),
-            (&["--quantile=1"], "--quantile"),
-            (&["--quantile=NaN"], "--quantile"),
-            (&["--objective=0s"], "--objective"),
-            (&["--interval=1ms"], "--interval"),
-            (&["--cpu-share=0"], "--cpu-share"),
-            (&["--cpu-share=NaN"], "--cpu-share"),
             (&["--memory-limit=512"], "at least 16.0 MiB"),
-            (&["--memory-limit=-1GiB"], "--memory-limit"),
-            (&["--memory-limit=much"], "--memory-limit"),
             (&["--policy=magic"], "magic"),
             (&["--policy=rate:0"], "rate:0"),
+            (&["--policy=rate:NaN"], "rate:NaN"),
+            (&["--policy=slo:1"], "slo:1"),
             (&["--policy=concurrency"], "lab run"),
             (&["--min=0", "--policy=rate:5"], "--min 0 needs --policy slo"),
-            (&["--max=0"], "max"),
-            (&["--up-rate=0"], "up-rate"),
             (&["--target=pods"], "\"pods\" is no target"),
             (&["--target=deployment:replica"], "deployment:NAMESPACE/NAME"),
             (&["--dry-run"], "--dry-run needs"),
@@ -252,16 +248,16 @@ mod tests {
             (&["--prometheus=http://a", "--prometheus-stale-after=0s"], "--prometheus-stale-after"),
             (&["--prometheus=http://a", "--prometheus-token-file=no/such/token"], "no/such/token"),
         ] {
-            let error = config_of_one(flags).expect_err("refused");
+            let error = processes(flags).expect_err("refused");
             assert!(error.contains(word), "{flags:?}: {error}");
         }
-        let error = config(&["--list=x", "--replica=no/such/program"]).expect_err("refused");
-        assert!(error.contains("no/such/program"), "{error}");
-        let error = config(&[&replica()]).expect_err("refused");
-        assert!(error.contains("--list FILE is missing"), "{error}");
+        for (flag, word) in [("--replica=no/such/program", "no/such/program"), (&replica(), "--list FILE is missing")] {
+            let error = config(&[flag]).expect_err("refused");
+            assert!(error.contains(word), "{error}");
+        }
     }
 
-    /// The configuration that this file makes, beside some flags.
+    /// The settings that a file makes, beside some flags.
     fn config_of_file(text: &str, flags: &[&str]) -> Result<Config, String> {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let file = folder.path().join("scaler.toml");
@@ -274,12 +270,12 @@ mod tests {
     fn a_file_has_a_section_for_each_target() {
         let text = "[replica]\ntarget = \"deployment:shop/replica\"\nmax = 6\n\
                     [front]\ntarget = \"deployment:shop/dispatcher\"\nrole = \"dispatchers\"\n\
-                    policy = [\"rate:500\", \"rate:600\"]\nmin = 2\n";
+                    policy = \"rate:500\"\nmin = 2\n";
         let config = config_of_file(text, &["--listen=127.0.0.1:1"]).expect("good");
         let found: Vec<_> =
-            config.scalings.iter().map(|one| (one.name.as_str(), one.limits.min, one.limits.max)).collect();
+            config.targets.iter().map(|(one, _)| (one.name.as_str(), one.limits.min, one.limits.max)).collect();
         assert_eq!(found, [("front", 2, 4), ("replica", 1, 6)]);
-        assert!(format!("{:?}", config.scalings[0].law).starts_with("Highest"));
+        assert!(format!("{:?}", config.targets[0].0.law).starts_with("Rate"));
         assert_eq!(config.listen.port(), 1);
     }
 
@@ -294,11 +290,7 @@ mod tests {
             (format!("[a]\n{good}help = true"), &[], ["section [a]", "--help"]),
             (format!("[a]\n{good}[b]\n{good}"), &[], ["section [b]", "another section scales deployment shop/replica"]),
             (format!("[a]\n{good}role = \"dispatchers\""), &[], ["section [a]", "--policy slo is for replicas"]),
-            (
-                "[a]\nrole = \"dispatchers\"\npolicy = \"rate:9\"".into(),
-                &[],
-                ["section [a]", "--role dispatchers needs"],
-            ),
+            ("[a]\nrole = \"dispatchers\"\npolicy = \"rate:9\"".into(), &[], ["[a]", "--role dispatchers needs"]),
             (format!("[a]\n{good}"), &["--max=5"], ["--max is one target's", "scaler.toml"]),
             (String::new(), &[], ["scaler.toml", "no section"]),
         ] {

@@ -1,32 +1,36 @@
-//! One decision: what was seen, what the law had in mind, what a limit made of it. What people and other programs read.
+//! A decision with its reason and the figures behind it, as people and other programs read it. The names of its fields in
+//! JSON are part of the HTTP interface.
 
 use law::limits::Limit;
 use law::observation::{Observation, Replicas};
 use law::slo::Plan;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-/// Decisions that are remembered.
+/// Reason of a tick without newer figures than those of the last decision.
+pub const NO_NEWS: &str = "no_news";
+
+/// Decisions that a journal remembers.
 const REMEMBERED: usize = 1000;
 
-/// Longest reason to hold, in bytes: it may quote what others say.
+/// Longest reason to hold, bytes: it may quote what other programs say.
 const LONGEST: usize = 1000;
 
-/// Up, down or neither.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// The direction of a decision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
     /// More replicas.
     Up,
-    /// Fewer.
+    /// Fewer replicas.
     Down,
-    /// As many.
+    /// As many replicas.
     Hold,
 }
 
 impl Action {
-    /// From so many to so many.
+    /// The direction from the present replicas to the desired ones.
     pub fn of(current: usize, desired: usize) -> Self {
         match desired.cmp(&current) {
             std::cmp::Ordering::Greater => Self::Up,
@@ -35,7 +39,7 @@ impl Action {
         }
     }
 
-    /// Its name in metrics and logs.
+    /// The name in metrics and logs.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Up => "up",
@@ -45,67 +49,62 @@ impl Action {
     }
 }
 
-/// What a decision was made from, in short.
+/// The most important figures of an observation.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Inputs {
-    /// Requests waiting.
+    /// Requests that wait.
     pub queue_length: f64,
-    /// Requests sent, unanswered.
+    /// Requests that were sent to replicas and are not answered yet.
     pub in_flight: f64,
-    /// Requests ever offered.
+    /// Requests that were ever offered.
     pub arrivals: f64,
-    /// Answers ever.
+    /// Answers so far.
     pub answers: f64,
-    /// Requests that all replicas take at once.
+    /// Requests that all replicas hold at once.
     pub capacity: f64,
 }
 
 impl From<&Observation> for Inputs {
     fn from(seen: &Observation) -> Self {
-        Self {
-            queue_length: seen.queue_length,
-            in_flight: seen.in_flight,
-            arrivals: seen.arrivals,
-            answers: seen.service.count(),
-            capacity: seen.capacity,
-        }
+        let &Observation { queue_length, in_flight, arrivals, capacity, .. } = seen;
+        Self { queue_length, in_flight, arrivals, answers: seen.service.count(), capacity }
     }
 }
 
-/// One tick's decision with its reason.
+/// The decision of one tick.
 #[derive(Debug, Clone, Serialize)]
 pub struct Decision {
     /// Seconds since the scaler started.
     pub at_seconds: f64,
-    /// What was there before.
+    /// Replicas before the decision.
     pub replicas: Replicas,
-    /// What was seen; nothing if nothing could be.
+    /// The figures; `None` without an observation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inputs: Option<Inputs>,
     /// Replicas that the law recommends, if it has an opinion.
     #[serde(rename = "wanted", skip_serializing_if = "Option::is_none")]
     pub recommended: Option<usize>,
-    /// The figures behind the law's recommendation.
+    /// The figures behind the recommendation.
     #[serde(rename = "workings", skip_serializing_if = "Option::is_none")]
     pub plan: Option<Plan>,
     /// The limit that changed the recommendation.
     #[serde(rename = "limited")]
     pub limit: Limit,
-    /// What is asked for now.
+    /// Replicas that are asked for now.
     pub desired: usize,
-    /// Up, down or hold.
+    /// The direction.
     pub action: Action,
-    /// Why nothing was done about it all the same, such as `--dry-run`.
+    /// Why the decision was not carried out, such as `--dry-run`, if it was not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub withheld: Option<String>,
-    /// The reason's name.
+    /// The reason's name, a label of metrics.
     pub reason: &'static str,
-    /// The reason with its figures.
+    /// The reason with its figures, for people.
     pub explanation: String,
 }
 
 impl Decision {
-    /// Nothing changes, since nothing can be known.
+    /// The decision to change nothing, since nothing can be known or done.
     pub fn hold(at_seconds: f64, replicas: Replicas, reason: &'static str, mut explanation: String) -> Self {
         if explanation.len() > LONGEST {
             explanation.truncate(explanation.floor_char_boundary(LONGEST));
@@ -127,28 +126,32 @@ impl Decision {
     }
 }
 
-/// The latest decisions, newest last; shared by who makes them and who tells of them.
+/// The latest decisions, newest last. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Journal(Arc<Mutex<VecDeque<Decision>>>);
 
 impl Journal {
-    /// Adds one and forgets the oldest.
+    /// Adds a decision and forgets the oldest.
     pub fn add(&self, decision: Decision) {
-        let mut decisions = self.0.lock().expect("nobody panics while holding the journal");
+        let mut decisions = self.lock();
         if decisions.len() == REMEMBERED {
             decisions.pop_front();
         }
         decisions.push_back(decision);
     }
 
-    /// All of them.
+    /// All decisions.
     pub fn all(&self) -> Vec<Decision> {
-        self.0.lock().expect("nobody panics while holding the journal").iter().cloned().collect()
+        self.lock().iter().cloned().collect()
     }
 
-    /// The newest.
+    /// The newest decision.
     pub fn latest(&self) -> Option<Decision> {
-        self.0.lock().expect("nobody panics while holding the journal").back().cloned()
+        self.lock().back().cloned()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Decision>> {
+        self.0.lock().expect("no method panics while it holds the lock")
     }
 }
 

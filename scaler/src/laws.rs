@@ -1,6 +1,5 @@
 //! The laws of the production scaler.
 
-pub mod highest;
 pub mod rate;
 
 use law::slo;

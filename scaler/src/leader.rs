@@ -1,35 +1,35 @@
-//! Which one of several scalers acts: whoever holds a Lease. One task claims it, renews it and gives it back; every
-//! write is for the lease as it was read, so of two claims one is accepted.
+//! Leader election: of several scalers, the one that holds a Lease acts. One task claims the lease, renews it and gives it back.
+//! A write names the version of the lease that was read, so that only one of two claims is accepted.
 
 pub mod election;
 
-use crate::cluster::{Failure, request};
 use election::{Election, LEASE, RETRY, Step};
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
+use kubernetes::{Failure, request};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-/// Who stands for election, and for what.
+/// The Lease, and who claims it.
 #[derive(Debug, Clone)]
 pub struct Spec {
-    /// Where the Lease is.
+    /// The namespace of the Lease.
     pub namespace: String,
-    /// The Lease. It is created if it is not there.
+    /// The name of the Lease. It is created if it does not exist.
     pub name: String,
-    /// Different for each candidate, such as its pod's name: two of the same identity would both lead.
+    /// The name of this candidate, such as its pod's: two candidates with the same name would both lead.
     pub identity: String,
 }
 
-/// One candidate. Dropping it resigns, without waiting for the lease to be given back.
+/// A candidate. Dropping it resigns, without waiting for the lease to be given back.
 #[derive(Debug)]
 pub struct Candidate {
-    /// Whether it leads. False before another can lead; whoever acts looks at it first.
+    /// Whether this candidate leads. It becomes false before another candidate can lead.
     pub leading: watch::Receiver<bool>,
     /// Ends after the lease has been given back; aborting it keeps the lease until it expires.
     pub done: JoinHandle<()>,
@@ -37,7 +37,7 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// Gives the lease back, for another to claim at once. Whatever the leader does must have ended by now.
+    /// Gives the lease back, for another candidate to claim at once. The leader's actions must have ended by now.
     pub async fn resign(self) {
         drop(self.resign);
         if let Err(error) = self.done.await {
@@ -46,45 +46,45 @@ impl Candidate {
     }
 }
 
-/// Stands for election until it resigns.
+/// Starts a candidate, which claims the lease until it resigns.
 pub fn run(spec: Spec, client: Client) -> Candidate {
     let (publish, leading) = watch::channel(false);
     let (resign, mut resigned) = oneshot::channel();
-    let mut office = Office {
+    let mut elector = Elector {
         leases: Api::namespaced(client, &spec.namespace),
         election: Election::new(spec.identity.clone()),
         spec,
         publish,
         started: Instant::now(),
-        told: None,
+        logged: None,
     };
     let done = tokio::spawn(async move {
         tokio::select! {
-            () = office.run() => {}
-            _resigned = &mut resigned => {}
+            () = elector.run() => {}
+            _dropped = &mut resigned => {}
         }
-        office.release().await;
+        elector.release().await;
     });
     Candidate { leading, done, resign }
 }
 
-struct Office {
+struct Elector {
     spec: Spec,
     leases: Api<Lease>,
     election: Election,
     publish: watch::Sender<bool>,
     started: Instant,
-    /// What went wrong, until something else does or all is well: said once.
-    told: Option<Failure>,
+    /// The failure that was logged last, so that it is logged once while it lasts.
+    logged: Option<Failure>,
 }
 
-impl Office {
+impl Elector {
     async fn run(&mut self) {
         let mut pause = Duration::ZERO;
         loop {
             let deadline = self.election.deadline().map(|deadline| self.started + deadline);
             tokio::select! {
-                // After a pause of the whole process, stepping down comes before anything else.
+                // If the whole process was paused, it steps down before anything else.
                 biased;
                 () = tokio::time::sleep_until(deadline.unwrap_or(self.started)), if deadline.is_some() => {
                     self.election.step_down();
@@ -95,34 +95,30 @@ impl Office {
         }
     }
 
-    /// Looks once and claims if it may. Returns the pause before the next look.
+    /// Reads the lease and claims it if that is allowed. Returns the pause before the next attempt.
     async fn attempt(&mut self) -> Duration {
-        match self.look().await {
-            Ok(Step::Claim) => self.told = None,
+        match self.step().await {
+            Ok(Step::Claim) => self.logged = None,
             Ok(Step::Wait { until }) => {
-                self.told = None;
+                self.logged = None;
                 return until.saturating_sub(self.started.elapsed());
             }
-            // Somebody else was faster.
+            // Another candidate was faster.
             Err(failure) if failure.is(409) => {}
-            Err(failure) if self.told.as_ref() == Some(&failure) => {}
+            Err(failure) if self.logged.as_ref() == Some(&failure) => {}
             Err(failure) => {
                 let Spec { namespace, name, .. } = &self.spec;
                 tracing::warn!("cannot claim lease {namespace}/{name}: {failure}; check the API server and the Role");
-                self.told = Some(failure);
+                self.logged = Some(failure);
             }
         }
         RETRY
     }
 
-    async fn look(&mut self) -> Result<Step, Failure> {
-        let lease = match request(self.leases.get(&self.spec.name)).await {
-            Ok(lease) => Some(lease),
-            Err(failure) if failure.is(404) => None,
-            Err(failure) => return Err(failure),
-        };
+    async fn step(&mut self) -> Result<Step, Failure> {
+        let lease = self.read().await?;
         let held = lease.as_ref().map(|lease| lease.spec.clone().unwrap_or_default());
-        let step = self.election.look(self.started.elapsed(), held.as_ref());
+        let step = self.election.step(self.started.elapsed(), held.as_ref());
         if step == Step::Claim {
             let sent = self.started.elapsed();
             self.claim(lease, held.unwrap_or_default()).await?;
@@ -131,9 +127,17 @@ impl Office {
         Ok(step)
     }
 
+    /// The lease; `None` if it does not exist.
+    async fn read(&self) -> Result<Option<Lease>, Failure> {
+        match request(self.leases.get(&self.spec.name)).await {
+            Err(failure) if failure.is(404) => Ok(None),
+            lease => lease.map(Some),
+        }
+    }
+
     async fn claim(&self, lease: Option<Lease>, held: LeaseSpec) -> Result<(), Failure> {
         let mine = held.holder_identity.as_deref() == Some(&self.spec.identity);
-        // For people who read the lease; no candidate does.
+        // The times are for people who read the lease; no candidate reads them.
         let now = MicroTime(Timestamp::now());
         let spec = LeaseSpec {
             holder_identity: Some(self.spec.identity.clone()),
@@ -143,18 +147,19 @@ impl Office {
             lease_transitions: Some(held.lease_transitions.unwrap_or_default() + i32::from(!mine && lease.is_some())),
             ..held
         };
-        let params = PostParams::default();
         match lease {
-            Some(lease) => {
-                let lease = Lease { spec: Some(spec), ..lease };
-                request(self.leases.replace(&self.spec.name, &params, &lease)).await?;
-            }
+            Some(lease) => self.replace(lease, spec).await,
             None => {
                 let metadata = ObjectMeta { name: Some(self.spec.name.clone()), ..ObjectMeta::default() };
-                request(self.leases.create(&params, &Lease { metadata, spec: Some(spec) })).await?;
+                let lease = Lease { metadata, spec: Some(spec) };
+                request(self.leases.create(&PostParams::default(), &lease)).await.map(drop)
             }
         }
-        Ok(())
+    }
+
+    async fn replace(&self, lease: Lease, spec: LeaseSpec) -> Result<(), Failure> {
+        let lease = Lease { spec: Some(spec), ..lease };
+        request(self.leases.replace(&self.spec.name, &PostParams::default(), &lease)).await.map(drop)
     }
 
     fn announce(&self) {
@@ -165,31 +170,27 @@ impl Office {
         }
     }
 
-    /// Gives the lease back if it is held.
+    /// Steps down, and gives the lease back if it is held.
     async fn release(mut self) {
         self.election.step_down();
         self.announce();
-        if let Err(failure) = self.vacate().await {
+        if let Err(failure) = self.give_back().await {
             tracing::warn!("the lease was not given back: {failure}; it expires in {LEASE:?}");
         }
     }
 
-    async fn vacate(&self) -> Result<(), Failure> {
+    async fn give_back(&self) -> Result<(), Failure> {
         loop {
-            let lease = match request(self.leases.get(&self.spec.name)).await {
-                Err(failure) if failure.is(404) => return Ok(()),
-                lease => lease?,
-            };
+            let Some(lease) = self.read().await? else { return Ok(()) };
             let held = lease.spec.clone().unwrap_or_default();
             if held.holder_identity.as_deref() != Some(&self.spec.identity) {
                 return Ok(());
             }
-            let spec = LeaseSpec { holder_identity: None, renew_time: Some(MicroTime(Timestamp::now())), ..held };
-            let lease = Lease { spec: Some(spec), ..lease };
-            match request(self.leases.replace(&self.spec.name, &PostParams::default(), &lease)).await {
-                // Another holds it already, or a claim of one's own was still on its way.
+            let free = LeaseSpec { holder_identity: None, renew_time: Some(MicroTime(Timestamp::now())), ..held };
+            match self.replace(lease, free).await {
+                // Another candidate holds it already, or a claim of this one was still on its way.
                 Err(failure) if failure.is(409) => {}
-                answer => return answer.map(drop),
+                outcome => return outcome,
             }
         }
     }

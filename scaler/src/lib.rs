@@ -1,14 +1,14 @@
-//! The scaler: reads the dispatcher's metrics, decides how many replicas the objective needs, and runs them.
+//! The scaler: reads the dispatchers' metrics, decides how many replicas the latency objective needs, and runs them.
 
-pub mod cluster;
 pub mod config;
 pub mod control;
 pub mod decision;
 pub mod hand_over;
 pub mod laws;
 pub mod leader;
+pub mod log_limiter;
+pub mod metrics;
 pub mod observe;
-pub mod remarks;
 pub mod server;
 pub mod status;
 pub mod target;

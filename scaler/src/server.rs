@@ -1,20 +1,18 @@
-//! Brings the parts together: control, target, election, and the admin paths; drains local replicas on the way out.
+//! Brings the parts together: control loops, targets, elections and the admin paths. Drains local replicas at the end.
 
-use crate::config::scaling::{Local, Place, Remote, Scaling};
+use crate::config::scaling::Place;
 use crate::config::{Args, Config};
-use crate::control::Control;
+use crate::control::{self, Control};
 use crate::decision::{Decision, Journal};
 use crate::leader::{self, Candidate};
-use crate::remarks::Remarks;
-use crate::target::cgroup::{self, Controller};
-use crate::target::processes::{self, Spec};
-use crate::target::{Handle, deployment};
+use crate::metrics;
+use crate::target::{Handle, deployment, processes};
 use anyhow::{Context, Result};
+use cgroup::Controller;
 use clap::ArgMatches;
 use futures_util::future::join_all;
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
-use law::limits::Limiter;
 use law::table::Table;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
@@ -30,25 +28,25 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tracing::Instrument;
 
-/// For the last scrape of the admin paths.
+/// Time for the last scrape of the admin paths.
 const ADMIN_GRACE: Duration = Duration::from_millis(200);
 
-/// One target with all that belongs to it.
+/// A target with its control loop.
 struct Running {
     control: Control,
     candidate: Option<Candidate>,
-    /// On the list of local replicas, while this lives.
+    /// The lock of the list of local replicas, held until this is dropped.
     _lock: Option<File>,
 }
 
-/// What is told of one target.
-struct Shown {
+/// A target as the admin paths show it.
+struct TargetView {
     name: String,
     journal: Journal,
     leading: Option<watch::Receiver<bool>>,
 }
 
-/// A decision and whose it is.
+/// A decision with its target.
 #[derive(Serialize)]
 struct Named<'a> {
     target: &'a str,
@@ -56,78 +54,73 @@ struct Named<'a> {
     decision: Decision,
 }
 
-/// Scales with one of `laws` until told to stop; then drains the replicas on this machine, or leaves a Deployment as it is.
-/// `given` tells which flags were typed.
+/// Scales with the laws of a table until it is told to stop; then drains the replicas on this machine, or leaves a Deployment
+/// as it is. `given` tells which flags were typed.
 ///
 /// # Errors
-/// When a flag makes no sense, the address is taken, another scaler runs the same replicas, or there is no cluster to talk
-/// to.
+/// When a flag makes no sense, the address is taken, another scaler runs the same replicas, or there is no cluster.
 pub fn run(args: Args, given: &ArgMatches, laws: &Table) -> Result<()> {
-    let metrics = telemetry::start(&args.process.log)?;
+    let exporter = telemetry::start(&args.process.log)?;
+    metrics::describe();
     let config = Config::new(args, given, laws)?;
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve(config, metrics))
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve(config, exporter))
 }
 
-async fn serve(config: Config, metrics: PrometheusHandle) -> Result<()> {
+async fn serve(config: Config, exporter: PrometheusHandle) -> Result<()> {
     let listener = service::server::listen(config.listen).await?;
     let mut all = Vec::new();
-    for scaling in config.scalings {
-        let name = scaling.name.clone();
-        all.push(start(scaling).await.with_context(|| format!("scale {name}"))?);
+    for (spec, place) in config.targets {
+        let name = spec.name.clone();
+        all.push(start(spec, place).await.with_context(|| format!("scale {name}"))?);
     }
-    tokio::spawn(telemetry::upkeep(metrics.clone()));
-    let admin = Admin { metrics, readiness: Readiness::default(), capacity: None };
-    let shown: Arc<[Shown]> = all.iter().map(Running::shown).collect();
-    let handle = move |request: Request<Incoming>| std::future::ready(answer(&admin, &shown, &request));
+    tokio::spawn(telemetry::upkeep(exporter.clone()));
+    let admin = Admin { metrics: exporter, readiness: Readiness::default(), capacity: None };
+    let targets: Arc<[TargetView]> = all.iter().map(Running::view).collect();
+    let handle = move |request: Request<Incoming>| std::future::ready(answer(&admin, &targets, &request));
     tokio::spawn(service::server::serve(listener, None, handle, std::future::pending(), ADMIN_GRACE));
     let controls = join_all(all.iter_mut().map(|running| {
-        let span = tracing::info_span!("scale", name = running.control.name);
+        let span = tracing::info_span!("scale", name = running.control.name());
         running.control.run().instrument(span)
     }));
     tokio::select! {
         _never = controls => {}
         reason = shutdown::requested(config.exit_with_parent) => tracing::info!(reason = reason?, "stopping"),
     }
-    for ended in join_all(all.into_iter().map(Running::stop)).await {
-        ended?;
-    }
-    Ok(())
+    join_all(all.into_iter().map(Running::stop)).await.into_iter().collect()
 }
 
-async fn start(scaling: Scaling) -> Result<Running> {
-    let (target, candidate, lock) = match scaling.place {
-        Place::Local(local) => {
-            let lock = lock(&local.list)?;
-            (run_here(local, scaling.limits.min), None, Some(lock))
+async fn start(spec: control::Spec, place: Place) -> Result<Running> {
+    let min = spec.limits.min;
+    let (target, candidate, lock) = match place {
+        Place::Local(spec, replica_limits) => {
+            let lock = lock(&spec.list)?;
+            let controller = Controller::find_for(replica_limits);
+            // The program that started this one reads this line.
+            println!("cpu share: {}", controller.as_ref().map_or_else(String::clone, |it| share(it.as_ref())));
+            let controller = controller.unwrap_or_default();
+            (processes::run(processes::Spec { controller, ..spec }, min), None, Some(lock))
         }
-        Place::Remote(remote) => {
-            let (target, candidate) = run_there(remote).await?;
-            (target, Some(candidate), None)
+        Place::Remote(spec, lease) => {
+            let client = kube::Client::try_default().await.context(
+                "find the cluster: neither a service account nor a usable kubeconfig (KUBECONFIG, ~/.kube/config)",
+            )?;
+            let (namespace, identity) = (spec.name.namespace.clone(), spec.identity.clone());
+            let candidate = leader::run(leader::Spec { namespace, name: lease, identity }, client.clone());
+            (deployment::run(spec, client), Some(candidate), None)
         }
     };
-    let control = Control {
-        name: scaling.name,
-        role: scaling.role,
-        source: scaling.source,
-        law: scaling.law,
-        limiter: Limiter::new(scaling.limits),
-        target,
-        interval: scaling.interval,
-        is_dry_run: scaling.is_dry_run,
-        leading: candidate.as_ref().map(|candidate| candidate.leading.clone()),
-        journal: Journal::default(),
-        remarks: Remarks::default(),
-    };
+    let leading = candidate.as_ref().map(|candidate| candidate.leading.clone());
+    let control = Control::new(spec, target, leading);
     Ok(Running { control, candidate, _lock: lock })
 }
 
 impl Running {
-    fn shown(&self) -> Shown {
-        let Control { name, journal, leading, .. } = &self.control;
-        Shown { name: name.clone(), journal: journal.clone(), leading: leading.clone() }
+    fn view(&self) -> TargetView {
+        let Control { journal, leading, .. } = &self.control;
+        TargetView { name: self.control.name().into(), journal: journal.clone(), leading: leading.clone() }
     }
 
-    /// Once what it runs on this machine is drained.
+    /// Drains replicas on this machine, and then gives the lease back.
     async fn stop(self) -> Result<()> {
         let Handle { desired, done, .. } = self.control.target;
         drop(desired);
@@ -139,90 +132,42 @@ impl Running {
     }
 }
 
-/// Two scalers of the same list would undo each other's work; the system releases this when the process ends.
+/// Locks the list of local replicas: two scalers with the same list would undo each other's work. The system releases the
+/// lock when the process ends.
 fn lock(list: &Path) -> Result<File> {
     let path = list.with_extension("lock");
     let file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
     file.try_lock().with_context(|| {
-        format!(
-            "another scaler publishes its replicas in {}; end it, or give this one a --list of its own",
-            list.display()
-        )
+        let list = list.display();
+        format!("another scaler publishes its replicas in {list}; end it, or give this one a --list of its own")
     })?;
     Ok(file)
 }
 
-fn run_here(local: Local, min: usize) -> Handle {
-    let controller = controller(local.limits);
-    // For whoever started this: what a replica gets.
-    println!("cpu share: {}", controller.as_ref().map_or_else(String::clone, |found| share_text(found.as_ref())));
-    let spec = Spec {
-        program: local.replica,
-        arguments: local.replica_arguments,
-        list: local.list,
-        controller: controller.unwrap_or_default(),
-        drain_delay: local.drain_delay,
-        grace: local.grace,
-    };
-    processes::run(spec, min)
-}
-
-async fn run_there(remote: Remote) -> Result<(Handle, Candidate)> {
-    let client = kube::Client::try_default()
-        .await
-        .context("find the cluster: neither a service account nor a usable kubeconfig (KUBECONFIG, ~/.kube/config)")?;
-    let Remote { name, lease, identity } = remote;
-    let candidate = leader::run(
-        leader::Spec { namespace: name.namespace.clone(), name: lease, identity: identity.clone() },
-        client.clone(),
-    );
-    Ok((deployment::run(deployment::Spec { name, identity }, client), candidate))
-}
-
-/// What limits replicas, nothing if no limit was asked for, or why there is nothing. Shares are permitted where limits of
-/// memory are not.
-fn controller(limits: cgroup::Limits) -> Result<Option<Controller>, String> {
-    if limits == cgroup::Limits::default() {
-        return Ok(None);
-    }
-    let found = Controller::find(limits).or_else(|error| match limits.memory {
-        Some(memory) if limits.cores.is_some() => {
-            tracing::warn!(%error, "replicas run without --memory-limit {memory}, as control groups do not permit it here");
-            Controller::find(cgroup::Limits { memory: None, ..limits })
-        }
-        _ => Err(error),
-    });
-    found.map(Some).map_err(|error| {
-        let text = format!("unlimited, as control groups are not permitted here ({error})");
-        tracing::warn!("replicas are {text}");
-        text
-    })
-}
-
-fn share_text(controller: Option<&Controller>) -> String {
+fn share(controller: Option<&Controller>) -> String {
     let cores = controller.and_then(|controller| controller.limits().cores);
     cores.map_or_else(|| "unlimited".into(), |cores| format!("{cores} of a core for each replica"))
 }
 
-fn answer(admin: &Admin, shown: &[Shown], request: &Request<Incoming>) -> Reply {
+fn answer(admin: &Admin, targets: &[TargetView], request: &Request<Incoming>) -> Reply {
     let path = request.uri().path();
     if let Some(reply) = admin.answer(request.method(), path) {
         return reply;
     }
     match path {
         "/status" => {
-            let status = |Shown { name, journal, leading }: &Shown| {
+            let status = |TargetView { name, journal, leading }: &TargetView| {
                 let leads = leading.as_ref().is_none_or(|leading| *leading.borrow());
                 json!({"target": name, "leads": leads, "latest": journal.latest()})
             };
-            respond::json(StatusCode::OK, &json!({"targets": shown.iter().map(status).collect::<Vec<_>>()}))
+            respond::json(StatusCode::OK, &json!({"targets": targets.iter().map(status).collect::<Vec<_>>()}))
         }
         "/decisions" => {
-            let named = |shown| {
-                let Shown { name, journal, .. }: &Shown = shown;
+            let named = |target| {
+                let TargetView { name, journal, .. }: &TargetView = target;
                 journal.all().into_iter().map(move |decision| Named { target: name, decision })
             };
-            let mut decisions: Vec<Named<'_>> = shown.iter().flat_map(named).collect();
+            let mut decisions: Vec<Named<'_>> = targets.iter().flat_map(named).collect();
             decisions.sort_by(|a, b| a.decision.at_seconds.total_cmp(&b.decision.at_seconds));
             respond::json(StatusCode::OK, &decisions)
         }

@@ -1,8 +1,9 @@
 //! `cargo xtask bench`, `parity` and `experiment`: builds all programs, and then hands over to the program `bench`,
 //! which measures. Knows nothing of its flags.
 
-use crate::{build, paths};
+use crate::build;
 use anyhow::{Context, Result};
+use harness::paths;
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::process::Command;

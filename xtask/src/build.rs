@@ -1,8 +1,9 @@
 //! Builds and tests the workspace with cargo. Every call selects the whole workspace in the release profile, so that cargo
 //! resolves features in one way and compiles each dependency once.
 
-use crate::{command, libtorch, paths, progress, requirement};
+use crate::{libtorch, progress, requirement};
 use anyhow::Result;
+use harness::{command, paths};
 use std::process::Command;
 use std::time::Duration;
 

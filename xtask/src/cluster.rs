@@ -1,8 +1,9 @@
 //! `cargo xtask e2e` and `cargo xtask cluster`: the workspace's program `cluster`, which starts a Kubernetes cluster on this
 //! machine.
 
-use crate::{build, command, paths};
+use crate::build;
 use anyhow::{Context, Result, bail};
+use harness::{command, paths};
 use std::process::Command;
 use std::time::Duration;
 

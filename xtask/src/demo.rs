@@ -1,11 +1,12 @@
 //! `cargo xtask demo`: replays a burst against a fresh system and judges whether the objective held.
 
-use crate::burst::Burst;
+use crate::build;
 use crate::estimate::estimate;
-use crate::stack::Stack;
-use crate::steal::{Stolen, Watch};
-use crate::{build, command, paths};
 use anyhow::{Result, ensure};
+use harness::burst::Burst;
+use harness::stack::Stack;
+use harness::steal::{Stolen, Watch};
+use harness::{command, paths};
 use serde_json::Value;
 use std::process::Command;
 use std::time::Duration;
@@ -76,7 +77,7 @@ struct Outcome {
 }
 
 impl Outcome {
-    /// From loadgen's report.
+    /// Reads the figures from loadgen's report.
     fn of(report: &Value) -> Self {
         let summary = &report["summary"];
         let good_answers = summary["goodput_per_second"].as_f64().unwrap_or_default()

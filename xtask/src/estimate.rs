@@ -1,7 +1,8 @@
 //! Says beforehand how long the demo takes on this machine.
 
 use crate::build::PROGRAMS;
-use crate::{libtorch, paths};
+use crate::libtorch;
+use harness::paths;
 use std::fs;
 use std::hint::black_box;
 use std::time::{Duration, Instant};

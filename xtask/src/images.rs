@@ -1,8 +1,8 @@
 //! `cargo xtask images`: container images of the programs, built by docker or podman.
 
-use crate::{command, paths};
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
+use harness::{command, paths};
 use std::process::Command;
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
 //! Gets what [`crate::requirement`] finds missing: packages of the system by apt-get, Python tools by pip.
 
-use crate::command;
 use crate::requirement::{PackageManager, Remedy, Requirement, debian_packages};
 use anyhow::Result;
+use harness::command;
 use std::io::{IsTerminal, Write, stdin, stdout};
 use std::process::Command;
 use std::time::Duration;

@@ -4,8 +4,8 @@
 //! pip downloads the wheels and checks their hashes; unpacking checks the archive's own checksums; a manifest, written last,
 //! tells that everything is there, and of which versions.
 
-use crate::{command, paths};
 use anyhow::{Context, Result, bail, ensure};
+use harness::{command, paths};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::fs::{self, File};
 use std::io;

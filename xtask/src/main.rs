@@ -2,8 +2,9 @@
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use harness::exit;
 use std::process::ExitCode;
-use xtask::{bench, cluster, demo, doctor, exit, images, libtorch, requirement, test, up};
+use xtask::{bench, cluster, demo, doctor, images, libtorch, requirement, test, up};
 
 /// Builds, runs and tests Roundhouse.
 #[derive(Parser)]

@@ -1,9 +1,10 @@
 //! `cargo xtask up`: a running system, until Ctrl-C.
 
-use crate::stack::{ScalerProgram, Setup, Stack};
-use crate::{build, command, paths};
+use crate::build;
 use anyhow::{Result, bail};
 use clap::Args;
+use harness::stack::{ScalerProgram, Setup, Stack};
+use harness::{command, paths};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;

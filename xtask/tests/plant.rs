@@ -2,7 +2,7 @@
 
 use admission::Order;
 use dispatcher::queue::{Entry, Queue, SequenceNumber};
-use lab::simulate::line::Line;
+use lab::simulate::plant::queue::PlantQueue;
 use lab::simulate::requests::Request;
 use proptest::prelude::*;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ proptest! {
     ) {
         let epoch = Instant::now();
         let at = |nanoseconds: u64| epoch + Duration::from_nanos(nanoseconds);
-        let mut line = Line::new(order, OBJECTIVE, DEADLINE);
+        let mut line = PlantQueue::new(order, OBJECTIVE, DEADLINE);
         let mut queue = Queue::new(order, usize::MAX);
         let mut now = 0;
         for (action, milliseconds, service_milliseconds) in steps {
@@ -27,7 +27,7 @@ proptest! {
             let service = service_milliseconds * 1_000_000;
             let service_time = Duration::from_nanos(service);
             if action == 0 {
-                line.push(Request { arrived: now, work: 0 });
+                line.push(Request { arrived: now, service_time: 0 });
                 let entry = Entry {
                     sequence_number: SequenceNumber(now),
                     objective: at(now + OBJECTIVE),

@@ -1,7 +1,9 @@
-//! The whole system with its real programs: posted pictures, bad files, killed processes.
+//! The whole system with its real programs: posted images, bad files, killed processes.
 //!
 //! Each test has a stack of its own on free ports, and one runs at a time: two cores are few.
 
+use harness::stack::{ScalerProgram, Setup, Stack};
+use harness::{http, paths};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::fs;
@@ -9,8 +11,6 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
-use xtask::stack::{ScalerProgram, Setup, Stack};
-use xtask::{http, paths};
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
@@ -85,7 +85,7 @@ fn send(signal: Signal, process: u32) {
     kill_process(id, signal).expect("it is ours");
 }
 
-/// The process id of its parent (proc(5): the second field after the name in brackets).
+/// The id of the parent of `process` (proc(5): the second field after the name in brackets).
 fn parent(process: u32) -> Option<u32> {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
     stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()

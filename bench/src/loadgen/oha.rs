@@ -2,11 +2,11 @@
 
 use crate::cores;
 use anyhow::{Context, Result, ensure};
+use harness::paths;
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use xtask::paths;
 
 const VERSION: &str = "1.16.0";
 

@@ -2,13 +2,13 @@
 
 use super::tool::{self, Tool};
 use anyhow::{Context, Result, bail};
+use harness::http;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use xtask::http;
 
 /// Time until the first answer.
 const START_TIMEOUT: Duration = Duration::from_secs(5);

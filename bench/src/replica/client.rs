@@ -1,10 +1,10 @@
 //! Clients that post images over one kept connection each, one request at a time.
 
 use anyhow::{Context, Result, ensure};
+use harness::http;
+use harness::stack::Service;
 use serde_json::Value;
 use std::time::{Duration, Instant};
-use xtask::http;
-use xtask::stack::Service;
 
 /// One connection to a server.
 pub(super) struct Client {
@@ -15,7 +15,7 @@ pub(super) struct Client {
 
 /// An answer of status 200.
 pub(super) struct Answer {
-    /// From before sending until the whole answer was read.
+    /// Time from before sending until the whole answer was read.
     pub(super) latency: Duration,
     /// The answer's JSON.
     pub(super) body: Value,

@@ -6,8 +6,8 @@ use crate::figure::Figure;
 use crate::progress;
 use crate::statistics::median;
 use anyhow::{Context, Result};
+use harness::paths;
 use std::process::Command;
-use xtask::paths;
 
 /// How often the file is decoded in a turn.
 const REPEATS: u32 = 10;

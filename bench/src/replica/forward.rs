@@ -7,11 +7,11 @@ use crate::python::Python;
 use crate::statistics::median;
 use crate::{cores, progress};
 use anyhow::{Context, Result, ensure};
+use harness::paths;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
-use xtask::paths;
 
 /// The names of the engines; the replica is the first.
 const ENGINES: [&str; 3] = ["replica", "onnxruntime", "openvino"];

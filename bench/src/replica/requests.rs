@@ -5,8 +5,8 @@ use super::{Run, server};
 use crate::figure::Figure;
 use crate::{processor_time, progress};
 use anyhow::{Context, Result};
+use harness::stack::Service;
 use std::fs;
-use xtask::stack::Service;
 
 /// Requests in a turn.
 const REQUESTS: u32 = 5;

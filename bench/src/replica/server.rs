@@ -2,12 +2,12 @@
 
 use crate::cores;
 use anyhow::{Context, Result, ensure};
+use harness::stack::Service;
+use harness::{http, paths};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
-use xtask::stack::Service;
-use xtask::{http, paths};
 
 /// Time for the replica to become ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);

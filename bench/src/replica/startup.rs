@@ -4,11 +4,11 @@ use super::{Run, server};
 use crate::figure::Figure;
 use crate::progress;
 use anyhow::{Context, Result, ensure};
+use harness::stack::Service;
+use harness::{http, paths};
 use std::io::Read;
 use std::process::{Command, Stdio};
 use std::time::Instant;
-use xtask::stack::Service;
-use xtask::{http, paths};
 
 /// Starts at most; enough for a median.
 const MAX_STARTS: u32 = 10;
@@ -48,7 +48,7 @@ fn version_seconds() -> Result<f64> {
     let mut replica = Command::new(paths::program("replica"));
     let mut child = replica.arg("--version").stdout(Stdio::piped()).spawn().context("start replica --version")?;
     let mut first = [0];
-    child.stdout.take().expect("standard output is piped").read_exact(&mut first).context("read its version")?;
+    child.stdout.take().expect("standard output is piped").read_exact(&mut first).context("read the version")?;
     let seconds = start.elapsed().as_secs_f64();
     ensure!(child.wait()?.success(), "replica --version failed");
     Ok(seconds)

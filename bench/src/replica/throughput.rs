@@ -7,8 +7,8 @@ use crate::figure::Figure;
 use crate::progress;
 use crate::statistics::median;
 use anyhow::{Context, Result};
+use harness::paths;
 use std::fs;
-use xtask::paths;
 
 /// Requests in a turn.
 const REQUESTS: usize = 60;

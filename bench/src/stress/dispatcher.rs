@@ -2,14 +2,14 @@
 
 use crate::memory;
 use anyhow::{Context, Result, ensure};
+use harness::paths;
+use harness::stack::Service;
 use hyper::StatusCode;
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use xtask::paths;
-use xtask::stack::Service;
 
 /// Time for the dispatcher to find every replica.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);

@@ -4,6 +4,8 @@
 //! Prometheus runs with the configuration of k8s/monitoring, but for the discovery of pods: the targets are given, with
 //! the labels that Kubernetes would give them.
 
+use harness::stack::{ScalerProgram, Setup, Stack};
+use harness::{http, paths};
 use procfs::process::all_processes;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -12,8 +14,6 @@ use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use xtask::stack::{ScalerProgram, Setup, Stack};
-use xtask::{http, paths};
 
 /// Time in which all expressions must have had a value.
 const TIMEOUT: Duration = Duration::from_secs(90);

@@ -1,4 +1,7 @@
-//! The laws of other autoscalers, beside those of the production scaler.
+//! The laws of other autoscalers beside those of the production scaler, and the tables that name them.
+//!
+//! A new law is one file here, with a type that implements [`Law`] and a [`Kind`], its `mod` line, and one line of
+//! `KINDS`.
 
 pub mod behavior;
 pub mod concurrency;
@@ -31,76 +34,89 @@ const KINDS: &[Kind] = &[
     fixed::KIND,
 ];
 
-/// The laws that can scale a live system. A law that is added here can be chosen with `--policy`, also in the plant.
+/// The laws that can scale a live system.
 pub const LIVE: Table = Table {
     kinds: KINDS,
-    elsewhere: "cpu is the Kubernetes HPA: run the cluster's own (kubectl autoscale deployment), or try it in the plant \
-                with lab simulate --policy cpu:70",
+    elsewhere: "cpu is the Kubernetes HPA: run the cluster's own (kubectl autoscale deployment), or try it in the \
+                plant with lab simulate --policy cpu:70",
 };
 
-/// The laws that can scale the plant.
+/// The laws that can scale the plant: the same, and `cpu`, which needs figures of pods that no [`Observation`] has.
 const PLANT: Table =
     Table { kinds: KINDS, elsewhere: "and cpu[:PERCENT[:BEHAVIOR]], such as cpu:70 or cpu:70:up=0s:down=60s" };
 
-/// A law that was chosen for the plant.
+/// A law that was chosen for the plant, by name and parameters.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Choice {
-    /// A law that sees what the scaler sees, by its name and parameter.
+pub enum LawChoice {
+    /// A law of the table, as it was given.
     Live(String),
-    /// The Kubernetes HPA, which sees what pods use of the processors, by its name and parameters as given.
+    /// The Kubernetes HPA, as it was given, and the parameters in that text.
     Cpu(String, Parameters),
 }
 
-impl Choice {
+impl LawChoice {
     /// Whether this is the production scaler's law for replicas.
     pub fn is_slo(&self) -> bool {
         matches!(self, Self::Live(name) if name == slo::KIND.name)
     }
 
-    /// The law, remembering nothing yet.
-    pub fn make(&self, settings: &Settings) -> Running {
+    /// Whether the law can start the first replica, so that `--min 0` makes sense.
+    pub fn starts_first_replica(&self) -> bool {
         match self {
-            Self::Live(name) => Running::Live(PLANT.make(name, settings).expect("the name was checked").1),
+            Self::Live(text) => check(text).is_ok_and(|kind| kind.wakes),
+            Self::Cpu(..) => false,
+        }
+    }
+
+    /// The law with an empty memory.
+    pub fn make(&self, settings: &Settings) -> PlantLaw {
+        match self {
+            Self::Live(text) => PlantLaw::Live(PLANT.make(text, settings).expect("the text was checked").1),
             Self::Cpu(_, parameters) => {
-                Running::Cpu(Box::new(Cpu::new(parameters.clone(), settings.min, settings.max)))
+                PlantLaw::Cpu(Box::new(Cpu::new(parameters.clone(), settings.min, settings.max)))
             }
         }
     }
 }
 
-impl FromStr for Choice {
+/// The kind of law that `text` names, if its parameter makes sense.
+fn check(text: &str) -> Result<Kind, table::Unknown> {
+    // Whether a parameter makes sense does not depend on the settings.
+    let objective = Objective { latency: Duration::from_millis(500), quantile: 0.99 };
+    let settings = Settings { objective, interval: Duration::from_secs(1), min: 1, max: 1 };
+    PLANT.make(text, &settings).map(|(kind, _)| kind)
+}
+
+impl FromStr for LawChoice {
     type Err = table::Unknown;
 
     fn from_str(text: &str) -> Result<Self, table::Unknown> {
-        if let Some(parameters) = cpu::parse(text) {
-            return Ok(Self::Cpu(text.into(), parameters));
+        match cpu::parse(text) {
+            Some(parameters) => Ok(Self::Cpu(text.into(), parameters)),
+            None => check(text).map(|_| Self::Live(text.into())),
         }
-        // No law's parameter depends on the settings.
-        let objective = Objective { latency: Duration::from_millis(500), quantile: 0.99 };
-        let settings = Settings { objective, interval: Duration::from_secs(1), min: 1, max: 1 };
-        PLANT.make(text, &settings).map(|_| Self::Live(text.into()))
     }
 }
 
-impl fmt::Display for Choice {
+impl fmt::Display for LawChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Live(name) | Self::Cpu(name, _) => f.write_str(name),
+            Self::Live(text) | Self::Cpu(text, _) => f.write_str(text),
         }
     }
 }
 
-/// A law that scales the plant.
+/// A law that scales the plant, with its memory.
 #[derive(Debug)]
-pub enum Running {
-    /// A law that sees what the scaler sees.
+pub enum PlantLaw {
+    /// A law of the table.
     Live(Box<dyn Law>),
     /// The Kubernetes HPA.
     Cpu(Box<Cpu>),
 }
 
-impl Running {
-    /// Learns from an observation, and from the pods of that instant, and recommends a number of replicas.
+impl PlantLaw {
+    /// Learns from an observation, and from the pods at that time, and recommends a number of replicas.
     pub fn decide(&mut self, seen: &Observation, pods: &[Pod]) -> Recommendation {
         match self {
             Self::Live(law) => law.decide(seen),
@@ -132,7 +148,7 @@ mod tests {
             "ray-serve",
             "fixed:3",
         ] {
-            assert_eq!(text.parse::<Choice>().expect("a law").to_string(), text);
+            assert_eq!(text.parse::<LawChoice>().expect("a law").to_string(), text);
         }
         for text in [
             "",
@@ -156,13 +172,13 @@ mod tests {
             "cpu:behavior",
             "cpu:0:behavior",
         ] {
-            let error = text.parse::<Choice>().expect_err(text).to_string();
+            let error = text.parse::<LawChoice>().expect_err(text).to_string();
             assert!(error.contains(&format!("{text:?} is no law")) && error.contains("cpu[:PERCENT"), "{error}");
         }
     }
 
     #[test]
-    fn the_hpa_is_not_run_live() {
+    fn the_hpa_cannot_scale_a_live_system() {
         let objective = Objective { latency: Duration::from_secs(1), quantile: 0.99 };
         let settings = Settings { objective, interval: Duration::from_secs(1), min: 1, max: 1 };
         let error = LIVE.make("cpu:70", &settings).expect_err("refused").to_string();

@@ -1,11 +1,15 @@
-//! The lab's process.
+//! The program `lab`.
 
 use anyhow::Result;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use lab::{backtest, laws, simulate};
 use scaler::{config, server};
 
-/// Tries scaling laws.
+const RUN_EXAMPLES: &str = "Examples:\n  \
+    lab run --dispatcher 127.0.0.1:5052 --target processes --list /run/roundhouse/replicas --policy concurrency\n  \
+    lab run --dispatcher dns:dispatcher:5052 --target deployment:default/replica --max 10 --policy queue:5s --dry-run";
+
+/// Compares scaling laws.
 #[derive(Debug, Parser)]
 #[command(
     name = "lab",
@@ -22,22 +26,22 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Try laws on workloads in virtual time, and compare what they reach and cost
+    /// Compare laws on workloads in virtual time, by attainment and cost
     Simulate(Box<simulate::args::Args>),
-    /// Try laws on what a Prometheus has recorded, and compare them with what happened
+    /// Compare laws on the load that a Prometheus has recorded, beside what happened
     Backtest(Box<backtest::args::Args>),
     /// Scale a live system, as the scaler does, with any law
     Run(Box<config::Args>),
 }
 
 fn main() -> Result<()> {
-    let command = Cli::command().mut_subcommand("run", |run| config::list_laws(run, &laws::LIVE));
-    let matches = command.get_matches();
+    let describe_run = |run| config::list_laws(run, &laws::LIVE).after_help(RUN_EXAMPLES);
+    let matches = Cli::command().mut_subcommand("run", describe_run).get_matches();
     match Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()).command {
         Command::Simulate(args) => simulate::run(&args),
         Command::Backtest(args) => backtest::run(&args),
         Command::Run(args) => {
-            let given = matches.subcommand_matches("run").expect("that command was given");
+            let given = matches.subcommand_matches("run").expect("the subcommand was parsed");
             server::run(*args, given, &laws::LIVE)
         }
     }

@@ -1,37 +1,37 @@
-//! Pods of the plant, as the Kubernetes HPA sees them. Times are ages at the observation.
+//! Pods of the plant as the Kubernetes HPA sees them.
 
 use std::time::Duration;
 
-/// One replica.
+/// One pod at the time of an observation.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Pod {
-    /// Time since it was started.
+    /// Time since the pod was started.
     pub age: Duration,
-    /// How far it is.
-    pub stage: Stage,
-    /// Cores that it requests.
-    pub request: f64,
-    /// The last sample of its processor use; `None` before the first one.
-    pub usage: Option<Usage>,
+    /// The pod's phase and its condition `Ready`.
+    pub readiness: Readiness,
+    /// Cores that the pod requests.
+    pub requested_cores: f64,
+    /// The last sample of the pod's CPU usage; `None` before the first sample.
+    pub usage: Option<CpuUsage>,
 }
 
-/// How far a pod is, and for how long.
+/// The phase of a pod and its condition `Ready`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
-    /// It waits for a place, or for its program.
+pub enum Readiness {
+    /// The pod is not scheduled, or its containers are not started.
     Pending,
-    /// It runs and is not ready, or no longer.
+    /// The pod runs and has not been ready for this time.
     Unready(Duration),
-    /// It serves.
+    /// The pod has been ready for this time.
     Ready(Duration),
 }
 
-/// A sample of processor use.
+/// A sample of CPU usage.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Usage {
-    /// Cores, a mean over the window.
+pub struct CpuUsage {
+    /// Cores in use, a mean over the window.
     pub cores: f64,
-    /// Time since the window ended.
+    /// Time since the end of the window.
     pub age: Duration,
     /// Length of the window.
     pub window: Duration,

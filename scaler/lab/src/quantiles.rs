@@ -1,9 +1,11 @@
-//! Quantiles of a histogram, with the samples of a bucket spread evenly within it.
+//! Quantiles of a cumulative histogram, with the samples of a bucket spread evenly over it.
 
 use law::histogram::Histogram;
 
-/// The value below which a share `quantile` of the samples lies; the lower bound of the last bucket if it lies there. As
-/// Prometheus' `histogram_quantile`. `None` without samples.
+/// The quantile of the samples, between 0 and 1, in the unit of the bounds. If it lies in the last bucket, which has no
+/// upper bound: the lower bound of that bucket. `None` without samples.
+///
+/// Source: the function `histogram_quantile` of Prometheus.
 pub fn quantile(histogram: &Histogram, quantile: f64) -> Option<f64> {
     let buckets = &histogram.buckets;
     let rank = quantile * histogram.count();
@@ -14,8 +16,7 @@ pub fn quantile(histogram: &Histogram, quantile: f64) -> Option<f64> {
     Some(if upper.is_finite() { lower + (upper - lower) * share } else { lower })
 }
 
-/// The number of samples that are `bound` or less; `None` if `bound` lies in the last bucket, whose samples have no upper
-/// bound.
+/// The number of samples that are `bound` or less; `None` if `bound` lies in the last bucket, which has no upper bound.
 pub fn up_to(histogram: &Histogram, bound: f64) -> Option<f64> {
     let buckets = &histogram.buckets;
     let index = buckets.iter().position(|bucket| bucket.0 >= bound)?;
@@ -29,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn samples_up_to_a_bound_are_counted_exactly_at_buckets_and_evenly_between_them() {
+    fn samples_up_to_a_bound_are_exact_at_bucket_bounds_and_interpolated_between_them() {
         let histogram = Histogram { buckets: vec![(0.1, 10.0), (0.5, 30.0), (f64::INFINITY, 40.0)], sum: 9.0 };
         for (bound, expected) in
             [(0.1, Some(10.0)), (0.5, Some(30.0)), (0.05, Some(5.0)), (0.3, Some(20.0)), (0.0, Some(0.0)), (0.51, None)]

@@ -1,16 +1,16 @@
-//! Laws tried out in virtual time: the plant, the very policies that run live, and what came of them.
+//! `lab simulate`: laws on workloads in virtual time. A trial runs a law, the same code that scales a live system,
+//! against the plant; a comparison runs all trials and an oracle.
 
 pub mod args;
 pub mod comparison;
 pub mod flags;
-pub mod line;
-pub mod meter;
 pub mod oracle;
 pub mod plant;
 pub mod report;
 pub mod requests;
+pub mod service_time;
+pub mod timeline;
 pub mod trial;
-pub mod work;
 
 use anyhow::{Context, Result};
 use args::Args;
@@ -18,16 +18,16 @@ use comparison::Comparison;
 use flags::Flags;
 use serde::Serialize;
 
-/// Runs what the flags ask for, and prints it.
+/// Runs `lab simulate`.
 ///
 /// # Errors
-/// When a flag makes no sense, or a file cannot be read or written.
+/// When a flag is out of its range, or a file cannot be read or written.
 pub fn run(args: &Args) -> Result<()> {
-    let comparison = Comparison::run(&args.plan()?)?;
+    let comparison = Comparison::run(&args.config()?)?;
     publish(&args.flags, &comparison, &comparison)
 }
 
-/// Prints the table, and writes what the flags ask for; `json` is all there is to tell.
+/// Prints the comparison's table, and writes the files that the flags ask for. `json` is the content of the JSON file.
 ///
 /// # Errors
 /// When a file cannot be written.

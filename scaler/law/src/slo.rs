@@ -4,9 +4,9 @@
 use crate::arrivals::{Arrivals, Rate};
 use crate::cadence::Cadence;
 use crate::histogram::Histogram;
-use crate::memory::Memory;
 use crate::observation::Observation;
 use crate::queueing::Service;
+use crate::retention::Retention;
 use crate::table::{Kind, Law, Objective, Recommendation, Settings};
 use crate::window::Window;
 use serde::Serialize;
@@ -28,8 +28,7 @@ const SERVICE_WINDOWS: [f64; 2] = [4.0, 30.0];
 /// With fewer answers than this in a window, the last measured service time stands.
 const ENOUGH_ANSWERS: f64 = 5.0;
 
-/// Normal quantile of 99 %: a request whose own service takes this many standard deviations more than the mean can wait
-/// less.
+/// Normal quantile of 99 %: a request whose own service takes so many standard deviations longer can wait less.
 const SLOW_SERVICE: f64 = 2.33;
 
 /// Smallest share of the objective that is left for waiting, so that a service time that varies much cannot make every
@@ -75,11 +74,11 @@ pub struct Plan {
     pub window_seconds: f64,
     /// Requests per second that may arrive before a new replica serves.
     pub planned_per_second: f64,
-    /// Mean service time.
+    /// Mean time that a request costs a replica.
     pub service_seconds: f64,
     /// Standard deviation ÷ mean of the service time.
     pub service_variation: f64,
-    /// Time that the objective leaves for waiting.
+    /// Longest wait that keeps the objective.
     #[serde(rename = "patience_seconds")]
     pub wait_limit_seconds: f64,
     /// Time until a replica that is asked for now would serve.
@@ -98,14 +97,10 @@ pub struct Plan {
     pub predicted_late: f64,
 }
 
-/// The law with its memory.
+/// The law `slo` with its state between decisions.
 #[derive(Debug)]
 pub struct Slo {
-    objective: Objective,
-    /// Time between two decisions.
-    interval: Duration,
-    /// The law never recommends more replicas.
-    max: usize,
+    settings: Settings,
     cadence: Cadence,
     arrivals: Arrivals,
     answers: Window<Answers>,
@@ -113,17 +108,18 @@ pub struct Slo {
     ready_seconds: f64,
     counted_until: Duration,
     measured: Option<Measured>,
-    kept: Memory,
+    kept: Retention,
     /// The higher of foreseen and draining replicas at the last decisions.
     foreseen: Window<usize>,
-    /// The last recommendation before it was smoothed.
+    /// The highest of all numbers at the last decision.
     last: usize,
     /// Standard deviations of a rise that count as sudden at present.
     sudden: f64,
-    alarm: Option<Alarm>,
+    /// A rise that may have been chance: when it began, and the replicas until then.
+    alarm: Option<(Duration, usize)>,
 }
 
-/// All answers until an instant.
+/// Cumulative counts of answers until an instant.
 #[derive(Debug, Clone)]
 struct Answers {
     service: Histogram,
@@ -134,38 +130,9 @@ struct Answers {
 /// Measured service of the replicas.
 #[derive(Debug, Clone, Copy)]
 struct Measured {
-    /// Cost of a request for a replica.
     service: Service,
     /// Time that a replica takes for a request which does not wait for others there, seconds.
     response: f64,
-}
-
-/// A rise that may have been chance.
-#[derive(Debug, Clone, Copy)]
-struct Alarm {
-    at: Duration,
-    /// Replicas before the rise.
-    replicas: usize,
-}
-
-/// The load that one decision plans for. Rates in requests per second, times in seconds.
-#[derive(Debug, Clone, Copy)]
-struct Load {
-    rate: Rate,
-    /// The rate that may be reached before a new replica serves.
-    planned: f64,
-    service: Service,
-    /// Longest wait that keeps the objective.
-    wait_limit: f64,
-    /// Time until a replica that is asked for now would serve.
-    lead: f64,
-}
-
-impl Load {
-    /// Whether the rate was measured over so long that it is hardly chance.
-    fn is_confirmed(&self) -> bool {
-        self.rate.window >= CONFIRMED
-    }
 }
 
 impl Law for Slo {
@@ -175,18 +142,15 @@ impl Law for Slo {
         let is_idle = seen.queue_length == 0.0 && seen.in_flight == 0.0 && self.arrivals.is_silent();
         let idle = || Recommendation::new(Some(0), "idle", "nothing arrives");
         if seen.replicas.desired == 0 {
-            let text = || format!("{:.0} requests wait for the first replica", seen.queue_length);
-            return if is_idle { idle() } else { Recommendation::new(Some(1), "waking", text()) };
+            let text = format!("{:.0} requests wait for the first replica", seen.queue_length);
+            return if is_idle { idle() } else { Recommendation::new(Some(1), "waking", text) };
         }
         if !self.cadence.is_due(seen.at) {
             return Recommendation::waiting();
         }
         match (self.arrivals.rate(self.sudden), self.measured) {
             _ if is_idle => idle(),
-            (Some(rate), Some(Measured { service, response })) => match self.wait_limit(service, response) {
-                Some(wait_limit) => self.plan(seen, &self.load(seen, rate, service, wait_limit)),
-                None => self.unattainable(rate, service, response),
-            },
+            (Some(rate), Some(measured)) => self.plan(seen, rate, measured),
             _ => Recommendation::no_data(),
         }
     }
@@ -197,16 +161,14 @@ impl Slo {
     pub fn new(settings: &Settings) -> Self {
         let longest = Duration::from_secs_f64(SERVICE_WINDOWS[1]);
         Self {
-            objective: settings.objective,
-            interval: settings.interval,
-            max: settings.max,
+            settings: *settings,
             cadence: Cadence::new(settings.interval),
             arrivals: Arrivals::default(),
             answers: Window::new(longest),
             ready_seconds: 0.0,
             counted_until: Duration::ZERO,
             measured: None,
-            kept: Memory::new(KEEP, KEEP_LIMIT),
+            kept: Retention::new(KEEP, KEEP_LIMIT),
             foreseen: Window::new(longest),
             last: 0,
             sudden: ALARM,
@@ -214,105 +176,96 @@ impl Slo {
         }
     }
 
-    /// The longest wait that keeps the objective, seconds; `None` if a request is late even without waiting.
-    fn wait_limit(&self, service: Service, response: f64) -> Option<f64> {
-        let latency = self.objective.latency.as_secs_f64();
-        let wait = latency - response * (1.0 + SLOW_SERVICE * service.variation);
-        (response < latency).then(|| wait.max(LEAST_WAIT * latency))
+    fn plan(&mut self, seen: &Observation, rate: Rate, measured: Measured) -> Recommendation {
+        let Measured { service, response } = measured;
+        let Settings { objective: Objective { latency, .. }, max, .. } = self.settings;
+        if response >= latency.as_secs_f64() {
+            // More replicas shorten the wait but not the service: only enough of them to keep up help.
+            let replicas = ((rate.per_second * service.mean).ceil() as usize + 1).min(max);
+            let text = format!("one request alone takes {:.0} ms, too long for the objective", response * 1e3);
+            return Recommendation::new(Some(replicas), "unattainable", text);
+        }
+        let mut plan = self.figures(seen, rate, measured);
+        plan.needed = self.replicas_for(&plan, rate.per_second);
+        if is_confirmed(&plan) {
+            self.kept.note(seen.at, plan.needed);
+        }
+        plan.foreseen = self.replicas_for(&plan, plan.planned_per_second);
+        plan.draining = self.draining(seen, &plan);
+        self.note_alarm(seen, &plan);
+        self.foreseen.push(seen.at, plan.foreseen.max(plan.draining));
+        let until_it_serves = Duration::from_secs_f64(plan.lead_seconds);
+        let soon = self.foreseen.within(seen.at, until_it_serves).copied().max().unwrap_or(plan.foreseen);
+        let highest_rate = rate.per_second * (1.0 + MARGIN) + DEVIATIONS * (rate.per_second / rate.window).sqrt();
+        plan.doubtful = self.replicas_for(&plan, highest_rate).min(seen.replicas.desired);
+        plan.kept = self.kept.replicas(seen.at);
+        let highest = plan.needed.max(soon).max(plan.doubtful).max(plan.kept).min(max);
+        // Foreseen replicas fall one by one: with the maximum of two decisions there is one step down, not many.
+        let replicas = highest.max(std::mem::replace(&mut self.last, highest));
+        plan.predicted_late = service.waits_longer(replicas, plan.planned_per_second, plan.wait_limit_seconds);
+        let (reason, text) = plan.reason(replicas, soon);
+        Recommendation { replicas: Some(replicas), reason, text, plan: Some(plan) }
     }
 
-    /// More replicas shorten the wait but not the service: only enough of them to keep up help.
-    fn unattainable(&self, rate: Rate, service: Service, response: f64) -> Recommendation {
-        let replicas = ((rate.per_second * service.mean).ceil() as usize + 1).min(self.max);
-        let text = format!("one request alone takes {:.0} ms, too long for the objective", response * 1e3);
-        Recommendation::new(Some(replicas), "unattainable", text)
-    }
-
-    fn load(&self, seen: &Observation, rate: Rate, service: Service, wait_limit: f64) -> Load {
+    /// The figures from which numbers of replicas follow.
+    fn figures(&self, seen: &Observation, rate: Rate, Measured { service, response }: Measured) -> Plan {
+        let latency = self.settings.objective.latency.as_secs_f64();
         let startup = seen.startup.map_or(STARTUP_GUESS, |startup| startup.as_secs_f64());
-        let lead = startup + self.interval.as_secs_f64();
+        let lead = startup + self.settings.interval.as_secs_f64();
         let growth = match rate.jump {
             0.0 => 0.0,
             jump if rate.window >= CONFIRMED => (rate.slope * lead).max(0.0).min(jump),
             jump => (rate.slope * lead).max(jump),
         };
-        Load { rate, planned: rate.per_second + PERSISTENCE * growth, service, wait_limit, lead }
-    }
-
-    /// The highest of the six numbers that the crate's documentation explains.
-    fn plan(&mut self, seen: &Observation, load: &Load) -> Recommendation {
-        let rate = load.rate;
-        let needed = self.replicas_for(load, rate.per_second);
-        if load.is_confirmed() {
-            self.kept.note(seen.at, needed);
-        }
-        let foreseen = self.replicas_for(load, load.planned);
-        let draining = self.draining(seen, load);
-        self.note_alarm(seen, load, needed, needed.max(foreseen).max(draining));
-        self.foreseen.push(seen.at, foreseen.max(draining));
-        let until_it_serves = Duration::from_secs_f64(load.lead);
-        let soon = self.foreseen.within(seen.at, until_it_serves).copied().max().unwrap_or(foreseen);
-        let highest_rate = rate.per_second * (1.0 + MARGIN) + DEVIATIONS * (rate.per_second / rate.window).sqrt();
-        let doubtful = self.replicas_for(load, highest_rate).min(seen.replicas.desired);
-        let kept = self.kept.replicas(seen.at);
-        let recommended = needed.max(soon).max(doubtful).max(kept).min(self.max);
-        // The foreseen replicas fall one by one: with the maximum of two recommendations there is one step down, not many.
-        let replicas = recommended.max(std::mem::replace(&mut self.last, recommended));
-        let plan = Plan {
+        let wait = latency - response * (1.0 + SLOW_SERVICE * service.variation);
+        Plan {
             queue_length: seen.queue_length,
             arrivals_per_second: rate.per_second,
             window_seconds: rate.window,
-            planned_per_second: load.planned,
-            service_seconds: load.service.mean,
-            service_variation: load.service.variation,
-            wait_limit_seconds: load.wait_limit,
-            lead_seconds: load.lead,
-            needed,
-            foreseen,
-            draining,
-            doubtful,
-            kept,
-            predicted_late: load.service.waits_longer(replicas, load.planned, load.wait_limit),
-        };
-        let (reason, text) = plan.reason(replicas, soon);
-        Recommendation { replicas: Some(replicas), reason, text, plan: Some(plan) }
+            planned_per_second: rate.per_second + PERSISTENCE * growth,
+            service_seconds: service.mean,
+            service_variation: service.variation,
+            wait_limit_seconds: wait.max(LEAST_WAIT * latency),
+            lead_seconds: lead,
+            ..Plan::default()
+        }
     }
 
     /// The fewest replicas that hold the objective at a rate.
-    fn replicas_for(&self, load: &Load, per_second: f64) -> usize {
-        load.service.servers_for(per_second, load.wait_limit, 1.0 - self.objective.quantile, self.max)
+    fn replicas_for(&self, plan: &Plan, per_second: f64) -> usize {
+        let service = Service { mean: plan.service_seconds, variation: plan.service_variation };
+        let Settings { objective: Objective { quantile, .. }, max, .. } = self.settings;
+        service.servers_for(per_second, plan.wait_limit_seconds, 1.0 - quantile, max)
     }
 
     /// Replicas that work off soon what ready and starting replicas will not have worked off when another one would serve; 0
     /// if those will do.
-    fn draining(&self, seen: &Observation, load: &Load) -> usize {
-        let ready = seen.replicas.ready as f64;
+    fn draining(&self, seen: &Observation, plan: &Plan) -> usize {
+        let (lead, mean, ready) = (plan.lead_seconds, plan.service_seconds, seen.replicas.ready as f64);
         // A starting replica serves on average half of the time until then.
         let serving = ready + 0.5 * seen.replicas.starting as f64;
-        let mean = load.service.mean;
-        let left = seen.queue_length + load.rate.per_second * load.lead - serving * load.lead / mean;
-        let has_piled_up = seen.queue_length > ready * load.wait_limit / (2.0 * mean);
+        let left = seen.queue_length + plan.arrivals_per_second * lead - serving * lead / mean;
+        let has_piled_up = seen.queue_length > ready * plan.wait_limit_seconds / (2.0 * mean);
         if left <= 0.0 || !has_piled_up {
             return 0;
         }
-        (((load.planned + left / DRAIN_SECONDS) * mean).ceil() as usize).min(self.max)
+        (((plan.planned_per_second + left / DRAIN_SECONDS) * mean).ceil() as usize).min(self.settings.max)
     }
 
     /// Remembers that more replicas than there are were recommended on slight evidence, and learns from how that turned out.
-    fn note_alarm(&mut self, seen: &Observation, load: &Load, needed: usize, recommended: usize) {
-        let (current, is_confirmed) = (seen.replicas.desired, load.is_confirmed());
+    fn note_alarm(&mut self, seen: &Observation, plan: &Plan) {
+        let recommended = plan.needed.max(plan.foreseen).max(plan.draining);
+        let current = seen.replicas.desired;
         match self.alarm {
-            Some(alarm) if is_confirmed && needed > alarm.replicas => {
+            Some((_, replicas)) if is_confirmed(plan) && plan.needed > replicas => {
                 self.sudden = (self.sudden - REAL_ALARM).max(ALARM);
                 self.alarm = None;
             }
-            Some(alarm) if seen.at > alarm.at + Duration::from_secs_f64(load.lead + CONFIRMED) => {
+            Some((then, _)) if seen.at > then + Duration::from_secs_f64(plan.lead_seconds + CONFIRMED) => {
                 self.sudden = (self.sudden + FALSE_ALARM).min(ALARM_LIMIT);
                 self.alarm = None;
             }
-            None if recommended > current && !is_confirmed => {
-                self.alarm = Some(Alarm { at: seen.at, replicas: current });
-            }
+            None if recommended > current && !is_confirmed(plan) => self.alarm = Some((seen.at, current)),
             _ => {}
         }
     }
@@ -346,27 +299,27 @@ impl Slo {
     }
 }
 
+/// Whether the rate was measured over so long that it is hardly chance.
+fn is_confirmed(plan: &Plan) -> bool {
+    plan.window_seconds >= CONFIRMED
+}
+
 impl Plan {
     /// Name and text of the number that decided; `soon` is the highest that was foreseen lately.
     fn reason(&self, replicas: usize, soon: usize) -> (&'static str, String) {
-        let (rate, planned) = (self.arrivals_per_second, self.planned_per_second);
-        if self.needed >= replicas {
-            let (milliseconds, late) = (self.service_seconds * 1e3, self.predicted_late * 1e2);
-            ("objective", format!("{rate:.1} requests/s of {milliseconds:.0} ms each leave {late:.2} % late"))
+        let Self { needed, arrivals_per_second: rate, lead_seconds: lead, .. } = self;
+        if *needed >= replicas {
+            let (service, late) = (self.service_seconds * 1e3, self.predicted_late * 1e2);
+            ("objective", format!("{rate:.1} requests/s of {service:.0} ms each leave {late:.2} % late"))
         } else if self.draining >= replicas {
             ("backlog", format!("{:.0} requests wait while {rate:.1}/s arrive", self.queue_length))
         } else if soon >= replicas {
-            let lead = self.lead_seconds;
-            let text = format!(
-                "arrivals have risen to {rate:.1}/s and may reach {planned:.1}/s before a new replica serves in {lead:.1} s"
-            );
-            ("rising", text)
+            let planned =
+                format!("may reach {:.1}/s before a new replica serves in {lead:.1} s", self.planned_per_second);
+            ("rising", format!("arrivals have risen to {rate:.1}/s and {planned}"))
         } else {
-            let text = format!(
-                "{} would do for {rate:.1} requests/s, but so many were needed lately or may be by chance",
-                self.needed
-            );
-            ("kept", text)
+            let why = "but so many were needed lately or may be by chance";
+            ("kept", format!("{needed} would do for {rate:.1} requests/s, {why}"))
         }
     }
 }

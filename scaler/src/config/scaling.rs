@@ -1,29 +1,29 @@
-//! Flags → how one target is scaled.
+//! The flags of one target → its settings.
 
-use crate::laws::highest::Highest;
-use crate::observe::{self, Observe};
-use crate::target::cgroup;
-use crate::target::deployment::Name;
+use crate::control;
+use crate::observe::{self, Source};
+use crate::target::{deployment, processes};
 use anyhow::{Context, Result, ensure};
 use bytesize::ByteSize;
+use kubernetes::name::{self, Name};
 use law::limits::{Guard, Limits};
-use law::table::{Kind, Law, Objective, Settings, Table};
+use law::table::{Law, Objective, Settings, Table};
 use service::options::positive_duration;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// After the start, and after an outage of the metrics: never scale down for so long.
+/// After the start, and after an outage of the metrics, nothing is scaled down for this time.
 pub const SETTLE: Duration = Duration::from_secs(20);
 
-/// Without figures for longer than this, dispatchers' metrics are out: a scrape that fails, and the next one as well.
+/// A longer time without figures is an outage of the dispatchers' metrics: two scrapes in a row have failed.
 const OUTAGE: Duration = Duration::from_secs(2);
 
-/// Less is a mistake in the unit: a replica's own code needs more.
+/// A smaller memory limit is a mistake in the unit: a replica's own code needs more.
 const SMALLEST_MEMORY: ByteSize = ByteSize::mib(16);
 
-/// Flags of one target, as they were given on the command line or in its section of a file.
+/// The flags of one target, as they were given on the command line or in its section of a file.
 #[derive(Debug, clap::Args)]
 pub struct Section {
     /// Where the dispatchers' metrics are read
@@ -35,25 +35,25 @@ pub struct Section {
     /// What the target's processes or pods are
     #[arg(long, env = "ROUNDHOUSE_ROLE", value_enum, default_value_t = Role::Replicas)]
     pub role: Role,
-    /// The law; the default needs to know the objective only. Of several laws, the highest recommendation counts
-    #[arg(long, env = "ROUNDHOUSE_POLICY", value_delimiter = ',', default_value = "slo")]
-    pub policy: Vec<String>,
-    /// Answers are to be there within this time
+    /// The law; the default needs to know the objective only
+    #[arg(long, env = "ROUNDHOUSE_POLICY", default_value = "slo")]
+    pub policy: String,
+    /// Requests are to be answered within this time
     #[arg(long, env = "ROUNDHOUSE_OBJECTIVE", default_value = "500ms", value_parser = positive_duration)]
     pub objective: Duration,
-    /// For this share of requests (policy slo)
+    /// Share of requests that are to be answered within the objective (policy slo)
     #[arg(long, env = "ROUNDHOUSE_QUANTILE", default_value_t = 0.999)]
     pub quantile: f64,
-    /// Replicas at least; with 0, the first request after two minutes of silence waits for a replica to start
+    /// Fewest replicas; with 0, the first request after two minutes of silence waits for a replica to start
     #[arg(long, env = "ROUNDHOUSE_MIN", default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=10_000))]
     pub min: u32,
-    /// Replicas at most
+    /// Most replicas
     #[arg(long, env = "ROUNDHOUSE_MAX", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub max: u32,
-    /// Between two decisions
+    /// Time between two decisions
     #[arg(long, env = "ROUNDHOUSE_INTERVAL", default_value = "500ms", value_parser = humantime::parse_duration)]
     pub interval: Duration,
-    /// Scale down only to the most that was wanted in this time; the default law has a patience of its own
+    /// Scale down only to the highest recommendation of this time; policy slo waits by itself
     #[arg(long, env = "ROUNDHOUSE_DOWN_WINDOW", default_value = "0s", value_parser = humantime::parse_duration)]
     pub down_window: Duration,
     /// Replicas that may be added in a minute
@@ -96,7 +96,7 @@ pub struct Section {
     pub grace: Duration,
 }
 
-/// `--role`
+/// What the processes or pods of a target are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Role {
     /// They work on what waits in the dispatchers' queues.
@@ -105,7 +105,7 @@ pub enum Role {
     Dispatchers,
 }
 
-/// `--target`
+/// What is scaled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
     /// Replicas as child processes on this machine.
@@ -121,7 +121,7 @@ impl FromStr for Target {
         match text {
             "processes" => Ok(Self::Processes),
             _ if text.starts_with("deployment:") => {
-                text.parse().map(Self::Deployment).map_err(|error: crate::target::deployment::Error| error.to_string())
+                text.parse().map(Self::Deployment).map_err(|error: name::Error| error.to_string())
             }
             _ => Err(format!("{text:?} is no target; write processes or deployment:NAMESPACE/NAME")),
         }
@@ -137,162 +137,119 @@ impl fmt::Display for Target {
     }
 }
 
-/// How replicas are run on this machine.
-#[derive(Debug)]
-pub struct Local {
-    /// The discovery file.
-    pub list: PathBuf,
-    /// The replica's program.
-    pub replica: PathBuf,
-    /// Its flags.
-    pub replica_arguments: Vec<String>,
-    /// What each of them may use.
-    pub limits: cgroup::Limits,
-    /// Taken out → no longer accepting.
-    pub drain_delay: Duration,
-    /// No longer accepting → killed.
-    pub grace: Duration,
-}
-
-/// A Deployment, and who scales it.
-#[derive(Debug)]
-pub struct Remote {
-    /// The Deployment.
-    pub name: Name,
-    /// The Lease's name.
-    pub lease: String,
-    /// This scaler's.
-    pub identity: String,
-}
-
-/// Where replicas run.
+/// Where the target is.
 #[derive(Debug)]
 pub enum Place {
-    /// On this machine.
-    Local(Local),
-    /// On a cluster.
-    Remote(Remote),
+    /// On this machine, with the limits of each replica.
+    Local(processes::Spec, cgroup::Limits),
+    /// On a cluster, with the name of the Lease.
+    Remote(deployment::Spec, String),
 }
 
-/// Checked settings of one target.
-#[derive(Debug)]
-pub struct Scaling {
-    /// Its section's name, or the target itself; a label of the metrics.
-    pub name: String,
-    /// Where readings come from.
-    pub source: Observe,
-    /// The law, remembering nothing yet.
-    pub law: Box<dyn Law>,
-    /// Bounds and patience.
-    pub limits: Limits,
-    /// Between two decisions.
-    pub interval: Duration,
-    /// What is scaled.
-    pub place: Place,
-    /// What its processes or pods are.
-    pub role: Role,
-    /// Change nothing.
-    pub is_dry_run: bool,
+/// The settings that laws receive.
+///
+/// # Errors
+/// When a figure makes no sense; the error names its flag.
+pub fn settings(objective: Duration, quantile: f64, interval: Duration, min: u32, max: u32) -> Result<Settings> {
+    ensure!(min <= max, "--min ({min}) must not exceed --max ({max})");
+    ensure!(quantile > 0.0 && quantile < 1.0, "--quantile ({quantile}) must lie between 0 and 1, such as 0.99");
+    ensure!(interval >= Duration::from_millis(100), "--interval ({interval:?}) must be at least 100ms");
+    let objective = Objective { latency: objective, quantile };
+    Ok(Settings { objective, interval, min: min as usize, max: max as usize })
 }
 
 impl Section {
-    /// Checks them all.
+    /// Checks all flags of the target `name`.
     ///
     /// # Errors
-    /// When one makes no sense, or something that it names is not there.
-    pub fn check(self, name: String, laws: &Table) -> Result<Scaling> {
-        let Self { quantile, min, max, objective, interval, role, .. } = self;
-        ensure!(min <= max, "--min ({min}) must not exceed --max ({max})");
-        ensure!(quantile > 0.0 && quantile < 1.0, "--quantile ({quantile}) must lie between 0 and 1, such as 0.99");
-        ensure!(interval >= Duration::from_millis(100), "--interval ({interval:?}) must be at least 100ms");
-        let objective_of_laws = Objective { latency: objective, quantile };
-        let settings = Settings { objective: objective_of_laws, interval, min: min as usize, max: max as usize };
-        let made: Vec<(Kind, Box<dyn Law>)> =
-            self.policy.iter().map(|law| laws.make(law, &settings)).collect::<Result<_, _>>().context("--policy")?;
+    /// When a flag makes no sense, or something that it names is not there.
+    pub fn check(self, name: String, laws: &Table) -> Result<(control::Spec, Place)> {
+        let settings = settings(self.objective, self.quantile, self.interval, self.min, self.max)?;
+        let law = self.law(laws, &settings)?;
+        let (limits, interval, role, is_dry_run) = (self.limits(&settings), self.interval, self.role, self.dry_run);
+        let (source, place) = self.source_and_place()?;
+        Ok((control::Spec { name, role, source, law, limits, interval, is_dry_run }, place))
+    }
+
+    fn law(&self, laws: &Table, settings: &Settings) -> Result<Box<dyn Law>> {
+        let (kind, law) = laws.make(&self.policy, settings).context("--policy")?;
         ensure!(
-            min > 0 || matches!(&made[..], [(only, _)] if only.wakes),
-            "--min 0 needs --policy slo: no other law can start the first replica"
+            self.role == Role::Replicas || kind.scales_dispatchers,
+            "--policy {} is for replicas: requests do not wait for dispatchers; use rate:REQUESTS",
+            kind.name
         );
-        if let Some(share) = self.cpu_share {
-            ensure!((0.05..=1024.0).contains(&share), "--cpu-share ({share}) must be at least 0.05 of a core");
-        }
-        if let Some(limit) = self.memory_limit {
-            ensure!(
-                limit >= SMALLEST_MEMORY,
-                "--memory-limit ({limit}) must be at least {SMALLEST_MEMORY}: no replica could start"
-            );
-        }
-        let stale_after = self.source.access.prometheus.is_some().then_some(self.source.prometheus_stale_after);
-        let unlimited = |rate: Option<u32>| rate.map_or(usize::MAX, |rate| rate as usize);
-        let (min, max) = (min as usize, max as usize);
-        for (kind, _) in &made {
-            ensure!(
-                role == Role::Replicas || kind.scales_dispatchers,
-                "--policy {} is for replicas: requests do not wait for dispatchers; use rate:REQUESTS",
-                kind.name
-            );
-        }
-        let limits = Limits {
+        ensure!(self.min > 0 || kind.wakes, "--min 0 needs --policy slo: no other law can start the first replica");
+        Ok(law)
+    }
+
+    fn limits(&self, &Settings { min, max, .. }: &Settings) -> Limits {
+        // Figures that come seldom are no outage.
+        let prometheus = &self.source.access.prometheus;
+        let stale_after = prometheus.as_ref().map(|_| self.source.prometheus_stale_after);
+        let rate = |rate: Option<u32>| rate.map_or(usize::MAX, |rate| rate as usize);
+        Limits {
             min,
             max,
             down_window: self.down_window,
-            // Figures that come seldom are no outage.
             outage: stale_after.unwrap_or(OUTAGE),
             settle: stale_after.map_or(SETTLE, |stale| SETTLE.max(stale)),
-            up_rate: unlimited(self.up_rate),
-            down_rate: unlimited(self.down_rate),
+            up_rate: rate(self.up_rate),
+            down_rate: rate(self.down_rate),
             guard: Guard::On,
-        };
+        }
+    }
+
+    fn source_and_place(self) -> Result<(Source, Place)> {
+        let limits = self.replica_limits()?;
         ensure!(
-            role == Role::Replicas || self.target != Target::Processes,
+            self.role == Role::Replicas || self.target != Target::Processes,
             "--role dispatchers needs --target deployment:NAMESPACE/NAME: only replicas are run as processes"
         );
         let place = match self.target {
-            Target::Deployment(name) => Place::Remote(Remote {
-                lease: self.lease.unwrap_or_else(|| format!("roundhouse-scaler-{}", name.name)),
-                identity: self.identity.unwrap_or_else(identity),
-                name,
-            }),
+            Target::Deployment(name) => {
+                let lease = self.lease.unwrap_or_else(|| format!("roundhouse-scaler-{}", name.name));
+                Place::Remote(deployment::Spec { name, identity: self.identity.unwrap_or_else(identity) }, lease)
+            }
             Target::Processes => {
                 ensure!(
                     !self.dry_run,
                     "--dry-run needs replicas that run without it: --target deployment:NAMESPACE/NAME"
                 );
-                let replica = match self.replica {
-                    Some(program) => program,
-                    None => std::env::current_exe().context("find this program's folder")?.with_file_name("replica"),
-                };
+                let beside =
+                    || Ok(std::env::current_exe().context("find this program's folder")?.with_file_name("replica"));
+                let program = self.replica.map_or_else(beside, anyhow::Ok)?;
                 ensure!(
-                    replica.is_file(),
+                    program.is_file(),
                     "there is no replica program at {}; build it (cargo build --release) or name it with --replica",
-                    replica.display()
+                    program.display()
                 );
-                Place::Local(Local {
+                let spec = processes::Spec {
+                    program,
+                    arguments: self.replica_arg,
                     list: self.list.context("--list FILE is missing: where ready replicas are published")?,
-                    replica,
-                    replica_arguments: self.replica_arg,
-                    limits: cgroup::Limits { cores: self.cpu_share, memory: self.memory_limit },
+                    controller: None,
                     drain_delay: self.drain_delay,
                     grace: self.grace,
-                })
+                };
+                Place::Local(spec, limits)
             }
         };
-        Ok(Scaling {
-            name,
-            source: self.source.try_into()?,
-            law: combined(made),
-            limits,
-            interval,
-            place,
-            role,
-            is_dry_run: self.dry_run,
-        })
+        Ok((self.source.try_into()?, place))
     }
-}
 
-/// The only law, or all laws together.
-fn combined(mut made: Vec<(Kind, Box<dyn Law>)>) -> Box<dyn Law> {
-    if made.len() == 1 { made.remove(0).1 } else { Box::new(Highest::new(made.into_iter().map(|(_, law)| law))) }
+    fn replica_limits(&self) -> Result<cgroup::Limits> {
+        let (cores, memory) = (self.cpu_share, self.memory_limit);
+        if let Some(share) = cores {
+            ensure!((0.05..=1024.0).contains(&share), "--cpu-share ({share}) must be at least 0.05 of a core");
+        }
+        if let Some(limit) = memory {
+            ensure!(
+                limit >= SMALLEST_MEMORY,
+                "--memory-limit ({limit}) must be at least {SMALLEST_MEMORY}: no replica could start"
+            );
+        }
+        Ok(cgroup::Limits { cores, memory })
+    }
 }
 
 /// Host name and process id.

@@ -1,49 +1,50 @@
-//! PURE: whether to claim a Lease, given what it holds and since when. Only this process's own clock judges expiry: a
-//! lease has expired when it has not changed for its duration while it was watched, so what clocks elsewhere say, and
-//! the times written in it, do not matter.
+//! Whether to claim a Lease, given its content and the time since which that has not changed. Pure.
+//!
+//! Only this process's own clock judges expiry: a lease has expired when it was watched for its duration and has not changed.
+//! Clocks of other machines, and the times that are written in the lease, do not matter.
 
 use k8s_openapi::api::coordination::v1::LeaseSpec;
 use std::time::Duration;
 
-/// A lease lasts this long after its last renewal (client-go's value, as are the next two).
+/// Duration of a lease after its last renewal. This and the next two values are client-go's.
 pub const LEASE: Duration = Duration::from_secs(15);
 
-/// A leader that could not renew for this long no longer leads. Less than the above: no two lead at once.
+/// A leader that could not renew the lease for this time no longer leads. Shorter than the lease, so that no two lead at once.
 pub const RENEW_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Between two looks at the lease.
+/// Time between two attempts.
 pub const RETRY: Duration = Duration::from_secs(2);
 
-/// One candidate's view. Times are since an arbitrary start.
+/// One candidate's view of the lease. Times are since an arbitrary start.
 #[derive(Debug)]
 pub struct Election {
     identity: String,
-    /// What the lease last held, and when it was first seen to.
+    /// The content of the lease, and when it was first seen.
     seen: Option<(LeaseSpec, Duration)>,
-    /// When the last claim that was accepted was sent, while leading.
+    /// When the last accepted claim was sent, while this candidate leads.
     claimed: Option<Duration>,
 }
 
-/// What to do next.
+/// The next step of a candidate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// Write the lease in one's own name, if it is still as it was seen: it is free, has expired, or is one's own.
+    /// Claim the lease: it is free, has expired, or is the candidate's own. The write must fail if the lease has changed.
     Claim,
-    /// Look again then.
+    /// Read the lease again later.
     Wait {
-        /// At the next look, or sooner if the lease expires sooner.
+        /// The time of the next attempt, or of the lease's expiry if that is sooner.
         until: Duration,
     },
 }
 
 impl Election {
-    /// Of someone who leads nothing yet.
+    /// A candidate that does not lead yet.
     pub fn new(identity: String) -> Self {
         Self { identity, seen: None, claimed: None }
     }
 
-    /// What to do about a lease that holds this now, or that is not there.
-    pub fn look(&mut self, at: Duration, lease: Option<&LeaseSpec>) -> Step {
+    /// The next step, given the content of the lease; `None` if it does not exist.
+    pub fn step(&mut self, at: Duration, lease: Option<&LeaseSpec>) -> Step {
         let Some(lease) = lease else { return Step::Claim };
         let since = match &self.seen {
             Some((seen, since)) if seen == lease => *since,
@@ -62,18 +63,18 @@ impl Election {
         if expires <= at { Step::Claim } else { Step::Wait { until: expires.min(at + RETRY) } }
     }
 
-    /// A claim was accepted that was sent at this time. The answer's own time would be too late: others have watched
-    /// the lease from some instant in between.
+    /// Notes that a claim was accepted. `sent` is when it was sent: the time of the answer would be too late, since other
+    /// candidates may have watched the lease since before that.
     pub fn claimed(&mut self, sent: Duration) {
         self.claimed = Some(sent);
     }
 
-    /// When leading ends without another claim; nothing when not leading.
+    /// When this candidate stops leading unless it renews the lease; `None` if it does not lead.
     pub fn deadline(&self) -> Option<Duration> {
         self.claimed.map(|sent| sent + RENEW_DEADLINE)
     }
 
-    /// Leads no longer.
+    /// Stops leading.
     pub fn step_down(&mut self) {
         self.claimed = None;
     }
@@ -85,7 +86,7 @@ mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
     use k8s_openapi::jiff::Timestamp;
 
-    /// Held by this one and renewed at that time of its holder's clock.
+    /// A lease that was renewed at this second of its holder's clock.
     fn lease(holder: &str, renewed: i64) -> LeaseSpec {
         LeaseSpec {
             holder_identity: Some(holder.into()),
@@ -95,44 +96,37 @@ mod tests {
         }
     }
 
-    fn check(looks: &[(u64, Option<LeaseSpec>, Step)]) {
+    /// Checks rows of (second, lease, second until which the candidate waits; `None` if it claims).
+    fn check(rows: &[(u64, Option<LeaseSpec>, Option<u64>)]) {
         let mut election = Election::new("me".into());
-        for (second, lease, step) in looks {
-            let taken = election.look(Duration::from_secs(*second), lease.as_ref());
-            assert_eq!(taken, *step, "at {second} s of {looks:#?}");
+        for (second, lease, wait) in rows {
+            let step = election.step(Duration::from_secs(*second), lease.as_ref());
+            let expected = wait.map_or(Step::Claim, |wait| Step::Wait { until: Duration::from_secs(wait) });
+            assert_eq!(step, expected, "at {second} s of {rows:#?}");
         }
     }
 
-    fn wait(second: u64) -> Step {
-        Step::Wait { until: Duration::from_secs(second) }
-    }
-
     #[test]
-    fn free_leases_and_ones_own_are_claimed() {
+    fn a_lease_that_is_free_or_the_candidates_own_is_claimed() {
         let released = LeaseSpec { holder_identity: None, ..lease("", 0) };
         for lease in [None, Some(LeaseSpec::default()), Some(released), Some(lease("", 0)), Some(lease("me", 0))] {
-            check(&[(7, lease, Step::Claim)]);
+            check(&[(7, lease, None)]);
         }
     }
 
     #[test]
     fn a_lease_expires_when_it_was_not_seen_to_change() {
         let other = |renewed| Some(lease("other", renewed));
-        let short = Some(LeaseSpec { lease_duration_seconds: Some(3), ..lease("other", 0) });
-        let silent = Some(LeaseSpec { lease_duration_seconds: None, ..lease("other", 0) });
+        let lasting = |seconds| Some(LeaseSpec { lease_duration_seconds: seconds, ..lease("other", 0) });
         // Renewals count although the holder's clock stands still, is years off, or goes back.
-        check(&[(0, other(0), wait(2)), (14, other(0), wait(15)), (15, other(0), Step::Claim)]);
-        check(&[
-            (0, other(9_999_999), wait(2)),
-            (14, other(0), wait(16)),
-            (28, other(0), wait(29)),
-            (29, other(0), Step::Claim),
-        ]);
-        check(&[(0, other(5), wait(2)), (14, other(4), wait(16)), (28, other(3), wait(30))]);
-        check(&[(0, short.clone(), wait(2)), (2, short.clone(), wait(3)), (3, short, Step::Claim)]);
-        check(&[(0, silent.clone(), wait(2)), (15, silent, Step::Claim)]);
-        // Taken by a third one just then.
-        check(&[(0, other(0), wait(2)), (15, Some(lease("third", 15)), wait(17))]);
+        check(&[(0, other(0), Some(2)), (14, other(0), Some(15)), (15, other(0), None)]);
+        let years = other(9_999_999);
+        check(&[(0, years, Some(2)), (14, other(0), Some(16)), (28, other(0), Some(29)), (29, other(0), None)]);
+        check(&[(0, other(5), Some(2)), (14, other(4), Some(16)), (28, other(3), Some(30))]);
+        check(&[(0, lasting(Some(3)), Some(2)), (2, lasting(Some(3)), Some(3)), (3, lasting(Some(3)), None)]);
+        check(&[(0, lasting(None), Some(2)), (15, lasting(None), None)]);
+        // Taken by a third candidate just then.
+        check(&[(0, other(0), Some(2)), (15, Some(lease("third", 15)), Some(17))]);
     }
 
     #[test]
@@ -140,12 +134,12 @@ mod tests {
         let second = Duration::from_secs;
         let mut election = Election::new("me".into());
         assert_eq!(election.deadline(), None);
-        election.claimed(second(3));
-        assert_eq!(election.deadline(), Some(second(13)));
-        assert_eq!(election.look(second(5), Some(&lease("me", 3))), Step::Claim);
-        election.claimed(second(5));
-        assert_eq!(election.deadline(), Some(second(15)));
-        assert_eq!(election.look(second(7), Some(&lease("other", 6))), wait(9));
+        for (claimed, deadline) in [(3, 13), (5, 15)] {
+            election.claimed(second(claimed));
+            assert_eq!(election.deadline(), Some(second(deadline)));
+            assert_eq!(election.step(second(claimed + 1), Some(&lease("me", 3))), Step::Claim);
+        }
+        assert_eq!(election.step(second(7), Some(&lease("other", 6))), Step::Wait { until: second(9) });
         assert_eq!(election.deadline(), None);
         election.claimed(second(30));
         election.step_down();

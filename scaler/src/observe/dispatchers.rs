@@ -1,52 +1,52 @@
 //! Scrapes every dispatcher itself, all at the same time.
 //!
-//! A published dispatcher that does not answer makes the reading partial, for as long as it is published. One that is
-//! published no more is scraped on while it answers, for a minute at most, since it may still be draining; then it has
+//! A published dispatcher that does not answer makes the reading partial, for as long as it is published. A dispatcher that
+//! is no longer published is scraped while it answers, for a minute at most, since it may still be draining; then it has
 //! left.
 
-use super::ledger::Ledger;
-use super::roster::{Place, Roster};
+use super::counters::Counters;
+use super::endpoints::{Endpoints, Place};
 use super::snapshot::Snapshot;
-use super::{Error, Failure, Reading, exposition, tell};
+use super::{Error, Failure, Reading, exposition, log_restart};
 use futures_util::future::join_all;
 use hyper::StatusCode;
 use service::fetch;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// For one scrape.
+/// Time limit of one scrape.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Twice the grace that Kubernetes gives a pod.
+/// Longest time that a dispatcher drains: twice the grace that Kubernetes gives a pod.
 const DRAINING: Duration = Duration::from_secs(60);
 
-/// Asks every dispatcher, again and again.
+/// The dispatchers as a source of readings.
 #[derive(Debug)]
 pub struct Dispatchers {
-    roster: Roster,
-    ledger: Ledger,
-    /// Known and no longer published, with the time since when.
+    endpoints: Endpoints,
+    counters: Counters,
+    /// Known dispatchers that are no longer published, with the time since which they are not.
     leaving: BTreeMap<String, Duration>,
 }
 
 impl Dispatchers {
     /// The dispatchers at these places.
     pub fn new(places: impl IntoIterator<Item = Place>) -> Self {
-        Self { roster: Roster::new(places), ledger: Ledger::default(), leaving: BTreeMap::new() }
+        Self { endpoints: Endpoints::new(places), counters: Counters::default(), leaving: BTreeMap::new() }
     }
 
-    /// Scrapes all once, `at` after the scaler's start.
+    /// Scrapes all dispatchers once, `at` after the scaler's start.
     ///
     /// # Errors
     /// See [`Error`]; one dispatcher without figures is enough.
     pub async fn read(&mut self, at: Duration) -> Result<Reading, Error> {
-        let published = self.roster.published(at).await?;
+        let published = self.endpoints.published(at).await?;
         self.scrape(at, &published).await
     }
 
     async fn scrape(&mut self, at: Duration, published: &BTreeSet<String>) -> Result<Reading, Error> {
         self.leaving.retain(|endpoint, _| !published.contains(endpoint));
-        for endpoint in self.ledger.endpoints().filter(|endpoint| !published.contains(*endpoint)) {
+        for endpoint in self.counters.endpoints().filter(|endpoint| !published.contains(*endpoint)) {
             self.leaving.entry(endpoint.into()).or_insert(at);
         }
         let all = published.iter().chain(self.leaving.keys());
@@ -56,23 +56,23 @@ impl Dispatchers {
         let mut failures = Vec::new();
         for (endpoint, answer) in answers {
             let entered = answer.and_then(|snapshot| {
-                let entered = self.ledger.enter(&endpoint, at.as_secs_f64(), snapshot);
-                entered.map_err(|fault| Failure::Figures { endpoint: endpoint.clone(), fault })
+                let entered = self.counters.enter(&endpoint, at.as_secs_f64(), snapshot);
+                entered.map_err(|fault| Failure::Figures(endpoint.clone(), fault))
             });
             match (entered, self.leaving.get(&endpoint)) {
-                (Ok(entry), None) => tell(&endpoint, entry),
+                (Ok(entry), None) => log_restart(&endpoint, entry),
                 (Err(failure), None) => failures.push(failure),
                 (Ok(_), Some(&since)) if at.saturating_sub(since) < DRAINING => {}
                 (_, Some(_)) => {
                     tracing::info!(endpoint, "the dispatcher has left");
-                    self.ledger.close(&endpoint);
+                    self.counters.close(&endpoint);
                     self.leaving.remove(&endpoint);
                 }
             }
         }
         match failures.is_empty() {
-            true => Ok(self.ledger.sum(Duration::ZERO)),
-            false => Err(Error::Partial { of: published.len(), failures }),
+            true => Ok(self.counters.sum(Duration::ZERO)),
+            false => Err(Error::Partial(published.len(), failures)),
         }
     }
 }
@@ -80,65 +80,59 @@ impl Dispatchers {
 async fn snapshot(endpoint: &str) -> Result<Snapshot, Failure> {
     let (status, body) = fetch::get(endpoint, "/metrics", TIMEOUT).await?;
     if status != StatusCode::OK {
-        return Err(Failure::Status { endpoint: endpoint.into(), status });
+        return Err(Failure::Status(endpoint.into(), status));
     }
     let samples = exposition::parse(&body).and_then(|samples| Snapshot::of(&samples));
-    samples.map_err(|fault| Failure::Figures { endpoint: endpoint.into(), fault })
+    samples.map_err(|fault| Failure::Figures(endpoint.into(), fault))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::observe::snapshot::Fault;
+    use hyper::Request;
     use hyper::body::Incoming;
-    use hyper::{Request, Response};
-    use service::respond::{self, Reply};
-    use std::sync::{Arc, Mutex};
+    use service::respond;
+    use std::time::Instant;
     use tokio::net::TcpListener;
+    use tokio::sync::watch;
     use tokio::task::JoinHandle;
 
-    /// Answers `/metrics` with what it is told to.
+    /// A dispatcher whose metrics a test sets: a text, `silence` or `503`.
     struct Stub {
         endpoint: String,
-        text: Arc<Mutex<String>>,
+        metrics: watch::Sender<String>,
         server: JoinHandle<()>,
     }
 
     impl Stub {
-        async fn start(text: &str) -> Self {
+        async fn start(metrics: &str) -> Self {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
             let endpoint = listener.local_addr().expect("bound").to_string();
-            let text = Arc::new(Mutex::new(text.to_owned()));
-            let told = text.clone();
+            let (metrics, set) = watch::channel(metrics.to_owned());
             let handle = move |request: Request<Incoming>| {
-                let text = told.lock().expect("whole").clone();
-                async move { answer(&request, text).await }
+                assert_eq!(request.uri().path(), "/metrics");
+                let text = set.borrow().clone();
+                async move {
+                    match text.as_str() {
+                        "silence" => std::future::pending().await,
+                        "503" => respond::json(StatusCode::SERVICE_UNAVAILABLE, &"starting"),
+                        _ => respond::text("text/plain", text),
+                    }
+                }
             };
-            let server =
-                tokio::spawn(service::server::serve(listener, None, handle, std::future::pending(), Duration::ZERO));
-            Self { endpoint, text, server }
+            let end = std::future::pending();
+            let server = tokio::spawn(service::server::serve(listener, None, handle, end, Duration::ZERO));
+            Self { endpoint, metrics, server }
         }
 
-        fn tell(&self, text: &str) {
-            text.clone_into(&mut self.text.lock().expect("whole"));
+        fn set(&self, metrics: &str) {
+            self.metrics.send_replace(metrics.to_owned());
         }
 
-        async fn stop(self) {
-            self.server.abort();
-            let _cancelled = self.server.await;
-        }
-    }
-
-    async fn answer(request: &Request<Incoming>, text: String) -> Reply {
-        assert_eq!(request.uri().path(), "/metrics");
-        match text.as_str() {
-            "silence" => std::future::pending().await,
-            "503" => {
-                let mut reply = Response::default();
-                *reply.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-                reply
-            }
-            _ => respond::text("text/plain", text),
+        /// Sets the number of admitted requests.
+        fn count(&self, enqueued: u32) {
+            self.set(&counting(enqueued));
         }
     }
 
@@ -149,87 +143,83 @@ mod tests {
         )
     }
 
+    /// Two dispatchers that have admitted 10 and 20 requests, and a source that has read them at 0 s.
+    async fn two() -> (Dispatchers, Stub, Stub) {
+        let (one, two) = (Stub::start(&counting(10)).await, Stub::start(&counting(20)).await);
+        let mut source = Dispatchers::new([]);
+        assert_eq!(figures(&mut source, 0, &[&one, &two]).await, (4.0, 30.0));
+        (source, one, two)
+    }
+
     async fn read(source: &mut Dispatchers, at: u64, published: &[&Stub]) -> Result<Reading, Error> {
         let published = published.iter().map(|stub| stub.endpoint.clone()).collect();
         source.scrape(Duration::from_secs(at), &published).await
     }
 
-    fn faults(outcome: Result<Reading, Error>) -> Vec<Failure> {
-        match outcome {
-            Err(Error::Partial { failures, .. }) => failures,
-            other => panic!("{other:?}"),
+    /// The queue length and the arrivals of a whole reading.
+    async fn figures(source: &mut Dispatchers, at: u64, published: &[&Stub]) -> (f64, f64) {
+        let figures = read(source, at, published).await.unwrap_or_else(|error| panic!("at {at} s: {error}")).figures;
+        (figures.queue_length, figures.arrivals)
+    }
+
+    /// The only failure of a partial reading.
+    async fn failure(source: &mut Dispatchers, at: u64, published: &[&Stub]) -> Failure {
+        match read(source, at, published).await {
+            Err(Error::Partial(_, mut failures)) if failures.len() == 1 => failures.remove(0),
+            other => panic!("at {at} s: {other:?}"),
         }
     }
 
     #[tokio::test]
     async fn several_dispatchers_are_one_reading() {
         let (one, two) = (Stub::start(&counting(10)).await, Stub::start(&counting(20)).await);
-        let places = [&one, &two].map(|stub| stub.endpoint.parse().expect("an address"));
-        let mut source = Dispatchers::new(places);
-        let reading = source.read(Duration::ZERO).await.expect("whole");
-        assert_eq!((reading.queue_length, reading.in_flight, reading.capacity), (4.0, 2.0, 8.0));
-        assert_eq!((reading.arrivals, reading.age), (30.0, Duration::ZERO));
-        one.tell(&counting(3));
-        two.tell(&counting(21));
-        let reading = source.read(Duration::from_secs(2)).await.expect("whole");
-        assert_eq!(reading.arrivals, 34.0);
+        let mut source = Dispatchers::new([&one, &two].map(|stub| stub.endpoint.parse().expect("an address")));
+        let Reading { figures, age } = source.read(Duration::ZERO).await.expect("whole");
+        assert_eq!((figures.queue_length, figures.in_flight, figures.capacity), (4.0, 2.0, 8.0));
+        assert_eq!((figures.arrivals, age), (30.0, Duration::ZERO));
+        one.count(3);
+        two.count(21);
+        assert_eq!(source.read(Duration::from_secs(2)).await.expect("whole").figures.arrivals, 34.0);
     }
 
     #[tokio::test]
-    async fn one_without_an_answer_makes_the_reading_partial_until_it_is_unpublished() {
-        let mut source = Dispatchers::new([]);
-        let (one, two) = (Stub::start(&counting(10)).await, Stub::start(&counting(20)).await);
-        read(&mut source, 0, &[&one, &two]).await.expect("whole");
-
-        two.tell("silence");
-        let began = std::time::Instant::now();
-        let failures = faults(read(&mut source, 2, &[&one, &two]).await);
+    async fn a_dispatcher_without_an_answer_makes_the_reading_partial_until_it_is_unpublished() {
+        let (mut source, one, two) = two().await;
+        let both = [&one, &two];
+        two.set("silence");
+        let began = Instant::now();
+        let hung = failure(&mut source, 2, &both).await;
         assert!(began.elapsed() < 5 * TIMEOUT, "a scrape is bounded");
-        assert!(matches!(&failures[..], [failure @ Failure::Fetch(_)] if failure.to_string().contains(&two.endpoint)));
-        two.tell("503");
-        assert!(matches!(&faults(read(&mut source, 4, &[&one, &two]).await)[..], [Failure::Status { .. }]));
-        two.tell("dispatcher_queue_length NaN");
-        let failures = faults(read(&mut source, 6, &[&one, &two]).await);
-        assert!(matches!(&failures[..], [Failure::Figures { fault: Fault::Number { .. }, .. }]));
-        two.tell("silence");
-        assert!(read(&mut source, 7200, &[&one, &two]).await.is_err(), "for as long as it is published");
+        assert!(matches!(&hung, Failure::Fetch(_)) && hung.to_string().contains(&two.endpoint), "{hung}");
+        two.set("503");
+        assert!(matches!(failure(&mut source, 4, &both).await, Failure::Status(..)));
+        two.set("dispatcher_queue_length NaN");
+        assert!(matches!(failure(&mut source, 6, &both).await, Failure::Figures(_, Fault::Number(..))));
+        two.set(&"# padding\n".repeat(1 << 20));
+        assert!(matches!(failure(&mut source, 8, &both).await, Failure::Fetch(_)), "an answer without end");
+        two.set("silence");
+        failure(&mut source, 7200, &both).await;
 
-        one.tell(&counting(11));
-        assert_eq!(read(&mut source, 7202, &[&one]).await.expect("it has left").arrivals, 31.0);
-        two.tell(&counting(5000));
-        assert_eq!(read(&mut source, 7204, &[&one, &two]).await.expect("it is back").arrivals, 31.0);
+        one.count(11);
+        assert_eq!(figures(&mut source, 7202, &[&one]).await.1, 31.0, "it has left");
+        two.count(5000);
+        assert_eq!(figures(&mut source, 7204, &both).await.1, 31.0, "it is back");
     }
 
     #[tokio::test]
-    async fn one_that_drains_is_counted_until_it_is_gone() {
-        let mut source = Dispatchers::new([]);
-        let (one, two) = (Stub::start(&counting(10)).await, Stub::start(&counting(20)).await);
-        assert_eq!(read(&mut source, 0, &[&one, &two]).await.expect("whole").queue_length, 4.0);
-        two.tell(&counting(23));
-        let draining = read(&mut source, 2, &[&one]).await.expect("unpublished, still there");
-        assert_eq!((draining.queue_length, draining.arrivals), (4.0, 33.0));
-        two.stop().await;
-        let gone = read(&mut source, 4, &[&one]).await.expect("whole without it");
-        assert_eq!((gone.queue_length, gone.arrivals), (2.0, 33.0));
-    }
+    async fn a_draining_dispatcher_is_counted_until_it_is_gone_or_a_minute_has_passed() {
+        let (mut source, one, two) = self::two().await;
+        two.count(23);
+        assert_eq!(figures(&mut source, 2, &[&one]).await, (4.0, 33.0), "unpublished, still there");
+        two.server.abort();
+        let _cancelled = two.server.await;
+        assert_eq!(figures(&mut source, 4, &[&one]).await, (2.0, 33.0), "gone");
 
-    #[tokio::test]
-    async fn one_that_is_unpublished_for_a_minute_has_left() {
-        let mut source = Dispatchers::new([]);
-        let (one, two) = (Stub::start(&counting(10)).await, Stub::start(&counting(20)).await);
-        for (at, enqueued, queue_length) in [(0, 10, 4.0), (59, 11, 4.0), (61, 12, 4.0), (119, 13, 2.0), (121, 14, 2.0)]
-        {
-            one.tell(&counting(enqueued));
-            two.tell(&counting(enqueued + 10));
-            let published = if at == 0 { &[&one, &two][..] } else { &[&one] };
-            assert_eq!(read(&mut source, at, published).await.expect("whole").queue_length, queue_length, "{at}");
+        let (mut source, one, two) = self::two().await;
+        for (at, enqueued, queue_length) in [(59, 11, 4.0), (61, 12, 4.0), (119, 13, 2.0), (121, 14, 2.0)] {
+            one.count(enqueued);
+            two.count(enqueued + 10);
+            assert_eq!(figures(&mut source, at, &[&one]).await.0, queue_length, "at {at} s");
         }
-    }
-
-    #[tokio::test]
-    async fn an_answer_without_end_is_refused() {
-        let stub = Stub::start(&"# padding\n".repeat(1 << 20)).await;
-        let failures = faults(read(&mut Dispatchers::new([]), 0, &[&stub]).await);
-        assert!(matches!(&failures[..], [Failure::Fetch(_)]), "{failures:?}");
     }
 }

@@ -1,23 +1,26 @@
-//! PURE: Prometheus's text format → samples of the dispatcher's metrics.
+//! Prometheus's text format → samples of the dispatcher's metrics.
 
 use super::snapshot::{Fault, Sample};
 use prometheus_parse::{Scrape, Value};
 
-/// What the dispatcher's own metrics begin with.
+/// The beginning of the names of a dispatcher's own metrics.
 const PREFIX: &str = "dispatcher_";
 
-/// Lines of a dispatcher's metrics; a histogram has some thirty, and each replica that was ever in rotation has one.
+/// The most lines that are read. A histogram has some thirty, and each replica that was ever in rotation has one.
 const MOST_LINES: usize = 50_000;
 
-/// Every line of a dispatcher's metric. The parser is given one line at a time, since of several it skips silently what
-/// it does not understand, and without types, so that parts of histograms stay plain numbers.
+/// The samples of all lines of a dispatcher's metrics. The parser gets one line at a time, since of several lines it skips
+/// silently those that it does not understand, and no types, so that parts of histograms stay plain numbers.
+///
+/// # Errors
+/// When a line cannot be read, or there are too many.
 pub(super) fn parse(text: &[u8]) -> Result<Vec<Sample>, Fault> {
     let text = std::str::from_utf8(text).map_err(|_not_utf8| Fault::Text)?;
     let lines = || text.lines().filter(|line| line.starts_with(PREFIX));
-    // Each costs microseconds, in which nothing else is done.
+    // A line costs microseconds, in which the only thread does nothing else.
     match lines().count() {
         0..=MOST_LINES => lines().map(sample).collect(),
-        lines => Err(Fault::Lines { lines, most: MOST_LINES }),
+        count => Err(Fault::Lines(count, MOST_LINES)),
     }
 }
 

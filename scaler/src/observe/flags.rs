@@ -1,17 +1,18 @@
-//! The flags that say where readings come from.
+//! The flags that name the source of readings.
 
-use super::Observe;
+use super::Source;
 use super::dispatchers::Dispatchers;
-use super::prometheus::client::{Base, Client};
+use super::endpoints::Place;
 use super::prometheus::{Prometheus, Queries};
-use super::roster::Place;
+use anyhow::{Result, bail, ensure};
 use clap::Args;
+use prometheus_api::{Base, Client};
 use service::options::positive_duration;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// As they were given.
+/// The flags as they were given.
 #[derive(Debug, Clone, Args)]
 pub struct Flags {
     /// A dispatcher whose metrics are read, HOST:PORT, or dns:NAME:PORT for one at each address of the name, such as a
@@ -25,10 +26,10 @@ pub struct Flags {
         conflicts_with = "prometheus"
     )]
     pub dispatcher: Vec<Place>,
-    /// The Prometheus to be read instead
+    /// The Prometheus that is read instead
     #[command(flatten)]
     pub access: Access,
-    /// Figures that are older are not acted upon: three times the interval at which Prometheus scrapes
+    /// Oldest figures that may change the replicas; three times Prometheus's scrape interval is advised
     #[arg(
         long,
         env = "ROUNDHOUSE_PROMETHEUS_STALE_AFTER",
@@ -38,18 +39,18 @@ pub struct Flags {
         requires = "prometheus"
     )]
     pub prometheus_stale_after: Duration,
-    /// In place of the query for all series of all dispatchers, under the names that the dispatcher gives them
+    /// Query that replaces the default one for all series of all dispatchers; it must keep the dispatcher's names
     #[arg(long, env = "ROUNDHOUSE_PROMETHEUS_QUERY", value_name = "PROMQL", requires = "prometheus")]
     pub prometheus_query: Option<String>,
-    /// In place of the query for the time of each dispatcher's newest sample, seconds since 1970
+    /// Query that replaces the default one for the time of each dispatcher's newest sample, in seconds since 1970
     #[arg(long, env = "ROUNDHOUSE_PROMETHEUS_AGE_QUERY", value_name = "PROMQL", requires = "prometheus")]
     pub prometheus_age_query: Option<String>,
-    /// In place of the query for the dispatchers that should be scraped and cannot be, by instance and job
+    /// Query that replaces the default one for dispatchers that cannot be scraped, by instance and job
     #[arg(long, env = "ROUNDHOUSE_PROMETHEUS_DOWN_QUERY", value_name = "PROMQL", requires = "prometheus")]
     pub prometheus_down_query: Option<String>,
 }
 
-/// Which Prometheus, and which of its series.
+/// The flags that name a Prometheus, and which of its series are read.
 #[derive(Debug, Clone, Args)]
 pub struct Access {
     /// Read the metrics from this Prometheus, by its address, such as `http://prometheus.monitoring:9090`; https trusts
@@ -65,55 +66,38 @@ pub struct Access {
 }
 
 impl Access {
-    /// What asks the Prometheus, if one is named.
+    /// The client of the Prometheus, if one is named.
     ///
     /// # Errors
     /// When the token cannot be read, or the certificates for https.
-    pub fn client(&self) -> Result<Option<Client>, Unusable> {
+    pub fn client(&self) -> Result<Option<Client>> {
         let client = |base: &Base| Client::new(base.clone(), self.prometheus_token_file.clone());
         Ok(self.prometheus.as_ref().map(client).transpose()?)
     }
 
-    /// Matchers to be written between braces; none for all dispatchers.
+    /// The matchers that belong between the braces of a query; empty for all dispatchers.
     ///
     /// # Errors
-    /// When they bring braces of their own.
-    pub fn selector(&self) -> Result<&str, Unusable> {
-        match self.prometheus_selector.as_deref().unwrap_or_default() {
-            braces if braces.contains(['{', '}']) => Err(Unusable::Braces(braces.into())),
-            selector => Ok(selector),
-        }
+    /// When they hold braces themselves.
+    pub fn selector(&self) -> Result<&str> {
+        let selector = self.prometheus_selector.as_deref().unwrap_or_default();
+        ensure!(
+            !selector.contains(['{', '}']),
+            "--prometheus-selector ({selector}) holds braces; give the matchers alone, such as job=\"dispatcher\""
+        );
+        Ok(selector)
     }
 }
 
-/// Why the flags make no source.
-#[derive(Debug, thiserror::Error)]
-pub enum Unusable {
-    /// It would be counted twice.
-    #[error("--dispatcher {0} is given twice; name each dispatcher once")]
-    Twice(Place),
-    /// Braces belong to the query.
-    #[error("--prometheus-selector ({0}) holds braces; give the matchers alone, such as job=\"dispatcher\"")]
-    Braces(String),
-    /// An empty query.
-    #[error("--{0} is empty; leave it out for the query of the dispatcher's own metrics")]
-    Empty(&'static str),
-    /// Token or certificates.
-    #[error(transparent)]
-    Client(#[from] super::prometheus::client::Error),
-}
+impl TryFrom<Flags> for Source {
+    type Error = anyhow::Error;
 
-impl TryFrom<Flags> for Observe {
-    type Error = Unusable;
-
-    fn try_from(flags: Flags) -> Result<Self, Unusable> {
+    fn try_from(flags: Flags) -> Result<Self> {
         let selector = flags.access.selector()?;
         let Some(client) = flags.access.client()? else {
             let mut places = BTreeSet::new();
-            for place in flags.dispatcher {
-                if let Some(twice) = places.replace(place) {
-                    return Err(Unusable::Twice(twice));
-                }
+            if let Some(twice) = flags.dispatcher.into_iter().find_map(|place| places.replace(place)) {
+                bail!("--dispatcher {twice} is given twice; name each dispatcher once");
             }
             return Ok(Self::Dispatchers(Dispatchers::new(places)));
         };
@@ -123,10 +107,10 @@ impl TryFrom<Flags> for Observe {
             ("prometheus-age-query", &mut queries.ages, flags.prometheus_age_query),
             ("prometheus-down-query", &mut queries.down, flags.prometheus_down_query),
         ] {
-            match given {
-                Some(given) if given.trim().is_empty() => return Err(Unusable::Empty(name)),
-                Some(given) => *query = given,
-                None => {}
+            if let Some(given) = given {
+                let advice = "leave it out for the query of the dispatcher's own metrics";
+                ensure!(!given.trim().is_empty(), "--{name} is empty; {advice}");
+                *query = given;
             }
         }
         Ok(Self::Prometheus(Prometheus::new(client, queries, flags.prometheus_stale_after).into()))

@@ -1,23 +1,23 @@
-//! PURE: the samples of one dispatcher → what it says at one instant, or why that cannot be true.
+//! The figures of one dispatcher at one instant, made of its samples, or the reason why they cannot be true.
 
 use law::histogram::Histogram;
 use service::wire::metric;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-/// More requests than that do not wait, and are not served, anywhere.
+/// No dispatcher holds more requests than this.
 const MOST_REQUESTS: f64 = 1e7;
 
-/// Above it counting by one does not change a double any more: 2⁵³.
+/// The largest count: above 2⁵³, counting by one no longer changes a double.
 pub const MOST_COUNTED: f64 = 9_007_199_254_740_992.0;
 
-/// A request is answered once and attempted four times at most.
+/// A request is attempted four times at most.
 const ANSWERS_PER_ARRIVAL: f64 = 4.0;
 
-/// Requests that may be between two counters.
+/// Gauges and counters are not read at one instant: so many requests may come in between.
 const BETWEEN: f64 = 1000.0;
 
-/// Rounding of sums, relative.
+/// Relative rounding error of sums.
 const ROUNDING: f64 = 1e-6;
 
 /// Characters of a label's value that a message quotes.
@@ -28,133 +28,87 @@ const SHOWN: usize = 80;
 pub struct Sample {
     /// The metric, suffixes included.
     pub name: String,
-    /// Without the name.
+    /// Labels without the name.
     pub labels: BTreeMap<String, String>,
-    /// Anything that a double can be.
+    /// The value; any double.
     pub value: f64,
 }
 
-/// What one dispatcher says; counters since its own start.
+/// The figures of one dispatcher. Counters and histograms begin with its process.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Snapshot {
-    /// Requests waiting.
+    /// Requests that wait.
     pub queue_length: f64,
-    /// Requests sent to replicas, unanswered.
+    /// Requests that were sent to replicas and are not answered yet.
     pub in_flight: f64,
-    /// Requests that all replicas in rotation take at once.
+    /// Requests that all replicas in rotation hold at once.
     pub capacity: f64,
-    /// Requests ever admitted.
+    /// Requests that were admitted.
     pub enqueued: f64,
-    /// Requests ever refused for want of capacity; of the offered ones, which capacity is planned for.
+    /// Requests that were refused for want of capacity. They were offered, and capacity is planned for offered requests.
     pub shed: f64,
-    /// Since its start, seconds, if it says: different each time that it is asked.
+    /// Seconds since the process started, if it says: another value at each scrape.
     pub uptime: Option<f64>,
-    /// Dispatched → answered, seconds.
+    /// Times from dispatched to answered, seconds.
     pub service: Histogram,
-    /// What a replica worked for an answer, seconds.
+    /// Times that a replica worked for an answer, seconds.
     pub work: Histogram,
-    /// Accepted → answered, seconds.
+    /// Times from accepted to answered, seconds.
     pub latency: Histogram,
 }
 
-/// Why figures are not believed.
+/// The reason why figures are not believed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Fault {
-    /// Not there.
+    /// A metric is missing.
     #[error("{0} is missing; is that a dispatcher, and of this version?")]
     Missing(String),
-    /// No line of the text format.
+    /// A line is not of the text format.
     #[error("the line {0:?} is no metric; does something rewrite /metrics?")]
     Line(String),
-    /// More than a dispatcher says.
-    #[error("/metrics has {lines} lines of dispatcher metrics, more than {most}; is that one dispatcher?")]
-    Lines {
-        /// How many there are.
-        lines: usize,
-        /// How many are read.
-        most: usize,
-    },
+    /// The number of lines, and the most that are read.
+    #[error("/metrics has {0} lines of dispatcher metrics, more than {1}; is that one dispatcher?")]
+    Lines(usize, usize),
     /// The body is not UTF-8.
     #[error("/metrics is not text; does something compress or rewrite it?")]
     Text,
-    /// Negative, infinite, not a number, or beyond reason.
-    #[error("{series} is {value:?}, expected 0 to {most:.0e}; restart that dispatcher if it stays so")]
-    Number {
-        /// With labels.
-        series: String,
-        /// As it was given.
-        value: f64,
-        /// What is believed.
-        most: f64,
-    },
-    /// The same series twice, or two where there can only be one.
+    /// A series, its value, and the largest value that is believed.
+    #[error("{0} is {1:?}, expected 0 to {2:.0e}; restart that dispatcher if it stays so")]
+    Number(String, f64, f64),
+    /// A series that is there twice, or two series where there can only be one.
     #[error("{0} is there more than once; do several dispatchers share one address or one set of labels?")]
     Duplicate(String),
-    /// A histogram that no histogram can be.
-    #[error("histogram {metric}: {what}; is something dropping or rewriting its series?")]
-    Histogram {
-        /// Its name.
-        metric: &'static str,
-        /// What is wrong.
-        what: String,
-    },
-    /// More was answered than ever arrived.
-    #[error("{metric} counts {answers} answers to {arrivals} arrivals; are these the metrics of one dispatcher?")]
-    Surplus {
-        /// The histogram.
-        metric: &'static str,
-        /// Its count.
-        answers: f64,
-        /// Admitted and refused.
-        arrivals: f64,
-    },
-    /// More is there than ever came.
-    #[error(
-        "{held} requests wait or are in flight, but only {enqueued} were ever admitted; does something rewrite /metrics?"
-    )]
-    Unadmitted {
-        /// Waiting and in flight.
-        held: f64,
-        /// Ever admitted.
-        enqueued: f64,
-    },
-    /// A counter ran faster than anything can.
-    #[error("{metric} grew by {by:.0} within {seconds:.1} s; that step is left out")]
-    Leap {
-        /// The counter.
-        metric: &'static str,
-        /// How far.
-        by: f64,
-        /// In what time.
-        seconds: f64,
-    },
-    /// A counter went back while the others went on.
+    /// A histogram, and what contradicts itself in it.
+    #[error("histogram {0}: {1}; is something dropping or rewriting its series?")]
+    Histogram(&'static str, String),
+    /// A histogram, its count of answers, and the arrivals, of which there are too few.
+    #[error("{0} counts {1} answers to {2} arrivals; are these the metrics of one dispatcher?")]
+    Surplus(&'static str, f64, f64),
+    /// Requests that wait or are in flight, and the admitted ones, of which there are too few.
+    #[error("{0} requests wait or are in flight, but only {1} were ever admitted; does something rewrite /metrics?")]
+    Unadmitted(f64, f64),
+    /// A counter, and its growth within so many seconds.
+    #[error("{0} grew by {1:.0} within {2:.1} s; that step is left out")]
+    Leap(&'static str, f64, f64),
+    /// A counter that went back while the others went on.
     #[error("{0} went back although the dispatcher did not start again; that step is left out")]
     Backwards(&'static str),
-    /// Counters start again over and over.
+    /// How often the counters started again, within so many seconds.
     #[error(
-        "its counters started again {times} times within {seconds:.0} s; several dispatchers behind one address? give \
+        "its counters started again {0} times within {1:.0} s; several dispatchers behind one address? give \
          dns:NAME:PORT of a headless Service, or each address by itself"
     )]
-    Restless {
-        /// How often.
-        times: usize,
-        /// In what time.
-        seconds: f64,
-    },
-    /// Time passes or requests are there, and nothing happens.
+    CrashLooping(usize, f64),
+    /// Seconds in which nothing changed although time passed or requests were there.
     #[error(
-        "nothing at all has changed for {seconds:.0} s; is that dispatcher stuck, or does something in between keep old \
+        "nothing at all has changed for {0:.0} s; is that dispatcher stuck, or does something in between keep old \
          answers?"
     )]
-    Frozen {
-        /// For how long.
-        seconds: f64,
-    },
+    Frozen(f64),
 }
 
 impl Snapshot {
-    /// Makes a snapshot of all samples of one dispatcher, in any order; those of other metrics are ignored.
+    /// The snapshot of all samples of one dispatcher, in any order. Samples of other metrics are ignored.
     ///
     /// # Errors
     /// When the samples contradict each other or reason.
@@ -168,7 +122,7 @@ impl Snapshot {
             in_flight: sum(samples, metric::IN_FLIGHT, MOST_REQUESTS)?,
             capacity: single(samples, metric::CAPACITY, MOST_REQUESTS)?.unwrap_or_default(),
             enqueued: required(samples, metric::ENQUEUED, MOST_COUNTED)?,
-            // Series by label appear with what they count first, and so do histograms.
+            // Series with labels, and histograms, appear with the first event that they count.
             shed: sum(samples, metric::SHED, MOST_COUNTED)?,
             uptime: single(samples, metric::UPTIME, MOST_COUNTED)?,
             service: histogram(samples, metric::UPSTREAM_DURATION)?,
@@ -177,33 +131,37 @@ impl Snapshot {
         };
         let held = snapshot.queue_length + snapshot.in_flight;
         if held > snapshot.enqueued + BETWEEN {
-            return Err(Fault::Unadmitted { held, enqueued: snapshot.enqueued });
+            return Err(Fault::Unadmitted(held, snapshot.enqueued));
         }
         let arrivals = snapshot.arrivals();
-        for (metric, histogram) in [
-            (metric::UPSTREAM_DURATION, &snapshot.service),
-            (metric::REPLICA_WORK, &snapshot.work),
-            (metric::REQUEST_DURATION, &snapshot.latency),
-        ] {
-            let answers = histogram.count();
-            if answers > ANSWERS_PER_ARRIVAL * arrivals + BETWEEN {
-                return Err(Fault::Surplus { metric, answers, arrivals });
+        let possible = ANSWERS_PER_ARRIVAL * arrivals + BETWEEN;
+        for (metric, histogram) in snapshot.histograms() {
+            if histogram.count() > possible {
+                return Err(Fault::Surplus(metric, histogram.count(), arrivals));
             }
         }
         Ok(snapshot)
     }
 
-    /// Admitted and refused.
+    /// Requests that were offered: admitted or refused.
     pub fn arrivals(&self) -> f64 {
         self.enqueued + self.shed
     }
+
+    fn histograms(&self) -> [(&'static str, &Histogram); 3] {
+        [
+            (metric::UPSTREAM_DURATION, &self.service),
+            (metric::REPLICA_WORK, &self.work),
+            (metric::REQUEST_DURATION, &self.latency),
+        ]
+    }
 }
 
-/// Every metric that a snapshot is made of, as its series are called.
+/// The names of all series that a snapshot is made of.
 pub fn series_names() -> Vec<String> {
     let plain =
         [metric::QUEUE_LENGTH, metric::IN_FLIGHT, metric::CAPACITY, metric::ENQUEUED, metric::SHED, metric::UPTIME];
-    let histograms = [metric::UPSTREAM_DURATION, metric::REPLICA_WORK, metric::REQUEST_DURATION];
+    let histograms = Snapshot::default().histograms().map(|(name, _)| name);
     let parts = histograms.iter().flat_map(|name| ["bucket", "sum", "count"].map(|part| format!("{name}_{part}")));
     plain.iter().map(ToString::to_string).chain(parts).collect()
 }
@@ -227,19 +185,16 @@ pub fn named<'a>(samples: &'a [Sample], name: &str) -> impl Iterator<Item = &'a 
     samples.iter().filter(move |sample| sample.name == name)
 }
 
-/// A value between 0 and `most`.
+/// A sample's value, between 0 and `most`.
 ///
 /// # Errors
-/// When it is not.
+/// When it is another number.
 pub fn sane(sample: &Sample, most: f64) -> Result<f64, Fault> {
     let value = sample.value;
-    if (0.0..=most).contains(&value) {
-        Ok(value)
-    } else {
-        Err(Fault::Number { series: sample.to_string(), value, most })
-    }
+    if (0.0..=most).contains(&value) { Ok(value) } else { Err(Fault::Number(sample.to_string(), value, most)) }
 }
 
+/// The value of the only series of one name, if it is there.
 fn single(samples: &[Sample], name: &str, most: f64) -> Result<Option<f64>, Fault> {
     let mut found = named(samples, name);
     match (found.next(), found.next()) {
@@ -253,57 +208,54 @@ fn required(samples: &[Sample], name: &str, most: f64) -> Result<f64, Fault> {
     single(samples, name, most)?.ok_or_else(|| Fault::Missing(name.into()))
 }
 
-/// Over all labels; zero where nothing has happened yet.
+/// The sum of all series of one name; zero without any.
 fn sum(samples: &[Sample], name: &str, most: f64) -> Result<f64, Fault> {
     let sum = named(samples, name).map(|sample| sane(sample, most)).sum::<Result<f64, Fault>>()?;
-    // Empty sums are -0.
-    if sum <= most { Ok(sum + 0.0) } else { Err(Fault::Number { series: name.into(), value: sum, most }) }
+    // The sum of no numbers is -0.
+    if sum <= most { Ok(sum + 0.0) } else { Err(Fault::Number(name.into(), sum, most)) }
 }
 
-/// The histogram of one name; empty where nothing has happened yet.
+/// The histogram of one name; empty if nothing has been recorded yet.
 ///
 /// # Errors
 /// When its parts contradict each other.
 pub fn histogram(samples: &[Sample], name: &'static str) -> Result<Histogram, Fault> {
-    let wrong = |what: String| Err(Fault::Histogram { metric: name, what });
+    let wrong = |what: String| Fault::Histogram(name, what);
     let mut buckets = Vec::new();
     for sample in named(samples, &format!("{name}_bucket")) {
         let bound = sample.labels.get("le").and_then(|bound| bound.parse::<f64>().ok());
-        match bound {
-            Some(bound) if !bound.is_nan() => buckets.push((bound, sane(sample, MOST_COUNTED)?)),
-            _ => return wrong(format!("{sample} has no upper bound")),
-        }
+        let bound =
+            bound.filter(|bound| !bound.is_nan()).ok_or_else(|| wrong(format!("{sample} has no upper bound")))?;
+        buckets.push((bound, sane(sample, MOST_COUNTED)?));
     }
+    buckets.sort_by(|a, b| a.0.total_cmp(&b.0));
     let sum = single(samples, &format!("{name}_sum"), MOST_COUNTED)?;
     let count = single(samples, &format!("{name}_count"), MOST_COUNTED)?;
-    let (total, sum) = match (buckets.is_empty(), sum) {
-        (true, None) if count.is_none() => return Ok(Histogram::default()),
-        (true, _) => return wrong("its buckets are missing".into()),
-        (false, None) => return wrong("its sum is missing".into()),
-        (false, Some(sum)) => {
-            buckets.sort_by(|a, b| a.0.total_cmp(&b.0));
-            (buckets[buckets.len() - 1], sum)
-        }
+    let (total, sum) = match (buckets.last(), sum) {
+        (None, None) if count.is_none() => return Ok(Histogram::default()),
+        (None, _) => return Err(wrong("its buckets are missing".into())),
+        (Some(_), None) => return Err(wrong("its sum is missing".into())),
+        (Some(&last), Some(sum)) => (last, sum),
     };
     if total.0 != f64::INFINITY {
-        return wrong("its bucket +Inf is missing".into());
+        return Err(wrong("its bucket +Inf is missing".into()));
     }
-    if let Some(pair) = buckets.windows(2).find(|pair| pair[0].0 == pair[1].0 || pair[0].1 > pair[1].1) {
-        return wrong(format!("bucket {} counts {}, bucket {} counts {}", pair[0].0, pair[0].1, pair[1].0, pair[1].1));
+    if let Some([a, b]) = buckets.array_windows().find(|[a, b]| a.0 == b.0 || a.1 > b.1) {
+        return Err(wrong(format!("bucket {} counts {}, bucket {} counts {}", a.0, a.1, b.0, b.1)));
     }
     if let Some(count) = count.filter(|&count| count != total.1) {
-        return wrong(format!("its count is {count}, its bucket +Inf {}", total.1));
+        return Err(wrong(format!("its count is {count}, its bucket +Inf {}", total.1)));
     }
     let found = Histogram { buckets, sum };
-    let (least, most) = sums(&found);
+    let (least, most) = possible_sums(&found);
     if sum < least * (1.0 - ROUNDING) || sum > most * (1.0 + ROUNDING) {
-        return wrong(format!("its sum is {sum}, but by its buckets it lies between {least} and {most}"));
+        return Err(wrong(format!("its sum is {sum}, but by its buckets it lies between {least} and {most}")));
     }
     Ok(found)
 }
 
-/// What the sum of these samples can be: all at the lower ends of their buckets, or all at the upper ones.
-fn sums(histogram: &Histogram) -> (f64, f64) {
+/// The least and the largest sum of the samples: all at the lower ends of their buckets, or all at the upper ones.
+fn possible_sums(histogram: &Histogram) -> (f64, f64) {
     let mut lower = (0.0, 0.0);
     let (mut least, mut most) = (0.0, 0.0);
     for &(bound, cumulative) in &histogram.buckets {
@@ -321,6 +273,7 @@ fn sums(histogram: &Histogram) -> (f64, f64) {
 mod tests {
     use super::*;
     use crate::observe::exposition;
+    use proptest::prelude::*;
 
     /// 12 arrivals, 2 refused, 10 answered: 4 within 0.1 s, 5 within 0.5 s, one later.
     const WELL: &str = "\
@@ -341,79 +294,58 @@ mod tests {
         Snapshot::of(&exposition::parse(text.as_bytes())?)
     }
 
-    #[test]
-    fn the_exposition_becomes_a_snapshot() {
-        let service = Histogram { buckets: vec![(0.1, 4.0), (0.5, 9.0), (f64::INFINITY, 10.0)], sum: 2.5 };
-        let expected = Snapshot {
-            queue_length: 7.0,
-            in_flight: 3.0,
-            capacity: 4.0,
-            enqueued: 12.0,
-            shed: 2.0,
-            uptime: None,
-            service,
-            work: Histogram::default(),
-            latency: Histogram::default(),
-        };
-        assert_eq!(snapshot(WELL), Ok(expected));
-        assert_eq!(snapshot(WELL).expect("well formed").arrivals(), 14.0);
-    }
-
-    #[test]
-    fn order_does_not_matter() {
-        let reversed: Vec<&str> = WELL.lines().rev().collect();
-        assert_eq!(snapshot(&reversed.join("\n")), snapshot(WELL));
-    }
-
-    /// `WELL` with the only occurrence of `from` replaced.
+    /// The snapshot of `WELL` with the only occurrence of `from` replaced.
     fn with(from: &str, to: &str) -> Result<Snapshot, Fault> {
         assert_eq!(WELL.matches(from).count(), 1, "{from:?}");
         snapshot(&WELL.replace(from, to))
     }
 
     #[test]
-    fn absurd_numbers_are_refused_by_name() {
-        let name = |fault: Fault| match fault {
-            Fault::Number { series, .. } => series,
-            other => panic!("{other:?}"),
+    fn the_exposition_becomes_a_snapshot_in_any_order() {
+        let expected = Snapshot {
+            queue_length: 7.0,
+            in_flight: 3.0,
+            capacity: 4.0,
+            enqueued: 12.0,
+            shed: 2.0,
+            service: Histogram { buckets: vec![(0.1, 4.0), (0.5, 9.0), (f64::INFINITY, 10.0)], sum: 2.5 },
+            ..Snapshot::default()
         };
-        for bad in ["NaN", "-1", "+Inf", "-Inf", "1e18"] {
-            let fault = with("queue_length 7", &format!("queue_length {bad}")).expect_err(bad);
-            assert_eq!(name(fault), "dispatcher_queue_length");
-            let fault = with("total 12", &format!("total {bad}")).expect_err(bad);
-            assert_eq!(name(fault), "dispatcher_enqueued_requests_total");
-            let fault = with("{replica=\"b:1\"} 1", &format!("{{replica=\"b:1\"}} {bad}")).expect_err(bad);
-            assert_eq!(name(fault), "dispatcher_in_flight{replica=\"b:1\"}");
-            let fault = with("sum 2.5", &format!("sum {bad}")).expect_err(bad);
-            assert_eq!(name(fault), "dispatcher_upstream_duration_seconds_sum");
-        }
+        assert_eq!(expected.arrivals(), 14.0);
+        let reversed: Vec<&str> = WELL.lines().rev().collect();
+        assert_eq!(snapshot(&reversed.join("\n")), Ok(expected.clone()));
+        assert_eq!(snapshot(WELL), Ok(expected));
     }
 
     #[test]
-    fn a_series_is_quoted_without_all_that_its_labels_hold() {
-        let series = with("{replica=\"b:1\"} 1", &format!("{{replica=\"{}\"}} NaN", "b".repeat(1000)));
-        let shown = series.expect_err("no number").to_string();
+    fn absurd_numbers_are_refused_by_name() {
+        for (from, series) in [
+            ("queue_length 7", "dispatcher_queue_length"),
+            ("total 12", "dispatcher_enqueued_requests_total"),
+            ("{replica=\"b:1\"} 1", "dispatcher_in_flight{replica=\"b:1\"}"),
+            ("sum 2.5", "dispatcher_upstream_duration_seconds_sum"),
+        ] {
+            let (name, _) = from.rsplit_once(' ').expect("name and value");
+            for bad in ["NaN", "-1", "+Inf", "-Inf", "1e18"] {
+                let fault = with(from, &format!("{name} {bad}")).expect_err(bad);
+                assert!(matches!(&fault, Fault::Number(found, ..) if found == series), "{fault:?}");
+            }
+        }
+        let long = with("{replica=\"b:1\"} 1", &format!("{{replica=\"{}\"}} NaN", "b".repeat(1000)));
+        let shown = long.expect_err("no number").to_string();
         assert!(shown.contains(&format!("{}\"…}} is NaN, expected", "b".repeat(80))) && shown.len() < 300, "{shown}");
     }
 
     #[test]
-    fn what_is_missing_is_named() {
+    fn missing_metrics_odd_lines_and_doubled_series_are_named() {
         for name in ["dispatcher_queue_length", "dispatcher_enqueued_requests_total"] {
             assert_eq!(snapshot(&WELL.replace(name, "other")), Err(Fault::Missing(name.into())));
         }
         assert_eq!(snapshot(""), Err(Fault::Missing("dispatcher_queue_length".into())));
         assert!(snapshot("<html>").is_err());
-    }
-
-    #[test]
-    fn a_line_that_is_no_metric_is_quoted() {
         for bad in ["dispatcher_queue_length", "dispatcher_queue_length seven", "dispatcher_shed_total{reason= 1"] {
             assert_eq!(snapshot(&format!("{WELL}{bad}\n")), Err(Fault::Line(bad.into())));
         }
-    }
-
-    #[test]
-    fn a_series_that_is_there_twice_is_refused() {
         for twice in [
             "dispatcher_queue_length 7",
             "dispatcher_queue_length{pod=\"b\"} 7",
@@ -422,6 +354,8 @@ mod tests {
         ] {
             assert!(matches!(snapshot(&format!("{WELL}{twice}\n")), Err(Fault::Duplicate(_))), "{twice}");
         }
+        let lines = "dispatcher_expired_total 1\n".repeat(50_000);
+        assert_eq!(snapshot(&(lines + WELL)), Err(Fault::Lines(50_011, 50_000)));
     }
 
     #[test]
@@ -444,94 +378,65 @@ mod tests {
         }
         let bounded = WELL.replace("le=\"+Inf\"} 10", "le=\"+Inf\"} 9").replace("count 10", "count 9");
         assert!(snapshot(&bounded.replace("sum 2.5", "sum 2.9")).is_ok());
-        let fault = snapshot(&bounded.replace("sum 2.5", "sum 3")).expect_err("too large");
-        assert!(fault.to_string().contains("between 0.5 and 2.9"), "{fault}");
-        let headless = WELL.replace("_bucket", "_cup");
-        assert!(snapshot(&headless).expect_err("no buckets").to_string().contains("buckets are missing"));
+        for (text, word) in [
+            (bounded.replace("sum 2.5", "sum 3"), "between 0.5 and 2.9"),
+            (WELL.replace("_bucket", "_cup"), "buckets are missing"),
+        ] {
+            let fault = snapshot(&text).expect_err(word).to_string();
+            assert!(fault.contains(word), "{fault}");
+        }
     }
 
     #[test]
-    fn more_answers_than_arrivals_are_refused() {
-        let many = WELL
-            .replace("le=\"+Inf\"} 10", "le=\"+Inf\"} 5000")
-            .replace("count 10", "count 5000")
-            .replace("sum 2.5", "sum 9000");
-        let metric = metric::UPSTREAM_DURATION;
-        assert_eq!(snapshot(&many), Err(Fault::Surplus { metric, answers: 5000.0, arrivals: 14.0 }));
-    }
-
-    #[test]
-    fn more_requests_than_were_ever_admitted_are_refused() {
+    fn more_answers_than_arrivals_and_more_requests_than_were_admitted_are_refused() {
+        let many = WELL.replace("le=\"+Inf\"} 10", "le=\"+Inf\"} 5000").replace("count 10", "count 5000");
+        let surplus = Fault::Surplus(metric::UPSTREAM_DURATION, 5000.0, 14.0);
+        assert_eq!(snapshot(&many.replace("sum 2.5", "sum 9000")), Err(surplus));
         assert!(with("queue_length 7", "queue_length 1000").is_ok(), "gauges and counters are not of one instant");
-        assert_eq!(
-            with("queue_length 7", "queue_length 1100"),
-            Err(Fault::Unadmitted { held: 1103.0, enqueued: 12.0 })
-        );
+        assert_eq!(with("queue_length 7", "queue_length 1100"), Err(Fault::Unadmitted(1103.0, 12.0)));
     }
 
     #[test]
-    fn an_exposition_of_too_many_lines_is_refused() {
-        let lines = "dispatcher_expired_total 1\n".repeat(50_000);
-        assert_eq!(snapshot(&(lines + WELL)), Err(Fault::Lines { lines: 50_011, most: 50_000 }));
-    }
-
-    #[test]
-    fn names_of_series_cover_what_is_read() {
-        let text = series_names().iter().enumerate().fold(String::new(), |text, (index, name)| match index {
-            0..6 => text + &format!("{name} 1\n"),
-            _ if name.ends_with("_bucket") => text + &format!("{name}{{le=\"+Inf\"}} 1\n"),
-            _ => text + &format!("{name} 1\n"),
-        });
-        let one = Histogram { buckets: vec![(f64::INFINITY, 1.0)], sum: 1.0 };
-        let expected = Snapshot {
-            queue_length: 1.0,
-            in_flight: 1.0,
-            capacity: 1.0,
-            enqueued: 1.0,
-            shed: 1.0,
-            uptime: Some(1.0),
-            service: one.clone(),
-            work: one.clone(),
-            latency: one,
+    fn series_names_cover_all_series_that_are_read() {
+        let line = |name: &String| match name.ends_with("_bucket") {
+            true => format!("{name}{{le=\"+Inf\"}} 1\n"),
+            false => format!("{name} 1\n"),
         };
-        assert_eq!(snapshot(&text), Ok(expected));
+        let found = snapshot(&series_names().iter().map(line).collect::<String>()).expect("good");
+        let Snapshot { queue_length, in_flight, capacity, enqueued, shed, uptime, .. } = found;
+        assert_eq!([queue_length, in_flight, capacity, enqueued, shed, uptime.unwrap_or_default()], [1.0; 6]);
+        assert_eq!(found.histograms().map(|(_, histogram)| histogram.count()), [1.0; 3]);
     }
 
-    mod properties {
-        use super::*;
-        use proptest::prelude::*;
-
-        proptest! {
-            #[test]
-            fn bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
-                if let Ok(samples) = exposition::parse(&bytes) {
-                    let _outcome = Snapshot::of(&samples);
-                }
+    proptest! {
+        #[test]
+        fn bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            if let Ok(samples) = exposition::parse(&bytes) {
+                let _outcome = Snapshot::of(&samples);
             }
+        }
 
-            /// Whatever is cut out, written over or repeated: what is accepted keeps every promise that readers rely
-            /// on.
-            #[test]
-            fn a_mutated_exposition_is_refused_or_sane(
-                at in 0..WELL.len(), length in 0..40_usize,
-                with in prop_oneof![
-                    Just(String::new()), "[ -~\n]{0,12}", "[0-9eE.+-]{1,8}",
-                    (0..WELL.len(), 0..90_usize)
-                        .prop_map(|(at, length)| WELL[at..(at + length).min(WELL.len())].into()),
-                ],
-            ) {
-                let mut text = WELL.to_owned();
-                text.replace_range(at..(at + length).min(WELL.len()), &with);
-                if let Ok(snapshot) = snapshot(&text) {
-                    let Snapshot { queue_length, in_flight, capacity, enqueued, shed, uptime, service, work, latency } = snapshot;
-                    let uptime = uptime.unwrap_or_default();
-                    for value in [queue_length, in_flight, capacity, enqueued, shed, uptime, service.sum, work.sum, latency.sum] {
-                        prop_assert!((0.0..=MOST_COUNTED).contains(&value), "{value}");
-                    }
-                    for Histogram { buckets, .. } in [service, work, latency] {
-                        prop_assert!(buckets.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 <= pair[1].1));
-                        prop_assert!(buckets.last().is_none_or(|last| last.0 == f64::INFINITY));
-                    }
+        /// Parts are cut out, written over or repeated. A snapshot that is accepted keeps every promise that readers rely
+        /// on.
+        #[test]
+        fn a_mutated_exposition_is_refused_or_sane(
+            at in 0..WELL.len(), length in 0..40_usize,
+            with in prop_oneof![
+                Just(String::new()), "[ -~\n]{0,12}", "[0-9eE.+-]{1,8}",
+                (0..WELL.len(), 0..90_usize).prop_map(|(at, length)| WELL[at..(at + length).min(WELL.len())].into()),
+            ],
+        ) {
+            let mut text = WELL.to_owned();
+            text.replace_range(at..(at + length).min(WELL.len()), &with);
+            if let Ok(snapshot) = snapshot(&text) {
+                let Snapshot { queue_length, in_flight, capacity, enqueued, shed, uptime, .. } = snapshot;
+                let sums = snapshot.histograms().map(|(_, histogram)| histogram.sum);
+                for value in [queue_length, in_flight, capacity, enqueued, shed, uptime.unwrap_or_default()].iter().chain(&sums) {
+                    prop_assert!((0.0..=MOST_COUNTED).contains(value), "{value}");
+                }
+                for (_, Histogram { buckets, .. }) in snapshot.histograms() {
+                    prop_assert!(buckets.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 <= pair[1].1));
+                    prop_assert!(buckets.last().is_none_or(|last| last.0 == f64::INFINITY));
                 }
             }
         }

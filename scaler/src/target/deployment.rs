@@ -1,17 +1,12 @@
-//! Replicas as the pods of a Deployment. One task follows it and its pods, and grants wishes through the scale
-//! subresource. It changes nothing unasked and nothing on old facts: without the API server the last state stays, with
-//! a refusal, and wishes made meanwhile are forgotten.
+//! Replicas as the pods of a Deployment. One task follows the Deployment and its pods, and sets the number of replicas through
+//! the scale subresource. It changes nothing unasked and nothing on old facts: without the API server the last state stays,
+//! with a refusal, and desired replicas that come meanwhile are forgotten.
 
-pub mod mirror;
-pub mod name;
 pub mod owner;
 pub mod pods;
 pub mod startup;
 
-pub use name::{Error, Name};
-
-use super::{Handle, State, Wish};
-use crate::cluster::{Failure, request};
+use super::{Desired, Handle, State};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v1::{Scale, ScaleSpec};
 use k8s_openapi::api::core::v1::Pod;
@@ -21,8 +16,10 @@ use kube::core::Selector;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
+use kubernetes::mirror::Mirror;
+use kubernetes::name::Name;
+use kubernetes::{Failure, request};
 use law::observation::Replicas;
-use mirror::Mirror;
 use owner::Owners;
 use startup::Startup;
 use std::convert::Infallible;
@@ -31,42 +28,40 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
-/// Its name in Events and in managed fields.
+/// This program's name in Events and in managed fields.
 const CONTROLLER: &str = "roundhouse-scaler";
 
-/// Between two looks for another owner, which also show that the API server still answers.
-const LOOK: Duration = Duration::from_secs(5);
+/// Time between two searches for another owner, which also show whether the API server still answers.
+const OWNER_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Before the API server is tried again for the first time; doubled by each failure.
+/// Pause before the API server is tried again: at first, doubled by each failure, and at most.
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
-
-/// Longest such pause.
 const LAST_BACKOFF: Duration = Duration::from_secs(10);
 
-/// Before a rejected wish is tried again.
+/// Pause before a change that the API server has rejected is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// A wish this old no longer counts: the load has moved on.
+/// A change this old is not tried again: the load has moved on.
 const STALE: Duration = Duration::from_secs(30);
 
 /// Attempts at a write that others' writes overtake.
 const ATTEMPTS: usize = 5;
 
-/// Longest note of an Event, in bytes (Event's own documentation).
+/// Longest note of an Event, bytes (Event's own documentation).
 const NOTE_BYTES: usize = 1024;
 
-/// What is scaled, and by whom.
+/// The Deployment, and who scales it.
 #[derive(Debug, Clone)]
 pub struct Spec {
     /// The Deployment.
     pub name: Name,
-    /// Whose Events these are, such as the scaler's pod.
+    /// The name of this scaler in Events, such as its pod's.
     pub identity: String,
 }
 
-/// Starts the task. It refuses until it has read the Deployment, and changes nothing before the first wish.
+/// Starts the task. It refuses until it has read the Deployment, and changes nothing before the first desired replicas come.
 pub fn run(spec: Spec, client: Client) -> Handle {
-    let (desired, mut wanted) = watch::channel(Wish::default());
+    let (desired, mut asked) = watch::channel(Desired::default());
     let unread = State { refusal: Some(format!("{} has not been read yet; wait", spec.name)), ..State::default() };
     let (publish, state) = watch::channel(unread);
     let target = Target {
@@ -80,10 +75,10 @@ pub fn run(spec: Spec, client: Client) -> Handle {
         owner: None,
         rejected: None,
     };
-    let mut closing = wanted.clone();
+    let mut closing = asked.clone();
     let done = tokio::spawn(async move {
         tokio::select! {
-            () = target.run(&mut wanted) => {}
+            () = target.run(&mut asked) => {}
             () = async { while closing.changed().await.is_ok() {} } => {}
         }
     });
@@ -98,30 +93,32 @@ struct Target {
     owners: Owners,
     publish: watch::Sender<State>,
     startup: Startup,
-    /// Who else scales it.
+    /// Another autoscaler that scales the Deployment, and what to do about it.
     owner: Option<String>,
     rejected: Option<Rejected>,
 }
 
-/// The pods that a selector means.
+/// A change with the time at which it was asked for.
+type Change = (Desired, Instant);
+
+/// A change that the API server has rejected.
+struct Rejected {
+    change: Change,
+    refusal: String,
+    retry: Instant,
+}
+
+/// The pods that a selector picks.
 struct Selected {
     selector: LabelSelector,
     pods: Mirror<Pod>,
 }
 
-/// A wish that the API server did not grant.
-struct Rejected {
-    wish: Wish,
-    wished: Instant,
-    refusal: String,
-    retry: Instant,
-}
-
 impl Target {
-    async fn run(mut self, wanted: &mut watch::Receiver<Wish>) {
+    async fn run(mut self, asked: &mut watch::Receiver<Desired>) {
         let mut backoff = FIRST_BACKOFF;
         loop {
-            let Err(failure) = self.follow(wanted, &mut backoff).await;
+            let Err(failure) = self.follow(asked, &mut backoff).await;
             let refusal =
                 format!("cannot follow {}: {failure}; check the API server and the scaler's Role", self.spec.name);
             tracing::warn!("{refusal}; trying again in {backoff:?}");
@@ -132,105 +129,110 @@ impl Target {
         }
     }
 
-    /// Until the API server fails.
+    /// Follows the Deployment until the API server fails.
     async fn follow(
         &mut self,
-        wanted: &mut watch::Receiver<Wish>,
+        asked: &mut watch::Receiver<Desired>,
         backoff: &mut Duration,
     ) -> Result<Infallible, Failure> {
         let only = watcher::Config::default().fields(&format!("metadata.name={}", self.spec.name.name));
         let mut deployments = Mirror::new(self.deployments.clone(), only);
-        let mut pods: Option<Selected> = None;
-        let mut look = tokio::time::interval_at(Instant::now() + LOOK, LOOK);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut selected: Option<Selected> = None;
+        let mut search = tokio::time::interval_at(Instant::now() + OWNER_INTERVAL, OWNER_INTERVAL);
+        search.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.owner = self.owners.find().await?;
-        wanted.mark_unchanged();
+        asked.mark_unchanged();
         loop {
             let next_pod = async {
-                match &mut pods {
+                match &mut selected {
                     Some(selected) => selected.pods.next().await,
                     None => std::future::pending().await,
                 }
             };
             let retry = self.rejected.as_ref().map(|rejected| rejected.retry);
-            let mut wish = None;
+            let mut change = None;
             tokio::select! {
-                told = deployments.next() => told?,
-                told = next_pod => told?,
-                _ = look.tick() => self.owner = self.owners.find().await?,
-                Ok(()) = wanted.changed() => wish = Some((wanted.borrow_and_update().clone(), Instant::now())),
+                event = deployments.next() => event?,
+                event = next_pod => event?,
+                _ = search.tick() => self.owner = self.owners.find().await?,
+                Ok(()) = asked.changed() => change = Some((asked.borrow_and_update().clone(), Instant::now())),
                 () = tokio::time::sleep_until(retry.unwrap_or_else(Instant::now)), if retry.is_some() => {
-                    wish = self.again();
+                    change = self.again();
                 }
             }
             let Some(listed) = deployments.objects() else { continue };
-            let Some(deployment) = listed.first() else {
-                pods = None;
-                self.rejected = None;
-                *backoff = FIRST_BACKOFF;
-                self.report(Replicas::default(), Some(self.missing()));
-                continue;
-            };
-            let selector = deployment.spec.as_ref().map(|spec| &spec.selector);
-            if selector != pods.as_ref().map(|pods| &pods.selector) {
-                pods = selector.map(|selector| self.selected(selector)).transpose()?;
-            }
-            let Some(seen) = pods.as_ref().and_then(|selected| selected.pods.objects()) else { continue };
-            *backoff = FIRST_BACKOFF;
-            self.startup.note(&seen);
-            if let Some((wish, wished)) = wish {
-                self.grant(deployment, &seen, wish, wished).await?;
-            }
-            let rejected = self.rejected.as_ref().map(|rejected| rejected.refusal.clone());
-            let refusal = self.owner.clone().or(rejected);
-            self.report(pods::count(deployment, &seen), refusal);
+            self.update(listed.first(), &mut selected, change, backoff).await?;
         }
     }
 
-    fn selected(&self, selector: &LabelSelector) -> Result<Selected, Failure> {
+    /// Acts on what is known now; waits while the pods are not listed yet.
+    async fn update(
+        &mut self,
+        deployment: Option<&Arc<Deployment>>,
+        selected: &mut Option<Selected>,
+        change: Option<Change>,
+        backoff: &mut Duration,
+    ) -> Result<(), Failure> {
+        let Some(deployment) = deployment else {
+            *selected = None;
+            self.rejected = None;
+            *backoff = FIRST_BACKOFF;
+            self.report(Replicas::default(), Some(self.missing()));
+            return Ok(());
+        };
+        let selector = deployment.spec.as_ref().map(|spec| &spec.selector);
+        if selector != selected.as_ref().map(|selected| &selected.selector) {
+            *selected = selector.map(|selector| self.select(selector)).transpose()?;
+        }
+        let Some(pods) = selected.as_ref().and_then(|selected| selected.pods.objects()) else { return Ok(()) };
+        *backoff = FIRST_BACKOFF;
+        self.startup.note(&pods);
+        if let Some(change) = change {
+            self.grant(deployment, &pods, change).await?;
+        }
+        let rejected = self.rejected.as_ref().map(|rejected| rejected.refusal.clone());
+        self.report(pods::count(deployment, &pods), self.owner.clone().or(rejected));
+        Ok(())
+    }
+
+    fn select(&self, selector: &LabelSelector) -> Result<Selected, Failure> {
         let parsed: Result<Selector, _> = selector.clone().try_into();
         let parsed = parsed.map_err(|error| Failure::Unanswered(format!("its selector is no selector ({error})")))?;
         let only = watcher::Config::default().labels_from(&parsed);
         Ok(Selected { selector: selector.clone(), pods: Mirror::new(self.pods.clone(), only) })
     }
 
-    /// The rejected wish, unless it is too old by now; then the way is free for another.
-    fn again(&mut self) -> Option<(Wish, Instant)> {
-        let rejected = self.rejected.take()?;
-        (rejected.wished.elapsed() < STALE).then_some((rejected.wish, rejected.wished))
+    /// The rejected change, unless it is too old by now.
+    fn again(&mut self) -> Option<Change> {
+        let Rejected { change, .. } = self.rejected.take()?;
+        (change.1.elapsed() < STALE).then_some(change)
     }
 
-    /// Grants a wish, or notes why not.
-    async fn grant(
-        &mut self,
-        deployment: &Arc<Deployment>,
-        seen: &[Arc<Pod>],
-        wish: Wish,
-        wished: Instant,
-    ) -> Result<(), Failure> {
+    /// Carries a change out, or remembers why that was not possible.
+    async fn grant(&mut self, deployment: &Arc<Deployment>, pods: &[Arc<Pod>], change: Change) -> Result<(), Failure> {
         if let Some(rejected) = &mut self.rejected
-            && rejected.wish.replicas == wish.replicas
+            && rejected.change.0.replicas == change.0.replicas
         {
-            (rejected.wish, rejected.wished) = (wish, wished);
+            rejected.change = change;
             return Ok(());
         }
         self.rejected = None;
-        // It may have come since the last look.
+        // An owner may have come since the last search.
         self.owner = self.owners.find().await?;
         if self.owner.is_some() {
             return Ok(());
         }
-        if let Err(failure) = self.scale(deployment, seen, &wish).await {
-            let refusal = self.refusal(wish.replicas, &failure);
+        if let Err(failure) = self.scale(deployment, pods, &change.0).await {
+            let refusal = self.refusal(change.0.replicas, &failure);
             tracing::warn!("{refusal}");
-            self.rejected = Some(Rejected { wish, wished, refusal, retry: Instant::now() + RETRY });
+            self.rejected = Some(Rejected { change, refusal, retry: Instant::now() + RETRY });
         }
         Ok(())
     }
 
-    /// Sets the number of replicas, unless somebody else has changed it since the wish was made: then the next wish
-    /// takes that into account.
-    async fn scale(&self, deployment: &Deployment, seen: &[Arc<Pod>], wish: &Wish) -> Result<(), Failure> {
+    /// Sets the number of replicas. If another program has changed it meanwhile, nothing is changed: the next decision takes
+    /// that into account.
+    async fn scale(&self, deployment: &Deployment, pods: &[Arc<Pod>], desired: &Desired) -> Result<(), Failure> {
         let name = &self.spec.name.name;
         let before = pods::desired(deployment);
         let params = PatchParams { field_manager: Some(CONTROLLER.into()), ..PatchParams::default() };
@@ -239,16 +241,16 @@ impl Target {
             let present = request(self.deployments.get_scale(name)).await?;
             let replicas = present.spec.and_then(|spec| spec.replicas).unwrap_or_default();
             let replicas = usize::try_from(replicas).unwrap_or_default();
-            if replicas == wish.replicas {
+            if replicas == desired.replicas {
                 return Ok(());
             }
             if replicas != before {
-                tracing::info!("somebody else set {} to {replicas}; not changing that now", self.spec.name);
+                tracing::info!("another program set {} to {replicas}; not changing that now", self.spec.name);
                 return Ok(());
             }
             let change = Scale {
                 metadata: ObjectMeta { resource_version: present.metadata.resource_version, ..ObjectMeta::default() },
-                spec: Some(ScaleSpec { replicas: Some(i32::try_from(wish.replicas).unwrap_or(i32::MAX)) }),
+                spec: Some(ScaleSpec { replicas: Some(i32::try_from(desired.replicas).unwrap_or(i32::MAX)) }),
                 status: None,
             };
             match request(self.deployments.patch_scale(name, &params, &Patch::Merge(change))).await {
@@ -257,15 +259,15 @@ impl Target {
                 Err(failure) => return Err(failure),
             }
         }
-        self.tell(deployment, seen, before, wish).await;
+        self.publish_event(deployment, pods, before, desired).await;
         Ok(())
     }
 
-    /// As an Event on the Deployment.
-    async fn tell(&self, deployment: &Deployment, seen: &[Arc<Pod>], before: usize, wish: &Wish) {
-        let mut note = format!("from {before} to {} replicas: {}", wish.replicas, wish.reason);
-        let (type_, reason) = if wish.is_full && wish.replicas < before {
-            note.extend(pods::obstacle(seen).map(|obstacle| format!("; {obstacle}")));
+    /// Publishes an Event on the Deployment.
+    async fn publish_event(&self, deployment: &Deployment, pods: &[Arc<Pod>], before: usize, desired: &Desired) {
+        let mut note = format!("from {before} to {} replicas: {}", desired.replicas, desired.reason);
+        let (type_, reason) = if desired.is_full && desired.replicas < before {
+            note.extend(pods::obstacle(pods).map(|obstacle| format!("; {obstacle}")));
             (EventType::Warning, "CeilingReached")
         } else {
             (EventType::Normal, "Scaled")
@@ -273,7 +275,7 @@ impl Target {
         note.truncate(note.floor_char_boundary(NOTE_BYTES));
         tracing::info!("scaled {} {note}", self.spec.name);
         let event = Event { type_, reason: reason.into(), note: Some(note), action: "Scale".into(), secondary: None };
-        // One for each, as a recorder counts Events of the same kind as one, with the first one's note.
+        // A recorder counts Events of one kind as one, with the note of the first: each Event gets a recorder of its own.
         let reporter = Reporter { controller: CONTROLLER.into(), instance: Some(self.spec.identity.clone()) };
         let recorder = Recorder::new(self.client.clone(), reporter);
         if let Err(failure) = request(recorder.publish(&event, &deployment.object_ref(&()))).await {
@@ -283,11 +285,7 @@ impl Target {
 
     fn report(&self, replicas: Replicas, refusal: Option<String>) {
         let state = State { replicas, startup: self.startup.mean(), refusal };
-        self.publish.send_if_modified(|present| {
-            let changed = *present != state;
-            *present = state;
-            changed
-        });
+        self.publish.send_if_modified(|present| std::mem::replace(present, state.clone()) != state);
     }
 
     fn missing(&self) -> String {
@@ -295,7 +293,7 @@ impl Target {
     }
 
     fn refusal(&self, replicas: usize, failure: &Failure) -> String {
-        let what = match failure {
+        let advice = match failure {
             Failure::Refused { code: 404, .. } => return self.missing(),
             Failure::Refused { code: 401 | 403, .. } => {
                 "let the scaler get and patch deployments/scale, or lift what forbids it"
@@ -303,6 +301,6 @@ impl Target {
             Failure::Refused { code: 400 | 422, .. } => "change the bounds, or lift what forbids it",
             Failure::Refused { .. } | Failure::Unanswered(_) => "wait, it is tried again",
         };
-        format!("cannot scale {} to {replicas}: {failure}; {what}", self.spec.name)
+        format!("cannot scale {} to {replicas}: {failure}; {advice}", self.spec.name)
     }
 }

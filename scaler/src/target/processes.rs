@@ -1,20 +1,20 @@
-//! Replicas as child processes. One task owns them: it starts, drains and replaces them, and publishes those that are
-//! ready in the file that the dispatcher watches.
+//! Replicas as child processes. One task owns them: it starts, drains and replaces them, and publishes the ready ones in the
+//! file that the dispatcher watches.
 //!
-//! A child holds the other end of its standard input and exits when it closes, so none outlives this process.
+//! A child exits when its standard input closes, whose other end this process holds, so no child outlives this process.
 
 mod restarts;
-mod shepherd;
+mod supervisor;
 
-use super::cgroup::{Controller, Group};
-use super::{Handle, State, Wish, startup_mean};
+use super::{Desired, Handle, State, startup_mean};
+use cgroup::{Controller, Group};
 use law::observation::Replicas;
 use restarts::Restarts;
-use shepherd::Event;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
+use supervisor::Event;
 use tokio::process::Command;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -23,21 +23,21 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub struct Spec {
     /// The replica's program.
     pub program: PathBuf,
-    /// Its flags, beyond those that this file adds.
+    /// Flags for the program, beyond those that this file adds.
     pub arguments: Vec<String>,
     /// The dispatcher's discovery file.
     pub list: PathBuf,
-    /// Limits each of them, where control groups are permitted.
+    /// Makes a control group for each replica; `None` if replicas have no limits.
     pub controller: Option<Controller>,
-    /// Unpublished → SIGTERM'd replicas accept for this long: the dispatcher may not have read the list yet.
+    /// How long a replica goes on accepting after SIGTERM: the dispatcher may not have read the list yet.
     pub drain_delay: Duration,
-    /// SIGTERM → SIGKILL.
+    /// Time from the end of that to SIGKILL.
     pub grace: Duration,
 }
 
-/// Starts the task with `desired` replicas.
-pub fn run(spec: Spec, desired: usize) -> Handle {
-    let (set_desired, wanted) = watch::channel(Wish { replicas: desired, ..Wish::default() });
+/// Starts the task with `replicas`.
+pub fn run(spec: Spec, replicas: usize) -> Handle {
+    let (desired, asked) = watch::channel(Desired { replicas, ..Desired::default() });
     let (publish, state) = watch::channel(State::default());
     let processes = Processes {
         spec,
@@ -48,17 +48,17 @@ pub fn run(spec: Spec, desired: usize) -> Handle {
         restarts: Restarts::new(Instant::now()),
         listed: None,
     };
-    Handle { desired: set_desired, state, done: tokio::spawn(processes.run(wanted)) }
+    Handle { desired, state, done: tokio::spawn(processes.run(asked)) }
 }
 
-/// A child as its owner sees it; a task of its own waits on the process.
-struct Replica {
+/// A child as its owner sees it; a task of its own waits for the process.
+struct Child {
     id: u64,
     phase: Phase,
     started: Instant,
-    /// Dropping or using it asks the process to drain.
+    /// Dropping it asks the process to drain.
     stop: Option<oneshot::Sender<()>>,
-    /// Removed after the process has ended.
+    /// The control group, which is removed after the process has ended.
     group: Option<Group>,
 }
 
@@ -71,33 +71,33 @@ enum Phase {
 struct Processes {
     spec: Spec,
     publish: watch::Sender<State>,
-    children: Vec<Replica>,
+    children: Vec<Child>,
     next_id: u64,
     startup: Option<Duration>,
     restarts: Restarts,
-    /// What the file holds.
+    /// The addresses in the discovery file.
     listed: Option<BTreeSet<String>>,
 }
 
 impl Processes {
-    async fn run(mut self, mut wanted: watch::Receiver<Wish>) {
-        // Each child sends two at most.
+    async fn run(mut self, mut asked: watch::Receiver<Desired>) {
+        // The task of each child sends two events at most.
         let (events, mut happened) = mpsc::channel(64);
-        let mut desired = wanted.borrow_and_update().replicas;
-        let mut stopping = false;
-        // What an earlier scaler had published is gone.
+        let mut desired = asked.borrow_and_update().replicas;
+        let mut is_stopping = false;
+        // Replicas that an earlier scaler has published are gone.
         self.list();
         loop {
             self.reconcile(desired, &events);
             self.report(desired);
-            if stopping && self.children.is_empty() {
+            if is_stopping && self.children.is_empty() {
                 return;
             }
             let retry = self.restarts.not_before().max(Instant::now() + Duration::from_millis(1));
             tokio::select! {
-                changed = wanted.changed(), if !stopping => match changed {
-                    Ok(()) => desired = wanted.borrow_and_update().replicas,
-                    Err(_dropped) => (desired, stopping) = (0, true),
+                changed = asked.changed(), if !is_stopping => match changed {
+                    Ok(()) => desired = asked.borrow_and_update().replicas,
+                    Err(_dropped) => (desired, is_stopping) = (0, true),
                 },
                 Some(event) = happened.recv() => self.note(event),
                 () = tokio::time::sleep_until(retry.into()), if self.serving() < desired => {}
@@ -105,7 +105,7 @@ impl Processes {
         }
     }
 
-    /// Starts what is missing and drains what is too many: starting ones first, then the newest.
+    /// Starts replicas that are missing, and drains those that are too many: starting ones first, then the newest.
     fn reconcile(&mut self, desired: usize, events: &mpsc::Sender<Event>) {
         while self.serving() < desired && self.restarts.not_before() <= Instant::now() {
             if let Err(error) = self.start(events) {
@@ -120,7 +120,7 @@ impl Processes {
             let child = &mut self.children[index];
             tracing::info!(replica = child.id, "draining");
             child.phase = Phase::Draining;
-            // Off the list first, then the signal.
+            // Before the signal, or the dispatcher would send requests to a replica that no longer accepts them.
             self.list();
             drop(self.children[index].stop.take());
         }
@@ -147,14 +147,14 @@ impl Processes {
             .spawn()?;
         let group = child.id().and_then(|process| self.limit(id, process));
         let (stop, stopped) = oneshot::channel();
-        let limit = self.spec.drain_delay + self.spec.grace + Duration::from_secs(1);
-        tokio::spawn(shepherd::run(id, child, stopped, limit, events.clone()));
-        self.children.push(Replica { id, phase: Phase::Starting, started: Instant::now(), stop: Some(stop), group });
+        let time_limit = self.spec.drain_delay + self.spec.grace + Duration::from_secs(1);
+        tokio::spawn(supervisor::run(id, child, stopped, time_limit, events.clone()));
+        self.children.push(Child { id, phase: Phase::Starting, started: Instant::now(), stop: Some(stop), group });
         tracing::info!(replica = id, "starting");
         Ok(())
     }
 
-    /// Limits a process; unlimited it runs on, as it would where control groups are not permitted.
+    /// Moves a process into a control group. If that fails, it runs on without limits, as it would without control groups.
     fn limit(&self, id: u64, process: u32) -> Option<Group> {
         let group = self.spec.controller.as_ref()?.group();
         let added = group.and_then(|group| group.add(process).map(|()| group));
@@ -162,9 +162,11 @@ impl Processes {
     }
 
     fn note(&mut self, event: Event) {
+        let (Event::Ready { id, .. } | Event::Ended { id, .. }) = event;
+        let Some(index) = self.children.iter().position(|child| child.id == id) else { return };
         match event {
-            Event::Ready { id, address } => {
-                let Some(child) = self.children.iter_mut().find(|child| child.id == id) else { return };
+            Event::Ready { address, .. } => {
+                let child = &mut self.children[index];
                 if matches!(child.phase, Phase::Starting) {
                     let took = child.started.elapsed();
                     child.phase = Phase::Ready { address, since: Instant::now() };
@@ -172,41 +174,38 @@ impl Processes {
                     tracing::info!(replica = id, startup_ms = took.as_millis() as u64, "ready");
                 }
             }
-            Event::Ended { id, status } => {
-                let Some(index) = self.children.iter().position(|child| child.id == id) else { return };
-                let child = self.children.remove(index);
-                let status = match child.group.as_ref().and_then(Group::exceeded_memory) {
-                    Some(limit) => format!("{status}: it needed more than --memory-limit {limit}"),
-                    None => status,
-                };
-                let now = Instant::now();
-                match child.phase {
-                    Phase::Draining => tracing::info!(replica = id, %status, "drained"),
-                    Phase::Ready { since, .. } => {
-                        self.restarts.note(now, Some(now - since));
-                        let pause = self.restarts.pause(now);
-                        tracing::warn!(replica = id, %status, ?pause, "died; another takes its place after the pause");
-                    }
-                    Phase::Starting => {
-                        self.restarts.note(now, None);
-                        let pause = self.restarts.pause(now);
-                        tracing::error!(replica = id, %status, ?pause, "ended before it was ready");
-                    }
-                }
+            Event::Ended { status, .. } => self.note_end(index, status),
+        }
+    }
+
+    fn note_end(&mut self, index: usize, mut status: String) {
+        let Child { id, phase, group, .. } = self.children.remove(index);
+        if let Some(limit) = group.as_ref().and_then(Group::exceeded_memory) {
+            status += &format!(": it needed more than --memory-limit {limit}");
+        }
+        let now = Instant::now();
+        match phase {
+            Phase::Draining => tracing::info!(replica = id, %status, "drained"),
+            Phase::Ready { since, .. } => {
+                self.restarts.note(now, Some(now - since));
+                let pause = self.restarts.pause(now);
+                tracing::warn!(replica = id, %status, ?pause, "died; another takes its place after the pause");
+            }
+            Phase::Starting => {
+                self.restarts.note(now, None);
+                let pause = self.restarts.pause(now);
+                tracing::error!(replica = id, %status, ?pause, "ended before it was ready");
             }
         }
     }
 
     /// Replaces the dispatcher's file if the set of ready replicas changed.
     fn list(&mut self) {
-        let ready: BTreeSet<String> = self
-            .children
-            .iter()
-            .filter_map(|child| match &child.phase {
-                Phase::Ready { address, .. } => Some(address.clone()),
-                _ => None,
-            })
-            .collect();
+        let address = |child: &Child| match &child.phase {
+            Phase::Ready { address, .. } => Some(address.clone()),
+            Phase::Starting | Phase::Draining => None,
+        };
+        let ready: BTreeSet<String> = self.children.iter().filter_map(address).collect();
         if self.listed.as_ref() == Some(&ready) {
             return;
         }
@@ -220,13 +219,13 @@ impl Processes {
     }
 
     fn report(&self, desired: usize) {
-        let count = |wanted: fn(&Phase) -> bool| self.children.iter().filter(|child| wanted(&child.phase)).count();
+        let count = |is_it: fn(&Phase) -> bool| self.children.iter().filter(|child| is_it(&child.phase)).count();
         let replicas = Replicas {
             desired,
             ready: count(|phase| matches!(phase, Phase::Ready { .. })),
             starting: count(|phase| matches!(phase, Phase::Starting)),
-            // Those that keep dying, and wait for their next attempt.
-            blocked: if self.restarts.is_loop() { desired - self.serving().min(desired) } else { 0 },
+            // Replicas that keep dying and wait for their next start.
+            blocked: if self.restarts.is_loop() { desired.saturating_sub(self.serving()) } else { 0 },
         };
         self.publish.send_replace(State { replicas, startup: self.startup, refusal: None });
     }

@@ -1,6 +1,6 @@
-//! A real control plane for tests, the way to it, and what there is in it. `ROUNDHOUSE_CONTROL_PLANE` names a script
-//! that starts one (`start DIR` prints a kubeconfig, `stop DIR` ends it); without one a test says that it was skipped.
-//! Tests that run at the same time share it; each has a namespace of its own.
+//! A real Kubernetes control plane for tests, and objects in it. `KUBEBUILDER_ASSETS` names the folder with its programs; without
+//! it the tests say that they were skipped. Tests that run at the same time share one control plane; each test has a
+//! namespace of its own.
 
 #![allow(dead_code, reason = "each program of tests uses a part")]
 
@@ -13,24 +13,27 @@ use serde_json::{Value, json};
 use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
-/// For anything that should happen soon. Busy machines are slow.
+/// Time limit of every wait. It is long, because busy machines are slow.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// `control-plane start FOLDER` starts a control plane and prints the path of a kubeconfig; `control-plane stop FOLDER`
+/// ends it.
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../k8s/cluster/control-plane");
 
 /// One control plane, stopped when the last test drops it.
 pub(crate) struct ControlPlane {
-    script: PathBuf,
     folder: tempfile::TempDir,
     kubeconfig: PathBuf,
 }
 
-/// The running one, or a new one; nothing where there is none.
+/// The control plane that runs already, or a new one; `None` if the programs of a control plane are missing.
 pub(crate) fn control_plane() -> Option<Arc<ControlPlane>> {
     static RUNNING: Mutex<Weak<ControlPlane>> = Mutex::new(Weak::new());
     let mut running = RUNNING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -43,15 +46,16 @@ pub(crate) fn control_plane() -> Option<Arc<ControlPlane>> {
 
 impl ControlPlane {
     fn start() -> Option<Self> {
-        let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/k8s/control-plane");
-        let script = std::env::var_os("ROUNDHOUSE_CONTROL_PLANE").map_or(beside, PathBuf::from);
-        if !script.exists() {
-            say("skipped: no control plane; set ROUNDHOUSE_CONTROL_PLANE to a script that starts one");
+        if std::env::var_os("KUBEBUILDER_ASSETS").is_none_or(|folder| folder.is_empty()) {
+            say(
+                "skipped: KUBEBUILDER_ASSETS is not set; let it name a folder with etcd (github.com/etcd-io/etcd/releases), \
+                 kube-apiserver, kube-controller-manager and kube-scheduler (dl.k8s.io, kubernetes-server-*.tar.gz)",
+            );
             return None;
         }
         let folder = tempfile::tempdir().expect("a temporary folder");
         let [api, etcd] = [[0, 1, 2], [0, 10, 10]].map(free_ports);
-        let output = Command::new(&script)
+        let output = Command::new(SCRIPT)
             .arg("start")
             .arg(folder.path().join("control-plane"))
             .envs([("API_PORT", api.to_string()), ("ETCD_PORT", etcd.to_string())])
@@ -60,44 +64,44 @@ impl ControlPlane {
             .expect("the script runs");
         assert!(output.status.success(), "the control plane did not start");
         let kubeconfig = String::from_utf8(output.stdout).expect("a path").trim().into();
-        Some(Self { script, folder, kubeconfig })
+        Some(Self { folder, kubeconfig })
     }
 
     async fn config(&self) -> Config {
         Config::from_custom_kubeconfig(self.kubeconfig(), &KubeConfigOptions::default()).await.expect("complete")
     }
 
-    /// Of whom may do everything, for a program to be given.
+    /// A kubeconfig with all privileges.
     pub(crate) fn kubeconfig(&self) -> Kubeconfig {
         Kubeconfig::read_from(&self.kubeconfig).expect("a kubeconfig")
     }
 
-    /// By which its certificate can be checked, where the script leaves that in `certs`.
+    /// The certificate of the API server, which it signed itself.
     pub(crate) fn authority(&self) -> Option<PathBuf> {
         let path = self.folder.path().join("control-plane/certs/apiserver.crt");
         path.exists().then_some(path)
     }
 
-    /// Who may do everything.
+    /// A client with all privileges.
     pub(crate) async fn client(&self) -> Client {
         Client::try_from(self.config().await).expect("a client")
     }
 
-    /// Who may do only what Roles allow them.
+    /// A client that acts as `user`, who has only the privileges that Roles grant.
     pub(crate) async fn client_of(&self, user: &str) -> Client {
         let mut config = self.config().await;
         config.auth_info.impersonate = Some(user.into());
         Client::try_from(config).expect("a client")
     }
 
-    /// Everything is allowed, over a line that can be cut.
+    /// A client with all privileges that reaches the API server over `line`, which can be cut.
     pub(crate) async fn client_over(&self, line: &Line) -> Client {
         let mut config = self.config().await;
         config.cluster_url = line.address().parse().expect("an address");
         Client::try_from(config).expect("a client")
     }
 
-    /// A line to the API server.
+    /// Opens a [`Line`] to the API server.
     pub(crate) async fn line(&self) -> Line {
         let port = self.config().await.cluster_url.port_u16().expect("the API server's port");
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
@@ -110,14 +114,14 @@ impl ControlPlane {
 
 impl Drop for ControlPlane {
     fn drop(&mut self) {
-        let stopped = Command::new(&self.script).arg("stop").arg(self.folder.path().join("control-plane")).status();
+        let stopped = Command::new(SCRIPT).arg("stop").arg(self.folder.path().join("control-plane")).status();
         if !stopped.is_ok_and(|status| status.success()) {
             say("the control plane did not stop");
         }
     }
 }
 
-/// Carries connections to the API server until it is cut.
+/// A TCP proxy to the API server, which can be cut and mended.
 pub(crate) struct Line {
     port: u16,
     to: u16,
@@ -125,19 +129,19 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    /// Its end on this side.
+    /// The URL at which clients reach the API server over this line.
     pub(crate) fn address(&self) -> String {
         format!("https://127.0.0.1:{}", self.port)
     }
 
-    /// Connections end, and new ones are refused.
+    /// Ends all connections and refuses new ones.
     pub(crate) fn cut(&mut self) {
         if let Some(carrying) = self.carrying.take() {
             carrying.abort();
         }
     }
 
-    /// Connections are taken again.
+    /// Accepts connections again.
     pub(crate) async fn mend(&mut self) {
         self.cut();
         let until = Instant::now() + PATIENCE;
@@ -150,7 +154,7 @@ impl Line {
         };
         let to = self.to;
         self.carrying = Some(tokio::spawn(async move {
-            // Dropped with this task, and the connections with it.
+            // Dropping this task drops the set, which closes the connections.
             let mut connections = JoinSet::new();
             while let Ok((mut near, _)) = listener.accept().await {
                 connections.spawn(async move {
@@ -172,8 +176,8 @@ pub(crate) async fn namespace(client: &Client, name: &str) {
     eventually("the default ServiceAccount", async || accounts.get_opt("default").await.expect("it answers")).await;
 }
 
-/// A node that runs nothing and says every few seconds that it is well, as a kubelet would: of one that does not, new pods
-/// are marked as not ready after a minute. Any number of tests may keep the same one, each as long as its tasks run.
+/// Creates a node that runs nothing, and says every few seconds that it is well, as a kubelet would: pods of a silent node are
+/// marked as not ready after a minute. Any number of tests may keep the same node, each while its tasks run.
 pub(crate) async fn node(client: &Client, name: &'static str, tasks: &mut JoinSet<()>) {
     let nodes = Api::<Node>::all(client.clone());
     apply(&nodes, name, json!({})).await;
@@ -187,7 +191,7 @@ pub(crate) async fn node(client: &Client, name: &'static str, tasks: &mut JoinSe
     tasks.spawn(async move {
         loop {
             tokio::time::sleep(Duration::from_secs(5)).await;
-            // The control plane may be on its way out.
+            // The control plane may be stopping; then the heartbeat fails.
             let _told = is_well().await;
         }
     });
@@ -205,7 +209,7 @@ where
     api.patch(name, &params, &Patch::Apply(object)).await.unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// Waits until there is one.
+/// Waits until `look` finds something.
 pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let until = Instant::now() + PATIENCE;
     loop {
@@ -217,13 +221,13 @@ pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Opt
     }
 }
 
-/// Past the capturing of what passing tests print: nothing is skipped silently.
+/// Prints on the real standard error, so that no test is skipped silently.
 pub(crate) fn say(text: &str) {
     writeln!(std::io::stderr(), "{text}").expect("standard error is open");
 }
 
-/// A port that is free and has free ones at these distances, as far as one can tell. Below those that the system gives to
-/// connections: the control plane takes its last one only after some seconds.
+/// A port for which the ports at these distances are free at present. It lies below the ports that the system gives to
+/// connections, since the control plane opens its last port only after some seconds.
 fn free_ports(distances: [u16; 3]) -> u16 {
     let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     let first = range.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(32768);

@@ -1,4 +1,4 @@
-//! The Deployment target. Nobody runs the pods: the tests say what becomes of them.
+//! The Deployment target on a real API server. No kubelet runs the pods: the tests write their status.
 
 use crate::control_plane::{ControlPlane, PATIENCE, apply, control_plane, eventually, namespace, node};
 use k8s_openapi::api::apps::v1::Deployment;
@@ -11,7 +11,7 @@ use kube::client::Body;
 use kube::{Api, Client, ResourceExt};
 use law::observation::Replicas;
 use scaler::target::deployment::{self, Spec};
-use scaler::target::{Handle, State, Wish};
+use scaler::target::{Desired, Handle, State};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,25 +21,25 @@ use tokio::task::JoinSet;
 const NODE: &str = "node";
 
 /// One Deployment in a namespace of its own, and the target that follows it.
-pub(crate) struct Scene {
+struct Scene {
     _control_plane: Arc<ControlPlane>,
-    pub(crate) client: Client,
-    pub(crate) deployments: Api<Deployment>,
+    client: Client,
+    deployments: Api<Deployment>,
     pods: Api<Pod>,
-    pub(crate) namespace: String,
+    namespace: String,
     _tasks: JoinSet<()>,
 }
 
 impl Scene {
-    /// With a Deployment of one replica on a node that runs nothing.
-    pub(crate) async fn new(control_plane: Arc<ControlPlane>, name: &str) -> Self {
+    /// A scene with a Deployment of one replica on a node that runs nothing.
+    async fn new(control_plane: Arc<ControlPlane>, name: &str) -> Self {
         Self::with(control_plane, name, &json!({})).await
     }
 
-    /// With something more in its pods' specification.
-    pub(crate) async fn with(control_plane: Arc<ControlPlane>, name: &str, more: &Value) -> Self {
+    /// A scene whose pods have something more in their specification.
+    async fn with(control_plane: Arc<ControlPlane>, name: &str, more: &Value) -> Self {
         let client = control_plane.client().await;
-        // For all pods of all tests. Without it they would be cleared away.
+        // The node of all pods of all tests. Without it the pods would be deleted.
         let mut tasks = JoinSet::new();
         node(&client, NODE, &mut tasks).await;
         namespace(&client, name).await;
@@ -83,7 +83,7 @@ impl Scene {
         Spec { name, identity: "test".into() }
     }
 
-    pub(crate) async fn replicas(&self) -> i32 {
+    async fn replicas(&self) -> i32 {
         let scale = self.deployments.get_scale("replica").await.expect("it answers");
         scale.spec.and_then(|spec| spec.replicas).unwrap_or_default()
     }
@@ -94,8 +94,8 @@ impl Scene {
         self.deployments.patch_scale("replica", &params, &Patch::Merge(change)).await.expect("set");
     }
 
-    /// Pods that are not being deleted.
-    pub(crate) async fn alive(&self, count: usize) -> Vec<String> {
+    /// Waits until so many pods are not being deleted; their names.
+    async fn alive(&self, count: usize) -> Vec<String> {
         eventually(&format!("{count} pods"), async || {
             let pods = self.pods.list(&ListParams::default()).await.expect("it answers").items;
             let alive = pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
@@ -105,13 +105,13 @@ impl Scene {
         .await
     }
 
-    /// What a kubelet would write.
-    pub(crate) async fn becomes(&self, pod: &str, status: Value) {
+    /// Writes a pod's status, as a kubelet would.
+    async fn becomes(&self, pod: &str, status: Value) {
         let patch = Patch::Merge(json!({"status": status}));
         self.pods.patch_status(pod, &PatchParams::default(), &patch).await.expect("patched");
     }
 
-    /// Ready, that many seconds after it was created.
+    /// Makes a pod ready, so many seconds after it was created.
     async fn becomes_ready(&self, pod: &str, seconds: i64) {
         let created = self.pods.get(pod).await.expect("a pod").metadata.creation_timestamp.expect("a time").0;
         let ready = created + k8s_openapi::jiff::SignedDuration::from_secs(seconds);
@@ -120,13 +120,13 @@ impl Scene {
     }
 }
 
-pub(crate) fn wish(target: &Handle, replicas: usize) {
-    target.desired.send_replace(Wish { replicas, reason: format!("{replicas} are wanted"), ..Wish::default() });
+fn ask(target: &Handle, replicas: usize) {
+    target.desired.send_replace(Desired { replicas, reason: format!("{replicas} are needed"), ..Desired::default() });
 }
 
-async fn until(target: &Handle, what: &str, wanted: impl FnMut(&State) -> bool) -> State {
+async fn until(target: &Handle, what: &str, is_it: impl FnMut(&State) -> bool) -> State {
     let mut state = target.state.clone();
-    let waited = tokio::time::timeout(PATIENCE, state.wait_for(wanted)).await;
+    let waited = tokio::time::timeout(PATIENCE, state.wait_for(is_it)).await;
     match waited {
         Ok(state) => state.expect("the task lives").clone(),
         Err(_elapsed) => panic!("not in time: {what}; {:?}", target.state.borrow()),
@@ -147,15 +147,15 @@ fn starting(desired: usize) -> Replicas {
 }
 
 #[tokio::test]
-async fn a_wish_changes_the_deployment_and_says_why() {
+async fn desired_replicas_change_the_deployment_and_an_event_says_why() {
     let Some(control_plane) = control_plane() else { return };
-    let scene = Scene::new(control_plane, "wish").await;
+    let scene = Scene::new(control_plane, "asked").await;
     let target = scene.follow();
     assert!(target.state.borrow().refusal.is_some(), "nothing has been read yet");
     until_replicas(&target, starting(1)).await;
-    assert_eq!(scene.replicas().await, 1, "nothing was wished for");
+    assert_eq!(scene.replicas().await, 1, "no replicas were asked for");
 
-    wish(&target, 3);
+    ask(&target, 3);
     until_replicas(&target, starting(3)).await;
     assert_eq!(scene.replicas().await, 3);
     let pods = scene.alive(3).await;
@@ -166,11 +166,11 @@ async fn a_wish_changes_the_deployment_and_says_why() {
     let two = Replicas { desired: 3, ready: 2, starting: 1, blocked: 0 };
     assert_eq!(until_replicas(&target, two).await.startup, Some(Duration::from_secs(7)), "0.7 · 4 + 0.3 · 14");
 
-    // Nobody ends the pods, so two stay for ever, terminating.
-    wish(&target, 1);
+    // No kubelet ends the pods, so two stay for ever, terminating.
+    ask(&target, 1);
     until_replicas(&target, Replicas { desired: 1, ready: 1, ..Replicas::default() }).await;
     assert_eq!(scene.replicas().await, 1);
-    wish(&target, 0);
+    ask(&target, 0);
     until_replicas(&target, Replicas::default()).await;
 
     let events = Api::<Event>::namespaced(scene.client.clone(), &scene.namespace);
@@ -184,8 +184,8 @@ async fn a_wish_changes_the_deployment_and_says_why() {
     notes.sort();
     let expected = ["from 1 to 0", "from 1 to 3", "from 3 to 1"];
     for (note, start) in notes.iter().zip(expected) {
-        let wanted = start.rsplit(' ').next().expect("a number");
-        assert_eq!(*note, format!("{start} replicas: {wanted} are wanted"));
+        let needed = start.rsplit(' ').next().expect("a number");
+        assert_eq!(*note, format!("{start} replicas: {needed} are needed"));
     }
 
     // The task ends and the Deployment stays.
@@ -226,9 +226,9 @@ async fn replicas_beyond_a_quota_are_blocked() {
         quotas.get("pods").await.expect("it answers").status?.used?.get("pods").cloned()
     })
     .await;
-    wish(&target, 3);
+    ask(&target, 3);
     until_replicas(&target, Replicas { desired: 3, ready: 0, starting: 1, blocked: 2 }).await;
-    wish(&target, 1);
+    ask(&target, 1);
     until_replicas(&target, starting(1)).await;
 }
 
@@ -241,15 +241,15 @@ async fn a_deleted_target_is_refused_until_it_is_back() {
     scene.deployments.delete("replica", &DeleteParams::background()).await.expect("deleted");
     let state = until_refused(&target, "deployment deleted/replica does not exist").await;
     assert_eq!(state.replicas, Replicas::default());
-    wish(&target, 5);
+    ask(&target, 5);
     scene.deploy(&json!({"nodeName": NODE})).await;
     until_replicas(&target, starting(1)).await;
-    wish(&target, 2);
+    ask(&target, 2);
     until_replicas(&target, starting(2)).await;
 }
 
 #[tokio::test]
-async fn what_another_autoscaler_owns_is_left_alone() {
+async fn a_deployment_that_another_autoscaler_owns_is_left_alone() {
     let Some(control_plane) = control_plane() else { return };
     let scene = Scene::new(control_plane, "owned").await;
     let keda = Arc::new(AtomicBool::new(false));
@@ -273,19 +273,19 @@ async fn what_another_autoscaler_owns_is_left_alone() {
     let autoscalers = Api::<HorizontalPodAutoscaler>::namespaced(scene.client.clone(), &scene.namespace);
     let spec = json!({"spec": {"scaleTargetRef": same, "minReplicas": 1, "maxReplicas": 2}});
     apply(&autoscalers, "cpu", spec).await;
-    // It is found at the wish, if not before.
-    wish(&target, 3);
+    // It is found when replicas are asked for, if not before.
+    ask(&target, 3);
     until_refused(&target, "HorizontalPodAutoscaler owned/cpu scales deployment owned/replica already").await;
     assert_eq!(scene.replicas().await, 1);
     autoscalers.delete("cpu", &DeleteParams::default()).await.expect("deleted");
     until_replicas(&target, starting(1)).await;
 
-    // Of KEDA only what it adds to the API.
+    // The proxy above adds KEDA's objects to the API.
     keda.store(true, Ordering::SeqCst);
     until_refused(&target, "ScaledObject owned/queue scales").await;
     keda.store(false, Ordering::SeqCst);
     until_replicas(&target, starting(1)).await;
-    wish(&target, 2);
+    ask(&target, 2);
     until_replicas(&target, starting(2)).await;
 }
 
@@ -301,23 +301,23 @@ async fn without_the_api_server_the_last_state_stays() {
     line.cut();
     let state = until_refused(&target, "the API server does not answer").await;
     assert_eq!(state.replicas, starting(2), "kept");
-    // Neither is seen, nor is the wish remembered.
-    wish(&target, 7);
+    // The change of the Deployment is not seen, and the desired replicas are forgotten.
+    ask(&target, 7);
     scene.set_replicas(3).await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(target.state.borrow().replicas, starting(2), "kept");
     line.mend().await;
     until_replicas(&target, starting(3)).await;
     assert_eq!(scene.replicas().await, 3);
-    wish(&target, 4);
+    ask(&target, 4);
     until_replicas(&target, starting(4)).await;
 }
 
 #[tokio::test]
-async fn a_conflicting_write_is_repeated_and_a_rival_wish_stands() {
+async fn a_conflicting_write_is_repeated_and_a_rivals_change_stands() {
     let Some(control_plane) = control_plane() else { return };
     let scene = Scene::new(control_plane, "conflict").await;
-    // Between reading and writing the scale, somebody else writes: at first a note, and on the second occasion replicas.
+    // Between reading and writing the scale, another client writes: at first an annotation, and later replicas.
     let (noted, rivalled) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(true)));
     let (client, deployments) = (scene.client.clone(), scene.deployments.clone());
     let once = (noted.clone(), rivalled.clone());
@@ -339,15 +339,15 @@ async fn a_conflicting_write_is_repeated_and_a_rival_wish_stands() {
     });
     let target = scene.follow_with(Client::new(meddling, "default"));
     until_replicas(&target, starting(1)).await;
-    wish(&target, 3);
+    ask(&target, 3);
     until_replicas(&target, starting(3)).await;
     assert!(noted.load(Ordering::SeqCst), "the first write was overtaken");
 
     rivalled.store(false, Ordering::SeqCst);
-    wish(&target, 5);
+    ask(&target, 5);
     until_replicas(&target, starting(2)).await;
-    assert_eq!(scene.replicas().await, 2, "the rival's wish stands");
-    wish(&target, 5);
+    assert_eq!(scene.replicas().await, 2, "the rival's change stands");
+    ask(&target, 5);
     until_replicas(&target, starting(5)).await;
 }
 
@@ -368,13 +368,13 @@ async fn a_forbidden_write_is_a_refusal_and_is_tried_again() {
     let of_role = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "scaler"});
     let to_user = json!([{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "limited"}]);
     apply(&bindings, "scaler", json!({"roleRef": of_role, "subjects": to_user})).await;
-    // It may not look for other autoscalers either, and goes on without.
+    // The scaler may not list other autoscalers either, and goes on without.
     until_replicas(&target, starting(1)).await;
 
-    wish(&target, 2);
+    ask(&target, 2);
     until_refused(&target, "cannot scale deployment forbidden/replica to 2: ").await;
     assert_eq!(scene.replicas().await, 1);
     apply(&roles, "scaler", json!({"rules": [read, scale]})).await;
-    // Without being asked again. That it may not publish Events stops nothing.
+    // It tries again by itself. That it may not publish Events stops nothing.
     until_replicas(&target, starting(2)).await;
 }

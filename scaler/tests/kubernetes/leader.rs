@@ -1,4 +1,4 @@
-//! Leader election.
+//! Leader election on a real API server.
 
 use crate::control_plane::{Line, PATIENCE, control_plane, namespace, say};
 use k8s_openapi::api::coordination::v1::Lease;
@@ -7,12 +7,12 @@ use scaler::leader::{self, Candidate, Spec, election};
 use std::time::Duration;
 use tokio::time::Instant;
 
-fn stand(client: &Client, lease: &str, identity: &str) -> Candidate {
+fn candidate(client: &Client, lease: &str, identity: &str) -> Candidate {
     let spec = Spec { namespace: "leader".into(), name: lease.into(), identity: identity.into() };
     leader::run(spec, client.clone())
 }
 
-/// Waits until it leads, while the others never do at the same time.
+/// Waits until a candidate leads. The others must not lead at the same time.
 async fn until_leads(candidate: &Candidate, others: &[&Candidate]) {
     let until = Instant::now() + PATIENCE;
     while !*candidate.leading.borrow() {
@@ -22,11 +22,11 @@ async fn until_leads(candidate: &Candidate, others: &[&Candidate]) {
     assert!(others.iter().all(|other| !*other.leading.borrow()), "two lead");
 }
 
-/// Whoever led has died, and the lease has to expire.
-async fn the_dead_are_replaced(client: &Client) {
-    let first = stand(client, "dead", "first");
+/// The leader dies, and another candidate takes over when the lease has expired.
+async fn a_dead_leader_is_replaced(client: &Client) {
+    let first = candidate(client, "dead", "first");
     until_leads(&first, &[]).await;
-    let second = stand(client, "dead", "second");
+    let second = candidate(client, "dead", "second");
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert!(!*second.leading.borrow(), "the lease is held");
     first.done.abort();
@@ -34,11 +34,11 @@ async fn the_dead_are_replaced(client: &Client) {
     until_leads(&second, &[]).await;
     let took = died.elapsed();
     say(&format!("taken over {:.1} s after the leader's death", took.as_secs_f64()));
-    // The lease's duration since its last renewal, and one look more.
+    // The lease's duration since its last renewal, and one attempt more.
     let longest = election::LEASE + election::RETRY;
     assert!((election::LEASE - 2 * election::RETRY..=longest).contains(&took), "{took:?}");
 
-    let third = stand(client, "dead", "third");
+    let third = candidate(client, "dead", "third");
     tokio::time::sleep(election::RETRY).await;
     assert!(!*third.leading.borrow(), "the lease is held");
     let resigned = Instant::now();
@@ -52,11 +52,11 @@ async fn the_dead_are_replaced(client: &Client) {
     assert_eq!((spec.holder_identity.as_deref(), spec.lease_transitions), (Some("third"), Some(2)));
 }
 
-/// Whoever leads and cannot reach the API server steps down before another leads.
-async fn the_cut_off_step_down(client: &Client, cuttable: &Client, mut line: Line) {
-    let first = stand(cuttable, "cut", "first");
+/// A leader that cannot reach the API server steps down before another candidate leads.
+async fn a_cut_off_leader_steps_down(client: &Client, cuttable: &Client, mut line: Line) {
+    let first = candidate(cuttable, "cut", "first");
     until_leads(&first, &[]).await;
-    let second = stand(client, "cut", "second");
+    let second = candidate(client, "cut", "second");
     line.cut();
     let cut = Instant::now();
     let mut leading = first.leading.clone();
@@ -83,7 +83,7 @@ async fn exactly_one_leads() {
     let line = control_plane.line().await;
     let cuttable = control_plane.client_over(&line).await;
     let many = async {
-        let candidates = ["a", "b", "c", "d", "e"].map(|identity| stand(&client, "many", identity));
+        let candidates = ["a", "b", "c", "d", "e"].map(|identity| candidate(&client, "many", identity));
         let until = Instant::now() + Duration::from_secs(5);
         while Instant::now() < until {
             let leaders = candidates.iter().filter(|candidate| *candidate.leading.borrow()).count();
@@ -92,5 +92,5 @@ async fn exactly_one_leads() {
         }
         assert_eq!(candidates.iter().filter(|candidate| *candidate.leading.borrow()).count(), 1);
     };
-    tokio::join!(many, the_dead_are_replaced(&client), the_cut_off_step_down(&client, &cuttable, line));
+    tokio::join!(many, a_dead_leader_is_replaced(&client), a_cut_off_leader_steps_down(&client, &cuttable, line));
 }

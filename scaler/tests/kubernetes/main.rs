@@ -1,4 +1,4 @@
-//! What speaks to Kubernetes, against a real API server.
+//! The parts that speak to Kubernetes, with a real API server.
 
 #[path = "../common/control_plane.rs"]
 mod control_plane;

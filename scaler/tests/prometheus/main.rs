@@ -1,5 +1,5 @@
-//! Over a real Prometheus. Needs `prometheus` and `promtool` on the path (`apt-get install prometheus`); without them the
-//! tests say that they were skipped.
+//! Readings from a real Prometheus. The tests need `prometheus` on the path (`apt-get install prometheus`); without it they
+//! say that they were skipped.
 
 mod server;
 mod source;

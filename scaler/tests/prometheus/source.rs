@@ -1,9 +1,10 @@
-//! The source over a real Prometheus, which scrapes a stub by the contract alone.
+//! The source of readings with a real Prometheus, which scrapes stubs of dispatchers.
 
 use crate::server::{PATIENCE, prometheus, skipped};
 use hyper::body::Incoming;
 use hyper::{Method, Request};
 use law::histogram::Histogram;
+use law::observation::Observation;
 use scaler::observe::prometheus::client::{Base, Client};
 use scaler::observe::prometheus::{Prometheus, Queries};
 use scaler::observe::{Error, Reading};
@@ -14,10 +15,10 @@ use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinHandle;
 
-/// Three scrapes.
+/// Oldest figures that are used: three scrapes.
 const LIMIT: Duration = Duration::from_secs(3);
 
-/// Answers every path with its text.
+/// Answers each path with a text that a test can change.
 struct Stub {
     address: SocketAddr,
     text: Arc<Mutex<String>>,
@@ -32,9 +33,9 @@ impl Stub {
         let listener: TcpListener = socket.listen(16).expect("a listener");
         let address = listener.local_addr().expect("bound");
         let text = Arc::new(Mutex::new(text));
-        let told = text.clone();
+        let answers = text.clone();
         let handle = move |_request: Request<Incoming>| {
-            let reply: Reply = respond::text("text/plain; version=0.0.4", told.lock().expect("whole").clone());
+            let reply: Reply = respond::text("text/plain; version=0.0.4", answers.lock().expect("whole").clone());
             std::future::ready(reply)
         };
         let server =
@@ -42,7 +43,7 @@ impl Stub {
         Self { address, text, server }
     }
 
-    fn tell(&self, text: String) {
+    fn set(&self, text: String) {
         *self.text.lock().expect("whole") = text;
     }
 
@@ -53,7 +54,7 @@ impl Stub {
     }
 }
 
-/// What a dispatcher that admitted so many says; it answered all but four of them within 0.1 s.
+/// The metrics of a dispatcher that has admitted so many requests, and answered all but four of them within 0.1 s.
 fn exposition(admitted: u32) -> String {
     let answered = admitted - 4;
     let histogram = |name: &str| {
@@ -81,16 +82,18 @@ fn reading(admitted: u32, age: Duration) -> Reading {
     let answered = f64::from(admitted - 4);
     let buckets = [0.1, 0.5, f64::INFINITY].map(|bound| (bound, answered)).to_vec();
     let histogram = Histogram { buckets, sum: answered / 16.0 };
-    Reading {
+    let figures = Observation {
         queue_length: 1.0,
         in_flight: 3.0,
+        request_seconds: histogram.sum,
         capacity: 8.0,
         arrivals: f64::from(admitted) + 7.0,
         service: histogram.clone(),
         work: histogram.clone(),
         latency: histogram,
-        age,
-    }
+        ..Observation::default()
+    };
+    Reading { figures, age }
 }
 
 /// A source with the default queries over this job.
@@ -110,7 +113,7 @@ impl Source {
         self.source.read(self.began.elapsed()).await
     }
 
-    /// Reads until the outcome is the one that is waited for; hands over the others as well.
+    /// Reads until an outcome is the one that is waited for. Returns all outcomes.
     async fn until(&mut self, is_it: impl Fn(&Result<Reading, Error>) -> bool) -> Vec<Result<Reading, Error>> {
         let mut outcomes = Vec::new();
         let waited = tokio::time::timeout(PATIENCE, async {
@@ -128,17 +131,17 @@ impl Source {
         outcomes
     }
 
-    /// Until so many have arrived, those that were refused included.
+    /// Reads until so many requests have arrived, refused ones included.
     async fn until_arrived(&mut self, arrivals: u32) -> Reading {
         let is_it = |outcome: &Result<Reading, Error>| {
-            outcome.as_ref().is_ok_and(|reading| reading.arrivals >= f64::from(arrivals))
+            outcome.as_ref().is_ok_and(|reading| reading.figures.arrivals >= f64::from(arrivals))
         };
         self.until(is_it).await.pop().expect("the last is it").expect("it was good")
     }
 }
 
 #[tokio::test]
-async fn a_real_prometheus_tells_what_the_dispatcher_says() {
+async fn a_reading_has_the_figures_of_the_dispatcher() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let stub = Stub::start("127.0.0.1:0".parse().expect("an address"), exposition(20)).await;
     let Some((mut server, base)) = prometheus(folder.path(), &[stub.address]).await else {
@@ -148,29 +151,29 @@ async fn a_real_prometheus_tells_what_the_dispatcher_says() {
 
     let first = source.until(Result::is_ok).await;
     for before in &first[..first.len() - 1] {
-        assert!(matches!(before, Err(Error::Nobody { .. } | Error::Prometheus(_))), "{before:?}");
+        assert!(matches!(before, Err(Error::NoDispatcher(_) | Error::Prometheus(_))), "{before:?}");
     }
     let first = first.into_iter().next_back().expect("one at least").expect("good");
     assert_eq!(first, reading(20, first.age));
 
-    stub.tell(exposition(30));
+    stub.set(exposition(30));
     let next = source.until_arrived(37).await;
     assert_eq!(next, reading(30, next.age));
 
-    // Started again, it counts from zero; here it goes on.
+    // The dispatcher restarts and counts from zero; the reading goes on.
     let address = stub.stop().await;
     let stub = Stub::start(address, exposition(6)).await;
-    let continued = source.until_arrived(50).await;
+    let continued = source.until_arrived(50).await.figures;
     assert_eq!(continued.arrivals, 30.0 + 7.0 + 6.0 + 7.0);
     assert_eq!(continued.service.count(), 26.0 + 2.0);
-    stub.tell(exposition(9));
-    assert_eq!(source.until_arrived(53).await.arrivals, 53.0);
+    stub.set(exposition(9));
+    assert_eq!(source.until_arrived(53).await.figures.arrivals, 53.0);
 
-    // Gone, it is good for the limit and no longer.
+    // When the dispatcher is gone, its figures are used until they are too old.
     stub.stop().await;
-    let outcomes = source.until(|outcome| matches!(outcome, Err(Error::Stale { .. }))).await;
+    let outcomes = source.until(|outcome| matches!(outcome, Err(Error::Stale(..)))).await;
     match outcomes.last() {
-        Some(Err(Error::Stale { endpoint, age, limit })) => {
+        Some(Err(Error::Stale(endpoint, age, limit))) => {
             assert!(endpoint.contains(&address.to_string()) && age > limit, "{endpoint} {age:?}");
         }
         other => panic!("{other:?}"),
@@ -178,23 +181,23 @@ async fn a_real_prometheus_tells_what_the_dispatcher_says() {
     let oldest = outcomes.iter().flatten().map(|reading| reading.age).max();
     assert!(oldest.is_some_and(|oldest| oldest > Duration::from_secs(1) && oldest <= LIMIT), "{oldest:?}");
 
-    // Whoever starts only now knows that somebody is missing.
-    let outcomes = Source::new(&base).until(|outcome| matches!(outcome, Err(Error::Partial { .. }))).await;
+    // A source that starts now knows that a dispatcher is missing.
+    let outcomes = Source::new(&base).until(|outcome| matches!(outcome, Err(Error::Partial(..)))).await;
     assert!(outcomes.iter().all(Result::is_err));
     let error = outcomes.last().expect("one at least").as_ref().expect_err("down").to_string();
     assert!(error.contains(&address.to_string()), "{error}");
 
     let stub = Stub::start(address, exposition(11)).await;
-    assert_eq!(source.until_arrived(55).await.arrivals, 55.0, "it was the same process all the time");
+    assert_eq!(source.until_arrived(55).await.figures.arrivals, 55.0, "it was the same process all the time");
 
     server.kill().await.expect("it runs");
-    let error = source.read().await.expect_err("nobody there");
+    let error = source.read().await.expect_err("no Prometheus");
     assert!(matches!(&error, Error::Prometheus(_)) && error.to_string().contains(&base.to_string()), "{error}");
     stub.stop().await;
 }
 
 #[tokio::test]
-async fn a_real_prometheus_tells_dispatchers_apart() {
+async fn dispatchers_are_told_apart() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let any = "127.0.0.1:0".parse().expect("an address");
     let (one, two) = (Stub::start(any, exposition(20)).await, Stub::start(any, exposition(1000)).await);
@@ -202,17 +205,18 @@ async fn a_real_prometheus_tells_dispatchers_apart() {
         return skipped();
     };
     let mut source = Source::new(&base);
-    // A server that has only just started scrapes one before the other.
-    let are_both = |outcome: &Result<Reading, Error>| outcome.as_ref().is_ok_and(|reading| reading.queue_length > 1.0);
-    let both = source.until(are_both).await.pop().expect("one at least").expect("good");
+    // A Prometheus that has just started scrapes one dispatcher before the other.
+    let are_both =
+        |outcome: &Result<Reading, Error>| outcome.as_ref().is_ok_and(|reading| reading.figures.queue_length > 1.0);
+    let both = source.until(are_both).await.pop().expect("one at least").expect("good").figures;
     assert_eq!((both.queue_length, both.in_flight, both.capacity), (2.0, 6.0, 8.0));
-    // Only the first starts again.
-    one.tell(exposition(10));
+    // Only the first dispatcher restarts.
+    one.set(exposition(10));
     let before = both.arrivals as u32;
-    assert_eq!(source.until_arrived(before + 1).await.arrivals, both.arrivals + 17.0);
-    // What one exposes is nonsense from now on, and the message says whose.
-    two.tell(exposition(1001).replace("dispatcher_queue_length 1", "dispatcher_queue_length NaN"));
-    let outcomes = source.until(|outcome| matches!(outcome, Err(Error::Partial { .. }))).await;
+    assert_eq!(source.until_arrived(before + 1).await.figures.arrivals, both.arrivals + 17.0);
+    // The message names the dispatcher whose figures cannot be true.
+    two.set(exposition(1001).replace("dispatcher_queue_length 1", "dispatcher_queue_length NaN"));
+    let outcomes = source.until(|outcome| matches!(outcome, Err(Error::Partial(..)))).await;
     let error = outcomes.last().expect("one at least").as_ref().expect_err("an error").to_string();
     assert!(error.contains(&two.address.to_string()) && error.contains("NaN"), "{error}");
 }
@@ -234,7 +238,7 @@ async fn a_query_that_prometheus_refuses_is_quoted_with_its_words() {
     let error = outcome.expect_err("no PromQL").to_string();
     assert!(error.contains("refused") && error.contains("parse error"), "{error}");
     let mut source = Source::new(&base);
-    let outcomes = source.until(|outcome| matches!(outcome, Err(Error::Nobody { .. }))).await;
+    let outcomes = source.until(|outcome| matches!(outcome, Err(Error::NoDispatcher(_)))).await;
     assert!(outcomes.iter().all(Result::is_err));
 }
 

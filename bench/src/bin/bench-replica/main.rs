@@ -6,8 +6,8 @@ mod forward;
 mod parity;
 
 use clap::Parser;
+use harness::exit;
 use std::process::ExitCode;
-use xtask::exit;
 
 /// Times and runs parts of the replica.
 #[derive(Parser)]

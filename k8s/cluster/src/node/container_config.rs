@@ -4,10 +4,10 @@ use super::probe::{Probe, Probes};
 use super::quantity;
 use anyhow::{Context, Result, bail, ensure};
 use bytesize::ByteSize;
+use cgroup::Limits;
 use k8s_openapi::api::core::v1::{Container, EnvVar, Pod, PodSpec, Probe as ProbeSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use scaler::target::cgroup::Limits;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 

@@ -1,42 +1,42 @@
-//! PURE: what dispatchers had counted at both ends of each span → how all requests of the period were answered.
+//! PURE: the counts of dispatchers at both ends of each span → how all requests of the period were answered.
 
-use super::account::Span;
+use super::counter_history::Span;
 use law::histogram::{Histogram, increase};
 use scaler::observe::snapshot::{Fault, MOST_COUNTED, Sample, histogram, named, sane};
 use service::wire::{Code, metric};
 
-/// Outcomes that were no answer, however fast; a deadline that passed is late by itself.
+/// Codes of failures. They count as not in time even if they came quickly; an expired request is late by itself.
 const FAILED: [Code; 3] = [Code::ReplicaFailed, Code::Poison, Code::Internal];
 
-/// Answers, of one dispatcher since its start or of all in the period.
+/// Latencies and failures, of one dispatcher since its start or of all dispatchers in the period.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Answers {
-    /// Dispatched → answered, seconds.
+    /// Times that a replica worked for an answer, seconds.
     pub service: Histogram,
-    /// Accepted → answered, seconds.
+    /// Times from accepted to answered, seconds.
     pub latency: Histogram,
-    /// By what became of them; nothing where that was not recorded.
-    pub outcomes: Option<Outcomes>,
+    /// Requests without an answer; `None` where they were not recorded.
+    pub unanswered: Option<Unanswered>,
 }
 
-/// Requests that got no answer.
+/// Numbers of requests without an answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Outcomes {
-    /// No replica could answer.
+pub struct Unanswered {
+    /// Requests that no replica could answer.
     pub failed: f64,
-    /// The deadline passed.
+    /// Requests whose deadline passed.
     pub expired: f64,
 }
 
 impl Answers {
-    /// What all samples of one dispatcher say; those of other metrics are ignored.
+    /// The answers that all samples of one dispatcher tell. Samples of other metrics are ignored.
     ///
     /// # Errors
-    /// When they contradict each other or reason.
+    /// When a number is not plausible, or a histogram contradicts itself.
     pub fn of(samples: &[Sample]) -> Result<Self, Fault> {
-        let mut outcomes = None;
+        let mut unanswered = None;
         for sample in named(samples, metric::REQUESTS) {
-            let Outcomes { failed, expired } = outcomes.get_or_insert_default();
+            let Unanswered { failed, expired } = unanswered.get_or_insert_default();
             let count = sane(sample, MOST_COUNTED)?;
             match sample.labels.get("code") {
                 Some(code) if code == Code::DeadlineExceeded.as_str() => *expired += count,
@@ -47,19 +47,22 @@ impl Answers {
         Ok(Self {
             service: histogram(samples, metric::REPLICA_WORK)?,
             latency: histogram(samples, metric::REQUEST_DURATION)?,
-            outcomes,
+            unanswered,
         })
     }
 
-    /// Adds what one dispatcher answered in `span`, at whose ends it had counted `first` and `last`.
+    /// Adds the answers of one dispatcher in `span`. `first` and `last` are its counts at the ends of the span.
     pub fn add(&mut self, span: Span, first: &Self, last: &Self) {
-        // What went back, or has other buckets now, started again unseen.
-        let since = |last: &Histogram, first| if span.is_from_start { last.clone() } else { last.since(first) };
+        // `since` also covers an upgrade between two points, after which counts are lower or buckets differ.
+        let since = |last: &Histogram, first| {
+            let step = if span.is_from_start { None } else { last.checked_since(first) };
+            step.unwrap_or_else(|| last.clone())
+        };
         self.service.add(&since(&last.service, &first.service));
         self.latency.add(&since(&last.latency, &first.latency));
-        if let Some(last) = last.outcomes {
-            let first = first.outcomes.filter(|_| !span.is_from_start).unwrap_or_default();
-            let sum = self.outcomes.get_or_insert_default();
+        if let Some(last) = last.unanswered {
+            let first = first.unanswered.filter(|_| !span.is_from_start).unwrap_or_default();
+            let sum = self.unanswered.get_or_insert_default();
             sum.failed += increase(first.failed, last.failed);
             sum.expired += increase(first.expired, last.expired);
         }
@@ -87,7 +90,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn samples_become_histograms_and_outcomes() {
+    fn samples_become_histograms_and_counts() {
         let mut samples = durations(metric::REQUEST_DURATION, &[("0.5", 8.0), ("+Inf", 9.0)], 3.0);
         assert_eq!(
             Answers::of(&samples),
@@ -99,31 +102,31 @@ pub(super) mod tests {
             samples.push(sample(metric::REQUESTS, Some(("code", code)), count));
         }
         let found = Answers::of(&samples).expect("good");
-        assert_eq!(found.outcomes, Some(Outcomes { failed: 4.0, expired: 5.0 }));
+        assert_eq!(found.unanswered, Some(Unanswered { failed: 4.0, expired: 5.0 }));
         samples.push(sample(metric::REQUESTS, Some(("code", "internal")), f64::NAN));
         assert!(matches!(Answers::of(&samples), Err(Fault::Number { .. })));
         let torn = durations(metric::REPLICA_WORK, &[("0.5", 8.0), ("+Inf", 7.0)], 3.0);
         assert!(matches!(Answers::of(&torn), Err(Fault::Histogram { .. })));
     }
 
-    fn answers(latency: Histogram, outcomes: Option<(f64, f64)>) -> Answers {
-        let outcomes = outcomes.map(|(failed, expired)| Outcomes { failed, expired });
-        Answers { service: latency.clone(), latency, outcomes }
+    fn answers(latency: Histogram, unanswered: Option<(f64, f64)>) -> Answers {
+        let unanswered = unanswered.map(|(failed, expired)| Unanswered { failed, expired });
+        Answers { service: latency.clone(), latency, unanswered }
     }
 
     #[test]
-    fn spans_add_up() {
+    fn answers_of_spans_add_up() {
         let old = |count: f64| histogram(&[(0.1, count), (0.5, count), (INFINITY, count)], count);
         let new = |count: f64| histogram(&[(0.2, 0.0), (0.5, count), (INFINITY, count)], count);
         let span = |is_from_start| Span { first: 0, last: 9, is_from_start };
         for (what, spans, expected) in [
             (
-                "what was there before is not counted",
+                "counts from before the span are ignored",
                 vec![(false, answers(old(5.0), Some((1.0, 2.0))), answers(old(9.0), Some((1.0, 4.0))))],
                 answers(old(4.0), Some((0.0, 2.0))),
             ),
             (
-                "but for one that started in between it is",
+                "counts from a start within the period belong to the span",
                 vec![(true, answers(old(5.0), Some((1.0, 2.0))), answers(old(9.0), Some((1.0, 4.0))))],
                 answers(old(9.0), Some((1.0, 4.0))),
             ),
@@ -141,7 +144,7 @@ pub(super) mod tests {
                 answers(histogram(&[(0.5, 11.0), (INFINITY, 11.0)], 11.0), None),
             ),
             (
-                "an upgrade that nobody saw counts from zero",
+                "an upgrade between two points counts from zero",
                 vec![(false, answers(old(5.0), Some((3.0, 3.0))), answers(new(7.0), Some((2.0, 4.0))))],
                 answers(new(7.0), Some((2.0, 1.0))),
             ),

@@ -1,4 +1,4 @@
-//! Flags of `lab backtest`.
+//! The flags of `lab backtest`.
 
 use super::period::{self, Period};
 use crate::simulate::flags::Flags;
@@ -6,13 +6,12 @@ use scaler::observe::flags::Access;
 use service::options::positive_duration;
 use std::time::Duration;
 
-/// Here it picks more than dispatchers.
-const SELECTOR: &str = "Which dispatchers, and which scaler's and replicas' series, as matchers of labels that all have: \
+/// The help of `--prometheus-selector`, which selects more than dispatchers here.
+const SELECTOR: &str = "Which dispatchers, scaler and replicas: matchers of labels that all their series have, such as \
                         namespace=\"shop\"";
 
-/// Tries laws on recorded history in virtual time. The arrivals are what a Prometheus recorded of the dispatchers, and
-/// so is the plant, as far as it is known there; a flag overrides what was recorded. One more row says what really
-/// happened.
+/// Compares laws on recorded load in virtual time. A Prometheus has recorded the arrivals at the dispatchers. The plant
+/// is what it has recorded of the replicas; a flag overrides a recorded value. One more row has the recorded outcome.
 #[derive(Debug, Clone, clap::Args)]
 #[command(
     mut_arg("prometheus", |argument| argument.required(true)),
@@ -24,16 +23,16 @@ const SELECTOR: &str = "Which dispatchers, and which scaler's and replicas' seri
     lab backtest --prometheus http://localhost:9090 --since 26h --until 2h --policy slo,cpu:70 --startup 20s"
 )]
 pub struct Args {
-    /// How long ago what is tried begins
+    /// Beginning of the period, counted back from now
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = positive_duration)]
     pub since: Duration,
-    /// How long ago it ends
+    /// End of the period, counted back from now
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
     pub until: Duration,
-    /// How fine the arrivals are told: less than the interval at which Prometheus scrapes tells nothing more
+    /// Resolution of the arrivals; less than the interval at which Prometheus scrapes makes them no finer
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = positive_duration)]
     pub step: Duration,
-    /// Where it was recorded
+    /// The Prometheus
     #[command(flatten)]
     pub access: Access,
     /// Laws, plant and report
@@ -42,7 +41,7 @@ pub struct Args {
 }
 
 impl Args {
-    /// What is tried; `now` is counted from 1970.
+    /// The period of the backtest. `now` is the time since 1970.
     ///
     /// # Errors
     /// See [`period::Error`].

@@ -1,52 +1,60 @@
-//! PURE: the accounts of all dispatchers → what arrived when, and of how much of the time nobody knows.
+//! PURE: the counter histories of all dispatchers → the offered load in each step of the period.
 
-use super::account::Account;
+use super::counter_history::CounterHistory;
 use super::period::Period;
 use workload::{MAX_PER_SECOND, Workload};
 
-/// By step.
+/// The recorded load, step by step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Load {
+    /// Length of a step, seconds.
     step: u64,
-    /// Requests in each.
+    /// Requests that arrived in each step.
     arrivals: Vec<f64>,
-    /// Whether any dispatcher's counters tell.
+    /// Whether the counters of any dispatcher cover the step.
     known: Vec<bool>,
 }
 
-/// A counter ran faster than anything can.
+/// A counter grew faster than any workload may.
 #[derive(Debug, PartialEq, thiserror::Error)]
 #[error(
-    "{per_second:.0} requests per second are recorded at {at}, more than {MAX_PER_SECOND}; leave that time out by --since \
-     or --until"
+    "{per_second:.0} requests per second are recorded at {at}, more than {MAX_PER_SECOND}; leave that time out by \
+     --since or --until"
 )]
-pub struct Leap {
+pub struct ImplausibleRate {
     per_second: f64,
     at: String,
 }
 
 impl Load {
-    /// What arrived between two points is spread evenly between them.
+    /// The sum of all histories. Arrivals between two points are spread evenly over the steps between them.
     ///
     /// # Errors
-    /// When it is more than anybody sends.
-    pub fn of<'a>(accounts: impl IntoIterator<Item = &'a Account>, period: &Period) -> Result<Self, Leap> {
+    /// When a step has more than [`MAX_PER_SECOND`] requests per second.
+    pub fn of<'a>(
+        histories: impl IntoIterator<Item = &'a CounterHistory>,
+        period: &Period,
+    ) -> Result<Self, ImplausibleRate> {
         let (mut arrivals, mut known) = (vec![0.0; period.steps], vec![false; period.steps]);
-        for step in accounts.into_iter().flat_map(|account| &account.steps) {
-            known[step.from..step.to].fill(true);
-            let each = step.arrivals / (step.to - step.from) as f64;
-            arrivals[step.from..step.to].iter_mut().for_each(|arrivals| *arrivals += each);
-        }
-        let load = Self { step: period.step, arrivals, known };
-        match load.arrivals.iter().position(|&arrivals| arrivals > MAX_PER_SECOND * load.step as f64) {
-            Some(index) => {
-                Err(Leap { per_second: load.arrivals[index] / load.step as f64, at: period.shown(index).to_string() })
+        for interval in histories.into_iter().flat_map(|history| &history.arrivals) {
+            let steps = interval.from..interval.to;
+            known[steps.clone()].fill(true);
+            let each = interval.arrivals / steps.len() as f64;
+            for arrivals in &mut arrivals[steps] {
+                *arrivals += each;
             }
-            None => Ok(load),
+        }
+        let most = MAX_PER_SECOND * period.step as f64;
+        match arrivals.iter().position(|&arrivals| arrivals > most) {
+            Some(index) => {
+                let per_second = arrivals[index] / period.step as f64;
+                Err(ImplausibleRate { per_second, at: period.shown(index).to_string() })
+            }
+            None => Ok(Self { step: period.step, arrivals, known }),
         }
     }
 
-    /// The same rate in every second of a step.
+    /// The load as a workload, with the same rate in every second of a step.
     pub fn workload(&self) -> Workload {
         let seconds = self
             .arrivals
@@ -55,7 +63,7 @@ impl Load {
         Workload { per_second: seconds.collect() }
     }
 
-    /// Requests in all.
+    /// Number of all requests.
     pub fn total(&self) -> f64 {
         self.arrivals.iter().sum()
     }
@@ -65,12 +73,12 @@ impl Load {
         self.arrivals.iter().copied().fold(0.0, f64::max) / self.step as f64
     }
 
-    /// Share of the time of which there are no figures.
+    /// Share of the steps that no counter covers, 0 to 1.
     pub fn unknown(&self) -> f64 {
         self.known.iter().filter(|known| !**known).count() as f64 / self.known.len() as f64
     }
 
-    /// Requests before each point, from number 0 on.
+    /// Requests that arrived before each point, from point 0 on.
     pub fn cumulative(&self) -> impl Iterator<Item = f64> {
         let sums = self.arrivals.iter().scan(0.0, |sum, arrivals| {
             *sum += arrivals;
@@ -83,18 +91,18 @@ impl Load {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backtest::account::Step;
+    use crate::backtest::counter_history::ArrivalInterval;
 
-    fn account(steps: &[(usize, usize, f64)]) -> Account {
-        let steps = steps.iter().map(|&(from, to, arrivals)| Step { from, to, arrivals });
-        Account { steps: steps.collect(), ..Account::default() }
+    fn history(arrivals: &[(usize, usize, f64)]) -> CounterHistory {
+        let arrivals = arrivals.iter().map(|&(from, to, arrivals)| ArrivalInterval { from, to, arrivals });
+        CounterHistory { arrivals: arrivals.collect(), ..CounterHistory::default() }
     }
 
     const PERIOD: Period = Period { start: 1_800_000_000, step: 2, steps: 6 };
 
     #[test]
-    fn arrivals_are_spread_over_their_steps_and_added_up() {
-        let load = Load::of(&[account(&[(0, 1, 4.0), (1, 3, 2.0)]), account(&[(2, 3, 3.0), (5, 6, 0.0)])], &PERIOD)
+    fn arrivals_are_spread_over_their_intervals_and_added_up() {
+        let load = Load::of(&[history(&[(0, 1, 4.0), (1, 3, 2.0)]), history(&[(2, 3, 3.0), (5, 6, 0.0)])], &PERIOD)
             .expect("slow enough");
         assert_eq!(load.workload().per_second, [2.0, 2.0, 0.5, 0.5, 2.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
         assert_eq!((load.total(), load.highest()), (9.0, 2.0));
@@ -104,9 +112,9 @@ mod tests {
     }
 
     #[test]
-    fn a_leap_is_refused_with_its_time() {
-        let error = Load::of(&[account(&[(0, 1, 1.0), (3, 4, 4e6)])], &PERIOD).expect_err("too fast").to_string();
+    fn an_implausible_rate_is_refused_with_its_time() {
+        let error = Load::of(&[history(&[(0, 1, 1.0), (3, 4, 4e6)])], &PERIOD).expect_err("too fast").to_string();
         assert!(error.contains("2000000 requests per second") && error.contains("2027-01-15T08:00:06Z"), "{error}");
-        assert!(Load::of(&[account(&[(3, 4, 2e6)])], &PERIOD).is_ok());
+        assert!(Load::of(&[history(&[(3, 4, 2e6)])], &PERIOD).is_ok());
     }
 }

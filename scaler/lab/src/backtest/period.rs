@@ -1,62 +1,63 @@
-//! PURE: the recorded time that is tried, cut into steps, and into as many queries as it takes.
+//! PURE: the period that a backtest covers, cut into steps, and the range queries that cover it.
 
 use super::range::{MAX_POINTS, Range};
 use humantime::{format_duration, format_rfc3339_seconds};
 use std::time::{Duration, UNIX_EPOCH};
 
-/// More would take hours, and as many years as nobody keeps.
+/// Most steps of a period. Half a year in steps of 15 s has more, and would take hours.
 const MAX_STEPS: u64 = 1_000_000;
 
-/// From point number 0 to point number `steps`. Seconds, since 1970.
+/// A period with points 0 to `steps`, at equal distances.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Period {
-    /// Of point number 0.
+    /// Time of point 0, seconds since 1970.
     pub start: u64,
-    /// From point to point; at least 1.
+    /// Seconds from one point to the next; at least 1.
     pub step: u64,
-    /// At least 1.
+    /// Number of steps; at least 1.
     pub steps: usize,
 }
 
-/// Why there is nothing to try.
+/// A reason why flags give no period.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// Rates are by the second.
+    /// The step is not a whole number of seconds. A workload has one rate a second.
     #[error("--step ({}) must be whole seconds", format_duration(*.0))]
     Step(Duration),
-    /// Not a step between the ends.
+    /// The period is shorter than a step.
     #[error(
         "from --since ({} ago) to --until ({} ago) there is not one step of {}; give a longer time or a shorter --step",
         format_duration(*.since), format_duration(*.until), format_duration(*.step)
     )]
     Short {
-        /// How long ago it begins.
+        /// Age of the beginning.
         since: Duration,
-        /// How long ago it ends.
+        /// Age of the end.
         until: Duration,
-        /// As given.
+        /// The step as it was given.
         step: Duration,
     },
-    /// Prometheus's clock begins then.
+    /// The period begins before Prometheus' clock does.
     #[error("--since ({} ago) lies before 1970", format_duration(*.0))]
     Early(Duration),
-    /// Too many points.
+    /// The period has too many steps.
     #[error(
         "{} in steps of {step}s are {steps} steps, more than {MAX_STEPS}; --step {}s would do",
         format_duration(Duration::from_secs(*.seconds)), .seconds.div_ceil(MAX_STEPS)
     )]
     Long {
-        /// In all.
+        /// Length of the period, seconds.
         seconds: u64,
-        /// Seconds.
+        /// Length of a step, seconds.
         step: u64,
-        /// How many that are.
+        /// Number of steps.
         steps: u64,
     },
 }
 
 impl Period {
-    /// From `since` before `now` to `until` before it, in whole steps; what is left over is cut off at the beginning.
+    /// The period from `since` before `now` to `until` before it, in whole steps. A part of a step is cut off at the
+    /// beginning.
     ///
     /// # Errors
     /// See [`Error`].
@@ -78,28 +79,28 @@ impl Period {
         Ok(Self { start: (now - until).as_secs() - steps * step_seconds, step: step_seconds, steps: steps as usize })
     }
 
-    /// When point `index` is.
+    /// Time of a point, seconds since 1970.
     pub fn at(&self, index: usize) -> u64 {
         self.start + index as u64 * self.step
     }
 
-    /// The same for people.
+    /// Time of a point as people write it, UTC.
     pub fn shown(&self, index: usize) -> impl std::fmt::Display {
         format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(self.at(index)))
     }
 
-    /// How long it is.
+    /// Length of the period.
     pub fn length(&self) -> Duration {
         Duration::from_secs(self.steps as u64 * self.step)
     }
 
-    /// All points in as many ranges as it takes, each with the number of its first point.
+    /// All points in as few ranges as Prometheus allows, each with the number of its first point.
     pub fn ranges(&self) -> impl Iterator<Item = (usize, Range)> {
         let all = self.steps + 1;
         (0..all).step_by(MAX_POINTS).map(move |first| (first, self.range(first, (all - first).min(MAX_POINTS))))
     }
 
-    /// Point `index` alone.
+    /// The range of one point.
     pub fn only(&self, index: usize) -> Range {
         self.range(index, 1)
     }
@@ -108,7 +109,7 @@ impl Period {
         Range { start: self.at(first), step: self.step, points }
     }
 
-    /// At most `points` points over all of it.
+    /// A range of at most `points` points over the whole period.
     pub fn coarse(&self, points: usize) -> Range {
         let steps = self.steps.div_ceil(points - 1);
         Range { start: self.start, step: self.step * steps as u64, points: self.steps / steps + 1 }
@@ -122,7 +123,7 @@ mod tests {
     const S: fn(u64) -> Duration = Duration::from_secs;
 
     #[test]
-    fn a_period_is_whole_steps_that_end_where_they_should() {
+    fn a_period_is_whole_steps_that_end_at_its_end() {
         let new = |since, until, step| Period::new(S(1_000_000), S(since), S(until), S(step));
         for (since, until, step, start, steps) in [
             (86_400, 0, 15, 913_600, 5760),
@@ -143,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_do_does() {
+    fn the_suggested_step_is_accepted() {
         let new = |step| Period::new(S(2_000_000_000), S(315_576_000), S(0), S(step));
         let error = new(1).expect_err("too many").to_string();
         assert_eq!(error, "10years in steps of 1s are 315576000 steps, more than 1000000; --step 316s would do");

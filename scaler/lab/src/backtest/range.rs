@@ -1,14 +1,14 @@
-//! Range queries over Prometheus's HTTP API. Knows nothing of dispatchers.
+//! Range queries over Prometheus' HTTP API. Knows nothing of dispatchers.
 
 use scaler::observe::prometheus::client::{Bounds, Client, Error, encoded};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Limits of one answer: hundreds of series of [`MAX_POINTS`].
+/// Limits of one answer: enough for hundreds of series of [`MAX_POINTS`].
 const BOUNDS: Bounds = Bounds { timeout: Duration::from_secs(60), max_bytes: 64 << 20 };
 
-/// Prometheus gives no more points of a series at once.
+/// Most points of a series that Prometheus returns for one query.
 pub const MAX_POINTS: usize = 11_000;
 
 /// Points in time at equal distances, whole seconds since 1970.
@@ -18,7 +18,7 @@ pub struct Range {
     pub start: u64,
     /// From one point to the next; at least 1.
     pub step: u64,
-    /// Number of points, at least one and at most [`MAX_POINTS`].
+    /// Number of points, at least 1 and at most [`MAX_POINTS`].
     pub points: usize,
 }
 
@@ -40,23 +40,23 @@ impl Range {
 pub struct Series {
     /// Labels, the name included.
     pub metric: BTreeMap<String, String>,
-    /// Number of the point, ascending, and its value; points without a value are left out.
+    /// Number of each point, ascending, with its value; points without a value are left out.
     pub values: Vec<(usize, f64)>,
 }
 
 #[derive(Deserialize)]
 #[serde(tag = "resultType", content = "result", rename_all = "lowercase")]
 enum Data {
-    Matrix(Vec<Row>),
+    Matrix(Vec<JsonSeries>),
 }
 
 #[derive(Deserialize)]
-struct Row {
+struct JsonSeries {
     metric: BTreeMap<String, String>,
     values: Vec<(f64, Number)>,
 }
 
-/// As Prometheus writes it, in quotes.
+/// A number in quotes, as Prometheus writes it.
 #[derive(Deserialize)]
 #[serde(try_from = "String")]
 struct Number(f64);
@@ -65,29 +65,30 @@ impl TryFrom<String> for Number {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        text.parse().map(Self).map_err(|_no_number| format!("{text:?} is no number"))
+        text.parse().map(Self).map_err(|_| format!("{text:?} is no number"))
     }
 }
 
 /// The values that `query` has at each point of `range`.
 ///
 /// # Errors
-/// See [`Error`]; an answer with warnings is an error, since they tell that it is partial.
+/// See [`Error`]. An answer with warnings is an error, since a warning says that the answer is partial.
 pub async fn query_range(client: &Client, query: &str, range: Range) -> Result<Vec<Series>, Error> {
     let Range { start, step, .. } = range;
     let path = format!("query_range?query={}&start={start}&end={}&step={step}", encoded(query), range.end());
     series(client, query, range, client.get(&path, query, "matrix", BOUNDS).await?)
 }
 
-fn series(client: &Client, query: &str, range: Range, Data::Matrix(rows): Data) -> Result<Vec<Series>, Error> {
+fn series(client: &Client, query: &str, range: Range, Data::Matrix(matrix): Data) -> Result<Vec<Series>, Error> {
     let unusable = |reason| client.unusable(query, "matrix", reason);
-    let series = rows.into_iter().map(|Row { metric, values }| {
+    let series = matrix.into_iter().map(|JsonSeries { metric, values }| {
         let values = values.into_iter().map(|(at, value)| Some((range.index(at)?, value.0)));
         let values: Option<Vec<_>> = values.collect();
         let values = values.ok_or_else(|| unusable("it holds times that were not asked for"))?;
-        match values.is_sorted_by(|before, after| before.0 < after.0) {
-            true => Ok(Series { metric, values }),
-            false => Err(unusable("its times do not ascend")),
+        if values.is_sorted_by(|before, after| before.0 < after.0) {
+            Ok(Series { metric, values })
+        } else {
+            Err(unusable("its times do not ascend"))
         }
     });
     series.collect()
@@ -99,7 +100,7 @@ mod tests {
     use hyper::StatusCode;
 
     #[test]
-    fn a_matrix_lies_on_the_points_that_were_asked_for() {
+    fn a_matrix_has_only_the_requested_points() {
         let client = Client::new("http://a".parse().expect("a base"), None).expect("no token, no certificates");
         let range = Range { start: 100, step: 15, points: 3 };
         assert_eq!(range.end(), 130);

@@ -1,7 +1,6 @@
-//! PURE: what there is to know of a recorded history, and of the plant that it is replayed on: each figure with where it
-//! comes from.
+//! PURE: a summary of a recorded history and of the plant on which it is replayed, with the origin of each parameter.
 
-use super::archive::History;
+use super::history::History;
 use crate::simulate::flags::{Defaults, Flags};
 use anyhow::{Result, anyhow};
 use humantime::format_duration;
@@ -10,97 +9,88 @@ use service::wire::metric;
 use std::fmt;
 use std::time::Duration;
 
-/// Where nothing was recorded: what this project's replicas take.
-const STARTUP: Duration = Duration::from_secs(3);
-const VARIATION: f64 = 0.2;
-const SLOTS: u32 = 1;
+/// Parameters that are neither given nor recorded: those of this project's replicas.
+const ASSUMED_STARTUP: Duration = Duration::from_secs(3);
+const ASSUMED_VARIATION: f64 = 0.2;
+const ASSUMED_SLOTS: u32 = 1;
 
-/// Where a figure comes from.
+/// The origin of a parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Source {
-    /// By a flag.
+pub enum Origin {
+    /// Given by a flag.
     Given,
-    /// By Prometheus.
+    /// Recorded by Prometheus.
     Recorded,
-    /// By nobody.
+    /// Neither given nor recorded.
     Assumed,
 }
 
-/// One, and where it comes from.
+/// A parameter of the plant, with its origin.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Figure<T> {
-    /// The figure.
+pub struct Parameter<T> {
+    /// The value.
     pub value: T,
-    /// Its source.
-    pub source: Source,
+    /// The origin of the value.
+    #[serde(rename = "source")]
+    pub origin: Origin,
 }
 
-impl<T> Figure<T> {
+impl<T> Parameter<T> {
     fn of(given: Option<T>, recorded: Option<T>) -> Option<Self> {
-        let given = given.map(|value| Self { value, source: Source::Given });
-        given.or(recorded.map(|value| Self { value, source: Source::Recorded }))
+        let given = given.map(|value| Self { value, origin: Origin::Given });
+        given.or(recorded.map(|value| Self { value, origin: Origin::Recorded }))
     }
 
-    fn or_assumed(figure: Option<Self>, value: T) -> Self {
-        figure.unwrap_or(Self { value, source: Source::Assumed })
+    fn or_assumed(parameter: Option<Self>, value: T) -> Self {
+        parameter.unwrap_or(Self { value, origin: Origin::Assumed })
     }
 }
 
-/// All of it.
+/// A summary of a history and of its plant. The field names are part of the JSON that `--json` writes.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Summary {
-    /// The period's beginning, UTC.
+    /// Beginning of the period, UTC.
     pub from: String,
-    /// And its end.
+    /// End of the period, UTC.
     pub until: String,
-    /// Arrivals are known by steps of this length.
+    /// Length of the steps by which arrivals are known.
     pub step_seconds: u64,
-    /// Requests that arrived, refused ones included.
+    /// Number of requests that arrived, refused ones included.
     pub requests: f64,
     /// Requests per second in the busiest step.
     pub highest_per_second: f64,
-    /// How many dispatchers there were, one after the other or at once.
+    /// Number of dispatchers, at once or one after the other.
     pub dispatchers: usize,
-    /// How often one of them started again.
+    /// Number of restarts of dispatchers.
     pub restarts: usize,
-    /// Share of the time of which there are no figures; it counts as time in which nothing arrived.
+    /// Share of the period without figures, 0 to 1. It counts as time in which no request arrived.
     pub unknown: f64,
-    /// Mean time of a request in a replica; nothing if it is drawn from a file.
-    pub service_seconds: Option<Figure<f64>>,
-    /// Its standard deviation ÷ mean; likewise.
-    pub service_variation: Option<Figure<f64>>,
-    /// Requests that a replica takes at once.
-    pub slots: Figure<u32>,
-    /// Asked for → ready.
-    pub startup_seconds: Figure<f64>,
-    /// What else there is to say, in words.
-    pub remarks: Vec<String>,
+    /// Mean service time; `None` if service times are drawn from a file.
+    pub service_seconds: Option<Parameter<f64>>,
+    /// Standard deviation ÷ mean of the service times; `None` if service times are drawn from a file.
+    pub service_variation: Option<Parameter<f64>>,
+    /// Requests that a replica holds at once.
+    pub slots: Parameter<u32>,
+    /// Time from asking for a replica until it is ready.
+    pub startup_seconds: Parameter<f64>,
+    /// Limits of the recorded figures, as sentences.
+    #[serde(rename = "remarks")]
+    pub notes: Vec<String>,
 }
 
 impl Summary {
-    /// Flags go before what was recorded, and that before what is assumed.
+    /// The summary of a history. Flags go before recorded values, and those before assumptions.
     ///
     /// # Errors
-    /// When nothing tells the service time.
+    /// When the service time is neither given nor recorded.
     pub fn of(history: &History, flags: &Flags) -> Result<Self> {
         let period = &history.period;
-        let service = history.answers.as_ref().ok().map(|answers| &answers.service);
-        let mean = service.and_then(|service| service.mean()).filter(|mean| *mean > 0.0);
-        let given = flags.service.map(|service| service.as_secs_f64());
-        let mean = Figure::of(given, mean).filter(|_| flags.service_times.is_none());
-        if mean.is_none() && flags.service_times.is_none() {
-            return match &history.answers {
-                Ok(_) => {
-                    Err(anyhow!("no {} was recorded; say how long a request takes by --service", metric::REPLICA_WORK))
-                }
-                Err(why) => Err(anyhow!("{why}; say how long a request takes by --service")),
-            };
-        }
-        let variation = service.and_then(|service| service.variation());
-        let variation = Figure::or_assumed(Figure::of(flags.service_variation, variation), VARIATION);
-        let startup = Figure::of(flags.startup, history.startup);
-        let startup = Figure::or_assumed(startup, STARTUP);
+        let service_seconds = service_seconds(history, flags)?;
+        let recorded = history.answers.as_ref().ok().and_then(|answers| answers.service.variation());
+        let variation = Parameter::of(flags.service_variation, recorded);
+        let variation = Parameter::or_assumed(variation, ASSUMED_VARIATION);
+        let startup = Parameter::or_assumed(Parameter::of(flags.startup, history.startup), ASSUMED_STARTUP);
         Ok(Self {
             from: period.shown(0).to_string(),
             until: period.shown(period.steps).to_string(),
@@ -110,85 +100,108 @@ impl Summary {
             dispatchers: history.dispatchers,
             restarts: history.restarts,
             unknown: history.load.unknown(),
-            service_seconds: mean,
-            service_variation: mean.map(|_| variation),
-            slots: Figure::or_assumed(Figure::of(flags.slots, history.slots), SLOTS),
-            startup_seconds: Figure { value: startup.value.as_secs_f64(), source: startup.source },
-            remarks: remarks(history, flags),
+            service_seconds,
+            service_variation: service_seconds.map(|_| variation),
+            slots: Parameter::or_assumed(Parameter::of(flags.slots, history.slots), ASSUMED_SLOTS),
+            startup_seconds: Parameter { value: startup.value.as_secs_f64(), origin: startup.origin },
+            notes: notes(history, flags),
         })
     }
 
-    /// Of the plant.
+    /// The properties of the plant for the flags that are not given.
     pub fn defaults(&self) -> Defaults {
         Defaults {
             startup: Duration::from_secs_f64(self.startup_seconds.value),
-            // Without one they are drawn from a file.
+            // 0 is not used: without a mean, service times are drawn from a file.
             service: Duration::from_secs_f64(self.service_seconds.map_or(0.0, |service| service.value)),
             service_variation: self.service_variation.map_or(0.0, |variation| variation.value),
             slots: self.slots.value,
         }
     }
 
-    /// For people.
+    /// The lines of the report.
     pub fn lines(&self) -> Vec<String> {
         let Self { step_seconds, requests, dispatchers, restarts, startup_seconds, slots, .. } = self;
-        let seconds = |figure: &Figure<f64>| format_duration(Duration::from_millis((figure.value * 1e3) as u64));
+        let startup = format_duration(Duration::from_millis((startup_seconds.value * 1e3) as u64));
         let service = match (&self.service_seconds, &self.service_variation) {
             (Some(mean), Some(variation)) => format!(
                 "{:.1} ms ({}), variation {:.2} ({})",
                 1e3 * mean.value,
-                mean.source,
+                mean.origin,
                 variation.value,
-                variation.source
+                variation.origin
             ),
             _ => "drawn from --service-times (given)".into(),
         };
         let mut lines = vec![
             format!("requests  {requests:.0}, at most {:.1}/s in a step of {step_seconds} s", self.highest_per_second),
             format!(
-                "figures   {dispatchers} dispatchers, {restarts} restarts; none for {:.1} % of the time, which counts as time \
-                 without requests",
+                "figures   {dispatchers} dispatchers, {restarts} restarts; none for {:.1} % of the time, which counts as \
+                 time without requests",
                 100.0 * self.unknown
             ),
             format!("service   {service}"),
-            format!("slots     {} ({})", slots.value, slots.source),
-            format!("start-up  {} ({})", seconds(startup_seconds), startup_seconds.source),
+            format!("slots     {} ({})", slots.value, slots.origin),
+            format!("start-up  {startup} ({})", startup_seconds.origin),
         ];
-        lines.extend(self.remarks.iter().map(|remark| format!("note      {remark}")));
+        lines.extend(self.notes.iter().map(|note| format!("note      {note}")));
         lines
     }
 }
 
-fn remarks(history: &History, flags: &Flags) -> Vec<String> {
-    let mut remarks = Vec::new();
-    let objective = flags.objective.as_secs_f64();
-    let shown = format_duration(flags.objective);
-    match &history.answers {
-        Err(unbelievable) => remarks.push(format!("what was recorded of answers is not believed: {unbelievable}")),
-        Ok(answers) => {
-            let bounds: Vec<f64> = answers.latency.buckets.iter().map(|bucket| bucket.0).collect();
-            let above = bounds.iter().position(|&bound| bound >= objective);
-            match above.map(|index| (index.checked_sub(1).map_or(0.0, |below| bounds[below]), bounds[index])) {
-                None => remarks.push(format!("no {} was recorded", metric::REQUEST_DURATION)),
-                Some((lower, f64::INFINITY)) => remarks.push(format!(
-                    "what was recorded tells latencies up to {lower} s apart, but not what was answered within {shown}"
-                )),
-                Some((lower, upper)) if upper != objective => remarks.push(format!(
-                    "what was recorded tells {lower} s and {upper} s apart; how much was answered within {shown} is \
-                     interpolated"
-                )),
-                Some(_) => {}
-            }
+/// The mean service time; `None` if service times are drawn from a file.
+fn service_seconds(history: &History, flags: &Flags) -> Result<Option<Parameter<f64>>> {
+    if flags.service_times.is_some() {
+        return Ok(None);
+    }
+    let given = flags.service.map(|service| service.as_secs_f64());
+    let recorded = history.answers.as_ref().ok().and_then(|answers| answers.service.mean());
+    let mean = Parameter::of(given, recorded.filter(|mean| *mean > 0.0));
+    match (mean, &history.answers) {
+        (Some(mean), _) => Ok(Some(mean)),
+        (None, Ok(_)) => {
+            Err(anyhow!("no {} was recorded; give the mean service time by --service", metric::REPLICA_WORK))
         }
+        (None, Err(implausible)) => Err(anyhow!("{implausible}; give the mean service time by --service")),
     }
-    let peak = history.replicas.values().map(|replicas| replicas.ready).fold(0.0, f64::max);
-    if peak > f64::from(flags.max) {
-        remarks.push(format!("up to {peak} replicas were recorded; the laws may have {} (--max)", flags.max));
-    }
-    remarks
 }
 
-impl fmt::Display for Source {
+fn notes(history: &History, flags: &Flags) -> Vec<String> {
+    let answers = match &history.answers {
+        Err(implausible) => {
+            Some(format!("the recorded answers are not used, since they cannot be true: {implausible}"))
+        }
+        Ok(answers) => {
+            let bounds: Vec<f64> = answers.latency.buckets.iter().map(|bucket| bucket.0).collect();
+            resolution_note(&bounds, flags.objective)
+        }
+    };
+    let peak = history.replicas.values().map(|replicas| replicas.ready).fold(0.0, f64::max);
+    let replicas = (peak > f64::from(flags.max))
+        .then(|| format!("up to {peak} replicas were recorded; the laws may have {} (--max)", flags.max));
+    answers.into_iter().chain(replicas).collect()
+}
+
+/// A note about latency buckets, with these upper bounds, of which none ends at the objective.
+fn resolution_note(bounds: &[f64], objective: Duration) -> Option<String> {
+    let shown = format_duration(objective);
+    let Some(index) = bounds.iter().position(|&bound| bound >= objective.as_secs_f64()) else {
+        return Some(format!("no {} was recorded", metric::REQUEST_DURATION));
+    };
+    let lower = if index == 0 { 0.0 } else { bounds[index - 1] };
+    match bounds[index] {
+        f64::INFINITY => Some(format!(
+            "the recorded buckets tell latencies up to {lower} s apart, but not what share was answered within {shown}"
+        )),
+        upper if upper != objective.as_secs_f64() => Some(format!(
+            "the recorded buckets tell {lower} s and {upper} s apart; the share that was answered within {shown} is \
+             interpolated"
+        )),
+        _ => None,
+    }
+}
+
+impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Given => "given",
@@ -201,11 +214,11 @@ impl fmt::Display for Source {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backtest::account::{Account, Step};
     use crate::backtest::answers::Answers;
+    use crate::backtest::counter_history::{ArrivalInterval, CounterHistory};
     use crate::backtest::load::Load;
     use crate::backtest::period::Period;
-    use crate::backtest::record::Replicas;
+    use crate::backtest::samples::ReplicaCounts;
     use clap::Parser;
     use law::histogram::Histogram;
 
@@ -217,20 +230,23 @@ mod tests {
 
     fn history() -> History {
         let period = Period { start: 1_800_000_000, step: 15, steps: 4 };
-        let account = Account { steps: vec![Step { from: 0, to: 3, arrivals: 90.0 }], ..Account::default() };
-        // Half of them take 0.05 s, half 0.15 s: mean 0.1 s, deviation 0.05 s.
+        let counters = CounterHistory {
+            arrivals: vec![ArrivalInterval { from: 0, to: 3, arrivals: 90.0 }],
+            ..CounterHistory::default()
+        };
+        // Half of the requests take 0.05 s, half 0.15 s: mean 0.1 s, standard deviation 0.05 s.
         let service = Histogram { buckets: vec![(0.1, 45.0), (0.2, 90.0), (f64::INFINITY, 90.0)], sum: 9.0 };
         History {
             period,
-            load: Load::of([&account], &period).expect("slow"),
+            load: Load::of([&counters], &period).expect("slow"),
             shed: 0.0,
             dispatchers: 2,
             restarts: 1,
-            answers: Ok(Answers { latency: service.clone(), service, outcomes: None }),
-            replicas: [(0, Replicas { desired: 9.0, ready: 8.0 })].into(),
+            answers: Ok(Answers { latency: service.clone(), service, unanswered: None }),
+            replicas: [(0, ReplicaCounts { desired: 9.0, ready: 8.0 })].into(),
             slots: Some(4),
             startup: Some(Duration::from_millis(2500)),
-            patience: 20,
+            max_gap: 20,
         }
     }
 
@@ -240,45 +256,46 @@ mod tests {
     }
 
     #[test]
-    fn flags_go_before_what_was_recorded_and_that_before_what_is_assumed() {
-        let told = |history: &History, flags: &[&str]| {
+    fn flags_go_before_recorded_values_and_those_before_assumptions() {
+        let lines = |history: &History, flags: &[&str]| {
             let summary = summary(history, flags).expect("good");
             summary.lines()[2..5].iter().map(|line| line[10..].to_owned()).collect::<Vec<_>>()
         };
         let blank = || History { slots: None, startup: None, answers: Ok(Answers::default()), ..history() };
         assert_eq!(
-            told(&history(), &[]),
+            lines(&history(), &[]),
             ["100.0 ms (recorded), variation 0.50 (recorded)", "4 (recorded)", "2s 500ms (recorded)"]
         );
         assert_eq!(
-            told(&history(), &["--service=70ms", "--service-variation=0", "--slots=2", "--startup=20s"]),
+            lines(&history(), &["--service=70ms", "--service-variation=0", "--slots=2", "--startup=20s"]),
             ["70.0 ms (given), variation 0.00 (given)", "2 (given)", "20s (given)"]
         );
         assert_eq!(
-            told(&blank(), &["--service=70ms"]),
+            lines(&blank(), &["--service=70ms"]),
             ["70.0 ms (given), variation 0.20 (assumed)", "1 (assumed)", "3s (assumed)"]
         );
-        assert_eq!(told(&blank(), &["--service-times=file"])[0], "drawn from --service-times (given)");
-        let error = summary(&blank(), &[]).expect_err("nobody knows");
+        assert_eq!(lines(&blank(), &["--service-times=file"])[0], "drawn from --service-times (given)");
+        let error = summary(&blank(), &[]).expect_err("nothing gives the service time");
         assert!(error.contains(metric::REPLICA_WORK) && error.contains("--service"), "{error}");
     }
 
     #[test]
-    fn what_is_not_as_it_looks_is_remarked() {
-        let remarks = |flags: &[&str]| summary(&history(), flags).expect("good").remarks;
-        assert_eq!(remarks(&["--max=8", "--objective=200ms"]), Vec::<String>::new());
-        assert_eq!(remarks(&["--objective=200ms"]), ["up to 8 replicas were recorded; the laws may have 6 (--max)"]);
-        assert!(remarks(&["--max=8", "--objective=150ms"])[0].contains("0.1 s and 0.2 s apart"));
-        assert!(remarks(&["--max=8", "--objective=50ms"])[0].contains("0 s and 0.1 s apart"));
-        assert!(remarks(&["--max=8"])[0].contains("up to 0.2 s apart, but not what was answered within 500ms"));
+    fn limits_of_the_recorded_figures_are_noted() {
+        let notes = |flags: &[&str]| summary(&history(), flags).expect("good").notes;
+        assert_eq!(notes(&["--max=8", "--objective=200ms"]), Vec::<String>::new());
+        assert_eq!(notes(&["--objective=200ms"]), ["up to 8 replicas were recorded; the laws may have 6 (--max)"]);
+        assert!(notes(&["--max=8", "--objective=150ms"])[0].contains("0.1 s and 0.2 s apart"));
+        assert!(notes(&["--max=8", "--objective=50ms"])[0].contains("0 s and 0.1 s apart"));
+        assert!(notes(&["--max=8"])[0].contains("up to 0.2 s apart, but not what share was answered within 500ms"));
         let blank = History { answers: Ok(Answers::default()), ..history() };
         let blank = summary(&blank, &["--max=8", "--service=1s"]).expect("good");
-        assert_eq!(blank.remarks, ["no dispatcher_request_duration_seconds was recorded"]);
+        assert_eq!(blank.notes, ["no dispatcher_request_duration_seconds was recorded"]);
         assert_eq!(
             blank.lines()[..2],
             [
                 "requests  90, at most 2.0/s in a step of 15 s",
-                "figures   2 dispatchers, 1 restarts; none for 25.0 % of the time, which counts as time without requests"
+                "figures   2 dispatchers, 1 restarts; none for 25.0 % of the time, which counts as time without \
+                 requests"
             ]
         );
     }

@@ -1,11 +1,11 @@
-//! PURE: an HPA's `behavior`: how long it hesitates, and how far it goes at once, up and down.
+//! PURE: the `behavior` of a Kubernetes HPA: stabilisation windows and scaling policies, up and down.
 //!
-//! Source: Kubernetes 1.36, pkg/controller/podautoscaler, horizontal.go, normalizeDesiredReplicasWithBehaviors; defaults
-//! and bounds from pkg/apis/autoscaling.
+//! Source: Kubernetes 1.36, pkg/controller/podautoscaler, horizontal.go, normalizeDesiredReplicasWithBehaviors;
+//! defaults and bounds from pkg/apis/autoscaling.
 //!
-//! Written `up=RULES:down=RULES`, with as many rules of each kind as differ from the defaults, in any order and separated
-//! by slashes: a stabilisation window (`60s`), policies (`4@15s` replicas or `100%@15s` of them in a period), and which of
-//! the policies counts (`max`, `min`, or `disabled` for none). `behavior` alone means the defaults.
+//! Written `up=RULES:down=RULES`. The rules are separated by slashes, in any order; a rule that is left out has its
+//! default: a stabilisation window (`60s`), scaling policies (`4@15s` pods or `100%@15s` of them in a period), and the
+//! policy that counts (`max`, `min`, or `disabled` for none). `behavior` alone means the defaults.
 
 use law::window::Window;
 use std::fmt;
@@ -13,155 +13,158 @@ use std::str::FromStr;
 use std::time::Duration;
 
 /// Longest stabilisation window.
-const LONGEST_WINDOW: Duration = Duration::from_secs(3600);
+const MAX_WINDOW: Duration = Duration::from_secs(3600);
 
-/// Longest period of a policy.
-const LONGEST_PERIOD: Duration = Duration::from_secs(1800);
+/// Longest period of a scaling policy.
+const MAX_PERIOD: Duration = Duration::from_secs(1800);
 
-/// More policies than that in one direction are a mistake.
-const MOST_POLICIES: usize = 8;
+/// Most scaling policies in one direction.
+const MAX_POLICIES: usize = 8;
 
-/// In both directions.
+/// Scaling rules in both directions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Behavior {
-    /// `scaleUp`
-    pub up: Rules,
-    /// `scaleDown`
-    pub down: Rules,
+    /// Kubernetes' `scaleUp`.
+    pub up: ScalingRules,
+    /// Kubernetes' `scaleDown`.
+    pub down: ScalingRules,
 }
 
-/// In one direction.
+/// Scaling rules in one direction: Kubernetes' `HPAScalingRules`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rules {
-    /// Not further than the most careful recommendation of this long.
+pub struct ScalingRules {
+    /// Stabilisation window: scale up at most to the lowest recommendation of this time, down at least to the highest.
     pub window: Duration,
-    /// Which of the policies counts.
-    pub select: Select,
-    /// At least one, unless none counts.
-    pub policies: Vec<Policy>,
+    /// The scaling policy that counts.
+    pub select: SelectPolicy,
+    /// At least one scaling policy.
+    pub policies: Vec<ScalingPolicy>,
 }
 
-/// `selectPolicy`
+/// The scaling policy that counts: Kubernetes' `selectPolicy`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Select {
-    /// The one that goes furthest.
+pub enum SelectPolicy {
+    /// The policy that allows the greatest change.
     Max,
-    /// The one that goes least far.
+    /// The policy that allows the least change.
     Min,
-    /// Nothing is changed in this direction.
+    /// None: no change in this direction.
     Disabled,
 }
 
-/// How far in what time.
+/// The greatest change within a period: Kubernetes' `HPAScalingPolicy`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Policy {
-    /// At most so much.
-    pub change: Change,
-    /// Since then, earlier steps included.
+pub struct ScalingPolicy {
+    /// The greatest change.
+    pub value: PolicyValue,
+    /// Changes within this time count together.
     pub period: Duration,
 }
 
-/// How far.
+/// The type and the value of a scaling policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Change {
-    /// So many replicas.
-    Replicas(u32),
-    /// This part of those at the beginning of the period.
+pub enum PolicyValue {
+    /// A number of pods.
+    Pods(u32),
+    /// A percentage of the pods at the beginning of the period.
     Percent(u32),
 }
 
 impl Default for Behavior {
     fn default() -> Self {
         let period = Duration::from_secs(15);
-        let all = Policy { change: Change::Percent(100), period };
-        let rules = |seconds, policies| Rules { window: Duration::from_secs(seconds), select: Select::Max, policies };
-        Self { up: rules(0, vec![Policy { change: Change::Replicas(4), period }, all]), down: rules(300, vec![all]) }
+        let all = ScalingPolicy { value: PolicyValue::Percent(100), period };
+        let four = ScalingPolicy { value: PolicyValue::Pods(4), period };
+        let rules = |seconds, policies| {
+            let window = Duration::from_secs(seconds);
+            ScalingRules { window, select: SelectPolicy::Max, policies }
+        };
+        Self { up: rules(0, vec![four, all]), down: rules(300, vec![all]) }
     }
 }
 
 impl Behavior {
-    /// The longest that earlier recommendations count.
+    /// The longest stabilisation window of both directions.
     pub fn longest_window(&self) -> Duration {
         self.up.window.max(self.down.window)
     }
 
-    /// The longest that earlier changes count.
+    /// The longest period of all scaling policies.
     pub fn longest_period(&self) -> Duration {
         let policies = self.up.policies.iter().chain(&self.down.policies);
         policies.map(|policy| policy.period).max().unwrap_or_default()
     }
 
-    /// What becomes of a recommendation, from the recommendations and the changes (added ones positive) before it.
+    /// The limited number of replicas for a recommendation at `at`. `recommendations` and `changes` (positive when
+    /// replicas were added) are the earlier ones.
     pub fn limit(
         &self,
         at: Duration,
-        wish: usize,
+        recommended: usize,
         current: usize,
         recommendations: &Window<usize>,
         changes: &Window<isize>,
     ) -> usize {
-        let since = |window| recommendations.within(at, window).copied();
-        let up = since(self.up.window).chain([wish]).min().unwrap_or(wish);
-        let down = since(self.down.window).chain([wish]).max().unwrap_or(wish);
+        let since = |window| recommendations.within(at, window).copied().chain([recommended]);
+        let up = since(self.up.window).min().unwrap_or(recommended);
+        let down = since(self.down.window).max().unwrap_or(recommended);
         let stable = current.max(up).min(down);
-        let start = |period| current as isize - changes.within(at, period).sum::<isize>();
+        let at_period_start = |period| current as isize - changes.within(at, period).sum::<isize>();
         if stable > current {
-            stable.min(self.up.most(current, start))
+            stable.min(self.up.highest(current, at_period_start))
         } else {
-            stable.max(self.down.least(current, start))
+            stable.max(self.down.lowest(current, at_period_start))
         }
     }
 }
 
-impl Rules {
-    /// How far up, from what there was at the `start` of a period.
-    fn most(&self, current: usize, start: impl Fn(Duration) -> isize) -> usize {
-        let proposals = self.policies.iter().map(|policy| match (policy.change, start(policy.period)) {
-            (Change::Replicas(more), start) => start + more as isize,
-            // ceil, or a small share of a few replicas would be nothing for ever.
-            (Change::Percent(more), start) => (start as f64 * (1.0 + f64::from(more) / 100.0)).ceil() as isize,
+impl ScalingRules {
+    /// The highest number of replicas that these rules for scaling up allow. `at_period_start` tells the number at the
+    /// beginning of a period that ends now.
+    fn highest(&self, current: usize, at_period_start: impl Fn(Duration) -> isize) -> usize {
+        let allowed = self.policies.iter().map(|policy| match (policy.value, at_period_start(policy.period)) {
+            (PolicyValue::Pods(pods), start) => start + pods as isize,
+            // ceil, or a small percentage of a few replicas would never add one.
+            (PolicyValue::Percent(percent), start) => {
+                (start as f64 * (1.0 + f64::from(percent) / 100.0)).ceil() as isize
+            }
         });
-        let most = match self.select {
-            Select::Max => proposals.max(),
-            Select::Min => proposals.min(),
-            Select::Disabled => None,
+        let highest = match self.select {
+            SelectPolicy::Max => allowed.max(),
+            SelectPolicy::Min => allowed.min(),
+            SelectPolicy::Disabled => None,
         };
-        most.and_then(|most| usize::try_from(most).ok()).unwrap_or(current).max(current)
+        highest.and_then(|highest| usize::try_from(highest).ok()).unwrap_or(current).max(current)
     }
 
-    /// How far down.
-    fn least(&self, current: usize, start: impl Fn(Duration) -> isize) -> usize {
-        let proposals = self.policies.iter().map(|policy| match (policy.change, start(policy.period)) {
-            (Change::Replicas(fewer), start) => start - fewer as isize,
-            (Change::Percent(fewer), start) => (start as f64 * (1.0 - f64::from(fewer) / 100.0)) as isize,
+    /// The lowest number of replicas that these rules for scaling down allow.
+    fn lowest(&self, current: usize, at_period_start: impl Fn(Duration) -> isize) -> usize {
+        let allowed = self.policies.iter().map(|policy| match (policy.value, at_period_start(policy.period)) {
+            (PolicyValue::Pods(pods), start) => start - pods as isize,
+            (PolicyValue::Percent(percent), start) => (start as f64 * (1.0 - f64::from(percent) / 100.0)) as isize,
         });
-        let least = match self.select {
-            Select::Max => proposals.min(),
-            Select::Min => proposals.max(),
-            Select::Disabled => return current,
+        let lowest = match self.select {
+            SelectPolicy::Max => allowed.min(),
+            SelectPolicy::Min => allowed.max(),
+            SelectPolicy::Disabled => return current,
         };
-        usize::try_from(least.unwrap_or(current as isize).max(0)).unwrap_or_default().min(current)
+        usize::try_from(lowest.unwrap_or(current as isize).max(0)).unwrap_or_default().min(current)
     }
 
-    /// These, where `text` says otherwise; nothing if it says anything that there is not.
-    fn but(self, text: &str) -> Option<Self> {
+    /// These rules, with those that `text` gives in their place; `None` if a part of the text is no rule, or is given
+    /// twice.
+    fn with(self, text: &str) -> Option<Self> {
         let (mut window, mut select, mut policies) = (None, None, Vec::new());
         for part in text.split('/') {
-            let word = match part {
-                "max" => Some(Select::Max),
-                "min" => Some(Select::Min),
-                "disabled" => Some(Select::Disabled),
-                _ => None,
-            };
-            let is_new = match (word, part.split_once('@')) {
-                (Some(word), _) => select.replace(word).is_none(),
-                (None, Some((change, period))) => {
-                    policies.push(policy(change, period)?);
-                    policies.len() <= MOST_POLICIES
+            let is_new = match (SelectPolicy::parse(part), part.split_once('@')) {
+                (Some(policy), _) => select.replace(policy).is_none(),
+                (None, Some((value, period))) => {
+                    policies.push(ScalingPolicy::parse(value, period)?);
+                    policies.len() <= MAX_POLICIES
                 }
                 (None, None) => {
-                    let found = humantime::parse_duration(part).ok().filter(|&window| window <= LONGEST_WINDOW)?;
-                    window.replace(found).is_none()
+                    let given = humantime::parse_duration(part).ok().filter(|&window| window <= MAX_WINDOW)?;
+                    window.replace(given).is_none()
                 }
             };
             if !is_new {
@@ -175,65 +178,89 @@ impl Rules {
         })
     }
 
-    /// What is not as by default, as it is read.
-    fn over(&self, default: &Self) -> String {
+    /// The rules that differ from `default`, as [`Self::with`] reads them.
+    fn differences(&self, default: &Self) -> String {
         let mut parts = Vec::new();
         if self.window != default.window {
             parts.push(humantime::format_duration(self.window).to_string());
         }
         if self.policies != default.policies {
-            parts.extend(self.policies.iter().map(|Policy { change, period }| {
-                let period = humantime::format_duration(*period);
-                match change {
-                    Change::Replicas(replicas) => format!("{replicas}@{period}"),
-                    Change::Percent(percent) => format!("{percent}%@{period}"),
-                }
-            }));
+            parts.extend(self.policies.iter().map(ToString::to_string));
         }
-        match self.select {
-            select if select == default.select => {}
-            Select::Max => parts.push("max".into()),
-            Select::Min => parts.push("min".into()),
-            Select::Disabled => parts.push("disabled".into()),
+        if self.select != default.select {
+            parts.push(self.select.to_string());
         }
         parts.join("/")
     }
 }
 
-fn policy(change: &str, period: &str) -> Option<Policy> {
-    let period = humantime::parse_duration(period).ok()?;
-    if period < Duration::from_secs(1) || period > LONGEST_PERIOD {
-        return None;
+impl SelectPolicy {
+    fn parse(text: &str) -> Option<Self> {
+        match text {
+            "max" => Some(Self::Max),
+            "min" => Some(Self::Min),
+            "disabled" => Some(Self::Disabled),
+            _ => None,
+        }
     }
-    let number = |text: &str| text.parse().ok().filter(|number| (1..=100_000).contains(number));
-    let change = match change.strip_suffix('%') {
-        Some(percent) => Change::Percent(number(percent)?),
-        None => Change::Replicas(number(change)?),
-    };
-    Some(Policy { change, period })
 }
 
-/// No such behavior.
+impl fmt::Display for SelectPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Max => "max",
+            Self::Min => "min",
+            Self::Disabled => "disabled",
+        })
+    }
+}
+
+impl ScalingPolicy {
+    fn parse(value: &str, period: &str) -> Option<Self> {
+        let period = humantime::parse_duration(period).ok()?;
+        if period < Duration::from_secs(1) || period > MAX_PERIOD {
+            return None;
+        }
+        let number = |text: &str| text.parse().ok().filter(|number| (1..=100_000).contains(number));
+        let value = match value.strip_suffix('%') {
+            Some(percent) => PolicyValue::Percent(number(percent)?),
+            None => PolicyValue::Pods(number(value)?),
+        };
+        Some(Self { value, period })
+    }
+}
+
+impl fmt::Display for ScalingPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let period = humantime::format_duration(self.period);
+        match self.value {
+            PolicyValue::Pods(pods) => write!(f, "{pods}@{period}"),
+            PolicyValue::Percent(percent) => write!(f, "{percent}%@{period}"),
+        }
+    }
+}
+
+/// The text is no behavior.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Unknown;
+pub struct InvalidBehavior;
 
 impl FromStr for Behavior {
-    type Err = Unknown;
+    type Err = InvalidBehavior;
 
-    fn from_str(text: &str) -> Result<Self, Unknown> {
+    fn from_str(text: &str) -> Result<Self, InvalidBehavior> {
         let default = Self::default();
         if text == "behavior" {
             return Ok(default);
         }
         let (up, down) = match text.split_once(':') {
-            Some((up, down)) => (Some(up.strip_prefix("up=").ok_or(Unknown)?), down.strip_prefix("down=")),
+            Some((up, down)) => (Some(up.strip_prefix("up=").ok_or(InvalidBehavior)?), down.strip_prefix("down=")),
             None => (text.strip_prefix("up="), text.strip_prefix("down=")),
         };
         if up.is_none() && down.is_none() || text.contains(':') && down.is_none() {
-            return Err(Unknown);
+            return Err(InvalidBehavior);
         }
-        let read = |default: Rules, text: Option<&str>| match text {
-            Some(text) => default.but(text).ok_or(Unknown),
+        let read = |default: ScalingRules, text: Option<&str>| match text {
+            Some(text) => default.with(text).ok_or(InvalidBehavior),
             None => Ok(default),
         };
         Ok(Self { up: read(default.up, up)?, down: read(default.down, down)? })
@@ -246,7 +273,7 @@ impl fmt::Display for Behavior {
         let directions = [("up", &self.up, &default.up), ("down", &self.down, &default.down)];
         let written = directions.into_iter().filter(|(_, rules, default)| rules != default);
         let written: Vec<String> =
-            written.map(|(name, rules, default)| format!("{name}={}", rules.over(default))).collect();
+            written.map(|(name, rules, default)| format!("{name}={}", rules.differences(default))).collect();
         if written.is_empty() { write!(f, "behavior") } else { write!(f, "{}", written.join(":")) }
     }
 }
@@ -258,36 +285,36 @@ mod tests {
     const S: fn(u64) -> Duration = Duration::from_secs;
 
     fn window<T: Copy>(entries: &[(u64, T)]) -> Window<T> {
-        let mut window = Window::new(LONGEST_WINDOW);
+        let mut window = Window::new(MAX_WINDOW);
         entries.iter().for_each(|&(second, value)| window.push(S(second), value));
         window
     }
 
     fn behavior(text: &str) -> Behavior {
-        text.parse().unwrap_or_else(|Unknown| panic!("{text:?}"))
+        text.parse().unwrap_or_else(|InvalidBehavior| panic!("{text:?} is a behavior"))
     }
 
-    /// Behavior, wish, present number, earlier changes (second, by how many), what becomes of the wish.
+    /// A behavior, the recommended and the current number, earlier changes (second, number), and the expected result.
     type Step<'a> = (&'a str, usize, usize, &'a [(u64, isize)], usize);
 
-    /// Behavior, earlier recommendations (second, how many), wish, what becomes of it.
-    type Patience<'a> = (&'a str, &'a [(u64, usize)], usize, usize);
+    /// A behavior, earlier recommendations (second, number), the present recommendation, and the expected result.
+    type Stabilisation<'a> = (&'a str, &'a [(u64, usize)], usize, usize);
 
     #[test]
     fn hand_computed_steps() {
-        // At second 100: the behavior, what is wanted, what there is, what was added or removed when, what becomes of it.
+        // All at second 100.
         let rows: [Step; 22] = [
-            // 1 + 4 > 2 · 1; from five on twice as many is more.
+            // 1 + 4 > 2 · 1. From five replicas on, doubling is more than adding four.
             ("behavior", 20, 1, &[], 5),
             ("behavior", 20, 5, &[], 10),
             ("behavior", 3, 1, &[], 3),
             ("behavior", 20, 20, &[], 20),
-            // The four of 10 s ago were the period's; 15 s ago is the last period. 5 - 4 = 1, so 5.
+            // A change 10 s ago lies in the period of 15 s, one 15 s ago does not. 5 - 4 = 1, so 5.
             ("behavior", 20, 5, &[(90, 4)], 5),
             ("behavior", 20, 5, &[(85, 4)], 10),
-            // One was taken away again meanwhile: 4 - 4 + 1 = 1, so 5.
+            // One was removed again meanwhile: 4 - 4 + 1 = 1, so 5.
             ("behavior", 20, 4, &[(90, 4), (95, -1)], 5),
-            // All may go at once, by default.
+            // By default all replicas may be removed at once.
             ("behavior", 1, 20, &[], 1),
             ("up=0s/2@60s", 20, 3, &[], 5),
             ("up=0s/2@60s", 20, 5, &[(50, 2)], 5),
@@ -303,25 +330,26 @@ mod tests {
             ("down=0s/30%@15s/1@15s/min", 1, 5, &[], 4),
             ("down=0s/300%@15s", 0, 5, &[], 0),
             ("down=disabled", 1, 5, &[], 5),
-            // Four came 10 s ago, so only one was there, and all of them may go.
+            // Four were added 10 s ago. One was there before, and all of the others may be removed.
             ("down=0s/1@60s", 1, 5, &[(90, 4)], 1),
-            // Nine might be left of ten, but there are two: down is never up.
+            // Nine of ten may be left, but there are two: limits on scaling down never scale up.
             ("down=0s/1@60s", 1, 2, &[(90, -8)], 2),
         ];
-        for (text, wish, current, changes, expected) in rows {
-            let found = behavior(text).limit(S(100), wish, current, &window(&[(0, wish)]), &window(changes));
-            assert_eq!(found, expected, "{text}: {wish} of {current} after {changes:?}");
+        for (text, recommended, current, changes, expected) in rows {
+            let found =
+                behavior(text).limit(S(100), recommended, current, &window(&[(0, recommended)]), &window(changes));
+            assert_eq!(found, expected, "{text}: {recommended} of {current} after {changes:?}");
         }
     }
 
     #[test]
-    fn hand_computed_hesitation() {
-        // At second 600, with nine there: what was recommended when, what is now, what becomes of it.
-        let rows: [Patience; 9] = [
+    fn hand_computed_stabilisation() {
+        // All at second 600, with nine replicas.
+        let rows: [Stabilisation; 9] = [
             ("behavior", &[(590, 2)], 12, 12),
             ("behavior", &[(290, 9), (400, 6)], 4, 6),
             ("behavior", &[(290, 9), (300, 8)], 4, 4),
-            // Between the most careful of either window nothing changes.
+            // Between the limits of the two windows nothing changes.
             ("up=60s:down=60s", &[(550, 7), (580, 12)], 10, 9),
             ("up=60s", &[(550, 10), (580, 14)], 12, 10),
             ("up=60s", &[(540, 10), (580, 14)], 12, 12),
@@ -329,9 +357,9 @@ mod tests {
             ("down=0s", &[(590, 9)], 2, 2),
             ("up=3600s", &[(0, 1)], 12, 9),
         ];
-        for (text, recommendations, wish, expected) in rows {
-            let found = behavior(text).limit(S(600), wish, 9, &window(recommendations), &window(&[]));
-            assert_eq!(found, expected, "{text}: {wish} after {recommendations:?}");
+        for (text, recommendations, recommended, expected) in rows {
+            let found = behavior(text).limit(S(600), recommended, 9, &window(recommendations), &window(&[]));
+            assert_eq!(found, expected, "{text}: {recommended} after {recommendations:?}");
         }
     }
 
@@ -375,7 +403,7 @@ mod tests {
             "up=99999999999@15s",
             &many,
         ] {
-            assert_eq!(text.parse::<Behavior>(), Err(Unknown), "{text:?}");
+            assert_eq!(text.parse::<Behavior>(), Err(InvalidBehavior), "{text:?}");
         }
     }
 }

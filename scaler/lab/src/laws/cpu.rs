@@ -1,28 +1,29 @@
-//! `cpu`: the Kubernetes HPA on processor use, with its `behavior` or without, which is not the same as with the defaults.
+//! `cpu`: the Kubernetes HPA on CPU utilisation, with a `behavior` or without one. Without one its rules differ from
+//! those of the default `behavior`: see `Cpu::stabilise`.
 //!
 //! Source: Kubernetes 1.36, pkg/controller/podautoscaler, horizontal.go and replica_calculator.go, with the defaults of
 //! kube-controller-manager.
 
 use super::behavior::Behavior;
-use crate::pods::{Pod, Stage, Usage};
+use crate::pods::{CpuUsage, Pod, Readiness};
 use law::cadence::Cadence;
 use law::observation::Observation;
 use law::table::Recommendation;
 use law::window::Window;
 use std::time::Duration;
 
-const SYNC: Duration = Duration::from_secs(15);
+const SYNC_PERIOD: Duration = Duration::from_secs(15);
 const TOLERANCE: f64 = 0.1;
 const DOWNSCALE_STABILISATION: Duration = Duration::from_secs(300);
-const CPU_INITIALISATION: Duration = Duration::from_secs(300);
+const CPU_INITIALISATION_PERIOD: Duration = Duration::from_secs(300);
 const INITIAL_READINESS_DELAY: Duration = Duration::from_secs(30);
 
 /// The parameters of the law.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Parameters {
-    /// Utilisation to hold, percent of the request.
+    /// Target utilisation, percent of the requested cores.
     pub percent: u32,
-    /// Without one the HPA has other rules than with the defaults of one.
+    /// The `behavior`, if it is set.
     pub behavior: Option<Behavior>,
 }
 
@@ -40,23 +41,23 @@ pub fn parse(text: &str) -> Option<Parameters> {
     Some(Parameters { percent, behavior })
 }
 
-/// The law with its memory.
+/// The law `cpu` with its state between decisions.
 #[derive(Debug)]
 pub struct Cpu {
-    /// Utilisation to hold, percent of the request.
+    /// Target utilisation, percent of the requested cores.
     target: f64,
     min: usize,
     max: usize,
     behavior: Option<Behavior>,
     cadence: Cadence,
-    /// What was recommended before stabilisation.
+    /// Recommendations before stabilisation.
     recommendations: Window<usize>,
-    /// What it added, or removed.
+    /// Replicas that were added (positive) or removed.
     changes: Window<isize>,
 }
 
 impl Cpu {
-    /// Holds so many percent of what replicas request, between `min` and `max` of them.
+    /// A law that holds the utilisation of `percent` with `min` to `max` replicas.
     pub fn new(Parameters { percent, behavior }: Parameters, min: usize, max: usize) -> Self {
         let window = behavior.as_ref().map_or(DOWNSCALE_STABILISATION, Behavior::longest_window);
         let period = behavior.as_ref().map(Behavior::longest_period).unwrap_or_default();
@@ -65,93 +66,124 @@ impl Cpu {
             min,
             max,
             behavior,
-            cadence: Cadence::new(SYNC),
+            cadence: Cadence::new(SYNC_PERIOD),
             recommendations: Window::new(window),
             changes: Window::new(period),
         }
     }
 
-    /// Learns from an observation, and from the pods of that instant, and recommends a number of replicas.
+    /// Learns from an observation, and from the pods at that time, and recommends a number of replicas.
     pub fn decide(&mut self, seen: &Observation, pods: &[Pod]) -> Recommendation {
         let Some(at) = self.cadence.due(seen.at) else { return Recommendation::waiting() };
         let current = seen.replicas.desired;
         if self.recommendations.newest().is_none() {
             self.recommendations.push(at, current);
         }
-        let (wish, utilisation) = match current {
+        let (recommended, utilisation) = match current {
             0 => return Recommendation::no_data(),
             _ if current > self.max => (self.max, None),
             _ if current < self.min => (self.min, None),
             _ => match self.recommend(pods, current) {
-                Some((wish, utilisation)) => (self.stabilise(at, wish, current), Some(utilisation)),
+                Some((recommended, utilisation)) => (self.stabilise(at, recommended, current), Some(utilisation)),
                 None => return Recommendation::no_data(),
             },
         };
-        self.changes.push(at, wish as isize - current as isize);
-        let text = format!("{:.0} % of the processors in use", utilisation.unwrap_or_default());
-        Recommendation::new(Some(wish), "processor", text)
+        self.changes.push(at, recommended as isize - current as isize);
+        let text = match utilisation {
+            Some(utilisation) => format!("{utilisation:.0} % of the requested cores are in use"),
+            None => "held by --min or --max".into(),
+        };
+        Recommendation::new(Some(recommended), "cpu", text)
     }
 
-    /// Before stabilisation, and the utilisation in percent; nothing without any usable sample.
+    /// The recommendation before stabilisation, and the utilisation in percent; `None` without any usable sample.
     fn recommend(&self, pods: &[Pod], current: usize) -> Option<(usize, f64)> {
-        let (mut ready, mut missing, mut unready) = (Group::default(), Group::default(), Group::default());
-        for pod in pods {
-            let (group, cores) = match (pod.usage, pod.stage) {
-                (None, Stage::Pending) => (&mut unready, 0.0),
-                (None, _) => (&mut missing, 0.0),
-                (Some(usage), _) if is_unready(pod, usage) => (&mut unready, 0.0),
-                (Some(usage), _) => (&mut ready, usage.cores),
-            };
-            *group = Group { pods: group.pods + 1, used: group.used + cores, requested: group.requested + pod.request };
-        }
-        let within = |ratio: f64| (1.0 - TOLERANCE..=1.0 + TOLERANCE).contains(&ratio);
+        let PodGroups { ready, missing, unready } = PodGroups::of(pods);
         if ready.pods == 0 {
             return None;
         }
         let utilisation = ready.utilisation();
         let ratio = utilisation / self.target;
         if missing.pods == 0 && !(unready.pods > 0 && ratio > 1.0) {
-            let wish = if within(ratio) { current } else { (ratio * ready.pods as f64).ceil() as usize };
-            return Some((wish, utilisation));
+            let recommended =
+                if is_within_tolerance(ratio) { current } else { (ratio * ready.pods as f64).ceil() as usize };
+            return Some((recommended, utilisation));
         }
-        // What is not known counts against any change.
+        // Pods without a usable sample count against any change: as fully used when scaling down, as idle when scaling
+        // up.
         let mut all = ready.and(missing);
         if ratio < 1.0 {
             all.used += missing.requested * self.target.max(100.0) / 100.0;
         } else if ratio > 1.0 {
             all = all.and(unready);
         }
-        let careful = all.utilisation() / self.target;
-        let wish = if within(careful) || (ratio < 1.0) != (careful < 1.0) {
-            current
-        } else {
-            let wish = (careful * all.pods as f64).ceil() as usize;
-            let contradicts = (careful < 1.0 && wish > current) || (careful > 1.0 && wish < current);
-            if contradicts { current } else { wish }
-        };
-        Some((wish, utilisation))
+        Some((self.conservative(all, ratio, current), utilisation))
     }
 
-    /// As `behavior` says; without one the highest of the last five minutes, at most twice what there is, or four.
-    fn stabilise(&mut self, at: Duration, wish: usize, current: usize) -> usize {
+    /// The recommendation for all pods together, if it points the same way as `ratio`; otherwise the current number.
+    fn conservative(&self, all: Group, ratio: f64, current: usize) -> usize {
+        let conservative_ratio = all.utilisation() / self.target;
+        if is_within_tolerance(conservative_ratio) || (ratio < 1.0) != (conservative_ratio < 1.0) {
+            return current;
+        }
+        let recommended = (conservative_ratio * all.pods as f64).ceil() as usize;
+        let contradicts_ratio =
+            (conservative_ratio < 1.0 && recommended > current) || (conservative_ratio > 1.0 && recommended < current);
+        if contradicts_ratio { current } else { recommended }
+    }
+
+    /// The recommendation after the rules of the `behavior`, if it is set. Otherwise: the highest recommendation of the
+    /// last five minutes, and at most twice the current number, or four.
+    fn stabilise(&mut self, at: Duration, recommended: usize, current: usize) -> usize {
         if let Some(behavior) = &self.behavior {
-            let limited = behavior.limit(at, wish, current, &self.recommendations, &self.changes);
-            self.recommendations.push(at, wish);
+            let limited = behavior.limit(at, recommended, current, &self.recommendations, &self.changes);
+            self.recommendations.push(at, recommended);
             return limited.clamp(self.min, self.max);
         }
-        self.recommendations.push(at, wish);
-        let highest = self.recommendations.within(at, DOWNSCALE_STABILISATION).copied().max().unwrap_or(wish);
+        self.recommendations.push(at, recommended);
+        let highest = self.recommendations.within(at, DOWNSCALE_STABILISATION).copied().max().unwrap_or(recommended);
         highest.clamp(self.min, self.max.min((2 * current).max(4)).max(self.min))
     }
 }
 
-/// Some of the pods.
+fn is_within_tolerance(ratio: f64) -> bool {
+    (1.0 - TOLERANCE..=1.0 + TOLERANCE).contains(&ratio)
+}
+
+/// The pods by the use that the HPA makes of their samples.
+#[derive(Debug, Default)]
+struct PodGroups {
+    /// Pods whose samples count.
+    ready: Group,
+    /// Running pods without a sample.
+    missing: Group,
+    /// Pods that are pending, or too young for their samples to count.
+    unready: Group,
+}
+
+impl PodGroups {
+    fn of(pods: &[Pod]) -> Self {
+        let mut groups = Self::default();
+        for pod in pods {
+            let (group, used) = match (pod.usage, pod.readiness) {
+                (None, Readiness::Pending) => (&mut groups.unready, 0.0),
+                (None, _) => (&mut groups.missing, 0.0),
+                (Some(usage), _) if is_unready(pod, usage) => (&mut groups.unready, 0.0),
+                (Some(usage), _) => (&mut groups.ready, usage.cores),
+            };
+            *group = group.and(Group { pods: 1, used, requested: pod.requested_cores });
+        }
+        groups
+    }
+}
+
+/// A number of pods, with their cores.
 #[derive(Debug, Clone, Copy, Default)]
 struct Group {
     pods: usize,
-    /// Cores.
+    /// Cores in use.
     used: f64,
-    /// Cores.
+    /// Requested cores.
     requested: f64,
 }
 
@@ -160,22 +192,22 @@ impl Group {
         Self { pods: self.pods + other.pods, used: self.used + other.used, requested: self.requested + other.requested }
     }
 
-    /// Whole percent.
+    /// Utilisation in whole percent.
     fn utilisation(self) -> f64 {
-        // There these are whole thousandths of a core: 0.29 of one is 29 %, not the 28.999… of binary fractions.
+        // Kubernetes counts whole thousandths of a core: 0.29 of one is 29 %, not the 28.999… of binary fractions.
         (100.0 * self.used / self.requested + 1e-9).trunc()
     }
 }
 
-/// Whether a pod with a sample is too young for it to count.
-fn is_unready(pod: &Pod, usage: Usage) -> bool {
-    let is_young = pod.age < CPU_INITIALISATION;
-    match pod.stage {
-        Stage::Pending => true,
+/// Whether a pod is too young for its sample to count.
+fn is_unready(pod: &Pod, usage: CpuUsage) -> bool {
+    let is_young = pod.age < CPU_INITIALISATION_PERIOD;
+    match pod.readiness {
+        Readiness::Pending => true,
         // The sample must begin after the pod became ready.
-        Stage::Ready(since) => is_young && usage.age + usage.window > since,
-        // Or it never was ready for longer than it takes to become so.
-        Stage::Unready(since) => is_young || since + INITIAL_READINESS_DELAY > pod.age,
+        Readiness::Ready(since) => is_young && usage.age + usage.window > since,
+        // A pod that has been unready for nearly its whole life was never ready.
+        Readiness::Unready(since) => is_young || since + INITIAL_READINESS_DELAY > pod.age,
     }
 }
 
@@ -187,16 +219,16 @@ mod tests {
     const S: fn(u64) -> Duration = Duration::from_secs;
 
     fn pod(cores: Option<f64>) -> Pod {
-        let usage = cores.map(|cores| Usage { cores, age: S(5), window: S(15) });
-        Pod { age: S(900), stage: Stage::Ready(S(890)), request: 1.0, usage }
+        let usage = cores.map(|cores| CpuUsage { cores, age: S(5), window: S(15) });
+        Pod { age: S(900), readiness: Readiness::Ready(S(890)), requested_cores: 1.0, usage }
     }
 
     fn starting() -> Pod {
-        Pod { age: S(2), stage: Stage::Pending, usage: None, ..pod(None) }
+        Pod { age: S(2), readiness: Readiness::Pending, usage: None, ..pod(None) }
     }
 
     fn unready(age: u64, since: u64, cores: Option<f64>) -> Pod {
-        Pod { age: S(age), stage: Stage::Unready(S(since)), ..pod(cores) }
+        Pod { age: S(age), readiness: Readiness::Unready(S(since)), ..pod(cores) }
     }
 
     #[test]
@@ -209,24 +241,26 @@ mod tests {
             (vec![pod(Some(0.549)); 2], Some(2)),
             (vec![pod(Some(0.2)); 4], Some(2)),
             (vec![pod(Some(0.29)); 50], Some(29)),
-            // One starting: 1.8 > 1, so it counts as idle: 90 ÷ 100 = 0.9 of 2, within the tolerance.
+            // One is starting. 1.8 > 1, so it counts as idle: 90 ÷ 100 = 0.9 of 2, within the tolerance.
             (vec![pod(Some(0.9)), starting()], Some(2)),
-            // Idle and one starting: it does not count.
+            // The ready one is nearly idle, so the starting one does not count.
             (vec![pod(Some(0.1)), starting()], Some(1)),
-            // One without a sample counts as fully used when the others are idle: (20 + 100) ÷ 2 = 60: other side.
+            // A pod without a sample counts as fully used when the others are idle: (20 + 100) ÷ 2 = 60, on the other
+            // side of 50.
             (vec![pod(Some(0.2)), pod(None)], Some(2)),
-            // And as idle when they are busy: 95 ÷ 2 = 47, other side.
+            // It counts as idle when the others are busy: 95 ÷ 2 = 47, on the other side of 50.
             (vec![pod(Some(0.95)), pod(None)], Some(2)),
-            // Running and not ready yet is missing too, until there is a sample of it.
+            // A running pod that is not ready counts as missing too, until there is a sample of it.
             (vec![pod(Some(0.2)), unready(20, 20, None)], Some(2)),
             (vec![pod(Some(0.2)), unready(20, 20, Some(0.9))], Some(1)),
-            // It was ready for ten minutes: its sample counts. (20 + 90) ÷ 2 = 55 is within the tolerance of 50.
+            // The second pod was ready for ten minutes, so its sample counts. (20 + 90) ÷ 2 = 55 is within the
+            // tolerance of 50.
             (vec![pod(Some(0.2)), unready(900, 300, Some(0.9))], Some(2)),
-            // It never was.
+            // The second pod was never ready.
             (vec![pod(Some(0.2)), unready(900, 890, Some(0.9))], Some(1)),
-            // Of half a core each, and of one and a half in all: 90 of 150 is 60.
-            (vec![Pod { request: 0.5, ..pod(Some(0.45)) }; 2], Some(4)),
-            (vec![pod(Some(0.45)), Pod { request: 0.5, ..pod(Some(0.45)) }], Some(3)),
+            // Pods that request half a core: 90 of 100. Then one and a half cores in all: 90 of 150 is 60.
+            (vec![Pod { requested_cores: 0.5, ..pod(Some(0.45)) }; 2], Some(4)),
+            (vec![pod(Some(0.45)), Pod { requested_cores: 0.5, ..pod(Some(0.45)) }], Some(3)),
             (vec![pod(None)], None),
             (vec![], None),
         ];
@@ -236,9 +270,9 @@ mod tests {
     }
 
     #[test]
-    fn a_sample_from_before_it_was_ready_does_not_count() {
-        let usage = Usage { cores: 0.9, age: S(5), window: S(15) };
-        let young = |since| Pod { age: S(40), stage: Stage::Ready(S(since)), ..pod(None) };
+    fn a_sample_from_before_the_pod_was_ready_does_not_count() {
+        let usage = CpuUsage { cores: 0.9, age: S(5), window: S(15) };
+        let young = |since| Pod { age: S(40), readiness: Readiness::Ready(S(since)), ..pod(None) };
         assert!(is_unready(&young(18), usage), "the sample began 20 s ago");
         assert!(!is_unready(&young(25), usage));
     }
@@ -261,7 +295,8 @@ mod tests {
         }
     }
 
-    /// What becomes of one replica while each has 6 cores of work for 45 s, and hardly any after that.
+    /// The desired replicas at each tick, from one replica on, while each uses 6 cores for 45 s and hardly any after
+    /// that.
     fn timeline(behavior: Option<&str>) -> Vec<usize> {
         let mut law = law(behavior);
         let mut desired = 1;
@@ -269,7 +304,7 @@ mod tests {
         for tick in 0..45 {
             let cores = if tick < 4 { 6.0 } else { 0.1 };
             let seen = Observation {
-                // A little early or late, as ticks are.
+                // Real ticks are a little late.
                 at: S(15 * tick) + Duration::from_millis([0, 400, 0, 450][tick as usize % 4]),
                 replicas: Replicas { desired, ready: desired, ..Replicas::default() },
                 ..Observation::default()
@@ -283,9 +318,9 @@ mod tests {
     #[test]
     fn up_to_four_at_once_and_down_after_five_minutes() {
         let timeline = timeline(None);
-        // From 1 to 4 (12 wanted), to 8 (48 wanted), and in the next tick 96, so 16; idle since 60 s.
+        // From 1 to 4 (12 recommended), to 8 (48 recommended), to 16 (96 recommended); idle since 60 s.
         assert_eq!(timeline[..5], [1, 4, 8, 16, 20]);
-        assert_eq!(timeline[22], 20, "the wish of 45 s holds until 345 s");
+        assert_eq!(timeline[22], 20, "the recommendation of 45 s holds until 345 s");
         assert_eq!(timeline[44], 1, "⌈0.2 · 20⌉ = 4, then 1");
     }
 
@@ -294,11 +329,11 @@ mod tests {
         let default = timeline(Some("behavior"));
         assert_eq!(default[..5], [1, 5, 10, 20, 20]);
         assert_eq!((default[22], default[44]), (20, 1));
-        // At 75 s three are left of a minute ago, and half of them may go; at 105 s one would do, but a minute ago there
-        // were seven, so that only three may be left: there are two already.
+        // At 75 s half of the three replicas of a minute ago may be removed. At 105 s one would do, but of the seven of
+        // a minute ago three may be left: there are two already.
         let slow = timeline(Some("up=0s/2@15s:down=30s/50%@60s"));
         assert_eq!(slow[..12], [1, 3, 5, 7, 7, 2, 2, 2, 2, 1, 1, 1]);
-        // A minute of hesitation from one on is longer than the work lasts.
+        // A stabilisation window of a minute is longer than the work lasts.
         assert_eq!(timeline(Some("up=60s"))[..12], [1; 12]);
     }
 }

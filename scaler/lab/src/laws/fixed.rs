@@ -1,9 +1,11 @@
-//! `fixed:REPLICAS`: always the same number, to compare with.
+//! `fixed:REPLICAS`: always the same number of replicas, as a base line for comparisons.
+//!
+//! Source: none; this project's own.
 
 use law::observation::Observation;
 use law::table::{Kind, Law, Recommendation};
 
-/// The line for a table of laws.
+/// The law's line in a table of laws.
 pub const KIND: Kind = Kind {
     name: "fixed",
     parameter: ":REPLICAS",
@@ -15,12 +17,12 @@ pub const KIND: Kind = Kind {
     },
 };
 
-/// Recommends so many replicas.
+/// The law, with the number that it recommends.
 #[derive(Debug)]
 pub struct Fixed(pub usize);
 
 impl Law for Fixed {
     fn decide(&mut self, _seen: &Observation) -> Recommendation {
-        Recommendation::new(Some(self.0), "fixed", "always so many")
+        Recommendation::new(Some(self.0), "fixed", "the number is fixed")
     }
 }

@@ -1,7 +1,8 @@
-//! `latency-ratio`: every 10 s, the 95th percentile of the last minute ÷ the objective.
+//! `latency-ratio`: every 10 s, the present number of replicas × the 95th percentile of the last minute's latency ÷ the
+//! objective.
 //!
-//! Source: the second course project's script. It asked for ⌈p95 ÷ target⌉ replicas, whatever there were
-//! (`latency-ratio-literal`); that times the present number is the law that was meant.
+//! Source: the second of the two course projects that this project replaces. Its script recommended ⌈p95 ÷ objective⌉
+//! replicas, whatever the present number; that is `latency-ratio-literal`.
 
 use crate::quantiles::quantile;
 use law::cadence::Cadence;
@@ -11,41 +12,53 @@ use law::table::{Kind, Law, Recommendation, Settings};
 use law::window::Window;
 use std::time::Duration;
 
-/// The line for a table of laws.
+/// The law's line in a table of laws.
 pub const KIND: Kind = Kind {
     name: "latency-ratio",
     parameter: "",
     wakes: false,
     scales_dispatchers: false,
-    make: |settings, parameter| make(settings, parameter, false),
+    make: |settings, parameter| make(settings, parameter, Variant::Proportional),
 };
 
 /// The line of the law as it was published.
-pub const LITERAL: Kind =
-    Kind { name: "latency-ratio-literal", make: |settings, parameter| make(settings, parameter, true), ..KIND };
+pub const LITERAL: Kind = Kind {
+    name: "latency-ratio-literal",
+    make: |settings, parameter| make(settings, parameter, Variant::Literal),
+    ..KIND
+};
 
-fn make(settings: &Settings, parameter: Option<&str>, is_literal: bool) -> Option<Box<dyn Law>> {
-    parameter.is_none().then(|| Box::new(LatencyRatio::new(settings.objective.latency, is_literal)) as Box<dyn Law>)
+fn make(settings: &Settings, parameter: Option<&str>, variant: Variant) -> Option<Box<dyn Law>> {
+    parameter.is_none().then(|| Box::new(LatencyRatio::new(settings.objective.latency, variant)) as Box<dyn Law>)
 }
 
 const TICK: Duration = Duration::from_secs(10);
 const WINDOW: Duration = Duration::from_secs(60);
 const QUANTILE: f64 = 0.95;
 
-/// The law and what it remembers.
+/// How the law uses the ratio.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Variant {
+    /// The ratio × the present number of replicas.
+    Proportional,
+    /// The ratio itself, as it was published.
+    Literal,
+}
+
+/// The law `latency-ratio` with its state between decisions.
 #[derive(Debug)]
 pub struct LatencyRatio {
     objective: Duration,
-    /// As published: the present number does not count.
-    is_literal: bool,
+    variant: Variant,
     cadence: Cadence,
+    /// Latencies since the start, at each observation of the last minute.
     history: Window<Histogram>,
 }
 
 impl LatencyRatio {
-    /// Holds the percentile at `objective`.
-    pub fn new(objective: Duration, is_literal: bool) -> Self {
-        Self { objective, is_literal, cadence: Cadence::new(TICK), history: Window::new(WINDOW) }
+    /// A law that holds the 95th percentile at `objective`.
+    pub fn new(objective: Duration, variant: Variant) -> Self {
+        Self { objective, variant, cadence: Cadence::new(TICK), history: Window::new(WINDOW) }
     }
 }
 
@@ -59,13 +72,13 @@ impl Law for LatencyRatio {
         let Some(p95) = recent.and_then(|recent| quantile(&recent, QUANTILE)) else {
             return Recommendation::no_data();
         };
-        let current = if self.is_literal { 1 } else { seen.replicas.desired };
-        let recommended = (p95 / self.objective.as_secs_f64() * current as f64).ceil().max(1.0);
-        Recommendation::new(
-            Some(recommended as usize),
-            "percentile",
-            format!("the 95th percentile is {:.0} ms", p95 * 1e3),
-        )
+        let factor = match self.variant {
+            Variant::Proportional => seen.replicas.desired,
+            Variant::Literal => 1,
+        };
+        let recommended = (p95 / self.objective.as_secs_f64() * factor as f64).ceil().max(1.0);
+        let text = format!("the 95th percentile is {:.0} ms", p95 * 1e3);
+        Recommendation::new(Some(recommended as usize), "percentile", text)
     }
 }
 
@@ -75,13 +88,16 @@ mod tests {
     use law::observation::Replicas;
 
     #[test]
-    fn the_ratio_times_what_there_is_or_literally() {
+    fn the_ratio_is_multiplied_by_the_present_number_unless_literal() {
         // 100 requests between 0.8 and 1 s: p95 by interpolation is 0.99 s.
         let buckets = |count| vec![(0.8, 0.0), (1.0, count), (f64::INFINITY, count)];
-        for (is_literal, count, expected) in
-            [(false, 100.0, Some(6)), (true, 100.0, Some(2)), (false, 0.0, None), (true, 0.0, None)]
-        {
-            let mut law = LatencyRatio::new(Duration::from_millis(500), is_literal);
+        for (variant, count, expected) in [
+            (Variant::Proportional, 100.0, Some(6)),
+            (Variant::Literal, 100.0, Some(2)),
+            (Variant::Proportional, 0.0, None),
+            (Variant::Literal, 0.0, None),
+        ] {
+            let mut law = LatencyRatio::new(Duration::from_millis(500), variant);
             let mut last = None;
             for second in 0..=10 {
                 let count = if second == 0 { 0.0 } else { count };

@@ -1,7 +1,9 @@
-//! `latency-step`: every 30 s, one more if the mean latency of the last minute is over a threshold, one fewer if it is
-//! under another: the objective, and half of it or another share (`latency-step:0.4`). Nothing without traffic.
+//! `latency-step`: every 30 s, one replica more if the mean latency of the last minute is over the objective, and one
+//! fewer if it is under a share of the objective: half of it, or the parameter (`latency-step:0.4`). No recommendation
+//! without traffic.
 //!
-//! Source: the first course project's script, which asked Prometheus for `rate(…_sum[1m]) / rate(…_count[1m])`.
+//! Source: the first of the two course projects that this project replaces. Its script asked Prometheus for
+//! `rate(…_sum[1m]) / rate(…_count[1m])`.
 
 use law::cadence::Cadence;
 use law::histogram::Histogram;
@@ -10,7 +12,7 @@ use law::table::{Kind, Law, Recommendation};
 use law::window::Window;
 use std::time::Duration;
 
-/// The line for a table of laws.
+/// The law's line in a table of laws.
 pub const KIND: Kind = Kind {
     name: "latency-step",
     parameter: "[:SHARE]",
@@ -23,23 +25,24 @@ pub const KIND: Kind = Kind {
     },
 };
 
-/// Between two steps.
+/// Time between two steps.
 const STEP: Duration = Duration::from_secs(30);
 
-/// Over which the mean is taken.
+/// Time over which the mean is taken.
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// The law and what it remembers.
+/// The law `latency-step` with its state between decisions.
 #[derive(Debug)]
 pub struct LatencyStep {
     upper: Duration,
     lower: Duration,
     cadence: Cadence,
+    /// Latencies since the start, at each observation of the last minute.
     history: Window<Histogram>,
 }
 
 impl LatencyStep {
-    /// One more over `upper`, one fewer under `lower`.
+    /// A law that adds a replica over the latency `upper` and removes one under `lower`.
     pub fn new(upper: Duration, lower: Duration) -> Self {
         Self { upper, lower, cadence: Cadence::new(STEP), history: Window::new(WINDOW) }
     }
@@ -71,7 +74,8 @@ mod tests {
     use super::*;
     use law::observation::Replicas;
 
-    /// Ticks every 10 s; in each, ten requests with the given mean (none: no traffic). Returns what was wanted at 2.
+    /// The recommendation at each tick, every 10 s, with two replicas (2 if there is none). Before each tick ten
+    /// requests had the given mean latency; none came if that is `None`.
     fn run(means: &[Option<f64>]) -> Vec<usize> {
         let mut law = LatencyStep::new(Duration::from_millis(500), Duration::from_millis(200));
         let (mut count, mut sum) = (0.0, 0.0);
@@ -101,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn its_steps_pass_the_limits() {
+    fn limits_let_its_steps_pass() {
         use law::limits::{Limiter, Limits};
         let mut law = LatencyStep::new(Duration::from_millis(500), Duration::from_millis(200));
         let mut limiter = Limiter::new(Limits { down_window: Duration::from_secs(20), ..Limits::bounds(1, 9) });
@@ -117,11 +121,11 @@ mod tests {
             let recommendation = law.decide(&seen);
             desired = limiter.apply(&seen, recommendation.replicas).0;
         }
-        assert_eq!(desired, 1, "200 s of quick answers take three steps down, and no more than the bound allows");
+        assert_eq!(desired, 1, "200 s of quick answers take six steps, of which the lower bound allows three");
     }
 
     #[test]
-    fn the_mean_forgets_what_is_over_a_minute_old() {
+    fn the_mean_forgets_latencies_older_than_a_minute() {
         let mut means = vec![Some(9.0); 3];
         means.extend([Some(0.1); 10]);
         assert_eq!(run(&means)[12], 1);

@@ -1,6 +1,8 @@
-//! `queue`: so many replicas that each has five waiting requests; down only after five minutes.
+//! `queue`: one replica for every five waiting requests, every 30 s or at another interval (`queue:5s`); scaled down
+//! only to the highest recommendation of the last five minutes.
 //!
-//! Source: KEDA's usual trigger on a queue's length, polled every 30 s, on top of the HPA's stabilisation.
+//! Source: KEDA 2, a trigger on the length of a queue with its defaults (pollingInterval 30 s, five messages for each
+//! replica), on top of the Kubernetes HPA with its stabilisation of 300 s.
 
 use law::cadence::Cadence;
 use law::observation::Observation;
@@ -8,7 +10,7 @@ use law::table::{Kind, Law, Recommendation};
 use law::window::Window;
 use std::time::Duration;
 
-/// The line for a table of laws.
+/// The law's line in a table of laws.
 pub const KIND: Kind = Kind {
     name: "queue",
     parameter: "[:INTERVAL]",
@@ -20,20 +22,23 @@ pub const KIND: Kind = Kind {
     },
 };
 
-const PER_REPLICA: f64 = 5.0;
-const COOLDOWN: Duration = Duration::from_secs(300);
+/// Waiting requests for each replica.
+const TARGET_LENGTH: f64 = 5.0;
 
-/// The law and what it remembers.
+const STABILISATION_WINDOW: Duration = Duration::from_secs(300);
+
+/// The law `queue` with its state between decisions.
 #[derive(Debug)]
 pub struct Queue {
     cadence: Cadence,
+    /// Recommendations before stabilisation.
     recommended: Window<usize>,
 }
 
 impl Queue {
-    /// Looks every `interval`.
+    /// A law that decides every `interval`.
     pub fn new(interval: Duration) -> Self {
-        Self { cadence: Cadence::new(interval), recommended: Window::new(COOLDOWN) }
+        Self { cadence: Cadence::new(interval), recommended: Window::new(STABILISATION_WINDOW) }
     }
 }
 
@@ -45,8 +50,8 @@ impl Law for Queue {
         if !self.cadence.is_due(seen.at) {
             return Recommendation::waiting();
         }
-        self.recommended.push(seen.at, (seen.queue_length / PER_REPLICA).ceil() as usize);
-        let highest = self.recommended.within(seen.at, COOLDOWN).copied().max();
+        self.recommended.push(seen.at, (seen.queue_length / TARGET_LENGTH).ceil() as usize);
+        let highest = self.recommended.within(seen.at, STABILISATION_WINDOW).copied().max();
         Recommendation::new(highest, "queue", format!("{:.0} requests wait", seen.queue_length))
     }
 }
@@ -57,7 +62,7 @@ mod tests {
     use law::observation::Replicas;
 
     #[test]
-    fn five_for_each_and_patience_before_going_down() {
+    fn five_waiting_requests_for_each_replica_and_a_cooldown_before_scaling_down() {
         let mut law = Queue::new(Duration::from_secs(30));
         let mut desired = 2;
         let mut timeline = Vec::new();
@@ -71,7 +76,7 @@ mod tests {
             desired = law.decide(&seen).replicas.unwrap_or(desired);
             timeline.push(desired);
         }
-        // ⌈11 ÷ 5⌉, ⌈21 ÷ 5⌉ at 60 s, which counts until 360 s.
+        // ⌈11 ÷ 5⌉ at 30 s, and ⌈21 ÷ 5⌉ at 60 s, which counts until 360 s.
         assert_eq!(timeline, [2, 3, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 0, 0]);
     }
 }

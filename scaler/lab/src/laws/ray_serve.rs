@@ -1,7 +1,8 @@
-//! `ray-serve`: requests waiting and in flight ÷ 2; waits half a minute before it goes up, ten minutes before it goes down.
+//! `ray-serve`: Ray Serve's autoscaler. The mean number of requests in the system ÷ 2. A recommendation counts after it
+//! has pointed up for half a minute, or down for ten minutes.
 //!
-//! Source: Ray Serve's autoscaling with target_ongoing_requests = 2, look_back_period_s = 30, upscale_delay_s = 30 and
-//! downscale_delay_s = 600, its defaults.
+//! Source: Ray 2.32, ray.serve.config.AutoscalingConfig with its defaults: target_ongoing_requests = 2,
+//! look_back_period_s = 30, upscale_delay_s = 30, downscale_delay_s = 600.
 
 use law::observation::Observation;
 use law::table::{Kind, Law, Recommendation};
@@ -9,7 +10,7 @@ use law::window::Window;
 use std::cmp::Ordering;
 use std::time::Duration;
 
-/// The line for a table of laws.
+/// The law's line in a table of laws.
 pub const KIND: Kind = Kind {
     name: "ray-serve",
     parameter: "",
@@ -18,48 +19,46 @@ pub const KIND: Kind = Kind {
     make: |_, parameter| parameter.is_none().then(|| Box::new(RayServe::default()) as Box<dyn Law>),
 };
 
-const PER_REPLICA: f64 = 2.0;
-const LOOK_BACK: Duration = Duration::from_secs(30);
-const UP_DELAY: Duration = Duration::from_secs(30);
-const DOWN_DELAY: Duration = Duration::from_secs(600);
+const TARGET_ONGOING_REQUESTS: f64 = 2.0;
+const LOOK_BACK_PERIOD: Duration = Duration::from_secs(30);
+const UPSCALE_DELAY: Duration = Duration::from_secs(30);
+const DOWNSCALE_DELAY: Duration = Duration::from_secs(600);
 
-/// The law and what it remembers.
+/// The law `ray-serve` with its state between decisions.
 #[derive(Debug)]
 pub struct RayServe {
+    /// Requests in the system at each observation.
     samples: Window<f64>,
-    /// In which direction it has wished to go, without interruption, and since when.
-    leaning: Option<(Ordering, Duration)>,
+    /// The direction of the last recommendations, and since when they have all had it.
+    direction: Option<(Ordering, Duration)>,
 }
 
-/// Remembers nothing yet.
+/// The law with an empty memory.
 impl Default for RayServe {
     fn default() -> Self {
-        Self { samples: Window::new(LOOK_BACK), leaning: None }
+        Self { samples: Window::new(LOOK_BACK_PERIOD), direction: None }
     }
 }
 
 impl Law for RayServe {
     fn decide(&mut self, seen: &Observation) -> Recommendation {
         self.samples.push(seen.at, seen.queue_length + seen.in_flight);
-        let (mut sum, mut count) = (0.0, 0.0);
-        for sample in self.samples.within(seen.at, LOOK_BACK) {
-            sum += sample;
-            count += 1.0;
-        }
+        let samples = self.samples.within(seen.at, LOOK_BACK_PERIOD);
+        let (sum, count) = samples.fold((0.0, 0.0), |(sum, count), sample| (sum + sample, count + 1.0));
         let requests = sum / count;
         let text = format!("{requests:.1} requests over half a minute");
-        let recommended = (requests / PER_REPLICA).ceil() as usize;
+        let recommended = (requests / TARGET_ONGOING_REQUESTS).ceil() as usize;
         let direction = recommended.cmp(&seen.replicas.desired);
-        let since = match self.leaning {
+        let since = match self.direction {
             Some((same, since)) if same == direction => since,
             _ => seen.at,
         };
-        self.leaning = Some((direction, since));
-        let delay = if direction == Ordering::Greater { UP_DELAY } else { DOWN_DELAY };
+        self.direction = Some((direction, since));
+        let delay = if direction == Ordering::Greater { UPSCALE_DELAY } else { DOWNSCALE_DELAY };
         if direction == Ordering::Equal || seen.at < since + delay {
             return Recommendation::new(None, "ongoing", text);
         }
-        self.leaning = None;
+        self.direction = None;
         Recommendation::new(Some(recommended), "ongoing", text)
     }
 }
@@ -70,7 +69,7 @@ mod tests {
     use law::observation::Replicas;
 
     #[test]
-    fn it_waits_before_it_goes_either_way() {
+    fn it_waits_before_it_scales_up_or_down() {
         let mut law = RayServe::default();
         let mut desired = 1;
         let mut changes = Vec::new();
@@ -81,12 +80,12 @@ mod tests {
                 replicas: Replicas { desired, ready: desired, ..Replicas::default() },
                 ..Observation::default()
             };
-            if let Some(wish) = law.decide(&seen).replicas {
-                changes.push((second, wish));
-                desired = wish;
+            if let Some(recommended) = law.decide(&seen).replicas {
+                changes.push((second, recommended));
+                desired = recommended;
             }
         }
-        // ⌈7 ÷ 2⌉ after 30 s. From 100 s on the mean falls, to 6 at 104 s: 600 s later it is 1.
+        // ⌈7 ÷ 2⌉ after 30 s. From 100 s on the mean falls, to 6 at 104 s. 600 s after that the recommendation is 1.
         assert_eq!(changes, [(30, 4), (704, 1)]);
     }
 }

@@ -1,32 +1,32 @@
-//! Flags of `lab simulate` → what is tried.
+//! The flags of `lab simulate`.
 
-use super::flags::{Defaults, Flags, Plan};
+use super::flags::{Config, Defaults, Flags};
 use anyhow::{Context, Result, ensure};
 use std::path::PathBuf;
 use std::time::Duration;
 use workload::Workload;
 use workload::shape::Shape;
 
-/// Of the plant, where no flag says otherwise.
+/// The properties of the plant where no flag gives them: those of this project's replicas.
 const DEFAULTS: Defaults =
     Defaults { startup: Duration::from_secs(3), service: Duration::from_millis(55), service_variation: 0.2, slots: 1 };
 
-/// Tries laws on workloads in virtual time. The plant is a dispatcher with its queue, admission and rotation, and
-/// replicas that take time to start and to work.
+/// Compares laws on workloads in virtual time. The plant is a dispatcher with its queue, admission and rotation, and
+/// replicas that take time to start and to serve.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "Examples:\n  \
     lab simulate --workload workload.txt --policy slo,concurrency,cpu:70 --startup 3s --seeds 5\n  \
     lab simulate --shape square:low=7,high=35,period=60,length=600 --html comparison.html\n  \
     lab simulate --workload day.txt --policy slo --max 40 --slots 16 --batch 8 --batch-growth 0.1")]
 pub struct Args {
-    /// Requests per second, second by second: a file like loadgen's; may be repeated
+    /// Workload: a file with the requests of each second, like loadgen's; may be repeated
     #[arg(long, value_name = "FILE")]
     pub workload: Vec<PathBuf>,
-    /// A described workload: constant, ramp, step, spike, sine, square, sawtooth, on-off or markov, with
+    /// Workload described by a shape: constant, ramp, step, spike, sine, square, sawtooth, on-off or markov, with
     /// low=,high=,period=,length=,seed= after a colon; may be repeated
     #[arg(long)]
     pub shape: Vec<Shape>,
-    /// Multiplies all rates
+    /// Factor for all rates
     #[arg(long, default_value_t = 1.0)]
     pub rate_scale: f64,
     /// Laws, plant and report
@@ -38,15 +38,15 @@ impl Args {
     /// Checks the flags and reads the files.
     ///
     /// # Errors
-    /// When one makes no sense.
-    pub fn plan(&self) -> Result<Plan> {
+    /// When a flag is out of its range, two flags contradict each other, or a file cannot be read.
+    pub fn config(&self) -> Result<Config> {
         ensure!(
             !(self.workload.is_empty() && self.shape.is_empty()),
-            "say what arrives: --workload FILE or --shape SHAPE"
+            "there is no workload; give --workload FILE or --shape SHAPE"
         );
         ensure!(
             self.rate_scale > 0.0 && self.rate_scale <= 1e6,
-            "--rate-scale ({}) must be a positive number",
+            "--rate-scale ({}) must be more than 0 and at most 1000000",
             self.rate_scale
         );
         let mut workloads: Vec<(String, Workload)> = Vec::new();
@@ -58,14 +58,14 @@ impl Args {
         workloads.extend(self.shape.iter().map(|shape| (shape.to_string(), shape.workload())));
         let scaled = |(name, workload): (String, Workload)| (name, workload.scaled(self.rate_scale));
         let workloads = workloads.into_iter().map(scaled).collect();
-        self.flags.plan(workloads, DEFAULTS)
+        self.flags.config(workloads, DEFAULTS)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simulate::work::Work;
+    use crate::simulate::service_time::ServiceTimeDistribution;
     use clap::Parser;
 
     #[derive(Parser)]
@@ -74,9 +74,9 @@ mod tests {
         args: Args,
     }
 
-    fn plan(flags: &[&str]) -> Result<Plan, String> {
+    fn config(flags: &[&str]) -> Result<Config, String> {
         let cli = Cli::try_parse_from(["simulate"].iter().chain(flags)).map_err(|error| error.to_string())?;
-        cli.args.plan().map_err(|error| format!("{error:#}"))
+        cli.args.config().map_err(|error| format!("{error:#}"))
     }
 
     #[test]
@@ -89,8 +89,8 @@ mod tests {
         };
         let (workload, times) = (file("workload", "5 x"), file("times", "50\n\n60.5\n"));
         assert!(matches!(
-            plan(&["--shape=constant", &format!("--service-times={times}")]).expect("good").plant.work,
-            Work::Recorded(times) if times.len() == 2
+            config(&["--shape=constant", &format!("--service-times={times}")]).expect("good").plant.service_times,
+            ServiceTimeDistribution::Recorded(times) if times.len() == 2
         ));
         let (bad_times, no_times) = (file("bad", "50\n-1\n"), file("none", "\n"));
         for (flags, word) in [
@@ -115,7 +115,7 @@ mod tests {
             (&["--shape=constant", &format!("--service-times={bad_times}")], "line 2: \"-1\""),
             (&["--shape=constant", &format!("--service-times={no_times}")], "has no service times"),
         ] {
-            let error = plan(flags).expect_err("refused");
+            let error = config(flags).expect_err("refused");
             assert!(error.contains(word), "{flags:?}: {error}");
         }
     }

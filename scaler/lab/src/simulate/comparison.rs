@@ -1,142 +1,151 @@
-//! Several laws on several workloads, each with several seeds, beside what an oracle needs.
+//! A comparison: several laws on several workloads, each with several seeds, beside the cost of an oracle.
 
-use super::flags::Plan;
+use super::flags::Config;
 use super::oracle;
-use super::trial::{Moment, Outcome, Trial};
-use crate::laws::Choice;
+use super::timeline::TimelineSample;
+use super::trial::{Outcome, Trial};
+use crate::laws::LawChoice;
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use law::limits::Limits;
 use law::slo;
 use serde::Serialize;
+use workload::Workload;
 
-/// Beyond so many requests, or seconds, no oracle is asked: it tries hundreds of plans, and one more for every change
+/// Workloads with more requests or seconds get no oracle, which tries hundreds of plans and one more for every change
 /// in them.
-const ORACLE_REQUESTS: f64 = 2e6;
-const ORACLE_SECONDS: usize = 7200;
+const MAX_ORACLE_REQUESTS: f64 = 2e6;
+const MAX_ORACLE_SECONDS: usize = 7200;
 
-/// Everything that was found.
+/// The results of all laws on all workloads. Field names here and below are part of the JSON that `--json` writes.
 #[derive(Debug, Serialize)]
 pub struct Comparison {
-    /// By workload.
-    pub workloads: Vec<Rows>,
+    /// Results by workload.
+    pub workloads: Vec<WorkloadComparison>,
 }
 
-/// One workload's.
+/// The results of all laws on one workload.
 #[derive(Debug, Serialize)]
-pub struct Rows {
-    /// Its name.
+pub struct WorkloadComparison {
+    /// The workload's name.
     pub workload: String,
-    /// What else there is to know of it, a line each.
+    /// Further facts about the workload, a line each.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
-    /// What it takes at least.
+    /// The oracle's row.
     pub oracle: Option<Row>,
-    /// What really happened, if it did.
+    /// What happened, in a backtest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recorded: Option<Row>,
-    /// By law.
+    /// A row for each law.
     pub laws: Vec<Row>,
 }
 
-/// One law on one workload: means over the seeds. Figures that nobody recorded are nothing.
+/// The results of one law on one workload: means over the seeds. `None` where a figure was not recorded.
 #[derive(Debug, Serialize)]
 pub struct Row {
     /// The law.
     pub law: String,
-    /// Share of requests that were answered in time.
+    /// Share of all offered requests that were answered within the objective.
     pub attainment: Option<f64>,
-    /// That of the worst seed.
+    /// The attainment of the worst seed.
     pub worst_attainment: Option<f64>,
-    /// Latency of answers, seconds.
+    /// Median latency of answers, seconds.
     pub p50_seconds: Option<f64>,
-    /// The same.
+    /// 95th percentile of the latency of answers, seconds.
     pub p95_seconds: Option<f64>,
-    /// The same.
+    /// 99th percentile of the latency of answers, seconds.
     pub p99_seconds: Option<f64>,
     /// Replicas × seconds, starting ones included.
     pub replica_seconds: Option<f64>,
-    /// That ÷ the oracle's.
+    /// Replica-seconds ÷ the oracle's replica-seconds.
     pub times_oracle: Option<f64>,
     /// Most replicas at once.
     pub peak: Option<usize>,
-    /// Changes of the number that was asked for.
+    /// Number of changes of the desired replicas.
     pub changes: Option<f64>,
-    /// Share of requests that were refused.
+    /// Share of all offered requests that were refused at admission.
     pub shed: Option<f64>,
-    /// Share of requests that were given up.
+    /// Share of all offered requests that expired.
     pub expired: Option<f64>,
-    /// The first seed's course.
-    pub course: Vec<Moment>,
+    /// The timeline of the first seed.
+    #[serde(rename = "course")]
+    pub timeline: Vec<TimelineSample>,
 }
 
-impl Rows {
-    /// In the order in which they are shown.
-    pub fn all(&self) -> impl Iterator<Item = &Row> {
+impl WorkloadComparison {
+    /// All rows in the order of the report.
+    pub fn rows(&self) -> impl Iterator<Item = &Row> {
         self.oracle.iter().chain(&self.recorded).chain(&self.laws)
     }
 }
 
 impl Comparison {
-    /// Runs everything, with a progress bar for people.
+    /// Runs all trials, with a progress bar on standard error.
     ///
     /// # Errors
     /// When the bar cannot be drawn.
-    pub fn run(plan: &Plan) -> Result<Self> {
-        let steps = plan.workloads.len() as u64 * (plan.laws.len() as u64 + 1) * (plan.seeds.end - plan.seeds.start);
-        let bar = ProgressBar::with_draw_target(Some(steps), ProgressDrawTarget::stderr());
+    pub fn run(config: &Config) -> Result<Self> {
+        let seeds = config.seeds.end - config.seeds.start;
+        let trials = config.workloads.len() as u64 * (config.laws.len() as u64 + 1) * seeds;
+        let bar = ProgressBar::with_draw_target(Some(trials), ProgressDrawTarget::stderr());
         bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len}  {msg}")?);
-        // The oracle has a law only for form's sake: it runs plans of its own.
-        let slo = Choice::Live(slo::KIND.name.into());
-        let rows = |(name, workload): &(String, workload::Workload)| {
+        let compare = |(name, workload): &(String, Workload)| {
             bar.set_message(name.clone());
-            let trial = |law: &Choice, seed| {
-                let limits = if law.is_slo() { plan.limits } else { Limits::bounds(plan.limits.min, plan.limits.max) };
-                let (plant, staleness) = (plan.plant.clone(), plan.staleness);
-                Trial {
-                    law: law.clone(),
-                    told: plan.told,
-                    limits,
-                    plant,
-                    workload,
-                    process: plan.process,
-                    staleness,
-                    seed,
-                }
-            };
-            let is_short = workload.total() <= ORACLE_REQUESTS && workload.per_second.len() <= ORACLE_SECONDS;
-            let goal = plan.goal.filter(|_| is_short);
-            let oracle = goal.map(|goal| {
-                let ask = |seed| {
-                    let outcome = oracle::run(&trial(&slo, seed), goal);
-                    bar.inc(1);
-                    outcome
-                };
-                Row::of("oracle", &plan.seeds.clone().map(ask).collect::<Vec<_>>(), None)
-            });
-            let laws = plan.laws.iter().map(|law| {
-                let run = |seed| {
-                    let outcome = trial(law, seed).run();
-                    bar.inc(1);
-                    outcome
-                };
-                let outcomes: Vec<Outcome> = plan.seeds.clone().map(run).collect();
-                Row::of(&law.to_string(), &outcomes, oracle.as_ref().and_then(|oracle| oracle.replica_seconds))
-            });
-            Rows { workload: name.clone(), notes: Vec::new(), laws: laws.collect(), recorded: None, oracle }
+            compare_laws(config, name, workload, &bar)
         };
-        let workloads = plan.workloads.iter().map(rows).collect();
+        let workloads = config.workloads.iter().map(compare).collect();
         bar.finish_and_clear();
         Ok(Self { workloads })
     }
 }
 
+/// The results of all laws on one workload. `bar` advances by one for each trial.
+fn compare_laws(config: &Config, name: &str, workload: &Workload, bar: &ProgressBar) -> WorkloadComparison {
+    let outcomes = |run: &dyn Fn(u64) -> Outcome| -> Vec<Outcome> {
+        let run = |seed| {
+            let outcome = run(seed);
+            bar.inc(1);
+            outcome
+        };
+        config.seeds.clone().map(run).collect()
+    };
+    let has_oracle = workload.total() <= MAX_ORACLE_REQUESTS && workload.per_second.len() <= MAX_ORACLE_SECONDS;
+    let oracle = config.goal.filter(|_| has_oracle).map(|goal| {
+        // The oracle runs plans of its own: of this law it uses the limits only.
+        let slo = LawChoice::Live(slo::KIND.name.into());
+        Row::of("oracle", &outcomes(&|seed| oracle::run(&trial(config, workload, &slo, seed), goal)), None)
+    });
+    let oracle_cost = oracle.as_ref().and_then(|oracle| oracle.replica_seconds);
+    let row = |law: &LawChoice| {
+        let outcomes = outcomes(&|seed| trial(config, workload, law, seed).run());
+        Row::of(&law.to_string(), &outcomes, oracle_cost)
+    };
+    let laws = config.laws.iter().map(row).collect();
+    WorkloadComparison { workload: name.into(), notes: Vec::new(), oracle, recorded: None, laws }
+}
+
+fn trial<'a>(config: &Config, workload: &'a Workload, law: &LawChoice, seed: u64) -> Trial<'a> {
+    // The laws of other autoscalers have stabilisation windows of their own.
+    let limits = if law.is_slo() { config.limits } else { Limits::bounds(config.limits.min, config.limits.max) };
+    Trial {
+        law: law.clone(),
+        law_settings: config.law_settings,
+        limits,
+        plant: config.plant.clone(),
+        workload,
+        process: config.process,
+        staleness: config.staleness,
+        seed,
+    }
+}
+
 impl Row {
-    /// The means of at least one outcome.
+    /// The means of at least one outcome. `oracle` is the oracle's replica-seconds.
     fn of(law: &str, outcomes: &[Outcome], oracle: Option<f64>) -> Self {
         let mean = |figure: &dyn Fn(&Outcome) -> f64| outcomes.iter().map(figure).sum::<f64>() / outcomes.len() as f64;
         let share =
-            |count: fn(&Outcome) -> u64| mean(&|outcome| count(outcome) as f64 / outcome.tally.offered.max(1) as f64);
+            |count: fn(&Outcome) -> u64| mean(&|outcome| count(outcome) as f64 / outcome.totals.offered.max(1) as f64);
         let replica_seconds = mean(&Outcome::replica_seconds);
         Self {
             law: law.into(),
@@ -149,9 +158,9 @@ impl Row {
             times_oracle: oracle.map(|oracle| replica_seconds / oracle),
             peak: outcomes.iter().map(|outcome| outcome.peak).max(),
             changes: Some(mean(&|outcome| outcome.changes as f64)),
-            shed: Some(share(|outcome| outcome.tally.shed)),
-            expired: Some(share(|outcome| outcome.tally.expired)),
-            course: outcomes.first().map(|outcome| outcome.course.clone()).unwrap_or_default(),
+            shed: Some(share(|outcome| outcome.totals.shed)),
+            expired: Some(share(|outcome| outcome.totals.expired)),
+            timeline: outcomes.first().map(|outcome| outcome.timeline.clone()).unwrap_or_default(),
         }
     }
 }

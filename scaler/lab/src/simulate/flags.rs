@@ -1,8 +1,8 @@
-//! The flags of everything that compares laws in virtual time: which laws, against what plant, reported how.
+//! The flags that `lab simulate` and `lab backtest` share: the laws, the plant and the report.
 
-use super::plant::Settings;
-use super::work::Work;
-use crate::laws::Choice;
+use super::plant::settings::PlantSettings;
+use super::service_time::ServiceTimeDistribution;
+use crate::laws::LawChoice;
 use admission::Order;
 use anyhow::{Context, Result, ensure};
 use law::limits::{Guard, Limits};
@@ -15,145 +15,146 @@ use std::time::Duration;
 use workload::Workload;
 use workload::arrivals::Process;
 
-/// More service times than this are not read.
-const MAX_RECORDED: usize = 1_000_000;
+/// Most lines of a file of service times.
+const MAX_SERVICE_TIMES: usize = 1_000_000;
 
-/// As they were given.
+/// The flags as they were given.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Flags {
-    /// Laws, as for scaling; such as cpu:70:behavior, cpu:70:up=0s:down=60s, or cpu:70:up=30s/2@15s/50%@60s/min
+    /// Laws to compare, such as slo,concurrency,cpu:70; cpu takes the HPA's behavior as a second parameter:
+    /// cpu:70:behavior, cpu:70:up=0s:down=60s, or cpu:70:up=30s/2@15s/50%@60s/min
     #[arg(
         long,
         value_delimiter = ',',
         default_value = "slo,concurrency,cpu:50,cpu:70,cpu:90,queue:5s,latency-step,latency-ratio,ray-serve"
     )]
-    pub policy: Vec<Choice>,
-    /// Repetitions, each with other arrivals and service times
+    pub policy: Vec<LawChoice>,
+    /// Number of repetitions, each with other arrivals and service times
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub seeds: u64,
-    /// The first of the repetitions' seeds
+    /// Seed of the first repetition; the others follow
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(..1_000_000_000))]
     pub seed: u64,
-    /// Asked for → ready; by default 3s, and in a backtest what was recorded
+    /// Time from asking for a replica until it is ready; by default 3s, and in a backtest the recorded time
     #[arg(long, value_parser = humantime::parse_duration)]
     pub startup: Option<Duration>,
-    /// Mean time that a replica takes for a request; by default 55ms, and in a backtest what was recorded
+    /// Mean time that a replica takes for a request; by default 55ms, and in a backtest the recorded time
     #[arg(long, value_parser = positive_duration)]
     pub service: Option<Duration>,
-    /// Its standard deviation ÷ mean; the distribution is log-normal; by default 0.2, and in a backtest what was
-    /// recorded
+    /// Standard deviation ÷ mean of the service times, which are log-normal; by default 0.2, and in a backtest the
+    /// recorded one
     #[arg(long)]
     pub service_variation: Option<f64>,
-    /// Service times to draw from instead: a file with one a line, in milliseconds
+    /// Draw the service times from this file instead: one time a line, in milliseconds
     #[arg(long, value_name = "FILE")]
     pub service_times: Option<PathBuf>,
-    /// Requests that a replica holds at once; by default 1, and in a backtest what was recorded
+    /// Requests that a replica holds at once; by default 1, and in a backtest the recorded number
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub slots: Option<u32>,
-    /// Passes that it makes at once
+    /// Forward passes that a replica makes at once
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub workers: u32,
-    /// Requests that one pass takes at most
+    /// Most requests in one forward pass
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub batch: u32,
-    /// What each further request of a pass adds to its time, as a part of what it would take alone: 1 on a processor, much
-    /// less on a card
+    /// Time that each further request of a pass adds, as a share of its own service time: 1 on a CPU, much less on a
+    /// GPU
     #[arg(long, default_value_t = 1.0)]
     pub batch_growth: f64,
-    /// Replicas at least
+    /// Fewest replicas
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=100_000))]
     pub min: u32,
-    /// Replicas at most
+    /// Most replicas
     #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub max: u32,
-    /// Replicas that can be placed
+    /// Most replicas that the cluster can place
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub room: u32,
-    /// Processors: more requests at once than that slow each other down
+    /// Cores of all machines together: more passes at once slow each other down; unlimited by default
     #[arg(long, default_value_t = f64::INFINITY)]
     pub cores: f64,
-    /// Answers are to be there within this time
+    /// Latency objective: requests are to be answered within this time
     #[arg(long, default_value = "500ms", value_parser = positive_duration)]
     pub objective: Duration,
-    /// For this share of requests (policy slo)
+    /// Share of requests that is to meet the objective (policy slo)
     #[arg(long, default_value_t = 0.999)]
     pub quantile: f64,
-    /// Requests are given up after this time
+    /// Time after which a request expires
     #[arg(long, default_value = "5s", value_parser = positive_duration)]
     pub deadline: Duration,
-    /// Requests that may wait
+    /// Most requests that may wait
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     pub queue_length: u32,
-    /// Who goes first
+    /// Order in which waiting requests are dispatched
     #[arg(long, value_enum, default_value_t = Order::LateLast)]
     pub order: Order,
-    /// How arrivals are spread: poisson, uniform, replayed (exactly as many in every second as the workload says), or
-    /// gamma:CV with a coefficient of variation (above 1 in bunches)
+    /// Arrival process: poisson, uniform, replayed (exactly as many requests in every second as the workload says), or
+    /// gamma:CV with a coefficient of variation (above 1: in bursts)
     #[arg(long, default_value_t = Process::Poisson)]
     pub arrivals: Process,
-    /// Between two decisions of policy slo; the others have their own
+    /// Time between two decisions of policy slo; the other laws have intervals of their own
     #[arg(long, default_value = "500ms", value_parser = positive_duration)]
     pub interval: Duration,
-    /// Scale down only to the most that was wanted in this time (policy slo)
+    /// Stabilisation window: scale down only to the highest recommendation of this time (policy slo)
     #[arg(long, default_value = "0s", value_parser = humantime::parse_duration)]
     pub down_window: Duration,
-    /// How old the figures are that laws see
+    /// Age of the figures that laws see
     #[arg(long, default_value = "0s", value_parser = humantime::parse_duration)]
     pub staleness: Duration,
-    /// The oracle, whose cost the others' are compared with, answers this share in time; 0 for no oracle
+    /// Attainment of the oracle, whose cost the costs of the laws are compared with; 0 for no oracle
     #[arg(long, default_value_t = 0.999)]
     pub goal: f64,
-    /// Write everything here as JSON
+    /// Write all figures to this file as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// Write a page with plots here
+    /// Write a page with plots to this file
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
 }
 
-/// What holds of the plant where no flag says otherwise.
+/// The properties of the plant where no flag gives them.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Defaults {
-    /// Asked for → ready.
+    /// Time from asking for a replica until it is ready.
     pub startup: Duration,
-    /// Mean time of a request in a replica.
+    /// Mean service time.
     pub service: Duration,
-    /// Its standard deviation ÷ mean.
+    /// Standard deviation ÷ mean of the service times.
     pub service_variation: f64,
-    /// Requests that a replica takes at once.
+    /// Requests that a replica holds at once.
     pub slots: u32,
 }
 
-/// What is tried.
+/// A comparison's checked configuration.
 #[derive(Debug, Clone)]
-pub struct Plan {
-    /// By name.
+pub struct Config {
+    /// Workloads with their names.
     pub workloads: Vec<(String, Workload)>,
-    /// In the order of their rows.
-    pub laws: Vec<Choice>,
-    /// Of the repetitions.
+    /// Laws in the order of their rows.
+    pub laws: Vec<LawChoice>,
+    /// Seeds of the repetitions.
     pub seeds: Range<u64>,
-    /// What laws are told.
-    pub told: LawSettings,
-    /// The limits of `slo`; the others have bounds only.
+    /// The objective and the bounds that laws are given.
+    pub law_settings: LawSettings,
+    /// The limits of the law `slo`; the other laws get its bounds only.
     pub limits: Limits,
-    /// The system.
-    pub plant: Settings,
-    /// How arrivals are spread.
+    /// The simulated system.
+    pub plant: PlantSettings,
+    /// The arrival process.
     pub process: Process,
-    /// How old the figures are that laws see.
+    /// Age of the figures that laws see.
     pub staleness: Duration,
-    /// The oracle's attainment; nothing for no oracle.
+    /// The oracle's attainment, 0 to 1; `None` for no oracle.
     pub goal: Option<f64>,
 }
 
 impl Flags {
-    /// What can be found wrong before anything is read.
+    /// Checks the flags that can be checked before any file is read.
     ///
     /// # Errors
-    /// When a flag makes no sense.
+    /// When a flag is out of its range, or two flags contradict each other.
     pub fn check(&self) -> Result<()> {
-        let Self { min, max, quantile, goal, cores, service_variation, .. } = *self;
+        let Self { min, max, quantile, goal, cores, batch_growth, service_variation, interval, .. } = *self;
         ensure!(min <= max, "--min ({min}) must not exceed --max ({max})");
         ensure!(quantile > 0.0 && quantile < 1.0, "--quantile ({quantile}) must lie between 0 and 1, such as 0.999");
         ensure!((0.0..=1.0).contains(&goal), "--goal ({goal}) must lie between 0 and 1, such as 0.999");
@@ -161,74 +162,70 @@ impl Flags {
         if let Some(variation) = service_variation {
             ensure!((0.0..=10.0).contains(&variation), "--service-variation ({variation}) must lie between 0 and 10");
         }
+        ensure!((0.0..=1.0).contains(&batch_growth), "--batch-growth ({batch_growth}) must lie between 0 and 1");
+        ensure!(interval >= Duration::from_millis(100), "--interval ({interval:?}) must be at least 100ms");
         ensure!(
-            (0.0..=1.0).contains(&self.batch_growth),
-            "--batch-growth ({}) must lie between 0 and 1",
-            self.batch_growth
-        );
-        ensure!(self.interval >= Duration::from_millis(100), "--interval ({:?}) must be at least 100ms", self.interval);
-        ensure!(
-            min > 0 || self.policy.iter().all(Choice::is_slo),
+            min > 0 || self.policy.iter().all(LawChoice::starts_first_replica),
             "--min 0 needs --policy slo: the other laws cannot start the first replica"
         );
         Ok(())
     }
 
-    /// Everything that is to be tried on these workloads.
+    /// The configuration of a comparison on these workloads.
     ///
     /// # Errors
-    /// When a flag makes no sense, or the service times cannot be read.
-    pub fn plan(&self, workloads: Vec<(String, Workload)>, defaults: Defaults) -> Result<Plan> {
+    /// When a flag is out of its range, two flags contradict each other, or the service times cannot be read.
+    pub fn config(&self, workloads: Vec<(String, Workload)>, defaults: Defaults) -> Result<Config> {
         self.check()?;
-        let variation = self.service_variation.unwrap_or(defaults.service_variation);
-        let work = match &self.service_times {
-            Some(path) => recorded(path)?,
-            None => Work::new(self.service.unwrap_or(defaults.service), variation),
-        };
-        let (slots, workers) = (self.slots.unwrap_or(defaults.slots), self.workers);
-        ensure!(
-            slots >= workers,
-            "--slots ({slots}) must not be less than --workers ({workers}): some would never work"
-        );
         let (min, max) = (self.min as usize, self.max as usize);
-        Ok(Plan {
+        let bounds = Limits::bounds(min, max);
+        Ok(Config {
             workloads,
             laws: self.policy.clone(),
             seeds: self.seed..self.seed + self.seeds,
-            told: LawSettings {
+            law_settings: LawSettings {
                 objective: Objective { latency: self.objective, quantile: self.quantile },
                 interval: self.interval,
                 min,
                 max,
             },
-            limits: Limits {
-                guard: Guard::On,
-                settle: SETTLE,
-                down_window: self.down_window,
-                ..Limits::bounds(min, max)
-            },
-            plant: Settings {
-                order: self.order,
-                objective: self.objective,
-                deadline: self.deadline,
-                queue_length: self.queue_length as usize,
-                slots: slots as usize,
-                workers: workers as usize,
-                batch: self.batch as usize,
-                batch_growth: self.batch_growth,
-                work,
-                startup: self.startup.unwrap_or(defaults.startup),
-                room: self.room as usize,
-                cores: self.cores,
-            },
+            limits: Limits { guard: Guard::On, settle: SETTLE, down_window: self.down_window, ..bounds },
+            plant: self.plant(defaults)?,
             process: self.arrivals,
             staleness: self.staleness,
             goal: (self.goal > 0.0).then_some(self.goal),
         })
     }
+
+    fn plant(&self, defaults: Defaults) -> Result<PlantSettings> {
+        let variation = self.service_variation.unwrap_or(defaults.service_variation);
+        let service_times = match &self.service_times {
+            Some(path) => read_service_times(path)?,
+            None => ServiceTimeDistribution::new(self.service.unwrap_or(defaults.service), variation),
+        };
+        let (slots, workers) = (self.slots.unwrap_or(defaults.slots), self.workers);
+        ensure!(
+            slots >= workers,
+            "--slots ({slots}) must not be less than --workers ({workers}): a worker without a slot never works"
+        );
+        Ok(PlantSettings {
+            order: self.order,
+            objective: self.objective,
+            deadline: self.deadline,
+            max_queue_length: self.queue_length as usize,
+            slots: slots as usize,
+            workers: workers as usize,
+            max_batch: self.batch as usize,
+            batch_growth: self.batch_growth,
+            service_times,
+            startup: self.startup.unwrap_or(defaults.startup),
+            max_placed: self.room as usize,
+            cores: self.cores,
+        })
+    }
 }
 
-fn recorded(path: &Path) -> Result<Work> {
+fn read_service_times(path: &Path) -> Result<ServiceTimeDistribution> {
     let text = std::fs::read_to_string(path).with_context(|| format!("read service times {}", path.display()))?;
     let mut times = Vec::new();
     for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
@@ -238,8 +235,8 @@ fn recorded(path: &Path) -> Result<Work> {
             format!("{}, line {}: {word:?} is no time in milliseconds, 0.001 to 10000000", path.display(), index + 1)
         })?;
         times.push(Duration::from_secs_f64(milliseconds / 1e3));
-        ensure!(times.len() <= MAX_RECORDED, "{} has more than {MAX_RECORDED} lines", path.display());
+        ensure!(times.len() <= MAX_SERVICE_TIMES, "{} has more than {MAX_SERVICE_TIMES} lines", path.display());
     }
     ensure!(!times.is_empty(), "{} has no service times; write one a line, in milliseconds", path.display());
-    Ok(Work::Recorded(times))
+    Ok(ServiceTimeDistribution::Recorded(times))
 }

@@ -1,263 +1,195 @@
-//! The plant: a dispatcher and its replicas as a discrete-event system in virtual time. Queue, admission and rotation
-//! are the dispatcher's; replicas take time to start, hold as many requests as they have slots, work them off in passes, and
-//! finish what they hold when they are taken out. Knows nothing of policies.
+//! The plant of the simulation: a dispatcher and its replicas as a discrete-event system in virtual time.
+//!
+//! The queue, the admission and the rotation are those of the dispatcher. Replicas take time to start, hold as many
+//! requests as they have slots, serve them in forward passes, and finish the requests that they hold when they are
+//! scaled down. The events are arrivals, completions, ends of starts, and samples of CPU use. The plant knows nothing
+//! of laws.
+//!
+//! Times inside are nanoseconds since the start of the simulation.
 
-use super::line::Line;
-use super::meter::Meter;
+pub mod metrics;
+pub mod queue;
+mod replica;
+pub mod settings;
+
 use super::requests::Request;
-use super::trial::{Moment, Requests};
-use super::work::Work;
-use crate::pods::{Pod, Stage, Usage};
+use super::timeline::{RequestCounts, TimelineSample};
+use crate::pods::Pod;
 use admission::service_time::ServiceTime;
-use admission::{Admission, Order, QueueState, SpareCapacity, TimeLeft};
+use admission::{Admission, QueueState, SpareCapacity, TimeLeft};
 use law::observation::{Observation, Replicas};
+use metrics::DispatcherMetrics;
+use queue::PlantQueue;
+use replica::{CPU_SAMPLE_PERIOD, HeldRequest, Phase, Replica};
+use settings::PlantSettings;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::iter::Peekable;
 use std::time::{Duration, Instant};
 
-/// Between two samples of processor use, as metrics-server takes them.
-const USAGE_PERIOD: u64 = 15_000_000_000;
+/// The time of an event that is not scheduled.
+const NEVER: u64 = u64::MAX;
 
-/// What is modelled.
+/// Requests by result, and the cost of the replicas, since the start.
 #[derive(Debug, Clone)]
-pub struct Settings {
-    /// Who goes first.
-    pub order: Order,
-    /// Arrival → answer: in time.
-    pub objective: Duration,
-    /// Arrival → answer: given up.
-    pub deadline: Duration,
-    /// Requests that may wait.
-    pub queue_length: usize,
-    /// Requests that a replica holds at once.
-    pub slots: usize,
-    /// Passes that it makes at once.
-    pub workers: usize,
-    /// Requests that one pass takes at most.
-    pub batch: usize,
-    /// What each further request of a pass adds to its time, as a part of what it would take alone.
-    pub batch_growth: f64,
-    /// Service time of a request.
-    pub work: Work,
-    /// Asked for → ready.
-    pub startup: Duration,
-    /// Replicas that can be placed; the others wait for room.
-    pub room: usize,
-    /// Passes at once beyond this many slow each other down in proportion.
-    pub cores: f64,
-}
-
-impl Settings {
-    /// Requests per second of a replica whose slots are always full, and how long one of its passes takes, seconds. With
-    /// fewer slots than two batches for each worker it is a little less.
-    pub fn full_speed(&self) -> (f64, f64) {
-        let size = self.batch.min(self.slots / self.workers) as f64;
-        let pass = self.work.mean() * (1.0 + (size - 1.0) * self.batch_growth);
-        (self.workers as f64 * size / pass, pass)
-    }
-}
-
-/// What happened to the requests so far, and what it cost.
-#[derive(Debug, Clone)]
-pub struct Tally {
-    /// That arrived.
+pub struct Totals {
+    /// Requests that arrived.
     pub offered: u64,
-    /// Answered within the objective.
+    /// Requests that were answered within the objective.
     pub in_time: u64,
-    /// Refused at admission.
+    /// Requests that were refused at admission.
     pub shed: u64,
-    /// Never handed out, or not answered before the deadline.
+    /// Requests that were never dispatched, or not answered before their deadline.
     pub expired: u64,
-    /// Replicas × time, starting ones included.
+    /// Replicas × time; starting replicas count, draining ones do not.
     pub replica_time: Duration,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Starting,
-    Ready { since: u64 },
-    Draining,
-    Gone,
-}
-
-#[derive(Debug, Clone)]
-struct Replica {
-    phase: Phase,
-    created: u64,
-    in_flight: usize,
-    /// Held, but in no pass yet.
-    waiting: VecDeque<Held>,
-    /// Passes that it could begin.
-    idle: usize,
-    /// Since when it has held requests, or its last answer if that was later.
-    works_since: u64,
-    /// Work done in whole requests, and at the last two samples of processor use.
-    busy: u64,
-    sampled: Option<(u64, u64)>,
-    usage: Option<f64>,
-}
-
-/// A request at a replica.
-#[derive(Debug, Clone, Copy)]
-struct Held {
-    request: Request,
-    dispatched: u64,
-}
-
-/// Work in progress, the earliest end first. The other fields break ties in a fixed order.
+/// A scheduled answer. The earliest is the next event; the other fields break ties, so that runs are repeatable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Job {
+struct Completion {
     ends: u64,
-    /// The last of its pass to end. All of a pass end at once.
-    is_last: bool,
+    /// The last request of its pass to be answered. All requests of a pass end at once.
+    is_last_of_pass: bool,
     dispatched: u64,
     arrived: u64,
+    /// Number of the replica.
     replica: u32,
 }
 
-/// The system at one instant.
+/// The end of a replica's start.
+#[derive(Debug, Clone, Copy)]
+struct Start {
+    ends: u64,
+    /// Number of the replica.
+    replica: u32,
+}
+
+/// The simulated system at one instant.
 pub struct Plant {
-    settings: Settings,
+    settings: PlantSettings,
     now: u64,
     objective: u64,
     deadline: u64,
-    line: Line,
-    spare: SpareCapacity,
-    service_time: ServiceTime,
-    /// As the dispatcher knows it, nanoseconds; 0 before the first answer.
-    mean_work: u64,
-    /// Of [`ServiceTime`]'s clock.
+    queue: PlantQueue,
+    spare_capacity: SpareCapacity,
+    /// The dispatcher's running mean of the times from dispatched to answered.
+    mean_service: ServiceTime,
+    /// The same mean in nanoseconds; 0 before the first answer.
+    mean_service_nanoseconds: u64,
+    /// Virtual time 0 on the clock of [`ServiceTime`].
     epoch: Instant,
     last_dispatch: u64,
-    /// By number, in the order of creation; the first `gone` of them are no more.
+    /// All replicas that ever were, by number, in the order of their creation.
     replicas: Vec<Replica>,
+    /// Numbers of the starting and ready replicas.
     alive: Vec<u32>,
-    /// Free slots, in the order of their last turns.
-    free: VecDeque<u32>,
-    /// Slots of ready replicas.
+    /// The replica of each free slot, in the order in which the slots became free.
+    free_slots: VecDeque<u32>,
+    /// Slots of all ready replicas.
     capacity: usize,
-    jobs: BinaryHeap<Reverse<Job>>,
-    /// Held by replicas.
+    completions: BinaryHeap<Reverse<Completion>>,
+    /// Requests that replicas hold.
     in_flight: usize,
-    /// Passes under way.
+    /// Forward passes under way.
     passes: usize,
-    /// Ends of starts.
-    starts: VecDeque<(u64, u32)>,
+    /// All starts take equally long, so the first one in is the first one to end.
+    starts: VecDeque<Start>,
+    /// Replicas that were asked for.
     desired: usize,
+    /// Measured start-up time; `None` until a replica became ready.
     startup: Option<Duration>,
-    next_sample: u64,
-    last_sample: u64,
-    meter: Meter,
-    tally: Tally,
+    next_cpu_sample: u64,
+    last_cpu_sample: u64,
+    metrics: DispatcherMetrics,
+    totals: Totals,
+    /// [`Totals::replica_time`] is counted until this time.
     counted_until: u64,
-    /// Requests in the system × time, and until when that is counted.
+    /// Requests in the system × time, until `now`.
     request_nanoseconds: u128,
 }
 
 impl Plant {
-    /// `replicas` are ready at the start.
-    pub fn new(settings: Settings, replicas: usize) -> Self {
+    /// A plant with an empty queue, of which `replicas` replicas are ready.
+    pub fn new(settings: PlantSettings, replicas: usize) -> Self {
         let epoch = Instant::now();
         let (objective, deadline) = (settings.objective.as_nanos() as u64, settings.deadline.as_nanos() as u64);
         let mut plant = Self {
             now: 0,
-            line: Line::new(settings.order, objective, deadline),
+            queue: PlantQueue::new(settings.order, objective, deadline),
             objective,
             deadline,
-            spare: SpareCapacity::new(settings.deadline / 2),
-            service_time: ServiceTime::new(epoch),
-            mean_work: 0,
+            spare_capacity: SpareCapacity::new(settings.deadline / 2),
+            mean_service: ServiceTime::new(epoch),
+            mean_service_nanoseconds: 0,
             epoch,
             last_dispatch: 0,
             replicas: Vec::new(),
             alive: Vec::new(),
-            free: VecDeque::new(),
+            free_slots: VecDeque::new(),
             capacity: 0,
-            jobs: BinaryHeap::new(),
+            completions: BinaryHeap::new(),
             in_flight: 0,
             passes: 0,
             starts: VecDeque::new(),
             desired: 0,
             startup: None,
-            next_sample: USAGE_PERIOD,
-            last_sample: 0,
-            meter: Meter::default(),
-            tally: Tally { offered: 0, in_time: 0, shed: 0, expired: 0, replica_time: Duration::ZERO },
+            next_cpu_sample: CPU_SAMPLE_PERIOD,
+            last_cpu_sample: 0,
+            metrics: DispatcherMetrics::default(),
+            totals: Totals { offered: 0, in_time: 0, shed: 0, expired: 0, replica_time: Duration::ZERO },
             counted_until: 0,
             request_nanoseconds: 0,
             settings,
         };
         plant.scale(replicas);
-        for number in std::mem::take(&mut plant.starts) {
-            plant.make_ready(number.1);
+        for start in std::mem::take(&mut plant.starts) {
+            plant.make_ready(start.replica);
         }
         plant
     }
 
-    /// Runs to `until`, fed from `requests`, in the order of their arrival.
+    /// Runs until `until`, counted from the start of the simulation. `requests` are in the order of their arrival.
     pub fn run(&mut self, requests: &mut Peekable<impl Iterator<Item = Request>>, until: Duration) {
         let until = until.as_nanos() as u64;
         loop {
-            let arrival = requests.peek().map_or(u64::MAX, |request| request.arrived);
-            let end = self.jobs.peek().map_or(u64::MAX, |job| job.0.ends);
-            let other = self.next_sample.min(self.starts.front().map_or(u64::MAX, |start| start.0));
-            let next = arrival.min(end).min(other);
+            let arrival = requests.peek().map_or(NEVER, |request| request.arrived);
+            let completion = self.completions.peek().map_or(NEVER, |completion| completion.0.ends);
+            let start_or_sample = self.next_cpu_sample.min(self.starts.front().map_or(NEVER, |start| start.ends));
+            let next = arrival.min(completion).min(start_or_sample);
             if next > until {
                 break;
             }
-            self.pass(next);
-            if next == other {
-                self.do_other();
-            } else if next == end {
-                self.finish();
+            self.advance_to(next);
+            if next == start_or_sample {
+                self.end_start_or_sample_cpu();
+            } else if next == completion {
+                self.complete_next();
             } else if let Some(request) = requests.next() {
                 self.arrive(request);
             }
         }
-        self.pass(until);
-        self.tally.expired += self.line.demote(self.now, self.mean_work) as u64;
-        self.count_time();
+        self.advance_to(until);
+        self.demote_and_expire();
+        self.count_replica_time();
     }
 
-    /// Lets what is in the system come to its end, without further arrivals.
+    /// Runs without further arrivals until every request is answered or expired.
     pub fn finish_all(&mut self) {
         let last = self.now + self.settings.deadline.as_nanos() as u64;
         self.run(&mut std::iter::empty().peekable(), Duration::from_nanos(last));
     }
 
-    /// Asks for so many replicas. Those that are too many leave: starting ones first, then the newest.
+    /// Asks for `desired` replicas. When there are too many, the starting ones stop first, and then the newest.
     pub fn scale(&mut self, desired: usize) {
-        self.count_time();
+        self.count_replica_time();
         self.desired = desired;
-        let placed = desired.min(self.settings.room);
+        let placed = desired.min(self.settings.max_placed);
         while self.alive.len() < placed {
-            let number = self.replicas.len() as u32;
-            let (created, sampled) = (self.now, None);
-            self.replicas.push(Replica {
-                phase: Phase::Starting,
-                created,
-                in_flight: 0,
-                waiting: VecDeque::new(),
-                idle: self.settings.workers,
-                works_since: 0,
-                busy: 0,
-                sampled,
-                usage: None,
-            });
-            self.alive.push(number);
-            self.starts.push_back((self.now + self.settings.startup.as_nanos() as u64, number));
+            self.start_replica();
         }
         while self.alive.len() > placed {
-            let starting = self.alive.iter().rposition(|&number| self.phase(number) == Phase::Starting);
-            let number = self.alive.remove(starting.unwrap_or(self.alive.len() - 1));
-            if self.phase(number) != Phase::Starting {
-                self.capacity -= self.settings.slots;
-                self.free.retain(|&slot| slot != number);
-            }
-            self.starts.retain(|start| start.1 != number);
-            let replica = &mut self.replicas[number as usize];
-            replica.phase = if replica.in_flight == 0 { Phase::Gone } else { Phase::Draining };
+            self.stop_replica();
         }
     }
 
@@ -266,14 +198,14 @@ impl Plant {
         let ready = self.alive.iter().filter(|&&number| self.phase(number) != Phase::Starting).count();
         Observation {
             at: Duration::from_nanos(self.now),
-            queue_length: self.line.len() as f64,
+            queue_length: self.queue.len() as f64,
             in_flight: self.in_flight as f64,
             request_seconds: self.request_nanoseconds as f64 / 1e9,
             capacity: self.capacity as f64,
-            arrivals: self.tally.offered as f64,
-            service: self.meter.service.cumulative(),
-            work: self.meter.work.cumulative(),
-            latency: self.meter.latency.cumulative(),
+            arrivals: self.totals.offered as f64,
+            service: self.metrics.service.cumulative(),
+            work: self.metrics.work.cumulative(),
+            latency: self.metrics.latency.cumulative(),
             replicas: Replicas {
                 desired: self.desired,
                 ready,
@@ -284,199 +216,222 @@ impl Plant {
         }
     }
 
-    /// What the Kubernetes HPA can see beside it.
+    /// The starting and ready replicas as the Kubernetes HPA sees them.
     pub fn pods(&self) -> Vec<Pod> {
-        self.alive.iter().map(|&number| self.pod(&self.replicas[number as usize])).collect()
+        let replicas = self.alive.iter().map(|&number| &self.replicas[number as usize]);
+        replicas.map(|replica| replica.pod(self.now, self.last_cpu_sample)).collect()
     }
 
-    /// The instant in short.
-    pub fn moment(&self) -> Moment {
-        Moment {
+    /// The present state as a sample of a timeline.
+    pub fn timeline_sample(&self) -> TimelineSample {
+        TimelineSample {
             at: Duration::from_nanos(self.now),
             desired: self.desired,
             ready: self.capacity / self.settings.slots,
-            offered: self.tally.offered,
-            requests: Some(Requests {
-                queue_length: self.line.len(),
-                in_time: self.tally.in_time,
-                pending: (self.line.len() + self.in_flight) as u64,
+            offered: self.totals.offered,
+            requests: Some(RequestCounts {
+                queue_length: self.queue.len(),
+                in_time: self.totals.in_time,
+                pending: (self.queue.len() + self.in_flight) as u64,
             }),
         }
     }
 
-    /// How it went so far.
-    pub fn tally(&self) -> &Tally {
-        &self.tally
+    /// Requests by result, and the cost of the replicas, since the start.
+    pub fn totals(&self) -> &Totals {
+        &self.totals
     }
 
-    /// Latencies of answers, microseconds.
+    /// Latencies of all answers, microseconds.
     pub fn latencies(&self) -> &hdrhistogram::Histogram<u64> {
-        &self.meter.latencies
+        &self.metrics.latencies
     }
 
     fn phase(&self, number: u32) -> Phase {
         self.replicas[number as usize].phase
     }
 
-    fn pod(&self, replica: &Replica) -> Pod {
-        let since = |then: u64| Duration::from_nanos(self.now - then);
-        Pod {
-            age: since(replica.created),
-            stage: match replica.phase {
-                Phase::Ready { since: then } => Stage::Ready(since(then)),
-                _ => Stage::Pending,
-            },
-            request: 1.0,
-            usage: replica.usage.map(|cores| Usage {
-                cores,
-                age: since(self.last_sample),
-                window: Duration::from_nanos(USAGE_PERIOD),
-            }),
+    fn start_replica(&mut self) {
+        let number = self.replicas.len() as u32;
+        self.replicas.push(Replica::new(self.now, self.settings.workers));
+        self.alive.push(number);
+        let ends = self.now + self.settings.startup.as_nanos() as u64;
+        self.starts.push_back(Start { ends, replica: number });
+    }
+
+    fn stop_replica(&mut self) {
+        let starting = self.alive.iter().rposition(|&number| self.phase(number) == Phase::Starting);
+        let number = self.alive.remove(starting.unwrap_or(self.alive.len() - 1));
+        if self.phase(number) != Phase::Starting {
+            self.capacity -= self.settings.slots;
+            self.free_slots.retain(|&slot| slot != number);
         }
+        self.starts.retain(|start| start.replica != number);
+        let replica = &mut self.replicas[number as usize];
+        replica.phase = if replica.in_flight == 0 { Phase::Gone } else { Phase::Draining };
     }
 
     fn arrive(&mut self, request: Request) {
-        self.tally.offered += 1;
-        if let Some(&number) = self.free.front()
-            && self.line.is_empty()
+        self.totals.offered += 1;
+        if let Some(&number) = self.free_slots.front()
+            && self.queue.is_empty()
         {
-            self.spare.record(false, Duration::from_nanos(self.now - self.last_dispatch));
-            return self.start(number, request);
+            self.spare_capacity.record(false, Duration::from_nanos(self.now - self.last_dispatch));
+            return self.send_to(number, request);
         }
-        self.tally.expired += self.line.demote(self.now, self.mean_work) as u64;
-        let facts = QueueState {
-            punctual: self.line.punctual(),
-            late: self.line.late(),
-            slot_is_free: !self.free.is_empty(),
-            capacity: self.capacity,
-            service_time: self.service_time.mean(),
-            spare: self.spare.share(),
-        };
-        let time_left = TimeLeft { objective: self.settings.objective, deadline: self.settings.deadline };
-        if self.line.len() >= self.settings.queue_length
-            || Admission::decide(self.settings.order, &facts, time_left) != Admission::Admit
-        {
-            self.tally.shed += 1;
-            return;
+        self.demote_and_expire();
+        if self.is_admitted() {
+            self.queue.push(request);
+            self.dispatch();
+        } else {
+            self.totals.shed += 1;
         }
-        self.line.push(request);
-        self.dispatch();
     }
 
-    fn finish(&mut self) {
-        let Reverse(job) = self.jobs.pop().expect("an end was seen");
-        let (took, latency) = (job.ends - job.dispatched, job.ends - job.arrived);
-        self.service_time.record(Duration::from_nanos(took), self.epoch + Duration::from_nanos(self.now));
-        self.mean_work = self.service_time.mean().map_or(0, |mean| mean.as_nanos() as u64);
-        if latency <= self.objective {
-            self.tally.in_time += 1;
-        } else if latency > self.deadline {
-            self.tally.expired += 1;
-        }
-        let replica = &mut self.replicas[job.replica as usize];
-        let worked = job.ends - std::mem::replace(&mut replica.works_since, job.ends);
-        self.meter.answered(took, worked, latency);
+    fn is_admitted(&self) -> bool {
+        let state = QueueState {
+            punctual: self.queue.punctual(),
+            late: self.queue.late(),
+            slot_is_free: !self.free_slots.is_empty(),
+            capacity: self.capacity,
+            service_time: self.mean_service.mean(),
+            spare: self.spare_capacity.share(),
+        };
+        let time_left = TimeLeft { objective: self.settings.objective, deadline: self.settings.deadline };
+        self.queue.len() < self.settings.max_queue_length
+            && Admission::decide(self.settings.order, &state, time_left) == Admission::Admit
+    }
+
+    fn demote_and_expire(&mut self) {
+        self.totals.expired += self.queue.demote(self.now, self.mean_service_nanoseconds) as u64;
+    }
+
+    /// Answers the request of the next completion. Its replica begins a new pass, and its slot takes another request.
+    fn complete_next(&mut self) {
+        let Reverse(completion) = self.completions.pop().expect("a completion was peeked at");
+        self.count_answer(&completion);
         self.in_flight -= 1;
+        let replica = &mut self.replicas[completion.replica as usize];
         replica.in_flight -= 1;
-        if job.is_last {
+        if completion.is_last_of_pass {
             self.passes -= 1;
-            replica.idle += 1;
+            replica.idle_workers += 1;
             if !replica.waiting.is_empty() {
-                self.begin_pass(job.replica);
+                self.begin_pass(completion.replica);
             }
         }
-        let replica = &mut self.replicas[job.replica as usize];
+        let replica = &mut self.replicas[completion.replica as usize];
         match replica.phase {
             Phase::Draining if replica.in_flight == 0 => replica.phase = Phase::Gone,
             Phase::Draining => {}
             _ => {
-                self.free.push_back(job.replica);
+                self.free_slots.push_back(completion.replica);
                 self.dispatch();
             }
         }
     }
 
+    fn count_answer(&mut self, completion: &Completion) {
+        let service = completion.ends - completion.dispatched;
+        let latency = completion.ends - completion.arrived;
+        self.mean_service.record(Duration::from_nanos(service), self.epoch + Duration::from_nanos(self.now));
+        self.mean_service_nanoseconds = self.mean_service.mean().map_or(0, |mean| mean.as_nanos() as u64);
+        if latency <= self.objective {
+            self.totals.in_time += 1;
+        } else if latency > self.deadline {
+            self.totals.expired += 1;
+        }
+        let replica = &mut self.replicas[completion.replica as usize];
+        let work = completion.ends - std::mem::replace(&mut replica.working_since, completion.ends);
+        self.metrics.record_answer(service, work, latency);
+    }
+
+    /// Hands waiting requests to free slots.
     fn dispatch(&mut self) {
-        if self.line.is_empty() {
+        if self.queue.is_empty() {
             return;
         }
-        self.tally.expired += self.line.demote(self.now, self.mean_work) as u64;
-        while let Some(&number) = self.free.front() {
-            let Some(request) = self.line.pop(self.now, self.mean_work) else { break };
-            let is_late = request.arrived + self.objective < self.now + self.mean_work;
+        self.demote_and_expire();
+        while let Some(&number) = self.free_slots.front() {
+            let Some(request) = self.queue.pop(self.now, self.mean_service_nanoseconds) else { break };
+            let is_late = request.arrived + self.objective < self.now + self.mean_service_nanoseconds;
             let gap = Duration::from_nanos(self.now - self.last_dispatch);
-            self.spare.record(request.arrived != self.now && !is_late, gap);
-            self.start(number, request);
+            self.spare_capacity.record(request.arrived != self.now && !is_late, gap);
+            self.send_to(number, request);
         }
     }
 
-    /// The first free slot, which is replica `number`'s, takes a request.
-    fn start(&mut self, number: u32, request: Request) {
-        self.free.pop_front();
+    /// Gives a request the first free slot, which belongs to replica `number`.
+    fn send_to(&mut self, number: u32, request: Request) {
+        self.free_slots.pop_front();
         self.last_dispatch = self.now;
         self.in_flight += 1;
         let replica = &mut self.replicas[number as usize];
         replica.in_flight += 1;
         if replica.in_flight == 1 {
-            replica.works_since = self.now;
+            replica.working_since = self.now;
         }
-        replica.waiting.push_back(Held { request, dispatched: self.now });
-        if replica.idle > 0 {
+        replica.waiting.push_back(HeldRequest { request, dispatched: self.now });
+        if replica.idle_workers > 0 {
             self.begin_pass(number);
         }
     }
 
-    /// As many of those that wait at the replica as one pass takes, at least one.
+    /// Begins a forward pass with the requests that wait at the replica, at least one and at most a batch.
     fn begin_pass(&mut self, number: u32) {
         self.passes += 1;
         let replica = &mut self.replicas[number as usize];
-        replica.idle -= 1;
-        let size = replica.waiting.len().min(self.settings.batch);
-        let work = |held: &Held| held.request.work as f64;
-        let first = replica.waiting.front().map_or(0.0, work);
-        let others: f64 = replica.waiting.iter().take(size).skip(1).map(work).sum();
+        replica.idle_workers -= 1;
+        let size = replica.waiting.len().min(self.settings.max_batch);
+        let service_time = |held: &HeldRequest| held.request.service_time as f64;
+        let first = replica.waiting.front().map_or(0.0, service_time);
+        let others: f64 = replica.waiting.iter().take(size).skip(1).map(service_time).sum();
         let slowdown = (self.passes as f64 / self.settings.cores).max(1.0);
-        let took = ((first + self.settings.batch_growth * others) * slowdown) as u64;
-        replica.busy += took;
-        for (index, Held { request, dispatched }) in replica.waiting.drain(..size).enumerate() {
-            let (ends, is_last) = (self.now + took, index + 1 == size);
-            self.jobs.push(Reverse(Job { ends, is_last, dispatched, arrived: request.arrived, replica: number }));
+        let pass = ((first + self.settings.batch_growth * others) * slowdown) as u64;
+        replica.busy += pass;
+        for (index, HeldRequest { request, dispatched }) in replica.waiting.drain(..size).enumerate() {
+            self.completions.push(Reverse(Completion {
+                ends: self.now + pass,
+                is_last_of_pass: index + 1 == size,
+                dispatched,
+                arrived: request.arrived,
+                replica: number,
+            }));
         }
     }
 
-    /// A replica becomes ready, or processor use is sampled.
-    fn do_other(&mut self) {
-        if let Some(&(ends, number)) = self.starts.front()
-            && ends == self.now
+    /// Handles the event at `now` that is a replica's readiness or a CPU sample.
+    fn end_start_or_sample_cpu(&mut self) {
+        if let Some(&start) = self.starts.front()
+            && start.ends == self.now
         {
             self.starts.pop_front();
             self.startup = Some(self.settings.startup);
-            self.make_ready(number);
+            self.make_ready(start.replica);
             self.dispatch();
             return;
         }
         for &number in &self.alive {
-            let replica = &mut self.replicas[number as usize];
-            let before = replica.sampled.replace((self.now, replica.busy));
-            replica.usage = before.map(|(then, busy)| (replica.busy - busy) as f64 / (self.now - then) as f64);
+            self.replicas[number as usize].sample_cpu(self.now);
         }
-        (self.last_sample, self.next_sample) = (self.now, self.now + USAGE_PERIOD);
+        self.last_cpu_sample = self.now;
+        self.next_cpu_sample = self.now + CPU_SAMPLE_PERIOD;
     }
 
     fn make_ready(&mut self, number: u32) {
         self.replicas[number as usize].phase = Phase::Ready { since: self.now };
         self.capacity += self.settings.slots;
-        self.free.extend(std::iter::repeat_n(number, self.settings.slots));
+        self.free_slots.extend(std::iter::repeat_n(number, self.settings.slots));
     }
 
-    fn pass(&mut self, until: u64) {
-        self.request_nanoseconds += (self.line.len() + self.in_flight) as u128 * u128::from(until - self.now);
-        self.now = until;
+    fn advance_to(&mut self, time: u64) {
+        self.request_nanoseconds += (self.queue.len() + self.in_flight) as u128 * u128::from(time - self.now);
+        self.now = time;
     }
 
-    fn count_time(&mut self) {
+    fn count_replica_time(&mut self) {
         let replicas = self.alive.len() as u32;
-        self.tally.replica_time += Duration::from_nanos(self.now - self.counted_until) * replicas;
+        self.totals.replica_time += Duration::from_nanos(self.now - self.counted_until) * replicas;
         self.counted_until = self.now;
     }
 }
@@ -484,7 +439,9 @@ impl Plant {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simulate::requests::stream;
+    use crate::simulate::requests::generate;
+    use crate::simulate::service_time::ServiceTimeDistribution;
+    use admission::Order;
     use law::queueing::erlang_c;
     use proptest::prelude::*;
     use workload::Workload;
@@ -493,47 +450,52 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3600);
     const S: fn(f64) -> Duration = Duration::from_secs_f64;
 
-    fn settings(work: Work) -> Settings {
-        Settings {
+    fn settings(service_times: ServiceTimeDistribution) -> PlantSettings {
+        PlantSettings {
             order: Order::LateLast,
             objective: S(0.5),
             deadline: S(5.0),
-            queue_length: 1000,
+            max_queue_length: 1000,
             slots: 1,
             workers: 1,
-            batch: 1,
+            max_batch: 1,
             batch_growth: 1.0,
-            work,
+            service_times,
             startup: S(3.0),
-            room: usize::MAX,
+            max_placed: usize::MAX,
             cores: f64::INFINITY,
         }
     }
 
-    /// Mean wait, seconds, of Poisson arrivals at so many replicas, first come, first served, nobody refused.
-    fn mean_wait(work: Work, replicas: usize, arrivals_per_second: f64, seconds: f64) -> f64 {
-        let patient = Settings {
+    /// Mean wait, seconds, of Poisson arrivals at `replicas` replicas, first come, first served, none refused.
+    fn mean_wait(
+        service_times: ServiceTimeDistribution,
+        replicas: usize,
+        arrivals_per_second: f64,
+        seconds: f64,
+    ) -> f64 {
+        let patient = PlantSettings {
             order: Order::Fifo,
             objective: HOUR,
             deadline: HOUR,
-            queue_length: usize::MAX,
-            ..settings(work.clone())
+            max_queue_length: usize::MAX,
+            ..settings(service_times.clone())
         };
         let mut plant = Plant::new(patient, replicas);
         let workload = Workload::constant(arrivals_per_second, S(seconds));
-        plant.run(&mut stream(&workload, Process::Poisson, &work, 1).peekable(), S(seconds));
+        plant.run(&mut generate(&workload, Process::Poisson, &service_times, 1).peekable(), S(seconds));
         plant.finish_all();
         let seen = plant.observe();
-        assert_eq!(seen.arrivals, seen.latency.count(), "everybody is answered");
+        assert_eq!(seen.arrivals, seen.latency.count(), "every request is answered");
         (seen.latency.sum - seen.service.sum) / seen.arrivals
     }
 
-    /// One every so many seconds, from `first` on, each with so much work.
-    fn every(seconds: f64, first: f64, work: f64) -> Peekable<impl Iterator<Item = Request>> {
+    /// A request every `seconds`, from `first` on, each with the same service time in seconds.
+    fn every(seconds: f64, first: f64, service_time: f64) -> Peekable<impl Iterator<Item = Request>> {
         let nanoseconds = |seconds: f64| (seconds * 1e9) as u64;
         let request = move |count: u64| Request {
             arrived: nanoseconds(first) + count * nanoseconds(seconds),
-            work: nanoseconds(work),
+            service_time: nanoseconds(service_time),
         };
         (0..).map(request).peekable()
     }
@@ -543,22 +505,25 @@ mod tests {
     }
 
     #[test]
-    fn waits_agree_with_theory() {
+    fn mean_waits_agree_with_queueing_theory() {
         // M/M/n: C(n, a)·S / (n·(1 − ρ)).
         for (replicas, utilisation) in [(1, 0.7), (3, 0.8), (10, 0.8)] {
             let load = utilisation * replicas as f64;
             let expected = erlang_c(replicas, load) * 0.05 / (replicas as f64 * (1.0 - utilisation));
-            is_near(mean_wait(Work::Exponential(S(0.05)), replicas, load / 0.05, 3e6 / (load / 0.05)), expected);
+            is_near(
+                mean_wait(ServiceTimeDistribution::Exponential(S(0.05)), replicas, load / 0.05, 3e6 / (load / 0.05)),
+                expected,
+            );
         }
         // M/D/1: ρ·S / (2·(1 − ρ)); M/G/1: that times 1 + cs² (Pollaczek and Khinchine).
-        is_near(mean_wait(Work::Constant(S(0.05)), 1, 14.0, 1e5), 0.7 * 0.05 / 0.6);
-        is_near(mean_wait(Work::new(S(0.05), 0.5), 1, 14.0, 1e5), 1.25 * 0.7 * 0.05 / 0.6);
+        is_near(mean_wait(ServiceTimeDistribution::Constant(S(0.05)), 1, 14.0, 1e5), 0.7 * 0.05 / 0.6);
+        is_near(mean_wait(ServiceTimeDistribution::new(S(0.05), 0.5), 1, 14.0, 1e5), 1.25 * 0.7 * 0.05 / 0.6);
     }
 
     #[test]
-    fn replicas_take_time_to_start_and_finish_what_they_hold() {
-        let mut plant = Plant::new(settings(Work::Constant(S(0.4))), 1);
-        // Every 0.2 s, from 0.1 s on: twice what one replica can do.
+    fn replicas_take_time_to_start_and_finish_the_requests_they_hold() {
+        let mut plant = Plant::new(settings(ServiceTimeDistribution::Constant(S(0.4))), 1);
+        // One request every 0.2 s, from 0.1 s on: twice the load that one replica can serve.
         let mut arrivals = every(0.2, 0.1, 0.4);
         plant.run(&mut arrivals, S(1.0));
         plant.scale(2);
@@ -572,39 +537,41 @@ mod tests {
         assert_eq!((plant.observe().replicas.ready, plant.observe().in_flight), (1, 2.0));
         plant.run(&mut arrivals, S(4.5));
         assert_eq!(plant.observe().in_flight, 1.0);
-        // One for 1 s, two (the second starting) for 3.05 s, one for 0.45 s.
-        assert_eq!(plant.tally().replica_time, S(1.0 + 6.1 + 0.45));
+        // One replica for 1 s, two (the second starting) for 3.05 s, one for 0.45 s.
+        assert_eq!(plant.totals().replica_time, S(1.0 + 6.1 + 0.45));
     }
 
     #[test]
-    fn what_cannot_be_placed_is_blocked() {
-        let mut plant = Plant::new(Settings { room: 2, ..settings(Work::Constant(S(0.1))) }, 1);
+    fn replicas_that_cannot_be_placed_are_blocked() {
+        let mut plant =
+            Plant::new(PlantSettings { max_placed: 2, ..settings(ServiceTimeDistribution::Constant(S(0.1))) }, 1);
         plant.scale(5);
         assert_eq!(plant.observe().replicas, Replicas { desired: 5, ready: 1, starting: 1, blocked: 3 });
     }
 
     #[test]
-    fn processors_that_are_too_few_slow_everybody_down() {
+    fn too_few_cores_slow_all_passes_down() {
         let wait = |cores| {
-            let mut plant = Plant::new(Settings { cores, ..settings(Work::Constant(S(0.1))) }, 4);
+            let mut plant =
+                Plant::new(PlantSettings { cores, ..settings(ServiceTimeDistribution::Constant(S(0.1))) }, 4);
             plant.run(&mut every(0.0, 0.0, 0.1).take(4).peekable(), S(1.0));
             plant.observe().service.sum
         };
         assert!((wait(4.0) - 0.4).abs() < 1e-9);
-        // The third and the fourth find three and four at work on two.
+        // The third pass and the fourth pass share two cores with two and three others.
         assert!((wait(2.0) - (0.1 + 0.1 + 0.15 + 0.2)).abs() < 1e-9);
     }
 
     #[test]
     fn full_speed_is_reached() {
-        let one = settings(Work::Constant(S(0.05)));
+        let one = settings(ServiceTimeDistribution::Constant(S(0.05)));
         for settings in [
             one.clone(),
-            Settings { slots: 2, ..one.clone() },
-            Settings { slots: 16, batch: 8, batch_growth: 0.25, ..one.clone() },
-            Settings { slots: 16, workers: 2, batch: 4, batch_growth: 0.5, ..one },
+            PlantSettings { slots: 2, ..one.clone() },
+            PlantSettings { slots: 16, max_batch: 8, batch_growth: 0.25, ..one.clone() },
+            PlantSettings { slots: 16, workers: 2, max_batch: 4, batch_growth: 0.5, ..one },
         ] {
-            let (rate, _) = settings.full_speed();
+            let rate = settings.full_speed().requests_per_second;
             let mut plant = Plant::new(settings, 1);
             plant.run(&mut every(0.001, 0.0, 0.05), S(100.0));
             is_near(plant.observe().service.count() / 100.0, rate);
@@ -612,11 +579,16 @@ mod tests {
     }
 
     #[test]
-    fn a_pass_takes_what_waits_and_grows_with_it() {
-        let batches = Settings { slots: 4, batch: 3, batch_growth: 0.5, ..settings(Work::Constant(S(0.1))) };
+    fn a_pass_takes_the_waiting_requests_and_grows_with_their_number() {
+        let batches = PlantSettings {
+            slots: 4,
+            max_batch: 3,
+            batch_growth: 0.5,
+            ..settings(ServiceTimeDistribution::Constant(S(0.1)))
+        };
         let mut plant = Plant::new(batches, 1);
-        // Five at once: one by itself until 0.1 s, three until 0.3 s, the fifth, which had no slot before 0.1 s, until
-        // 0.4 s.
+        // Five requests at once: one alone until 0.1 s, three together until 0.3 s, and the fifth, which had no slot
+        // before 0.1 s, until 0.4 s.
         plant.run(&mut every(0.0, 0.0, 0.1).take(5).peekable(), S(0.05));
         assert_eq!((plant.observe().in_flight, plant.observe().queue_length), (4.0, 1.0));
         plant.run(&mut every(0.0, 0.0, 0.1).take(0).peekable(), S(1.0));
@@ -628,11 +600,11 @@ mod tests {
     }
 
     #[test]
-    fn processor_use_is_a_mean_over_fifteen_seconds() {
-        let mut plant = Plant::new(settings(Work::Constant(S(0.25))), 1);
+    fn cpu_usage_is_a_mean_over_fifteen_seconds() {
+        let mut plant = Plant::new(settings(ServiceTimeDistribution::Constant(S(0.25))), 1);
         let mut arrivals = every(0.5, 0.0, 0.25);
         plant.run(&mut arrivals, S(29.0));
-        assert_eq!(plant.pods()[0].usage, None, "one sample is no mean");
+        assert_eq!(plant.pods()[0].usage, None, "a mean needs two samples");
         plant.run(&mut arrivals, S(31.0));
         let usage = plant.pods()[0].usage.expect("two samples");
         assert!((usage.cores - 0.5).abs() < 0.02, "{usage:?}");
@@ -641,17 +613,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_request_ends_in_one_way(
+        fn every_request_is_counted_once(
             order in prop::sample::select(vec![Order::LateLast, Order::Fifo]),
             rates in prop::collection::vec(0..120_u32, 1..20),
             scales in prop::collection::vec(0..5_usize, 1..20),
             variation in 0.0..1.5,
             slots in 1..4_usize,
         ) {
-            let work = Work::new(S(0.06), variation);
-            let mut plant = Plant::new(Settings { order, slots, queue_length: 50, ..settings(work.clone()) }, 1);
+            let service_times = ServiceTimeDistribution::new(S(0.06), variation);
+            let common = settings(service_times.clone());
+            let mut plant = Plant::new(PlantSettings { order, slots, max_queue_length: 50, ..common }, 1);
             let workload = Workload { per_second: rates.iter().map(|&rate| f64::from(rate)).collect() };
-            let mut arrivals = stream(&workload, Process::Poisson, &work, 3).peekable();
+            let mut arrivals = generate(&workload, Process::Poisson, &service_times, 3).peekable();
             for (second, &replicas) in scales.iter().cycle().take(rates.len()).enumerate() {
                 plant.scale(replicas);
                 plant.run(&mut arrivals, S(second as f64 + 1.0));
@@ -660,13 +633,13 @@ mod tests {
                 prop_assert!(seen.queue_length <= 50.0);
             }
             plant.finish_all();
-            let (seen, tally) = (plant.observe(), plant.tally().clone());
+            let (seen, totals) = (plant.observe(), plant.totals().clone());
             prop_assert_eq!((seen.queue_length, seen.in_flight), (0.0, 0.0));
             let answered = seen.latency.count() as u64;
-            prop_assert!(tally.in_time <= answered);
-            // Those that were answered after their deadline count as given up too.
-            prop_assert!(answered + tally.shed <= tally.offered);
-            prop_assert!(tally.offered <= answered + tally.shed + tally.expired);
+            prop_assert!(totals.in_time <= answered);
+            // Requests that were answered after their deadline count as expired too.
+            prop_assert!(answered + totals.shed <= totals.offered);
+            prop_assert!(totals.offered <= answered + totals.shed + totals.expired);
         }
     }
 }

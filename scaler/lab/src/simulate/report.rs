@@ -1,11 +1,11 @@
-//! A comparison for people.
+//! A comparison for people, as text and as a page.
 
 pub mod html;
 pub mod table;
 
 use super::comparison::Row;
 
-/// A row's figures as both show them, in the order of the columns; a dash for what nobody knows.
+/// The figures of a row in the order of the columns; a dash for a figure that is not known.
 fn cells(row: &Row) -> [String; 9] {
     let number = |figure: Option<f64>, decimals| figure.map_or("–".into(), |figure| format!("{figure:.decimals$}"));
     let percent = |share: Option<f64>| share.map_or("–".into(), |share| format!("{:.2} %", 100.0 * share));

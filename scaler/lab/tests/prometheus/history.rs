@@ -1,15 +1,17 @@
-//! `lab backtest` over a history that was written into a real Prometheus, so that what it must find is known.
+//! `lab backtest` over a history that was written into a real Prometheus, so that the right figures are known.
 
 use crate::server::{archive, skipped};
 use admission::Order;
 use hyper::Request;
 use hyper::body::Incoming;
 use indicatif::ProgressBar;
-use lab::backtest::archive::{Archive, Error, History};
+use lab::backtest::history::History;
+use lab::backtest::history_reader::{Error, HistoryReader};
 use lab::backtest::period::Period;
-use lab::simulate::plant::{Plant, Settings};
-use lab::simulate::requests::stream;
-use lab::simulate::work::Work;
+use lab::simulate::plant::Plant;
+use lab::simulate::plant::settings::PlantSettings;
+use lab::simulate::requests::generate;
+use lab::simulate::service_time::ServiceTimeDistribution;
 use law::histogram::Histogram;
 use scaler::observe::prometheus::client::Client;
 use serde_json::Value;
@@ -23,20 +25,20 @@ use workload::shape::Shape;
 
 const SELECTOR: &str = "namespace=\"shop\"";
 
-/// Between two scrapes, seconds.
+/// Time between two scrapes, seconds.
 const SCRAPE: u64 = 15;
 
 const HOUR: u64 = 3600;
 const DAY: u64 = 24 * HOUR;
 
-/// OpenMetrics, line by line.
+/// A file in the OpenMetrics format.
 #[derive(Default)]
 struct Text(String);
 
 impl Text {
-    /// `labels` in front of those that all have; `at` in seconds since 1970.
+    /// Adds a line with `labels` and [`SELECTOR`]; `at` is in seconds since 1970.
     fn sample(&mut self, name: &str, labels: &str, value: f64, at: u64) {
-        writeln!(self.0, "{name}{{{labels},{SELECTOR}}} {value} {at}").expect("a string takes all");
+        writeln!(self.0, "{name}{{{labels},{SELECTOR}}} {value} {at}").expect("writing to a string cannot fail");
     }
 
     fn histogram(&mut self, name: &str, labels: &str, histogram: &Histogram, at: u64) {
@@ -54,16 +56,17 @@ impl Text {
 }
 
 fn now() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("it is later than 1970").as_secs()
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("the clock is set").as_secs()
 }
 
-/// What is recorded of a dispatcher that admitted so many.
+/// The counts of one dispatcher at one scrape.
 struct Dispatcher<'a> {
     instance: &'a str,
     admitted: f64,
     shed: Option<f64>,
     outcomes: &'a [(&'a str, f64)],
-    /// Of those it answered half within 0.1 s, nine of ten within 0.5 s; a newer one tells 0.2 s and not 0.1 s.
+    /// An older version has a bucket of 0.1 s with half of the answers, a newer one a bucket of 0.2 s with 70 %. Both
+    /// have nine of ten answers within 0.5 s.
     is_newer: bool,
     replicas: f64,
 }
@@ -93,9 +96,9 @@ impl Dispatcher<'_> {
     }
 }
 
-/// Scrapes 0 to 5280 from `first` on, the last after 22 hours; those of `a` lie on the points, the others' in between. None
-/// from the second to the third hour: Prometheus was down. `a` starts
-/// again, as a newer version, after 10 hours; `b` is replaced by `c` after 8.
+/// Adds scrapes 0 to 5280 from `first` on, the last after 22 hours. The scrapes of `a` lie on the points, the others
+/// between them. From the second to the third hour there are none, since Prometheus was down. `a` restarts after 10
+/// hours as a newer version; `b` is replaced by `c` after 8 hours.
 fn day(text: &mut Text, first: u64) {
     for scrape in (0..=480).chain(720..=5280_u64) {
         let at = first + scrape * SCRAPE;
@@ -129,11 +132,11 @@ fn day(text: &mut Text, first: u64) {
 }
 
 async fn read(client: &Client, selector: &str, period: Period) -> Result<History, Error> {
-    Archive { client, selector, period }.read(&ProgressBar::hidden()).await
+    HistoryReader { client, selector, period }.read(&ProgressBar::hidden()).await
 }
 
 #[tokio::test]
-async fn a_recorded_day_is_found_again_to_the_request() {
+async fn every_request_of_a_recorded_day_is_found() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let period = Period { start: now() - 26 * HOUR, step: SCRAPE, steps: 5760 };
     let mut text = Text::default();
@@ -142,13 +145,13 @@ async fn a_recorded_day_is_found_again_to_the_request() {
     let client = Client::new(base, None).expect("no token");
     let history = read(&client, SELECTOR, period).await.expect("there is a history");
 
-    // Before the gap, after it, what the newer one had counted when it was first seen, and from there on.
+    // Of `a`: before the gap, after it, the counts of the newer version when it was first seen, and its later ones.
     let a = 30.0 * 480.0 + 30.0 * 1679.0 + 10.0 + 30.0 * 2880.0;
     let (b, c) = (20.0 * 480.0 + 20.0 * 1200.0, 20.0 * 3356.0);
     let (admitted, shed) = (a + b + c, 40.0);
     assert_eq!(history.load.total(), admitted + shed);
     assert_eq!((history.shed, history.dispatchers, history.restarts), (shed, 3, 1));
-    // An hour before, one in between, one after; of 24.
+    // Of 24 hours, one before the scrapes, one among them and one after them.
     assert_eq!(history.load.unknown(), 3.0 / 24.0);
     let workload = history.load.workload();
     let second = |hour: u64, second: u64| workload.per_second[(hour * HOUR + second) as usize];
@@ -158,9 +161,9 @@ async fn a_recorded_day_is_found_again_to_the_request() {
     assert_eq!(second(6, 0), 50.0 / 15.0);
     assert_eq!(second(5, 3599), 90.0 / 15.0, "the burst that was refused");
 
-    let answers = history.answers.as_ref().expect("believed");
+    let answers = history.answers.as_ref().expect("plausible");
     assert_eq!(answers.latency.count(), admitted);
-    assert_eq!(answers.latency.buckets.len(), 2, "what both versions tell");
+    assert_eq!(answers.latency.buckets.len(), 2, "the buckets of both versions");
     let near = |found: Option<f64>, expected: f64| {
         assert!(found.is_some_and(|found| (found - expected).abs() < 1e-9), "{found:?} {expected}");
     };
@@ -170,21 +173,21 @@ async fn a_recorded_day_is_found_again_to_the_request() {
     near(row.attainment, (0.9 * admitted - 3.0) / (admitted + shed));
     near(row.shed, shed / (admitted + shed));
     near(row.expired, 5.0 / (admitted + shed));
-    // Half of all lie at 5/9 of what is within 0.5 s; the others beyond every bound.
+    // The median lies at 5/9 of the answers within 0.5 s; the other percentiles lie beyond every bound.
     near(row.p50_seconds, 0.5 * 5.0 / 9.0);
     assert_eq!((row.p95_seconds, row.p99_seconds), (Some(0.5), Some(0.5)));
     let replica_hours = 2.0 * 2.0 + 5.0 * 2.0 + 4.0 * 3.0 + 10.0 * 2.0;
     assert_eq!(row.replica_seconds, Some(3600.0 * replica_hours));
     assert_eq!((row.peak, row.changes), (Some(3), Some(2.0)));
-    // Between its last bucket and nothing.
+    // The objective lies beyond the last bound.
     assert_eq!(history.recorded(Duration::from_millis(600)).attainment, None);
 
-    let error = read(&client, "namespace=\"nowhere\"", period).await.expect_err("nobody").to_string();
+    let error = read(&client, "namespace=\"nowhere\"", period).await.expect_err("no samples").to_string();
     for word in ["namespace=\"nowhere\"", "--prometheus-selector", "--since", "5m"] {
         assert!(error.contains(word), "{error}");
     }
     let before = Period { start: period.start - DAY, ..period };
-    assert!(matches!(read(&client, SELECTOR, before).await, Err(Error::Nothing { .. })));
+    assert!(matches!(read(&client, SELECTOR, before).await, Err(Error::NoSamples { .. })));
     let error = read(&client, "namespace==\"shop\"", period).await.expect_err("no PromQL").to_string();
     assert!(error.contains("refused") && error.contains("parse error"), "{error}");
 }
@@ -195,7 +198,7 @@ async fn a_month_takes_several_queries() {
     let period = Period { start: now() - 31 * DAY, step: 60, steps: 30 * 24 * 60 };
     assert_eq!(period.ranges().count(), 4);
     let mut text = Text::default();
-    // An hour each: at both ends, and where one query ends and the next begins.
+    // Five hours of scrapes: at both ends of the month, and where one query ends and the next begins.
     let hours = [0, 11_000 - 30, 22_000 - 30, 33_000 - 30, period.steps - 60];
     for hour in hours {
         for point in hour..=hour + 60 {
@@ -206,7 +209,7 @@ async fn a_month_takes_several_queries() {
     let Some((_server, base)) = archive(folder.path(), &text.end()).await else { return skipped() };
     let client = Client::new(base, None).expect("no token");
     let bar = ProgressBar::hidden();
-    let history = Archive { client: &client, selector: "", period }.read(&bar).await.expect("there is a history");
+    let history = HistoryReader { client: &client, selector: "", period }.read(&bar).await.expect("there is a history");
     assert_eq!(history.load.total(), 60.0 * 60.0 * 5.0);
     let workload = history.load.workload();
     for hour in hours {
@@ -214,43 +217,43 @@ async fn a_month_takes_several_queries() {
         assert!(rates.iter().all(|rate| *rate == 1.0), "point {hour}");
     }
     assert!((1.0 - history.load.unknown() - 5.0 / 720.0).abs() < 1e-4, "{}", history.load.unknown());
-    // Four for the counters, ten for the ends of five spans.
+    // Four queries for the counters, ten for the ends of five spans.
     assert_eq!((bar.position(), bar.length()), (14, Some(14)));
-    // Whatever is not recorded is not known, and is not zero.
+    // A figure that was not recorded is unknown, not zero.
     let row = history.recorded(Duration::from_millis(500));
     assert_eq!((row.attainment, row.p50_seconds, row.replica_seconds), (None, None, None));
     assert_eq!((row.peak, row.changes, row.expired, history.slots, history.startup), (None, None, None, None, None));
 }
 
-/// Three replicas for two hours of a load that is now and then too much for them, as their dispatcher would have exported
-/// it; and what came of it.
-fn replayed(text: &mut Text, first: u64) -> (f64, f64) {
-    let work = Work::new(Duration::from_millis(55), 0.2);
-    let settings = Settings {
+/// Adds the samples of a simulated dispatcher with three replicas, which for two hours are overloaded now and then.
+/// Returns the offered requests and those that were answered in time.
+fn simulated(text: &mut Text, first: u64) -> (f64, f64) {
+    let service_times = ServiceTimeDistribution::new(Duration::from_millis(55), 0.2);
+    let settings = PlantSettings {
         order: Order::LateLast,
         objective: Duration::from_millis(500),
         deadline: Duration::from_secs(5),
-        queue_length: 1000,
+        max_queue_length: 1000,
         slots: 1,
         workers: 1,
-        batch: 1,
+        max_batch: 1,
         batch_growth: 1.0,
-        work: work.clone(),
+        service_times: service_times.clone(),
         startup: Duration::ZERO,
-        room: 100,
+        max_placed: 100,
         cores: f64::INFINITY,
     };
     let shape: Shape = "square:low=10,high=62,period=600,length=7200".parse().expect("a shape");
     let workload = shape.workload();
-    let mut requests = stream(&workload, Process::Poisson, &work, 99).peekable();
+    let mut requests = generate(&workload, Process::Poisson, &service_times, 99).peekable();
     let mut plant = Plant::new(settings, 3);
     let labels = "instance=\"a:5052\",job=\"dispatcher\"";
     let with = |label: &str| format!("{labels},{label}");
     for scrape in 0..=480 {
         let since = scrape * SCRAPE;
         plant.run(&mut requests, Duration::from_secs(since));
-        let (seen, tally, at) = (plant.observe(), plant.tally().clone(), first + since);
-        let (offered, shed) = (tally.offered as f64, tally.shed as f64);
+        let (seen, totals, at) = (plant.observe(), plant.totals().clone(), first + since);
+        let (offered, shed) = (totals.offered as f64, totals.shed as f64);
         text.sample("dispatcher_enqueued_requests_total", labels, offered - shed, at);
         if shed > 0.0 {
             text.sample("dispatcher_shed_total", &with("reason=\"overloaded\""), shed, at);
@@ -258,21 +261,21 @@ fn replayed(text: &mut Text, first: u64) -> (f64, f64) {
         text.sample("dispatcher_requests_total", &with("code=\"ok\""), seen.latency.count(), at);
         text.sample("dispatcher_capacity", labels, seen.capacity, at);
         text.sample("dispatcher_replicas", &with("state=\"ready\""), seen.replicas.ready as f64, at);
-        // A histogram appears with its first sample.
+        // A series of a histogram appears with its first sample.
         if seen.latency.count() > 0.0 {
             text.histogram("dispatcher_request_duration_seconds", labels, &seen.latency, at);
             text.histogram("dispatcher_replica_work_seconds", labels, &seen.service, at);
         }
     }
-    (plant.tally().offered as f64, plant.tally().in_time as f64)
+    (plant.totals().offered as f64, plant.totals().in_time as f64)
 }
 
 #[tokio::test]
-async fn a_law_that_did_it_does_it_again() {
+async fn a_backtest_of_the_same_number_of_replicas_repeats_what_happened() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut text = Text::default();
-    let (offered, in_time) = replayed(&mut text, now() - 3 * HOUR);
-    assert!(in_time < 0.99 * offered, "some must come late");
+    let (offered, in_time) = simulated(&mut text, now() - 3 * HOUR);
+    assert!(in_time < 0.99 * offered, "some requests are late");
     let Some((_server, base)) = archive(folder.path(), &text.end()).await else { return skipped() };
     let (json, html) = (folder.path().join("json"), folder.path().join("html"));
     let mut program = Command::new(env!("CARGO_BIN_EXE_lab"));
@@ -283,8 +286,8 @@ async fn a_law_that_did_it_does_it_again() {
     let output = program.kill_on_drop(true).output().await.expect("it runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 
-    let told: Value = serde_json::from_slice(&std::fs::read(json).expect("written")).expect("JSON");
-    let (history, rows) = (&told["history"], &told["workloads"][0]);
+    let report: Value = serde_json::from_slice(&std::fs::read(json).expect("written")).expect("JSON");
+    let (history, rows) = (&report["history"], &report["workloads"][0]);
     assert_eq!(history["requests"], offered);
     assert_eq!((&history["slots"]["value"], &history["slots"]["source"]), (&1.into(), &"recorded".into()));
     assert_eq!(history["startup_seconds"]["source"], "assumed");
@@ -297,13 +300,13 @@ async fn a_law_that_did_it_does_it_again() {
     near(&history["service_variation"]["value"], 0.2, 0.05);
     let recorded = &rows["recorded"];
     near(&recorded["attainment"], in_time / offered, 1e-9);
-    // Two hours, and a step more where a scrape lies on a point.
+    // Two hours, and one step more where a scrape lies on a point.
     near(&recorded["replica_seconds"], 3.0 * 7200.0, 3.0 * 15.0);
     assert_eq!((&recorded["peak"], &recorded["changes"]), (&3.into(), &0.0.into()));
     assert_eq!(recorded["worst_attainment"], Value::Null);
     let [fixed, slo] = rows["laws"].as_array().expect("laws").as_slice() else { panic!("two laws") };
     near(&fixed["attainment"], in_time / offered, 0.03);
-    assert!(slo["attainment"].as_f64() > recorded["attainment"].as_f64(), "it may have more");
+    assert!(slo["attainment"].as_f64() > recorded["attainment"].as_f64(), "it may use more replicas");
 
     let table = String::from_utf8(output.stdout).expect("text");
     let row = table.lines().find(|line| line.starts_with("recorded ")).expect("a row");
@@ -315,7 +318,7 @@ async fn a_law_that_did_it_does_it_again() {
     assert!(page.contains("<h3>recorded</h3><svg") && page.contains("(assumed)"));
 }
 
-/// Answers queries for a range with what `data` makes of its first point, its last, and its step.
+/// A client of a stub that answers a range query with `data(start, end, step)`.
 async fn stub(data: impl Fn(u64, u64, u64) -> String + Clone + Send + Sync + 'static) -> Client {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let base = format!("http://{}", listener.local_addr().expect("bound"));
@@ -336,9 +339,9 @@ fn matrix(rows: &[String]) -> String {
 }
 
 #[tokio::test]
-async fn what_is_no_history_is_refused_with_its_reason() {
+async fn answers_without_a_history_are_refused_with_the_reason() {
     let period = Period { start: 1_800_000_000, step: 15, steps: 240 };
-    /// Values at the first points of one dispatcher's counter.
+    /// A series of one dispatcher's counter, with these values at the first points.
     fn row(start: u64, step: u64, values: &[&str]) -> String {
         let values = values.iter().zip(0..).map(|(value, point)| format!("[{},\"{value}\"]", start + point * step));
         format!(
@@ -352,9 +355,12 @@ async fn what_is_no_history_is_refused_with_its_reason() {
         (|_, _, _| String::new(), "no matrix"),
         (|_, _, _| "[".repeat(100_000), "no matrix"),
         (|_, _, _| " ".repeat(65 << 20), "more than 64 MiB"),
-        (|_, _, _| r#"{"status":"success","data":{"resultType":"vector","result":[]}}"#.into(), "holds a vector"),
-        (|_, _, _| matrix(&[]), "no two figures"),
-        (|start, _, step| matrix(&[row(start, step, &["5"])]), "no two figures"),
+        (
+            |_, _, _| r#"{"status":"success","data":{"resultType":"vector","result":[]}}"#.into(),
+            "no matrix (unknown variant `vector`, expected `matrix`",
+        ),
+        (|_, _, _| matrix(&[]), "no two samples"),
+        (|start, _, step| matrix(&[row(start, step, &["5"])]), "no two samples"),
         (|start, _, step| matrix(&[row(start, step, &["5", "5"])]), "no request arrived"),
         (|start, _, step| matrix(&[row(start, step, &["5", "NaN"])]), "was NaN at 2027-01-15T08:00:15Z"),
         (|start, _, step| matrix(&[row(start, step, &["5", "1e12"])]), "66666666666 requests per second"),
@@ -374,15 +380,15 @@ async fn what_is_no_history_is_refused_with_its_reason() {
         error.contains("started again 20 times within 40 points") && error.contains("behind one address"),
         "{error}"
     );
-    let nobody = Client::new("http://127.0.0.1:1".parse().expect("a base"), None).expect("no token");
-    let error = read(&nobody, "", period).await.expect_err("nobody").to_string();
+    let no_server = Client::new("http://127.0.0.1:1".parse().expect("a base"), None).expect("no token");
+    let error = read(&no_server, "", period).await.expect_err("no samples").to_string();
     assert!(error.contains("is that Prometheus running?"), "{error}");
 }
 
 #[tokio::test]
-async fn answers_that_contradict_themselves_cost_their_figures_only() {
+async fn implausible_answers_leave_the_arrivals_usable() {
     let period = Period { start: 1_800_000_000, step: 15, steps: 240 };
-    // A counter at the first two points, and a histogram of which more are within 0.5 s than there are.
+    // A counter at the first two points, and a histogram whose bucket of 0.5 s counts more than all answers.
     let torn = |start: u64, end: u64, step: u64| {
         let row = |name: &str, label: &str, values: [u64; 2]| {
             let at = [1_800_000_000, 1_800_000_015].into_iter().zip(values);
@@ -399,7 +405,7 @@ async fn answers_that_contradict_themselves_cost_their_figures_only() {
     };
     let history = read(&stub(torn).await, "", period).await.expect("arrivals are known");
     assert_eq!(history.load.total(), 30.0);
-    let why = history.answers.as_ref().expect_err("not believed").to_string();
+    let why = history.answers.as_ref().expect_err("implausible").to_string();
     assert!(why.contains("2027-01-15T08:00:00Z") && why.contains("bucket 0.5 counts 9"), "{why}");
     assert_eq!(history.recorded(Duration::from_millis(500)).attainment, None);
 }

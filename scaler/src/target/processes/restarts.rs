@@ -1,48 +1,46 @@
-//! When replicas that died are started again: at once, unless they keep dying.
+//! When a replica that has died is replaced: at once, unless replicas keep dying.
 
 use std::time::{Duration, Instant};
 
-/// Before the start that follows a first one in vain; doubled by each one more.
+/// Pause before the start that follows a failed one: at first, doubled by each further failure, and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
-
-/// Longest such pause.
 const LAST_PAUSE: Duration = Duration::from_secs(30);
 
 /// A replica that was ready for so long did not die of how it was started.
 const STEADY: Duration = Duration::from_secs(10);
 
-/// How the last starts went.
+/// The failures of the last starts.
 #[derive(Debug)]
 pub(super) struct Restarts {
-    /// In a row, of replicas that were not ready for long, or never.
+    /// Failures in a row: replicas that were ready for a short time, or never.
     failures: u32,
     not_before: Instant,
 }
 
 impl Restarts {
-    /// The first may be started at once.
+    /// No failures yet.
     pub(super) fn new(now: Instant) -> Self {
         Self { failures: 0, not_before: now }
     }
 
-    /// Takes note of a replica that ended by itself after it had been ready for `served`, or never was.
+    /// Notes a replica that died after it had been ready for `served`, or never was ready.
     pub(super) fn note(&mut self, now: Instant, served: Option<Duration>) {
         if served.is_some_and(|served| served >= STEADY) {
             return *self = Self::new(now);
         }
-        // What was ready once may have been killed by somebody.
+        // A replica that was ready may have been killed from outside.
         let is_excused = served.is_some() && self.failures == 0;
         let pause = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(self.failures.min(10))).min(LAST_PAUSE);
         self.not_before = if is_excused { now } else { now + pause };
         self.failures += 1;
     }
 
-    /// When the next may be started.
+    /// When the next replica may be started.
     pub(super) fn not_before(&self) -> Instant {
         self.not_before
     }
 
-    /// From now until then.
+    /// Time from now until the next replica may be started.
     pub(super) fn pause(&self, now: Instant) -> Duration {
         self.not_before.saturating_duration_since(now)
     }
@@ -80,11 +78,9 @@ mod tests {
     fn one_death_is_no_loop() {
         let now = Instant::now();
         let mut restarts = Restarts::new(now);
-        restarts.note(now, None);
-        assert!(!restarts.is_loop());
-        restarts.note(now, None);
-        assert!(restarts.is_loop());
-        restarts.note(now, Some(STEADY));
-        assert!(!restarts.is_loop());
+        for (served, is_loop) in [(None, false), (None, true), (Some(STEADY), false)] {
+            restarts.note(now, served);
+            assert_eq!(restarts.is_loop(), is_loop);
+        }
     }
 }

@@ -1,51 +1,61 @@
 //! A comparison as text.
 
 use super::cells;
-use crate::simulate::comparison::{Comparison, Row};
-use std::fmt::Write;
+use crate::simulate::comparison::{Comparison, Row, WorkloadComparison};
+use std::fmt::{Display, Write};
 
-/// One table for each workload, and the means over all if there are several.
+/// Least width of the column of names, in characters.
+const MIN_NAME_WIDTH: usize = 22;
+
+const COLUMNS: [&str; 9] =
+    ["in time", "worst seed", "p50 ms", "p95 ms", "p99 ms", "replica-s", "× oracle", "peak", "changes"];
+
+/// One table for each workload, and the means over all workloads if there are several.
 pub fn render(comparison: &Comparison) -> String {
     let mut text = String::new();
-    for rows in &comparison.workloads {
-        // Nothing can go wrong in writing to a string.
-        let _infallible = writeln!(text, "\n{}", rows.workload);
-        for note in &rows.notes {
+    for workload in &comparison.workloads {
+        // Writing to a string cannot fail.
+        let _infallible = writeln!(text, "\n{}", workload.workload);
+        for note in &workload.notes {
             let _infallible = writeln!(text, "{note}");
         }
-        text.push_str(
-            "law                     in time   worst seed    p50 ms    p95 ms    p99 ms  replica-s  × oracle  peak  changes\n",
-        );
-        for row in rows.all() {
-            text.push_str(&line(row));
+        let width = name_width(workload.rows());
+        text.push_str(&line("law", &COLUMNS, width));
+        for row in workload.rows() {
+            text.push_str(&line(&row.law, &cells(row), width));
         }
     }
     if comparison.workloads.len() > 1 {
-        text.push_str("\nmeans over all workloads\nlaw                     in time   × oracle\n");
-        for index in 0..comparison.workloads[0].laws.len() {
-            let rows = || comparison.workloads.iter().map(|rows| &rows.laws[index]);
-            let mean = |figure: fn(&Row) -> Option<f64>| {
-                let sum: Option<f64> = rows().map(figure).sum();
-                sum.map(|sum| sum / comparison.workloads.len() as f64)
-            };
-            let show = |mean: Option<f64>, unit| mean.map_or_else(String::new, |mean| format!("{mean:.2}{unit}"));
-            let _infallible = writeln!(
-                text,
-                "{:22} {:>8}   {:>8}",
-                comparison.workloads[0].laws[index].law,
-                show(mean(|row| row.attainment.map(|share| 100.0 * share)), " %"),
-                show(mean(|row| row.times_oracle), "")
-            );
-        }
+        text.push_str(&means(&comparison.workloads));
     }
     text
 }
 
-fn line(row: &Row) -> String {
-    let [in_time, worst, p50, p95, p99, replica_seconds, times_oracle, peak, changes] = cells(row);
+fn name_width<'a>(rows: impl IntoIterator<Item = &'a Row>) -> usize {
+    rows.into_iter().map(|row| row.law.chars().count()).fold(MIN_NAME_WIDTH, usize::max)
+}
+
+fn line(name: &str, cells: &[impl Display; 9], width: usize) -> String {
+    let [in_time, worst, p50, p95, p99, replica_seconds, times_oracle, peak, changes] = cells;
     format!(
-        "{:22} {in_time:>8}   {worst:>10} {p50:>9} {p95:>9} {p99:>9} {replica_seconds:>10}  {times_oracle:>8}  {peak:>4} \
-         {changes:>8}\n",
-        row.law
+        "{name:width$} {in_time:>8}   {worst:>10} {p50:>9} {p95:>9} {p99:>9} {replica_seconds:>10}  {times_oracle:>8}  \
+         {peak:>4} {changes:>8}\n"
     )
+}
+
+/// Mean attainment and mean cost of each law over all workloads; empty cells where a workload has no such figure.
+fn means(workloads: &[WorkloadComparison]) -> String {
+    let laws = &workloads[0].laws;
+    let width = name_width(laws);
+    let mut text = format!("\nmeans over all workloads\n{:width$} {:>8}   {:>8}\n", "law", COLUMNS[0], COLUMNS[6]);
+    for (index, law) in laws.iter().enumerate() {
+        let mean = |figure: fn(&Row) -> Option<f64>| {
+            let sum: Option<f64> = workloads.iter().map(|workload| figure(&workload.laws[index])).sum();
+            sum.map(|sum| sum / workloads.len() as f64)
+        };
+        let in_time = mean(|row| row.attainment).map_or_else(String::new, |share| format!("{:.2} %", 100.0 * share));
+        let times_oracle = mean(|row| row.times_oracle).map_or_else(String::new, |ratio| format!("{ratio:.2}"));
+        let _infallible = writeln!(text, "{:width$} {in_time:>8}   {times_oracle:>8}", law.law);
+    }
+    text
 }

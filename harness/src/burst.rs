@@ -1,0 +1,78 @@
+//! The demo's burst: a workload scaled to the capacity of one replica on this machine, against a new scaler.
+
+use crate::stack::{ScalerProgram, Setup, Stack};
+use crate::{loadgen, paths};
+use anyhow::Result;
+use serde_json::Value;
+use std::path::PathBuf;
+
+/// Cores for each replica, where permitted. Three replicas and the other programs then fit two cores.
+const SHARE: &str = "--cpu-share=0.6";
+
+/// Most replicas that the scaler may start.
+const MAX: &str = "--max=3";
+
+/// The workload: at both ends less than the capacity of one replica, and more between them.
+pub const WORKLOAD: &str = "loadgen/workloads/burst.txt";
+
+/// The scaler's flags while the burst is replayed. The quantile is higher than the attainment that the demo asks
+/// for, because a plan for that very attainment would leave no reserve.
+pub const SCALING: [&str; 6] = ["--min=1", MAX, SHARE, "--quantile=0.999", "--interval=1s", "--down-window=8s"];
+
+/// The interval among these flags, seconds.
+pub const INTERVAL_SECONDS: f64 = 1.0;
+
+/// The workload, scaled to this machine.
+pub struct Burst {
+    /// The flag `--url` of loadgen, with the dispatcher's address.
+    url: String,
+    /// Images per second that one replica can classify.
+    capacity: f64,
+    folder: PathBuf,
+}
+
+impl Burst {
+    /// Starts the stack with one replica and measures its capacity. All files go to `folder`.
+    ///
+    /// # Errors
+    /// When a program does not start or answer.
+    pub fn prepare(folder: PathBuf) -> Result<(Stack, Self)> {
+        let stack = Stack::start(Setup {
+            listen: "127.0.0.1:0",
+            folder: folder.clone(),
+            program: ScalerProgram::Scaler,
+            scaler: vec!["--max=1".into(), SHARE.into()],
+        })?;
+        println!("dispatcher  http://{}", stack.dispatcher.address);
+        println!("cpu share   {}", stack.share);
+        let url = format!("--url=http://{}/predict", stack.dispatcher.address);
+        let capacity = loadgen::capacity(&url, &folder)?;
+        println!("capacity    {capacity:.1} images/s, {:.0} ms each", 1e3 / capacity);
+        Ok((stack, Self { url, capacity, folder }))
+    }
+
+    /// The factor that makes the workload's rates, which are per cent of the capacity, requests per second.
+    pub fn scale(&self) -> f64 {
+        (self.capacity * 10.0).round() / 1e3
+    }
+
+    /// Replaces the stack's scaler by a new one with the flags for the burst.
+    ///
+    /// # Errors
+    /// When the scaler does not start.
+    pub fn rescale(&self, stack: Stack) -> Result<Stack> {
+        stack.rescale(SCALING.map(str::to_owned).into())
+    }
+
+    /// Replays the burst with these flags of loadgen, too. Returns loadgen's report.
+    ///
+    /// # Errors
+    /// When loadgen fails.
+    pub fn replay(&self, flags: &[&str]) -> Result<Value> {
+        println!("replaying the burst, which peaks at 120 % of that");
+        let workload = format!("--workload={}", paths::root().join(WORKLOAD).display());
+        let scale = format!("--rate-scale={}", self.scale());
+        let flags = [&[self.url.as_str(), &workload, &scale, "--table=4"], flags].concat();
+        loadgen::run(&flags, &self.folder.join("report.json"))
+    }
+}

@@ -1,0 +1,358 @@
+//! Limits of processors and memory for child processes, by the kernel's control groups, version 1 or 2.
+
+use bytesize::ByteSize;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Period over which a processor limit is kept, microseconds. Short, so that a process with half a core is slow rather than
+/// bursty.
+const PERIOD_MICROSECONDS: u64 = 20_000;
+
+/// Names of groups are this, the id of the process that made them, and a number.
+const NAME: &str = "roundhouse";
+
+/// Limits on the processor time and memory of all processes of a group together; `None` is no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Limits {
+    /// Cores.
+    pub cores: Option<f64>,
+    /// Memory. A process that needs more is killed.
+    pub memory: Option<ByteSize>,
+}
+
+impl Limits {
+    fn controllers(self) -> impl Iterator<Item = &'static str> {
+        [self.cores.map(|_| "cpu"), self.memory.map(|_| "memory")].into_iter().flatten()
+    }
+}
+
+/// Makes groups, all with the same limits.
+#[derive(Debug, Clone)]
+pub struct Controller {
+    /// The folders in which groups are made: in version 1 each controller has a folder of its own.
+    folders: Vec<PathBuf>,
+    version: Version,
+    limits: Limits,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Version {
+    One,
+    Two,
+}
+
+/// One group, removed when dropped; its processes must have ended by then.
+#[derive(Debug)]
+pub struct Group {
+    folders: Vec<PathBuf>,
+    memory: Option<ByteSize>,
+}
+
+impl Controller {
+    /// Finds this process's own groups and checks that groups can be made below them.
+    ///
+    /// # Errors
+    /// When the system has no such controllers, or does not permit their use.
+    pub fn find(limits: Limits) -> io::Result<Self> {
+        let mounts = fs::read_to_string("/proc/mounts")?;
+        let own = fs::read_to_string("/proc/self/cgroup")?;
+        let mut folders = Vec::new();
+        let mut versions = Vec::new();
+        for controller in limits.controllers() {
+            let missing = || io::Error::new(io::ErrorKind::Unsupported, format!("there is none for {controller}"));
+            let (folder, version) = locate(&mounts, &own, controller).ok_or_else(missing)?;
+            remove_leftovers(&folder);
+            if version == Version::Two {
+                if controller == "memory" {
+                    move_below(&folder)?;
+                }
+                fs::write(folder.join("cgroup.subtree_control"), format!("+{controller}"))?;
+            }
+            if !folders.contains(&folder) {
+                folders.push(folder);
+            }
+            versions.push(version);
+        }
+        let version = versions.first().copied().unwrap_or(Version::One);
+        if versions.iter().any(|&other| other != version) {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "the controllers are of two versions"));
+        }
+        let controller = Self { folders, version, limits };
+        controller.check()?;
+        Ok(controller)
+    }
+
+    /// As [`Self::find`], but without the memory limit where only a processor limit is permitted, and `None` if there is no
+    /// limit at all. Logs what is not permitted.
+    ///
+    /// # Errors
+    /// When no control groups are permitted: a text for people.
+    pub fn find_for(limits: Limits) -> Result<Option<Self>, String> {
+        if limits == Limits::default() {
+            return Ok(None);
+        }
+        let found = Self::find(limits).or_else(|error| match limits.memory {
+            Some(memory) if limits.cores.is_some() => {
+                tracing::warn!(
+                    %error,
+                    "replicas run without --memory-limit {memory}, as control groups do not permit it here"
+                );
+                Self::find(Limits { memory: None, ..limits })
+            }
+            _ => Err(error),
+        });
+        found.map(Some).map_err(|error| {
+            let text = format!("unlimited, as control groups are not permitted here ({error})");
+            tracing::warn!("replicas are {text}");
+            text
+        })
+    }
+
+    /// Moves a process into a group: the only reliable way to know that this is permitted.
+    fn check(&self) -> io::Result<()> {
+        let group = self.group()?;
+        // Waits for the end of its input.
+        let mut process = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
+        let added = group.add(process.id());
+        drop(process.stdin.take());
+        process.wait()?;
+        added
+    }
+
+    /// The limits of each group.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// Makes a group.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn group(&self) -> io::Result<Group> {
+        static MADE: AtomicU64 = AtomicU64::new(0);
+        let name = format!("{NAME}-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
+        let mut group = Group { folders: Vec::new(), memory: self.limits.memory };
+        for folder in &self.folders {
+            let folder = folder.join(&name);
+            fs::create_dir(&folder)?;
+            group.folders.push(folder);
+        }
+        match self.version {
+            Version::One => self.limit_version_1(&group)?,
+            Version::Two => self.limit_version_2(&group)?,
+        }
+        Ok(group)
+    }
+
+    fn limit_version_1(&self, group: &Group) -> io::Result<()> {
+        if let Some(quota) = self.quota() {
+            group.write("cpu.cfs_period_us", &PERIOD_MICROSECONDS.to_string())?;
+            group.write("cpu.cfs_quota_us", &quota.to_string())?;
+        }
+        if let Some(memory) = self.limits.memory {
+            let bytes = memory.as_u64().to_string();
+            group.write("memory.limit_in_bytes", &bytes)?;
+            // Limits memory and swap together, where the kernel accounts for swap.
+            group.write_if_present("memory.memsw.limit_in_bytes", &bytes)?;
+        }
+        Ok(())
+    }
+
+    fn limit_version_2(&self, group: &Group) -> io::Result<()> {
+        // Below a group that holds processes, as this program's may, there can only be threaded groups
+        // (cgroups(7), "Threads and processes").
+        if group.read("cgroup.type")?.trim() == "domain invalid" {
+            group.write("cgroup.type", "threaded")?;
+        }
+        if let Some(quota) = self.quota() {
+            group.write("cpu.max", &format!("{quota} {PERIOD_MICROSECONDS}"))?;
+        }
+        if let Some(memory) = self.limits.memory {
+            group.write("memory.max", &memory.as_u64().to_string())?;
+            group.write_if_present("memory.swap.max", "0")?;
+        }
+        Ok(())
+    }
+
+    /// Microseconds of processor time in each period.
+    fn quota(&self) -> Option<u64> {
+        self.limits.cores.map(|cores| (cores * PERIOD_MICROSECONDS as f64).round() as u64)
+    }
+}
+
+/// Removes the groups of processes that were killed before they could do so.
+fn remove_leftovers(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let maker = name.to_str().and_then(|name| name.strip_prefix(NAME)?.strip_prefix('-')?.split('-').next());
+        if maker.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
+            let _in_use = fs::remove_dir(entry.path());
+        }
+    }
+}
+
+/// Moves this process into a group below its own: a group that holds processes cannot limit the memory of groups below it
+/// (cgroups(7), "no internal processes").
+fn move_below(folder: &Path) -> io::Result<()> {
+    let own = std::process::id().to_string();
+    if fs::read_to_string(folder.join("cgroup.procs"))?.split_whitespace().any(|process| process != own) {
+        let text = "other processes are in this one's group, which so cannot limit memory below it; start this \
+                    program in a group of its own: systemd-run --user --scope --property=Delegate=yes scaler …";
+        return Err(io::Error::new(io::ErrorKind::ResourceBusy, text));
+    }
+    let below = folder.join(format!("{NAME}-{own}"));
+    fs::create_dir(&below)?;
+    fs::write(below.join("cgroup.procs"), own)
+}
+
+impl Group {
+    /// Moves a process, with all its threads, into the group.
+    ///
+    /// # Errors
+    /// When the process has ended.
+    pub fn add(&self, process: u32) -> io::Result<()> {
+        self.folders.iter().try_for_each(|folder| fs::write(folder.join("cgroup.procs"), process.to_string()))
+    }
+
+    /// The memory limit, if a process of the group was killed because it needed more.
+    pub fn exceeded_memory(&self) -> Option<ByteSize> {
+        // The files of version 2 and version 1.
+        let texts = ["memory.events", "memory.oom_control"].into_iter().filter_map(|file| self.read(file).ok());
+        let mut kills = texts.filter_map(|text| field(&text, "oom_kill"));
+        self.memory.filter(|_| kills.any(|kills| kills > 0))
+    }
+
+    /// The path of one of the kernel's files, which is in one of the folders.
+    fn file(&self, name: &str) -> io::Result<PathBuf> {
+        let mut files = self.folders.iter().map(|folder| folder.join(name));
+        files.find(|file| file.exists()).ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, name.to_owned()))
+    }
+
+    fn read(&self, name: &str) -> io::Result<String> {
+        fs::read_to_string(self.file(name)?)
+    }
+
+    fn write(&self, name: &str, text: &str) -> io::Result<()> {
+        fs::write(self.file(name)?, text)
+    }
+
+    fn write_if_present(&self, name: &str, text: &str) -> io::Result<()> {
+        match self.write(name, text) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            outcome => outcome,
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        for folder in &self.folders {
+            if let Err(error) = fs::remove_dir(folder) {
+                tracing::warn!(group = %folder.display(), %error, "a control group could not be removed");
+            }
+        }
+    }
+}
+
+/// The number after a name, in a text with a name and a number in each line.
+fn field(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+/// The folder of this process's group under a controller, from the texts of `/proc/mounts` and `/proc/self/cgroup`. A
+/// version 1 controller is preferred: where it is mounted, version 2 does not have it.
+fn locate(mounts: &str, own: &str, controller: &str) -> Option<(PathBuf, Version)> {
+    // Lines are `hierarchy:controllers:path`; the line of version 2 names no controllers.
+    let path_of = |controller: &str| {
+        own.lines().find_map(|line| {
+            let mut fields = line.splitn(3, ':').skip(1);
+            let controllers = fields.next()?;
+            let path = fields.next()?;
+            controllers.split(',').any(|name| name == controller).then(|| path.trim_start_matches('/').to_owned())
+        })
+    };
+    let mounted = |kind: &str, option: Option<&str>| {
+        mounts.lines().find_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let [_, at, found, options, ..] = fields[..] else { return None };
+            let has = option.is_none_or(|option| options.split(',').any(|name| name == option));
+            (found == kind && has).then(|| Path::new(at).to_owned())
+        })
+    };
+    if let (Some(at), Some(path)) = (mounted("cgroup", Some(controller)), path_of(controller)) {
+        return Some((at.join(path), Version::One));
+    }
+    Some((mounted("cgroup2", None)?.join(path_of("")?), Version::Two))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn a_controller_is_found_in_either_version() {
+        let one = "cgroup /sys/fs/cgroup/cpu,cpuacct cgroup rw,cpu,cpuacct 0 0\n\
+                   cgroup /sys/fs/cgroup/memory cgroup rw,memory 0 0\n\
+                   cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
+        let own = "4:memory:/a\n2:cpu,cpuacct:/b/c\n0::/d\n";
+        assert_eq!(locate(one, own, "cpu"), Some(("/sys/fs/cgroup/cpu,cpuacct/b/c".into(), Version::One)));
+        assert_eq!(locate(one, own, "memory"), Some(("/sys/fs/cgroup/memory/a".into(), Version::One)));
+        let two = "cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid 0 0\n";
+        assert_eq!(locate(two, "0::/user.slice\n", "cpu"), Some(("/sys/fs/cgroup/user.slice".into(), Version::Two)));
+        assert_eq!(locate("", own, "cpu"), None);
+    }
+
+    /// `None` where control groups are not permitted. Says so on the real standard error, so that no test is skipped silently.
+    fn controller(limits: Limits) -> Option<Controller> {
+        let skipped = |error: &io::Error| {
+            writeln!(io::stderr(), "skipped: control groups are not permitted here ({error})").expect("it is open");
+        };
+        Controller::find(limits).inspect_err(skipped).ok()
+    }
+
+    #[test]
+    fn a_group_takes_a_process_and_goes_away() {
+        let limits = Limits { cores: Some(0.5), memory: Some(ByteSize::mib(64)) };
+        for limits in [limits, Limits { memory: None, ..limits }, Limits { cores: None, ..limits }] {
+            let Some(controller) = controller(limits) else { continue };
+            let group = controller.group().expect("another one");
+            let mut child = Command::new("sleep").arg("60").spawn().expect("sleep exists");
+            group.add(child.id()).expect("it is alive");
+            let own = fs::read_to_string(format!("/proc/{}/cgroup", child.id())).expect("readable");
+            for folder in &group.folders {
+                let name = folder.file_name().and_then(|name| name.to_str()).expect("a name of ours");
+                assert!(own.contains(name), "{own}");
+            }
+            assert_eq!(own.matches(NAME).count(), limits.controllers().count(), "{own}");
+            child.kill().expect("it is ours");
+            child.wait().expect("it ends");
+            assert_eq!(group.exceeded_memory(), None);
+            let folders = group.folders.clone();
+            drop(group);
+            assert!(folders.iter().all(|folder| !folder.exists()));
+        }
+    }
+
+    #[test]
+    fn a_process_that_needs_more_memory_is_killed() {
+        let limit = ByteSize::mib(32);
+        let Some(controller) = controller(Limits { cores: None, memory: Some(limit) }) else { return };
+        let group = controller.group().expect("another one");
+        // Holds a line of 256 MB in memory after it has read a line.
+        let mut child = Command::new("sh")
+            .args(["-c", "read begin; head -c 256000000 /dev/zero | tail -n 1"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("sh exists");
+        group.add(child.id()).expect("it is alive");
+        child.stdin.take().expect("piped").write_all(b"begin\n").expect("it reads");
+        assert!(!child.wait().expect("it ends").success());
+        assert_eq!(group.exceeded_memory(), Some(limit));
+    }
+}

@@ -1,0 +1,93 @@
+//! One replica of the plant, with the requests that it holds. Times are nanoseconds since the start of the simulation.
+
+use crate::pods::{CpuUsage, Pod, Readiness};
+use crate::simulate::requests::Request;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// Time between two samples of CPU use, as metrics-server takes them.
+pub(super) const CPU_SAMPLE_PERIOD: u64 = 15_000_000_000;
+
+/// The life of a replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// The replica is not ready yet.
+    Starting,
+    /// The replica is in rotation.
+    Ready {
+        /// Time at which the replica became ready.
+        since: u64,
+    },
+    /// The replica is out of rotation and still works on the requests that it holds.
+    Draining,
+    /// The replica has stopped.
+    Gone,
+}
+
+/// A request at a replica.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct HeldRequest {
+    pub(super) request: Request,
+    /// Time at which the request left the queue.
+    pub(super) dispatched: u64,
+}
+
+/// One replica.
+#[derive(Debug, Clone)]
+pub(super) struct Replica {
+    pub(super) phase: Phase,
+    created: u64,
+    /// Requests that the replica holds, waiting or in a pass.
+    pub(super) in_flight: usize,
+    /// Requests that the replica holds and that are in no pass yet.
+    pub(super) waiting: VecDeque<HeldRequest>,
+    /// Workers that make no pass now.
+    pub(super) idle_workers: usize,
+    /// Time since which the replica has held requests, or the time of its last answer if that was later.
+    pub(super) working_since: u64,
+    /// Core-nanoseconds of all passes that were begun.
+    pub(super) busy: u64,
+    /// Time of the last CPU sample, and `busy` at that time.
+    sampled: Option<(u64, u64)>,
+    /// Cores in use, a mean over the last sample period; `None` before the second sample.
+    cores_used: Option<f64>,
+}
+
+impl Replica {
+    pub(super) fn new(created: u64, workers: usize) -> Self {
+        Self {
+            phase: Phase::Starting,
+            created,
+            in_flight: 0,
+            waiting: VecDeque::new(),
+            idle_workers: workers,
+            working_since: 0,
+            busy: 0,
+            sampled: None,
+            cores_used: None,
+        }
+    }
+
+    pub(super) fn sample_cpu(&mut self, now: u64) {
+        let before = self.sampled.replace((now, self.busy));
+        self.cores_used = before.map(|(then, busy)| (self.busy - busy) as f64 / (now - then) as f64);
+    }
+
+    /// The replica as the Kubernetes HPA sees it at `now`; the last CPU sample was taken at `last_sample`.
+    pub(super) fn pod(&self, now: u64, last_sample: u64) -> Pod {
+        let since = |then: u64| Duration::from_nanos(now - then);
+        Pod {
+            age: since(self.created),
+            readiness: match self.phase {
+                Phase::Ready { since: then } => Readiness::Ready(since(then)),
+                _ => Readiness::Pending,
+            },
+            requested_cores: 1.0,
+            usage: self.cores_used.map(|cores| CpuUsage {
+                cores,
+                age: since(last_sample),
+                window: Duration::from_nanos(CPU_SAMPLE_PERIOD),
+            }),
+        }
+    }
+}

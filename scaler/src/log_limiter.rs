@@ -1,0 +1,124 @@
+//! Which decisions are worth a line in the log. The journal has all of them; a fault that lasts, one that comes and goes,
+//! and a change that does not come about are logged from time to time only. Pure.
+
+use crate::decision::{Action, Decision, NO_NEWS};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Time before the same topic is logged again.
+const AGAIN: Duration = Duration::from_secs(10);
+
+/// Time before a fault is logged again that has lasted all the time.
+const STILL: Duration = Duration::from_secs(60);
+
+/// A line of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Line {
+    /// A fault has begun: no decision is possible.
+    Fault,
+    /// The fault is over.
+    Over,
+    /// There will be more replicas, or fewer.
+    Change,
+}
+
+/// Remembers what was logged.
+#[derive(Debug, Default)]
+pub struct LogLimiter {
+    /// When each topic was logged within the last minute.
+    logged: BTreeMap<Topic, Duration>,
+    /// The fault that was logged and is not over.
+    lasting: Option<&'static str>,
+}
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Topic {
+    Fault(&'static str),
+    Change { from: usize, to: usize },
+    Withheld,
+}
+
+impl LogLimiter {
+    /// The line that a decision is worth, if any.
+    pub fn line(&mut self, at: Duration, decision: &Decision) -> Option<Line> {
+        let &Decision { action, reason, desired, replicas, inputs, .. } = decision;
+        let (topic, pause) = match (action, inputs) {
+            // Figures from Prometheus come less often than decisions: that is no fault.
+            (Action::Hold, None) if reason == NO_NEWS => return None,
+            (Action::Hold, None) if self.lasting == Some(reason) => (Topic::Fault(reason), STILL),
+            (Action::Hold, None) => (Topic::Fault(reason), AGAIN),
+            (Action::Hold, Some(_)) => return self.lasting.take().map(|_| Line::Over),
+            (Action::Up | Action::Down, _) if decision.withheld.is_some() => (Topic::Withheld, AGAIN),
+            (Action::Up | Action::Down, _) => (Topic::Change { from: replicas.desired, to: desired }, AGAIN),
+        };
+        if self.logged.get(&topic).is_some_and(|then| at < *then + pause) {
+            return None;
+        }
+        let is_fault = matches!(topic, Topic::Fault(_));
+        self.lasting = is_fault.then_some(reason);
+        self.logged.retain(|_, then| at < *then + STILL);
+        self.logged.insert(topic, at);
+        Some(if is_fault { Line::Fault } else { Line::Change })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use law::observation::{Observation, Replicas};
+
+    fn hold(reason: &'static str) -> Decision {
+        Decision::hold(0.0, Replicas::default(), reason, String::new())
+    }
+
+    fn fine() -> Decision {
+        Decision { inputs: Some((&Observation::default()).into()), ..hold("objective") }
+    }
+
+    fn change(desired: usize, withheld: Option<&str>) -> Decision {
+        let action = Action::of(0, desired);
+        Decision { action, desired, withheld: withheld.map(Into::into), ..fine() }
+    }
+
+    fn check(rows: &[(u64, Decision, Option<Line>)]) {
+        let mut limiter = LogLimiter::default();
+        for (second, decision, line) in rows {
+            assert_eq!(limiter.line(Duration::from_secs(*second), decision), *line, "at {second} s");
+        }
+    }
+
+    #[test]
+    fn a_fault_is_logged_at_once_once_a_minute_and_when_it_is_over() {
+        let (missing, refused) = (|| hold("no_observation"), || hold("refused"));
+        check(&[(0, fine(), None), (1, missing(), Some(Line::Fault)), (2, missing(), None)]);
+        check(&[
+            (1, missing(), Some(Line::Fault)),
+            (12, refused(), Some(Line::Fault)),
+            (13, missing(), Some(Line::Fault)),
+            (72, missing(), None),
+            (73, missing(), Some(Line::Fault)),
+            (74, fine(), Some(Line::Over)),
+            (75, fine(), None),
+            (99, hold(NO_NEWS), None),
+        ]);
+        check(&[(0, refused(), Some(Line::Fault)), (1, change(4, None), Some(Line::Change)), (2, fine(), None)]);
+    }
+
+    #[test]
+    fn a_fault_that_comes_and_goes_is_logged_from_time_to_time() {
+        let mut limiter = LogLimiter::default();
+        let ticks = (0..120_u32).map(|tick| {
+            let decision = if tick.is_multiple_of(2) { hold("no_observation") } else { fine() };
+            limiter.line(Duration::from_millis(500) * tick, &decision)
+        });
+        assert_eq!(ticks.flatten().count(), 12, "two lines every ten seconds of a minute");
+    }
+
+    #[test]
+    fn a_change_is_logged_again_only_when_it_does_not_come_about_for_long() {
+        let (made, withheld) = (|to| change(to, None), |to| change(to, Some("--dry-run")));
+        let line = Some(Line::Change);
+        check(&[(0, made(4), line), (1, made(4), None), (2, made(5), line), (10, made(4), line)]);
+        check(&[(10, made(4), line), (20, withheld(4), line), (21, withheld(5), None), (30, withheld(6), line)]);
+    }
+}
