@@ -25,7 +25,6 @@ use std::path::{Path, PathBuf};
     scaler --dispatcher 127.0.0.1:5052 --target processes --list /run/roundhouse/replicas --max 4 --objective 500ms\n  \
     scaler --dispatcher dns:dispatcher:5052 --target deployment:default/replica --max 10 --dry-run\n  \
     scaler --config scaler.toml\n  \
-    scaler explain\n  \
     scaler simulate --workload workload.txt --policy slo,concurrency,cpu:70\n  \
     scaler backtest --prometheus http://localhost:9090 --since 24h"
 )]

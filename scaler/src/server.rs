@@ -79,7 +79,7 @@ async fn serve(config: Config, exporter: PrometheusHandle) -> Result<()> {
     let handle = move |request: Request<Incoming>| std::future::ready(answer(&admin, &targets, &request));
     tokio::spawn(service::server::serve(listener, None, handle, std::future::pending(), ADMIN_GRACE));
     let controls = join_all(all.iter_mut().map(|running| {
-        let span = tracing::info_span!("scale", name = running.control.name());
+        let span = tracing::info_span!("scale", name = running.control.spec.name);
         running.control.run().instrument(span)
     }));
     tokio::select! {
@@ -95,8 +95,14 @@ async fn start(spec: control::Spec, place: Place) -> Result<Running> {
         Place::Local(spec, replica_limits) => {
             let lock = lock(&spec.list)?;
             let controller = Controller::find_for(replica_limits);
+            let cores = |found: &Controller| found.limits().cores;
+            let share = match controller.as_ref().map(|found| found.as_ref().and_then(cores)) {
+                Ok(Some(cores)) => format!("{cores} of a core for each replica"),
+                Ok(None) => "unlimited".into(),
+                Err(why) => why.clone(),
+            };
             // The program that started this one reads this line.
-            println!("cpu share: {}", controller.as_ref().map_or_else(String::clone, |it| share(it.as_ref())));
+            println!("cpu share: {share}");
             let controller = controller.unwrap_or_default();
             (processes::run(processes::Spec { controller, ..spec }, min), None, Some(lock))
         }
@@ -116,8 +122,8 @@ async fn start(spec: control::Spec, place: Place) -> Result<Running> {
 
 impl Running {
     fn view(&self) -> TargetView {
-        let Control { journal, leading, .. } = &self.control;
-        TargetView { name: self.control.name().into(), journal: journal.clone(), leading: leading.clone() }
+        let Control { spec, journal, leading, .. } = &self.control;
+        TargetView { name: spec.name.clone(), journal: journal.clone(), leading: leading.clone() }
     }
 
     /// Drains replicas on this machine, and then gives the lease back.
@@ -142,11 +148,6 @@ fn lock(list: &Path) -> Result<File> {
         format!("another scaler publishes its replicas in {list}; end it, or give this one a --list of its own")
     })?;
     Ok(file)
-}
-
-fn share(controller: Option<&Controller>) -> String {
-    let cores = controller.and_then(|controller| controller.limits().cores);
-    cores.map_or_else(|| "unlimited".into(), |cores| format!("{cores} of a core for each replica"))
 }
 
 fn answer(admin: &Admin, targets: &[TargetView], request: &Request<Incoming>) -> Reply {

@@ -239,15 +239,12 @@ impl Section {
 
     fn replica_limits(&self) -> Result<cgroup::Limits> {
         let (cores, memory) = (self.cpu_share, self.memory_limit);
-        if let Some(share) = cores {
-            ensure!((0.05..=1024.0).contains(&share), "--cpu-share ({share}) must be at least 0.05 of a core");
-        }
-        if let Some(limit) = memory {
-            ensure!(
-                limit >= SMALLEST_MEMORY,
-                "--memory-limit ({limit}) must be at least {SMALLEST_MEMORY}: no replica could start"
-            );
-        }
+        let (share, limit) = (cores.unwrap_or(1.0), memory.unwrap_or(SMALLEST_MEMORY));
+        ensure!((0.05..=1024.0).contains(&share), "--cpu-share ({share}) must be at least 0.05 of a core");
+        ensure!(
+            limit >= SMALLEST_MEMORY,
+            "--memory-limit ({limit}) must be at least {SMALLEST_MEMORY}: no replica could start"
+        );
         Ok(cgroup::Limits { cores, memory })
     }
 }
