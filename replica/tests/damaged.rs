@@ -9,33 +9,27 @@ use replica::transform::Transform;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Time that one image may take.
-const MAX_TIME: Duration = Duration::from_secs(1);
+/// Images to damage and decode.
+const COUNT: u32 = 100_000;
+
+/// The same seed damages the same bytes.
+const SEED: u64 = 1;
+
+/// Time that one image may take. Each takes milliseconds at most, so a busy machine does not fail the test.
+const MAX_TIME: Duration = Duration::from_secs(5);
 
 #[test]
 fn damaged_images_are_decoded_or_refused_in_time() {
-    check(2000, 1);
-}
-
-/// Takes minutes: `cargo test --release -p replica --test damaged -- --ignored`.
-#[test]
-#[ignore = "takes minutes"]
-fn many_damaged_images_are_decoded_or_refused_in_time() {
-    check(100_000, 2);
-}
-
-/// Damages and decodes so many images. The same seed damages the same bytes.
-fn check(count: u32, seed: u64) {
     let files = files();
-    let mut random = ChaCha8Rng::seed_from_u64(seed);
-    for number in 0..count {
+    let mut random = ChaCha8Rng::seed_from_u64(SEED);
+    for number in 0..COUNT {
         let file = damaged(&files, &mut random);
         let started = Instant::now();
         if let Ok(pixels) = decode(&file, Limits::default()) {
             let input = preprocess::input(&pixels, &Transform::IMAGENET);
-            assert!(input.iter().all(|number| number.is_finite()), "image {number} of seed {seed}");
+            assert!(input.iter().all(|value| value.is_finite()), "image {number}");
         }
-        assert!(started.elapsed() <= MAX_TIME, "image {number} of seed {seed} took {:?}", started.elapsed());
+        assert!(started.elapsed() <= MAX_TIME, "image {number} took {:?}", started.elapsed());
     }
 }
 

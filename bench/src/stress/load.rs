@@ -52,9 +52,9 @@ impl From<Result<Reply>> for Outcome {
     }
 }
 
-/// One request.
+/// A request that was sent, and how it ended.
 #[derive(Debug, Clone)]
-pub(crate) struct Sample {
+pub(crate) struct SentRequest {
     /// When the request was due, since the start of the schedule.
     pub(crate) due: Duration,
     /// From then until it was sent: the part of the latency that this process causes.
@@ -68,8 +68,8 @@ pub(crate) struct Sample {
 pub(crate) struct Offered {
     /// Start of the schedule.
     pub(crate) start: Instant,
-    /// One sample for each request, in the order of the schedule.
-    pub(crate) samples: Vec<Sample>,
+    /// Every request, in the order of the schedule.
+    pub(crate) requests: Vec<SentRequest>,
 }
 
 /// Sends a request at each of `times` since the start. The calling thread waits for the times, because tokio's timers
@@ -80,21 +80,21 @@ pub(crate) struct Offered {
 pub(crate) fn offer(runtime: &Runtime, client: &Arc<Client>, times: &[Duration]) -> Result<Offered> {
     let start = Instant::now() + HEAD_START;
     let mut progress = Lines::new("requests sent", times.len());
-    let mut requests = Vec::with_capacity(times.len());
+    let mut tasks = Vec::with_capacity(times.len());
     for (id, &due) in times.iter().enumerate() {
         std::thread::sleep((start + due).saturating_duration_since(Instant::now()));
-        requests.push(runtime.spawn(send(client.clone(), id, None, start, due)));
+        tasks.push(runtime.spawn(send(client.clone(), id, None, start, due)));
         progress.update(id);
     }
-    let collect = async {
-        let mut samples = Vec::with_capacity(requests.len());
-        for request in requests {
-            samples.push(request.await.context("a request panicked")?);
+    let finish = async {
+        let mut requests = Vec::with_capacity(tasks.len());
+        for task in tasks {
+            requests.push(task.await.context("a request panicked")?);
         }
-        anyhow::Ok(samples)
+        anyhow::Ok(requests)
     };
-    let samples = runtime.block_on(async { tokio::time::timeout(LAST_ANSWERS, collect).await });
-    Ok(Offered { start, samples: samples.context("requests were never answered")?? })
+    let requests = runtime.block_on(async { tokio::time::timeout(LAST_ANSWERS, finish).await });
+    Ok(Offered { start, requests: requests.context("requests were never answered")?? })
 }
 
 /// Sends one request, which was due at `start + due`.
@@ -104,22 +104,22 @@ pub(crate) async fn send(
     timeout: Option<Duration>,
     start: Instant,
     due: Duration,
-) -> Sample {
+) -> SentRequest {
     let due_at = start + due;
     let send_delay = due_at.elapsed();
     let outcome = client.post(id, timeout).await.into();
-    Sample { due, send_delay, latency: due_at.elapsed(), outcome }
+    SentRequest { due, send_delay, latency: due_at.elapsed(), outcome }
 }
 
 impl Offered {
     /// Latencies of the requests whose outcome fulfils `condition`.
     pub(crate) fn latencies(&self, condition: impl Fn(&Outcome) -> bool) -> Vec<Duration> {
-        self.samples.iter().filter(|sample| condition(&sample.outcome)).map(|sample| sample.latency).collect()
+        self.requests.iter().filter(|request| condition(&request.outcome)).map(|request| request.latency).collect()
     }
 
     /// Number of requests whose outcome fulfils `condition`.
     pub(crate) fn count(&self, condition: impl Fn(&Outcome) -> bool) -> usize {
-        self.samples.iter().filter(|sample| condition(&sample.outcome)).count()
+        self.requests.iter().filter(|request| condition(&request.outcome)).count()
     }
 
     /// Checks that every request was answered, shed or expired.
@@ -127,7 +127,7 @@ impl Offered {
     /// # Errors
     /// When a request failed otherwise.
     pub(crate) fn check(&self) -> Result<()> {
-        let failures = self.samples.iter().filter_map(|sample| match &sample.outcome {
+        let failures = self.requests.iter().filter_map(|request| match &request.outcome {
             Outcome::Failed(description) => Some(description),
             Outcome::Answered | Outcome::Shed { .. } | Outcome::Expired => None,
         });

@@ -93,7 +93,7 @@ pub(super) fn name(order: Order) -> String {
 fn attainment(offered: &Offered) -> f64 {
     let answered = offered.latencies(|outcome| *outcome == Outcome::Answered);
     let good = answered.iter().filter(|latency| **latency <= OBJECTIVE).count();
-    good as f64 / offered.samples.len() as f64 * 100.0
+    good as f64 / offered.requests.len() as f64 * 100.0
 }
 
 fn describe(order: &str, offered: &Offered, records: &[Record], options: &Options) -> Vec<Figure> {

@@ -3,7 +3,7 @@
 
 use super::client::Client;
 use super::dispatcher::{Dispatcher, MemorySample};
-use super::load::{self, Offered, Outcome, Sample};
+use super::load::{self, Offered, Outcome, SentRequest};
 use super::stub_flags::StubFlags;
 use super::{OBJECTIVE, order, quantile_ms, retry_after};
 use crate::figure::{Figure, Target};
@@ -104,12 +104,12 @@ fn goodput(options: &Options, offered: &Offered, stubs: &Stubs) -> Vec<Figure> {
     let capacity = options.stubs.capacity(&records);
     let utilisation = options.stubs.utilisation(&records, offered.start, offered.start + length);
     // Only requests that are answered while the load lasts count, since the stubs' time counts for no longer either.
-    let is_good = |sample: &&Sample| {
-        sample.outcome == Outcome::Answered && sample.latency <= OBJECTIVE && sample.due + sample.latency <= length
+    let is_good = |request: &&SentRequest| {
+        request.outcome == Outcome::Answered && request.latency <= OBJECTIVE && request.due + request.latency <= length
     };
-    let good = offered.samples.iter().filter(is_good).count() as f64 / seconds;
-    let send_delays: Vec<Duration> = offered.samples.iter().map(|sample| sample.send_delay).collect();
-    let offered_per_second = offered.samples.len() as f64 / seconds;
+    let good = offered.requests.iter().filter(is_good).count() as f64 / seconds;
+    let send_delays: Vec<Duration> = offered.requests.iter().map(|request| request.send_delay).collect();
+    let offered_per_second = offered.requests.len() as f64 / seconds;
     let goodput = Figure::new("overload_goodput_of_capacity", good / capacity * 100.0, "%");
     vec![
         Figure::new("overload_offered_per_second", offered_per_second, "/s").labelled("offered"),

@@ -3,7 +3,7 @@
 
 use super::client::Client;
 use super::dispatcher::Dispatcher;
-use super::load::{self, Offered, Outcome, Sample};
+use super::load::{self, Offered, Outcome, SentRequest};
 use super::stub_flags::StubFlags;
 use crate::figure::{Figure, Target};
 use crate::stub::Stubs;
@@ -97,8 +97,8 @@ async fn observe(dispatcher: &Dispatcher, client: &Arc<Client>, count: usize) ->
 
 fn describe(observed: &Observed, backlog: u32) -> Result<Vec<Figure>> {
     let Observed { waiting, backlog_shed, retry_after, tries } = observed;
-    let answered = tries.samples.iter().filter(|sample| sample.outcome == Outcome::Answered);
-    let took = answered.map(|sample| sample.due).min().context("no try was answered")?.as_secs_f64();
+    let answered = tries.requests.iter().filter(|request| request.outcome == Outcome::Answered);
+    let took = answered.map(|request| request.due).min().context("no try was answered")?.as_secs_f64();
     let expired = tries.count(|outcome| *outcome == Outcome::Expired);
     let retry_after = *retry_after as f64;
     let figure = |key: &str, value: f64, unit, label: &str| {
@@ -118,20 +118,20 @@ fn describe(observed: &Observed, backlog: u32) -> Result<Vec<Figure>> {
 async fn retry_until_answered(client: &Arc<Client>) -> Result<Offered> {
     let start = Instant::now();
     let mut ticks = tokio::time::interval(RETRY_INTERVAL);
-    let mut tries: Vec<JoinHandle<Sample>> = Vec::new();
-    let mut samples = Vec::new();
+    let mut tries: Vec<JoinHandle<SentRequest>> = Vec::new();
+    let mut requests = Vec::new();
     while start.elapsed() < 2 * DEADLINE {
         ticks.tick().await;
         tries.push(tokio::spawn(load::send(client.clone(), tries.len(), Some(SHORT_TIMEOUT), start, start.elapsed())));
         while tries.first().is_some_and(JoinHandle::is_finished) {
-            samples.push(tries.remove(0).await?);
+            requests.push(tries.remove(0).await?);
         }
-        if samples.iter().any(|sample| sample.outcome == Outcome::Answered) {
+        if requests.iter().any(|request| request.outcome == Outcome::Answered) {
             break;
         }
     }
     for left in tries {
-        samples.push(left.await?);
+        requests.push(left.await?);
     }
-    Ok(Offered { start, samples })
+    Ok(Offered { start, requests })
 }
