@@ -11,7 +11,7 @@ use std::fmt;
 pub(crate) enum Target {
     AtMost(f64),
     AtLeast(f64),
-    /// From the first to the second, both included.
+    /// The value must lie between the two numbers, both included.
     Between(f64, f64),
 }
 

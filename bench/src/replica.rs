@@ -1,4 +1,4 @@
-//! `bench replica`: the replica next to its peers, all by turns within one run, and what it takes by itself.
+//! `bench replica`: compares the replica with its peers, in turns within one run, and measures the replica alone.
 //!
 //! The host of this machine may slow it down at any time. Both sides of a comparison run in each round, so a figure is
 //! the median of the rounds' ratios.
@@ -56,7 +56,7 @@ pub(crate) struct Options {
     output: Output,
 }
 
-/// What can be measured by itself.
+/// The parts of the benchmark that can be run alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
     /// Forward passes, next to ONNX Runtime and OpenVINO
@@ -149,7 +149,7 @@ impl Run<'_> {
     /// The images that are sent and decoded.
     ///
     /// # Panics
-    /// If [`Run::prepare`] was not told of a part that needs them.
+    /// If [`Run::prepare`] was called without a part that needs them.
     fn images(&self) -> &Images {
         self.images.as_ref().expect("prepare made the images")
     }

@@ -36,7 +36,7 @@ pub struct AttemptReport {
     pub result: Result<StatusCode, Failure>,
     /// The capacity that the replica advertised with its answer.
     pub capacity: Option<usize>,
-    /// From the permit's use to the attempt's end.
+    /// Time from the permit's use to the attempt's end.
     pub elapsed: Duration,
     /// The connection, if it can be used again.
     pub connection: Option<Connection>,

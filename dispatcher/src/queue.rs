@@ -228,13 +228,49 @@ mod tests {
         ]
     }
 
-    /// One request in a plain model of the queue: a list in order of arrival. Times are seconds since the start.
+    /// One request in the model. Times are seconds since the start.
     #[derive(Debug, Clone, Copy)]
     struct Waiting {
         number: u64,
         objective: u64,
         deadline: u64,
         late: bool,
+    }
+
+    /// A plain model of the queue: a list.
+    #[derive(Debug)]
+    struct Model {
+        fifo: bool,
+        max_length: usize,
+        waiting: Vec<Waiting>,
+    }
+
+    impl Model {
+        /// Adds a request, and tells whether there was room.
+        fn push(&mut self, request: Waiting) -> bool {
+            let has_room = self.waiting.len() < self.max_length;
+            if has_room {
+                self.waiting.push(request);
+            }
+            has_room
+        }
+
+        fn pop(&mut self, clock: u64, service_time: u64) -> Option<Waiting> {
+            for request in &mut self.waiting {
+                request.late |= !self.fifo && request.objective < clock + service_time;
+            }
+            let unexpired = self.waiting.iter().filter(|request| {
+                let needed = if request.late { service_time } else { 0 };
+                request.deadline > clock + needed
+            });
+            let number = unexpired.min_by_key(|request| (request.late, request.number))?.number;
+            self.remove(number)
+        }
+
+        fn remove(&mut self, number: u64) -> Option<Waiting> {
+            let index = self.waiting.iter().position(|request| request.number == number)?;
+            Some(self.waiting.remove(index))
+        }
     }
 
     proptest! {
@@ -244,62 +280,40 @@ mod tests {
             steps in prop::collection::vec(step(), 0..200),
         ) {
             let start = Instant::now();
-            let max_length = 5;
-            let mut queue = Queue::new(if fifo { Order::Fifo } else { Order::LateLast }, max_length);
-            let mut model: Vec<Waiting> = Vec::new();
-            let mut taken: Vec<(Entry<()>, Waiting)> = Vec::new();
-            for (clock, step) in steps.into_iter().enumerate() {
-                let clock = clock as u64;
+            let mut model = Model { fifo, max_length: 5, waiting: Vec::new() };
+            let mut queue = Queue::new(if fifo { Order::Fifo } else { Order::LateLast }, model.max_length);
+            let mut dispatched: Vec<(Entry<()>, Waiting)> = Vec::new();
+            for (clock, step) in (0..).zip(steps) {
                 let now = start + seconds(clock);
                 match step {
                     Step::Push { punctual_for, lifetime } => {
-                        let room = model.len() < max_length;
                         let (objective, deadline) = (clock + punctual_for, clock + lifetime);
-                        let pushed = queue.push(Entry {
-                            objective: start + seconds(objective),
-                            ..entry(clock, start + seconds(deadline))
-                        });
-                        prop_assert_eq!(pushed.is_ok(), room);
-                        if room {
-                            model.push(Waiting { number: clock, objective, deadline, late: false });
-                        }
+                        let entry =
+                            Entry { objective: start + seconds(objective), ..entry(clock, start + seconds(deadline)) };
+                        let has_room = model.push(Waiting { number: clock, objective, deadline, late: false });
+                        prop_assert_eq!(queue.push(entry).is_ok(), has_room);
                     }
                     Step::Pop { service_time } => {
-                        for waiting in &mut model {
-                            waiting.late |= !fifo && waiting.objective < clock + service_time;
-                        }
-                        let expected = model
-                            .iter()
-                            .enumerate()
-                            .filter(|(_, waiting)| {
-                                let needed = if waiting.late { service_time } else { 0 };
-                                waiting.deadline > clock + needed
-                            })
-                            .min_by_key(|(_, waiting)| (waiting.late, waiting.number))
-                            .map(|(index, _)| index);
                         queue.demote(now, seconds(service_time));
                         let popped = queue.pop(now, seconds(service_time), |()| Some(())).map(|(entry, ())| entry);
-                        let popped_number = popped.as_ref().map(|entry| entry.sequence_number.0);
-                        prop_assert_eq!(popped_number, expected.map(|index| model[index].number));
-                        if let (Some(entry), Some(index)) = (popped, expected) {
-                            taken.push((entry, model.remove(index)));
-                        }
+                        let expected = model.pop(clock, service_time);
+                        let number = popped.as_ref().map(|entry| entry.sequence_number.0);
+                        prop_assert_eq!(number, expected.map(|request| request.number));
+                        dispatched.extend(popped.zip(expected));
                     }
                     Step::Requeue => {
-                        if let Some((entry, waiting)) = taken.pop() {
+                        if let Some((entry, request)) = dispatched.pop() {
                             queue.requeue(entry);
-                            model.push(Waiting { late: false, ..waiting });
+                            model.waiting.push(Waiting { late: false, ..request });
                         }
                     }
                     Step::Remove(number) => {
-                        let index = model.iter().position(|waiting| waiting.number == number);
-                        let expected = index.map(|index| model.remove(index).number);
                         let removed = queue.remove(SequenceNumber(number)).map(|entry| entry.sequence_number.0);
-                        prop_assert_eq!(removed, expected);
+                        prop_assert_eq!(removed, model.remove(number).map(|request| request.number));
                     }
                 }
-                prop_assert_eq!(queue.len(), model.len());
-                prop_assert_eq!(queue.late_len(), model.iter().filter(|waiting| waiting.late).count());
+                prop_assert_eq!(queue.len(), model.waiting.len());
+                prop_assert_eq!(queue.late_len(), model.waiting.iter().filter(|request| request.late).count());
             }
         }
     }

@@ -165,7 +165,7 @@ impl Stack {
         let lock = folder.join("lock");
         let lock_file = File::create(&lock).with_context(|| format!("create {}", lock.display()))?;
         if lock_file.try_lock().is_err() {
-            bail!("another one like this is running, and uses {}; end it first", folder.display());
+            bail!("another running system uses {}; end it first", folder.display());
         }
         let discovery_file = discovery_file(&folder);
         fs::write(&discovery_file, "").with_context(|| format!("write {}", discovery_file.display()))?;

@@ -7,7 +7,7 @@ use imagesize::ImageType;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Read;
+use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
 
 /// Largest size of all images of a folder together, in bytes. All of them are kept in memory.
@@ -94,8 +94,7 @@ fn read_image(path: &Path, format: Format) -> Option<Vec<u8>> {
     let mut file = Vec::new();
     File::open(path).ok()?.take(MAX_FILE_BYTES + 1).read_to_end(&mut file).ok()?;
     let is_small = file.len() as u64 <= MAX_FILE_BYTES;
-    let is_image =
-        imagesize::image_type(&file).is_ok_and(|found| format.is(found)) && imagesize::blob_size(&file).is_ok();
+    let is_image = imagesize::image_type(&file).is_ok_and(|found| format.is(found)) && format.is_sized(&file);
     (is_small && is_image).then_some(file)
 }
 
@@ -147,8 +146,8 @@ impl Format {
     /// The format that the extension of a file's name announces; `None` for other files.
     fn from_name(path: &Path) -> Option<Self> {
         match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
-            "jpg" | "jpeg" => Some(Self::Jpeg),
-            "png" => Some(Self::Png),
+            "jpg" | "jpeg" | "jfif" => Some(Self::Jpeg),
+            "png" | "apng" => Some(Self::Png),
             "webp" => Some(Self::WebP),
             _ => None,
         }
@@ -159,6 +158,14 @@ impl Format {
             Self::Jpeg => "image/jpeg",
             Self::Png => "image/png",
             Self::WebP => "image/webp",
+        }
+    }
+
+    /// Whether the header of a file of this format is whole and gives the image a size. The header of a PNG has a checksum.
+    fn is_sized(self, file: &[u8]) -> bool {
+        match self {
+            Self::Png => png::Decoder::new(Cursor::new(file)).read_info().is_ok(),
+            Self::Jpeg | Self::WebP => imagesize::blob_size(file).is_ok_and(|size| size.width > 0 && size.height > 0),
         }
     }
 
@@ -223,6 +230,9 @@ mod tests {
         std::fs::create_dir_all(&within).expect("writable");
         write_folder(&within, 2, 5, &ImageStyle::default()).expect("writable");
         std::fs::write(root.path().join("empty.png"), "").expect("writable");
+        // The size is there, the checksum of the header is not.
+        let header = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x08\0\0\0\x08\x08\x02\0\0\0";
+        std::fs::write(root.path().join("cut.png"), header).expect("writable");
         std::fs::write(root.path().join("text.jpeg"), "not an image").expect("writable");
         std::os::unix::fs::symlink("nowhere", root.path().join("broken.webp")).expect("writable");
         // Following this link would never end.
@@ -230,7 +240,7 @@ mod tests {
         std::fs::write(root.path().join("labels.csv"), "file,label\n a/b/00001.jpg ,\"one, two\"\n").expect("writable");
         let Folder { images, skipped } = read_folder(root.path()).expect("readable");
         let labels: Vec<_> = images.iter().map(|image| image.label.as_deref()).collect();
-        assert_eq!((labels, skipped), (vec![None, Some("one, two")], 3));
+        assert_eq!((labels, skipped), (vec![None, Some("one, two")], 4));
     }
 
     #[test]

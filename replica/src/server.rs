@@ -85,8 +85,9 @@ fn start_pipeline(
         Ok(LoadedModel { factory, transform })
     };
     let ready = move || {
-        convolution::memory::return_freed_memory();
         become_ready(latch, startup::age(main_entered));
+        // Not before: no client should wait for this.
+        convolution::memory::return_freed_memory();
     };
     Pipeline::start(config.sizes, config.pixels, load, ready)
 }

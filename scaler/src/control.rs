@@ -41,7 +41,8 @@ pub struct Spec {
 
 /// The control loop of one target.
 pub struct Control {
-    spec: Spec,
+    /// The settings.
+    pub spec: Spec,
     limiter: Limiter,
     /// The target.
     pub target: target::Handle,
@@ -57,11 +58,6 @@ impl Control {
     pub fn new(spec: Spec, target: target::Handle, leading: Option<watch::Receiver<bool>>) -> Self {
         let limiter = Limiter::new(spec.limits);
         Self { spec, limiter, target, leading, journal: Journal::default(), log_limiter: LogLimiter::default() }
-    }
-
-    /// The target's name.
-    pub fn name(&self) -> &str {
-        &self.spec.name
     }
 
     /// Ticks for ever.
@@ -198,7 +194,7 @@ fn doubt(seen: &Observation) -> Option<String> {
     })
 }
 
-/// The time at which figures of this age were taken; `None` if that was before the start, or hardly after the last ones. The
+/// The time at which figures of this age were taken; `None` if that was before the start, or hardly after the last ones: the
 /// same figures with a later time would show that nothing arrives.
 fn news(at: Duration, age: Duration, seen_at: Option<Duration>) -> Option<Duration> {
     at.checked_sub(age).filter(|&taken| seen_at.is_none_or(|seen| taken >= seen + NEWER))

@@ -5,6 +5,7 @@ use law::limits::Limit;
 use law::observation::{Observation, Replicas};
 use law::slo::Plan;
 use serde::Serialize;
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -33,9 +34,9 @@ impl Action {
     /// The direction from the present replicas to the desired ones.
     pub fn of(current: usize, desired: usize) -> Self {
         match desired.cmp(&current) {
-            std::cmp::Ordering::Greater => Self::Up,
-            std::cmp::Ordering::Less => Self::Down,
-            std::cmp::Ordering::Equal => Self::Hold,
+            Ordering::Greater => Self::Up,
+            Ordering::Less => Self::Down,
+            Ordering::Equal => Self::Hold,
         }
     }
 

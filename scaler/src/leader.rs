@@ -99,7 +99,7 @@ impl Elector {
     async fn attempt(&mut self) -> Duration {
         match self.step().await {
             Ok(Step::Claim) => self.logged = None,
-            Ok(Step::Wait { until }) => {
+            Ok(Step::Wait(until)) => {
                 self.logged = None;
                 return until.saturating_sub(self.started.elapsed());
             }

@@ -7,7 +7,7 @@ pub mod hand_over;
 pub mod laws;
 pub mod leader;
 pub mod log_limiter;
-pub mod metrics;
+mod metrics;
 pub mod observe;
 pub mod server;
 pub mod status;

@@ -5,7 +5,7 @@ use crate::decision::{Action, Decision, NO_NEWS};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Time before the same is logged again.
+/// Time before the same topic is logged again.
 const AGAIN: Duration = Duration::from_secs(10);
 
 /// Time before a fault is logged again that has lasted all the time.
@@ -14,7 +14,7 @@ const STILL: Duration = Duration::from_secs(60);
 /// A line of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Line {
-    /// Nothing can be decided.
+    /// A fault has begun: no decision is possible.
     Fault,
     /// The fault is over.
     Over,
@@ -89,41 +89,36 @@ mod tests {
 
     #[test]
     fn a_fault_is_logged_at_once_once_a_minute_and_when_it_is_over() {
+        let (missing, refused) = (|| hold("no_observation"), || hold("refused"));
+        check(&[(0, fine(), None), (1, missing(), Some(Line::Fault)), (2, missing(), None)]);
         check(&[
-            (0, fine(), None),
-            (1, hold("no_observation"), Some(Line::Fault)),
-            (2, hold("no_observation"), None),
-            (12, hold("refused"), Some(Line::Fault)),
-            (13, hold("no_observation"), Some(Line::Fault)),
-            (72, hold("no_observation"), None),
-            (73, hold("no_observation"), Some(Line::Fault)),
+            (1, missing(), Some(Line::Fault)),
+            (12, refused(), Some(Line::Fault)),
+            (13, missing(), Some(Line::Fault)),
+            (72, missing(), None),
+            (73, missing(), Some(Line::Fault)),
             (74, fine(), Some(Line::Over)),
             (75, fine(), None),
             (99, hold(NO_NEWS), None),
         ]);
-        check(&[(0, hold("refused"), Some(Line::Fault)), (1, change(4, None), Some(Line::Change)), (2, fine(), None)]);
+        check(&[(0, refused(), Some(Line::Fault)), (1, change(4, None), Some(Line::Change)), (2, fine(), None)]);
     }
 
     #[test]
     fn a_fault_that_comes_and_goes_is_logged_from_time_to_time() {
         let mut limiter = LogLimiter::default();
-        let mut is_logged = |tick: u64| {
+        let ticks = (0..120_u32).map(|tick| {
             let decision = if tick.is_multiple_of(2) { hold("no_observation") } else { fine() };
-            limiter.line(Duration::from_millis(500 * tick), &decision).is_some()
-        };
-        assert_eq!((0..120).filter(|tick| is_logged(*tick)).count(), 12, "two lines every ten seconds of a minute");
+            limiter.line(Duration::from_millis(500) * tick, &decision)
+        });
+        assert_eq!(ticks.flatten().count(), 12, "two lines every ten seconds of a minute");
     }
 
     #[test]
     fn a_change_is_logged_again_only_when_it_does_not_come_about_for_long() {
-        check(&[
-            (0, change(4, None), Some(Line::Change)),
-            (1, change(4, None), None),
-            (2, change(5, None), Some(Line::Change)),
-            (10, change(4, None), Some(Line::Change)),
-            (20, change(4, Some("--dry-run")), Some(Line::Change)),
-            (21, change(5, Some("--dry-run")), None),
-            (30, change(6, Some("--dry-run")), Some(Line::Change)),
-        ]);
+        let (made, withheld) = (|to| change(to, None), |to| change(to, Some("--dry-run")));
+        let line = Some(Line::Change);
+        check(&[(0, made(4), line), (1, made(4), None), (2, made(5), line), (10, made(4), line)]);
+        check(&[(10, made(4), line), (20, withheld(4), line), (21, withheld(5), None), (30, withheld(6), line)]);
     }
 }

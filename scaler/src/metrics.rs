@@ -3,16 +3,11 @@
 use metrics::{describe_counter, describe_gauge};
 use service::wire::metric;
 
-/// Replicas that cannot be placed or keep dying.
-pub const BLOCKED_REPLICAS: &str = "scaler_blocked_replicas";
-/// Replicas that the cluster can hold.
-pub const CEILING_REPLICAS: &str = "scaler_ceiling_replicas";
-/// Decisions by action and reason.
-pub const DECISIONS: &str = "scaler_decisions_total";
-/// Share of requests that will be late.
-pub const PREDICTED_LATE: &str = "scaler_predicted_late_ratio";
-/// Age of the figures.
-pub const OBSERVATION_AGE: &str = "scaler_observation_age_seconds";
+pub(crate) const BLOCKED_REPLICAS: &str = "scaler_blocked_replicas";
+pub(crate) const CEILING_REPLICAS: &str = "scaler_ceiling_replicas";
+pub(crate) const DECISIONS: &str = "scaler_decisions_total";
+pub(crate) const PREDICTED_LATE: &str = "scaler_predicted_late_ratio";
+pub(crate) const OBSERVATION_AGE: &str = "scaler_observation_age_seconds";
 
 const GAUGES: [(&str, &str); 6] = [
     (metric::DESIRED_REPLICAS, "Replicas that the scaler asks for."),
@@ -26,7 +21,7 @@ const GAUGES: [(&str, &str); 6] = [
 const COUNTERS: [(&str, &str); 1] = [(DECISIONS, "Decisions, one at each tick, by action and reason.")];
 
 /// Tells the exporter the HELP text of each metric.
-pub fn describe() {
+pub(crate) fn describe() {
     for (name, help) in GAUGES {
         describe_gauge!(name, help);
     }
@@ -42,8 +37,7 @@ mod tests {
 
     #[test]
     fn the_documents_have_the_same_metrics() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/api.md");
-        let text = std::fs::read_to_string(path).expect("docs/api.md is there");
+        let text = include_str!("../../docs/api.md");
         let rows = text.lines().filter(|line| line.starts_with("| `scaler_"));
         let documented: BTreeSet<(&str, &str)> = rows
             .flat_map(|row| {
@@ -52,8 +46,8 @@ mod tests {
                 names.map(move |name| (name, cells[2])).collect::<Vec<_>>()
             })
             .collect();
-        let gauges = GAUGES.iter().map(|(name, _)| (*name, "gauge"));
-        let exported = gauges.chain(COUNTERS.iter().map(|(name, _)| (*name, "counter"))).collect();
+        let gauges = GAUGES.map(|(name, _)| (name, "gauge"));
+        let exported = gauges.into_iter().chain(COUNTERS.map(|(name, _)| (name, "counter"))).collect();
         assert_eq!(documented, exported, "docs/api.md and scaler/src/metrics.rs");
     }
 }

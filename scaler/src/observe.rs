@@ -56,13 +56,13 @@ pub enum Error {
 /// The reason why the figures of one dispatcher are missing.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// There is no answer.
+    /// The dispatcher did not answer.
     #[error("{0}; is the dispatcher running there?")]
     Fetch(#[from] fetch::Error),
     /// An endpoint, and the status with which another program than a dispatcher answers there.
     #[error("{0} answers {1} on /metrics; give the address that serves the dispatcher's metrics")]
     Status(String, StatusCode),
-    /// A dispatcher that Prometheus cannot scrape while it scrapes others, or whose figures it has not told since this program
+    /// A dispatcher that Prometheus cannot scrape while it scrapes others, or without any figures since this program
     /// started.
     #[error("{0} is down for Prometheus; see its targets")]
     Down(String),

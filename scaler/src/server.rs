@@ -40,7 +40,7 @@ struct Running {
 }
 
 /// A target as the admin paths show it.
-struct Shown {
+struct TargetView {
     name: String,
     journal: Journal,
     leading: Option<watch::Receiver<bool>>,
@@ -75,11 +75,11 @@ async fn serve(config: Config, exporter: PrometheusHandle) -> Result<()> {
     }
     tokio::spawn(telemetry::upkeep(exporter.clone()));
     let admin = Admin { metrics: exporter, readiness: Readiness::default(), capacity: None };
-    let shown: Arc<[Shown]> = all.iter().map(Running::shown).collect();
-    let handle = move |request: Request<Incoming>| std::future::ready(answer(&admin, &shown, &request));
+    let targets: Arc<[TargetView]> = all.iter().map(Running::view).collect();
+    let handle = move |request: Request<Incoming>| std::future::ready(answer(&admin, &targets, &request));
     tokio::spawn(service::server::serve(listener, None, handle, std::future::pending(), ADMIN_GRACE));
     let controls = join_all(all.iter_mut().map(|running| {
-        let span = tracing::info_span!("scale", name = running.control.name());
+        let span = tracing::info_span!("scale", name = running.control.spec.name);
         running.control.run().instrument(span)
     }));
     tokio::select! {
@@ -94,9 +94,15 @@ async fn start(spec: control::Spec, place: Place) -> Result<Running> {
     let (target, candidate, lock) = match place {
         Place::Local(spec, replica_limits) => {
             let lock = lock(&spec.list)?;
-            let controller = controller(replica_limits);
+            let controller = Controller::find_for(replica_limits);
+            let cores = |found: &Controller| found.limits().cores;
+            let share = match controller.as_ref().map(|found| found.as_ref().and_then(cores)) {
+                Ok(Some(cores)) => format!("{cores} of a core for each replica"),
+                Ok(None) => "unlimited".into(),
+                Err(why) => why.clone(),
+            };
             // The program that started this one reads this line.
-            println!("cpu share: {}", controller.as_ref().map_or_else(String::clone, |it| share(it.as_ref())));
+            println!("cpu share: {share}");
             let controller = controller.unwrap_or_default();
             (processes::run(processes::Spec { controller, ..spec }, min), None, Some(lock))
         }
@@ -115,9 +121,9 @@ async fn start(spec: control::Spec, place: Place) -> Result<Running> {
 }
 
 impl Running {
-    fn shown(&self) -> Shown {
-        let Control { journal, leading, .. } = &self.control;
-        Shown { name: self.control.name().into(), journal: journal.clone(), leading: leading.clone() }
+    fn view(&self) -> TargetView {
+        let Control { spec, journal, leading, .. } = &self.control;
+        TargetView { name: spec.name.clone(), journal: journal.clone(), leading: leading.clone() }
     }
 
     /// Drains replicas on this machine, and then gives the lease back.
@@ -144,53 +150,25 @@ fn lock(list: &Path) -> Result<File> {
     Ok(file)
 }
 
-/// The control groups for these limits; `None` if there are no limits. Limits of processors may be permitted where limits of
-/// memory are not.
-///
-/// # Errors
-/// When control groups are not permitted: a text for people.
-fn controller(limits: cgroup::Limits) -> Result<Option<Controller>, String> {
-    if limits == cgroup::Limits::default() {
-        return Ok(None);
-    }
-    let found = Controller::find(limits).or_else(|error| match limits.memory {
-        Some(memory) if limits.cores.is_some() => {
-            tracing::warn!(%error, "replicas run without --memory-limit {memory}, as control groups do not permit it here");
-            Controller::find(cgroup::Limits { memory: None, ..limits })
-        }
-        _ => Err(error),
-    });
-    found.map(Some).map_err(|error| {
-        let text = format!("unlimited, as control groups are not permitted here ({error})");
-        tracing::warn!("replicas are {text}");
-        text
-    })
-}
-
-fn share(controller: Option<&Controller>) -> String {
-    let cores = controller.and_then(|controller| controller.limits().cores);
-    cores.map_or_else(|| "unlimited".into(), |cores| format!("{cores} of a core for each replica"))
-}
-
-fn answer(admin: &Admin, shown: &[Shown], request: &Request<Incoming>) -> Reply {
+fn answer(admin: &Admin, targets: &[TargetView], request: &Request<Incoming>) -> Reply {
     let path = request.uri().path();
     if let Some(reply) = admin.answer(request.method(), path) {
         return reply;
     }
     match path {
         "/status" => {
-            let status = |Shown { name, journal, leading }: &Shown| {
+            let status = |TargetView { name, journal, leading }: &TargetView| {
                 let leads = leading.as_ref().is_none_or(|leading| *leading.borrow());
                 json!({"target": name, "leads": leads, "latest": journal.latest()})
             };
-            respond::json(StatusCode::OK, &json!({"targets": shown.iter().map(status).collect::<Vec<_>>()}))
+            respond::json(StatusCode::OK, &json!({"targets": targets.iter().map(status).collect::<Vec<_>>()}))
         }
         "/decisions" => {
-            let named = |shown| {
-                let Shown { name, journal, .. }: &Shown = shown;
+            let named = |target| {
+                let TargetView { name, journal, .. }: &TargetView = target;
                 journal.all().into_iter().map(move |decision| Named { target: name, decision })
             };
-            let mut decisions: Vec<Named<'_>> = shown.iter().flat_map(named).collect();
+            let mut decisions: Vec<Named<'_>> = targets.iter().flat_map(named).collect();
             decisions.sort_by(|a, b| a.decision.at_seconds.total_cmp(&b.decision.at_seconds));
             respond::json(StatusCode::OK, &decisions)
         }

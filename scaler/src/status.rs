@@ -63,9 +63,9 @@ fn target(status: &Value) -> String {
     let (replicas, desired) = (&latest["replicas"], &latest["desired"]);
     let (ready, starting, blocked) = (&replicas["ready"], &replicas["starting"], &replicas["blocked"]);
     let replicas = format!("replicas  {ready} ready, {starting} starting, {blocked} blocked; {desired} asked for\n");
-    let inputs = latest["inputs"].as_object();
-    let requests =
-        inputs.map(|seen| format!("requests  {} waiting, {} in flight\n", seen["queue_length"], seen["in_flight"]));
+    let requests = latest["inputs"]
+        .as_object()
+        .map(|seen| format!("requests  {} waiting, {} in flight\n", seen["queue_length"], seen["in_flight"]));
     let reason = format!("reason    {}{}", text(latest, "explanation"), withheld(latest));
     head + &replicas + &requests.unwrap_or_default() + &reason
 }

@@ -1,4 +1,4 @@
-//! The targets. Each is one task: others tell it how many replicas there should be, and it tells how many there are.
+//! The targets. Each is one task, which receives the desired number of replicas and publishes the present ones.
 
 pub mod deployment;
 pub mod processes;
@@ -25,7 +25,7 @@ pub struct State {
 /// The replicas that a target should have.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Desired {
-    /// Their number.
+    /// The number of replicas.
     pub replicas: usize,
     /// The reason, for people.
     pub reason: String,

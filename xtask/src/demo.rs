@@ -77,7 +77,7 @@ struct Outcome {
 }
 
 impl Outcome {
-    /// From loadgen's report.
+    /// Reads the figures from loadgen's report.
     fn of(report: &Value) -> Self {
         let summary = &report["summary"];
         let good_answers = summary["goodput_per_second"].as_f64().unwrap_or_default()

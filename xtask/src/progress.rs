@@ -18,7 +18,7 @@ const WAITING_EVENTS: usize = 64;
 /// unstable `--unit-graph` tells the number, so this is a guess that the bar corrects: it follows if there are more steps.
 const STEPS: u64 = 488;
 
-/// What cargo's output tells.
+/// An event in cargo's output.
 #[derive(Debug, PartialEq, Eq)]
 enum Event {
     /// A library, program or build script is compiled, or a build script has run.

@@ -15,9 +15,9 @@ pub struct Requirement {
     pub name: &'static str,
     /// The step that fails, or the tests that are skipped, without it.
     pub needed_by: &'static str,
-    /// Whether it is there.
+    /// Whether the requirement is met.
     is_met: fn() -> bool,
-    /// How to get it.
+    /// How to meet the requirement.
     pub remedy: Remedy,
 }
 
@@ -58,7 +58,7 @@ const fn debian(packages: &'static [&'static str], macos: Option<&'static str>) 
 const SCHEMATHESIS: Environment =
     Environment { name: "schemathesis", packages: &["schemathesis==4.32.5"], download: "about 40 MB" };
 
-/// Speaks the Open Inference Protocol; see `replica/tests/inference_protocol.rs`.
+/// Speaks the Open Inference Protocol; see `replica/tests/program/inference_protocol.rs`.
 const TRITON_CLIENT: Environment =
     Environment { name: "tritonclient", packages: &["tritonclient[http]==2.73.0"], download: "about 30 MB" };
 

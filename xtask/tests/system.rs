@@ -1,4 +1,4 @@
-//! The whole system with its real programs: posted pictures, bad files, killed processes.
+//! The whole system with its real programs: posted images, bad files, killed processes.
 //!
 //! Each test has a stack of its own on free ports, and one runs at a time: two cores are few.
 
@@ -85,7 +85,7 @@ fn send(signal: Signal, process: u32) {
     kill_process(id, signal).expect("it is ours");
 }
 
-/// The process id of its parent (proc(5): the second field after the name in brackets).
+/// The id of the parent of `process` (proc(5): the second field after the name in brackets).
 fn parent(process: u32) -> Option<u32> {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
     stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()

@@ -31,7 +31,7 @@ pub(crate) struct Load<'a> {
 pub(crate) struct Report {
     /// Answered requests, with any status.
     pub(crate) requests: u64,
-    /// From the first request to the last answer.
+    /// Time from the first request to the last answer.
     pub(crate) length: Duration,
     /// Median latency.
     pub(crate) p50: Duration,
@@ -53,7 +53,7 @@ pub(crate) struct Errors {
 }
 
 impl Errors {
-    /// Whether no request failed.
+    /// Whether there are no errors, so that no request failed.
     pub(crate) fn is_empty(self) -> bool {
         self == Self::default()
     }

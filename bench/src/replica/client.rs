@@ -15,7 +15,7 @@ pub(super) struct Client {
 
 /// An answer of status 200.
 pub(super) struct Answer {
-    /// From before sending until the whole answer was read.
+    /// Time from before sending until the whole answer was read.
     pub(super) latency: Duration,
     /// The answer's JSON.
     pub(super) body: Value,

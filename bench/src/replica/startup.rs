@@ -48,7 +48,7 @@ fn version_seconds() -> Result<f64> {
     let mut replica = Command::new(paths::program("replica"));
     let mut child = replica.arg("--version").stdout(Stdio::piped()).spawn().context("start replica --version")?;
     let mut first = [0];
-    child.stdout.take().expect("standard output is piped").read_exact(&mut first).context("read its version")?;
+    child.stdout.take().expect("standard output is piped").read_exact(&mut first).context("read the version")?;
     let seconds = start.elapsed().as_secs_f64();
     ensure!(child.wait()?.success(), "replica --version failed");
     Ok(seconds)

@@ -23,7 +23,7 @@ const MAX_SERVICE_TIMES: f64 = 1000.0;
 /// A bucket of a histogram: its upper bound in seconds, and its cumulative count.
 type Bucket = (f64, f64);
 
-/// What a run reached, and what it cost.
+/// The attainment of a run, and its cost in replicas.
 struct Outcome {
     /// Share of the requests that were answered within the objective, 0 to 1.
     attainment: f64,

@@ -49,7 +49,7 @@ impl Client {
     pub(crate) async fn connect(&self, count: usize) -> Result<()> {
         for _ in 0..count {
             let mut connection = open(TcpStream::connect(self.address).await.context("connect")?).await?;
-            read(connection.send_request(livez()).await.context("send")?).await?;
+            read(connection.send_request(livez()).await.context("send a GET of /livez")?).await?;
             self.idle().push(connection);
         }
         Ok(())
@@ -79,7 +79,7 @@ impl Client {
                 }
                 Err(mut error) => match error.take_message() {
                     Some(unsent) => request = unsent,
-                    None => return Err(error.into_error()).context("send"),
+                    None => return Err(error.into_error()).context("send the request"),
                 },
             }
         }
@@ -109,7 +109,7 @@ pub(crate) async fn open(stream: TcpStream) -> Result<Connection> {
 pub(crate) async fn read(response: hyper::Response<hyper::body::Incoming>) -> Result<Reply> {
     let status = response.status();
     let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-    let body = response.into_body().collect().await.context("read the answer")?.to_bytes();
+    let body = response.into_body().collect().await.context("read the body of the answer")?.to_bytes();
     Ok(Reply { status, retry_after, body })
 }
 

@@ -1,4 +1,4 @@
-//! An open loop of requests: each is sent when it is due, no matter what became of those before. Latency counts from
+//! An open loop of requests: each is sent when it is due, even if earlier ones are unanswered. Latency counts from
 //! the time at which the request was due.
 
 use super::client::{Client, Reply};
@@ -68,7 +68,7 @@ pub(crate) struct Sample {
 pub(crate) struct Offered {
     /// Start of the schedule.
     pub(crate) start: Instant,
-    /// In the order of the schedule.
+    /// One sample for each request, in the order of the schedule.
     pub(crate) samples: Vec<Sample>,
 }
 

@@ -40,9 +40,9 @@ pub struct QueueState {
 /// The time that a request has left when it arrives.
 #[derive(Debug, Clone, Copy)]
 pub struct TimeLeft {
-    /// Until the request misses the objective.
+    /// Time until the request misses the objective.
     pub objective: Duration,
-    /// Until the request expires.
+    /// Time until the request expires.
     pub deadline: Duration,
 }
 

@@ -12,7 +12,7 @@ const MEMORY: Duration = Duration::from_secs(1);
 /// exponentially weighted one over the last [`LEAST_ANSWERS`] or the last [`MEMORY`], whichever holds more answers.
 #[derive(Debug, Clone, Copy)]
 pub struct ServiceTime {
-    /// In seconds.
+    /// The mean in seconds; `None` before the first answer.
     mean: Option<f64>,
     answers: f64,
     last_answer: Instant,

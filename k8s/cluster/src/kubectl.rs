@@ -95,7 +95,7 @@ impl Kubectl {
         command.args(self.arguments(arguments)).kill_on_drop(true);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().context("run kubectl (Debian: apt-get install kubernetes-client)")?;
-        let mut stdin = child.stdin.take().context("standard input is piped")?;
+        let mut stdin = child.stdin.take().context("kubectl's standard input is not piped")?;
         // kubectl may exit before it has read everything; its exit status then tells why.
         let _ = stdin.write_all(input.as_bytes()).await;
         drop(stdin);

@@ -119,7 +119,7 @@ fn run_locally(task: Task, cores: CoreOptions, binaries: PathBuf) -> Result<Exit
             Task::Compare(options) => compare::run(&start("compare", MINIKUBE_REPLICAS).await?, &options).await,
             Task::Explore { apply } => {
                 let cluster = start("explore", MINIKUBE_REPLICAS).await?;
-                explore::run(&cluster, apply, ports.context("the ports are open")?).await
+                explore::run(&cluster, apply, ports.context("no ports were opened for exploring")?).await
             }
         }
     };

@@ -184,7 +184,7 @@ impl VectorTask for PaddedImages<'_> {
 
 /// Adds the bias to sums, applies the epilogue and stores the outputs.
 struct EpilogueSink<'a, V> {
-    /// Of the two vectors of output channels.
+    /// The biases of the two vectors of output channels.
     bias: [V; 2],
     epilogue: Epilogue<'a>,
     output: *mut f32,

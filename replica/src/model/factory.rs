@@ -56,7 +56,7 @@ pub enum Error {
     /// The TorchScript program cannot be used.
     #[error(transparent)]
     TorchScript(#[from] torchscript::Error),
-    /// There is no such device.
+    /// The device does not exist.
     #[error(transparent)]
     Device(#[from] device::Error),
     /// No engine computes the model.
@@ -124,7 +124,7 @@ impl Backend {
         let Setup { kernel, max_batch, threads, .. } = setup;
         if placement != Placement::CPU_F32 {
             if kernel != KernelChoice::Auto {
-                tracing::warn!(?kernel, ?placement, "--kernel is for cpu and f32; libtorch computes this");
+                tracing::warn!(?kernel, ?placement, "--kernel needs cpu and f32; libtorch computes this model");
             }
             log_accuracy(&network, placement, side)?;
             return Ok((Self::Libtorch(network, placement), classes));

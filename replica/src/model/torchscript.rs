@@ -42,7 +42,7 @@ pub enum Error {
     Unusable {
         /// The file.
         path: String,
-        /// What is wrong.
+        /// The reason, for people.
         reason: String,
     },
 }

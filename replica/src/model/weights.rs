@@ -22,7 +22,7 @@ pub struct Weights {
 struct Tensor {
     /// Sizes, outermost first.
     shape: Vec<usize>,
-    /// In row-major order.
+    /// The numbers in row-major order.
     numbers: Vec<f32>,
 }
 

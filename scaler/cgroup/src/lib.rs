@@ -14,7 +14,7 @@ const PERIOD_MICROSECONDS: u64 = 20_000;
 /// Names of groups are this, the id of the process that made them, and a number.
 const NAME: &str = "roundhouse";
 
-/// What the processes of a group may use together; `None` is no limit.
+/// Limits on the processor time and memory of all processes of a group together; `None` is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Limits {
     /// Cores.
@@ -85,6 +85,32 @@ impl Controller {
         Ok(controller)
     }
 
+    /// As [`Self::find`], but without the memory limit where only a processor limit is permitted, and `None` if there is no
+    /// limit at all. Logs what is not permitted.
+    ///
+    /// # Errors
+    /// When no control groups are permitted: a text for people.
+    pub fn find_for(limits: Limits) -> Result<Option<Self>, String> {
+        if limits == Limits::default() {
+            return Ok(None);
+        }
+        let found = Self::find(limits).or_else(|error| match limits.memory {
+            Some(memory) if limits.cores.is_some() => {
+                tracing::warn!(
+                    %error,
+                    "replicas run without --memory-limit {memory}, as control groups do not permit it here"
+                );
+                Self::find(Limits { memory: None, ..limits })
+            }
+            _ => Err(error),
+        });
+        found.map(Some).map_err(|error| {
+            let text = format!("unlimited, as control groups are not permitted here ({error})");
+            tracing::warn!("replicas are {text}");
+            text
+        })
+    }
+
     /// Moves a process into a group: the only reliable way to know that this is permitted.
     fn check(&self) -> io::Result<()> {
         let group = self.group()?;
@@ -129,7 +155,7 @@ impl Controller {
         if let Some(memory) = self.limits.memory {
             let bytes = memory.as_u64().to_string();
             group.write("memory.limit_in_bytes", &bytes)?;
-            // Together with swapped-out memory, where the kernel accounts for that.
+            // Limits memory and swap together, where the kernel accounts for swap.
             group.write_if_present("memory.memsw.limit_in_bytes", &bytes)?;
         }
         Ok(())

@@ -1,6 +1,9 @@
-//! Requests to the Kubernetes API server with a time limit and with failures in words, and local copies of its objects.
+//! Requests to the Kubernetes API server with a time limit and with failures in words, local copies of its objects, names
+//! of Deployments, and their autoscalers.
 
 pub mod mirror;
+pub mod name;
+pub mod owner;
 
 use kube::core::Status;
 use kube::runtime::watcher;

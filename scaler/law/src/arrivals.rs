@@ -126,10 +126,10 @@ impl Span {
 mod tests {
     use super::*;
 
-    fn rate(counts: impl IntoIterator<Item = f64>) -> Rate {
-        let mut arrivals = Arrivals::default();
-        let mut total = 0.0;
-        for (second, count) in counts.into_iter().enumerate() {
+    /// The rate after so many arrivals in each second.
+    fn rate(counts: &[f64]) -> Rate {
+        let (mut arrivals, mut total) = (Arrivals::default(), 0.0);
+        for (second, count) in counts.iter().enumerate() {
             total += count;
             arrivals.count(Duration::from_secs(second as u64), total);
         }
@@ -138,36 +138,34 @@ mod tests {
 
     #[test]
     fn memory_is_long_while_nothing_changes_and_short_after_a_change() {
-        let steady = rate([10.0; 130]);
+        let steady = rate(&[10.0; 130]);
         assert_eq!((steady.per_second, steady.window, steady.jump), (10.0, 120.0, 0.0));
-        let risen = rate([vec![10.0; 100], vec![40.0; 5]].concat());
+        let risen = rate(&[vec![10.0; 100], vec![40.0; 5]].concat());
         assert_eq!((risen.per_second, risen.window), (40.0, 4.0));
-        assert!((risen.jump - 22.5).abs() < 1.0, "{risen:?}");
-        assert!(risen.slope > 5.0);
-        let fallen = rate([vec![40.0; 100], vec![10.0; 2]].concat());
+        assert!((risen.jump - 22.5).abs() < 1.0 && risen.slope > 5.0, "{risen:?}");
+        let fallen = rate(&[vec![40.0; 100], vec![10.0; 2]].concat());
         assert_eq!((fallen.per_second, fallen.window, fallen.jump), (10.0, 2.0, 0.0));
     }
 
     #[test]
     fn deviations_are_those_of_poisson_counts() {
-        let (second, before) = (Span { seconds: 1.0, arrivals: 20.0 }, Span { seconds: 99.0, arrivals: 693.0 });
-        assert!((second.deviations_above(before) - 3.97).abs() < 0.01, "{}", second.deviations_above(before));
-        assert!((before.deviations_above(second) + 3.97).abs() < 0.01);
-        let none = Span { arrivals: 0.0, ..second };
-        assert_eq!(none.deviations_above(none), 0.0);
-        // √(2·693·ln(7 ÷ 6.93)).
-        assert!((none.deviations_above(before) + 3.73).abs() < 0.01, "{}", none.deviations_above(before));
+        let [second, none, before] =
+            [(1.0, 20.0), (1.0, 0.0), (99.0, 693.0)].map(|(seconds, arrivals)| Span { seconds, arrivals });
+        // The last is -√(2·693·ln(7 ÷ 6.93)).
+        for (span, other, expected) in
+            [(second, before, 3.97), (before, second, -3.97), (none, none, 0.0), (none, before, -3.73)]
+        {
+            let found = span.deviations_above(other);
+            assert!((found - expected).abs() < 0.01, "{found} is not {expected}");
+        }
     }
 
     #[test]
     fn silence_is_silence_for_two_minutes() {
         let mut arrivals = Arrivals::default();
-        for second in 0..=120 {
-            assert!(!arrivals.is_silent());
-            arrivals.count(Duration::from_secs(second), 7.0);
+        for second in 0..=122 {
+            assert_eq!(arrivals.is_silent(), second == 121, "before {second} s");
+            arrivals.count(Duration::from_secs(second), if second <= 120 { 7.0 } else { 8.0 });
         }
-        assert!(arrivals.is_silent());
-        arrivals.count(Duration::from_secs(121), 8.0);
-        assert!(!arrivals.is_silent());
     }
 }

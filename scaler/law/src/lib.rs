@@ -12,7 +12,7 @@
 //! 4. If more requests wait than the replicas work off until a new one would serve, enough replicas to work them off
 //!    within two seconds are *draining*.
 //! 5. The law scales down only when fewer replicas are needed beyond doubt: *doubtful* replicas would be needed at a rate
-//!    that is 15 % and two standard deviations higher. And [`memory`] has *kept* what was needed lately, longer where the
+//!    that is 15 % and two standard deviations higher. And [`retention`] has *kept* what was needed lately, longer where the
 //!    load has come back before.
 //! 6. The recommendation is the highest of these. A rise that turns out to have been chance raises the number of standard
 //!    deviations that counts as sudden; a real one lowers it again.
@@ -31,9 +31,9 @@ pub mod arrivals;
 pub mod cadence;
 pub mod histogram;
 pub mod limits;
-pub mod memory;
 pub mod observation;
 pub mod queueing;
+pub mod retention;
 pub mod slo;
 pub mod table;
 pub mod window;

@@ -4,6 +4,7 @@
 pub mod ceiling;
 
 use crate::observation::Observation;
+use crate::window::Window;
 use ceiling::{Ceiling, Reached};
 use serde::Serialize;
 use std::cmp::Ordering;
@@ -77,7 +78,7 @@ pub struct Limiter {
     recommended: VecDeque<(Duration, usize)>,
     /// Replicas added (positive) or removed in the last minute, by any scaler: what was only desired may never have been
     /// done.
-    changes: VecDeque<(Duration, isize)>,
+    changes: Window<isize>,
 }
 
 /// The limit that changed a recommendation.
@@ -125,7 +126,7 @@ impl Limiter {
             seen: None,
             settled_at: Duration::ZERO,
             recommended: VecDeque::new(),
-            changes: VecDeque::new(),
+            changes: Window::new(RATE_WINDOW),
         }
     }
 
@@ -139,7 +140,7 @@ impl Limiter {
             self.settled_at = at + self.limits.settle;
         }
         if let Some((then, replicas)) = before.filter(|&(_, replicas)| replicas != current) {
-            self.changes.push_back((then, current as isize - replicas as isize));
+            self.changes.push(then, current as isize - replicas as isize);
         }
         self.ceiling.watch(seen);
         let Some(recommended) = recommended else { return (current, Limit::Granted) };
@@ -158,9 +159,6 @@ impl Limiter {
         while self.recommended.front().is_some_and(|&(then, _)| then + self.limits.down_window < at) {
             self.recommended.pop_front();
         }
-        while self.changes.front().is_some_and(|&(then, _)| then + RATE_WINDOW <= at) {
-            self.changes.pop_front();
-        }
         let limit = if bounded == recommended { Limit::Granted } else { Limit::Bounded };
         let ceiling = self.ceiling.at(at).filter(|_| self.limits.guard == Guard::On);
         // Replicas that cannot be placed never served: withdrawing them needs no window.
@@ -170,7 +168,7 @@ impl Limiter {
         }
         match bounded.cmp(&current) {
             Ordering::Less => self.limit_down(seen, bounded, limit, placed),
-            Ordering::Greater => self.limit_up(current, bounded, limit, ceiling),
+            Ordering::Greater => self.limit_up(seen, bounded, limit, ceiling),
             Ordering::Equal => (bounded, limit),
         }
     }
@@ -180,7 +178,7 @@ impl Limiter {
         let settling = (seen.at < self.settled_at).then(|| self.limits.clamp(current));
         let highest = self.recommended.iter().map(|&(_, replicas)| replicas).chain(settling).max().unwrap_or(bounded);
         let occupied = if self.limits.guard == Guard::On { occupied(seen) } else { 0 };
-        let paced = current.saturating_sub(self.limits.down_rate.saturating_sub(self.changed(-1)));
+        let paced = current.saturating_sub(self.limits.down_rate.saturating_sub(self.changed(seen.at, -1)));
         let kept = [(highest, Limit::Stabilised), (occupied, Limit::Occupied), (paced, Limit::Paced)];
         let (kept, why) = kept.into_iter().max_by_key(|&(replicas, _)| replicas).unwrap_or((bounded, limit));
         // No limit keeps replicas beyond --max or beyond those that are placed.
@@ -188,8 +186,9 @@ impl Limiter {
         if kept > bounded { (kept, why) } else { (bounded, limit) }
     }
 
-    fn limit_up(&self, current: usize, bounded: usize, limit: Limit, ceiling: Option<Reached>) -> (usize, Limit) {
-        let paced = current.saturating_add(self.limits.up_rate.saturating_sub(self.changed(1)));
+    fn limit_up(&self, seen: &Observation, bounded: usize, limit: Limit, ceiling: Option<Reached>) -> (usize, Limit) {
+        let current = seen.replicas.desired;
+        let paced = current.saturating_add(self.limits.up_rate.saturating_sub(self.changed(seen.at, 1)));
         let ceiling = ceiling.map(|reached| (reached.replicas.max(current), reached.why));
         let most = ceiling.into_iter().chain([(paced, Limit::Paced)]);
         let (most, why) = most.min_by_key(|&(replicas, _)| replicas).unwrap_or((bounded, limit));
@@ -198,8 +197,8 @@ impl Limiter {
     }
 
     /// Replicas that were added (`sign` 1) or removed (`sign` -1) in the last minute.
-    fn changed(&self, sign: isize) -> usize {
-        self.changes.iter().map(|&(_, change)| (change * sign).max(0).unsigned_abs()).sum()
+    fn changed(&self, at: Duration, sign: isize) -> usize {
+        self.changes.within(at, RATE_WINDOW).map(|change| (change * sign).max(0).unsigned_abs()).sum()
     }
 }
 

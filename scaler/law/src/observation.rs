@@ -4,8 +4,8 @@ use crate::histogram::Histogram;
 use serde::Serialize;
 use std::time::Duration;
 
-/// The state of the system at one instant. Counters never decrease: whoever makes an observation has already taken restarts
-/// of the observed processes out.
+/// The state of the system at one instant. Counters never decrease: the program that makes an observation has already
+/// taken restarts of the observed processes out of them.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Observation {
     /// Time since the scaler started.

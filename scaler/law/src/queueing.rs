@@ -82,10 +82,9 @@ mod tests {
     fn the_fewest_servers_are_found() {
         let service = Service { mean: 0.1, variation: 0.0 };
         // 5/s on one server: C = 0.5, decay 2·(10−5) = 10/s, so P(W > 0.4) = 0.5·e⁻⁴ ≈ 0.009.
-        assert_eq!(service.servers_for(5.0, 0.4, 0.01, 9), 1);
-        assert_eq!(service.servers_for(5.0, 0.4, 0.005, 9), 2);
-        assert_eq!(service.servers_for(0.0, 0.4, 0.01, 9), 1);
-        assert_eq!(service.servers_for(1e6, 0.4, 0.01, 9), 9);
+        for (rate, share, servers) in [(5.0, 0.01, 1), (5.0, 0.005, 2), (0.0, 0.01, 1), (1e6, 0.01, 9)] {
+            assert_eq!(service.servers_for(rate, 0.4, share, 9), servers, "{rate}/s, {share}");
+        }
     }
 
     proptest! {

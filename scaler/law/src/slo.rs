@@ -4,9 +4,9 @@
 use crate::arrivals::{Arrivals, Rate};
 use crate::cadence::Cadence;
 use crate::histogram::Histogram;
-use crate::memory::Memory;
 use crate::observation::Observation;
 use crate::queueing::Service;
+use crate::retention::Retention;
 use crate::table::{Kind, Law, Objective, Recommendation, Settings};
 use crate::window::Window;
 use serde::Serialize;
@@ -97,7 +97,7 @@ pub struct Plan {
     pub predicted_late: f64,
 }
 
-/// The law with its memory.
+/// The law `slo` with its state between decisions.
 #[derive(Debug)]
 pub struct Slo {
     settings: Settings,
@@ -108,7 +108,7 @@ pub struct Slo {
     ready_seconds: f64,
     counted_until: Duration,
     measured: Option<Measured>,
-    kept: Memory,
+    kept: Retention,
     /// The higher of foreseen and draining replicas at the last decisions.
     foreseen: Window<usize>,
     /// The highest of all numbers at the last decision.
@@ -119,7 +119,7 @@ pub struct Slo {
     alarm: Option<(Duration, usize)>,
 }
 
-/// All answers until an instant.
+/// Cumulative counts of answers until an instant.
 #[derive(Debug, Clone)]
 struct Answers {
     service: Histogram,
@@ -168,7 +168,7 @@ impl Slo {
             ready_seconds: 0.0,
             counted_until: Duration::ZERO,
             measured: None,
-            kept: Memory::new(KEEP, KEEP_LIMIT),
+            kept: Retention::new(KEEP, KEEP_LIMIT),
             foreseen: Window::new(longest),
             last: 0,
             sudden: ALARM,

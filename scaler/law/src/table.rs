@@ -54,7 +54,7 @@ pub struct Objective {
     pub quantile: f64,
 }
 
-/// What every law is told.
+/// The settings that every law receives.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
     /// The latency objective.
@@ -66,6 +66,9 @@ pub struct Settings {
     /// Most replicas.
     pub max: usize,
 }
+
+/// Makes a law, without memory yet, with the parameter after the colon; `None` if the parameter makes no sense.
+pub type Make = fn(&Settings, Option<&str>) -> Option<Box<dyn Law>>;
 
 /// A kind of law: one line of a [`Table`].
 #[derive(Debug, Clone, Copy)]
@@ -79,13 +82,13 @@ pub struct Kind {
     /// Whether the law can scale dispatchers, for which no requests wait.
     pub scales_dispatchers: bool,
     /// Makes the law with the parameter after the colon; `None` if the parameter makes no sense.
-    pub make: fn(&Settings, Option<&str>) -> Option<Box<dyn Law>>,
+    pub make: Make,
 }
 
 /// The laws that a program offers.
 #[derive(Debug, Clone, Copy)]
 pub struct Table {
-    /// One for each law.
+    /// The kinds, one for each law.
     pub kinds: &'static [Kind],
     /// Where other laws are, appended to the error.
     pub elsewhere: &'static str,

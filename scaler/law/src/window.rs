@@ -50,17 +50,13 @@ impl<T> Window<T> {
 mod tests {
     use super::*;
 
-    const S: fn(u64) -> Duration = Duration::from_secs;
-
     #[test]
     fn it_reaches_back_over_its_span() {
-        let mut window = Window::new(S(10));
-        for second in [0, 4, 8, 12, 16] {
-            window.push(S(second), second);
-        }
-        assert_eq!((window.oldest(), window.newest()), (Some(&4), Some(&(S(16), 16))));
-        assert_eq!(window.at(S(11)), Some(&(S(8), 8)));
-        assert_eq!(window.at(S(3)), None);
-        assert_eq!(window.within(S(16), S(8)).copied().collect::<Vec<_>>(), [16, 12]);
+        let second = Duration::from_secs;
+        let mut window = Window::new(second(10));
+        [0, 4, 8, 12, 16].into_iter().for_each(|at| window.push(second(at), at));
+        assert_eq!((window.oldest(), window.newest()), (Some(&4), Some(&(second(16), 16))));
+        assert_eq!((window.at(second(11)), window.at(second(3))), (Some(&(second(8), 8)), None));
+        assert_eq!(window.within(second(16), second(8)).copied().collect::<Vec<_>>(), [16, 12]);
     }
 }

@@ -2,10 +2,10 @@
 
 use crate::control;
 use crate::observe::{self, Source};
-use crate::target::deployment::{self, Name};
-use crate::target::processes;
+use crate::target::{deployment, processes};
 use anyhow::{Context, Result, ensure};
 use bytesize::ByteSize;
+use kubernetes::name::{self, Name};
 use law::limits::{Guard, Limits};
 use law::table::{Law, Objective, Settings, Table};
 use service::options::positive_duration;
@@ -121,7 +121,7 @@ impl FromStr for Target {
         match text {
             "processes" => Ok(Self::Processes),
             _ if text.starts_with("deployment:") => {
-                text.parse().map(Self::Deployment).map_err(|error: deployment::Error| error.to_string())
+                text.parse().map(Self::Deployment).map_err(|error: name::Error| error.to_string())
             }
             _ => Err(format!("{text:?} is no target; write processes or deployment:NAMESPACE/NAME")),
         }
@@ -146,7 +146,7 @@ pub enum Place {
     Remote(deployment::Spec, String),
 }
 
-/// What laws are told.
+/// The settings that laws receive.
 ///
 /// # Errors
 /// When a figure makes no sense; the error names its flag.
@@ -239,15 +239,12 @@ impl Section {
 
     fn replica_limits(&self) -> Result<cgroup::Limits> {
         let (cores, memory) = (self.cpu_share, self.memory_limit);
-        if let Some(share) = cores {
-            ensure!((0.05..=1024.0).contains(&share), "--cpu-share ({share}) must be at least 0.05 of a core");
-        }
-        if let Some(limit) = memory {
-            ensure!(
-                limit >= SMALLEST_MEMORY,
-                "--memory-limit ({limit}) must be at least {SMALLEST_MEMORY}: no replica could start"
-            );
-        }
+        let (share, limit) = (cores.unwrap_or(1.0), memory.unwrap_or(SMALLEST_MEMORY));
+        ensure!((0.05..=1024.0).contains(&share), "--cpu-share ({share}) must be at least 0.05 of a core");
+        ensure!(
+            limit >= SMALLEST_MEMORY,
+            "--memory-limit ({limit}) must be at least {SMALLEST_MEMORY}: no replica could start"
+        );
         Ok(cgroup::Limits { cores, memory })
     }
 }

@@ -1,5 +1,5 @@
 //! `rate:REQUESTS`: so many requests per second for each replica, as an HPA holds an external metric at an average value. It
-//! is for dispatchers, whose work grows with the number of requests and not with what the requests take.
+//! is for dispatchers, whose work grows with the number of requests and not with their service times.
 //!
 //! Source: Kubernetes 1.36, pkg/controller/podautoscaler, replica_calculator.go, GetExternalPerPodMetricReplicas, with
 //! the defaults of kube-controller-manager.
@@ -26,7 +26,7 @@ const SYNC: Duration = Duration::from_secs(15);
 const TOLERANCE: f64 = 0.1;
 const DOWNSCALE_STABILISATION: Duration = Duration::from_secs(300);
 
-/// The law with its memory.
+/// The law `rate` with its state between decisions.
 #[derive(Debug)]
 pub struct Rate {
     /// Requests per second for each replica.

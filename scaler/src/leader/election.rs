@@ -30,11 +30,8 @@ pub struct Election {
 pub enum Step {
     /// Claim the lease: it is free, has expired, or is the candidate's own. The write must fail if the lease has changed.
     Claim,
-    /// Read the lease again later.
-    Wait {
-        /// The time of the next attempt, or of the lease's expiry if that is sooner.
-        until: Duration,
-    },
+    /// Read the lease again at this time: of the next attempt, or of the lease's expiry if that is sooner.
+    Wait(Duration),
 }
 
 impl Election {
@@ -60,7 +57,7 @@ impl Election {
         self.claimed = None;
         let seconds = lease.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
         let expires = since + seconds.map_or(LEASE, Duration::from_secs);
-        if expires <= at { Step::Claim } else { Step::Wait { until: expires.min(at + RETRY) } }
+        if expires <= at { Step::Claim } else { Step::Wait(expires.min(at + RETRY)) }
     }
 
     /// Notes that a claim was accepted. `sent` is when it was sent: the time of the answer would be too late, since other
@@ -101,7 +98,7 @@ mod tests {
         let mut election = Election::new("me".into());
         for (second, lease, wait) in rows {
             let step = election.step(Duration::from_secs(*second), lease.as_ref());
-            let expected = wait.map_or(Step::Claim, |wait| Step::Wait { until: Duration::from_secs(wait) });
+            let expected = wait.map_or(Step::Claim, |wait| Step::Wait(Duration::from_secs(wait)));
             assert_eq!(step, expected, "at {second} s of {rows:#?}");
         }
     }
@@ -139,7 +136,7 @@ mod tests {
             assert_eq!(election.deadline(), Some(second(deadline)));
             assert_eq!(election.step(second(claimed + 1), Some(&lease("me", 3))), Step::Claim);
         }
-        assert_eq!(election.step(second(7), Some(&lease("other", 6))), Step::Wait { until: second(9) });
+        assert_eq!(election.step(second(7), Some(&lease("other", 6))), Step::Wait(second(9)));
         assert_eq!(election.deadline(), None);
         election.claimed(second(30));
         election.step_down();

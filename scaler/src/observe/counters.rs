@@ -34,7 +34,7 @@ const RESTARTS_WITHIN: f64 = 60.0;
 /// How a snapshot follows from the one before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entry {
-    /// It is the first snapshot, or the dispatcher has gone on.
+    /// The snapshot is the dispatcher's first, or the dispatcher has counted on.
     Continued,
     /// The dispatcher has restarted.
     Restarted,
@@ -212,57 +212,35 @@ mod tests {
         Snapshot { queue_length: 1.0, capacity: 4.0, enqueued, latency, service, ..Snapshot::default() }
     }
 
-    /// The arrivals after each row of (endpoint, admitted requests), which lie a second apart. An endpoint that is not in a
-    /// row has left.
-    fn arrivals(rows: &[&[(&str, f64)]]) -> Vec<f64> {
-        let mut counters = Counters::default();
-        let sums = rows.iter().enumerate().map(|(second, row)| {
-            for &(endpoint, enqueued) in *row {
-                counters.enter(endpoint, second as f64, snapshot(enqueued)).expect("plausible");
+    /// The arrivals after each row of admitted requests of the dispatchers a and b, which lie a second apart. `None` has
+    /// left, or is not there yet.
+    fn arrivals<const N: usize>(rows: [[Option<f64>; 2]; N]) -> [f64; N] {
+        let (mut counters, mut second) = (Counters::default(), 0.0);
+        rows.map(|row| {
+            second += 1.0;
+            for (endpoint, enqueued) in ["a", "b"].into_iter().zip(row) {
+                match enqueued {
+                    Some(enqueued) => _ = counters.enter(endpoint, second, snapshot(enqueued)).expect("plausible"),
+                    None => counters.close(endpoint),
+                }
             }
-            let is_in_row = |open: &str| row.iter().any(|(endpoint, _)| *endpoint == open);
-            let left = counters.endpoints().filter(|open| !is_in_row(open)).map(ToString::to_string);
-            left.collect::<Vec<_>>().iter().for_each(|endpoint| counters.close(endpoint));
             let sum = counters.sum(Duration::ZERO).figures;
             assert_eq!((sum.service.count(), sum.latency.count()), (sum.arrivals, sum.arrivals));
             assert!((sum.service.sum - sum.arrivals * 0.05).abs() < 1e-6);
             sum.arrivals
-        });
-        sums.collect()
+        })
     }
 
     #[test]
     fn counting_goes_on_when_dispatchers_restart_appear_and_leave() {
-        for (what, rows, expected) in [
-            (
-                "one that restarts goes on",
-                &[&[("a", 10.0)][..], &[("a", 12.0)], &[("a", 3.0)], &[("a", 5.0)]][..],
-                &[10.0, 12.0, 15.0, 17.0][..],
-            ),
-            (
-                "a restart leaves the others alone",
-                &[&[("a", 1e6), ("b", 10.0)], &[("a", 1e6 + 5.0), ("b", 2.0)], &[("a", 1e6 + 6.0), ("b", 3.0)]],
-                &[1e6 + 10.0, 1e6 + 17.0, 1e6 + 19.0],
-            ),
-            (
-                "one that appears brings no history",
-                &[&[("a", 10.0)], &[("a", 11.0), ("b", 1e9)], &[("a", 12.0), ("b", 1e9 + 3.0)]],
-                &[10.0, 11.0, 15.0],
-            ),
-            (
-                "counts of one that has left stay, and it may come back",
-                &[
-                    &[("a", 10.0), ("b", 20.0)],
-                    &[("a", 11.0)],
-                    &[("a", 12.0), ("b", 90.0)],
-                    &[("a", 12.0), ("b", 91.0)],
-                    &[],
-                ],
-                &[30.0, 31.0, 32.0, 33.0, 33.0],
-            ),
-        ] {
-            assert_eq!(arrivals(rows), expected, "{what}");
-        }
+        let (a, both) = (|a| [Some(a), None], |a, b| [Some(a), Some(b)]);
+        assert_eq!(arrivals([a(10.0), a(12.0), a(3.0), a(5.0)]), [10.0, 12.0, 15.0, 17.0]);
+        let one_restarted = arrivals([both(1e6, 10.0), both(1e6 + 5.0, 2.0), both(1e6 + 6.0, 3.0)]);
+        assert_eq!(one_restarted, [1e6 + 10.0, 1e6 + 17.0, 1e6 + 19.0], "the other one goes on");
+        let appeared = arrivals([a(10.0), both(11.0, 1e9), both(12.0, 1e9 + 3.0)]);
+        assert_eq!(appeared, [10.0, 11.0, 15.0], "without its history");
+        let left = arrivals([both(10.0, 20.0), a(11.0), both(12.0, 90.0), both(12.0, 91.0), [None, None]]);
+        assert_eq!(left, [30.0, 31.0, 32.0, 33.0, 33.0], "counts of a dispatcher that has left stay");
     }
 
     #[test]
@@ -273,8 +251,8 @@ mod tests {
             counters.enter(endpoint, 0.0, snapshot).expect("plausible");
         }
         let Reading { figures, age } = counters.sum(Duration::from_secs(3));
-        assert_eq!((figures.queue_length, figures.in_flight, figures.capacity), (8.0, 3.0, 6.0));
-        assert_eq!(age, Duration::from_secs(3));
+        let found = (figures.queue_length, figures.in_flight, figures.capacity, age.as_secs());
+        assert_eq!(found, (8.0, 3.0, 6.0, 3));
         counters.close("b");
         assert_eq!(counters.sum(Duration::ZERO).figures.queue_length, 3.0);
     }

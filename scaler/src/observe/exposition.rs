@@ -11,9 +11,6 @@ const MOST_LINES: usize = 50_000;
 
 /// The samples of all lines of a dispatcher's metrics. The parser gets one line at a time, since of several lines it skips
 /// silently those that it does not understand, and no types, so that parts of histograms stay plain numbers.
-///
-/// # Errors
-/// When a line cannot be read, or there are too many.
 pub(super) fn parse(text: &[u8]) -> Result<Vec<Sample>, Fault> {
     let text = std::str::from_utf8(text).map_err(|_not_utf8| Fault::Text)?;
     let lines = || text.lines().filter(|line| line.starts_with(PREFIX));

@@ -4,8 +4,9 @@ use super::Source;
 use super::dispatchers::Dispatchers;
 use super::endpoints::Place;
 use super::prometheus::{Prometheus, Queries};
+use anyhow::{Result, bail, ensure};
 use clap::Args;
-use prometheus_api::{Base, Client, Error as ClientError};
+use prometheus_api::{Base, Client};
 use service::options::positive_duration;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -28,7 +29,7 @@ pub struct Flags {
     /// The Prometheus that is read instead
     #[command(flatten)]
     pub access: Access,
-    /// Figures that are older are not acted upon: three times the interval at which Prometheus scrapes
+    /// Oldest figures that may change the replicas; three times Prometheus's scrape interval is advised
     #[arg(
         long,
         env = "ROUNDHOUSE_PROMETHEUS_STALE_AFTER",
@@ -38,13 +39,13 @@ pub struct Flags {
         requires = "prometheus"
     )]
     pub prometheus_stale_after: Duration,
-    /// In place of the query for all series of all dispatchers, under the names that the dispatcher gives them
+    /// Query that replaces the default one for all series of all dispatchers; it must keep the dispatcher's names
     #[arg(long, env = "ROUNDHOUSE_PROMETHEUS_QUERY", value_name = "PROMQL", requires = "prometheus")]
     pub prometheus_query: Option<String>,
-    /// In place of the query for the time of each dispatcher's newest sample, seconds since 1970
+    /// Query that replaces the default one for the time of each dispatcher's newest sample, in seconds since 1970
     #[arg(long, env = "ROUNDHOUSE_PROMETHEUS_AGE_QUERY", value_name = "PROMQL", requires = "prometheus")]
     pub prometheus_age_query: Option<String>,
-    /// In place of the query for the dispatchers that should be scraped and cannot be, by instance and job
+    /// Query that replaces the default one for dispatchers that cannot be scraped, by instance and job
     #[arg(long, env = "ROUNDHOUSE_PROMETHEUS_DOWN_QUERY", value_name = "PROMQL", requires = "prometheus")]
     pub prometheus_down_query: Option<String>,
 }
@@ -64,29 +65,12 @@ pub struct Access {
     pub prometheus_selector: Option<String>,
 }
 
-/// The reason why the flags name no source.
-#[derive(Debug, thiserror::Error)]
-pub enum Unusable {
-    /// A dispatcher that would be counted twice.
-    #[error("--dispatcher {0} is given twice; name each dispatcher once")]
-    Twice(Place),
-    /// Matchers with the braces of a query.
-    #[error("--prometheus-selector ({0}) holds braces; give the matchers alone, such as job=\"dispatcher\"")]
-    Braces(String),
-    /// The flag of an empty query.
-    #[error("--{0} is empty; leave it out for the query of the dispatcher's own metrics")]
-    Empty(&'static str),
-    /// The token or the certificates cannot be read.
-    #[error(transparent)]
-    Client(#[from] ClientError),
-}
-
 impl Access {
     /// The client of the Prometheus, if one is named.
     ///
     /// # Errors
     /// When the token cannot be read, or the certificates for https.
-    pub fn client(&self) -> Result<Option<Client>, Unusable> {
+    pub fn client(&self) -> Result<Option<Client>> {
         let client = |base: &Base| Client::new(base.clone(), self.prometheus_token_file.clone());
         Ok(self.prometheus.as_ref().map(client).transpose()?)
     }
@@ -95,23 +79,27 @@ impl Access {
     ///
     /// # Errors
     /// When they hold braces themselves.
-    pub fn selector(&self) -> Result<&str, Unusable> {
+    pub fn selector(&self) -> Result<&str> {
         let selector = self.prometheus_selector.as_deref().unwrap_or_default();
-        if selector.contains(['{', '}']) { Err(Unusable::Braces(selector.into())) } else { Ok(selector) }
+        ensure!(
+            !selector.contains(['{', '}']),
+            "--prometheus-selector ({selector}) holds braces; give the matchers alone, such as job=\"dispatcher\""
+        );
+        Ok(selector)
     }
 }
 
 impl TryFrom<Flags> for Source {
-    type Error = Unusable;
+    type Error = anyhow::Error;
 
-    fn try_from(flags: Flags) -> Result<Self, Unusable> {
+    fn try_from(flags: Flags) -> Result<Self> {
         let selector = flags.access.selector()?;
         let Some(client) = flags.access.client()? else {
             let mut places = BTreeSet::new();
-            return match flags.dispatcher.into_iter().find_map(|place| places.replace(place)) {
-                Some(twice) => Err(Unusable::Twice(twice)),
-                None => Ok(Self::Dispatchers(Dispatchers::new(places))),
-            };
+            if let Some(twice) = flags.dispatcher.into_iter().find_map(|place| places.replace(place)) {
+                bail!("--dispatcher {twice} is given twice; name each dispatcher once");
+            }
+            return Ok(Self::Dispatchers(Dispatchers::new(places)));
         };
         let mut queries = Queries::of(selector);
         for (name, query, given) in [
@@ -119,10 +107,10 @@ impl TryFrom<Flags> for Source {
             ("prometheus-age-query", &mut queries.ages, flags.prometheus_age_query),
             ("prometheus-down-query", &mut queries.down, flags.prometheus_down_query),
         ] {
-            match given {
-                Some(given) if given.trim().is_empty() => return Err(Unusable::Empty(name)),
-                Some(given) => *query = given,
-                None => {}
+            if let Some(given) = given {
+                let advice = "leave it out for the query of the dispatcher's own metrics";
+                ensure!(!given.trim().is_empty(), "--{name} is empty; {advice}");
+                *query = given;
             }
         }
         Ok(Self::Prometheus(Prometheus::new(client, queries, flags.prometheus_stale_after).into()))

@@ -256,6 +256,16 @@ mod tests {
         answers
     }
 
+    /// Reads at second `at`, which is second 1000 + `at` of Prometheus's clock.
+    fn read(
+        readings: &mut Readings,
+        at: u64,
+        dispatchers: &[(&str, f64, f64)],
+        down: &[&str],
+    ) -> Result<Reading, Error> {
+        readings.read(S(at), &answers(1000.0 + at as f64, dispatchers, down))
+    }
+
     /// The arrivals and the age of a reading.
     fn figures(outcome: Result<Reading, Error>) -> (f64, Duration) {
         let reading = outcome.expect("whole");
@@ -264,44 +274,37 @@ mod tests {
 
     #[test]
     fn instances_are_told_apart_and_added_up() {
-        let mut readings = readings();
-        let mut read =
-            |at, dispatchers: &[_]| figures(readings.read(S(at), &answers(1000.0 + at as f64, dispatchers, &[])));
-        assert_eq!(read(0, &[("a", 990.0, 5.0), ("b", 997.0, 7.0)]), (12.0, S(10)));
-        assert_eq!(read(5, &[("a", 1003.0, 1.0), ("b", 1004.0, 9.0)]), (15.0, S(2)), "one of them has restarted");
+        let mut it = readings();
+        assert_eq!(figures(read(&mut it, 0, &[("a", 990.0, 5.0), ("b", 997.0, 7.0)], &[])), (12.0, S(10)));
+        let restarted = read(&mut it, 5, &[("a", 1003.0, 1.0), ("b", 1004.0, 9.0)], &[]);
+        assert_eq!(figures(restarted), (15.0, S(2)));
     }
 
     #[test]
     fn one_of_several_that_is_down_makes_the_reading_partial_until_it_has_left() {
-        let mut readings = readings();
-        let mut read = |at: u64, dispatchers: &[_], down: &[_]| {
-            readings.read(S(at), &answers(1000.0 + at as f64, dispatchers, down))
-        };
-        assert_eq!(figures(read(0, &[("a", 1000.0, 5.0), ("b", 1000.0, 7.0)], &[])), (12.0, S(0)));
-        let error = read(20, &[("a", 1020.0, 6.0)], &["b"]).expect_err("partial").to_string();
+        let mut it = readings();
+        assert_eq!(figures(read(&mut it, 0, &[("a", 1000.0, 5.0), ("b", 1000.0, 7.0)], &[])), (12.0, S(0)));
+        let error = read(&mut it, 20, &[("a", 1020.0, 6.0)], &["b"]).expect_err("partial").to_string();
         assert!(error.contains("1 of 2") && error.contains("instance=\"b\"") && !error.contains("\"a\""), "{error}");
-        assert_eq!(figures(read(40, &[("a", 1040.0, 6.0), ("b", 1040.0, 9.0)], &[])), (15.0, S(0)), "whole again");
-        assert_eq!(figures(read(60, &[("a", 1060.0, 8.0)], &[])), (17.0, S(0)), "it has left");
+        let back = read(&mut it, 40, &[("a", 1040.0, 6.0), ("b", 1040.0, 9.0)], &[]);
+        assert_eq!(figures(back), (15.0, S(0)), "whole again");
+        assert_eq!(figures(read(&mut it, 60, &[("a", 1060.0, 8.0)], &[])), (17.0, S(0)), "it has left");
         // One that was never seen makes the reading partial, too.
-        let error = self::readings().read(S(0), &answers(1000.0, &[("a", 1000.0, 5.0)], &["b"]));
-        let error = error.expect_err("partial");
+        let error = read(&mut readings(), 0, &[("a", 1000.0, 5.0)], &["b"]).expect_err("partial");
         assert!(matches!(&error, Error::Partial(_, failures) if matches!(failures[..], [Failure::Down(_)])));
         assert!(error.to_string().contains("instance=\"b\""), "{error}");
     }
 
     #[test]
     fn if_none_can_be_scraped_the_last_figures_stand_until_they_are_too_old() {
-        let mut readings = readings();
-        let mut read = |at: u64, dispatchers: &[_], down: &[_]| {
-            readings.read(S(at), &answers(1000.0 + at as f64, dispatchers, down))
-        };
-        let young = read(0, &[("a", 1000.0, 5.0), ("b", 998.0, 7.0)], &[]).expect("whole");
-        let old = read(40, &[], &["a", "b"]).expect("not too old yet");
+        let mut it = readings();
+        let young = read(&mut it, 0, &[("a", 1000.0, 5.0), ("b", 998.0, 7.0)], &[]).expect("whole");
+        let old = read(&mut it, 40, &[], &["a", "b"]).expect("not too old yet");
         assert_eq!(old, Reading { age: S(42), ..young });
-        let error = read(44, &[], &["a", "b"]).expect_err("too old");
+        let error = read(&mut it, 44, &[], &["a", "b"]).expect_err("too old");
         assert!(matches!(&error, Error::Stale(_, age, _) if *age == S(46)), "{error}");
         assert!(error.to_string().contains("instance=\"b\"") && error.to_string().contains("45 s"), "{error}");
-        assert!(matches!(read(50, &[], &[]), Err(Error::NoDispatcher(_))), "all have left");
+        assert!(matches!(read(&mut it, 50, &[], &[]), Err(Error::NoDispatcher(_))), "all have left");
     }
 
     #[test]

@@ -2,12 +2,8 @@
 //! the scale subresource. It changes nothing unasked and nothing on old facts: without the API server the last state stays,
 //! with a refusal, and desired replicas that come meanwhile are forgotten.
 
-pub mod name;
-pub mod owner;
 pub mod pods;
 pub mod startup;
-
-pub use name::{Error, Name};
 
 use super::{Desired, Handle, State};
 use k8s_openapi::api::apps::v1::Deployment;
@@ -20,9 +16,10 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
 use kubernetes::mirror::Mirror;
+use kubernetes::name::Name;
+use kubernetes::owner::Owners;
 use kubernetes::{Failure, request};
 use law::observation::Replicas;
-use owner::Owners;
 use startup::Startup;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -159,7 +156,8 @@ impl Target {
                 _ = search.tick() => self.owner = self.owners.find().await?,
                 Ok(()) = asked.changed() => change = Some((asked.borrow_and_update().clone(), Instant::now())),
                 () = tokio::time::sleep_until(retry.unwrap_or_else(Instant::now)), if retry.is_some() => {
-                    change = self.again();
+                    let rejected = self.rejected.take().map(|rejected| rejected.change);
+                    change = rejected.filter(|(_, asked)| asked.elapsed() < STALE);
                 }
             }
             let Some(listed) = deployments.objects() else { continue };
@@ -202,12 +200,6 @@ impl Target {
         let parsed = parsed.map_err(|error| Failure::Unanswered(format!("its selector is no selector ({error})")))?;
         let only = watcher::Config::default().labels_from(&parsed);
         Ok(Selected { selector: selector.clone(), pods: Mirror::new(self.pods.clone(), only) })
-    }
-
-    /// The rejected change, unless it is too old by now.
-    fn again(&mut self) -> Option<Change> {
-        let Rejected { change, .. } = self.rejected.take()?;
-        (change.1.elapsed() < STALE).then_some(change)
     }
 
     /// Carries a change out, or remembers why that was not possible.

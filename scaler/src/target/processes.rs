@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub struct Spec {
     /// The replica's program.
     pub program: PathBuf,
-    /// Its flags, beyond those that this file adds.
+    /// Flags for the program, beyond those that this file adds.
     pub arguments: Vec<String>,
     /// The dispatcher's discovery file.
     pub list: PathBuf,
@@ -99,14 +99,14 @@ impl Processes {
                     Ok(()) => desired = asked.borrow_and_update().replicas,
                     Err(_dropped) => (desired, is_stopping) = (0, true),
                 },
-                Some(event) = happened.recv() => self.note(event),
+                Some((id, event)) = happened.recv() => self.note(id, event),
                 () = tokio::time::sleep_until(retry.into()), if self.serving() < desired => {}
             }
         }
     }
 
     /// Starts replicas that are missing, and drains those that are too many: starting ones first, then the newest.
-    fn reconcile(&mut self, desired: usize, events: &mpsc::Sender<Event>) {
+    fn reconcile(&mut self, desired: usize, events: &mpsc::Sender<(u64, Event)>) {
         while self.serving() < desired && self.restarts.not_before() <= Instant::now() {
             if let Err(error) = self.start(events) {
                 tracing::error!(program = %self.spec.program.display(), %error, "a replica could not be started");
@@ -132,7 +132,7 @@ impl Processes {
         self.children.iter().filter(|child| !matches!(child.phase, Phase::Draining)).count()
     }
 
-    fn start(&mut self, events: &mpsc::Sender<Event>) -> std::io::Result<()> {
+    fn start(&mut self, events: &mpsc::Sender<(u64, Event)>) -> std::io::Result<()> {
         let id = self.next_id;
         self.next_id += 1;
         let child = Command::new(&self.spec.program)
@@ -161,11 +161,10 @@ impl Processes {
         added.inspect_err(|error| tracing::warn!(replica = id, %error, "runs without its limits")).ok()
     }
 
-    fn note(&mut self, event: Event) {
-        let (Event::Ready { id, .. } | Event::Ended { id, .. }) = event;
+    fn note(&mut self, id: u64, event: Event) {
         let Some(index) = self.children.iter().position(|child| child.id == id) else { return };
         match event {
-            Event::Ready { address, .. } => {
+            Event::Ready(address) => {
                 let child = &mut self.children[index];
                 if matches!(child.phase, Phase::Starting) {
                     let took = child.started.elapsed();
@@ -174,7 +173,7 @@ impl Processes {
                     tracing::info!(replica = id, startup_ms = took.as_millis() as u64, "ready");
                 }
             }
-            Event::Ended { status, .. } => self.note_end(index, status),
+            Event::Ended(status) => self.note_end(index, status),
         }
     }
 

@@ -20,7 +20,7 @@ use std::time::Duration;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
-/// Time limit of anything that should happen soon. Busy machines are slow.
+/// Time limit of every wait. It is long, because busy machines are slow.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// `control-plane start FOLDER` starts a control plane and prints the path of a kubeconfig; `control-plane stop FOLDER`
@@ -33,7 +33,7 @@ pub(crate) struct ControlPlane {
     kubeconfig: PathBuf,
 }
 
-/// The running control plane, or a new one; `None` where its programs are missing.
+/// The control plane that runs already, or a new one; `None` if the programs of a control plane are missing.
 pub(crate) fn control_plane() -> Option<Arc<ControlPlane>> {
     static RUNNING: Mutex<Weak<ControlPlane>> = Mutex::new(Weak::new());
     let mut running = RUNNING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -71,7 +71,7 @@ impl ControlPlane {
         Config::from_custom_kubeconfig(self.kubeconfig(), &KubeConfigOptions::default()).await.expect("complete")
     }
 
-    /// A kubeconfig with all rights.
+    /// A kubeconfig with all privileges.
     pub(crate) fn kubeconfig(&self) -> Kubeconfig {
         Kubeconfig::read_from(&self.kubeconfig).expect("a kubeconfig")
     }
@@ -82,26 +82,26 @@ impl ControlPlane {
         path.exists().then_some(path)
     }
 
-    /// A client with all rights.
+    /// A client with all privileges.
     pub(crate) async fn client(&self) -> Client {
         Client::try_from(self.config().await).expect("a client")
     }
 
-    /// A client with the rights that Roles give to a user.
+    /// A client that acts as `user`, who has only the privileges that Roles grant.
     pub(crate) async fn client_of(&self, user: &str) -> Client {
         let mut config = self.config().await;
         config.auth_info.impersonate = Some(user.into());
         Client::try_from(config).expect("a client")
     }
 
-    /// A client with all rights, over a line that can be cut.
+    /// A client with all privileges that reaches the API server over `line`, which can be cut.
     pub(crate) async fn client_over(&self, line: &Line) -> Client {
         let mut config = self.config().await;
         config.cluster_url = line.address().parse().expect("an address");
         Client::try_from(config).expect("a client")
     }
 
-    /// A line to the API server.
+    /// Opens a [`Line`] to the API server.
     pub(crate) async fn line(&self) -> Line {
         let port = self.config().await.cluster_url.port_u16().expect("the API server's port");
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
@@ -121,7 +121,7 @@ impl Drop for ControlPlane {
     }
 }
 
-/// Carries connections to the API server until it is cut.
+/// A TCP proxy to the API server, which can be cut and mended.
 pub(crate) struct Line {
     port: u16,
     to: u16,
@@ -129,7 +129,7 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    /// The address of its near end.
+    /// The URL at which clients reach the API server over this line.
     pub(crate) fn address(&self) -> String {
         format!("https://127.0.0.1:{}", self.port)
     }
@@ -154,7 +154,7 @@ impl Line {
         };
         let to = self.to;
         self.carrying = Some(tokio::spawn(async move {
-            // Dropped with this task, and the connections with it.
+            // Dropping this task drops the set, which closes the connections.
             let mut connections = JoinSet::new();
             while let Ok((mut near, _)) = listener.accept().await {
                 connections.spawn(async move {
@@ -191,7 +191,7 @@ pub(crate) async fn node(client: &Client, name: &'static str, tasks: &mut JoinSe
     tasks.spawn(async move {
         loop {
             tokio::time::sleep(Duration::from_secs(5)).await;
-            // The control plane may be on its way out.
+            // The control plane may be stopping; then the heartbeat fails.
             let _told = is_well().await;
         }
     });

@@ -1,4 +1,4 @@
-//! The scaler's clock jumps by an hour, forth and back. Needs libfaketime (`apt-get install libfaketime`).
+//! The scaler's wall clock jumps forward and back by an hour. Needs libfaketime (`apt-get install libfaketime`).
 
 use crate::control_plane::{ControlPlane, eventually, say};
 use crate::dispatcher::Dispatcher;
@@ -14,27 +14,27 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Seconds from the right time.
+/// Offset of the scaler's clock from the true time, in seconds.
 const FORTH: i64 = 3600;
 const BACK: i64 = -3600;
 
-/// Needs all of eight.
+/// A load that needs all of the eight replicas, in requests per second.
 const MOST_LOAD: f64 = 75.0;
 
-/// Where the figures come from.
+/// The source of the scaler's figures.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Source {
     Dispatchers,
     Prometheus,
 }
 
-/// The library that lies about the time; Debian's place, for any machine.
+/// The path of libfaketime where Debian installs it, for any architecture; `None` if it is missing.
 fn library() -> Option<PathBuf> {
     let folders = std::fs::read_dir("/usr/lib").ok()?.filter_map(Result::ok);
     folders.map(|folder| folder.path().join("faketime/libfaketime.so.1")).find(|path| path.exists())
 }
 
-/// The scaler's time from now on, in seconds from the right one.
+/// Moves the scaler's clock to `seconds` from the true time.
 fn set(clock: &Path, seconds: i64) {
     let new = clock.with_extension("new");
     std::fs::write(&new, format!("{seconds:+}")).expect("writable");
@@ -58,7 +58,7 @@ pub(crate) async fn the_clock_jumps(control_plane: Arc<ControlPlane>, source: So
         Some(prometheus) => history::flags(prometheus).to_vec(),
         None => vec![format!("--dispatcher={}", dispatcher.address)],
     };
-    // The API server's certificate is checked, so that its dates count.
+    // The scaler verifies the API server's certificate, so that a wrong clock could make the certificate invalid.
     let authority = control_plane.authority();
     if authority.is_none() {
         say("skipped: the API server's certificate is not known, and not checked against a clock that jumps");
@@ -83,14 +83,14 @@ pub(crate) async fn the_clock_jumps(control_plane: Arc<ControlPlane>, source: So
     .await;
     scaler.until_steady().await;
     let before = scaler.latest().await["at_seconds"].as_f64().expect("a time");
-    // Whoever would take over if its lease seemed to have expired.
+    // A second scaler, which would take over if the first scaler's lease seemed to have expired.
     let rival = Scaler::start(&kubeconfig, &scene.flags(&[&from[..], &["--identity=rival".into()]].concat())).await;
 
     for (seconds, needed, load) in [(FORTH, REPLICAS, MORE_LOAD), (BACK, 6, MOST_LOAD)] {
         let began = Instant::now();
         set(&clock, seconds);
         until_renewed(&scene, seconds).await;
-        // Longer than a lease lasts.
+        // A false expiry of the lease would show within this time.
         tokio::time::sleep(election::LEASE + election::RETRY).await;
         let during = scene.asked_since(began);
         assert!(during.iter().all(|replicas| *replicas >= needed), "{seconds:+} s: {during:?}");
@@ -110,7 +110,7 @@ pub(crate) async fn the_clock_jumps(control_plane: Arc<ControlPlane>, source: So
     say(&format!("clock, figures of {source:?}: {said}; {:?}", scene.asked()));
 }
 
-/// Until the lease has been renewed by a clock that is so far off, which shows that it is.
+/// Waits until the lease carries a renewal time that is `seconds` off, which proves that the scaler's clock has jumped.
 async fn until_renewed(scene: &Scene, seconds: i64) {
     let leases = Api::<Lease>::namespaced(scene.client.clone(), &scene.namespace);
     eventually(&format!("a lease of {seconds:+} s"), async || {

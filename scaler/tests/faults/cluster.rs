@@ -1,4 +1,4 @@
-//! A cluster that is away, has lost the target, or does not let it grow.
+//! Faults of the cluster: no API server, a deleted target, an exhausted quota, missing privileges.
 
 use crate::FAULT;
 use crate::control_plane::{ControlPlane, apply, eventually, say};
@@ -12,14 +12,14 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Far more than eight replicas serve.
+/// A load that needs more than the twenty permitted replicas, in requests per second.
 const MUCH_LOAD: f64 = 300.0;
 
 fn flags(scene: &Scene, dispatcher: &Dispatcher) -> Vec<String> {
     scene.flags(&[format!("--dispatcher={}", dispatcher.address)])
 }
 
-/// What it says of a target that it cannot change, wherever people look, and for how long.
+/// Checks that status, explanations and metrics report a target that cannot be changed, for at least `least_age` s.
 async fn judge(scaler: &Scaler, words: &[&str], least_age: f64) {
     for text in [scaler.ask(&["status"]).await, scaler.ask(&["explain", "--all", "--last", "1000"]).await] {
         assert!(words.iter().all(|word| text.contains(word)), "{text}");
@@ -40,7 +40,7 @@ pub(crate) async fn the_api_server_is_away(control_plane: Arc<ControlPlane>) {
     line.cut();
     let words = ["cannot follow deployment away/replica", "the API server does not answer", "check the API server"];
     let said = scaler.until_said(&words).await;
-    // More is needed, and nobody can be told.
+    // More replicas are needed, but the API server cannot be reached.
     dispatcher.load(MORE_LOAD);
     tokio::time::sleep(FAULT.saturating_sub(began.elapsed())).await;
     judge(&scaler, &words, FAULT.as_secs_f64() - 5.0).await;

@@ -1,5 +1,5 @@
-//! A dispatcher as the scaler sees it: its metrics alone, out of the recorder that the real one has. The load is
-//! steady; how they are told, and whether, is for a test to say.
+//! A stub of a dispatcher that serves only `/metrics`, rendered by the recorder that the real dispatcher uses. Its load
+//! is steady. A test chooses with [`Manner`] how the stub answers, or whether it answers at all.
 
 use metrics::{counter, gauge, histogram, with_local_recorder};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
@@ -13,66 +13,66 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// Of one request, seconds. A sample in the middle of its bucket: there is no variation.
+/// Service time of each request, in seconds. It is the middle of its bucket, so the scaler sees no variation.
 const SERVICE_SECONDS: f64 = 0.09;
 
-/// Between two looks at the clock.
+/// Time between two updates of the counters.
 const TICK: Duration = Duration::from_millis(20);
 
 /// How `/metrics` is answered.
 #[derive(Clone)]
 pub(crate) enum Manner {
-    /// As it should be.
+    /// Status 200 with the metrics.
     Well,
-    /// Nobody listens.
+    /// The port is closed, so connections are refused.
     Refuses,
-    /// Connections are taken, and nothing is ever said.
+    /// Connections are accepted and never answered.
     Hangs,
-    /// One byte at a time, without end.
+    /// The body arrives one byte at a time and never ends.
     Drips,
-    /// Another status, with a body that is fine.
+    /// This status, with valid metrics as the body.
     Status(u16),
-    /// These bytes in place of an HTTP answer.
+    /// These bytes instead of an HTTP response.
     Raw(Vec<u8>),
-    /// Half of the body that was announced, then the end.
+    /// Half of the body that `Content-Length` announces; then the connection is closed.
     Cut,
-    /// As it should be and an error, in turns.
+    /// A valid response and status 500 in turns.
     Flaps,
-    /// The text, changed by this.
+    /// Status 200 with the metrics text after this change.
     Told(Arc<dyn Fn(String) -> Vec<u8> + Send + Sync>),
 }
 
 impl Manner {
-    /// The text, changed by this.
+    /// Status 200 with the metrics text after this change.
     pub(crate) fn told(change: impl Fn(String) -> Vec<u8> + Send + Sync + 'static) -> Self {
         Self::Told(Arc::new(change))
     }
 
-    /// The line that begins so has this value, if it has any.
+    /// Status 200; the value in the line that begins with `start` is replaced by `value`.
     pub(crate) fn value(start: &'static str, value: &'static str) -> Self {
         Self::told(move |text| with_value(&text, start, value).into())
     }
 }
 
-/// The text with another value in the line that begins so.
+/// Replaces the value in the line of `text` that begins with `start`.
 pub(crate) fn with_value(text: &str, start: &str, value: &str) -> String {
     let line = text.lines().find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("{start} in {text}"));
     let series = line.rsplit_once(' ').expect("a value").0;
     text.replace(line, &format!("{series} {value}"))
 }
 
-/// Answers on a port of its own until it is dropped.
+/// A running stub on a port of its own. It stops when dropped.
 pub(crate) struct Dispatcher {
     pub(crate) address: SocketAddr,
     manner: watch::Sender<Manner>,
     figures: Arc<Figures>,
     _tasks: JoinSet<()>,
-    /// Keeps the port while nobody listens on it.
+    /// A bound socket that reserves the port while the stub refuses connections.
     _port: TcpSocket,
 }
 
 impl Dispatcher {
-    /// With so many requests a second.
+    /// Starts a stub that counts `per_second` requests a second.
     pub(crate) fn start(per_second: f64) -> Self {
         let port = socket("127.0.0.1:0".parse().expect("an address"));
         let address = port.local_addr().expect("bound");
@@ -84,33 +84,33 @@ impl Dispatcher {
         Self { address, manner, figures, _tasks: tasks, _port: port }
     }
 
-    /// How it answers from now on.
+    /// Sets how the stub answers from now on.
     pub(crate) fn behave(&self, manner: Manner) {
         self.manner.send_replace(manner);
     }
 
-    /// What it would say now.
+    /// The present metrics text.
     pub(crate) fn text(&self) -> String {
         self.figures.text()
     }
 
-    /// The same text from now on, after this change.
+    /// Answers every later scrape with the present text after this change, so that no counter moves.
     pub(crate) fn freeze(&self, change: impl Fn(String) -> String) {
         let text = change(self.text());
         self.behave(Manner::told(move |_now| text.clone().into()));
     }
 
-    /// From now on so many requests arrive a second.
+    /// Sets the load to `per_second` requests a second.
     pub(crate) fn load(&self, per_second: f64) {
         *self.figures.per_second.lock().expect("whole") = per_second;
     }
 
-    /// Counts from zero again.
+    /// Simulates a restart: all counters and the uptime start at zero.
     pub(crate) fn restart(&self) {
         *self.figures.process.lock().expect("whole") = Process::new();
     }
 
-    /// The admitted requests leap by this.
+    /// Adds `by` to the counter of admitted requests at once.
     pub(crate) fn leap(&self, by: u64) {
         self.figures.record(|| counter!(metric::ENQUEUED).increment(by));
     }
@@ -134,7 +134,7 @@ impl Figures {
     }
 }
 
-/// From one start to the next.
+/// The counters of one simulated process, from its start to its restart.
 struct Process {
     started: Instant,
     recorder: PrometheusRecorder,
@@ -153,7 +153,7 @@ impl Process {
     }
 }
 
-/// Counts arrivals and answers as time goes by, as evenly as a clock.
+/// Counts arrivals and answers at a constant rate.
 async fn drive(figures: Arc<Figures>) {
     let (mut tick, mut last, mut due) = (tokio::time::interval(TICK), Instant::now(), 0.0);
     loop {
@@ -208,7 +208,7 @@ async fn serve(address: SocketAddr, mut told: watch::Receiver<Manner>, figures: 
                     };
                     let figures = figures.clone();
                     connections.spawn(async move {
-                        // Who asked may have left.
+                        // The scaler may have closed the connection; then the write fails.
                         let _gone = answer(stream, manner, &figures).await;
                     });
                 }

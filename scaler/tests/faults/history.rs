@@ -1,4 +1,4 @@
-//! A Prometheus as the source that no longer scrapes, no longer answers, or is gone.
+//! Faults of a Prometheus that is the source of figures: it no longer scrapes, no longer answers, or is killed.
 
 use crate::FAULT;
 use crate::control_plane::{ControlPlane, say};
@@ -9,16 +9,16 @@ use crate::scene::{LOAD, MORE_LOAD, Scene};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// What befalls it.
+/// The fault of Prometheus.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Fault {
-    /// Its target refuses to be scraped.
+    /// The dispatcher refuses connections, so Prometheus cannot scrape it.
     Down,
-    /// Its target is taken out of its configuration.
+    /// The dispatcher is removed from Prometheus's configuration.
     Forgotten,
-    /// It hangs.
+    /// Prometheus is stopped by SIGSTOP and does not answer.
     Stopped,
-    /// It is killed.
+    /// Prometheus is killed.
     Killed,
 }
 
@@ -37,7 +37,7 @@ impl Fault {
     }
 }
 
-/// The flags that make it the source, with little patience for old figures.
+/// The flags that make Prometheus the source, with a short limit for the age of figures.
 pub(crate) fn flags(prometheus: &Prometheus) -> [String; 2] {
     [format!("--prometheus=http://{}", prometheus.address), "--prometheus-stale-after=4s".into()]
 }

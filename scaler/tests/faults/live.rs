@@ -1,4 +1,4 @@
-//! The real dispatcher between the scaler and a replica: it hangs, dies and starts again, under load.
+//! The real dispatcher under load hangs, is killed and starts again, while the scaler reads its metrics.
 
 use crate::FAULT;
 use crate::control_plane::{PATIENCE, control_plane, say};
@@ -24,19 +24,19 @@ use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 
-/// Of a picture.
+/// Time that a stub replica takes for one image.
 const SERVICE_TIME: Duration = Duration::from_millis(90);
 
 /// As many replicas as the Deployment has pods.
 const REPLICAS: usize = 4;
 
-/// The dispatcher's program, beside the scaler's; nothing if it was not built.
+/// The path of the dispatcher's program, beside the scaler's; `None` if it was not built.
 fn program() -> Option<PathBuf> {
     let path = Path::new(env!("CARGO_BIN_EXE_scaler")).with_file_name("dispatcher");
     path.exists().then_some(path)
 }
 
-/// Running; killed when dropped.
+/// A running dispatcher, killed when dropped.
 struct Dispatcher {
     child: Child,
     /// `host:port`.
@@ -69,7 +69,7 @@ impl Dispatcher {
     }
 }
 
-/// Addresses of replicas by their contract.
+/// Starts stub replicas that follow the wire contract. Returns their addresses, separated by commas.
 async fn replicas() -> String {
     let mut addresses = Vec::new();
     for _ in 0..REPLICAS {
@@ -78,7 +78,7 @@ async fn replicas() -> String {
     addresses.join(",")
 }
 
-/// One that takes one request at a time.
+/// Starts a stub replica with one slot. Returns its address.
 async fn replica() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound").to_string();
@@ -99,7 +99,7 @@ async fn classify(request: Request<Incoming>) -> Reply {
     respond::json(StatusCode::OK, &Answer::new(vec![prediction], "stub", "replica-1", Timing::default()))
 }
 
-/// Posts so many pictures a second, whatever becomes of them.
+/// Posts `per_second` images a second, without waiting for answers.
 async fn post(address: String, per_second: Arc<Mutex<f64>>) {
     let client: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
     let mut under_way = JoinSet::new();
@@ -115,14 +115,14 @@ async fn post(address: String, per_second: Arc<Mutex<f64>>) {
                     let _whatever = response.into_body().collect().await;
                 }
             };
-            // As a client does who has waited long enough.
+            // A client gives up after this time.
             let _whatever = tokio::time::timeout(Duration::from_secs(5), answered).await;
         });
         while under_way.try_join_next().is_some() {}
     }
 }
 
-/// The series that an exposition has, without values and replicas.
+/// The dispatcher's series in an exposition, without their values; series with a replica label are left out.
 fn series(text: &str) -> BTreeSet<String> {
     let samples = text.lines().filter(|line| line.starts_with("dispatcher_"));
     let names = samples.map(|line| line.rsplit_once(' ').expect("a value").0);
@@ -162,7 +162,7 @@ async fn a_real_dispatcher_may_hang_die_and_start_again() {
     let before = Instant::now();
     live = Dispatcher::start(&program, &live.address, &replica).await;
     scaler.until("figures again", has_figures).await;
-    // It counts from zero, and begins with nobody in rotation.
+    // The new dispatcher counts from zero and has no replica in rotation at first.
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert!(scaler.has_logged("the dispatcher has started again"), "{}", scaler.log().join("\n"));
     assert!(scene.asked_since(before).iter().all(|replicas| *replicas >= 4), "{:?}", scene.asked());
@@ -174,7 +174,7 @@ async fn a_real_dispatcher_may_hang_die_and_start_again() {
     say(&format!("live: {hung}; {gone}; {:?}", scene.asked()));
 }
 
-/// What the dispatchers of the other tests tell is told by the real one.
+/// Checks that the real dispatcher has every series that the stub dispatchers of the other tests have.
 async fn is_told_alike(live: &Dispatcher) {
     let (_, body) = fetch::get(&live.address, "/metrics", PATIENCE).await.expect("it answers");
     let real = series(std::str::from_utf8(&body).expect("text"));

@@ -1,9 +1,9 @@
-//! What goes wrong around a scaler, end to end: the program itself, a real control plane, and dispatchers that
-//! misbehave on command. Whatever it is, nothing is scaled down for it, the scaler says what is wrong, and goes on
-//! when it is over.
+//! Faults around the scaler, end to end: the scaler's program, a real control plane, and stub dispatchers that
+//! fail on command. No fault may scale anything down. The scaler must report each fault, and must scale again after
+//! the fault has ended.
 //!
-//! Faults have to last until everything has run out that keeps replicas for a while. So scenes that take their time run
-//! at the same time, within few tests.
+//! A fault has to last longer than every delay that holds replicas. The scenes therefore take long, and run
+//! concurrently within a few tests.
 
 #[path = "../common/control_plane.rs"]
 mod control_plane;
@@ -26,11 +26,11 @@ use futures_util::future::LocalBoxFuture;
 use std::time::Duration;
 use tokio::task::{JoinSet, LocalSet};
 
-/// Longer than replicas are kept by the law, and than nothing is taken away after the start or an outage.
+/// Length of a fault: longer than the law keeps replicas, and than the pause of scaling down after a start or outage.
 const FAULT: Duration = Duration::from_secs(25);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_befalls_the_cluster_nothing_scales_down() {
+async fn faults_of_the_cluster_never_scale_down() {
     let Some(control_plane) = control_plane() else { return };
     let it = || control_plane.clone();
     together([
@@ -45,7 +45,7 @@ async fn whatever_befalls_the_cluster_nothing_scales_down() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_time_it_is_and_however_old_figures_are_nothing_scales_down() {
+async fn clock_jumps_and_outages_of_prometheus_never_scale_down() {
     let Some(control_plane) = control_plane() else { return };
     let it = || control_plane.clone();
     let mut scenes: Vec<LocalBoxFuture<'static, ()>> =
@@ -55,7 +55,7 @@ async fn whatever_time_it_is_and_however_old_figures_are_nothing_scales_down() {
     together(scenes).await;
 }
 
-/// Plays scenes at the same time, all of them to their ends even if some fail.
+/// Runs the scenes concurrently. Each runs to its end, even if others fail.
 async fn together(scenes: impl IntoIterator<Item = impl Future<Output = ()> + 'static>) {
     let play = async {
         let mut playing = JoinSet::new();
@@ -64,7 +64,7 @@ async fn together(scenes: impl IntoIterator<Item = impl Future<Output = ()> + 's
         }
         let mut failed = 0;
         while let Some(ended) = playing.join_next().await {
-            // Its own words have been printed.
+            // The panic message of the scene has been printed already.
             failed += usize::from(ended.is_err());
         }
         assert_eq!(failed, 0, "scenes failed; their messages are above");

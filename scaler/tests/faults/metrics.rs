@@ -1,4 +1,4 @@
-//! Dispatchers whose metrics are gone, frozen, reset or absurd.
+//! Faults of dispatchers: metrics that are missing, frozen, reset or impossible.
 
 use crate::control_plane::{ControlPlane, control_plane, say};
 use crate::dispatcher::{Dispatcher, Manner, with_value};
@@ -9,26 +9,26 @@ use service::wire::metric;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// What is to come of a fault.
+/// The reaction that the scaler must show to a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
-    /// There are no figures.
+    /// The scaler has no reading while the fault lasts, and holds the replicas.
     Blind,
-    /// There are, now and then.
+    /// Some readings fail and some succeed; the scaler holds the replicas.
     Dim,
-    /// As if nothing had happened.
+    /// The readings go on, and the desired replicas do not change.
     Unmoved,
-    /// More replicas.
+    /// The scaler adds replicas.
     Up,
 }
 
-/// One fault.
+/// One fault, and the reaction that it must cause.
 struct Case {
     name: &'static str,
     dispatchers: usize,
-    /// Of the first dispatcher.
+    /// Starts the fault at the first dispatcher.
     begin: fn(&Dispatcher),
-    /// In the explanation, or for what leaves the figures as they were, in the log.
+    /// Words that the explanation must contain; with [`Outcome::Unmoved`], a line of the log.
     words: &'static [&'static str],
     outcome: Outcome,
 }
@@ -120,24 +120,24 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-/// As many as are read, at most.
+/// Appends almost as many lines as fit the largest body that the scaler reads, 8 MiB.
 fn many_lines(text: String) -> Vec<u8> {
     let line = "dispatcher_queue_length 1\n";
     (text + &line.repeat((8 << 20) / line.len() - 1000)).into()
 }
 
-/// One whose label would fill every explanation that is remembered.
+/// Appends a line with a label of 1 MiB, which no remembered explanation may repeat in full.
 fn long_line(text: String) -> Vec<u8> {
     format!("{text}dispatcher_in_flight{{replica=\"{}\"}} NaN\n", "x".repeat(1 << 20)).into()
 }
 
-/// As older dispatchers told it, who did not know their uptime.
+/// The metrics of a busy dispatcher of an older version, which had no uptime metric.
 fn busy(text: String) -> String {
     let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with(metric::UPTIME)).collect();
     with_value(&(lines.join("\n") + "\n"), metric::IN_FLIGHT, "1")
 }
 
-/// A full queue, nothing with any replica, and none there.
+/// A long queue although no request is in flight and the capacity is zero.
 fn contradictory(text: String) -> Vec<u8> {
     let text = with_value(&text, "dispatcher_queue_length ", "1000");
     let text = with_value(&text, "dispatcher_in_flight{", "0");
@@ -145,7 +145,7 @@ fn contradictory(text: String) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_dispatchers_say_nothing_scales_down() {
+async fn faulty_metrics_never_scale_down() {
     let Some(control_plane) = control_plane() else { return };
     together(cases().into_iter().map(|case| check(control_plane.clone(), case))).await;
 }
@@ -188,7 +188,7 @@ async fn check(control_plane: Arc<ControlPlane>, case: Case) {
     say(&format!("{name}: {said}; {during:?}"));
 }
 
-/// What it said about something that left its figures as they were.
+/// Waits for the line of the scaler's log that contains all `words`.
 async fn said_in_passing(scaler: &Scaler, words: &[&str]) -> String {
     crate::control_plane::eventually(&format!("{words:?} in the log"), async || {
         scaler.log().into_iter().find(|line| words.iter().all(|word| line.contains(word)))
@@ -196,7 +196,7 @@ async fn said_in_passing(scaler: &Scaler, words: &[&str]) -> String {
     .await
 }
 
-/// What it says while the fault lasts.
+/// Checks the scaler's status, metrics and decisions while the fault lasts.
 async fn judge(scaler: &Scaler, case: &Case, asked: i32, during: &[i32], lasted: Duration) {
     let Case { name, words, outcome, .. } = *case;
     let age = scaler.metric("scaler_observation_age_seconds", &[]).await;
@@ -211,7 +211,7 @@ async fn judge(scaler: &Scaler, case: &Case, asked: i32, during: &[i32], lasted:
             for text in [&explained, &status] {
                 assert!(words.iter().all(|word| text.contains(word)), "{name}: {text}");
             }
-            // A frozen dispatcher is believed for a while.
+            // A frozen dispatcher is believed until nothing has changed for 10 s.
             let least = lasted.as_secs_f64() - if name.starts_with("frozen") { 13.0 } else { 3.0 };
             assert!(age > least, "{name}: {age}");
             assert!(held >= 5.0, "{name}: {held}");

@@ -1,4 +1,4 @@
-//! The scaler's program as somebody runs it, and what it says: its log, its paths, and its own commands.
+//! The scaler as a child process, observed through its log, its HTTP paths and its commands.
 
 use crate::control_plane::PATIENCE;
 use hyper::StatusCode;
@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-/// Lines in any half minute.
+/// Most lines that the log may get in any half minute.
 const MOST_LINES: usize = 50;
 const HALF_MINUTE: Duration = Duration::from_secs(30);
 
-/// Running; killed when dropped.
+/// A running scaler, killed when dropped.
 pub(crate) struct Scaler {
     child: Child,
     /// `host:port`.
@@ -23,7 +23,7 @@ pub(crate) struct Scaler {
     log: Arc<Mutex<Vec<(Instant, String)>>>,
 }
 
-/// The program, to be run on a free port.
+/// The command that runs the scaler with these flags on a free port.
 pub(crate) fn command(flags: &[String]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_scaler"));
     command.args(["--listen=127.0.0.1:0", "--exit-with-parent"]).args(flags);
@@ -32,7 +32,7 @@ pub(crate) fn command(flags: &[String]) -> Command {
 }
 
 impl Scaler {
-    /// On the cluster of this kubeconfig.
+    /// Starts a scaler on the cluster of this kubeconfig.
     pub(crate) async fn start(kubeconfig: &Path, flags: &[String]) -> Self {
         Self::run(command(flags).env("KUBECONFIG", kubeconfig)).await
     }
@@ -55,12 +55,12 @@ impl Scaler {
         Self { child, address, log }
     }
 
-    /// Its latest decision.
+    /// The scaler's latest decision.
     pub(crate) async fn latest(&self) -> Value {
         self.json("/status").await["targets"][0]["latest"].take()
     }
 
-    /// All decisions that it remembers.
+    /// All decisions that the scaler remembers.
     pub(crate) async fn decisions(&self) -> Vec<Value> {
         match self.json("/decisions").await {
             Value::Array(decisions) => decisions,
@@ -89,7 +89,7 @@ impl Scaler {
         value.unwrap_or_default()
     }
 
-    /// What one of its commands prints about it.
+    /// The output of a command such as `scaler status` about this scaler.
     pub(crate) async fn ask(&self, command: &[&str]) -> String {
         let mut asked = Command::new(env!("CARGO_BIN_EXE_scaler"));
         let output = asked.args(command).args(["--scaler", &self.address]).output().await.expect("it runs");
@@ -97,7 +97,7 @@ impl Scaler {
         String::from_utf8(output.stdout).expect("text")
     }
 
-    /// Until its latest decision is the one that is waited for.
+    /// Waits until the latest decision satisfies `is_it`.
     pub(crate) async fn until(&self, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
         self.until_within(PATIENCE, what, is_it).await
     }
@@ -114,7 +114,7 @@ impl Scaler {
         }
     }
 
-    /// Until it knows the load that a test of this crate begins with, and wants what that needs.
+    /// Waits until the scaler has measured [`LOAD`](crate::scene::LOAD) and desires the four replicas that it needs.
     pub(crate) async fn until_steady(&self) {
         self.until("four are wanted", |latest| {
             let rate = latest["workings"]["arrivals_per_second"].as_f64().unwrap_or_default();
@@ -124,7 +124,7 @@ impl Scaler {
         .await;
     }
 
-    /// Until it names what is wrong, in its latest decision and so wherever people look.
+    /// Waits until the explanation of the latest decision contains all `words`. Returns the explanation.
     pub(crate) async fn until_said(&self, words: &[&str]) -> String {
         let what = format!("an explanation with {words:?}");
         let said = |latest: &Value| {
@@ -134,22 +134,22 @@ impl Scaler {
         latest["explanation"].as_str().expect("text").to_owned()
     }
 
-    /// Lines of its log.
+    /// The lines of the scaler's log.
     pub(crate) fn log(&self) -> Vec<String> {
         self.log.lock().expect("whole").iter().map(|(_, line)| line.clone()).collect()
     }
 
-    /// Whether some line of its log holds this.
+    /// Whether a line of the scaler's log contains `words`.
     pub(crate) fn has_logged(&self, words: &str) -> bool {
         self.log().iter().any(|line| line.contains(words))
     }
 
-    /// Ends it as nothing that it could handle would, and waits until it has ended.
+    /// Sends SIGKILL, and waits until the scaler has ended.
     pub(crate) async fn kill(mut self) {
         self.child.kill().await.expect("it ran");
     }
 
-    /// What holds for all of them: it lives, never panicked, and never said too much.
+    /// Checks that the scaler runs, has not panicked, and has logged at most [`MOST_LINES`] in any half minute.
     pub(crate) fn is_well(&mut self) {
         let log = self.log.lock().expect("whole");
         let text = || log.iter().map(|(_, line)| line.as_str()).collect::<Vec<_>>().join("\n");
@@ -163,7 +163,7 @@ impl Scaler {
     }
 }
 
-/// Runs to its end and prints what went wrong.
+/// Runs a command that must fail. Returns its standard error.
 pub(crate) async fn fails(command: &mut Command) -> String {
     let ended = tokio::time::timeout(PATIENCE, command.output()).await.expect("it ends");
     let Output { status, stderr, .. } = ended.expect("it runs");

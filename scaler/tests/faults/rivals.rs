@@ -13,10 +13,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Needs eleven.
+/// A load that needs eleven replicas, in requests per second.
 const MOST_LOAD: f64 = 110.0;
 
-/// Whose Events there are, by instance.
+/// The reporting instances of all Events with the reason `Scaled`.
 async fn instances(scene: &Scene) -> Vec<String> {
     let events = Api::<Event>::namespaced(scene.client.clone(), &scene.namespace);
     let events = events.list(&ListParams::default()).await.expect("it answers").items;
@@ -62,7 +62,7 @@ pub(crate) async fn one_leads_and_the_other_takes_over(control_plane: Arc<Contro
     say(&format!("rivals: taken over {:.1} s after the leader's death; {:?}", took.as_secs_f64(), scene.asked()));
 }
 
-/// Nothing to serve, and ends with its parent.
+/// A replica that serves nothing and ends when its parent ends.
 const REPLICA: &str = "#!/bin/sh\nexec cat >/dev/null\n";
 
 pub(crate) async fn a_list_has_one_scaler() {

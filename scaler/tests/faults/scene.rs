@@ -1,5 +1,5 @@
-//! A Deployment in a namespace of its own, with a node that makes its pods ready, and somebody who writes down every
-//! number of replicas that it is ever asked for.
+//! A Deployment in a namespace of its own. One task makes its pods ready, another records every number of replicas
+//! that is written to the Deployment.
 
 use crate::control_plane::{ControlPlane, Line, PATIENCE, namespace, node};
 use crate::program::Scaler;
@@ -22,12 +22,12 @@ const NODE: &str = "node";
 /// The replicas that each test begins with.
 pub(crate) const REPLICAS: i32 = 4;
 
-/// The load that they are needed for, requests a second, one that needs six at least, and one for which one would do.
+/// Loads in requests per second: the four replicas are needed; at least six are needed; one is enough.
 pub(crate) const LOAD: f64 = 27.0;
 pub(crate) const MORE_LOAD: f64 = 50.0;
 pub(crate) const LESS_LOAD: f64 = 2.0;
 
-/// `spec.replicas` from then on; nothing while there is no Deployment.
+/// A time, and `spec.replicas` from then on; `None` while there is no Deployment.
 type Asked = (Instant, Option<i32>);
 
 pub(crate) struct Scene {
@@ -43,7 +43,7 @@ pub(crate) struct Scene {
 impl Scene {
     pub(crate) async fn new(control_plane: &Arc<ControlPlane>, name: &str) -> Self {
         let client = control_plane.client().await;
-        // For all pods of all tests. Without it they would be cleared away.
+        // All tests share this node. Without a live node the control plane would delete the pods.
         let mut tasks = JoinSet::new();
         node(&client, NODE, &mut tasks).await;
         namespace(&client, name).await;
@@ -78,66 +78,66 @@ impl Scene {
         self.deployments.delete("replica", &DeleteParams::background()).await.expect("deleted");
     }
 
-    /// The flags with which a scaler scales it, to eight at most.
+    /// Flags for a scaler of this Deployment with at most eight replicas, and `more` flags.
     pub(crate) fn flags(&self, more: &[String]) -> Vec<String> {
         self.flags_up_to(8, more)
     }
 
-    /// The same, to so many at most.
+    /// Flags for a scaler of this Deployment with at most `max` replicas, and `more` flags.
     pub(crate) fn flags_up_to(&self, max: u32, more: &[String]) -> Vec<String> {
         [&[format!("--target=deployment:{}/replica", self.namespace), format!("--max={max}")], more].concat()
     }
 
-    /// A file with the way to the cluster, after a change.
+    /// Writes a kubeconfig for the cluster, after a change. Returns its path.
     pub(crate) fn kubeconfig(&self, change: impl FnOnce(&mut Kubeconfig)) -> PathBuf {
         let mut kubeconfig = self.control_plane.kubeconfig();
         change(&mut kubeconfig);
         let path = self.folder.path().join("kubeconfig");
-        // JSON is YAML.
+        // kubeconfigs are YAML, and JSON is valid YAML.
         std::fs::write(&path, serde_json::to_vec(&kubeconfig).expect("text")).expect("writable");
         path
     }
 
-    /// The same over a line that can be cut.
+    /// A kubeconfig that reaches the API server over `line`, which can be cut.
     pub(crate) fn kubeconfig_over(&self, line: &Line) -> PathBuf {
         self.kubeconfig(|kubeconfig| {
             kubeconfig.clusters[0].cluster.as_mut().expect("a cluster").server = Some(line.address());
         })
     }
 
-    /// The same for who may do only what Roles allow.
+    /// A kubeconfig that acts as `user`, who has only the privileges that Roles grant.
     pub(crate) fn kubeconfig_of(&self, user: &str) -> PathBuf {
         self.kubeconfig(|kubeconfig| {
             kubeconfig.auth_infos[0].auth_info.as_mut().expect("a user").impersonate = Some(user.into());
         })
     }
 
-    /// A folder that goes with it.
+    /// Creates a folder that is removed with the scene.
     pub(crate) fn folder(&self, name: &str) -> PathBuf {
         let path = self.folder.path().join(name);
         std::fs::create_dir(&path).expect("a new folder");
         path
     }
 
-    /// Every number of replicas that it was asked for, in order.
+    /// Every number of replicas that the Deployment was set to, in order.
     pub(crate) fn asked(&self) -> Vec<i32> {
         self.asked.lock().expect("whole").iter().filter_map(|(_, replicas)| *replicas).collect()
     }
 
-    /// The same since then, what stood then included.
+    /// The numbers of replicas that the Deployment has had since `then`, the one at that time included.
     pub(crate) fn asked_since(&self, then: Instant) -> Vec<i32> {
         let asked = self.asked.lock().expect("whole");
         let before = asked.partition_point(|(at, _)| *at < then).saturating_sub(1);
         asked[before..].iter().filter_map(|(_, replicas)| *replicas).collect()
     }
 
-    /// Nobody ever asked for fewer than there were.
+    /// Checks that the number of replicas was never lowered.
     pub(crate) fn never_went_down(&self) {
         let asked = self.asked();
         assert!(asked.is_sorted(), "{}: {asked:?}", self.namespace);
     }
 
-    /// Until this scaler has asked for such a number.
+    /// Waits until the number of replicas satisfies `is_it`. Fails with the latest decision and the log of `scaler`.
     pub(crate) async fn until_asked(&self, scaler: &Scaler, what: &str, is_it: impl Fn(i32) -> bool) -> i32 {
         let until = Instant::now() + PATIENCE;
         loop {
@@ -161,7 +161,7 @@ async fn write_down(deployments: Api<Deployment>, asked: Arc<Mutex<Vec<Asked>>>)
                 deployment.spec.and_then(|spec| spec.replicas)
             }
             Ok(Event::Delete(_)) => None,
-            // It lists again by itself.
+            // The watcher lists the Deployment again by itself.
             Ok(Event::Init | Event::InitDone) | Err(_) => continue,
         };
         let mut asked = asked.lock().expect("whole");
@@ -171,7 +171,7 @@ async fn write_down(deployments: Api<Deployment>, asked: Arc<Mutex<Vec<Asked>>>)
     }
 }
 
-/// As a kubelet would: what is not ready yet becomes so.
+/// Makes every new pod ready, as a kubelet would.
 async fn tend(pods: Api<Pod>) {
     let mut events = Box::pin(watcher(pods.clone(), Config::default()));
     while let Some(event) = events.next().await {
@@ -181,7 +181,7 @@ async fn tend(pods: Api<Pod>) {
             let condition =
                 json!({"type": "Ready", "status": "True", "lastTransitionTime": Timestamp::now().to_string()});
             let status: Value = json!({"status": {"phase": "Running", "conditions": [condition]}});
-            // It may have gone in the meantime.
+            // The pod may have been deleted meanwhile; then the patch fails.
             let _gone = pods.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(status)).await;
         }
     }

@@ -1,4 +1,4 @@
-//! A scaler that is killed leaves nothing behind, and the next one begins anew.
+//! A killed scaler leaves no processes, list entries or control groups behind, and the next scaler starts new replicas.
 
 use crate::stub::{PATIENCE, Scaler, Scene, eventually};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use tokio::process::Command;
 
-/// Ends with its parent.
+/// Shell lines of a replica that ends when its parent ends.
 const REPLICA: &str = "exec 3<&0; cat <&3 > /dev/null";
 
-/// Control groups of a scaler's replicas.
+/// The control groups below `folder` that the scaler with this process id has made.
 fn groups(folder: &Path, scaler: u32) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).into_iter().flatten().flatten().filter(|entry| entry.path().is_dir()) {
@@ -24,7 +24,7 @@ fn groups(folder: &Path, scaler: u32) -> Vec<PathBuf> {
 }
 
 #[tokio::test]
-async fn after_a_killed_scaler_the_next_begins_anew() {
+async fn a_killed_scaler_leaves_nothing_behind_for_the_next_one() {
     let scene = Scene::new().await;
     let flags = ["--min=2", "--cpu-share=0.5", "--memory-limit=64MiB"];
     let all = |count| {
@@ -46,19 +46,19 @@ async fn after_a_killed_scaler_the_next_begins_anew() {
     let scaler = Scaler::start(&scene, REPLICA, &flags).await;
     let new = eventually("two are there again", all(2)).await;
     assert!(new.iter().all(|process| !old.contains(process)), "{old:?} {new:?}");
-    // What the dead ones had published, before any new one is ready.
+    // The new scaler has emptied the list of the killed one before any new replica is ready.
     assert_eq!(fs::read_to_string(scene.list()).expect("there is one"), "");
     assert_eq!(groups(cgroups, process), Vec::<PathBuf>::new());
     scaler.kill().await;
     eventually("they have ended", all(0)).await;
 }
 
-/// Closing its standard input tells nothing to a process that is stopped.
+/// A process that SIGSTOP has stopped does not see its standard input close, and must end all the same.
 #[tokio::test]
 async fn a_stopped_program_ends_with_its_parent() {
     let scene = Scene::new().await;
     let path = |name| scene.folder.path().join(name).display().to_string();
-    // The shell alone holds the pipe open.
+    // Only the shell holds the pipe open, so the pipe closes when the shell is killed.
     let script = format!(
         "mkfifo {pipe}\n{scaler} --exit-with-parent --listen=127.0.0.1:0 --list={list} --replica={replica} \\\n\
          < {pipe} 4>&- > {said} 2>&1 &\n\

@@ -1,4 +1,4 @@
-//! Replicas that die: what becomes of them, and what is said about it.
+//! Replicas that die are replaced, and the log gives the reason.
 
 use crate::stub::{Scaler, Scene, eventually, stop, until};
 use scaler::target::processes;
@@ -7,10 +7,10 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 #[tokio::test]
-async fn one_that_needs_too_much_memory_is_replaced_and_the_log_says_why() {
+async fn a_replica_over_its_memory_limit_is_replaced_and_the_log_says_why() {
     let scene = Scene::new().await;
     let eat = scene.folder.path().join("eat");
-    // A line of 256 MB, held at once.
+    // `tail` holds the whole line of 256 MB in memory, which is over the limit.
     let lines = format!(
         "while [ ! -e {0} ]; do sleep 0.05; done\nrm {0}\nhead -c 256000000 /dev/zero | tail -n 1 > /dev/null\nexit 1",
         eat.display()
@@ -28,7 +28,7 @@ async fn one_that_needs_too_much_memory_is_replaced_and_the_log_says_why() {
 }
 
 #[tokio::test]
-async fn ones_that_keep_dying_are_started_ever_later_and_count_as_blocked() {
+async fn replicas_that_keep_dying_start_after_growing_pauses_and_count_as_blocked() {
     let scene = Scene::new().await;
     let starts = scene.folder.path().join("starts");
     let began = Instant::now();
@@ -36,7 +36,7 @@ async fn ones_that_keep_dying_are_started_ever_later_and_count_as_blocked() {
     until(&target, "it is seen that this is a loop", |state| state.replicas.blocked == 1).await;
     let count = || fs::read_to_string(&starts).map_or(0, |text| text.lines().count());
     eventually("a fourth start", || (count() == 4).then_some(())).await;
-    // The first death is followed by another start at once, the second after a second, the third after two.
+    // The first dead replica is replaced at once, the second after 1 s, the third after 2 s.
     assert!(began.elapsed() > Duration::from_secs(3), "{:?}", began.elapsed());
     stop(target).await;
 }

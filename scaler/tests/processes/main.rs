@@ -1,4 +1,4 @@
-//! Replicas as child processes, with real processes: shell scripts that say they are ready and then do one thing.
+//! The target `processes` with real child processes: shell scripts that print an address as a replica does.
 
 mod cleanup;
 mod deaths;

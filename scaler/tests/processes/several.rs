@@ -1,4 +1,4 @@
-//! One scaler of several targets.
+//! One scaler that scales several targets from a configuration file.
 
 use crate::stub::{PATIENCE, Scaler, Scene, eventually};
 use serde_json::Value;

@@ -1,4 +1,4 @@
-//! What stands in for replicas and for a dispatcher.
+//! Stubs of replicas and of a dispatcher, and the scaler as a child process.
 
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
@@ -21,13 +21,13 @@ use tokio::process::{Child, ChildStdout, Command};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-/// For anything that should happen soon. Busy machines are slow.
+/// Time limit of every wait. It is long, because busy machines are slow.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Says who is ready, and tells as a dispatcher that nothing is to be done.
+/// A server that answers readiness probes for replicas, and `/metrics` as an idle dispatcher does.
 pub(crate) struct Stub {
     pub(crate) address: String,
-    /// Whether replicas are ready.
+    /// Whether replicas are reported as ready.
     pub(crate) is_ready: Arc<AtomicBool>,
     server: JoinHandle<()>,
 }
@@ -50,7 +50,7 @@ impl Stub {
         Self { address, is_ready, server }
     }
 
-    /// A program that says that it listens at this stub's address, and then goes on with these lines of a shell.
+    /// Writes a shell script that prints this stub's address as its own, as a replica does, and then runs `lines`.
     pub(crate) fn program(&self, folder: &Path, lines: &str) -> PathBuf {
         let program = folder.join("replica");
         fs::write(&program, format!("#!/bin/sh\necho listening on http://{}\n{lines}\n", self.address))
@@ -66,7 +66,7 @@ impl Drop for Stub {
     }
 }
 
-/// The metrics of one to which nothing was ever sent.
+/// The metrics of a dispatcher that has never received a request.
 fn idle_dispatcher() -> String {
     let histogram = |name: &str| format!("{name}_bucket{{le=\"+Inf\"}} 0\n{name}_sum 0\n{name}_count 0\n");
     format!(
@@ -76,7 +76,7 @@ fn idle_dispatcher() -> String {
     )
 }
 
-/// Replicas in a folder of their own.
+/// A folder for the files of one scaler, and the stub that its replicas share.
 pub(crate) struct Scene {
     pub(crate) stub: Stub,
     pub(crate) folder: TempDir,
@@ -102,18 +102,18 @@ impl Scene {
         self.folder.path().join("replicas")
     }
 
-    /// What its scaler says.
+    /// The path of the scaler's log.
     pub(crate) fn log(&self) -> PathBuf {
         self.folder.path().join("log")
     }
 
-    /// What its scaler has said so far.
+    /// The text of the scaler's log.
     pub(crate) fn said(&self) -> String {
         fs::read_to_string(self.log()).expect("a scaler was started")
     }
 
-    /// Ids of the processes that run this scene's program, one for each replica: what a replica starts has the line of
-    /// its parent until it has become the other program.
+    /// Ids of the replicas' processes. A child that a replica has forked shows the replica's command line until it
+    /// executes its own program, so processes whose parent is among the matches are left out.
     pub(crate) fn processes(&self) -> Vec<u32> {
         let program = self.folder.path().join("replica");
         let program = program.to_str().expect("text").as_bytes();
@@ -130,7 +130,7 @@ impl Scene {
 
 impl Drop for Scene {
     fn drop(&mut self) {
-        // Of a scaler that was killed some are left: a stub does not watch its parent.
+        // A killed scaler may leave replicas behind, since not every script ends with its parent.
         for process in self.processes() {
             if let Some(process) = i32::try_from(process).ok().and_then(Pid::from_raw) {
                 let _gone_already = kill_process(process, Signal::KILL);
@@ -139,22 +139,22 @@ impl Drop for Scene {
     }
 }
 
-/// The process that started this one, if it still runs.
+/// The id of the parent of `process`; `None` if `process` has ended.
 fn parent(process: u32) -> Option<u32> {
     let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
 }
 
-/// The scaler's own program; killed when dropped.
+/// A running scaler, killed when dropped.
 pub(crate) struct Scaler {
     child: Child,
     address: String,
-    /// What it has still to say; kept open so that it can.
+    /// Kept open: the scaler would fail to print to a closed pipe.
     _stdout: BufReader<ChildStdout>,
 }
 
 impl Scaler {
-    /// Of this scene's replicas, with more flags.
+    /// Starts a scaler whose replicas run the shell script `lines` of this scene, with `flags` added.
     pub(crate) async fn start(scene: &Scene, lines: &str, flags: &[&str]) -> Self {
         let own = [
             "--drain-delay=0s".into(),
@@ -167,7 +167,7 @@ impl Scaler {
         Self::with(&scene.log(), &all).await
     }
 
-    /// With these flags.
+    /// Starts a scaler with these flags, which writes its log to `log`.
     pub(crate) async fn with(log: &Path, flags: &[&str]) -> Self {
         let log = fs::File::create(log).expect("created");
         let mut child = Command::new(env!("CARGO_BIN_EXE_scaler"))
@@ -186,17 +186,17 @@ impl Scaler {
         Self { child, address, _stdout: stdout }
     }
 
-    /// Its process.
+    /// The scaler's process id.
     pub(crate) fn process(&self) -> u32 {
         self.child.id().expect("it was not waited for")
     }
 
-    /// Ends it as nobody can prepare for.
+    /// Sends SIGKILL, which the scaler cannot handle, and waits until it has ended.
     pub(crate) async fn kill(mut self) {
         self.child.kill().await.expect("it is ours");
     }
 
-    /// What it answers to this path.
+    /// The body of the scaler's answer to GET `path`.
     pub(crate) async fn get(&self, path: &str) -> String {
         let answer = service::fetch::get(&self.address, path, PATIENCE).await;
         String::from_utf8(answer.expect("it answers").1.to_vec()).expect("text")
@@ -212,7 +212,7 @@ pub(crate) async fn until(target: &Handle, what: &str, wanted: impl FnMut(&State
     }
 }
 
-/// Waits until there is one.
+/// Waits until `look` finds a value.
 pub(crate) async fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let until = Instant::now() + PATIENCE;
     loop {
@@ -224,7 +224,7 @@ pub(crate) async fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T
     }
 }
 
-/// Ends it, and waits until its processes have ended.
+/// Stops the target, and waits until its processes have ended.
 pub(crate) async fn stop(target: Handle) {
     drop(target.desired);
     tokio::time::timeout(PATIENCE, target.done).await.expect("in time").expect("no panic");

@@ -19,7 +19,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) const SKIPPED: &str =
     "skipped: there is no prometheus or no promtool; to have them: apt-get install prometheus";
 
-/// Says so on the real standard error, so that no test is skipped silently.
+/// Reports a skipped test on the real standard error, so that no test is skipped silently.
 pub(crate) fn skipped() {
     writeln!(std::io::stderr(), "{SKIPPED}").expect("standard error is open");
 }
@@ -49,7 +49,7 @@ impl Prometheus {
         (self.child, self.address) = run(&self.folder, &self.address).await.expect("it was there");
     }
 
-    /// Gives it other targets.
+    /// Replaces the targets that Prometheus scrapes.
     pub(crate) async fn scrape(&self, targets: &[SocketAddr]) {
         write_config(&self.folder, targets);
         self.signal("HUP").await;

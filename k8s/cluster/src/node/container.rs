@@ -93,19 +93,19 @@ impl Container {
     /// If the specification names an unknown field, or the system refuses.
     pub(super) fn start(config: &ContainerConfig, pod: &Pod, placement: Placement<'_>) -> Result<Self> {
         let input = config.resolve(pod, placement.sandbox.address, network::NODE_ADDRESS)?;
-        let log_folder = placement.log.parent().context("a log is in a folder")?;
+        let log_folder = placement.log.parent().context("the path of the log has no folder")?;
         let files = tempfile::tempdir_in(log_folder).with_context(|| format!("write to {}", log_folder.display()))?;
         let namespace = pod.namespace().unwrap_or_default();
         write_files(files.path(), &namespace, placement.access.credentials.as_ref())
             .with_context(|| format!("write to {}", files.path().display()))?;
         let mut child =
             command(config, pod, &input, &placement, files.path())?.spawn().context("start the container")?;
-        let id = child.id().context("the process has just been started")?;
-        let pid = i32::try_from(id).ok().and_then(Pid::from_raw).context("a process has an id")?;
+        let id = child.id().context("the started process has no id")?;
+        let pid = i32::try_from(id).ok().and_then(Pid::from_raw).context("the process id is out of range")?;
         if let Some(group) = &placement.group {
             group.add(id).context("put the container into its control group")?;
         }
-        let stdin = child.stdin.take().context("standard input is piped")?;
+        let stdin = child.stdin.take().context("the container's standard input is not piped")?;
         File::from(stdin.into_owned_fd()?).write_all(b"begin\n").context("let the container begin")?;
         Ok(Self { child, pid, group: placement.group, _files: files })
     }

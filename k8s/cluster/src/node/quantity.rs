@@ -1,9 +1,9 @@
-//! PURE: quantities of processors, as Kubernetes writes them: `2`, `0.5`, `250m`, `123456789n`.
+//! Quantities of processors, as Kubernetes writes them: `2`, `0.5`, `250m`, `123456789n`. Pure.
 
-/// More cores than anybody has.
+/// The largest quantity that is accepted, in cores.
 const MOST: f64 = 1e6;
 
-/// In cores, rounded up to thousandths as the HPA does (`Quantity.MilliValue`); nothing if that is no such quantity.
+/// Parses a quantity into cores, rounded up to thousandths as the HPA does (`Quantity.MilliValue`); else `None`.
 pub(super) fn cores(text: &str) -> Option<f64> {
     let text = text.strip_prefix('+').unwrap_or(text);
     let end = text.find(|character: char| !(character.is_ascii_digit() || character == '.')).unwrap_or(text.len());
@@ -18,7 +18,7 @@ pub(super) fn cores(text: &str) -> Option<f64> {
         _ => 10_f64.powi(unit.strip_prefix(['e', 'E'])?.parse().ok()?),
     };
     let cores = number.parse::<f64>().ok()? * scale;
-    // What is a whole number but for binary fractions is not rounded up.
+    // 1e-9 is subtracted so that the inexactness of binary fractions does not round a whole number up.
     (cores <= MOST).then(|| (cores * 1e3 - 1e-9).ceil().max(0.0) / 1e3)
 }
 

@@ -11,8 +11,8 @@ use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-/// Numbers of a cache line, which are left between rows and between planes of scratch memory: rows at a distance of a
-/// power of two would all fall into the same few sets of the first-level cache.
+/// Gap between rows and between planes of scratch memory: a cache line, in numbers. Without it, rows at a distance of a
+/// power of two would compete for the same few sets of the first-level cache.
 const GAP: usize = 16;
 
 /// Tiles that are worked on at a time: two groups of rows of the product, whose transforms fit the second-level cache.
@@ -52,13 +52,13 @@ pub(crate) struct Part {
 struct ScratchSizes {
     /// Tiles that are worked on at a time.
     tiles_at_once: usize,
-    /// From tile to tile in a plane of transformed inputs.
+    /// Distance between two tiles in a plane of transformed inputs.
     input_row: usize,
-    /// From plane to plane of transformed inputs.
+    /// Distance between two planes of transformed inputs.
     input_plane: usize,
-    /// From tile to tile in a plane of products.
+    /// Distance between two tiles in a plane of products.
     product_row: usize,
-    /// From plane to plane of products.
+    /// Distance between two planes of products.
     product_plane: usize,
 }
 
@@ -325,7 +325,7 @@ impl<T: Transform<N, M>, const N: usize, const M: usize> VectorTask for PartTask
 /// Stores the sums of a product as they are.
 struct StoreSums {
     to: *mut f32,
-    /// Numbers from row to row.
+    /// Distance between two rows, in numbers.
     stride: usize,
 }
 

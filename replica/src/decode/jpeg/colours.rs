@@ -8,7 +8,7 @@ use super::segments::Frame;
 /// The colour space of a file's components.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ColourSpace {
-    /// One component.
+    /// Grey: one component.
     Grey,
     /// YCbCr: luma, and chroma of blue and of red.
     Ycc,

@@ -21,11 +21,11 @@ pub(super) struct Plane {
 pub(super) enum Scaling {
     /// Each sample is repeated this many times across and down.
     Repeated(usize, usize),
-    /// Twice as many samples across, by a triangle filter.
+    /// A triangle filter doubles the width.
     Across,
-    /// Twice as many samples down, by a triangle filter.
+    /// A triangle filter doubles the height.
     Down,
-    /// Twice as many samples across and down, by a triangle filter.
+    /// A triangle filter doubles width and height.
     Both,
 }
 

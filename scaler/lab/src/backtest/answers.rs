@@ -22,9 +22,9 @@ pub struct Answers {
 /// Numbers of requests without an answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Unanswered {
-    /// No replica could answer.
+    /// Requests that no replica could answer.
     pub failed: f64,
-    /// The deadline passed.
+    /// Requests whose deadline passed.
     pub expired: f64,
 }
 
@@ -54,7 +54,10 @@ impl Answers {
     /// Adds the answers of one dispatcher in `span`. `first` and `last` are its counts at the ends of the span.
     pub fn add(&mut self, span: Span, first: &Self, last: &Self) {
         // `since` also covers an upgrade between two points, after which counts are lower or buckets differ.
-        let since = |last: &Histogram, first| if span.is_from_start { last.clone() } else { last.since(first) };
+        let since = |last: &Histogram, first| {
+            let step = if span.is_from_start { None } else { last.checked_since(first) };
+            step.unwrap_or_else(|| last.clone())
+        };
         self.service.add(&since(&last.service, &first.service));
         self.latency.add(&since(&last.latency, &first.latency));
         if let Some(last) = last.unanswered {

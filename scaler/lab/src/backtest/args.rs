@@ -11,7 +11,7 @@ const SELECTOR: &str = "Which dispatchers, scaler and replicas: matchers of labe
                         namespace=\"shop\"";
 
 /// Compares laws on recorded load in virtual time. A Prometheus has recorded the arrivals at the dispatchers. The plant
-/// is what it has recorded of the replicas; a flag overrides a recorded value. One more row tells what happened.
+/// is what it has recorded of the replicas; a flag overrides a recorded value. One more row has the recorded outcome.
 #[derive(Debug, Clone, clap::Args)]
 #[command(
     mut_arg("prometheus", |argument| argument.required(true)),

@@ -81,7 +81,7 @@ pub enum Unusable {
 }
 
 impl RecordedSamples {
-    /// No samples yet.
+    /// Makes an empty set for this period.
     pub fn new(period: Period) -> Self {
         Self { period, dispatchers: BTreeMap::new(), desired: BTreeMap::new(), ready: BTreeMap::new() }
     }

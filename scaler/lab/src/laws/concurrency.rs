@@ -29,7 +29,7 @@ const PANIC_THRESHOLD: f64 = 2.0;
 const MAX_SCALE_UP_RATE: f64 = 1000.0;
 const MAX_SCALE_DOWN_RATE: f64 = 2.0;
 
-/// The law with its memory.
+/// The law `concurrency` with its state between decisions.
 #[derive(Debug)]
 pub struct Concurrency {
     cadence: Cadence,

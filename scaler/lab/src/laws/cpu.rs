@@ -41,7 +41,7 @@ pub fn parse(text: &str) -> Option<Parameters> {
     Some(Parameters { percent, behavior })
 }
 
-/// The law with its memory.
+/// The law `cpu` with its state between decisions.
 #[derive(Debug)]
 pub struct Cpu {
     /// Target utilisation, percent of the requested cores.
@@ -153,11 +153,11 @@ fn is_within_tolerance(ratio: f64) -> bool {
 /// The pods by the use that the HPA makes of their samples.
 #[derive(Debug, Default)]
 struct PodGroups {
-    /// Their samples count.
+    /// Pods whose samples count.
     ready: Group,
-    /// They run and have no sample.
+    /// Running pods without a sample.
     missing: Group,
-    /// They are pending, or too young for their samples to count.
+    /// Pods that are pending, or too young for their samples to count.
     unready: Group,
 }
 

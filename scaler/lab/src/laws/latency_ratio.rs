@@ -45,7 +45,7 @@ pub enum Variant {
     Literal,
 }
 
-/// The law with its memory.
+/// The law `latency-ratio` with its state between decisions.
 #[derive(Debug)]
 pub struct LatencyRatio {
     objective: Duration,

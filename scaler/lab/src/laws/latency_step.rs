@@ -31,7 +31,7 @@ const STEP: Duration = Duration::from_secs(30);
 /// Time over which the mean is taken.
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// The law with its memory.
+/// The law `latency-step` with its state between decisions.
 #[derive(Debug)]
 pub struct LatencyStep {
     upper: Duration,

@@ -27,7 +27,7 @@ const TARGET_LENGTH: f64 = 5.0;
 
 const STABILISATION_WINDOW: Duration = Duration::from_secs(300);
 
-/// The law with its memory.
+/// The law `queue` with its state between decisions.
 #[derive(Debug)]
 pub struct Queue {
     cadence: Cadence,

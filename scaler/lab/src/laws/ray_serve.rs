@@ -24,7 +24,7 @@ const LOOK_BACK_PERIOD: Duration = Duration::from_secs(30);
 const UPSCALE_DELAY: Duration = Duration::from_secs(30);
 const DOWNSCALE_DELAY: Duration = Duration::from_secs(600);
 
-/// The law with its memory.
+/// The law `ray-serve` with its state between decisions.
 #[derive(Debug)]
 pub struct RayServe {
     /// Requests in the system at each observation.

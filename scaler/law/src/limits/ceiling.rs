@@ -83,9 +83,9 @@ impl Ceiling {
         let Pauses { first, last } = if why == Limit::Full { FULL } else { NO_GAIN };
         let before = self.reached.filter(|reached| reached.why == why);
         let pause = match before {
-            // It still holds.
+            // The ceiling still holds, so its pause does not grow.
             Some(reached) if at < reached.until => reached.pause,
-            // It was in vain to try again.
+            // The attempt to exceed the ceiling failed, so the next pause is twice as long.
             Some(reached) if at < reached.until + reached.pause => (reached.pause * 2).min(last),
             _ => first,
         };

@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
 use law::observation::Replicas;
 use std::borrow::Borrow;
 
-/// Reasons for which a container waits until somebody changes something, or crashes again.
+/// Waiting reasons of a container that keeps crashing, or cannot start until its cause is removed.
 const STUCK: [&str; 7] = [
     "CrashLoopBackOff",
     "CreateContainerConfigError",
@@ -19,13 +19,13 @@ const STUCK: [&str; 7] = [
 /// The state of a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// It serves.
+    /// The pod is ready.
     Ready,
-    /// It will serve.
+    /// The pod is not ready yet.
     Starting,
-    /// It cannot be placed or started, or keeps dying.
+    /// The pod cannot be placed or started, or keeps dying.
     Blocked,
-    /// It has finished or is being deleted: no longer a replica.
+    /// The pod has finished or is being deleted, so it is no longer a replica.
     Gone,
 }
 
@@ -165,17 +165,15 @@ mod tests {
     #[test]
     fn an_obstacle_is_told_in_the_words_of_the_scheduler_or_the_kubelet() {
         let unplaced = json!({"conditions": [condition("PodScheduled", "False", "Unschedulable")]});
-        let state = json!({"waiting": {"reason": "CrashLoopBackOff"}});
-        let last = json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}});
-        let dying = json!({"containerStatuses": [container(false, &state, &last)]});
+        let mut dying = waiting("CrashLoopBackOff");
+        dying["containerStatuses"][0]["lastState"] = json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}});
         let ready = json!({"conditions": [condition("Ready", "True", "")]});
         for (statuses, expected) in [
-            (vec![&ready], None),
-            (vec![&ready, &unplaced], Some("a: 0/1 nodes are available")),
-            (vec![&dying], Some("a: CrashLoopBackOff, last time OOMKilled")),
-            (vec![], None),
+            (&[&ready][..], None),
+            (&[&ready, &unplaced], Some("a: 0/1 nodes are available")),
+            (&[&dying], Some("a: CrashLoopBackOff, last time OOMKilled")),
         ] {
-            let pods: Vec<Pod> = statuses.into_iter().map(pod).collect();
+            let pods: Vec<Pod> = statuses.iter().map(|status| pod(status)).collect();
             assert_eq!(obstacle(&pods).as_deref(), expected);
         }
     }
@@ -184,19 +182,19 @@ mod tests {
     fn replicas_without_a_pod_are_starting_or_blocked() {
         let ready = pod(&json!({"conditions": [condition("Ready", "True", "")]}));
         let pods = [ready, pod(&json!({})), pod(&waiting("ErrImagePull")), pod(&json!({"phase": "Failed"}))];
-        let failure = |status: &str| json!({"conditions": [condition("ReplicaFailure", status, "")]});
-        for (spec, status, desired, starting, blocked) in [
-            (json!(3), json!({}), 3, 1, 1),
-            (json!(5), json!({}), 5, 3, 1),
-            (json!(5), failure("False"), 5, 3, 1),
-            (json!(5), failure("True"), 5, 1, 3),
-            (json!(0), failure("True"), 0, 1, 1),
-            (json!(null), json!({}), 1, 1, 1),
+        for (replicas, failure, desired, starting, blocked) in [
+            (json!(3), "", 3, 1, 1),
+            (json!(5), "", 5, 3, 1),
+            (json!(5), "False", 5, 3, 1),
+            (json!(5), "True", 5, 1, 3),
+            (json!(0), "True", 0, 1, 1),
+            (json!(null), "", 1, 1, 1),
         ] {
-            let deployment =
-                json!({"metadata": {}, "spec": {"replicas": spec, "selector": {}, "template": {}}, "status": status});
-            let deployment: Deployment = serde_json::from_value(deployment).expect("a Deployment");
-            assert_eq!(count(&deployment, &pods), Replicas { desired, ready: 1, starting, blocked }, "{spec} {status}");
+            let spec = json!({"replicas": replicas, "selector": {}, "template": {}});
+            let status = json!({"conditions": [condition("ReplicaFailure", failure, "")]});
+            let deployment = serde_json::from_value(json!({"metadata": {}, "spec": spec, "status": status}));
+            let found = count(&deployment.expect("a Deployment"), &pods);
+            assert_eq!(found, Replicas { desired, ready: 1, starting, blocked }, "{replicas} {failure}");
         }
     }
 }

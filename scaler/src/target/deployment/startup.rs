@@ -10,11 +10,11 @@ use std::time::Duration;
 /// Kubelets write a pod's start and its first conditions within a second of each other; times are whole seconds.
 const SLACK: Duration = Duration::from_secs(1);
 
-/// The mean, and whether each pod can still teach something.
+/// The mean, and whether the start-up time of each pod can still be learnt.
 #[derive(Debug, Default)]
 pub struct Startup {
     mean: Option<Duration>,
-    /// By uid.
+    /// Whether each pod can still teach something, by the pod's uid.
     pods: BTreeMap<String, bool>,
 }
 

@@ -15,23 +15,13 @@ const POLL: Duration = Duration::from_millis(20);
 /// A replica that is not ready by then is killed.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A change of a replica.
+/// A change of a replica. Its number comes with it.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// It serves.
-    Ready {
-        /// The replica.
-        id: u64,
-        /// `HOST:PORT`
-        address: String,
-    },
-    /// Its process has ended.
-    Ended {
-        /// The replica.
-        id: u64,
-        /// How it ended, for people.
-        status: String,
-    },
+    /// The replica serves at this address, `HOST:PORT`.
+    Ready(String),
+    /// The process has ended, and how, for people.
+    Ended(String),
 }
 
 /// Lives as long as one process. Dropping the other end of `stopped` drains the process, which is killed if it has not ended
@@ -41,7 +31,7 @@ pub(super) async fn run(
     mut child: Child,
     stopped: oneshot::Receiver<()>,
     limit: Duration,
-    events: mpsc::Sender<Event>,
+    events: mpsc::Sender<(u64, Event)>,
 ) {
     let stdout = child.stdout.take().expect("standard output is piped");
     // Held until the process has ended: `wait` would close it, and so tell the process to exit.
@@ -50,7 +40,7 @@ pub(super) async fn run(
         match tokio::time::timeout(START_TIMEOUT, ready_address(stdout)).await {
             Ok(Some(address)) => {
                 // The owner of the replicas receives until all processes have ended.
-                let _received = events.send(Event::Ready { id, address }).await;
+                let _received = events.send((id, Event::Ready(address))).await;
                 std::future::pending().await
             }
             Ok(None) => {
@@ -69,7 +59,7 @@ pub(super) async fn run(
         }
         _dropped = stopped => drain(&mut child, limit).await,
     };
-    let _received = events.send(Event::Ended { id, status }).await;
+    let _received = events.send((id, Event::Ended(status))).await;
 }
 
 /// Reads the address from the replica's first line and waits until it is ready; `None` if it printed another line.
@@ -88,11 +78,7 @@ async fn ready_address(stdout: ChildStdout) -> Option<String> {
 async fn drain(child: &mut Child, limit: Duration) -> String {
     // The id is known until the process has been waited for, so the signal cannot hit another process.
     let process = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
-    if let Some(process) = process
-        && let Err(error) = kill_process(process, Signal::TERM)
-    {
-        tracing::debug!(%error, "SIGTERM failed; the process has ended");
-    }
+    let _fails_if_it_has_ended = process.map(|process| kill_process(process, Signal::TERM));
     match tokio::time::timeout(limit, child.wait()).await {
         Ok(status) => describe(status),
         Err(_elapsed) => {

@@ -11,16 +11,16 @@ pub(super) const CPU_SAMPLE_PERIOD: u64 = 15_000_000_000;
 /// The life of a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// Not ready yet.
+    /// The replica is not ready yet.
     Starting,
-    /// In rotation.
+    /// The replica is in rotation.
     Ready {
         /// Time at which the replica became ready.
         since: u64,
     },
-    /// Out of rotation, but still at work on the requests that it holds.
+    /// The replica is out of rotation and still works on the requests that it holds.
     Draining,
-    /// Stopped.
+    /// The replica has stopped.
     Gone,
 }
 

@@ -1,26 +1,26 @@
-//! How long replicas are kept after they were last needed: for each number of replicas a little longer than the load was
-//! last away, if it came back soon.
+//! How long replicas are kept after they were last needed. If the load comes back soon, each number of replicas is kept
+//! a quarter longer than the load was away.
 
 use std::time::Duration;
 
-/// When one number of replicas was needed.
+/// When one number of replicas was last needed, and how long it is kept.
 #[derive(Debug, Clone, Copy)]
 struct Level {
     needed: Option<Duration>,
-    /// How long it is kept after that.
+    /// How long this number of replicas is kept after that time.
     hold: Duration,
 }
 
-/// The memory of the needed numbers of replicas.
+/// The retention of the needed numbers of replicas.
 #[derive(Debug)]
-pub struct Memory {
+pub struct Retention {
     least: Duration,
     most: Duration,
-    /// For one replica, two, …
+    /// The entry at index `n` is for `n + 1` replicas.
     levels: Vec<Level>,
 }
 
-impl Memory {
+impl Retention {
     /// Keeps replicas for `least`, and for up to `most` after the load came back later than that.
     pub fn new(least: Duration, most: Duration) -> Self {
         Self { least, most, levels: Vec::new() }
@@ -56,22 +56,21 @@ impl Memory {
 mod tests {
     use super::*;
 
-    const S: fn(u64) -> Duration = Duration::from_secs;
-
     #[test]
     fn load_that_comes_back_is_waited_for_a_little_longer_than_it_was_away() {
-        let mut memory = Memory::new(S(20), S(120));
-        memory.note(S(0), 3);
-        assert_eq!((memory.replicas(S(19)), memory.replicas(S(20))), (3, 0));
-        memory.note(S(10), 1);
-        assert_eq!((memory.replicas(S(19)), memory.replicas(S(29))), (3, 1));
-        // Three were away for 40 s, one was not.
-        memory.note(S(40), 3);
-        assert_eq!((memory.replicas(S(89)), memory.replicas(S(90))), (3, 0));
-        // Away for 110 s: kept for no longer than the limit. Away for 130 s: not waited for again.
-        memory.note(S(150), 3);
-        assert_eq!((memory.replicas(S(269)), memory.replicas(S(270))), (3, 0));
-        memory.note(S(280), 3);
-        assert_eq!((memory.replicas(S(299)), memory.replicas(S(300))), (3, 0));
+        let second = Duration::from_secs;
+        let mut retention = Retention::new(second(20), second(120));
+        for (at, needed, kept) in [
+            (0, 3, [(19, 3), (20, 0)]),
+            (10, 1, [(19, 3), (29, 1)]),
+            // Three were away for 40 s, one was not.
+            (40, 3, [(89, 3), (90, 0)]),
+            // Away for 110 s: kept for no longer than the limit. Away for 130 s: not waited for again.
+            (150, 3, [(269, 3), (270, 0)]),
+            (280, 3, [(299, 3), (300, 0)]),
+        ] {
+            retention.note(second(at), needed);
+            assert_eq!(kept.map(|(at, _)| (at, retention.replicas(second(at)))), kept);
+        }
     }
 }

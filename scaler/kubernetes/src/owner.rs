@@ -1,11 +1,11 @@
 //! Other autoscalers of a Deployment: a HorizontalPodAutoscaler, or a ScaledObject of KEDA. Two that scale the same Deployment
 //! undo each other's changes for ever.
 
-use super::Name;
+use crate::name::Name;
+use crate::{Failure, request};
 use k8s_openapi::api::autoscaling::v1::HorizontalPodAutoscaler;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
 use kube::{Api, Client, ResourceExt};
-use kubernetes::{Failure, request};
 use serde::de::DeserializeOwned;
 use std::fmt::Debug;
 
