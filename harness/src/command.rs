@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use std::ffi::OsStr;
 use std::io;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -90,9 +91,11 @@ fn finish(child: &mut Child, command: &Command, limit: Duration) -> Result<ExitS
     bail!("{} did not end within {} s and was stopped", name(command), limit.as_secs())
 }
 
+/// The program and its first arguments, for messages.
 fn name(command: &Command) -> String {
+    let program = Path::new(command.get_program());
     let arguments = command.get_args().take(3).map(|argument| format!(" {}", argument.display()));
-    format!("{}{}", command.get_program().display(), arguments.collect::<String>())
+    program.file_name().unwrap_or(program.as_os_str()).display().to_string() + &arguments.collect::<String>()
 }
 
 #[cfg(test)]
@@ -109,7 +112,7 @@ mod tests {
 
     #[test]
     fn the_error_names_the_program() {
-        for (command, expected) in [(vec!["false"], "false failed"), (vec!["/no/such"], "start /no/such")] {
+        for (command, expected) in [(vec!["false"], "false failed"), (vec!["/no/such"], "start such")] {
             let error = run(Command::new(command[0]).args(&command[1..]), PROBE_LIMIT).expect_err("fails");
             assert!(format!("{error:#}").contains(expected), "{error:#}");
         }

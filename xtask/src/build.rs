@@ -13,7 +13,10 @@ pub const PROGRAMS: [&str; 4] = ["dispatcher", "scaler", "replica", "loadgen"];
 /// Time limit of downloading crates.
 const FETCH_LIMIT: Duration = Duration::from_secs(30 * 60);
 
-/// Time limit of compiling all tests, and of running them.
+/// Time limit of compiling all tests.
+const COMPILE_LIMIT: Duration = Duration::from_secs(2 * 60 * 60);
+
+/// Time limit of running all tests.
 const TEST_LIMIT: Duration = Duration::from_secs(60 * 60);
 
 /// Builds [`PROGRAMS`], and gets libtorch if need be.
@@ -54,18 +57,29 @@ pub fn all() -> Result<()> {
     compile(&["--bin", "bench-replica", "--features", "bench/replica"])
 }
 
-/// Builds and runs every test of the workspace, also after one has failed. libtorch must be there.
+/// Compiles every test of the workspace. libtorch must be there.
 ///
 /// # Errors
-/// If a test does not compile or fails.
-pub fn test() -> Result<()> {
-    let mut arguments = vec!["test", "--release", "--locked", "--workspace", "--no-fail-fast"];
+/// If a test does not compile.
+pub fn compile_tests() -> Result<()> {
+    command::run(test().arg("--no-run"), COMPILE_LIMIT)
+}
+
+/// Runs every test of the workspace, also after one has failed.
+///
+/// # Errors
+/// If a test fails.
+pub fn run_tests() -> Result<()> {
+    command::run(command::without_proxy(&mut test()), TEST_LIMIT)
+}
+
+fn test() -> Command {
+    let mut test = cargo(&["test", "--release", "--locked", "--workspace", "--no-fail-fast"]);
     if !cfg!(target_os = "linux") {
         // Its node is made of Linux' namespaces and control groups.
-        arguments.extend(["--exclude", "cluster"]);
+        test.args(["--exclude", "cluster"]);
     }
-    command::run(cargo(&arguments).arg("--no-run"), TEST_LIMIT)?;
-    command::run(command::without_proxy(&mut cargo(&arguments)), TEST_LIMIT)
+    test
 }
 
 /// Compiles the `targets` that these flags of cargo select.

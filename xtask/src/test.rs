@@ -29,7 +29,8 @@ pub fn setup(options: &Options) -> Result<()> {
 /// If the workspace cannot be built or a test fails.
 pub fn run(options: &Options) -> Result<()> {
     setup(options)?;
-    let result = build::test().and_then(|()| cluster::test());
+    build::compile_tests()?;
+    let result = build::run_tests().and_then(|()| cluster::test());
     println!("\n{}", doctor::skipped());
     result
 }
