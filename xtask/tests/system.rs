@@ -209,7 +209,7 @@ fn a_second_system_in_the_same_folder_is_refused_and_harms_nothing() {
     let program = ScalerProgram::Scaler;
     let setup = Setup { listen: "127.0.0.1:0", folder: system.folder.clone(), program, scaler: Vec::new() };
     let refused = Stack::start(setup).err().expect("refused").to_string();
-    assert!(refused.contains("another one"), "{refused}");
+    assert!(refused.contains("another running system uses"), "{refused}");
     assert_eq!(system.stack.ready_replicas().expect("it answers").len(), 1);
 }
 
