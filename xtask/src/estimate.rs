@@ -8,16 +8,16 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 /// CPU time of compiling all crates from registries on the reference machine, s; `cargo build --timings` tells it.
-const DEPENDENCIES_CPU_SECONDS: f64 = 640.0;
+const DEPENDENCIES_CPU_SECONDS: f64 = 300.0;
 
 /// CPU time of compiling the crates of the workspace on the reference machine, s.
-const WORKSPACE_CPU_SECONDS: f64 = 150.0;
+const WORKSPACE_CPU_SECONDS: f64 = 170.0;
 
 /// Libraries that cargo compiles from registries for the programs.
 const LIBRARIES: f64 = 380.0;
 
 /// Time of the longest chain of crates that wait for each other on the reference machine, s.
-const CHAIN_SECONDS: f64 = 150.0;
+const CHAIN_SECONDS: f64 = 110.0;
 
 /// Time of [`sort`] on the reference machine, which has two virtual cores of a server.
 const REFERENCE_SORT: Duration = Duration::from_millis(28);
