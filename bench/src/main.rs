@@ -22,7 +22,7 @@ mod stub;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
-use harness::{exit, paths};
+use harness::paths;
 use std::process::{Command, ExitCode};
 
 /// Measures Roundhouse's programs, next to a peer in the same run where there is one.

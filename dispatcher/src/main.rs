@@ -4,8 +4,13 @@ use anyhow::Result;
 use clap::Parser;
 use dispatcher::config::{Args, Config};
 use dispatcher::server;
+use std::process::ExitCode;
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    exit::report(run())
+}
+
+fn run() -> Result<()> {
     let args = Args::parse();
     let metrics = service::telemetry::start(&args.process.log)?;
     let config = Config::try_from(args)?;

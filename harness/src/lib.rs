@@ -3,7 +3,6 @@
 
 pub mod burst;
 pub mod command;
-pub mod exit;
 pub mod http;
 pub mod loadgen;
 pub mod paths;

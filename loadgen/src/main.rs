@@ -18,7 +18,11 @@ const BREACHED: u8 = 99;
 /// Exit status if the user stopped the run: 128 plus the number of SIGINT, as shells report it.
 const STOPPED: u8 = 130;
 
-fn main() -> Result<ExitCode> {
+fn main() -> ExitCode {
+    exit::report(execute())
+}
+
+fn execute() -> Result<ExitCode> {
     service::descriptors::raise();
     match Cli::read(std::env::args_os()).unwrap_or_else(|error| error.exit()).command {
         Command::Run(args) => return run(&args),

@@ -4,9 +4,14 @@ use anyhow::Result;
 use clap::Parser;
 use replica::config::{Args, Config};
 use replica::server;
+use std::process::ExitCode;
 use std::time::Instant;
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    exit::report(run())
+}
+
+fn run() -> Result<()> {
     let main_entered = Instant::now();
     let args = Args::parse();
     let metrics = service::telemetry::start(&args.process.log)?;

@@ -3,8 +3,13 @@
 use anyhow::Result;
 use scaler::config::{Cli, Command};
 use scaler::{hand_over, laws, server, status};
+use std::process::ExitCode;
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    exit::report(run())
+}
+
+fn run() -> Result<()> {
     let (Cli { command, args }, given) = Cli::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build();
     match command {

@@ -2,7 +2,6 @@
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use harness::exit;
 use std::process::ExitCode;
 use xtask::{bench, cluster, demo, doctor, images, libtorch, requirement, test, up};
 

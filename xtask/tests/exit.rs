@@ -1,5 +1,6 @@
-//! How a failing command ends.
+//! How a failing command or program ends.
 
+use harness::paths;
 use std::process::Command;
 
 #[test]
@@ -14,4 +15,23 @@ fn an_error_ends_with_its_message_and_no_backtrace() {
     let stderr = String::from_utf8(output.stderr).expect("the message is text");
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.starts_with("error: ") && stderr.lines().count() == 1, "{stderr}");
+}
+
+#[test]
+fn every_program_ends_with_its_message_and_no_backtrace() {
+    for (name, arguments) in [
+        ("dispatcher", &["--replicas=file:/no/such/folder/replicas", "--listen=127.0.0.1:0"][..]),
+        ("scaler", &["status", "--scaler=127.0.0.1:1"]),
+        ("replica", &["--weights=/no/such/weights.pth", "--listen=127.0.0.1:0"]),
+        ("loadgen", &["run", "--workload=/no/such/workload"]),
+        ("lab", &["simulate", "--workload=/no/such/workload"]),
+    ] {
+        let mut program = Command::new(paths::program(name));
+        program.args(arguments).env("RUST_BACKTRACE", "1").env_remove("RUST_LIB_BACKTRACE");
+        let output = program.output().unwrap_or_else(|error| panic!("start {name}: {error}"));
+        let stderr = String::from_utf8(output.stderr).expect("the message is text");
+        assert_eq!(output.status.code(), Some(1), "{name}: {stderr}");
+        let last = stderr.lines().last().unwrap_or_default();
+        assert!(last.starts_with("error: ") && !stderr.contains("Stack backtrace"), "{name}: {stderr}");
+    }
 }

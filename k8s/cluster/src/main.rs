@@ -76,10 +76,7 @@ const CHECK_REPLICAS: f64 = 5.0;
 const MINIKUBE_REPLICAS: f64 = 3.0;
 
 fn main() -> ExitCode {
-    run(Cli::parse()).unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
-        ExitCode::FAILURE
-    })
+    exit::report(run(Cli::parse()))
 }
 
 fn run(Cli { task, cores }: Cli) -> Result<ExitCode> {

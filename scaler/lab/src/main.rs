@@ -4,6 +4,7 @@ use anyhow::Result;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use lab::{backtest, laws, simulate};
 use scaler::{config, server};
+use std::process::ExitCode;
 
 const RUN_EXAMPLES: &str = "Examples:\n  \
     lab run --dispatcher 127.0.0.1:5052 --target processes --list /run/roundhouse/replicas --policy concurrency\n  \
@@ -34,7 +35,11 @@ enum Command {
     Run(Box<config::Args>),
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    exit::report(run())
+}
+
+fn run() -> Result<()> {
     let describe_run = |run| config::list_laws(run, &laws::LIVE).after_help(RUN_EXAMPLES);
     let matches = Cli::command().mut_subcommand("run", describe_run).get_matches();
     match Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()).command {

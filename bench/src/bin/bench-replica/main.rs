@@ -6,7 +6,6 @@ mod forward;
 mod parity;
 
 use clap::Parser;
-use harness::exit;
 use std::process::ExitCode;
 
 /// Times and runs parts of the replica.

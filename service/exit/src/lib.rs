@@ -1,21 +1,26 @@
-//! How a command ends: the message that the user sees, and the exit status.
+//! How a program ends: the message that the user sees, and the exit status. A crate of its own, so that the task runner has it
+//! without a server's libraries.
 
 use anyhow::{Error, Result};
-use std::process::ExitCode;
+use std::process::{ExitCode, Termination};
 
 /// The environment variable that asks for the backtraces of errors.
 const BACKTRACE: &str = "RUST_LIB_BACKTRACE";
 
-/// Returns the exit status of a command: 0, or 1 after an error. Prints an error to standard error, with its causes, as
+/// Returns the exit status of a program: that of its result, which is 0 for `()`, or 1 after an error. Prints an error to standard error, with its causes, as
 /// `error: start the replica: no such file`.
 ///
 /// A backtrace follows only if `RUST_LIB_BACKTRACE=1` is set. `RUST_BACKTRACE` alone, which asks for the backtraces of
 /// panics, prints none.
-pub fn report(result: Result<()>) -> ExitCode {
-    let Err(error) = result else { return ExitCode::SUCCESS };
-    let backtrace = std::env::var_os(BACKTRACE).is_some_and(|value| value == "1");
-    eprintln!("{}", message(&error, backtrace));
-    ExitCode::FAILURE
+pub fn report<T: Termination>(result: Result<T>) -> ExitCode {
+    match result {
+        Ok(status) => status.report(),
+        Err(error) => {
+            let backtrace = std::env::var_os(BACKTRACE).is_some_and(|value| value == "1");
+            eprintln!("{}", message(&error, backtrace));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn message(error: &Error, backtrace: bool) -> String {
