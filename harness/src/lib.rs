@@ -9,3 +9,4 @@ pub mod paths;
 pub mod python_tool;
 pub mod stack;
 pub mod steal;
+pub mod suite;

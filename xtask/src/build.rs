@@ -1,7 +1,8 @@
 //! Builds and tests the workspace with cargo. Every call selects the whole workspace in the release profile, so that cargo
 //! resolves features in one way and compiles each dependency once.
 
-use crate::{libtorch, progress, requirement};
+use crate::progress::{self, PROGRAM_STEPS, TEST_STEPS, TestProgram};
+use crate::requirement;
 use anyhow::Result;
 use harness::{command, paths};
 use std::process::Command;
@@ -12,12 +13,6 @@ pub const PROGRAMS: [&str; 4] = ["dispatcher", "scaler", "replica", "loadgen"];
 
 /// Time limit of downloading crates.
 const FETCH_LIMIT: Duration = Duration::from_secs(30 * 60);
-
-/// Time limit of compiling all tests.
-const COMPILE_LIMIT: Duration = Duration::from_secs(2 * 60 * 60);
-
-/// Time limit of running all tests.
-const TEST_LIMIT: Duration = Duration::from_secs(60 * 60);
 
 /// Builds [`PROGRAMS`], and gets libtorch if need be.
 ///
@@ -57,24 +52,22 @@ pub fn all() -> Result<()> {
     compile(&["--bin", "bench-replica", "--features", "bench/replica"])
 }
 
-/// Compiles every test of the workspace. libtorch must be there.
+/// Compiles every test of the workspace, and the programs. libtorch must be there.
 ///
 /// # Errors
 /// If a test does not compile.
-pub fn compile_tests() -> Result<()> {
-    command::run(test().arg("--no-run"), COMPILE_LIMIT)
+pub fn tests() -> Result<Vec<TestProgram>> {
+    fetch()?;
+    progress::run(test("--no-run"), TEST_STEPS)
 }
 
-/// Runs every test of the workspace, also after one has failed.
-///
-/// # Errors
-/// If a test fails.
-pub fn run_tests() -> Result<()> {
-    command::run(command::without_proxy(&mut test()), TEST_LIMIT)
+/// The command that runs the examples in documentation.
+pub fn documentation_tests() -> Command {
+    test("--doc")
 }
 
-fn test() -> Command {
-    let mut test = cargo(&["test", "--release", "--locked", "--workspace", "--no-fail-fast"]);
+fn test(flag: &str) -> Command {
+    let mut test = cargo(&["test", "--release", "--locked", "--workspace", flag]);
     if !cfg!(target_os = "linux") {
         // Its node is made of Linux' namespaces and control groups.
         test.args(["--exclude", "cluster"]);
@@ -84,10 +77,15 @@ fn test() -> Command {
 
 /// Compiles the `targets` that these flags of cargo select.
 fn compile(targets: &[&str]) -> Result<()> {
-    command::run(&mut cargo(&["fetch", "--locked", "--quiet", "--target=host-tuple"]), FETCH_LIMIT)?;
+    fetch()?;
     let mut build = cargo(&["build", "--release", "--locked", "--workspace"]);
     build.args(targets);
-    progress::run(build)
+    progress::run(build, PROGRAM_STEPS).map(drop)
+}
+
+/// Downloads the sources of all dependencies.
+fn fetch() -> Result<()> {
+    command::run(&mut cargo(&["fetch", "--locked", "--quiet", "--target=host-tuple"]), FETCH_LIMIT)
 }
 
 fn cargo(arguments: &[&str]) -> Command {

@@ -1,7 +1,6 @@
 //! Says beforehand how long the demo takes on this machine.
 
 use crate::build::PROGRAMS;
-use crate::libtorch;
 use harness::paths;
 use std::fs;
 use std::hint::black_box;

@@ -8,7 +8,6 @@ pub mod doctor;
 pub mod estimate;
 pub mod images;
 pub mod install;
-pub mod libtorch;
 pub mod progress;
 pub mod requirement;
 pub mod test;

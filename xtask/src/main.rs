@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
-use xtask::{bench, cluster, demo, doctor, images, libtorch, requirement, test, up};
+use xtask::{bench, cluster, demo, doctor, images, requirement, test, up};
 
 /// Builds, runs and tests Roundhouse.
 #[derive(Parser)]

@@ -1,9 +1,10 @@
-//! Runs cargo and shows its progress as one bar on a terminal, or else as a line every ten seconds.
+//! Runs cargo and shows its progress as one bar on a terminal, or as a line every ten seconds elsewhere.
 
 use anyhow::{Context, Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
@@ -16,24 +17,38 @@ const WAITING_EVENTS: usize = 64;
 
 /// Steps of building the programs: a library or program is one, a build script two, as it is compiled and run. Only cargo's
 /// unstable `--unit-graph` tells the number, so this is a guess that the bar corrects: it follows if there are more steps.
-const STEPS: u64 = 488;
+pub const PROGRAM_STEPS: u64 = 488;
+
+/// Steps of building the programs and all tests, a guess like [`PROGRAM_STEPS`].
+pub const TEST_STEPS: u64 = 590;
+
+/// A program that cargo has built from the tests of one file.
+#[derive(Debug, PartialEq, Eq)]
+pub struct TestProgram {
+    /// The program.
+    pub path: PathBuf,
+    /// The file with the tests, absolute.
+    pub source: PathBuf,
+    /// The file `Cargo.toml` of the package. Cargo runs tests in its folder.
+    pub manifest: PathBuf,
+}
 
 /// An event in cargo's output.
 #[derive(Debug, PartialEq, Eq)]
 enum Event {
-    /// A library, program or build script is compiled, or a build script has run.
-    StepDone,
-    /// What cargo does now, as `Compiling serde v1.0.0`.
+    /// A library, program or build script is compiled, or a build script has run. The program if it is one of tests.
+    StepDone(Option<TestProgram>),
+    /// The present work of cargo, such as `Compiling serde v1.0.0`.
     Status(String),
     /// A line of a warning or an error.
     Diagnostic(String),
 }
 
-/// Runs `cargo build` to its end.
+/// Runs `cargo build` or `cargo test --no-run`, of about `steps` steps, to its end. Returns the programs with tests.
 ///
 /// # Errors
-/// If cargo cannot be started or fails. Its messages are on standard error by then, complete.
-pub fn run(mut cargo: Command) -> Result<()> {
+/// If cargo cannot be started or fails. All its messages are on standard error by then.
+pub fn run(mut cargo: Command, steps: u64) -> Result<Vec<TestProgram>> {
     let started = Instant::now();
     cargo.args(["--message-format=json-render-diagnostics", "--color=never"]);
     let mut child =
@@ -45,14 +60,16 @@ pub fn run(mut cargo: Command) -> Result<()> {
     read(stderr, sender, |line| Some(status(&line)));
 
     let style = ProgressStyle::with_template("building {wide_bar} {pos}/{len} in {elapsed} {msg:32!}")?;
-    let bar = ProgressBar::new(STEPS).with_style(style);
+    let bar = ProgressBar::new(steps).with_style(style);
     bar.enable_steady_tick(Duration::from_millis(200));
+    let mut tests = Vec::new();
     let mut next_line = started + LINE_INTERVAL;
     loop {
         match events.recv_timeout(next_line.saturating_duration_since(Instant::now())) {
-            Ok(Event::StepDone) => {
+            Ok(Event::StepDone(test)) => {
+                tests.extend(test);
                 bar.inc(1);
-                bar.set_length(STEPS.max(bar.position()));
+                bar.set_length(steps.max(bar.position()));
             }
             Ok(Event::Status(status)) => bar.set_message(status),
             Ok(Event::Diagnostic(line)) => bar.suspend(|| eprintln!("{line}")),
@@ -69,7 +86,7 @@ pub fn run(mut cargo: Command) -> Result<()> {
     let status = child.wait()?;
     bar.finish_and_clear();
     ensure!(status.success(), "the build failed ({status}); cargo's messages are above");
-    Ok(())
+    Ok(tests)
 }
 
 fn read(
@@ -89,7 +106,19 @@ fn read(
 /// The event of a line of JSON on cargo's standard output.
 fn message(line: String) -> Option<Event> {
     let message: Value = serde_json::from_str(&line).ok()?;
-    matches!(message["reason"].as_str(), Some("compiler-artifact" | "build-script-executed")).then_some(Event::StepDone)
+    match message["reason"].as_str()? {
+        "compiler-artifact" => Some(Event::StepDone(test_program(&message))),
+        "build-script-executed" => Some(Event::StepDone(None)),
+        _ => None,
+    }
+}
+
+/// The program that an artifact is, if it is one of tests.
+fn test_program(artifact: &Value) -> Option<TestProgram> {
+    let path = |value: &Value| value.as_str().map(PathBuf::from);
+    let is_test = artifact["profile"]["test"].as_bool()?;
+    let (source, manifest) = (path(&artifact["target"]["src_path"])?, path(&artifact["manifest_path"])?);
+    is_test.then_some(TestProgram { path: path(&artifact["executable"])?, source, manifest })
 }
 
 /// The event of a line on cargo's standard error. cargo writes a status as a verb that ends in column 12.
@@ -115,29 +144,39 @@ mod tests {
     }
 
     #[test]
-    fn finished_steps_are_counted() {
-        for (reason, expected) in [
-            ("compiler-artifact", Some(Event::StepDone)),
-            ("build-script-executed", Some(Event::StepDone)),
-            ("build-finished", None),
+    fn finished_steps_are_counted_and_programs_of_tests_returned() {
+        let artifact = |is_test: bool| {
+            let target = r#"{"src_path": "/a/tests/b.rs"}"#;
+            format!(
+                r#"{{"reason": "compiler-artifact", "manifest_path": "/a/Cargo.toml", "target": {target},
+                    "profile": {{"test": {is_test}}}, "executable": "/t/b"}}"#
+            )
+        };
+        let program =
+            TestProgram { path: "/t/b".into(), source: "/a/tests/b.rs".into(), manifest: "/a/Cargo.toml".into() };
+        for (line, expected) in [
+            (artifact(false), Some(Event::StepDone(None))),
+            (artifact(true), Some(Event::StepDone(Some(program)))),
+            (r#"{"reason": "build-script-executed"}"#.into(), Some(Event::StepDone(None))),
+            (r#"{"reason": "build-finished"}"#.into(), None),
+            ("no JSON".into(), None),
         ] {
-            assert_eq!(message(format!("{{\"reason\":\"{reason}\"}}")), expected);
+            assert_eq!(message(line), expected);
         }
-        assert_eq!(message("no JSON".into()), None);
     }
 
     #[test]
     fn the_expected_number_of_steps_fits_the_list_of_dependencies() {
         let packages = include_str!("../../Cargo.lock").matches("[[package]]").count();
         // Some packages are of other systems, and some have a build script.
-        let share = STEPS as f64 / packages as f64;
-        assert!((0.9..1.3).contains(&share), "correct STEPS: cargo build compiles {packages} packages");
+        let share = PROGRAM_STEPS as f64 / packages as f64;
+        assert!((0.9..1.3).contains(&share), "correct PROGRAM_STEPS: cargo build compiles {packages} packages");
     }
 
     #[test]
     fn a_failure_of_cargo_is_an_error() {
         let mut cargo = Command::new("sh");
         cargo.args(["-c", "echo no such package >&2; exit 101"]);
-        assert!(run(cargo).expect_err("it fails").to_string().contains("101"));
+        assert!(run(cargo, 1).expect_err("it fails").to_string().contains("101"));
     }
 }

@@ -1,7 +1,6 @@
 //! The list of everything beyond Rust that the build and the tests need: how it is found, what needs it, how to get it.
 //! Installs nothing; [`crate::install`] does.
 
-use crate::libtorch;
 use anyhow::{Result, bail};
 use harness::command::{self, PROBE_LIMIT};
 use harness::python_tool::Environment;

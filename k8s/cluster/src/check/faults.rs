@@ -1,7 +1,7 @@
 //! Faults and restarts under load, in which no request may fail.
 
 use super::fixture::{is_ready, restarts};
-use super::{Fixture, ROLLOUT_TIMEOUT};
+use super::{Fixture, LIGHT_LOAD, ROLLOUT_TIMEOUT};
 use crate::wait::wait_for;
 use anyhow::{Context, Result, bail, ensure};
 use kube::ResourceExt;
@@ -73,7 +73,7 @@ pub(super) async fn check_killed_leader(fixture: &Fixture) -> Result<String> {
     fixture.wait_for_one_replica().await?;
     let leader = fixture.leader().await?;
     ensure!(!leader.is_empty(), "no scaler leads");
-    let light_load = fixture.start_load("killed-leader-light", 0.3)?;
+    let light_load = fixture.start_load("killed-leader-light", LIGHT_LOAD)?;
     tokio::time::sleep(MARGIN).await;
     fixture.cluster.kubectl.run(&["delete", "pod", &leader, "--force", "--grace-period=0"]).await?;
     let start = Instant::now();
@@ -97,7 +97,7 @@ pub(super) async fn check_killed_leader(fixture: &Fixture) -> Result<String> {
 pub(super) async fn check_no_api_server(fixture: &mut Fixture) -> Result<String> {
     fixture.wait_for_one_replica().await?;
     let before = fixture.restarts_by_pod().await?;
-    let load = fixture.start_load("no-api-server", 0.6)?;
+    let load = fixture.start_load("no-api-server", LIGHT_LOAD)?;
     tokio::time::sleep(MARGIN).await;
     let control_plane = &mut fixture.cluster.local_mut()?.control_plane;
     control_plane.kill_api_server()?;

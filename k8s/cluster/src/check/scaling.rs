@@ -1,6 +1,6 @@
 //! Scaling up and down by load alone.
 
-use super::Fixture;
+use super::{Fixture, LIGHT_LOAD};
 use crate::load::{Load, LoadReport};
 use anyhow::{Context, Result, ensure};
 use std::fmt::Write;
@@ -8,10 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// The burst: lengths in seconds, with the load in that time as a multiple of the throughput of one replica.
-const BURST: [(usize, f64); 2] = [(10, 0.3), (30, 2.2)];
-
-/// The load after the burst, as a multiple of the throughput of one replica.
-const LOAD_AFTER_BURST: f64 = 0.3;
+const BURST: [(usize, f64); 2] = [(10, LIGHT_LOAD), (30, 2.2)];
 
 /// Replicas that the burst needs.
 const NEEDED_REPLICAS: i32 = 3;
@@ -28,7 +25,7 @@ pub(super) async fn check_burst(fixture: &Fixture) -> Result<String> {
     let (burst, peak) = finish_and_watch(fixture, load).await?;
     burst.ensure_no_failures()?;
     ensure!(peak >= NEEDED_REPLICAS, "at most {peak} replicas were ready, {NEEDED_REPLICAS} are needed");
-    let load = fixture.start_load("scale-in", LOAD_AFTER_BURST)?;
+    let load = fixture.start_load("scale-in", LIGHT_LOAD)?;
     fixture.wait_for_one_replica().await.context("after the burst")?;
     let rest = load.stop().await?;
     rest.ensure_no_failures()?;

@@ -1,0 +1,130 @@
+//! Runs programs side by side, each with its output in a file, and prints how each one ended. The programs are tests:
+//! most of them wait most of the time, so that a few together keep a machine busier than one after another.
+
+use crate::command;
+use anyhow::{Context, Result, ensure};
+use std::collections::VecDeque;
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// Exit status of a program that cannot do its work on this machine (automake's convention for tests).
+const SKIPPED: i32 = 77;
+
+/// A program of a suite.
+#[derive(Debug)]
+pub struct Job {
+    /// The name in messages, with `/` between its parts.
+    pub name: String,
+    /// The program and its arguments.
+    pub command: Command,
+}
+
+/// How a job ended.
+enum Verdict {
+    Passed,
+    Skipped,
+    Failed,
+}
+
+/// Runs all jobs, also after one has failed, in the order of the list and at most `lanes` of them at a time. Each job's
+/// output goes to a file in `folder`. Prints a line for each job, and the output of those that failed or were skipped.
+///
+/// # Errors
+/// If a job fails, cannot be started, or is killed because it still runs after `limit`.
+pub fn run(jobs: Vec<Job>, lanes: usize, limit: Duration, folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
+    let count = jobs.len();
+    let (waiting, failed) = (Mutex::new(VecDeque::from(jobs)), Mutex::new(Vec::new()));
+    let next = || waiting.lock().expect("no lane panics").pop_front();
+    std::thread::scope(|scope| {
+        for _ in 0..lanes {
+            scope.spawn(|| {
+                while let Some(job) = next() {
+                    if !succeeds(job.command, &job.name, limit, folder) {
+                        failed.lock().expect("no lane panics").push(job.name);
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().expect("no lane panics");
+    ensure!(failed.is_empty(), "{} of {count} failed: {}; their output is above", failed.len(), failed.join(", "));
+    Ok(())
+}
+
+/// Runs one job and prints how it ended. False if it failed.
+fn succeeds(mut command: Command, name: &str, limit: Duration, folder: &Path) -> bool {
+    let log = folder.join(name.replace('/', "-") + ".log");
+    let started = Instant::now();
+    let verdict = logged(&mut command, &log, limit);
+    let seconds = started.elapsed().as_secs();
+    let output = fs::read_to_string(&log).unwrap_or_default();
+    match &verdict {
+        Ok(Verdict::Passed) => println!("ok      {name:<36} {seconds:>4} s  {:>3} tests", passed_tests(&output)),
+        Ok(Verdict::Skipped) => println!("skipped {name:<36} {seconds:>4} s\n{output}"),
+        Ok(Verdict::Failed) => println!("{output}\nFAILED  {name:<36} {seconds:>4} s  the output is above"),
+        Err(error) => println!("{output}\nFAILED  {name:<36} {seconds:>4} s  {error:#}; the output is above"),
+    }
+    !matches!(verdict, Ok(Verdict::Failed) | Err(_))
+}
+
+/// Runs a program with its output in the file `log`.
+fn logged(command: &mut Command, log: &Path, limit: Duration) -> Result<Verdict> {
+    let file = File::create(log).with_context(|| format!("create {}", log.display()))?;
+    let copy = file.try_clone().with_context(|| format!("open {} twice", log.display()))?;
+    let status = command::status(command.stdin(Stdio::null()).stdout(file).stderr(copy), limit)?;
+    Ok(match status.code() {
+        Some(0) => Verdict::Passed,
+        Some(SKIPPED) => Verdict::Skipped,
+        _ => Verdict::Failed,
+    })
+}
+
+/// The number of tests that passed, by the lines `test result: ok. 3 passed; …` that Rust's test programs print.
+fn passed_tests(output: &str) -> u64 {
+    let results = output.lines().filter_map(|line| line.strip_prefix("test result: ok. "));
+    results.filter_map(|result| result.split(' ').next()?.parse::<u64>().ok()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(name: &str, script: &str) -> Job {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        Job { name: name.into(), command }
+    }
+
+    #[test]
+    fn a_failure_stops_no_other_job_and_is_named_at_the_end() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let jobs = vec![
+            shell("bad", "echo wrong; exit 1"),
+            shell("a/good", "echo 'test result: ok. 3 passed; 0 failed'"),
+            shell("skipped", "exit 77"),
+            shell("endless", "exec sleep 60"),
+        ];
+        let error = run(jobs, 2, Duration::from_secs(1), folder.path()).expect_err("two jobs fail").to_string();
+        assert!(error.starts_with("2 of 4 failed: bad, endless"), "{error}");
+        let log = |name: &str| fs::read_to_string(folder.path().join(name)).expect("each job has a log");
+        assert_eq!(log("bad.log"), "wrong\n");
+        assert_eq!(passed_tests(&log("a-good.log")), 3);
+    }
+
+    #[test]
+    fn jobs_run_side_by_side() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        // Each job waits for the file of the other one.
+        let meet = |own: &str, other: &str| {
+            let own = folder.path().join(own).display().to_string();
+            let other = folder.path().join(other).display().to_string();
+            format!("touch '{own}'; until [ -e '{other}' ]; do sleep 0.02; done")
+        };
+        let jobs = vec![shell("a", &meet("1", "2")), shell("b", &meet("2", "1"))];
+        run(jobs, 2, Duration::from_secs(20), folder.path()).expect("both end");
+    }
+}
