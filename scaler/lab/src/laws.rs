@@ -1,6 +1,6 @@
 //! The laws of other autoscalers beside those of the production scaler, and the tables that name them.
 //!
-//! A new law is one file here, with a type that implements [`Law`] and a [`Kind`], its `mod` line, and one line of
+//! A new law is one file here, with a type that implements [`Law`] and a [`LawKind`], its `mod` line, and one line of
 //! `KINDS`.
 
 pub mod behavior;
@@ -16,13 +16,13 @@ use crate::pods::Pod;
 use cpu::{Cpu, Parameters};
 use law::observation::Observation;
 use law::slo;
-use law::table::{self, Kind, Law, Objective, Recommendation, Settings, Table};
+use law::table::{self, Law, LawKind, Objective, Recommendation, Settings, Table};
 use scaler::laws::rate;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-const KINDS: &[Kind] = &[
+const KINDS: &[LawKind] = &[
     slo::KIND,
     concurrency::KIND,
     queue::KIND,
@@ -80,7 +80,7 @@ impl LawChoice {
 }
 
 /// The kind of law that `text` names, if its parameter makes sense.
-fn check(text: &str) -> Result<Kind, table::Unknown> {
+fn check(text: &str) -> Result<LawKind, table::UnknownLaw> {
     // Whether a parameter makes sense does not depend on the settings.
     let objective = Objective { latency: Duration::from_millis(500), quantile: 0.99 };
     let settings = Settings { objective, interval: Duration::from_secs(1), min: 1, max: 1 };
@@ -88,9 +88,9 @@ fn check(text: &str) -> Result<Kind, table::Unknown> {
 }
 
 impl FromStr for LawChoice {
-    type Err = table::Unknown;
+    type Err = table::UnknownLaw;
 
-    fn from_str(text: &str) -> Result<Self, table::Unknown> {
+    fn from_str(text: &str) -> Result<Self, table::UnknownLaw> {
         match cpu::parse(text) {
             Some(parameters) => Ok(Self::Cpu(text.into(), parameters)),
             None => check(text).map(|_| Self::Live(text.into())),

@@ -1,28 +1,28 @@
-//! A cumulative histogram, as Prometheus has them.
+//! A cumulative histogram, in the form in which Prometheus exports histograms.
 
-/// Cumulative histogram of times in seconds.
+/// A cumulative histogram of times in seconds.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Histogram {
-    /// `(upper bound, count of the samples up to it)`, both ascending; the last bound is infinite.
+    /// Pairs of a bucket's upper bound and the number of samples up to it. Both ascend, and the last bound is infinite.
     pub buckets: Vec<(f64, f64)>,
-    /// Sum of all samples.
+    /// The sum of all samples, in seconds.
     pub sum: f64,
 }
 
 impl Histogram {
-    /// Number of samples.
+    /// The number of samples.
     pub fn count(&self) -> f64 {
         self.buckets.last().map_or(0.0, |bucket| bucket.1)
     }
 
-    /// Mean of the samples; `None` without samples.
+    /// The mean of the samples, in seconds; `None` without samples.
     pub fn mean(&self) -> Option<f64> {
         (self.count() > 0.0).then(|| self.sum / self.count())
     }
 
-    /// The samples that were recorded since `earlier`; all samples if there are fewer of them, or if the buckets are others,
-    /// since the process that counts has restarted then. A sum that is a rounding error lower is no restart: the sum over
-    /// several processes is added up in another order when one of them leaves.
+    /// The samples that were recorded since `earlier`. If there are fewer samples than in `earlier`, or other buckets,
+    /// the counting process has restarted, so all samples are returned. A sum that is lower by a rounding error is no
+    /// restart: when one of several processes leaves, their sums are added up in another order.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         if self.buckets.len() != earlier.buckets.len() || self.count() < earlier.count() {
@@ -32,11 +32,11 @@ impl Histogram {
         Self { buckets: steps.collect(), sum: (self.sum - earlier.sum).max(0.0) }
     }
 
-    /// The samples that were recorded since `earlier`; `None` if a count or the sum is lower than it was, or if the buckets
-    /// are others.
+    /// The samples that were recorded since `earlier`; `None` if a count or the sum is lower than in `earlier`, or if
+    /// the buckets are others.
     #[must_use]
     pub fn checked_since(&self, earlier: &Self) -> Option<Self> {
-        // A histogram appears with its first sample.
+        // A process exports a histogram from its first sample on. Before that, `earlier` has no buckets.
         if earlier.buckets.is_empty() {
             return Some(self.clone());
         }
@@ -48,8 +48,8 @@ impl Histogram {
         (is_same && sum >= 0.0).then_some(Self { buckets, sum })
     }
 
-    /// Adds the samples of `other`. Processes of two versions may have different buckets: only the bounds that both have
-    /// remain.
+    /// Adds the samples of `other`. Only the bounds that both histograms have remain, since processes of two versions
+    /// may have different buckets.
     pub fn add(&mut self, other: &Self) {
         if other.buckets.is_empty() {
             return;
@@ -59,15 +59,15 @@ impl Histogram {
             return;
         }
         self.buckets.retain_mut(|(bound, count)| {
-            let same = other.buckets.iter().find(|(its, _)| its == bound);
+            let same = other.buckets.iter().find(|(other, _)| other == bound);
             *count += same.map_or(0.0, |(_, more)| *more);
             same.is_some()
         });
         self.sum += other.sum;
     }
 
-    /// Coefficient of variation (standard deviation ÷ mean), every sample taken to lie in the middle of its bucket. The last
-    /// bucket has no middle and counts at its lower bound. `None` without samples.
+    /// The coefficient of variation: standard deviation ÷ mean. Every sample counts at the middle of its bucket. The
+    /// last bucket has no middle, so its samples count at its lower bound. `None` without samples.
     pub fn variation(&self) -> Option<f64> {
         let mut lower = (0.0, 0.0);
         let (mut first, mut second) = (0.0, 0.0);
@@ -84,48 +84,8 @@ impl Histogram {
     }
 }
 
-/// The increase of a counter that starts at zero when its process starts: a value that is lower than before has been counted
-/// since a restart.
+/// The increase of a counter that starts at zero when its process starts. If the value is lower than before, the
+/// process has restarted, and the whole value has been counted since.
 pub fn increase(then: f64, now: f64) -> f64 {
     if now < then { now } else { now - then }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const INFINITY: f64 = f64::INFINITY;
-
-    fn histogram(buckets: &[(f64, f64)], sum: f64) -> Histogram {
-        Histogram { buckets: buckets.to_vec(), sum }
-    }
-
-    #[test]
-    fn histograms_subtract_and_survive_a_restart() {
-        let (then, now) =
-            (histogram(&[(0.1, 2.0), (INFINITY, 3.0)], 0.5), histogram(&[(0.1, 6.0), (INFINITY, 8.0)], 1.5));
-        assert_eq!(now.since(&then), histogram(&[(0.1, 4.0), (INFINITY, 5.0)], 1.0));
-        assert_eq!(then.since(&now), then, "fewer than before: the process has restarted");
-        assert_eq!(now.since(&Histogram::default()), now);
-        let same = histogram(&[(0.1, 6.0), (INFINITY, 8.0)], 1.5 - f64::EPSILON);
-        assert_eq!(same.since(&now).count(), 0.0, "the sum was only added up in another order");
-        assert_eq!((Histogram::default().mean(), Histogram::default().variation()), (None, None));
-    }
-
-    #[test]
-    fn histograms_with_different_buckets_keep_the_bounds_that_both_have() {
-        let mut total = histogram(&[(0.1, 1.0), (0.2, 2.0), (0.5, 3.0), (INFINITY, 4.0)], 1.0);
-        total.add(&histogram(&[(0.2, 5.0), (0.3, 6.0), (INFINITY, 7.0)], 2.0));
-        total.add(&Histogram::default());
-        assert_eq!(total, histogram(&[(0.2, 7.0), (INFINITY, 11.0)], 3.0));
-    }
-
-    #[test]
-    fn variation_comes_from_the_middles_of_buckets() {
-        // Ten at 0.05 and ten at 0.15: mean 0.1, deviation 0.05. Then all in one bucket.
-        for (below, expected) in [(10.0, 0.5), (0.0, 0.0)] {
-            let found = histogram(&[(0.1, below), (0.2, 20.0), (INFINITY, 20.0)], 2.0).variation();
-            assert!((found.expect("samples") - expected).abs() < 1e-9, "{found:?}");
-        }
-    }
 }

@@ -4,39 +4,40 @@ use crate::histogram::Histogram;
 use serde::Serialize;
 use std::time::Duration;
 
-/// The state of the system at one instant. Counters never decrease: the program that makes an observation has already
-/// taken restarts of the observed processes out of them.
+/// The state of the system at one instant. Counters never decrease: the program that makes an observation continues
+/// them over restarts of the observed processes.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Observation {
-    /// Time since the scaler started.
+    /// The time since the scaler started.
     pub at: Duration,
-    /// Requests that wait in the queues.
+    /// Requests that wait in the queues of all dispatchers.
     pub queue_length: f64,
     /// Requests that were sent to replicas and are not answered yet.
     pub in_flight: f64,
-    /// Requests × seconds that requests have spent waiting and in flight. Its slope is the mean number of requests in the
-    /// system. Live it is the sum of all latencies (Little's law), which counts a request as it ends.
+    /// The total time that requests have spent waiting and in flight, in request-seconds. Its growth per second is the
+    /// mean number of requests in the system (Little's law). A live system sums latencies, so each request is added
+    /// when it ends.
     pub request_seconds: f64,
-    /// Requests that all replicas in rotation hold at once.
+    /// Slots of all replicas in rotation: the number of requests that they can hold at once.
     pub capacity: f64,
     /// Requests that were ever offered, refused ones included.
     pub arrivals: f64,
-    /// Times from dispatched to answered, seconds.
+    /// Service times: from dispatch to answer, seconds.
     pub service: Histogram,
-    /// Times that a replica worked for an answer, seconds: from dispatched to answered, but not while the replica answered
-    /// other requests. The mean is what a request costs one replica at the present load, however many requests the replica
-    /// holds at once.
+    /// Times that replicas worked for answers, in seconds: the service times without the time in which the replica
+    /// answered other requests. The mean is what a request costs one replica at the present load, also if the replica
+    /// holds several requests at once.
     pub work: Histogram,
-    /// Times from accepted to answered, seconds.
+    /// Latencies: from acceptance to answer, seconds.
     pub latency: Histogram,
     /// Replicas by state.
     pub replicas: Replicas,
-    /// Mean measured time from exec to ready; `None` until a replica became ready.
+    /// The mean of the measured start-up times of replicas; `None` until one was measured.
     pub startup: Option<Duration>,
 }
 
 impl Observation {
-    /// Requests that one replica holds at once; 1 while no replica is ready.
+    /// The number of requests that one replica can hold at once; 1 while no replica is ready.
     pub fn slots(&self) -> f64 {
         if self.replicas.ready == 0 { 1.0 } else { (self.capacity / self.replicas.ready as f64).max(1.0) }
     }
@@ -45,12 +46,12 @@ impl Observation {
 /// Numbers of replicas by state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Replicas {
-    /// Asked for.
+    /// Replicas that the target should have.
     pub desired: usize,
-    /// Serving.
+    /// Replicas that serve.
     pub ready: usize,
-    /// Started, not ready yet.
+    /// Replicas that are not ready yet, and will serve soon.
     pub starting: usize,
-    /// Asked for, but they cannot be placed or keep dying before they are ready. None of them counts as starting.
+    /// Desired replicas that cannot be placed, or keep dying. They do not count as starting.
     pub blocked: usize,
 }

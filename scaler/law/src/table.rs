@@ -5,10 +5,10 @@ use crate::slo::Plan;
 use std::fmt;
 use std::time::Duration;
 
-/// Reason of a law that acts at intervals and whose next step is not due.
+/// The reason of a recommendation while the law's next step is not due.
 pub const WAITING: &str = "waiting";
 
-/// A scaling law with its memory. It reads no clock, socket, environment or cluster.
+/// A scaling law with its state between decisions. It reads no clock, socket, environment or cluster.
 pub trait Law: fmt::Debug + Send {
     /// Learns from an observation and recommends a number of replicas.
     fn decide(&mut self, seen: &Observation) -> Recommendation;
@@ -17,10 +17,10 @@ pub trait Law: fmt::Debug + Send {
 /// A number of replicas that a law recommends, with its reason.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Recommendation {
-    /// Replicas before limits. `None` when the law has no opinion at this tick, which is not the same as a recommendation
-    /// of the present number.
+    /// The recommended replicas. `None` if the law has no opinion at this tick. Unlike a recommendation of the present
+    /// number, `None` does not count in the stabilisation window.
     pub replicas: Option<usize>,
-    /// The reason's name, a label of metrics.
+    /// The name of the reason, which is also a label of metrics.
     pub reason: &'static str,
     /// The reason with its figures, for people.
     pub text: String,
@@ -29,28 +29,28 @@ pub struct Recommendation {
 }
 
 impl Recommendation {
-    /// A recommendation of a law without a plan.
+    /// A recommendation without a plan.
     pub fn new(replicas: Option<usize>, reason: &'static str, text: impl Into<String>) -> Self {
         Self { replicas, reason, text: text.into(), plan: None }
     }
 
-    /// No opinion: the law acts at intervals, and its next step is not due.
+    /// The answer of a law that acts at intervals and whose next step is not due: no opinion.
     pub fn waiting() -> Self {
-        Self::new(None, WAITING, "the next step is not due")
+        Self::new(None, WAITING, "the law's next step is not due")
     }
 
-    /// No opinion: there are no figures yet, or not enough.
+    /// The answer of a law that has no figures yet, or not enough of them: no opinion.
     pub fn no_data() -> Self {
-        Self::new(None, "no_data", "nothing measured yet")
+        Self::new(None, "no_data", "there are not enough figures yet")
     }
 }
 
 /// The latency objective.
 #[derive(Debug, Clone, Copy)]
 pub struct Objective {
-    /// Requests are to be answered within this time.
+    /// The time within which a request should be answered.
     pub latency: Duration,
-    /// Share of requests that are to be answered in time, between 0 and 1.
+    /// The share of requests that should be answered within the objective's time, between 0 and 1.
     pub quantile: f64,
 }
 
@@ -59,64 +59,66 @@ pub struct Objective {
 pub struct Settings {
     /// The latency objective.
     pub objective: Objective,
-    /// Time between two decisions of `slo`; the other laws have intervals of their own.
+    /// The time between two decisions of the law `slo`. The other laws have intervals of their own.
     pub interval: Duration,
-    /// Fewest replicas.
+    /// The fewest replicas that may run.
     pub min: usize,
-    /// Most replicas.
+    /// The most replicas that may run.
     pub max: usize,
 }
 
-/// Makes a law, without memory yet, with the parameter after the colon; `None` if the parameter makes no sense.
+/// Makes a law that has observed nothing yet. The argument is the parameter, which is the text after the colon. `None`
+/// if the law does not accept the parameter.
 pub type Make = fn(&Settings, Option<&str>) -> Option<Box<dyn Law>>;
 
-/// A kind of law: one line of a [`Table`].
+/// A law that a program offers: one line of a [`Table`].
 #[derive(Debug, Clone, Copy)]
-pub struct Kind {
-    /// The name, such as `rate`.
+pub struct LawKind {
+    /// The law's name, such as `rate`.
     pub name: &'static str,
-    /// The parameter as help texts write it, such as `:REQUESTS`, or `[:INTERVAL]` if it may be left out.
+    /// The parameter as help texts show it, such as `:REQUESTS`, or `[:INTERVAL]` if it may be left out.
     pub parameter: &'static str,
-    /// Whether the law can start the first replica, so that `--min 0` makes sense.
+    /// Whether the law can start the first replica. Only such a law permits `--min 0`.
     pub wakes: bool,
-    /// Whether the law can scale dispatchers, for which no requests wait.
+    /// Whether the law can scale dispatchers, whose observations have no queue length.
     pub scales_dispatchers: bool,
-    /// Makes the law with the parameter after the colon; `None` if the parameter makes no sense.
+    /// Makes the law from its parameter.
     pub make: Make,
 }
 
 /// The laws that a program offers.
 #[derive(Debug, Clone, Copy)]
 pub struct Table {
-    /// The kinds, one for each law.
-    pub kinds: &'static [Kind],
-    /// Where other laws are, appended to the error.
+    /// One entry for each law.
+    pub kinds: &'static [LawKind],
+    /// The end of the error for an unknown law. It says where other laws are.
     pub elsewhere: &'static str,
 }
 
-/// No such law, or a parameter that makes no sense.
+/// The table has no such law, or the law does not accept the parameter.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is no law here; there are {laws}; {elsewhere}")]
-pub struct Unknown {
+#[error("{text:?} is no law, or its parameter is not accepted; the laws here are {laws}; {elsewhere}")]
+pub struct UnknownLaw {
     text: String,
     laws: String,
     elsewhere: &'static str,
 }
 
 impl Table {
-    /// The law that `text` names with its parameter, such as `rate:500`, remembering nothing yet, and its kind.
+    /// The law that `text` names with its parameter, such as `rate:500`, and its entry. The law has observed nothing
+    /// yet.
     ///
     /// # Errors
-    /// When the table has no such law, or the parameter makes no sense.
-    pub fn make(&self, text: &str, settings: &Settings) -> Result<(Kind, Box<dyn Law>), Unknown> {
-        let (name, parameter) = text.split_once(':').map_or((text, None), |(name, it)| (name, Some(it)));
+    /// If the table has no such law, or the law does not accept the parameter.
+    pub fn make(&self, text: &str, settings: &Settings) -> Result<(LawKind, Box<dyn Law>), UnknownLaw> {
+        let (name, parameter) = text.split_once(':').map_or((text, None), |(name, parameter)| (name, Some(parameter)));
         let kind = self.kinds.iter().find(|kind| kind.name == name);
         let made = kind.and_then(|kind| Some((*kind, (kind.make)(settings, parameter)?)));
-        let shown = || text.chars().take(40).collect();
-        made.ok_or_else(|| Unknown { text: shown(), laws: self.names(), elsewhere: self.elsewhere })
+        let quoted = || text.chars().take(40).collect();
+        made.ok_or_else(|| UnknownLaw { text: quoted(), laws: self.names(), elsewhere: self.elsewhere })
     }
 
-    /// All names with their parameters, for help texts.
+    /// All names with their parameters, separated by commas, for help texts.
     pub fn names(&self) -> String {
         let names: Vec<String> = self.kinds.iter().map(|kind| format!("{}{}", kind.name, kind.parameter)).collect();
         names.join(", ")

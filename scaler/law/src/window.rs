@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Values with their times, oldest first, over at least `span`.
+/// The values of the latest `span`, and one value before it. Each value has its time. The oldest value comes first.
 #[derive(Debug, Clone)]
 pub struct Window<T> {
     span: Duration,
@@ -16,7 +16,8 @@ impl<T> Window<T> {
         Self { span, entries: VecDeque::new() }
     }
 
-    /// Adds a value; times ascend. Forgets old values except one that is at least as old as the span.
+    /// Adds a value, whose time must not be before that of the newest value. Forgets old values, but keeps one that is
+    /// at least as old as the span.
     pub fn push(&mut self, at: Duration, value: T) {
         self.entries.push_back((at, value));
         while self.entries.get(1).is_some_and(|&(then, _)| then + self.span <= at) {
@@ -24,7 +25,7 @@ impl<T> Window<T> {
         }
     }
 
-    /// The oldest value, normally as old as the span.
+    /// The oldest value. It is at least as old as the span once values were added for that long.
     pub fn oldest(&self) -> Option<&T> {
         self.entries.front().map(|entry| &entry.1)
     }
@@ -43,20 +44,5 @@ impl<T> Window<T> {
     /// The values of the last `span` before `at`, newest first.
     pub fn within(&self, at: Duration, span: Duration) -> impl Iterator<Item = &T> {
         self.entries.iter().rev().take_while(move |entry| entry.0 + span > at).map(|entry| &entry.1)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn it_reaches_back_over_its_span() {
-        let second = Duration::from_secs;
-        let mut window = Window::new(second(10));
-        [0, 4, 8, 12, 16].into_iter().for_each(|at| window.push(second(at), at));
-        assert_eq!((window.oldest(), window.newest()), (Some(&4), Some(&(second(16), 16))));
-        assert_eq!((window.at(second(11)), window.at(second(3))), (Some(&(second(8), 8)), None));
-        assert_eq!(window.within(second(16), second(8)).copied().collect::<Vec<_>>(), [16, 12]);
     }
 }

@@ -1,11 +1,11 @@
-//! The scaler's wall clock jumps forward and back by an hour. Needs libfaketime (`apt-get install libfaketime`).
+//! The scaler's wall clock jumps an hour forward and back. The tests need libfaketime (`apt-get install libfaketime`).
 
-use crate::control_plane::{ControlPlane, eventually, say};
-use crate::dispatcher::Dispatcher;
+use crate::control_plane::{ControlPlane, report, wait_for};
+use crate::fake_dispatcher::FakeDispatcher;
 use crate::history;
 use crate::program::{Scaler, command};
 use crate::prometheus::{Prometheus, SKIPPED};
-use crate::scene::{LOAD, MORE_LOAD, REPLICAS, Scene};
+use crate::test_deployment::{LOAD, MORE_LOAD, REPLICAS, TestDeployment};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::jiff::Timestamp;
 use kube::Api;
@@ -14,16 +14,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Offset of the scaler's clock from the true time, in seconds.
-const FORTH: i64 = 3600;
-const BACK: i64 = -3600;
+/// An hour, in seconds.
+const HOUR: i64 = 3600;
 
 /// A load that needs all of the eight replicas, in requests per second.
 const MOST_LOAD: f64 = 75.0;
 
-/// The source of the scaler's figures.
+/// The source from which the scaler reads figures.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Source {
+pub(crate) enum FigureSource {
     Dispatchers,
     Prometheus,
 }
@@ -34,46 +33,38 @@ fn library() -> Option<PathBuf> {
     folders.map(|folder| folder.path().join("faketime/libfaketime.so.1")).find(|path| path.exists())
 }
 
-/// Moves the scaler's clock to `seconds` from the true time.
+/// Sets the scaler's clock `seconds` ahead of the true time, or behind if `seconds` is negative.
 fn set(clock: &Path, seconds: i64) {
     let new = clock.with_extension("new");
-    std::fs::write(&new, format!("{seconds:+}")).expect("writable");
-    std::fs::rename(&new, clock).expect("in the same folder");
+    std::fs::write(&new, format!("{seconds:+}")).expect("the folder is writable");
+    std::fs::rename(&new, clock).expect("both paths are in one folder");
 }
 
-pub(crate) async fn the_clock_jumps(control_plane: Arc<ControlPlane>, source: Source) {
+pub(crate) async fn the_clock_jumps(control_plane: Arc<ControlPlane>, source: FigureSource) {
     let Some(library) = library() else {
-        return say("skipped: there is no libfaketime; to have it: apt-get install libfaketime");
+        return report("skipped: libfaketime is not installed; run apt-get install libfaketime");
     };
-    let scene = Scene::new(&control_plane, &format!("clock-{source:?}").to_lowercase()).await;
-    let dispatcher = Dispatcher::start(LOAD);
+    let deployment = TestDeployment::new(&control_plane, &format!("clock-{source:?}").to_lowercase()).await;
+    let dispatcher = FakeDispatcher::start(LOAD);
     let prometheus = match source {
-        Source::Dispatchers => None,
-        Source::Prometheus => match Prometheus::start(&scene.folder("prometheus"), &[dispatcher.address]).await {
-            Some(prometheus) => Some(prometheus),
-            None => return say(SKIPPED),
-        },
+        FigureSource::Dispatchers => None,
+        FigureSource::Prometheus => {
+            match Prometheus::start(&deployment.folder("prometheus"), &[dispatcher.address]).await {
+                Some(prometheus) => Some(prometheus),
+                None => return report(SKIPPED),
+            }
+        }
     };
-    let from = match &prometheus {
+    let source_flags = match &prometheus {
         Some(prometheus) => history::flags(prometheus).to_vec(),
         None => vec![format!("--dispatcher={}", dispatcher.address)],
     };
-    // The scaler verifies the API server's certificate, so that a wrong clock could make the certificate invalid.
-    let authority = control_plane.authority();
-    if authority.is_none() {
-        say("skipped: the API server's certificate is not known, and not checked against a clock that jumps");
-    }
-    let kubeconfig = scene.kubeconfig(|kubeconfig| {
-        let cluster = kubeconfig.clusters[0].cluster.as_mut().expect("a cluster");
-        if let Some(authority) = authority {
-            cluster.insecure_skip_tls_verify = None;
-            cluster.certificate_authority = Some(authority.display().to_string());
-        }
-    });
-    let clock = scene.folder("clock").join("time");
+    let flags = |identity: &str| deployment.flags(&[&source_flags[..], &[format!("--identity={identity}")]].concat());
+    let kubeconfig = verifying_kubeconfig(&deployment);
+    let clock = deployment.folder("clock").join("time");
     set(&clock, 0);
-    let mut scaler = Scaler::run(
-        command(&scene.flags(&[&from[..], &["--identity=jumping".into()]].concat()))
+    let mut scaler = Scaler::spawn(
+        command(&flags("jumping"))
             .env("KUBECONFIG", &kubeconfig)
             .env("LD_PRELOAD", library)
             .env("FAKETIME_TIMESTAMP_FILE", &clock)
@@ -81,42 +72,64 @@ pub(crate) async fn the_clock_jumps(control_plane: Arc<ControlPlane>, source: So
             .env("DONT_FAKE_MONOTONIC", "1"),
     )
     .await;
-    scaler.until_steady().await;
-    let before = scaler.latest().await["at_seconds"].as_f64().expect("a time");
-    // A second scaler, which would take over if the first scaler's lease seemed to have expired.
-    let rival = Scaler::start(&kubeconfig, &scene.flags(&[&from[..], &["--identity=rival".into()]].concat())).await;
+    scaler.wait_until_steady().await;
+    let before = scaler.latest().await["at_seconds"].as_f64().expect("a decision has a time");
+    // A second scaler would take over if the first scaler's lease seemed to have expired.
+    let rival = Scaler::start(&kubeconfig, &flags("rival")).await;
 
-    for (seconds, needed, load) in [(FORTH, REPLICAS, MORE_LOAD), (BACK, 6, MOST_LOAD)] {
+    for (seconds, needed, load) in [(HOUR, REPLICAS, MORE_LOAD), (-HOUR, 6, MOST_LOAD)] {
         let began = Instant::now();
         set(&clock, seconds);
-        until_renewed(&scene, seconds).await;
-        // A false expiry of the lease would show within this time.
+        wait_for_renewal(&deployment, seconds).await;
+        // A lease that expired too early would be taken over within this time.
         tokio::time::sleep(election::LEASE + election::RETRY).await;
-        let during = scene.asked_since(began);
+        let during = deployment.replicas_since(began);
         assert!(during.iter().all(|replicas| *replicas >= needed), "{seconds:+} s: {during:?}");
-        dispatcher.load(load);
-        scene.until_asked(&scaler, "more, whatever time it is", |replicas| replicas >= needed + 2).await;
+        dispatcher.set_load(load);
+        deployment.wait_for_replicas(&scaler, "more replicas after the jump", |replicas| replicas >= needed + 2).await;
     }
-    assert!(scaler.ask(&["status"]).await.contains("leads     yes"));
-    assert!(rival.ask(&["status"]).await.contains("leads     no"));
+    assert!(scaler.run_command(&["status"]).await.contains("leads     yes"));
+    assert!(rival.run_command(&["status"]).await.contains("leads     no"));
     assert!(scaler.metric("scaler_observation_age_seconds", &[]).await < 5.0);
-    for decision in scaler.decisions().await {
-        let is_later = decision["at_seconds"].as_f64() > Some(before);
-        let is_whole = !["no_observation", "refused"].contains(&decision["reason"].as_str().expect("a reason"));
-        assert!(is_whole || !is_later, "{decision}");
-    }
-    scaler.is_well();
-    let said = scaler.latest().await["explanation"].take();
-    say(&format!("clock, figures of {source:?}: {said}; {:?}", scene.asked()));
+    assert_no_faults_since(&scaler, before).await;
+    scaler.assert_healthy();
+    let explanation = scaler.latest().await["explanation"].take();
+    report(&format!("clock, figures of {source:?}: {explanation}; {:?}", deployment.replica_history()));
 }
 
-/// Waits until the lease carries a renewal time that is `seconds` off, which proves that the scaler's clock has jumped.
-async fn until_renewed(scene: &Scene, seconds: i64) {
-    let leases = Api::<Lease>::namespaced(scene.client.clone(), &scene.namespace);
-    eventually(&format!("a lease of {seconds:+} s"), async || {
-        let renewed = leases.get("roundhouse-scaler-replica").await.expect("it is held").spec?.renew_time?.0;
-        let off = renewed.as_second() - Timestamp::now().as_second();
-        ((off - seconds).abs() < 60).then_some(())
+/// A kubeconfig with which the scaler verifies the API server's certificate, which a wrong clock could make invalid.
+fn verifying_kubeconfig(deployment: &TestDeployment) -> PathBuf {
+    let authority = deployment.control_plane.authority();
+    if authority.is_none() {
+        report("skipped: the API server's certificate is unknown, so it is not verified while the clock jumps");
+    }
+    deployment.kubeconfig(|kubeconfig| {
+        let cluster = kubeconfig.clusters[0].cluster.as_mut().expect("the kubeconfig has a cluster");
+        if let Some(authority) = authority {
+            cluster.insecure_skip_tls_verify = None;
+            cluster.certificate_authority = Some(authority.display().to_string());
+        }
+    })
+}
+
+/// Checks that every decision later than `before`, in seconds since the scaler's start, had an observation and was not
+/// refused.
+async fn assert_no_faults_since(scaler: &Scaler, before: f64) {
+    for decision in scaler.decisions().await {
+        let is_later = decision["at_seconds"].as_f64() > Some(before);
+        let reason = decision["reason"].as_str().expect("a decision has a reason");
+        assert!(!is_later || !["no_observation", "refused"].contains(&reason), "{decision}");
+    }
+}
+
+/// Waits until the lease's renewal time is `seconds` ahead of the true time, so that the scaler's clock must have
+/// jumped.
+async fn wait_for_renewal(deployment: &TestDeployment, seconds: i64) {
+    let leases = Api::<Lease>::namespaced(deployment.client.clone(), &deployment.namespace);
+    wait_for(&format!("a lease that was renewed {seconds:+} s from the true time"), async || {
+        let renewed = leases.get("roundhouse-scaler-replica").await.expect("the lease exists").spec?.renew_time?.0;
+        let offset = renewed.as_second() - Timestamp::now().as_second();
+        ((offset - seconds).abs() < 60).then_some(())
     })
     .await;
 }

@@ -1,6 +1,6 @@
 //! The scaler as a child process, observed through its log, its HTTP paths and its commands.
 
-use crate::control_plane::PATIENCE;
+use crate::control_plane::TIMEOUT;
 use hyper::StatusCode;
 use serde_json::Value;
 use service::fetch;
@@ -11,15 +11,18 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-/// Most lines that the log may get in any half minute.
+/// The most lines that the scaler may log in any half minute.
 const MOST_LINES: usize = 50;
+
+/// The time over which log lines are counted.
 const HALF_MINUTE: Duration = Duration::from_secs(30);
 
-/// A running scaler, killed when dropped.
+/// A running scaler. It is killed when dropped.
 pub(crate) struct Scaler {
     child: Child,
-    /// `host:port`.
+    /// The address that the scaler serves on, `host:port`.
     pub(crate) address: String,
+    /// The lines of the scaler's log, each with the time at which it was read.
     log: Arc<Mutex<Vec<(Instant, String)>>>,
 }
 
@@ -34,23 +37,27 @@ pub(crate) fn command(flags: &[String]) -> Command {
 impl Scaler {
     /// Starts a scaler on the cluster of this kubeconfig.
     pub(crate) async fn start(kubeconfig: &Path, flags: &[String]) -> Self {
-        Self::run(command(flags).env("KUBECONFIG", kubeconfig)).await
+        Self::spawn(command(flags).env("KUBECONFIG", kubeconfig)).await
     }
 
-    pub(crate) async fn run(command: &mut Command) -> Self {
-        let mut child = command.spawn().expect("the scaler starts");
+    /// Starts the scaler by this command. Returns once it has printed its address.
+    pub(crate) async fn spawn(command: &mut Command) -> Self {
+        let mut child = command.spawn().expect("the scaler's program can be executed");
         let log = Arc::new(Mutex::new(Vec::new()));
-        let (kept, errors) = (log.clone(), child.stderr.take().expect("piped"));
+        let (kept, errors) = (log.clone(), child.stderr.take().expect("standard error is piped"));
         tokio::spawn(async move {
             let mut lines = BufReader::new(errors).lines();
             while let Ok(Some(line)) = lines.next_line().await {
-                kept.lock().expect("whole").push((Instant::now(), line));
+                kept.lock().expect("no thread panics while it holds the lock").push((Instant::now(), line));
             }
         });
-        let mut printed = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let line = tokio::time::timeout(PATIENCE, printed.next_line()).await.expect("in time").expect("text");
+        let mut printed = BufReader::new(child.stdout.take().expect("standard output is piped")).lines();
+        let line = tokio::time::timeout(TIMEOUT, printed.next_line()).await;
+        let line = line.expect("the scaler prints its address in time").expect("standard output is text");
         let address = line.as_deref().and_then(|line| line.strip_prefix("listening on http://"));
-        let address = address.unwrap_or_else(|| panic!("its address, not {line:?}: {log:?}")).to_owned();
+        let address = address
+            .unwrap_or_else(|| panic!("the scaler printed {line:?} instead of its address; its log: {log:?}"))
+            .to_owned();
         tokio::spawn(async move { while let Ok(Some(_line)) = printed.next_line().await {} });
         Self { child, address, log }
     }
@@ -64,59 +71,65 @@ impl Scaler {
     pub(crate) async fn decisions(&self) -> Vec<Value> {
         match self.json("/decisions").await {
             Value::Array(decisions) => decisions,
-            other => panic!("{other}"),
+            other => panic!("/decisions is no list: {other}"),
         }
     }
 
     async fn json(&self, path: &str) -> Value {
-        serde_json::from_slice(&self.get(path).await).expect("JSON")
+        serde_json::from_slice(&self.get(path).await).expect("the answer is JSON")
     }
 
     async fn get(&self, path: &str) -> Vec<u8> {
-        let (status, body) = fetch::get(&self.address, path, PATIENCE).await.expect("it answers");
+        let (status, body) = fetch::get(&self.address, path, TIMEOUT).await.expect("the scaler answers");
         assert_eq!(status, StatusCode::OK, "{path}");
         body.to_vec()
     }
 
-    /// The value of the first series of this metric that has all of these labels, `name="value"`; zero as long as there
-    /// is none.
+    /// The value of the first series of the metric `name` that has all `labels`, which have the form `name="value"`;
+    /// zero if there is no such series.
     pub(crate) async fn metric(&self, name: &str, labels: &[&str]) -> f64 {
-        let text = String::from_utf8(self.get("/metrics").await).expect("text");
+        let text = String::from_utf8(self.get("/metrics").await).expect("metrics are text");
         let value = text.lines().find_map(|line| {
-            let (of, value) = line.strip_prefix(name)?.strip_prefix('{')?.rsplit_once("} ")?;
-            labels.iter().all(|label| of.contains(label)).then(|| value.parse().expect("a number"))
+            let (present, value) = line.strip_prefix(name)?.strip_prefix('{')?.rsplit_once("} ")?;
+            labels.iter().all(|label| present.contains(label)).then(|| value.parse().expect("the value is a number"))
         });
         value.unwrap_or_default()
     }
 
-    /// The output of a command such as `scaler status` about this scaler.
-    pub(crate) async fn ask(&self, command: &[&str]) -> String {
-        let mut asked = Command::new(env!("CARGO_BIN_EXE_scaler"));
-        let output = asked.args(command).args(["--scaler", &self.address]).output().await.expect("it runs");
+    /// Runs a command about this scaler, such as `scaler status`. Returns its output.
+    pub(crate) async fn run_command(&self, command: &[&str]) -> String {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_scaler"));
+        let output = program
+            .args(command)
+            .args(["--scaler", &self.address])
+            .output()
+            .await
+            .expect("the scaler's program can be executed");
         assert!(output.status.success(), "{output:?}");
-        String::from_utf8(output.stdout).expect("text")
+        String::from_utf8(output.stdout).expect("the output is text")
     }
 
-    /// Waits until the latest decision satisfies `is_it`.
-    pub(crate) async fn until(&self, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
-        self.until_within(PATIENCE, what, is_it).await
-    }
-
-    pub(crate) async fn until_within(&self, patience: Duration, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
-        let until = Instant::now() + patience;
+    /// Waits until the latest decision satisfies `is_wanted`. `what` names that decision for the message of a failure.
+    pub(crate) async fn wait_for(&self, what: &str, is_wanted: impl Fn(&Value) -> bool) -> Value {
+        let until = Instant::now() + TIMEOUT;
         loop {
             let latest = self.latest().await;
-            if is_it(&latest) {
+            if is_wanted(&latest) {
                 return latest;
             }
-            assert!(Instant::now() < until, "not in time: {what}; {latest}\n{}", self.log().join("\n"));
+            assert!(
+                Instant::now() < until,
+                "timed out after {TIMEOUT:?} waiting for {what}; {latest}\n{}",
+                self.log().join("\n")
+            );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
-    /// Waits until the scaler has measured [`LOAD`](crate::scene::LOAD) and desires the four replicas that it needs.
-    pub(crate) async fn until_steady(&self) {
-        self.until("four are wanted", |latest| {
+    /// Waits until the scaler has measured [`LOAD`](crate::test_deployment::LOAD) and recommends the four replicas that
+    /// this load needs.
+    pub(crate) async fn wait_until_steady(&self) {
+        self.wait_for("a recommendation of four replicas", |latest| {
             let rate = latest["workings"]["arrivals_per_second"].as_f64().unwrap_or_default();
             let window = latest["workings"]["window_seconds"].as_f64().unwrap_or_default();
             latest["wanted"] == 4 && (24.0..30.0).contains(&rate) && window >= 4.0
@@ -125,18 +138,23 @@ impl Scaler {
     }
 
     /// Waits until the explanation of the latest decision contains all `words`. Returns the explanation.
-    pub(crate) async fn until_said(&self, words: &[&str]) -> String {
+    pub(crate) async fn wait_for_explanation(&self, words: &[&str]) -> String {
         let what = format!("an explanation with {words:?}");
-        let said = |latest: &Value| {
+        let has_words = |latest: &Value| {
             latest["explanation"].as_str().is_some_and(|text| words.iter().all(|word| text.contains(word)))
         };
-        let latest = self.until(&what, said).await;
-        latest["explanation"].as_str().expect("text").to_owned()
+        let latest = self.wait_for(&what, has_words).await;
+        latest["explanation"].as_str().expect("the explanation is text").to_owned()
     }
 
     /// The lines of the scaler's log.
     pub(crate) fn log(&self) -> Vec<String> {
-        self.log.lock().expect("whole").iter().map(|(_, line)| line.clone()).collect()
+        self.log
+            .lock()
+            .expect("no thread panics while it holds the lock")
+            .iter()
+            .map(|(_, line)| line.clone())
+            .collect()
     }
 
     /// Whether a line of the scaler's log contains `words`.
@@ -146,16 +164,16 @@ impl Scaler {
 
     /// Sends SIGKILL, and waits until the scaler has ended.
     pub(crate) async fn kill(mut self) {
-        self.child.kill().await.expect("it ran");
+        self.child.kill().await.expect("the scaler was started by this test");
     }
 
-    /// Checks that the scaler runs, has not panicked, and has logged at most [`MOST_LINES`] in any half minute.
-    pub(crate) fn is_well(&mut self) {
-        let log = self.log.lock().expect("whole");
+    /// Checks that the scaler runs, has not panicked, and has logged at most [`MOST_LINES`] lines in any half minute.
+    pub(crate) fn assert_healthy(&mut self) {
+        let log = self.log.lock().expect("no thread panics while it holds the lock");
         let text = || log.iter().map(|(_, line)| line.as_str()).collect::<Vec<_>>().join("\n");
-        let ended = self.child.try_wait().expect("it can be asked");
-        assert!(ended.is_none(), "it ended with {ended:?}:\n{}", text());
-        assert!(!text().contains("panicked"), "{}", text());
+        let ended = self.child.try_wait().expect("the status of a child process can be read");
+        assert!(ended.is_none(), "the scaler ended with {ended:?}:\n{}", text());
+        assert!(!text().contains("panicked"), "the scaler panicked:\n{}", text());
         for (index, (at, _)) in log.iter().enumerate() {
             let within = log[index..].iter().take_while(|(then, _)| *then < *at + HALF_MINUTE).count();
             assert!(within <= MOST_LINES, "{within} lines in half a minute:\n{}", text());
@@ -164,9 +182,9 @@ impl Scaler {
 }
 
 /// Runs a command that must fail. Returns its standard error.
-pub(crate) async fn fails(command: &mut Command) -> String {
-    let ended = tokio::time::timeout(PATIENCE, command.output()).await.expect("it ends");
-    let Output { status, stderr, .. } = ended.expect("it runs");
-    assert!(!status.success(), "it runs well");
-    String::from_utf8(stderr).expect("text")
+pub(crate) async fn failure_output(command: &mut Command) -> String {
+    let ended = tokio::time::timeout(TIMEOUT, command.output()).await.expect("the command ends in time");
+    let Output { status, stderr, .. } = ended.expect("the scaler's program can be executed");
+    assert!(!status.success(), "the command succeeds");
+    String::from_utf8(stderr).expect("standard error is text")
 }

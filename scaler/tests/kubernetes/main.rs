@@ -1,4 +1,4 @@
-//! The parts that speak to Kubernetes, with a real API server.
+//! The target `deployment` and the leader election, on a real API server.
 
 #[path = "../common/control_plane.rs"]
 mod control_plane;

@@ -1,6 +1,6 @@
-//! The target `processes` with real child processes: shell scripts that print an address as a replica does.
+//! The target `processes` with real child processes. They are shell scripts that print an address, as replicas do.
 
 mod cleanup;
 mod deaths;
+mod fixture;
 mod several;
-mod stub;

@@ -1,5 +1,5 @@
-//! Readings from a real Prometheus. The tests need `prometheus` on the path (`apt-get install prometheus`); without it they
-//! say that they were skipped.
+//! Readings from a real Prometheus. The tests need `prometheus` and `promtool` on the path (`apt-get install
+//! prometheus`). Without them, they report that they were skipped.
 
 mod server;
 mod source;

@@ -1,7 +1,7 @@
-//! A real Prometheus for a test, on a port that the system picks; killed when dropped. It needs `prometheus` and `promtool` on
-//! the path (`apt-get install prometheus`).
+//! A real Prometheus for a test, on a port that the system picks. It is killed when dropped. It needs `prometheus` and
+//! `promtool` on the path (`apt-get install prometheus`).
 
-#![allow(dead_code, reason = "each program of tests uses a part")]
+#![allow(dead_code, reason = "each test program uses a part of this module")]
 
 use scaler::observe::prometheus::client::{Base, Client};
 use std::io::{ErrorKind, Write};
@@ -12,14 +12,13 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 
-/// Time limit of anything that a test waits for.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// The time limit of every wait. It is long, because busy machines are slow.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Why a test without Prometheus does nothing.
-pub(crate) const SKIPPED: &str =
-    "skipped: there is no prometheus or no promtool; to have them: apt-get install prometheus";
+/// The message of a test that needs Prometheus and does not find it.
+pub(crate) const SKIPPED: &str = "skipped: prometheus or promtool is not on the path; run apt-get install prometheus";
 
-/// Reports a skipped test on the real standard error, so that no test is skipped silently.
+/// Reports a skipped test on the process's standard error, which the test harness does not capture.
 pub(crate) fn skipped() {
     writeln!(std::io::stderr(), "{SKIPPED}").expect("standard error is open");
 }
@@ -28,12 +27,13 @@ pub(crate) fn skipped() {
 pub(crate) struct Prometheus {
     child: Child,
     folder: PathBuf,
-    /// `HOST:PORT`
+    /// The address of its HTTP interface, `host:port`.
     pub(crate) address: String,
 }
 
 impl Prometheus {
-    /// Starts one with its configuration and its data in a folder; `None` if there is no such program.
+    /// Starts a Prometheus that scrapes `targets`, with its configuration and data in `folder`; `None` if the program
+    /// is not installed.
     pub(crate) async fn start(folder: &Path, targets: &[SocketAddr]) -> Option<Self> {
         write_config(folder, targets);
         let (child, address) = run(folder, "127.0.0.1:0").await?;
@@ -41,61 +41,67 @@ impl Prometheus {
     }
 
     pub(crate) async fn kill(&mut self) {
-        self.child.kill().await.expect("it runs");
+        self.child.kill().await.expect("the process was started by this test");
     }
 
-    /// Starts it again, with the same data, after it was killed.
+    /// Starts Prometheus again after [`Self::kill`], with the same address and data.
     pub(crate) async fn restart(&mut self) {
-        (self.child, self.address) = run(&self.folder, &self.address).await.expect("it was there");
+        (self.child, self.address) = run(&self.folder, &self.address).await.expect("the program was found before");
     }
 
-    /// Replaces the targets that Prometheus scrapes.
+    /// Makes Prometheus scrape these targets instead of the present ones.
     pub(crate) async fn scrape(&self, targets: &[SocketAddr]) {
         write_config(&self.folder, targets);
         self.signal("HUP").await;
     }
 
-    /// Sends a signal by its name, such as STOP.
+    /// Sends a signal, by its name such as STOP.
     pub(crate) async fn signal(&self, name: &str) {
-        let process = self.child.id().expect("it runs").to_string();
-        let sent = Command::new("kill").args(["-s", name, &process]).status().await.expect("there is a kill");
-        assert!(sent.success(), "the process runs");
+        let process = self.child.id().expect("Prometheus runs").to_string();
+        let sent =
+            Command::new("kill").args(["-s", name, &process]).status().await.expect("the command kill is installed");
+        assert!(sent.success(), "kill -s {name} {process} failed");
     }
 }
 
-/// A Prometheus that scrapes the targets once a second; `None` if there is no such program.
+/// Starts a Prometheus that scrapes `targets`. Returns its process and the base URL for queries; `None` if the program
+/// is not installed.
 pub(crate) async fn prometheus(folder: &Path, targets: &[SocketAddr]) -> Option<(Child, Base)> {
     let Prometheus { child, address, .. } = Prometheus::start(folder, targets).await?;
     Some((child, base(&address)))
 }
 
-/// A Prometheus with the data of a text in the OpenMetrics format, which scrapes nothing and answers queries; `None` if
-/// there is no such program.
+/// Starts a Prometheus that scrapes nothing and has the data of `openmetrics`, a text in the OpenMetrics format.
+/// Returns its process and the base URL for queries; `None` if the programs are not installed.
 pub(crate) async fn archive(folder: &Path, openmetrics: &str) -> Option<(Child, Base)> {
     let text = folder.join("history");
-    std::fs::write(&text, openmetrics).expect("writable");
+    std::fs::write(&text, openmetrics).expect("the folder is writable");
     let mut promtool = Command::new("promtool");
     promtool.args(["tsdb", "create-blocks-from", "openmetrics"]).arg(&text).arg(folder.join("data"));
     let output = match promtool.kill_on_drop(true).output().await {
         Ok(output) => output,
         Err(error) if error.kind() == ErrorKind::NotFound => return None,
-        Err(error) => panic!("promtool: {error}"),
+        Err(error) => panic!("start promtool: {error}"),
     };
-    assert!(output.status.success(), "promtool: {}", String::from_utf8_lossy(&output.stderr));
-    std::fs::write(folder.join("prometheus.yml"), "global: {}\n").expect("writable");
+    assert!(
+        output.status.success(),
+        "promtool tsdb create-blocks-from openmetrics failed: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    std::fs::write(folder.join("prometheus.yml"), "global: {}\n").expect("the folder is writable");
     let (child, address) = run(folder, "127.0.0.1:0").await?;
-    let client = Client::new(base(&address), None).expect("no token");
+    let client = Client::new(base(&address), None).expect("a client without a token reads no file");
     let ready = async {
         while client.query("vector(1)").await.is_err() {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, ready).await.expect("it reads its blocks");
+    tokio::time::timeout(TIMEOUT, ready).await.expect("Prometheus reads its blocks in time");
     Some((child, base(&address)))
 }
 
 fn base(address: &str) -> Base {
-    format!("http://{address}").parse().expect("a base")
+    format!("http://{address}").parse().expect("the address makes a URL")
 }
 
 fn write_config(folder: &Path, targets: &[SocketAddr]) {
@@ -105,9 +111,11 @@ fn write_config(folder: &Path, targets: &[SocketAddr]) {
          static_configs: [{{targets: [{}]}}]\n",
         targets.join(", ")
     );
-    std::fs::write(folder.join("prometheus.yml"), config).expect("writable");
+    std::fs::write(folder.join("prometheus.yml"), config).expect("the folder is writable");
 }
 
+/// Starts the program with the configuration in `folder`. Returns its process and its address; `None` if the program is
+/// not installed.
 async fn run(folder: &Path, listen: &str) -> Option<(Child, String)> {
     let started = Command::new("prometheus")
         .arg(format!("--config.file={}", folder.join("prometheus.yml").display()))
@@ -122,18 +130,18 @@ async fn run(folder: &Path, listen: &str) -> Option<(Child, String)> {
     let mut child = match started {
         Ok(child) => child,
         Err(error) if error.kind() == ErrorKind::NotFound => return None,
-        Err(error) => panic!("prometheus: {error}"),
+        Err(error) => panic!("start prometheus: {error}"),
     };
-    let log = child.stderr.take().expect("piped");
-    let address = tokio::time::timeout(PATIENCE, listening(log)).await.expect("it says where it listens");
+    let log = child.stderr.take().expect("standard error is piped");
+    let address = tokio::time::timeout(TIMEOUT, listening(log)).await.expect("Prometheus logs its address in time");
     Some((child, address))
 }
 
-/// The address in its log. The rest of the log is read and thrown away, or Prometheus would block on a full pipe.
+/// The address in Prometheus's log. A task reads the rest of the log, since Prometheus would block on a full pipe.
 async fn listening(log: impl AsyncRead + Unpin + Send + 'static) -> String {
     let mut lines = BufReader::new(log).lines();
-    let mut all = Vec::new();
-    while let Some(line) = lines.next_line().await.expect("text") {
+    let mut before = Vec::new();
+    while let Some(line) = lines.next_line().await.expect("the log is text") {
         let address = line.split("address=127.0.0.1:").nth(1).map(|rest| rest.split_whitespace().next().unwrap_or(""));
         match address {
             Some(port) if port != "0" && !port.is_empty() => {
@@ -141,8 +149,8 @@ async fn listening(log: impl AsyncRead + Unpin + Send + 'static) -> String {
                 tokio::spawn(async move { while let Ok(Some(_line)) = lines.next_line().await {} });
                 return address;
             }
-            _ => all.push(line),
+            _ => before.push(line),
         }
     }
-    panic!("prometheus ended:\n{}", all.join("\n"));
+    panic!("prometheus ended before it logged an address:\n{}", before.join("\n"));
 }

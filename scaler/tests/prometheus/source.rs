@@ -1,6 +1,6 @@
-//! The source of readings with a real Prometheus, which scrapes stubs of dispatchers.
+//! Readings from a real Prometheus that scrapes fake dispatchers.
 
-use crate::server::{PATIENCE, prometheus, skipped};
+use crate::server::{TIMEOUT, prometheus, skipped};
 use hyper::body::Incoming;
 use hyper::{Method, Request};
 use law::histogram::Histogram;
@@ -15,27 +15,33 @@ use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinHandle;
 
-/// Oldest figures that are used: three scrapes.
+/// The greatest age of figures that are used: three scrapes.
 const LIMIT: Duration = Duration::from_secs(3);
 
-/// Answers each path with a text that a test can change.
-struct Stub {
+/// The address of a fake dispatcher whose port the system picks.
+const ANY_PORT: &str = "127.0.0.1:0";
+
+/// A fake dispatcher that answers each path with a text, which a test can change.
+struct FakeExporter {
     address: SocketAddr,
     text: Arc<Mutex<String>>,
     server: JoinHandle<()>,
 }
 
-impl Stub {
+impl FakeExporter {
     async fn start(address: SocketAddr, text: String) -> Self {
-        let socket = TcpSocket::new_v4().expect("a socket");
-        socket.set_reuseaddr(true).expect("an option");
-        socket.bind(address).expect("a free port");
-        let listener: TcpListener = socket.listen(16).expect("a listener");
-        let address = listener.local_addr().expect("bound");
+        let socket = TcpSocket::new_v4().expect("sockets can be created");
+        socket.set_reuseaddr(true).expect("the system has the option");
+        socket.bind(address).expect("the port is free");
+        let listener: TcpListener = socket.listen(16).expect("the socket is bound");
+        let address = listener.local_addr().expect("the listener is bound");
         let text = Arc::new(Mutex::new(text));
         let answers = text.clone();
         let handle = move |_request: Request<Incoming>| {
-            let reply: Reply = respond::text("text/plain; version=0.0.4", answers.lock().expect("whole").clone());
+            let reply: Reply = respond::text(
+                "text/plain; version=0.0.4",
+                answers.lock().expect("no thread panics while it holds the lock").clone(),
+            );
             std::future::ready(reply)
         };
         let server =
@@ -43,8 +49,8 @@ impl Stub {
         Self { address, text, server }
     }
 
-    fn set(&self, text: String) {
-        *self.text.lock().expect("whole") = text;
+    fn set_text(&self, text: String) {
+        *self.text.lock().expect("no thread panics while it holds the lock") = text;
     }
 
     async fn stop(self) -> SocketAddr {
@@ -54,7 +60,7 @@ impl Stub {
     }
 }
 
-/// The metrics of a dispatcher that has admitted so many requests, and answered all but four of them within 0.1 s.
+/// The metrics of a dispatcher that has admitted `admitted` requests and answered all but four of them within 0.1 s.
 fn exposition(admitted: u32) -> String {
     let answered = admitted - 4;
     let histogram = |name: &str| {
@@ -78,6 +84,7 @@ fn exposition(admitted: u32) -> String {
     )
 }
 
+/// The reading that must follow from `exposition(admitted)`.
 fn reading(admitted: u32, age: Duration) -> Reading {
     let answered = f64::from(admitted - 4);
     let buckets = [0.1, 0.5, f64::INFINITY].map(|bound| (bound, answered)).to_vec();
@@ -96,15 +103,15 @@ fn reading(admitted: u32, age: Duration) -> Reading {
     Reading { figures, age }
 }
 
-/// A source with the default queries over this job.
-struct Source {
+/// A source of readings, with the default queries over the job `dispatcher`.
+struct PrometheusReader {
     source: Prometheus,
     began: Instant,
 }
 
-impl Source {
+impl PrometheusReader {
     fn new(base: &Base) -> Self {
-        let client = Client::new(base.clone(), None).expect("no token");
+        let client = Client::new(base.clone(), None).expect("a client without a token reads no file");
         let queries = Queries::of("job=\"dispatcher\"");
         Self { source: Prometheus::new(client, queries, LIMIT), began: Instant::now() }
     }
@@ -113,65 +120,73 @@ impl Source {
         self.source.read(self.began.elapsed()).await
     }
 
-    /// Reads until an outcome is the one that is waited for. Returns all outcomes.
-    async fn until(&mut self, is_it: impl Fn(&Result<Reading, Error>) -> bool) -> Vec<Result<Reading, Error>> {
+    /// Reads until an outcome satisfies `is_wanted`. Returns all outcomes.
+    async fn read_until(&mut self, is_wanted: impl Fn(&Result<Reading, Error>) -> bool) -> Vec<Result<Reading, Error>> {
         let mut outcomes = Vec::new();
-        let waited = tokio::time::timeout(PATIENCE, async {
+        let waited = tokio::time::timeout(TIMEOUT, async {
             loop {
                 outcomes.push(self.read().await);
-                if is_it(&outcomes[outcomes.len() - 1]) {
+                if is_wanted(&outcomes[outcomes.len() - 1]) {
                     return;
                 }
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         });
         if waited.await.is_err() {
-            panic!("it never came; last: {:?}", outcomes.last());
+            panic!("timed out after {TIMEOUT:?}; the last outcome was {:?}", outcomes.last());
         }
         outcomes
     }
 
-    /// Reads until so many requests have arrived, refused ones included.
-    async fn until_arrived(&mut self, arrivals: u32) -> Reading {
-        let is_it = |outcome: &Result<Reading, Error>| {
+    /// Reads until `arrivals` requests have arrived, refused ones included.
+    async fn read_until_arrivals(&mut self, arrivals: u32) -> Reading {
+        let is_wanted = |outcome: &Result<Reading, Error>| {
             outcome.as_ref().is_ok_and(|reading| reading.figures.arrivals >= f64::from(arrivals))
         };
-        self.until(is_it).await.pop().expect("the last is it").expect("it was good")
+        last_reading(self.read_until(is_wanted).await)
     }
+}
+
+fn last_reading(mut outcomes: Vec<Result<Reading, Error>>) -> Reading {
+    outcomes.pop().expect("there is at least one outcome").expect("the last outcome is a reading")
+}
+
+fn last_error(mut outcomes: Vec<Result<Reading, Error>>) -> String {
+    outcomes.pop().expect("there is at least one outcome").expect_err("the last outcome is an error").to_string()
 }
 
 #[tokio::test]
 async fn a_reading_has_the_figures_of_the_dispatcher() {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let stub = Stub::start("127.0.0.1:0".parse().expect("an address"), exposition(20)).await;
-    let Some((mut server, base)) = prometheus(folder.path(), &[stub.address]).await else {
+    let folder = tempfile::tempdir().expect("temporary folders can be created");
+    let exporter = FakeExporter::start(ANY_PORT.parse().expect("the text is an address"), exposition(20)).await;
+    let Some((mut server, base)) = prometheus(folder.path(), &[exporter.address]).await else {
         return skipped();
     };
-    let mut source = Source::new(&base);
+    let mut reader = PrometheusReader::new(&base);
 
-    let first = source.until(Result::is_ok).await;
+    let first = reader.read_until(Result::is_ok).await;
     for before in &first[..first.len() - 1] {
         assert!(matches!(before, Err(Error::NoDispatcher(_) | Error::Prometheus(_))), "{before:?}");
     }
-    let first = first.into_iter().next_back().expect("one at least").expect("good");
+    let first = last_reading(first);
     assert_eq!(first, reading(20, first.age));
 
-    stub.set(exposition(30));
-    let next = source.until_arrived(37).await;
+    exporter.set_text(exposition(30));
+    let next = reader.read_until_arrivals(37).await;
     assert_eq!(next, reading(30, next.age));
 
-    // The dispatcher restarts and counts from zero; the reading goes on.
-    let address = stub.stop().await;
-    let stub = Stub::start(address, exposition(6)).await;
-    let continued = source.until_arrived(50).await.figures;
+    // The dispatcher restarts and counts from zero. The counters of the reading go on.
+    let address = exporter.stop().await;
+    let exporter = FakeExporter::start(address, exposition(6)).await;
+    let continued = reader.read_until_arrivals(50).await.figures;
     assert_eq!(continued.arrivals, 30.0 + 7.0 + 6.0 + 7.0);
     assert_eq!(continued.service.count(), 26.0 + 2.0);
-    stub.set(exposition(9));
-    assert_eq!(source.until_arrived(53).await.figures.arrivals, 53.0);
+    exporter.set_text(exposition(9));
+    assert_eq!(reader.read_until_arrivals(53).await.figures.arrivals, 53.0);
 
-    // When the dispatcher is gone, its figures are used until they are too old.
-    stub.stop().await;
-    let outcomes = source.until(|outcome| matches!(outcome, Err(Error::Stale(..)))).await;
+    // When the dispatcher has stopped, its last figures are used until they are too old.
+    exporter.stop().await;
+    let outcomes = reader.read_until(|outcome| matches!(outcome, Err(Error::Stale(..)))).await;
     match outcomes.last() {
         Some(Err(Error::Stale(endpoint, age, limit))) => {
             assert!(endpoint.contains(&address.to_string()) && age > limit, "{endpoint} {age:?}");
@@ -181,88 +196,91 @@ async fn a_reading_has_the_figures_of_the_dispatcher() {
     let oldest = outcomes.iter().flatten().map(|reading| reading.age).max();
     assert!(oldest.is_some_and(|oldest| oldest > Duration::from_secs(1) && oldest <= LIMIT), "{oldest:?}");
 
-    // A source that starts now knows that a dispatcher is missing.
-    let outcomes = Source::new(&base).until(|outcome| matches!(outcome, Err(Error::Partial(..)))).await;
+    // A source that starts now gives no reading, and names the dispatcher that is down.
+    let outcomes = PrometheusReader::new(&base).read_until(|outcome| matches!(outcome, Err(Error::Partial(..)))).await;
     assert!(outcomes.iter().all(Result::is_err));
-    let error = outcomes.last().expect("one at least").as_ref().expect_err("down").to_string();
+    let error = last_error(outcomes);
     assert!(error.contains(&address.to_string()), "{error}");
 
-    let stub = Stub::start(address, exposition(11)).await;
-    assert_eq!(source.until_arrived(55).await.figures.arrivals, 55.0, "it was the same process all the time");
+    let exporter = FakeExporter::start(address, exposition(11)).await;
+    let arrivals = reader.read_until_arrivals(55).await.figures.arrivals;
+    assert_eq!(arrivals, 55.0, "a dispatcher whose counters go on has not restarted");
 
-    server.kill().await.expect("it runs");
-    let error = source.read().await.expect_err("no Prometheus");
+    server.kill().await.expect("the process was started by this test");
+    let error = reader.read().await.expect_err("Prometheus was killed");
     assert!(matches!(&error, Error::Prometheus(_)) && error.to_string().contains(&base.to_string()), "{error}");
-    stub.stop().await;
+    exporter.stop().await;
 }
 
 #[tokio::test]
-async fn dispatchers_are_told_apart() {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let any = "127.0.0.1:0".parse().expect("an address");
-    let (one, two) = (Stub::start(any, exposition(20)).await, Stub::start(any, exposition(1000)).await);
+async fn each_dispatcher_has_counters_of_its_own() {
+    let folder = tempfile::tempdir().expect("temporary folders can be created");
+    let any = ANY_PORT.parse().expect("the text is an address");
+    let (one, two) = (FakeExporter::start(any, exposition(20)).await, FakeExporter::start(any, exposition(1000)).await);
     let Some((_server, base)) = prometheus(folder.path(), &[one.address, two.address]).await else {
         return skipped();
     };
-    let mut source = Source::new(&base);
+    let mut reader = PrometheusReader::new(&base);
     // A Prometheus that has just started scrapes one dispatcher before the other.
     let are_both =
         |outcome: &Result<Reading, Error>| outcome.as_ref().is_ok_and(|reading| reading.figures.queue_length > 1.0);
-    let both = source.until(are_both).await.pop().expect("one at least").expect("good").figures;
+    let both = last_reading(reader.read_until(are_both).await).figures;
     assert_eq!((both.queue_length, both.in_flight, both.capacity), (2.0, 6.0, 8.0));
     // Only the first dispatcher restarts.
-    one.set(exposition(10));
+    one.set_text(exposition(10));
     let before = both.arrivals as u32;
-    assert_eq!(source.until_arrived(before + 1).await.figures.arrivals, both.arrivals + 17.0);
+    assert_eq!(reader.read_until_arrivals(before + 1).await.figures.arrivals, both.arrivals + 17.0);
     // The message names the dispatcher whose figures cannot be true.
-    two.set(exposition(1001).replace("dispatcher_queue_length 1", "dispatcher_queue_length NaN"));
-    let outcomes = source.until(|outcome| matches!(outcome, Err(Error::Partial(..)))).await;
-    let error = outcomes.last().expect("one at least").as_ref().expect_err("an error").to_string();
+    two.set_text(exposition(1001).replace("dispatcher_queue_length 1", "dispatcher_queue_length NaN"));
+    let outcomes = reader.read_until(|outcome| matches!(outcome, Err(Error::Partial(..)))).await;
+    let error = last_error(outcomes);
     assert!(error.contains(&two.address.to_string()) && error.contains("NaN"), "{error}");
 }
 
 #[tokio::test]
-async fn a_query_that_prometheus_refuses_is_quoted_with_its_words() {
-    let folder = tempfile::tempdir().expect("a temporary folder");
+async fn the_error_of_a_refused_query_has_the_message_of_prometheus() {
+    let folder = tempfile::tempdir().expect("temporary folders can be created");
     let Some((_server, base)) = prometheus(folder.path(), &[]).await else {
         return skipped();
     };
-    let client = Client::new(base.clone(), None).expect("no token");
+    let client = Client::new(base.clone(), None).expect("a client without a token reads no file");
     let mut source = Prometheus::new(client, Queries::of("job==\"x\""), LIMIT);
     let mut outcome = source.read(Duration::ZERO).await;
     let began = Instant::now();
-    while began.elapsed() < PATIENCE && outcome.as_ref().is_err_and(|error| error.to_string().contains("503")) {
+    while began.elapsed() < TIMEOUT && outcome.as_ref().is_err_and(|error| error.to_string().contains("503")) {
         tokio::time::sleep(Duration::from_millis(100)).await;
         outcome = source.read(Duration::ZERO).await;
     }
-    let error = outcome.expect_err("no PromQL").to_string();
+    let error = outcome.expect_err("job==\"x\" is no PromQL").to_string();
     assert!(error.contains("refused") && error.contains("parse error"), "{error}");
-    let mut source = Source::new(&base);
-    let outcomes = source.until(|outcome| matches!(outcome, Err(Error::NoDispatcher(_)))).await;
+    let mut reader = PrometheusReader::new(&base);
+    let outcomes = reader.read_until(|outcome| matches!(outcome, Err(Error::NoDispatcher(_)))).await;
     assert!(outcomes.iter().all(Result::is_err));
 }
 
 #[tokio::test]
 async fn the_token_and_the_prefix_reach_the_server() {
-    let token = tempfile::NamedTempFile::new().expect("a temporary file");
-    std::fs::write(&token, "first\n").expect("writable");
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let base = format!("http://{}/behind/a/prefix", listener.local_addr().expect("bound"));
+    let token = tempfile::NamedTempFile::new().expect("temporary files can be created");
+    std::fs::write(&token, "first\n").expect("the file is writable");
+    let listener = TcpListener::bind(ANY_PORT).await.expect("there is a free port");
+    let base = format!("http://{}/behind/a/prefix", listener.local_addr().expect("the listener is bound"));
     let seen = Arc::new(Mutex::new(Vec::new()));
     let log = seen.clone();
     let handle = move |request: Request<Incoming>| {
-        let token = request.headers().get("authorization").map(|value| value.to_str().expect("ASCII").to_owned());
+        let token =
+            request.headers().get("authorization").map(|value| value.to_str().expect("tokens are ASCII").to_owned());
         assert_eq!(request.method(), Method::GET);
-        log.lock().expect("whole").push((request.uri().to_string(), token));
+        log.lock().expect("no thread panics while it holds the lock").push((request.uri().to_string(), token));
         let body = r#"{"status":"success","data":{"resultType":"vector","result":[]}}"#;
         std::future::ready(respond::text("application/json", body.into()))
     };
     tokio::spawn(service::server::serve(listener, None, handle, std::future::pending(), Duration::ZERO));
-    let client = Client::new(base.parse().expect("a base"), Some(token.path().into())).expect("a token");
-    assert_eq!(client.query("up{job=\"a b\"} == 0").await.expect("an empty vector"), []);
-    std::fs::write(&token, "second\n").expect("writable");
-    client.query("up").await.expect("an empty vector");
-    let seen = seen.lock().expect("whole");
+    let client = Client::new(base.parse().expect("the text is a URL"), Some(token.path().into()))
+        .expect("the token file is readable");
+    assert_eq!(client.query("up{job=\"a b\"} == 0").await.expect("the server answers an empty vector"), []);
+    std::fs::write(&token, "second\n").expect("the file is writable");
+    client.query("up").await.expect("the server answers an empty vector");
+    let seen = seen.lock().expect("no thread panics while it holds the lock");
     let query = "up%7Bjob%3D%22a%20b%22%7D%20%3D%3D%200";
     assert_eq!(seen[0], (format!("/behind/a/prefix/api/v1/query?query={query}"), Some("Bearer first".into())));
     assert_eq!(seen[1].1.as_deref(), Some("Bearer second"));

@@ -3,10 +3,10 @@
 //! Source: none; this project's own.
 
 use law::observation::Observation;
-use law::table::{Kind, Law, Recommendation};
+use law::table::{Law, LawKind, Recommendation};
 
 /// The law's line in a table of laws.
-pub const KIND: Kind = Kind {
+pub const KIND: LawKind = LawKind {
     name: "fixed",
     parameter: ":REPLICAS",
     wakes: false,

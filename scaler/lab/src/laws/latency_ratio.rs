@@ -8,12 +8,12 @@ use crate::quantiles::quantile;
 use law::cadence::Cadence;
 use law::histogram::Histogram;
 use law::observation::Observation;
-use law::table::{Kind, Law, Recommendation, Settings};
+use law::table::{Law, LawKind, Recommendation, Settings};
 use law::window::Window;
 use std::time::Duration;
 
 /// The law's line in a table of laws.
-pub const KIND: Kind = Kind {
+pub const KIND: LawKind = LawKind {
     name: "latency-ratio",
     parameter: "",
     wakes: false,
@@ -22,7 +22,7 @@ pub const KIND: Kind = Kind {
 };
 
 /// The line of the law as it was published.
-pub const LITERAL: Kind = Kind {
+pub const LITERAL: LawKind = LawKind {
     name: "latency-ratio-literal",
     make: |settings, parameter| make(settings, parameter, Variant::Literal),
     ..KIND

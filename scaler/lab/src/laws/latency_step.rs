@@ -8,12 +8,12 @@
 use law::cadence::Cadence;
 use law::histogram::Histogram;
 use law::observation::Observation;
-use law::table::{Kind, Law, Recommendation};
+use law::table::{Law, LawKind, Recommendation};
 use law::window::Window;
 use std::time::Duration;
 
 /// The law's line in a table of laws.
-pub const KIND: Kind = Kind {
+pub const KIND: LawKind = LawKind {
     name: "latency-step",
     parameter: "[:SHARE]",
     wakes: false,

@@ -6,12 +6,12 @@
 
 use law::cadence::Cadence;
 use law::observation::Observation;
-use law::table::{Kind, Law, Recommendation};
+use law::table::{Law, LawKind, Recommendation};
 use law::window::Window;
 use std::time::Duration;
 
 /// The law's line in a table of laws.
-pub const KIND: Kind = Kind {
+pub const KIND: LawKind = LawKind {
     name: "queue",
     parameter: "[:INTERVAL]",
     wakes: false,

@@ -5,13 +5,13 @@
 //! look_back_period_s = 30, upscale_delay_s = 30, downscale_delay_s = 600.
 
 use law::observation::Observation;
-use law::table::{Kind, Law, Recommendation};
+use law::table::{Law, LawKind, Recommendation};
 use law::window::Window;
 use std::cmp::Ordering;
 use std::time::Duration;
 
 /// The law's line in a table of laws.
-pub const KIND: Kind = Kind {
+pub const KIND: LawKind = LawKind {
     name: "ray-serve",
     parameter: "",
     wakes: false,

@@ -1,0 +1,110 @@
+//! What each limit makes of recommendations.
+
+use law::limits::Limit::{self, Bounded, Full, Granted, Occupied, Paced, Stabilised};
+use law::limits::{Guard, Limiter, Limits};
+use law::observation::{Observation, Replicas};
+use std::time::Duration;
+
+const S: fn(u64) -> Duration = Duration::from_secs;
+
+fn seen(second: u64, current: usize) -> Observation {
+    let replicas = Replicas { desired: current, ready: current, ..Replicas::default() };
+    Observation { at: S(second), replicas, capacity: current as f64, ..Observation::default() }
+}
+
+fn guarded(min: usize, max: usize) -> Limits {
+    Limits { guard: Guard::On, ..Limits::bounds(min, max) }
+}
+
+/// Limits with a stabilisation window, an outage and a pause after it of ten seconds each.
+fn stabilised() -> Limits {
+    Limits { down_window: S(10), outage: S(10), settle: S(10), ..guarded(1, 5) }
+}
+
+/// Applies the limits to rows of (second, present replicas, recommended replicas, desired replicas, limit).
+fn check(limits: Limits, rows: impl IntoIterator<Item = (u64, usize, usize, usize, Limit)>) {
+    let mut limiter = Limiter::new(limits);
+    for (second, current, recommended, desired, limit) in rows {
+        let found = limiter.apply(&seen(second, current), Some(recommended));
+        assert_eq!(found, (desired, limit), "at {second} s");
+    }
+}
+
+#[test]
+fn replicas_are_added_at_once_and_removed_after_the_stabilisation_window() {
+    let up = [(0, 1, 4, 4, Granted), (2, 4, 9, 5, Bounded), (4, 5, 2, 5, Stabilised), (12, 5, 2, 5, Stabilised)];
+    let down = [(13, 5, 3, 3, Granted), (20, 3, 0, 3, Stabilised), (24, 3, 0, 1, Bounded)];
+    check(stabilised(), up.into_iter().chain(down));
+}
+
+#[test]
+fn nothing_is_removed_just_after_a_start_or_an_outage() {
+    check(stabilised(), (0..10).map(|second| (second, 4, 1, 4, Stabilised)).chain([(10, 4, 1, 1, Granted)]));
+    check(stabilised(), [(0, 4, 4, 4, Granted), (60, 4, 1, 4, Stabilised)]);
+    // The outage ended at 38 s. It was shorter than the 20 s of the pause that follows.
+    let settling = [0, 19, 38, 39].into_iter().chain(40..58).map(|second| (second, 4, 1, 4, Stabilised));
+    let limits = Limits { outage: S(2), settle: S(20), ..Limits::bounds(1, 5) };
+    check(limits, settling.chain([(58, 4, 1, 1, Granted), (59, 4, 1, 1, Granted)]));
+}
+
+#[test]
+fn a_law_without_an_opinion_recommends_nothing() {
+    let mut limiter = Limiter::new(stabilised());
+    for second in 0..30 {
+        assert_eq!(limiter.apply(&seen(second, 4), None), (4, Granted));
+    }
+    assert_eq!(limiter.apply(&seen(30, 4), Some(3)), (3, Granted));
+}
+
+#[test]
+fn bounds_hold_at_once_despite_the_window() {
+    check(stabilised(), [(0, 9, 7, 5, Bounded), (1, 0, 0, 1, Bounded)]);
+}
+
+#[test]
+fn replicas_at_work_stay() {
+    let mut limiter = Limiter::new(guarded(1, 9));
+    let busy = Observation { in_flight: 3.0, queue_length: 1.0, ..seen(5, 6) };
+    assert_eq!(limiter.apply(&busy, Some(2)), (4, Occupied));
+    let batching = Observation { at: S(6), capacity: 24.0, ..busy };
+    assert_eq!(limiter.apply(&batching, Some(1)), (1, Granted), "four requests fit into the four slots of one replica");
+}
+
+#[test]
+fn rates_are_per_minute() {
+    let limits = Limits { up_rate: 3, down_rate: 2, ..Limits::bounds(1, 20) };
+    let up = [(0, 1, 9, 4, Paced), (30, 4, 9, 4, Paced), (60, 4, 9, 7, Paced)];
+    check(limits, up.into_iter().chain([(61, 7, 1, 5, Paced), (62, 5, 1, 5, Paced), (121, 5, 1, 3, Paced)]));
+    // While another scaler leads, this one's decisions change nothing, so they do not count.
+    check(limits, (0..30).map(|second| (second, 1, 9, 4, Paced)).chain([(30, 4, 9, 4, Paced)]));
+}
+
+#[test]
+fn nothing_is_added_while_replicas_cannot_be_placed() {
+    let mut limiter = Limiter::new(guarded(1, 9));
+    let replicas = Replicas { desired: 4, ready: 3, starting: 0, blocked: 1 };
+    assert_eq!(limiter.apply(&Observation { replicas, ..seen(5, 4) }, Some(6)), (4, Full));
+    assert_eq!(limiter.apply(&seen(10, 4), Some(6)), (4, Full), "there may be room for a moment only");
+    assert_eq!(limiter.apply(&seen(30, 4), Some(6)), (6, Granted));
+}
+
+#[test]
+fn replicas_that_cannot_be_placed_are_withdrawn() {
+    let mut limiter = Limiter::new(guarded(1, 9));
+    // All ready replicas are busy, and requests wait. Blocked replicas do not work on them.
+    let replicas = Replicas { desired: 6, ready: 2, starting: 0, blocked: 4 };
+    let busy = Observation { replicas, in_flight: 2.0, queue_length: 20.0, capacity: 2.0, ..seen(0, 6) };
+    let full = |second| Observation { at: S(second), ..busy.clone() };
+    for second in 0..10 {
+        assert_eq!(limiter.apply(&full(second), Some(7)), (6, Full), "at {second} s");
+    }
+    assert_eq!(limiter.apply(&full(10), Some(7)), (2, Full));
+    assert_eq!(limiter.ceiling(S(10)), Some(2));
+    assert_eq!(limiter.apply(&full(11), Some(1)), (2, Occupied), "no more than can be placed");
+    assert_eq!(limiter.apply(&seen(12, 2), Some(7)), (2, Full));
+    assert_eq!(limiter.apply(&seen(26, 2), Some(7)), (7, Granted), "a new attempt");
+    assert_eq!(limiter.ceiling(S(26)), None);
+    let mut least = Limiter::new(guarded(5, 9));
+    least.apply(&full(0), Some(7));
+    assert_eq!(least.apply(&full(10), Some(7)), (5, Full), "never below --min");
+}
