@@ -150,7 +150,7 @@ impl<'a> Comparison<'a> {
 
     fn own(&self, matrix_unit: MatrixUnit) -> Result<Own, Failure> {
         let plan = Arc::new(tune(self.network, self.limits, matrix_unit)?);
-        let mut model = FusedModel::new(plan.clone(), self.limits.side, self.limits.threads);
+        let mut model = FusedModel::new(plan.clone(), self.limits.side, self.limits.threads)?;
         let (logits, time) = timed(&mut model, &self.images, 1)?;
         let tolerance = match matrix_unit {
             MatrixUnit::Use => TOLERANCE_OF_AMX,

@@ -97,10 +97,10 @@ impl ModelFactory {
     /// A model for the calling thread.
     ///
     /// # Errors
-    /// When the device has no memory for another copy.
+    /// If the device has no memory for another copy, or the operating system refuses a thread.
     pub fn model(&self) -> Result<Box<dyn Model>, Failure> {
         Ok(match &self.backend {
-            Backend::Fused(plan) => Box::new(FusedModel::new(plan.clone(), self.side, self.threads)),
+            Backend::Fused(plan) => Box::new(FusedModel::new(plan.clone(), self.side, self.threads)?),
             Backend::Libtorch(network, placement) => Box::new(LibtorchModel::new(network, *placement, self.side)?),
             Backend::TorchScript(module, placement) => {
                 Box::new(TorchScriptModel::new(module.clone(), *placement, self.side))

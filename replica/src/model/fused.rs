@@ -152,8 +152,12 @@ pub(super) struct FusedEngine {
 }
 
 impl FusedEngine {
-    pub(super) fn new(threads: usize) -> Self {
-        Self { team: ThreadTeam::new(threads), instructions: Instructions::best(), free: Vec::new() }
+    /// An engine with a team of `threads` threads.
+    ///
+    /// # Errors
+    /// If the operating system refuses a thread.
+    pub(super) fn new(threads: usize) -> Result<Self, Failure> {
+        Ok(Self { team: ThreadTeam::new(threads)?, instructions: Instructions::best(), free: Vec::new() })
     }
 
     /// Copies images of `side` by `side` pixels into one batch.
@@ -299,8 +303,11 @@ pub(super) struct FusedModel {
 
 impl FusedModel {
     /// A model for images of `side` by `side` pixels, with a team of `threads` threads.
-    pub(super) fn new(plan: Arc<Plan>, side: usize, threads: usize) -> Self {
-        Self { plan, engine: FusedEngine::new(threads), side }
+    ///
+    /// # Errors
+    /// If the operating system refuses a thread.
+    pub(super) fn new(plan: Arc<Plan>, side: usize, threads: usize) -> Result<Self, Failure> {
+        Ok(Self { plan, engine: FusedEngine::new(threads)?, side })
     }
 }
 

@@ -87,7 +87,8 @@ fn every_engine_computes_the_network_of_every_architecture() {
             for (threads, batched_from) in [(1, 0), (2, 3)] {
                 let plan = Arc::new(Plan { network: network.each_ref().map(layer), batched_from });
                 let name = format!("{candidate} {matrix_unit:?} {threads}");
-                check(&name, &mut FusedModel::new(plan, side, threads));
+                let model = FusedModel::new(plan, side, threads);
+                check(&name, &mut model.expect("the system starts threads"));
             }
         }
     }
@@ -139,7 +140,7 @@ fn check_layer(images: usize, side: usize, layer: &FoldedConvolution, threads: u
     let candidates = Algorithm::candidates(layer, 8, MatrixUnit::Avoid);
     for algorithm in candidates.iter().chain(&[Algorithm::Direct]).chain(&amx) {
         for instructions in Instructions::available() {
-            let mut engine = FusedEngine::new(threads);
+            let mut engine = FusedEngine::new(threads).expect("the system starts threads");
             let input = engine.activations(images, side, layer.inputs, &input);
             let filter = PackedFilter::new(layer, *algorithm, instructions);
             let found = engine.convolve_with(&filter, &input, None, Nonlinearity::Relu).into_numbers();

@@ -43,7 +43,7 @@ pub(super) fn tune(
     matrix_unit: MatrixUnit,
 ) -> Result<Plan, Failure> {
     let PassLimits { side, max_batch, threads } = limits;
-    let mut engine = FusedEngine::new(threads);
+    let mut engine = FusedEngine::new(threads)?;
     let instructions = engine.instructions;
     let candidates = network.each_ref().map(|layer| Candidates::new(layer, max_batch, matrix_unit, instructions));
     let for_one = measure(&candidates, &mut engine, 1, side)?;
