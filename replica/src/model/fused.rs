@@ -8,7 +8,7 @@ use super::{CHANNELS, Failure, Input, Model};
 use convolution::amx::{self, AmxFilter, TileUnit};
 use convolution::direct::{self, DirectFilter};
 use convolution::winograd::{self, TileSize, WinogradFilter};
-use convolution::{Epilogue, Geometry, Instructions, Nonlinearity, Shape, pool};
+use convolution::{BatchShape, Epilogue, Geometry, Instructions, Nonlinearity, pool};
 use std::sync::Arc;
 
 /// An algorithm for a convolution.
@@ -73,7 +73,7 @@ impl PackedFilter {
     }
 
     /// Channels and shape of the output for an input of `shape`.
-    fn output(&self, shape: Shape) -> (usize, Shape) {
+    fn output(&self, shape: BatchShape) -> (usize, BatchShape) {
         match self {
             Self::Direct(filter) => (filter.outputs(), filter.geometry().output(shape)),
             Self::Winograd(filter) => (filter.outputs(), shape),
@@ -114,7 +114,7 @@ impl Layer {
 pub(super) struct Activations {
     /// The activations come first. The rest is left from the memory's earlier use.
     storage: Vec<f32>,
-    shape: Shape,
+    shape: BatchShape,
     channels: usize,
 }
 
@@ -122,7 +122,7 @@ pub(super) struct Activations {
 impl FusedEngine {
     /// Activations of square images with the given numbers.
     pub(super) fn activations(&mut self, images: usize, side: usize, channels: usize, numbers: &[f32]) -> Activations {
-        let mut activations = self.allocate(Shape { images, height: side, width: side }, channels);
+        let mut activations = self.allocate(BatchShape { images, height: side, width: side }, channels);
         activations.numbers_mut().copy_from_slice(numbers);
         activations
     }
@@ -162,7 +162,7 @@ impl FusedEngine {
 
     /// Copies images of `side` by `side` pixels into one batch.
     pub(super) fn batch(&mut self, images: &[Input], side: usize) -> Activations {
-        let mut batch = self.allocate(Shape { images: images.len(), height: side, width: side }, CHANNELS);
+        let mut batch = self.allocate(BatchShape { images: images.len(), height: side, width: side }, CHANNELS);
         let copies = batch.numbers_mut().chunks_exact_mut(CHANNELS * side * side);
         copies.zip(images).for_each(|(to, image)| to.copy_from_slice(image));
         batch
@@ -174,9 +174,10 @@ impl FusedEngine {
             return parts.remove(0);
         }
         let images = parts.iter().map(|part| part.shape.images).sum();
-        let (shape, channels) =
-            parts.first().map_or((Shape { images: 0, height: 0, width: 0 }, 0), |part| (part.shape, part.channels));
-        let mut whole = self.allocate(Shape { images, ..shape }, channels);
+        let (shape, channels) = parts
+            .first()
+            .map_or((BatchShape { images: 0, height: 0, width: 0 }, 0), |part| (part.shape, part.channels));
+        let mut whole = self.allocate(BatchShape { images, ..shape }, channels);
         let mut filled = 0;
         for part in parts {
             let numbers = part.numbers();
@@ -208,7 +209,7 @@ impl FusedEngine {
     }
 
     /// Memory for activations, with arbitrary numbers in it.
-    fn allocate(&mut self, shape: Shape, channels: usize) -> Activations {
+    fn allocate(&mut self, shape: BatchShape, channels: usize) -> Activations {
         let length = shape.pixels() * channels;
         // The shortest that is long enough; if none is, the longest, since only the numbers that are added to it get
         // filled.
@@ -245,7 +246,7 @@ impl Engine<Layer> for FusedEngine {
     }
 
     fn average_pool(&mut self, input: &Activations) -> Result<Activations, Failure> {
-        let mut output = self.allocate(Shape { height: 1, width: 1, ..input.shape }, input.channels);
+        let mut output = self.allocate(BatchShape { height: 1, width: 1, ..input.shape }, input.channels);
         pool::average(input.numbers(), input.shape, input.channels, output.numbers_mut());
         Ok(output)
     }
