@@ -1,6 +1,6 @@
 //! The threads of one forward pass of this project's own convolutions.
 
-use super::Failure;
+use super::InferenceError;
 use convolution::Executor;
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 
@@ -16,13 +16,13 @@ impl ThreadTeam {
     ///
     /// # Errors
     /// If the operating system refuses a thread, for example because a limit of processes is reached.
-    pub(super) fn new(threads: usize) -> Result<Self, Failure> {
+    pub(super) fn new(threads: usize) -> Result<Self, InferenceError> {
         if threads <= 1 {
             return Ok(Self { others: None, threads });
         }
         let pool = ThreadPoolBuilder::new().num_threads(threads - 1).thread_name(|index| format!("team-{}", index + 1));
         let refused = |error: ThreadPoolBuildError| {
-            Failure::new(format!(
+            InferenceError::new(format!(
                 "the system refuses one of {threads} threads for a forward pass ({error}); lower --threads or \
                  --workers, or raise the limit of processes"
             ))
