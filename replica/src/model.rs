@@ -1,4 +1,4 @@
-//! The interface of a classifier. Only this file and the modules below it name libtorch.
+//! The interface of a classifier. In this library, only this file and the modules below it use libtorch.
 
 mod architecture;
 mod choice;
@@ -24,10 +24,10 @@ pub use device::{Device, Precision};
 pub use factory::{ModelFactory, Setup};
 pub use file::{ModelFile, ModelSource};
 
-/// Channels of an image: red, green and blue.
+/// Number of channels of an image: red, green and blue.
 pub const CHANNELS: usize = 3;
 
-/// One image as a model takes it: `[side, side, 3]` normalised numbers, row by row, channels innermost.
+/// The model's input for one image: `[side, side, 3]` normalised numbers, row by row, channels innermost.
 pub type Input = Vec<f32>;
 
 /// A classifier that belongs to one thread.
@@ -36,25 +36,25 @@ pub trait Model {
     /// probabilities.
     ///
     /// # Errors
-    /// When the engine fails; the message is the engine's own.
-    fn logits(&mut self, images: &[Input]) -> Result<Vec<Vec<f32>>, Failure>;
+    /// If the engine fails. The message is that of the engine.
+    fn logits(&mut self, images: &[Input]) -> Result<Vec<Vec<f32>>, InferenceError>;
 }
 
-/// A failed forward pass.
+/// Why a model could not be made, or why a forward pass failed.
 #[derive(Debug, thiserror::Error)]
-#[error("inference failed: {0}")]
-pub struct Failure(String);
+#[error("the model cannot be computed: {0}")]
+pub struct InferenceError(String);
 
-impl Failure {
-    /// A failure with the engine's reason.
+impl InferenceError {
+    /// An error with the engine's reason.
     pub fn new(reason: impl std::fmt::Display) -> Self {
         Self(reason.to_string())
     }
 }
 
-impl From<tch::TchError> for Failure {
+impl From<tch::TchError> for InferenceError {
     fn from(error: tch::TchError) -> Self {
-        // The other lines of libtorch's messages are a C++ backtrace.
+        // Only the first line of libtorch's message is for users. The others are a C++ backtrace.
         let message = error.to_string();
         Self::new(message.lines().next().unwrap_or_default())
     }

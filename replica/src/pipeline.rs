@@ -11,7 +11,7 @@ mod worker;
 
 use crate::batch::Batcher;
 use crate::decode::Limits;
-use crate::model::{Failure, Input, Model, ModelFactory};
+use crate::model::{InferenceError, Input, Model, ModelFactory};
 use crate::transform::Transform;
 use batch_queue::BatchQueue;
 use bytes::Bytes;
@@ -89,11 +89,11 @@ pub trait CreateModel: Send + Sync + 'static {
     ///
     /// # Errors
     /// When there is no memory for another copy.
-    fn create(&self) -> Result<Box<dyn Model>, Failure>;
+    fn create(&self) -> Result<Box<dyn Model>, InferenceError>;
 }
 
 impl CreateModel for ModelFactory {
-    fn create(&self) -> Result<Box<dyn Model>, Failure> {
+    fn create(&self) -> Result<Box<dyn Model>, InferenceError> {
         self.model()
     }
 }
@@ -216,17 +216,17 @@ mod tests {
     }
 
     impl Model for Gated {
-        fn logits(&mut self, images: &[Input]) -> Result<Vec<Vec<f32>>, Failure> {
+        fn logits(&mut self, images: &[Input]) -> Result<Vec<Vec<f32>>, InferenceError> {
             if images[0].iter().any(|&number| number != 0.0) {
                 self.batches.lock().expect("no test panics here").push(images.len());
-                self.gate.recv().map_err(Failure::new)?;
+                self.gate.recv().map_err(InferenceError::new)?;
             }
             Ok(vec![vec![1.0]; images.len()])
         }
     }
 
     impl CreateModel for Gated {
-        fn create(&self) -> Result<Box<dyn Model>, Failure> {
+        fn create(&self) -> Result<Box<dyn Model>, InferenceError> {
             Ok(Box::new(self.clone()))
         }
     }
@@ -325,13 +325,13 @@ mod tests {
     async fn a_model_that_panics_ends_the_pipeline() {
         struct Broken;
         impl Model for Broken {
-            fn logits(&mut self, images: &[Input]) -> Result<Vec<Vec<f32>>, Failure> {
+            fn logits(&mut self, images: &[Input]) -> Result<Vec<Vec<f32>>, InferenceError> {
                 assert!(images[0].iter().all(|&number| number == 0.0), "this model survives only the warm-up");
                 Ok(vec![vec![1.0]; images.len()])
             }
         }
         impl CreateModel for Broken {
-            fn create(&self) -> Result<Box<dyn Model>, Failure> {
+            fn create(&self) -> Result<Box<dyn Model>, InferenceError> {
                 Ok(Box::new(Self))
             }
         }

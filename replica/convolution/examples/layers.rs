@@ -1,16 +1,19 @@
-//! Times the convolutions of a ResNet-18, each by itself, on one thread. Between two uses of a layer's weights 100 MB
-//! of others are read, as in a network, so that the weights come from memory or from a far cache.
+//! Times the convolutions of a ResNet-18 and two of a ResNet-50, each by itself, on one thread. A layer has several
+//! copies of its weights and uses them in turn, so that weights come from memory or from a far cache, as in a network.
 
 use convolution::amx::{self, AmxFilter, TileUnit};
 use convolution::direct::{self, DirectFilter};
 use convolution::winograd::{self, TileSize, WinogradFilter};
-use convolution::{CurrentThread, Epilogue, Geometry, Instructions, Nonlinearity, Shape};
+use convolution::{BatchShape, CurrentThread, Epilogue, Geometry, Instructions, Nonlinearity};
 use std::time::Instant;
 
-/// Numbers of weights that are read between two uses of the same weights: 100 MB.
-const WEIGHTS_BETWEEN_USES: usize = 25_000_000;
+/// How many numbers all copies of a layer's weights have together: 100 MB, or less if a layer has [`MAX_COPIES`].
+const COPIED_WEIGHTS: usize = 25_000_000;
 
-/// Times each convolution is run.
+/// Largest number of copies of a layer's weights.
+const MAX_COPIES: usize = 40;
+
+/// Number of times that each convolution is run.
 const REPEATS: usize = 60;
 
 const STEM: Geometry = Geometry { side: 7, stride: 2, padding: 3 };
@@ -19,7 +22,7 @@ const THREE_STRIDED: Geometry = Geometry { side: 3, stride: 2, padding: 1 };
 const ONE: Geometry = Geometry { side: 1, stride: 1, padding: 0 };
 const ONE_STRIDED: Geometry = Geometry { side: 1, stride: 2, padding: 0 };
 
-/// Input channels, output channels, height and width of the input, and geometry.
+/// Input channels, output channels, input height and width, and geometry of each layer.
 const LAYERS: [(usize, usize, usize, Geometry); 13] = [
     (3, 64, 224, STEM),
     (64, 64, 56, THREE),
@@ -37,21 +40,22 @@ const LAYERS: [(usize, usize, usize, Geometry); 13] = [
 ];
 
 fn main() {
-    let batch: usize = std::env::args().nth(1).map_or(1, |text| text.parse().expect("a batch size"));
+    let batch: usize =
+        std::env::args().nth(1).map_or(1, |text| text.parse().expect("the argument is a batch size, such as 8"));
     println!(
         "batch {batch}\ninputs outputs side  filter  stride  kind          ms/image      min   GMAC/s of the definition"
     );
     for (inputs, outputs, width, geometry) in LAYERS {
-        let shape = Shape { images: batch, height: width, width };
-        Layer::new(inputs, outputs, shape, geometry).time_all();
+        let shape = BatchShape { images: batch, height: width, width };
+        TimedLayer::new(inputs, outputs, shape, geometry).time_all();
     }
 }
 
 /// One convolution with its data.
-struct Layer {
+struct TimedLayer {
     inputs: usize,
     outputs: usize,
-    shape: Shape,
+    shape: BatchShape,
     geometry: Geometry,
     weights: Vec<f32>,
     bias: Vec<f32>,
@@ -59,8 +63,8 @@ struct Layer {
     residual: Vec<f32>,
 }
 
-impl Layer {
-    fn new(inputs: usize, outputs: usize, shape: Shape, geometry: Geometry) -> Self {
+impl TimedLayer {
+    fn new(inputs: usize, outputs: usize, shape: BatchShape, geometry: Geometry) -> Self {
         Self {
             inputs,
             outputs,
@@ -99,10 +103,10 @@ impl Layer {
         }
     }
 
-    /// Prints the median and the least time of `convolve`, each with another copy of the filter, whose weights are
-    /// `length` numbers.
+    /// Runs `convolve` with the copies of the filter in turn, and prints the median and the least time. The weights of
+    /// a filter are `length` numbers.
     fn time<F>(&self, kind: String, length: usize, filter: impl Fn() -> F, convolve: impl Fn(&F, &mut [f32])) {
-        let filters: Vec<F> = (0..WEIGHTS_BETWEEN_USES.div_ceil(length).min(40)).map(|_| filter()).collect();
+        let filters: Vec<F> = (0..COPIED_WEIGHTS.div_ceil(length).min(MAX_COPIES)).map(|_| filter()).collect();
         let mut output = vec![0.0; self.residual.len()];
         let mut seconds: Vec<f64> = filters
             .iter()
@@ -116,7 +120,7 @@ impl Layer {
             .collect();
         seconds.sort_by(f64::total_cmp);
         let Self { inputs, outputs, shape, geometry: Geometry { side, stride, .. }, .. } = *self;
-        let output = self.geometry.output(Shape { images: 1, ..shape });
+        let output = self.geometry.output(BatchShape { images: 1, ..shape });
         let work = (side * side * inputs * outputs * output.pixels()) as f64;
         println!(
             "{inputs:>6} {outputs:>7} {:>4} {side:>7} {stride:>7}  {kind:<13} {:>8.3} {:>8.3} {:>10.1}",
@@ -128,7 +132,7 @@ impl Layer {
     }
 }
 
-/// Numbers between -1 and 1 that repeat only after long.
+/// `count` numbers from -1 to 1. After 2001 different numbers they repeat.
 fn numbers(count: usize) -> Vec<f32> {
     (0..count).map(|index| ((index * 2_654_435_761) % 2001) as f32 / 1000.0 - 1.0).collect()
 }

@@ -1,4 +1,4 @@
-//! A buffer of numbers that begins on a cache line and, from 2 MiB on, on a large page.
+//! A buffer of numbers that begins at a cache line, or at a large page if the buffer has 2 MiB or more.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ops::{Deref, DerefMut};
@@ -7,16 +7,16 @@ use std::ptr::NonNull;
 /// Bytes of a cache line.
 const CACHE_LINE: usize = 64;
 
-/// A slice of numbers whose length is fixed and whose memory is aligned.
+/// A slice of numbers with a fixed length, in aligned memory.
 pub(crate) struct AlignedBuffer {
     start: NonNull<f32>,
     length: usize,
-    origin: Origin,
+    allocation: Allocation,
 }
 
-/// The allocator that the memory is returned to.
-enum Origin {
-    Allocated(Layout),
+/// How the memory was allocated, which decides how it is returned.
+enum Allocation {
+    Heap(Layout),
     #[cfg(target_os = "linux")]
     Mapped(pages::Mapping),
 }
@@ -26,13 +26,13 @@ impl AlignedBuffer {
     pub(crate) fn zeroed(length: usize) -> Self {
         #[cfg(target_os = "linux")]
         if let Some((start, mapping)) = pages::map(length * size_of::<f32>()) {
-            return Self { start: start.cast(), length, origin: Origin::Mapped(mapping) };
+            return Self { start: start.cast(), length, allocation: Allocation::Mapped(mapping) };
         }
         let bytes = (length * size_of::<f32>()).max(1);
-        let layout = Layout::from_size_align(bytes, CACHE_LINE).expect("the buffer fits the address space");
-        // SAFETY: the layout has a size above zero, and the number zero is all bits zero.
+        let layout = Layout::from_size_align(bytes, CACHE_LINE).expect("the buffer is smaller than the address space");
+        // SAFETY: the layout's size is above zero, and the number 0.0 has only zero bits.
         let start = NonNull::new(unsafe { alloc_zeroed(layout) }).unwrap_or_else(|| handle_alloc_error(layout));
-        Self { start: start.cast(), length, origin: Origin::Allocated(layout) }
+        Self { start: start.cast(), length, allocation: Allocation::Heap(layout) }
     }
 
     /// A buffer of `length` numbers: `numbers`, then zeros.
@@ -43,25 +43,26 @@ impl AlignedBuffer {
     }
 }
 
-/// Memory that is mapped from the operating system: the alignment costs no memory of the allocator, and the memory is
-/// returned as soon as it is dropped.
+/// Memory that is mapped from the operating system. The part of a mapping that is left out for the alignment is never
+/// touched, so it takes no memory. The operating system gets the memory back as soon as the mapping is dropped.
 #[cfg(target_os = "linux")]
 mod pages {
     use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
     use std::ffi::c_void;
     use std::ptr::{NonNull, null_mut};
 
-    /// Bytes of a large page. The system backs aligned memory with large pages where it may; a sequential read of
+    /// Bytes of a large page. The operating system may back aligned memory with large pages. A sequential read of
     /// megabytes then misses the TLB less often.
     const LARGE_PAGE: usize = 2 << 20;
 
-    /// A mapped range of memory, unmapped when dropped.
+    /// A mapped range of memory, which is unmapped when dropped.
     pub(super) struct Mapping {
         start: *mut c_void,
         bytes: usize,
     }
 
-    /// Maps `bytes` zeros that begin on a large page. `None` if they do not fill one, or if the system refuses.
+    /// Maps `bytes` zero bytes that begin at a large page. `None` if `bytes` is less than a large page, or if the
+    /// operating system refuses the mapping.
     pub(super) fn map(bytes: usize) -> Option<(NonNull<u8>, Mapping)> {
         if bytes < LARGE_PAGE {
             return None;
@@ -72,16 +73,16 @@ mod pages {
             unsafe { mmap_anonymous(null_mut(), mapped, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE) };
         let mapping = Mapping { start: start.ok()?, bytes: mapped };
         let aligned = mapping.start.map_addr(|address| address.next_multiple_of(LARGE_PAGE));
-        // SAFETY: whole large pages of the new mapping, to which no reference exists yet. The rest stays in small
-        // pages. A refusal changes nothing.
+        // SAFETY: the range has whole large pages of the new mapping, to which no reference exists yet. If the system
+        // refuses, the mapping stays in small pages.
         let _refused = unsafe { madvise(aligned, bytes / LARGE_PAGE * LARGE_PAGE, Advice::LinuxHugepage) };
         Some((NonNull::new(aligned.cast())?, mapping))
     }
 
     impl Drop for Mapping {
         fn drop(&mut self) {
-            // SAFETY: the range was mapped with this start and length, and is not used any more. Unmapping a whole
-            // mapping cannot fail.
+            // SAFETY: the range was mapped with this start and length, and is no longer used. Unmapping a whole mapping
+            // cannot fail.
             let _unmapped = unsafe { munmap(self.start, self.bytes) };
         }
     }
@@ -105,11 +106,11 @@ impl DerefMut for AlignedBuffer {
 
 impl Drop for AlignedBuffer {
     fn drop(&mut self) {
-        match &self.origin {
-            // SAFETY: the memory was allocated with this layout, and is not used any more.
-            Origin::Allocated(layout) => unsafe { dealloc(self.start.as_ptr().cast(), *layout) },
+        match &self.allocation {
+            // SAFETY: the memory was allocated with this layout, and is no longer used.
+            Allocation::Heap(layout) => unsafe { dealloc(self.start.as_ptr().cast(), *layout) },
             #[cfg(target_os = "linux")]
-            Origin::Mapped(_unmapped_by_its_own_drop) => {}
+            Allocation::Mapped(_unmapped_by_its_own_drop) => {}
         }
     }
 }

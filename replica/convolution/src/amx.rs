@@ -1,10 +1,10 @@
-//! Convolutions of any side, stride and padding on the matrix unit of newer x86 processors (AMX), which multiplies
-//! tiles of `bf16` and adds in `f32`, sixteen times as fast as vectors of `f32` do.
+//! Convolutions of any side, stride and padding on the matrix unit of newer x86 processors (AMX). The unit multiplies
+//! tiles of `bf16` and adds in `f32`, sixteen times as fast as vectors of `f32`.
 //!
-//! A number is split into two of `bf16`, `x ≈ high + low` with `|low| ≤ 2⁻⁸ |x|`; the sum differs from `x` by at most
-//! `2⁻¹⁶ |x|`. A product is computed as `high · high' + high · low' + low · high'`, three times the work of one product
-//! of tiles; the term left out, `low · low'`, is again at most 2⁻¹⁶ of the product. Compare G. Henry, P. T. P. Tang and
-//! A. Heinecke, Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations (2019),
+//! A number `x` is split into two numbers of `bf16`, `x ≈ high + low` with `|low| ≤ 2⁻⁸ |x|`. The sum differs from `x`
+//! by at most `2⁻¹⁶ |x|`. A product is computed as `high · high' + high · low' + low · high'`, which is three products
+//! of tiles. The term that is left out, `low · low'`, is at most 2⁻¹⁶ of the product. Compare G. Henry, P. T. P. Tang
+//! and A. Heinecke, Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations (2019),
 //! arXiv:1904.06376, section 2.
 
 mod filter;
@@ -17,7 +17,7 @@ use crate::instructions::VectorTask;
 use crate::partition::{check_lengths, divide, part_range};
 use crate::product::Prefetch;
 use crate::vector::Vector;
-use crate::{Epilogue, Executor, Instructions, Shape};
+use crate::{BatchShape, Epilogue, Executor, Instructions};
 use image_layout::ImageLayout;
 use std::cell::RefCell;
 use std::ops::Range;
@@ -26,18 +26,18 @@ use tile_unit::{COLUMNS, ROWS, Sums, TILES, TileSession};
 pub use filter::AmxFilter;
 pub use tile_unit::TileUnit;
 
-/// Bytes of split images that are worked on at a time. They are read once for each block of output channels, so they
-/// should stay in the second-level cache.
+/// Bytes of split images that are convolved together. They are read once for each block of output channels, so they
+/// should fit the second-level cache.
 const BLOCK_BYTES: usize = 1 << 20;
 
 /// Convolves `input` into `output`: `output = epilogue(input * filter + bias)`. `input` is `[images, height, width,
 /// inputs]`, and `output` has the shape of [`crate::Geometry::output`] with the filter's output channels.
 ///
 /// # Panics
-/// When the length of a slice does not fit its shape and channels.
+/// If the length of a slice does not fit its shape and channels.
 pub fn convolve(
     input: &[f32],
-    shape: Shape,
+    shape: BatchShape,
     filter: &AmxFilter,
     epilogue: Epilogue<'_>,
     output: &mut [f32],
@@ -53,27 +53,27 @@ pub fn convolve(
     divide(outputs.images, filter.blocks(), executor, |images, blocks| convolution.run(images, blocks));
 }
 
-/// The arguments of [`convolve`] whose lengths have been checked, and the layout of the split images.
+/// The arguments of [`convolve`], after their lengths were checked, and the layout of the split images.
 struct AmxConvolution<'a> {
     input: &'a [f32],
-    outputs: Shape,
+    outputs: BatchShape,
     layout: ImageLayout,
     filter: &'a AmxFilter,
     epilogue: Epilogue<'a>,
     output: *mut f32,
 }
 
-// SAFETY: parts that run at the same time write to different images or channels of `output`; see `AmxConvolution::run`.
+// SAFETY: concurrent calls of `run` write to different images or channels of `output`.
 unsafe impl Sync for AmxConvolution<'_> {}
 
 thread_local! {
-    /// Split images. Kept between calls, because mapping and zeroing a megabyte costs as much as filling it.
+    /// Memory for split images. It is kept between calls, because mapping and zeroing a megabyte takes as long as
+    /// filling it.
     static SCRATCH: RefCell<AlignedBuffer> = RefCell::new(AlignedBuffer::zeroed(0));
 }
 
 impl AmxConvolution<'_> {
-    /// Computes blocks of output channels of some images. Calls that run at the same time have no images or no blocks
-    /// in common.
+    /// Computes blocks of output channels of some images. Concurrent calls share no images, or share no blocks.
     fn run(&self, images: Range<usize>, blocks: Range<usize>) {
         let length = self.layout.image_bytes / size_of::<f32>();
         let at_once = (BLOCK_BYTES / self.layout.image_bytes).clamp(1, images.len());
@@ -95,7 +95,7 @@ impl AmxConvolution<'_> {
     /// [`COLUMNS`] output channels, the first of which is `channel`.
     ///
     /// # Safety
-    /// As for [`Vector`]. No other part computes this image and these channels.
+    /// The conditions of [`Vector`] hold. No other part computes this image and these channels.
     #[inline(always)]
     unsafe fn store<V: Vector>(&self, sums: &Sums, image: usize, positions: Range<usize>, channel: usize) {
         let Self { ref layout, filter, outputs, epilogue, output, .. } = *self;
@@ -121,7 +121,7 @@ impl AmxConvolution<'_> {
     }
 }
 
-/// Images, memory for their split numbers, and the blocks of output channels that are computed of them.
+/// Images, memory for their split numbers, and the blocks of output channels that are computed from them.
 struct SplitImages<'a> {
     convolution: &'a AmxConvolution<'a>,
     session: &'a TileSession,
@@ -148,7 +148,7 @@ impl VectorTask for SplitImages<'_> {
             for (index, image) in images.clone().enumerate() {
                 let pixels = split.as_ptr().cast::<u8>().wrapping_add(index * layout.image_bytes);
                 for group in 0..groups {
-                    // Groups of nearly equal size: five tiles are three and two.
+                    // Groups have nearly equal sizes: five tiles make groups of three and two, not of four and one.
                     let tiles = part_range(tiles, groups, group);
                     let prefetch = next.part(index * groups + group, images.len() * groups);
                     // SAFETY: the layout has room for whole tiles, `block` is a block of the filter, and the output has

@@ -1,5 +1,5 @@
-//! Convolutions of any side, stride and padding by their definition. An output is a product of as many runs of
-//! consecutive numbers as the filter has rows: the pixels under one row of the filter, all channels of each.
+//! Convolutions of any side, stride and padding by their definition. The inputs of an output are as many runs of
+//! consecutive numbers as the filter has rows: a run has all channels of the pixels under one row of the filter.
 
 mod filter;
 
@@ -8,24 +8,24 @@ use crate::instructions::VectorTask;
 use crate::partition::{check_lengths, divide};
 use crate::product::{Prefetch, Rows, Sink, multiply};
 use crate::vector::Vector;
-use crate::{Epilogue, Executor, Geometry, Shape};
+use crate::{BatchShape, Epilogue, Executor, Geometry};
 use std::cell::RefCell;
 use std::ops::Range;
 
 pub use filter::DirectFilter;
 
-/// Bytes of padded images that are worked on at a time. They are read once for each block of output channels, so they
-/// should stay in the second-level cache.
+/// Bytes of padded images that are convolved together. They are read once for each block of output channels, so they
+/// should fit the second-level cache.
 const BLOCK_BYTES: usize = 1 << 20;
 
 /// Convolves `input` into `output`: `output = epilogue(input * filter + bias)`. `input` is `[images, height, width,
 /// inputs]`, and `output` has the shape of [`Geometry::output`] with the filter's output channels.
 ///
 /// # Panics
-/// When the length of a slice does not fit its shape and channels.
+/// If the length of a slice does not fit its shape and channels.
 pub fn convolve(
     input: &[f32],
-    shape: Shape,
+    shape: BatchShape,
     filter: &DirectFilter,
     epilogue: Epilogue<'_>,
     output: &mut [f32],
@@ -37,70 +37,63 @@ pub fn convolve(
     if outputs.pixels() == 0 {
         return;
     }
-    // A 1×1 filter sees each pixel by itself, so all pixels of the batch become one long row.
+    // A 1×1 filter of stride 1 uses each pixel by itself, so all pixels of the batch can be one long row.
     let (shape, outputs) = match geometry {
         Geometry { side: 1, stride: 1, padding: 0 } => {
-            let flat = Shape { images: 1, height: 1, width: shape.pixels() };
+            let flat = BatchShape { images: 1, height: 1, width: shape.pixels() };
             (flat, flat)
         }
         _ => (shape, outputs),
     };
     let convolution = DirectConvolution { input, shape, outputs, filter, epilogue, output: output.as_mut_ptr() };
-    divide(outputs.images, filter.blocks(), executor, |images, blocks| convolution.run(Part { images, blocks }));
+    divide(outputs.images, filter.blocks(), executor, |images, blocks| convolution.run(images, blocks));
 }
 
-/// The arguments of [`convolve`] whose lengths have been checked.
+/// The arguments of [`convolve`], after their lengths were checked.
 struct DirectConvolution<'a> {
     input: &'a [f32],
-    shape: Shape,
-    outputs: Shape,
+    shape: BatchShape,
+    outputs: BatchShape,
     filter: &'a DirectFilter,
     epilogue: Epilogue<'a>,
     output: *mut f32,
 }
 
-// SAFETY: parts that run at the same time write to different images or channels of `output`; see `Part`.
+// SAFETY: concurrent calls of `run` write to different images or channels of `output`.
 unsafe impl Sync for DirectConvolution<'_> {}
 
-/// The outputs that one thread computes. Parts that run at the same time have no images or no blocks of output channels
-/// in common.
-struct Part {
-    images: Range<usize>,
-    blocks: Range<usize>,
-}
-
 thread_local! {
-    /// Padded images. Kept between calls, because mapping and zeroing a megabyte costs as much as filling it.
+    /// Memory for padded images. It is kept between calls, because mapping and zeroing a megabyte takes as long as
+    /// filling it.
     static SCRATCH: RefCell<AlignedBuffer> = RefCell::new(AlignedBuffer::zeroed(0));
 }
 
 impl DirectConvolution<'_> {
-    fn run(&self, part: Part) {
+    /// Computes blocks of output channels of some images. Concurrent calls share no images, or share no blocks.
+    fn run(&self, images: Range<usize>, blocks: Range<usize>) {
         let Geometry { padding, .. } = self.filter.geometry;
         if padding == 0 {
-            let input = &self.input[part.images.start * self.image_length()..];
-            return self.multiply(input, (self.shape.height, self.shape.width), part.images, part.blocks);
+            let input = &self.input[images.start * self.image_length()..];
+            return self.multiply(input, (self.shape.height, self.shape.width), images, blocks);
         }
         let (height, width) = (self.shape.height + 2 * padding, self.shape.width + 2 * padding);
         let length = height * width * self.filter.inputs;
-        let at_once = (BLOCK_BYTES / (length * size_of::<f32>())).clamp(1, part.images.len());
+        let at_once = (BLOCK_BYTES / (length * size_of::<f32>())).clamp(1, images.len());
         SCRATCH.with_borrow_mut(|scratch| {
             if scratch.len() < at_once * length {
                 *scratch = AlignedBuffer::zeroed(at_once * length);
             }
-            let mut first = part.images.start;
-            while first < part.images.end {
-                let images = first..part.images.end.min(first + at_once);
+            for first in images.clone().step_by(at_once) {
+                let images = first..images.end.min(first + at_once);
                 for (image, padded) in images.clone().zip(scratch.chunks_exact_mut(length)) {
                     self.pad(image, width, padded);
                 }
-                first = images.end;
-                self.multiply(scratch, (height, width), images, part.blocks.clone());
+                self.multiply(scratch, (height, width), images, blocks.clone());
             }
         });
     }
 
-    /// Numbers of one input image, without padding.
+    /// The length of one input image in numbers, without padding.
     fn image_length(&self) -> usize {
         self.shape.height * self.shape.width * self.filter.inputs
     }
@@ -121,8 +114,8 @@ impl DirectConvolution<'_> {
         padded[edge + self.shape.height * padded_width * inputs..].fill(0.0);
     }
 
-    /// Computes `blocks` of output channels of `images`, whose padded pixels `input` holds at the given height and
-    /// width.
+    /// Computes `blocks` of output channels of `images`. `input` holds these images with their padding, each of the
+    /// given height and width.
     fn multiply(&self, input: &[f32], (height, width): (usize, usize), images: Range<usize>, blocks: Range<usize>) {
         assert!(input.len() >= images.len() * height * width * self.filter.inputs, "the input holds all images");
         let task = PaddedImages { convolution: self, input, height, width, images, blocks };
@@ -130,7 +123,7 @@ impl DirectConvolution<'_> {
     }
 }
 
-/// Padded images, and the blocks of output channels that are computed of them.
+/// Padded images, and the blocks of output channels that are computed from them.
 struct PaddedImages<'a> {
     convolution: &'a DirectConvolution<'a>,
     input: &'a [f32],
@@ -150,8 +143,8 @@ impl VectorTask for PaddedImages<'_> {
         for block in self.blocks {
             for (index, image) in self.images.clone().enumerate() {
                 for y in 0..outputs.height {
-                    // SAFETY: all windows lie within the padded image, since `Geometry::output` counts only those;
-                    // `block` is a block of the filter; `at` is the start of an output row.
+                    // SAFETY: `Geometry::output` counts only windows that lie within the padded image; `block` is a
+                    // block of the filter; `at` is the start of an output row.
                     unsafe {
                         let window = (index * self.height + y * stride) * row;
                         let rows = Rows {
@@ -188,11 +181,11 @@ struct EpilogueSink<'a, V> {
     bias: [V; 2],
     epilogue: Epilogue<'a>,
     output: *mut f32,
-    /// Index in `output` of the first row's first channel.
+    /// Index in `output` of the first output of the first row.
     at: usize,
-    /// Numbers from an output pixel to the next.
+    /// Distance from an output pixel to the next, in numbers.
     stride: usize,
-    /// Output channels from the first vector's first one on; lanes beyond them are not stored.
+    /// Number of output channels from the first lane on. Lanes beyond them are not stored.
     count: usize,
 }
 

@@ -1,4 +1,4 @@
-//! The operations on a sum of a convolution between its last addition and its storing.
+//! The operations that are applied to a finished sum of a convolution before the sum is stored.
 
 use crate::vector::Vector;
 
@@ -25,8 +25,8 @@ impl Epilogue<'_> {
     /// Applies the epilogue to the first `count` lanes of `sum` and stores them at `output[at..at + count]`.
     ///
     /// # Safety
-    /// As for [`Vector`]. The residual and `output` hold `count` numbers from index `at` on, and no other thread uses
-    /// these numbers of `output`.
+    /// The conditions of [`Vector`] hold. The residual and `output` have `count` numbers from index `at` on, and no
+    /// other thread uses these numbers of `output`.
     #[inline(always)]
     pub(crate) unsafe fn store<V: Vector>(&self, mut sum: V, output: *mut f32, at: usize, count: usize) {
         // SAFETY: guaranteed by the caller.
@@ -36,7 +36,7 @@ impl Epilogue<'_> {
                 sum = sum.add(if count == V::LANES { V::load(residual) } else { V::load_some(residual, count) });
             }
             if self.nonlinearity == Nonlinearity::Relu {
-                // In this order of the operands NaN stays NaN.
+                // With the operands exchanged, `max` would turn NaN into zero.
                 sum = V::splat(0.0).max(sum);
             }
             let to = output.add(at);

@@ -1,8 +1,8 @@
-//! How the parts of a convolution reach threads.
+//! How the parts of a convolution are run on threads.
 
 /// Runs the parts of a convolution, on several threads if the implementation has them.
 pub trait Executor {
-    /// The number of parts that a convolution should be divided into: usually the number of threads.
+    /// The number of parts into which a convolution should be divided: usually the number of threads.
     fn parts(&self) -> usize;
 
     /// Calls `work` once with each index from 0 to `parts - 1`, and returns after the last call has returned.

@@ -1,10 +1,10 @@
-//! The sets of vector instructions that this processor has, and how code is compiled for each of them.
+//! The sets of vector instructions: which of them this processor has, and how code is compiled for each.
 
 use crate::vector::{Portable, Vector};
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{__m256, __m512};
 
-/// A set of vector instructions that a convolution can be computed with.
+/// A set of vector instructions for computing convolutions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Instructions {
     /// The instructions that every processor of the target has: 4 numbers at a time.
@@ -54,7 +54,7 @@ impl Instructions {
     /// Runs `task` with the vectors of this set.
     ///
     /// # Panics
-    /// When the processor lacks the set.
+    /// If the processor lacks the set.
     pub(crate) fn dispatch(self, task: impl VectorTask) {
         assert!(self.is_available(), "this processor lacks {self:?}");
         // SAFETY: the processor has the instructions.
@@ -66,12 +66,12 @@ impl Instructions {
                 #[cfg(target_arch = "x86_64")]
                 Self::Avx512 => run_with_avx512(task),
                 #[cfg(not(target_arch = "x86_64"))]
-                Self::Avx2 | Self::Avx512 => unreachable!("the set is not available"),
+                Self::Avx2 | Self::Avx512 => unreachable!("the assertion above has refused the set"),
             }
         }
     }
 
-    /// Columns of a product that are computed together: two vectors.
+    /// Number of columns of a product that are computed together: those of two vectors.
     pub(crate) fn columns(self) -> usize {
         2 * self.lanes()
     }
@@ -79,11 +79,11 @@ impl Instructions {
 
 /// A computation that is generic over the vector type, so that it can be compiled for each set of instructions.
 pub(crate) trait VectorTask {
-    /// Runs the computation. An implementation is marked `#[inline(always)]`, and so is all that it calls: only code
-    /// that is inlined into a function with `target_feature` is compiled with the instructions of `V`.
+    /// Runs the computation. An implementation is marked `#[inline(always)]`, and so is every function that it calls:
+    /// only code that is inlined into a function with `target_feature` is compiled with the instructions of `V`.
     ///
     /// # Safety
-    /// As for [`Vector`].
+    /// The conditions of [`Vector`] hold.
     unsafe fn run<V: Vector>(self);
 }
 

@@ -4,9 +4,9 @@
 /// Returns freed memory to the operating system, and makes the allocator return every later allocation of 1 MiB or more
 /// as soon as it is freed. Does nothing where the C library is not glibc.
 ///
-/// glibc raises its threshold for large allocations each time that one is freed, as happens while a model is laid out,
-/// and then keeps freed memory of that size: tens of megabytes on each thread. Loading is faster with the raised
-/// threshold, so this function is to be called once after it.
+/// glibc takes allocations above a threshold from the operating system, and raises the threshold each time that one of
+/// them is freed, as happens while a model is loaded. glibc then keeps freed memory below the threshold: tens of
+/// megabytes on each thread. Loading is faster with the raised threshold, so call this function once, after loading.
 pub fn return_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: these functions take numbers and lock the data that they change. A refusal changes nothing.

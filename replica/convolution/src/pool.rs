@@ -2,28 +2,29 @@
 
 use crate::instructions::VectorTask;
 use crate::vector::Vector;
-use crate::{Instructions, Shape};
+use crate::{BatchShape, Instructions};
 
 /// The shape of the output of [`max`]: half the height and width of `input`, rounded up.
-pub fn max_output(input: Shape) -> Shape {
-    Shape { height: input.height.div_ceil(2), width: input.width.div_ceil(2), ..input }
+pub fn max_output(input: BatchShape) -> BatchShape {
+    BatchShape { height: input.height.div_ceil(2), width: input.width.div_ceil(2), ..input }
 }
 
 /// Max pooling with 3×3 windows, stride 2 and padding 1. `input` is `[images, height, width, channels]`; `output` has
-/// the shape of [`max_output`] and as many channels. Pixels outside the image never win.
+/// the shape of [`max_output`] and as many channels. Pixels outside the image are ignored.
 ///
 /// # Panics
-/// When the length of a slice does not fit its shape and `channels`, or the processor lacks the instructions.
-pub fn max(input: &[f32], shape: Shape, channels: usize, output: &mut [f32], instructions: Instructions) {
-    assert_eq!(input.len(), shape.pixels() * channels, "input of {shape:?} with {channels} channels");
-    assert_eq!(output.len(), max_output(shape).pixels() * channels, "output of {shape:?} with {channels} channels");
+/// If the length of a slice does not fit its shape and `channels`, or the processor lacks the instructions.
+pub fn max(input: &[f32], shape: BatchShape, channels: usize, output: &mut [f32], instructions: Instructions) {
+    assert_eq!(input.len(), shape.pixels() * channels, "length of the input of {shape:?} with {channels} channels");
+    let pooled = max_output(shape);
+    assert_eq!(output.len(), pooled.pixels() * channels, "length of the output of {pooled:?} with {channels} channels");
     instructions.dispatch(MaxPool { input, shape, channels, output });
 }
 
-/// The arguments of [`max`] whose lengths have been checked.
+/// The arguments of [`max`], after their lengths were checked.
 struct MaxPool<'a> {
     input: &'a [f32],
-    shape: Shape,
+    shape: BatchShape,
     channels: usize,
     output: &'a mut [f32],
 }
@@ -31,9 +32,9 @@ struct MaxPool<'a> {
 impl VectorTask for MaxPool<'_> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        let Self { input, shape: Shape { height, width, .. }, channels, output } = self;
+        let Self { input, shape: BatchShape { height, width, .. }, channels, output } = self;
         let (rows, columns) = (height.div_ceil(2), width.div_ceil(2));
-        // The rows or columns of a window, without those outside the image.
+        // The rows or columns of a window that lie inside the image.
         let window = |centre: usize, length: usize| centre.saturating_sub(1)..length.min(centre + 2);
         for (pixel, output) in output.chunks_exact_mut(channels).enumerate() {
             let (image, y, x) = (pixel / (rows * columns), pixel / columns % rows, pixel % columns);
@@ -57,16 +58,16 @@ impl VectorTask for MaxPool<'_> {
     }
 }
 
-/// Global average pooling: the mean of all pixels of each image. `input` is `[images, height, width, channels]`,
-/// `output` is `[images, channels]`.
+/// Global average pooling: the mean of each channel over all pixels of an image. `input` is
+/// `[images, height, width, channels]`, and `output` is `[images, channels]`.
 ///
 /// # Panics
-/// When the length of a slice does not fit its shape and `channels`, or an image has no pixels or no channels.
-pub fn average(input: &[f32], shape: Shape, channels: usize, output: &mut [f32]) {
+/// If the length of a slice does not fit its shape and `channels`, or an image has no pixels or no channels.
+pub fn average(input: &[f32], shape: BatchShape, channels: usize, output: &mut [f32]) {
     let pixels = shape.height * shape.width;
     assert!(pixels > 0 && channels > 0, "a mean needs at least one pixel and one channel");
-    assert_eq!(input.len(), shape.pixels() * channels, "input of {shape:?} with {channels} channels");
-    assert_eq!(output.len(), shape.images * channels, "output of {shape:?} with {channels} channels");
+    assert_eq!(input.len(), shape.pixels() * channels, "length of the input of {shape:?} with {channels} channels");
+    assert_eq!(output.len(), shape.images * channels, "number of means of {shape:?} with {channels} channels");
     for (image, means) in input.chunks_exact(pixels * channels).zip(output.chunks_exact_mut(channels)) {
         means.fill(0.0);
         for pixel in image.chunks_exact(channels) {
@@ -83,16 +84,17 @@ mod tests {
     #[test]
     fn max_pooling_takes_the_largest_of_each_window() {
         for instructions in Instructions::available() {
-            // Two images of 3 by 4 pixels with five channels. The pixels of the first are 0, 1, 2, …; those of the
-            // second are the negatives.
-            let shape = Shape { images: 2, height: 3, width: 4 };
+            // Two images of 3 by 4 pixels with five channels. In the first channel, the pixels of the first image are
+            // 0, 1, 2, …, and those of the second are 0, -1, -2, …. Each further channel adds 100 to all magnitudes.
+            let shape = BatchShape { images: 2, height: 3, width: 4 };
             let sign = |pixel: usize| if pixel < 12 { 1.0 } else { -1.0 };
             let input: Vec<f32> =
                 (0..24).flat_map(|pixel| (0..5).map(move |c| sign(pixel) * (pixel % 12 + 100 * c) as f32)).collect();
             let mut output = vec![f32::NAN; 2 * 4 * 5];
             max(&input, shape, 5, &mut output, instructions);
             let first: Vec<f32> = output.iter().step_by(5).copied().collect();
-            // Rows 0 and 1: pixel 5 of columns 0 and 1, pixel 7 of columns 1 to 3. Rows 1 and 2: pixels 9 and 11.
+            // The windows of rows 0 and 1 are columns 0 and 1, and columns 1 to 3. In the first image their largest
+            // pixels are 5 and 7. Those of the windows of rows 1 and 2 are 9 and 11.
             assert_eq!(first, [5.0, 7.0, 9.0, 11.0, 0.0, -1.0, -4.0, -5.0], "{instructions:?}");
             assert_eq!(output[4], 405.0, "{instructions:?}");
         }
@@ -100,7 +102,7 @@ mod tests {
 
     #[test]
     fn average_pooling_keeps_images_and_channels_apart() {
-        let shape = Shape { images: 2, height: 1, width: 2 };
+        let shape = BatchShape { images: 2, height: 1, width: 2 };
         let mut output = [0.0; 4];
         average(&[1.0, 10.0, 3.0, 30.0, 5.0, 50.0, 6.0, 60.0], shape, 2, &mut output);
         assert_eq!(output, [2.0, 20.0, 5.5, 55.0]);

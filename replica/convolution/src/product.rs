@@ -4,17 +4,17 @@
 use crate::partition::part_range;
 use crate::vector::Vector;
 
-/// The rows of a product's left matrix in memory. All rows have the same structure and lie `stride` numbers apart; a
-/// row is `runs` runs of `run_length` consecutive numbers, which lie `run_stride` numbers apart.
+/// The rows of a product's left matrix in memory. Each row consists of runs, and each run of consecutive numbers. All
+/// rows have the same structure.
 #[derive(Clone, Copy)]
 pub(crate) struct Rows {
     /// The first number of the first row.
     pub(crate) start: *const f32,
     /// Numbers from the start of a row to the start of the next.
     pub(crate) stride: usize,
-    /// Runs in a row.
+    /// Number of runs in a row.
     pub(crate) runs: usize,
-    /// Consecutive numbers in a run.
+    /// Number of consecutive numbers in a run.
     pub(crate) run_length: usize,
     /// Numbers from the start of a run to the start of the next.
     pub(crate) run_stride: usize,
@@ -28,18 +28,18 @@ impl Rows {
     }
 }
 
-/// Numbers that will be read after the present product, and are prefetched during it. Prefetches are spread evenly over
-/// the multiplications, because memory delivers no faster than the numbers are used.
+/// Numbers that will be read after the current product, and are prefetched while it is computed. The prefetches are
+/// spread evenly over the multiplications, because memory would not deliver the numbers faster in a burst.
 #[derive(Clone, Copy)]
 pub(crate) struct Prefetch {
-    /// The first number. The address may be invalid.
+    /// The address of the first number. It may be invalid, since a prefetch never faults.
     pub(crate) start: *const f32,
-    /// Count of numbers.
+    /// How many numbers are prefetched.
     pub(crate) length: usize,
 }
 
 impl Prefetch {
-    /// Part `index` of `parts` parts of like length.
+    /// Part `index` of `parts` parts of nearly equal length.
     #[inline(always)]
     pub(crate) fn part(self, index: usize, parts: usize) -> Self {
         let part = part_range(self.length, parts, index);
@@ -52,7 +52,7 @@ pub(crate) trait Sink<V> {
     /// Takes the sums of one row for two vectors of columns.
     ///
     /// # Safety
-    /// As for [`Vector`]. `row` is below the count of rows that the sink was made for.
+    /// The conditions of [`Vector`] hold. `row` is less than the number of rows that the sink was made for.
     unsafe fn put(&self, row: usize, sums: [V; 2]);
 }
 
@@ -60,8 +60,8 @@ pub(crate) trait Sink<V> {
 /// `[runs * run_length][2 * LANES]`, and gives the sums to `sink`.
 ///
 /// # Safety
-/// As for [`Vector`]. `rows` and `block` are valid for all numbers that the product reads, and `sink` takes `count`
-/// rows.
+/// The conditions of [`Vector`] hold. `rows` and `block` are valid for all numbers that the product reads, and `sink`
+/// takes `count` rows.
 #[inline(always)]
 pub(crate) unsafe fn multiply<V: Vector>(
     rows: Rows,
@@ -73,7 +73,8 @@ pub(crate) unsafe fn multiply<V: Vector>(
     let groups = count.div_ceil(V::ROWS);
     let mut done = 0;
     for group in 0..groups {
-        // Groups of nearly equal size: of 16 rows, groups of 14 and 2 would leave most registers unused in the second.
+        // Groups have nearly equal sizes. If 16 rows made groups of 14 and 2, the second would leave most registers
+        // unused.
         let group_rows = (count - done).div_ceil(groups - group);
         let prefetch = prefetch.part(group, groups);
         macro_rules! multiply_exactly {
@@ -83,7 +84,7 @@ pub(crate) unsafe fn multiply<V: Vector>(
                     $($rows if $rows <= V::ROWS => unsafe {
                         multiply_group::<V, $rows>(rows.skip(done), block, prefetch, done, sink);
                     },)*
-                    _ => unreachable!("a group has at most ROWS rows"),
+                    _ => unreachable!("a group has 1 to ROWS rows"),
                 }
             };
         }
@@ -92,11 +93,11 @@ pub(crate) unsafe fn multiply<V: Vector>(
     }
 }
 
-/// Multiplies `ROWS` rows, whose first is row `first` for the sink. The count is a constant so that the sums are
-/// registers.
+/// Multiplies `ROWS` rows, the first of which is row `first` for the sink. `ROWS` is a constant, so that the compiler
+/// keeps the sums in registers.
 ///
 /// # Safety
-/// As for [`multiply`].
+/// The conditions of [`multiply`] hold.
 #[inline(always)]
 unsafe fn multiply_group<V: Vector, const ROWS: usize>(
     rows: Rows,

@@ -1,4 +1,4 @@
-//! A vector of `f32`, with the operations that transforms, products and poolings are made of.
+//! A vector of `f32`, with the operations that transforms, products and poolings need.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -8,16 +8,16 @@ mod portable;
 
 pub(crate) use portable::Portable;
 
-/// A vector register: [`Vector::LANES`] numbers.
+/// A vector register of [`Vector::LANES`] numbers.
 ///
 /// # Safety
 /// A function of an implementation may only be called on a processor that has its instructions. A pointer must be valid
 /// for [`Vector::LANES`] numbers, or for `count` numbers where the function takes a count. Pointers need no alignment.
 pub(crate) trait Vector: Copy {
-    /// Numbers in the vector; at most 16.
+    /// How many numbers a vector has; at most 16.
     const LANES: usize;
-    /// Rows of a product that are computed together. The sums of so many rows by two vectors of columns fit the
-    /// registers, and leave some for the factors.
+    /// Number of rows of a product that are computed together. The sums of these rows by two vectors of columns fit the
+    /// registers, and leave some registers for the factors.
     const ROWS: usize;
 
     /// `number` in every lane.
@@ -32,7 +32,7 @@ pub(crate) trait Vector: Copy {
     unsafe fn sub(self, other: Self) -> Self;
     /// `self * factor + term`
     unsafe fn mul_add(self, factor: Self, term: Self) -> Self;
-    /// The larger number of each lane; where either is NaN, that of `other`.
+    /// The larger number of each lane. If one of the two is NaN, the result is the number of `other`.
     unsafe fn max(self, other: Self) -> Self;
     /// Asks the processor to bring the cache line of `address` into the second-level cache. Any address is allowed.
     unsafe fn prefetch(address: *const f32);

@@ -1,7 +1,7 @@
-//! 3×3 convolutions of stride 1, with one row and column of zeros at each edge, by Winograd's minimal filtering.
+//! 3×3 convolutions of stride 1 and padding 1, by Winograd's minimal filtering.
 //!
-//! A tile of `m` × `m` outputs takes `(m + 2)²` multiplications for each pair of input and output channel instead of
-//! `9 m²`: a quarter for `m = 4`, four ninths for `m = 2`.
+//! For each pair of input and output channel, a tile of `m` × `m` outputs takes `(m + 2)²` multiplications instead of
+//! `9 m²`: a quarter of them for `m = 4`, four ninths for `m = 2`.
 //!
 //! Source: A. Lavin and S. Gray, Fast Algorithms for Convolutional Neural Networks (2015), arXiv:1509.09308, section 4.
 
@@ -10,24 +10,24 @@ mod filter;
 mod transform;
 
 use crate::partition::{check_lengths, part_range};
-use crate::{Epilogue, Executor, Shape};
-use convolution::{Part, WinogradConvolution};
+use crate::{BatchShape, Epilogue, Executor};
+use convolution::{WinogradConvolution, WinogradPart};
 
 pub use filter::WinogradFilter;
 pub use transform::TileSize;
 
-/// The least number of tiles for a part. A part with fewer transforms little and still reads all weights; then output
-/// channels are divided instead of tiles.
+/// The least number of tiles of a part. A part with fewer tiles would read all weights for little work, so output
+/// channels are divided among the parts instead of tiles.
 const LEAST_TILES_OF_PART: usize = 32;
 
 /// Convolves `input` into `output`: `output = epilogue(input * filter + bias)`. Both slices have the shape `shape`;
-/// `input` has the filter's input channels and `output` its output channels.
+/// `input` has the filter's input channels, and `output` has the filter's output channels.
 ///
 /// # Panics
-/// When the length of a slice does not fit its shape and channels.
+/// If the length of a slice does not fit its shape and channels.
 pub fn convolve(
     input: &[f32],
-    shape: Shape,
+    shape: BatchShape,
     filter: &WinogradFilter,
     epilogue: Epilogue<'_>,
     output: &mut [f32],
@@ -48,8 +48,8 @@ pub fn convolve(
     };
     executor.run(parts, &|index| {
         convolution.run(match by_tiles {
-            true => Part { tiles: part_range(tiles, parts, index), blocks: 0..blocks },
-            false => Part { tiles: 0..tiles, blocks: part_range(blocks, parts, index) },
+            true => WinogradPart { tiles: part_range(tiles, parts, index), blocks: 0..blocks },
+            false => WinogradPart { tiles: 0..tiles, blocks: part_range(blocks, parts, index) },
         });
     });
 }

@@ -1,16 +1,16 @@
-//! Compares every algorithm, with every set of instructions of this processor and with sizes of all kinds, with the
-//! definition of a convolution.
+//! Compares the results of every algorithm with the definition of a convolution, for many sizes and for every set of
+//! instructions that this processor has.
 
 use convolution::amx::{self, AmxFilter, TileUnit};
 use convolution::direct::{self, DirectFilter};
 use convolution::winograd::{self, TileSize, WinogradFilter};
-use convolution::{CurrentThread, Epilogue, Executor, Geometry, Instructions, Nonlinearity, Shape};
+use convolution::{BatchShape, CurrentThread, Epilogue, Executor, Geometry, Instructions, Nonlinearity};
 use proptest::prelude::*;
 
-/// The geometry that Winograd's filtering applies to.
+/// The only geometry that Winograd's filtering can compute.
 const THREE: Geometry = Geometry { side: 3, stride: 1, padding: 1 };
 
-/// An algorithm, and the instructions that it is computed with.
+/// An algorithm, and the instructions or the unit that computes it.
 #[derive(Debug, Clone, Copy)]
 enum Algorithm {
     Direct(Instructions),
@@ -19,8 +19,8 @@ enum Algorithm {
 }
 
 impl Algorithm {
-    /// The algorithms that this processor has for a geometry, each with the bound of its error in parts of the largest
-    /// sum that there could be.
+    /// The algorithms for a geometry that this processor can run, each with the largest accepted error as a share of
+    /// the largest possible sum.
     fn all(geometry: Geometry) -> Vec<(Self, f64)> {
         let mut algorithms = Vec::new();
         for instructions in Instructions::available() {
@@ -30,7 +30,8 @@ impl Algorithm {
                 algorithms.push((Self::Winograd(TileSize::Four, instructions), 2e-6));
             }
         }
-        // 3 × 2⁻¹⁶: each factor is off by 2⁻¹⁶ at most, and so is the product of the low parts, which is left out.
+        // 3 × 2⁻¹⁶, the sum of three errors: each factor is off by 2⁻¹⁶ at most, and the product of the low parts,
+        // which is left out, is 2⁻¹⁶ at most.
         algorithms.extend(TileUnit::available().into_iter().map(|unit| (Self::Amx(unit), 4.6e-5)));
         algorithms
     }
@@ -55,7 +56,7 @@ impl Executor for Threads {
 
 /// One convolution with its data.
 struct Case {
-    shape: Shape,
+    shape: BatchShape,
     geometry: Geometry,
     inputs: usize,
     input: Vec<f32>,
@@ -66,7 +67,14 @@ struct Case {
 }
 
 impl Case {
-    fn new(shape: Shape, geometry: Geometry, inputs: usize, outputs: usize, has_residual: bool, relu: bool) -> Self {
+    fn new(
+        shape: BatchShape,
+        geometry: Geometry,
+        inputs: usize,
+        outputs: usize,
+        has_residual: bool,
+        relu: bool,
+    ) -> Self {
         Self {
             shape,
             geometry,
@@ -79,9 +87,9 @@ impl Case {
         }
     }
 
-    /// The output by the definition, in f64.
+    /// The output, computed by the definition in f64.
     fn defined(&self) -> Vec<f64> {
-        let Shape { images, height, width } = self.geometry.output(self.shape);
+        let BatchShape { images, height, width } = self.geometry.output(self.shape);
         let mut all = Vec::new();
         for image in 0..images {
             for (y, x) in (0..height).flat_map(|y| (0..width).map(move |x| (y, x))) {
@@ -98,9 +106,9 @@ impl Case {
         all
     }
 
-    /// The bias and the products of one output.
+    /// The sum of the bias and of the products for one output.
     fn sum(&self, image: usize, (y, x): (usize, usize), output: usize) -> f64 {
-        let (Geometry { side, stride, padding }, Shape { height, width, .. }) = (self.geometry, self.shape);
+        let (Geometry { side, stride, padding }, BatchShape { height, width, .. }) = (self.geometry, self.shape);
         let mut sum = f64::from(self.bias[output]);
         for (down, across) in (0..side * side).map(|index| (index / side, index % side)) {
             let row = (y * stride + down).wrapping_sub(padding);
@@ -116,7 +124,7 @@ impl Case {
         sum
     }
 
-    /// Largest difference from `expected`, in parts of the largest sum that there could be; NaN if any output is.
+    /// Largest difference from `expected`, as a share of the largest possible sum; NaN if any output is NaN.
     fn error(&self, expected: &[f64], algorithm: Algorithm, executor: &dyn Executor) -> f64 {
         let (weights, bias) = (&self.weights, &self.bias);
         let epilogue = Epilogue { residual: self.residual.as_deref(), nonlinearity: self.nonlinearity };
@@ -136,10 +144,10 @@ impl Case {
                 direct::convolve(&self.input, self.shape, &filter, epilogue, &mut output, executor);
             }
         }
-        // All products, the bias and the residual are 1 at most.
+        // The magnitudes of all products, of the bias and of the residual are 1 at most.
         let scale = (self.geometry.side * self.geometry.side * self.inputs + 2) as f64;
         let differences = output.iter().zip(expected).map(|(found, expected)| (f64::from(*found) - expected).abs());
-        // `f64::max` would drop NaN.
+        // `f64::max` would return the number and drop NaN.
         let largest = |largest: f64, d: f64| if largest.is_nan() || d <= largest { largest } else { d };
         differences.fold(0.0, largest) / scale
     }
@@ -149,7 +157,7 @@ impl Case {
         let expected = self.defined();
         for (algorithm, bound) in Algorithm::all(self.geometry) {
             let error = self.error(&expected, algorithm, executor);
-            prop_assert!(error < bound, "{algorithm:?}: off by {error:e}");
+            prop_assert!(error < bound, "{algorithm:?}: the error {error:e} is not below {bound:e}");
         }
         Ok(())
     }
@@ -176,7 +184,7 @@ proptest! {
         (residual, relu) in (any::<bool>(), any::<bool>()),
         threads in 1..5_usize,
     ) {
-        let case = Case::new(Shape { images, height, width }, THREE, inputs, outputs, residual, relu);
+        let case = Case::new(BatchShape { images, height, width }, THREE, inputs, outputs, residual, relu);
         case.check(&Threads(threads))?;
     }
 
@@ -189,7 +197,7 @@ proptest! {
         threads in 1..5_usize,
     ) {
         let geometry = Geometry { side, stride, padding };
-        let case = Case::new(Shape { images, height, width }, geometry, inputs, outputs, residual, relu);
+        let case = Case::new(BatchShape { images, height, width }, geometry, inputs, outputs, residual, relu);
         case.check(&Threads(threads))?;
     }
 }
@@ -197,7 +205,7 @@ proptest! {
 #[test]
 fn the_layers_of_a_resnet_are_convolved_as_defined() {
     for (channels, side, images) in [(64, 56, 1), (128, 28, 1), (256, 14, 1), (512, 7, 1), (64, 7, 32), (128, 14, 9)] {
-        let shape = Shape { images, height: side, width: side };
+        let shape = BatchShape { images, height: side, width: side };
         let case = Case::new(shape, THREE, channels, channels, true, true);
         for threads in [1, 2] {
             case.check(&Threads(threads)).unwrap_or_else(|error| panic!("{channels} channels of {side}: {error}"));
@@ -209,7 +217,7 @@ fn the_layers_of_a_resnet_are_convolved_as_defined() {
         (128, 256, 28, Geometry { side: 1, stride: 2, padding: 0 }),
         (128, 512, 28, Geometry { side: 1, stride: 1, padding: 0 }),
     ] {
-        let shape = Shape { images: 2, height: side, width: side };
+        let shape = BatchShape { images: 2, height: side, width: side };
         let case = Case::new(shape, geometry, inputs, outputs, false, true);
         case.check(&Threads(2)).unwrap_or_else(|error| panic!("{geometry:?}: {error}"));
     }
@@ -218,15 +226,15 @@ fn the_layers_of_a_resnet_are_convolved_as_defined() {
 #[test]
 fn an_empty_batch_is_no_error() {
     for (images, height, width) in [(0, 5, 5), (1, 0, 5), (1, 5, 0)] {
-        let case = Case::new(Shape { images, height, width }, THREE, 3, 2, false, false);
-        case.check(&CurrentThread).expect("nothing to compare");
+        let case = Case::new(BatchShape { images, height, width }, THREE, 3, 2, false, false);
+        case.check(&CurrentThread).expect("an empty batch has no outputs to differ");
     }
 }
 
 #[test]
 #[should_panic(expected = "input of")]
 fn a_slice_of_the_wrong_length_panics() {
-    let shape = Shape { images: 1, height: 4, width: 4 };
+    let shape = BatchShape { images: 1, height: 4, width: 4 };
     let mut case = Case::new(shape, THREE, 3, 2, false, false);
     case.input.pop();
     case.error(&[0.0; 32], Algorithm::Direct(Instructions::Portable), &CurrentThread);
@@ -234,7 +242,7 @@ fn a_slice_of_the_wrong_length_panics() {
 
 #[test]
 fn nan_inputs_give_nan_outputs() {
-    let shape = Shape { images: 1, height: 4, width: 4 };
+    let shape = BatchShape { images: 1, height: 4, width: 4 };
     let mut case = Case::new(shape, THREE, 16, 32, false, true);
     case.input.fill(f32::NAN);
     let expected = vec![0.0; 16 * 32];

@@ -28,7 +28,7 @@ pub(super) enum BlockKind {
 const ALL: [Architecture; 3] = [Architecture::ResNet18, Architecture::ResNet34, Architecture::ResNet50];
 
 impl Architecture {
-    /// torchvision's name of the network.
+    /// The name that torchvision gives to the network.
     pub fn name(self) -> &'static str {
         match self {
             Self::ResNet18 => "resnet18",
@@ -37,8 +37,8 @@ impl Architecture {
         }
     }
 
-    /// The architecture whose tensors have these names. ResNet-50 has a third convolution in each block, and ResNet-34
-    /// a third block in the first stage; otherwise it is ResNet-18.
+    /// The architecture whose tensors have these names. Only ResNet-50 has a third convolution in each block. Without
+    /// one, a third block in the first stage means ResNet-34, and its absence means ResNet-18.
     pub fn recognise<'a>(mut names: impl Iterator<Item = &'a str>) -> Self {
         let mut found = Self::ResNet18;
         names.any(|name| {
@@ -52,7 +52,7 @@ impl Architecture {
         found
     }
 
-    /// The kind of all blocks.
+    /// The kind of all blocks of the network.
     pub(super) fn block(self) -> BlockKind {
         match self {
             Self::ResNet18 | Self::ResNet34 => BlockKind::Basic,

@@ -1,37 +1,39 @@
-//! Chooses the engine for a network on this machine: the fastest of those whose logits are the reference's.
+//! Chooses the engine for a network on this machine: the fastest engine whose logits agree with the reference's.
 //!
 //! The reference is libtorch's plain pass, with the weights in the order of the file. All timed passes have as many
 //! synthetic images as the largest batch (`--max-batch`).
 
 use super::folded::FoldedConvolution;
-use super::fused::{FusedModel, MatrixUnit, Plan};
-use super::libtorch::{LibtorchModel, MemoryFormat, Placement};
+use super::fused::{FusedModel, MatrixUnit, NetworkPlan};
+use super::libtorch::{LibtorchModel, MemoryFormat, TensorOptions};
 use super::network::Network;
 use super::tuning::tune;
-use super::{Failure, Input, Model, warm_up};
+use super::{InferenceError, Input, Model, warm_up};
 use convolution::amx::TileUnit;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The largest difference from the reference's logits that is accepted, in parts of the largest logit. Winograd's
-/// filtering differs by some 3e-6, the matrix unit by 1e-6.
+/// The largest accepted difference from the reference's logits, as a share of the largest logit. Winograd's filtering
+/// differs by some 3e-6, the matrix unit by 1e-6.
 const TOLERANCE: f32 = 1e-4;
 
-/// The same for the matrix unit. Its difference on other images was seen to be 16 times that on the images compared
-/// here, and must stay within [`TOLERANCE`] there too.
+/// The largest accepted difference of the matrix unit's logits from the reference's, as a share of the largest logit.
+/// On other images the difference was seen to be 16 times that on the synthetic images, and it must stay within
+/// [`TOLERANCE`] there too.
 const TOLERANCE_OF_AMX: f32 = 6e-6;
 
-/// Passes of which the fastest counts.
+/// Number of passes of which the fastest counts.
 const TRIES: usize = 2;
 
-/// libtorch's other memory formats are not measured where the own convolutions are more than this many times as fast as
-/// its first pass: warm and in its best format, libtorch was never seen to be more than 2.3 times as fast as that.
-const LIBTORCH_CAN_GAIN: u32 = 3;
+/// If this project's convolutions are more than this number of times as fast as libtorch's first pass, libtorch's other
+/// memory formats are not measured. In its best format and after a first pass, libtorch was never seen to be more than
+/// 2.3 times as fast as in the first pass.
+const MAX_LIBTORCH_SPEEDUP: u32 = 3;
 
-/// `--kernel`: what computes convolutions on the CPU.
+/// `--kernel`: the engine for convolutions on the CPU in f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum KernelChoice {
-    /// The fastest on this machine, with the processor's matrix unit (AMX) where it has one
+    /// The fastest engine on this machine, which may use the processor's matrix unit (AMX)
     Auto,
     /// libtorch's convolutions
     Libtorch,
@@ -41,76 +43,78 @@ pub enum KernelChoice {
 
 /// The chosen engine.
 pub(super) enum Choice {
-    Fused(Arc<Plan>),
+    Fused(Arc<NetworkPlan>),
     Libtorch(MemoryFormat),
 }
 
 /// The sizes of the forward passes that an engine is chosen for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PassLimits {
-    /// Side of an image, pixels.
+    /// Side of an image, in pixels.
     pub(super) side: usize,
-    /// Most images in one forward pass.
+    /// Largest number of images in one forward pass.
     pub(super) max_batch: usize,
-    /// Threads of one forward pass.
+    /// Number of threads of one forward pass.
     pub(super) threads: usize,
 }
 
-/// Chooses an engine for the CPU in single precision.
+/// Chooses an engine for the CPU in f32.
 ///
 /// # Errors
-/// When no engine computes the network, its logits are not finite, or `--kernel winograd` was given and the own
-/// convolutions do not agree with libtorch.
+/// If no engine can compute the network, its logits are not finite, or `--kernel winograd` was given and the logits of
+/// this project's convolutions do not agree with the reference's.
 pub(super) fn choose(
     network: &Network<FoldedConvolution>,
     kernel: KernelChoice,
     limits: PassLimits,
-) -> Result<Choice, Failure> {
-    let comparison = Comparison::new(network, limits)?;
+) -> Result<Choice, InferenceError> {
+    let comparison = EngineComparison::new(network, limits)?;
     match kernel {
         KernelChoice::Libtorch => Ok(Choice::Libtorch(MemoryFormat::ChannelsLast)),
         KernelChoice::Winograd => match comparison.own(MatrixUnit::Avoid)? {
-            Own { agrees: true, plan, .. } => Ok(Choice::Fused(plan)),
-            _ => Err(Failure::new("--kernel winograd does not agree with libtorch on this machine; use auto")),
+            OwnKernels { agrees: true, plan, .. } => Ok(Choice::Fused(plan)),
+            _ => Err(InferenceError::new(
+                "--kernel winograd: the logits differ from libtorch's on this machine; give --kernel auto",
+            )),
         },
         KernelChoice::Auto => comparison.fastest(),
     }
 }
 
-/// A network, the images that engines are compared with, and the reference's results on them.
-struct Comparison<'a> {
+/// A network, the images on which engines are compared, and the reference's logits for these images.
+struct EngineComparison<'a> {
     network: &'a Network<FoldedConvolution>,
     limits: PassLimits,
     images: Vec<Input>,
     reference: Vec<Vec<f32>>,
-    /// Time of the reference's pass, its first.
+    /// The time of the reference's pass, which is libtorch's first pass.
     reference_time: Duration,
 }
 
-/// The own convolutions, tuned and measured.
-struct Own {
-    plan: Arc<Plan>,
+/// This project's convolutions after tuning, with the time of a pass.
+struct OwnKernels {
+    plan: Arc<NetworkPlan>,
     time: Duration,
-    /// Whether their logits are the reference's.
+    /// Whether the logits agree with the reference's.
     agrees: bool,
 }
 
-impl<'a> Comparison<'a> {
-    fn new(network: &'a Network<FoldedConvolution>, limits: PassLimits) -> Result<Self, Failure> {
+impl<'a> EngineComparison<'a> {
+    fn new(network: &'a Network<FoldedConvolution>, limits: PassLimits) -> Result<Self, InferenceError> {
         let images = warm_up::images(limits.max_batch, limits.side);
-        let placement = Placement { format: MemoryFormat::WeightsAsStored, ..Placement::CPU_F32 };
-        let mut model = LibtorchModel::new(network, placement, limits.side)?;
+        let options = TensorOptions { format: MemoryFormat::WeightsAsStored, ..TensorOptions::CPU_F32 };
+        let mut model = LibtorchModel::new(network, options, limits.side)?;
         let (reference, reference_time) = timed(&mut model, &images, 1)?;
         if reference.iter().flatten().any(|logit| !logit.is_finite()) {
-            return Err(Failure::new("the weights make logits that are not finite numbers"));
+            return Err(InferenceError::new("the weights give logits that are not finite numbers; give other weights"));
         }
         Ok(Self { network, limits, images, reference, reference_time })
     }
 
-    /// The fastest engine whose logits are the reference's.
-    fn fastest(&self) -> Result<Choice, Failure> {
+    /// The fastest engine whose logits agree with the reference's.
+    fn fastest(&self) -> Result<Choice, InferenceError> {
         let own = self.best_own()?;
-        if own.agrees && own.time * LIBTORCH_CAN_GAIN < self.reference_time {
+        if own.agrees && own.time * MAX_LIBTORCH_SPEEDUP < self.reference_time {
             self.log_choice("own kernels", own.time);
             return Ok(Choice::Fused(own.plan));
         }
@@ -131,14 +135,17 @@ impl<'a> Comparison<'a> {
         }
         let fastest = candidates.into_iter().min_by_key(|(_, time, _)| *time);
         let (name, time, choice) = fastest.ok_or_else(|| {
-            Failure::new("no engine agrees with libtorch's plain pass on this machine; try --kernel libtorch")
+            InferenceError::new(
+                "the logits of all engines differ from libtorch's plain pass on this machine; give --kernel libtorch",
+            )
         })?;
         self.log_choice(name, time);
         Ok(choice)
     }
 
-    /// The own convolutions: with the matrix unit if there is one and it agrees, else without.
-    fn best_own(&self) -> Result<Own, Failure> {
+    /// This project's convolutions: with the matrix unit if there is one and its logits agree with the reference's,
+    /// otherwise without.
+    fn best_own(&self) -> Result<OwnKernels, InferenceError> {
         if TileUnit::Amx.is_available() {
             let own = self.own(MatrixUnit::Use)?;
             if own.agrees {
@@ -148,9 +155,9 @@ impl<'a> Comparison<'a> {
         self.own(MatrixUnit::Avoid)
     }
 
-    fn own(&self, matrix_unit: MatrixUnit) -> Result<Own, Failure> {
+    fn own(&self, matrix_unit: MatrixUnit) -> Result<OwnKernels, InferenceError> {
         let plan = Arc::new(tune(self.network, self.limits, matrix_unit)?);
-        let mut model = FusedModel::new(plan.clone(), self.limits.side, self.limits.threads);
+        let mut model = FusedModel::new(plan.clone(), self.limits.side, self.limits.threads)?;
         let (logits, time) = timed(&mut model, &self.images, 1)?;
         let tolerance = match matrix_unit {
             MatrixUnit::Use => TOLERANCE_OF_AMX,
@@ -158,40 +165,42 @@ impl<'a> Comparison<'a> {
         };
         let mut agrees = self.agrees("own kernels", &logits, tolerance);
         if self.images.len() > 1 {
-            // One image may be computed by other algorithms than several.
+            // A batch of one image may be computed by other algorithms than a larger batch.
             agrees &= self.agrees("own kernels", &model.logits(&self.images[..1])?, tolerance);
         }
-        Ok(Own { plan, time, agrees })
+        Ok(OwnKernels { plan, time, agrees })
     }
 
-    /// Logits and time of libtorch's pass in a memory format, after a first pass.
-    fn libtorch(&self, format: MemoryFormat) -> Result<(Vec<Vec<f32>>, Duration), Failure> {
-        let placement = Placement { format, ..Placement::CPU_F32 };
-        let mut model = LibtorchModel::new(self.network, placement, self.limits.side)?;
+    /// The logits and the time of libtorch's pass in a memory format. A first pass is not timed.
+    fn libtorch(&self, format: MemoryFormat) -> Result<(Vec<Vec<f32>>, Duration), InferenceError> {
+        let options = TensorOptions { format, ..TensorOptions::CPU_F32 };
+        let mut model = LibtorchModel::new(self.network, options, self.limits.side)?;
         model.logits(&self.images)?;
         timed(&mut model, &self.images, TRIES)
     }
 
-    /// Whether the logits of the first images are the reference's. The difference is logged.
+    /// Whether `logits`, those of the first images, agree with the reference's. Logs the difference.
     fn agrees(&self, name: &'static str, logits: &[Vec<f32>], tolerance: f32) -> bool {
         let difference = difference(logits, &self.reference[..logits.len()]);
         let agrees = difference <= tolerance;
         match agrees {
-            true => tracing::debug!(name, difference, "compared with libtorch's plain pass"),
-            false => tracing::warn!(name, difference, tolerance, "does not agree with libtorch's plain pass: not used"),
+            true => tracing::debug!(name, difference, "logits agree with libtorch's plain pass"),
+            false => {
+                tracing::warn!(name, difference, tolerance, "logits differ from libtorch's plain pass; engine not used")
+            }
         }
         agrees
     }
 
-    /// Logs the chosen engine with its milliseconds for each image.
+    /// Logs the chosen engine with the time for an image, in milliseconds.
     fn log_choice(&self, name: &str, time: Duration) {
         let milliseconds = time.as_secs_f64() / self.images.len() as f64 * 1e3;
-        tracing::info!(milliseconds = (milliseconds * 100.0).round() / 100.0, "{name}");
+        tracing::info!(milliseconds = (milliseconds * 100.0).round() / 100.0, "chosen engine: {name}");
     }
 }
 
-/// The logits, and the time of the fastest of `tries` passes.
-fn timed(model: &mut dyn Model, images: &[Input], tries: usize) -> Result<(Vec<Vec<f32>>, Duration), Failure> {
+/// The logits of `images`, and the time of the fastest of `tries` passes.
+fn timed(model: &mut dyn Model, images: &[Input], tries: usize) -> Result<(Vec<Vec<f32>>, Duration), InferenceError> {
     let mut fastest = Duration::MAX;
     let mut logits = Vec::new();
     for _ in 0..tries {
@@ -202,11 +211,12 @@ fn timed(model: &mut dyn Model, images: &[Input], tries: usize) -> Result<(Vec<V
     Ok((logits, fastest))
 }
 
-/// The largest difference between two logits, in parts of the reference's largest; NaN if any logit is.
+/// The largest difference of a logit from the reference's, as a share of the reference's largest logit; NaN if any
+/// logit is NaN.
 pub(super) fn difference(logits: &[Vec<f32>], reference: &[Vec<f32>]) -> f32 {
     let scale = reference.iter().flatten().fold(f32::MIN_POSITIVE, |largest, logit| largest.max(logit.abs()));
     let pairs = logits.iter().flatten().zip(reference.iter().flatten());
-    // `f32::max` would drop NaN.
+    // `f32::max` would return the number and drop NaN.
     let largest = |largest: f32, d: f32| if largest.is_nan() || d <= largest { largest } else { d };
     pairs.map(|(a, b)| (a - b).abs() / scale).fold(0.0, largest)
 }

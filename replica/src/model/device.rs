@@ -3,12 +3,12 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// `--device`: what computes the model.
+/// `--device`: the device that computes the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Device {
     /// The CPU.
     Cpu,
-    /// The CUDA device of this number, from 0.
+    /// The CUDA device with this number. The first device is number 0.
     Cuda(usize),
     /// The first CUDA device if there is one, else the CPU.
     Auto,
@@ -28,16 +28,16 @@ pub enum Precision {
 /// Why a device cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// libtorch can use no CUDA device at all.
+    /// libtorch finds no CUDA device that it can use.
     #[error(
-        "--device {0}: libtorch finds no CUDA device; it needs a CUDA build of libtorch (LIBTORCH when building), \
-         a driver, and a card that the process may use; --device cpu runs without"
+        "--device {0}: libtorch finds no CUDA device. It needs a CUDA build of libtorch (LIBTORCH when building), \
+         a driver, and a card that the process may use; or give --device cpu"
     )]
     NoCuda(Device),
-    /// There are fewer CUDA devices.
-    #[error("--device {device}: there are {count} CUDA devices, numbered from 0")]
+    /// The flag names a CUDA device whose number is higher than that of the last device.
+    #[error("--device {device}: there are {count} CUDA devices, numbered from 0; name one of them, or auto")]
     NoSuchDevice {
-        /// The device of the flag.
+        /// The device that the flag names.
         device: Device,
         /// Number of CUDA devices.
         count: i64,
@@ -48,7 +48,7 @@ impl Device {
     /// The device as libtorch's type.
     ///
     /// # Errors
-    /// When there is no such CUDA device.
+    /// If there is no such CUDA device.
     pub(super) fn find(self) -> Result<tch::Device, Error> {
         let available = if tch::Cuda::is_available() { tch::Cuda::device_count() } else { 0 };
         match self {
@@ -78,7 +78,10 @@ impl FromStr for Device {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let number = |text: &str| text.parse().map_err(|_| format!("{text:?} is not the number of a device"));
+        let number = |text: &str| {
+            text.parse()
+                .map_err(|_| format!("{text:?} is no number of a CUDA device; give cuda:0 for the first device"))
+        };
         match text {
             "cpu" => Ok(Self::Cpu),
             "auto" => Ok(Self::Auto),
@@ -121,7 +124,7 @@ mod tests {
 
     #[test]
     fn a_missing_cuda_device_is_an_error_that_names_it() {
-        let message = Device::Cuda(999).find().expect_err("no machine has so many devices").to_string();
+        let message = Device::Cuda(999).find().expect_err("no machine has 1000 devices").to_string();
         assert!(message.contains("cuda:999"), "{message}");
         assert!(Device::Auto.find().is_ok());
     }

@@ -1,38 +1,38 @@
-//! Makes the models of all workers. The file is loaded, and the engine compared and chosen, only once.
+//! Chooses the engine for a model's file once, and then makes a model for each worker.
 
 use super::choice::{self, Choice, KernelChoice, PassLimits};
 use super::device::{self, Device, Precision};
 use super::file::ModelFile;
 use super::folded::FoldedConvolution;
-use super::fused::{FusedModel, Plan};
-use super::libtorch::{LibtorchModel, MemoryFormat, Placement};
+use super::fused::{FusedModel, NetworkPlan};
+use super::libtorch::{LibtorchModel, MemoryFormat, TensorOptions};
 use super::network::Network;
 use super::torchscript::{self, TorchScriptModel};
 use super::weights::{self, Weights};
-use super::{Architecture, Failure, Model, warm_up};
+use super::{Architecture, InferenceError, Model, warm_up};
 use std::fmt;
 use std::sync::Arc;
 use tch::CModule;
 
-/// Images with which another device or precision is compared with the CPU in f32.
+/// Number of images on which another device or precision is compared with the CPU in f32.
 const ACCURACY_IMAGES: usize = 8;
 
-/// How a model is to be run.
+/// How a model is run.
 #[derive(Debug, Clone, Copy)]
 pub struct Setup {
-    /// What computes convolutions on the CPU.
+    /// The engine that computes convolutions on the CPU in f32.
     pub kernel: KernelChoice,
-    /// The device that computes.
+    /// The device that computes the model.
     pub device: Device,
     /// The precision of weights and activations.
     pub precision: Precision,
-    /// Threads of one forward pass.
+    /// Number of threads of one forward pass.
     pub threads: usize,
-    /// Most images in one forward pass.
+    /// Largest number of images in one forward pass.
     pub max_batch: usize,
 }
 
-/// A loaded model, of which any thread can make a copy of its own.
+/// A loaded model. Each thread can make its own copy of it.
 pub struct ModelFactory {
     backend: Backend,
     side: usize,
@@ -40,14 +40,14 @@ pub struct ModelFactory {
     classes: usize,
 }
 
-/// The engine that computes the model, with the data that all copies share.
+/// The engine that computes the model, with the data that all copies of the model share.
 enum Backend {
-    Fused(Arc<Plan>),
-    Libtorch(Network<FoldedConvolution>, Placement),
-    TorchScript(Arc<CModule>, Placement),
+    Fused(Arc<NetworkPlan>),
+    Libtorch(Network<FoldedConvolution>, TensorOptions),
+    TorchScript(Arc<CModule>, TensorOptions),
 }
 
-/// Why there is no model.
+/// Why no model can be made of a file.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The weights do not fit the architecture.
@@ -59,31 +59,31 @@ pub enum Error {
     /// The device does not exist.
     #[error(transparent)]
     Device(#[from] device::Error),
-    /// No engine computes the model.
+    /// No engine can compute the model.
     #[error(transparent)]
-    Failure(#[from] Failure),
+    Inference(#[from] InferenceError),
 }
 
 impl ModelFactory {
     /// Loads the model of `file` for images of `side` by `side` pixels.
     ///
     /// # Errors
-    /// When the file does not fit the architecture, the device does not exist, or no engine computes the model.
+    /// If the file does not fit the architecture, the device does not exist, or no engine can compute the model.
     pub fn new(file: ModelFile, side: usize, setup: Setup) -> Result<Self, Error> {
         tch::set_num_threads(i32::try_from(setup.threads).unwrap_or(i32::MAX));
         let format = MemoryFormat::ChannelsLast;
-        let placement = Placement { device: setup.device.find()?, kind: setup.precision.kind(), format };
+        let options = TensorOptions { device: setup.device.find()?, kind: setup.precision.kind(), format };
         let (backend, classes) = match file {
             ModelFile::TorchScript(file) => {
-                let (module, classes) = file.load(placement, side, setup.max_batch)?;
-                (Backend::TorchScript(module, placement), classes)
+                let (module, classes) = file.load(options, side, setup.max_batch)?;
+                (Backend::TorchScript(module, options), classes)
             }
             ModelFile::Weights(weights, architecture) => {
-                Backend::of_weights(weights, architecture, placement, side, setup)?
+                Backend::of_weights(weights, architecture, options, side, setup)?
             }
         };
         if matches!(backend, Backend::Fused(_)) {
-            // libtorch computes nothing any more. Its idle threads would compete with the workers.
+            // libtorch computes nothing from now on. Its idle threads would compete with the workers.
             tch::set_num_threads(1);
         }
         Ok(Self { backend, side, threads: setup.threads, classes })
@@ -97,41 +97,45 @@ impl ModelFactory {
     /// A model for the calling thread.
     ///
     /// # Errors
-    /// When the device has no memory for another copy.
-    pub fn model(&self) -> Result<Box<dyn Model>, Failure> {
+    /// If the device has no memory for another copy, or the operating system refuses a thread.
+    pub fn model(&self) -> Result<Box<dyn Model>, InferenceError> {
         Ok(match &self.backend {
-            Backend::Fused(plan) => Box::new(FusedModel::new(plan.clone(), self.side, self.threads)),
-            Backend::Libtorch(network, placement) => Box::new(LibtorchModel::new(network, *placement, self.side)?),
-            Backend::TorchScript(module, placement) => {
-                Box::new(TorchScriptModel::new(module.clone(), *placement, self.side))
+            Backend::Fused(plan) => Box::new(FusedModel::new(plan.clone(), self.side, self.threads)?),
+            Backend::Libtorch(network, options) => Box::new(LibtorchModel::new(network, *options, self.side)?),
+            Backend::TorchScript(module, options) => {
+                Box::new(TorchScriptModel::new(module.clone(), *options, self.side))
             }
         })
     }
 }
 
 impl Backend {
-    /// The backend for weights, and the number of classes. Engines are compared only on the CPU in f32; anything else
-    /// is libtorch's.
+    /// The backend for weights, and the number of classes. On the CPU in f32, engines are compared. On other devices
+    /// and in other precisions, libtorch computes the model.
     fn of_weights(
         weights: Weights,
         architecture: Architecture,
-        placement: Placement,
+        options: TensorOptions,
         side: usize,
         setup: Setup,
     ) -> Result<(Self, usize), Error> {
         let network = Network::fold(weights, architecture)?;
         let classes = network.head.bias.len();
         let Setup { kernel, max_batch, threads, .. } = setup;
-        if placement != Placement::CPU_F32 {
+        if options != TensorOptions::CPU_F32 {
             if kernel != KernelChoice::Auto {
-                tracing::warn!(?kernel, ?placement, "--kernel needs cpu and f32; libtorch computes this model");
+                tracing::warn!(
+                    ?kernel,
+                    ?options,
+                    "libtorch computes this model; --kernel has an effect only with --device cpu and --precision f32"
+                );
             }
-            log_accuracy(&network, placement, side)?;
-            return Ok((Self::Libtorch(network, placement), classes));
+            log_accuracy(&network, options, side)?;
+            return Ok((Self::Libtorch(network, options), classes));
         }
         let backend = match choice::choose(&network, kernel, PassLimits { side, max_batch, threads })? {
             Choice::Fused(plan) => Self::Fused(plan),
-            Choice::Libtorch(format) => Self::Libtorch(network, Placement { format, ..placement }),
+            Choice::Libtorch(format) => Self::Libtorch(network, TensorOptions { format, ..options }),
         };
         Ok((backend, classes))
     }
@@ -141,25 +145,32 @@ impl fmt::Display for ModelFactory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.backend {
             Backend::Fused(plan) => write!(f, "own kernels, {}", plan.units()),
-            Backend::Libtorch(_, placement) => write!(f, "libtorch, {placement:?}"),
-            Backend::TorchScript(_, placement) => write!(f, "TorchScript, {placement:?}"),
+            Backend::Libtorch(_, options) => write!(f, "libtorch, {options:?}"),
+            Backend::TorchScript(_, options) => write!(f, "TorchScript, {options:?}"),
         }
     }
 }
 
 /// Logs how far the logits on another device or in another precision are from those on the CPU in f32.
-fn log_accuracy(network: &Network<FoldedConvolution>, placement: Placement, side: usize) -> Result<(), Failure> {
+fn log_accuracy(
+    network: &Network<FoldedConvolution>,
+    options: TensorOptions,
+    side: usize,
+) -> Result<(), InferenceError> {
     let images = warm_up::images(ACCURACY_IMAGES, side);
-    let reference = LibtorchModel::new(network, Placement::CPU_F32, side)?.logits(&images)?;
-    let logits = LibtorchModel::new(network, placement, side)?.logits(&images)?;
+    let reference = LibtorchModel::new(network, TensorOptions::CPU_F32, side)?.logits(&images)?;
+    let logits = LibtorchModel::new(network, options, side)?.logits(&images)?;
     let likeliest = |row: &Vec<f32>| (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b]));
     let same_class =
         logits.iter().zip(&reference).filter(|(ours, theirs)| likeliest(ours) == likeliest(theirs)).count();
     let difference = choice::difference(&logits, &reference);
-    let Placement { device, kind, .. } = placement;
-    tracing::info!(?device, precision = ?kind, difference, same_class, of = images.len(), "accuracy");
+    let TensorOptions { device, kind, .. } = options;
+    let of = images.len();
+    tracing::info!(?device, precision = ?kind, difference, same_class, of, "compared logits with the CPU in f32");
     if !difference.is_finite() {
-        return Err(Failure::new(format!("in {kind:?} the logits are not finite numbers; use --precision f32")));
+        return Err(InferenceError::new(format!(
+            "the logits are not finite numbers in {kind:?}; give --precision f32"
+        )));
     }
     Ok(())
 }

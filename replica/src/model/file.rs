@@ -14,7 +14,7 @@ static BUNDLED: &[u8] = include_bytes!("../../models/shapes.safetensors");
 pub enum ModelSource {
     /// The weights that this program contains.
     Bundled,
-    /// A file of weights. Without an architecture, it is recognised by the names of the tensors.
+    /// A file of weights, and its architecture. If the architecture is `None`, the names of the tensors tell it.
     Weights(PathBuf, Option<Architecture>),
     /// A file of TorchScript, and the SHA-256 that its contents must have.
     TorchScript(PathBuf, [u8; 32]),
@@ -24,17 +24,17 @@ pub enum ModelSource {
 pub enum ModelFile {
     /// Named tensors, and the architecture that they belong to.
     Weights(Weights, Architecture),
-    /// A program whose hash was the expected one.
+    /// A TorchScript program whose SHA-256 is the expected one.
     TorchScript(torchscript::Verified),
 }
 
-/// Why a file cannot be used.
+/// Why a model's file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The weights cannot be read.
     #[error(transparent)]
     Weights(#[from] weights::Error),
-    /// The TorchScript file cannot be read, or is another one.
+    /// The TorchScript file cannot be read, or its SHA-256 is not the expected one.
     #[error(transparent)]
     TorchScript(#[from] torchscript::Error),
 }
@@ -43,7 +43,7 @@ impl ModelFile {
     /// Reads and checks the file of `source`.
     ///
     /// # Errors
-    /// When the file cannot be read, is malformed, or has another hash than the given one.
+    /// If the file cannot be read, is malformed, or has another SHA-256 than the given one.
     pub fn open(source: &ModelSource) -> Result<Self, Error> {
         let (weights, architecture) = match source {
             ModelSource::Bundled => (Weights::from_safetensors(BUNDLED, "the bundled weights")?, None),
@@ -64,7 +64,7 @@ impl ModelFile {
         }
     }
 
-    /// The name of the model in answers: the architecture's, or the TorchScript file's without its ending.
+    /// The name of the model in answers: that of the architecture, or that of the TorchScript file without its ending.
     pub fn name(&self) -> &str {
         match self {
             Self::Weights(_, architecture) => architecture.name(),

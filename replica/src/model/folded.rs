@@ -2,30 +2,30 @@
 
 use super::CHANNELS;
 use super::architecture::{Architecture, BlockKind};
-use super::network::{Block, Network};
+use super::network::{Network, ResidualBlock};
 use super::weights::{Error, Weights};
 use convolution::Geometry;
 
 /// The ε of batch normalisation: the default of torchvision's `BatchNorm2d`.
 const EPSILON: f32 = 1e-5;
 
-/// Output channels of the stem.
+/// Number of output channels of the stem.
 const STEM: usize = 64;
 
-/// Channels within the blocks of each of the four stages.
+/// Number of channels within the blocks, for each of the four stages.
 const STAGES: [usize; 4] = [64, 128, 256, 512];
 
-/// Output channels of a bottleneck block, in multiples of the channels within it.
+/// Number of output channels of a bottleneck block, divided by the number of channels within the block.
 const EXPANSION: usize = 4;
 
 /// A convolution with a bias.
 #[derive(Debug)]
 pub(super) struct FoldedConvolution {
-    /// `[outputs, inputs, side, side]`
+    /// The weights, `[outputs, inputs, side, side]`.
     pub(super) weights: Vec<f32>,
-    /// `[outputs]`
+    /// The bias, `[outputs]`.
     pub(super) bias: Vec<f32>,
-    /// Input channels.
+    /// Number of input channels.
     pub(super) inputs: usize,
     pub(super) geometry: Geometry,
 }
@@ -34,7 +34,7 @@ impl Network<FoldedConvolution> {
     /// Builds the network of `architecture` from the tensors of a file.
     ///
     /// # Errors
-    /// When a tensor is missing, has another shape, is not finite, or belongs to no layer.
+    /// If a tensor is missing, has another shape, has a number that is not finite, or belongs to no layer.
     pub(super) fn fold(weights: Weights, architecture: Architecture) -> Result<Self, Error> {
         let mut builder = NetworkBuilder { weights, architecture };
         let mut blocks = Vec::new();
@@ -54,7 +54,7 @@ impl Network<FoldedConvolution> {
     }
 }
 
-/// Takes tensors out of a file by their torchvision names, and folds them.
+/// Takes tensors from a file by torchvision's names, and folds batch normalisations into convolutions.
 struct NetworkBuilder {
     weights: Weights,
     architecture: Architecture,
@@ -67,7 +67,7 @@ impl NetworkBuilder {
         inputs: usize,
         channels: usize,
         stride: usize,
-    ) -> Result<Block<FoldedConvolution>, Error> {
+    ) -> Result<ResidualBlock<FoldedConvolution>, Error> {
         let kind = self.architecture.block();
         let mut layer = |number: usize, [inputs, outputs]: [usize; 2], side: usize, stride: usize| {
             let (conv, bn) = (format!("{name}.conv{number}"), format!("{name}.bn{number}"));
@@ -79,7 +79,7 @@ impl NetworkBuilder {
             }
             BlockKind::Bottleneck => {
                 let outputs = EXPANSION * channels;
-                // torchvision has the stride in the 3×3 convolution; the paper has it in the first 1×1.
+                // torchvision's 3×3 convolution has the stride. In the paper, the first 1×1 convolution has it.
                 let first = vec![layer(1, [inputs, channels], 1, 1)?, layer(2, [channels, channels], 3, stride)?];
                 (outputs, first, layer(3, [channels, outputs], 1, 1)?)
             }
@@ -91,7 +91,7 @@ impl NetworkBuilder {
                 Some(self.convolution(&conv, &bn, [outputs, inputs, 1], stride)?)
             }
         };
-        Ok(Block { first, last, shortcut })
+        Ok(ResidualBlock { first, last, shortcut })
     }
 
     /// The convolution `conv` with the batch normalisation `bn`. `shape` is `[outputs, inputs, side]`; the padding is

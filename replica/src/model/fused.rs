@@ -1,43 +1,44 @@
 //! Residual networks on this project's own convolutions, in which bias, residual addition and ReLU are fused. libtorch
-//! takes no part.
+//! computes nothing here.
 
 use super::folded::FoldedConvolution;
 use super::network::{Engine, Network};
 use super::thread_team::ThreadTeam;
-use super::{CHANNELS, Failure, Input, Model};
+use super::{CHANNELS, InferenceError, Input, Model};
 use convolution::amx::{self, AmxFilter, TileUnit};
 use convolution::direct::{self, DirectFilter};
 use convolution::winograd::{self, TileSize, WinogradFilter};
-use convolution::{Epilogue, Geometry, Instructions, Nonlinearity, Shape, pool};
+use convolution::{BatchShape, Epilogue, Geometry, Instructions, Nonlinearity, pool};
 use std::sync::Arc;
 
 /// An algorithm for a convolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Algorithm {
-    /// The definition, with vector instructions.
+    /// The definition of a convolution, computed with vector instructions.
     Direct,
-    /// Winograd's minimal filtering with tiles of this size.
+    /// Winograd's minimal filtering with tiles of the given size.
     Winograd(TileSize),
-    /// The definition, on the matrix unit.
+    /// The definition of a convolution, computed on the matrix unit (AMX).
     Amx,
 }
 
 /// Whether the matrix unit of the processor may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum MatrixUnit {
-    /// It is available, and its slightly different results are accepted.
+    /// The unit is available, and its slightly different results are accepted.
     Use,
-    /// Only vectors of f32 are used.
+    /// Only vectors of f32 may be used.
     Avoid,
 }
 
 impl Algorithm {
     /// The algorithms that are worth measuring for a layer: one or two.
     ///
-    /// Larger tiles need fewer multiplications and more weights. Where a batch is one image and a layer has many
-    /// weights, reading them would take longer than the multiplications that are saved.
+    /// Larger tiles need fewer multiplications and more weights. If a batch is one image and the layer has many
+    /// weights, reading more weights takes longer than the multiplications that larger tiles save.
     pub(super) fn candidates(layer: &FoldedConvolution, max_batch: usize, matrix_unit: MatrixUnit) -> &'static [Self] {
-        /// Transformed weights of 4×4 tiles (16 MiB) beyond which a layer takes 2×2 tiles for a single image.
+        /// A layer with more transformed weights for 4×4 tiles than this number (16 MiB) uses 2×2 tiles if a batch is
+        /// one image.
         const MOST_WEIGHTS_FOR_ONE_IMAGE: usize = 4 << 20;
         let is_long = 36 * layer.inputs * layer.bias.len() > MOST_WEIGHTS_FOR_ONE_IMAGE;
         let fits_winograd = layer.geometry == Geometry { side: 3, stride: 1, padding: 1 };
@@ -73,7 +74,7 @@ impl PackedFilter {
     }
 
     /// Channels and shape of the output for an input of `shape`.
-    fn output(&self, shape: Shape) -> (usize, Shape) {
+    fn output(&self, shape: BatchShape) -> (usize, BatchShape) {
         match self {
             Self::Direct(filter) => (filter.outputs(), filter.geometry().output(shape)),
             Self::Winograd(filter) => (filter.outputs(), shape),
@@ -82,11 +83,11 @@ impl PackedFilter {
     }
 }
 
-/// A convolution, by the algorithm that is fastest for the number of images.
+/// A convolution, with the filter of the algorithm that is fastest for each number of images.
 pub(super) enum Layer {
-    /// The same filter for any number of images.
+    /// One filter for any number of images.
     Fixed(PackedFilter),
-    /// `few` for fewer than `threshold` images, `many` for `threshold` or more.
+    /// The filter `few` for fewer than `threshold` images, and `many` for `threshold` images or more.
     Switching { few: PackedFilter, threshold: usize, many: PackedFilter },
 }
 
@@ -112,9 +113,9 @@ impl Layer {
 
 /// The activations of a batch: `[images, height, width, channels]`.
 pub(super) struct Activations {
-    /// The activations come first. The rest is left from the memory's earlier use.
+    /// Memory that begins with the activations. The numbers after them are left from an earlier use of the memory.
     storage: Vec<f32>,
-    shape: Shape,
+    shape: BatchShape,
     channels: usize,
 }
 
@@ -122,7 +123,7 @@ pub(super) struct Activations {
 impl FusedEngine {
     /// Activations of square images with the given numbers.
     pub(super) fn activations(&mut self, images: usize, side: usize, channels: usize, numbers: &[f32]) -> Activations {
-        let mut activations = self.allocate(Shape { images, height: side, width: side }, channels);
+        let mut activations = self.allocate(BatchShape { images, height: side, width: side }, channels);
         activations.numbers_mut().copy_from_slice(numbers);
         activations
     }
@@ -147,32 +148,37 @@ impl Activations {
 pub(super) struct FusedEngine {
     team: ThreadTeam,
     pub(super) instructions: Instructions,
-    /// Memory of released activations. New memory would cost as much time as filling it, which is as much as a pooling.
+    /// Memory of released activations, for later activations. Mapping new memory would take about as long as a pooling.
     free: Vec<Vec<f32>>,
 }
 
 impl FusedEngine {
-    pub(super) fn new(threads: usize) -> Self {
-        Self { team: ThreadTeam::new(threads), instructions: Instructions::best(), free: Vec::new() }
+    /// An engine with a team of `threads` threads.
+    ///
+    /// # Errors
+    /// If the operating system refuses a thread.
+    pub(super) fn new(threads: usize) -> Result<Self, InferenceError> {
+        Ok(Self { team: ThreadTeam::new(threads)?, instructions: Instructions::best(), free: Vec::new() })
     }
 
     /// Copies images of `side` by `side` pixels into one batch.
     pub(super) fn batch(&mut self, images: &[Input], side: usize) -> Activations {
-        let mut batch = self.allocate(Shape { images: images.len(), height: side, width: side }, CHANNELS);
+        let mut batch = self.allocate(BatchShape { images: images.len(), height: side, width: side }, CHANNELS);
         let copies = batch.numbers_mut().chunks_exact_mut(CHANNELS * side * side);
         copies.zip(images).for_each(|(to, image)| to.copy_from_slice(image));
         batch
     }
 
-    /// One batch of all images of several, which differ in their number of images only.
+    /// Joins batches that differ only in their number of images to one batch.
     fn concatenate(&mut self, mut parts: Vec<Activations>) -> Activations {
         if parts.len() == 1 {
             return parts.remove(0);
         }
         let images = parts.iter().map(|part| part.shape.images).sum();
-        let (shape, channels) =
-            parts.first().map_or((Shape { images: 0, height: 0, width: 0 }, 0), |part| (part.shape, part.channels));
-        let mut whole = self.allocate(Shape { images, ..shape }, channels);
+        let (shape, channels) = parts
+            .first()
+            .map_or((BatchShape { images: 0, height: 0, width: 0 }, 0), |part| (part.shape, part.channels));
+        let mut whole = self.allocate(BatchShape { images, ..shape }, channels);
         let mut filled = 0;
         for part in parts {
             let numbers = part.numbers();
@@ -183,7 +189,7 @@ impl FusedEngine {
         whole
     }
 
-    /// A convolution with a given filter.
+    /// Convolves `input` with a given filter.
     pub(super) fn convolve_with(
         &mut self,
         filter: &PackedFilter,
@@ -203,11 +209,11 @@ impl FusedEngine {
         output
     }
 
-    /// Memory for activations, with arbitrary numbers in it.
-    fn allocate(&mut self, shape: Shape, channels: usize) -> Activations {
+    /// Activations with arbitrary numbers, in released memory if there is some.
+    fn allocate(&mut self, shape: BatchShape, channels: usize) -> Activations {
         let length = shape.pixels() * channels;
-        // The shortest that is long enough; if none is, the longest, since only the numbers that are added to it get
-        // filled.
+        // The shortest memory that is long enough. If none is, the longest: only the numbers that are appended to it
+        // must be filled.
         let best = self.free.iter().enumerate().min_by_key(|(_, free)| match free.len() {
             enough if enough >= length => (0, enough),
             short => (1, usize::MAX - short),
@@ -230,18 +236,18 @@ impl Engine<Layer> for FusedEngine {
         input: &Activations,
         residual: Option<&Activations>,
         nonlinearity: Nonlinearity,
-    ) -> Result<Activations, Failure> {
+    ) -> Result<Activations, InferenceError> {
         Ok(self.convolve_with(layer.filter(input.shape.images), input, residual, nonlinearity))
     }
 
-    fn max_pool(&mut self, input: &Activations) -> Result<Activations, Failure> {
+    fn max_pool(&mut self, input: &Activations) -> Result<Activations, InferenceError> {
         let mut output = self.allocate(pool::max_output(input.shape), input.channels);
         pool::max(input.numbers(), input.shape, input.channels, output.numbers_mut(), self.instructions);
         Ok(output)
     }
 
-    fn average_pool(&mut self, input: &Activations) -> Result<Activations, Failure> {
-        let mut output = self.allocate(Shape { height: 1, width: 1, ..input.shape }, input.channels);
+    fn average_pool(&mut self, input: &Activations) -> Result<Activations, InferenceError> {
+        let mut output = self.allocate(BatchShape { height: 1, width: 1, ..input.shape }, input.channels);
         pool::average(input.numbers(), input.shape, input.channels, output.numbers_mut());
         Ok(output)
     }
@@ -251,16 +257,16 @@ impl Engine<Layer> for FusedEngine {
     }
 }
 
-/// A network, and the block from which on all images of a batch are computed together.
-pub(super) struct Plan {
+/// A network with the algorithms of its layers, and the first block that all images of a batch pass together.
+pub(super) struct NetworkPlan {
     pub(super) network: Network<Layer>,
-    /// Each image passes the blocks before this one by itself; then all images pass the others together. In the first
-    /// blocks, the activations of one image fill the near caches. In later ones the weights do, and reading them once
-    /// for all images is faster. 0 if images are together from the start.
+    /// The index of the first block that all images of a batch pass together; 0 if they are together from the stem on.
+    /// Each image passes the blocks before this one by itself, because there the activations of one image fill the near
+    /// caches. In later blocks the weights fill them, and reading the weights once for all images is faster.
     pub(super) batched_from: usize,
 }
 
-impl Plan {
+impl NetworkPlan {
     /// A description of the instructions that compute the network, for logs.
     pub(super) fn units(&self) -> String {
         let instructions = Instructions::best();
@@ -277,7 +283,7 @@ impl Plan {
         engine: &mut FusedEngine,
         images: &[Input],
         side: usize,
-    ) -> Result<Activations, Failure> {
+    ) -> Result<Activations, InferenceError> {
         let at_once = if self.batched_from == 0 { images.len() } else { 1 };
         let mut parts = Vec::new();
         for images in images.chunks(at_once) {
@@ -290,22 +296,25 @@ impl Plan {
     }
 }
 
-/// A plan, and the engine of one thread that carries it out.
+/// A plan, and the engine that carries it out for one worker.
 pub(super) struct FusedModel {
-    plan: Arc<Plan>,
+    plan: Arc<NetworkPlan>,
     engine: FusedEngine,
     side: usize,
 }
 
 impl FusedModel {
     /// A model for images of `side` by `side` pixels, with a team of `threads` threads.
-    pub(super) fn new(plan: Arc<Plan>, side: usize, threads: usize) -> Self {
-        Self { plan, engine: FusedEngine::new(threads), side }
+    ///
+    /// # Errors
+    /// If the operating system refuses a thread.
+    pub(super) fn new(plan: Arc<NetworkPlan>, side: usize, threads: usize) -> Result<Self, InferenceError> {
+        Ok(Self { plan, engine: FusedEngine::new(threads)?, side })
     }
 }
 
 impl Model for FusedModel {
-    fn logits(&mut self, images: &[Input]) -> Result<Vec<Vec<f32>>, Failure> {
+    fn logits(&mut self, images: &[Input]) -> Result<Vec<Vec<f32>>, InferenceError> {
         let logits = self.plan.forward(&mut self.engine, images, self.side)?;
         let rows = logits.numbers().chunks_exact(logits.channels).map(<[f32]>::to_vec).collect();
         self.engine.release(logits);

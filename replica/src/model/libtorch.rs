@@ -1,9 +1,9 @@
-//! Residual networks on libtorch's convolutions: for any device and precision, and as the reference for the other
-//! engines.
+//! Residual networks on libtorch's convolutions, for any device and precision. They are also the reference for the
+//! other engines.
 
 use super::folded::FoldedConvolution;
 use super::network::{Engine, Network};
-use super::{CHANNELS, Failure, Input, Model};
+use super::{CHANNELS, InferenceError, Input, Model};
 use convolution::Nonlinearity;
 use tch::{Device, Kind, TchError, Tensor, no_grad};
 
@@ -20,14 +20,14 @@ pub(super) enum MemoryFormat {
 
 /// The device, precision and memory format of a network.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Placement {
+pub(super) struct TensorOptions {
     pub(super) device: Device,
     pub(super) kind: Kind,
     pub(super) format: MemoryFormat,
 }
 
-impl Placement {
-    /// The CPU in single precision, channels last.
+impl TensorOptions {
+    /// The CPU in f32, with channels last.
     pub(super) const CPU_F32: Self =
         Self { device: Device::Cpu, kind: Kind::Float, format: MemoryFormat::ChannelsLast };
 }
@@ -42,7 +42,7 @@ struct LibtorchLayer {
 
 impl LibtorchLayer {
     /// A layer for images that are dense tensors.
-    fn new(layer: &FoldedConvolution, Placement { device, kind, format }: Placement) -> Result<Self, TchError> {
+    fn new(layer: &FoldedConvolution, TensorOptions { device, kind, format }: TensorOptions) -> Result<Self, TchError> {
         let side = layer.geometry.side as i64;
         let shape = [layer.bias.len() as i64, layer.inputs as i64, side, side];
         let weights = Tensor::f_from_slice(&layer.weights)?.f_view(shape)?;
@@ -64,8 +64,8 @@ impl LibtorchLayer {
     }
 }
 
-/// Computes layers with libtorch. It has no state.
-struct LibtorchEngine(Placement);
+/// Computes layers with libtorch.
+struct LibtorchEngine(TensorOptions);
 
 impl Engine<LibtorchLayer> for LibtorchEngine {
     type Activations = Tensor;
@@ -76,7 +76,7 @@ impl Engine<LibtorchLayer> for LibtorchEngine {
         input: &Tensor,
         residual: Option<&Tensor>,
         nonlinearity: Nonlinearity,
-    ) -> Result<Tensor, Failure> {
+    ) -> Result<Tensor, InferenceError> {
         let LibtorchLayer { weights, bias, stride, padding } = layer;
         let mut output = match weights.is_mkldnn() {
             true => input.f_mkldnn_convolution(weights, Some(bias), padding, stride, [1, 1], 1)?,
@@ -91,7 +91,7 @@ impl Engine<LibtorchLayer> for LibtorchEngine {
         })
     }
 
-    fn max_pool(&mut self, input: &Tensor) -> Result<Tensor, Failure> {
+    fn max_pool(&mut self, input: &Tensor) -> Result<Tensor, InferenceError> {
         Ok(match self.0.format {
             MemoryFormat::WeightsAsStored | MemoryFormat::ChannelsLast => {
                 input.f_max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false)?
@@ -100,7 +100,7 @@ impl Engine<LibtorchLayer> for LibtorchEngine {
         })
     }
 
-    fn average_pool(&mut self, input: &Tensor) -> Result<Tensor, Failure> {
+    fn average_pool(&mut self, input: &Tensor) -> Result<Tensor, InferenceError> {
         let dense = match self.0.format {
             MemoryFormat::WeightsAsStored | MemoryFormat::ChannelsLast => input.shallow_clone(),
             MemoryFormat::OneDnn => input.f_internal_to_dense(Kind::Float, false)?,
@@ -112,7 +112,7 @@ impl Engine<LibtorchLayer> for LibtorchEngine {
 /// A residual network in libtorch's memory.
 pub(super) struct LibtorchModel {
     network: Network<LibtorchLayer>,
-    placement: Placement,
+    options: TensorOptions,
     side: usize,
 }
 
@@ -120,55 +120,55 @@ impl LibtorchModel {
     /// A model for images of `side` by `side` pixels.
     ///
     /// # Errors
-    /// When libtorch fails, for example because the device has too little memory.
+    /// If libtorch fails, for example because the device has too little memory.
     pub(super) fn new(
         network: &Network<FoldedConvolution>,
-        placement: Placement,
+        options: TensorOptions,
         side: usize,
-    ) -> Result<Self, Failure> {
-        let mut layers = network.each_ref().try_map(|layer| match placement.format {
-            MemoryFormat::WeightsAsStored | MemoryFormat::ChannelsLast => LibtorchLayer::new(layer, placement),
-            MemoryFormat::OneDnn => LibtorchLayer::new(layer, placement)?.into_onednn(),
+    ) -> Result<Self, InferenceError> {
+        let mut layers = network.each_ref().try_map(|layer| match options.format {
+            MemoryFormat::WeightsAsStored | MemoryFormat::ChannelsLast => LibtorchLayer::new(layer, options),
+            MemoryFormat::OneDnn => LibtorchLayer::new(layer, options)?.into_onednn(),
         })?;
         // The input of the head is a dense tensor in every format; see `average_pool`.
-        layers.head = LibtorchLayer::new(&network.head, placement)?;
-        Ok(Self { network: layers, placement, side })
+        layers.head = LibtorchLayer::new(&network.head, options)?;
+        Ok(Self { network: layers, options, side })
     }
 }
 
 impl Model for LibtorchModel {
-    fn logits(&mut self, images: &[Input]) -> Result<Vec<Vec<f32>>, Failure> {
-        let Placement { device, kind, format } = self.placement;
+    fn logits(&mut self, images: &[Input]) -> Result<Vec<Vec<f32>>, InferenceError> {
+        let TensorOptions { device, kind, format } = self.options;
         no_grad(|| {
             let input = input(images, self.side, device, kind)?;
             let input = match format {
                 MemoryFormat::WeightsAsStored | MemoryFormat::ChannelsLast => input,
                 MemoryFormat::OneDnn => input.f_contiguous()?.f_to_mkldnn(None::<Kind>)?,
             };
-            let logits = self.network.forward(&mut LibtorchEngine(self.placement), &input)?;
+            let logits = self.network.forward(&mut LibtorchEngine(self.options), &input)?;
             rows(&logits, images.len())
         })
     }
 }
 
-/// Images as a tensor `[n, 3, side, side]` on a device, channels innermost in memory.
+/// The images as a tensor `[n, 3, side, side]` on a device, with channels innermost in memory.
 pub(super) fn input(images: &[Input], side: usize, device: Device, kind: Kind) -> Result<Tensor, TchError> {
     let numbers = match images {
         [one] => Tensor::f_from_slice(one)?,
         several => Tensor::f_from_slice(&several.concat())?,
     };
-    // Interleaved channels are libtorch's channels_last: the permutation is a view and copies nothing.
+    // With channels innermost, images have libtorch's format channels_last. The permutation is a view, not a copy.
     let (side, channels) = (side as i64, CHANNELS as i64);
     let input = numbers.f_view([images.len() as i64, side, side, channels])?.f_permute([0, 3, 1, 2])?;
     match device {
         Device::Cpu => input.f_to_kind(kind),
-        // From pinned memory the device copies by itself, without blocking this thread.
+        // The device copies from pinned memory without blocking this thread.
         _ => input.f_pin_memory(device)?.f_to_device_(device, kind, true, false),
     }
 }
 
 /// The logits of `count` images as rows of f32. Waits until the device has computed them.
-pub(super) fn rows(logits: &Tensor, count: usize) -> Result<Vec<Vec<f32>>, Failure> {
+pub(super) fn rows(logits: &Tensor, count: usize) -> Result<Vec<Vec<f32>>, InferenceError> {
     let classes = logits.numel() / count.max(1);
     let logits = logits.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?;
     let mut flat = vec![0.0; count * classes];

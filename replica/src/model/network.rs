@@ -1,6 +1,6 @@
 //! The connections between the layers of a residual network. Knows nothing of how a layer is computed.
 
-use super::Failure;
+use super::InferenceError;
 use convolution::Nonlinearity;
 use std::convert::Infallible;
 
@@ -10,76 +10,77 @@ use std::convert::Infallible;
 pub(super) struct Network<L> {
     /// The first convolution: 7×7 with stride 2. A max pooling follows.
     pub(super) stem: L,
-    pub(super) blocks: Vec<Block<L>>,
+    pub(super) blocks: Vec<ResidualBlock<L>>,
     /// The last layer, a 1×1 convolution from the mean of each channel to the logits.
     pub(super) head: L,
 }
 
-/// A residual block: layers one after the other; the input of the block is added to the output of the last one.
+/// A residual block: layers one after the other. The input of the block is added to the output of the last layer.
 #[derive(Debug)]
-pub(super) struct Block<L> {
+pub(super) struct ResidualBlock<L> {
     /// All layers but the last.
     pub(super) first: Vec<L>,
     pub(super) last: L,
-    /// A 1×1 convolution of the added input, in blocks whose output has another shape than their input.
+    /// A 1×1 convolution of the block's input before the addition. Only a block whose output has another shape than its
+    /// input has one.
     pub(super) shortcut: Option<L>,
 }
 
-/// Computes layers.
+/// Computes layers of kind `L`.
 pub(super) trait Engine<L> {
     /// The activations of a batch of images between two layers, in the engine's own memory format.
     type Activations;
 
-    /// A convolution; `residual`, if any, is added to its output, and then the nonlinearity is applied.
+    /// Convolves `input`, adds `residual` if there is one, and then applies the nonlinearity.
     fn convolve(
         &mut self,
         layer: &L,
         input: &Self::Activations,
         residual: Option<&Self::Activations>,
         nonlinearity: Nonlinearity,
-    ) -> Result<Self::Activations, Failure>;
+    ) -> Result<Self::Activations, InferenceError>;
 
     /// Max pooling with 3×3 windows, stride 2 and padding 1.
-    fn max_pool(&mut self, input: &Self::Activations) -> Result<Self::Activations, Failure>;
+    fn max_pool(&mut self, input: &Self::Activations) -> Result<Self::Activations, InferenceError>;
 
     /// Global average pooling: the mean of all pixels of each channel, as images of one pixel.
-    fn average_pool(&mut self, input: &Self::Activations) -> Result<Self::Activations, Failure>;
+    fn average_pool(&mut self, input: &Self::Activations) -> Result<Self::Activations, InferenceError>;
 
-    /// Takes the memory of activations that are not needed any more.
+    /// Takes back the memory of activations that are no longer needed.
     fn release(&mut self, _activations: Self::Activations) {}
 }
 
 impl<L> Network<L> {
-    /// Normalised images → logits, as images of one pixel with a channel for each class.
+    /// Computes the logits of normalised images: for each image, one pixel with a channel for each class.
     pub(super) fn forward<E: Engine<L>>(
         &self,
         engine: &mut E,
         images: &E::Activations,
-    ) -> Result<E::Activations, Failure> {
+    ) -> Result<E::Activations, InferenceError> {
         let activations = self.forward_to_block(engine, images, 0)?;
         self.forward_from_block(engine, activations, 0)
     }
 
-    /// Normalised images → the input of block `block`.
+    /// Computes the input of block `block` from normalised images.
     pub(super) fn forward_to_block<E: Engine<L>>(
         &self,
         engine: &mut E,
         images: &E::Activations,
         block: usize,
-    ) -> Result<E::Activations, Failure> {
+    ) -> Result<E::Activations, InferenceError> {
         let stem = engine.convolve(&self.stem, images, None, Nonlinearity::Relu)?;
         let pooled = engine.max_pool(&stem)?;
         engine.release(stem);
         forward_blocks(engine, &self.blocks[..block], pooled)
     }
 
-    /// The input of block `block` → logits.
+    /// Computes the logits from the input of block `block`.
     pub(super) fn forward_from_block<E: Engine<L>>(
         &self,
         engine: &mut E,
         input: E::Activations,
         block: usize,
-    ) -> Result<E::Activations, Failure> {
+    ) -> Result<E::Activations, InferenceError> {
         let activations = forward_blocks(engine, &self.blocks[block..], input)?;
         let means = engine.average_pool(&activations)?;
         engine.release(activations);
@@ -88,7 +89,7 @@ impl<L> Network<L> {
         Ok(logits)
     }
 
-    /// The numbers of the blocks that begin a stage, without the first block of the network.
+    /// The indices of the blocks that begin a stage, without the first block of the network.
     pub(super) fn stage_starts(&self) -> impl Iterator<Item = usize> {
         self.blocks.iter().enumerate().skip(1).filter(|(_, block)| block.shortcut.is_some()).map(|(number, _)| number)
     }
@@ -102,7 +103,11 @@ impl<L> Network<L> {
 
     /// The same network with references to its layers.
     pub(super) fn each_ref(&self) -> Network<&L> {
-        Network { stem: &self.stem, blocks: self.blocks.iter().map(Block::each_ref).collect(), head: &self.head }
+        Network {
+            stem: &self.stem,
+            blocks: self.blocks.iter().map(ResidualBlock::each_ref).collect(),
+            head: &self.head,
+        }
     }
 
     /// The network with every layer converted.
@@ -114,7 +119,7 @@ impl<L> Network<L> {
     /// The network with every layer converted.
     ///
     /// # Errors
-    /// The first error of `convert`.
+    /// If `convert` fails for a layer: the first error.
     pub(super) fn try_map<M, F>(self, mut convert: impl FnMut(L) -> Result<M, F>) -> Result<Network<M>, F> {
         Ok(Network {
             stem: convert(self.stem)?,
@@ -124,8 +129,8 @@ impl<L> Network<L> {
     }
 }
 
-impl<L> Block<L> {
-    fn forward<E: Engine<L>>(&self, engine: &mut E, input: &E::Activations) -> Result<E::Activations, Failure> {
+impl<L> ResidualBlock<L> {
+    fn forward<E: Engine<L>>(&self, engine: &mut E, input: &E::Activations) -> Result<E::Activations, InferenceError> {
         let mut inner: Option<E::Activations> = None;
         for layer in &self.first {
             let output = engine.convolve(layer, inner.as_ref().unwrap_or(input), None, Nonlinearity::Relu)?;
@@ -146,12 +151,12 @@ impl<L> Block<L> {
         Ok(output)
     }
 
-    fn each_ref(&self) -> Block<&L> {
-        Block { first: self.first.iter().collect(), last: &self.last, shortcut: self.shortcut.as_ref() }
+    fn each_ref(&self) -> ResidualBlock<&L> {
+        ResidualBlock { first: self.first.iter().collect(), last: &self.last, shortcut: self.shortcut.as_ref() }
     }
 
-    fn try_map<M, F>(self, convert: &mut impl FnMut(L) -> Result<M, F>) -> Result<Block<M>, F> {
-        Ok(Block {
+    fn try_map<M, F>(self, convert: &mut impl FnMut(L) -> Result<M, F>) -> Result<ResidualBlock<M>, F> {
+        Ok(ResidualBlock {
             first: self.first.into_iter().map(&mut *convert).collect::<Result<_, F>>()?,
             last: convert(self.last)?,
             shortcut: self.shortcut.map(convert).transpose()?,
@@ -162,9 +167,9 @@ impl<L> Block<L> {
 /// Computes blocks one after the other.
 fn forward_blocks<L, E: Engine<L>>(
     engine: &mut E,
-    blocks: &[Block<L>],
+    blocks: &[ResidualBlock<L>],
     mut activations: E::Activations,
-) -> Result<E::Activations, Failure> {
+) -> Result<E::Activations, InferenceError> {
     for block in blocks {
         let output = block.forward(engine, &activations)?;
         engine.release(std::mem::replace(&mut activations, output));

@@ -1,8 +1,8 @@
-//! Reads the file that `torch.save(model.state_dict())` writes: the zip format, and the older format that some of
-//! torchvision's published files have.
+//! Reads files that `torch.save(model.state_dict())` has written: the zip format, and the older format of some files
+//! that torchvision has published.
 //!
-//! A pickle is a program for a stack machine. This reader knows only the instructions that a state dict needs, and
-//! accepts only the functions that describe tensors, none of which is ever called. Anything else is an error.
+//! A pickle is a program for a stack machine. This reader knows only the instructions that a state dict needs. It
+//! accepts only the functions that describe tensors, and calls none of them. Anything else is an error.
 //!
 //! Sources: CPython's `Lib/pickletools.py` (instructions), PyTorch's `torch/serialization.py` (both formats).
 
@@ -43,43 +43,43 @@ mod opcode {
     pub(super) const BUILD: u8 = b'b';
 }
 
-/// How deep dicts and tuples may be nested. Dropping a value nested without limit would exhaust the stack.
+/// How deep dicts and tuples may be nested. Dropping a value that is nested without limit would exhaust the stack.
 const MAX_NESTING: u8 = 8;
 
-/// Most dimensions of a tensor.
+/// Largest number of dimensions of a tensor.
 const MAX_RANK: usize = 8;
 
-/// Most bytes of all tensors together, in multiples of the bytes of all storages. Tensors may share a storage, but a
+/// Largest size of all tensors together, as a multiple of the size of all storages. Tensors may share a storage, but a
 /// small file must not become a large model.
 const MAX_SHARING: usize = 4;
 
 /// A tensor of the file.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct StoredTensor {
-    /// Sizes, outermost first.
+    /// The length of each dimension, outermost first.
     pub shape: Vec<i64>,
     /// The type of the numbers in `data`.
-    pub element: Element,
+    pub element: ElementType,
     /// Little-endian numbers in row-major order.
     pub data: Vec<u8>,
 }
 
 /// The type of the numbers in a storage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Element {
+pub(super) enum ElementType {
     /// IEEE single precision.
     F32,
     /// IEEE half precision.
     F16,
-    /// The upper 16 bits of f32.
+    /// bfloat16: the upper 16 bits of f32.
     Bf16,
-    /// Integers, booleans and f64. No weight has such a type; counters do.
+    /// An integer, a boolean or f64. Weights have none of these types; counters have.
     Other,
 }
 
-impl Element {
-    /// The type and the bytes of an element of one of torch's storage classes, which is named by its module and its
-    /// name.
+impl ElementType {
+    /// The type of an element in one of torch's storage classes, and the bytes of an element. `class` is the module, a
+    /// space and the name of the class.
     fn of_storage(class: &str) -> Option<(Self, usize)> {
         Some(match class {
             "torch FloatStorage" => (Self::F32, 4),
@@ -105,7 +105,7 @@ fn error<T>(reason: impl Into<String>) -> Result<T, Error> {
 /// Every tensor of a state dict with its name, in the file's order.
 ///
 /// # Errors
-/// When the file has neither format, holds other objects, or is cut short.
+/// If the file has neither format, holds other objects, or is cut short.
 pub(super) fn read(file: &[u8]) -> Result<Vec<(String, StoredTensor)>, Error> {
     if file.starts_with(b"PK") { read_zip(file) } else { read_legacy(file) }
 }
@@ -113,30 +113,31 @@ pub(super) fn read(file: &[u8]) -> Result<Vec<(String, StoredTensor)>, Error> {
 /// Reads the zip format: the entry `data.pkl` is the state dict, and each entry `data/KEY` is a storage.
 fn read_zip(file: &[u8]) -> Result<Vec<(String, StoredTensor)>, Error> {
     let mut archive =
-        zip::ZipArchive::new(Cursor::new(file)).or_else(|cause| error(format!("bad zip file: {cause}")))?;
+        zip::ZipArchive::new(Cursor::new(file)).or_else(|cause| error(format!("damaged zip file: {cause}")))?;
     let root = archive.file_names().flatten().find_map(|name| name.strip_suffix("data.pkl").map(str::to_owned));
     let Some(root) = root else { return error("the zip file has no data.pkl") };
-    // Entries may overlap, so the same bytes could be read many times over.
+    // Entries may overlap. Without this limit, the same bytes could be read any number of times.
     let mut left = file.len() as u64;
     let mut entry = |name: &str| -> Result<Vec<u8>, Error> {
-        let entry = archive.by_name(&format!("{root}{name}")).or_else(|cause| error(format!("{name}: {cause}")))?;
-        // torch.save stores without compression, so no entry unpacks to more than the file itself.
+        let entry =
+            archive.by_name(&format!("{root}{name}")).or_else(|cause| error(format!("entry {name}: {cause}")))?;
+        // torch.save does not compress. A compressed entry could unpack to much more than the file.
         if entry.compression() != zip::CompressionMethod::Stored {
-            return error(format!("{name} is compressed"));
+            return error(format!("entry {name} is compressed"));
         }
         let mut bytes = Vec::new();
         left = match left.checked_sub(entry.size()) {
             Some(left) => left,
-            None => return error("its entries hold more than the file itself"),
+            None => return error("the entries of the zip file are larger than the file"),
         };
         let size = entry.size();
-        entry.take(size).read_to_end(&mut bytes).or_else(|cause| error(format!("{name}: {cause}")))?;
+        entry.take(size).read_to_end(&mut bytes).or_else(|cause| error(format!("entry {name}: {cause}")))?;
         Ok(bytes)
     };
     if let Ok(order) = entry("byteorder")
         && order != b"little"
     {
-        return error("the numbers are big-endian");
+        return error("the numbers are big-endian; save the file on a little-endian machine");
     }
     let pickle = entry("data.pkl")?;
     let views = named_views(Unpickler::new(&pickle).run()?)?;
@@ -149,44 +150,44 @@ fn read_zip(file: &[u8]) -> Result<Vec<(String, StoredTensor)>, Error> {
     copy_tensors(views, &storages)
 }
 
-/// Reads the older format: five pickles (magic number, protocol, system, the state dict, storage keys), then each
-/// storage as its length in elements (u64) and its numbers.
+/// Reads the older format: five pickles (magic number, protocol, system, state dict, keys of the storages), and then
+/// each storage, as its length in elements (u64) and its numbers.
 fn read_legacy(file: &[u8]) -> Result<Vec<(String, StoredTensor)>, Error> {
     const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
     if file.get(4..14) != Some(&MAGIC[..]) {
-        return error("neither a zip file nor torch's older format");
+        return error("the file has neither the zip format nor torch's older format");
     }
     let mut unpickler = Unpickler::new(file);
     for _ in 0..3 {
         unpickler.run()?;
     }
     let views = named_views(unpickler.run()?)?;
-    let Value::List(keys) = unpickler.run()? else { return error("the list of storages is missing") };
+    let PickleValue::List(keys) = unpickler.run()? else { return error("the list of the keys of storages is missing") };
     let sizes: HashMap<&str, usize> =
         views.iter().map(|(_, view)| (view.storage.key.as_str(), view.storage.element_bytes)).collect();
     let mut storages = HashMap::new();
     for key in keys.iter() {
-        let Value::Text(key) = key else { return error("a storage's key is not text") };
-        let length = u64::from_le_bytes(unpickler.take(8)?.try_into().expect("eight bytes"));
+        let PickleValue::Text(key) = key else { return error("a storage's key is not text") };
+        let length = u64::from_le_bytes(unpickler.take(8)?.try_into().expect("`take(8)` returns eight bytes"));
         let element_bytes = sizes.get(&**key).copied().unwrap_or(1);
         let bytes = usize::try_from(length).ok().and_then(|length| length.checked_mul(element_bytes));
-        let Some(bytes) = bytes else { return error("a storage's length is absurd") };
+        let Some(bytes) = bytes else { return error(format!("the length of storage {key} is too large for a file")) };
         storages.insert(key.to_string(), unpickler.take(bytes)?.to_vec());
     }
     copy_tensors(views, &storages)
 }
 
-/// The tensors of an unpickled state dict, by name.
-fn named_views(value: Value) -> Result<Vec<(String, View)>, Error> {
-    let Value::Dict(entries) = value else { return error("the file's object is not a dict") };
+/// The names and tensors of an unpickled state dict.
+fn named_views(value: PickleValue) -> Result<Vec<(String, View)>, Error> {
+    let PickleValue::Dict(entries) = value else { return error("the file's object is not a dict") };
     entries
         .into_iter()
         .map(|(key, value)| match (key, value) {
-            (Value::Text(name), Value::Tensor(view)) => Ok((name.to_string(), View::clone(&view))),
-            (Value::Text(name), _) => {
+            (PickleValue::Text(name), PickleValue::Tensor(view)) => Ok((name.to_string(), View::clone(&view))),
+            (PickleValue::Text(name), _) => {
                 error(format!("{name} is not a tensor; save the state dict alone, not a whole checkpoint"))
             }
-            _ => error("a name is not text"),
+            _ => error("the name of a tensor is not text"),
         })
         .collect()
 }
@@ -202,22 +203,24 @@ fn copy_tensors(
         .map(|(name, view)| {
             let numbers = view.bytes().and_then(|range| storages.get(&view.storage.key)?.get(range));
             match numbers {
-                Some(data) if data.len() > left => error("its tensors share their numbers too often"),
+                Some(data) if data.len() > left => {
+                    error(format!("its tensors together are more than {MAX_SHARING} times as large as its numbers"))
+                }
                 Some(data) => {
                     left -= data.len();
                     let data = data.to_vec();
                     Ok((name, StoredTensor { shape: view.shape, element: view.storage.element, data }))
                 }
-                None => error(format!("{name} reaches past the end of its numbers, or the file is cut short")),
+                None => error(format!("tensor {name} reaches past the end of its storage, or the file is cut short")),
             }
         })
         .collect()
 }
 
-/// A sequence of numbers that tensors are views of. Its bytes are found by `key`.
+/// A sequence of numbers in the file. A tensor is a view of such a sequence. The bytes are found by `key`.
 #[derive(Debug, Clone)]
 struct Storage {
-    element: Element,
+    element: ElementType,
     element_bytes: usize,
     key: String,
 }
@@ -226,13 +229,13 @@ struct Storage {
 #[derive(Debug, Clone)]
 struct View {
     storage: Storage,
-    /// Elements before the tensor.
+    /// Number of elements of the storage before the tensor.
     offset: usize,
     shape: Vec<i64>,
 }
 
 impl View {
-    /// The range of the storage's bytes; `None` if it overflows.
+    /// The tensor's range in the bytes of the storage; `None` if the range overflows.
     fn bytes(&self) -> Option<std::ops::Range<usize>> {
         let count = self.shape.iter().try_fold(1_usize, |count, &side| count.checked_mul(side.try_into().ok()?))?;
         let start = self.offset.checked_mul(self.storage.element_bytes)?;
@@ -240,19 +243,19 @@ impl View {
     }
 }
 
-/// A value on the stack of the machine.
+/// A value on the stack of the machine that runs a pickle.
 #[derive(Debug, Clone)]
-enum Value {
+enum PickleValue {
     Mark,
     None,
     Int(i64),
     Text(Rc<str>),
-    /// The name of a class or function: its module, a space, its name.
+    /// A class or function: its module, a space and its name.
     Global(Rc<str>),
-    /// The items, and how deep tuples and dicts are nested in the tuple, itself included.
-    Tuple(Rc<[Value]>, u8),
-    List(Rc<[Value]>),
-    Dict(Vec<(Value, Value)>),
+    /// The items, and the levels of nested tuples and dicts, of which the tuple itself is one.
+    Tuple(Rc<[PickleValue]>, u8),
+    List(Rc<[PickleValue]>),
+    Dict(Vec<(PickleValue, PickleValue)>),
     Storage(Rc<Storage>),
     Tensor(Rc<View>),
 }
@@ -261,8 +264,8 @@ enum Value {
 struct Unpickler<'a> {
     /// The instructions that have not been read yet.
     program: &'a [u8],
-    stack: Vec<Value>,
-    memo: HashMap<u32, Value>,
+    stack: Vec<PickleValue>,
+    memo: HashMap<u32, PickleValue>,
 }
 
 impl<'a> Unpickler<'a> {
@@ -270,8 +273,8 @@ impl<'a> Unpickler<'a> {
         Self { program, stack: Vec::new(), memo: HashMap::new() }
     }
 
-    /// Runs one pickle to its end and returns its object. `program` is then what follows the pickle.
-    fn run(&mut self) -> Result<Value, Error> {
+    /// Runs one pickle to its end and returns its object. Afterwards `program` begins with the bytes after the pickle.
+    fn run(&mut self) -> Result<PickleValue, Error> {
         self.stack.clear();
         self.memo.clear();
         loop {
@@ -286,10 +289,10 @@ impl<'a> Unpickler<'a> {
     /// Executes one instruction.
     fn execute(&mut self, instruction: u8) -> Result<(), Error> {
         match instruction {
-            opcode::MARK => self.push(Value::Mark),
-            opcode::NONE => self.push(Value::None),
-            opcode::NEWTRUE => self.push(Value::Int(1)),
-            opcode::NEWFALSE => self.push(Value::Int(0)),
+            opcode::MARK => self.push(PickleValue::Mark),
+            opcode::NONE => self.push(PickleValue::None),
+            opcode::NEWTRUE => self.push(PickleValue::Int(1)),
+            opcode::NEWFALSE => self.push(PickleValue::Int(0)),
             opcode::BININT => self.push_signed(4),
             opcode::BININT1 => self.push_unsigned(1),
             opcode::BININT2 => self.push_unsigned(2),
@@ -297,7 +300,7 @@ impl<'a> Unpickler<'a> {
             opcode::BINUNICODE => self.push_text(),
             opcode::GLOBAL => {
                 let name = format!("{} {}", self.line()?, self.line()?);
-                self.push(Value::Global(name.into()))
+                self.push(PickleValue::Global(name.into()))
             }
             opcode::EMPTY_TUPLE => self.push_tuple(Vec::new()),
             opcode::TUPLE => self.pop_to_mark().and_then(|items| self.push_tuple(items)),
@@ -305,9 +308,9 @@ impl<'a> Unpickler<'a> {
                 let items = self.pop_items(usize::from(instruction - opcode::TUPLE1) + 1)?;
                 self.push_tuple(items)
             }
-            opcode::EMPTY_LIST => self.push(Value::List(Rc::new([]))),
+            opcode::EMPTY_LIST => self.push(PickleValue::List(Rc::new([]))),
             opcode::APPENDS => self.append_texts(),
-            opcode::EMPTY_DICT => self.push(Value::Dict(Vec::new())),
+            opcode::EMPTY_DICT => self.push(PickleValue::Dict(Vec::new())),
             opcode::SETITEM => self.pop_items(2).and_then(|item| self.insert(item)),
             opcode::SETITEMS => self.pop_to_mark().and_then(|items| self.insert(items)),
             opcode::BINPUT => self.byte().and_then(|key| self.memorise(key.into())),
@@ -322,9 +325,9 @@ impl<'a> Unpickler<'a> {
                 let (arguments, function) = (self.pop()?, self.pop()?);
                 self.push(reduce(&function, &arguments)?)
             }
-            // Sets attributes of the dict (`_metadata`), which classification does not need.
+            // This instruction sets attributes of the dict (`_metadata`), which classification does not need.
             opcode::BUILD => self.pop().map(drop),
-            other => error(format!("instruction {other:#04x} does not belong in one")),
+            other => error(format!("a state dict does not need instruction {other:#04x}")),
         }
     }
 
@@ -343,87 +346,91 @@ impl<'a> Unpickler<'a> {
     }
 
     fn u32(&mut self) -> Result<u32, Error> {
-        Ok(u32::from_le_bytes(self.take(4)?.try_into().expect("four bytes")))
+        Ok(u32::from_le_bytes(self.take(4)?.try_into().expect("`take(4)` returns four bytes")))
     }
 
     fn line(&mut self) -> Result<&'a str, Error> {
         let end = self.program.iter().position(|&byte| byte == b'\n');
         let Some(end) = end else { return error("the file is cut short") };
         let line = self.take(end + 1)?;
-        std::str::from_utf8(&line[..end]).or_else(|_| error("a name is not UTF-8"))
+        std::str::from_utf8(&line[..end]).or_else(|_| error("the name of a class or function is not UTF-8"))
     }
 
-    fn push(&mut self, value: Value) -> Result<(), Error> {
+    fn push(&mut self, value: PickleValue) -> Result<(), Error> {
         self.stack.push(value);
         Ok(())
     }
 
-    /// Pushes a little-endian number of `length` bytes in two's complement. Of a longer number than eight bytes only
-    /// the low eight are kept: the older format's magic number is one, but no size or offset is.
+    /// Pushes a little-endian number of `length` bytes in two's complement. Of a number with more than eight bytes,
+    /// only the low eight are kept. The magic number of the older format has more; sizes and offsets do not.
     fn push_signed(&mut self, length: usize) -> Result<(), Error> {
         let bytes = self.take(length)?;
         let negative = bytes.last().is_some_and(|byte| byte & 0x80 != 0);
         let mut wide = [if negative { 0xff } else { 0 }; 8];
         let kept = length.min(8);
         wide[..kept].copy_from_slice(&bytes[..kept]);
-        self.push(Value::Int(i64::from_le_bytes(wide)))
+        self.push(PickleValue::Int(i64::from_le_bytes(wide)))
     }
 
     /// Pushes a little-endian number of one or two bytes without a sign.
     fn push_unsigned(&mut self, length: usize) -> Result<(), Error> {
         let bytes = self.take(length)?;
-        self.push(Value::Int(bytes.iter().rev().fold(0, |high, &byte| high << 8 | i64::from(byte))))
+        self.push(PickleValue::Int(bytes.iter().rev().fold(0, |high, &byte| high << 8 | i64::from(byte))))
     }
 
     fn push_text(&mut self) -> Result<(), Error> {
         let length = self.u32()? as usize;
         match std::str::from_utf8(self.take(length)?) {
-            Ok(text) => self.push(Value::Text(text.into())),
-            Err(_) => error("text is not UTF-8"),
+            Ok(text) => self.push(PickleValue::Text(text.into())),
+            Err(_) => error("a text is not UTF-8"),
         }
     }
 
-    fn push_tuple(&mut self, items: Vec<Value>) -> Result<(), Error> {
+    fn push_tuple(&mut self, items: Vec<PickleValue>) -> Result<(), Error> {
         let depth = items.iter().map(nesting).max().unwrap_or(0);
         if depth >= MAX_NESTING {
             return error("tuples are nested too deeply");
         }
-        self.push(Value::Tuple(items.into(), depth + 1))
+        self.push(PickleValue::Tuple(items.into(), depth + 1))
     }
 
-    fn pop(&mut self) -> Result<Value, Error> {
-        self.stack.pop().map_or_else(|| error("the stack is empty"), Ok)
+    fn pop(&mut self) -> Result<PickleValue, Error> {
+        self.stack.pop().map_or_else(|| error("an instruction needs a value, but the stack is empty"), Ok)
     }
 
-    fn pop_items(&mut self, count: usize) -> Result<Vec<Value>, Error> {
+    fn pop_items(&mut self, count: usize) -> Result<Vec<PickleValue>, Error> {
         match self.stack.len().checked_sub(count) {
             Some(first) => Ok(self.stack.split_off(first)),
-            None => error("the stack is too short"),
+            None => error("an instruction needs more values than the stack has"),
         }
     }
 
-    fn pop_to_mark(&mut self) -> Result<Vec<Value>, Error> {
-        let mark = self.stack.iter().rposition(|value| matches!(value, Value::Mark));
-        let Some(mark) = mark else { return error("a mark is missing") };
+    fn pop_to_mark(&mut self) -> Result<Vec<PickleValue>, Error> {
+        let mark = self.stack.iter().rposition(|value| matches!(value, PickleValue::Mark));
+        let Some(mark) = mark else { return error("an instruction needs a mark, but the stack has none") };
         let items = self.stack.split_off(mark + 1);
         self.stack.pop();
         Ok(items)
     }
 
-    /// Replaces an empty list by one of the texts above it: the keys of storages.
+    /// Replaces the empty list below the last mark by a list of the texts above the mark: the keys of the storages.
     fn append_texts(&mut self) -> Result<(), Error> {
         let items = self.pop_to_mark()?;
         match self.pop()? {
-            Value::List(list) if list.is_empty() && items.iter().all(|item| matches!(item, Value::Text(_))) => {
-                self.push(Value::List(items.into()))
+            PickleValue::List(list)
+                if list.is_empty() && items.iter().all(|item| matches!(item, PickleValue::Text(_))) =>
+            {
+                self.push(PickleValue::List(items.into()))
             }
-            _ => error("a list of other things than text"),
+            _ => error("a list has items that are not text"),
         }
     }
 
-    /// Inserts `items`, keys and values in turns, into the dict on top of the stack.
-    fn insert(&mut self, items: Vec<Value>) -> Result<(), Error> {
-        let Some(Value::Dict(entries)) = self.stack.last_mut() else { return error("items for what is no dict") };
+    /// Inserts `items`, which alternate between key and value, into the dict on top of the stack.
+    fn insert(&mut self, items: Vec<PickleValue>) -> Result<(), Error> {
+        let Some(PickleValue::Dict(entries)) = self.stack.last_mut() else {
+            return error("items are inserted into an object that is no dict");
+        };
         let mut items = items.into_iter();
         while let (Some(key), Some(value)) = (items.next(), items.next()) {
             if nesting(&value) >= MAX_NESTING {
@@ -438,9 +445,9 @@ impl<'a> Unpickler<'a> {
     fn memorise(&mut self, key: u32) -> Result<(), Error> {
         match self.stack.last() {
             // A state dict reads only immutable values from the memo, and a copy of a dict would miss later entries.
-            Some(Value::Dict(_)) => {}
+            Some(PickleValue::Dict(_)) => {}
             Some(value) => drop(self.memo.insert(key, value.clone())),
-            None => return error("the stack is empty"),
+            None => return error("an instruction stores a value in the memo, but the stack is empty"),
         }
         Ok(())
     }
@@ -448,65 +455,71 @@ impl<'a> Unpickler<'a> {
     fn push_memorised(&mut self, key: u32) -> Result<(), Error> {
         match self.memo.get(&key).cloned() {
             Some(value) => self.push(value),
-            None => error("a value is read from the memo that was never stored there"),
+            None => error(format!("value {key} is read from the memo, but was never stored there")),
         }
     }
 }
 
-/// How deep tuples and dicts are nested in a value. A state dict's own `_metadata` has two levels.
-fn nesting(value: &Value) -> u8 {
+/// How deep tuples and dicts are nested in a value. The `_metadata` of a state dict has two levels.
+fn nesting(value: &PickleValue) -> u8 {
     match value {
-        Value::Tuple(_, depth) => *depth,
-        Value::Dict(entries) => 1 + entries.iter().map(|(_, value)| nesting(value)).max().unwrap_or(0),
+        PickleValue::Tuple(_, depth) => *depth,
+        PickleValue::Dict(entries) => 1 + entries.iter().map(|(_, value)| nesting(value)).max().unwrap_or(0),
         _ => 0,
     }
 }
 
 /// The storage that a persistent id, `('storage', class, key, location, numel[, view])`, stands for.
-fn storage(id: &Value) -> Result<Value, Error> {
-    if let Value::Tuple(parts, _) = id
-        && let [Value::Text(kind), Value::Global(class), Value::Text(key), ..] = &**parts
+fn storage(id: &PickleValue) -> Result<PickleValue, Error> {
+    if let PickleValue::Tuple(parts, _) = id
+        && let [PickleValue::Text(kind), PickleValue::Global(class), PickleValue::Text(key), ..] = &**parts
         && **kind == *"storage"
     {
-        let Some((element, element_bytes)) = Element::of_storage(class) else {
-            return error(format!("numbers of kind {class} are not supported"));
+        let Some((element, element_bytes)) = ElementType::of_storage(class) else {
+            return error(format!("numbers in a {class} are not supported"));
         };
-        return Ok(Value::Storage(Rc::new(Storage { element, element_bytes, key: key.to_string() })));
+        return Ok(PickleValue::Storage(Rc::new(Storage { element, element_bytes, key: key.to_string() })));
     }
-    error("a persistent object that is no storage")
+    error("a persistent object is no storage")
 }
 
-/// The value that a call of one of the permitted functions stands for.
-fn reduce(function: &Value, arguments: &Value) -> Result<Value, Error> {
-    let (Value::Global(name), Value::Tuple(arguments, _)) = (function, arguments) else {
-        return error("a call of what is no function");
+/// The value that a call of a permitted function stands for. The function is not called.
+fn reduce(function: &PickleValue, arguments: &PickleValue) -> Result<PickleValue, Error> {
+    let (PickleValue::Global(name), PickleValue::Tuple(arguments, _)) = (function, arguments) else {
+        return error("an object is called that is no function");
     };
     match (&**name, &**arguments) {
-        ("collections OrderedDict", []) => Ok(Value::Dict(Vec::new())),
-        ("torch._utils _rebuild_parameter", [Value::Tensor(view), ..]) => Ok(Value::Tensor(view.clone())),
+        ("collections OrderedDict", []) => Ok(PickleValue::Dict(Vec::new())),
+        ("torch._utils _rebuild_parameter", [PickleValue::Tensor(view), ..]) => Ok(PickleValue::Tensor(view.clone())),
         (
             "torch._utils _rebuild_tensor_v2",
-            [Value::Storage(storage), Value::Int(offset), Value::Tuple(shape, _), Value::Tuple(strides, _), ..],
+            [
+                PickleValue::Storage(storage),
+                PickleValue::Int(offset),
+                PickleValue::Tuple(shape, _),
+                PickleValue::Tuple(strides, _),
+                ..,
+            ],
         ) => {
             let (shape, strides) = (integers(shape)?, integers(strides)?);
             if !is_contiguous(&shape, &strides) {
                 return error("a tensor is not contiguous; call .contiguous() before saving");
             }
-            let Ok(offset) = usize::try_from(*offset) else { return error("a negative offset") };
-            Ok(Value::Tensor(Rc::new(View { storage: Storage::clone(storage), offset, shape })))
+            let Ok(offset) = usize::try_from(*offset) else { return error("the offset of a tensor is negative") };
+            Ok(PickleValue::Tensor(Rc::new(View { storage: Storage::clone(storage), offset, shape })))
         }
-        _ => error(format!("it calls {name}")),
+        _ => error(format!("it calls {name}, which a state dict does not need")),
     }
 }
 
 /// The sizes or strides of a tensor.
-fn integers(values: &[Value]) -> Result<Vec<i64>, Error> {
+fn integers(values: &[PickleValue]) -> Result<Vec<i64>, Error> {
     if values.len() > MAX_RANK {
-        return error("a tensor has too many dimensions");
+        return error(format!("a tensor has {} dimensions, more than {MAX_RANK}", values.len()));
     }
-    let integer = |value: &Value| match value {
-        Value::Int(integer) => Ok(*integer),
-        _ => error("a size is not a number"),
+    let integer = |value: &PickleValue| match value {
+        PickleValue::Int(integer) => Ok(*integer),
+        _ => error("a size or stride of a tensor is no number"),
     };
     values.iter().map(integer).collect()
 }
@@ -526,7 +539,7 @@ fn is_contiguous(shape: &[i64], strides: &[i64]) -> bool {
 mod tests {
     use super::*;
 
-    /// Files that torch has written; see `tests/data/make.py`.
+    // torch has written these files; see `tests/data/make.py`.
     const ORDERED: &[u8] = include_bytes!("../../tests/data/ordered.pth");
     const PLAIN: &[u8] = include_bytes!("../../tests/data/plain.pth");
     const LEGACY: &[u8] = include_bytes!("../../tests/data/legacy.pth");
@@ -534,7 +547,11 @@ mod tests {
     const STRIDED: &[u8] = include_bytes!("../../tests/data/strided.pth");
 
     fn singles(stored: &StoredTensor) -> Vec<f32> {
-        stored.data.chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().expect("four bytes"))).collect()
+        stored
+            .data
+            .chunks_exact(4)
+            .map(|bytes| f32::from_le_bytes(bytes.try_into().expect("a chunk has four bytes")))
+            .collect()
     }
 
     #[test]
@@ -547,13 +564,13 @@ mod tests {
             assert_eq!(singles(&read[0].1), [1.0, -2.5, 3.25, 0.0]);
             assert_eq!(
                 read[1].1,
-                StoredTensor { shape: vec![2], element: Element::F16, data: vec![0x00, 0x38, 0x00, 0xb4] }
+                StoredTensor { shape: vec![2], element: ElementType::F16, data: vec![0x00, 0x38, 0x00, 0xb4] }
             );
             assert_eq!(
                 read[2].1,
-                StoredTensor { shape: vec![2], element: Element::Bf16, data: vec![0x00, 0x40, 0x00, 0xc1] }
+                StoredTensor { shape: vec![2], element: ElementType::Bf16, data: vec![0x00, 0x40, 0x00, 0xc1] }
             );
-            assert_eq!((read[3].1.element, read[3].1.shape.len()), (Element::Other, 0));
+            assert_eq!((read[3].1.element, read[3].1.shape.len()), (ElementType::Other, 0));
             assert_eq!(singles(&read[4].1), [4.0, 5.0], "a view into a larger storage");
         }
     }
@@ -574,7 +591,7 @@ mod tests {
     }
 
     #[test]
-    fn damaged_files_are_errors_not_panics() {
+    fn damaged_or_deeply_nested_files_do_not_panic() {
         for file in [ORDERED, LEGACY] {
             for length in 0..file.len() {
                 let _result_or_error = read(&file[..length]);
@@ -586,7 +603,7 @@ mod tests {
             }
         }
         let tuples = [b"N".to_vec(), b"\x85".repeat(100_000), b".".to_vec()].concat();
-        // {None: ({None: (…,)},)}
+        // Dicts and tuples in turn: `{None: ({None: (…,)},)}`.
         let alternating = [b"}N".repeat(100_000), b"N".to_vec(), b"s\x85".repeat(100_000), b".".to_vec()].concat();
         for nested in [tuples, alternating] {
             assert!(Unpickler::new(&nested).run().expect_err("refused").to_string().contains("deeply"));
@@ -595,7 +612,7 @@ mod tests {
 
     #[test]
     fn a_small_file_does_not_become_a_large_model() {
-        let storage = Rc::new(Storage { element: Element::F32, element_bytes: 4, key: "0".into() });
+        let storage = Rc::new(Storage { element: ElementType::F32, element_bytes: 4, key: "0".into() });
         let view = |_| {
             let view = View { storage: Storage::clone(&storage), offset: 0, shape: vec![25] };
             (String::new(), view)
@@ -603,7 +620,7 @@ mod tests {
         let storages = HashMap::from([("0".to_owned(), vec![0; 100])]);
         assert_eq!(copy_tensors((0..4).map(view).collect(), &storages).expect("shared four times").len(), 4);
         assert!(copy_tensors((0..5).map(view).collect(), &storages).is_err());
-        let sizes = vec![Value::Int(1); MAX_RANK + 1];
+        let sizes = vec![PickleValue::Int(1); MAX_RANK + 1];
         assert!(integers(&sizes[1..]).is_ok() && integers(&sizes).is_err());
     }
 }

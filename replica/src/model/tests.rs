@@ -1,9 +1,9 @@
-//! Compares the networks of every engine with tch's own residual networks of the same weights, and single layers with
+//! Compares the networks of every engine with tch's residual networks of equal weights, and single layers with
 //! libtorch's convolution.
 
 use super::folded::FoldedConvolution;
-use super::fused::{Algorithm, FusedEngine, FusedModel, Layer, MatrixUnit, PackedFilter, Plan};
-use super::libtorch::{LibtorchModel, MemoryFormat, Placement};
+use super::fused::{Algorithm, FusedEngine, FusedModel, Layer, MatrixUnit, NetworkPlan, PackedFilter};
+use super::libtorch::{LibtorchModel, MemoryFormat, TensorOptions};
 use super::network::Network;
 use super::weights::{self, Weights};
 use super::*;
@@ -15,8 +15,8 @@ use std::sync::Arc;
 use tch::nn::{self, ModuleT};
 use tch::{Kind, Tensor, no_grad, vision};
 
-/// tch's network with random weights, and the same weights as a safetensors file. Its batch normalisations are not the
-/// identity, so that folding them is tested.
+/// tch's network with random weights, and these weights as a safetensors file. The batch normalisations of the network
+/// are not the identity, so that folding them is tested.
 fn reference(architecture: Architecture, classes: i64) -> (nn::VarStore, Box<dyn ModuleT>, Vec<u8>) {
     tch::manual_seed(3);
     let store = nn::VarStore::new(tch::Device::Cpu);
@@ -38,21 +38,21 @@ fn reference(architecture: Architecture, classes: i64) -> (nn::VarStore, Box<dyn
         stored.push((name, variable.size().iter().map(|&side| side as usize).collect::<Vec<_>>(), bytes));
     }
     let views = stored.iter().map(|(name, shape, bytes)| {
-        (name, TensorView::new(Dtype::F32, shape.clone(), bytes).expect("as many bytes as the shape says"))
+        (name, TensorView::new(Dtype::F32, shape.clone(), bytes).expect("the tensor has four bytes for each number"))
     });
-    let file = safetensors::serialize(views, None).expect("serialisable");
+    let file = safetensors::serialize(views, None).expect("the tensors can be serialised");
     (store, model, file)
 }
 
 fn weights(file: &[u8]) -> Weights {
-    Weights::from_safetensors(file, "reference").expect("well formed")
+    Weights::from_safetensors(file, "reference").expect("the reference is a safetensors file")
 }
 
 /// The logits of tch's network.
 fn logits(theirs: &dyn ModuleT, images: &[Input], side: i64) -> Vec<Vec<f32>> {
     let row = |image: &Input| {
         let input = Tensor::from_slice(image).view([1, side, side, 3]).permute([0, 3, 1, 2]);
-        Vec::try_from(no_grad(|| theirs.forward_t(&input, false).view([-1]))).expect("flat")
+        Vec::try_from(no_grad(|| theirs.forward_t(&input, false).view([-1]))).expect("the tensor has one dimension")
     };
     images.iter().map(row).collect()
 }
@@ -65,17 +65,20 @@ fn every_engine_computes_the_network_of_every_architecture() {
         let (_store, theirs, file) = reference(architecture, 7);
         let weights = weights(&file);
         assert_eq!(Architecture::recognise(weights.names()), architecture);
-        let network = Network::fold(weights, architecture).expect("complete");
+        let network = Network::fold(weights, architecture).expect("the file has every tensor");
         let images = warm_up::images(3, side);
         let expected = logits(&*theirs, &images, side as i64);
         let check = |name: &str, model: &mut dyn Model| {
-            let found = model.logits(&images).expect("classified");
+            let found = model.logits(&images).expect("the engine computes the network");
             let difference = choice::difference(&found, &expected);
             assert!(difference < 2e-5, "{architecture} {name}: {difference:e}");
         };
         for format in [MemoryFormat::ChannelsLast, MemoryFormat::OneDnn] {
-            let placement = Placement { format, ..Placement::CPU_F32 };
-            check(&format!("{format:?}"), &mut LibtorchModel::new(&network, placement, side).expect("built"));
+            let options = TensorOptions { format, ..TensorOptions::CPU_F32 };
+            check(
+                &format!("{format:?}"),
+                &mut LibtorchModel::new(&network, options, side).expect("libtorch has memory"),
+            );
         }
         let amx = if TileUnit::Amx.is_available() { MatrixUnit::Use } else { MatrixUnit::Avoid };
         for (candidate, matrix_unit) in [(0, MatrixUnit::Avoid), (1, MatrixUnit::Avoid), (1, amx)] {
@@ -85,9 +88,10 @@ fn every_engine_computes_the_network_of_every_architecture() {
                 Layer::Fixed(PackedFilter::new(layer, algorithm, Instructions::best()))
             };
             for (threads, batched_from) in [(1, 0), (2, 3)] {
-                let plan = Arc::new(Plan { network: network.each_ref().map(layer), batched_from });
+                let plan = Arc::new(NetworkPlan { network: network.each_ref().map(layer), batched_from });
                 let name = format!("{candidate} {matrix_unit:?} {threads}");
-                check(&name, &mut FusedModel::new(plan, side, threads));
+                let model = FusedModel::new(plan, side, threads);
+                check(&name, &mut model.expect("the system starts threads"));
             }
         }
     }
@@ -100,10 +104,10 @@ fn the_engine_of_every_kernel_flag_classifies_like_the_reference() {
     let expected = logits(&*theirs, &images, 64);
     for kernel in [KernelChoice::Auto, KernelChoice::Libtorch, KernelChoice::Winograd] {
         let setup = Setup { kernel, device: Device::Cpu, precision: Precision::F32, threads: 1, max_batch: 2 };
-        let factory =
-            ModelFactory::new(ModelFile::Weights(weights(&file), Architecture::ResNet18), 64, setup).expect("built");
+        let factory = ModelFactory::new(ModelFile::Weights(weights(&file), Architecture::ResNet18), 64, setup)
+            .expect("an engine computes the network");
         assert_eq!(factory.classes(), 5);
-        let found = factory.model().expect("room").logits(&images).expect("classified");
+        let found = factory.model().expect("there is memory").logits(&images).expect("the engine computes the network");
         assert!(choice::difference(&found, &expected) < 2e-5, "{kernel:?}");
     }
 }
@@ -114,14 +118,14 @@ fn bf16_is_less_exact_than_f32() {
     let images = warm_up::images(2, 64);
     let setup =
         Setup { kernel: KernelChoice::Auto, device: Device::Cpu, precision: Precision::Bf16, threads: 1, max_batch: 2 };
-    let factory =
-        ModelFactory::new(ModelFile::Weights(weights(&file), Architecture::ResNet18), 64, setup).expect("built");
-    let found = factory.model().expect("room").logits(&images).expect("classified");
+    let factory = ModelFactory::new(ModelFile::Weights(weights(&file), Architecture::ResNet18), 64, setup)
+        .expect("an engine computes the network");
+    let found = factory.model().expect("there is memory").logits(&images).expect("the engine computes the network");
     let difference = choice::difference(&found, &logits(&*theirs, &images, 64));
     assert!((1e-5..0.1).contains(&difference), "{difference}");
 }
 
-/// Compares one layer with random weights, by every algorithm, with libtorch's convolution.
+/// Computes one layer by every algorithm, and compares the results with libtorch's convolution.
 fn check_layer(images: usize, side: usize, layer: &FoldedConvolution, threads: usize) -> Result<(), TestCaseError> {
     let outputs = layer.bias.len();
     let input = tch_numbers(&[images, side, side, layer.inputs]);
@@ -134,12 +138,13 @@ fn check_layer(images: usize, side: usize, layer: &FoldedConvolution, threads: u
     let expected = dense(&input, [images, side, side, layer.inputs])
         .conv2d(&weights, Some(&bias), [stride as i64; 2], [padding as i64; 2], [1, 1], 1)
         .relu();
-    let expected: Vec<f32> = Vec::try_from(expected.permute([0, 2, 3, 1]).contiguous().view([-1])).expect("flat");
+    let expected: Vec<f32> =
+        Vec::try_from(expected.permute([0, 2, 3, 1]).contiguous().view([-1])).expect("the tensor has one dimension");
     let amx = TileUnit::Amx.is_available().then_some(Algorithm::Amx);
     let candidates = Algorithm::candidates(layer, 8, MatrixUnit::Avoid);
     for algorithm in candidates.iter().chain(&[Algorithm::Direct]).chain(&amx) {
         for instructions in Instructions::available() {
-            let mut engine = FusedEngine::new(threads);
+            let mut engine = FusedEngine::new(threads).expect("the system starts threads");
             let input = engine.activations(images, side, layer.inputs, &input);
             let filter = PackedFilter::new(layer, *algorithm, instructions);
             let found = engine.convolve_with(&filter, &input, None, Nonlinearity::Relu).into_numbers();
@@ -153,7 +158,8 @@ fn check_layer(images: usize, side: usize, layer: &FoldedConvolution, threads: u
 /// Normally distributed random numbers.
 fn tch_numbers(shape: &[usize]) -> Vec<f32> {
     let length: usize = shape.iter().product();
-    Vec::try_from(Tensor::randn([length as i64], (Kind::Float, tch::Device::Cpu))).expect("flat")
+    Vec::try_from(Tensor::randn([length as i64], (Kind::Float, tch::Device::Cpu)))
+        .expect("the tensor has one dimension")
 }
 
 proptest! {
@@ -174,19 +180,22 @@ proptest! {
     }
 }
 
-/// The error of building a ResNet-18 from the file with some tensors changed: `change` returns a tensor's new shape,
-/// `None` to leave it, or an empty shape to leave it out.
+/// The error message when a ResNet-18 is built from the file with some tensors changed. For the name of a tensor,
+/// `change` returns its new shape, `None` to keep the tensor, or an empty shape to remove it.
 fn message(file: &[u8], change: &dyn Fn(&str) -> Option<Vec<usize>>) -> String {
-    let parsed = safetensors::SafeTensors::deserialize(file).expect("well formed");
+    let parsed = safetensors::SafeTensors::deserialize(file).expect("the reference is a safetensors file");
     let views: Vec<_> = parsed
         .iter()
         .filter_map(|(name, view)| match change(name) {
             Some(shape) if shape.is_empty() => None,
-            Some(shape) => Some((name, TensorView::new(Dtype::F32, shape, view.data()).expect("same size"))),
+            Some(shape) => Some((
+                name,
+                TensorView::new(Dtype::F32, shape, view.data()).expect("the new shape has the old number of elements"),
+            )),
             None => Some((name, view)),
         })
         .collect();
-    let changed = safetensors::serialize(views, None).expect("serialisable");
+    let changed = safetensors::serialize(views, None).expect("the tensors can be serialised");
     Network::fold(weights(&changed), Architecture::ResNet18).expect_err("refused").to_string()
 }
 

@@ -1,15 +1,15 @@
-//! Classifiers that were scripted or traced with PyTorch. Such a file is a program, so it is loaded only if its SHA-256
-//! is the one that the operator gave.
+//! Classifiers that were scripted or traced with PyTorch. Their files are programs, so a file is loaded only if its
+//! SHA-256 is the one that `--sha256` gives.
 
-use super::libtorch::{self, Placement};
-use super::{Failure, Input, Model, warm_up};
+use super::libtorch::{self, TensorOptions};
+use super::{InferenceError, Input, Model, warm_up};
 use sha2::{Digest, Sha256};
 use std::io::Cursor;
 use std::path::Path;
 use std::sync::Arc;
 use tch::{CModule, no_grad};
 
-/// The contents of a file whose hash was the expected one.
+/// The contents of a TorchScript file whose SHA-256 is the expected one.
 pub struct Verified {
     path: String,
     name: String,
@@ -27,31 +27,31 @@ pub enum Error {
         /// The operating system's error.
         error: std::io::Error,
     },
-    /// The contents have another hash than the one given.
-    #[error("{path}: its SHA-256 is {found}, not {expected}; it will not be run")]
+    /// The contents have another SHA-256 than the one that `--sha256` gives.
+    #[error("{path}: the SHA-256 of this file is {found}, but --sha256 gives {expected}; the file will not be run")]
     Hash {
         /// The file.
         path: String,
-        /// SHA-256 of the contents, hexadecimal.
+        /// The SHA-256 of the contents, hexadecimal.
         found: String,
-        /// SHA-256 of the flag, hexadecimal.
+        /// The SHA-256 that `--sha256` gives, hexadecimal.
         expected: String,
     },
-    /// libtorch cannot load or run the program, or it is no classifier.
+    /// libtorch cannot load or run the program, or the program is no classifier.
     #[error("{path}: {reason}")]
     Unusable {
         /// The file.
         path: String,
-        /// The reason, for people.
+        /// Why the program cannot be used.
         reason: String,
     },
 }
 
 impl Verified {
-    /// Reads `path` and compares its contents with the expected hash.
+    /// Reads the file and compares the SHA-256 of its contents with the expected one.
     ///
     /// # Errors
-    /// [`Error::Read`] and [`Error::Hash`].
+    /// If the file cannot be read ([`Error::Read`]) or has another SHA-256 ([`Error::Hash`]).
     pub(super) fn open(path: &Path, sha256: &[u8; 32]) -> Result<Self, Error> {
         let name = path.file_stem().map_or_else(|| "torchscript".into(), |stem| stem.to_string_lossy().into_owned());
         let path = path.display().to_string();
@@ -72,47 +72,49 @@ impl Verified {
     /// classes.
     ///
     /// # Errors
-    /// [`Error::Unusable`].
+    /// If libtorch cannot load or run the program, or the program is no classifier ([`Error::Unusable`]).
     pub(super) fn load(
         self,
-        placement: Placement,
+        options: TensorOptions,
         side: usize,
         max_batch: usize,
     ) -> Result<(Arc<CModule>, usize), Error> {
         let unusable = |reason: String| Error::Unusable { path: self.path.clone(), reason };
-        let load = CModule::load_data_on_device(&mut Cursor::new(&self.bytes), placement.device);
-        let mut module = load.map_err(|error| unusable(format!("not TorchScript: {}", Failure::from(error))))?;
+        let load = CModule::load_data_on_device(&mut Cursor::new(&self.bytes), options.device);
+        let mut module =
+            load.map_err(|error| unusable(format!("not TorchScript: {}", InferenceError::from(error).0)))?;
         module.set_eval();
-        module.to(placement.device, placement.kind, false);
+        module.to(options.device, options.kind, false);
         let module = Arc::new(module);
-        let mut model = TorchScriptModel::new(module.clone(), placement, side);
+        let mut model = TorchScriptModel::new(module.clone(), options, side);
         let tried = model.logits(&warm_up::images(max_batch.min(2), side));
-        let rows = tried.map_err(|failure| unusable(format!("with images of {side}x{side} pixels: {failure}")))?;
+        let rows = tried
+            .map_err(|error| unusable(format!("the program fails on images of {side}x{side} pixels: {}", error.0)))?;
         let classes = rows[0].len();
         if rows.iter().flatten().any(|logit| !logit.is_finite()) {
-            return Err(unusable("its answers are not finite numbers".into()));
+            return Err(unusable("the program's logits are not finite numbers".into()));
         }
         Ok((module, classes))
     }
 }
 
-/// A loaded program. All models of a factory share it.
+/// A model that runs a loaded program. All models of a factory share the program.
 pub(super) struct TorchScriptModel {
     module: Arc<CModule>,
-    placement: Placement,
+    options: TensorOptions,
     side: usize,
 }
 
 impl TorchScriptModel {
-    pub(super) fn new(module: Arc<CModule>, placement: Placement, side: usize) -> Self {
-        Self { module, placement, side }
+    pub(super) fn new(module: Arc<CModule>, options: TensorOptions, side: usize) -> Self {
+        Self { module, options, side }
     }
 }
 
 impl Model for TorchScriptModel {
-    fn logits(&mut self, images: &[Input]) -> Result<Vec<Vec<f32>>, Failure> {
+    fn logits(&mut self, images: &[Input]) -> Result<Vec<Vec<f32>>, InferenceError> {
         no_grad(|| {
-            let input = libtorch::input(images, self.side, self.placement.device, self.placement.kind)?;
+            let input = libtorch::input(images, self.side, self.options.device, self.options.kind)?;
             let logits = self.module.forward_ts(&[input])?;
             match logits.size()[..] {
                 [count, classes] if count == images.len() as i64 && classes > 0 => {
@@ -120,7 +122,9 @@ impl Model for TorchScriptModel {
                 }
                 ref other => {
                     let expected = format!("[{}, classes]", images.len());
-                    Err(Failure::new(format!("a classifier's output is {expected}; this program's is {other:?}")))
+                    Err(InferenceError::new(format!(
+                        "the output of a classifier has shape {expected}, but that of this program has shape {other:?}"
+                    )))
                 }
             }
         })
@@ -137,7 +141,8 @@ mod tests {
     use super::*;
     use tch::{Device, Kind, Tensor};
 
-    /// Saves a traced program that computes `answer` of images of 8 by 8 pixels. Returns its folder, path and hash.
+    /// Saves a traced program that applies `answer` to images of 8 by 8 pixels. Returns the folder, the path and the
+    /// SHA-256 of the file.
     fn saved(name: &str, answer: fn(&Tensor) -> Tensor) -> (tempfile::TempDir, std::path::PathBuf, [u8; 32]) {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join(name);
@@ -154,11 +159,12 @@ mod tests {
         let (_folder, path, hash) = saved("means.pt", |x| x.mean_dim(&[2_i64, 3][..], false, Kind::Float));
         let file = Verified::open(&path, &hash).expect("the right hash");
         assert_eq!(file.name(), "means");
-        let (module, classes) = file.load(Placement::CPU_F32, 8, 2).expect("a classifier");
+        let (module, classes) = file.load(TensorOptions::CPU_F32, 8, 2).expect("a classifier");
         assert_eq!(classes, 3);
         // In every pixel red is 1, green is 2 and blue is 3.
         let image: Vec<f32> = [1.0, 2.0, 3.0].repeat(64);
-        let rows = TorchScriptModel::new(module, Placement::CPU_F32, 8).logits(&[image.clone(), image]).expect("run");
+        let rows =
+            TorchScriptModel::new(module, TensorOptions::CPU_F32, 8).logits(&[image.clone(), image]).expect("run");
         assert_eq!(rows, [[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]]);
     }
 
@@ -178,7 +184,7 @@ mod tests {
             let hash = Sha256::digest(std::fs::read(path).expect("just written")).into();
             Verified::open(path, &hash)
                 .expect("the right hash")
-                .load(Placement::CPU_F32, 8, 2)
+                .load(TensorOptions::CPU_F32, 8, 2)
                 .expect_err("refused")
                 .to_string()
         };

@@ -1,22 +1,22 @@
-//! Finds the fastest algorithm for each layer on this machine. The whole network is run, not each layer repeatedly:
-//! only then are the weights of a layer where they will be in service, which is rarely in a near cache.
+//! Finds the fastest algorithm for each layer on this machine. Each pass runs the whole network: in service, the
+//! weights of a layer are rarely in a near cache, and repeated runs of one layer would keep them there.
 
 use super::choice::PassLimits;
 use super::folded::FoldedConvolution;
-use super::fused::{Activations, Algorithm, FusedEngine, Layer, MatrixUnit, PackedFilter, Plan};
+use super::fused::{Activations, Algorithm, FusedEngine, Layer, MatrixUnit, NetworkPlan, PackedFilter};
 use super::network::{Engine, Network};
-use super::{Failure, Input, warm_up};
+use super::{InferenceError, Input, warm_up};
 use convolution::{Geometry, Instructions, Nonlinearity};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// Passes of which the fastest counts: other load on the machine only makes a pass slower.
+/// Number of passes of which the fastest counts. Other load on the machine only makes a pass slower.
 const TRIES: usize = 2;
 
-/// Algorithms that are compared for a layer.
+/// Largest number of algorithms that are measured for a layer.
 const VARIANTS: usize = 2;
 
-/// The sizes of a layer. Layers of the same sizes are assumed to take the same time, and get the same algorithm.
+/// The sizes of a layer. Layers of equal sizes are assumed to take equal times, and get the same algorithms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct LayerSizes {
     inputs: usize,
@@ -24,26 +24,27 @@ struct LayerSizes {
     geometry: Geometry,
 }
 
-/// A layer, packed for each algorithm that is measured: one or two.
+/// A layer with a packed filter for each kernel variant: one or two.
 struct Candidates {
     sizes: LayerSizes,
     filters: Vec<PackedFilter>,
 }
 
-/// For layers of each size, the seconds that the fastest one took with each variant, for all images together.
+/// For the layers of each size, the least time that one of them took with each kernel variant, in seconds for all
+/// images together.
 type Seconds = HashMap<LayerSizes, [f64; VARIANTS]>;
 
 /// The fastest plan for `network`, with or without the matrix unit.
 ///
 /// # Errors
-/// When a forward pass fails.
+/// If a forward pass fails, or the operating system refuses a thread.
 pub(super) fn tune(
     network: &Network<FoldedConvolution>,
     limits: PassLimits,
     matrix_unit: MatrixUnit,
-) -> Result<Plan, Failure> {
+) -> Result<NetworkPlan, InferenceError> {
     let PassLimits { side, max_batch, threads } = limits;
-    let mut engine = FusedEngine::new(threads);
+    let mut engine = FusedEngine::new(threads)?;
     let instructions = engine.instructions;
     let candidates = network.each_ref().map(|layer| Candidates::new(layer, max_batch, matrix_unit, instructions));
     let for_one = measure(&candidates, &mut engine, 1, side)?;
@@ -52,7 +53,7 @@ pub(super) fn tune(
         _ => measure(&candidates, &mut engine, max_batch, side)?,
     };
     let network = candidates.map(|candidates| candidates.select(&for_one, &for_batch, max_batch));
-    let mut plan = Plan { network, batched_from: 0 };
+    let mut plan = NetworkPlan { network, batched_from: 0 };
     if max_batch > 1 {
         plan.batched_from = tune_batched_from(&mut plan, &mut engine, &warm_up::images(max_batch, side), side)?;
     }
@@ -67,13 +68,14 @@ impl Candidates {
         Self { sizes, filters }
     }
 
-    /// The layer with the algorithms that are fastest for each number of images up to `max_batch`, given the times for
-    /// one image and for `max_batch`.
+    /// The layer with the algorithms that are fastest for each number of images up to `max_batch`, according to the
+    /// times for one image and for `max_batch` images.
     fn select(self, for_one: &Seconds, for_batch: &Seconds, max_batch: usize) -> Layer {
         let Self { sizes, filters } = self;
         let cost =
             |variant: usize| LinearCost::through(for_one[&sizes][variant], for_batch[&sizes][variant], max_batch);
-        tracing::debug!(?sizes, first = ?cost(0), second = ?cost(1), variants = filters.len(), "tuned");
+        let variants = filters.len();
+        tracing::debug!(?sizes, first = ?cost(0), second = ?cost(1), variants, "measured the variants of a layer");
         let mut filters = filters.into_iter();
         match (filters.next(), filters.next()) {
             (Some(first), Some(second)) => match fastest(cost(0), cost(1), max_batch) {
@@ -82,19 +84,19 @@ impl Candidates {
                 Fastest::SecondFrom(threshold) => Layer::Switching { few: first, threshold, many: second },
                 Fastest::FirstFrom(threshold) => Layer::Switching { few: second, threshold, many: first },
             },
-            (only, _) => Layer::Fixed(only.expect("every layer has an algorithm")),
+            (only, _) => Layer::Fixed(only.expect("every layer has at least one algorithm")),
         }
     }
 }
 
-/// Times all layers in forward passes of `count` images. Layers of the same sizes use the variants in turns, and in the
-/// second pass in the opposite order.
+/// Times all layers in forward passes of `count` images. Layers of equal sizes use the kernel variants in turn; the
+/// second pass begins with the other variant.
 fn measure(
     candidates: &Network<Candidates>,
     engine: &mut FusedEngine,
     count: usize,
     side: usize,
-) -> Result<Seconds, Failure> {
+) -> Result<Seconds, InferenceError> {
     let images = engine.batch(&warm_up::images(count, side), side);
     let mut seconds = Seconds::new();
     for turn in 0..VARIANTS {
@@ -106,13 +108,14 @@ fn measure(
     Ok(seconds)
 }
 
-/// The value of [`Plan::batched_from`] with which `images` take the least time: 0, or a block that begins a stage.
+/// The value of [`NetworkPlan::batched_from`] with which `images` take the least time: 0, or the index of a block that
+/// begins a stage.
 fn tune_batched_from(
-    plan: &mut Plan,
+    plan: &mut NetworkPlan,
     engine: &mut FusedEngine,
     images: &[Input],
     side: usize,
-) -> Result<usize, Failure> {
+) -> Result<usize, InferenceError> {
     let mut fastest = (Duration::MAX, 0);
     let starts: Vec<usize> = std::iter::once(0).chain(plan.network.stage_starts()).collect();
     for batched_from in starts {
@@ -137,7 +140,7 @@ struct LinearCost {
 }
 
 impl LinearCost {
-    /// The line through the seconds for one image and for `count` images.
+    /// The line through two times in seconds: `one` for one image, and `all` for `count` images.
     fn through(one: f64, all: f64, count: usize) -> Self {
         let per_image = if count > 1 { (all - one) / (count - 1) as f64 } else { one };
         Self { fixed: one - per_image, per_image }
@@ -148,18 +151,18 @@ impl LinearCost {
     }
 }
 
-/// Which of two variants is the faster, by number of images.
+/// Which of two kernel variants is faster for which numbers of images.
 #[derive(Debug, PartialEq, Eq)]
 enum Fastest {
     First,
     Second,
-    /// The first from this number of images on, the second for fewer.
+    /// The first variant from this number of images on, the second for fewer images.
     FirstFrom(usize),
-    /// The second from this number of images on, the first for fewer.
+    /// The second variant from this number of images on, the first for fewer images.
     SecondFrom(usize),
 }
 
-/// Compares two variants for up to `max_batch` images.
+/// Compares two kernel variants for up to `max_batch` images.
 fn fastest(first: LinearCost, second: LinearCost, max_batch: usize) -> Fastest {
     let is_second = |images: usize| second.seconds(images) < first.seconds(images);
     let change = (2..=max_batch).find(|&images| is_second(images) != is_second(1));
@@ -174,9 +177,9 @@ fn fastest(first: LinearCost, second: LinearCost, max_batch: usize) -> Fastest {
 /// An engine that measures the time of each convolution.
 struct TimingEngine<'a> {
     engine: &'a mut FusedEngine,
-    /// The variant of the first layer of each size.
+    /// The index of the kernel variant for the first layer of each size.
     turn: usize,
-    /// Layers of each size that this pass has computed so far.
+    /// How many layers of each size this pass has computed so far.
     passed: HashMap<LayerSizes, usize>,
     seconds: &'a mut Seconds,
 }
@@ -190,7 +193,7 @@ impl Engine<Candidates> for TimingEngine<'_> {
         input: &Activations,
         residual: Option<&Activations>,
         nonlinearity: Nonlinearity,
-    ) -> Result<Activations, Failure> {
+    ) -> Result<Activations, InferenceError> {
         let passed = self.passed.entry(layer.sizes).or_default();
         let variant = (self.turn + *passed) % VARIANTS;
         *passed += 1;
@@ -202,11 +205,11 @@ impl Engine<Candidates> for TimingEngine<'_> {
         Ok(output)
     }
 
-    fn max_pool(&mut self, input: &Activations) -> Result<Activations, Failure> {
+    fn max_pool(&mut self, input: &Activations) -> Result<Activations, InferenceError> {
         self.engine.max_pool(input)
     }
 
-    fn average_pool(&mut self, input: &Activations) -> Result<Activations, Failure> {
+    fn average_pool(&mut self, input: &Activations) -> Result<Activations, InferenceError> {
         self.engine.average_pool(input)
     }
 
@@ -221,7 +224,7 @@ mod tests {
 
     #[test]
     fn the_variant_changes_where_the_lines_cross() {
-        // Seconds for one image and for eight, of each variant.
+        // The seconds for one image and for eight images, of each variant.
         for (first, second, expected) in [
             ((5.0, 40.0), (9.0, 19.0), Fastest::SecondFrom(3)),
             ((9.0, 19.0), (5.0, 40.0), Fastest::FirstFrom(3)),

@@ -1,9 +1,9 @@
-//! Synthetic images to measure and to compare engines with. They look like noise, but have the range of normalised
-//! images.
+//! Synthetic images on which engines are measured and compared. The images look like noise, but have the range of
+//! normalised images.
 
 use super::{CHANNELS, Input};
 
-/// `count` images of `side` by `side` pixels. No two are alike, and every call returns the same ones.
+/// `count` images of `side` by `side` pixels. All of them differ, and every call returns the same images.
 pub(crate) fn images(count: usize, side: usize) -> Vec<Input> {
     let length = CHANNELS * side * side;
     (0..count).map(|image| (image * length..(image + 1) * length).map(number).collect()).collect()

@@ -1,8 +1,8 @@
-//! Named tensors from a file: `.safetensors`, or a `.pth` as `torch.save(model.state_dict())` writes it. Both are data:
-//! nothing in a file is ever executed.
+//! Named tensors from a file: `.safetensors`, or a `.pth` that `torch.save(model.state_dict())` has written. Both are
+//! data: nothing in a file is ever executed.
 
 use super::architecture::Architecture;
-use super::pth::{self, Element};
+use super::pth::{self, ElementType};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors};
@@ -13,14 +13,14 @@ use std::path::Path;
 pub struct Weights {
     /// The file's name, for messages.
     source: String,
-    tensors: HashMap<String, Tensor>,
+    tensors: HashMap<String, F32Tensor>,
     /// The file's metadata; empty for formats that have none.
     pub metadata: HashMap<String, String>,
 }
 
 /// A tensor, converted to f32.
-struct Tensor {
-    /// Sizes, outermost first.
+struct F32Tensor {
+    /// The length of each dimension, outermost first.
     shape: Vec<usize>,
     /// The numbers in row-major order.
     numbers: Vec<f32>,
@@ -37,7 +37,7 @@ pub enum Error {
         /// The operating system's error.
         error: std::io::Error,
     },
-    /// The file has none of the formats, or contains numbers that are not finite.
+    /// The file has none of the known formats, or contains numbers that are not finite.
     #[error("{path}: {reason}")]
     Malformed {
         /// The file.
@@ -46,23 +46,25 @@ pub enum Error {
         reason: String,
     },
     /// A tensor that the architecture needs is missing.
-    #[error("{path}: tensor {name} is missing; is this a {architecture}?")]
+    #[error(
+        "{path}: tensor {name} is missing, which a {architecture} needs; give --architecture if this is another network"
+    )]
     Missing {
         /// The file.
         path: String,
         /// The tensor's name.
         name: String,
-        /// The architecture that was to be built.
+        /// The architecture that the tensors should fit.
         architecture: Architecture,
     },
     /// The file has a tensor that the architecture does not use.
-    #[error("{path}: tensor {name} has no place in a {architecture}; is this another network?")]
+    #[error("{path}: tensor {name} has no place in a {architecture}; give --architecture if this is another network")]
     LeftOver {
         /// The file.
         path: String,
         /// The tensor's name.
         name: String,
-        /// The architecture that was to be built.
+        /// The architecture that the tensors should fit.
         architecture: Architecture,
     },
     /// A tensor has another shape than the architecture needs.
@@ -74,9 +76,9 @@ pub enum Error {
         name: String,
         /// The tensor's shape in the file.
         found: Vec<usize>,
-        /// The shape that the architecture needs; `n` is any size.
+        /// The shape that the architecture needs; `n` is any length.
         needed: String,
-        /// The architecture that was to be built.
+        /// The architecture that the tensors should fit.
         architecture: Architecture,
     },
 }
@@ -85,59 +87,63 @@ impl Weights {
     /// Reads a file. The ending of its name tells the format: `.safetensors`, `.pth` or `.pt`.
     ///
     /// # Errors
-    /// [`Error::Read`] and [`Error::Malformed`].
+    /// If the file cannot be read ([`Error::Read`]) or is not of that format ([`Error::Malformed`]).
     pub fn open(path: &Path) -> Result<Self, Error> {
         let source = path.display().to_string();
         let bytes = std::fs::read(path).map_err(|error| Error::Read { path: source.clone(), error })?;
         match path.extension().and_then(|ending| ending.to_str()) {
             Some("safetensors") => Self::from_safetensors(&bytes, &source),
             Some("pth" | "pt") => Self::from_pth(&bytes, &source),
-            _ => Err(Error::Malformed { path: source, reason: "weights end in .safetensors, .pth or .pt".into() }),
+            _ => Err(Error::Malformed {
+                path: source,
+                reason: "the name of a file of weights must end in .safetensors, .pth or .pt".into(),
+            }),
         }
     }
 
-    /// Reads the safetensors format; `source` names it in messages.
+    /// Reads the contents of a safetensors file, which messages call `source`.
     ///
     /// # Errors
-    /// [`Error::Malformed`].
+    /// If the contents are not of that format ([`Error::Malformed`]).
     pub fn from_safetensors(bytes: &[u8], source: &str) -> Result<Self, Error> {
         let malformed = |reason: String| Error::Malformed { path: source.into(), reason };
         let (_, header) =
             SafeTensors::read_metadata(bytes).map_err(|error| malformed(format!("not a safetensors file: {error}")))?;
         let metadata = header.metadata().clone().unwrap_or_default();
-        let file = SafeTensors::deserialize(bytes).map_err(|error| malformed(error.to_string()))?;
+        let file =
+            SafeTensors::deserialize(bytes).map_err(|error| malformed(format!("damaged safetensors file: {error}")))?;
         let mut tensors = HashMap::new();
         for (name, view) in file.iter() {
             let element = match view.dtype() {
-                Dtype::F32 => Element::F32,
-                Dtype::F16 => Element::F16,
-                Dtype::BF16 => Element::Bf16,
+                Dtype::F32 => ElementType::F32,
+                Dtype::F16 => ElementType::F16,
+                Dtype::BF16 => ElementType::Bf16,
                 // Integers are counters of training steps (`num_batches_tracked`), which classification does not need.
                 _ => continue,
             };
-            let tensor = Tensor { shape: view.shape().to_vec(), numbers: to_f32(view.data(), element) };
+            let tensor = F32Tensor { shape: view.shape().to_vec(), numbers: to_f32(view.data(), element) };
             tensors.insert(name.to_owned(), tensor);
         }
         Ok(Self { source: source.into(), tensors, metadata })
     }
 
-    /// Reads the file that `torch.save` writes of a state dict; `source` names it in messages.
+    /// Reads the contents of a file that `torch.save` has written of a state dict. Messages call the file `source`.
     ///
     /// # Errors
-    /// [`Error::Malformed`].
+    /// If the contents are no state dict ([`Error::Malformed`]).
     pub fn from_pth(bytes: &[u8], source: &str) -> Result<Self, Error> {
         let malformed = |reason: String| Error::Malformed { path: source.into(), reason };
         let mut tensors = HashMap::new();
         for (name, stored) in pth::read(bytes).map_err(|error| malformed(error.to_string()))? {
-            if stored.element == Element::Other {
+            if stored.element == ElementType::Other {
                 continue;
             }
             let numbers = to_f32(&stored.data, stored.element);
             let shape: Vec<usize> = stored.shape.iter().map(|&side| usize::try_from(side).unwrap_or(0)).collect();
             if shape.iter().product::<usize>() != numbers.len() {
-                return Err(malformed(format!("{name}: {} numbers do not make {shape:?}", numbers.len())));
+                return Err(malformed(format!("tensor {name} has shape {shape:?}, but {} numbers", numbers.len())));
             }
-            tensors.insert(name, Tensor { shape, numbers });
+            tensors.insert(name, F32Tensor { shape, numbers });
         }
         Ok(Self { source: source.into(), tensors, metadata: HashMap::new() })
     }
@@ -147,11 +153,12 @@ impl Weights {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// Removes the tensor `name` and returns its numbers in row-major order. It must have the shape `needed`, in which
-    /// `None` stands for any size above zero.
+    /// Removes the tensor `name` and returns its numbers in row-major order. The tensor must have the shape `needed`,
+    /// in which `None` stands for any length above zero.
     ///
     /// # Errors
-    /// [`Error::Missing`], [`Error::Shape`], and [`Error::Malformed`] if a number is not finite.
+    /// If the tensor is missing ([`Error::Missing`]), has another shape ([`Error::Shape`]), or has a number that is not
+    /// finite ([`Error::Malformed`]).
     pub fn take(
         &mut self,
         architecture: Architecture,
@@ -180,7 +187,7 @@ impl Weights {
     /// Checks that all tensors have been taken.
     ///
     /// # Errors
-    /// [`Error::LeftOver`] for the first remaining tensor by name.
+    /// If tensors remain: [`Error::LeftOver`] with the first of them in alphabetical order.
     pub fn finish(self, architecture: Architecture) -> Result<(), Error> {
         match self.tensors.into_keys().min() {
             Some(name) => Err(Error::LeftOver { path: self.source, name, architecture }),
@@ -189,14 +196,14 @@ impl Weights {
     }
 }
 
-/// Converts little-endian `data` to f32. [`Element::Other`] becomes nothing.
-fn to_f32(data: &[u8], element: Element) -> Vec<f32> {
+/// Converts little-endian `data` to f32. The result is empty for [`ElementType::Other`].
+fn to_f32(data: &[u8], element: ElementType) -> Vec<f32> {
     let halves = || data.as_chunks::<2>().0.iter();
     match element {
-        Element::F32 => data.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
-        // Whole slices at once, since processors have vector instructions for the conversion.
-        Element::F16 => halves().map(|bytes| f16::from_le_bytes(*bytes)).collect::<Vec<_>>().to_f32_vec(),
-        Element::Bf16 => halves().map(|bytes| bf16::from_le_bytes(*bytes)).collect::<Vec<_>>().to_f32_vec(),
-        Element::Other => Vec::new(),
+        ElementType::F32 => data.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
+        // Whole slices are converted at once, since processors have vector instructions for the conversion.
+        ElementType::F16 => halves().map(|bytes| f16::from_le_bytes(*bytes)).collect::<Vec<_>>().to_f32_vec(),
+        ElementType::Bf16 => halves().map(|bytes| bf16::from_le_bytes(*bytes)).collect::<Vec<_>>().to_f32_vec(),
+        ElementType::Other => Vec::new(),
     }
 }

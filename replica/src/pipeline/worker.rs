@@ -5,14 +5,18 @@ use super::work_item::{Reply, WorkItem};
 use super::{Classification, StageTimes};
 use crate::batch::Batch;
 use crate::metrics::{self, Stage};
-use crate::model::{Failure, Input, Model};
+use crate::model::{InferenceError, Input, Model};
 use crate::transform::Transform;
 use service::wire::{Code, RequestError};
 use std::time::{Duration, Instant};
 
 /// Runs every batch size from 1 to `max_batch` once, with images of zeros, so that no request pays for a first pass.
 /// Returns the time of each pass.
-pub(super) fn warm_up(model: &mut dyn Model, transform: Transform, max_batch: usize) -> Result<Vec<Duration>, Failure> {
+pub(super) fn warm_up(
+    model: &mut dyn Model,
+    transform: Transform,
+    max_batch: usize,
+) -> Result<Vec<Duration>, InferenceError> {
     let image = vec![0.0; transform.input_length()];
     (1..=max_batch)
         .map(|size| {

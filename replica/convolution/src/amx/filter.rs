@@ -1,4 +1,4 @@
-//! The weights of a convolution on the matrix unit: split into `bf16`, in the order in which tiles are read.
+//! The weights of a convolution on the matrix unit, split into `bf16`, in the order in which the unit reads tiles.
 
 use super::image_layout::{Tap, TileRow};
 use super::split::split;
@@ -12,13 +12,13 @@ pub struct AmxFilter {
     pub(super) unit: TileUnit,
     pub(super) inputs: usize,
     pub(super) outputs: usize,
-    /// `[blocks][steps][high, low][pairs][columns][2]` of `bf16`, two of which are stored in each `f32`. A block is
-    /// [`COLUMNS`] output channels, the last one filled up with zeros; a step is [`DEPTH`] numbers into the depth of
-    /// the product, [`DEPTH`] / 2 pairs.
+    /// The weights, `[blocks][steps][high, low][pairs][columns][2]` of `bf16`, two of which are stored in each `f32`. A
+    /// block has [`COLUMNS`] output channels; the last block is filled up with zeros. A step has [`DEPTH`] numbers of
+    /// the depth of the product, which are [`DEPTH`] / 2 pairs.
     pub(super) weights: AlignedBuffer,
-    /// `[blocks * columns]`: one number for each output channel, then zeros.
+    /// The bias, `[blocks * columns]`: one number for each output channel, then zeros.
     pub(super) bias: AlignedBuffer,
-    /// Steps into the depth of the product.
+    /// Number of steps in the depth of the product.
     steps: usize,
 }
 
@@ -26,13 +26,20 @@ impl AmxFilter {
     /// Splits and reorders `weights`, `[outputs, inputs, side, side]`. `bias` is `[outputs]`.
     ///
     /// # Panics
-    /// When the length of `weights` differs from that, a channel count, the side or the stride is zero, or the
-    /// processor lacks the unit.
+    /// If the length of `weights` does not fit `bias`, `inputs` and `geometry`, if the side, the stride or a number of
+    /// channels is zero, or if the processor lacks the unit.
     pub fn new(weights: &[f32], bias: &[f32], inputs: usize, geometry: Geometry, unit: TileUnit) -> Self {
         let (outputs, Geometry { side, stride, .. }) = (bias.len(), geometry);
-        assert!(inputs > 0 && outputs > 0 && side > 0 && stride > 0, "a convolution has channels, a side and a stride");
+        assert!(
+            inputs > 0 && outputs > 0 && side > 0 && stride > 0,
+            "a convolution needs channels, a side and a stride"
+        );
         let taps = side * side;
-        assert_eq!(weights.len(), taps * outputs * inputs, "weights for {outputs} x {inputs} channels of {geometry:?}");
+        assert_eq!(
+            weights.len(),
+            taps * outputs * inputs,
+            "number of weights for {outputs} x {inputs} channels of {geometry:?}"
+        );
         assert!(unit.is_available(), "this processor lacks {unit:?}");
         let blocks = outputs.div_ceil(COLUMNS);
         let index_of = |Tap { row, column, channel }| (channel * side + row) * side + column;
@@ -50,17 +57,17 @@ impl AmxFilter {
         Self { geometry, unit, inputs, outputs, weights: reordered, bias, steps }
     }
 
-    /// Side, stride and padding.
+    /// Side, stride and padding of the convolution.
     pub fn geometry(&self) -> Geometry {
         self.geometry
     }
 
-    /// Output channels.
+    /// Number of output channels.
     pub fn outputs(&self) -> usize {
         self.outputs
     }
 
-    /// Blocks of output channels.
+    /// Number of blocks of output channels.
     pub(super) fn blocks(&self) -> usize {
         self.bias.len() / COLUMNS
     }
@@ -71,8 +78,8 @@ impl AmxFilter {
     }
 }
 
-/// Writes one step of a block: of each output channel, whose weights are `channel_length` long, the [`DEPTH`] weights
-/// at `indices`, and zero where an index is `None`.
+/// Writes one step of a block: for each output channel the [`DEPTH`] weights at `indices`, and zero where an index is
+/// `None`. An output channel has `channel_length` weights.
 fn fill_step(weights: &[f32], channel_length: usize, indices: &[Option<usize>], to: &mut [f32]) {
     let (high, low) = to.split_at_mut(DEPTH / 2 * COLUMNS);
     for (column, weights) in weights.chunks_exact(channel_length).enumerate() {
@@ -88,7 +95,7 @@ fn fill_step(weights: &[f32], channel_length: usize, indices: &[Option<usize>], 
     }
 }
 
-/// Two of `bf16` in the memory of one `f32`, the first at the lower address.
+/// Two numbers of `bf16` in the memory of one `f32`, the first at the lower address.
 fn pack(first: u16, second: u16) -> f32 {
     let ([a, b], [c, d]) = (first.to_ne_bytes(), second.to_ne_bytes());
     f32::from_ne_bytes([a, b, c, d])

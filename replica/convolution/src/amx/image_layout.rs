@@ -1,13 +1,13 @@
 //! The memory layout of images that are split into `bf16` for the matrix unit.
 //!
 //! A tile has [`ROWS`] rows of [`DEPTH`] numbers at equal distances in memory, and a row of a tile belongs to one
-//! output. So the inputs of neighbouring outputs must lie at equal distances, whatever the filter's stride, and across
-//! the end of an image row. Then the filter moves over the image by an offset, and the image is not copied for each tap
-//! of the filter.
+//! output. So the inputs of neighbouring outputs must lie at equal distances, for any stride of the filter, also across
+//! the end of an image row. Then each tap of the filter is an offset in memory, and the image need not be copied for
+//! each tap.
 
 use super::split::split;
 use super::tile_unit::{DEPTH, ROWS};
-use crate::{Geometry, Shape};
+use crate::{BatchShape, Geometry};
 
 /// Bytes of a `bf16`.
 const SIZE: usize = size_of::<u16>();
@@ -17,20 +17,21 @@ const SIZE: usize = size_of::<u16>();
 pub(super) enum TileRow {
     /// [`DEPTH`] channels of one pixel.
     Channels,
-    /// Neighbouring pixels of one image row, each with this many channels, a power of two. Used where images have so
-    /// few channels that a whole row of the filter fits.
+    /// Neighbouring pixels of one image row, for images with few channels: a row of the tile holds a whole row of the
+    /// filter. The field is the number of channels of a pixel, rounded up to a power of two.
     Pixels(usize),
 }
 
 impl TileRow {
-    /// The better of the two for a convolution with `inputs` input channels.
+    /// The kind of row for a convolution with `inputs` input channels: pixels if a row of the filter fits, otherwise
+    /// channels.
     pub(super) fn of(inputs: usize, geometry: Geometry) -> Self {
         let channels = inputs.next_power_of_two();
         if geometry.side * channels <= DEPTH { Self::Pixels(channels) } else { Self::Channels }
     }
 
-    /// The taps of a filter in the order in which a product reads them, [`DEPTH`] for each step; `None` where a row of
-    /// a tile has more room than the filter has numbers.
+    /// The taps of a filter in the order in which a product reads them, [`DEPTH`] for each step. `None` stands for the
+    /// numbers in a row of a tile that belong to no tap.
     pub(super) fn taps(self, inputs: usize, geometry: Geometry) -> impl Iterator<Item = Option<Tap>> {
         let side = geometry.side;
         let steps = match self {
@@ -48,7 +49,7 @@ impl TileRow {
     }
 }
 
-/// One number of a filter for one output channel: its row and column in the filter, and its input channel.
+/// The place of a weight in the filter of one output channel: row, column and input channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Tap {
     pub(super) row: usize,
@@ -58,31 +59,32 @@ pub(super) struct Tap {
 
 /// The layout of split images of one shape.
 ///
-/// A split image is two halves of equal size: the high parts of all numbers, then the low parts. Each half consists of
+/// A split image has two halves of equal size: the high parts of all numbers, then the low parts. Each half consists of
 /// planes. With stride `s`, plane `(i, j)` has the pixels of the padded image whose row is `i` and whose column is `j`
-/// modulo `s` (its polyphase components): the filter moves by `s` pixels between neighbouring outputs, so their inputs
-/// are neighbours within one plane. There is a set of planes for each block of [`DEPTH`] channels. With
-/// [`TileRow::Pixels`] only rows are distributed over planes, and a plane's row has all pixels of an image row.
+/// modulo `s` (the polyphase components of the image). The filter moves by `s` pixels between neighbouring outputs, so
+/// the inputs of these outputs are neighbours within one plane. Each block of [`DEPTH`] channels has a set of planes.
+/// With [`TileRow::Pixels`] only rows are distributed over planes, and a plane's row has all pixels of an image row.
 ///
 /// A *position* is the place of an output in a plane. The positions of an image are numbered row by row,
-/// [`Self::pitch`] to a row; the last positions of a row belong to no output.
+/// [`Self::pitch`] to a row. The last positions of a row belong to no output.
 #[derive(Debug)]
 pub(super) struct ImageLayout {
     inputs: usize,
     geometry: Geometry,
-    shape: Shape,
+    shape: BatchShape,
     tile_row: TileRow,
-    /// Values of `i` and of `j` for which there is a plane: the stride, or the filter's side if that is less.
+    /// Number of values of `i`, and of `j`, for which there is a plane: the stride, or the filter's side if that is
+    /// less.
     phases: usize,
-    /// Rows of a plane.
+    /// Number of rows of a plane.
     rows: usize,
-    /// Positions in a row of a plane.
+    /// Number of positions in a row of a plane.
     pub(super) pitch: usize,
-    /// Bytes from position to position.
+    /// Bytes from a position to the next.
     pub(super) step: usize,
     /// Bytes from a high part to its low part.
     pub(super) low: usize,
-    /// Bytes of a split image, both halves.
+    /// Bytes of both halves of a split image.
     pub(super) image_bytes: usize,
     /// For each step into the depth of the product, the bytes from a position to the numbers that the step reads.
     pub(super) offsets: Vec<usize>,
@@ -90,7 +92,7 @@ pub(super) struct ImageLayout {
 
 impl ImageLayout {
     /// The layout of images of `shape` with `inputs` channels, for filters of `geometry`.
-    pub(super) fn new(inputs: usize, geometry: Geometry, shape: Shape) -> Self {
+    pub(super) fn new(inputs: usize, geometry: Geometry, shape: BatchShape) -> Self {
         let Geometry { side, stride, .. } = geometry;
         let outputs = geometry.output(shape);
         let tile_row = TileRow::of(inputs, geometry);
@@ -102,7 +104,8 @@ impl ImageLayout {
         };
         let pitch = outputs.width + columns;
         let plane = rows * pitch * step;
-        // Bytes from a position to the pixel `row` and `column` further on in the padded image.
+        // Bytes from a position to a block of channels of the pixel that is `row` rows and `column` columns further on
+        // in the padded image.
         let offset = |block: usize, row: usize, column: usize| {
             let index = match tile_row {
                 TileRow::Channels => (block * phases + row % stride) * phases + column % stride,
@@ -118,22 +121,22 @@ impl ImageLayout {
             }
             TileRow::Pixels(_) => (phases, (0..side).map(|row| offset(0, row, 0)).collect()),
         };
-        // A tile may begin at the last position, and then reads past the end of the planes.
+        // A tile may begin at the last position, and then it reads past the end of the planes.
         let low = (planes * plane + ROWS * step + DEPTH * SIZE).next_multiple_of(64);
         Self { inputs, geometry, shape, tile_row, phases, rows, pitch, step, low, image_bytes: 2 * low, offsets }
     }
 
     /// Number of positions from the first output to the last.
-    pub(super) fn positions(&self, outputs: Shape) -> usize {
+    pub(super) fn positions(&self, outputs: BatchShape) -> usize {
         (outputs.height - 1) * self.pitch + outputs.width
     }
 
-    /// Splits image `image` of `input` into `to`, which is at least [`Self::image_bytes`] long.
+    /// Splits image `image` of `input` into `to`, which has at least [`Self::image_bytes`] bytes.
     #[inline(always)]
     pub(super) fn fill(&self, input: &[f32], image: usize, to: &mut [f32]) {
         let length = self.shape.height * self.shape.width * self.inputs;
         let pixels = &input[image * length..][..length];
-        // SAFETY: a number of four bytes is two of two bytes, and all bits are valid for both types.
+        // SAFETY: an `f32` has the size of two `u16` and at least their alignment. Any bits are valid in both types.
         let to = unsafe { std::slice::from_raw_parts_mut(to.as_mut_ptr().cast::<u16>(), to.len() * 2) };
         let (high, low) = to[..self.image_bytes / SIZE].split_at_mut(self.low / SIZE);
         match self.tile_row {
@@ -142,8 +145,8 @@ impl ImageLayout {
         }
     }
 
-    /// The row of the image at row `position` of a plane with phase `phase`, or likewise the column. `None` if that is
-    /// padding; `length` is the height or width of the image.
+    /// The row of the image that is row `position` of a plane with phase `phase`, for an image with `length` rows; or
+    /// the column, if the arguments are those of columns. `None` if the row or column is padding.
     #[inline(always)]
     fn source(&self, position: usize, phase: usize, length: usize) -> Option<usize> {
         let Geometry { stride, padding, .. } = self.geometry;
@@ -153,7 +156,7 @@ impl ImageLayout {
     /// Fills the planes of [`TileRow::Channels`].
     #[inline(always)]
     fn fill_channels(&self, pixels: &[f32], high: &mut [u16], low: &mut [u16]) {
-        let Shape { height, width, .. } = self.shape;
+        let BatchShape { height, width, .. } = self.shape;
         let mut places = high.chunks_exact_mut(DEPTH).zip(low.chunks_exact_mut(DEPTH));
         for first in (0..self.inputs).step_by(DEPTH) {
             let count = (self.inputs - first).min(DEPTH);
@@ -180,12 +183,12 @@ impl ImageLayout {
     /// Fills the planes of [`TileRow::Pixels`].
     #[inline(always)]
     fn fill_pixels(&self, pixels: &[f32], channels: usize, high: &mut [u16], low: &mut [u16]) {
-        let Shape { height, width, .. } = self.shape;
+        let BatchShape { height, width, .. } = self.shape;
         let Geometry { stride, padding, .. } = self.geometry;
         let numbers = width * self.inputs;
-        // A whole row is split at once, since consecutive numbers are split with vector instructions.
+        // A whole row is split at once: the compiler splits consecutive numbers with vector instructions.
         let (mut high_row, mut low_row) = (vec![0; numbers], vec![0; numbers]);
-        // All pixels of a row of the plane, not only those of positions.
+        // The length of a row of the plane, which has `stride` pixels for each position.
         let length = self.pitch * stride * channels;
         let first = (padding * channels).min(length);
         let mut rows = high.chunks_exact_mut(length).zip(low.chunks_exact_mut(length));
@@ -206,7 +209,7 @@ impl ImageLayout {
     }
 }
 
-/// Splits `from` into `high` and `low`, which are at least as long; their remaining numbers become zero.
+/// Splits `from` into `high` and `low`, which are at least as long. Their remaining numbers become zero.
 #[inline(always)]
 fn split_into(from: &[f32], high: &mut [u16], low: &mut [u16]) {
     let (high, more_high) = high.split_at_mut(from.len());

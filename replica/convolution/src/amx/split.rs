@@ -1,19 +1,19 @@
-//! A number of `f32` as the sum of two of `bf16`, which are passed as their bits.
+//! Splits a number of `f32` into the sum of two numbers of `bf16`, which are passed as their bits.
 
-/// The nearest number of `bf16`, ties to even.
+/// The bits of the nearest number of `bf16`, ties to even.
 #[inline(always)]
 pub(super) fn to_bf16(number: f32) -> u16 {
     let bits = number.to_bits();
     ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
 }
 
-/// The number that bits of `bf16` stand for.
+/// The number whose bits in `bf16` are `bits`.
 #[inline(always)]
 pub(super) fn from_bf16(bits: u16) -> f32 {
     f32::from_bits(u32::from(bits) << 16)
 }
 
-/// The high part, which is `whole` rounded, and the low part, which is the rounded difference.
+/// The high part, which is `whole` rounded, and the low part, which is `whole` minus the high part, rounded.
 #[inline(always)]
 pub(super) fn split(whole: f32) -> [u16; 2] {
     let high = to_bf16(whole);
@@ -29,7 +29,7 @@ mod tests {
         #[test]
         fn the_parts_add_up_to_the_number_within_2_to_the_minus_16(bits: u32) {
             let whole = f32::from_bits(bits);
-            // Beyond these bounds, rounding overflows, or the low part is denormal and has fewer digits.
+            // Outside these bounds, rounding overflows, or the low part is denormal and has fewer digits.
             prop_assume!(whole.is_finite() && whole.abs() < 3.38e38 && whole.abs() > 1e-30);
             let [high, low] = split(whole).map(from_bf16);
             let error = f64::from(whole) - f64::from(high) - f64::from(low);

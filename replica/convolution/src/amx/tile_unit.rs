@@ -1,4 +1,4 @@
-//! The unit that multiplies tiles: AMX with its eight tile registers, each of 16 rows of 64 bytes, or an emulation.
+//! The unit that multiplies tiles: AMX with eight tile registers of 16 rows of 64 bytes each, or an emulation.
 //!
 //! Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, chapter 18, and volume 2, TDPBF16PS.
 
@@ -12,10 +12,10 @@ pub(super) const ROWS: usize = 16;
 /// Columns of a tile of sums.
 pub(super) const COLUMNS: usize = 16;
 
-/// Numbers of `bf16` in a row of a tile: how deep into rows and columns one multiplication goes.
+/// How many numbers of `bf16` a row of a tile has, and how many products one multiplication of tiles adds to each sum.
 pub(super) const DEPTH: usize = 32;
 
-/// Tiles of sums that are computed at a time; the other four registers hold the factors.
+/// Largest number of tiles of sums that are computed together. The other four registers hold the factors.
 pub(super) const TILES: usize = 4;
 
 /// A unit that multiplies tiles.
@@ -47,7 +47,7 @@ impl TileUnit {
     /// Prepares the unit for multiplications on this thread.
     ///
     /// # Panics
-    /// When the unit is not available.
+    /// If the unit is not available.
     pub(super) fn session(self) -> TileSession {
         assert!(self.is_available(), "this processor lacks {self:?}");
         match self {
@@ -55,7 +55,7 @@ impl TileUnit {
             #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
             Self::Amx => TileSession::Amx(amx::ConfiguredTiles::new()),
             #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
-            Self::Amx => unreachable!("the unit is not available"),
+            Self::Amx => unreachable!("the assertion above has refused the unit"),
         }
     }
 }
@@ -71,7 +71,7 @@ impl Default for Sums {
 }
 
 impl Sums {
-    /// The rows of sums, tile by tile.
+    /// All rows of sums, tile by tile.
     #[inline(always)]
     pub(super) fn rows(&self) -> impl Iterator<Item = &[f32; COLUMNS]> {
         self.0.iter()
@@ -86,8 +86,8 @@ pub(super) enum TileSession {
 }
 
 impl TileSession {
-    /// Multiplies `tiles` tiles of positions, the first of which is at `pixels`, by a block of columns, and prefetches
-    /// `prefetch` meanwhile.
+    /// Multiplies `tiles` tiles of positions by a block of columns, and prefetches `prefetch` meanwhile. The first
+    /// position of the first tile is at `pixels`.
     ///
     /// # Safety
     /// `pixels` is a position in an image of `layout`, and all rows of `tiles` tiles lie within that image's memory.
@@ -111,7 +111,7 @@ impl TileSession {
                 Self::Amx(_) => amx::multiply(layout, pixels, tiles, weights, prefetch, sums),
             }
         }
-        // The emulation prefetches nothing.
+        // The emulation does not use `prefetch`. Where AMX is not compiled, the argument would be unused.
         let _unused = prefetch;
     }
 }
@@ -119,7 +119,7 @@ impl TileSession {
 /// Computes the sums number by number, in a loop over the depth.
 ///
 /// # Safety
-/// As for [`TileSession::multiply`].
+/// The conditions of [`TileSession::multiply`] hold.
 unsafe fn emulated(layout: &ImageLayout, pixels: *const u8, tiles: usize, weights: *const u8, sums: &mut Sums) {
     // SAFETY: guaranteed by the caller.
     let read = |from: *const u8, index: usize| from_bf16(unsafe { from.cast::<u16>().add(index).read_unaligned() });
@@ -151,8 +151,8 @@ mod amx {
     use std::marker::PhantomData;
     use std::sync::OnceLock;
 
-    /// Whether the processor has the unit and the system permits its use. The permission is requested once, and holds
-    /// for the whole process.
+    /// Whether the processor has the unit and the operating system permits its use. The permission is requested once,
+    /// and holds for the whole process.
     pub(super) fn is_available() -> bool {
         static AVAILABLE: OnceLock<bool> = OnceLock::new();
         *AVAILABLE.get_or_init(|| {
@@ -185,7 +185,7 @@ mod amx {
         rows: [u8; 16],
     }
 
-    /// All eight registers with 16 rows of 64 bytes.
+    /// The configuration that gives each of the eight registers 16 rows of 64 bytes.
     const WHOLE: Configuration = {
         let (mut row_bytes, mut rows, mut register) = ([0; 16], [0; 16], 0);
         while register < 8 {
@@ -213,7 +213,7 @@ mod amx {
     /// Multiplies on the matrix unit.
     ///
     /// # Safety
-    /// As for [`super::TileSession::multiply`], while [`ConfiguredTiles`] exists on this thread.
+    /// The conditions of [`super::TileSession::multiply`] hold, and a [`ConfiguredTiles`] exists on this thread.
     #[inline(always)]
     pub(super) unsafe fn multiply(
         layout: &ImageLayout,
@@ -230,7 +230,7 @@ mod amx {
                 2 => two(layout, pixels, weights, prefetch),
                 3 => three(layout, pixels, weights, prefetch),
                 4 => four(layout, pixels, weights, prefetch),
-                _ => unreachable!("at most four tiles"),
+                _ => unreachable!("a group has one to four tiles"),
             }
             asm!(
                 "tilestored [{to} + {stride}], tmm0",
@@ -245,9 +245,9 @@ mod amx {
     }
 
     /// Defines a function that multiplies a fixed number of tiles. The sums are in tmm0 to tmm3, the high and low
-    /// weights in tmm4 and tmm5, and pixels alternately in tmm6 and tmm7. Consecutive instructions add to different
-    /// sums where there are several, since the latency of an addition is longer than the time between two
-    /// multiplications.
+    /// weights in tmm4 and tmm5, and pixels alternately in tmm6 and tmm7. If there are several sums, consecutive
+    /// multiplications add to different sums where possible, since the latency of an addition is longer than the time
+    /// between two multiplications.
     macro_rules! tiles {
         ($name:ident: $($high:ident $low:ident = $index:literal),*; $($instruction:literal)*) => {
             #[inline(always)]

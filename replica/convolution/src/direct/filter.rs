@@ -9,10 +9,10 @@ pub struct DirectFilter {
     pub(crate) instructions: Instructions,
     pub(crate) inputs: usize,
     pub(crate) outputs: usize,
-    /// `[blocks][side][side][inputs][columns]`. A block is as many output channels as the product has columns
-    /// ([`Instructions::columns`]); the last block is filled up with zeros.
+    /// The weights, `[blocks][side][side][inputs][columns]`. A block has as many output channels as the product has
+    /// columns ([`Instructions::columns`]); the last block is filled up with zeros.
     pub(crate) weights: AlignedBuffer,
-    /// `[blocks * columns]`: one number for each output channel, then zeros.
+    /// The bias, `[blocks * columns]`: one number for each output channel, then zeros.
     pub(crate) bias: AlignedBuffer,
 }
 
@@ -20,13 +20,20 @@ impl DirectFilter {
     /// Reorders `weights`, `[outputs, inputs, side, side]`, for the given instructions. `bias` is `[outputs]`.
     ///
     /// # Panics
-    /// When the length of `weights` differs from that, a channel count, the side or the stride is zero, or the
-    /// processor lacks the instructions.
+    /// If the length of `weights` does not fit `bias`, `inputs` and `geometry`, if the side, the stride or a number of
+    /// channels is zero, or if the processor lacks the instructions.
     pub fn new(weights: &[f32], bias: &[f32], inputs: usize, geometry: Geometry, instructions: Instructions) -> Self {
         let (outputs, Geometry { side, stride, .. }) = (bias.len(), geometry);
-        assert!(inputs > 0 && outputs > 0 && side > 0 && stride > 0, "a convolution has channels, a side and a stride");
+        assert!(
+            inputs > 0 && outputs > 0 && side > 0 && stride > 0,
+            "a convolution needs channels, a side and a stride"
+        );
         let taps = side * side;
-        assert_eq!(weights.len(), taps * outputs * inputs, "weights for {outputs} x {inputs} channels of {geometry:?}");
+        assert_eq!(
+            weights.len(),
+            taps * outputs * inputs,
+            "number of weights for {outputs} x {inputs} channels of {geometry:?}"
+        );
         assert!(instructions.is_available(), "this processor lacks {instructions:?}");
         let columns = instructions.columns();
         let blocks = outputs.div_ceil(columns);
@@ -43,17 +50,17 @@ impl DirectFilter {
         Self { geometry, instructions, inputs, outputs, weights: reordered, bias }
     }
 
-    /// Side, stride and padding.
+    /// Side, stride and padding of the convolution.
     pub fn geometry(&self) -> Geometry {
         self.geometry
     }
 
-    /// Output channels.
+    /// Number of output channels.
     pub fn outputs(&self) -> usize {
         self.outputs
     }
 
-    /// Blocks of output channels.
+    /// Number of blocks of output channels.
     pub(crate) fn blocks(&self) -> usize {
         self.bias.len() / self.instructions.columns()
     }

@@ -9,43 +9,43 @@ impl Vector for __m256 {
 
     #[inline(always)]
     unsafe fn splat(number: f32) -> Self {
-        // SAFETY: see `Vector`.
+        // SAFETY: guaranteed by the caller; see `Vector`.
         unsafe { _mm256_set1_ps(number) }
     }
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
-        // SAFETY: see `Vector`.
+        // SAFETY: guaranteed by the caller; see `Vector`.
         unsafe { _mm256_loadu_ps(from) }
     }
 
     #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
-        // SAFETY: see `Vector`.
+        // SAFETY: guaranteed by the caller; see `Vector`.
         unsafe { _mm256_storeu_ps(to, self) }
     }
 
     #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {
-        // SAFETY: see `Vector`.
+        // SAFETY: guaranteed by the caller; see `Vector`.
         unsafe { _mm256_add_ps(self, other) }
     }
 
     #[inline(always)]
     unsafe fn sub(self, other: Self) -> Self {
-        // SAFETY: see `Vector`.
+        // SAFETY: guaranteed by the caller; see `Vector`.
         unsafe { _mm256_sub_ps(self, other) }
     }
 
     #[inline(always)]
     unsafe fn mul_add(self, factor: Self, term: Self) -> Self {
-        // SAFETY: see `Vector`.
+        // SAFETY: guaranteed by the caller; see `Vector`.
         unsafe { _mm256_fmadd_ps(self, factor, term) }
     }
 
     #[inline(always)]
     unsafe fn max(self, other: Self) -> Self {
-        // SAFETY: see `Vector`.
+        // SAFETY: guaranteed by the caller; see `Vector`.
         unsafe { _mm256_max_ps(self, other) }
     }
 

@@ -9,43 +9,43 @@ impl Vector for __m512 {
 
     #[inline(always)]
     unsafe fn splat(number: f32) -> Self {
-        // SAFETY: see `Vector`.
+        // SAFETY: guaranteed by the caller; see `Vector`.
         unsafe { _mm512_set1_ps(number) }
     }
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
-        // SAFETY: see `Vector`.
+        // SAFETY: guaranteed by the caller; see `Vector`.
         unsafe { _mm512_loadu_ps(from) }
     }
 
     #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
-        // SAFETY: see `Vector`.
+        // SAFETY: guaranteed by the caller; see `Vector`.
         unsafe { _mm512_storeu_ps(to, self) }
     }
 
     #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {
-        // SAFETY: see `Vector`.
+        // SAFETY: guaranteed by the caller; see `Vector`.
         unsafe { _mm512_add_ps(self, other) }
     }
 
     #[inline(always)]
     unsafe fn sub(self, other: Self) -> Self {
-        // SAFETY: see `Vector`.
+        // SAFETY: guaranteed by the caller; see `Vector`.
         unsafe { _mm512_sub_ps(self, other) }
     }
 
     #[inline(always)]
     unsafe fn mul_add(self, factor: Self, term: Self) -> Self {
-        // SAFETY: see `Vector`.
+        // SAFETY: guaranteed by the caller; see `Vector`.
         unsafe { _mm512_fmadd_ps(self, factor, term) }
     }
 
     #[inline(always)]
     unsafe fn max(self, other: Self) -> Self {
-        // SAFETY: see `Vector`.
+        // SAFETY: guaranteed by the caller; see `Vector`.
         unsafe { _mm512_max_ps(self, other) }
     }
 

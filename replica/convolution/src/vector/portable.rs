@@ -2,7 +2,7 @@
 
 use super::Vector;
 
-/// A vector of four numbers without instructions of a particular processor.
+/// A vector of four numbers that needs no particular processor.
 #[derive(Clone, Copy)]
 pub(crate) struct Portable([f32; 4]);
 
@@ -24,13 +24,13 @@ impl Vector for Portable {
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
-        // SAFETY: see `Vector`.
+        // SAFETY: guaranteed by the caller; see `Vector`.
         Self(unsafe { from.cast::<[f32; 4]>().read_unaligned() })
     }
 
     #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
-        // SAFETY: see `Vector`.
+        // SAFETY: guaranteed by the caller; see `Vector`.
         unsafe { to.cast::<[f32; 4]>().write_unaligned(self.0) }
     }
 
@@ -46,7 +46,8 @@ impl Vector for Portable {
 
     #[inline(always)]
     unsafe fn mul_add(self, factor: Self, term: Self) -> Self {
-        // Two roundings. One rounding (`f32::mul_add`) calls a library function where there is no instruction for it.
+        // `f32::mul_add` would round once instead of twice, but it calls a library function where the target has no
+        // instruction for it.
         self.zip_with(factor, |a, b| a * b).zip_with(term, |a, b| a + b)
     }
 

@@ -1,34 +1,36 @@
-//! One part of a Winograd convolution, on one thread: transform tiles of inputs, multiply, transform the products back.
+//! Computes one part of a Winograd convolution on one thread: transforms tiles of inputs, multiplies them by the
+//! weights, and transforms the products back.
 
 use super::filter::WinogradFilter;
-use super::transform::{F2, F4, TileSize, Transform};
+use super::transform::{F2, F4, TileSize, WinogradTransform};
 use crate::aligned::AlignedBuffer;
 use crate::instructions::VectorTask;
 use crate::product::{Prefetch, Rows, Sink, multiply};
 use crate::vector::Vector;
-use crate::{Epilogue, Shape};
+use crate::{BatchShape, Epilogue};
 use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-/// Gap between rows and between planes of scratch memory: a cache line, in numbers. Without it, rows at a distance of a
-/// power of two would compete for the same few sets of the first-level cache.
+/// The gap between rows and between planes of scratch memory, in numbers: a cache line. Without a gap, rows at a
+/// distance of a power of two would compete for the same few sets of the first-level cache.
 const GAP: usize = 16;
 
-/// Tiles that are worked on at a time: two groups of rows of the product, whose transforms fit the second-level cache.
+/// Largest number of tiles that are computed together, which are two groups of rows of a product with AVX-512. Their
+/// transforms fit the second-level cache.
 const TILES_AT_ONCE: usize = 28;
 
-/// Tiles that are worked on at a time where the filter has more than [`LONG_FILTER`] numbers. Its weights are read once
-/// for each group of tiles, so fewer and larger groups read less memory.
+/// Largest number of tiles that are computed together if the filter has more than [`LONG_FILTER`] numbers. The weights
+/// are read once for all tiles that are computed together, so more tiles take fewer reads of memory.
 const TILES_AT_ONCE_OF_LONG_FILTER: usize = 96;
 
 /// Numbers of transformed weights (4 MiB) beyond which a filter is long.
 const LONG_FILTER: usize = 1 << 20;
 
-/// The arguments of [`super::convolve`] whose lengths have been checked.
+/// The arguments of [`super::convolve`], after their lengths were checked.
 pub(crate) struct WinogradConvolution<'a> {
     input: &'a [f32],
-    shape: Shape,
+    shape: BatchShape,
     tiles_down: usize,
     tiles_across: usize,
     filter: &'a WinogradFilter,
@@ -36,21 +38,21 @@ pub(crate) struct WinogradConvolution<'a> {
     output: *mut f32,
 }
 
-// SAFETY: parts that run at the same time write to different tiles or channels of `output`; see `Part`.
+// SAFETY: parts that are computed concurrently write to different tiles or channels of `output`; see `WinogradPart`.
 unsafe impl Sync for WinogradConvolution<'_> {}
 
-/// The outputs that one thread computes: tiles, counted through all images row by row, and blocks of output channels.
-/// Parts that run at the same time have no tiles or no blocks in common.
+/// The outputs that one thread computes: tiles, numbered row by row through all images, and blocks of output channels.
+/// Parts that are computed concurrently share no tiles, or share no blocks.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Part {
+pub(crate) struct WinogradPart {
     pub(crate) tiles: Range<usize>,
     pub(crate) blocks: Range<usize>,
 }
 
 /// The sizes of one thread's scratch memory, in numbers. It holds `N * N` planes of transformed inputs, then `N * N`
-/// planes of products; a plane has a row for each tile that is worked on.
+/// planes of products. A plane has a row for each of the tiles that are computed together.
 struct ScratchSizes {
-    /// Tiles that are worked on at a time.
+    /// Number of tiles that are computed together.
     tiles_at_once: usize,
     /// Distance between two tiles in a plane of transformed inputs.
     input_row: usize,
@@ -63,16 +65,16 @@ struct ScratchSizes {
 }
 
 thread_local! {
-    /// Transformed inputs and products. Kept between calls, because mapping and zeroing a megabyte costs as much as
-    /// filling it.
+    /// Memory for transformed inputs and products. It is kept between calls, because mapping and zeroing a megabyte
+    /// takes as long as filling it.
     static SCRATCH: RefCell<AlignedBuffer> = RefCell::new(AlignedBuffer::zeroed(0));
 }
 
 impl<'a> WinogradConvolution<'a> {
-    /// The lengths of the slices have been checked by [`super::convolve`].
+    /// A convolution whose lengths [`super::convolve`] has checked.
     pub(crate) fn new(
         input: &'a [f32],
-        shape: Shape,
+        shape: BatchShape,
         (tiles_down, tiles_across): (usize, usize),
         filter: &'a WinogradFilter,
         epilogue: Epilogue<'a>,
@@ -83,7 +85,7 @@ impl<'a> WinogradConvolution<'a> {
     }
 
     /// Computes the outputs of `part`.
-    pub(crate) fn run(&self, part: Part) {
+    pub(crate) fn run(&self, part: WinogradPart) {
         SCRATCH.with_borrow_mut(|scratch| {
             let instructions = self.filter.instructions;
             match self.filter.tile {
@@ -96,11 +98,11 @@ impl<'a> WinogradConvolution<'a> {
     /// Computes the outputs of `part` with the transforms `T`.
     ///
     /// # Safety
-    /// As for [`Vector`].
+    /// The conditions of [`Vector`] hold.
     #[inline(always)]
-    unsafe fn compute<V: Vector, T: Transform<N, M>, const N: usize, const M: usize>(
+    unsafe fn compute<V: Vector, T: WinogradTransform<N, M>, const N: usize, const M: usize>(
         &self,
-        part: Part,
+        part: WinogradPart,
         scratch: &mut AlignedBuffer,
     ) {
         let columns = 2 * V::LANES;
@@ -115,8 +117,8 @@ impl<'a> WinogradConvolution<'a> {
         let mut first = part.tiles.start;
         while first < part.tiles.end {
             let count = sizes.tiles_at_once.min(part.tiles.end - first);
-            // SAFETY: every plane has room for `tiles_at_once` rows, and `count` is no more. The weights have as many
-            // blocks as the filter, and `part.blocks` is a range of these.
+            // SAFETY: every plane has room for `tiles_at_once` rows, and `count` is at most that. `part.blocks` is a
+            // range of the blocks of the filter.
             unsafe {
                 for index in 0..count {
                     let to = transformed.add(index * sizes.input_row);
@@ -137,13 +139,13 @@ impl<'a> WinogradConvolution<'a> {
 
     /// The sizes of scratch memory for `part`.
     #[inline(always)]
-    fn scratch_sizes<V: Vector>(&self, part: &Part) -> ScratchSizes {
-        // Rows of whole vectors, so that loads and stores of scratch memory need no count.
+    fn scratch_sizes<V: Vector>(&self, part: &WinogradPart) -> ScratchSizes {
+        // Rows consist of whole vectors, so that loads and stores of scratch memory need no count.
         let input_row = self.filter.inputs.next_multiple_of(V::LANES) + GAP;
         let product_row = part.blocks.len() * 2 * V::LANES + GAP;
         let is_long = self.filter.weights.len() > LONG_FILTER;
         let most = if is_long { TILES_AT_ONCE_OF_LONG_FILTER } else { TILES_AT_ONCE }.min(part.tiles.len());
-        // Rounds of nearly equal size.
+        // Rounds have nearly equal sizes. A small last round would read all weights for few tiles.
         let rounds = part.tiles.len().div_ceil(most);
         let tiles_at_once = part.tiles.len().div_ceil(rounds);
         ScratchSizes {
@@ -158,8 +160,8 @@ impl<'a> WinogradConvolution<'a> {
     /// Multiplies one tile element of `count` transformed tiles by its weights, for `blocks` of output channels.
     ///
     /// # Safety
-    /// As for [`Vector`]. `transformed` and `products` have the planes and rows that `sizes` says, at least `count`
-    /// rows each.
+    /// The conditions of [`Vector`] hold. `transformed` and `products` have the planes that `sizes` describes, with at
+    /// least `count` rows each.
     #[inline(always)]
     unsafe fn multiply_element<V: Vector>(
         &self,
@@ -202,18 +204,18 @@ impl<'a> WinogradConvolution<'a> {
     /// Reads the inputs of a tile and writes its `N * N` transformed elements, which lie `plane` numbers apart.
     ///
     /// # Safety
-    /// As for [`Vector`]. `to` has room for a row of whole vectors in each of `N * N` planes.
+    /// The conditions of [`Vector`] hold. `to` has room for a row of whole vectors in each of `N * N` planes.
     #[inline(always)]
-    unsafe fn transform<V: Vector, T: Transform<N, M>, const N: usize, const M: usize>(
+    unsafe fn transform<V: Vector, T: WinogradTransform<N, M>, const N: usize, const M: usize>(
         &self,
         tile: usize,
         to: *mut f32,
         plane: usize,
     ) {
-        let Shape { height, width, .. } = self.shape;
+        let BatchShape { height, width, .. } = self.shape;
         let inputs = self.filter.inputs;
         let (image, top, left) = self.position(tile, M);
-        // The inputs begin one row and column before the outputs; row and column -1 are padding.
+        // The inputs begin one row and one column before the outputs. Row -1 and column -1 are padding.
         let inside = top > 0 && left > 0 && top + N <= height + 1 && left + N <= width + 1;
         // SAFETY: only pixels within the image are read, and only their channels.
         unsafe {
@@ -259,16 +261,16 @@ impl<'a> WinogradConvolution<'a> {
     /// the image, for the output channels `outputs`.
     ///
     /// # Safety
-    /// As for [`Vector`]. `from` is valid for a row of whole vectors in each of `N * N` planes, and no other part has
-    /// this tile and these channels.
+    /// The conditions of [`Vector`] hold. `from` is valid for a row of whole vectors in each of `N * N` planes, and no
+    /// other part computes this tile and these channels.
     #[inline(always)]
-    unsafe fn transform_back<V: Vector, T: Transform<N, M>, const N: usize, const M: usize>(
+    unsafe fn transform_back<V: Vector, T: WinogradTransform<N, M>, const N: usize, const M: usize>(
         &self,
         tile: usize,
         (from, plane): (*const f32, usize),
         outputs: Range<usize>,
     ) {
-        let Shape { height, width, .. } = self.shape;
+        let BatchShape { height, width, .. } = self.shape;
         let (image, top, left) = self.position(tile, M);
         let (rows, columns) = ((height - top).min(M), (width - left).min(M));
         // SAFETY: only outputs within the image are written, and only their channels; the residual is as long as the
@@ -303,18 +305,18 @@ impl<'a> WinogradConvolution<'a> {
 /// A part of a convolution, with the transforms of its filter's tile size.
 struct PartTask<'a, T, const N: usize, const M: usize> {
     convolution: &'a WinogradConvolution<'a>,
-    part: Part,
+    part: WinogradPart,
     scratch: &'a mut AlignedBuffer,
     transform: PhantomData<T>,
 }
 
 impl<'a, T, const N: usize, const M: usize> PartTask<'a, T, N, M> {
-    fn new(convolution: &'a WinogradConvolution<'a>, part: Part, scratch: &'a mut AlignedBuffer) -> Self {
+    fn new(convolution: &'a WinogradConvolution<'a>, part: WinogradPart, scratch: &'a mut AlignedBuffer) -> Self {
         Self { convolution, part, scratch, transform: PhantomData }
     }
 }
 
-impl<T: Transform<N, M>, const N: usize, const M: usize> VectorTask for PartTask<'_, T, N, M> {
+impl<T: WinogradTransform<N, M>, const N: usize, const M: usize> VectorTask for PartTask<'_, T, N, M> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
         // SAFETY: guaranteed by the caller.
@@ -332,7 +334,7 @@ struct StoreSums {
 impl<V: Vector> Sink<V> for StoreSums {
     #[inline(always)]
     unsafe fn put(&self, row: usize, [left, right]: [V; 2]) {
-        // SAFETY: guaranteed by the caller: there is room for every row.
+        // SAFETY: guaranteed by the caller, who has made the sink with room for every row.
         unsafe {
             let to = self.to.add(row * self.stride);
             left.store(to);

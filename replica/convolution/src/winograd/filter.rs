@@ -1,6 +1,6 @@
 //! The transformed weights of a convolution, in the order in which the product reads them.
 
-use super::transform::{F2, F4, TileSize, Transform};
+use super::transform::{F2, F4, TileSize, WinogradTransform};
 use crate::Instructions;
 use crate::aligned::AlignedBuffer;
 use crate::instructions::VectorTask;
@@ -13,10 +13,10 @@ pub struct WinogradFilter {
     pub(crate) instructions: Instructions,
     pub(crate) inputs: usize,
     pub(crate) outputs: usize,
-    /// `[tile elements][blocks][inputs][columns]`. A block is as many output channels as the product has columns
-    /// ([`Instructions::columns`]); the last block is filled up with zeros.
+    /// The transformed weights, `[tile elements][blocks][inputs][columns]`. A block has as many output channels as the
+    /// product has columns ([`Instructions::columns`]); the last block is filled up with zeros.
     pub(crate) weights: AlignedBuffer,
-    /// `[blocks * columns]`: one number for each output channel, then zeros.
+    /// The bias, `[blocks * columns]`: one number for each output channel, then zeros.
     pub(crate) bias: AlignedBuffer,
 }
 
@@ -24,12 +24,12 @@ impl WinogradFilter {
     /// Transforms `weights`, `[outputs, inputs, 3, 3]`, for the given instructions. `bias` is `[outputs]`.
     ///
     /// # Panics
-    /// When the length of `weights` differs from that, a channel count is zero, or the processor lacks the
-    /// instructions.
+    /// If the length of `weights` does not fit `bias` and `inputs`, if a number of channels is zero, or if the
+    /// processor lacks the instructions.
     pub fn new(weights: &[f32], bias: &[f32], inputs: usize, tile: TileSize, instructions: Instructions) -> Self {
         let outputs = bias.len();
-        assert!(inputs > 0 && outputs > 0, "a convolution has channels");
-        assert_eq!(weights.len(), 9 * outputs * inputs, "3x3 weights for {outputs} x {inputs} channels");
+        assert!(inputs > 0 && outputs > 0, "a convolution needs channels");
+        assert_eq!(weights.len(), 9 * outputs * inputs, "number of 3x3 weights for {outputs} x {inputs} channels");
         assert!(instructions.is_available(), "this processor lacks {instructions:?}");
         let columns = instructions.columns();
         let blocks = outputs.div_ceil(columns);
@@ -43,12 +43,12 @@ impl WinogradFilter {
         Self { tile, instructions, inputs, outputs, weights: transformed, bias }
     }
 
-    /// Output channels.
+    /// Number of output channels.
     pub fn outputs(&self) -> usize {
         self.outputs
     }
 
-    /// Blocks of output channels.
+    /// Number of blocks of output channels.
     pub(crate) fn blocks(&self) -> usize {
         self.bias.len() / self.instructions.columns()
     }
@@ -69,12 +69,12 @@ impl<'a, T, const N: usize, const M: usize> TransformFilter<'a, T, N, M> {
     }
 }
 
-impl<T: Transform<N, M>, const N: usize, const M: usize> VectorTask for TransformFilter<'_, T, N, M> {
+impl<T: WinogradTransform<N, M>, const N: usize, const M: usize> VectorTask for TransformFilter<'_, T, N, M> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
         let Self { from, to, inputs, outputs, .. } = self;
-        // Vectors of output channels; a block of columns is two of them. Channels that do not exist have weights of
-        // zero.
+        // Number of vectors of output channels. A block has two vectors. Channels beyond the last output channel have
+        // weights of zero.
         let vectors = outputs.div_ceil(2 * V::LANES) * 2;
         for (vector, input) in (0..vectors).flat_map(|vector| (0..inputs).map(move |input| (vector, input))) {
             let mut taps = [[0.0; 16]; 9];
@@ -84,9 +84,9 @@ impl<T: Transform<N, M>, const N: usize, const M: usize> VectorTask for Transfor
             }
             let place = ((vector / 2 * inputs + input) * 2 + vector % 2) * V::LANES;
             let plane = vectors * inputs * V::LANES;
-            assert!(place + (N * N - 1) * plane + V::LANES <= to.len(), "every tile element has a plane");
-            // SAFETY: guaranteed by the caller; a tap has room for the longest vector, and `to` for a vector of every
-            // tile element, as the assertion above has checked.
+            assert!(place + (N * N - 1) * plane + V::LANES <= to.len(), "`to` has a plane for every tile element");
+            // SAFETY: guaranteed by the caller; a tap has room for the longest vector, and `to` has room for a vector
+            // of every tile element, as the assertion above has checked.
             unsafe {
                 let tap = |down: usize, across: usize| V::load(taps[3 * down + across].as_ptr());
                 let mut columns = [[V::splat(0.0); 3]; N];

@@ -1,9 +1,9 @@
 //! The size of a batch of images.
 
-/// The size of a batch of images: `[images, height, width]`. The number of channels belongs to the filter that reads or
-/// writes the batch.
+/// The size of a batch of images: `[images, height, width]`. The number of channels is stated separately, since a
+/// convolution changes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shape {
+pub struct BatchShape {
     /// Number of images.
     pub images: usize,
     /// Rows of pixels in each image.
@@ -12,7 +12,7 @@ pub struct Shape {
     pub width: usize,
 }
 
-impl Shape {
+impl BatchShape {
     /// Number of pixels of all images together.
     pub fn pixels(self) -> usize {
         self.images * self.height * self.width
