@@ -1,6 +1,6 @@
 //! The demo's burst: a workload scaled to the capacity of one replica on this machine, against a new scaler.
 
-use crate::stack::{ScalerProgram, Setup, Stack};
+use crate::stack::{ScalerProgram, Stack, StackSetup};
 use crate::{loadgen, paths};
 use anyhow::Result;
 use serde_json::Value;
@@ -37,7 +37,7 @@ impl Burst {
     /// # Errors
     /// When a program does not start or answer.
     pub fn prepare(folder: PathBuf) -> Result<(Stack, Self)> {
-        let stack = Stack::start(Setup {
+        let stack = Stack::start(StackSetup {
             listen: "127.0.0.1:0",
             folder: folder.clone(),
             program: ScalerProgram::Scaler,

@@ -23,7 +23,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(15);
 const WAITING_LINES: usize = 64;
 
 /// A running program. It exits when its standard input closes: when this value is dropped, or this process ends.
-pub struct Service {
+pub struct ServiceProcess {
     name: &'static str,
     child: Child,
     /// Lines of its standard output. The lock lets threads share the service.
@@ -32,7 +32,7 @@ pub struct Service {
     pub address: String,
 }
 
-impl Service {
+impl ServiceProcess {
     /// Starts a program of the workspace; its log is `logs/NAME.log`.
     ///
     /// # Errors
@@ -95,7 +95,7 @@ impl Service {
     }
 }
 
-impl Drop for Service {
+impl Drop for ServiceProcess {
     fn drop(&mut self) {
         drop(self.child.stdin.take());
         if !matches!(command::wait(&mut self.child, STOP_LIMIT), Ok(Some(_))) {
@@ -120,7 +120,7 @@ fn lines(stdout: ChildStdout) -> Receiver<String> {
 }
 
 /// How a system is set up.
-pub struct Setup<'a> {
+pub struct StackSetup<'a> {
     /// Address on which the dispatcher listens; with port 0 the system picks a port.
     pub listen: &'a str,
     /// Folder of the logs and of the discovery file.
@@ -143,9 +143,9 @@ pub enum ScalerProgram {
 /// A running system. Dropping it stops the scaler first, and the scaler its replicas; then the dispatcher.
 pub struct Stack {
     /// The scaler, which starts and stops replicas.
-    pub scaler: Service,
+    pub scaler: ServiceProcess,
     /// The dispatcher, which accepts requests.
-    pub dispatcher: Service,
+    pub dispatcher: ServiceProcess,
     /// How much of the processor each replica gets, in words.
     pub share: String,
     program: ScalerProgram,
@@ -159,8 +159,8 @@ impl Stack {
     ///
     /// # Errors
     /// If another system uses the folder, a program does not start, or no replica is ready within 60 s.
-    pub fn start(setup: Setup<'_>) -> Result<Self> {
-        let Setup { listen, folder, program, scaler } = setup;
+    pub fn start(setup: StackSetup<'_>) -> Result<Self> {
+        let StackSetup { listen, folder, program, scaler } = setup;
         fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
         let lock = folder.join("lock");
         let lock_file = File::create(&lock).with_context(|| format!("create {}", lock.display()))?;
@@ -170,7 +170,7 @@ impl Stack {
         let discovery_file = discovery_file(&folder);
         fs::write(&discovery_file, "").with_context(|| format!("write {}", discovery_file.display()))?;
         let flags = [format!("--listen={listen}"), format!("--replicas=file:{}", discovery_file.display())];
-        let dispatcher = Service::start("dispatcher", &flags, &folder)?;
+        let dispatcher = ServiceProcess::start("dispatcher", &flags, &folder)?;
         let (scaler, share) = start_scaler(program, &folder, &dispatcher.address, &scaler)?;
         let stack = Self { scaler, dispatcher, share, program, folder, lock: lock_file };
         stack.wait_until_ready()?;
@@ -209,7 +209,7 @@ impl Stack {
     ///
     /// # Errors
     /// If the service does not answer.
-    pub fn status(service: &Service) -> Result<Value> {
+    pub fn status(service: &ServiceProcess) -> Result<Value> {
         let url = format!("http://{}/status", service.address);
         serde_json::from_str(&http::get(&url)?).with_context(|| format!("read the answer of {url}"))
     }
@@ -252,7 +252,7 @@ fn start_scaler(
     folder: &Path,
     dispatcher: &str,
     flags: &[String],
-) -> Result<(Service, String)> {
+) -> Result<(ServiceProcess, String)> {
     let connection = [
         format!("--dispatcher={dispatcher}"),
         format!("--list={}", discovery_file(folder).display()),
@@ -268,7 +268,7 @@ fn start_scaler(
         }
     };
     command.arg("--exit-with-parent").args(connection).args(flags);
-    let mut scaler = Service::spawn("scaler", command, folder)?;
+    let mut scaler = ServiceProcess::spawn("scaler", command, folder)?;
     let line = scaler.line()?;
     let share = line.strip_prefix("cpu share: ").unwrap_or(&line).to_owned();
     Ok((scaler, share))

@@ -8,8 +8,8 @@ use crate::display::{Display, RunInfo};
 use crate::measure::{Measurement, Runner, StopSignal};
 use crate::report::Setup;
 use crate::sample::Sample;
-use crate::search::{Search, Step};
-use crate::send::Load;
+use crate::search::{Search, SearchStep};
+use crate::send::LoadPattern;
 use crate::send_delay::SendDelays;
 use crate::summary;
 use anyhow::{Result, ensure};
@@ -40,9 +40,9 @@ const MIN_REQUESTS: f64 = 20.0;
 
 /// The result of a search for the capacity.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Capacity {
+pub struct CapacityReport {
     /// The settings of the search.
-    pub setup: Setup,
+    pub setup: RunSetup,
     /// The conditions that make up the objective.
     pub slo: Vec<String>,
     /// The highest rate at which the objective held. Absent if it never held.
@@ -78,11 +78,11 @@ pub struct RateTrial {
 /// When a flag is out of range, or the system cannot provide a thread or a timer.
 pub async fn find(
     args: &RunArgs,
-    mut setup: Setup,
+    mut setup: RunSetup,
     runner: &Runner,
     display: &mut Display,
     stop: &mut StopSignal<'_>,
-) -> Result<Capacity> {
+) -> Result<CapacityReport> {
     let first = args.load.rate.unwrap_or(FIRST);
     for condition in &args.slo {
         ensure!(
@@ -95,7 +95,7 @@ pub async fn find(
     let mut search = Search::new(first, LOWEST, HIGHEST);
     let mut trials = Vec::new();
     let mut is_complete = true;
-    while let Step::Try(rate) = search.step() {
+    while let SearchStep::Try(rate) = search.step() {
         let (measurement, window) = measure(args, rate, &setup.url, runner, display, stop).await?;
         setup.length_seconds += measurement.length.as_secs_f64();
         if !measurement.is_complete {
@@ -106,7 +106,7 @@ pub async fn find(
         search = search.record(rate, trial.held);
         trials.push(trial);
     }
-    Ok(Capacity {
+    Ok(CapacityReport {
         setup,
         slo: args.slo.iter().map(ToString::to_string).collect(),
         requests_per_second: search.held,
@@ -130,7 +130,7 @@ async fn measure(
     // Workloads have whole seconds.
     let window = Duration::from_secs(window.as_secs_f64().ceil() as u64);
     let workload = Workload::constant(rate, window * WINDOWS);
-    let load = Load::Open(schedule(&workload, args.load.arrivals, args.load.seed, SETTLE));
+    let load = LoadPattern::Open(schedule(&workload, args.load.arrivals, args.load.seed, SETTLE));
     let info = RunInfo {
         title: format!("{rate:.2}/s to {url}"),
         length: SETTLE + window * WINDOWS,

@@ -50,17 +50,17 @@ impl Error {
     }
 }
 
-/// An open connection. It is idle unless [`Connection::exchange`] runs.
-pub struct Connection {
+/// An open connection. It is idle unless [`ClientConnection::exchange`] runs.
+pub struct ClientConnection {
     sender: SendRequest<Full<Bytes>>,
     /// The future that moves bytes between the socket and `sender`; `None` once it has ended, since a finished future
     /// must not be polled again.
-    driver: Option<Driver>,
+    driver: Option<ConnectionDriver>,
 }
 
-type Driver = Pin<Box<http1::Connection<TokioIo<TcpStream>, Full<Bytes>>>>;
+type ConnectionDriver = Pin<Box<http1::Connection<TokioIo<TcpStream>, Full<Bytes>>>>;
 
-impl Connection {
+impl ClientConnection {
     /// Opens a connection to `address`.
     ///
     /// # Errors

@@ -52,7 +52,7 @@ pub fn draw(seed: u64, index: u64, style: &ImageStyle) -> Drawing {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(index);
     let class = (index % LABELS.len() as u64) as usize;
-    let scene = Scene::sample(&mut rng, class, style);
+    let scene = ImageScene::sample(&mut rng, class, style);
     let pixels = scene.render(&mut rng);
     let mut jpeg = Vec::new();
     let mut encoder = Encoder::new(&mut jpeg, rng.random_range(style.quality.clone()));
@@ -100,7 +100,7 @@ struct Speck {
 }
 
 /// All that is drawn in one image. Lengths are in pixels, angles in radians.
-struct Scene {
+struct ImageScene {
     width: u32,
     height: u32,
     outline: Outline,
@@ -124,7 +124,7 @@ struct Scene {
     noise: f32,
 }
 
-impl Scene {
+impl ImageScene {
     /// Draws the scene of an image of `class`. The order of the draws must not change, or a seed would
     /// give other images than before.
     fn sample(rng: &mut ChaCha8Rng, class: usize, style: &ImageStyle) -> Self {

@@ -1,10 +1,10 @@
 //! The process of loadgen: runtime, signals, printing, writing of files, exit status.
 
 use anyhow::{Context, Result};
-use loadgen::capacity::Capacity;
+use loadgen::capacity::CapacityReport;
 use loadgen::config::output::Args as Output;
 use loadgen::config::{Cli, Command, CompareArgs, RunArgs};
-use loadgen::report::{self, JsonReport, Report, csv, html, terminal};
+use loadgen::report::{self, JsonReport, RunReport, csv, html, terminal};
 use loadgen::run::{self, RunResult};
 use loadgen::sample::Sample;
 use loadgen::{compare as comparison, images, preview};
@@ -55,7 +55,7 @@ fn run(args: &RunArgs) -> Result<ExitCode> {
 }
 
 /// Writes and prints a report. The report is printed even if a file cannot be written.
-fn finish_run(report: &Report, samples: &[Sample], output: &Output) -> Result<ExitCode> {
+fn finish_run(report: &RunReport, samples: &[Sample], output: &Output) -> Result<ExitCode> {
     let written = write_files(report, samples, output);
     print_report(report, output);
     written?;
@@ -67,7 +67,7 @@ fn finish_run(report: &Report, samples: &[Sample], output: &Output) -> Result<Ex
 }
 
 /// Writes and prints the result of `--find-capacity`. The result is printed even if the file cannot be written.
-fn finish_search(capacity: Box<Capacity>, output: &Output) -> Result<ExitCode> {
+fn finish_search(capacity: Box<CapacityReport>, output: &Output) -> Result<ExitCode> {
     let text = terminal::capacity(&capacity);
     let status = match (capacity.is_complete, capacity.requests_per_second) {
         (false, _) => ExitCode::from(STOPPED),
@@ -86,7 +86,7 @@ fn finish_search(capacity: Box<Capacity>, output: &Output) -> Result<ExitCode> {
 }
 
 /// Writes every file that the flags ask for. If one cannot be written, the others are written nevertheless.
-fn write_files(report: &Report, samples: &[Sample], output: &Output) -> Result<()> {
+fn write_files(report: &RunReport, samples: &[Sample], output: &Output) -> Result<()> {
     let Output { json, csv, log, html, .. } = output;
     let written = [
         json.as_ref().map(|path| write(path, serde_json::to_string_pretty(report)?)),
@@ -98,7 +98,7 @@ fn write_files(report: &Report, samples: &[Sample], output: &Output) -> Result<(
 }
 
 /// Prints the table and the summary, as far as the flags ask for them.
-fn print_report(report: &Report, output: &Output) {
+fn print_report(report: &RunReport, output: &Output) {
     if output.table.is_some() {
         print(&format!("{}\n", terminal::table(report)));
     }

@@ -4,9 +4,9 @@ use crate::display::{Display, RunInfo, UserInput};
 use crate::payload::Payload;
 use crate::progress::Progress;
 use crate::sample::Sample;
-use crate::send::{Load, RunningLoad, SendConfig};
+use crate::send::{LoadPattern, RunningLoad, SendConfig};
 use crate::server_metrics::{MetricsLog, ServerMetrics};
-use crate::target::Target;
+use crate::target::LoadTarget;
 use anyhow::{Result, ensure};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub type StopSignal<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
 #[derive(Debug, Clone)]
 pub struct Runner {
     /// The server that is loaded.
-    pub target: Target,
+    pub target: LoadTarget,
     /// The bodies, which the requests carry in turn; at least one.
     pub payloads: Arc<[Payload]>,
     /// Largest number of open connections.
@@ -57,7 +57,7 @@ impl Runner {
     /// When the system cannot provide a thread or a timer. Answers of the server are never an error.
     pub async fn measure(
         &self,
-        load: Load,
+        load: LoadPattern,
         warmup: Duration,
         info: &RunInfo,
         display: &mut Display,

@@ -1,7 +1,7 @@
 //! The progress of a run, as it is shown while the run lasts. Knows nothing of terminals, and reads no clock.
 
 use crate::latencies::{Latencies, Percentiles};
-use crate::sample::{Outcome, Sample};
+use crate::sample::{RequestOutcome, Sample};
 use crate::server_metrics::ServerMetrics;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -54,8 +54,8 @@ impl Progress {
         self.ended += 1;
         self.within_objective += usize::from(sample.is_within(objective));
         match &sample.outcome {
-            Outcome::Failed { code } => *self.errors.entry(code.clone().into_owned()).or_insert(0) += 1,
-            Outcome::Answered { .. } => {
+            RequestOutcome::Failed { code } => *self.errors.entry(code.clone().into_owned()).or_insert(0) += 1,
+            RequestOutcome::Answered { .. } => {
                 if self.recent.len() == MAX_RECENT {
                     self.recent.pop_front();
                 }
@@ -122,7 +122,7 @@ mod tests {
             latency: milliseconds(latency),
             sent_bytes: 1,
             received_bytes: 1,
-            outcome: Outcome::Answered { right: None },
+            outcome: RequestOutcome::Answered { right: None },
         };
         let mut progress = Progress::default();
         for (scheduled, latency) in [(100, 100), (200, 600), (900, 400)] {

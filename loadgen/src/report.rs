@@ -5,13 +5,13 @@ pub mod csv;
 pub mod html;
 pub mod terminal;
 
-use crate::capacity::Capacity;
+use crate::capacity::CapacityReport;
 use crate::condition::{Condition, ConditionResult};
 use crate::measure::Measurement;
 use crate::payload::BodyFormat;
 use crate::send_delay::SendDelays;
 use crate::server_metrics::{self, ServerMetrics};
-use crate::summary::{self, Row, Summary};
+use crate::summary::{self, IntervalSummary, RunSummary};
 use crate::usage::ReplicaUsage;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -23,16 +23,16 @@ use workload::arrivals::Process;
 #[serde(untagged)]
 pub enum JsonReport {
     /// The result of `--find-capacity`.
-    Capacity(Box<Capacity>),
+    Capacity(Box<CapacityReport>),
     /// The result of a run.
-    Run(Box<Report>),
+    Run(Box<RunReport>),
 }
 
 /// The result of one run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Report {
+pub struct RunReport {
     /// The settings of the run.
-    pub setup: Setup,
+    pub setup: RunSetup,
     /// Whether the run came to its planned end. False if the user stopped it; the figures are those of the part before.
     pub is_complete: bool,
     /// Requests that were sent and not waited for, since the user stopped the run. No other figure contains them.
@@ -41,7 +41,7 @@ pub struct Report {
     #[serde(rename = "punctuality")]
     pub send_delays: SendDelays,
     /// The figures of the whole run.
-    pub summary: Summary,
+    pub summary: RunSummary,
     /// The result of each `--threshold`.
     pub thresholds: Vec<ConditionResult>,
     /// Pairs of a quantile and the latency of the answered requests at it, in milliseconds.
@@ -49,10 +49,10 @@ pub struct Report {
     /// The latencies of the answered requests in microseconds, as an HdrHistogram (V2, compressed, base64).
     pub histogram: String,
     /// The figures of each second.
-    pub seconds: Vec<Row>,
+    pub seconds: Vec<IntervalSummary>,
     /// The figures in the wider rows of `--table`. Empty without `--table`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub table: Vec<Row>,
+    pub table: Vec<IntervalSummary>,
     /// Metrics of the dispatcher and the scaler during the run. Empty if they could not be read.
     #[serde(rename = "glimpses")]
     pub server_metrics: Vec<ServerMetrics>,
@@ -60,7 +60,7 @@ pub struct Report {
 
 /// The settings of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Setup {
+pub struct RunSetup {
     /// Name of the run. Absent without `--name`.
     pub name: Option<String>,
     /// Version of loadgen.
@@ -93,9 +93,9 @@ pub struct Setup {
     pub length_seconds: f64,
 }
 
-impl Report {
+impl RunReport {
     /// The report of a measurement. `table` is the number of seconds in each row of `--table`.
-    pub fn new(setup: Setup, measurement: &Measurement, thresholds: &[Condition], table: Option<u32>) -> Self {
+    pub fn new(setup: RunSetup, measurement: &Measurement, thresholds: &[Condition], table: Option<u32>) -> Self {
         let Measurement { samples, server_metrics, length, unfinished, is_complete } = measurement;
         let objective = Duration::from_secs_f64(setup.objective_ms / 1e3);
         let usage = ReplicaUsage::new(server_metrics, length.as_secs_f64(), summary::good(samples, objective));
@@ -142,8 +142,8 @@ pub(crate) mod tests {
     use super::*;
 
     /// A report with this summary.
-    pub(crate) fn report(summary: Summary) -> Report {
-        let setup = Setup {
+    pub(crate) fn report(summary: RunSummary) -> RunReport {
+        let setup = RunSetup {
             name: None,
             version: "0".into(),
             started_at: "2026-01-01T00:00:00Z".into(),
@@ -165,7 +165,7 @@ pub(crate) mod tests {
             unfinished: 0,
             is_complete: true,
         };
-        Report { summary, ..Report::new(setup, &measurement, &[], None) }
+        RunReport { summary, ..RunReport::new(setup, &measurement, &[], None) }
     }
 
     #[test]
@@ -173,7 +173,7 @@ pub(crate) mod tests {
         let metrics =
             |at_seconds| ServerMetrics { at_seconds, queue_length: None, replicas: None, desired_replicas: None };
         let server_metrics = vec![metrics(0.2), metrics(1.3), metrics(3.1)];
-        let report = Report { server_metrics, ..report(Summary::default()) };
+        let report = RunReport { server_metrics, ..report(RunSummary::default()) };
         let at = |second| report.server_metrics_at(second).map(|metrics| metrics.at_seconds);
         let found: Vec<_> = (0..7).map(at).collect();
         assert_eq!(found, [Some(0.2), Some(1.3), Some(1.3), Some(3.1), Some(3.1), Some(3.1), None]);

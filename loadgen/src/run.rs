@@ -1,17 +1,17 @@
 //! `loadgen run`: prepares images, load and target from the flags, and then measures one run or searches for the
 //! capacity.
 
-use crate::capacity::{self, Capacity};
+use crate::capacity::{self, CapacityReport};
 use crate::config::RunArgs;
 use crate::config::load::schedule;
 use crate::display::{Display, DisplayMode, RunInfo};
 use crate::images::{self, Folder};
 use crate::measure::{Runner, StopSignal};
 use crate::payload::Payload;
-use crate::report::{Report, Setup};
+use crate::report::{RunReport, RunSetup};
 use crate::sample::Sample;
-use crate::send::Load;
-use crate::target::{self, Target};
+use crate::send::LoadPattern;
+use crate::target::{self, LoadTarget};
 use anyhow::Result;
 use std::time::{Duration, SystemTime};
 use workload::Workload;
@@ -20,9 +20,9 @@ use workload::Workload;
 #[derive(Debug)]
 pub enum RunResult {
     /// The report of a run, and the samples that it was made from.
-    Run(Box<Report>, Vec<Sample>),
+    Run(Box<RunReport>, Vec<Sample>),
     /// The result of `--find-capacity`.
-    Capacity(Box<Capacity>),
+    Capacity(Box<CapacityReport>),
 }
 
 /// Does what the flags ask for, until it is done or `stop` resolves.
@@ -51,9 +51,9 @@ pub async fn run(args: &RunArgs, mut stop: StopSignal<'_>) -> Result<RunResult> 
 }
 
 /// Connects to the server once, as a test.
-async fn connect(args: &RunArgs) -> Result<Target> {
+async fn connect(args: &RunArgs) -> Result<LoadTarget> {
     let target = &args.target;
-    Target::connect(&target.url, &target.header, target.timeout, target.budget, target.top_k).await
+    LoadTarget::connect(&target.url, &target.header, target.timeout, target.budget, target.top_k).await
 }
 
 /// The bodies of the requests, and the number of files that were skipped.
@@ -70,8 +70,8 @@ fn payloads(args: &RunArgs) -> Result<(Vec<Payload>, usize)> {
 }
 
 /// The settings of the run, as the report shows them. The length is known only after the run.
-fn setup(args: &RunArgs, images: usize, skipped_images: usize) -> Setup {
-    Setup {
+fn setup(args: &RunArgs, images: usize, skipped_images: usize) -> RunSetup {
+    RunSetup {
         name: args.output.name.clone(),
         version: env!("CARGO_PKG_VERSION").into(),
         started_at: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
@@ -91,7 +91,7 @@ fn setup(args: &RunArgs, images: usize, skipped_images: usize) -> Setup {
 /// Measures one run: of `workload`, or of a closed load without one.
 async fn measure(
     args: &RunArgs,
-    mut setup: Setup,
+    mut setup: RunSetup,
     workload: Option<Workload>,
     runner: &Runner,
     mut display: Display,
@@ -101,11 +101,11 @@ async fn measure(
     let (load, length) = match workload {
         Some(workload) => {
             let length = warmup + Duration::from_secs(workload.per_second.len() as u64);
-            (Load::Open(schedule(&workload, args.load.arrivals, args.load.seed, warmup)), length)
+            (LoadPattern::Open(schedule(&workload, args.load.arrivals, args.load.seed, warmup)), length)
         }
         None => {
             let length = warmup + args.load.duration.unwrap_or_default();
-            (Load::Closed(args.load.closed.unwrap_or_default() as usize, length), length)
+            (LoadPattern::Closed(args.load.closed.unwrap_or_default() as usize, length), length)
         }
     };
     let info = RunInfo { title: format!("{} to {}", setup.load, setup.url), length, objective: args.objective };
@@ -113,6 +113,6 @@ async fn measure(
     // Leaves the screen, so that the summary is printed to the terminal proper.
     drop(display);
     setup.length_seconds = measurement.length.as_secs_f64();
-    let report = Report::new(setup, &measurement, &args.threshold, args.output.table);
+    let report = RunReport::new(setup, &measurement, &args.threshold, args.output.table);
     Ok(RunResult::Run(Box::new(report), measurement.samples))
 }

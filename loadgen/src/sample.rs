@@ -17,12 +17,12 @@ pub struct Sample {
     /// Length of the answer's body, in bytes; 0 without an answer.
     pub received_bytes: u32,
     /// How the request ended.
-    pub outcome: Outcome,
+    pub outcome: RequestOutcome,
 }
 
 /// The end of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub enum RequestOutcome {
     /// The server answered with status 200 and a prediction.
     Answered {
         /// Whether the prediction is the image's label; `None` if the label is not known.
@@ -38,7 +38,7 @@ pub enum Outcome {
 impl Sample {
     /// Whether the request was answered, with a right or a wrong prediction.
     pub fn is_answered(&self) -> bool {
-        matches!(self.outcome, Outcome::Answered { .. })
+        matches!(self.outcome, RequestOutcome::Answered { .. })
     }
 
     /// Whether the request was answered within `objective`.
@@ -48,6 +48,6 @@ impl Sample {
 
     /// Whether the request was answered within `objective`, and its prediction is not known to be wrong.
     pub fn is_good(&self, objective: Duration) -> bool {
-        self.latency <= objective && matches!(self.outcome, Outcome::Answered { right: None | Some(true) })
+        self.latency <= objective && matches!(self.outcome, RequestOutcome::Answered { right: None | Some(true) })
     }
 }

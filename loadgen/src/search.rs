@@ -6,7 +6,7 @@ pub const PRECISION: f64 = 1.05;
 
 /// The next step of a search.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Step {
+pub enum SearchStep {
     /// Try this rate, in requests per second.
     Try(f64),
     /// The search is finished.
@@ -38,14 +38,14 @@ impl Search {
     }
 
     /// The next rate to try, or the end of the search.
-    pub fn step(&self) -> Step {
+    pub fn step(&self) -> SearchStep {
         match (self.held, self.failed) {
-            (None, None) => Step::Try(self.first),
-            (Some(held), None) if held < self.highest => Step::Try((2.0 * held).min(self.highest)),
-            (None, Some(failed)) if failed > self.lowest => Step::Try((failed / 2.0).max(self.lowest)),
+            (None, None) => SearchStep::Try(self.first),
+            (Some(held), None) if held < self.highest => SearchStep::Try((2.0 * held).min(self.highest)),
+            (None, Some(failed)) if failed > self.lowest => SearchStep::Try((failed / 2.0).max(self.lowest)),
             // The geometric mean, since the precision is a factor.
-            (Some(held), Some(failed)) if failed / held > PRECISION => Step::Try((held * failed).sqrt()),
-            _ => Step::Done,
+            (Some(held), Some(failed)) if failed / held > PRECISION => SearchStep::Try((held * failed).sqrt()),
+            _ => SearchStep::Done,
         }
     }
 }
@@ -59,8 +59,8 @@ mod tests {
         let mut search = Search::new(first, 0.1, 10_000.0);
         for tries in 0.. {
             match search.step() {
-                Step::Try(rate) => search = search.record(rate, rate <= capacity),
-                Step::Done => return (search.held, search.failed, tries),
+                SearchStep::Try(rate) => search = search.record(rate, rate <= capacity),
+                SearchStep::Done => return (search.held, search.failed, tries),
             }
         }
         unreachable!("a search ends")

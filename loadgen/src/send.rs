@@ -3,10 +3,10 @@
 //! that loadgen does delays a request.
 
 use crate::answer;
-use crate::connection::{Connection, Error};
+use crate::connection::{ClientConnection, Error};
 use crate::payload::Payload;
-use crate::sample::{Outcome, Sample};
-use crate::target::Target;
+use crate::sample::{RequestOutcome, Sample};
+use crate::target::LoadTarget;
 use crate::timer::PreciseTimer;
 use anyhow::{Context, Result};
 use crossbeam_channel::{Receiver, Sender};
@@ -33,7 +33,7 @@ type InFlight = mpsc::Sender<Infallible>;
 
 /// The times at which requests are sent.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Load {
+pub enum LoadPattern {
     /// An open load: a request at each of these times since the start, ascending, whatever the server does.
     Open(Vec<Duration>),
     /// A closed load: this many requests in flight, for this long.
@@ -44,9 +44,9 @@ pub enum Load {
 #[derive(Debug, Clone)]
 pub struct SendConfig {
     /// The times at which requests are sent.
-    pub load: Load,
+    pub load: LoadPattern,
     /// The server.
-    pub target: Target,
+    pub target: LoadTarget,
     /// The bodies, which the requests carry in turn; at least one.
     pub payloads: Arc<[Payload]>,
     /// Largest number of open connections. A request that finds all of them in use waits, and is sent late.
@@ -77,7 +77,7 @@ impl RunningLoad {
         let (stop, stopped) = watch::channel(false);
         let started = Arc::new(AtomicUsize::new(0));
         let start = Instant::now();
-        let client = Client {
+        let client = LoadSender {
             connections: Semaphore::new(config.connections),
             idle: Mutex::default(),
             target: config.target,
@@ -122,8 +122,8 @@ impl RunningLoad {
 }
 
 /// The state that all requests share.
-struct Client {
-    target: Target,
+struct LoadSender {
+    target: LoadTarget,
     payloads: Arc<[Payload]>,
     start: Instant,
     samples: Sender<Sample>,
@@ -131,12 +131,12 @@ struct Client {
     connections: Semaphore,
     /// Connections that no request uses. The one that was used last is used next, so that the others stay idle and the
     /// server can close them.
-    idle: Mutex<Vec<Connection>>,
+    idle: Mutex<Vec<ClientConnection>>,
 }
 
-impl Client {
+impl LoadSender {
     /// Sends the load on a runtime of this thread's own. Returns when all requests have ended.
-    fn run_on_this_thread(self, load: Load, stopped: watch::Receiver<bool>) -> Result<()> {
+    fn run_on_this_thread(self, load: LoadPattern, stopped: watch::Receiver<bool>) -> Result<()> {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().event_interval(EVENT_INTERVAL).build()?;
         runtime.block_on(async {
@@ -154,15 +154,17 @@ impl Client {
     }
 
     /// Sends the load, and waits until all requests have ended or [`STOP_GRACE`] after a stop is over.
-    async fn run(self, load: Load, mut stopped: watch::Receiver<bool>) -> Result<()> {
+    async fn run(self, load: LoadPattern, mut stopped: watch::Receiver<bool>) -> Result<()> {
         let client = Arc::new(self);
         let (in_flight, mut all_ended) = mpsc::channel(1);
         match load {
-            Load::Open(schedule) => tokio::select! {
+            LoadPattern::Open(schedule) => tokio::select! {
                 sent = client.send_open(&schedule, &in_flight) => sent?,
                 _stop = stopped.wait_for(|stop| *stop) => {}
             },
-            Load::Closed(concurrency, duration) => client.send_closed(concurrency, duration, &stopped, &in_flight),
+            LoadPattern::Closed(concurrency, duration) => {
+                client.send_closed(concurrency, duration, &stopped, &in_flight)
+            }
         }
         drop(in_flight);
         let grace_is_over = async {
@@ -225,7 +227,7 @@ impl Client {
         let in_time =
             async { if left.is_zero() { None } else { tokio::time::timeout(left, self.exchange(payload)).await.ok() } };
         let (outcome, received_bytes) =
-            in_time.await.unwrap_or_else(|| (Outcome::Failed { code: "client_timeout".into() }, 0));
+            in_time.await.unwrap_or_else(|| (RequestOutcome::Failed { code: "client_timeout".into() }, 0));
         let latency = self.start.elapsed().saturating_sub(scheduled);
         let sent_bytes = payload.body.len() as u32;
         // Fails only if the run was dropped, and then no report needs the sample.
@@ -233,7 +235,7 @@ impl Client {
     }
 
     /// Sends `payload`, and returns the outcome and the length of the answer's body in bytes.
-    async fn exchange(&self, payload: &Payload) -> (Outcome, u32) {
+    async fn exchange(&self, payload: &Payload) -> (RequestOutcome, u32) {
         let answer = async {
             loop {
                 let reused = self.idle_connection();
@@ -241,7 +243,7 @@ impl Client {
                 let mut connection = match reused {
                     Some(connection) => connection,
                     // Boxed, since opening is rare and its state is large: the task of every request would hold it.
-                    None => Box::pin(Connection::open(self.target.address)).await?,
+                    None => Box::pin(ClientConnection::open(self.target.address)).await?,
                 };
                 match connection.exchange(self.target.request(payload)).await {
                     // The server closed the idle connection before the request was written. Try another one.
@@ -256,12 +258,12 @@ impl Client {
         };
         match answer.await {
             Ok((status, body)) => (answer::outcome(status, &body, payload.label.as_deref()), body.len() as u32),
-            Err(error) => (Outcome::Failed { code: error.code().into() }, 0),
+            Err(error) => (RequestOutcome::Failed { code: error.code().into() }, 0),
         }
     }
 
     /// An idle connection that is still open; `None` if there is none.
-    fn idle_connection(&self) -> Option<Connection> {
+    fn idle_connection(&self) -> Option<ClientConnection> {
         loop {
             let mut connection = self.idle.lock().expect(UNPOISONED).pop()?;
             if connection.is_open() {

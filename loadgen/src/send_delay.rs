@@ -40,7 +40,7 @@ impl SendDelays {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample::Outcome;
+    use crate::sample::RequestOutcome;
 
     #[test]
     fn one_late_send_in_a_hundred_is_allowed() {
@@ -50,7 +50,7 @@ mod tests {
             latency: Duration::from_millis(delay_ms),
             sent_bytes: 0,
             received_bytes: 0,
-            outcome: Outcome::Answered { right: None },
+            outcome: RequestOutcome::Answered { right: None },
         };
         let run = |late: usize| -> Vec<Sample> { (0..100).map(|n| sample(if n < late { 11 } else { 10 })).collect() };
         let found = |late| SendDelays::new(&run(late));

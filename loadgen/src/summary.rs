@@ -1,7 +1,7 @@
 //! The figures of a run, and of each of its seconds, computed from its samples. Pure.
 
 use crate::latencies::{Latencies, Percentiles};
-use crate::sample::{Outcome, Sample};
+use crate::sample::{RequestOutcome, Sample};
 use crate::usage::ReplicaUsage;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 /// The figures of a whole run. A latency is the time from the scheduled send time to the whole answer.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Summary {
+pub struct RunSummary {
     /// Requests that were scheduled and have ended.
     pub offered: usize,
     /// Requests that were answered with status 200 and a prediction.
@@ -39,7 +39,7 @@ pub struct Summary {
 
 /// The figures of the requests whose scheduled send time lies in some consecutive seconds of a run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Row {
+pub struct IntervalSummary {
     /// The first of these seconds, counted from 0 at the start of the run.
     pub second: usize,
     /// Number of seconds.
@@ -71,16 +71,16 @@ pub fn good(samples: &[Sample], objective: Duration) -> usize {
 }
 
 /// The figures of a run of this length.
-pub fn summarise(samples: &[Sample], objective: Duration, length: Duration, usage: Option<ReplicaUsage>) -> Summary {
+pub fn summarise(samples: &[Sample], objective: Duration, length: Duration, usage: Option<ReplicaUsage>) -> RunSummary {
     let mut errors = BTreeMap::new();
     let (mut labelled, mut right) = (0_usize, 0_usize);
     for sample in samples {
         match &sample.outcome {
-            Outcome::Answered { right: known } => {
+            RequestOutcome::Answered { right: known } => {
                 labelled += usize::from(known.is_some());
                 right += usize::from(*known == Some(true));
             }
-            Outcome::Failed { code } => *errors.entry(code.clone().into_owned()).or_insert(0) += 1,
+            RequestOutcome::Failed { code } => *errors.entry(code.clone().into_owned()).or_insert(0) += 1,
         }
     }
     let failed = errors.values().sum::<usize>();
@@ -90,7 +90,7 @@ pub fn summarise(samples: &[Sample], objective: Duration, length: Duration, usag
     let throughput = samples.iter().filter(came_in_time).count();
     let share = |part: usize, whole: usize| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
     let per_second = |count: usize| if length.is_zero() { 0.0 } else { count as f64 / length.as_secs_f64() };
-    Summary {
+    RunSummary {
         offered: samples.len(),
         answered,
         failed,
@@ -111,7 +111,7 @@ pub fn summarise(samples: &[Sample], objective: Duration, length: Duration, usag
 ///
 /// # Panics
 /// If `step` is zero.
-pub fn rows(samples: &[Sample], objective: Duration, length: Duration, step: usize) -> Vec<Row> {
+pub fn rows(samples: &[Sample], objective: Duration, length: Duration, step: usize) -> Vec<IntervalSummary> {
     let whole = length.as_secs_f64().ceil() as usize;
     let mut by_row: Vec<Vec<&Sample>> = vec![Vec::new(); whole.div_ceil(step)];
     for sample in samples {
@@ -121,7 +121,7 @@ pub fn rows(samples: &[Sample], objective: Duration, length: Duration, step: usi
     }
     let row = |(index, samples): (usize, Vec<&Sample>)| {
         let latencies = latencies(samples.iter().copied());
-        Row {
+        IntervalSummary {
             second: index * step,
             seconds: step.min(whole - index * step),
             offered: samples.len(),
@@ -137,7 +137,7 @@ pub fn rows(samples: &[Sample], objective: Duration, length: Duration, step: usi
 mod tests {
     use super::*;
 
-    fn sample(scheduled_ms: u64, latency_ms: u64, outcome: Outcome) -> Sample {
+    fn sample(scheduled_ms: u64, latency_ms: u64, outcome: RequestOutcome) -> Sample {
         let milliseconds = Duration::from_millis;
         Sample {
             scheduled: milliseconds(scheduled_ms),
@@ -150,13 +150,13 @@ mod tests {
     }
 
     fn run() -> Vec<Sample> {
-        let failed = |code: &'static str| Outcome::Failed { code: code.into() };
+        let failed = |code: &'static str| RequestOutcome::Failed { code: code.into() };
         vec![
-            sample(100, 50, Outcome::Answered { right: Some(true) }),
-            sample(200, 60, Outcome::Answered { right: Some(false) }),
-            sample(900, 700, Outcome::Answered { right: Some(true) }),
+            sample(100, 50, RequestOutcome::Answered { right: Some(true) }),
+            sample(200, 60, RequestOutcome::Answered { right: Some(false) }),
+            sample(900, 700, RequestOutcome::Answered { right: Some(true) }),
             sample(2100, 1, failed("queue_full")),
-            sample(2400, 40, Outcome::Answered { right: None }),
+            sample(2400, 40, RequestOutcome::Answered { right: None }),
         ]
     }
 
@@ -171,7 +171,7 @@ mod tests {
         assert_eq!((summary.goodput_per_second, summary.throughput_per_second), (0.5, 1.0));
         assert_eq!((summary.sent_bytes, summary.received_bytes), (5000, 50));
         assert!(summary.latency_ms.is_some_and(|latency| (latency.max - 700.0).abs() < 1.0));
-        assert_eq!(summarise(&[], Duration::ZERO, Duration::ZERO, None), Summary::default());
+        assert_eq!(summarise(&[], Duration::ZERO, Duration::ZERO, None), RunSummary::default());
     }
 
     #[test]

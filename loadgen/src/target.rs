@@ -16,7 +16,7 @@ const REACH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The server, and the requests to it without their bodies.
 #[derive(Debug, Clone)]
-pub struct Target {
+pub struct LoadTarget {
     /// The address that the URL's host resolved to at the start. All connections go there, without a proxy.
     pub address: SocketAddr,
     /// Longest time for one request, from its scheduled send time to the whole answer.
@@ -25,7 +25,7 @@ pub struct Target {
     headers: HeaderMap,
 }
 
-impl Target {
+impl LoadTarget {
     /// Resolves the host of `uri` and connects once, so that a run without a server ends before it begins. The headers
     /// in `extra` replace headers of loadgen's own. `budget` is sent to the server with each request as its timeout,
     /// and `top_k` is added to the query.

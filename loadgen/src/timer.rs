@@ -11,10 +11,10 @@ use std::io;
 use std::time::Instant;
 
 #[cfg(target_os = "linux")]
-use timerfd::Timer;
+use timerfd::KernelTimer as SystemTimer;
 
 #[cfg(not(target_os = "linux"))]
-use portable::Timer;
+use portable::PortableTimer as SystemTimer;
 
 #[cfg(target_os = "linux")]
 mod timerfd {
@@ -28,9 +28,9 @@ mod timerfd {
 
     /// A timer of the kernel's that the runtime waits for in the same way as for sockets (timerfd_create(2)).
     #[derive(Debug)]
-    pub(super) struct Timer(AsyncFd<OwnedFd>);
+    pub(super) struct KernelTimer(AsyncFd<OwnedFd>);
 
-    impl Timer {
+    impl KernelTimer {
         pub(super) fn new() -> io::Result<Self> {
             let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
             #[expect(
@@ -63,9 +63,9 @@ mod portable {
 
     /// tokio's timer, with a loop that yields for the last millisecond.
     #[derive(Debug)]
-    pub(super) struct Timer;
+    pub(super) struct PortableTimer;
 
-    impl Timer {
+    impl PortableTimer {
         pub(super) fn new() -> io::Result<Self> {
             Ok(Self)
         }
@@ -82,7 +82,7 @@ mod portable {
 
 /// Waits for one instant after the other.
 #[derive(Debug)]
-pub struct PreciseTimer(Timer);
+pub struct PreciseTimer(SystemTimer);
 
 impl PreciseTimer {
     /// A timer for the present runtime.
@@ -93,7 +93,7 @@ impl PreciseTimer {
     /// # Panics
     /// If it is called outside of a tokio runtime.
     pub fn new() -> io::Result<Self> {
-        Timer::new().map(Self)
+        SystemTimer::new().map(Self)
     }
 
     /// Returns at `at`, never earlier. If `at` has passed, it returns after every other task has had a turn.
@@ -135,7 +135,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_portable_timer_reaches_the_instant() {
-        let timer = portable::Timer::new().expect("it cannot fail");
+        let timer = portable::PortableTimer::new().expect("it cannot fail");
         let at = Instant::now() + Duration::from_millis(5);
         while Instant::now() < at {
             timer.sleep(at).await.expect("it cannot fail");

@@ -1,11 +1,11 @@
 //! Opens the HTML pages in a real browser without a network. All plots must be drawn, the console must have no message,
 //! and the pages must be small.
 
-use loadgen::compare::{Comparison, Run};
+use loadgen::compare::{ComparedRun, RunComparison};
 use loadgen::measure::Measurement;
 use loadgen::payload::BodyFormat;
-use loadgen::report::{Report, Setup, html};
-use loadgen::sample::{Outcome, Sample};
+use loadgen::report::{RunReport, RunSetup, html};
+use loadgen::sample::{RequestOutcome, Sample};
 use loadgen::server_metrics::ServerMetrics;
 use std::fs::File;
 use std::io::BufReader;
@@ -22,16 +22,16 @@ const MAX_PAGE_BYTES: usize = 2_000_000;
 
 /// The report of a run whose latency rises and falls, and of which some requests fail. All latencies are multiplied by
 /// `slowness`.
-fn report(slowness: u64) -> Report {
+fn report(slowness: u64) -> RunReport {
     let load: Vec<f64> = (0..SECONDS).map(|second| 12.0 + 10.0 * (second as f64 / 60.0).sin()).collect();
     let schedule = arrivals::schedule(&Workload { per_second: load }, Process::Poisson, 1);
     let sample = |(index, scheduled): (usize, Duration)| {
         let wave = 40.0 + 400.0 * (scheduled.as_secs_f64() / 90.0).sin().powi(8) + (index % 37) as f64;
         let failed = index % 211 == 0;
         let outcome = if failed {
-            Outcome::Failed { code: "</script><b>".into() }
+            RequestOutcome::Failed { code: "</script><b>".into() }
         } else {
-            Outcome::Answered { right: Some(true) }
+            RequestOutcome::Answered { right: Some(true) }
         };
         let latency = Duration::from_secs_f64(wave * slowness as f64 / 1e3);
         Sample { scheduled, send_delay: Duration::ZERO, latency, sent_bytes: 38_000, received_bytes: 300, outcome }
@@ -49,7 +49,7 @@ fn report(slowness: u64) -> Report {
         unfinished: 0,
         is_complete: true,
     };
-    let setup = Setup {
+    let setup = RunSetup {
         name: None,
         version: "0".into(),
         started_at: "2026-01-01T00:00:00Z".into(),
@@ -64,7 +64,7 @@ fn report(slowness: u64) -> Report {
         warmup_seconds: 0.0,
         length_seconds: SECONDS as f64,
     };
-    Report::new(setup, &measurement, &["p95<100ms".parse().expect("a condition")], None)
+    RunReport::new(setup, &measurement, &["p95<100ms".parse().expect("a condition")], None)
 }
 
 /// The path of a Chromium browser on this machine; `None` if there is none.
@@ -137,7 +137,8 @@ fn pages_draw_their_plots_without_a_network() {
     let violet = [0x7a, 0x4f, 0xc0];
     // Load, latency, replicas, queue, percentiles.
     check(&browser, "a report", &html::page(&report(1)), 5, &[blue, red, green, yellow, violet]);
-    let runs = (1..=8).map(|slowness| Run { name: format!("run {slowness}"), report: report(slowness) }).collect();
-    let comparison = html::comparison(&Comparison { goal: 99.0, runs });
+    let runs =
+        (1..=8).map(|slowness| ComparedRun { name: format!("run {slowness}"), report: report(slowness) }).collect();
+    let comparison = html::comparison(&RunComparison { goal: 99.0, runs });
     check(&browser, "a comparison", &comparison, 4, &[blue, red, green, yellow, violet]);
 }

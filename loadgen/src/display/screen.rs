@@ -127,8 +127,8 @@ fn error_lines(progress: &Progress) -> Vec<Line<'static>> {
 
 /// Draws the last seconds of the run, one column for each, as many as fit.
 fn draw_history(frame: &mut Frame, area: Rect, progress: &Progress, objective_ms: f64) {
-    type Figure = fn(&Second) -> f64;
-    let plots: [(&str, &str, Figure, Color); 4] = [
+    type PlottedFigure = fn(&Second) -> f64;
+    let plots: [(&str, &str, PlottedFigure, Color); 4] = [
         ("sent", "/s", |second| second.sent as f64, Color::Blue),
         ("p95", " ms", |second| second.p95_ms, Color::Yellow),
         ("queue", "", |second| second.queue_length, Color::Cyan),
@@ -154,7 +154,7 @@ fn draw_history(frame: &mut Frame, area: Rect, progress: &Progress, objective_ms
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample::{Outcome, Sample};
+    use crate::sample::{RequestOutcome, Sample};
     use crate::server_metrics::ServerMetrics;
     use ratatui::backend::TestBackend;
 
@@ -168,8 +168,8 @@ mod tests {
         let mut progress = Progress::default();
         for second in 0..30 {
             let outcome = match second % 10 {
-                9 => Outcome::Failed { code: "queue_full".into() },
-                _ => Outcome::Answered { right: Some(true) },
+                9 => RequestOutcome::Failed { code: "queue_full".into() },
+                _ => RequestOutcome::Answered { right: Some(true) },
             };
             let sample = Sample {
                 scheduled: Duration::from_secs(second),

@@ -1,8 +1,8 @@
 //! A run as CSV: a row for every second, or a row for every request.
 
-use super::Report;
+use super::RunReport;
 use crate::latencies::Percentiles;
-use crate::sample::{Outcome, Sample};
+use crate::sample::{RequestOutcome, Sample};
 use anyhow::{Context, Result};
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -35,7 +35,7 @@ const REQUEST_COLUMNS: [&str; 7] =
 ///
 /// # Errors
 /// When the file cannot be written; the message names it.
-pub fn write_seconds(report: &Report, path: &Path) -> Result<()> {
+pub fn write_seconds(report: &RunReport, path: &Path) -> Result<()> {
     let write = || -> Result<()> {
         let mut csv = csv::Writer::from_path(path)?;
         csv.write_record(SECOND_COLUMNS)?;
@@ -75,8 +75,10 @@ pub fn write_requests(samples: &[Sample], path: &Path) -> Result<()> {
         csv.write_record(REQUEST_COLUMNS)?;
         for sample in samples {
             let (outcome, right) = match &sample.outcome {
-                Outcome::Answered { right } => ("answered", right.map_or(String::new(), |right| right.to_string())),
-                Outcome::Failed { code } => (code.as_ref(), String::new()),
+                RequestOutcome::Answered { right } => {
+                    ("answered", right.map_or(String::new(), |right| right.to_string()))
+                }
+                RequestOutcome::Failed { code } => (code.as_ref(), String::new()),
             };
             csv.write_record([
                 &micros(sample.scheduled),

@@ -1,15 +1,15 @@
 //! Results as text for a terminal. Does no I/O.
 
-use super::{Report, Setup};
-use crate::capacity::{Capacity, RateTrial};
+use super::{RunReport, RunSetup};
+use crate::capacity::{CapacityReport, RateTrial};
 use crate::condition::ConditionResult;
 use crate::latencies::{Percentiles, format_ms};
 use crate::send_delay::SendDelays;
-use crate::summary::Summary;
+use crate::summary::RunSummary;
 use crate::usage::ReplicaUsage;
 
 /// The figures of a whole run, one subject on each line.
-pub fn summary(report: &Report) -> String {
+pub fn summary(report: &RunReport) -> String {
     let (summary, setup) = (&report.summary, &report.setup);
     let mut lines = Vec::new();
     if !report.is_complete {
@@ -37,7 +37,7 @@ pub fn summary(report: &Report) -> String {
 }
 
 /// The lines about the number of requests, their outcomes and their latencies.
-fn request_lines(summary: &Summary, setup: &Setup) -> Vec<String> {
+fn request_lines(summary: &RunSummary, setup: &RunSetup) -> Vec<String> {
     let latency = |percentile: fn(&Percentiles) -> f64| format_ms(summary.latency_ms.as_ref().map(percentile));
     let mut lines = vec![
         format!("offered     {} requests in {:.0} s ({})", summary.offered, setup.length_seconds, setup.load),
@@ -92,7 +92,7 @@ fn send_delay_line(delays: &SendDelays) -> Option<String> {
 
 /// The rows of `--table`. Each shows its first second, the offered rate, the replicas and the queue length at its end,
 /// p95 and attainment.
-pub fn table(report: &Report) -> String {
+pub fn table(report: &RunReport) -> String {
     let mut lines = vec![" time   offered   replicas   queue      p95   within objective".to_owned()];
     let number = |value: Option<f64>| value.map_or_else(|| "-".into(), |value| format!("{value:.0}"));
     for row in &report.table {
@@ -112,7 +112,7 @@ pub fn table(report: &Report) -> String {
 }
 
 /// The result of a search for the capacity: a line for each rate that was tried, and the conclusion.
-pub fn capacity(capacity: &Capacity) -> String {
+pub fn capacity(capacity: &CapacityReport) -> String {
     let mut lines: Vec<String> = capacity.trials.iter().map(trial_line).collect();
     let slo = capacity.slo.join(", ");
     lines.push(match (capacity.requests_per_second, capacity.fails_at) {

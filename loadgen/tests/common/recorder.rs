@@ -13,13 +13,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// A stall of the server: the time after the first request at which it begins, and its length.
-pub type Stall = (Duration, Duration);
+pub type ServerStall = (Duration, Duration);
 
 /// The arrival times of all POSTs. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub struct Arrivals(Arc<Mutex<Vec<Instant>>>);
+pub struct RecordedArrivals(Arc<Mutex<Vec<Instant>>>);
 
-impl Arrivals {
+impl RecordedArrivals {
     /// Records an arrival now. Returns the time of the first arrival.
     fn record(&self) -> Instant {
         let now = Instant::now();
@@ -41,8 +41,8 @@ impl Arrivals {
 /// # Errors
 /// When it cannot serve. It does not return otherwise.
 pub fn serve(
-    arrivals: &Arrivals,
-    stall: Option<Stall>,
+    arrivals: &RecordedArrivals,
+    stall: Option<ServerStall>,
     never_sleeps: bool,
     announce: impl FnOnce(SocketAddr),
 ) -> std::io::Result<()> {
@@ -78,7 +78,7 @@ pub fn serve(
 }
 
 /// Blocks this thread, and with it every connection, once the time of the stall has come. `first` is the first arrival.
-fn stall_if_due(stall: &Mutex<Option<Stall>>, first: Instant) {
+fn stall_if_due(stall: &Mutex<Option<ServerStall>>, first: Instant) {
     let mut stall = stall.lock().expect("no task panics while it holds the stall");
     if let Some((after, length)) = *stall
         && first.elapsed() >= after
