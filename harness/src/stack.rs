@@ -22,18 +22,19 @@ const STOP_LIMIT: Duration = Duration::from_secs(15);
 /// Lines of a program's standard output that may wait to be read. The program blocks if there are more.
 const WAITING_LINES: usize = 64;
 
-/// A running program. It exits when its standard input closes: when this value is dropped, or this process ends.
+/// A running program that serves HTTP. It exits when its standard input closes: when this value is dropped, or when
+/// this process ends.
 pub struct ServiceProcess {
     name: &'static str,
     child: Child,
-    /// Lines of its standard output. The lock lets threads share the service.
+    /// Lines of the program's standard output. The lock lets threads share this value.
     lines: Mutex<Receiver<String>>,
-    /// Where it listens, `host:port` on loopback.
+    /// The loopback address that the program listens on, `host:port`.
     pub address: String,
 }
 
 impl ServiceProcess {
-    /// Starts a program of the workspace; its log is `logs/NAME.log`.
+    /// Starts the program `name` of the workspace. Its log is `name.log` in the folder `logs`.
     ///
     /// # Errors
     /// If the program does not listen within 60 s.
@@ -43,8 +44,8 @@ impl ServiceProcess {
         Self::spawn(name, command, logs)
     }
 
-    /// Starts any program that prints `listening on http://ADDRESS` as its first line, and exits when its standard input
-    /// closes; its log is `logs/NAME.log`.
+    /// Starts any program that prints `listening on http://ADDRESS` as its first line, and exits when its standard
+    /// input closes. Its log is `name.log` in the folder `logs`.
     ///
     /// # Errors
     /// If the program does not listen within 60 s.
@@ -62,8 +63,8 @@ impl ServiceProcess {
         let lines = lines(child.stdout.take().expect("standard output is piped"));
         let first = lines.recv_timeout(START_LIMIT).unwrap_or_default();
         let Some(address) = first.trim().strip_prefix("listening on http://") else {
-            child.kill()?;
-            child.wait()?;
+            child.kill().with_context(|| format!("kill {name}"))?;
+            child.wait().with_context(|| format!("wait for {name}"))?;
             bail!(
                 "{name} did not start; its log {} is:\n{}",
                 log.display(),
@@ -81,17 +82,17 @@ impl ServiceProcess {
     pub fn line(&mut self) -> Result<String> {
         let lines = self.lines.get_mut().unwrap_or_else(PoisonError::into_inner);
         let line = lines.recv_timeout(START_LIMIT);
-        line.with_context(|| format!("{} ended, or printed nothing within {START_LIMIT:?}", self.name))
+        line.with_context(|| format!("{0} ended, or printed nothing within {START_LIMIT:?}; see {0}.log", self.name))
     }
 
-    /// The process id.
+    /// The id of the program's process.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
     /// Whether the program has ended by itself.
     fn has_ended(&mut self) -> Result<bool> {
-        Ok(self.child.try_wait()?.is_some())
+        Ok(self.child.try_wait().with_context(|| format!("check whether {} has ended", self.name))?.is_some())
     }
 }
 
@@ -99,14 +100,14 @@ impl Drop for ServiceProcess {
     fn drop(&mut self) {
         drop(self.child.stdin.take());
         if !matches!(command::wait(&mut self.child, STOP_LIMIT), Ok(Some(_))) {
-            eprintln!("{} does not stop within {STOP_LIMIT:?}; killing it", self.name);
+            eprintln!("{} did not end within {STOP_LIMIT:?} and is killed", self.name);
             let _ended = self.child.kill();
             let _reaped = self.child.wait();
         }
     }
 }
 
-/// Reads lines in a thread, so that waiting for one can have a time limit.
+/// Reads the lines of `stdout` in a thread, so that waiting for a line can have a time limit.
 fn lines(stdout: ChildStdout) -> Receiver<String> {
     let (sender, lines) = sync_channel(WAITING_LINES);
     std::thread::spawn(move || {
@@ -119,7 +120,7 @@ fn lines(stdout: ChildStdout) -> Receiver<String> {
     lines
 }
 
-/// How a system is set up.
+/// The settings of a [`Stack`].
 pub struct StackSetup<'a> {
     /// Address on which the dispatcher listens; with port 0 the system picks a port.
     pub listen: &'a str,
@@ -127,7 +128,7 @@ pub struct StackSetup<'a> {
     pub folder: PathBuf,
     /// The program that scales.
     pub program: ScalerProgram,
-    /// Flags of the scaler, beyond those that connect it with the dispatcher.
+    /// Flags of the scaler, in addition to the flags that connect it with the dispatcher.
     pub scaler: Vec<String>,
 }
 
@@ -140,17 +141,19 @@ pub enum ScalerProgram {
     Lab,
 }
 
-/// A running system. Dropping it stops the scaler first, and the scaler its replicas; then the dispatcher.
+/// A running system: a dispatcher, a scaler and its replicas. Dropping it stops first the scaler, which stops its
+/// replicas, and then the dispatcher.
 pub struct Stack {
     /// The scaler, which starts and stops replicas.
     pub scaler: ServiceProcess,
     /// The dispatcher, which accepts requests.
     pub dispatcher: ServiceProcess,
-    /// How much of the processor each replica gets, in words.
+    /// The share of the processor that each replica gets, in words.
     pub share: String,
     program: ScalerProgram,
     folder: PathBuf,
-    /// Held on the folder, whose files a second system would overwrite. The kernel releases it when this process ends.
+    /// The lock on the folder, whose files a second system would overwrite. The kernel releases it when this process
+    /// ends.
     lock: File,
 }
 
@@ -177,7 +180,7 @@ impl Stack {
         Ok(stack)
     }
 
-    /// Stops the scaler and its replicas and starts another scaler with these flags. The dispatcher goes on.
+    /// Stops the scaler and its replicas, and starts another scaler with `flags`. The dispatcher keeps running.
     ///
     /// # Errors
     /// If the scaler does not start or no replica is ready within 60 s.
@@ -246,7 +249,7 @@ fn discovery_file(folder: &Path) -> PathBuf {
     folder.join("replicas")
 }
 
-/// Starts a scaler; also returns how much of the processor each replica gets, in words.
+/// Starts a scaler. Returns it, and the share of the processor that each replica gets, in words.
 fn start_scaler(
     program: ScalerProgram,
     folder: &Path,

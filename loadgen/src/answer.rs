@@ -6,8 +6,8 @@ use serde::Deserialize;
 use service::wire::ErrorBody;
 use std::borrow::Cow;
 
-/// Longest error code that is kept, in characters. The contract's codes are shorter; an unknown server may send
-/// anything.
+/// Longest error code that is kept, in characters. The codes of the HTTP API are shorter, but an unknown server may
+/// send any text.
 const MAX_CODE_CHARS: usize = 40;
 
 /// The part of [`service::wire::Answer`] that loadgen needs. Deserialising skips the rest.

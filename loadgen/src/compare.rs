@@ -1,4 +1,4 @@
-//! `loadgen compare`: compares the reports of several runs, and draws a conclusion from them.
+//! Executes `loadgen compare`: compares the reports of several runs, and draws a conclusion from them.
 
 use crate::config::CompareArgs;
 use crate::latencies::format_ms;
@@ -28,9 +28,9 @@ pub struct RunComparison {
 /// One run of a comparison.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ComparedRun {
-    /// Name of the run, which no other run has.
+    /// Name of the run; unique in the comparison.
     pub name: String,
-    /// RunReport of the run.
+    /// The report of the run.
     pub report: RunReport,
 }
 
@@ -50,7 +50,7 @@ const COLUMNS: [&str; 9] = [
 /// Reads the reports that the flags name.
 ///
 /// # Errors
-/// When a file cannot be read or is not the report of a run, or when two runs have the same name. The message names the
+/// If a file cannot be read or is not the report of a run, or when two runs have the same name. The message names the
 /// file or the run.
 pub fn read(args: &CompareArgs) -> Result<RunComparison> {
     let mut runs = Vec::new();
@@ -60,7 +60,10 @@ pub fn read(args: &CompareArgs) -> Result<RunComparison> {
         let stem = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy();
         let name = printable(report.setup.name.as_deref().unwrap_or(&stem));
         report.setup.load = printable(&report.setup.load);
-        ensure!(names.insert(name.clone()), "two runs have the name {name:?}; tell them apart with loadgen run --name");
+        ensure!(
+            names.insert(name.clone()),
+            "two runs have the name {name:?}; rename a file, or give names with loadgen run --name"
+        );
         runs.push(ComparedRun { name, report });
     }
     Ok(RunComparison { goal: args.goal, runs })
@@ -82,7 +85,7 @@ fn read_report(path: &Path) -> Result<RunReport> {
     Err(error).context(reason)
 }
 
-/// The field by which the result of `--find-capacity` is told from a report.
+/// A field that the result of `--find-capacity` has, and the report of a run has not.
 #[derive(Deserialize)]
 struct CapacityReportMarker {
     #[serde(rename = "tries")]
@@ -100,7 +103,7 @@ impl ComparedRun {
         percent(self.report.summary.attainment)
     }
 
-    /// Whether the run is complete and was sent on time. Other runs have the figures of another load.
+    /// Whether the run is complete and was sent on time. The figures of any other run belong to another load.
     fn is_valid(&self) -> bool {
         self.report.is_complete && !self.report.send_delays.is_bottleneck
     }
@@ -193,7 +196,8 @@ impl RunComparison {
                 caveats.push(format!("{name} was stopped after {:.0} s.", report.setup.length_seconds));
             }
             if report.send_delays.is_bottleneck {
-                caveats.push(format!("In {name}, loadgen was the bottleneck; its figures say nothing of the server."));
+                caveats
+                    .push(format!("In {name}, loadgen was the bottleneck; its figures say nothing about the server."));
             }
         }
         caveats
@@ -202,10 +206,10 @@ impl RunComparison {
     /// The conclusion in one sentence: the cheapest of the valid runs that reached the goal. If none reached it, or no
     /// cost is known, the run with the highest attainment.
     pub fn conclusion(&self) -> String {
-        // Of several runs with the same attainment, the first.
+        // `max_by` returns the last of several equal runs. The order is reversed, so that the first run is returned.
         let by_attainment = |a: &&ComparedRun, b: &&ComparedRun| a.attainment().total_cmp(&b.attainment());
         let Some(best) = self.valid_runs().rev().max_by(by_attainment) else {
-            return "Nothing follows: no run is complete and was sent on time.".to_owned();
+            return "There is no conclusion: no run is complete and was sent on time.".to_owned();
         };
         let reached = self.valid_runs().filter(|run| self.reaches_goal(run));
         let mut by_cost: Vec<(f64, &ComparedRun)> =
@@ -220,7 +224,7 @@ impl RunComparison {
         }
     }
 
-    /// The runs that count for the conclusion; see [`ComparedRun::is_valid`].
+    /// The runs that count for the conclusion, which are the valid runs; see [`ComparedRun::is_valid`].
     fn valid_runs(&self) -> impl DoubleEndedIterator<Item = &ComparedRun> {
         self.runs.iter().filter(|run| run.is_valid())
     }
@@ -229,12 +233,12 @@ impl RunComparison {
         run.attainment() >= self.goal
     }
 
-    /// The objective in milliseconds, which is that of the first run.
+    /// The objective of the first run, in milliseconds. It stands for the objective of all runs.
     fn objective_ms(&self) -> f64 {
         self.runs.first().map_or(0.0, |run| run.report.setup.objective_ms)
     }
 
-    /// The conclusion if no run reached the goal, or no cost is known of the runs that reached it.
+    /// The conclusion if no run reached the goal, or if no run that reached it has a known cost.
     fn conclusion_without_costs(&self, best: &ComparedRun) -> String {
         let (none, verb) = if self.reaches_goal(best) {
             (String::new(), "did best")
@@ -245,8 +249,8 @@ impl RunComparison {
         format!("{none}{} {verb} with {:.2} %{cost}.", best.name, best.attainment())
     }
 
-    /// The first part of the conclusion: the cheapest run that reached the goal, and the next. Each has its
-    /// replica-seconds.
+    /// The first part of the conclusion: the cheapest run that reached the goal, and the next cheapest run. Each run
+    /// comes with its replica-seconds.
     fn conclusion_by_cost(&self, (cost, cheapest): (f64, &ComparedRun), next: Option<(f64, &ComparedRun)>) -> String {
         let mut sentence = format!(
             "{} is the cheapest that answered {} % within {:.0} ms: {:.2} % for {cost:.0} replica-seconds",
@@ -268,9 +272,9 @@ impl RunComparison {
         missed.sort_by(|a, b| b.attainment().total_cmp(&a.attainment()));
         match missed[..] {
             [] => String::new(),
-            [run] => format!("; {} missed that with {:.2} %", run.name, run.attainment()),
+            [run] => format!("; {} missed the goal with {:.2} %", run.name, run.attainment()),
             [best, ..] => format!(
-                "; {} missed that, the best of them {} with {:.2} %",
+                "; {} missed the goal, the best of them {} with {:.2} %",
                 missed.len(),
                 best.name,
                 best.attainment()
@@ -309,13 +313,13 @@ mod tests {
         assert_eq!(
             all.conclusion(),
             "slo is the cheapest that answered 99 % within 500 ms: 99.62 % for 100 replica-seconds; cpu-50 needed 150, \
-             50 % more; cpu-90 missed that with 92.00 %."
+             50 % more; cpu-90 missed the goal with 92.00 %."
         );
         let alone = comparison(vec![run("a", 0.5, None), run("b", 0.995, Some(9.0)), run("c", 0.7, Some(1.0))]);
         assert_eq!(
             alone.conclusion(),
-            "b is the cheapest that answered 99 % within 500 ms: 99.50 % for 9 replica-seconds; 2 missed that, the best \
-             of them c with 70.00 %."
+            "b is the cheapest that answered 99 % within 500 ms: 99.50 % for 9 replica-seconds; 2 missed the goal, the \
+             best of them c with 70.00 %."
         );
         let none = comparison(vec![run("a", 0.5, Some(10.0)), run("b", 0.6, None)]);
         assert_eq!(none.conclusion(), "No run answered 99 % within 500 ms; b came closest with 60.00 %.");
@@ -337,7 +341,7 @@ mod tests {
             conclusion(&runs),
             "whole is the cheapest that answered 97.4 % within 500 ms: 97.40 % for 3 replica-seconds."
         );
-        assert!(conclusion(&runs[..2]).starts_with("Nothing follows"));
+        assert!(conclusion(&runs[..2]).starts_with("There is no conclusion"));
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub enum RunMetric {
     Cost,
 }
 
-/// The names of the metrics.
+/// The metrics with the names that users write.
 const METRICS: [(&str, RunMetric); 14] = [
     ("p50", RunMetric::Latency(50_000)),
     ("p90", RunMetric::Latency(90_000)),
@@ -51,7 +51,7 @@ const METRICS: [(&str, RunMetric); 14] = [
 const OPERATORS: [(&str, Operator); 4] =
     [("<=", Operator::AtMost), (">=", Operator::AtLeast), ("<", Operator::Below), (">", Operator::Above)];
 
-/// The relation of the figure to the bound that a condition asks for.
+/// The relation between figure and bound that a condition requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Operator {
     AtMost,
@@ -60,10 +60,10 @@ enum Operator {
     Above,
 }
 
-/// A figure, and the bound that it must keep.
+/// A bound on a figure of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Condition {
-    /// The figure.
+    /// The figure that is compared with the bound.
     pub metric: RunMetric,
     operator: Operator,
     /// The bound in the unit of the metric.
@@ -101,7 +101,7 @@ impl FromStr for Condition {
             .find_map(|(at, _)| {
                 OPERATORS.iter().find(|(sign, _)| text[at..].starts_with(sign)).map(|found| (at, *found))
             })
-            .ok_or_else(|| error("there is none of < <= > >="))?;
+            .ok_or_else(|| error("the condition has none of < <= > >="))?;
         let (name, bound) = (text[..at].trim(), text[at + sign.len()..].trim());
         let metric = METRICS.iter().find(|(known, _)| *known == name).map(|&(_, metric)| metric).ok_or_else(|| {
             let known: Vec<&str> = METRICS.iter().map(|(known, _)| *known).collect();
@@ -123,9 +123,9 @@ impl FromStr for Condition {
 }
 
 impl Condition {
-    /// Whether the condition can decide in a search for capacity that a rate is too high. Figures that grow with the
-    /// rate itself cannot. Figures of the answered requests only cannot either, since an overloaded server refuses the
-    /// others. The cost of replicas says nothing of one rate.
+    /// Whether `--slo` may have this condition: its figure must get worse when a rate is too high. Goodput and
+    /// throughput grow with the rate. The mean and the accuracy cover the answered requests only, and an overloaded
+    /// server refuses the others. The cost of replicas says nothing about a rate.
     pub fn fits_capacity(&self) -> bool {
         matches!(self.metric, RunMetric::Latency(_) | RunMetric::Attainment | RunMetric::Errors)
     }
@@ -160,7 +160,11 @@ impl fmt::Display for ConditionResult {
         let result = if self.held { "held" } else { "breached" };
         match self.value {
             Some(value) => write!(f, "{}: {result}, at {value:.2}", self.condition),
-            None => write!(f, "{}: {result}, since it was not measured, or too many requests failed", self.condition),
+            None => write!(
+                f,
+                "{}: {result}, since the figure was not measured, or too many requests failed",
+                self.condition
+            ),
         }
     }
 }

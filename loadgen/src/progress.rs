@@ -6,13 +6,13 @@ use crate::server_metrics::ServerMetrics;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-/// The live percentiles cover the answers of this last part of the run.
+/// Length of the last part of the run whose answers the live percentiles cover.
 pub const RECENT: Duration = Duration::from_secs(10);
 
 /// Largest number of answers that are kept for the live percentiles.
 const MAX_RECENT: usize = 50_000;
 
-/// Figures of one second of the run.
+/// The figures of one second of the run.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Second {
     /// Requests that were due in this second.
@@ -32,19 +32,19 @@ pub struct Progress {
     pub ended: usize,
     /// Requests that were answered within the objective.
     pub within_objective: usize,
-    /// Number of failed requests by code.
+    /// Number of failed requests by error code.
     pub errors: BTreeMap<String, usize>,
     /// Requests that were due and have not ended.
     pub in_flight: usize,
-    /// The whole seconds that have passed, oldest first.
+    /// The figures of each whole second that has passed, oldest first.
     pub seconds: Vec<Second>,
-    /// The last metrics of the dispatcher and the scaler; `None` if there are none.
+    /// The metrics of the dispatcher and the scaler that were read last; `None` if none have been read.
     pub server_metrics: Option<ServerMetrics>,
-    /// Time and latency of each recent answer, oldest first.
+    /// The time, since the start of the run, and the latency of each recent answer, oldest first.
     recent: VecDeque<(Duration, Duration)>,
     /// Requests that were due so far.
     sent: usize,
-    /// Requests that were due before the present second.
+    /// Requests that were due before the second that is not over yet.
     sent_before: usize,
 }
 
@@ -64,7 +64,8 @@ impl Progress {
         }
     }
 
-    /// Records that `now` is reached: `sent` requests were due so far, and `server_metrics` were read last.
+    /// Advances to `now`, the time since the start of the run: `sent` requests were due so far, and `server_metrics`
+    /// were read last.
     pub fn advance(&mut self, now: Duration, sent: usize, server_metrics: Option<ServerMetrics>) {
         self.sent = sent;
         self.in_flight = sent.saturating_sub(self.ended);
@@ -98,7 +99,7 @@ impl Progress {
         self.errors.values().sum()
     }
 
-    /// Requests that were due in the last whole second.
+    /// Requests that were due in the last whole second. In the first second, the requests that were due so far.
     pub fn rate(&self) -> usize {
         self.seconds.last().map_or(self.sent, |second| second.sent)
     }

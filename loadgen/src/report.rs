@@ -33,9 +33,11 @@ pub enum JsonReport {
 pub struct RunReport {
     /// The settings of the run.
     pub setup: RunSetup,
-    /// Whether the run came to its planned end. False if the user stopped it; the figures are those of the part before.
+    /// Whether the run came to its planned end. False if the user stopped it; the figures then cover the part before
+    /// the stop.
     pub is_complete: bool,
-    /// Requests that were sent and not waited for, since the user stopped the run. No other figure contains them.
+    /// Requests that were still in flight when loadgen stopped waiting, after the user had stopped the run. No other
+    /// figure contains them.
     pub unfinished: usize,
     /// How late requests were sent, and whether the run is valid.
     #[serde(rename = "punctuality")]
@@ -44,13 +46,13 @@ pub struct RunReport {
     pub summary: RunSummary,
     /// The result of each `--threshold`.
     pub thresholds: Vec<ConditionResult>,
-    /// Pairs of a quantile and the latency of the answered requests at it, in milliseconds.
+    /// Pairs of a quantile and the latency of the answered requests at that quantile, in milliseconds.
     pub distribution: Vec<(f64, f64)>,
     /// The latencies of the answered requests in microseconds, as an HdrHistogram (V2, compressed, base64).
     pub histogram: String,
     /// The figures of each second.
     pub seconds: Vec<IntervalSummary>,
-    /// The figures in the wider rows of `--table`. Empty without `--table`.
+    /// The figures of each row of `--table`. Empty without `--table`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub table: Vec<IntervalSummary>,
     /// Metrics of the dispatcher and the scaler during the run. Empty if they could not be read.
@@ -79,7 +81,7 @@ pub struct RunSetup {
     /// Number of different images.
     #[serde(rename = "pictures")]
     pub images: usize,
-    /// Number of files in the folder that have the name of an image and could not be read.
+    /// Number of files whose extension is that of an image, but that are no images or could not be read.
     #[serde(rename = "skipped_pictures")]
     pub skipped_images: usize,
     /// Format of the requests' bodies.
@@ -89,7 +91,7 @@ pub struct RunSetup {
     pub objective_ms: f64,
     /// Length of the warm-up before the run, in seconds. No figure contains its requests.
     pub warmup_seconds: f64,
-    /// Length of the run in seconds. If the user stopped the run, the length of the part before.
+    /// Length of the run in seconds. If the user stopped the run, the length of the part before the stop.
     pub length_seconds: f64,
 }
 
@@ -118,8 +120,8 @@ impl RunReport {
         }
     }
 
-    /// The last metrics from before the end of `second` (counted from 0). `None` if they are older than
-    /// [`server_metrics::STALE_AFTER`] then, or if there are none.
+    /// The metrics that were read last before the end of `second`, which counts from 0. `None` if there are none, or if
+    /// they were older than [`server_metrics::STALE_AFTER`] at that end.
     pub fn server_metrics_at(&self, second: usize) -> Option<&ServerMetrics> {
         let end = second as f64 + 1.0;
         let last = self.server_metrics.iter().rev().find(|metrics| metrics.at_seconds < end)?;
@@ -169,7 +171,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn metrics_become_stale_after_a_while() {
+    fn metrics_become_stale_after_three_seconds() {
         let metrics =
             |at_seconds| ServerMetrics { at_seconds, queue_length: None, replicas: None, desired_replicas: None };
         let server_metrics = vec![metrics(0.2), metrics(1.3), metrics(3.1)];
@@ -183,6 +185,9 @@ pub(crate) mod tests {
     fn the_published_schema_is_that_of_the_code() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/report.schema.json");
         let published = std::fs::read_to_string(path).expect("the schema is published");
-        assert!(published == super::schema(), "write it anew: loadgen schema > docs/report.schema.json");
+        assert!(
+            published == super::schema(),
+            "the schema has changed; update it: loadgen schema > docs/report.schema.json"
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! `loadgen run`: prepares images, load and target from the flags, and then measures one run or searches for the
-//! capacity.
+//! Executes `loadgen run`: prepares images, load and target from the flags, and then measures one run or searches for
+//! the capacity.
 
 use crate::capacity::{self, CapacityReport};
 use crate::config::RunArgs;
@@ -25,15 +25,15 @@ pub enum RunResult {
     Capacity(Box<CapacityReport>),
 }
 
-/// Does what the flags ask for, until it is done or `stop` resolves.
+/// Makes the run or the search that the flags choose. Ends it early, with a partial result, when `stop` resolves.
 ///
 /// # Errors
-/// When a flag makes no sense, there are no images, or no server listens at the URL. Answers of the server are never an
-/// error.
+/// If a flag is out of range, a file cannot be read or created, there are no images, or no server listens at the URL.
+/// No answer of the server is an error.
 pub async fn run(args: &RunArgs, mut stop: StopSignal<'_>) -> Result<RunResult> {
     let dispatcher = target::host_and_port(&args.target.url)?;
     let connections = args.target.connections()?;
-    // Reads all flags and connects before images are drawn, since drawing takes long.
+    // Drawing images takes long. Wrong flags and a missing server are therefore reported before it.
     let has_schedule = !args.find_capacity && args.load.closed.is_none();
     let workload = has_schedule.then(|| args.load.workload()).transpose()?;
     args.output.create_files()?;
@@ -50,7 +50,7 @@ pub async fn run(args: &RunArgs, mut stop: StopSignal<'_>) -> Result<RunResult> 
     measure(args, setup, workload, &runner, display, &mut stop).await
 }
 
-/// Connects to the server once, as a test.
+/// Connects to the server once, to test whether it listens.
 async fn connect(args: &RunArgs) -> Result<LoadTarget> {
     let target = &args.target;
     LoadTarget::connect(&target.url, &target.header, target.timeout, target.budget, target.top_k).await
@@ -69,7 +69,7 @@ fn payloads(args: &RunArgs) -> Result<(Vec<Payload>, usize)> {
     Ok((images.into_iter().map(|image| flags.body_format.encode(image)).collect(), skipped))
 }
 
-/// The settings of the run, as the report shows them. The length is known only after the run.
+/// The settings of the run, as the report shows them. The length is 0, since it is known only after the run.
 fn setup(args: &RunArgs, images: usize, skipped_images: usize) -> RunSetup {
     RunSetup {
         name: args.output.name.clone(),
@@ -88,7 +88,7 @@ fn setup(args: &RunArgs, images: usize, skipped_images: usize) -> RunSetup {
     }
 }
 
-/// Measures one run: of `workload`, or of a closed load without one.
+/// Measures one run of `workload`, or of the closed load of the flags if `workload` is `None`.
 async fn measure(
     args: &RunArgs,
     mut setup: RunSetup,
@@ -110,7 +110,7 @@ async fn measure(
     };
     let info = RunInfo { title: format!("{} to {}", setup.load, setup.url), length, objective: args.objective };
     let measurement = runner.measure(load, warmup, &info, &mut display, stop).await?;
-    // Leaves the screen, so that the summary is printed to the terminal proper.
+    // Leaves the screen before the report of a long run is computed, which takes a while.
     drop(display);
     setup.length_seconds = measurement.length.as_secs_f64();
     let report = RunReport::new(setup, &measurement, &args.threshold, args.output.table);

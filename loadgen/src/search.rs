@@ -1,7 +1,7 @@
-//! The search for the highest steady rate at which an objective holds: the rate is doubled (or halved) until there are
-//! two bounds, and then bisected. Pure. Knows nothing of how a rate is tried.
+//! The search for the highest steady rate at which an objective holds. It doubles or halves the rate until it has held
+//! at one rate and failed at another, and then bisects. Pure. Knows nothing of how a rate is tried.
 
-/// The search ends when the two bounds differ by at most this factor.
+/// The search ends when the rate that held and the rate that failed differ by at most this factor.
 pub const PRECISION: f64 = 1.05;
 
 /// The next step of a search.
@@ -68,7 +68,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_capacity_lies_between_what_held_and_what_failed(first in 0.1..1000.0, capacity in 0.2..9000.0) {
+        fn the_capacity_lies_between_the_rate_that_held_and_the_rate_that_failed(first in 0.1..1000.0, capacity in 0.2..9000.0) {
             let (held, failed, tries) = find(first, capacity);
             let (held, failed) = (held.expect("some rate holds"), failed.expect("some rate fails"));
             prop_assert!(held <= capacity && capacity < failed && failed / held <= PRECISION);

@@ -15,15 +15,15 @@ pub struct RunSummary {
     pub offered: usize,
     /// Requests that were answered with status 200 and a prediction.
     pub answered: usize,
-    /// Requests that ended in any other way.
+    /// Requests that ended without a prediction.
     pub failed: usize,
-    /// Number of failed requests by code.
+    /// Number of failed requests by error code.
     pub errors: BTreeMap<String, usize>,
     /// Share of right answers among the answers to labelled images, 0 to 1. Absent without such answers.
     pub accuracy: Option<f64>,
     /// Share of all offered requests that were answered within the objective, 0 to 1.
     pub attainment: f64,
-    /// Good answers per second of the run: within the objective, and not known to be wrong.
+    /// Good answers per second of the run. A good answer came within the objective and is not known to be wrong.
     pub goodput_per_second: f64,
     /// Answers that came before the end of the run, per second of the run.
     pub throughput_per_second: f64,
@@ -33,29 +33,29 @@ pub struct RunSummary {
     pub sent_bytes: u64,
     /// Length of all answers' bodies together, in bytes.
     pub received_bytes: u64,
-    /// Use of replicas. Absent if no metrics tell their number.
+    /// Use of replicas. Absent if no metrics have the number of replicas.
     pub usage: Option<ReplicaUsage>,
 }
 
-/// The figures of the requests whose scheduled send time lies in some consecutive seconds of a run.
+/// The figures of an interval: of the requests whose scheduled send time lies in some consecutive seconds of a run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct IntervalSummary {
-    /// The first of these seconds, counted from 0 at the start of the run.
+    /// First second of the interval, counted from 0 at the start of the run.
     pub second: usize,
-    /// Number of seconds.
+    /// Length of the interval, in seconds.
     pub seconds: usize,
-    /// Requests that were scheduled in these seconds.
+    /// Requests that were scheduled in the interval.
     pub offered: usize,
-    /// Offered requests that were answered within the objective.
+    /// Requests of the interval that were answered within the objective.
     pub within_objective: usize,
-    /// Offered requests that failed.
+    /// Requests of the interval that failed.
     pub failed: usize,
     /// Latency of the answered requests, in milliseconds. Absent if none was answered.
     pub latency_ms: Option<Percentiles>,
 }
 
-/// A share (0 to 1) in per cent, rounded to 9 decimals: 407 of 500 must be 81.4 %, and not a rounding error less, since
-/// conditions compare it with what the user wrote.
+/// Converts a share (0 to 1) to per cent, rounded to 9 decimals. Otherwise 407 of 500 could be a rounding error less
+/// than 81.4 %, and would breach the condition `attainment>=81.4`.
 pub fn percent(share: f64) -> f64 {
     (1e11 * share).round() / 1e9
 }
@@ -65,12 +65,12 @@ pub fn latencies<'a>(samples: impl IntoIterator<Item = &'a Sample>) -> Latencies
     samples.into_iter().filter(|sample| sample.is_answered()).map(|sample| sample.latency).collect()
 }
 
-/// Number of good answers: within `objective`, and not known to be wrong.
+/// Number of good answers, which came within `objective` and are not known to be wrong.
 pub fn good(samples: &[Sample], objective: Duration) -> usize {
     samples.iter().filter(|sample| sample.is_good(objective)).count()
 }
 
-/// The figures of a run of this length.
+/// Computes the figures of a run of `length`.
 pub fn summarise(samples: &[Sample], objective: Duration, length: Duration, usage: Option<ReplicaUsage>) -> RunSummary {
     let mut errors = BTreeMap::new();
     let (mut labelled, mut right) = (0_usize, 0_usize);
@@ -106,8 +106,8 @@ pub fn summarise(samples: &[Sample], objective: Duration, length: Duration, usag
     }
 }
 
-/// The figures of a run in rows of `step` seconds. The last row may be shorter. Seconds without requests have a row,
-/// too.
+/// Computes the figures of a run in intervals of `step` seconds. The last interval may be shorter. An interval without
+/// requests is included.
 ///
 /// # Panics
 /// If `step` is zero.
@@ -161,13 +161,13 @@ mod tests {
     }
 
     #[test]
-    fn a_run_is_summarised() {
+    fn the_summary_counts_the_requests_of_a_run() {
         let summary = summarise(&run(), Duration::from_millis(500), Duration::from_secs(4), None);
         assert_eq!((summary.offered, summary.answered, summary.failed), (5, 4, 1));
         assert_eq!(summary.errors.get("queue_full"), Some(&1));
         assert_eq!(summary.attainment, 3.0 / 5.0);
         assert_eq!(summary.accuracy, Some(2.0 / 3.0));
-        // The right answer in time, and the answer to an image without a label.
+        // Two answers are good: the right answer in time, and the answer to an image without a label.
         assert_eq!((summary.goodput_per_second, summary.throughput_per_second), (0.5, 1.0));
         assert_eq!((summary.sent_bytes, summary.received_bytes), (5000, 50));
         assert!(summary.latency_ms.is_some_and(|latency| (latency.max - 700.0).abs() < 1.0));

@@ -15,7 +15,7 @@ use std::time::Duration;
 use workload::Workload;
 use workload::arrivals::{self, Process};
 
-/// Length of the runs: that of loadgen/workloads/course.txt.
+/// Length of each run in seconds, equal to that of loadgen/workloads/course.txt.
 const SECONDS: u64 = 630;
 
 const MAX_PAGE_BYTES: usize = 2_000_000;
@@ -94,7 +94,7 @@ fn open(browser: &Path, page: &Path, screenshot: Option<&Path>) -> (String, Stri
     (String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-/// Checks that `page` has this number of plots, and that its screenshot contains these colours.
+/// Checks that `page` has `plots` plots and no reference to other files, and that its screenshot contains `colours`.
 fn check(browser: &Path, name: &str, page: &str, plots: usize, colours: &[[u8; 3]]) {
     println!("{name}: {} bytes", page.len());
     assert!(page.len() <= MAX_PAGE_BYTES, "{name} has {} bytes", page.len());
@@ -135,7 +135,7 @@ fn pages_draw_their_plots_without_a_network() {
     };
     let (blue, red, green, yellow) = ([0x3b, 0x6f, 0xd4], [0xc8, 0x37, 0x2d], [0x2a, 0x9d, 0x5c], [0xd9, 0x8e, 0x04]);
     let violet = [0x7a, 0x4f, 0xc0];
-    // Load, latency, replicas, queue, percentiles.
+    // The five plots are load, latency, replicas, queue and percentiles.
     check(&browser, "a report", &html::page(&report(1)), 5, &[blue, red, green, yellow, violet]);
     let runs =
         (1..=8).map(|slowness| ComparedRun { name: format!("run {slowness}"), report: report(slowness) }).collect();

@@ -10,7 +10,7 @@ use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
-/// The columns of a second. A column's name ends with its unit, where it has one.
+/// The columns of the file that has a row for every second. A column's name ends with its unit, if it has one.
 const SECOND_COLUMNS: [&str; 13] = [
     "second",
     "offered",
@@ -27,14 +27,14 @@ const SECOND_COLUMNS: [&str; 13] = [
     "desired_replicas",
 ];
 
-/// The columns of a request. Times are in microseconds.
+/// The columns of the file that has a row for every request. Times are in microseconds.
 const REQUEST_COLUMNS: [&str; 7] =
     ["scheduled_us", "send_delay_us", "latency_us", "outcome", "right", "sent_bytes", "received_bytes"];
 
-/// Writes a row for every second. A figure that was not measured is empty.
+/// Writes a row for every second. The cell of a figure that was not measured is empty.
 ///
 /// # Errors
-/// When the file cannot be written; the message names it.
+/// If the file cannot be written; the message names it.
 pub fn write_seconds(report: &RunReport, path: &Path) -> Result<()> {
     let write = || -> Result<()> {
         let mut csv = csv::Writer::from_path(path)?;
@@ -67,7 +67,7 @@ pub fn write_seconds(report: &RunReport, path: &Path) -> Result<()> {
 /// Writes a row for every request, compressed with gzip.
 ///
 /// # Errors
-/// When the file cannot be written; the message names it.
+/// If the file cannot be written; the message names it.
 pub fn write_requests(samples: &[Sample], path: &Path) -> Result<()> {
     let micros = |duration: Duration| duration.as_micros().to_string();
     let write = || -> Result<()> {

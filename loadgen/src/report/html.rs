@@ -42,7 +42,7 @@ fn plot_data(run: &ComparedRun) -> Value {
         "name": name,
         "seconds": report.seconds.iter().map(|row| row.second).collect::<Vec<_>>(),
         "offered": report.seconds.iter().map(|row| row.offered).collect::<Vec<_>>(),
-        // A logarithmic axis has no zero.
+        // A logarithmic axis cannot show zero.
         "p95": report.seconds.iter().map(|row| row.latency_ms.map(|ms| rounded(ms.p95).max(0.1))).collect::<Vec<_>>(),
         "metrics_at": metrics.iter().map(|metrics| rounded(metrics.at_seconds)).collect::<Vec<_>>(),
         "queue": metrics.iter().map(|metrics| metrics.queue_length).collect::<Vec<_>>(),
@@ -50,11 +50,11 @@ fn plot_data(run: &ComparedRun) -> Value {
     })
 }
 
-/// The page with its title, its script and its data in their places.
+/// Fills title, script and data into the page.
 fn fill_page(title: &str, script: &str, data: &Value) -> String {
     // `</script>` within the data would end the script. In JSON strings, the escape means the same as `<`.
     let data = data.to_string().replace('<', "\\u003c");
-    // The data is filled in last, so that the names of the other places are not replaced within it.
+    // The data is filled in last, so that text in it is not taken for a placeholder.
     PAGE.replace("PAGE_TITLE", title)
         .replace("/*UPLOT_STYLE*/", UPLOT_STYLE)
         .replace("/*UPLOT_SCRIPT*/", UPLOT_SCRIPT)

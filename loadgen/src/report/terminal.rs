@@ -14,7 +14,7 @@ pub fn summary(report: &RunReport) -> String {
     let mut lines = Vec::new();
     if !report.is_complete {
         lines.push(format!(
-            "PARTIAL     stopped after {:.1} s; {} answers were not waited for",
+            "PARTIAL     stopped after {:.1} s; {} requests were still in flight",
             setup.length_seconds, report.unfinished
         ));
     }
@@ -55,7 +55,7 @@ fn request_lines(summary: &RunSummary, setup: &RunSetup) -> Vec<String> {
     ));
     lines.push(format!("attainment  {:.2} % within {:.0} ms", 100.0 * summary.attainment, setup.objective_ms));
     lines.push(format!(
-        "goodput     {:.1} right answers within the objective per second, of {:.1} answers",
+        "goodput     {:.1} good answers per second (right, and within the objective), of {:.1} answers per second",
         summary.goodput_per_second, summary.throughput_per_second
     ));
     lines
@@ -66,7 +66,7 @@ fn usage_line(usage: &ReplicaUsage) -> String {
     let cost = usage.replica_seconds_per_1000_good;
     let cost = cost.map_or_else(String::new, |cost| format!(", {cost:.1} for 1000 good answers"));
     format!(
-        "replicas    {:.0} replica-seconds {}{cost}; at most {:.0}, changed {} times",
+        "replicas    {:.0} replica-seconds ({}){cost}; at most {:.0} replicas, {} changes",
         usage.replica_seconds,
         usage.counted_by.description(),
         usage.peak_replicas,
@@ -80,11 +80,11 @@ fn send_delay_line(delays: &SendDelays) -> Option<String> {
     let late = format!("{late_sends} requests were sent over 10 ms late (p99 {:.1} ms)", send_delay_ms.p99);
     if *is_bottleneck {
         Some(format!(
-            "INVALID     {late}: this machine, or --connections, was the bottleneck, and the figures say nothing of \
-             the server"
+            "INVALID     {late}: this machine, or --connections, was the bottleneck, and the figures say nothing about \
+             the server; lower the rate, or raise --connections"
         ))
     } else if *late_sends > 0 {
-        Some(format!("warning     {late}: this machine was busy"))
+        Some(format!("warning     {late}, since this machine was busy"))
     } else {
         None
     }
@@ -126,7 +126,7 @@ pub fn capacity(capacity: &CapacityReport) -> String {
         lines.push(format!("INVALID     {reason}"));
     }
     if !capacity.is_complete {
-        lines.push("PARTIAL     the search was stopped".into());
+        lines.push("PARTIAL     the search was stopped before its end".into());
     }
     lines.join("\n")
 }

@@ -22,7 +22,7 @@ pub fn record(stall: Option<ServerStall>) -> (String, RecordedArrivals) {
     let served = arrivals.clone();
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
-        recorder::serve(&served, stall, false, |address| sender.send(address).expect("the test waits"))
+        recorder::serve(&served, stall, |address| sender.send(address).expect("the test waits"))
             .expect("the recorder serves");
     });
     (format!("http://{}/predict", receiver.recv().expect("the recorder has an address")), arrivals)
@@ -42,15 +42,15 @@ pub fn stderr(output: &Output) -> String {
 
 /// A finished run.
 pub struct FinishedRun {
-    /// Exit status.
+    /// The exit status of loadgen.
     pub status: Option<i32>,
     /// Standard output and standard error.
     pub output: Output,
-    /// The file of `--json`.
+    /// The report that `--json` wrote.
     pub report: Value,
-    /// The rows of the file of `--log`.
+    /// The rows that `--log` wrote.
     pub requests: Vec<LoggedRequest>,
-    /// The folder of both files.
+    /// The folder of the files that loadgen wrote.
     pub folder: TempDir,
 }
 
