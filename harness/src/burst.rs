@@ -24,7 +24,7 @@ pub const SCALING: [&str; 6] = ["--min=1", MAX, SHARE, "--quantile=0.999", "--in
 /// The value of `--interval` in [`SCALING`], in seconds.
 pub const INTERVAL_SECONDS: f64 = 1.0;
 
-/// The workload, scaled to this machine.
+/// The demo's workload, with what scales it to this machine.
 pub struct Burst {
     /// The flag `--url` of loadgen, with the dispatcher's address.
     url: String,

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// Time limit of a program that is started only to see whether it runs.
+/// Time limit of a program that is started only to test whether it runs.
 pub const PROBE_LIMIT: Duration = Duration::from_secs(20);
 
 /// Time between two checks whether a program has ended.

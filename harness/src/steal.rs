@@ -20,7 +20,7 @@ const NOTABLE: f64 = 0.05;
 /// Runs `measure`, and prints the steal time of its run if that is notable.
 ///
 /// # Errors
-/// Those of `measure`.
+/// If `measure` fails.
 pub fn watch<T>(measure: impl FnOnce() -> Result<T>) -> Result<T> {
     let watch = Watch::start();
     let measured = measure();

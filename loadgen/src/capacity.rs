@@ -88,8 +88,8 @@ pub async fn find(
     for condition in &args.slo {
         ensure!(
             condition.fits_capacity(),
-            "--slo {condition}: use a condition on a percentile, attainment or errors; the other figures do not show that a \
-             rate is too high"
+            "--slo {condition}: use a condition on a percentile, attainment or errors; other figures do not show that \
+             a rate is too high"
         );
     }
     ensure!(

@@ -16,7 +16,7 @@ use std::path::Path;
 /// Largest report, in bytes. The report of a run of a few hours is smaller.
 const MAX_FILE_BYTES: u64 = 512 << 20;
 
-/// Several runs, and the goal by which they are compared.
+/// Several runs, and the goal that their attainment is compared with.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RunComparison {
     /// Percentage of requests that must be answered within the objective.
@@ -50,7 +50,7 @@ const COLUMNS: [&str; 9] = [
 /// Reads the reports that the flags name.
 ///
 /// # Errors
-/// If a file cannot be read or is not the report of a run, or when two runs have the same name. The message names the
+/// If a file cannot be read or is not the report of a run, or if two runs have the same name. The message names the
 /// file or the run.
 pub fn read(args: &CompareArgs) -> Result<RunComparison> {
     let mut runs = Vec::new();
@@ -85,7 +85,7 @@ fn read_report(path: &Path) -> Result<RunReport> {
     Err(error).context(reason)
 }
 
-/// A field that the result of `--find-capacity` has, and the report of a run has not.
+/// A field that only the result of `--find-capacity` has.
 #[derive(Deserialize)]
 struct CapacityReportMarker {
     #[serde(rename = "tries")]
@@ -224,7 +224,7 @@ impl RunComparison {
         }
     }
 
-    /// The runs that count for the conclusion, which are the valid runs; see [`ComparedRun::is_valid`].
+    /// The runs that count for the conclusion; see [`ComparedRun::is_valid`].
     fn valid_runs(&self) -> impl DoubleEndedIterator<Item = &ComparedRun> {
         self.runs.iter().filter(|run| run.is_valid())
     }

@@ -77,9 +77,9 @@ pub enum Command {
     The names are p50 p90 p95 p99 p99.9 max (latency; a failed request counts as infinitely slow), mean (latency of\n\
     the answered requests), attainment errors accuracy (per cent), goodput throughput (per second), replica-seconds,\n\
     and cost (replica-seconds for 1000 good answers). --slo takes percentiles, attainment and errors only.\n\n\
-    Exit status: 0 if the run is complete and every threshold held; 99 if a threshold was breached, this machine could\n\
-    not send on time, or no rate meets --slo; 130 if the run was stopped, and its report is partial; 1 if the run could\n\
-    not be made; 2 if the flags are wrong.")]
+    Exit status: 0 if the run is complete and every threshold held; 99 if a threshold was breached, this machine\n\
+    could not send on time, or no rate meets --slo; 130 if the run was stopped, and its report is partial; 1 if the\n\
+    run could not be made; 2 if the flags are wrong.")]
 pub struct RunArgs {
     /// The server, and how requests are sent to it
     #[command(flatten)]

@@ -18,19 +18,19 @@ const MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Percentiles of a time, in milliseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Percentiles {
-    /// Arithmetic mean.
+    /// The arithmetic mean, in milliseconds.
     pub mean: f64,
-    /// Median.
+    /// The median, in milliseconds.
     pub p50: f64,
-    /// 90th percentile.
+    /// The 90th percentile, in milliseconds.
     pub p90: f64,
-    /// 95th percentile.
+    /// The 95th percentile, in milliseconds.
     pub p95: f64,
-    /// 99th percentile.
+    /// The 99th percentile, in milliseconds.
     pub p99: f64,
-    /// 99.9th percentile.
+    /// The 99.9th percentile, in milliseconds.
     pub p999: f64,
-    /// Largest value.
+    /// The largest value, in milliseconds.
     pub max: f64,
 }
 
@@ -47,7 +47,7 @@ pub struct Latencies(Histogram<u64>);
 
 impl Default for Latencies {
     fn default() -> Self {
-        // Values from one microsecond on; the histogram grows with the largest recorded value.
+        // The smallest value is one microsecond. The histogram grows with the largest recorded value.
         Self(Histogram::new(DIGITS).expect("four digits are valid"))
     }
 }
@@ -79,7 +79,7 @@ impl Latencies {
     /// The latency at `quantile` of `offered` requests, in milliseconds. The requests whose latency is not in the
     /// histogram count as infinitely slow, so the result is `None` if the quantile lies among them.
     pub fn at_quantile_of_offered(&self, quantile: f64, offered: usize) -> Option<f64> {
-        // Minus a billionth, so that a rounding error does not make the rank one higher.
+        // A billionth is subtracted, so that a rounding error does not raise the rank by one.
         let rank = (quantile * offered as f64 - 1e-9).ceil().max(1.0);
         let count = self.count() as f64;
         if rank > count { None } else { self.at_quantile((rank - 0.5) / count) }

@@ -76,7 +76,7 @@ impl Runner {
             "{unfinished} requests were lost, which is a bug of loadgen; report it"
         );
 
-        // A stop after the last request was sent also makes the run incomplete: some answers were not waited for.
+        // A stop after the last request was sent also makes the run incomplete: loadgen did not wait for some answers.
         let length = stopped_at.map_or(info.length, |at| at.min(info.length)).saturating_sub(warmup);
         Ok(Measurement {
             samples: without_warmup(samples, warmup),

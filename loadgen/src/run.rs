@@ -110,7 +110,7 @@ async fn measure(
     };
     let info = RunInfo { title: format!("{} to {}", setup.load, setup.url), length, objective: args.objective };
     let measurement = runner.measure(load, warmup, &info, &mut display, stop).await?;
-    // Leaves the screen before the report of a long run is computed, which takes a while.
+    // Closes the screen now, because computing the report of a long run takes a while.
     drop(display);
     setup.length_seconds = measurement.length.as_secs_f64();
     let report = RunReport::new(setup, &measurement, &args.threshold, args.output.table);

@@ -68,7 +68,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_capacity_lies_between_the_rate_that_held_and_the_rate_that_failed(first in 0.1..1000.0, capacity in 0.2..9000.0) {
+        fn the_capacity_lies_between_the_rates_that_held_and_failed(first in 0.1..1000.0, capacity in 0.2..9000.0) {
             let (held, failed, tries) = find(first, capacity);
             let (held, failed) = (held.expect("some rate holds"), failed.expect("some rate fails"));
             prop_assert!(held <= capacity && capacity < failed && failed / held <= PRECISION);

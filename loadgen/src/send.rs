@@ -201,7 +201,7 @@ impl LoadSender {
         Ok(())
     }
 
-    /// Starts `concurrency` tasks, each of which sends one request after the other for `duration`.
+    /// Starts `concurrency` tasks, each of which sends one request after another for `duration`.
     fn send_closed(
         self: &Arc<Self>,
         concurrency: usize,

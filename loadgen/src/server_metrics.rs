@@ -12,14 +12,13 @@ use std::time::{Duration, Instant};
 /// Time between two scrapes, and the longest time that a scrape may take.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Metrics that are older than this are not shown as the present state. The time is long enough to bridge one failed
-/// scrape.
+/// The largest age of metrics that a row of a report may show. It is long enough to bridge one failed scrape.
 pub const STALE_AFTER: Duration = Duration::from_secs(3);
 
 /// Metrics of the dispatcher and the scaler at one time. A value that could not be read is absent.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ServerMetrics {
-    /// Seconds since the start of the run; 0 before it.
+    /// Seconds since the start of the run; 0 before the start.
     pub at_seconds: f64,
     /// Requests that wait in the dispatcher's queue.
     pub queue_length: Option<f64>,
@@ -34,7 +33,7 @@ pub struct ServerMetrics {
 #[derive(Debug, Clone, Default)]
 pub struct MetricsLog(Arc<Mutex<Vec<ServerMetrics>>>);
 
-/// Invariant of the lock.
+/// Invariant of the lock on the metrics.
 const UNPOISONED: &str = "no task panics while it holds the lock on the metrics";
 
 impl MetricsLog {

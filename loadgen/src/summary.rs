@@ -27,7 +27,7 @@ pub struct RunSummary {
     pub goodput_per_second: f64,
     /// Answers that came before the end of the run, per second of the run.
     pub throughput_per_second: f64,
-    /// Latency of the answered requests, in milliseconds. Absent if none was answered.
+    /// Latency of the answered requests, in milliseconds. Absent if no request was answered.
     pub latency_ms: Option<Percentiles>,
     /// Length of all requests' bodies together, in bytes.
     pub sent_bytes: u64,
@@ -50,12 +50,12 @@ pub struct IntervalSummary {
     pub within_objective: usize,
     /// Requests of the interval that failed.
     pub failed: usize,
-    /// Latency of the answered requests, in milliseconds. Absent if none was answered.
+    /// Latency of the answered requests, in milliseconds. Absent if no request was answered.
     pub latency_ms: Option<Percentiles>,
 }
 
-/// Converts a share (0 to 1) to per cent, rounded to 9 decimals. Otherwise 407 of 500 could be a rounding error less
-/// than 81.4 %, and would breach the condition `attainment>=81.4`.
+/// Converts a share (0 to 1) to per cent, rounded to 9 decimals. Without this rounding, 407 of 500 could be slightly
+/// less than 81.4 %, and would breach the condition `attainment>=81.4`.
 pub fn percent(share: f64) -> f64 {
     (1e11 * share).round() / 1e9
 }

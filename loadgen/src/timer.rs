@@ -79,7 +79,7 @@ mod portable {
     }
 }
 
-/// Waits for one instant after the other.
+/// Waits for one instant after another.
 #[derive(Debug)]
 pub struct PreciseTimer(SystemTimer);
 

@@ -186,7 +186,7 @@ fn thresholds_decide_the_exit_status() {
 }
 
 #[test]
-fn too_few_connections_make_late_sends_and_an_invalid_report() {
+fn too_few_connections_cause_late_sends_and_an_invalid_report() {
     let url = answering(|stream| {
         std::thread::sleep(Duration::from_millis(200));
         let _sent = stream.write_all(b"HTTP/1.1 503 No\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
@@ -278,7 +278,7 @@ fn without_a_terminal_nothing_is_shown_unless_no_tui_asks_for_lines() {
 }
 
 #[test]
-fn a_reader_that_closes_its_pipe_early_costs_no_results() {
+fn results_are_written_even_if_the_reader_of_standard_output_has_gone() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let json = folder.path().join("run.json");
     let (reader, writer) = std::io::pipe().expect("a pipe");

@@ -9,7 +9,7 @@ use workload::Workload;
 use workload::arrivals::{self, Process};
 
 /// The Kolmogorov–Smirnov distance: the largest difference between the distribution function of `gaps` and that of the
-/// exponential distribution with this mean. Both are in seconds.
+/// exponential distribution with this `mean`. Gaps and mean are in seconds.
 fn distance_from_exponential(mut gaps: Vec<f64>, mean: f64) -> f64 {
     gaps.sort_by(f64::total_cmp);
     let n = gaps.len() as f64;
@@ -99,7 +99,7 @@ fn a_replayed_file_is_followed_second_by_second_and_no_figure_contains_its_warm_
 }
 
 #[test]
-fn a_closed_load_sends_one_request_after_the_other() {
+fn a_closed_load_sends_a_request_as_soon_as_one_is_answered() {
     let (url, arrivals) = record(None);
     let run = run(&["--url", &url, "--closed=3", "--duration=500ms"]);
     assert_eq!(run.status, Some(0));

@@ -19,7 +19,7 @@ pub struct Args {
     /// Header that is sent with each request, such as 'Authorization: Bearer abc'; can be given several times
     #[arg(long, value_name = "NAME: VALUE", value_parser = header)]
     pub header: Vec<(HeaderName, HeaderValue)>,
-    /// Time from the scheduled send time after which a request counts as failed
+    /// Time after its scheduled send time at which a request counts as failed
     #[arg(long, default_value = "30s", value_parser = positive)]
     pub timeout: Duration,
     /// Timeout to send with each request, in the header x-request-timeout-ms
@@ -48,8 +48,8 @@ impl Args {
         let Some(connections) = self.connections else { return Ok(permitted.min(DEFAULT_CONNECTIONS)) };
         ensure!(
             connections as usize <= permitted,
-            "--connections ({connections}) exceeds the {permitted} connections that the limit of open files permits; lower \
-             it, or raise the limit (ulimit -Hn)"
+            "--connections ({connections}) exceeds the {permitted} connections that the limit of open files permits; \
+             lower it, or raise the limit (ulimit -Hn)"
         );
         Ok(connections as usize)
     }

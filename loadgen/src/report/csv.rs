@@ -31,7 +31,7 @@ const SECOND_COLUMNS: [&str; 13] = [
 const REQUEST_COLUMNS: [&str; 7] =
     ["scheduled_us", "send_delay_us", "latency_us", "outcome", "right", "sent_bytes", "received_bytes"];
 
-/// Writes a row for every second. The cell of a figure that was not measured is empty.
+/// Writes a CSV file with a row for every second. The cell of a figure that was not measured is empty.
 ///
 /// # Errors
 /// If the file cannot be written; the message names it.
@@ -64,7 +64,7 @@ pub fn write_seconds(report: &RunReport, path: &Path) -> Result<()> {
     write().with_context(|| format!("write {}", path.display()))
 }
 
-/// Writes a row for every request, compressed with gzip.
+/// Writes a CSV file with a row for every request, compressed with gzip.
 ///
 /// # Errors
 /// If the file cannot be written; the message names it.

@@ -90,8 +90,8 @@ fn send_delay_line(delays: &SendDelays) -> Option<String> {
     }
 }
 
-/// The rows of `--table`. Each shows its first second, the offered rate, the replicas and the queue length at its end,
-/// p95 and attainment.
+/// The rows of `--table`. Each row shows its first second, the offered rate, the replicas and the queue length at its
+/// end, p95 and attainment.
 pub fn table(report: &RunReport) -> String {
     let mut lines = vec![" time   offered   replicas   queue      p95   within objective".to_owned()];
     let number = |value: Option<f64>| value.map_or_else(|| "-".into(), |value| format!("{value:.0}"));

@@ -62,7 +62,7 @@ pub struct LoggedRequest {
     pub outcome: String,
 }
 
-/// Runs `loadgen run` with these flags, `--json` and `--log`, to its end.
+/// Runs `loadgen run` with `flags`, `--json` and `--log` to its end.
 pub fn run(flags: &[&str]) -> FinishedRun {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (json, log) = (folder.path().join("run.json"), folder.path().join("run.csv.gz"));
