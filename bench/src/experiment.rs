@@ -2,7 +2,7 @@
 //! and replicas of its own, and then the comparison.
 
 use anyhow::{Context, Result, ensure};
-use harness::stack::{ScalerProgram, Setup, Stack};
+use harness::stack::{ScalerProgram, Stack, StackSetup};
 use harness::{loadgen, paths, steal};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -112,7 +112,7 @@ fn program_of(policy: &str) -> ScalerProgram {
 
 /// Starts a dispatcher, a scaler with these flags, and its first replica.
 fn start(folder: &Path, program: ScalerProgram, scaler: Vec<String>) -> Result<Stack> {
-    Stack::start(Setup { listen: "127.0.0.1:0", folder: folder.to_owned(), program, scaler })
+    Stack::start(StackSetup { listen: "127.0.0.1:0", folder: folder.to_owned(), program, scaler })
 }
 
 fn url_flag(stack: &Stack) -> String {

@@ -3,7 +3,7 @@
 
 use crate::{images, progress};
 use anyhow::{Context, Result, ensure};
-use harness::stack::{ScalerProgram, Setup, Stack};
+use harness::stack::{ScalerProgram, Stack, StackSetup};
 use harness::{http, paths};
 use std::fs;
 use std::time::{Duration, Instant};
@@ -28,7 +28,7 @@ pub(crate) fn run() -> Result<()> {
     images::draw(&drawn, &["--count=8"])?;
     let image = fs::read(drawn.join("00007.jpg")).context("read a drawn image")?;
     let scaler = vec!["--max=1".into()];
-    let stack = Stack::start(Setup { listen: "127.0.0.1:0", folder, scaler, program: ScalerProgram::Scaler })?;
+    let stack = Stack::start(StackSetup { listen: "127.0.0.1:0", folder, scaler, program: ScalerProgram::Scaler })?;
     let replica = stack.ready_replicas()?.pop().context("the dispatcher has no ready replica any more")?;
     let urls = [replica, stack.dispatcher.address.clone()].map(|address| format!("http://{address}/predict"));
 

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, ensure};
 use cell::{Cell, Sample, Server};
 use clap::{Args, value_parser};
 use harness::paths;
-use harness::stack::{Service, Stack};
+use harness::stack::{ServiceProcess, Stack};
 use peer::Peer;
 use samples::Samples;
 use std::fs;
@@ -92,7 +92,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// The running servers. The stub is dropped last, so that no server loses its upstream while it still works.
 struct Servers {
-    dispatcher: Service,
+    dispatcher: ServiceProcess,
     nginx: Peer,
     haproxy: Peer,
     direct: String,
@@ -150,14 +150,14 @@ impl Servers {
 }
 
 /// Starts a dispatcher and waits until the replica at `upstream` is in rotation.
-fn start_dispatcher(upstream: SocketAddr, folder: &Path) -> Result<Service> {
+fn start_dispatcher(upstream: SocketAddr, folder: &Path) -> Result<ServiceProcess> {
     let flags = [
         format!("--replicas=static:{upstream}"),
         "--listen=127.0.0.1:0".into(),
         "--log=warn".into(),
         "--queue-length=4096".into(),
     ];
-    let dispatcher = Service::start("dispatcher", &flags, folder)?;
+    let dispatcher = ServiceProcess::start("dispatcher", &flags, folder)?;
     let deadline = Instant::now() + READY_TIMEOUT;
     while Stack::status(&dispatcher)?["replicas"][0]["state"] != "ready" {
         ensure!(Instant::now() < deadline, "the dispatcher did not find the stub; see {}", folder.display());

@@ -1,28 +1,30 @@
-//! The demo's burst: a workload scaled to the capacity of one replica on this machine, against a new scaler.
+//! The demo's burst: scales a workload to what one replica can handle on this machine, and replays it against a new
+//! scaler.
 
-use crate::stack::{ScalerProgram, Setup, Stack};
+use crate::stack::{ScalerProgram, Stack, StackSetup};
 use crate::{loadgen, paths};
 use anyhow::Result;
 use serde_json::Value;
 use std::path::PathBuf;
 
-/// Cores for each replica, where permitted. Three replicas and the other programs then fit two cores.
+/// The flag that limits each replica to 0.6 cores, where the system permits control groups. Three replicas and the
+/// other programs then fit on two cores.
 const SHARE: &str = "--cpu-share=0.6";
 
-/// Most replicas that the scaler may start.
+/// The flag for the largest number of replicas.
 const MAX: &str = "--max=3";
 
-/// The workload: at both ends less than the capacity of one replica, and more between them.
+/// The file of the workload. Its load is within the capacity of one replica at both ends, and above it in between.
 pub const WORKLOAD: &str = "loadgen/workloads/burst.txt";
 
-/// The scaler's flags while the burst is replayed. The quantile is higher than the attainment that the demo asks
-/// for, because a plan for that very attainment would leave no reserve.
+/// The scaler's flags while the burst is replayed. The quantile is higher than the attainment that the demo asks for,
+/// because a plan for exactly that attainment would leave no reserve.
 pub const SCALING: [&str; 6] = ["--min=1", MAX, SHARE, "--quantile=0.999", "--interval=1s", "--down-window=8s"];
 
-/// The interval among these flags, seconds.
+/// The value of `--interval` in [`SCALING`], in seconds.
 pub const INTERVAL_SECONDS: f64 = 1.0;
 
-/// The workload, scaled to this machine.
+/// The demo's workload, with what scales it to this machine.
 pub struct Burst {
     /// The flag `--url` of loadgen, with the dispatcher's address.
     url: String,
@@ -35,9 +37,9 @@ impl Burst {
     /// Starts the stack with one replica and measures its capacity. All files go to `folder`.
     ///
     /// # Errors
-    /// When a program does not start or answer.
+    /// If a program does not start or answer.
     pub fn prepare(folder: PathBuf) -> Result<(Stack, Self)> {
-        let stack = Stack::start(Setup {
+        let stack = Stack::start(StackSetup {
             listen: "127.0.0.1:0",
             folder: folder.clone(),
             program: ScalerProgram::Scaler,
@@ -51,7 +53,7 @@ impl Burst {
         Ok((stack, Self { url, capacity, folder }))
     }
 
-    /// The factor that makes the workload's rates, which are per cent of the capacity, requests per second.
+    /// The factor that converts the workload's rates from per cent of the capacity to requests per second.
     pub fn scale(&self) -> f64 {
         (self.capacity * 10.0).round() / 1e3
     }
@@ -59,17 +61,17 @@ impl Burst {
     /// Replaces the stack's scaler by a new one with the flags for the burst.
     ///
     /// # Errors
-    /// When the scaler does not start.
+    /// If the scaler does not start.
     pub fn rescale(&self, stack: Stack) -> Result<Stack> {
         stack.rescale(SCALING.map(str::to_owned).into())
     }
 
-    /// Replays the burst with these flags of loadgen, too. Returns loadgen's report.
+    /// Replays the burst with `flags` as additional flags of loadgen. Returns loadgen's report.
     ///
     /// # Errors
-    /// When loadgen fails.
+    /// If loadgen fails.
     pub fn replay(&self, flags: &[&str]) -> Result<Value> {
-        println!("replaying the burst, which peaks at 120 % of that");
+        println!("replaying the burst, which peaks at 120 % of the capacity");
         let workload = format!("--workload={}", paths::root().join(WORKLOAD).display());
         let scale = format!("--rate-scale={}", self.scale());
         let flags = [&[self.url.as_str(), &workload, &scale, "--table=4"], flags].concat();

@@ -1,4 +1,4 @@
-//! Runs other programs, each with a time limit, so that no step waits for ever. Knows nothing of what they do.
+//! Runs other programs, each with a time limit, so that no step waits for ever. Does not know what the programs do.
 
 use anyhow::{Context, Result, bail, ensure};
 use std::ffi::OsStr;
@@ -7,13 +7,13 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// Time limit of a program that is started only to see whether it runs.
+/// Time limit of a program that is started only to test whether it runs.
 pub const PROBE_LIMIT: Duration = Duration::from_secs(20);
 
-/// Time between two looks at whether a program has ended.
+/// Time between two checks whether a program has ended.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Variables that name a proxy for HTTP.
+/// The environment variables that name a proxy for HTTP.
 const PROXY_VARIABLES: [&str; 6] = ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
 
 /// Waits for the end of a program; `None` if it still runs after `limit`.
@@ -54,7 +54,8 @@ pub fn run(command: &mut Command, limit: Duration) -> Result<()> {
     Ok(())
 }
 
-/// Runs a program that writes less than a pipe holds (64 KiB) and returns its output.
+/// Runs a program to its end and returns its output. A program that writes more than a pipe holds (64 KiB) would block
+/// until `limit`.
 ///
 /// # Errors
 /// If the program cannot be started or is killed because it still runs after `limit`.
@@ -72,7 +73,7 @@ pub fn succeeds(program: impl AsRef<OsStr>, arguments: &[&str]) -> bool {
     status(&mut command, PROBE_LIMIT).is_ok_and(|status| status.success())
 }
 
-/// Makes a program talk directly to every address: no proxy can reach this machine's loopback addresses.
+/// Removes the proxies from a program's environment. No proxy can reach this machine's loopback addresses.
 pub fn without_proxy(command: &mut Command) -> &mut Command {
     for variable in PROXY_VARIABLES {
         command.env_remove(variable);
@@ -81,14 +82,16 @@ pub fn without_proxy(command: &mut Command) -> &mut Command {
 }
 
 fn finish(child: &mut Child, command: &Command, limit: Duration) -> Result<ExitStatus> {
-    if let Some(status) = wait(child, limit)? {
+    if let Some(status) = wait(child, limit).with_context(|| format!("wait for {}", name(command)))? {
         return Ok(status);
     }
-    // Not permitted for sudo, which runs as root; waiting for it would then take for ever.
-    if child.kill().is_ok() {
-        child.wait()?;
+    // A program under sudo runs as root and cannot be killed. Waiting for it could take for ever.
+    let is_killed = child.kill().is_ok();
+    if is_killed {
+        child.wait().with_context(|| format!("wait for {}", name(command)))?;
     }
-    bail!("{} did not end within {} s and was stopped", name(command), limit.as_secs())
+    let result = if is_killed { "was killed" } else { "cannot be killed; end it yourself" };
+    bail!("{} did not end within {} s and {result}", name(command), limit.as_secs())
 }
 
 /// The program and its first arguments, for messages.

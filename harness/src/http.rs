@@ -7,7 +7,7 @@ use ureq::Agent;
 /// Time limit of one request.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// A client that sends every request directly, whatever `HTTP_PROXY` says, and returns answers of any status.
+/// A client that sends every request directly, without a proxy from the environment, and returns answers of any status.
 pub fn agent() -> Agent {
     Agent::config_builder().proxy(None).timeout_global(Some(LIMIT)).http_status_as_error(false).build().into()
 }
@@ -18,6 +18,6 @@ pub fn agent() -> Agent {
 /// If there is no answer within 30 s, or its status is not 200.
 pub fn get(url: &str) -> Result<String> {
     let mut answer = agent().get(url).call().with_context(|| format!("get {url}"))?;
-    anyhow::ensure!(answer.status() == 200, "{url} answered {}", answer.status());
+    anyhow::ensure!(answer.status() == 200, "GET {url} was answered with the status {}", answer.status());
     answer.body_mut().read_to_string().with_context(|| format!("read the answer of {url}"))
 }

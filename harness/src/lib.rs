@@ -1,5 +1,5 @@
-//! Runs the programs of the workspace as processes on this machine: the demo, the tests and the benchmarks stand on it.
-//! Builds nothing.
+//! Runs the programs of the workspace as processes on this machine, for the demo, the tests and the benchmarks. Builds
+//! nothing.
 
 pub mod burst;
 pub mod command;

@@ -1,4 +1,4 @@
-//! Python environments in `target/tools`, each with pinned packages. Does not know which packages are needed for what.
+//! Python environments in `target/tools`, each with pinned packages. Does not know what the packages are for.
 
 use crate::{command, paths};
 use anyhow::{Context, Result};
@@ -8,10 +8,11 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-/// Time limit of making an environment, and of downloading packages into it.
+/// Time limit for making an environment, and for installing packages into it.
 const LIMIT: Duration = Duration::from_secs(60 * 60);
 
-/// Name of the file that lists the installed packages. It is written last, so an interrupted installation has none.
+/// Name of the file that lists the installed packages. It is written last, so that an interrupted installation does not
+/// have it.
 const MANIFEST: &str = "roundhouse-packages.txt";
 
 /// Packages that are installed together.
@@ -21,18 +22,18 @@ pub struct Environment {
     pub name: &'static str,
     /// Requirements for pip, each pinned with `==`.
     pub packages: &'static [&'static str],
-    /// Size of the download, for the user.
+    /// Size of the download in words, for messages.
     pub download: &'static str,
 }
 
 impl Environment {
-    /// Whether the environment is there, with exactly these packages.
+    /// Whether the environment exists, with exactly its packages.
     pub fn is_made(self) -> bool {
         let manifest = fs::read_to_string(self.folder().join(MANIFEST));
         manifest.is_ok_and(|packages| packages == self.packages.join("\n")) && self.python().exists()
     }
 
-    /// The environment's interpreter. Makes the environment if it is not there with exactly these packages.
+    /// Makes the environment, unless it exists with exactly its packages. Returns the path of its interpreter.
     ///
     /// # Errors
     /// If python3 or its module venv is missing, or pip cannot install a package. Nothing is left behind then.
@@ -40,7 +41,7 @@ impl Environment {
         if !self.is_made() {
             println!("making a Python environment in {} (downloads {})", self.folder().display(), self.download);
             self.make().inspect_err(|_error| {
-                // A test would take a folder without its packages for the whole.
+                // Without this removal, a failed installation could leave gigabytes on the disk.
                 let _absent = fs::remove_dir_all(self.folder());
             })?;
         }

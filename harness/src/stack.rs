@@ -22,18 +22,19 @@ const STOP_LIMIT: Duration = Duration::from_secs(15);
 /// Lines of a program's standard output that may wait to be read. The program blocks if there are more.
 const WAITING_LINES: usize = 64;
 
-/// A running program. It exits when its standard input closes: when this value is dropped, or this process ends.
-pub struct Service {
+/// A running program that serves HTTP. It exits when its standard input closes: when this value is dropped, or when
+/// this process ends.
+pub struct ServiceProcess {
     name: &'static str,
     child: Child,
-    /// Lines of its standard output. The lock lets threads share the service.
+    /// Lines of the program's standard output. The lock lets threads share this value.
     lines: Mutex<Receiver<String>>,
-    /// Where it listens, `host:port` on loopback.
+    /// The loopback address that the program listens on, `host:port`.
     pub address: String,
 }
 
-impl Service {
-    /// Starts a program of the workspace; its log is `logs/NAME.log`.
+impl ServiceProcess {
+    /// Starts the program `name` of the workspace. Its log is `name.log` in the folder `logs`.
     ///
     /// # Errors
     /// If the program does not listen within 60 s.
@@ -43,8 +44,8 @@ impl Service {
         Self::spawn(name, command, logs)
     }
 
-    /// Starts any program that prints `listening on http://ADDRESS` as its first line, and exits when its standard input
-    /// closes; its log is `logs/NAME.log`.
+    /// Starts any program that prints `listening on http://ADDRESS` as its first line, and exits when its standard
+    /// input closes. Its log is `name.log` in the folder `logs`.
     ///
     /// # Errors
     /// If the program does not listen within 60 s.
@@ -62,8 +63,8 @@ impl Service {
         let lines = lines(child.stdout.take().expect("standard output is piped"));
         let first = lines.recv_timeout(START_LIMIT).unwrap_or_default();
         let Some(address) = first.trim().strip_prefix("listening on http://") else {
-            child.kill()?;
-            child.wait()?;
+            child.kill().with_context(|| format!("kill {name}"))?;
+            child.wait().with_context(|| format!("wait for {name}"))?;
             bail!(
                 "{name} did not start; its log {} is:\n{}",
                 log.display(),
@@ -81,32 +82,32 @@ impl Service {
     pub fn line(&mut self) -> Result<String> {
         let lines = self.lines.get_mut().unwrap_or_else(PoisonError::into_inner);
         let line = lines.recv_timeout(START_LIMIT);
-        line.with_context(|| format!("{} ended, or printed nothing within {START_LIMIT:?}", self.name))
+        line.with_context(|| format!("{0} ended, or printed nothing within {START_LIMIT:?}; see {0}.log", self.name))
     }
 
-    /// The process id.
+    /// The id of the program's process.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
     /// Whether the program has ended by itself.
     fn has_ended(&mut self) -> Result<bool> {
-        Ok(self.child.try_wait()?.is_some())
+        Ok(self.child.try_wait().with_context(|| format!("check whether {} has ended", self.name))?.is_some())
     }
 }
 
-impl Drop for Service {
+impl Drop for ServiceProcess {
     fn drop(&mut self) {
         drop(self.child.stdin.take());
         if !matches!(command::wait(&mut self.child, STOP_LIMIT), Ok(Some(_))) {
-            eprintln!("{} does not stop within {STOP_LIMIT:?}; killing it", self.name);
+            eprintln!("{} did not end within {STOP_LIMIT:?} and is killed", self.name);
             let _ended = self.child.kill();
             let _reaped = self.child.wait();
         }
     }
 }
 
-/// Reads lines in a thread, so that waiting for one can have a time limit.
+/// Reads the lines of `stdout` in a thread, so that waiting for a line can have a time limit.
 fn lines(stdout: ChildStdout) -> Receiver<String> {
     let (sender, lines) = sync_channel(WAITING_LINES);
     std::thread::spawn(move || {
@@ -119,15 +120,15 @@ fn lines(stdout: ChildStdout) -> Receiver<String> {
     lines
 }
 
-/// How a system is set up.
-pub struct Setup<'a> {
+/// The settings of a [`Stack`].
+pub struct StackSetup<'a> {
     /// Address on which the dispatcher listens; with port 0 the system picks a port.
     pub listen: &'a str,
     /// Folder of the logs and of the discovery file.
     pub folder: PathBuf,
     /// The program that scales.
     pub program: ScalerProgram,
-    /// Flags of the scaler, beyond those that connect it with the dispatcher.
+    /// Flags of the scaler, in addition to the flags that connect it with the dispatcher.
     pub scaler: Vec<String>,
 }
 
@@ -140,17 +141,19 @@ pub enum ScalerProgram {
     Lab,
 }
 
-/// A running system. Dropping it stops the scaler first, and the scaler its replicas; then the dispatcher.
+/// A running system: a dispatcher, a scaler and its replicas. Dropping it stops first the scaler, which stops its
+/// replicas, and then the dispatcher.
 pub struct Stack {
     /// The scaler, which starts and stops replicas.
-    pub scaler: Service,
+    pub scaler: ServiceProcess,
     /// The dispatcher, which accepts requests.
-    pub dispatcher: Service,
-    /// How much of the processor each replica gets, in words.
+    pub dispatcher: ServiceProcess,
+    /// The share of the processor that each replica gets, in words.
     pub share: String,
     program: ScalerProgram,
     folder: PathBuf,
-    /// Held on the folder, whose files a second system would overwrite. The kernel releases it when this process ends.
+    /// The lock on the folder, whose files a second system would overwrite. The kernel releases it when this process
+    /// ends.
     lock: File,
 }
 
@@ -159,8 +162,8 @@ impl Stack {
     ///
     /// # Errors
     /// If another system uses the folder, a program does not start, or no replica is ready within 60 s.
-    pub fn start(setup: Setup<'_>) -> Result<Self> {
-        let Setup { listen, folder, program, scaler } = setup;
+    pub fn start(setup: StackSetup<'_>) -> Result<Self> {
+        let StackSetup { listen, folder, program, scaler } = setup;
         fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
         let lock = folder.join("lock");
         let lock_file = File::create(&lock).with_context(|| format!("create {}", lock.display()))?;
@@ -170,14 +173,14 @@ impl Stack {
         let discovery_file = discovery_file(&folder);
         fs::write(&discovery_file, "").with_context(|| format!("write {}", discovery_file.display()))?;
         let flags = [format!("--listen={listen}"), format!("--replicas=file:{}", discovery_file.display())];
-        let dispatcher = Service::start("dispatcher", &flags, &folder)?;
+        let dispatcher = ServiceProcess::start("dispatcher", &flags, &folder)?;
         let (scaler, share) = start_scaler(program, &folder, &dispatcher.address, &scaler)?;
         let stack = Self { scaler, dispatcher, share, program, folder, lock: lock_file };
         stack.wait_until_ready()?;
         Ok(stack)
     }
 
-    /// Stops the scaler and its replicas and starts another scaler with these flags. The dispatcher goes on.
+    /// Stops the scaler and its replicas, and starts another scaler with `flags`. The dispatcher keeps running.
     ///
     /// # Errors
     /// If the scaler does not start or no replica is ready within 60 s.
@@ -209,7 +212,7 @@ impl Stack {
     ///
     /// # Errors
     /// If the service does not answer.
-    pub fn status(service: &Service) -> Result<Value> {
+    pub fn status(service: &ServiceProcess) -> Result<Value> {
         let url = format!("http://{}/status", service.address);
         serde_json::from_str(&http::get(&url)?).with_context(|| format!("read the answer of {url}"))
     }
@@ -246,13 +249,13 @@ fn discovery_file(folder: &Path) -> PathBuf {
     folder.join("replicas")
 }
 
-/// Starts a scaler; also returns how much of the processor each replica gets, in words.
+/// Starts a scaler. Returns it, and the share of the processor that each replica gets, in words.
 fn start_scaler(
     program: ScalerProgram,
     folder: &Path,
     dispatcher: &str,
     flags: &[String],
-) -> Result<(Service, String)> {
+) -> Result<(ServiceProcess, String)> {
     let connection = [
         format!("--dispatcher={dispatcher}"),
         format!("--list={}", discovery_file(folder).display()),
@@ -268,7 +271,7 @@ fn start_scaler(
         }
     };
     command.arg("--exit-with-parent").args(connection).args(flags);
-    let mut scaler = Service::spawn("scaler", command, folder)?;
+    let mut scaler = ServiceProcess::spawn("scaler", command, folder)?;
     let line = scaler.line()?;
     let share = line.strip_prefix("cpu share: ").unwrap_or(&line).to_owned();
     Ok((scaler, share))

@@ -1,5 +1,5 @@
-//! Steal time: processor time that this machine wanted and its host gave to other machines. It tells a busy host from a
-//! bad result.
+//! Steal time: processor time that this machine wanted and its host gave to other machines. It shows whether a bad
+//! result is due to a busy host.
 
 use anyhow::Result;
 use std::fmt;
@@ -10,17 +10,17 @@ use std::time::Duration;
 /// Time between two samples.
 const STEP: Duration = Duration::from_millis(500);
 
-/// A step in which the host took more than this share of the processor time counts as lost: few programs could answer
-/// in it.
+/// Share of the processor time, 0 to 1. A step in which the host took more counts as lost, since hardly any program
+/// could answer in it.
 const LOST: f64 = 0.8;
 
-/// Share of the whole time from which on steal time is worth a message.
+/// Share of the processor time of a run, 0 to 1. Steal time of at least this share is worth a message.
 const NOTABLE: f64 = 0.05;
 
 /// Runs `measure`, and prints the steal time of its run if that is notable.
 ///
 /// # Errors
-/// Those of `measure`.
+/// If `measure` fails.
 pub fn watch<T>(measure: impl FnOnce() -> Result<T>) -> Result<T> {
     let watch = Watch::start();
     let measured = measure();
@@ -74,16 +74,16 @@ impl Watch {
     /// Ends sampling. Returns the steal time since the start.
     pub fn finish(self) -> Stolen {
         drop(self.stop);
-        sum(&self.sampling.join().expect("sampling does not panic"))
+        sum(&self.sampling.join().expect("the sampling thread does not panic"))
     }
 }
 
 /// The steal time of a run.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Stolen {
-    /// Share of all processor time, 0 to 1.
+    /// Share of all processor time that the host took, 0 to 1.
     share: f64,
-    /// Time in which the share was above [`LOST`].
+    /// Length of all steps together in which the host took more than [`LOST`].
     lost: Duration,
 }
 
@@ -93,7 +93,7 @@ impl Stolen {
         self.share >= NOTABLE || self.stopped_the_machine()
     }
 
-    /// Whether there was a time in which no program here could answer.
+    /// Whether there was a step in which hardly any program on this machine could answer.
     pub fn stopped_the_machine(&self) -> bool {
         self.lost > Duration::ZERO
     }
@@ -101,7 +101,7 @@ impl Stolen {
 
 impl fmt::Display for Stolen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the host of this machine took {:.0} % of its processor time meanwhile", 100.0 * self.share)?;
+        write!(f, "the host of this machine took {:.0} % of its processor time during the run", 100.0 * self.share)?;
         if self.stopped_the_machine() {
             write!(f, ", and nearly all of it for {} s", self.lost.as_secs_f64())?;
         }
@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_stolen_share_is_found() {
+    fn the_stolen_share_is_that_between_two_readings() {
         let before = Ticks::parse("cpu  100 0 20 300 0 0 0 5 0 0\ncpu0 1 2\n").expect("well formed");
         let after = Ticks::parse("cpu  150 0 30 320 0 0 0 25 0 0\n").expect("well formed");
         assert_eq!(after.stolen_since(before), 0.2);
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_matters_is_mentioned() {
+    fn steal_time_is_notable_from_five_per_cent_or_one_lost_step() {
         let samples = |steps: &[u64]| {
             let mut ticks = vec![Ticks { stolen: 0, all: 0 }];
             for stolen in steps {

@@ -1,5 +1,5 @@
-//! `loadgen run --find-capacity`: measures one steady rate after the other, to find the highest at which an objective
-//! holds. The module `search` chooses the rates.
+//! `loadgen run --find-capacity`: measures one steady rate after another, to find the highest rate at which an
+//! objective holds. The module `search` chooses the rates.
 
 use crate::condition::{Condition, ConditionResult};
 use crate::config::RunArgs;
@@ -8,8 +8,8 @@ use crate::display::{Display, RunInfo};
 use crate::measure::{Measurement, Runner, StopSignal};
 use crate::report::Setup;
 use crate::sample::Sample;
-use crate::search::{Search, Step};
-use crate::send::Load;
+use crate::search::{Search, SearchStep};
+use crate::send::LoadPattern;
 use crate::send_delay::SendDelays;
 use crate::summary;
 use anyhow::{Result, ensure};
@@ -18,11 +18,11 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use workload::Workload;
 
-/// Number of windows at each rate. The objective must hold in every one.
+/// Number of windows at each rate. The objective must hold in every window.
 const WINDOWS: u32 = 3;
 
-/// Time at each rate before the first window. The change of the rate disturbs the server, and this is not its steady
-/// state.
+/// Time at each rate before the first window. The change of the rate disturbs the server, which needs this time to
+/// reach its steady state.
 const SETTLE: Duration = Duration::from_secs(1);
 
 /// Rate at which the search begins without `--rate`, in requests per second.
@@ -34,36 +34,36 @@ const LOWEST: f64 = 0.1;
 /// Highest rate that is tried, in requests per second.
 const HIGHEST: f64 = 50_000.0;
 
-/// Least number of requests that a window has on average, so that its percentiles mean something. Windows are longer at
-/// low rates for this reason.
+/// Least mean number of requests in a window. Windows are longer at low rates, because percentiles of fewer requests
+/// would depend on chance.
 const MIN_REQUESTS: f64 = 20.0;
 
 /// The result of a search for the capacity.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Capacity {
+pub struct CapacityReport {
     /// The settings of the search.
-    pub setup: Setup,
+    pub setup: RunSetup,
     /// The conditions that make up the objective.
     pub slo: Vec<String>,
     /// The highest rate at which the objective held. Absent if it never held.
     pub requests_per_second: Option<f64>,
     /// The lowest rate at which the objective failed. Absent if it never failed.
     pub fails_at: Option<f64>,
-    /// Whether loadgen could not send on time at `fails_at`. The server may be capable of more then.
+    /// Whether loadgen could not send on time at the rate `fails_at`. If so, the server may be capable of more.
     pub is_limited_by_generator: bool,
     /// Whether the search came to its end.
     pub is_complete: bool,
-    /// The rates that were tried, in order.
+    /// The result of each rate that was tried, in order.
     #[serde(rename = "tries")]
     pub trials: Vec<RateTrial>,
 }
 
-/// The result of one rate.
+/// The result of one rate that was tried.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RateTrial {
-    /// The rate.
+    /// The rate that was tried.
     pub requests_per_second: f64,
-    /// The result of each condition, in each window.
+    /// The results of each window, one for each condition.
     pub windows: Vec<Vec<ConditionResult>>,
     /// Whether every condition held in every window, and the requests were sent on time.
     pub held: bool,
@@ -75,27 +75,32 @@ pub struct RateTrial {
 /// when `stop` resolves.
 ///
 /// # Errors
-/// When a flag is out of range, or the system cannot provide a thread or a timer.
+/// If `--rate` is out of range, `--slo` has a condition that does not fit, or the system cannot provide a thread or a
+/// timer.
 pub async fn find(
     args: &RunArgs,
-    mut setup: Setup,
+    mut setup: RunSetup,
     runner: &Runner,
     display: &mut Display,
     stop: &mut StopSignal<'_>,
-) -> Result<Capacity> {
+) -> Result<CapacityReport> {
     let first = args.load.rate.unwrap_or(FIRST);
     for condition in &args.slo {
         ensure!(
             condition.fits_capacity(),
-            "--slo {condition}: only percentiles, attainment and errors tell that a rate is too high"
+            "--slo {condition}: use a condition on a percentile, attainment or errors; other figures do not show that \
+             a rate is too high"
         );
     }
-    ensure!((LOWEST..=HIGHEST).contains(&first), "--rate ({first}) must lie between {LOWEST} and {HIGHEST}");
+    ensure!(
+        (LOWEST..=HIGHEST).contains(&first),
+        "--rate ({first}) must be between {LOWEST} and {HIGHEST} with --find-capacity"
+    );
     setup.load = format!("search from {first}/s");
     let mut search = Search::new(first, LOWEST, HIGHEST);
     let mut trials = Vec::new();
     let mut is_complete = true;
-    while let Step::Try(rate) = search.step() {
+    while let SearchStep::Try(rate) = search.step() {
         let (measurement, window) = measure(args, rate, &setup.url, runner, display, stop).await?;
         setup.length_seconds += measurement.length.as_secs_f64();
         if !measurement.is_complete {
@@ -106,7 +111,7 @@ pub async fn find(
         search = search.record(rate, trial.held);
         trials.push(trial);
     }
-    Ok(Capacity {
+    Ok(CapacityReport {
         setup,
         slo: args.slo.iter().map(ToString::to_string).collect(),
         requests_per_second: search.held,
@@ -127,10 +132,10 @@ async fn measure(
     stop: &mut StopSignal<'_>,
 ) -> Result<(Measurement, Duration)> {
     let window = args.window.max(Duration::from_secs_f64((MIN_REQUESTS / rate).ceil()));
-    // Workloads have whole seconds.
+    // A workload has whole seconds, so the window is rounded up.
     let window = Duration::from_secs(window.as_secs_f64().ceil() as u64);
     let workload = Workload::constant(rate, window * WINDOWS);
-    let load = Load::Open(schedule(&workload, args.load.arrivals, args.load.seed, SETTLE));
+    let load = LoadPattern::Open(schedule(&workload, args.load.arrivals, args.load.seed, SETTLE));
     let info = RunInfo {
         title: format!("{rate:.2}/s to {url}"),
         length: SETTLE + window * WINDOWS,

@@ -1,8 +1,8 @@
-//! `loadgen compare`: compares the reports of several runs, and draws a conclusion from them.
+//! Executes `loadgen compare`: compares the reports of several runs, and draws a conclusion from them.
 
 use crate::config::CompareArgs;
 use crate::latencies::format_ms;
-use crate::report::{Report, Setup};
+use crate::report::{RunReport, RunSetup};
 use crate::summary::percent;
 use crate::usage::ReplicaUsage;
 use anyhow::{Context, Result, bail, ensure};
@@ -16,22 +16,22 @@ use std::path::Path;
 /// Largest report, in bytes. The report of a run of a few hours is smaller.
 const MAX_FILE_BYTES: u64 = 512 << 20;
 
-/// Several runs, and the goal by which they are compared.
+/// Several runs, and the goal that their attainment is compared with.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Comparison {
+pub struct RunComparison {
     /// Percentage of requests that must be answered within the objective.
     pub goal: f64,
     /// The runs in the order of the command line.
-    pub runs: Vec<Run>,
+    pub runs: Vec<ComparedRun>,
 }
 
 /// One run of a comparison.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Run {
-    /// Name of the run, which no other run has.
+pub struct ComparedRun {
+    /// Name of the run; unique in the comparison.
     pub name: String,
-    /// Report of the run.
-    pub report: Report,
+    /// The report of the run.
+    pub report: RunReport,
 }
 
 /// The header of the table.
@@ -50,9 +50,9 @@ const COLUMNS: [&str; 9] = [
 /// Reads the reports that the flags name.
 ///
 /// # Errors
-/// When a file cannot be read or is not the report of a run, or when two runs have the same name. The message names the
+/// If a file cannot be read or is not the report of a run, or if two runs have the same name. The message names the
 /// file or the run.
-pub fn read(args: &CompareArgs) -> Result<Comparison> {
+pub fn read(args: &CompareArgs) -> Result<RunComparison> {
     let mut runs = Vec::new();
     let mut names = BTreeSet::new();
     for path in &args.reports {
@@ -60,21 +60,24 @@ pub fn read(args: &CompareArgs) -> Result<Comparison> {
         let stem = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy();
         let name = printable(report.setup.name.as_deref().unwrap_or(&stem));
         report.setup.load = printable(&report.setup.load);
-        ensure!(names.insert(name.clone()), "two runs have the name {name:?}; tell them apart with loadgen run --name");
-        runs.push(Run { name, report });
+        ensure!(
+            names.insert(name.clone()),
+            "two runs have the name {name:?}; rename a file, or give names with loadgen run --name"
+        );
+        runs.push(ComparedRun { name, report });
     }
-    Ok(Comparison { goal: args.goal, runs })
+    Ok(RunComparison { goal: args.goal, runs })
 }
 
-fn read_report(path: &Path) -> Result<Report> {
+fn read_report(path: &Path) -> Result<RunReport> {
     let mut text = Vec::new();
     File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut text)?;
     ensure!(text.len() as u64 <= MAX_FILE_BYTES, "the file is longer than 512 MiB");
-    let error = match serde_json::from_slice::<Report>(&text) {
+    let error = match serde_json::from_slice::<RunReport>(&text) {
         Ok(report) => return Ok(report),
         Err(error) => error,
     };
-    if serde_json::from_slice::<CapacityReport>(&text).is_ok() {
+    if serde_json::from_slice::<CapacityReportMarker>(&text).is_ok() {
         bail!("the file is a result of --find-capacity; compare runs of one workload instead");
     }
     let reason =
@@ -82,9 +85,9 @@ fn read_report(path: &Path) -> Result<Report> {
     Err(error).context(reason)
 }
 
-/// The field by which the result of `--find-capacity` is told from a report.
+/// A field that only the result of `--find-capacity` has.
 #[derive(Deserialize)]
-struct CapacityReport {
+struct CapacityReportMarker {
     #[serde(rename = "tries")]
     _tries: IgnoredAny,
 }
@@ -94,13 +97,13 @@ fn printable(text: &str) -> String {
     text.replace(char::is_control, "\u{fffd}")
 }
 
-impl Run {
+impl ComparedRun {
     /// Percentage of requests that were answered within the objective.
     fn attainment(&self) -> f64 {
         percent(self.report.summary.attainment)
     }
 
-    /// Whether the run is complete and was sent on time. Other runs have the figures of another load.
+    /// Whether the run is complete and was sent on time. The figures of any other run belong to another load.
     fn is_valid(&self) -> bool {
         self.report.is_complete && !self.report.send_delays.is_bottleneck
     }
@@ -130,7 +133,7 @@ impl Run {
     }
 }
 
-impl Comparison {
+impl RunComparison {
     /// The table, the caveats and the conclusion as plain text.
     pub fn text(&self) -> String {
         let rows = self.table();
@@ -165,13 +168,13 @@ impl Comparison {
 
     /// The header of the table, and a row for each run.
     pub fn table(&self) -> Vec<[String; 9]> {
-        std::iter::once(COLUMNS.map(str::to_owned)).chain(self.runs.iter().map(Run::cells)).collect()
+        std::iter::once(COLUMNS.map(str::to_owned)).chain(self.runs.iter().map(ComparedRun::cells)).collect()
     }
 
     /// The reasons why the comparison is unfair, a sentence for each: differences between the runs, and invalid runs.
     pub fn caveats(&self) -> Vec<String> {
         let mut caveats = Vec::new();
-        let mut differ = |property: &str, of: &dyn Fn(&Run) -> String| {
+        let mut differ = |property: &str, of: &dyn Fn(&ComparedRun) -> String| {
             let values: BTreeSet<String> = self.runs.iter().map(of).collect();
             if values.len() > 1 {
                 let values = values.into_iter().collect::<Vec<_>>().join("; ");
@@ -180,7 +183,7 @@ impl Comparison {
         };
         differ("load", &|run| run.report.setup.load.clone());
         differ("arrivals", &|run| {
-            let Setup { arrivals, seed, .. } = &run.report.setup;
+            let RunSetup { arrivals, seed, .. } = &run.report.setup;
             arrivals.map_or_else(|| format!("seed {seed}"), |arrivals| format!("{arrivals}, seed {seed}"))
         });
         differ("length", &|run| format!("{:.0} s", run.report.setup.length_seconds));
@@ -188,12 +191,13 @@ impl Comparison {
         differ("how replicas were counted", &|run| {
             run.report.summary.usage.as_ref().map_or("not at all", |usage| usage.counted_by.description()).into()
         });
-        for Run { name, report } in &self.runs {
+        for ComparedRun { name, report } in &self.runs {
             if !report.is_complete {
                 caveats.push(format!("{name} was stopped after {:.0} s.", report.setup.length_seconds));
             }
             if report.send_delays.is_bottleneck {
-                caveats.push(format!("In {name}, loadgen was the bottleneck; its figures say nothing of the server."));
+                caveats
+                    .push(format!("In {name}, loadgen was the bottleneck; its figures say nothing about the server."));
             }
         }
         caveats
@@ -202,13 +206,14 @@ impl Comparison {
     /// The conclusion in one sentence: the cheapest of the valid runs that reached the goal. If none reached it, or no
     /// cost is known, the run with the highest attainment.
     pub fn conclusion(&self) -> String {
-        // Of several runs with the same attainment, the first.
-        let by_attainment = |a: &&Run, b: &&Run| a.attainment().total_cmp(&b.attainment());
+        // `max_by` returns the last of several equal runs. The order is reversed, so that the first run is returned.
+        let by_attainment = |a: &&ComparedRun, b: &&ComparedRun| a.attainment().total_cmp(&b.attainment());
         let Some(best) = self.valid_runs().rev().max_by(by_attainment) else {
-            return "Nothing follows: no run is complete and was sent on time.".to_owned();
+            return "There is no conclusion: no run is complete and was sent on time.".to_owned();
         };
         let reached = self.valid_runs().filter(|run| self.reaches_goal(run));
-        let mut by_cost: Vec<(f64, &Run)> = reached.filter_map(|run| Some((run.replica_seconds()?, run))).collect();
+        let mut by_cost: Vec<(f64, &ComparedRun)> =
+            reached.filter_map(|run| Some((run.replica_seconds()?, run))).collect();
         by_cost.sort_by(|a, b| a.0.total_cmp(&b.0));
         match by_cost[..] {
             [] => self.conclusion_without_costs(best),
@@ -219,22 +224,22 @@ impl Comparison {
         }
     }
 
-    /// The runs that count for the conclusion; see [`Run::is_valid`].
-    fn valid_runs(&self) -> impl DoubleEndedIterator<Item = &Run> {
+    /// The runs that count for the conclusion; see [`ComparedRun::is_valid`].
+    fn valid_runs(&self) -> impl DoubleEndedIterator<Item = &ComparedRun> {
         self.runs.iter().filter(|run| run.is_valid())
     }
 
-    fn reaches_goal(&self, run: &Run) -> bool {
+    fn reaches_goal(&self, run: &ComparedRun) -> bool {
         run.attainment() >= self.goal
     }
 
-    /// The objective in milliseconds, which is that of the first run.
+    /// The objective of the first run, in milliseconds. It stands for the objective of all runs.
     fn objective_ms(&self) -> f64 {
         self.runs.first().map_or(0.0, |run| run.report.setup.objective_ms)
     }
 
-    /// The conclusion if no run reached the goal, or no cost is known of the runs that reached it.
-    fn conclusion_without_costs(&self, best: &Run) -> String {
+    /// The conclusion if no run reached the goal, or if no run that reached it has a known cost.
+    fn conclusion_without_costs(&self, best: &ComparedRun) -> String {
         let (none, verb) = if self.reaches_goal(best) {
             (String::new(), "did best")
         } else {
@@ -244,9 +249,9 @@ impl Comparison {
         format!("{none}{} {verb} with {:.2} %{cost}.", best.name, best.attainment())
     }
 
-    /// The first part of the conclusion: the cheapest run that reached the goal, and the next. Each has its
-    /// replica-seconds.
-    fn conclusion_by_cost(&self, (cost, cheapest): (f64, &Run), next: Option<(f64, &Run)>) -> String {
+    /// The first part of the conclusion: the cheapest run that reached the goal, and the next cheapest run. Each run
+    /// comes with its replica-seconds.
+    fn conclusion_by_cost(&self, (cost, cheapest): (f64, &ComparedRun), next: Option<(f64, &ComparedRun)>) -> String {
         let mut sentence = format!(
             "{} is the cheapest that answered {} % within {:.0} ms: {:.2} % for {cost:.0} replica-seconds",
             cheapest.name,
@@ -263,13 +268,13 @@ impl Comparison {
 
     /// The last part of the conclusion: the runs that missed the goal. Empty if there are none.
     fn missed_goal(&self) -> String {
-        let mut missed: Vec<&Run> = self.valid_runs().filter(|run| !self.reaches_goal(run)).collect();
+        let mut missed: Vec<&ComparedRun> = self.valid_runs().filter(|run| !self.reaches_goal(run)).collect();
         missed.sort_by(|a, b| b.attainment().total_cmp(&a.attainment()));
         match missed[..] {
             [] => String::new(),
-            [run] => format!("; {} missed that with {:.2} %", run.name, run.attainment()),
+            [run] => format!("; {} missed the goal with {:.2} %", run.name, run.attainment()),
             [best, ..] => format!(
-                "; {} missed that, the best of them {} with {:.2} %",
+                "; {} missed the goal, the best of them {} with {:.2} %",
                 missed.len(),
                 best.name,
                 best.attainment()
@@ -281,10 +286,10 @@ impl Comparison {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::summary::Summary;
+    use crate::summary::RunSummary;
     use crate::usage::CountedBy;
 
-    fn run(name: &str, attainment: f64, replica_seconds: Option<f64>) -> Run {
+    fn run(name: &str, attainment: f64, replica_seconds: Option<f64>) -> ComparedRun {
         let usage = replica_seconds.map(|replica_seconds| ReplicaUsage {
             counted_by: CountedBy::Scaler,
             replica_seconds,
@@ -292,14 +297,14 @@ mod tests {
             changes: 4,
             replica_seconds_per_1000_good: Some(40.25),
         });
-        let summary = Summary { offered: 1000, attainment, usage, ..Summary::default() };
+        let summary = RunSummary { offered: 1000, attainment, usage, ..RunSummary::default() };
         let report = crate::report::tests::report(summary);
-        Run { name: name.into(), report }
+        ComparedRun { name: name.into(), report }
     }
 
     #[test]
     fn the_conclusion_names_the_cheapest_run_that_reached_the_goal() {
-        let comparison = |runs| Comparison { goal: 99.0, runs };
+        let comparison = |runs| RunComparison { goal: 99.0, runs };
         let all = comparison(vec![
             run("slo", 0.9962, Some(100.0)),
             run("cpu-50", 0.9970, Some(150.0)),
@@ -308,13 +313,13 @@ mod tests {
         assert_eq!(
             all.conclusion(),
             "slo is the cheapest that answered 99 % within 500 ms: 99.62 % for 100 replica-seconds; cpu-50 needed 150, \
-             50 % more; cpu-90 missed that with 92.00 %."
+             50 % more; cpu-90 missed the goal with 92.00 %."
         );
         let alone = comparison(vec![run("a", 0.5, None), run("b", 0.995, Some(9.0)), run("c", 0.7, Some(1.0))]);
         assert_eq!(
             alone.conclusion(),
-            "b is the cheapest that answered 99 % within 500 ms: 99.50 % for 9 replica-seconds; 2 missed that, the best \
-             of them c with 70.00 %."
+            "b is the cheapest that answered 99 % within 500 ms: 99.50 % for 9 replica-seconds; 2 missed the goal, the \
+             best of them c with 70.00 %."
         );
         let none = comparison(vec![run("a", 0.5, Some(10.0)), run("b", 0.6, None)]);
         assert_eq!(none.conclusion(), "No run answered 99 % within 500 ms; b came closest with 60.00 %.");
@@ -331,12 +336,12 @@ mod tests {
             vec![run("stopped", 1.0, Some(1.0)), run("late", 1.0, Some(2.0)), run("whole", 0.974, Some(3.0))];
         runs[0].report.is_complete = false;
         runs[1].report.send_delays.is_bottleneck = true;
-        let conclusion = |runs: &[Run]| Comparison { goal: 97.4, runs: runs.to_vec() }.conclusion();
+        let conclusion = |runs: &[ComparedRun]| RunComparison { goal: 97.4, runs: runs.to_vec() }.conclusion();
         assert_eq!(
             conclusion(&runs),
             "whole is the cheapest that answered 97.4 % within 500 ms: 97.40 % for 3 replica-seconds."
         );
-        assert!(conclusion(&runs[..2]).starts_with("Nothing follows"));
+        assert!(conclusion(&runs[..2]).starts_with("There is no conclusion"));
     }
 
     #[test]
@@ -345,7 +350,7 @@ mod tests {
         runs[1].report.setup.length_seconds = 4.0;
         runs[1].report.setup.objective_ms = 100.0;
         runs[1].report.is_complete = false;
-        let caveats = Comparison { goal: 99.0, runs }.caveats().join(" ");
+        let caveats = RunComparison { goal: 99.0, runs }.caveats().join(" ");
         for words in [
             "differ in objective: 100 ms; 500 ms",
             "b was stopped",

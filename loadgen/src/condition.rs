@@ -1,6 +1,6 @@
 //! Conditions on a run, such as `p95<500ms`. Pure. Knows nothing of how the figures are measured.
 
-use crate::summary::{Summary, percent};
+use crate::summary::{RunSummary, percent};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 /// A figure of a run that a condition can limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Metric {
+pub enum RunMetric {
     /// Latency of all offered requests at a quantile, in milliseconds. The quantile is given in hundred-thousandths.
     Latency(u32),
     /// Mean latency of the answered requests, in milliseconds.
@@ -29,29 +29,29 @@ pub enum Metric {
     Cost,
 }
 
-/// The names of the metrics.
-const METRICS: [(&str, Metric); 14] = [
-    ("p50", Metric::Latency(50_000)),
-    ("p90", Metric::Latency(90_000)),
-    ("p95", Metric::Latency(95_000)),
-    ("p99", Metric::Latency(99_000)),
-    ("p99.9", Metric::Latency(99_900)),
-    ("max", Metric::Latency(100_000)),
-    ("mean", Metric::Mean),
-    ("attainment", Metric::Attainment),
-    ("errors", Metric::Errors),
-    ("accuracy", Metric::Accuracy),
-    ("goodput", Metric::Goodput),
-    ("throughput", Metric::Throughput),
-    ("replica-seconds", Metric::ReplicaSeconds),
-    ("cost", Metric::Cost),
+/// The metrics with the names that users write.
+const METRICS: [(&str, RunMetric); 14] = [
+    ("p50", RunMetric::Latency(50_000)),
+    ("p90", RunMetric::Latency(90_000)),
+    ("p95", RunMetric::Latency(95_000)),
+    ("p99", RunMetric::Latency(99_000)),
+    ("p99.9", RunMetric::Latency(99_900)),
+    ("max", RunMetric::Latency(100_000)),
+    ("mean", RunMetric::Mean),
+    ("attainment", RunMetric::Attainment),
+    ("errors", RunMetric::Errors),
+    ("accuracy", RunMetric::Accuracy),
+    ("goodput", RunMetric::Goodput),
+    ("throughput", RunMetric::Throughput),
+    ("replica-seconds", RunMetric::ReplicaSeconds),
+    ("cost", RunMetric::Cost),
 ];
 
 /// The signs of the operators, the longest first, so that `<=` is not read as `<`.
 const OPERATORS: [(&str, Operator); 4] =
     [("<=", Operator::AtMost), (">=", Operator::AtLeast), ("<", Operator::Below), (">", Operator::Above)];
 
-/// The relation of the figure to the bound that a condition asks for.
+/// The relation between figure and bound that a condition requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Operator {
     AtMost,
@@ -60,11 +60,11 @@ enum Operator {
     Above,
 }
 
-/// A figure, and the bound that it must keep.
+/// A bound on a figure of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Condition {
-    /// The figure.
-    pub metric: Metric,
+    /// The figure that is compared with the bound.
+    pub metric: RunMetric,
     operator: Operator,
     /// The bound in the unit of the metric.
     bound: f64,
@@ -101,14 +101,14 @@ impl FromStr for Condition {
             .find_map(|(at, _)| {
                 OPERATORS.iter().find(|(sign, _)| text[at..].starts_with(sign)).map(|found| (at, *found))
             })
-            .ok_or_else(|| error("there is none of < <= > >="))?;
+            .ok_or_else(|| error("the condition has none of < <= > >="))?;
         let (name, bound) = (text[..at].trim(), text[at + sign.len()..].trim());
         let metric = METRICS.iter().find(|(known, _)| *known == name).map(|&(_, metric)| metric).ok_or_else(|| {
             let known: Vec<&str> = METRICS.iter().map(|(known, _)| *known).collect();
             error(&format!("{name:?} is none of {}", known.join(", ")))
         })?;
         let bound = match metric {
-            Metric::Latency(_) | Metric::Mean => match humantime::parse_duration(bound) {
+            RunMetric::Latency(_) | RunMetric::Mean => match humantime::parse_duration(bound) {
                 Ok(duration) => duration.as_secs_f64() * 1e3,
                 Err(_) => return Err(error(&format!("{bound:?} is not a time, such as 500ms"))),
             },
@@ -123,27 +123,27 @@ impl FromStr for Condition {
 }
 
 impl Condition {
-    /// Whether the condition can decide in a search for capacity that a rate is too high. Figures that grow with the
-    /// rate itself cannot. Figures of the answered requests only cannot either, since an overloaded server refuses the
-    /// others. The cost of replicas says nothing of one rate.
+    /// Whether `--slo` may have this condition: its figure must get worse when a rate is too high. Goodput and
+    /// throughput grow with the rate. The mean and the accuracy cover the answered requests only, and an overloaded
+    /// server refuses the others. The cost of replicas says nothing about a rate.
     pub fn fits_capacity(&self) -> bool {
-        matches!(self.metric, Metric::Latency(_) | Metric::Attainment | Metric::Errors)
+        matches!(self.metric, RunMetric::Latency(_) | RunMetric::Attainment | RunMetric::Errors)
     }
 
     /// Checks the condition for a run. `latency` gives the latency of all offered requests at a quantile (0 to 1), in
     /// milliseconds; `None` if the quantile lies among failed requests.
-    pub fn check(&self, summary: &Summary, latency: impl Fn(f64) -> Option<f64>) -> ConditionResult {
+    pub fn check(&self, summary: &RunSummary, latency: impl Fn(f64) -> Option<f64>) -> ConditionResult {
         let usage = summary.usage.as_ref();
         let value = match self.metric {
-            Metric::Latency(quantile) => latency(f64::from(quantile) / 1e5),
-            Metric::Mean => summary.latency_ms.map(|latency| latency.mean),
-            Metric::Attainment => (summary.offered > 0).then_some(percent(summary.attainment)),
-            Metric::Errors => (summary.offered > 0).then(|| 100.0 * summary.failed as f64 / summary.offered as f64),
-            Metric::Accuracy => summary.accuracy.map(percent),
-            Metric::Goodput => Some(summary.goodput_per_second),
-            Metric::Throughput => Some(summary.throughput_per_second),
-            Metric::ReplicaSeconds => usage.map(|usage| usage.replica_seconds),
-            Metric::Cost => usage.and_then(|usage| usage.replica_seconds_per_1000_good),
+            RunMetric::Latency(quantile) => latency(f64::from(quantile) / 1e5),
+            RunMetric::Mean => summary.latency_ms.map(|latency| latency.mean),
+            RunMetric::Attainment => (summary.offered > 0).then_some(percent(summary.attainment)),
+            RunMetric::Errors => (summary.offered > 0).then(|| 100.0 * summary.failed as f64 / summary.offered as f64),
+            RunMetric::Accuracy => summary.accuracy.map(percent),
+            RunMetric::Goodput => Some(summary.goodput_per_second),
+            RunMetric::Throughput => Some(summary.throughput_per_second),
+            RunMetric::ReplicaSeconds => usage.map(|usage| usage.replica_seconds),
+            RunMetric::Cost => usage.and_then(|usage| usage.replica_seconds_per_1000_good),
         };
         let holds = |value: f64| match self.operator {
             Operator::AtMost => value <= self.bound,
@@ -160,7 +160,11 @@ impl fmt::Display for ConditionResult {
         let result = if self.held { "held" } else { "breached" };
         match self.value {
             Some(value) => write!(f, "{}: {result}, at {value:.2}", self.condition),
-            None => write!(f, "{}: {result}, since it was not measured, or too many requests failed", self.condition),
+            None => write!(
+                f,
+                "{}: {result}, since the figure was not measured, or too many requests failed",
+                self.condition
+            ),
         }
     }
 }
@@ -178,12 +182,12 @@ mod tests {
     #[test]
     fn conditions_are_parsed_with_units() {
         for (text, metric, operator, bound) in [
-            ("p95<500ms", Metric::Latency(95_000), Operator::Below, 500.0),
-            (" p99.9 <= 1s ", Metric::Latency(99_900), Operator::AtMost, 1000.0),
-            ("attainment>99", Metric::Attainment, Operator::Above, 99.0),
-            ("errors <= 0.5 %", Metric::Errors, Operator::AtMost, 0.5),
-            ("goodput>=20", Metric::Goodput, Operator::AtLeast, 20.0),
-            ("replica-seconds<1e3", Metric::ReplicaSeconds, Operator::Below, 1000.0),
+            ("p95<500ms", RunMetric::Latency(95_000), Operator::Below, 500.0),
+            (" p99.9 <= 1s ", RunMetric::Latency(99_900), Operator::AtMost, 1000.0),
+            ("attainment>99", RunMetric::Attainment, Operator::Above, 99.0),
+            ("errors <= 0.5 %", RunMetric::Errors, Operator::AtMost, 0.5),
+            ("goodput>=20", RunMetric::Goodput, Operator::AtLeast, 20.0),
+            ("replica-seconds<1e3", RunMetric::ReplicaSeconds, Operator::Below, 1000.0),
         ] {
             let read: Condition = text.parse().expect(text);
             assert_eq!((read.metric, read.operator, read.bound), (metric, operator, bound), "{text}");
@@ -210,17 +214,17 @@ mod tests {
 
     #[test]
     fn a_condition_on_an_unmeasured_figure_does_not_hold() {
-        let holds = |text: &str, summary: &Summary, latency: Option<f64>| {
+        let holds = |text: &str, summary: &RunSummary, latency: Option<f64>| {
             text.parse::<Condition>().expect(text).check(summary, |_| latency).held
         };
-        let nothing = Summary::default();
+        let nothing = RunSummary::default();
         for text in ["attainment>=0", "accuracy>=0", "cost<1", "mean<1s", "errors<=100"] {
             assert!(!holds(text, &nothing, None), "{text}");
         }
-        let some = Summary { offered: 4, answered: 3, failed: 1, attainment: 0.75, ..nothing };
+        let some = RunSummary { offered: 4, answered: 3, failed: 1, attainment: 0.75, ..nothing };
         assert!(holds("attainment>=75", &some, None) && !holds("attainment>75", &some, None));
         assert!(holds("errors<=25", &some, None) && !holds("errors<25", &some, None));
-        let most = Summary { offered: 500, attainment: 407.0 / 500.0, ..Summary::default() };
+        let most = RunSummary { offered: 500, attainment: 407.0 / 500.0, ..RunSummary::default() };
         assert!(holds("attainment>=81.4", &most, None) && !holds("attainment>81.4", &most, None));
         assert!(holds("p50<1s", &some, Some(999.0)) && !holds("p99<1s", &some, None));
     }

@@ -1,4 +1,4 @@
-//! The command line. The modules below it hold the flags of `loadgen run` by their subject.
+//! The command line of loadgen. Each module below has one group of the flags of `loadgen run`.
 
 pub mod images;
 pub mod load;
@@ -12,11 +12,11 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Sends images as a workload says, and reports the answers.
+/// Sends images to a server as a workload says, and reports the answers.
 #[derive(Debug, Parser)]
 #[command(version)]
 pub struct Cli {
-    /// The command
+    /// The command to execute
     #[command(subcommand)]
     pub command: Command,
 }
@@ -25,17 +25,21 @@ impl Cli {
     /// Parses the command line.
     ///
     /// # Errors
-    /// When the command line makes no sense, or asks for help or the version.
+    /// If a flag is unknown, malformed or missing, if two flags exclude each other, or if the command line asks for
+    /// help or the version.
     pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let cli = Self::try_parse_from(arguments)?;
-        // Rules that clap cannot express: it does not ask for a flag that conflicts with another flag that is given.
+        // clap does not require a flag that conflicts with a given flag. These rules hold for such flags, too, so they
+        // are checked here.
         let error = match &cli.command {
             Command::Run(args) if args.find_capacity => None,
             Command::Run(args) if !args.slo.is_empty() => {
-                Some("--slo is a flag of --find-capacity; use --threshold for a run")
+                Some("--slo is a flag of --find-capacity; without a search, use --threshold")
             }
             Command::Run(args) if !args.load.is_given() => Some(load::NO_LOAD),
-            Command::Workload(args) if args.load.closed.is_some() => Some("--closed has no schedule to show"),
+            Command::Workload(args) if args.load.closed.is_some() => {
+                Some("--closed has no schedule to show; use --workload, --shape, or --rate with --duration")
+            }
             Command::Workload(args) if !args.load.is_given() => Some(load::NO_LOAD),
             _ => None,
         };
@@ -46,14 +50,14 @@ impl Cli {
     }
 }
 
-/// The commands.
+/// The commands of loadgen.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Send a load to a dispatcher (or a replica), and report the answers
     Run(Box<RunArgs>),
     /// Compare the reports of several runs
     Compare(CompareArgs),
-    /// Show a workload before it is used
+    /// Show the length, the number of requests and the rates of a workload, without sending it
     Workload(WorkloadArgs),
     /// Write generated, labelled images to a folder
     Pictures(images::WriteArgs),
@@ -69,13 +73,13 @@ pub enum Command {
     loadgen run --rate 20 --duration 30s --pictures photos/ --log requests.csv.gz\n  \
     loadgen run --closed 4 --duration 10s            the throughput with 4 requests in flight\n  \
     loadgen run --find-capacity --slo 'p95<500ms'    the highest rate that meets an objective\n\n\
-    Conditions (--slo, --threshold): NAME, one of < <= > >=, and a number, as in p99.9<1s, attainment>99, goodput>20.\n\
-    Names: p50 p90 p95 p99 p99.9 max (a failed request counts as infinitely slow), mean (of the answered requests),\n\
-    attainment errors accuracy (per cent), goodput throughput (per second), replica-seconds cost (for 1000 good\n\
-    answers). --slo takes percentiles, attainment and errors.\n\n\
-    Exit status: 0 if the run was made and every threshold held; 99 if a threshold was breached, this machine could\n\
-    not send on time, or no rate meets --slo; 130 if the run was interrupted, and its report is partial; 1 if the run\n\
-    could not be made; 2 if the flags are wrong.")]
+    A condition (--slo, --threshold) is a name, one of < <= > >=, and a number, as in p99.9<1s or attainment>99.\n\
+    The names are p50 p90 p95 p99 p99.9 max (latency; a failed request counts as infinitely slow), mean (latency of\n\
+    the answered requests), attainment errors accuracy (per cent), goodput throughput (per second), replica-seconds,\n\
+    and cost (replica-seconds for 1000 good answers). --slo takes percentiles, attainment and errors only.\n\n\
+    Exit status: 0 if the run is complete and every threshold held; 99 if a threshold was breached, this machine\n\
+    could not send on time, or no rate meets --slo; 130 if the run was stopped, and its report is partial; 1 if the\n\
+    run could not be made; 2 if the flags are wrong.")]
 pub struct RunArgs {
     /// The server, and how requests are sent to it
     #[command(flatten)]
@@ -95,7 +99,8 @@ pub struct RunArgs {
     /// Exit with status 99 unless this condition holds for the run, such as 'p95<500ms'; can be given several times
     #[arg(long, value_name = "CONDITION")]
     pub threshold: Vec<Condition>,
-    /// Search for the highest steady rate at which --slo holds: doubling, then bisection, three windows at each rate
+    /// Search for the highest steady rate at which --slo holds: double the rate until --slo fails, then bisect; at each
+    /// rate, --slo must hold in three windows
     #[arg(
         long,
         requires = "slo",
@@ -105,10 +110,10 @@ pub struct RunArgs {
         ]
     )]
     pub find_capacity: bool,
-    /// Condition that must hold at that rate, such as 'p95<500ms'; can be given several times
+    /// Condition that must hold at the rate that --find-capacity finds, such as 'p95<500ms'; can be given several times
     #[arg(long, value_name = "CONDITION")]
     pub slo: Vec<Condition>,
-    /// Length of each of the three windows of --find-capacity
+    /// Length of each of the three windows of --find-capacity; windows are longer at rates of a few requests per second
     #[arg(long, default_value = "5s", requires = "find_capacity", value_parser = positive)]
     pub window: Duration,
 }
@@ -116,7 +121,7 @@ pub struct RunArgs {
 /// Flags of `loadgen compare`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  loadgen compare slo.json cpu-50.json cpu-70.json --html comparison.html\n\n\
-    The name of a run is that of `loadgen run --name`, or else that of its file.")]
+    The name of a run is the value of `loadgen run --name`, or else the name of its file without the extension.")]
 pub struct CompareArgs {
     /// Files that `loadgen run --json` wrote
     #[arg(required = true, num_args = 1..)]
@@ -124,7 +129,7 @@ pub struct CompareArgs {
     /// Percentage of requests that must be answered within the objective
     #[arg(long, default_value_t = 99.0, value_parser = percent)]
     pub goal: f64,
-    /// Write the comparison as one HTML page with plots
+    /// Write the comparison to this file, as one HTML page with plots
     #[arg(long)]
     pub html: Option<PathBuf>,
     /// Print the table in Markdown
@@ -140,7 +145,7 @@ pub struct WorkloadArgs {
     /// The times at which requests are sent
     #[command(flatten)]
     pub load: load::Args,
-    /// Also draw the workload
+    /// Also draw a plot of the workload
     #[arg(long)]
     pub plot: bool,
 }
@@ -155,8 +160,8 @@ fn positive(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Parses a percentage.
+/// Parses a percentage, 0 to 100.
 fn percent(text: &str) -> Result<f64, String> {
     let number = text.parse().ok().filter(|number| (0.0..=100.0).contains(number));
-    number.ok_or_else(|| "must lie between 0 and 100".into())
+    number.ok_or_else(|| "must be a number between 0 and 100".into())
 }

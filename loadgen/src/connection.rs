@@ -1,5 +1,5 @@
-//! One HTTP/1.1 connection that is polled by the task that uses it. Between two requests it costs nothing, not even a
-//! task. It connects directly: proxies from the environment are not used.
+//! An HTTP/1.1 connection that the task of a request drives itself. An idle connection has no task. Connections are
+//! direct: proxies from the environment are not used.
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -14,7 +14,7 @@ use std::task::Poll;
 use std::time::Duration;
 use tokio::net::TcpStream;
 
-/// Longest body of an answer, in bytes. Answers of the contract have a few hundred.
+/// Longest body of an answer, in bytes. Answers of the HTTP API have a few hundred bytes.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
 
 /// Longest time to open a connection.
@@ -38,7 +38,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// The code of this error in reports. It stands there beside the codes of the contract.
+    /// The code of this error in reports, which also contain the error codes of the HTTP API.
     pub const fn code(self) -> &'static str {
         match self {
             Self::Connect => "connect",
@@ -50,21 +50,21 @@ impl Error {
     }
 }
 
-/// An open connection. It is idle unless [`Connection::exchange`] runs.
-pub struct Connection {
+/// An open connection. It is idle unless [`ClientConnection::exchange`] runs.
+pub struct ClientConnection {
     sender: SendRequest<Full<Bytes>>,
     /// The future that moves bytes between the socket and `sender`; `None` once it has ended, since a finished future
     /// must not be polled again.
-    driver: Option<Driver>,
+    driver: Option<ConnectionDriver>,
 }
 
-type Driver = Pin<Box<http1::Connection<TokioIo<TcpStream>, Full<Bytes>>>>;
+type ConnectionDriver = Pin<Box<http1::Connection<TokioIo<TcpStream>, Full<Bytes>>>>;
 
-impl Connection {
+impl ClientConnection {
     /// Opens a connection to `address`.
     ///
     /// # Errors
-    /// [`Error::Connect`].
+    /// [`Error::Connect`] if the server refuses the connection, or the connection is not open within 2 s.
     pub async fn open(address: SocketAddr) -> Result<Self, Error> {
         let connecting = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address));
         let stream = connecting.await.map_err(|_elapsed| Error::Connect)?.map_err(|_| Error::Connect)?;
@@ -73,12 +73,12 @@ impl Connection {
         Ok(Self { sender, driver: Some(Box::pin(driver)) })
     }
 
-    /// Whether the connection can take another request, as far as is known: the server has not closed it meanwhile.
+    /// Whether the connection can take another request. False if the server has closed the connection, as far as is
+    /// known.
     pub fn is_open(&mut self) -> bool {
-        // Polls the driver once with a waker that does nothing: no task waits for an idle connection. The poll reads
-        // the bytes that have come since, which can only be the end of the connection; the driver ends then.
-        // `unconstrained`, since the poll would otherwise return without reading once this task has used up tokio's
-        // budget for its turn.
+        // This poll of the driver finds out whether the server has closed the connection: the driver reads the end of
+        // the stream, and ends. The waker does nothing, since no task waits for an idle connection. Without
+        // `unconstrained`, the poll would read nothing if this task had used up tokio's budget for its turn.
         let driver = self.driver.as_mut();
         driver.is_some_and(|driver| tokio::task::unconstrained(driver).now_or_never().is_none())
             && !self.sender.is_closed()
@@ -88,7 +88,7 @@ impl Connection {
     /// connection must not be used again.
     ///
     /// # Errors
-    /// See [`Error`]. An answer with any status is no error.
+    /// If the answer is missing or incomplete. An answer with any status is no error.
     pub async fn exchange(&mut self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), Error> {
         let Self { sender, driver } = self;
         let mut exchange = pin!(async {
@@ -109,8 +109,9 @@ impl Connection {
                 .map_err(|error| if error.is::<LengthLimitError>() { Error::LongAnswer } else { Error::ShortAnswer })?;
             Ok((status, body.to_bytes()))
         });
-        // Polls the exchange, then the driver, then the exchange again: the request is written in the same turn in
-        // which it is made, and the answer is taken in the turn in which it has come.
+        // Polls the exchange, then the driver, then the exchange again. The first poll makes the request, and the
+        // driver writes it. The driver reads the answer, and the last poll takes it. Each takes only one turn of the
+        // task.
         poll_fn(|context| {
             if let Poll::Ready(outcome) = exchange.as_mut().poll(context) {
                 return Poll::Ready(outcome);

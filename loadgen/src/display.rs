@@ -18,13 +18,13 @@ pub enum DisplayMode {
     Screen,
     /// A line every five seconds on standard error.
     Lines,
-    /// No display.
+    /// Nothing is shown.
     Quiet,
 }
 
 impl DisplayMode {
-    /// The mode that the flags `--quiet` and `--no-tui` ask for. Without flags: the screen if standard input and
-    /// standard error are a terminal, and no display otherwise.
+    /// The mode for the flags `--quiet` and `--no-tui`. Without these flags, the screen if standard input and standard
+    /// error are a terminal, and no display otherwise.
     pub fn choose(quiet: bool, no_tui: bool) -> Self {
         let is_terminal = std::io::stderr().is_terminal() && std::io::stdin().is_terminal();
         match (quiet, no_tui) {
@@ -47,25 +47,25 @@ pub struct RunInfo {
     pub objective: Duration,
 }
 
-/// The keys that the user pressed while the display was shown.
+/// The effect of the keys that the user has pressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UserInput {
-    /// A key that asks to stop the run: q or Ctrl-C.
+    /// Stop the run: the user has pressed q or Ctrl-C.
     Stop,
-    /// No such key.
+    /// Continue: the user has pressed neither q nor Ctrl-C.
     Nothing,
 }
 
 /// An open display. Dropping it restores the terminal.
 pub enum Display {
-    /// See [`DisplayMode::Screen`].
+    /// A live screen that fills the terminal.
     Screen(Box<Screen>),
-    /// See [`DisplayMode::Lines`].
+    /// A line every five seconds on standard error.
     Lines {
         /// Time since the start of the run at which the next line is due.
         next: Duration,
     },
-    /// See [`DisplayMode::Quiet`].
+    /// Nothing is shown.
     Quiet,
 }
 
@@ -85,7 +85,8 @@ impl Display {
         match self {
             Self::Screen(screen) => screen.show(info, progress, now),
             Self::Lines { next } => {
-                // The time has gone back: another run has begun on this display.
+                // The time has gone back, so another load has begun on this display. Its first line would be late
+                // otherwise.
                 if now + LINE_INTERVAL < *next {
                     *next = LINE_INTERVAL;
                 }

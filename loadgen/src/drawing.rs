@@ -46,20 +46,22 @@ pub struct Drawing {
     pub class: usize,
 }
 
-/// Draws image `index` of the series `seed`. Consecutive images have consecutive classes, so every series is balanced.
-/// The same arguments give the same file.
+/// Draws image `index` of the series `seed`. Consecutive images have consecutive classes, so a series has equally many
+/// images of each class. The same arguments give the same file.
 pub fn draw(seed: u64, index: u64, style: &ImageStyle) -> Drawing {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(index);
     let class = (index % LABELS.len() as u64) as usize;
-    let scene = Scene::sample(&mut rng, class, style);
+    let scene = ImageScene::sample(&mut rng, class, style);
     let pixels = scene.render(&mut rng);
     let mut jpeg = Vec::new();
     let mut encoder = Encoder::new(&mut jpeg, rng.random_range(style.quality.clone()));
-    // Colours in full resolution: the bundled model was trained with such images.
+    // Colours keep their full resolution, as in the images that the bundled model was trained with.
     encoder.set_sampling_factor(SamplingFactor::F_1_1);
     let (width, height) = (scene.width as u16, scene.height as u16);
-    encoder.encode(&pixels, width, height, ColorType::Rgb).expect("an RGB buffer of its own size encodes into memory");
+    encoder
+        .encode(&pixels, width, height, ColorType::Rgb)
+        .expect("the pixels have this size, and memory can be written");
     Drawing { jpeg, class }
 }
 
@@ -81,13 +83,14 @@ enum Texture {
     Dotted,
 }
 
-/// The background between the colour `paper` and the colour `to`.
+/// The background of an image: the colour `paper`, or mixtures of `paper` and the colour `to`.
 enum Background {
-    /// `paper` only.
+    /// The colour `paper` everywhere.
     Plain,
-    /// A linear gradient in `direction`, in radians.
+    /// A linear gradient from `paper` to `to`. The direction is in radians.
     Gradient { direction: f32, to: Colour },
-    /// Random mixtures (0 to 1) at the corners of a grid of `cells` × `cells`, interpolated linearly in between.
+    /// Random mixtures of `paper` (0) and `to` (1) at the corners of a grid of `cells` × `cells`, and linear
+    /// interpolation between the corners.
     Mottled { grid: Vec<f32>, cells: usize, to: Colour },
 }
 
@@ -99,8 +102,8 @@ struct Speck {
     colour: Colour,
 }
 
-/// All that is drawn in one image. Lengths are in pixels, angles in radians.
-struct Scene {
+/// Everything that is drawn in one image. Lengths are in pixels, angles in radians.
+struct ImageScene {
     width: u32,
     height: u32,
     outline: Outline,
@@ -124,16 +127,17 @@ struct Scene {
     noise: f32,
 }
 
-impl Scene {
-    /// Draws the scene of an image of `class`. The order of the draws must not change, or a seed would
-    /// give other images than before.
+impl ImageScene {
+    /// Chooses the scene of an image of `class` at random. The order of the random choices must not change. Otherwise a
+    /// seed would give other images than before.
     fn sample(rng: &mut ChaCha8Rng, class: usize, style: &ImageStyle) -> Self {
         let short = rng.random_range(style.short_side.clone());
         let long = (short as f32 * rng.random_range(1.0..1.5)) as u32;
         let (width, height) = if rng.random() { (short, long) } else { (long, short) };
         let side = short as f32;
         let radius = side * rng.random_range(0.22..0.40);
-        // The model's transform keeps the central 7/8 of the shorter side, so the shape lies (almost) inside of it.
+        // The model's transform keeps the central 7/8 of the shorter side. `play` keeps nearly all of the shape inside
+        // it.
         let play = (side * 0.4375 - radius * 0.95).max(0.0);
         let centre = (
             width as f32 / 2.0 + rng.random_range(-1.0..1.0) * play,
@@ -174,7 +178,7 @@ impl Scene {
             paper,
             background,
             specks,
-            noise: *[0.0, 3.0, 8.0].choose(rng).expect("three levels"),
+            noise: *[0.0, 3.0, 8.0].choose(rng).expect("there are three levels"),
         }
     }
 
@@ -202,7 +206,7 @@ impl Scene {
         pixels
     }
 
-    /// Colour of the background at a point, in pixels from the top left corner.
+    /// Colour of the background at a point, which is given in pixels from the top left corner.
     fn background_at(&self, x: f32, y: f32) -> Colour {
         let (u, v) = (x / self.width as f32, y / self.height as f32);
         match &self.background {
@@ -250,15 +254,17 @@ impl Scene {
     }
 }
 
-/// Signed distance of a point from a regular polygon with `sides` in the circle of `radius`. The point is given by its
-/// distance from the centre and its angle. Every sector is folded onto one edge.
+/// Signed distance of a point from the edge of a regular polygon with `sides` sides, whose corners are on a circle of
+/// `radius`. The point is given by its distance from the centre and its angle. Each sector is turned onto one sector,
+/// so that only one edge is computed.
 fn polygon(length: f32, angle: f32, sides: f32, radius: f32) -> f32 {
     let sector = TAU / sides;
     length * (angle.rem_euclid(sector) - sector / 2.0).cos() - radius * (sector / 2.0).cos()
 }
 
-/// Signed distance of a point from a five-pointed star. The point is given by its distance from the centre and its
-/// angle. The ten edges are folded onto the one from an outer point to the next inner point.
+/// Signed distance of a point from the edge of a five-pointed star. The point is given by its distance from the centre
+/// and its angle. The ten edges are turned and mirrored onto one, so that only the edge from an outer corner to the
+/// next inner corner is computed.
 fn star(length: f32, angle: f32, radius: f32) -> f32 {
     let half = PI / 5.0;
     let folded = (angle.rem_euclid(2.0 * half) - half).abs();
@@ -268,12 +274,13 @@ fn star(length: f32, angle: f32, radius: f32) -> f32 {
     ((x - radius) * ey - y * ex) / ex.hypot(ey)
 }
 
-/// The share of a pixel at the signed `distance` from an outline that lies inside of the outline, 0 to 1.
+/// How much of a pixel the shape covers, 0 to 1. `distance` is that of the pixel's centre from the outline, in pixels,
+/// and is negative inside the shape.
 fn coverage(distance: f32) -> f32 {
     (0.5 - distance).clamp(0.0, 1.0)
 }
 
-/// The colour that lies between `from` (`share` 0) and `to` (`share` 1).
+/// A mixture of two colours: `from` at `share` 0, and `to` at `share` 1.
 fn mix(from: Colour, to: Colour, share: f32) -> Colour {
     std::array::from_fn(|i| from[i] + (to[i] - from[i]) * share)
 }
@@ -288,10 +295,11 @@ fn near(rng: &mut ChaCha8Rng, to: Colour, spread: f32) -> Colour {
     to.map(|level| (level + rng.random_range(-spread..spread)).clamp(0.0, 255.0))
 }
 
-/// A random colour whose Euclidean distance from each of `others` is at least the given one, so that the classes can be
-/// told apart by eye.
+/// A random colour whose Euclidean distance from each colour of `others` is at least the number beside that colour.
+/// Shapes and textures are then visible to the eye.
 fn contrasting(rng: &mut ChaCha8Rng, others: &[(Colour, f32)]) -> Colour {
-    // At the distances in use, two colours leave more than a third of the cube, so this ends after a few draws.
+    // With the distances of the callers, more than a third of all colours are far enough from two others. The loop
+    // therefore ends after a few tries.
     loop {
         let candidate = colour(rng);
         let far = |(other, least): &(Colour, f32)| {

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 /// Largest size of all images of a folder together, in bytes. All of them are kept in memory.
 const MAX_BYTES: u64 = 4 << 30;
 
-/// Largest image file, in bytes. No server takes a larger one, so it is skipped.
+/// Largest image file, in bytes. A larger file is skipped, since no server accepts it.
 const MAX_FILE_BYTES: u64 = 256 << 20;
 
 /// An encoded image, and its label if it is known.
@@ -30,9 +30,9 @@ pub struct ImageFile {
 /// The image files of a folder.
 #[derive(Debug)]
 pub struct Folder {
-    /// The images in the order of their names; at least one.
+    /// The images in the order of their paths; at least one.
     pub images: Vec<ImageFile>,
-    /// Number of files that have the name of an image, but are none or cannot be read.
+    /// Number of files whose extension is that of an image, but that are no images or cannot be read.
     pub skipped: usize,
 }
 
@@ -54,7 +54,7 @@ pub fn generate(count: u64, seed: u64, style: &ImageStyle) -> Vec<ImageFile> {
 /// gives the labels: each row is `file,label`, with the path of the file relative to the folder.
 ///
 /// # Errors
-/// When the folder cannot be read, holds no image or more than 4 GiB of images, or when its labels.csv is malformed.
+/// If the folder cannot be read, has no image or more than 4 GiB of images, or if its labels.csv is malformed.
 pub fn read_folder(folder: &Path) -> Result<Folder> {
     let mut files = Vec::new();
     collect(folder, &mut files)?;
@@ -69,7 +69,7 @@ pub fn read_folder(folder: &Path) -> Result<Folder> {
             continue;
         };
         bytes += file.len() as u64;
-        ensure!(bytes <= MAX_BYTES, "{} holds more than 4 GiB of images; use fewer", folder.display());
+        ensure!(bytes <= MAX_BYTES, "{} has more than 4 GiB of images; use fewer or smaller images", folder.display());
         let name = path.strip_prefix(folder).unwrap_or(&path);
         let label = labels.get(name).cloned();
         images.push(ImageFile { file: file.into(), content_type: format.content_type(), label });
@@ -77,7 +77,8 @@ pub fn read_folder(folder: &Path) -> Result<Folder> {
     bar.finish_and_clear();
     if images.is_empty() {
         bail!(
-            "there is no readable .jpg, .jpeg, .png or .webp file in {}; {skipped} could not be read",
+            "there is no readable .jpg, .jpeg, .png or .webp file in {} (files skipped as unreadable: {skipped}); give \
+             another folder, or leave out --pictures to send generated images",
             folder.display()
         );
     }
@@ -101,7 +102,7 @@ fn read_image(path: &Path, format: Format) -> Option<Vec<u8>> {
 /// Draws the first `count` images of the series `seed`, and writes them and their labels.csv to `folder`.
 ///
 /// # Errors
-/// When the folder cannot be written.
+/// If the folder cannot be written.
 pub fn write_folder(folder: &Path, count: u64, seed: u64, style: &ImageStyle) -> Result<()> {
     std::fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
     let bar = progress_bar("writing images", count);
@@ -134,7 +135,7 @@ fn collect(folder: &Path, files: &mut Vec<(PathBuf, Format)>) -> Result<()> {
     Ok(())
 }
 
-/// A format of images that a server takes.
+/// An image format that the server accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Format {
     Jpeg,
@@ -143,7 +144,7 @@ enum Format {
 }
 
 impl Format {
-    /// The format that the extension of a file's name announces; `None` for other files.
+    /// The format that belongs to the extension of a file's name; `None` if there is none.
     fn from_name(path: &Path) -> Option<Self> {
         match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
             "jpg" | "jpeg" | "jfif" => Some(Self::Jpeg),
@@ -161,7 +162,8 @@ impl Format {
         }
     }
 
-    /// Whether the header of a file of this format is whole and gives the image a size. The header of a PNG has a checksum.
+    /// Whether the header of a file of this format is complete and has a size above zero. The checksum of a PNG header
+    /// is compared, too.
     fn is_sized(self, file: &[u8]) -> bool {
         match self {
             Self::Png => png::Decoder::new(Cursor::new(file)).read_info().is_ok(),
@@ -169,7 +171,7 @@ impl Format {
         }
     }
 
-    /// Whether the header of a file says that it has this format.
+    /// Whether `found`, the format in the header of a file, is this format.
     fn is(self, found: ImageType) -> bool {
         matches!(
             (self, found),
@@ -178,7 +180,7 @@ impl Format {
     }
 }
 
-/// The labels of a folder's images, by the path relative to the folder.
+/// The labels of a folder's images, by the path relative to the folder; empty if there is no labels.csv.
 fn labels(folder: &Path) -> Result<HashMap<PathBuf, String>> {
     let path = folder.join("labels.csv");
     if !path.exists() {
@@ -194,7 +196,7 @@ fn labels(folder: &Path) -> Result<HashMap<PathBuf, String>> {
         let line = row.position().map_or(0, csv::Position::line);
         match (row.get(0), row.get(1), row.len()) {
             (Some(file), Some(label), 2) => Ok((PathBuf::from(file), label.to_owned())),
-            _ => bail!("{}, line {line}: expected file,label", path.display()),
+            _ => bail!("{}, line {line}: a row must have two columns, file,label", path.display()),
         }
     };
     rows.records().map(row).collect()
@@ -202,7 +204,8 @@ fn labels(folder: &Path) -> Result<HashMap<PathBuf, String>> {
 
 fn progress_bar(name: &str, length: u64) -> ProgressBar {
     let template = format!("{name} {{wide_bar}} {{pos}}/{{len}}");
-    ProgressBar::new(length).with_style(ProgressStyle::with_template(&template).expect("the template is valid"))
+    ProgressBar::new(length)
+        .with_style(ProgressStyle::with_template(&template).expect("the template of the progress bar is valid"))
 }
 
 #[cfg(test)]
@@ -230,7 +233,7 @@ mod tests {
         std::fs::create_dir_all(&within).expect("writable");
         write_folder(&within, 2, 5, &ImageStyle::default()).expect("writable");
         std::fs::write(root.path().join("empty.png"), "").expect("writable");
-        // The size is there, the checksum of the header is not.
+        // This header has the size, but not its checksum.
         let header = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x08\0\0\0\x08\x08\x02\0\0\0";
         std::fs::write(root.path().join("cut.png"), header).expect("writable");
         std::fs::write(root.path().join("text.jpeg"), "not an image").expect("writable");
@@ -249,7 +252,7 @@ mod tests {
         let error = |path: &Path| format!("{:#}", read_folder(path).expect_err("refused"));
         std::fs::write(root.path().join("x.jpg"), "not an image").expect("writable");
         let empty = error(root.path());
-        assert!(empty.contains("no readable .jpg") && empty.contains("1 could not be read"), "{empty}");
+        assert!(empty.contains("no readable .jpg") && empty.contains("unreadable: 1"), "{empty}");
         assert!(error(&root.path().join("gone")).contains("gone"));
         for bad in ["file,label\nx.jpg\n", "file,label\n\"x.jpg\n", "file,label\nx.jpg,a,b\n"] {
             std::fs::write(root.path().join("labels.csv"), bad).expect("writable");

@@ -8,29 +8,29 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// Significant digits of the histogram. With four, every percentile is within 0.01 % of the exact one; with three, it
-/// would only just be within 0.1 %.
+/// Significant digits of the histogram. With four, every percentile is within 0.01 % of the exact percentile. With
+/// three, it would only just be within 0.1 %.
 const DIGITS: u8 = 4;
 
-/// Longest latency, far above every timeout. A longer one would be recorded as this value.
+/// Longest latency: a week, as the longest `--timeout`. A longer latency is recorded as this value.
 const MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Percentiles of a time, in milliseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Percentiles {
-    /// Arithmetic mean.
+    /// The arithmetic mean, in milliseconds.
     pub mean: f64,
-    /// Median.
+    /// The median, in milliseconds.
     pub p50: f64,
-    /// 90th percentile.
+    /// The 90th percentile, in milliseconds.
     pub p90: f64,
-    /// 95th percentile.
+    /// The 95th percentile, in milliseconds.
     pub p95: f64,
-    /// 99th percentile.
+    /// The 99th percentile, in milliseconds.
     pub p99: f64,
-    /// 99.9th percentile.
+    /// The 99.9th percentile, in milliseconds.
     pub p999: f64,
-    /// Largest value.
+    /// The largest value, in milliseconds.
     pub max: f64,
 }
 
@@ -47,7 +47,7 @@ pub struct Latencies(Histogram<u64>);
 
 impl Default for Latencies {
     fn default() -> Self {
-        // Values from one microsecond on; the histogram grows with the largest recorded value.
+        // The smallest value is one microsecond. The histogram grows with the largest recorded value.
         Self(Histogram::new(DIGITS).expect("four digits are valid"))
     }
 }
@@ -57,7 +57,7 @@ impl FromIterator<Duration> for Latencies {
         let mut all = Self::default();
         for latency in latencies {
             let micros = latency.min(MAX).as_micros() as u64;
-            all.0.record(micros).expect("the histogram grows");
+            all.0.record(micros).expect("the histogram grows to hold any value");
         }
         all
     }
@@ -69,8 +69,8 @@ impl Latencies {
         self.0.len()
     }
 
-    /// The latency at `quantile` (0 to 1), in milliseconds: the smallest that at least this share of the latencies does
-    /// not exceed. `None` without latencies, or if `quantile` is above 1.
+    /// The latency at `quantile` (0 to 1), in milliseconds: the smallest latency that at least this share of all
+    /// latencies does not exceed. `None` without latencies, or if `quantile` is above 1.
     pub fn at_quantile(&self, quantile: f64) -> Option<f64> {
         let exists = !self.0.is_empty() && quantile <= 1.0;
         exists.then(|| self.0.value_at_quantile(quantile).min(self.0.max()) as f64 / 1e3)
@@ -79,7 +79,7 @@ impl Latencies {
     /// The latency at `quantile` of `offered` requests, in milliseconds. The requests whose latency is not in the
     /// histogram count as infinitely slow, so the result is `None` if the quantile lies among them.
     pub fn at_quantile_of_offered(&self, quantile: f64, offered: usize) -> Option<f64> {
-        // Minus a billionth, so that a rounding error does not make the rank one higher.
+        // A billionth is subtracted, so that a rounding error does not raise the rank by one.
         let rank = (quantile * offered as f64 - 1e-9).ceil().max(1.0);
         let count = self.count() as f64;
         if rank > count { None } else { self.at_quantile((rank - 0.5) / count) }
@@ -98,10 +98,10 @@ impl Latencies {
         })
     }
 
-    /// Pairs of a quantile and its latency in milliseconds, for a percentile plot. The quantiles come ever closer to 1,
-    /// as far as there are requests to tell them apart.
+    /// Pairs of a quantile and its latency in milliseconds, for a percentile plot. The quantiles approach 1 as closely
+    /// as the number of latencies permits. The last quantile is 1.
     pub fn distribution(&self) -> Vec<(f64, f64)> {
-        // Ten steps for each further nine (0.9, 0.99, …).
+        // There are ten steps from each quantile of nines to the next (0.9, 0.99, …).
         let nines = (self.count().max(1) as f64).log10();
         let steps = (10.0 * nines).floor() as u32;
         let quantiles = (0..=steps).map(|step| 1.0 - 10_f64.powf(-f64::from(step) / 10.0)).chain([1.0]);

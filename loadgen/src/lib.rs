@@ -1,4 +1,4 @@
-//! loadgen: sends images as a workload says, whatever the server does, and reports the answers.
+//! The load generator: sends images to a server as a workload says, and reports the answers.
 
 pub mod answer;
 pub mod capacity;

@@ -1,10 +1,11 @@
-//! The process of loadgen: runtime, signals, printing, writing of files, exit status.
+//! The program `loadgen`: starts the runtime, handles signals, prints results, writes files and chooses the exit
+//! status.
 
 use anyhow::{Context, Result};
-use loadgen::capacity::Capacity;
+use loadgen::capacity::CapacityReport;
 use loadgen::config::output::Args as Output;
 use loadgen::config::{Cli, Command, CompareArgs, RunArgs};
-use loadgen::report::{self, JsonReport, Report, csv, html, terminal};
+use loadgen::report::{self, JsonReport, RunReport, csv, html, terminal};
 use loadgen::run::{self, RunResult};
 use loadgen::sample::Sample;
 use loadgen::{compare as comparison, images, preview};
@@ -37,13 +38,17 @@ fn execute() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// `loadgen run`: makes the run or the search, writes its files and prints its summary.
+/// Executes `loadgen run`: makes the run or the search, writes its files and prints its summary.
 fn run(args: &RunArgs) -> Result<ExitCode> {
     // One thread is enough here: requests are sent from another thread.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("create a runtime; raise the limit of open files (ulimit -n)")?;
     let exit_with_parent = false;
     let stop = async {
-        // If signals cannot be handled, the run cannot be stopped early, but it can be made.
+        // An error means that signals cannot be handled. The run is still possible, but Ctrl-C ends it without a
+        // report.
         if service::shutdown::requested(exit_with_parent).await.is_err() {
             std::future::pending::<()>().await;
         }
@@ -55,7 +60,7 @@ fn run(args: &RunArgs) -> Result<ExitCode> {
 }
 
 /// Writes and prints a report. The report is printed even if a file cannot be written.
-fn finish_run(report: &Report, samples: &[Sample], output: &Output) -> Result<ExitCode> {
+fn finish_run(report: &RunReport, samples: &[Sample], output: &Output) -> Result<ExitCode> {
     let written = write_files(report, samples, output);
     print_report(report, output);
     written?;
@@ -67,7 +72,7 @@ fn finish_run(report: &Report, samples: &[Sample], output: &Output) -> Result<Ex
 }
 
 /// Writes and prints the result of `--find-capacity`. The result is printed even if the file cannot be written.
-fn finish_search(capacity: Box<Capacity>, output: &Output) -> Result<ExitCode> {
+fn finish_search(capacity: Box<CapacityReport>, output: &Output) -> Result<ExitCode> {
     let text = terminal::capacity(&capacity);
     let status = match (capacity.is_complete, capacity.requests_per_second) {
         (false, _) => ExitCode::from(STOPPED),
@@ -86,7 +91,7 @@ fn finish_search(capacity: Box<Capacity>, output: &Output) -> Result<ExitCode> {
 }
 
 /// Writes every file that the flags ask for. If one cannot be written, the others are written nevertheless.
-fn write_files(report: &Report, samples: &[Sample], output: &Output) -> Result<()> {
+fn write_files(report: &RunReport, samples: &[Sample], output: &Output) -> Result<()> {
     let Output { json, csv, log, html, .. } = output;
     let written = [
         json.as_ref().map(|path| write(path, serde_json::to_string_pretty(report)?)),
@@ -97,8 +102,8 @@ fn write_files(report: &Report, samples: &[Sample], output: &Output) -> Result<(
     written.into_iter().flatten().collect()
 }
 
-/// Prints the table and the summary, as far as the flags ask for them.
-fn print_report(report: &Report, output: &Output) {
+/// Prints the table if `--table` is given, and the summary unless `--quiet` is given.
+fn print_report(report: &RunReport, output: &Output) {
     if output.table.is_some() {
         print(&format!("{}\n", terminal::table(report)));
     }
@@ -110,7 +115,7 @@ fn print_report(report: &Report, output: &Output) {
     }
 }
 
-/// `loadgen compare`: prints the comparison, and writes its page.
+/// Executes `loadgen compare`: prints the comparison, and writes its page.
 fn compare(args: &CompareArgs) -> Result<()> {
     let comparison = comparison::read(args)?;
     if let Some(path) = &args.html {
@@ -123,7 +128,7 @@ fn compare(args: &CompareArgs) -> Result<()> {
     Ok(())
 }
 
-/// Prints lines to standard output. An error is ignored: `println!` would panic when the reader of a pipe, such as
+/// Prints lines to standard output, and ignores errors. `println!` would panic after the reader of a pipe, such as
 /// `head`, has closed it.
 fn print(text: &str) {
     let _closed = writeln!(std::io::stdout(), "{text}");

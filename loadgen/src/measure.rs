@@ -4,60 +4,60 @@ use crate::display::{Display, RunInfo, UserInput};
 use crate::payload::Payload;
 use crate::progress::Progress;
 use crate::sample::Sample;
-use crate::send::{Load, RunningLoad, SendConfig};
+use crate::send::{LoadPattern, RunningLoad, SendConfig};
 use crate::server_metrics::{MetricsLog, ServerMetrics};
-use crate::target::Target;
+use crate::target::LoadTarget;
 use anyhow::{Result, ensure};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Time between two looks at the samples that have arrived. They are not awaited one by one, so that no request wakes a
-/// second thread.
+/// Time between two reads of the samples that have arrived. Awaiting each sample would wake a second thread for each
+/// request.
 const TICK: Duration = Duration::from_millis(200);
 
-/// Resolves when the user asks to stop.
+/// A future that resolves when the user asks to stop.
 pub type StopSignal<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
 
-/// Measures loads: the server and the settings that all loads of one invocation share.
+/// Measures loads one after another. It holds the server and the settings that all loads of one invocation share.
 #[derive(Debug, Clone)]
 pub struct Runner {
-    /// The server that is loaded.
-    pub target: Target,
-    /// The bodies, which the requests carry in turn; at least one.
+    /// The server that receives the load.
+    pub target: LoadTarget,
+    /// The bodies that the requests carry in turn; at least one.
     pub payloads: Arc<[Payload]>,
     /// Largest number of open connections.
     pub connections: usize,
-    /// `host:port` whose `/metrics` tell the queue length and the replicas in rotation.
+    /// The address, `host:port`, whose `/metrics` has the queue length and the replicas in rotation.
     pub dispatcher: String,
-    /// `host:port` whose `/metrics` tell the desired replicas; `None` if no scaler is known.
+    /// The address, `host:port`, whose `/metrics` has the desired replicas; `None` if no scaler is known.
     pub scaler: Option<String>,
 }
 
 /// The result of one load, without its warm-up.
 #[derive(Debug, Clone)]
 pub struct Measurement {
-    /// The samples in the order of their scheduled times, which count from the end of the warm-up.
+    /// The samples in order of scheduled time. Their times count from the end of the warm-up.
     pub samples: Vec<Sample>,
     /// The server's metrics, oldest first.
     pub server_metrics: Vec<ServerMetrics>,
-    /// Length of the run. Shorter than planned if the user stopped it.
+    /// Length of the run without its warm-up. Shorter than planned if the user stopped the run.
     pub length: Duration,
-    /// Requests that were started and not waited for, since the user stopped the run. Requests of the warm-up are
-    /// included.
+    /// Requests that were still in flight when loadgen stopped waiting, after the user had stopped the run. Requests of
+    /// the warm-up are included.
     pub unfinished: usize,
     /// Whether the run came to its planned end.
     pub is_complete: bool,
 }
 
 impl Runner {
-    /// Sends `load`, whose first part, as long as `warmup`, does not count. `info.length` includes that part.
+    /// Sends `load`. Its first part, of length `warmup`, does not count. `info.length` includes that part.
     ///
     /// # Errors
-    /// When the system cannot provide a thread or a timer. Answers of the server are never an error.
+    /// If the system cannot provide a thread or a timer. No answer of the server is an error.
     pub async fn measure(
         &self,
-        load: Load,
+        load: LoadPattern,
         warmup: Duration,
         info: &RunInfo,
         display: &mut Display,
@@ -71,9 +71,12 @@ impl Runner {
         let (samples, stopped_at) = collect(&mut running, &log, info, display, stop).await?;
         scraping.abort();
         let unfinished = running.started() - samples.len();
-        ensure!(unfinished == 0 || stopped_at.is_some(), "{unfinished} requests were lost, which is a bug of loadgen");
+        ensure!(
+            unfinished == 0 || stopped_at.is_some(),
+            "{unfinished} requests were lost, which is a bug of loadgen; report it"
+        );
 
-        // A stop after the last request was sent also makes the run incomplete: some answers were not waited for.
+        // A stop after the last request was sent also makes the run incomplete: loadgen did not wait for some answers.
         let length = stopped_at.map_or(info.length, |at| at.min(info.length)).saturating_sub(warmup);
         Ok(Measurement {
             samples: without_warmup(samples, warmup),
@@ -86,7 +89,7 @@ impl Runner {
 }
 
 /// Collects the samples until the load is over, and shows the progress. The second result is the time since the start
-/// at which the user stopped the run; `None` if it came to its planned end.
+/// at which the user stopped the run; `None` if the run came to its planned end.
 async fn collect(
     running: &mut RunningLoad,
     log: &MetricsLog,
@@ -104,7 +107,7 @@ async fn collect(
             // A future that has resolved must not be polled again.
             () = stop.as_mut(), if stopped_at.is_none() => true,
         };
-        // Read before the samples are taken: once the load is over, no further sample can arrive.
+        // Read before the samples are taken. In the other order, a sample that arrives in between would be lost.
         let is_over = running.is_over()?;
         for sample in running.samples.try_iter() {
             progress.record(&sample, info.objective);
@@ -117,14 +120,16 @@ async fn collect(
             stopped_at = Some(now);
             running.stop();
         }
-        // A workload may end with seconds without requests. They belong to the run: the server still uses replicas.
+        // A workload may end with seconds without requests. These seconds belong to the run, because the server still
+        // uses replicas.
         if is_over && (stopped_at.is_some() || now >= info.length) {
             return Ok((samples, stopped_at));
         }
     }
 }
 
-/// The samples that were scheduled after the warm-up, in the order of their scheduled times, which count from its end.
+/// The samples that were scheduled after the warm-up, in order of scheduled time. Their scheduled times now count from
+/// the end of the warm-up.
 fn without_warmup(mut samples: Vec<Sample>, warmup: Duration) -> Vec<Sample> {
     samples.retain(|sample| sample.scheduled >= warmup);
     for sample in &mut samples {

@@ -1,4 +1,4 @@
-//! The bodies of requests: an image file in one of the three formats of the contract. Pure.
+//! The bodies of requests: an image file in one of the three formats of the HTTP API. Pure.
 
 use crate::images::ImageFile;
 use base64::Engine;
@@ -21,10 +21,10 @@ pub enum BodyFormat {
     Json,
 }
 
-/// Separates the parts of a multipart body. Long enough that no image file contains it.
+/// The text that separates the parts of a multipart body. It is so long that no image file contains it by chance.
 const BOUNDARY: &str = "roundhouse-loadgen-5b1f6c0e7a9d4382";
 
-/// The body of a request, and the right answer if it is known.
+/// The body of a request, and the image's label if it is known.
 #[derive(Debug, Clone)]
 pub struct Payload {
     /// Value of the header `Content-Type`.
@@ -49,7 +49,8 @@ impl BodyFormat {
                 let tail = format!("\r\n--{BOUNDARY}--\r\n");
                 let media_type = format!("multipart/form-data; boundary={BOUNDARY}");
                 (
-                    HeaderValue::from_str(&media_type).expect("the boundary is plain text"),
+                    HeaderValue::from_str(&media_type)
+                        .expect("the boundary has only characters that a header may have"),
                     [head.as_bytes(), &file, tail.as_bytes()].concat().into(),
                 )
             }

@@ -1,4 +1,4 @@
-//! `loadgen workload`: shows a workload as figures and as a plot, before it is used.
+//! Executes `loadgen workload`: shows a workload as figures and as a plot, without sending it.
 
 use crate::config::WorkloadArgs;
 use anyhow::Result;
@@ -17,7 +17,7 @@ const HEIGHT: u16 = 20;
 /// The figures of a workload, and its plot with `--plot`, as text.
 ///
 /// # Errors
-/// When the workload cannot be read, or is empty, too long or too large.
+/// If the workload cannot be read, or is empty, too long or too large.
 pub fn show(args: &WorkloadArgs) -> Result<String> {
     let workload = args.load.workload()?;
     let mut text = format!("workload    {}\n{}", args.load.describe(), figures(&workload));

@@ -1,18 +1,18 @@
 //! The progress of a run, as it is shown while the run lasts. Knows nothing of terminals, and reads no clock.
 
 use crate::latencies::{Latencies, Percentiles};
-use crate::sample::{Outcome, Sample};
+use crate::sample::{RequestOutcome, Sample};
 use crate::server_metrics::ServerMetrics;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-/// The live percentiles cover the answers of this last part of the run.
+/// Length of the last part of the run whose answers the live percentiles cover.
 pub const RECENT: Duration = Duration::from_secs(10);
 
 /// Largest number of answers that are kept for the live percentiles.
 const MAX_RECENT: usize = 50_000;
 
-/// Figures of one second of the run.
+/// The figures of one second of the run.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Second {
     /// Requests that were due in this second.
@@ -32,19 +32,19 @@ pub struct Progress {
     pub ended: usize,
     /// Requests that were answered within the objective.
     pub within_objective: usize,
-    /// Number of failed requests by code.
+    /// Number of failed requests by error code.
     pub errors: BTreeMap<String, usize>,
     /// Requests that were due and have not ended.
     pub in_flight: usize,
-    /// The whole seconds that have passed, oldest first.
+    /// The figures of each whole second that has passed, oldest first.
     pub seconds: Vec<Second>,
-    /// The last metrics of the dispatcher and the scaler; `None` if there are none.
+    /// The metrics of the dispatcher and the scaler that were read last; `None` if none have been read.
     pub server_metrics: Option<ServerMetrics>,
-    /// Time and latency of each recent answer, oldest first.
+    /// The time, since the start of the run, and the latency of each recent answer, oldest first.
     recent: VecDeque<(Duration, Duration)>,
     /// Requests that were due so far.
     sent: usize,
-    /// Requests that were due before the present second.
+    /// Requests that were due before the second that is not over yet.
     sent_before: usize,
 }
 
@@ -54,8 +54,8 @@ impl Progress {
         self.ended += 1;
         self.within_objective += usize::from(sample.is_within(objective));
         match &sample.outcome {
-            Outcome::Failed { code } => *self.errors.entry(code.clone().into_owned()).or_insert(0) += 1,
-            Outcome::Answered { .. } => {
+            RequestOutcome::Failed { code } => *self.errors.entry(code.clone().into_owned()).or_insert(0) += 1,
+            RequestOutcome::Answered { .. } => {
                 if self.recent.len() == MAX_RECENT {
                     self.recent.pop_front();
                 }
@@ -64,7 +64,8 @@ impl Progress {
         }
     }
 
-    /// Records that `now` is reached: `sent` requests were due so far, and `server_metrics` were read last.
+    /// Advances to `now`, the time since the start of the run: `sent` requests were due so far, and `server_metrics`
+    /// were read last.
     pub fn advance(&mut self, now: Duration, sent: usize, server_metrics: Option<ServerMetrics>) {
         self.sent = sent;
         self.in_flight = sent.saturating_sub(self.ended);
@@ -98,7 +99,7 @@ impl Progress {
         self.errors.values().sum()
     }
 
-    /// Requests that were due in the last whole second.
+    /// Requests that were due in the last whole second. In the first second, the requests that were due so far.
     pub fn rate(&self) -> usize {
         self.seconds.last().map_or(self.sent, |second| second.sent)
     }
@@ -122,7 +123,7 @@ mod tests {
             latency: milliseconds(latency),
             sent_bytes: 1,
             received_bytes: 1,
-            outcome: Outcome::Answered { right: None },
+            outcome: RequestOutcome::Answered { right: None },
         };
         let mut progress = Progress::default();
         for (scheduled, latency) in [(100, 100), (200, 600), (900, 400)] {

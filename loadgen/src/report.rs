@@ -5,13 +5,13 @@ pub mod csv;
 pub mod html;
 pub mod terminal;
 
-use crate::capacity::Capacity;
+use crate::capacity::CapacityReport;
 use crate::condition::{Condition, ConditionResult};
 use crate::measure::Measurement;
 use crate::payload::BodyFormat;
 use crate::send_delay::SendDelays;
 use crate::server_metrics::{self, ServerMetrics};
-use crate::summary::{self, Row, Summary};
+use crate::summary::{self, IntervalSummary, RunSummary};
 use crate::usage::ReplicaUsage;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -23,36 +23,38 @@ use workload::arrivals::Process;
 #[serde(untagged)]
 pub enum JsonReport {
     /// The result of `--find-capacity`.
-    Capacity(Box<Capacity>),
+    Capacity(Box<CapacityReport>),
     /// The result of a run.
-    Run(Box<Report>),
+    Run(Box<RunReport>),
 }
 
 /// The result of one run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Report {
+pub struct RunReport {
     /// The settings of the run.
-    pub setup: Setup,
-    /// Whether the run came to its planned end. False if the user stopped it; the figures are those of the part before.
+    pub setup: RunSetup,
+    /// Whether the run came to its planned end. False if the user stopped it; the figures then cover the part before
+    /// the stop.
     pub is_complete: bool,
-    /// Requests that were sent and not waited for, since the user stopped the run. No other figure contains them.
+    /// Requests that were still in flight when loadgen stopped waiting, after the user had stopped the run. No other
+    /// figure contains them.
     pub unfinished: usize,
     /// How late requests were sent, and whether the run is valid.
     #[serde(rename = "punctuality")]
     pub send_delays: SendDelays,
     /// The figures of the whole run.
-    pub summary: Summary,
+    pub summary: RunSummary,
     /// The result of each `--threshold`.
     pub thresholds: Vec<ConditionResult>,
-    /// Pairs of a quantile and the latency of the answered requests at it, in milliseconds.
+    /// Pairs of a quantile and the latency of the answered requests at that quantile, in milliseconds.
     pub distribution: Vec<(f64, f64)>,
     /// The latencies of the answered requests in microseconds, as an HdrHistogram (V2, compressed, base64).
     pub histogram: String,
     /// The figures of each second.
-    pub seconds: Vec<Row>,
-    /// The figures in the wider rows of `--table`. Empty without `--table`.
+    pub seconds: Vec<IntervalSummary>,
+    /// The figures of each row of `--table`. Empty without `--table`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub table: Vec<Row>,
+    pub table: Vec<IntervalSummary>,
     /// Metrics of the dispatcher and the scaler during the run. Empty if they could not be read.
     #[serde(rename = "glimpses")]
     pub server_metrics: Vec<ServerMetrics>,
@@ -60,7 +62,7 @@ pub struct Report {
 
 /// The settings of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Setup {
+pub struct RunSetup {
     /// Name of the run. Absent without `--name`.
     pub name: Option<String>,
     /// Version of loadgen.
@@ -79,7 +81,7 @@ pub struct Setup {
     /// Number of different images.
     #[serde(rename = "pictures")]
     pub images: usize,
-    /// Number of files in the folder that have the name of an image and could not be read.
+    /// Number of files whose extension is that of an image, but that are no images or could not be read.
     #[serde(rename = "skipped_pictures")]
     pub skipped_images: usize,
     /// Format of the requests' bodies.
@@ -89,13 +91,13 @@ pub struct Setup {
     pub objective_ms: f64,
     /// Length of the warm-up before the run, in seconds. No figure contains its requests.
     pub warmup_seconds: f64,
-    /// Length of the run in seconds. If the user stopped the run, the length of the part before.
+    /// Length of the run in seconds. If the user stopped the run, the length of the part before the stop.
     pub length_seconds: f64,
 }
 
-impl Report {
+impl RunReport {
     /// The report of a measurement. `table` is the number of seconds in each row of `--table`.
-    pub fn new(setup: Setup, measurement: &Measurement, thresholds: &[Condition], table: Option<u32>) -> Self {
+    pub fn new(setup: RunSetup, measurement: &Measurement, thresholds: &[Condition], table: Option<u32>) -> Self {
         let Measurement { samples, server_metrics, length, unfinished, is_complete } = measurement;
         let objective = Duration::from_secs_f64(setup.objective_ms / 1e3);
         let usage = ReplicaUsage::new(server_metrics, length.as_secs_f64(), summary::good(samples, objective));
@@ -118,8 +120,8 @@ impl Report {
         }
     }
 
-    /// The last metrics from before the end of `second` (counted from 0). `None` if they are older than
-    /// [`server_metrics::STALE_AFTER`] then, or if there are none.
+    /// The metrics that were read last before the end of `second`, which counts from 0. `None` if there are none, or if
+    /// they were older than [`server_metrics::STALE_AFTER`] at that end.
     pub fn server_metrics_at(&self, second: usize) -> Option<&ServerMetrics> {
         let end = second as f64 + 1.0;
         let last = self.server_metrics.iter().rev().find(|metrics| metrics.at_seconds < end)?;
@@ -142,8 +144,8 @@ pub(crate) mod tests {
     use super::*;
 
     /// A report with this summary.
-    pub(crate) fn report(summary: Summary) -> Report {
-        let setup = Setup {
+    pub(crate) fn report(summary: RunSummary) -> RunReport {
+        let setup = RunSetup {
             name: None,
             version: "0".into(),
             started_at: "2026-01-01T00:00:00Z".into(),
@@ -165,15 +167,15 @@ pub(crate) mod tests {
             unfinished: 0,
             is_complete: true,
         };
-        Report { summary, ..Report::new(setup, &measurement, &[], None) }
+        RunReport { summary, ..RunReport::new(setup, &measurement, &[], None) }
     }
 
     #[test]
-    fn metrics_become_stale_after_a_while() {
+    fn metrics_become_stale_after_three_seconds() {
         let metrics =
             |at_seconds| ServerMetrics { at_seconds, queue_length: None, replicas: None, desired_replicas: None };
         let server_metrics = vec![metrics(0.2), metrics(1.3), metrics(3.1)];
-        let report = Report { server_metrics, ..report(Summary::default()) };
+        let report = RunReport { server_metrics, ..report(RunSummary::default()) };
         let at = |second| report.server_metrics_at(second).map(|metrics| metrics.at_seconds);
         let found: Vec<_> = (0..7).map(at).collect();
         assert_eq!(found, [Some(0.2), Some(1.3), Some(1.3), Some(3.1), Some(3.1), Some(3.1), None]);
@@ -183,6 +185,9 @@ pub(crate) mod tests {
     fn the_published_schema_is_that_of_the_code() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/report.schema.json");
         let published = std::fs::read_to_string(path).expect("the schema is published");
-        assert!(published == super::schema(), "write it anew: loadgen schema > docs/report.schema.json");
+        assert!(
+            published == super::schema(),
+            "the schema has changed; update it: loadgen schema > docs/report.schema.json"
+        );
     }
 }

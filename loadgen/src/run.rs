@@ -1,17 +1,17 @@
-//! `loadgen run`: prepares images, load and target from the flags, and then measures one run or searches for the
-//! capacity.
+//! Executes `loadgen run`: prepares images, load and target from the flags, and then measures one run or searches for
+//! the capacity.
 
-use crate::capacity::{self, Capacity};
+use crate::capacity::{self, CapacityReport};
 use crate::config::RunArgs;
 use crate::config::load::schedule;
 use crate::display::{Display, DisplayMode, RunInfo};
 use crate::images::{self, Folder};
 use crate::measure::{Runner, StopSignal};
 use crate::payload::Payload;
-use crate::report::{Report, Setup};
+use crate::report::{RunReport, RunSetup};
 use crate::sample::Sample;
-use crate::send::Load;
-use crate::target::{self, Target};
+use crate::send::LoadPattern;
+use crate::target::{self, LoadTarget};
 use anyhow::Result;
 use std::time::{Duration, SystemTime};
 use workload::Workload;
@@ -20,20 +20,20 @@ use workload::Workload;
 #[derive(Debug)]
 pub enum RunResult {
     /// The report of a run, and the samples that it was made from.
-    Run(Box<Report>, Vec<Sample>),
+    Run(Box<RunReport>, Vec<Sample>),
     /// The result of `--find-capacity`.
-    Capacity(Box<Capacity>),
+    Capacity(Box<CapacityReport>),
 }
 
-/// Does what the flags ask for, until it is done or `stop` resolves.
+/// Makes the run or the search that the flags choose. Ends it early, with a partial result, when `stop` resolves.
 ///
 /// # Errors
-/// When a flag makes no sense, there are no images, or no server listens at the URL. Answers of the server are never an
-/// error.
+/// If a flag is out of range, a file cannot be read or created, there are no images, or no server listens at the URL.
+/// No answer of the server is an error.
 pub async fn run(args: &RunArgs, mut stop: StopSignal<'_>) -> Result<RunResult> {
     let dispatcher = target::host_and_port(&args.target.url)?;
     let connections = args.target.connections()?;
-    // Reads all flags and connects before images are drawn, since drawing takes long.
+    // Drawing images takes long. Wrong flags and a missing server are therefore reported before it.
     let has_schedule = !args.find_capacity && args.load.closed.is_none();
     let workload = has_schedule.then(|| args.load.workload()).transpose()?;
     args.output.create_files()?;
@@ -50,10 +50,10 @@ pub async fn run(args: &RunArgs, mut stop: StopSignal<'_>) -> Result<RunResult> 
     measure(args, setup, workload, &runner, display, &mut stop).await
 }
 
-/// Connects to the server once, as a test.
-async fn connect(args: &RunArgs) -> Result<Target> {
+/// Connects to the server once, to test whether it listens.
+async fn connect(args: &RunArgs) -> Result<LoadTarget> {
     let target = &args.target;
-    Target::connect(&target.url, &target.header, target.timeout, target.budget, target.top_k).await
+    LoadTarget::connect(&target.url, &target.header, target.timeout, target.budget, target.top_k).await
 }
 
 /// The bodies of the requests, and the number of files that were skipped.
@@ -69,9 +69,9 @@ fn payloads(args: &RunArgs) -> Result<(Vec<Payload>, usize)> {
     Ok((images.into_iter().map(|image| flags.body_format.encode(image)).collect(), skipped))
 }
 
-/// The settings of the run, as the report shows them. The length is known only after the run.
-fn setup(args: &RunArgs, images: usize, skipped_images: usize) -> Setup {
-    Setup {
+/// The settings of the run, as the report shows them. The length is 0, since it is known only after the run.
+fn setup(args: &RunArgs, images: usize, skipped_images: usize) -> RunSetup {
+    RunSetup {
         name: args.output.name.clone(),
         version: env!("CARGO_PKG_VERSION").into(),
         started_at: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
@@ -88,10 +88,10 @@ fn setup(args: &RunArgs, images: usize, skipped_images: usize) -> Setup {
     }
 }
 
-/// Measures one run: of `workload`, or of a closed load without one.
+/// Measures one run of `workload`, or of the closed load of the flags if `workload` is `None`.
 async fn measure(
     args: &RunArgs,
-    mut setup: Setup,
+    mut setup: RunSetup,
     workload: Option<Workload>,
     runner: &Runner,
     mut display: Display,
@@ -101,18 +101,18 @@ async fn measure(
     let (load, length) = match workload {
         Some(workload) => {
             let length = warmup + Duration::from_secs(workload.per_second.len() as u64);
-            (Load::Open(schedule(&workload, args.load.arrivals, args.load.seed, warmup)), length)
+            (LoadPattern::Open(schedule(&workload, args.load.arrivals, args.load.seed, warmup)), length)
         }
         None => {
             let length = warmup + args.load.duration.unwrap_or_default();
-            (Load::Closed(args.load.closed.unwrap_or_default() as usize, length), length)
+            (LoadPattern::Closed(args.load.closed.unwrap_or_default() as usize, length), length)
         }
     };
     let info = RunInfo { title: format!("{} to {}", setup.load, setup.url), length, objective: args.objective };
     let measurement = runner.measure(load, warmup, &info, &mut display, stop).await?;
-    // Leaves the screen, so that the summary is printed to the terminal proper.
+    // Closes the screen now, because computing the report of a long run takes a while.
     drop(display);
     setup.length_seconds = measurement.length.as_secs_f64();
-    let report = Report::new(setup, &measurement, &args.threshold, args.output.table);
+    let report = RunReport::new(setup, &measurement, &args.threshold, args.output.table);
     Ok(RunResult::Run(Box::new(report), measurement.samples))
 }

@@ -3,10 +3,10 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-/// One request, from its scheduled send time to its end. Times count from the start of the run.
+/// The record of one request, from its scheduled send time to its end.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
-    /// Scheduled send time.
+    /// The scheduled send time, since the start of the run.
     pub scheduled: Duration,
     /// Time from the scheduled to the actual send time. It is caused by loadgen, not by the server.
     pub send_delay: Duration,
@@ -16,13 +16,13 @@ pub struct Sample {
     pub sent_bytes: u32,
     /// Length of the answer's body, in bytes; 0 without an answer.
     pub received_bytes: u32,
-    /// How the request ended.
-    pub outcome: Outcome,
+    /// The outcome of the request.
+    pub outcome: RequestOutcome,
 }
 
-/// The end of a request.
+/// The outcome of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub enum RequestOutcome {
     /// The server answered with status 200 and a prediction.
     Answered {
         /// Whether the prediction is the image's label; `None` if the label is not known.
@@ -30,7 +30,7 @@ pub enum Outcome {
     },
     /// The request failed.
     Failed {
-        /// The error code of the answer's body, such as `queue_full`; or a code of loadgen's own, such as `connect`.
+        /// The error code of the answer's body, such as `queue_full`; or a code of loadgen, such as `connect`.
         code: Cow<'static, str>,
     },
 }
@@ -38,7 +38,7 @@ pub enum Outcome {
 impl Sample {
     /// Whether the request was answered, with a right or a wrong prediction.
     pub fn is_answered(&self) -> bool {
-        matches!(self.outcome, Outcome::Answered { .. })
+        matches!(self.outcome, RequestOutcome::Answered { .. })
     }
 
     /// Whether the request was answered within `objective`.
@@ -48,6 +48,6 @@ impl Sample {
 
     /// Whether the request was answered within `objective`, and its prediction is not known to be wrong.
     pub fn is_good(&self, objective: Duration) -> bool {
-        self.latency <= objective && matches!(self.outcome, Outcome::Answered { right: None | Some(true) })
+        self.latency <= objective && matches!(self.outcome, RequestOutcome::Answered { right: None | Some(true) })
     }
 }

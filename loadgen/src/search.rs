@@ -1,12 +1,12 @@
-//! The search for the highest steady rate at which an objective holds: the rate is doubled (or halved) until there are
-//! two bounds, and then bisected. Pure. Knows nothing of how a rate is tried.
+//! The search for the highest steady rate at which an objective holds. It doubles or halves the rate until it has held
+//! at one rate and failed at another, and then bisects. Pure. Knows nothing of how a rate is tried.
 
-/// The search ends when the two bounds differ by at most this factor.
+/// The search ends when the rate that held and the rate that failed differ by at most this factor.
 pub const PRECISION: f64 = 1.05;
 
 /// The next step of a search.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Step {
+pub enum SearchStep {
     /// Try this rate, in requests per second.
     Try(f64),
     /// The search is finished.
@@ -38,14 +38,14 @@ impl Search {
     }
 
     /// The next rate to try, or the end of the search.
-    pub fn step(&self) -> Step {
+    pub fn step(&self) -> SearchStep {
         match (self.held, self.failed) {
-            (None, None) => Step::Try(self.first),
-            (Some(held), None) if held < self.highest => Step::Try((2.0 * held).min(self.highest)),
-            (None, Some(failed)) if failed > self.lowest => Step::Try((failed / 2.0).max(self.lowest)),
+            (None, None) => SearchStep::Try(self.first),
+            (Some(held), None) if held < self.highest => SearchStep::Try((2.0 * held).min(self.highest)),
+            (None, Some(failed)) if failed > self.lowest => SearchStep::Try((failed / 2.0).max(self.lowest)),
             // The geometric mean, since the precision is a factor.
-            (Some(held), Some(failed)) if failed / held > PRECISION => Step::Try((held * failed).sqrt()),
-            _ => Step::Done,
+            (Some(held), Some(failed)) if failed / held > PRECISION => SearchStep::Try((held * failed).sqrt()),
+            _ => SearchStep::Done,
         }
     }
 }
@@ -59,8 +59,8 @@ mod tests {
         let mut search = Search::new(first, 0.1, 10_000.0);
         for tries in 0.. {
             match search.step() {
-                Step::Try(rate) => search = search.record(rate, rate <= capacity),
-                Step::Done => return (search.held, search.failed, tries),
+                SearchStep::Try(rate) => search = search.record(rate, rate <= capacity),
+                SearchStep::Done => return (search.held, search.failed, tries),
             }
         }
         unreachable!("a search ends")
@@ -68,7 +68,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_capacity_lies_between_what_held_and_what_failed(first in 0.1..1000.0, capacity in 0.2..9000.0) {
+        fn the_capacity_lies_between_the_rates_that_held_and_failed(first in 0.1..1000.0, capacity in 0.2..9000.0) {
             let (held, failed, tries) = find(first, capacity);
             let (held, failed) = (held.expect("some rate holds"), failed.expect("some rate fails"));
             prop_assert!(held <= capacity && capacity < failed && failed / held <= PRECISION);

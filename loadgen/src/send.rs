@@ -1,12 +1,12 @@
 //! Sends requests. An open load follows a schedule and never waits for an answer before it sends the next request; a
-//! closed load keeps a fixed number of requests in flight. All of it runs on a thread of its own, so that nothing else
-//! that loadgen does delays a request.
+//! closed load keeps a fixed number of requests in flight. Both run on a thread of their own, so that the rest of
+//! loadgen does not delay a request.
 
 use crate::answer;
-use crate::connection::{Connection, Error};
+use crate::connection::{ClientConnection, Error};
 use crate::payload::Payload;
-use crate::sample::{Outcome, Sample};
-use crate::target::Target;
+use crate::sample::{RequestOutcome, Sample};
+use crate::target::LoadTarget;
 use crate::timer::PreciseTimer;
 use anyhow::{Context, Result};
 use crossbeam_channel::{Receiver, Sender};
@@ -25,18 +25,18 @@ const STOP_GRACE: Duration = Duration::from_secs(2);
 const EVENT_INTERVAL: u32 = 5;
 
 /// Invariant of the lock on the idle connections.
-const UNPOISONED: &str = "no task panics while it holds the connections";
+const UNPOISONED: &str = "no task panics while it holds the lock on the idle connections";
 
-/// Held by each task that still sends a request or waits for an answer. Nothing is sent through the channel: its
-/// receiver ends when the last task has dropped its sender.
+/// The sender that each task holds while it sends a request or waits for an answer. Nothing is sent through the
+/// channel. It closes when the last task has dropped its sender.
 type InFlight = mpsc::Sender<Infallible>;
 
 /// The times at which requests are sent.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Load {
-    /// An open load: a request at each of these times since the start, ascending, whatever the server does.
+pub enum LoadPattern {
+    /// An open load: one request at each of these times since the start, without waiting for answers. The times ascend.
     Open(Vec<Duration>),
-    /// A closed load: this many requests in flight, for this long.
+    /// A closed load: this number of requests is kept in flight for this duration.
     Closed(usize, Duration),
 }
 
@@ -44,26 +44,26 @@ pub enum Load {
 #[derive(Debug, Clone)]
 pub struct SendConfig {
     /// The times at which requests are sent.
-    pub load: Load,
-    /// The server.
-    pub target: Target,
-    /// The bodies, which the requests carry in turn; at least one.
+    pub load: LoadPattern,
+    /// The server that receives the load.
+    pub target: LoadTarget,
+    /// The bodies that the requests carry in turn; at least one.
     pub payloads: Arc<[Payload]>,
-    /// Largest number of open connections. A request that finds all of them in use waits, and is sent late.
+    /// Largest number of open connections. A request that finds all connections in use waits, and is sent late.
     pub connections: usize,
 }
 
 /// A load that is being sent.
 #[derive(Debug)]
 pub struct RunningLoad {
-    /// The times in samples count from this instant.
+    /// The start of the load. The times in samples count from this instant.
     pub start: Instant,
-    /// A sample for each request that has ended. The channel closes after the last one. It has no bound of its own: it
-    /// holds at most one sample for each request of the load, and the report keeps all of them anyway.
+    /// A sample for each request that has ended. The channel closes after the last sample. It has no bound of its own:
+    /// it holds at most one sample for each request of the load, and the report keeps all of them anyway.
     pub samples: Receiver<Sample>,
     started: Arc<AtomicUsize>,
     stop: watch::Sender<bool>,
-    /// `None` once the thread has been joined.
+    /// The thread that sends the load; `None` once it has been joined.
     thread: Option<JoinHandle<Result<()>>>,
 }
 
@@ -71,13 +71,13 @@ impl RunningLoad {
     /// Starts to send at once.
     ///
     /// # Errors
-    /// When the system cannot start a thread.
+    /// If the system cannot start a thread.
     pub fn start(config: SendConfig) -> Result<Self> {
         let (sender, samples) = crossbeam_channel::unbounded();
         let (stop, stopped) = watch::channel(false);
         let started = Arc::new(AtomicUsize::new(0));
         let start = Instant::now();
-        let client = Client {
+        let client = LoadSender {
             connections: Semaphore::new(config.connections),
             idle: Mutex::default(),
             target: config.target,
@@ -89,22 +89,23 @@ impl RunningLoad {
         let thread = std::thread::Builder::new()
             .name("sender".into())
             .spawn(move || client.run_on_this_thread(config.load, stopped))
-            .context("start the thread that sends requests")?;
+            .context("start the thread that sends requests; raise the limit of processes (ulimit -u)")?;
         Ok(Self { start, samples, started, stop, thread: Some(thread) })
     }
 
-    /// Number of requests that were due so far.
+    /// Number of requests that have been due so far.
     pub fn started(&self) -> usize {
         self.started.load(Ordering::Relaxed)
     }
 
-    /// Whether all requests have ended. All samples are in the channel then.
+    /// Whether the load is over: all requests have ended, or [`STOP_GRACE`] has passed since a stop. All samples are in
+    /// the channel then.
     ///
     /// # Errors
-    /// When the timer failed.
+    /// If the runtime or the timer of the sending thread failed.
     ///
     /// # Panics
-    /// When the sending thread has panicked.
+    /// If the sending thread has panicked.
     pub fn is_over(&mut self) -> Result<bool> {
         if let Some(thread) = self.thread.take_if(|thread| thread.is_finished()) {
             match thread.join() {
@@ -115,30 +116,34 @@ impl RunningLoad {
         Ok(self.thread.is_none())
     }
 
-    /// Stops the load: no more requests are sent, and those in flight are waited for [`STOP_GRACE`] at most.
+    /// Stops the load: no further request is sent, and the load is over when the requests in flight have ended, or
+    /// after [`STOP_GRACE`].
     pub fn stop(&self) {
         self.stop.send_replace(true);
     }
 }
 
-/// The state that all requests share.
-struct Client {
-    target: Target,
+/// Sends the requests of a load, which share this state.
+struct LoadSender {
+    target: LoadTarget,
     payloads: Arc<[Payload]>,
     start: Instant,
     samples: Sender<Sample>,
     started: Arc<AtomicUsize>,
     connections: Semaphore,
-    /// Connections that no request uses. The one that was used last is used next, so that the others stay idle and the
-    /// server can close them.
-    idle: Mutex<Vec<Connection>>,
+    /// Connections that no request uses. The connection that was used last is used next, so that the others stay idle
+    /// and the server can close them.
+    idle: Mutex<Vec<ClientConnection>>,
 }
 
-impl Client {
-    /// Sends the load on a runtime of this thread's own. Returns when all requests have ended.
-    fn run_on_this_thread(self, load: Load, stopped: watch::Receiver<bool>) -> Result<()> {
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().event_interval(EVENT_INTERVAL).build()?;
+impl LoadSender {
+    /// Sends the load on a runtime of this thread's own. Returns when the load is over.
+    fn run_on_this_thread(self, load: LoadPattern, stopped: watch::Receiver<bool>) -> Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .event_interval(EVENT_INTERVAL)
+            .build()
+            .context("create the runtime that sends requests; raise the limit of open files (ulimit -n)")?;
         runtime.block_on(async {
             // A timer that becomes the earliest of all costs a system call, since tokio wakes itself for it. This timer
             // is always due before the timeout of any request, so those timeouts never become the earliest.
@@ -148,25 +153,28 @@ impl Client {
                     tokio::time::sleep(before_timeouts).await;
                 }
             });
-            // A spawned task, since each wake-up of the future that `block_on` runs costs a system call, too.
+            // Sending is a spawned task, since each wake-up of the future that `block_on` runs costs a system call,
+            // too.
             tokio::spawn(self.run(load, stopped)).await?
         })
     }
 
     /// Sends the load, and waits until all requests have ended or [`STOP_GRACE`] after a stop is over.
-    async fn run(self, load: Load, mut stopped: watch::Receiver<bool>) -> Result<()> {
+    async fn run(self, load: LoadPattern, mut stopped: watch::Receiver<bool>) -> Result<()> {
         let client = Arc::new(self);
         let (in_flight, mut all_ended) = mpsc::channel(1);
         match load {
-            Load::Open(schedule) => tokio::select! {
+            LoadPattern::Open(schedule) => tokio::select! {
                 sent = client.send_open(&schedule, &in_flight) => sent?,
                 _stop = stopped.wait_for(|stop| *stop) => {}
             },
-            Load::Closed(concurrency, duration) => client.send_closed(concurrency, duration, &stopped, &in_flight),
+            LoadPattern::Closed(concurrency, duration) => {
+                client.send_closed(concurrency, duration, &stopped, &in_flight)
+            }
         }
         drop(in_flight);
         let grace_is_over = async {
-            // The result holds a lock, and may not be kept during the sleep.
+            // The result holds a lock, which must not be held during the sleep.
             drop(stopped.wait_for(|stop| *stop).await);
             tokio::time::sleep(STOP_GRACE).await;
         };
@@ -179,9 +187,10 @@ impl Client {
 
     /// Starts request `i` at `schedule[i]`.
     async fn send_open(self: &Arc<Self>, schedule: &[Duration], in_flight: &InFlight) -> Result<()> {
-        let timer = PreciseTimer::new().context("make a timer")?;
+        let timer = PreciseTimer::new()
+            .context("create the timer for send times; raise the limit of open files (ulimit -n)")?;
         for (index, &scheduled) in schedule.iter().enumerate() {
-            timer.wait_until(self.start + scheduled).await.context("wait for the timer")?;
+            timer.wait_until(self.start + scheduled).await.context("wait for the next send time")?;
             self.started.fetch_add(1, Ordering::Relaxed);
             let (client, in_flight) = (self.clone(), in_flight.clone());
             tokio::spawn(async move {
@@ -192,7 +201,7 @@ impl Client {
         Ok(())
     }
 
-    /// Starts `concurrency` tasks, each of which sends one request after the other for `duration`.
+    /// Starts `concurrency` tasks, each of which sends one request after another for `duration`.
     fn send_closed(
         self: &Arc<Self>,
         concurrency: usize,
@@ -225,26 +234,27 @@ impl Client {
         let in_time =
             async { if left.is_zero() { None } else { tokio::time::timeout(left, self.exchange(payload)).await.ok() } };
         let (outcome, received_bytes) =
-            in_time.await.unwrap_or_else(|| (Outcome::Failed { code: "client_timeout".into() }, 0));
+            in_time.await.unwrap_or_else(|| (RequestOutcome::Failed { code: "client_timeout".into() }, 0));
         let latency = self.start.elapsed().saturating_sub(scheduled);
         let sent_bytes = payload.body.len() as u32;
-        // Fails only if the run was dropped, and then no report needs the sample.
+        // Sending fails only if the run was dropped. No report needs the sample then.
         let _sent = self.samples.send(Sample { scheduled, send_delay, latency, sent_bytes, received_bytes, outcome });
     }
 
     /// Sends `payload`, and returns the outcome and the length of the answer's body in bytes.
-    async fn exchange(&self, payload: &Payload) -> (Outcome, u32) {
+    async fn exchange(&self, payload: &Payload) -> (RequestOutcome, u32) {
         let answer = async {
             loop {
                 let reused = self.idle_connection();
                 let is_new = reused.is_none();
                 let mut connection = match reused {
                     Some(connection) => connection,
-                    // Boxed, since opening is rare and its state is large: the task of every request would hold it.
-                    None => Box::pin(Connection::open(self.target.address)).await?,
+                    // Boxed, since opening is rare and its state is large. Without the box, the task of every request
+                    // would be that large.
+                    None => Box::pin(ClientConnection::open(self.target.address)).await?,
                 };
                 match connection.exchange(self.target.request(payload)).await {
-                    // The server closed the idle connection before the request was written. Try another one.
+                    // The server closed the idle connection before the request was written. Try another connection.
                     Err(Error::Unsent) if !is_new => {}
                     Err(error) => return Err(error),
                     Ok(answer) => {
@@ -256,12 +266,12 @@ impl Client {
         };
         match answer.await {
             Ok((status, body)) => (answer::outcome(status, &body, payload.label.as_deref()), body.len() as u32),
-            Err(error) => (Outcome::Failed { code: error.code().into() }, 0),
+            Err(error) => (RequestOutcome::Failed { code: error.code().into() }, 0),
         }
     }
 
     /// An idle connection that is still open; `None` if there is none.
-    fn idle_connection(&self) -> Option<Connection> {
+    fn idle_connection(&self) -> Option<ClientConnection> {
         loop {
             let mut connection = self.idle.lock().expect(UNPOISONED).pop()?;
             if connection.is_open() {

@@ -1,4 +1,5 @@
-//! Whether loadgen kept to its schedule. If it did not, the latencies are its own and not the server's. Pure.
+//! Whether loadgen kept to its schedule. If it did not, the latencies contain delays that loadgen caused, and not the
+//! server. Pure.
 
 use crate::latencies::{Latencies, Percentiles};
 use crate::sample::Sample;
@@ -12,20 +13,20 @@ pub const LATE_AFTER: Duration = Duration::from_millis(10);
 /// Largest share of late requests, 0 to 1, with which a run is valid.
 const MAX_LATE_SHARE: f64 = 0.01;
 
-/// How late requests were sent. These delays are caused by loadgen, not by the server.
+/// The delays with which requests were sent. They are caused by loadgen, not by the server.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SendDelays {
     /// Time from the scheduled to the actual send time of all requests, in milliseconds.
     pub send_delay_ms: Percentiles,
     /// Requests that were sent more than 10 ms late.
     pub late_sends: usize,
-    /// Whether more than 1 % of the requests were sent late. Loadgen was the bottleneck then, and the figures say
-    /// nothing of the server.
+    /// Whether more than 1 % of the requests were sent late. If so, loadgen was the bottleneck, and the figures say
+    /// nothing about the server.
     pub is_bottleneck: bool,
 }
 
 impl SendDelays {
-    /// The delays of a run.
+    /// Computes the send delays of a run.
     pub fn new(samples: &[Sample]) -> Self {
         let late_sends = samples.iter().filter(|sample| sample.send_delay > LATE_AFTER).count();
         let delays: Latencies = samples.iter().map(|sample| sample.send_delay).collect();
@@ -40,7 +41,7 @@ impl SendDelays {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample::Outcome;
+    use crate::sample::RequestOutcome;
 
     #[test]
     fn one_late_send_in_a_hundred_is_allowed() {
@@ -50,7 +51,7 @@ mod tests {
             latency: Duration::from_millis(delay_ms),
             sent_bytes: 0,
             received_bytes: 0,
-            outcome: Outcome::Answered { right: None },
+            outcome: RequestOutcome::Answered { right: None },
         };
         let run = |late: usize| -> Vec<Sample> { (0..100).map(|n| sample(if n < late { 11 } else { 10 })).collect() };
         let found = |late| SendDelays::new(&run(late));

@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 /// Time between two scrapes, and the longest time that a scrape may take.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Metrics older than this say nothing of the present. A single failed scrape is bridged.
+/// The largest age of metrics that a row of a report may show. It is long enough to bridge one failed scrape.
 pub const STALE_AFTER: Duration = Duration::from_secs(3);
 
 /// Metrics of the dispatcher and the scaler at one time. A value that could not be read is absent.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ServerMetrics {
-    /// Seconds since the start of the run; 0 before it.
+    /// Seconds since the start of the run; 0 before the start.
     pub at_seconds: f64,
     /// Requests that wait in the dispatcher's queue.
     pub queue_length: Option<f64>,
@@ -29,16 +29,16 @@ pub struct ServerMetrics {
     pub desired_replicas: Option<f64>,
 }
 
-/// All metrics that were read so far, oldest first. Clones share them.
+/// All metrics that were read so far, oldest first. Clones share the metrics.
 #[derive(Debug, Clone, Default)]
 pub struct MetricsLog(Arc<Mutex<Vec<ServerMetrics>>>);
 
-/// Invariant of the lock.
-const UNPOISONED: &str = "no task panics while it holds the metrics";
+/// Invariant of the lock on the metrics.
+const UNPOISONED: &str = "no task panics while it holds the lock on the metrics";
 
 impl MetricsLog {
-    /// The metrics of the first `length` seconds of the run. Of the metrics from before the start, only the
-    /// last are included, as the state at 0.
+    /// The metrics of the first `length` seconds of the run. Of the metrics that were read before the start, only the
+    /// last are included, as the state at the start.
     pub fn within(&self, length: f64) -> Vec<ServerMetrics> {
         let log = self.0.lock().expect(UNPOISONED);
         let early = log.iter().take_while(|metrics| metrics.at_seconds == 0.0).count();
@@ -52,7 +52,7 @@ impl MetricsLog {
     }
 
     /// Scrapes `dispatcher` and `scaler`, each `host:port`, once a second until the future is dropped. Times count from
-    /// `start`, which may lie in the future. If no address gives one of the metrics, that second is left out.
+    /// `start`, which may lie in the future. A second in which neither address returns any of the metrics is left out.
     pub async fn scrape(self, start: Instant, dispatcher: String, scaler: Option<String>) {
         let mut tick = tokio::time::interval(INTERVAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
@@ -90,7 +90,8 @@ fn parse(text: &str) -> Option<Scrape> {
     Scrape::parse(text.lines().map(|line| Ok(line.to_owned()))).ok()
 }
 
-/// The value of the gauge `name` whose label `state` is `state`; `None` if the scrape has no such gauge.
+/// The value of the gauge `name` with this value of the label `state`, or without that label if `state` is `None`.
+/// Returns `None` if the scrape has no such gauge.
 fn gauge(scrape: Option<&Scrape>, name: &str, state: Option<&str>) -> Option<f64> {
     scrape?.samples.iter().find_map(|sample| match sample.value {
         Value::Gauge(value) if value.is_finite() && sample.metric == name && sample.labels.get("state") == state => {
@@ -105,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_the_metrics_from_before_the_start_the_last_counts() {
+    fn only_the_last_metrics_from_before_the_start_are_included() {
         let within = |seen: &[(f64, f64)]| {
             let metrics = |&(at_seconds, replicas): &(f64, f64)| ServerMetrics {
                 at_seconds,

@@ -1,7 +1,7 @@
 //! The figures of a run, and of each of its seconds, computed from its samples. Pure.
 
 use crate::latencies::{Latencies, Percentiles};
-use crate::sample::{Outcome, Sample};
+use crate::sample::{RequestOutcome, Sample};
 use crate::usage::ReplicaUsage;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -10,52 +10,52 @@ use std::time::Duration;
 
 /// The figures of a whole run. A latency is the time from the scheduled send time to the whole answer.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Summary {
+pub struct RunSummary {
     /// Requests that were scheduled and have ended.
     pub offered: usize,
     /// Requests that were answered with status 200 and a prediction.
     pub answered: usize,
-    /// Requests that ended in any other way.
+    /// Requests that ended without a prediction.
     pub failed: usize,
-    /// Number of failed requests by code.
+    /// Number of failed requests by error code.
     pub errors: BTreeMap<String, usize>,
     /// Share of right answers among the answers to labelled images, 0 to 1. Absent without such answers.
     pub accuracy: Option<f64>,
     /// Share of all offered requests that were answered within the objective, 0 to 1.
     pub attainment: f64,
-    /// Good answers per second of the run: within the objective, and not known to be wrong.
+    /// Good answers per second of the run. A good answer came within the objective and is not known to be wrong.
     pub goodput_per_second: f64,
     /// Answers that came before the end of the run, per second of the run.
     pub throughput_per_second: f64,
-    /// Latency of the answered requests, in milliseconds. Absent if none was answered.
+    /// Latency of the answered requests, in milliseconds. Absent if no request was answered.
     pub latency_ms: Option<Percentiles>,
     /// Length of all requests' bodies together, in bytes.
     pub sent_bytes: u64,
     /// Length of all answers' bodies together, in bytes.
     pub received_bytes: u64,
-    /// Use of replicas. Absent if no metrics tell their number.
+    /// Use of replicas. Absent if no metrics have the number of replicas.
     pub usage: Option<ReplicaUsage>,
 }
 
-/// The figures of the requests whose scheduled send time lies in some consecutive seconds of a run.
+/// The figures of an interval: of the requests whose scheduled send time lies in some consecutive seconds of a run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Row {
-    /// The first of these seconds, counted from 0 at the start of the run.
+pub struct IntervalSummary {
+    /// First second of the interval, counted from 0 at the start of the run.
     pub second: usize,
-    /// Number of seconds.
+    /// Length of the interval, in seconds.
     pub seconds: usize,
-    /// Requests that were scheduled in these seconds.
+    /// Requests that were scheduled in the interval.
     pub offered: usize,
-    /// Offered requests that were answered within the objective.
+    /// Requests of the interval that were answered within the objective.
     pub within_objective: usize,
-    /// Offered requests that failed.
+    /// Requests of the interval that failed.
     pub failed: usize,
-    /// Latency of the answered requests, in milliseconds. Absent if none was answered.
+    /// Latency of the answered requests, in milliseconds. Absent if no request was answered.
     pub latency_ms: Option<Percentiles>,
 }
 
-/// A share (0 to 1) in per cent, rounded to 9 decimals: 407 of 500 must be 81.4 %, and not a rounding error less, since
-/// conditions compare it with what the user wrote.
+/// Converts a share (0 to 1) to per cent, rounded to 9 decimals. Without this rounding, 407 of 500 could be slightly
+/// less than 81.4 %, and would breach the condition `attainment>=81.4`.
 pub fn percent(share: f64) -> f64 {
     (1e11 * share).round() / 1e9
 }
@@ -65,22 +65,22 @@ pub fn latencies<'a>(samples: impl IntoIterator<Item = &'a Sample>) -> Latencies
     samples.into_iter().filter(|sample| sample.is_answered()).map(|sample| sample.latency).collect()
 }
 
-/// Number of good answers: within `objective`, and not known to be wrong.
+/// Number of good answers, which came within `objective` and are not known to be wrong.
 pub fn good(samples: &[Sample], objective: Duration) -> usize {
     samples.iter().filter(|sample| sample.is_good(objective)).count()
 }
 
-/// The figures of a run of this length.
-pub fn summarise(samples: &[Sample], objective: Duration, length: Duration, usage: Option<ReplicaUsage>) -> Summary {
+/// Computes the figures of a run of `length`.
+pub fn summarise(samples: &[Sample], objective: Duration, length: Duration, usage: Option<ReplicaUsage>) -> RunSummary {
     let mut errors = BTreeMap::new();
     let (mut labelled, mut right) = (0_usize, 0_usize);
     for sample in samples {
         match &sample.outcome {
-            Outcome::Answered { right: known } => {
+            RequestOutcome::Answered { right: known } => {
                 labelled += usize::from(known.is_some());
                 right += usize::from(*known == Some(true));
             }
-            Outcome::Failed { code } => *errors.entry(code.clone().into_owned()).or_insert(0) += 1,
+            RequestOutcome::Failed { code } => *errors.entry(code.clone().into_owned()).or_insert(0) += 1,
         }
     }
     let failed = errors.values().sum::<usize>();
@@ -90,7 +90,7 @@ pub fn summarise(samples: &[Sample], objective: Duration, length: Duration, usag
     let throughput = samples.iter().filter(came_in_time).count();
     let share = |part: usize, whole: usize| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
     let per_second = |count: usize| if length.is_zero() { 0.0 } else { count as f64 / length.as_secs_f64() };
-    Summary {
+    RunSummary {
         offered: samples.len(),
         answered,
         failed,
@@ -106,12 +106,12 @@ pub fn summarise(samples: &[Sample], objective: Duration, length: Duration, usag
     }
 }
 
-/// The figures of a run in rows of `step` seconds. The last row may be shorter. Seconds without requests have a row,
-/// too.
+/// Computes the figures of a run in intervals of `step` seconds. The last interval may be shorter. An interval without
+/// requests is included.
 ///
 /// # Panics
 /// If `step` is zero.
-pub fn rows(samples: &[Sample], objective: Duration, length: Duration, step: usize) -> Vec<Row> {
+pub fn rows(samples: &[Sample], objective: Duration, length: Duration, step: usize) -> Vec<IntervalSummary> {
     let whole = length.as_secs_f64().ceil() as usize;
     let mut by_row: Vec<Vec<&Sample>> = vec![Vec::new(); whole.div_ceil(step)];
     for sample in samples {
@@ -121,7 +121,7 @@ pub fn rows(samples: &[Sample], objective: Duration, length: Duration, step: usi
     }
     let row = |(index, samples): (usize, Vec<&Sample>)| {
         let latencies = latencies(samples.iter().copied());
-        Row {
+        IntervalSummary {
             second: index * step,
             seconds: step.min(whole - index * step),
             offered: samples.len(),
@@ -137,7 +137,7 @@ pub fn rows(samples: &[Sample], objective: Duration, length: Duration, step: usi
 mod tests {
     use super::*;
 
-    fn sample(scheduled_ms: u64, latency_ms: u64, outcome: Outcome) -> Sample {
+    fn sample(scheduled_ms: u64, latency_ms: u64, outcome: RequestOutcome) -> Sample {
         let milliseconds = Duration::from_millis;
         Sample {
             scheduled: milliseconds(scheduled_ms),
@@ -150,28 +150,28 @@ mod tests {
     }
 
     fn run() -> Vec<Sample> {
-        let failed = |code: &'static str| Outcome::Failed { code: code.into() };
+        let failed = |code: &'static str| RequestOutcome::Failed { code: code.into() };
         vec![
-            sample(100, 50, Outcome::Answered { right: Some(true) }),
-            sample(200, 60, Outcome::Answered { right: Some(false) }),
-            sample(900, 700, Outcome::Answered { right: Some(true) }),
+            sample(100, 50, RequestOutcome::Answered { right: Some(true) }),
+            sample(200, 60, RequestOutcome::Answered { right: Some(false) }),
+            sample(900, 700, RequestOutcome::Answered { right: Some(true) }),
             sample(2100, 1, failed("queue_full")),
-            sample(2400, 40, Outcome::Answered { right: None }),
+            sample(2400, 40, RequestOutcome::Answered { right: None }),
         ]
     }
 
     #[test]
-    fn a_run_is_summarised() {
+    fn the_summary_counts_the_requests_of_a_run() {
         let summary = summarise(&run(), Duration::from_millis(500), Duration::from_secs(4), None);
         assert_eq!((summary.offered, summary.answered, summary.failed), (5, 4, 1));
         assert_eq!(summary.errors.get("queue_full"), Some(&1));
         assert_eq!(summary.attainment, 3.0 / 5.0);
         assert_eq!(summary.accuracy, Some(2.0 / 3.0));
-        // The right answer in time, and the answer to an image without a label.
+        // Two answers are good: the right answer in time, and the answer to an image without a label.
         assert_eq!((summary.goodput_per_second, summary.throughput_per_second), (0.5, 1.0));
         assert_eq!((summary.sent_bytes, summary.received_bytes), (5000, 50));
         assert!(summary.latency_ms.is_some_and(|latency| (latency.max - 700.0).abs() < 1.0));
-        assert_eq!(summarise(&[], Duration::ZERO, Duration::ZERO, None), Summary::default());
+        assert_eq!(summarise(&[], Duration::ZERO, Duration::ZERO, None), RunSummary::default());
     }
 
     #[test]

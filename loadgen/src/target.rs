@@ -1,4 +1,4 @@
-//! The server that is loaded: its address, and the parts of a request that are the same in all requests.
+//! The server that receives the load: its address, and the parts that all requests have in common.
 
 use crate::payload::Payload;
 use anyhow::{Context, Result, ensure};
@@ -11,12 +11,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::net::TcpStream;
 
-/// Longest time for the connection that tests whether the server is there.
+/// Longest time for opening the connection that tests whether the server listens.
 const REACH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The server, and the requests to it without their bodies.
+/// The server that receives the load, and the requests to it without their bodies.
 #[derive(Debug, Clone)]
-pub struct Target {
+pub struct LoadTarget {
     /// The address that the URL's host resolved to at the start. All connections go there, without a proxy.
     pub address: SocketAddr,
     /// Longest time for one request, from its scheduled send time to the whole answer.
@@ -25,13 +25,13 @@ pub struct Target {
     headers: HeaderMap,
 }
 
-impl Target {
-    /// Resolves the host of `uri` and connects once, so that a run without a server ends before it begins. The headers
-    /// in `extra` replace headers of loadgen's own. `budget` is sent to the server with each request as its timeout,
-    /// and `top_k` is added to the query.
+impl LoadTarget {
+    /// Resolves the host of `uri` and connects once, so that a missing server is noticed before the run. The headers in
+    /// `extra` replace loadgen's headers of the same names. `budget` is sent to the server with each request as its
+    /// timeout, and `top_k` is added to the query.
     ///
     /// # Errors
-    /// When `uri` is not usable, or no server listens there.
+    /// If `uri` names no host, its scheme is not `http`, or no server listens there.
     pub async fn connect(
         uri: &Uri,
         extra: &[(HeaderName, HeaderValue)],
@@ -41,16 +41,21 @@ impl Target {
     ) -> Result<Self> {
         let host = host_and_port(uri)?;
         let connecting = tokio::time::timeout(REACH_TIMEOUT, TcpStream::connect(&host));
-        let stream = connecting.await.with_context(|| format!("{host} did not answer within {REACH_TIMEOUT:?}"))?;
+        let stream = connecting
+            .await
+            .with_context(|| format!("connect to {host}: no answer within {REACH_TIMEOUT:?}; check --url"))?;
         let stream = stream.with_context(|| format!("connect to {host}; does the dispatcher run there?"))?;
         let address = stream.peer_addr().with_context(|| format!("read the address of the connection to {host}"))?;
 
         let mut headers = HeaderMap::new();
-        headers.insert(HOST, HeaderValue::from_str(&host)?);
+        headers.insert(
+            HOST,
+            HeaderValue::from_str(&host).with_context(|| format!("--url ({uri}): the host is not valid in HTTP"))?,
+        );
         if let Some(budget) = budget {
             headers.insert(header::TIMEOUT_MS, HeaderValue::from_str(&budget.as_millis().to_string())?);
         }
-        // `extend` alone would append to the headers that are there already.
+        // Without this loop, `extend` would add a second value to a header that has one already.
         for (name, _) in extra {
             headers.remove(name);
         }
@@ -72,11 +77,16 @@ impl Target {
 /// The host and the port of a URL, as `host:port`.
 ///
 /// # Errors
-/// When the URL names no host, or its scheme is not `http`.
+/// If the URL names no host, or its scheme is not `http`.
 pub fn host_and_port(uri: &Uri) -> Result<String> {
-    ensure!(uri.scheme_str() == Some("http"), "--url ({uri}) must start with http://");
-    let authority = uri.authority().with_context(|| format!("--url ({uri}) names no host"))?;
-    ensure!(!authority.host().is_empty(), "--url ({uri}) names no host");
+    ensure!(
+        uri.scheme_str() == Some("http"),
+        "--url ({uri}) must start with http://, as in http://127.0.0.1:5052/predict"
+    );
+    let authority = uri
+        .authority()
+        .with_context(|| format!("--url ({uri}) names no host; write it like http://127.0.0.1:5052/predict"))?;
+    ensure!(!authority.host().is_empty(), "--url ({uri}) names no host; write it like http://127.0.0.1:5052/predict");
     Ok(format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(80)))
 }
 
@@ -87,7 +97,7 @@ fn path(uri: &Uri, top_k: Option<u32>) -> Result<Uri> {
         path.push(if uri.query().is_some() { '&' } else { '?' });
         path.push_str(&format!("top_k={top_k}"));
     }
-    path.parse().with_context(|| format!("--url ({uri}) has no valid path"))
+    path.parse().with_context(|| format!("--url ({uri}): the path or the query is not valid"))
 }
 
 #[cfg(test)]

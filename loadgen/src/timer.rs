@@ -1,20 +1,19 @@
-//! A timer that is precise to some ten microseconds on Linux. tokio's own timer has whole milliseconds, and requests
-//! that are sent in bursts of a millisecond do not follow the schedule.
+//! A timer that is precise to some ten microseconds on Linux. tokio's own timer has a resolution of one millisecond: it
+//! would send the requests of each millisecond together, against the schedule.
 //!
-//! On Linux the kernel's timerfd wakes the runtime. Other systems have no timer that is a file descriptor, so there
-//! tokio's timer waits until a millisecond before the instant, and the task yields in a loop for the rest. That is
-//! precise to the time that the other tasks take for one turn, as long as the system wakes the thread within that
-//! millisecond; a system that wakes it later makes the wait late by as much. The loop costs up to a millisecond of
-//! processor time for each wait.
+//! On Linux, the kernel's timerfd wakes the runtime. On other systems, tokio's timer waits until a millisecond before
+//! the instant, and the task yields in a loop for the rest. The wait then ends late by one turn of the other tasks at
+//! most, unless the system wakes the thread after the instant. The loop costs up to a millisecond of processor time for
+//! each wait.
 
 use std::io;
 use std::time::Instant;
 
 #[cfg(target_os = "linux")]
-use timerfd::Timer;
+use timerfd::KernelTimer as SystemTimer;
 
 #[cfg(not(target_os = "linux"))]
-use portable::Timer;
+use portable::PortableTimer as SystemTimer;
 
 #[cfg(target_os = "linux")]
 mod timerfd {
@@ -26,16 +25,16 @@ mod timerfd {
     use std::time::{Duration, Instant};
     use tokio::io::unix::AsyncFd;
 
-    /// A timer of the kernel's that the runtime waits for in the same way as for sockets (timerfd_create(2)).
+    /// A timer of the kernel (timerfd_create(2)). The runtime waits for it as for a socket.
     #[derive(Debug)]
-    pub(super) struct Timer(AsyncFd<OwnedFd>);
+    pub(super) struct KernelTimer(AsyncFd<OwnedFd>);
 
-    impl Timer {
+    impl KernelTimer {
         pub(super) fn new() -> io::Result<Self> {
             let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
             #[expect(
                 deprecated,
-                reason = "its successor is unsafe, since a descriptor could change; an OwnedFd does not"
+                reason = "the replacement is unsafe, since a type could change its descriptor; an OwnedFd does not"
             )]
             Ok(Self(AsyncFd::new(timer)?))
         }
@@ -46,7 +45,7 @@ mod timerfd {
             let left = Timespec::try_from(left.max(Duration::from_nanos(1))).map_err(io::Error::other)?;
             let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
             timerfd_settime(&self.0, TimerfdTimerFlags::empty(), &Itimerspec { it_interval: zero, it_value: left })?;
-            // The expiry is not read: setting the timer again clears it, and that saves a system call for each wait.
+            // The expiry is not read, since setting the timer again clears it. This saves a system call for each wait.
             self.0.readable().await?.clear_ready();
             Ok(())
         }
@@ -58,14 +57,14 @@ mod portable {
     use std::io;
     use std::time::{Duration, Instant};
 
-    /// tokio's timer returns up to this long after the instant, so the wait for it ends this long before.
+    /// Largest delay of tokio's timer. The timer is set to an instant that is earlier by this time.
     const TIMER_RESOLUTION: Duration = Duration::from_millis(1);
 
-    /// tokio's timer, with a loop that yields for the last millisecond.
+    /// tokio's timer until the last millisecond before the instant, and yielding after that.
     #[derive(Debug)]
-    pub(super) struct Timer;
+    pub(super) struct PortableTimer;
 
-    impl Timer {
+    impl PortableTimer {
         pub(super) fn new() -> io::Result<Self> {
             Ok(Self)
         }
@@ -80,26 +79,26 @@ mod portable {
     }
 }
 
-/// Waits for one instant after the other.
+/// Waits for one instant after another.
 #[derive(Debug)]
-pub struct PreciseTimer(Timer);
+pub struct PreciseTimer(SystemTimer);
 
 impl PreciseTimer {
-    /// A timer for the present runtime.
+    /// Creates a timer for the runtime of the calling task.
     ///
     /// # Errors
-    /// When the system has no timer left.
+    /// If the system has no timer left.
     ///
     /// # Panics
-    /// If it is called outside of a tokio runtime.
+    /// If the caller is outside of a tokio runtime.
     pub fn new() -> io::Result<Self> {
-        Timer::new().map(Self)
+        SystemTimer::new().map(Self)
     }
 
-    /// Returns at `at`, never earlier. If `at` has passed, it returns after every other task has had a turn.
+    /// Waits until `at`, and never returns earlier. If `at` has passed, it lets other tasks run before it returns.
     ///
     /// # Errors
-    /// When the kernel's timer fails.
+    /// If the kernel's timer fails.
     ///
     /// # Cancel safety
     /// The wait can be dropped, and the timer used again.
@@ -130,12 +129,12 @@ mod tests {
             timer.wait_until(at).await.expect("the timer works");
             assert!(Instant::now() >= at);
         }
-        timer.wait_until(Instant::now()).await.expect("a past instant is waited for, too");
+        timer.wait_until(Instant::now()).await.expect("a wait for a past instant returns");
     }
 
     #[tokio::test]
     async fn the_portable_timer_reaches_the_instant() {
-        let timer = portable::Timer::new().expect("it cannot fail");
+        let timer = portable::PortableTimer::new().expect("it cannot fail");
         let at = Instant::now() + Duration::from_millis(5);
         while Instant::now() < at {
             timer.sleep(at).await.expect("it cannot fail");

@@ -4,13 +4,14 @@ use crate::server_metrics::ServerMetrics;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The program whose number of replicas is counted.
+/// The program whose metrics have the number of replicas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum CountedBy {
-    /// The scaler: replicas that it asks for. These are paid for, including those that are starting.
+    /// The scaler, which exports the number of replicas that it asks for. Starting replicas are included, since they
+    /// cost money, too.
     Scaler,
-    /// The dispatcher: replicas in its rotation.
+    /// The dispatcher, which exports the number of replicas in its rotation.
     Dispatcher,
 }
 
@@ -36,13 +37,14 @@ pub struct ReplicaUsage {
     pub peak_replicas: f64,
     /// How often the number of replicas changed.
     pub changes: usize,
-    /// Replica-seconds for 1000 good answers: right, and within the objective. Absent without good answers.
+    /// Replica-seconds for 1000 good answers. A good answer came within the objective and is not known to be wrong.
+    /// Absent if there are no good answers.
     pub replica_seconds_per_1000_good: Option<f64>,
 }
 
 impl ReplicaUsage {
-    /// The usage over a run of `length` seconds with `good` good answers; `None` if no metrics tell the number of
-    /// replicas. Each number counts until the next one was read. The scaler's numbers are preferred to the
+    /// The usage over a run of `length` seconds with `good` good answers; `None` if no metrics have the number of
+    /// replicas. Each number counts until the next number was read. The scaler's numbers are preferred to the
     /// dispatcher's.
     pub fn new(metrics: &[ServerMetrics], length: f64, good: usize) -> Option<Self> {
         let desired = |metrics: &ServerMetrics| Some((metrics.at_seconds, metrics.desired_replicas?));
@@ -77,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn desired_replicas_count_before_ready_ones() {
+    fn desired_replicas_are_preferred_to_ready_replicas() {
         let both = [metrics(0.5, Some(1.0), Some(1.0)), metrics(4.0, Some(1.0), Some(3.0)), metrics(8.0, None, None)];
         let usage = ReplicaUsage::new(&both, 10.0, 500).expect("there are counts");
         assert_eq!((usage.counted_by, usage.peak_replicas, usage.changes), (CountedBy::Scaler, 3.0, 1));
@@ -87,7 +89,7 @@ mod tests {
         assert_eq!((usage.counted_by, usage.replica_seconds), (CountedBy::Dispatcher, 10.0));
         assert_eq!(usage.replica_seconds_per_1000_good, None);
         assert_eq!(ReplicaUsage::new(&[metrics(1.0, None, None)], 10.0, 1), None);
-        // Metrics from after the end do not count.
+        // Metrics from after the end of the run do not count.
         assert_eq!(ReplicaUsage::new(&ready, 2.0, 1).expect("there are counts").replica_seconds, 2.0);
     }
 }

@@ -1,11 +1,11 @@
 //! Opens the HTML pages in a real browser without a network. All plots must be drawn, the console must have no message,
 //! and the pages must be small.
 
-use loadgen::compare::{Comparison, Run};
+use loadgen::compare::{ComparedRun, RunComparison};
 use loadgen::measure::Measurement;
 use loadgen::payload::BodyFormat;
-use loadgen::report::{Report, Setup, html};
-use loadgen::sample::{Outcome, Sample};
+use loadgen::report::{RunReport, RunSetup, html};
+use loadgen::sample::{RequestOutcome, Sample};
 use loadgen::server_metrics::ServerMetrics;
 use std::fs::File;
 use std::io::BufReader;
@@ -15,23 +15,23 @@ use std::time::Duration;
 use workload::Workload;
 use workload::arrivals::{self, Process};
 
-/// Length of the runs: that of loadgen/workloads/course.txt.
+/// Length of each run in seconds, equal to that of loadgen/workloads/course.txt.
 const SECONDS: u64 = 630;
 
 const MAX_PAGE_BYTES: usize = 2_000_000;
 
 /// The report of a run whose latency rises and falls, and of which some requests fail. All latencies are multiplied by
 /// `slowness`.
-fn report(slowness: u64) -> Report {
+fn report(slowness: u64) -> RunReport {
     let load: Vec<f64> = (0..SECONDS).map(|second| 12.0 + 10.0 * (second as f64 / 60.0).sin()).collect();
     let schedule = arrivals::schedule(&Workload { per_second: load }, Process::Poisson, 1);
     let sample = |(index, scheduled): (usize, Duration)| {
         let wave = 40.0 + 400.0 * (scheduled.as_secs_f64() / 90.0).sin().powi(8) + (index % 37) as f64;
         let failed = index % 211 == 0;
         let outcome = if failed {
-            Outcome::Failed { code: "</script><b>".into() }
+            RequestOutcome::Failed { code: "</script><b>".into() }
         } else {
-            Outcome::Answered { right: Some(true) }
+            RequestOutcome::Answered { right: Some(true) }
         };
         let latency = Duration::from_secs_f64(wave * slowness as f64 / 1e3);
         Sample { scheduled, send_delay: Duration::ZERO, latency, sent_bytes: 38_000, received_bytes: 300, outcome }
@@ -49,7 +49,7 @@ fn report(slowness: u64) -> Report {
         unfinished: 0,
         is_complete: true,
     };
-    let setup = Setup {
+    let setup = RunSetup {
         name: None,
         version: "0".into(),
         started_at: "2026-01-01T00:00:00Z".into(),
@@ -64,7 +64,7 @@ fn report(slowness: u64) -> Report {
         warmup_seconds: 0.0,
         length_seconds: SECONDS as f64,
     };
-    Report::new(setup, &measurement, &["p95<100ms".parse().expect("a condition")], None)
+    RunReport::new(setup, &measurement, &["p95<100ms".parse().expect("a condition")], None)
 }
 
 /// The path of a Chromium browser on this machine; `None` if there is none.
@@ -94,7 +94,7 @@ fn open(browser: &Path, page: &Path, screenshot: Option<&Path>) -> (String, Stri
     (String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-/// Checks that `page` has this number of plots, and that its screenshot contains these colours.
+/// Checks that `page` has `plots` plots and no reference to other files, and that its screenshot contains `colours`.
 fn check(browser: &Path, name: &str, page: &str, plots: usize, colours: &[[u8; 3]]) {
     println!("{name}: {} bytes", page.len());
     assert!(page.len() <= MAX_PAGE_BYTES, "{name} has {} bytes", page.len());
@@ -135,9 +135,10 @@ fn pages_draw_their_plots_without_a_network() {
     };
     let (blue, red, green, yellow) = ([0x3b, 0x6f, 0xd4], [0xc8, 0x37, 0x2d], [0x2a, 0x9d, 0x5c], [0xd9, 0x8e, 0x04]);
     let violet = [0x7a, 0x4f, 0xc0];
-    // Load, latency, replicas, queue, percentiles.
+    // The five plots are load, latency, replicas, queue and percentiles.
     check(&browser, "a report", &html::page(&report(1)), 5, &[blue, red, green, yellow, violet]);
-    let runs = (1..=8).map(|slowness| Run { name: format!("run {slowness}"), report: report(slowness) }).collect();
-    let comparison = html::comparison(&Comparison { goal: 99.0, runs });
+    let runs =
+        (1..=8).map(|slowness| ComparedRun { name: format!("run {slowness}"), report: report(slowness) }).collect();
+    let comparison = html::comparison(&RunComparison { goal: 99.0, runs });
     check(&browser, "a comparison", &comparison, 4, &[blue, red, green, yellow, violet]);
 }

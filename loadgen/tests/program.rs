@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// The body of an answer that agrees with the contract.
+/// The body of an answer as in the HTTP API.
 const ANSWER: &str = r#"{"success":true,"prediction":{"class_index":0,"label":"plain circle","confidence":0.9},
     "predictions":[],"model":"m","replica":"r",
     "timing_ms":{"queue":0,"decode":0,"batch":0,"inference":0,"total":0}}"#;
@@ -25,7 +25,7 @@ fn answering(answer: impl Fn(&mut TcpStream) + Send + Sync + 'static) -> String 
         for mut stream in listener.incoming().flatten() {
             let answer = answer.clone();
             std::thread::spawn(move || {
-                // An answer before the request would be an error of HTTP.
+                // HTTP does not permit an answer before the request.
                 let _read = stream.read(&mut [0; 1024]);
                 answer(&mut stream);
             });
@@ -144,7 +144,7 @@ fn ctrl_c_does_not_wait_for_a_server_that_never_answers() {
         .arg(&json)
         .spawn()
         .expect("loadgen starts");
-    // The last request is sent before this wait is over.
+    // All requests are sent within the first second, so the signal comes after the last one.
     std::thread::sleep(Duration::from_secs(2));
     let stopped_at = Instant::now();
     kill_process(Pid::from_child(&load), Signal::TERM).expect("loadgen is a child of this test");
@@ -186,7 +186,7 @@ fn thresholds_decide_the_exit_status() {
 }
 
 #[test]
-fn too_few_connections_make_late_sends_and_an_invalid_report() {
+fn too_few_connections_cause_late_sends_and_an_invalid_report() {
     let url = answering(|stream| {
         std::thread::sleep(Duration::from_millis(200));
         let _sent = stream.write_all(b"HTTP/1.1 503 No\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
@@ -202,8 +202,8 @@ fn too_few_connections_make_late_sends_and_an_invalid_report() {
 
 #[test]
 fn a_search_finds_the_capacity_of_the_server() {
-    // The server answers one request after the other, each in a little more than 5 ms: somewhat less than 200 per
-    // second.
+    // The server answers one request after another, each in a little more than 5 ms. It can therefore answer a little
+    // less than 200 requests per second.
     let one_at_a_time = std::sync::Mutex::new(());
     let url = answering(move |stream| {
         {
@@ -267,7 +267,7 @@ fn all_files_of_a_run_agree() {
 }
 
 #[test]
-fn without_a_terminal_nothing_is_shown_or_plain_lines_with_no_tui() {
+fn without_a_terminal_nothing_is_shown_unless_no_tui_asks_for_lines() {
     let (url, _arrivals) = record(None);
     let common = ["run", "--url", &url, "--rate=20", "--generate=3"];
     let quiet = program().args(common).arg("--duration=1s").output().expect("the program runs");
@@ -278,7 +278,7 @@ fn without_a_terminal_nothing_is_shown_or_plain_lines_with_no_tui() {
 }
 
 #[test]
-fn a_reader_that_closes_its_pipe_early_costs_no_results() {
+fn results_are_written_even_if_the_reader_of_standard_output_has_gone() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let json = folder.path().join("run.json");
     let (reader, writer) = std::io::pipe().expect("a pipe");
@@ -305,7 +305,7 @@ fn a_run_without_answers_has_no_latency() {
 
 #[test]
 fn a_terminal_shows_the_screen_and_q_stops_the_run() {
-    // Other systems have a script(1) with other flags.
+    // On other systems, script(1) has other flags.
     if !cfg!(target_os = "linux") || !Path::new("/usr/bin/script").exists() {
         eprintln!("skipped: script(1) of util-linux, which makes a terminal, is not installed");
         return;
@@ -325,7 +325,7 @@ fn a_terminal_shows_the_screen_and_q_stops_the_run() {
     script.stdin.take().expect("standard input is piped").write_all(b"q").expect("script reads its input");
     let output = script.wait_with_output().expect("the program ends");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    // The escape sequences that enter and leave the alternate screen.
+    // These escape sequences enter and leave the alternate screen.
     let (enter, leave) = (text.find("\u{1b}[?1049h"), text.find("\u{1b}[?1049l"));
     assert!(enter.is_some() && enter < leave, "{text:?}");
     let (screen, after) = text.split_at(leave.expect("checked above"));
@@ -335,7 +335,7 @@ fn a_terminal_shows_the_screen_and_q_stops_the_run() {
     assert!(after.contains("PARTIAL") && after.contains("status 130"), "{after:?}");
 }
 
-/// Waits until `done` is true, for 20 s at most. `event` describes it for the error message.
+/// Waits until `done` is true, for 20 s at most. `event` is the awaited event in words, for the message.
 fn until(event: &str, done: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !done() {

@@ -9,7 +9,7 @@ use workload::Workload;
 use workload::arrivals::{self, Process};
 
 /// The Kolmogorov–Smirnov distance: the largest difference between the distribution function of `gaps` and that of the
-/// exponential distribution with this mean. Both are in seconds.
+/// exponential distribution with this `mean`. Gaps and mean are in seconds.
 fn distance_from_exponential(mut gaps: Vec<f64>, mean: f64) -> f64 {
     gaps.sort_by(f64::total_cmp);
     let n = gaps.len() as f64;
@@ -43,7 +43,7 @@ fn a_stalled_server_delays_every_request_that_is_scheduled_meanwhile() {
     let length = Duration::from_secs(1);
     let (url, _arrivals) = record(Some((Duration::from_millis(995), length)));
     let run = run(&["--url", &url, "--rate=100", "--duration=3s", "--arrivals=uniform"]);
-    // The first request is sent after 5 ms. The one that is sent a second later is the first to wait.
+    // The first request is sent after 5 ms. The request that is sent a second after it is the first to wait.
     let from = Duration::from_millis(1005);
     let meanwhile: Vec<_> = run
         .requests
@@ -84,7 +84,8 @@ fn a_replayed_file_is_followed_second_by_second_and_no_figure_contains_its_warm_
     let (url, arrivals) = record(None);
     let workload = format!("--workload={}", file.display());
     let run = run(&["--url", &url, &workload, "--arrivals=replayed", "--warmup=1s", "--repeat=2", "--time-scale=0.5"]);
-    // Four seconds become two, (3 + 0) / 2 and (9 + 4) / 2, and are played twice. Replaying rounds the sums.
+    // The time scale makes two seconds of the four, with (3 + 0) / 2 and (9 + 4) / 2 requests. They are played twice,
+    // and `replayed` rounds the sums.
     let offered: Vec<u64> = run.report["seconds"]
         .as_array()
         .expect("rows")
@@ -98,7 +99,7 @@ fn a_replayed_file_is_followed_second_by_second_and_no_figure_contains_its_warm_
 }
 
 #[test]
-fn a_closed_load_sends_one_request_after_the_other() {
+fn a_closed_load_sends_a_request_as_soon_as_one_is_answered() {
     let (url, arrivals) = record(None);
     let run = run(&["--url", &url, "--closed=3", "--duration=500ms"]);
     assert_eq!(run.status, Some(0));

@@ -3,7 +3,7 @@
 use crate::build;
 use anyhow::{Result, bail};
 use clap::Args;
-use harness::stack::{ScalerProgram, Setup, Stack};
+use harness::stack::{ScalerProgram, Stack, StackSetup};
 use harness::{command, paths};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -52,7 +52,7 @@ pub fn run(options: &Options) -> Result<()> {
     command::run(draw.arg("pictures").arg(&images).args(["--seed", "2026"]), DRAW_LIMIT)?;
     let listen = options.listen.to_string();
     let (program, scaler) = (ScalerProgram::Scaler, options.scaler_flags());
-    let mut stack = Stack::start(Setup { listen: &listen, folder: folder.clone(), program, scaler })?;
+    let mut stack = Stack::start(StackSetup { listen: &listen, folder: folder.clone(), program, scaler })?;
     print_usage(&stack.dispatcher.address, &folder, &images);
     let ended = stack.wait()?;
     bail!("the {ended} ended; see {}", folder.join(format!("{ended}.log")).display())

@@ -2,7 +2,7 @@
 //!
 //! Each test has a stack of its own on free ports, and one runs at a time: two cores are few.
 
-use harness::stack::{ScalerProgram, Setup, Stack};
+use harness::stack::{ScalerProgram, Stack, StackSetup};
 use harness::{http, paths};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -26,7 +26,7 @@ impl System {
         let folder = paths::output("test").join(name);
         let scaler = ["--min", "--max"].map(|bound| format!("{bound}={replicas}"));
         let program = ScalerProgram::Scaler;
-        let setup = Setup { listen: "127.0.0.1:0", folder: folder.clone(), program, scaler: scaler.into() };
+        let setup = StackSetup { listen: "127.0.0.1:0", folder: folder.clone(), program, scaler: scaler.into() };
         let system = Self { stack: Stack::start(setup).expect("the system starts"), folder, _turn: turn };
         system
             .until("every replica is in rotation", || system.stack.ready_replicas().is_ok_and(|r| r.len() == replicas));
@@ -207,7 +207,7 @@ fn with_the_only_replica_killed_requests_wait_for_its_successor() {
 fn a_second_system_in_the_same_folder_is_refused_and_harms_nothing() {
     let system = System::start("twice", 1);
     let program = ScalerProgram::Scaler;
-    let setup = Setup { listen: "127.0.0.1:0", folder: system.folder.clone(), program, scaler: Vec::new() };
+    let setup = StackSetup { listen: "127.0.0.1:0", folder: system.folder.clone(), program, scaler: Vec::new() };
     let refused = Stack::start(setup).err().expect("refused").to_string();
     assert!(refused.contains("another running system uses"), "{refused}");
     assert_eq!(system.stack.ready_replicas().expect("it answers").len(), 1);

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use harness::http;
-use harness::stack::Service;
+use harness::stack::ServiceProcess;
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,7 @@ pub(super) struct Answer {
 
 impl Client {
     /// A client that connects with its first request.
-    pub(super) fn new(server: &Service) -> Self {
+    pub(super) fn new(server: &ServiceProcess) -> Self {
         let [predict, livez] = ["predict", "livez"].map(|path| format!("http://{}/{path}", server.address));
         Self { agent: http::agent(), predict, livez }
     }
@@ -61,7 +61,12 @@ impl Client {
 ///
 /// # Errors
 /// When the status of an answer is not 200.
-pub(super) fn answers_per_second(server: &Service, image: &[u8], connections: usize, requests: usize) -> Result<f64> {
+pub(super) fn answers_per_second(
+    server: &ServiceProcess,
+    image: &[u8],
+    connections: usize,
+    requests: usize,
+) -> Result<f64> {
     let each = requests.div_ceil(connections);
     let times = std::thread::scope(|scope| {
         let client = || -> Result<Vec<Instant>> {

@@ -5,7 +5,7 @@ use super::{Run, server};
 use crate::figure::Figure;
 use crate::{processor_time, progress};
 use anyhow::{Context, Result};
-use harness::stack::Service;
+use harness::stack::ServiceProcess;
 use std::fs;
 
 /// Requests in a turn.
@@ -17,7 +17,7 @@ const BATCH: u32 = 8;
 /// A server that answers one request after the other.
 struct Server {
     name: &'static str,
-    service: Service,
+    service: ServiceProcess,
     client: Client,
     /// Milliseconds of processor time for a request, by round.
     cpu_ms: Vec<f64>,
@@ -26,7 +26,7 @@ struct Server {
 }
 
 impl Server {
-    fn new(name: &'static str, service: Service) -> Self {
+    fn new(name: &'static str, service: ServiceProcess) -> Self {
         Self { name, client: Client::new(&service), service, cpu_ms: Vec::new(), latency_ms: Vec::new() }
     }
 
@@ -52,7 +52,7 @@ pub(super) fn measure(run: &Run) -> Result<Vec<Figure>> {
     let mut flask = run.torchvision()?.script("flask_server.py");
     flask.arg(server::weights());
     let replica = Server::new("replica", server::start(run.folder)?);
-    let flask = Server::new("flask", Service::spawn("flask", flask, run.folder)?);
+    let flask = Server::new("flask", ServiceProcess::spawn("flask", flask, run.folder)?);
     let batching = server::start_batching(BATCH, run.folder)?;
     let mut servers = [replica, flask];
     // The first requests are slower, so they are not measured.
@@ -80,7 +80,7 @@ pub(super) fn measure(run: &Run) -> Result<Vec<Figure>> {
 }
 
 /// Sends [`REQUESTS`] requests on each of [`BATCH`] connections.
-fn batch(server: &Service, image: &[u8]) -> Result<f64> {
+fn batch(server: &ServiceProcess, image: &[u8]) -> Result<f64> {
     client::answers_per_second(server, image, BATCH as usize, (BATCH * REQUESTS) as usize)
 }
 

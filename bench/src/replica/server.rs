@@ -2,7 +2,7 @@
 
 use crate::cores;
 use anyhow::{Context, Result, ensure};
-use harness::stack::Service;
+use harness::stack::ServiceProcess;
 use harness::{http, paths};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ pub(super) fn weights() -> PathBuf {
 ///
 /// # Errors
 /// When it does not start.
-pub(super) fn start(logs: &Path) -> Result<Service> {
+pub(super) fn start(logs: &Path) -> Result<ServiceProcess> {
     start_command(Command::new(paths::program("replica")), logs)
 }
 
@@ -36,7 +36,7 @@ pub(super) fn start(logs: &Path) -> Result<Service> {
 ///
 /// # Errors
 /// When it does not start.
-pub(super) fn start_batching(max_batch: u32, logs: &Path) -> Result<Service> {
+pub(super) fn start_batching(max_batch: u32, logs: &Path) -> Result<ServiceProcess> {
     let mut replica = Command::new(paths::program("replica"));
     replica.arg(format!("--max-batch={max_batch}"));
     start_command(replica, logs)
@@ -46,7 +46,7 @@ pub(super) fn start_batching(max_batch: u32, logs: &Path) -> Result<Service> {
 ///
 /// # Errors
 /// When it does not start.
-pub(super) fn start_on(core: u32, logs: &Path) -> Result<Service> {
+pub(super) fn start_on(core: u32, logs: &Path) -> Result<ServiceProcess> {
     start_command(cores::command_on(core, paths::program("replica")), logs)
 }
 
@@ -54,16 +54,16 @@ pub(super) fn start_on(core: u32, logs: &Path) -> Result<Service> {
 ///
 /// # Errors
 /// When it does not start.
-pub(super) fn spawn(mut replica: Command, logs: &Path) -> Result<Service> {
+pub(super) fn spawn(mut replica: Command, logs: &Path) -> Result<ServiceProcess> {
     replica.arg("--exit-with-parent").args(FLAGS);
-    Service::spawn("replica", replica, logs)
+    ServiceProcess::spawn("replica", replica, logs)
 }
 
 /// Waits until the replica is ready. Returns its capacity.
 ///
 /// # Errors
 /// When it does not become ready within a minute.
-pub(super) fn wait_until_ready(replica: &Service) -> Result<u64> {
+pub(super) fn wait_until_ready(replica: &ServiceProcess) -> Result<u64> {
     let url = format!("http://{}/readyz", replica.address);
     let agent = http::agent();
     let deadline = Instant::now() + READY_TIMEOUT;
@@ -79,7 +79,7 @@ pub(super) fn wait_until_ready(replica: &Service) -> Result<u64> {
     }
 }
 
-fn start_command(replica: Command, logs: &Path) -> Result<Service> {
+fn start_command(replica: Command, logs: &Path) -> Result<ServiceProcess> {
     let replica = spawn(replica, logs)?;
     wait_until_ready(&replica)?;
     Ok(replica)

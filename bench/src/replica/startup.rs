@@ -4,7 +4,7 @@ use super::{Run, server};
 use crate::figure::Figure;
 use crate::progress;
 use anyhow::{Context, Result, ensure};
-use harness::stack::Service;
+use harness::stack::ServiceProcess;
 use harness::{http, paths};
 use std::io::Read;
 use std::process::{Command, Stdio};
@@ -54,7 +54,7 @@ fn version_seconds() -> Result<f64> {
     Ok(seconds)
 }
 
-fn startup_metric(replica: &Service) -> Result<f64> {
+fn startup_metric(replica: &ServiceProcess) -> Result<f64> {
     let name = service::wire::metric::STARTUP;
     let url = format!("http://{}/metrics", replica.address);
     gauge(&http::get(&url)?, name).with_context(|| format!("no {name} at {url}"))

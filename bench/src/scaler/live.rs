@@ -4,7 +4,7 @@
 use super::{Simulated, simulate};
 use anyhow::{Context, Result};
 use harness::burst::{Burst, INTERVAL_SECONDS, SCALING, WORKLOAD};
-use harness::stack::{Service, Stack};
+use harness::stack::{ServiceProcess, Stack};
 use harness::{http, paths};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -110,11 +110,11 @@ fn run_simulated(repetition: &Repetition, folder: &Path) -> Result<Outcome> {
     })
 }
 
-fn get(service: &Service, path: &str) -> Result<String> {
+fn get(service: &ServiceProcess, path: &str) -> Result<String> {
     http::get(&format!("http://{}{path}", service.address))
 }
 
-fn work_buckets(dispatcher: &Service) -> Result<Vec<Bucket>> {
+fn work_buckets(dispatcher: &ServiceProcess) -> Result<Vec<Bucket>> {
     let text = get(dispatcher, "/metrics")?;
     let bucket = |line: &str| {
         let (bound, count) = line.strip_prefix(WORK_BUCKET)?.strip_prefix("{le=\"")?.split_once("\"} ")?;

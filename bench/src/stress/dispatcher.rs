@@ -3,7 +3,7 @@
 use crate::memory;
 use anyhow::{Context, Result, ensure};
 use harness::paths;
-use harness::stack::Service;
+use harness::stack::ServiceProcess;
 use hyper::StatusCode;
 use serde_json::Value;
 use std::net::SocketAddr;
@@ -25,7 +25,7 @@ const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A running dispatcher. It ends when dropped.
 pub(crate) struct Dispatcher {
-    service: Service,
+    service: ServiceProcess,
     /// The dispatcher's address on loopback.
     pub(crate) address: SocketAddr,
 }
@@ -45,7 +45,7 @@ impl Dispatcher {
         all_flags.extend_from_slice(flags);
         let folder = paths::output("bench").join("stress");
         std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
-        let service = Service::start("dispatcher", &all_flags, &folder)?;
+        let service = ServiceProcess::start("dispatcher", &all_flags, &folder)?;
         let address = service.address.parse().with_context(|| format!("read the address {:?}", service.address))?;
         let dispatcher = Self { service, address };
         let deadline = Instant::now() + READY_TIMEOUT;

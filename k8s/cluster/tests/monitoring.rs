@@ -4,7 +4,7 @@
 //! Prometheus runs with the configuration of k8s/monitoring, but for the discovery of pods: the targets are given, with
 //! the labels that Kubernetes would give them.
 
-use harness::stack::{ScalerProgram, Setup, Stack};
+use harness::stack::{ScalerProgram, Stack, StackSetup};
 use harness::{http, paths};
 use procfs::process::all_processes;
 use rustix::process::{Pid, Signal, kill_process};
@@ -263,7 +263,7 @@ fn without_value(prometheus: &Prometheus, stack: &Stack, mut missing: Vec<Expres
 fn every_expression_has_a_value() {
     let folder = paths::output("test").join("monitoring");
     let flags = ["--min=2", "--max=2", "--cpu-share=0.5"].map(str::to_owned);
-    let stack = Stack::start(Setup {
+    let stack = Stack::start(StackSetup {
         listen: "127.0.0.1:0",
         folder: folder.clone(),
         program: ScalerProgram::Scaler,

@@ -5,23 +5,24 @@ use crate::payload::BodyFormat;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-/// Longest side of a generated image, in pixels. No server takes larger files.
+/// Largest value of `--size`: the length of a generated image's shorter side, in pixels. Such an image has more pixels
+/// than a replica accepts by default (50 million).
 const MAX_SIDE: u32 = 8192;
 
-/// Flags of `loadgen run`.
+/// Flags of `loadgen run` that choose the images.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Folder of images, read at any depth; labels.csv in it (file,label) gives the labels. Without it, labelled images
-    /// are generated
+    /// Folder of images, read with its subfolders; the file labels.csv in it, with rows file,label, gives the labels.
+    /// Without --pictures, labelled images are drawn
     #[arg(long = "pictures", value_name = "FOLDER")]
     pub folder: Option<PathBuf>,
-    /// Number of images to generate
+    /// Number of images to draw, without --pictures
     #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     pub generate: u64,
     /// Size and quality of generated images
     #[command(flatten)]
     pub style: StyleArgs,
-    /// Format of the requests' bodies
+    /// Format of each request's body
     #[arg(long = "form", value_name = "FORMAT", value_enum, default_value_t = BodyFormat::Raw)]
     pub body_format: BodyFormat,
 }
@@ -32,7 +33,7 @@ pub struct Args {
 pub struct WriteArgs {
     /// Folder to write the images and their labels.csv to
     pub folder: PathBuf,
-    /// Number of images
+    /// Number of images to write
     #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u64).range(1..=99_999))]
     pub count: u64,
     /// Seed: the same seed gives the same images
@@ -46,18 +47,18 @@ pub struct WriteArgs {
 /// Flags for the size and the quality of generated images.
 #[derive(Debug, clap::Args)]
 pub struct StyleArgs {
-    /// Length of a generated image's shorter side in pixels, or a range of it
+    /// Length of a generated image's shorter side in pixels: a number, or a range such as 64-128
     #[arg(long, default_value = "180-480", value_parser = side)]
     size: RangeInclusive<u32>,
-    /// JPEG quality of generated images, or a range of it
+    /// JPEG quality of generated images, 1 to 100: a number, or a range such as 45-95
     #[arg(long, default_value = "45-95", value_parser = quality)]
     quality: RangeInclusive<u32>,
 }
 
 impl StyleArgs {
-    /// The ranges in the form that drawing needs.
+    /// The ranges in the form that drawing takes.
     pub fn style(&self) -> ImageStyle {
-        let quality = |value: &u32| u8::try_from(*value).expect("at most 100");
+        let quality = |value: &u32| u8::try_from(*value).expect("the parser of --quality accepts 100 at most");
         ImageStyle {
             short_side: self.size.clone(),
             quality: quality(self.quality.start())..=quality(self.quality.end()),
@@ -79,7 +80,10 @@ fn range(text: &str, bounds: RangeInclusive<u32>) -> Result<RangeInclusive<u32>,
     let number = |text: &str| text.trim().parse().ok().filter(|number| bounds.contains(number));
     match (number(low), number(high)) {
         (Some(low), Some(high)) if low <= high => Ok(low..=high),
-        _ => Err(format!("write a number between {} and {}, or a range, as in 64-128", bounds.start(), bounds.end())),
+        _ => {
+            let (low, high) = (bounds.start(), bounds.end());
+            Err(format!("write a number between {low} and {high}, or a range such as {low}-{high}"))
+        }
     }
 }
 

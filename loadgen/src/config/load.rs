@@ -10,29 +10,30 @@ use workload::arrivals::{self, Process};
 use workload::shape::Shape;
 use workload::{MAX_PER_SECOND, MAX_SECONDS, Workload};
 
-/// Largest number of requests in one run. Each has a sample in memory.
+/// Largest number of requests in one run. The samples of all requests are kept in memory.
 const MAX_REQUESTS: f64 = 1e7;
 
-/// Largest workload file, in bytes. A week of seconds needs far less.
+/// Largest workload file, in bytes. A workload of a week needs far less.
 const MAX_FILE_BYTES: u64 = 64 << 20;
 
-/// The error when no flag chooses a load.
-pub const NO_LOAD: &str = "choose a load: --workload FILE, --shape SHAPE, --rate R --duration T or --closed N";
+/// The message of the error when no flag chooses a load.
+pub const NO_LOAD: &str =
+    "choose a load: --workload FILE, --shape SHAPE, --rate R --duration T, or --closed N --duration T";
 
-/// Flags of `loadgen run` and `loadgen workload`.
+/// Flags of `loadgen run` and `loadgen workload` that choose the load.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// File of requests per second, one whole number for each second, separated by white space; # starts a comment
+    /// File with the number of requests of each second, as whole numbers that white space separates; # starts a comment
     #[arg(long, value_name = "FILE", conflicts_with_all = ["shape", "rate", "closed"])]
     pub workload: Option<PathBuf>,
     /// Workload with a shape: constant, ramp, step, spike, sine, square, sawtooth, on-off or markov, as in
-    /// square:low=5,high=40,period=60,length=300 (requests per second, seconds)
+    /// square:low=5,high=40,period=60,length=300; low and high are in requests per second, period and length in seconds
     #[arg(long, conflicts_with_all = ["rate", "closed"])]
     pub shape: Option<Shape>,
-    /// Constant rate in requests per second, for --duration; with --find-capacity, the rate to begin with
+    /// Constant rate in requests per second, for --duration; with --find-capacity, the first rate that is tried
     #[arg(long, conflicts_with_all = ["closed", "time_scale", "repeat"], value_parser = rate)]
     pub rate: Option<f64>,
-    /// Keep this many requests in flight for --duration, instead of following a schedule
+    /// Number of requests to keep in flight for --duration, instead of following a schedule
     #[arg(
         long,
         requires = "duration",
@@ -46,21 +47,23 @@ pub struct Args {
     /// Multiply the workload's length by this number: 0.5 plays it twice as fast, at the same rates
     #[arg(long, default_value_t = 1.0, value_parser = scale)]
     pub time_scale: f64,
-    /// Play the workload this many times
+    /// Number of times to play the workload
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub repeat: u32,
-    /// Stop the schedule after this time, rounded up to whole seconds; with --closed, exactly after this time
+    /// Length of the run: the workload is cut after this time, rounded up to whole seconds; --closed ends exactly after
+    /// this time
     #[arg(long, value_parser = positive)]
     pub duration: Option<Duration>,
-    /// Before the workload, send for this time at the rate of its first second with load; no figure contains the
-    /// requests of this warm-up
+    /// Length of the warm-up before the run, at the rate of the workload's first second with load; no figure contains
+    /// its requests
     #[arg(long, value_parser = positive)]
     pub warmup: Option<Duration>,
-    /// Process by which arrivals are spread: poisson, uniform, replayed (exactly as many in every second as the
-    /// workload says), or gamma:CV with a coefficient of variation (above 1, arrivals come in bunches)
+    /// Process that spreads the requests of each second: poisson, uniform, replayed (exactly the number of requests in
+    /// each second that the workload says), or gamma:CV with the coefficient of variation CV (above 1, requests come in
+    /// bunches)
     #[arg(long, default_value_t = Process::Poisson)]
     pub arrivals: Process,
-    /// Seed of the arrivals and the generated images
+    /// Seed of the send times and of the images that are drawn
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
 }
@@ -76,7 +79,7 @@ impl Args {
     /// warm-up.
     ///
     /// # Errors
-    /// When the workload file cannot be read, or the workload is empty, too long or too large.
+    /// If the workload file cannot be read, or the workload is empty, too long or too large.
     pub fn workload(&self) -> Result<Workload> {
         let workload = match (&self.workload, &self.shape, self.rate.zip(self.duration)) {
             (Some(path), ..) => read(path).with_context(|| format!("read workload {}", path.display()))?,
@@ -85,7 +88,10 @@ impl Args {
             (None, None, None) => bail!(NO_LOAD),
         };
         let seconds = workload.per_second.len() as f64 * self.time_scale * f64::from(self.repeat);
-        ensure!(seconds <= MAX_SECONDS as f64, "the workload is {seconds:.0} s long, which is more than a week");
+        ensure!(
+            seconds <= MAX_SECONDS as f64,
+            "the workload is {seconds:.0} s long, which is more than a week; lower --time-scale or --repeat"
+        );
         let workload = workload.scaled(self.rate_scale);
         let workload = if self.time_scale == 1.0 { workload } else { workload.stretched(self.time_scale) };
         let workload = workload.repeated(self.repeat as usize);
@@ -94,12 +100,19 @@ impl Args {
             None => workload,
         };
         let requests = workload.total() + warmup_workload(&workload, self.warmup.unwrap_or_default()).total();
-        ensure!(requests <= MAX_REQUESTS, "{requests:.0} requests are more than one run can hold (10 million)");
-        ensure!(workload.total() > 0.0, "the workload has no request at all");
+        ensure!(
+            requests <= MAX_REQUESTS,
+            "{requests:.0} requests are more than one run can hold (10 million); lower --rate, --rate-scale, --repeat, \
+             --duration or --warmup"
+        );
+        ensure!(
+            workload.total() > 0.0,
+            "the workload has no request at all; give a rate above 0, or a longer --duration"
+        );
         Ok(workload)
     }
 
-    /// The load in words.
+    /// The load in words, for reports.
     pub fn describe(&self) -> String {
         let mut words = match (&self.workload, &self.shape, self.rate, self.closed) {
             (Some(path), ..) => path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
@@ -119,10 +132,11 @@ impl Args {
     }
 }
 
-/// The send times of a workload and of the warm-up before it. The workload begins at `warmup`.
+/// The send times of a workload and of the warm-up before it, since the start of the warm-up. The workload begins at
+/// `warmup`.
 pub fn schedule(workload: &Workload, process: Process, seed: u64, warmup: Duration) -> Vec<Duration> {
     let warmup_workload = warmup_workload(workload, warmup);
-    // The last second of the warm-up's workload may be cut: a workload has whole seconds, a warm-up need not.
+    // The warm-up may end within a second, but its workload has whole seconds. Send times after the end are left out.
     let before = arrivals::schedule(&warmup_workload, process, seed ^ 1).into_iter().take_while(|&at| at < warmup);
     before.chain(arrivals::schedule(workload, process, seed).into_iter().map(|at| at + warmup)).collect()
 }
@@ -139,10 +153,10 @@ fn rate(text: &str) -> Result<f64, String> {
     rate.ok_or_else(|| "must be a positive number up to 1000000".into())
 }
 
-/// Parses a factor.
+/// Parses a factor of `--rate-scale` or `--time-scale`.
 fn scale(text: &str) -> Result<f64, String> {
     let scale = text.parse().ok().filter(|scale| (1e-6..=1e6).contains(scale));
-    scale.ok_or_else(|| "must lie between 0.000001 and 1000000".into())
+    scale.ok_or_else(|| "must be a number between 0.000001 and 1000000".into())
 }
 
 /// Reads a workload file.
@@ -153,7 +167,7 @@ fn read(path: &Path) -> Result<Workload> {
     let text = std::str::from_utf8(&text).map_err(|error| {
         let valid = &text[..error.valid_up_to()];
         let line = valid.iter().filter(|&&byte| byte == b'\n').count() + 1;
-        anyhow::anyhow!("line {line}: this is not UTF-8 text")
+        anyhow::anyhow!("line {line} is not UTF-8 text")
     })?;
     Ok(text.parse::<Workload>()?)
 }

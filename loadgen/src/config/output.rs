@@ -2,28 +2,28 @@
 
 use std::path::PathBuf;
 
-/// Flags of `loadgen run`.
+/// Flags of `loadgen run` that choose the results.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Name of the run in reports and comparisons
     #[arg(long)]
     pub name: Option<String>,
-    /// Print a table with a row for every SECONDS of the run
+    /// Print a table with one row for every SECONDS seconds of the run
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
     pub table: Option<u32>,
-    /// Write the results as JSON (its schema: loadgen schema)
+    /// Write the results to this file as JSON; `loadgen schema` prints the schema
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// Write the results as one HTML page with plots
+    /// Write the results to this file as one HTML page with plots
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
-    /// Write a row for every second, as CSV
+    /// Write a row for every second to this file, as CSV
     #[arg(long, value_name = "FILE")]
     pub csv: Option<PathBuf>,
-    /// Write a row for every request, as CSV compressed with gzip
+    /// Write a row for every request to this file, as CSV compressed with gzip
     #[arg(long, value_name = "FILE.csv.gz")]
     pub log: Option<PathBuf>,
-    /// During the run, print a line every five seconds instead of the live screen
+    /// Print a line every five seconds to standard error, instead of showing the live screen
     #[arg(long)]
     pub no_tui: bool,
     /// Print neither progress nor summary
@@ -35,7 +35,7 @@ impl Args {
     /// Creates every file that the flags name, so that a missing folder is noticed before the run and not after it.
     ///
     /// # Errors
-    /// When a file cannot be created; the message names it.
+    /// If a file cannot be created; the message names it.
     pub fn create_files(&self) -> anyhow::Result<()> {
         use anyhow::Context;
         for file in [&self.json, &self.html, &self.csv, &self.log].into_iter().flatten() {
@@ -43,7 +43,7 @@ impl Args {
                 .create(true)
                 .append(true)
                 .open(file)
-                .with_context(|| format!("write {}", file.display()))?;
+                .with_context(|| format!("create {}", file.display()))?;
         }
         Ok(())
     }

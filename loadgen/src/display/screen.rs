@@ -15,8 +15,8 @@ use ratatui::{Frame, Terminal};
 use std::io::{self, Stderr};
 use std::time::Duration;
 
-/// The terminal in raw mode, on its alternate screen. It is drawn to standard error, so that standard output holds only
-/// the results of the run.
+/// The terminal in raw mode, on its alternate screen. The screen is drawn to standard error, so that standard output
+/// has only the results of the run.
 pub struct Screen {
     terminal: Terminal<CrosstermBackend<Stderr>>,
 }
@@ -37,7 +37,7 @@ impl Screen {
 
     /// Draws the screen. Returns the input since the last call.
     pub(super) fn show(&mut self, info: &RunInfo, progress: &Progress, now: Duration) -> UserInput {
-        // The run goes on if the terminal is closed.
+        // An error means that the terminal is closed. The run goes on without it.
         let _drawn = self.terminal.draw(|frame| draw(frame, info, progress, now));
         read_keys()
     }
@@ -45,13 +45,13 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        // Nothing can be done if the terminal is closed.
+        // An error means that the terminal is closed, and needs no restoring.
         let _left = execute!(io::stderr(), LeaveAlternateScreen);
         let _restored = disable_raw_mode();
     }
 }
 
-/// Reads the keys that were pressed. Ctrl-C is one of them: in raw mode the terminal sends no signal for it.
+/// Reads the keys that were pressed. Ctrl-C is one of these keys, since a terminal in raw mode sends no signal for it.
 fn read_keys() -> UserInput {
     let mut input = UserInput::Nothing;
     while event::poll(Duration::ZERO).unwrap_or(false) {
@@ -125,10 +125,10 @@ fn error_lines(progress: &Progress) -> Vec<Line<'static>> {
     lines
 }
 
-/// Draws the last seconds of the run, one column for each, as many as fit.
+/// Draws the last seconds of the run, as far as they fit: one column for each second.
 fn draw_history(frame: &mut Frame, area: Rect, progress: &Progress, objective_ms: f64) {
-    type Figure = fn(&Second) -> f64;
-    let plots: [(&str, &str, Figure, Color); 4] = [
+    type PlottedFigure = fn(&Second) -> f64;
+    let plots: [(&str, &str, PlottedFigure, Color); 4] = [
         ("sent", "/s", |second| second.sent as f64, Color::Blue),
         ("p95", " ms", |second| second.p95_ms, Color::Yellow),
         ("queue", "", |second| second.queue_length, Color::Cyan),
@@ -144,7 +144,7 @@ fn draw_history(frame: &mut Frame, area: Rect, progress: &Progress, objective_ms
         let title = Line::from(format!(" {name}, highest {highest:.0}{unit} "));
         let spark = Sparkline::default()
             .block(Block::bordered().title(if missed { title.red() } else { title }))
-            // A sparkline draws whole numbers only, so the values are enlarged.
+            // A sparkline draws whole numbers only, so the values are multiplied by 100.
             .data(values.iter().map(|value| (value * 100.0) as u64))
             .style(Style::from(color));
         frame.render_widget(spark, area);
@@ -154,7 +154,7 @@ fn draw_history(frame: &mut Frame, area: Rect, progress: &Progress, objective_ms
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample::{Outcome, Sample};
+    use crate::sample::{RequestOutcome, Sample};
     use crate::server_metrics::ServerMetrics;
     use ratatui::backend::TestBackend;
 
@@ -168,8 +168,8 @@ mod tests {
         let mut progress = Progress::default();
         for second in 0..30 {
             let outcome = match second % 10 {
-                9 => Outcome::Failed { code: "queue_full".into() },
-                _ => Outcome::Answered { right: Some(true) },
+                9 => RequestOutcome::Failed { code: "queue_full".into() },
+                _ => RequestOutcome::Answered { right: Some(true) },
             };
             let sample = Sample {
                 scheduled: Duration::from_secs(second),

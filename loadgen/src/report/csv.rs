@@ -1,8 +1,8 @@
 //! A run as CSV: a row for every second, or a row for every request.
 
-use super::Report;
+use super::RunReport;
 use crate::latencies::Percentiles;
-use crate::sample::{Outcome, Sample};
+use crate::sample::{RequestOutcome, Sample};
 use anyhow::{Context, Result};
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -10,7 +10,7 @@ use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
-/// The columns of a second. A column's name ends with its unit, where it has one.
+/// The columns of the file that has a row for every second. A column's name ends with its unit, if it has one.
 const SECOND_COLUMNS: [&str; 13] = [
     "second",
     "offered",
@@ -27,15 +27,15 @@ const SECOND_COLUMNS: [&str; 13] = [
     "desired_replicas",
 ];
 
-/// The columns of a request. Times are in microseconds.
+/// The columns of the file that has a row for every request. Times are in microseconds.
 const REQUEST_COLUMNS: [&str; 7] =
     ["scheduled_us", "send_delay_us", "latency_us", "outcome", "right", "sent_bytes", "received_bytes"];
 
-/// Writes a row for every second. A figure that was not measured is empty.
+/// Writes a CSV file with a row for every second. The cell of a figure that was not measured is empty.
 ///
 /// # Errors
-/// When the file cannot be written; the message names it.
-pub fn write_seconds(report: &Report, path: &Path) -> Result<()> {
+/// If the file cannot be written; the message names it.
+pub fn write_seconds(report: &RunReport, path: &Path) -> Result<()> {
     let write = || -> Result<()> {
         let mut csv = csv::Writer::from_path(path)?;
         csv.write_record(SECOND_COLUMNS)?;
@@ -64,10 +64,10 @@ pub fn write_seconds(report: &Report, path: &Path) -> Result<()> {
     write().with_context(|| format!("write {}", path.display()))
 }
 
-/// Writes a row for every request, compressed with gzip.
+/// Writes a CSV file with a row for every request, compressed with gzip.
 ///
 /// # Errors
-/// When the file cannot be written; the message names it.
+/// If the file cannot be written; the message names it.
 pub fn write_requests(samples: &[Sample], path: &Path) -> Result<()> {
     let micros = |duration: Duration| duration.as_micros().to_string();
     let write = || -> Result<()> {
@@ -75,8 +75,10 @@ pub fn write_requests(samples: &[Sample], path: &Path) -> Result<()> {
         csv.write_record(REQUEST_COLUMNS)?;
         for sample in samples {
             let (outcome, right) = match &sample.outcome {
-                Outcome::Answered { right } => ("answered", right.map_or(String::new(), |right| right.to_string())),
-                Outcome::Failed { code } => (code.as_ref(), String::new()),
+                RequestOutcome::Answered { right } => {
+                    ("answered", right.map_or(String::new(), |right| right.to_string()))
+                }
+                RequestOutcome::Failed { code } => (code.as_ref(), String::new()),
             };
             csv.write_record([
                 &micros(sample.scheduled),

@@ -2,8 +2,8 @@
 //! and the plotting library uPlot, which is vendored beside this file. A browser fetches nothing when it opens the
 //! page.
 
-use super::{Report, terminal};
-use crate::compare::{Comparison, Run};
+use super::{RunReport, terminal};
+use crate::compare::{ComparedRun, RunComparison};
 use serde_json::{Value, json};
 
 const UPLOT_SCRIPT: &str = include_str!("page/vendor/uPlot.iife.min.js");
@@ -13,7 +13,7 @@ const RUN_SCRIPT: &str = include_str!("page/run.js");
 const COMPARISON_SCRIPT: &str = include_str!("page/comparison.js");
 
 /// The page of one run.
-pub fn page(report: &Report) -> String {
+pub fn page(report: &RunReport) -> String {
     let mut data = serde_json::to_value(report).expect("a report is JSON");
     // The page does not use the encoded histogram.
     data["histogram"] = Value::Null;
@@ -22,7 +22,7 @@ pub fn page(report: &Report) -> String {
 }
 
 /// The page that compares several runs.
-pub fn comparison(comparison: &Comparison) -> String {
+pub fn comparison(comparison: &RunComparison) -> String {
     let data = json!({
         "runs": comparison.runs.iter().map(plot_data).collect::<Vec<_>>(),
         "table": comparison.table().iter().map(|row| row.to_vec()).collect::<Vec<_>>(),
@@ -34,15 +34,15 @@ pub fn comparison(comparison: &Comparison) -> String {
 
 /// The data for the plots of one run, column by column. `seconds` are the whole seconds of the run, and `metrics_at`
 /// are the times in seconds at which the server's metrics were read.
-fn plot_data(run: &Run) -> Value {
-    let Run { name, report } = run;
+fn plot_data(run: &ComparedRun) -> Value {
+    let ComparedRun { name, report } = run;
     let rounded = |value: f64| (value * 10.0).round() / 10.0;
     let metrics = &report.server_metrics;
     json!({
         "name": name,
         "seconds": report.seconds.iter().map(|row| row.second).collect::<Vec<_>>(),
         "offered": report.seconds.iter().map(|row| row.offered).collect::<Vec<_>>(),
-        // A logarithmic axis has no zero.
+        // A logarithmic axis cannot show zero.
         "p95": report.seconds.iter().map(|row| row.latency_ms.map(|ms| rounded(ms.p95).max(0.1))).collect::<Vec<_>>(),
         "metrics_at": metrics.iter().map(|metrics| rounded(metrics.at_seconds)).collect::<Vec<_>>(),
         "queue": metrics.iter().map(|metrics| metrics.queue_length).collect::<Vec<_>>(),
@@ -50,11 +50,11 @@ fn plot_data(run: &Run) -> Value {
     })
 }
 
-/// The page with its title, its script and its data in their places.
+/// Fills title, script and data into the page.
 fn fill_page(title: &str, script: &str, data: &Value) -> String {
     // `</script>` within the data would end the script. In JSON strings, the escape means the same as `<`.
     let data = data.to_string().replace('<', "\\u003c");
-    // The data is filled in last, so that the names of the other places are not replaced within it.
+    // The data is filled in last, so that text in it is not taken for a placeholder.
     PAGE.replace("PAGE_TITLE", title)
         .replace("/*UPLOT_STYLE*/", UPLOT_STYLE)
         .replace("/*UPLOT_SCRIPT*/", UPLOT_SCRIPT)

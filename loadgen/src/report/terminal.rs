@@ -1,20 +1,20 @@
 //! Results as text for a terminal. Does no I/O.
 
-use super::{Report, Setup};
-use crate::capacity::{Capacity, RateTrial};
+use super::{RunReport, RunSetup};
+use crate::capacity::{CapacityReport, RateTrial};
 use crate::condition::ConditionResult;
 use crate::latencies::{Percentiles, format_ms};
 use crate::send_delay::SendDelays;
-use crate::summary::Summary;
+use crate::summary::RunSummary;
 use crate::usage::ReplicaUsage;
 
 /// The figures of a whole run, one subject on each line.
-pub fn summary(report: &Report) -> String {
+pub fn summary(report: &RunReport) -> String {
     let (summary, setup) = (&report.summary, &report.setup);
     let mut lines = Vec::new();
     if !report.is_complete {
         lines.push(format!(
-            "PARTIAL     stopped after {:.1} s; {} answers were not waited for",
+            "PARTIAL     stopped after {:.1} s; {} requests were still in flight",
             setup.length_seconds, report.unfinished
         ));
     }
@@ -37,7 +37,7 @@ pub fn summary(report: &Report) -> String {
 }
 
 /// The lines about the number of requests, their outcomes and their latencies.
-fn request_lines(summary: &Summary, setup: &Setup) -> Vec<String> {
+fn request_lines(summary: &RunSummary, setup: &RunSetup) -> Vec<String> {
     let latency = |percentile: fn(&Percentiles) -> f64| format_ms(summary.latency_ms.as_ref().map(percentile));
     let mut lines = vec![
         format!("offered     {} requests in {:.0} s ({})", summary.offered, setup.length_seconds, setup.load),
@@ -55,7 +55,7 @@ fn request_lines(summary: &Summary, setup: &Setup) -> Vec<String> {
     ));
     lines.push(format!("attainment  {:.2} % within {:.0} ms", 100.0 * summary.attainment, setup.objective_ms));
     lines.push(format!(
-        "goodput     {:.1} right answers within the objective per second, of {:.1} answers",
+        "goodput     {:.1} good answers per second (right, and within the objective), of {:.1} answers per second",
         summary.goodput_per_second, summary.throughput_per_second
     ));
     lines
@@ -66,7 +66,7 @@ fn usage_line(usage: &ReplicaUsage) -> String {
     let cost = usage.replica_seconds_per_1000_good;
     let cost = cost.map_or_else(String::new, |cost| format!(", {cost:.1} for 1000 good answers"));
     format!(
-        "replicas    {:.0} replica-seconds {}{cost}; at most {:.0}, changed {} times",
+        "replicas    {:.0} replica-seconds ({}){cost}; at most {:.0} replicas, {} changes",
         usage.replica_seconds,
         usage.counted_by.description(),
         usage.peak_replicas,
@@ -80,19 +80,19 @@ fn send_delay_line(delays: &SendDelays) -> Option<String> {
     let late = format!("{late_sends} requests were sent over 10 ms late (p99 {:.1} ms)", send_delay_ms.p99);
     if *is_bottleneck {
         Some(format!(
-            "INVALID     {late}: this machine, or --connections, was the bottleneck, and the figures say nothing of \
-             the server"
+            "INVALID     {late}: this machine, or --connections, was the bottleneck, and the figures say nothing about \
+             the server; lower the rate, or raise --connections"
         ))
     } else if *late_sends > 0 {
-        Some(format!("warning     {late}: this machine was busy"))
+        Some(format!("warning     {late}, since this machine was busy"))
     } else {
         None
     }
 }
 
-/// The rows of `--table`. Each shows its first second, the offered rate, the replicas and the queue length at its end,
-/// p95 and attainment.
-pub fn table(report: &Report) -> String {
+/// The rows of `--table`. Each row shows its first second, the offered rate, the replicas and the queue length at its
+/// end, p95 and attainment.
+pub fn table(report: &RunReport) -> String {
     let mut lines = vec![" time   offered   replicas   queue      p95   within objective".to_owned()];
     let number = |value: Option<f64>| value.map_or_else(|| "-".into(), |value| format!("{value:.0}"));
     for row in &report.table {
@@ -112,7 +112,7 @@ pub fn table(report: &Report) -> String {
 }
 
 /// The result of a search for the capacity: a line for each rate that was tried, and the conclusion.
-pub fn capacity(capacity: &Capacity) -> String {
+pub fn capacity(capacity: &CapacityReport) -> String {
     let mut lines: Vec<String> = capacity.trials.iter().map(trial_line).collect();
     let slo = capacity.slo.join(", ");
     lines.push(match (capacity.requests_per_second, capacity.fails_at) {
@@ -126,7 +126,7 @@ pub fn capacity(capacity: &Capacity) -> String {
         lines.push(format!("INVALID     {reason}"));
     }
     if !capacity.is_complete {
-        lines.push("PARTIAL     the search was stopped".into());
+        lines.push("PARTIAL     the search was stopped before its end".into());
     }
     lines.join("\n")
 }

@@ -6,7 +6,7 @@
 pub mod recorder;
 
 use flate2::read::GzDecoder;
-use recorder::{Arrivals, Stall};
+use recorder::{RecordedArrivals, ServerStall};
 use serde_json::Value;
 use std::fs::File;
 use std::path::Path;
@@ -17,12 +17,12 @@ use tempfile::TempDir;
 
 /// Starts a recorder on a thread of its own, which runs until the test ends. Returns its URL and the arrivals that it
 /// records.
-pub fn record(stall: Option<Stall>) -> (String, Arrivals) {
-    let arrivals = Arrivals::default();
+pub fn record(stall: Option<ServerStall>) -> (String, RecordedArrivals) {
+    let arrivals = RecordedArrivals::default();
     let served = arrivals.clone();
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
-        recorder::serve(&served, stall, false, |address| sender.send(address).expect("the test waits"))
+        recorder::serve(&served, stall, |address| sender.send(address).expect("the test waits"))
             .expect("the recorder serves");
     });
     (format!("http://{}/predict", receiver.recv().expect("the recorder has an address")), arrivals)
@@ -41,29 +41,29 @@ pub fn stderr(output: &Output) -> String {
 }
 
 /// A finished run.
-pub struct Run {
-    /// Exit status.
+pub struct FinishedRun {
+    /// The exit status of loadgen.
     pub status: Option<i32>,
     /// Standard output and standard error.
     pub output: Output,
-    /// The file of `--json`.
+    /// The report that `--json` wrote.
     pub report: Value,
-    /// The rows of the file of `--log`.
-    pub requests: Vec<Request>,
-    /// The folder of both files.
+    /// The rows that `--log` wrote.
+    pub requests: Vec<LoggedRequest>,
+    /// The folder of the files that loadgen wrote.
     pub folder: TempDir,
 }
 
 /// A row of the request log.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Request {
+pub struct LoggedRequest {
     pub scheduled: Duration,
     pub latency: Duration,
     pub outcome: String,
 }
 
-/// Runs `loadgen run` with these flags, `--json` and `--log`, to its end.
-pub fn run(flags: &[&str]) -> Run {
+/// Runs `loadgen run` with `flags`, `--json` and `--log` to its end.
+pub fn run(flags: &[&str]) -> FinishedRun {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (json, log) = (folder.path().join("run.json"), folder.path().join("run.csv.gz"));
     let output = program()
@@ -77,15 +77,15 @@ pub fn run(flags: &[&str]) -> Run {
         .expect("loadgen runs");
     let text = std::fs::read_to_string(&json).unwrap_or_default();
     let report = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {}", stderr(&output)));
-    Run { status: output.status.code(), report, requests: read_log(&log), output, folder }
+    FinishedRun { status: output.status.code(), report, requests: read_log(&log), output, folder }
 }
 
-fn read_log(path: &Path) -> Vec<Request> {
+fn read_log(path: &Path) -> Vec<LoggedRequest> {
     let mut rows = csv::Reader::from_reader(GzDecoder::new(File::open(path).expect("the log is written")));
     let row = |row: csv::Result<csv::StringRecord>| {
         let row = row.expect("the log is CSV");
         let micros = |column: usize| Duration::from_micros(row[column].parse().expect("a number"));
-        Request { scheduled: micros(0), latency: micros(2), outcome: row[3].to_owned() }
+        LoggedRequest { scheduled: micros(0), latency: micros(2), outcome: row[3].to_owned() }
     };
     rows.records().map(row).collect()
 }

@@ -1,4 +1,4 @@
-//! A server that records when each POST arrives, and answers at once. It can stall once for a while.
+//! A server that records when each POST arrives, and answers at once. It can stall once.
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -13,13 +13,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// A stall of the server: the time after the first request at which it begins, and its length.
-pub type Stall = (Duration, Duration);
+pub type ServerStall = (Duration, Duration);
 
 /// The arrival times of all POSTs. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub struct Arrivals(Arc<Mutex<Vec<Instant>>>);
+pub struct RecordedArrivals(Arc<Mutex<Vec<Instant>>>);
 
-impl Arrivals {
+impl RecordedArrivals {
     /// Records an arrival now. Returns the time of the first arrival.
     fn record(&self) -> Instant {
         let now = Instant::now();
@@ -35,26 +35,17 @@ impl Arrivals {
     }
 }
 
-/// Serves on a free port of the loopback interface, on this thread, and calls `announce` with the address first. With
-/// `never_sleeps`, it keeps its core busy, so that a request is not delayed by waking it.
+/// Serves on a free port of the loopback interface, on this thread, and calls `announce` with the address first.
 ///
 /// # Errors
-/// When it cannot serve. It does not return otherwise.
+/// If the server cannot listen or accept connections. The function does not return otherwise.
 pub fn serve(
-    arrivals: &Arrivals,
-    stall: Option<Stall>,
-    never_sleeps: bool,
+    arrivals: &RecordedArrivals,
+    stall: Option<ServerStall>,
     announce: impl FnOnce(SocketAddr),
 ) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        if never_sleeps {
-            tokio::spawn(async {
-                loop {
-                    tokio::task::yield_now().await;
-                }
-            });
-        }
         let listener = tokio::net::TcpSocket::new_v4()?;
         listener.bind(([127, 0, 0, 1], 0).into())?;
         let listener = listener.listen(4096)?;
@@ -65,7 +56,7 @@ pub fn serve(
             stream.set_nodelay(true)?;
             let (arrivals, stall) = (arrivals.clone(), stall.clone());
             let service = service_fn(move |request: Request<Incoming>| {
-                // loadgen sends a GET to read metrics. It is not a part of the load.
+                // loadgen also sends GET requests, to read metrics. They are not a part of the load.
                 if request.method() == Method::POST {
                     let first = arrivals.record();
                     stall_if_due(&stall, first);
@@ -78,7 +69,7 @@ pub fn serve(
 }
 
 /// Blocks this thread, and with it every connection, once the time of the stall has come. `first` is the first arrival.
-fn stall_if_due(stall: &Mutex<Option<Stall>>, first: Instant) {
+fn stall_if_due(stall: &Mutex<Option<ServerStall>>, first: Instant) {
     let mut stall = stall.lock().expect("no task panics while it holds the stall");
     if let Some((after, length)) = *stall
         && first.elapsed() >= after

@@ -1,7 +1,7 @@
 const { setup, summary, punctuality: sendDelays, seconds, glimpses: serverMetrics, thresholds, distribution } = report;
 add(page, "p", `${setup.load}${setup.arrivals ? `, ${setup.arrivals} arrivals` : ""}, seed ${setup.seed}, ${setup.pictures} images (${setup.form}), to ${setup.url}, ${setup.started_at}`, "setup");
-if (!report.is_complete) add(page, "p", `Stopped after ${setup.length_seconds.toFixed(1)} s; ${report.unfinished} requests were not waited for.`, "warning");
-if (sendDelays.is_bottleneck) add(page, "p", `${sendDelays.late_sends} requests were sent over 10 ms late: loadgen was the bottleneck, and the figures say nothing of the server.`, "warning");
+if (!report.is_complete) add(page, "p", `Stopped after ${setup.length_seconds.toFixed(1)} s; ${report.unfinished} requests were still in flight.`, "warning");
+if (sendDelays.is_bottleneck) add(page, "p", `${sendDelays.late_sends} requests were sent over 10 ms late: loadgen was the bottleneck, and the figures say nothing about the server.`, "warning");
 for (const result of thresholds.filter((result) => !result.held)) add(page, "p", `Breached: ${result.condition}`, "warning");
 const figures = add(page, "div", undefined, "figures");
 const { usage } = summary;
