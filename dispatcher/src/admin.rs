@@ -1,7 +1,8 @@
-//! The paths for operators and programs that watch the dispatcher: `/metrics`, `/livez`, `/readyz` and `/status`.
+//! The paths for operators, and for programs that observe the dispatcher: `/metrics`, `/livez`, `/readyz` and
+//! `/status`.
 
 use crate::status::Status;
-use crate::worker::{Handle, Message};
+use crate::worker::{Message, WorkerHandle};
 use hyper::{Method, Request, StatusCode};
 use service::admin;
 use service::respond::{self, Reply};
@@ -11,14 +12,14 @@ use tokio::sync::oneshot;
 /// Answers the admin paths.
 #[derive(Clone)]
 pub struct Admin {
-    /// The task that owns queue and replicas.
-    pub worker: Handle,
-    /// Answers the paths that every program has.
+    /// The worker, which owns the queue and the replicas.
+    pub worker: WorkerHandle,
+    /// Answers the admin paths that every program has.
     pub common: admin::Admin,
 }
 
 impl Admin {
-    /// Answers a request to the address of `--admin-listen`, where there are no other paths.
+    /// Answers a request to the address of `--admin-listen`, which has no other paths.
     pub async fn handle<B>(&self, request: &Request<B>) -> Reply {
         let path = request.uri().path();
         match self.answer(request.method(), path).await {
@@ -27,7 +28,7 @@ impl Admin {
         }
     }
 
-    /// Answers a request to `path`; `None` if it is no admin path.
+    /// Answers a request to `path`; `None` if `path` is no admin path.
     pub async fn answer(&self, method: &Method, path: &str) -> Option<Reply> {
         match path {
             "/status" => {
@@ -35,7 +36,7 @@ impl Admin {
                 Some(respond::read_only(method, || reply))
             }
             "/metrics" => {
-                // Sets the gauges. A worker that has ended leaves them as they were.
+                // The worker sets the gauges when it makes its status. If it has ended, the last values are exported.
                 let _ended = self.status().await;
                 self.common.answer(method, path)
             }

@@ -2,7 +2,7 @@
 
 use crate::discovery::ReplicaSource;
 use crate::rotation::Balance;
-use crate::worker::Settings;
+use crate::worker::DispatchSettings;
 use admission::Order;
 use clap::Parser;
 use service::options::{Process, RequestLimits, positive_duration};
@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Queues images and sends each to a replica that has a free slot.
+/// Queues images and sends each to a replica that has a free slot
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -21,42 +21,44 @@ use std::time::Duration;
     curl -H 'Content-Type: image/jpeg' --data-binary @image.jpg http://127.0.0.1:5052/predict"
 )]
 pub struct Args {
-    /// Address to serve on; port 0 picks a free one and prints it
+    /// Address to serve on, which the program prints; port 0 picks a free port
     #[arg(long, env = "ROUNDHOUSE_LISTEN", default_value = "0.0.0.0:5052")]
     pub listen: SocketAddr,
-    /// Where replicas are found: static:HOST:PORT,…, file:PATH (one host:port per line), dns:NAME:PORT or
+    /// Source of the replicas' addresses: static:HOST:PORT,…, file:PATH (one host:port per line), dns:NAME:PORT or
     /// kubernetes:NAMESPACE/SERVICE[:PORTNAME]
     #[arg(long, env = "ROUNDHOUSE_REPLICAS")]
     pub replicas: ReplicaSource,
-    /// Number of requests that may wait
+    /// Largest number of requests that may wait in the queue
     #[arg(long, env = "ROUNDHOUSE_QUEUE_LENGTH", default_value_t = 1000)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     pub queue_length: u32,
-    /// Bytes that the bodies of all requests may hold together: arriving, waiting and sent to replicas
+    /// Largest number of bytes that the bodies of all requests may have together, whether they arrive, wait or are at
+    /// a replica
     #[arg(long, env = "ROUNDHOUSE_QUEUE_BYTES", default_value_t = 256 << 20)]
     pub queue_bytes: u64,
-    /// The order in which waiting requests are sent to replicas
+    /// Order in which waiting requests are sent to replicas
     #[arg(long, env = "ROUNDHOUSE_ORDER", value_enum, default_value = "late-last")]
     pub order: Order,
-    /// The time within which requests should be answered; a request that cannot be is late
+    /// Time within which requests should be answered; a request that can no longer be answered within it is late
     #[arg(long, env = "ROUNDHOUSE_OBJECTIVE", default_value = "500ms", value_parser = positive_duration)]
     pub objective: Duration,
-    /// How a replica is chosen among those with a free slot
+    /// Rule by which a replica is chosen among those with a free slot
     #[arg(long, env = "ROUNDHOUSE_BALANCE", value_enum, default_value = "round-robin")]
     pub balance: Balance,
-    /// Address for /metrics, /livez, /readyz and /status; without it, --listen serves them too
+    /// Address for /metrics, /livez, /readyz and /status; by default --listen serves them too
     #[arg(long, env = "ROUNDHOUSE_ADMIN_LISTEN")]
     pub admin_listen: Option<SocketAddr>,
-    /// PEM file with the certificate chain for TLS; read again when it changes
+    /// PEM file with the certificate chain for TLS; the program reads the file again when it changes
     #[arg(long, env = "ROUNDHOUSE_TLS_CERTIFICATE", requires = "tls_key")]
     pub tls_certificate: Option<PathBuf>,
-    /// PEM file with the private key of the certificate; read again when it changes
+    /// PEM file with the private key of the certificate; the program reads the file again when it changes
     #[arg(long, env = "ROUNDHOUSE_TLS_KEY", requires = "tls_certificate")]
     pub tls_key: Option<PathBuf>,
-    /// File with the token that /predict requires (Authorization: Bearer …); read again when it changes
+    /// File with the token that /predict and /infer require (Authorization: Bearer TOKEN); the program reads the file
+    /// again when it changes
     #[arg(long, env = "ROUNDHOUSE_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
-    /// Limits of a request
+    /// Limits of one request
     #[command(flatten)]
     pub request_limits: RequestLimits,
     /// Flags that every program has
@@ -69,23 +71,23 @@ pub struct Args {
 pub struct Config {
     /// Address to serve on.
     pub listen: SocketAddr,
-    /// Where replicas are found.
+    /// The source of the replicas' addresses.
     pub replicas: ReplicaSource,
-    /// How requests are queued and dispatched.
-    pub settings: Settings,
+    /// The settings of queueing and dispatching.
+    pub settings: DispatchSettings,
     /// The time within which requests should be answered.
     pub objective: Duration,
-    /// Bytes that the bodies of all requests may hold together.
+    /// The largest number of bytes that the bodies of all requests may have together.
     pub queue_bytes: usize,
-    /// Address of the admin paths; `None` if `listen` serves them.
+    /// Address of the admin paths; `None` if [`Config::listen`] serves them.
     pub admin_listen: Option<SocketAddr>,
-    /// Files with the certificate chain and its private key, for TLS.
+    /// Files with the certificate chain and its private key; `None` without TLS.
     pub tls: Option<(PathBuf, PathBuf)>,
-    /// File with the token that `/predict` requires, if there is one.
+    /// File with the token that `/predict` and `/infer` require; `None` if they require none.
     pub token_file: Option<PathBuf>,
     /// Limits of one request.
     pub request_limits: RequestLimits,
-    /// How the process ends after it was told to stop.
+    /// The settings of draining before the process ends.
     pub drain: DrainConfig,
 }
 
@@ -96,19 +98,20 @@ impl TryFrom<Args> for Config {
         let RequestLimits { max_body_bytes, drain_delay, grace, .. } = args.request_limits;
         anyhow::ensure!(
             max_body_bytes <= args.queue_bytes,
-            "--max-body-bytes ({max_body_bytes}) must not exceed --queue-bytes ({}), which could not hold such a body",
+            "--max-body-bytes ({max_body_bytes}) must not exceed --queue-bytes ({}), or the queue could not hold the \
+             largest body",
             args.queue_bytes
         );
         anyhow::ensure!(
             args.objective <= args.request_limits.deadline,
-            "--objective ({}) must not be longer than --deadline ({}), after which requests are not answered",
+            "--objective ({}) must not be longer than --deadline ({}), after which no request is answered",
             humantime::format_duration(args.objective),
             humantime::format_duration(args.request_limits.deadline)
         );
         Ok(Self {
             listen: args.listen,
             replicas: args.replicas,
-            settings: Settings {
+            settings: DispatchSettings {
                 order: args.order,
                 balance: args.balance,
                 queue_length: args.queue_length as usize,
@@ -136,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_name_the_bad_flag_or_its_value() {
+    fn an_error_names_the_refused_flag_or_its_value() {
         assert!(config(&[]).is_ok());
         for (flags, word) in [
             (["--deadline", "0s"], "--deadline"),

@@ -1,4 +1,5 @@
-//! The sources in which replicas are published. Every source yields the whole current set, and again after each change.
+//! The sources of the replicas' addresses. Every source publishes the whole set of addresses at the start and after
+//! each change.
 
 pub mod dns;
 pub mod file;
@@ -10,26 +11,26 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use tokio::sync::watch;
 
-/// The published set of replicas. Its sender lives as long as the source is watched.
+/// The published set of replicas. The channel is closed if its source is not watched, as a static list.
 pub type Published = watch::Receiver<BTreeSet<Address>>;
 
-/// Where replicas are found: the value of `--replicas`.
+/// A source of the replicas' addresses: the value of `--replicas`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReplicaSource {
-    /// A fixed list.
+    /// A list that does not change.
     Static(BTreeSet<Address>),
     /// A file with one address per line. The program that runs the replicas replaces it atomically.
     File(PathBuf),
     /// A host name with several addresses.
-    Dns(dns::Name),
+    Dns(dns::DnsName),
     /// A Service of a Kubernetes cluster.
     Kubernetes(kubernetes::ServiceName),
 }
 
-/// Why a source of replicas cannot be used.
+/// The reason for which a source of replicas cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The value of the flag begins with no known kind of source.
+    /// The value of the flag does not begin with a known kind of source.
     #[error(
         "{0:?} is not a source of replicas; try static:127.0.0.1:6000, file:/run/replicas, dns:replica:6000 or \
          kubernetes:default/replica"
@@ -45,9 +46,9 @@ pub enum Error {
     #[error("{0:?} is not NAMESPACE/SERVICE or NAMESPACE/SERVICE:PORTNAME, such as default/replica:http")]
     Service(String),
     /// The folder of the file cannot be watched.
-    #[error("watch {path}: {reason}; create the folder first")]
+    #[error("cannot watch {path}, the folder of the --replicas file: {reason}; if it is missing, create it first")]
     Watch {
-        /// The folder.
+        /// The path of the folder.
         path: String,
         /// The error message of the operating system.
         reason: String,
@@ -72,10 +73,10 @@ impl ReplicaSource {
     /// Starts to watch the source. The first value is the current set, which may be empty.
     ///
     /// # Errors
-    /// [`Error::Watch`] if the folder of a file cannot be watched.
+    /// If the folder of a file cannot be watched, returns [`Error::Watch`].
     ///
     /// # Panics
-    /// Outside of a tokio runtime.
+    /// If there is no tokio runtime.
     pub fn watch(self) -> Result<Published, Error> {
         match self {
             Self::Static(addresses) => Ok(watch::channel(addresses).1),

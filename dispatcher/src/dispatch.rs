@@ -1,37 +1,40 @@
-//! The way of one request from the queue to its answer: submitted, given a permit, sent, and queued again if the
-//! attempt failed and is retried. Runs in the request's own task. Knows nothing of HTTP, and does not decide about
-//! retries.
+//! The way of one request through the queue to its answer. The request is submitted to the worker, waits for a permit,
+//! and is sent to a replica. If the attempt fails, it waits for the next permit or is refused. All of this runs in the
+//! request's own task. This module knows nothing of HTTP, and the worker decides about retries.
 
 use crate::forward::ReplicaAnswer;
-use crate::queue::{Entry, SequenceNumber};
+use crate::queue::{QueueEntry, SequenceNumber};
 use crate::request::{BufferedRequest, QueuedRequest};
-use crate::worker::{Handle, Message};
+use crate::worker::{Message, WorkerHandle};
 use futures_util::future::FutureExt;
 use service::wire::{Code, RequestError};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Takes requests through the queue to a replica.
-pub struct Dispatcher {
-    worker: Handle,
-    /// An answer later than this after the request's arrival misses the objective.
+/// Submits requests to the worker and sends them to replicas.
+pub struct RequestDispatcher {
+    worker: WorkerHandle,
+    /// The time from acceptance within which a request should be answered.
     objective: Duration,
     next_sequence_number: AtomicU64,
 }
 
-impl Dispatcher {
-    /// A dispatcher on the queue that `worker` owns.
-    pub fn new(worker: Handle, objective: Duration) -> Self {
+impl RequestDispatcher {
+    /// Submits requests to `worker`, which owns the queue. Requests should be answered within `objective`.
+    pub fn new(worker: WorkerHandle, objective: Duration) -> Self {
         Self { worker, objective, next_sequence_number: AtomicU64::new(0) }
     }
 
-    /// Answers `request` before its deadline, or returns the error for its client.
+    /// Returns a replica's answer to `request`, at its deadline at the latest.
+    ///
+    /// # Errors
+    /// If the request is refused, fails or passes its deadline. The error is the answer to the client.
     ///
     /// # Cancel safety
     /// Dropping the future removes the request from the queue. An attempt in progress goes on; see
     /// [`Permit::send`](crate::permit::Permit::send).
-    // Not an async function, which would hold the inner future twice: one of these is held for every waiting request.
+    // An async function would hold the inner future twice, and every waiting request holds one of these futures.
     pub fn answer(
         &self,
         request: &Arc<BufferedRequest>,
@@ -40,7 +43,8 @@ impl Dispatcher {
         answered.map(|in_time| {
             in_time.unwrap_or_else(|_elapsed| {
                 let budget = request.deadline.saturating_duration_since(request.accepted);
-                let message = format!("no answer within {} ms", budget.as_millis());
+                let message =
+                    format!("no replica answered within {} ms, the timeout of this request", budget.as_millis());
                 Err(RequestError::new(Code::DeadlineExceeded, message).into())
             })
         })
@@ -48,20 +52,22 @@ impl Dispatcher {
 
     /// Submits `request`, and uses each permit that it receives until an attempt is answered.
     async fn attempt_until_answered(&self, request: &Arc<BufferedRequest>) -> Result<ReplicaAnswer, Box<RequestError>> {
-        let stopping = || RequestError::new(Code::Internal, "the dispatcher is stopping");
+        let stopping = || RequestError::new(Code::Internal, "the dispatcher is stopping; send the request again");
         let sequence_number = SequenceNumber(self.next_sequence_number.fetch_add(1, Ordering::Relaxed));
-        // Declared before `receiver`, and so dropped after it. The worker may handle the withdrawal before the
-        // submission; the closed channel then tells it that the client has left.
+        // `place` is declared before `receiver`, so `receiver` is dropped first and closes its channel. The worker may
+        // handle the withdrawal before the submission. Without the closed channel, it would then queue the request and
+        // never remove it.
         let mut place = QueuePlace { sequence_number, worker: &self.worker, is_held: true };
         let mut receiver = {
             let slot = match self.worker.messages.try_reserve() {
                 Ok(slot) => slot,
-                // The worker is behind. Boxed, so that the rare case takes no room in every waiting request.
+                // The channel is full. The future is boxed, because it would otherwise take memory in every waiting
+                // request.
                 Err(_full) => self.worker.messages.reserve().boxed().await.map_err(|_ended| stopping())?,
             };
             let (queued, receiver) = QueuedRequest::new(request.accepted);
             let objective = request.accepted + self.objective;
-            let entry = Entry { sequence_number, objective, deadline: request.deadline, request: queued };
+            let entry = QueueEntry { sequence_number, objective, deadline: request.deadline, request: queued };
             slot.send(Message::Submit(entry));
             receiver
         };
@@ -77,11 +83,11 @@ impl Dispatcher {
     }
 }
 
-/// A request's place in the queue, which is given up when this is dropped.
+/// A request's place in the queue. Dropping this value withdraws the request from the queue.
 struct QueuePlace<'a> {
     sequence_number: SequenceNumber,
-    worker: &'a Handle,
-    /// Whether the request waits in the queue. It does not while it has a permit.
+    worker: &'a WorkerHandle,
+    /// Whether the request waits in the queue; false while it has a permit.
     is_held: bool,
 }
 

@@ -1,21 +1,21 @@
-//! Why an attempt against a replica failed. Knows what each failure tells about the replica; whether the request is
-//! tried again is decided in [`crate::retry`].
+//! The reasons for which an attempt at a replica fails, and what each reason tells about the health of the replica.
+//! [`crate::retry`] decides whether the request is tried again.
 
 use crate::rotation::HealthSignal;
 use std::time::Duration;
 
-/// A deadline that passes after the replica has had the request for this long counts as the replica's failure. A
-/// request that had waited long may have left the replica only a few milliseconds.
+/// A deadline that passes during an attempt counts as a failure of the replica only if the attempt has taken at least
+/// this time. A request that has waited long in the queue may leave the replica only a few milliseconds.
 const FAIR_ATTEMPT: Duration = Duration::from_secs(2);
 
-/// Why an attempt brought no answer.
+/// The reason for which an attempt brought no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Failure {
-    /// No connection could be opened: the replica never saw the request.
+pub enum AttemptFailure {
+    /// No connection to the replica could be opened, so the replica never received the request.
     Connect,
-    /// The connection ended before the whole answer had arrived: the request may have killed the replica.
+    /// The connection ended before the whole answer had arrived. The request may have killed the replica.
     Died,
-    /// The replica answered with a status or a body that the wire contract does not have.
+    /// The replica's answer breaks the wire contract: its status, its body or its size is not allowed.
     Invalid,
     /// The replica answered with a 5xx status.
     Server,
@@ -23,14 +23,14 @@ pub enum Failure {
     Busy,
     /// The request's deadline passed before the replica answered.
     Deadline,
-    /// The replica stopped answering both requests and probes.
+    /// The replica answered neither the request nor a liveness check.
     Stalled,
     /// The client had left before the request was sent.
     Unused,
 }
 
-impl Failure {
-    /// The value of the label `reason` of `dispatcher_retries_total`.
+impl AttemptFailure {
+    /// The failure's value of the label `reason` of `dispatcher_retries_total`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Connect => "connect",
@@ -44,14 +44,15 @@ impl Failure {
         }
     }
 
-    /// What the failure tells about a replica that has had the request for `elapsed`.
+    /// The conclusion about the replica, which has had the request for `elapsed` when the attempt fails.
     pub fn health_signal(self, elapsed: Duration) -> HealthSignal {
         match self {
             Self::Connect | Self::Died => HealthSignal::Unreachable,
             Self::Deadline if elapsed < FAIR_ATTEMPT => HealthSignal::Inconclusive,
             Self::Invalid | Self::Server | Self::Deadline => HealthSignal::Failed,
             Self::Busy => HealthSignal::Busy,
-            // A failed liveness check has already ejected a stalled replica, and an unused permit never reached one.
+            // The failed liveness check has ejected the stalled replica already. An unused permit sends the replica
+            // nothing.
             Self::Stalled | Self::Unused => HealthSignal::Inconclusive,
         }
     }
@@ -65,15 +66,15 @@ mod tests {
     fn only_failures_of_the_replica_count_against_it() {
         let (short, long) = (FAIR_ATTEMPT / 2, FAIR_ATTEMPT);
         for (failure, elapsed, expected) in [
-            (Failure::Connect, short, HealthSignal::Unreachable),
-            (Failure::Died, short, HealthSignal::Unreachable),
-            (Failure::Invalid, short, HealthSignal::Failed),
-            (Failure::Server, short, HealthSignal::Failed),
-            (Failure::Busy, short, HealthSignal::Busy),
-            (Failure::Deadline, short, HealthSignal::Inconclusive),
-            (Failure::Deadline, long, HealthSignal::Failed),
-            (Failure::Stalled, long, HealthSignal::Inconclusive),
-            (Failure::Unused, short, HealthSignal::Inconclusive),
+            (AttemptFailure::Connect, short, HealthSignal::Unreachable),
+            (AttemptFailure::Died, short, HealthSignal::Unreachable),
+            (AttemptFailure::Invalid, short, HealthSignal::Failed),
+            (AttemptFailure::Server, short, HealthSignal::Failed),
+            (AttemptFailure::Busy, short, HealthSignal::Busy),
+            (AttemptFailure::Deadline, short, HealthSignal::Inconclusive),
+            (AttemptFailure::Deadline, long, HealthSignal::Failed),
+            (AttemptFailure::Stalled, long, HealthSignal::Inconclusive),
+            (AttemptFailure::Unused, short, HealthSignal::Inconclusive),
         ] {
             assert_eq!(failure.health_signal(elapsed), expected, "{failure:?} after {elapsed:?}");
         }

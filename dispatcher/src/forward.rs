@@ -1,7 +1,7 @@
-//! One attempt against one replica: sends the request as it came and classifies the answer. Knows nothing of the queue,
-//! and does not decide whether the request is tried again.
+//! One attempt at one replica: sends the request's body as the client sent it, and classifies the answer. Knows nothing
+//! of the queue, and does not decide whether the request is tried again.
 
-use crate::failure::Failure;
+use crate::failure::AttemptFailure;
 use crate::request::BufferedRequest;
 use crate::rotation::Address;
 use bytes::Bytes;
@@ -21,57 +21,60 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 
-/// Longest time for opening a connection. Replicas are on a local network, so a longer wait means an unreachable one.
+/// The longest time for opening a connection. Replicas are on a local network, so a replica that takes longer counts as
+/// unreachable.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// Largest body of an answer, in bytes. An answer has a few hundred; 1000 predictions are under 100 KiB.
+/// The largest body of an answer, in bytes. A usual answer has a few hundred bytes, and one with 1000 predictions less
+/// than 100 KiB.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
 
-/// Headers of a request to a replica, with those that hyper adds. The map is allocated with room for them.
+/// The number of headers for which memory is allocated at once: those of a request to a replica, including the ones
+/// that hyper adds.
 const REQUEST_HEADERS: usize = 8;
 
 /// A replica's answer, which the client receives unchanged.
 #[derive(Debug, Clone)]
 pub struct ReplicaAnswer {
-    /// 200, a 4xx status, or the replica's own 504.
+    /// The status: 200, a 4xx status, or the replica's own 504.
     pub status: StatusCode,
     /// The JSON body.
     pub body: Bytes,
 }
 
-/// How an attempt ended.
+/// The result of an attempt.
 #[derive(Debug)]
 pub struct AttemptResult {
-    /// The answer, or why there was none.
-    pub answer: Result<ReplicaAnswer, Failure>,
-    /// The capacity that the replica advertised with its answer.
+    /// The answer, or the failure of an attempt without an answer.
+    pub answer: Result<ReplicaAnswer, AttemptFailure>,
+    /// The capacity that the replica advertised with its answer; `None` if there was none.
     pub capacity: Option<usize>,
-    /// The connection, if it can be used again.
-    pub connection: Option<Connection>,
+    /// The connection of the attempt; `None` if another request cannot use it.
+    pub connection: Option<ReplicaConnection>,
 }
 
 impl AttemptResult {
-    /// The result of an attempt that received nothing and leaves no usable connection.
-    pub fn failed(failure: Failure) -> Self {
+    /// The result of an attempt that received no answer and leaves no usable connection.
+    pub fn failed(failure: AttemptFailure) -> Self {
         Self { answer: Err(failure), capacity: None, connection: None }
     }
 }
 
-/// An open connection to a replica. One request at a time uses it, and that request's own task drives it, so that no
-/// data passes from task to task.
+/// An open connection to a replica. One request at a time uses the connection. The request's own task drives it, so
+/// that no data passes from task to task.
 #[derive(Debug)]
-pub struct Connection {
-    sender: SendRequest<Body>,
-    /// `None` once the connection has ended.
-    driver: Option<Driver>,
+pub struct ReplicaConnection {
+    sender: SendRequest<RequestBody>,
+    /// The future that reads and writes; `None` once the connection has ended.
+    driver: Option<ConnectionDriver>,
 }
 
-type Driver = Box<http1::Connection<TokioIo<TcpStream>, Body>>;
+type ConnectionDriver = Box<http1::Connection<TokioIo<TcpStream>, RequestBody>>;
 
-type Body = ChunksBody<Arc<BufferedRequest>>;
+type RequestBody = ChunksBody<Arc<BufferedRequest>>;
 
-impl Connection {
-    async fn open(address: &Address) -> Result<Self, Failure> {
+impl ReplicaConnection {
+    async fn open(address: &Address) -> Result<Self, AttemptFailure> {
         let opened = async {
             let stream = TcpStream::connect(&**address).await?;
             // hyper writes a request in one piece, so Nagle's algorithm would only delay it.
@@ -81,28 +84,28 @@ impl Connection {
         match tokio::time::timeout(CONNECT_TIMEOUT, opened).await {
             Ok(Ok((sender, driver))) => Ok(Self { sender, driver: Some(Box::new(driver)) }),
             Ok(Err(error)) => {
-                tracing::debug!(%address, %error, "connecting to the replica failed");
-                Err(Failure::Connect)
+                tracing::debug!(%address, %error, "cannot connect to the replica");
+                Err(AttemptFailure::Connect)
             }
-            Err(_elapsed) => Err(Failure::Connect),
+            Err(_elapsed) => Err(AttemptFailure::Connect),
         }
     }
 
-    /// Whether the connection can take a request. It cannot if the replica has closed it.
+    /// Whether the connection can take a request; false if the replica has closed it.
     async fn is_ready(&mut self) -> bool {
         drive(&mut self.driver, self.sender.ready()).await.is_ok()
     }
 }
 
-/// Runs `exchange` and, in the same task, the driver of the connection that it uses. A driver that ends is dropped; the
-/// error then reaches `exchange` through hyper's channel.
+/// Runs `exchange` and, in the same task, the driver of its connection. A driver that ends is dropped. `exchange` then
+/// receives the error through hyper's channel.
 ///
-/// Each poll has three steps. First, `exchange` hands the driver its request, or takes an answer that is there already.
-/// Second, the driver reads and writes. Third, `exchange` takes what the driver has read. The first step uses a waker
-/// that does nothing, and it replaces the waker that the third step of the previous poll has left with `exchange`. The
-/// driver would otherwise wake this task while it runs, and tokio would poll the task once more for each answer. No
-/// wake-up is lost, because the third step registers the task's own waker again.
-async fn drive<F: Future>(driver: &mut Option<Driver>, exchange: F) -> F::Output {
+/// Each poll has three steps. First, `exchange` hands the driver its request, or takes an answer that has arrived.
+/// Second, the driver reads and writes. Third, `exchange` takes the data that the driver has read. The first step uses
+/// a waker that does nothing. It replaces the waker that the third step of the previous poll has registered. With that
+/// waker, the driver would wake this task while the task runs, and tokio would poll the task once more for each answer.
+/// No wake-up is lost, because the third step registers the task's own waker again.
+async fn drive<F: Future>(driver: &mut Option<ConnectionDriver>, exchange: F) -> F::Output {
     let mut exchange = pin!(exchange);
     poll_fn(|context| {
         if let Some(connection) = driver {
@@ -119,14 +122,14 @@ async fn drive<F: Future>(driver: &mut Option<Driver>, exchange: F) -> F::Output
     .await
 }
 
-/// Sends `request` to `address` over `connection` or, if there is none or the replica has closed it, over a new one.
-/// The replica is told the time that remains until `deadline` and the time that the request has `waited`. The caller
-/// ends the attempt at the deadline.
+/// Sends `request` to the replica `address` over `connection`. If there is no connection, or the replica has closed it,
+/// a new one is opened. Headers tell the replica the time until `deadline` and the time that the request has `waited`.
+/// The caller ends the attempt at the deadline.
 ///
 /// # Cancel safety
-/// Dropping the future closes the connection, by which the replica learns that the client has left.
+/// Dropping the future closes the connection. The replica sees by this that the client has left.
 pub async fn attempt(
-    connection: Option<Connection>,
+    connection: Option<ReplicaConnection>,
     address: &Address,
     request: &Arc<BufferedRequest>,
     deadline: Instant,
@@ -140,12 +143,12 @@ pub async fn attempt(
 
 /// Sends `request` and receives the whole answer. An error leaves no usable connection.
 async fn exchange(
-    idle: Option<Connection>,
+    idle: Option<ReplicaConnection>,
     address: &Address,
     request: &Arc<BufferedRequest>,
     deadline: Instant,
     waited: Duration,
-) -> Result<AttemptResult, Failure> {
+) -> Result<AttemptResult, AttemptFailure> {
     let (response, mut connection) = send(idle, address, request, deadline, waited).await?;
     let status = response.status();
     let headers = response.headers();
@@ -154,69 +157,71 @@ async fn exchange(
     let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect();
     let body = match drive(&mut connection.driver, body).await {
         Ok(body) => body.to_bytes(),
-        Err(error) if error.is::<LengthLimitError>() => return Err(Failure::Invalid),
+        Err(error) if error.is::<LengthLimitError>() => return Err(AttemptFailure::Invalid),
         Err(error) => {
-            tracing::debug!(%address, ?error, "the answer broke off");
-            return Err(Failure::Died);
+            tracing::debug!(%address, ?error, "the connection ended in the middle of the replica's answer");
+            return Err(AttemptFailure::Died);
         }
     };
     Ok(AttemptResult { answer: classify(status, is_json, body), capacity, connection: Some(connection) })
 }
 
-/// Sends `request` over `idle` or, if there is no such connection or the replica has closed it, over a new one. Returns
-/// the head of the response and the connection over which its body arrives.
+/// Sends `request` over `idle`. If there is no such connection, or the replica has closed it, a new one is opened.
+/// Returns the head of the response, and the connection over which the body of the response arrives.
 async fn send(
-    mut idle: Option<Connection>,
+    mut idle: Option<ReplicaConnection>,
     address: &Address,
     request: &Arc<BufferedRequest>,
     deadline: Instant,
     waited: Duration,
-) -> Result<(Response<Incoming>, Connection), Failure> {
-    // Made here and not passed in, because each async function would hold a copy of it.
+) -> Result<(Response<Incoming>, ReplicaConnection), AttemptFailure> {
+    // The request is made here, because each async function that passed it on would hold a copy of it.
     let remaining = deadline.saturating_duration_since(Instant::now());
     let mut request = replica_request(address, request, remaining, waited);
     loop {
         let mut connection = match idle.take() {
             Some(connection) => connection,
-            None => Connection::open(address).await?,
+            None => ReplicaConnection::open(address).await?,
         };
         if !connection.is_ready().await {
             continue;
         }
-        let Connection { sender, driver } = &mut connection;
+        let ReplicaConnection { sender, driver } = &mut connection;
         match drive(driver, sender.try_send_request(request)).await {
             Ok(response) => return Ok((response, connection)),
             Err(mut error) => match error.take_message() {
-                // hyper gives back a request of which it has written nothing, so the replica has not seen it.
+                // hyper returns a request only if it has written nothing of it, so the replica has not received it.
                 Some(unsent) => request = unsent,
                 None => {
-                    tracing::debug!(%address, error = ?error.error(), "the connection ended without an answer");
-                    return Err(Failure::Died);
+                    let error = error.error();
+                    tracing::debug!(%address, ?error, "the connection ended before the replica answered");
+                    return Err(AttemptFailure::Died);
                 }
             },
         }
     }
 }
 
-/// An answer that the client may receive, or the failure that status and body mean.
-fn classify(status: StatusCode, is_json: bool, body: Bytes) -> Result<ReplicaAnswer, Failure> {
+/// Returns the answer for the client, or the failure that status and body stand for.
+fn classify(status: StatusCode, is_json: bool, body: Bytes) -> Result<ReplicaAnswer, AttemptFailure> {
     if is_json && is_final(status) {
         Ok(ReplicaAnswer { status, body })
     } else if is_json && is_busy(status, &body) {
-        Err(Failure::Busy)
+        Err(AttemptFailure::Busy)
     } else if status.is_server_error() {
-        Err(Failure::Server)
+        Err(AttemptFailure::Server)
     } else {
-        Err(Failure::Invalid)
+        Err(AttemptFailure::Invalid)
     }
 }
 
-/// Whether every other replica would answer with the same status, so that a retry would not help.
+/// Whether any other replica would answer with the same status, so that a retry would not help.
 fn is_final(status: StatusCode) -> bool {
     status == StatusCode::OK || status.is_client_error() || status == StatusCode::GATEWAY_TIMEOUT
 }
 
-/// Whether the replica says that all of its slots are taken. Another 503, such as a proxy's, is a failure like any 5xx.
+/// Whether the answer says that all slots of the replica are taken. A 503 with another body, such as that of a proxy,
+/// is a failure like any 5xx.
 fn is_busy(status: StatusCode, body: &[u8]) -> bool {
     status == StatusCode::SERVICE_UNAVAILABLE
         && serde_json::from_slice::<ErrorBody>(body).is_ok_and(|error| error.code == Code::Busy.as_str())
@@ -227,7 +232,8 @@ fn advertised_capacity(headers: &HeaderMap) -> Option<usize> {
     (capacity > 0).then_some(capacity)
 }
 
-/// Probes a replica: its capacity if `/readyz` says within `timeout` that the replica is ready, else `None`.
+/// Sends a replica a probe. Returns the capacity of the replica if `/readyz` says within `timeout` that it is ready,
+/// and otherwise `None`. A replica that does not tell its capacity counts as one with one slot.
 pub async fn probe(address: &Address, timeout: Duration) -> Option<usize> {
     let (status, body) = service::fetch::get(address, "/readyz", timeout).await.ok()?;
     let ready: ReadyBody = serde_json::from_slice(&body).ok()?;
@@ -240,7 +246,7 @@ fn replica_request(
     buffered: &Arc<BufferedRequest>,
     remaining: Duration,
     waited: Duration,
-) -> Request<Body> {
+) -> Request<RequestBody> {
     let mut request = Request::new(ChunksBody::new(buffered.clone()));
     *request.method_mut() = Method::POST;
     *request.uri_mut() = if buffered.top_k == wire::DEFAULT_TOP_K {
@@ -264,11 +270,11 @@ fn replica_request(
 fn milliseconds(duration: Duration) -> HeaderValue {
     const MAX_LENGTH: usize = 24;
     let microseconds = duration.as_micros();
-    // 20 digits, a point and 3 digits. Every request passes here, and `format!` would allocate.
+    // There is room for 20 digits, a point and 3 digits. `format!` would allocate memory for every request.
     let mut text = [0; MAX_LENGTH];
     let mut unwritten = &mut text[..];
     write!(unwritten, "{}.{:03}", microseconds / 1000, microseconds % 1000)
-        .expect("20 digits of milliseconds are longer than any deadline");
+        .expect("no request waits for more milliseconds than 20 digits can count");
     let length = MAX_LENGTH - unwritten.len();
     HeaderValue::from_bytes(&text[..length]).expect("digits and a point are valid in a header")
 }
@@ -278,22 +284,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn status_and_body_tell_answers_from_failures() {
+    fn status_and_body_distinguish_answers_from_failures() {
         let busy = r#"{"success":false,"code":"busy","error":"","request_id":""}"#;
         let other = r#"{"success":false,"code":"internal","error":"","request_id":""}"#;
         for (status, is_json, body, expected) in [
             (200, true, "{}", None),
             (400, true, other, None),
             (504, true, other, None),
-            (200, false, "{}", Some(Failure::Invalid)),
-            (302, true, "{}", Some(Failure::Invalid)),
-            (400, false, "", Some(Failure::Invalid)),
-            (500, true, other, Some(Failure::Server)),
-            (503, true, busy, Some(Failure::Busy)),
-            (503, true, other, Some(Failure::Server)),
-            (503, false, busy, Some(Failure::Server)),
+            (200, false, "{}", Some(AttemptFailure::Invalid)),
+            (302, true, "{}", Some(AttemptFailure::Invalid)),
+            (400, false, "", Some(AttemptFailure::Invalid)),
+            (500, true, other, Some(AttemptFailure::Server)),
+            (503, true, busy, Some(AttemptFailure::Busy)),
+            (503, true, other, Some(AttemptFailure::Server)),
+            (503, false, busy, Some(AttemptFailure::Server)),
         ] {
-            let classified = classify(StatusCode::from_u16(status).expect("a status"), is_json, body.into());
+            let classified =
+                classify(StatusCode::from_u16(status).expect("the number is a valid status"), is_json, body.into());
             assert_eq!(classified.err(), expected, "{status} {is_json} {body}");
         }
     }

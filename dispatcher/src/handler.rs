@@ -1,8 +1,8 @@
-//! The HTTP interface: checks a request, reads its body, and turns the answer or the error into the contract's
-//! response.
+//! The HTTP interface: checks a request, reads its body, and makes the answer or the error a response of the wire
+//! contract.
 
 use crate::admin::Admin;
-use crate::dispatch::Dispatcher;
+use crate::dispatch::RequestDispatcher;
 use crate::forward::ReplicaAnswer;
 use crate::meters::{CLIENT_GONE, OK, RequestMeters, ShedReason, count_shed};
 use crate::request::BufferedRequest;
@@ -28,29 +28,29 @@ static OPENAPI: &[u8] = include_bytes!("openapi.json");
 
 /// Answers every request to the dispatcher's address.
 pub struct Handler {
-    /// Takes classification requests through the queue.
-    pub dispatcher: Dispatcher,
-    /// Answers the admin paths; `None` if they have an address of their own.
+    /// Sends classification requests through the queue to a replica.
+    pub dispatcher: RequestDispatcher,
+    /// Answers the admin paths; `None` if they are served on an address of their own.
     pub admin: Option<Admin>,
-    /// The token that `/predict` requires, if there is one.
+    /// The token that `/predict` and `/infer` require; `None` if they require none.
     pub token: Option<Token>,
     /// Limits of one body.
     pub body_limits: Limits,
-    /// Limits of one request, its time among them.
+    /// Limits of one request, such as its longest time.
     pub request_limits: RequestLimits,
-    /// Outcomes and durations.
+    /// The metrics of requests: their outcomes and durations.
     pub meters: RequestMeters,
 }
 
 impl Handler {
-    /// Answers one request. Boxed, so that an idle connection holds no memory for it.
+    /// Answers one request. The future is boxed, so that an idle connection holds no memory for it.
     pub fn handle(self: &Arc<Self>, request: Request<Incoming>) -> BoxFuture<'static, Reply> {
         let (head, body) = request.into_parts();
         if head.method == Method::POST && is_prediction(head.uri.path()) {
             let accepted = Instant::now();
             let trace = TraceContext::from_headers(&head.headers);
             let checked = self.check(&head, accepted);
-            // Boxed apart, so that the memory for receiving is free again while the request waits.
+            // Boxed on its own, so that the memory for reading the body is free while the request waits.
             let received = self.clone().receive(trace, checked, body).boxed();
             self.clone().predict(accepted, received).boxed()
         } else {
@@ -58,9 +58,9 @@ impl Handler {
         }
     }
 
-    /// Answers a request that is not for a classification.
+    /// Answers a request for anything but a classification.
     async fn answer_other(self: Arc<Self>, head: Parts, body: Incoming) -> Reply {
-        // A connection that is closed with an unread body is reset, and the client loses the answer.
+        // Closing a connection with an unread body would reset it, and the client would lose the answer.
         body::discard(body).await;
         let path = head.uri.path();
         if path == "/openapi.json" {
@@ -98,8 +98,8 @@ impl Handler {
         })
     }
 
-    /// Answers a classification request. As many of these futures are held as requests wait, so it is kept small: it
-    /// holds `received`, whose memory is freed once the body has arrived.
+    /// Answers a classification request. Every waiting request holds one of these futures, so the future is small: the
+    /// memory of `received` is freed once the body has arrived.
     fn predict(
         self: Arc<Self>,
         accepted: Instant,
@@ -120,7 +120,7 @@ impl Handler {
                     reply
                 }
                 Err(error) => {
-                    // A refusal is immediate. Counted as a latency, it would make an overload look fast.
+                    // A refusal takes no time. If it counted as a latency, an overload would look fast.
                     recorder.was_queued = !matches!(error.code, Code::QueueFull | Code::Overloaded);
                     recorder.refuse(&error, &request.trace)
                 }
@@ -128,7 +128,7 @@ impl Handler {
         }
     }
 
-    /// Reads the body of a request. Discards it if the head is not valid.
+    /// Reads the body of a request. If the head is not valid, the body is discarded.
     async fn receive(
         self: Arc<Self>,
         trace: TraceContext,
@@ -154,10 +154,10 @@ impl Handler {
     }
 }
 
-/// A whole request; or the error and the trace of a request that was refused.
+/// A request with its body, or the error and the trace context of a request that is refused.
 type Received = Result<Arc<BufferedRequest>, (RequestError, TraceContext)>;
 
-/// The values in the head of a request, all of them valid.
+/// The values in the head of a request after they were checked.
 struct CheckedHead {
     content_type: Option<HeaderValue>,
     top_k: usize,
@@ -169,7 +169,8 @@ fn is_prediction(path: &str) -> bool {
     matches!(path, "/predict" | "/infer")
 }
 
-/// The value of the label `code` for an answer: [`OK`], or the code in the replica's error body.
+/// The value of the label `code` for an answer: [`OK`], the code in the replica's error body, or `unknown` if the body
+/// has no code.
 fn outcome(answer: &ReplicaAnswer) -> Cow<'static, str> {
     if answer.status == StatusCode::OK {
         return OK.into();
@@ -177,13 +178,14 @@ fn outcome(answer: &ReplicaAnswer) -> Cow<'static, str> {
     serde_json::from_slice::<ErrorBody>(&answer.body).map_or("unknown".into(), |body| body.code.into())
 }
 
-/// Records a request's outcome and duration when it is dropped, so that a request whose client leaves is recorded too.
+/// Records the outcome and the duration of a request. This happens in the destructor, so that a request whose client
+/// leaves is recorded, too.
 struct OutcomeRecorder {
     handler: Arc<Handler>,
     accepted: Instant,
-    /// `None` if the client leaves before the answer.
+    /// The value of the label `code`; `None` if the client leaves before the answer.
     outcome: Option<Cow<'static, str>>,
-    /// Whether the request was in the queue. Only then does its duration tell how fast requests are answered.
+    /// Whether the request was in the queue. The durations of other requests are not recorded.
     was_queued: bool,
 }
 
@@ -192,7 +194,7 @@ impl OutcomeRecorder {
         self.outcome = Some(outcome);
     }
 
-    /// The response to a request that is refused.
+    /// Returns the response to a request that is refused or has failed.
     fn refuse(&mut self, error: &RequestError, trace: &TraceContext) -> Reply {
         self.set_outcome(error.code.as_str().into());
         let mut reply = respond::error(error, &trace.request_id());

@@ -1,4 +1,4 @@
-//! The dispatcher: holds requests in one bounded queue and sends each to a replica that has a free slot.
+//! The dispatcher keeps requests in one bounded queue, and sends each to a replica that has a free slot.
 
 pub mod admin;
 pub mod config;
@@ -8,7 +8,7 @@ pub mod failure;
 pub mod failure_log;
 pub mod forward;
 pub mod handler;
-pub mod load;
+pub mod load_statistics;
 pub mod meters;
 pub mod metrics;
 pub mod permit;

@@ -1,4 +1,4 @@
-//! The dispatcher's process: flags and telemetry.
+//! The dispatcher's program: parses the flags, starts logs and metrics, and runs the server.
 
 use anyhow::Result;
 use clap::Parser;

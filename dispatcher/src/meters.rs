@@ -1,7 +1,7 @@
-//! Handles of the dispatcher's metrics, each looked up once: a look-up hashes name and labels, which is too slow for
-//! every request. Names and HELP texts are in [`crate::metrics`].
+//! The handles of the dispatcher's metrics. Each handle is looked up once, because a look-up hashes the name and the
+//! labels and is too slow for every request. [`crate::metrics`] has the names and the HELP texts.
 
-use crate::failure::Failure;
+use crate::failure::AttemptFailure;
 use crate::metrics::{
     CAPACITY, ENQUEUED, EXPIRED, IN_FLIGHT, QUEUE_LATE_LENGTH, QUEUE_LENGTH, QUEUE_WAIT, REPLICA_WORK, REPLICAS,
     REQUEST_DURATION, REQUESTS, RETRIES, SHED, UPSTREAM_DURATION, UPTIME,
@@ -19,14 +19,14 @@ pub const OK: &str = "ok";
 /// The value of the label `code` for a request whose client left before the answer.
 pub const CLIENT_GONE: &str = "client_gone";
 
-/// Why a request was refused at admission: the label `reason` of `dispatcher_shed_total`.
+/// The reason for which a request was refused at admission: the label `reason` of `dispatcher_shed_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ShedReason {
     /// The request would not be answered in time.
     Overloaded,
-    /// `--queue-length` requests wait.
+    /// The queue is full: `--queue-length` requests wait.
     Length,
-    /// All bodies together hold `--queue-bytes`.
+    /// The bodies of all requests together would exceed `--queue-bytes`.
     Bytes,
 }
 
@@ -45,14 +45,14 @@ pub fn count_shed(reason: ShedReason) {
     counter!(SHED, "reason" => reason.as_str()).increment(1);
 }
 
-/// Counts an attempt that follows one that failed by `failure`.
-pub fn count_retry(failure: Failure) {
+/// Counts a retry after an attempt that failed by `failure`.
+pub fn count_retry(failure: AttemptFailure) {
     counter!(RETRIES, "reason" => failure.as_str()).increment(1);
 }
 
 /// The metrics of a request from its arrival to its answer.
 pub struct RequestMeters {
-    /// Accepted → answered, seconds; requests that were in the queue only.
+    /// Latencies in seconds, from acceptance to answer, of requests that were in the queue.
     pub duration: Histogram,
     ok: Counter,
 }
@@ -69,7 +69,7 @@ impl RequestMeters {
 }
 
 impl Default for RequestMeters {
-    /// Looks the handles up.
+    /// Looks up the handles.
     fn default() -> Self {
         Self { duration: histogram!(REQUEST_DURATION), ok: counter!(REQUESTS, "code" => OK) }
     }
@@ -81,11 +81,11 @@ pub struct WorkerMeters {
     pub enqueued: Counter,
     /// Requests whose deadline passed while they waited.
     pub expired: Counter,
-    /// Accepted → dispatched, seconds.
+    /// Times in seconds from acceptance to dispatch.
     pub queue_wait: Histogram,
-    /// Dispatched → answered, seconds; classified images only.
+    /// Service times in seconds of classified images, from dispatch to answer.
     pub upstream: Histogram,
-    /// The time that a replica worked for an answer, seconds.
+    /// Times in seconds that a replica worked for an answer.
     pub work: Histogram,
     started: Instant,
     uptime: Gauge,
@@ -99,7 +99,7 @@ pub struct WorkerMeters {
 }
 
 impl WorkerMeters {
-    /// Looks the handles up. The uptime begins at `now`.
+    /// Looks up the handles. The uptime begins at `now`.
     pub fn new(now: Instant) -> Self {
         let replicas = |state| gauge!(REPLICAS, "state" => state);
         Self {
@@ -133,7 +133,7 @@ impl WorkerMeters {
         self.set_in_flight(rotation);
     }
 
-    /// Sets one gauge for each replica. The gauge of a replica that has left shows 0, because the recorder keeps it.
+    /// Sets one gauge for each replica. The recorder keeps the gauge of a replica that has left, so it is set to 0.
     fn set_in_flight(&mut self, rotation: &Rotation) {
         for replica in rotation.replicas() {
             let gauge = self

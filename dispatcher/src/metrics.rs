@@ -1,5 +1,5 @@
-//! The names of the dispatcher's metrics, with type and HELP text. Their values are kept in [`crate::meters`]. Names
-//! that other programs read are constants of the wire contract.
+//! The names, types and HELP texts of the dispatcher's metrics. [`crate::meters`] keeps their values. The names of
+//! metrics that other programs read are constants of the wire contract.
 
 use metrics::{describe_counter, describe_gauge, describe_histogram};
 
@@ -12,76 +12,80 @@ pub use service::wire::metric::{
 pub const QUEUE_LATE_LENGTH: &str = "dispatcher_queue_late_length";
 /// Counter: requests whose deadline passed while they waited.
 pub const EXPIRED: &str = "dispatcher_expired_total";
-/// Histogram, seconds: accepted → dispatched.
+/// Histogram in seconds: the time from acceptance to dispatch.
 pub const QUEUE_WAIT: &str = "dispatcher_queue_wait_seconds";
-/// Counter by `reason`: attempts beyond a request's first.
+/// Counter by `reason`: retries.
 pub const RETRIES: &str = "dispatcher_retries_total";
 
 /// The Prometheus type of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// A number that only grows.
+pub enum MetricKind {
+    /// A number that only grows while the process runs.
     Counter,
     /// A number that goes up and down.
     Gauge,
-    /// A distribution, in buckets.
+    /// A distribution in buckets.
     Histogram,
 }
 
-/// A metric as `/metrics` describes it.
+/// The description of a metric in `/metrics`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Description {
+pub struct MetricDescription {
     /// The metric's name.
     pub name: &'static str,
     /// The metric's type.
-    pub kind: Kind,
+    pub kind: MetricKind,
     /// The HELP text.
     pub help: &'static str,
 }
 
-const fn row(name: &'static str, kind: Kind, help: &'static str) -> Description {
-    Description { name, kind, help }
+const fn row(name: &'static str, kind: MetricKind, help: &'static str) -> MetricDescription {
+    MetricDescription { name, kind, help }
 }
 
-/// Every metric that the dispatcher exports. `docs/api.md` lists the same.
-pub const ALL: [Description; 15] = [
-    row(QUEUE_LENGTH, Kind::Gauge, "Requests waiting in the queue, late ones included."),
-    row(QUEUE_LATE_LENGTH, Kind::Gauge, "Waiting requests that can no longer meet the objective."),
-    row(ENQUEUED, Kind::Counter, "Requests admitted to the queue."),
-    row(REQUESTS, Kind::Counter, "Requests by outcome: ok, an error code, or client_gone."),
+/// Every metric that the dispatcher exports. `docs/api.md` lists the same metrics.
+pub const ALL: [MetricDescription; 15] = [
+    row(QUEUE_LENGTH, MetricKind::Gauge, "Requests waiting in the queue, late ones included."),
+    row(QUEUE_LATE_LENGTH, MetricKind::Gauge, "Waiting requests that can no longer meet the objective."),
+    row(ENQUEUED, MetricKind::Counter, "Requests admitted to the queue."),
+    row(REQUESTS, MetricKind::Counter, "Requests by outcome: ok, an error code, or client_gone."),
     row(
         REQUEST_DURATION,
-        Kind::Histogram,
-        "Seconds from accepting a request to its answer, or to its client's leaving.",
+        MetricKind::Histogram,
+        "Seconds from accepting a request until it is answered or its client leaves.",
     ),
-    row(QUEUE_WAIT, Kind::Histogram, "Seconds from accepting a request to sending it to a replica, for each attempt."),
-    row(UPSTREAM_DURATION, Kind::Histogram, "Seconds from sending a request to the replica's answer; successes only."),
+    row(
+        QUEUE_WAIT,
+        MetricKind::Histogram,
+        "Seconds from accepting a request to sending it to a replica, for each attempt.",
+    ),
+    row(
+        UPSTREAM_DURATION,
+        MetricKind::Histogram,
+        "Seconds from sending a request to the replica's answer; successes only.",
+    ),
     row(
         REPLICA_WORK,
-        Kind::Histogram,
+        MetricKind::Histogram,
         "Seconds that a replica worked for an answer: since it received the request, or since its previous answer if \
          that was later.",
     ),
-    row(IN_FLIGHT, Kind::Gauge, "Requests sent to a replica and not yet answered."),
-    row(REPLICAS, Kind::Gauge, "Replicas by state: ready, ejected or draining."),
-    row(CAPACITY, Kind::Gauge, "Slots of all ready replicas."),
-    row(UPTIME, Kind::Gauge, "Seconds since the dispatcher started."),
-    row(SHED, Kind::Counter, "Requests refused at admission, by reason: overloaded, length or bytes."),
-    row(EXPIRED, Kind::Counter, "Requests whose deadline passed while they waited in the queue."),
-    row(
-        RETRIES,
-        Kind::Counter,
-        "Attempts beyond a request's first, by the reason for which the attempt before failed.",
-    ),
+    row(IN_FLIGHT, MetricKind::Gauge, "Requests sent to a replica and not yet answered."),
+    row(REPLICAS, MetricKind::Gauge, "Replicas by state: ready, ejected or draining."),
+    row(CAPACITY, MetricKind::Gauge, "Slots of all ready replicas."),
+    row(UPTIME, MetricKind::Gauge, "Seconds since the dispatcher started."),
+    row(SHED, MetricKind::Counter, "Requests refused at admission, by reason: overloaded, length or bytes."),
+    row(EXPIRED, MetricKind::Counter, "Requests whose deadline passed while they waited in the queue."),
+    row(RETRIES, MetricKind::Counter, "Retries, by the reason for which the attempt before failed."),
 ];
 
 /// Gives every metric its HELP text. The metrics recorder must be installed.
 pub fn describe() {
-    for Description { name, kind, help } in ALL {
+    for MetricDescription { name, kind, help } in ALL {
         match kind {
-            Kind::Counter => describe_counter!(name, help),
-            Kind::Gauge => describe_gauge!(name, help),
-            Kind::Histogram => describe_histogram!(name, help),
+            MetricKind::Counter => describe_counter!(name, help),
+            MetricKind::Gauge => describe_gauge!(name, help),
+            MetricKind::Histogram => describe_histogram!(name, help),
         }
     }
 }
@@ -92,7 +96,7 @@ mod tests {
     use std::collections::BTreeMap;
     use std::path::Path;
 
-    /// The rows of the table of metrics in `docs/api.md` that begin with a dispatcher's metric: its name and its type.
+    /// The names and types of the dispatcher's metrics in the table of `docs/api.md`.
     fn documented() -> BTreeMap<String, String> {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/api.md");
         let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("read {}: {error}", path.display()));
@@ -105,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn the_documented_metrics_are_those_of_the_program() {
+    fn the_documents_list_exactly_the_exported_metrics() {
         let documented = documented();
         let exported: BTreeMap<_, _> =
             ALL.iter().map(|metric| (metric.name.to_owned(), format!("{:?}", metric.kind).to_lowercase())).collect();

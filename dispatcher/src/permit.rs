@@ -1,8 +1,9 @@
-//! The right to send one request to one replica: a slot there, one attempt, and the report of how the attempt ended. An
-//! attempt goes on after its client has left, because the replica computes and its slot is taken.
+//! The right to send one request to one replica. A permit stands for a slot of the replica, allows one attempt, and
+//! reports to the worker how the attempt ended. An attempt goes on after its client has left, because the replica still
+//! computes and the slot stays taken.
 
-use crate::failure::Failure;
-use crate::forward::{self, AttemptResult, Connection, ReplicaAnswer};
+use crate::failure::AttemptFailure;
+use crate::forward::{self, AttemptResult, ReplicaAnswer, ReplicaConnection};
 use crate::request::BufferedRequest;
 use crate::rotation::Address;
 use hyper::StatusCode;
@@ -13,60 +14,63 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
-/// How long an attempt without a client may go on after the deadline. The replica knows the deadline, but may be in the
-/// middle of a computation, and its slot is taken until that ends.
+/// The longest time that an attempt whose client has left may go on after the deadline. The replica knows the deadline,
+/// but may be in the middle of a forward pass, and the slot stays taken until that pass ends.
 const ABANDONED_GRACE: Duration = Duration::from_secs(1);
 
-/// What a waiting request receives: a permit, or the error that ends the request. Small, because every waiting request
-/// has room for one.
+/// The message to a waiting request: a permit, or the error that ends the request. The type is small, because every
+/// waiting request has memory for one.
 pub type PermitResult = Result<Permit, Box<RequestError>>;
 
-/// The worker's end of the channel by which a request receives its next permit.
+/// The worker's end of the channel on which a request receives its next permit.
 pub type PermitSender = oneshot::Sender<PermitResult>;
 
-/// The request's end of the channel by which it receives its next permit.
+/// The request's end of the channel on which the request receives its next permit.
 pub type PermitReceiver = oneshot::Receiver<PermitResult>;
 
-/// How an attempt ended, for the worker. Every permit sends exactly one.
+/// The message to the worker about the end of an attempt. Every permit sends exactly one.
 #[derive(Debug)]
 pub struct AttemptReport {
-    /// The permit that is used up.
+    /// The id of the permit that the attempt has used up.
     pub permit_id: u64,
-    /// The status of the answer, or why there was none.
-    pub result: Result<StatusCode, Failure>,
-    /// The capacity that the replica advertised with its answer.
+    /// The status of the answer, or the failure of an attempt without an answer.
+    pub result: Result<StatusCode, AttemptFailure>,
+    /// The capacity that the replica advertised with its answer; `None` without an answer or without the header.
     pub capacity: Option<usize>,
-    /// Time from the permit's use to the attempt's end.
+    /// Time from the start of the attempt to its end.
     pub elapsed: Duration,
-    /// The connection, if it can be used again.
-    pub connection: Option<Connection>,
-    /// Sends a request whose attempt failed its next permit, or the error that ends it.
+    /// The connection of the attempt; `None` if another request cannot use it.
+    pub connection: Option<ReplicaConnection>,
+    /// The channel on which a request whose attempt failed receives its next permit or an error; `None` after an
+    /// answer.
     pub next_permit: Option<PermitSender>,
 }
 
-/// The request's times and the replica that a permit is for, and the channels of its attempt.
+/// The contents of a permit: the replica, the times of the request, and the channels of the attempt.
 #[derive(Debug)]
 pub struct Assignment {
-    /// Names the permit in its [`AttemptReport`].
+    /// The id of the permit, which its [`AttemptReport`] repeats.
     pub permit_id: u64,
-    /// The replica.
+    /// The address of the replica.
     pub address: Address,
-    /// An open connection to the replica, if one is idle.
-    pub connection: Option<Connection>,
-    /// How long the request has waited.
+    /// An open connection to the replica; `None` if the pool had none.
+    pub connection: Option<ReplicaConnection>,
+    /// The time from the acceptance of the request to its dispatch.
     pub waited: Duration,
-    /// When the client must be answered.
+    /// The instant by which the client must be answered.
     pub deadline: Instant,
-    /// Says that the replica has stalled: the attempt then ends, and the request waits for its next permit.
+    /// Receives a message when the replica has stalled. The attempt then ends, and the request waits for its next
+    /// permit.
     pub stall_notice: oneshot::Receiver<()>,
-    /// Sends the report to the worker.
+    /// The channel on which the worker receives the report.
     pub reports: mpsc::UnboundedSender<AttemptReport>,
 }
 
-/// The right to send one request to one replica. It reports to the worker when it is used up or dropped.
+/// The right to send one request to one replica. The permit reports to the worker when its attempt ends, or when it is
+/// dropped unused.
 #[derive(Debug)]
 pub struct Permit {
-    /// `None` once the permit is used.
+    /// The contents of the permit; `None` once the permit is used.
     assignment: Option<Box<Assignment>>,
 }
 
@@ -79,17 +83,18 @@ impl Permit {
     /// Sends `request` to the permit's replica.
     ///
     /// # Errors
-    /// An attempt without an answer returns the receiver of the request's next permit, or of the error that ends it.
+    /// If the attempt fails, returns the channel on which the request receives its next permit, or the error that ends
+    /// it.
     ///
     /// # Cancel safety
-    /// After the future is dropped, the attempt goes on in a task of its own until [`ABANDONED_GRACE`] after the
-    /// deadline.
+    /// After the future is dropped, the attempt goes on in a task of its own, until [`ABANDONED_GRACE`] after the
+    /// deadline at the latest.
     pub fn send(
         mut self,
         request: Arc<BufferedRequest>,
     ) -> impl Future<Output = Result<ReplicaAnswer, PermitReceiver>> + Send {
         let Assignment { permit_id, address, connection, waited, deadline, stall_notice, reports } =
-            *self.assignment.take().expect("only `send` and `drop` take the assignment");
+            *self.assignment.take().expect("only `send` and `drop` take the assignment, and both consume the permit");
         let (started, reporter) = (Instant::now(), reports.clone());
         let attempt = Box::pin(async move {
             let result = forward::attempt(connection, &address, &request, deadline, waited).await;
@@ -105,16 +110,19 @@ impl Permit {
         }
     }
 
-    /// Reports `result` without sending anything, as a simulated replica of a test.
+    /// Reports `result` without sending anything. Tests call this function in the place of an attempt.
     #[cfg(test)]
-    pub fn end(mut self, result: Result<StatusCode, Failure>) -> Result<StatusCode, PermitReceiver> {
-        let assignment = self.assignment.take().expect("only `send`, `end` and `drop` take the assignment");
+    pub fn end(mut self, result: Result<StatusCode, AttemptFailure>) -> Result<StatusCode, PermitReceiver> {
+        let assignment = self
+            .assignment
+            .take()
+            .expect("only `send`, `end` and `drop` take the assignment, and all consume the permit");
         let answer = result.map(|status| ReplicaAnswer { status, body: bytes::Bytes::new() });
         let result = AttemptResult { answer, capacity: None, connection: None };
         report(&assignment.reports, assignment.permit_id, result, assignment.waited).map(|answer| answer.status)
     }
 
-    /// The permit's assignment.
+    /// The contents of the permit.
     #[cfg(test)]
     pub fn assignment(&mut self) -> &mut Assignment {
         self.assignment.as_mut().expect("the permit is not used yet")
@@ -125,14 +133,15 @@ impl Drop for Permit {
     fn drop(&mut self) {
         if let Some(assignment) = self.assignment.take() {
             let Assignment { permit_id, connection, reports, .. } = *assignment;
-            let result = AttemptResult { connection, ..AttemptResult::failed(Failure::Unused) };
-            // The client has left, so the request needs no further permit.
+            let result = AttemptResult { connection, ..AttemptResult::failed(AttemptFailure::Unused) };
+            // The client has left, so nothing receives on the channel for the next permit.
             drop(report(&reports, permit_id, result, Duration::ZERO));
         }
     }
 }
 
-/// Sends the worker its report. Returns the answer, or the receiver of the request's next permit.
+/// Sends the worker the report about an attempt. Returns the answer, or the channel on which the request receives its
+/// next permit.
 fn report(
     reports: &mpsc::UnboundedSender<AttemptReport>,
     permit_id: u64,
@@ -147,18 +156,19 @@ fn report(
             (Err(failure), Some(sender), Err(receiver))
         }
     };
-    // A worker that has ended has no slots to free.
+    // If the worker has ended, there is no slot to free.
     let _ended = reports.send(AttemptReport { permit_id, result, capacity, elapsed, connection, next_permit });
     returned
 }
 
 type Attempt = Pin<Box<dyn Future<Output = Result<ReplicaAnswer, PermitReceiver>> + Send>>;
 
-/// An attempt in progress, which a stall notice ends.
+/// An attempt in progress. A stall notice ends it early.
 struct RunningAttempt {
-    /// `None` once the attempt has ended.
+    /// The future of the attempt; `None` once it has ended.
     attempt: Option<Attempt>,
-    /// `None` once the channel was used or closed. Dropping it tells the worker that the client has left.
+    /// The channel for the stall notice; `None` once it was used or closed. A dropped channel tells the worker that
+    /// the client has left.
     stall_notice: Option<oneshot::Receiver<()>>,
     reports: mpsc::UnboundedSender<AttemptReport>,
     permit_id: u64,
@@ -171,16 +181,16 @@ impl Future for RunningAttempt {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let attempt = self.attempt.as_mut().expect("a future is not polled after its end");
-        // The attempt comes first: if it ends at the same time as the notice arrives, its own end counts.
+        // The attempt is polled before the notice, so that an answer that arrives together with the notice is not lost.
         let mut polled = attempt.as_mut().poll(context);
         if polled.is_pending()
             && let Some(stall_notice) = &mut self.stall_notice
             && let Poll::Ready(notice) = Pin::new(stall_notice).poll(context)
         {
             self.stall_notice = None;
-            // An error means that the worker has ended; then the attempt goes on.
+            // An error means that the worker has ended. The attempt then goes on, because it may still be answered.
             if notice.is_ok() {
-                let stalled = AttemptResult::failed(Failure::Stalled);
+                let stalled = AttemptResult::failed(AttemptFailure::Stalled);
                 polled = Poll::Ready(report(&self.reports, self.permit_id, stalled, self.started.elapsed()));
             }
         }
@@ -198,8 +208,8 @@ impl Drop for RunningAttempt {
         let latest = self.deadline + ABANDONED_GRACE;
         tokio::spawn(async move {
             if tokio::time::timeout_at(latest.into(), attempt).await.is_err() {
-                let expired = AttemptResult::failed(Failure::Deadline);
-                // The client has left, so the request needs no further permit.
+                let expired = AttemptResult::failed(AttemptFailure::Deadline);
+                // The client has left, so nothing receives on the channel for the next permit.
                 drop(report(&reports, permit_id, expired, started.elapsed()));
             }
         });

@@ -1,53 +1,54 @@
-//! Bounded queue of requests with deadlines, in order of arrival. Pure: time is an argument. It knows nothing of HTTP
-//! or of replicas.
+//! Bounded queue of requests with deadlines: first the punctual ones, then the late ones, each in order of arrival.
+//! Pure: time is an argument. It knows nothing of HTTP or of replicas.
 
 use admission::Order;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-/// A request's number in the order of arrival: later requests have higher numbers. Unique in the process.
+/// A request's number in the order of arrival. A later request has a higher number. No two requests of the process have
+/// the same number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SequenceNumber(pub u64);
 
 /// A request in the queue.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Entry<T> {
-    /// The request's place in the order of arrival.
+pub struct QueueEntry<T> {
+    /// The request's number in the order of arrival.
     pub sequence_number: SequenceNumber,
     /// An answer after this instant misses the objective.
     pub objective: Instant,
     /// The request is never dispatched at or after this instant.
     pub deadline: Instant,
-    /// The request itself.
+    /// The request. The queue only passes it on.
     pub request: T,
 }
 
-/// Two classes of requests, each in order of arrival: punctual and late. Under [`Order::Fifo`] all requests are
-/// punctual.
+/// The queue. It has two classes of requests, punctual and late, each in order of arrival. Under [`Order::Fifo`] all
+/// requests count as punctual.
 #[derive(Debug)]
 pub struct Queue<T> {
     order: Order,
-    /// Requests that can still meet the objective, as far as is known.
-    punctual: BTreeMap<SequenceNumber, Entry<T>>,
-    /// The punctual requests ordered by their objective; empty under [`Order::Fifo`].
+    /// Requests that could still meet the objective when [`Queue::demote`] was last called, and those added since.
+    punctual: BTreeMap<SequenceNumber, QueueEntry<T>>,
+    /// The objectives and numbers of the punctual requests, the earliest objective first; empty under [`Order::Fifo`].
     objectives: BTreeSet<(Instant, SequenceNumber)>,
-    /// Requests that can no longer meet the objective. They never become punctual again while they wait.
-    late: BTreeMap<SequenceNumber, Entry<T>>,
+    /// Requests that can no longer meet the objective. They stay late while they wait.
+    late: BTreeMap<SequenceNumber, QueueEntry<T>>,
     max_length: usize,
 }
 
 impl<T> Queue<T> {
-    /// An empty queue that admits `max_length` requests.
+    /// An empty queue with room for `max_length` requests.
     pub fn new(order: Order, max_length: usize) -> Self {
         let (punctual, objectives, late) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
         Self { order, punctual, objectives, late, max_length }
     }
 
-    /// Adds a request in its place in the order of arrival.
+    /// Adds a request at its place in the order of arrival.
     ///
     /// # Errors
-    /// Returns the entry when the queue is full.
-    pub fn push(&mut self, entry: Entry<T>) -> Result<(), Entry<T>> {
+    /// If the queue is full, the entry is returned.
+    pub fn push(&mut self, entry: QueueEntry<T>) -> Result<(), QueueEntry<T>> {
         if self.len() >= self.max_length {
             return Err(entry);
         }
@@ -55,17 +56,17 @@ impl<T> Queue<T> {
         Ok(())
     }
 
-    /// Returns a dispatched request to its place in the order of arrival, before all later requests. The queue never
-    /// refuses a request that it has admitted, so its length can exceed the bound by the number of requests in flight.
-    pub fn requeue(&mut self, entry: Entry<T>) {
+    /// Returns a dispatched request to its place in the order of arrival. The queue takes such a request even if it is
+    /// full, so its length can exceed its bound by the number of requests in flight.
+    pub fn requeue(&mut self, entry: QueueEntry<T>) {
         if self.order == Order::LateLast {
             self.objectives.insert((entry.objective, entry.sequence_number));
         }
         self.punctual.insert(entry.sequence_number, entry);
     }
 
-    /// Makes those requests late that would miss the objective even if they were dispatched at `now` and took
-    /// `service_time`.
+    /// Moves punctual requests to the late ones if they would miss the objective even with a dispatch at `now` and an
+    /// answer after `service_time`.
     pub fn demote(&mut self, now: Instant, service_time: Duration) {
         while let Some(&(objective, sequence_number)) = self.objectives.first()
             && objective < now + service_time
@@ -76,15 +77,16 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Takes the first request for which `find_replica` finds a replica. Punctual requests come first. A punctual
-    /// request is passed over at or after its deadline; a late one also if a replica that takes `service_time` would
-    /// answer after the deadline. Expired requests stay in the queue until they are removed.
+    /// Takes the first request for which `find_replica` finds a replica. Punctual requests come before late ones. A
+    /// punctual request is passed over once its deadline has come. A late request is passed over once a replica that
+    /// takes `service_time` would answer at its deadline or later. Such requests stay in the queue until
+    /// [`Queue::remove`] removes them.
     pub fn pop<R>(
         &mut self,
         now: Instant,
         service_time: Duration,
         mut find_replica: impl FnMut(&T) -> Option<R>,
-    ) -> Option<(Entry<T>, R)> {
+    ) -> Option<(QueueEntry<T>, R)> {
         let punctual = self.punctual.values().filter(|entry| entry.deadline > now);
         let late = self.late.values().filter(|entry| entry.deadline > now + service_time);
         let mut unexpired = punctual.chain(late);
@@ -93,24 +95,24 @@ impl<T> Queue<T> {
         Some((self.remove(sequence_number)?, replica))
     }
 
-    /// Removes a request from either class; `None` if it does not wait in this queue.
-    pub fn remove(&mut self, sequence_number: SequenceNumber) -> Option<Entry<T>> {
+    /// Removes a request of either class; `None` if the request is not in the queue.
+    pub fn remove(&mut self, sequence_number: SequenceNumber) -> Option<QueueEntry<T>> {
         let entry = self.punctual.remove(&sequence_number).or_else(|| self.late.remove(&sequence_number))?;
         self.objectives.remove(&(entry.objective, sequence_number));
         Some(entry)
     }
 
-    /// Number of requests waiting.
+    /// Number of requests in the queue, late ones included.
     pub fn len(&self) -> usize {
         self.punctual.len() + self.late.len()
     }
 
-    /// Number of late requests waiting.
+    /// Number of late requests in the queue.
     pub fn late_len(&self) -> usize {
         self.late.len()
     }
 
-    /// Whether no request waits.
+    /// Whether the queue has no request.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -121,18 +123,18 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// More requests than a test adds.
+    /// A bound of the queue that is larger than the number of requests that a test adds.
     const UNFILLED: usize = 10;
 
     fn seconds(count: u64) -> Duration {
         Duration::from_secs(count)
     }
 
-    fn entry(number: u64, deadline: Instant) -> Entry<()> {
-        Entry { sequence_number: SequenceNumber(number), objective: deadline, deadline, request: () }
+    fn entry(number: u64, deadline: Instant) -> QueueEntry<()> {
+        QueueEntry { sequence_number: SequenceNumber(number), objective: deadline, deadline, request: () }
     }
 
-    /// The sequence number of the first request, if any replica takes any request.
+    /// Takes the first request, while replicas have free slots and answer at once. Returns its sequence number.
     fn pop(queue: &mut Queue<()>, now: Instant) -> Option<u64> {
         queue.demote(now, Duration::ZERO);
         queue.pop(now, Duration::ZERO, |()| Some(())).map(|(entry, ())| entry.sequence_number.0)
@@ -145,7 +147,7 @@ mod tests {
         let deadline = now + seconds(1);
         for (number, request) in ["constrained", "free", "last"].into_iter().enumerate() {
             let sequence_number = SequenceNumber(number as u64);
-            queue.push(Entry { sequence_number, objective: deadline, deadline, request }).expect("there is room");
+            queue.push(QueueEntry { sequence_number, objective: deadline, deadline, request }).expect("there is room");
         }
         let (entry, replica) = queue
             .pop(now, Duration::ZERO, |request| (*request != "constrained").then_some(7))
@@ -171,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_requeued_request_goes_first_and_is_never_refused() {
+    fn a_requeued_request_returns_to_its_place_and_is_never_refused() {
         let later = Instant::now() + seconds(9);
         let mut queue = Queue::new(Order::LateLast, 1);
         queue.push(entry(1, later)).expect("there is room");
@@ -186,10 +188,11 @@ mod tests {
         let start = Instant::now();
         let order = |order| {
             let mut queue = Queue::new(order, UNFILLED);
-            // (sequence number, objective in seconds). A service time of 2 s makes the first two late after 1 s.
+            // (sequence number, objective in seconds). After 1 s, a service time of 2 s makes requests late whose
+            // objective is before 3 s: requests 1 and 2.
             for (number, objective) in [(1, 2), (2, 1), (3, 4), (4, 3)] {
                 let (objective, deadline) = (start + seconds(objective), start + seconds(60));
-                queue.push(Entry { objective, ..entry(number, deadline) }).expect("there is room");
+                queue.push(QueueEntry { objective, ..entry(number, deadline) }).expect("there is room");
             }
             let now = start + seconds(1);
             queue.demote(now, seconds(2));
@@ -204,8 +207,9 @@ mod tests {
         assert_eq!(order(Order::Fifo), (0, [1, 2, 3, 4]));
     }
 
+    /// A step of the property test. One step is made every simulated second. Times are in seconds.
     #[derive(Debug, Clone)]
-    enum Step {
+    enum QueueStep {
         Push {
             punctual_for: u64,
             lifetime: u64,
@@ -213,41 +217,42 @@ mod tests {
         Pop {
             service_time: u64,
         },
-        /// The request that was dispatched last returns.
+        /// Returns the request that was dispatched last to the queue.
         Requeue,
+        /// Removes the request with this sequence number.
         Remove(u64),
     }
 
-    fn step() -> impl Strategy<Value = Step> {
+    fn step() -> impl Strategy<Value = QueueStep> {
         prop_oneof![
             3 => (0..9_u64, 0..20_u64)
-                .prop_map(|(punctual_for, lifetime)| Step::Push { punctual_for, lifetime }),
-            2 => (0..4_u64).prop_map(|service_time| Step::Pop { service_time }),
-            1 => Just(Step::Requeue),
-            1 => (0..60_u64).prop_map(Step::Remove),
+                .prop_map(|(punctual_for, lifetime)| QueueStep::Push { punctual_for, lifetime }),
+            2 => (0..4_u64).prop_map(|service_time| QueueStep::Pop { service_time }),
+            1 => Just(QueueStep::Requeue),
+            1 => (0..60_u64).prop_map(QueueStep::Remove),
         ]
     }
 
-    /// One request in the model. Times are seconds since the start.
+    /// One request in the reference queue. Times are seconds since the start.
     #[derive(Debug, Clone, Copy)]
-    struct Waiting {
+    struct ReferenceRequest {
         number: u64,
         objective: u64,
         deadline: u64,
         late: bool,
     }
 
-    /// A plain model of the queue: a list.
+    /// A second implementation of the queue, to compare with: a list that is searched from end to end.
     #[derive(Debug)]
-    struct Model {
+    struct ReferenceQueue {
         fifo: bool,
         max_length: usize,
-        waiting: Vec<Waiting>,
+        waiting: Vec<ReferenceRequest>,
     }
 
-    impl Model {
-        /// Adds a request, and tells whether there was room.
-        fn push(&mut self, request: Waiting) -> bool {
+    impl ReferenceQueue {
+        /// Adds a request if there is room. Returns whether there was room.
+        fn push(&mut self, request: ReferenceRequest) -> bool {
             let has_room = self.waiting.len() < self.max_length;
             if has_room {
                 self.waiting.push(request);
@@ -255,7 +260,7 @@ mod tests {
             has_room
         }
 
-        fn pop(&mut self, clock: u64, service_time: u64) -> Option<Waiting> {
+        fn pop(&mut self, clock: u64, service_time: u64) -> Option<ReferenceRequest> {
             for request in &mut self.waiting {
                 request.late |= !self.fifo && request.objective < clock + service_time;
             }
@@ -267,7 +272,7 @@ mod tests {
             self.remove(number)
         }
 
-        fn remove(&mut self, number: u64) -> Option<Waiting> {
+        fn remove(&mut self, number: u64) -> Option<ReferenceRequest> {
             let index = self.waiting.iter().position(|request| request.number == number)?;
             Some(self.waiting.remove(index))
         }
@@ -275,45 +280,48 @@ mod tests {
 
     proptest! {
         #[test]
-        fn order_and_bound_hold_after_any_steps(
+        fn the_queue_does_the_same_as_a_plain_list(
             fifo in any::<bool>(),
             steps in prop::collection::vec(step(), 0..200),
         ) {
             let start = Instant::now();
-            let mut model = Model { fifo, max_length: 5, waiting: Vec::new() };
-            let mut queue = Queue::new(if fifo { Order::Fifo } else { Order::LateLast }, model.max_length);
-            let mut dispatched: Vec<(Entry<()>, Waiting)> = Vec::new();
+            let mut reference = ReferenceQueue { fifo, max_length: 5, waiting: Vec::new() };
+            let mut queue = Queue::new(if fifo { Order::Fifo } else { Order::LateLast }, reference.max_length);
+            let mut dispatched: Vec<(QueueEntry<()>, ReferenceRequest)> = Vec::new();
             for (clock, step) in (0..).zip(steps) {
                 let now = start + seconds(clock);
                 match step {
-                    Step::Push { punctual_for, lifetime } => {
+                    QueueStep::Push { punctual_for, lifetime } => {
                         let (objective, deadline) = (clock + punctual_for, clock + lifetime);
-                        let entry =
-                            Entry { objective: start + seconds(objective), ..entry(clock, start + seconds(deadline)) };
-                        let has_room = model.push(Waiting { number: clock, objective, deadline, late: false });
+                        let entry = QueueEntry {
+                            objective: start + seconds(objective),
+                            ..entry(clock, start + seconds(deadline))
+                        };
+                        let request = ReferenceRequest { number: clock, objective, deadline, late: false };
+                        let has_room = reference.push(request);
                         prop_assert_eq!(queue.push(entry).is_ok(), has_room);
                     }
-                    Step::Pop { service_time } => {
+                    QueueStep::Pop { service_time } => {
                         queue.demote(now, seconds(service_time));
                         let popped = queue.pop(now, seconds(service_time), |()| Some(())).map(|(entry, ())| entry);
-                        let expected = model.pop(clock, service_time);
+                        let expected = reference.pop(clock, service_time);
                         let number = popped.as_ref().map(|entry| entry.sequence_number.0);
                         prop_assert_eq!(number, expected.map(|request| request.number));
                         dispatched.extend(popped.zip(expected));
                     }
-                    Step::Requeue => {
+                    QueueStep::Requeue => {
                         if let Some((entry, request)) = dispatched.pop() {
                             queue.requeue(entry);
-                            model.waiting.push(Waiting { late: false, ..request });
+                            reference.waiting.push(ReferenceRequest { late: false, ..request });
                         }
                     }
-                    Step::Remove(number) => {
+                    QueueStep::Remove(number) => {
                         let removed = queue.remove(SequenceNumber(number)).map(|entry| entry.sequence_number.0);
-                        prop_assert_eq!(removed, model.remove(number).map(|request| request.number));
+                        prop_assert_eq!(removed, reference.remove(number).map(|request| request.number));
                     }
                 }
-                prop_assert_eq!(queue.len(), model.waiting.len());
-                prop_assert_eq!(queue.late_len(), model.waiting.iter().filter(|request| request.late).count());
+                prop_assert_eq!(queue.len(), reference.waiting.len());
+                prop_assert_eq!(queue.late_len(), reference.waiting.iter().filter(|request| request.late).count());
             }
         }
     }

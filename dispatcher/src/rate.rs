@@ -1,20 +1,20 @@
-//! The rate of events, weighted towards the last seconds. Time is an argument.
+//! The rate of events over the last seconds. Time is an argument.
 
 use std::time::{Duration, Instant};
 
-/// An event's weight falls to 1/e (37 %) after this time.
+/// The time after which the weight of an event has fallen to 1/e (37 %).
 const TIME_CONSTANT: Duration = Duration::from_secs(5);
 
-/// Events per second: an exponentially weighted mean over about the last [`TIME_CONSTANT`].
+/// A rate in events per second: an exponentially weighted mean over about the last [`TIME_CONSTANT`].
 #[derive(Debug, Clone, Copy)]
 pub struct Rate {
     per_second: f64,
-    /// The time for which `per_second` holds.
+    /// The time at which `per_second` was the rate: that of the last event or, before the first, of the start.
     as_of: Instant,
 }
 
 impl Rate {
-    /// The rate at `now` if no event has happened yet: zero.
+    /// A rate of zero. No event has happened before `now`.
     pub fn new(now: Instant) -> Self {
         Self { per_second: 0.0, as_of: now }
     }
@@ -25,7 +25,7 @@ impl Rate {
         self.as_of = now;
     }
 
-    /// Events per second, as of `now`.
+    /// The rate at `now`, in events per second.
     pub fn per_second(&self, now: Instant) -> f64 {
         let age = now.saturating_duration_since(self.as_of);
         self.per_second * (-age.as_secs_f64() / TIME_CONSTANT.as_secs_f64()).exp()
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_steady_stream_is_measured_and_then_fades() {
+    fn the_rate_of_steady_events_is_measured_and_falls_after_the_last_event() {
         let start = Instant::now();
         let mut rate = Rate::new(start);
         for event in 0..3000 {

@@ -1,7 +1,8 @@
-//! One request, buffered, waiting and dispatched. Knows nothing of how requests are ordered or sent.
+//! One request in its three forms: with its body read, in the queue, and with a permit. Knows nothing of the order of
+//! requests or of how they are sent.
 
 use crate::permit::{PermitReceiver, PermitSender};
-use crate::queue::{Entry, SequenceNumber};
+use crate::queue::{QueueEntry, SequenceNumber};
 use crate::retry::FailedAttempts;
 use crate::rotation::{Address, Constraints};
 use hyper::header::HeaderValue;
@@ -11,20 +12,21 @@ use service::wire::RequestError;
 use std::time::Instant;
 use tokio::sync::oneshot;
 
-/// A request whose body has arrived whole. It is kept until the client is answered, so that each attempt can send it.
+/// A request whose body has arrived whole. The body is kept until the client is answered, so that each attempt can send
+/// it.
 #[derive(Debug)]
 pub struct BufferedRequest {
     /// The body as the client sent it: raw bytes, multipart or JSON.
     pub body: Chunks,
-    /// The body's `Content-Type`, if the client sent one.
+    /// The header `Content-Type`; `None` if the client sent none.
     pub content_type: Option<HeaderValue>,
     /// Number of predictions that the client wants.
     pub top_k: usize,
     /// The request's id and trace context, which the replica and the client receive.
     pub trace: TraceContext,
-    /// When the request's head had arrived.
+    /// The instant at which the request's head had arrived.
     pub accepted: Instant,
-    /// When the client must be answered.
+    /// The instant by which the client must be answered.
     pub deadline: Instant,
 }
 
@@ -37,65 +39,66 @@ impl AsRef<Chunks> for BufferedRequest {
 /// A request that waits in the queue for a permit.
 #[derive(Debug)]
 pub struct QueuedRequest {
-    /// When the request's head had arrived.
+    /// The instant at which the request's head had arrived.
     pub accepted: Instant,
-    /// Sends the request its permit, or the error that ends it.
+    /// The channel on which the request receives its permit, or the error that ends it.
     pub permit: PermitSender,
-    /// Whether no slot was free when the request arrived.
+    /// Whether the request has to wait for a slot: no slot was free when it arrived, or it was requeued.
     pub waited_for_slot: bool,
     /// The attempts that have failed so far.
     pub failed: FailedAttempts,
 }
 
 impl QueuedRequest {
-    /// A request that was never sent to a replica, and the receiver of its permit.
+    /// A request without attempts, and the channel on which it receives its permit.
     pub fn new(accepted: Instant) -> (Self, PermitReceiver) {
         let (permit, receiver) = oneshot::channel();
         (Self { accepted, permit, waited_for_slot: false, failed: FailedAttempts::default() }, receiver)
     }
 
-    /// Whether the client has left. Once this is true it stays true, and the request's withdrawal may already have been
-    /// handled.
+    /// Whether the client has left or its deadline has passed. The worker may have handled the request's withdrawal
+    /// already.
     pub fn is_abandoned(&self) -> bool {
         self.permit.is_closed()
     }
 
-    /// What the choice of a replica has to respect.
+    /// The constraints that the failed attempts put on the choice of the next replica.
     pub fn constraints(&self) -> Constraints<'_> {
         Constraints { tried: self.failed.tried(), is_suspect: self.failed.deaths() > 0 }
     }
 
-    /// Answers the request with an error.
+    /// Ends the request with `error`, which its client receives.
     pub fn refuse(self, error: RequestError) {
-        // A client that has left no longer receives it.
+        // A client that has left no longer receives the error.
         let _left = self.permit.send(Err(error.into()));
     }
 }
 
-/// A request that has a permit: it is on its way to a replica, or the replica has it.
+/// A request that has a permit. It is on its way to a replica, or a replica holds it.
 #[derive(Debug)]
 pub struct DispatchedRequest {
     /// The request's number in the order of arrival.
     pub sequence_number: SequenceNumber,
     /// An answer after this instant misses the objective.
     pub objective: Instant,
-    /// When the client must be answered.
+    /// The instant by which the client must be answered.
     pub deadline: Instant,
-    /// When the request's head had arrived.
+    /// The instant at which the request's head had arrived.
     pub accepted: Instant,
-    /// The attempts that have failed so far, without the present one.
+    /// The attempts that have failed before the present one.
     pub failed: FailedAttempts,
-    /// The replica that the permit is for.
+    /// The address of the replica that the permit is for.
     pub address: Address,
-    /// Ends the attempt if the replica stalls. `None` once it was used; closed once the client has left.
+    /// The channel on which the attempt learns that the replica has stalled. It is `None` once it was used, and closed
+    /// once the attempt has ended or its client has left.
     pub stall_notice: Option<oneshot::Sender<()>>,
 }
 
 impl DispatchedRequest {
-    /// The request's entry in the queue, where it waits for its next permit.
-    pub fn requeued(self, permit: PermitSender) -> Entry<QueuedRequest> {
+    /// The entry with which the request waits in the queue for its next permit.
+    pub fn requeued(self, permit: PermitSender) -> QueueEntry<QueuedRequest> {
         let Self { sequence_number, objective, deadline, accepted, failed, .. } = self;
         let request = QueuedRequest { accepted, permit, waited_for_slot: true, failed };
-        Entry { sequence_number, objective, deadline, request }
+        QueueEntry { sequence_number, objective, deadline, request }
     }
 }

@@ -1,33 +1,35 @@
-//! Retry policy: whether a request whose attempt failed is sent to another replica. Pure: facts in, decision out. It
-//! knows nothing of the queue, sockets or time; the worker carries the decision out.
+//! Retry policy: the decision whether a request whose attempt failed is sent to another replica. Pure: facts in,
+//! decision out. It knows nothing of the queue, of sockets or of time. The worker carries the decision out.
 
-use crate::failure::Failure;
+use crate::failure::AttemptFailure;
 use crate::rotation::Address;
 use service::wire::{Code, RequestError};
 use std::time::Duration;
 use tower::retry::budget::TpsBudget;
 
-/// Attempts that one request may cost. An attempt that reached no replica, or a busy one, does not count.
+/// The largest number of attempts for one request. Attempts that reached no replica, or a busy one, do not count.
 pub const MAX_ATTEMPTS: usize = 4;
 
-/// Replicas that may die while they hold the same request. After that the request counts as poison.
+/// A request counts as poison after this number of replicas have died while they held it.
 pub const MAX_DEATHS: u32 = 2;
 
-/// The past over which the retry budget looks.
+/// The time over which the retry budget counts requests and retries.
 const BUDGET_WINDOW: Duration = Duration::from_secs(10);
 
-/// Retries that the budget permits per request of the last [`BUDGET_WINDOW`].
+/// Retries that the budget permits for each request of the last [`BUDGET_WINDOW`].
 const BUDGET_SHARE: f32 = 0.2;
 
-/// Retries per second that the budget permits in addition, so that a dispatcher with little traffic can retry at all.
+/// Retries per second that the budget permits besides those for requests. Without them, a dispatcher with few requests
+/// could not retry.
 const BUDGET_FREE_PER_SECOND: u32 = 10;
 
-/// The retry budget that all requests share: without it, retries would multiply the load when every replica fails.
+/// The retry budget, which all requests share. Without it, retries would multiply the load when every replica fails.
 pub fn budget() -> TpsBudget {
     TpsBudget::new(BUDGET_WINDOW, BUDGET_FREE_PER_SECOND, BUDGET_SHARE)
 }
 
-/// The failed attempts of one request. Most requests have none, so the value is one pointer wide.
+/// The failed attempts of one request. The value has the size of one pointer, because most requests have no failed
+/// attempt.
 #[derive(Debug, Default)]
 pub struct FailedAttempts {
     recorded: Option<Box<Recorded>>,
@@ -35,119 +37,129 @@ pub struct FailedAttempts {
 
 #[derive(Debug, Default)]
 struct Recorded {
-    /// See [`FailedAttempts::tried`].
+    /// The value of [`FailedAttempts::tried`].
     tried: Vec<Address>,
-    /// See [`FailedAttempts::counted`].
+    /// The value of [`FailedAttempts::counted`].
     counted: usize,
-    /// See [`FailedAttempts::deaths`].
+    /// The value of [`FailedAttempts::deaths`].
     deaths: u32,
 }
 
 impl FailedAttempts {
-    /// Records that an attempt at `address` failed.
-    pub fn record(&mut self, address: &Address, failure: Failure) {
+    /// Records that an attempt at the replica `address` failed.
+    pub fn record(&mut self, address: &Address, failure: AttemptFailure) {
         let recorded = self.recorded.get_or_insert_default();
-        recorded.deaths += u32::from(failure == Failure::Died);
-        // An unreachable replica is ejected, so such attempts end by themselves, and they cost no replica any work.
-        recorded.counted += usize::from(!matches!(failure, Failure::Busy | Failure::Connect));
-        if failure != Failure::Busy && !recorded.tried.contains(address) {
+        recorded.deaths += u32::from(failure == AttemptFailure::Died);
+        // Attempts at an unreachable replica cost no replica any work. They cannot go on for ever, because such a
+        // replica is ejected.
+        recorded.counted += usize::from(!matches!(failure, AttemptFailure::Busy | AttemptFailure::Connect));
+        if failure != AttemptFailure::Busy && !recorded.tried.contains(address) {
             recorded.tried.push(address.clone());
         }
     }
 
-    /// Replicas that the next attempt should avoid. Busy replicas are not among them.
+    /// Replicas at which an attempt failed, and which the next attempt should avoid. Busy replicas are not among them.
     pub fn tried(&self) -> &[Address] {
         self.recorded.as_ref().map_or(&[], |recorded| &recorded.tried)
     }
 
-    /// Attempts that count towards [`MAX_ATTEMPTS`].
+    /// Number of attempts that count towards [`MAX_ATTEMPTS`].
     pub fn counted(&self) -> usize {
         self.recorded.as_ref().map_or(0, |recorded| recorded.counted)
     }
 
-    /// Replicas that died while they held the request.
+    /// Number of replicas that died while they held the request.
     pub fn deaths(&self) -> u32 {
         self.recorded.as_ref().map_or(0, |recorded| recorded.deaths)
     }
 }
 
-/// The decision about a request whose attempt failed.
+/// The decision whether a request whose attempt failed is tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Decision {
-    /// The request returns to its place in the queue.
+pub enum RetryDecision {
+    /// The request returns to its place in the queue and waits for its next permit.
     Retry,
     /// The request is not tried again.
     GiveUp(Reason),
 }
 
-/// Why a request is not tried again.
+/// The reason for which a request is not tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
     /// The request's deadline has passed.
     Deadline,
     /// [`MAX_DEATHS`] replicas died while they held the request.
     Poison,
-    /// The request has cost [`MAX_ATTEMPTS`] attempts.
+    /// [`MAX_ATTEMPTS`] attempts have failed.
     Attempts {
-        /// Why the last attempt failed.
-        last: Failure,
+        /// The failure of the last attempt.
+        last: AttemptFailure,
     },
     /// The retry budget is used up.
     Budget {
-        /// Why the last attempt failed.
-        last: Failure,
+        /// The failure of the last attempt.
+        last: AttemptFailure,
     },
 }
 
 impl Reason {
-    /// The error that the client receives.
+    /// The error that the client receives for this reason.
     pub fn error(self) -> RequestError {
         match self {
             Self::Deadline => {
                 RequestError::new(Code::DeadlineExceeded, "the replica did not answer before the deadline")
             }
             Self::Poison => {
-                let message = format!("{MAX_DEATHS} replicas died while they held this request; it is not sent again");
+                let message =
+                    format!("{MAX_DEATHS} replicas died while they held this request; do not send this body again");
                 RequestError::new(Code::Poison, message)
             }
             Self::Attempts { last } => {
-                let message = format!("{MAX_ATTEMPTS} attempts failed, the last one with {}", last.as_str());
+                let message = format!(
+                    "{MAX_ATTEMPTS} attempts at replicas failed, the last one by `{}`; send the request again later",
+                    last.as_str()
+                );
                 RequestError::new(Code::ReplicaFailed, message)
             }
             Self::Budget { last } => {
-                let failure = last.as_str();
-                let message = format!("the attempt failed with {failure}, and too many requests are being retried");
+                let message = format!(
+                    "the attempt at a replica failed by `{}`, and the retry budget is used up; send the request again \
+                     later",
+                    last.as_str()
+                );
                 RequestError::new(Code::ReplicaFailed, message)
             }
         }
     }
 }
 
-/// Decides about a request whose last attempt ended with `last` and is recorded in `failed`. `withdraw` takes one retry
-/// from the budget and tells whether there was one; it is called only if nothing else forbids the retry.
-pub fn decide(failed: &FailedAttempts, last: Failure, withdraw: impl FnOnce() -> bool) -> Decision {
+/// Decides about a request whose last attempt failed by `last` and is recorded in `failed`. `withdraw` takes one retry
+/// from the budget, and returns whether the budget had one. It is called only if nothing else forbids the retry.
+pub fn decide(failed: &FailedAttempts, last: AttemptFailure, withdraw: impl FnOnce() -> bool) -> RetryDecision {
     match last {
-        Failure::Deadline => Decision::GiveUp(Reason::Deadline),
-        // Free of the budget: the first three cost no replica any work, and `moves_off_stalled_replica` has charged the
-        // last one.
-        Failure::Busy | Failure::Connect | Failure::Unused | Failure::Stalled => Decision::Retry,
-        Failure::Died | Failure::Invalid | Failure::Server => {
+        AttemptFailure::Deadline => RetryDecision::GiveUp(Reason::Deadline),
+        // These retries take nothing from the budget: the first three failures cost no replica any work, and
+        // `moves_off_stalled_replica` has charged the budget for a stall.
+        AttemptFailure::Busy | AttemptFailure::Connect | AttemptFailure::Unused | AttemptFailure::Stalled => {
+            RetryDecision::Retry
+        }
+        AttemptFailure::Died | AttemptFailure::Invalid | AttemptFailure::Server => {
             if failed.deaths() >= MAX_DEATHS {
-                Decision::GiveUp(Reason::Poison)
+                RetryDecision::GiveUp(Reason::Poison)
             } else if failed.counted() >= MAX_ATTEMPTS {
-                Decision::GiveUp(Reason::Attempts { last })
+                RetryDecision::GiveUp(Reason::Attempts { last })
             } else if !withdraw() {
-                Decision::GiveUp(Reason::Budget { last })
+                RetryDecision::GiveUp(Reason::Budget { last })
             } else {
-                Decision::Retry
+                RetryDecision::Retry
             }
         }
     }
 }
 
-/// Whether a request that a stalled replica holds is given to another one. The stalled attempt counts towards
-/// [`MAX_ATTEMPTS`]. A request that may not move stays where it is, because the replica may yet answer. `withdraw` is
-/// as in [`decide`].
+/// Decides whether a request that a stalled replica holds is given to another replica. The stalled attempt counts
+/// towards [`MAX_ATTEMPTS`]. If the request is not given to another replica, it stays at the stalled one, which may
+/// still answer. `withdraw` takes one retry from the budget, and returns whether the budget had one.
 pub fn moves_off_stalled_replica(failed: &FailedAttempts, withdraw: impl FnOnce() -> bool) -> bool {
     failed.counted() + 1 < MAX_ATTEMPTS && withdraw()
 }
@@ -156,7 +168,7 @@ pub fn moves_off_stalled_replica(failed: &FailedAttempts, withdraw: impl FnOnce(
 mod tests {
     use super::*;
 
-    fn failed(failures: &[Failure]) -> FailedAttempts {
+    fn failed(failures: &[AttemptFailure]) -> FailedAttempts {
         let mut failed = FailedAttempts::default();
         for (index, &failure) in failures.iter().enumerate() {
             failed.record(&index.to_string().into(), failure);
@@ -165,16 +177,16 @@ mod tests {
     }
 
     #[test]
-    fn each_failure_is_recorded_as_the_next_attempt_needs_it() {
+    fn every_failure_but_busy_and_connect_counts_as_an_attempt() {
         let [a, b]: [Address; 2] = ["a".into(), "b".into()];
         let mut failed = FailedAttempts::default();
         assert_eq!((failed.tried(), failed.counted(), failed.deaths()), (&[][..], 0, 0));
         for (address, failure, tried, counted, deaths) in [
-            (&a, Failure::Busy, 0, 0, 0),
-            (&a, Failure::Connect, 1, 0, 0),
-            (&a, Failure::Died, 1, 1, 1),
-            (&b, Failure::Server, 2, 2, 1),
-            (&b, Failure::Died, 2, 3, 2),
+            (&a, AttemptFailure::Busy, 0, 0, 0),
+            (&a, AttemptFailure::Connect, 1, 0, 0),
+            (&a, AttemptFailure::Died, 1, 1, 1),
+            (&b, AttemptFailure::Server, 2, 2, 1),
+            (&b, AttemptFailure::Died, 2, 3, 2),
         ] {
             failed.record(address, failure);
             let found = (failed.tried().len(), failed.counted(), failed.deaths());
@@ -183,46 +195,46 @@ mod tests {
         assert_eq!(failed.tried(), [a, b]);
     }
 
-    /// Whether a decision asks the retry budget, and what the budget says.
+    /// The part of the retry budget in a decision: not asked, or asked with an answer.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    enum Budget {
+    enum BudgetUse {
         NotAsked,
         Permits,
         Forbids,
     }
 
     #[test]
-    fn the_last_failure_the_earlier_ones_and_the_budget_decide() {
-        use Failure::{Busy, Connect, Deadline, Died, Invalid, Server, Stalled, Unused};
+    fn a_retry_depends_on_the_last_failure_the_earlier_ones_and_the_budget() {
+        use AttemptFailure::{Busy, Connect, Deadline, Died, Invalid, Server, Stalled, Unused};
         let rows = [
-            // (all failures in their order, budget, decision)
-            (&[Server][..], Budget::Permits, Decision::Retry),
-            (&[Died], Budget::Permits, Decision::Retry),
-            (&[Invalid], Budget::Permits, Decision::Retry),
-            (&[Server], Budget::Forbids, Decision::GiveUp(Reason::Budget { last: Server })),
-            (&[Died], Budget::Forbids, Decision::GiveUp(Reason::Budget { last: Died })),
-            (&[Busy], Budget::NotAsked, Decision::Retry),
-            (&[Connect], Budget::NotAsked, Decision::Retry),
-            (&[Unused], Budget::NotAsked, Decision::Retry),
-            (&[Stalled], Budget::NotAsked, Decision::Retry),
-            (&[Deadline], Budget::NotAsked, Decision::GiveUp(Reason::Deadline)),
-            (&[Died, Died], Budget::NotAsked, Decision::GiveUp(Reason::Poison)),
-            (&[Died, Server], Budget::Permits, Decision::Retry),
-            (&[Died, Server, Died], Budget::NotAsked, Decision::GiveUp(Reason::Poison)),
-            (&[Server; 3], Budget::Permits, Decision::Retry),
-            (&[Server; 4], Budget::NotAsked, Decision::GiveUp(Reason::Attempts { last: Server })),
+            // (all failures in order of time, budget, decision)
+            (&[Server][..], BudgetUse::Permits, RetryDecision::Retry),
+            (&[Died], BudgetUse::Permits, RetryDecision::Retry),
+            (&[Invalid], BudgetUse::Permits, RetryDecision::Retry),
+            (&[Server], BudgetUse::Forbids, RetryDecision::GiveUp(Reason::Budget { last: Server })),
+            (&[Died], BudgetUse::Forbids, RetryDecision::GiveUp(Reason::Budget { last: Died })),
+            (&[Busy], BudgetUse::NotAsked, RetryDecision::Retry),
+            (&[Connect], BudgetUse::NotAsked, RetryDecision::Retry),
+            (&[Unused], BudgetUse::NotAsked, RetryDecision::Retry),
+            (&[Stalled], BudgetUse::NotAsked, RetryDecision::Retry),
+            (&[Deadline], BudgetUse::NotAsked, RetryDecision::GiveUp(Reason::Deadline)),
+            (&[Died, Died], BudgetUse::NotAsked, RetryDecision::GiveUp(Reason::Poison)),
+            (&[Died, Server], BudgetUse::Permits, RetryDecision::Retry),
+            (&[Died, Server, Died], BudgetUse::NotAsked, RetryDecision::GiveUp(Reason::Poison)),
+            (&[Server; 3], BudgetUse::Permits, RetryDecision::Retry),
+            (&[Server; 4], BudgetUse::NotAsked, RetryDecision::GiveUp(Reason::Attempts { last: Server })),
             (
                 &[Server, Stalled, Server, Invalid],
-                Budget::NotAsked,
-                Decision::GiveUp(Reason::Attempts { last: Invalid }),
+                BudgetUse::NotAsked,
+                RetryDecision::GiveUp(Reason::Attempts { last: Invalid }),
             ),
-            (&[Connect, Busy, Connect, Busy, Server], Budget::Permits, Decision::Retry),
+            (&[Connect, Busy, Connect, Busy, Server], BudgetUse::Permits, RetryDecision::Retry),
         ];
         for (failures, budget, expected) in rows {
-            let mut asked = Budget::NotAsked;
+            let mut asked = BudgetUse::NotAsked;
             let withdraw = || {
                 asked = budget;
-                budget == Budget::Permits
+                budget == BudgetUse::Permits
             };
             let last = *failures.last().expect("each row has a failure");
             assert_eq!(decide(&failed(failures), last, withdraw), expected, "{failures:?}");
@@ -231,13 +243,13 @@ mod tests {
     }
 
     #[test]
-    fn a_stalled_attempt_moves_unless_it_is_the_last_one() {
+    fn a_request_leaves_a_stalled_replica_unless_its_attempts_or_the_budget_are_used_up() {
         for (failures, permits, expected) in [
             (&[][..], true, true),
             (&[], false, false),
-            (&[Failure::Server, Failure::Died], true, true),
-            (&[Failure::Server; 3], true, false),
-            (&[Failure::Connect; 9], true, true),
+            (&[AttemptFailure::Server, AttemptFailure::Died], true, true),
+            (&[AttemptFailure::Server; 3], true, false),
+            (&[AttemptFailure::Connect; 9], true, true),
         ] {
             let moves = moves_off_stalled_replica(&failed(failures), || permits);
             assert_eq!(moves, expected, "{failures:?}");
@@ -249,8 +261,8 @@ mod tests {
         for (reason, code) in [
             (Reason::Deadline, Code::DeadlineExceeded),
             (Reason::Poison, Code::Poison),
-            (Reason::Attempts { last: Failure::Server }, Code::ReplicaFailed),
-            (Reason::Budget { last: Failure::Server }, Code::ReplicaFailed),
+            (Reason::Attempts { last: AttemptFailure::Server }, Code::ReplicaFailed),
+            (Reason::Budget { last: AttemptFailure::Server }, Code::ReplicaFailed),
         ] {
             assert_eq!(reason.error().code, code, "{reason:?}");
         }

@@ -2,37 +2,41 @@
 
 use crate::admin::Admin;
 use crate::config::Config;
-use crate::dispatch::Dispatcher;
+use crate::dispatch::RequestDispatcher;
 use crate::handler::Handler;
 use crate::meters::RequestMeters;
 use crate::token::Token;
 use crate::{metrics, worker};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use metrics_exporter_prometheus::PrometheusHandle;
 use service::body::MemoryBudget;
 use service::readiness::Readiness;
 use service::tls::Tls;
 use service::{admin, server, telemetry};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 
 /// Serves until the process is told to stop, and finishes the requests that it has accepted.
 ///
-/// The runtime is made here and not by the program's `main`, so that the whole dispatcher is compiled once, in this crate.
+/// The runtime is made here and not by the program's `main`, so that the whole dispatcher is compiled once, in this
+/// crate.
 ///
 /// # Errors
-/// When an address is taken, the certificate or the token cannot be used, or the source of replicas cannot be watched.
+/// If an address is in use, the certificate or the token cannot be used, or the source of replicas cannot be watched.
 pub fn run(config: Config, recorder: PrometheusHandle) -> Result<()> {
-    // One thread. With several, tasks pass requests from core to core, which costs more than all other work for a request.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // One thread is used. With several, tasks would pass requests from core to core, which would cost more than all
+    // other work for a request.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.context("start the runtime; raise the limit of open files if it is reached")?;
     runtime.block_on(serve(config, recorder))
 }
 
 async fn serve(config: Config, recorder: PrometheusHandle) -> Result<()> {
     metrics::describe();
     let tls = config.tls.map(|(certificate, key)| Tls::open(certificate, key)).transpose()?;
-    let token = config.token_file.map(Token::open).transpose()?;
+    let token = config.token_file.map(open_token).transpose()?;
     let announcement = if tls.is_some() { "listening on https://" } else { "listening on http://" };
     let listener = server::listen_as(announcement, config.listen).await?;
     let admin_listener = match config.admin_listen {
@@ -53,7 +57,7 @@ async fn serve(config: Config, recorder: PrometheusHandle) -> Result<()> {
         None => Some(admin),
     };
     let handler = Arc::new(Handler {
-        dispatcher: Dispatcher::new(worker, config.objective),
+        dispatcher: RequestDispatcher::new(worker, config.objective),
         admin,
         token,
         body_limits: config.request_limits.body(MemoryBudget::new(config.queue_bytes)),
@@ -64,7 +68,14 @@ async fn serve(config: Config, recorder: PrometheusHandle) -> Result<()> {
     Ok(())
 }
 
-/// Serves the admin paths on an address of their own until the process ends, also while the last requests are finished.
+/// Reads the token. The error names the flag and the file.
+fn open_token(path: PathBuf) -> Result<Token> {
+    let flag = format!("--token-file {}", path.display());
+    Token::open(path).context(flag)
+}
+
+/// Serves the admin paths on an address of their own until the process ends, so that the metrics can be read while the
+/// last requests are finished.
 async fn serve_admin_paths(listener: TcpListener, admin: Admin) {
     let handle = move |request| {
         let admin = admin.clone();

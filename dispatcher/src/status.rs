@@ -1,25 +1,26 @@
 //! The body of `/status`: the queue, the measured rates and the replicas at one instant.
 
-use crate::load::Load;
+use crate::load_statistics::LoadStatistics;
 use crate::queue::Queue;
 use crate::request::QueuedRequest;
-use crate::rotation::{Replica, Rotation, State};
+use crate::rotation::{Replica, ReplicaState, Rotation};
+use admission::retry_after;
 use std::time::Instant;
 
 /// The answer to `GET /status`.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct Status {
-    /// Requests waiting.
+    /// Requests in the queue.
     pub queue_length: usize,
     /// Waiting requests that can no longer meet the objective.
     pub queue_late_length: usize,
-    /// Running mean of the time from dispatch to answer, seconds; null before the first answer.
+    /// Running mean of the service time in seconds; null before the first answer.
     pub service_time_seconds: Option<f64>,
-    /// Requests that arrived over the last seconds, refused ones included.
+    /// Arrivals per second over the last seconds, refused requests included.
     pub arrivals_per_second: f64,
-    /// Requests that replicas answered over the last seconds.
+    /// Answers of replicas per second over the last seconds.
     pub answers_per_second: f64,
-    /// Time until the requests that wait now have left the queue.
+    /// Seconds until the requests that wait now have left the queue.
     pub backlog_seconds: f64,
     /// Every replica that is published or draining.
     pub replicas: Vec<ReplicaStatus>,
@@ -28,20 +29,20 @@ pub struct Status {
 /// One replica in [`Status`].
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct ReplicaStatus {
-    /// `host:port`.
+    /// The replica's address, `host:port`.
     pub address: String,
-    /// `ready`, `ejected` or `draining`.
+    /// The replica's state: `ready`, `ejected` or `draining`.
     pub state: &'static str,
-    /// Number of slots: requests that the replica takes at once.
+    /// Slots of the replica: the number of requests that it takes at once.
     pub capacity: usize,
-    /// Requests sent and not yet answered.
+    /// Requests that were sent to the replica and are not yet answered.
     pub in_flight: usize,
 }
 
 impl Status {
     /// The status at `now`.
-    pub fn new(queue: &Queue<QueuedRequest>, rotation: &Rotation, load: &Load, now: Instant) -> Self {
-        let backlog = load.time_to_drain(queue.len(), rotation.totals().capacity);
+    pub fn new(queue: &Queue<QueuedRequest>, rotation: &Rotation, load: &LoadStatistics, now: Instant) -> Self {
+        let backlog = retry_after::queue_full(queue.len(), rotation.totals().capacity, load.measured_service_time());
         Self {
             queue_length: queue.len(),
             queue_late_length: queue.late_len(),
@@ -57,9 +58,9 @@ impl Status {
 impl ReplicaStatus {
     fn new(replica: &Replica) -> Self {
         let state = match replica.state {
-            State::Ready => "ready",
-            State::Ejected { .. } => "ejected",
-            State::Draining => "draining",
+            ReplicaState::Ready => "ready",
+            ReplicaState::Ejected { .. } => "ejected",
+            ReplicaState::Draining => "draining",
         };
         let (capacity, in_flight) = (replica.capacity, replica.in_flight);
         Self { address: replica.address.to_string(), state, capacity, in_flight }

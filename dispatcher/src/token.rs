@@ -1,4 +1,4 @@
-//! The token that clients must send with a request. Its file is read again when it changes.
+//! The token that clients must send with a request. The program reads the token's file again when the file changes.
 
 use hyper::HeaderMap;
 use hyper::header::AUTHORIZATION;
@@ -8,20 +8,20 @@ use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
 use subtle::ConstantTimeEq;
 
-/// The secret that must be the bearer token of a request (RFC 6750).
+/// The secret that a request must have as its bearer token (RFC 6750).
 #[derive(Clone)]
 pub struct Token {
     current: Arc<RwLock<Vec<u8>>>,
 }
 
-/// Why a file holds no token.
+/// The reason for which a token file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file cannot be read.
     #[error(transparent)]
     Read(#[from] std::io::Error),
     /// The file is empty, or holds characters that are not allowed in a token.
-    #[error("the token file must hold one line of visible ASCII characters")]
+    #[error("the token file must hold one line of visible ASCII characters without spaces")]
     Malformed,
 }
 
@@ -29,10 +29,10 @@ impl Token {
     /// Reads the token from the file `path`, and reads it again whenever the file changes.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// If the file cannot be read or holds no token.
     ///
     /// # Panics
-    /// Outside of a tokio runtime.
+    /// If there is no tokio runtime.
     pub fn open(path: PathBuf) -> Result<Self, Error> {
         let paths = [path];
         let contents = file_watcher::contents(&paths)?;
@@ -45,10 +45,10 @@ impl Token {
         Ok(token)
     }
 
-    /// Checks that a request carries the token. The time that this takes tells only the length of the token.
+    /// Checks that a request has the token. The time of the check reveals only the length of the token.
     ///
     /// # Errors
-    /// 401 if the token is missing or wrong.
+    /// If the token is missing or wrong, the error has status 401.
     pub fn check(&self, headers: &HeaderMap) -> Result<(), RequestError> {
         let refused = |reason: &str| {
             Err(RequestError::new(Code::Unauthorized, format!("{reason}; send Authorization: Bearer TOKEN")))
@@ -76,9 +76,9 @@ mod tests {
 
     #[tokio::test]
     async fn only_the_whole_token_is_accepted() {
-        let file = tempfile::NamedTempFile::new().expect("a temporary file");
-        std::fs::write(&file, "s3cret\n").expect("writable");
-        let token = Token::open(file.path().to_owned()).expect("a token");
+        let file = tempfile::NamedTempFile::new().expect("a temporary file can be made");
+        std::fs::write(&file, "s3cret\n").expect("the temporary folder is writable");
+        let token = Token::open(file.path().to_owned()).expect("the token file is valid");
         for (value, is_accepted) in [
             (None, false),
             (Some("Bearer s3cret"), true),

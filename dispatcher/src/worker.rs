@@ -1,21 +1,21 @@
-//! The one task that owns queue, replicas and idle connections. Other tasks send it messages. It admits requests, gives
-//! out permits, and acts on the reports about attempts. It decides nothing by itself: admission, retries and the choice
-//! of a replica are decided by pure code that it asks.
+//! The worker: the one task that owns the queue, the rotation of replicas and the idle connections. Other tasks send it
+//! messages. It admits requests, gives out permits, and handles the reports about attempts. It decides nothing by
+//! itself: pure code decides about admission, retries and the choice of a replica.
 
 use crate::discovery::Published;
-use crate::failure::Failure;
+use crate::failure::AttemptFailure;
 use crate::failure_log::FailureLog;
 use crate::forward;
-use crate::load::Load;
+use crate::load_statistics::LoadStatistics;
 use crate::meters::{ShedReason, WorkerMeters, count_retry, count_shed};
 use crate::permit::{Assignment, AttemptReport, Permit, PermitSender};
 use crate::pool::Pool;
-use crate::queue::{Entry, Queue, SequenceNumber};
+use crate::queue::{Queue, QueueEntry, SequenceNumber};
 use crate::request::{DispatchedRequest, QueuedRequest};
-use crate::retry::{self, Decision};
+use crate::retry::{self, RetryDecision};
 use crate::rotation::{Address, Balance, HealthSignal, ProbeEffect, Rotation};
 use crate::status::Status;
-use admission::{Admission, Order, QueueState, TimeLeft};
+use admission::{Admission, Order, QueueState, TimeLeft, retry_after};
 use hyper::StatusCode;
 use service::wire::{Code, RequestError};
 use std::collections::{BTreeSet, HashMap};
@@ -24,35 +24,35 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tower::retry::budget::{Budget, TpsBudget};
 
-/// A replica that has held requests for this many service times without answering any, and for at least
-/// [`MIN_STALL_TIMEOUT`], is checked for liveness.
+/// A replica is checked for liveness when it has held requests for this number of service times, and for at least
+/// [`MIN_STALL_TIMEOUT`], without answering any.
 const STALL_SERVICE_TIMES: u32 = 4;
 
-/// See [`STALL_SERVICE_TIMES`].
+/// The shortest time for which a replica must hold requests without answering any before it is checked for liveness.
 const MIN_STALL_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// How long a new or ejected replica may take to answer a probe.
+/// The longest time that a new or ejected replica may take to answer a probe.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long a silent replica may take to answer a liveness check. With [`MIN_STALL_TIMEOUT`] it is under a second, so
-/// that a replica that hangs is ejected within a second.
+/// The longest time that a replica may take to answer a liveness check. The sum of this time and [`MIN_STALL_TIMEOUT`]
+/// is less than a second, so a replica with a short service time that hangs is ejected within a second.
 const LIVENESS_CHECK_TIMEOUT: Duration = Duration::from_millis(400);
 
-/// Messages to the worker that may wait. A sender waits when there are more, so that requests then wait in their
-/// sockets.
+/// The largest number of [`Message`]s that may wait for the worker. If there are as many, the task of a further request
+/// waits until there is room.
 const MAX_MESSAGES: usize = 1024;
 
-/// The worker looks for due probes at least this often.
+/// The longest time that the worker sleeps while no probe, liveness check or pause is pending.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
-/// How requests are queued and dispatched.
+/// The settings of queueing and dispatching.
 #[derive(Debug, Clone, Copy)]
-pub struct Settings {
+pub struct DispatchSettings {
     /// The order in which waiting requests are dispatched.
     pub order: Order,
-    /// How a replica is chosen among those with a free slot.
+    /// The rule by which a replica is chosen among those with a free slot.
     pub balance: Balance,
-    /// Number of requests that may wait.
+    /// The largest number of requests that may wait.
     pub queue_length: usize,
     /// The longest time that a request may take.
     pub deadline: Duration,
@@ -61,94 +61,97 @@ pub struct Settings {
 /// A message to the worker.
 #[derive(Debug)]
 pub enum Message {
-    /// Admits a request to the queue, or refuses it.
-    Submit(Entry<QueuedRequest>),
-    /// Sets the gauges and sends the status.
+    /// The worker admits the request to the queue, or refuses it.
+    Submit(QueueEntry<QueuedRequest>),
+    /// The worker sets the gauges and sends its status on the channel.
     Status(oneshot::Sender<Status>),
 }
 
-/// A message that cannot wait until the worker has room for it, because a destructor or a finished task sends it.
+/// A message on the channel without a bound. Destructors send these messages, and a destructor cannot wait for room in
+/// a channel.
 #[derive(Debug)]
-enum Event {
-    /// A client has left, or its deadline has passed.
+enum WorkerEvent {
+    /// A request is no longer wanted: its client has left, or its deadline has passed.
     Withdrawn(SequenceNumber),
-    /// A probe has ended: with the capacity of a ready replica, or `None`.
+    /// A probe or a liveness check has ended. It has the capacity of a ready replica, or `None`.
     Probed(Address, Option<usize>),
-    /// Discovery has published another set.
+    /// Discovery has published a new set of replicas.
     Published(BTreeSet<Address>),
 }
 
-/// Sends messages to the worker.
+/// The senders of the channels to the worker.
 #[derive(Debug, Clone)]
-pub struct Handle {
-    /// Bounded by [`MAX_MESSAGES`].
+pub struct WorkerHandle {
+    /// The channel for messages, with room for [`MAX_MESSAGES`].
     pub messages: mpsc::Sender<Message>,
-    events: mpsc::UnboundedSender<Event>,
+    events: mpsc::UnboundedSender<WorkerEvent>,
 }
 
-impl Handle {
+impl WorkerHandle {
     /// Removes a request whose client has left, or whose deadline has passed, from the queue.
     pub fn withdraw(&self, sequence_number: SequenceNumber) {
-        // A worker that has ended holds no requests.
-        let _ended = self.events.send(Event::Withdrawn(sequence_number));
+        // If the worker has ended, it holds no requests.
+        let _ended = self.events.send(WorkerEvent::Withdrawn(sequence_number));
     }
 }
 
-/// Asks a replica whether it is ready, within a time. Returns its capacity, or `None`.
-pub type Probe = fn(Address, Duration) -> Pin<Box<dyn Future<Output = Option<usize>> + Send>>;
+/// A function that asks the replica at an address whether it is ready, and waits for the answer for the given time at
+/// most. The result is the capacity of a ready replica, or `None`.
+pub type ProbeFn = fn(Address, Duration) -> Pin<Box<dyn Future<Output = Option<usize>> + Send>>;
 
-/// Starts the worker on the current runtime. It ends when every [`Handle`] is gone and every request is answered.
-pub fn spawn(settings: Settings, published: Published) -> Handle {
+/// Starts the worker on the current runtime. It ends when every [`WorkerHandle`] is gone and every request is answered.
+pub fn spawn(settings: DispatchSettings, published: Published) -> WorkerHandle {
     spawn_with(settings, published, |address, timeout| Box::pin(async move { forward::probe(&address, timeout).await }))
 }
 
-fn spawn_with(settings: Settings, mut published: Published, probe: Probe) -> Handle {
+fn spawn_with(settings: DispatchSettings, mut published: Published, probe: ProbeFn) -> WorkerHandle {
     let (messages, inbox) = mpsc::channel(MAX_MESSAGES);
-    // Unbounded, because a destructor cannot wait. Admitted requests bound them: each request, attempt and probe sends
-    // one message. Published sets are rare.
+    // These two channels have no bound, because a destructor cannot wait for room. Admitted requests bound their
+    // length: each request, attempt and probe sends one message. Published sets are rare.
     let (events, event_inbox) = mpsc::unbounded_channel();
     let (reports, report_inbox) = mpsc::unbounded_channel();
     let mut worker = Worker::new(settings, probe, events.clone(), reports);
     worker.rotation.publish(&published.borrow_and_update().clone(), Instant::now());
     tokio::spawn(worker.run(inbox, event_inbox, report_inbox));
     tokio::spawn(pass_on_published_sets(published, events.clone()));
-    Handle { messages, events }
+    WorkerHandle { messages, events }
 }
 
-/// Sends the worker every set that discovery publishes. A static list has no publisher, so this ends at once for it.
-async fn pass_on_published_sets(mut published: Published, events: mpsc::UnboundedSender<Event>) {
+/// Sends the worker every set that discovery publishes. Returns at once if the list of replicas is static, because such
+/// a list has no publisher.
+async fn pass_on_published_sets(mut published: Published, events: mpsc::UnboundedSender<WorkerEvent>) {
     while published.changed().await.is_ok() {
         let set = published.borrow_and_update().clone();
-        if events.send(Event::Published(set)).is_err() {
+        if events.send(WorkerEvent::Published(set)).is_err() {
             return;
         }
     }
 }
 
 struct Worker {
-    settings: Settings,
+    settings: DispatchSettings,
     queue: Queue<QueuedRequest>,
     rotation: Rotation,
-    /// Requests with a permit, by the permit's id.
+    /// The requests that have a permit, by the id of the permit.
     dispatched: HashMap<u64, DispatchedRequest>,
     last_permit_id: u64,
     pool: Pool,
     retry_budget: TpsBudget,
-    load: Load,
+    load: LoadStatistics,
     failure_log: FailureLog,
     meters: WorkerMeters,
-    probe: Probe,
-    /// Cloned for each probe, which sends its result.
-    events: mpsc::UnboundedSender<Event>,
-    /// Cloned for each permit, which sends its report.
+    probe: ProbeFn,
+    /// The channel on which probes send their results. Each probe has a clone of it.
+    events: mpsc::UnboundedSender<WorkerEvent>,
+    /// The channel on which permits send their reports. Each permit has a clone of it.
     reports: mpsc::UnboundedSender<AttemptReport>,
 }
 
 impl Worker {
     fn new(
-        settings: Settings,
-        probe: Probe,
-        events: mpsc::UnboundedSender<Event>,
+        settings: DispatchSettings,
+        probe: ProbeFn,
+        events: mpsc::UnboundedSender<WorkerEvent>,
         reports: mpsc::UnboundedSender<AttemptReport>,
     ) -> Self {
         let now = Instant::now();
@@ -159,7 +162,7 @@ impl Worker {
             last_permit_id: 0,
             pool: Pool::default(),
             retry_budget: retry::budget(),
-            load: Load::new(settings.deadline, now),
+            load: LoadStatistics::new(settings.deadline, now),
             failure_log: FailureLog::default(),
             meters: WorkerMeters::new(now),
             probe,
@@ -172,14 +175,14 @@ impl Worker {
     async fn run(
         mut self,
         mut inbox: mpsc::Receiver<Message>,
-        mut events: mpsc::UnboundedReceiver<Event>,
+        mut events: mpsc::UnboundedReceiver<WorkerEvent>,
         mut reports: mpsc::UnboundedReceiver<AttemptReport>,
     ) {
         let sleep = tokio::time::sleep(Duration::ZERO);
         tokio::pin!(sleep);
         let mut has_senders = true;
         while has_senders || !self.dispatched.is_empty() || !self.queue.is_empty() {
-            // Reports come first: they free slots.
+            // Reports are received first, because they free slots.
             tokio::select! {
                 biased;
                 Some(report) = reports.recv() => self.handle_report(report),
@@ -190,7 +193,8 @@ impl Worker {
                 },
                 () = &mut sleep => {}
             }
-            // Slots that are free by now are given out together.
+            // All reports that have arrived are handled before the next dispatch. Otherwise a request could go to a
+            // replica with many requests, although a report has just freed a slot of an idle one.
             while let Ok(report) = reports.try_recv() {
                 self.handle_report(report);
             }
@@ -199,7 +203,8 @@ impl Worker {
             self.start_due_probes(now);
             let wake_up = self.rotation.next_wake_up(now, self.stall_timeout());
             let wake_up = wake_up.map_or(now + LONGEST_SLEEP, |at| at.max(now));
-            // The timer is only moved forward: moving it at every request costs more than a wake-up too many.
+            // The timer is set only if it has expired, or if it would expire too late. Setting it for every request
+            // would cost more than the wake-ups that find nothing to do.
             let planned = sleep.deadline().into_std();
             if wake_up < planned || planned <= now {
                 sleep.as_mut().reset(wake_up.into());
@@ -213,25 +218,25 @@ impl Worker {
             Message::Status(reply) => {
                 let now = Instant::now();
                 self.meters.set_gauges(&self.queue, &self.rotation, now);
-                // The client that asked may have left.
+                // The client that asked for the status may have left.
                 let _left = reply.send(Status::new(&self.queue, &self.rotation, &self.load, now));
             }
         }
     }
 
-    fn handle_event(&mut self, event: Event) {
+    fn handle_event(&mut self, event: WorkerEvent) {
         match event {
-            Event::Withdrawn(sequence_number) => self.withdraw(sequence_number),
-            Event::Probed(address, capacity) => self.record_probe(&address, capacity),
-            Event::Published(addresses) => {
-                tracing::info!(replicas = addresses.len(), "the published set of replicas changed");
+            WorkerEvent::Withdrawn(sequence_number) => self.withdraw(sequence_number),
+            WorkerEvent::Probed(address, capacity) => self.record_probe(&address, capacity),
+            WorkerEvent::Published(addresses) => {
+                tracing::info!(replicas = addresses.len(), "discovery has published a new set of replicas");
                 self.rotation.publish(&addresses, Instant::now());
                 self.pool.retain(&addresses);
             }
         }
     }
 
-    /// How long a replica may hold requests without answering any before it is checked for liveness.
+    /// The time for which a replica may hold requests without answering any before it is checked for liveness.
     fn stall_timeout(&self) -> Duration {
         MIN_STALL_TIMEOUT.max(self.load.service_time() * STALL_SERVICE_TIMES)
     }
@@ -249,8 +254,8 @@ impl Worker {
         let (events, probe) = (self.events.clone(), (self.probe)(address.clone(), timeout));
         tokio::spawn(async move {
             let capacity = probe.await;
-            // A worker that has ended needs no result.
-            let _ended = events.send(Event::Probed(address, capacity));
+            // If the worker has ended, it needs no result.
+            let _ended = events.send(WorkerEvent::Probed(address, capacity));
         });
     }
 
@@ -258,17 +263,22 @@ impl Worker {
         match self.rotation.record_probe(address, capacity, Instant::now(), rand::random()) {
             ProbeEffect::Joined => tracing::info!(%address, capacity, "a replica is ready and takes requests"),
             ProbeEffect::Stalled => {
-                tracing::warn!(%address, "a replica has stalled; its requests move to other replicas");
+                tracing::warn!(
+                    %address,
+                    "a replica answers neither requests nor liveness checks; its requests move to other replicas, \
+                     as far as attempts and retry budget allow: see the log of that replica"
+                );
                 self.requeue_stalled(address);
             }
             ProbeEffect::Unchanged => {}
         }
     }
 
-    fn admit(&mut self, mut entry: Entry<QueuedRequest>) {
+    fn admit(&mut self, mut entry: QueueEntry<QueuedRequest>) {
         let now = Instant::now();
         if entry.request.is_abandoned() {
-            // The withdrawal may have arrived before the request. Queued now, the request would never be removed.
+            // The withdrawal may have been handled before the request arrived. If the request were queued now, nothing
+            // would remove it.
             if entry.deadline <= now {
                 self.meters.expired.increment(1);
             }
@@ -283,7 +293,7 @@ impl Worker {
             deadline: entry.deadline.saturating_duration_since(now),
         };
         if let Admission::Refuse { retry_after } = Admission::decide(self.settings.order, &state, time_left) {
-            let message = format!("{} requests wait already, too many to answer this one in time", self.queue.len());
+            let message = format!("{} requests are waiting, too many to answer this one in time", self.queue.len());
             count_shed(ShedReason::Overloaded);
             return refuse(entry.request, Code::Overloaded, &message, retry_after);
         }
@@ -292,20 +302,21 @@ impl Worker {
             Ok(()) => {
                 self.meters.enqueued.increment(1);
                 if state.slot_is_free {
-                    // Now, so that the next admission does not count the same slot as free.
+                    // The slot is taken before the next admission, which would otherwise count it as free, too.
                     self.dispatch_waiting(now);
                 }
             }
             Err(refused) => {
-                let message = format!("the queue holds {} requests", self.queue.len());
-                let retry_after = self.load.time_to_drain(self.queue.len(), self.rotation.totals().capacity);
+                let (waiting, capacity) = (self.queue.len(), self.rotation.totals().capacity);
+                let message = format!("the queue is full with {waiting} requests");
+                let retry_after = retry_after::queue_full(waiting, capacity, self.load.measured_service_time());
                 count_shed(ShedReason::Length);
                 refuse(refused.request, Code::QueueFull, &message, retry_after);
             }
         }
     }
 
-    /// The state of queue and replicas, as far as admission depends on it.
+    /// The state of the queue and the replicas on which admission depends.
     fn queue_state(&self, now: Instant) -> QueueState {
         QueueState {
             punctual: self.queue.len() - self.queue.late_len(),
@@ -317,13 +328,13 @@ impl Worker {
         }
     }
 
-    /// Gives permits to waiting requests for as long as one of them finds a replica with a free slot.
+    /// Gives permits to waiting requests until none of them finds a replica with a free slot.
     fn dispatch_waiting(&mut self, now: Instant) {
         let service_time = self.load.service_time();
         self.queue.demote(now, service_time);
         while !self.queue.is_empty() && self.rotation.has_free_slot(now) {
             let rotation = &mut self.rotation;
-            // A request whose client has left is passed over: its withdrawal, which removes it, is on its way.
+            // A request whose client has left is passed over. Its withdrawal has been sent and will remove it.
             let find_replica = |request: &QueuedRequest| {
                 if request.is_abandoned() { None } else { rotation.pick(request.constraints(), now) }
             };
@@ -332,8 +343,8 @@ impl Worker {
         }
     }
 
-    fn dispatch(&mut self, entry: Entry<QueuedRequest>, address: Address, now: Instant) {
-        let Entry { sequence_number, objective, deadline, request } = entry;
+    fn dispatch(&mut self, entry: QueueEntry<QueuedRequest>, address: Address, now: Instant) {
+        let QueueEntry { sequence_number, objective, deadline, request } = entry;
         let QueuedRequest { accepted, permit, waited_for_slot, failed } = request;
         let waited = now.saturating_duration_since(accepted);
         self.meters.queue_wait.record(waited);
@@ -354,12 +365,12 @@ impl Worker {
         let dispatched =
             DispatchedRequest { sequence_number, objective, deadline, accepted, failed, address, stall_notice };
         self.dispatched.insert(permit_id, dispatched);
-        // If the client has just left, the permit is dropped, and its destructor reports.
+        // If the client has just left, the permit is dropped, and its destructor frees the slot by a report.
         let _left = permit.send(Ok(Permit::new(assignment)));
     }
 
-    /// Removes a waiting request. A request that a replica has keeps its slot until the replica has answered, because
-    /// the replica computes.
+    /// Removes a request from the queue. A request that is no longer in the queue, because it has got a permit, keeps
+    /// its slot until its attempt ends, because the replica computes.
     fn withdraw(&mut self, sequence_number: SequenceNumber) {
         if let Some(entry) = self.queue.remove(sequence_number)
             && entry.deadline <= Instant::now()
@@ -370,7 +381,7 @@ impl Worker {
 
     fn handle_report(&mut self, report: AttemptReport) {
         let AttemptReport { permit_id, result, capacity, elapsed, connection, next_permit } = report;
-        let dispatched = self.dispatched.remove(&permit_id).expect("every permit reports once");
+        let dispatched = self.dispatched.remove(&permit_id).expect("every permit reports exactly once");
         let now = Instant::now();
         let signal = match result {
             Ok(_) => HealthSignal::Answered { capacity },
@@ -386,7 +397,8 @@ impl Worker {
         match result {
             Ok(status) => {
                 self.load.record_answer(now);
-                // A refused image costs a replica next to nothing, so its time says nothing about other images.
+                // A replica refuses an image much faster than it classifies one, so refusals would make the measured
+                // service time too short.
                 if status == StatusCode::OK {
                     self.meters.upstream.record(elapsed);
                     self.meters.work.record(worked.unwrap_or(elapsed));
@@ -401,49 +413,49 @@ impl Worker {
         &mut self,
         mut dispatched: DispatchedRequest,
         next_permit: Option<PermitSender>,
-        failure: Failure,
+        failure: AttemptFailure,
         now: Instant,
     ) {
-        if !matches!(failure, Failure::Busy | Failure::Unused) {
+        if !matches!(failure, AttemptFailure::Busy | AttemptFailure::Unused) {
             self.failure_log.record(&dispatched.address, failure, now);
         }
-        // A closed channel means that the client has left.
+        // If the channel is missing or closed, the client has left, and nothing waits for another attempt.
         let Some(next_permit) = next_permit.filter(|permit| !permit.is_closed()) else { return };
         dispatched.failed.record(&dispatched.address, failure);
         let decision = retry::decide(&dispatched.failed, failure, || self.retry_budget.withdraw());
         let entry = dispatched.requeued(next_permit);
         match decision {
-            Decision::Retry => {
+            RetryDecision::Retry => {
                 count_retry(failure);
                 self.queue.requeue(entry);
             }
-            Decision::GiveUp(reason) => entry.request.refuse(reason.error()),
+            RetryDecision::GiveUp(reason) => entry.request.refuse(reason.error()),
         }
     }
 
-    /// Tells the attempts at a stalled replica to end, in order of dispatch. Their requests return to the queue when
-    /// the attempts report.
+    /// Sends the attempts at a stalled replica their stall notices, as far as attempts and retry budget allow, the
+    /// earliest dispatch first. The requests return to the queue when the attempts have reported.
     fn requeue_stalled(&mut self, address: &Address) {
         let at_replica = self.dispatched.iter().filter(|(_, dispatched)| dispatched.address == *address);
         let mut permit_ids: Vec<u64> = at_replica.map(|(&permit_id, _)| permit_id).collect();
         permit_ids.sort_unstable();
         for permit_id in permit_ids {
-            let dispatched = self.dispatched.get_mut(&permit_id).expect("nothing was removed since");
-            // `None` if the attempt was told before; closed if the client has left.
+            let dispatched = self.dispatched.get_mut(&permit_id).expect("no entry was removed since its id was read");
+            // The channel is `None` if the attempt has had its notice, and closed if the client has left.
             if dispatched.stall_notice.as_ref().is_none_or(oneshot::Sender::is_closed)
                 || !retry::moves_off_stalled_replica(&dispatched.failed, || self.retry_budget.withdraw())
             {
                 continue;
             }
             if let Some(stall_notice) = dispatched.stall_notice.take() {
-                // An attempt that has just ended reports its own end instead.
+                // An attempt that has just ended does not receive the notice. Its report is on its way.
                 let _ended = stall_notice.send(());
             }
         }
     }
 }
 
-/// Refuses a request at admission, and tells its client when to come back.
+/// Refuses a request at admission. The error tells the client to send the request again after `retry_after`.
 fn refuse(request: QueuedRequest, code: Code, message: &str, retry_after: Duration) {
     let message = format!("{message}; retry in {:.0} s", retry_after.as_secs_f64().ceil().max(1.0));
     request.refuse(RequestError::new(code, message).retry_after(retry_after));

@@ -1,4 +1,4 @@
-//! The dispatcher's program with stub replicas: retries, ejection, the queue, deadlines and refused requests.
+//! Tests of the dispatcher's program with stub replicas: retries, ejection, the queue, deadlines and refused requests.
 
 mod program;
 mod stub;
@@ -6,18 +6,17 @@ mod stub;
 use bytes::Bytes;
 use dispatcher::metrics::ALL;
 use hyper::StatusCode;
-use program::{Dispatcher, Reply};
+use program::{DispatcherReply, RunningDispatcher};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-use stub::{Behavior, Stub};
+use stub::{StubBehavior, StubReplica};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
-/// A request that the stub has received and holds.
-async fn held_request(dispatcher: &Arc<Dispatcher>, stub: &Stub) -> JoinHandle<Reply> {
+/// Sends a request, and waits until the stub has received it. The stub holds the request.
+async fn held_request(dispatcher: &Arc<RunningDispatcher>, stub: &StubReplica) -> JoinHandle<DispatcherReply> {
     let client = dispatcher.clone();
     let request = tokio::spawn(async move { client.post(&[]).await });
     stub.until_calls(1).await;
@@ -25,16 +24,16 @@ async fn held_request(dispatcher: &Arc<Dispatcher>, stub: &Stub) -> JoinHandle<R
 }
 
 #[tokio::test]
-async fn a_failed_request_is_retried_elsewhere_and_the_replica_ejected() {
+async fn a_failed_request_is_retried_elsewhere_and_the_replica_is_ejected() {
     for bad in [
-        Stub::start(Behavior::closes()).await,
-        Stub::start(Behavior::Status(StatusCode::INTERNAL_SERVER_ERROR)).await,
-        Stub::start(Behavior::Status(StatusCode::SERVICE_UNAVAILABLE)).await,
+        StubReplica::start(StubBehavior::closes()).await,
+        StubReplica::start(StubBehavior::Status(StatusCode::INTERNAL_SERVER_ERROR)).await,
+        StubReplica::start(StubBehavior::Status(StatusCode::SERVICE_UNAVAILABLE)).await,
     ] {
-        let good = Stub::start(Behavior::Prompt).await;
-        let dispatcher = Dispatcher::start(&stub::static_list(&[&bad, &good]), &[]).await;
+        let good = StubReplica::start(StubBehavior::Prompt).await;
+        let dispatcher = RunningDispatcher::start(&stub::static_list(&[&bad, &good]), &[]).await;
         dispatcher.until_states(&["ready", "ready"]).await;
-        // Once ejected, the replica stays ejected.
+        // The replica fails its probes, so it stays ejected.
         bad.set_ready(false);
         for _ in 0..20 {
             let reply = dispatcher.post(&[]).await;
@@ -50,10 +49,10 @@ async fn a_failed_request_is_retried_elsewhere_and_the_replica_ejected() {
 #[tokio::test]
 async fn a_request_that_a_replica_refuses_is_not_retried() {
     let (refusing, other) = (
-        Stub::start(Behavior::Status(StatusCode::BAD_REQUEST)).await,
-        Stub::start(Behavior::Status(StatusCode::BAD_REQUEST)).await,
+        StubReplica::start(StubBehavior::Status(StatusCode::BAD_REQUEST)).await,
+        StubReplica::start(StubBehavior::Status(StatusCode::BAD_REQUEST)).await,
     );
-    let dispatcher = Dispatcher::start(&stub::static_list(&[&refusing, &other]), &[]).await;
+    let dispatcher = RunningDispatcher::start(&stub::static_list(&[&refusing, &other]), &[]).await;
     assert_eq!(dispatcher.post(&[]).await.status, 400);
     assert_eq!(refusing.calls() + other.calls(), 1);
 }
@@ -61,21 +60,21 @@ async fn a_request_that_a_replica_refuses_is_not_retried() {
 #[tokio::test]
 async fn a_body_that_kills_two_replicas_is_not_sent_to_a_third() {
     let stubs = [
-        Stub::start(Behavior::closes()).await,
-        Stub::start(Behavior::closes()).await,
-        Stub::start(Behavior::closes()).await,
+        StubReplica::start(StubBehavior::closes()).await,
+        StubReplica::start(StubBehavior::closes()).await,
+        StubReplica::start(StubBehavior::closes()).await,
     ];
-    let dispatcher = Dispatcher::start(&stub::static_list(&[&stubs[0], &stubs[1], &stubs[2]]), &[]).await;
+    let dispatcher = RunningDispatcher::start(&stub::static_list(&[&stubs[0], &stubs[1], &stubs[2]]), &[]).await;
     let reply = dispatcher.post(&[]).await;
     assert_eq!(reply.status_and_code(), (422, "poison"), "{}", reply.json);
-    assert_eq!(stubs.iter().map(Stub::calls).sum::<usize>(), 2);
+    assert_eq!(stubs.iter().map(StubReplica::calls).sum::<usize>(), 2);
 }
 
 #[tokio::test]
 async fn a_full_queue_refuses_with_retry_after() {
     let gate = Arc::new(Semaphore::new(0));
-    let stub = Stub::start(Behavior::Gated(gate.clone())).await;
-    let dispatcher = Arc::new(Dispatcher::start(&stub::static_list(&[&stub]), &["--queue-length=2"]).await);
+    let stub = StubReplica::start(StubBehavior::Gated(gate.clone())).await;
+    let dispatcher = Arc::new(RunningDispatcher::start(&stub::static_list(&[&stub]), &["--queue-length=2"]).await);
     let mut held = Vec::new();
     for waiting in 0..3 {
         let client = dispatcher.clone();
@@ -95,8 +94,8 @@ async fn a_full_queue_refuses_with_retry_after() {
 #[tokio::test]
 async fn a_request_that_expires_in_the_queue_gets_504_and_is_never_dispatched() {
     let gate = Arc::new(Semaphore::new(0));
-    let stub = Stub::start(Behavior::Gated(gate.clone())).await;
-    let dispatcher = Arc::new(Dispatcher::start(&stub::static_list(&[&stub]), &[]).await);
+    let stub = StubReplica::start(StubBehavior::Gated(gate.clone())).await;
+    let dispatcher = Arc::new(RunningDispatcher::start(&stub::static_list(&[&stub]), &[]).await);
     let first = held_request(&dispatcher, &stub).await;
     let late = dispatcher.post(&[("x-request-timeout-ms", "50")]).await;
     assert_eq!(late.status_and_code(), (504, "deadline_exceeded"));
@@ -109,11 +108,14 @@ async fn a_request_that_expires_in_the_queue_gets_504_and_is_never_dispatched() 
 #[tokio::test]
 async fn a_client_that_leaves_frees_its_place_in_the_queue() {
     let gate = Arc::new(Semaphore::new(0));
-    let stub = Stub::start(Behavior::Gated(gate.clone())).await;
-    let dispatcher = Arc::new(Dispatcher::start(&stub::static_list(&[&stub]), &[]).await);
+    let stub = StubReplica::start(StubBehavior::Gated(gate.clone())).await;
+    let dispatcher = Arc::new(RunningDispatcher::start(&stub::static_list(&[&stub]), &[]).await);
     let first = held_request(&dispatcher, &stub).await;
-    let mut leaving = TcpStream::connect(&dispatcher.program.address).await.expect("connected");
-    leaving.write_all(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx").await.expect("sent");
+    let mut leaving = dispatcher.program.connect().await;
+    leaving
+        .write_all(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx")
+        .await
+        .expect("the connection is open");
     dispatcher.until_waiting(1).await;
     drop(leaving);
     dispatcher.until_waiting(0).await;
@@ -125,9 +127,9 @@ async fn a_client_that_leaves_frees_its_place_in_the_queue() {
 #[tokio::test]
 async fn a_failed_attempt_is_not_retried_for_a_client_that_left() {
     let gate = Arc::new(Semaphore::new(0));
-    let stub = Stub::start(Behavior::Closes(gate.clone())).await;
-    let dispatcher = Dispatcher::start(&stub::static_list(&[&stub]), &[]).await;
-    // The client leaves while the replica has its request. The attempt fails after that.
+    let stub = StubReplica::start(StubBehavior::Closes(gate.clone())).await;
+    let dispatcher = RunningDispatcher::start(&stub::static_list(&[&stub]), &[]).await;
+    // The client leaves while the replica holds its request. The attempt fails after that.
     let abandoned = dispatcher.post(&[("x-request-timeout-ms", "5000")]);
     assert!(tokio::time::timeout(Duration::from_millis(300), abandoned).await.is_err());
     assert_eq!(stub.calls(), 1);
@@ -140,10 +142,11 @@ async fn a_failed_attempt_is_not_retried_for_a_client_that_left() {
 #[tokio::test]
 async fn a_retried_request_that_waits_for_another_replica_lets_later_ones_pass() {
     let gate = Arc::new(Semaphore::new(0));
-    let (busy, failing) = (Stub::start(Behavior::Gated(gate.clone())).await, Stub::start(Behavior::closes()).await);
-    let dispatcher = Arc::new(Dispatcher::start(&stub::static_list(&[&busy, &failing]), &[]).await);
-    // The busy replica holds one of two requests. The other one failed at the failing replica and waits for the busy
-    // one.
+    let (busy, failing) =
+        (StubReplica::start(StubBehavior::Gated(gate.clone())).await, StubReplica::start(StubBehavior::closes()).await);
+    let dispatcher = Arc::new(RunningDispatcher::start(&stub::static_list(&[&busy, &failing]), &[]).await);
+    // The busy replica holds one of two requests. The other request has failed at the failing replica, and waits for a
+    // slot of the busy replica.
     let held: Vec<_> = (0..2)
         .map(|_| {
             let client = dispatcher.clone();
@@ -152,15 +155,15 @@ async fn a_retried_request_that_waits_for_another_replica_lets_later_ones_pass()
         .collect();
     failing.until_calls(1).await;
     busy.until_calls(1).await;
-    // The failing replica receives a later request, although the first request in the queue avoids it.
+    // A later request is sent to the failing replica, although the first request in the queue waits for the busy one.
     let passing = dispatcher.post(&[("x-request-timeout-ms", "2000")]);
     let tried_again = async {
         failing.until_calls(2).await;
         gate.add_permits(9);
     };
     let limit = Duration::from_secs(10);
-    let (passed, ()) =
-        tokio::time::timeout(limit, async { tokio::join!(passing, tried_again) }).await.expect("in time");
+    let both = tokio::time::timeout(limit, async { tokio::join!(passing, tried_again) }).await;
+    let (passed, ()) = both.expect("the later request reaches the failing replica in time");
     assert_eq!(passed.status, 200);
     for request in held {
         assert_eq!(request.await.expect("the task does not panic"), 200);
@@ -169,16 +172,16 @@ async fn a_retried_request_that_waits_for_another_replica_lets_later_ones_pass()
 
 #[tokio::test]
 async fn without_a_replica_a_request_waits_until_its_deadline() {
-    let folder = tempfile::tempdir().expect("a temporary folder");
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let list = folder.path().join("replicas");
-    let stub = Stub::start(Behavior::Prompt).await;
-    let mut dispatcher = Dispatcher::start(&format!("file:{}", list.display()), &[]).await;
+    let stub = StubReplica::start(StubBehavior::Prompt).await;
+    let mut dispatcher = RunningDispatcher::start(&format!("file:{}", list.display()), &[]).await;
     let held = dispatcher.post(&[("x-request-timeout-ms", "100")]).await;
     assert_eq!(held.status_and_code(), (504, "deadline_exceeded"));
     let waiting = dispatcher.post(&[]);
     let publish = async {
         dispatcher.until_waiting(1).await;
-        std::fs::write(&list, &stub.address).expect("writable");
+        std::fs::write(&list, &stub.address).expect("the temporary folder is writable");
     };
     assert_eq!(tokio::join!(waiting, publish).0.status, 200);
     drop(dispatcher.program.child.stdin.take());
@@ -188,22 +191,24 @@ async fn without_a_replica_a_request_waits_until_its_deadline() {
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn an_idle_dispatcher_uses_no_processor_time() {
-    let folder = tempfile::tempdir().expect("a temporary folder");
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let list = folder.path().join("replicas");
-    std::fs::write(&list, "127.0.0.1:1").expect("writable");
-    let dispatcher = Dispatcher::start(&format!("file:{}", list.display()), &[]).await;
+    std::fs::write(&list, "127.0.0.1:1").expect("the temporary folder is writable");
+    let dispatcher = RunningDispatcher::start(&format!("file:{}", list.display()), &[]).await;
     let before = dispatcher.program.processor_seconds();
     tokio::time::sleep(Duration::from_secs(3)).await;
     let used = dispatcher.program.processor_seconds() - before;
-    // A watcher that wakes itself by reading the file used half of a core. Polling once per second uses a thousandth.
+    // A watcher that was woken by its own reads of the file once used half of a core. A read each second uses a
+    // thousandth of a core.
     assert!(used < 0.3, "{used} s of processor time in 3 idle seconds");
 }
 
 #[tokio::test]
 async fn bad_requests_are_refused_before_they_reach_a_replica() {
-    let stub = Stub::start(Behavior::Prompt).await;
+    let stub = StubReplica::start(StubBehavior::Prompt).await;
     let dispatcher =
-        Dispatcher::start(&stub::static_list(&[&stub]), &["--max-body-bytes=1000", "--body-timeout=200ms"]).await;
+        RunningDispatcher::start(&stub::static_list(&[&stub]), &["--max-body-bytes=1000", "--body-timeout=200ms"])
+            .await;
     for (headers, expected) in [
         (&[("content-type", "text/plain")][..], (415, "unsupported_media_type")),
         (&[("x-request-timeout-ms", "soon")], (400, "bad_request")),
@@ -217,7 +222,7 @@ async fn bad_requests_are_refused_before_they_reach_a_replica() {
     assert_eq!(dispatcher.get("/nowhere").await.status_and_code(), (404, "not_found"));
     assert_eq!(dispatcher.get("/readyz").await.status, 200);
 
-    // A chunked body, whose length is not known before; a body that does not arrive; and malformed heads.
+    // A chunked body without an announced length, bodies that do not arrive whole, and malformed heads.
     for (request, expected) in [
         (
             format!(
@@ -234,20 +239,23 @@ async fn bad_requests_are_refused_before_they_reach_a_replica() {
         (format!("POST /predict HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(200)), "431"),
         ("POST /predict HTTP/1.1\r\nContent-Length: x\r\n\r\n".to_owned(), "400"),
     ] {
-        let mut stream = TcpStream::connect(&dispatcher.program.address).await.expect("connected");
-        stream.write_all(request.as_bytes()).await.expect("sent");
+        let mut stream = dispatcher.program.connect().await;
+        stream.write_all(request.as_bytes()).await.expect("the connection is open");
         let mut line = String::new();
-        BufReader::new(stream).read_line(&mut line).await.expect("answered");
+        BufReader::new(stream).read_line(&mut line).await.expect("the dispatcher answers");
         assert!(line.contains(expected), "{line} instead of {expected}");
     }
     assert_eq!(stub.calls(), 0);
 }
 
 #[tokio::test]
-async fn every_exported_metric_is_described() {
-    let stubs =
-        [Stub::start(Behavior::Status(StatusCode::INTERNAL_SERVER_ERROR)).await, Stub::start(Behavior::Prompt).await];
-    let dispatcher = Dispatcher::start(&stub::static_list(&[&stubs[0], &stubs[1]]), &["--max-body-bytes=1000"]).await;
+async fn every_exported_metric_has_a_help_text() {
+    let stubs = [
+        StubReplica::start(StubBehavior::Status(StatusCode::INTERNAL_SERVER_ERROR)).await,
+        StubReplica::start(StubBehavior::Prompt).await,
+    ];
+    let dispatcher =
+        RunningDispatcher::start(&stub::static_list(&[&stubs[0], &stubs[1]]), &["--max-body-bytes=1000"]).await;
     dispatcher.until_states(&["ready", "ready"]).await;
     for _ in 0..4 {
         assert_eq!(dispatcher.post(&[]).await.status, 200);

@@ -1,4 +1,5 @@
-//! Faults under load: the dispatcher's program while replicas die, hang or answer badly, and while dispatchers end.
+//! Tests of faults under load. Replicas die, hang or answer with errors, and dispatchers end, while the dispatcher's
+//! program gets requests.
 
 mod program;
 mod steady;
@@ -6,13 +7,13 @@ mod stub;
 
 use bytes::Bytes;
 use hyper::StatusCode;
-use program::{Dispatcher, Reply, WAIT_LIMIT};
+use program::{DispatcherReply, RunningDispatcher, WAIT_LIMIT};
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use steady::{Stopwatch, on_steady_machine};
-use stub::{Behavior, POISON, Stub};
+use stub::{POISON, StubBehavior, StubReplica};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -20,45 +21,45 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
-/// How long a healthy stub takes for an image.
+/// The time that a healthy stub takes for an image.
 const SERVICE_TIME: Duration = Duration::from_millis(50);
 
-const HEALTHY: Behavior = Behavior::Delayed(SERVICE_TIME);
+const HEALTHY: StubBehavior = StubBehavior::Delayed(SERVICE_TIME);
 
-/// Flags with so much time for each request that none is refused on a busy machine.
+/// Flags that give each request much time, so that no request is refused on a slow machine.
 const LONG_TIMES: [&str; 2] = ["--objective=30s", "--deadline=60s"];
 
-/// The capacity of stubs with several slots.
+/// The number of slots of most stubs.
 const CAPACITY: usize = 4;
 
 /// Starts `N` stubs with [`CAPACITY`] slots each.
-async fn stubs<const N: usize>(behavior: Behavior) -> [Stub; N] {
+async fn stubs<const N: usize>(behavior: StubBehavior) -> [StubReplica; N] {
     let mut stubs = Vec::new();
     for _ in 0..N {
-        stubs.push(Stub::with_capacity(CAPACITY, behavior.clone()).await);
+        stubs.push(StubReplica::with_capacity(CAPACITY, behavior.clone()).await);
     }
     stubs.try_into().unwrap_or_else(|_| unreachable!("the loop starts N stubs"))
 }
 
-/// Starts the dispatcher with these replicas, and waits until all of them are ready.
-async fn start_dispatcher(stubs: &[Stub], flags: &[&str]) -> Arc<Dispatcher> {
-    let stubs: Vec<&Stub> = stubs.iter().collect();
-    let dispatcher = Dispatcher::start(&stub::static_list(&stubs), flags).await;
+/// Starts the dispatcher with `stubs` as replicas, and waits until all of them are ready.
+async fn start_dispatcher(stubs: &[StubReplica], flags: &[&str]) -> Arc<RunningDispatcher> {
+    let stubs: Vec<&StubReplica> = stubs.iter().collect();
+    let dispatcher = RunningDispatcher::start(&stub::static_list(&stubs), flags).await;
     dispatcher.until_states(&vec!["ready"; stubs.len()]).await;
     Arc::new(dispatcher)
 }
 
 /// Sends one request in a task of its own.
-fn send(dispatcher: &Arc<Dispatcher>, body: impl Into<Bytes>, timeout_ms: u32) -> JoinHandle<Reply> {
+fn send(dispatcher: &Arc<RunningDispatcher>, body: impl Into<Bytes>, timeout_ms: u32) -> JoinHandle<DispatcherReply> {
     let (dispatcher, body) = (dispatcher.clone(), body.into());
     tokio::spawn(async move { dispatcher.post_body(&[("x-request-timeout-ms", &timeout_ms.to_string())], body).await })
 }
 
-/// A timeout for requests that should be answered first. Longer than any test.
+/// The timeout in milliseconds of requests that must be answered in any case. It is longer than any test.
 const LONG_TIMEOUT_MS: u32 = 60_000;
 
-/// The replies to these requests, in their order.
-async fn replies(requests: Vec<JoinHandle<Reply>>) -> Vec<Reply> {
+/// Waits for the replies to `requests`. Returns them in the order of the requests.
+async fn replies(requests: Vec<JoinHandle<DispatcherReply>>) -> Vec<DispatcherReply> {
     let mut replies = Vec::new();
     for request in requests {
         replies.push(request.await.expect("the task does not panic"));
@@ -66,8 +67,8 @@ async fn replies(requests: Vec<JoinHandle<Reply>>) -> Vec<Reply> {
     replies
 }
 
-/// Sends `count` images, one every `pause`, without waiting for the replies to earlier ones.
-fn load(dispatcher: &Arc<Dispatcher>, count: usize, pause: Duration) -> JoinHandle<Vec<Reply>> {
+/// Sends `count` images, one every `pause`, without waiting for the replies to earlier ones. Returns all replies.
+fn load(dispatcher: &Arc<RunningDispatcher>, count: usize, pause: Duration) -> JoinHandle<Vec<DispatcherReply>> {
     let dispatcher = dispatcher.clone();
     tokio::spawn(async move {
         let mut tick = tokio::time::interval(pause);
@@ -81,22 +82,22 @@ fn load(dispatcher: &Arc<Dispatcher>, count: usize, pause: Duration) -> JoinHand
     })
 }
 
-/// The time between two images at a load of `share` of the throughput of `replicas` healthy stubs.
+/// The time between two images at which the offered load is `share` times the throughput of `replicas` healthy stubs.
 fn pause(replicas: usize, share: f64) -> Duration {
     SERVICE_TIME.div_f64((replicas * CAPACITY) as f64 * share)
 }
 
-/// The number of images that, sent one every `pause`, take this time.
+/// The number of images to send, one every `pause`, so that sending takes `time`.
 fn image_count(time: Duration, pause: Duration) -> usize {
     time.div_duration_f64(pause) as usize
 }
 
-/// Status and code of the replies that are not 200.
-fn failures(replies: &[Reply]) -> Vec<(u16, &str)> {
-    replies.iter().filter(|reply| reply.status != 200).map(Reply::status_and_code).collect()
+/// The status and the code of each reply whose status is not 200.
+fn failures(replies: &[DispatcherReply]) -> Vec<(u16, &str)> {
+    replies.iter().filter(|reply| reply.status != 200).map(DispatcherReply::status_and_code).collect()
 }
 
-/// Lets time pass between two faults.
+/// Sleeps for this number of milliseconds.
 async fn sleep_ms(milliseconds: u64) {
     tokio::time::sleep(Duration::from_millis(milliseconds)).await;
 }
@@ -104,7 +105,7 @@ async fn sleep_ms(milliseconds: u64) {
 #[test]
 fn no_request_fails_when_a_replica_is_killed() {
     on_steady_machine(async || {
-        // At the second load, two replicas are too few: requests wait until the third is back.
+        // At a share of 0.8, two of three replicas are too few, so requests wait until the killed replica is back.
         for share in [0.6, 0.8] {
             let stubs = stubs::<3>(HEALTHY).await;
             let dispatcher = start_dispatcher(&stubs, &LONG_TIMES).await;
@@ -115,7 +116,7 @@ fn no_request_fails_when_a_replica_is_killed() {
             sleep_ms(1000).await;
             stubs[0].restart().await;
             let replies = load.await.expect("the task does not panic");
-            assert_eq!(failures(&replies), [], "of {} at {share}", replies.len());
+            assert_eq!(failures(&replies), [], "failures of {} requests at a share of {share}", replies.len());
             dispatcher.until_states(&["ready"; 3]).await;
         }
     });
@@ -135,7 +136,7 @@ fn no_request_fails_when_replicas_are_killed_again_and_again() {
             killed.restart().await;
         }
         let replies = load.await.expect("the task does not panic");
-        assert_eq!(failures(&replies), [], "of {}", replies.len());
+        assert_eq!(failures(&replies), [], "failures of {} requests", replies.len());
     });
 }
 
@@ -147,7 +148,7 @@ fn a_replica_that_hangs_is_ejected_within_a_second_and_no_request_fails() {
         let pause = pause(3, 0.4);
         let load = load(&dispatcher, image_count(Duration::from_secs(4), pause), pause);
         sleep_ms(1000).await;
-        stubs[0].set_behavior(Behavior::Hangs);
+        stubs[0].set_behavior(StubBehavior::Hangs);
         let since = Stopwatch::start();
         dispatcher.until_states(&["ejected", "ready", "ready"]).await;
         assert!(since.elapsed() <= Duration::from_secs(1), "ejected after {:?}", since.elapsed());
@@ -157,29 +158,33 @@ fn a_replica_that_hangs_is_ejected_within_a_second_and_no_request_fails() {
         let since = Stopwatch::start();
         dispatcher.until_states(&["ready"; 3]).await;
         assert!(since.elapsed() <= Duration::from_secs(2), "ready again after {:?}", since.elapsed());
-        // The replica counts the requests that it held when it hung only now: up to one for each slot.
+        // The stub counts the requests that it held while it hung only now. There is at most one for each slot.
         stubs[0].until_calls(before + CAPACITY + 10).await;
         let replies = load.await.expect("the task does not panic");
-        assert_eq!(failures(&replies), [], "of {}", replies.len());
+        assert_eq!(failures(&replies), [], "failures of {} requests", replies.len());
     });
 }
 
-/// Two requests that the first of two replicas holds. The second would answer them at once. The discovery file in
-/// `folder` names both.
-async fn held_by_one_of_two(folder: &TempDir) -> (Arc<Dispatcher>, [Stub; 2], Vec<JoinHandle<Reply>>) {
+/// Starts a dispatcher with two replicas, which are listed in a file in `folder`. The first replica holds two requests.
+/// The second replica would answer them at once. Returns the dispatcher, the replicas and the two requests.
+async fn held_by_one_of_two(
+    folder: &TempDir,
+) -> (Arc<RunningDispatcher>, [StubReplica; 2], Vec<JoinHandle<DispatcherReply>>) {
     let gate = Arc::new(Semaphore::new(0));
-    let stubs = stubs::<2>(Behavior::Gated(gate)).await;
-    std::fs::write(list(folder), &stubs[0].address).expect("writable");
+    let stubs = stubs::<2>(StubBehavior::Gated(gate)).await;
+    std::fs::write(list(folder), &stubs[0].address).expect("the temporary folder is writable");
     let source = format!("file:{}", list(folder).display());
-    let dispatcher = Arc::new(Dispatcher::start(&source, &["--deadline=60s"]).await);
+    let dispatcher = Arc::new(RunningDispatcher::start(&source, &["--deadline=60s"]).await);
     let held = (0..2).map(|_| send(&dispatcher, "held", 5000)).collect();
     stubs[0].until_calls(2).await;
-    stubs[1].set_behavior(Behavior::Prompt);
-    std::fs::write(list(folder), format!("{}\n{}", stubs[0].address, stubs[1].address)).expect("writable");
+    stubs[1].set_behavior(StubBehavior::Prompt);
+    std::fs::write(list(folder), format!("{}\n{}", stubs[0].address, stubs[1].address))
+        .expect("the temporary folder is writable");
     dispatcher.until_states(&["ready"; 2]).await;
     (dispatcher, stubs, held)
 }
 
+/// The path of the file that lists the replicas.
 fn list(folder: &TempDir) -> PathBuf {
     folder.path().join("replicas")
 }
@@ -187,12 +192,12 @@ fn list(folder: &TempDir) -> PathBuf {
 #[test]
 fn requests_at_a_replica_that_fails_and_then_hangs_move_to_others() {
     on_steady_machine(async || {
-        let folder = tempfile::tempdir().expect("a folder");
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let (dispatcher, [bad, _good], held) = held_by_one_of_two(&folder).await;
-        bad.set_behavior(Behavior::Status(StatusCode::INTERNAL_SERVER_ERROR));
+        bad.set_behavior(StubBehavior::Status(StatusCode::INTERNAL_SERVER_ERROR));
         let failed: Vec<_> = (0..12).map(|_| send(&dispatcher, "failed", LONG_TIMEOUT_MS)).collect();
         assert_eq!(failures(&replies(failed).await), []);
-        bad.set_behavior(Behavior::Hangs);
+        bad.set_behavior(StubBehavior::Hangs);
         dispatcher.until_states(&["ejected", "ready"]).await;
         assert_eq!(failures(&replies(held).await), []);
     });
@@ -201,11 +206,11 @@ fn requests_at_a_replica_that_fails_and_then_hangs_move_to_others() {
 #[test]
 fn requests_at_a_replica_that_is_removed_and_then_hangs_move_to_others() {
     on_steady_machine(async || {
-        let folder = tempfile::tempdir().expect("a folder");
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let (dispatcher, [bad, good], held) = held_by_one_of_two(&folder).await;
-        std::fs::write(list(&folder), &good.address).expect("writable");
+        std::fs::write(list(&folder), &good.address).expect("the temporary folder is writable");
         dispatcher.until_states(&["draining", "ready"]).await;
-        bad.set_behavior(Behavior::Hangs);
+        bad.set_behavior(StubBehavior::Hangs);
         assert_eq!(failures(&replies(held).await), []);
     });
 }
@@ -213,7 +218,7 @@ fn requests_at_a_replica_that_is_removed_and_then_hangs_move_to_others() {
 #[test]
 fn a_request_whose_answer_breaks_off_is_retried_elsewhere() {
     on_steady_machine(async || {
-        for behavior in [Behavior::ClosesHalfway, Behavior::ResetsHalfway] {
+        for behavior in [StubBehavior::ClosesHalfway, StubBehavior::ResetsHalfway] {
             let stubs = stubs::<3>(HEALTHY).await;
             stubs[0].set_behavior(behavior.clone());
             let dispatcher = start_dispatcher(&stubs, &LONG_TIMES).await;
@@ -231,8 +236,8 @@ fn a_replica_that_fails_is_ejected_after_a_few_failures_and_used_again_when_it_r
     on_steady_machine(async || {
         let stubs = stubs::<3>(HEALTHY).await;
         let dispatcher = start_dispatcher(&stubs, &LONG_TIMES).await;
-        stubs[0].set_behavior(Behavior::Status(StatusCode::INTERNAL_SERVER_ERROR));
-        // Once ejected, the replica stays ejected.
+        stubs[0].set_behavior(StubBehavior::Status(StatusCode::INTERNAL_SERVER_ERROR));
+        // The replica fails its probes, so it stays ejected.
         stubs[0].set_ready(false);
         let replies = load(&dispatcher, 300, Duration::from_millis(5)).await.expect("the task does not panic");
         assert_eq!(failures(&replies), []);
@@ -249,24 +254,24 @@ fn a_replica_that_fails_is_ejected_after_a_few_failures_and_used_again_when_it_r
 }
 
 #[test]
-fn with_every_replica_down_requests_wait_for_the_first_that_is_back() {
+fn while_every_replica_is_down_requests_wait_for_the_first_one_that_is_back() {
     on_steady_machine(async || {
-        let stubs = stubs::<5>(Behavior::Prompt).await;
+        let stubs = stubs::<5>(StubBehavior::Prompt).await;
         let dispatcher = start_dispatcher(&stubs, &["--deadline=30s"]).await;
         for stub in &stubs {
             stub.kill().await;
         }
-        let patient: Vec<_> = (0..50).map(|_| send(&dispatcher, "patient", LONG_TIMEOUT_MS)).collect();
+        let long: Vec<_> = (0..50).map(|_| send(&dispatcher, "long timeout", LONG_TIMEOUT_MS)).collect();
         let since = Instant::now();
-        let impatient: Vec<_> = (0..50).map(|_| send(&dispatcher, "impatient", 1500)).collect();
-        let impatient = replies(impatient).await;
+        let short: Vec<_> = (0..50).map(|_| send(&dispatcher, "short timeout", 1500)).collect();
+        let short = replies(short).await;
         assert!(since.elapsed() >= Duration::from_millis(1500), "the requests waited {:?}", since.elapsed());
         let expected = [(503, "overloaded"), (504, "deadline_exceeded")];
-        assert!(failures(&impatient).iter().all(|failure| expected.contains(failure)), "{:?}", failures(&impatient));
-        assert_eq!(failures(&impatient).len(), 50);
+        assert!(failures(&short).iter().all(|failure| expected.contains(failure)), "{:?}", failures(&short));
+        assert_eq!(failures(&short).len(), 50);
         stubs[4].restart().await;
         let since = Stopwatch::start();
-        assert_eq!(failures(&replies(patient).await), []);
+        assert_eq!(failures(&replies(long).await), []);
         assert!(since.elapsed() <= Duration::from_secs(1), "served after {:?}", since.elapsed());
     });
 }
@@ -278,13 +283,15 @@ fn retries_do_not_multiply_the_load_when_every_replica_fails() {
         const OFFERED: usize = 200;
         let mut stubs = Vec::new();
         for _ in 0..REPLICAS {
-            stubs.push(Stub::with_capacity(CAPACITY, Behavior::Status(StatusCode::INTERNAL_SERVER_ERROR)).await);
+            stubs.push(
+                StubReplica::with_capacity(CAPACITY, StubBehavior::Status(StatusCode::INTERNAL_SERVER_ERROR)).await,
+            );
         }
         let dispatcher = start_dispatcher(&stubs, &["--deadline=5s"]).await;
         let replies = load(&dispatcher, OFFERED, Duration::from_millis(10)).await.expect("the task does not panic");
         assert_eq!(failures(&replies).len(), OFFERED, "no replica answered");
-        let attempts: usize = stubs.iter().map(Stub::calls).sum();
-        // The retry budget: a fifth of the requests, and ten per second over its window of ten seconds.
+        let attempts: usize = stubs.iter().map(StubReplica::calls).sum();
+        // The retry budget allows a fifth of the requests, and 10 retries per second over its window of 10 s.
         assert!(attempts <= OFFERED * 12 / 10 + 10 * 10, "{attempts} attempts");
         assert!(attempts > OFFERED, "some requests were retried: {attempts} attempts");
     });
@@ -294,7 +301,7 @@ fn retries_do_not_multiply_the_load_when_every_replica_fails() {
 fn a_request_that_cannot_be_answered_in_time_never_reaches_a_replica() {
     on_steady_machine(async || {
         let gate = Arc::new(Semaphore::new(0));
-        let stubs = [Stub::start(Behavior::Gated(gate.clone())).await];
+        let stubs = [StubReplica::start(StubBehavior::Gated(gate.clone())).await];
         let dispatcher = start_dispatcher(&stubs, &["--deadline=30s"]).await;
         let first = send(&dispatcher, "first", LONG_TIMEOUT_MS);
         stubs[0].until_calls(1).await;
@@ -315,14 +322,17 @@ fn a_request_that_cannot_be_answered_in_time_never_reaches_a_replica() {
 fn a_client_that_leaves_frees_its_place_at_once() {
     on_steady_machine(async || {
         let gate = Arc::new(Semaphore::new(0));
-        let stubs = [Stub::start(Behavior::Gated(gate.clone())).await];
+        let stubs = [StubReplica::start(StubBehavior::Gated(gate.clone())).await];
         let dispatcher = start_dispatcher(&stubs, &["--deadline=30s"]).await;
         let first = send(&dispatcher, "first", LONG_TIMEOUT_MS);
         stubs[0].until_calls(1).await;
         let mut times = Vec::new();
         for _ in 0..21 {
-            let mut leaving = TcpStream::connect(&dispatcher.program.address).await.expect("connected");
-            leaving.write_all(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx").await.expect("sent");
+            let mut leaving = dispatcher.program.connect().await;
+            leaving
+                .write_all(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx")
+                .await
+                .expect("the connection is open");
             dispatcher.until_waiting(1).await;
             drop(leaving);
             let since = Instant::now();
@@ -330,7 +340,7 @@ fn a_client_that_leaves_frees_its_place_at_once() {
             times.push(since.elapsed());
         }
         times.sort();
-        assert!(times[10] <= Duration::from_millis(50), "the median time is {:?}", times[10]);
+        assert!(times[10] <= Duration::from_millis(50), "the place was free after {:?} (median)", times[10]);
         gate.add_permits(1);
         assert_eq!(first.await.expect("the task does not panic").status, 200);
         assert_eq!(stubs[0].calls(), 1, "no request of a client that left was sent");
@@ -340,11 +350,11 @@ fn a_client_that_leaves_frees_its_place_at_once() {
 /// A request after which the connection is closed.
 const REQUEST: &[u8] = b"POST /predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 5\r\n\r\nimage";
 
-/// Sends [`REQUEST`] over a connection of its own. Returns the response or the text of the error; `None` if the
+/// Sends [`REQUEST`] over a new connection. Returns the response or, after an error, its message; `None` if the
 /// connection was refused.
 async fn send_over_new_connection(address: String) -> Option<String> {
-    // Blocking, so that the request is sent as soon as the connection is open. A dispatcher that ends closes
-    // connections from which it has read nothing.
+    // A blocking thread sends the request as soon as the connection is open. A later request could be lost, because a
+    // dispatcher that ends closes the connections from which it has read nothing.
     let sent = tokio::task::spawn_blocking(move || {
         let mut stream = std::net::TcpStream::connect(address).ok()?;
         Some(stream.write_all(REQUEST).and_then(|()| stream.set_nonblocking(true)).map(|()| stream))
@@ -360,11 +370,12 @@ async fn send_over_new_connection(address: String) -> Option<String> {
 }
 
 #[test]
-fn a_dispatcher_told_to_stop_under_load_answers_every_request_that_it_accepted() {
+fn a_dispatcher_that_stops_under_load_answers_every_request_that_it_has_accepted() {
     on_steady_machine(async || {
         let stubs = stubs::<3>(HEALTHY).await;
         let flags = [&LONG_TIMES[..], &["--grace=10s"]].concat();
-        let mut dispatcher = Arc::into_inner(start_dispatcher(&stubs, &flags).await).expect("the only reference");
+        let mut dispatcher =
+            Arc::into_inner(start_dispatcher(&stubs, &flags).await).expect("no other reference is left");
         let mut tick = tokio::time::interval(Duration::from_millis(5));
         let mut requests = Vec::new();
         for number in 0..600 {
@@ -375,7 +386,7 @@ fn a_dispatcher_told_to_stop_under_load_answers_every_request_that_it_accepted()
             requests.push(tokio::spawn(send_over_new_connection(dispatcher.program.address.clone())));
         }
         let ended = tokio::time::timeout(Duration::from_secs(10), dispatcher.program.child.wait());
-        assert!(ended.await.expect("it ends within its grace").expect("it ran").success());
+        assert!(ended.await.expect("the program ends within its grace").expect("the status can be read").success());
         let (mut answered, mut refused, mut lost) = (0, 0, Vec::new());
         for (number, request) in requests.into_iter().enumerate() {
             match request.await.expect("the task does not panic") {
@@ -384,8 +395,8 @@ fn a_dispatcher_told_to_stop_under_load_answers_every_request_that_it_accepted()
                 None => refused += 1,
             }
         }
-        assert_eq!(lost, [], "{answered} answered, {refused} refused");
-        assert!(answered >= 300 && refused > 0, "{answered} answered, {refused} refused");
+        assert_eq!(lost, [], "lost requests; {answered} were answered, {refused} refused");
+        assert!(answered >= 300 && refused > 0, "{answered} were answered, {refused} refused");
     });
 }
 
@@ -393,7 +404,7 @@ fn a_dispatcher_told_to_stop_under_load_answers_every_request_that_it_accepted()
 fn the_death_of_one_of_two_dispatchers_loses_only_the_requests_that_it_held() {
     on_steady_machine(async || {
         let gate = Arc::new(Semaphore::new(0));
-        let stubs = [Stub::start(Behavior::Gated(gate.clone())).await];
+        let stubs = [StubReplica::start(StubBehavior::Gated(gate.clone())).await];
         let (mut dead, alive) =
             (start_dispatcher(&stubs, &[]).await, start_dispatcher(&stubs, &["--deadline=30s"]).await);
         let lost: Vec<_> =
@@ -401,7 +412,13 @@ fn the_death_of_one_of_two_dispatchers_loses_only_the_requests_that_it_held() {
         dead.until_waiting(9).await;
         let kept: Vec<_> = (0..10).map(|_| send(&alive, "kept", LONG_TIMEOUT_MS)).collect();
         alive.until_status("queue_length", 10).await;
-        Arc::get_mut(&mut dead).expect("the only reference").program.child.kill().await.expect("the program runs");
+        Arc::get_mut(&mut dead)
+            .expect("no other reference is left")
+            .program
+            .child
+            .kill()
+            .await
+            .expect("the program runs");
         gate.add_permits(100);
         assert_eq!(failures(&replies(kept).await), []);
         for request in lost {
@@ -414,15 +431,16 @@ fn the_death_of_one_of_two_dispatchers_loses_only_the_requests_that_it_held() {
 #[test]
 fn two_dispatchers_share_a_replica_that_answers_busy() {
     on_steady_machine(async || {
-        let stubs = [Stub::with_capacity(2, HEALTHY).await];
+        let stubs = [StubReplica::with_capacity(2, HEALTHY).await];
         let both = [start_dispatcher(&stubs, &LONG_TIMES).await, start_dispatcher(&stubs, &LONG_TIMES).await];
-        // Two slots and 50 ms per image make 40 images per second; together the dispatchers send 24.
+        // With two slots and 50 ms per image, the replica answers 40 images per second. The dispatchers send 24
+        // together.
         let loads = both.each_ref().map(|dispatcher| load(dispatcher, 40, Duration::from_millis(83)));
         for load in loads {
             assert_eq!(failures(&load.await.expect("the task does not panic")), []);
         }
-        // More than two requests at once: the replica answers `busy` to one of the dispatchers. Neither ejects it for
-        // that.
+        // Each dispatcher sends up to two requests at once, so the replica sometimes answers `busy`. Neither dispatcher
+        // ejects it for that.
         let bursts: Vec<_> = (0..40).map(|number| send(&both[number % 2], "image", LONG_TIMEOUT_MS)).collect();
         while bursts.iter().any(|request| !request.is_finished()) {
             for dispatcher in &both {
@@ -448,42 +466,44 @@ fn a_body_that_kills_replicas_is_refused_and_other_requests_are_answered() {
         const SLOTS: usize = 3;
         let mut stubs = Vec::new();
         for _ in 0..3 {
-            stubs.push(Stub::with_capacity(SLOTS, Behavior::DiesOfPoison(SERVICE_TIME)).await);
+            stubs.push(StubReplica::with_capacity(SLOTS, StubBehavior::DiesOfPoison(SERVICE_TIME)).await);
         }
         let dispatcher = start_dispatcher(&stubs, &LONG_TIMES).await;
         for round in 1..=6 {
-            // Every slot is taken, so the replica holds two other requests when it dies. More requests wait.
+            // There are twice as many requests as slots, so a replica that dies holds two other requests.
             let bodies = (0..2 * 3 * SLOTS).map(|number| if number == round { POISON } else { b"innocent" });
             let requests: Vec<_> = bodies.map(|body| send(&dispatcher, body, LONG_TIMEOUT_MS)).collect();
             let replies = replies(requests).await;
             assert_eq!(failures(&replies), [(422, "poison")], "round {round}");
             assert_eq!(replies[round].status_and_code(), (422, "poison"), "round {round}");
-            let attempts = stubs.iter().flat_map(Stub::received).filter(|request| request.body == POISON).count();
+            let attempts =
+                stubs.iter().flat_map(StubReplica::received).filter(|request| request.body == POISON).count();
             assert!(attempts <= 2 * round, "{attempts} attempts in {round} rounds");
             dispatcher.until_states(&["ready"; 3]).await;
         }
         let retries = dispatcher.metric("dispatcher_retries_total{reason=\"reset\"}").await;
-        assert!(retries >= 12.0, "{retries} retries; the replica that died held two other requests each time");
+        let message = "a replica that dies holds two other requests in each of 6 rounds";
+        assert!(retries >= 12.0, "{retries} retries, but {message}");
     });
 }
 
 #[test]
-fn the_only_replica_may_hang_and_recover() {
+fn requests_are_answered_after_the_only_replica_has_hung_and_recovered() {
     on_steady_machine(async || {
         let gate = Arc::new(Semaphore::new(0));
-        let stubs = stubs::<1>(Behavior::Gated(gate.clone())).await;
+        let stubs = stubs::<1>(StubBehavior::Gated(gate.clone())).await;
         let dispatcher = start_dispatcher(&stubs, &["--deadline=30s"]).await;
-        let patient: Vec<_> = (0..8).map(|_| send(&dispatcher, "patient", LONG_TIMEOUT_MS)).collect();
+        let long: Vec<_> = (0..8).map(|_| send(&dispatcher, "long timeout", LONG_TIMEOUT_MS)).collect();
         stubs[0].until_calls(CAPACITY).await;
-        stubs[0].set_behavior(Behavior::Hangs);
+        stubs[0].set_behavior(StubBehavior::Hangs);
         let since = Instant::now();
-        let impatient = send(&dispatcher, "impatient", 1500).await.expect("the task does not panic");
-        assert_eq!(impatient.status_and_code(), (504, "deadline_exceeded"));
+        let short = send(&dispatcher, "short timeout", 1500).await.expect("the task does not panic");
+        assert_eq!(short.status_and_code(), (504, "deadline_exceeded"));
         let waited = since.elapsed();
         assert!(waited >= Duration::from_millis(1500) && waited < Duration::from_millis(2500), "{waited:?}");
         dispatcher.until_states(&["ejected"]).await;
-        stubs[0].set_behavior(Behavior::Prompt);
-        assert_eq!(failures(&replies(patient).await), []);
+        stubs[0].set_behavior(StubBehavior::Prompt);
+        assert_eq!(failures(&replies(long).await), []);
     });
 }
 
@@ -492,13 +512,13 @@ fn the_least_loaded_replica_gets_the_next_request() {
     on_steady_machine(async || {
         for (flags, expected) in [(&["--balance=least-loaded"][..], 1), (&[], CAPACITY)] {
             let gate = Arc::new(Semaphore::new(0));
-            let stubs = stubs::<2>(Behavior::Prompt).await;
-            stubs[0].set_behavior(Behavior::Gated(gate.clone()));
+            let stubs = stubs::<2>(StubBehavior::Prompt).await;
+            stubs[0].set_behavior(StubBehavior::Gated(gate.clone()));
             let dispatcher = start_dispatcher(&stubs, flags).await;
             let mut requests = Vec::new();
             for number in 1..=20 {
                 requests.push(send(&dispatcher, "image", LONG_TIMEOUT_MS));
-                // Each request is sent after the last one was answered by one stub or is held by the other.
+                // The next request is sent once the last one is answered by one stub or held by the other.
                 while stubs[0].calls() + stubs[1].calls() < number || !all_answered_except(&requests, stubs[0].calls())
                 {
                     sleep_ms(1).await;
@@ -511,8 +531,8 @@ fn the_least_loaded_replica_gets_the_next_request() {
     });
 }
 
-/// Whether all requests but `held` of them are answered.
-fn all_answered_except(requests: &[JoinHandle<Reply>], held: usize) -> bool {
+/// Whether all requests except `held` of them are answered.
+fn all_answered_except(requests: &[JoinHandle<DispatcherReply>], held: usize) -> bool {
     requests.iter().filter(|request| !request.is_finished()).count() <= held
 }
 
@@ -520,24 +540,25 @@ fn all_answered_except(requests: &[JoinHandle<Reply>], held: usize) -> bool {
 fn an_overload_is_refused_at_once_and_admitted_requests_are_answered() {
     on_steady_machine(async || {
         for order in ["--order=late-last", "--order=fifo"] {
-            let stubs = stubs::<1>(Behavior::Delayed(2 * SERVICE_TIME)).await;
+            let stubs = stubs::<1>(StubBehavior::Delayed(2 * SERVICE_TIME)).await;
             let dispatcher = start_dispatcher(&stubs, &[order, "--deadline=1s", "--objective=500ms"]).await;
             assert_eq!(failures(&load(&dispatcher, 10, SERVICE_TIME).await.expect("the task does not panic")), []);
-            // Three times the throughput of the replica.
+            // The offered load is three times the throughput of the replica, whose service time is doubled.
             let (pause, time) = (pause(1, 1.5), Duration::from_secs(4));
             let replies = load(&dispatcher, image_count(time, pause), pause).await.expect("the task does not panic");
             let sheds = replies.iter().filter(|reply| reply.status_and_code() == (503, "overloaded"));
-            assert!(sheds.clone().all(Reply::has_retry_after), "every refusal tells when to come back");
+            assert!(sheds.clone().all(DispatcherReply::has_retry_after), "every refusal has Retry-After");
             let (shed, good) = (sheds.count(), replies.len() - failures(&replies).len());
             let (admitted, possible) = (replies.len() - shed, replies.len() / 3);
             let result = format!("{order}: {shed} of {} shed, {good} of {admitted} answered", replies.len());
             println!("{result}");
             assert!(shed >= replies.len() / 3, "{result}");
-            // On an idle machine nearly all of them are answered. If all were admitted, it would be a third.
+            // On an idle machine nearly all admitted requests are answered. If all requests were admitted, a third of
+            // them would be answered.
             assert!(good * 4 >= admitted * 3, "{result}");
-            // Nearly all here too. A machine that stands still for moments makes answers look slow, so more are
-            // refused.
-            assert!(good * 2 >= possible, "{result}; {possible} were possible");
+            // On an idle machine nearly as many requests are answered as the replica can answer. If the machine stands
+            // still for moments, the service time looks longer, and more requests are refused.
+            assert!(good * 2 >= possible, "{result}; the replica could answer {possible}");
             dispatcher.until_waiting(0).await;
             assert_eq!(send(&dispatcher, "later", LONG_TIMEOUT_MS).await.expect("the task does not panic").status, 200);
         }
@@ -552,9 +573,9 @@ fn a_new_request_passes_late_ones_unless_the_order_is_fifo() {
             ("--order=fifo", ["first", "late 0", "late 1", "late 2", "new"]),
         ] {
             let gate = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
-            let stubs = [Stub::start(Behavior::Gated(gate.clone())).await];
+            let stubs = [StubReplica::start(StubBehavior::Gated(gate.clone())).await];
             let dispatcher = start_dispatcher(&stubs, &[order, "--objective=2s", "--deadline=30s"]).await;
-            // Ten fast answers, so that one slow answer changes the mean service time little.
+            // After ten fast answers, one slow answer hardly changes the mean service time.
             for _ in 0..10 {
                 assert_eq!(
                     send(&dispatcher, "before", LONG_TIMEOUT_MS).await.expect("the task does not panic").status,

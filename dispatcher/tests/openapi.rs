@@ -1,5 +1,5 @@
 //! Compares `/openapi.json` with the responses of the dispatcher's program. schemathesis (from PyPI) sends valid and
-//! invalid requests and checks the responses; where it is not installed, the test is reported as skipped.
+//! invalid requests and checks the responses. If it is not installed, the test is reported as skipped.
 
 mod program;
 
@@ -18,17 +18,17 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::process::Command;
 
-/// Longest time for one run of schemathesis, which takes a few seconds.
+/// The longest time for one run of schemathesis, which usually takes a few seconds.
 const RUN_LIMIT: Duration = Duration::from_secs(60);
 
 const TOKEN: &str = "s3cret";
 
-/// The document that `GET /openapi.json` answers.
+/// The document that answers `GET /openapi.json`.
 fn document() -> Value {
-    serde_json::from_str(include_str!("../src/openapi.json")).expect("JSON")
+    serde_json::from_str(include_str!("../src/openapi.json")).expect("the document is JSON")
 }
 
-/// A stub replica. It takes any bytes as an image, if they are where the format of the body has the image.
+/// A stub replica. It accepts any bytes as an image if they are at the place of the image in the body's format.
 async fn stub(request: Request<Incoming>) -> Reply {
     if request.uri().path() == "/readyz" {
         return respond::json(StatusCode::OK, &ReadyBody { ready: true, capacity: Some(8) });
@@ -46,6 +46,7 @@ async fn stub(request: Request<Incoming>) -> Reply {
     respond::json(StatusCode::OK, &Answer::new(vec![prediction], "stub", "stub", Timing::default()))
 }
 
+/// Whether the body has bytes at the place of the image in its format.
 fn has_image(format: BodyFormat, body: &[u8]) -> bool {
     match format {
         BodyFormat::Raw => !body.is_empty(),
@@ -61,16 +62,16 @@ fn has_image(format: BodyFormat, body: &[u8]) -> bool {
 
 /// Starts the dispatcher with one stub replica.
 async fn start_dispatcher(flags: &[&str]) -> Program {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("the system has a free port");
     let replicas = format!("--replicas=static:{}", listener.local_addr().expect("the socket is bound"));
     tokio::spawn(service::server::serve(listener, None, stub, std::future::pending(), Duration::ZERO));
     Program::start(&[&["--log=error", &replicas], flags].concat(), &[]).await
 }
 
-/// Runs schemathesis in `folder`, and tells whether it is installed. Reports the test as skipped where it is not.
+/// Runs schemathesis in `folder`. Returns whether it is installed. If it is not, the test is reported as skipped.
 ///
 /// # Panics
-/// When schemathesis finds a wrong response.
+/// If schemathesis finds a wrong response.
 async fn schemathesis(folder: &Path, flags: &[&str]) -> bool {
     let crate_folder = Path::new(env!("CARGO_MANIFEST_DIR"));
     let installed = crate_folder.join("../target/tools/schemathesis/bin/schemathesis");
@@ -101,30 +102,31 @@ async fn schemathesis(folder: &Path, flags: &[&str]) -> bool {
 }
 
 #[tokio::test]
-async fn the_responses_are_as_described() {
-    let folder = tempfile::tempdir().expect("a temporary folder");
+async fn the_responses_match_the_openapi_document() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let open = start_dispatcher(&[]).await;
     let url = format!("http://{}", open.address);
     if !schemathesis(folder.path(), &[&format!("{url}/openapi.json")]).await {
         return;
     }
 
-    // The document describes a dispatcher without a token, where the token is optional.
+    // The document says that a token is optional. For a dispatcher with a token, it must be required.
     let mut document = document();
     for path in ["/predict", "/infer"] {
         document["paths"][path]["post"]["security"] = json!([{"token": []}]);
     }
-    let file = |name| folder.path().join(name).to_str().expect("a path in UTF-8").to_owned();
+    let file = |name| folder.path().join(name).to_str().expect("the path is UTF-8").to_owned();
     let (strict, token) = (file("strict.json"), file("token"));
-    std::fs::write(&strict, document.to_string()).expect("writable");
-    std::fs::write(&token, TOKEN).expect("writable");
+    std::fs::write(&strict, document.to_string()).expect("the temporary folder is writable");
+    std::fs::write(&token, TOKEN).expect("the temporary folder is writable");
     let closed = start_dispatcher(&["--token-file", &token]).await;
     let url = format!("http://{}", closed.address);
     let header = format!("Authorization: Bearer {TOKEN}");
     schemathesis(folder.path(), &[&strict, "--url", &url, "--header", &header, "--include-tag", "images"]).await;
 }
 
-/// The code after `code` in a list of all codes. A new code does not compile until it has its place here.
+/// The code after `code` in a list of all codes. The match has no wildcard, so a new code does not compile before it is
+/// added here.
 fn after(code: Code) -> Option<Code> {
     Some(match code {
         Code::BadRequest => Code::BadImage,
@@ -145,7 +147,7 @@ fn after(code: Code) -> Option<Code> {
     })
 }
 
-/// The value to which `value` refers, or `value` itself if it is no reference.
+/// The value to which `value` refers; `value` itself if it is no reference.
 fn resolved<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
     match value["$ref"].as_str() {
         Some(reference) => {
@@ -156,7 +158,7 @@ fn resolved<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
 }
 
 fn entries(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
-    value.as_object().expect("an object").iter()
+    value.as_object().expect("this part of the document is an object").iter()
 }
 
 #[test]
@@ -167,7 +169,8 @@ fn every_code_is_described_with_its_status() {
         for (status, response) in entries(&operation["responses"]) {
             let schema = &resolved(&document, response)["content"]["application/json"]["schema"];
             for code in schema["allOf"][1]["properties"]["code"]["enum"].as_array().into_iter().flatten() {
-                described.insert((status.parse().expect("a status"), code.as_str().expect("text")));
+                described
+                    .insert((status.parse().expect("the key is a status"), code.as_str().expect("a code is a string")));
             }
         }
     }

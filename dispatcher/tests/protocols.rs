@@ -1,5 +1,5 @@
-//! The protocols between clients and the dispatcher's program: body formats, request ids, HTTP/2, TLS, tokens and
-//! admin paths; and clients that are slow or hostile.
+//! Tests of the protocols between clients and the dispatcher's program: body formats, request ids, HTTP/2, TLS, tokens
+//! and admin paths. Some clients are slow or hostile.
 
 mod program;
 mod stub;
@@ -10,13 +10,13 @@ use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use program::{Dispatcher, Program, WAIT_LIMIT, command, until_logged};
+use program::{Program, RunningDispatcher, WAIT_LIMIT, command, until_logged};
 use service::fetch;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use stub::{Behavior, Stub};
+use stub::{StubBehavior, StubReplica};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -26,17 +26,18 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
 
-/// The program reads a replaced file within this time.
+/// The longest time after which the program uses a replaced file.
 const RELOAD_LIMIT: Duration = Duration::from_secs(6);
 
-/// Bytes in a sequence that repeats only after 251, so that lost, doubled and swapped pieces are noticed.
+/// A sequence of bytes that repeats after 251 bytes. Lost, doubled and swapped pieces would change it, because 251 is
+/// prime.
 fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|index| (index * 31 % 251) as u8).collect()
 }
 
 fn write(folder: &TempDir, name: &str, content: &str) -> PathBuf {
     let path = folder.path().join(name);
-    std::fs::write(&path, content).expect("writable");
+    std::fs::write(&path, content).expect("the temporary folder is writable");
     path
 }
 
@@ -44,9 +45,9 @@ fn flag(name: &str, path: &Path) -> String {
     format!("--{name}={}", path.display())
 }
 
-/// Sends all of these bytes over a connection of its own, and only then reads the response to its end.
+/// Sends `bytes` over a new connection. Reads the response to its end only after all bytes are sent.
 async fn send_all_then_read(address: &str, bytes: &[u8]) -> String {
-    let mut stream = TcpStream::connect(address).await.expect("connected");
+    let mut stream = TcpStream::connect(address).await.expect("the dispatcher listens");
     stream.write_all(bytes).await.expect("all bytes are sent");
     let mut answer = Vec::new();
     let read =
@@ -57,8 +58,8 @@ async fn send_all_then_read(address: &str, bytes: &[u8]) -> String {
 
 #[tokio::test]
 async fn every_body_format_reaches_the_replica_unchanged() {
-    let stub = Stub::start(Behavior::Prompt).await;
-    let dispatcher = Dispatcher::start(&stub::static_list(&[&stub]), &[]).await;
+    let stub = StubReplica::start(StubBehavior::Prompt).await;
+    let dispatcher = RunningDispatcher::start(&stub::static_list(&[&stub]), &[]).await;
     let multipart =
         "--b\r\nContent-Disposition: form-data; name=\"image\"; filename=\"a.jpg\"\r\n\r\n\u{0}x\r\n--b--\r\n";
     for (content_type, body) in [
@@ -74,7 +75,7 @@ async fn every_body_format_reaches_the_replica_unchanged() {
             if let Some(content_type) = content_type {
                 request = request.header("content-type", content_type);
             }
-            let reply = dispatcher.send(request.body(Full::from(body)).expect("a request")).await;
+            let reply = dispatcher.send(request.body(Full::from(body)).expect("the request is well formed")).await;
             assert_eq!(reply.status, 200, "{content_type:?}: {}", reply.json);
             let received = stub.received().pop().expect("the replica has the request");
             assert_eq!(received.body, body.as_bytes(), "{content_type:?}");
@@ -88,8 +89,8 @@ async fn every_body_format_reaches_the_replica_unchanged() {
 
 #[tokio::test]
 async fn a_chunked_body_in_odd_pieces_arrives_whole() {
-    let stub = Stub::start(Behavior::Prompt).await;
-    let dispatcher = Dispatcher::start(&stub::static_list(&[&stub]), &[]).await;
+    let stub = StubReplica::start(StubBehavior::Prompt).await;
+    let dispatcher = RunningDispatcher::start(&stub::static_list(&[&stub]), &[]).await;
     let body = pattern(1 << 20);
     let mut bytes =
         b"POST /predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
@@ -105,14 +106,14 @@ async fn a_chunked_body_in_odd_pieces_arrives_whole() {
     let answer = send_all_then_read(&dispatcher.program.address, &bytes).await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     let received = stub.received().pop().expect("the replica has the request");
-    assert!(received.body == body, "{} bytes, or not the same", received.body.len());
+    assert!(received.body == body, "the {} received bytes differ from the sent ones", received.body.len());
     assert_eq!(received.headers["content-length"], body.len().to_string());
 }
 
 #[tokio::test]
-async fn well_formed_ids_are_kept_and_others_replaced() {
-    let stub = Stub::start(Behavior::Prompt).await;
-    let dispatcher = Dispatcher::start(&stub::static_list(&[&stub]), &[]).await;
+async fn well_formed_ids_are_kept_and_others_are_replaced() {
+    let stub = StubReplica::start(StubBehavior::Prompt).await;
+    let dispatcher = RunningDispatcher::start(&stub::static_list(&[&stub]), &[]).await;
     let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     let long = "x".repeat(129);
     let names = ["x-request-id", "traceparent"];
@@ -129,24 +130,24 @@ async fn well_formed_ids_are_kept_and_others_replaced() {
                 request = request.header(name, value);
             }
         }
-        let request = request.body(Full::from("image")).expect("a request");
-        let response = dispatcher.client.request(request).await.expect("answered");
+        let request = request.body(Full::from("image")).expect("the request is well formed");
+        let response = dispatcher.client.request(request).await.expect("the dispatcher answers");
         let received = stub.received().pop().expect("the replica has the request");
         for ((name, given), kept) in names.into_iter().zip(given).zip(kept) {
-            let echoed = response.headers()[name].to_str().expect("text");
+            let echoed = response.headers()[name].to_str().expect("the header is ASCII");
             assert!(!echoed.is_empty(), "{name}");
             assert_eq!(given == Some(echoed), kept, "{given:?} became {echoed:?}");
-            assert_eq!(received.headers[name], echoed, "the replica receives the same");
+            assert_eq!(received.headers[name], echoed, "the replica receives the same {name}");
         }
     }
     let refused = dispatcher.post(&[("x-request-id", "order-9"), ("content-type", "text/plain")]).await;
-    assert_eq!(refused.json["request_id"], "order-9", "errors have the id too");
+    assert_eq!(refused.json["request_id"], "order-9", "an error has the id, too");
 }
 
 #[tokio::test]
 async fn the_replica_receives_the_number_of_predictions_and_the_time_left() {
-    let stub = Stub::start(Behavior::Prompt).await;
-    let dispatcher = Dispatcher::start(&stub::static_list(&[&stub]), &["--deadline=4s"]).await;
+    let stub = StubReplica::start(StubBehavior::Prompt).await;
+    let dispatcher = RunningDispatcher::start(&stub::static_list(&[&stub]), &["--deadline=4s"]).await;
     for (query, timeout, expected, most) in
         [("", None, None, 4000), ("?top_k=3", Some("700"), Some("top_k=3"), 700), ("?a=b", Some("9000"), None, 4000)]
     {
@@ -154,17 +155,28 @@ async fn the_replica_receives_the_number_of_predictions_and_the_time_left() {
         if let Some(timeout) = timeout {
             request = request.header("x-request-timeout-ms", timeout);
         }
-        assert_eq!(dispatcher.send(request.body(Full::from("image")).expect("a request")).await.status, 200);
+        assert_eq!(
+            dispatcher.send(request.body(Full::from("image")).expect("the request is well formed")).await.status,
+            200
+        );
         let received = stub.received().pop().expect("the replica has the request");
         assert_eq!(received.query.as_deref(), expected, "{query}");
-        let left: u64 = received.headers["x-request-timeout-ms"].to_str().expect("text").parse().expect("a number");
-        assert!((1..=most).contains(&left), "{left} ms of {most}");
-        let waited: f64 = received.headers["x-request-queue-ms"].to_str().expect("text").parse().expect("a number");
-        assert!((0.0..4000.0).contains(&waited), "{waited}");
+        let left: u64 = received.headers["x-request-timeout-ms"]
+            .to_str()
+            .expect("the header is ASCII")
+            .parse()
+            .expect("the value is a number");
+        assert!((1..=most).contains(&left), "{left} ms are left of {most} ms");
+        let waited: f64 = received.headers["x-request-queue-ms"]
+            .to_str()
+            .expect("the header is ASCII")
+            .parse()
+            .expect("the value is a number");
+        assert!((0.0..4000.0).contains(&waited), "the request waited {waited} ms");
     }
 }
 
-/// Sends one image over `stream`, and returns the head of the response.
+/// Sends one image over `stream`. Returns the response, whose body is not read yet.
 async fn exchange<I>(stream: I, version: Version, body: impl Into<Bytes>) -> Response<Incoming>
 where
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -172,49 +184,51 @@ where
     let request = image_request("localhost", body);
     let stream = TokioIo::new(stream);
     if version == Version::HTTP_2 {
-        let (mut sender, connection) = http2::handshake(TokioExecutor::new(), stream).await.expect("HTTP/2");
+        let (mut sender, connection) =
+            http2::handshake(TokioExecutor::new(), stream).await.expect("the HTTP/2 handshake succeeds");
         tokio::spawn(connection);
-        sender.send_request(request).await.expect("answered")
+        sender.send_request(request).await.expect("the dispatcher answers")
     } else {
-        let (mut sender, connection) = http1::handshake(stream).await.expect("HTTP/1.1");
+        let (mut sender, connection) = http1::handshake(stream).await.expect("the HTTP/1.1 handshake succeeds");
         tokio::spawn(connection);
-        sender.send_request(request).await.expect("answered")
+        sender.send_request(request).await.expect("the dispatcher answers")
     }
 }
 
 fn image_request(host: &str, body: impl Into<Bytes>) -> Request<Full<Bytes>> {
     let request = Request::post(format!("http://{host}/predict")).header("host", host);
-    request.body(Full::new(body.into())).expect("a request")
+    request.body(Full::new(body.into())).expect("the request is well formed")
 }
 
 #[tokio::test]
 async fn a_hundred_requests_share_an_http2_connection() {
     let gate = Arc::new(Semaphore::new(0));
-    let stub = Stub::with_capacity(100, Behavior::Gated(gate.clone())).await;
-    let dispatcher = Dispatcher::start(&stub::static_list(&[&stub]), &["--deadline=60s"]).await;
-    let stream = TcpStream::connect(&dispatcher.program.address).await.expect("connected");
-    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("HTTP/2");
+    let stub = StubReplica::with_capacity(100, StubBehavior::Gated(gate.clone())).await;
+    let dispatcher = RunningDispatcher::start(&stub::static_list(&[&stub]), &["--deadline=60s"]).await;
+    let stream = dispatcher.program.connect().await;
+    let (sender, connection) =
+        http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("the HTTP/2 handshake succeeds");
     tokio::spawn(connection);
     let requests: Vec<_> = (0..100)
         .map(|_| {
             let mut sender = sender.clone();
-            tokio::spawn(
-                async move { sender.send_request(image_request("localhost", "image")).await.expect("answered") },
-            )
+            tokio::spawn(async move {
+                sender.send_request(image_request("localhost", "image")).await.expect("the dispatcher answers")
+            })
         })
         .collect();
-    // The replica has all of them before the first is answered.
+    // The replica receives all requests before the first is answered.
     stub.until_calls(100).await;
     gate.add_permits(100);
     for request in requests {
         let response = request.await.expect("the task does not panic");
         assert_eq!((response.status(), response.version()), (StatusCode::OK, Version::HTTP_2));
-        let body = response.into_body().collect().await.expect("whole").to_bytes();
+        let body = response.into_body().collect().await.expect("the body arrives whole").to_bytes();
         assert!(body.starts_with(b"{\"success\":true"), "{body:?}");
     }
     gate.add_permits(1);
     let body = pattern(1 << 20);
-    let stream = TcpStream::connect(&dispatcher.program.address).await.expect("connected");
+    let stream = dispatcher.program.connect().await;
     assert_eq!(exchange(stream, Version::HTTP_2, body.clone()).await.status(), StatusCode::OK);
     assert!(stub.received().pop().expect("the replica has the request").body == body, "a large body arrives whole");
 }
@@ -228,7 +242,8 @@ struct Identity {
 
 impl Identity {
     fn new() -> Self {
-        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+        let made =
+            rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate can be generated");
         Self { certificate: made.cert.der().clone(), chain: made.cert.pem(), key: made.signing_key.serialize_pem() }
     }
 
@@ -241,28 +256,31 @@ impl Identity {
     }
 }
 
-/// Opens a TLS connection. The client trusts these identities and offers these protocols.
+/// Opens a TLS connection. The client trusts the certificates in `trusted` and offers `protocols`.
 async fn handshake(address: &str, trusted: &[&Identity], protocols: &[&str]) -> std::io::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     for identity in trusted {
-        roots.add(identity.certificate.clone()).expect("a root");
+        roots.add(identity.certificate.clone()).expect("the certificate is valid");
     }
     let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
-        .expect("versions")
+        .expect("the provider supports the default versions of TLS")
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
     let stream = TcpStream::connect(address).await?;
-    TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost").expect("a name"), stream).await
+    TlsConnector::from(Arc::new(config))
+        .connect(ServerName::try_from("localhost").expect("the name is well formed"), stream)
+        .await
 }
 
 /// The certificate that the server presents now.
 async fn presented_certificate(address: &str, trusted: &[&Identity]) -> CertificateDer<'static> {
-    let stream = handshake(address, trusted, &[]).await.expect("a handshake");
-    stream.get_ref().1.peer_certificates().expect("the handshake has checked them")[0].clone()
+    let stream = handshake(address, trusted, &[]).await.expect("the TLS handshake succeeds");
+    stream.get_ref().1.peer_certificates().expect("a handshake without certificates fails")[0].clone()
 }
 
+/// Waits until the server presents the certificate of `identity`.
 async fn until_presented(address: &str, identity: &Identity, trusted: &[&Identity]) {
     let since = Instant::now();
     while presented_certificate(address, trusted).await != identity.certificate {
@@ -272,11 +290,11 @@ async fn until_presented(address: &str, identity: &Identity, trusted: &[&Identit
 }
 
 #[tokio::test]
-async fn tls_works_with_both_protocols_and_without_negotiation() {
-    let (folder, identity) = (tempfile::tempdir().expect("a folder"), Identity::new());
-    let stub = Stub::start(Behavior::Prompt).await;
+async fn tls_works_with_http1_with_http2_and_without_negotiation() {
+    let (folder, identity) = (tempfile::tempdir().expect("a temporary folder can be made"), Identity::new());
+    let stub = StubReplica::start(StubBehavior::Prompt).await;
     let [certificate, key] = identity.install(&folder);
-    let dispatcher = Dispatcher::start(&stub::static_list(&[&stub]), &[&certificate, &key]).await;
+    let dispatcher = RunningDispatcher::start(&stub::static_list(&[&stub]), &[&certificate, &key]).await;
     let address = &dispatcher.program.address;
     assert!(dispatcher.program.has_tls, "the program announces https");
     for (offered, version) in [
@@ -285,7 +303,7 @@ async fn tls_works_with_both_protocols_and_without_negotiation() {
         (&["http/1.1", "h2"], Version::HTTP_2),
         (&[], Version::HTTP_11),
     ] {
-        let stream = handshake(address, &[&identity], offered).await.expect("a handshake");
+        let stream = handshake(address, &[&identity], offered).await.expect("the TLS handshake succeeds");
         let agreed = stream.get_ref().1.alpn_protocol().map(|protocol| String::from_utf8_lossy(protocol).into_owned());
         let expected = if version == Version::HTTP_2 { "h2" } else { "http/1.1" };
         assert_eq!(agreed.as_deref(), (!offered.is_empty()).then_some(expected), "{offered:?}");
@@ -297,32 +315,32 @@ async fn tls_works_with_both_protocols_and_without_negotiation() {
 }
 
 #[tokio::test]
-async fn clients_that_do_not_speak_tls_do_not_hinder_others() {
-    let (folder, identity) = (tempfile::tempdir().expect("a folder"), Identity::new());
-    let stub = Stub::start(Behavior::Prompt).await;
+async fn clients_that_do_not_speak_tls_do_not_disturb_others() {
+    let (folder, identity) = (tempfile::tempdir().expect("a temporary folder can be made"), Identity::new());
+    let stub = StubReplica::start(StubBehavior::Prompt).await;
     let [certificate, key] = identity.install(&folder);
-    let dispatcher = Dispatcher::start(&stub::static_list(&[&stub]), &[&certificate, &key]).await;
+    let dispatcher = RunningDispatcher::start(&stub::static_list(&[&stub]), &[&certificate, &key]).await;
     let address = &dispatcher.program.address;
     let mut silent = Vec::new();
     for _ in 0..10 {
-        silent.push(TcpStream::connect(address).await.expect("connected"));
+        silent.push(TcpStream::connect(address).await.expect("the dispatcher listens"));
     }
     for bytes in ["GET /livez HTTP/1.1\r\nHost: x\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "\u{16}\u{3}\u{1}"] {
-        let mut stream = TcpStream::connect(address).await.expect("connected");
-        stream.write_all(bytes.as_bytes()).await.expect("sent");
+        let mut stream = TcpStream::connect(address).await.expect("the dispatcher listens");
+        stream.write_all(bytes.as_bytes()).await.expect("the connection is open");
         stream.shutdown().await.expect("the end is sent");
         let mut answer = Vec::new();
         let read =
             tokio::time::timeout(WAIT_LIMIT, stream.read_to_end(&mut answer)).await.expect("the connection is closed");
         assert!(read.is_err() || !answer.starts_with(b"HTTP"), "{:?}", String::from_utf8_lossy(&answer));
-        let stream = handshake(address, &[&identity], &["h2"]).await.expect("a handshake");
+        let stream = handshake(address, &[&identity], &["h2"]).await.expect("the TLS handshake succeeds");
         assert_eq!(exchange(stream, Version::HTTP_2, "image").await.status(), StatusCode::OK);
     }
 }
 
 #[tokio::test]
-async fn a_replaced_certificate_is_used_and_a_broken_one_is_not() {
-    let folder = tempfile::tempdir().expect("a folder");
+async fn a_replaced_certificate_is_used_unless_it_is_malformed() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let (first, second, third) = (Identity::new(), Identity::new(), Identity::new());
     let all = [&first, &second, &third];
     let [certificate, key] = first.install(&folder);
@@ -335,14 +353,14 @@ async fn a_replaced_certificate_is_used_and_a_broken_one_is_not() {
     write(&folder, "chain.pem", "-----BEGIN NOTHING-----\n");
     until_logged(&mut log, "the certificate cannot be read").await;
     assert_eq!(presented_certificate(address, &all).await, second.certificate);
-    std::fs::remove_file(folder.path().join("key.pem")).expect("removable");
+    std::fs::remove_file(folder.path().join("key.pem")).expect("the file can be removed");
     until_logged(&mut log, "key.pem").await;
     assert_eq!(presented_certificate(address, &all).await, second.certificate);
     third.install(&folder);
     until_presented(address, &third, &all).await;
 }
 
-/// Runs the program until it ends by itself.
+/// Runs the program until it ends by itself. Returns its output.
 async fn run_to_end(flags: &[&str]) -> Output {
     let mut command = command(&[&["--log=error"], flags].concat());
     let child = command.env("RUST_BACKTRACE", "0").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
@@ -352,7 +370,7 @@ async fn run_to_end(flags: &[&str]) -> Output {
 
 #[tokio::test]
 async fn an_unusable_file_or_address_is_named_in_one_line() {
-    let folder = tempfile::tempdir().expect("a folder");
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let (one, other) = (Identity::new(), Identity::new());
     let certificate = flag("tls-certificate", &write(&folder, "one.pem", &one.chain));
     let key = flag("tls-key", &write(&folder, "one.key", &one.key));
@@ -364,8 +382,8 @@ async fn an_unusable_file_or_address_is_named_in_one_line() {
     let (missing_token, empty_token) =
         (flag("token-file", &missing), flag("token-file", &write(&folder, "empty", "\n")));
     let two_tokens = flag("token-file", &write(&folder, "two", "one\ntwo\n"));
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let admin = format!("--admin-listen={}", taken.local_addr().expect("bound"));
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("the system has a free port");
+    let admin = format!("--admin-listen={}", taken.local_addr().expect("the socket is bound"));
     for (flags, words) in [
         (&[&certificate, &others_key][..], "the certificate and the key cannot be used"),
         (&[&no_certificate, &key], "the certificate cannot be read"),
@@ -383,7 +401,7 @@ async fn an_unusable_file_or_address_is_named_in_one_line() {
         assert!(!output.status.success(), "{flags:?}");
         assert!(error.contains(words) && error.lines().count() == 1, "{flags:?}: {error}");
     }
-    // These are refused with the usage.
+    // The program refuses these flags with its usage, which has several lines.
     for (flags, words) in [(&[&*certificate][..], "--tls-key"), (&[&*key], "--tls-certificate"), (&[], "--replicas")] {
         let output = run_to_end(flags).await;
         let error = String::from_utf8_lossy(&output.stderr);
@@ -393,13 +411,13 @@ async fn an_unusable_file_or_address_is_named_in_one_line() {
 
 #[tokio::test]
 async fn a_token_is_required_and_can_be_replaced() {
-    let folder = tempfile::tempdir().expect("a folder");
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let file = write(&folder, "token", "first\n");
-    let stub = Stub::start(Behavior::Prompt).await;
+    let stub = StubReplica::start(StubBehavior::Prompt).await;
     let replicas = format!("--replicas={}", stub::static_list(&[&stub]));
     let flags = [&*replicas, "--log=service=warn,error", &flag("token-file", &file)];
     let (program, mut log) = Program::start_with_log(&flags).await;
-    let dispatcher = Dispatcher::new(program);
+    let dispatcher = RunningDispatcher::new(program);
     let with = async |value: Option<&str>| {
         let headers: Vec<_> = value.map(|value| ("authorization", value)).into_iter().collect();
         dispatcher.post(&headers).await
@@ -409,8 +427,8 @@ async fn a_token_is_required_and_can_be_replaced() {
         if let Some(value) = value {
             request = request.header("authorization", value);
         }
-        let request = request.body(Full::from("image")).expect("a request");
-        let response = dispatcher.client.request(request).await.expect("answered");
+        let request = request.body(Full::from("image")).expect("the request is well formed");
+        let response = dispatcher.client.request(request).await.expect("the dispatcher answers");
         assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{value:?}");
         assert_eq!(response.headers()["www-authenticate"], "Bearer", "{value:?}");
         assert_eq!(with(value).await.status_and_code(), (401, "unauthorized"), "{value:?}");
@@ -424,7 +442,7 @@ async fn a_token_is_required_and_can_be_replaced() {
     let until_accepted = async |value: &str| {
         let since = Instant::now();
         while with(Some(value)).await.status != 200 {
-            assert!(since.elapsed() < RELOAD_LIMIT, "the new token is still refused");
+            assert!(since.elapsed() < RELOAD_LIMIT, "the new token {value:?} is still refused");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
@@ -433,7 +451,7 @@ async fn a_token_is_required_and_can_be_replaced() {
     assert_eq!(with(Some("Bearer first")).await.status, 401, "the old token is refused");
     write(&folder, "token", "\n");
     until_logged(&mut log, "keeping what was read before").await;
-    assert_eq!(with(Some("Bearer second")).await.status, 200, "a broken file changes nothing");
+    assert_eq!(with(Some("Bearer second")).await.status, 200, "a malformed token file changes nothing");
     assert_eq!(with(Some("Bearer ")).await.status, 401);
     write(&folder, "token", "third");
     until_accepted("Bearer third").await;
@@ -441,43 +459,48 @@ async fn a_token_is_required_and_can_be_replaced() {
 
 #[tokio::test]
 async fn admin_paths_can_have_an_address_of_their_own() {
-    let stub = Stub::start(Behavior::Prompt).await;
+    let stub = StubReplica::start(StubBehavior::Prompt).await;
     let flags = ["--admin-listen=127.0.0.1:0"];
-    let mut dispatcher = Dispatcher::start(&stub::static_list(&[&stub]), &flags).await;
+    let mut dispatcher = RunningDispatcher::start(&stub::static_list(&[&stub]), &flags).await;
     let line = dispatcher.program.next_line().await;
-    let admin = line.strip_prefix("admin paths on http://").expect("the address of the admin paths");
+    let admin =
+        line.strip_prefix("admin paths on http://").expect("the second line has the address of the admin paths");
     for path in ["/metrics", "/livez", "/readyz", "/status"] {
-        let (status, _) = service::fetch::get(admin, path, WAIT_LIMIT).await.expect("answered");
+        let (status, _) = service::fetch::get(admin, path, WAIT_LIMIT).await.expect("the dispatcher answers");
         assert_eq!(status, StatusCode::OK, "{path}");
         assert_eq!(dispatcher.get(path).await.status_and_code(), (404, "not_found"), "{path}");
     }
     assert_eq!(dispatcher.post(&[]).await.status, 200);
-    let elsewhere = Request::post(format!("http://{admin}/predict")).body(Full::from("image")).expect("a request");
+    let elsewhere =
+        Request::post(format!("http://{admin}/predict")).body(Full::from("image")).expect("the request is well formed");
     assert_eq!(dispatcher.send(elsewhere).await.status_and_code(), (404, "not_found"));
-    let (_, metrics) = service::fetch::get(admin, "/metrics", WAIT_LIMIT).await.expect("answered");
+    let (_, metrics) = service::fetch::get(admin, "/metrics", WAIT_LIMIT).await.expect("the dispatcher answers");
     let metrics = String::from_utf8_lossy(&metrics);
     assert!(metrics.contains("dispatcher_requests_total{code=\"ok\"} 1"), "{metrics}");
 }
 
 #[tokio::test]
 async fn replicas_are_found_by_host_name() {
-    let stub = Stub::start(Behavior::Prompt).await;
-    let port = stub.address.rsplit_once(':').expect("a port").1;
-    let dispatcher = Dispatcher::start(&format!("dns:localhost:{port}"), &[]).await;
+    let stub = StubReplica::start(StubBehavior::Prompt).await;
+    let port = stub.address.rsplit_once(':').expect("the address has a port").1;
+    let dispatcher = RunningDispatcher::start(&format!("dns:localhost:{port}"), &[]).await;
     let reply = dispatcher.post(&[]).await;
     assert_eq!((reply.status, &reply.json["replica"]), (200, &stub.address.as_str().into()));
 }
 
 #[tokio::test]
 async fn bodies_that_are_still_arriving_count_towards_queue_bytes() {
-    let stub = Stub::start(Behavior::Prompt).await;
+    let stub = StubReplica::start(StubBehavior::Prompt).await;
     let flags = ["--queue-bytes=1000", "--max-body-bytes=1000", "--body-timeout=60s", "--deadline=60s"];
-    let dispatcher = Dispatcher::start(&stub::static_list(&[&stub]), &flags).await;
+    let dispatcher = RunningDispatcher::start(&stub::static_list(&[&stub]), &flags).await;
     let mut slow = Vec::new();
     for _ in 0..2 {
-        let mut stream = TcpStream::connect(&dispatcher.program.address).await.expect("connected");
-        stream.write_all(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n").await.expect("sent");
-        stream.write_all(&[0; 400]).await.expect("sent");
+        let mut stream = dispatcher.program.connect().await;
+        stream
+            .write_all(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n")
+            .await
+            .expect("the connection is open");
+        stream.write_all(&[0; 400]).await.expect("the connection is open");
         slow.push(stream);
     }
     let until = async |status: u16| {
@@ -488,7 +511,7 @@ async fn bodies_that_are_still_arriving_count_towards_queue_bytes() {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("never {status}");
+        panic!("no reply has status {status}");
     };
     let refused = until(503).await;
     assert_eq!(refused.status_and_code(), (503, "queue_full"));
@@ -501,11 +524,12 @@ async fn bodies_that_are_still_arriving_count_towards_queue_bytes() {
 }
 
 #[tokio::test]
-async fn a_client_that_sends_all_before_it_reads_receives_the_error() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let stub = Stub::start(Behavior::Prompt).await;
+async fn a_client_that_reads_only_after_it_has_sent_all_receives_the_error() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let stub = StubReplica::start(StubBehavior::Prompt).await;
     let token = flag("token-file", &write(&folder, "token", "right"));
-    let dispatcher = Dispatcher::start(&stub::static_list(&[&stub]), &[&token, "--max-body-bytes=1000000"]).await;
+    let dispatcher =
+        RunningDispatcher::start(&stub::static_list(&[&stub]), &[&token, "--max-body-bytes=1000000"]).await;
     let body = pattern(5 << 20);
     for (line, headers, status) in [
         ("POST /predict", "", "401"),
@@ -537,7 +561,7 @@ async fn a_client_that_sends_all_before_it_reads_receives_the_error() {
 async fn a_draining_dispatcher_closes_connections_after_their_answers() {
     let dispatcher = Program::start(&["--replicas=static:127.0.0.1:1", "--drain-delay=60s"], &[]).await;
     let livez = b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n";
-    let mut stream = TcpStream::connect(&dispatcher.address).await.expect("the dispatcher listens");
+    let mut stream = dispatcher.connect().await;
     let mut ask = async || {
         stream.write_all(livez).await.expect("the connection is open");
         let mut answer = vec![0; 4096];
@@ -547,7 +571,7 @@ async fn a_draining_dispatcher_closes_connections_after_their_answers() {
     let before = ask().await;
     assert!(before.starts_with("http/1.1 200") && !before.contains("connection: close"), "{before}");
     dispatcher.signal("TERM").await;
-    // The signal takes a moment to arrive.
+    // The program handles the signal a moment after it was sent.
     let draining = async {
         while fetch::get(&dispatcher.address, "/readyz", WAIT_LIMIT).await.expect("the dispatcher answers").0
             == StatusCode::OK
@@ -562,16 +586,16 @@ async fn a_draining_dispatcher_closes_connections_after_their_answers() {
 }
 
 #[tokio::test]
-async fn slow_clients_do_not_hinder_others() {
-    let stub = Stub::start(Behavior::Prompt).await;
-    let dispatcher = Dispatcher::start(&stub::static_list(&[&stub]), &[]).await;
+async fn slow_clients_do_not_disturb_others() {
+    let stub = StubReplica::start(StubBehavior::Prompt).await;
+    let dispatcher = RunningDispatcher::start(&stub::static_list(&[&stub]), &[]).await;
     let mut slow_clients = Vec::new();
     for beginning in
         ["", "P", "POST /predict HTTP/1.1\r\nHost:", "POST /predict HTTP/1.1\r\nContent-Length: 9\r\n\r\nx"]
     {
         for _ in 0..5 {
-            let mut stream = TcpStream::connect(&dispatcher.program.address).await.expect("connected");
-            stream.write_all(beginning.as_bytes()).await.expect("sent");
+            let mut stream = dispatcher.program.connect().await;
+            stream.write_all(beginning.as_bytes()).await.expect("the connection is open");
             slow_clients.push(stream);
         }
     }
@@ -583,24 +607,24 @@ async fn slow_clients_do_not_hinder_others() {
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn connections_that_have_sent_one_byte_use_no_processor_time() {
-    let stub = Stub::start(Behavior::Prompt).await;
-    let dispatcher = Dispatcher::start(&stub::static_list(&[&stub]), &[]).await;
+    let stub = StubReplica::start(StubBehavior::Prompt).await;
+    let dispatcher = RunningDispatcher::start(&stub::static_list(&[&stub]), &[]).await;
     let mut slow_clients = Vec::new();
-    // The preface of HTTP/2 and the method POST begin with the same letter.
+    // By the letter P the server cannot decide between the preface of HTTP/2 and the method POST.
     for _ in 0..400 {
-        let mut stream = TcpStream::connect(&dispatcher.program.address).await.expect("connected");
-        stream.write_all(b"P").await.expect("sent");
+        let mut stream = dispatcher.program.connect().await;
+        stream.write_all(b"P").await.expect("the connection is open");
         slow_clients.push(stream);
     }
     assert_eq!(dispatcher.post(&[]).await.status, 200);
     let before = dispatcher.program.processor_seconds();
     tokio::time::sleep(Duration::from_secs(2)).await;
     let used = dispatcher.program.processor_seconds() - before;
-    // Polling every 5 ms used 0.25 s. An idle dispatcher uses a thousandth of the time.
+    // A server that polled such connections every 5 ms used 0.25 s. An idle dispatcher uses 2 ms.
     assert!(used < 0.1, "{used} s of processor time in 2 idle seconds");
 }
 
-/// One frame of HTTP/2 (RFC 9113, section 4.1).
+/// A frame of HTTP/2 (RFC 9113, section 4.1).
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u32).to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
@@ -617,13 +641,15 @@ const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
-/// `POST http://x/predict` in HPACK (RFC 7541): two entries of the static table, and two with a value of their own.
+/// The header block of `POST http://x/predict` in HPACK (RFC 7541). Two fields are entries of the static table. The
+/// other two have the name of an entry and another value.
 const PREDICT: &[u8] = b"\x83\x86\x04\x08/predict\x01\x01x";
 
-/// Sends `count` rounds of frames as fast as the server takes them, until the server closes the connection. Returns the
-/// error code of the server's GOAWAY frame, if there is one.
+/// Sends the frames of `round(0)` to `round(count - 1)` as fast as the server takes them. Stops early if the server
+/// closes the connection. Returns the error code of the server's GOAWAY frame; `None` if the server sends no such
+/// frame.
 async fn flood(address: &str, count: u32, round: impl Fn(u32) -> Vec<u8>) -> Option<u32> {
-    let stream = TcpStream::connect(address).await.expect("connected");
+    let stream = TcpStream::connect(address).await.expect("the dispatcher listens");
     let (mut reader, mut writer) = stream.into_split();
     let reading = tokio::spawn(async move {
         let (mut head, mut payload) = ([0; 9], Vec::new());
@@ -633,20 +659,20 @@ async fn flood(address: &str, count: u32, round: impl Fn(u32) -> Vec<u8>) -> Opt
                 break;
             }
             if head[3] == GOAWAY {
-                return Some(u32::from_be_bytes(payload[4..8].try_into().expect("four bytes")));
+                return Some(u32::from_be_bytes(payload[4..8].try_into().expect("the range has four bytes")));
             }
         }
         None
     });
     let preface = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &frame(SETTINGS, 0, 0, &[])[..]].concat();
-    writer.write_all(&preface).await.expect("sent");
+    writer.write_all(&preface).await.expect("the connection is open");
     let writing = async {
         for number in 0..count {
             if writer.write_all(&round(number)).await.is_err() {
                 return;
             }
         }
-        // The server then closes the connection.
+        // After the end of the client's data, the server closes the connection.
         writer.shutdown().await.ok();
     };
     tokio::time::timeout(WAIT_LIMIT, writing).await.ok();
@@ -657,8 +683,8 @@ async fn flood(address: &str, count: u32, round: impl Fn(u32) -> Vec<u8>) -> Opt
 #[tokio::test]
 async fn a_flood_of_frames_harms_only_its_own_connection() {
     const MAX_GROWTH_KIB: u64 = 10 << 10;
-    let stub = Stub::start(Behavior::Prompt).await;
-    let dispatcher = Dispatcher::start(&stub::static_list(&[&stub]), &[]).await;
+    let stub = StubReplica::start(StubBehavior::Prompt).await;
+    let dispatcher = RunningDispatcher::start(&stub::static_list(&[&stub]), &[]).await;
     let open = |number: u32, flags: u8| frame(HEADERS, END_HEADERS | flags, 2 * number + 1, PREDICT);
     let cancel = |number: u32| frame(RST_STREAM, 0, 2 * number + 1, &8_u32.to_be_bytes());
     let filler = vec![0; 16 << 10];
@@ -666,7 +692,8 @@ async fn a_flood_of_frames_harms_only_its_own_connection() {
     let floods: [(&str, u32, bool, Round<'_>); 6] = [
         ("resets of whole requests", 10_000, true, &|number| [open(number, END_STREAM), cancel(number)].concat()),
         ("resets of unfinished requests", 10_000, true, &|number| [open(number, 0), cancel(number)].concat()),
-        // A window beyond 2³¹ − 1 is an error, for which the server resets the stream (CVE-2025-8671).
+        // A flow-control window above 2³¹ − 1 is an error, to which the server answers with a reset of the stream
+        // (CVE-2025-8671).
         ("provoked resets", 10_000, true, &|number| {
             [open(number, 0), frame(WINDOW_UPDATE, 0, 2 * number + 1, &0x7fff_ffff_u32.to_be_bytes())].concat()
         }),
@@ -694,10 +721,10 @@ async fn a_flood_of_frames_harms_only_its_own_connection() {
             };
             assert_eq!(reply.status, 200, "another client during {name}");
         };
-        assert!(!is_ended || goaway.is_some(), "the server does not end {name}");
+        assert!(!is_ended || goaway.is_some(), "the server sends no GOAWAY to {name}");
         let growth = dispatcher.program.kibibytes("VmHWM").saturating_sub(before);
-        assert!(growth <= MAX_GROWTH_KIB, "{name}: {growth} KiB");
-        println!("{name}: GOAWAY {goaway:?}, RSS + {growth} KiB");
+        assert!(growth <= MAX_GROWTH_KIB, "{name}: the resident memory grew by {growth} KiB");
+        println!("{name}: GOAWAY {goaway:?}, resident memory grew by {growth} KiB");
         dispatcher.until_waiting(0).await;
         assert_eq!(dispatcher.post(&[]).await.status, 200, "after {name}");
     }

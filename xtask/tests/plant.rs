@@ -1,7 +1,7 @@
 //! The simulator's queue is the dispatcher's: both get the same requests and give the same ones out.
 
 use admission::Order;
-use dispatcher::queue::{Entry, Queue, SequenceNumber};
+use dispatcher::queue::{Queue, QueueEntry, SequenceNumber};
 use lab::simulate::plant::queue::PlantQueue;
 use lab::simulate::requests::Request;
 use proptest::prelude::*;
@@ -28,7 +28,7 @@ proptest! {
             let service_time = Duration::from_nanos(service);
             if action == 0 {
                 line.push(Request { arrived: now, service_time: 0 });
-                let entry = Entry {
+                let entry = QueueEntry {
                     sequence_number: SequenceNumber(now),
                     objective: at(now + OBJECTIVE),
                     deadline: at(now + DEADLINE),

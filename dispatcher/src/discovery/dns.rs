@@ -1,4 +1,4 @@
-//! Replicas behind a host name: every address to which the name resolves, such as those of a headless Service.
+//! Replicas behind a host name: all addresses to which the name resolves, such as those of a headless Service.
 
 use super::{Error, Published, publish};
 use std::collections::BTreeSet;
@@ -6,20 +6,20 @@ use std::str::FromStr;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// Time between two look-ups. The system's resolver does not tell how long an answer is valid.
+/// The time between two look-ups. The system's resolver does not tell how long an answer is valid.
 const LOOKUP_INTERVAL: Duration = Duration::from_secs(2);
 
 /// A host name, and the port of the replicas at each of its addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Name {
+pub struct DnsName {
     host: String,
     port: u16,
 }
 
-impl FromStr for Name {
+impl FromStr for DnsName {
     type Err = Error;
 
-    /// `NAME:PORT`
+    /// Parses `NAME:PORT`.
     fn from_str(text: &str) -> Result<Self, Error> {
         let is_host = |host: &str| {
             (1..=253).contains(&host.len())
@@ -27,13 +27,13 @@ impl FromStr for Name {
         };
         match text.rsplit_once(':').map(|(host, port)| (host, port.parse())) {
             Some((host, Ok(port))) if is_host(host) => Ok(Self { host: host.into(), port }),
-            _ => Err(Error::Name(text.into())),
+            _ => Err(Error::DnsName(text.into())),
         }
     }
 }
 
-/// Resolves `name` until the receiver is dropped. A look-up that fails leaves the set as it was.
-pub fn watch(name: Name) -> Published {
+/// Resolves `name` again and again until the receiver is dropped. A look-up that fails does not change the set.
+pub fn watch(name: DnsName) -> Published {
     let (publisher, published) = watch::channel(BTreeSet::new());
     tokio::spawn(async move {
         let mut tick = tokio::time::interval(LOOKUP_INTERVAL);
@@ -49,9 +49,13 @@ pub fn watch(name: Name) -> Published {
                     publish(&publisher, found.map(|address| address.to_string().into()).collect());
                 }
                 Err(error) => {
-                    // Only the first of several failures is logged.
+                    // Only the first of several failures in a row is logged, or each look-up would add a line.
                     if last_lookup_succeeded {
-                        tracing::warn!(name = name.host, %error, "cannot resolve the name; keeping the last replicas");
+                        tracing::warn!(
+                            name = name.host,
+                            %error,
+                            "cannot resolve the name of --replicas; keeping the last replicas"
+                        );
                     }
                     last_lookup_succeeded = false;
                 }
@@ -67,7 +71,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_name_is_resolved_to_its_addresses() {
-        let mut published = watch("localhost:6000".parse().expect("a name"));
+        let mut published = watch("localhost:6000".parse().expect("the name is well formed"));
         published.changed().await.expect("the name is watched");
         assert!(published.borrow().contains("127.0.0.1:6000"), "{:?}", published.borrow());
     }
@@ -75,8 +79,8 @@ mod tests {
     #[test]
     fn a_name_without_a_port_is_refused() {
         for bad in ["", "a", "a:", ":1", "a:x", "a:70000", "a b:1", "a/b:1"] {
-            assert!(bad.parse::<Name>().is_err(), "{bad:?}");
+            assert!(bad.parse::<DnsName>().is_err(), "{bad:?}");
         }
-        assert!("replica.shop.svc.cluster.local:6000".parse::<Name>().is_ok());
+        assert!("replica.shop.svc.cluster.local:6000".parse::<DnsName>().is_ok());
     }
 }

@@ -1,4 +1,4 @@
-//! Replicas listed in a file: one `host:port` per line. Blank lines and lines that begin with `#` are ignored.
+//! Replicas in a file with one `host:port` per line. Blank lines and lines that begin with `#` are ignored.
 
 use super::{Error, Published, address, publish};
 use crate::rotation::Address;
@@ -8,21 +8,22 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
-/// The file is read at least this often, because some file systems announce no changes.
+/// The longest time between two reads of the file. It is read without a notification, too, because some file systems
+/// send none.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Follows the file until the receiver is dropped. A file that is missing, unreadable or malformed leaves the set as it
-/// was, so that a lost list does not stop the traffic.
+/// Publishes the addresses in the file until the receiver is dropped. A file that is missing, unreadable or malformed
+/// does not change the set, so that the dispatcher goes on serving.
 ///
 /// # Errors
-/// When the folder of the file cannot be watched.
+/// If the folder of the file cannot be watched.
 pub fn watch(path: PathBuf) -> Result<Published, Error> {
-    // One pending wake-up is enough, because each one leads to reading the whole file.
+    // One pending wake-up is enough, because the whole file is read after each.
     let (wake, mut woken) = mpsc::channel(1);
     let watcher = watch_folder(&path, wake)?;
     let (publisher, published) = watch::channel(read(&path).unwrap_or_default());
     tokio::spawn(async move {
-        // Moved into the task, because dropping it ends the watch.
+        // The watcher is moved into the task, because dropping it ends the watch.
         let _watcher = watcher;
         let mut poll = tokio::time::interval(POLL_INTERVAL);
         loop {
@@ -39,8 +40,8 @@ pub fn watch(path: PathBuf) -> Result<Published, Error> {
     Ok(published)
 }
 
-/// Sends on `wake` whenever something changes in the folder of the file. The file itself cannot be watched, because an
-/// atomic write replaces it.
+/// Sends on `wake` after each change in the folder of the file. The file itself cannot be watched, because an atomic
+/// write replaces it.
 fn watch_folder(path: &Path, wake: mpsc::Sender<()>) -> Result<RecommendedWatcher, Error> {
     let folder = match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
@@ -48,9 +49,9 @@ fn watch_folder(path: &Path, wake: mpsc::Sender<()>) -> Result<RecommendedWatche
     };
     let failed = |error: notify::Error| Error::Watch { path: folder.display().to_string(), reason: error.to_string() };
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        // Reading the file is an event too. Without this condition, each reading would cause the next.
+        // Reading the file is an event, too. Without this condition, each reading would cause the next.
         if !event.is_ok_and(|event| event.kind.is_access()) {
-            // An error means that a wake-up is pending already.
+            // If the channel is full, a wake-up is pending already.
             let _pending = wake.try_send(());
         }
     })
@@ -85,16 +86,16 @@ fn parse(text: &str) -> Result<BTreeSet<Address>, Error> {
 mod tests {
     use super::*;
 
-    /// The set after the next change.
+    /// Waits for the next change. Returns the new set.
     async fn next(published: &mut Published) -> Vec<Address> {
         tokio::time::timeout(Duration::from_secs(10), published.changed())
             .await
-            .expect("a change within ten seconds")
+            .expect("the set changes within ten seconds")
             .expect("the file is watched");
         published.borrow_and_update().iter().cloned().collect()
     }
 
-    /// Replaces the list atomically.
+    /// Replaces the file atomically.
     fn replace(path: &Path, text: &str) {
         let new = path.with_extension("new");
         std::fs::write(&new, text).expect("write the list");
@@ -103,7 +104,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_set_follows_the_file_and_outlives_it() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let path = folder.path().join("replicas");
         let mut published = watch(path.clone()).expect("the folder exists");
         assert!(published.borrow_and_update().is_empty());

@@ -1,5 +1,6 @@
-//! Replicas behind a Service of a Kubernetes cluster: all of its EndpointSlices merged, or its Endpoints where the API
-//! server has no `discovery.k8s.io/v1`. Losing the API server leaves the set as it was.
+//! Replicas behind a Service of a Kubernetes cluster. Their addresses come from all EndpointSlices of the Service, or
+//! from its Endpoints if the API server has no `discovery.k8s.io/v1`. While the API server is unreachable, the set does
+//! not change.
 
 use super::{Error, Published, publish};
 use crate::rotation::Address;
@@ -17,7 +18,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_stream::StreamExt;
 
-/// Time between two attempts to reach the API server for the first time.
+/// The time between two attempts to connect to the API server after the start.
 const CONNECT_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The name of a Service, and of one of its ports.
@@ -27,7 +28,7 @@ pub struct ServiceName {
     pub namespace: String,
     /// The name of the Service within its namespace.
     pub name: String,
-    /// The name of the port on which replicas listen; `None` for the first port.
+    /// The name of the port on which the replicas listen; `None` for the first port.
     pub port: Option<String>,
 }
 
@@ -49,7 +50,7 @@ impl FromStr for ServiceName {
     }
 }
 
-/// Whether `text` is a label of RFC 1123, as the API server requires of names.
+/// Whether `text` is a label by RFC 1123. The API server requires this of names.
 fn is_label(text: &str) -> bool {
     let is_alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     (1..=63).contains(&text.len())
@@ -58,7 +59,7 @@ fn is_label(text: &str) -> bool {
         && !text.ends_with('-')
 }
 
-/// Follows the Service until the receiver is dropped.
+/// Publishes the addresses behind the Service until the receiver is dropped.
 pub fn watch(service: ServiceName) -> Published {
     let (publisher, published) = watch::channel(BTreeSet::new());
     tokio::spawn(async move {
@@ -74,7 +75,12 @@ async fn follow(service: &ServiceName, publisher: &watch::Sender<BTreeSet<Addres
     let (client, has_slices) = loop {
         match connect(service).await {
             Ok(connected) => break connected,
-            Err(error) => tracing::warn!(%error, "the API server cannot be reached; trying again"),
+            Err(error) => tracing::warn!(
+                %error,
+                namespace = service.namespace,
+                "cannot list EndpointSlices at the API server; trying again: check the kubeconfig, or the rights of \
+                 the service account"
+            ),
         }
         tokio::time::sleep(CONNECT_INTERVAL).await;
     };
@@ -84,14 +90,15 @@ async fn follow(service: &ServiceName, publisher: &watch::Sender<BTreeSet<Addres
         let api = Api::<EndpointSlice>::namespaced(client, &service.namespace);
         follow_objects(api, config, publisher, |slices| from_slices(slices, port)).await;
     } else {
-        tracing::info!("the API server has no EndpointSlices v1; watching Endpoints");
+        tracing::info!("the API server has no EndpointSlices of discovery.k8s.io/v1; watching Endpoints instead");
         let config = watcher::Config::default().fields(&format!("metadata.name={}", service.name));
         let api = Api::<Endpoints>::namespaced(client, &service.namespace);
         follow_objects(api, config, publisher, |endpoints| from_endpoints(endpoints, port)).await;
     }
 }
 
-/// A client of the API server, and whether the API server has EndpointSlices v1.
+/// Connects to the API server. Returns a client, and whether the API server has EndpointSlices of
+/// `discovery.k8s.io/v1`.
 async fn connect(service: &ServiceName) -> kube::Result<(Client, bool)> {
     let client = Client::try_default().await?;
     let slices = Api::<EndpointSlice>::namespaced(client.clone(), &service.namespace);
@@ -102,8 +109,8 @@ async fn connect(service: &ServiceName) -> kube::Result<(Client, bool)> {
     }
 }
 
-/// Watches the objects that match `config`, and publishes the `addresses` in them after every change. While the objects
-/// are listed again after an interruption, the reflector's store holds the previous ones.
+/// Watches the objects that match `config`, and publishes their `addresses` after every change. The reflector's store
+/// keeps the previous objects while they are listed again after an interruption.
 async fn follow_objects<K>(
     api: Api<K>,
     config: watcher::Config,
@@ -117,13 +124,15 @@ async fn follow_objects<K>(
     while let Some(event) = events.next().await {
         match event {
             Ok(_) => publish(publisher, addresses(&store.state())),
-            Err(error) => tracing::warn!(%error, "the watch was interrupted; keeping the last replicas"),
+            Err(error) => {
+                tracing::warn!(%error, "the watch of the Service was interrupted; keeping the last replicas");
+            }
         }
     }
 }
 
-/// The addresses of the ready endpoints. If no endpoint is ready, those of the endpoints that are terminating and still
-/// serve.
+/// The addresses of the ready endpoints. If no endpoint is ready, the addresses of the endpoints that still serve while
+/// they terminate.
 fn from_slices(slices: &[Arc<EndpointSlice>], port: Option<&str>) -> BTreeSet<Address> {
     let (mut ready, mut serving) = (BTreeSet::new(), BTreeSet::new());
     for slice in slices {
@@ -134,7 +143,7 @@ fn from_slices(slices: &[Arc<EndpointSlice>], port: Option<&str>) -> BTreeSet<Ad
         for endpoint in &slice.endpoints {
             let conditions = endpoint.conditions.clone().unwrap_or_default();
             let addresses = endpoint.addresses.iter().filter_map(|ip| address(ip, number));
-            // An absent condition means ready, by the documentation of EndpointConditions.
+            // An endpoint without the condition is ready, by the documentation of EndpointConditions.
             if conditions.ready.unwrap_or(true) {
                 ready.extend(addresses);
             } else if conditions.serving.unwrap_or(false) {
@@ -145,7 +154,7 @@ fn from_slices(slices: &[Arc<EndpointSlice>], port: Option<&str>) -> BTreeSet<Ad
     if ready.is_empty() { serving } else { ready }
 }
 
-/// The addresses of the ready endpoints.
+/// The addresses of the ready endpoints in all subsets.
 fn from_endpoints(all: &[Arc<Endpoints>], port: Option<&str>) -> BTreeSet<Address> {
     let mut ready = BTreeSet::new();
     for subset in all.iter().flat_map(|endpoints| endpoints.subsets.iter().flatten()) {
@@ -156,7 +165,8 @@ fn from_endpoints(all: &[Arc<Endpoints>], port: Option<&str>) -> BTreeSet<Addres
     ready
 }
 
-/// `ip:port`, with an IPv6 address in brackets. `None` if `ip` is no IP address: slices may hold domain names.
+/// The address `ip:port`, with an IPv6 address in brackets. `None` if `ip` is no IP address, because slices may hold
+/// domain names.
 fn address(ip: &str, port: i32) -> Option<Address> {
     let port = u16::try_from(port).ok()?;
     match ip.parse().ok()? {
@@ -171,7 +181,7 @@ mod tests {
     use serde_json::{Value, json};
 
     fn slices(slices: &[Value]) -> Vec<Arc<EndpointSlice>> {
-        let parse = |slice: &Value| serde_json::from_value(slice.clone()).expect("a slice");
+        let parse = |slice: &Value| serde_json::from_value(slice.clone()).expect("the JSON is an EndpointSlice");
         slices.iter().map(|slice| Arc::new(parse(slice))).collect()
     }
 
@@ -186,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn slices_are_merged_and_endpoints_that_are_not_ready_left_out() {
+    fn slices_are_merged_and_endpoints_that_are_not_ready_are_left_out() {
         let one =
             slice(&json!([{"addresses": ["10.0.0.1"], "conditions": {"ready": true}}, {"addresses": ["10.0.0.2"]}]));
         let two = slice(&json!([
@@ -212,21 +222,21 @@ mod tests {
     }
 
     #[test]
-    fn endpoints_yield_the_addresses_that_are_ready() {
+    fn only_the_ready_addresses_of_endpoints_are_published() {
         let endpoints: Endpoints = serde_json::from_value(json!({"subsets": [{
             "addresses": [{"ip": "10.0.0.1"}, {"ip": "fd00::2"}],
             "notReadyAddresses": [{"ip": "10.0.0.9"}],
             "ports": [{"name": "http", "port": 6000}],
         }]}))
-        .expect("Endpoints");
+        .expect("the JSON is Endpoints");
         let all = [Arc::new(endpoints)];
         assert_eq!(from_endpoints(&all, None), ["10.0.0.1:6000", "[fd00::2]:6000"].map(Address::from).into());
         assert!(from_endpoints(&all, Some("grpc")).is_empty());
     }
 
     #[test]
-    fn a_service_is_named_by_namespace_name_and_port() {
-        let parsed: ServiceName = "shop/replica:http".parse().expect("well formed");
+    fn a_service_is_given_by_namespace_name_and_port() {
+        let parsed: ServiceName = "shop/replica:http".parse().expect("the name is well formed");
         assert_eq!(parsed, ServiceName { namespace: "shop".into(), name: "replica".into(), port: Some("http".into()) });
         for bad in ["", "replica", "/replica", "shop/", "shop/replica:", "Shop/replica", "a/b/c", "shop/-x", "a/b:c:d"]
         {

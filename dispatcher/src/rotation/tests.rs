@@ -1,9 +1,9 @@
-//! The rotation of replicas, in tables and properties. Time and randomness are arguments.
+//! Tests of the rotation of replicas: examples and properties. Time and randomness are arguments.
 
 use super::*;
 use proptest::prelude::*;
 
-/// A rotation of these replicas, all ready and with one slot.
+/// A rotation of the replicas `addresses`, which are all ready and have one slot each.
 fn rotation(addresses: &[&str]) -> Rotation {
     let (mut rotation, now) = (Rotation::default(), Instant::now());
     rotation.publish(&set(addresses), now);
@@ -11,7 +11,7 @@ fn rotation(addresses: &[&str]) -> Rotation {
     rotation
 }
 
-/// Every due probe finds its replica ready, with this capacity.
+/// Lets every due probe find its replica ready with the given capacity.
 fn join(rotation: &mut Rotation, capacity: usize, now: Instant) {
     for address in rotation.due_probes(now) {
         rotation.record_probe(&address, Some(capacity), now, 0.5);
@@ -31,7 +31,7 @@ fn retry(rotation: &mut Rotation, tried: &str, now: Instant) -> Option<Address> 
     rotation.pick(Constraints { tried: &[tried.into()], is_suspect: false }, now)
 }
 
-/// Picks `count` times. No slot is freed in between.
+/// Picks `count` times without freeing a slot. Returns the addresses, and "none" where no slot was free.
 fn picks(rotation: &mut Rotation, now: Instant, count: usize) -> Vec<String> {
     (0..count).map(|_| pick(rotation, now).map_or("none".into(), |address| address.to_string())).collect()
 }
@@ -55,7 +55,7 @@ fn a_retry_goes_to_another_replica_if_there_is_one() {
     let now = Instant::now();
     let mut rotation = rotation(&["a", "b"]);
     assert_eq!(retry(&mut rotation, "a", now), Some("b".into()));
-    assert_eq!(retry(&mut rotation, "a", now), None, "b has no free slot, and is worth waiting for");
+    assert_eq!(retry(&mut rotation, "a", now), None, "the request waits for b, which has no free slot");
     rotation.publish(&set(&["a"]), now);
     assert_eq!(retry(&mut rotation, "a", now), Some("a".into()), "no other replica is left");
 }
@@ -77,14 +77,14 @@ fn an_unreachable_replica_stays_ejected_until_a_probe_succeeds() {
     let last = later + 2 * FIRST_BACKOFF;
     assert_eq!(rotation.due_probes(last), ["a".into()]);
     rotation.record_probe("a", Some(4), last, 0.5);
-    assert_eq!(rotation.totals(), Totals { ready: 1, capacity: 4, ..Totals::default() });
+    assert_eq!(rotation.totals(), ReplicaTotals { ready: 1, capacity: 4, ..ReplicaTotals::default() });
     assert!(pick(&mut rotation, last).is_some());
     assert_eq!(pick(&mut rotation, last), None, "on probation, one request at a time");
     rotation.release("a", false, HealthSignal::Failed, last, 0.5);
     assert_eq!(
         rotation.next_wake_up(last, STALL_TIMEOUT),
         Some(last + 4 * FIRST_BACKOFF),
-        "an answered probe does not shorten the back-off"
+        "an answered probe does not shorten the pause before the next one"
     );
     let recovered = last + 4 * FIRST_BACKOFF;
     assert_eq!(rotation.due_probes(recovered), ["a".into()]);
@@ -106,7 +106,7 @@ fn new_replicas_take_requests_once_a_probe_finds_them_ready() {
 }
 
 #[test]
-fn three_failures_in_a_row_eject_and_busy_never_does() {
+fn three_failures_in_a_row_eject_a_replica_and_busy_never_does() {
     let now = Instant::now();
     let mut rotation = rotation(&["a"]);
     for signal in [HealthSignal::Failed, HealthSignal::Failed, OK, HealthSignal::Failed, HealthSignal::Failed] {
@@ -125,7 +125,7 @@ fn three_failures_in_a_row_eject_and_busy_never_does() {
 }
 
 #[test]
-fn time_worked_counts_once_for_requests_in_flight_together() {
+fn requests_in_flight_together_share_the_time_that_the_replica_worked() {
     let mut rotation = Rotation::new(Balance::RoundRobin);
     let start = Instant::now();
     let at = |milliseconds| start + Duration::from_millis(milliseconds);
@@ -137,8 +137,8 @@ fn time_worked_counts_once_for_requests_in_flight_together() {
         }
         rotation.release("a", false, OK, at(released), 0.5).expect("the replica is published").as_millis()
     };
-    // Two requests sent at the same time end after 100 and 150 ms. The next one, sent after 120 ms, ends after 210
-    // ms; then the replica is idle.
+    // Two requests are sent at 0 ms and answered at 100 and 150 ms. A third is sent at 120 ms and answered at 210 ms.
+    // Then the replica is idle until a fourth is sent at 900 ms.
     assert_eq!(worked(&[0, 0], 100), 100);
     assert_eq!(worked(&[120], 150), 50);
     assert_eq!(worked(&[], 210), 60);
@@ -154,11 +154,11 @@ fn an_unpublished_replica_finishes_the_requests_that_it_holds() {
     assert_eq!(rotation.totals().draining, 1);
     assert_eq!(pick(&mut rotation, now), Some("b".into()));
     rotation.release("a", false, OK, now, 0.5);
-    assert_eq!(rotation.totals(), Totals { ready: 1, capacity: 1, ..Totals::default() });
+    assert_eq!(rotation.totals(), ReplicaTotals { ready: 1, capacity: 1, ..ReplicaTotals::default() });
 }
 
 #[test]
-fn a_silent_replica_is_checked_for_liveness() {
+fn a_replica_that_answers_nothing_is_checked_for_liveness() {
     let start = Instant::now();
     let at = |milliseconds| start + Duration::from_millis(milliseconds);
     let stall_timeout = Duration::from_millis(300);
@@ -210,7 +210,7 @@ fn the_replica_with_the_smallest_share_of_slots_in_use_is_picked() {
 
 proptest! {
     #[test]
-    fn among_free_equals_the_replica_picked_longest_ago_is_next(
+    fn among_free_replicas_of_equal_capacity_the_one_picked_longest_ago_is_next(
         capacity in 1..4_usize,
         steps in prop::collection::vec((any::<bool>(), 0..9_usize), 1..300),
     ) {
@@ -219,7 +219,7 @@ proptest! {
         let mut rotation = Rotation::default();
         rotation.publish(&set(&names), now);
         join(&mut rotation, capacity, now);
-        // For each replica, the number of its last pick and its slots in use.
+        // The number of the last pick, and the number of slots in use, for each replica.
         let (mut last_picks, mut held) = ([0; 5], [0; 5]);
         for (number, (takes, which)) in steps.into_iter().enumerate() {
             if takes {

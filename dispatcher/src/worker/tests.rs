@@ -1,5 +1,5 @@
-//! The worker as requests see it: they are submitted, wait, receive permits, fail and are withdrawn, while replicas are
-//! published, removed and hang.
+//! Tests of the worker. Requests are submitted, wait, receive permits, fail and are withdrawn, while replicas are
+//! published, are removed and hang.
 
 use super::*;
 use crate::permit::PermitReceiver;
@@ -21,46 +21,47 @@ use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-const SETTINGS: Settings = Settings {
+const SETTINGS: DispatchSettings = DispatchSettings {
     order: Order::LateLast,
     balance: Balance::RoundRobin,
     queue_length: 9,
     deadline: Duration::from_secs(5),
 };
 
-/// Longer than any test takes.
+/// A time that is longer than any test takes.
 const FOREVER: Duration = Duration::from_secs(1000);
 
-/// A test fails when something that it waits for takes longer.
+/// The longest time that a test waits for any one event. A test that waits longer fails.
 const WAIT_LIMIT: Duration = Duration::from_secs(20);
 
-fn entry(number: u64, lifetime: Duration) -> (Entry<QueuedRequest>, PermitReceiver) {
+fn entry(number: u64, lifetime: Duration) -> (QueueEntry<QueuedRequest>, PermitReceiver) {
     let now = Instant::now();
     let (request, receiver) = QueuedRequest::new(now);
     let deadline = now + lifetime;
-    (Entry { sequence_number: SequenceNumber(number), objective: deadline, deadline, request }, receiver)
+    (QueueEntry { sequence_number: SequenceNumber(number), objective: deadline, deadline, request }, receiver)
 }
 
-async fn submit(worker: &Handle, entry: Entry<QueuedRequest>) {
+async fn submit(worker: &WorkerHandle, entry: QueueEntry<QueuedRequest>) {
     worker.messages.send(Message::Submit(entry)).await.expect("the worker runs");
 }
 
-async fn status(worker: &Handle) -> Status {
+async fn status(worker: &WorkerHandle) -> Status {
     let (reply, status) = oneshot::channel();
     worker.messages.send(Message::Status(reply)).await.expect("the worker runs");
     status.await.expect("the worker answers")
 }
 
-/// The status after the worker has handled all that was sent to it. Published sets and probes pass through other tasks
-/// first, which run while this one waits for its answers.
-async fn settled_status(worker: &Handle) -> Status {
+/// Returns the status after the worker has handled all messages that were sent to it. Published sets and results of
+/// probes pass through other tasks first. These tasks run while this one waits for the answers to its requests.
+async fn settled_status(worker: &WorkerHandle) -> Status {
     for _ in 0..4 {
         status(worker).await;
     }
     status(worker).await
 }
 
-async fn until_ejected(worker: &Handle, address: &Address) {
+/// Waits until the replica is ejected.
+async fn until_ejected(worker: &WorkerHandle, address: &Address) {
     let is_ejected = |replica: &ReplicaStatus| *replica.address == **address && replica.state == "ejected";
     while !status(worker).await.replicas.iter().any(is_ejected) {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -68,23 +69,23 @@ async fn until_ejected(worker: &Handle, address: &Address) {
 }
 
 thread_local! {
-    /// Replicas that answer no probe.
+    /// The replicas that answer no probe.
     static HUNG: RefCell<HashSet<Address>> = RefCell::default();
 }
 
-/// A simulated replica's capacity, with which its name begins.
+/// The capacity of a simulated replica: the first digit of its name.
 fn capacity(address: &str) -> usize {
     address[..1].parse().expect("a name begins with a digit")
 }
 
-/// A probe that succeeds or fails at once.
+/// A probe that fails at once if the replica hangs, and otherwise succeeds at once.
 fn probe(address: Address, _timeout: Duration) -> Pin<Box<dyn Future<Output = Option<usize>> + Send>> {
     let is_hung = HUNG.with_borrow(|hung| hung.contains(&address));
     Box::pin(std::future::ready((!is_hung).then(|| capacity(&address))))
 }
 
 #[tokio::test]
-async fn a_request_whose_withdrawal_arrived_first_takes_no_place() {
+async fn a_request_that_arrives_after_its_withdrawal_is_not_queued() {
     let (_publisher, published) = watch::channel(BTreeSet::new());
     let worker = spawn_with(SETTINGS, published, probe);
     let (abandoned, receiver) = entry(1, FOREVER);
@@ -103,7 +104,7 @@ fn buffered_request() -> Arc<BufferedRequest> {
     Arc::new(BufferedRequest { body, content_type: None, top_k, trace, accepted, deadline })
 }
 
-/// What happens to an attempt after the worker has sent its stall notice and before the attempt has received it.
+/// An event that happens after the worker has sent a stall notice and before the attempt has received the notice.
 #[derive(Debug, Clone, Copy)]
 enum Race {
     Answered,
@@ -111,18 +112,19 @@ enum Race {
     ClientLeft,
 }
 
+/// Checks that a request is neither lost nor left in the queue if `race` happens together with a stall notice.
 async fn check_stall_notice(race: Race) {
-    let replica = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let replica = TcpListener::bind("127.0.0.1:0").await.expect("the system has a free port");
     let address: Address = replica.local_addr().expect("the socket is bound").to_string().into();
     let (_publisher, published) = watch::channel(BTreeSet::from([address.clone()]));
     let worker = spawn_with(SETTINGS, published, probe);
     let (submitted, receiver) = entry(1, FOREVER);
     submit(&worker, submitted).await;
-    let permit = receiver.await.expect("the worker runs").expect("a permit");
+    let permit = receiver.await.expect("the worker runs").expect("the worker gives a permit");
     let mut attempt = Box::pin(permit.send(buffered_request()));
     let received = async {
-        let (mut stream, _peer) = replica.accept().await.expect("a connection");
-        assert!(stream.read(&mut [0; 1024]).await.expect("a request") > 0);
+        let (mut stream, _peer) = replica.accept().await.expect("the attempt connects to the replica");
+        assert!(stream.read(&mut [0; 1024]).await.expect("the attempt sends its request") > 0);
         stream
     };
     let mut stream = tokio::select! {
@@ -139,7 +141,7 @@ async fn check_stall_notice(race: Race) {
         Race::ConnectionLost => drop(stream),
         Race::ClientLeft => {}
     }
-    // Lets the runtime see the socket, so that the attempt finds notice and answer in the same poll.
+    // The runtime sees the socket's change during this time, so that the attempt finds notice and answer in one poll.
     tokio::time::sleep(Duration::from_millis(1)).await;
     let result = match race {
         Race::ClientLeft => {
@@ -152,15 +154,15 @@ async fn check_stall_notice(race: Race) {
     match result {
         Some(Err(receiver)) => {
             HUNG.with_borrow_mut(|hung| hung.remove(&address));
-            let permit = tokio::time::timeout(WAIT_LIMIT, receiver).await.expect("the request is not forgotten");
-            assert!(permit.is_ok(), "{race:?}: the request waits for a worker that has dropped it");
+            let permit = tokio::time::timeout(WAIT_LIMIT, receiver).await.expect("the request gets a permit in time");
+            assert!(permit.is_ok(), "{race:?}: the worker has dropped the request");
         }
         Some(Ok(_)) | None => assert_eq!(queue_length, 0, "{race:?}: the request is still in the queue"),
     }
 }
 
 #[tokio::test]
-async fn a_request_answered_as_its_replica_stalls_leaves_the_queue() {
+async fn a_request_that_is_answered_as_its_replica_stalls_does_not_return_to_the_queue() {
     check_stall_notice(Race::Answered).await;
 }
 
@@ -170,55 +172,57 @@ async fn a_request_that_fails_as_its_replica_stalls_gets_another_permit() {
 }
 
 #[tokio::test]
-async fn a_request_whose_client_leaves_as_its_replica_stalls_leaves_the_queue() {
+async fn a_request_whose_client_leaves_as_its_replica_stalls_does_not_return_to_the_queue() {
     check_stall_notice(Race::ClientLeft).await;
 }
 
 #[tokio::test]
-async fn no_request_costs_more_attempts_than_permitted_whichever_way_they_end() {
+async fn a_stall_notice_never_leads_to_more_attempts_than_permitted() {
     let replicas: BTreeSet<Address> = (1..=2 * MAX_ATTEMPTS).map(|number| format!("1 of {number}").into()).collect();
     let (_publisher, published) = watch::channel(replicas);
     let worker = spawn_with(SETTINGS, published, probe);
     let (submitted, mut receiver) = entry(1, FOREVER);
     submit(&worker, submitted).await;
     for _ in 1..MAX_ATTEMPTS {
-        let permit = receiver.await.expect("the worker runs").expect("a permit");
-        receiver = permit.end(Err(Failure::Server)).expect_err("a failed attempt has no answer");
+        let permit = receiver.await.expect("the worker runs").expect("the worker gives a permit");
+        receiver = permit.end(Err(AttemptFailure::Server)).expect_err("a failed attempt has no answer");
     }
-    let mut last = receiver.await.expect("the worker runs").expect("a permit");
+    let mut last = receiver.await.expect("the worker runs").expect("the worker gives a permit");
     let address = last.assignment().address.clone();
     HUNG.with_borrow_mut(|hung| hung.insert(address.clone()));
     until_ejected(&worker, &address).await;
-    // The request stays at the stalled replica: another permit would be one too many.
+    // The request stays at the stalled replica, because another attempt would be one too many.
     assert!(last.assignment().stall_notice.try_recv().is_err(), "a stall notice after {MAX_ATTEMPTS} attempts");
 }
 
-/// How a simulated attempt ends.
+/// The end of a simulated attempt.
 #[derive(Debug, Clone, Copy)]
 enum Ending {
+    /// The replica answers with status 200.
     Answered,
+    /// The replica refuses the image with status 400.
     Refused,
-    Failed(Failure),
+    Failed(AttemptFailure),
 }
 
-/// A step of a simulation. An index chooses among the requests to which the step can happen.
+/// A step of a simulation. The index in a step chooses one of the requests to which the step can happen.
 #[derive(Debug, Clone)]
-enum Step {
-    /// A request arrives; without time, its deadline has passed already.
+enum SimulationStep {
+    /// A request arrives. If it has no time, its deadline has passed already.
     Submit { has_time: bool },
     /// An attempt ends.
     End(usize, Ending),
     /// The client of a waiting request leaves.
     LeaveQueue(usize),
-    /// The client of a request at a replica leaves, and the attempt goes on.
+    /// The client of a request with a permit leaves during the attempt, and the attempt goes on.
     LeaveAttempt(usize),
-    /// The client of a request that has received a permit leaves before the permit is used.
+    /// The client of a request with a permit leaves before the attempt starts.
     LeaveUnused(usize),
     /// An attempt whose client has left ends.
     EndAbandoned(usize, Ending),
-    /// The replicas of these bits are published.
+    /// Discovery publishes the replicas whose bits are set: bit 0 stands for the first replica.
     Publish(u8),
-    /// The replicas of these bits hang until the worker has ejected them.
+    /// The replicas whose bits are set answer no probe until the worker has sent their requests stall notices.
     Hang(u8),
     /// Time passes, so that some of the ejected replicas may join again.
     Pause,
@@ -229,38 +233,39 @@ fn ending() -> impl Strategy<Value = Ending> {
         6 => Just(Ending::Answered),
         1 => Just(Ending::Refused),
         6 => prop_oneof![
-            1 => Just(Failure::Connect),
-            3 => Just(Failure::Died),
-            1 => Just(Failure::Invalid),
-            3 => Just(Failure::Server),
-            1 => Just(Failure::Busy),
-            1 => Just(Failure::Deadline),
+            1 => Just(AttemptFailure::Connect),
+            3 => Just(AttemptFailure::Died),
+            1 => Just(AttemptFailure::Invalid),
+            3 => Just(AttemptFailure::Server),
+            1 => Just(AttemptFailure::Busy),
+            1 => Just(AttemptFailure::Deadline),
         ]
         .prop_map(Ending::Failed),
     ]
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = SimulationStep> {
     prop_oneof![
-        30 => prop::bool::weighted(0.9).prop_map(|has_time| Step::Submit { has_time }),
-        30 => (any::<usize>(), ending()).prop_map(|(index, ending)| Step::End(index, ending)),
-        4 => any::<usize>().prop_map(Step::LeaveQueue),
-        3 => any::<usize>().prop_map(Step::LeaveAttempt),
-        2 => any::<usize>().prop_map(Step::LeaveUnused),
-        3 => (any::<usize>(), ending()).prop_map(|(index, ending)| Step::EndAbandoned(index, ending)),
-        5 => any::<u8>().prop_map(Step::Publish),
-        3 => any::<u8>().prop_map(Step::Hang),
-        2 => Just(Step::Pause),
+        30 => prop::bool::weighted(0.9).prop_map(|has_time| SimulationStep::Submit { has_time }),
+        30 => (any::<usize>(), ending()).prop_map(|(index, ending)| SimulationStep::End(index, ending)),
+        4 => any::<usize>().prop_map(SimulationStep::LeaveQueue),
+        3 => any::<usize>().prop_map(SimulationStep::LeaveAttempt),
+        2 => any::<usize>().prop_map(SimulationStep::LeaveUnused),
+        3 => (any::<usize>(), ending()).prop_map(|(index, ending)| SimulationStep::EndAbandoned(index, ending)),
+        5 => any::<u8>().prop_map(SimulationStep::Publish),
+        3 => any::<u8>().prop_map(SimulationStep::Hang),
+        2 => Just(SimulationStep::Pause),
     ]
 }
 
+/// The settings and steps of one simulation.
 #[derive(Debug, Clone)]
 struct Scenario {
     fifo: bool,
     least_loaded: bool,
-    /// Whether new replicas answer the requests that are left at the end. Otherwise the old ones have to.
+    /// Whether new replicas answer the requests that are left at the end. Otherwise the old replicas answer them.
     ends_with_new_replicas: bool,
-    steps: Vec<Step>,
+    steps: Vec<SimulationStep>,
 }
 
 fn scenario() -> impl Strategy<Value = Scenario> {
@@ -274,83 +279,85 @@ fn scenario() -> impl Strategy<Value = Scenario> {
     )
 }
 
+/// The stage of a simulated request.
 #[derive(Debug)]
-enum Stage {
+enum RequestStage {
     Waiting(PermitReceiver),
     Permitted(Permit),
+    /// The request is answered, refused or abandoned.
     Over,
 }
 
-/// One request of a simulation, and what the worker has to do with it next.
+/// One request of a simulation, and the facts by which the worker's next message to it is checked.
 #[derive(Debug)]
 struct SimulatedRequest {
     number: u64,
     has_time: bool,
-    stage: Stage,
-    /// The id of the first permit. Ids are ascending, so they tell the order of the first dispatches.
+    stage: RequestStage,
+    /// The id of the first permit. Later permits have higher ids, so the ids tell the order of the first dispatches.
     first_permit_id: Option<u64>,
-    /// Attempts that count towards [`MAX_ATTEMPTS`].
+    /// The number of attempts that count towards [`MAX_ATTEMPTS`].
     attempts: usize,
     deaths: u32,
-    /// The error that the request must receive next.
+    /// The error that the request must receive next; `None` if it must receive a permit or wait.
     expected: Option<Code>,
 }
 
 impl SimulatedRequest {
     fn is_waiting(&self) -> bool {
-        matches!(self.stage, Stage::Waiting(_))
+        matches!(self.stage, RequestStage::Waiting(_))
     }
 
     fn has_permit(&self) -> bool {
-        matches!(self.stage, Stage::Permitted(_))
+        matches!(self.stage, RequestStage::Permitted(_))
     }
 
-    /// Whether one of these replicas has the request, and the worker still has to send the attempt a stall notice.
+    /// Whether one of `replicas` holds the request, and the worker still has to send the attempt a stall notice.
     fn awaits_stall_notice(&mut self, replicas: &[Address]) -> bool {
-        let Stage::Permitted(permit) = &mut self.stage else { return false };
+        let RequestStage::Permitted(permit) = &mut self.stage else { return false };
         let assignment = permit.assignment();
         let may_move = self.attempts + 1 < MAX_ATTEMPTS;
         replicas.contains(&assignment.address) && may_move && assignment.stall_notice.is_empty()
     }
 
     fn end_attempt(&mut self, ending: Ending) {
-        let Stage::Permitted(permit) = std::mem::replace(&mut self.stage, Stage::Over) else {
-            unreachable!("only a request with a permit is ended")
+        let RequestStage::Permitted(permit) = std::mem::replace(&mut self.stage, RequestStage::Over) else {
+            unreachable!("only a request with a permit has an attempt to end")
         };
         let Err(receiver) = end(permit, ending) else { return };
-        self.stage = Stage::Waiting(receiver);
-        let Ending::Failed(failure) = ending else { unreachable!("an answered request waits for no other permit") };
-        self.attempts += usize::from(!matches!(failure, Failure::Busy | Failure::Connect));
-        self.deaths += u32::from(failure == Failure::Died);
+        self.stage = RequestStage::Waiting(receiver);
+        let Ending::Failed(failure) = ending else { unreachable!("only a failed attempt returns a receiver") };
+        self.attempts += usize::from(!matches!(failure, AttemptFailure::Busy | AttemptFailure::Connect));
+        self.deaths += u32::from(failure == AttemptFailure::Died);
         self.expected = match failure {
-            Failure::Deadline => Some(Code::DeadlineExceeded),
-            Failure::Busy | Failure::Connect | Failure::Stalled => None,
+            AttemptFailure::Deadline => Some(Code::DeadlineExceeded),
+            AttemptFailure::Busy | AttemptFailure::Connect | AttemptFailure::Stalled => None,
             _ if self.deaths >= MAX_DEATHS => Some(Code::Poison),
             _ if self.attempts >= MAX_ATTEMPTS => Some(Code::ReplicaFailed),
             _ => None,
         };
     }
 
-    /// Receives a permit, an error or a stall notice, if there is one.
+    /// Receives a permit, an error or a stall notice if one has arrived. Checks that it is the one that must arrive.
     fn receive(&mut self) -> TestCaseResult {
         match &mut self.stage {
-            Stage::Waiting(receiver) => match receiver.try_recv() {
+            RequestStage::Waiting(receiver) => match receiver.try_recv() {
                 Ok(Ok(permit)) => self.receive_permit(permit)?,
                 // A request without time may be refused at once.
-                Ok(Err(error)) if error.code == Code::Overloaded && !self.has_time => self.stage = Stage::Over,
+                Ok(Err(error)) if error.code == Code::Overloaded && !self.has_time => self.stage = RequestStage::Over,
                 Ok(Err(error)) => {
                     prop_assert_eq!(Some(error.code), self.expected.take(), "{}", error);
-                    self.stage = Stage::Over;
+                    self.stage = RequestStage::Over;
                 }
-                Err(TryRecvError::Empty) => prop_assert_eq!(self.expected, None, "no error arrived"),
-                Err(TryRecvError::Closed) => prop_assert!(false, "request {} was lost", self.number),
+                Err(TryRecvError::Empty) => prop_assert_eq!(self.expected, None, "the error did not arrive"),
+                Err(TryRecvError::Closed) => prop_assert!(false, "the worker dropped request {}", self.number),
             },
-            Stage::Permitted(permit) => {
+            RequestStage::Permitted(permit) => {
                 if permit.assignment().stall_notice.try_recv().is_ok() {
-                    self.end_attempt(Ending::Failed(Failure::Stalled));
+                    self.end_attempt(Ending::Failed(AttemptFailure::Stalled));
                 }
             }
-            Stage::Over => {}
+            RequestStage::Over => {}
         }
         Ok(())
     }
@@ -360,7 +367,7 @@ impl SimulatedRequest {
         prop_assert_eq!(self.expected, None, "a permit instead of an error");
         prop_assert!(self.attempts < MAX_ATTEMPTS, "attempt {} of request {}", self.attempts + 1, self.number);
         self.first_permit_id.get_or_insert(permit.assignment().permit_id);
-        self.stage = Stage::Permitted(permit);
+        self.stage = RequestStage::Permitted(permit);
         Ok(())
     }
 }
@@ -375,13 +382,14 @@ fn end(permit: Permit, ending: Ending) -> Result<StatusCode, PermitReceiver> {
 
 /// One worker with simulated requests and replicas.
 struct Simulation {
-    worker: Handle,
+    worker: WorkerHandle,
     publisher: watch::Sender<BTreeSet<Address>>,
     replicas: Vec<Address>,
-    /// Replicas that have ever done anything but answer. A pause or a probation may keep them from taking requests.
+    /// The replicas that have failed, hung or been unpublished at any time. They may have free slots and take no
+    /// request, because they are busy, ejected or on probation.
     unreliable: HashSet<Address>,
     requests: Vec<SimulatedRequest>,
-    /// Permits of attempts whose clients have left.
+    /// The permits of attempts whose clients have left.
     abandoned: Vec<Permit>,
 }
 
@@ -389,7 +397,7 @@ impl Simulation {
     fn new(name: usize, scenario: &Scenario) -> Self {
         let replicas: Vec<Address> = (1..=3).map(|capacity| format!("{capacity} in {name}").into()).collect();
         let (publisher, published) = watch::channel(replicas.iter().cloned().collect());
-        let settings = Settings {
+        let settings = DispatchSettings {
             order: if scenario.fifo { Order::Fifo } else { Order::LateLast },
             balance: if scenario.least_loaded { Balance::LeastLoaded } else { Balance::RoundRobin },
             deadline: FOREVER,
@@ -399,60 +407,60 @@ impl Simulation {
         Self { worker, publisher, replicas, unreliable: HashSet::new(), requests: Vec::new(), abandoned: Vec::new() }
     }
 
-    /// One of the requests that fit, chosen by `index`.
+    /// Returns one of the requests for which `fits` is true, chosen by `index`.
     fn choose(&mut self, fits: impl Fn(&SimulatedRequest) -> bool, index: usize) -> Option<&mut SimulatedRequest> {
         let mut fitting: Vec<_> = self.requests.iter_mut().filter(|request| fits(request)).collect();
         if fitting.is_empty() { None } else { Some(fitting.swap_remove(index % fitting.len())) }
     }
 
-    /// Takes the permit of a request whose client leaves.
+    /// Lets the client of a request with a permit leave. Returns the permit.
     fn abandon_permit(&mut self, index: usize) -> Option<Permit> {
         let request = self.choose(SimulatedRequest::has_permit, index)?;
-        match std::mem::replace(&mut request.stage, Stage::Over) {
-            Stage::Permitted(permit) => Some(permit),
-            Stage::Waiting(_) | Stage::Over => unreachable!("the chosen request has a permit"),
+        match std::mem::replace(&mut request.stage, RequestStage::Over) {
+            RequestStage::Permitted(permit) => Some(permit),
+            RequestStage::Waiting(_) | RequestStage::Over => unreachable!("the chosen request has a permit"),
         }
     }
 
-    fn note_reliability(&mut self, address: Address, ending: Ending) {
+    fn record_ending(&mut self, address: Address, ending: Ending) {
         if matches!(ending, Ending::Failed(_)) {
             self.unreliable.insert(address);
         }
     }
 
-    async fn step(&mut self, step: Step) -> TestCaseResult {
+    async fn step(&mut self, step: SimulationStep) -> TestCaseResult {
         match step {
-            Step::Submit { has_time } => self.submit(has_time).await,
-            Step::End(index, ending) => self.end_attempt(index, ending),
-            Step::LeaveQueue(index) => self.leave_queue(index),
-            Step::LeaveAttempt(index) => {
+            SimulationStep::Submit { has_time } => self.submit(has_time).await,
+            SimulationStep::End(index, ending) => self.end_attempt(index, ending),
+            SimulationStep::LeaveQueue(index) => self.leave_queue(index),
+            SimulationStep::LeaveAttempt(index) => {
                 if let Some(mut permit) = self.abandon_permit(index) {
-                    // The dropped attempt of a real client closes the channel in the same way.
+                    // The attempt of a client that leaves closes this channel in the same way.
                     permit.assignment().stall_notice.close();
                     self.abandoned.push(permit);
                 }
             }
-            Step::LeaveUnused(index) => {
+            SimulationStep::LeaveUnused(index) => {
                 if let Some(mut permit) = self.abandon_permit(index) {
                     self.unreliable.insert(permit.assignment().address.clone());
                 }
             }
-            Step::EndAbandoned(index, ending) => {
+            SimulationStep::EndAbandoned(index, ending) => {
                 if !self.abandoned.is_empty() {
                     let mut permit = self.abandoned.swap_remove(index % self.abandoned.len());
-                    self.note_reliability(permit.assignment().address.clone(), ending);
-                    // The client has left, so the request needs no further permit.
+                    self.record_ending(permit.assignment().address.clone(), ending);
+                    // The client has left, so nothing receives on the channel for the next permit.
                     drop(end(permit, ending));
                 }
             }
-            Step::Publish(bits) => self.publish(bits),
-            Step::Hang(bits) => self.hang(bits).await?,
-            Step::Pause => self.pause().await,
+            SimulationStep::Publish(bits) => self.publish(bits),
+            SimulationStep::Hang(bits) => self.hang(bits).await?,
+            SimulationStep::Pause => self.pause().await,
         }
         self.check().await
     }
 
-    /// The replicas of these bits.
+    /// The replicas whose bits are set: bit 0 stands for the first replica.
     fn replicas_of(&self, bits: u8) -> Vec<Address> {
         let chosen = self.replicas.iter().enumerate().filter(|(bit, _)| bits & (1 << bit) != 0);
         chosen.map(|(_, address)| address.clone()).collect()
@@ -466,7 +474,7 @@ impl Simulation {
         self.requests.push(SimulatedRequest {
             number,
             has_time,
-            stage: Stage::Waiting(receiver),
+            stage: RequestStage::Waiting(receiver),
             first_permit_id: None,
             attempts: 0,
             deaths: 0,
@@ -476,27 +484,31 @@ impl Simulation {
 
     fn end_attempt(&mut self, index: usize, ending: Ending) {
         let Some(request) = self.choose(SimulatedRequest::has_permit, index) else { return };
-        let Stage::Permitted(permit) = &mut request.stage else { unreachable!("the chosen request has a permit") };
+        let RequestStage::Permitted(permit) = &mut request.stage else {
+            unreachable!("the chosen request has a permit")
+        };
         let address = permit.assignment().address.clone();
         request.end_attempt(ending);
-        self.note_reliability(address, ending);
+        self.record_ending(address, ending);
     }
 
     fn leave_queue(&mut self, index: usize) {
         let Some(request) = self.choose(SimulatedRequest::is_waiting, index) else { return };
-        request.stage = Stage::Over;
+        request.stage = RequestStage::Over;
         let sequence_number = SequenceNumber(request.number);
         self.worker.withdraw(sequence_number);
     }
 
     fn publish(&mut self, bits: u8) {
         let set = self.replicas_of(bits);
-        // A replica that was removed and still holds requests is ready at once when it is published again.
+        // A removed replica that holds requests is ready at once when it is published again. Other removed replicas
+        // have to answer a probe first.
         self.unreliable.extend(self.replicas.iter().filter(|address| !set.contains(*address)).cloned());
         self.publisher.send_replace(set.into_iter().collect());
     }
 
-    /// Lets replicas hang until their requests, except for last attempts, have received a stall notice.
+    /// Lets the replicas whose bits are set hang until all attempts at them have received a stall notice. Attempts that
+    /// are the last of their requests get none.
     async fn hang(&mut self, bits: u8) -> TestCaseResult {
         let hung = self.replicas_of(bits);
         self.unreliable.extend(hung.iter().cloned());
@@ -506,18 +518,18 @@ impl Simulation {
             prop_assert!(since.elapsed() < WAIT_LIMIT, "a request never received a stall notice");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        // Long enough for another probe.
+        // Another probe fails during this time.
         self.pause().await;
         HUNG.with_borrow_mut(|all| all.retain(|address| !hung.contains(address)));
         Ok(())
     }
 
-    /// A little longer than the shortest ejection.
+    /// Waits a little longer than the shortest ejection lasts.
     async fn pause(&self) {
         tokio::time::sleep(Duration::from_millis(130)).await;
     }
 
-    /// Checks what must hold at any time, once all messages are handled.
+    /// Checks the invariants that hold whenever all messages are handled.
     async fn check(&mut self) -> TestCaseResult {
         let since = Instant::now();
         loop {
@@ -536,28 +548,29 @@ impl Simulation {
                 prop_assert!(suspects <= 1, "{suspects} suspects at {address}");
             }
             let Some(contradiction) = self.contradiction(&status, permits) else { return Ok(()) };
-            // A pause or a probe may have ended after the status was taken.
+            // The pause of a replica may have ended, or a probe may have succeeded, after the status was taken. The
+            // worker then dispatches a request soon.
             prop_assert!(since.elapsed() < Duration::from_secs(1), "{contradiction}");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 
-    /// Number of permits that the requests that fit hold, for each replica.
+    /// The number of permits for each replica that are held by requests for which `fits` is true.
     fn permits_by_replica(&mut self, fits: impl Fn(&SimulatedRequest) -> bool) -> HashMap<Address, usize> {
         let mut permits = HashMap::new();
         for request in self.requests.iter_mut().filter(|request| fits(request)) {
-            if let Stage::Permitted(permit) = &mut request.stage {
+            if let RequestStage::Permitted(permit) = &mut request.stage {
                 *permits.entry(permit.assignment().address.clone()).or_default() += 1;
             }
         }
         permits
     }
 
-    /// A difference between the worker's status and the simulated requests and replicas, if there is one.
+    /// Compares the worker's status with the simulated requests and replicas. Returns a difference, if there is one.
     fn contradiction(&self, status: &Status, mut permits: HashMap<Address, usize>) -> Option<String> {
         let waiting = self.requests.iter().filter(|request| request.is_waiting());
         if waiting.clone().count() != status.queue_length {
-            return Some(format!("{} requests wait, and the queue holds {}", waiting.count(), status.queue_length));
+            return Some(format!("{} requests wait, but the queue length is {}", waiting.count(), status.queue_length));
         }
         let new_request_waits = waiting.clone().any(|request| request.has_time && request.first_permit_id.is_none());
         for replica in &status.replicas {
@@ -567,22 +580,24 @@ impl Simulation {
             }
             let has_free_slot = replica.state == "ready" && count < replica.capacity;
             if has_free_slot && new_request_waits && !self.unreliable.contains(&*replica.address) {
-                return Some(format!("a request waits, and there is a free slot at {replica:?}"));
+                return Some(format!("a request waits, although a slot is free at {replica:?}"));
             }
         }
         (!permits.is_empty()).then(|| format!("permits for replicas that are not in the status: {permits:?}"))
     }
 
-    /// Answers all requests that are left, and checks that nothing remains.
+    /// Answers all requests that are left. Checks that the queue becomes empty, all slots become free and the worker
+    /// ends.
     async fn finish(mut self, with_new_replicas: bool) -> TestCaseResult {
         if with_new_replicas {
             self.replicas = (1..=2).map(|capacity| format!("{capacity} after {}", self.replicas[0]).into()).collect();
         }
         self.publisher.send_replace(self.replicas.iter().cloned().collect());
         let since = Instant::now();
-        // The worker is not asked for its status meanwhile: that would wake it, and hide a missing wake-up.
+        // No status is asked for in this loop. It would wake the worker, and hide that the worker does not wake by
+        // itself.
         while !self.answer_all()? {
-            prop_assert!(since.elapsed() < WAIT_LIMIT, "a request waits for ever: {:?}", status(&self.worker).await);
+            prop_assert!(since.elapsed() < WAIT_LIMIT, "requests still wait: {:?}", status(&self.worker).await);
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         self.check().await?;
@@ -597,28 +612,28 @@ impl Simulation {
         Ok(())
     }
 
-    /// Answers every request that has a permit, and withdraws those without time. Tells whether no request waits any
-    /// more.
+    /// Answers every request that has a permit, and withdraws the waiting requests that have no time. Returns whether
+    /// no request waits any longer.
     fn answer_all(&mut self) -> Result<bool, TestCaseError> {
         for request in &mut self.requests {
             request.receive()?;
             match request.stage {
-                Stage::Permitted(_) => request.end_attempt(Ending::Answered),
-                Stage::Waiting(_) if !request.has_time => {
+                RequestStage::Permitted(_) => request.end_attempt(Ending::Answered),
+                RequestStage::Waiting(_) if !request.has_time => {
                     self.worker.withdraw(SequenceNumber(request.number));
-                    request.stage = Stage::Over;
+                    request.stage = RequestStage::Over;
                 }
-                Stage::Waiting(_) | Stage::Over => {}
+                RequestStage::Waiting(_) | RequestStage::Over => {}
             }
         }
         for permit in self.abandoned.drain(..) {
-            end(permit, Ending::Answered).expect("an answered request needs no further permit");
+            end(permit, Ending::Answered).expect("an answered attempt returns the answer");
         }
         Ok(!self.requests.iter().any(SimulatedRequest::is_waiting))
     }
 }
 
-/// Runs the scenarios concurrently, because each waits for real time to pass.
+/// Runs the scenarios concurrently, because each of them sleeps most of its time.
 async fn run_all(scenarios: Vec<Scenario>) -> TestCaseResult {
     let mut simulations = JoinSet::new();
     for (name, scenario) in scenarios.into_iter().enumerate() {
@@ -643,7 +658,8 @@ proptest! {
     fn every_request_gets_one_outcome_and_every_slot_becomes_free(
         scenarios in prop::collection::vec(scenario(), 1..64),
     ) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.expect("the system has resources for a runtime");
         runtime.block_on(run_all(scenarios))?;
     }
 }

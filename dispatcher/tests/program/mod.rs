@@ -1,6 +1,6 @@
-//! The dispatcher's program, started for a test on a free port, and an HTTP client of it.
+//! The dispatcher's program, which a test starts on a free port, and an HTTP client for it.
 
-#![allow(dead_code, reason = "no test file uses all of it")]
+#![allow(dead_code, reason = "no test file uses all items of this module")]
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -13,41 +13,44 @@ use std::io::Write;
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 
-/// A test fails when something that it waits for takes longer.
+/// The longest time that a test waits for any one event. A test that waits longer fails.
 pub(crate) const WAIT_LIMIT: Duration = Duration::from_secs(20);
 
-/// Prints that a test was skipped, why, and what would change that. Written to standard error directly, because the
-/// test harness hides what passing tests print.
+/// Prints that a test was skipped. `text` says the reason, and what to do so that the test runs. It is written to
+/// standard error directly, because the test harness hides the output of tests that pass.
 pub(crate) fn report_skipped(text: &str) {
     writeln!(std::io::stderr(), "skipped: {text}").expect("standard error is open");
 }
 
-/// A command that runs the program on a free port. The program ends with the test.
+/// A command that runs the program on a free port. The program ends when the test ends.
 pub(crate) fn command(flags: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dispatcher"));
     command.args(["--listen=127.0.0.1:0", "--exit-with-parent"]).args(flags).stdin(Stdio::piped()).kill_on_drop(true);
     command
 }
 
-/// The running program. It is killed when this is dropped.
+/// The running program. It is killed when this value is dropped.
 pub(crate) struct Program {
     pub(crate) child: Child,
-    /// `host:port`.
+    /// The address that the program serves on, `host:port`.
     pub(crate) address: String,
     /// Whether the program announced `https`.
     pub(crate) has_tls: bool,
-    /// The lines on standard output after the first. Kept open, because the program fails when it cannot print.
+    /// The lines on standard output after the first. The pipe is kept open, because the program fails if it cannot
+    /// print.
     output: Lines<BufReader<ChildStdout>>,
 }
 
 impl Program {
+    /// Starts the program with the given flags and environment variables, and waits until it serves.
     pub(crate) async fn start(flags: &[&str], environment: &[(&str, &str)]) -> Self {
         Self::run(command(flags).envs(environment.iter().copied())).await
     }
 
-    /// Starts the program and returns the lines of its log too.
+    /// Starts the program and waits until it serves. Returns the program and the lines of its log.
     pub(crate) async fn start_with_log(flags: &[&str]) -> (Self, Lines<BufReader<ChildStderr>>) {
         let mut program = Self::run(command(flags).stderr(Stdio::piped())).await;
         let log = program.child.stderr.take().expect("standard error is piped");
@@ -58,8 +61,10 @@ impl Program {
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the dispatcher starts");
         let mut output = BufReader::new(child.stdout.take().expect("standard output is piped")).lines();
         let line = next_line(&mut output).await;
-        let (scheme, address) =
-            line.strip_prefix("listening on ").and_then(|url| url.split_once("://")).expect("the program's address");
+        let (scheme, address) = line
+            .strip_prefix("listening on ")
+            .and_then(|url| url.split_once("://"))
+            .expect("the first line has the program's address");
         let (address, has_tls) = (address.to_owned(), scheme == "https");
         Self { child, address, has_tls, output }
     }
@@ -69,75 +74,80 @@ impl Program {
         next_line(&mut self.output).await
     }
 
-    /// Sends the program a signal by its name, such as TERM.
+    /// Opens a connection to the program.
+    pub(crate) async fn connect(&self) -> TcpStream {
+        TcpStream::connect(&self.address).await.expect("the program listens")
+    }
+
+    /// Sends the program the signal with this name, such as TERM.
     pub(crate) async fn signal(&self, name: &str) {
         let process = self.child.id().expect("the program runs").to_string();
         let sent = Command::new("kill").args(["-s", name, &process]).status().await.expect("the command `kill` exists");
-        assert!(sent.success(), "the program runs");
+        assert!(sent.success(), "kill -s {name} failed");
     }
 
-    /// Processor time that the program has used, in seconds. Read from proc(5), whose fields 14 and 15 of `stat` are
-    /// hundredths of a second.
+    /// The processor time that the program has used, in seconds. It is the sum of the fields 14 and 15 of
+    /// `/proc/PID/stat`, which are in hundredths of a second (proc(5)).
     #[cfg(target_os = "linux")]
     pub(crate) fn processor_seconds(&self) -> f64 {
         let process = self.child.id().expect("the program runs");
         let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).expect("the program runs");
         let fields: Vec<&str> =
-            stat.rsplit(')').next().expect("a process name in brackets").split_whitespace().collect();
-        fields[11..13].iter().map(|ticks| ticks.parse::<f64>().expect("a count")).sum::<f64>() / 100.0
+            stat.rsplit(')').next().expect("a split string has a last part").split_whitespace().collect();
+        fields[11..13].iter().map(|ticks| ticks.parse::<f64>().expect("the field is a number")).sum::<f64>() / 100.0
     }
 
-    /// A field of the program's `status` in proc(5), in KiB.
+    /// The value in KiB of a field of the program's `/proc/PID/status` (proc(5)).
     #[cfg(target_os = "linux")]
     pub(crate) fn kibibytes(&self, field: &str) -> u64 {
         let process = self.child.id().expect("the program runs");
         let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("the program runs");
         let line =
             status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).expect("the field exists");
-        line.trim().strip_suffix(" kB").expect("the unit is KiB").parse().expect("a number")
+        line.trim().strip_suffix(" kB").expect("the unit is KiB").parse().expect("the value is a number")
     }
 }
 
 async fn next_line<R: tokio::io::AsyncBufRead + Unpin>(lines: &mut Lines<R>) -> String {
     let line = tokio::time::timeout(WAIT_LIMIT, lines.next_line()).await.expect("the program prints a line");
-    line.expect("the line is UTF-8").expect("the program runs")
+    line.expect("the line is UTF-8").expect("the program prints another line before it ends")
 }
 
-/// Waits for a line of the log that holds `words`.
+/// Waits for a line of the log that contains `words`.
 pub(crate) async fn until_logged(log: &mut Lines<BufReader<ChildStderr>>, words: &str) {
     while !next_line(log).await.contains(words) {}
 }
 
-/// The running program and an HTTP client of it.
-pub(crate) struct Dispatcher {
+/// The running program and an HTTP client for it.
+pub(crate) struct RunningDispatcher {
     pub(crate) program: Program,
     pub(crate) client: Client<HttpConnector, Full<Bytes>>,
 }
 
 /// A response of the dispatcher.
 #[derive(Debug)]
-pub(crate) struct Reply {
+pub(crate) struct DispatcherReply {
     pub(crate) status: u16,
-    /// The header `Retry-After`.
+    /// The value of the header `Retry-After`; `None` without the header.
     pub(crate) retry_after: Option<String>,
-    /// The body; null if it is not JSON.
+    /// The body; null if the body is not JSON.
     pub(crate) json: Value,
 }
 
-impl Reply {
+impl DispatcherReply {
     /// The status and the code in the error body.
     pub(crate) fn status_and_code(&self) -> (u16, &str) {
         (self.status, self.json["code"].as_str().unwrap_or("none"))
     }
 
-    /// Whether `Retry-After` tells a whole number of seconds, at least one.
+    /// Whether `Retry-After` is a whole number of seconds, and at least 1.
     pub(crate) fn has_retry_after(&self) -> bool {
         self.retry_after.as_ref().is_some_and(|after| after.parse::<u64>().is_ok_and(|seconds| seconds >= 1))
     }
 }
 
-impl Dispatcher {
-    /// Starts the program with these replicas.
+impl RunningDispatcher {
+    /// Starts the program with `--replicas=source`, such as `static:127.0.0.1:6000`.
     pub(crate) async fn start(source: &str, flags: &[&str]) -> Self {
         let source = format!("--replicas={source}");
         Self::new(Program::start(&[&["--log=error", &source], flags].concat(), &[]).await)
@@ -147,37 +157,37 @@ impl Dispatcher {
         Self { program, client: Client::builder(TokioExecutor::new()).build_http() }
     }
 
-    pub(crate) async fn post(&self, headers: &[(&str, &str)]) -> Reply {
+    pub(crate) async fn post(&self, headers: &[(&str, &str)]) -> DispatcherReply {
         self.post_body(headers, Bytes::from_static(b"image")).await
     }
 
-    pub(crate) async fn post_body(&self, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Reply {
+    pub(crate) async fn post_body(&self, headers: &[(&str, &str)], body: impl Into<Bytes>) -> DispatcherReply {
         let mut request = Request::post(format!("http://{}/predict", self.program.address));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        self.send(request.body(Full::new(body.into())).expect("a request")).await
+        self.send(request.body(Full::new(body.into())).expect("the request is well formed")).await
     }
 
-    pub(crate) async fn get(&self, path: &str) -> Reply {
+    pub(crate) async fn get(&self, path: &str) -> DispatcherReply {
         let request = Request::get(format!("http://{}{path}", self.program.address));
-        self.send(request.body(Full::default()).expect("a request")).await
+        self.send(request.body(Full::default()).expect("the request is well formed")).await
     }
 
-    pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> Reply {
+    pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> DispatcherReply {
         let response = self.client.request(request).await.expect("the dispatcher answers");
         let status = response.status().as_u16();
         let retry_after = response.headers().get("retry-after");
-        let retry_after = retry_after.map(|value| value.to_str().expect("digits").to_owned());
-        let body = response.into_body().collect().await.expect("a whole answer").to_bytes();
-        Reply { status, retry_after, json: serde_json::from_slice(&body).unwrap_or(Value::Null) }
+        let retry_after = retry_after.map(|value| value.to_str().expect("the header is ASCII").to_owned());
+        let body = response.into_body().collect().await.expect("the answer arrives whole").to_bytes();
+        DispatcherReply { status, retry_after, json: serde_json::from_slice(&body).unwrap_or(Value::Null) }
     }
 
-    /// The value of a metric, named with its labels; 0 if `/metrics` does not have it.
+    /// The value of the metric `name`, which includes its labels; 0 if `/metrics` does not have the metric.
     pub(crate) async fn metric(&self, name: &str) -> f64 {
         let metrics = self.metrics().await;
         let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        value.map_or(0.0, |value| value.parse().expect("a number"))
+        value.map_or(0.0, |value| value.parse().expect("the value of a metric is a number"))
     }
 
     /// The text of `/metrics`.
@@ -186,15 +196,15 @@ impl Dispatcher {
         String::from_utf8(answer.expect("the dispatcher answers").1.into()).expect("the metrics are UTF-8")
     }
 
-    /// The states of the replicas, ordered by address.
+    /// The states of the replicas in `/status`, ordered by address.
     pub(crate) async fn states(&self) -> Vec<String> {
         let status = self.get("/status").await.json;
-        let mut replicas = status["replicas"].as_array().expect("a list").clone();
+        let mut replicas = status["replicas"].as_array().expect("`replicas` is a list").clone();
         replicas.sort_by_key(|replica| replica["address"].to_string());
         replicas.iter().map(|replica| replica["state"].as_str().unwrap_or_default().to_owned()).collect()
     }
 
-    /// Waits until the replicas are in these states. Both are sorted, so the order of replicas does not matter.
+    /// Waits until the sorted states of the replicas are `expected`. The order of the replicas does not matter.
     pub(crate) async fn until_states(&self, expected: &[&str]) {
         let mut states = Vec::new();
         for _ in 0..1000 {
@@ -205,15 +215,15 @@ impl Dispatcher {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("{states:?} instead of {expected:?}");
+        panic!("the states of the replicas stay {states:?} instead of {expected:?}");
     }
 
-    /// Waits until so many requests are in the queue.
+    /// Waits until `count` requests are in the queue.
     pub(crate) async fn until_waiting(&self, count: u64) {
         self.until_status("queue_length", count).await;
     }
 
-    /// Waits until a number in `/status` has this value.
+    /// Waits until the number `name` in `/status` is `count`.
     pub(crate) async fn until_status(&self, name: &str, count: u64) {
         let mut value = Value::Null;
         for _ in 0..1000 {
@@ -223,6 +233,6 @@ impl Dispatcher {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("{name} is {value} instead of {count}");
+        panic!("{name} in /status stays {value} instead of {count}");
     }
 }

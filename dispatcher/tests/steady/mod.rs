@@ -1,5 +1,5 @@
-//! Tests whose result depends on time. A shared machine may stand still for seconds, and such a test then fails without
-//! an error of the dispatcher.
+//! Support for tests whose result depends on time. A shared machine may stand still for seconds. Such a test then
+//! fails, although the dispatcher has no error.
 
 use crate::program::report_skipped;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -7,47 +7,53 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-/// How often a test is run while the machine stands still.
+/// The largest number of times that a test runs if the machine stands still during each run.
 const ATTEMPTS: usize = 3;
 
-/// The share of a test's time that the machine may be away for the test's failure to count.
+/// A test's failure counts only if the machine has stood still for at most this share of the test's time.
 const TOLERATED_SHARE: f64 = 0.05;
 
-/// Runs `test`. A failure counts if the machine ran during the test. Otherwise the test runs again; if the machine
-/// stands still each time, the test is reported as skipped.
+/// Runs `test`. If the test fails and the machine stood still meanwhile, the test runs again. If this happens
+/// [`ATTEMPTS`] times, the test is reported as skipped.
 ///
 /// # Panics
-/// When `test` panics while the machine runs.
+/// If `test` panics and the machine did not stand still meanwhile.
 pub(crate) fn on_steady_machine(test: impl AsyncFn()) {
     for _ in 0..ATTEMPTS {
-        // A runtime for each attempt, so that no task of one goes on during the next.
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        // Each attempt has its own runtime, so that no task of one attempt goes on during the next.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("the system has resources for another runtime");
         let stopwatch = Stopwatch::start();
         let result = catch_unwind(AssertUnwindSafe(|| runtime.block_on(test())));
         let lost = stopwatch.lost_share();
         match result {
             Ok(()) => return,
             Err(failure) if lost <= TOLERATED_SHARE => resume_unwind(failure),
-            Err(_) => println!("the test failed, and the machine stood still for {:.0} % of its time", 100.0 * lost),
+            Err(_) => println!(
+                "the test failed, and the machine stood still for {:.0} % of the test's time; it runs again",
+                100.0 * lost
+            ),
         }
     }
     let thread = std::thread::current();
     let name = thread.name().unwrap_or("a test");
     report_skipped(&format!(
-        "{name} failed while the machine stood still, {ATTEMPTS} times; run it on an idle machine"
+        "{name} failed {ATTEMPTS} times while the machine stood still; run the test on an idle machine"
     ));
 }
 
-/// Measures time without the time in which the machine stood still.
+/// A stopwatch that leaves out the time in which the machine stood still.
 pub(crate) struct Stopwatch {
     since: Instant,
-    /// Microseconds by which a sleeping thread woke too late.
+    /// The sum of the microseconds by which a sleeping thread woke too late.
     late_microseconds: Arc<AtomicU64>,
     stolen_before: Duration,
 }
 
 impl Stopwatch {
-    /// A stopwatch that runs.
+    /// Starts a stopwatch.
     pub(crate) fn start() -> Self {
         let late_microseconds = Arc::new(AtomicU64::new(0));
         let sleeper = Arc::downgrade(&late_microseconds);
@@ -55,38 +61,41 @@ impl Stopwatch {
         Self { since: Instant::now(), late_microseconds, stolen_before: stolen() }
     }
 
-    /// The time since the start, without the time that was lost.
+    /// The time since the start, without the time by which the sleeping thread woke too late.
     pub(crate) fn elapsed(&self) -> Duration {
         self.since.elapsed().saturating_sub(self.late())
     }
 
-    /// The share of the time since the start in which the machine stood still, by the larger of two measures. Late
-    /// wake-ups show that all processors stood still, stolen time that some of them did.
+    /// The share of the time since the start in which the machine stood still. It is the larger of two measures: late
+    /// wake-ups, which show that all processors stood still, and stolen time, which shows that some of them did.
     fn lost_share(&self) -> f64 {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let stolen = stolen().saturating_sub(self.stolen_before) / u32::try_from(processors).expect("few processors");
+        let stolen = stolen().saturating_sub(self.stolen_before)
+            / u32::try_from(processors).expect("the number of processors fits into 32 bits");
         self.late().max(stolen).div_duration_f64(self.since.elapsed())
     }
 
+    /// The sum of the times by which the sleeping thread woke too late.
     fn late(&self) -> Duration {
         Duration::from_micros(self.late_microseconds.load(Ordering::Relaxed))
     }
 }
 
-/// Sleeps again and again until the stopwatch is dropped, and adds up by how much each wake-up was late.
+/// Sleeps again and again until the stopwatch is dropped, and adds up the times by which it woke too late.
 fn measure_late_wake_ups(late_microseconds: &Weak<AtomicU64>) {
     const SLEEP: Duration = Duration::from_millis(2);
     while let Some(late_microseconds) = late_microseconds.upgrade() {
         let before = Instant::now();
         std::thread::sleep(SLEEP);
-        // A timer of a machine that runs is up to 2 ms late.
+        // On a machine that does not stand still, a timer is up to 2 ms late.
         let late = before.elapsed().saturating_sub(SLEEP * 2).as_micros();
         late_microseconds.fetch_add(late.try_into().expect("a test takes less than 2^64 µs"), Ordering::Relaxed);
     }
 }
 
-/// Processor time that the host of this virtual machine has taken since the start, summed over all processors: field 8
-/// of the first line of `/proc/stat` (proc(5)), in hundredths of a second. Zero where that is not available.
+/// The processor time that the host of this virtual machine has taken since the machine's start, summed over all
+/// processors: field 8 of the first line of `/proc/stat` (proc(5)), in hundredths of a second. Zero if the field is not
+/// available.
 fn stolen() -> Duration {
     let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
     let ticks = stat.split_whitespace().nth(8).and_then(|ticks| ticks.parse().ok()).unwrap_or(0);

@@ -1,6 +1,6 @@
-//! Stub replicas: they follow the wire contract without a model, and misbehave on command.
+//! Stub replicas. They follow the wire contract without a model, and fail in the ways that a test chooses.
 
-#![allow(dead_code, reason = "no test file uses all of it")]
+#![allow(dead_code, reason = "no test file uses all items of this module")]
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Either, Full};
@@ -22,43 +22,44 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
-/// A body that kills replicas of [`Behavior::DiesOfPoison`].
+/// A body that kills stubs with [`StubBehavior::DiesOfPoison`].
 pub(crate) const POISON: &[u8] = b"poison";
 
-/// How long a replica that died of [`POISON`] takes to start again.
+/// The time after which a stub that died of [`POISON`] starts again.
 const RESTART: Duration = Duration::from_millis(200);
 
-/// How a stub answers images.
+/// The way in which a stub answers images.
 #[derive(Debug, Clone)]
-pub(crate) enum Behavior {
-    /// It answers at once.
+pub(crate) enum StubBehavior {
+    /// The stub answers at once.
     Prompt,
-    /// It answers after this time.
+    /// The stub answers after this time.
     Delayed(Duration),
-    /// It answers once the semaphore has a permit.
+    /// The stub answers once the semaphore has a permit.
     Gated(Arc<Semaphore>),
-    /// It answers with this status and a body that is no [`service::wire::ErrorBody`].
+    /// The stub answers with this status and a body that is no [`service::wire::ErrorBody`].
     Status(StatusCode),
-    /// It closes the connection without an answer, once the semaphore has a permit.
+    /// The stub closes the connection without an answer once the semaphore has a permit.
     Closes(Arc<Semaphore>),
-    /// It sends half of the answer and closes the connection.
+    /// The stub sends half of the answer and closes the connection.
     ClosesHalfway,
-    /// It sends half of the answer and resets the connection.
+    /// The stub sends half of the answer and resets the connection.
     ResetsHalfway,
-    /// It answers neither images nor probes, and closes no connection. With another behavior it answers what it holds.
+    /// The stub answers neither images nor probes, and closes no connection. Once it gets another behavior, it answers
+    /// the requests that it holds.
     Hangs,
-    /// It answers after this time. [`POISON`] ends the process, which is then started again.
+    /// The stub answers after this time. [`POISON`] ends its simulated process, which starts again after [`RESTART`].
     DiesOfPoison(Duration),
 }
 
-impl Behavior {
-    /// Closes every connection at once, without an answer.
+impl StubBehavior {
+    /// The behavior of a stub that closes every connection at once, without an answer.
     pub(crate) fn closes() -> Self {
         Self::Closes(Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)))
     }
 }
 
-/// A request as the stub received it.
+/// A request that a stub has received.
 #[derive(Debug, Clone)]
 pub(crate) struct ReceivedRequest {
     pub(crate) query: Option<String>,
@@ -66,26 +67,27 @@ pub(crate) struct ReceivedRequest {
     pub(crate) body: Bytes,
 }
 
-/// The value of `--replicas` that names these stubs.
-pub(crate) fn static_list(stubs: &[&Stub]) -> String {
+/// The value of `--replicas` for a static list of the given stubs.
+pub(crate) fn static_list(stubs: &[&StubReplica]) -> String {
     let addresses: Vec<&str> = stubs.iter().map(|stub| stub.address.as_str()).collect();
     format!("static:{}", addresses.join(","))
 }
 
 /// One stub replica.
-pub(crate) struct Stub {
-    /// `host:port`.
+pub(crate) struct StubReplica {
+    /// The address that the stub listens on, `host:port`.
     pub(crate) address: String,
-    shared: Arc<Shared>,
-    /// Reserves the port while the stub does not listen on it.
+    shared: Arc<StubState>,
+    /// A socket that reserves the port while the simulated process does not run.
     _port: TcpSocket,
 }
 
-struct Shared {
+/// The state that a stub shares with the tasks that serve its connections.
+struct StubState {
     address: SocketAddr,
     capacity: usize,
-    behavior: watch::Sender<Behavior>,
-    /// What `/readyz` answers.
+    behavior: watch::Sender<StubBehavior>,
+    /// Whether `/readyz` answers that the stub is ready.
     ready: AtomicBool,
     /// Whether the simulated process should run.
     should_run: watch::Sender<bool>,
@@ -96,17 +98,17 @@ struct Shared {
     received: Mutex<Vec<ReceivedRequest>>,
 }
 
-impl Stub {
+impl StubReplica {
     /// Starts a stub with one slot.
-    pub(crate) async fn start(behavior: Behavior) -> Self {
+    pub(crate) async fn start(behavior: StubBehavior) -> Self {
         Self::with_capacity(1, behavior).await
     }
 
-    /// Starts a stub with `capacity` slots. Requests beyond them are answered with `busy`.
-    pub(crate) async fn with_capacity(capacity: usize, behavior: Behavior) -> Self {
-        let port = socket("127.0.0.1:0".parse().expect("an address"));
+    /// Starts a stub with `capacity` slots. While all slots are taken, further requests are answered with `busy`.
+    pub(crate) async fn with_capacity(capacity: usize, behavior: StubBehavior) -> Self {
+        let port = socket("127.0.0.1:0".parse().expect("the address is well formed"));
         let address = port.local_addr().expect("the socket is bound");
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(StubState {
             address,
             capacity,
             behavior: watch::Sender::new(behavior),
@@ -123,22 +125,22 @@ impl Stub {
         stub
     }
 
-    /// Number of images received.
+    /// The number of images that the stub has received.
     pub(crate) fn calls(&self) -> usize {
         self.shared.calls.load(Ordering::SeqCst)
     }
 
-    /// The images received, in order of arrival.
+    /// The requests with images that the stub has received, in order of arrival.
     pub(crate) fn received(&self) -> Vec<ReceivedRequest> {
         self.shared.received.lock().expect("no thread panics while it holds the lock").clone()
     }
 
-    /// Changes how the stub answers images.
-    pub(crate) fn set_behavior(&self, behavior: Behavior) {
+    /// Changes the way in which the stub answers images.
+    pub(crate) fn set_behavior(&self, behavior: StubBehavior) {
         self.shared.behavior.send_replace(behavior);
     }
 
-    /// Changes what `/readyz` answers.
+    /// Sets whether `/readyz` answers that the stub is ready.
     pub(crate) fn set_ready(&self, ready: bool) {
         self.shared.ready.store(ready, Ordering::SeqCst);
     }
@@ -155,7 +157,7 @@ impl Stub {
         self.until_running(true).await;
     }
 
-    /// Waits until the stub has received so many images.
+    /// Waits until the stub has received `count` images.
     pub(crate) async fn until_calls(&self, count: usize) {
         for _ in 0..2000 {
             if self.calls() >= count {
@@ -163,7 +165,7 @@ impl Stub {
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        panic!("{} of {count} calls", self.calls());
+        panic!("the stub has received {} of {count} images", self.calls());
     }
 
     async fn until_running(&self, running: bool) {
@@ -172,22 +174,22 @@ impl Stub {
     }
 }
 
-impl Drop for Stub {
+impl Drop for StubReplica {
     fn drop(&mut self) {
         self.shared.should_run.send_replace(false);
     }
 }
 
-/// A bound socket, which reserves its port without listening. `run` listens on further sockets with the same port.
+/// Returns a bound socket. It reserves its port without listening; `run` listens on further sockets with the same port.
 fn socket(address: SocketAddr) -> TcpSocket {
-    let socket = TcpSocket::new_v4().expect("a socket");
+    let socket = TcpSocket::new_v4().expect("the system opens another socket");
     socket.set_reuseport(true).expect("the system can share a port");
-    socket.bind(address).expect("a free port");
+    socket.bind(address).expect("the system has a free port");
     socket
 }
 
 /// Runs the simulated process whenever it should run.
-async fn run(shared: Arc<Shared>) {
+async fn run(shared: Arc<StubState>) {
     let mut should_run = shared.should_run.subscribe();
     while should_run.wait_for(|&should_run| should_run).await.is_ok() {
         let listener = socket(shared.address).listen(1024).expect("the port is reserved");
@@ -203,7 +205,7 @@ async fn run(shared: Arc<Shared>) {
     }
 }
 
-async fn accept(listener: TcpListener, connections: &mut JoinSet<()>, shared: &Arc<Shared>) {
+async fn accept(listener: TcpListener, connections: &mut JoinSet<()>, shared: &Arc<StubState>) {
     loop {
         let (stream, _peer) = listener.accept().await.expect("the stub listens");
         connections.spawn(connection(stream, shared.clone()));
@@ -211,22 +213,22 @@ async fn accept(listener: TcpListener, connections: &mut JoinSet<()>, shared: &A
     }
 }
 
-async fn connection(stream: TcpStream, shared: Arc<Shared>) {
-    if matches!(*shared.behavior.borrow(), Behavior::ResetsHalfway) {
-        // Closing the connection then resets it.
+async fn connection(stream: TcpStream, shared: Arc<StubState>) {
+    if matches!(*shared.behavior.borrow(), StubBehavior::ResetsHalfway) {
+        // With this option, closing the connection resets it.
         stream.set_zero_linger().expect("the socket is open");
     }
     let service = service_fn(move |request| answer(request, shared.clone()));
-    // The tests look at the dispatcher's side of the connection only.
+    // An error is ignored, because the tests check only the dispatcher's side of the connection.
     let _ended = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
-type Reply = Response<Either<Full<Bytes>, Half>>;
+type StubReply = Response<Either<Full<Bytes>, BrokenBody>>;
 
-/// Answers one request. An error makes hyper close the connection.
-async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Reply, std::io::Error> {
+/// Answers one request. If this returns an error, hyper closes the connection.
+async fn answer(request: Request<Incoming>, shared: Arc<StubState>) -> Result<StubReply, std::io::Error> {
     let mut behaviors = shared.behavior.subscribe();
-    let behavior = behaviors.wait_for(|behavior| !matches!(behavior, Behavior::Hangs)).await;
+    let behavior = behaviors.wait_for(|behavior| !matches!(behavior, StubBehavior::Hangs)).await;
     let behavior = behavior.expect("`shared` holds the sender").clone();
     if request.uri().path() == "/readyz" {
         let ready = shared.ready.load(Ordering::SeqCst);
@@ -239,23 +241,23 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Reply
     let query = head.uri.query().map(str::to_owned);
     let received = ReceivedRequest { query, headers: head.headers, body: body.clone() };
     shared.received.lock().expect("no thread panics while it holds the lock").push(received);
-    let Some(_slot) = Slot::take(&shared) else {
+    let Some(_slot) = SlotInUse::take(&shared) else {
         return Ok(respond::error(&RequestError::new(Code::Busy, "at capacity"), "").map(Either::Left));
     };
     match behavior {
-        Behavior::Prompt => {}
-        Behavior::Delayed(time) => tokio::time::sleep(time).await,
-        Behavior::Gated(gate) => gate.acquire().await.expect("the semaphore is never closed").forget(),
-        Behavior::Status(status) => return Ok(respond::json(status, &"no reason").map(Either::Left)),
-        Behavior::Closes(gate) => {
+        StubBehavior::Prompt => {}
+        StubBehavior::Delayed(time) => tokio::time::sleep(time).await,
+        StubBehavior::Gated(gate) => gate.acquire().await.expect("the semaphore is never closed").forget(),
+        StubBehavior::Status(status) => return Ok(respond::json(status, &"no reason").map(Either::Left)),
+        StubBehavior::Closes(gate) => {
             gate.acquire().await.expect("the semaphore is never closed").forget();
             return Err(std::io::ErrorKind::ConnectionAborted.into());
         }
-        Behavior::ClosesHalfway | Behavior::ResetsHalfway => {
-            return Ok(success(&shared).map(|whole| Either::Right(Half::of(&whole))));
+        StubBehavior::ClosesHalfway | StubBehavior::ResetsHalfway => {
+            return Ok(success(&shared).map(|whole| Either::Right(BrokenBody::of(&whole))));
         }
-        Behavior::Hangs => unreachable!("another behavior was waited for"),
-        Behavior::DiesOfPoison(time) => {
+        StubBehavior::Hangs => unreachable!("`wait_for` has returned another behavior"),
+        StubBehavior::DiesOfPoison(time) => {
             if body == POISON {
                 shared.should_run.send_replace(false);
                 tokio::spawn(async move {
@@ -270,48 +272,48 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Reply
     Ok(success(&shared).map(|whole| Either::Left(whole.into())))
 }
 
-/// An answer with status 200, as the wire contract has it.
-fn success(shared: &Shared) -> Response<Bytes> {
+/// An answer with status 200 in the form of the wire contract.
+fn success(shared: &StubState) -> Response<Bytes> {
     let prediction = Prediction { class_index: 0, label: "stub".into(), confidence: 1.0 };
     let answer = Answer::new(vec![prediction], "stub", shared.address.to_string(), Timing::default());
     let mut reply = respond::json(StatusCode::OK, &answer);
     reply.headers_mut().insert(header::CAPACITY, HeaderValue::from(shared.capacity));
-    reply.map(|_whole| serde_json::to_vec(&answer).expect("JSON").into())
+    reply.map(|_whole| serde_json::to_vec(&answer).expect("an answer can be written as JSON").into())
 }
 
-/// A slot of the stub, free again when this is dropped.
-struct Slot(Arc<Shared>);
+/// A slot of the stub. It is free again when this value is dropped.
+struct SlotInUse(Arc<StubState>);
 
-impl Slot {
-    fn take(shared: &Arc<Shared>) -> Option<Self> {
+impl SlotInUse {
+    fn take(shared: &Arc<StubState>) -> Option<Self> {
         let free = |taken: usize| (taken < shared.capacity).then_some(taken + 1);
         let taken = shared.slots_in_use.fetch_update(Ordering::SeqCst, Ordering::SeqCst, free);
         taken.is_ok().then(|| Self(shared.clone()))
     }
 }
 
-impl Drop for Slot {
+impl Drop for SlotInUse {
     fn drop(&mut self) {
-        // An error means that the simulated process was ended meanwhile, which freed all slots.
+        // If no slot is in use, the simulated process has ended in the meantime, which freed all slots.
         let one_less = |taken: usize| taken.checked_sub(1);
         let _restarted = self.0.slots_in_use.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less);
     }
 }
 
-/// A body that breaks off: half of it, then a pause in which hyper sends that half, then an error.
-enum Half {
+/// A body that breaks off. It yields the first half, pauses so that hyper can send that half, and then yields an error.
+enum BrokenBody {
     Unsent { half: Bytes, length: u64 },
     Sent,
     BrokenOff,
 }
 
-impl Half {
+impl BrokenBody {
     fn of(whole: &Bytes) -> Self {
         Self::Unsent { half: whole.slice(..whole.len() / 2), length: whole.len() as u64 }
     }
 }
 
-impl Body for Half {
+impl Body for BrokenBody {
     type Data = Bytes;
     type Error = std::io::Error;
 
