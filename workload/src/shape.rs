@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 /// The course of the load between its lowest and its highest rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ShapeKind {
     /// The lowest rate all the time.
     Constant,
     /// A linear rise from the lowest rate to the highest.
@@ -32,23 +32,23 @@ pub enum Kind {
 }
 
 /// The names of the kinds.
-const KINDS: [(&str, Kind); 9] = [
-    ("constant", Kind::Constant),
-    ("ramp", Kind::Ramp),
-    ("step", Kind::Step),
-    ("spike", Kind::Spike),
-    ("sine", Kind::Sine),
-    ("square", Kind::Square),
-    ("sawtooth", Kind::Sawtooth),
-    ("on-off", Kind::OnOff),
-    ("markov", Kind::Markov),
+const KINDS: [(&str, ShapeKind); 9] = [
+    ("constant", ShapeKind::Constant),
+    ("ramp", ShapeKind::Ramp),
+    ("step", ShapeKind::Step),
+    ("spike", ShapeKind::Spike),
+    ("sine", ShapeKind::Sine),
+    ("square", ShapeKind::Square),
+    ("sawtooth", ShapeKind::Sawtooth),
+    ("on-off", ShapeKind::OnOff),
+    ("markov", ShapeKind::Markov),
 ];
 
 /// A workload that is described by a shape.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Shape {
     /// The course of the load.
-    pub kind: Kind,
+    pub kind: ShapeKind,
     /// Lowest rate, in requests per second.
     pub low: f64,
     /// Highest rate, in requests per second.
@@ -71,15 +71,15 @@ impl Shape {
             let (middle, length) = (second as f64 + 0.5, self.length as f64);
             let phase = (middle / self.period).fract();
             let share = match self.kind {
-                Kind::Constant => 0.0,
-                Kind::Ramp => middle / length,
-                Kind::Step => f64::from(2 * second >= self.length),
-                Kind::Spike => f64::from((0.0..self.period).contains(&(middle - length / 2.0))),
-                Kind::Sine => 0.5 - 0.5 * (TAU * phase).cos(),
-                Kind::Square => f64::from(phase >= 0.5),
-                Kind::Sawtooth => phase,
-                Kind::OnOff | Kind::Markov => {
-                    let steps = if self.kind == Kind::OnOff { 1 } else { 3 };
+                ShapeKind::Constant => 0.0,
+                ShapeKind::Ramp => middle / length,
+                ShapeKind::Step => f64::from(2 * second >= self.length),
+                ShapeKind::Spike => f64::from((0.0..self.period).contains(&(middle - length / 2.0))),
+                ShapeKind::Sine => 0.5 - 0.5 * (TAU * phase).cos(),
+                ShapeKind::Square => f64::from(phase >= 0.5),
+                ShapeKind::Sawtooth => phase,
+                ShapeKind::OnOff | ShapeKind::Markov => {
+                    let steps = if self.kind == ShapeKind::OnOff { 1 } else { 3 };
                     while until <= second as f64 {
                         level = if steps == 1 { 1 - level } else { rng.random_range(0..=steps) };
                         until += -(1.0 - rng.random::<f64>()).ln() * self.period / 2.0;

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use workload::arrivals::{self, Process};
+use workload::arrivals::{self, ArrivalProcess};
 use workload::shape::Shape;
 use workload::{MAX_PER_SECOND, MAX_SECONDS, Workload};
 
@@ -58,8 +58,8 @@ pub struct Args {
     pub warmup: Option<Duration>,
     /// Process by which arrivals are spread: poisson, uniform, replayed (exactly as many in every second as the
     /// workload says), or gamma:CV with a coefficient of variation (above 1, arrivals come in bunches)
-    #[arg(long, default_value_t = Process::Poisson)]
-    pub arrivals: Process,
+    #[arg(long, default_value_t = ArrivalProcess::Poisson)]
+    pub arrivals: ArrivalProcess,
     /// Seed of the arrivals and the generated images
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -120,7 +120,7 @@ impl Args {
 }
 
 /// The send times of a workload and of the warm-up before it. The workload begins at `warmup`.
-pub fn schedule(workload: &Workload, process: Process, seed: u64, warmup: Duration) -> Vec<Duration> {
+pub fn schedule(workload: &Workload, process: ArrivalProcess, seed: u64, warmup: Duration) -> Vec<Duration> {
     let warmup_workload = warmup_workload(workload, warmup);
     // The last second of the warm-up's workload may be cut: a workload has whole seconds, a warm-up need not.
     let before = arrivals::schedule(&warmup_workload, process, seed ^ 1).into_iter().take_while(|&at| at < warmup);

@@ -14,7 +14,7 @@ pub mod samples;
 pub mod summary;
 
 use crate::simulate;
-use crate::simulate::comparison::{Comparison, Row};
+use crate::simulate::comparison::{ComparisonRow, LawComparison};
 use anyhow::{Context, Result};
 use args::Args;
 use history::History;
@@ -23,7 +23,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use std::convert::Infallible;
 use std::time::{Duration, SystemTime};
-use summary::Summary;
+use summary::HistorySummary;
 
 /// A progress bar appears after this time, so that a quick reading shows none.
 const BAR_DELAY: Duration = Duration::from_secs(2);
@@ -67,10 +67,10 @@ async fn show_later(bar: &ProgressBar) -> Infallible {
 
 /// The content of the JSON file.
 #[derive(Serialize)]
-struct Report<'a> {
-    history: &'a Summary,
+struct BacktestReport<'a> {
+    history: &'a HistorySummary,
     #[serde(flatten)]
-    comparison: &'a Comparison,
+    comparison: &'a LawComparison,
 }
 
 /// Replays the history with each law, and prints the comparison with a row of what happened.
@@ -78,16 +78,16 @@ struct Report<'a> {
 /// # Errors
 /// When a flag is out of its range, the service time is not known, or a file cannot be read or written.
 pub fn replay(args: &Args, history: &History) -> Result<()> {
-    let summary = Summary::of(history, &args.flags)?;
+    let summary = HistorySummary::of(history, &args.flags)?;
     let name = format!("{} to {}", summary.from, summary.until);
     let config = args.flags.config(vec![(name, history.load.workload())], summary.defaults())?;
-    let mut comparison = Comparison::run(&config)?;
+    let mut comparison = LawComparison::run(&config)?;
     for workload in &mut comparison.workloads {
         let recorded = history.recorded(args.flags.objective);
         let oracle = workload.oracle.as_ref().and_then(|oracle| oracle.replica_seconds);
         let times_oracle = recorded.replica_seconds.zip(oracle).map(|(recorded, oracle)| recorded / oracle);
         workload.notes = summary.lines();
-        workload.recorded = Some(Row { times_oracle, ..recorded });
+        workload.recorded = Some(ComparisonRow { times_oracle, ..recorded });
     }
-    simulate::publish(&args.flags, &comparison, &Report { history: &summary, comparison: &comparison })
+    simulate::publish(&args.flags, &comparison, &BacktestReport { history: &summary, comparison: &comparison })
 }

@@ -13,7 +13,7 @@ pub mod queue;
 pub mod ray_serve;
 
 use crate::pods::Pod;
-use cpu::{Cpu, Parameters};
+use cpu::{Cpu, CpuParameters};
 use law::observation::Observation;
 use law::slo;
 use law::table::{self, Kind, Law, Objective, Recommendation, Settings, Table};
@@ -51,7 +51,7 @@ pub enum LawChoice {
     /// A law of the table, as it was given.
     Live(String),
     /// The Kubernetes HPA, as it was given, and the parameters in that text.
-    Cpu(String, Parameters),
+    Cpu(String, CpuParameters),
 }
 
 impl LawChoice {
@@ -63,7 +63,7 @@ impl LawChoice {
     /// Whether the law can start the first replica, so that `--min 0` makes sense.
     pub fn starts_first_replica(&self) -> bool {
         match self {
-            Self::Live(text) => check(text).is_ok_and(|kind| kind.wakes),
+            Self::Live(text) => parse_kind(text).is_ok_and(|kind| kind.wakes),
             Self::Cpu(..) => false,
         }
     }
@@ -80,7 +80,7 @@ impl LawChoice {
 }
 
 /// The kind of law that `text` names, if its parameter makes sense.
-fn check(text: &str) -> Result<Kind, table::Unknown> {
+fn parse_kind(text: &str) -> Result<Kind, table::Unknown> {
     // Whether a parameter makes sense does not depend on the settings.
     let objective = Objective { latency: Duration::from_millis(500), quantile: 0.99 };
     let settings = Settings { objective, interval: Duration::from_secs(1), min: 1, max: 1 };
@@ -93,7 +93,7 @@ impl FromStr for LawChoice {
     fn from_str(text: &str) -> Result<Self, table::Unknown> {
         match cpu::parse(text) {
             Some(parameters) => Ok(Self::Cpu(text.into(), parameters)),
-            None => check(text).map(|_| Self::Live(text.into())),
+            None => parse_kind(text).map(|_| Self::Live(text.into())),
         }
     }
 }

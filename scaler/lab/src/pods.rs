@@ -8,7 +8,7 @@ pub struct Pod {
     /// Time since the pod was started.
     pub age: Duration,
     /// The pod's phase and its condition `Ready`.
-    pub readiness: Readiness,
+    pub readiness: PodReadiness,
     /// Cores that the pod requests.
     pub requested_cores: f64,
     /// The last sample of the pod's CPU usage; `None` before the first sample.
@@ -17,7 +17,7 @@ pub struct Pod {
 
 /// The phase of a pod and its condition `Ready`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Readiness {
+pub enum PodReadiness {
     /// The pod is not scheduled, or its containers are not started.
     Pending,
     /// The pod runs and has not been ready for this time.

@@ -14,7 +14,7 @@ pub mod trial;
 
 use anyhow::{Context, Result};
 use args::Args;
-use comparison::Comparison;
+use comparison::LawComparison;
 use flags::Flags;
 use serde::Serialize;
 
@@ -23,7 +23,7 @@ use serde::Serialize;
 /// # Errors
 /// When a flag is out of its range, or a file cannot be read or written.
 pub fn run(args: &Args) -> Result<()> {
-    let comparison = Comparison::run(&args.config()?)?;
+    let comparison = LawComparison::run(&args.config()?)?;
     publish(&args.flags, &comparison, &comparison)
 }
 
@@ -31,7 +31,7 @@ pub fn run(args: &Args) -> Result<()> {
 ///
 /// # Errors
 /// When a file cannot be written.
-pub fn publish(flags: &Flags, comparison: &Comparison, json: &impl Serialize) -> Result<()> {
+pub fn publish(flags: &Flags, comparison: &LawComparison, json: &impl Serialize) -> Result<()> {
     print!("{}", report::table::render(comparison));
     if let Some(path) = &flags.json {
         let json = serde_json::to_string_pretty(json)?;

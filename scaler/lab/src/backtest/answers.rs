@@ -1,6 +1,6 @@
 //! PURE: the counts of dispatchers at both ends of each span → how all requests of the period were answered.
 
-use super::counter_history::Span;
+use super::counter_history::CountingSpan;
 use law::histogram::{Histogram, increase};
 use scaler::observe::snapshot::{Fault, MOST_COUNTED, Sample, histogram, named, sane};
 use service::wire::{Code, metric};
@@ -10,7 +10,7 @@ const FAILED: [Code; 3] = [Code::ReplicaFailed, Code::Poison, Code::Internal];
 
 /// Latencies and failures, of one dispatcher since its start or of all dispatchers in the period.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Answers {
+pub struct RecordedAnswers {
     /// Times that a replica worked for an answer, seconds.
     pub service: Histogram,
     /// Times from accepted to answered, seconds.
@@ -28,7 +28,7 @@ pub struct Unanswered {
     pub expired: f64,
 }
 
-impl Answers {
+impl RecordedAnswers {
     /// The answers that all samples of one dispatcher tell. Samples of other metrics are ignored.
     ///
     /// # Errors
@@ -52,7 +52,7 @@ impl Answers {
     }
 
     /// Adds the answers of one dispatcher in `span`. `first` and `last` are its counts at the ends of the span.
-    pub fn add(&mut self, span: Span, first: &Self, last: &Self) {
+    pub fn add(&mut self, span: CountingSpan, first: &Self, last: &Self) {
         // `since` also covers an upgrade between two points, after which counts are lower or buckets differ.
         let since = |last: &Histogram, first| {
             let step = if span.is_from_start { None } else { last.checked_since(first) };
@@ -93,32 +93,35 @@ pub(super) mod tests {
     fn samples_become_histograms_and_counts() {
         let mut samples = durations(metric::REQUEST_DURATION, &[("0.5", 8.0), ("+Inf", 9.0)], 3.0);
         assert_eq!(
-            Answers::of(&samples),
-            Ok(Answers { latency: histogram(&[(0.5, 8.0), (INFINITY, 9.0)], 3.0), ..Answers::default() })
+            RecordedAnswers::of(&samples),
+            Ok(RecordedAnswers {
+                latency: histogram(&[(0.5, 8.0), (INFINITY, 9.0)], 3.0),
+                ..RecordedAnswers::default()
+            })
         );
         for (code, count) in
             [("ok", 90.0), ("replica_failed", 3.0), ("poison", 1.0), ("deadline_exceeded", 5.0), ("overloaded", 7.0)]
         {
             samples.push(sample(metric::REQUESTS, Some(("code", code)), count));
         }
-        let found = Answers::of(&samples).expect("good");
+        let found = RecordedAnswers::of(&samples).expect("good");
         assert_eq!(found.unanswered, Some(Unanswered { failed: 4.0, expired: 5.0 }));
         samples.push(sample(metric::REQUESTS, Some(("code", "internal")), f64::NAN));
-        assert!(matches!(Answers::of(&samples), Err(Fault::Number { .. })));
+        assert!(matches!(RecordedAnswers::of(&samples), Err(Fault::Number { .. })));
         let torn = durations(metric::REPLICA_WORK, &[("0.5", 8.0), ("+Inf", 7.0)], 3.0);
-        assert!(matches!(Answers::of(&torn), Err(Fault::Histogram { .. })));
+        assert!(matches!(RecordedAnswers::of(&torn), Err(Fault::Histogram { .. })));
     }
 
-    fn answers(latency: Histogram, unanswered: Option<(f64, f64)>) -> Answers {
+    fn answers(latency: Histogram, unanswered: Option<(f64, f64)>) -> RecordedAnswers {
         let unanswered = unanswered.map(|(failed, expired)| Unanswered { failed, expired });
-        Answers { service: latency.clone(), latency, unanswered }
+        RecordedAnswers { service: latency.clone(), latency, unanswered }
     }
 
     #[test]
     fn answers_of_spans_add_up() {
         let old = |count: f64| histogram(&[(0.1, count), (0.5, count), (INFINITY, count)], count);
         let new = |count: f64| histogram(&[(0.2, 0.0), (0.5, count), (INFINITY, count)], count);
-        let span = |is_from_start| Span { first: 0, last: 9, is_from_start };
+        let span = |is_from_start| CountingSpan { first: 0, last: 9, is_from_start };
         for (what, spans, expected) in [
             (
                 "counts from before the span are ignored",
@@ -132,7 +135,7 @@ pub(super) mod tests {
             ),
             (
                 "series appear with their first sample",
-                vec![(false, Answers::default(), answers(old(3.0), Some((2.0, 0.0))))],
+                vec![(false, RecordedAnswers::default(), answers(old(3.0), Some((2.0, 0.0))))],
                 answers(old(3.0), Some((2.0, 0.0))),
             ),
             (
@@ -149,7 +152,7 @@ pub(super) mod tests {
                 answers(new(7.0), Some((2.0, 1.0))),
             ),
         ] {
-            let mut sum = Answers::default();
+            let mut sum = RecordedAnswers::default();
             for (is_from_start, first, last) in &spans {
                 sum.add(span(*is_from_start), first, last);
             }

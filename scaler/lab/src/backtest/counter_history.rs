@@ -4,7 +4,7 @@
 //! dispatcher go on from zero. Counts from within a long gap are left out, since the time of those arrivals is not
 //! known.
 
-use super::samples::{DispatcherSample, Points};
+use super::samples::{DispatcherSample, PointMap};
 use law::histogram::increase;
 
 /// From this number of restarts on, restarts at more than every eighth point mean that several dispatchers answer in
@@ -25,7 +25,7 @@ pub struct ArrivalInterval {
 
 /// A time in which one process counted without a gap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Span {
+pub struct CountingSpan {
     /// Number of the first point.
     pub first: usize,
     /// Number of the last point.
@@ -40,7 +40,7 @@ pub struct CounterHistory {
     /// Arrivals, in the order of time.
     pub arrivals: Vec<ArrivalInterval>,
     /// Spans in the order of time, without those in which nothing can have been counted.
-    pub spans: Vec<Span>,
+    pub spans: Vec<CountingSpan>,
     /// Number of all arrivals that were refused.
     pub shed: f64,
     /// Number of restarts.
@@ -57,20 +57,20 @@ struct Previous {
 impl CounterHistory {
     /// The history of the counters in `points`. Points that lie more than `max_gap` steps apart have a gap between
     /// them.
-    pub fn of(points: &Points<DispatcherSample>, max_gap: usize) -> Self {
+    pub fn of(points: &PointMap<DispatcherSample>, max_gap: usize) -> Self {
         let mut history = Self::default();
         let mut previous: Option<Previous> = None;
-        let mut span: Option<Span> = None;
+        let mut span: Option<CountingSpan> = None;
         for (&index, sample) in points {
             let Some(enqueued) = sample.enqueued else { continue };
             let before = previous.replace(Previous { index, enqueued, shed: sample.shed });
             let Some(before) = before.filter(|before| index - before.index <= max_gap) else {
-                history.close(span.replace(Span { first: index, last: index, is_from_start: false }));
+                history.close(span.replace(CountingSpan { first: index, last: index, is_from_start: false }));
                 continue;
             };
             if enqueued < before.enqueued {
                 history.restarts += 1;
-                history.close(span.replace(Span { first: index, last: index, is_from_start: true }));
+                history.close(span.replace(CountingSpan { first: index, last: index, is_from_start: true }));
             }
             if let Some(span) = &mut span {
                 span.last = index;
@@ -86,7 +86,7 @@ impl CounterHistory {
         history
     }
 
-    fn close(&mut self, span: Option<Span>) {
+    fn close(&mut self, span: Option<CountingSpan>) {
         self.spans.extend(span.filter(|span| span.is_from_start || span.first < span.last));
     }
 
@@ -147,12 +147,12 @@ mod tests {
 
     #[test]
     fn points_without_the_counter_are_skipped() {
-        let mut points: Points<DispatcherSample> = Points::new();
+        let mut points: PointMap<DispatcherSample> = PointMap::new();
         points.insert(0, DispatcherSample { enqueued: Some(1.0), ..DispatcherSample::default() });
         points.insert(1, DispatcherSample { shed: 3.0, ready: Some(2.0), ..DispatcherSample::default() });
         points.insert(2, DispatcherSample { enqueued: Some(4.0), shed: 3.0, ..DispatcherSample::default() });
         assert_eq!(intervals(&CounterHistory::of(&points, 20)), [(0, 2, 6.0)]);
-        assert_eq!(CounterHistory::of(&Points::new(), 20), CounterHistory::default());
+        assert_eq!(CounterHistory::of(&PointMap::new(), 20), CounterHistory::default());
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! The recorded history of a period, as far as it is known and plausible.
 
-use super::answers::Answers;
-use super::load::Load;
+use super::answers::RecordedAnswers;
+use super::load::RecordedLoad;
 use super::outcome::RecordedOutcome;
 use super::period::Period;
-use super::samples::{Points, ReplicaCounts};
-use crate::simulate::comparison::Row;
+use super::samples::{PointMap, ReplicaCounts};
+use crate::simulate::comparison::ComparisonRow;
 use scaler::observe::snapshot::Fault;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ pub struct History {
     /// The period.
     pub period: Period,
     /// Requests that arrived.
-    pub load: Load,
+    pub load: RecordedLoad,
     /// Number of requests that were refused.
     pub shed: f64,
     /// Number of dispatchers, at once or one after the other.
@@ -23,9 +23,9 @@ pub struct History {
     /// Number of restarts of dispatchers.
     pub restarts: usize,
     /// Answers to requests, or the reason why the recorded ones are not used.
-    pub answers: Result<Answers, ImplausibleAnswers>,
+    pub answers: Result<RecordedAnswers, ImplausibleAnswers>,
     /// Replicas at the points where they are known.
-    pub replicas: Points<ReplicaCounts>,
+    pub replicas: PointMap<ReplicaCounts>,
     /// Requests that a replica holds at once.
     pub slots: Option<u32>,
     /// Median time that a replica takes from exec to ready.
@@ -45,8 +45,8 @@ pub struct ImplausibleAnswers {
 
 impl History {
     /// The row of what happened, beside those of the laws.
-    pub fn recorded(&self, objective: Duration) -> Row {
-        let unknown = Answers::default();
+    pub fn recorded(&self, objective: Duration) -> ComparisonRow {
+        let unknown = RecordedAnswers::default();
         let outcome = RecordedOutcome {
             period: &self.period,
             load: &self.load,

@@ -1,11 +1,11 @@
 //! Reads the recorded history of a period from a Prometheus. Knows nothing of laws.
 
-use super::answers::Answers;
-use super::counter_history::{CounterHistory, Span};
+use super::answers::RecordedAnswers;
+use super::counter_history::{CounterHistory, CountingSpan};
 use super::history::{History, ImplausibleAnswers};
-use super::load::{ImplausibleRate, Load};
+use super::load::{ImplausibleRate, RecordedLoad};
 use super::period::Period;
-use super::range::{Series, query_range};
+use super::range::{RecordedSeries, query_range};
 use super::samples::{self, NAMES, RecordedSamples};
 use indicatif::ProgressBar;
 use scaler::observe::prometheus::client::{Client, Error as ClientError};
@@ -96,7 +96,7 @@ impl HistoryReader<'_> {
         let max_gap = (LOOK_BACK.as_secs() / period.step).max(2) as usize;
         let samples = self.samples(bar).await?;
         let counters = self.counter_histories(&samples, max_gap)?;
-        let load = Load::of(counters.values(), &period)?;
+        let load = RecordedLoad::of(counters.values(), &period)?;
         if load.total() == 0.0 {
             return Err(Error::Idle { from: self.from(), until: self.until() });
         }
@@ -115,11 +115,11 @@ impl HistoryReader<'_> {
     }
 
     fn from(&self) -> String {
-        self.period.shown(0).to_string()
+        self.period.timestamp(0).to_string()
     }
 
     fn until(&self) -> String {
-        self.period.shown(self.period.steps).to_string()
+        self.period.timestamp(self.period.steps).to_string()
     }
 
     async fn samples(&self, bar: &ProgressBar) -> Result<RecordedSamples, Error> {
@@ -164,10 +164,10 @@ impl HistoryReader<'_> {
         &self,
         counters: &CounterHistories<'_>,
         bar: &ProgressBar,
-    ) -> Result<Result<Answers, ImplausibleAnswers>, Error> {
+    ) -> Result<Result<RecordedAnswers, ImplausibleAnswers>, Error> {
         let spans =
             || counters.iter().flat_map(|(&endpoint, history)| history.spans.iter().map(move |&span| (endpoint, span)));
-        let ends = |(endpoint, span): (_, Span)| [(span.first, endpoint), (span.last, endpoint)];
+        let ends = |(endpoint, span): (_, CountingSpan)| [(span.first, endpoint), (span.last, endpoint)];
         let needed: BTreeSet<(usize, &str)> = spans().flat_map(ends).collect();
         let points: BTreeSet<usize> = needed.iter().map(|(index, _)| *index).collect();
         bar.inc_length(points.len() as u64);
@@ -176,28 +176,28 @@ impl HistoryReader<'_> {
             let samples = self.answer_samples(index).await?;
             bar.inc(1);
             for &(_, endpoint) in needed.range((index, "")..(index + 1, "")) {
-                match Answers::of(samples.get(endpoint).map_or(&[], Vec::as_slice)) {
+                match RecordedAnswers::of(samples.get(endpoint).map_or(&[], Vec::as_slice)) {
                     Ok(counted) => _ = answers.insert((index, endpoint), counted),
                     Err(fault) => {
-                        let at = self.period.shown(index).to_string();
+                        let at = self.period.timestamp(index).to_string();
                         return Ok(Err(ImplausibleAnswers { endpoint: endpoint.into(), at, fault }));
                     }
                 }
             }
         }
-        let mut sum = Answers::default();
+        let mut sum = RecordedAnswers::default();
         for (endpoint, span) in spans() {
             sum.add(span, &answers[&(span.first, endpoint)], &answers[&(span.last, endpoint)]);
         }
         Ok(Ok(sum))
     }
 
-    /// The samples from which [`Answers`] are made, at one point, by the labels that identify each dispatcher.
+    /// The samples from which [`RecordedAnswers`] are made, at one point, by the labels that identify each dispatcher.
     async fn answer_samples(&self, index: usize) -> Result<BTreeMap<String, Vec<Sample>>, Error> {
         let durations = [metric::REPLICA_WORK, metric::REQUEST_DURATION].join("|");
         let query = self.newest_of_step(&format!("({durations})_(bucket|sum|count)|{}", metric::REQUESTS));
         let mut samples: BTreeMap<String, Vec<Sample>> = BTreeMap::new();
-        for Series { metric, values } in query_range(self.client, &query, self.period.only(index)).await? {
+        for RecordedSeries { metric, values } in query_range(self.client, &query, self.period.only(index)).await? {
             let of_dispatcher = samples.entry(endpoint(&metric)).or_default();
             of_dispatcher.extend(values.iter().map(|&(_, value)| sample(&metric, value)));
         }

@@ -6,7 +6,7 @@ use workload::{MAX_PER_SECOND, Workload};
 
 /// The recorded load, step by step.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Load {
+pub struct RecordedLoad {
     /// Length of a step, seconds.
     step: u64,
     /// Requests that arrived in each step.
@@ -26,7 +26,7 @@ pub struct ImplausibleRate {
     at: String,
 }
 
-impl Load {
+impl RecordedLoad {
     /// The sum of all histories. Arrivals between two points are spread evenly over the steps between them.
     ///
     /// # Errors
@@ -48,7 +48,7 @@ impl Load {
         match arrivals.iter().position(|&arrivals| arrivals > most) {
             Some(index) => {
                 let per_second = arrivals[index] / period.step as f64;
-                Err(ImplausibleRate { per_second, at: period.shown(index).to_string() })
+                Err(ImplausibleRate { per_second, at: period.timestamp(index).to_string() })
             }
             None => Ok(Self { step: period.step, arrivals, known }),
         }
@@ -102,19 +102,21 @@ mod tests {
 
     #[test]
     fn arrivals_are_spread_over_their_intervals_and_added_up() {
-        let load = Load::of(&[history(&[(0, 1, 4.0), (1, 3, 2.0)]), history(&[(2, 3, 3.0), (5, 6, 0.0)])], &PERIOD)
-            .expect("slow enough");
+        let load =
+            RecordedLoad::of(&[history(&[(0, 1, 4.0), (1, 3, 2.0)]), history(&[(2, 3, 3.0), (5, 6, 0.0)])], &PERIOD)
+                .expect("slow enough");
         assert_eq!(load.workload().per_second, [2.0, 2.0, 0.5, 0.5, 2.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
         assert_eq!((load.total(), load.highest()), (9.0, 2.0));
         assert_eq!(load.unknown(), 2.0 / 6.0, "steps 3 and 4; that nothing came in step 5 is known");
         assert_eq!(load.cumulative().collect::<Vec<_>>(), [0.0, 4.0, 5.0, 9.0, 9.0, 9.0, 9.0]);
-        assert_eq!(Load::of(&[], &PERIOD).expect("nothing").unknown(), 1.0);
+        assert_eq!(RecordedLoad::of(&[], &PERIOD).expect("nothing").unknown(), 1.0);
     }
 
     #[test]
     fn an_implausible_rate_is_refused_with_its_time() {
-        let error = Load::of(&[history(&[(0, 1, 1.0), (3, 4, 4e6)])], &PERIOD).expect_err("too fast").to_string();
+        let error =
+            RecordedLoad::of(&[history(&[(0, 1, 1.0), (3, 4, 4e6)])], &PERIOD).expect_err("too fast").to_string();
         assert!(error.contains("2000000 requests per second") && error.contains("2027-01-15T08:00:06Z"), "{error}");
-        assert!(Load::of(&[history(&[(3, 4, 2e6)])], &PERIOD).is_ok());
+        assert!(RecordedLoad::of(&[history(&[(3, 4, 2e6)])], &PERIOD).is_ok());
     }
 }

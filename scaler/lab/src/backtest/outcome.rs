@@ -1,11 +1,11 @@
 //! PURE: the recorded history → the row that stands beside those of the laws, as far as its figures are known.
 
-use super::answers::Answers;
-use super::load::Load;
+use super::answers::RecordedAnswers;
+use super::load::RecordedLoad;
 use super::period::Period;
-use super::samples::{Points, ReplicaCounts};
+use super::samples::{PointMap, ReplicaCounts};
 use crate::quantiles::{quantile, up_to};
-use crate::simulate::comparison::Row;
+use crate::simulate::comparison::ComparisonRow;
 use crate::simulate::timeline::{MAX_SAMPLES, TimelineSample};
 use std::time::Duration;
 
@@ -15,13 +15,13 @@ pub struct RecordedOutcome<'a> {
     /// The period.
     pub period: &'a Period,
     /// Requests that arrived.
-    pub load: &'a Load,
+    pub load: &'a RecordedLoad,
     /// Number of requests that were refused.
     pub shed: f64,
     /// Answers to the other requests.
-    pub answers: &'a Answers,
+    pub answers: &'a RecordedAnswers,
     /// Replicas at the points where they are known.
-    pub replicas: &'a Points<ReplicaCounts>,
+    pub replicas: &'a PointMap<ReplicaCounts>,
     /// Points that lie more steps apart have a gap between them.
     pub max_gap: usize,
 }
@@ -37,7 +37,7 @@ impl RecordedOutcome<'_> {
     }
 
     /// The row of the comparison.
-    pub fn row(&self, objective: Duration) -> Row {
+    pub fn row(&self, objective: Duration) -> ComparisonRow {
         let percentile = |share| quantile(&self.answers.latency, share);
         let share = |count: f64| count / self.load.total();
         let neighbours = || {
@@ -47,7 +47,7 @@ impl RecordedOutcome<'_> {
         let replica_steps: f64 = neighbours().map(|(then, now)| then.1.ready * (now.0 - then.0) as f64).sum();
         let changes = neighbours().filter(|(then, now)| then.1.desired != now.1.desired).count();
         let peak = self.replicas.values().map(|replicas| replicas.ready as usize).max();
-        Row {
+        ComparisonRow {
             law: "recorded".into(),
             attainment: self.attainment(objective),
             worst_attainment: None,
@@ -96,7 +96,7 @@ mod tests {
         unanswered: Option<Unanswered>,
         replicas: &[(usize, f64, f64)],
         objective: f64,
-    ) -> Row {
+    ) -> ComparisonRow {
         let history = CounterHistory {
             arrivals: vec![ArrivalInterval { from: 0, to: 100, arrivals: 100.0 }],
             ..CounterHistory::default()
@@ -105,9 +105,9 @@ mod tests {
         let replicas = replicas.iter().map(|&(at, desired, ready)| (at, ReplicaCounts { desired, ready })).collect();
         let outcome = RecordedOutcome {
             period: &PERIOD,
-            load: &Load::of([&history], &PERIOD).expect("slow"),
+            load: &RecordedLoad::of([&history], &PERIOD).expect("slow"),
             shed: 7.0,
-            answers: &Answers { latency, unanswered, ..Answers::default() },
+            answers: &RecordedAnswers { latency, unanswered, ..RecordedAnswers::default() },
             replicas: &replicas,
             max_gap: 20,
         };

@@ -1,6 +1,6 @@
 //! PURE: the period that a backtest covers, cut into steps, and the range queries that cover it.
 
-use super::range::{MAX_POINTS, Range};
+use super::range::{MAX_POINTS, QueryRange};
 use humantime::{format_duration, format_rfc3339_seconds};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -85,7 +85,7 @@ impl Period {
     }
 
     /// Time of a point as people write it, UTC.
-    pub fn shown(&self, index: usize) -> impl std::fmt::Display {
+    pub fn timestamp(&self, index: usize) -> impl std::fmt::Display {
         format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(self.at(index)))
     }
 
@@ -95,24 +95,24 @@ impl Period {
     }
 
     /// All points in as few ranges as Prometheus allows, each with the number of its first point.
-    pub fn ranges(&self) -> impl Iterator<Item = (usize, Range)> {
+    pub fn ranges(&self) -> impl Iterator<Item = (usize, QueryRange)> {
         let all = self.steps + 1;
         (0..all).step_by(MAX_POINTS).map(move |first| (first, self.range(first, (all - first).min(MAX_POINTS))))
     }
 
     /// The range of one point.
-    pub fn only(&self, index: usize) -> Range {
+    pub fn only(&self, index: usize) -> QueryRange {
         self.range(index, 1)
     }
 
-    fn range(&self, first: usize, points: usize) -> Range {
-        Range { start: self.at(first), step: self.step, points }
+    fn range(&self, first: usize, points: usize) -> QueryRange {
+        QueryRange { start: self.at(first), step: self.step, points }
     }
 
     /// A range of at most `points` points over the whole period.
-    pub fn coarse(&self, points: usize) -> Range {
+    pub fn coarse(&self, points: usize) -> QueryRange {
         let steps = self.steps.div_ceil(points - 1);
-        Range { start: self.start, step: self.step * steps as u64, points: self.steps / steps + 1 }
+        QueryRange { start: self.start, step: self.step * steps as u64, points: self.steps / steps + 1 }
     }
 }
 

@@ -13,7 +13,7 @@ pub const MAX_POINTS: usize = 11_000;
 
 /// Points in time at equal distances, whole seconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Range {
+pub struct QueryRange {
     /// The first point.
     pub start: u64,
     /// From one point to the next; at least 1.
@@ -22,7 +22,7 @@ pub struct Range {
     pub points: usize,
 }
 
-impl Range {
+impl QueryRange {
     /// The last point.
     pub fn end(&self) -> u64 {
         self.start + self.step * (self.points as u64 - 1)
@@ -37,7 +37,7 @@ impl Range {
 
 /// One series in the answer to a range query.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Series {
+pub struct RecordedSeries {
     /// Labels, the name included.
     pub metric: BTreeMap<String, String>,
     /// Number of each point, ascending, with its value; points without a value are left out.
@@ -73,20 +73,25 @@ impl TryFrom<String> for Number {
 ///
 /// # Errors
 /// See [`Error`]. An answer with warnings is an error, since a warning says that the answer is partial.
-pub async fn query_range(client: &Client, query: &str, range: Range) -> Result<Vec<Series>, Error> {
-    let Range { start, step, .. } = range;
+pub async fn query_range(client: &Client, query: &str, range: QueryRange) -> Result<Vec<RecordedSeries>, Error> {
+    let QueryRange { start, step, .. } = range;
     let path = format!("query_range?query={}&start={start}&end={}&step={step}", encoded(query), range.end());
     series(client, query, range, client.get(&path, query, "matrix", BOUNDS).await?)
 }
 
-fn series(client: &Client, query: &str, range: Range, Data::Matrix(matrix): Data) -> Result<Vec<Series>, Error> {
+fn series(
+    client: &Client,
+    query: &str,
+    range: QueryRange,
+    Data::Matrix(matrix): Data,
+) -> Result<Vec<RecordedSeries>, Error> {
     let unusable = |reason| client.unusable(query, "matrix", reason);
     let series = matrix.into_iter().map(|JsonSeries { metric, values }| {
         let values = values.into_iter().map(|(at, value)| Some((range.index(at)?, value.0)));
         let values: Option<Vec<_>> = values.collect();
         let values = values.ok_or_else(|| unusable("it holds times that were not asked for"))?;
         if values.is_sorted_by(|before, after| before.0 < after.0) {
-            Ok(Series { metric, values })
+            Ok(RecordedSeries { metric, values })
         } else {
             Err(unusable("its times do not ascend"))
         }
@@ -102,9 +107,9 @@ mod tests {
     #[test]
     fn a_matrix_has_only_the_requested_points() {
         let client = Client::new("http://a".parse().expect("a base"), None).expect("no token, no certificates");
-        let range = Range { start: 100, step: 15, points: 3 };
+        let range = QueryRange { start: 100, step: 15, points: 3 };
         assert_eq!(range.end(), 130);
-        let matrix = |values: &str| -> Result<Vec<Series>, String> {
+        let matrix = |values: &str| -> Result<Vec<RecordedSeries>, String> {
             let body = format!(
                 r#"{{"data":{{"resultType":"matrix","result":[{{"metric":{{"a":"b"}},"values":[{values}]}}]}}}}"#
             );
@@ -141,7 +146,7 @@ mod tests {
             #[test]
             fn bytes_never_panic(body in proptest::collection::vec(any::<u8>(), 0..200)) {
                 let client = Client::new("http://a".parse().expect("a base"), None).expect("no token");
-                let range = Range { start: 0, step: 1, points: 9 };
+                let range = QueryRange { start: 0, step: 1, points: 9 };
                 let data = client.data("up", "matrix", StatusCode::OK, &body);
                 let _outcome = data.and_then(|data| series(&client, "up", range, data));
             }

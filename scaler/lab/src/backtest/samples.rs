@@ -1,7 +1,7 @@
 //! PURE: the samples that Prometheus recorded of each dispatcher and of the scaler at each point of a period.
 
 use super::period::Period;
-use super::range::Series;
+use super::range::RecordedSeries;
 use scaler::observe::prometheus::{NAME, endpoint};
 use scaler::observe::snapshot::MOST_COUNTED;
 use service::wire::metric;
@@ -31,16 +31,16 @@ pub struct DispatcherSample {
 }
 
 /// Values by the number of the point.
-pub type Points<T> = BTreeMap<usize, T>;
+pub type PointMap<T> = BTreeMap<usize, T>;
 
 /// All samples of a period.
 #[derive(Debug)]
 pub struct RecordedSamples {
     period: Period,
     /// Samples of each dispatcher, by the labels that identify it.
-    pub dispatchers: BTreeMap<String, Points<DispatcherSample>>,
-    desired: Points<f64>,
-    ready: Points<f64>,
+    pub dispatchers: BTreeMap<String, PointMap<DispatcherSample>>,
+    desired: PointMap<f64>,
+    ready: PointMap<f64>,
 }
 
 /// Numbers of replicas at one point.
@@ -90,15 +90,15 @@ impl RecordedSamples {
     ///
     /// # Errors
     /// When a value is implausible, or a series is there twice.
-    pub fn enter(&mut self, first: usize, answer: &[Series]) -> Result<(), Unusable> {
+    pub fn enter(&mut self, first: usize, answer: &[RecordedSeries]) -> Result<(), Unusable> {
         let mut seen = BTreeSet::new();
-        for Series { metric: labels, values } in answer {
+        for RecordedSeries { metric: labels, values } in answer {
             let values: Vec<(usize, f64)> = values.iter().map(|&(point, value)| (first + point, value)).collect();
             if let Some(&(index, value)) = values.iter().find(|(_, value)| !(0.0..=MOST_COUNTED).contains(value)) {
                 return Err(Unusable::Number {
-                    series: shown(labels),
+                    series: series_name(labels),
                     value,
-                    at: self.period.shown(index).to_string(),
+                    at: self.period.timestamp(index).to_string(),
                 });
             }
             match labels.get(NAME).map(String::as_str) {
@@ -110,8 +110,8 @@ impl RecordedSamples {
                     for (index, value) in values {
                         let is_first = samples.entry(index).or_default().enter(name, labels, value);
                         if !is_first || !is_new {
-                            let at = self.period.shown(index).to_string();
-                            return Err(Unusable::Duplicate { series: shown(labels), at });
+                            let at = self.period.timestamp(index).to_string();
+                            return Err(Unusable::Duplicate { series: series_name(labels), at });
                         }
                     }
                 }
@@ -121,8 +121,8 @@ impl RecordedSamples {
     }
 
     /// Replicas at the points where they are known: from the scaler, or else from the dispatchers.
-    pub fn replicas(&self) -> Points<ReplicaCounts> {
-        let mut ready: Points<f64> = BTreeMap::new();
+    pub fn replicas(&self) -> PointMap<ReplicaCounts> {
+        let mut ready: PointMap<f64> = BTreeMap::new();
         for (&index, sample) in self.dispatchers.values().flatten() {
             if let Some(seen) = sample.ready {
                 // The dispatchers share the replicas, so their numbers are not added up.
@@ -175,14 +175,14 @@ impl DispatcherSample {
 }
 
 /// Every scaler of a target exports the gauge, and those that do not lead export less; so the highest value counts.
-fn enter_highest(gauge: &mut Points<f64>, values: &[(usize, f64)]) {
+fn enter_highest(gauge: &mut PointMap<f64>, values: &[(usize, f64)]) {
     for &(index, value) in values {
         let highest = gauge.entry(index).or_insert(value);
         *highest = highest.max(value);
     }
 }
 
-fn shown(labels: &BTreeMap<String, String>) -> String {
+fn series_name(labels: &BTreeMap<String, String>) -> String {
     format!("{}{}", labels.get(NAME).map_or("", String::as_str), endpoint(labels))
 }
 
@@ -190,14 +190,17 @@ fn shown(labels: &BTreeMap<String, String>) -> String {
 pub(super) mod tests {
     use super::*;
 
-    pub(in super::super) fn series(name: &str, labels: &[(&str, &str)], values: &[(usize, f64)]) -> Series {
+    pub(in super::super) fn series(name: &str, labels: &[(&str, &str)], values: &[(usize, f64)]) -> RecordedSeries {
         let labels = labels.iter().copied().chain([(NAME, name)]);
-        Series { metric: labels.map(|(name, value)| (name.into(), value.into())).collect(), values: values.to_vec() }
+        RecordedSeries {
+            metric: labels.map(|(name, value)| (name.into(), value.into())).collect(),
+            values: values.to_vec(),
+        }
     }
 
     const PERIOD: Period = Period { start: 1_800_000_000, step: 15, steps: 100 };
 
-    fn samples(answer: &[Series]) -> Result<RecordedSamples, Unusable> {
+    fn samples(answer: &[RecordedSeries]) -> Result<RecordedSamples, Unusable> {
         let mut samples = RecordedSamples::new(PERIOD);
         samples.enter(0, answer).map(|()| samples)
     }

@@ -17,7 +17,7 @@ const ASSUMED_SLOTS: u32 = 1;
 /// The origin of a parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Origin {
+pub enum ParameterOrigin {
     /// Given by a flag.
     Given,
     /// Recorded by Prometheus.
@@ -33,23 +33,23 @@ pub struct Parameter<T> {
     pub value: T,
     /// The origin of the value.
     #[serde(rename = "source")]
-    pub origin: Origin,
+    pub origin: ParameterOrigin,
 }
 
 impl<T> Parameter<T> {
     fn of(given: Option<T>, recorded: Option<T>) -> Option<Self> {
-        let given = given.map(|value| Self { value, origin: Origin::Given });
-        given.or(recorded.map(|value| Self { value, origin: Origin::Recorded }))
+        let given = given.map(|value| Self { value, origin: ParameterOrigin::Given });
+        given.or(recorded.map(|value| Self { value, origin: ParameterOrigin::Recorded }))
     }
 
     fn or_assumed(parameter: Option<Self>, value: T) -> Self {
-        parameter.unwrap_or(Self { value, origin: Origin::Assumed })
+        parameter.unwrap_or(Self { value, origin: ParameterOrigin::Assumed })
     }
 }
 
 /// A summary of a history and of its plant. The field names are part of the JSON that `--json` writes.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Summary {
+pub struct HistorySummary {
     /// Beginning of the period, UTC.
     pub from: String,
     /// End of the period, UTC.
@@ -79,7 +79,7 @@ pub struct Summary {
     pub notes: Vec<String>,
 }
 
-impl Summary {
+impl HistorySummary {
     /// The summary of a history. Flags go before recorded values, and those before assumptions.
     ///
     /// # Errors
@@ -92,8 +92,8 @@ impl Summary {
         let variation = Parameter::or_assumed(variation, ASSUMED_VARIATION);
         let startup = Parameter::or_assumed(Parameter::of(flags.startup, history.startup), ASSUMED_STARTUP);
         Ok(Self {
-            from: period.shown(0).to_string(),
-            until: period.shown(period.steps).to_string(),
+            from: period.timestamp(0).to_string(),
+            until: period.timestamp(period.steps).to_string(),
             step_seconds: period.step,
             requests: history.load.total(),
             highest_per_second: history.load.highest(),
@@ -184,24 +184,24 @@ fn notes(history: &History, flags: &Flags) -> Vec<String> {
 
 /// A note about latency buckets, with these upper bounds, of which none ends at the objective.
 fn resolution_note(bounds: &[f64], objective: Duration) -> Option<String> {
-    let shown = format_duration(objective);
+    let objective_text = format_duration(objective);
     let Some(index) = bounds.iter().position(|&bound| bound >= objective.as_secs_f64()) else {
         return Some(format!("no {} was recorded", metric::REQUEST_DURATION));
     };
     let lower = if index == 0 { 0.0 } else { bounds[index - 1] };
     match bounds[index] {
         f64::INFINITY => Some(format!(
-            "the recorded buckets tell latencies up to {lower} s apart, but not what share was answered within {shown}"
+            "the recorded buckets tell latencies up to {lower} s apart, but not what share was answered within {objective_text}"
         )),
         upper if upper != objective.as_secs_f64() => Some(format!(
-            "the recorded buckets tell {lower} s and {upper} s apart; the share that was answered within {shown} is \
+            "the recorded buckets tell {lower} s and {upper} s apart; the share that was answered within {objective_text} is \
              interpolated"
         )),
         _ => None,
     }
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for ParameterOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Given => "given",
@@ -214,9 +214,9 @@ impl fmt::Display for Origin {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backtest::answers::Answers;
+    use crate::backtest::answers::RecordedAnswers;
     use crate::backtest::counter_history::{ArrivalInterval, CounterHistory};
-    use crate::backtest::load::Load;
+    use crate::backtest::load::RecordedLoad;
     use crate::backtest::period::Period;
     use crate::backtest::samples::ReplicaCounts;
     use clap::Parser;
@@ -238,11 +238,11 @@ mod tests {
         let service = Histogram { buckets: vec![(0.1, 45.0), (0.2, 90.0), (f64::INFINITY, 90.0)], sum: 9.0 };
         History {
             period,
-            load: Load::of([&counters], &period).expect("slow"),
+            load: RecordedLoad::of([&counters], &period).expect("slow"),
             shed: 0.0,
             dispatchers: 2,
             restarts: 1,
-            answers: Ok(Answers { latency: service.clone(), service, unanswered: None }),
+            answers: Ok(RecordedAnswers { latency: service.clone(), service, unanswered: None }),
             replicas: [(0, ReplicaCounts { desired: 9.0, ready: 8.0 })].into(),
             slots: Some(4),
             startup: Some(Duration::from_millis(2500)),
@@ -250,9 +250,9 @@ mod tests {
         }
     }
 
-    fn summary(history: &History, flags: &[&str]) -> Result<Summary, String> {
+    fn summary(history: &History, flags: &[&str]) -> Result<HistorySummary, String> {
         let cli = Cli::try_parse_from(["backtest"].iter().chain(flags)).expect("parses");
-        Summary::of(history, &cli.flags).map_err(|error| error.to_string())
+        HistorySummary::of(history, &cli.flags).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -261,7 +261,7 @@ mod tests {
             let summary = summary(history, flags).expect("good");
             summary.lines()[2..5].iter().map(|line| line[10..].to_owned()).collect::<Vec<_>>()
         };
-        let blank = || History { slots: None, startup: None, answers: Ok(Answers::default()), ..history() };
+        let blank = || History { slots: None, startup: None, answers: Ok(RecordedAnswers::default()), ..history() };
         assert_eq!(
             lines(&history(), &[]),
             ["100.0 ms (recorded), variation 0.50 (recorded)", "4 (recorded)", "2s 500ms (recorded)"]
@@ -287,7 +287,7 @@ mod tests {
         assert!(notes(&["--max=8", "--objective=150ms"])[0].contains("0.1 s and 0.2 s apart"));
         assert!(notes(&["--max=8", "--objective=50ms"])[0].contains("0 s and 0.1 s apart"));
         assert!(notes(&["--max=8"])[0].contains("up to 0.2 s apart, but not what share was answered within 500ms"));
-        let blank = History { answers: Ok(Answers::default()), ..history() };
+        let blank = History { answers: Ok(RecordedAnswers::default()), ..history() };
         let blank = summary(&blank, &["--max=8", "--service=1s"]).expect("good");
         assert_eq!(blank.notes, ["no dispatcher_request_duration_seconds was recorded"]);
         assert_eq!(

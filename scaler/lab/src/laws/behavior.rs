@@ -295,15 +295,15 @@ mod tests {
     }
 
     /// A behavior, the recommended and the current number, earlier changes (second, number), and the expected result.
-    type Step<'a> = (&'a str, usize, usize, &'a [(u64, isize)], usize);
+    type LimitRow<'a> = (&'a str, usize, usize, &'a [(u64, isize)], usize);
 
     /// A behavior, earlier recommendations (second, number), the present recommendation, and the expected result.
-    type Stabilisation<'a> = (&'a str, &'a [(u64, usize)], usize, usize);
+    type StabilisationRow<'a> = (&'a str, &'a [(u64, usize)], usize, usize);
 
     #[test]
     fn hand_computed_steps() {
         // All at second 100.
-        let rows: [Step; 22] = [
+        let rows: [LimitRow; 22] = [
             // 1 + 4 > 2 · 1. From five replicas on, doubling is more than adding four.
             ("behavior", 20, 1, &[], 5),
             ("behavior", 20, 5, &[], 10),
@@ -345,7 +345,7 @@ mod tests {
     #[test]
     fn hand_computed_stabilisation() {
         // All at second 600, with nine replicas.
-        let rows: [Stabilisation; 9] = [
+        let rows: [StabilisationRow; 9] = [
             ("behavior", &[(590, 2)], 12, 12),
             ("behavior", &[(290, 9), (400, 6)], 4, 6),
             ("behavior", &[(290, 9), (300, 8)], 4, 4),

@@ -5,7 +5,7 @@
 //! kube-controller-manager.
 
 use super::behavior::Behavior;
-use crate::pods::{CpuUsage, Pod, Readiness};
+use crate::pods::{CpuUsage, Pod, PodReadiness};
 use law::cadence::Cadence;
 use law::observation::Observation;
 use law::table::Recommendation;
@@ -20,7 +20,7 @@ const INITIAL_READINESS_DELAY: Duration = Duration::from_secs(30);
 
 /// The parameters of the law.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Parameters {
+pub struct CpuParameters {
     /// Target utilisation, percent of the requested cores.
     pub percent: u32,
     /// The `behavior`, if it is set.
@@ -28,9 +28,9 @@ pub struct Parameters {
 }
 
 /// Reads `cpu[:PERCENT[:BEHAVIOR]]`; `None` if the text names another law, or a parameter makes no sense.
-pub fn parse(text: &str) -> Option<Parameters> {
+pub fn parse(text: &str) -> Option<CpuParameters> {
     let parameters = match text.strip_prefix("cpu")? {
-        "" => return Some(Parameters { percent: 70, behavior: None }),
+        "" => return Some(CpuParameters { percent: 70, behavior: None }),
         parameters => parameters.strip_prefix(':')?,
     };
     let (percent, behavior) = match parameters.split_once(':') {
@@ -38,7 +38,7 @@ pub fn parse(text: &str) -> Option<Parameters> {
         None => (parameters, None),
     };
     let percent = percent.parse().ok().filter(|percent| (1..=1000).contains(percent))?;
-    Some(Parameters { percent, behavior })
+    Some(CpuParameters { percent, behavior })
 }
 
 /// The law `cpu` with its state between decisions.
@@ -58,7 +58,7 @@ pub struct Cpu {
 
 impl Cpu {
     /// A law that holds the utilisation of `percent` with `min` to `max` replicas.
-    pub fn new(Parameters { percent, behavior }: Parameters, min: usize, max: usize) -> Self {
+    pub fn new(CpuParameters { percent, behavior }: CpuParameters, min: usize, max: usize) -> Self {
         let window = behavior.as_ref().map_or(DOWNSCALE_STABILISATION, Behavior::longest_window);
         let period = behavior.as_ref().map(Behavior::longest_period).unwrap_or_default();
         Self {
@@ -121,7 +121,7 @@ impl Cpu {
     }
 
     /// The recommendation for all pods together, if it points the same way as `ratio`; otherwise the current number.
-    fn conservative(&self, all: Group, ratio: f64, current: usize) -> usize {
+    fn conservative(&self, all: PodGroup, ratio: f64, current: usize) -> usize {
         let conservative_ratio = all.utilisation() / self.target;
         if is_within_tolerance(conservative_ratio) || (ratio < 1.0) != (conservative_ratio < 1.0) {
             return current;
@@ -154,11 +154,11 @@ fn is_within_tolerance(ratio: f64) -> bool {
 #[derive(Debug, Default)]
 struct PodGroups {
     /// Pods whose samples count.
-    ready: Group,
+    ready: PodGroup,
     /// Running pods without a sample.
-    missing: Group,
+    missing: PodGroup,
     /// Pods that are pending, or too young for their samples to count.
-    unready: Group,
+    unready: PodGroup,
 }
 
 impl PodGroups {
@@ -166,12 +166,12 @@ impl PodGroups {
         let mut groups = Self::default();
         for pod in pods {
             let (group, used) = match (pod.usage, pod.readiness) {
-                (None, Readiness::Pending) => (&mut groups.unready, 0.0),
+                (None, PodReadiness::Pending) => (&mut groups.unready, 0.0),
                 (None, _) => (&mut groups.missing, 0.0),
                 (Some(usage), _) if is_unready(pod, usage) => (&mut groups.unready, 0.0),
                 (Some(usage), _) => (&mut groups.ready, usage.cores),
             };
-            *group = group.and(Group { pods: 1, used, requested: pod.requested_cores });
+            *group = group.and(PodGroup { pods: 1, used, requested: pod.requested_cores });
         }
         groups
     }
@@ -179,7 +179,7 @@ impl PodGroups {
 
 /// A number of pods, with their cores.
 #[derive(Debug, Clone, Copy, Default)]
-struct Group {
+struct PodGroup {
     pods: usize,
     /// Cores in use.
     used: f64,
@@ -187,7 +187,7 @@ struct Group {
     requested: f64,
 }
 
-impl Group {
+impl PodGroup {
     fn and(self, other: Self) -> Self {
         Self { pods: self.pods + other.pods, used: self.used + other.used, requested: self.requested + other.requested }
     }
@@ -203,11 +203,11 @@ impl Group {
 fn is_unready(pod: &Pod, usage: CpuUsage) -> bool {
     let is_young = pod.age < CPU_INITIALISATION_PERIOD;
     match pod.readiness {
-        Readiness::Pending => true,
+        PodReadiness::Pending => true,
         // The sample must begin after the pod became ready.
-        Readiness::Ready(since) => is_young && usage.age + usage.window > since,
+        PodReadiness::Ready(since) => is_young && usage.age + usage.window > since,
         // A pod that has been unready for nearly its whole life was never ready.
-        Readiness::Unready(since) => is_young || since + INITIAL_READINESS_DELAY > pod.age,
+        PodReadiness::Unready(since) => is_young || since + INITIAL_READINESS_DELAY > pod.age,
     }
 }
 
@@ -220,15 +220,15 @@ mod tests {
 
     fn pod(cores: Option<f64>) -> Pod {
         let usage = cores.map(|cores| CpuUsage { cores, age: S(5), window: S(15) });
-        Pod { age: S(900), readiness: Readiness::Ready(S(890)), requested_cores: 1.0, usage }
+        Pod { age: S(900), readiness: PodReadiness::Ready(S(890)), requested_cores: 1.0, usage }
     }
 
     fn starting() -> Pod {
-        Pod { age: S(2), readiness: Readiness::Pending, usage: None, ..pod(None) }
+        Pod { age: S(2), readiness: PodReadiness::Pending, usage: None, ..pod(None) }
     }
 
     fn unready(age: u64, since: u64, cores: Option<f64>) -> Pod {
-        Pod { age: S(age), readiness: Readiness::Unready(S(since)), ..pod(cores) }
+        Pod { age: S(age), readiness: PodReadiness::Unready(S(since)), ..pod(cores) }
     }
 
     #[test]
@@ -272,14 +272,14 @@ mod tests {
     #[test]
     fn a_sample_from_before_the_pod_was_ready_does_not_count() {
         let usage = CpuUsage { cores: 0.9, age: S(5), window: S(15) };
-        let young = |since| Pod { age: S(40), readiness: Readiness::Ready(S(since)), ..pod(None) };
+        let young = |since| Pod { age: S(40), readiness: PodReadiness::Ready(S(since)), ..pod(None) };
         assert!(is_unready(&young(18), usage), "the sample began 20 s ago");
         assert!(!is_unready(&young(25), usage));
     }
 
     fn law(behavior: Option<&str>) -> Cpu {
         let behavior = behavior.map(|text| text.parse().expect("a behavior"));
-        Cpu::new(Parameters { percent: 50, behavior }, 1, 20)
+        Cpu::new(CpuParameters { percent: 50, behavior }, 1, 20)
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub const KIND: Kind = Kind {
     scales_dispatchers: false,
     make: |_, parameter| {
         let interval = humantime::parse_duration(parameter.unwrap_or("30s")).ok()?;
-        (!interval.is_zero()).then(|| Box::new(Queue::new(interval)) as Box<dyn Law>)
+        (!interval.is_zero()).then(|| Box::new(QueueLaw::new(interval)) as Box<dyn Law>)
     },
 };
 
@@ -29,20 +29,20 @@ const STABILISATION_WINDOW: Duration = Duration::from_secs(300);
 
 /// The law `queue` with its state between decisions.
 #[derive(Debug)]
-pub struct Queue {
+pub struct QueueLaw {
     cadence: Cadence,
     /// Recommendations before stabilisation.
     recommended: Window<usize>,
 }
 
-impl Queue {
+impl QueueLaw {
     /// A law that decides every `interval`.
     pub fn new(interval: Duration) -> Self {
         Self { cadence: Cadence::new(interval), recommended: Window::new(STABILISATION_WINDOW) }
     }
 }
 
-impl Law for Queue {
+impl Law for QueueLaw {
     fn decide(&mut self, seen: &Observation) -> Recommendation {
         if self.recommended.newest().is_none() {
             self.recommended.push(seen.at, seen.replicas.desired);
@@ -63,7 +63,7 @@ mod tests {
 
     #[test]
     fn five_waiting_requests_for_each_replica_and_a_cooldown_before_scaling_down() {
-        let mut law = Queue::new(Duration::from_secs(30));
+        let mut law = QueueLaw::new(Duration::from_secs(30));
         let mut desired = 2;
         let mut timeline = Vec::new();
         for tick in 0..14 {

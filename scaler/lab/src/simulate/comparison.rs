@@ -3,7 +3,7 @@
 use super::flags::Config;
 use super::oracle;
 use super::timeline::TimelineSample;
-use super::trial::{Outcome, Trial};
+use super::trial::{Trial, TrialOutcome};
 use crate::laws::LawChoice;
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -19,7 +19,7 @@ const MAX_ORACLE_SECONDS: usize = 7200;
 
 /// The results of all laws on all workloads. Field names here and below are part of the JSON that `--json` writes.
 #[derive(Debug, Serialize)]
-pub struct Comparison {
+pub struct LawComparison {
     /// Results by workload.
     pub workloads: Vec<WorkloadComparison>,
 }
@@ -33,17 +33,17 @@ pub struct WorkloadComparison {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
     /// The oracle's row.
-    pub oracle: Option<Row>,
+    pub oracle: Option<ComparisonRow>,
     /// What happened, in a backtest.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub recorded: Option<Row>,
+    pub recorded: Option<ComparisonRow>,
     /// A row for each law.
-    pub laws: Vec<Row>,
+    pub laws: Vec<ComparisonRow>,
 }
 
 /// The results of one law on one workload: means over the seeds. `None` where a figure was not recorded.
 #[derive(Debug, Serialize)]
-pub struct Row {
+pub struct ComparisonRow {
     /// The law.
     pub law: String,
     /// Share of all offered requests that were answered within the objective.
@@ -75,12 +75,12 @@ pub struct Row {
 
 impl WorkloadComparison {
     /// All rows in the order of the report.
-    pub fn rows(&self) -> impl Iterator<Item = &Row> {
+    pub fn rows(&self) -> impl Iterator<Item = &ComparisonRow> {
         self.oracle.iter().chain(&self.recorded).chain(&self.laws)
     }
 }
 
-impl Comparison {
+impl LawComparison {
     /// Runs all trials, with a progress bar on standard error.
     ///
     /// # Errors
@@ -102,7 +102,7 @@ impl Comparison {
 
 /// The results of all laws on one workload. `bar` advances by one for each trial.
 fn compare_laws(config: &Config, name: &str, workload: &Workload, bar: &ProgressBar) -> WorkloadComparison {
-    let outcomes = |run: &dyn Fn(u64) -> Outcome| -> Vec<Outcome> {
+    let outcomes = |run: &dyn Fn(u64) -> TrialOutcome| -> Vec<TrialOutcome> {
         let run = |seed| {
             let outcome = run(seed);
             bar.inc(1);
@@ -114,12 +114,12 @@ fn compare_laws(config: &Config, name: &str, workload: &Workload, bar: &Progress
     let oracle = config.goal.filter(|_| has_oracle).map(|goal| {
         // The oracle runs plans of its own: of this law it uses the limits only.
         let slo = LawChoice::Live(slo::KIND.name.into());
-        Row::of("oracle", &outcomes(&|seed| oracle::run(&trial(config, workload, &slo, seed), goal)), None)
+        ComparisonRow::of("oracle", &outcomes(&|seed| oracle::run(&trial(config, workload, &slo, seed), goal)), None)
     });
     let oracle_cost = oracle.as_ref().and_then(|oracle| oracle.replica_seconds);
     let row = |law: &LawChoice| {
         let outcomes = outcomes(&|seed| trial(config, workload, law, seed).run());
-        Row::of(&law.to_string(), &outcomes, oracle_cost)
+        ComparisonRow::of(&law.to_string(), &outcomes, oracle_cost)
     };
     let laws = config.laws.iter().map(row).collect();
     WorkloadComparison { workload: name.into(), notes: Vec::new(), oracle, recorded: None, laws }
@@ -140,17 +140,19 @@ fn trial<'a>(config: &Config, workload: &'a Workload, law: &LawChoice, seed: u64
     }
 }
 
-impl Row {
+impl ComparisonRow {
     /// The means of at least one outcome. `oracle` is the oracle's replica-seconds.
-    fn of(law: &str, outcomes: &[Outcome], oracle: Option<f64>) -> Self {
-        let mean = |figure: &dyn Fn(&Outcome) -> f64| outcomes.iter().map(figure).sum::<f64>() / outcomes.len() as f64;
-        let share =
-            |count: fn(&Outcome) -> u64| mean(&|outcome| count(outcome) as f64 / outcome.totals.offered.max(1) as f64);
-        let replica_seconds = mean(&Outcome::replica_seconds);
+    fn of(law: &str, outcomes: &[TrialOutcome], oracle: Option<f64>) -> Self {
+        let mean =
+            |figure: &dyn Fn(&TrialOutcome) -> f64| outcomes.iter().map(figure).sum::<f64>() / outcomes.len() as f64;
+        let share = |count: fn(&TrialOutcome) -> u64| {
+            mean(&|outcome| count(outcome) as f64 / outcome.totals.offered.max(1) as f64)
+        };
+        let replica_seconds = mean(&TrialOutcome::replica_seconds);
         Self {
             law: law.into(),
-            attainment: Some(mean(&Outcome::attainment)),
-            worst_attainment: Some(outcomes.iter().map(Outcome::attainment).fold(1.0, f64::min)),
+            attainment: Some(mean(&TrialOutcome::attainment)),
+            worst_attainment: Some(outcomes.iter().map(TrialOutcome::attainment).fold(1.0, f64::min)),
             p50_seconds: Some(mean(&|outcome| outcome.percentiles[0])),
             p95_seconds: Some(mean(&|outcome| outcome.percentiles[1])),
             p99_seconds: Some(mean(&|outcome| outcome.percentiles[2])),

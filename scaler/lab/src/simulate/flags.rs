@@ -13,7 +13,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use workload::Workload;
-use workload::arrivals::Process;
+use workload::arrivals::ArrivalProcess;
 
 /// Most lines of a file of service times.
 const MAX_SERVICE_TIMES: usize = 1_000_000;
@@ -90,8 +90,8 @@ pub struct Flags {
     pub order: Order,
     /// Arrival process: poisson, uniform, replayed (exactly as many requests in every second as the workload says), or
     /// gamma:CV with a coefficient of variation (above 1: in bursts)
-    #[arg(long, default_value_t = Process::Poisson)]
-    pub arrivals: Process,
+    #[arg(long, default_value_t = ArrivalProcess::Poisson)]
+    pub arrivals: ArrivalProcess,
     /// Time between two decisions of policy slo; the other laws have intervals of their own
     #[arg(long, default_value = "500ms", value_parser = positive_duration)]
     pub interval: Duration,
@@ -141,7 +141,7 @@ pub struct Config {
     /// The simulated system.
     pub plant: PlantSettings,
     /// The arrival process.
-    pub process: Process,
+    pub process: ArrivalProcess,
     /// Age of the figures that laws see.
     pub staleness: Duration,
     /// The oracle's attainment, 0 to 1; `None` for no oracle.

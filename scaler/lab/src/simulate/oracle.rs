@@ -8,9 +8,9 @@
 //!
 //! The result is a plan that exists. A cheaper one may exist too.
 
-use super::trial::{Outcome, Trial};
+use super::trial::{Trial, TrialOutcome};
 use std::time::Duration;
-use workload::arrivals::Arrivals;
+use workload::arrivals::ArrivalTimes;
 
 /// Most numbers of replicas that the fluid model tells apart. If there are more, neighbours share one.
 const MAX_LEVELS: usize = 24;
@@ -33,10 +33,10 @@ const STEP: Duration = Duration::from_secs(1);
 
 /// The outcome of the cheapest plan found that answers a share `goal` of all requests in time; of the plan with the
 /// best attainment if no plan reaches the goal.
-pub fn run(trial: &Trial, goal: f64) -> Outcome {
+pub fn run(trial: &Trial, goal: f64) -> TrialOutcome {
     let seconds = trial.workload.per_second.len();
     let mut arrivals = vec![0.0; seconds];
-    for at in Arrivals::new(trial.workload, trial.process, trial.seed) {
+    for at in ArrivalTimes::new(trial.workload, trial.process, trial.seed) {
         arrivals[(at.as_secs() as usize).min(seconds - 1)] += 1.0;
     }
     let oracle = Oracle { trial, goal, arrivals, startup: trial.plant.startup.as_secs_f64().ceil() as usize };
@@ -56,8 +56,8 @@ struct Oracle<'a> {
 
 impl Oracle<'_> {
     /// The best plan of the fluid model, as ready replicas in each second, with its outcome in the plant.
-    fn best_fluid_plan(&self) -> (Vec<usize>, Outcome) {
-        let mut best: Option<(Vec<usize>, Outcome)> = None;
+    fn best_fluid_plan(&self) -> (Vec<usize>, TrialOutcome) {
+        let mut best: Option<(Vec<usize>, TrialOutcome)> = None;
         for wait_share in WAIT_SHARES {
             let model = FluidModel::new(self.trial, wait_share);
             for doublings in 0..PENALTIES {
@@ -76,7 +76,7 @@ impl Oracle<'_> {
     }
 
     /// Runs a plan in the plant. Each replica is asked for early enough to be ready in time.
-    fn try_in_plant(&self, plan: &[usize]) -> Outcome {
+    fn try_in_plant(&self, plan: &[usize]) -> TrialOutcome {
         let mut second = 0;
         let initial = plan[0];
         self.trial.run_with(STEP, initial, |_| {
@@ -86,7 +86,7 @@ impl Oracle<'_> {
         })
     }
 
-    fn is_better(&self, new: &Outcome, old: &Outcome) -> bool {
+    fn is_better(&self, new: &TrialOutcome, old: &TrialOutcome) -> bool {
         match (new.attainment() >= self.goal, old.attainment() >= self.goal) {
             (true, true) => new.replica_seconds() < old.replica_seconds(),
             (false, false) => new.attainment() > old.attainment(),
@@ -95,7 +95,7 @@ impl Oracle<'_> {
     }
 
     /// Local search: takes one replica-step away before a step up or before a step down, while the plan gets better.
-    fn improve(&self, mut plan: Vec<usize>, mut outcome: Outcome) -> Outcome {
+    fn improve(&self, mut plan: Vec<usize>, mut outcome: TrialOutcome) -> TrialOutcome {
         for _ in 0..MAX_SEARCH_ROUNDS {
             let before = outcome.replica_seconds();
             let mut second = 1;

@@ -12,7 +12,7 @@ pub mod queue;
 mod replica;
 pub mod settings;
 
-use super::requests::Request;
+use super::requests::PlantRequest;
 use super::timeline::{RequestCounts, TimelineSample};
 use crate::pods::Pod;
 use admission::service_time::ServiceTime;
@@ -20,7 +20,7 @@ use admission::{Admission, QueueState, SpareCapacity, TimeLeft};
 use law::observation::{Observation, Replicas};
 use metrics::DispatcherMetrics;
 use queue::PlantQueue;
-use replica::{CPU_SAMPLE_PERIOD, HeldRequest, Phase, Replica};
+use replica::{CPU_SAMPLE_PERIOD, HeldRequest, PlantReplica, ReplicaPhase};
 use settings::PlantSettings;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -32,7 +32,7 @@ const NEVER: u64 = u64::MAX;
 
 /// Requests by result, and the cost of the replicas, since the start.
 #[derive(Debug, Clone)]
-pub struct Totals {
+pub struct PlantTotals {
     /// Requests that arrived.
     pub offered: u64,
     /// Requests that were answered within the objective.
@@ -81,7 +81,7 @@ pub struct Plant {
     epoch: Instant,
     last_dispatch: u64,
     /// All replicas that ever were, by number, in the order of their creation.
-    replicas: Vec<Replica>,
+    replicas: Vec<PlantReplica>,
     /// Numbers of the starting and ready replicas.
     alive: Vec<u32>,
     /// The replica of each free slot, in the order in which the slots became free.
@@ -102,8 +102,8 @@ pub struct Plant {
     next_cpu_sample: u64,
     last_cpu_sample: u64,
     metrics: DispatcherMetrics,
-    totals: Totals,
-    /// [`Totals::replica_time`] is counted until this time.
+    totals: PlantTotals,
+    /// [`PlantTotals::replica_time`] is counted until this time.
     counted_until: u64,
     /// Requests in the system × time, until `now`.
     request_nanoseconds: u128,
@@ -137,7 +137,7 @@ impl Plant {
             next_cpu_sample: CPU_SAMPLE_PERIOD,
             last_cpu_sample: 0,
             metrics: DispatcherMetrics::default(),
-            totals: Totals { offered: 0, in_time: 0, shed: 0, expired: 0, replica_time: Duration::ZERO },
+            totals: PlantTotals { offered: 0, in_time: 0, shed: 0, expired: 0, replica_time: Duration::ZERO },
             counted_until: 0,
             request_nanoseconds: 0,
             settings,
@@ -150,7 +150,7 @@ impl Plant {
     }
 
     /// Runs until `until`, counted from the start of the simulation. `requests` are in the order of their arrival.
-    pub fn run(&mut self, requests: &mut Peekable<impl Iterator<Item = Request>>, until: Duration) {
+    pub fn run(&mut self, requests: &mut Peekable<impl Iterator<Item = PlantRequest>>, until: Duration) {
         let until = until.as_nanos() as u64;
         loop {
             let arrival = requests.peek().map_or(NEVER, |request| request.arrived);
@@ -195,7 +195,7 @@ impl Plant {
 
     /// Everything that a scaler can see.
     pub fn observe(&self) -> Observation {
-        let ready = self.alive.iter().filter(|&&number| self.phase(number) != Phase::Starting).count();
+        let ready = self.alive.iter().filter(|&&number| self.phase(number) != ReplicaPhase::Starting).count();
         Observation {
             at: Duration::from_nanos(self.now),
             queue_length: self.queue.len() as f64,
@@ -238,7 +238,7 @@ impl Plant {
     }
 
     /// Requests by result, and the cost of the replicas, since the start.
-    pub fn totals(&self) -> &Totals {
+    pub fn totals(&self) -> &PlantTotals {
         &self.totals
     }
 
@@ -247,31 +247,31 @@ impl Plant {
         &self.metrics.latencies
     }
 
-    fn phase(&self, number: u32) -> Phase {
+    fn phase(&self, number: u32) -> ReplicaPhase {
         self.replicas[number as usize].phase
     }
 
     fn start_replica(&mut self) {
         let number = self.replicas.len() as u32;
-        self.replicas.push(Replica::new(self.now, self.settings.workers));
+        self.replicas.push(PlantReplica::new(self.now, self.settings.workers));
         self.alive.push(number);
         let ends = self.now + self.settings.startup.as_nanos() as u64;
         self.starts.push_back(Start { ends, replica: number });
     }
 
     fn stop_replica(&mut self) {
-        let starting = self.alive.iter().rposition(|&number| self.phase(number) == Phase::Starting);
+        let starting = self.alive.iter().rposition(|&number| self.phase(number) == ReplicaPhase::Starting);
         let number = self.alive.remove(starting.unwrap_or(self.alive.len() - 1));
-        if self.phase(number) != Phase::Starting {
+        if self.phase(number) != ReplicaPhase::Starting {
             self.capacity -= self.settings.slots;
             self.free_slots.retain(|&slot| slot != number);
         }
         self.starts.retain(|start| start.replica != number);
         let replica = &mut self.replicas[number as usize];
-        replica.phase = if replica.in_flight == 0 { Phase::Gone } else { Phase::Draining };
+        replica.phase = if replica.in_flight == 0 { ReplicaPhase::Gone } else { ReplicaPhase::Draining };
     }
 
-    fn arrive(&mut self, request: Request) {
+    fn arrive(&mut self, request: PlantRequest) {
         self.totals.offered += 1;
         if let Some(&number) = self.free_slots.front()
             && self.queue.is_empty()
@@ -322,8 +322,8 @@ impl Plant {
         }
         let replica = &mut self.replicas[completion.replica as usize];
         match replica.phase {
-            Phase::Draining if replica.in_flight == 0 => replica.phase = Phase::Gone,
-            Phase::Draining => {}
+            ReplicaPhase::Draining if replica.in_flight == 0 => replica.phase = ReplicaPhase::Gone,
+            ReplicaPhase::Draining => {}
             _ => {
                 self.free_slots.push_back(completion.replica);
                 self.dispatch();
@@ -362,7 +362,7 @@ impl Plant {
     }
 
     /// Gives a request the first free slot, which belongs to replica `number`.
-    fn send_to(&mut self, number: u32, request: Request) {
+    fn send_to(&mut self, number: u32, request: PlantRequest) {
         self.free_slots.pop_front();
         self.last_dispatch = self.now;
         self.in_flight += 1;
@@ -419,7 +419,7 @@ impl Plant {
     }
 
     fn make_ready(&mut self, number: u32) {
-        self.replicas[number as usize].phase = Phase::Ready { since: self.now };
+        self.replicas[number as usize].phase = ReplicaPhase::Ready { since: self.now };
         self.capacity += self.settings.slots;
         self.free_slots.extend(std::iter::repeat_n(number, self.settings.slots));
     }
@@ -445,7 +445,7 @@ mod tests {
     use law::queueing::erlang_c;
     use proptest::prelude::*;
     use workload::Workload;
-    use workload::arrivals::Process;
+    use workload::arrivals::ArrivalProcess;
 
     const HOUR: Duration = Duration::from_secs(3600);
     const S: fn(f64) -> Duration = Duration::from_secs_f64;
@@ -474,16 +474,16 @@ mod tests {
         arrivals_per_second: f64,
         seconds: f64,
     ) -> f64 {
-        let patient = PlantSettings {
+        let unlimited = PlantSettings {
             order: Order::Fifo,
             objective: HOUR,
             deadline: HOUR,
             max_queue_length: usize::MAX,
             ..settings(service_times.clone())
         };
-        let mut plant = Plant::new(patient, replicas);
+        let mut plant = Plant::new(unlimited, replicas);
         let workload = Workload::constant(arrivals_per_second, S(seconds));
-        plant.run(&mut generate(&workload, Process::Poisson, &service_times, 1).peekable(), S(seconds));
+        plant.run(&mut generate(&workload, ArrivalProcess::Poisson, &service_times, 1).peekable(), S(seconds));
         plant.finish_all();
         let seen = plant.observe();
         assert_eq!(seen.arrivals, seen.latency.count(), "every request is answered");
@@ -491,16 +491,16 @@ mod tests {
     }
 
     /// A request every `seconds`, from `first` on, each with the same service time in seconds.
-    fn every(seconds: f64, first: f64, service_time: f64) -> Peekable<impl Iterator<Item = Request>> {
+    fn every(seconds: f64, first: f64, service_time: f64) -> Peekable<impl Iterator<Item = PlantRequest>> {
         let nanoseconds = |seconds: f64| (seconds * 1e9) as u64;
-        let request = move |count: u64| Request {
+        let request = move |count: u64| PlantRequest {
             arrived: nanoseconds(first) + count * nanoseconds(seconds),
             service_time: nanoseconds(service_time),
         };
         (0..).map(request).peekable()
     }
 
-    fn is_near(found: f64, expected: f64) {
+    fn assert_near(found: f64, expected: f64) {
         assert!((found / expected - 1.0).abs() < 0.02, "{found} is not within 2 % of {expected}");
     }
 
@@ -510,14 +510,14 @@ mod tests {
         for (replicas, utilisation) in [(1, 0.7), (3, 0.8), (10, 0.8)] {
             let load = utilisation * replicas as f64;
             let expected = erlang_c(replicas, load) * 0.05 / (replicas as f64 * (1.0 - utilisation));
-            is_near(
+            assert_near(
                 mean_wait(ServiceTimeDistribution::Exponential(S(0.05)), replicas, load / 0.05, 3e6 / (load / 0.05)),
                 expected,
             );
         }
         // M/D/1: ρ·S / (2·(1 − ρ)); M/G/1: that times 1 + cs² (Pollaczek and Khinchine).
-        is_near(mean_wait(ServiceTimeDistribution::Constant(S(0.05)), 1, 14.0, 1e5), 0.7 * 0.05 / 0.6);
-        is_near(mean_wait(ServiceTimeDistribution::new(S(0.05), 0.5), 1, 14.0, 1e5), 1.25 * 0.7 * 0.05 / 0.6);
+        assert_near(mean_wait(ServiceTimeDistribution::Constant(S(0.05)), 1, 14.0, 1e5), 0.7 * 0.05 / 0.6);
+        assert_near(mean_wait(ServiceTimeDistribution::new(S(0.05), 0.5), 1, 14.0, 1e5), 1.25 * 0.7 * 0.05 / 0.6);
     }
 
     #[test]
@@ -574,7 +574,7 @@ mod tests {
             let rate = settings.full_speed().requests_per_second;
             let mut plant = Plant::new(settings, 1);
             plant.run(&mut every(0.001, 0.0, 0.05), S(100.0));
-            is_near(plant.observe().service.count() / 100.0, rate);
+            assert_near(plant.observe().service.count() / 100.0, rate);
         }
     }
 
@@ -624,7 +624,7 @@ mod tests {
             let common = settings(service_times.clone());
             let mut plant = Plant::new(PlantSettings { order, slots, max_queue_length: 50, ..common }, 1);
             let workload = Workload { per_second: rates.iter().map(|&rate| f64::from(rate)).collect() };
-            let mut arrivals = generate(&workload, Process::Poisson, &service_times, 3).peekable();
+            let mut arrivals = generate(&workload, ArrivalProcess::Poisson, &service_times, 3).peekable();
             for (second, &replicas) in scales.iter().cycle().take(rates.len()).enumerate() {
                 plant.scale(replicas);
                 plant.run(&mut arrivals, S(second as f64 + 1.0));

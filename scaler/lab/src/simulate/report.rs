@@ -3,10 +3,10 @@
 pub mod html;
 pub mod table;
 
-use super::comparison::Row;
+use super::comparison::ComparisonRow;
 
 /// The figures of a row in the order of the columns; a dash for a figure that is not known.
-fn cells(row: &Row) -> [String; 9] {
+fn cells(row: &ComparisonRow) -> [String; 9] {
     let number = |figure: Option<f64>, decimals| figure.map_or("–".into(), |figure| format!("{figure:.decimals$}"));
     let percent = |share: Option<f64>| share.map_or("–".into(), |share| format!("{:.2} %", 100.0 * share));
     let milliseconds = |seconds: Option<f64>| number(seconds.map(|seconds| 1e3 * seconds), 0);

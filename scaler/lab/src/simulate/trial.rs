@@ -1,8 +1,8 @@
 //! A trial: one law on one workload with one seed, and its outcome.
 
 use super::plant::settings::PlantSettings;
-use super::plant::{Plant, Totals};
-use super::requests::{self, Request};
+use super::plant::{Plant, PlantTotals};
+use super::requests::{self, PlantRequest};
 use super::timeline::{MAX_SAMPLES, TimelineSample};
 use crate::laws::LawChoice;
 use crate::pods::Pod;
@@ -13,7 +13,7 @@ use scaler::control::OBSERVE;
 use std::collections::VecDeque;
 use std::time::Duration;
 use workload::Workload;
-use workload::arrivals::Process;
+use workload::arrivals::ArrivalProcess;
 
 /// From this number of requests on, a thread of its own generates them while the plant runs. For fewer requests the
 /// thread is not worth its start.
@@ -33,7 +33,7 @@ pub struct Trial<'a> {
     /// The offered load.
     pub workload: &'a Workload,
     /// The arrival process.
-    pub process: Process,
+    pub process: ArrivalProcess,
     /// Age of the figures that the law sees.
     pub staleness: Duration,
     /// Seed of arrivals and service times.
@@ -42,9 +42,9 @@ pub struct Trial<'a> {
 
 /// The outcome of a trial.
 #[derive(Debug, Clone)]
-pub struct Outcome {
+pub struct TrialOutcome {
     /// Requests by result, and the replica time until the end of the workload.
-    pub totals: Totals,
+    pub totals: PlantTotals,
     /// Latency of answers at the 50th, 95th and 99th percentile, seconds.
     pub percentiles: [f64; 3],
     /// Most replicas at once, starting ones included.
@@ -55,7 +55,7 @@ pub struct Outcome {
     pub timeline: Vec<TimelineSample>,
 }
 
-impl Outcome {
+impl TrialOutcome {
     /// Share of all offered requests that were answered within the objective; 1 if none was offered.
     pub fn attainment(&self) -> f64 {
         if self.totals.offered == 0 { 1.0 } else { self.totals.in_time as f64 / self.totals.offered as f64 }
@@ -69,7 +69,7 @@ impl Outcome {
 
 impl Trial<'_> {
     /// Runs the law on the plant.
-    pub fn run(&self) -> Outcome {
+    pub fn run(&self) -> TrialOutcome {
         let mut law = self.law.make(&self.law_settings);
         let mut limiter = Limiter::new(self.limits);
         let mut delayed = DelayedObservations { staleness: self.staleness, observations: VecDeque::new() };
@@ -83,7 +83,7 @@ impl Trial<'_> {
     }
 
     /// Runs the plant, with `initial` replicas at first. Before each `step`, `controller` returns the desired replicas.
-    pub fn run_with(&self, step: Duration, initial: usize, controller: impl FnMut(&Plant) -> usize) -> Outcome {
+    pub fn run_with(&self, step: Duration, initial: usize, controller: impl FnMut(&Plant) -> usize) -> TrialOutcome {
         let requests = requests::generate(self.workload, self.process, &self.plant.service_times, self.seed);
         if self.workload.total() < MIN_PREFETCHED {
             return self.run_on(requests, step, initial, controller);
@@ -93,11 +93,11 @@ impl Trial<'_> {
 
     fn run_on(
         &self,
-        requests: impl Iterator<Item = Request>,
+        requests: impl Iterator<Item = PlantRequest>,
         step: Duration,
         initial: usize,
         mut controller: impl FnMut(&Plant) -> usize,
-    ) -> Outcome {
+    ) -> TrialOutcome {
         let mut plant = Plant::new(self.plant.clone(), initial);
         let mut requests = requests.peekable();
         let end = Duration::from_secs(self.workload.per_second.len() as u64);
@@ -121,9 +121,9 @@ impl Trial<'_> {
         let replica_time = plant.totals().replica_time;
         plant.finish_all();
         let percentile = |quantile| plant.latencies().value_at_quantile(quantile) as f64 / 1e6;
-        Outcome {
+        TrialOutcome {
             percentiles: [0.5, 0.95, 0.99].map(percentile),
-            totals: Totals { replica_time, ..plant.totals().clone() },
+            totals: PlantTotals { replica_time, ..plant.totals().clone() },
             peak,
             changes,
             timeline,

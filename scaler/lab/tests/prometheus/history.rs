@@ -20,7 +20,7 @@ use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 use tokio::net::TcpListener;
 use tokio::process::Command;
-use workload::arrivals::Process;
+use workload::arrivals::ArrivalProcess;
 use workload::shape::Shape;
 
 const SELECTOR: &str = "namespace=\"shop\"";
@@ -60,7 +60,7 @@ fn now() -> u64 {
 }
 
 /// The counts of one dispatcher at one scrape.
-struct Dispatcher<'a> {
+struct DispatcherScrape<'a> {
     instance: &'a str,
     admitted: f64,
     shed: Option<f64>,
@@ -71,7 +71,7 @@ struct Dispatcher<'a> {
     replicas: f64,
 }
 
-impl Dispatcher<'_> {
+impl DispatcherScrape<'_> {
     fn write(&self, text: &mut Text, at: u64) {
         let Self { admitted, replicas, .. } = *self;
         let instance = format!("instance=\"{}\"", self.instance);
@@ -104,7 +104,7 @@ fn day(text: &mut Text, first: u64) {
         let at = first + scrape * SCRAPE;
         let replicas = if (1920..2880).contains(&scrape) { 3.0 } else { 2.0 };
         let is_newer = scrape >= 2400;
-        let a = Dispatcher {
+        let a = DispatcherScrape {
             instance: "a:5052",
             admitted: if is_newer { 10 + 30 * (scrape - 2400) } else { 1000 + 30 * scrape } as f64,
             shed: (1200..2400).contains(&scrape).then_some(40.0),
@@ -124,7 +124,8 @@ fn day(text: &mut Text, first: u64) {
             _ => continue,
         };
         let admitted = admitted as f64;
-        Dispatcher { instance, admitted, shed: None, outcomes: &[], is_newer: scrape > 1920, replicas }.write(text, at);
+        DispatcherScrape { instance, admitted, shed: None, outcomes: &[], is_newer: scrape > 1920, replicas }
+            .write(text, at);
         for (replica, startup) in [("r1", 4.5), ("r2", 4.5), ("r3", 9.0)] {
             text.sample("replica_startup_seconds", &format!("instance=\"{replica}\""), startup, at);
         }
@@ -245,7 +246,7 @@ fn simulated(text: &mut Text, first: u64) -> (f64, f64) {
     };
     let shape: Shape = "square:low=10,high=62,period=600,length=7200".parse().expect("a shape");
     let workload = shape.workload();
-    let mut requests = generate(&workload, Process::Poisson, &service_times, 99).peekable();
+    let mut requests = generate(&workload, ArrivalProcess::Poisson, &service_times, 99).peekable();
     let mut plant = Plant::new(settings, 3);
     let labels = "instance=\"a:5052\",job=\"dispatcher\"";
     let with = |label: &str| format!("{labels},{label}");
@@ -392,8 +393,8 @@ async fn implausible_answers_leave_the_arrivals_usable() {
     let torn = |start: u64, end: u64, step: u64| {
         let row = |name: &str, label: &str, values: [u64; 2]| {
             let at = [1_800_000_000, 1_800_000_015].into_iter().zip(values);
-            let asked = at.filter(|(at, _)| (start..=end).contains(at) && (at - start).is_multiple_of(step));
-            let values: Vec<String> = asked.map(|(at, value)| format!("[{at},\"{value}\"]")).collect();
+            let requested = at.filter(|(at, _)| (start..=end).contains(at) && (at - start).is_multiple_of(step));
+            let values: Vec<String> = requested.map(|(at, value)| format!("[{at},\"{value}\"]")).collect();
             format!(r#"{{"metric":{{"__name__":"dispatcher_{name}"{label}}},"values":[{}]}}"#, values.join(","))
         };
         matrix(&[

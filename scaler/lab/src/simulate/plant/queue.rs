@@ -4,7 +4,7 @@
 //! in the order of arrival, and two deques do what the dispatcher's queue needs trees for. A test in the workspace
 //! compares the two. Times are nanoseconds since the start of the simulation.
 
-use crate::simulate::requests::Request;
+use crate::simulate::requests::PlantRequest;
 use admission::Order;
 use std::collections::VecDeque;
 
@@ -16,8 +16,8 @@ pub struct PlantQueue {
     objective: u64,
     /// Time from the arrival until the request expires.
     deadline: u64,
-    punctual: VecDeque<Request>,
-    late: VecDeque<Request>,
+    punctual: VecDeque<PlantRequest>,
+    late: VecDeque<PlantRequest>,
 }
 
 impl PlantQueue {
@@ -27,7 +27,7 @@ impl PlantQueue {
     }
 
     /// Adds a request. Requests are added in the order of their arrival.
-    pub fn push(&mut self, request: Request) {
+    pub fn push(&mut self, request: PlantRequest) {
         self.punctual.push_back(request);
     }
 
@@ -52,7 +52,7 @@ impl PlantQueue {
 
     /// Takes the first request that can still meet the objective, or else the first late request that would be answered
     /// before its deadline.
-    pub fn pop(&mut self, now: u64, service_time: u64) -> Option<Request> {
+    pub fn pop(&mut self, now: u64, service_time: u64) -> Option<PlantRequest> {
         self.punctual.pop_front().or_else(|| {
             // The oldest late requests expire first, so the ones that would expire before their answer are at the
             // front.

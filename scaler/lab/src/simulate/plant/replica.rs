@@ -1,7 +1,7 @@
 //! One replica of the plant, with the requests that it holds. Times are nanoseconds since the start of the simulation.
 
-use crate::pods::{CpuUsage, Pod, Readiness};
-use crate::simulate::requests::Request;
+use crate::pods::{CpuUsage, Pod, PodReadiness};
+use crate::simulate::requests::PlantRequest;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ pub(super) const CPU_SAMPLE_PERIOD: u64 = 15_000_000_000;
 
 /// The life of a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(super) enum ReplicaPhase {
     /// The replica is not ready yet.
     Starting,
     /// The replica is in rotation.
@@ -27,15 +27,15 @@ pub(super) enum Phase {
 /// A request at a replica.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct HeldRequest {
-    pub(super) request: Request,
+    pub(super) request: PlantRequest,
     /// Time at which the request left the queue.
     pub(super) dispatched: u64,
 }
 
 /// One replica.
 #[derive(Debug, Clone)]
-pub(super) struct Replica {
-    pub(super) phase: Phase,
+pub(super) struct PlantReplica {
+    pub(super) phase: ReplicaPhase,
     created: u64,
     /// Requests that the replica holds, waiting or in a pass.
     pub(super) in_flight: usize,
@@ -53,10 +53,10 @@ pub(super) struct Replica {
     cores_used: Option<f64>,
 }
 
-impl Replica {
+impl PlantReplica {
     pub(super) fn new(created: u64, workers: usize) -> Self {
         Self {
-            phase: Phase::Starting,
+            phase: ReplicaPhase::Starting,
             created,
             in_flight: 0,
             waiting: VecDeque::new(),
@@ -79,8 +79,8 @@ impl Replica {
         Pod {
             age: since(self.created),
             readiness: match self.phase {
-                Phase::Ready { since: then } => Readiness::Ready(since(then)),
-                _ => Readiness::Pending,
+                ReplicaPhase::Ready { since: then } => PodReadiness::Ready(since(then)),
+                _ => PodReadiness::Pending,
             },
             requested_cores: 1.0,
             usage: self.cores_used.map(|cores| CpuUsage {

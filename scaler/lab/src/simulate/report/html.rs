@@ -1,7 +1,7 @@
 //! A comparison as a page with plots.
 
 use super::cells;
-use crate::simulate::comparison::{Comparison, Row, WorkloadComparison};
+use crate::simulate::comparison::{ComparisonRow, LawComparison, WorkloadComparison};
 use crate::simulate::timeline::TimelineSample;
 use plotters::prelude::*;
 use std::fmt::Write;
@@ -13,10 +13,10 @@ const PLOT_SIZE: (u32, u32) = (900, 190);
 const MIN_RATE_INTERVAL: f64 = 0.999;
 
 /// Points of a line: seconds since the start, and a value.
-type Points = Vec<(f64, f64)>;
+type PlotPoints = Vec<(f64, f64)>;
 
 /// A page that loads nothing else: for each workload a table, and for each law a plot.
-pub fn render(comparison: &Comparison) -> String {
+pub fn render(comparison: &LawComparison) -> String {
     let mut page = String::from(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Laws compared</title><style>\
          body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}\
@@ -54,7 +54,7 @@ fn table(workload: &WorkloadComparison) -> String {
 }
 
 /// Desired and ready replicas (left axis), offered and late requests per second (right axis), as SVG.
-fn plot(row: &Row) -> String {
+fn plot(row: &ComparisonRow) -> String {
     let mut svg = String::new();
     match draw(row, &mut svg) {
         Ok(()) => svg,
@@ -62,7 +62,7 @@ fn plot(row: &Row) -> String {
     }
 }
 
-fn draw(row: &Row, svg: &mut String) -> Result<(), Box<dyn std::error::Error>> {
+fn draw(row: &ComparisonRow, svg: &mut String) -> Result<(), Box<dyn std::error::Error>> {
     let seconds = |sample: &TimelineSample| sample.at.as_secs_f64();
     let end = row.timeline.last().map_or(1.0, seconds).max(1.0);
     let highest_desired = row.timeline.iter().map(|sample| sample.desired).max().unwrap_or(1).max(1) as f64;
@@ -90,7 +90,7 @@ fn draw(row: &Row, svg: &mut String) -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// Requests per second that were offered, and that were not answered in time, second by second.
-fn rates(timeline: &[TimelineSample]) -> (Points, Points) {
+fn rates(timeline: &[TimelineSample]) -> (PlotPoints, PlotPoints) {
     let (mut offered, mut late) = (Vec::new(), Vec::new());
     let (mut last_at, mut last_offered, mut last_late) = (0.0, 0, 0);
     for sample in timeline {
