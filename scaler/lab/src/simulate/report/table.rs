@@ -1,16 +1,17 @@
-//! A comparison as text.
+//! The report of a comparison as a text for the terminal.
 
 use super::cells;
 use crate::simulate::comparison::{ComparisonRow, LawComparison, WorkloadComparison};
 use std::fmt::{Display, Write};
 
-/// Least width of the column of names, in characters.
+/// The least width of the column with the names of laws, in characters.
 const MIN_NAME_WIDTH: usize = 22;
 
+/// The headings of the columns after the name of the law.
 const COLUMNS: [&str; 9] =
     ["in time", "worst seed", "p50 ms", "p95 ms", "p99 ms", "replica-s", "× oracle", "peak", "changes"];
 
-/// One table for each workload, and the means over all workloads if there are several.
+/// The report of a comparison: a table for each workload, and the means over all workloads if there are several.
 pub fn render(comparison: &LawComparison) -> String {
     let mut text = String::new();
     for workload in &comparison.workloads {
@@ -43,7 +44,8 @@ fn line(name: &str, cells: &[impl Display; 9], width: usize) -> String {
     )
 }
 
-/// Mean attainment and mean cost of each law over all workloads; empty cells where a workload has no such figure.
+/// A table of the mean attainment and the mean ratio to the oracle of each law over all workloads. A cell is empty if
+/// the figure is not known for every workload.
 fn means(workloads: &[WorkloadComparison]) -> String {
     let laws = &workloads[0].laws;
     let width = name_width(laws);
