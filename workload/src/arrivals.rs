@@ -163,7 +163,7 @@ impl Iterator for ArrivalTimes<'_> {
     }
 }
 
-/// The gap between two points of the process of rate one, in requests.
+/// Draws the gap between two neighbouring points of the process of rate one, in requests.
 fn gap(process: ArrivalProcess, rng: &mut ChaCha8Rng) -> f64 {
     match process {
         // The inverse of the exponential distribution. 1 − u is never 0, so the logarithm is finite.

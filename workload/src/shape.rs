@@ -12,17 +12,18 @@ use std::str::FromStr;
 pub enum ShapeKind {
     /// The lowest rate throughout.
     Constant,
-    /// A linear rise from the lowest rate to the highest.
+    /// A linear rise from the lowest rate to the highest, over the whole workload.
     Ramp,
     /// The lowest rate in the first half of the workload, and the highest rate in the second half.
     Step,
     /// The highest rate for one period that begins in the middle of the workload, and the lowest rate otherwise.
     Spike,
-    /// A sine wave that begins at the lowest rate.
+    /// A sine wave between the lowest rate and the highest, which begins at the lowest.
     Sine,
     /// The lowest rate and the highest rate alternately, each for half a period. The lowest rate comes first.
     Square,
-    /// A linear rise over each period, after which the load falls at once to the lowest rate.
+    /// A linear rise over each period, from the lowest rate to the highest. Then the load falls to the lowest rate at
+    /// once.
     Sawtooth,
     /// The highest rate and the lowest rate alternately, each for an exponentially distributed time with a mean of half
     /// a period. The highest rate comes first.

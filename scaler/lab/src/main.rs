@@ -1,4 +1,4 @@
-//! The program `lab`.
+//! The program `lab`: parses the command line and runs one of the commands.
 
 use anyhow::Result;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};

@@ -39,7 +39,8 @@ pub struct CountingSpan {
 pub struct CounterHistory {
     /// The arrivals between neighbouring points, in order of time.
     pub arrivals: Vec<ArrivalInterval>,
-    /// The spans in order of time. A span without any counted request is left out.
+    /// The spans in order of time. A span of a single point is left out, unless the process started within the period:
+    /// only then has it counted anything.
     pub spans: Vec<CountingSpan>,
     /// The number of all arrivals that were refused.
     pub shed: f64,

@@ -12,7 +12,7 @@ use std::time::Duration;
 /// The recorded history of a period.
 #[derive(Debug)]
 pub struct History {
-    /// The period.
+    /// The period that the history covers.
     pub period: Period,
     /// The requests that arrived in each step.
     pub load: RecordedLoad,

@@ -43,9 +43,9 @@ pub enum Error {
     NoSamples {
         /// The label matchers of the query.
         selector: String,
-        /// Beginning of the period.
+        /// The beginning of the period, in UTC.
         from: String,
-        /// End of the period.
+        /// The end of the period, in UTC.
         until: String,
         /// The longest time between two samples that is no gap.
         max_gap: Duration,
@@ -53,9 +53,9 @@ pub enum Error {
     /// No request arrived in the period.
     #[error("from {from} to {until} no request arrived; choose another period with --since and --until")]
     Idle {
-        /// Beginning of the period.
+        /// The beginning of the period, in UTC.
         from: String,
-        /// End of the period.
+        /// The end of the period, in UTC.
         until: String,
     },
     /// Several dispatchers answer in turns at one address, so that their counters alternate.

@@ -12,7 +12,7 @@ use std::time::Duration;
 /// What happened in the recorded period.
 #[derive(Debug)]
 pub struct RecordedOutcome<'a> {
-    /// The period.
+    /// The recorded period.
     pub period: &'a Period,
     /// The requests that arrived in each step.
     pub load: &'a RecordedLoad,
@@ -33,8 +33,8 @@ impl RecordedOutcome<'_> {
     pub fn attainment(&self, objective: Duration) -> Option<f64> {
         let in_time = up_to(&self.answers.latency, objective.as_secs_f64())?;
         let failed = self.answers.unanswered.map_or(0.0, |unanswered| unanswered.failed);
-        // clamp, as requests that arrived before the period may have been answered in it, which makes the share exceed
-        // 1.
+        // clamp, as otherwise requests that arrived before the period and were answered in it may make the share exceed
+        // one.
         Some(((in_time - failed) / self.load.total()).clamp(0.0, 1.0))
     }
 

@@ -71,8 +71,9 @@ impl TryFrom<String> for Number {
 
 /// The values of `query` at each point of `range`.
 ///
-/// # Errors If the query fails or its answer cannot be used; see [`Error`]. An answer with warnings cannot be used,
-/// since a warning means that the answer may be incomplete.
+/// # Errors
+/// If the query fails or its answer cannot be used; see [`Error`]. An answer with warnings cannot be used, since a
+/// warning means that the answer may be incomplete.
 pub async fn query_range(client: &Client, query: &str, range: QueryRange) -> Result<Vec<RecordedSeries>, Error> {
     let QueryRange { start, step, .. } = range;
     let path = format!("query_range?query={}&start={start}&end={}&step={step}", encoded(query), range.end());

@@ -249,8 +249,8 @@ mod tests {
             arrivals: vec![ArrivalInterval { from: 0, to: 3, arrivals: 90.0 }],
             ..CounterHistory::default()
         };
-        // Half of the requests count at 0.05 s and half at 0.15 s, so the mean is 0.1 s and the standard deviation 0.05
-        // s.
+        // Half of the requests count at 0.05 s and half at 0.15 s. So the mean is 0.1 s, and the standard deviation is
+        // 0.05 s.
         let work = Histogram { buckets: vec![(0.1, 45.0), (0.2, 90.0), (f64::INFINITY, 90.0)], sum: 9.0 };
         History {
             period,

@@ -144,8 +144,8 @@ impl ScalingRules {
         highest.and_then(|highest| usize::try_from(highest).ok()).unwrap_or(current).max(current)
     }
 
-    /// The lowest number of replicas that these rules for scaling down allow. `at_period_start` is as for
-    /// [`Self::highest`].
+    /// The lowest number of replicas that these rules for scaling down allow. `at_period_start` returns the number of
+    /// replicas at the beginning of a period of the given length that ends now.
     fn lowest(&self, current: usize, at_period_start: impl Fn(Duration) -> isize) -> usize {
         let allowed = self.policies.iter().map(|policy| match (policy.value, at_period_start(policy.period)) {
             (PolicyValue::Pods(pods), start) => start - pods as isize,

@@ -28,7 +28,7 @@ const STABLE_WINDOW: Duration = Duration::from_secs(60);
 const PANIC_WINDOW: Duration = Duration::from_secs(6);
 /// The share of a replica's slots that the law plans to use: Knative's `container-concurrency-target-percentage`.
 const TARGET_UTILISATION: f64 = 0.70;
-/// The law panics if the short average needs this multiple of the ready replicas: Knative's
+/// The law panics if the short average needs at least this multiple of the ready replicas: Knative's
 /// `panic-threshold-percentage`.
 const PANIC_THRESHOLD: f64 = 2.0;
 /// The greatest ratio of recommended to ready replicas: Knative's `max-scale-up-rate`.
@@ -69,7 +69,7 @@ impl Law for Concurrency {
         if !self.cadence.is_due(seen.at) {
             return Recommendation::waiting();
         }
-        // Knative's `containerConcurrency` is the number of slots here.
+        // The slots of a replica take the place of Knative's `containerConcurrency`.
         let target = seen.slots() * TARGET_UTILISATION;
         let ready = seen.replicas.ready.max(1) as f64;
         let (lowest, highest) = ((ready / MAX_SCALE_DOWN_RATE).floor(), (ready * MAX_SCALE_UP_RATE).ceil());

@@ -119,8 +119,8 @@ impl Cpu {
                 if is_within_tolerance(ratio) { current } else { (ratio * ready.pods as f64).ceil() as usize };
             return Some((recommended, utilisation));
         }
-        // Pods without a sample that counts dampen the change: they count as fully used if it is a scale-down, and as
-        // idle if it is a scale-up.
+        // Pods whose samples do not count dampen the change. In a scale-down, running pods without a sample count as
+        // fully used. In a scale-up, they and the unready pods count as idle.
         let mut all = ready.and(missing);
         if ratio < 1.0 {
             all.used += missing.requested * self.target.max(100.0) / 100.0;
@@ -130,8 +130,8 @@ impl Cpu {
         Some((self.conservative(all, ratio, current), utilisation))
     }
 
-    /// The recommended replicas for all pods together. If they change the number in another direction than `ratio`, the
-    /// current number.
+    /// The recommended replicas, computed from all pods together. If they would change the number in another direction
+    /// than `ratio`, or not beyond the tolerance, the result is the current number.
     fn conservative(&self, all: PodGroup, ratio: f64, current: usize) -> usize {
         let conservative_ratio = all.utilisation() / self.target;
         if is_within_tolerance(conservative_ratio) || (ratio < 1.0) != (conservative_ratio < 1.0) {

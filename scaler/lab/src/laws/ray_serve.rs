@@ -1,5 +1,5 @@
 //! `ray-serve`: Ray Serve's autoscaler. It computes the mean number of requests in the system ÷ 2, rounded up. It
-//! recommends that number after 30 s above the desired replicas, or after 600 s below them.
+//! recommends that number once it has been above the desired replicas for 30 s, or below them for 600 s.
 //!
 //! Source: Ray 2.32, ray.serve.config.AutoscalingConfig with its defaults: target_ongoing_requests = 2,
 //! look_back_period_s = 30, upscale_delay_s = 30, downscale_delay_s = 600.

@@ -16,7 +16,7 @@ use workload::Workload;
 /// step of the cheapest plan.
 const MAX_ORACLE_REQUESTS: f64 = 2e6;
 
-/// A workload with more seconds gets no oracle, for the same reason as with [`MAX_ORACLE_REQUESTS`].
+/// A workload with more seconds gets no oracle. The search of the oracle takes longer with each second.
 const MAX_ORACLE_SECONDS: usize = 7200;
 
 /// The results of all laws on all workloads. The field names of this type and of the types in its fields are part of
@@ -86,7 +86,7 @@ impl WorkloadComparison {
 }
 
 impl LawComparison {
-    /// Runs all trials. A progress bar on standard error shows their number.
+    /// Runs all trials, and shows their progress as a bar on standard error.
     ///
     /// # Errors
     /// If the template of the progress bar is invalid.

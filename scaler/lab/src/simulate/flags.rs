@@ -39,7 +39,8 @@ pub struct Flags {
     /// the recorded time
     #[arg(long, value_parser = humantime::parse_duration)]
     pub startup: Option<Duration>,
-    /// Mean service time, which a replica takes for one request; by default 55ms, and in a backtest the recorded time
+    /// Mean service time, that is the time that a replica takes for one request; by default 55ms, and in a backtest the
+    /// recorded time
     #[arg(long, value_parser = positive_duration)]
     pub service: Option<Duration>,
     /// Standard deviation ÷ mean of the service times, which are log-normal; by default 0.2, and in a backtest the
@@ -82,7 +83,7 @@ pub struct Flags {
     /// Share of the requests that should meet the objective, for the law slo
     #[arg(long, default_value_t = 0.999)]
     pub quantile: f64,
-    /// Time after its arrival at which a request expires
+    /// Time from the arrival of a request until it expires
     #[arg(long, default_value = "5s", value_parser = positive_duration)]
     pub deadline: Duration,
     /// Largest number of requests that may wait; further requests are refused
@@ -136,7 +137,7 @@ pub struct Config {
     pub workloads: Vec<(String, Workload)>,
     /// The laws, in the order of the report.
     pub laws: Vec<LawChoice>,
-    /// The seeds: each law is simulated once with each.
+    /// The seeds. Each law is simulated once with each seed.
     pub seeds: Range<u64>,
     /// The settings that every law receives: objective, interval and bounds.
     pub law_settings: LawSettings,

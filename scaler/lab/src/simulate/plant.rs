@@ -599,8 +599,8 @@ mod tests {
             ..settings(ServiceTimeDistribution::Constant(S(0.1)))
         };
         let mut plant = Plant::new(batches, 1);
-        // Five requests arrive at once. The first is computed alone until 0.1 s, and the next three together until 0.3
-        // s. The fifth gets a slot at 0.1 s and is computed alone until 0.4 s.
+        // Five requests arrive at once. The first is computed alone until 0.1 s, and the next three together until
+        // 0.3 s. The fifth gets a slot at 0.1 s and is computed alone until 0.4 s.
         plant.run(&mut every(0.0, 0.0, 0.1).take(5).peekable(), S(0.05));
         assert_eq!((plant.observe().in_flight, plant.observe().queue_length), (4.0, 1.0));
         plant.run(&mut every(0.0, 0.0, 0.1).take(0).peekable(), S(1.0));

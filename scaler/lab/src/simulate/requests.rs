@@ -8,8 +8,8 @@ use std::thread::Scope;
 use workload::Workload;
 use workload::arrivals::{ArrivalProcess, ArrivalTimes};
 
-/// The number of requests that [`prefetch`] sends at once, as a chunk. Sending each request by itself would synchronise
-/// the two threads for each.
+/// The number of requests that [`prefetch`] sends at once, as a chunk. Sending single requests would synchronise the
+/// two threads for each request.
 const CHUNK_LENGTH: usize = 8192;
 
 /// The number of chunks that may wait for the simulation. It bounds the memory that generated requests take.

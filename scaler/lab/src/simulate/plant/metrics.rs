@@ -7,7 +7,7 @@ use service::telemetry::LATENCY_BUCKETS;
 /// The longest latency that the finer histogram records, in microseconds. Longer latencies count as this one.
 const MAX_LATENCY: u64 = 3_600_000_000;
 
-/// Histograms of all answers.
+/// The histograms of all answers of the plant.
 #[derive(Debug)]
 pub struct DispatcherMetrics {
     /// Service times: from dispatch to answer.
@@ -20,7 +20,7 @@ pub struct DispatcherMetrics {
     pub latencies: hdrhistogram::Histogram<u64>,
 }
 
-/// Histograms without answers.
+/// Empty histograms.
 impl Default for DispatcherMetrics {
     fn default() -> Self {
         let latencies = hdrhistogram::Histogram::new_with_bounds(1, MAX_LATENCY, 3)
@@ -43,8 +43,8 @@ impl DispatcherMetrics {
 /// A time in nanoseconds of which every bound in [`LATENCY_BUCKETS`] is a multiple.
 const RESOLUTION: u64 = 500_000;
 
-/// A histogram of times with the buckets of [`LATENCY_BUCKETS`]. A table gives the bucket of each time, because
-/// searching it would slow the simulation down: there are millions of requests, and three times for each.
+/// A histogram of times with the buckets of [`LATENCY_BUCKETS`]. A table gives the bucket of each time.
+/// Searching the bounds would slow the simulation down: there are millions of requests, and three times for each.
 #[derive(Debug)]
 pub struct DurationHistogram {
     /// The number of samples in each bucket, not cumulative. The last bucket is unbounded.

@@ -25,7 +25,7 @@ pub(super) enum ReplicaPhase {
     Gone,
 }
 
-/// A request at a replica.
+/// A request that a replica holds.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct HeldRequest {
     pub(super) request: PlantRequest,
@@ -33,7 +33,7 @@ pub(super) struct HeldRequest {
     pub(super) dispatched: u64,
 }
 
-/// One replica.
+/// A replica of the plant.
 #[derive(Debug, Clone)]
 pub(super) struct PlantReplica {
     pub(super) phase: ReplicaPhase,
