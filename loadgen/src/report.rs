@@ -16,7 +16,7 @@ use crate::usage::ReplicaUsage;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
-use workload::arrivals::Process;
+use workload::arrivals::ArrivalProcess;
 
 /// The JSON that `loadgen run --json` writes.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -75,7 +75,7 @@ pub struct RunSetup {
     pub load: String,
     /// The process by which arrivals were spread. Absent in a closed load.
     #[schemars(with = "Option<String>")]
-    pub arrivals: Option<Process>,
+    pub arrivals: Option<ArrivalProcess>,
     /// Seed of the arrivals and the generated images.
     pub seed: u64,
     /// Number of different images.
@@ -151,7 +151,7 @@ pub(crate) mod tests {
             started_at: "2026-01-01T00:00:00Z".into(),
             url: "http://a/predict".into(),
             load: "burst.txt".into(),
-            arrivals: Some(Process::Poisson),
+            arrivals: Some(ArrivalProcess::Poisson),
             seed: 1,
             images: 1,
             skipped_images: 0,

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 use workload::Workload;
-use workload::arrivals::{self, Process};
+use workload::arrivals::{self, ArrivalProcess};
 
 /// Length of each run in seconds, equal to that of loadgen/workloads/course.txt.
 const SECONDS: u64 = 630;
@@ -24,7 +24,7 @@ const MAX_PAGE_BYTES: usize = 2_000_000;
 /// `slowness`.
 fn report(slowness: u64) -> RunReport {
     let load: Vec<f64> = (0..SECONDS).map(|second| 12.0 + 10.0 * (second as f64 / 60.0).sin()).collect();
-    let schedule = arrivals::schedule(&Workload { per_second: load }, Process::Poisson, 1);
+    let schedule = arrivals::schedule(&Workload { per_second: load }, ArrivalProcess::Poisson, 1);
     let sample = |(index, scheduled): (usize, Duration)| {
         let wave = 40.0 + 400.0 * (scheduled.as_secs_f64() / 90.0).sin().powi(8) + (index % 37) as f64;
         let failed = index % 211 == 0;
@@ -55,7 +55,7 @@ fn report(slowness: u64) -> RunReport {
         started_at: "2026-01-01T00:00:00Z".into(),
         url: "http://127.0.0.1:5052/predict".into(),
         load: "a wave".into(),
-        arrivals: Some(Process::Poisson),
+        arrivals: Some(ArrivalProcess::Poisson),
         seed: 1,
         images: 120,
         skipped_images: 0,

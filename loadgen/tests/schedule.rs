@@ -6,7 +6,7 @@ mod common;
 use common::{record, run};
 use std::time::Duration;
 use workload::Workload;
-use workload::arrivals::{self, Process};
+use workload::arrivals::{self, ArrivalProcess};
 
 /// The Kolmogorov–Smirnov distance: the largest difference between the distribution function of `gaps` and that of the
 /// exponential distribution with this `mean`. Gaps and mean are in seconds.
@@ -24,7 +24,7 @@ fn distance_from_exponential(mut gaps: Vec<f64>, mean: f64) -> f64 {
 fn the_server_receives_every_scheduled_request_with_exponential_gaps() {
     let (url, arrivals) = record(None);
     let run = run(&["--url", &url, "--rate=150", "--duration=8s", "--seed=4"]);
-    let schedule = arrivals::schedule(&Workload::constant(150.0, Duration::from_secs(8)), Process::Poisson, 4);
+    let schedule = arrivals::schedule(&Workload::constant(150.0, Duration::from_secs(8)), ArrivalProcess::Poisson, 4);
     let received = arrivals.times();
     assert_eq!((run.status, received.len()), (Some(0), schedule.len()), "{}", common::stderr(&run.output));
     assert_eq!(run.report["summary"]["answered"], schedule.len());

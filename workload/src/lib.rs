@@ -1,5 +1,5 @@
-//! Workloads: the number of requests per second in each second, read from a file or described as a shape, and the times
-//! at which the requests arrive. Knows nothing of how requests are sent or served.
+//! Workloads: the number of requests in each second, from a file or from a shape, and the time of each request. Knows
+//! nothing of how requests are sent or served.
 //!
 //! A workload file holds whole numbers separated by white space, one number for each second: `7 6 7 8 …`. `#` starts a
 //! comment that ends with the line.
@@ -10,37 +10,37 @@ pub mod shape;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// Largest number of requests in one second. One machine sends fewer, so a larger number is a typing error.
+/// The largest number of requests in one second. No machine sends more, so a larger number must be a typing error.
 pub const MAX_PER_SECOND: f64 = 1e6;
 
-/// Longest workload, in seconds: a week. A longer one is a typing error.
+/// The length of the longest workload, in seconds: a week. A longer workload must be a mistake.
 pub const MAX_SECONDS: usize = 7 * 24 * 3600;
 
-/// The offered load, second by second.
+/// The offered load in each second.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Workload {
-    /// Requests per second in each second. The numbers are whole in a file, and may be fractional after scaling.
+    /// The requests per second in each second. The numbers are whole in a file. After scaling they may have fractions.
     pub per_second: Vec<f64>,
 }
 
 /// The reason why a text is not a workload.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// A word is not a whole number, or the number is too large.
-    #[error("line {line}, column {column}: {word:?} is not a whole number of requests per second up to 1000000")]
+    /// A word is no whole number, or the number is larger than [`MAX_PER_SECOND`].
+    #[error("line {line}, column {column}: {word:?} is no number of requests; write a whole number from 0 to 1000000")]
     Number {
-        /// Number of the line, from 1.
+        /// The number of the line, from 1.
         line: usize,
-        /// Position of the word's first character in the line, from 1.
+        /// The position of the word's first character in the line, in characters from 1.
         column: usize,
         /// The first 40 characters of the word.
         word: String,
     },
-    /// The text holds no number.
-    #[error("the workload is empty; write requests per second, such as 5 5 20 20 5")]
+    /// The text has no number.
+    #[error("the workload has no number; write the requests of each second, such as 5 5 20 20 5")]
     Empty,
-    /// The text holds more than [`MAX_SECONDS`] numbers.
-    #[error("the workload is longer than a week")]
+    /// The text has more than [`MAX_SECONDS`] numbers.
+    #[error("the workload has more than 604800 numbers, one for each second of a week; shorten it")]
     Long,
 }
 
@@ -71,28 +71,30 @@ impl FromStr for Workload {
 }
 
 impl Workload {
-    /// `rate` requests per second in every second of `duration`, which is rounded up to whole seconds.
+    /// A workload with `rate` requests per second in every second of `duration`. `duration` is rounded up to whole
+    /// seconds.
     pub fn constant(rate: f64, duration: Duration) -> Self {
         Self { per_second: vec![rate; duration.as_secs_f64().ceil() as usize] }
     }
 
-    /// The workload with every rate multiplied by `factor`.
+    /// This workload with every rate multiplied by `factor`.
     #[must_use]
     pub fn scaled(mut self, factor: f64) -> Self {
         self.per_second.iter_mut().for_each(|rate| *rate *= factor);
         self
     }
 
-    /// The first part of the workload, as long as `duration`, which is rounded up to whole seconds.
+    /// The first part of this workload, of the length `duration`. `duration` is rounded up to whole seconds.
     #[must_use]
     pub fn first(mut self, duration: Duration) -> Self {
         self.per_second.truncate(duration.as_secs_f64().ceil() as usize);
         self
     }
 
-    /// The workload stretched in time by `factor`: the rates stay, and the length and the number of requests are
-    /// multiplied by `factor`. With 0.5, an hour becomes half an hour. A new second that covers parts of several old
-    /// seconds gets their mean rate. A last second that is only partly covered gets a proportionally lower rate.
+    /// This workload stretched in time by `factor`. The rates stay. The length and the number of requests are
+    /// multiplied by `factor`: with 0.5, an hour becomes half an hour. A new second that covers parts of several old
+    /// seconds gets their mean rate. If the end of the workload lies within the last new second, that second gets a
+    /// proportionally lower rate.
     #[must_use]
     pub fn stretched(self, factor: f64) -> Self {
         let old = &self.per_second;
@@ -104,18 +106,18 @@ impl Workload {
             let touched = from as usize..(to.ceil() as usize).min(old.len());
             factor * touched.map(|index| old[index] * overlap(index)).sum::<f64>()
         };
-        // Minus a billionth, so that a rounding error does not add a second.
+        // The billionth is subtracted so that a rounding error does not add a second.
         let seconds = (end * factor - 1e-9).ceil().max(1.0) as usize;
         Self { per_second: (0..seconds).map(rate).collect() }
     }
 
-    /// The workload `times` times, one after the other.
+    /// This workload, repeated `times` times in succession.
     #[must_use]
     pub fn repeated(self, times: usize) -> Self {
         Self { per_second: self.per_second.repeat(times) }
     }
 
-    /// Expected number of requests in the whole workload.
+    /// The expected number of requests in the whole workload.
     pub fn total(&self) -> f64 {
         self.per_second.iter().sum()
     }
@@ -126,8 +128,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_separated_by_any_white_space() {
-        let parsed = "7 6\t0\r\n# a comment\n\n  12 # more\n".parse::<Workload>().expect("well formed");
+    fn numbers_may_be_separated_by_any_white_space_and_comments() {
+        let parsed = "7 6\t0\r\n# a comment\n\n  12 # more\n".parse::<Workload>().expect("the workload is valid");
         assert_eq!(parsed.per_second, [7.0, 6.0, 0.0, 12.0]);
         assert_eq!(parsed.clone().scaled(0.5).total(), 12.5);
         assert_eq!(parsed.first(Duration::from_millis(1500)).per_second, [7.0, 6.0]);
@@ -138,7 +140,7 @@ mod tests {
         let stretched = |factor| Workload { per_second: vec![2.0, 4.0, 9.0] }.stretched(factor).per_second;
         assert_eq!(stretched(2.0), [2.0, 2.0, 4.0, 4.0, 9.0, 9.0]);
         assert_eq!(stretched(1.0), [2.0, 4.0, 9.0]);
-        // One and a half seconds: the second half-second has no load.
+        // The result is 1.5 s long. The second half of its last second has no load, so the rate 9 is halved.
         assert_eq!(stretched(0.5), [3.0, 4.5]);
         let tiny = stretched(0.001);
         assert!(tiny.len() == 1 && (tiny[0] - 0.015).abs() < 1e-9, "{tiny:?}");
@@ -152,11 +154,13 @@ mod tests {
     #[test]
     fn the_workloads_of_this_repository_can_be_read() {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../loadgen/workloads");
-        let files = std::fs::read_dir(folder).expect("the folder exists").map(|entry| entry.expect("an entry").path());
+        let files = std::fs::read_dir(folder)
+            .expect("the folder exists")
+            .map(|entry| entry.expect("the entry can be read").path());
         let texts = files.filter(|path| path.extension().is_some_and(|extension| extension == "txt"));
         let mut lengths: Vec<(String, usize, f64)> = texts
             .map(|path| {
-                let text = std::fs::read_to_string(&path).expect("a text file");
+                let text = std::fs::read_to_string(&path).expect("the file is text");
                 let workload = text.parse::<Workload>().unwrap_or_else(|error| panic!("{}: {error}", path.display()));
                 let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 (name, workload.per_second.len(), workload.total())
@@ -168,8 +172,8 @@ mod tests {
     }
 
     #[test]
-    fn errors_say_where() {
-        let error = |text: &str| text.parse::<Workload>().expect_err("refused");
+    fn errors_give_the_line_and_the_column() {
+        let error = |text: &str| text.parse::<Workload>().expect_err("the text is invalid");
         for (text, line, column) in
             [("5 x", 1, 3), ("5\n6 -7", 2, 3), ("1.5", 1, 1), ("5 1000001", 1, 3), ("é 5", 1, 1)]
         {

@@ -1,4 +1,4 @@
-//! Workloads that are described by a shape instead of listed: `square:low=7,high=35,period=60,length=600`. Pure.
+//! Workloads that are described by a shape, such as `square:low=7,high=35,period=60,length=600`. Pure.
 
 use crate::{MAX_PER_SECOND, MAX_SECONDS, Workload};
 use rand::{Rng, SeedableRng};
@@ -7,62 +7,64 @@ use std::f64::consts::TAU;
 use std::fmt;
 use std::str::FromStr;
 
-/// The course of the load between its lowest and its highest rate.
+/// The kind of a shape: how the load moves between its lowest and its highest rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// The lowest rate all the time.
+pub enum ShapeKind {
+    /// The lowest rate throughout.
     Constant,
-    /// A linear rise from the lowest rate to the highest.
+    /// A linear rise from the lowest rate to the highest, over the whole workload.
     Ramp,
-    /// The lowest rate in the first half, and the highest in the second.
+    /// The lowest rate in the first half of the workload, and the highest rate in the second half.
     Step,
-    /// The highest rate for one period from the middle on, and the lowest otherwise.
+    /// The highest rate for one period that begins in the middle of the workload, and the lowest rate otherwise.
     Spike,
-    /// A sine wave that begins at the lowest rate.
+    /// A sine wave between the lowest rate and the highest, which begins at the lowest.
     Sine,
-    /// The lowest and the highest rate in turns, each for half a period, the lowest first.
+    /// The lowest rate and the highest rate alternately, each for half a period. The lowest rate comes first.
     Square,
-    /// A linear rise over each period, after which the load falls at once to the lowest rate.
+    /// A linear rise over each period, from the lowest rate to the highest. Then the load falls to the lowest rate at
+    /// once.
     Sawtooth,
-    /// The highest and the lowest rate in turns, each for an exponentially distributed time with a mean of half a
-    /// period.
+    /// The highest rate and the lowest rate alternately, each for an exponentially distributed time with a mean of half
+    /// a period. The highest rate comes first.
     OnOff,
-    /// One of four levels at random, each for an exponentially distributed time with a mean of half a period.
+    /// One of four rates at random, each for an exponentially distributed time with a mean of half a period. The four
+    /// rates are evenly spaced from the lowest to the highest.
     Markov,
 }
 
-/// The names of the kinds.
-const KINDS: [(&str, Kind); 9] = [
-    ("constant", Kind::Constant),
-    ("ramp", Kind::Ramp),
-    ("step", Kind::Step),
-    ("spike", Kind::Spike),
-    ("sine", Kind::Sine),
-    ("square", Kind::Square),
-    ("sawtooth", Kind::Sawtooth),
-    ("on-off", Kind::OnOff),
-    ("markov", Kind::Markov),
+/// The kinds of shapes with their names.
+const KINDS: [(&str, ShapeKind); 9] = [
+    ("constant", ShapeKind::Constant),
+    ("ramp", ShapeKind::Ramp),
+    ("step", ShapeKind::Step),
+    ("spike", ShapeKind::Spike),
+    ("sine", ShapeKind::Sine),
+    ("square", ShapeKind::Square),
+    ("sawtooth", ShapeKind::Sawtooth),
+    ("on-off", ShapeKind::OnOff),
+    ("markov", ShapeKind::Markov),
 ];
 
 /// A workload that is described by a shape.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Shape {
-    /// The course of the load.
-    pub kind: Kind,
-    /// Lowest rate, in requests per second.
+    /// The kind of the shape.
+    pub kind: ShapeKind,
+    /// The lowest rate, in requests per second.
     pub low: f64,
-    /// Highest rate, in requests per second.
+    /// The highest rate, in requests per second.
     pub high: f64,
-    /// Period, in seconds.
+    /// The period, in seconds.
     pub period: f64,
-    /// Length of the workload, in seconds.
+    /// The length of the workload, in seconds.
     pub length: usize,
-    /// Seed of the random kinds.
+    /// The seed of [`ShapeKind::OnOff`] and [`ShapeKind::Markov`].
     pub seed: u64,
 }
 
 impl Shape {
-    /// The rates second by second. The rate of a second is that of its middle.
+    /// The workload of this shape. The rate of each second is the shape's rate in the middle of that second.
     pub fn workload(&self) -> Workload {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         let (mut level, mut until) = (0_u32, 0.0);
@@ -71,15 +73,15 @@ impl Shape {
             let (middle, length) = (second as f64 + 0.5, self.length as f64);
             let phase = (middle / self.period).fract();
             let share = match self.kind {
-                Kind::Constant => 0.0,
-                Kind::Ramp => middle / length,
-                Kind::Step => f64::from(2 * second >= self.length),
-                Kind::Spike => f64::from((0.0..self.period).contains(&(middle - length / 2.0))),
-                Kind::Sine => 0.5 - 0.5 * (TAU * phase).cos(),
-                Kind::Square => f64::from(phase >= 0.5),
-                Kind::Sawtooth => phase,
-                Kind::OnOff | Kind::Markov => {
-                    let steps = if self.kind == Kind::OnOff { 1 } else { 3 };
+                ShapeKind::Constant => 0.0,
+                ShapeKind::Ramp => middle / length,
+                ShapeKind::Step => f64::from(2 * second >= self.length),
+                ShapeKind::Spike => f64::from((0.0..self.period).contains(&(middle - length / 2.0))),
+                ShapeKind::Sine => 0.5 - 0.5 * (TAU * phase).cos(),
+                ShapeKind::Square => f64::from(phase >= 0.5),
+                ShapeKind::Sawtooth => phase,
+                ShapeKind::OnOff | ShapeKind::Markov => {
+                    let steps = if self.kind == ShapeKind::OnOff { 1 } else { 3 };
                     while until <= second as f64 {
                         level = if steps == 1 { 1 - level } else { rng.random_range(0..=steps) };
                         until += -(1.0 - rng.random::<f64>()).ln() * self.period / 2.0;
@@ -93,9 +95,9 @@ impl Shape {
     }
 }
 
-/// The reason why a text is not a shape.
+/// The reason why a text is no shape.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?}: {reason}; a shape is written like square:low=7,high=35,period=60,length=600")]
+#[error("the shape {text:?} is invalid: {reason}; an example is square:low=7,high=35,period=60,length=600")]
 pub struct Error {
     text: String,
     reason: String,
@@ -109,22 +111,27 @@ impl FromStr for Shape {
         let (name, parameters) = text.split_once(':').unwrap_or((text, ""));
         let kind = KINDS.iter().find(|(known, _)| *known == name).map(|&(_, kind)| kind).ok_or_else(|| {
             let known: Vec<&str> = KINDS.iter().map(|(known, _)| *known).collect();
-            error(format!("there is no such shape, only {}", known.join(", ")))
+            error(format!("there is no such shape; the shapes are {}", known.join(", ")))
         })?;
         let mut shape = Self { kind, low: 7.0, high: 35.0, period: 120.0, length: 600, seed: 1 };
         for parameter in parameters.split(',').filter(|parameter| !parameter.is_empty()) {
-            let (key, value) =
-                parameter.split_once('=').ok_or_else(|| error(format!("{parameter:?} is not KEY=VALUE")))?;
+            let (key, value) = parameter
+                .split_once('=')
+                .ok_or_else(|| error(format!("{parameter:?} is not of the form KEY=VALUE")))?;
             let number = |range: std::ops::RangeInclusive<f64>| {
                 let parsed = value.parse().ok().filter(|number| range.contains(number));
-                parsed.ok_or_else(|| error(format!("{key} must lie between {} and {}", range.start(), range.end())))
+                parsed.ok_or_else(|| {
+                    error(format!("{key} ({value}) must lie between {} and {}", range.start(), range.end()))
+                })
             };
             match key {
                 "low" => shape.low = number(0.0..=MAX_PER_SECOND)?,
                 "high" => shape.high = number(0.0..=MAX_PER_SECOND)?,
                 "period" => shape.period = number(1.0..=MAX_SECONDS as f64)?,
                 "length" => shape.length = number(1.0..=MAX_SECONDS as f64)? as usize,
-                "seed" => shape.seed = value.parse().map_err(|_| error("seed must be a whole number".into()))?,
+                "seed" => {
+                    shape.seed = value.parse().map_err(|_| error(format!("seed ({value}) must be a whole number")))?;
+                }
                 _ => return Err(error(format!("{key:?} is none of low, high, period, length, seed"))),
             }
         }
@@ -145,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_shape_has_the_course_that_its_name_says() {
+    fn each_kind_of_shape_has_the_expected_rates() {
         let rates = |text: &str| text.parse::<Shape>().expect(text).workload().per_second;
         assert_eq!(rates("constant:low=3,length=2"), [3.0, 3.0]);
         assert_eq!(rates("ramp:low=0,high=4,length=4"), [0.5, 1.5, 2.5, 3.5]);
@@ -164,17 +171,17 @@ mod tests {
     }
 
     #[test]
-    fn errors_name_the_fault_of_a_shape() {
+    fn errors_name_the_invalid_part_of_a_shape() {
         for (text, word) in [
             ("", "no such shape"),
-            ("circle", "only constant, ramp"),
-            ("sine:low", "not KEY=VALUE"),
-            ("sine:low=-1", "low must lie"),
-            ("sine:low=NaN", "low must lie"),
-            ("sine:period=0", "period must lie"),
-            ("sine:length=1e9", "length must lie"),
+            ("circle", "the shapes are constant, ramp"),
+            ("sine:low", "not of the form KEY=VALUE"),
+            ("sine:low=-1", "low (-1) must lie"),
+            ("sine:low=NaN", "low (NaN) must lie"),
+            ("sine:period=0", "period (0) must lie"),
+            ("sine:length=1e9", "length (1e9) must lie"),
             ("sine:colour=3", "\"colour\" is none of"),
-            ("sine:seed=x", "seed must be"),
+            ("sine:seed=x", "seed (x) must be"),
         ] {
             let error = text.parse::<Shape>().expect_err("refused").to_string();
             assert!(error.contains(word), "{text}: {error}");

@@ -3,7 +3,7 @@
 use admission::Order;
 use dispatcher::queue::{Queue, QueueEntry, SequenceNumber};
 use lab::simulate::plant::queue::PlantQueue;
-use lab::simulate::requests::Request;
+use lab::simulate::requests::PlantRequest;
 use proptest::prelude::*;
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ proptest! {
             let service = service_milliseconds * 1_000_000;
             let service_time = Duration::from_nanos(service);
             if action == 0 {
-                line.push(Request { arrived: now, service_time: 0 });
+                line.push(PlantRequest { arrived: now, service_time: 0 });
                 let entry = QueueEntry {
                     sequence_number: SequenceNumber(now),
                     objective: at(now + OBJECTIVE),

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Runtime;
 use workload::Workload;
-use workload::arrivals::{Process, schedule};
+use workload::arrivals::{ArrivalProcess, schedule};
 
 /// Stretches of a repetition: seconds, and whether the load is at its peak.
 const PROFILE: [(usize, bool); 3] = [(5, false), (10, true), (10, false)];
@@ -49,7 +49,7 @@ impl Options {
             std::iter::repeat_n(rate, seconds)
         });
         let workload = Workload { per_second: per_second.collect() }.repeated(self.repeat as usize);
-        schedule(&workload, Process::Poisson, self.seed)
+        schedule(&workload, ArrivalProcess::Poisson, self.seed)
     }
 }
 

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use workload::Workload;
-use workload::arrivals::{Process, schedule};
+use workload::arrivals::{ArrivalProcess, schedule};
 
 /// The dispatcher's default deadline.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -51,7 +51,7 @@ pub(crate) struct Options {
     times: f64,
     /// How arrivals are spread: poisson, uniform, replayed or gamma:CV
     #[arg(long, default_value = "poisson")]
-    arrivals: Process,
+    arrivals: ArrivalProcess,
     /// The dispatcher's order
     #[arg(long, value_enum, default_value = "late-last")]
     order: Order,

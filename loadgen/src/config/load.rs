@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use workload::arrivals::{self, Process};
+use workload::arrivals::{self, ArrivalProcess};
 use workload::shape::Shape;
 use workload::{MAX_PER_SECOND, MAX_SECONDS, Workload};
 
@@ -58,11 +58,11 @@ pub struct Args {
     /// its requests
     #[arg(long, value_parser = positive)]
     pub warmup: Option<Duration>,
-    /// Process that spreads the requests of each second: poisson, uniform, replayed (exactly the number of requests in
+    /// ArrivalProcess that spreads the requests of each second: poisson, uniform, replayed (exactly the number of requests in
     /// each second that the workload says), or gamma:CV with the coefficient of variation CV (above 1, requests come in
     /// bunches)
-    #[arg(long, default_value_t = Process::Poisson)]
-    pub arrivals: Process,
+    #[arg(long, default_value_t = ArrivalProcess::Poisson)]
+    pub arrivals: ArrivalProcess,
     /// Seed of the send times and of the images that are drawn
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -134,7 +134,7 @@ impl Args {
 
 /// The send times of a workload and of the warm-up before it, since the start of the warm-up. The workload begins at
 /// `warmup`.
-pub fn schedule(workload: &Workload, process: Process, seed: u64, warmup: Duration) -> Vec<Duration> {
+pub fn schedule(workload: &Workload, process: ArrivalProcess, seed: u64, warmup: Duration) -> Vec<Duration> {
     let warmup_workload = warmup_workload(workload, warmup);
     // The warm-up may end within a second, but its workload has whole seconds. Send times after the end are left out.
     let before = arrivals::schedule(&warmup_workload, process, seed ^ 1).into_iter().take_while(|&at| at < warmup);

@@ -1,5 +1,6 @@
-//! `lab backtest`: laws on recorded history. The samples that a Prometheus has of dispatchers, replicas and scaler
-//! become a workload, a plant, and a row of what happened beside the rows of the laws.
+//! `lab backtest`: compares laws on recorded history. A Prometheus has recorded samples of the dispatchers, the
+//! replicas and the scaler. From these samples come the workload, the settings of the plant, and a row of what
+//! happened, which stands beside the rows of the laws.
 
 pub mod answers;
 pub mod args;
@@ -14,7 +15,7 @@ pub mod samples;
 pub mod summary;
 
 use crate::simulate;
-use crate::simulate::comparison::{Comparison, Row};
+use crate::simulate::comparison::{ComparisonRow, LawComparison};
 use anyhow::{Context, Result};
 use args::Args;
 use history::History;
@@ -23,29 +24,34 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use std::convert::Infallible;
 use std::time::{Duration, SystemTime};
-use summary::Summary;
+use summary::HistorySummary;
 
-/// A progress bar appears after this time, so that a quick reading shows none.
+/// The time after which a progress bar appears. A history that is read sooner needs no bar.
 const BAR_DELAY: Duration = Duration::from_secs(2);
 
 /// Runs `lab backtest`: reads the history, replays it with each law, and prints the comparison.
 ///
 /// # Errors
-/// When a flag is out of its range, the Prometheus has no such history, or a file cannot be read or written.
+/// If a flag is out of range, the history cannot be read from the Prometheus, or a file cannot be read or written.
 pub fn run(args: &Args) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let history = runtime.block_on(read(args))?;
     replay(args, &history)
 }
 
-/// Reads the history from the Prometheus.
+/// Reads the history of the period of the flags from the Prometheus.
 ///
 /// # Errors
-/// When a flag is out of its range, or the Prometheus has no such history.
+/// If a flag is out of range, or the history cannot be read from the Prometheus.
 pub async fn read(args: &Args) -> Result<History> {
     args.flags.check()?;
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).context("read this machine's clock")?;
-    let client = args.access.client()?.context("--prometheus URL is missing")?;
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .context("this machine's clock is before 1970; set it")?;
+    let client = args
+        .access
+        .client()?
+        .context("--prometheus is missing; give the URL of the Prometheus, such as http://localhost:9090")?;
     let reader = HistoryReader { client: &client, selector: args.access.selector()?, period: args.period(now)? };
     let bar = ProgressBar::hidden();
     bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} queries")?);
@@ -57,7 +63,7 @@ pub async fn read(args: &Args) -> Result<History> {
     Ok(outcome?)
 }
 
-/// Shows the bar after [`BAR_DELAY`], and never returns.
+/// Shows the progress bar after [`BAR_DELAY`]. Never returns.
 async fn show_later(bar: &ProgressBar) -> Infallible {
     tokio::time::sleep(BAR_DELAY).await;
     bar.set_draw_target(ProgressDrawTarget::stderr());
@@ -65,29 +71,29 @@ async fn show_later(bar: &ProgressBar) -> Infallible {
     std::future::pending().await
 }
 
-/// The content of the JSON file.
+/// The content of the file of `--json`.
 #[derive(Serialize)]
-struct Report<'a> {
-    history: &'a Summary,
+struct BacktestReport<'a> {
+    history: &'a HistorySummary,
     #[serde(flatten)]
-    comparison: &'a Comparison,
+    comparison: &'a LawComparison,
 }
 
 /// Replays the history with each law, and prints the comparison with a row of what happened.
 ///
 /// # Errors
-/// When a flag is out of its range, the service time is not known, or a file cannot be read or written.
+/// If a flag is out of range, the service time is neither given nor recorded, or a file cannot be read or written.
 pub fn replay(args: &Args, history: &History) -> Result<()> {
-    let summary = Summary::of(history, &args.flags)?;
+    let summary = HistorySummary::of(history, &args.flags)?;
     let name = format!("{} to {}", summary.from, summary.until);
     let config = args.flags.config(vec![(name, history.load.workload())], summary.defaults())?;
-    let mut comparison = Comparison::run(&config)?;
+    let mut comparison = LawComparison::run(&config)?;
     for workload in &mut comparison.workloads {
         let recorded = history.recorded(args.flags.objective);
         let oracle = workload.oracle.as_ref().and_then(|oracle| oracle.replica_seconds);
         let times_oracle = recorded.replica_seconds.zip(oracle).map(|(recorded, oracle)| recorded / oracle);
         workload.notes = summary.lines();
-        workload.recorded = Some(Row { times_oracle, ..recorded });
+        workload.recorded = Some(ComparisonRow { times_oracle, ..recorded });
     }
-    simulate::publish(&args.flags, &comparison, &Report { history: &summary, comparison: &comparison })
+    simulate::publish(&args.flags, &comparison, &BacktestReport { history: &summary, comparison: &comparison })
 }

@@ -1,7 +1,7 @@
-//! The laws of other autoscalers beside those of the production scaler, and the tables that name them.
+//! The laws of other autoscalers, and the tables that list these laws together with those of the production scaler.
 //!
-//! A new law is one file here, with a type that implements [`Law`] and a [`LawKind`], its `mod` line, and one line of
-//! `KINDS`.
+//! A new law needs one file here with a type that implements [`Law`] and a constant of type [`LawKind`], a `mod` line, and
+//! a line in `KINDS`.
 
 pub mod behavior;
 pub mod concurrency;
@@ -13,7 +13,7 @@ pub mod queue;
 pub mod ray_serve;
 
 use crate::pods::Pod;
-use cpu::{Cpu, Parameters};
+use cpu::{Cpu, CpuParameters};
 use law::observation::Observation;
 use law::slo;
 use law::table::{self, Law, LawKind, Objective, Recommendation, Settings, Table};
@@ -34,44 +34,46 @@ const KINDS: &[LawKind] = &[
     fixed::KIND,
 ];
 
-/// The laws that can scale a live system.
+/// The laws that can scale a live system: all but `cpu`.
 pub const LIVE: Table = Table {
     kinds: KINDS,
-    elsewhere: "cpu is the Kubernetes HPA: run the cluster's own (kubectl autoscale deployment), or try it in the \
-                plant with lab simulate --policy cpu:70",
+    elsewhere: "cpu is the Kubernetes HPA: start an HPA in the cluster (kubectl autoscale deployment), or simulate one \
+                with lab simulate --policy cpu:70",
 };
 
-/// The laws that can scale the plant: the same, and `cpu`, which needs figures of pods that no [`Observation`] has.
+/// The laws that can scale the plant: those of [`LIVE`]. The law `cpu` can scale the plant, too, but it needs figures
+/// of pods, which an [`Observation`] does not have. [`LawChoice`] therefore has it beside this table.
 const PLANT: Table =
     Table { kinds: KINDS, elsewhere: "and cpu[:PERCENT[:BEHAVIOR]], such as cpu:70 or cpu:70:up=0s:down=60s" };
 
-/// A law that was chosen for the plant, by name and parameters.
+/// The law that `--policy` chooses for the plant.
 #[derive(Debug, Clone, PartialEq)]
 pub enum LawChoice {
-    /// A law of the table, as it was given.
+    /// A law of the table `PLANT`. Holds the text of the flag, such as `queue:5s`.
     Live(String),
-    /// The Kubernetes HPA, as it was given, and the parameters in that text.
-    Cpu(String, Parameters),
+    /// The Kubernetes HPA. Holds the text of the flag, such as `cpu:70`, and the parameters that the text gives.
+    Cpu(String, CpuParameters),
 }
 
 impl LawChoice {
-    /// Whether this is the production scaler's law for replicas.
+    /// Whether this is `slo`, the production scaler's law for replicas.
     pub fn is_slo(&self) -> bool {
         matches!(self, Self::Live(name) if name == slo::KIND.name)
     }
 
-    /// Whether the law can start the first replica, so that `--min 0` makes sense.
+    /// Whether the law can start the first replica. A law that cannot would leave `--min 0` without any replica for
+    /// ever.
     pub fn starts_first_replica(&self) -> bool {
         match self {
-            Self::Live(text) => check(text).is_ok_and(|kind| kind.wakes),
+            Self::Live(text) => parse_kind(text).is_ok_and(|kind| kind.wakes),
             Self::Cpu(..) => false,
         }
     }
 
-    /// The law with an empty memory.
+    /// Makes the law in its initial state, without any observation.
     pub fn make(&self, settings: &Settings) -> PlantLaw {
         match self {
-            Self::Live(text) => PlantLaw::Live(PLANT.make(text, settings).expect("the text was checked").1),
+            Self::Live(text) => PlantLaw::Live(PLANT.make(text, settings).expect("from_str has checked the text").1),
             Self::Cpu(_, parameters) => {
                 PlantLaw::Cpu(Box::new(Cpu::new(parameters.clone(), settings.min, settings.max)))
             }
@@ -79,9 +81,12 @@ impl LawChoice {
     }
 }
 
-/// The kind of law that `text` names, if its parameter makes sense.
-fn check(text: &str) -> Result<LawKind, table::UnknownLaw> {
-    // Whether a parameter makes sense does not depend on the settings.
+/// The kind of law that `text` names.
+///
+/// # Errors
+/// If no law has that name, or the law's parameter cannot be parsed or is out of range.
+fn parse_kind(text: &str) -> Result<LawKind, table::UnknownLaw> {
+    // These settings have no effect: the kind, and whether the parameter is valid, depend on `text` only.
     let objective = Objective { latency: Duration::from_millis(500), quantile: 0.99 };
     let settings = Settings { objective, interval: Duration::from_secs(1), min: 1, max: 1 };
     PLANT.make(text, &settings).map(|(kind, _)| kind)
@@ -93,7 +98,7 @@ impl FromStr for LawChoice {
     fn from_str(text: &str) -> Result<Self, table::UnknownLaw> {
         match cpu::parse(text) {
             Some(parameters) => Ok(Self::Cpu(text.into(), parameters)),
-            None => check(text).map(|_| Self::Live(text.into())),
+            None => parse_kind(text).map(|_| Self::Live(text.into())),
         }
     }
 }
@@ -106,17 +111,17 @@ impl fmt::Display for LawChoice {
     }
 }
 
-/// A law that scales the plant, with its memory.
+/// A law that scales the plant. It keeps its state from decision to decision.
 #[derive(Debug)]
 pub enum PlantLaw {
-    /// A law of the table.
+    /// A law of the table `PLANT`.
     Live(Box<dyn Law>),
     /// The Kubernetes HPA.
     Cpu(Box<Cpu>),
 }
 
 impl PlantLaw {
-    /// Learns from an observation, and from the pods at that time, and recommends a number of replicas.
+    /// Records an observation and the pods at the same time, and recommends a number of replicas.
     pub fn decide(&mut self, seen: &Observation, pods: &[Pod]) -> Recommendation {
         match self {
             Self::Live(law) => law.decide(seen),
@@ -130,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_parameters_are_read_and_written() {
+    fn laws_are_parsed_and_printed_with_their_parameters() {
         for text in [
             "slo",
             "latency-step",

@@ -1,8 +1,9 @@
-//! The scaler's lab: the laws of other autoscalers, and a plant on which any law can be tried in virtual time.
+//! The scaler's lab: the laws of other autoscalers, and a plant that simulates a dispatcher with its replicas, so that
+//! any law can be tried in virtual time.
 //!
-//! [`laws`] has one file for each law. [`simulate`] compares laws on given workloads, [`backtest`] on the load that a
-//! Prometheus has recorded. `lab run` scales a live system with any of these laws, by the server of the production
-//! scaler.
+//! [`laws`] has one file for each law. [`simulate`] compares laws on given workloads, and [`backtest`] compares them on
+//! the load that a Prometheus has recorded. `lab run` scales a live system with any law but `cpu`, through the server
+//! of the production scaler.
 
 pub mod backtest;
 pub mod laws;

@@ -1,4 +1,4 @@
-//! The program `lab`.
+//! The program `lab`: parses the command line and runs one of the commands.
 
 use anyhow::Result;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -27,11 +27,11 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Compare laws on workloads in virtual time, by attainment and cost
+    /// Compare the attainment and the cost of laws on given workloads, in virtual time
     Simulate(Box<simulate::args::Args>),
-    /// Compare laws on the load that a Prometheus has recorded, beside what happened
+    /// Compare laws with each other and with what happened, on the load that a Prometheus has recorded
     Backtest(Box<backtest::args::Args>),
-    /// Scale a live system, as the scaler does, with any law
+    /// Scale a live system with any law but cpu, as the program scaler does with its own laws
     Run(Box<config::Args>),
 }
 
@@ -46,7 +46,7 @@ fn run() -> Result<()> {
         Command::Simulate(args) => simulate::run(&args),
         Command::Backtest(args) => backtest::run(&args),
         Command::Run(args) => {
-            let given = matches.subcommand_matches("run").expect("the subcommand was parsed");
+            let given = matches.subcommand_matches("run").expect("clap has parsed the subcommand run");
             server::run(*args, given, &laws::LIVE)
         }
     }

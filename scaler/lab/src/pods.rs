@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-/// One pod at the time of an observation.
+/// The state of one pod at the time of an observation.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Pod {
-    /// Time since the pod was started.
+    /// The time since the pod was started.
     pub age: Duration,
     /// The pod's phase and its condition `Ready`.
-    pub readiness: Readiness,
-    /// Cores that the pod requests.
+    pub readiness: PodReadiness,
+    /// The number of cores that the pod requests.
     pub requested_cores: f64,
     /// The last sample of the pod's CPU usage; `None` before the first sample.
     pub usage: Option<CpuUsage>,
@@ -17,22 +17,22 @@ pub struct Pod {
 
 /// The phase of a pod and its condition `Ready`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Readiness {
-    /// The pod is not scheduled, or its containers are not started.
+pub enum PodReadiness {
+    /// The pod is not scheduled to a node, or its containers are not started.
     Pending,
-    /// The pod runs and has not been ready for this time.
+    /// The pod runs and has been unready for this time.
     Unready(Duration),
-    /// The pod has been ready for this time.
+    /// The pod runs and has been ready for this time.
     Ready(Duration),
 }
 
-/// A sample of CPU usage.
+/// A sample of a pod's CPU usage.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CpuUsage {
-    /// Cores in use, a mean over the window.
+    /// The mean number of cores in use over the window.
     pub cores: f64,
-    /// Time since the end of the window.
+    /// The time since the end of the window.
     pub age: Duration,
-    /// Length of the window.
+    /// The length of the window.
     pub window: Duration,
 }

@@ -1,9 +1,10 @@
-//! Quantiles of a cumulative histogram, with the samples of a bucket spread evenly over it.
+//! Quantiles of a cumulative histogram. The samples of a bucket count as spread evenly over the bucket.
 
 use law::histogram::Histogram;
 
-/// The quantile of the samples, between 0 and 1, in the unit of the bounds. If it lies in the last bucket, which has no
-/// upper bound: the lower bound of that bucket. `None` without samples.
+/// The value below which the share `quantile` of the samples lies, in the unit of the bounds. `quantile` is between 0
+/// and 1. If the value lies in the last bucket, which has no upper bound, the result is the lower bound of that bucket.
+/// `None` without samples.
 ///
 /// Source: the function `histogram_quantile` of Prometheus.
 pub fn quantile(histogram: &Histogram, quantile: f64) -> Option<f64> {
@@ -16,7 +17,7 @@ pub fn quantile(histogram: &Histogram, quantile: f64) -> Option<f64> {
     Some(if upper.is_finite() { lower + (upper - lower) * share } else { lower })
 }
 
-/// The number of samples that are `bound` or less; `None` if `bound` lies in the last bucket, which has no upper bound.
+/// The number of samples that are at most `bound`. `None` if `bound` lies in the last bucket, which has no upper bound.
 pub fn up_to(histogram: &Histogram, bound: f64) -> Option<f64> {
     let buckets = &histogram.buckets;
     let index = buckets.iter().position(|bucket| bucket.0 >= bound)?;
@@ -36,10 +37,8 @@ mod tests {
             [(0.1, Some(10.0)), (0.5, Some(30.0)), (0.05, Some(5.0)), (0.3, Some(20.0)), (0.0, Some(0.0)), (0.51, None)]
         {
             let found = up_to(&histogram, bound);
-            assert!(
-                found == expected || found.zip(expected).is_some_and(|(found, it)| (found - it).abs() < 1e-9),
-                "{bound}: {found:?}"
-            );
+            let is_near = |(found, expected): (f64, f64)| (found - expected).abs() < 1e-9;
+            assert!(found == expected || found.zip(expected).is_some_and(is_near), "{bound}: {found:?}");
         }
         assert_eq!(up_to(&Histogram::default(), 0.5), None);
     }

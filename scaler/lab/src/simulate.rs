@@ -1,5 +1,5 @@
-//! `lab simulate`: laws on workloads in virtual time. A trial runs a law, the same code that scales a live system,
-//! against the plant; a comparison runs all trials and an oracle.
+//! `lab simulate`: compares laws on workloads in virtual time. A trial runs a law against the plant; the law is the
+//! same code that scales a live system. A comparison runs all trials and the oracle.
 
 pub mod args;
 pub mod comparison;
@@ -14,31 +14,33 @@ pub mod trial;
 
 use anyhow::{Context, Result};
 use args::Args;
-use comparison::Comparison;
+use comparison::LawComparison;
 use flags::Flags;
 use serde::Serialize;
 
 /// Runs `lab simulate`.
 ///
 /// # Errors
-/// When a flag is out of its range, or a file cannot be read or written.
+/// If a flag is out of range, two flags contradict each other, or a file cannot be read or written.
 pub fn run(args: &Args) -> Result<()> {
-    let comparison = Comparison::run(&args.config()?)?;
+    let comparison = LawComparison::run(&args.config()?)?;
     publish(&args.flags, &comparison, &comparison)
 }
 
-/// Prints the comparison's table, and writes the files that the flags ask for. `json` is the content of the JSON file.
+/// Prints the comparison as a table, and writes the files of `--json` and `--html`. `json` is the content of the JSON
+/// file.
 ///
 /// # Errors
-/// When a file cannot be written.
-pub fn publish(flags: &Flags, comparison: &Comparison, json: &impl Serialize) -> Result<()> {
+/// If a file cannot be written.
+pub fn publish(flags: &Flags, comparison: &LawComparison, json: &impl Serialize) -> Result<()> {
     print!("{}", report::table::render(comparison));
     if let Some(path) = &flags.json {
         let json = serde_json::to_string_pretty(json)?;
-        std::fs::write(path, json).with_context(|| format!("write {}", path.display()))?;
+        std::fs::write(path, json).with_context(|| format!("write the file of --json, {}", path.display()))?;
     }
     if let Some(path) = &flags.html {
-        std::fs::write(path, report::html::render(comparison)).with_context(|| format!("write {}", path.display()))?;
+        let page = report::html::render(comparison);
+        std::fs::write(path, page).with_context(|| format!("write the file of --html, {}", path.display()))?;
         println!("\nplots     {}", path.display());
     }
     Ok(())

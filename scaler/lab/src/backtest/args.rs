@@ -6,12 +6,13 @@ use scaler::observe::flags::Access;
 use service::options::positive_duration;
 use std::time::Duration;
 
-/// The help of `--prometheus-selector`, which selects more than dispatchers here.
-const SELECTOR: &str = "Which dispatchers, scaler and replicas: matchers of labels that all their series have, such as \
-                        namespace=\"shop\"";
+/// The help text of `--prometheus-selector`. The text of the scaler's flag names dispatchers only.
+const SELECTOR: &str = "Label matchers that select the series of the dispatchers, the scaler and the replicas, such as \
+                        namespace=\"shop\"; all series must have these labels";
 
-/// Compares laws on recorded load in virtual time. A Prometheus has recorded the arrivals at the dispatchers. The plant
-/// is what it has recorded of the replicas; a flag overrides a recorded value. One more row has the recorded outcome.
+/// Compares the attainment and the cost of laws on recorded load, in virtual time. A Prometheus has recorded the
+/// arrivals at the dispatchers and the properties of the replicas. A flag overrides a recorded value. The row named
+/// recorded has what happened.
 #[derive(Debug, Clone, clap::Args)]
 #[command(
     mut_arg("prometheus", |argument| argument.required(true)),
@@ -23,19 +24,20 @@ const SELECTOR: &str = "Which dispatchers, scaler and replicas: matchers of labe
     lab backtest --prometheus http://localhost:9090 --since 26h --until 2h --policy slo,cpu:70 --startup 20s"
 )]
 pub struct Args {
-    /// Beginning of the period, counted back from now
+    /// Beginning of the period, as a time before now
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = positive_duration)]
     pub since: Duration,
-    /// End of the period, counted back from now
+    /// End of the period, as a time before now
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
     pub until: Duration,
-    /// Resolution of the arrivals; less than the interval at which Prometheus scrapes makes them no finer
+    /// Time between two samples of the arrivals; a time below the scrape interval of the Prometheus gives no more
+    /// detail
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = positive_duration)]
     pub step: Duration,
-    /// The Prometheus
+    /// The flags of the Prometheus
     #[command(flatten)]
     pub access: Access,
-    /// Laws, plant and report
+    /// The flags of the laws, the plant and the report
     #[command(flatten)]
     pub flags: Flags,
 }
@@ -44,7 +46,7 @@ impl Args {
     /// The period of the backtest. `now` is the time since 1970.
     ///
     /// # Errors
-    /// See [`period::Error`].
+    /// If the flags give no valid period; see [`period::Error`].
     pub fn period(&self, now: Duration) -> Result<Period, period::Error> {
         Period::new(now, self.since, self.until, self.step)
     }
@@ -62,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_flags_are_named() {
+    fn errors_name_the_invalid_flag() {
         let outcome = |flags: &[&str]| {
             let cli = Cli::try_parse_from(["backtest"].iter().chain(flags)).map_err(|error| error.to_string())?;
             cli.args.flags.check().map_err(|error| error.to_string())?;
@@ -78,7 +80,7 @@ mod tests {
             (&[base, "--since=0s"], "--since"),
             (&[base, "--since=yesterday"], "--since"),
             (&[base, "--since=60y"], "before 1970"),
-            (&[base, "--since=10y", "--step=1s"], "--step 316s would do"),
+            (&[base, "--since=10y", "--step=1s"], "give --step 316s"),
             (&[base, "--until=-1h"], "--until"),
             (&[base, "--until=24h"], "--until"),
             (&[base, "--step=0s"], "--step"),

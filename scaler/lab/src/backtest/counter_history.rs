@@ -1,53 +1,54 @@
-//! PURE: one dispatcher's counters at the points of a period → the requests that arrived between the points.
+//! The requests that arrived at one dispatcher between the points of a period, from its counters at the points. Pure.
 //!
-//! As in the live scaler, the counts from before the first point are ignored, and the counters of a restarted
-//! dispatcher go on from zero. Counts from within a long gap are left out, since the time of those arrivals is not
-//! known.
+//! As in the scaler, counts from before the first point are ignored, and the counters of a restarted dispatcher begin
+//! at zero. Counts from within a long gap are left out, because it is not known when in the gap the requests arrived.
 
-use super::samples::{DispatcherSample, Points};
+use super::samples::{DispatcherSample, PointMap};
 use law::histogram::increase;
 
-/// From this number of restarts on, restarts at more than every eighth point mean that several dispatchers answer in
-/// turns.
+/// With fewer restarts than this, a history never counts as that of several dispatchers that answer in turns.
 const MIN_ALTERNATING_RESTARTS: usize = 3;
+
+/// More than one restart in this number of points means that several dispatchers answer in turns.
 const POINTS_PER_RESTART: usize = 8;
 
-/// The requests that arrived from one point to a later one.
+/// The number of requests that arrived between two points.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ArrivalInterval {
-    /// Number of the first point.
+    /// The number of the first point.
     pub from: usize,
-    /// Number of the last point.
+    /// The number of the last point.
     pub to: usize,
-    /// Requests that were admitted or refused.
+    /// The number of requests that were admitted or refused.
     pub arrivals: f64,
 }
 
-/// A time in which one process counted without a gap.
+/// A time in which one process of a dispatcher counted without a gap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Span {
-    /// Number of the first point.
+pub struct CountingSpan {
+    /// The number of the first point.
     pub first: usize,
-    /// Number of the last point.
+    /// The number of the last point.
     pub last: usize,
-    /// Whether the process started within the period. If so, its counts at the first point belong to the span.
+    /// Whether the process started within the period. Then its counts at the first point belong to the span.
     pub is_from_start: bool,
 }
 
 /// The history of one dispatcher's counters.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct CounterHistory {
-    /// Arrivals, in the order of time.
+    /// The arrivals between neighbouring points, in order of time.
     pub arrivals: Vec<ArrivalInterval>,
-    /// Spans in the order of time, without those in which nothing can have been counted.
-    pub spans: Vec<Span>,
-    /// Number of all arrivals that were refused.
+    /// The spans in order of time. A span of a single point is left out, unless the process started within the period:
+    /// only then has it counted anything.
+    pub spans: Vec<CountingSpan>,
+    /// The number of all arrivals that were refused.
     pub shed: f64,
-    /// Number of restarts.
+    /// The number of restarts of the dispatcher.
     pub restarts: usize,
 }
 
-/// The counters at the point before.
+/// The counters at the previous point.
 struct Previous {
     index: usize,
     enqueued: f64,
@@ -55,28 +56,28 @@ struct Previous {
 }
 
 impl CounterHistory {
-    /// The history of the counters in `points`. Points that lie more than `max_gap` steps apart have a gap between
-    /// them.
-    pub fn of(points: &Points<DispatcherSample>, max_gap: usize) -> Self {
+    /// The history of the counters at `points`. If two neighbouring points are more than `max_gap` steps apart, there
+    /// is a gap between them.
+    pub fn of(points: &PointMap<DispatcherSample>, max_gap: usize) -> Self {
         let mut history = Self::default();
         let mut previous: Option<Previous> = None;
-        let mut span: Option<Span> = None;
+        let mut span: Option<CountingSpan> = None;
         for (&index, sample) in points {
             let Some(enqueued) = sample.enqueued else { continue };
             let before = previous.replace(Previous { index, enqueued, shed: sample.shed });
             let Some(before) = before.filter(|before| index - before.index <= max_gap) else {
-                history.close(span.replace(Span { first: index, last: index, is_from_start: false }));
+                history.close(span.replace(CountingSpan { first: index, last: index, is_from_start: false }));
                 continue;
             };
             if enqueued < before.enqueued {
                 history.restarts += 1;
-                history.close(span.replace(Span { first: index, last: index, is_from_start: true }));
+                history.close(span.replace(CountingSpan { first: index, last: index, is_from_start: true }));
             }
             if let Some(span) = &mut span {
                 span.last = index;
             }
-            // Each counter by itself: the count of refused requests from before a restart may be seen for a point
-            // longer.
+            // Each counter has its own increase. After a restart, the old count of refused requests may be recorded for
+            // one more point.
             let shed = increase(before.shed, sample.shed);
             history.shed += shed;
             let arrivals = increase(before.enqueued, enqueued) + shed;
@@ -86,11 +87,11 @@ impl CounterHistory {
         history
     }
 
-    fn close(&mut self, span: Option<Span>) {
+    fn close(&mut self, span: Option<CountingSpan>) {
         self.spans.extend(span.filter(|span| span.is_from_start || span.first < span.last));
     }
 
-    /// Whether there are so many restarts that several dispatchers must answer behind one address.
+    /// Whether there are too many restarts for one dispatcher. Then several dispatchers answer in turns at one address.
     pub fn alternates(&self) -> bool {
         self.restarts >= MIN_ALTERNATING_RESTARTS && self.restarts * POINTS_PER_RESTART > self.arrivals.len()
     }
@@ -100,7 +101,7 @@ impl CounterHistory {
 mod tests {
     use super::*;
 
-    /// (point, admitted, refused)
+    /// The history of these points, each `(point, admitted requests, refused requests)`.
     fn history(points: &[(usize, f64, f64)]) -> CounterHistory {
         let sample = |&(index, enqueued, shed): &(usize, f64, f64)| {
             (index, DispatcherSample { enqueued: Some(enqueued), shed, ..DispatcherSample::default() })
@@ -124,13 +125,13 @@ mod tests {
     }
 
     #[test]
-    fn counters_of_a_restarted_dispatcher_go_on_from_zero() {
+    fn counters_of_a_restarted_dispatcher_begin_at_zero() {
         for again in [(2, 4.0, 0.0), (2, 2.0, 2.0)] {
             let found = history(&[(0, 90.0, 5.0), (1, 100.0, 5.0), again, (3, 600.0, 6.0)]);
             assert_eq!(intervals(&found), [(0, 1, 10.0), (1, 2, 4.0), (2, 3, 602.0)]);
             assert_eq!((spans(&found), found.shed, found.restarts), (vec![(0, 1, false), (2, 3, true)], 6.0, 1));
         }
-        // The requests refused before the restart are seen for a point longer.
+        // The count of refused requests from before the restart is recorded for one more point.
         let found = history(&[(0, 90.0, 40.0), (1, 4.0, 40.0), (2, 5.0, 3.0)]);
         assert_eq!((intervals(&found), found.shed, found.restarts), (vec![(0, 1, 4.0), (1, 2, 4.0)], 3.0, 1));
         let found = history(&[(0, 9.0, 0.0), (1, 4.0, 0.0), (2, 3.0, 0.0), (3, 3.0, 0.0)]);
@@ -147,12 +148,12 @@ mod tests {
 
     #[test]
     fn points_without_the_counter_are_skipped() {
-        let mut points: Points<DispatcherSample> = Points::new();
+        let mut points: PointMap<DispatcherSample> = PointMap::new();
         points.insert(0, DispatcherSample { enqueued: Some(1.0), ..DispatcherSample::default() });
         points.insert(1, DispatcherSample { shed: 3.0, ready: Some(2.0), ..DispatcherSample::default() });
         points.insert(2, DispatcherSample { enqueued: Some(4.0), shed: 3.0, ..DispatcherSample::default() });
         assert_eq!(intervals(&CounterHistory::of(&points, 20)), [(0, 2, 6.0)]);
-        assert_eq!(CounterHistory::of(&Points::new(), 20), CounterHistory::default());
+        assert_eq!(CounterHistory::of(&PointMap::new(), 20), CounterHistory::default());
     }
 
     #[test]
@@ -171,7 +172,7 @@ mod tests {
         use proptest::prelude::*;
 
         proptest! {
-            /// However a dispatcher counts, restarts and is not seen: its spans hold as many requests as its intervals.
+            /// The spans hold as many requests as the intervals, at any counts, restarts and gaps.
             #[test]
             fn spans_hold_as_many_requests_as_intervals(
                 points in proptest::collection::btree_map(0..500_usize, (0..50_u32, 0..20_u32), 0..60),

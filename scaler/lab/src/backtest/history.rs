@@ -1,40 +1,40 @@
-//! The recorded history of a period, as far as it is known and plausible.
+//! The recorded history of a period: the figures that were recorded and are plausible.
 
-use super::answers::Answers;
-use super::load::Load;
+use super::answers::RecordedAnswers;
+use super::load::RecordedLoad;
 use super::outcome::RecordedOutcome;
 use super::period::Period;
-use super::samples::{Points, ReplicaCounts};
-use crate::simulate::comparison::Row;
+use super::samples::{PointMap, ReplicaCounts};
+use crate::simulate::comparison::ComparisonRow;
 use scaler::observe::snapshot::Fault;
 use std::time::Duration;
 
-/// A recorded history.
+/// The recorded history of a period.
 #[derive(Debug)]
 pub struct History {
-    /// The period.
+    /// The period that the history covers.
     pub period: Period,
-    /// Requests that arrived.
-    pub load: Load,
-    /// Number of requests that were refused.
+    /// The requests that arrived in each step.
+    pub load: RecordedLoad,
+    /// The number of requests that were refused.
     pub shed: f64,
-    /// Number of dispatchers, at once or one after the other.
+    /// The number of different dispatchers in the period. They need not have run at the same time.
     pub dispatchers: usize,
-    /// Number of restarts of dispatchers.
+    /// The number of restarts of all dispatchers.
     pub restarts: usize,
-    /// Answers to requests, or the reason why the recorded ones are not used.
-    pub answers: Result<Answers, ImplausibleAnswers>,
-    /// Replicas at the points where they are known.
-    pub replicas: Points<ReplicaCounts>,
-    /// Requests that a replica holds at once.
+    /// The answers to the requests, or the reason why the recorded answers are not used.
+    pub answers: Result<RecordedAnswers, ImplausibleAnswers>,
+    /// The numbers of replicas at the points at which they are known.
+    pub replicas: PointMap<ReplicaCounts>,
+    /// The number of requests that a replica holds at once; `None` if it was not recorded.
     pub slots: Option<u32>,
-    /// Median time that a replica takes from exec to ready.
+    /// The median time of a replica from exec to ready; `None` if it was not recorded.
     pub startup: Option<Duration>,
-    /// Points that lie more steps apart have a gap between them.
+    /// If two neighbouring points are more than this number of steps apart, there is a gap between them.
     pub max_gap: usize,
 }
 
-/// A reason why recorded answers cannot be true.
+/// The reason why the recorded answers cannot be true. The message is part of the JSON that `--json` writes.
 #[derive(Debug, thiserror::Error)]
 #[error("{endpoint} at {at}: {fault}")]
 pub struct ImplausibleAnswers {
@@ -44,9 +44,9 @@ pub struct ImplausibleAnswers {
 }
 
 impl History {
-    /// The row of what happened, beside those of the laws.
-    pub fn recorded(&self, objective: Duration) -> Row {
-        let unknown = Answers::default();
+    /// The row of what happened, for a comparison with the rows of laws.
+    pub fn recorded(&self, objective: Duration) -> ComparisonRow {
+        let unknown = RecordedAnswers::default();
         let outcome = RecordedOutcome {
             period: &self.period,
             load: &self.load,

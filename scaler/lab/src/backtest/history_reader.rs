@@ -1,11 +1,11 @@
-//! Reads the recorded history of a period from a Prometheus. Knows nothing of laws.
+//! Reads the history that a Prometheus has recorded of a period. Knows nothing of laws.
 
-use super::answers::Answers;
-use super::counter_history::{CounterHistory, Span};
+use super::answers::RecordedAnswers;
+use super::counter_history::{CounterHistory, CountingSpan};
 use super::history::{History, ImplausibleAnswers};
-use super::load::{ImplausibleRate, Load};
+use super::load::{ImplausibleRate, RecordedLoad};
 use super::period::Period;
-use super::range::{Series, query_range};
+use super::range::{RecordedSeries, query_range};
 use super::samples::{self, NAMES, RecordedSamples};
 use indicatif::ProgressBar;
 use scaler::observe::prometheus::client::{Client, Error as ClientError};
@@ -15,16 +15,16 @@ use service::wire::metric;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// Prometheus' own look-back: a series without a sample for this time counts as gone.
+/// The look-back of Prometheus: a series without a sample for this time counts as gone.
 const LOOK_BACK: Duration = Duration::from_secs(300);
 
-/// Most points over which start-up times are read.
+/// The largest number of points at which start-up times are read.
 const MAX_STARTUP_POINTS: usize = 500;
 
-/// A reason why there is no history.
+/// The reason why the history cannot be read or used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Prometheus does not answer, or refuses the query.
+    /// The Prometheus does not answer, or refuses a query.
     #[error(transparent)]
     Prometheus(#[from] ClientError),
     /// A recorded sample is implausible.
@@ -33,56 +33,57 @@ pub enum Error {
     /// The recorded load is implausible.
     #[error(transparent)]
     Rate(#[from] ImplausibleRate),
-    /// There are no samples.
+    /// No dispatcher has two samples without a gap between them.
     #[error(
-        "no two samples of {}{{{selector}}} from {from} to {until} lie within {} of each other; does that Prometheus \
-         scrape the dispatchers, and keep samples for so long? Check --prometheus, --prometheus-selector, --since and --until",
+        "no two samples of {}{{{selector}}} from {from} to {until} lie within {} of each other; check that the \
+         Prometheus scrapes the dispatchers and has kept these samples, and check --prometheus, \
+         --prometheus-selector, --since and --until",
         metric::ENQUEUED, humantime::format_duration(*.max_gap)
     )]
     NoSamples {
-        /// Matchers of labels.
+        /// The label matchers of the query.
         selector: String,
-        /// Beginning of the period.
+        /// The beginning of the period, in UTC.
         from: String,
-        /// End of the period.
+        /// The end of the period, in UTC.
         until: String,
-        /// A longer time without a sample is a gap.
+        /// The longest time between two samples that is no gap.
         max_gap: Duration,
     },
-    /// No request arrived.
-    #[error("from {from} to {until} no request arrived; choose another time by --since and --until")]
+    /// No request arrived in the period.
+    #[error("from {from} to {until} no request arrived; choose another period with --since and --until")]
     Idle {
-        /// Beginning of the period.
+        /// The beginning of the period, in UTC.
         from: String,
-        /// End of the period.
+        /// The end of the period, in UTC.
         until: String,
     },
-    /// The counters of several dispatchers alternate under one name.
+    /// Several dispatchers answer in turns at one address, so that their counters alternate.
     #[error(
-        "{endpoint}: its counters started again {restarts} times within {points} points; do several dispatchers answer \
-         behind one address? Let Prometheus scrape each by itself"
+        "the counters of {endpoint} started again {restarts} times within {points} points, so several dispatchers seem \
+         to answer behind one address; configure Prometheus to scrape each dispatcher at its own address"
     )]
     Alternating {
-        /// Labels that identify the dispatcher.
+        /// The labels that identify the dispatcher.
         endpoint: String,
-        /// Number of restarts.
+        /// The number of restarts.
         restarts: usize,
-        /// Number of points.
+        /// The number of points at which the counters are known.
         points: usize,
     },
 }
 
-/// The counter histories of all dispatchers, by the labels that identify each.
+/// The counter histories of all dispatchers. The key is the labels that identify the dispatcher.
 type CounterHistories<'a> = BTreeMap<&'a str, CounterHistory>;
 
-/// A Prometheus, and the part of its history that is read.
+/// Reads the history of a period from a Prometheus.
 #[derive(Debug)]
 pub struct HistoryReader<'a> {
-    /// Client of the Prometheus.
+    /// The client of the Prometheus.
     pub client: &'a Client,
-    /// Matchers of labels; empty for all series.
+    /// The label matchers of the series that are read; empty for all series.
     pub selector: &'a str,
-    /// The period.
+    /// The period whose history is read.
     pub period: Period,
 }
 
@@ -90,13 +91,13 @@ impl HistoryReader<'_> {
     /// Reads the history. `bar` advances by one for each query.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// If the history cannot be read or used; see [`Error`].
     pub async fn read(&self, bar: &ProgressBar) -> Result<History, Error> {
         let period = self.period;
         let max_gap = (LOOK_BACK.as_secs() / period.step).max(2) as usize;
         let samples = self.samples(bar).await?;
         let counters = self.counter_histories(&samples, max_gap)?;
-        let load = Load::of(counters.values(), &period)?;
+        let load = RecordedLoad::of(counters.values(), &period)?;
         if load.total() == 0.0 {
             return Err(Error::Idle { from: self.from(), until: self.until() });
         }
@@ -115,11 +116,11 @@ impl HistoryReader<'_> {
     }
 
     fn from(&self) -> String {
-        self.period.shown(0).to_string()
+        self.period.timestamp(0).to_string()
     }
 
     fn until(&self) -> String {
-        self.period.shown(self.period.steps).to_string()
+        self.period.timestamp(self.period.steps).to_string()
     }
 
     async fn samples(&self, bar: &ProgressBar) -> Result<RecordedSamples, Error> {
@@ -158,16 +159,16 @@ impl HistoryReader<'_> {
         }
     }
 
-    /// The answers of all dispatchers. A histogram has dozens of series, so histograms are read at the ends of spans
-    /// only.
+    /// The answers of all dispatchers. They are read only at both ends of each span: a histogram has dozens of series,
+    /// so reading it at every point would take too long. The inner error says that the answers are implausible.
     async fn answers(
         &self,
         counters: &CounterHistories<'_>,
         bar: &ProgressBar,
-    ) -> Result<Result<Answers, ImplausibleAnswers>, Error> {
+    ) -> Result<Result<RecordedAnswers, ImplausibleAnswers>, Error> {
         let spans =
             || counters.iter().flat_map(|(&endpoint, history)| history.spans.iter().map(move |&span| (endpoint, span)));
-        let ends = |(endpoint, span): (_, Span)| [(span.first, endpoint), (span.last, endpoint)];
+        let ends = |(endpoint, span): (_, CountingSpan)| [(span.first, endpoint), (span.last, endpoint)];
         let needed: BTreeSet<(usize, &str)> = spans().flat_map(ends).collect();
         let points: BTreeSet<usize> = needed.iter().map(|(index, _)| *index).collect();
         bar.inc_length(points.len() as u64);
@@ -176,28 +177,28 @@ impl HistoryReader<'_> {
             let samples = self.answer_samples(index).await?;
             bar.inc(1);
             for &(_, endpoint) in needed.range((index, "")..(index + 1, "")) {
-                match Answers::of(samples.get(endpoint).map_or(&[], Vec::as_slice)) {
+                match RecordedAnswers::of(samples.get(endpoint).map_or(&[], Vec::as_slice)) {
                     Ok(counted) => _ = answers.insert((index, endpoint), counted),
                     Err(fault) => {
-                        let at = self.period.shown(index).to_string();
+                        let at = self.period.timestamp(index).to_string();
                         return Ok(Err(ImplausibleAnswers { endpoint: endpoint.into(), at, fault }));
                     }
                 }
             }
         }
-        let mut sum = Answers::default();
+        let mut sum = RecordedAnswers::default();
         for (endpoint, span) in spans() {
             sum.add(span, &answers[&(span.first, endpoint)], &answers[&(span.last, endpoint)]);
         }
         Ok(Ok(sum))
     }
 
-    /// The samples from which [`Answers`] are made, at one point, by the labels that identify each dispatcher.
+    /// The samples for [`RecordedAnswers`] at the point `index`. The key is the labels that identify the dispatcher.
     async fn answer_samples(&self, index: usize) -> Result<BTreeMap<String, Vec<Sample>>, Error> {
         let durations = [metric::REPLICA_WORK, metric::REQUEST_DURATION].join("|");
         let query = self.newest_of_step(&format!("({durations})_(bucket|sum|count)|{}", metric::REQUESTS));
         let mut samples: BTreeMap<String, Vec<Sample>> = BTreeMap::new();
-        for Series { metric, values } in query_range(self.client, &query, self.period.only(index)).await? {
+        for RecordedSeries { metric, values } in query_range(self.client, &query, self.period.only(index)).await? {
             let of_dispatcher = samples.entry(endpoint(&metric)).or_default();
             of_dispatcher.extend(values.iter().map(|&(_, value)| sample(&metric, value)));
         }
@@ -213,9 +214,10 @@ impl HistoryReader<'_> {
         Ok(values.get(values.len() / 2).copied().map(Duration::from_secs_f64))
     }
 
-    /// A query for the newest sample of each series within each step. The window is a millisecond shorter than the
-    /// step, since both ends of a window are part of it. A selector alone would repeat the last sample for five
-    /// minutes, and hide that Prometheus was down.
+    /// A query for the newest sample of each series within each step. `names` is a regular expression for the names of
+    /// the metrics. The window is a millisecond shorter than the step, since a window includes both of its ends. A
+    /// query without a window would repeat the last sample for five minutes, and so would hide that Prometheus was
+    /// down.
     fn newest_of_step(&self, names: &str) -> String {
         let milliseconds = 1000 * self.period.step - 1;
         format!("last_over_time({{{NAME}=~\"{names}\",{}}}[{milliseconds}ms])", self.selector)

@@ -1,43 +1,45 @@
-//! PURE: the recorded history → the row that stands beside those of the laws, as far as its figures are known.
+//! The row of what happened, from the recorded history. It stands beside the rows of the laws. Pure.
 
-use super::answers::Answers;
-use super::load::Load;
+use super::answers::RecordedAnswers;
+use super::load::RecordedLoad;
 use super::period::Period;
-use super::samples::{Points, ReplicaCounts};
+use super::samples::{PointMap, ReplicaCounts};
 use crate::quantiles::{quantile, up_to};
-use crate::simulate::comparison::Row;
+use crate::simulate::comparison::ComparisonRow;
 use crate::simulate::timeline::{MAX_SAMPLES, TimelineSample};
 use std::time::Duration;
 
-/// What happened in the period.
+/// What happened in the recorded period.
 #[derive(Debug)]
 pub struct RecordedOutcome<'a> {
-    /// The period.
+    /// The recorded period.
     pub period: &'a Period,
-    /// Requests that arrived.
-    pub load: &'a Load,
-    /// Number of requests that were refused.
+    /// The requests that arrived in each step.
+    pub load: &'a RecordedLoad,
+    /// The number of requests that were refused.
     pub shed: f64,
-    /// Answers to the other requests.
-    pub answers: &'a Answers,
-    /// Replicas at the points where they are known.
-    pub replicas: &'a Points<ReplicaCounts>,
-    /// Points that lie more steps apart have a gap between them.
+    /// The answers to the other requests.
+    pub answers: &'a RecordedAnswers,
+    /// The numbers of replicas at the points at which they are known.
+    pub replicas: &'a PointMap<ReplicaCounts>,
+    /// If two neighbouring points are more than this number of steps apart, there is a gap between them.
     pub max_gap: usize,
 }
 
 impl RecordedOutcome<'_> {
-    /// Share of all offered requests, refused and failed ones included, that were answered within the objective. `None`
-    /// if no bucket reaches the objective.
+    /// The attainment: the share of all offered requests, refused and failed requests included, that were answered
+    /// within the objective. `None` if no latencies were recorded, or if the objective lies in their last bucket, which
+    /// has no upper bound.
     pub fn attainment(&self, objective: Duration) -> Option<f64> {
         let in_time = up_to(&self.answers.latency, objective.as_secs_f64())?;
         let failed = self.answers.unanswered.map_or(0.0, |unanswered| unanswered.failed);
-        // Requests that arrived before the period may have been answered in it, so the share may exceed 1.
+        // clamp, as otherwise requests that arrived before the period and were answered in it may make the share exceed
+        // one.
         Some(((in_time - failed) / self.load.total()).clamp(0.0, 1.0))
     }
 
-    /// The row of the comparison.
-    pub fn row(&self, objective: Duration) -> Row {
+    /// The row of what happened, for a comparison.
+    pub fn row(&self, objective: Duration) -> ComparisonRow {
         let percentile = |share| quantile(&self.answers.latency, share);
         let share = |count: f64| count / self.load.total();
         let neighbours = || {
@@ -47,7 +49,7 @@ impl RecordedOutcome<'_> {
         let replica_steps: f64 = neighbours().map(|(then, now)| then.1.ready * (now.0 - then.0) as f64).sum();
         let changes = neighbours().filter(|(then, now)| then.1.desired != now.1.desired).count();
         let peak = self.replicas.values().map(|replicas| replicas.ready as usize).max();
-        Row {
+        ComparisonRow {
             law: "recorded".into(),
             attainment: self.attainment(objective),
             worst_attainment: None,
@@ -90,13 +92,14 @@ mod tests {
 
     const PERIOD: Period = Period { start: 1_800_000_000, step: 15, steps: 100 };
 
-    /// 100 requests, with these latencies, failures and points of (number, asked for, ready).
+    /// The row for 100 requests that arrived in the period. `latency` has the buckets of their latencies, and
+    /// `replicas` the points `(number, desired, ready)`.
     fn row(
         latency: &[(f64, f64)],
         unanswered: Option<Unanswered>,
         replicas: &[(usize, f64, f64)],
         objective: f64,
-    ) -> Row {
+    ) -> ComparisonRow {
         let history = CounterHistory {
             arrivals: vec![ArrivalInterval { from: 0, to: 100, arrivals: 100.0 }],
             ..CounterHistory::default()
@@ -105,9 +108,9 @@ mod tests {
         let replicas = replicas.iter().map(|&(at, desired, ready)| (at, ReplicaCounts { desired, ready })).collect();
         let outcome = RecordedOutcome {
             period: &PERIOD,
-            load: &Load::of([&history], &PERIOD).expect("slow"),
+            load: &RecordedLoad::of([&history], &PERIOD).expect("slow"),
             shed: 7.0,
-            answers: &Answers { latency, unanswered, ..Answers::default() },
+            answers: &RecordedAnswers { latency, unanswered, ..RecordedAnswers::default() },
             replicas: &replicas,
             max_gap: 20,
         };
@@ -123,7 +126,8 @@ mod tests {
             (&latency, unanswered(0.0), 0.5, Some(0.8)),
             (&latency, unanswered(2.0), 0.5, Some(0.78)),
             (&latency, unanswered(95.0), 0.5, Some(0.0)),
-            // No bucket ends at the objective: half of the answers between 0.25 s and 0.5 s count.
+            // No bucket ends at the objective. It is half-way between 0.25 s and 0.5 s, so half of the answers in that
+            // bucket count.
             (&latency, None, 0.375, Some(0.6)),
             (&latency, None, 0.6, None),
             (&[(0.5, 104.0), (f64::INFINITY, 104.0)], None, 0.5, Some(1.0)),
@@ -137,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn percentiles_are_those_of_the_histogram() {
+    fn percentiles_come_from_the_histogram_of_latencies() {
         let some = row(&[(0.1, 50.0), (0.2, 99.0), (f64::INFINITY, 100.0)], None, &[], 0.5);
         assert_eq!((some.p50_seconds, some.p99_seconds), (Some(0.1), Some(0.2)));
         let none = row(&[], None, &[], 0.5);
@@ -145,16 +149,16 @@ mod tests {
     }
 
     #[test]
-    fn replicas_cost_while_their_number_is_known() {
+    fn replica_seconds_count_only_where_the_number_of_replicas_is_known() {
         let of = |points: &[(usize, f64, f64)]| {
             let row = row(&[], None, points, 0.5);
             (row.replica_seconds, row.peak, row.changes, row.timeline.len())
         };
         assert_eq!(of(&[]), (None, None, None, 0));
         assert_eq!(of(&[(3, 2.0, 2.0)]), (None, Some(2), None, 1));
-        // Two replicas for one step, then one for two steps.
+        // Two replicas for one step, and then one replica for two steps, of 15 s each.
         assert_eq!(of(&[(3, 2.0, 2.0), (4, 3.0, 1.0), (6, 3.0, 3.0)]), (Some(60.0), Some(3), Some(1.0), 3));
-        // The replicas within a gap are not known.
+        // The number of replicas between points 1 and 50 is not known, since these are a gap apart.
         assert_eq!(of(&[(0, 2.0, 2.0), (1, 2.0, 2.0), (50, 9.0, 9.0)]), (Some(30.0), Some(9), Some(0.0), 3));
     }
 }

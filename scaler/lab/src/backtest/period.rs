@@ -1,66 +1,67 @@
-//! PURE: the period that a backtest covers, cut into steps, and the range queries that cover it.
+//! The period of a backtest, divided into steps, and the ranges of the queries that cover the period. Pure.
 
-use super::range::{MAX_POINTS, Range};
+use super::range::{MAX_POINTS, QueryRange};
 use humantime::{format_duration, format_rfc3339_seconds};
 use std::time::{Duration, UNIX_EPOCH};
 
-/// Most steps of a period. Half a year in steps of 15 s has more, and would take hours.
+/// The largest number of steps of a period. Half a year in steps of 15 s has more, and its backtest would take hours.
 const MAX_STEPS: u64 = 1_000_000;
 
-/// A period with points 0 to `steps`, at equal distances.
+/// A period. Its points, numbered from 0 to `steps`, are at equal distances.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Period {
-    /// Time of point 0, seconds since 1970.
+    /// The time of point 0, in seconds since 1970.
     pub start: u64,
-    /// Seconds from one point to the next; at least 1.
+    /// The length of a step, from one point to the next, in seconds; at least 1.
     pub step: u64,
-    /// Number of steps; at least 1.
+    /// The number of steps; at least 1.
     pub steps: usize,
 }
 
-/// A reason why flags give no period.
+/// The reason why the flags give no valid period.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// The step is not a whole number of seconds. A workload has one rate a second.
-    #[error("--step ({}) must be whole seconds", format_duration(*.0))]
+    /// The step is not a whole number of seconds, as it must be because a workload has one rate for each second.
+    #[error("--step ({}) must be a whole number of seconds, at least 1s", format_duration(*.0))]
     Step(Duration),
     /// The period is shorter than a step.
     #[error(
-        "from --since ({} ago) to --until ({} ago) there is not one step of {}; give a longer time or a shorter --step",
+        "the period from --since ({} ago) to --until ({} ago) is shorter than --step ({}); give a longer period or a \
+         shorter --step",
         format_duration(*.since), format_duration(*.until), format_duration(*.step)
     )]
     Short {
-        /// Age of the beginning.
+        /// The time from the beginning of the period until now.
         since: Duration,
-        /// Age of the end.
+        /// The time from the end of the period until now.
         until: Duration,
-        /// The step as it was given.
+        /// The length of a step.
         step: Duration,
     },
-    /// The period begins before Prometheus' clock does.
-    #[error("--since ({} ago) lies before 1970", format_duration(*.0))]
+    /// The period begins before 1970, where the time of Prometheus begins.
+    #[error("--since ({} ago) is before 1970; give a shorter time", format_duration(*.0))]
     Early(Duration),
     /// The period has too many steps.
     #[error(
-        "{} in steps of {step}s are {steps} steps, more than {MAX_STEPS}; --step {}s would do",
+        "a period of {} has {steps} steps of {step}s, more than {MAX_STEPS}; give --step {}s, or a shorter period",
         format_duration(Duration::from_secs(*.seconds)), .seconds.div_ceil(MAX_STEPS)
     )]
     Long {
-        /// Length of the period, seconds.
+        /// The length of the period, in seconds.
         seconds: u64,
-        /// Length of a step, seconds.
+        /// The length of a step, in seconds.
         step: u64,
-        /// Number of steps.
+        /// The number of steps.
         steps: u64,
     },
 }
 
 impl Period {
-    /// The period from `since` before `now` to `until` before it, in whole steps. A part of a step is cut off at the
-    /// beginning.
+    /// The period that begins `since` before `now` and ends `until` before `now`. If its length is no multiple of
+    /// `step`, it begins later, with a whole step. `now` is the time since 1970.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// If the arguments give no valid period; see [`Error`].
     pub fn new(now: Duration, since: Duration, until: Duration, step: Duration) -> Result<Self, Error> {
         if step.subsec_nanos() > 0 || step.is_zero() {
             return Err(Error::Step(step));
@@ -79,40 +80,41 @@ impl Period {
         Ok(Self { start: (now - until).as_secs() - steps * step_seconds, step: step_seconds, steps: steps as usize })
     }
 
-    /// Time of a point, seconds since 1970.
+    /// The time of a point, in seconds since 1970.
     pub fn at(&self, index: usize) -> u64 {
         self.start + index as u64 * self.step
     }
 
-    /// Time of a point as people write it, UTC.
-    pub fn shown(&self, index: usize) -> impl std::fmt::Display {
+    /// The time of a point as text in UTC, such as `2027-01-15T08:00:00Z`.
+    pub fn timestamp(&self, index: usize) -> impl std::fmt::Display {
         format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(self.at(index)))
     }
 
-    /// Length of the period.
+    /// The length of the period.
     pub fn length(&self) -> Duration {
         Duration::from_secs(self.steps as u64 * self.step)
     }
 
-    /// All points in as few ranges as Prometheus allows, each with the number of its first point.
-    pub fn ranges(&self) -> impl Iterator<Item = (usize, Range)> {
+    /// Ranges that together have every point once, each with the number of its first point. They are as few as the
+    /// limit [`MAX_POINTS`] allows.
+    pub fn ranges(&self) -> impl Iterator<Item = (usize, QueryRange)> {
         let all = self.steps + 1;
         (0..all).step_by(MAX_POINTS).map(move |first| (first, self.range(first, (all - first).min(MAX_POINTS))))
     }
 
-    /// The range of one point.
-    pub fn only(&self, index: usize) -> Range {
+    /// The range of the point `index` only.
+    pub fn only(&self, index: usize) -> QueryRange {
         self.range(index, 1)
     }
 
-    fn range(&self, first: usize, points: usize) -> Range {
-        Range { start: self.at(first), step: self.step, points }
+    fn range(&self, first: usize, points: usize) -> QueryRange {
+        QueryRange { start: self.at(first), step: self.step, points }
     }
 
-    /// A range of at most `points` points over the whole period.
-    pub fn coarse(&self, points: usize) -> Range {
+    /// A range of at most `points` points, at equal distances over the whole period.
+    pub fn coarse(&self, points: usize) -> QueryRange {
         let steps = self.steps.div_ceil(points - 1);
-        Range { start: self.start, step: self.step * steps as u64, points: self.steps / steps + 1 }
+        QueryRange { start: self.start, step: self.step * steps as u64, points: self.steps / steps + 1 }
     }
 }
 
@@ -123,7 +125,7 @@ mod tests {
     const S: fn(u64) -> Duration = Duration::from_secs;
 
     #[test]
-    fn a_period_is_whole_steps_that_end_at_its_end() {
+    fn a_period_has_whole_steps_and_ends_as_given() {
         let new = |since, until, step| Period::new(S(1_000_000), S(since), S(until), S(step));
         for (since, until, step, start, steps) in [
             (86_400, 0, 15, 913_600, 5760),
@@ -140,14 +142,20 @@ mod tests {
         assert_eq!(new(1_000_000, 0, 15), Err(Error::Early(S(1_000_000))));
         assert_eq!(new(60, 0, 0), Err(Error::Step(S(0))));
         let half = Period::new(S(1_000_000), S(60), S(0), Duration::from_millis(1500));
-        assert_eq!(half.expect_err("half a second").to_string(), "--step (1s 500ms) must be whole seconds");
+        assert_eq!(
+            half.expect_err("half a second").to_string(),
+            "--step (1s 500ms) must be a whole number of seconds, at least 1s"
+        );
     }
 
     #[test]
     fn the_suggested_step_is_accepted() {
         let new = |step| Period::new(S(2_000_000_000), S(315_576_000), S(0), S(step));
         let error = new(1).expect_err("too many").to_string();
-        assert_eq!(error, "10years in steps of 1s are 315576000 steps, more than 1000000; --step 316s would do");
+        assert_eq!(
+            error,
+            "a period of 10years has 315576000 steps of 1s, more than 1000000; give --step 316s, or a shorter period"
+        );
         assert!(new(316).is_ok() && new(315).is_err());
     }
 

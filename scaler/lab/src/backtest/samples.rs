@@ -1,7 +1,7 @@
-//! PURE: the samples that Prometheus recorded of each dispatcher and of the scaler at each point of a period.
+//! The samples that Prometheus has recorded of each dispatcher and of the scaler at each point of a period. Pure.
 
 use super::period::Period;
-use super::range::Series;
+use super::range::RecordedSeries;
 use scaler::observe::prometheus::{NAME, endpoint};
 use scaler::observe::snapshot::MOST_COUNTED;
 use service::wire::metric;
@@ -17,88 +17,90 @@ pub const NAMES: [&str; 6] = [
     metric::READY_REPLICAS,
 ];
 
-/// One dispatcher at one point. Counters count since the dispatcher's start.
+/// The figures of one dispatcher at one point. Counters count since the dispatcher's start.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct DispatcherSample {
-    /// Requests that were admitted.
+    /// The number of requests that were admitted; `None` if it was not recorded.
     pub enqueued: Option<f64>,
-    /// Requests that were refused; 0 where there is no series, since it appears with the first refusal.
+    /// The number of requests that were refused. It is 0 without a series, since the series appears with the first
+    /// refusal.
     pub shed: f64,
-    /// Requests that all replicas in rotation hold at once.
+    /// The number of slots of all replicas in rotation; `None` if it was not recorded.
     pub capacity: Option<f64>,
-    /// Replicas in rotation.
+    /// The number of replicas in rotation; `None` if it was not recorded.
     pub ready: Option<f64>,
 }
 
-/// Values by the number of the point.
-pub type Points<T> = BTreeMap<usize, T>;
+/// A map from the number of a point to the value at that point. Points without a value are left out.
+pub type PointMap<T> = BTreeMap<usize, T>;
 
-/// All samples of a period.
+/// The recorded samples of a period.
 #[derive(Debug)]
 pub struct RecordedSamples {
     period: Period,
-    /// Samples of each dispatcher, by the labels that identify it.
-    pub dispatchers: BTreeMap<String, Points<DispatcherSample>>,
-    desired: Points<f64>,
-    ready: Points<f64>,
+    /// The samples of each dispatcher. The key is the labels that identify the dispatcher.
+    pub dispatchers: BTreeMap<String, PointMap<DispatcherSample>>,
+    desired: PointMap<f64>,
+    ready: PointMap<f64>,
 }
 
-/// Numbers of replicas at one point.
+/// The numbers of replicas at one point.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ReplicaCounts {
-    /// Replicas that were asked for.
+    /// The number of desired replicas.
     pub desired: f64,
-    /// Replicas that served.
+    /// The number of ready replicas.
     pub ready: f64,
 }
 
-/// A reason why an answer cannot be used.
+/// The reason why recorded samples cannot be used.
 #[derive(Debug, PartialEq, thiserror::Error)]
 pub enum Unusable {
     /// A value is negative, infinite, not a number, or too large.
     #[error(
-        "{series} was {value} at {at}, expected 0 to {MOST_COUNTED:.0e}; leave that time out by --since or --until"
+        "{series} was {value} at {at}, which is not between 0 and {MOST_COUNTED:.0e}; leave out that time with --since \
+         or --until"
     )]
     Number {
-        /// Name and labels of the series.
+        /// The name and the labels of the series.
         series: String,
-        /// The value as it was recorded.
+        /// The recorded value.
         value: f64,
-        /// Time of the value.
+        /// The time of the value.
         at: String,
     },
-    /// There are two series of which there can be only one.
+    /// Two series exist where only one is possible.
     #[error(
-        "{series} is there more than once at {at}; do several Prometheuses scrape the dispatchers? Name one by \
-         --prometheus-selector"
+        "{series} was recorded more than once at {at}, perhaps because several Prometheus servers scrape the \
+         dispatchers; select the series of one server with --prometheus-selector"
     )]
     Duplicate {
-        /// Name and labels of the series.
+        /// The name and the labels of the series.
         series: String,
-        /// Time of the second value.
+        /// The time of the second value.
         at: String,
     },
 }
 
 impl RecordedSamples {
-    /// Makes an empty set for this period.
+    /// An empty set of samples for this period.
     pub fn new(period: Period) -> Self {
         Self { period, dispatchers: BTreeMap::new(), desired: BTreeMap::new(), ready: BTreeMap::new() }
     }
 
-    /// Enters an answer about [`NAMES`] whose first point is number `first`.
+    /// Adds the answer to a query for [`NAMES`]. `first` is the number of the answer's first point.
     ///
     /// # Errors
-    /// When a value is implausible, or a series is there twice.
-    pub fn enter(&mut self, first: usize, answer: &[Series]) -> Result<(), Unusable> {
+    /// If a value is implausible, or a series exists twice.
+    pub fn enter(&mut self, first: usize, answer: &[RecordedSeries]) -> Result<(), Unusable> {
         let mut seen = BTreeSet::new();
-        for Series { metric: labels, values } in answer {
+        for RecordedSeries { metric: labels, values } in answer {
             let values: Vec<(usize, f64)> = values.iter().map(|&(point, value)| (first + point, value)).collect();
             if let Some(&(index, value)) = values.iter().find(|(_, value)| !(0.0..=MOST_COUNTED).contains(value)) {
                 return Err(Unusable::Number {
-                    series: shown(labels),
+                    series: series_name(labels),
                     value,
-                    at: self.period.shown(index).to_string(),
+                    at: self.period.timestamp(index).to_string(),
                 });
             }
             match labels.get(NAME).map(String::as_str) {
@@ -110,8 +112,8 @@ impl RecordedSamples {
                     for (index, value) in values {
                         let is_first = samples.entry(index).or_default().enter(name, labels, value);
                         if !is_first || !is_new {
-                            let at = self.period.shown(index).to_string();
-                            return Err(Unusable::Duplicate { series: shown(labels), at });
+                            let at = self.period.timestamp(index).to_string();
+                            return Err(Unusable::Duplicate { series: series_name(labels), at });
                         }
                     }
                 }
@@ -120,12 +122,13 @@ impl RecordedSamples {
         Ok(())
     }
 
-    /// Replicas at the points where they are known: from the scaler, or else from the dispatchers.
-    pub fn replicas(&self) -> Points<ReplicaCounts> {
-        let mut ready: Points<f64> = BTreeMap::new();
+    /// The numbers of replicas at the points at which they are known. They come from the scaler, or from the
+    /// dispatchers where the scaler has none.
+    pub fn replicas(&self) -> PointMap<ReplicaCounts> {
+        let mut ready: PointMap<f64> = BTreeMap::new();
         for (&index, sample) in self.dispatchers.values().flatten() {
             if let Some(seen) = sample.ready {
-                // The dispatchers share the replicas, so their numbers are not added up.
+                // The dispatchers share the replicas. A sum would count each replica several times.
                 let highest = ready.entry(index).or_insert(seen);
                 *highest = highest.max(seen);
             }
@@ -138,8 +141,9 @@ impl RecordedSamples {
         replicas.collect()
     }
 
-    /// Requests that a replica holds at once: the median over all points, since capacity and replicas do not change at
-    /// the same instant.
+    /// The number of requests that a replica holds at once; `None` if it was not recorded. It is the median of capacity
+    /// ÷ replicas over all points. At a single point the ratio may be wrong, since the two do not change at the same
+    /// instant.
     pub fn slots(&self) -> Option<u32> {
         let samples = self.dispatchers.values().flat_map(BTreeMap::values);
         let mut ratios: Vec<f64> = samples
@@ -156,7 +160,7 @@ impl RecordedSamples {
 }
 
 impl DispatcherSample {
-    /// Enters the value of a series. Returns false if the sample had that value already.
+    /// Adds the value of a series to the sample. Returns false if another series has already given this value.
     fn enter(&mut self, name: Option<&str>, labels: &BTreeMap<String, String>, value: f64) -> bool {
         let before = match name {
             Some(metric::ENQUEUED) => self.enqueued.replace(value),
@@ -174,15 +178,17 @@ impl DispatcherSample {
     }
 }
 
-/// Every scaler of a target exports the gauge, and those that do not lead export less; so the highest value counts.
-fn enter_highest(gauge: &mut Points<f64>, values: &[(usize, f64)]) {
+/// Adds the values of a scaler's gauge. Every scaler of a target exports it. The highest value counts, since a scaler
+/// that is not the leader may export a lower one.
+fn enter_highest(gauge: &mut PointMap<f64>, values: &[(usize, f64)]) {
     for &(index, value) in values {
         let highest = gauge.entry(index).or_insert(value);
         *highest = highest.max(value);
     }
 }
 
-fn shown(labels: &BTreeMap<String, String>) -> String {
+/// The name and the labels of a series, for a message.
+fn series_name(labels: &BTreeMap<String, String>) -> String {
     format!("{}{}", labels.get(NAME).map_or("", String::as_str), endpoint(labels))
 }
 
@@ -190,14 +196,17 @@ fn shown(labels: &BTreeMap<String, String>) -> String {
 pub(super) mod tests {
     use super::*;
 
-    pub(in super::super) fn series(name: &str, labels: &[(&str, &str)], values: &[(usize, f64)]) -> Series {
+    pub(in super::super) fn series(name: &str, labels: &[(&str, &str)], values: &[(usize, f64)]) -> RecordedSeries {
         let labels = labels.iter().copied().chain([(NAME, name)]);
-        Series { metric: labels.map(|(name, value)| (name.into(), value.into())).collect(), values: values.to_vec() }
+        RecordedSeries {
+            metric: labels.map(|(name, value)| (name.into(), value.into())).collect(),
+            values: values.to_vec(),
+        }
     }
 
     const PERIOD: Period = Period { start: 1_800_000_000, step: 15, steps: 100 };
 
-    fn samples(answer: &[Series]) -> Result<RecordedSamples, Unusable> {
+    fn samples(answer: &[RecordedSeries]) -> Result<RecordedSamples, Unusable> {
         let mut samples = RecordedSamples::new(PERIOD);
         samples.enter(0, answer).map(|()| samples)
     }
@@ -223,7 +232,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn replicas_are_those_of_the_scaler_or_else_of_the_dispatchers() {
+    fn replicas_come_from_the_scaler_or_else_from_the_dispatchers() {
         let ready = |instance, values: &[(usize, f64)]| {
             series(metric::REPLICAS, &[("instance", instance), ("state", "ready")], values)
         };
@@ -235,7 +244,8 @@ pub(super) mod tests {
             series(metric::DESIRED_REPLICAS, &[("instance", "s")], &[(3, 6.0)]),
         ])
         .expect("good");
-        let replicas: Vec<_> = found.replicas().into_iter().map(|(at, it)| (at, it.desired, it.ready)).collect();
+        let replicas: Vec<_> =
+            found.replicas().into_iter().map(|(at, counts)| (at, counts.desired, counts.ready)).collect();
         assert_eq!(replicas, [(0, 1.0, 1.0), (1, 3.0, 3.0), (2, 5.0, 5.0), (3, 6.0, 4.0)]);
     }
 
@@ -257,7 +267,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn implausible_series_are_refused_by_name_and_time() {
+    fn errors_name_the_implausible_series_and_its_time() {
         let a = ("instance", "a:1");
         for value in [f64::NAN, -1.0, f64::INFINITY, 1e17] {
             let error = samples(&[series(metric::SHED, &[a], &[(0, 1.0), (4, value)])]).expect_err("absurd");

@@ -1,72 +1,78 @@
-//! PURE: the `behavior` of a Kubernetes HPA: stabilisation windows and scaling policies, up and down.
+//! The `behavior` of a Kubernetes HPA: stabilisation windows and scaling policies for scaling up and scaling down.
+//! Pure.
 //!
 //! Source: Kubernetes 1.36, pkg/controller/podautoscaler, horizontal.go, normalizeDesiredReplicasWithBehaviors;
 //! defaults and bounds from pkg/apis/autoscaling.
 //!
-//! Written `up=RULES:down=RULES`. The rules are separated by slashes, in any order; a rule that is left out has its
-//! default: a stabilisation window (`60s`), scaling policies (`4@15s` pods or `100%@15s` of them in a period), and the
-//! policy that counts (`max`, `min`, or `disabled` for none). `behavior` alone means the defaults.
+//! A behavior is written `up=RULES:down=RULES`. Slashes separate the rules, whose order does not matter. The rules are:
+//!
+//! - a stabilisation window, such as `60s`;
+//! - scaling policies, such as `4@15s` (4 pods in 15 s) or `100%@15s` (100 % of the pods in 15 s);
+//! - the choice among the policies: `max`, `min` or `disabled`.
+//!
+//! A rule that is left out has its default. The word `behavior` alone stands for the defaults.
 
 use law::window::Window;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// Longest stabilisation window.
+/// The longest stabilisation window that Kubernetes accepts.
 const MAX_WINDOW: Duration = Duration::from_secs(3600);
 
-/// Longest period of a scaling policy.
+/// The longest period of a scaling policy that Kubernetes accepts.
 const MAX_PERIOD: Duration = Duration::from_secs(1800);
 
-/// Most scaling policies in one direction.
+/// The largest number of scaling policies in one direction that is accepted.
 const MAX_POLICIES: usize = 8;
 
-/// Scaling rules in both directions.
+/// The scaling rules of an HPA, in both directions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Behavior {
-    /// Kubernetes' `scaleUp`.
+    /// The rules for scaling up: Kubernetes' `scaleUp`.
     pub up: ScalingRules,
-    /// Kubernetes' `scaleDown`.
+    /// The rules for scaling down: Kubernetes' `scaleDown`.
     pub down: ScalingRules,
 }
 
-/// Scaling rules in one direction: Kubernetes' `HPAScalingRules`.
+/// The scaling rules in one direction: Kubernetes' `HPAScalingRules`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScalingRules {
-    /// Stabilisation window: scale up at most to the lowest recommendation of this time, down at least to the highest.
+    /// The stabilisation window. The HPA scales up no further than to the lowest recommendation within this time, and
+    /// down no further than to the highest.
     pub window: Duration,
-    /// The scaling policy that counts.
+    /// The choice of the scaling policy that applies.
     pub select: SelectPolicy,
-    /// At least one scaling policy.
+    /// The scaling policies, at least one.
     pub policies: Vec<ScalingPolicy>,
 }
 
-/// The scaling policy that counts: Kubernetes' `selectPolicy`.
+/// The choice of the scaling policy that applies: Kubernetes' `selectPolicy`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SelectPolicy {
     /// The policy that allows the greatest change.
     Max,
-    /// The policy that allows the least change.
+    /// The policy that allows the smallest change.
     Min,
-    /// None: no change in this direction.
+    /// No policy applies: the HPA does not scale in this direction.
     Disabled,
 }
 
-/// The greatest change within a period: Kubernetes' `HPAScalingPolicy`.
+/// A limit on the changes within a period: Kubernetes' `HPAScalingPolicy`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ScalingPolicy {
-    /// The greatest change.
+    /// The greatest sum of changes within the period.
     pub value: PolicyValue,
-    /// Changes within this time count together.
+    /// The length of the period. The period ends now.
     pub period: Duration,
 }
 
-/// The type and the value of a scaling policy.
+/// The greatest change that a scaling policy allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PolicyValue {
     /// A number of pods.
     Pods(u32),
-    /// A percentage of the pods at the beginning of the period.
+    /// A percentage of the number of pods at the beginning of the period.
     Percent(u32),
 }
 
@@ -95,8 +101,9 @@ impl Behavior {
         policies.map(|policy| policy.period).max().unwrap_or_default()
     }
 
-    /// The limited number of replicas for a recommendation at `at`. `recommendations` and `changes` (positive when
-    /// replicas were added) are the earlier ones.
+    /// The number of replicas after the rules, when a law recommends `recommended` replicas at the time `at` and there
+    /// are `current` replicas. `recommendations` has the earlier recommendations, and `changes` the earlier changes;
+    /// a change is positive if replicas were added.
     pub fn limit(
         &self,
         at: Duration,
@@ -119,12 +126,12 @@ impl Behavior {
 }
 
 impl ScalingRules {
-    /// The highest number of replicas that these rules for scaling up allow. `at_period_start` tells the number at the
-    /// beginning of a period that ends now.
+    /// The highest number of replicas that these rules for scaling up allow. `at_period_start` returns the number of
+    /// replicas at the beginning of a period of the given length that ends now.
     fn highest(&self, current: usize, at_period_start: impl Fn(Duration) -> isize) -> usize {
         let allowed = self.policies.iter().map(|policy| match (policy.value, at_period_start(policy.period)) {
             (PolicyValue::Pods(pods), start) => start + pods as isize,
-            // ceil, or a small percentage of a few replicas would never add one.
+            // ceil, as otherwise a small percentage of a few replicas would never add a replica.
             (PolicyValue::Percent(percent), start) => {
                 (start as f64 * (1.0 + f64::from(percent) / 100.0)).ceil() as isize
             }
@@ -137,7 +144,8 @@ impl ScalingRules {
         highest.and_then(|highest| usize::try_from(highest).ok()).unwrap_or(current).max(current)
     }
 
-    /// The lowest number of replicas that these rules for scaling down allow.
+    /// The lowest number of replicas that these rules for scaling down allow. `at_period_start` returns the number of
+    /// replicas at the beginning of a period of the given length that ends now.
     fn lowest(&self, current: usize, at_period_start: impl Fn(Duration) -> isize) -> usize {
         let allowed = self.policies.iter().map(|policy| match (policy.value, at_period_start(policy.period)) {
             (PolicyValue::Pods(pods), start) => start - pods as isize,
@@ -151,7 +159,8 @@ impl ScalingRules {
         usize::try_from(lowest.unwrap_or(current as isize).max(0)).unwrap_or_default().min(current)
     }
 
-    /// These rules, with those that `text` gives in their place; `None` if a part of the text is no rule, or is given
+    /// These rules, where the rules in `text` replace the ones of the same type. `None` if a part of the text is no
+    /// rule or out of range, if there are more than [`MAX_POLICIES`] policies, or if a window or a choice is given
     /// twice.
     fn with(self, text: &str) -> Option<Self> {
         let (mut window, mut select, mut policies) = (None, None, Vec::new());
@@ -178,7 +187,7 @@ impl ScalingRules {
         })
     }
 
-    /// The rules that differ from `default`, as [`Self::with`] reads them.
+    /// The rules that differ from `default`, in the format that [`Self::with`] parses.
     fn differences(&self, default: &Self) -> String {
         let mut parts = Vec::new();
         if self.window != default.window {
@@ -240,7 +249,7 @@ impl fmt::Display for ScalingPolicy {
     }
 }
 
-/// The text is no behavior.
+/// The error for a text that is no behavior.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InvalidBehavior;
 
@@ -294,45 +303,51 @@ mod tests {
         text.parse().unwrap_or_else(|InvalidBehavior| panic!("{text:?} is a behavior"))
     }
 
-    /// A behavior, the recommended and the current number, earlier changes (second, number), and the expected result.
-    type Step<'a> = (&'a str, usize, usize, &'a [(u64, isize)], usize);
+    /// A behavior, the recommended replicas, the current replicas, the earlier changes as `(second, change)`, and the
+    /// expected replicas.
+    type LimitRow<'a> = (&'a str, usize, usize, &'a [(u64, isize)], usize);
 
-    /// A behavior, earlier recommendations (second, number), the present recommendation, and the expected result.
-    type Stabilisation<'a> = (&'a str, &'a [(u64, usize)], usize, usize);
+    /// A behavior, the earlier recommendations as `(second, replicas)`, the recommended replicas now, and the expected
+    /// replicas.
+    type StabilisationRow<'a> = (&'a str, &'a [(u64, usize)], usize, usize);
 
     #[test]
-    fn hand_computed_steps() {
-        // All at second 100.
-        let rows: [Step; 22] = [
-            // 1 + 4 > 2 · 1. From five replicas on, doubling is more than adding four.
+    fn scaling_policies_limit_changes_as_computed_by_hand() {
+        // The time of all rows is second 100.
+        let rows: [LimitRow; 22] = [
+            // By default, the HPA may add four replicas or double their number. Four is more for one replica, and
+            // double is more for five.
             ("behavior", 20, 1, &[], 5),
             ("behavior", 20, 5, &[], 10),
             ("behavior", 3, 1, &[], 3),
             ("behavior", 20, 20, &[], 20),
-            // A change 10 s ago lies in the period of 15 s, one 15 s ago does not. 5 - 4 = 1, so 5.
+            // The change at second 90 lies within the period of 15 s: it began with 5 - 4 = 1 replica, so at most 5 are
+            // allowed. The change at second 85 does not lie within the period.
             ("behavior", 20, 5, &[(90, 4)], 5),
             ("behavior", 20, 5, &[(85, 4)], 10),
-            // One was removed again meanwhile: 4 - 4 + 1 = 1, so 5.
+            // Four replicas were added and one was removed. The period began with 4 - 4 + 1 = 1 replica, so at most 5
+            // are allowed.
             ("behavior", 20, 4, &[(90, 4), (95, -1)], 5),
-            // By default all replicas may be removed at once.
+            // By default, all replicas may be removed at once.
             ("behavior", 1, 20, &[], 1),
             ("up=0s/2@60s", 20, 3, &[], 5),
             ("up=0s/2@60s", 20, 5, &[(50, 2)], 5),
             ("up=0s/2@60s", 20, 5, &[(30, 2)], 7),
-            // ⌈5 · 1.5⌉ = 8 or 5 + 1.
+            // The policies allow ⌈5 · 1.5⌉ = 8 and 5 + 1 = 6 replicas.
             ("up=0s/50%@15s/1@15s", 20, 5, &[], 8),
             ("up=0s/50%@15s/1@15s/min", 20, 5, &[], 6),
             ("up=disabled", 20, 5, &[], 5),
             ("down=0s/1@60s", 1, 5, &[], 4),
             ("down=0s/1@60s", 1, 4, &[(70, -1)], 4),
-            // ⌊5 · 0.7⌋ = 3 or 5 - 1.
+            // The policies allow ⌊5 · 0.7⌋ = 3 and 5 - 1 = 4 replicas.
             ("down=0s/30%@15s/1@15s", 1, 5, &[], 3),
             ("down=0s/30%@15s/1@15s/min", 1, 5, &[], 4),
             ("down=0s/300%@15s", 0, 5, &[], 0),
             ("down=disabled", 1, 5, &[], 5),
-            // Four were added 10 s ago. One was there before, and all of the others may be removed.
+            // The period began with one replica, so the policy allows 1 - 1 = 0 replicas. One replica is recommended.
             ("down=0s/1@60s", 1, 5, &[(90, 4)], 1),
-            // Nine of ten may be left, but there are two: limits on scaling down never scale up.
+            // The period began with ten replicas, so nine must stay. There are only two: limits on scaling down never
+            // scale up.
             ("down=0s/1@60s", 1, 2, &[(90, -8)], 2),
         ];
         for (text, recommended, current, changes, expected) in rows {
@@ -343,13 +358,13 @@ mod tests {
     }
 
     #[test]
-    fn hand_computed_stabilisation() {
-        // All at second 600, with nine replicas.
-        let rows: [Stabilisation; 9] = [
+    fn stabilisation_windows_limit_changes_as_computed_by_hand() {
+        // The time of all rows is second 600, and there are nine replicas.
+        let rows: [StabilisationRow; 9] = [
             ("behavior", &[(590, 2)], 12, 12),
             ("behavior", &[(290, 9), (400, 6)], 4, 6),
             ("behavior", &[(290, 9), (300, 8)], 4, 4),
-            // Between the limits of the two windows nothing changes.
+            // Scaling up may reach 7 replicas at most, and scaling down 12 at least. So nothing changes.
             ("up=60s:down=60s", &[(550, 7), (580, 12)], 10, 9),
             ("up=60s", &[(550, 10), (580, 14)], 12, 10),
             ("up=60s", &[(540, 10), (580, 14)], 12, 12),
@@ -364,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn behavior_is_read_and_written() {
+    fn behaviors_are_parsed_and_printed() {
         for text in ["behavior", "up=1m", "down=1m", "up=2@1m/min:down=1m/10%@1m/1@15s", "up=disabled:down=0s"] {
             assert_eq!(behavior(text).to_string(), text);
         }

@@ -1,9 +1,9 @@
-//! `concurrency`: Knative's autoscaler. The mean number of requests in the system ÷ the target for each replica, over a
-//! long window in stable mode, and over a short one in panic mode.
+//! `concurrency`: Knative's autoscaler. It recommends the mean number of requests in the system ÷ the target for each
+//! replica. The mean is over a long window in stable mode, and over a short window in panic mode.
 //!
 //! Source: Knative Serving, pkg/autoscaler/scaling/autoscaler.go at commit 00a4a55, with the defaults of
-//! config/core/configmaps/autoscaler.yaml. There, averages are over samples of one second each, which the queue proxies
-//! report. Here each observation is a sample: the mean since the one before.
+//! config/core/configmaps/autoscaler.yaml. Knative averages over samples of one second each, which the queue proxies
+//! report. This law averages over one sample for each observation: the mean since the previous observation.
 
 use law::cadence::Cadence;
 use law::observation::Observation;
@@ -11,7 +11,7 @@ use law::table::{Law, LawKind, Recommendation};
 use law::window::Window;
 use std::time::Duration;
 
-/// The law's line in a table of laws.
+/// The entry of the law `concurrency` in a table of laws.
 pub const KIND: LawKind = LawKind {
     name: "concurrency",
     parameter: "",
@@ -20,30 +20,37 @@ pub const KIND: LawKind = LawKind {
     make: |_, parameter| parameter.is_none().then(|| Box::new(Concurrency::default()) as Box<dyn Law>),
 };
 
+/// The time between two decisions: Knative's `tick-interval`.
 const TICK_INTERVAL: Duration = Duration::from_secs(2);
+/// The time over which the law averages in stable mode: Knative's `stable-window`.
 const STABLE_WINDOW: Duration = Duration::from_secs(60);
+/// The time over which the law averages in panic mode: Knative's `panic-window-percentage` of the stable window.
 const PANIC_WINDOW: Duration = Duration::from_secs(6);
-/// Share of a replica's slots that the law plans to use.
+/// The share of a replica's slots that the law plans to use: Knative's `container-concurrency-target-percentage`.
 const TARGET_UTILISATION: f64 = 0.70;
+/// The law panics if the short average needs at least this multiple of the ready replicas: Knative's
+/// `panic-threshold-percentage`.
 const PANIC_THRESHOLD: f64 = 2.0;
+/// The greatest ratio of recommended to ready replicas: Knative's `max-scale-up-rate`.
 const MAX_SCALE_UP_RATE: f64 = 1000.0;
+/// The greatest ratio of ready to recommended replicas: Knative's `max-scale-down-rate`.
 const MAX_SCALE_DOWN_RATE: f64 = 2.0;
 
 /// The law `concurrency` with its state between decisions.
 #[derive(Debug)]
 pub struct Concurrency {
     cadence: Cadence,
-    /// Mean requests in the system between two observations.
+    /// The mean number of requests in the system between two observations.
     samples: Window<f64>,
-    /// Time of the last observation, and its request-seconds.
+    /// The time of the last observation and its request-seconds; `None` before the first observation.
     last: Option<(Duration, f64)>,
-    /// Time at which the panic threshold was last exceeded; `None` in stable mode.
+    /// The last time at which the panic threshold was reached, or the law's start; `None` in stable mode.
     panicking_since: Option<Duration>,
-    /// The highest recommendation in this panic; the law does not go below it in panic mode.
+    /// The highest recommendation in this panic. In panic mode the law recommends no lower number.
     highest_in_panic: f64,
 }
 
-/// The law with an empty memory.
+/// The law in its initial state.
 impl Default for Concurrency {
     fn default() -> Self {
         Self {
@@ -62,7 +69,7 @@ impl Law for Concurrency {
         if !self.cadence.is_due(seen.at) {
             return Recommendation::waiting();
         }
-        // Knative's `containerConcurrency` is the number of slots here.
+        // The slots of a replica take the place of Knative's `containerConcurrency`.
         let target = seen.slots() * TARGET_UTILISATION;
         let ready = seen.replicas.ready.max(1) as f64;
         let (lowest, highest) = ((ready / MAX_SCALE_DOWN_RATE).floor(), (ready * MAX_SCALE_UP_RATE).ceil());
@@ -84,7 +91,8 @@ impl Law for Concurrency {
 
 impl Concurrency {
     fn record(&mut self, seen: &Observation) {
-        // With more than one replica the law starts in panic mode: its history is lost, and it must not scale down.
+        // A law that starts with more than one replica starts in panic mode. Without a history it would otherwise scale
+        // down at once.
         if self.last.is_none() && seen.replicas.ready > 1 {
             self.panicking_since = Some(seen.at);
             self.highest_in_panic = seen.replicas.ready as f64;
@@ -104,7 +112,7 @@ impl Concurrency {
         }
     }
 
-    /// Mean of the samples of the last `span`; 0 without samples.
+    /// The mean of the samples of the last `span` before `at`; 0 without samples.
     fn average(&self, at: Duration, span: Duration) -> f64 {
         let samples = self.samples.within(at, span);
         let (sum, count) = samples.fold((0.0, 0.0), |(sum, count), sample| (sum + sample, count + 1.0));
@@ -117,7 +125,8 @@ mod tests {
     use super::*;
     use law::observation::Replicas;
 
-    /// The last recommendation of a law that sees these mean requests in the system, second by second, and its text.
+    /// The last recommended number of a law, and its text. `requests` are the mean requests in the system in each
+    /// second, and `ready` replicas are ready throughout.
     fn run(requests: &[f64], ready: usize) -> (Option<usize>, String) {
         let mut law = Concurrency::default();
         let mut last = (None, String::new());
@@ -140,23 +149,24 @@ mod tests {
 
     #[test]
     fn stable_mode_follows_the_long_average_and_panic_mode_the_short_one() {
-        // 60 samples of 1: ⌈1 ÷ 0.7⌉ = 2, and 2 ÷ 1 reaches the panic threshold.
+        // All samples are 1. ⌈1 ÷ 0.7⌉ = 2 replicas, and 2 ÷ 1 reaches the panic threshold.
         assert_eq!(run(&[1.0; 63], 1), (Some(2), "1.0 requests, panic mode".into()));
         assert_eq!(run(&[0.5; 63], 1), (Some(1), "0.5 requests, stable mode".into()));
-        // The last 6 of 60 s at 7: mean 1.15 → 2 (⌈1.15 ÷ 0.7⌉); panic ⌈7 ÷ 0.7⌉ = 10.
+        // The last 6 samples are 7, and the mean of 60 s is 1.15. Stable mode would recommend ⌈1.15 ÷ 0.7⌉ = 2
+        // replicas, and panic mode recommends ⌈7 ÷ 0.7⌉ = 10.
         let mut burst = vec![0.5; 57];
         burst.extend([7.0; 6]);
         assert_eq!(run(&burst, 2).0, Some(10));
     }
 
     #[test]
-    fn it_never_scales_down_in_panic_mode_and_otherwise_to_half_at_most() {
+    fn panic_mode_never_scales_down_and_stable_mode_at_most_halves() {
         let mut burst = vec![7.0; 10];
         burst.extend([0.0; 50]);
         assert_eq!(
             run(&burst, 4).0,
             Some(10),
-            "still in panic mode: until 5 s ago the short average called for 10 replicas"
+            "panic mode lasts for 60 s after the short average last reached the threshold"
         );
         burst.extend([0.0; 80]);
         assert_eq!(run(&burst, 4).0, Some(2), "⌊4 ÷ 2⌋");

@@ -1,36 +1,45 @@
-//! `cpu`: the Kubernetes HPA on CPU utilisation, with a `behavior` or without one. Without one its rules differ from
-//! those of the default `behavior`: see `Cpu::stabilise`.
+//! `cpu`: the Kubernetes HPA on CPU utilisation, with or without a `behavior`. An HPA without a `behavior` has other
+//! rules than one with the default `behavior`; see `Cpu::stabilise`.
 //!
 //! Source: Kubernetes 1.36, pkg/controller/podautoscaler, horizontal.go and replica_calculator.go, with the defaults of
 //! kube-controller-manager.
 
 use super::behavior::Behavior;
-use crate::pods::{CpuUsage, Pod, Readiness};
+use crate::pods::{CpuUsage, Pod, PodReadiness};
 use law::cadence::Cadence;
 use law::observation::Observation;
 use law::table::Recommendation;
 use law::window::Window;
 use std::time::Duration;
 
+/// The time between two decisions: `--horizontal-pod-autoscaler-sync-period`.
 const SYNC_PERIOD: Duration = Duration::from_secs(15);
+/// The HPA changes nothing if utilisation ÷ target differs from 1 by this or less:
+/// `--horizontal-pod-autoscaler-tolerance`.
 const TOLERANCE: f64 = 0.1;
+/// The stabilisation window without a `behavior`: `--horizontal-pod-autoscaler-downscale-stabilization`.
 const DOWNSCALE_STABILISATION: Duration = Duration::from_secs(300);
+/// In this time after a pod's start, only samples from after the pod became ready count:
+/// `--horizontal-pod-autoscaler-cpu-initialization-period`.
 const CPU_INITIALISATION_PERIOD: Duration = Duration::from_secs(300);
+/// A pod that last became unready within this time after its start counts as never ready:
+/// `--horizontal-pod-autoscaler-initial-readiness-delay`.
 const INITIAL_READINESS_DELAY: Duration = Duration::from_secs(30);
 
-/// The parameters of the law.
+/// The parameters of the law `cpu`.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Parameters {
-    /// Target utilisation, percent of the requested cores.
+pub struct CpuParameters {
+    /// The target utilisation, in percent of the requested cores.
     pub percent: u32,
-    /// The `behavior`, if it is set.
+    /// The `behavior`; `None` if the HPA has none.
     pub behavior: Option<Behavior>,
 }
 
-/// Reads `cpu[:PERCENT[:BEHAVIOR]]`; `None` if the text names another law, or a parameter makes no sense.
-pub fn parse(text: &str) -> Option<Parameters> {
+/// Parses `cpu[:PERCENT[:BEHAVIOR]]`. `None` if the text names another law, or if a parameter cannot be parsed or is
+/// out of range.
+pub fn parse(text: &str) -> Option<CpuParameters> {
     let parameters = match text.strip_prefix("cpu")? {
-        "" => return Some(Parameters { percent: 70, behavior: None }),
+        "" => return Some(CpuParameters { percent: 70, behavior: None }),
         parameters => parameters.strip_prefix(':')?,
     };
     let (percent, behavior) = match parameters.split_once(':') {
@@ -38,27 +47,27 @@ pub fn parse(text: &str) -> Option<Parameters> {
         None => (parameters, None),
     };
     let percent = percent.parse().ok().filter(|percent| (1..=1000).contains(percent))?;
-    Some(Parameters { percent, behavior })
+    Some(CpuParameters { percent, behavior })
 }
 
 /// The law `cpu` with its state between decisions.
 #[derive(Debug)]
 pub struct Cpu {
-    /// Target utilisation, percent of the requested cores.
+    /// The target utilisation, in percent of the requested cores.
     target: f64,
     min: usize,
     max: usize,
     behavior: Option<Behavior>,
     cadence: Cadence,
-    /// Recommendations before stabilisation.
+    /// The recommendations before stabilisation.
     recommendations: Window<usize>,
-    /// Replicas that were added (positive) or removed.
+    /// The changes of the number of replicas. A change is positive if replicas were added.
     changes: Window<isize>,
 }
 
 impl Cpu {
-    /// A law that holds the utilisation of `percent` with `min` to `max` replicas.
-    pub fn new(Parameters { percent, behavior }: Parameters, min: usize, max: usize) -> Self {
+    /// A law that keeps the utilisation at `percent` with `min` to `max` replicas.
+    pub fn new(CpuParameters { percent, behavior }: CpuParameters, min: usize, max: usize) -> Self {
         let window = behavior.as_ref().map_or(DOWNSCALE_STABILISATION, Behavior::longest_window);
         let period = behavior.as_ref().map(Behavior::longest_period).unwrap_or_default();
         Self {
@@ -72,7 +81,7 @@ impl Cpu {
         }
     }
 
-    /// Learns from an observation, and from the pods at that time, and recommends a number of replicas.
+    /// Records an observation and the pods at the same time, and recommends a number of replicas.
     pub fn decide(&mut self, seen: &Observation, pods: &[Pod]) -> Recommendation {
         let Some(at) = self.cadence.due(seen.at) else { return Recommendation::waiting() };
         let current = seen.replicas.desired;
@@ -91,12 +100,13 @@ impl Cpu {
         self.changes.push(at, recommended as isize - current as isize);
         let text = match utilisation {
             Some(utilisation) => format!("{utilisation:.0} % of the requested cores are in use"),
-            None => "held by --min or --max".into(),
+            None => "the number of replicas is outside --min and --max".into(),
         };
         Recommendation::new(Some(recommended), "cpu", text)
     }
 
-    /// The recommendation before stabilisation, and the utilisation in percent; `None` without any usable sample.
+    /// The recommended replicas before stabilisation, and the utilisation of the requested cores in percent. `None` if
+    /// no pod has a sample that counts.
     fn recommend(&self, pods: &[Pod], current: usize) -> Option<(usize, f64)> {
         let PodGroups { ready, missing, unready } = PodGroups::of(pods);
         if ready.pods == 0 {
@@ -109,8 +119,8 @@ impl Cpu {
                 if is_within_tolerance(ratio) { current } else { (ratio * ready.pods as f64).ceil() as usize };
             return Some((recommended, utilisation));
         }
-        // Pods without a usable sample count against any change: as fully used when scaling down, as idle when scaling
-        // up.
+        // Pods whose samples do not count dampen the change. In a scale-down, running pods without a sample count as
+        // fully used. In a scale-up, they and the unready pods count as idle.
         let mut all = ready.and(missing);
         if ratio < 1.0 {
             all.used += missing.requested * self.target.max(100.0) / 100.0;
@@ -120,8 +130,9 @@ impl Cpu {
         Some((self.conservative(all, ratio, current), utilisation))
     }
 
-    /// The recommendation for all pods together, if it points the same way as `ratio`; otherwise the current number.
-    fn conservative(&self, all: Group, ratio: f64, current: usize) -> usize {
+    /// The recommended replicas, computed from all pods together. If they would change the number in another direction
+    /// than `ratio`, or not beyond the tolerance, the result is the current number.
+    fn conservative(&self, all: PodGroup, ratio: f64, current: usize) -> usize {
         let conservative_ratio = all.utilisation() / self.target;
         if is_within_tolerance(conservative_ratio) || (ratio < 1.0) != (conservative_ratio < 1.0) {
             return current;
@@ -132,8 +143,8 @@ impl Cpu {
         if contradicts_ratio { current } else { recommended }
     }
 
-    /// The recommendation after the rules of the `behavior`, if it is set. Otherwise: the highest recommendation of the
-    /// last five minutes, and at most twice the current number, or four.
+    /// The recommended replicas after stabilisation. With a `behavior`, its rules apply. Without one, the result is the
+    /// highest recommendation of the last five minutes, but at most the higher of four and twice the current number.
     fn stabilise(&mut self, at: Duration, recommended: usize, current: usize) -> usize {
         if let Some(behavior) = &self.behavior {
             let limited = behavior.limit(at, recommended, current, &self.recommendations, &self.changes);
@@ -150,15 +161,15 @@ fn is_within_tolerance(ratio: f64) -> bool {
     (1.0 - TOLERANCE..=1.0 + TOLERANCE).contains(&ratio)
 }
 
-/// The pods by the use that the HPA makes of their samples.
+/// The pods, grouped by how the HPA counts their samples.
 #[derive(Debug, Default)]
 struct PodGroups {
-    /// Pods whose samples count.
-    ready: Group,
-    /// Running pods without a sample.
-    missing: Group,
-    /// Pods that are pending, or too young for their samples to count.
-    unready: Group,
+    /// The pods whose samples count.
+    ready: PodGroup,
+    /// The running pods without a sample.
+    missing: PodGroup,
+    /// The pods that are pending, and those whose samples do not count yet.
+    unready: PodGroup,
 }
 
 impl PodGroups {
@@ -166,48 +177,51 @@ impl PodGroups {
         let mut groups = Self::default();
         for pod in pods {
             let (group, used) = match (pod.usage, pod.readiness) {
-                (None, Readiness::Pending) => (&mut groups.unready, 0.0),
+                (None, PodReadiness::Pending) => (&mut groups.unready, 0.0),
                 (None, _) => (&mut groups.missing, 0.0),
                 (Some(usage), _) if is_unready(pod, usage) => (&mut groups.unready, 0.0),
                 (Some(usage), _) => (&mut groups.ready, usage.cores),
             };
-            *group = group.and(Group { pods: 1, used, requested: pod.requested_cores });
+            *group = group.and(PodGroup { pods: 1, used, requested: pod.requested_cores });
         }
         groups
     }
 }
 
-/// A number of pods, with their cores.
+/// A number of pods and the cores of all of them.
 #[derive(Debug, Clone, Copy, Default)]
-struct Group {
+struct PodGroup {
     pods: usize,
-    /// Cores in use.
+    /// The number of cores in use.
     used: f64,
-    /// Requested cores.
+    /// The number of requested cores.
     requested: f64,
 }
 
-impl Group {
+impl PodGroup {
     fn and(self, other: Self) -> Self {
         Self { pods: self.pods + other.pods, used: self.used + other.used, requested: self.requested + other.requested }
     }
 
-    /// Utilisation in whole percent.
+    /// The utilisation of the requested cores, in percent, rounded down.
     fn utilisation(self) -> f64 {
-        // Kubernetes counts whole thousandths of a core: 0.29 of one is 29 %, not the 28.999… of binary fractions.
+        // Kubernetes computes with whole millicores. Without the added billionth, 0.29 cores would be 28.999… %, and
+        // would be rounded down to 28 %.
         (100.0 * self.used / self.requested + 1e-9).trunc()
     }
 }
 
-/// Whether a pod is too young for its sample to count.
+/// Whether the sample of a pod does not count: the pod is young and was not ready during the whole sample, or the pod
+/// was never ready.
 fn is_unready(pod: &Pod, usage: CpuUsage) -> bool {
     let is_young = pod.age < CPU_INITIALISATION_PERIOD;
     match pod.readiness {
-        Readiness::Pending => true,
-        // The sample must begin after the pod became ready.
-        Readiness::Ready(since) => is_young && usage.age + usage.window > since,
-        // A pod that has been unready for nearly its whole life was never ready.
-        Readiness::Unready(since) => is_young || since + INITIAL_READINESS_DELAY > pod.age,
+        PodReadiness::Pending => true,
+        // The sample of a young pod counts only if it began after the pod became ready: before, the pod used cores to
+        // start.
+        PodReadiness::Ready(since) => is_young && usage.age + usage.window > since,
+        // A pod that became unready soon after its start was never ready, so its sample shows its start only.
+        PodReadiness::Unready(since) => is_young || since + INITIAL_READINESS_DELAY > pod.age,
     }
 }
 
@@ -220,45 +234,49 @@ mod tests {
 
     fn pod(cores: Option<f64>) -> Pod {
         let usage = cores.map(|cores| CpuUsage { cores, age: S(5), window: S(15) });
-        Pod { age: S(900), readiness: Readiness::Ready(S(890)), requested_cores: 1.0, usage }
+        Pod { age: S(900), readiness: PodReadiness::Ready(S(890)), requested_cores: 1.0, usage }
     }
 
     fn starting() -> Pod {
-        Pod { age: S(2), readiness: Readiness::Pending, usage: None, ..pod(None) }
+        Pod { age: S(2), readiness: PodReadiness::Pending, usage: None, ..pod(None) }
     }
 
     fn unready(age: u64, since: u64, cores: Option<f64>) -> Pod {
-        Pod { age: S(age), readiness: Readiness::Unready(S(since)), ..pod(cores) }
+        Pod { age: S(age), readiness: PodReadiness::Unready(S(since)), ..pod(cores) }
     }
 
     #[test]
-    fn hand_computed_cases() {
+    fn recommendations_before_stabilisation_agree_with_values_computed_by_hand() {
         let law = law(None);
         let rows = [
-            // 90 ÷ 50 = 1.8 of two pods: ⌈3.6⌉.
+            // The target is 50 %. 90 ÷ 50 = 1.8, and 1.8 · 2 pods = 3.6, rounded up to 4.
             (vec![pod(Some(0.9)); 2], Some(4)),
-            // 54.9 truncates to 54: 1.08 is within the tolerance.
+            // 54.9 % is rounded down to 54 %. 54 ÷ 50 = 1.08 is within the tolerance.
             (vec![pod(Some(0.549)); 2], Some(2)),
             (vec![pod(Some(0.2)); 4], Some(2)),
             (vec![pod(Some(0.29)); 50], Some(29)),
-            // One is starting. 1.8 > 1, so it counts as idle: 90 ÷ 100 = 0.9 of 2, within the tolerance.
+            // The second pod is starting. The first would need a scale-up, so the second counts as idle: (90 + 0) ÷ 2 =
+            // 45 %, and 45 ÷ 50 = 0.9 is within the tolerance.
             (vec![pod(Some(0.9)), starting()], Some(2)),
-            // The ready one is nearly idle, so the starting one does not count.
+            // The ready pod allows a scale-down, so the starting pod does not count.
             (vec![pod(Some(0.1)), starting()], Some(1)),
-            // A pod without a sample counts as fully used when the others are idle: (20 + 100) ÷ 2 = 60, on the other
-            // side of 50.
+            // A pod without a sample counts as fully used when the others allow a scale-down: (20 + 100) ÷ 2 = 60 %
+            // would need a scale-up, so nothing changes.
             (vec![pod(Some(0.2)), pod(None)], Some(2)),
-            // It counts as idle when the others are busy: 95 ÷ 2 = 47, on the other side of 50.
+            // A pod without a sample counts as idle when the others need a scale-up: ⌊95 ÷ 2⌋ = 47 % is within the
+            // tolerance, so nothing changes.
             (vec![pod(Some(0.95)), pod(None)], Some(2)),
-            // A running pod that is not ready counts as missing too, until there is a sample of it.
+            // A running pod that is unready counts as fully used while it has no sample. Once it has a sample, it does
+            // not count in a scale-down.
             (vec![pod(Some(0.2)), unready(20, 20, None)], Some(2)),
             (vec![pod(Some(0.2)), unready(20, 20, Some(0.9))], Some(1)),
-            // The second pod was ready for ten minutes, so its sample counts. (20 + 90) ÷ 2 = 55 is within the
-            // tolerance of 50.
+            // The second pod was ready for ten minutes, so its sample counts. (20 + 90) ÷ 2 = 55 %, and 55 ÷ 50 = 1.1
+            // is within the tolerance.
             (vec![pod(Some(0.2)), unready(900, 300, Some(0.9))], Some(2)),
-            // The second pod was never ready.
+            // The second pod was never ready, so its sample does not count.
             (vec![pod(Some(0.2)), unready(900, 890, Some(0.9))], Some(1)),
-            // Pods that request half a core: 90 of 100. Then one and a half cores in all: 90 of 150 is 60.
+            // Two pods request 0.5 cores each and use 0.9 of 1.0 cores: 90 %. In the next row, the pods request 1.5
+            // cores and use 0.9 of them: 60 %.
             (vec![Pod { requested_cores: 0.5, ..pod(Some(0.45)) }; 2], Some(4)),
             (vec![pod(Some(0.45)), Pod { requested_cores: 0.5, ..pod(Some(0.45)) }], Some(3)),
             (vec![pod(None)], None),
@@ -272,18 +290,18 @@ mod tests {
     #[test]
     fn a_sample_from_before_the_pod_was_ready_does_not_count() {
         let usage = CpuUsage { cores: 0.9, age: S(5), window: S(15) };
-        let young = |since| Pod { age: S(40), readiness: Readiness::Ready(S(since)), ..pod(None) };
-        assert!(is_unready(&young(18), usage), "the sample began 20 s ago");
+        let young = |since| Pod { age: S(40), readiness: PodReadiness::Ready(S(since)), ..pod(None) };
+        assert!(is_unready(&young(18), usage), "the sample began 20 s ago, and the pod became ready 18 s ago");
         assert!(!is_unready(&young(25), usage));
     }
 
     fn law(behavior: Option<&str>) -> Cpu {
         let behavior = behavior.map(|text| text.parse().expect("a behavior"));
-        Cpu::new(Parameters { percent: 50, behavior }, 1, 20)
+        Cpu::new(CpuParameters { percent: 50, behavior }, 1, 20)
     }
 
     #[test]
-    fn bounds_need_no_figures() {
+    fn bounds_apply_without_any_sample() {
         let mut law = law(None);
         let seen = |second, desired| Observation {
             at: S(second),
@@ -295,8 +313,8 @@ mod tests {
         }
     }
 
-    /// The desired replicas at each tick, from one replica on, while each uses 6 cores for 45 s and hardly any after
-    /// that.
+    /// The desired replicas after each tick, beginning with one replica. Each replica uses 6 cores during the first
+    /// four ticks, and 0.1 cores after that.
     fn timeline(behavior: Option<&str>) -> Vec<usize> {
         let mut law = law(behavior);
         let mut desired = 1;
@@ -304,7 +322,7 @@ mod tests {
         for tick in 0..45 {
             let cores = if tick < 4 { 6.0 } else { 0.1 };
             let seen = Observation {
-                // Real ticks are a little late.
+                // Some ticks are late, as those of a real HPA are.
                 at: S(15 * tick) + Duration::from_millis([0, 400, 0, 450][tick as usize % 4]),
                 replicas: Replicas { desired, ready: desired, ..Replicas::default() },
                 ..Observation::default()
@@ -316,24 +334,26 @@ mod tests {
     }
 
     #[test]
-    fn up_to_four_at_once_and_down_after_five_minutes() {
+    fn without_behavior_it_first_scales_to_four_and_scales_down_after_five_minutes() {
         let timeline = timeline(None);
-        // From 1 to 4 (12 recommended), to 8 (48 recommended), to 16 (96 recommended); idle since 60 s.
+        // The law recommends 12, 48 and 96 replicas, and the limits allow 4, 8 and 16. From 60 s on, the
+        // replicas are idle. The recommendation of 96 replicas still counts and raises their number to 20.
         assert_eq!(timeline[..5], [1, 4, 8, 16, 20]);
         assert_eq!(timeline[22], 20, "the recommendation of 45 s holds until 345 s");
-        assert_eq!(timeline[44], 1, "⌈0.2 · 20⌉ = 4, then 1");
+        assert_eq!(timeline[44], 1, "first ⌈0.2 · 20⌉ = 4, then ⌈0.2 · 4⌉ = 1");
     }
 
     #[test]
-    fn with_behavior_up_to_five_at_once_and_down_as_it_says() {
+    fn with_behavior_it_first_scales_to_five_and_follows_the_policies() {
         let default = timeline(Some("behavior"));
         assert_eq!(default[..5], [1, 5, 10, 20, 20]);
         assert_eq!((default[22], default[44]), (20, 1));
-        // At 75 s half of the three replicas of a minute ago may be removed. At 105 s one would do, but of the seven of
-        // a minute ago three may be left: there are two already.
+        // At 75 s, two replicas are recommended. The period of 60 s began with three replicas, of which half may be
+        // removed, so two are allowed. At 105 s, one replica is recommended. The period began with seven replicas, of
+        // which half must stay, so the number does not change.
         let slow = timeline(Some("up=0s/2@15s:down=30s/50%@60s"));
         assert_eq!(slow[..12], [1, 3, 5, 7, 7, 2, 2, 2, 2, 1, 1, 1]);
-        // A stabilisation window of a minute is longer than the work lasts.
+        // The stabilisation window of a minute is longer than the load lasts, so the law never scales up.
         assert_eq!(timeline(Some("up=60s"))[..12], [1; 12]);
     }
 }

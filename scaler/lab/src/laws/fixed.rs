@@ -1,11 +1,11 @@
-//! `fixed:REPLICAS`: always the same number of replicas, as a base line for comparisons.
+//! `fixed:REPLICAS`: always recommends the same number of replicas. It is a baseline for comparisons.
 //!
-//! Source: none; this project's own.
+//! Source: this project.
 
 use law::observation::Observation;
 use law::table::{Law, LawKind, Recommendation};
 
-/// The law's line in a table of laws.
+/// The entry of the law `fixed` in a table of laws.
 pub const KIND: LawKind = LawKind {
     name: "fixed",
     parameter: ":REPLICAS",
@@ -17,7 +17,7 @@ pub const KIND: LawKind = LawKind {
     },
 };
 
-/// The law, with the number that it recommends.
+/// The law `fixed`. Holds the number of replicas that it recommends.
 #[derive(Debug)]
 pub struct Fixed(pub usize);
 

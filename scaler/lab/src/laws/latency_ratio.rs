@@ -1,8 +1,8 @@
-//! `latency-ratio`: every 10 s, the present number of replicas × the 95th percentile of the last minute's latency ÷ the
-//! objective.
+//! `latency-ratio`: every 10 s, recommends the desired replicas × the 95th percentile of the last minute's latency ÷
+//! the objective.
 //!
 //! Source: the second of the two course projects that this project replaces. Its script recommended ⌈p95 ÷ objective⌉
-//! replicas, whatever the present number; that is `latency-ratio-literal`.
+//! replicas and ignored the number of replicas at that time. The law `latency-ratio-literal` does the same.
 
 use crate::quantiles::quantile;
 use law::cadence::Cadence;
@@ -12,7 +12,7 @@ use law::table::{Law, LawKind, Recommendation, Settings};
 use law::window::Window;
 use std::time::Duration;
 
-/// The law's line in a table of laws.
+/// The entry of the law `latency-ratio` in a table of laws.
 pub const KIND: LawKind = LawKind {
     name: "latency-ratio",
     parameter: "",
@@ -21,7 +21,7 @@ pub const KIND: LawKind = LawKind {
     make: |settings, parameter| make(settings, parameter, Variant::Proportional),
 };
 
-/// The line of the law as it was published.
+/// The entry of the law `latency-ratio-literal` in a table of laws.
 pub const LITERAL: LawKind = LawKind {
     name: "latency-ratio-literal",
     make: |settings, parameter| make(settings, parameter, Variant::Literal),
@@ -32,16 +32,19 @@ fn make(settings: &Settings, parameter: Option<&str>, variant: Variant) -> Optio
     parameter.is_none().then(|| Box::new(LatencyRatio::new(settings.objective.latency, variant)) as Box<dyn Law>)
 }
 
+/// The time between two recommendations.
 const TICK: Duration = Duration::from_secs(10);
+/// The time over which the percentile is taken.
 const WINDOW: Duration = Duration::from_secs(60);
+/// The quantile of the latency that the law compares with the objective.
 const QUANTILE: f64 = 0.95;
 
-/// How the law uses the ratio.
+/// How the law computes the recommended replicas from the ratio of the percentile to the objective.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Variant {
-    /// The ratio × the present number of replicas.
+    /// The ratio × the desired replicas.
     Proportional,
-    /// The ratio itself, as it was published.
+    /// The ratio itself, as in the course project.
     Literal,
 }
 
@@ -51,12 +54,12 @@ pub struct LatencyRatio {
     objective: Duration,
     variant: Variant,
     cadence: Cadence,
-    /// Latencies since the start, at each observation of the last minute.
+    /// For each observation of the last minute, the histogram of all latencies since the start.
     history: Window<Histogram>,
 }
 
 impl LatencyRatio {
-    /// A law that holds the 95th percentile at `objective`.
+    /// A law that aims at a 95th percentile of `objective`.
     pub fn new(objective: Duration, variant: Variant) -> Self {
         Self { objective, variant, cadence: Cadence::new(TICK), history: Window::new(WINDOW) }
     }
@@ -88,8 +91,8 @@ mod tests {
     use law::observation::Replicas;
 
     #[test]
-    fn the_ratio_is_multiplied_by_the_present_number_unless_literal() {
-        // 100 requests between 0.8 and 1 s: p95 by interpolation is 0.99 s.
+    fn only_the_proportional_variant_multiplies_the_ratio_by_the_desired_replicas() {
+        // All 100 requests took between 0.8 and 1 s. The interpolated 95th percentile is 0.99 s.
         let buckets = |count| vec![(0.8, 0.0), (1.0, count), (f64::INFINITY, count)];
         for (variant, count, expected) in [
             (Variant::Proportional, 100.0, Some(6)),

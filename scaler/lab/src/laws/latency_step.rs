@@ -1,8 +1,8 @@
-//! `latency-step`: every 30 s, one replica more if the mean latency of the last minute is over the objective, and one
-//! fewer if it is under a share of the objective: half of it, or the parameter (`latency-step:0.4`). No recommendation
-//! without traffic.
+//! `latency-step`: every 30 s, recommends one replica more if the mean latency of the last minute is over the
+//! objective. It recommends one replica fewer if the mean is under a share of the objective: 0.5, or the parameter, as
+//! in `latency-step:0.4`. Without requests in the last minute it recommends nothing.
 //!
-//! Source: the first of the two course projects that this project replaces. Its script asked Prometheus for
+//! Source: the first of the two course projects that this project replaces. Its script queried Prometheus for
 //! `rate(…_sum[1m]) / rate(…_count[1m])`.
 
 use law::cadence::Cadence;
@@ -12,7 +12,7 @@ use law::table::{Law, LawKind, Recommendation};
 use law::window::Window;
 use std::time::Duration;
 
-/// The law's line in a table of laws.
+/// The entry of the law `latency-step` in a table of laws.
 pub const KIND: LawKind = LawKind {
     name: "latency-step",
     parameter: "[:SHARE]",
@@ -25,10 +25,10 @@ pub const KIND: LawKind = LawKind {
     },
 };
 
-/// Time between two steps.
+/// The time between two steps.
 const STEP: Duration = Duration::from_secs(30);
 
-/// Time over which the mean is taken.
+/// The time over which the mean is taken.
 const WINDOW: Duration = Duration::from_secs(60);
 
 /// The law `latency-step` with its state between decisions.
@@ -37,12 +37,12 @@ pub struct LatencyStep {
     upper: Duration,
     lower: Duration,
     cadence: Cadence,
-    /// Latencies since the start, at each observation of the last minute.
+    /// For each observation of the last minute, the histogram of all latencies since the start.
     history: Window<Histogram>,
 }
 
 impl LatencyStep {
-    /// A law that adds a replica over the latency `upper` and removes one under `lower`.
+    /// A law that adds a replica if the mean latency is over `upper`, and removes one if it is under `lower`.
     pub fn new(upper: Duration, lower: Duration) -> Self {
         Self { upper, lower, cadence: Cadence::new(STEP), history: Window::new(WINDOW) }
     }
@@ -74,8 +74,8 @@ mod tests {
     use super::*;
     use law::observation::Replicas;
 
-    /// The recommendation at each tick, every 10 s, with two replicas (2 if there is none). Before each tick ten
-    /// requests had the given mean latency; none came if that is `None`.
+    /// The recommendation at each observation, every 10 s, with two desired replicas. It is 2 where the law recommends
+    /// nothing. Before each observation, ten requests had the given mean latency, or no request came if that is `None`.
     fn run(means: &[Option<f64>]) -> Vec<usize> {
         let mut law = LatencyStep::new(Duration::from_millis(500), Duration::from_millis(200));
         let (mut count, mut sum) = (0.0, 0.0);
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn it_steps_every_thirty_seconds_by_one() {
+    fn the_number_changes_by_one_every_thirty_seconds() {
         assert_eq!(run(&[Some(0.9); 7]), [2, 2, 2, 3, 2, 2, 3]);
         assert_eq!(run(&[Some(0.1); 4]), [2, 2, 2, 1]);
         assert_eq!(run(&[Some(0.3); 4]), [2, 2, 2, 2]);
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_let_its_steps_pass() {
+    fn a_stabilisation_window_does_not_stop_the_law() {
         use law::limits::{Limiter, Limits};
         let mut law = LatencyStep::new(Duration::from_millis(500), Duration::from_millis(200));
         let mut limiter = Limiter::new(Limits { down_window: Duration::from_secs(20), ..Limits::bounds(1, 9) });
@@ -121,11 +121,14 @@ mod tests {
             let recommendation = law.decide(&seen);
             desired = limiter.apply(&seen, recommendation.replicas).0;
         }
-        assert_eq!(desired, 1, "200 s of quick answers take six steps, of which the lower bound allows three");
+        assert_eq!(
+            desired, 1,
+            "in 200 s of short latencies the law steps down six times, and the lower bound allows three steps"
+        );
     }
 
     #[test]
-    fn the_mean_forgets_latencies_older_than_a_minute() {
+    fn the_mean_ignores_latencies_older_than_a_minute() {
         let mut means = vec![Some(9.0); 3];
         means.extend([Some(0.1); 10]);
         assert_eq!(run(&means)[12], 1);

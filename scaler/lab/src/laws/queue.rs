@@ -1,8 +1,8 @@
-//! `queue`: one replica for every five waiting requests, every 30 s or at another interval (`queue:5s`); scaled down
-//! only to the highest recommendation of the last five minutes.
+//! `queue`: recommends one replica for every five waiting requests. It decides every 30 s, or at another interval, as
+//! in `queue:5s`. It scales down only to the highest recommendation of the last five minutes.
 //!
 //! Source: KEDA 2, a trigger on the length of a queue with its defaults (pollingInterval 30 s, five messages for each
-//! replica), on top of the Kubernetes HPA with its stabilisation of 300 s.
+//! replica), and the Kubernetes HPA under it with its stabilisation window of 300 s.
 
 use law::cadence::Cadence;
 use law::observation::Observation;
@@ -10,7 +10,7 @@ use law::table::{Law, LawKind, Recommendation};
 use law::window::Window;
 use std::time::Duration;
 
-/// The law's line in a table of laws.
+/// The entry of the law `queue` in a table of laws.
 pub const KIND: LawKind = LawKind {
     name: "queue",
     parameter: "[:INTERVAL]",
@@ -18,31 +18,32 @@ pub const KIND: LawKind = LawKind {
     scales_dispatchers: false,
     make: |_, parameter| {
         let interval = humantime::parse_duration(parameter.unwrap_or("30s")).ok()?;
-        (!interval.is_zero()).then(|| Box::new(Queue::new(interval)) as Box<dyn Law>)
+        (!interval.is_zero()).then(|| Box::new(QueueLaw::new(interval)) as Box<dyn Law>)
     },
 };
 
-/// Waiting requests for each replica.
+/// The number of waiting requests for each replica.
 const TARGET_LENGTH: f64 = 5.0;
 
+/// The law scales down only to the highest recommendation within this time.
 const STABILISATION_WINDOW: Duration = Duration::from_secs(300);
 
 /// The law `queue` with its state between decisions.
 #[derive(Debug)]
-pub struct Queue {
+pub struct QueueLaw {
     cadence: Cadence,
-    /// Recommendations before stabilisation.
+    /// The recommendations before stabilisation.
     recommended: Window<usize>,
 }
 
-impl Queue {
+impl QueueLaw {
     /// A law that decides every `interval`.
     pub fn new(interval: Duration) -> Self {
         Self { cadence: Cadence::new(interval), recommended: Window::new(STABILISATION_WINDOW) }
     }
 }
 
-impl Law for Queue {
+impl Law for QueueLaw {
     fn decide(&mut self, seen: &Observation) -> Recommendation {
         if self.recommended.newest().is_none() {
             self.recommended.push(seen.at, seen.replicas.desired);
@@ -62,8 +63,8 @@ mod tests {
     use law::observation::Replicas;
 
     #[test]
-    fn five_waiting_requests_for_each_replica_and_a_cooldown_before_scaling_down() {
-        let mut law = Queue::new(Duration::from_secs(30));
+    fn five_waiting_requests_need_a_replica_and_scaling_down_waits_five_minutes() {
+        let mut law = QueueLaw::new(Duration::from_secs(30));
         let mut desired = 2;
         let mut timeline = Vec::new();
         for tick in 0..14 {
@@ -76,7 +77,7 @@ mod tests {
             desired = law.decide(&seen).replicas.unwrap_or(desired);
             timeline.push(desired);
         }
-        // ⌈11 ÷ 5⌉ at 30 s, and ⌈21 ÷ 5⌉ at 60 s, which counts until 360 s.
+        // ⌈11 ÷ 5⌉ = 3 replicas at 30 s, and ⌈21 ÷ 5⌉ = 5 replicas at 60 s. The five replicas count until 360 s.
         assert_eq!(timeline, [2, 3, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 0, 0]);
     }
 }

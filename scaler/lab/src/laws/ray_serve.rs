@@ -1,5 +1,5 @@
-//! `ray-serve`: Ray Serve's autoscaler. The mean number of requests in the system ÷ 2. A recommendation counts after it
-//! has pointed up for half a minute, or down for ten minutes.
+//! `ray-serve`: Ray Serve's autoscaler. It computes the mean number of requests in the system ÷ 2, rounded up. It
+//! recommends that number once it has been above the desired replicas for 30 s, or below them for 600 s.
 //!
 //! Source: Ray 2.32, ray.serve.config.AutoscalingConfig with its defaults: target_ongoing_requests = 2,
 //! look_back_period_s = 30, upscale_delay_s = 30, downscale_delay_s = 600.
@@ -10,7 +10,7 @@ use law::window::Window;
 use std::cmp::Ordering;
 use std::time::Duration;
 
-/// The law's line in a table of laws.
+/// The entry of the law `ray-serve` in a table of laws.
 pub const KIND: LawKind = LawKind {
     name: "ray-serve",
     parameter: "",
@@ -19,21 +19,26 @@ pub const KIND: LawKind = LawKind {
     make: |_, parameter| parameter.is_none().then(|| Box::new(RayServe::default()) as Box<dyn Law>),
 };
 
+/// The number of requests in the system for each replica.
 const TARGET_ONGOING_REQUESTS: f64 = 2.0;
+/// The time over which requests are averaged.
 const LOOK_BACK_PERIOD: Duration = Duration::from_secs(30);
+/// The law scales up after the mean has called for more replicas for this time.
 const UPSCALE_DELAY: Duration = Duration::from_secs(30);
+/// The law scales down after the mean has called for fewer replicas for this time.
 const DOWNSCALE_DELAY: Duration = Duration::from_secs(600);
 
 /// The law `ray-serve` with its state between decisions.
 #[derive(Debug)]
 pub struct RayServe {
-    /// Requests in the system at each observation.
+    /// The number of requests in the system at each observation.
     samples: Window<f64>,
-    /// The direction of the last recommendations, and since when they have all had it.
+    /// Whether the mean calls for more, fewer or the same number of replicas, and the time since which it has done so.
+    /// `None` before the first observation and after a recommendation.
     direction: Option<(Ordering, Duration)>,
 }
 
-/// The law with an empty memory.
+/// The law in its initial state.
 impl Default for RayServe {
     fn default() -> Self {
         Self { samples: Window::new(LOOK_BACK_PERIOD), direction: None }
@@ -69,7 +74,7 @@ mod tests {
     use law::observation::Replicas;
 
     #[test]
-    fn it_waits_before_it_scales_up_or_down() {
+    fn scaling_up_waits_half_a_minute_and_scaling_down_ten_minutes() {
         let mut law = RayServe::default();
         let mut desired = 1;
         let mut changes = Vec::new();
@@ -85,7 +90,8 @@ mod tests {
                 desired = recommended;
             }
         }
-        // ⌈7 ÷ 2⌉ after 30 s. From 100 s on the mean falls, to 6 at 104 s. 600 s after that the recommendation is 1.
+        // ⌈7 ÷ 2⌉ = 4 replicas after 30 s. From 100 s on the mean falls. At 104 s it is 6, which calls for three
+        // replicas. After another 600 s, the mean is 1, and the law recommends one replica.
         assert_eq!(changes, [(30, 4), (704, 1)]);
     }
 }

@@ -7,38 +7,39 @@ use std::time::Duration;
 use workload::Workload;
 use workload::shape::Shape;
 
-/// The properties of the plant where no flag gives them: those of this project's replicas.
+/// The properties of the plant where no flag gives them. They are those of this project's replicas.
 const DEFAULTS: Defaults =
     Defaults { startup: Duration::from_secs(3), service: Duration::from_millis(55), service_variation: 0.2, slots: 1 };
 
-/// Compares laws on workloads in virtual time. The plant is a dispatcher with its queue, admission and rotation, and
-/// replicas that take time to start and to serve.
+/// Compares the attainment and the cost of laws on given workloads, in virtual time. The laws scale a model of a
+/// dispatcher and its replicas. The replicas take time to start and to answer requests.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "Examples:\n  \
     lab simulate --workload workload.txt --policy slo,concurrency,cpu:70 --startup 3s --seeds 5\n  \
     lab simulate --shape square:low=7,high=35,period=60,length=600 --html comparison.html\n  \
     lab simulate --workload day.txt --policy slo --max 40 --slots 16 --batch 8 --batch-growth 0.1")]
 pub struct Args {
-    /// Workload: a file with the requests of each second, like loadgen's; may be repeated
+    /// Workload file with the number of requests in each second, as for loadgen; may be repeated
     #[arg(long, value_name = "FILE")]
     pub workload: Vec<PathBuf>,
-    /// Workload described by a shape: constant, ramp, step, spike, sine, square, sawtooth, on-off or markov, with
-    /// low=,high=,period=,length=,seed= after a colon; may be repeated
+    /// Shape of a workload: constant, ramp, step, spike, sine, square, sawtooth, on-off or markov, and after a colon
+    /// any of low=, high= (requests per second), period=, length= (seconds) and seed=, separated by commas, such as
+    /// square:low=7,high=35,period=60,length=600; may be repeated
     #[arg(long)]
     pub shape: Vec<Shape>,
-    /// Factor for all rates
+    /// Factor by which the rates of all workloads are multiplied
     #[arg(long, default_value_t = 1.0)]
     pub rate_scale: f64,
-    /// Laws, plant and report
+    /// The flags of the laws, the plant and the report
     #[command(flatten)]
     pub flags: Flags,
 }
 
 impl Args {
-    /// Checks the flags and reads the files.
+    /// Checks the flags, reads the workloads and the service times, and returns the configuration.
     ///
     /// # Errors
-    /// When a flag is out of its range, two flags contradict each other, or a file cannot be read.
+    /// If a flag is out of range, two flags contradict each other, or a file cannot be read or has invalid content.
     pub fn config(&self) -> Result<Config> {
         ensure!(
             !(self.workload.is_empty() && self.shape.is_empty()),
@@ -52,7 +53,7 @@ impl Args {
         let mut workloads: Vec<(String, Workload)> = Vec::new();
         for path in &self.workload {
             let text = std::fs::read_to_string(path).with_context(|| format!("read workload {}", path.display()))?;
-            let workload = text.parse().with_context(|| format!("read workload {}", path.display()))?;
+            let workload = text.parse().with_context(|| format!("parse workload {}", path.display()))?;
             workloads.push((path.display().to_string(), workload));
         }
         workloads.extend(self.shape.iter().map(|shape| (shape.to_string(), shape.workload())));
@@ -80,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_flags_and_files_are_named() {
+    fn errors_name_the_invalid_flag_or_file() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let file = |name: &str, text: &str| {
             let path = folder.path().join(name);

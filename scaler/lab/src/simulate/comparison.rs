@@ -1,9 +1,9 @@
-//! A comparison: several laws on several workloads, each with several seeds, beside the cost of an oracle.
+//! A comparison: the results of several laws on several workloads with several seeds, and of the oracle.
 
 use super::flags::Config;
 use super::oracle;
 use super::timeline::TimelineSample;
-use super::trial::{Outcome, Trial};
+use super::trial::{Trial, TrialOutcome};
 use crate::laws::LawChoice;
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -12,79 +12,84 @@ use law::slo;
 use serde::Serialize;
 use workload::Workload;
 
-/// Workloads with more requests or seconds get no oracle, which tries hundreds of plans and one more for every change
-/// in them.
+/// A workload with more requests gets no oracle. The oracle simulates a workload dozens of times, and again for each
+/// step of the cheapest plan.
 const MAX_ORACLE_REQUESTS: f64 = 2e6;
+
+/// A workload with more seconds gets no oracle. The search of the oracle takes longer with each second.
 const MAX_ORACLE_SECONDS: usize = 7200;
 
-/// The results of all laws on all workloads. Field names here and below are part of the JSON that `--json` writes.
+/// The results of all laws on all workloads. The field names of this type and of the types in its fields are part of
+/// the JSON that `--json` writes.
 #[derive(Debug, Serialize)]
-pub struct Comparison {
-    /// Results by workload.
+pub struct LawComparison {
+    /// The results on each workload, in the order of the flags.
     pub workloads: Vec<WorkloadComparison>,
 }
 
 /// The results of all laws on one workload.
 #[derive(Debug, Serialize)]
 pub struct WorkloadComparison {
-    /// The workload's name.
+    /// The name of the workload: the path of its file, its shape, or in a backtest the period.
     pub workload: String,
-    /// Further facts about the workload, a line each.
+    /// Notes on the workload, each on a line of the report. Only a backtest has notes.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
-    /// The oracle's row.
-    pub oracle: Option<Row>,
-    /// What happened, in a backtest.
+    /// The row of the oracle; `None` if the workload gets no oracle.
+    pub oracle: Option<ComparisonRow>,
+    /// The row of what happened in the recorded period; `None` unless this is a backtest.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub recorded: Option<Row>,
-    /// A row for each law.
-    pub laws: Vec<Row>,
+    pub recorded: Option<ComparisonRow>,
+    /// The row of each law, in the order of `--policy`.
+    pub laws: Vec<ComparisonRow>,
 }
 
-/// The results of one law on one workload: means over the seeds. `None` where a figure was not recorded.
+/// A row of a comparison: the results of one law on one workload, as means over the seeds unless a field says
+/// otherwise. A figure is `None` if it is not known, which happens in the row of what was recorded.
 #[derive(Debug, Serialize)]
-pub struct Row {
-    /// The law.
+pub struct ComparisonRow {
+    /// The law as in `--policy`, or `oracle`, or `recorded`.
     pub law: String,
-    /// Share of all offered requests that were answered within the objective.
+    /// The share of all offered requests that were answered within the objective.
     pub attainment: Option<f64>,
-    /// The attainment of the worst seed.
+    /// The attainment with the seed for which it is lowest.
     pub worst_attainment: Option<f64>,
-    /// Median latency of answers, seconds.
+    /// The median latency of the answers, in seconds.
     pub p50_seconds: Option<f64>,
-    /// 95th percentile of the latency of answers, seconds.
+    /// The 95th percentile of the latency of the answers, in seconds.
     pub p95_seconds: Option<f64>,
-    /// 99th percentile of the latency of answers, seconds.
+    /// The 99th percentile of the latency of the answers, in seconds.
     pub p99_seconds: Option<f64>,
-    /// Replicas × seconds, starting ones included.
+    /// The cost: replicas × seconds. Starting replicas count, except in the row of what was recorded.
     pub replica_seconds: Option<f64>,
-    /// Replica-seconds ÷ the oracle's replica-seconds.
+    /// The replica-seconds ÷ the replica-seconds of the oracle; `None` without an oracle.
     pub times_oracle: Option<f64>,
-    /// Most replicas at once.
+    /// The highest number of replicas at once with any seed. Starting replicas count, except in the row of what was
+    /// recorded.
     pub peak: Option<usize>,
-    /// Number of changes of the desired replicas.
+    /// The number of changes of the desired replicas.
     pub changes: Option<f64>,
-    /// Share of all offered requests that were refused at admission.
+    /// The share of all offered requests that were refused at admission.
     pub shed: Option<f64>,
-    /// Share of all offered requests that expired.
+    /// The share of all offered requests that expired.
     pub expired: Option<f64>,
-    /// The timeline of the first seed.
+    /// The timeline of the trial with the first seed.
     #[serde(rename = "course")]
     pub timeline: Vec<TimelineSample>,
 }
 
 impl WorkloadComparison {
     /// All rows in the order of the report.
-    pub fn rows(&self) -> impl Iterator<Item = &Row> {
+    pub fn rows(&self) -> impl Iterator<Item = &ComparisonRow> {
         self.oracle.iter().chain(&self.recorded).chain(&self.laws)
     }
 }
 
-impl Comparison {
-    /// Runs all trials, with a progress bar on standard error.
+impl LawComparison {
+    /// Runs all trials, and shows their progress as a bar on standard error.
     ///
     /// # Errors
-    /// When the bar cannot be drawn.
+    /// If the template of the progress bar is invalid.
     pub fn run(config: &Config) -> Result<Self> {
         let seeds = config.seeds.end - config.seeds.start;
         let trials = config.workloads.len() as u64 * (config.laws.len() as u64 + 1) * seeds;
@@ -100,9 +105,9 @@ impl Comparison {
     }
 }
 
-/// The results of all laws on one workload. `bar` advances by one for each trial.
+/// Runs the oracle and all laws on one workload. `bar` advances by one for each trial.
 fn compare_laws(config: &Config, name: &str, workload: &Workload, bar: &ProgressBar) -> WorkloadComparison {
-    let outcomes = |run: &dyn Fn(u64) -> Outcome| -> Vec<Outcome> {
+    let outcomes = |run: &dyn Fn(u64) -> TrialOutcome| -> Vec<TrialOutcome> {
         let run = |seed| {
             let outcome = run(seed);
             bar.inc(1);
@@ -112,21 +117,23 @@ fn compare_laws(config: &Config, name: &str, workload: &Workload, bar: &Progress
     };
     let has_oracle = workload.total() <= MAX_ORACLE_REQUESTS && workload.per_second.len() <= MAX_ORACLE_SECONDS;
     let oracle = config.goal.filter(|_| has_oracle).map(|goal| {
-        // The oracle runs plans of its own: of this law it uses the limits only.
+        // The oracle runs plans instead of a law, but uses the bounds of the limits. So it gets the law whose limits
+        // are those of the flags.
         let slo = LawChoice::Live(slo::KIND.name.into());
-        Row::of("oracle", &outcomes(&|seed| oracle::run(&trial(config, workload, &slo, seed), goal)), None)
+        ComparisonRow::of("oracle", &outcomes(&|seed| oracle::run(&trial(config, workload, &slo, seed), goal)), None)
     });
     let oracle_cost = oracle.as_ref().and_then(|oracle| oracle.replica_seconds);
     let row = |law: &LawChoice| {
         let outcomes = outcomes(&|seed| trial(config, workload, law, seed).run());
-        Row::of(&law.to_string(), &outcomes, oracle_cost)
+        ComparisonRow::of(&law.to_string(), &outcomes, oracle_cost)
     };
     let laws = config.laws.iter().map(row).collect();
     WorkloadComparison { workload: name.into(), notes: Vec::new(), oracle, recorded: None, laws }
 }
 
 fn trial<'a>(config: &Config, workload: &'a Workload, law: &LawChoice, seed: u64) -> Trial<'a> {
-    // The laws of other autoscalers have stabilisation windows of their own.
+    // Other autoscalers have stabilisation windows of their own, so their laws get only the bounds. A second window
+    // would make them worse than they are.
     let limits = if law.is_slo() { config.limits } else { Limits::bounds(config.limits.min, config.limits.max) };
     Trial {
         law: law.clone(),
@@ -140,17 +147,20 @@ fn trial<'a>(config: &Config, workload: &'a Workload, law: &LawChoice, seed: u64
     }
 }
 
-impl Row {
-    /// The means of at least one outcome. `oracle` is the oracle's replica-seconds.
-    fn of(law: &str, outcomes: &[Outcome], oracle: Option<f64>) -> Self {
-        let mean = |figure: &dyn Fn(&Outcome) -> f64| outcomes.iter().map(figure).sum::<f64>() / outcomes.len() as f64;
-        let share =
-            |count: fn(&Outcome) -> u64| mean(&|outcome| count(outcome) as f64 / outcome.totals.offered.max(1) as f64);
-        let replica_seconds = mean(&Outcome::replica_seconds);
+impl ComparisonRow {
+    /// The row of a law with these outcomes, one for each seed and at least one. `oracle` is the replica-seconds of the
+    /// oracle; `None` if there is no oracle, or if this row is the oracle's.
+    fn of(law: &str, outcomes: &[TrialOutcome], oracle: Option<f64>) -> Self {
+        let mean =
+            |figure: &dyn Fn(&TrialOutcome) -> f64| outcomes.iter().map(figure).sum::<f64>() / outcomes.len() as f64;
+        let share = |count: fn(&TrialOutcome) -> u64| {
+            mean(&|outcome| count(outcome) as f64 / outcome.totals.offered.max(1) as f64)
+        };
+        let replica_seconds = mean(&TrialOutcome::replica_seconds);
         Self {
             law: law.into(),
-            attainment: Some(mean(&Outcome::attainment)),
-            worst_attainment: Some(outcomes.iter().map(Outcome::attainment).fold(1.0, f64::min)),
+            attainment: Some(mean(&TrialOutcome::attainment)),
+            worst_attainment: Some(outcomes.iter().map(TrialOutcome::attainment).fold(1.0, f64::min)),
             p50_seconds: Some(mean(&|outcome| outcome.percentiles[0])),
             p95_seconds: Some(mean(&|outcome| outcome.percentiles[1])),
             p99_seconds: Some(mean(&|outcome| outcome.percentiles[2])),

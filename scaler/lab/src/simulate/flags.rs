@@ -13,101 +13,106 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use workload::Workload;
-use workload::arrivals::Process;
+use workload::arrivals::ArrivalProcess;
 
-/// Most lines of a file of service times.
+/// The largest number of service times in a file.
 const MAX_SERVICE_TIMES: usize = 1_000_000;
 
-/// The flags as they were given.
+/// The flags of the laws, the plant and the report, before they are checked.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Flags {
-    /// Laws to compare, such as slo,concurrency,cpu:70; cpu takes the HPA's behavior as a second parameter:
-    /// cpu:70:behavior, cpu:70:up=0s:down=60s, or cpu:70:up=30s/2@15s/50%@60s/min
+    /// Laws to compare, such as slo,concurrency,cpu:70; cpu may have the behavior of the HPA as a second parameter,
+    /// such as cpu:70:behavior, cpu:70:up=0s:down=60s, or cpu:70:up=30s/2@15s/50%@60s/min
     #[arg(
         long,
         value_delimiter = ',',
         default_value = "slo,concurrency,cpu:50,cpu:70,cpu:90,queue:5s,latency-step,latency-ratio,ray-serve"
     )]
     pub policy: Vec<LawChoice>,
-    /// Number of repetitions, each with other arrivals and service times
+    /// Number of times that each law is simulated, each time with other arrivals and service times
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub seeds: u64,
-    /// Seed of the first repetition; the others follow
+    /// Seed of the first simulation of each law; the next simulations have the following seeds
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(..1_000_000_000))]
     pub seed: u64,
-    /// Time from asking for a replica until it is ready; by default 3s, and in a backtest the recorded time
+    /// Start-up time of a replica, from the request for the replica until it is ready; by default 3s, and in a backtest
+    /// the recorded time
     #[arg(long, value_parser = humantime::parse_duration)]
     pub startup: Option<Duration>,
-    /// Mean time that a replica takes for a request; by default 55ms, and in a backtest the recorded time
+    /// Mean service time, that is the time that a replica takes for one request; by default 55ms, and in a backtest the
+    /// recorded time
     #[arg(long, value_parser = positive_duration)]
     pub service: Option<Duration>,
     /// Standard deviation ÷ mean of the service times, which are log-normal; by default 0.2, and in a backtest the
-    /// recorded one
+    /// recorded value
     #[arg(long)]
     pub service_variation: Option<f64>,
-    /// Draw the service times from this file instead: one time a line, in milliseconds
+    /// File from which the service times are drawn, instead of from a log-normal distribution; it has one time on each
+    /// line, in milliseconds
     #[arg(long, value_name = "FILE")]
     pub service_times: Option<PathBuf>,
-    /// Requests that a replica holds at once; by default 1, and in a backtest the recorded number
+    /// Number of requests that a replica holds at once; by default 1, and in a backtest the recorded number
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub slots: Option<u32>,
-    /// Forward passes that a replica makes at once
+    /// Number of forward passes that a replica computes at once
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub workers: u32,
-    /// Most requests in one forward pass
+    /// Largest number of requests in one forward pass
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub batch: u32,
-    /// Time that each further request of a pass adds, as a share of its own service time: 1 on a CPU, much less on a
-    /// GPU
+    /// Time that each further request adds to a forward pass, as a share of the request's own service time; about 1 on
+    /// a CPU, and much less on a GPU
     #[arg(long, default_value_t = 1.0)]
     pub batch_growth: f64,
-    /// Fewest replicas
+    /// Lowest number of replicas
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=100_000))]
     pub min: u32,
-    /// Most replicas
+    /// Highest number of replicas
     #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub max: u32,
-    /// Most replicas that the cluster can place
+    /// Number of replicas that the cluster can place; replicas beyond that number never start
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub room: u32,
-    /// Cores of all machines together: more passes at once slow each other down; unlimited by default
+    /// Number of cores of the whole cluster; if more forward passes run at once, they slow each other down in
+    /// proportion; unlimited by default
     #[arg(long, default_value_t = f64::INFINITY)]
     pub cores: f64,
-    /// Latency objective: requests are to be answered within this time
+    /// Latency objective: the time within which requests should be answered
     #[arg(long, default_value = "500ms", value_parser = positive_duration)]
     pub objective: Duration,
-    /// Share of requests that is to meet the objective (policy slo)
+    /// Share of the requests that should meet the objective, for the law slo
     #[arg(long, default_value_t = 0.999)]
     pub quantile: f64,
-    /// Time after which a request expires
+    /// Time from the arrival of a request until it expires
     #[arg(long, default_value = "5s", value_parser = positive_duration)]
     pub deadline: Duration,
-    /// Most requests that may wait
+    /// Largest number of requests that may wait; further requests are refused
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     pub queue_length: u32,
     /// Order in which waiting requests are dispatched
     #[arg(long, value_enum, default_value_t = Order::LateLast)]
     pub order: Order,
-    /// Arrival process: poisson, uniform, replayed (exactly as many requests in every second as the workload says), or
-    /// gamma:CV with a coefficient of variation (above 1: in bursts)
-    #[arg(long, default_value_t = Process::Poisson)]
-    pub arrivals: Process,
-    /// Time between two decisions of policy slo; the other laws have intervals of their own
+    /// Arrival process: poisson, uniform, replayed (every second has exactly the number of requests that the workload
+    /// gives), or gamma:CV, where CV is the coefficient of variation of the gaps; above 1, requests come in bursts
+    #[arg(long, default_value_t = ArrivalProcess::Poisson)]
+    pub arrivals: ArrivalProcess,
+    /// Time between two decisions of the law slo; the other laws have intervals of their own
     #[arg(long, default_value = "500ms", value_parser = positive_duration)]
     pub interval: Duration,
-    /// Stabilisation window: scale down only to the highest recommendation of this time (policy slo)
+    /// Stabilisation window of the law slo, which scales down only to the highest recommendation within this time
     #[arg(long, default_value = "0s", value_parser = humantime::parse_duration)]
     pub down_window: Duration,
-    /// Age of the figures that laws see
+    /// Age of the metrics on which laws decide, such as 15s if a Prometheus scrapes every 15s
     #[arg(long, default_value = "0s", value_parser = humantime::parse_duration)]
     pub staleness: Duration,
-    /// Attainment of the oracle, whose cost the costs of the laws are compared with; 0 for no oracle
+    /// Share of requests that the oracle answers within the objective; the oracle is a cheap plan that knows all
+    /// arrivals, and the costs of laws are given as multiples of its cost; 0 leaves it out
     #[arg(long, default_value_t = 0.999)]
     pub goal: f64,
-    /// Write all figures to this file as JSON
+    /// File to which all results are written as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// Write a page with plots to this file
+    /// File to which an HTML page with plots is written
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
 }
@@ -115,36 +120,36 @@ pub struct Flags {
 /// The properties of the plant where no flag gives them.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Defaults {
-    /// Time from asking for a replica until it is ready.
+    /// The start-up time of a replica.
     pub startup: Duration,
-    /// Mean service time.
+    /// The mean service time.
     pub service: Duration,
-    /// Standard deviation ÷ mean of the service times.
+    /// The standard deviation ÷ mean of the service times.
     pub service_variation: f64,
-    /// Requests that a replica holds at once.
+    /// The number of requests that a replica holds at once.
     pub slots: u32,
 }
 
-/// A comparison's checked configuration.
+/// The configuration of a comparison, after all checks.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Workloads with their names.
+    /// The workloads with their names.
     pub workloads: Vec<(String, Workload)>,
-    /// Laws in the order of their rows.
+    /// The laws, in the order of the report.
     pub laws: Vec<LawChoice>,
-    /// Seeds of the repetitions.
+    /// The seeds. Each law is simulated once with each seed.
     pub seeds: Range<u64>,
-    /// The objective and the bounds that laws are given.
+    /// The settings that every law receives: objective, interval and bounds.
     pub law_settings: LawSettings,
-    /// The limits of the law `slo`; the other laws get its bounds only.
+    /// The limits of the law `slo`. The other laws have only the bounds of these limits.
     pub limits: Limits,
-    /// The simulated system.
+    /// The settings of the plant.
     pub plant: PlantSettings,
     /// The arrival process.
-    pub process: Process,
-    /// Age of the figures that laws see.
+    pub process: ArrivalProcess,
+    /// The age of the metrics on which laws decide.
     pub staleness: Duration,
-    /// The oracle's attainment, 0 to 1; `None` for no oracle.
+    /// The attainment that the oracle must reach, above 0 and at most 1; `None` for no oracle.
     pub goal: Option<f64>,
 }
 
@@ -152,29 +157,29 @@ impl Flags {
     /// Checks the flags that can be checked before any file is read.
     ///
     /// # Errors
-    /// When a flag is out of its range, or two flags contradict each other.
+    /// If a flag is out of range, or two flags contradict each other.
     pub fn check(&self) -> Result<()> {
         let Self { min, max, quantile, goal, cores, batch_growth, service_variation, interval, .. } = *self;
         ensure!(min <= max, "--min ({min}) must not exceed --max ({max})");
         ensure!(quantile > 0.0 && quantile < 1.0, "--quantile ({quantile}) must lie between 0 and 1, such as 0.999");
-        ensure!((0.0..=1.0).contains(&goal), "--goal ({goal}) must lie between 0 and 1, such as 0.999");
+        ensure!((0.0..=1.0).contains(&goal), "--goal ({goal}) must lie from 0 to 1, such as 0.999");
         ensure!(cores > 0.0, "--cores ({cores}) must be more than 0");
         if let Some(variation) = service_variation {
-            ensure!((0.0..=10.0).contains(&variation), "--service-variation ({variation}) must lie between 0 and 10");
+            ensure!((0.0..=10.0).contains(&variation), "--service-variation ({variation}) must lie from 0 to 10");
         }
-        ensure!((0.0..=1.0).contains(&batch_growth), "--batch-growth ({batch_growth}) must lie between 0 and 1");
+        ensure!((0.0..=1.0).contains(&batch_growth), "--batch-growth ({batch_growth}) must lie from 0 to 1");
         ensure!(interval >= Duration::from_millis(100), "--interval ({interval:?}) must be at least 100ms");
         ensure!(
             min > 0 || self.policy.iter().all(LawChoice::starts_first_replica),
-            "--min 0 needs --policy slo: the other laws cannot start the first replica"
+            "--min 0 needs --policy slo, since no other law can start the first replica; for other laws give --min 1"
         );
         Ok(())
     }
 
-    /// The configuration of a comparison on these workloads.
+    /// The configuration of a comparison on these workloads. `defaults` apply where a flag is not given.
     ///
     /// # Errors
-    /// When a flag is out of its range, two flags contradict each other, or the service times cannot be read.
+    /// If a flag is out of range, two flags contradict each other, or the service times cannot be read.
     pub fn config(&self, workloads: Vec<(String, Workload)>, defaults: Defaults) -> Result<Config> {
         self.check()?;
         let (min, max) = (self.min as usize, self.max as usize);
@@ -206,7 +211,7 @@ impl Flags {
         let (slots, workers) = (self.slots.unwrap_or(defaults.slots), self.workers);
         ensure!(
             slots >= workers,
-            "--slots ({slots}) must not be less than --workers ({workers}): a worker without a slot never works"
+            "--slots ({slots}) must be at least --workers ({workers}), since a worker without a slot never computes"
         );
         Ok(PlantSettings {
             order: self.order,
@@ -232,11 +237,23 @@ fn read_service_times(path: &Path) -> Result<ServiceTimeDistribution> {
         let milliseconds = line.trim().parse::<f64>().ok().filter(|time| (0.001..=1e7).contains(time));
         let milliseconds = milliseconds.with_context(|| {
             let word: String = line.chars().take(40).collect();
-            format!("{}, line {}: {word:?} is no time in milliseconds, 0.001 to 10000000", path.display(), index + 1)
+            format!(
+                "--service-times {}, line {}: {word:?} is no service time; write milliseconds from 0.001 to 10000000",
+                path.display(),
+                index + 1
+            )
         })?;
         times.push(Duration::from_secs_f64(milliseconds / 1e3));
-        ensure!(times.len() <= MAX_SERVICE_TIMES, "{} has more than {MAX_SERVICE_TIMES} lines", path.display());
+        ensure!(
+            times.len() <= MAX_SERVICE_TIMES,
+            "--service-times {} has more than {MAX_SERVICE_TIMES} service times; give a shorter file",
+            path.display()
+        );
     }
-    ensure!(!times.is_empty(), "{} has no service times; write one a line, in milliseconds", path.display());
+    ensure!(
+        !times.is_empty(),
+        "--service-times {} has no service times; write one on each line, in milliseconds",
+        path.display()
+    );
     Ok(ServiceTimeDistribution::Recorded(times))
 }

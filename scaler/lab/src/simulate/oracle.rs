@@ -1,42 +1,49 @@
-//! The oracle: a plan of replicas made with knowledge of all arrivals. Its cost is the yardstick for the cost of laws.
+//! The oracle: a plan of replicas that knows all arrivals. Its cost is the yardstick for the cost of laws.
 //!
-//! 1. A dynamic programme over seconds finds the plan with the least cost in a fluid model (`FluidModel`):
-//!    replica-seconds plus a penalty for each late request.
-//! 2. Each plan is tried in the plant. The penalty doubles until a plan reaches the goal, for several shares of the
-//!    objective that the fluid model may let requests wait.
-//! 3. A local search moves each step of the cheapest plan, as long as that saves replica-seconds and the goal holds.
+//! 1. Dynamic programming over the seconds of the workload finds the cheapest plan in a fluid model (`FluidModel`). The
+//!    cost is the replica-seconds and a penalty for each late request.
+//! 2. The plant simulates each of these plans. The penalty doubles until a plan reaches the goal. This is done for
+//!    several limits on the wait in the fluid model.
+//! 3. A local search moves the steps of the cheapest plan in time, as long as this saves replica-seconds and the plan
+//!    still reaches the goal.
 //!
-//! The result is a plan that exists. A cheaper one may exist too.
+//! The result is feasible, but need not be the cheapest plan: the search is not exhaustive.
 
-use super::trial::{Outcome, Trial};
+use super::trial::{Trial, TrialOutcome};
 use std::time::Duration;
-use workload::arrivals::Arrivals;
+use workload::arrivals::ArrivalTimes;
 
-/// Most numbers of replicas that the fluid model tells apart. If there are more, neighbours share one.
+/// The fluid model has at most one level more than this. A level is a number of replicas. If there are more numbers
+/// between the bounds, neighbouring levels are several replicas apart.
 const MAX_LEVELS: usize = 24;
 
-/// Number of steps between an empty queue and the longest queue that all replicas can work off in time.
+/// The number of steps into which the fluid model divides the queue, from empty to the longest queue that all replicas
+/// can work off in time.
 const QUEUE_STEPS: usize = 96;
 
-/// Penalties of a late request that are tried, replica-seconds: the first, and then twice the last.
+/// The largest number of penalties for a late request that are tried. Each is twice the previous one.
 const PENALTIES: usize = 14;
+
+/// The first penalty for a late request that is tried, in replica-seconds.
 const FIRST_PENALTY: f64 = 0.01;
 
-/// Shares of the objective that the fluid model may let requests wait. The plant's requests wait longer than the
-/// fluid's, since arrivals within a second are random.
+/// The shares of the longest possible wait, objective − forward pass, that requests may wait in the fluid model. They
+/// are below 1, because requests wait longer in the plant, where arrivals within a second are random.
 const WAIT_SHARES: [f64; 3] = [0.3, 0.6, 0.9];
 
-/// Most rounds of the local search.
+/// The largest number of rounds of the local search.
 const MAX_SEARCH_ROUNDS: usize = 6;
 
+/// The time between two changes of a plan.
 const STEP: Duration = Duration::from_secs(1);
 
-/// The outcome of the cheapest plan found that answers a share `goal` of all requests in time; of the plan with the
-/// best attainment if no plan reaches the goal.
-pub fn run(trial: &Trial, goal: f64) -> Outcome {
+/// The outcome of the oracle on the workload of `trial`, with its seed, plant and bounds. The oracle is the cheapest
+/// plan that was found to answer the share `goal` of all requests within the objective. If no plan reaches the goal, it
+/// is the plan with the highest attainment.
+pub fn run(trial: &Trial, goal: f64) -> TrialOutcome {
     let seconds = trial.workload.per_second.len();
     let mut arrivals = vec![0.0; seconds];
-    for at in Arrivals::new(trial.workload, trial.process, trial.seed) {
+    for at in ArrivalTimes::new(trial.workload, trial.process, trial.seed) {
         arrivals[(at.as_secs() as usize).min(seconds - 1)] += 1.0;
     }
     let oracle = Oracle { trial, goal, arrivals, startup: trial.plant.startup.as_secs_f64().ceil() as usize };
@@ -46,18 +53,19 @@ pub fn run(trial: &Trial, goal: f64) -> Outcome {
 
 struct Oracle<'a> {
     trial: &'a Trial<'a>,
-    /// Share of all requests that is to be answered in time.
+    /// The attainment that the plan must reach, 0 to 1.
     goal: f64,
-    /// Requests that arrive in each second.
+    /// The number of requests that arrive in each second.
     arrivals: Vec<f64>,
-    /// Start-up time, seconds.
+    /// The start-up time, in seconds, rounded up.
     startup: usize,
 }
 
 impl Oracle<'_> {
-    /// The best plan of the fluid model, as ready replicas in each second, with its outcome in the plant.
-    fn best_fluid_plan(&self) -> (Vec<usize>, Outcome) {
-        let mut best: Option<(Vec<usize>, Outcome)> = None;
+    /// The best plan of the fluid model, as the number of ready replicas in each second, and the outcome of that plan
+    /// in the plant.
+    fn best_fluid_plan(&self) -> (Vec<usize>, TrialOutcome) {
+        let mut best: Option<(Vec<usize>, TrialOutcome)> = None;
         for wait_share in WAIT_SHARES {
             let model = FluidModel::new(self.trial, wait_share);
             for doublings in 0..PENALTIES {
@@ -72,11 +80,12 @@ impl Oracle<'_> {
                 }
             }
         }
-        best.expect("at least one penalty was tried")
+        best.expect("WAIT_SHARES and PENALTIES are not empty")
     }
 
-    /// Runs a plan in the plant. Each replica is asked for early enough to be ready in time.
-    fn try_in_plant(&self, plan: &[usize]) -> Outcome {
+    /// The outcome of a plan in the plant. The desired replicas rise a start-up time earlier than the plan, so that
+    /// replicas are ready in time.
+    fn try_in_plant(&self, plan: &[usize]) -> TrialOutcome {
         let mut second = 0;
         let initial = plan[0];
         self.trial.run_with(STEP, initial, |_| {
@@ -86,7 +95,7 @@ impl Oracle<'_> {
         })
     }
 
-    fn is_better(&self, new: &Outcome, old: &Outcome) -> bool {
+    fn is_better(&self, new: &TrialOutcome, old: &TrialOutcome) -> bool {
         match (new.attainment() >= self.goal, old.attainment() >= self.goal) {
             (true, true) => new.replica_seconds() < old.replica_seconds(),
             (false, false) => new.attainment() > old.attainment(),
@@ -94,22 +103,23 @@ impl Oracle<'_> {
         }
     }
 
-    /// Local search: takes one replica-step away before a step up or before a step down, while the plan gets better.
-    fn improve(&self, mut plan: Vec<usize>, mut outcome: Outcome) -> Outcome {
+    /// Local search: moves each step up of the plan to a later second, and each step down to an earlier second, while
+    /// the outcome gets better. Returns the best outcome.
+    fn improve(&self, mut plan: Vec<usize>, mut outcome: TrialOutcome) -> TrialOutcome {
         for _ in 0..MAX_SEARCH_ROUNDS {
             let before = outcome.replica_seconds();
             let mut second = 1;
             while second < plan.len() {
                 let (left, right) = (plan[second - 1], plan[second]);
                 if left != right {
-                    // A step up moves to the next second, a step down to the one before. Either way one second gets the
-                    // lower number.
+                    // A step up moves to the next second, and a step down to the previous second. In both cases, one
+                    // second gets the lower of the two numbers.
                     let moved = if left < right { second } else { second - 1 };
                     let kept = std::mem::replace(&mut plan[moved], left.min(right));
                     let tried = self.try_in_plant(&plan);
                     if self.is_better(&tried, &outcome) {
                         outcome = tried;
-                        // The same step is tried again at its new place.
+                        // Tries to move the same step once more.
                         second = if left < right { second + 1 } else { (second - 1).max(1) };
                         continue;
                     }
@@ -125,20 +135,20 @@ impl Oracle<'_> {
     }
 }
 
-/// A model in which requests flow evenly within each second and every replica serves at its full speed. Its state is
-/// the number of ready replicas and the length of the queue.
+/// A fluid model of the plant: requests flow evenly within each second, and every replica computes at full speed. The
+/// state of the model is the number of ready replicas and the length of the queue.
 struct FluidModel {
-    /// Numbers of replicas that are told apart, ascending.
+    /// The numbers of replicas that a state can have, ascending.
     levels: Vec<usize>,
-    /// Requests per second of one replica.
+    /// The requests per second that one replica answers.
     rate: f64,
-    /// A request that waits longer is late, seconds.
+    /// The longest wait, in seconds. A request that waits longer is late.
     max_wait: f64,
-    /// Requests from one queue length that is told apart to the next.
+    /// The number of requests between two neighbouring queue lengths of the states.
     queue_step: f64,
 }
 
-/// For each second and each state, the index of the cheapest level.
+/// For each second and each state, the index of the level that is cheapest from then on.
 type Choices = Vec<Vec<u8>>;
 
 impl FluidModel {
@@ -157,20 +167,22 @@ impl FluidModel {
         }
     }
 
-    /// Ready replicas by second that minimise replica-seconds, starts included, plus `penalty` for each late request.
+    /// The plan with the lowest cost, as the number of ready replicas in each second. The cost is the replica-seconds,
+    /// those of starting replicas included, and `penalty` for each late request.
     fn cheapest_plan(&self, oracle: &Oracle, penalty: f64) -> Vec<usize> {
         self.follow(&oracle.arrivals, &self.choices(&oracle.arrivals, oracle.startup, penalty))
     }
 
+    /// The index of the state with these indices of the level and of the queue length.
     fn state(level: usize, queue: usize) -> usize {
         level * (QUEUE_STEPS + 1) + queue
     }
 
-    /// Backward induction: from the last second to the first, the cheapest level in each state.
+    /// The cheapest level in each second and each state, by backward induction from the last second to the first.
     fn choices(&self, arrivals: &[f64], startup: usize, penalty: f64) -> Choices {
         let levels = self.levels.len();
         let states = levels * (QUEUE_STEPS + 1);
-        // Cost from each state until the end.
+        // The lowest cost from each state to the end of the workload.
         let mut cost_to_go = vec![0.0_f64; states];
         let mut choices = vec![vec![0_u8; states]; arrivals.len()];
         for (second, &arrivals) in arrivals.iter().enumerate().rev() {
@@ -182,7 +194,7 @@ impl FluidModel {
                 };
                 let after: Vec<f64> = (0..levels).map(after).collect();
                 for level in 0..levels {
-                    // Before the first second no start costs anything.
+                    // Only the part of a start that lies after the beginning of the workload costs anything.
                     let total = |chosen: usize| {
                         let started = self.levels[chosen].saturating_sub(self.levels[level]);
                         after[chosen] + (started * startup.min(second)) as f64
@@ -197,7 +209,8 @@ impl FluidModel {
         choices
     }
 
-    /// The cost of one second with `level` replicas ready, and the queue after it, in steps.
+    /// The cost of one second in which the ready replicas are those of level `level`, and the length of the queue after
+    /// that second, in steps.
     fn one_second(&self, level: usize, queue: usize, arrivals: f64, penalty: f64) -> (f64, usize) {
         let replicas = self.levels[level] as f64;
         let left = (queue as f64 * self.queue_step + arrivals - replicas * self.rate).max(0.0);
@@ -206,7 +219,7 @@ impl FluidModel {
         (replicas + penalty * late, kept.min(QUEUE_STEPS))
     }
 
-    /// The levels that the choices lead to, from an empty queue on.
+    /// The plan that follows `choices` from an empty queue, as the number of ready replicas in each second.
     fn follow(&self, arrivals: &[f64], choices: &Choices) -> Vec<usize> {
         let (mut level, mut queue) = (0, 0.0_f64);
         let plan = arrivals.iter().zip(choices).map(|(&arrivals, choices)| {

@@ -1,18 +1,18 @@
-//! The plant of the simulation: a dispatcher and its replicas as a discrete-event system in virtual time.
+//! The plant: a discrete-event model of a dispatcher and its replicas in virtual time.
 //!
-//! The queue, the admission and the rotation are those of the dispatcher. Replicas take time to start, hold as many
-//! requests as they have slots, serve them in forward passes, and finish the requests that they hold when they are
-//! scaled down. The events are arrivals, completions, ends of starts, and samples of CPU use. The plant knows nothing
-//! of laws.
+//! The plant decides on admission with the dispatcher's code, and its queue and rotation behave like the dispatcher's.
+//! Replicas take time to start, hold as many requests as they have slots, and compute the requests in forward passes.
+//! Replicas that are stopped first finish the requests that they hold. The events are arrivals, completions, ends of
+//! starts, and samples of CPU usage. The plant knows nothing of laws.
 //!
-//! Times inside are nanoseconds since the start of the simulation.
+//! All instants in the plant are nanoseconds since the start of the simulation.
 
 pub mod metrics;
 pub mod queue;
 mod replica;
 pub mod settings;
 
-use super::requests::Request;
+use super::requests::PlantRequest;
 use super::timeline::{RequestCounts, TimelineSample};
 use crate::pods::Pod;
 use admission::service_time::ServiceTime;
@@ -20,52 +20,53 @@ use admission::{Admission, QueueState, SpareCapacity, TimeLeft};
 use law::observation::{Observation, Replicas};
 use metrics::DispatcherMetrics;
 use queue::PlantQueue;
-use replica::{CPU_SAMPLE_PERIOD, HeldRequest, Phase, Replica};
+use replica::{CPU_SAMPLE_PERIOD, HeldRequest, PlantReplica, ReplicaPhase};
 use settings::PlantSettings;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::iter::Peekable;
 use std::time::{Duration, Instant};
 
-/// The time of an event that is not scheduled.
+/// The instant of an event that is not scheduled.
 const NEVER: u64 = u64::MAX;
 
-/// Requests by result, and the cost of the replicas, since the start.
+/// The numbers of requests by result, and the cost of the replicas, since the start of the simulation.
 #[derive(Debug, Clone)]
-pub struct Totals {
-    /// Requests that arrived.
+pub struct PlantTotals {
+    /// The number of requests that arrived.
     pub offered: u64,
-    /// Requests that were answered within the objective.
+    /// The number of requests that were answered within the objective.
     pub in_time: u64,
-    /// Requests that were refused at admission.
+    /// The number of requests that were refused at admission.
     pub shed: u64,
-    /// Requests that were never dispatched, or not answered before their deadline.
+    /// The number of requests whose deadline passed before their answer.
     pub expired: u64,
-    /// Replicas × time; starting replicas count, draining ones do not.
+    /// The sum of the times of all replicas. Starting replicas count, and draining replicas do not.
     pub replica_time: Duration,
 }
 
-/// A scheduled answer. The earliest is the next event; the other fields break ties, so that runs are repeatable.
+/// The completion of a request: its answer, scheduled for the end of its forward pass. Completions are ordered by
+/// `ends`. The other fields break ties, so that equal simulations give equal results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Completion {
     ends: u64,
-    /// The last request of its pass to be answered. All requests of a pass end at once.
+    /// Whether this is the last completion of its forward pass. All requests of a pass end at the same instant.
     is_last_of_pass: bool,
     dispatched: u64,
     arrived: u64,
-    /// Number of the replica.
+    /// The number of the replica.
     replica: u32,
 }
 
-/// The end of a replica's start.
+/// The end of a replica's start, when the replica becomes ready.
 #[derive(Debug, Clone, Copy)]
 struct Start {
     ends: u64,
-    /// Number of the replica.
+    /// The number of the replica.
     replica: u32,
 }
 
-/// The simulated system at one instant.
+/// The state of the simulated dispatcher and its replicas.
 pub struct Plant {
     settings: PlantSettings,
     now: u64,
@@ -73,44 +74,46 @@ pub struct Plant {
     deadline: u64,
     queue: PlantQueue,
     spare_capacity: SpareCapacity,
-    /// The dispatcher's running mean of the times from dispatched to answered.
+    /// The dispatcher's running mean of service times.
     mean_service: ServiceTime,
-    /// The same mean in nanoseconds; 0 before the first answer.
+    /// The mean of `mean_service` in nanoseconds; 0 before the first answer. It is stored, because the queue needs it
+    /// for every request.
     mean_service_nanoseconds: u64,
-    /// Virtual time 0 on the clock of [`ServiceTime`].
+    /// The instant for [`ServiceTime`] that stands for the start of the simulation. [`ServiceTime`] takes instants of
+    /// the real clock.
     epoch: Instant,
     last_dispatch: u64,
-    /// All replicas that ever were, by number, in the order of their creation.
-    replicas: Vec<Replica>,
-    /// Numbers of the starting and ready replicas.
+    /// All replicas that were ever started, in order of start. The index is the number of the replica.
+    replicas: Vec<PlantReplica>,
+    /// The numbers of the starting and ready replicas.
     alive: Vec<u32>,
-    /// The replica of each free slot, in the order in which the slots became free.
+    /// The number of the replica of each free slot, in the order in which the slots became free.
     free_slots: VecDeque<u32>,
-    /// Slots of all ready replicas.
+    /// The number of slots of all ready replicas.
     capacity: usize,
     completions: BinaryHeap<Reverse<Completion>>,
-    /// Requests that replicas hold.
+    /// The number of requests that replicas hold.
     in_flight: usize,
-    /// Forward passes under way.
+    /// The number of forward passes that run now.
     passes: usize,
-    /// All starts take equally long, so the first one in is the first one to end.
+    /// The ends of all starts, the earliest first. All starts take the same time, so they end in order.
     starts: VecDeque<Start>,
-    /// Replicas that were asked for.
+    /// The number of desired replicas.
     desired: usize,
-    /// Measured start-up time; `None` until a replica became ready.
+    /// The start-up time as measured; `None` until a start has ended.
     startup: Option<Duration>,
     next_cpu_sample: u64,
     last_cpu_sample: u64,
     metrics: DispatcherMetrics,
-    totals: Totals,
-    /// [`Totals::replica_time`] is counted until this time.
+    totals: PlantTotals,
+    /// The instant up to which [`PlantTotals::replica_time`] is counted.
     counted_until: u64,
-    /// Requests in the system × time, until `now`.
+    /// The sum of the times that all requests have spent in the system until `now`, in nanoseconds.
     request_nanoseconds: u128,
 }
 
 impl Plant {
-    /// A plant with an empty queue, of which `replicas` replicas are ready.
+    /// A plant with an empty queue and `replicas` ready replicas.
     pub fn new(settings: PlantSettings, replicas: usize) -> Self {
         let epoch = Instant::now();
         let (objective, deadline) = (settings.objective.as_nanos() as u64, settings.deadline.as_nanos() as u64);
@@ -137,7 +140,7 @@ impl Plant {
             next_cpu_sample: CPU_SAMPLE_PERIOD,
             last_cpu_sample: 0,
             metrics: DispatcherMetrics::default(),
-            totals: Totals { offered: 0, in_time: 0, shed: 0, expired: 0, replica_time: Duration::ZERO },
+            totals: PlantTotals { offered: 0, in_time: 0, shed: 0, expired: 0, replica_time: Duration::ZERO },
             counted_until: 0,
             request_nanoseconds: 0,
             settings,
@@ -149,8 +152,9 @@ impl Plant {
         plant
     }
 
-    /// Runs until `until`, counted from the start of the simulation. `requests` are in the order of their arrival.
-    pub fn run(&mut self, requests: &mut Peekable<impl Iterator<Item = Request>>, until: Duration) {
+    /// Runs until the time `until` since the start of the simulation. Takes from `requests` all that arrive until then.
+    /// `requests` must be in order of arrival.
+    pub fn run(&mut self, requests: &mut Peekable<impl Iterator<Item = PlantRequest>>, until: Duration) {
         let until = until.as_nanos() as u64;
         loop {
             let arrival = requests.peek().map_or(NEVER, |request| request.arrived);
@@ -174,13 +178,15 @@ impl Plant {
         self.count_replica_time();
     }
 
-    /// Runs without further arrivals until every request is answered or expired.
+    /// Runs without further arrivals until the deadlines of all requests have passed, so that every request is answered
+    /// or expires.
     pub fn finish_all(&mut self) {
         let last = self.now + self.settings.deadline.as_nanos() as u64;
         self.run(&mut std::iter::empty().peekable(), Duration::from_nanos(last));
     }
 
-    /// Asks for `desired` replicas. When there are too many, the starting ones stop first, and then the newest.
+    /// Sets the number of desired replicas. Starts replicas if there are too few. Stops replicas if there are too many:
+    /// first the starting replicas, and then the newest.
     pub fn scale(&mut self, desired: usize) {
         self.count_replica_time();
         self.desired = desired;
@@ -193,9 +199,9 @@ impl Plant {
         }
     }
 
-    /// Everything that a scaler can see.
+    /// The observation of the plant that a scaler would make now.
     pub fn observe(&self) -> Observation {
-        let ready = self.alive.iter().filter(|&&number| self.phase(number) != Phase::Starting).count();
+        let ready = self.alive.iter().filter(|&&number| self.phase(number) != ReplicaPhase::Starting).count();
         Observation {
             at: Duration::from_nanos(self.now),
             queue_length: self.queue.len() as f64,
@@ -216,13 +222,13 @@ impl Plant {
         }
     }
 
-    /// The starting and ready replicas as the Kubernetes HPA sees them.
+    /// The starting and ready replicas as pods that the Kubernetes HPA observes.
     pub fn pods(&self) -> Vec<Pod> {
         let replicas = self.alive.iter().map(|&number| &self.replicas[number as usize]);
         replicas.map(|replica| replica.pod(self.now, self.last_cpu_sample)).collect()
     }
 
-    /// The present state as a sample of a timeline.
+    /// The state of the plant as a sample of a timeline.
     pub fn timeline_sample(&self) -> TimelineSample {
         TimelineSample {
             at: Duration::from_nanos(self.now),
@@ -237,41 +243,41 @@ impl Plant {
         }
     }
 
-    /// Requests by result, and the cost of the replicas, since the start.
-    pub fn totals(&self) -> &Totals {
+    /// The numbers of requests by result, and the cost of the replicas, since the start of the simulation.
+    pub fn totals(&self) -> &PlantTotals {
         &self.totals
     }
 
-    /// Latencies of all answers, microseconds.
+    /// The latencies of all answers, in microseconds.
     pub fn latencies(&self) -> &hdrhistogram::Histogram<u64> {
         &self.metrics.latencies
     }
 
-    fn phase(&self, number: u32) -> Phase {
+    fn phase(&self, number: u32) -> ReplicaPhase {
         self.replicas[number as usize].phase
     }
 
     fn start_replica(&mut self) {
         let number = self.replicas.len() as u32;
-        self.replicas.push(Replica::new(self.now, self.settings.workers));
+        self.replicas.push(PlantReplica::new(self.now, self.settings.workers));
         self.alive.push(number);
         let ends = self.now + self.settings.startup.as_nanos() as u64;
         self.starts.push_back(Start { ends, replica: number });
     }
 
     fn stop_replica(&mut self) {
-        let starting = self.alive.iter().rposition(|&number| self.phase(number) == Phase::Starting);
+        let starting = self.alive.iter().rposition(|&number| self.phase(number) == ReplicaPhase::Starting);
         let number = self.alive.remove(starting.unwrap_or(self.alive.len() - 1));
-        if self.phase(number) != Phase::Starting {
+        if self.phase(number) != ReplicaPhase::Starting {
             self.capacity -= self.settings.slots;
             self.free_slots.retain(|&slot| slot != number);
         }
         self.starts.retain(|start| start.replica != number);
         let replica = &mut self.replicas[number as usize];
-        replica.phase = if replica.in_flight == 0 { Phase::Gone } else { Phase::Draining };
+        replica.phase = if replica.in_flight == 0 { ReplicaPhase::Gone } else { ReplicaPhase::Draining };
     }
 
-    fn arrive(&mut self, request: Request) {
+    fn arrive(&mut self, request: PlantRequest) {
         self.totals.offered += 1;
         if let Some(&number) = self.free_slots.front()
             && self.queue.is_empty()
@@ -306,9 +312,10 @@ impl Plant {
         self.totals.expired += self.queue.demote(self.now, self.mean_service_nanoseconds) as u64;
     }
 
-    /// Answers the request of the next completion. Its replica begins a new pass, and its slot takes another request.
+    /// Handles the next completion: counts the answer and frees the slot. After the last completion of a forward pass,
+    /// the worker begins another pass.
     fn complete_next(&mut self) {
-        let Reverse(completion) = self.completions.pop().expect("a completion was peeked at");
+        let Reverse(completion) = self.completions.pop().expect("run() has seen a completion that is due");
         self.count_answer(&completion);
         self.in_flight -= 1;
         let replica = &mut self.replicas[completion.replica as usize];
@@ -322,8 +329,8 @@ impl Plant {
         }
         let replica = &mut self.replicas[completion.replica as usize];
         match replica.phase {
-            Phase::Draining if replica.in_flight == 0 => replica.phase = Phase::Gone,
-            Phase::Draining => {}
+            ReplicaPhase::Draining if replica.in_flight == 0 => replica.phase = ReplicaPhase::Gone,
+            ReplicaPhase::Draining => {}
             _ => {
                 self.free_slots.push_back(completion.replica);
                 self.dispatch();
@@ -346,7 +353,7 @@ impl Plant {
         self.metrics.record_answer(service, work, latency);
     }
 
-    /// Hands waiting requests to free slots.
+    /// Sends waiting requests to free slots, as long as there are both.
     fn dispatch(&mut self) {
         if self.queue.is_empty() {
             return;
@@ -361,8 +368,8 @@ impl Plant {
         }
     }
 
-    /// Gives a request the first free slot, which belongs to replica `number`.
-    fn send_to(&mut self, number: u32, request: Request) {
+    /// Sends a request to the first free slot, which must belong to replica `number`.
+    fn send_to(&mut self, number: u32, request: PlantRequest) {
         self.free_slots.pop_front();
         self.last_dispatch = self.now;
         self.in_flight += 1;
@@ -377,7 +384,8 @@ impl Plant {
         }
     }
 
-    /// Begins a forward pass with the requests that wait at the replica, at least one and at most a batch.
+    /// Begins a forward pass with the requests that wait at replica `number`. At least one request must wait. A pass
+    /// takes at most `max_batch` requests.
     fn begin_pass(&mut self, number: u32) {
         self.passes += 1;
         let replica = &mut self.replicas[number as usize];
@@ -400,7 +408,7 @@ impl Plant {
         }
     }
 
-    /// Handles the event at `now` that is a replica's readiness or a CPU sample.
+    /// Handles the event that is due now: the end of a start, or else the CPU samples.
     fn end_start_or_sample_cpu(&mut self) {
         if let Some(&start) = self.starts.front()
             && start.ends == self.now
@@ -419,7 +427,7 @@ impl Plant {
     }
 
     fn make_ready(&mut self, number: u32) {
-        self.replicas[number as usize].phase = Phase::Ready { since: self.now };
+        self.replicas[number as usize].phase = ReplicaPhase::Ready { since: self.now };
         self.capacity += self.settings.slots;
         self.free_slots.extend(std::iter::repeat_n(number, self.settings.slots));
     }
@@ -445,7 +453,7 @@ mod tests {
     use law::queueing::erlang_c;
     use proptest::prelude::*;
     use workload::Workload;
-    use workload::arrivals::Process;
+    use workload::arrivals::ArrivalProcess;
 
     const HOUR: Duration = Duration::from_secs(3600);
     const S: fn(f64) -> Duration = Duration::from_secs_f64;
@@ -467,63 +475,65 @@ mod tests {
         }
     }
 
-    /// Mean wait, seconds, of Poisson arrivals at `replicas` replicas, first come, first served, none refused.
+    /// The mean wait in seconds of Poisson arrivals that `replicas` replicas serve in order of arrival. No request is
+    /// refused or expires.
     fn mean_wait(
         service_times: ServiceTimeDistribution,
         replicas: usize,
         arrivals_per_second: f64,
         seconds: f64,
     ) -> f64 {
-        let patient = PlantSettings {
+        let unlimited = PlantSettings {
             order: Order::Fifo,
             objective: HOUR,
             deadline: HOUR,
             max_queue_length: usize::MAX,
             ..settings(service_times.clone())
         };
-        let mut plant = Plant::new(patient, replicas);
+        let mut plant = Plant::new(unlimited, replicas);
         let workload = Workload::constant(arrivals_per_second, S(seconds));
-        plant.run(&mut generate(&workload, Process::Poisson, &service_times, 1).peekable(), S(seconds));
+        plant.run(&mut generate(&workload, ArrivalProcess::Poisson, &service_times, 1).peekable(), S(seconds));
         plant.finish_all();
         let seen = plant.observe();
-        assert_eq!(seen.arrivals, seen.latency.count(), "every request is answered");
+        assert_eq!(seen.arrivals, seen.latency.count(), "no request is refused or expires");
         (seen.latency.sum - seen.service.sum) / seen.arrivals
     }
 
-    /// A request every `seconds`, from `first` on, each with the same service time in seconds.
-    fn every(seconds: f64, first: f64, service_time: f64) -> Peekable<impl Iterator<Item = Request>> {
+    /// A request every `seconds`, the first at second `first`, all with a service time of `service_time` seconds.
+    fn every(seconds: f64, first: f64, service_time: f64) -> Peekable<impl Iterator<Item = PlantRequest>> {
         let nanoseconds = |seconds: f64| (seconds * 1e9) as u64;
-        let request = move |count: u64| Request {
+        let request = move |count: u64| PlantRequest {
             arrived: nanoseconds(first) + count * nanoseconds(seconds),
             service_time: nanoseconds(service_time),
         };
         (0..).map(request).peekable()
     }
 
-    fn is_near(found: f64, expected: f64) {
+    fn assert_near(found: f64, expected: f64) {
         assert!((found / expected - 1.0).abs() < 0.02, "{found} is not within 2 % of {expected}");
     }
 
     #[test]
     fn mean_waits_agree_with_queueing_theory() {
-        // M/M/n: C(n, a)·S / (n·(1 − ρ)).
+        // M/M/n: the mean wait is C(n, a)·S / (n·(1 − ρ)).
         for (replicas, utilisation) in [(1, 0.7), (3, 0.8), (10, 0.8)] {
             let load = utilisation * replicas as f64;
             let expected = erlang_c(replicas, load) * 0.05 / (replicas as f64 * (1.0 - utilisation));
-            is_near(
+            assert_near(
                 mean_wait(ServiceTimeDistribution::Exponential(S(0.05)), replicas, load / 0.05, 3e6 / (load / 0.05)),
                 expected,
             );
         }
-        // M/D/1: ρ·S / (2·(1 − ρ)); M/G/1: that times 1 + cs² (Pollaczek and Khinchine).
-        is_near(mean_wait(ServiceTimeDistribution::Constant(S(0.05)), 1, 14.0, 1e5), 0.7 * 0.05 / 0.6);
-        is_near(mean_wait(ServiceTimeDistribution::new(S(0.05), 0.5), 1, 14.0, 1e5), 1.25 * 0.7 * 0.05 / 0.6);
+        // M/D/1: the mean wait is ρ·S / (2·(1 − ρ)). M/G/1: the mean wait is 1 + cs² times as long (Pollaczek and
+        // Khinchine).
+        assert_near(mean_wait(ServiceTimeDistribution::Constant(S(0.05)), 1, 14.0, 1e5), 0.7 * 0.05 / 0.6);
+        assert_near(mean_wait(ServiceTimeDistribution::new(S(0.05), 0.5), 1, 14.0, 1e5), 1.25 * 0.7 * 0.05 / 0.6);
     }
 
     #[test]
-    fn replicas_take_time_to_start_and_finish_the_requests_they_hold() {
+    fn replicas_take_time_to_start_and_finish_their_requests_before_they_stop() {
         let mut plant = Plant::new(settings(ServiceTimeDistribution::Constant(S(0.4))), 1);
-        // One request every 0.2 s, from 0.1 s on: twice the load that one replica can serve.
+        // A request every 0.2 s, from 0.1 s on, is twice the load that one replica can serve.
         let mut arrivals = every(0.2, 0.1, 0.4);
         plant.run(&mut arrivals, S(1.0));
         plant.scale(2);
@@ -537,7 +547,8 @@ mod tests {
         assert_eq!((plant.observe().replicas.ready, plant.observe().in_flight), (1, 2.0));
         plant.run(&mut arrivals, S(4.5));
         assert_eq!(plant.observe().in_flight, 1.0);
-        // One replica for 1 s, two (the second starting) for 3.05 s, one for 0.45 s.
+        // There is one replica for 1 s, then two replicas for 3.05 s (the second starts during 3 s of it), and then one
+        // for 0.45 s.
         assert_eq!(plant.totals().replica_time, S(1.0 + 6.1 + 0.45));
     }
 
@@ -550,7 +561,7 @@ mod tests {
     }
 
     #[test]
-    fn too_few_cores_slow_all_passes_down() {
+    fn passes_slow_down_if_there_are_too_few_cores() {
         let wait = |cores| {
             let mut plant =
                 Plant::new(PlantSettings { cores, ..settings(ServiceTimeDistribution::Constant(S(0.1))) }, 4);
@@ -558,12 +569,13 @@ mod tests {
             plant.observe().service.sum
         };
         assert!((wait(4.0) - 0.4).abs() < 1e-9);
-        // The third pass and the fourth pass share two cores with two and three others.
+        // The third pass is one of three passes on two cores, so it takes 1.5 times as long. The fourth takes twice as
+        // long.
         assert!((wait(2.0) - (0.1 + 0.1 + 0.15 + 0.2)).abs() < 1e-9);
     }
 
     #[test]
-    fn full_speed_is_reached() {
+    fn a_replica_with_full_slots_reaches_the_full_speed() {
         let one = settings(ServiceTimeDistribution::Constant(S(0.05)));
         for settings in [
             one.clone(),
@@ -574,12 +586,12 @@ mod tests {
             let rate = settings.full_speed().requests_per_second;
             let mut plant = Plant::new(settings, 1);
             plant.run(&mut every(0.001, 0.0, 0.05), S(100.0));
-            is_near(plant.observe().service.count() / 100.0, rate);
+            assert_near(plant.observe().service.count() / 100.0, rate);
         }
     }
 
     #[test]
-    fn a_pass_takes_the_waiting_requests_and_grows_with_their_number() {
+    fn a_pass_computes_the_waiting_requests_and_takes_longer_for_more() {
         let batches = PlantSettings {
             slots: 4,
             max_batch: 3,
@@ -587,8 +599,8 @@ mod tests {
             ..settings(ServiceTimeDistribution::Constant(S(0.1)))
         };
         let mut plant = Plant::new(batches, 1);
-        // Five requests at once: one alone until 0.1 s, three together until 0.3 s, and the fifth, which had no slot
-        // before 0.1 s, until 0.4 s.
+        // Five requests arrive at once. The first is computed alone until 0.1 s, and the next three together until
+        // 0.3 s. The fifth gets a slot at 0.1 s and is computed alone until 0.4 s.
         plant.run(&mut every(0.0, 0.0, 0.1).take(5).peekable(), S(0.05));
         assert_eq!((plant.observe().in_flight, plant.observe().queue_length), (4.0, 1.0));
         plant.run(&mut every(0.0, 0.0, 0.1).take(0).peekable(), S(1.0));
@@ -604,9 +616,9 @@ mod tests {
         let mut plant = Plant::new(settings(ServiceTimeDistribution::Constant(S(0.25))), 1);
         let mut arrivals = every(0.5, 0.0, 0.25);
         plant.run(&mut arrivals, S(29.0));
-        assert_eq!(plant.pods()[0].usage, None, "a mean needs two samples");
+        assert_eq!(plant.pods()[0].usage, None, "the mean needs two samples");
         plant.run(&mut arrivals, S(31.0));
-        let usage = plant.pods()[0].usage.expect("two samples");
+        let usage = plant.pods()[0].usage.expect("there are two samples");
         assert!((usage.cores - 0.5).abs() < 0.02, "{usage:?}");
         assert_eq!((usage.age, usage.window), (S(1.0), S(15.0)));
     }
@@ -624,7 +636,7 @@ mod tests {
             let common = settings(service_times.clone());
             let mut plant = Plant::new(PlantSettings { order, slots, max_queue_length: 50, ..common }, 1);
             let workload = Workload { per_second: rates.iter().map(|&rate| f64::from(rate)).collect() };
-            let mut arrivals = generate(&workload, Process::Poisson, &service_times, 3).peekable();
+            let mut arrivals = generate(&workload, ArrivalProcess::Poisson, &service_times, 3).peekable();
             for (second, &replicas) in scales.iter().cycle().take(rates.len()).enumerate() {
                 plant.scale(replicas);
                 plant.run(&mut arrivals, S(second as f64 + 1.0));
@@ -637,7 +649,8 @@ mod tests {
             prop_assert_eq!((seen.queue_length, seen.in_flight), (0.0, 0.0));
             let answered = seen.latency.count() as u64;
             prop_assert!(totals.in_time <= answered);
-            // Requests that were answered after their deadline count as expired too.
+            // A request that is answered after its deadline counts as answered and as expired. So the two sums are
+            // bounds of `offered`, and need not equal it.
             prop_assert!(answered + totals.shed <= totals.offered);
             prop_assert!(totals.offered <= answered + totals.shed + totals.expired);
         }

@@ -1,4 +1,5 @@
-//! Distributions of service times: how long a replica that does nothing else takes for a request.
+//! Distributions of service times. A service time is the time that a replica takes for a request if it computes no
+//! other request.
 
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Exp1, LogNormal};
@@ -7,22 +8,22 @@ use std::time::Duration;
 /// A distribution of service times.
 #[derive(Debug, Clone)]
 pub enum ServiceTimeDistribution {
-    /// All requests take equally long.
+    /// The same service time for all requests.
     Constant(Duration),
-    /// Exponential with this mean, for comparisons with queueing theory.
+    /// An exponential distribution with this mean, for comparisons with queueing theory.
     Exponential(Duration),
-    /// Log-normal with this mean, as measured replicas are.
+    /// A log-normal distribution and its mean. Measured service times of replicas are about log-normal.
     LogNormal(Duration, LogNormal<f64>),
-    /// Each time is drawn from these recorded times, with equal chances.
+    /// The distribution of these recorded service times: each is drawn with the same probability.
     Recorded(Vec<Duration>),
 }
 
 impl ServiceTimeDistribution {
-    /// A log-normal distribution with this mean and this coefficient of variation (standard deviation ÷ mean); constant
-    /// if the coefficient is 0.
+    /// A log-normal distribution with this mean and this coefficient of variation (standard deviation ÷ mean). If the
+    /// coefficient is 0, a constant.
     ///
-    /// A log-normal variable of location µ and scale σ has mean exp(µ + σ²/2) and coefficient of variation √(exp(σ²) −
-    /// 1).
+    /// A log-normal variable with the location µ and the scale σ has the mean exp(µ + σ²/2) and the coefficient of
+    /// variation √(exp(σ²) − 1).
     pub fn new(mean: Duration, variation: f64) -> Self {
         let sigma = (1.0 + variation * variation).ln().sqrt();
         let location = mean.as_secs_f64().ln() - sigma * sigma / 2.0;
@@ -32,7 +33,7 @@ impl ServiceTimeDistribution {
         }
     }
 
-    /// Mean, seconds.
+    /// The mean of the distribution, in seconds.
     pub fn mean(&self) -> f64 {
         match self {
             Self::Constant(mean) | Self::Exponential(mean) | Self::LogNormal(mean, _) => mean.as_secs_f64(),
@@ -40,7 +41,7 @@ impl ServiceTimeDistribution {
         }
     }
 
-    /// The service time of one request, nanoseconds.
+    /// Draws the service time of one request, in nanoseconds.
     pub fn draw(&self, rng: &mut ChaCha8Rng) -> u64 {
         match self {
             Self::Constant(time) => time.as_nanos() as u64,

@@ -1,36 +1,37 @@
-//! The course of a simulated or recorded system: samples at regular times, for plots and JSON.
+//! The timeline of a simulated or recorded system: samples at regular intervals, for plots and JSON.
 
 use serde::{Serialize, Serializer};
 use std::time::Duration;
 
-/// Most samples of a timeline. More cannot be told apart in a plot; an hour of observations has as many.
+/// The largest number of samples of a timeline. More are not visible in a plot. An hour of observations, two each
+/// second, has this number of samples.
 pub const MAX_SAMPLES: usize = 7200;
 
-/// The system at one instant. The field names are part of the JSON that `--json` writes.
+/// A sample of a timeline: the system at one instant. The field names are part of the JSON that `--json` writes.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct TimelineSample {
-    /// Time since the start.
+    /// The time since the start.
     #[serde(rename = "at_seconds", serialize_with = "seconds")]
     pub at: Duration,
-    /// Replicas that are asked for.
+    /// The number of desired replicas.
     pub desired: usize,
-    /// Replicas that serve.
+    /// The number of ready replicas.
     pub ready: usize,
-    /// Requests that have arrived since the start.
+    /// The number of requests that have arrived since the start.
     pub offered: u64,
-    /// Results of the requests; `None` where they were not recorded.
+    /// The results of these requests; `None` if they were not recorded.
     #[serde(flatten)]
     pub requests: Option<RequestCounts>,
 }
 
-/// The results of the requests that have arrived since the start.
+/// The numbers of requests by result, of all that have arrived since the start.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct RequestCounts {
-    /// Requests that wait in the queue.
+    /// The number of requests that wait in the queue.
     pub queue_length: usize,
-    /// Requests that were answered within the objective.
+    /// The number of requests that were answered within the objective.
     pub in_time: u64,
-    /// Requests that wait or are in flight.
+    /// The number of requests that wait or are in flight.
     pub pending: u64,
 }
 

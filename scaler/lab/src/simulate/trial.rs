@@ -1,8 +1,8 @@
-//! A trial: one law on one workload with one seed, and its outcome.
+//! A trial: the simulation of one law on one workload with one seed, and its outcome.
 
 use super::plant::settings::PlantSettings;
-use super::plant::{Plant, Totals};
-use super::requests::{self, Request};
+use super::plant::{Plant, PlantTotals};
+use super::requests::{self, PlantRequest};
 use super::timeline::{MAX_SAMPLES, TimelineSample};
 use crate::laws::LawChoice;
 use crate::pods::Pod;
@@ -13,55 +13,56 @@ use scaler::control::OBSERVE;
 use std::collections::VecDeque;
 use std::time::Duration;
 use workload::Workload;
-use workload::arrivals::Process;
+use workload::arrivals::ArrivalProcess;
 
-/// From this number of requests on, a thread of its own generates them while the plant runs. For fewer requests the
-/// thread is not worth its start.
+/// From this number of requests on, a separate thread generates them while the plant runs. For fewer requests, starting
+/// the thread takes longer than it saves.
 const MIN_PREFETCHED: f64 = 1e6;
 
-/// One law, one workload, one seed.
+/// A trial: one law on one workload with one seed.
 #[derive(Debug, Clone)]
 pub struct Trial<'a> {
-    /// The law.
+    /// The law that scales the plant.
     pub law: LawChoice,
-    /// The objective and the bounds that the law is given.
+    /// The settings that the law receives: objective, interval and bounds.
     pub law_settings: LawSettings,
-    /// The limits between the law and the plant.
+    /// The limits that turn the law's recommended replicas into the plant's desired replicas.
     pub limits: Limits,
-    /// The simulated system.
+    /// The settings of the plant.
     pub plant: PlantSettings,
     /// The offered load.
     pub workload: &'a Workload,
     /// The arrival process.
-    pub process: Process,
-    /// Age of the figures that the law sees.
+    pub process: ArrivalProcess,
+    /// The age of the metrics on which the law decides.
     pub staleness: Duration,
-    /// Seed of arrivals and service times.
+    /// The seed of the arrivals and of the service times.
     pub seed: u64,
 }
 
 /// The outcome of a trial.
 #[derive(Debug, Clone)]
-pub struct Outcome {
-    /// Requests by result, and the replica time until the end of the workload.
-    pub totals: Totals,
-    /// Latency of answers at the 50th, 95th and 99th percentile, seconds.
+pub struct TrialOutcome {
+    /// The numbers of requests by result, and the replica time until the end of the workload.
+    pub totals: PlantTotals,
+    /// The 50th, 95th and 99th percentile of the latency of the answers, in seconds.
     pub percentiles: [f64; 3],
-    /// Most replicas at once, starting ones included.
+    /// The highest number of replicas at once, starting replicas included.
     pub peak: usize,
-    /// Number of changes of the desired replicas.
+    /// The number of changes of the desired replicas.
     pub changes: usize,
-    /// The plant after every n-th observation, with the smallest n that makes at most [`MAX_SAMPLES`].
+    /// Samples of the plant after every n-th step and at the end. n is the smallest number with which there are at most
+    /// [`MAX_SAMPLES`].
     pub timeline: Vec<TimelineSample>,
 }
 
-impl Outcome {
-    /// Share of all offered requests that were answered within the objective; 1 if none was offered.
+impl TrialOutcome {
+    /// The share of all offered requests that were answered within the objective; 1 if no request was offered.
     pub fn attainment(&self) -> f64 {
         if self.totals.offered == 0 { 1.0 } else { self.totals.in_time as f64 / self.totals.offered as f64 }
     }
 
-    /// Replicas × seconds.
+    /// The cost: replicas × seconds, starting replicas included.
     pub fn replica_seconds(&self) -> f64 {
         self.totals.replica_time.as_secs_f64()
     }
@@ -69,21 +70,23 @@ impl Outcome {
 
 impl Trial<'_> {
     /// Runs the law on the plant.
-    pub fn run(&self) -> Outcome {
+    pub fn run(&self) -> TrialOutcome {
         let mut law = self.law.make(&self.law_settings);
         let mut limiter = Limiter::new(self.limits);
         let mut delayed = DelayedObservations { staleness: self.staleness, observations: VecDeque::new() };
         self.run_with(OBSERVE.min(self.law_settings.interval), self.limits.min, |plant| {
             let current = plant.observe().replicas;
             let Some((seen, pods)) = delayed.next(plant) else { return current.desired };
-            // Metrics are delayed. The numbers of replicas are not, since a scaler gets them from its target.
+            // The metrics are delayed, but not the numbers of replicas: a real scaler gets these from its target
+            // without delay.
             let seen = Observation { replicas: current, ..seen };
             limiter.apply(&seen, law.decide(&seen, &pods).replicas).0
         })
     }
 
-    /// Runs the plant, with `initial` replicas at first. Before each `step`, `controller` returns the desired replicas.
-    pub fn run_with(&self, step: Duration, initial: usize, controller: impl FnMut(&Plant) -> usize) -> Outcome {
+    /// Runs the plant on the workload, with `initial` ready replicas at first. Before each step of the length `step`,
+    /// `controller` returns the desired replicas.
+    pub fn run_with(&self, step: Duration, initial: usize, controller: impl FnMut(&Plant) -> usize) -> TrialOutcome {
         let requests = requests::generate(self.workload, self.process, &self.plant.service_times, self.seed);
         if self.workload.total() < MIN_PREFETCHED {
             return self.run_on(requests, step, initial, controller);
@@ -93,11 +96,11 @@ impl Trial<'_> {
 
     fn run_on(
         &self,
-        requests: impl Iterator<Item = Request>,
+        requests: impl Iterator<Item = PlantRequest>,
         step: Duration,
         initial: usize,
         mut controller: impl FnMut(&Plant) -> usize,
-    ) -> Outcome {
+    ) -> TrialOutcome {
         let mut plant = Plant::new(self.plant.clone(), initial);
         let mut requests = requests.peekable();
         let end = Duration::from_secs(self.workload.per_second.len() as u64);
@@ -117,13 +120,13 @@ impl Trial<'_> {
                 timeline.push(plant.timeline_sample());
             }
         }
-        // The replicas that answer the last requests after the end of the workload are not part of the cost.
+        // The cost ends with the workload. After that, no law decides, and the plant only answers the last requests.
         let replica_time = plant.totals().replica_time;
         plant.finish_all();
         let percentile = |quantile| plant.latencies().value_at_quantile(quantile) as f64 / 1e6;
-        Outcome {
+        TrialOutcome {
             percentiles: [0.5, 0.95, 0.99].map(percentile),
-            totals: Totals { replica_time, ..plant.totals().clone() },
+            totals: PlantTotals { replica_time, ..plant.totals().clone() },
             peak,
             changes,
             timeline,
@@ -131,14 +134,15 @@ impl Trial<'_> {
     }
 }
 
-/// Observations on their way to the law, oldest first.
+/// The newest observation that is old enough for the law, if there is one, and all later observations, oldest first.
 struct DelayedObservations {
     staleness: Duration,
     observations: VecDeque<(Observation, Vec<Pod>)>,
 }
 
 impl DelayedObservations {
-    /// Observes the plant, and returns the newest observation that is old enough; `None` if there is none yet.
+    /// Observes the plant, and returns the newest observation whose age is at least the staleness. `None` if no
+    /// observation is old enough.
     fn next(&mut self, plant: &Plant) -> Option<(Observation, Vec<Pod>)> {
         let observation = plant.observe();
         let now = observation.at;

@@ -1,4 +1,5 @@
-//! `lab backtest` over a history that was written into a real Prometheus, so that the right figures are known.
+//! `lab backtest` on a history that the test has written into a real Prometheus, so that the expected figures are
+//! known.
 
 use crate::server::{archive, skipped};
 use admission::Order;
@@ -20,23 +21,27 @@ use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 use tokio::net::TcpListener;
 use tokio::process::Command;
-use workload::arrivals::Process;
+use workload::arrivals::ArrivalProcess;
 use workload::shape::Shape;
 
+/// The label matchers of the dispatchers of a test. All samples have this label.
 const SELECTOR: &str = "namespace=\"shop\"";
 
-/// Time between two scrapes, seconds.
+/// The time between two scrapes, in seconds.
 const SCRAPE: u64 = 15;
 
+/// An hour in seconds.
 const HOUR: u64 = 3600;
+
+/// A day in seconds.
 const DAY: u64 = 24 * HOUR;
 
-/// A file in the OpenMetrics format.
+/// The text of a file in the OpenMetrics format.
 #[derive(Default)]
 struct Text(String);
 
 impl Text {
-    /// Adds a line with `labels` and [`SELECTOR`]; `at` is in seconds since 1970.
+    /// Adds a sample with `labels` and [`SELECTOR`]. `at` is in seconds since 1970.
     fn sample(&mut self, name: &str, labels: &str, value: f64, at: u64) {
         writeln!(self.0, "{name}{{{labels},{SELECTOR}}} {value} {at}").expect("writing to a string cannot fail");
     }
@@ -56,22 +61,23 @@ impl Text {
 }
 
 fn now() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("the clock is set").as_secs()
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("the clock is past 1970").as_secs()
 }
 
-/// The counts of one dispatcher at one scrape.
-struct Dispatcher<'a> {
+/// The figures of one dispatcher at one scrape.
+struct DispatcherScrape<'a> {
     instance: &'a str,
     admitted: f64,
     shed: Option<f64>,
     outcomes: &'a [(&'a str, f64)],
-    /// An older version has a bucket of 0.1 s with half of the answers, a newer one a bucket of 0.2 s with 70 %. Both
-    /// have nine of ten answers within 0.5 s.
+    /// Whether this is the newer of two versions with different buckets. The older version has a bucket up to 0.1 s
+    /// with 50 % of the answers. The newer version has a bucket up to 0.2 s with 70 % of them. Both have 90 % within
+    /// 0.5 s.
     is_newer: bool,
     replicas: f64,
 }
 
-impl Dispatcher<'_> {
+impl DispatcherScrape<'_> {
     fn write(&self, text: &mut Text, at: u64) {
         let Self { admitted, replicas, .. } = *self;
         let instance = format!("instance=\"{}\"", self.instance);
@@ -96,15 +102,15 @@ impl Dispatcher<'_> {
     }
 }
 
-/// Adds scrapes 0 to 5280 from `first` on, the last after 22 hours. The scrapes of `a` lie on the points, the others
-/// between them. From the second to the third hour there are none, since Prometheus was down. `a` restarts after 10
-/// hours as a newer version; `b` is replaced by `c` after 8 hours.
+/// Adds the scrapes of 22 hours, numbered from 0 to 5280, of which the first is at `first`. The scrapes of `a` lie on
+/// the points of the period, and the others lie between them. Two hours after the first scrape, Prometheus is down for
+/// an hour. `b` is replaced by `c` after 8 hours. `a` restarts as a newer version after 10 hours.
 fn day(text: &mut Text, first: u64) {
     for scrape in (0..=480).chain(720..=5280_u64) {
         let at = first + scrape * SCRAPE;
         let replicas = if (1920..2880).contains(&scrape) { 3.0 } else { 2.0 };
         let is_newer = scrape >= 2400;
-        let a = Dispatcher {
+        let a = DispatcherScrape {
             instance: "a:5052",
             admitted: if is_newer { 10 + 30 * (scrape - 2400) } else { 1000 + 30 * scrape } as f64,
             shed: (1200..2400).contains(&scrape).then_some(40.0),
@@ -124,7 +130,8 @@ fn day(text: &mut Text, first: u64) {
             _ => continue,
         };
         let admitted = admitted as f64;
-        Dispatcher { instance, admitted, shed: None, outcomes: &[], is_newer: scrape > 1920, replicas }.write(text, at);
+        DispatcherScrape { instance, admitted, shed: None, outcomes: &[], is_newer: scrape > 1920, replicas }
+            .write(text, at);
         for (replica, startup) in [("r1", 4.5), ("r2", 4.5), ("r3", 9.0)] {
             text.sample("replica_startup_seconds", &format!("instance=\"{replica}\""), startup, at);
         }
@@ -145,13 +152,14 @@ async fn every_request_of_a_recorded_day_is_found() {
     let client = Client::new(base, None).expect("no token");
     let history = read(&client, SELECTOR, period).await.expect("there is a history");
 
-    // Of `a`: before the gap, after it, the counts of the newer version when it was first seen, and its later ones.
+    // The terms of `a` are: the requests before the gap, those after it, the counts of the newer version at its first
+    // scrape, and its later requests.
     let a = 30.0 * 480.0 + 30.0 * 1679.0 + 10.0 + 30.0 * 2880.0;
     let (b, c) = (20.0 * 480.0 + 20.0 * 1200.0, 20.0 * 3356.0);
     let (admitted, shed) = (a + b + c, 40.0);
     assert_eq!(history.load.total(), admitted + shed);
     assert_eq!((history.shed, history.dispatchers, history.restarts), (shed, 3, 1));
-    // Of 24 hours, one before the scrapes, one among them and one after them.
+    // Three of the 24 hours are unknown: one before all scrapes, one in the gap, and one after all scrapes.
     assert_eq!(history.load.unknown(), 3.0 / 24.0);
     let workload = history.load.workload();
     let second = |hour: u64, second: u64| workload.per_second[(hour * HOUR + second) as usize];
@@ -159,27 +167,28 @@ async fn every_request_of_a_recorded_day_is_found() {
     assert_eq!((second(0, 3599), second(1, 0), second(1, 900)), (0.0, 50.0 / 15.0, 50.0 / 15.0));
     assert_eq!((second(2, 3599), second(3, 0), second(3, 3599), second(4, 0)), (50.0 / 15.0, 0.0, 0.0, 50.0 / 15.0));
     assert_eq!(second(6, 0), 50.0 / 15.0);
-    assert_eq!(second(5, 3599), 90.0 / 15.0, "the burst that was refused");
+    assert_eq!(second(5, 3599), 90.0 / 15.0, "50 requests were admitted and 40 were refused in that step");
 
-    let answers = history.answers.as_ref().expect("plausible");
+    let answers = history.answers.as_ref().expect("the answers are plausible");
     assert_eq!(answers.latency.count(), admitted);
-    assert_eq!(answers.latency.buckets.len(), 2, "the buckets of both versions");
+    assert_eq!(answers.latency.buckets.len(), 2, "only the bounds that both versions have remain");
     let near = |found: Option<f64>, expected: f64| {
         assert!(found.is_some_and(|found| (found - expected).abs() < 1e-9), "{found:?} {expected}");
     };
-    near(answers.service.mean(), 0.08);
+    near(answers.work.mean(), 0.08);
     assert_eq!((history.slots, history.startup), (Some(2), Some(Duration::from_millis(4500))));
     let row = history.recorded(Duration::from_millis(500));
     near(row.attainment, (0.9 * admitted - 3.0) / (admitted + shed));
     near(row.shed, shed / (admitted + shed));
     near(row.expired, 5.0 / (admitted + shed));
-    // The median lies at 5/9 of the answers within 0.5 s; the other percentiles lie beyond every bound.
+    // 90 % of the answers are within 0.5 s, so the median lies at 5/9 of that bucket. The other percentiles lie in the
+    // last bucket, so they are its lower bound.
     near(row.p50_seconds, 0.5 * 5.0 / 9.0);
     assert_eq!((row.p95_seconds, row.p99_seconds), (Some(0.5), Some(0.5)));
     let replica_hours = 2.0 * 2.0 + 5.0 * 2.0 + 4.0 * 3.0 + 10.0 * 2.0;
     assert_eq!(row.replica_seconds, Some(3600.0 * replica_hours));
     assert_eq!((row.peak, row.changes), (Some(3), Some(2.0)));
-    // The objective lies beyond the last bound.
+    // An objective of 600 ms lies in the last bucket, so its attainment is not known.
     assert_eq!(history.recorded(Duration::from_millis(600)).attainment, None);
 
     let error = read(&client, "namespace=\"nowhere\"", period).await.expect_err("no samples").to_string();
@@ -188,17 +197,17 @@ async fn every_request_of_a_recorded_day_is_found() {
     }
     let before = Period { start: period.start - DAY, ..period };
     assert!(matches!(read(&client, SELECTOR, before).await, Err(Error::NoSamples { .. })));
-    let error = read(&client, "namespace==\"shop\"", period).await.expect_err("no PromQL").to_string();
+    let error = read(&client, "namespace==\"shop\"", period).await.expect_err("the selector is invalid").to_string();
     assert!(error.contains("refused") && error.contains("parse error"), "{error}");
 }
 
 #[tokio::test]
-async fn a_month_takes_several_queries() {
+async fn every_request_is_found_if_a_period_takes_several_queries() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let period = Period { start: now() - 31 * DAY, step: 60, steps: 30 * 24 * 60 };
     assert_eq!(period.ranges().count(), 4);
     let mut text = Text::default();
-    // Five hours of scrapes: at both ends of the month, and where one query ends and the next begins.
+    // There are scrapes in five hours: at both ends of the period, and where one query ends and the next begins.
     let hours = [0, 11_000 - 30, 22_000 - 30, 33_000 - 30, period.steps - 60];
     for hour in hours {
         for point in hour..=hour + 60 {
@@ -217,16 +226,17 @@ async fn a_month_takes_several_queries() {
         assert!(rates.iter().all(|rate| *rate == 1.0), "point {hour}");
     }
     assert!((1.0 - history.load.unknown() - 5.0 / 720.0).abs() < 1e-4, "{}", history.load.unknown());
-    // Four queries for the counters, ten for the ends of five spans.
+    // The reader makes four queries for the counters, and ten for the ends of five spans.
     assert_eq!((bar.position(), bar.length()), (14, Some(14)));
-    // A figure that was not recorded is unknown, not zero.
+    // Figures that were not recorded are unknown, and not zero.
     let row = history.recorded(Duration::from_millis(500));
     assert_eq!((row.attainment, row.p50_seconds, row.replica_seconds), (None, None, None));
     assert_eq!((row.peak, row.changes, row.expired, history.slots, history.startup), (None, None, None, None, None));
 }
 
-/// Adds the samples of a simulated dispatcher with three replicas, which for two hours are overloaded now and then.
-/// Returns the offered requests and those that were answered in time.
+/// Adds the samples of a simulated dispatcher with three replicas over two hours, in which the replicas are overloaded
+/// now and then. `first` is the time of the first sample. Returns the number of offered requests and the number of
+/// requests that were answered in time.
 fn simulated(text: &mut Text, first: u64) -> (f64, f64) {
     let service_times = ServiceTimeDistribution::new(Duration::from_millis(55), 0.2);
     let settings = PlantSettings {
@@ -245,7 +255,7 @@ fn simulated(text: &mut Text, first: u64) -> (f64, f64) {
     };
     let shape: Shape = "square:low=10,high=62,period=600,length=7200".parse().expect("a shape");
     let workload = shape.workload();
-    let mut requests = generate(&workload, Process::Poisson, &service_times, 99).peekable();
+    let mut requests = generate(&workload, ArrivalProcess::Poisson, &service_times, 99).peekable();
     let mut plant = Plant::new(settings, 3);
     let labels = "instance=\"a:5052\",job=\"dispatcher\"";
     let with = |label: &str| format!("{labels},{label}");
@@ -261,7 +271,7 @@ fn simulated(text: &mut Text, first: u64) -> (f64, f64) {
         text.sample("dispatcher_requests_total", &with("code=\"ok\""), seen.latency.count(), at);
         text.sample("dispatcher_capacity", labels, seen.capacity, at);
         text.sample("dispatcher_replicas", &with("state=\"ready\""), seen.replicas.ready as f64, at);
-        // A series of a histogram appears with its first sample.
+        // As with a real dispatcher, the series of a histogram appear with its first sample.
         if seen.latency.count() > 0.0 {
             text.histogram("dispatcher_request_duration_seconds", labels, &seen.latency, at);
             text.histogram("dispatcher_replica_work_seconds", labels, &seen.service, at);
@@ -271,11 +281,11 @@ fn simulated(text: &mut Text, first: u64) -> (f64, f64) {
 }
 
 #[tokio::test]
-async fn a_backtest_of_the_same_number_of_replicas_repeats_what_happened() {
+async fn a_backtest_with_the_recorded_number_of_replicas_has_the_recorded_attainment() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut text = Text::default();
     let (offered, in_time) = simulated(&mut text, now() - 3 * HOUR);
-    assert!(in_time < 0.99 * offered, "some requests are late");
+    assert!(in_time < 0.99 * offered, "the replicas are overloaded now and then");
     let Some((_server, base)) = archive(folder.path(), &text.end()).await else { return skipped() };
     let (json, html) = (folder.path().join("json"), folder.path().join("html"));
     let mut program = Command::new(env!("CARGO_BIN_EXE_lab"));
@@ -283,7 +293,7 @@ async fn a_backtest_of_the_same_number_of_replicas_repeats_what_happened() {
         .args(["backtest", "--since=4h", "--seeds=2", "--policy=fixed:3,slo", "--max=8"])
         .args(["--prometheus", &base.to_string(), "--prometheus-selector", SELECTOR])
         .args(["--json".as_ref(), json.as_os_str(), "--html".as_ref(), html.as_os_str()]);
-    let output = program.kill_on_drop(true).output().await.expect("it runs");
+    let output = program.kill_on_drop(true).output().await.expect("lab can be started");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 
     let report: Value = serde_json::from_slice(&std::fs::read(json).expect("written")).expect("JSON");
@@ -300,13 +310,13 @@ async fn a_backtest_of_the_same_number_of_replicas_repeats_what_happened() {
     near(&history["service_variation"]["value"], 0.2, 0.05);
     let recorded = &rows["recorded"];
     near(&recorded["attainment"], in_time / offered, 1e-9);
-    // Two hours, and one step more where a scrape lies on a point.
+    // Three replicas for two hours. If a scrape lies on a point, one more step counts.
     near(&recorded["replica_seconds"], 3.0 * 7200.0, 3.0 * 15.0);
     assert_eq!((&recorded["peak"], &recorded["changes"]), (&3.into(), &0.0.into()));
     assert_eq!(recorded["worst_attainment"], Value::Null);
     let [fixed, slo] = rows["laws"].as_array().expect("laws").as_slice() else { panic!("two laws") };
     near(&fixed["attainment"], in_time / offered, 0.03);
-    assert!(slo["attainment"].as_f64() > recorded["attainment"].as_f64(), "it may use more replicas");
+    assert!(slo["attainment"].as_f64() > recorded["attainment"].as_f64(), "slo may use more replicas");
 
     let table = String::from_utf8(output.stdout).expect("text");
     let row = table.lines().find(|line| line.starts_with("recorded ")).expect("a row");
@@ -318,7 +328,7 @@ async fn a_backtest_of_the_same_number_of_replicas_repeats_what_happened() {
     assert!(page.contains("<h3>recorded</h3><svg") && page.contains("(assumed)"));
 }
 
-/// A client of a stub that answers a range query with `data(start, end, step)`.
+/// A client of a stub that answers each range query with `data(start, end, step)`. All three are in seconds.
 async fn stub(data: impl Fn(u64, u64, u64) -> String + Clone + Send + Sync + 'static) -> Client {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let base = format!("http://{}", listener.local_addr().expect("bound"));
@@ -326,7 +336,7 @@ async fn stub(data: impl Fn(u64, u64, u64) -> String + Clone + Send + Sync + 'st
         let query = request.uri().query().unwrap_or_default().to_owned();
         let number = |name: &str| {
             let value = query.split('&').find_map(|pair| pair.strip_prefix(name));
-            value.and_then(|value| value.parse().ok()).expect("a range has whole numbers")
+            value.and_then(|value| value.parse().ok()).expect("a range query has whole numbers")
         };
         std::future::ready(respond::text("application/json", data(number("start="), number("end="), number("step="))))
     };
@@ -339,9 +349,9 @@ fn matrix(rows: &[String]) -> String {
 }
 
 #[tokio::test]
-async fn answers_without_a_history_are_refused_with_the_reason() {
+async fn an_unusable_answer_of_prometheus_is_refused_with_the_reason() {
     let period = Period { start: 1_800_000_000, step: 15, steps: 240 };
-    /// A series of one dispatcher's counter, with these values at the first points.
+    /// The JSON of a series: one dispatcher's counter, with these values at the first points.
     fn row(start: u64, step: u64, values: &[&str]) -> String {
         let values = values.iter().zip(0..).map(|(value, point)| format!("[{},\"{value}\"]", start + point * step));
         format!(
@@ -375,7 +385,8 @@ async fn answers_without_a_history_are_refused_with_the_reason() {
         let values: Vec<&str> = ["9000", "100"].into_iter().cycle().take(40).collect();
         matrix(&[row(start, step, &values)])
     };
-    let error = read(&stub(in_turns).await, "", period).await.expect_err("two in one").to_string();
+    let error =
+        read(&stub(in_turns).await, "", period).await.expect_err("two dispatchers share an address").to_string();
     assert!(
         error.contains("started again 20 times within 40 points") && error.contains("behind one address"),
         "{error}"
@@ -386,14 +397,14 @@ async fn answers_without_a_history_are_refused_with_the_reason() {
 }
 
 #[tokio::test]
-async fn implausible_answers_leave_the_arrivals_usable() {
+async fn arrivals_are_used_even_if_the_answers_are_implausible() {
     let period = Period { start: 1_800_000_000, step: 15, steps: 240 };
-    // A counter at the first two points, and a histogram whose bucket of 0.5 s counts more than all answers.
+    // There are a counter and a histogram at the first two points. The bucket up to 0.5 s counts more than all answers.
     let torn = |start: u64, end: u64, step: u64| {
         let row = |name: &str, label: &str, values: [u64; 2]| {
             let at = [1_800_000_000, 1_800_000_015].into_iter().zip(values);
-            let asked = at.filter(|(at, _)| (start..=end).contains(at) && (at - start).is_multiple_of(step));
-            let values: Vec<String> = asked.map(|(at, value)| format!("[{at},\"{value}\"]")).collect();
+            let requested = at.filter(|(at, _)| (start..=end).contains(at) && (at - start).is_multiple_of(step));
+            let values: Vec<String> = requested.map(|(at, value)| format!("[{at},\"{value}\"]")).collect();
             format!(r#"{{"metric":{{"__name__":"dispatcher_{name}"{label}}},"values":[{}]}}"#, values.join(","))
         };
         matrix(&[

@@ -1,5 +1,5 @@
-//! Backtests over a real Prometheus. They need `prometheus` and `promtool` on the path (`apt-get install prometheus`);
-//! without them the tests say that they were skipped.
+//! Backtests on the history of a real Prometheus. They need `prometheus` and `promtool` on the path
+//! (`apt-get install prometheus`). Without these programs, the tests are skipped with a message.
 
 #[path = "../../../tests/prometheus/server.rs"]
 mod server;

@@ -1,36 +1,37 @@
-//! The histograms that the plant's dispatcher exports, with the buckets of the real dispatcher, and a finer one for the
-//! report.
+//! The histograms of the plant's dispatcher. Three have the buckets of the real dispatcher and are for the laws. One is
+//! finer and is for the report.
 
 use law::histogram::Histogram;
 use service::telemetry::LATENCY_BUCKETS;
 
-/// Longer latencies count as this one, microseconds.
+/// The longest latency that the finer histogram records, in microseconds. Longer latencies count as this one.
 const MAX_LATENCY: u64 = 3_600_000_000;
 
-/// Histograms of all answers.
+/// The histograms of all answers of the plant.
 #[derive(Debug)]
 pub struct DispatcherMetrics {
-    /// Times from dispatched to answered.
+    /// Service times: from dispatch to answer.
     pub service: DurationHistogram,
-    /// Times that a replica worked for an answer; see [`law::observation::Observation::work`].
+    /// The work of each request; see [`law::observation::Observation::work`].
     pub work: DurationHistogram,
-    /// Times from arrived to answered.
+    /// Latencies: from arrival to answer.
     pub latency: DurationHistogram,
-    /// Times from arrived to answered, microseconds, exact to three digits.
+    /// Latencies: from arrival to answer, in microseconds, exact to three digits.
     pub latencies: hdrhistogram::Histogram<u64>,
 }
 
-/// Histograms without answers.
+/// Empty histograms.
 impl Default for DispatcherMetrics {
     fn default() -> Self {
-        let latencies = hdrhistogram::Histogram::new_with_bounds(1, MAX_LATENCY, 3).expect("bounds ascend");
+        let latencies = hdrhistogram::Histogram::new_with_bounds(1, MAX_LATENCY, 3)
+            .expect("1 and MAX_LATENCY ascend, and 3 digits are allowed");
         let empty = DurationHistogram::new;
         Self { service: empty(), work: empty(), latency: empty(), latencies }
     }
 }
 
 impl DispatcherMetrics {
-    /// Records one answer. All three times are nanoseconds.
+    /// Records the service time, the work and the latency of one answer, all in nanoseconds.
     pub fn record_answer(&mut self, service: u64, work: u64, latency: u64) {
         self.service.record(service);
         self.work.record(work);
@@ -39,18 +40,18 @@ impl DispatcherMetrics {
     }
 }
 
-/// Every bound of [`LATENCY_BUCKETS`] is a multiple of this many nanoseconds.
+/// A time in nanoseconds of which every bound in [`LATENCY_BUCKETS`] is a multiple.
 const RESOLUTION: u64 = 500_000;
 
-/// A Prometheus histogram with the buckets of [`LATENCY_BUCKETS`]. Finds the bucket of a time by one look-up, since the plant
-/// records three times for each of up to 72 million requests.
+/// A histogram of times with the buckets of [`LATENCY_BUCKETS`]. A table gives the bucket of each time.
+/// Searching the bounds would slow the simulation down: there are millions of requests, and three times for each.
 #[derive(Debug)]
 pub struct DurationHistogram {
-    /// Samples of each bucket, not cumulative; the last bucket is unbounded.
+    /// The number of samples in each bucket, not cumulative. The last bucket is unbounded.
     counts: [u64; LATENCY_BUCKETS.len() + 1],
-    /// Sum of all samples.
+    /// The sum of all samples, in nanoseconds.
     nanoseconds: u64,
-    /// Index of the bucket for each multiple of [`RESOLUTION`], up to the first one beyond all bounds.
+    /// The index of the bucket for each multiple of [`RESOLUTION`], up to the first multiple beyond all bounds.
     bucket_of: Vec<u8>,
 }
 
@@ -58,8 +59,8 @@ impl DurationHistogram {
     fn new() -> Self {
         let bounds: Vec<u64> =
             LATENCY_BUCKETS.iter().map(|bound| (bound * 1e9 / RESOLUTION as f64).round() as u64).collect();
-        let last = *bounds.last().expect("there are buckets");
-        // As in Prometheus, a bound belongs to the bucket below it.
+        let last = *bounds.last().expect("LATENCY_BUCKETS is not empty");
+        // As in Prometheus, a time that equals a bound belongs to the bucket below that bound.
         let bucket = |multiple: u64| bounds.partition_point(|&bound| bound < multiple) as u8;
         Self { counts: [0; LATENCY_BUCKETS.len() + 1], nanoseconds: 0, bucket_of: (0..=last + 1).map(bucket).collect() }
     }
@@ -87,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_fall_into_the_bucket_that_prometheus_would_choose() {
+    fn each_duration_is_counted_in_the_bucket_that_prometheus_would_choose() {
         for bound in LATENCY_BUCKETS {
             assert!((bound * 1e9 / RESOLUTION as f64).fract() < 1e-9, "{bound} s is a multiple of the resolution");
         }

@@ -1,38 +1,40 @@
-//! The dispatcher's queue as the plant has it.
+//! The queue of the plant, which behaves like the dispatcher's queue.
 //!
-//! All requests have the same objective and the same deadline, both counted from their arrival. Each class is therefore
-//! in the order of arrival, and two deques do what the dispatcher's queue needs trees for. A test in the workspace
-//! compares the two. Times are nanoseconds since the start of the simulation.
+//! All requests of the plant have the same objective and the same timeout, both counted from their arrival. Each class
+//! is therefore in order of arrival, and a deque for each class is enough, where the dispatcher's queue needs trees.
+//! The test `xtask/tests/plant.rs` compares both queues. All instants are nanoseconds since the start of the
+//! simulation.
 
-use crate::simulate::requests::Request;
+use crate::simulate::requests::PlantRequest;
 use admission::Order;
 use std::collections::VecDeque;
 
-/// The waiting requests, in two classes: those that can still meet the objective, and the late ones.
+/// The waiting requests, in two classes: punctual requests, which can still meet the objective, and late requests.
 #[derive(Debug)]
 pub struct PlantQueue {
     order: Order,
-    /// Time from the arrival until an answer misses the objective.
+    /// The time from a request's arrival after which an answer misses the objective, in nanoseconds.
     objective: u64,
-    /// Time from the arrival until the request expires.
+    /// The time from a request's arrival to its deadline, in nanoseconds.
     deadline: u64,
-    punctual: VecDeque<Request>,
-    late: VecDeque<Request>,
+    punctual: VecDeque<PlantRequest>,
+    late: VecDeque<PlantRequest>,
 }
 
 impl PlantQueue {
-    /// An empty queue.
+    /// An empty queue. `objective` and `deadline` are nanoseconds from a request's arrival.
     pub fn new(order: Order, objective: u64, deadline: u64) -> Self {
         Self { order, objective, deadline, punctual: VecDeque::new(), late: VecDeque::new() }
     }
 
-    /// Adds a request. Requests are added in the order of their arrival.
-    pub fn push(&mut self, request: Request) {
+    /// Adds a request. Requests must be added in order of arrival.
+    pub fn push(&mut self, request: PlantRequest) {
         self.punctual.push_back(request);
     }
 
-    /// Moves the requests that would miss the objective, even if they were dispatched now and took `service_time`, to
-    /// the late class. Then drops the requests whose deadline has passed, and returns their number.
+    /// Makes requests late that would miss the objective even if they were dispatched now and took `service_time`
+    /// nanoseconds. Under [`Order::Fifo`], no request becomes late. Then drops the requests whose deadline has passed,
+    /// and returns their number.
     pub fn demote(&mut self, now: u64, service_time: u64) -> usize {
         while self.order == Order::LateLast
             && let Some(&request) = self.punctual.front()
@@ -50,28 +52,29 @@ impl PlantQueue {
         before - self.len()
     }
 
-    /// Takes the first request that can still meet the objective, or else the first late request that would be answered
-    /// before its deadline.
-    pub fn pop(&mut self, now: u64, service_time: u64) -> Option<Request> {
+    /// Takes the oldest punctual request out of the queue. If there is none, takes the oldest late request that would
+    /// be answered before its deadline.
+    pub fn pop(&mut self, now: u64, service_time: u64) -> Option<PlantRequest> {
         self.punctual.pop_front().or_else(|| {
-            // The oldest late requests expire first, so the ones that would expire before their answer are at the
-            // front.
+            // The oldest late requests have the earliest deadlines. So the requests that would expire before their
+            // answer are at the front.
             let index = self.late.partition_point(|request| request.arrived + self.deadline <= now + service_time);
             self.late.remove(index)
         })
     }
 
-    /// Number of waiting requests that can still meet the objective; under [`Order::Fifo`], of all waiting requests.
+    /// The number of waiting requests that can still meet the objective; under [`Order::Fifo`], of all waiting
+    /// requests.
     pub fn punctual(&self) -> usize {
         self.punctual.len()
     }
 
-    /// Number of waiting requests that can no longer meet the objective.
+    /// The number of waiting requests that can no longer meet the objective.
     pub fn late(&self) -> usize {
         self.late.len()
     }
 
-    /// Number of all waiting requests.
+    /// The number of all waiting requests.
     pub fn len(&self) -> usize {
         self.punctual.len() + self.late.len()
     }

@@ -1,62 +1,63 @@
-//! One replica of the plant, with the requests that it holds. Times are nanoseconds since the start of the simulation.
+//! One replica of the plant, with the requests that it holds. All instants are nanoseconds since the start of the
+//! simulation.
 
-use crate::pods::{CpuUsage, Pod, Readiness};
-use crate::simulate::requests::Request;
+use crate::pods::{CpuUsage, Pod, PodReadiness};
+use crate::simulate::requests::PlantRequest;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Time between two samples of CPU use, as metrics-server takes them.
+/// The time between two samples of CPU usage, in nanoseconds. It is that of metrics-server.
 pub(super) const CPU_SAMPLE_PERIOD: u64 = 15_000_000_000;
 
-/// The life of a replica.
+/// The phase in the life of a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(super) enum ReplicaPhase {
     /// The replica is not ready yet.
     Starting,
     /// The replica is in rotation.
     Ready {
-        /// Time at which the replica became ready.
+        /// The instant at which the replica became ready.
         since: u64,
     },
-    /// The replica is out of rotation and still works on the requests that it holds.
+    /// The replica is out of rotation, and still answers the requests that it holds.
     Draining,
     /// The replica has stopped.
     Gone,
 }
 
-/// A request at a replica.
+/// A request that a replica holds.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct HeldRequest {
-    pub(super) request: Request,
-    /// Time at which the request left the queue.
+    pub(super) request: PlantRequest,
+    /// The instant at which the request left the queue.
     pub(super) dispatched: u64,
 }
 
-/// One replica.
+/// A replica of the plant.
 #[derive(Debug, Clone)]
-pub(super) struct Replica {
-    pub(super) phase: Phase,
+pub(super) struct PlantReplica {
+    pub(super) phase: ReplicaPhase,
     created: u64,
-    /// Requests that the replica holds, waiting or in a pass.
+    /// The number of requests that the replica holds, in a forward pass or waiting for one.
     pub(super) in_flight: usize,
-    /// Requests that the replica holds and that are in no pass yet.
+    /// The requests that wait at the replica for a forward pass.
     pub(super) waiting: VecDeque<HeldRequest>,
-    /// Workers that make no pass now.
+    /// The number of workers that compute no forward pass.
     pub(super) idle_workers: usize,
-    /// Time since which the replica has held requests, or the time of its last answer if that was later.
+    /// The instant since which the replica has held requests, or the instant of its last answer if that was later.
     pub(super) working_since: u64,
-    /// Core-nanoseconds of all passes that were begun.
+    /// The sum of the durations of all forward passes that have begun, in core-nanoseconds.
     pub(super) busy: u64,
-    /// Time of the last CPU sample, and `busy` at that time.
+    /// The instant of the last CPU sample and `busy` at that instant; `None` before the first sample.
     sampled: Option<(u64, u64)>,
-    /// Cores in use, a mean over the last sample period; `None` before the second sample.
+    /// The mean number of cores in use between the last two samples; `None` before the second sample.
     cores_used: Option<f64>,
 }
 
-impl Replica {
+impl PlantReplica {
     pub(super) fn new(created: u64, workers: usize) -> Self {
         Self {
-            phase: Phase::Starting,
+            phase: ReplicaPhase::Starting,
             created,
             in_flight: 0,
             waiting: VecDeque::new(),
@@ -73,14 +74,15 @@ impl Replica {
         self.cores_used = before.map(|(then, busy)| (self.busy - busy) as f64 / (now - then) as f64);
     }
 
-    /// The replica as the Kubernetes HPA sees it at `now`; the last CPU sample was taken at `last_sample`.
+    /// The replica as a pod that the Kubernetes HPA observes at the instant `now`. `last_sample` is the instant of the
+    /// last CPU sample.
     pub(super) fn pod(&self, now: u64, last_sample: u64) -> Pod {
         let since = |then: u64| Duration::from_nanos(now - then);
         Pod {
             age: since(self.created),
             readiness: match self.phase {
-                Phase::Ready { since: then } => Readiness::Ready(since(then)),
-                _ => Readiness::Pending,
+                ReplicaPhase::Ready { since: then } => PodReadiness::Ready(since(then)),
+                _ => PodReadiness::Pending,
             },
             requested_cores: 1.0,
             usage: self.cores_used.map(|cores| CpuUsage {

@@ -1,50 +1,52 @@
-//! What a plant is made of: the queue's limits, the replicas' speed, and the room for replicas.
+//! The settings of the plant: the limits of the queue, the speed of the replicas, and the room for replicas.
 
 use crate::simulate::service_time::ServiceTimeDistribution;
 use admission::Order;
 use std::time::Duration;
 
-/// The modelled system.
+/// The settings of the plant.
 #[derive(Debug, Clone)]
 pub struct PlantSettings {
     /// The order in which waiting requests are dispatched.
     pub order: Order,
-    /// An answer within this time of the arrival is in time.
+    /// The objective: an answer is in time if it comes within this time after the arrival.
     pub objective: Duration,
-    /// A request expires this long after its arrival.
+    /// The time after its arrival at which a request expires.
     pub deadline: Duration,
-    /// Most requests that may wait.
+    /// The largest number of requests that may wait.
     pub max_queue_length: usize,
-    /// Requests that a replica holds at once.
+    /// The number of requests that a replica holds at once.
     pub slots: usize,
-    /// Forward passes that a replica makes at once.
+    /// The number of forward passes that a replica computes at once.
     pub workers: usize,
-    /// Most requests in one pass.
+    /// The largest number of requests in one forward pass.
     pub max_batch: usize,
-    /// Time that each further request of a pass adds, as a share of its own service time, 0 to 1.
+    /// The time that each request after the first adds to a forward pass, as a share of the request's own service time,
+    /// 0 to 1.
     pub batch_growth: f64,
-    /// Service times of requests.
+    /// The distribution of the service times of requests.
     pub service_times: ServiceTimeDistribution,
-    /// Time from asked for to ready.
+    /// The start-up time of a replica, from the request for the replica until it is ready.
     pub startup: Duration,
-    /// Most replicas that can be placed; further replicas are blocked.
+    /// The number of replicas that the cluster can place. Desired replicas beyond that number are blocked.
     pub max_placed: usize,
-    /// Cores of all machines together; more passes than cores slow each other down in proportion.
+    /// The number of cores of the whole cluster. If more forward passes run at once, they slow each other down in
+    /// proportion.
     pub cores: f64,
 }
 
 /// The speed of a replica whose slots are always full.
 #[derive(Debug, Clone, Copy)]
 pub struct FullSpeed {
-    /// Completions per second.
+    /// The number of requests that the replica answers per second.
     pub requests_per_second: f64,
-    /// Duration of one forward pass, seconds.
+    /// The duration of one forward pass, in seconds.
     pub pass_seconds: f64,
 }
 
 impl PlantSettings {
     /// The speed of a replica whose slots are always full. A replica with fewer slots than two batches for each worker
-    /// is a little slower than this.
+    /// may be slower, because its batches are not always full.
     pub fn full_speed(&self) -> FullSpeed {
         let size = self.max_batch.min(self.slots / self.workers) as f64;
         let pass_seconds = self.service_times.mean() * (1.0 + (size - 1.0) * self.batch_growth);

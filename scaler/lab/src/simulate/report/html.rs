@@ -1,22 +1,24 @@
-//! A comparison as a page with plots.
+//! The report of a comparison as an HTML page with plots.
 
 use super::cells;
-use crate::simulate::comparison::{Comparison, Row, WorkloadComparison};
+use crate::simulate::comparison::{ComparisonRow, LawComparison, WorkloadComparison};
 use crate::simulate::timeline::TimelineSample;
 use plotters::prelude::*;
 use std::fmt::Write;
 
-/// Width and height of one plot, pixels.
+/// The width and the height of one plot, in pixels.
 const PLOT_SIZE: (u32, u32) = (900, 190);
 
-/// Least time between two points of a rate, seconds; a little less than a second, since sample times are not exact.
+/// The least time between two points of a rate, in seconds. It is a little less than a second, because sample times
+/// have rounding errors.
 const MIN_RATE_INTERVAL: f64 = 0.999;
 
-/// Points of a line: seconds since the start, and a value.
-type Points = Vec<(f64, f64)>;
+/// The points of a line in a plot, each as `(seconds since the start, value)`.
+type PlotPoints = Vec<(f64, f64)>;
 
-/// A page that loads nothing else: for each workload a table, and for each law a plot.
-pub fn render(comparison: &Comparison) -> String {
+/// The page of a comparison: for each workload a table and a plot for each row. The page contains everything that it
+/// needs, so a browser fetches nothing.
+pub fn render(comparison: &LawComparison) -> String {
     let mut page = String::from(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Laws compared</title><style>\
          body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}\
@@ -53,16 +55,17 @@ fn table(workload: &WorkloadComparison) -> String {
     text + "</table>"
 }
 
-/// Desired and ready replicas (left axis), offered and late requests per second (right axis), as SVG.
-fn plot(row: &Row) -> String {
+/// The plot of a row, as SVG. The left axis is for desired and ready replicas. The right axis is for offered requests
+/// per second, and for those that missed the objective.
+fn plot(row: &ComparisonRow) -> String {
     let mut svg = String::new();
     match draw(row, &mut svg) {
         Ok(()) => svg,
-        Err(error) => format!("<p>no plot: {}</p>", escaped(&error.to_string())),
+        Err(error) => format!("<p>this plot cannot be drawn: {}</p>", escaped(&error.to_string())),
     }
 }
 
-fn draw(row: &Row, svg: &mut String) -> Result<(), Box<dyn std::error::Error>> {
+fn draw(row: &ComparisonRow, svg: &mut String) -> Result<(), Box<dyn std::error::Error>> {
     let seconds = |sample: &TimelineSample| sample.at.as_secs_f64();
     let end = row.timeline.last().map_or(1.0, seconds).max(1.0);
     let highest_desired = row.timeline.iter().map(|sample| sample.desired).max().unwrap_or(1).max(1) as f64;
@@ -89,8 +92,9 @@ fn draw(row: &Row, svg: &mut String) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Requests per second that were offered, and that were not answered in time, second by second.
-fn rates(timeline: &[TimelineSample]) -> (Points, Points) {
+/// Two lines of requests per second, whose points are at least a second apart: the offered requests, and the requests
+/// that missed the objective. The second line is empty if the results of requests were not recorded.
+fn rates(timeline: &[TimelineSample]) -> (PlotPoints, PlotPoints) {
     let (mut offered, mut late) = (Vec::new(), Vec::new());
     let (mut last_at, mut last_offered, mut last_late) = (0.0, 0, 0);
     for sample in timeline {

@@ -1,17 +1,18 @@
-//! A comparison as text.
+//! The report of a comparison as a text for the terminal.
 
 use super::cells;
-use crate::simulate::comparison::{Comparison, Row, WorkloadComparison};
+use crate::simulate::comparison::{ComparisonRow, LawComparison, WorkloadComparison};
 use std::fmt::{Display, Write};
 
-/// Least width of the column of names, in characters.
+/// The least width of the column with the names of laws, in characters.
 const MIN_NAME_WIDTH: usize = 22;
 
+/// The headings of the columns after the name of the law.
 const COLUMNS: [&str; 9] =
     ["in time", "worst seed", "p50 ms", "p95 ms", "p99 ms", "replica-s", "× oracle", "peak", "changes"];
 
-/// One table for each workload, and the means over all workloads if there are several.
-pub fn render(comparison: &Comparison) -> String {
+/// The report of a comparison: a table for each workload, and the means over all workloads if there are several.
+pub fn render(comparison: &LawComparison) -> String {
     let mut text = String::new();
     for workload in &comparison.workloads {
         // Writing to a string cannot fail.
@@ -31,7 +32,7 @@ pub fn render(comparison: &Comparison) -> String {
     text
 }
 
-fn name_width<'a>(rows: impl IntoIterator<Item = &'a Row>) -> usize {
+fn name_width<'a>(rows: impl IntoIterator<Item = &'a ComparisonRow>) -> usize {
     rows.into_iter().map(|row| row.law.chars().count()).fold(MIN_NAME_WIDTH, usize::max)
 }
 
@@ -43,13 +44,14 @@ fn line(name: &str, cells: &[impl Display; 9], width: usize) -> String {
     )
 }
 
-/// Mean attainment and mean cost of each law over all workloads; empty cells where a workload has no such figure.
+/// A table of the mean attainment and the mean ratio to the oracle of each law over all workloads. A cell is empty if
+/// the figure is not known for every workload.
 fn means(workloads: &[WorkloadComparison]) -> String {
     let laws = &workloads[0].laws;
     let width = name_width(laws);
     let mut text = format!("\nmeans over all workloads\n{:width$} {:>8}   {:>8}\n", "law", COLUMNS[0], COLUMNS[6]);
     for (index, law) in laws.iter().enumerate() {
-        let mean = |figure: fn(&Row) -> Option<f64>| {
+        let mean = |figure: fn(&ComparisonRow) -> Option<f64>| {
             let sum: Option<f64> = workloads.iter().map(|workload| figure(&workload.laws[index])).sum();
             sum.map(|sum| sum / workloads.len() as f64)
         };
