@@ -58,7 +58,7 @@ pub struct Args {
     /// its requests
     #[arg(long, value_parser = positive)]
     pub warmup: Option<Duration>,
-    /// ArrivalProcess that spreads the requests of each second: poisson, uniform, replayed (exactly the number of requests in
+    /// Process that spreads the requests of each second: poisson, uniform, replayed (exactly the number of requests in
     /// each second that the workload says), or gamma:CV with the coefficient of variation CV (above 1, requests come in
     /// bunches)
     #[arg(long, default_value_t = ArrivalProcess::Poisson)]
