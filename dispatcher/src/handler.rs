@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, StatusCode};
-use service::body::{self, Limits};
+use service::body::{self, BodyLimits};
 use service::headers::{deep_copy, text};
 use service::options::RequestLimits;
 use service::respond::{self, Reply};
@@ -35,7 +35,7 @@ pub struct Handler {
     /// The token that `/predict` requires, if there is one.
     pub token: Option<Token>,
     /// Limits of one body.
-    pub body_limits: Limits,
+    pub body_limits: BodyLimits,
     /// Limits of one request, its time among them.
     pub request_limits: RequestLimits,
     /// Outcomes and durations.
