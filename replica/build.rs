@@ -1,7 +1,8 @@
-//! Gives the binaries an rpath to libtorch, so that they run from anywhere without `LD_LIBRARY_PATH`.
+//! Gives the programs of this crate an rpath to libtorch, so that they run without `LD_LIBRARY_PATH`.
 
 fn main() {
     println!("cargo:rerun-if-env-changed=LIBTORCH");
-    let libtorch = std::env::var("LIBTORCH").expect("LIBTORCH names the unpacked libtorch; run `cargo xtask libtorch`");
+    let libtorch =
+        std::env::var("LIBTORCH").expect("LIBTORCH must name the folder of libtorch; run `cargo xtask libtorch`");
     println!("cargo:rustc-link-arg=-Wl,-rpath,{libtorch}/lib");
 }

@@ -5,7 +5,7 @@ use crate::rotation::Balance;
 use crate::worker::DispatchSettings;
 use admission::Order;
 use clap::Parser;
-use service::options::{Process, RequestLimits, positive_duration};
+use service::options::{ProcessFlags, RequestLimits, positive_duration};
 use service::server::DrainConfig;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -63,7 +63,7 @@ pub struct Args {
     pub request_limits: RequestLimits,
     /// Flags that every program has
     #[command(flatten)]
-    pub process: Process,
+    pub process: ProcessFlags,
 }
 
 /// The checked configuration.

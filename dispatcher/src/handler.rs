@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, StatusCode};
-use service::body::{self, Limits};
+use service::body::{self, BodyLimits};
 use service::headers::{deep_copy, text};
 use service::options::RequestLimits;
 use service::respond::{self, Reply};
@@ -35,7 +35,7 @@ pub struct Handler {
     /// The token that `/predict` and `/infer` require; `None` if they require none.
     pub token: Option<Token>,
     /// Limits of one body.
-    pub body_limits: Limits,
+    pub body_limits: BodyLimits,
     /// Limits of one request, such as its longest time.
     pub request_limits: RequestLimits,
     /// The metrics of requests: their outcomes and durations.

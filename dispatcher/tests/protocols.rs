@@ -450,7 +450,7 @@ async fn a_token_is_required_and_can_be_replaced() {
     until_accepted("Bearer second").await;
     assert_eq!(with(Some("Bearer first")).await.status, 401, "the old token is refused");
     write(&folder, "token", "\n");
-    until_logged(&mut log, "keeping what was read before").await;
+    until_logged(&mut log, "the previous contents stay in use").await;
     assert_eq!(with(Some("Bearer second")).await.status, 200, "a malformed token file changes nothing");
     assert_eq!(with(Some("Bearer ")).await.status, 401);
     write(&folder, "token", "third");

@@ -1,49 +1,49 @@
-//! Decides which waiting images pass the model together. Pure: it knows deadlines and the mean times of passes, takes
-//! the present time as an argument, and knows nothing of threads, pixels or models.
+//! Decides which waiting images share a forward pass. Knows deadlines and the mean times of passes, and takes the
+//! present time as an argument; knows nothing of threads, pixels or models.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Weight of a new pass in the exponentially weighted mean of passes of its size.
+/// The weight of the newest pass in the exponentially weighted mean time of passes with the same number of images.
 const NEW_PASS_WEIGHT: f64 = 0.1;
 
-/// The waiting images, each represented by a `T`, in order of arrival.
+/// The waiting images in order of arrival. Each image is a `T`.
 #[derive(Debug)]
 pub struct Batcher<T> {
-    waiting: VecDeque<Waiting<T>>,
-    /// The longest time that an image is held so that others may join it.
+    waiting: VecDeque<WaitingImage<T>>,
+    /// The longest time that an image waits for others to join its batch.
     wait: Duration,
-    /// Mean seconds of a pass of one image, two images, …, up to the largest batch.
+    /// The mean time of a pass, in seconds, by the number of images: of one image, of two, up to the largest batch.
     times: Vec<f64>,
 }
 
-/// One waiting image.
+/// An image that waits for its forward pass.
 #[derive(Debug)]
-struct Waiting<T> {
+struct WaitingImage<T> {
     since: Instant,
     deadline: Instant,
     image: T,
 }
 
-/// The images that are taken from the queue at once.
+/// The images that leave the queue together.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Batch<T> {
     /// The images for one forward pass, oldest first.
     pub images: Vec<T>,
-    /// The images whose deadlines have passed; they are not computed.
+    /// The images whose deadlines have passed. They get no forward pass.
     pub expired: Vec<T>,
 }
 
 impl<T> Batcher<T> {
-    /// An empty batcher. `times` are the times of a pass of one image, two images, and so on to the largest batch. An
-    /// image is held for `wait` at most so that others may join it.
+    /// An empty batcher. `times` are the times of a pass of one image, of two, and so on up to the largest batch. An
+    /// image waits at most `wait` for others to join its batch.
     pub fn new(times: Vec<Duration>, wait: Duration) -> Self {
         Self { waiting: VecDeque::new(), wait, times: times.iter().map(Duration::as_secs_f64).collect() }
     }
 
     /// Adds an image that arrives at `now`.
     pub fn push(&mut self, now: Instant, deadline: Instant, image: T) {
-        self.waiting.push_back(Waiting { since: now, deadline, image });
+        self.waiting.push_back(WaitingImage { since: now, deadline, image });
     }
 
     /// The instant at which the next batch should be taken; `None` while no image waits.
@@ -52,14 +52,14 @@ impl<T> Batcher<T> {
         if self.waiting.len() >= self.times.len() {
             return Some(now);
         }
-        // Another image may join until a pass with it would miss the earliest deadline.
+        // Another image may join as long as a pass with one more image would still keep the earliest deadline.
         let joined = self.time(self.waiting.len() + 1);
         let earliest = self.waiting.iter().map(|waiting| waiting.deadline).min()?;
         Some((oldest.since + self.wait).min(earliest.checked_sub(joined).unwrap_or(now)).max(oldest.since))
     }
 
-    /// Takes the oldest images, as many as keep the deadlines of all images taken. An image that would miss its
-    /// deadline even by itself does not limit the batch.
+    /// Takes as many of the oldest images as one pass can compute within the deadlines of all of them. An image that
+    /// would miss its deadline even in a pass of its own does not limit the batch.
     pub fn take(&mut self, now: Instant) -> Batch<T> {
         let all = std::mem::take(&mut self.waiting);
         let (expired, waiting): (VecDeque<_>, VecDeque<_>) = all.into_iter().partition(|image| image.deadline <= now);
@@ -75,7 +75,7 @@ impl<T> Batcher<T> {
         Batch { images, expired: expired.into_iter().map(|waiting| waiting.image).collect() }
     }
 
-    /// Updates the mean time of a pass of `count` images.
+    /// Adds the time of a pass of `count` images to the mean.
     pub fn record(&mut self, count: usize, took: Duration) {
         if let Some(mean) = self.times.get_mut(count.wrapping_sub(1)) {
             *mean += NEW_PASS_WEIGHT * (took.as_secs_f64() - *mean);
@@ -97,7 +97,7 @@ mod tests {
         Duration::from_millis(milliseconds)
     }
 
-    /// A batcher with images that have the given deadlines, milliseconds after `start`. Passes of one to four images
+    /// A batcher with one image for each of `deadlines`, in milliseconds after `start`. Passes of one to four images
     /// take 30, 40, 50 and 60 ms.
     fn batcher(start: Instant, wait: Duration, deadlines: &[u64]) -> Batcher<usize> {
         let mut batcher = Batcher::new((0..4).map(|more| ms(30 + 10 * more)).collect(), wait);
@@ -114,13 +114,13 @@ mod tests {
             (&[][..], &[][..], &[][..]),
             (&[500], &[0], &[]),
             (&[500, 500, 500], &[0, 1, 2], &[]),
-            // At most four: the largest batch.
+            // The largest batch has four images.
             (&[500, 500, 500, 500, 500], &[0, 1, 2, 3], &[]),
-            // The oldest has 45 ms: a pass of two takes 40 ms, one of three 50 ms.
+            // The oldest image has 45 ms left. A pass of two images takes 40 ms, and a pass of three takes 50 ms.
             (&[45, 500, 500], &[0, 1], &[]),
-            // The third would miss its deadline in a batch of three, but not in the next batch.
+            // A pass of three images takes 50 ms, so the third image would miss its deadline of 45 ms in this batch.
             (&[500, 500, 45], &[0, 1], &[]),
-            // The first would be late even by itself, so it does not limit the batch.
+            // The first image would be late even in a pass of its own, so it does not limit the batch.
             (&[10, 500, 500], &[0, 1, 2], &[]),
             (&[0, 500, 0, 500], &[1, 3], &[0, 2]),
         ] {
@@ -142,13 +142,13 @@ mod tests {
     fn no_image_waits_for_others_longer_than_allowed() {
         let start = Instant::now();
         for (wait, deadlines, due) in [
-            // No wait is the default.
+            // By default, no image waits for others.
             (0, &[500][..], 0),
             (20, &[500], 20),
             (20, &[500, 500], 20),
-            // The largest batch is full.
+            // Four images are the largest batch, so it is due now, 5 ms after the start.
             (20, &[500, 500, 500, 500], 5),
-            // A pass with a second image would take 40 ms.
+            // A pass with a second image would take 40 ms, so the image may wait for 50 ms - 40 ms.
             (20, &[50], 10),
             (20, &[30], 0),
         ] {
@@ -158,10 +158,10 @@ mod tests {
     }
 
     #[test]
-    fn the_times_of_passes_are_learned() {
+    fn the_mean_time_of_a_pass_follows_the_recorded_times() {
         let start = Instant::now();
         let mut batcher = batcher(start, ms(0), &[45, 500]);
-        // Passes of two images have become slow.
+        // Passes of two images now take about 80 ms, too long for the deadline of 45 ms.
         (0..50).for_each(|_| batcher.record(2, ms(80)));
         batcher.record(0, ms(80));
         batcher.record(9, ms(80));

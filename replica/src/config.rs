@@ -1,13 +1,13 @@
-//! The flags of a replica → its checked settings.
+//! The flags of a replica, and their conversion to checked settings.
 
-use crate::decode::Limits;
+use crate::decode::ImageLimits;
 use crate::labels::LabelSource;
 use crate::model::{Architecture, Device, KernelChoice, ModelSource, Precision, Setup};
 use crate::pipeline::Sizes;
-use crate::transform;
+use crate::transform::TransformFlags;
 use anyhow::{Context, ensure};
 use clap::Parser;
-use service::options::{Process, RequestLimits};
+use service::options::{ProcessFlags, RequestLimits};
 use service::server::DrainConfig;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -24,16 +24,16 @@ use std::time::Duration;
     curl -H 'Content-Type: image/jpeg' --data-binary @image.jpg http://127.0.0.1:6000/predict"
 )]
 pub struct Args {
-    /// Address to serve on; port 0 picks a free one and prints it
+    /// Address to serve on; port 0 selects a free port; the address is printed to standard output
     #[arg(long, env = "ROUNDHOUSE_LISTEN", default_value = "0.0.0.0:6000")]
     pub listen: SocketAddr,
-    /// Weights with torchvision's names, .safetensors or .pth; without it, the bundled model
+    /// File of weights with torchvision's names, .safetensors or .pth; by default the bundled model
     #[arg(long, env = "ROUNDHOUSE_WEIGHTS")]
     pub weights: Option<PathBuf>,
-    /// resnet18, resnet34 or resnet50; by default recognised by the names of the weights
+    /// Architecture of the weights: resnet18, resnet34 or resnet50; by default recognised by the names of the weights
     #[arg(long, env = "ROUNDHOUSE_ARCHITECTURE", requires = "weights")]
     pub architecture: Option<Architecture>,
-    /// A TorchScript classifier, [n, 3, side, side] to [n, classes]; needs --allow-torchscript and --sha256
+    /// File of a TorchScript classifier from [n, 3, side, side] to [n, classes]; needs --allow-torchscript and --sha256
     #[arg(
         long,
         env = "ROUNDHOUSE_TORCHSCRIPT",
@@ -42,81 +42,82 @@ pub struct Args {
         requires = "sha256"
     )]
     pub torchscript: Option<PathBuf>,
-    /// Allow the TorchScript file to run: it is a program
+    /// Allow the TorchScript file to run; it is a program, so allow only a file that you trust
     #[arg(long, requires = "torchscript")]
     pub allow_torchscript: bool,
-    /// SHA-256 of the TorchScript file, 64 hexadecimal digits; another file is not run
+    /// SHA-256 of the TorchScript file, 64 hexadecimal digits; a file with another hash does not run
     #[arg(long, env = "ROUNDHOUSE_SHA256", requires = "torchscript", value_parser = sha256)]
     pub sha256: Option<[u8; 32]>,
-    /// Class names: weights (those in the weights' metadata), imagenet, or a file with one name on each line
+    /// Names of the classes: weights (the names in the weights' metadata), imagenet, or a file with one name on each
+    /// line
     #[arg(long, env = "ROUNDHOUSE_LABELS", default_value = "weights")]
     pub labels: LabelSource,
-    /// How images become the model's input
+    /// The flags of the transform from pixels to the model's input.
     #[command(flatten)]
-    pub transform: transform::Flags,
-    /// What computes convolutions on the CPU in f32: auto measures at start
+    pub transform: TransformFlags,
+    /// Engine for the convolutions of weights on the CPU in f32; auto takes the one that is fastest at the start
     #[arg(long, env = "ROUNDHOUSE_KERNEL", value_enum, default_value_t = KernelChoice::Auto)]
     pub kernel: KernelChoice,
-    /// cpu, cuda, cuda:1, …, or auto: the first CUDA device if there is one
+    /// Device that runs the model: cpu, cuda, cuda:N (such as cuda:1), or auto, the first CUDA device or else cpu
     #[arg(long, env = "ROUNDHOUSE_DEVICE", default_value_t = Device::Cpu)]
     pub device: Device,
-    /// Precision of weights and activations; f16 and bf16 are computed by libtorch, and for weights their difference
-    /// from f32 is logged at start
+    /// Precision of weights and activations; libtorch computes f16 and bf16; for a file of weights, the difference of
+    /// the logits from those in f32 is logged at the start
     #[arg(long, env = "ROUNDHOUSE_PRECISION", value_enum, default_value_t = Precision::F32)]
     pub precision: Precision,
     /// Most images in one forward pass
     #[arg(long, env = "ROUNDHOUSE_MAX_BATCH", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub max_batch: u32,
-    /// Longest time that an image waits for others to join its batch
+    /// Longest time that an image waits for others to join its batch, such as 5ms
     #[arg(long, env = "ROUNDHOUSE_BATCH_WAIT", default_value = "0s", value_parser = humantime::parse_duration)]
     pub batch_wait: Duration,
-    /// Images taken at once; requests beyond them are answered 503 busy. By default two batches for each worker: one
-    /// that is computed, and one that waits
+    /// Slots: images that the replica takes at once; a request without a free slot gets 503 busy; by default two
+    /// batches for each worker, one that is computed and one that waits
     #[arg(long, env = "ROUNDHOUSE_CAPACITY", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub capacity: Option<u32>,
-    /// Forward passes at the same time, each with its own model. By default the processors that this process may use,
-    /// also by its control group, divided by --threads; with --device cuda or auto, 1
+    /// Forward passes that run at the same time, each with its own model; by default 1 with --device cuda or auto, or
+    /// else the processors that this process may use (control groups included) divided by --threads
     #[arg(long, env = "ROUNDHOUSE_WORKERS", value_parser = clap::value_parser!(u32).range(1..=256))]
     pub workers: Option<u32>,
-    /// Threads of one forward pass
+    /// Threads that compute one forward pass
     #[arg(long, env = "ROUNDHOUSE_THREADS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub threads: u32,
-    /// Most pixels of one image, width × height
-    #[arg(long, env = "ROUNDHOUSE_MAX_PIXELS", default_value_t = Limits::default().max_pixels)]
+    /// Most pixels of one image (width × height); a larger image gets 413
+    #[arg(long, env = "ROUNDHOUSE_MAX_PIXELS", default_value_t = ImageLimits::default().max_pixels)]
     pub max_pixels: u64,
-    /// Name in answers; replica-PID by default
+    /// Name of this replica, which its answers contain; by default replica-PID
     #[arg(long, env = "ROUNDHOUSE_NAME")]
     pub name: Option<String>,
-    /// Limits of a request
+    /// The flags that limit one request.
     #[command(flatten)]
     pub request_limits: RequestLimits,
-    /// Flags of every program
+    /// The flags that all server programs have.
     #[command(flatten)]
-    pub process: Process,
+    pub process: ProcessFlags,
 }
 
 /// The checked settings of a replica.
 #[derive(Debug)]
 pub struct Config {
-    /// Address to serve on.
+    /// The address to serve on.
     pub listen: SocketAddr,
-    /// Where the model comes from.
+    /// The source of the model.
     pub model: ModelSource,
-    /// How the model is run.
+    /// The settings with which the model runs: engine, device, precision, threads and largest batch.
     pub setup: Setup,
-    /// Values of the transform that override the metadata of the model's file.
-    pub transform: transform::Flags,
-    /// Where the class names come from.
+    /// The values of the transform that override the metadata of the model's file.
+    pub transform: TransformFlags,
+    /// The source of the class names.
     pub labels: LabelSource,
-    /// The sizes of the pipeline.
+    /// The numbers of threads and images of the pipeline.
     pub sizes: Sizes,
     /// The limits of one request.
     pub request_limits: RequestLimits,
     /// The limits of one image.
-    pub pixels: Limits,
-    /// Name in answers.
+    pub pixels: ImageLimits,
+    /// The name of this replica, which its answers contain.
     pub name: String,
-    /// How the replica drains when it is told to stop.
+    /// The settings for draining after a request to stop.
     pub drain: DrainConfig,
 }
 
@@ -124,10 +125,10 @@ impl TryFrom<Args> for Config {
     type Error = anyhow::Error;
 
     fn try_from(args: Args) -> anyhow::Result<Self> {
-        ensure!(args.max_pixels > 0, "--max-pixels must be at least 1");
-        let processors = available_parallelism().context("ask the system how many processors there are")?.get();
+        ensure!(args.max_pixels > 0, "--max-pixels 0: give at least 1");
+        let processors = available_parallelism().context("read the number of processors from the system")?.get();
         let (threads, max_batch) = (args.threads as usize, args.max_batch as usize);
-        // On a CUDA device, several workers would share one stream, and each would have weights of its own.
+        // On a CUDA device, several workers would share one stream, and each would hold a copy of the weights.
         let default_workers = if args.device == Device::Cpu { (processors / threads).max(1) } else { 1 };
         let workers = args.workers.map_or(default_workers, |workers| workers as usize);
         let capacity = args.capacity.map_or(2 * workers * max_batch, |capacity| capacity as usize);
@@ -137,7 +138,7 @@ impl TryFrom<Args> for Config {
             (_, _, Some(path)) => ModelSource::Weights(path, args.architecture),
             _ => ModelSource::Bundled,
         };
-        // No batch is larger than the capacity, so no larger one is warmed up.
+        // No batch is larger than the capacity, so the warm-up needs no larger batch.
         let max_batch = capacity.min(max_batch);
         Ok(Self {
             listen: args.listen,
@@ -153,14 +154,14 @@ impl TryFrom<Args> for Config {
                 workers,
             },
             request_limits: args.request_limits,
-            pixels: Limits { max_pixels: args.max_pixels },
+            pixels: ImageLimits { max_pixels: args.max_pixels },
             name: args.name.unwrap_or_else(|| format!("replica-{}", std::process::id())),
             drain: DrainConfig { delay: drain_delay, grace, exit_with_parent: args.process.exit_with_parent },
         })
     }
 }
 
-/// Parses the 64 hexadecimal digits of a SHA-256.
+/// Parses a SHA-256 of 64 hexadecimal digits.
 fn sha256(text: &str) -> Result<[u8; 32], String> {
     let digits: Option<Vec<u8>> = text.chars().map(|digit| Some(digit.to_digit(16)? as u8)).collect();
     let bytes = digits
@@ -193,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn torchscript_runs_only_with_permission_and_its_hash() {
+    fn torchscript_needs_permission_and_a_hash_and_malformed_flags_are_refused() {
         let hash = "--sha256=00112233445566778899aabbccddeeff00112233445566778899AABBCCDDEEFF";
         let script = "--torchscript=model.pt";
         let ModelSource::TorchScript(_, found) =

@@ -1,17 +1,18 @@
-//! HTTP ↔ pipeline: checks a request, takes a slot, and turns the logits into the answer of the HTTP contract.
+//! Connects HTTP with the pipeline: checks a request, takes a slot, and makes the answer of the HTTP contract from the
+//! logits.
 
 use crate::metrics;
 use crate::pipeline::{Classification, Image, Pipeline};
 use crate::ranking::top_k;
 use crate::served_model::ServedModel;
 use crate::softmax::softmax;
-use crate::{form, inference_protocol};
+use crate::{inference_protocol, request_body};
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Request, StatusCode};
 use service::admin::Admin;
-use service::body;
+use service::body::{self, BodyLimits};
 use service::headers::text;
 use service::options::RequestLimits;
 use service::respond::{self, Reply};
@@ -22,26 +23,26 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Answers all requests of a replica.
-pub struct Handler {
+pub struct ReplicaHandler {
     /// Classifies images.
     pub pipeline: Pipeline,
-    /// One permit for each image that the replica takes at once.
+    /// The free slots: one permit for each image that the replica can still take.
     pub slots: Arc<Semaphore>,
-    /// The number of slots, which is advertised to dispatchers.
+    /// The number of slots, which the replica advertises to dispatchers.
     pub capacity: usize,
     /// Answers `/metrics`, `/livez` and `/readyz`.
     pub admin: Admin,
-    /// Limits of one body, and of the memory of all bodies together.
-    pub body: body::Limits,
-    /// The longest time for a request.
+    /// The limits of one body, and of the memory of all bodies together.
+    pub body_limits: BodyLimits,
+    /// The limits of one request. Only its time limit is used here.
     pub request_limits: RequestLimits,
-    /// The served model; empty until it is loaded.
+    /// The served model. Empty until the model is loaded.
     pub model: Arc<OnceLock<ServedModel>>,
-    /// This replica's name.
+    /// The name of this replica, which its answers contain.
     pub name: String,
 }
 
-impl Handler {
+impl ReplicaHandler {
     /// Answers one request.
     pub async fn handle(self: Arc<Self>, request: Request<Incoming>) -> Reply {
         let path = request.uri().path();
@@ -52,7 +53,7 @@ impl Handler {
             "/predict" | "/infer" if request.method() == Method::POST => self.predict(request).await,
             "/predict" | "/infer" => respond::method_not_allowed("POST", ""),
             _ if inference_protocol::owns(path) => inference_protocol::answer(&self, request).await,
-            _ => respond::not_found(path, "images go to POST /predict", ""),
+            _ => respond::not_found(path, "send images to POST /predict", ""),
         }
     }
 
@@ -72,15 +73,15 @@ impl Handler {
         let Admitted { slot, content_type, top_k, deadline } = match self.admit(&head, received) {
             Ok(admitted) => admitted,
             Err(fault) => {
-                // A body that is not read makes the server close the connection, and a client that is still sending may
-                // then see a reset instead of the answer.
+                // If the body were not read, the server would close the connection, and a client that is still sending
+                // could see a reset instead of the answer.
                 body::discard(body).await;
                 return Err(fault);
             }
         };
         let _in_progress = InProgress::start(received);
-        let body = body::read(body, &self.body, deadline).await?;
-        let image = form::encoded_image(content_type, body.to_bytes()).await?;
+        let body = body::read(body, &self.body_limits, deadline).await?;
+        let image = request_body::encoded_image(content_type, body.to_bytes()).await?;
         let classification = self.pipeline.classify(Image::Encoded(image), deadline, slot).await?;
         let queued_ms = text(&head.headers, &header::QUEUE_MS)?.and_then(|waited| waited.parse().ok()).unwrap_or(0.0);
         Ok(self.describe(&classification, top_k, queued_ms, received.elapsed()))
@@ -93,11 +94,11 @@ impl Handler {
         Ok(Admitted { slot: self.take_slots(1)?, content_type, top_k, deadline })
     }
 
-    /// The answer for a classified image. The request waited `queued_ms` milliseconds in the dispatcher and took `here`
-    /// in this replica.
-    fn describe(&self, classification: &Classification, count: usize, queued_ms: f64, here: Duration) -> Answer {
+    /// The answer for a classified image, with the `count` best classes. The request waited `queued_ms` milliseconds in
+    /// the dispatcher, and spent `time_here` in this replica.
+    fn describe(&self, classification: &Classification, count: usize, queued_ms: f64, time_here: Duration) -> Answer {
         let ServedModel { name, labels, .. } =
-            self.model.get().expect("images are classified once the model is loaded");
+            self.model.get().expect("no image is classified before the model is loaded");
         let predictions = top_k(&softmax(&classification.logits), labels, count);
         let milliseconds = |duration: Duration| (duration.as_secs_f64() * 1e5).round() / 100.0;
         let timing = Timing {
@@ -105,32 +106,34 @@ impl Handler {
             decode: milliseconds(classification.times.decode),
             batch: milliseconds(classification.times.batch),
             inference: milliseconds(classification.times.inference),
-            total: queued_ms + milliseconds(here),
+            total: queued_ms + milliseconds(time_here),
         };
         Answer::new(predictions, name, &self.name, timing)
     }
 
-    /// Takes `count` slots, all or none. A request that does not find them is refused: requests wait in the dispatcher.
+    /// Takes `count` slots, or none. No request waits for slots here, because requests wait in the dispatcher.
     ///
     /// # Errors
-    /// 503 `busy`.
+    /// If fewer slots are free (status 503, code `busy`).
     pub(crate) fn take_slots(&self, count: usize) -> Result<OwnedSemaphorePermit, RequestError> {
         let count = u32::try_from(count).expect("a request takes no more slots than the capacity");
         self.slots.clone().try_acquire_many_owned(count).map_err(|_| {
-            let message = "this replica holds as many requests as it advertises; send to another";
+            let message =
+                "this replica has not enough free slots; send the request to another replica, or retry in 1 s";
             RequestError::new(Code::Busy, message).retry_after(Duration::from_secs(1))
         })
     }
 
-    /// The instant at which a request expires.
+    /// The deadline of a request.
     ///
     /// # Errors
-    /// 400 when the header of the timeout is malformed.
+    /// If the header with the timeout is malformed (status 400).
     pub(crate) fn deadline(&self, headers: &HeaderMap, received: Instant) -> Result<Instant, RequestError> {
         Ok(received + self.request_limits.timeout(wire::timeout(text(headers, &header::TIMEOUT_MS)?)?))
     }
 
-    /// Adds the headers of every answer about images: the capacity and the trace.
+    /// Adds the headers that every answer to a request with images has: the capacity and the identifiers of the
+    /// request.
     pub(crate) fn add_headers(&self, mut reply: Reply, trace: &TraceContext) -> Reply {
         reply.headers_mut().insert(header::CAPACITY, HeaderValue::from(self.capacity));
         trace.write(reply.headers_mut());
@@ -138,16 +141,16 @@ impl Handler {
     }
 }
 
-/// A request whose head is valid and that has a slot.
+/// The facts from the head of a valid request, and the slot of the request.
 struct Admitted<'a> {
     slot: OwnedSemaphorePermit,
     content_type: Option<&'a str>,
-    /// Predictions in the answer.
+    /// The number of predictions in the answer.
     top_k: usize,
     deadline: Instant,
 }
 
-/// Counts a request as in progress until dropped, and then records its latency.
+/// Counts a request as in progress until this value is dropped, and then records the request's latency.
 pub(crate) struct InProgress {
     received: Instant,
 }

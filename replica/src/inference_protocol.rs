@@ -1,5 +1,5 @@
-//! The Open Inference Protocol v2 over REST, with the extensions binary tensor data and classification. This file owns
-//! paths, headers and statuses; the modules below it own the bodies.
+//! The Open Inference Protocol v2 over REST, with its extensions for binary tensor data and classification. This file
+//! owns paths, headers and statuses. The modules below it own the bodies.
 //!
 //! Source: <https://github.com/kserve/open-inference-protocol>, and Triton's `docs/protocol` for the extensions.
 
@@ -9,14 +9,15 @@ pub mod request;
 pub mod response;
 pub mod tensor;
 
-use crate::handler::{Handler, InProgress};
+use crate::handler::{InProgress, ReplicaHandler};
+use crate::pipeline::Image;
 use futures_util::future::try_join_all;
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONTENT_ENCODING, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method, StatusCode};
 use percent_encoding::percent_decode_str;
-use request::{InputLimits, Request};
-use response::{Encoded, Response};
+use request::{InferenceRequest, InputLimits};
+use response::{Encoded, InferenceResponse};
 use serde_json::json;
 use service::body;
 use service::headers::text;
@@ -24,23 +25,24 @@ use service::respond::{self, Reply};
 use service::trace::TraceContext;
 use service::wire::{Code, RequestError};
 use std::time::{Duration, Instant};
+use tokio::sync::OwnedSemaphorePermit;
 
-/// The name of the input that takes normalised numbers.
+/// The name of the input tensor with normalised numbers.
 const INPUT: &str = "input";
 
-/// The name of the input that takes encoded images.
+/// The name of the input tensor with encoded images.
 const IMAGE: &str = "image";
 
-/// The version of the model; there is only one.
+/// The only version of the model.
 const VERSION: &str = "1";
 
-/// The header that says how many bytes of a body are JSON, if binary data follows.
+/// The header with the number of bytes of the JSON in a body, if binary data follows the JSON.
 const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 
-/// Most characters of an error message, since messages quote what a client sent.
-const MAX_ERROR: usize = 500;
+/// Most characters of an error message. Without a limit, a message could quote a whole body.
+const MAX_MESSAGE_LENGTH: usize = 500;
 
-/// The resource that a path names.
+/// A resource of the protocol, as a path names it.
 #[derive(Debug, PartialEq)]
 enum Resource {
     Server,
@@ -57,7 +59,7 @@ pub(crate) fn owns(path: &str) -> bool {
 }
 
 /// Answers a request whose path belongs to the protocol.
-pub(crate) async fn answer(handler: &Handler, request: hyper::Request<Incoming>) -> Reply {
+pub(crate) async fn answer(handler: &ReplicaHandler, request: hyper::Request<Incoming>) -> Reply {
     let received = Instant::now();
     let trace = TraceContext::from_headers(request.headers());
     let (head, body) = request.into_parts();
@@ -81,7 +83,7 @@ impl Resource {
     /// The resource of `path` on a server whose model has the name `model`.
     ///
     /// # Errors
-    /// 404 for another path, model or version.
+    /// If the path names no resource, or another model or version (status 404).
     fn of(path: &str, model: &str) -> Result<Self, RequestError> {
         let missing = |message| Err(RequestError::new(Code::NotFound, message));
         let parts: Vec<&str> = path.split('/').skip(2).collect();
@@ -90,21 +92,21 @@ impl Resource {
             ["health", "live"] => Ok(Self::Live),
             ["health", "ready"] => Ok(Self::Ready),
             ["models", name, ..] if !percent_decode_str(name).eq(model.bytes()) => {
-                missing(format!("there is no model {name:?}; there is {model:?}"))
+                missing(format!("there is no model {name:?}; this replica has {model:?}"))
             }
             ["models", _, "versions", version, ..] if version != VERSION => {
-                missing(format!("there is no version {version:?} of {model}; there is {VERSION:?}"))
+                missing(format!("there is no version {version:?} of {model}; the only version is {VERSION:?}"))
             }
             ["models", _] | ["models", _, "versions", _] => Ok(Self::Model),
             ["models", _, "ready"] | ["models", _, "versions", _, "ready"] => Ok(Self::ModelReady),
             ["models", _, "infer"] | ["models", _, "versions", _, "infer"] => Ok(Self::Infer),
-            _ => missing(format!("no such path: {path}; inference is POST /v2/models/{model}/infer")),
+            _ => missing(format!("no such path: {path}; send images to POST /v2/models/{model}/infer")),
         }
     }
 }
 
-/// Answers a request for a resource's state or metadata.
-fn describe(handler: &Handler, resource: &Resource, method: &Method) -> Reply {
+/// Answers a request for the state or the metadata of a resource.
+fn describe(handler: &ReplicaHandler, resource: &Resource, method: &Method) -> Reply {
     let allowed = if *resource == Resource::Infer { "POST" } else { "GET, HEAD" };
     if *resource == Resource::Infer || !matches!(*method, Method::GET | Method::HEAD) {
         let mut reply = refusal(&RequestError::new(Code::MethodNotAllowed, format!("this path takes {allowed} only")));
@@ -114,27 +116,27 @@ fn describe(handler: &Handler, resource: &Resource, method: &Method) -> Reply {
     let ready = handler.admin.readiness.is_ready();
     let readiness = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     match resource {
-        Resource::Server => respond::json(StatusCode::OK, &metadata::Server::SELF),
+        Resource::Server => respond::json(StatusCode::OK, &metadata::ServerMetadata::SELF),
         Resource::Live => respond::json(StatusCode::OK, &json!({"live": true})),
         Resource::Ready => respond::json(readiness, &json!({"ready": ready})),
         Resource::ModelReady => {
             respond::json(readiness, &json!({"name": handler.model.get().map(|model| &model.name), "ready": ready}))
         }
         Resource::Model | Resource::Infer => match handler.model.get() {
-            Some(model) => respond::json(StatusCode::OK, &metadata::Model::new(model)),
+            Some(model) => respond::json(StatusCode::OK, &metadata::ModelMetadata::new(model)),
             None => refusal(&loading()),
         },
     }
 }
 
-/// The fault of a request that needs the model before it is loaded.
+/// The error for a request that needs the model before it is loaded.
 fn loading() -> RequestError {
-    RequestError::new(Code::Busy, "the model is not loaded yet").retry_after(Duration::from_secs(1))
+    RequestError::new(Code::Busy, "the model is not loaded yet; retry in 1 s").retry_after(Duration::from_secs(1))
 }
 
 /// Answers an inference request.
 async fn infer(
-    handler: &Handler,
+    handler: &ReplicaHandler,
     headers: &HeaderMap,
     body: Incoming,
     received: Instant,
@@ -146,61 +148,74 @@ async fn infer(
     let (slots, _in_progress, deadline, json_length) = match admit() {
         Ok(admitted) => admitted,
         Err(fault) => {
-            // A client that is still sending a long body would see a reset instead of the answer.
+            // Otherwise a client that is still sending a long body would see a reset instead of the answer.
             body::discard(body).await;
             return Err(fault);
         }
     };
-    let body = body::read(body, &handler.body, deadline).await?;
+    let body = body::read(body, &handler.body_limits, deadline).await?;
     let model = handler.model.get().ok_or_else(loading)?;
     let limits = InputLimits { capacity: handler.capacity, side: model.side };
-    // Parsing goes on if the client leaves, and keeps its slot, so that the slots bound the bodies that wait to be
-    // parsed.
-    let parse = move || (Request::parse(&body.to_bytes(), json_length, limits), slots, body);
+    // If the client leaves, parsing goes on and keeps its slot. Otherwise the slots would not limit the number of
+    // bodies that wait to be parsed.
+    let parse = move || (InferenceRequest::parse(&body.to_bytes(), json_length, limits), slots, body);
     let parsed = tokio::task::spawn_blocking(parse).await;
-    let (request, mut slots, _body) = parsed.map_err(|error| RequestError::new(Code::Internal, error.to_string()))?;
+    let failed = |error| RequestError::new(Code::Internal, format!("parse the body: {error}"));
+    let (request, mut slots, _body) = parsed.map_err(failed)?;
     let request = request?;
     if request.images.len() > 1 {
         slots.merge(handler.take_slots(request.images.len() - 1)?);
     }
-    let classify = request.images.into_iter().enumerate().map(|(index, image)| {
-        let slot = slots.split(1).expect("there is a slot for every image");
+    let rows = classify(handler, request.images, slots, deadline).await?;
+    let (id, outputs) = (request.id.as_deref(), &request.outputs[..]);
+    Ok(reply(InferenceResponse { model: &model.name, id, outputs, rows: &rows, labels: &model.labels }.encode()))
+}
+
+/// Classifies the images of a request. `slots` has one slot for each image. Returns the logits of each image.
+async fn classify(
+    handler: &ReplicaHandler,
+    images: Vec<Image>,
+    mut slots: OwnedSemaphorePermit,
+    deadline: Instant,
+) -> Result<Vec<Vec<f32>>, RequestError> {
+    let classified = images.into_iter().enumerate().map(|(index, image)| {
+        let slot = slots.split(1).expect("the request holds a slot for every image");
         async move {
             let outcome = handler.pipeline.classify(image, deadline, slot).await;
             match outcome {
                 Ok(classification) if classification.logits.iter().all(|logit| logit.is_finite()) => {
                     Ok(classification.logits)
                 }
-                Ok(_) => Err(bad_request(format!("image {index}: its numbers are too large for the model"))),
+                Ok(_) => Err(bad_request(format!(
+                    "image {index}: its numbers are too large for the model; send normalised numbers"
+                ))),
                 Err(fault) => Err(RequestError { message: format!("image {index}: {}", fault.message), ..fault }),
             }
         }
     });
-    // All images enter the pipeline before the first result is awaited, so that they can share a batch.
-    let rows = try_join_all(classify).await?;
-    let (id, outputs) = (request.id.as_deref(), &request.outputs[..]);
-    Ok(reply(Response { model: &model.name, id, outputs, rows: &rows, labels: &model.labels }.encode()))
+    // All images enter the pipeline before the first result arrives. Otherwise they could not share a batch.
+    try_join_all(classified).await
 }
 
-/// The value of the header [`JSON_LENGTH`].
+/// The value of the header [`JSON_LENGTH`]; `None` if the header is absent.
 ///
 /// # Errors
-/// 400 when the value is malformed, 415 for a compressed body.
+/// If the value is malformed (status 400), or the body is compressed (status 415).
 fn json_length(headers: &HeaderMap) -> Result<Option<usize>, RequestError> {
     match text(headers, &CONTENT_ENCODING)? {
         None | Some("identity") => {}
         Some(encoding) => {
-            let message = format!("Content-Encoding {encoding:?} is not supported; send the body as it is");
+            let message = format!("Content-Encoding {encoding:?} is not supported; send the body uncompressed");
             return Err(RequestError::new(Code::UnsupportedMediaType, message));
         }
     }
     let Some(length) = text(headers, &JSON_LENGTH)? else { return Ok(None) };
-    // `parse` would accept a sign.
+    // `parse` alone would accept a sign.
     let number = length.bytes().all(|byte| byte.is_ascii_digit()).then(|| length.parse().ok()).flatten();
     number.map(Some).ok_or_else(|| bad_request(format!("{JSON_LENGTH} is {length:?}; it must be a number of bytes")))
 }
 
-/// The answer with an encoded body.
+/// The HTTP answer for an encoded response.
 fn reply(Encoded { body, json_length }: Encoded) -> Reply {
     match json_length {
         None => respond::bytes(StatusCode::OK, "application/json", body),
@@ -212,13 +227,13 @@ fn reply(Encoded { body, json_length }: Encoded) -> Reply {
     }
 }
 
-/// The answer to a fault, with the body of the protocol: `{"error": …}`.
+/// The answer for an error, with the protocol's body `{"error": "MESSAGE"}`.
 fn refusal(fault: &RequestError) -> Reply {
-    let message: String = fault.message.chars().take(MAX_ERROR).collect();
+    let message: String = fault.message.chars().take(MAX_MESSAGE_LENGTH).collect();
     respond::error(fault, "").map(|_contract| json!({"error": message}).to_string().into())
 }
 
-/// A fault with status 400.
+/// An error with status 400.
 fn bad_request(message: impl Into<String>) -> RequestError {
     RequestError::new(Code::BadRequest, message)
 }
@@ -228,7 +243,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_name_the_server_or_its_model() {
+    fn a_path_names_a_resource_of_the_server_or_of_its_model() {
         for (path, expected) in [
             ("/v2", Ok(Resource::Server)),
             ("/v2/", Ok(Resource::Server)),
@@ -240,12 +255,15 @@ mod tests {
             ("/v2/models/m/versions/1", Ok(Resource::Model)),
             ("/v2/models/m/versions/1/ready", Ok(Resource::ModelReady)),
             ("/v2/models/m/versions/1/infer", Ok(Resource::Infer)),
-            ("/v2/models/m/versions/2/infer", Err("there is no version \"2\" of m; there is \"1\"")),
+            ("/v2/models/m/versions/2/infer", Err("there is no version \"2\" of m; the only version is \"1\"")),
             ("/v2/models/%6d/infer", Ok(Resource::Infer)),
-            ("/v2/models/%zz", Err("there is no model \"%zz\"; there is \"m\"")),
-            ("/v2/models/x/infer", Err("there is no model \"x\"; there is \"m\"")),
-            ("/v2/models/m/versions", Err("no such path: /v2/models/m/versions; inference is POST /v2/models/m/infer")),
-            ("/v2/repository/index", Err("no such path: /v2/repository/index; inference is POST /v2/models/m/infer")),
+            ("/v2/models/%zz", Err("there is no model \"%zz\"; this replica has \"m\"")),
+            ("/v2/models/x/infer", Err("there is no model \"x\"; this replica has \"m\"")),
+            (
+                "/v2/models/m/versions",
+                Err("no such path: /v2/models/m/versions; send images to POST /v2/models/m/infer"),
+            ),
+            ("/v2/repository/index", Err("no such path: /v2/repository/index; send images to POST /v2/models/m/infer")),
         ] {
             let found = Resource::of(path, "m").map_err(|fault| (fault.code, fault.message));
             assert_eq!(found, expected.map_err(|message| (Code::NotFound, message.to_owned())), "{path}");
@@ -274,10 +292,10 @@ mod tests {
     }
 
     #[test]
-    fn an_error_message_has_a_limited_length() {
+    fn a_long_error_message_is_cut() {
         let reply = refusal(&bad_request("é".repeat(100_000)));
         assert_eq!(reply.status(), 400);
         let length = hyper::body::Body::size_hint(reply.body()).exact();
-        assert_eq!(length, Some((MAX_ERROR * "é".len() + r#"{"error":""}"#.len()) as u64));
+        assert_eq!(length, Some((MAX_MESSAGE_LENGTH * "é".len() + r#"{"error":""}"#.len()) as u64));
     }
 }

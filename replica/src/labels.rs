@@ -1,5 +1,5 @@
-//! The names of the classes in class order: from the metadata of the weights, the list of ImageNet's 1000 classes, or a
-//! file.
+//! The names of the classes, in class order. They come from the metadata of the weights, from the list of ImageNet's
+//! 1000 classes, or from a file.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -7,10 +7,10 @@ use std::str::FromStr;
 /// The category names that torchvision ships with its ImageNet weights, in class order.
 const IMAGENET: &str = include_str!("../labels/imagenet.txt");
 
-/// `--labels`: where the names of the classes come from.
+/// The source of the names of the classes, as the flag `--labels` gives it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LabelSource {
-    /// The metadata of the weights; if that has no names, `class 0`, `class 1`, …
+    /// The metadata of the weights. If they have no names, the classes are called `class 0`, `class 1` and so on.
     Weights,
     /// The list of ImageNet's 1000 classes.
     ImageNet,
@@ -30,32 +30,33 @@ impl FromStr for LabelSource {
     }
 }
 
-/// Why there are no names of classes.
+/// The reason why there are no names for the classes.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file cannot be read.
-    #[error("read labels {path}: {error}")]
+    #[error("--labels: read {path}: {error}; give weights, imagenet, or a file with one name on each line")]
     Read {
-        /// The file.
+        /// The path of the file.
         path: String,
         /// The operating system's error.
         error: std::io::Error,
     },
     /// There are more or fewer names than classes.
-    #[error("{names} labels for {classes} classes; give one label on each line, in class order")]
+    #[error("--labels: there are {names} names for {classes} classes; give one name for each class, in class order")]
     Count {
-        /// Number of names.
+        /// The number of names.
         names: usize,
-        /// Number of classes of the model.
+        /// The number of classes of the model.
         classes: usize,
     },
 }
 
 impl LabelSource {
-    /// The names of `classes` classes. `from_weights` are the names in the metadata of the weights, if it has any.
+    /// Loads the names of `classes` classes. `from_weights` are the names in the metadata of the weights, if there are
+    /// any.
     ///
     /// # Errors
-    /// When a file cannot be read, or there are more or fewer names than classes.
+    /// If a file cannot be read, or there are more or fewer names than classes.
     pub fn load(&self, from_weights: Option<Vec<String>>, classes: usize) -> Result<Vec<String>, Error> {
         let lines = |text: &str| text.lines().map(|line| line.trim().to_owned()).collect::<Vec<_>>();
         let names = match self {
@@ -81,13 +82,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn imagenet_has_a_thousand_classes_in_order() {
+    fn imagenet_has_the_names_of_a_thousand_classes_in_class_order() {
         let names = LabelSource::ImageNet.load(None, 1000).expect("a thousand names");
         assert_eq!([&names[0], &names[207], &names[999]], ["tench", "golden retriever", "toilet tissue"]);
     }
 
     #[test]
-    fn a_wrong_count_is_refused_and_a_missing_file_is_named() {
+    fn a_wrong_number_of_names_and_a_missing_file_are_refused() {
         assert!(LabelSource::ImageNet.load(None, 12).is_err());
         assert_eq!(LabelSource::Weights.load(None, 2).expect("numbered"), ["class 0", "class 1"]);
         assert!(LabelSource::Weights.load(Some(vec!["one".into()]), 2).is_err());

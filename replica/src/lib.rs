@@ -1,9 +1,8 @@
-//! A replica: decodes images, classifies them in batches, and answers over HTTP.
+//! A replica. It decodes images, classifies them in batches, and answers over HTTP.
 
 pub mod batch;
 pub mod config;
 pub mod decode;
-pub mod form;
 pub mod handler;
 pub mod inference_protocol;
 pub mod labels;
@@ -12,6 +11,7 @@ pub mod model;
 pub mod pipeline;
 pub mod preprocess;
 pub mod ranking;
+pub mod request_body;
 pub mod served_model;
 pub mod server;
 pub mod softmax;

@@ -1,4 +1,4 @@
-//! The process of a replica: flags and telemetry.
+//! The program of a replica. It parses the flags, starts telemetry and runs the server.
 
 use anyhow::Result;
 use clap::Parser;
@@ -17,6 +17,6 @@ fn run() -> Result<()> {
     let metrics = service::telemetry::start(&args.process.log)?;
     let config = Config::try_from(args)?;
     server::run(config, metrics, main_entered)?;
-    // Skips libtorch's destructors, which take 100 ms and free only what the operating system frees anyway.
+    // Returning would run libtorch's destructors. They take 100 ms, and the operating system frees the memory anyway.
     std::process::exit(0)
 }

@@ -1,64 +1,64 @@
-//! The metrics that a replica exports: names, labels and HELP texts. `docs/api.md` lists the same metrics.
+//! The metrics that a replica exports, with their names, labels and HELP texts. `docs/api.md` lists the same metrics.
 
 use metrics::{Gauge, Histogram, describe_gauge, describe_histogram, gauge, histogram};
 use service::wire::metric;
 
-/// Gauge: requests accepted and not answered yet.
+/// Gauge: requests that are accepted and not answered yet.
 pub const IN_PROGRESS: &str = "inference_in_progress";
-/// Histogram, seconds: the time from a request's head to its answer.
+/// Histogram, seconds: the time from receiving a request's headers to its answer, or until its client leaves.
 pub const LATENCY: &str = "inference_latency_seconds";
-/// Histogram by `stage` (decode, queue, forward), seconds: the time of that stage.
+/// Histogram by `stage` (decode, queue, forward), seconds: the time in each stage.
 pub const STAGE: &str = "inference_stage_seconds";
-/// Histogram, images: the size of a forward pass.
+/// Histogram: the number of images in a forward pass.
 pub const BATCH_SIZE: &str = "inference_batch_size";
 /// Gauge, seconds: the time from exec until the replica was ready.
 pub const STARTUP: &str = metric::STARTUP;
 
 /// The type of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum MetricKind {
     /// A value that goes up and down.
     Gauge,
-    /// Counts by bucket, with their sum.
+    /// Counts of values by bucket, and the sum of the values.
     Histogram,
 }
 
-/// A metric of a ready replica.
+/// A metric that a ready replica exports.
 #[derive(Debug, Clone, Copy)]
 pub struct Metric {
-    /// The name at `/metrics`.
+    /// The name in the text of `/metrics`.
     pub name: &'static str,
-    /// The type at `/metrics`.
-    pub kind: Kind,
-    /// The HELP text.
+    /// The type in the text of `/metrics`.
+    pub kind: MetricKind,
+    /// The HELP text, which describes the metric.
     pub help: &'static str,
 }
 
-/// All metrics of a ready replica.
+/// All metrics that a ready replica exports.
 pub const ALL: [Metric; 5] = [
-    Metric { name: IN_PROGRESS, kind: Kind::Gauge, help: "Requests that are accepted and not answered yet." },
+    Metric { name: IN_PROGRESS, kind: MetricKind::Gauge, help: "Requests that are accepted and not answered yet." },
     Metric {
         name: LATENCY,
-        kind: Kind::Histogram,
-        help: "Seconds from receiving a request to its answer, or to its client's leaving. Only requests that found a \
-               slot.",
+        kind: MetricKind::Histogram,
+        help: "Seconds from receiving a request to its answer, or until its client leaves. Does not count requests that \
+               found no free slot.",
     },
     Metric {
         name: STAGE,
-        kind: Kind::Histogram,
-        help: "Seconds by stage. For each image: decode (with the wait for a decoder) and queue (from its decoding to \
-               its forward pass). For each forward pass: forward.",
+        kind: MetricKind::Histogram,
+        help: "Seconds in each stage. Each image is counted once in decode (the wait for a decoder, decoding and the \
+               transform) and in queue (the wait for the forward pass), each forward pass once in forward.",
     },
-    Metric { name: BATCH_SIZE, kind: Kind::Histogram, help: "Images in one forward pass." },
-    Metric { name: STARTUP, kind: Kind::Gauge, help: "Seconds from exec until the replica was ready." },
+    Metric { name: BATCH_SIZE, kind: MetricKind::Histogram, help: "Images in one forward pass." },
+    Metric { name: STARTUP, kind: MetricKind::Gauge, help: "Seconds from exec until the replica was ready." },
 ];
 
-/// A stage of the processing of an image, by which [`STAGE`] is labelled.
+/// A stage in the processing of an image: the label of [`STAGE`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
-    /// Decoding and transforming one image, the wait for a decoder included.
+    /// The wait of one image for a decoder, its decoding, and its transform.
     Decode,
-    /// One decoded image's wait for its forward pass.
+    /// The wait of one decoded image for its forward pass.
     Queue,
     /// One forward pass.
     Forward,
@@ -68,13 +68,13 @@ impl Stage {
     const ALL: [Self; 3] = [Self::Decode, Self::Queue, Self::Forward];
 }
 
-/// Describes all metrics, and creates their series but for [`STARTUP`], which exists once the replica is ready. Without
-/// this, `/metrics` would lack each series until something is recorded.
+/// Describes all metrics, and creates the series of all except [`STARTUP`], which exists once the replica is ready.
+/// Otherwise `/metrics` would lack each series until its first value is recorded.
 pub(crate) fn register() {
     for Metric { name, kind, help } in ALL {
         match kind {
-            Kind::Gauge => describe_gauge!(name, help),
-            Kind::Histogram => describe_histogram!(name, help),
+            MetricKind::Gauge => describe_gauge!(name, help),
+            MetricKind::Histogram => describe_histogram!(name, help),
         }
     }
     in_progress().set(0.0);
@@ -91,9 +91,9 @@ pub(crate) fn latency() -> Histogram {
     histogram!(LATENCY)
 }
 
-/// The histogram [`STAGE`] of one stage.
+/// The series of the histogram [`STAGE`] for `stage`.
 pub(crate) fn stage(stage: Stage) -> Histogram {
-    // Literal labels, because the macro allocates memory for any others at each call.
+    // The labels are literals, because the macro allocates memory for other labels at each call.
     match stage {
         Stage::Decode => histogram!(STAGE, "stage" => "decode"),
         Stage::Queue => histogram!(STAGE, "stage" => "queue"),
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
     use std::path::Path;
 
-    /// The rows of the table of metrics in `docs/api.md` that belong to the replica: name and type.
+    /// The name and the type of each metric of the replica in the table of `docs/api.md`.
     fn documented() -> Vec<(String, String)> {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/api.md");
         let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("read {}: {error}", path.display()));
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn the_documents_list_every_metric_and_no_other() {
+    fn the_documentation_lists_every_metric_of_the_replica_and_no_other() {
         let documented = documented();
         let exported = ALL.map(|metric| (metric.name.to_owned(), format!("{:?}", metric.kind).to_lowercase()));
         for metric in &exported {

@@ -1,7 +1,8 @@
-//! The threads between the handler and the models: decoders, then workers that infer.
+//! The threads between the handler and the models. Decoders make the model's input of an image, and workers run the
+//! model.
 //!
-//! Every image holds one of the replica's slots until its work has ended, even if its client has left before. There are
-//! as many slots as the advertised capacity, so the capacity bounds the images that wait between the threads.
+//! Each image holds one of the replica's slots until its work has ended, even if its client has left before. The number
+//! of slots is the advertised capacity, so the capacity limits the number of images that wait between the threads.
 
 mod batch_queue;
 mod decoder;
@@ -10,7 +11,7 @@ mod work_item;
 mod worker;
 
 use crate::batch::Batcher;
-use crate::decode::Limits;
+use crate::decode::ImageLimits;
 use crate::model::{InferenceError, Input, Model, ModelFactory};
 use crate::transform::Transform;
 use batch_queue::BatchQueue;
@@ -22,25 +23,25 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use thread::FatalErrorSender;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
-use work_item::{Reply, WorkItem};
+use work_item::{Responder, WorkItem};
 
-/// An image as a request contains it.
+/// An image as a request sends it.
 #[derive(Debug)]
 pub enum Image {
-    /// A file of a format that `decode` knows.
+    /// The bytes of an image file.
     Encoded(Bytes),
-    /// Normalised numbers, ready for the model.
+    /// The model's input, which needs no decoding.
     Tensor(Input),
 }
 
 /// The times that an image spent in the stages of the pipeline.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct StageTimes {
-    /// Waiting for a decoder, decoding and transforming.
+    /// Time from entering the pipeline to the end of decoding: the wait for a decoder, decoding, and the transform.
     pub decode: Duration,
-    /// Waiting, decoded, for the forward pass.
+    /// Time that the decoded image waited for its forward pass.
     pub batch: Duration,
-    /// The forward pass.
+    /// Time of the forward pass.
     pub inference: Duration,
 }
 
@@ -53,29 +54,29 @@ pub struct Classification {
     pub times: StageTimes,
 }
 
-/// The sending end of the pipeline. The threads stop when all clones are dropped.
+/// Sends images to the threads of the pipeline. The threads stop when all clones are dropped.
 #[derive(Debug, Clone)]
 pub struct Pipeline {
-    /// Holds as many images as the replica has slots, and so is never full.
+    /// The channel has room for one image for each slot. It is never full, because each image in it holds a slot.
     images: Sender<WorkItem<Image>>,
 }
 
-/// The sizes of a pipeline.
+/// The numbers of threads and images of a pipeline.
 #[derive(Debug, Clone, Copy)]
 pub struct Sizes {
     /// Most images in the pipeline.
     pub capacity: usize,
     /// Most images in one forward pass.
     pub max_batch: usize,
-    /// The longest time that a decoded image is held so that others may join its batch.
+    /// The longest time that a decoded image waits for others to join its batch.
     pub batch_wait: Duration,
-    /// Threads that decode.
+    /// The number of threads that decode images.
     pub decoders: usize,
-    /// Threads that infer, each with a model of its own.
+    /// The number of threads that run forward passes, each with its own model.
     pub workers: usize,
 }
 
-/// A loaded model.
+/// The loaded model, before the workers create their own models of it.
 pub struct LoadedModel<F> {
     /// Creates a model for each worker.
     pub factory: F,
@@ -83,12 +84,12 @@ pub struct LoadedModel<F> {
     pub transform: Transform,
 }
 
-/// Creates models; implemented by [`ModelFactory`], and by tests.
+/// Creates the models of the workers. [`ModelFactory`] implements this trait, and tests do.
 pub trait CreateModel: Send + Sync + 'static {
-    /// A model for the calling thread.
+    /// Creates a model for the calling thread.
     ///
     /// # Errors
-    /// When there is no memory for another copy.
+    /// If the engine fails, for example because the memory does not suffice for another copy.
     fn create(&self) -> Result<Box<dyn Model>, InferenceError>;
 }
 
@@ -98,49 +99,55 @@ impl CreateModel for ModelFactory {
     }
 }
 
-/// Receives the reason why a pipeline did not start or has stopped. Holds one error.
+/// Receives the reason why a pipeline did not start or has stopped. The channel has room for one error.
 pub type FatalErrors = mpsc::Receiver<anyhow::Error>;
 
 impl Pipeline {
-    /// Starts the threads. `load` runs on a thread of its own. `ready` is called on that thread once every worker's
-    /// model has run every batch size and the decoders have started.
+    /// Starts the threads. `load` runs on its own thread. That thread calls `ready` once each worker's model has run
+    /// every batch size and the decoders have started.
+    ///
+    /// # Errors
+    /// If the system refuses the thread for `load`. Later errors arrive through [`FatalErrors`].
     pub fn start<F: CreateModel>(
         sizes: Sizes,
-        limits: Limits,
+        limits: ImageLimits,
         load: impl FnOnce() -> anyhow::Result<LoadedModel<F>> + Send + 'static,
         ready: impl FnOnce() + Send + 'static,
-    ) -> (Self, FatalErrors) {
+    ) -> anyhow::Result<(Self, FatalErrors)> {
         let (images, to_decode) = bounded(sizes.capacity);
         let (sender, fatal_errors) = mpsc::channel(1);
         let errors = FatalErrorSender(sender);
-        thread::start("load".into(), errors.clone(), move || {
+        thread::start("load", errors.clone(), move || {
             if let Err(error) = start_threads(sizes, limits, load, &to_decode, &errors) {
                 errors.report(error);
-                // Requests are refused until the process has ended.
+                // Until the process has ended, requests are refused and `ready` is not dropped.
                 for item in to_decode {
-                    item.reply.send(Err(RequestError::new(Code::Internal, "the model could not be loaded")));
+                    let message = "the model could not be loaded; the log of the replica has the reason";
+                    item.responder.send(Err(RequestError::new(Code::Internal, message)));
                 }
                 return;
             }
             ready();
-        });
-        (Self { images }, fatal_errors)
+        })?;
+        Ok((Self { images }, fatal_errors))
     }
 
-    /// Classifies one image, for which the caller holds a slot.
+    /// Classifies one image. `slot` is held until the work on the image has ended.
     ///
     /// # Errors
-    /// 400 or 413 for an image that cannot be decoded, 504 past the deadline, 500 when the model fails.
+    /// If the image cannot be decoded (status 400), has too many pixels (413), or is not computed before its deadline
+    /// (504), or if the model fails (500).
     pub async fn classify(
         &self,
         image: Image,
         deadline: Instant,
         slot: OwnedSemaphorePermit,
     ) -> Result<Classification, RequestError> {
-        let stopped = || RequestError::new(Code::Internal, "the inference thread has stopped");
+        let message = "a thread of the replica has stopped; the log of the replica has the reason";
+        let stopped = || RequestError::new(Code::Internal, message);
         let (outcome, answer) = oneshot::channel();
-        let reply = Reply { slot, outcome };
-        let item = WorkItem { image, deadline, entered: Instant::now(), times: StageTimes::default(), reply };
+        let responder = Responder { slot, outcome };
+        let item = WorkItem { image, deadline, entered: Instant::now(), times: StageTimes::default(), responder };
         self.images.try_send(item).map_err(|_| stopped())?;
         answer.await.map_err(|_| stopped())?
     }
@@ -149,7 +156,7 @@ impl Pipeline {
 /// Loads the model, waits until all workers are warm, and starts the decoders.
 fn start_threads<F: CreateModel>(
     sizes: Sizes,
-    limits: Limits,
+    limits: ImageLimits,
     load: impl FnOnce() -> anyhow::Result<LoadedModel<F>>,
     to_decode: &Receiver<WorkItem<Image>>,
     errors: &FatalErrorSender,
@@ -161,13 +168,15 @@ fn start_threads<F: CreateModel>(
     let decoders = Arc::new(Decoders::new(queue));
     for decoder in 0..sizes.decoders {
         let (images, decoders) = (to_decode.clone(), decoders.clone());
-        thread::start(format!("decode-{decoder}"), errors.clone(), move || decoders.run(&images, limits, transform));
+        thread::start(&format!("decode-{decoder}"), errors.clone(), move || {
+            decoders.run(&images, limits, transform);
+        })?;
     }
     Ok(())
 }
 
-/// Starts the workers and waits until each has created and warmed up its model. Returns the slowest worker's time of a
-/// pass of one image, two images, and so on.
+/// Starts the workers, and waits until each has created and warmed up its model. Returns the times of a pass of one
+/// image, of two images, and so on. Each time is that of the slowest worker.
 fn start_workers<F: CreateModel>(
     sizes: Sizes,
     factory: Arc<F>,
@@ -178,7 +187,7 @@ fn start_workers<F: CreateModel>(
     let (warm, warmed) = bounded(sizes.workers);
     for worker in 0..sizes.workers {
         let (factory, warm, queue) = (factory.clone(), warm.clone(), queue.clone());
-        thread::start(format!("infer-{worker}"), errors.clone(), move || {
+        thread::start(&format!("infer-{worker}"), errors.clone(), move || {
             let model = factory.create().and_then(|mut model| {
                 let times = worker::warm_up(&mut *model, transform, sizes.max_batch)?;
                 Ok((model, times))
@@ -191,12 +200,13 @@ fn start_workers<F: CreateModel>(
                 }
                 Err(failure) => drop(warm.send(Err(failure))),
             }
-        });
+        })?;
     }
     drop(warm);
     let mut slowest = vec![Duration::ZERO; sizes.max_batch];
+    let stopped = |_| anyhow::anyhow!("a worker stopped during its warm-up; its message is in the log");
     for _ in 0..sizes.workers {
-        let times = warmed.recv().map_err(|_| anyhow::anyhow!("a worker stopped while it warmed up"))??;
+        let times = warmed.recv().map_err(stopped)??;
         slowest.iter_mut().zip(times).for_each(|(slowest, time)| *slowest = time.max(*slowest));
     }
     Ok(slowest)
@@ -208,7 +218,8 @@ mod tests {
     use std::sync::Mutex;
     use tokio::sync::Semaphore;
 
-    /// A model that records the sizes of its batches. A pass of images that are not all zeros waits for `gate`.
+    /// A model that records the sizes of its batches. A pass waits for a message from `gate`, but not in the warm-up,
+    /// whose images are zeros.
     #[derive(Clone)]
     struct Gated {
         gate: Receiver<()>,
@@ -260,7 +271,8 @@ mod tests {
         let batches = Arc::new(Mutex::new(Vec::new()));
         let model = Gated { gate, batches: batches.clone() };
         let sizes = sizes(1, 1);
-        let (pipeline, _errors) = Pipeline::start(sizes, Limits::default(), loaded(model), || {});
+        let (pipeline, _errors) =
+            Pipeline::start(sizes, ImageLimits::default(), loaded(model), || {}).expect("the thread starts");
         let slots = Arc::new(Semaphore::new(1));
         let far = Instant::now() + Duration::from_secs(600);
         let slot = slots.clone().try_acquire_owned().expect("a free slot");
@@ -270,7 +282,7 @@ mod tests {
         }
         client.abort();
         assert!(client.await.expect_err("aborted").is_cancelled());
-        assert_eq!(slots.available_permits(), 0, "the model still works for the client that left");
+        assert_eq!(slots.available_permits(), 0, "the model still computes the image of the client that left");
         open.send(()).expect("the model waits");
         let _free = slots.acquire().await.expect("never closed");
     }
@@ -281,7 +293,8 @@ mod tests {
         let batches = Arc::new(Mutex::new(Vec::new()));
         let model = Gated { gate, batches: batches.clone() };
         let sizes = sizes(8, 2);
-        let (pipeline, _errors) = Pipeline::start(sizes, Limits::default(), loaded(model), || {});
+        let (pipeline, _errors) =
+            Pipeline::start(sizes, ImageLimits::default(), loaded(model), || {}).expect("the thread starts");
         let far = Instant::now() + Duration::from_secs(600);
         let spawn = |deadline| {
             let pipeline = pipeline.clone();
@@ -313,7 +326,8 @@ mod tests {
         let (open, gate) = bounded(1);
         let model = Gated { gate, batches: Arc::default() };
         let sizes = sizes(2, 1);
-        let (pipeline, _errors) = Pipeline::start(sizes, Limits { max_pixels: 16 }, loaded(model), || {});
+        let (pipeline, _errors) =
+            Pipeline::start(sizes, ImageLimits { max_pixels: 16 }, loaded(model), || {}).expect("the thread starts");
         let far = Instant::now() + Duration::from_secs(600);
         let bad = classify(&pipeline, Bytes::from_static(b"\xff\xd8\xff nonsense"), far).await;
         assert_eq!(bad.expect_err("refused").code, Code::BadImage);
@@ -326,7 +340,7 @@ mod tests {
         struct Broken;
         impl Model for Broken {
             fn logits(&mut self, images: &[Input]) -> Result<Vec<Vec<f32>>, InferenceError> {
-                assert!(images[0].iter().all(|&number| number == 0.0), "this model survives only the warm-up");
+                assert!(images[0].iter().all(|&number| number == 0.0), "this model panics after the warm-up");
                 Ok(vec![vec![1.0]; images.len()])
             }
         }
@@ -336,17 +350,19 @@ mod tests {
             }
         }
         let load = || Ok(LoadedModel { factory: Broken, transform: Transform::IMAGENET });
-        let (pipeline, mut errors) = Pipeline::start(sizes(1, 1), Limits::default(), load, || {});
+        let (pipeline, mut errors) =
+            Pipeline::start(sizes(1, 1), ImageLimits::default(), load, || {}).expect("the thread starts");
         let refused = classify(&pipeline, png(), Instant::now() + Duration::from_secs(600)).await;
         assert_eq!(refused.expect_err("it panicked").code, Code::Internal);
-        assert!(errors.recv().await.expect("a reason").to_string().contains("infer-0 thread has panicked"));
+        assert!(errors.recv().await.expect("a reason").to_string().contains("thread infer-0 has panicked"));
     }
 
     #[tokio::test]
     async fn a_model_that_does_not_load_ends_the_pipeline_with_its_reason() {
         let sizes = sizes(1, 1);
         let load = || -> anyhow::Result<LoadedModel<Gated>> { anyhow::bail!("no such file: weights") };
-        let (pipeline, mut errors) = Pipeline::start(sizes, Limits::default(), load, || panic!("never ready"));
+        let (pipeline, mut errors) =
+            Pipeline::start(sizes, ImageLimits::default(), load, || panic!("never ready")).expect("the thread starts");
         assert_eq!(errors.recv().await.expect("a reason").to_string(), "no such file: weights");
         let refused = classify(&pipeline, png(), Instant::now() + Duration::from_secs(600)).await;
         assert_eq!(refused.expect_err("no thread infers").code, Code::Internal);

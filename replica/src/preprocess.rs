@@ -1,5 +1,5 @@
-//! Pixels → the model's input: resizes the shorter side, crops the centre, and normalises. The cropped pixels differ
-//! from torchvision's by at most two levels of 255.
+//! Converts pixels to the model's input: resizes the image, crops the centre, and normalises. The levels of the cropped
+//! pixels, 0 to 255, differ from torchvision's by at most two.
 //!
 //! Source: `torchvision.transforms._presets.ImageClassification`, with `Resize` and `CenterCrop` on PIL images.
 
@@ -9,15 +9,17 @@ use fast_image_resize::images::{TypedImage, TypedImageRef};
 use fast_image_resize::pixels::U8x3;
 use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 
-/// Resizes, crops and normalises: `[crop, crop, 3]`, channels innermost.
+/// Resizes, crops and normalises an image. Returns `[crop, crop, 3]`, channels innermost.
 ///
 /// # Panics
-/// As [`crop`].
+/// If `pixels.rgb` has another length than `3 * width * height` bytes, or either side is zero. No decoder returns such
+/// pixels.
 pub fn input(pixels: &Pixels, transform: &Transform) -> Vec<f32> {
     normalise(&crop(pixels, transform), transform)
 }
 
-/// Resizes and crops: `[crop, crop, 3]`, 8 bits for each channel. Only the region that the crop shows is resampled.
+/// Resizes and crops an image. Returns `[crop, crop, 3]`, 8 bits for each channel. Only the region that the crop shows
+/// is resampled.
 ///
 /// # Panics
 /// If `pixels.rgb` has another length than `3 * width * height` bytes, or either side is zero. No decoder returns such
@@ -37,8 +39,8 @@ pub fn crop(pixels: &Pixels, transform: &Transform) -> Vec<u8> {
     rgb
 }
 
-/// Normalises RGB pixels of 8 bits for each channel: `(level / 255 − mean) / std`, in the same order, with
-/// torchvision's roundings.
+/// Normalises RGB pixels of 8 bits for each channel, with torchvision's roundings. Each level becomes
+/// `(level / 255 − mean) / std`. The order does not change.
 pub fn normalise(rgb: &[u8], transform: &Transform) -> Vec<f32> {
     let level =
         |level: usize, channel: usize| (level as f32 / 255.0 - transform.mean[channel]) / transform.std[channel];
@@ -48,7 +50,7 @@ pub fn normalise(rgb: &[u8], transform: &Transform) -> Vec<f32> {
     rgb.as_chunks::<3>().0.iter().flat_map(pixel).collect()
 }
 
-/// Resamples the region that the crop shows to the size that it has there.
+/// Resamples the region that the crop shows to the size that the region has in the crop.
 fn resampled(pixels: &Pixels, across: &Axis, down: &Axis, interpolation: Interpolation) -> Vec<u8> {
     let size = (across.crop_length, down.crop_length);
     let region = (across.image_start, down.image_start, across.image_length, down.image_length);
@@ -56,8 +58,9 @@ fn resampled(pixels: &Pixels, across: &Axis, down: &Axis, interpolation: Interpo
         Interpolation::Nearest => nearest(pixels, across, down),
         Interpolation::Bilinear => convolved(pixels, size, region, FilterType::Bilinear).rgb,
         Interpolation::Bicubic => {
-            // Pillow resamples across first, and clips overshoots between the passes; the resizer resamples down first.
-            // So two calls are made, the first only for the rows within reach of the second's filter.
+            // Pillow resamples across before down, and clips overshoots in between. The crate resamples down before
+            // across, so one call would give other pixels. The first call computes only the rows that the filter of the
+            // second call reads.
             let reach = 2.0 * (down.image_length / down.crop_length as f64).max(1.0) + 1.0;
             let first = (down.image_start - reach).floor().max(0.0);
             let last = (down.image_start + down.image_length + reach).ceil().min(pixels.height.into());
@@ -72,7 +75,7 @@ fn resampled(pixels: &Pixels, across: &Axis, down: &Axis, interpolation: Interpo
 
 /// Resamples `region` (left, top, width, height) to `size` (width, height) with a convolution filter.
 fn convolved(pixels: &Pixels, size: (usize, usize), region: (f64, f64, f64, f64), filter: FilterType) -> Pixels {
-    // The untyped call would compile the resizer for every pixel type, which takes a minute.
+    // The crate's untyped call would compile the resizer for every pixel type, which takes a minute.
     let source = TypedImageRef::<U8x3>::from_buffer(pixels.width, pixels.height, &pixels.rgb)
         .expect("three bytes for every pixel");
     let (width, height) = (size.0 as u32, size.1 as u32);
@@ -80,11 +83,11 @@ fn convolved(pixels: &Pixels, size: (usize, usize), region: (f64, f64, f64, f64)
     let mut part = TypedImage::<U8x3>::from_buffer(width, height, &mut rgb).expect("three bytes for every pixel");
     let options =
         ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter)).crop(region.0, region.1, region.2, region.3);
-    Resizer::new().resize_typed(&source, &mut part, &options).expect("the region lies within the image");
+    Resizer::new().resize_typed(&source, &mut part, &options).expect("the region is inside the image");
     Pixels { width, height, rgb }
 }
 
-/// Resamples by Pillow's nearest filter.
+/// Resamples with Pillow's filter `nearest`.
 fn nearest(pixels: &Pixels, across: &Axis, down: &Axis) -> Vec<u8> {
     let columns = across.nearest(pixels.width as usize);
     let rows = down.nearest(pixels.height as usize);
@@ -98,22 +101,22 @@ fn nearest(pixels: &Pixels, across: &Axis, down: &Axis) -> Vec<u8> {
     rgb
 }
 
-/// One dimension of the transform: a stretch of the image and the stretch of the crop that it becomes.
+/// One dimension of the transform: an interval of the image, and the interval of the crop that it becomes.
 #[derive(Debug, PartialEq)]
 struct Axis {
-    /// Start of the stretch in the image, in the image's pixels.
+    /// The start of the interval in the image, in the image's pixels.
     image_start: f64,
-    /// Length of the stretch in the image, in the image's pixels.
+    /// The length of the interval in the image, in the image's pixels.
     image_length: f64,
-    /// Black pixels of the crop before the stretch.
+    /// The number of black pixels in the crop before the interval.
     crop_start: usize,
-    /// Length of the stretch in the crop, pixels.
+    /// The length of the interval in the crop, in the crop's pixels.
     crop_length: usize,
 }
 
 impl Axis {
-    /// For each pixel of the crop, the nearest pixel of an image whose side is `side`. Positions are summed step by
-    /// step, as in Pillow, since products would round differently.
+    /// For each pixel of the interval in the crop, the index of the nearest pixel of an image whose side is `side`. The
+    /// steps are added one by one, as in Pillow, because a product would be rounded differently.
     fn nearest(&self, side: usize) -> Vec<usize> {
         let step = self.image_length / self.crop_length as f64;
         let skipped = (self.image_start / step).round() as usize;
@@ -131,9 +134,9 @@ impl Axis {
     }
 }
 
-/// The two dimensions of the transform for an image of `width` by `height` pixels: across, then down.
+/// The two dimensions of the transform for an image of `width` by `height` pixels: horizontal, then vertical.
 fn axes(width: u32, height: u32, transform: &Transform) -> (Axis, Axis) {
-    // torchvision truncates the longer side: 640x480 becomes int(256 * 640 / 480) = 341 by 256.
+    // torchvision truncates the longer side: the sides of 640x480 become int(256 * 640 / 480) = 341 and 256.
     let resize = f64::from(transform.resize);
     let longer = |long: u32, short: u32| (resize * f64::from(long) / f64::from(short)).trunc();
     let resized = match width <= height {
@@ -147,7 +150,7 @@ fn axes(width: u32, height: u32, transform: &Transform) -> (Axis, Axis) {
             let crop_length = resized as usize;
             return Axis { image_start: 0.0, image_length: f64::from(side), crop_start, crop_length };
         }
-        // torchvision rounds the offset of the crop with Python's `round`, ties to even.
+        // torchvision rounds the offset of the crop with Python's `round`, which rounds ties to even.
         let offset = ((resized - crop) / 2.0).round_ties_even();
         let scale = f64::from(side) / resized;
         let crop_length = transform.crop as usize;
@@ -161,9 +164,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_crop_is_where_torchvision_crops() {
+    fn the_crop_has_the_position_that_torchvision_chooses() {
         let window = |image_start, image_length| Axis { image_start, image_length, crop_start: 0, crop_length: 224 };
-        // (341 - 224) / 2 = 58.5, rounded to even: 58.
+        // (341 - 224) / 2 = 58.5 is rounded to the even number 58.
         let (across, down) = (640.0 / 341.0, 480.0 / 256.0);
         let landscape = (window(58.0 * across, 224.0 * across), window(16.0 * down, 224.0 * down));
         assert_eq!(axes(640, 480, &Transform::IMAGENET), landscape);
@@ -176,7 +179,7 @@ mod tests {
         let pixels = Pixels { width: 4, height: 2, rgb: vec![9; 24] };
         let rows: Vec<Vec<u8>> =
             crop(&pixels, &transform).chunks(15).map(|row| row.iter().step_by(3).copied().collect()).collect();
-        // Three black rows, one of them before the image; one black column, none before the image.
+        // The image becomes 4x2. The other three rows are black, one of them above the image. The last column is black.
         assert_eq!(rows, [[0, 0, 0, 0, 0], [9, 9, 9, 9, 0], [9, 9, 9, 9, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]]);
     }
 

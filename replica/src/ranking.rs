@@ -1,9 +1,9 @@
-//! The scores of all classes → the best classes by name.
+//! Finds the best classes and their names by the scores of all classes.
 
 use service::wire::Prediction;
 
-/// The `count` classes with the highest scores, best first; of equal scores the lower class comes first. The score
-/// becomes the prediction's `confidence` as it is.
+/// The `count` classes with the highest scores, best first. Of classes with equal scores, the one with the lower index
+/// comes first. The `confidence` of a prediction is the unchanged score.
 pub fn top_k(scores: &[f32], labels: &[String], count: usize) -> Vec<Prediction> {
     let mut order: Vec<usize> = (0..scores.len()).collect();
     order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
@@ -20,7 +20,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn predictions_are_sorted_and_cut_to_the_count() {
+    fn no_more_classes_than_requested_are_returned_best_first() {
         let labels = ["a", "b", "c"].map(str::to_owned);
         let classes = |count| -> Vec<(usize, String)> {
             let all = top_k(&[0.1, 0.6, 0.3], &labels, count);

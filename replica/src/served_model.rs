@@ -1,12 +1,12 @@
 //! The description of the model that a replica serves.
 
-/// The properties of the served model that answers contain or depend on. Known once the model is loaded.
+/// The properties of the served model that answers contain or depend on. They are known once the model is loaded.
 #[derive(Debug)]
 pub struct ServedModel {
     /// The model's name.
     pub name: String,
     /// The names of the classes, in class order.
     pub labels: Vec<String>,
-    /// Side of the square images that the model takes, pixels.
+    /// The side of the square images that the model takes, in pixels.
     pub side: usize,
 }

@@ -1,8 +1,8 @@
-//! Brings the parts of a replica together: it listens at once, is ready when the model is warm, and drains when told to
-//! stop.
+//! Connects the parts of a replica. The replica listens at once, is ready when the model is warm, and drains after a
+//! request to stop.
 
 use crate::config::Config;
-use crate::handler::Handler;
+use crate::handler::ReplicaHandler;
 use crate::metrics;
 use crate::model::{ModelFactory, ModelFile};
 use crate::pipeline::{FatalErrors, LoadedModel, Pipeline};
@@ -19,15 +19,16 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
-/// Serves until the process is told to stop, or until the pipeline fails.
+/// Serves until the process should stop, or the pipeline fails.
 ///
-/// The runtime is made here and not by the program's `main`, so that the server is compiled once, in this crate.
+/// This function makes the runtime. If the program's `main` did so, the server would be compiled a second time for the
+/// program.
 ///
 /// # Errors
-/// When the address is taken, the model or its labels cannot be used, or a thread of the pipeline panics.
+/// If the address is taken, the model or its labels cannot be used, or a thread of the pipeline cannot start or panics.
 pub fn run(config: Config, prometheus: PrometheusHandle, main_entered: Instant) -> Result<()> {
-    // The runtime's own thread serves sockets only; decoding and inference have named threads. Tensors are parsed on
-    // one blocking thread: with several, the memory that parsing a long body takes would be needed several times.
+    // The thread of the runtime only serves sockets. Decoding and inference have threads of their own. Only one
+    // blocking thread parses tensors. Several threads would need the memory for parsing a long body several times.
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_all().thread_name("parse").max_blocking_threads(1).build()?;
     runtime.block_on(serve(config, prometheus, main_entered))
@@ -39,16 +40,16 @@ async fn serve(config: Config, prometheus: PrometheusHandle, main_entered: Insta
     tokio::spawn(telemetry::upkeep(prometheus.clone()));
     let readiness = Readiness::default();
     let model = Arc::new(OnceLock::new());
-    let (pipeline, mut fatal_errors) = start_pipeline(&config, readiness.latch(), model.clone(), main_entered);
+    let (pipeline, mut fatal_errors) = start_pipeline(&config, readiness.latch(), model.clone(), main_entered)?;
     let capacity = config.sizes.capacity;
-    // Every slot may hold a body of the largest size.
+    // Each slot may have a body of the largest size.
     let body_memory = capacity.saturating_mul(config.request_limits.max_body_bytes as usize);
-    let handler = Arc::new(Handler {
+    let handler = Arc::new(ReplicaHandler {
         pipeline,
         slots: Arc::new(Semaphore::new(capacity)),
         capacity,
         admin: Admin { metrics: prometheus, readiness: readiness.clone(), capacity: Some(capacity) },
-        body: config.request_limits.body(MemoryBudget::new(body_memory)),
+        body_limits: config.request_limits.body(MemoryBudget::new(body_memory)),
         request_limits: config.request_limits,
         model,
         name: config.name,
@@ -58,18 +59,19 @@ async fn serve(config: Config, prometheus: PrometheusHandle, main_entered: Insta
         () = serving => Ok(()),
         error = fatal_errors.recv() => match error {
             Some(error) => Err(error),
-            None => anyhow::bail!("every thread of the pipeline has stopped"),
+            None => anyhow::bail!("all threads of the pipeline have stopped without an error; restart the replica"),
         },
     }
 }
 
-/// Starts loading the model. `latch` is released when the replica is ready, and `model` is set before that.
+/// Starts loading the model. `model` is set when the model is loaded, and `latch` is released when the replica is
+/// ready.
 fn start_pipeline(
     config: &Config,
     latch: Latch,
     model: Arc<OnceLock<ServedModel>>,
     main_entered: Instant,
-) -> (Pipeline, FatalErrors) {
+) -> Result<(Pipeline, FatalErrors)> {
     let (source, setup, flags) = (config.model.clone(), config.setup, config.transform.clone());
     let labels = config.labels.clone();
     let load = move || {
@@ -80,23 +82,23 @@ fn start_pipeline(
         let factory = ModelFactory::new(file, side, setup)?;
         let from_file = metadata.get("labels").map(|labels| labels.lines().map(str::to_owned).collect());
         let labels = labels.load(from_file, factory.classes())?;
-        tracing::info!(model = name, classes = labels.len(), computed_by = %factory, "loaded");
-        model.set(ServedModel { name, labels, side }).expect("the model is loaded once");
+        tracing::info!(model = name, classes = labels.len(), computed_by = %factory, "the model is loaded");
+        model.set(ServedModel { name, labels, side }).expect("the model is loaded only once");
         Ok(LoadedModel { factory, transform })
     };
     let ready = move || {
         become_ready(latch, startup::age(main_entered));
-        // Not before: no client should wait for this.
+        // Earlier, this call would delay readiness.
         convolution::memory::return_freed_memory();
     };
     Pipeline::start(config.sizes, config.pixels, load, ready)
 }
 
-/// Says that the replica is ready, `startup` after exec. The latch is released last, so that a client for which
-/// `/readyz` succeeds may rely on all metrics and on the description of the model.
+/// Makes the replica ready. `startup` is the time since exec. The latch is released last, so that all metrics and the
+/// model's metadata exist once `/readyz` succeeds.
 fn become_ready(latch: Latch, startup: Duration) {
     metrics::startup().set(startup.as_secs_f64());
-    tracing::info!(startup_ms = startup.as_millis() as u64, "ready");
+    tracing::info!(startup_ms = startup.as_millis() as u64, "the replica is ready");
     drop(latch);
 }
 
@@ -108,20 +110,20 @@ mod tests {
     };
     use std::sync::Mutex;
 
-    /// Records each gauge that is set, with whether the replica was ready at that time.
-    struct GaugesBeforeReady {
+    /// Records the name of each gauge that is set, and whether the replica was ready at that time.
+    struct GaugeRecorder {
         readiness: Readiness,
         set: Arc<Mutex<Vec<(String, bool)>>>,
     }
 
-    /// One gauge of [`GaugesBeforeReady`].
-    struct ProbedGauge {
+    /// One gauge of [`GaugeRecorder`].
+    struct RecordedGauge {
         name: String,
         readiness: Readiness,
         set: Arc<Mutex<Vec<(String, bool)>>>,
     }
 
-    impl GaugeFn for ProbedGauge {
+    impl GaugeFn for RecordedGauge {
         fn increment(&self, _value: f64) {}
 
         fn decrement(&self, _value: f64) {}
@@ -132,7 +134,7 @@ mod tests {
         }
     }
 
-    impl Recorder for GaugesBeforeReady {
+    impl Recorder for GaugeRecorder {
         fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
 
         fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
@@ -145,7 +147,7 @@ mod tests {
 
         fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
             let (readiness, set) = (self.readiness.clone(), self.set.clone());
-            Gauge::from_arc(Arc::new(ProbedGauge { name: key.name().to_owned(), readiness, set }))
+            Gauge::from_arc(Arc::new(RecordedGauge { name: key.name().to_owned(), readiness, set }))
         }
 
         fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
@@ -158,7 +160,7 @@ mod tests {
         let readiness = Readiness::default();
         let latch = readiness.latch();
         let set = Arc::new(Mutex::new(Vec::new()));
-        let recorder = GaugesBeforeReady { readiness: readiness.clone(), set: set.clone() };
+        let recorder = GaugeRecorder { readiness: readiness.clone(), set: set.clone() };
         with_local_recorder(&recorder, || become_ready(latch, Duration::from_millis(700)));
         assert_eq!(*set.lock().expect("no test panics here"), [(metrics::STARTUP.to_owned(), false)]);
         assert!(readiness.is_ready());

@@ -1,7 +1,7 @@
-//! Logits → probabilities.
+//! Converts logits to probabilities.
 
-/// The softmax of `logits`: `exp(x − max) / Σ exp(x − max)`. Subtracting the largest logit avoids overflow; summing in
-/// f64 keeps the small terms of a thousand classes.
+/// The softmax of `logits`: `exp(x − max) / Σ exp(x − max)`. The largest logit is subtracted because `exp` would
+/// overflow otherwise. The sum is an f64 because an f32 would lose the small terms of a thousand classes.
 pub fn softmax(logits: &[f32]) -> Vec<f32> {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let parts: Vec<f64> = logits.iter().map(|logit| f64::from(logit - largest).exp()).collect();

@@ -1,17 +1,17 @@
-//! The age of this process, counted from exec: libtorch's static initialisers, which run before `main`, are included.
+//! The age of this process, counted from exec. So it includes libtorch's static initialisers, which run before `main`.
 
 use std::time::{Duration, Instant};
 
-/// The time since exec. Where the operating system does not tell it, the time since `main` was entered.
+/// The time since exec. If the operating system does not report it, the time since `main_entered`.
 pub fn age(main_entered: Instant) -> Duration {
     since_exec().unwrap_or_else(|| main_entered.elapsed())
 }
 
-/// The time since exec by Linux's `/proc`: field 22 of `stat` is the start in clock ticks since boot
-/// (proc_pid_stat(5)).
+/// The time since exec, from Linux's `/proc`. Field 22 of `/proc/self/stat` is the start of the process in clock ticks
+/// since boot (proc_pid_stat(5)).
 fn since_exec() -> Option<Duration> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-    // The second field, the command in parentheses, may contain spaces. So fields are counted from its end.
+    // The second field is the command in parentheses, which may contain spaces. So fields are counted from its end.
     let started: f64 = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
     let uptime = std::fs::read_to_string("/proc/uptime").ok()?;
     let uptime: f64 = uptime.split_whitespace().next()?.parse().ok()?;

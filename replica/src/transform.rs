@@ -1,60 +1,61 @@
-//! The parameters of the transform from pixels to a model's input, by torchvision's names. They come from flags and
-//! from the metadata of a weights file; `preprocess` applies them.
+//! The parameters of the transform from pixels to a model's input, with torchvision's names. They come from flags and
+//! from the metadata of a weights file. `preprocess` applies them.
 
 use std::collections::HashMap;
 
-/// The parameters of torchvision's `transforms._presets.ImageClassification`, checked.
+/// The checked parameters of the transform, which is torchvision's `transforms._presets.ImageClassification`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Transform {
-    /// The shorter side after resizing, pixels.
+    /// The shorter side of the image after resizing, in pixels.
     pub resize: u32,
-    /// Side of the centred square that the model sees, pixels; black is added where the square is larger than the
-    /// image.
+    /// The side of the centred square that the model gets, in pixels. Where the square is larger than the image, it is
+    /// black.
     pub crop: u32,
     /// The filter for resizing.
     pub interpolation: Interpolation,
-    /// Means of red, green and blue, which are scaled to 0..1.
+    /// The means of red, green and blue, whose levels are scaled to 0..1.
     pub mean: [f32; 3],
-    /// Standard deviations of red, green and blue, which are scaled to 0..1.
+    /// The standard deviations of red, green and blue, whose levels are scaled to 0..1.
     pub std: [f32; 3],
 }
 
-/// A filter for resizing, by torchvision's name. All but nearest are antialiased.
+/// A filter for resizing, with torchvision's name. All filters except `nearest` are antialiased.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Interpolation {
-    /// The nearest pixel
+    /// The value of the nearest pixel
     Nearest,
     /// A triangle filter
     Bilinear,
-    /// A cubic filter with a = -0.5, as in Pillow
+    /// A cubic filter with the parameter a = -0.5, as in Pillow
     Bicubic,
 }
 
 /// The flags that override the metadata of a weights file.
 #[derive(Debug, Clone, Default, clap::Args)]
-pub struct Flags {
-    /// Shorter side after resizing, pixels; by default from the weights' metadata, or 256
+pub struct TransformFlags {
+    /// Shorter side of an image after resizing, in pixels; by default from the weights' metadata, or else 256
     #[arg(long, env = "ROUNDHOUSE_RESIZE", value_parser = side)]
     pub resize: Option<u32>,
-    /// Side of the square that the model sees, pixels; by default from the weights' metadata, or 224
+    /// Side of the centred square that the model gets, in pixels; by default from the weights' metadata, or else 224
     #[arg(long, env = "ROUNDHOUSE_CROP", value_parser = side)]
     pub crop: Option<u32>,
-    /// Filter for resizing; by default from the weights' metadata, or bilinear
+    /// Filter for resizing; by default from the weights' metadata, or else bilinear
     #[arg(long, env = "ROUNDHOUSE_INTERPOLATION")]
     pub interpolation: Option<Interpolation>,
-    /// Means of red, green and blue in 0..1, such as 0.485,0.456,0.406
+    /// Means of red, green and blue, scaled to 0..1; by default from the weights' metadata, or else 0.485,0.456,0.406
     #[arg(long, env = "ROUNDHOUSE_MEAN", value_parser = mean)]
     pub mean: Option<[f32; 3]>,
-    /// Standard deviations of red, green and blue, such as 0.229,0.224,0.225
+    /// Standard deviations of red, green and blue, scaled to 0..1; by default from the weights' metadata, or else
+    /// 0.229,0.224,0.225
     #[arg(long, env = "ROUNDHOUSE_STD", value_parser = std)]
     pub std: Option<[f32; 3]>,
 }
 
 /// A malformed value in the metadata of a weights file.
 #[derive(Debug, thiserror::Error)]
-#[error("metadata {key} = {value:?}: {reason}")]
+#[error("the metadata of the weights file has {key} = {value:?}: {reason}")]
 pub struct Error {
-    /// `resize`, `input_size`, `interpolation`, `mean` or `std`.
+    /// The key of the value: `resize`, `input_size`, `interpolation`, `mean` or `std`.
     key: &'static str,
     value: String,
     reason: String,
@@ -70,18 +71,18 @@ impl Transform {
         std: [0.229, 0.224, 0.225],
     };
 
-    /// The length of the model's input for one image: three numbers for each pixel.
+    /// The number of elements of the model's input for one image: three for each pixel.
     pub fn input_length(&self) -> usize {
         3 * self.crop as usize * self.crop as usize
     }
 
-    /// Each value from its flag, else from the metadata, else from [`Transform::IMAGENET`]. The keys of the metadata
-    /// are `resize`, `input_size` (the crop), `interpolation`, `mean` and `std`; their values have the syntax of the
-    /// flags.
+    /// Takes each value from its flag, or else from the metadata, or else from [`Transform::IMAGENET`]. The keys of the
+    /// metadata are `resize`, `input_size` (the crop), `interpolation`, `mean` and `std`. Their values have the syntax
+    /// of the flags.
     ///
     /// # Errors
-    /// When a value in the metadata is malformed, even if a flag overrides it.
-    pub fn from(flags: &Flags, metadata: &HashMap<String, String>) -> Result<Self, Error> {
+    /// If a value in the metadata is malformed, even if a flag overrides the value.
+    pub fn from(flags: &TransformFlags, metadata: &HashMap<String, String>) -> Result<Self, Error> {
         fn read<T>(
             metadata: &HashMap<String, String>,
             key: &'static str,
@@ -93,7 +94,7 @@ impl Transform {
             parsed.transpose()
         }
         let interpolation = |name: &str| {
-            clap::ValueEnum::from_str(name, false).map_err(|_| "not one of nearest, bilinear, bicubic".to_owned())
+            clap::ValueEnum::from_str(name, false).map_err(|_| "it must be nearest, bilinear or bicubic".to_owned())
         };
         Ok(Self {
             resize: flags.resize.or(read(metadata, "resize", side)?).unwrap_or(Self::IMAGENET.resize),
@@ -111,23 +112,24 @@ impl Transform {
 /// Parses a side in pixels.
 fn side(text: &str) -> Result<u32, String> {
     let side = text.parse().ok().filter(|side| (1..=4096).contains(side));
-    side.ok_or_else(|| "a side is a whole number of pixels from 1 to 4096".into())
+    side.ok_or_else(|| "it must be a whole number of pixels from 1 to 4096".into())
 }
 
-/// Parses three finite numbers.
+/// Parses the means of the channels: three finite numbers.
 fn mean(text: &str) -> Result<[f32; 3], String> {
-    channels(text).filter(|mean| mean.iter().all(|channel| channel.is_finite())).ok_or_else(|| THREE.into())
+    channels(text).filter(|mean| mean.iter().all(|channel| channel.is_finite())).ok_or_else(|| THREE_NUMBERS.into())
 }
 
-/// Parses three positive numbers.
+/// Parses the standard deviations of the channels: three positive numbers.
 fn std(text: &str) -> Result<[f32; 3], String> {
     let std = channels(text).filter(|std| std.iter().all(|channel| channel.is_normal() && *channel > 0.0));
-    std.ok_or_else(|| format!("{THREE}, above zero"))
+    std.ok_or_else(|| format!("{THREE_NUMBERS}, all above zero"))
 }
 
-const THREE: &str = "give three numbers, separated by commas";
+/// The error for a value that is not a list of three numbers.
+const THREE_NUMBERS: &str = "it must be three numbers, separated by commas";
 
-/// Parses three numbers, for red, green and blue.
+/// Parses three numbers, one each for red, green and blue.
 fn channels(text: &str) -> Option<[f32; 3]> {
     let numbers: Result<Vec<f32>, _> = text.split(',').map(|number| number.trim().parse()).collect();
     numbers.ok()?.try_into().ok()
@@ -141,10 +143,10 @@ mod tests {
     #[derive(Debug, Parser)]
     struct Command {
         #[command(flatten)]
-        transform: Flags,
+        transform: TransformFlags,
     }
 
-    fn flags(line: &str) -> Result<Flags, clap::Error> {
+    fn flags(line: &str) -> Result<TransformFlags, clap::Error> {
         Command::try_parse_from(line.split(' ')).map(|command| command.transform)
     }
 
@@ -154,7 +156,7 @@ mod tests {
 
     #[test]
     fn flags_win_over_metadata_and_metadata_over_imagenet() {
-        let none = Transform::from(&Flags::default(), &HashMap::new()).expect("no value is given");
+        let none = Transform::from(&TransformFlags::default(), &HashMap::new()).expect("no value is given");
         assert_eq!(none, Transform::IMAGENET);
         let file = metadata(&[
             ("resize", "235"),
@@ -176,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_value_is_refused_with_its_name() {
+    fn a_malformed_value_is_refused_with_its_key() {
         for (key, value) in [
             ("resize", "0"),
             ("resize", "4097"),
@@ -191,7 +193,8 @@ mod tests {
             ("std", "0.2,-1,0.2"),
             ("std", "1e-44,1,1"),
         ] {
-            let refused = Transform::from(&Flags::default(), &metadata(&[(key, value)])).expect_err(value).to_string();
+            let refused =
+                Transform::from(&TransformFlags::default(), &metadata(&[(key, value)])).expect_err(value).to_string();
             assert!(refused.contains(key) && refused.contains(value), "{refused}");
             let flag = if key == "input_size" { "crop" } else { key };
             assert!(flags(&format!("replica --{flag}={value}")).is_err(), "--{flag}={value}");

@@ -1,21 +1,21 @@
-//! Decoding of damaged images: each is decoded or refused, within a bounded time, and no input of the model has a
-//! number that is not finite.
+//! Decodes damaged images. Each must be decoded or refused within a time limit, and the model's input must have only
+//! finite numbers.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use replica::decode::{Limits, decode};
+use replica::decode::{ImageLimits, decode};
 use replica::preprocess;
 use replica::transform::Transform;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Images to damage and decode.
+/// The number of images that are damaged and decoded.
 const COUNT: u32 = 100_000;
 
-/// The same seed damages the same bytes.
+/// The seed of the random damages. It is fixed, so that every run damages the same bytes.
 const SEED: u64 = 1;
 
-/// Time that one image may take. Each takes milliseconds at most, so a busy machine does not fail the test.
+/// The longest time for one image. Each image takes milliseconds at most, so the test passes on a busy machine, too.
 const MAX_TIME: Duration = Duration::from_secs(5);
 
 #[test]
@@ -25,7 +25,7 @@ fn damaged_images_are_decoded_or_refused_in_time() {
     for number in 0..COUNT {
         let file = damaged(&files, &mut random);
         let started = Instant::now();
-        if let Ok(pixels) = decode(&file, Limits::default()) {
+        if let Ok(pixels) = decode(&file, ImageLimits::default()) {
             let input = preprocess::input(&pixels, &Transform::IMAGENET);
             assert!(input.iter().all(|value| value.is_finite()), "image {number}");
         }
@@ -33,7 +33,7 @@ fn damaged_images_are_decoded_or_refused_in_time() {
     }
 }
 
-/// The images to damage, in the order of their names.
+/// The image files to damage, in the order of their names.
 fn files() -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/odd");
     let entries = std::fs::read_dir(&folder).expect("the folder can be listed");
@@ -42,7 +42,7 @@ fn files() -> Vec<Vec<u8>> {
     paths.iter().map(|path| std::fs::read(path).expect("the file can be read")).collect()
 }
 
-/// One of the files with a few bytes changed, removed, repeated or taken from another file.
+/// A random file of `files`. Some bytes are changed, removed or repeated, and some of another file are inserted.
 fn damaged(files: &[Vec<u8>], random: &mut ChaCha8Rng) -> Vec<u8> {
     let mut file = files[random.random_range(0..files.len())].clone();
     for _ in 0..random.random_range(1..=8) {
@@ -54,7 +54,7 @@ fn damaged(files: &[Vec<u8>], random: &mut ChaCha8Rng) -> Vec<u8> {
         match random.random_range(0..7) {
             0 => file[at] = random.random(),
             1 => file[at] ^= 1 << random.random_range(0..8),
-            // Headers decide the most, so they are damaged more often.
+            // Headers control decoding, so they are damaged more often than other bytes.
             2 => file[at.min(random.random_range(0..200))] = [0, 1, 0x7f, 0x80, 0xfe, 0xff][random.random_range(0..6)],
             3 => drop(file.drain(at..at + length)),
             4 => {

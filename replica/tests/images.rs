@@ -1,7 +1,7 @@
-//! Compares decoded and transformed pixels with those that PIL and torchvision made of the same files (`data/make.py`,
-//! `data/make_odd.py`).
+//! Compares decoded and transformed pixels with those that Pillow and torchvision made of the same files
+//! (`data/make.py`, `data/make_odd.py`).
 
-use replica::decode::{Error, Limits, Pixels, decode};
+use replica::decode::{Error, ImageLimits, Pixels, decode};
 use replica::preprocess::crop;
 use replica::transform::{Interpolation, Transform};
 use std::path::Path;
@@ -12,14 +12,14 @@ fn file(name: &str) -> Vec<u8> {
 }
 
 fn decoded(name: &str) -> Pixels {
-    decode(&file(name), Limits::default()).unwrap_or_else(|error| panic!("{name}: {error}"))
+    decode(&file(name), ImageLimits::default()).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// The width, height and hash of an image's levels.
-type Summary = (u32, u32, u64);
+/// The width and height of an image, and the hash of its levels.
+type PixelSummary = (u32, u32, u64);
 
-/// Every file in `odd/` with the summary of PIL's pixels; `None` for a file that must be refused.
-fn odd() -> Vec<(String, Option<Summary>)> {
+/// Every file in `odd/`, with the summary of Pillow's pixels. The summary is `None` for a file that must be refused.
+fn odd() -> Vec<(String, Option<PixelSummary>)> {
     let text = String::from_utf8(file("odd/levels.txt")).expect("text");
     let expected = |words: &[&str]| match words {
         ["refused"] => None,
@@ -41,7 +41,7 @@ fn hash(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// The largest and the mean difference, in levels of 255.
+/// The largest and the mean difference between the levels, which are 0 to 255.
 fn difference(ours: &[u8], theirs: &[u8]) -> (u8, f64) {
     assert_eq!(ours.len(), theirs.len());
     let differences = ours.iter().zip(theirs).map(|(a, b)| a.abs_diff(*b));
@@ -50,11 +50,11 @@ fn difference(ours: &[u8], theirs: &[u8]) -> (u8, f64) {
 }
 
 #[test]
-fn odd_images_are_pils_to_the_last_bit() {
+fn odd_images_have_exactly_the_pixels_that_pillow_decodes() {
     let odd = odd();
     assert!(odd.len() > 150, "{} files", odd.len());
     for (name, expected) in odd {
-        let found = decode(&file(&name), Limits::default());
+        let found = decode(&file(&name), ImageLimits::default());
         let found = found.map(|pixels| (pixels.width, pixels.height, hash(&pixels.rgb)));
         match (found, expected) {
             (Ok(found), Some(expected)) => assert_eq!(found, expected, "{name}"),
@@ -68,13 +68,13 @@ fn odd_images_are_pils_to_the_last_bit() {
 fn odd_images_cut_anywhere_are_refused() {
     for (name, expected) in odd() {
         let whole = file(&name);
-        // Bytes after the image may be cut off.
-        let follows = ["trailing", "two-pictures", "animated", "metadata"];
-        if expected.is_none() || follows.iter().any(|word| name.contains(word)) {
+        // These files have bytes after the image, which decoding does not need.
+        let longer = ["trailing", "two-pictures", "animated", "metadata"];
+        if expected.is_none() || longer.iter().any(|word| name.contains(word)) {
             continue;
         }
         for length in (0..100).step_by(7).map(|percent| whole.len() * percent / 100).chain([whole.len() - 1]) {
-            assert!(decode(&whole[..length], Limits::default()).is_err(), "{name} cut to {length} bytes");
+            assert!(decode(&whole[..length], ImageLimits::default()).is_err(), "{name} cut to {length} bytes");
         }
     }
 }
@@ -83,14 +83,14 @@ fn odd_images_cut_anywhere_are_refused() {
 fn a_damaged_png_is_refused_before_its_pixels_are_inflated() {
     let mut damaged = file("picture.png");
     let pixels = damaged.windows(4).position(|name| name == b"IDAT").expect("a PNG has pixels") + 4;
-    // Compressed data cannot begin like this, so inflating it would give another error.
+    // Compressed data cannot begin with this byte, so inflating it would give another error.
     damaged[pixels] = 0xff;
-    let refused = decode(&damaged, Limits::default()).expect_err("damaged").to_string();
+    let refused = decode(&damaged, ImageLimits::default()).expect_err("damaged").to_string();
     assert!(refused.contains("a checksum differs"), "{refused}");
 }
 
 #[test]
-fn a_refusal_says_what_is_wrong_with_the_file() {
+fn the_error_message_names_the_defect_of_the_file() {
     for (name, reason) in [
         ("odd/arithmetic.jpg", "arithmetic-coded JPEG is not supported"),
         ("odd/lossless.jpg", "lossless JPEG is not supported"),
@@ -106,13 +106,13 @@ fn a_refusal_says_what_is_wrong_with_the_file() {
         ("odd/short.webp", "cut short"),
         ("odd/text-checksum.png", "a checksum differs"),
     ] {
-        let refused = decode(&file(name), Limits::default()).expect_err(name).to_string();
+        let refused = decode(&file(name), ImageLimits::default()).expect_err(name).to_string();
         assert!(refused.contains(reason), "{name}: {refused}");
     }
 }
 
 #[test]
-fn the_transform_is_torchvisions() {
+fn transformed_pixels_differ_from_torchvisions_by_at_most_two_levels() {
     let ours = crop(&decoded("picture.png"), &Transform::IMAGENET);
     let (largest, _) = difference(&ours, &decoded("picture-224.png").rgb);
     assert!(largest <= 1, "enlarged: {largest} levels");
@@ -137,13 +137,13 @@ fn the_transform_is_torchvisions() {
 }
 
 #[test]
-fn every_kind_of_file_becomes_rgb() {
+fn every_kind_of_image_file_becomes_rgb() {
     for name in ["grey.jpg", "cmyk.jpg", "progressive.jpg", "palette.png", "alpha.png", "lossless.webp"] {
         let pixels = decoded(name);
         assert_eq!((pixels.width, pixels.height, pixels.rgb.len()), (120, 90, 3 * 120 * 90), "{name}");
     }
     let exact = |name: &str| decoded(name).rgb;
-    assert_eq!(exact("alpha.png"), exact("lossless.webp"), "both files hold the same image");
+    assert_eq!(exact("alpha.png"), exact("lossless.webp"), "both files have the same image");
     let grey = decoded("grey.jpg").rgb;
     assert!(grey.chunks_exact(3).all(|pixel| pixel[0] == pixel[1] && pixel[1] == pixel[2]));
 }
@@ -154,33 +154,34 @@ fn a_file_cut_anywhere_is_refused() {
         let whole = file(name);
         for percent in (0..100).step_by(3).chain([98, 99]) {
             let cut = &whole[..whole.len() * percent / 100];
-            assert!(decode(cut, Limits::default()).is_err(), "{name} cut to {percent} %");
+            assert!(decode(cut, ImageLimits::default()).is_err(), "{name} cut to {percent} %");
         }
     }
 }
 
 #[test]
-fn bombs_are_refused_by_their_header() {
+fn images_with_too_many_pixels_are_refused() {
     for name in ["bomb.jpg", "bomb.png"] {
-        match decode(&file(name), Limits::default()) {
+        match decode(&file(name), ImageLimits::default()) {
             Err(Error::TooManyPixels { width: 20_000, height: 20_000, .. }) => {}
             other => panic!("{name}: {:?}", other.map(|pixels| (pixels.width, pixels.height))),
         }
     }
-    // A canvas of 1x1 around a frame of 16383x16383.
+    // The canvas has 1x1 pixels, and the frame 16383x16383.
     let canvas = [&b"VP8X\x0a\0\0\0"[..], &[0; 10]].concat();
     let frame = [&b"VP8 \x0a\0\0\0"[..], &[0x10, 0, 0, 0x9d, 0x01, 0x2a, 0xff, 0x3f, 0xff, 0x3f]].concat();
     let bomb = [&b"RIFF\x28\0\0\0WEBP"[..], &canvas, &frame].concat();
-    let refused = decode(&bomb, Limits::default());
+    let refused = decode(&bomb, ImageLimits::default());
     assert!(matches!(refused, Err(Error::TooManyPixels { width: 16383, height: 16383, .. })), "{refused:?}");
-    // An interlaced image is held in its own depth: with 64 bits a pixel, half as many pixels as the limit are allowed.
+    // An interlaced image is in memory in its own depth. With 64 bits for each pixel, it may have half of the limit's
+    // pixels.
     let deep = file("odd/6-16-interlaced.png");
-    assert!(decode(&deep, Limits { max_pixels: 2 * 13 * 11 }).is_ok());
-    let refused = decode(&deep, Limits { max_pixels: 2 * 13 * 11 - 1 });
+    assert!(decode(&deep, ImageLimits { max_pixels: 2 * 13 * 11 }).is_ok());
+    let refused = decode(&deep, ImageLimits { max_pixels: 2 * 13 * 11 - 1 });
     assert!(matches!(refused, Err(Error::TooManyPixels { limit: 142, .. })), "{refused:?}");
 }
 
-/// A progressive JPEG of one component, `side` by `side` pixels, with scans of one byte each.
+/// A progressive JPEG of one component, with `side` by `side` pixels and `scans` scans without data.
 fn many_scans(scans: usize, side: u16) -> Vec<u8> {
     let [high, low] = side.to_be_bytes();
     let frame = [0xff, 0xc2, 0, 11, 8, high, low, high, low, 1, 1, 0x11, 0];
@@ -195,14 +196,15 @@ fn too_many_scans_are_refused_before_any_is_decoded() {
         (1_000_000, 8, "more than 100 scans"),
         (30, 7000, "30 scans of 7000x7000 pixels are too much"),
     ] {
-        let refused = decode(&many_scans(scans, side), Limits::default()).expect_err("refused").to_string();
+        let refused = decode(&many_scans(scans, side), ImageLimits::default()).expect_err("refused").to_string();
         assert!(refused.contains(reason), "{refused}");
     }
-    let accepted = decode(&many_scans(100, 8), Limits::default()).expect_err("the scans are empty").to_string();
+    let accepted = decode(&many_scans(100, 8), ImageLimits::default()).expect_err("the scans are empty").to_string();
     assert!(!accepted.contains("scans are too much") && !accepted.contains("more than"), "{accepted}");
 }
 
-/// A grey baseline JPEG of `side` by `side` pixels, with `before` ahead of its four segments and `data` in its scan.
+/// A grey baseline JPEG of `side` by `side` pixels. `before` comes ahead of its three segments, and `data` is the
+/// scan's. With the end marker, the decoder counts four segments.
 fn grey(side: u8, before: &[u8], data: &[u8]) -> Vec<u8> {
     let quantisation = [&[0xff, 0xdb, 0, 67, 0][..], &[1; 64]].concat();
     let frame = [0xff, 0xc0, 0, 11, 8, 0, side, 0, side, 1, 1, 0x11, 0];
@@ -212,7 +214,8 @@ fn grey(side: u8, before: &[u8], data: &[u8]) -> Vec<u8> {
 
 #[test]
 fn more_segments_tables_or_data_than_an_image_needs_are_refused() {
-    // The standard's codes for a difference of 0 (00) and for the end of a block (1010).
+    // The codes of the standard for a difference of 0 (00) and for the end of a block (1010), and two bits that fill
+    // the byte.
     const BLOCK: u8 = 0b0010_1011;
     let before = |segment: &[u8], count: usize| grey(8, &segment.repeat(count), &[BLOCK]);
     let after = |padding: &[u8], count: usize| grey(8, &[], &[&[BLOCK][..], &padding.repeat(count)].concat());
@@ -224,27 +227,28 @@ fn more_segments_tables_or_data_than_an_image_needs_are_refused() {
         (before(b"\xff\xfe\0\x02", 9_997), Some("more than 10000 segments")),
         (before(b"\xff\x01", 9_997), Some("more than 10000 segments")),
         (before(b"\xff\xdd\0\x04\0\0", 9_997), Some("more than 10000 segments")),
-        // 18 bytes of tables each; the file itself has 65.
+        // The contents of each segment with a Huffman table are 18 bytes. The image's own tables are 65 bytes.
         (before(&huffman, 7_278), None),
         (before(&huffman, 7_279), Some("more than 131072 bytes of tables")),
         (before(&quantisation, 2_015), None),
         (before(&quantisation, 2_016), Some("more than 131072 bytes of tables")),
-        // Bytes between segments are no segments.
+        // Fill bytes and restart markers between segments do not count as segments.
         (before(b"\xff\0", 100_000), None),
         (before(b"\xff\xd0", 100_000), None),
         (after(&[0], 4096), None),
         (after(&[0], 4097), Some("the coded data is damaged")),
-        // The first marker ends the data and does not count as unread.
+        // The first restart marker ends the interval, so its two bytes do not count as unread.
         (after(&[0xff, 0xd0], 2049), None),
         (after(&[0xff, 0xd0], 2050), Some("the coded data is damaged")),
-        // One block of 64 coefficients, one restart marker and the bytes that may be unread: 8 * 64 + 4 + 4096.
+        // The limit is 8 * 64 + 4 + 4096 = 4612 bytes: 64 coefficients, a restart marker, and the bytes that may remain
+        // unread. `BLOCK` is one of them.
         (after(&[0], 4611), Some("the coded data is damaged")),
         (after(&[0], 4612), Some(too_much)),
         (after(&[0xff, 0], 1_000_000), Some(too_much)),
         (after(&[0xff, 0xd0], 1_000_000), Some(too_much)),
         (after(&[0xff], 1_000_000), Some(too_much)),
     ] {
-        let refused = decode(&file, Limits::default()).err().map(|error| error.to_string());
+        let refused = decode(&file, ImageLimits::default()).err().map(|error| error.to_string());
         let start = &file[..40];
         match (&refused, reason) {
             (None, None) => {}
@@ -256,26 +260,26 @@ fn more_segments_tables_or_data_than_an_image_needs_are_refused() {
 
 #[test]
 fn blocks_of_the_greatest_length_are_decoded() {
-    // One code of each length, and two of sixteen bits. The code of sixteen ones stands for a number of fifteen bits,
-    // so data of ones is a sequence of the longest codes and numbers.
+    // The table has one code of each length, and two of sixteen bits. The code of sixteen ones is the symbol for a
+    // number of fifteen bits, so data of ones is a sequence of the longest codes and numbers.
     let table = |class: u8| [&[0xff, 0xc4, 0, 36, class << 4][..], &[1; 15], &[2], &[15; 17]].concat();
     let block = [0xff, 0].repeat(64 * (16 + 15) / 8);
-    let found = decode(&grey(248, &[table(0), table(1)].concat(), &block.repeat(31 * 31)), Limits::default());
+    let found = decode(&grey(248, &[table(0), table(1)].concat(), &block.repeat(31 * 31)), ImageLimits::default());
     assert!(found.is_ok(), "{:?}", found.err());
 }
 
 #[test]
-fn other_and_damaged_files_are_refused_without_a_panic() {
+fn other_files_are_refused_and_damaged_files_cause_no_panic() {
     for bytes in [&b""[..], b"hello", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\x04\0\0\0WEBP", b"GIF89a"] {
-        assert!(decode(bytes, Limits::default()).is_err(), "{bytes:?}");
+        assert!(decode(bytes, ImageLimits::default()).is_err(), "{bytes:?}");
     }
-    // Each of the first bytes of a small file is damaged in turn: the result is an error or some image, never a panic.
+    // Each of the first 700 bytes of a small file is damaged in turn. The result may be an error or an image.
     for name in ["progressive.jpg", "palette.png", "lossless.webp"] {
         let whole = file(name);
         for index in 0..whole.len().min(700) {
             let mut damaged = whole.clone();
             damaged[index] ^= 0xff;
-            let _image_or_error = decode(&damaged, Limits { max_pixels: 1_000_000 });
+            let _image_or_error = decode(&damaged, ImageLimits { max_pixels: 1_000_000 });
         }
     }
 }

@@ -9,7 +9,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use law::table::Table;
 use scaling::{Place, Section};
-use service::options::Process;
+use service::options::ProcessFlags;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -72,7 +72,7 @@ pub struct Args {
     pub listen: SocketAddr,
     /// Flags of every program
     #[command(flatten)]
-    pub process: Process,
+    pub process: ProcessFlags,
     /// Flags of the only target
     #[command(flatten)]
     pub section: Section,

@@ -1,5 +1,5 @@
-//! The paths `/metrics`, `/livez` and `/readyz`, which every program answers in the same way. Knows no
-//! metric by name.
+//! The paths `/metrics`, `/livez` and `/readyz`, which every server program answers in the same way. Knows no metric by
+//! name.
 
 use crate::readiness::Readiness;
 use crate::respond::{self, Reply};
@@ -7,14 +7,14 @@ use crate::wire::ReadyBody;
 use hyper::{Method, StatusCode};
 use metrics_exporter_prometheus::PrometheusHandle;
 
-/// The state from which the admin paths are answered.
+/// Answers the admin paths: `/metrics`, `/livez` and `/readyz`.
 #[derive(Clone)]
 pub struct Admin {
     /// Renders the text of `/metrics`.
     pub metrics: PrometheusHandle,
     /// Decides the status of `/readyz`.
     pub readiness: Readiness,
-    /// Number of requests that a replica takes at once, as `/readyz` advertises it. `None` in the other programs.
+    /// The number of requests that a replica takes at once, which `/readyz` advertises. `None` in the other programs.
     pub capacity: Option<usize>,
 }
 

@@ -1,5 +1,5 @@
-//! Reads a request's body within three limits: its size, its time, and the memory that all bodies share. Knows nothing
-//! of the body's format.
+//! Reads a request's body within three limits: the size of the body, the time in which it must arrive, and the memory
+//! that all bodies share. Knows nothing of the body's format.
 
 use crate::wire::{Code, RequestError};
 use bytes::{Bytes, BytesMut};
@@ -13,26 +13,26 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-/// Limits of one body.
+/// The limits of one body.
 #[derive(Debug, Clone)]
-pub struct Limits {
-    /// Largest body, in bytes.
+pub struct BodyLimits {
+    /// The largest body, in bytes.
     pub max_bytes: usize,
-    /// Time from the first header to the last byte.
+    /// The time in which the whole body must arrive. It counts from the call of [`read`], after the headers.
     pub timeout: Duration,
-    /// The memory that all bodies share.
+    /// The memory that the bodies of all requests share.
     pub memory_budget: MemoryBudget,
 }
 
-/// Number of bytes of a refused body that are read and thrown away, so that the client can read the answer. The kernel
-/// resets a connection that is closed with unread bytes, and the answer would be lost.
+/// Most bytes of a refused body that are read and thrown away. The kernel resets a connection that is closed with
+/// unread bytes, and the client would lose the answer.
 const DISCARD_BYTES: usize = 64 << 20;
 
-/// Longest time that is spent on throwing away a refused body.
+/// The longest time for reading and throwing away a refused body.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Pieces shorter than this many bytes are copied. Each of them would otherwise keep the whole buffer that it was read
-/// into in memory.
+/// Pieces of a body that have fewer bytes are copied. Otherwise each short piece would keep in memory the whole buffer
+/// that it was read into.
 const COPY_BELOW: usize = 4 << 10;
 
 /// The bytes that all bodies of this process may hold together, from their first byte until they are dropped.
@@ -47,7 +47,7 @@ impl MemoryBudget {
         Self { left: Arc::new(AtomicUsize::new(bytes)) }
     }
 
-    /// Takes `bytes` from the budget, and returns true, if as many are left.
+    /// Takes `bytes` from the budget and returns true. Returns false if fewer are left.
     fn take(&self, bytes: usize) -> bool {
         let less = |left: usize| left.checked_sub(bytes);
         self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
@@ -68,7 +68,7 @@ impl Chunks {
         Self { pieces: Vec::new(), len: 0, memory_budget }
     }
 
-    /// Length in bytes.
+    /// The length of the body in bytes.
     pub fn len(&self) -> usize {
         self.len
     }
@@ -78,7 +78,7 @@ impl Chunks {
         self.len == 0
     }
 
-    /// The body in one piece. It is copied only if it arrived in several.
+    /// The body in one piece. Only a body of several pieces is copied.
     pub fn to_bytes(&self) -> Bytes {
         match &self.pieces[..] {
             [] => Bytes::new(),
@@ -87,14 +87,14 @@ impl Chunks {
         }
     }
 
-    /// Appends `piece`, and returns true, if the memory budget has room for it. Short pieces are collected in
-    /// `gathered` until [`Chunks::flush`] or the next long piece.
+    /// Appends `piece` and returns true. Returns false if the memory budget has no room for it. Short pieces are
+    /// collected in `gathered` until [`Chunks::flush`] is called or a long piece follows.
     fn push(&mut self, piece: Bytes, gathered: &mut BytesMut) -> bool {
         let has_room = self.memory_budget.take(piece.len());
         if has_room {
             self.len += piece.len();
             if self.pieces.is_empty() {
-                // Most bodies have one piece; `push` alone would reserve space for four.
+                // Most bodies have one piece. Without this call, `push` would reserve memory for four.
                 self.pieces.reserve_exact(1);
                 self.pieces.push(if piece.len() < COPY_BELOW { Bytes::copy_from_slice(&piece) } else { piece });
             } else if piece.len() < COPY_BELOW {
@@ -127,19 +127,19 @@ impl Drop for Chunks {
     }
 }
 
-/// [`Chunks`] as the body of an outgoing request. The pieces are not copied.
+/// The body of an outgoing request, made of [`Chunks`]. The pieces are not copied.
 #[derive(Debug)]
 pub struct ChunksBody<T> {
-    /// The value that the chunks belong to; kept alive until the body is sent.
+    /// Holds the chunks until the body is sent.
     owner: T,
-    /// Index of the next piece.
+    /// The index of the next piece to send.
     next: usize,
-    /// Bytes that are not yet sent.
+    /// The number of bytes that are not yet sent.
     left: u64,
 }
 
 impl<T: Deref<Target: AsRef<Chunks>>> ChunksBody<T> {
-    /// The chunks of `owner`, from their start.
+    /// A body that sends all chunks of `owner`.
     pub fn new(owner: T) -> Self {
         let left = owner.as_ref().len as u64;
         Self { owner, next: 0, left }
@@ -169,12 +169,12 @@ impl<T: Deref<Target: AsRef<Chunks>> + Unpin> Body for ChunksBody<T> {
     }
 }
 
-/// Reads a whole body. A body that is too large is refused without buffering more than the limits allow.
+/// Reads a whole body. Never buffers more bytes than the limits allow, even if the body is too large.
 ///
 /// # Errors
-/// 413 if the body exceeds its size; 503 if all bodies together would exceed the memory budget; 408 if the body does
-/// not arrive in time; 504 if `deadline` passes first; 400 if the client stops sending.
-pub async fn read(mut body: Incoming, limits: &Limits, deadline: Instant) -> Result<Chunks, RequestError> {
+/// If the body is larger than its limit (413), all bodies together would exceed the memory budget (503), the body does
+/// not arrive in time (408), `deadline` passes first (504), or the client stops sending (400).
+pub async fn read(mut body: Incoming, limits: &BodyLimits, deadline: Instant) -> Result<Chunks, RequestError> {
     let (latest, timeout) = (Instant::now() + limits.timeout, limits.timeout.as_secs_f64());
     match tokio::time::timeout_at(deadline.min(latest).into(), collect(&mut body, limits)).await {
         Ok(Err(error)) if matches!(error.code, Code::TooLarge | Code::QueueFull) => {
@@ -183,7 +183,8 @@ pub async fn read(mut body: Incoming, limits: &Limits, deadline: Instant) -> Res
         }
         Ok(read) => read,
         Err(_elapsed) if latest < deadline => {
-            Err(RequestError::new(Code::SlowBody, format!("the body did not arrive within {timeout} s")))
+            let message = format!("the body did not arrive within {timeout} s (--body-timeout)");
+            Err(RequestError::new(Code::SlowBody, message))
         }
         Err(_elapsed) => {
             Err(RequestError::new(Code::DeadlineExceeded, "the deadline passed before the whole body had arrived"))
@@ -191,12 +192,13 @@ pub async fn read(mut body: Incoming, limits: &Limits, deadline: Instant) -> Res
     }
 }
 
-/// Reads a whole body within `limits`, without its time limit.
-async fn collect(body: &mut Incoming, limits: &Limits) -> Result<Chunks, RequestError> {
+/// Reads a whole body within the limits of size and memory. The caller limits the time.
+async fn collect(body: &mut Incoming, limits: &BodyLimits) -> Result<Chunks, RequestError> {
     let mut chunks = Chunks::new(limits.memory_budget.clone());
     let mut gathered = BytesMut::new();
     let too_large = || {
-        let message = format!("the body is over the limit of {} bytes (--max-body-bytes)", limits.max_bytes);
+        let max = limits.max_bytes;
+        let message = format!("the body is over the limit of {max} bytes (--max-body-bytes); send a smaller image");
         Err(RequestError::new(Code::TooLarge, message))
     };
     if body.size_hint().lower() > limits.max_bytes as u64 {
@@ -205,14 +207,13 @@ async fn collect(body: &mut Incoming, limits: &Limits) -> Result<Chunks, Request
     while let Some(frame) = body.frame().await {
         let frame =
             frame.map_err(|error| RequestError::new(Code::BadRequest, format!("the body ended early: {error}")))?;
-        // Trailers hold no part of the body.
+        // A frame without data holds trailers, which are no part of the body.
         let Ok(piece) = frame.into_data() else { continue };
         if piece.len() > limits.max_bytes - chunks.len() {
             return too_large();
         }
         if !chunks.push(piece, &mut gathered) {
-            let message =
-                "the bodies of the requests in progress use all memory that is allowed for them; retry in 1 s";
+            let message = "the bodies of other requests use all memory that is allowed for bodies; retry in 1 s";
             return Err(RequestError::new(Code::QueueFull, message).retry_after(Duration::from_secs(1)));
         }
     }
@@ -220,7 +221,7 @@ async fn collect(body: &mut Incoming, limits: &Limits) -> Result<Chunks, Request
     Ok(chunks)
 }
 
-/// Reads and throws away the rest of a refused body, up to 64 MiB and for 2 s at most.
+/// Reads and throws away the rest of a refused body: at most 64 MiB, and for at most 2 s.
 pub async fn discard(mut body: Incoming) {
     let drain = async {
         let mut left = DISCARD_BYTES;
@@ -231,7 +232,7 @@ pub async fn discard(mut body: Incoming) {
             }
         }
     };
-    // The answer is sent next, whether the body has ended or not.
+    // After the timeout, the caller sends its answer although the body has not ended.
     let _elapsed = tokio::time::timeout(DISCARD_TIMEOUT, drain).await;
 }
 
@@ -251,7 +252,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn pieces_keep_their_order_and_short_ones_are_gathered() {
+    async fn pieces_keep_their_order_and_short_pieces_are_joined() {
         for (lengths, pieces) in [
             (&[][..], 0),
             (&[3], 1),
@@ -278,12 +279,12 @@ mod tests {
             assert_eq!(chunks.to_bytes(), buffer[..length]);
             !buffer.is_unique()
         };
-        assert!(!held(COPY_BELOW - 1));
+        assert!(!held(COPY_BELOW - 1), "a short piece is copied");
         assert!(held(COPY_BELOW), "a long piece is not copied");
     }
 
     #[test]
-    fn bodies_share_a_memory_budget_and_give_it_back() {
+    fn bodies_share_a_memory_budget_and_return_their_bytes_to_it() {
         let memory_budget = MemoryBudget::new(10);
         let (first, _) = chunks(&memory_budget, &[4, 4]);
         let mut second = Chunks::new(memory_budget.clone());

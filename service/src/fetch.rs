@@ -1,4 +1,5 @@
-//! A small HTTP GET on a connection of its own, bounded in time and size, for probes and scrapes. Uses no proxy.
+//! A simple HTTP GET for probes and scrapes. Each request has its own connection, a time limit and a size limit. Uses
+//! no proxy.
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
@@ -7,10 +8,10 @@ use hyper_util::rt::TokioIo;
 use std::time::Duration;
 use tokio::net::TcpStream;
 
-/// Largest body of an answer, in bytes.
+/// The largest body of an answer, in bytes.
 const MAX_BYTES: usize = 8 << 20;
 
-/// The reason why there is no answer. Each message names the address.
+/// The reason why a GET failed. Each message names the address.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The address refused the connection or could not be resolved.
@@ -20,18 +21,18 @@ pub enum Error {
     #[error("{0} did not answer within {1:?}")]
     Timeout(String, Duration),
     /// The peer does not use HTTP, or its answer ended early.
-    #[error("{0}: {1}")]
+    #[error("{0} gave no complete HTTP answer: {1}")]
     Broken(String, String),
-    /// The answer is longer than any answer that a program expects here.
+    /// The body of the answer is longer than 8 MiB.
     #[error("{0} answered with more than {MAX_BYTES} bytes")]
     Long(String),
 }
 
-/// Sends `GET http://{address}{path}` on a new connection and reads the whole answer, within `timeout`. `address` is
-/// `host:port`. Connects directly: proxies from the environment are not used.
+/// Sends `GET http://{address}{path}` on a new connection and reads the whole answer within `timeout`. `address` has
+/// the form `host:port`. Proxies from the environment are not used.
 ///
 /// # Errors
-/// See [`Error`]. An answer with any status is no error.
+/// If no complete answer arrives; [`Error`] lists the reasons. An answer with an error status is no [`Error`].
 pub async fn get(address: &str, path: &str, timeout: Duration) -> Result<(StatusCode, Bytes), Error> {
     match tokio::time::timeout(timeout, exchange(address, path)).await {
         Ok(outcome) => outcome,
@@ -57,8 +58,8 @@ async fn exchange(address: &str, path: &str) -> Result<(StatusCode, Bytes), Erro
         })?;
         Ok((status, body.to_bytes()))
     };
-    // The connection is polled beside the exchange and dropped with it. An error of the connection also ends the
-    // exchange.
+    // The exchange advances only while the connection is polled, too. If the connection ends first, the exchange still
+    // returns the answer or the error.
     tokio::pin!(exchange);
     tokio::pin!(connection);
     tokio::select! {
@@ -67,7 +68,7 @@ async fn exchange(address: &str, path: &str) -> Result<(StatusCode, Bytes), Erro
     }
 }
 
-/// The message of `error` and of each error that caused it, joined by `: `, the innermost last.
+/// The messages of `error` and of its causes, joined by `: `, the root cause last.
 pub fn error_chain(error: &dyn std::error::Error) -> String {
     let errors = std::iter::successors(Some(error), |error| error.source());
     errors.map(ToString::to_string).collect::<Vec<_>>().join(": ")

@@ -1,17 +1,17 @@
-//! Files that are read again while the program runs, such as certificates and tokens that are replaced under it. Knows
-//! nothing of their contents.
+//! Reads files again while the program runs, because certificates and tokens may be replaced. Knows nothing of the
+//! contents of the files.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Time between two reads. The files are read and compared, since file system notifications miss a replaced symbolic
-/// link, which is how Kubernetes updates mounted secrets.
+/// The time between two reads. The files are read and compared, because Kubernetes updates mounted secrets by replacing
+/// a symbolic link, which file system notifications miss.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// Reads all of `paths`.
+/// Reads the files at all `paths`.
 ///
 /// # Errors
-/// When a file cannot be read; the message names the file.
+/// If a file cannot be read. The message names the file.
 pub fn contents<const N: usize>(paths: &[PathBuf; N]) -> std::io::Result<[Vec<u8>; N]> {
     let mut all = [const { Vec::new() }; N];
     for (content, path) in all.iter_mut().zip(paths) {
@@ -21,9 +21,9 @@ pub fn contents<const N: usize>(paths: &[PathBuf; N]) -> std::io::Result<[Vec<u8
     Ok(all)
 }
 
-/// Calls `apply` with the contents of `paths` each time that they change, starting from `present`. Never returns. If a
-/// file cannot be read, or `apply` refuses the contents, a warning is logged once and the previous contents stay in
-/// use.
+/// Calls `apply` with the contents of the files at `paths` each time that they change. `present` are the contents so
+/// far. Never returns. If a file cannot be read, or `apply` refuses the contents, one warning is logged and the
+/// previous contents stay in use.
 pub async fn follow<const N: usize, E: std::fmt::Display>(
     paths: [PathBuf; N],
     mut present: [Vec<u8>; N],
@@ -36,7 +36,7 @@ pub async fn follow<const N: usize, E: std::fmt::Display>(
             Ok(new) => new,
             Err(error) => {
                 if was_readable {
-                    tracing::warn!(%error, "a watched file cannot be read; keeping what was read before");
+                    tracing::warn!(%error, "cannot read a watched file again; its previous contents stay in use");
                 }
                 was_readable = false;
                 continue;
@@ -44,11 +44,11 @@ pub async fn follow<const N: usize, E: std::fmt::Display>(
         };
         was_readable = true;
         if new != present {
-            let file = paths[0].display();
+            let files = paths.each_ref().map(|path| path.display().to_string()).join(", ");
             match apply(&new) {
-                Ok(()) => tracing::info!(%file, "a changed file was read again"),
+                Ok(()) => tracing::info!(files, "changed files were read again"),
                 Err(error) => {
-                    tracing::warn!(%file, %error, "a changed file is not usable; keeping what was read before");
+                    tracing::warn!(files, %error, "changed files cannot be used; the previous contents stay in use");
                 }
             }
             present = new;

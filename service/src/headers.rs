@@ -1,4 +1,4 @@
-//! Helpers to read header values. Knows nothing of particular headers.
+//! Reads and copies header values. Knows nothing of particular headers.
 
 use crate::wire::{Code, RequestError};
 use hyper::HeaderMap;
@@ -7,14 +7,14 @@ use hyper::header::{HeaderName, HeaderValue};
 /// The value of the header `name` as text; `None` if the header is absent.
 ///
 /// # Errors
-/// 400 if the value is not visible ASCII.
+/// If the value is not visible ASCII (status 400).
 pub fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, RequestError> {
     let Some(value) = headers.get(name) else { return Ok(None) };
     let error = |_| RequestError::new(Code::BadRequest, format!("the header {name} is not visible ASCII text"));
     value.to_str().map(Some).map_err(error)
 }
 
-/// Values that many requests have. A copy of such a static value allocates nothing.
+/// Values that many requests have. A copy of a static value allocates no memory.
 static COMMON: [HeaderValue; 5] = [
     HeaderValue::from_static("image/jpeg"),
     HeaderValue::from_static("image/png"),
@@ -24,10 +24,12 @@ static COMMON: [HeaderValue; 5] = [
 ];
 
 /// A copy of `value` in memory of its own. A received value is a slice of the buffer that the whole request was read
-/// into, so a stored `clone` of it would keep that buffer in memory.
+/// into. A stored `clone` of the value would keep that buffer in memory.
 pub fn deep_copy(value: &HeaderValue) -> HeaderValue {
     let common = COMMON.iter().find(|common| *common == value);
-    common.cloned().unwrap_or_else(|| HeaderValue::from_bytes(value.as_bytes()).expect("it was a valid value before"))
+    common
+        .cloned()
+        .unwrap_or_else(|| HeaderValue::from_bytes(value.as_bytes()).expect("the bytes of a valid value are valid"))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The parts that every Roundhouse program stands on: the contract between the programs, an HTTP server, body reading,
+//! The parts that Roundhouse's programs share: the contract between the programs, an HTTP server, body reading,
 //! readiness, shutdown, TLS, logs and metrics. Knows nothing of queues, models, scaling or load.
 
 pub mod admin;

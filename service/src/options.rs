@@ -1,56 +1,57 @@
-//! Flags that several programs take, so that each flag is described once.
+//! Flags that several programs share, so that each flag has one description.
 
-use crate::body;
+use crate::body::{BodyLimits, MemoryBudget};
 use clap::Args;
 use std::time::Duration;
 
 /// Flags of every program that runs as a server.
 #[derive(Debug, Clone, Args)]
-pub struct Process {
-    /// Drain and exit when standard input closes, that is, when the parent process ends
+pub struct ProcessFlags {
+    /// Drain and exit when the parent process ends; standard input must be a pipe that only the parent holds open
     #[arg(long)]
     pub exit_with_parent: bool,
-    /// Log level: error, warn, info or debug; or a list such as dispatcher=debug,info
+    /// Log level: error, warn, info or debug, or a list with a level for one program, such as dispatcher=debug,info
     #[arg(long, env = "ROUNDHOUSE_LOG", default_value = "info")]
     pub log: String,
 }
 
-/// Flags of a program that answers requests with images: limits of one request, and the end of the process.
+/// Flags of a program that classifies images: the limits of one request, and the times for draining.
 #[derive(Debug, Clone, Args)]
 pub struct RequestLimits {
     /// Largest body of a request, in bytes
     #[arg(long, env = "ROUNDHOUSE_MAX_BODY_BYTES", default_value_t = 20 << 20)]
     pub max_body_bytes: u64,
-    /// Time in which a body must arrive
+    /// Time in which the body of a request must arrive, such as 10s
     #[arg(long, env = "ROUNDHOUSE_BODY_TIMEOUT", default_value = "10s", value_parser = positive_duration)]
     pub body_timeout: Duration,
-    /// Longest time for a request, even if its client allows more
+    /// Longest time for a request, such as 5s; applies even if the client allows more by x-request-timeout-ms
     #[arg(long, env = "ROUNDHOUSE_DEADLINE", default_value = "5s", value_parser = positive_duration)]
     pub deadline: Duration,
-    /// After SIGTERM, how long new requests are still accepted
+    /// Time after SIGTERM in which new requests are still accepted, while /readyz reports not ready, such as 2s
     #[arg(long, env = "ROUNDHOUSE_DRAIN_DELAY", default_value = "0s", value_parser = humantime::parse_duration)]
     pub drain_delay: Duration,
-    /// After that, how long accepted requests may take to finish
+    /// Longest time after --drain-delay in which accepted requests may finish, such as 10s
     #[arg(long, env = "ROUNDHOUSE_GRACE", default_value = "10s", value_parser = humantime::parse_duration)]
     pub grace: Duration,
 }
 
 impl RequestLimits {
     /// The limits of one body, whose bytes count towards `memory_budget`.
-    pub fn body(&self, memory_budget: body::MemoryBudget) -> body::Limits {
-        body::Limits { max_bytes: self.max_body_bytes as usize, timeout: self.body_timeout, memory_budget }
+    pub fn body(&self, memory_budget: MemoryBudget) -> BodyLimits {
+        BodyLimits { max_bytes: self.max_body_bytes as usize, timeout: self.body_timeout, memory_budget }
     }
 
-    /// The time for a request whose client asks for `requested`: never more than [`RequestLimits::deadline`].
+    /// The time for one request. `requested` is the timeout that the client sent. The result is never longer than
+    /// [`RequestLimits::deadline`].
     pub fn timeout(&self, requested: Option<Duration>) -> Duration {
         requested.map_or(self.deadline, |requested| requested.min(self.deadline))
     }
 }
 
-/// Parses a duration in humantime's notation, such as `1s 500ms`, that is longer than zero.
+/// Parses a duration that is longer than zero, in humantime's notation, such as `1s 500ms`.
 ///
 /// # Errors
-/// A message for the user if `text` is not such a duration.
+/// If `text` is not such a duration. The error is a message for the user.
 pub fn positive_duration(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(Duration::ZERO) => Err("must be longer than 0s".into()),
@@ -64,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_are_positive_and_have_units() {
+    fn a_duration_without_a_unit_and_a_duration_of_zero_are_refused() {
         assert_eq!(positive_duration("1s 500ms"), Ok(Duration::from_millis(1500)));
         for text in ["0s", "0ms", "5", "-1s", "soon", ""] {
             assert!(positive_duration(text).is_err(), "{text:?}");

@@ -1,54 +1,55 @@
-//! Whether this process can take work: from when every latch is released until it begins to drain. Does not
-//! know the conditions that the latches stand for.
+//! Whether this process can take work. It can from the release of the last latch until it begins to drain. Does not
+//! know what the latches stand for.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// The readiness of this process. Clones share one state, so the parts that start up and the part that answers
-/// `/readyz` each hold one.
+/// The readiness of this process. All clones share the same conditions, so the parts that start up and the part that
+/// answers `/readyz` hold a clone each.
 #[derive(Debug, Clone, Default)]
 pub struct Readiness {
-    state: Arc<State>,
+    conditions: Arc<Conditions>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct Conditions {
+    /// The number of latches that are not yet released.
     latches: AtomicUsize,
     draining: AtomicBool,
 }
 
-/// Keeps the process from being ready until it is dropped.
+/// Keeps the process from becoming ready until the latch is dropped.
 #[derive(Debug)]
 pub struct Latch {
-    state: Arc<State>,
+    conditions: Arc<Conditions>,
 }
 
 impl Readiness {
-    /// Adds a condition for readiness, which is fulfilled when the latch is dropped.
+    /// Adds a condition for readiness. Dropping the latch fulfils it.
     pub fn latch(&self) -> Latch {
-        self.state.latches.fetch_add(1, Ordering::SeqCst);
-        Latch { state: self.state.clone() }
+        self.conditions.latches.fetch_add(1, Ordering::SeqCst);
+        Latch { conditions: self.conditions.clone() }
     }
 
-    /// Makes the process not ready, for the rest of its life.
+    /// Makes the process not ready until it ends.
     pub fn drain(&self) {
-        self.state.draining.store(true, Ordering::SeqCst);
+        self.conditions.draining.store(true, Ordering::SeqCst);
     }
 
     /// Whether the process can take new work.
     pub fn is_ready(&self) -> bool {
-        self.state.latches.load(Ordering::SeqCst) == 0 && !self.is_draining()
+        self.conditions.latches.load(Ordering::SeqCst) == 0 && !self.is_draining()
     }
 
     /// Whether [`Readiness::drain`] was called.
     pub fn is_draining(&self) -> bool {
-        self.state.draining.load(Ordering::SeqCst)
+        self.conditions.draining.load(Ordering::SeqCst)
     }
 }
 
 impl Drop for Latch {
     fn drop(&mut self) {
-        self.state.latches.fetch_sub(1, Ordering::SeqCst);
+        self.conditions.latches.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -57,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ready_means_every_latch_released_and_no_drain() {
+    fn a_process_is_ready_after_every_latch_and_until_it_drains() {
         let readiness = Readiness::default();
         let (model, listener) = (readiness.latch(), readiness.latch());
         drop(model);

@@ -1,4 +1,4 @@
-//! Builds HTTP answers. The only place where a [`RequestError`] gets its status. Does no I/O.
+//! Builds HTTP answers. Only this file turns a [`RequestError`] into an answer with a status. Does no I/O.
 
 use crate::wire::{Code, ErrorBody, RequestError};
 use bytes::Bytes;
@@ -7,10 +7,10 @@ use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTIC
 use hyper::{Method, Response, StatusCode};
 use serde::Serialize;
 
-/// An answer. Its body is complete before it is sent.
+/// An HTTP answer whose whole body is in memory.
 pub type Reply = Response<Full<Bytes>>;
 
-/// An answer with these bytes as its body.
+/// An answer whose body is `body`.
 pub fn bytes(status: StatusCode, content_type: &'static str, body: Bytes) -> Reply {
     let mut reply = Response::new(Full::new(body));
     *reply.status_mut() = status;
@@ -21,9 +21,9 @@ pub fn bytes(status: StatusCode, content_type: &'static str, body: Bytes) -> Rep
 /// An answer with a JSON body.
 ///
 /// # Panics
-/// If `body` has map keys that are not strings; the types of [`crate::wire`] have none.
+/// If `body` has a map whose keys are not strings. The types of [`crate::wire`] have no such map.
 pub fn json(status: StatusCode, body: &impl Serialize) -> Reply {
-    let json = serde_json::to_vec(body).expect("the contract's types have string keys and finite shapes");
+    let json = serde_json::to_vec(body).expect("every map in a body has strings for keys");
     bytes(status, "application/json", json.into())
 }
 
@@ -32,8 +32,8 @@ pub fn text(content_type: &'static str, body: String) -> Reply {
     bytes(StatusCode::OK, content_type, body.into())
 }
 
-/// The answer for a failed request: an [`ErrorBody`], and `Retry-After` if the error has a time. That header counts
-/// whole seconds; it is rounded up, so that no client returns too early.
+/// The answer for a failed request: an [`ErrorBody`], and the header `Retry-After` if the error has a time. The header
+/// has whole seconds, rounded up, so that no client retries too early.
 pub fn error(error: &RequestError, request_id: &str) -> Reply {
     let body = ErrorBody {
         success: false,
@@ -41,7 +41,7 @@ pub fn error(error: &RequestError, request_id: &str) -> Reply {
         error: error.message.clone(),
         request_id: request_id.into(),
     };
-    let status = StatusCode::from_u16(error.code.status()).expect("the contract's statuses are valid");
+    let status = StatusCode::from_u16(error.code.status()).expect("every code has a valid status");
     let mut reply = json(status, &body);
     if error.code == Code::Unauthorized {
         reply.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -52,7 +52,7 @@ pub fn error(error: &RequestError, request_id: &str) -> Reply {
     reply
 }
 
-/// An answer with status 405 that names the methods that the path takes.
+/// An answer with status 405. `allowed` lists the methods that the path accepts, such as `GET, HEAD`.
 pub fn method_not_allowed(allowed: &'static str, request_id: &str) -> Reply {
     let message = format!("this path takes {allowed} only");
     let mut reply = error(&RequestError::new(Code::MethodNotAllowed, message), request_id);
@@ -60,7 +60,7 @@ pub fn method_not_allowed(allowed: &'static str, request_id: &str) -> Reply {
     reply
 }
 
-/// The answer of a path that can only be read: `read()` to GET and HEAD, and status 405 to other methods.
+/// The answer of a path that can only be read: the result of `read` for GET and HEAD, status 405 for other methods.
 pub fn read_only(method: &Method, read: impl FnOnce() -> Reply) -> Reply {
     match *method {
         Method::GET | Method::HEAD => read(),
@@ -68,7 +68,7 @@ pub fn read_only(method: &Method, read: impl FnOnce() -> Reply) -> Reply {
     }
 }
 
-/// An answer with status 404. `instead` says which paths exist.
-pub fn not_found(path: &str, instead: &str, request_id: &str) -> Reply {
-    error(&RequestError::new(Code::NotFound, format!("no such path: {path}; {instead}")), request_id)
+/// An answer with status 404. `advice` names a path that exists.
+pub fn not_found(path: &str, advice: &str, request_id: &str) -> Reply {
+    error(&RequestError::new(Code::NotFound, format!("no such path: {path}; {advice}")), request_id)
 }

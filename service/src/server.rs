@@ -1,5 +1,5 @@
-//! Serves HTTP/1.1 and HTTP/2 on a listener, with or without TLS. Bounds connections and headers, and ends gracefully.
-//! Knows nothing of paths.
+//! Serves HTTP/1.1 and HTTP/2 on a listener, with or without TLS. Limits connections and headers, and answers accepted
+//! requests before it stops. Knows nothing of paths.
 
 use crate::readiness::Readiness;
 use crate::respond::Reply;
@@ -21,50 +21,52 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-/// Longest time for the headers of a request and for a TLS handshake. An idle connection is closed after this time,
-/// too.
+/// The longest time for the headers of a request, and for a TLS handshake. An HTTP/1.1 connection that is idle for this
+/// time is closed.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// An HTTP/2 connection that is silent for this long gets a ping, and is closed if it does not answer.
+/// The server pings an HTTP/2 connection that has sent nothing for this time. It closes the connection if the client
+/// does not answer the ping.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 
-/// Largest headers of a request in HTTP/2, in bytes. HTTP/1.1 has hyper's limits: 100 headers and 400 KiB.
+/// The largest headers of an HTTP/2 request, in bytes. For HTTP/1.1, hyper's limits apply: 100 headers, some 400 KiB.
 const MAX_HEADER_BYTES: u32 = 16 << 10;
 
-/// Time for the first bytes of the connections that are accepted last. A connection from which nothing was read by then
+/// The time in which the first bytes of the connections that are accepted last must arrive. A connection without them
 /// is closed without an answer.
 const LAST_READ: Duration = Duration::from_millis(20);
 
-/// Connections that the kernel keeps until they are accepted; the kernel's own limit (`net.core.somaxconn`) may be
-/// lower. A client that finds this queue full tries again only after a second.
+/// The number of connections that may wait in the kernel until they are accepted. The kernel's limit
+/// (`net.core.somaxconn`) may be lower. If the kernel's queue is full, a client tries again only after a second.
 const BACKLOG: u32 = 4096;
 
-/// Pause after a failed accept, for instance when no descriptors are left.
+/// The pause after a failed accept, which fails for instance when no file descriptors are left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Pause before the first bytes of a connection are looked at again, when they are too few to tell HTTP/1.1 from
-/// HTTP/2. Each further pause is four times as long, up to [`LONGEST_PEEK_PAUSE`].
+/// The pause before the first bytes of a connection are read again, if they are too few to tell HTTP/1.1 from HTTP/2.
+/// Each further pause is four times as long, up to [`LONGEST_PEEK_PAUSE`].
 const FIRST_PEEK_PAUSE: Duration = Duration::from_millis(5);
 
-/// Longest pause between two looks at the first bytes of a connection.
+/// The longest pause before the first bytes of a connection are read again.
 const LONGEST_PEEK_PAUSE: Duration = Duration::from_secs(1);
 
-/// How a program ends.
+/// How a program drains and ends.
 #[derive(Debug, Clone, Copy)]
 pub struct DrainConfig {
-    /// How long new connections are still accepted after the request to stop, while `/readyz` reports not ready.
+    /// The time after the request to stop in which new connections are still accepted, while `/readyz` reports not
+    /// ready.
     pub delay: Duration,
-    /// How long accepted requests may take to finish after `delay`.
+    /// The longest time, after `delay`, in which accepted requests may finish.
     pub grace: Duration,
     /// Whether the program also stops when its parent process ends.
     pub exit_with_parent: bool,
 }
 
-/// Binds `address` and prints `listening on http://…` to standard output, so that a process that started this one with
-/// port 0 learns the port.
+/// Binds `address` and prints `listening on http://HOST:PORT` to standard output. A parent process that chose port 0
+/// reads the port from that line.
 ///
 /// # Errors
-/// When the address is in use, or belongs to no interface of this machine.
+/// If the address is in use, or belongs to no interface of this machine.
 pub async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     listen_as("listening on http://", address).await
 }
@@ -72,7 +74,7 @@ pub async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
 /// Binds `address` and prints `announcement`, followed by the bound address, to standard output.
 ///
 /// # Errors
-/// When the address is in use, or belongs to no interface of this machine.
+/// If the address is in use, or belongs to no interface of this machine.
 pub async fn listen_as(announcement: &str, address: SocketAddr) -> std::io::Result<TcpListener> {
     let listener =
         bind(address).map_err(|error| std::io::Error::new(error.kind(), format!("listen on {address}: {error}")))?;
@@ -82,13 +84,13 @@ pub async fn listen_as(announcement: &str, address: SocketAddr) -> std::io::Resu
 
 fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // Without this option a restart fails until the kernel has forgotten the connections of the process before.
+    // Without this option, a restarted program cannot listen until the kernel has forgotten the old connections.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
 
-/// Serves until this process is asked to stop ([`shutdown::requested`]). Then `/readyz` reports not ready, new
+/// Serves until a request to stop ([`shutdown::requested`]). Then `/readyz` reports not ready, new
 /// connections are accepted for `drain.delay`, and accepted requests finish within `drain.grace`.
 pub async fn run<H, F>(listener: TcpListener, tls: Option<Tls>, readiness: Readiness, drain: DrainConfig, handle: H)
 where
@@ -98,7 +100,7 @@ where
     let stop = async {
         match shutdown::requested(drain.exit_with_parent).await {
             Ok(reason) => tracing::info!(reason, "draining"),
-            Err(error) => tracing::error!(%error, "cannot wait for signals; stopping"),
+            Err(error) => tracing::error!(%error, "cannot watch for a request to stop, so the server stops now"),
         }
         readiness.drain();
         tokio::time::sleep(drain.delay).await;
@@ -109,7 +111,7 @@ where
         let (readiness, reply) = (readiness.clone(), handle(request));
         async move {
             let mut reply = reply.await;
-            // Clients then open their next connection elsewhere, instead of finding this one closed.
+            // Otherwise clients would send their next requests on connections that are about to close.
             if is_http1 && readiness.is_draining() {
                 reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
@@ -123,7 +125,7 @@ where
 /// [`descriptors::for_connections`] wait in the kernel's backlog.
 ///
 /// # Cancel safety
-/// Dropping the future drops the listener; connections in progress go on until the runtime ends.
+/// Dropping the future drops the listener. Connections in progress are served until the runtime ends.
 pub async fn serve<H, F>(
     listener: TcpListener,
     tls: Option<Tls>,
@@ -134,11 +136,11 @@ pub async fn serve<H, F>(
     H: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
     F: Future<Output = Reply> + Send + 'static,
 {
-    let server = Server {
-        http: Http::new(tls),
+    let server = HttpServer {
+        connections: ConnectionHandler::new(tls),
         handle,
         graceful: GracefulShutdown::new(),
-        keep_unopened: watch::Sender::new(()),
+        pending_guard: watch::Sender::new(()),
     };
     server.accept_until(&listener, stop).await;
     server.accept_backlog(listener);
@@ -147,20 +149,20 @@ pub async fn serve<H, F>(
 }
 
 /// The state that all connections of a listener share.
-struct Server<H> {
-    http: Http,
+struct HttpServer<H> {
+    connections: ConnectionHandler,
     handle: H,
     graceful: GracefulShutdown,
-    /// Dropping it closes the connections whose protocol is not known yet. Nothing is ever sent.
-    keep_unopened: watch::Sender<()>,
+    /// Dropping this sender closes the connections whose protocol is not known yet. Nothing is ever sent.
+    pending_guard: watch::Sender<()>,
 }
 
-impl<H, F> Server<H>
+impl<H, F> HttpServer<H>
 where
     H: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
     F: Future<Output = Reply> + Send + 'static,
 {
-    /// Accepts connections until `stop` resolves, as long as there is a free slot for them.
+    /// Accepts connections until `stop` resolves: at most [`descriptors::for_connections`] at once.
     async fn accept_until(&self, listener: &TcpListener, stop: impl Future<Output = ()>) {
         let slots = Arc::new(Semaphore::new(descriptors::for_connections()));
         tokio::pin!(stop);
@@ -176,42 +178,43 @@ where
             match accepted {
                 Ok((stream, _peer)) => self.spawn(stream, Some(slot)),
                 Err(error) => {
-                    tracing::warn!(%error, "accept failed");
+                    tracing::warn!(%error, "cannot accept a connection; if too many files are open, raise the limit");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
     }
 
-    /// Accepts the connections that wait in the kernel's backlog now, and closes the listener. Clients that connect
-    /// later are refused by the kernel, and know that their request was not accepted.
+    /// Accepts the connections that wait in the kernel's backlog now, and closes the listener. The kernel refuses later
+    /// connections, so their clients know that their requests were not accepted.
     fn accept_backlog(&self, listener: TcpListener) {
         let listener = match listener.into_std() {
             Ok(listener) => listener,
             Err(error) => {
-                tracing::warn!(%error, "the connections that were not yet accepted are lost");
+                tracing::warn!(%error, "cannot accept the connections that still wait; they are closed unanswered");
                 return;
             }
         };
         while let Ok((stream, _peer)) = listener.accept() {
             match stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
                 Ok(stream) => self.spawn(stream, None),
-                Err(error) => tracing::warn!(%error, "one of the last connections is lost"),
+                Err(error) => tracing::warn!(%error, "cannot serve one of the last connections; it is closed"),
             }
         }
     }
 
     /// Starts the task that serves a connection. The connection holds `slot` until its end.
     fn spawn(&self, stream: TcpStream, slot: Option<OwnedSemaphorePermit>) {
-        let (watcher, closing) = (self.graceful.watcher(), self.keep_unopened.subscribe());
-        tokio::spawn(self.http.clone().serve(stream, self.handle.clone(), watcher, closing, slot));
+        let (watcher, closing) = (self.graceful.watcher(), self.pending_guard.subscribe());
+        tokio::spawn(self.connections.clone().serve(stream, self.handle.clone(), watcher, closing, slot));
     }
 
     /// Closes idle connections, and lets the requests that have begun finish within `grace`.
     async fn finish(self, grace: Duration) {
-        drop(self.keep_unopened);
+        drop(self.pending_guard);
         if tokio::time::timeout(grace, self.graceful.shutdown()).await.is_err() {
-            tracing::warn!(grace_s = grace.as_secs_f64(), "the grace period is over; unanswered requests are dropped");
+            let grace_s = grace.as_secs_f64();
+            tracing::warn!(grace_s, "the grace is over; unanswered requests are dropped (a longer --grace keeps them)");
         }
     }
 }
@@ -223,9 +226,9 @@ enum Protocol {
     Http2,
 }
 
-/// The settings with which connections are served.
+/// Serves single connections. Holds the settings of TLS and of both protocols.
 #[derive(Clone)]
-struct Http {
+struct ConnectionHandler {
     tls: Option<Tls>,
     http1: http1::Builder,
     http2: http2::Builder<TokioExecutor>,
@@ -233,11 +236,11 @@ struct Http {
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-impl Http {
+impl ConnectionHandler {
     fn new(tls: Option<Tls>) -> Self {
         let mut http1 = http1::Builder::new();
         http1.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-        // hyper and h2 have limits of their own for RST_STREAM and CONTINUATION frames.
+        // No limits for RST_STREAM and CONTINUATION frames are set here, because hyper and h2 have their own.
         let mut http2 = http2::Builder::new(TokioExecutor::new());
         http2.timer(TokioTimer::new()).keep_alive_interval(PING_INTERVAL).max_header_list_size(MAX_HEADER_BYTES);
         Self { tls, http1, http2 }
@@ -256,11 +259,11 @@ impl Http {
         H: Fn(Request<Incoming>) -> F + Send + 'static,
         F: Future<Output = Reply> + Send + 'static,
     {
-        // Answers are small and written at once: waiting to fill a packet would only add latency.
+        // Answers are small and written at once. If the kernel waited to fill a packet, it would only add latency.
         if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "set_nodelay failed");
+            tracing::debug!(%error, "cannot set TCP_NODELAY on a connection; its answers may be delayed");
         }
-        // TLS and HTTP/2 are boxed: their large states would otherwise be a part of every idle HTTP/1.1 connection.
+        // The futures of TLS and HTTP/2 are boxed. Otherwise every idle HTTP/1.1 connection would have room for them.
         let served = match self.tls.clone() {
             Some(tls) => Box::pin(self.serve_tls(tls, stream, handle, watcher, closing)).await,
             None => match open(detect_protocol(&stream), closing).await {
@@ -270,12 +273,12 @@ impl Http {
             },
         };
         if let Err(error) = served {
-            tracing::debug!(%error, "connection ended");
+            tracing::debug!(%error, "a connection has failed");
         }
         drop(slot);
     }
 
-    /// Performs the TLS handshake and serves the protocol that it agrees on (ALPN).
+    /// Performs the TLS handshake and serves the protocol that client and server have negotiated (ALPN).
     async fn serve_tls<H, F>(
         &self,
         tls: Tls,
@@ -315,26 +318,26 @@ impl Http {
     }
 }
 
-/// Wraps the reply in the `Result` that hyper asks for. An async block instead of `map` would hold the future twice and
-/// make each connection larger.
+/// Wraps the reply in the `Result` that hyper requires. An async block instead of `map` would hold the future twice, so
+/// each connection would take more memory.
 fn never_fails(reply: impl Future<Output = Reply>) -> impl Future<Output = Result<Reply, Infallible>> {
     reply.map(Ok)
 }
 
-/// Waits for `opening`, the first step of a connection, for at most [`HEADER_TIMEOUT`]. `None` if `closing` ends first.
+/// Waits at most [`HEADER_TIMEOUT`] for `opening`, the first step of a connection. `None` if `closing` ends first.
 async fn open<T, E: Into<BoxError>>(
     opening: impl Future<Output = Result<T, E>>,
     mut closing: watch::Receiver<()>,
 ) -> Result<Option<T>, BoxError> {
     tokio::select! {
         opened = tokio::time::timeout(HEADER_TIMEOUT, opening) => opened?.map(Some).map_err(Into::into),
-        // Nothing is sent on this channel: it only ends when its sender is dropped.
+        // Nothing is sent on this channel. It ends when the server drops the sender.
         _sender_dropped = closing.changed() => Ok(None),
     }
 }
 
-/// Detects the protocol of a connection without TLS by its first bytes. HTTP/2 begins with `PRI `, and HTTP/1.1 has no
-/// such method (RFC 9113, 3.4). The bytes are only peeked at: a connection without any needs no buffer.
+/// Detects the protocol of a connection without TLS by its first bytes. HTTP/2 begins with `PRI`, which is no method of
+/// HTTP/1.1 (RFC 9113, 3.4). The bytes stay in the kernel, so that an idle connection needs no buffer.
 async fn detect_protocol(stream: &TcpStream) -> std::io::Result<Protocol> {
     let (mut first, mut pause) = ([0; 3], FIRST_PEEK_PAUSE);
     loop {
@@ -345,8 +348,8 @@ async fn detect_protocol(stream: &TcpStream) -> std::io::Result<Protocol> {
         if count == first.len() {
             return Ok(Protocol::Http2);
         }
-        // The bytes that are there already make the socket readable, so waiting for readability would return at once.
-        // The pause grows, so that many such connections do not keep the server busy.
+        // The bytes that have arrived make the socket readable, so a wait for readability would end at once. The pause
+        // grows, so that many connections with too few bytes do not keep the server busy.
         tokio::time::sleep(pause).await;
         pause = (pause * 4).min(LONGEST_PEEK_PAUSE);
     }

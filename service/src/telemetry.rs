@@ -1,35 +1,38 @@
-//! Starts logging to standard error and recording of metrics for Prometheus. Knows no metric by name.
+//! Starts logging to standard error and the recording of metrics for Prometheus. Knows no metric by name.
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
-/// Upper bounds of the buckets of every histogram whose name ends in `_seconds`, in seconds. They are dense around the
-/// default objective of 0.5 s.
+/// The upper bounds of the buckets of every histogram whose name ends in `_seconds`, in seconds. Most of them are below
+/// the default objective of 0.5 s.
 pub const LATENCY_BUCKETS: [f64; 24] = [
     0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.125, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6,
     0.8, 1.0, 2.0, 4.0, 8.0,
 ];
 
-/// Upper bounds of the buckets of every histogram whose name ends in `_batch_size`, in images.
+/// The upper bounds of the buckets of every histogram whose name ends in `_batch_size`, in images.
 const BATCH_SIZE_BUCKETS: [f64; 6] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0];
 
 /// The reason why logging or metrics could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The log filter is not a list of levels and `target=level` pairs.
-    #[error("bad log filter {0:?}: {1}; try info, debug or dispatcher=debug")]
+    #[error("--log {0:?}: {1}; give a level such as info or debug, or a list such as dispatcher=debug,info")]
     Filter(String, String),
-    /// Another metrics recorder is already installed.
+    /// The metrics recorder cannot be installed, for example because the process has one already.
     #[error("install the metrics recorder: {0}")]
     Recorder(String),
 }
 
-/// Starts logging with `filter` (`info`, `debug`, `dispatcher=debug,info`, …) and the metrics recorder. Returns the
-/// handle that renders `/metrics`. Must be called once in a process.
+/// Starts logging and the metrics recorder. `filter` is a level or a list, such as `info` or `dispatcher=debug,info`.
+/// Returns the handle that renders `/metrics`. Must be called only once in a process.
 ///
 /// # Errors
-/// See [`Error`].
+/// If `filter` is malformed, or the process has a metrics recorder already.
+///
+/// # Panics
+/// If the process has a logger already.
 pub fn start(filter: &str) -> Result<PrometheusHandle, Error> {
     let parsed = EnvFilter::try_new(filter).map_err(|error| Error::Filter(filter.into(), error.to_string()))?;
     tracing_subscriber::fmt()
@@ -47,8 +50,8 @@ pub fn start(filter: &str) -> Result<PrometheusHandle, Error> {
         .map_err(recorder)
 }
 
-/// Sorts the recorded samples of histograms into their buckets, every 5 s. Never returns. Without it the samples use
-/// ever more memory until the next scrape.
+/// Sorts the recorded values of histograms into their buckets every 5 s. Never returns. Without this task, the values
+/// would use more and more memory until the next scrape.
 pub async fn upkeep(metrics: PrometheusHandle) {
     let mut tick = tokio::time::interval(Duration::from_secs(5));
     loop {

@@ -1,5 +1,5 @@
-//! TLS for a listener: a certificate with its private key. Both files are read again when they change. Knows nothing of
-//! HTTP but the protocol names of ALPN.
+//! TLS for a listener, with a certificate and its private key. Both files are read again when they change. Knows
+//! nothing of HTTP except the names of its versions in ALPN.
 
 use crate::file_watcher;
 use std::path::PathBuf;
@@ -13,24 +13,24 @@ use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert};
 use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{self, ServerConfig};
 
-/// ALPN names of the protocols that the server offers, in the order of preference.
+/// The ALPN names of the protocols that the server offers, the preferred one first.
 const ALPN_PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
 /// The reason why TLS cannot start, or why changed files are not used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A file cannot be read; the message names it.
+    /// A file cannot be read. The message names the file.
     #[error(transparent)]
     Read(#[from] std::io::Error),
     /// A file is not a PEM file of the expected kind.
-    #[error("{0}; expected a PEM file with the certificate chain, and a PEM file with its private key")]
+    #[error("{0}; give a PEM file with the certificate chain, and a PEM file with its private key")]
     Pem(String),
     /// The certificate and the key do not belong together, or the kind of the key is not supported.
-    #[error("the certificate and the key cannot be used: {0}")]
+    #[error("the certificate and the key cannot be used: {0}; give a certificate and its own private key")]
     Unusable(rustls::Error),
 }
 
-/// Accepts TLS connections with the present certificate. Clones share it.
+/// Accepts TLS connections with the present certificate, which all clones share.
 #[derive(Clone)]
 pub struct Tls {
     /// Performs the handshake of a connection.
@@ -41,10 +41,10 @@ impl Tls {
     /// Reads the certificate chain and the key, and starts a task that reads them again when they change.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// If a file cannot be read, is no PEM file of the expected kind, or does not belong to the other file.
     ///
     /// # Panics
-    /// If it is called outside of a tokio runtime.
+    /// If it is called outside a tokio runtime.
     pub fn open(certificate: PathBuf, key: PathBuf) -> Result<Self, Error> {
         let provider = Arc::new(ring::default_provider());
         let paths = [certificate, key];
@@ -65,14 +65,14 @@ impl Tls {
     }
 }
 
-/// Gives every handshake the present certificate.
+/// Gives each handshake the present certificate.
 #[derive(Debug)]
 struct Resolver {
-    /// Each handshake holds the lock while it copies the pointer.
+    /// A handshake holds the lock only while it copies the pointer.
     certificate: RwLock<Arc<CertifiedKey>>,
 }
 
-/// Invariant of the lock.
+/// The invariant of the lock around the certificate.
 const UNPOISONED: &str = "no thread panics while it holds the certificate";
 
 impl ResolvesServerCert for Resolver {
@@ -84,12 +84,12 @@ impl ResolvesServerCert for Resolver {
 /// Parses the contents of the two PEM files.
 fn parse([chain, key]: &[Vec<u8>; 2], provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, Error> {
     let pem_error =
-        |file: &str, error: &dyn std::fmt::Display| Error::Pem(format!("the {file} cannot be read: {error}"));
+        |file: &str, error: &dyn std::fmt::Display| Error::Pem(format!("the {file} file cannot be parsed: {error}"));
     let chain: Vec<_> = CertificateDer::pem_slice_iter(chain)
         .collect::<Result<_, _>>()
         .map_err(|error| pem_error("certificate", &error))?;
     if chain.is_empty() {
-        return Err(pem_error("certificate", &"the file holds no certificate"));
+        return Err(pem_error("certificate", &"it contains no certificate"));
     }
     let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| pem_error("key", &error))?;
     CertifiedKey::from_der(chain, key, provider).map(Arc::new).map_err(Error::Unusable)

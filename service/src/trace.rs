@@ -1,46 +1,47 @@
-//! The identifiers of a request, `x-request-id` and the W3C `traceparent`: taken from the client if they are well
-//! formed, made here otherwise. Writes no logs and sends no spans.
+//! The identifiers of a request, `x-request-id` and the W3C `traceparent`. Well-formed identifiers
+//! of the client are kept, and others are replaced. Writes no logs and sends no spans.
 
 use crate::headers::deep_copy;
 use crate::wire::header;
 use hyper::HeaderMap;
 use hyper::header::HeaderValue;
 
-/// The identifiers of one request, which all hops share. Identifiers that are made here stay numbers until they are
-/// written: each waiting request holds its own, and a number takes less memory than text.
+/// The identifiers of one request. The dispatcher and the replica use the same ones. Identifiers that are made here
+/// stay numbers until they are written, because each waiting request holds its own, and a number takes less memory than
+/// text.
 #[derive(Debug, Clone)]
 pub struct TraceContext {
     request_id: Id<u64>,
-    /// As numbers: the two halves of the trace id, and the span id.
+    /// The numbers are the upper and the lower half of the trace id, and the span id.
     traceparent: Id<[u64; 3]>,
 }
 
-/// One identifier.
+/// An identifier of a request. `N` is the form of one that is made here.
 #[derive(Debug, Clone)]
 enum Id<N> {
     /// The value of a header that the client sent.
     Received(HeaderValue),
     /// Random numbers from this process.
-    Made(N),
+    Generated(N),
 }
 
 impl TraceContext {
-    /// Takes both identifiers from `headers` or makes them. Accepted are an `x-request-id` of 1 to 128 visible ASCII
-    /// characters, and a `traceparent` of version 00 of W3C Trace Context.
+    /// Takes each identifier from `headers`, or makes one. An `x-request-id` is accepted if it has 1 to 128 visible
+    /// ASCII characters, and a `traceparent` if it has the form of version 00 of W3C Trace Context.
     pub fn from_headers(headers: &HeaderMap) -> Self {
         let request_id = headers.get(header::REQUEST_ID).filter(|id| is_request_id(id.as_bytes()));
         let traceparent = headers.get(header::TRACEPARENT).filter(|parent| is_traceparent(parent.as_bytes()));
         Self {
-            request_id: request_id.map_or_else(|| Id::Made(rand::random()), |id| Id::Received(deep_copy(id))),
+            request_id: request_id.map_or_else(|| Id::Generated(rand::random()), |id| Id::Received(deep_copy(id))),
             traceparent: traceparent.map_or_else(
-                // W3C Trace Context forbids a trace id or a span id of zeros only.
-                || Id::Made([rand::random(), rand::random::<u64>().max(1), rand::random::<u64>().max(1)]),
+                // W3C Trace Context forbids a trace id and a span id that are zero.
+                || Id::Generated([rand::random(), rand::random::<u64>().max(1), rand::random::<u64>().max(1)]),
                 |parent| Id::Received(deep_copy(parent)),
             ),
         }
     }
 
-    /// The request id as text, for error bodies.
+    /// The request id as text. Error bodies contain it.
     pub fn request_id(&self) -> String {
         String::from_utf8_lossy(self.request_id_value().as_bytes()).into_owned()
     }
@@ -54,15 +55,15 @@ impl TraceContext {
     fn request_id_value(&self) -> HeaderValue {
         match &self.request_id {
             Id::Received(id) => id.clone(),
-            Id::Made(number) => header_value(&hex(*number)),
+            Id::Generated(number) => header_value(&hex(*number)),
         }
     }
 
     fn traceparent_value(&self) -> HeaderValue {
         match &self.traceparent {
             Id::Received(parent) => parent.clone(),
-            Id::Made([high, low, span]) => {
-                // The flags are 00: this process samples no traces.
+            Id::Generated([high, low, span]) => {
+                // The flags 00 mean "not sampled", because this process records no spans.
                 let mut parent = *b"00-00000000000000000000000000000000-0000000000000000-00";
                 parent[3..19].copy_from_slice(&hex(*high));
                 parent[19..35].copy_from_slice(&hex(*low));
@@ -74,7 +75,7 @@ impl TraceContext {
 }
 
 fn header_value(text: &[u8]) -> HeaderValue {
-    HeaderValue::from_bytes(text).expect("hexadecimal digits and dashes fit a header")
+    HeaderValue::from_bytes(text).expect("hexadecimal digits and dashes are valid in a header")
 }
 
 /// `value` as 16 hexadecimal digits. `format!` takes twenty times as long, and this runs for every request.
@@ -107,7 +108,7 @@ mod tests {
     use hyper::header::HeaderName;
 
     #[test]
-    fn hexadecimal_digits_are_those_of_the_number() {
+    fn a_number_becomes_sixteen_hexadecimal_digits() {
         assert_eq!(hex(0x0123_4567_89ab_cdef), *b"0123456789abcdef");
         assert_eq!(hex(0xf), *b"000000000000000f");
     }
@@ -119,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn made_identifiers_stay_the_same_and_are_well_formed() {
+    fn identifiers_that_are_made_here_are_well_formed_and_do_not_change() {
         let trace = TraceContext::from_headers(&HeaderMap::new());
         let written = [(); 2].map(|()| {
             let mut headers = HeaderMap::new();
@@ -133,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn well_formed_identifiers_are_kept_and_others_replaced() {
+    fn well_formed_identifiers_are_kept_and_others_are_replaced() {
         assert_eq!(received(header::REQUEST_ID, "order-7").request_id(), "order-7");
         for bad in ["", "two words", &"x".repeat(129)] {
             assert_ne!(received(header::REQUEST_ID, bad).request_id(), bad);
@@ -145,8 +146,8 @@ mod tests {
             "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
             "00-4BF92F3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
         ] {
-            let made = received(header::TRACEPARENT, bad).traceparent_value();
-            assert!(made != bad && is_traceparent(made.as_bytes()), "{bad} became {made:?}");
+            let generated = received(header::TRACEPARENT, bad).traceparent_value();
+            assert!(generated != bad && is_traceparent(generated.as_bytes()), "{bad} became {generated:?}");
         }
     }
 }

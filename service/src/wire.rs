@@ -8,16 +8,18 @@ use std::time::Duration;
 pub mod header {
     use hyper::header::HeaderName;
 
-    /// Identifies a request. Taken from the client or made here, forwarded to the replica, and returned in the answer's
-    /// headers and in error bodies. Log lines do not carry it.
+    /// The id of a request. The client sends it, or the first program that receives the request makes it. The
+    /// dispatcher forwards it to the replica. Answers have it in their headers, and errors also in their bodies. Log
+    /// lines do not contain it.
     pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-    /// The time that the client allows for its request, in milliseconds. The dispatcher forwards the rest of it.
+    /// The time that the client allows for its request, in milliseconds. The dispatcher forwards the time that is left.
     pub const TIMEOUT_MS: HeaderName = HeaderName::from_static("x-request-timeout-ms");
     /// The time that the request waited in the dispatcher, in milliseconds. The replica repeats it in its answer.
     pub const QUEUE_MS: HeaderName = HeaderName::from_static("x-request-queue-ms");
-    /// The number of requests that a replica takes at once.
+    /// The number of slots of a replica: the requests that it takes at once.
     pub const CAPACITY: HeaderName = HeaderName::from_static("x-replica-capacity");
-    /// W3C trace context. Taken from the client or made here, forwarded to the replica and returned in the answer.
+    /// The W3C trace context of a request. The client sends it, or the first program that receives the request makes
+    /// it. The dispatcher forwards it to the replica. Answers have it in their headers.
     pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 }
 
@@ -25,55 +27,55 @@ pub mod header {
 pub mod metric {
     /// Gauge: requests that wait in the dispatcher's queue.
     pub const QUEUE_LENGTH: &str = "dispatcher_queue_length";
-    /// Counter: requests that were ever admitted to the queue.
+    /// Counter: requests that were admitted to the queue.
     pub const ENQUEUED: &str = "dispatcher_enqueued_requests_total";
     /// Counter by `reason`: requests that were refused at admission.
     pub const SHED: &str = "dispatcher_shed_total";
-    /// Counter by `code`: all requests, by their outcome.
+    /// Counter by `code`: requests that have ended, by outcome.
     pub const REQUESTS: &str = "dispatcher_requests_total";
-    /// Histogram in seconds: time from a request's arrival to its answer. The objective is a limit of this time.
+    /// Histogram in seconds: time from a request's arrival to its answer. The objective is a limit for this time.
     pub const REQUEST_DURATION: &str = "dispatcher_request_duration_seconds";
     /// Histogram in seconds: time from sending a request to a replica to the replica's answer.
     pub const UPSTREAM_DURATION: &str = "dispatcher_upstream_duration_seconds";
-    /// Histogram in seconds: time that a replica worked for an answer. It counts from when the replica received the
-    /// request, or from the replica's previous answer if that came later.
+    /// Histogram in seconds: time that a replica worked for an answer. It counts from the dispatch of the request, or
+    /// from the replica's previous answer if that was later.
     pub const REPLICA_WORK: &str = "dispatcher_replica_work_seconds";
-    /// Gauge by `replica`: requests that were sent to it and are not yet answered.
+    /// Gauge by `replica`: requests that were sent to that replica and are not yet answered.
     pub const IN_FLIGHT: &str = "dispatcher_in_flight";
-    /// Gauge: requests that all replicas in rotation together take at once.
+    /// Gauge: slots of all replicas in rotation, the number of requests that they can hold at once.
     pub const CAPACITY: &str = "dispatcher_capacity";
-    /// Gauge in seconds: time since the dispatcher's start. It differs at each scrape; if it does not, the dispatcher
-    /// no longer updates its metrics.
+    /// Gauge in seconds: time since the dispatcher's start. If two scrapes give the same value, the dispatcher no
+    /// longer updates its metrics.
     pub const UPTIME: &str = "dispatcher_uptime_seconds";
     /// Gauge by `state` (ready, ejected, draining): replicas that the dispatcher knows.
     pub const REPLICAS: &str = "dispatcher_replicas";
-    /// Gauge: replicas that the scaler asks for.
+    /// Gauge: desired replicas, the number that the scaler gives its target.
     pub const DESIRED_REPLICAS: &str = "scaler_desired_replicas";
-    /// Gauge: ready replicas, as the scaler's target reports them.
+    /// Gauge: ready replicas, the number that the scaler's target reports.
     pub const READY_REPLICAS: &str = "scaler_ready_replicas";
     /// Gauge in seconds: time from a replica's exec to its readiness.
     pub const STARTUP: &str = "replica_startup_seconds";
 }
 
-/// The body of an answer with status 200: a classified image.
+/// The body of the answer to a request whose image was classified.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Answer {
-    /// Always true. Errors have a body of their own, [`ErrorBody`].
+    /// Always true. An error has another body, [`ErrorBody`].
     pub success: bool,
     /// The most likely class.
     pub prediction: Prediction,
     /// The `top_k` most likely classes, best first.
     pub predictions: Vec<Prediction>,
-    /// Name of the model.
+    /// The name of the model.
     pub model: String,
-    /// Name of the replica that answered.
+    /// The name of the replica that answered.
     pub replica: String,
-    /// Duration of each stage, in milliseconds.
+    /// The duration of each stage, in milliseconds.
     pub timing_ms: Timing,
 }
 
 impl Answer {
-    /// An answer with `predictions`, which must hold at least one element, best first.
+    /// An answer with `predictions`, best first.
     ///
     /// # Panics
     /// If `predictions` is empty.
@@ -83,7 +85,7 @@ impl Answer {
         replica: impl Into<String>,
         timing_ms: Timing,
     ) -> Self {
-        let prediction = predictions.first().expect("a classifier has classes").clone();
+        let prediction = predictions.first().expect("an answer has at least one prediction").clone();
         Self { success: true, prediction, predictions, model: model.into(), replica: replica.into(), timing_ms }
     }
 }
@@ -91,35 +93,35 @@ impl Answer {
 /// One class, and the probability that the model gives it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Prediction {
-    /// Index among the model's classes, from 0.
+    /// The index of the class among the model's classes, from 0.
     pub class_index: usize,
-    /// Name of the class.
+    /// The name of the class.
     pub label: String,
-    /// Softmax probability, 0 to 1.
+    /// The softmax probability of the class, 0 to 1.
     pub confidence: f32,
 }
 
-/// Duration of each stage of one request, in milliseconds.
+/// The duration of each stage of one request, in milliseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Timing {
-    /// Wait in the dispatcher's queue; 0 for a request that was sent to the replica directly.
+    /// Time in the dispatcher's queue, in milliseconds; 0 for a request that was sent to the replica directly.
     pub queue: f64,
-    /// Decoding and transforming the image.
+    /// Time of decoding in milliseconds: the wait for a decoder, decoding, and the transform.
     pub decode: f64,
-    /// Wait of the decoded image for the model.
+    /// Time that the decoded image waited for its forward pass, in milliseconds.
     pub batch: f64,
-    /// Forward pass of the model.
+    /// Time of the forward pass, in milliseconds.
     pub inference: f64,
-    /// `queue`, plus the time since the replica received the request.
+    /// `queue` plus the time from the request's arrival at the replica to its answer, in milliseconds.
     pub total: f64,
 }
 
-/// The body of every answer whose status is not 200.
+/// The body of the answer to a request that has failed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ErrorBody {
     /// Always false.
     pub success: bool,
-    /// [`Code::as_str`].
+    /// The kind of failure, as [`Code::as_str`] writes it.
     pub code: String,
     /// A message that says what is wrong, where, and what to do.
     pub error: String,
@@ -127,46 +129,46 @@ pub struct ErrorBody {
     pub request_id: String,
 }
 
-/// The body of `/readyz`.
+/// The body of an answer to `/readyz`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ReadyBody {
     /// Whether the process can take work.
     pub ready: bool,
-    /// Number of requests that a replica takes at once; absent in the other programs.
+    /// The number of requests that a replica takes at once; absent in the answers of other programs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub capacity: Option<usize>,
 }
 
-/// The kinds of failures of a request.
+/// The kind of a request's failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Code {
-    /// A header, the query, multipart, JSON or base64 is malformed.
+    /// A header, the query, a multipart body, JSON or base64 is malformed, or the image is empty.
     BadRequest,
-    /// The image is truncated, corrupt or cannot be decoded.
+    /// The image is truncated, corrupt or of an unsupported kind.
     BadImage,
-    /// A token is required, and is missing or wrong.
+    /// The required token is missing or wrong.
     Unauthorized,
     /// The path does not exist.
     NotFound,
-    /// The path exists and takes another method.
+    /// The path exists, but does not accept the method.
     MethodNotAllowed,
     /// The body did not arrive in time.
     SlowBody,
-    /// The body or the image exceeds its limit.
+    /// The body, the image or the number of images exceeds its limit.
     TooLarge,
-    /// The content type is none of those that [`BodyFormat`] knows.
+    /// The content type names no [`BodyFormat`], or the body is compressed.
     UnsupportedMediaType,
-    /// Two replicas died of this body already.
+    /// Two replicas died while they worked on the request.
     Poison,
-    /// The server has a bug.
+    /// The server failed, for example in a forward pass.
     Internal,
-    /// Every permitted attempt failed.
+    /// All attempts that the request may have at replicas failed.
     ReplicaFailed,
-    /// The dispatcher's queue is full.
+    /// The dispatcher's queue is full, or the bodies of other requests use all memory for bodies.
     QueueFull,
-    /// So many requests wait that this one would not be answered in time.
+    /// Too many requests wait, so this one would not be answered before its deadline.
     Overloaded,
-    /// The replica holds as many requests as it advertises.
+    /// The replica has no free slot, or its model is not loaded yet.
     Busy,
     /// The deadline passed before the answer was ready.
     DeadlineExceeded,
@@ -212,7 +214,8 @@ pub struct RequestError {
     pub code: Code,
     /// A message that says what is wrong, where, and what to do.
     pub message: String,
-    /// The time after which another attempt may succeed; `None` if the same request would fail again.
+    /// The time after which a retry may succeed, which the header `Retry-After` tells the client; `None` for an answer
+    /// without that header.
     pub retry_after: Option<Duration>,
 }
 
@@ -222,29 +225,29 @@ impl RequestError {
         Self { code, message: message.into(), retry_after: None }
     }
 
-    /// The same error with a time after which to try again.
+    /// Sets the time after which the client should retry.
     #[must_use]
     pub fn retry_after(self, after: Duration) -> Self {
         Self { retry_after: Some(after), ..self }
     }
 }
 
-/// The formats of a body in which `/predict` takes an image.
+/// The format of a body with an image, as `/predict` accepts it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodyFormat {
     /// The bytes of the image file.
     Raw,
-    /// `multipart/form-data`; the first file part is the image file.
+    /// `multipart/form-data`. The image file is the first part that has a file name or the name `image`.
     Multipart,
-    /// `{"image": "<base64>"}`.
+    /// JSON of the form `{"image": "<base64>"}`.
     Json,
 }
 
 impl BodyFormat {
-    /// The format that a `Content-Type` announces. A missing header means raw bytes (RFC 9110, 8.3).
+    /// The format that a `Content-Type` names. A missing header means raw bytes (RFC 9110, 8.3).
     ///
     /// # Errors
-    /// 415 for any other type.
+    /// If the type names no format (status 415).
     pub fn from_content_type(content_type: Option<&str>) -> Result<Self, RequestError> {
         let Some(content_type) = content_type else { return Ok(Self::Raw) };
         let essence = content_type.split(';').next().unwrap_or_default().trim();
@@ -268,10 +271,10 @@ impl BodyFormat {
 /// The number of predictions in an answer when the query does not set `top_k`.
 pub const DEFAULT_TOP_K: usize = 5;
 
-/// The value of `top_k` in a query string, 1 to 1000; [`DEFAULT_TOP_K`] if it is absent.
+/// The value of `top_k` in a query string, 1 to 1000; [`DEFAULT_TOP_K`] if the query does not set it.
 ///
 /// # Errors
-/// 400 if the value is present and is not such a number.
+/// If the value is not a whole number from 1 to 1000 (status 400).
 pub fn top_k(query: Option<&str>) -> Result<usize, RequestError> {
     let value = query.unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("top_k="));
     match value.map(number) {
@@ -281,14 +284,14 @@ pub fn top_k(query: Option<&str>) -> Result<usize, RequestError> {
     }
 }
 
-/// The timeout that a client asks for with [`header::TIMEOUT_MS`]; `None` if the header is absent.
+/// The timeout in `value`, the value of the header [`header::TIMEOUT_MS`]; `None` if the header is absent.
 ///
 /// # Errors
-/// 400 if the value is present and is not a positive whole number.
+/// If the value is not a positive whole number (status 400).
 pub fn timeout(value: Option<&str>) -> Result<Option<Duration>, RequestError> {
     match value.map(number) {
         None => Ok(None),
-        // At most a day, since a huge value would overflow when it is added to an instant.
+        // At most a day: adding a huge timeout to an instant would overflow.
         Some(Some(milliseconds @ 1..)) => Ok(Some(Duration::from_millis(milliseconds.min(86_400_000)))),
         Some(_) => Err(RequestError::new(
             Code::BadRequest,
@@ -297,7 +300,8 @@ pub fn timeout(value: Option<&str>) -> Result<Option<Duration>, RequestError> {
     }
 }
 
-/// A number of digits only. `str::parse` alone would accept a sign.
+/// The number that `text` contains; `None` if `text` has other characters than digits. `str::parse` alone would accept
+/// a sign.
 fn number(text: &str) -> Option<u64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
@@ -307,7 +311,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn content_types_name_their_format() {
+    fn a_content_type_selects_the_format_of_the_body() {
         let rows = [
             (None, Some(BodyFormat::Raw)),
             (Some("image/jpeg"), Some(BodyFormat::Raw)),
@@ -325,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_in_the_request_are_checked() {
+    fn top_k_and_the_timeout_are_checked() {
         for (query, expected) in [
             (None, Some(5)),
             (Some("a=b"), Some(5)),

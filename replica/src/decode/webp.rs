@@ -1,32 +1,33 @@
-//! WebP files → RGB: the first frame, with Pillow's pixels. The sizes of all frames are read from their headers first,
-//! without decoding.
+//! Decodes the first frame of WebP files to RGB, with the same pixels as Pillow. The sizes of all frames are read from
+//! their headers before any frame is decoded.
 //!
 //! Sources: the WebP container specification (RIFF chunks), RFC 6386 section 9.1 (VP8 frame header), and the WebP
 //! lossless bitstream specification section 3 (VP8L header).
 
-use super::{Error, Limits, Pixels, within};
+use super::{Error, ImageLimits, Pixels, check_size};
 use image_webp::{DecodingError, WebPDecoder};
 use std::io::Cursor;
 
-/// Bytes of the header of an animation frame (ANMF), before the chunks in it.
+/// The number of bytes of an animation frame's header (ANMF), which is before the chunks of the frame.
 const ANIMATION_FRAME_HEADER: usize = 16;
 
-/// The error for a file that ends too soon.
-const CUT: &str = "it is shorter than its header says: it was cut short";
+/// The reason in the error message for a file that ends too early.
+const CUT: &str = "the file is shorter than its header says, so it was cut short";
 
-/// Decodes a WebP file; of an animation, the first frame.
-pub(super) fn decode(file: &[u8], limits: Limits) -> Result<Pixels, Error> {
+/// Decodes a WebP file, or the first frame of an animation.
+pub(super) fn decode(file: &[u8], limits: ImageLimits) -> Result<Pixels, Error> {
     let length = file.get(4..8).and_then(|length| length.try_into().ok()).map_or(0, u32::from_le_bytes);
     if (file.len() as u64) < u64::from(length) + 8 {
         return Err(Error::Corrupt { format: "WebP", reason: CUT.into() });
     }
-    // The decoder compares the size of a frame with the canvas only after it has decoded the frame.
+    // The crate compares the size of a frame with the canvas only after it has decoded the frame. So a frame larger
+    // than its canvas could take memory beyond the limit.
     for (width, height) in frame_sizes(file) {
-        within(limits, width.into(), height.into())?;
+        check_size(limits, width.into(), height.into())?;
     }
     let mut decoder = WebPDecoder::new(Cursor::new(file)).map_err(decoding_error)?;
     let (width, height) = decoder.dimensions();
-    let (width, height) = within(limits, width.into(), height.into())?;
+    let (width, height) = check_size(limits, width.into(), height.into())?;
     let size = decoder.output_buffer_size().ok_or_else(|| decoding_error(DecodingError::ImageTooLarge))?;
     let mut rgb = vec![0; size];
     decoder.read_image(&mut rgb).map_err(decoding_error)?;
@@ -49,7 +50,7 @@ fn decoding_error(error: DecodingError) -> Error {
     Error::Corrupt { format: "WebP", reason }
 }
 
-/// The width and height of every frame whose header can be read, frames of animations included.
+/// The width and height of every frame whose header can be read, including the frames of an animation.
 fn frame_sizes(file: &[u8]) -> Vec<(u32, u32)> {
     let mut sizes = Vec::new();
     for (name, chunk) in chunks(file.get(12..).unwrap_or_default()) {
@@ -67,13 +68,13 @@ fn frame_sizes(file: &[u8]) -> Vec<(u32, u32)> {
 /// The width and height in the header of a VP8 or VP8L chunk; `None` for any other chunk.
 fn frame_size(name: &[u8], chunk: &[u8]) -> Option<(u32, u32)> {
     match (name, chunk) {
-        // Three bytes of frame tag, three of start code, then width and height of 14 bits, each below two bits of
-        // scaling.
+        // The frame tag has three bytes, and so has the start code. Width and height follow. Each has 14 bits, below
+        // two bits for scaling.
         (b"VP8 ", [_, _, _, 0x9d, 0x01, 0x2a, w0, w1, h0, h1, ..]) => {
             let side = |low: u8, high: u8| u32::from(u16::from_le_bytes([low, high]) & 0x3fff);
             Some((side(*w0, *w1), side(*h0, *h1)))
         }
-        // A byte of signature, then width - 1 and height - 1 of 14 bits.
+        // A byte of signature is followed by width - 1 and height - 1, of 14 bits each.
         (b"VP8L", [0x2f, a, b, c, d, ..]) => {
             let bits = u32::from_le_bytes([*a, *b, *c, *d]);
             Some(((bits & 0x3fff) + 1, (bits >> 14 & 0x3fff) + 1))
@@ -82,14 +83,14 @@ fn frame_size(name: &[u8], chunk: &[u8]) -> Option<(u32, u32)> {
     }
 }
 
-/// The names and contents of chunks. A last chunk that is cut short ends where the bytes end.
+/// The names and contents of the chunks in `bytes`. If the last chunk is cut short, its content ends with `bytes`.
 fn chunks(mut bytes: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     std::iter::from_fn(move || {
         let (head, rest) = bytes.split_at_checked(8)?;
         let (name, length) = head.split_at(4);
-        let length = u32::from_le_bytes(length.try_into().expect("four bytes")) as usize;
+        let length = u32::from_le_bytes(length.try_into().expect("a chunk's length has four bytes")) as usize;
         let (chunk, rest) = rest.split_at(length.min(rest.len()));
-        // A byte of padding follows a chunk of odd length.
+        // One byte of padding follows a chunk of odd length.
         bytes = rest.get(length % 2..).unwrap_or_default();
         Some((name, chunk))
     })
@@ -109,10 +110,10 @@ mod tests {
     }
 
     #[test]
-    fn the_sizes_of_all_frames_are_found_whatever_the_canvas_is() {
+    fn the_sizes_of_all_frames_are_found_for_any_size_of_the_canvas() {
         let canvas = chunk(b"VP8X", &[0; 10]);
         let lossy = chunk(b"VP8 ", &[0, 0, 0, 0x9d, 0x01, 0x2a, 0xff, 0xff, 0x02, 0x40, 9]);
-        // 300 − 1 and 5 − 1, 14 bits each.
+        // The header has 300 − 1 and 5 − 1, of 14 bits each.
         let lossless = chunk(b"VP8L", &[&[0x2f][..], &(299_u32 | 4 << 14).to_le_bytes()].concat());
         let animated = chunk(b"ANMF", &[&[0; 16], &lossless[..]].concat());
         let found = frame_sizes(&file(&[canvas, animated, lossy]));

@@ -7,13 +7,13 @@ use serde::Serialize;
 
 /// The metadata of the server.
 #[derive(Debug, Serialize)]
-pub struct Server {
+pub struct ServerMetadata {
     name: &'static str,
     version: &'static str,
     extensions: [&'static str; 2],
 }
 
-impl Server {
+impl ServerMetadata {
     /// The metadata of this server.
     pub const SELF: Self = Self {
         name: "roundhouse",
@@ -22,25 +22,25 @@ impl Server {
     };
 }
 
-/// The metadata of a model. The two inputs are alternatives: a request has one of them.
+/// The metadata of a model. A request has one of the two inputs.
 #[derive(Debug, Serialize)]
-pub struct Model<'a> {
+pub struct ModelMetadata<'a> {
     name: &'a str,
     versions: [&'static str; 1],
     platform: &'static str,
-    inputs: [Tensor; 2],
-    outputs: [Tensor; 3],
+    inputs: [TensorMetadata; 2],
+    outputs: [TensorMetadata; 3],
 }
 
-/// The metadata of an input or output; in a shape, -1 stands for any length.
+/// The metadata of an input or output tensor. In a shape, -1 stands for any length.
 #[derive(Debug, Serialize)]
-struct Tensor {
+struct TensorMetadata {
     name: &'static str,
     datatype: &'static str,
     shape: Vec<i64>,
 }
 
-impl<'a> Model<'a> {
+impl<'a> ModelMetadata<'a> {
     /// The metadata of the served model.
     pub fn new(model: &'a ServedModel) -> Self {
         let (classes, side) = (model.labels.len() as i64, model.side as i64);
@@ -49,14 +49,14 @@ impl<'a> Model<'a> {
             versions: [VERSION],
             platform: "pytorch_libtorch",
             inputs: [
-                Tensor { name: INPUT, datatype: "FP32", shape: vec![-1, 3, side, side] },
-                Tensor { name: IMAGE, datatype: "BYTES", shape: vec![-1] },
+                TensorMetadata { name: INPUT, datatype: "FP32", shape: vec![-1, 3, side, side] },
+                TensorMetadata { name: IMAGE, datatype: "BYTES", shape: vec![-1] },
             ],
             outputs: OutputTensor::ALL.map(|tensor| match tensor {
                 OutputTensor::Probabilities | OutputTensor::Logits => {
-                    Tensor { name: tensor.name(), datatype: "FP32", shape: vec![-1, classes] }
+                    TensorMetadata { name: tensor.name(), datatype: "FP32", shape: vec![-1, classes] }
                 }
-                OutputTensor::Label => Tensor { name: tensor.name(), datatype: "BYTES", shape: vec![-1] },
+                OutputTensor::Label => TensorMetadata { name: tensor.name(), datatype: "BYTES", shape: vec![-1] },
             }),
         }
     }

@@ -1,21 +1,21 @@
-//! The output tensors of the model, and the form in which a request wants one of them.
+//! The output tensors of the model, and the form in which a request asks for one of them.
 
 /// An output tensor of the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OutputTensor {
-    /// The softmax of the logits, FP32 `[n, classes]`.
+    /// The softmax of the logits; FP32 `[n, classes]`.
     Probabilities,
-    /// The model's scores, FP32 `[n, classes]`.
+    /// The scores of all classes; FP32 `[n, classes]`.
     Logits,
-    /// The name of the likeliest class, BYTES `[n]`.
+    /// The name of the likeliest class; BYTES `[n]`.
     Label,
 }
 
 impl OutputTensor {
-    /// Every output tensor, in the order of the metadata.
+    /// Every output tensor, in the order in which the metadata lists them.
     pub const ALL: [Self; 3] = [Self::Probabilities, Self::Logits, Self::Label];
 
-    /// The name of the tensor in requests and answers.
+    /// The tensor's name in requests and answers.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Probabilities => "probabilities",
@@ -24,20 +24,21 @@ impl OutputTensor {
         }
     }
 
-    /// The output tensor of that name.
-    pub fn named(name: &str) -> Option<Self> {
+    /// The output tensor whose name is `name`; `None` if there is none.
+    pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|tensor| tensor.name() == name)
     }
 }
 
-/// An output that a request wants.
+/// An output that a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestedOutput {
-    /// The tensor.
+    /// The tensor that the output is made of.
     pub tensor: OutputTensor,
-    /// With the classification extension: the number of best classes, each as `score:index:label`. `None` for the
-    /// scores of all classes.
+    /// The number of best classes in the output, each as `score:index:label` (the classification extension). `None` for
+    /// the scores of all classes.
     pub best: Option<usize>,
-    /// Whether the data follows the JSON as bytes (the binary tensor data extension) instead of being a part of it.
+    /// Whether the data follows the JSON as bytes (the binary tensor data extension). Otherwise it is a part of the
+    /// JSON.
     pub binary: bool,
 }

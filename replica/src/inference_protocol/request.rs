@@ -1,54 +1,54 @@
-//! The body of an inference request → its images and the requested outputs.
+//! Parses the body of an inference request: its images and the requested outputs.
 
 use super::output::{OutputTensor, RequestedOutput};
-use super::tensor::{self, Array, Elements};
+use super::tensor::{self, Array, InputElements};
 use super::{IMAGE, INPUT, JSON_LENGTH, bad_request};
 use crate::pipeline::Image;
 use bytes::Bytes;
 use serde::Deserialize;
 use service::wire::{Code, RequestError};
 
-/// Most bytes of a request's id, which is sent back.
-const MAX_ID: usize = 1024;
+/// Most bytes of a request's id. The answer repeats the id.
+const MAX_ID_LENGTH: usize = 1024;
 
 /// A checked inference request.
 #[derive(Debug)]
-pub struct Request {
-    /// The client's id of the request.
+pub struct InferenceRequest {
+    /// The id that the client gave the request.
     pub id: Option<String>,
-    /// At least one image.
+    /// The images to classify, at least one.
     pub images: Vec<Image>,
-    /// At least one output.
+    /// The outputs that the answer must have, at least one.
     pub outputs: Vec<RequestedOutput>,
 }
 
 /// The limits of a request's input.
 #[derive(Debug, Clone, Copy)]
 pub struct InputLimits {
-    /// Most images.
+    /// Most images of a request: the number of slots of this replica.
     pub capacity: usize,
-    /// Side of an image that is a tensor, pixels.
+    /// The side of an image that is sent as numbers, in pixels.
     pub side: usize,
 }
 
-impl Request {
+impl InferenceRequest {
     /// Parses `body`. Its first `json_length` bytes are JSON, or the whole body if `json_length` is `None`.
     ///
     /// # Errors
-    /// 413 for more images than the limit; 400 for anything else that is wrong with the body.
+    /// If the body has more images than the limit (status 413), or is malformed (status 400).
     pub fn parse(body: &Bytes, json_length: Option<usize>, limits: InputLimits) -> Result<Self, RequestError> {
         let json_length = json_length.unwrap_or(body.len());
         let json = body.get(..json_length).ok_or_else(|| {
             bad_request(format!("{JSON_LENGTH} is {json_length}, but the whole body has {} bytes", body.len()))
         })?;
         let request: RequestJson = serde_json::from_slice(json)
-            .map_err(|error| bad_request(format!("the JSON is no inference request: {error}")))?;
-        if request.id.as_ref().is_some_and(|id| id.len() > MAX_ID) {
-            return Err(bad_request(format!("the id has over {MAX_ID} bytes")));
+            .map_err(|error| bad_request(format!("the JSON is not an inference request: {error}")))?;
+        if request.id.as_ref().is_some_and(|id| id.len() > MAX_ID_LENGTH) {
+            return Err(bad_request(format!("the id has more than {MAX_ID_LENGTH} bytes; send a shorter id")));
         }
         let all_binary = request.parameters.and_then(|parameters| parameters.binary_data_output).unwrap_or(false);
         let outputs = outputs(request.outputs.unwrap_or_default(), all_binary)?;
-        let inputs: [TensorJson; 1] = request.inputs.try_into().map_err(|inputs: Vec<TensorJson>| {
+        let inputs: [InputJson; 1] = request.inputs.try_into().map_err(|inputs: Vec<InputJson>| {
             let count = inputs.len();
             bad_request(format!("the request has {count} inputs; send one, {INPUT:?} or {IMAGE:?}"))
         })?;
@@ -57,14 +57,14 @@ impl Request {
     }
 }
 
-/// The JSON of a request, as far as this server uses it.
+/// The fields of a request's JSON that this server uses.
 #[derive(Deserialize)]
 #[serde(expecting = "an object with \"inputs\"")]
 struct RequestJson {
     id: Option<String>,
     parameters: Option<RequestParameters>,
-    inputs: Vec<TensorJson>,
-    outputs: Option<Vec<OutputJson>>,
+    inputs: Vec<InputJson>,
+    outputs: Option<Vec<RequestedOutputJson>>,
 }
 
 #[derive(Deserialize)]
@@ -74,22 +74,22 @@ struct RequestParameters {
 
 /// The JSON of one input.
 #[derive(Deserialize)]
-struct TensorJson {
+struct InputJson {
     name: String,
     shape: Vec<i64>,
     datatype: String,
-    parameters: Option<TensorParameters>,
+    parameters: Option<InputParameters>,
     data: Option<Array>,
 }
 
 #[derive(Deserialize)]
-struct TensorParameters {
+struct InputParameters {
     binary_data_size: Option<usize>,
 }
 
 /// The JSON of one requested output.
 #[derive(Deserialize)]
-struct OutputJson {
+struct RequestedOutputJson {
     name: String,
     parameters: Option<OutputParameters>,
 }
@@ -100,8 +100,8 @@ struct OutputParameters {
     classification: Option<usize>,
 }
 
-impl TensorJson {
-    /// The images of this input; `tail` is the part of the body after the JSON.
+impl InputJson {
+    /// The images of this input. `tail` is the part of the body after the JSON.
     fn images(self, tail: Bytes, InputLimits { capacity, side }: InputLimits) -> Result<Vec<Image>, RequestError> {
         match self.name.as_str() {
             INPUT => {
@@ -118,8 +118,8 @@ impl TensorJson {
         }
     }
 
-    /// Number of images of this input, which must have the given datatype, and the shape `[n, each…]` with at most
-    /// `capacity` images.
+    /// The number of images of this input. Checks that the input has `datatype`, and the shape `[n]` followed by the
+    /// lengths in `each`, where `n` is 1 to `capacity`.
     fn count(&self, datatype: &str, each: &[i64], capacity: usize) -> Result<usize, RequestError> {
         let Self { name, shape, .. } = self;
         if self.datatype != datatype {
@@ -130,7 +130,8 @@ impl TensorJson {
                 if count <= capacity {
                     return Ok(count);
                 }
-                let message = format!("{name:?} has {count} images; this replica takes {capacity} at once");
+                let message =
+                    format!("{name:?} has {count} images, but this replica takes {capacity} at once; send fewer");
                 Err(RequestError::new(Code::TooLarge, message))
             }
             _ => {
@@ -142,15 +143,17 @@ impl TensorJson {
         }
     }
 
-    /// The elements of this input, from its JSON or from `tail`.
-    fn elements(self, tail: Bytes) -> Result<Elements, RequestError> {
+    /// The elements of this input, which are in its JSON or in `tail`.
+    fn elements(self, tail: Bytes) -> Result<InputElements, RequestError> {
         let (name, following) = (self.name, tail.len());
         match (self.data, self.parameters.and_then(|parameters| parameters.binary_data_size)) {
-            (Some(array), None) if following == 0 => Ok(Elements::Json(array)),
-            (None, Some(size)) if size == following => Ok(Elements::Binary(tail)),
-            (None, None) => Err(bad_request(format!("{name:?} has no data: neither \"data\" nor binary_data_size"))),
+            (Some(array), None) if following == 0 => Ok(InputElements::Json(array)),
+            (None, Some(size)) if size == following => Ok(InputElements::Binary(tail)),
+            (None, None) => {
+                Err(bad_request(format!("{name:?} has neither \"data\" nor binary_data_size; send one of them")))
+            }
             (Some(_), Some(_)) => {
-                Err(bad_request(format!("{name:?} has both \"data\" and binary_data_size; send one")))
+                Err(bad_request(format!("{name:?} has both \"data\" and binary_data_size; send one of them")))
             }
             (_, size) => {
                 let size = size.unwrap_or(0);
@@ -162,26 +165,28 @@ impl TensorJson {
     }
 }
 
-/// The requested outputs; the probabilities if the request names none. `all_binary` applies to outputs that do not say
-/// whether they are binary.
-fn outputs(requested: Vec<OutputJson>, all_binary: bool) -> Result<Vec<RequestedOutput>, RequestError> {
+/// The requested outputs, or the probabilities if the request names no output. `all_binary` applies to each output that
+/// has no parameter `binary_data`.
+fn outputs(requested: Vec<RequestedOutputJson>, all_binary: bool) -> Result<Vec<RequestedOutput>, RequestError> {
     if requested.is_empty() {
         return Ok(vec![RequestedOutput { tensor: OutputTensor::Probabilities, best: None, binary: all_binary }]);
     }
     let mut outputs: Vec<RequestedOutput> = Vec::new();
-    for OutputJson { name, parameters } in requested {
-        let Some(tensor) = OutputTensor::named(&name) else {
+    for RequestedOutputJson { name, parameters } in requested {
+        let Some(tensor) = OutputTensor::from_name(&name) else {
             let names = OutputTensor::ALL.map(OutputTensor::name).join(", ");
-            return Err(bad_request(format!("there is no output {name:?}; there are {names}")));
+            return Err(bad_request(format!("there is no output {name:?}; the outputs are {names}")));
         };
         let OutputParameters { binary_data, classification } = parameters.unwrap_or_default();
-        // A classification of 0 means none, as in Triton.
+        // As in Triton, the value 0 switches the classification extension off.
         let best = classification.filter(|&count| count > 0);
         if tensor == OutputTensor::Label && best.is_some() {
-            return Err(bad_request("the output \"label\" has no scores that a classification could sort by"));
+            return Err(bad_request(
+                "the output \"label\" cannot have the parameter classification, because it has no scores",
+            ));
         }
         if outputs.iter().any(|output| output.tensor == tensor) {
-            return Err(bad_request(format!("the output {name:?} is there twice")));
+            return Err(bad_request(format!("the output {name:?} is requested twice; request it once")));
         }
         outputs.push(RequestedOutput { tensor, best, binary: binary_data.unwrap_or(all_binary) });
     }
@@ -195,15 +200,15 @@ mod tests {
     const LIMITS: InputLimits = InputLimits { capacity: 4, side: 224 };
     const INPUT_LENGTH: usize = 3 * 224 * 224;
 
-    /// A body, and the length of its JSON.
+    /// A body of `json` followed by `tail`, and the length of `json`.
     fn body(json: &str, tail: &[u8]) -> (Bytes, Option<usize>) {
         ([json.as_bytes(), tail].concat().into(), Some(json.len()))
     }
 
-    /// The outputs of a request with one image of one byte; `rest` follows the inputs in its JSON.
+    /// The outputs of a request with one image of one byte. In the request's JSON, `rest` follows the inputs.
     fn outputs_of(rest: &str) -> Result<Vec<RequestedOutput>, RequestError> {
         let json = format!(r#"{{"inputs":[{{"name":"image","datatype":"BYTES","shape":[1],"data":["YQ=="]}}]{rest}}}"#);
-        Request::parse(&json.into(), None, LIMITS).map(|request| request.outputs)
+        InferenceRequest::parse(&json.into(), None, LIMITS).map(|request| request.outputs)
     }
 
     #[test]
@@ -214,21 +219,21 @@ mod tests {
                 "parameters":{"binary_data_size":602112}}]}"#,
             &zeros,
         );
-        let request = Request::parse(&binary, length, LIMITS).expect("a request");
+        let request = InferenceRequest::parse(&binary, length, LIMITS).expect("a request");
         assert_eq!(request.id.as_deref(), Some("a"));
         assert!(matches!(&request.images[..], [Image::Tensor(input)] if input.len() == INPUT_LENGTH));
 
-        // Fields of any order, and some that this server does not know.
+        // The fields are in another order, and this server does not know some of them.
         let json = r#"{"parameters":{"priority":1},"extra":[[]],"inputs":[
             {"data":["YWI=","Yw=="],"shape":[2],"parameters":{"content_type":"base64"},"datatype":"BYTES","name":"image"}]}"#;
-        let request = Request::parse(&Bytes::from(json), None, LIMITS).expect("a request");
+        let request = InferenceRequest::parse(&Bytes::from(json), None, LIMITS).expect("a request");
         assert_eq!(request.id, None);
         assert!(matches!(&request.images[..],
             [Image::Encoded(first), Image::Encoded(second)] if first == "ab" && second == "c"));
     }
 
     #[test]
-    fn outputs_are_read_and_wrong_ones_refused() {
+    fn valid_outputs_are_read_and_invalid_outputs_are_refused() {
         let output = |tensor, best, binary| RequestedOutput { tensor, best, binary };
         let probabilities = |binary| vec![output(OutputTensor::Probabilities, None, binary)];
         for (rest, expected) in [
@@ -249,9 +254,12 @@ mod tests {
             assert_eq!(outputs_of(rest), Ok(expected), "{rest}");
         }
         for (rest, message) in [
-            (r#","outputs":[{"name":"scores"}]"#, "no output \"scores\"; there are probabilities, logits, label"),
-            (r#","outputs":[{"name":"label"},{"name":"label"}]"#, "\"label\" is there twice"),
-            (r#","outputs":[{"name":"label","parameters":{"classification":2}}]"#, "\"label\" has no scores"),
+            (r#","outputs":[{"name":"scores"}]"#, "no output \"scores\"; the outputs are probabilities, logits, label"),
+            (r#","outputs":[{"name":"label"},{"name":"label"}]"#, "\"label\" is requested twice"),
+            (
+                r#","outputs":[{"name":"label","parameters":{"classification":2}}]"#,
+                "\"label\" cannot have the parameter classification",
+            ),
             (r#","outputs":[{"name":"logits","parameters":{"classification":-1}}]"#, "integer `-1`"),
             (r#","outputs":[{"name":"logits","parameters":{"binary_data":"yes"}}]"#, "string \"yes\""),
             (r#","outputs":[{}]"#, "missing field `name`"),
@@ -262,31 +270,31 @@ mod tests {
         }
     }
 
-    /// A request whose one input is a tensor of numbers; `rest` follows the shape in its JSON.
+    /// A request with one input, a tensor of numbers. In the input's JSON, `rest` follows the shape.
     fn input(shape: &str, rest: &str) -> String {
         format!(r#"{{"inputs":[{{"name":"input","datatype":"FP32","shape":{shape}{rest}}}]}}"#)
     }
 
-    /// A request whose one input is a tensor of two files; `rest` follows the shape in its JSON.
+    /// A request with one input, a tensor of two files. In the input's JSON, `rest` follows the shape.
     fn image(rest: &str) -> String {
         format!(r#"{{"inputs":[{{"name":"image","datatype":"BYTES","shape":[2]{rest}}}]}}"#)
     }
 
-    /// The parameter that says how many bytes follow the JSON.
+    /// The parameter for `size` bytes of data after the JSON.
     fn sized(size: usize) -> String {
         format!(r#","parameters":{{"binary_data_size":{size}}}"#)
     }
 
-    /// The shape of one image.
+    /// The shape of a tensor with one image.
     const ONE: &str = "[1,3,224,224]";
 
-    /// Checks that each body (JSON, and the bytes after it) is refused with the message.
+    /// Checks that each body is refused. A row has the JSON, the bytes after the JSON, and a part of the error message.
     fn check_refused(rows: Vec<(String, &[u8], &str)>) {
         for (json, tail, message) in rows {
             let (body, length) = body(&json, tail);
-            let shown = json.get(..200).unwrap_or(&json);
-            let fault = Request::parse(&body, length, LIMITS).expect_err(shown);
-            assert!(fault.code == Code::BadRequest && fault.message.contains(message), "{shown}: {fault}");
+            let excerpt = json.get(..200).unwrap_or(&json);
+            let fault = InferenceRequest::parse(&body, length, LIMITS).expect_err(excerpt);
+            assert!(fault.code == Code::BadRequest && fault.message.contains(message), "{excerpt}: {fault}");
         }
     }
 
@@ -299,14 +307,14 @@ mod tests {
             ("{}".into(), b"", "missing field `inputs`"),
             (r#"{"inputs":{}}"#.into(), b"", "expected a sequence"),
             (r#"{"inputs":[],"id":7}"#.into(), b"", "integer `7`"),
-            (format!(r#"{{"inputs":[],"id":"{}"}}"#, "x".repeat(MAX_ID + 1)), b"", "the id has over 1024"),
+            (format!(r#"{{"inputs":[],"id":"{}"}}"#, "x".repeat(MAX_ID_LENGTH + 1)), b"", "the id has more than 1024"),
             (r#"{"inputs":[]} more"#.into(), b"", "trailing characters"),
             (r#"{"inputs":[],"parameters":{"binary_data_output":1}}"#.into(), b"", "integer `1`"),
         ]);
     }
 
     #[test]
-    fn a_request_needs_exactly_one_known_input() {
+    fn a_request_without_exactly_one_known_input_is_refused() {
         let both = r#"{"inputs":[{"name":"input","datatype":"FP32","shape":[1,3,224,224],"data":[]},
             {"name":"image","datatype":"BYTES","shape":[1],"data":[]}]}"#;
         check_refused(vec![
@@ -339,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn data_must_be_in_the_json_or_follow_it() {
+    fn data_that_is_missing_or_ambiguous_is_refused() {
         check_refused(vec![
             (input(ONE, ""), b"", "neither \"data\" nor binary_data_size"),
             (input(ONE, r#","data":null"#), b"", "neither \"data\" nor binary_data_size"),
@@ -360,9 +368,9 @@ mod tests {
             (input(ONE, r#","data":[1,2]"#), b"", "2 numbers; its shape needs 150528"),
             (input(ONE, r#","data":[]"#), b"", "0 numbers"),
             (input(ONE, r#","data":7"#), b"", "expected an array"),
-            (input(ONE, r#","data":["a"]"#), b"", "strings for data"),
-            (input(ONE, r#","data":[1,"a"]"#), b"", "a string among numbers"),
-            (input(ONE, r#","data":["a",1]"#), b"", "a number among strings"),
+            (input(ONE, r#","data":["a"]"#), b"", "the data of \"input\" are strings"),
+            (input(ONE, r#","data":[1,"a"]"#), b"", "a string follows numbers"),
+            (input(ONE, r#","data":["a",1]"#), b"", "a number follows strings"),
             (input(ONE, r#","data":[null]"#), b"", "expected an array of numbers"),
             (input(ONE, r#","data":[true]"#), b"", "boolean `true`"),
             (input(ONE, r#","data":[{"a":1}]"#), b"", "map"),
@@ -377,19 +385,23 @@ mod tests {
     fn wrong_files_are_refused() {
         check_refused(vec![
             (image(r#","data":["YQ=="]"#), b"", "1 strings; its shape needs 2"),
-            (image(r#","data":[1,2]"#), b"", "numbers for data"),
+            (image(r#","data":[1,2]"#), b"", "the data of \"image\" are numbers"),
             (image(r#","data":["YQ==","!"]"#), b"", "image 1 is not base64"),
             (image(r#","data":["YQ==",""]"#), b"", "image 1 is empty"),
             (image(&sized(0)), b"", "image 0 has no length: 0 bytes are left"),
             (image(&sized(7)), b"\x03\0\0\0abc", "image 1 has no length"),
-            (image(&sized(9)), b"\x01\0\0\0a\xff\xff\xff\xff", "image 1 is to have 4294967295 bytes; 0 are left"),
+            (
+                image(&sized(9)),
+                b"\x01\0\0\0a\xff\xff\xff\xff",
+                "image 1 has the length 4294967295, but 0 bytes are left",
+            ),
             (image(&sized(9)), b"\x01\0\0\0a\0\0\0\0", "image 1 is empty"),
             (image(&sized(11)), b"\x01\0\0\0a\x01\0\0\0b.", "1 bytes of data after the last of its 2 images"),
         ]);
     }
 
     #[test]
-    fn a_body_that_is_not_utf8_or_shorter_than_its_json_is_refused() {
+    fn a_body_is_refused_if_its_json_is_not_utf8_or_is_longer_than_the_body() {
         for (bytes, length, message) in [
             (&b"{\"inputs\":[],\"id\":\"\xff\"}"[..], None, "invalid unicode"),
             (b"{\"\xc3\x28\":0}", None, "invalid unicode"),
@@ -399,20 +411,23 @@ mod tests {
             (b"{\"inputs\":[]}", Some(1), "EOF"),
             (b"{\"inputs\":[]}", Some(0), "EOF"),
         ] {
-            let fault = Request::parse(&Bytes::from_static(bytes), length, LIMITS).expect_err(message);
+            let fault = InferenceRequest::parse(&Bytes::from_static(bytes), length, LIMITS).expect_err(message);
             assert!(fault.code == Code::BadRequest && fault.message.contains(message), "{message}: {fault}");
         }
     }
 
     #[test]
-    fn more_images_than_the_capacity_are_too_large() {
+    fn a_request_with_more_images_than_the_capacity_is_refused() {
         for (name, datatype, shape) in
             [("input", "FP32", "[5,3,224,224]"), ("image", "BYTES", "[5]"), ("image", "BYTES", "[9223372036854775807]")]
         {
             let json =
                 format!(r#"{{"inputs":[{{"name":"{name}","datatype":"{datatype}","shape":{shape},"data":[]}}]}}"#);
-            let fault = Request::parse(&json.into(), None, LIMITS).expect_err(shape);
-            assert!(fault.code == Code::TooLarge && fault.message.contains("takes 4 at once"), "{shape}: {fault}");
+            let fault = InferenceRequest::parse(&json.into(), None, LIMITS).expect_err(shape);
+            assert!(
+                fault.code == Code::TooLarge && fault.message.contains("this replica takes 4 at once"),
+                "{shape}: {fault}"
+            );
         }
     }
 }

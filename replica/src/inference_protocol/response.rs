@@ -1,4 +1,4 @@
-//! The logits of a batch → the body of an inference answer.
+//! Encodes the logits of a request's images as the body of an inference answer.
 
 use super::VERSION;
 use super::output::{OutputTensor, RequestedOutput};
@@ -9,16 +9,16 @@ use serde::Serialize;
 
 /// The contents of an answer.
 #[derive(Debug, Clone, Copy)]
-pub struct Response<'a> {
+pub struct InferenceResponse<'a> {
     /// The model's name.
     pub model: &'a str,
-    /// The id of the request, which is sent back.
+    /// The id of the request, which the answer repeats.
     pub id: Option<&'a str>,
-    /// The outputs that the request wants.
+    /// The outputs that the request asks for.
     pub outputs: &'a [RequestedOutput],
-    /// The logits of all classes, a row for each image.
+    /// The logits of all classes, one row for each image.
     pub rows: &'a [Vec<f32>],
-    /// The names of the classes.
+    /// The names of the classes, in class order.
     pub labels: &'a [String],
 }
 
@@ -27,7 +27,7 @@ pub struct Response<'a> {
 pub struct Encoded {
     /// JSON, followed by the data of the binary outputs.
     pub body: Bytes,
-    /// Bytes of the JSON; `None` if there is no binary output.
+    /// The length of the JSON in bytes; `None` if no output is binary.
     pub json_length: Option<usize>,
 }
 
@@ -38,64 +38,64 @@ struct ResponseJson<'a> {
     model_version: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<&'a str>,
-    outputs: Vec<TensorJson>,
+    outputs: Vec<OutputJson>,
 }
 
 /// The JSON of one output.
 #[derive(Serialize)]
-struct TensorJson {
+struct OutputJson {
     name: &'static str,
     datatype: &'static str,
     shape: Vec<usize>,
     #[serde(flatten)]
-    data: Data,
+    data: TensorData,
 }
 
-/// The data of an output, or the number of its bytes after the JSON.
+/// The data of an output, or the number of bytes of its data after the JSON.
 #[derive(Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Data {
-    Data(Elements),
+enum TensorData {
+    Data(OutputElements),
     Parameters { binary_data_size: usize },
 }
 
 /// The elements of an output, in row-major order.
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Elements {
+enum OutputElements {
     Numbers(Vec<f32>),
     Strings(Vec<String>),
 }
 
-impl Response<'_> {
+impl InferenceResponse<'_> {
     /// Encodes the answer.
     pub fn encode(self) -> Encoded {
         let mut tail = Vec::new();
         let outputs = self.outputs.iter().map(|&output| self.tensor(output, &mut tail)).collect();
         let json = ResponseJson { model_name: self.model, model_version: VERSION, id: self.id, outputs };
-        let mut body = serde_json::to_vec(&json).expect("text and numbers can be written as JSON");
+        let mut body = serde_json::to_vec(&json).expect("strings and numbers can always be encoded as JSON");
         let json_length = self.outputs.iter().any(|output| output.binary).then_some(body.len());
         body.append(&mut tail);
         Encoded { body: body.into(), json_length }
     }
 
     /// The JSON of one output. Binary data is appended to `tail`.
-    fn tensor(self, output: RequestedOutput, tail: &mut Vec<u8>) -> TensorJson {
+    fn tensor(self, output: RequestedOutput, tail: &mut Vec<u8>) -> OutputJson {
         let (elements, row_length) = self.elements(output);
         let (name, datatype) = (output.tensor.name(), elements.datatype());
         let data = if output.binary {
             let start = tail.len();
             elements.write(tail);
-            Data::Parameters { binary_data_size: tail.len() - start }
+            TensorData::Parameters { binary_data_size: tail.len() - start }
         } else {
-            Data::Data(elements)
+            TensorData::Data(elements)
         };
-        TensorJson { name, datatype, shape: [self.rows.len()].into_iter().chain(row_length).collect(), data }
+        OutputJson { name, datatype, shape: [self.rows.len()].into_iter().chain(row_length).collect(), data }
     }
 
-    /// The elements of an output, and the number of elements for each image; `None` where an image has one element and
-    /// the shape of the output is `[n]`.
-    fn elements(self, output: RequestedOutput) -> (Elements, Option<usize>) {
+    /// The elements of an output, and the number of elements for each image. The number is `None` if the shape of the
+    /// output is `[n]`, with one element for each image.
+    fn elements(self, output: RequestedOutput) -> (OutputElements, Option<usize>) {
         let classes = self.rows.first().map_or(0, Vec::len);
         let scores = |row: &Vec<f32>| match output.tensor {
             OutputTensor::Probabilities => softmax(row),
@@ -104,22 +104,22 @@ impl Response<'_> {
         match (output.tensor, output.best) {
             (OutputTensor::Label, _) => {
                 let label = |row: &Vec<f32>| top_k(row, self.labels, 1).into_iter().map(|prediction| prediction.label);
-                (Elements::Strings(self.rows.iter().flat_map(label).collect()), None)
+                (OutputElements::Strings(self.rows.iter().flat_map(label).collect()), None)
             }
             (_, Some(count)) => {
-                // Triton's format.
+                // Triton's format for a class is score:index:label.
                 let line = |class: service::wire::Prediction| {
                     format!("{:.6}:{}:{}", class.confidence, class.class_index, class.label)
                 };
                 let lines = self.rows.iter().flat_map(|row| top_k(&scores(row), self.labels, count)).map(line);
-                (Elements::Strings(lines.collect()), Some(count.min(classes)))
+                (OutputElements::Strings(lines.collect()), Some(count.min(classes)))
             }
-            (_, None) => (Elements::Numbers(self.rows.iter().flat_map(scores).collect()), Some(classes)),
+            (_, None) => (OutputElements::Numbers(self.rows.iter().flat_map(scores).collect()), Some(classes)),
         }
     }
 }
 
-impl Elements {
+impl OutputElements {
     fn datatype(&self) -> &'static str {
         match self {
             Self::Numbers(_) => "FP32",
@@ -127,8 +127,8 @@ impl Elements {
         }
     }
 
-    /// Appends the elements in the format of the binary tensor data extension: little-endian numbers, and strings after
-    /// their lengths of 32 bits.
+    /// Appends the elements in the format of the binary tensor data extension. Numbers are little-endian. Each string
+    /// follows its length, of 32 bits.
     fn write(&self, bytes: &mut Vec<u8>) {
         match self {
             Self::Numbers(numbers) => bytes.extend(numbers.iter().flat_map(|number| number.to_le_bytes())),
@@ -147,12 +147,12 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    /// The JSON and the binary data of an answer about two images and three classes.
+    /// The JSON and the binary data of an answer for two images and three classes.
     fn encode(outputs: &[RequestedOutput]) -> (Value, Vec<u8>) {
         let labels = ["cat", "dog", "ox"].map(str::to_owned);
-        // Probabilities: 1/4, 2/4, 1/4 and 7/10, 1/10, 2/10.
+        // The probabilities are 1/4, 2/4 and 1/4 for the first image, and 7/10, 1/10 and 2/10 for the second.
         let rows = [vec![0.0, 2_f32.ln(), 0.0], vec![7_f32.ln(), 0.0, 2_f32.ln()]];
-        let encoded = Response { model: "m", id: Some("7"), outputs, rows: &rows, labels: &labels }.encode();
+        let encoded = InferenceResponse { model: "m", id: Some("7"), outputs, rows: &rows, labels: &labels }.encode();
         let (json, tail) = encoded.body.split_at(encoded.json_length.unwrap_or(encoded.body.len()));
         (serde_json::from_slice(json).expect("JSON"), tail.to_vec())
     }
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn json_outputs_hold_their_data() {
+    fn the_data_of_an_output_is_a_part_of_the_json_by_default() {
         let outputs = [output(OutputTensor::Probabilities, Some(2), false), output(OutputTensor::Label, None, false)];
         let expected = json!({"model_name": "m", "model_version": "1", "id": "7", "outputs": [
             {"name": "probabilities", "datatype": "BYTES", "shape": [2, 2],
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn binary_outputs_follow_the_json() {
+    fn the_data_of_binary_outputs_follows_the_json() {
         let (json, tail) = encode(&[
             output(OutputTensor::Label, None, true),
             output(OutputTensor::Logits, Some(9), false),

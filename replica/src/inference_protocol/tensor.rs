@@ -1,4 +1,5 @@
-//! The elements of an input tensor, in JSON or as bytes → images. Knows nothing of the other parts of a request.
+//! Converts the elements of an input tensor, which are JSON or bytes, to images. Knows nothing of the other parts of a
+//! request.
 
 use super::{IMAGE, INPUT, bad_request};
 use crate::model::{CHANNELS, Input};
@@ -9,32 +10,33 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, SeqAccess, Visitor};
 use service::wire::RequestError;
 
-/// The elements of a tensor in row-major order.
+/// The elements of an input tensor in row-major order.
 #[derive(Debug)]
-pub enum Elements {
+pub enum InputElements {
     /// The elements of a JSON array.
     Json(Array),
-    /// The binary tensor data extension: FP32 as little-endian numbers; each BYTES element as its length (32 bits) and
-    /// its bytes.
+    /// The bytes of the binary tensor data extension. An FP32 element is a little-endian number. A BYTES element is its
+    /// length, of 32 bits, followed by its bytes.
     Binary(Bytes),
 }
 
-/// The elements of a JSON array at any depth of nesting: numbers or strings, never both.
+/// The elements of a JSON array and of the arrays in it. They are all numbers or all strings.
 #[derive(Debug, Default)]
 pub struct Array {
     numbers: Vec<f32>,
     strings: Vec<String>,
 }
 
-/// `count` images of an FP32 tensor `[count, 3, side, side]`, already normalised. Each becomes `[side, side, 3]`.
+/// The `count` images of an FP32 tensor `[count, 3, side, side]` of normalised numbers. Each image becomes
+/// `[side, side, 3]`.
 ///
 /// # Errors
-/// 400 for another number of elements, for strings, and for NaN and infinity.
-pub fn inputs(elements: Elements, count: usize, side: usize) -> Result<Vec<Input>, RequestError> {
+/// If the number of elements does not fit the shape, or an element is a string, NaN or infinite (status 400).
+pub fn inputs(elements: InputElements, count: usize, side: usize) -> Result<Vec<Input>, RequestError> {
     let each = CHANNELS * side * side;
     let expected = count * each;
     match elements {
-        Elements::Binary(bytes) => {
+        InputElements::Binary(bytes) => {
             let (numbers, rest) = bytes.as_chunks();
             if numbers.len() != expected || !rest.is_empty() {
                 let (length, needed) = (bytes.len(), 4 * expected);
@@ -43,10 +45,10 @@ pub fn inputs(elements: Elements, count: usize, side: usize) -> Result<Vec<Input
             let images = numbers.chunks_exact(each).enumerate();
             images.map(|(index, planes)| interleave(index, planes, side, f32::from_le_bytes)).collect()
         }
-        Elements::Json(Array { strings, .. }) if !strings.is_empty() => {
-            Err(bad_request(format!("{INPUT:?} has strings for data; send numbers")))
+        InputElements::Json(Array { strings, .. }) if !strings.is_empty() => {
+            Err(bad_request(format!("the data of {INPUT:?} are strings; send numbers")))
         }
-        Elements::Json(Array { numbers, .. }) => {
+        InputElements::Json(Array { numbers, .. }) => {
             if numbers.len() != expected {
                 let length = numbers.len();
                 return Err(bad_request(format!("{INPUT:?} has {length} numbers; its shape needs {expected}")));
@@ -57,30 +59,33 @@ pub fn inputs(elements: Elements, count: usize, side: usize) -> Result<Vec<Input
     }
 }
 
-/// `count` encoded images of a BYTES tensor `[count]`. In JSON each is a string of base64.
+/// The `count` encoded images of a BYTES tensor `[count]`. In JSON, each image is a string of base64.
 ///
 /// # Errors
-/// 400 for another number of elements, empty elements, lengths beyond the data, and strings that are not base64.
-pub fn files(elements: Elements, count: usize) -> Result<Vec<Bytes>, RequestError> {
+/// If the number of elements is not `count`, an element is empty, not base64 or no string, or a length is beyond the
+/// end of the data (status 400).
+pub fn files(elements: InputElements, count: usize) -> Result<Vec<Bytes>, RequestError> {
     let files = match elements {
-        Elements::Binary(bytes) => split(bytes, count)?,
-        Elements::Json(Array { numbers, .. }) if !numbers.is_empty() => {
-            return Err(bad_request(format!("{IMAGE:?} has numbers for data; send each image as a string of base64")));
+        InputElements::Binary(bytes) => split(bytes, count)?,
+        InputElements::Json(Array { numbers, .. }) if !numbers.is_empty() => {
+            return Err(bad_request(format!(
+                "the data of {IMAGE:?} are numbers; send each image as a string of base64"
+            )));
         }
-        Elements::Json(Array { strings, .. }) => {
+        InputElements::Json(Array { strings, .. }) => {
             if strings.len() != count {
                 let length = strings.len();
                 return Err(bad_request(format!("{IMAGE:?} has {length} strings; its shape needs {count}")));
             }
             let decode = |(index, text): (usize, &String)| match BASE64_STANDARD.decode(text) {
                 Ok(file) => Ok(file.into()),
-                Err(error) => Err(bad_request(format!("{IMAGE:?}, image {index} is not base64: {error}"))),
+                Err(error) => Err(bad_request(format!("{IMAGE:?}: image {index} is not base64: {error}"))),
             };
             strings.iter().enumerate().map(decode).collect::<Result<_, _>>()?
         }
     };
     match files.iter().position(Bytes::is_empty) {
-        Some(index) => Err(bad_request(format!("{IMAGE:?}, image {index} is empty: 0 bytes"))),
+        Some(index) => Err(bad_request(format!("{IMAGE:?}: image {index} is empty; send an image file"))),
         None => Ok(files),
     }
 }
@@ -91,11 +96,13 @@ fn split(mut bytes: Bytes, count: usize) -> Result<Vec<Bytes>, RequestError> {
     for index in 0..count {
         let left = bytes.len();
         let length = bytes.try_get_u32_le().map_err(|_| {
-            bad_request(format!("{IMAGE:?}, image {index} has no length: {left} bytes are left, and a length takes 4"))
+            bad_request(format!("{IMAGE:?}: image {index} has no length: {left} bytes are left, and a length takes 4"))
         })?;
         if length as usize > bytes.len() {
             let left = bytes.len();
-            return Err(bad_request(format!("{IMAGE:?}, image {index} is to have {length} bytes; {left} are left")));
+            return Err(bad_request(format!(
+                "{IMAGE:?}: image {index} has the length {length}, but {left} bytes are left"
+            )));
         }
         files.push(bytes.split_to(length as usize));
     }
@@ -106,8 +113,8 @@ fn split(mut bytes: Bytes, count: usize) -> Result<Vec<Bytes>, RequestError> {
     }
 }
 
-/// The three planes of an image as received, `[3, side, side]` → `[side, side, 3]`. `image` is the image's index, for
-/// the message.
+/// Converts an image from three planes, `[3, side, side]`, to interleaved pixels, `[side, side, 3]`. `image` is the
+/// index of the image, which an error message contains.
 fn interleave<T: Copy>(
     image: usize,
     planes: &[T],
@@ -118,8 +125,8 @@ fn interleave<T: Copy>(
     let (green, blue) = rest.split_at(side * side);
     let pixels = red.iter().zip(green).zip(blue);
     let input: Input = pixels.flat_map(|((&r, &g), &b)| [number(r), number(g), number(b)]).collect();
-    // Without a branch for each number, so that several are checked at once. Its position is searched only if there is
-    // one.
+    // This check has no branch for each number, so the compiler can check several at once. Only if it fails, the number
+    // that is not finite is searched.
     if input.iter().fold(true, |finite, number| finite & number.is_finite()) {
         return Ok(input);
     }
@@ -137,13 +144,13 @@ impl<'de> Deserialize<'de> for Array {
     }
 }
 
-/// Appends all elements of a JSON value to one array, so that nested arrays need no memory of their own.
+/// Appends all elements of a JSON value to one array. A nested array takes no memory of its own.
 struct Append<'a>(&'a mut Array);
 
 impl Append<'_> {
     fn number<E: Error>(self, number: f32) -> Result<(), E> {
         if !self.0.strings.is_empty() {
-            return Err(E::custom("a number among strings"));
+            return Err(E::custom("a number follows strings; send only numbers or only strings"));
         }
         self.0.numbers.push(number);
         Ok(())
@@ -179,7 +186,7 @@ impl<'de> Visitor<'de> for Append<'_> {
 
     fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
         if !self.0.numbers.is_empty() {
-            return Err(E::custom("a string among numbers"));
+            return Err(E::custom("a string follows numbers; send only numbers or only strings"));
         }
         self.0.strings.push(text.to_owned());
         Ok(())
@@ -198,20 +205,20 @@ mod tests {
     const SIDE: usize = 5;
     const INPUT_LENGTH: usize = 3 * SIDE * SIDE;
 
-    /// A tensor of `count` images in which every number is its own position.
+    /// A tensor of `count` images. The value of each number is its index.
     fn counted(count: usize) -> Vec<f32> {
         (0..count * INPUT_LENGTH).map(|position| position as f32).collect()
     }
 
     #[test]
-    fn planes_become_interleaved_pixels_from_every_form() {
+    fn planes_become_interleaved_pixels_from_bytes_and_from_json() {
         let numbers = counted(2);
-        let binary = Elements::Binary(numbers.iter().flat_map(|number| number.to_le_bytes()).collect());
+        let binary = InputElements::Binary(numbers.iter().flat_map(|number| number.to_le_bytes()).collect());
         let flat = serde_json::to_string(&numbers).expect("numbers");
         let rows: Vec<&[f32]> = numbers.chunks_exact(SIDE).collect();
         let channels: Vec<&[&[f32]]> = rows.chunks_exact(SIDE).collect();
         let nested = serde_json::to_string(&channels.chunks_exact(3).collect::<Vec<_>>()).expect("numbers");
-        let json = |text: &str| Elements::Json(serde_json::from_str(text).expect("an array"));
+        let json = |text: &str| InputElements::Json(serde_json::from_str(text).expect("an array"));
         for (form, elements) in [("binary", binary), ("flat", json(&flat)), ("nested", json(&nested))] {
             let found = inputs(elements, 2, SIDE).unwrap_or_else(|fault| panic!("{form}: {fault}"));
             let plane = (SIDE * SIDE) as f32;
@@ -230,15 +237,17 @@ mod tests {
             let mut numbers = counted(2);
             numbers[INPUT_LENGTH + SIDE * SIDE + 2 * SIDE + 3] = number;
             let bytes = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
-            let fault = inputs(Elements::Binary(bytes), 2, SIDE).expect_err("not finite");
+            let fault = inputs(InputElements::Binary(bytes), 2, SIDE).expect_err("not finite");
             assert!(fault.message.contains(&format!("{number} at [1,1,2,3]")), "{fault}");
         }
     }
 
     #[test]
-    fn files_are_read_from_json_and_from_bytes() {
+    fn image_files_are_read_from_json_and_from_bytes() {
         let json = serde_json::from_str(r#"[["YWJj"],["ZA=="]]"#).expect("an array");
-        for elements in [Elements::Json(json), Elements::Binary(Bytes::from_static(b"\x03\0\0\0abc\x01\0\0\0d"))] {
+        for elements in
+            [InputElements::Json(json), InputElements::Binary(Bytes::from_static(b"\x03\0\0\0abc\x01\0\0\0d"))]
+        {
             assert_eq!(files(elements, 2), Ok(vec![Bytes::from_static(b"abc"), Bytes::from_static(b"d")]));
         }
     }

@@ -1,4 +1,4 @@
-//! The queue of decoded images between decoders and workers: a [`Batcher`] that threads share.
+//! The queue of decoded images between decoders and workers. It is a [`Batcher`] that threads share.
 
 use super::work_item::WorkItem;
 use crate::batch::{Batch, Batcher};
@@ -6,27 +6,27 @@ use crate::model::Input;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Decoded images that wait for a forward pass. The capacity of the replica bounds their number.
+/// The decoded images that wait for a forward pass. The capacity of the replica limits their number.
 #[derive(Default)]
 pub(super) struct BatchQueue {
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct State {
-    /// `None` until the times of passes are known.
+struct QueueState {
+    /// `None` until the warm-up has measured the times of passes.
     batcher: Option<Batcher<WorkItem<Input>>>,
     is_closed: bool,
 }
 
 impl BatchQueue {
-    /// Lets images be pushed from now on.
+    /// Gives the queue its batcher. From now on, images can be pushed.
     pub(super) fn open(&self, batcher: Batcher<WorkItem<Input>>) {
         self.with_state(|state| state.batcher = Some(batcher));
     }
 
-    /// Ends the queue: workers take the images that wait, and then stop.
+    /// Closes the queue. Workers take the images that wait, and then stop.
     pub(super) fn close(&self) {
         self.with_state(|state| state.is_closed = true);
         self.changed.notify_all();
@@ -35,16 +35,16 @@ impl BatchQueue {
     /// Adds an image.
     ///
     /// # Panics
-    /// When the queue has not been opened.
+    /// If the queue is not open yet.
     pub(super) fn push(&self, item: WorkItem<Input>) {
         self.with_state(|state| {
-            let batcher = state.batcher.as_mut().expect("the queue is opened before decoding begins");
+            let batcher = state.batcher.as_mut().expect("the queue is opened before the decoders start");
             batcher.push(item.entered, item.deadline, item);
         });
         self.changed.notify_one();
     }
 
-    /// Blocks until a batch is due, and takes it. `None` once the queue is closed and empty.
+    /// Waits until a batch is due, and takes the batch. `None` if the queue is closed and empty.
     pub(super) fn take(&self) -> Option<Batch<WorkItem<Input>>> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
@@ -70,8 +70,8 @@ impl BatchQueue {
         });
     }
 
-    fn with_state(&self, change: impl FnOnce(&mut State)) {
-        // No change leaves the state inconsistent, so the state is valid even after a panic of another thread.
+    fn with_state(&self, change: impl FnOnce(&mut QueueState)) {
+        // A poisoned lock is used all the same: no change leaves the state inconsistent, even if its thread panics.
         change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }

@@ -1,9 +1,9 @@
-//! The decoding threads: encoded images → the model's input.
+//! The decoding threads, which convert encoded images to the model's input.
 
 use super::Image;
 use super::batch_queue::BatchQueue;
 use super::work_item::WorkItem;
-use crate::decode::{self, Limits};
+use crate::decode::{self, ImageLimits};
 use crate::metrics::{self, Stage};
 use crate::model::Input;
 use crate::preprocess;
@@ -13,7 +13,7 @@ use service::wire::{Code, RequestError};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// The queue that all decoders fill. Closed when the last decoder has ended.
+/// The part that all decoders share. It closes the queue when the last decoder has ended.
 pub(super) struct Decoders {
     queue: Arc<BatchQueue>,
 }
@@ -23,21 +23,21 @@ impl Decoders {
         Self { queue }
     }
 
-    /// Decodes images until the channel is closed and empty.
-    pub(super) fn run(&self, images: &Receiver<WorkItem<Image>>, limits: Limits, transform: Transform) {
+    /// Decodes the images of the channel `images` until the channel is closed and empty.
+    pub(super) fn run(&self, images: &Receiver<WorkItem<Image>>, limits: ImageLimits, transform: Transform) {
         for item in images {
             if item.is_abandoned() || item.deadline <= Instant::now() {
                 item.expire("decoding");
                 continue;
             }
-            let WorkItem { image, deadline, entered, mut times, reply } = item;
+            let WorkItem { image, deadline, entered, mut times, responder } = item;
             match input(image, limits, transform) {
                 Ok(input) => {
                     times.decode = entered.elapsed();
                     metrics::stage(Stage::Decode).record(times.decode);
-                    self.queue.push(WorkItem { image: input, deadline, entered: Instant::now(), times, reply });
+                    self.queue.push(WorkItem { image: input, deadline, entered: Instant::now(), times, responder });
                 }
-                Err(error) => reply.send(Err(fault(&error))),
+                Err(error) => responder.send(Err(request_error(&error))),
             }
         }
     }
@@ -49,7 +49,7 @@ impl Drop for Decoders {
     }
 }
 
-fn input(image: Image, limits: Limits, transform: Transform) -> Result<Input, decode::Error> {
+fn input(image: Image, limits: ImageLimits, transform: Transform) -> Result<Input, decode::Error> {
     match image {
         Image::Encoded(file) => {
             let pixels = decode::decode(&file, limits)?;
@@ -59,7 +59,7 @@ fn input(image: Image, limits: Limits, transform: Transform) -> Result<Input, de
     }
 }
 
-fn fault(error: &decode::Error) -> RequestError {
+fn request_error(error: &decode::Error) -> RequestError {
     let code = match error {
         decode::Error::TooManyPixels { .. } => Code::TooLarge,
         decode::Error::UnknownFormat | decode::Error::Corrupt { .. } => Code::BadImage,

@@ -1,7 +1,7 @@
-//! The inference threads, each of which owns a model: batches of inputs → logits.
+//! The inference threads. Each owns a model, which computes the logits of batches of inputs.
 
 use super::batch_queue::BatchQueue;
-use super::work_item::{Reply, WorkItem};
+use super::work_item::{Responder, WorkItem};
 use super::{Classification, StageTimes};
 use crate::batch::Batch;
 use crate::metrics::{self, Stage};
@@ -10,13 +10,9 @@ use crate::transform::Transform;
 use service::wire::{Code, RequestError};
 use std::time::{Duration, Instant};
 
-/// Runs every batch size from 1 to `max_batch` once, with images of zeros, so that no request pays for a first pass.
-/// Returns the time of each pass.
-pub(super) fn warm_up(
-    model: &mut dyn Model,
-    transform: Transform,
-    max_batch: usize,
-) -> Result<Vec<Duration>, InferenceError> {
+/// Runs one pass of each batch size from 1 to `max_batch`, with images of zeros. Otherwise a request would have to wait
+/// for a slow first pass. Returns the time of each pass.
+pub(super) fn warm_up(model: &mut dyn Model, transform: Transform, max_batch: usize) -> Result<Vec<Duration>, InferenceError> {
     let image = vec![0.0; transform.input_length()];
     (1..=max_batch)
         .map(|size| {
@@ -43,11 +39,11 @@ pub(super) fn run(model: &mut dyn Model, queue: &BatchQueue) {
 /// Runs one forward pass and answers its requests. Returns the time of the pass.
 fn infer(model: &mut dyn Model, batch: Vec<WorkItem<Input>>) -> Duration {
     let started = Instant::now();
-    let (inputs, replies): (Vec<Input>, Vec<(StageTimes, Reply)>) = batch
+    let (inputs, responders): (Vec<Input>, Vec<(StageTimes, Responder)>) = batch
         .into_iter()
-        .map(|WorkItem { image, entered, mut times, reply, .. }| {
+        .map(|WorkItem { image, entered, mut times, responder, .. }| {
             times.batch = started.saturating_duration_since(entered);
-            (image, (times, reply))
+            (image, (times, responder))
         })
         .unzip();
     let outcome = model.logits(&inputs);
@@ -56,16 +52,16 @@ fn infer(model: &mut dyn Model, batch: Vec<WorkItem<Input>>) -> Duration {
     metrics::stage(Stage::Forward).record(inference);
     match outcome {
         Ok(rows) => {
-            for ((mut times, reply), logits) in replies.into_iter().zip(rows) {
+            for ((mut times, responder), logits) in responders.into_iter().zip(rows) {
                 times.inference = inference;
                 metrics::stage(Stage::Queue).record(times.batch);
-                reply.send(Ok(Classification { logits, times }));
+                responder.send(Ok(Classification { logits, times }));
             }
         }
         Err(failure) => {
-            tracing::error!(%failure, "a forward pass failed");
-            for (_, reply) in replies {
-                reply.send(Err(RequestError::new(Code::Internal, failure.to_string())));
+            tracing::error!(%failure, images = inputs.len(), "a forward pass failed; its requests get status 500");
+            for (_, responder) in responders {
+                responder.send(Err(RequestError::new(Code::Internal, failure.to_string())));
             }
         }
     }

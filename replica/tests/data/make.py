@@ -1,4 +1,4 @@
-"""Makes the files in this folder, which the replica's results are compared with: by torch 2.13 and torchvision 0.28."""
+"""Makes the files in this folder with torch 2.13 and torchvision 0.28. The replica's results are compared with them."""
 
 from collections import OrderedDict
 
@@ -38,7 +38,7 @@ for name, mode in {"grey": "L", "cmyk": "CMYK", "palette": "P", "alpha": "RGBA"}
     small.convert(mode).save(f"{name}.{'jpg' if mode in ('L', 'CMYK') else 'png'}")
 small.save("lossless.webp", lossless=True)
 small.save("progressive.jpg", progressive=True)
-# 400 megapixels in 49 KB, and a JPEG whose header says as much.
+# A PNG of 400 megapixels in 49 KB, and a JPEG whose header says that it has 400 megapixels.
 Image.new("1", (20000, 20000)).save("bomb.png", optimize=True)
 header = bytearray(open("grey.jpg", "rb").read())
 frame = header.index(b"\xff\xc0")

@@ -1,8 +1,8 @@
-"""Makes the files in `odd/` with Pillow 13 and torchvision 0.28, with which the replica's decoding is compared.
+"""Makes the files in `odd/` with Pillow 13 and torchvision 0.28. The replica's decoding is compared with them.
 
-`odd/levels.txt` has a line for each file: its name, and either the width, the height and the FNV-1a hash of the pixels
-that `convert("RGB")` makes of it, or `refused` if the replica must refuse it, whatever Pillow does. `odd/*.crop.png`
-are torchvision's crops of `picture.png`.
+`odd/levels.txt` has a line for each file: its name, followed by the width, the height and the FNV-1a hash of the pixels
+that Pillow's `convert("RGB")` returns. For a file that the replica must refuse, the name is followed by `refused`, even
+if Pillow reads the file. `odd/*.crop.png` are torchvision's crops of `picture.png`.
 """
 
 import io
@@ -22,7 +22,7 @@ levels = []
 
 
 def keep(name, file, refused=False):
-    """Writes a file to `odd/`, and its line to `levels`."""
+    """Writes a file to `odd/`, and adds its line to `levels`."""
     with open(f"odd/{name}", "wb") as out:
         out.write(file)
     if refused:
@@ -65,7 +65,7 @@ def adobe(transform):
     return segment(0xEE, b"Adobe\0\x64\0\0\0\0" + bytes([transform]))
 
 
-# JPEG: sampling, in one scan and in three, with and without restarts.
+# JPEG files with all kinds of sampling, in one scan and in three, with and without restart markers.
 one = (1, 1)
 sampling = {
     "444": [one] * 3,
@@ -86,7 +86,7 @@ keep("fraction.jpg", encode(luma, [(3, 1), (2, 1), one], markers=jfif), refused=
 for name, factor in {"grey": one, "grey22": (2, 2), "grey12": (1, 2)}.items():
     keep(f"{name}.jpg", encode(luma[:1], [factor], markers=jfif, restart=4))
 keep("two.jpg", encode(luma[:2], [one] * 2), refused=True)
-# JPEG: colours.
+# JPEG files with all kinds of colour spaces.
 for name, factors in {"444": [one] * 4, "420": [(2, 2), one, one, (2, 2)]}.items():
     for transform in (None, 0, 2):
         markers = b"" if transform is None else adobe(transform)
@@ -97,7 +97,7 @@ keep("rgb-names-jfif.jpg", encode(colours, sampling["444"], ids=b"RGB", markers=
 keep("ycc-adobe.jpg", encode(luma, sampling["420"], markers=adobe(1)))
 keep("ycc-names.jpg", encode(luma, sampling["420"], ids=(0, 1, 2)))
 keep("cmyk.jpg", saved(picture.convert("CMYK"), "JPEG", progressive=True))
-# JPEG: segments and bytes around the image.
+# JPEG files with other segments, and with bytes around the image.
 plain = encode(luma, sampling["420"])
 exif = Image.Exif()
 exif[0x112] = 6
@@ -116,7 +116,7 @@ keep("broken-metadata.jpg", encode(luma, sampling["420"], markers=b"".join(broke
 keep("no-tables.jpg", encode(luma, sampling["422"], huffman=b"", markers=segment(0xE0, b"AVI1" + bytes(10))))
 keep("extended.jpg", encode(luma, sampling["420"], sof=0xC1))
 keep("lines.jpg", plain[:-2] + segment(0xDC, struct.pack(">H", 37)) + plain[-2:])
-# JPEG: refused files. Pillow paints missing parts grey, and has an arithmetic decoder.
+# JPEG files that the replica must refuse. Pillow paints missing parts grey, and has an arithmetic decoder.
 frame = plain.index(b"\xff\xc0")
 keep("no-height.jpg", plain[: frame + 5] + b"\0\0" + plain[frame + 7 :], refused=True)
 keep("deep.jpg", plain[: frame + 4] + b"\x0c" + plain[frame + 5 :], refused=True)
@@ -129,7 +129,7 @@ lost = restarts.index(b"\xff\xd1")
 keep("lost-restart.jpg", restarts[:lost] + restarts[restarts.index(b"\xff\xd2") :], refused=True)
 wave = saved(picture, "JPEG", progressive=True)
 keep("lost-scan.jpg", wave[: wave.rindex(b"\xff\xda")] + b"\xff\xd9", refused=True)
-# JPEG: sizes, and progressive.
+# JPEG files of several sizes, baseline and progressive.
 for width, height in ((1, 1), (1, 300), (300, 1), (3, 2), (5, 7), (16, 16), (17, 13), (33, 31)):
     for subsampling in (0, 1, 2):
         for progressive in (False, True):
@@ -139,7 +139,7 @@ keep("progressive-restart.jpg", saved(picture, "JPEG", progressive=True, restart
 keep("progressive-grey.jpg", saved(picture.convert("L"), "JPEG", progressive=True, quality=95))
 
 
-# PNG.
+# PNG files.
 def chunk(name, content):
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
@@ -182,7 +182,7 @@ file[file.index(b"IDAT") + 20] ^= 1
 keep("checksum.png", bytes(file), refused=True)
 keep("text-checksum.png", png(2, 8, chunk(b"tEXt", b"a\0b")[:-1] + b"?"), refused=True)
 
-# WebP.
+# WebP files.
 veiled = picture.convert("RGBA")
 veiled.putalpha(picture.split()[1])
 for name, options in {"lossless": {"lossless": True}, "lossy": {"quality": 80}, "rough": {"quality": 10}}.items():

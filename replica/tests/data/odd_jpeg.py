@@ -18,7 +18,7 @@ def segment(marker, content):
 
 
 def tables():
-    """The standard's Huffman tables from a file of Pillow's: segments, and codes by (class, destination)."""
+    """The standard's Huffman tables, taken from a file of Pillow: segments, and codes by (class, destination)."""
     stream = io.BytesIO()
     Image.new("RGB", (8, 8)).save(stream, "JPEG")
     file, at, segments, codes = stream.getvalue(), 2, b"", {}
@@ -45,7 +45,7 @@ HUFFMAN, CODES = tables()
 
 
 class Bits:
-    """Collects bits and stuffs zeros."""
+    """Collects bits, and stuffs a zero after each byte 0xFF."""
 
     def __init__(self):
         self.text = []
@@ -64,7 +64,7 @@ class Bits:
 
 
 def block(bits, levels, step, predictor, kind):
-    """Encodes a block of levels with one quantisation step. Returns its DC coefficient."""
+    """Encodes a block of levels with one quantisation step. Returns the DC coefficient of the block."""
     found = np.round(BASIS @ (levels - 128.0) @ BASIS.T / step).astype(int).flatten()[ZIGZAG]
     size = int(abs(found[0] - predictor)).bit_length()
     bits.put(*CODES[0, kind][size])

@@ -1,6 +1,6 @@
-"""Classifies images with Triton's client and compares the answers with those of POST /predict.
+"""Classifies images with Triton's client, and compares the answers with those of POST /predict.
 
-Usage: client.py HOST:PORT, the address of a replica that takes two images at once.
+Usage: client.py HOST:PORT. This is the address of a replica that takes two images at once.
 """
 
 import base64
@@ -20,7 +20,7 @@ STANDARD_DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
 
 
 def stripes():
-    """An image of 256x256 pixels, the size before the crop, so that the transform only crops it."""
+    """An image of 256x256 pixels. The transform crops it, but does not resize it."""
     image = np.full((256, 256, 3), (40, 60, 90), np.uint8)
     image[64:192, 64:192] = (220, 200, 60)
     image[64:192, 64:192][::16] = (20, 20, 20)
@@ -28,7 +28,7 @@ def stripes():
 
 
 def disc():
-    """Another image of 256x256 pixels."""
+    """An image of a disc, of 256x256 pixels."""
     y, x = np.mgrid[:256, :256]
     image = np.full((256, 256, 3), (200, 210, 190), np.uint8)
     image[(y - 128) ** 2 + (x - 128) ** 2 < 80**2] = (180, 30, 40)
@@ -46,13 +46,13 @@ def png(pixels):
 
 
 def normalised(pixels):
-    """The centre as torchvision's transform normalises it, [3,224,224]."""
+    """The centre of the image, normalised as by torchvision's transform: [3,224,224]."""
     scaled = pixels[16:240, 16:240].astype(np.float32) / 255
     return ((scaled - MEAN) / STANDARD_DEVIATION).transpose(2, 0, 1)
 
 
 def predict(address, file):
-    """The label and the probability of every class."""
+    """The label of the likeliest class, and the probabilities of all classes in class order."""
     connection = http.client.HTTPConnection(address)
     connection.request("POST", "/predict?top_k=1000", file, {"Content-Type": "image/png"})
     answer = json.loads(connection.getresponse().read())
@@ -72,7 +72,7 @@ def refused(call, status, text):
     except InferenceServerException as error:
         assert error.status() == status and text in error.message(), error
     else:
-        raise AssertionError(f"accepted; expected {text}")
+        raise AssertionError(f"the request was accepted instead of refused with {text!r}")
 
 
 def same(found, expected):
@@ -117,7 +117,7 @@ def main(address):
     for name, datatype, data, binary in inputs:
         for chosen in [slice(0, 1), slice(1, 2), slice(0, 2)]:
             made = [tensor(name, datatype, data[chosen], binary)]
-            # The client requests no outputs by name, and binary data, so the answer has the default output as bytes.
+            # The client names no outputs and requests binary data, so the answer has the default output as bytes.
             answer = client.infer(MODEL, made, request_id="a request")
             assert answer.get_response()["id"] == "a request", answer.get_response()
             same(answer.as_numpy("probabilities"), expected[chosen])
@@ -147,7 +147,7 @@ def main(address):
     refused(lambda: client.infer(MODEL, three), "413", "this replica takes 2 at once")
     torn = [tensor("image", "BYTES", np.array([files[0], files[1][:500]], np.object_), True)]
     refused(lambda: client.infer(MODEL, torn), "400", "image 1: ")
-    refused(lambda: client.infer("other", first), "404", 'there is no model "other"')
+    refused(lambda: client.infer("other", first), "404", 'there is no model "other"; this replica has')
     compressed = lambda: client.infer(MODEL, first, request_compression_algorithm="gzip")
     refused(compressed, "415", 'Content-Encoding "gzip" is not supported')
 

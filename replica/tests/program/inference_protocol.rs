@@ -1,7 +1,7 @@
-//! The Open Inference Protocol of the replica's program: with Triton's client (PyPI) and with requests made here. The
-//! test with Triton's client says that it was skipped where the client is not installed.
+//! Tests the Open Inference Protocol of the replica's program, with Triton's client (PyPI) and with requests made here.
+//! If Triton's client is not installed, its test prints that it was skipped.
 
-use crate::replica::{Replica, Reply, TIMEOUT};
+use crate::replica::{ReceivedAnswer, ReplicaProcess, TIMEOUT};
 use bytes::Bytes;
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -14,37 +14,37 @@ use tokio::process::Command;
 
 const INFER: &str = "/v2/models/resnet18/infer";
 
-impl Replica {
-    async fn infer(&self, body: &Value) -> Reply {
+impl ReplicaProcess {
+    async fn infer(&self, body: &Value) -> ReceivedAnswer {
         self.send(Method::POST, INFER, &[], body.to_string()).await
     }
 }
 
-/// The body of an inference request with `count` images, all of them the same file in base64.
+/// The body of an inference request with `count` images. All are the same file in base64.
 fn images(count: usize) -> Value {
-    // An image of one red pixel.
+    // The file has one red pixel.
     const PNG: &str = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC";
     json!({"inputs": [{"name": "image", "datatype": "BYTES", "shape": [count], "data": vec![PNG; count]}]})
 }
 
 #[tokio::test]
-async fn tritons_client_classifies_as_predict_does() {
+async fn tritons_client_gets_the_same_classes_as_post_predict() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
     let python = match std::env::var_os("ROUNDHOUSE_TRITONCLIENT") {
         Some(named) => PathBuf::from(named),
         None => folder.join("../target/tools/tritonclient/bin/python"),
     };
     if !python.exists() {
-        // Written to standard error itself, since the output of passing tests is captured and not shown.
+        // `eprintln!` would print nothing, because the output of passing tests is captured.
         let reason = format!(
-            "skipped: {} is not there; to have it: python3 -m venv target/tools/tritonclient && \
+            "skipped: there is no {}; to install it: python3 -m venv target/tools/tritonclient && \
              target/tools/tritonclient/bin/pip install 'tritonclient[http]'",
             python.display()
         );
         writeln!(std::io::stderr(), "{reason}").expect("standard error is open");
         return;
     }
-    let replica = Replica::start(&["--capacity=2"]).await;
+    let replica = ReplicaProcess::start(&["--capacity=2"]).await;
     let mut client = Command::new(&python);
     client.arg(folder.join("tests/program/client.py")).arg(&replica.address).kill_on_drop(true);
     let output = tokio::time::timeout(TIMEOUT, client.output()).await.expect("the client ends").expect("it starts");
@@ -52,8 +52,8 @@ async fn tritons_client_classifies_as_predict_does() {
 }
 
 #[tokio::test]
-async fn a_refusal_has_a_status_and_a_reason() {
-    let replica = Replica::start(&["--capacity=2", "--max-body-bytes=1000000"]).await;
+async fn a_refused_request_gets_a_status_and_a_reason() {
+    let replica = ReplicaProcess::start(&["--capacity=2", "--max-body-bytes=1000000"]).await;
     let huge: Vec<u8> = (0..3 * 224 * 224).flat_map(|_| 3e38_f32.to_le_bytes()).collect();
     let json = r#"{"inputs":[{"name":"input","datatype":"FP32","shape":[1,3,224,224],
         "parameters":{"binary_data_size":602112}}]}"#;
@@ -63,11 +63,11 @@ async fn a_refusal_has_a_status_and_a_reason() {
     let one = || Bytes::from(images(1).to_string());
     for (method, path, headers, body, status, message) in [
         (&get, "/v2/nothing", &[][..], Bytes::new(), 404, "no such path: /v2/nothing"),
-        (&get, "/v2/models/x", &[], Bytes::new(), 404, "there is no model \"x\"; there is \"resnet18\""),
+        (&get, "/v2/models/x", &[], Bytes::new(), 404, "there is no model \"x\"; this replica has \"resnet18\""),
         (&post, "/v2/models/resnet18/versions/2/infer", &[], one(), 404, "no version \"2\""),
         (&post, "/v2/health/live", &[], one(), 405, "this path takes GET, HEAD only"),
         (&get, INFER, &[], Bytes::new(), 405, "this path takes POST only"),
-        (&post, INFER, &[], Bytes::from_static(b"{"), 400, "the JSON is no inference request"),
+        (&post, INFER, &[], Bytes::from_static(b"{"), 400, "the JSON is not an inference request"),
         (&post, INFER, &[("x-request-timeout-ms", "-1")], one(), 400, "x-request-timeout-ms must be"),
         (&post, INFER, &[("inference-header-content-length", "9999")], one(), 400, "is 9999, but the whole body has"),
         (&post, INFER, &[("inference-header-content-length", &length)], too_large_for_the_model, 400, "image 0: its"),
@@ -86,8 +86,8 @@ async fn a_refusal_has_a_status_and_a_reason() {
 }
 
 #[tokio::test]
-async fn an_answer_has_the_id_and_trace_of_its_request() {
-    let replica = Replica::start(&[]).await;
+async fn an_answer_has_the_request_id_and_the_trace_of_its_request() {
+    let replica = ReplicaProcess::start(&[]).await;
     let headers =
         [("x-request-id", "mine"), ("traceparent", "00-11111111111111111111111111111111-2222222222222222-01")];
     let (status, found, answer) = replica.send(Method::POST, INFER, &headers, images(1).to_string()).await;
@@ -100,14 +100,17 @@ async fn an_answer_has_the_id_and_trace_of_its_request() {
 }
 
 #[tokio::test]
-async fn images_without_a_slot_are_refused_and_take_none() {
-    let replica = Replica::start(&["--capacity=2"]).await;
+async fn a_request_without_enough_free_slots_is_refused_and_takes_none() {
+    let replica = ReplicaProcess::start(&["--capacity=2"]).await;
     let unfinished = replica.hold_a_slot().await;
     for _ in 0..3 {
         let (status, headers, answer) = replica.infer(&images(2)).await;
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{answer}");
         assert_eq!(headers["retry-after"], "1");
-        assert!(answer["error"].as_str().is_some_and(|error| error.contains("send to another")), "{answer}");
+        assert!(
+            answer["error"].as_str().is_some_and(|error| error.contains("send the request to another replica")),
+            "{answer}"
+        );
         assert_eq!(replica.infer(&images(1)).await.0, StatusCode::OK);
     }
     drop(unfinished);
@@ -115,10 +118,10 @@ async fn images_without_a_slot_are_refused_and_take_none() {
     assert_eq!(replica.infer(&images(2)).await.0, StatusCode::OK);
 }
 
-/// If the replica closed the connection, a client could not know whether its next request was seen.
+/// If the replica closed the connection, a client could not know whether the replica has read its next request.
 #[tokio::test]
 async fn a_refused_request_keeps_its_connection() {
-    let replica = Replica::start(&["--capacity=1"]).await;
+    let replica = ReplicaProcess::start(&["--capacity=1"]).await;
     let _unfinished = replica.hold_a_slot().await;
     let body = vec![0; 1_000_000];
     for path in ["/predict", INFER] {
@@ -126,7 +129,7 @@ async fn a_refused_request_keeps_its_connection() {
         for _ in 0..2 {
             let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
             kept.write_all(head.as_bytes()).await.expect("sent");
-            // By now the replica has decided to refuse the request.
+            // After this pause, the replica has decided to refuse the request.
             tokio::time::sleep(Duration::from_millis(50)).await;
             kept.write_all(&body).await.expect("the body is read");
             let mut answer = String::new();
@@ -142,8 +145,8 @@ async fn a_refused_request_keeps_its_connection() {
 }
 
 #[tokio::test]
-async fn a_draining_replica_is_live_and_answers_but_is_not_ready() {
-    let replica = Replica::start(&["--drain-delay=60s"]).await;
+async fn a_draining_replica_is_not_ready_but_is_live_and_answers() {
+    let replica = ReplicaProcess::start(&["--drain-delay=60s"]).await;
     let ready = "/v2/health/ready";
     assert_eq!(replica.get(ready).await.2, json!({"ready": true}));
     let process = replica.child.id().expect("it runs").to_string();

@@ -1,4 +1,4 @@
-//! Tests of the replica's program as a whole, over HTTP.
+//! Tests of the whole program of a replica, over HTTP.
 
 mod inference_protocol;
 mod readiness;

@@ -1,21 +1,21 @@
-//! Everything that a ready replica promises is true when `/readyz` first says so.
+//! Tests that a replica has all its metrics and its model's metadata when `/readyz` first reports ready.
 
-use crate::replica::Replica;
+use crate::replica::ReplicaProcess;
 use hyper::StatusCode;
-use replica::metrics::{self, Kind};
+use replica::metrics::{self, MetricKind};
 use serde_json::json;
 
 #[tokio::test]
-async fn a_replica_that_says_ready_has_all_metrics_and_describes_its_model() {
-    let replica = Replica::start_unready(&["--workers=1"]).await;
-    // Without a pause: what is set only after readiness is missed here.
+async fn a_ready_replica_has_all_metrics_and_the_metadata_of_its_model() {
+    let replica = ReplicaProcess::start_unready(&["--workers=1"]).await;
+    // There is no pause between these requests. Otherwise a metric that is set after readiness would be there in time.
     while replica.get_text("/readyz").await.0 != StatusCode::OK {}
     let (status, text) = replica.get_text("/metrics").await;
     assert_eq!(status, StatusCode::OK);
     for metrics::Metric { name, kind, help } in metrics::ALL {
         let (kind, sample) = match kind {
-            Kind::Gauge => ("gauge", name.to_owned()),
-            Kind::Histogram => ("histogram", format!("{name}_count")),
+            MetricKind::Gauge => ("gauge", name.to_owned()),
+            MetricKind::Histogram => ("histogram", format!("{name}_count")),
         };
         for line in [format!("# HELP {name} {help}"), format!("# TYPE {name} {kind}")] {
             assert!(text.lines().any(|found| found == line), "{line:?} is missing in:\n{text}");

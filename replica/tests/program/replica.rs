@@ -1,4 +1,4 @@
-//! A replica as a child process, and requests to it.
+//! Starts a replica as a child process, and sends requests to it.
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -13,21 +13,21 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
-/// The time limit of each step, longer than any of them takes.
+/// The time limit of each step of a test. Every step takes less time, even on a busy machine.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A replica with the bundled model, killed when dropped.
-pub(crate) struct Replica {
+/// The process of a replica with the bundled model. It is killed when this value is dropped.
+pub(crate) struct ReplicaProcess {
     pub(crate) child: Child,
-    /// `host:port`
+    /// The address that the replica serves on, `host:port`.
     pub(crate) address: String,
     client: Client<HttpConnector, Full<Bytes>>,
 }
 
-/// Status, headers and JSON of an answer.
-pub(crate) type Reply = (StatusCode, HeaderMap, Value);
+/// The status, the headers and the JSON of an answer. The JSON is null if the body is not JSON.
+pub(crate) type ReceivedAnswer = (StatusCode, HeaderMap, Value);
 
-impl Replica {
+impl ReplicaProcess {
     /// Starts a replica and waits until it is ready.
     pub(crate) async fn start(flags: &[&str]) -> Self {
         let replica = Self::start_unready(flags).await;
@@ -35,7 +35,7 @@ impl Replica {
         replica
     }
 
-    /// Starts a replica and waits only until it listens.
+    /// Starts a replica and waits until it listens. It may not be ready yet.
     pub(crate) async fn start_unready(flags: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_replica"))
             .args(["--listen=127.0.0.1:0", "--log=error", "--exit-with-parent"])
@@ -58,7 +58,7 @@ impl Replica {
         path: &str,
         headers: &[(&str, &str)],
         body: impl Into<Bytes>,
-    ) -> Reply {
+    ) -> ReceivedAnswer {
         let mut request = Request::builder().method(method).uri(format!("http://{}{path}", self.address));
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -69,17 +69,17 @@ impl Replica {
         (head.status, head.headers, serde_json::from_slice(&body).unwrap_or(Value::Null))
     }
 
-    pub(crate) async fn get(&self, path: &str) -> Reply {
+    pub(crate) async fn get(&self, path: &str) -> ReceivedAnswer {
         self.send(Method::GET, path, &[], "").await
     }
 
-    /// Status and text of a `GET`.
+    /// The status and the text of the answer to `GET path`.
     pub(crate) async fn get_text(&self, path: &str) -> (StatusCode, String) {
         let (status, body) = service::fetch::get(&self.address, path, TIMEOUT).await.expect("the replica answers");
         (status, String::from_utf8_lossy(&body).into_owned())
     }
 
-    /// Holds a slot with a request whose body never ends, until the connection is dropped.
+    /// Takes a slot by a request whose body never ends. The slot is free again when the connection is dropped.
     pub(crate) async fn hold_a_slot(&self) -> TcpStream {
         let mut unfinished = TcpStream::connect(&self.address).await.expect("the replica listens");
         unfinished.write_all(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n").await.expect("sent");
@@ -91,12 +91,12 @@ impl Replica {
         self.until(path, |found, _| found == status).await;
     }
 
-    /// Gets `path` until the status and text of the answer satisfy `is_so`.
-    pub(crate) async fn until(&self, path: &str, is_so: impl Fn(StatusCode, &str) -> bool) {
+    /// Repeats `GET path` until the status and the text of the answer satisfy `condition`.
+    pub(crate) async fn until(&self, path: &str, condition: impl Fn(StatusCode, &str) -> bool) {
         let mut last = None;
         for _ in 0..2000 {
             let (status, text) = self.get_text(path).await;
-            if is_so(status, &text) {
+            if condition(status, &text) {
                 return;
             }
             last = Some((status, text));

@@ -1,17 +1,17 @@
-//! How a program ends: the message that the user sees, and the exit status. A crate of its own, so that the task runner has it
-//! without a server's libraries.
+//! How a program ends: the message that the user sees, and the exit status. It is a crate of its own, so that the task
+//! runner (`xtask`) can use it without compiling a server's libraries.
 
 use anyhow::{Error, Result};
 use std::process::{ExitCode, Termination};
 
-/// The environment variable that asks for the backtraces of errors.
+/// The environment variable that switches on the backtraces of errors.
 const BACKTRACE: &str = "RUST_LIB_BACKTRACE";
 
-/// Returns the exit status of a program: that of its result, which is 0 for `()`, or 1 after an error. Prints an error to standard error, with its causes, as
-/// `error: start the replica: no such file`.
+/// Returns the exit status of a program: the status of its value (0 for `()`), or 1 after an error. An error is printed
+/// to standard error with its causes, for example `error: start the replica: no such file`.
 ///
-/// A backtrace follows only if `RUST_LIB_BACKTRACE=1` is set. `RUST_BACKTRACE` alone, which asks for the backtraces of
-/// panics, prints none.
+/// A backtrace follows only if `RUST_LIB_BACKTRACE=1` is set. `RUST_BACKTRACE` alone switches on the backtraces of
+/// panics, but not those of errors.
 pub fn report<T: Termination>(result: Result<T>) -> ExitCode {
     match result {
         Ok(status) => status.report(),

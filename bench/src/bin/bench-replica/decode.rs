@@ -37,7 +37,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// Milliseconds for one file.
 fn milliseconds(file: &[u8]) -> Result<f64> {
     let start = Instant::now();
-    let pixels = decode::decode(file, decode::Limits::default())?;
+    let pixels = decode::decode(file, decode::ImageLimits::default())?;
     let input = preprocess::input(&pixels, &Transform::IMAGENET);
     let took = start.elapsed();
     std::hint::black_box(input);

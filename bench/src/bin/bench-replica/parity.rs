@@ -51,7 +51,7 @@ fn decode_listed(folder: &Path) -> Result<Vec<u8>> {
     for row in list.lines() {
         let (_kind, path) = row.split_once('\t').with_context(|| format!("list.txt: a row without a tab: {row:?}"))?;
         let file = std::fs::read(path).with_context(|| format!("read {path}"))?;
-        match decode::decode(&file, decode::Limits::default()) {
+        match decode::decode(&file, decode::ImageLimits::default()) {
             Ok(pixels) => crops.extend(preprocess::crop(&pixels, &Transform::IMAGENET)),
             Err(error) => {
                 refused.push_str(&format!("{path}\t{error}\n"));

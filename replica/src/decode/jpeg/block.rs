@@ -1,12 +1,13 @@
-//! A block of 8×8 coefficients → samples: dequantisation and the inverse discrete cosine transform (T.81 A.3.3).
+//! Converts a block of 8×8 coefficients to samples: dequantisation and the inverse discrete cosine transform (T.81
+//! A.3.3).
 //!
-//! Source: libjpeg's `jidctint.c`, by the algorithm of Loeffler, Ligtenberg and Moschytz (1989). All its roundings are
-//! kept, so that the pixels are Pillow's.
+//! Source: libjpeg's `jidctint.c`, with the algorithm of Loeffler, Ligtenberg and Moschytz (1989). Every rounding is
+//! the same as there, so that the pixels are the same as Pillow's.
 
 /// The coefficients of one block, row by row.
 pub(super) type Block = [i16; 64];
 
-/// For each coefficient in zigzag order, the order of a file, its index in a [`Block`] (T.81 figure A.6).
+/// The index in a [`Block`] of each coefficient in zigzag order, in which a file stores coefficients (T.81 figure A.6).
 #[rustfmt::skip]
 pub(super) const ZIGZAG: [u8; 64] = [
     0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5,
@@ -15,37 +16,38 @@ pub(super) const ZIGZAG: [u8; 64] = [
     58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63,
 ];
 
-/// Fractional bits of the transform's constants (libjpeg's `CONST_BITS`).
-const FRACTION: i32 = 13;
-/// Fractional bits of the numbers between the two passes (libjpeg's `PASS1_BITS`).
-const BETWEEN: i32 = 2;
+/// The number of fractional bits of the transform's constants (libjpeg's `CONST_BITS`).
+const CONSTANT_BITS: i32 = 13;
+/// The number of fractional bits of the values between the two passes (libjpeg's `PASS1_BITS`).
+const FIRST_PASS_BITS: i32 = 2;
 
-/// The samples of a block, row by row. `coefficients` are multiplied by the factors of `quantisation` first.
+/// The samples of a block, row by row. The coefficients are first multiplied by the factors in `quantisation`.
 pub(super) fn samples(coefficients: &Block, quantisation: &[u16; 64]) -> [u8; 64] {
     let mut columns = *coefficients;
     for (coefficient, &factor) in columns.iter_mut().zip(quantisation) {
         *coefficient = coefficient.wrapping_mul(factor as i16);
     }
-    let rows = transposed(&pass::<{ FRACTION - BETWEEN }>(&columns));
-    let levels = pass::<{ FRACTION + BETWEEN + 3 }>(&rows);
+    let rows = transposed(&pass::<{ CONSTANT_BITS - FIRST_PASS_BITS }>(&columns));
+    let levels = pass::<{ CONSTANT_BITS + FIRST_PASS_BITS + 3 }>(&rows);
     transposed(&levels.map(|level| level.saturating_add(128).clamp(0, 255) as u8))
 }
 
-/// Whether all coefficients but the first are zero.
+/// Whether all coefficients except the first are zero.
 #[inline(always)]
 pub(super) fn is_flat(coefficients: &Block) -> bool {
-    // Without a branch for each coefficient, so that several are tested at once.
+    // This test has no branch for each coefficient, so the compiler can test several at once.
     coefficients[1..].iter().fold(0, |any, coefficient| any | coefficient) == 0
 }
 
-/// The one value of all [`samples`] of a block in which only the first coefficient may differ from zero.
+/// The value of every sample of a block whose coefficients except the first are zero. It is the same as that of
+/// [`samples`], and takes less time.
 pub(super) fn flat(coefficient: i16, factor: u16) -> u8 {
     let whole = i32::from(coefficient.wrapping_mul(factor as i16));
-    // Saturates like the first pass of `samples`.
-    ((((whole << BETWEEN).clamp(i16::MIN.into(), i16::MAX.into()) + 16) >> 5) + 128).clamp(0, 255) as u8
+    // The clamp to 16 bits is that of the first pass of `samples`. Without it, blocks that overflow would differ.
+    ((((whole << FIRST_PASS_BITS).clamp(i16::MIN.into(), i16::MAX.into()) + 16) >> 5) + 128).clamp(0, 255) as u8
 }
 
-/// The block with rows and columns exchanged.
+/// The block after an exchange of rows and columns.
 fn transposed<T: Copy + Default>(block: &[T; 64]) -> [T; 64] {
     let mut turned = [T::default(); 64];
     for row in 0..8 {
@@ -56,10 +58,10 @@ fn transposed<T: Copy + Default>(block: &[T; 64]) -> [T; 64] {
     turned
 }
 
-/// The inverse transform of each column; `SHIFT` fractional bits are rounded off.
+/// The inverse transform of each column. The results are rounded to drop `SHIFT` fractional bits.
 ///
-/// All products are of two numbers of 16 bits, and results are saturated to 16 bits: SSE2 has instructions for both,
-/// and files that overflow give the same pixels as libjpeg-turbo's SIMD code.
+/// The factors of all products have 16 bits, and results are saturated to 16 bits, because SSE2 has instructions for
+/// both. Files that overflow get the same pixels as from libjpeg-turbo's SIMD code.
 #[inline(always)]
 fn pass<const SHIFT: i32>(block: &Block) -> Block {
     let mut out = [0; 64];
@@ -67,13 +69,13 @@ fn pass<const SHIFT: i32>(block: &Block) -> Block {
         let at = |row: usize| block[row * 8 + column];
         let times = |number: i16, factor: i16| i32::from(number) * i32::from(factor);
         let (x0, x1, x2, x3, x4, x5, x6, x7) = (at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7));
-        // Even part.
-        let t0 = (i32::from(x0) + i32::from(x4)) << FRACTION;
-        let t1 = (i32::from(x0) - i32::from(x4)) << FRACTION;
+        // The even part of the transform.
+        let t0 = (i32::from(x0) + i32::from(x4)) << CONSTANT_BITS;
+        let t1 = (i32::from(x0) - i32::from(x4)) << CONSTANT_BITS;
         let t2 = times(x2, 4433) + times(x6, 4433 - 15_137);
         let t3 = times(x2, 4433 + 6270) + times(x6, 4433);
         let even = [t0.wrapping_add(t3), t1.wrapping_add(t2), t1.wrapping_sub(t2), t0.wrapping_sub(t3)];
-        // Odd part.
+        // The odd part of the transform.
         let (z3, z4) = (x7.wrapping_add(x3), x5.wrapping_add(x1));
         let y3 = times(z3, 9633 - 16_069) + times(z4, 9633);
         let y4 = times(z3, 9633) + times(z4, 9633 - 3196);
@@ -97,14 +99,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_zigzag_order_has_every_index_once() {
+    fn the_zigzag_order_contains_every_index_once() {
         let mut places = ZIGZAG;
         places.sort_unstable();
         assert!(places.iter().copied().eq(0..64));
     }
 
     #[test]
-    fn a_block_of_one_coefficient_is_flat() {
+    fn only_a_block_without_further_coefficients_is_flat() {
         for first in [-1024, -300, -5, -4, 0, 3, 4, 77, 1023, i16::MAX] {
             let mut block = [0; 64];
             block[0] = first;
@@ -119,8 +121,8 @@ mod tests {
     }
 
     #[test]
-    fn samples_are_the_cosine_transform_to_within_rounding() {
-        // The mean and two frequencies, compared with the formula of T.81 A.3.3.
+    fn samples_differ_from_the_exact_cosine_transform_only_by_rounding() {
+        // The block has a mean and two frequencies. The samples are compared with the formula of T.81 A.3.3.
         let mut block = [0; 64];
         (block[0], block[3], block[8 * 2 + 5]) = (40, -200, 90);
         let scale = |u: usize| if u == 0 { 0.5_f64.sqrt() } else { 1.0 };

@@ -1,29 +1,29 @@
 //! The conversion of a JPEG file's components to red, green and blue. Knows nothing of coding.
 //!
 //! Sources: libjpeg's `default_decompress_parms` (the colour space of a file) and `ycck_cmyk_convert`; Pillow's
-//! `JpegImagePlugin` (four components are always taken as inverted) and `cmyk2rgb`.
+//! `JpegImagePlugin` (four components always count as inverted) and `cmyk2rgb`.
 
-use super::segments::Frame;
+use super::segments::FrameHeader;
 
 /// The colour space of a file's components.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ColourSpace {
-    /// Grey: one component.
+    /// Grey, which is one component.
     Grey,
-    /// YCbCr: luma, and chroma of blue and of red.
+    /// YCbCr: luma, and the chroma of blue and of red.
     Ycc,
     /// Red, green and blue.
     Rgb,
-    /// Cyan, magenta, yellow and black, inverted.
+    /// Inverted cyan, magenta, yellow and black.
     Cmyk,
-    /// CMYK, inverted, of which the first three components are coded as YCbCr.
+    /// Inverted CMYK, whose first three components are coded as YCbCr.
     Ycck,
 }
 
 impl ColourSpace {
-    /// The colour space of a frame. `jfif` tells whether the file has a JFIF header; `adobe` is the colour transform of
-    /// the Adobe marker, if there is one.
-    pub(super) fn of(frame: &Frame, jfif: bool, adobe: Option<u8>) -> Self {
+    /// The colour space of a frame. `jfif` is true if the file has a JFIF header. `adobe` is the colour transform of
+    /// the Adobe marker, if the file has one.
+    pub(super) fn of(frame: &FrameHeader, jfif: bool, adobe: Option<u8>) -> Self {
         let ids: Vec<u8> = frame.components.iter().map(|component| component.id).collect();
         match (&ids[..], adobe) {
             ([_], _) => Self::Grey,
@@ -37,7 +37,7 @@ impl ColourSpace {
         }
     }
 
-    /// Number of components.
+    /// The number of components.
     fn components(self) -> usize {
         match self {
             Self::Grey => 1,
@@ -46,8 +46,8 @@ impl ColourSpace {
         }
     }
 
-    /// Converts a whole image to `[height, width, 3]`. `read` gets a component, a row and scratch memory, and writes
-    /// that row of the component's samples.
+    /// Converts a whole image to `[height, width, 3]`. `read` is called with the index of a component, the index of a
+    /// row and scratch memory. It writes that row of the component's samples to its last argument.
     pub(super) fn to_rgb<Scratch: Default>(
         self,
         width: usize,
@@ -66,8 +66,8 @@ impl ColourSpace {
         rgb
     }
 
-    /// Converts one row. Red, green and blue are first written over the components they come from: rows of one colour
-    /// are converted with vector instructions, interleaved pixels are not.
+    /// Converts one row. Red, green and blue are first written over the components that they are computed from. The
+    /// compiler uses vector instructions for rows of one colour, but not for interleaved pixels.
     fn convert(self, [a, b, c, d]: &mut [Vec<u8>; 4], rgb: &mut [u8]) {
         if matches!(self, Self::Ycc | Self::Ycck) {
             for ((a, b), c) in a.iter_mut().zip(&mut *b).zip(&mut *c) {
@@ -79,7 +79,7 @@ impl ColourSpace {
             Self::Grey => three.for_each(|(pixel, ((a, _), _))| *pixel = [*a; 3]),
             Self::Ycc | Self::Rgb => three.for_each(|(pixel, ((a, b), c))| *pixel = [*a, *b, *c]),
             Self::Cmyk => three.zip(d).for_each(|((pixel, ((a, b), c)), d)| *pixel = from_cmyk([*a, *b, *c], *d)),
-            // libjpeg inverts the colours that YCbCr is converted to, and calls them ink.
+            // libjpeg inverts the colours to which YCbCr is converted, so that they are ink.
             Self::Ycck => three
                 .zip(d)
                 .for_each(|((pixel, ((a, b), c)), d)| *pixel = from_cmyk([255 - *a, 255 - *b, 255 - *c], *d)),
@@ -87,26 +87,26 @@ impl ColourSpace {
     }
 }
 
-/// Inverted cyan, magenta and yellow, and inverted black (`light`) → red, green and blue, with the roundings of
-/// Pillow's `cmyk2rgb`.
+/// Converts inverted cyan, magenta and yellow (`ink`) and inverted black (`light`) to red, green and blue, with the
+/// roundings of Pillow's `cmyk2rgb`.
 fn from_cmyk(ink: [u8; 3], light: u8) -> [u8; 3] {
-    ink.map(|component| light - times(255 - component, light))
+    ink.map(|component| light - muldiv255(255 - component, light))
 }
 
 /// `a * b / 255`, rounded like Pillow's `MULDIV255`.
-fn times(a: u8, b: u8) -> u8 {
+fn muldiv255(a: u8, b: u8) -> u8 {
     let product = u32::from(a) * u32::from(b) + 128;
     ((product + (product >> 8)) >> 8) as u8
 }
 
-/// YCbCr → red, green and blue. The arithmetic is that of libjpeg's `build_ycc_rgb_table`: 16 bits of fraction, and
-/// each term rounded where libjpeg rounds it.
+/// Converts YCbCr to red, green and blue, with the arithmetic of libjpeg's `build_ycc_rgb_table`: 16 fractional bits,
+/// and the same rounding of each term.
 #[inline(always)]
 fn from_ycc(luma: u8, blue: u8, red: u8) -> [u8; 3] {
     const HALF: i32 = 1 << 15;
     let (luma, blue, red) = (i32::from(luma), i16::from(blue) - 128, i16::from(red) - 128);
-    // Multiples of 65536 are taken out of the factors, so that all factors fit 16 bits: vector instructions multiply 16
-    // by 16 bits fastest.
+    // Multiples of 65536 are taken out of the factors, so that all factors have 16 bits. Vector instructions multiply
+    // numbers of 16 bits fastest.
     let times = |number: i16, factor: i16| i32::from(number) * i32::from(factor);
     let (wide_blue, wide_red) = (i32::from(blue), i32::from(red));
     let level = |value: i32| value.clamp(0, 255) as u8;
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_colour_space_of_a_file_is_libjpegs() {
+    fn each_file_gets_the_colour_space_that_libjpeg_chooses() {
         for (ids, jfif, adobe, expected) in [
             (&[1][..], true, Some(0), ColourSpace::Grey),
             (&[1, 2, 3], false, None, ColourSpace::Ycc),
@@ -139,7 +139,7 @@ mod tests {
         ] {
             let component = |&id| Component { id, across: 1, down: 1, quantisation: 0 };
             let components = ids.iter().map(component).collect();
-            let frame = Frame { progressive: false, width: 1, height: 1, components };
+            let frame = FrameHeader { progressive: false, width: 1, height: 1, components };
             assert_eq!(ColourSpace::of(&frame, jfif, adobe), expected, "{ids:?} {jfif} {adobe:?}");
         }
     }

@@ -1,34 +1,36 @@
-//! Huffman tables, and a reader of the bits that they decode. Knows nothing of blocks.
+//! Huffman tables, and a reader of the bits of coded data. Knows nothing of blocks.
 //!
 //! Source: ITU-T T.81 annex C (tables) and section F.2.2 (decoding).
 
-/// Most bytes that one block takes: 64 symbols of 16 bits, each with at most 15 more bits. So many zeros follow the
-/// data, so that a block is read without a check of the end at each symbol.
+/// The number of zero bytes that are appended to the data. One block takes fewer bytes: 64 symbols of 16 bits, each
+/// with at most 15 more bits. So a block is read without a check for the end of the data at each symbol.
 const PADDING: usize = 64 * 4 + 8;
 
-/// Bytes that are unstuffed at a time. Damaged data, which ends a scan early, costs no more than this.
+/// The number of bytes that are unstuffed at once. If a scan ends early at damaged data, no more bytes than these were
+/// unstuffed in vain.
 const CHUNK: usize = 1 << 15;
 
-/// The error where coded data ends too soon.
-pub(super) const SHORT: &str = "coded data is missing: it was cut short or is damaged";
-/// The error where coded data is invalid.
+/// The error for coded data that ends too early.
+pub(super) const SHORT: &str = "coded data is missing, so the file was cut short or is damaged";
+/// The error for coded data that is invalid.
 pub(super) const DAMAGED: &str = "the coded data is damaged";
 
-/// The Huffman tables in force, by class (0 for DC, 1 for AC) and destination; `None` until a table is defined.
-pub(super) struct Tables([[Option<Table>; 4]; 2]);
+/// The Huffman tables that scans use at present, by class (0 for DC, 1 for AC) and destination. `None` for a table that
+/// the file has not defined.
+pub(super) struct HuffmanTables([[Option<HuffmanTable>; 4]; 2]);
 
-impl Tables {
-    /// The tables of T.81 annex K.3, which libjpeg uses for files without tables, such as the frames of motion JPEG.
+impl HuffmanTables {
+    /// The tables of T.81 annex K.3. libjpeg uses them for files without tables, such as the frames of motion JPEG.
     pub(super) fn standard() -> Self {
         let mut tables = Self(Default::default());
-        tables.define(&super::standard::HUFFMAN).expect("the standard's tables are well formed");
+        tables.define(&super::standard::HUFFMAN).expect("the tables of the standard are well formed");
         tables
     }
 
     /// Reads the tables of one DHT segment (T.81 B.2.4.2).
     ///
     /// # Errors
-    /// When the segment is malformed; the reason is for people.
+    /// If the segment is malformed. The error is a part of the message for the client.
     pub(super) fn define(&mut self, mut segment: &[u8]) -> Result<(), &'static str> {
         const MALFORMED: &str = "a Huffman table is malformed";
         while let [destination, rest @ ..] = segment {
@@ -37,45 +39,47 @@ impl Tables {
             let (symbols, rest) = rest.split_at_checked(count).ok_or(MALFORMED)?;
             let (class, index) = (usize::from(destination >> 4), usize::from(destination & 15));
             let slot = self.0.get_mut(class).and_then(|tables| tables.get_mut(index)).ok_or(MALFORMED)?;
-            // The difference of a DC coefficient has at most 15 bits.
+            // A symbol of a DC table is the number of bits of a difference, which is at most 15.
             if class == 0 && symbols.iter().any(|&size| size > 15) {
                 return Err(MALFORMED);
             }
-            *slot = Some(Table::new(lengths, symbols).ok_or(MALFORMED)?);
+            *slot = Some(HuffmanTable::new(lengths, symbols).ok_or(MALFORMED)?);
             segment = rest;
         }
         Ok(())
     }
 
-    /// The table of DC coefficients with this destination.
-    pub(super) fn dc(&self, index: u8) -> Result<&Table, &'static str> {
+    /// The table for DC coefficients with the destination `index`.
+    pub(super) fn dc(&self, index: u8) -> Result<&HuffmanTable, &'static str> {
         self.get(0, index)
     }
 
-    /// The table of AC coefficients with this destination.
-    pub(super) fn ac(&self, index: u8) -> Result<&Table, &'static str> {
+    /// The table for AC coefficients with the destination `index`.
+    pub(super) fn ac(&self, index: u8) -> Result<&HuffmanTable, &'static str> {
         self.get(1, index)
     }
 
-    fn get(&self, class: usize, index: u8) -> Result<&Table, &'static str> {
+    fn get(&self, class: usize, index: u8) -> Result<&HuffmanTable, &'static str> {
         let table = self.0[class].get(usize::from(index)).and_then(Option::as_ref);
         table.ok_or("a scan names a Huffman table that the file lacks")
     }
 }
 
-/// A Huffman table. Codes of up to [`Table::DIRECT`] bits are looked up directly, longer ones by their length.
-pub(super) struct Table {
-    /// By the next [`Table::DIRECT`] bits: the length of the code in the upper byte and its symbol in the lower; 0
-    /// where the code is longer.
-    direct: Box<[u16; 1 << Table::DIRECT]>,
-    /// By length: the first code of 16 bits that belongs to a longer code.
+/// A Huffman table. Codes of up to [`HuffmanTable::DIRECT`] bits are looked up directly, longer ones by their length.
+pub(super) struct HuffmanTable {
+    /// Indexed by the next [`HuffmanTable::DIRECT`] bits. The upper byte of an entry is the length of the code, and the
+    /// lower byte is its symbol. An entry is 0 if the code is longer.
+    direct: Box<[u16; 1 << HuffmanTable::DIRECT]>,
+    /// Indexed by the length of a code. If the next 16 bits are less than an entry, the code has that length or is
+    /// shorter.
     beyond: [u32; 17],
-    /// By length: the difference between the index of a code's symbol and the code.
+    /// Indexed by the length of a code. An entry is the index of the code's symbol minus the code.
     offset: [i32; 17],
     symbols: Vec<u8>,
 }
 
-impl Table {
+impl HuffmanTable {
+    /// The number of bits of the longest code that is looked up directly.
     const DIRECT: u32 = 9;
 
     /// The table with `lengths[i]` codes of `i + 1` bits (T.81 C.2). `None` if the codes do not fit their lengths.
@@ -93,7 +97,7 @@ impl Table {
         for (length, &count) in (1_u32..).zip(lengths) {
             table.offset[length as usize] = next as i32 - code as i32;
             for &symbol in &symbols[next..next + usize::from(count)] {
-                // There are more codes than this length allows.
+                // The code does not fit its length, because there are too many codes.
                 if code >> length != 0 {
                     return None;
                 }
@@ -111,7 +115,7 @@ impl Table {
         Some(table)
     }
 
-    /// The length and the symbol of the code that `bits` begin with, from the top.
+    /// The length and the symbol of the code at the top of `bits`.
     #[inline(always)]
     fn find(&self, bits: u64) -> Result<(u32, u8), &'static str> {
         let entry = self.direct[(bits >> (64 - Self::DIRECT)) as usize];
@@ -127,16 +131,16 @@ impl Table {
     }
 }
 
-/// Reads the bits of one restart interval.
+/// Reads the bits of one restart interval. Data is unstuffed when the zero after each byte 0xFF has been removed.
 #[derive(Default)]
 pub(super) struct BitReader<'file> {
-    /// Data without stuffed zeros. It begins less than [`CHUNK`] bytes before the next bit.
+    /// The unstuffed data.
     bytes: Vec<u8>,
-    /// The data of the file that has not been unstuffed yet.
+    /// The data of the file that is not unstuffed yet.
     rest: &'file [u8],
-    /// Bits of `bytes` before its last [`PADDING`] bytes, which are zeros once `rest` is empty.
+    /// The number of bits in `bytes` before the last [`PADDING`] bytes, which are zeros if `rest` is empty.
     length: usize,
-    /// Index of the next bit in `bytes`.
+    /// The index of the next bit in `bytes`.
     at: usize,
 }
 
@@ -161,8 +165,8 @@ impl<'file> BitReader<'file> {
                 self.rest = &self.rest[plain..];
                 continue;
             }
-            // A data byte 0xFF is followed by one stuffed zero. Further bytes 0xFF before the zero, and at the end, are
-            // fill.
+            // A data byte 0xFF is followed by one stuffed zero. Further bytes 0xFF before the zero, and bytes 0xFF at
+            // the end, are fill.
             let zero = self.rest.iter().position(|&byte| byte != 0xFF);
             self.bytes.extend(zero.map(|_| 0xFF));
             self.rest = zero.map_or(&[], |zero| &self.rest[zero + 1..]);
@@ -173,16 +177,16 @@ impl<'file> BitReader<'file> {
         self.length = 8 * (self.bytes.len() - PADDING);
     }
 
-    /// At least the next 57 bits, from the top; zeros after the end of the data.
+    /// At least the next 57 bits, in the upper bits of the result. After the end of the data, they are zeros.
     #[inline(always)]
     fn peek(&self) -> Result<u64, &'static str> {
         let bytes = self.bytes.get(self.at >> 3..).and_then(<[u8]>::first_chunk::<8>).ok_or(SHORT)?;
         Ok(u64::from_be_bytes(*bytes) << (self.at & 7))
     }
 
-    /// Reads a symbol. Returns it with at least 41 bits that follow it, from the top.
+    /// Reads a symbol. Returns the symbol and at least 41 of the bits after its code, in the upper bits of the result.
     #[inline(always)]
-    pub(super) fn symbol(&mut self, table: &Table) -> Result<(u8, u64), &'static str> {
+    pub(super) fn symbol(&mut self, table: &HuffmanTable) -> Result<(u8, u64), &'static str> {
         let bits = self.peek()?;
         let (length, symbol) = table.find(bits)?;
         self.at += length as usize;
@@ -198,16 +202,17 @@ impl<'file> BitReader<'file> {
         Ok(bit)
     }
 
-    /// Skips bits.
+    /// Skips `bits` bits.
     #[inline(always)]
     pub(super) fn skip(&mut self, bits: u32) {
         self.at += bits as usize;
     }
 
-    /// Checks that no bit was read past the end, and unstuffs more data if needed. To be called after each block.
+    /// Checks that no bit after the end of the data was read, and unstuffs more data if needed. Must be called after
+    /// each block, because the data has room for only one block after its end.
     ///
     /// # Errors
-    /// [`SHORT`].
+    /// If a bit after the end of the data was read.
     #[inline(always)]
     pub(super) fn check(&mut self) -> Result<(), &'static str> {
         if self.at > self.length { self.refill() } else { Ok(()) }
@@ -222,18 +227,18 @@ impl<'file> BitReader<'file> {
         Ok(())
     }
 
-    /// Bytes of the interval of which no bit was read.
+    /// The number of bytes of the interval of which no bit was read.
     pub(super) fn unread_bytes(&self) -> usize {
         let padding = if self.rest.is_empty() { PADDING } else { 0 };
         self.rest.len() + self.bytes.len().saturating_sub(padding + self.at.div_ceil(8))
     }
 }
 
-/// The number that the upper `size` bits of `following` stand for; it is negative if the first bit is zero (T.81
-/// F.2.2.1, EXTEND).
+/// The number that the upper `size` bits of `following` encode. It is negative if the first bit is zero (T.81 F.2.2.1,
+/// EXTEND).
 #[inline(always)]
 pub(super) fn extend(following: u64, size: u32) -> i32 {
-    // Two shifts, since one shift by 64, for a size of 0, would overflow.
+    // For a size of 0, one shift by 64 would overflow. Two shifts do not.
     let value = (following >> 1 >> (63 - size)) as i32;
     let negative = following >> 63 == 0;
     if negative { value - (1 << size) + 1 } else { value }
@@ -253,7 +258,7 @@ mod tests {
     #[test]
     fn data_of_any_length_is_read_to_its_last_bit_and_no_further() {
         for length in [0, 1, PADDING, CHUNK - 1, CHUNK, CHUNK + 1, CHUNK + PADDING, 3 * CHUNK + 7] {
-            // Every third byte has a stuffed zero, so that some stuffed zeros are at the border of two fills.
+            // Every third byte has a stuffed zero, so that some stuffed zeros are at the border of two chunks.
             let bytes: Vec<u8> = (0..length).map(|at| if at % 3 == 0 { 0xFF } else { at as u8 | 1 }).collect();
             let stuffed = |&byte: &u8| [byte, 0].into_iter().take(if byte == 0xFF { 2 } else { 1 });
             let coded: Vec<u8> = bytes.iter().flat_map(stuffed).collect();
@@ -275,9 +280,9 @@ mod tests {
 
     #[test]
     fn codes_of_every_length_are_found() {
-        // One code of each length: 0, 10, 110, ... and symbols 1 to 16.
+        // The table has one code of each length: 0, 10, 110 and so on. Their symbols are 1 to 16.
         let symbols: Vec<u8> = (1..=16).collect();
-        let table = Table::new(&[1; 16], &symbols).expect("a prefix code");
+        let table = HuffmanTable::new(&[1; 16], &symbols).expect("a prefix code");
         for length in 1..=16_u32 {
             let code = (0xffff_u64 << (17 - length) & 0xffff) << 48;
             assert_eq!(table.find(code), Ok((length, length as u8)));
@@ -285,13 +290,13 @@ mod tests {
         assert!(table.find(u64::MAX).is_err(), "no code is all ones");
         let mut lengths = [0; 16];
         lengths[0] = 3;
-        assert!(Table::new(&lengths, &[1, 2, 3]).is_none(), "one bit has no room for three codes");
+        assert!(HuffmanTable::new(&lengths, &[1, 2, 3]).is_none(), "one bit has no room for three codes");
     }
 
     #[test]
     fn malformed_tables_are_refused() {
         let table = |destination: u8, symbol: u8| [&[destination, 1][..], &[0; 15], &[symbol]].concat();
-        let mut tables = Tables::standard();
+        let mut tables = HuffmanTables::standard();
         assert_eq!(tables.define(&table(0x13, 0xf0)), Ok(()));
         for malformed in [table(0x00, 16), table(0x20, 1), table(0x04, 1), table(0, 1)[..17].to_vec(), vec![0; 9]] {
             assert!(tables.define(&malformed).is_err(), "{malformed:?}");
@@ -299,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_extended_with_their_sign() {
+    fn a_number_is_negative_if_its_first_bit_is_zero() {
         for (bits, size, number) in
             [(0b0, 0, 0), (0b0, 1, -1), (0b1, 1, 1), (0b00, 2, -3), (0b01, 2, -2), (0b111, 3, 7)]
         {
@@ -308,8 +313,8 @@ mod tests {
     }
 
     #[test]
-    fn reading_past_the_end_is_noticed() {
-        let table = Table::new(&[1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], &[9]).expect("a prefix code");
+    fn reading_after_the_end_of_the_data_is_an_error() {
+        let table = HuffmanTable::new(&[1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], &[9]).expect("a prefix code");
         let mut bits = BitReader::default();
         bits.load(&[0]);
         for _ in 0..8 {

@@ -1,25 +1,27 @@
-//! The samples of each component at its own resolution → rows at the image's resolution. Knows nothing of colours.
+//! Converts the samples of each component, at the component's resolution, to rows at the image's resolution. Knows
+//! nothing of colours.
 //!
-//! Source: libjpeg's `jdsample.c`. Its "fancy upsampling" is a triangle filter; edges and roundings are the same here.
+//! Source: libjpeg's `jdsample.c`, whose "fancy upsampling" is a triangle filter. Edges and roundings are the same
+//! here.
 
 /// The samples of one component.
 pub(super) struct Plane {
-    /// Rows of `stride` samples.
+    /// The samples row by row. A row has `stride` samples.
     pub(super) samples: Vec<u8>,
-    /// Columns that are stored: those of whole blocks.
+    /// The number of stored columns, which are those of whole blocks.
     pub(super) stride: usize,
-    /// Columns that belong to the image.
+    /// The number of columns that belong to the image.
     pub(super) width: usize,
-    /// Rows that belong to the image.
+    /// The number of rows that belong to the image.
     pub(super) height: usize,
     /// The upsampling to the image's resolution.
-    pub(super) scaling: Scaling,
+    pub(super) upsampling: Upsampling,
 }
 
 /// The upsampling of a component to the image's resolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Scaling {
-    /// Each sample is repeated this many times across and down.
+pub(super) enum Upsampling {
+    /// Each sample is repeated across and down, by these two numbers.
     Repeated(usize, usize),
     /// A triangle filter doubles the width.
     Across,
@@ -29,14 +31,14 @@ pub(super) enum Scaling {
     Both,
 }
 
-impl Scaling {
+impl Upsampling {
     /// The upsampling of a component that is `width` samples wide and has the sampling factors `own`; `most` are the
     /// largest factors of any component. `None` if `most` is no multiple of `own`.
     pub(super) fn of(own: (usize, usize), most: (usize, usize), width: usize) -> Option<Self> {
         if !most.0.is_multiple_of(own.0) || !most.1.is_multiple_of(own.1) {
             return None;
         }
-        // libjpeg filters across only where there is a sample between the edges.
+        // libjpeg filters across only if there is a sample between the two edges.
         let wide = width > 2;
         Some(match (most.0 / own.0, most.1 / own.1) {
             (2, 1) if wide => Self::Across,
@@ -47,35 +49,35 @@ impl Scaling {
     }
 }
 
-/// Memory for one row.
+/// The memory for the upsampling of one row. Reusing it avoids an allocation for each row.
 #[derive(Default)]
 pub(super) struct Scratch {
-    /// Weighted sums of two rows; the sums at both edges are repeated once.
+    /// The weighted sums of two rows. The first and the last sum are there twice, for the filter at the edges.
     sums: Vec<u16>,
 }
 
 impl Plane {
-    /// Writes row `y` of the image to `row`, which is as long as the image is wide.
+    /// Writes row `y` of the image to `row`, whose length is the width of the image.
     pub(super) fn row(&self, y: usize, scratch: &mut Scratch, row: &mut [u8]) {
-        match self.scaling {
-            Scaling::Repeated(1, down) => row.copy_from_slice(&self.stored(y / down)[..row.len()]),
-            Scaling::Repeated(across, down) => {
+        match self.upsampling {
+            Upsampling::Repeated(1, down) => row.copy_from_slice(&self.stored(y / down)[..row.len()]),
+            Upsampling::Repeated(across, down) => {
                 for (samples, &sample) in row.chunks_mut(across).zip(self.stored(y / down)) {
                     samples.fill(sample);
                 }
             }
-            Scaling::Down => {
+            Upsampling::Down => {
                 let (near, far) = self.neighbours(y);
                 let half = if y.is_multiple_of(2) { 1 } else { 2 };
                 for ((sample, &near), &far) in row.iter_mut().zip(near).zip(far) {
                     *sample = ((3 * u16::from(near) + u16::from(far) + half) >> 2) as u8;
                 }
             }
-            Scaling::Across => {
+            Upsampling::Across => {
                 scratch.fill(self.stored(y).iter().map(|&sample| u16::from(sample)));
                 scratch.doubled::<2>([1, 2], row);
             }
-            Scaling::Both => {
+            Upsampling::Both => {
                 let (near, far) = self.neighbours(y);
                 scratch.fill(near.iter().zip(far).map(|(&near, &far)| 3 * u16::from(near) + u16::from(far)));
                 scratch.doubled::<4>([8, 7], row);
@@ -88,8 +90,8 @@ impl Plane {
         &self.samples[y * self.stride..][..self.width]
     }
 
-    /// The two stored rows that row `y` of the image lies between, the nearer one first. Beyond the first and the last
-    /// row, both are the same.
+    /// The two stored rows between which row `y` of the image is, the nearer one first. Outside the first and the last
+    /// stored row, both are that row.
     fn neighbours(&self, y: usize) -> (&[u8], &[u8]) {
         let near = y / 2;
         let far = if y.is_multiple_of(2) { near.saturating_sub(1) } else { (near + 1).min(self.height - 1) };
@@ -98,7 +100,7 @@ impl Plane {
 }
 
 impl Scratch {
-    /// Stores the sums of a row.
+    /// Stores the sums of a row, and repeats the first and the last one.
     fn fill(&mut self, sums: impl Iterator<Item = u16>) {
         self.sums.clear();
         self.sums.push(0);
@@ -108,8 +110,9 @@ impl Scratch {
         self.sums.push(last);
     }
 
-    /// Writes two samples for each sum. The left one is three parts of the sum and one part of the sum before; the
-    /// right one is three parts of the sum and one part of the sum after. `half` is added to each before the shift.
+    /// Writes two samples for each sum. The left sample is three parts of the sum and one part of the sum before. The
+    /// right sample is three parts of the sum and one part of the sum after. For rounding, the numbers in `half` are
+    /// added to the left and the right sample before they are shifted by `SHIFT` bits.
     fn doubled<const SHIFT: u32>(&self, half: [u16; 2], row: &mut [u8]) {
         let mut triples = self.sums.iter().zip(&self.sums[1..]).zip(&self.sums[2..]);
         let double = |((before, here), after): ((&u16, &u16), &u16)| {
@@ -129,37 +132,37 @@ impl Scratch {
 mod tests {
     use super::*;
 
-    fn row(samples: &[u8], (width, height): (usize, usize), scaling: Scaling, y: usize, wide: usize) -> Vec<u8> {
-        let plane = Plane { samples: samples.to_vec(), stride: width, width, height, scaling };
+    fn row(samples: &[u8], (width, height): (usize, usize), upsampling: Upsampling, y: usize, wide: usize) -> Vec<u8> {
+        let plane = Plane { samples: samples.to_vec(), stride: width, width, height, upsampling };
         let mut row = vec![0; wide];
         plane.row(y, &mut Scratch::default(), &mut row);
         row
     }
 
     #[test]
-    fn components_are_upsampled_as_by_libjpeg() {
-        for (own, most, width, scaling) in [
-            ((1, 1), (1, 1), 9, Some(Scaling::Repeated(1, 1))),
-            ((1, 1), (2, 1), 3, Some(Scaling::Across)),
-            ((1, 1), (2, 1), 2, Some(Scaling::Repeated(2, 1))),
-            ((1, 1), (2, 2), 3, Some(Scaling::Both)),
-            ((1, 1), (2, 2), 1, Some(Scaling::Repeated(2, 2))),
-            ((2, 1), (2, 2), 1, Some(Scaling::Down)),
-            ((1, 2), (4, 2), 9, Some(Scaling::Repeated(4, 1))),
+    fn components_are_upsampled_in_the_same_way_as_in_libjpeg() {
+        for (own, most, width, upsampling) in [
+            ((1, 1), (1, 1), 9, Some(Upsampling::Repeated(1, 1))),
+            ((1, 1), (2, 1), 3, Some(Upsampling::Across)),
+            ((1, 1), (2, 1), 2, Some(Upsampling::Repeated(2, 1))),
+            ((1, 1), (2, 2), 3, Some(Upsampling::Both)),
+            ((1, 1), (2, 2), 1, Some(Upsampling::Repeated(2, 2))),
+            ((2, 1), (2, 2), 1, Some(Upsampling::Down)),
+            ((1, 2), (4, 2), 9, Some(Upsampling::Repeated(4, 1))),
             ((2, 1), (3, 1), 9, None),
         ] {
-            assert_eq!(Scaling::of(own, most, width), scaling, "{own:?} of {most:?}");
+            assert_eq!(Upsampling::of(own, most, width), upsampling, "{own:?} of {most:?}");
         }
     }
 
     #[test]
     fn the_triangle_filter_weighs_three_to_one() {
-        assert_eq!(row(&[0, 100, 200], (3, 1), Scaling::Across, 0, 6), [0, 25, 75, 125, 175, 200]);
-        assert_eq!(row(&[0, 100, 200], (3, 1), Scaling::Across, 0, 5), [0, 25, 75, 125, 175]);
-        assert_eq!(row(&[0, 100], (1, 2), Scaling::Down, 0, 1), [0]);
-        assert_eq!(row(&[0, 100], (1, 2), Scaling::Down, 1, 1), [25]);
-        assert_eq!(row(&[0, 100], (1, 2), Scaling::Down, 3, 1), [100]);
-        assert_eq!(row(&[0, 0, 0, 160, 160, 160], (3, 2), Scaling::Both, 2, 6), [120; 6]);
-        assert_eq!(row(&[1, 2], (2, 1), Scaling::Repeated(3, 2), 1, 5), [1, 1, 1, 2, 2]);
+        assert_eq!(row(&[0, 100, 200], (3, 1), Upsampling::Across, 0, 6), [0, 25, 75, 125, 175, 200]);
+        assert_eq!(row(&[0, 100, 200], (3, 1), Upsampling::Across, 0, 5), [0, 25, 75, 125, 175]);
+        assert_eq!(row(&[0, 100], (1, 2), Upsampling::Down, 0, 1), [0]);
+        assert_eq!(row(&[0, 100], (1, 2), Upsampling::Down, 1, 1), [25]);
+        assert_eq!(row(&[0, 100], (1, 2), Upsampling::Down, 3, 1), [100]);
+        assert_eq!(row(&[0, 0, 0, 160, 160, 160], (3, 2), Upsampling::Both, 2, 6), [120; 6]);
+        assert_eq!(row(&[1, 2], (2, 1), Upsampling::Repeated(3, 2), 1, 5), [1, 1, 1, 2, 2]);
     }
 }

@@ -1,37 +1,40 @@
-//! Scans → planes of samples: the order in which a file stores blocks, and the check that all of them are there.
+//! Decodes scans to planes of samples. Knows the order in which a file stores blocks, and checks that no block is
+//! missing.
 //!
-//! libjpeg and most other decoders paint the missing rest of a cut or damaged scan grey and report success. Here a
+//! libjpeg and most other decoders paint the missing part of a cut or damaged scan grey, and report success. Here a
 //! missing or damaged part is an error.
 //!
-//! Sources: ITU-T T.81 annexes F (sequential) and G (progressive); for deviations of real files, libjpeg's `jdhuff.c`
-//! and `jdphuff.c`.
+//! Sources: ITU-T T.81 annexes F (sequential) and G (progressive). Where real files deviate from it, the source is
+//! libjpeg's `jdhuff.c` and `jdphuff.c`.
 
 use super::block::{self, Block, ZIGZAG};
-use super::huffman::{BitReader, DAMAGED, SHORT, Table, Tables, extend};
-use super::planes::{Plane, Scaling};
-use super::segments::{Component, Frame, position};
+use super::huffman::{BitReader, DAMAGED, HuffmanTable, HuffmanTables, SHORT, extend};
+use super::planes::{Plane, Upsampling};
+use super::segments::{Component, FrameHeader, position};
 use std::ops::Range;
 
-/// Most bytes of a scan that may remain unread, whatever its size: cameras write padding, and libjpeg only warns of it.
+/// A scan may have this number of unread bytes, or a sixteenth of its bytes if that is more. Cameras write padding, and
+/// libjpeg only warns of it.
 const UNREAD_BYTES: usize = 4096;
 
-/// Most bytes that one coefficient takes in a scan: a code of 16 bits and 15 more bits, with a zero stuffed after each
+/// Most bytes that one coefficient takes in a scan: a code of 16 bits and 15 more bits, with a stuffed zero after each
 /// byte.
 const COEFFICIENT_BYTES: usize = 8;
 
-/// Most bytes that an MCU takes beside its coefficients: a restart marker, and the bits that fill the byte before it.
+/// Most bytes that an MCU takes in addition to its coefficients: a restart marker, and the bits that fill the byte
+/// before the marker.
 const RESTART_BYTES: usize = 4;
 
 /// The error for a missing quantisation table.
 const NO_QUANTISATION: &str = "a scan names a quantisation table that the file lacks";
 
-/// The quantisation tables in force, by destination; `None` until the file defines one.
+/// The quantisation tables that scans use at present, by destination. `None` for a table that the file has not defined.
 pub(super) type QuantisationTables = [Option<[u16; 64]>; 4];
 
 /// Decodes the scans of one frame.
 pub(super) struct FrameDecoder<'file> {
     progressive: bool,
-    /// MCUs (minimum coded units) of an interleaved scan, across and down.
+    /// The number of MCUs (minimum coded units) of an interleaved scan, across and down.
     mcus: (usize, usize),
     components: Vec<DecodedComponent>,
     bits: BitReader<'file>,
@@ -40,36 +43,38 @@ pub(super) struct FrameDecoder<'file> {
 /// The part of a component that has been decoded so far.
 struct DecodedComponent {
     component: Component,
-    /// Blocks of the component, across and down, in a scan of this component alone.
+    /// The number of blocks, across and down, in a scan of this component alone.
     blocks: (usize, usize),
     plane: Plane,
-    /// All blocks of a progressive frame. Empty in a sequential frame, whose blocks become samples at once.
+    /// The coefficients of all blocks of a progressive frame. Empty in a sequential frame, whose blocks become samples
+    /// as soon as they are read.
     coefficients: Vec<Block>,
-    /// The table that was in force when the component's first scan began.
+    /// The table that its destination had when the component's first scan began.
     quantisation: Option<[u16; 64]>,
-    /// By coefficient, the low bits that are still missing; `None` for a coefficient that no scan has coded yet.
+    /// For each coefficient, the number of low bits that are still missing. `None` if no scan has coded the coefficient
+    /// yet.
     missing_bits: [Option<u8>; 64],
 }
 
 /// A scan header (T.81 B.2.3).
 struct Scan {
     components: Vec<ScanComponent>,
-    /// The coefficients that the scan codes, in zigzag order (T.81 Ss and Se).
+    /// The indices, in zigzag order, of the coefficients that the scan codes (T.81 Ss and Se).
     band: Range<usize>,
-    /// The low bits that were missing before this scan; 0 for a first scan of the band (T.81 Ah).
+    /// The number of low bits that were missing before this scan; 0 for the first scan of a band (T.81 Ah).
     high: u8,
-    /// The low bits that are missing after this scan (T.81 Al).
+    /// The number of low bits that are missing after this scan (T.81 Al).
     low: u8,
 }
 
-/// A component of a scan.
+/// A component in a scan header.
 #[derive(Clone, Copy)]
 struct ScanComponent {
     /// The component's index in the frame.
     index: usize,
-    /// Destination of the table of DC coefficients.
+    /// The destination of the Huffman table for DC coefficients.
     dc: u8,
-    /// Destination of the table of AC coefficients.
+    /// The destination of the Huffman table for AC coefficients.
     ac: u8,
 }
 
@@ -77,23 +82,23 @@ struct ScanComponent {
 struct SequentialComponent<'tables> {
     /// The component's index in the frame.
     index: usize,
-    /// Blocks in an MCU, across and down.
+    /// The number of blocks in an MCU, across and down.
     in_mcu: (usize, usize),
-    dc: &'tables Table,
-    ac: &'tables Table,
+    dc: &'tables HuffmanTable,
+    ac: &'tables HuffmanTable,
     quantisation: [u16; 64],
     /// The DC coefficient of the previous block (T.81 PRED).
     predictor: i32,
 }
 
 impl<'file> FrameDecoder<'file> {
-    /// Allocates the memory for a frame, whose size the caller has compared with the limits.
+    /// Allocates the memory for a frame. The caller must have compared its size with the limits.
     ///
     /// # Errors
-    /// When the largest sampling factors are no multiples of a component's.
-    pub(super) fn new(frame: &Frame) -> Result<Self, &'static str> {
+    /// If the largest sampling factors are no multiples of the factors of each component.
+    pub(super) fn new(frame: &FrameHeader) -> Result<Self, &'static str> {
         let most = |factor: fn(&Component) -> u8| frame.components.iter().map(factor).max().map_or(1, usize::from);
-        // A single component is not subsampled, whatever its factors are.
+        // A single component is not subsampled, even if its factors are above 1.
         let is_single = frame.components.len() == 1;
         let most = if is_single { (1, 1) } else { (most(|c| c.across), most(|c| c.down)) };
         let (width, height) = (usize::from(frame.width), usize::from(frame.height));
@@ -102,13 +107,14 @@ impl<'file> FrameDecoder<'file> {
             let component = if is_single { Component { across: 1, down: 1, ..component } } else { component };
             let own = (usize::from(component.across), usize::from(component.down));
             let (width, height) = ((width * own.0).div_ceil(most.0), (height * own.1).div_ceil(most.1));
-            let scaling = Scaling::of(own, most, width).ok_or("its sampling factors do not divide")?;
+            let upsampling =
+                Upsampling::of(own, most, width).ok_or("its sampling factors are no divisors of the largest factor")?;
             let stored = (mcus.0 * own.0, mcus.1 * own.1);
             let (samples, coefficients) = match frame.progressive {
                 true => (Vec::new(), vec![[0; 64]; stored.0 * stored.1]),
                 false => (vec![0; stored.0 * stored.1 * 64], Vec::new()),
             };
-            let plane = Plane { samples, stride: stored.0 * 8, width, height, scaling };
+            let plane = Plane { samples, stride: stored.0 * 8, width, height, upsampling };
             let blocks = (width.div_ceil(8), height.div_ceil(8));
             Ok(DecodedComponent {
                 component,
@@ -123,15 +129,15 @@ impl<'file> FrameDecoder<'file> {
         Ok(Self { progressive: frame.progressive, mcus, components, bits: BitReader::default() })
     }
 
-    /// Decodes one scan. `interval` is the number of MCUs between restart markers, 0 for none.
+    /// Decodes one scan. `interval` is the number of MCUs between restart markers, or 0 if there are none.
     ///
     /// # Errors
-    /// When the header is malformed, or data is missing or damaged; the reason is for people.
+    /// If the header is malformed, or data is missing or damaged. The error is a part of the message for the client.
     pub(super) fn decode_scan(
         &mut self,
         header: &[u8],
         data: &'file [u8],
-        tables: &Tables,
+        tables: &HuffmanTables,
         quantisation: &QuantisationTables,
         interval: u16,
     ) -> Result<(), &'static str> {
@@ -149,7 +155,7 @@ impl<'file> FrameDecoder<'file> {
         let count = mcus.0 * mcus.1;
         let coefficients = self.blocks_in_mcu(&scan) * scan.band.len();
         if data.len() > count * (COEFFICIENT_BYTES * coefficients + RESTART_BYTES) + UNREAD_BYTES {
-            return Err("a scan has more coded data than its pixels can take: it is damaged");
+            return Err("a scan has more coded data than its pixels can take, so the file is damaged");
         }
         let interval = if interval == 0 { count } else { usize::from(interval) };
         let (mut unread, mut expected) = (0, None);
@@ -157,7 +163,7 @@ impl<'file> FrameDecoder<'file> {
         for first in (0..count).step_by(interval) {
             let (restart, data) = next.ok_or(SHORT)?;
             if restart != expected {
-                return Err("restart markers are missing or out of order: it is damaged");
+                return Err("restart markers are missing or out of order, so the file is damaged");
             }
             expected = Some(expected.map_or(0, |number: u8| (number + 1) % 8));
             let coded;
@@ -173,22 +179,22 @@ impl<'file> FrameDecoder<'file> {
         Ok(())
     }
 
-    /// The planes of all components, once all scans have been decoded.
+    /// The planes of all components. Must be called after all scans were decoded.
     ///
     /// # Errors
-    /// When a component, or a refinement of its coefficients, is missing.
+    /// If a component, or a refinement of its coefficients, is missing.
     pub(super) fn into_planes(self) -> Result<Vec<Plane>, &'static str> {
         let plane = |decoded: DecodedComponent| {
             let missing = decoded.missing_bits;
             if missing[0].is_none() || missing.iter().flatten().any(|&bits| bits > 0) {
-                return Err("scans are missing: it was cut short");
+                return Err("scans are missing, so the file was cut short");
             }
             if self.progressive { decoded.into_transformed_plane() } else { Ok(decoded.plane) }
         };
         self.components.into_iter().map(plane).collect()
     }
 
-    /// Parses a scan header and checks it by itself.
+    /// Parses a scan header and checks its values. Does not compare the header with earlier scans.
     fn parse_header(&self, header: &[u8]) -> Result<Scan, &'static str> {
         const MALFORMED: &str = "a scan header is malformed";
         let [count, rest @ ..] = header else { return Err(MALFORMED) };
@@ -204,7 +210,8 @@ impl<'file> FrameDecoder<'file> {
         let scan = if self.progressive {
             Scan { components, band: first..last + 1, high: approximation >> 4, low: approximation & 15 }
         } else {
-            // A sequential scan has all coefficients, whatever these fields say; libjpeg only warns.
+            // A sequential scan has all coefficients, even if these fields have other values. libjpeg only warns of
+            // them.
             Scan { components, band: 0..64, high: 0, low: 0 }
         };
         let is_single = scan.components.len() == 1;
@@ -220,20 +227,20 @@ impl<'file> FrameDecoder<'file> {
         Ok(scan)
     }
 
-    /// Records the bits that a scan codes, and checks that they follow those of earlier scans.
+    /// Records the bits that a scan codes, and checks that they are the next ones after those of earlier scans.
     fn record_bits(&mut self, scan: &Scan) -> Result<(), &'static str> {
         for &ScanComponent { index, .. } in &scan.components {
             for missing in &mut self.components[index].missing_bits[scan.band.clone()] {
                 let before = missing.replace(scan.low);
                 if before.unwrap_or(0) != scan.high || before.is_some() && scan.high == 0 {
-                    return Err("its scans repeat each other or are out of order");
+                    return Err("its scans repeat each other or are out of order, so the file is damaged");
                 }
             }
         }
         Ok(())
     }
 
-    /// Blocks in an MCU of a scan, of all its components.
+    /// The number of blocks of all components in an MCU of a scan.
     fn blocks_in_mcu(&self, scan: &Scan) -> usize {
         let blocks = |component: &ScanComponent| {
             let (across, down) = self.components[component.index].in_mcu(scan);
@@ -242,13 +249,13 @@ impl<'file> FrameDecoder<'file> {
         scan.components.iter().map(blocks).sum()
     }
 
-    /// Decodes the MCUs between two restart markers; `across` MCUs make a row.
+    /// Decodes the MCUs between two restart markers. A row has `across` MCUs.
     fn decode_interval(
         &mut self,
         scan: &Scan,
         mcus: Range<usize>,
         across: usize,
-        tables: &Tables,
+        tables: &HuffmanTables,
     ) -> Result<(), &'static str> {
         if !self.progressive {
             self.sequential(scan, mcus, across, tables)
@@ -265,7 +272,7 @@ impl<'file> FrameDecoder<'file> {
         scan: &Scan,
         mcus: Range<usize>,
         across: usize,
-        tables: &Tables,
+        tables: &HuffmanTables,
     ) -> Result<(), &'static str> {
         let mut components = Vec::new();
         for &ScanComponent { index, dc, ac } in &scan.components {
@@ -300,13 +307,14 @@ impl<'file> FrameDecoder<'file> {
         Ok(())
     }
 
-    /// Decodes the DC coefficient of each block of progressive MCUs, or one more bit of it (T.81 G.1.2.1).
+    /// Decodes the DC coefficient of each block of progressive MCUs, or one more bit of that coefficient (T.81
+    /// G.1.2.1).
     fn progressive_dc(
         &mut self,
         scan: &Scan,
         mcus: Range<usize>,
         across: usize,
-        tables: &Tables,
+        tables: &HuffmanTables,
     ) -> Result<(), &'static str> {
         let mut predictors = [0_i32; 4];
         for mcu in mcus {
@@ -332,19 +340,20 @@ impl<'file> FrameDecoder<'file> {
         Ok(())
     }
 
-    /// Decodes a band of AC coefficients of one component's blocks, or one more bit of them (T.81 G.1.2.2 and G.1.2.3).
+    /// Decodes a band of AC coefficients of one component's blocks, or one more bit of those coefficients (T.81 G.1.2.2
+    /// and G.1.2.3).
     fn progressive_ac(
         &mut self,
         scan: &Scan,
         mcus: Range<usize>,
         across: usize,
-        tables: &Tables,
+        tables: &HuffmanTables,
     ) -> Result<(), &'static str> {
         let ScanComponent { index, ac, .. } = scan.components[0];
         let table = tables.ac(ac)?;
         let decoded = &mut self.components[index];
         let stride = decoded.plane.stride / 8;
-        // Blocks, the present one included, whose bands have ended (T.81 EOBRUN).
+        // The number of blocks from the present one on whose bands have ended (T.81 EOBRUN).
         let mut end_of_band_run = 0_u32;
         for mcu in mcus {
             if scan.high == 0 && end_of_band_run > 0 {
@@ -364,8 +373,8 @@ impl<'file> FrameDecoder<'file> {
 }
 
 impl DecodedComponent {
-    /// Blocks of this component in an MCU of `scan`, across and down. In a scan of one component an MCU is one block
-    /// (T.81 A.2.2).
+    /// The number of this component's blocks in an MCU of `scan`, across and down. In a scan of one component, an MCU
+    /// is one block (T.81 A.2.2).
     fn in_mcu(&self, scan: &Scan) -> (usize, usize) {
         match scan.components.len() {
             1 => (1, 1),
@@ -403,23 +412,23 @@ impl Plane {
 }
 
 impl BitReader<'_> {
-    /// The difference of a DC coefficient from its predictor (T.81 F.2.2.1).
+    /// Reads the difference of a DC coefficient from its predictor (T.81 F.2.2.1).
     #[inline(always)]
-    fn difference(&mut self, table: &Table) -> Result<i32, &'static str> {
+    fn difference(&mut self, table: &HuffmanTable) -> Result<i32, &'static str> {
         let (size, following) = self.symbol(table)?;
-        // Tables of DC codes have no larger symbols.
+        // The mask drops no bit, because a DC table has no symbol above 15.
         let size = u32::from(size & 15);
         self.skip(size);
         Ok(extend(following, size))
     }
 
-    /// Reads all coefficients of one block (T.81 F.2.2). Returns the zigzag index of the last coefficient that is not
-    /// zero.
+    /// Reads all coefficients of one block (T.81 F.2.2). Returns the zigzag index of the last AC coefficient that is
+    /// not zero, or 0 if there is none.
     #[inline(always)]
     fn block(
         &mut self,
-        dc: &Table,
-        ac: &Table,
+        dc: &HuffmanTable,
+        ac: &HuffmanTable,
         predictor: &mut i32,
         coefficients: &mut Block,
     ) -> Result<usize, &'static str> {
@@ -431,7 +440,7 @@ impl BitReader<'_> {
             let (run, size) = (usize::from(symbol >> 4), u32::from(symbol & 15));
             next += run;
             if size > 0 {
-                *coefficients.get_mut(place(next)?).ok_or(DAMAGED)? = extend(following, size) as i16;
+                *coefficients.get_mut(natural_index(next)?).ok_or(DAMAGED)? = extend(following, size) as i16;
                 self.skip(size);
                 last = next;
             } else if run < 15 {
@@ -443,9 +452,9 @@ impl BitReader<'_> {
         Ok(last)
     }
 
-    /// Reads a band of one block for the first time. Returns the number of blocks whose bands have ended, this block
-    /// included; 0 if the band was coded to its last coefficient.
-    fn first_pass(&mut self, table: &Table, scan: &Scan, coefficients: &mut Block) -> Result<u32, &'static str> {
+    /// Reads a band of one block for the first time. Returns the number of blocks, from this block on, whose bands have
+    /// ended; 0 if the band was coded to its last coefficient.
+    fn first_pass(&mut self, table: &HuffmanTable, scan: &Scan, coefficients: &mut Block) -> Result<u32, &'static str> {
         let mut next = scan.band.start;
         while next < scan.band.end {
             let (symbol, following) = self.symbol(table)?;
@@ -455,7 +464,7 @@ impl BitReader<'_> {
             }
             next += usize::from(run);
             if size > 0 {
-                coefficients[place(next)?] = (extend(following, size) << scan.low) as i16;
+                coefficients[natural_index(next)?] = (extend(following, size) << scan.low) as i16;
                 self.skip(size);
             }
             next += 1;
@@ -463,12 +472,12 @@ impl BitReader<'_> {
         if next > scan.band.end { Err(DAMAGED) } else { Ok(0) }
     }
 
-    /// Reads one more bit of a band of one block: of each coefficient that is not zero, and of those that now become
-    /// so. `ended` is the number of blocks whose bands have ended before this call, this block included. Returns that
-    /// number after the call.
+    /// Reads one more bit of each coefficient in a band of one block. Coefficients that were zero so far may become one
+    /// or minus one in that bit. `ended` is the number of blocks, from this block on, whose bands have ended before the
+    /// call. Returns that number after the call.
     fn refinement(
         &mut self,
-        table: &Table,
+        table: &HuffmanTable,
         scan: &Scan,
         coefficients: &mut Block,
         mut ended: u32,
@@ -485,7 +494,7 @@ impl BitReader<'_> {
             let fresh = if following >> 63 == 1 { bit } else { -bit };
             self.skip(u32::from(size > 0));
             while next < scan.band.end {
-                let coefficient = &mut coefficients[place(next)?];
+                let coefficient = &mut coefficients[natural_index(next)?];
                 if *coefficient != 0 {
                     self.refine(coefficient, bit)?;
                 } else if run == 0 {
@@ -499,13 +508,13 @@ impl BitReader<'_> {
                 if next >= scan.band.end {
                     return Err(DAMAGED);
                 }
-                coefficients[place(next)?] = fresh;
+                coefficients[natural_index(next)?] = fresh;
             }
             next += 1;
         }
         if ended > 0 && !block::is_flat(coefficients) {
             for next in next..scan.band.end {
-                let coefficient = &mut coefficients[place(next)?];
+                let coefficient = &mut coefficients[natural_index(next)?];
                 if *coefficient != 0 {
                     self.refine(coefficient, bit)?;
                 }
@@ -516,31 +525,31 @@ impl BitReader<'_> {
 
     /// Moves a coefficient away from zero by `bit` if the next bit is one.
     fn refine(&mut self, coefficient: &mut i16, bit: i16) -> Result<(), &'static str> {
-        // No encoder sends a bit that is set already; libjpeg leaves such a coefficient as it is.
+        // If the bit is set already, which no encoder sends, libjpeg does not change the coefficient.
         if self.bit()? && *coefficient & bit == 0 {
             *coefficient = coefficient.wrapping_add(if *coefficient > 0 { bit } else { -bit });
         }
         Ok(())
     }
 
-    /// The number of blocks whose bands end here: 2^`exponent` plus the number in the next `exponent` bits (T.81
-    /// G.1.2.2).
+    /// Reads the number of blocks, from this block on, whose bands end: 2^`exponent` plus the number in the next
+    /// `exponent` bits (T.81 G.1.2.2).
     fn end_of_band(&mut self, exponent: u32, following: u64) -> u32 {
         self.skip(exponent);
         (1 << exponent) + (following >> 1 >> (63 - exponent)) as u32
     }
 }
 
-/// The index in a [`Block`] of the coefficient with this index in zigzag order.
+/// The index in a [`Block`] of the coefficient whose index in zigzag order is `zigzag_index`.
 #[inline(always)]
-fn place(zigzag_index: usize) -> Result<usize, &'static str> {
+fn natural_index(zigzag_index: usize) -> Result<usize, &'static str> {
     ZIGZAG.get(zigzag_index).map(|&place| usize::from(place)).ok_or(DAMAGED)
 }
 
-/// The number of a restart marker (`None` at the start of a scan), and the data after it.
+/// The number of a restart marker, and the data after the marker. The number is `None` at the start of a scan.
 type Restart<'a> = (Option<u8>, &'a [u8]);
 
-/// Splits data into the part before the first restart marker, and the marker's number with the part after it.
+/// Splits data into the part before the first restart marker, and the marker's number with the part after the marker.
 fn split_at_restart(data: &[u8]) -> (&[u8], Option<Restart<'_>>) {
     match position(data, |byte| byte & 0xF8 == 0xD0) {
         Some(at) => (&data[..at], Some((Some(data[at + 1] - 0xD0), &data[at + 2..]))),
@@ -565,19 +574,20 @@ mod tests {
     }
 
     #[test]
-    fn a_band_ends_for_as_many_blocks_as_its_code_says() {
-        // Code 0: the band ends, exponent 2. Code 10: a coefficient of one bit after no zeros.
+    fn a_code_ends_the_band_of_several_blocks() {
+        // The code 0 is the symbol for an end of band with exponent 2. The code 10 is the symbol for a coefficient of
+        // one bit that follows no zeros.
         let mut lengths = [0; 16];
         (lengths[0], lengths[1]) = (1, 1);
-        let table = Table::new(&lengths, &[0x20, 0x01]).expect("a prefix code");
+        let table = HuffmanTable::new(&lengths, &[0x20, 0x01]).expect("a prefix code");
         let components = vec![ScanComponent { index: 0, dc: 0, ac: 0 }];
         let scan = Scan { components, band: 1..6, high: 0, low: 1 };
-        // A coefficient (10 1), then 4 + 3 blocks (0 11).
+        // The bits 10 1 are a coefficient. The bits 0 11 end the band of 4 + 3 blocks.
         let (mut bits, mut coefficients) = (BitReader::default(), [0; 64]);
         bits.load(&[0b1010_1100]);
         assert_eq!(bits.first_pass(&table, &scan, &mut coefficients), Ok(7));
         assert_eq!(coefficients[..3], [0, 2, 0]);
-        // A refinement of that coefficient only: the band ends (0 01), then the coefficient's bit.
+        // The bits 0 01 end the band of 4 + 1 blocks. The next bit, 1, refines the coefficient.
         let scan = Scan { high: 1, low: 0, ..scan };
         bits.load(&[0b0011_0000]);
         assert_eq!(bits.refinement(&table, &scan, &mut coefficients, 0), Ok(5));

@@ -1,16 +1,16 @@
-//! A JPEG file as a sequence of marker segments, from its start marker to its end marker. Knows where segments begin
-//! and end, and parses frame headers; knows nothing of the coded data.
+//! Splits a JPEG file into its marker segments, from the start marker to the end marker. Knows where segments begin and
+//! end, and parses frame headers; knows nothing of the coded data.
 //!
-//! Bytes between segments and after the end marker are skipped, as libjpeg does: real files have padding, previews and
-//! second images there.
+//! Like libjpeg, this module skips bytes between segments and after the end marker, because real files have padding,
+//! previews and second images there.
 //!
 //! Source: ITU-T T.81 annex B.
 
-/// Most segments of a file. A file of 16 MiB holds 256 segments of the largest size, as profiles and previews have; the
-/// others are left for the few small segments before each of a hundred scans.
+/// Most segments of a file. Profiles and previews take segments of up to 64 KiB, of which a file of 16 MiB has 256. The
+/// other segments are for the few small ones before each of a hundred scans.
 const MAX_SEGMENTS: usize = 10_000;
 
-/// The codes of markers, each of which follows a byte 0xFF (T.81 table B.1).
+/// The codes of markers (T.81 table B.1). A marker is a byte 0xFF followed by its code.
 mod marker {
     pub(super) const TEM: u8 = 0x01;
     pub(super) const SOF0: u8 = 0xC0;
@@ -28,24 +28,24 @@ mod marker {
 /// One marker segment.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Segment<'file> {
-    /// DQT: the contents of a segment of quantisation tables.
+    /// DQT: the contents of a segment with quantisation tables.
     Quantisation(&'file [u8]),
-    /// DHT: the contents of a segment of Huffman tables.
+    /// DHT: the contents of a segment with Huffman tables.
     Huffman(&'file [u8]),
-    /// DRI: the number of MCUs between restart markers; 0 for none.
+    /// DRI: the number of MCUs between restart markers, or 0 if there are none.
     RestartInterval(u16),
     /// SOF0, SOF1 or SOF2: the frame header.
-    Frame(Frame),
-    /// SOS: a scan.
+    Frame(FrameHeader),
+    /// SOS: a scan header and the data of the scan.
     Scan {
         /// The contents of the scan header.
         header: &'file [u8],
         /// The entropy-coded data up to the next marker, restart markers included.
         data: &'file [u8],
     },
-    /// APP0 of JFIF: three components are YCbCr.
+    /// APP0 of JFIF, which says that an image of three components is YCbCr.
     Jfif,
-    /// APP14 of Adobe, with its colour transform.
+    /// APP14 of Adobe: the colour transform that the segment contains.
     Adobe(u8),
     /// EOI: the end marker.
     End,
@@ -53,14 +53,14 @@ pub(super) enum Segment<'file> {
 
 /// A frame header (T.81 B.2.2).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Frame {
-    /// Whether the coefficients are coded in several scans (SOF2).
+pub(super) struct FrameHeader {
+    /// Whether the frame is progressive (SOF2), so that several scans may code parts of the same block.
     pub(super) progressive: bool,
-    /// Columns of pixels.
+    /// The number of columns of pixels.
     pub(super) width: u16,
-    /// Rows of pixels.
+    /// The number of rows of pixels.
     pub(super) height: u16,
-    /// One, three or four components, in the order of the file.
+    /// The components, in the order of the file: one, three or four.
     pub(super) components: Vec<Component>,
 }
 
@@ -69,19 +69,19 @@ pub(super) struct Frame {
 pub(super) struct Component {
     /// The identifier that scan headers use.
     pub(super) id: u8,
-    /// Horizontal sampling factor: blocks across in an MCU, 1 to 4.
+    /// The horizontal sampling factor: the number of blocks across in an MCU, 1 to 4.
     pub(super) across: u8,
-    /// Vertical sampling factor: blocks down in an MCU, 1 to 4.
+    /// The vertical sampling factor: the number of blocks down in an MCU, 1 to 4.
     pub(super) down: u8,
-    /// Destination of the quantisation table.
+    /// The destination of the quantisation table.
     pub(super) quantisation: u8,
 }
 
-/// Iterates over the segments of a file, up to [`Segment::End`] or the first error. The reason of an error is for
-/// people.
+/// Iterates over the segments of a file, up to [`Segment::End`] or the first error. An error is a part of the message
+/// for the client.
 pub(super) struct Segments<'file> {
     rest: &'file [u8],
-    /// Segments read so far, including those that are skipped.
+    /// The number of segments that were read so far, including skipped ones.
     count: usize,
     ended: bool,
 }
@@ -92,20 +92,20 @@ impl<'file> Segments<'file> {
         Self { rest: file.get(2..).unwrap_or_default(), count: 0, ended: false }
     }
 
-    /// The next segment that matters to decoding.
+    /// The next segment that decoding needs.
     fn read(&mut self) -> Result<Segment<'file>, String> {
         loop {
             let code = self.marker()?;
             self.count += 1;
             if self.count > MAX_SEGMENTS {
-                return Err(format!("it has more than {MAX_SEGMENTS} segments; save it as a plain JPEG"));
+                return Err(format!("the file has more than {MAX_SEGMENTS} segments; save it without metadata"));
             }
             match code {
                 marker::EOI => return Ok(Segment::End),
                 marker::SOI => return Err("a second image starts inside the first".into()),
-                // A marker without contents, which decoders ignore.
+                // TEM has no contents, and decoders ignore it.
                 marker::TEM => continue,
-                0x02..=0xBF => return Err(format!("marker 0xFF{code:02X} is reserved; the file is damaged")),
+                0x02..=0xBF => return Err(format!("the marker 0xFF{code:02X} is reserved, so the file is damaged")),
                 _ => {}
             }
             let content = self.content()?;
@@ -115,7 +115,7 @@ impl<'file> Segments<'file> {
                 (marker::DRI, [high, low]) => return Ok(Segment::RestartInterval(u16::from_be_bytes([*high, *low]))),
                 (marker::DRI, _) => return Err("the restart interval is malformed".into()),
                 (marker::SOF0..=marker::SOF2, _) => return frame(code == marker::SOF2, content).map(Segment::Frame),
-                // The other frame headers, and DAC, which defines arithmetic coding.
+                // The other frame headers are not supported, and neither is DAC, which defines arithmetic coding.
                 (0xC3 | 0xC5..=0xC7 | 0xC9..=0xCF, _) => return Err(unsupported(code)),
                 (marker::SOS, _) => {
                     let length = position(self.rest, is_marker).unwrap_or(self.rest.len());
@@ -132,17 +132,17 @@ impl<'file> Segments<'file> {
         }
     }
 
-    /// The code of the next marker. Bytes before it are skipped.
+    /// The code of the next marker. Bytes before the marker are skipped.
     fn marker(&mut self) -> Result<u8, String> {
-        let at = position(self.rest, is_marker).ok_or("it ends before its end marker: it was cut short")?;
+        let at = position(self.rest, is_marker).ok_or("the file ends before its end marker, so it was cut short")?;
         let marker = self.rest[at + 1];
         self.rest = &self.rest[at + 2..];
         Ok(marker)
     }
 
-    /// The contents of a segment, whose length stands after the marker.
+    /// The contents of the segment whose marker was read last. The length of the segment is before the contents.
     fn content(&mut self) -> Result<&'file [u8], String> {
-        let cut = "it ends inside a segment: it was cut short";
+        let cut = "the file ends inside a segment, so it was cut short";
         let (length, rest) = self.rest.split_first_chunk::<2>().ok_or(cut)?;
         let length = usize::from(u16::from_be_bytes(*length)).checked_sub(2).ok_or("a segment's length is below 2")?;
         let (content, rest) = rest.split_at_checked(length).ok_or(cut)?;
@@ -168,38 +168,39 @@ impl<'file> Iterator for Segments<'file> {
 #[inline(always)]
 pub(super) fn position(bytes: &[u8], predicate: impl Fn(u8) -> bool) -> Option<usize> {
     let found = |(&byte, &next): (&u8, &u8)| (byte == 0xFF) & predicate(next);
-    // Stretches of 64 bytes are tested without a branch for each byte, since a hostile file may be full of 0xFF.
+    // Chunks of 64 bytes are tested without a branch for each byte. Otherwise a hostile file full of 0xFF would take
+    // long.
     let next = bytes.get(1..)?;
-    let stretches = bytes.as_chunks::<64>().0.iter().zip(next.as_chunks::<64>().0);
+    let chunks = bytes.as_chunks::<64>().0.iter().zip(next.as_chunks::<64>().0);
     let none =
         |(bytes, next): &(&[u8; 64], &[u8; 64])| !bytes.iter().zip(*next).fold(false, |any, pair| any | found(pair));
-    let from = 64 * stretches.take_while(none).count();
+    let from = 64 * chunks.take_while(none).count();
     bytes[from..].iter().zip(&next[from..]).position(found).map(|at| from + at)
 }
 
-/// Whether 0xFF and this byte are a marker that ends coded data. A stuffed zero, a fill byte and a restart marker are
-/// not; they are skipped between segments, too.
+/// Whether 0xFF followed by `byte` is a marker that ends coded data. A stuffed zero, a fill byte and a restart marker
+/// do not end coded data. Between segments, they are skipped, too.
 fn is_marker(byte: u8) -> bool {
     (byte != 0) & (byte != 0xFF) & (byte & 0xF8 != 0xD0)
 }
 
 /// Parses a frame header.
-fn frame(progressive: bool, content: &[u8]) -> Result<Frame, String> {
+fn frame(progressive: bool, content: &[u8]) -> Result<FrameHeader, String> {
     let [precision, h0, h1, w0, w1, count, components @ ..] = content else {
         return Err("the frame header is too short".into());
     };
     if *precision != 8 {
-        return Err(format!("it has {precision} bits per sample, 8 are supported"));
+        return Err(format!("it has {precision} bits per sample; send a JPEG file with 8"));
     }
     let (height, width) = (u16::from_be_bytes([*h0, *h1]), u16::from_be_bytes([*w0, *w1]));
     if height == 0 || width == 0 {
-        return Err(format!("its header says {width}x{height} pixels"));
+        return Err(format!("its header says that it has {width}x{height} pixels"));
     }
     if !matches!(count, 1 | 3 | 4) {
-        return Err(format!("it has {count} colour channels, 1, 3 and 4 are supported"));
+        return Err(format!("it has {count} colour channels; send a JPEG file with 1, 3 or 4"));
     }
     if components.len() != 3 * usize::from(*count) {
-        return Err("the frame header's length does not fit its channels".into());
+        return Err("the length of the frame header does not fit its number of colour channels".into());
     }
     let components: Vec<Component> = components
         .chunks_exact(3)
@@ -211,17 +212,17 @@ fn frame(progressive: bool, content: &[u8]) -> Result<Frame, String> {
     if (1..components.len()).any(|i| components[..i].iter().any(|c| c.id == components[i].id)) {
         return Err("two colour channels have the same name".into());
     }
-    Ok(Frame { progressive, width, height, components })
+    Ok(FrameHeader { progressive, width, height, components })
 }
 
-/// The error for a frame of a kind that is not supported.
+/// The error for a frame whose kind is not supported. `marker` is the code of its header.
 fn unsupported(marker: u8) -> String {
     let kind = match marker {
         0xC3 => "lossless",
         0xC5..=0xC7 => "hierarchical",
         _ => "arithmetic-coded",
     };
-    format!("{kind} JPEG is not supported; send baseline or progressive JPEG")
+    format!("{kind} JPEG is not supported; send a baseline or progressive JPEG file")
 }
 
 #[cfg(test)]
@@ -239,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scan_reaches_to_the_next_marker_that_is_no_restart() {
+    fn the_data_of_a_scan_ends_at_the_next_marker_that_is_no_restart_marker() {
         let file = b"\xff\xd8\xff\xda\0\x03h12\xff\0\xff\xff\xd34\xff\xff\xd9";
         let scan = Segment::Scan { header: b"h", data: b"12\xff\0\xff\xff\xd34\xff" };
         assert_eq!(all(file), [Ok(scan), Ok(Segment::End)]);

@@ -1,7 +1,7 @@
-//! The Huffman tables of ITU-T T.81 annex K.3 as the contents of one DHT segment. Each of the four tables is a byte of
-//! class and destination, sixteen counts of codes by length, and the symbols in the order of their codes.
+//! The Huffman tables of ITU-T T.81 annex K.3, as the contents of one DHT segment. Each of the four tables has one byte
+//! of class and destination, sixteen counts of codes by length, and the symbols in the order of their codes.
 
-/// The tables for DC luminance, AC luminance, DC chrominance and AC chrominance, in this order.
+/// The Huffman tables for DC luminance, AC luminance, DC chrominance and AC chrominance, in this order.
 #[rustfmt::skip]
 pub(super) const HUFFMAN: [u8; 416] = [
     0x00, 0x00, 0x01, 0x05, 0x01, 0x01, 0x01, 0x01, 0x01, 0x01, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,

@@ -1,15 +1,15 @@
-//! Checks that a PNG file is complete and undamaged by the lengths and checksums of its chunks, which takes far less
+//! Checks by the lengths and checksums of its chunks that a PNG file is complete and undamaged. This takes far less
 //! time than decoding the pixels.
 //!
 //! Source: the PNG specification, third edition, section 5.3 (chunk layout).
 
-/// Bytes of the signature before the first chunk.
+/// The number of bytes of the signature, which is before the first chunk.
 const SIGNATURE: usize = 8;
 
 /// The name of the last chunk.
 const END: &[u8] = b"IEND";
 
-/// Bytes of a chunk's name. The checksum covers the name, but the chunk's length does not count it.
+/// The number of bytes of a chunk's name. The checksum covers the name, but the chunk's length does not include it.
 const NAME: usize = 4;
 
 /// A defect of a file's chunks.
@@ -17,11 +17,11 @@ const NAME: usize = 4;
 pub(super) enum Defect {
     /// The file ends before its end chunk.
     Cut,
-    /// A chunk has another checksum than its data.
+    /// The checksum of a chunk differs from that of the chunk's name and data.
     Damaged,
 }
 
-/// Checks all chunks up to the end chunk. Bytes after it are not a part of the image.
+/// Checks all chunks up to the end chunk. Bytes after the end chunk are ignored.
 pub(super) fn check(file: &[u8]) -> Result<(), Defect> {
     let mut rest = file.get(SIGNATURE..).ok_or(Defect::Cut)?;
     loop {
@@ -39,7 +39,7 @@ pub(super) fn check(file: &[u8]) -> Result<(), Defect> {
     }
 }
 
-/// The big-endian number that `bytes` begin with, and the bytes after it.
+/// The big-endian number of 32 bits at the start of `bytes`, and the rest of `bytes`.
 fn number(bytes: &[u8]) -> Result<(u32, &[u8]), Defect> {
     let (number, rest) = bytes.split_first_chunk().ok_or(Defect::Cut)?;
     Ok((u32::from_be_bytes(*number), rest))
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_cut_anywhere_is_cut_and_bytes_after_the_end_are_ignored() {
+    fn a_file_cut_anywhere_is_recognised_and_bytes_after_the_end_chunk_are_ignored() {
         let mut file = file();
         assert_eq!(check(&file), Ok(()));
         for length in 0..file.len() {
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn any_damaged_byte_is_noticed() {
+    fn damage_of_any_byte_is_recognised() {
         let file = file();
         for place in SIGNATURE..file.len() {
             let mut damaged = file.clone();
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chunk_longer_than_the_file_is_cut() {
+    fn a_file_is_cut_if_a_chunk_is_longer_than_the_file() {
         let mut file = file();
         file[SIGNATURE..SIGNATURE + 4].copy_from_slice(&u32::MAX.to_be_bytes());
         assert_eq!(check(&file), Err(Defect::Cut));

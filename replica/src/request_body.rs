@@ -1,4 +1,5 @@
-//! The three forms of a request's body → the encoded image. Knows nothing of image formats.
+//! Finds the encoded image in a request's body, which may be the image file, multipart or JSON. Knows nothing of image
+//! formats.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -7,38 +8,40 @@ use serde::Deserialize;
 use service::wire::{BodyFormat, Code, RequestError};
 use std::convert::Infallible;
 
-/// A body of `application/json`.
+/// The fields of a body of `application/json`.
 #[derive(Deserialize)]
 struct JsonBody {
-    /// Base64.
+    /// The image file in base64.
     image: String,
 }
 
-/// The encoded image within a body whose form `content_type` tells.
+/// The encoded image in `body`. `content_type` is the value of the header `Content-Type`, which selects the format of
+/// the body.
 ///
 /// # Errors
-/// 415 for a content type of none of the forms; 400 for a body that does not have the form of its type, or contains no
-/// image.
+/// If `content_type` names no supported format (status 415), or the body is malformed or contains no image (status
+/// 400).
 pub async fn encoded_image(content_type: Option<&str>, body: Bytes) -> Result<Bytes, RequestError> {
     let image = match BodyFormat::from_content_type(content_type)? {
         BodyFormat::Raw => body,
         BodyFormat::Multipart => first_file(content_type.unwrap_or_default(), body).await?,
         BodyFormat::Json => {
-            let parsed: JsonBody = serde_json::from_slice(&body)
-                .map_err(|error| bad_request(format!("the body is not {{\"image\": \"<base64>\"}}: {error}")))?;
+            let parsed: JsonBody = serde_json::from_slice(&body).map_err(|error| {
+                bad_request(format!("the JSON does not have the form {{\"image\": \"BASE64\"}}: {error}"))
+            })?;
             let decoded = BASE64_STANDARD.decode(parsed.image);
             decoded.map_err(|error| bad_request(format!("\"image\" is not base64: {error}")))?.into()
         }
     };
     if image.is_empty() {
-        return Err(bad_request("the image is empty: 0 bytes"));
+        return Err(bad_request("the image is empty; send an image file"));
     }
     Ok(image)
 }
 
 /// The first part of a multipart body that has a file name or is named `image`.
 async fn first_file(content_type: &str, body: Bytes) -> Result<Bytes, RequestError> {
-    let malformed = |error: multer::Error| bad_request(format!("malformed multipart body: {error}"));
+    let malformed = |error: multer::Error| bad_request(format!("the multipart body is malformed: {error}"));
     let boundary = multer::parse_boundary(content_type).map_err(malformed)?;
     let stream = futures_util::stream::once(async { Ok::<_, Infallible>(body) });
     let mut parts = multer::Multipart::new(stream, boundary);
@@ -47,7 +50,7 @@ async fn first_file(content_type: &str, body: Bytes) -> Result<Bytes, RequestErr
             return part.bytes().await.map_err(malformed);
         }
     }
-    Err(bad_request("the multipart body has no file part; name it \"image\""))
+    Err(bad_request("the multipart body has no part with a file name or the name \"image\"; send one"))
 }
 
 fn bad_request(message: impl Into<String>) -> RequestError {
@@ -65,7 +68,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_image_is_found_in_each_form() {
+    async fn the_image_is_found_in_each_format_of_a_body() {
         check("image/png", "abc", Ok("abc")).await;
         check("application/json", r#"{"image":"YWJj"}"#, Ok("abc")).await;
         let multipart =
@@ -81,7 +84,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn malformed_bodies_are_bad_requests() {
+    async fn malformed_bodies_and_unknown_content_types_are_refused() {
         let kind = "multipart/form-data; boundary=B";
         for (content_type, body) in [
             ("image/png", ""),
