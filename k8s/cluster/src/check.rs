@@ -18,23 +18,24 @@ use std::time::{Duration, Instant};
 /// request takes a fifth of the objective: at a load of 0.3, more than one request in a hundred would then be late.
 const LIGHT_LOAD: f64 = 0.1;
 
-/// One check. The order is that in which checks run: one that starts with a single replica follows one that ends with it.
+/// One check. They run in this order, in which the scaler seldom has to come down to one replica first: that takes a
+/// minute, and longer after each rise that it remembers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Check {
     /// Each ServiceAccount may do what its program needs, and nothing else
     Privileges,
-    /// A burst scales from one replica to at least three and back to one; no request fails
-    Burst,
-    /// After the leading scaler is killed another one leads, and scales
-    KilledLeader,
+    /// 30 s without the API server fail no request and lose no pod; then scaling goes on
+    NoApiServer,
     /// `kubectl rollout restart` of the replicas under load fails no request
     RollingRestart,
     /// `kubectl rollout restart` of the dispatchers under load fails no request
     RollingDispatchers,
     /// Killing a replica's process, and deleting a replica's pod without grace, fails no request
     KilledPod,
-    /// 30 s without the API server fail no request and lose no pod; then scaling goes on
-    NoApiServer,
+    /// A burst scales from one replica to at least three and back to one; no request fails
+    Burst,
+    /// After the leading scaler is killed another one leads, and scales
+    KilledLeader,
     /// With room for two replicas only, the scaler stops at two, gives the reason, and uses room that is added
     Ceiling,
 }
