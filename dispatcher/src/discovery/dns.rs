@@ -27,7 +27,7 @@ impl FromStr for DnsName {
         };
         match text.rsplit_once(':').map(|(host, port)| (host, port.parse())) {
             Some((host, Ok(port))) if is_host(host) => Ok(Self { host: host.into(), port }),
-            _ => Err(Error::DnsName(text.into())),
+            _ => Err(Error::Name(text.into())),
         }
     }
 }
