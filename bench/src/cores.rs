@@ -28,7 +28,7 @@ pub(crate) fn command_on(core: u32, program: impl AsRef<OsStr>) -> Command {
 ///
 /// # Errors
 /// When the core may not be used, or the system is not Linux.
-pub(crate) fn keep_this_thread_on(core: u32) -> Result<()> {
+pub(crate) fn pin_this_thread(core: u32) -> Result<()> {
     // The link reads PID/task/TID.
     let link = fs::read_link("/proc/thread-self").context("read /proc/thread-self; is this Linux?")?;
     let thread = link.file_name().context("/proc/thread-self names no thread")?.to_string_lossy().into_owned();
@@ -36,33 +36,33 @@ pub(crate) fn keep_this_thread_on(core: u32) -> Result<()> {
 }
 
 /// Keeps every thread of this process off one core until it is dropped.
-pub(crate) struct Elsewhere {
+pub(crate) struct ReservedCore {
     before: Vec<u32>,
 }
 
-impl Elsewhere {
+impl ReservedCore {
     /// Moves all threads to the cores other than `core`.
     ///
     /// # Errors
     /// When there is no other core.
-    pub(crate) fn than(core: u32) -> Result<Self> {
+    pub(crate) fn new(core: u32) -> Result<Self> {
         let before = allowed()?;
         let others: Vec<u32> = before.iter().copied().filter(|&other| other != core).collect();
         ensure!(!others.is_empty(), "this takes two cores: one for the replica, another for its clients");
-        move_process_to(&others)?;
+        pin_process(&others)?;
         Ok(Self { before })
     }
 }
 
-impl Drop for Elsewhere {
+impl Drop for ReservedCore {
     fn drop(&mut self) {
-        if let Err(error) = move_process_to(&self.before) {
+        if let Err(error) = pin_process(&self.before) {
             eprintln!("{error:#}");
         }
     }
 }
 
-fn move_process_to(cores: &[u32]) -> Result<()> {
+fn pin_process(cores: &[u32]) -> Result<()> {
     let list = cores.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
     taskset(&["-a", "-c", "-p", &list, &std::process::id().to_string()])
 }

@@ -8,14 +8,14 @@ use std::fmt;
 
 /// The value that a figure should have.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Target {
+pub(crate) enum TargetRange {
     AtMost(f64),
     AtLeast(f64),
     /// The value must lie between the two numbers, both included.
     Between(f64, f64),
 }
 
-impl Target {
+impl TargetRange {
     fn holds(self, value: f64) -> bool {
         match self {
             Self::AtMost(most) => value <= most,
@@ -25,7 +25,7 @@ impl Target {
     }
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for TargetRange {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::AtMost(most) => write!(formatter, "≤ {most}"),
@@ -78,7 +78,7 @@ impl Figure {
     }
 
     /// The figure with a target.
-    pub(crate) fn with_target(self, target: Target) -> Self {
+    pub(crate) fn with_target(self, target: TargetRange) -> Self {
         Self { target: Some(target), ..self }
     }
 
@@ -126,12 +126,12 @@ mod tests {
     #[test]
     fn a_row_says_whether_the_target_was_held() {
         for (target, value, ending) in [
-            (Some(Target::AtMost(0.3)), 0.3, "held"),
-            (Some(Target::AtMost(0.3)), 0.31, "missed"),
-            (Some(Target::AtLeast(0.95)), 0.96, "held"),
-            (Some(Target::AtLeast(0.95)), 0.94, "missed"),
-            (Some(Target::Between(0.5, 1.5)), 1.5, "held"),
-            (Some(Target::Between(0.5, 1.5)), 0.4, "missed"),
+            (Some(TargetRange::AtMost(0.3)), 0.3, "held"),
+            (Some(TargetRange::AtMost(0.3)), 0.31, "missed"),
+            (Some(TargetRange::AtLeast(0.95)), 0.96, "held"),
+            (Some(TargetRange::AtLeast(0.95)), 0.94, "missed"),
+            (Some(TargetRange::Between(0.5, 1.5)), 1.5, "held"),
+            (Some(TargetRange::Between(0.5, 1.5)), 0.4, "missed"),
             (None, 30.0, "ms"),
         ] {
             let row = Figure { target, ..Figure::new("added_ms", value, "ms") }.row(20);

@@ -9,7 +9,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 /// Pairs of requests with the same body.
-struct Series {
+struct RequestSeries {
     description: &'static str,
     body: Vec<u8>,
     pairs: u64,
@@ -33,8 +33,9 @@ pub(crate) fn run() -> Result<()> {
     let urls = [replica, stack.dispatcher.address.clone()].map(|address| format!("http://{address}/predict"));
 
     println!("requests          pairs   replica   through the dispatcher   added   ratio");
-    let refused = Series { description: "refused (no JPEG)", body: b"no image".to_vec(), pairs: 3000, status: 400 };
-    let classified = Series { description: "classified", body: image, pairs: 300, status: 200 };
+    let refused =
+        RequestSeries { description: "refused (no JPEG)", body: b"no image".to_vec(), pairs: 3000, status: 400 };
+    let classified = RequestSeries { description: "classified", body: image, pairs: 300, status: 200 };
     for series in [refused, classified] {
         let [direct, through] = medians(&urls, &series)?;
         println!(
@@ -51,7 +52,7 @@ pub(crate) fn run() -> Result<()> {
 }
 
 /// Median seconds of a request to each of the two URLs.
-fn medians(urls: &[String; 2], series: &Series) -> Result<[f64; 2]> {
+fn medians(urls: &[String; 2], series: &RequestSeries) -> Result<[f64; 2]> {
     let progress = progress::bar(series.pairs, series.description);
     let agent = http::agent();
     let mut latencies: [Vec<Duration>; 2] = Default::default();

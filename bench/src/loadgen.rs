@@ -6,7 +6,7 @@ mod oha;
 
 use crate::output::Output;
 use crate::statistics::{median, median_ratio, quantile};
-use crate::stub::{Habit, Record, Settings, Stubs};
+use crate::stub::{Record, StubReplicas, StubSettings, ThreadBehavior};
 use crate::{cores, images, processor_time};
 use anyhow::{Context, Result, ensure};
 use harness::{paths, steal};
@@ -72,12 +72,17 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     options.output.write(&figures)
 }
 
-fn start_stub(habit: Habit) -> Result<Stubs> {
-    Stubs::start(Settings { capacity: usize::MAX, habit, core: Some(STUB_CORE), ..Settings::default() })
+fn start_stub(behavior: ThreadBehavior) -> Result<StubReplicas> {
+    StubReplicas::start(StubSettings {
+        capacity: usize::MAX,
+        behavior,
+        core: Some(STUB_CORE),
+        ..StubSettings::default()
+    })
 }
 
 /// Runs `loadgen run` on the sender's core. Returns its report.
-fn send(folder: &Path, stub: &Stubs, flags: &[&str]) -> Result<Value> {
+fn send(folder: &Path, stub: &StubReplicas, flags: &[&str]) -> Result<Value> {
     let url = format!("--url=http://{}/predict", stub.addresses[0]);
     let images = format!("--pictures={}", folder.join("images").display());
     let loadgen = cores::command_on(SENDER_CORE, paths::program("loadgen"));
@@ -100,7 +105,7 @@ fn schedule(folder: &Path) -> Result<Value> {
 }
 
 fn schedule_at(rate: u32, seconds: u32, folder: &Path) -> Result<Value> {
-    let stub = start_stub(Habit::Sleeps)?;
+    let stub = start_stub(ThreadBehavior::Sleeps)?;
     let report = send(folder, &stub, &[&format!("--rate={rate}"), &format!("--duration={seconds}s")])?;
     let mut records = stub.take_records();
     records.sort_unstable_by_key(|record| record.arrived);
@@ -146,7 +151,7 @@ fn wake_up_delays() -> [f64; 2] {
 /// Whether every request that was scheduled during a stall of the server shows it.
 fn stall(folder: &Path) -> Result<Value> {
     println!("\n== A server that stands still for {STALL_LENGTH:?} (wrk2's test)");
-    let stub = start_stub(Habit::Stalls { after: STALL_AFTER, length: STALL_LENGTH })?;
+    let stub = start_stub(ThreadBehavior::Stalls { after: STALL_AFTER, length: STALL_LENGTH })?;
     let log = folder.join("stall.csv.gz");
     let flags = ["--rate=200", "--duration=5s", "--arrivals=uniform", &format!("--log={}", log.display())];
     let report = send(folder, &stub, &flags)?;
@@ -169,7 +174,7 @@ fn stall(folder: &Path) -> Result<Value> {
 /// Whether the reported percentiles match the log of every request.
 fn log(folder: &Path) -> Result<Value> {
     println!("\n== Percentiles, next to the log of every request");
-    let stub = start_stub(Habit::Stalls { after: STALL_AFTER, length: SHORT_STALL })?;
+    let stub = start_stub(ThreadBehavior::Stalls { after: STALL_AFTER, length: SHORT_STALL })?;
     let log = folder.join("requests.csv.gz");
     let report = send(folder, &stub, &["--rate=1000", "--duration=10s", &format!("--log={}", log.display())])?;
     let mut latencies: Vec<f64> = read_log(&log)?.into_iter().map(|(_, latency)| latency * 1e3).collect();
@@ -201,7 +206,7 @@ fn cost_at(rate: u32, options: &Options, oha: &Oha, folder: &Path) -> Result<Val
     // Microseconds of a request, by round.
     let (mut own, mut peer) = (Vec::new(), Vec::new());
     for round in 0..options.rounds {
-        let stub = start_stub(Habit::NeverSleeps)?;
+        let stub = start_stub(ThreadBehavior::BusyWaits)?;
         // The first sender of a round changes from round to round.
         for turn in [round % 2, (round + 1) % 2] {
             let before = processor_time::of_ended_children()?;

@@ -37,7 +37,7 @@ pub(crate) struct Options {
 }
 
 /// A network to compare.
-struct Model {
+struct ComparedModel {
     name: &'static str,
     /// torchvision's name of the architecture.
     architecture: &'static str,
@@ -45,15 +45,15 @@ struct Model {
     is_bundled: bool,
 }
 
-const MODELS: [Model; 4] = [
-    Model { name: "shapes", architecture: "resnet18", is_bundled: true },
-    Model { name: "random18", architecture: "resnet18", is_bundled: false },
-    Model { name: "random34", architecture: "resnet34", is_bundled: false },
-    Model { name: "random50", architecture: "resnet50", is_bundled: false },
+const MODELS: [ComparedModel; 4] = [
+    ComparedModel { name: "shapes", architecture: "resnet18", is_bundled: true },
+    ComparedModel { name: "random18", architecture: "resnet18", is_bundled: false },
+    ComparedModel { name: "random34", architecture: "resnet34", is_bundled: false },
+    ComparedModel { name: "random50", architecture: "resnet50", is_bundled: false },
 ];
 
 /// A model, and the JSON that `parity.py logits` prints for it.
-type Compared<'a> = (&'a Model, Value);
+type ModelResult<'a> = (&'a ComparedModel, Value);
 
 /// Compares, prints and judges.
 ///
@@ -66,14 +66,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         fs::remove_dir_all(&folder).with_context(|| format!("remove {}", folder.display()))?;
     }
     images::draw(&folder.join("drawn"), &[DRAWN])?;
-    let comparison = Comparison { python, folder };
-    let made = comparison.torchvision("making images", &["images"])?;
-    println!("{} images in {}", made["images"], comparison.folder.join("images").display());
+    let parity = ParityRun { python, folder };
+    let made = parity.torchvision("making images", &["images"])?;
+    println!("{} images in {}", made["images"], parity.folder.join("images").display());
     let mut models = Vec::new();
     for model in &MODELS {
-        models.push((model, comparison.logits(model)?));
+        models.push((model, parity.logits(model)?));
     }
-    let pixels = comparison.torchvision("comparing pixels", &["pixels"])?;
+    let pixels = parity.torchvision("comparing pixels", &["pixels"])?;
     print_pixels(&pixels);
     print_models(&models);
     options.output.write(&json!({ "figures": figures(&pixels, &models) }))?;
@@ -84,14 +84,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 }
 
 /// The folder of all files, and the Python that computes torchvision's part.
-struct Comparison {
+struct ParityRun {
     python: Python,
     folder: PathBuf,
 }
 
-impl Comparison {
+impl ParityRun {
     /// Runs both sides on a model. Returns the JSON of `parity.py logits`.
-    fn logits(&self, model: &Model) -> Result<Value> {
+    fn logits(&self, model: &ComparedModel) -> Result<Value> {
         let weights = if model.is_bundled {
             paths::root().join("replica/models/shapes.safetensors")
         } else {
@@ -146,7 +146,7 @@ fn print_pixels(pixels: &Value) {
     }
 }
 
-fn print_models(models: &[Compared]) {
+fn print_models(models: &[ModelResult]) {
     println!("\nmodel      logits, relative, equal pixels   top-1 %   top-5 %   top-1 %, equal pixels   classes seen");
     for (model, found) in models {
         println!(
@@ -162,7 +162,7 @@ fn print_models(models: &[Compared]) {
     println!();
 }
 
-fn figures(pixels: &Value, models: &[Compared]) -> BTreeMap<String, f64> {
+fn figures(pixels: &Value, models: &[ModelResult]) -> BTreeMap<String, f64> {
     let mut figures = BTreeMap::from([
         ("parity_mean_levels".to_owned(), number(&pixels["mean"])),
         ("parity_max_levels".to_owned(), number(&pixels["max"])),
@@ -182,7 +182,7 @@ fn figures(pixels: &Value, models: &[Compared]) -> BTreeMap<String, f64> {
 }
 
 /// A line for each figure that is beyond its bound.
-fn missed_targets(pixels: &Value, models: &[Compared]) -> Vec<String> {
+fn missed_targets(pixels: &Value, models: &[ModelResult]) -> Vec<String> {
     let mut missed = Vec::new();
     let mut at_most = |figure: String, value: f64, bound: f64| {
         // A missing figure is NaN, which is beyond every bound.
@@ -206,10 +206,10 @@ fn missed_targets(pixels: &Value, models: &[Compared]) -> Vec<String> {
 mod tests {
     use super::*;
 
-    const TRAINED: &Model = &MODELS[0];
-    const RANDOM: &Model = &MODELS[1];
+    const TRAINED: &ComparedModel = &MODELS[0];
+    const RANDOM: &ComparedModel = &MODELS[1];
 
-    fn check(pixels: &Value, model: &Model, found: Value, expected: &[&str]) {
+    fn check(pixels: &Value, model: &ComparedModel, found: Value, expected: &[&str]) {
         let missed = missed_targets(pixels, &[(model, found)]);
         assert_eq!(missed.len(), expected.len(), "{missed:?}");
         for (missed, expected) in missed.iter().zip(expected) {

@@ -2,27 +2,27 @@
 //! stub replica.
 
 mod cell;
+mod measurements;
 mod peer;
-mod samples;
 mod table;
 mod tool;
 mod wrk;
 
 use crate::output::Output;
-use crate::stub::{Settings, Stubs, Work};
+use crate::stub::{AnswerDelay, StubReplicas, StubSettings};
 use crate::{processor_time, progress};
 use anyhow::{Context, Result, ensure};
-use cell::{Cell, Sample, Server};
+use cell::{CellMeasurement, ServerKind, TableCell};
 use clap::{Args, value_parser};
 use harness::paths;
 use harness::stack::{Service, Stack};
+use measurements::CellMeasurements;
 use peer::Peer;
-use samples::Samples;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use wrk::Load;
+use wrk::WrkLoad;
 
 /// Time for the dispatcher to find the stub.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -56,17 +56,17 @@ pub(crate) struct Options {
 
 impl Options {
     /// The cells of one round, in the order in which they are measured. The first server changes from round to round.
-    fn cells(&self, round: u32) -> Vec<Cell> {
+    fn cells(&self, round: u32) -> Vec<TableCell> {
         let mut cells = Vec::new();
         for &body in &self.bodies {
             for &connections in &self.connections {
-                let mut servers = vec![Server::Roundhouse, Server::Nginx, Server::Haproxy];
+                let mut servers = vec![ServerKind::Roundhouse, ServerKind::Nginx, ServerKind::Haproxy];
                 if connections == 1 {
-                    servers.push(Server::Direct);
+                    servers.push(ServerKind::Direct);
                 }
                 let first = round as usize % servers.len();
                 servers.rotate_left(first);
-                cells.extend(servers.into_iter().map(|server| Cell { body, connections, server }));
+                cells.extend(servers.into_iter().map(|server| TableCell { body, connections, server }));
             }
         }
         cells
@@ -83,7 +83,7 @@ fn delay(text: &str) -> Result<Duration, String> {
 /// When a program is not installed or does not start, or a request failed.
 pub(crate) fn run(options: &Options) -> Result<()> {
     tool::check()?;
-    let servers = Servers::start(options.delay, &paths::output("bench").join("dispatcher"))?;
+    let servers = RunningServers::start(options.delay, &paths::output("bench").join("dispatcher"))?;
     let (samples, failures) = servers.measure(options)?;
     table::print(&samples);
     ensure!(failures.is_empty(), "requests failed:\n{}", failures.join("\n"));
@@ -91,20 +91,20 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 }
 
 /// The running servers. The stub is dropped last, so that no server loses its upstream while it still works.
-struct Servers {
+struct RunningServers {
     dispatcher: Service,
     nginx: Peer,
     haproxy: Peer,
     direct: String,
-    _stub: Stubs,
+    _stub: StubReplicas,
 }
 
-impl Servers {
+impl RunningServers {
     fn start(delay: Duration, folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
-        let work = if delay.is_zero() { Work::None } else { Work::Takes(delay) };
+        let work = if delay.is_zero() { AnswerDelay::None } else { AnswerDelay::Fixed(delay) };
         let capacity = CAPACITY as usize;
-        let stub = Stubs::start(Settings { capacity, work, records: false, ..Settings::default() })?;
+        let stub = StubReplicas::start(StubSettings { capacity, work, records: false, ..StubSettings::default() })?;
         let upstream = stub.addresses[0];
         let dispatcher = start_dispatcher(upstream, folder)?;
         let nginx = Peer::nginx(upstream, folder)?;
@@ -113,22 +113,22 @@ impl Servers {
     }
 
     /// Measures all rounds. Returns the samples, and a line for each cell in which requests failed.
-    fn measure(&self, options: &Options) -> Result<(Samples, Vec<String>)> {
-        let rounds: Vec<(u32, Cell)> = (0..options.rounds)
+    fn measure(&self, options: &Options) -> Result<(CellMeasurements, Vec<String>)> {
+        let rounds: Vec<(u32, TableCell)> = (0..options.rounds)
             .flat_map(|round| options.cells(round).into_iter().map(move |cell| (round, cell)))
             .collect();
         let progress = progress::bar(rounds.len() as u64, "");
-        let (mut samples, mut failures) = (Samples::default(), Vec::new());
+        let (mut samples, mut failures) = (CellMeasurements::default(), Vec::new());
         for (round, cell) in rounds {
             progress.set_message(cell.to_string());
             let (address, process) = self.server(cell.server);
-            let load = Load { address, body: cell.body, connections: cell.connections };
+            let load = WrkLoad { address, body: cell.body, connections: cell.connections };
             load.warm_up()?;
             let before = process.map(processor_time::of).transpose()?;
             let report = load.send(options.seconds).with_context(|| format!("measure {cell}"))?;
             let after = process.map(processor_time::of).transpose()?;
             let cpu = after.zip(before).map(|(after, before)| after.saturating_sub(before));
-            samples.add(cell, Sample::new(&report, cpu));
+            samples.add(cell, CellMeasurement::new(&report, cpu));
             if !report.errors.is_empty() {
                 failures.push(format!("  {cell}, round {}: {}", round + 1, report.errors));
             }
@@ -139,12 +139,12 @@ impl Servers {
     }
 
     /// A server's address, and the process whose processor time counts.
-    fn server(&self, server: Server) -> (&str, Option<u32>) {
+    fn server(&self, server: ServerKind) -> (&str, Option<u32>) {
         match server {
-            Server::Roundhouse => (&self.dispatcher.address, Some(self.dispatcher.id())),
-            Server::Nginx => (&self.nginx.address, Some(self.nginx.id())),
-            Server::Haproxy => (&self.haproxy.address, Some(self.haproxy.id())),
-            Server::Direct => (&self.direct, None),
+            ServerKind::Roundhouse => (&self.dispatcher.address, Some(self.dispatcher.id())),
+            ServerKind::Nginx => (&self.nginx.address, Some(self.nginx.id())),
+            ServerKind::Haproxy => (&self.haproxy.address, Some(self.haproxy.id())),
+            ServerKind::Direct => (&self.direct, None),
         }
     }
 }

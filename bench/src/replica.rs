@@ -6,15 +6,15 @@
 mod client;
 mod decode;
 mod forward;
+mod measuring_process;
 mod memory;
 mod overhead;
 mod requests;
 mod server;
 mod startup;
 mod throughput;
-mod worker;
 
-use crate::figure::{self, Figure, Target};
+use crate::figure::{self, Figure, TargetRange};
 use crate::images::Images;
 use crate::output::Output;
 use crate::python::{ENGINES, Python, TORCHVISION};
@@ -25,16 +25,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Figures that the replica is judged by.
-const TARGETS: [(&str, Target); 9] = [
-    ("forward_ratio_onnxruntime_b1", Target::AtMost(0.75)),
-    ("forward_ratio_onnxruntime_b8", Target::AtMost(0.65)),
-    ("forward_ratio_onnxruntime_b1_t2", Target::AtMost(0.90)),
-    ("forward_ratio_onnxruntime_b8_t2", Target::AtMost(0.80)),
-    ("cpu_ratio_flask", Target::AtMost(0.30)),
-    ("throughput_ratio", Target::AtLeast(0.95)),
-    ("added_ms", Target::AtMost(0.3)),
-    ("startup_s", Target::AtMost(0.7)),
-    ("rss_mb", Target::AtMost(300.0)),
+const TARGETS: [(&str, TargetRange); 9] = [
+    ("forward_ratio_onnxruntime_b1", TargetRange::AtMost(0.75)),
+    ("forward_ratio_onnxruntime_b8", TargetRange::AtMost(0.65)),
+    ("forward_ratio_onnxruntime_b1_t2", TargetRange::AtMost(0.90)),
+    ("forward_ratio_onnxruntime_b8_t2", TargetRange::AtMost(0.80)),
+    ("cpu_ratio_flask", TargetRange::AtMost(0.30)),
+    ("throughput_ratio", TargetRange::AtLeast(0.95)),
+    ("added_ms", TargetRange::AtMost(0.3)),
+    ("startup_s", TargetRange::AtMost(0.7)),
+    ("rss_mb", TargetRange::AtMost(300.0)),
 ];
 
 /// Flags of `bench replica`.
@@ -42,7 +42,7 @@ const TARGETS: [(&str, Target); 9] = [
 pub(crate) struct Options {
     /// What to measure; without it, everything
     #[arg(long, value_enum, value_delimiter = ',')]
-    only: Vec<Part>,
+    only: Vec<BenchmarkPart>,
     /// Rounds; each measures both sides of every comparison
     #[arg(long, default_value_t = 20, value_parser = value_parser!(u32).range(1..=1000))]
     rounds: u32,
@@ -58,7 +58,7 @@ pub(crate) struct Options {
 
 /// The parts of the benchmark that can be run alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Part {
+enum BenchmarkPart {
     /// Forward passes, next to ONNX Runtime and OpenVINO
     Forward,
     /// Processor time and latency of whole requests, next to Flask
@@ -75,8 +75,8 @@ enum Part {
     Memory,
 }
 
-impl Part {
-    fn measure(self, run: &Run) -> Result<Vec<Figure>> {
+impl BenchmarkPart {
+    fn measure(self, run: &RunContext) -> Result<Vec<Figure>> {
         let measured = match self {
             Self::Forward => forward::measure(run),
             Self::Requests => requests::measure(run),
@@ -92,7 +92,7 @@ impl Part {
 }
 
 /// Everything that the parts of one run share.
-struct Run<'a> {
+struct RunContext<'a> {
     /// Folder for logs and other files.
     folder: &'a Path,
     /// Rounds of every comparison.
@@ -112,9 +112,9 @@ struct Run<'a> {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let folder = paths::output("bench").join("replica");
     fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
-    let is_chosen = |part: &&Part| options.only.is_empty() || options.only.contains(part);
-    let parts: Vec<Part> = Part::value_variants().iter().filter(is_chosen).copied().collect();
-    let mut run = Run {
+    let is_chosen = |part: &&BenchmarkPart| options.only.is_empty() || options.only.contains(part);
+    let parts: Vec<BenchmarkPart> = BenchmarkPart::value_variants().iter().filter(is_chosen).copied().collect();
+    let mut run = RunContext {
         folder: &folder,
         rounds: options.rounds,
         requests: options.requests,
@@ -135,7 +135,7 @@ fn with_target(figure: Figure) -> Figure {
     }
 }
 
-impl Run<'_> {
+impl RunContext<'_> {
     /// The Python with other engines and PIL.
     fn engines(&self) -> Result<Python> {
         Python::find(self.python, ENGINES)
@@ -149,20 +149,20 @@ impl Run<'_> {
     /// The images that are sent and decoded.
     ///
     /// # Panics
-    /// If [`Run::prepare`] was called without a part that needs them.
+    /// If [`RunContext::prepare`] was called without a part that needs them.
     fn images(&self) -> &Images {
         self.images.as_ref().expect("prepare made the images")
     }
 
     /// Downloads and makes everything that the parts need, before any of them measures.
-    fn prepare(&mut self, parts: &[Part]) -> Result<()> {
-        if parts.contains(&Part::Forward) {
+    fn prepare(&mut self, parts: &[BenchmarkPart]) -> Result<()> {
+        if parts.contains(&BenchmarkPart::Forward) {
             self.engines()?;
         }
-        if parts.contains(&Part::Decode) || parts.contains(&Part::Requests) {
+        if parts.contains(&BenchmarkPart::Decode) || parts.contains(&BenchmarkPart::Requests) {
             self.torchvision()?;
         }
-        if parts.iter().any(|part| *part != Part::Startup) {
+        if parts.iter().any(|part| *part != BenchmarkPart::Startup) {
             self.images = Some(Images::make(&self.engines()?, self.folder)?);
         }
         Ok(())

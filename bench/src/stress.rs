@@ -11,7 +11,7 @@ pub(crate) mod queue;
 mod retry_after;
 mod stub_flags;
 
-use crate::figure::{self, Figure, Target};
+use crate::figure::{self, Figure, TargetRange};
 use crate::output::Output;
 use crate::statistics::quantile;
 use anyhow::Result;
@@ -23,7 +23,7 @@ use tokio::runtime::Runtime;
 const OBJECTIVE: Duration = Duration::from_millis(500);
 
 /// Memory that a waiting request may take beyond its body, bytes.
-const BYTES_PER_REQUEST: Target = Target::AtMost(2048.0);
+const BYTES_PER_REQUEST: TargetRange = TargetRange::AtMost(2048.0);
 
 /// Time for memory that is no longer needed to be given back.
 const SETTLE: Duration = Duration::from_secs(1);

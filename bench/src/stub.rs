@@ -29,30 +29,37 @@ const BACKLOG: u32 = 4096;
 
 /// How the stubs are set up.
 #[derive(Debug, Clone)]
-pub(crate) struct Settings {
+pub(crate) struct StubSettings {
     /// Number of stubs, each with an address of its own.
     pub(crate) count: usize,
     /// Requests that one stub takes at once; it refuses further ones with `503 busy`.
     pub(crate) capacity: usize,
     /// The time that a request takes.
-    pub(crate) work: Work,
+    pub(crate) work: AnswerDelay,
     /// Whether requests are recorded. A record takes 40 bytes, too many for millions of requests.
     pub(crate) records: bool,
     /// The behaviour of the stubs' thread.
-    pub(crate) habit: Habit,
+    pub(crate) behavior: ThreadBehavior,
     /// The core on which the stubs' thread stays; `None` for any.
     pub(crate) core: Option<u32>,
 }
 
-impl Default for Settings {
+impl Default for StubSettings {
     fn default() -> Self {
-        Self { count: 1, capacity: 1, work: Work::None, records: true, habit: Habit::Sleeps, core: None }
+        Self {
+            count: 1,
+            capacity: 1,
+            work: AnswerDelay::None,
+            records: true,
+            behavior: ThreadBehavior::Sleeps,
+            core: None,
+        }
     }
 }
 
 /// The time from the end of a request's body to its answer.
 #[derive(Debug, Clone)]
-pub(crate) enum Work {
+pub(crate) enum AnswerDelay {
     /// Every request is answered at once.
     None,
     /// Every request takes this time. Like a forward pass, it goes on and keeps its slot when the client has left.
@@ -63,11 +70,11 @@ pub(crate) enum Work {
 
 /// The behaviour of the stubs' thread.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Habit {
+pub(crate) enum ThreadBehavior {
     /// It sleeps while it has nothing to do.
     Sleeps,
     /// It never sleeps, so that waking it costs the sender nothing. It takes a whole core.
-    NeverSleeps,
+    BusyWaits,
     /// It stands still once, at the first request that comes `after` the first one, for `length`.
     Stalls { after: Duration, length: Duration },
 }
@@ -84,28 +91,28 @@ pub(crate) struct Record {
 }
 
 /// Running stubs. They end when dropped.
-pub(crate) struct Stubs {
+pub(crate) struct StubReplicas {
     /// One address for each stub.
     pub(crate) addresses: Vec<SocketAddr>,
-    log: Arc<Log>,
+    log: Arc<RequestLog>,
     /// Dropped to end the thread.
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug, Default)]
-struct Log {
+struct RequestLog {
     records: Mutex<Vec<Record>>,
     refused: AtomicU64,
 }
 
-impl Stubs {
+impl StubReplicas {
     /// Starts them.
     ///
     /// # Errors
     /// When loopback has no ports left, or the thread cannot stay on its core.
-    pub(crate) fn start(settings: Settings) -> Result<Self> {
-        let log = Arc::new(Log::default());
+    pub(crate) fn start(settings: StubSettings) -> Result<Self> {
+        let log = Arc::new(RequestLog::default());
         let (stop, stopped) = oneshot::channel();
         let (started, addresses) = mpsc::sync_channel(1);
         let thread = {
@@ -133,7 +140,7 @@ impl Stubs {
     }
 }
 
-impl Drop for Stubs {
+impl Drop for StubReplicas {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take()
@@ -145,18 +152,18 @@ impl Drop for Stubs {
 }
 
 /// Prepares everything that the calling thread is to run, on its core.
-fn listen(settings: &Settings, log: &Arc<Log>) -> Result<(Runtime, Vec<SocketAddr>)> {
+fn listen(settings: &StubSettings, log: &Arc<RequestLog>) -> Result<(Runtime, Vec<SocketAddr>)> {
     if let Some(core) = settings.core {
-        cores::keep_this_thread_on(core)?;
+        cores::pin_this_thread(core)?;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut addresses = Vec::new();
     for _ in 0..settings.count {
         let listener = runtime.block_on(listener())?;
         addresses.push(listener.local_addr()?);
-        runtime.spawn(accept(listener, Arc::new(Stub::new(settings, log.clone())?)));
+        runtime.spawn(accept(listener, Arc::new(StubReplica::new(settings, log.clone())?)));
     }
-    if matches!(settings.habit, Habit::NeverSleeps) {
+    if matches!(settings.behavior, ThreadBehavior::BusyWaits) {
         runtime.spawn(async {
             loop {
                 tokio::task::yield_now().await;
@@ -172,7 +179,7 @@ async fn listener() -> Result<TcpListener> {
     Ok(socket.listen(BACKLOG)?)
 }
 
-async fn accept(listener: TcpListener, stub: Arc<Stub>) {
+async fn accept(listener: TcpListener, stub: Arc<StubReplica>) {
     while let Ok((stream, _peer)) = listener.accept().await {
         if let Err(error) = stream.set_nodelay(true) {
             eprintln!("a stub's answers may wait for a full packet: {error}");
@@ -181,7 +188,7 @@ async fn accept(listener: TcpListener, stub: Arc<Stub>) {
     }
 }
 
-async fn serve(stream: TcpStream, stub: Arc<Stub>) {
+async fn serve(stream: TcpStream, stub: Arc<StubReplica>) {
     let service = service_fn(move |request| {
         let stub = stub.clone();
         async move { Ok::<_, Infallible>(stub.answer(request).await) }
@@ -190,40 +197,40 @@ async fn serve(stream: TcpStream, stub: Arc<Stub>) {
     let _left = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
-struct Stub {
-    pause: Pause,
-    log: Arc<Log>,
+struct StubReplica {
+    pause: RunningDelay,
+    log: Arc<RequestLog>,
     records: bool,
     capacity: usize,
     in_flight: AtomicUsize,
-    stall: Mutex<Option<Stall>>,
+    stall: Mutex<Option<PendingStall>>,
     answer: Reply,
     ready: Reply,
 }
 
-/// The time between a request and its answer; see [`Work`].
-enum Pause {
+/// The time between a request and its answer; see [`AnswerDelay`].
+enum RunningDelay {
     None,
-    Delay(Delay),
+    Fixed(DelayThread),
     Gate(watch::Receiver<bool>),
 }
 
 /// A stall that has not happened yet.
 #[derive(Debug, Clone, Copy)]
-struct Stall {
+struct PendingStall {
     first_request: Option<Instant>,
     after: Duration,
     length: Duration,
 }
 
 /// One of a stub's slots, taken by one request. Dropping it frees the slot and records the request.
-struct Slot {
-    stub: Arc<Stub>,
+struct TakenSlot {
+    stub: Arc<StubReplica>,
     id: Option<u32>,
     arrived: Instant,
 }
 
-impl Drop for Slot {
+impl Drop for TakenSlot {
     fn drop(&mut self) {
         if self.stub.records {
             let record = Record { id: self.id, arrived: self.arrived, done: Instant::now() };
@@ -233,17 +240,17 @@ impl Drop for Slot {
     }
 }
 
-impl Stub {
-    fn new(settings: &Settings, log: Arc<Log>) -> Result<Self> {
-        let &Settings { capacity, records, ref work, habit, .. } = settings;
+impl StubReplica {
+    fn new(settings: &StubSettings, log: Arc<RequestLog>) -> Result<Self> {
+        let &StubSettings { capacity, records, ref work, behavior, .. } = settings;
         let pause = match work {
-            Work::None => Pause::None,
-            Work::Takes(length) => Pause::Delay(Delay::start(*length, capacity)?),
-            Work::Gate(gate) => Pause::Gate(gate.clone()),
+            AnswerDelay::None => RunningDelay::None,
+            AnswerDelay::Fixed(length) => RunningDelay::Fixed(DelayThread::start(*length, capacity)?),
+            AnswerDelay::UntilOpen(gate) => RunningDelay::UntilOpen(gate.clone()),
         };
-        let stall = match habit {
-            Habit::Sleeps | Habit::NeverSleeps => None,
-            Habit::Stalls { after, length } => Some(Stall { first_request: None, after, length }),
+        let stall = match behavior {
+            ThreadBehavior::Sleeps | ThreadBehavior::BusyWaits => None,
+            ThreadBehavior::Stalls { after, length } => Some(PendingStall { first_request: None, after, length }),
         };
         let prediction = Prediction { class_index: 7, label: "striped square".into(), confidence: 0.998 };
         let answer = Answer::new(vec![prediction; 2], "stub", "stub", Timing::default());
@@ -273,9 +280,9 @@ impl Stub {
             }
         }
         match &self.pause {
-            Pause::None => drop(slot),
-            Pause::Delay(delay) => delay.pass(slot).await,
-            Pause::Gate(gate) => {
+            RunningDelay::None => drop(slot),
+            RunningDelay::Fixed(delay) => delay.pass(slot).await,
+            RunningDelay::UntilOpen(gate) => {
                 let mut gate = gate.clone();
                 // An error says that the gate's owner is gone; the gate is open then.
                 drop(gate.wait_for(|open| *open).await);
@@ -285,14 +292,14 @@ impl Stub {
         self.answer.clone()
     }
 
-    fn take_slot(self: &Arc<Self>, request: &Request<Incoming>) -> Option<Slot> {
+    fn take_slot(self: &Arc<Self>, request: &Request<Incoming>) -> Option<TakenSlot> {
         let arrived = Instant::now();
         if self.in_flight.fetch_add(1, Ordering::Relaxed) >= self.capacity {
             self.in_flight.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
         let id = || request.headers().get(header::REQUEST_ID)?.to_str().ok()?.parse().ok();
-        Some(Slot { id: if self.records { id() } else { None }, stub: self.clone(), arrived })
+        Some(TakenSlot { id: if self.records { id() } else { None }, stub: self.clone(), arrived })
     }
 
     /// Stops the stubs' thread, and so every connection, if the stall is due.
@@ -310,15 +317,15 @@ impl Stub {
 
 /// Lets each request pass after the same time. It has a thread of its own, because tokio's timers round up to whole
 /// milliseconds: with one request at a time, that would hide the time that a proxy adds.
-struct Delay {
+struct DelayThread {
     length: Duration,
     /// Holds a request for each taken slot at most, so it is never full.
-    waiting: mpsc::SyncSender<(Instant, Slot, oneshot::Sender<()>)>,
+    waiting: mpsc::SyncSender<(Instant, TakenSlot, oneshot::Sender<()>)>,
 }
 
-impl Delay {
+impl DelayThread {
     fn start(length: Duration, capacity: usize) -> std::io::Result<Self> {
-        let (waiting, arrived) = mpsc::sync_channel::<(Instant, Slot, oneshot::Sender<()>)>(capacity);
+        let (waiting, arrived) = mpsc::sync_channel::<(Instant, TakenSlot, oneshot::Sender<()>)>(capacity);
         std::thread::Builder::new().name("delay".into()).spawn(move || {
             // All requests wait for the same time, so the first to come is the first to pass.
             for (due, slot, request) in arrived {
@@ -331,7 +338,7 @@ impl Delay {
         Ok(Self { length, waiting })
     }
 
-    async fn pass(&self, slot: Slot) {
+    async fn pass(&self, slot: TakenSlot) {
         let (sender, passed) = oneshot::channel();
         let place = (Instant::now() + self.length, slot, sender);
         self.waiting.try_send(place).expect("there are as many places as slots, and the thread outlives its sender");

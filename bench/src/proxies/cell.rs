@@ -1,12 +1,12 @@
 //! One load on one server, and what a round measures of it.
 
-use super::wrk::Report;
+use super::wrk::WrkReport;
 use std::fmt;
 use std::time::Duration;
 
 /// The server that answers wrk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Server {
+pub(crate) enum ServerKind {
     /// The dispatcher.
     Roundhouse,
     Nginx,
@@ -15,7 +15,7 @@ pub(crate) enum Server {
     Direct,
 }
 
-impl Server {
+impl ServerKind {
     /// The server's name in tables and figures.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -29,23 +29,23 @@ impl Server {
 
 /// A load on a server. Ordered as the rows of a table are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Cell {
+pub(crate) struct TableCell {
     /// Bytes of a request's body.
     pub(crate) body: u32,
     /// Connections, each with one request at a time.
     pub(crate) connections: u32,
-    pub(crate) server: Server,
+    pub(crate) server: ServerKind,
 }
 
-impl Cell {
+impl TableCell {
     /// The same load on another server.
     #[must_use]
-    pub(crate) fn on(self, server: Server) -> Self {
+    pub(crate) fn on(self, server: ServerKind) -> Self {
         Self { server, ..self }
     }
 }
 
-impl fmt::Display for Cell {
+impl fmt::Display for TableCell {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}, body {} B, connections {}", self.server.name(), self.body, self.connections)
     }
@@ -53,7 +53,7 @@ impl fmt::Display for Cell {
 
 /// The measurements of one cell in one round.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Sample {
+pub(crate) struct CellMeasurement {
     /// Answered requests.
     pub(crate) requests_per_second: f64,
     /// Median latency, microseconds.
@@ -64,9 +64,9 @@ pub(crate) struct Sample {
     pub(crate) cpu_us: Option<f64>,
 }
 
-impl Sample {
+impl CellMeasurement {
     /// The sample of a run of wrk during which the server used `cpu`.
-    pub(crate) fn new(report: &Report, cpu: Option<Duration>) -> Self {
+    pub(crate) fn new(report: &WrkReport, cpu: Option<Duration>) -> Self {
         let requests = report.requests as f64;
         Self {
             requests_per_second: requests / report.length.as_secs_f64(),

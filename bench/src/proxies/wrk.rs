@@ -16,7 +16,7 @@ const SETTLE: Duration = Duration::from_millis(100);
 
 /// A load on one address.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Load<'a> {
+pub(crate) struct WrkLoad<'a> {
     /// The server's `host:port`.
     pub(crate) address: &'a str,
     /// Bytes of every request's body.
@@ -28,7 +28,7 @@ pub(crate) struct Load<'a> {
 /// The report of a run. wrk corrects its latencies: it adds those of the requests that a slow answer kept it from
 /// sending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Report {
+pub(crate) struct WrkReport {
     /// Answered requests, with any status.
     pub(crate) requests: u64,
     /// Time from the first request to the last answer.
@@ -38,12 +38,12 @@ pub(crate) struct Report {
     /// 99th percentile of the latency.
     pub(crate) p99: Duration,
     /// Failed requests.
-    pub(crate) errors: Errors,
+    pub(crate) errors: WrkErrors,
 }
 
 /// Failed requests by kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Errors {
+pub(crate) struct WrkErrors {
     /// Errors while connecting, sending or receiving.
     pub(crate) socket: u64,
     /// Answers of status 400 and above.
@@ -52,21 +52,21 @@ pub(crate) struct Errors {
     pub(crate) timeout: u64,
 }
 
-impl Errors {
+impl WrkErrors {
     /// Whether there are no errors, so that no request failed.
     pub(crate) fn is_empty(self) -> bool {
         self == Self::default()
     }
 }
 
-impl fmt::Display for Errors {
+impl fmt::Display for WrkErrors {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { socket, status, timeout } = self;
         write!(formatter, "{socket} socket errors, {status} error answers, {timeout} timeouts")
     }
 }
 
-impl Load<'_> {
+impl WrkLoad<'_> {
     /// Sends for a moment and ignores the report.
     ///
     /// # Errors
@@ -85,7 +85,7 @@ impl Load<'_> {
     ///
     /// # Errors
     /// When wrk fails, or no request was answered.
-    pub(crate) fn send(self, seconds: u32) -> Result<Report> {
+    pub(crate) fn send(self, seconds: u32) -> Result<WrkReport> {
         let output = self.command(seconds)?.output().context("run wrk")?;
         let [stdout, stderr] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
         let printed = || format!("wrk against {} printed:\n{stdout}{stderr}", self.address);
@@ -105,19 +105,19 @@ impl Load<'_> {
 }
 
 /// Reads the line that `wrk.lua` prints.
-fn read(printed: &str) -> Result<Report> {
+fn read(printed: &str) -> Result<WrkReport> {
     let line = printed.lines().find_map(|line| line.strip_prefix("outcome ")).context("no line starts with outcome")?;
     let pairs: HashMap<_, _> = line.split_whitespace().filter_map(|pair| pair.split_once('=')).collect();
     let number = |name| -> Result<u64> {
         let value = pairs.get(name).with_context(|| format!("no {name}"))?;
         value.parse().with_context(|| format!("{name} is {value:?}"))
     };
-    Ok(Report {
+    Ok(WrkReport {
         requests: number("requests")?,
         length: Duration::from_micros(number("duration_us")?),
         p50: Duration::from_micros(number("p50_us")?),
         p99: Duration::from_micros(number("p99_us")?),
-        errors: Errors {
+        errors: WrkErrors {
             socket: number("connect")? + number("read")? + number("write")?,
             status: number("status")?,
             timeout: number("timeout")?,
@@ -135,9 +135,9 @@ mod tests {
             outcome requests=900 duration_us=2000100 p50_us=2150 p99_us=9001 connect=1 read=2 write=4 status=8 \
             timeout=16\n";
         let report = read(printed).expect("well formed");
-        let errors = Errors { socket: 7, status: 8, timeout: 16 };
+        let errors = WrkErrors { socket: 7, status: 8, timeout: 16 };
         let (p50, p99) = (Duration::from_micros(2150), Duration::from_micros(9001));
-        assert_eq!(report, Report { requests: 900, length: Duration::from_micros(2_000_100), p50, p99, errors });
+        assert_eq!(report, WrkReport { requests: 900, length: Duration::from_micros(2_000_100), p50, p99, errors });
     }
 
     #[test]

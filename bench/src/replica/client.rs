@@ -7,21 +7,21 @@ use serde_json::Value;
 use std::time::{Duration, Instant};
 
 /// One connection to a server.
-pub(super) struct Client {
+pub(super) struct ImageClient {
     agent: ureq::Agent,
     predict: String,
     livez: String,
 }
 
 /// An answer of status 200.
-pub(super) struct Answer {
+pub(super) struct TimedAnswer {
     /// Time from before sending until the whole answer was read.
     pub(super) latency: Duration,
     /// The answer's JSON.
     pub(super) body: Value,
 }
 
-impl Client {
+impl ImageClient {
     /// A client that connects with its first request.
     pub(super) fn new(server: &Service) -> Self {
         let [predict, livez] = ["predict", "livez"].map(|path| format!("http://{}/{path}", server.address));
@@ -45,7 +45,7 @@ impl Client {
     ///
     /// # Errors
     /// When the status is not 200.
-    pub(super) fn post(&self, image: &[u8]) -> Result<Answer> {
+    pub(super) fn post(&self, image: &[u8]) -> Result<TimedAnswer> {
         let start = Instant::now();
         let post = self.agent.post(&self.predict).content_type("application/octet-stream").send(image);
         let mut answer = post.with_context(|| format!("post to {}", self.predict))?;
@@ -53,7 +53,7 @@ impl Client {
         let latency = start.elapsed();
         ensure!(answer.status() == 200, "{} answered {}: {text}", self.predict, answer.status());
         let body = serde_json::from_str(&text).with_context(|| format!("read the answer {text:?}"))?;
-        Ok(Answer { latency, body })
+        Ok(TimedAnswer { latency, body })
     }
 }
 
@@ -65,7 +65,7 @@ pub(super) fn answers_per_second(server: &Service, image: &[u8], connections: us
     let each = requests.div_ceil(connections);
     let times = std::thread::scope(|scope| {
         let client = || -> Result<Vec<Instant>> {
-            let client = Client::new(server);
+            let client = ImageClient::new(server);
             (0..each).map(|_| client.post(image).map(|_| Instant::now())).collect()
         };
         let clients: Vec<_> = (0..connections).map(|_| scope.spawn(client)).collect();

@@ -1,7 +1,7 @@
 //! The time from a file's bytes to the model's numbers, next to PIL and torchvision's transform.
 
-use super::Run;
-use super::worker::Worker;
+use super::RunContext;
+use super::measuring_process::MeasuringProcess;
 use crate::figure::Figure;
 use crate::progress;
 use crate::statistics::median;
@@ -16,7 +16,7 @@ const REPEATS: u32 = 10;
 ///
 /// # Errors
 /// When a worker fails.
-pub(super) fn measure(run: &Run) -> Result<Vec<Figure>> {
+pub(super) fn measure(run: &RunContext) -> Result<Vec<Figure>> {
     let files = [&run.images().small, &run.images().large];
     let mut own = Command::new(paths::program("bench-replica"));
     own.arg("decode");
@@ -24,7 +24,7 @@ pub(super) fn measure(run: &Run) -> Result<Vec<Figure>> {
     let mut workers = Vec::new();
     for (mut command, name) in commands.into_iter().zip(["decode-replica", "decode-pil"]) {
         command.args(files);
-        workers.push(Worker::start(name, command, run.folder)?);
+        workers.push(MeasuringProcess::start(name, command, run.folder)?);
     }
     let mut figures = Vec::new();
     for (index, size) in ["38k", "166k"].into_iter().enumerate() {
@@ -37,7 +37,7 @@ pub(super) fn measure(run: &Run) -> Result<Vec<Figure>> {
 }
 
 /// Milliseconds for the file `index`, by round, of the replica's worker and of the peer's.
-fn time(index: usize, workers: &mut [Worker], rounds: u32) -> Result<[Vec<f64>; 2]> {
+fn time(index: usize, workers: &mut [MeasuringProcess], rounds: u32) -> Result<[Vec<f64>; 2]> {
     let mut times = [Vec::new(), Vec::new()];
     let progress = progress::bar(rounds.into(), "decode");
     for round in 0..rounds as usize {

@@ -1,7 +1,7 @@
 //! Forward passes of one ResNet-18 in three engines, at two batch sizes, on one thread and on two.
 
-use super::worker::Worker;
-use super::{Run, server};
+use super::measuring_process::MeasuringProcess;
+use super::{RunContext, server};
 use crate::figure::Figure;
 use crate::python::Python;
 use crate::statistics::median;
@@ -27,7 +27,7 @@ const SETTLE: Duration = Duration::from_millis(50);
 
 /// A combination that is measured, in a process of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Cell {
+struct EngineCase {
     /// Index of [`ENGINES`].
     engine: usize,
     /// Images in a pass.
@@ -37,13 +37,13 @@ struct Cell {
 }
 
 /// Milliseconds for one image, by cell and round.
-type Times = BTreeMap<Cell, Vec<f64>>;
+type Times = BTreeMap<EngineCase, Vec<f64>>;
 
 /// Milliseconds for one image, their ratios to those of either peer, and the differences of the logits.
 ///
 /// # Errors
 /// When an engine does not start, or computes another network.
-pub(super) fn measure(run: &Run) -> Result<Vec<Figure>> {
+pub(super) fn measure(run: &RunContext) -> Result<Vec<Figure>> {
     let crops = run.images().crops()?;
     let python = run.engines()?;
     let cores = cores::allowed().map_or(1, |cores| cores.len());
@@ -51,9 +51,9 @@ pub(super) fn measure(run: &Run) -> Result<Vec<Figure>> {
     let mut workers = BTreeMap::new();
     for (engine, name) in ENGINES.into_iter().enumerate() {
         for (threads, (batch, _)) in threads.iter().flat_map(|&threads| BATCHES.map(|batch| (threads, batch))) {
-            let cell = Cell { engine, batch, threads };
+            let cell = EngineCase { engine, batch, threads };
             let log = format!("forward-{name}-{batch}-{threads}");
-            let worker = Worker::start(&log, command(cell, &python, &crops), run.folder)?;
+            let worker = MeasuringProcess::start(&log, command(cell, &python, &crops), run.folder)?;
             println!("{name:<12} batch {batch}, threads {threads}: {}", worker.description);
             workers.insert(cell, worker);
         }
@@ -64,8 +64,8 @@ pub(super) fn measure(run: &Run) -> Result<Vec<Figure>> {
 }
 
 /// The command that starts the worker of a cell.
-fn command(cell: Cell, python: &Python, crops: &Path) -> Command {
-    let Cell { engine, batch, threads } = cell;
+fn command(cell: EngineCase, python: &Python, crops: &Path) -> Command {
+    let EngineCase { engine, batch, threads } = cell;
     if engine == 0 {
         let mut command = Command::new(paths::program("bench-replica"));
         command.arg("forward").arg("--weights").arg(server::weights()).arg("--crops").arg(crops);
@@ -78,7 +78,7 @@ fn command(cell: Cell, python: &Python, crops: &Path) -> Command {
 }
 
 /// The largest difference between each peer's logits and the replica's, relative to the largest logit.
-fn differences(workers: &mut BTreeMap<Cell, Worker>) -> Result<Vec<Figure>> {
+fn differences(workers: &mut BTreeMap<EngineCase, MeasuringProcess>) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
     for (batch, _) in BATCHES {
         let mut logits = BTreeMap::new();
@@ -88,7 +88,7 @@ fn differences(workers: &mut BTreeMap<Cell, Worker>) -> Result<Vec<Figure>> {
         for (engine, name) in ENGINES.into_iter().enumerate().skip(1) {
             let mut largest: f64 = 0.0;
             for (&cell, theirs) in logits.iter().filter(|(cell, _)| cell.engine == engine) {
-                let own = &logits[&Cell { engine: 0, ..cell }];
+                let own = &logits[&EngineCase { engine: 0, ..cell }];
                 largest = largest.max(difference(own, theirs).unwrap_or(f64::INFINITY));
             }
             println!("logits of {name} differ by {largest:.1e} at most, at batch {batch}");
@@ -108,7 +108,7 @@ fn difference(own: &[f64], theirs: &[f64]) -> Option<f64> {
     (own.len() == theirs.len() && finite && scale > 0.0).then_some(apart / scale)
 }
 
-fn time(rounds: u32, threads: &[u32], workers: &mut BTreeMap<Cell, Worker>) -> Result<Times> {
+fn time(rounds: u32, threads: &[u32], workers: &mut BTreeMap<EngineCase, MeasuringProcess>) -> Result<Times> {
     let mut times = Times::new();
     let progress = progress::bar(rounds.into(), "forward");
     for round in 0..rounds as usize {
@@ -116,7 +116,7 @@ fn time(rounds: u32, threads: &[u32], workers: &mut BTreeMap<Cell, Worker>) -> R
             for (batch, repeats) in BATCHES {
                 // The first engine changes from round to round.
                 for turn in 0..ENGINES.len() {
-                    let cell = Cell { engine: (turn + round) % ENGINES.len(), batch, threads };
+                    let cell = EngineCase { engine: (turn + round) % ENGINES.len(), batch, threads };
                     let worker = workers.get_mut(&cell).expect("every cell has a worker");
                     std::thread::sleep(SETTLE);
                     let passes = worker.ask(&format!("time {batch} {repeats}"))?;
@@ -134,12 +134,12 @@ fn time(rounds: u32, threads: &[u32], workers: &mut BTreeMap<Cell, Worker>) -> R
 fn figures(times: &Times) -> Vec<Figure> {
     let mut figures = Vec::new();
     for (&cell, passes) in times {
-        let Cell { engine, batch, threads } = cell;
+        let EngineCase { engine, batch, threads } = cell;
         let suffix = if threads == 1 { format!("b{batch}") } else { format!("b{batch}_t{threads}") };
         let name = ENGINES[engine];
         figures.push(Figure::median(format!("forward_ms_{name}_{suffix}"), passes.iter().copied(), "ms"));
         if engine > 0 {
-            let own = &times[&Cell { engine: 0, ..cell }];
+            let own = &times[&EngineCase { engine: 0, ..cell }];
             figures.push(Figure::ratio(format!("forward_ratio_{name}_{suffix}"), own, passes));
         }
     }
@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn figures_are_named_by_engine_batch_and_threads() {
         let times = [(0, 1, 1, 30.0), (1, 1, 1, 40.0), (0, 8, 2, 15.0), (2, 8, 2, 20.0)];
-        let times = times.map(|(engine, batch, threads, pass)| (Cell { engine, batch, threads }, vec![pass]));
+        let times = times.map(|(engine, batch, threads, pass)| (EngineCase { engine, batch, threads }, vec![pass]));
         let figures = figures(&times.into_iter().collect());
         let found: BTreeMap<String, f64> = figures.into_iter().map(|figure| (figure.name, figure.value)).collect();
         for (name, value) in [

@@ -1,7 +1,7 @@
 //! The time that HTTP, queue and threads add to decoding and inference, at one connection.
 
-use super::client::{Answer, Client};
-use super::{Run, server};
+use super::client::{ImageClient, TimedAnswer};
+use super::{RunContext, server};
 use crate::figure::Figure;
 use crate::progress;
 use anyhow::{Context, Result};
@@ -21,11 +21,11 @@ const PAUSE: Duration = Duration::from_millis(25);
 ///
 /// # Errors
 /// When the replica does not start, or fails to answer.
-pub(super) fn measure(run: &Run) -> Result<Vec<Figure>> {
+pub(super) fn measure(run: &RunContext) -> Result<Vec<Figure>> {
     let image = &run.images().small;
     let image = fs::read(image).with_context(|| format!("read {}", image.display()))?;
     let replica = server::start(run.folder)?;
-    let client = Client::new(&replica);
+    let client = ImageClient::new(&replica);
     for _ in 0..REQUESTS {
         client.post(&image)?;
     }
@@ -47,15 +47,15 @@ pub(super) fn measure(run: &Run) -> Result<Vec<Figure>> {
     ])
 }
 
-fn added_ms(answer: &Answer) -> Result<f64> {
+fn added_ms(answer: &TimedAnswer) -> Result<f64> {
     Ok(answer.latency.as_secs_f64() * 1e3 - stage_ms(answer, "decode")? - stage_ms(answer, "inference")?)
 }
 
-fn within_ms(answer: &Answer) -> Result<f64> {
+fn within_ms(answer: &TimedAnswer) -> Result<f64> {
     Ok(stage_ms(answer, "total")? - stage_ms(answer, "decode")? - stage_ms(answer, "inference")?)
 }
 
-fn stage_ms(answer: &Answer, stage: &str) -> Result<f64> {
+fn stage_ms(answer: &TimedAnswer, stage: &str) -> Result<f64> {
     answer.body["timing_ms"][stage].as_f64().with_context(|| format!("the answer has no timing_ms.{stage}"))
 }
 
@@ -66,10 +66,10 @@ mod tests {
     #[test]
     fn decoding_and_inference_are_not_added() {
         let body = serde_json::json!({"timing_ms": {"decode": 1.5, "batch": 0.25, "inference": 30.0, "total": 31.75}});
-        let answer = Answer { latency: Duration::from_millis(32), body };
+        let answer = TimedAnswer { latency: Duration::from_millis(32), body };
         assert_eq!(added_ms(&answer).expect("both stages are there"), 0.5);
         assert_eq!(within_ms(&answer).expect("all stages are there"), 0.25);
-        let answer = Answer { latency: Duration::from_millis(32), body: serde_json::json!({}) };
+        let answer = TimedAnswer { latency: Duration::from_millis(32), body: serde_json::json!({}) };
         assert!(added_ms(&answer).is_err());
     }
 }

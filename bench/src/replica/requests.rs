@@ -1,7 +1,7 @@
 //! Whole requests with a 38 KB JPEG, next to a Flask server: the servers' processor time, and latency.
 
-use super::client::{self, Client};
-use super::{Run, server};
+use super::client::{self, ImageClient};
+use super::{RunContext, server};
 use crate::figure::Figure;
 use crate::{processor_time, progress};
 use anyhow::{Context, Result};
@@ -15,19 +15,19 @@ const REQUESTS: u32 = 5;
 const BATCH: u32 = 8;
 
 /// A server that answers one request after the other.
-struct Server {
+struct MeasuredServer {
     name: &'static str,
     service: Service,
-    client: Client,
+    client: ImageClient,
     /// Milliseconds of processor time for a request, by round.
     cpu_ms: Vec<f64>,
     /// Milliseconds of every request.
     latency_ms: Vec<f64>,
 }
 
-impl Server {
+impl MeasuredServer {
     fn new(name: &'static str, service: Service) -> Self {
-        Self { name, client: Client::new(&service), service, cpu_ms: Vec::new(), latency_ms: Vec::new() }
+        Self { name, client: ImageClient::new(&service), service, cpu_ms: Vec::new(), latency_ms: Vec::new() }
     }
 
     fn turn(&mut self, image: &[u8]) -> Result<()> {
@@ -46,13 +46,13 @@ impl Server {
 ///
 /// # Errors
 /// When a server does not start, or fails to answer.
-pub(super) fn measure(run: &Run) -> Result<Vec<Figure>> {
+pub(super) fn measure(run: &RunContext) -> Result<Vec<Figure>> {
     let image = &run.images().small;
     let image = fs::read(image).with_context(|| format!("read {}", image.display()))?;
     let mut flask = run.torchvision()?.script("flask_server.py");
     flask.arg(server::weights());
-    let replica = Server::new("replica", server::start(run.folder)?);
-    let flask = Server::new("flask", Service::spawn("flask", flask, run.folder)?);
+    let replica = MeasuredServer::new("replica", server::start(run.folder)?);
+    let flask = MeasuredServer::new("flask", Service::spawn("flask", flask, run.folder)?);
     let batching = server::start_batching(BATCH, run.folder)?;
     let mut servers = [replica, flask];
     // The first requests are slower, so they are not measured.
@@ -84,14 +84,14 @@ fn batch(server: &Service, image: &[u8]) -> Result<f64> {
     client::answers_per_second(server, image, BATCH as usize, (BATCH * REQUESTS) as usize)
 }
 
-fn figures(servers: [Server; 2], batched_ms: Vec<f64>) -> Vec<Figure> {
+fn figures(servers: [MeasuredServer; 2], batched_ms: Vec<f64>) -> Vec<Figure> {
     let [replica, flask] = &servers;
     let mut figures = vec![
         Figure::ratio("cpu_ratio_flask", &replica.cpu_ms, &flask.cpu_ms),
         Figure::ratio("cpu_ratio_flask_batched", &batched_ms, &flask.cpu_ms),
         Figure::median("cpu_ms_replica_batched", batched_ms, "ms"),
     ];
-    for Server { name, cpu_ms, latency_ms, .. } in servers {
+    for MeasuredServer { name, cpu_ms, latency_ms, .. } in servers {
         figures.push(Figure::median(format!("cpu_ms_{name}"), cpu_ms, "ms"));
         figures.push(Figure::median(format!("latency_p50_ms_{name}"), latency_ms, "ms"));
     }

@@ -1,6 +1,6 @@
 //! The time from exec to ready, with all files in the page cache, and libtorch's share of it before `main`.
 
-use super::{Run, server};
+use super::{RunContext, server};
 use crate::figure::Figure;
 use crate::progress;
 use anyhow::{Context, Result, ensure};
@@ -18,7 +18,7 @@ const MAX_STARTS: u32 = 10;
 ///
 /// # Errors
 /// When the replica does not start.
-pub(super) fn measure(run: &Run) -> Result<Vec<Figure>> {
+pub(super) fn measure(run: &RunContext) -> Result<Vec<Figure>> {
     let starts = run.rounds.min(MAX_STARTS);
     let (mut outside, mut by_metric, mut libtorch) = (Vec::new(), Vec::new(), Vec::new());
     // The first start reads the files into the page cache.

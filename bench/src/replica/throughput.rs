@@ -1,8 +1,8 @@
 //! Requests per second of one worker on one core, next to what decoding and inference on that core leave possible.
 
-use super::worker::Worker;
-use super::{Run, client, server};
-use crate::cores::{self, Elsewhere};
+use super::measuring_process::MeasuringProcess;
+use super::{RunContext, client, server};
+use crate::cores::{self, ReservedCore};
 use crate::figure::Figure;
 use crate::progress;
 use crate::statistics::median;
@@ -23,9 +23,9 @@ const MAX_CONNECTIONS: u64 = 4;
 ///
 /// # Errors
 /// When there is one core only, or a program does not start.
-pub(super) fn measure(run: &Run) -> Result<Vec<Figure>> {
+pub(super) fn measure(run: &RunContext) -> Result<Vec<Figure>> {
     let core = *cores::allowed()?.first().context("this process may use no core")?;
-    let _elsewhere = Elsewhere::than(core)?;
+    let _elsewhere = ReservedCore::new(core)?;
     let small = &run.images().small;
     let image = fs::read(small).with_context(|| format!("read {}", small.display()))?;
     let replica = server::start_on(core, run.folder)?;
@@ -54,7 +54,7 @@ pub(super) fn measure(run: &Run) -> Result<Vec<Figure>> {
 }
 
 /// Starts workers that time decoding and inference by themselves on `core`, with the question for each.
-fn start_stages(run: &Run, core: u32) -> Result<[(Worker, String); 2]> {
+fn start_stages(run: &RunContext, core: u32) -> Result<[(MeasuringProcess, String); 2]> {
     let bench_replica = || cores::command_on(core, paths::program("bench-replica"));
     let mut forward = bench_replica();
     forward.arg("forward").arg("--weights").arg(server::weights());
@@ -62,13 +62,13 @@ fn start_stages(run: &Run, core: u32) -> Result<[(Worker, String); 2]> {
     let mut decode = bench_replica();
     decode.arg("decode").arg(&run.images().small);
     Ok([
-        (Worker::start("throughput-forward", forward, run.folder)?, format!("time 1 {REPEATS}")),
-        (Worker::start("throughput-decode", decode, run.folder)?, format!("time 0 {REPEATS}")),
+        (MeasuringProcess::start("throughput-forward", forward, run.folder)?, format!("time 1 {REPEATS}")),
+        (MeasuringProcess::start("throughput-decode", decode, run.folder)?, format!("time 0 {REPEATS}")),
     ])
 }
 
 /// Milliseconds of all stages together.
-fn stages_ms(stages: &mut [(Worker, String)]) -> Result<f64> {
+fn stages_ms(stages: &mut [(MeasuringProcess, String)]) -> Result<f64> {
     let mut milliseconds = 0.0;
     for (worker, question) in stages {
         milliseconds += median(worker.ask(question)?).context("a worker answered without a number")?;

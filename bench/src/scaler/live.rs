@@ -24,20 +24,20 @@ const MAX_SERVICE_TIMES: f64 = 1000.0;
 type Bucket = (f64, f64);
 
 /// The attainment of a run, and its cost in replicas.
-struct Outcome {
+struct BurstResult {
     /// Share of the requests that were answered within the objective, 0 to 1.
     attainment: f64,
     replica_seconds: f64,
 }
 
-impl Outcome {
+impl BurstResult {
     fn json(&self) -> Value {
         json!({"attainment": self.attainment, "replica_seconds": self.replica_seconds})
     }
 }
 
 /// Everything that the simulator needs to repeat the live run.
-struct Repetition {
+struct SimulatorInput {
     /// The workload's rates are multiplied by this.
     rate_scale: f64,
     /// Text of a file of service times, in milliseconds.
@@ -66,7 +66,7 @@ pub(super) fn run() -> Result<Value> {
     Ok(json!({"live": live.json(), "simulated": simulated.json(), "points": points, "ratio": ratio}))
 }
 
-fn run_live(folder: &Path) -> Result<(Outcome, Repetition)> {
+fn run_live(folder: &Path) -> Result<(BurstResult, SimulatorInput)> {
     let (stack, burst) = Burst::prepare(folder.to_owned())?;
     let stack = burst.rescale(stack)?;
     let before = work_buckets(&stack.dispatcher)?;
@@ -76,18 +76,18 @@ fn run_live(folder: &Path) -> Result<(Outcome, Repetition)> {
     let decisions = decisions.as_array().context("/decisions is no list")?;
     let attainment = report["summary"]["attainment"].as_f64().context("the report has no summary.attainment")?;
     let lead = decisions.iter().rev().find_map(|decision| decision["workings"]["lead_seconds"].as_f64());
-    let repetition = Repetition {
+    let repetition = SimulatorInput {
         rate_scale: burst.scale(),
         service_times: service_times(&before, &work_buckets(&stack.dispatcher)?)?,
         // The law's lead is a start-up and one interval.
         startup_seconds: lead.context("no decision of the scaler has a lead")? - INTERVAL_SECONDS,
         slots: Stack::status(&stack.dispatcher)?["replicas"][0]["capacity"].as_u64().unwrap_or(1),
     };
-    Ok((Outcome { attainment, replica_seconds: replica_seconds(decisions, seconds) }, repetition))
+    Ok((BurstResult { attainment, replica_seconds: replica_seconds(decisions, seconds) }, repetition))
 }
 
-fn run_simulated(repetition: &Repetition, folder: &Path) -> Result<Outcome> {
-    let Repetition { rate_scale, service_times, startup_seconds, slots } = repetition;
+fn run_simulated(repetition: &SimulatorInput, folder: &Path) -> Result<BurstResult> {
+    let SimulatorInput { rate_scale, service_times, startup_seconds, slots } = repetition;
     let times = folder.join("service-times.txt");
     fs::write(&times, service_times).with_context(|| format!("write {}", times.display()))?;
     let flags = [
@@ -104,7 +104,7 @@ fn run_simulated(repetition: &Repetition, folder: &Path) -> Result<Outcome> {
     let Simulated { figures, table } = simulate(&flags)?;
     println!("\nsimulated with a start-up of {startup_seconds:.2} s\n{table}");
     let row = &figures["workloads"][0]["laws"][0];
-    Ok(Outcome {
+    Ok(BurstResult {
         attainment: row["attainment"].as_f64().context("the simulation has no attainment")?,
         replica_seconds: row["replica_seconds"].as_f64().context("the simulation has no replica_seconds")?,
     })

@@ -17,11 +17,11 @@ use tokio::net::TcpStream;
 pub(crate) const BODY: [u8; 200] = [b'x'; 200];
 
 /// An open connection of HTTP/1.1.
-pub(crate) type Connection = SendRequest<Full<Bytes>>;
+pub(crate) type Http1Connection = SendRequest<Full<Bytes>>;
 
 /// A whole answer.
 #[derive(Debug, Clone)]
-pub(crate) struct Reply {
+pub(crate) struct FullAnswer {
     pub(crate) status: StatusCode,
     /// The header `Retry-After`, seconds.
     pub(crate) retry_after: Option<u64>,
@@ -31,12 +31,12 @@ pub(crate) struct Reply {
 
 /// Opens connections as needed and keeps them.
 #[derive(Debug)]
-pub(crate) struct Client {
+pub(crate) struct DispatcherClient {
     address: SocketAddr,
-    idle: Mutex<Vec<Connection>>,
+    idle: Mutex<Vec<Http1Connection>>,
 }
 
-impl Client {
+impl DispatcherClient {
     /// A client of the dispatcher at `address`, without a connection yet.
     pub(crate) fn new(address: SocketAddr) -> Self {
         Self { address, idle: Mutex::default() }
@@ -59,7 +59,7 @@ impl Client {
     ///
     /// # Errors
     /// When there is no whole answer.
-    pub(crate) async fn post(&self, id: usize, timeout: Option<Duration>) -> Result<Reply> {
+    pub(crate) async fn post(&self, id: usize, timeout: Option<Duration>) -> Result<FullAnswer> {
         let mut request = predict("/predict", self.address, id, timeout);
         loop {
             let idle = self.idle().pop();
@@ -85,7 +85,7 @@ impl Client {
         }
     }
 
-    fn idle(&self) -> MutexGuard<'_, Vec<Connection>> {
+    fn idle(&self) -> MutexGuard<'_, Vec<Http1Connection>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -94,7 +94,7 @@ impl Client {
 ///
 /// # Errors
 /// When the socket has been closed.
-pub(crate) async fn open(stream: TcpStream) -> Result<Connection> {
+pub(crate) async fn open(stream: TcpStream) -> Result<Http1Connection> {
     stream.set_nodelay(true)?;
     let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.context("start HTTP/1.1")?;
     // The request that a broken connection carries reports the error.
@@ -106,11 +106,11 @@ pub(crate) async fn open(stream: TcpStream) -> Result<Connection> {
 ///
 /// # Errors
 /// When the answer ends early.
-pub(crate) async fn read(response: hyper::Response<hyper::body::Incoming>) -> Result<Reply> {
+pub(crate) async fn read(response: hyper::Response<hyper::body::Incoming>) -> Result<FullAnswer> {
     let status = response.status();
     let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
     let body = response.into_body().collect().await.context("read the body of the answer")?.to_bytes();
-    Ok(Reply { status, retry_after, body })
+    Ok(FullAnswer { status, retry_after, body })
 }
 
 /// `GET /livez`, which the dispatcher answers at once.

@@ -2,14 +2,14 @@
 //! them, and whether new connections are served beside them.
 
 use super::BYTES_PER_REQUEST;
-use super::client::{self, BODY, Client, Connection};
-use super::dispatcher::Dispatcher;
+use super::client::{self, BODY, DispatcherClient, Http1Connection};
+use super::dispatcher::DispatcherProcess;
 use super::quantile_ms;
-use crate::figure::{Figure, Target};
+use crate::figure::{Figure, TargetRange};
 use crate::memory::megabytes;
 use crate::output::Output;
 use crate::progress::Lines;
-use crate::stub::{Settings, Stubs, Work};
+use crate::stub::{AnswerDelay, StubReplicas, StubSettings};
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use clap::{Args, value_parser};
@@ -26,7 +26,7 @@ use tokio::task::JoinSet;
 const MANY: f64 = 20_000.0;
 
 /// MB that the dispatcher may take with [`MANY`] connections.
-const MEMORY_OF_MANY: Target = Target::AtMost(400.0);
+const MEMORY_OF_MANY: TargetRange = TargetRange::AtMost(400.0);
 
 /// Slots that are left for others: `/status` and new connections.
 const LEFT: usize = 50;
@@ -38,7 +38,7 @@ const PER_SOURCE: usize = 5000;
 const BATCH: usize = 500;
 
 /// Milliseconds that a connection may take. One that finds the listener's backlog full is tried again after a second.
-const CONNECT_MS: Target = Target::AtMost(100.0);
+const CONNECT_MS: TargetRange = TargetRange::AtMost(100.0);
 
 /// Requests at once.
 const LANES: usize = 32;
@@ -50,7 +50,7 @@ const ACCEPT_TIMEOUT: Duration = Duration::from_secs(10);
 const FRESH: usize = 100;
 
 /// Milliseconds that a new connection's request may take at p99; the stub answers at once.
-const FRESH_P99_MS: Target = Target::AtMost(10.0);
+const FRESH_P99_MS: TargetRange = TargetRange::AtMost(10.0);
 
 /// Time for all requests to enter the queue, and then for all to be answered.
 const HOLD_TIMEOUT: Duration = Duration::from_secs(60);
@@ -76,14 +76,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 async fn measure(options: &Options, figures: &mut Vec<Figure>) -> Result<()> {
     let count = (options.connections as usize).min(service::descriptors::for_connections().saturating_sub(LEFT));
     let (gate, opened) = watch::channel(false);
-    let stubs = Stubs::start(Settings { work: Work::Gate(opened), ..Settings::default() })?;
+    let stubs = StubReplicas::start(StubSettings { work: AnswerDelay::UntilOpen(opened), ..StubSettings::default() })?;
     // Every request is admitted, and none expires.
     let flags = [
         format!("--deadline={}s", 2 * HOLD_TIMEOUT.as_secs()),
         format!("--queue-length={count}"),
         "--order=fifo".into(),
     ];
-    let dispatcher = Dispatcher::start(&stubs.addresses, &flags).await?;
+    let dispatcher = DispatcherProcess::start(&stubs.addresses, &flags).await?;
     let before = dispatcher.settled_memory().await?;
     figures.push(memory("before", before, "RSS before"));
 
@@ -108,7 +108,7 @@ async fn measure(options: &Options, figures: &mut Vec<Figure>) -> Result<()> {
     figures.push(each.labelled("  per request beyond its body").with_target(BYTES_PER_REQUEST));
     gate.send(true).context("open the gate")?;
     let posted = tokio::time::timeout(HOLD_TIMEOUT, waiting.join_all()).await.context("wait for the answers")?;
-    let posted = posted.into_iter().collect::<Result<Vec<Connection>>>()?;
+    let posted = posted.into_iter().collect::<Result<Vec<Http1Connection>>>()?;
     let after = dispatcher.settled_memory().await?;
     check_open(&posted)?;
     figures.extend(per_connection("posted", "idle after POST /predict", count, before, after));
@@ -135,7 +135,7 @@ fn per_connection(state: &str, description: &str, count: usize, before: u64, now
 
 /// Opens `count` connections and waits until the dispatcher has accepted them. Returns them, and the time of the
 /// slowest.
-async fn open(dispatcher: &Dispatcher, count: usize) -> Result<(Vec<TcpStream>, Duration)> {
+async fn open(dispatcher: &DispatcherProcess, count: usize) -> Result<(Vec<TcpStream>, Duration)> {
     let files = dispatcher.open_files()?;
     let mut slowest = Duration::ZERO;
     let mut streams = Vec::with_capacity(count);
@@ -164,14 +164,14 @@ fn is_closed(stream: &TcpStream) -> bool {
     !matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock)
 }
 
-fn check_open(connections: &[Connection]) -> Result<()> {
+fn check_open(connections: &[Http1Connection]) -> Result<()> {
     let closed = connections.iter().filter(|connection| connection.is_closed()).count();
     ensure!(closed == 0, "{closed} idle connections were closed");
     Ok(())
 }
 
 /// Sends `GET /livez` on each connection, [`LANES`] at a time.
-async fn use_each_once(streams: Vec<TcpStream>) -> Result<Vec<Connection>> {
+async fn use_each_once(streams: Vec<TcpStream>) -> Result<Vec<Http1Connection>> {
     let total = streams.len();
     let mut progress = Lines::new("connections used", total);
     let mut used = Vec::with_capacity(total);
@@ -191,7 +191,10 @@ async fn use_each_once(streams: Vec<TcpStream>) -> Result<Vec<Connection>> {
 }
 
 /// Sends `POST /predict` on each connection and waits until all but one are in the queue; the stub takes one.
-async fn post_on_each(dispatcher: &Dispatcher, connections: Vec<Connection>) -> Result<JoinSet<Result<Connection>>> {
+async fn post_on_each(
+    dispatcher: &DispatcherProcess,
+    connections: Vec<Http1Connection>,
+) -> Result<JoinSet<Result<Http1Connection>>> {
     let in_queue = connections.len() as u64 - 1;
     let mut waiting = JoinSet::new();
     for (id, connection) in connections.into_iter().enumerate() {
@@ -202,7 +205,7 @@ async fn post_on_each(dispatcher: &Dispatcher, connections: Vec<Connection>) -> 
 }
 
 /// Sends one request and reads its answer, which must have status 200. Returns the connection.
-async fn exchange(mut connection: Connection, request: Request<Full<Bytes>>) -> Result<Connection> {
+async fn exchange(mut connection: Http1Connection, request: Request<Full<Bytes>>) -> Result<Http1Connection> {
     connection.ready().await.context("a connection was closed")?;
     let reply = client::read(connection.send_request(request).await.context("send")?).await?;
     ensure!(reply.status == StatusCode::OK, "a request was answered {}", reply.status);
@@ -214,7 +217,7 @@ async fn fresh_connections(address: SocketAddr) -> Result<[Figure; 2]> {
     let mut times = Vec::with_capacity(FRESH);
     for id in 0..FRESH {
         let started = Instant::now();
-        let reply = Client::new(address).post(id, None).await.context("post on a new connection")?;
+        let reply = DispatcherClient::new(address).post(id, None).await.context("post on a new connection")?;
         times.push(started.elapsed());
         ensure!(reply.status == StatusCode::OK, "a new connection's request was answered {}", reply.status);
     }

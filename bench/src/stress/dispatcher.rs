@@ -24,13 +24,13 @@ const POLL_INTERVAL: Duration = Duration::from_millis(1);
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A running dispatcher. It ends when dropped.
-pub(crate) struct Dispatcher {
+pub(crate) struct DispatcherProcess {
     service: Service,
     /// The dispatcher's address on loopback.
     pub(crate) address: SocketAddr,
 }
 
-impl Dispatcher {
+impl DispatcherProcess {
     /// Starts a dispatcher with `flags` and waits until all `replicas` are in rotation.
     ///
     /// # Errors

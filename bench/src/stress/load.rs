@@ -1,7 +1,7 @@
 //! An open loop of requests: each is sent when it is due, even if earlier ones are unanswered. Latency counts from
 //! the time at which the request was due.
 
-use super::client::{Client, Reply};
+use super::client::{DispatcherClient, FullAnswer};
 use crate::progress::Lines;
 use anyhow::{Context, Result};
 use hyper::StatusCode;
@@ -17,7 +17,7 @@ const HEAD_START: Duration = Duration::from_millis(20);
 
 /// How a request ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub(crate) enum RequestOutcome {
     /// Status 200.
     Answered,
     /// Status 503: shed at admission.
@@ -31,15 +31,15 @@ pub(crate) enum Outcome {
     Failed(String),
 }
 
-impl Outcome {
+impl RequestOutcome {
     /// Whether the request was shed.
     pub(crate) fn is_shed(&self) -> bool {
         matches!(self, Self::Shed { .. })
     }
 }
 
-impl From<Result<Reply>> for Outcome {
-    fn from(reply: Result<Reply>) -> Self {
+impl From<Result<FullAnswer>> for RequestOutcome {
+    fn from(reply: Result<FullAnswer>) -> Self {
         match reply {
             Err(error) => Self::Failed(format!("{error:#}")),
             Ok(reply) => match reply.status {
@@ -61,11 +61,11 @@ pub(crate) struct SentRequest {
     pub(crate) send_delay: Duration,
     /// From when it was due to the last byte of the answer.
     pub(crate) latency: Duration,
-    pub(crate) outcome: Outcome,
+    pub(crate) outcome: RequestOutcome,
 }
 
 /// All requests of a schedule.
-pub(crate) struct Offered {
+pub(crate) struct SentRequests {
     /// Start of the schedule.
     pub(crate) start: Instant,
     /// Every request, in the order of the schedule.
@@ -77,7 +77,7 @@ pub(crate) struct Offered {
 ///
 /// # Errors
 /// When requests are left without any answer.
-pub(crate) fn offer(runtime: &Runtime, client: &Arc<Client>, times: &[Duration]) -> Result<Offered> {
+pub(crate) fn offer(runtime: &Runtime, client: &Arc<DispatcherClient>, times: &[Duration]) -> Result<SentRequests> {
     let start = Instant::now() + HEAD_START;
     let mut progress = Lines::new("requests sent", times.len());
     let mut tasks = Vec::with_capacity(times.len());
@@ -94,12 +94,12 @@ pub(crate) fn offer(runtime: &Runtime, client: &Arc<Client>, times: &[Duration])
         anyhow::Ok(requests)
     };
     let requests = runtime.block_on(async { tokio::time::timeout(LAST_ANSWERS, finish).await });
-    Ok(Offered { start, requests: requests.context("requests were never answered")?? })
+    Ok(SentRequests { start, requests: requests.context("requests were never answered")?? })
 }
 
 /// Sends one request, which was due at `start + due`.
 pub(crate) async fn send(
-    client: Arc<Client>,
+    client: Arc<DispatcherClient>,
     id: usize,
     timeout: Option<Duration>,
     start: Instant,
@@ -111,14 +111,14 @@ pub(crate) async fn send(
     SentRequest { due, send_delay, latency: due_at.elapsed(), outcome }
 }
 
-impl Offered {
+impl SentRequests {
     /// Latencies of the requests whose outcome fulfils `condition`.
-    pub(crate) fn latencies(&self, condition: impl Fn(&Outcome) -> bool) -> Vec<Duration> {
+    pub(crate) fn latencies(&self, condition: impl Fn(&RequestOutcome) -> bool) -> Vec<Duration> {
         self.requests.iter().filter(|request| condition(&request.outcome)).map(|request| request.latency).collect()
     }
 
     /// Number of requests whose outcome fulfils `condition`.
-    pub(crate) fn count(&self, condition: impl Fn(&Outcome) -> bool) -> usize {
+    pub(crate) fn count(&self, condition: impl Fn(&RequestOutcome) -> bool) -> usize {
         self.requests.iter().filter(|request| condition(&request.outcome)).count()
     }
 
@@ -128,8 +128,8 @@ impl Offered {
     /// When a request failed otherwise.
     pub(crate) fn check(&self) -> Result<()> {
         let failures = self.requests.iter().filter_map(|request| match &request.outcome {
-            Outcome::Failed(description) => Some(description),
-            Outcome::Answered | Outcome::Shed { .. } | Outcome::Expired => None,
+            RequestOutcome::Failed(description) => Some(description),
+            RequestOutcome::Answered | RequestOutcome::Shed { .. } | RequestOutcome::Expired => None,
         });
         let failures: Vec<&String> = failures.collect();
         match failures[..] {

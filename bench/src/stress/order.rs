@@ -1,11 +1,11 @@
 //! `bench order`: both orders of the queue at the same load, which is more than the capacity now and then.
 
-use super::client::Client;
-use super::dispatcher::Dispatcher;
-use super::load::{self, Offered, Outcome};
+use super::client::DispatcherClient;
+use super::dispatcher::DispatcherProcess;
+use super::load::{self, RequestOutcome, SentRequests};
 use super::stub_flags::StubFlags;
 use super::{OBJECTIVE, quantile_ms};
-use crate::figure::{Figure, Target};
+use crate::figure::{Figure, TargetRange};
 use crate::output::Output;
 use crate::stub::Record;
 use admission::Order;
@@ -71,15 +71,15 @@ fn measure(runtime: &Runtime, options: &Options, figures: &mut Vec<Figure>) -> R
         let name = name(order);
         eprintln!("{name}: {} requests", times.len());
         let flags = [format!("--order={name}")];
-        let dispatcher = runtime.block_on(Dispatcher::start(&stubs.addresses, &flags))?;
-        let offered = load::offer(runtime, &Arc::new(Client::new(dispatcher.address)), &times)?;
+        let dispatcher = runtime.block_on(DispatcherProcess::start(&stubs.addresses, &flags))?;
+        let offered = load::offer(runtime, &Arc::new(DispatcherClient::new(dispatcher.address)), &times)?;
         attainments.push(attainment(&offered));
         figures.extend(describe(&name, &offered, &stubs.take_records(), options));
         offered.check()?;
     }
     let [fifo, late_last] = attainments[..] else { unreachable!("there are two orders") };
     let gain = Figure::new("order_gain", late_last - fifo, "points").labelled("late-last − fifo");
-    figures.push(gain.with_target(Target::AtLeast(0.0)));
+    figures.push(gain.with_target(TargetRange::AtLeast(0.0)));
     figures.push(Figure::new("order_ratio", late_last / fifo, "").labelled("late-last ÷ fifo"));
     Ok(())
 }
@@ -90,17 +90,17 @@ pub(super) fn name(order: Order) -> String {
 }
 
 /// The share of the requests that were answered within the objective, per cent.
-fn attainment(offered: &Offered) -> f64 {
-    let answered = offered.latencies(|outcome| *outcome == Outcome::Answered);
+fn attainment(offered: &SentRequests) -> f64 {
+    let answered = offered.latencies(|outcome| *outcome == RequestOutcome::Answered);
     let good = answered.iter().filter(|latency| **latency <= OBJECTIVE).count();
     good as f64 / offered.requests.len() as f64 * 100.0
 }
 
-fn describe(order: &str, offered: &Offered, records: &[Record], options: &Options) -> Vec<Figure> {
-    let answered = offered.latencies(|outcome| *outcome == Outcome::Answered);
+fn describe(order: &str, offered: &SentRequests, records: &[Record], options: &Options) -> Vec<Figure> {
+    let answered = offered.latencies(|outcome| *outcome == RequestOutcome::Answered);
     let late = answered.iter().filter(|latency| **latency > OBJECTIVE).count();
-    let shed = offered.count(Outcome::is_shed);
-    let expired = offered.count(|outcome| *outcome == Outcome::Expired);
+    let shed = offered.count(RequestOutcome::is_shed);
+    let expired = offered.count(|outcome| *outcome == RequestOutcome::Expired);
     let rows = [
         ("capacity", "capacity by the stubs' time", options.stubs.capacity(records), "/s"),
         ("attainment", "answered within 500 ms, of all", attainment(offered), "%"),

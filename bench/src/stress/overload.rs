@@ -1,15 +1,15 @@
 //! `bench overload`: more load than there is capacity, for a while. How much is answered in time, how soon the rest is
 //! refused, and how much memory that takes.
 
-use super::client::Client;
-use super::dispatcher::{Dispatcher, MemorySample};
-use super::load::{self, Offered, Outcome, SentRequest};
+use super::client::DispatcherClient;
+use super::dispatcher::{DispatcherProcess, MemorySample};
+use super::load::{self, RequestOutcome, SentRequest, SentRequests};
 use super::stub_flags::StubFlags;
 use super::{OBJECTIVE, order, quantile_ms, retry_after};
-use crate::figure::{Figure, Target};
+use crate::figure::{Figure, TargetRange};
 use crate::memory::megabytes;
 use crate::output::Output;
-use crate::stub::Stubs;
+use crate::stub::StubReplicas;
 use admission::Order;
 use anyhow::{Context, Result};
 use clap::{Args, value_parser};
@@ -26,16 +26,16 @@ const DEADLINE: Duration = Duration::from_secs(5);
 const RETURN_TIME: Duration = Duration::from_millis(10);
 
 /// The share of the capacity that should be goodput, per cent.
-const GOODPUT: Target = Target::AtLeast(95.0);
+const GOODPUT: TargetRange = TargetRange::AtLeast(95.0);
 
 /// Milliseconds in which 99 % of the refusals should be answered.
-const REFUSAL_MS: Target = Target::AtMost(10.0);
+const REFUSAL_MS: TargetRange = TargetRange::AtMost(10.0);
 
 /// MB by which the memory may change in the last two thirds of the time.
-const MEMORY_CHANGE: Target = Target::Between(-5.0, 5.0);
+const MEMORY_CHANGE: TargetRange = TargetRange::Between(-5.0, 5.0);
 
 /// The target of figures that count faults.
-const NONE: Target = Target::AtMost(0.0);
+const NONE: TargetRange = TargetRange::AtMost(0.0);
 
 /// Seed of the arrivals.
 const SEED: u64 = 1;
@@ -79,14 +79,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     })
 }
 
-fn overload(runtime: &Runtime, options: &Options, stubs: &Stubs, figures: &mut Vec<Figure>) -> Result<()> {
+fn overload(runtime: &Runtime, options: &Options, stubs: &StubReplicas, figures: &mut Vec<Figure>) -> Result<()> {
     let length = Duration::from_secs(options.seconds.into());
     let workload = Workload::constant(options.times * options.stubs.rate(), length);
     let times = schedule(&workload, options.arrivals, SEED);
     let flags = [format!("--order={}", order::name(options.order))];
-    let dispatcher = runtime.block_on(Dispatcher::start(&stubs.addresses, &flags))?;
+    let dispatcher = runtime.block_on(DispatcherProcess::start(&stubs.addresses, &flags))?;
     let memory = dispatcher.watch_memory();
-    let offered = load::offer(runtime, &Arc::new(Client::new(dispatcher.address)), &times)?;
+    let offered = load::offer(runtime, &Arc::new(DispatcherClient::new(dispatcher.address)), &times)?;
     let memory = memory.finish();
 
     figures.extend(goodput(options, &offered, stubs));
@@ -97,7 +97,7 @@ fn overload(runtime: &Runtime, options: &Options, stubs: &Stubs, figures: &mut V
     offered.check()
 }
 
-fn goodput(options: &Options, offered: &Offered, stubs: &Stubs) -> Vec<Figure> {
+fn goodput(options: &Options, offered: &SentRequests, stubs: &StubReplicas) -> Vec<Figure> {
     let records = stubs.take_records();
     let length = Duration::from_secs(options.seconds.into());
     let seconds = length.as_secs_f64();
@@ -105,7 +105,9 @@ fn goodput(options: &Options, offered: &Offered, stubs: &Stubs) -> Vec<Figure> {
     let utilisation = options.stubs.utilisation(&records, offered.start, offered.start + length);
     // Only requests that are answered while the load lasts count, since the stubs' time counts for no longer either.
     let is_good = |request: &&SentRequest| {
-        request.outcome == Outcome::Answered && request.latency <= OBJECTIVE && request.due + request.latency <= length
+        request.outcome == RequestOutcome::Answered
+            && request.latency <= OBJECTIVE
+            && request.due + request.latency <= length
     };
     let good = offered.requests.iter().filter(is_good).count() as f64 / seconds;
     let send_delays: Vec<Duration> = offered.requests.iter().map(|request| request.send_delay).collect();
@@ -122,18 +124,18 @@ fn goodput(options: &Options, offered: &Offered, stubs: &Stubs) -> Vec<Figure> {
     ]
 }
 
-fn outcomes(offered: &Offered) -> Vec<Figure> {
-    let shed = offered.latencies(Outcome::is_shed);
-    let without_retry_after = offered.count(|outcome| *outcome == Outcome::Shed { retry_after: None });
-    let admitted = offered.latencies(|outcome| matches!(outcome, Outcome::Answered | Outcome::Expired));
-    let answered = offered.latencies(|outcome| *outcome == Outcome::Answered);
+fn outcomes(offered: &SentRequests) -> Vec<Figure> {
+    let shed = offered.latencies(RequestOutcome::is_shed);
+    let without_retry_after = offered.count(|outcome| *outcome == RequestOutcome::Shed { retry_after: None });
+    let admitted = offered.latencies(|outcome| matches!(outcome, RequestOutcome::Answered | RequestOutcome::Expired));
+    let answered = offered.latencies(|outcome| *outcome == RequestOutcome::Answered);
     let late = answered.iter().filter(|latency| **latency > OBJECTIVE).count();
-    let expired = offered.count(|outcome| *outcome == Outcome::Expired);
+    let expired = offered.count(|outcome| *outcome == RequestOutcome::Expired);
     let count = |name: &str, count: usize, label: &str| Figure::new(name, count as f64, "").labelled(label);
     let time = |name: &str, times: &[Duration], q: f64, label: &str| {
         Figure::new(name, quantile_ms(times, q), "ms").labelled(label)
     };
-    let admitted_ms = Target::AtMost((DEADLINE + RETURN_TIME).as_secs_f64() * 1e3);
+    let admitted_ms = TargetRange::AtMost((DEADLINE + RETURN_TIME).as_secs_f64() * 1e3);
     vec![
         count("overload_shed", shed.len(), "shed (503)"),
         time("overload_shed_p50_ms", &shed, 0.5, "  answered after, p50"),

@@ -2,13 +2,13 @@
 //! over HTTP/2, because one connection for each would be more than a process may open.
 
 use super::client::{self, BODY};
-use super::dispatcher::Dispatcher;
+use super::dispatcher::DispatcherProcess;
 use super::{BYTES_PER_REQUEST, order};
-use crate::figure::{Figure, Target};
+use crate::figure::{Figure, TargetRange};
 use crate::memory::megabytes;
 use crate::output::Output;
 use crate::progress::Lines;
-use crate::stub::{Record, Settings, Stubs, Work};
+use crate::stub::{AnswerDelay, Record, StubReplicas, StubSettings};
 use admission::Order;
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
@@ -38,13 +38,13 @@ const DEADLINE: Duration = Duration::from_secs(300);
 const QUEUE_BYTES: usize = 1 << 30;
 
 /// The target of figures that count faults.
-const NONE: Target = Target::AtMost(0.0);
+const NONE: TargetRange = TargetRange::AtMost(0.0);
 
 /// An open connection of HTTP/2.
-type Connection = SendRequest<Full<Bytes>>;
+type Http2Connection = SendRequest<Full<Bytes>>;
 
 /// Requests that wait for their answers.
-type Waiting = JoinSet<Result<StatusCode>>;
+type PendingAnswers = JoinSet<Result<StatusCode>>;
 
 /// Flags of `bench queue`.
 #[derive(Debug, Args)]
@@ -89,8 +89,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 async fn measure(options: &Options, figures: &mut Vec<Figure>) -> Result<()> {
     let requests = options.requests as usize;
     let (gate, opened) = watch::channel(false);
-    let stubs = Stubs::start(Settings { work: Work::Gate(opened), ..Settings::default() })?;
-    let dispatcher = Dispatcher::start(&stubs.addresses, &options.dispatcher_flags()).await?;
+    let stubs = StubReplicas::start(StubSettings { work: AnswerDelay::UntilOpen(opened), ..StubSettings::default() })?;
+    let dispatcher = DispatcherProcess::start(&stubs.addresses, &options.dispatcher_flags()).await?;
     let before = dispatcher.settled_memory().await?;
     let mut connections = Vec::new();
     for _ in 0..requests.div_ceil(STREAMS) {
@@ -115,7 +115,7 @@ async fn measure(options: &Options, figures: &mut Vec<Figure>) -> Result<()> {
     let good = drain(waiting, requests, &answered).await?;
     let per_second = good as f64 / released.elapsed().as_secs_f64();
     let records = stubs.take_records();
-    let all = Target::AtLeast(requests as f64);
+    let all = TargetRange::AtLeast(requests as f64);
     figures.push(Figure::new("queue_answered", good as f64, "").labelled("answered 200").with_target(all));
     figures.push(Figure::new("queue_drain_per_second", per_second, "/s").labelled("drained at"));
     figures.extend(order_of(&records, options.in_step as usize));
@@ -131,11 +131,11 @@ fn memory(when: &str, bytes: u64, label: &str) -> Figure {
 
 /// Sends every request and waits until all are in the queue, except the first, which the stub takes.
 async fn fill(
-    dispatcher: &Dispatcher,
-    connections: &mut [Connection],
+    dispatcher: &DispatcherProcess,
+    connections: &mut [Http2Connection],
     options: &Options,
     answered: &Arc<AtomicUsize>,
-) -> Result<Waiting> {
+) -> Result<PendingAnswers> {
     let (requests, in_step) = (options.requests as usize, options.in_step as usize);
     let uri = format!("http://{}/predict", dispatcher.address);
     let mut waiting = JoinSet::new();
@@ -161,7 +161,7 @@ async fn fill(
 }
 
 /// Waits for all answers. Returns how many had status 200.
-async fn drain(mut waiting: Waiting, requests: usize, answered: &AtomicUsize) -> Result<usize> {
+async fn drain(mut waiting: PendingAnswers, requests: usize, answered: &AtomicUsize) -> Result<usize> {
     let mut progress = Lines::new("requests answered", requests);
     let mut good = 0;
     let deadline = tokio::time::Instant::now() + DEADLINE;
@@ -172,7 +172,7 @@ async fn drain(mut waiting: Waiting, requests: usize, answered: &AtomicUsize) ->
     Ok(good)
 }
 
-async fn open(address: SocketAddr) -> Result<Connection> {
+async fn open(address: SocketAddr) -> Result<Http2Connection> {
     let stream = TcpStream::connect(address).await.context("connect")?;
     stream.set_nodelay(true)?;
     let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;

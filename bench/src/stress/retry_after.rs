@@ -1,12 +1,12 @@
 //! Whether a client that comes back after `Retry-After` is served. It builds up a backlog, sends a request whose
 //! timeout is too short for it, and repeats that request until it is answered.
 
-use super::client::Client;
-use super::dispatcher::Dispatcher;
-use super::load::{self, Offered, Outcome, SentRequest};
+use super::client::DispatcherClient;
+use super::dispatcher::DispatcherProcess;
+use super::load::{self, RequestOutcome, SentRequest, SentRequests};
 use super::stub_flags::StubFlags;
-use crate::figure::{Figure, Target};
-use crate::stub::Stubs;
+use crate::figure::{Figure, TargetRange};
+use crate::stub::StubReplicas;
 use anyhow::{Context, Result, bail};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,7 +29,7 @@ const FILL_TIMEOUT: Duration = Duration::from_secs(2);
 const LEARNING_REQUESTS: u32 = 60;
 
 /// `Retry-After` divided by the time until a like request is answered.
-const RATIO: Target = Target::Between(0.5, 1.5);
+const RATIO: TargetRange = TargetRange::Between(0.5, 1.5);
 
 /// The observations of one backlog.
 struct Observed {
@@ -39,7 +39,7 @@ struct Observed {
     backlog_shed: usize,
     /// The `Retry-After` of the first short request, seconds.
     retry_after: u64,
-    tries: Offered,
+    tries: SentRequests,
 }
 
 /// Builds up `backlog` seconds of work and compares `Retry-After` with the time until a short request is answered.
@@ -49,14 +49,14 @@ struct Observed {
 pub(crate) fn measure(
     runtime: &Runtime,
     flags: &StubFlags,
-    stubs: &Stubs,
+    stubs: &StubReplicas,
     backlog: u32,
     figures: &mut Vec<Figure>,
 ) -> Result<()> {
     let dispatcher_flags =
         ["--order=fifo".into(), "--queue-length=100000".into(), format!("--deadline={}s", DEADLINE.as_secs())];
-    let dispatcher = runtime.block_on(Dispatcher::start(&stubs.addresses, &dispatcher_flags))?;
-    let client = Arc::new(Client::new(dispatcher.address));
+    let dispatcher = runtime.block_on(DispatcherProcess::start(&stubs.addresses, &dispatcher_flags))?;
+    let client = Arc::new(DispatcherClient::new(dispatcher.address));
     let gap = Duration::from_secs_f64(1.5 / flags.rate());
     let times: Vec<Duration> = (0..LEARNING_REQUESTS).map(|request| gap * request).collect();
     load::offer(runtime, &client, &times)?.check()?;
@@ -68,7 +68,7 @@ pub(crate) fn measure(
 }
 
 /// Sends `count` requests at once, and then short ones until one is answered.
-async fn observe(dispatcher: &Dispatcher, client: &Arc<Client>, count: usize) -> Result<Observed> {
+async fn observe(dispatcher: &DispatcherProcess, client: &Arc<DispatcherClient>, count: usize) -> Result<Observed> {
     client.connect(count).await?;
     let start = Instant::now();
     let backlog: Vec<_> =
@@ -77,7 +77,7 @@ async fn observe(dispatcher: &Dispatcher, client: &Arc<Client>, count: usize) ->
     dispatcher.wait_for_queue(|length| length >= most, FILL_TIMEOUT).await.context("fill the queue")?;
     let waiting = dispatcher.queue_length().await?;
     let first = load::send(client.clone(), count, Some(SHORT_TIMEOUT), Instant::now(), Duration::ZERO).await;
-    let Outcome::Shed { retry_after: Some(retry_after) } = first.outcome else {
+    let RequestOutcome::Shed { retry_after: Some(retry_after) } = first.outcome else {
         bail!(
             "with {waiting} requests waiting, one with a timeout of {SHORT_TIMEOUT:?} was not shed with Retry-After: \
              {first:?}"
@@ -87,8 +87,8 @@ async fn observe(dispatcher: &Dispatcher, client: &Arc<Client>, count: usize) ->
     let mut backlog_shed = 0;
     for request in backlog {
         match request.await?.outcome {
-            Outcome::Answered => {}
-            Outcome::Shed { .. } => backlog_shed += 1,
+            RequestOutcome::Answered => {}
+            RequestOutcome::Shed { .. } => backlog_shed += 1,
             other => bail!("a request of the backlog ended as {other:?}"),
         }
     }
@@ -97,9 +97,9 @@ async fn observe(dispatcher: &Dispatcher, client: &Arc<Client>, count: usize) ->
 
 fn describe(observed: &Observed, backlog: u32) -> Result<Vec<Figure>> {
     let Observed { waiting, backlog_shed, retry_after, tries } = observed;
-    let answered = tries.requests.iter().filter(|request| request.outcome == Outcome::Answered);
+    let answered = tries.requests.iter().filter(|request| request.outcome == RequestOutcome::Answered);
     let took = answered.map(|request| request.due).min().context("no try was answered")?.as_secs_f64();
-    let expired = tries.count(|outcome| *outcome == Outcome::Expired);
+    let expired = tries.count(|outcome| *outcome == RequestOutcome::Expired);
     let retry_after = *retry_after as f64;
     let figure = |key: &str, value: f64, unit, label: &str| {
         Figure::new(format!("retry_after_{key}_{backlog}s"), value, unit).labelled(label)
@@ -115,7 +115,7 @@ fn describe(observed: &Observed, backlog: u32) -> Result<Vec<Figure>> {
 }
 
 /// Sends a short request every [`RETRY_INTERVAL`] until one was answered.
-async fn retry_until_answered(client: &Arc<Client>) -> Result<Offered> {
+async fn retry_until_answered(client: &Arc<DispatcherClient>) -> Result<SentRequests> {
     let start = Instant::now();
     let mut ticks = tokio::time::interval(RETRY_INTERVAL);
     let mut tries: Vec<JoinHandle<SentRequest>> = Vec::new();
@@ -126,12 +126,12 @@ async fn retry_until_answered(client: &Arc<Client>) -> Result<Offered> {
         while tries.first().is_some_and(JoinHandle::is_finished) {
             requests.push(tries.remove(0).await?);
         }
-        if requests.iter().any(|request| request.outcome == Outcome::Answered) {
+        if requests.iter().any(|request| request.outcome == RequestOutcome::Answered) {
             break;
         }
     }
     for left in tries {
         requests.push(left.await?);
     }
-    Ok(Offered { start, requests })
+    Ok(SentRequests { start, requests })
 }

@@ -1,6 +1,6 @@
 //! Flags for the stub replicas behind the dispatcher, and the capacity that follows from them.
 
-use crate::stub::{Record, Settings, Stubs, Work};
+use crate::stub::{AnswerDelay, Record, StubReplicas, StubSettings};
 use anyhow::Result;
 use clap::{Args, value_parser};
 use service::options::positive_duration;
@@ -22,9 +22,9 @@ impl StubFlags {
     ///
     /// # Errors
     /// When loopback has no ports left.
-    pub(crate) fn start(&self) -> Result<Stubs> {
-        let work = Work::Takes(self.service_time);
-        Stubs::start(Settings { count: self.replicas.into(), work, ..Settings::default() })
+    pub(crate) fn start(&self) -> Result<StubReplicas> {
+        let work = AnswerDelay::Fixed(self.service_time);
+        StubReplicas::start(StubSettings { count: self.replicas.into(), work, ..StubSettings::default() })
     }
 
     /// Requests per second that the stubs can do by their flags.

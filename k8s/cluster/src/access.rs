@@ -1,6 +1,6 @@
 //! Access to a Kubernetes cluster, and questions about the Deployments and pods in one namespace of it.
 //!
-//! Only [`Origin`] knows whether this program has started the cluster or found it.
+//! Only [`ClusterOrigin`] knows whether this program has started the cluster or found it.
 
 use crate::existing::TemporaryNamespace;
 use crate::kubectl::Kubectl;
@@ -22,7 +22,7 @@ const NOT_LOCAL: &str = "this needs the control plane and the node of a cluster 
 /// A cluster, and the namespace in it that Roundhouse is in.
 pub struct Cluster {
     /// Whether this program runs the cluster.
-    pub origin: Origin,
+    pub origin: ClusterOrigin,
     /// A client with the privileges of the cluster's kubeconfig.
     pub client: Client,
     /// kubectl in the namespace.
@@ -34,7 +34,7 @@ pub struct Cluster {
 }
 
 /// Where a cluster comes from.
-pub enum Origin {
+pub enum ClusterOrigin {
     /// This program runs the control plane and the node, and ends them with this value.
     Local(Box<LocalCluster>),
     /// The cluster existed before. The namespace is deleted with this value.
@@ -43,7 +43,7 @@ pub enum Origin {
 
 /// The replicas of a Deployment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Replicas {
+pub struct ReplicaCounts {
     /// Replicas that the Deployment asks for.
     pub desired: i32,
     /// Replicas that can serve.
@@ -57,8 +57,8 @@ impl Cluster {
     /// If this program has not started the cluster.
     pub fn local(&self) -> Result<&LocalCluster> {
         match &self.origin {
-            Origin::Local(local) => Ok(local),
-            Origin::Existing(_) => bail!(NOT_LOCAL),
+            ClusterOrigin::Local(local) => Ok(local),
+            ClusterOrigin::Existing(_) => bail!(NOT_LOCAL),
         }
     }
 
@@ -68,8 +68,8 @@ impl Cluster {
     /// If this program has not started the cluster.
     pub fn local_mut(&mut self) -> Result<&mut LocalCluster> {
         match &mut self.origin {
-            Origin::Local(local) => Ok(local),
-            Origin::Existing(_) => bail!(NOT_LOCAL),
+            ClusterOrigin::Local(local) => Ok(local),
+            ClusterOrigin::Existing(_) => bail!(NOT_LOCAL),
         }
     }
 
@@ -88,12 +88,12 @@ impl Cluster {
     ///
     /// # Errors
     /// If there is no such Deployment.
-    pub async fn replicas(&self, deployment: &str) -> Result<Replicas> {
+    pub async fn replicas(&self, deployment: &str) -> Result<ReplicaCounts> {
         let found = self.api::<Deployment>().get(deployment).await;
         let found = found.with_context(|| format!("get Deployment {deployment}"))?;
         let desired = found.spec.and_then(|spec| spec.replicas).unwrap_or(1);
         let ready = found.status.and_then(|status| status.ready_replicas).unwrap_or(0);
-        Ok(Replicas { desired, ready })
+        Ok(ReplicaCounts { desired, ready })
     }
 
     /// The pods of a component, without those that are being deleted.
@@ -140,8 +140,10 @@ impl Cluster {
     /// A sentence that tells where the logs of the pods are.
     pub fn where_logs_are(&self) -> String {
         match &self.origin {
-            Origin::Local(local) => format!("The logs of the pods are in {}.", local.node.log_folder().display()),
-            Origin::Existing(_) => "`kubectl logs` shows the logs of the pods.".to_owned(),
+            ClusterOrigin::Local(local) => {
+                format!("The logs of the pods are in {}.", local.node.log_folder().display())
+            }
+            ClusterOrigin::Existing(_) => "`kubectl logs` shows the logs of the pods.".to_owned(),
         }
     }
 

@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 const ROOT: &str = "/sys/fs/cgroup";
 
 /// The group that this process is in. When dropped, the process returns to the root group and the group is removed.
-pub struct ProcessGroup {
+pub struct OwnControlGroup {
     folder: PathBuf,
 }
 
-impl ProcessGroup {
+impl OwnControlGroup {
     /// Makes a group and moves this process into it. `None` on a system with version 1, which needs no such group.
     ///
     /// # Errors
@@ -34,7 +34,7 @@ impl ProcessGroup {
     }
 }
 
-impl Drop for ProcessGroup {
+impl Drop for OwnControlGroup {
     fn drop(&mut self) {
         if let Err(error) = join(Path::new(ROOT)) {
             eprintln!("{error:#}");

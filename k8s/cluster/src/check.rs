@@ -8,7 +8,7 @@ mod scaling;
 
 pub use fixture::{Fixture, ROLLOUT_TIMEOUT, measure_throughput};
 
-use crate::access::Origin;
+use crate::access::ClusterOrigin;
 use anyhow::{Result, ensure};
 use clap::ValueEnum;
 use indicatif::ProgressBar;
@@ -36,7 +36,7 @@ pub enum Check {
 }
 
 /// The kind of cluster that a check needs.
-enum Requirement {
+enum ClusterRequirement {
     /// The check changes objects in its namespace only.
     AnyCluster,
     /// The check changes the control plane or the node, so it runs only on a cluster that this program has started.
@@ -47,7 +47,7 @@ enum Requirement {
 }
 
 /// How a check ended.
-enum Outcome {
+enum CheckOutcome {
     /// The check held, with the figures that were seen.
     Passed(String),
     /// The check did not hold, with the error.
@@ -70,15 +70,15 @@ pub async fn run(fixture: &mut Fixture, checks: &[Check]) -> Result<()> {
         let outcome = check.outcome(fixture).await;
         spinner.finish_and_clear();
         let (word, text) = match &outcome {
-            Outcome::Passed(figures) => ("ok", figures.as_str()),
-            Outcome::Failed(error) => ("FAILED", error.as_str()),
-            Outcome::Skipped(reason) => ("skipped", *reason),
+            CheckOutcome::Passed(figures) => ("ok", figures.as_str()),
+            CheckOutcome::Failed(error) => ("FAILED", error.as_str()),
+            CheckOutcome::Skipped(reason) => ("skipped", *reason),
         };
         println!("{word:<7} {name:<20} {:>4} s  {text}", start.elapsed().as_secs());
         match outcome {
-            Outcome::Passed(_) => passed += 1,
-            Outcome::Failed(_) => failed += 1,
-            Outcome::Skipped(_) => skipped += 1,
+            CheckOutcome::Passed(_) => passed += 1,
+            CheckOutcome::Failed(_) => failed += 1,
+            CheckOutcome::Skipped(_) => skipped += 1,
         }
     }
     println!("{passed} passed, {failed} failed, {skipped} skipped");
@@ -94,28 +94,28 @@ impl Check {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 
-    async fn outcome(self, fixture: &mut Fixture) -> Outcome {
-        if let (Requirement::LocalCluster { reason }, Origin::Existing(_)) =
+    async fn outcome(self, fixture: &mut Fixture) -> CheckOutcome {
+        if let (ClusterRequirement::LocalCluster { reason }, ClusterOrigin::Existing(_)) =
             (self.requirement(), &fixture.cluster.origin)
         {
-            return Outcome::Skipped(reason);
+            return CheckOutcome::Skipped(reason);
         }
         match self.run(fixture).await {
-            Ok(figures) => Outcome::Passed(figures),
-            Err(error) => Outcome::Failed(format!("{error:#}")),
+            Ok(figures) => CheckOutcome::Passed(figures),
+            Err(error) => CheckOutcome::Failed(format!("{error:#}")),
         }
     }
 
-    fn requirement(self) -> Requirement {
+    fn requirement(self) -> ClusterRequirement {
         let reason = match self {
             Self::Privileges | Self::Burst | Self::RollingRestart | Self::RollingDispatchers | Self::KilledLeader => {
-                return Requirement::AnyCluster;
+                return ClusterRequirement::AnyCluster;
             }
             Self::KilledPod => "it kills a process on the node of a cluster that was started for the checks",
             Self::NoApiServer => "it kills the API server of a cluster that was started for the checks",
             Self::Ceiling => "it changes the cores of the node of a cluster that was started for the checks",
         };
-        Requirement::LocalCluster { reason }
+        ClusterRequirement::LocalCluster { reason }
     }
 
     /// Runs the check and returns the figures that were seen.

@@ -3,7 +3,7 @@
 
 use crate::access::Cluster;
 use crate::check::{ROLLOUT_TIMEOUT, measure_throughput};
-use crate::load::Load;
+use crate::load::LoadgenProcess;
 use crate::paths;
 use crate::route::Route;
 use crate::wait::wait_for;
@@ -102,7 +102,7 @@ async fn replay(route: &Route, options: &Options, name: &str, rate_scale: f64, r
         format!("--name={name}"),
     ];
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    println!("{}", Load::start(&route.url, &flags, report)?.finish().await?);
+    println!("{}", LoadgenProcess::start(&route.url, &flags, report)?.finish().await?);
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! A cluster that exists already: the checks get a namespace of their own in it, which is deleted at the end.
 
-use crate::access::{Cluster, Origin};
+use crate::access::{Cluster, ClusterOrigin};
 use crate::images::PROGRAMS;
 use crate::kubectl::Kubectl;
 use crate::paths;
@@ -90,7 +90,7 @@ pub async fn connect(kubeconfig: &Path, context: Option<String>, folder: PathBuf
     version.with_context(|| format!("reach the API server of {}", kubeconfig.display()))?;
     let namespace = format!("roundhouse-check-{:08x}", rand::random::<u32>());
     let kubectl = Kubectl::new(kubeconfig.to_owned(), context, namespace);
-    let origin = Origin::Existing(TemporaryNamespace::create(kubectl.clone()).await?);
+    let origin = ClusterOrigin::Existing(TemporaryNamespace::create(kubectl.clone()).await?);
     Ok(Cluster { origin, client, kubectl, folder, folder_lock })
 }
 

@@ -15,7 +15,7 @@ pub struct Kubectl {
 }
 
 /// The result of a kubectl command.
-struct Output {
+struct KubectlOutput {
     succeeded: bool,
     stdout: String,
     stderr: String,
@@ -90,7 +90,7 @@ impl Kubectl {
         self.run_with_input(&["apply", "-f", "-"], &manifests).await.map(drop)
     }
 
-    async fn output(&self, arguments: &[&str], input: &str) -> Result<Output> {
+    async fn output(&self, arguments: &[&str], input: &str) -> Result<KubectlOutput> {
         let mut command = Command::new("kubectl");
         command.args(self.arguments(arguments)).kill_on_drop(true);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -101,6 +101,10 @@ impl Kubectl {
         drop(stdin);
         let output = child.wait_with_output().await.context("wait for kubectl")?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Ok(Output { succeeded: output.status.success(), stdout: text(&output.stdout), stderr: text(&output.stderr) })
+        Ok(KubectlOutput {
+            succeeded: output.status.success(),
+            stdout: text(&output.stdout),
+            stderr: text(&output.stderr),
+        })
     }
 }

@@ -14,7 +14,7 @@ use tokio::process::{Child, Command};
 const THRESHOLD_BREACHED: i32 = 99;
 
 /// A running loadgen.
-pub struct Load {
+pub struct LoadgenProcess {
     child: Child,
     report: PathBuf,
 }
@@ -36,7 +36,7 @@ pub struct LoadReport {
     pub length_seconds: f64,
 }
 
-impl Load {
+impl LoadgenProcess {
     /// Starts `loadgen run` with these flags against `url`, which takes images. loadgen writes its JSON report to
     /// `report`.
     ///

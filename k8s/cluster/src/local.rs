@@ -1,6 +1,6 @@
 //! A cluster on this machine: control plane, node and network. It ends with the value that stands for it.
 
-use crate::access::{Cluster, Origin};
+use crate::access::{Cluster, ClusterOrigin};
 use crate::control_plane::ControlPlane;
 use crate::images::ImageStore;
 use crate::kubectl::Kubectl;
@@ -50,7 +50,7 @@ pub async fn start(network: Network, binaries: PathBuf, folder: PathBuf, cores: 
     let node_services = paths::root().join("k8s/cluster/node.yaml").display().to_string();
     kubectl.run(&["--namespace=kube-system", "apply", "-f", &node_services]).await?;
     kubectl.apply(&paths::root().join("k8s/namespace")).await?;
-    let origin = Origin::Local(Box::new(LocalCluster { node, control_plane }));
+    let origin = ClusterOrigin::Local(Box::new(LocalCluster { node, control_plane }));
     Ok(Cluster { origin, client, kubectl, folder, folder_lock })
 }
 

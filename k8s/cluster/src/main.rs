@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use cluster::access::Cluster;
-use cluster::cgroup::ProcessGroup;
+use cluster::cgroup::OwnControlGroup;
 use cluster::check::{self, Check, Fixture};
 use cluster::existing::{self, ExistingOptions};
 use cluster::explore::{self, ForwardedPorts};
@@ -100,7 +100,7 @@ fn run_locally(task: Task, cores: CoreOptions, binaries: PathBuf) -> Result<Exit
     let is_explore = matches!(task, Task::Explore { .. });
     // Opened before this process leaves the machine's own network.
     let ports = if is_explore { Some(ForwardedPorts::open()?) } else { None };
-    let _group = ProcessGroup::enter()?;
+    let _group = OwnControlGroup::enter()?;
     let network = Network::enter()?;
     let start = |name: &str, replicas: f64| {
         let share = cores.share.unwrap_or_else(|| fair_share(replicas));

@@ -61,13 +61,13 @@ pub struct NodeConfig {
 
 /// A running node. Its pods end with it.
 pub struct Node {
-    shared: Arc<Shared>,
+    shared: Arc<NodeState>,
     /// Aborted when dropped.
     _tasks: JoinSet<()>,
 }
 
 /// State that the parts of the node share.
-struct Shared {
+struct NodeState {
     name: String,
     /// The worth of a core of the node, as a share of a core of this machine.
     core_share: f64,
@@ -91,7 +91,7 @@ struct Shared {
     pods: Mutex<BTreeMap<String, Arc<Pod>>>,
 }
 
-impl Shared {
+impl NodeState {
     fn new(config: NodeConfig, client: Client, network: Network, certificate: String, api_server: Ipv4Addr) -> Self {
         Self {
             name: config.name,
@@ -175,7 +175,7 @@ impl Node {
     pub async fn start(config: NodeConfig, client: Client, network: Network, certificate: String) -> Result<Self> {
         std::fs::create_dir_all(&config.folder).with_context(|| format!("create {}", config.folder.display()))?;
         let api_server = api_server_address(&client).await?;
-        let shared = Arc::new(Shared::new(config, client.clone(), network, certificate, api_server));
+        let shared = Arc::new(NodeState::new(config, client.clone(), network, certificate, api_server));
         shared.register().await?;
         let mut tasks = JoinSet::new();
         tasks.spawn(send_heartbeats(shared.clone()));
@@ -236,7 +236,7 @@ async fn api_server_address(client: &Client) -> Result<Ipv4Addr> {
     address.parse().with_context(|| format!("the Service kubernetes has the address {address}, which is not of IPv4"))
 }
 
-async fn send_heartbeats(shared: Arc<Shared>) {
+async fn send_heartbeats(shared: Arc<NodeState>) {
     loop {
         tokio::time::sleep(HEARTBEAT_INTERVAL).await;
         // The API server may be away for a while; the next heartbeat reaches it.
@@ -261,7 +261,7 @@ where
 
 /// A task for each pod on this node.
 struct PodWorkers {
-    shared: Arc<Shared>,
+    shared: Arc<NodeState>,
     /// The channel to each task, by the pod's uid; `None` is sent when the pod is gone.
     updates: BTreeMap<String, watch::Sender<Option<Arc<Pod>>>>,
     tasks: JoinSet<()>,

@@ -37,12 +37,12 @@ fn read(path: &Path) -> Value {
 }
 
 /// A running Prometheus, killed when dropped.
-struct Prometheus {
+struct PrometheusProcess {
     child: Child,
     url: String,
 }
 
-impl Prometheus {
+impl PrometheusProcess {
     /// Starts Prometheus and waits until it listens; `None` if it is not installed.
     fn start(folder: &Path, config: &Value) -> Option<Self> {
         let file = folder.join("prometheus.yml");
@@ -98,7 +98,7 @@ impl Prometheus {
     }
 }
 
-impl Drop for Prometheus {
+impl Drop for PrometheusProcess {
     fn drop(&mut self) {
         self.child.kill().expect("prometheus can be killed");
         self.child.wait().expect("prometheus ends");
@@ -214,9 +214,9 @@ fn config(targets: Vec<Value>) -> Value {
 }
 
 /// A running loadgen, killed when dropped. Its outcome does not matter.
-struct Load(Child);
+struct LoadgenProcess(Child);
 
-impl Load {
+impl LoadgenProcess {
     fn start(stack: &Stack, flags: &[&str]) -> Self {
         let url = format!("--url=http://{}/predict", stack.dispatcher.address);
         let mut command = Command::new(paths::program("loadgen"));
@@ -226,7 +226,7 @@ impl Load {
     }
 }
 
-impl Drop for Load {
+impl Drop for LoadgenProcess {
     fn drop(&mut self) {
         self.0.kill().expect("loadgen can be killed");
         self.0.wait().expect("loadgen ends");
@@ -243,7 +243,7 @@ fn kill_replica(stack: &Stack) {
 
 /// Asks for expressions until each has had a value or the time is over, and kills a replica meanwhile. Returns the
 /// expressions that have never had a value.
-fn without_value(prometheus: &Prometheus, stack: &Stack, mut missing: Vec<Expression>) -> Vec<Expression> {
+fn without_value(prometheus: &PrometheusProcess, stack: &Stack, mut missing: Vec<Expression>) -> Vec<Expression> {
     let start = Instant::now();
     let mut is_replica_killed = false;
     while !missing.is_empty() && start.elapsed() < TIMEOUT {
@@ -275,13 +275,13 @@ fn every_expression_has_a_value() {
         assert!(start.elapsed() < TIMEOUT, "two replicas are ready");
         std::thread::sleep(Duration::from_millis(100));
     }
-    let Some(prometheus) = Prometheus::start(&folder, &config(targets(&stack))) else { return };
+    let Some(prometheus) = PrometheusProcess::start(&folder, &config(targets(&stack))) else { return };
 
     // Requests that are answered, that cannot be answered in time, and that lose their replica.
     let _loads = [
-        Load::start(&stack, &["--rate=20", "--duration=60s"]),
-        Load::start(&stack, &["--rate=20", "--budget=25ms", "--duration=60s"]),
-        Load::start(&stack, &["--closed=64", "--duration=15s"]),
+        LoadgenProcess::start(&stack, &["--rate=20", "--duration=60s"]),
+        LoadgenProcess::start(&stack, &["--rate=20", "--budget=25ms", "--duration=60s"]),
+        LoadgenProcess::start(&stack, &["--closed=64", "--duration=15s"]),
     ];
     let all = expressions();
     let missing = without_value(&prometheus, &stack, all.clone());

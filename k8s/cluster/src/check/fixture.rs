@@ -1,7 +1,7 @@
 //! Roundhouse deployed on a cluster, and the questions that several checks ask about it.
 
 use crate::access::Cluster;
-use crate::load::{Load, LoadReport};
+use crate::load::{LoadReport, LoadgenProcess};
 use crate::route::{self, Route};
 use crate::wait::wait_for;
 use anyhow::{Context, Result};
@@ -49,10 +49,10 @@ impl Fixture {
     ///
     /// # Errors
     /// If loadgen cannot be started.
-    pub fn start_load(&self, name: &str, factor: f64) -> Result<Load> {
+    pub fn start_load(&self, name: &str, factor: f64) -> Result<LoadgenProcess> {
         let rate = format!("--rate={:.1}", self.replica_throughput * factor);
         let report = self.cluster.folder.join(format!("{name}.json"));
-        Load::start(&self.route.url, &[&rate, "--duration=900s", "--generate=60"], report)
+        LoadgenProcess::start(&self.route.url, &[&rate, "--duration=900s", "--generate=60"], report)
     }
 
     /// Waits until at least `count` replicas are ready.
@@ -149,7 +149,8 @@ pub async fn measure_throughput(cluster: &Cluster, route: &Route) -> Result<f64>
         false => route.url.clone(),
     };
     let flags = ["--closed=1", "--duration=4s", "--generate=60"];
-    let report: LoadReport = Load::start(&url, &flags, cluster.folder.join("throughput.json"))?.finish().await?;
+    let report: LoadReport =
+        LoadgenProcess::start(&url, &flags, cluster.folder.join("throughput.json"))?.finish().await?;
     report.ensure_no_failures().context("measure one replica")?;
     Ok(report.offered as f64 / report.length_seconds)
 }

@@ -1,7 +1,7 @@
 //! Scaling up and down by load alone.
 
 use super::Fixture;
-use crate::load::{Load, LoadReport};
+use crate::load::{LoadReport, LoadgenProcess};
 use anyhow::{Context, Result, ensure};
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ pub(super) async fn check_burst(fixture: &Fixture) -> Result<String> {
     fixture.wait_for_one_replica().await?;
     let workload = format!("--workload={}", write_workload(fixture)?.display());
     let report = fixture.cluster.folder.join("burst.json");
-    let load = Load::start(&fixture.route.url, &[&workload, "--generate=60"], report)?;
+    let load = LoadgenProcess::start(&fixture.route.url, &[&workload, "--generate=60"], report)?;
     let (burst, peak) = finish_and_watch(fixture, load).await?;
     burst.ensure_no_failures()?;
     ensure!(peak >= NEEDED_REPLICAS, "at most {peak} replicas were ready, {NEEDED_REPLICAS} are needed");
@@ -49,7 +49,7 @@ fn write_workload(fixture: &Fixture) -> Result<PathBuf> {
 }
 
 /// Waits until `load` is over. Returns its report and the highest number of ready replicas meanwhile.
-async fn finish_and_watch(fixture: &Fixture, load: Load) -> Result<(LoadReport, i32)> {
+async fn finish_and_watch(fixture: &Fixture, load: LoadgenProcess) -> Result<(LoadReport, i32)> {
     let mut peak = 0;
     let mut finish = std::pin::pin!(load.finish());
     loop {

@@ -55,7 +55,7 @@ pub(super) struct Credentials {
 }
 
 /// Where a container runs.
-pub(super) struct Placement<'a> {
+pub(super) struct ContainerPlacement<'a> {
     /// The network of the container's pod.
     pub sandbox: &'a Sandbox,
     /// The folder with the container's image.
@@ -91,7 +91,7 @@ impl Container {
     ///
     /// # Errors
     /// If the specification names an unknown field, or the system refuses.
-    pub(super) fn start(config: &ContainerConfig, pod: &Pod, placement: Placement<'_>) -> Result<Self> {
+    pub(super) fn start(config: &ContainerConfig, pod: &Pod, placement: ContainerPlacement<'_>) -> Result<Self> {
         let input = config.resolve(pod, placement.sandbox.address, network::NODE_ADDRESS)?;
         let log_folder = placement.log.parent().context("the path of the log has no folder")?;
         let files = tempfile::tempdir_in(log_folder).with_context(|| format!("write to {}", log_folder.display()))?;
@@ -161,7 +161,7 @@ fn command(
     config: &ContainerConfig,
     pod: &Pod,
     input: &ProcessInput,
-    placement: &Placement<'_>,
+    placement: &ContainerPlacement<'_>,
     files: &Path,
 ) -> Result<Command> {
     let log = File::options().create(true).append(true).open(&placement.log);

@@ -1,6 +1,6 @@
 //! PURE: a pod's specification → what the node needs to run its container.
 
-use super::probe::{Probe, Probes};
+use super::probe::{ContainerProbes, HttpProbe};
 use super::quantity;
 use anyhow::{Context, Result, bail, ensure};
 use bytesize::ByteSize;
@@ -37,7 +37,7 @@ pub(super) struct ContainerConfig {
     /// Limits of memory, and of processor time in the node's cores.
     pub limits: Limits,
     /// The container's probes.
-    pub probes: Probes,
+    pub probes: ContainerProbes,
     /// Time between SIGTERM and SIGKILL.
     pub grace: Duration,
 }
@@ -83,7 +83,7 @@ impl ContainerConfig {
             is_read_only: security.and_then(|security| security.read_only_root_filesystem).unwrap_or(false),
             service_account: service_account(spec, container)?,
             limits: limits(container)?,
-            probes: Probes {
+            probes: ContainerProbes {
                 startup: probe(container, container.startup_probe.as_ref())?,
                 readiness: probe(container, container.readiness_probe.as_ref())?,
                 liveness: probe(container, container.liveness_probe.as_ref())?,
@@ -208,13 +208,13 @@ fn memory(quantity: &Quantity) -> Result<ByteSize> {
     format!("{text}{unit}").parse().map_err(|_| anyhow::anyhow!("{text:?} is not a quantity of memory"))
 }
 
-fn probe(container: &Container, spec: Option<&ProbeSpec>) -> Result<Option<Probe>> {
+fn probe(container: &Container, spec: Option<&ProbeSpec>) -> Result<Option<HttpProbe>> {
     let Some(spec) = spec else { return Ok(None) };
     let get = spec.http_get.as_ref().context("this node probes by HTTP only")?;
     // The defaults are those in the documentation of Probe.
     let count = |value: Option<i32>, default: u32| value.and_then(|value| u32::try_from(value).ok()).unwrap_or(default);
     let seconds = |value, default| Duration::from_secs(count(value, default).into());
-    Ok(Some(Probe {
+    Ok(Some(HttpProbe {
         path: get.path.clone().unwrap_or_else(|| "/".into()),
         port: port(container, &get.port)?,
         delay: seconds(spec.initial_delay_seconds, 0),

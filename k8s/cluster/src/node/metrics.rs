@@ -1,6 +1,6 @@
 //! metrics.k8s.io, as metrics-server serves it: the processor time and the memory that each pod uses.
 
-use super::Shared;
+use super::NodeState;
 use super::status::rfc3339;
 use anyhow::Result;
 use hyper::StatusCode;
@@ -23,7 +23,7 @@ pub(super) const API_PATH: &str = "/apis/metrics.k8s.io/v1beta1";
 
 /// The use of processor time and memory by a pod in a window.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Sample {
+pub(super) struct UsageSample {
     /// Mean number of the node's cores that were in use.
     cores: f64,
     /// Resident memory at the end of the window.
@@ -34,7 +34,7 @@ pub(super) struct Sample {
 
 /// The processor time and memory of a process.
 #[derive(Debug, Clone, Copy)]
-struct Usage {
+struct ProcessUsage {
     pid: Pid,
     /// Processor time since the process started.
     processor_time: Duration,
@@ -47,21 +47,21 @@ struct Usage {
 type Labels = BTreeMap<String, String>;
 
 /// The latest sample of each pod, by the pod's name.
-pub(super) type Samples = Arc<Mutex<BTreeMap<String, Sample>>>;
+pub(super) type UsageSamples = Arc<Mutex<BTreeMap<String, UsageSample>>>;
 
 /// Replaces `samples` after every window. A process has no sample before it has run for a whole window. Never ends.
-pub(super) async fn measure(shared: Arc<Shared>, samples: Samples) {
-    let mut before: BTreeMap<String, Usage> = BTreeMap::new();
+pub(super) async fn measure(shared: Arc<NodeState>, samples: UsageSamples) {
+    let mut before: BTreeMap<String, ProcessUsage> = BTreeMap::new();
     let mut ticks = tokio::time::interval(WINDOW);
     loop {
         ticks.tick().await;
         let processes = shared.processes().clone();
         // A process that has just ended has no usage.
-        let now: BTreeMap<String, Usage> =
+        let now: BTreeMap<String, ProcessUsage> =
             processes.into_iter().filter_map(|(name, pid)| Some((name, usage(pid).ok()?))).collect();
-        let same_process = |(name, usage): (&String, &Usage)| {
+        let same_process = |(name, usage): (&String, &ProcessUsage)| {
             let earlier = before.get(name).filter(|earlier| earlier.pid == usage.pid)?;
-            Some((name.clone(), Sample::new(earlier, usage, shared.core_share)))
+            Some((name.clone(), UsageSample::new(earlier, usage, shared.core_share)))
         };
         *samples.lock().expect("no thread panics while it holds the lock") =
             now.iter().filter_map(same_process).collect();
@@ -69,10 +69,10 @@ pub(super) async fn measure(shared: Arc<Shared>, samples: Samples) {
     }
 }
 
-impl Sample {
+impl UsageSample {
     /// The use by a process between `earlier` and `later`. A core of the node is worth `core_share` of one of this
     /// machine.
-    fn new(earlier: &Usage, later: &Usage, core_share: f64) -> Self {
+    fn new(earlier: &ProcessUsage, later: &ProcessUsage, core_share: f64) -> Self {
         let window = later.at - earlier.at;
         let used = later.processor_time.saturating_sub(earlier.processor_time);
         let cores = used.as_secs_f64() / window.as_secs_f64() / core_share;
@@ -80,10 +80,10 @@ impl Sample {
     }
 }
 
-fn usage(pid: Pid) -> Result<Usage> {
+fn usage(pid: Pid) -> Result<ProcessUsage> {
     let stat = Process::new(pid.as_raw_nonzero().get())?.stat()?;
     let ticks = (stat.utime + stat.stime) as f64;
-    Ok(Usage {
+    Ok(ProcessUsage {
         pid,
         processor_time: Duration::from_secs_f64(ticks / procfs::ticks_per_second() as f64),
         bytes: stat.rss * procfs::page_size(),
@@ -92,7 +92,7 @@ fn usage(pid: Pid) -> Result<Usage> {
 }
 
 /// The answer to a request for `path` below [`API_PATH`].
-pub(super) fn answer(path: &str, query: &str, shared: &Shared, samples: &Samples) -> Reply {
+pub(super) fn answer(path: &str, query: &str, shared: &NodeState, samples: &UsageSamples) -> Reply {
     let Some(labels) = label_selector(query) else {
         let text = "only label selectors of the form KEY=VALUE are supported";
         return respond::bytes(StatusCode::BAD_REQUEST, "text/plain", text.into());
@@ -139,8 +139,8 @@ fn list(kind: &str, items: Vec<Value>) -> Value {
 
 /// The metrics of the pods in `namespace`, or in all namespaces, that have all of `labels`.
 fn pod_metrics(
-    shared: &Shared,
-    samples: &BTreeMap<String, Sample>,
+    shared: &NodeState,
+    samples: &BTreeMap<String, UsageSample>,
     namespace: Option<&str>,
     labels: &Labels,
 ) -> Vec<Value> {
@@ -155,7 +155,7 @@ fn is_selected(pod: &Pod, namespace: Option<&str>, labels: &Labels) -> bool {
     namespace.is_none_or(|namespace| pod.metadata.namespace.as_deref() == Some(namespace)) && labels.iter().all(has)
 }
 
-fn pod_metric(pod: &Pod, sample: &Sample) -> Option<Value> {
+fn pod_metric(pod: &Pod, sample: &UsageSample) -> Option<Value> {
     let metadata = &pod.metadata;
     let container = &pod.spec.as_ref()?.containers.first()?.name;
     Some(json!({
@@ -165,7 +165,7 @@ fn pod_metric(pod: &Pod, sample: &Sample) -> Option<Value> {
     }))
 }
 
-fn node_metrics(node: &str, samples: &BTreeMap<String, Sample>) -> Value {
+fn node_metrics(node: &str, samples: &BTreeMap<String, UsageSample>) -> Value {
     let cores = samples.values().map(|sample| sample.cores).sum();
     let bytes = samples.values().map(|sample| sample.bytes).sum();
     json!({"metadata": {"name": node}, "timestamp": rfc3339(Timestamp::now()),
@@ -200,7 +200,7 @@ mod tests {
     fn a_process_has_memory_and_spends_processor_time() {
         let own = usage(rustix::process::getpid()).expect("this process runs");
         assert!(own.bytes > 0);
-        let later = Usage { processor_time: own.processor_time + WINDOW / 2, at: own.at + WINDOW, ..own };
-        assert_eq!(Sample::new(&own, &later, 0.25).cores, 2.0);
+        let later = ProcessUsage { processor_time: own.processor_time + WINDOW / 2, at: own.at + WINDOW, ..own };
+        assert_eq!(UsageSample::new(&own, &later, 0.25).cores, 2.0);
     }
 }

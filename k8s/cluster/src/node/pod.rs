@@ -1,7 +1,7 @@
 //! The worker of one pod: starts its container, probes it, starts it again when it dies, and stops it in order.
 
-use super::Shared;
-use super::container::{ApiAccess, Container, Credentials, Placement, Termination};
+use super::NodeState;
+use super::container::{ApiAccess, Container, ContainerPlacement, Credentials, Termination};
 use super::container_config::ContainerConfig;
 use super::probe::{ProbeKind, Prober};
 use super::status::{ContainerState, PodState, restart_delay};
@@ -30,7 +30,7 @@ const BACKOFF_RESET: Duration = Duration::from_secs(600);
 pub(super) type PodUpdates = watch::Receiver<Option<Arc<Pod>>>;
 
 /// Runs a pod until it is deleted, and then confirms the deletion to the API server.
-pub(super) async fn run(shared: Arc<Shared>, mut updates: PodUpdates) {
+pub(super) async fn run(shared: Arc<NodeState>, mut updates: PodUpdates) {
     let Some(pod) = updates.borrow().clone() else { return };
     let (status, statuses) = watch::channel(Value::Null);
     let publisher = tokio::spawn(publish_statuses(shared.clone(), pod.clone(), statuses));
@@ -56,7 +56,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut updates: PodUpdates) {
 }
 
 struct PodWorker {
-    shared: Arc<Shared>,
+    shared: Arc<NodeState>,
     pod: Arc<Pod>,
     state: PodState,
     status: watch::Sender<Value>,
@@ -137,7 +137,7 @@ impl PodWorker {
         // One container at a time: looking for a controller removes control groups that are empty, such as that of a
         // container which is just being started.
         let _lock = self.shared.start_lock.lock().await;
-        let placement = Placement {
+        let placement = ContainerPlacement {
             sandbox,
             image: self.shared.images.root(&config.program)?,
             access: ApiAccess { server: self.shared.api_server, credentials },
@@ -245,7 +245,7 @@ async fn until_gone(updates: &mut PodUpdates) {
 }
 
 /// Sends each status to the API server until the channel is closed. After an outage only the newest one is sent.
-async fn publish_statuses(shared: Arc<Shared>, pod: Arc<Pod>, mut statuses: watch::Receiver<Value>) {
+async fn publish_statuses(shared: Arc<NodeState>, pod: Arc<Pod>, mut statuses: watch::Receiver<Value>) {
     let pods = Api::<Pod>::namespaced(shared.client.clone(), &pod.namespace().unwrap_or_default());
     let (name, params) = (pod.name_any(), PatchParams::default());
     while statuses.changed().await.is_ok() {
@@ -261,7 +261,7 @@ async fn publish_statuses(shared: Arc<Shared>, pod: Arc<Pod>, mut statuses: watc
 }
 
 /// Lets the API server remove the pod's object, now that the container has ended.
-async fn confirm_deletion(shared: &Shared, pod: &Pod) {
+async fn confirm_deletion(shared: &NodeState, pod: &Pod) {
     let pods = Api::<Pod>::namespaced(shared.client.clone(), &pod.namespace().unwrap_or_default());
     let preconditions = Preconditions { uid: pod.uid(), resource_version: None };
     let params =

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 /// A probe by HTTP GET.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Probe {
+pub(super) struct HttpProbe {
     /// The path of the request.
     pub path: String,
     /// The port of the request.
@@ -26,23 +26,23 @@ pub(super) struct Probe {
 
 /// The probes of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Probes {
+pub(super) struct ContainerProbes {
     /// Whether the container has started. Until then there are no other probes.
-    pub startup: Option<Probe>,
+    pub startup: Option<HttpProbe>,
     /// Whether the container can take requests.
-    pub readiness: Option<Probe>,
+    pub readiness: Option<HttpProbe>,
     /// Whether the container is alive.
-    pub liveness: Option<Probe>,
+    pub liveness: Option<HttpProbe>,
 }
 
 /// The purpose of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ProbeKind {
-    /// See [`Probes::startup`].
+    /// See [`ContainerProbes::startup`].
     Startup,
-    /// See [`Probes::readiness`].
+    /// See [`ContainerProbes::readiness`].
     Readiness,
-    /// See [`Probes::liveness`].
+    /// See [`ContainerProbes::liveness`].
     Liveness,
 }
 
@@ -55,7 +55,7 @@ pub(super) struct Streak {
 
 impl Streak {
     /// Adds an answer. Returns the result of the probe, if the streak has reached its threshold.
-    pub(super) fn add(&mut self, probe: &Probe, is_success: bool) -> Option<bool> {
+    pub(super) fn add(&mut self, probe: &HttpProbe, is_success: bool) -> Option<bool> {
         self.length = if self.is_success == is_success { self.length.saturating_add(1) } else { 1 };
         self.is_success = is_success;
         let threshold = if is_success { probe.success_threshold } else { probe.failure_threshold };
@@ -72,14 +72,14 @@ pub(super) struct Prober {
 
 struct ScheduledProbe {
     kind: ProbeKind,
-    probe: Probe,
+    probe: HttpProbe,
     due: Instant,
     streak: Streak,
 }
 
 impl Prober {
     /// The probes of a container at `address` that has just been started.
-    pub(super) fn new(probes: &Probes, address: Ipv4Addr) -> Self {
+    pub(super) fn new(probes: &ContainerProbes, address: Ipv4Addr) -> Self {
         let all = [
             (ProbeKind::Startup, &probes.startup),
             (ProbeKind::Readiness, &probes.readiness),
@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn a_probe_has_a_result_after_enough_equal_answers_in_a_row() {
         let second = Duration::from_secs(1);
-        let probe = Probe {
+        let probe = HttpProbe {
             path: "/".into(),
             port: 1,
             delay: second,

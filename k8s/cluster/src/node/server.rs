@@ -1,7 +1,7 @@
 //! The node's HTTPS server for the API server: metrics.k8s.io, and the logs of pods.
 
-use super::Shared;
-use super::metrics::{self, Samples};
+use super::NodeState;
+use super::metrics::{self, UsageSamples};
 use crate::network;
 use anyhow::{Context, Result};
 use hyper::body::Incoming;
@@ -20,7 +20,7 @@ pub(super) const PORT: u16 = 10250;
 ///
 /// # Errors
 /// If the port is taken, or the certificate cannot be written.
-pub(super) async fn serve(shared: &Arc<Shared>) -> Result<()> {
+pub(super) async fn serve(shared: &Arc<NodeState>) -> Result<()> {
     let pair = rcgen::generate_simple_self_signed(["node".to_owned()])?;
     let folder = tempfile::tempdir()?;
     let [certificate, key] = ["certificate.pem", "key.pem"].map(|name| folder.path().join(name));
@@ -29,7 +29,7 @@ pub(super) async fn serve(shared: &Arc<Shared>) -> Result<()> {
     let tls = Tls::open(certificate, key)?;
     let address = (network::NODE_ADDRESS, PORT);
     let listener = TcpListener::bind(address).await.with_context(|| format!("listen at {}:{PORT}", address.0))?;
-    let samples = Samples::default();
+    let samples = UsageSamples::default();
     tokio::spawn(metrics::measure(shared.clone(), samples.clone()));
     let shared = shared.clone();
     let handle = move |request: Request<Incoming>| std::future::ready(answer(&request, &shared, &samples));
@@ -41,7 +41,7 @@ pub(super) async fn serve(shared: &Arc<Shared>) -> Result<()> {
     Ok(())
 }
 
-fn answer(request: &Request<Incoming>, shared: &Shared, samples: &Samples) -> Reply {
+fn answer(request: &Request<Incoming>, shared: &NodeState, samples: &UsageSamples) -> Reply {
     let path = request.uri().path();
     let query = request.uri().query().unwrap_or_default();
     if let Some(rest) = path.strip_prefix(metrics::API_PATH) {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 /// A running worker. Between two questions it waits and takes no processor time.
-pub(super) struct Worker {
+pub(super) struct MeasuringProcess {
     name: String,
     child: Child,
     /// Closed to end the worker.
@@ -18,7 +18,7 @@ pub(super) struct Worker {
     pub(super) description: String,
 }
 
-impl Worker {
+impl MeasuringProcess {
     /// Starts a worker and waits until it is ready. Its standard error goes to `logs/NAME.log`.
     ///
     /// # Errors
@@ -69,7 +69,7 @@ impl Worker {
     }
 }
 
-impl Drop for Worker {
+impl Drop for MeasuringProcess {
     fn drop(&mut self) {
         drop(self.questions.take());
         // An error says that the worker has ended already.
@@ -83,12 +83,12 @@ mod tests {
     use super::*;
 
     /// Starts a worker with a shell script, and removes its log after `check`.
-    fn with(name: &str, script: &str, check: impl FnOnce(Result<Worker>)) {
+    fn with(name: &str, script: &str, check: impl FnOnce(Result<MeasuringProcess>)) {
         let mut command = Command::new("sh");
         command.args(["-c", script]);
         let logs = std::env::temp_dir().join(format!("roundhouse-{name}-{}", std::process::id()));
         fs::create_dir_all(&logs).expect("the folder can be made");
-        check(Worker::start(name, command, &logs));
+        check(MeasuringProcess::start(name, command, &logs));
         fs::remove_dir_all(&logs).expect("the folder can be removed");
     }
 

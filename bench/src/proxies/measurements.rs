@@ -1,7 +1,7 @@
 //! The samples of all rounds, and the medians and ratios that follow from them. Knows nothing of processes or
 //! terminals.
 
-use super::cell::{Cell, Sample, Server};
+use super::cell::{CellMeasurement, ServerKind, TableCell};
 use crate::statistics::{median, median_ratio};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,10 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(crate) const USUAL_CONNECTIONS: u32 = 64;
 
 /// The servers that the dispatcher is compared with.
-pub(crate) const PEERS: [Server; 2] = [Server::Nginx, Server::Haproxy];
+pub(crate) const PEERS: [ServerKind; 2] = [ServerKind::Nginx, ServerKind::Haproxy];
 
 /// Picks one number of a sample; `None` if the sample lacks it.
-pub(crate) type Pick = fn(&Sample) -> Option<f64>;
+pub(crate) type Pick = fn(&CellMeasurement) -> Option<f64>;
 
 /// The numbers of a sample, by the first part of their figures' names.
 const NUMBERS: [(&str, Pick); 4] = [
@@ -24,18 +24,18 @@ const NUMBERS: [(&str, Pick); 4] = [
 
 /// Every sample, by cell; those of a cell in the order of the rounds.
 #[derive(Debug, Default)]
-pub(crate) struct Samples {
-    samples: BTreeMap<Cell, Vec<Sample>>,
+pub(crate) struct CellMeasurements {
+    samples: BTreeMap<TableCell, Vec<CellMeasurement>>,
 }
 
-impl Samples {
+impl CellMeasurements {
     /// Adds the sample of the next round.
-    pub(crate) fn add(&mut self, cell: Cell, sample: Sample) {
+    pub(crate) fn add(&mut self, cell: TableCell, sample: CellMeasurement) {
         self.samples.entry(cell).or_default().push(sample);
     }
 
     /// The measured cells, in the order of the tables.
-    pub(crate) fn cells(&self) -> impl Iterator<Item = Cell> {
+    pub(crate) fn cells(&self) -> impl Iterator<Item = TableCell> {
         self.samples.keys().copied()
     }
 
@@ -45,21 +45,21 @@ impl Samples {
     }
 
     /// The median over the rounds; `None` if the cell was not measured.
-    pub(crate) fn median(&self, cell: Cell, pick: Pick) -> Option<f64> {
+    pub(crate) fn median(&self, cell: TableCell, pick: Pick) -> Option<f64> {
         median(self.rounds(cell, pick))
     }
 
     /// The dispatcher's processor time divided by a peer's, under the load of `cell`: the median of the rounds' ratios.
-    pub(crate) fn cpu_ratio(&self, cell: Cell, peer: Server) -> Option<f64> {
+    pub(crate) fn cpu_ratio(&self, cell: TableCell, peer: ServerKind) -> Option<f64> {
         let cpu = |server| self.rounds(cell.on(server), |sample| sample.cpu_us);
-        median_ratio(&cpu(Server::Roundhouse), &cpu(peer))
+        median_ratio(&cpu(ServerKind::Roundhouse), &cpu(peer))
     }
 
     /// Microseconds that a server adds to the replica's median latency, at one connection: the median of the rounds'
     /// differences.
-    pub(crate) fn added_us(&self, body: u32, server: Server) -> Option<f64> {
-        let p50 = |server| self.rounds(Cell { body, connections: 1, server }, |sample| Some(sample.p50_us));
-        let rounds = p50(server).into_iter().zip(p50(Server::Direct));
+    pub(crate) fn added_us(&self, body: u32, server: ServerKind) -> Option<f64> {
+        let p50 = |server| self.rounds(TableCell { body, connections: 1, server }, |sample| Some(sample.p50_us));
+        let rounds = p50(server).into_iter().zip(p50(ServerKind::Direct));
         median(rounds.map(|(through, direct)| through - direct).collect())
     }
 
@@ -78,14 +78,14 @@ impl Samples {
             if PEERS.contains(&cell.server) {
                 named.push((format!("cpu_ratio_{server}_{body}{suffix}"), self.cpu_ratio(cell, cell.server)));
             }
-            if cell.connections == 1 && cell.server != Server::Direct {
+            if cell.connections == 1 && cell.server != ServerKind::Direct {
                 named.push((format!("added_p50_us_{server}_{body}"), self.added_us(cell.body, cell.server)));
             }
         }
         named.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
     }
 
-    fn rounds(&self, cell: Cell, pick: Pick) -> Vec<f64> {
+    fn rounds(&self, cell: TableCell, pick: Pick) -> Vec<f64> {
         self.samples.get(&cell).into_iter().flatten().filter_map(pick).collect()
     }
 }
@@ -101,17 +101,17 @@ mod tests {
 
     #[test]
     fn rounds_are_compared_with_themselves() {
-        let mut samples = Samples::default();
+        let mut samples = CellMeasurements::default();
         // A machine that is slower from round to round: no ratio of medians would be 2.
         for (server, rounds) in [
-            (Server::Roundhouse, [(20.0, 190.0), (80.0, 290.0), (300.0, 590.0)]),
-            (Server::Nginx, [(10.0, 150.0), (40.0, 250.0), (100.0, 500.0)]),
-            (Server::Direct, [(0.0, 100.0), (0.0, 200.0), (0.0, 400.0)]),
+            (ServerKind::Roundhouse, [(20.0, 190.0), (80.0, 290.0), (300.0, 590.0)]),
+            (ServerKind::Nginx, [(10.0, 150.0), (40.0, 250.0), (100.0, 500.0)]),
+            (ServerKind::Direct, [(0.0, 100.0), (0.0, 200.0), (0.0, 400.0)]),
         ] {
             for (cpu_us, p50_us) in rounds {
-                let cpu_us = (server != Server::Direct).then_some(cpu_us);
-                let sample = Sample { requests_per_second: 1e6 / p50_us, p50_us, p99_us: p50_us, cpu_us };
-                samples.add(Cell { body: 38_000, connections: 1, server }, sample);
+                let cpu_us = (server != ServerKind::Direct).then_some(cpu_us);
+                let sample = CellMeasurement { requests_per_second: 1e6 / p50_us, p50_us, p99_us: p50_us, cpu_us };
+                samples.add(TableCell { body: 38_000, connections: 1, server }, sample);
             }
         }
         let named = samples.named();
