@@ -1,5 +1,5 @@
-//! `bench dispatcher`: the dispatcher next to NGINX and HAProxy. The same load goes through each in turn, to the same
-//! stub replica.
+//! `bench dispatcher`: the dispatcher next to NGINX and HAProxy. The same load goes through each of the three in turn,
+//! to the same stub replica.
 
 mod cell;
 mod measurements;
@@ -24,30 +24,30 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use wrk::WrkLoad;
 
-/// Time for the dispatcher to find the stub.
+/// Time in which the dispatcher must find the stub replica.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Requests that the stub takes at once, and so the most connections that can be measured.
+/// Slots of the stub replica, and so the most connections that can be measured.
 const CAPACITY: u32 = 1024;
 
 /// Flags of `bench dispatcher`.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Rounds; each measures everything once
+    /// Rounds, each of which measures every server, body and number of connections once
     #[arg(long, default_value_t = 3, value_parser = value_parser!(u32).range(1..=100))]
     rounds: u32,
     /// Seconds of load for each server, body and number of connections
     #[arg(long, default_value_t = 2, value_parser = value_parser!(u32).range(1..=600))]
     seconds: u32,
-    /// Bytes of the bodies, up to the size that the peers hold in memory
+    /// Sizes of the bodies in bytes, at most 262144, which is what NGINX holds in memory
     #[arg(long, value_delimiter = ',', default_values_t = [200, 38_000, 166_000],
           value_parser = value_parser!(u32).range(1..=256 << 10))]
     bodies: Vec<u32>,
-    /// Connections, each with one request at a time
+    /// Numbers of connections, each with one request at a time
     #[arg(long, value_delimiter = ',', default_values_t = [1, 64, 512],
           value_parser = value_parser!(u32).range(1..=i64::from(CAPACITY)))]
     connections: Vec<u32>,
-    /// Time that the replica takes for a request, such as 2ms; 0 for none
+    /// Time after which the stub replica answers a request, such as 2ms, or 0
     #[arg(long, default_value = "2ms", value_parser = delay)]
     delay: Duration,
     #[command(flatten)]
@@ -77,10 +77,10 @@ fn delay(text: &str) -> Result<Duration, String> {
     if text == "0" { Ok(Duration::ZERO) } else { service::options::positive_duration(text) }
 }
 
-/// Measures, prints the tables and writes the figures.
+/// Measures all servers, prints the tables and writes the figures.
 ///
 /// # Errors
-/// When a program is not installed or does not start, or a request failed.
+/// If a program is not installed or does not start, or a request failed.
 pub(crate) fn run(options: &Options) -> Result<()> {
     tool::check()?;
     let servers = RunningServers::start(options.delay, &paths::output("bench").join("dispatcher"))?;
@@ -90,7 +90,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     options.output.write(&serde_json::json!({ "figures": samples.named() }))
 }
 
-/// The running servers. The stub is dropped last, so that no server loses its upstream while it still works.
+/// The running servers. The stub replica is dropped last: a proxy that lost it before would log errors.
 struct RunningServers {
     dispatcher: Service,
     nginx: Peer,
@@ -102,9 +102,10 @@ struct RunningServers {
 impl RunningServers {
     fn start(delay: Duration, folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
-        let work = if delay.is_zero() { AnswerDelay::None } else { AnswerDelay::Fixed(delay) };
+        let answer_delay = if delay.is_zero() { AnswerDelay::None } else { AnswerDelay::Fixed(delay) };
         let capacity = CAPACITY as usize;
-        let stub = StubReplicas::start(StubSettings { capacity, work, records: false, ..StubSettings::default() })?;
+        let stub =
+            StubReplicas::start(StubSettings { capacity, answer_delay, records: false, ..StubSettings::default() })?;
         let upstream = stub.addresses[0];
         let dispatcher = start_dispatcher(upstream, folder)?;
         let nginx = Peer::nginx(upstream, folder)?;
@@ -138,7 +139,8 @@ impl RunningServers {
         Ok((samples, failures))
     }
 
-    /// A server's address, and the process whose processor time counts.
+    /// The address of `server`, and the id of the process whose processor time is measured. The id is `None` for the
+    /// stub replica, which runs in the benchmark's own process.
     fn server(&self, server: ServerKind) -> (&str, Option<u32>) {
         match server {
             ServerKind::Roundhouse => (&self.dispatcher.address, Some(self.dispatcher.id())),
@@ -149,7 +151,7 @@ impl RunningServers {
     }
 }
 
-/// Starts a dispatcher and waits until the replica at `upstream` is in rotation.
+/// Starts a dispatcher and waits until the stub replica at `upstream` is in rotation.
 fn start_dispatcher(upstream: SocketAddr, folder: &Path) -> Result<Service> {
     let flags = [
         format!("--replicas=static:{upstream}"),
@@ -160,7 +162,11 @@ fn start_dispatcher(upstream: SocketAddr, folder: &Path) -> Result<Service> {
     let dispatcher = Service::start("dispatcher", &flags, folder)?;
     let deadline = Instant::now() + READY_TIMEOUT;
     while Stack::status(&dispatcher)?["replicas"][0]["state"] != "ready" {
-        ensure!(Instant::now() < deadline, "the dispatcher did not find the stub; see {}", folder.display());
+        ensure!(
+            Instant::now() < deadline,
+            "the stub replica at {upstream} is not in rotation after {READY_TIMEOUT:?}; see {}",
+            folder.join("dispatcher.log").display()
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
     Ok(dispatcher)

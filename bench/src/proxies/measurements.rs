@@ -1,20 +1,19 @@
-//! The samples of all rounds, and the medians and ratios that follow from them. Knows nothing of processes or
-//! terminals.
+//! The measurements of all rounds, and their medians and ratios. Knows nothing of processes or terminals.
 
 use super::cell::{CellMeasurement, ServerKind, TableCell};
 use crate::statistics::{median, median_ratio};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The number of connections whose figures have no suffix.
+/// The number of connections whose figures have no suffix in their names.
 pub(crate) const USUAL_CONNECTIONS: u32 = 64;
 
-/// The servers that the dispatcher is compared with.
+/// The servers with which the dispatcher is compared.
 pub(crate) const PEERS: [ServerKind; 2] = [ServerKind::Nginx, ServerKind::Haproxy];
 
-/// Picks one number of a sample; `None` if the sample lacks it.
+/// A function that returns one number of a measurement; `None` if the measurement lacks the number.
 pub(crate) type Pick = fn(&CellMeasurement) -> Option<f64>;
 
-/// The numbers of a sample, by the first part of their figures' names.
+/// The numbers of a measurement, each with the first part of its figures' names.
 const NUMBERS: [(&str, Pick); 4] = [
     ("requests_per_second", |sample| Some(sample.requests_per_second)),
     ("p50_us", |sample| Some(sample.p50_us)),
@@ -22,14 +21,14 @@ const NUMBERS: [(&str, Pick); 4] = [
     ("cpu_us", |sample| sample.cpu_us),
 ];
 
-/// Every sample, by cell; those of a cell in the order of the rounds.
+/// The measurements of every cell, in the order of the rounds.
 #[derive(Debug, Default)]
 pub(crate) struct CellMeasurements {
     samples: BTreeMap<TableCell, Vec<CellMeasurement>>,
 }
 
 impl CellMeasurements {
-    /// Adds the sample of the next round.
+    /// Adds the measurement of `cell` in the next round.
     pub(crate) fn add(&mut self, cell: TableCell, sample: CellMeasurement) {
         self.samples.entry(cell).or_default().push(sample);
     }
@@ -39,31 +38,32 @@ impl CellMeasurements {
         self.samples.keys().copied()
     }
 
-    /// The measured sizes of bodies, ascending.
+    /// The measured body sizes in bytes, in ascending order.
     pub(crate) fn bodies(&self) -> BTreeSet<u32> {
         self.cells().map(|cell| cell.body).collect()
     }
 
-    /// The median over the rounds; `None` if the cell was not measured.
+    /// The median of one number of `cell` over all rounds; `None` if the cell was not measured.
     pub(crate) fn median(&self, cell: TableCell, pick: Pick) -> Option<f64> {
         median(self.rounds(cell, pick))
     }
 
-    /// The dispatcher's processor time divided by a peer's, under the load of `cell`: the median of the rounds' ratios.
+    /// The dispatcher's processor time divided by that of `peer` under the load of `cell`: the median of the ratios of
+    /// each round. `None` if one of the two was not measured.
     pub(crate) fn cpu_ratio(&self, cell: TableCell, peer: ServerKind) -> Option<f64> {
         let cpu = |server| self.rounds(cell.on(server), |sample| sample.cpu_us);
         median_ratio(&cpu(ServerKind::Roundhouse), &cpu(peer))
     }
 
-    /// Microseconds that a server adds to the replica's median latency, at one connection: the median of the rounds'
-    /// differences.
+    /// The microseconds that `server` adds to the median latency of the stub replica at one connection: the median of
+    /// the differences of each round. `None` if one of the two was not measured.
     pub(crate) fn added_us(&self, body: u32, server: ServerKind) -> Option<f64> {
         let p50 = |server| self.rounds(TableCell { body, connections: 1, server }, |sample| Some(sample.p50_us));
         let rounds = p50(server).into_iter().zip(p50(ServerKind::Direct));
         median(rounds.map(|(through, direct)| through - direct).collect())
     }
 
-    /// Every figure by its name, such as `cpu_ratio_nginx_38k`; `_c1` at the end stands for 1 connection.
+    /// All figures by name, such as `cpu_ratio_nginx_38k`. The suffix `_c1` stands for one connection.
     pub(crate) fn named(&self) -> BTreeMap<String, f64> {
         let mut named = Vec::new();
         for cell in self.cells() {
@@ -90,7 +90,7 @@ impl CellMeasurements {
     }
 }
 
-/// A body's size within a name: `200b`, `38k`.
+/// A body size for the name of a figure, such as `200b` or `38k`.
 fn size(bytes: u32) -> String {
     if bytes.is_multiple_of(1000) { format!("{}k", bytes / 1000) } else { format!("{bytes}b") }
 }
@@ -100,13 +100,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rounds_are_compared_with_themselves() {
+    fn ratios_and_differences_are_taken_within_each_round() {
         let mut samples = CellMeasurements::default();
-        // A machine that is slower from round to round: no ratio of medians would be 2.
+        // The machine becomes slower from round to round. By the medians over all rounds, the ratio of processor times
+        // would be 4, and the added latencies would be 40 and 0.
         for (server, rounds) in [
             (ServerKind::Roundhouse, [(20.0, 190.0), (80.0, 290.0), (300.0, 590.0)]),
-            (ServerKind::Nginx, [(10.0, 150.0), (40.0, 250.0), (100.0, 500.0)]),
-            (ServerKind::Direct, [(0.0, 100.0), (0.0, 200.0), (0.0, 400.0)]),
+            (ServerKind::Nginx, [(10.0, 150.0), (20.0, 250.0), (150.0, 500.0)]),
+            (ServerKind::Direct, [(0.0, 100.0), (0.0, 250.0), (0.0, 400.0)]),
         ] {
             for (cpu_us, p50_us) in rounds {
                 let cpu_us = (server != ServerKind::Direct).then_some(cpu_us);
@@ -120,7 +121,7 @@ mod tests {
             ("cpu_us_roundhouse_38k_c1", Some(80.0)),
             ("added_p50_us_roundhouse_38k", Some(90.0)),
             ("added_p50_us_nginx_38k", Some(50.0)),
-            ("p99_us_direct_38k_c1", Some(200.0)),
+            ("p99_us_direct_38k_c1", Some(250.0)),
             ("requests_per_second_nginx_38k_c1", Some(4000.0)),
             ("cpu_us_direct_38k_c1", None),
             ("cpu_ratio_haproxy_38k_c1", None),

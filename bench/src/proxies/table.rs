@@ -1,4 +1,4 @@
-//! The samples as tables on the terminal.
+//! Prints the measurements as tables on the terminal.
 
 use super::cell::{ServerKind, TableCell};
 use super::measurements::{CellMeasurements, PEERS, USUAL_CONNECTIONS};
@@ -6,7 +6,7 @@ use super::measurements::{CellMeasurements, PEERS, USUAL_CONNECTIONS};
 const HEADER: &str =
     "connections  server      requests/s    p50 ms    p99 ms  CPU µs/request  of nginx's  of haproxy's";
 
-/// Prints a table for each size of body, and then the ratios and differences that the dispatcher is judged by.
+/// Prints a table for each body size, and then the ratios and differences by which the dispatcher is judged.
 pub(crate) fn print(samples: &CellMeasurements) {
     for body in samples.bodies() {
         println!("\n{body} B\n{HEADER}");
@@ -18,7 +18,7 @@ pub(crate) fn print(samples: &CellMeasurements) {
     for body in samples.bodies() {
         let cell = TableCell { body, connections: USUAL_CONNECTIONS, server: ServerKind::Roundhouse };
         if let [Some(nginx), Some(haproxy)] = PEERS.map(|peer| samples.cpu_ratio(cell, peer)) {
-            println!("{cell}: {nginx:.2} times the CPU of nginx, {haproxy:.2} times that of haproxy");
+            println!("{cell}: {nginx:.2} times the processor time of nginx, {haproxy:.2} times that of haproxy");
         }
     }
     for body in samples.bodies() {

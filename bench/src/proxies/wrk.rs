@@ -1,4 +1,4 @@
-//! One run of wrk: one thread that sends the same body over and over. Knows nothing of the server.
+//! Runs wrk, which sends the same body again and again from one thread. Knows nothing of the server.
 
 use super::tool;
 use crate::python::peers;
@@ -8,52 +8,52 @@ use std::fmt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// Time of load after which a server's memory and connection pools no longer change.
+/// Length of the load before a measurement. After it, a server's memory and connection pools no longer change.
 const WARM_UP: Duration = Duration::from_millis(500);
 
-/// Time for the requests that the warm-up left in flight.
+/// Time after the warm-up in which the server answers the requests that are still in flight.
 const SETTLE: Duration = Duration::from_millis(100);
 
 /// A load on one address.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct WrkLoad<'a> {
-    /// The server's `host:port`.
+    /// The server's address, `host:port`.
     pub(crate) address: &'a str,
-    /// Bytes of every request's body.
+    /// The size of every request's body, in bytes.
     pub(crate) body: u32,
-    /// Connections, kept open, each with one request at a time.
+    /// The number of connections, which are kept. Each has one request at a time.
     pub(crate) connections: u32,
 }
 
-/// The report of a run. wrk corrects its latencies: it adds those of the requests that a slow answer kept it from
-/// sending.
+/// The report of a run of wrk. wrk corrects its latencies: where a slow answer has kept it from sending requests, it
+/// adds latencies for these requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct WrkReport {
-    /// Answered requests, with any status.
+    /// The number of requests that were answered, with any status.
     pub(crate) requests: u64,
-    /// Time from the first request to the last answer.
+    /// The length of the run.
     pub(crate) length: Duration,
-    /// Median latency.
+    /// The median latency.
     pub(crate) p50: Duration,
-    /// 99th percentile of the latency.
+    /// The 99th percentile of the latency.
     pub(crate) p99: Duration,
-    /// Failed requests.
+    /// The numbers of failed requests.
     pub(crate) errors: WrkErrors,
 }
 
-/// Failed requests by kind.
+/// The numbers of failed requests by kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct WrkErrors {
-    /// Errors while connecting, sending or receiving.
+    /// Errors of connecting, sending and receiving.
     pub(crate) socket: u64,
-    /// Answers of status 400 and above.
+    /// Answers with a status of 400 or above.
     pub(crate) status: u64,
-    /// Requests without an answer within wrk's two seconds.
+    /// Requests that were not answered within wrk's timeout of two seconds.
     pub(crate) timeout: u64,
 }
 
 impl WrkErrors {
-    /// Whether there are no errors, so that no request failed.
+    /// Whether no request failed.
     pub(crate) fn is_empty(self) -> bool {
         self == Self::default()
     }
@@ -67,24 +67,24 @@ impl fmt::Display for WrkErrors {
 }
 
 impl WrkLoad<'_> {
-    /// Sends for a moment and ignores the report.
+    /// Sends requests for half a second, without a report.
     ///
     /// # Errors
-    /// When wrk is not installed or does not start.
+    /// If wrk is not installed or does not start.
     pub(crate) fn warm_up(self) -> Result<()> {
-        // wrk takes whole seconds only, so it is killed before one has passed.
+        // wrk runs for whole seconds only, so it is killed before the first one is over.
         let mut wrk = self.command(1)?.stdout(Stdio::null()).stderr(Stdio::null()).spawn().context("start wrk")?;
         std::thread::sleep(WARM_UP);
-        wrk.kill().context("stop wrk")?;
-        wrk.wait().context("stop wrk")?;
+        wrk.kill().context("stop wrk after the warm-up")?;
+        wrk.wait().context("stop wrk after the warm-up")?;
         std::thread::sleep(SETTLE);
         Ok(())
     }
 
-    /// Sends for so many seconds.
+    /// Sends requests for `seconds` seconds. Returns the report.
     ///
     /// # Errors
-    /// When wrk fails, or no request was answered.
+    /// If wrk fails, or no request was answered.
     pub(crate) fn send(self, seconds: u32) -> Result<WrkReport> {
         let output = self.command(seconds)?.output().context("run wrk")?;
         let [stdout, stderr] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
@@ -104,13 +104,13 @@ impl WrkLoad<'_> {
     }
 }
 
-/// Reads the line that `wrk.lua` prints.
+/// Parses the line that `bench/peers/wrk.lua` prints.
 fn read(printed: &str) -> Result<WrkReport> {
     let line = printed.lines().find_map(|line| line.strip_prefix("outcome ")).context("no line starts with outcome")?;
     let pairs: HashMap<_, _> = line.split_whitespace().filter_map(|pair| pair.split_once('=')).collect();
     let number = |name| -> Result<u64> {
-        let value = pairs.get(name).with_context(|| format!("no {name}"))?;
-        value.parse().with_context(|| format!("{name} is {value:?}"))
+        let value = pairs.get(name).with_context(|| format!("the line that starts with outcome has no {name}"))?;
+        value.parse().with_context(|| format!("{name} is {value:?}, not a number"))
     };
     Ok(WrkReport {
         requests: number("requests")?,
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_outcome_is_found_in_the_output_of_wrk() {
+    fn the_report_is_read_from_the_output_of_wrk() {
         let printed = "Running 2s test @ http://127.0.0.1:1/predict\n  1 threads and 64 connections\n\
             outcome requests=900 duration_us=2000100 p50_us=2150 p99_us=9001 connect=1 read=2 write=4 status=8 \
             timeout=16\n";
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_output_is_refused() {
+    fn malformed_output_is_an_error() {
         for (printed, word) in [
             ("unable to connect to 127.0.0.1:1", "no line"),
             ("outcome requests=1", "no duration_us"),

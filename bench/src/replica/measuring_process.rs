@@ -1,4 +1,4 @@
-//! A process that measures when it is asked to, line by line, and answers with numbers. It ends when dropped.
+//! A process that reads questions line by line, measures, and answers each with a line of numbers.
 
 use anyhow::{Context, Result, bail};
 use std::fs::{self, File};
@@ -6,23 +6,24 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-/// A running worker. Between two questions it waits and takes no processor time.
+/// A running process, which is killed when this value is dropped. Between two questions it uses no processor time.
 pub(super) struct MeasuringProcess {
     name: String,
     child: Child,
-    /// Closed to end the worker.
+    /// The process's standard input, which is closed when this value is dropped.
     questions: Option<ChildStdin>,
+    /// The process's standard output.
     answers: BufReader<ChildStdout>,
     log: PathBuf,
-    /// The worker's description of itself.
+    /// The description of the engine that the process prints when it is ready.
     pub(super) description: String,
 }
 
 impl MeasuringProcess {
-    /// Starts a worker and waits until it is ready. Its standard error goes to `logs/NAME.log`.
+    /// Starts the process and waits until it is ready. Its standard error goes to `NAME.log` in `logs`.
     ///
     /// # Errors
-    /// When the worker does not start.
+    /// If the process does not start.
     pub(super) fn start(name: &str, mut command: Command, logs: &Path) -> Result<Self> {
         let log = logs.join(format!("{name}.log"));
         let stderr = File::create(&log).with_context(|| format!("create {}", log.display()))?;
@@ -30,40 +31,44 @@ impl MeasuringProcess {
         let mut child = command.spawn().with_context(|| format!("start {name}: {command:?}"))?;
         let questions = child.stdin.take();
         let answers = BufReader::new(child.stdout.take().expect("standard output is piped"));
-        let mut worker = Self { name: name.into(), child, questions, answers, log, description: String::new() };
-        let first = worker.line()?;
+        let mut process = Self { name: name.into(), child, questions, answers, log, description: String::new() };
+        let first = process.line()?;
         let Some(description) = first.strip_prefix("ready ") else {
-            bail!("{name} was to print \"ready\" and its description, but printed {first:?}")
+            bail!(
+                "{name} must print \"ready\" and a description first, but printed {first:?}; see {}",
+                process.log.display()
+            )
         };
-        worker.description = description.into();
-        Ok(worker)
+        process.description = description.into();
+        Ok(process)
     }
 
-    /// Asks a question. Returns the numbers of the answer, at least one.
+    /// Asks a question. Returns the numbers of the answer, of which there is at least one.
     ///
     /// # Errors
-    /// When the worker ends instead, or its answer is not made of numbers.
+    /// If the process ends without an answer, or its answer is not a line of numbers.
     pub(super) fn ask(&mut self, question: &str) -> Result<Vec<f64>> {
-        let questions = self.questions.as_mut().expect("open until the worker is dropped");
-        // If the worker has ended, its log explains more than the broken pipe; `line` reports it.
+        let questions = self.questions.as_mut().expect("standard input stays open until the process is dropped");
+        // If the process has ended, this fails. `line` then returns an error with the log, which explains more.
         let _broken_pipe = writeln!(questions, "{question}");
         let line = self.line()?;
-        let numbers: Vec<f64> = line
-            .split_whitespace()
-            .map(str::parse)
-            .collect::<Result<_, _>>()
-            .with_context(|| format!("{} answered {question:?} with {line:?}", self.name))?;
+        let numbers: Vec<f64> =
+            line.split_whitespace().map(str::parse).collect::<Result<_, _>>().with_context(|| {
+                format!("{} must answer {question:?} with numbers, but printed {line:?}", self.name)
+            })?;
         if numbers.is_empty() {
             bail!("{} answered {question:?} with an empty line", self.name);
         }
         Ok(numbers)
     }
 
+    /// The next line of the process's standard output.
     fn line(&mut self) -> Result<String> {
         let mut line = String::new();
-        self.answers.read_line(&mut line)?;
+        self.answers.read_line(&mut line).with_context(|| format!("read the standard output of {}", self.name))?;
         if line.is_empty() {
-            bail!("{} ended; its log says:\n{}", self.name, fs::read_to_string(&self.log).unwrap_or_default());
+            let log = fs::read_to_string(&self.log).unwrap_or_default();
+            bail!("{} ended without an answer; its log {} is:\n{log}", self.name, self.log.display());
         }
         Ok(line.trim().to_owned())
     }
@@ -72,7 +77,7 @@ impl MeasuringProcess {
 impl Drop for MeasuringProcess {
     fn drop(&mut self) {
         drop(self.questions.take());
-        // An error says that the worker has ended already.
+        // An error means that the process has ended already.
         let _ended = self.child.kill();
         let _reaped = self.child.wait();
     }
@@ -82,7 +87,7 @@ impl Drop for MeasuringProcess {
 mod tests {
     use super::*;
 
-    /// Starts a worker with a shell script, and removes its log after `check`.
+    /// Starts a process with a shell script, and passes it to `check`. Removes its log afterwards.
     fn with(name: &str, script: &str, check: impl FnOnce(Result<MeasuringProcess>)) {
         let mut command = Command::new("sh");
         command.args(["-c", script]);
@@ -93,22 +98,22 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_answers_until_it_ends_and_then_its_log_is_reported() {
+    fn after_a_process_has_ended_asking_it_fails_with_its_log() {
         let script = "echo ready for it; read a; echo 1.5 2; read b; echo $b; read c; echo broken >&2";
-        with("answers", script, |worker| {
-            let mut worker = worker.expect("it starts");
-            assert_eq!(worker.description, "for it");
-            assert_eq!(worker.ask("time").expect("it answers"), [1.5, 2.0]);
-            assert!(worker.ask("words").is_err());
-            let error = worker.ask("more").expect_err("it has ended").to_string();
+        with("answers", script, |process| {
+            let mut process = process.expect("the process starts");
+            assert_eq!(process.description, "for it");
+            assert_eq!(process.ask("time").expect("the process answers"), [1.5, 2.0]);
+            assert!(process.ask("words").is_err());
+            let error = process.ask("more").expect_err("the process has ended").to_string();
             assert!(error.contains("broken"), "{error}");
         });
     }
 
     #[test]
-    fn a_worker_that_does_not_start_reports_its_log() {
-        with("fails", "echo no module >&2", |worker| {
-            let error = worker.err().expect("refused").to_string();
+    fn starting_a_process_that_ends_at_once_fails_with_its_log() {
+        with("fails", "echo no module >&2", |process| {
+            let error = process.err().expect("the process ends").to_string();
             assert!(error.contains("no module"), "{error}");
         });
     }

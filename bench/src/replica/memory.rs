@@ -1,4 +1,4 @@
-//! Resident memory after many requests of mixed sizes, and whether it still grows.
+//! The replica's resident memory after many requests with images of many sizes, and its growth.
 
 use super::client::ImageClient;
 use super::{RunContext, server};
@@ -9,10 +9,11 @@ use anyhow::{Context, Result};
 use std::fs;
 use std::path::PathBuf;
 
-/// Megabytes (10^6 bytes) at the end, at the peak, and the growth after the first tenth of the requests.
+/// Figures about the resident memory in megabytes (10^6 bytes): at the end, its growth since the first tenth of the
+/// requests, and its peak.
 ///
 /// # Errors
-/// When the replica does not start, or fails to answer.
+/// If the replica does not start, or does not answer with status 200.
 pub(super) fn measure(run: &RunContext) -> Result<Vec<Figure>> {
     let read = |path: &PathBuf| fs::read(path).with_context(|| format!("read {}", path.display()));
     let images: Vec<Vec<u8>> = run.images().mixed.iter().map(read).collect::<Result<_>>()?;

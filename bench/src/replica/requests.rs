@@ -1,4 +1,4 @@
-//! Whole requests with a 38 KB JPEG, next to a Flask server: the servers' processor time, and latency.
+//! Whole requests with a JPEG of 38 KB, to the replica and to a Flask server: the servers' processor time and latency.
 
 use super::client::{self, ImageClient};
 use super::{RunContext, server};
@@ -8,20 +8,20 @@ use anyhow::{Context, Result};
 use harness::stack::Service;
 use std::fs;
 
-/// Requests in a turn.
+/// Requests that one server gets in a turn.
 const REQUESTS: u32 = 5;
 
-/// Images that the batching replica classifies together, and connections to it.
+/// The `--max-batch` of the batching replica, and the number of connections to it.
 const BATCH: u32 = 8;
 
-/// A server that answers one request after the other.
+/// A server that gets one request at a time, with its measurements.
 struct MeasuredServer {
     name: &'static str,
     service: Service,
     client: ImageClient,
-    /// Milliseconds of processor time for a request, by round.
+    /// The processor time for a request in each round, in milliseconds.
     cpu_ms: Vec<f64>,
-    /// Milliseconds of every request.
+    /// The latency of each request, in milliseconds.
     latency_ms: Vec<f64>,
 }
 
@@ -30,6 +30,7 @@ impl MeasuredServer {
         Self { name, client: ImageClient::new(&service), service, cpu_ms: Vec::new(), latency_ms: Vec::new() }
     }
 
+    /// Sends [`REQUESTS`] requests and measures them.
     fn turn(&mut self, image: &[u8]) -> Result<()> {
         let before = processor_time::of(self.service.id())?;
         for _ in 0..REQUESTS {
@@ -41,11 +42,14 @@ impl MeasuredServer {
     }
 }
 
-/// The ratio of processor time, and each server's own figures; and the ratio of a batching replica, at as many
-/// connections as a batch has images, to the same Flask server at one connection.
+/// Figures about processor time and latency:
+///
+/// - `cpu_ms_NAME` and `latency_p50_ms_NAME`: those of the replica and of the Flask server, at one connection each;
+/// - `cpu_ms_replica_batched`: that of a replica that classifies batches, at as many connections as a batch has images;
+/// - `cpu_ratio_flask` and `cpu_ratio_flask_batched`: the processor time of either replica divided by Flask's.
 ///
 /// # Errors
-/// When a server does not start, or fails to answer.
+/// If a server does not start, or does not answer with status 200.
 pub(super) fn measure(run: &RunContext) -> Result<Vec<Figure>> {
     let image = &run.images().small;
     let image = fs::read(image).with_context(|| format!("read {}", image.display()))?;
@@ -55,7 +59,7 @@ pub(super) fn measure(run: &RunContext) -> Result<Vec<Figure>> {
     let flask = MeasuredServer::new("flask", Service::spawn("flask", flask, run.folder)?);
     let batching = server::start_batching(BATCH, run.folder)?;
     let mut servers = [replica, flask];
-    // The first requests are slower, so they are not measured.
+    // The first requests to a server are slower, so they are not measured.
     batch(&batching, &image)?;
     for server in &servers {
         for _ in 0..REQUESTS {
@@ -79,7 +83,7 @@ pub(super) fn measure(run: &RunContext) -> Result<Vec<Figure>> {
     Ok(figures(servers, batched_ms))
 }
 
-/// Sends [`REQUESTS`] requests on each of [`BATCH`] connections.
+/// Sends [`REQUESTS`] requests on each of [`BATCH`] connections. Returns the answers per second.
 fn batch(server: &Service, image: &[u8]) -> Result<f64> {
     client::answers_per_second(server, image, BATCH as usize, (BATCH * REQUESTS) as usize)
 }

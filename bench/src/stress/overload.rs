@@ -1,5 +1,5 @@
-//! `bench overload`: more load than there is capacity, for a while. How much is answered in time, how soon the rest is
-//! refused, and how much memory that takes.
+//! `bench overload`: a load above the capacity, for half a minute. Measures how many requests are answered within the
+//! objective, how soon the others are refused, and how much memory the dispatcher takes.
 
 use super::client::DispatcherClient;
 use super::dispatcher::{DispatcherProcess, MemorySample};
@@ -22,19 +22,19 @@ use workload::arrivals::{Process, schedule};
 /// The dispatcher's default deadline.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// Time from the dispatcher's deadline to the client's reading of the answer.
+/// Time between the deadline of a request and the moment at which the client has read the dispatcher's answer.
 const RETURN_TIME: Duration = Duration::from_millis(10);
 
-/// The share of the capacity that should be goodput, per cent.
+/// The target for goodput divided by capacity, in per cent.
 const GOODPUT: TargetRange = TargetRange::AtLeast(95.0);
 
-/// Milliseconds in which 99 % of the refusals should be answered.
+/// The target for the 99th percentile of the latencies of refusals, in milliseconds.
 const REFUSAL_MS: TargetRange = TargetRange::AtMost(10.0);
 
-/// MB by which the memory may change in the last two thirds of the time.
+/// The target for the change of the dispatcher's memory in the last two thirds of the load, in MB.
 const MEMORY_CHANGE: TargetRange = TargetRange::Between(-5.0, 5.0);
 
-/// The target of figures that count faults.
+/// The target of figures that count faults: zero.
 const NONE: TargetRange = TargetRange::AtMost(0.0);
 
 /// Seed of the arrivals.
@@ -49,25 +49,26 @@ pub(crate) struct Options {
     /// Load as a multiple of the capacity
     #[arg(long, default_value_t = 2.0)]
     times: f64,
-    /// How arrivals are spread: poisson, uniform, replayed or gamma:CV
+    /// Arrival process: poisson, uniform, replayed or gamma:CV
     #[arg(long, default_value = "poisson")]
     arrivals: Process,
-    /// The dispatcher's order
+    /// Order of the dispatcher's queue
     #[arg(long, value_enum, default_value = "late-last")]
     order: Order,
     #[command(flatten)]
     stubs: StubFlags,
-    /// Seconds of backlog for which Retry-After is checked, each in turn; less than 10, the deadline of that check
+    /// Backlogs for which Retry-After is checked, one after another: the seconds that the stub replicas need to answer
+    /// the backlog, from 1 to 9
     #[arg(long, value_delimiter = ',', default_values_t = [3, 6, 9], value_parser = value_parser!(u32).range(1..=9))]
     backlogs: Vec<u32>,
     #[command(flatten)]
     output: Output,
 }
 
-/// Measures a lasting overload, and then whether `Retry-After` is right.
+/// Measures an overload, and then compares `Retry-After` with the time until a request is answered.
 ///
 /// # Errors
-/// When a request was neither answered nor shed nor expired.
+/// If a request failed: it was not answered with status 200, 503 or 504.
 pub(crate) fn run(options: &Options) -> Result<()> {
     super::run(&options.output, |client, figures| {
         let stubs = options.stubs.start()?;
@@ -93,7 +94,7 @@ fn overload(runtime: &Runtime, options: &Options, stubs: &StubReplicas, figures:
     figures.extend(outcomes(&offered));
     figures.extend(memory_change(&memory, offered.start, length)?);
     let refused = Figure::new("overload_beyond_capacity", stubs.refused() as f64, "");
-    figures.push(refused.labelled("sent to a stub that was busy").with_target(NONE));
+    figures.push(refused.labelled("requests sent to a busy stub replica").with_target(NONE));
     offered.check()
 }
 
@@ -103,7 +104,7 @@ fn goodput(options: &Options, offered: &SentRequests, stubs: &StubReplicas) -> V
     let seconds = length.as_secs_f64();
     let capacity = options.stubs.capacity(&records);
     let utilisation = options.stubs.utilisation(&records, offered.start, offered.start + length);
-    // Only requests that are answered while the load lasts count, since the stubs' time counts for no longer either.
+    // Requests that are answered after the end of the load do not count, since the utilisation ends there, too.
     let is_good = |request: &&SentRequest| {
         request.outcome == RequestOutcome::Answered
             && request.latency <= OBJECTIVE
@@ -115,12 +116,11 @@ fn goodput(options: &Options, offered: &SentRequests, stubs: &StubReplicas) -> V
     let goodput = Figure::new("overload_goodput_of_capacity", good / capacity * 100.0, "%");
     vec![
         Figure::new("overload_offered_per_second", offered_per_second, "/s").labelled("offered"),
-        Figure::new("overload_send_delay_p99_ms", quantile_ms(&send_delays, 0.99), "ms")
-            .labelled("  sent late by, p99"),
-        Figure::new("overload_capacity_per_second", capacity, "/s").labelled("capacity: stubs ÷ their service time"),
-        Figure::new("overload_utilisation", utilisation * 100.0, "%").labelled("time that the stubs worked"),
+        Figure::new("overload_send_delay_p99_ms", quantile_ms(&send_delays, 0.99), "ms").labelled("  send delay, p99"),
+        Figure::new("overload_capacity_per_second", capacity, "/s").labelled("capacity by measured service times"),
+        Figure::new("overload_utilisation", utilisation * 100.0, "%").labelled("utilisation of the stub replicas"),
         Figure::new("overload_goodput_per_second", good, "/s").labelled("goodput: answered within 500 ms"),
-        goodput.labelled("goodput of capacity").with_target(GOODPUT),
+        goodput.labelled("goodput ÷ capacity").with_target(GOODPUT),
     ]
 }
 
@@ -138,14 +138,14 @@ fn outcomes(offered: &SentRequests) -> Vec<Figure> {
     let admitted_ms = TargetRange::AtMost((DEADLINE + RETURN_TIME).as_secs_f64() * 1e3);
     vec![
         count("overload_shed", shed.len(), "shed (503)"),
-        time("overload_shed_p50_ms", &shed, 0.5, "  answered after, p50"),
-        time("overload_shed_p99_ms", &shed, 0.99, "  answered after, p99").with_target(REFUSAL_MS),
-        count("overload_shed_silent", without_retry_after, "  without Retry-After").with_target(NONE),
+        time("overload_shed_p50_ms", &shed, 0.5, "  latency of the refusal, p50"),
+        time("overload_shed_p99_ms", &shed, 0.99, "  latency of the refusal, p99").with_target(REFUSAL_MS),
+        count("overload_shed_silent", without_retry_after, "  shed without Retry-After").with_target(NONE),
         count("overload_admitted", admitted.len(), "admitted"),
-        time("overload_admitted_p50_ms", &admitted, 0.5, "  answered after, p50"),
-        time("overload_admitted_p99_ms", &admitted, 0.99, "  answered after, p99").with_target(admitted_ms),
-        count("overload_late", late, "  of those, answered later than 500 ms"),
-        count("overload_expired", expired, "  of those, expired (504)"),
+        time("overload_admitted_p50_ms", &admitted, 0.5, "  latency, p50"),
+        time("overload_admitted_p99_ms", &admitted, 0.99, "  latency, p99").with_target(admitted_ms),
+        count("overload_late", late, "  answered later than 500 ms"),
+        count("overload_expired", expired, "  expired (504)"),
     ]
 }
 
@@ -153,14 +153,17 @@ fn memory_change(samples: &[MemorySample], start: Instant, length: Duration) -> 
     let (third, end) = (memory_at(samples, start + length / 3)?, memory_at(samples, start + length)?);
     let change = megabytes(end) - megabytes(third);
     Ok([
-        Figure::new("overload_rss_third", megabytes(third), "MB").labelled("RSS after a third of the time"),
-        Figure::new("overload_rss_end", megabytes(end), "MB").labelled("RSS at the end"),
-        Figure::new("overload_rss_change", change, "MB").labelled("change").with_target(MEMORY_CHANGE),
+        Figure::new("overload_rss_third", megabytes(third), "MB").labelled("RSS after a third of the load"),
+        Figure::new("overload_rss_end", megabytes(end), "MB").labelled("RSS at the end of the load"),
+        Figure::new("overload_rss_change", change, "MB").labelled("change of RSS").with_target(MEMORY_CHANGE),
     ])
 }
 
-/// The last sample before `instant`, bytes.
+/// The resident memory in the last sample before `instant`, in bytes.
 fn memory_at(samples: &[MemorySample], instant: Instant) -> Result<u64> {
     let before = samples.iter().take_while(|(at, _)| *at <= instant);
-    before.last().map(|(_, bytes)| *bytes).context("the dispatcher's memory was not sampled")
+    before
+        .last()
+        .map(|(_, bytes)| *bytes)
+        .context("there is no sample of the dispatcher's memory; the dispatcher may have ended")
 }
