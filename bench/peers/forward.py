@@ -1,9 +1,9 @@
 """Times forward passes of a ResNet-18 in ONNX Runtime or OpenVINO. The peer of `bench-replica forward`.
 
 Usage: forward.py onnxruntime|openvino WEIGHTS.safetensors CROPS THREADS
-The file CROPS has images one after another, each of 224x224 RGB pixels with 8 bits a channel. On standard input, a line
-"time BATCH REPEATS" is answered with the milliseconds of each forward pass, and a line "logits BATCH" with the logits of
-the first BATCH images.
+The file CROPS has images one after another, each of 224x224 RGB pixels with 8 bits a channel. On standard input, a
+line "time BATCH REPEATS" is answered with the milliseconds of each forward pass, and a line "logits BATCH" with the
+logits of the first BATCH images.
 """
 
 import sys

@@ -1,4 +1,4 @@
-//! The checks of Roundhouse on a Kubernetes cluster, deployed by k8s/base.
+//! The checks of Roundhouse on a Kubernetes cluster.
 
 mod ceiling;
 mod faults;
@@ -14,7 +14,7 @@ use clap::ValueEnum;
 use indicatif::ProgressBar;
 use std::time::{Duration, Instant};
 
-/// One check.
+/// A check of Roundhouse on a cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Check {
     /// Each ServiceAccount may do what its program needs, and nothing else
@@ -27,11 +27,11 @@ pub enum Check {
     RollingDispatchers,
     /// Killing a replica's process, and deleting a replica's pod without grace, fails no request
     KilledPod,
-    /// After the leading scaler is killed another one leads, and scales
+    /// After the leading scaler was killed, another scaler leads and scales
     KilledLeader,
-    /// 30 s without the API server fail no request and lose no pod; then scaling goes on
+    /// 30 s without the API server fail no request and lose no pod; scaling goes on afterwards
     NoApiServer,
-    /// With room for two replicas only, the scaler stops at two, gives the reason, and uses room that is added
+    /// On a node with room for two replicas, the scaler stops at two and gives the reason; it uses room that is added
     Ceiling,
 }
 
@@ -39,27 +39,27 @@ pub enum Check {
 enum ClusterRequirement {
     /// The check changes objects in its namespace only.
     AnyCluster,
-    /// The check changes the control plane or the node, so it runs only on a cluster that this program has started.
+    /// The check changes the control plane or the node. It runs only on a cluster that this program has started.
     LocalCluster {
-        /// The reason, as a sentence about the check.
+        /// What the check changes, as a sentence whose subject is "it".
         reason: &'static str,
     },
 }
 
 /// How a check ended.
 enum CheckOutcome {
-    /// The check held, with the figures that were seen.
+    /// The check passed. The text has the measured figures.
     Passed(String),
-    /// The check did not hold, with the error.
+    /// The check failed. The text has the error.
     Failed(String),
-    /// The check cannot run on this cluster, with the reason.
+    /// The check cannot run on this cluster. The text has the reason.
     Skipped(&'static str),
 }
 
-/// Runs `checks` one after another, also after one has failed, and prints a line for each.
+/// Runs `checks` one after another, even if one fails, and prints a line for each.
 ///
 /// # Errors
-/// If a check has failed.
+/// If a check failed.
 pub async fn run(fixture: &mut Fixture, checks: &[Check]) -> Result<()> {
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     for check in checks {
@@ -94,6 +94,7 @@ impl Check {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 
+    /// Runs the check, unless the cluster does not fulfil its requirement.
     async fn outcome(self, fixture: &mut Fixture) -> CheckOutcome {
         if let (ClusterRequirement::LocalCluster { reason }, ClusterOrigin::Existing(_)) =
             (self.requirement(), &fixture.cluster.origin)
@@ -111,14 +112,14 @@ impl Check {
             Self::Privileges | Self::Burst | Self::RollingRestart | Self::RollingDispatchers | Self::KilledLeader => {
                 return ClusterRequirement::AnyCluster;
             }
-            Self::KilledPod => "it kills a process on the node of a cluster that was started for the checks",
-            Self::NoApiServer => "it kills the API server of a cluster that was started for the checks",
-            Self::Ceiling => "it changes the cores of the node of a cluster that was started for the checks",
+            Self::KilledPod => "it kills a process on the node, so it runs only without --kubeconfig",
+            Self::NoApiServer => "it kills the API server, so it runs only without --kubeconfig",
+            Self::Ceiling => "it changes the cores of the node, so it runs only without --kubeconfig",
         };
         ClusterRequirement::LocalCluster { reason }
     }
 
-    /// Runs the check and returns the figures that were seen.
+    /// Runs the check. Returns the measured figures.
     async fn run(self, fixture: &mut Fixture) -> Result<String> {
         match self {
             Self::Privileges => privileges::check(&fixture.cluster.kubectl).await,

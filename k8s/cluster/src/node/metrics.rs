@@ -1,4 +1,4 @@
-//! metrics.k8s.io, as metrics-server serves it: the processor time and the memory that each pod uses.
+//! metrics.k8s.io, as metrics-server serves it: the processor time and memory that each pod uses.
 
 use super::NodeState;
 use super::status::rfc3339;
@@ -15,48 +15,51 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// The period over which the use of processors is measured (metrics-server's --metric-resolution).
+/// The time over which processor time is measured. metrics-server's --metric-resolution has the same default.
 const WINDOW: Duration = Duration::from_secs(15);
 
-/// The path of the API.
+/// The path of the API metrics.k8s.io.
 pub(super) const API_PATH: &str = "/apis/metrics.k8s.io/v1beta1";
 
-/// The use of processor time and memory by a pod in a window.
+/// The processor time and memory that a pod used in a window.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct UsageSample {
-    /// Mean number of the node's cores that were in use.
+    /// The mean number of cores of the node that the pod used.
     cores: f64,
-    /// Resident memory at the end of the window.
+    /// The resident memory at the end of the window, in bytes.
     bytes: u64,
+    /// The end of the window.
     end: Timestamp,
+    /// The length of the window.
     window: Duration,
 }
 
-/// The processor time and memory of a process.
+/// The processor time and memory of a process at one time.
 #[derive(Debug, Clone, Copy)]
 struct ProcessUsage {
     pid: Pid,
-    /// Processor time since the process started.
+    /// The processor time since the start of the process.
     processor_time: Duration,
-    /// Resident memory.
+    /// The resident memory in bytes.
     bytes: u64,
+    /// The time at which the usage was read.
     at: Instant,
 }
 
-/// Labels and their values.
+/// The values of labels, by the labels' names.
 type Labels = BTreeMap<String, String>;
 
 /// The latest sample of each pod, by the pod's name.
 pub(super) type UsageSamples = Arc<Mutex<BTreeMap<String, UsageSample>>>;
 
-/// Replaces `samples` after every window. A process has no sample before it has run for a whole window. Never ends.
+/// Replaces `samples` after each window. A process has no sample before it has run for a whole window. Never ends.
 pub(super) async fn measure(shared: Arc<NodeState>, samples: UsageSamples) {
     let mut before: BTreeMap<String, ProcessUsage> = BTreeMap::new();
     let mut ticks = tokio::time::interval(WINDOW);
     loop {
         ticks.tick().await;
         let processes = shared.processes().clone();
-        // A process that has just ended has no usage.
+        // A process that has just ended has no usage, and is left out.
         let now: BTreeMap<String, ProcessUsage> =
             processes.into_iter().filter_map(|(name, pid)| Some((name, usage(pid).ok()?))).collect();
         let same_process = |(name, usage): (&String, &ProcessUsage)| {
@@ -70,8 +73,8 @@ pub(super) async fn measure(shared: Arc<NodeState>, samples: UsageSamples) {
 }
 
 impl UsageSample {
-    /// The use by a process between `earlier` and `later`. A core of the node is worth `core_share` of one of this
-    /// machine.
+    /// The sample of a process for the time between `earlier` and `later`. `core_share` is the processor time of a core
+    /// of the node, as a share of a core of this machine.
     fn new(earlier: &ProcessUsage, later: &ProcessUsage, core_share: f64) -> Self {
         let window = later.at - earlier.at;
         let used = later.processor_time.saturating_sub(earlier.processor_time);
@@ -80,6 +83,7 @@ impl UsageSample {
     }
 }
 
+/// The usage of a process now.
 fn usage(pid: Pid) -> Result<ProcessUsage> {
     let stat = Process::new(pid.as_raw_nonzero().get())?.stat()?;
     let ticks = (stat.utime + stat.stime) as f64;
@@ -91,10 +95,10 @@ fn usage(pid: Pid) -> Result<ProcessUsage> {
     })
 }
 
-/// The answer to a request for `path` below [`API_PATH`].
+/// The answer to a request. `path` is the path below [`API_PATH`].
 pub(super) fn answer(path: &str, query: &str, shared: &NodeState, samples: &UsageSamples) -> Reply {
     let Some(labels) = label_selector(query) else {
-        let text = "only label selectors of the form KEY=VALUE are supported";
+        let text = "labelSelector: this node supports only a list of KEY=VALUE, separated by commas";
         return respond::bytes(StatusCode::BAD_REQUEST, "text/plain", text.into());
     };
     let samples = samples.lock().expect("no thread panics while it holds the lock").clone();
@@ -112,7 +116,7 @@ pub(super) fn answer(path: &str, query: &str, shared: &NodeState, samples: &Usag
     }
 }
 
-/// The labels that a query's `labelSelector` asks for; `None` if it is not a list of equalities.
+/// The labels and values that the `labelSelector` of a query demands; `None` if it is not a list of KEY=VALUE.
 fn label_selector(query: &str) -> Option<Labels> {
     let selector = query.split('&').find_map(|pair| pair.strip_prefix("labelSelector=")).unwrap_or_default();
     let selector = percent_decode_str(selector).decode_utf8().ok()?;
@@ -137,7 +141,7 @@ fn list(kind: &str, items: Vec<Value>) -> Value {
     json!({"kind": kind, "apiVersion": "metrics.k8s.io/v1beta1", "metadata": {}, "items": items})
 }
 
-/// The metrics of the pods in `namespace`, or in all namespaces, that have all of `labels`.
+/// The metrics of the pods with all of `labels`, in `namespace`, or in all namespaces if `None`.
 fn pod_metrics(
     shared: &NodeState,
     samples: &BTreeMap<String, UsageSample>,
@@ -181,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn selectors_are_labels_and_values() {
+    fn only_lists_of_equalities_are_label_selectors() {
         let labels = |query: &str| {
             label_selector(query)
                 .map(|labels| labels.into_iter().map(|(key, value)| format!("{key}:{value}")).collect::<Vec<_>>())
@@ -197,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_has_memory_and_spends_processor_time() {
+    fn usage_has_memory_and_the_cores_that_were_used_in_the_window() {
         let own = usage(rustix::process::getpid()).expect("this process runs");
         assert!(own.bytes > 0);
         let later = ProcessUsage { processor_time: own.processor_time + WINDOW / 2, at: own.at + WINDOW, ..own };
