@@ -11,7 +11,7 @@ use std::time::Duration;
 /// Time between two laws, in which the processes of the earlier law end.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// The workload without `--workload`.
+/// The path of the default workload, relative to the root of the workspace.
 const WORKLOAD: &str = "loadgen/workloads/experiment.txt";
 
 /// Cores that all replicas share. On two cores, 0.2 are left for the other programs.
@@ -25,8 +25,8 @@ pub(crate) struct Options {
     /// Scaling laws, as --policy of the scaler and of `lab run` takes them
     #[arg(long, value_delimiter = ',', default_value = "slo,latency-step,latency-ratio,queue,concurrency")]
     policy: Vec<String>,
-    /// Workload file, one number for each second: requests per second, times --rate-scale if that is given, otherwise
-    /// per cent of what one replica can do on this machine; by default loadgen/workloads/experiment.txt
+    /// Workload file, one number for each second: requests per second with --rate-scale, otherwise per cent of what one
+    /// replica can do on this machine; by default loadgen/workloads/experiment.txt
     #[arg(long, value_name = "FILE")]
     workload: Option<PathBuf>,
     /// Factor of the workload's rates; without it, the rates are per cent of what one replica can do on this machine

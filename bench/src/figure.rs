@@ -47,7 +47,7 @@ pub(crate) struct Figure {
     pub(crate) value: f64,
     /// The unit in the table; empty for counts and ratios.
     unit: &'static str,
-    target: Option<Target>,
+    target: Option<TargetRange>,
 }
 
 impl Figure {

@@ -155,7 +155,7 @@ fn wake_up_delays() -> [f64; 2] {
 }
 
 /// Checks whether the latencies of all requests that are scheduled during a stall of the stub replica contain the rest
-/// of the stall. Returns the number of these requests, and for how many the latency does, as JSON.
+/// of the stall. Returns as JSON the number of these requests, and the number of those whose latencies do.
 fn stall(folder: &Path) -> Result<Value> {
     println!("\n== Latencies during a stall of the server of {STALL_LENGTH:?} (wrk2's test)");
     let stub = start_stub(ThreadBehavior::Stalls { after: STALL_AFTER, length: STALL_LENGTH })?;

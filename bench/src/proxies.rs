@@ -84,10 +84,10 @@ fn delay(text: &str) -> Result<Duration, String> {
 pub(crate) fn run(options: &Options) -> Result<()> {
     tool::check()?;
     let servers = RunningServers::start(options.delay, &paths::output("bench").join("dispatcher"))?;
-    let (samples, failures) = servers.measure(options)?;
-    table::print(&samples);
+    let (measurements, failures) = servers.measure(options)?;
+    table::print(&measurements);
     ensure!(failures.is_empty(), "requests failed:\n{}", failures.join("\n"));
-    options.output.write(&serde_json::json!({ "figures": samples.named() }))
+    options.output.write(&serde_json::json!({ "figures": measurements.named() }))
 }
 
 /// The running servers. The stub replica is dropped last: a proxy that lost it before would log errors.
@@ -113,13 +113,13 @@ impl RunningServers {
         Ok(Self { dispatcher, nginx, haproxy, direct: upstream.to_string(), _stub: stub })
     }
 
-    /// Measures all rounds. Returns the samples, and a line for each cell in which requests failed.
+    /// Measures all rounds. Returns the measurements, and a line for each cell in which requests failed.
     fn measure(&self, options: &Options) -> Result<(CellMeasurements, Vec<String>)> {
         let rounds: Vec<(u32, TableCell)> = (0..options.rounds)
             .flat_map(|round| options.cells(round).into_iter().map(move |cell| (round, cell)))
             .collect();
         let progress = progress::bar(rounds.len() as u64, "");
-        let (mut samples, mut failures) = (CellMeasurements::default(), Vec::new());
+        let (mut measurements, mut failures) = (CellMeasurements::default(), Vec::new());
         for (round, cell) in rounds {
             progress.set_message(cell.to_string());
             let (address, process) = self.server(cell.server);
@@ -129,14 +129,14 @@ impl RunningServers {
             let report = load.send(options.seconds).with_context(|| format!("measure {cell}"))?;
             let after = process.map(processor_time::of).transpose()?;
             let cpu = after.zip(before).map(|(after, before)| after.saturating_sub(before));
-            samples.add(cell, CellMeasurement::new(&report, cpu));
+            measurements.add(cell, CellMeasurement::new(&report, cpu));
             if !report.errors.is_empty() {
                 failures.push(format!("  {cell}, round {}: {}", round + 1, report.errors));
             }
             progress.inc(1);
         }
         progress.finish_and_clear();
-        Ok((samples, failures))
+        Ok((measurements, failures))
     }
 
     /// The address of `server`, and the id of the process whose processor time is measured. The id is `None` for the

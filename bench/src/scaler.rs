@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-/// The file with the course task's workload.
+/// The path of the course task's workload, relative to the root of the workspace.
 const WORKLOAD: &str = "loadgen/workloads/course.txt";
 
 /// Shapes: flash crowds, square waves, ramps, waves, bursts and steps. Their peaks need two to six replicas.

@@ -38,7 +38,7 @@ pub(crate) struct StubSettings {
     pub(crate) answer_delay: AnswerDelay,
     /// Whether requests are recorded. A record takes 40 bytes of memory, too many for millions of requests.
     pub(crate) records: bool,
-    /// What the thread of the stub replicas does while no request is to be handled, and whether it stalls.
+    /// The behaviour of the thread that runs the stub replicas.
     pub(crate) behavior: ThreadBehavior,
     /// The core to which the thread is pinned; `None` if it may use any core.
     pub(crate) core: Option<u32>,

@@ -15,27 +15,27 @@ pub(crate) type Pick = fn(&CellMeasurement) -> Option<f64>;
 
 /// The numbers of a measurement, each with the first part of its figures' names.
 const NUMBERS: [(&str, Pick); 4] = [
-    ("requests_per_second", |sample| Some(sample.requests_per_second)),
-    ("p50_us", |sample| Some(sample.p50_us)),
-    ("p99_us", |sample| Some(sample.p99_us)),
-    ("cpu_us", |sample| sample.cpu_us),
+    ("requests_per_second", |measurement| Some(measurement.requests_per_second)),
+    ("p50_us", |measurement| Some(measurement.p50_us)),
+    ("p99_us", |measurement| Some(measurement.p99_us)),
+    ("cpu_us", |measurement| measurement.cpu_us),
 ];
 
 /// The measurements of every cell, in the order of the rounds.
 #[derive(Debug, Default)]
 pub(crate) struct CellMeasurements {
-    samples: BTreeMap<TableCell, Vec<CellMeasurement>>,
+    measurements: BTreeMap<TableCell, Vec<CellMeasurement>>,
 }
 
 impl CellMeasurements {
     /// Adds the measurement of `cell` in the next round.
-    pub(crate) fn add(&mut self, cell: TableCell, sample: CellMeasurement) {
-        self.samples.entry(cell).or_default().push(sample);
+    pub(crate) fn add(&mut self, cell: TableCell, measurement: CellMeasurement) {
+        self.measurements.entry(cell).or_default().push(measurement);
     }
 
     /// The measured cells, in the order of the tables.
     pub(crate) fn cells(&self) -> impl Iterator<Item = TableCell> {
-        self.samples.keys().copied()
+        self.measurements.keys().copied()
     }
 
     /// The measured body sizes in bytes, in ascending order.
@@ -51,14 +51,15 @@ impl CellMeasurements {
     /// The dispatcher's processor time divided by that of `peer` under the load of `cell`: the median of the ratios of
     /// each round. `None` if one of the two was not measured.
     pub(crate) fn cpu_ratio(&self, cell: TableCell, peer: ServerKind) -> Option<f64> {
-        let cpu = |server| self.rounds(cell.on(server), |sample| sample.cpu_us);
+        let cpu = |server| self.rounds(cell.on(server), |measurement| measurement.cpu_us);
         median_ratio(&cpu(ServerKind::Roundhouse), &cpu(peer))
     }
 
     /// The microseconds that `server` adds to the median latency of the stub replica at one connection: the median of
     /// the differences of each round. `None` if one of the two was not measured.
     pub(crate) fn added_us(&self, body: u32, server: ServerKind) -> Option<f64> {
-        let p50 = |server| self.rounds(TableCell { body, connections: 1, server }, |sample| Some(sample.p50_us));
+        let p50 =
+            |server| self.rounds(TableCell { body, connections: 1, server }, |measurement| Some(measurement.p50_us));
         let rounds = p50(server).into_iter().zip(p50(ServerKind::Direct));
         median(rounds.map(|(through, direct)| through - direct).collect())
     }
@@ -86,7 +87,7 @@ impl CellMeasurements {
     }
 
     fn rounds(&self, cell: TableCell, pick: Pick) -> Vec<f64> {
-        self.samples.get(&cell).into_iter().flatten().filter_map(pick).collect()
+        self.measurements.get(&cell).into_iter().flatten().filter_map(pick).collect()
     }
 }
 
@@ -101,7 +102,7 @@ mod tests {
 
     #[test]
     fn ratios_and_differences_are_taken_within_each_round() {
-        let mut samples = CellMeasurements::default();
+        let mut measurements = CellMeasurements::default();
         // The machine becomes slower from round to round. By the medians over all rounds, the ratio of processor times
         // would be 4, and the added latencies would be 40 and 0.
         for (server, rounds) in [
@@ -111,11 +112,11 @@ mod tests {
         ] {
             for (cpu_us, p50_us) in rounds {
                 let cpu_us = (server != ServerKind::Direct).then_some(cpu_us);
-                let sample = CellMeasurement { requests_per_second: 1e6 / p50_us, p50_us, p99_us: p50_us, cpu_us };
-                samples.add(TableCell { body: 38_000, connections: 1, server }, sample);
+                let measurement = CellMeasurement { requests_per_second: 1e6 / p50_us, p50_us, p99_us: p50_us, cpu_us };
+                measurements.add(TableCell { body: 38_000, connections: 1, server }, measurement);
             }
         }
-        let named = samples.named();
+        let named = measurements.named();
         for (name, expected) in [
             ("cpu_ratio_nginx_38k_c1", Some(2.0)),
             ("cpu_us_roundhouse_38k_c1", Some(80.0)),

@@ -23,7 +23,7 @@ const BATCHES: [(u32, u32); 2] = [(1, 5), (8, 2)];
 /// networks.
 const TOLERANCE: f64 = 1e-3;
 
-/// Time between two turns, in which the threads of the engine that had the last turn stop to wait in busy loops.
+/// Time between two turns, in which the threads of the engine that had the last turn stop waiting in busy loops.
 const SETTLE: Duration = Duration::from_millis(50);
 
 /// A measured combination of engine, batch size and threads. Each has its own process.

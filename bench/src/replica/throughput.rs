@@ -54,8 +54,8 @@ pub(super) fn measure(run: &RunContext) -> Result<Vec<Figure>> {
     ])
 }
 
-/// Starts a process on `core` for each of decoding and inference. Returns each with the question that has it time its
-/// stage.
+/// Starts a process that times inference and one that times decoding, both on `core`. Returns each process with the
+/// question to which it answers with the times.
 fn start_stages(run: &RunContext, core: u32) -> Result<[(MeasuringProcess, String); 2]> {
     let bench_replica = || cores::command_on(core, paths::program("bench-replica"));
     let mut forward = bench_replica();

@@ -1,5 +1,5 @@
-//! `bench overload`: a load above the capacity, for half a minute. Measures how many requests are answered within the
-//! objective, how soon the others are refused, and how much memory the dispatcher takes.
+//! `bench overload`: a load above the capacity, which lasts 30 s by default. Measures how many requests are answered
+//! within the objective, how soon the others are refused, and how much memory the dispatcher takes.
 
 use super::client::DispatcherClient;
 use super::dispatcher::{DispatcherProcess, MemorySample};

@@ -72,7 +72,7 @@ pub async fn run(cluster: &Cluster, options: &Options) -> Result<()> {
         println!("\n== {name} ({} of {})", index + 1, autoscalers.len());
         autoscaler.deploy(cluster).await.with_context(|| format!("set up {name}"))?;
         let route = Route::to_dispatcher(cluster).await?;
-        // Measured once, so that every run replays the same rates.
+        // The factor is measured in the first run only, so that every run replays the same rates.
         let scale = match rate_scale {
             Some(scale) => scale,
             None => measure_rate_scale(cluster, &route).await?,

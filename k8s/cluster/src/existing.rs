@@ -50,8 +50,8 @@ impl TemporaryNamespace {
         let labels = json!({"pod-security.kubernetes.io/enforce": "restricted"});
         let metadata = json!({"name": kubectl.namespace(), "labels": labels});
         let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata});
-        // Must exist before the request: if the answer is lost, the API server may still have created the namespace,
-        // which must then be deleted.
+        // This value must exist before the request. If the answer is lost, the API server may still have created the
+        // namespace, which dropping this value deletes.
         let temporary = Self { kubectl };
         let create = temporary.kubectl.run_with_input(&["create", "-f", "-"], &namespace.to_string()).await;
         create.with_context(|| format!("create the namespace {}", temporary.kubectl.namespace()))?;
@@ -91,7 +91,7 @@ pub async fn connect(kubeconfig: &Path, context: Option<String>, folder: PathBuf
     let config = Config::from_custom_kubeconfig(read, &options).await;
     let invalid = || format!("{} cannot be used", kubeconfig.display());
     let client = Client::try_from(config.with_context(invalid)?).with_context(invalid)?;
-    // Must come before the namespace is created: if the cluster cannot be reached, there is nothing to delete.
+    // This request comes before the namespace is created. If it fails, there is nothing to delete.
     let version = client.apiserver_version().await;
     version.with_context(|| format!("connect to the API server of {}", kubeconfig.display()))?;
     let namespace = format!("roundhouse-check-{:08x}", rand::random::<u32>());

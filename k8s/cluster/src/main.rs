@@ -100,7 +100,7 @@ fn run(Cli { task, cores }: Cli) -> Result<ExitCode> {
 /// plane.
 fn run_locally(task: Task, cores: CoreOptions, binaries: PathBuf) -> Result<ExitCode> {
     let is_explore = matches!(task, Task::Explore { .. });
-    // Must come before `Network::enter`, after which this process can no longer listen on the machine's own network.
+    // This must come before `Network::enter`, after which this process cannot listen on the machine's own network.
     let ports = if is_explore { Some(ForwardedPorts::open()?) } else { None };
     let _group = OwnControlGroup::enter()?;
     let network = Network::enter()?;

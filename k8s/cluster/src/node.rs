@@ -88,7 +88,7 @@ struct NodeState {
     controllers: Mutex<Vec<Controller>>,
     /// The process id of each pod's container, by the pod's name.
     processes: Mutex<BTreeMap<String, Pid>>,
-    /// The pods on this node by name. Controllers generate the names, so no two namespaces have the same.
+    /// The pods on this node by name. Controllers generate the names, so no two pods have the same name.
     pods: Mutex<BTreeMap<String, Arc<Pod>>>,
 }
 

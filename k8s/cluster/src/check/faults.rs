@@ -21,8 +21,8 @@ const MARGIN: Duration = Duration::from_secs(5);
 const OUTAGE: Duration = Duration::from_secs(30);
 
 /// Time in which another scaler must lead after the leader was killed. The other scaler reads the Lease every 2 s. It
-/// sees the last renewal up to 2 s late, waits 15 s after that, and notices the end of the wait up to 2 s late. The
-/// last second is for kubectl.
+/// sees the last renewal up to 2 s late, waits for 15 s after that, and then acts up to 2 s late. One second is added
+/// for kubectl.
 const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Replaces all pods of a Deployment under load. No request may fail.

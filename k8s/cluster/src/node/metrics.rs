@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// The time over which processor time is measured. metrics-server's --metric-resolution has the same default.
+/// The time over which processor time is measured. It corresponds to metrics-server's flag --metric-resolution.
 const WINDOW: Duration = Duration::from_secs(15);
 
 /// The path of the API metrics.k8s.io.

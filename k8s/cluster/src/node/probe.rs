@@ -27,22 +27,22 @@ pub(super) struct HttpProbe {
 /// The probes of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct ContainerProbes {
-    /// The probe for whether the container has started. No other probe is sent before it has succeeded.
+    /// The probe that shows whether the container has started. No other probe is sent before it has succeeded.
     pub startup: Option<HttpProbe>,
-    /// The probe for whether the container can take requests.
+    /// The probe that shows whether the container can take requests.
     pub readiness: Option<HttpProbe>,
-    /// The probe for whether the container is alive.
+    /// The probe that shows whether the container is alive.
     pub liveness: Option<HttpProbe>,
 }
 
 /// The purpose of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ProbeKind {
-    /// To find out whether the container has started.
+    /// The startup probe shows whether the container has started.
     Startup,
-    /// To find out whether the container can take requests.
+    /// The readiness probe shows whether the container can take requests.
     Readiness,
-    /// To find out whether the container is alive.
+    /// The liveness probe shows whether the container is alive.
     Liveness,
 }
 
