@@ -1,8 +1,8 @@
-"""Times PIL and torchvision's evaluation transform. The peer of `bench-replica decode`.
+"""Times decoding with PIL and torchvision's transform for evaluation. The peer of `bench-replica decode`.
 
 Usage: decode.py FILE...
-A line "time INDEX REPEATS" on standard input is answered with the milliseconds of each repetition, from the bytes of
-that file to its tensor.
+On standard input, a line "time INDEX REPEATS" is answered with the milliseconds of each repetition: the time from the
+bytes of the file with that index to its tensor. The first file has the index 0.
 """
 
 import io

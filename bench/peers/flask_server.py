@@ -1,4 +1,4 @@
-"""A common first server: Flask, PIL and torchvision's ResNet-18, on one thread.
+"""Serves a ResNet-18 with Flask, PIL and torchvision on one thread, as a simple server does.
 
 Usage: flask_server.py WEIGHTS.safetensors
 """
@@ -16,7 +16,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 torch.set_num_threads(1)
 weights = load_file(sys.argv[1])
 model = resnet18(num_classes=len(weights["fc.bias"])).eval()
-model.load_state_dict(weights, strict=False)  # The file lacks batch normalisation's counts of training steps.
+model.load_state_dict(weights, strict=False)  # The file has no num_batches_tracked.
 transform = ImageClassification(crop_size=224)
 app = Flask(__name__)
 
@@ -30,9 +30,9 @@ def predict():
     return jsonify(predictions=[{"class_index": index, "confidence": confidence} for index, confidence in pairs])
 
 
-WSGIRequestHandler.protocol_version = "HTTP/1.1"  # Keeps connections open.
+WSGIRequestHandler.protocol_version = "HTTP/1.1"  # HTTP/1.0 closes the connection after each request.
 logging.getLogger("werkzeug").setLevel(logging.ERROR)
 server = make_server("127.0.0.1", 0, app, threaded=False)
 print(f"listening on http://127.0.0.1:{server.port}", flush=True)
-threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()  # Ends with its parent.
+threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()  # Ends when bench ends.
 server.serve_forever()

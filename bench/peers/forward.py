@@ -1,8 +1,9 @@
 """Times forward passes of a ResNet-18 in ONNX Runtime or OpenVINO. The peer of `bench-replica forward`.
 
 Usage: forward.py onnxruntime|openvino WEIGHTS.safetensors CROPS THREADS
-CROPS holds 224x224 RGB pixels, 8 bits each, image after image. On standard input, a line "time BATCH REPEATS" is
-answered with the milliseconds of each pass, and a line "logits BATCH" with the logits of the first BATCH images.
+The file CROPS has images one after another, each of 224x224 RGB pixels with 8 bits a channel. On standard input, a
+line "time BATCH REPEATS" is answered with the milliseconds of each forward pass, and a line "logits BATCH" with the
+logits of the first BATCH images.
 """
 
 import sys
@@ -17,7 +18,7 @@ DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
 
 
 def graph(weights, batch):
-    """The network as ONNX, every batch normalisation folded into its convolution, for one batch size."""
+    """The network for one batch size as ONNX. Every batch normalisation is folded into the convolution before it."""
     nodes, constants = [], []
 
     def constant(name, values):
@@ -74,7 +75,7 @@ def onnxruntime(model, threads):
 def openvino(model, threads):
     import openvino as ov
 
-    # Without this hint for the precision, OpenVINO computes in bfloat16 where the processor can.
+    # Without INFERENCE_PRECISION_HINT, OpenVINO computes in bfloat16 where the processor supports it.
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
     core = ov.Core()
     request = core.compile_model(core.read_model(model), "CPU", settings).create_infer_request()
@@ -88,7 +89,7 @@ def main():
     weights = load_file(weights)
     images = np.fromfile(crops, np.uint8).reshape(-1, 224, 224, 3).astype(np.float32)
     images = np.ascontiguousarray(((images / 255 - MEAN) / DEVIATION).transpose(0, 3, 1, 2))
-    # A model for each batch size: both engines are fastest with fixed shapes.
+    # Each batch size has a model of its own, because both engines are fastest with fixed shapes.
     passes = {}
 
     def forward(batch):
@@ -104,7 +105,7 @@ def main():
         if question == "logits":
             answer = forward(batch).ravel()
         else:
-            # The first pass of a turn is not timed: other processes have displaced its memory from the caches.
+            # This pass is not timed: other processes have displaced the model's memory from the caches.
             forward(batch)
             answer = []
             for _ in range(int(repeats[0])):

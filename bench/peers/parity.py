@@ -1,11 +1,12 @@
-"""torchvision's part of `cargo xtask parity`; all files lie in one folder.
+"""torchvision's part of `cargo xtask parity`. All files are in FOLDER.
 
-parity.py images FOLDER            Makes images/*, list.txt and theirs.u8 out of drawn/*.jpg.
-parity.py weights FOLDER ARCH      Writes random weights to ARCH.pth, like torch.save(model.state_dict()).
+parity.py images FOLDER            Makes images/*, list.txt and theirs.u8 of drawn/*.jpg.
+parity.py weights FOLDER ARCH      Writes random weights to ARCH.pth, as torch.save(model.state_dict()) does.
 parity.py pixels FOLDER            Compares ours.u8 with theirs.u8.
 parity.py logits FOLDER NAME ARCH WEIGHTS    Compares NAME-own.f32 and NAME-given.f32 with torchvision's logits.
 
-Each task prints its results as JSON. "ours" is the replica's, "theirs" torchvision's.
+Each task prints its results as JSON. Names with "ours" are for the replica's pixels, names with "theirs" for
+torchvision's. "own" logits are of the replica's pixels, "given" logits are of torchvision's.
 """
 
 import json
@@ -25,7 +26,7 @@ from torchvision.transforms._presets import ImageClassification
 
 # torchvision's loader converts transparent palettes to RGB, and PIL warns that RGBA would be better.
 warnings.filterwarnings("ignore", "Palette images with Transparency")
-# Several threads wait for each other in busy loops, which is slow on a machine with other work.
+# Several threads would wait for each other in busy loops, and take processor time from other programs.
 torch.set_num_threads(1)
 
 TRANSFORM = ImageClassification(crop_size=224)
@@ -36,9 +37,9 @@ EXIF_ORIENTATION = 0x0112
 
 
 def png16(image, channels):
-    """A PNG file of 16 bits a channel, which PIL cannot write: grey (1), RGB (3) or RGBA (4)."""
+    """A PNG file with 16 bits a channel, which PIL cannot write: grey (1 channel), RGB (3) or RGBA (4)."""
     levels = np.asarray(image).astype(np.uint16) * 257
-    levels[::2] ^= 0x35  # Makes the lower bytes differ from the upper ones.
+    levels[::2] ^= 0x35  # In every second row, the lower byte differs from the upper one.
     if channels == 1:
         levels = levels[:, :, :1]
     if channels == 4:
@@ -54,14 +55,14 @@ def png16(image, channels):
 
 
 def translucent(image):
-    """The image with an alpha channel that goes from transparent to opaque."""
+    """The image with an alpha channel from transparent at the top to opaque at the bottom."""
     copy = image.convert("RGBA")
     copy.putalpha(Image.linear_gradient("L").resize(image.size))
     return copy
 
 
 def variants():
-    """(kind, size, writer) for every image; the writer takes the image and an open file."""
+    """Yields (kind, size, writer) for every test image. The writer takes an image and an open file, and encodes it."""
 
     def saved(kind, sizes, mode=None, **options):
         def write(image, file):
@@ -95,7 +96,7 @@ def variants():
 
 
 def crop(path):
-    """The pixels of an image file after resizing and cropping: [224, 224, 3], 8 bits."""
+    """The pixels of an image file after resizing and cropping: an array [224, 224, 3] of 8 bits."""
     image = Image.open(path).convert("RGB")
     resized = functional.resize(image, TRANSFORM.resize_size, TRANSFORM.interpolation, antialias=TRANSFORM.antialias)
     return np.asarray(functional.center_crop(resized, TRANSFORM.crop_size))
@@ -117,13 +118,13 @@ def images(folder):
 
 
 def read(folder):
-    """Kinds, paths, and torchvision's crops."""
+    """The kinds and paths of all test images, and torchvision's crops of them."""
     kinds, paths = zip(*(row.split("\t") for row in (folder / "list.txt").read_text().splitlines()))
     return kinds, paths, np.fromfile(folder / "theirs.u8", np.uint8).reshape(-1, 224, 224, 3)
 
 
 def accepted(folder, paths):
-    """A mask of the images that the replica accepted, and the reasons for refusing the others, by path."""
+    """A mask of the images that the replica accepts, and for the others the reason of the refusal by path."""
     refused = dict(row.split("\t", 1) for row in (folder / "refused.txt").read_text().splitlines())
     return np.array([path not in refused for path in paths]), refused
 
@@ -145,7 +146,7 @@ def pixels(folder):
 
 
 def normalised(crops):
-    """The input of the model for [n, 224, 224, 3] pixels of 8 bits: [n, 3, 224, 224]."""
+    """The model's input, [n, 3, 224, 224], for pixels [n, 224, 224, 3] of 8 bits."""
     scaled = torch.from_numpy(crops.copy()).permute(0, 3, 1, 2).float() / 255
     return functional.normalize(scaled, TRANSFORM.mean, TRANSFORM.std)
 
@@ -153,8 +154,8 @@ def normalised(crops):
 def weights(folder, arch):
     torch.manual_seed(1)
     model = torchvision.models.get_model(arch)
-    # Batch normalisation gets the means and variances of these images. With those of a new network, every image would
-    # have the same class.
+    # With a momentum of 1, batch normalisation takes over the means and variances of these images. With the initial
+    # values, every image would get the same class.
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 1.0

@@ -1,5 +1,6 @@
--- The script of wrk: posts one body over and over, of as many bytes as its argument says. In the end it prints the
--- outcome in one line, which wrk.rs reads. It has no request or response function, so wrk runs no Lua for a request.
+-- The script for wrk: posts the same body again and again. The script's argument is the size of the body in bytes. In
+-- the end it prints the results in one line, which bench/src/proxies/wrk.rs parses. It has no function for requests or
+-- answers, since running Lua for each request would slow wrk down.
 
 function init(args)
     wrk.method = "POST"

@@ -1,5 +1,5 @@
-//! `cargo xtask experiment`: one workload and seed against each scaling law in turn, each with a dispatcher, a scaler
-//! and replicas of its own, and then the comparison.
+//! `cargo xtask experiment`: replays one workload with each scaling law in turn, and compares the results. Each law
+//! gets a dispatcher, a scaler and replicas of its own, and the same seed.
 
 use anyhow::{Context, Result, ensure};
 use harness::stack::{ScalerProgram, Stack, StackSetup};
@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// Time for the machine to settle after a law's processes have ended.
+/// Time between two laws, in which the processes of the earlier law end.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// The workload unless the flags name one.
+/// The path of the default workload, relative to the root of the workspace.
 const WORKLOAD: &str = "loadgen/workloads/experiment.txt";
 
-/// Cores that the replicas share: the rest of two cores is for the other programs.
+/// Cores that all replicas share. On two cores, 0.2 are left for the other programs.
 const REPLICA_CORES: f64 = 1.8;
 
 /// Flags of `experiment`.
@@ -25,33 +25,34 @@ pub(crate) struct Options {
     /// Scaling laws, as --policy of the scaler and of `lab run` takes them
     #[arg(long, value_delimiter = ',', default_value = "slo,latency-step,latency-ratio,queue,concurrency")]
     policy: Vec<String>,
-    /// Requests per second, second by second; without it, a workload that is scaled to what a replica can do here
+    /// Workload file, one number for each second: requests per second with --rate-scale, otherwise per cent of what one
+    /// replica can do on this machine; by default loadgen/workloads/experiment.txt
     #[arg(long, value_name = "FILE")]
     workload: Option<PathBuf>,
-    /// Factor of the workload's rates; without it, the rates are per cent of what one replica can do here
+    /// Factor of the workload's rates; without it, the rates are per cent of what one replica can do on this machine
     #[arg(long)]
     rate_scale: Option<f64>,
     /// Factor of the workload's length
     #[arg(long, default_value_t = 1.0)]
     time_scale: f64,
-    /// Seed of the arrivals
+    /// Seed of the arrivals, which are the same for all laws
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Replicas at most
+    /// Most replicas that a law may run
     #[arg(long, default_value_t = 3)]
     max: u32,
-    /// Cores for each replica, where permitted; without it, the share that two cores have for that many
+    /// Cores for each replica, where control groups are permitted; by default 1.8 divided by --max
     #[arg(long)]
     cpu_share: Option<f64>,
-    /// Where to write the comparison
+    /// File for the comparison; by default comparison.html in target/roundhouse/experiment
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
 }
 
-/// Runs every law, each for the workload's length, and compares them.
+/// Runs every law for the length of the workload, and compares them.
 ///
 /// # Errors
-/// When a program does not start or answer.
+/// If a program does not start, does not answer, or fails.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let folder = paths::output("experiment");
     let rate_scale = match options.rate_scale {
@@ -68,7 +69,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     compare(&reports, options.html.as_deref().unwrap_or(&folder.join("comparison.html")))
 }
 
-/// The factor that makes rates per cent of what one replica can do here.
+/// The factor that turns per cent of one replica's measured capacity into requests per second.
 fn measured_rate_scale(options: &Options, folder: &Path) -> Result<f64> {
     let stack = start(folder, ScalerProgram::Scaler, vec!["--max=1".into(), options.cpu_share_flag()])?;
     println!("cpu share   {}", stack.share);
@@ -77,7 +78,7 @@ fn measured_rate_scale(options: &Options, folder: &Path) -> Result<f64> {
     Ok((capacity * 10.0).round() / 1e3)
 }
 
-/// Replays the workload against a law with processes of its own. Returns the path of loadgen's report.
+/// Starts new processes with the law `policy`, and replays the workload. Returns the path of loadgen's report.
 fn run_law(policy: &str, rate_scale: f64, options: &Options, folder: &Path) -> Result<PathBuf> {
     let flags = vec![format!("--policy={policy}"), format!("--max={}", options.max), options.cpu_share_flag()];
     let stack = start(folder, program_of(policy), flags)?;
@@ -104,13 +105,13 @@ impl Options {
     }
 }
 
-/// The program that runs a law: the scaler has the laws for production, the lab has the others.
+/// The program that runs the law `policy`: the scaler for the production laws `slo` and `rate`, the lab for all others.
 fn program_of(policy: &str) -> ScalerProgram {
     let law = policy.split(':').next().unwrap_or_default();
     if ["slo", "rate"].contains(&law) { ScalerProgram::Scaler } else { ScalerProgram::Lab }
 }
 
-/// Starts a dispatcher, a scaler with these flags, and its first replica.
+/// Starts a dispatcher and, with the flags `scaler`, a program that scales. Waits for its first replica.
 fn start(folder: &Path, program: ScalerProgram, scaler: Vec<String>) -> Result<Stack> {
     Stack::start(StackSetup { listen: "127.0.0.1:0", folder: folder.to_owned(), program, scaler })
 }

@@ -1,21 +1,22 @@
-//! One measured number with its name, unit and target, on the terminal and as JSON. Knows nothing of how it was
-//! measured.
+//! Measured numbers with name, unit and target, on the terminal and as JSON. Knows nothing of how they were measured.
 
 use crate::statistics::{median, median_ratio};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// The value that a figure should have.
+/// The range in which a figure should be.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Target {
+pub(crate) enum TargetRange {
+    /// The value must not exceed this number.
     AtMost(f64),
+    /// The value must not be below this number.
     AtLeast(f64),
-    /// The value must lie between the two numbers, both included.
+    /// The value must not be below the first number, nor exceed the second.
     Between(f64, f64),
 }
 
-impl Target {
+impl TargetRange {
     fn holds(self, value: f64) -> bool {
         match self {
             Self::AtMost(most) => value <= most,
@@ -25,7 +26,7 @@ impl Target {
     }
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for TargetRange {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::AtMost(most) => write!(formatter, "≤ {most}"),
@@ -35,18 +36,18 @@ impl fmt::Display for Target {
     }
 }
 
-/// A measured number.
+/// A measured number, with its name and unit.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Figure {
-    /// Name in the JSON, such as `forward_ratio_onnxruntime_b1_t2`.
+    /// The figure's name in the JSON, such as `forward_ratio_onnxruntime_b1_t2`.
     pub(crate) name: String,
-    /// Description in the table; the name unless [`Figure::labelled`] sets another.
+    /// The figure's description in the table: its name, unless [`Figure::labelled`] gives another description.
     label: String,
     /// The number, in `unit`.
     pub(crate) value: f64,
-    /// Unit in the table; empty for counts and ratios.
+    /// The unit in the table; empty for counts and ratios.
     unit: &'static str,
-    target: Option<Target>,
+    target: Option<TargetRange>,
 }
 
 impl Figure {
@@ -56,29 +57,29 @@ impl Figure {
         Self { label: name.clone(), name, value, unit, target: None }
     }
 
-    /// The median of values that were measured one after another.
+    /// A figure that is the median of `values`.
     ///
     /// # Panics
-    /// If there is no value.
+    /// If there are no values.
     pub(crate) fn median(name: impl Into<String>, values: impl IntoIterator<Item = f64>, unit: &'static str) -> Self {
         Self::new(name, median(values.into_iter().collect()).expect("at least one round was measured"), unit)
     }
 
-    /// The median of the ratios of each round; see [`median_ratio`].
+    /// A figure that is the median of the ratios `own / theirs`, one for each round. See [`median_ratio`].
     ///
     /// # Panics
-    /// If there is no round.
+    /// If there are no rounds.
     pub(crate) fn ratio(name: impl Into<String>, own: &[f64], theirs: &[f64]) -> Self {
         Self::new(name, median_ratio(own, theirs).expect("at least one round was measured"), "")
     }
 
-    /// The figure with another description in the table.
+    /// This figure with the description `label` in the table.
     pub(crate) fn labelled(self, label: impl Into<String>) -> Self {
         Self { label: label.into(), ..self }
     }
 
-    /// The figure with a target.
-    pub(crate) fn with_target(self, target: Target) -> Self {
+    /// This figure with a target.
+    pub(crate) fn with_target(self, target: TargetRange) -> Self {
         Self { target: Some(target), ..self }
     }
 
@@ -88,12 +89,12 @@ impl Figure {
             format!("{:<10} {verdict}", target.to_string())
         });
         let Self { label, value, unit, .. } = self;
-        let row = format!("{label:<label_width$} {:>10} {unit:<6} {}", shown(*value), verdict.unwrap_or_default());
+        let row = format!("{label:<label_width$} {:>10} {unit:<6} {}", rounded(*value), verdict.unwrap_or_default());
         row.trim_end().to_owned()
     }
 }
 
-/// Prints a table.
+/// Prints the figures as a table.
 pub(crate) fn print(figures: &[Figure]) {
     let width = figures.iter().map(|figure| figure.label.chars().count()).max().unwrap_or_default();
     println!("\n{:<width$} {:>10} {:<6} target", "figure", "value", "unit");
@@ -102,14 +103,14 @@ pub(crate) fn print(figures: &[Figure]) {
     }
 }
 
-/// `{"figures": {name: value}}`
+/// The figures as JSON: `{"figures": {NAME: VALUE, …}}`.
 pub(crate) fn json(figures: &[Figure]) -> Value {
     let named: BTreeMap<&str, f64> = figures.iter().map(|figure| (figure.name.as_str(), figure.value)).collect();
     json!({ "figures": named })
 }
 
-/// The value with at most three decimals, fewer for large values, so that noise is not shown.
-fn shown(value: f64) -> String {
+/// The value as text with at most three decimals. Large values have fewer decimals, since the last ones would be noise.
+fn rounded(value: f64) -> String {
     match value.abs() {
         _ if value.fract() == 0.0 => format!("{value:.0}"),
         100.0.. => format!("{value:.0}"),
@@ -124,14 +125,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_says_whether_the_target_was_held() {
+    fn a_row_ends_with_whether_the_figure_held_its_target() {
         for (target, value, ending) in [
-            (Some(Target::AtMost(0.3)), 0.3, "held"),
-            (Some(Target::AtMost(0.3)), 0.31, "missed"),
-            (Some(Target::AtLeast(0.95)), 0.96, "held"),
-            (Some(Target::AtLeast(0.95)), 0.94, "missed"),
-            (Some(Target::Between(0.5, 1.5)), 1.5, "held"),
-            (Some(Target::Between(0.5, 1.5)), 0.4, "missed"),
+            (Some(TargetRange::AtMost(0.3)), 0.3, "held"),
+            (Some(TargetRange::AtMost(0.3)), 0.31, "missed"),
+            (Some(TargetRange::AtLeast(0.95)), 0.96, "held"),
+            (Some(TargetRange::AtLeast(0.95)), 0.94, "missed"),
+            (Some(TargetRange::Between(0.5, 1.5)), 1.5, "held"),
+            (Some(TargetRange::Between(0.5, 1.5)), 0.4, "missed"),
             (None, 30.0, "ms"),
         ] {
             let row = Figure { target, ..Figure::new("added_ms", value, "ms") }.row(20);
@@ -149,12 +150,12 @@ mod tests {
             (-0.01, "-0.010"),
             (2e-6, "2.0e-6"),
         ] {
-            assert_eq!(shown(value), text);
+            assert_eq!(rounded(value), text);
         }
     }
 
     #[test]
-    fn the_json_has_every_figure_by_name() {
+    fn the_json_has_every_figure_under_its_name() {
         let figures = [Figure::new("rss_mb", 250.5, "MB").labelled("resident memory")];
         assert_eq!(json(&figures)["figures"]["rss_mb"], 250.5);
     }

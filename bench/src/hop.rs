@@ -1,5 +1,5 @@
-//! `bench hop`: the time that a request takes through the dispatcher, next to the same request sent to the replica
-//! itself. Only one request is under way at a time.
+//! `bench hop`: the latency of a request through the dispatcher, next to that of the same request sent directly to the
+//! replica. Only one request is in flight at a time.
 
 use crate::{images, progress};
 use anyhow::{Context, Result, ensure};
@@ -8,33 +8,38 @@ use harness::{http, paths};
 use std::fs;
 use std::time::{Duration, Instant};
 
-/// Pairs of requests with the same body.
-struct Series {
+/// A series of pairs of requests. All requests have the same body; one of each pair goes to the replica, the other
+/// through the dispatcher.
+struct RequestSeries {
     description: &'static str,
     body: Vec<u8>,
     pairs: u64,
-    /// Status of every answer.
+    /// The status that every answer must have.
     status: u16,
 }
 
-/// Measures and prints a table. Requests go by turns to the replica and through the dispatcher, each on one kept
-/// connection, so that a disturbance of the machine meets both alike.
+/// Measures the latencies and prints a table. Requests go to the replica and through the dispatcher in turns, so that a
+/// disturbance of the machine affects both. Each way has one connection, which is kept.
 ///
 /// # Errors
-/// When a program does not start, or answers with another status than expected.
+/// If a program does not start, or answers with a status other than the expected one.
 pub(crate) fn run() -> Result<()> {
     let folder = paths::output("bench").join("hop");
     let drawn = folder.join("images");
     images::draw(&drawn, &["--count=8"])?;
-    let image = fs::read(drawn.join("00007.jpg")).context("read a drawn image")?;
+    let image = drawn.join("00007.jpg");
+    let image = fs::read(&image).with_context(|| format!("read {}", image.display()))?;
     let scaler = vec!["--max=1".into()];
     let stack = Stack::start(StackSetup { listen: "127.0.0.1:0", folder, scaler, program: ScalerProgram::Scaler })?;
-    let replica = stack.ready_replicas()?.pop().context("the dispatcher has no ready replica any more")?;
+    let replica = stack.ready_replicas()?.pop();
+    let replica =
+        replica.context("the dispatcher lists no ready replica; the replica may have died after its start")?;
     let urls = [replica, stack.dispatcher.address.clone()].map(|address| format!("http://{address}/predict"));
 
     println!("requests          pairs   replica   through the dispatcher   added   ratio");
-    let refused = Series { description: "refused (no JPEG)", body: b"no image".to_vec(), pairs: 3000, status: 400 };
-    let classified = Series { description: "classified", body: image, pairs: 300, status: 200 };
+    let refused =
+        RequestSeries { description: "refused (no JPEG)", body: b"no image".to_vec(), pairs: 3000, status: 400 };
+    let classified = RequestSeries { description: "classified", body: image, pairs: 300, status: 200 };
     for series in [refused, classified] {
         let [direct, through] = medians(&urls, &series)?;
         println!(
@@ -50,8 +55,8 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
-/// Median seconds of a request to each of the two URLs.
-fn medians(urls: &[String; 2], series: &Series) -> Result<[f64; 2]> {
+/// The median latency of the requests to each of the two URLs, in seconds.
+fn medians(urls: &[String; 2], series: &RequestSeries) -> Result<[f64; 2]> {
     let progress = progress::bar(series.pairs, series.description);
     let agent = http::agent();
     let mut latencies: [Vec<Duration>; 2] = Default::default();
@@ -59,10 +64,12 @@ fn medians(urls: &[String; 2], series: &Series) -> Result<[f64; 2]> {
         // The first URL of a pair changes from pair to pair.
         for index in [pair % 2, (pair + 1) % 2].map(|index| index as usize) {
             let start = Instant::now();
-            let mut answer = agent.post(&urls[index]).content_type("image/jpeg").send(&series.body[..])?;
-            answer.body_mut().read_to_vec()?;
+            let url = &urls[index];
+            let answer = agent.post(url).content_type("image/jpeg").send(&series.body[..]);
+            let mut answer = answer.with_context(|| format!("post to {url}"))?;
+            answer.body_mut().read_to_vec().with_context(|| format!("read the answer of {url}"))?;
             latencies[index].push(start.elapsed());
-            ensure!(answer.status() == series.status, "{} answered {}", urls[index], answer.status());
+            ensure!(answer.status() == series.status, "{url} answered {}, not {}", answer.status(), series.status);
         }
         progress.inc(1);
     }

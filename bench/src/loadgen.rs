@@ -1,12 +1,12 @@
-//! `bench loadgen`: how exactly loadgen keeps to its schedule, whether its report matches what happened, and the
-//! processor time of a request, next to oha at the same rate and body. The stub that answers has one core, the sender
-//! another.
+//! `bench loadgen`: how exactly loadgen keeps to its schedule, whether its report matches the requests that were sent,
+//! and its processor time for a request next to that of oha at the same rate and body. The stub replica that answers
+//! runs on one core, the sender on another.
 
 mod oha;
 
 use crate::output::Output;
 use crate::statistics::{median, median_ratio, quantile};
-use crate::stub::{Habit, Record, Settings, Stubs};
+use crate::stub::{Record, StubReplicas, StubSettings, ThreadBehavior};
 use crate::{cores, images, processor_time};
 use anyhow::{Context, Result, ensure};
 use harness::{paths, steal};
@@ -17,27 +17,30 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// The core of the stub.
+/// The core of the stub replica.
 const STUB_CORE: u32 = 0;
 
-/// The core of the sender.
+/// The core of loadgen or oha.
 const SENDER_CORE: u32 = 1;
 
-/// Requests per second at which loadgen is compared with oha. The schedule is judged at the first of them.
+/// Rates at which loadgen is compared with oha, in requests per second. The schedule is measured at the first rate,
+/// too.
 const RATES: [u32; 2] = [2000, 200];
 
-/// Requests per second at which the distribution of the gaps is judged: enough requests, and gaps far longer than the
-/// difference between the clocks of two processes.
+/// The rate, in requests per second, at which the gaps between arrivals are compared with an exponential distribution.
+/// The gaps are far longer than the delays of waking a thread, which would distort the distribution.
 const GAP_RATE: u32 = 100;
 
-/// In one run, the time from the first request to the server's stall, and the length of the stall.
+/// Time from the first request to the stub replica's stall.
 const STALL_AFTER: Duration = Duration::from_secs(2);
+
+/// Length of the stall whose latencies are checked.
 const STALL_LENGTH: Duration = Duration::from_secs(1);
 
-/// The stall that gives the percentiles of another run something to show.
+/// Length of the stall in the run whose percentiles are checked. Without it, all percentiles would be nearly equal.
 const SHORT_STALL: Duration = Duration::from_millis(300);
 
-/// Seconds by which the clocks of stub and loadgen may differ at the ends of the stall.
+/// Seconds by which the stub replica's and loadgen's times of one event may differ.
 const CLOCK_DIFFERENCE: f64 = 0.01;
 
 /// Flags of `bench loadgen`.
@@ -45,18 +48,18 @@ const CLOCK_DIFFERENCE: f64 = 0.01;
 pub(crate) struct Options {
     #[command(flatten)]
     output: Output,
-    /// Rounds of the comparison with oha; figures are their medians
+    /// Rounds of the comparison with oha; each figure is the median over the rounds
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
-    /// Seconds of each side in each round
+    /// Seconds that loadgen and oha send in each round
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=600))]
     seconds: u32,
 }
 
-/// Measures, prints and writes.
+/// Runs all measurements, prints the figures, and writes them to the file of `--json`.
 ///
 /// # Errors
-/// When a program cannot be installed, does not start, or does not answer.
+/// If a program cannot be installed, does not start, or does not answer.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let folder = paths::output("bench").join("loadgen");
     images::draw(&folder.join("images"), &["--count=1", "--size=480", "--quality=80"])?;
@@ -72,12 +75,18 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     options.output.write(&figures)
 }
 
-fn start_stub(habit: Habit) -> Result<Stubs> {
-    Stubs::start(Settings { capacity: usize::MAX, habit, core: Some(STUB_CORE), ..Settings::default() })
+/// Starts a stub replica on its own core. It accepts any number of requests at once.
+fn start_stub(behavior: ThreadBehavior) -> Result<StubReplicas> {
+    StubReplicas::start(StubSettings {
+        capacity: usize::MAX,
+        behavior,
+        core: Some(STUB_CORE),
+        ..StubSettings::default()
+    })
 }
 
-/// Runs `loadgen run` on the sender's core. Returns its report.
-fn send(folder: &Path, stub: &Stubs, flags: &[&str]) -> Result<Value> {
+/// Runs `loadgen run` on the sender's core against `stub`. Returns loadgen's report.
+fn send(folder: &Path, stub: &StubReplicas, flags: &[&str]) -> Result<Value> {
     let url = format!("--url=http://{}/predict", stub.addresses[0]);
     let images = format!("--pictures={}", folder.join("images").display());
     let loadgen = cores::command_on(SENDER_CORE, paths::program("loadgen"));
@@ -88,11 +97,12 @@ fn send(folder: &Path, stub: &Stubs, flags: &[&str]) -> Result<Value> {
     )
 }
 
-/// Whether the stub saw the requests as they were scheduled.
+/// Compares the arrivals that the stub replica records with loadgen's schedule, at two rates. Returns the send delays
+/// and the distances of the gaps between arrivals from an exponential distribution, as JSON.
 fn schedule(folder: &Path) -> Result<Value> {
-    println!("\n== The schedule, by the server's own record (one core)");
+    println!("\n== loadgen's schedule, next to the arrivals that the server records (one core)");
     let [p50, p99] = wake_up_delays();
-    println!("a thread that only sleeps wakes late by p50 {p50:.3} ms, p99 {p99:.3} ms");
+    println!("delay with which a thread that only sleeps is woken: p50 {p50:.3} ms, p99 {p99:.3} ms");
     let rates = [(RATES[0], 10), (GAP_RATE, 40)];
     let rates = rates.map(|(rate, seconds)| schedule_at(rate, seconds, folder));
     let rates = rates.into_iter().collect::<Result<Vec<_>>>()?;
@@ -100,38 +110,39 @@ fn schedule(folder: &Path) -> Result<Value> {
 }
 
 fn schedule_at(rate: u32, seconds: u32, folder: &Path) -> Result<Value> {
-    let stub = start_stub(Habit::Sleeps)?;
+    let stub = start_stub(ThreadBehavior::Sleeps)?;
     let report = send(folder, &stub, &[&format!("--rate={rate}"), &format!("--duration={seconds}s")])?;
     let mut records = stub.take_records();
     records.sort_unstable_by_key(|record| record.arrived);
     let offered = report["summary"]["offered"].as_u64().context("the report has no summary.offered")?;
     let gap = |pair: &[Record]| (pair[1].arrived - pair[0].arrived).as_secs_f64();
     let gaps: Vec<f64> = records.windows(2).map(gap).collect();
-    // Kolmogorov and Smirnov: chance alone exceeds this once in a hundred times.
+    // The Kolmogorov-Smirnov test at 1 %: exponential gaps exceed this distance once in a hundred runs.
     let bound = 1.63 / (gaps.len() as f64).sqrt();
     let distance = distance_from_exponential(gaps, 1.0 / f64::from(rate));
     let delay = &report["punctuality"]["send_delay_ms"];
     let delay_ms = |quantile: &str| delay[quantile].as_f64().unwrap_or_default();
     println!(
-        "{rate:>5}/s  {offered} sent, {} seen; send delay p50 {:.3} ms, p99 {:.3} ms (target 1), max {:.2} ms; \
-         gaps off the exponential by {distance:.4}",
+        "{rate:>5}/s  {offered} sent, {} arrived; send delay p50 {:.3} ms, p99 {:.3} ms (target 1), max {:.2} ms; \
+         distance of the gaps from an exponential distribution {distance:.4}",
         records.len(),
         delay_ms("p50"),
         delay_ms("p99"),
         delay_ms("max")
     );
     if rate == GAP_RATE {
-        println!("         (chance alone exceeds {bound:.4} once in a hundred times)");
+        println!("         (exponential gaps exceed {bound:.4} once in a hundred runs)");
     }
-    ensure!(offered as usize == records.len(), "loadgen sent {offered} requests, but the stub saw {}", records.len());
+    let arrived = records.len();
+    ensure!(offered as usize == arrived, "loadgen sent {offered} requests, but {arrived} arrived at the stub replica");
     Ok(json!({
         "requests_per_second": rate, "sent": offered, "seen": records.len(), "send_delay_ms": delay,
         "distance": distance, "bound": bound,
     }))
 }
 
-/// How late this machine wakes a thread that sleeps, as median and 99th percentile in milliseconds. No load generator
-/// can do better.
+/// The delays with which this machine wakes a thread that sleeps: their median and 99th percentile, in milliseconds. A
+/// load generator that sleeps cannot have smaller send delays.
 fn wake_up_delays() -> [f64; 2] {
     let start = Instant::now();
     let late = |index: u32| {
@@ -140,13 +151,14 @@ fn wake_up_delays() -> [f64; 2] {
         due.elapsed().as_secs_f64() * 1e3
     };
     let mut late: Vec<f64> = (1..=5 * RATES[0]).map(late).collect();
-    [0.5, 0.99].map(|q| quantile(&mut late, q).expect("there are delays"))
+    [0.5, 0.99].map(|q| quantile(&mut late, q).expect("10,000 delays were measured"))
 }
 
-/// Whether every request that was scheduled during a stall of the server shows it.
+/// Checks whether the latencies of all requests that are scheduled during a stall of the stub replica contain the rest
+/// of the stall. Returns as JSON the number of these requests, and the number of those whose latencies do.
 fn stall(folder: &Path) -> Result<Value> {
-    println!("\n== A server that stands still for {STALL_LENGTH:?} (wrk2's test)");
-    let stub = start_stub(Habit::Stalls { after: STALL_AFTER, length: STALL_LENGTH })?;
+    println!("\n== Latencies during a stall of the server of {STALL_LENGTH:?} (wrk2's test)");
+    let stub = start_stub(ThreadBehavior::Stalls { after: STALL_AFTER, length: STALL_LENGTH })?;
     let log = folder.join("stall.csv.gz");
     let flags = ["--rate=200", "--duration=5s", "--arrivals=uniform", &format!("--log={}", log.display())];
     let report = send(folder, &stub, &flags)?;
@@ -156,41 +168,44 @@ fn stall(folder: &Path) -> Result<Value> {
     let requests = read_log(&log)?;
     let stalled: Vec<_> =
         requests.iter().filter(|(at, _)| (from + CLOCK_DIFFERENCE..to - CLOCK_DIFFERENCE).contains(at)).collect();
-    // Its latency is at least the rest of the stall.
-    let shown = stalled.iter().filter(|(at, latency)| *latency >= to - at - CLOCK_DIFFERENCE / 2.0).count();
+    // A request that is scheduled during the stall is answered after its end.
+    let waited = stalled.iter().filter(|(at, latency)| *latency >= to - at - CLOCK_DIFFERENCE / 2.0).count();
     println!(
-        "{shown} of {} requests scheduled in it waited for its end; p99 {:.0} ms",
+        "of {} requests that were scheduled during the stall, {waited} have latencies that reach to its end; \
+         p99 {:.0} ms",
         stalled.len(),
         report["summary"]["latency_ms"]["p99"].as_f64().unwrap_or_default()
     );
-    Ok(json!({"scheduled": stalled.len(), "shown": shown}))
+    Ok(json!({"scheduled": stalled.len(), "shown": waited}))
 }
 
-/// Whether the reported percentiles match the log of every request.
+/// Compares the percentiles in loadgen's report with the exact ones, which follow from its log of all requests. Returns
+/// the largest relative difference as JSON.
 fn log(folder: &Path) -> Result<Value> {
-    println!("\n== Percentiles, next to the log of every request");
-    let stub = start_stub(Habit::Stalls { after: STALL_AFTER, length: SHORT_STALL })?;
+    println!("\n== Percentiles of the report, next to those of the log of all requests");
+    let stub = start_stub(ThreadBehavior::Stalls { after: STALL_AFTER, length: SHORT_STALL })?;
     let log = folder.join("requests.csv.gz");
     let report = send(folder, &stub, &["--rate=1000", "--duration=10s", &format!("--log={}", log.display())])?;
     let mut latencies: Vec<f64> = read_log(&log)?.into_iter().map(|(_, latency)| latency * 1e3).collect();
     let mut worst: f64 = 0.0;
     for (name, q) in [("p50", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99), ("p999", 0.999), ("max", 1.0)] {
-        let exact = quantile(&mut latencies, q).context("the log is empty")?;
+        let exact = quantile(&mut latencies, q);
+        let exact = exact.with_context(|| format!("{} has no requests", log.display()))?;
         let reported = &report["summary"]["latency_ms"][name];
         let reported = reported.as_f64().with_context(|| format!("the report has no summary.latency_ms.{name}"))?;
         let error = (reported / exact - 1.0).abs();
         let percent = 100.0 * error;
-        println!("{name:>5} {reported:>9.3} ms, by the log {exact:>9.3} ms: off by {percent:.4} % (target 0.1)");
+        println!("{name:>5} {reported:>9.3} ms, in the log {exact:>9.3} ms: difference {percent:.4} % (target 0.1)");
         worst = worst.max(error);
     }
     Ok(json!({"worst_relative_error": worst}))
 }
 
-/// Processor time of a request, next to oha's.
+/// Measures the processor time of loadgen and of oha for a request, at both rates. Returns the figures as JSON.
 fn cost(options: &Options, oha: &Oha, folder: &Path) -> Result<Value> {
     let image = folder.join("images/00000.jpg");
     let bytes = fs::metadata(&image).with_context(|| format!("read {}", image.display()))?.len();
-    println!("\n== Processor time of a request of {bytes} B, whole process, {} rounds", options.rounds);
+    println!("\n== Processor time of the whole process for a request of {bytes} B, {} rounds", options.rounds);
     let rates = RATES.map(|rate| cost_at(rate, options, oha, folder));
     Ok(rates.into_iter().collect::<Result<Vec<_>>>()?.into())
 }
@@ -198,11 +213,11 @@ fn cost(options: &Options, oha: &Oha, folder: &Path) -> Result<Value> {
 fn cost_at(rate: u32, options: &Options, oha: &Oha, folder: &Path) -> Result<Value> {
     let image = folder.join("images/00000.jpg");
     let seconds = options.seconds;
-    // Microseconds of a request, by round.
+    // Microseconds of processor time for a request, by round.
     let (mut own, mut peer) = (Vec::new(), Vec::new());
     for round in 0..options.rounds {
-        let stub = start_stub(Habit::NeverSleeps)?;
-        // The first sender of a round changes from round to round.
+        let stub = start_stub(ThreadBehavior::BusyWaits)?;
+        // loadgen and oha begin a round in turns.
         for turn in [round % 2, (round + 1) % 2] {
             let before = processor_time::of_ended_children()?;
             let (sent, times) = if turn == 0 {
@@ -214,27 +229,30 @@ fn cost_at(rate: u32, options: &Options, oha: &Oha, folder: &Path) -> Result<Val
             times.push((processor_time::of_ended_children()? - before).as_secs_f64() * 1e6 / sent);
         }
     }
-    let ratio = median_ratio(&own, &peer).context("there was no round")?;
-    let [own, peer] = [own, peer].map(|times| median(times).expect("the ratios have a median"));
+    let ratio = median_ratio(&own, &peer).expect("--rounds is at least 1");
+    let [own, peer] = [own, peer].map(|times| median(times).expect("--rounds is at least 1"));
     println!("{rate:>5}/s  loadgen {own:.1} µs, oha {peer:.1} µs, ratio {ratio:.2} (target 1)");
     Ok(json!({"requests_per_second": rate, "own_us": own, "oha_us": peer, "ratio": ratio}))
 }
 
-/// Scheduled times and latencies in seconds, from a log of `loadgen run --log`.
+/// The scheduled times and latencies of all requests, in seconds, from the file that `loadgen run --log` wrote.
 fn read_log(path: &Path) -> Result<Vec<(f64, f64)>> {
-    let unpacked = Command::new("gzip").arg("-dc").arg(path).output().context("run gzip")?;
-    ensure!(unpacked.status.success(), "gzip cannot unpack {}", path.display());
+    let unpacked = Command::new("gzip").arg("-dc").arg(path).output();
+    let unpacked = unpacked.context("run gzip; on Debian and Ubuntu: sudo apt-get install gzip")?;
+    let message = String::from_utf8_lossy(&unpacked.stderr);
+    ensure!(unpacked.status.success(), "gzip cannot unpack {}: {}", path.display(), message.trim());
     let text = String::from_utf8(unpacked.stdout).with_context(|| format!("read {}", path.display()))?;
     let row = |line: &str| {
         let mut micros = line.split(',').map(|word| word.parse::<f64>().ok());
         let (scheduled, _send_delay, latency) = (micros.next()??, micros.next()??, micros.next()??);
         Some((scheduled / 1e6, latency / 1e6))
     };
-    text.lines().skip(1).map(|line| row(line).with_context(|| format!("read a line of the log: {line:?}"))).collect()
+    let malformed = |line: &str| format!("{}: expected three numbers at the start of {line:?}", path.display());
+    text.lines().skip(1).map(|line| row(line).with_context(|| malformed(line))).collect()
 }
 
-/// The largest distance between the distribution of `gaps` and the exponential one with this mean (Kolmogorov,
-/// Smirnov).
+/// The largest distance between the distribution function of `gaps` and that of the exponential distribution with the
+/// mean `mean`: the statistic of the Kolmogorov-Smirnov test.
 fn distance_from_exponential(mut gaps: Vec<f64>, mean: f64) -> f64 {
     gaps.sort_by(f64::total_cmp);
     let n = gaps.len() as f64;
@@ -250,7 +268,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_distance_tells_even_gaps_from_exponential_ones() {
+    fn the_distance_is_small_for_exponential_gaps_and_large_for_equal_gaps() {
         let quantiles = (0..1000).map(|rank| (f64::from(rank) + 0.5) / 1000.0);
         let exponential = quantiles.map(|share| -(1.0 - share).ln()).collect();
         assert!(distance_from_exponential(exponential, 1.0) < 0.001);

@@ -50,41 +50,41 @@ enum Subject {
     Dispatcher(proxies::Options),
     /// Time that the dispatcher adds to a request on an idle machine
     Hop,
-    /// 100,000 requests held and let go: memory for each, and their order
+    /// 100,000 requests in the queue at once: memory for each, and the order in which they leave
     Queue(stress::queue::Options),
-    /// As many idle connections as there may be: memory for each
+    /// 20,000 idle connections: memory for each, and the latency on new ones beside them
     Connections(stress::connections::Options),
-    /// Twice the load that there is capacity for: goodput, refusals, memory, Retry-After
+    /// A load of twice the capacity: goodput, refusals, memory, Retry-After
     Overload(stress::overload::Options),
-    /// Late-last next to first in, first out, at a load that is too much now and then
+    /// The order late-last next to fifo, at a load that exceeds the capacity now and then
     Order(stress::order::Options),
-    /// How exactly loadgen sends, whether its figures match its log, and the cost of a request next to oha
+    /// loadgen: its send delays, its percentiles next to its log, and the processor time of a request next to oha
     Loadgen(loadgen::Options),
-    /// The scaler's laws in virtual time, next to Knative's, the HPA's and others'
+    /// The scaler's laws in virtual time, next to those of Knative, the HPA and others
     Scaler(scaler::Options),
     /// The scaler next to the HPA, each on a Kubernetes cluster of its own on this machine; needs root
     Hpa(Flags),
     /// The replica next to ONNX Runtime, OpenVINO, Flask and PIL, and by itself
     Replica(replica::Options),
-    /// Pixels, logits and classes next to torchvision's; exit status 0 if they agree
+    /// The replica's pixels, logits and classes next to those of torchvision; exit status 0 if they agree
     #[command(override_usage = "cargo xtask parity [OPTIONS]")]
     Parity(parity::Options),
-    /// One workload against each scaling law in turn, with fresh processes, and a comparison of the results
+    /// One workload with each scaling law in turn, each with new processes, and a comparison of the results
     #[command(override_usage = "cargo xtask experiment [OPTIONS]")]
     Experiment(experiment::Options),
 }
 
-/// Flags that another program reads.
+/// Flags that are passed on to the program `cluster`.
 #[derive(Debug, clap::Args)]
 struct Flags {
-    /// Flags of `cluster compare`, which explains them with --help
+    /// Flags of `cluster compare`; `-- --help` lists them
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "FLAGS")]
     flags: Vec<String>,
 }
 
 fn main() -> ExitCode {
     let Cli { subject } = Cli::parse();
-    // Some benchmarks hold thousands of connections.
+    // Some benchmarks hold thousands of connections, more than the usual limit of open files.
     service::descriptors::raise();
     exit::report(run(&subject))
 }
@@ -106,10 +106,11 @@ fn run(subject: &Subject) -> Result<()> {
     }
 }
 
-/// Hands over to the program `cluster`, which starts the Kubernetes clusters.
+/// Runs `cluster compare`, which starts the Kubernetes clusters.
 fn compare_with_hpa(flags: &[String]) -> Result<()> {
-    let status = Command::new(paths::program("cluster")).arg("compare").args(flags).status();
-    let status = status.context("run cluster compare")?;
+    let cluster = paths::program("cluster");
+    let status = Command::new(&cluster).arg("compare").args(flags).status();
+    let status = status.with_context(|| format!("run {} compare", cluster.display()))?;
     ensure!(status.success(), "cluster compare failed ({status})");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask parity`: the replica next to torchvision, on the same images with the same weights.
+//! `cargo xtask parity`: compares the replica with torchvision, on the same images and with the same weights.
 
 use crate::output::Output;
 use crate::python::{Python, TORCHVISION};
@@ -12,53 +12,59 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-/// Differences that pixels may have, levels of 255: on average over all images, and at most.
+/// The largest accepted mean difference of pixels over all images, in levels of 255.
 const MEAN_LEVELS: f64 = 0.5;
+
+/// The largest accepted difference of a pixel, in levels of 255.
 const MAX_LEVELS: f64 = 4.0;
 
-/// The difference that logits may have, relative to an image's largest logit, given equal pixels.
+/// The largest accepted difference of logits that both sides compute of the same pixels, relative to the image's
+/// largest logit.
 const LOGITS: f64 = 1e-4;
 
-/// The share of the images whose likeliest class may differ. Trained weights are compared from file to class. Random
-/// weights are compared given equal pixels, because their classes are so close that a level of one pixel may decide.
+/// The largest accepted share of images whose likeliest class differs. With the bundled weights, each side makes its
+/// own pixels of the files. With random weights, both sides get the same pixels: the logits of the classes are so close
+/// that one level of one pixel could change the likeliest class.
 const OTHER_CLASSES: f64 = 0.005;
 
-/// Images that loadgen draws; all others are made of them.
+/// The flag for the number of images that loadgen draws. All test images are made of them.
 const DRAWN: &str = "--count=48";
 
 /// Flags of `cargo xtask parity`.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// A Python that has the packages already, instead of one that is made in target/tools
+    /// Python interpreter that has the packages already; by default an environment in target/tools, which is made
     #[arg(long)]
     python: Option<PathBuf>,
     #[command(flatten)]
     output: Output,
 }
 
-/// A network to compare.
-struct Model {
+/// A network on which the replica and torchvision are compared.
+struct ComparedModel {
+    /// The name in tables, figures and files.
     name: &'static str,
     /// torchvision's name of the architecture.
     architecture: &'static str,
-    /// Whether the weights are the bundled ones; otherwise they are random.
+    /// Whether the weights are the bundled ones. Otherwise they are random.
     is_bundled: bool,
 }
 
-const MODELS: [Model; 4] = [
-    Model { name: "shapes", architecture: "resnet18", is_bundled: true },
-    Model { name: "random18", architecture: "resnet18", is_bundled: false },
-    Model { name: "random34", architecture: "resnet34", is_bundled: false },
-    Model { name: "random50", architecture: "resnet50", is_bundled: false },
+/// The networks that are compared.
+const MODELS: [ComparedModel; 4] = [
+    ComparedModel { name: "shapes", architecture: "resnet18", is_bundled: true },
+    ComparedModel { name: "random18", architecture: "resnet18", is_bundled: false },
+    ComparedModel { name: "random34", architecture: "resnet34", is_bundled: false },
+    ComparedModel { name: "random50", architecture: "resnet50", is_bundled: false },
 ];
 
 /// A model, and the JSON that `parity.py logits` prints for it.
-type Compared<'a> = (&'a Model, Value);
+type ModelResult<'a> = (&'a ComparedModel, Value);
 
-/// Compares, prints and judges.
+/// Compares pixels, logits and classes, prints the differences and writes the figures.
 ///
 /// # Errors
-/// When a program does not run, or a difference is larger than its bound.
+/// If a program fails, or a difference is larger than its bound.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let python = Python::find(options.python.as_deref(), TORCHVISION)?;
     let folder = paths::output("parity");
@@ -66,14 +72,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         fs::remove_dir_all(&folder).with_context(|| format!("remove {}", folder.display()))?;
     }
     images::draw(&folder.join("drawn"), &[DRAWN])?;
-    let comparison = Comparison { python, folder };
-    let made = comparison.torchvision("making images", &["images"])?;
-    println!("{} images in {}", made["images"], comparison.folder.join("images").display());
+    let parity = ParityRun { python, folder };
+    let made = parity.torchvision("making images", &["images"])?;
+    println!("{} images in {}", made["images"], parity.folder.join("images").display());
     let mut models = Vec::new();
     for model in &MODELS {
-        models.push((model, comparison.logits(model)?));
+        models.push((model, parity.logits(model)?));
     }
-    let pixels = comparison.torchvision("comparing pixels", &["pixels"])?;
+    let pixels = parity.torchvision("comparing pixels", &["pixels"])?;
     print_pixels(&pixels);
     print_models(&models);
     options.output.write(&json!({ "figures": figures(&pixels, &models) }))?;
@@ -83,15 +89,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// The folder of all files, and the Python that computes torchvision's part.
-struct Comparison {
+/// The folder with all files of a run, and the Python that computes torchvision's part.
+struct ParityRun {
     python: Python,
     folder: PathBuf,
 }
 
-impl Comparison {
-    /// Runs both sides on a model. Returns the JSON of `parity.py logits`.
-    fn logits(&self, model: &Model) -> Result<Value> {
+impl ParityRun {
+    /// Computes the logits of both sides with `model`. Returns the JSON that `parity.py logits` prints.
+    fn logits(&self, model: &ComparedModel) -> Result<Value> {
         let weights = if model.is_bundled {
             paths::root().join("replica/models/shapes.safetensors")
         } else {
@@ -102,12 +108,13 @@ impl Comparison {
         replica.arg("parity").arg(&self.folder).arg("--name").arg(model.name).arg("--weights").arg(&weights);
         let status = replica.status().context("run bench-replica parity")?;
         ensure!(status.success(), "bench-replica parity failed on {} ({status})", model.name);
-        let weights = weights.to_str().context("the path of the weights is not Unicode")?;
-        self.torchvision("torchvision", &["logits", model.name, model.architecture, weights])
+        let not_unicode = || format!("the path of the weights is not Unicode: {}", weights.display());
+        let path = weights.to_str().with_context(not_unicode)?;
+        self.torchvision("torchvision", &["logits", model.name, model.architecture, path])
     }
 
-    /// Runs a task of `parity.py`. The folder is inserted after the task's name. Returns the JSON that the script
-    /// prints.
+    /// Runs a task of `parity.py`: `task` is the task's name and the arguments that follow the folder. Shows `message`
+    /// meanwhile. Returns the JSON that the script prints.
     fn torchvision(&self, message: &'static str, task: &[&str]) -> Result<Value> {
         let spinner = progress::spinner(message);
         let mut python = self.python.script("parity.py");
@@ -115,7 +122,7 @@ impl Comparison {
         let output = python.output().context("run bench/peers/parity.py")?;
         spinner.finish_and_clear();
         ensure!(output.status.success(), "bench/peers/parity.py {} failed ({})", task[0], output.status);
-        serde_json::from_slice(&output.stdout).with_context(|| format!("read the output of parity.py {}", task[0]))
+        serde_json::from_slice(&output.stdout).with_context(|| format!("parse the output of parity.py {}", task[0]))
     }
 }
 
@@ -132,7 +139,10 @@ fn text(value: &Value) -> &str {
 }
 
 fn print_pixels(pixels: &Value) {
-    println!("\npixels after pre-processing, levels of 255\n{:<24}   images  refused     mean  max", "kind");
+    println!(
+        "\ndifferences of pixels after pre-processing, in levels of 255\n{:<24}   images  refused     mean  max",
+        "kind"
+    );
     let row = |kind: &str, images: &str, refused: &str, levels: &Value| {
         println!("{kind:<24} {images:>8} {refused:>8} {:>8.3} {:>4}", number(&levels["mean"]), number(&levels["max"]));
     };
@@ -140,13 +150,13 @@ fn print_pixels(pixels: &Value) {
         row(text(&kind["kind"]), &kind["images"].to_string(), &kind["refused"].to_string(), kind);
     }
     row("all", "", "", pixels);
-    println!("the largest difference: {}", text(&pixels["worst"]));
+    println!("the largest difference is in {}", text(&pixels["worst"]));
     for refusal in rows(pixels, "refused") {
-        println!("refused: {}: {}", text(&refusal["file"]), text(&refusal["reason"]));
+        println!("the replica refuses {}: {}", text(&refusal["file"]), text(&refusal["reason"]));
     }
 }
 
-fn print_models(models: &[Compared]) {
+fn print_models(models: &[ModelResult]) {
     println!("\nmodel      logits, relative, equal pixels   top-1 %   top-5 %   top-1 %, equal pixels   classes seen");
     for (model, found) in models {
         println!(
@@ -162,7 +172,7 @@ fn print_models(models: &[Compared]) {
     println!();
 }
 
-fn figures(pixels: &Value, models: &[Compared]) -> BTreeMap<String, f64> {
+fn figures(pixels: &Value, models: &[ModelResult]) -> BTreeMap<String, f64> {
     let mut figures = BTreeMap::from([
         ("parity_mean_levels".to_owned(), number(&pixels["mean"])),
         ("parity_max_levels".to_owned(), number(&pixels["max"])),
@@ -181,23 +191,23 @@ fn figures(pixels: &Value, models: &[Compared]) -> BTreeMap<String, f64> {
     figures
 }
 
-/// A line for each figure that is beyond its bound.
-fn missed_targets(pixels: &Value, models: &[Compared]) -> Vec<String> {
+/// A line for each figure that exceeds its bound.
+fn missed_targets(pixels: &Value, models: &[ModelResult]) -> Vec<String> {
     let mut missed = Vec::new();
     let mut at_most = |figure: String, value: f64, bound: f64| {
-        // A missing figure is NaN, which is beyond every bound.
+        // A missing figure is NaN, and must not pass for one within its bound.
         if value.is_nan() || value > bound {
-            missed.push(format!("{figure}: {value:.2e}, at most {bound}"));
+            missed.push(format!("{figure}: {value:.2e}, more than {bound}"));
         }
     };
-    at_most("images refused".into(), rows(pixels, "refused").len() as f64, 0.0);
-    at_most("pixels, mean".into(), number(&pixels["mean"]), MEAN_LEVELS);
-    at_most("pixels, max".into(), number(&pixels["max"]), MAX_LEVELS);
+    at_most("images that the replica refuses".into(), rows(pixels, "refused").len() as f64, 0.0);
+    at_most("pixels, mean difference in levels".into(), number(&pixels["mean"]), MEAN_LEVELS);
+    at_most("pixels, largest difference in levels".into(), number(&pixels["max"]), MAX_LEVELS);
     for (model, found) in models {
         let name = model.name;
-        at_most(format!("{name}, logits"), number(&found["relative"]), LOGITS);
+        at_most(format!("{name}, largest relative difference of logits"), number(&found["relative"]), LOGITS);
         let top1 = if model.is_bundled { "top1" } else { "top1_given" };
-        at_most(format!("{name}, share of other classes"), 1.0 - number(&found[top1]), OTHER_CLASSES);
+        at_most(format!("{name}, share of images with another class"), 1.0 - number(&found[top1]), OTHER_CLASSES);
     }
     missed
 }
@@ -206,10 +216,10 @@ fn missed_targets(pixels: &Value, models: &[Compared]) -> Vec<String> {
 mod tests {
     use super::*;
 
-    const TRAINED: &Model = &MODELS[0];
-    const RANDOM: &Model = &MODELS[1];
+    const TRAINED: &ComparedModel = &MODELS[0];
+    const RANDOM: &ComparedModel = &MODELS[1];
 
-    fn check(pixels: &Value, model: &Model, found: Value, expected: &[&str]) {
+    fn check(pixels: &Value, model: &ComparedModel, found: Value, expected: &[&str]) {
         let missed = missed_targets(pixels, &[(model, found)]);
         assert_eq!(missed.len(), expected.len(), "{missed:?}");
         for (missed, expected) in missed.iter().zip(expected) {
@@ -218,16 +228,16 @@ mod tests {
     }
 
     #[test]
-    fn figures_beyond_their_targets_are_named() {
+    fn figures_that_exceed_their_bounds_are_named() {
         let near = json!({"mean": 0.5, "max": 4, "refused": []});
         let far = json!({"mean": 0.6, "max": 5, "refused": [{}]});
         let same = json!({"relative": 1e-4, "top1": 0.9951, "top1_given": 0.9});
         check(&near, TRAINED, same.clone(), &[]);
-        check(&far, TRAINED, same.clone(), &["images", "pixels, mean", "pixels, max"]);
+        check(&far, TRAINED, same.clone(), &["images", "pixels, mean", "pixels, largest"]);
         check(&near, RANDOM, same, &["random18, share"]);
         check(&near, RANDOM, json!({"relative": 0.0, "top1": 0.9, "top1_given": 1.0}), &[]);
-        check(&near, TRAINED, json!({"relative": 2e-4, "top1": 0.99}), &["shapes, logits", "shapes, share"]);
-        check(&near, TRAINED, json!({}), &["shapes, logits", "shapes, share"]);
+        check(&near, TRAINED, json!({"relative": 2e-4, "top1": 0.99}), &["shapes, largest", "shapes, share"]);
+        check(&near, TRAINED, json!({}), &["shapes, largest", "shapes, share"]);
     }
 
     #[test]

@@ -5,48 +5,53 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// One tick of `/proc/PID/stat`. USER_HZ is 100 on x86 and Arm (proc(5)).
+/// The length of one tick of `/proc/PID/stat`. USER_HZ is 100 on x86 and Arm (proc(5)).
 const TICK: Duration = Duration::from_millis(10);
 
-/// Places of utime and cutime among the words that follow the name in `/proc/PID/stat` (proc_pid_stat(5)); stime and
-/// cstime are the words after them.
+/// Place of utime among the words after the name in `/proc/PID/stat` (proc_pid_stat(5)). The word after it is stime.
 const UTIME: usize = 11;
+
+/// Place of cutime among the words after the name in `/proc/PID/stat` (proc_pid_stat(5)). The word after it is cstime.
 const CUTIME: usize = 13;
 
-/// Time that `process` and its children have used so far: all threads and children that still live.
+/// The processor time that `process` and its descendants have used so far. Descendants that have ended do not count.
+/// Threads that have ended do not count where the kernel keeps schedstat.
 ///
 /// # Errors
-/// When the process has ended, or the system is not Linux.
+/// If a process has ended, or the system is not Linux.
 pub(crate) fn of(process: u32) -> Result<Duration> {
     let folder = PathBuf::from(format!("/proc/{process}"));
     let mut sum = of_threads(&folder)?;
     for thread in threads(&folder)? {
         for child in read(&thread.join("children"))?.split_whitespace() {
-            sum += of(child.parse().context("read a child's process id")?)?;
+            let id = child.parse();
+            sum += of(id.with_context(|| format!("{}/children: {child:?} is no process id", thread.display()))?)?;
         }
     }
     Ok(sum)
 }
 
-/// Time that all ended children of this process used, in ticks of 10 ms.
+/// The processor time that all ended children of this process have used, exact to 10 ms.
 ///
 /// # Errors
-/// When the system is not Linux.
+/// If the system is not Linux.
 pub(crate) fn of_ended_children() -> Result<Duration> {
     let stat = read(Path::new("/proc/self/stat"))?;
-    ticks(&stat, CUTIME).with_context(|| format!("find cutime in /proc/self/stat: {stat:?}"))
+    ticks(&stat, CUTIME).with_context(|| format!("/proc/self/stat has no cutime: {stat:?}"))
 }
 
-/// In nanoseconds where the kernel keeps schedstat (CONFIG_SCHED_INFO), else in ticks.
+/// The processor time of the process with the folder `process`: exact to a nanosecond where the kernel keeps schedstat
+/// (CONFIG_SCHED_INFO), otherwise to 10 ms.
 fn of_threads(process: &Path) -> Result<Duration> {
     if !process.join("schedstat").exists() {
         let stat = read(&process.join("stat"))?;
-        return ticks(&stat, UTIME).with_context(|| format!("find utime in {}/stat: {stat:?}", process.display()));
+        return ticks(&stat, UTIME).with_context(|| format!("{}/stat has no utime: {stat:?}", process.display()));
     }
     let mut sum = Duration::ZERO;
     for thread in threads(process)? {
         let schedstat = read(&thread.join("schedstat"))?;
-        sum += on_processor(&schedstat).with_context(|| format!("read {}: {schedstat:?}", thread.display()))?;
+        let time = on_processor(&schedstat);
+        sum += time.with_context(|| format!("{}/schedstat has no number first: {schedstat:?}", thread.display()))?;
     }
     Ok(sum)
 }
@@ -54,20 +59,23 @@ fn of_threads(process: &Path) -> Result<Duration> {
 fn threads(process: &Path) -> Result<Vec<PathBuf>> {
     let folder = process.join("task");
     let entries = fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))?;
-    Ok(entries.map(|entry| entry.map(|entry| entry.path())).collect::<std::io::Result<_>>()?)
+    let threads = entries.map(|entry| entry.map(|entry| entry.path())).collect::<std::io::Result<_>>();
+    threads.with_context(|| format!("list {}", folder.display()))
 }
 
 fn read(path: &Path) -> Result<String> {
-    fs::read_to_string(path).with_context(|| format!("read {}; is this Linux?", path.display()))
+    fs::read_to_string(path)
+        .with_context(|| format!("read {}; the process has ended, or this is not Linux", path.display()))
 }
 
-/// The first number of `schedstat`: nanoseconds on a processor.
+/// The time on a processor, which is the first number of `schedstat`, in nanoseconds. `None` if it is malformed.
 fn on_processor(schedstat: &str) -> Option<Duration> {
     schedstat.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
 }
 
-/// User and system time from `stat`, whose words at `user` and after it hold them. The name before these words stands
-/// in parentheses and may itself hold spaces and parentheses.
+/// The sum of user and system time in `stat`. `user` is the place of the user time among the words after the name; the
+/// word after it is the system time. The name stands in parentheses, and may itself hold spaces and parentheses.
+/// `None` if the text is malformed.
 fn ticks(stat: &str, user: usize) -> Option<Duration> {
     let mut words = stat.rsplit_once(')')?.1.split_whitespace().skip(user);
     let user: u32 = words.next()?.parse().ok()?;
@@ -82,7 +90,7 @@ mod tests {
     use std::process::Command;
 
     #[test]
-    fn both_files_of_the_kernel_are_understood() {
+    fn processor_time_is_read_from_schedstat_and_from_stat() {
         assert_eq!(on_processor("285526 17 1\n"), Some(Duration::from_nanos(285_526)));
         assert_eq!(on_processor(""), None);
         let stat = "7 (a) b (c) S 1 7 7 0 -1 4194304 90 0 1 0 250 31 4 2 20 0 3 0 812 1 2 3\n";
@@ -92,8 +100,8 @@ mod tests {
     }
 
     #[test]
-    fn the_work_of_a_child_counts() {
-        // timeout(1) waits while its child works, and ends both after 20 s if this test fails to.
+    fn the_processor_time_of_a_child_counts() {
+        // timeout(1) itself only waits for its child. It ends both after 20 s, even if this test fails.
         let mut parent =
             Command::new("timeout").args(["20", "sh", "-c", "while :; do :; done"]).spawn().expect("timeout starts");
         while of(parent.id()).expect("both processes run") < Duration::from_millis(20) {}

@@ -1,12 +1,12 @@
-//! How far a benchmark is, on standard error.
+//! Shows the progress of a benchmark on standard error.
 
 use indicatif::{ProgressBar, ProgressStyle};
 use std::time::{Duration, Instant};
 
-/// Time between two lines of [`Lines`].
+/// Time between two lines that [`Lines`] prints.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// A bar of `steps` steps that shows `message` and the time that is left.
+/// A progress bar of `steps` steps with `message` and an estimate of the remaining time.
 pub(crate) fn bar(steps: u64, message: &'static str) -> ProgressBar {
     let template = "{bar:24} {pos}/{len}  {eta} left  {msg}";
     let style = ProgressStyle::with_template(template).expect("the template is valid");
@@ -15,14 +15,15 @@ pub(crate) fn bar(steps: u64, message: &'static str) -> ProgressBar {
     bar
 }
 
-/// A spinner for a step of unknown length.
+/// A spinner with `message`, for a step of unknown length.
 pub(crate) fn spinner(message: &'static str) -> ProgressBar {
     let spinner = ProgressBar::new_spinner().with_message(message);
     spinner.enable_steady_tick(Duration::from_millis(200));
     spinner
 }
 
-/// One line every two seconds. A bar would be drawn by the thread that sends requests, and delay them.
+/// Progress as lines of text, one every two seconds. The thread that sends requests calls this: drawing a bar there
+/// would delay the requests.
 pub(crate) struct Lines {
     message: &'static str,
     total: usize,
@@ -30,12 +31,12 @@ pub(crate) struct Lines {
 }
 
 impl Lines {
-    /// The first line comes after two seconds.
+    /// Starts the progress of `total` steps. The first line is printed after two seconds.
     pub(crate) fn new(message: &'static str, total: usize) -> Self {
         Self { message, total, last: Instant::now() }
     }
 
-    /// Prints a line if the last one is two seconds old; `done` steps of the total are done.
+    /// Prints that `done` steps are done, if the last line is at least two seconds old.
     pub(crate) fn update(&mut self, done: usize) {
         if self.last.elapsed() >= INTERVAL {
             self.last = Instant::now();

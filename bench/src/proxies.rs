@@ -1,53 +1,53 @@
-//! `bench dispatcher`: the dispatcher next to NGINX and HAProxy. The same load goes through each in turn, to the same
-//! stub replica.
+//! `bench dispatcher`: the dispatcher next to NGINX and HAProxy. The same load goes through each of the three in turn,
+//! to the same stub replica.
 
 mod cell;
+mod measurements;
 mod peer;
-mod samples;
 mod table;
 mod tool;
 mod wrk;
 
 use crate::output::Output;
-use crate::stub::{Settings, Stubs, Work};
+use crate::stub::{AnswerDelay, StubReplicas, StubSettings};
 use crate::{processor_time, progress};
 use anyhow::{Context, Result, ensure};
-use cell::{Cell, Sample, Server};
+use cell::{CellMeasurement, ServerKind, TableCell};
 use clap::{Args, value_parser};
 use harness::paths;
 use harness::stack::{ServiceProcess, Stack};
+use measurements::CellMeasurements;
 use peer::Peer;
-use samples::Samples;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use wrk::Load;
+use wrk::WrkLoad;
 
-/// Time for the dispatcher to find the stub.
+/// Time in which the dispatcher must find the stub replica.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Requests that the stub takes at once, and so the most connections that can be measured.
+/// Slots of the stub replica, and so the most connections that can be measured.
 const CAPACITY: u32 = 1024;
 
 /// Flags of `bench dispatcher`.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Rounds; each measures everything once
+    /// Rounds, each of which measures every server, body and number of connections once
     #[arg(long, default_value_t = 3, value_parser = value_parser!(u32).range(1..=100))]
     rounds: u32,
     /// Seconds of load for each server, body and number of connections
     #[arg(long, default_value_t = 2, value_parser = value_parser!(u32).range(1..=600))]
     seconds: u32,
-    /// Bytes of the bodies, up to the size that the peers hold in memory
+    /// Sizes of the bodies in bytes, at most 262144, which is what NGINX holds in memory
     #[arg(long, value_delimiter = ',', default_values_t = [200, 38_000, 166_000],
           value_parser = value_parser!(u32).range(1..=256 << 10))]
     bodies: Vec<u32>,
-    /// Connections, each with one request at a time
+    /// Numbers of connections, each with one request at a time
     #[arg(long, value_delimiter = ',', default_values_t = [1, 64, 512],
           value_parser = value_parser!(u32).range(1..=i64::from(CAPACITY)))]
     connections: Vec<u32>,
-    /// Time that the replica takes for a request, such as 2ms; 0 for none
+    /// Time after which the stub replica answers a request, such as 2ms, or 0
     #[arg(long, default_value = "2ms", value_parser = delay)]
     delay: Duration,
     #[command(flatten)]
@@ -56,17 +56,17 @@ pub(crate) struct Options {
 
 impl Options {
     /// The cells of one round, in the order in which they are measured. The first server changes from round to round.
-    fn cells(&self, round: u32) -> Vec<Cell> {
+    fn cells(&self, round: u32) -> Vec<TableCell> {
         let mut cells = Vec::new();
         for &body in &self.bodies {
             for &connections in &self.connections {
-                let mut servers = vec![Server::Roundhouse, Server::Nginx, Server::Haproxy];
+                let mut servers = vec![ServerKind::Roundhouse, ServerKind::Nginx, ServerKind::Haproxy];
                 if connections == 1 {
-                    servers.push(Server::Direct);
+                    servers.push(ServerKind::Direct);
                 }
                 let first = round as usize % servers.len();
                 servers.rotate_left(first);
-                cells.extend(servers.into_iter().map(|server| Cell { body, connections, server }));
+                cells.extend(servers.into_iter().map(|server| TableCell { body, connections, server }));
             }
         }
         cells
@@ -77,34 +77,35 @@ fn delay(text: &str) -> Result<Duration, String> {
     if text == "0" { Ok(Duration::ZERO) } else { service::options::positive_duration(text) }
 }
 
-/// Measures, prints the tables and writes the figures.
+/// Measures all servers, prints the tables and writes the figures.
 ///
 /// # Errors
-/// When a program is not installed or does not start, or a request failed.
+/// If a program is not installed or does not start, or a request failed.
 pub(crate) fn run(options: &Options) -> Result<()> {
     tool::check()?;
-    let servers = Servers::start(options.delay, &paths::output("bench").join("dispatcher"))?;
-    let (samples, failures) = servers.measure(options)?;
-    table::print(&samples);
+    let servers = RunningServers::start(options.delay, &paths::output("bench").join("dispatcher"))?;
+    let (measurements, failures) = servers.measure(options)?;
+    table::print(&measurements);
     ensure!(failures.is_empty(), "requests failed:\n{}", failures.join("\n"));
-    options.output.write(&serde_json::json!({ "figures": samples.named() }))
+    options.output.write(&serde_json::json!({ "figures": measurements.named() }))
 }
 
-/// The running servers. The stub is dropped last, so that no server loses its upstream while it still works.
-struct Servers {
+/// The running servers. The stub replica is dropped last: a proxy that lost it before would log errors.
+struct RunningServers {
     dispatcher: ServiceProcess,
     nginx: Peer,
     haproxy: Peer,
     direct: String,
-    _stub: Stubs,
+    _stub: StubReplicas,
 }
 
-impl Servers {
+impl RunningServers {
     fn start(delay: Duration, folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
-        let work = if delay.is_zero() { Work::None } else { Work::Takes(delay) };
+        let answer_delay = if delay.is_zero() { AnswerDelay::None } else { AnswerDelay::Fixed(delay) };
         let capacity = CAPACITY as usize;
-        let stub = Stubs::start(Settings { capacity, work, records: false, ..Settings::default() })?;
+        let stub =
+            StubReplicas::start(StubSettings { capacity, answer_delay, records: false, ..StubSettings::default() })?;
         let upstream = stub.addresses[0];
         let dispatcher = start_dispatcher(upstream, folder)?;
         let nginx = Peer::nginx(upstream, folder)?;
@@ -112,44 +113,45 @@ impl Servers {
         Ok(Self { dispatcher, nginx, haproxy, direct: upstream.to_string(), _stub: stub })
     }
 
-    /// Measures all rounds. Returns the samples, and a line for each cell in which requests failed.
-    fn measure(&self, options: &Options) -> Result<(Samples, Vec<String>)> {
-        let rounds: Vec<(u32, Cell)> = (0..options.rounds)
+    /// Measures all rounds. Returns the measurements, and a line for each cell in which requests failed.
+    fn measure(&self, options: &Options) -> Result<(CellMeasurements, Vec<String>)> {
+        let rounds: Vec<(u32, TableCell)> = (0..options.rounds)
             .flat_map(|round| options.cells(round).into_iter().map(move |cell| (round, cell)))
             .collect();
         let progress = progress::bar(rounds.len() as u64, "");
-        let (mut samples, mut failures) = (Samples::default(), Vec::new());
+        let (mut measurements, mut failures) = (CellMeasurements::default(), Vec::new());
         for (round, cell) in rounds {
             progress.set_message(cell.to_string());
             let (address, process) = self.server(cell.server);
-            let load = Load { address, body: cell.body, connections: cell.connections };
+            let load = WrkLoad { address, body: cell.body, connections: cell.connections };
             load.warm_up()?;
             let before = process.map(processor_time::of).transpose()?;
             let report = load.send(options.seconds).with_context(|| format!("measure {cell}"))?;
             let after = process.map(processor_time::of).transpose()?;
             let cpu = after.zip(before).map(|(after, before)| after.saturating_sub(before));
-            samples.add(cell, Sample::new(&report, cpu));
+            measurements.add(cell, CellMeasurement::new(&report, cpu));
             if !report.errors.is_empty() {
                 failures.push(format!("  {cell}, round {}: {}", round + 1, report.errors));
             }
             progress.inc(1);
         }
         progress.finish_and_clear();
-        Ok((samples, failures))
+        Ok((measurements, failures))
     }
 
-    /// A server's address, and the process whose processor time counts.
-    fn server(&self, server: Server) -> (&str, Option<u32>) {
+    /// The address of `server`, and the id of the process whose processor time is measured. The id is `None` for the
+    /// stub replica, which runs in the benchmark's own process.
+    fn server(&self, server: ServerKind) -> (&str, Option<u32>) {
         match server {
-            Server::Roundhouse => (&self.dispatcher.address, Some(self.dispatcher.id())),
-            Server::Nginx => (&self.nginx.address, Some(self.nginx.id())),
-            Server::Haproxy => (&self.haproxy.address, Some(self.haproxy.id())),
-            Server::Direct => (&self.direct, None),
+            ServerKind::Roundhouse => (&self.dispatcher.address, Some(self.dispatcher.id())),
+            ServerKind::Nginx => (&self.nginx.address, Some(self.nginx.id())),
+            ServerKind::Haproxy => (&self.haproxy.address, Some(self.haproxy.id())),
+            ServerKind::Direct => (&self.direct, None),
         }
     }
 }
 
-/// Starts a dispatcher and waits until the replica at `upstream` is in rotation.
+/// Starts a dispatcher and waits until the stub replica at `upstream` is in rotation.
 fn start_dispatcher(upstream: SocketAddr, folder: &Path) -> Result<ServiceProcess> {
     let flags = [
         format!("--replicas=static:{upstream}"),
@@ -160,7 +162,11 @@ fn start_dispatcher(upstream: SocketAddr, folder: &Path) -> Result<ServiceProces
     let dispatcher = ServiceProcess::start("dispatcher", &flags, folder)?;
     let deadline = Instant::now() + READY_TIMEOUT;
     while Stack::status(&dispatcher)?["replicas"][0]["state"] != "ready" {
-        ensure!(Instant::now() < deadline, "the dispatcher did not find the stub; see {}", folder.display());
+        ensure!(
+            Instant::now() < deadline,
+            "the stub replica at {upstream} is not in rotation after {READY_TIMEOUT:?}; see {}",
+            folder.join("dispatcher.log").display()
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
     Ok(dispatcher)

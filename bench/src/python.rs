@@ -1,4 +1,4 @@
-//! The Python that runs the scripts of `bench/peers`, and the packages that these need.
+//! The Python that runs the scripts in `bench/peers`, and the packages that the scripts need.
 
 use anyhow::{Result, ensure};
 use harness::paths;
@@ -6,7 +6,7 @@ use harness::python_tool::Environment;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// ONNX Runtime, OpenVINO and PIL.
+/// The environment with ONNX Runtime, OpenVINO and PIL.
 pub(crate) const ENGINES: Environment = Environment {
     name: "engines",
     packages: &[
@@ -20,8 +20,8 @@ pub(crate) const ENGINES: Environment = Environment {
     download: "about 130 MB",
 };
 
-/// PyTorch, torchvision and Flask. PyPI's PyTorch for Linux on x86 links CUDA's libraries and does not load without
-/// them.
+/// The environment with PyTorch, torchvision and Flask. PyPI's PyTorch for Linux on x86 links CUDA's libraries and does
+/// not load without them.
 pub(crate) const TORCHVISION: Environment = Environment {
     name: "torchvision",
     packages: &[
@@ -35,27 +35,31 @@ pub(crate) const TORCHVISION: Environment = Environment {
     download: "about 3 GB, most of it CUDA's libraries, 5 GB once unpacked",
 };
 
-/// A Python interpreter with the packages of the scripts.
+/// A Python interpreter with the packages that the scripts need.
 #[derive(Debug, Clone)]
 pub(crate) struct Python {
     program: PathBuf,
 }
 
 impl Python {
-    /// The interpreter that the user chose, which must have the packages; without one, that of `environment`, which is
-    /// made if it does not exist.
+    /// The interpreter `chosen` by the user, which must have the packages. If `None`, the interpreter of `environment`,
+    /// which is made if it does not exist.
     ///
     /// # Errors
-    /// When an interpreter does not run, or pip cannot install the packages.
+    /// If `chosen` does not run, or pip cannot install the packages.
     pub(crate) fn find(chosen: Option<&Path>, environment: Environment) -> Result<Self> {
         let Some(chosen) = chosen else { return Ok(Self { program: environment.ensure()? }) };
         let mut version = Command::new(chosen);
         let status = version.arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-        ensure!(status.is_ok_and(|status| status.success()), "--python ({}) does not run", chosen.display());
+        ensure!(
+            status.is_ok_and(|status| status.success()),
+            "--python: {} --version fails; name a Python interpreter, or leave the flag out",
+            chosen.display()
+        );
         Ok(Self { program: chosen.to_owned() })
     }
 
-    /// Runs a script of `bench/peers`.
+    /// A command that runs the script `name` in `bench/peers`.
     pub(crate) fn script(&self, name: &str) -> Command {
         let mut command = Command::new(&self.program);
         command.arg(peers().join(name));
@@ -63,7 +67,7 @@ impl Python {
     }
 }
 
-/// The folder of the peers' scripts and configurations.
+/// The folder with the peers' scripts and configurations, `bench/peers`.
 pub(crate) fn peers() -> PathBuf {
     paths::root().join("bench/peers")
 }
@@ -73,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_python_that_does_not_run_is_named() {
+    fn the_error_names_a_python_that_does_not_run() {
         let error = Python::find(Some(Path::new("/no/such/python")), ENGINES).expect_err("refused");
         assert!(error.to_string().contains("/no/such/python"), "{error}");
     }

@@ -1,20 +1,20 @@
-//! `bench replica`: compares the replica with its peers, in turns within one run, and measures the replica alone.
+//! `bench replica`: compares the replica with its peers in the same run, and measures the replica alone.
 //!
-//! The host of this machine may slow it down at any time. Both sides of a comparison run in each round, so a figure is
-//! the median of the rounds' ratios.
+//! The host may slow this machine down at any time. So each round runs both sides of a comparison, and a figure is the
+//! median of the ratios of each round.
 
 mod client;
 mod decode;
 mod forward;
+mod measuring_process;
 mod memory;
 mod overhead;
 mod requests;
 mod server;
 mod startup;
 mod throughput;
-mod worker;
 
-use crate::figure::{self, Figure, Target};
+use crate::figure::{self, Figure, TargetRange};
 use crate::images::Images;
 use crate::output::Output;
 use crate::python::{ENGINES, Python, TORCHVISION};
@@ -24,59 +24,59 @@ use harness::{paths, steal};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Figures that the replica is judged by.
-const TARGETS: [(&str, Target); 9] = [
-    ("forward_ratio_onnxruntime_b1", Target::AtMost(0.75)),
-    ("forward_ratio_onnxruntime_b8", Target::AtMost(0.65)),
-    ("forward_ratio_onnxruntime_b1_t2", Target::AtMost(0.90)),
-    ("forward_ratio_onnxruntime_b8_t2", Target::AtMost(0.80)),
-    ("cpu_ratio_flask", Target::AtMost(0.30)),
-    ("throughput_ratio", Target::AtLeast(0.95)),
-    ("added_ms", Target::AtMost(0.3)),
-    ("startup_s", Target::AtMost(0.7)),
-    ("rss_mb", Target::AtMost(300.0)),
+/// The targets of figures, by the figures' names.
+const TARGETS: [(&str, TargetRange); 9] = [
+    ("forward_ratio_onnxruntime_b1", TargetRange::AtMost(0.75)),
+    ("forward_ratio_onnxruntime_b8", TargetRange::AtMost(0.65)),
+    ("forward_ratio_onnxruntime_b1_t2", TargetRange::AtMost(0.90)),
+    ("forward_ratio_onnxruntime_b8_t2", TargetRange::AtMost(0.80)),
+    ("cpu_ratio_flask", TargetRange::AtMost(0.30)),
+    ("throughput_ratio", TargetRange::AtLeast(0.95)),
+    ("added_ms", TargetRange::AtMost(0.3)),
+    ("startup_s", TargetRange::AtMost(0.7)),
+    ("rss_mb", TargetRange::AtMost(300.0)),
 ];
 
 /// Flags of `bench replica`.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// What to measure; without it, everything
+    /// Parts to measure; by default all
     #[arg(long, value_enum, value_delimiter = ',')]
-    only: Vec<Part>,
-    /// Rounds; each measures both sides of every comparison
+    only: Vec<BenchmarkPart>,
+    /// Rounds, each of which measures both sides of every comparison
     #[arg(long, default_value_t = 20, value_parser = value_parser!(u32).range(1..=1000))]
     rounds: u32,
-    /// Requests after which memory is measured; it should not grow after a tenth of them
+    /// Number of requests after which the part memory measures; the growth is that since a tenth of them
     #[arg(long, default_value_t = 10_000, value_parser = value_parser!(u32).range(100..=10_000_000))]
     requests: u32,
-    /// A Python that has the packages already, instead of those that are made in target/tools
+    /// Python interpreter that has the packages already; by default environments in target/tools, which are made
     #[arg(long)]
     python: Option<PathBuf>,
     #[command(flatten)]
     output: Output,
 }
 
-/// The parts of the benchmark that can be run alone.
+/// The parts of the benchmark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Part {
+enum BenchmarkPart {
     /// Forward passes, next to ONNX Runtime and OpenVINO
     Forward,
     /// Processor time and latency of whole requests, next to Flask
     Requests,
-    /// Requests per second on one core, next to what decoding and inference leave possible
+    /// Requests per second on one core, next to the rate at which that core can decode and infer
     Throughput,
     /// Time that HTTP, queue and threads add to decoding and inference
     Added,
-    /// Bytes to numbers, next to PIL and torchvision
+    /// Time from an image file to the model's input, next to PIL and torchvision
     Decode,
-    /// From exec to ready
+    /// Time from exec to ready
     Startup,
     /// Resident memory after many requests
     Memory,
 }
 
-impl Part {
-    fn measure(self, run: &Run) -> Result<Vec<Figure>> {
+impl BenchmarkPart {
+    fn measure(self, run: &RunContext) -> Result<Vec<Figure>> {
         let measured = match self {
             Self::Forward => forward::measure(run),
             Self::Requests => requests::measure(run),
@@ -86,35 +86,35 @@ impl Part {
             Self::Startup => startup::measure(run),
             Self::Memory => memory::measure(run),
         };
-        let name = self.to_possible_value().expect("no part is hidden");
+        let name = self.to_possible_value().expect("clap hides no variant of BenchmarkPart");
         measured.with_context(|| format!("measure the part {}", name.get_name()))
     }
 }
 
-/// Everything that the parts of one run share.
-struct Run<'a> {
-    /// Folder for logs and other files.
+/// The options and files that the parts of one run share.
+struct RunContext<'a> {
+    /// The folder for logs and other files.
     folder: &'a Path,
-    /// Rounds of every comparison.
+    /// The number of rounds of every comparison.
     rounds: u32,
-    /// Requests after which memory is measured.
+    /// The number of requests after which the part `memory` measures.
     requests: u32,
-    /// `--python`.
+    /// The value of `--python`; `None` without the flag.
     python: Option<&'a Path>,
-    /// Present if a part of the run needs images.
+    /// The image files; `None` if no part of the run needs them.
     images: Option<Images>,
 }
 
-/// Measures, prints and writes.
+/// Measures the chosen parts, prints the figures and writes them.
 ///
 /// # Errors
-/// When a program is missing, does not start, or answers with another status than expected.
+/// If a program is missing, does not start, or answers with a status other than 200.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let folder = paths::output("bench").join("replica");
     fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
-    let is_chosen = |part: &&Part| options.only.is_empty() || options.only.contains(part);
-    let parts: Vec<Part> = Part::value_variants().iter().filter(is_chosen).copied().collect();
-    let mut run = Run {
+    let is_chosen = |part: &&BenchmarkPart| options.only.is_empty() || options.only.contains(part);
+    let parts: Vec<BenchmarkPart> = BenchmarkPart::value_variants().iter().filter(is_chosen).copied().collect();
+    let mut run = RunContext {
         folder: &folder,
         rounds: options.rounds,
         requests: options.requests,
@@ -128,6 +128,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     options.output.write(&figure::json(&figures))
 }
 
+/// The figure with its target in [`TARGETS`], if there is one.
 fn with_target(figure: Figure) -> Figure {
     match TARGETS.iter().find(|(name, _)| *name == figure.name) {
         Some(&(_, target)) => figure.with_target(target),
@@ -135,8 +136,8 @@ fn with_target(figure: Figure) -> Figure {
     }
 }
 
-impl Run<'_> {
-    /// The Python with other engines and PIL.
+impl RunContext<'_> {
+    /// The Python with ONNX Runtime, OpenVINO and PIL.
     fn engines(&self) -> Result<Python> {
         Python::find(self.python, ENGINES)
     }
@@ -146,23 +147,23 @@ impl Run<'_> {
         Python::find(self.python, TORCHVISION)
     }
 
-    /// The images that are sent and decoded.
+    /// The image files.
     ///
     /// # Panics
-    /// If [`Run::prepare`] was called without a part that needs them.
+    /// If [`RunContext::prepare`] was called without a part that needs images.
     fn images(&self) -> &Images {
-        self.images.as_ref().expect("prepare made the images")
+        self.images.as_ref().expect("`prepare` was called with a part that needs images")
     }
 
-    /// Downloads and makes everything that the parts need, before any of them measures.
-    fn prepare(&mut self, parts: &[Part]) -> Result<()> {
-        if parts.contains(&Part::Forward) {
+    /// Installs the Python packages and makes the image files that `parts` need.
+    fn prepare(&mut self, parts: &[BenchmarkPart]) -> Result<()> {
+        if parts.contains(&BenchmarkPart::Forward) {
             self.engines()?;
         }
-        if parts.contains(&Part::Decode) || parts.contains(&Part::Requests) {
+        if parts.contains(&BenchmarkPart::Decode) || parts.contains(&BenchmarkPart::Requests) {
             self.torchvision()?;
         }
-        if parts.iter().any(|part| *part != Part::Startup) {
+        if parts.iter().any(|part| *part != BenchmarkPart::Startup) {
             self.images = Some(Images::make(&self.engines()?, self.folder)?);
         }
         Ok(())

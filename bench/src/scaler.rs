@@ -1,6 +1,6 @@
-//! `bench scaler`: the scaling laws in virtual time, on the course task's workload and on described ones; with other
-//! start-up times and intervals; under steady loads; the speed of the simulator; and how close it is to the real
-//! programs.
+//! `bench scaler`: the scaling laws in virtual time. Runs them on the course task's workload and on shapes, with
+//! several start-up times and intervals, and under steady loads. Also measures the speed of the simulator, and how
+//! close it is to the real programs.
 
 mod live;
 
@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-/// The course task's workload.
+/// The path of the course task's workload, relative to the root of the workspace.
 const WORKLOAD: &str = "loadgen/workloads/course.txt";
 
-/// Flash crowds, square waves, ramps, waves, bursts and steps, with two to six replicas at their highest.
+/// Shapes: flash crowds, square waves, ramps, waves, bursts and steps. Their peaks need two to six replicas.
 const SHAPES: [&str; 12] = [
     "spike:low=5,high=60,period=40,length=600",
     "spike:low=10,high=40,period=15,length=600",
@@ -31,16 +31,16 @@ const SHAPES: [&str; 12] = [
     "step:low=7,high=50,length=400",
 ];
 
-/// Steady loads between that of one replica and that of five, requests per second.
+/// Steady loads in requests per second. They need one to five replicas.
 const STEADY: [u32; 12] = [7, 10, 12, 14, 20, 24, 28, 30, 40, 48, 60, 70];
 
-/// Seconds of a steady load after which the law should have settled.
+/// Seconds of a steady load after which the number of replicas should no longer change.
 const SETTLED: f64 = 60.0;
 
-/// The laws that replay the course task's workload exactly.
+/// The laws that run on the course task's workload with `--arrivals=replayed`.
 const LAWS: &str = "slo,concurrency,cpu:50,cpu:70,cpu:90";
 
-/// The laws that run on every workload.
+/// The laws that run on the shapes and with several start-up times.
 const FEWER_LAWS: &str = "slo,concurrency,cpu:50";
 
 /// Flags of `bench scaler`.
@@ -48,18 +48,18 @@ const FEWER_LAWS: &str = "slo,concurrency,cpu:50";
 pub(crate) struct Options {
     #[command(flatten)]
     output: Output,
-    /// A workload instead of the course task's
+    /// Workload file; by default the course task's workload, loadgen/workloads/course.txt
     #[arg(long, value_name = "FILE")]
     workload: Option<PathBuf>,
-    /// Only the run through the real programs and its simulation
+    /// Run only the burst with the real programs, and its simulation
     #[arg(long)]
     live: bool,
 }
 
-/// Runs everything, prints it and writes the figures.
+/// Runs the simulations and the real programs, prints the results and writes the figures.
 ///
 /// # Errors
-/// When a program does not start, fails or does not answer.
+/// If a program does not start, fails or does not answer.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let mut figures = Map::new();
     if !options.live {
@@ -70,7 +70,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     options.output.write(&figures.into())
 }
 
-/// Everything in virtual time.
+/// Runs all simulations except that of the burst, and adds their results to `figures`.
 fn simulations(workload: &Path, figures: &mut Map<String, Value>) -> Result<()> {
     let workload = format!("--workload={}", workload.display());
     figures.insert("course".into(), show("The course task's workload, all laws", &[&workload])?);
@@ -93,13 +93,15 @@ fn simulations(workload: &Path, figures: &mut Map<String, Value>) -> Result<()> 
     Ok(())
 }
 
-/// A simulation's figures, and its table as text.
+/// The results of `lab simulate`.
 struct Simulated {
+    /// The JSON that the program wrote.
     figures: Value,
+    /// The table that the program printed.
     table: String,
 }
 
-/// Runs `lab simulate` with these flags.
+/// Runs `lab simulate` with `flags`.
 fn simulate(flags: &[&str]) -> Result<Simulated> {
     let folder = paths::output("bench-scaler");
     std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
@@ -109,12 +111,12 @@ fn simulate(flags: &[&str]) -> Result<Simulated> {
     let output = lab.stderr(Stdio::inherit()).output().context("run lab simulate")?;
     ensure!(output.status.success(), "lab simulate {} failed ({})", flags.join(" "), output.status);
     let text = std::fs::read_to_string(&json).with_context(|| format!("read {}", json.display()))?;
-    let figures = serde_json::from_str(&text).with_context(|| format!("read {}", json.display()))?;
+    let figures = serde_json::from_str(&text).with_context(|| format!("parse {}", json.display()))?;
     Ok(Simulated { figures, table: String::from_utf8_lossy(&output.stdout).into_owned() })
 }
 
-/// Runs a simulation and prints its table. Returns its figures without the courses, which are long and can be made
-/// again.
+/// Runs `lab simulate` with `flags` and prints its table. Returns the figures of its workloads. The long lists named
+/// `course`, with the replicas over time, are left out.
 fn show(title: &str, flags: &[&str]) -> Result<Value> {
     println!("\n== {title}");
     let Simulated { mut figures, table } = simulate(flags)?;
@@ -132,9 +134,10 @@ fn remove_course(row: &mut Value) {
     }
 }
 
-/// Half an hour of each steady load: how often the number of replicas changes after the first minute.
+/// Simulates half an hour of each steady load. Returns the number of changes of the desired replicas after the first
+/// minute, for each load and seed.
 fn steady() -> Result<Value> {
-    println!("\n== Half an hour of steady load: changes after the first minute, in each of five runs");
+    println!("\n== Half an hour of steady load: changes of the desired replicas after the first minute, in five runs");
     let mut rows = Vec::new();
     for rate in STEADY {
         let mut changes = Vec::new();
@@ -149,7 +152,7 @@ fn steady() -> Result<Value> {
     Ok(rows.into())
 }
 
-/// How often the number of desired replicas changes after [`SETTLED`].
+/// The number of changes of the desired replicas after [`SETTLED`] seconds.
 fn late_changes(course: &Value) -> usize {
     let samples = course.as_array().into_iter().flatten();
     let settled = samples.filter(|sample| sample["at_seconds"].as_f64() > Some(SETTLED));
@@ -157,13 +160,13 @@ fn late_changes(course: &Value) -> usize {
     desired.windows(2).filter(|pair| pair[0] != pair[1]).count()
 }
 
-/// The time that the simulator takes for an hour of 20,000 requests a second on 1,000 replicas.
+/// Measures the time that the simulator takes for an hour of 20,000 requests a second on 1,000 replicas.
 fn speed() -> Result<Value> {
     println!("\n== An hour of 20,000 requests/s on 1,000 replicas");
     let started = Instant::now();
     let flags = ["--shape=constant:low=20000,length=3600", "--max=1000", "--service=45ms", "--policy=slo", "--seeds=1"];
     print!("{}", simulate(&flags)?.table);
     let seconds = started.elapsed().as_secs_f64();
-    println!("took {seconds:.1} s");
+    println!("the simulation took {seconds:.1} s");
     Ok(json!({"seconds": seconds}))
 }

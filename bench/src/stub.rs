@@ -1,8 +1,8 @@
-//! Stub replicas on loopback: servers that take any body and always give the same answer, on one thread of this
-//! process.
+//! Stub replicas on loopback: servers that accept any body and always give the same answer. All stub replicas run on
+//! one thread of this process.
 //!
-//! They have no model and no metrics, and spend as little as they can, for they share the machine with the program that
-//! is measured. They can record each request, and stand still on purpose.
+//! They have no model and no metrics, and use little processor time, since they share the machine with the program that
+//! is measured. They can record the requests, and can stall on purpose.
 
 use crate::cores;
 use anyhow::{Context, Result};
@@ -24,139 +24,151 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::{oneshot, watch};
 
-/// Connections that may wait to be accepted; the system's own bound is usually lower.
+/// Connections that may wait to be accepted. The limit of the system, `net.core.somaxconn`, applies too.
 const BACKLOG: u32 = 4096;
 
-/// How the stubs are set up.
+/// The configuration of stub replicas.
 #[derive(Debug, Clone)]
-pub(crate) struct Settings {
-    /// Number of stubs, each with an address of its own.
+pub(crate) struct StubSettings {
+    /// Number of stub replicas, each with its own address.
     pub(crate) count: usize,
-    /// Requests that one stub takes at once; it refuses further ones with `503 busy`.
+    /// Slots of a stub replica: the number of requests that it accepts at once. It refuses more with `503 busy`.
     pub(crate) capacity: usize,
-    /// The time that a request takes.
-    pub(crate) work: Work,
-    /// Whether requests are recorded. A record takes 40 bytes, too many for millions of requests.
+    /// The time from the end of a request's body to its answer.
+    pub(crate) answer_delay: AnswerDelay,
+    /// Whether requests are recorded. A record takes 40 bytes of memory, too many for millions of requests.
     pub(crate) records: bool,
-    /// The behaviour of the stubs' thread.
-    pub(crate) habit: Habit,
-    /// The core on which the stubs' thread stays; `None` for any.
+    /// The behaviour of the thread that runs the stub replicas.
+    pub(crate) behavior: ThreadBehavior,
+    /// The core to which the thread is pinned; `None` if it may use any core.
     pub(crate) core: Option<u32>,
 }
 
-impl Default for Settings {
+impl Default for StubSettings {
     fn default() -> Self {
-        Self { count: 1, capacity: 1, work: Work::None, records: true, habit: Habit::Sleeps, core: None }
+        Self {
+            count: 1,
+            capacity: 1,
+            answer_delay: AnswerDelay::None,
+            records: true,
+            behavior: ThreadBehavior::Sleeps,
+            core: None,
+        }
     }
 }
 
 /// The time from the end of a request's body to its answer.
 #[derive(Debug, Clone)]
-pub(crate) enum Work {
+pub(crate) enum AnswerDelay {
     /// Every request is answered at once.
     None,
-    /// Every request takes this time. Like a forward pass, it goes on and keeps its slot when the client has left.
-    Takes(Duration),
-    /// Every request waits until this is true, or its sender is gone.
-    Gate(watch::Receiver<bool>),
+    /// Every request is answered after this time. Like a forward pass, it keeps its slot for this time even if the
+    /// client leaves.
+    Fixed(Duration),
+    /// Every request is answered once the channel's value is true, or its sender has been dropped.
+    UntilOpen(watch::Receiver<bool>),
 }
 
-/// The behaviour of the stubs' thread.
+/// The behaviour of the thread that runs the stub replicas.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Habit {
-    /// It sleeps while it has nothing to do.
+pub(crate) enum ThreadBehavior {
+    /// The thread sleeps while it has nothing to do.
     Sleeps,
-    /// It never sleeps, so that waking it costs the sender nothing. It takes a whole core.
-    NeverSleeps,
-    /// It stands still once, at the first request that comes `after` the first one, for `length`.
+    /// The thread never sleeps, so that the sender spends no time on waking it. It uses a whole core.
+    BusyWaits,
+    /// The thread stalls once: it handles nothing for the time `length`. The stall begins with the first request that
+    /// arrives at least the time `after` later than the very first request.
     Stalls { after: Duration, length: Duration },
 }
 
-/// A request that a stub has worked on.
+/// A request that a stub replica has accepted.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Record {
-    /// The request's `x-request-id`, if that is a number.
+    /// The request's `x-request-id`; `None` if that is no number.
     pub(crate) id: Option<u32>,
-    /// When the request's head had arrived.
+    /// The time at which the request's head had arrived.
     pub(crate) arrived: Instant,
-    /// When the request was done.
+    /// The time at which the request gave its slot back.
     pub(crate) done: Instant,
 }
 
-/// Running stubs. They end when dropped.
-pub(crate) struct Stubs {
-    /// One address for each stub.
+/// Running stub replicas. They end when this value is dropped.
+pub(crate) struct StubReplicas {
+    /// The address of each stub replica.
     pub(crate) addresses: Vec<SocketAddr>,
-    log: Arc<Log>,
-    /// Dropped to end the thread.
+    log: Arc<RequestLog>,
+    /// The sender whose dropping ends the thread.
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug, Default)]
-struct Log {
+struct RequestLog {
     records: Mutex<Vec<Record>>,
     refused: AtomicU64,
 }
 
-impl Stubs {
-    /// Starts them.
+impl StubReplicas {
+    /// Starts stub replicas, which then listen at [`StubReplicas::addresses`].
     ///
     /// # Errors
-    /// When loopback has no ports left, or the thread cannot stay on its core.
-    pub(crate) fn start(settings: Settings) -> Result<Self> {
-        let log = Arc::new(Log::default());
+    /// If no port on loopback is free, or the thread cannot be started or pinned to its core.
+    pub(crate) fn start(settings: StubSettings) -> Result<Self> {
+        let log = Arc::new(RequestLog::default());
         let (stop, stopped) = oneshot::channel();
         let (started, addresses) = mpsc::sync_channel(1);
         let thread = {
             let log = log.clone();
             std::thread::Builder::new().name("stubs".into()).spawn(move || match listen(&settings, &log) {
-                Err(error) => started.send(Err(error)).expect("the starter waits for this"),
+                Err(error) => started.send(Err(error)).expect("`start` waits for this message"),
                 Ok((runtime, addresses)) => {
-                    started.send(Ok(addresses)).expect("the starter waits for this");
+                    started.send(Ok(addresses)).expect("`start` waits for this message");
                     let _dropped = runtime.block_on(stopped);
                 }
-            })?
+            })
         };
-        let addresses = addresses.recv().expect("the thread sends first of all")?;
+        let thread = thread.context("start the thread of the stub replicas; see ulimit -u")?;
+        let addresses = addresses.recv().expect("the thread sends its addresses or an error before it ends")?;
         Ok(Self { addresses, log, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// The requests that were done since the last call, in the order in which they were done.
+    /// The requests that have given their slots back since the last call, in the order in which they did.
     pub(crate) fn take_records(&self) -> Vec<Record> {
         std::mem::take(&mut self.log.records.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Requests beyond the capacity, which the stubs refused.
+    /// The number of requests that the stub replicas have refused because all slots were taken.
     pub(crate) fn refused(&self) -> u64 {
         self.log.refused.load(Ordering::Relaxed)
     }
 }
 
-impl Drop for Stubs {
+impl Drop for StubReplicas {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            eprintln!("the thread of the stub replicas panicked");
+            eprintln!("the thread of the stub replicas panicked; the figures may be wrong");
         }
     }
 }
 
-/// Prepares everything that the calling thread is to run, on its core.
-fn listen(settings: &Settings, log: &Arc<Log>) -> Result<(Runtime, Vec<SocketAddr>)> {
+/// Pins the calling thread to its core, and makes a runtime in which the stub replicas listen. They answer once the
+/// runtime is run. Returns the runtime and the addresses.
+fn listen(settings: &StubSettings, log: &Arc<RequestLog>) -> Result<(Runtime, Vec<SocketAddr>)> {
     if let Some(core) = settings.core {
-        cores::keep_this_thread_on(core)?;
+        cores::pin_this_thread(core)?;
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.context("start the runtime of the stub replicas; see ulimit -n")?;
     let mut addresses = Vec::new();
     for _ in 0..settings.count {
         let listener = runtime.block_on(listener())?;
         addresses.push(listener.local_addr()?);
-        runtime.spawn(accept(listener, Arc::new(Stub::new(settings, log.clone())?)));
+        runtime.spawn(accept(listener, Arc::new(StubReplica::new(settings, log.clone())?)));
     }
-    if matches!(settings.habit, Habit::NeverSleeps) {
+    if matches!(settings.behavior, ThreadBehavior::BusyWaits) {
         runtime.spawn(async {
             loop {
                 tokio::task::yield_now().await;
@@ -172,58 +184,58 @@ async fn listener() -> Result<TcpListener> {
     Ok(socket.listen(BACKLOG)?)
 }
 
-async fn accept(listener: TcpListener, stub: Arc<Stub>) {
+async fn accept(listener: TcpListener, stub: Arc<StubReplica>) {
     while let Ok((stream, _peer)) = listener.accept().await {
         if let Err(error) = stream.set_nodelay(true) {
-            eprintln!("a stub's answers may wait for a full packet: {error}");
+            eprintln!("answers of a stub replica may be late, since TCP_NODELAY cannot be set: {error}");
         }
         tokio::spawn(serve(stream, stub.clone()));
     }
 }
 
-async fn serve(stream: TcpStream, stub: Arc<Stub>) {
+async fn serve(stream: TcpStream, stub: Arc<StubReplica>) {
     let service = service_fn(move |request| {
         let stub = stub.clone();
         async move { Ok::<_, Infallible>(stub.answer(request).await) }
     });
-    // An error ends this connection only: the client has left.
+    // An error means that the client has left, and ends this connection only.
     let _left = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
-struct Stub {
-    pause: Pause,
-    log: Arc<Log>,
+struct StubReplica {
+    delay: RunningDelay,
+    log: Arc<RequestLog>,
     records: bool,
     capacity: usize,
     in_flight: AtomicUsize,
-    stall: Mutex<Option<Stall>>,
+    stall: Mutex<Option<PendingStall>>,
     answer: Reply,
     ready: Reply,
 }
 
-/// The time between a request and its answer; see [`Work`].
-enum Pause {
+/// An [`AnswerDelay`] with the thread that it needs.
+enum RunningDelay {
     None,
-    Delay(Delay),
-    Gate(watch::Receiver<bool>),
+    Fixed(DelayThread),
+    UntilOpen(watch::Receiver<bool>),
 }
 
-/// A stall that has not happened yet.
+/// A stall that has not begun yet.
 #[derive(Debug, Clone, Copy)]
-struct Stall {
+struct PendingStall {
     first_request: Option<Instant>,
     after: Duration,
     length: Duration,
 }
 
-/// One of a stub's slots, taken by one request. Dropping it frees the slot and records the request.
-struct Slot {
-    stub: Arc<Stub>,
+/// A slot of a stub replica that one request has taken. Dropping this value frees the slot and records the request.
+struct TakenSlot {
+    stub: Arc<StubReplica>,
     id: Option<u32>,
     arrived: Instant,
 }
 
-impl Drop for Slot {
+impl Drop for TakenSlot {
     fn drop(&mut self) {
         if self.stub.records {
             let record = Record { id: self.id, arrived: self.arrived, done: Instant::now() };
@@ -233,17 +245,20 @@ impl Drop for Slot {
     }
 }
 
-impl Stub {
-    fn new(settings: &Settings, log: Arc<Log>) -> Result<Self> {
-        let &Settings { capacity, records, ref work, habit, .. } = settings;
-        let pause = match work {
-            Work::None => Pause::None,
-            Work::Takes(length) => Pause::Delay(Delay::start(*length, capacity)?),
-            Work::Gate(gate) => Pause::Gate(gate.clone()),
+impl StubReplica {
+    fn new(settings: &StubSettings, log: Arc<RequestLog>) -> Result<Self> {
+        let &StubSettings { capacity, records, ref answer_delay, behavior, .. } = settings;
+        let delay = match answer_delay {
+            AnswerDelay::None => RunningDelay::None,
+            AnswerDelay::Fixed(length) => {
+                let thread = DelayThread::start(*length, capacity);
+                RunningDelay::Fixed(thread.context("start the thread that delays answers; see ulimit -u")?)
+            }
+            AnswerDelay::UntilOpen(gate) => RunningDelay::UntilOpen(gate.clone()),
         };
-        let stall = match habit {
-            Habit::Sleeps | Habit::NeverSleeps => None,
-            Habit::Stalls { after, length } => Some(Stall { first_request: None, after, length }),
+        let stall = match behavior {
+            ThreadBehavior::Sleeps | ThreadBehavior::BusyWaits => None,
+            ThreadBehavior::Stalls { after, length } => Some(PendingStall { first_request: None, after, length }),
         };
         let prediction = Prediction { class_index: 7, label: "striped square".into(), confidence: 0.998 };
         let answer = Answer::new(vec![prediction; 2], "stub", "stub", Timing::default());
@@ -251,7 +266,7 @@ impl Stub {
         answer.headers_mut().insert(header::CAPACITY, HeaderValue::from(capacity));
         let ready = respond::json(StatusCode::OK, &ReadyBody { ready: true, capacity: Some(capacity) });
         let (in_flight, stall) = (AtomicUsize::new(0), Mutex::new(stall));
-        Ok(Self { pause, log, records, capacity, in_flight, stall, answer, ready })
+        Ok(Self { delay, log, records, capacity, in_flight, stall, answer, ready })
     }
 
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Reply {
@@ -272,12 +287,12 @@ impl Stub {
                 );
             }
         }
-        match &self.pause {
-            Pause::None => drop(slot),
-            Pause::Delay(delay) => delay.pass(slot).await,
-            Pause::Gate(gate) => {
+        match &self.delay {
+            RunningDelay::None => drop(slot),
+            RunningDelay::Fixed(delay) => delay.pass(slot).await,
+            RunningDelay::UntilOpen(gate) => {
                 let mut gate = gate.clone();
-                // An error says that the gate's owner is gone; the gate is open then.
+                // An error means that the gate's sender was dropped. Requests are answered then, too.
                 drop(gate.wait_for(|open| *open).await);
                 drop(slot);
             }
@@ -285,17 +300,17 @@ impl Stub {
         self.answer.clone()
     }
 
-    fn take_slot(self: &Arc<Self>, request: &Request<Incoming>) -> Option<Slot> {
+    fn take_slot(self: &Arc<Self>, request: &Request<Incoming>) -> Option<TakenSlot> {
         let arrived = Instant::now();
         if self.in_flight.fetch_add(1, Ordering::Relaxed) >= self.capacity {
             self.in_flight.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
         let id = || request.headers().get(header::REQUEST_ID)?.to_str().ok()?.parse().ok();
-        Some(Slot { id: if self.records { id() } else { None }, stub: self.clone(), arrived })
+        Some(TakenSlot { id: if self.records { id() } else { None }, stub: self.clone(), arrived })
     }
 
-    /// Stops the stubs' thread, and so every connection, if the stall is due.
+    /// Begins the stall if it is due at the time `arrived`. The whole thread sleeps, and so all connections stall.
     fn stall(&self, arrived: Instant) {
         let mut stall = self.stall.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(pending) = &mut *stall else { return };
@@ -308,33 +323,34 @@ impl Stub {
     }
 }
 
-/// Lets each request pass after the same time. It has a thread of its own, because tokio's timers round up to whole
-/// milliseconds: with one request at a time, that would hide the time that a proxy adds.
-struct Delay {
+/// A thread that delays all requests by the same time. tokio's timers would not do: they round up to whole
+/// milliseconds, and with one request at a time that would hide the latency that a proxy adds.
+struct DelayThread {
     length: Duration,
-    /// Holds a request for each taken slot at most, so it is never full.
-    waiting: mpsc::SyncSender<(Instant, Slot, oneshot::Sender<()>)>,
+    /// The channel to the thread: for each request the time at which it is due, its slot, and the sender that ends its
+    /// wait. The channel has room for one request for each slot, so it is never full.
+    waiting: mpsc::SyncSender<(Instant, TakenSlot, oneshot::Sender<()>)>,
 }
 
-impl Delay {
+impl DelayThread {
     fn start(length: Duration, capacity: usize) -> std::io::Result<Self> {
-        let (waiting, arrived) = mpsc::sync_channel::<(Instant, Slot, oneshot::Sender<()>)>(capacity);
+        let (waiting, arrived) = mpsc::sync_channel::<(Instant, TakenSlot, oneshot::Sender<()>)>(capacity);
         std::thread::Builder::new().name("delay".into()).spawn(move || {
-            // All requests wait for the same time, so the first to come is the first to pass.
+            // All requests wait for the same time, so they are due in the order of the channel.
             for (due, slot, request) in arrived {
                 std::thread::sleep(due.saturating_duration_since(Instant::now()));
                 drop(slot);
-                // An error says that the client has left.
+                // An error means that the client has left.
                 let _left = request.send(());
             }
         })?;
         Ok(Self { length, waiting })
     }
 
-    async fn pass(&self, slot: Slot) {
+    async fn pass(&self, slot: TakenSlot) {
         let (sender, passed) = oneshot::channel();
         let place = (Instant::now() + self.length, slot, sender);
-        self.waiting.try_send(place).expect("there are as many places as slots, and the thread outlives its sender");
-        passed.await.expect("the thread lets every request pass");
+        self.waiting.try_send(place).expect("the channel has room for every slot, and the thread outlives the sender");
+        passed.await.expect("the thread answers every request");
     }
 }

@@ -1,8 +1,8 @@
-//! How a failing benchmark ends.
+//! The message and the exit status of a benchmark that fails.
 
 use std::process::{Command, Output};
 
-/// Runs a benchmark that fails at once, with these environment variables and no other ones for backtraces.
+/// Runs a benchmark that fails at once. Of the environment variables for backtraces, only `variables` are set.
 fn failing(variables: &[(&str, &str)]) -> Output {
     let mut bench = Command::new(env!("CARGO_BIN_EXE_bench"));
     bench.args(["parity", "--python=/no/such/python"]).env_remove("RUST_BACKTRACE").env_remove("RUST_LIB_BACKTRACE");
@@ -10,8 +10,9 @@ fn failing(variables: &[(&str, &str)]) -> Output {
 }
 
 #[test]
-fn an_error_ends_with_its_message_and_a_backtrace_only_if_that_was_asked_for() {
-    const MESSAGE: &str = "error: --python (/no/such/python) does not run\n";
+fn a_failing_benchmark_prints_its_message_and_a_backtrace_only_if_rust_lib_backtrace_is_1() {
+    const MESSAGE: &str = "error: --python: /no/such/python --version fails; name a Python interpreter, or leave the \
+        flag out\n";
     for (variables, has_backtrace) in [
         (&[][..], false),
         (&[("RUST_BACKTRACE", "1")], false),

@@ -1,21 +1,24 @@
-//! One load on one server, and what a round measures of it.
+//! A cell of the table: one server, one body size and one number of connections, and the measurements of a cell in one
+//! round.
 
-use super::wrk::Report;
+use super::wrk::WrkReport;
 use std::fmt;
 use std::time::Duration;
 
-/// The server that answers wrk.
+/// A server to which wrk sends requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Server {
+pub(crate) enum ServerKind {
     /// The dispatcher.
     Roundhouse,
+    /// NGINX.
     Nginx,
+    /// HAProxy.
     Haproxy,
-    /// The replica itself; the others add their latency to its.
+    /// The stub replica behind the other three servers. They add latency to its own.
     Direct,
 }
 
-impl Server {
+impl ServerKind {
     /// The server's name in tables and figures.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -27,25 +30,26 @@ impl Server {
     }
 }
 
-/// A load on a server. Ordered as the rows of a table are.
+/// A server with the load on it. Its order is that of the tables and their rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Cell {
+pub(crate) struct TableCell {
     /// Bytes of a request's body.
     pub(crate) body: u32,
-    /// Connections, each with one request at a time.
+    /// Number of connections, each with one request at a time.
     pub(crate) connections: u32,
-    pub(crate) server: Server,
+    /// The server to which wrk sends the requests.
+    pub(crate) server: ServerKind,
 }
 
-impl Cell {
-    /// The same load on another server.
+impl TableCell {
+    /// The cell of another server with the same load.
     #[must_use]
-    pub(crate) fn on(self, server: Server) -> Self {
+    pub(crate) fn on(self, server: ServerKind) -> Self {
         Self { server, ..self }
     }
 }
 
-impl fmt::Display for Cell {
+impl fmt::Display for TableCell {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}, body {} B, connections {}", self.server.name(), self.body, self.connections)
     }
@@ -53,20 +57,20 @@ impl fmt::Display for Cell {
 
 /// The measurements of one cell in one round.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Sample {
-    /// Answered requests.
+pub(crate) struct CellMeasurement {
+    /// Requests that were answered per second.
     pub(crate) requests_per_second: f64,
-    /// Median latency, microseconds.
+    /// The median latency in microseconds.
     pub(crate) p50_us: f64,
-    /// 99th percentile of the latency, microseconds.
+    /// The 99th percentile of the latency in microseconds.
     pub(crate) p99_us: f64,
-    /// Processor time of all the server's processes for one request, microseconds; `None` for the replica.
+    /// The processor time of all processes of the server for one request, in microseconds; `None` for the stub replica.
     pub(crate) cpu_us: Option<f64>,
 }
 
-impl Sample {
-    /// The sample of a run of wrk during which the server used `cpu`.
-    pub(crate) fn new(report: &Report, cpu: Option<Duration>) -> Self {
+impl CellMeasurement {
+    /// The measurements of a run of wrk in which the server's processes used the processor time `cpu`.
+    pub(crate) fn new(report: &WrkReport, cpu: Option<Duration>) -> Self {
         let requests = report.requests as f64;
         Self {
             requests_per_second: requests / report.length.as_secs_f64(),

@@ -1,4 +1,4 @@
-//! A reverse proxy that the dispatcher is compared with, in front of one upstream. It ends when dropped.
+//! A reverse proxy with which the dispatcher is compared, in front of one upstream.
 
 use super::tool::{self, Tool};
 use anyhow::{Context, Result, bail};
@@ -10,28 +10,28 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Time until the first answer.
+/// Time in which a proxy must give its first answer.
 const START_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Time from SIGTERM to the end.
+/// Time in which a proxy must end after SIGTERM.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Time between two looks at a process.
+/// Time between two checks of a starting or stopping proxy.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// A running proxy.
+/// A running proxy, which is stopped when this value is dropped.
 pub(crate) struct Peer {
     tool: Tool,
     child: Child,
-    /// The proxy's `host:port` on loopback.
+    /// The proxy's address on loopback, `host:port`.
     pub(crate) address: String,
 }
 
 impl Peer {
-    /// Starts NGINX with `nginx.conf`. Its files go to `folder`.
+    /// Starts NGINX with `bench/peers/nginx.conf`. Its files go to `folder`.
     ///
     /// # Errors
-    /// When it is not installed or does not answer.
+    /// If NGINX is not installed or does not answer.
     pub(crate) fn nginx(upstream: SocketAddr, folder: &Path) -> Result<Self> {
         let template = include_str!("../../peers/nginx.conf");
         Self::start(tool::NGINX, template, upstream, folder, |command, config| {
@@ -39,10 +39,10 @@ impl Peer {
         })
     }
 
-    /// Starts HAProxy with `haproxy.cfg`. Its files go to `folder`.
+    /// Starts HAProxy with `bench/peers/haproxy.cfg`. Its files go to `folder`.
     ///
     /// # Errors
-    /// When it is not installed or does not answer.
+    /// If HAProxy is not installed or does not answer.
     pub(crate) fn haproxy(upstream: SocketAddr, folder: &Path) -> Result<Self> {
         let template = include_str!("../../peers/haproxy.cfg");
         Self::start(tool::HAPROXY, template, upstream, folder, |command, config| {
@@ -51,7 +51,7 @@ impl Peer {
         })
     }
 
-    /// The process id.
+    /// The id of the proxy's first process.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
@@ -71,7 +71,8 @@ impl Peer {
         let output = File::create(&log).with_context(|| format!("create {}", log.display()))?;
         let mut command = tool.command()?;
         add_flags(&mut command, &config);
-        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+        let stdout = output.try_clone().with_context(|| format!("open {} a second time", log.display()))?;
+        command.stdin(Stdio::null()).stdout(stdout).stderr(output);
         let child = command.spawn().with_context(|| format!("start {}", tool.program))?;
         let mut peer = Self { tool, child, address };
         peer.wait_until_it_answers(&log)?;
@@ -99,13 +100,17 @@ impl Peer {
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        // NGINX's master ends its worker only after SIGTERM, not if it is killed. An error says that it has ended
-        // already.
+        // NGINX's master ends its worker after SIGTERM, but not if the master is killed. An error of `kill_process`
+        // means that the proxy has ended already.
         let _ended = kill_process(Pid::from_child(&self.child), Signal::TERM);
         let deadline = Instant::now() + STOP_TIMEOUT;
         while matches!(self.child.try_wait(), Ok(None)) {
             if Instant::now() > deadline {
-                eprintln!("{} does not stop after SIGTERM; killing it", self.tool.program);
+                eprintln!(
+                    "{} still runs {STOP_TIMEOUT:?} after SIGTERM; killing its process {}; workers may be left behind",
+                    self.tool.program,
+                    self.child.id()
+                );
                 let _ended = self.child.kill();
                 let _reaped = self.child.wait();
                 return;
@@ -115,8 +120,9 @@ impl Drop for Peer {
     }
 }
 
-/// An address that is free now. NGINX and HAProxy cannot report which port they picked, so they are given one.
+/// An address on loopback whose port is free now. NGINX and HAProxy cannot report a port that they pick themselves, so
+/// they get one.
 fn free_address() -> Result<String> {
-    let listener = TcpListener::bind("127.0.0.1:0").context("find a free port")?;
+    let listener = TcpListener::bind("127.0.0.1:0").context("find a free port on 127.0.0.1")?;
     Ok(listener.local_addr()?.to_string())
 }

@@ -1,4 +1,4 @@
-//! Programs from the system's packages: where they are, and how to install them. Knows nothing of what they do.
+//! Finds programs of the system's packages, and tells how to install missing ones.
 
 use anyhow::{Context, Result, bail};
 use std::path::PathBuf;
@@ -9,36 +9,37 @@ use std::process::Command;
 pub(crate) struct Tool {
     /// The program's name on the command line.
     pub(crate) program: &'static str,
-    /// The package on Debian and Ubuntu.
+    /// The name of the package on Debian and Ubuntu.
     package: &'static str,
 }
 
-/// A reverse proxy that the dispatcher is compared with.
+/// NGINX, a reverse proxy with which the dispatcher is compared.
 pub(crate) const NGINX: Tool = Tool { program: "nginx", package: "nginx-light" };
 
-/// A reverse proxy that the dispatcher is compared with.
+/// HAProxy, a reverse proxy with which the dispatcher is compared.
 pub(crate) const HAPROXY: Tool = Tool { program: "haproxy", package: "haproxy" };
 
-/// The load generator.
+/// wrk, the load generator.
 pub(crate) const WRK: Tool = Tool { program: "wrk", package: "wrk" };
 
-/// Sends a program a signal when its parent ends.
+/// setpriv, which has the kernel send a signal to a program when the program's parent ends.
 const SETPRIV: Tool = Tool { program: "setpriv", package: "util-linux" };
 
-/// Checks all programs at once, so that one installation is enough.
+/// Checks that all programs are installed.
 ///
 /// # Errors
-/// When programs are missing; names them and the command that installs them.
+/// If programs are missing. The message names all of them, and the command that installs them.
 pub(crate) fn check() -> Result<()> {
     let missing: Vec<Tool> = [NGINX, HAPROXY, WRK, SETPRIV].into_iter().filter(|tool| tool.path().is_none()).collect();
     if missing.is_empty() { Ok(()) } else { bail!(advice(&missing)) }
 }
 
 impl Tool {
-    /// A command that ends with this process, even if this process is killed.
+    /// A command that starts the program. The program gets SIGTERM when this process ends, even if this process is
+    /// killed.
     ///
     /// # Errors
-    /// When the program is not installed.
+    /// If the program or setpriv is not installed.
     pub(crate) fn command(self) -> Result<Command> {
         let path = |tool: Self| tool.path().with_context(|| advice(&[tool]));
         let mut command = Command::new(path(SETPRIV)?);
@@ -49,7 +50,7 @@ impl Tool {
 
     fn path(self) -> Option<PathBuf> {
         let path = std::env::var_os("PATH").unwrap_or_default();
-        // Debian installs servers into folders that are on root's PATH only.
+        // Debian installs servers into folders that only root has in PATH.
         let folders = std::env::split_paths(&path).chain(["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from));
         folders.map(|folder| folder.join(self.program)).find(|file| file.is_file())
     }

@@ -1,4 +1,4 @@
-//! One run of wrk: one thread that sends the same body over and over. Knows nothing of the server.
+//! Runs wrk, which sends the same body again and again from one thread. Knows nothing of the server.
 
 use super::tool;
 use crate::python::peers;
@@ -8,84 +8,84 @@ use std::fmt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// Time of load after which a server's memory and connection pools no longer change.
+/// Length of the load before a measurement. After it, a server's memory and connection pools no longer change.
 const WARM_UP: Duration = Duration::from_millis(500);
 
-/// Time for the requests that the warm-up left in flight.
+/// Time after the warm-up in which the server answers the requests that are still in flight.
 const SETTLE: Duration = Duration::from_millis(100);
 
 /// A load on one address.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Load<'a> {
-    /// The server's `host:port`.
+pub(crate) struct WrkLoad<'a> {
+    /// The server's address, `host:port`.
     pub(crate) address: &'a str,
-    /// Bytes of every request's body.
+    /// The size of every request's body, in bytes.
     pub(crate) body: u32,
-    /// Connections, kept open, each with one request at a time.
+    /// The number of connections, which are kept. Each has one request at a time.
     pub(crate) connections: u32,
 }
 
-/// The report of a run. wrk corrects its latencies: it adds those of the requests that a slow answer kept it from
-/// sending.
+/// The report of a run of wrk. wrk corrects its latencies: where a slow answer has kept it from sending requests, it
+/// adds latencies for these requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Report {
-    /// Answered requests, with any status.
+pub(crate) struct WrkReport {
+    /// The number of requests that were answered, with any status.
     pub(crate) requests: u64,
-    /// Time from the first request to the last answer.
+    /// The length of the run.
     pub(crate) length: Duration,
-    /// Median latency.
+    /// The median latency.
     pub(crate) p50: Duration,
-    /// 99th percentile of the latency.
+    /// The 99th percentile of the latency.
     pub(crate) p99: Duration,
-    /// Failed requests.
-    pub(crate) errors: Errors,
+    /// The numbers of failed requests.
+    pub(crate) errors: WrkErrors,
 }
 
-/// Failed requests by kind.
+/// The numbers of failed requests by kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Errors {
-    /// Errors while connecting, sending or receiving.
+pub(crate) struct WrkErrors {
+    /// Errors of connecting, sending and receiving.
     pub(crate) socket: u64,
-    /// Answers of status 400 and above.
+    /// Answers with a status of 400 or above.
     pub(crate) status: u64,
-    /// Requests without an answer within wrk's two seconds.
+    /// Requests that were not answered within wrk's timeout of two seconds.
     pub(crate) timeout: u64,
 }
 
-impl Errors {
-    /// Whether there are no errors, so that no request failed.
+impl WrkErrors {
+    /// Whether no request failed.
     pub(crate) fn is_empty(self) -> bool {
         self == Self::default()
     }
 }
 
-impl fmt::Display for Errors {
+impl fmt::Display for WrkErrors {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { socket, status, timeout } = self;
         write!(formatter, "{socket} socket errors, {status} error answers, {timeout} timeouts")
     }
 }
 
-impl Load<'_> {
-    /// Sends for a moment and ignores the report.
+impl WrkLoad<'_> {
+    /// Sends requests for half a second, without a report.
     ///
     /// # Errors
-    /// When wrk is not installed or does not start.
+    /// If wrk is not installed or does not start.
     pub(crate) fn warm_up(self) -> Result<()> {
-        // wrk takes whole seconds only, so it is killed before one has passed.
+        // wrk runs for whole seconds only, so it is killed before the first one is over.
         let mut wrk = self.command(1)?.stdout(Stdio::null()).stderr(Stdio::null()).spawn().context("start wrk")?;
         std::thread::sleep(WARM_UP);
-        wrk.kill().context("stop wrk")?;
-        wrk.wait().context("stop wrk")?;
+        wrk.kill().context("stop wrk after the warm-up")?;
+        wrk.wait().context("stop wrk after the warm-up")?;
         std::thread::sleep(SETTLE);
         Ok(())
     }
 
-    /// Sends for so many seconds.
+    /// Sends requests for `seconds` seconds. Returns the report.
     ///
     /// # Errors
-    /// When wrk fails, or no request was answered.
-    pub(crate) fn send(self, seconds: u32) -> Result<Report> {
+    /// If wrk fails, or no request was answered.
+    pub(crate) fn send(self, seconds: u32) -> Result<WrkReport> {
         let output = self.command(seconds)?.output().context("run wrk")?;
         let [stdout, stderr] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
         let printed = || format!("wrk against {} printed:\n{stdout}{stderr}", self.address);
@@ -104,20 +104,20 @@ impl Load<'_> {
     }
 }
 
-/// Reads the line that `wrk.lua` prints.
-fn read(printed: &str) -> Result<Report> {
+/// Parses the line that `bench/peers/wrk.lua` prints.
+fn read(printed: &str) -> Result<WrkReport> {
     let line = printed.lines().find_map(|line| line.strip_prefix("outcome ")).context("no line starts with outcome")?;
     let pairs: HashMap<_, _> = line.split_whitespace().filter_map(|pair| pair.split_once('=')).collect();
     let number = |name| -> Result<u64> {
-        let value = pairs.get(name).with_context(|| format!("no {name}"))?;
-        value.parse().with_context(|| format!("{name} is {value:?}"))
+        let value = pairs.get(name).with_context(|| format!("the line that starts with outcome has no {name}"))?;
+        value.parse().with_context(|| format!("{name} is {value:?}, not a number"))
     };
-    Ok(Report {
+    Ok(WrkReport {
         requests: number("requests")?,
         length: Duration::from_micros(number("duration_us")?),
         p50: Duration::from_micros(number("p50_us")?),
         p99: Duration::from_micros(number("p99_us")?),
-        errors: Errors {
+        errors: WrkErrors {
             socket: number("connect")? + number("read")? + number("write")?,
             status: number("status")?,
             timeout: number("timeout")?,
@@ -130,18 +130,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_outcome_is_found_in_the_output_of_wrk() {
+    fn the_report_is_read_from_the_output_of_wrk() {
         let printed = "Running 2s test @ http://127.0.0.1:1/predict\n  1 threads and 64 connections\n\
             outcome requests=900 duration_us=2000100 p50_us=2150 p99_us=9001 connect=1 read=2 write=4 status=8 \
             timeout=16\n";
         let report = read(printed).expect("well formed");
-        let errors = Errors { socket: 7, status: 8, timeout: 16 };
+        let errors = WrkErrors { socket: 7, status: 8, timeout: 16 };
         let (p50, p99) = (Duration::from_micros(2150), Duration::from_micros(9001));
-        assert_eq!(report, Report { requests: 900, length: Duration::from_micros(2_000_100), p50, p99, errors });
+        assert_eq!(report, WrkReport { requests: 900, length: Duration::from_micros(2_000_100), p50, p99, errors });
     }
 
     #[test]
-    fn malformed_output_is_refused() {
+    fn malformed_output_is_an_error() {
         for (printed, word) in [
             ("unable to connect to 127.0.0.1:1", "no line"),
             ("outcome requests=1", "no duration_us"),

@@ -1,4 +1,4 @@
-//! Clients that post images over one kept connection each, one request at a time.
+//! Clients that post images. Each has one connection, which it keeps, and sends one request at a time.
 
 use anyhow::{Context, Result, ensure};
 use harness::http;
@@ -6,36 +6,36 @@ use harness::stack::ServiceProcess;
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
-/// One connection to a server.
-pub(super) struct Client {
+/// A client with one connection to a server.
+pub(super) struct ImageClient {
     agent: ureq::Agent,
     predict: String,
     livez: String,
 }
 
-/// An answer of status 200.
-pub(super) struct Answer {
-    /// Time from before sending until the whole answer was read.
+/// An answer with status 200.
+pub(super) struct TimedAnswer {
+    /// The time from the sending of the request until the whole answer was read.
     pub(super) latency: Duration,
-    /// The answer's JSON.
+    /// The body of the answer, as JSON.
     pub(super) body: Value,
 }
 
-impl Client {
-    /// A client that connects with its first request.
+impl ImageClient {
+    /// A client of `server`. It connects when it sends its first request.
     pub(super) fn new(server: &ServiceProcess) -> Self {
         let [predict, livez] = ["predict", "livez"].map(|path| format!("http://{}/{path}", server.address));
         Self { agent: http::agent(), predict, livez }
     }
 
-    /// The time of `GET /livez`, for which the server does nothing.
+    /// Sends `GET /livez`, for which the server does nothing. Returns the latency.
     ///
     /// # Errors
-    /// When the status is not 200.
+    /// If the request is not answered with status 200.
     pub(super) fn get_livez(&self) -> Result<Duration> {
         let start = Instant::now();
         let mut answer = self.agent.get(&self.livez).call().with_context(|| format!("get {}", self.livez))?;
-        answer.body_mut().read_to_string()?;
+        answer.body_mut().read_to_string().with_context(|| format!("read the answer of {}", self.livez))?;
         let latency = start.elapsed();
         ensure!(answer.status() == 200, "{} answered {}", self.livez, answer.status());
         Ok(latency)
@@ -44,33 +44,31 @@ impl Client {
     /// Posts an image and reads the answer.
     ///
     /// # Errors
-    /// When the status is not 200.
-    pub(super) fn post(&self, image: &[u8]) -> Result<Answer> {
+    /// If the request is not answered with status 200.
+    pub(super) fn post(&self, image: &[u8]) -> Result<TimedAnswer> {
         let start = Instant::now();
         let post = self.agent.post(&self.predict).content_type("application/octet-stream").send(image);
         let mut answer = post.with_context(|| format!("post to {}", self.predict))?;
-        let text = answer.body_mut().read_to_string()?;
+        let text = answer.body_mut().read_to_string();
+        let text = text.with_context(|| format!("read the answer of {}", self.predict))?;
         let latency = start.elapsed();
         ensure!(answer.status() == 200, "{} answered {}: {text}", self.predict, answer.status());
-        let body = serde_json::from_str(&text).with_context(|| format!("read the answer {text:?}"))?;
-        Ok(Answer { latency, body })
+        let body = serde_json::from_str(&text);
+        let body = body.with_context(|| format!("the answer of {} is not JSON: {text:?}", self.predict))?;
+        Ok(TimedAnswer { latency, body })
     }
 }
 
-/// Answers per second to `connections` clients that all post the same image, `requests` between them.
+/// Posts the same image on `connections` connections at once, `requests` times altogether. Returns the answers per
+/// second.
 ///
 /// # Errors
-/// When the status of an answer is not 200.
-pub(super) fn answers_per_second(
-    server: &ServiceProcess,
-    image: &[u8],
-    connections: usize,
-    requests: usize,
-) -> Result<f64> {
+/// If a request is not answered with status 200, or there are too few requests to measure a rate.
+pub(super) fn answers_per_second(server: &ServiceProcess, image: &[u8], connections: usize, requests: usize) -> Result<f64> {
     let each = requests.div_ceil(connections);
     let times = std::thread::scope(|scope| {
         let client = || -> Result<Vec<Instant>> {
-            let client = Client::new(server);
+            let client = ImageClient::new(server);
             (0..each).map(|_| client.post(image).map(|_| Instant::now())).collect()
         };
         let clients: Vec<_> = (0..connections).map(|_| scope.spawn(client)).collect();
@@ -78,12 +76,13 @@ pub(super) fn answers_per_second(
             clients.into_iter().map(|client| client.join().expect("no client panics")).collect();
         times.map(|times| times.concat())
     })?;
-    per_second(times, connections).context("too few requests for a rate")
+    let rate = per_second(times, connections);
+    rate.with_context(|| format!("{requests} requests on {connections} connections are too few to measure a rate"))
 }
 
-/// The rate from the last of the first `connections` answers until `connections` answers before the end. At the start
-/// and at the end the server has fewer requests at once. Answers that come in batches of up to `connections` count as
-/// whole batches.
+/// The rate of answers without the first and the last `connections` answers, during which the server has fewer requests
+/// at once. `times` are the times of all answers. If the server answers in batches of up to `connections` images, the
+/// rate is that of whole batches. `None` if there are too few answers.
 fn per_second(mut times: Vec<Instant>, connections: usize) -> Option<f64> {
     times.sort_unstable();
     let last = times.len().checked_sub(1 + connections)?;
@@ -97,14 +96,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rate_is_that_of_the_middle() {
+    fn the_first_and_the_last_answers_do_not_count_for_the_rate() {
         let start = Instant::now();
         let rate = |milliseconds: &[u64], connections| {
             let times = milliseconds.iter().map(|&after| start + Duration::from_millis(after)).collect();
             per_second(times, connections).map(f64::round)
         };
         assert_eq!(rate(&[100, 200, 300, 400, 500, 600], 1), Some(10.0));
-        // Batches of two, with a slow start and a slow end.
+        // The answers come in batches of two. The first and the last batch are slow.
         assert_eq!(rate(&[500, 500, 600, 600, 700, 700, 800, 800, 2000, 2000], 2), Some(20.0));
         assert_eq!(rate(&[100], 1), None);
         assert_eq!(rate(&[], 2), None);

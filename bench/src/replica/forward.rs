@@ -1,71 +1,73 @@
-//! Forward passes of one ResNet-18 in three engines, at two batch sizes, on one thread and on two.
+//! Times the forward passes of one ResNet-18 in three engines, at two batch sizes, on one thread and on two.
 
-use super::worker::Worker;
-use super::{Run, server};
+use super::measuring_process::MeasuringProcess;
+use super::{RunContext, server};
 use crate::figure::Figure;
 use crate::python::Python;
 use crate::statistics::median;
 use crate::{cores, progress};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use harness::paths;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-/// The names of the engines; the replica is the first.
+/// The names of the engines. The first is the replica's.
 const ENGINES: [&str; 3] = ["replica", "onnxruntime", "openvino"];
 
-/// Images in a pass, and passes in a turn, which then takes about a fifth of a second.
+/// The batch sizes, each with the number of forward passes in a turn. A turn takes about a fifth of a second.
 const BATCHES: [(u32, u32); 2] = [(1, 5), (8, 2)];
 
-/// Logits that differ by more than this, relative to the largest, are those of another network.
+/// The largest accepted difference of logits, relative to the largest logit. Engines that differ more compute different
+/// networks.
 const TOLERANCE: f64 = 1e-3;
 
-/// Time until the threads of the engine that had the last turn no longer spin.
+/// Time between two turns, in which the threads of the engine that had the last turn stop waiting in busy loops.
 const SETTLE: Duration = Duration::from_millis(50);
 
-/// A combination that is measured, in a process of its own.
+/// A measured combination of engine, batch size and threads. Each has its own process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Cell {
-    /// Index of [`ENGINES`].
+struct EngineCase {
+    /// The engine's index in [`ENGINES`].
     engine: usize,
-    /// Images in a pass.
+    /// The number of images of a forward pass.
     batch: u32,
-    /// Threads of a pass.
+    /// The number of threads of a forward pass.
     threads: u32,
 }
 
-/// Milliseconds for one image, by cell and round.
-type Times = BTreeMap<Cell, Vec<f64>>;
+/// The milliseconds for one image in each round, by case.
+type Times = BTreeMap<EngineCase, Vec<f64>>;
 
-/// Milliseconds for one image, their ratios to those of either peer, and the differences of the logits.
+/// Figures about the milliseconds of each engine for one image, the ratios of the replica's to those of each peer, and
+/// the differences of the logits.
 ///
 /// # Errors
-/// When an engine does not start, or computes another network.
-pub(super) fn measure(run: &Run) -> Result<Vec<Figure>> {
+/// If an engine does not start, or computes another network.
+pub(super) fn measure(run: &RunContext) -> Result<Vec<Figure>> {
     let crops = run.images().crops()?;
     let python = run.engines()?;
     let cores = cores::allowed().map_or(1, |cores| cores.len());
     let threads: Vec<u32> = [1, 2].into_iter().filter(|&threads| threads as usize <= cores).collect();
-    let mut workers = BTreeMap::new();
+    let mut processes = BTreeMap::new();
     for (engine, name) in ENGINES.into_iter().enumerate() {
         for (threads, (batch, _)) in threads.iter().flat_map(|&threads| BATCHES.map(|batch| (threads, batch))) {
-            let cell = Cell { engine, batch, threads };
+            let case = EngineCase { engine, batch, threads };
             let log = format!("forward-{name}-{batch}-{threads}");
-            let worker = Worker::start(&log, command(cell, &python, &crops), run.folder)?;
-            println!("{name:<12} batch {batch}, threads {threads}: {}", worker.description);
-            workers.insert(cell, worker);
+            let process = MeasuringProcess::start(&log, command(case, &python, &crops), run.folder)?;
+            println!("{name:<12} batch {batch}, threads {threads}: {}", process.description);
+            processes.insert(case, process);
         }
     }
-    let mut measured = differences(&mut workers)?;
-    measured.extend(figures(&time(run.rounds, &threads, &mut workers)?));
+    let mut measured = differences(&mut processes)?;
+    measured.extend(figures(&time(run.rounds, &threads, &mut processes)?));
     Ok(measured)
 }
 
-/// The command that starts the worker of a cell.
-fn command(cell: Cell, python: &Python, crops: &Path) -> Command {
-    let Cell { engine, batch, threads } = cell;
+/// The command that starts the process of a case.
+fn command(case: EngineCase, python: &Python, crops: &Path) -> Command {
+    let EngineCase { engine, batch, threads } = case;
     if engine == 0 {
         let mut command = Command::new(paths::program("bench-replica"));
         command.arg("forward").arg("--weights").arg(server::weights()).arg("--crops").arg(crops);
@@ -77,29 +79,37 @@ fn command(cell: Cell, python: &Python, crops: &Path) -> Command {
     command
 }
 
-/// The largest difference between each peer's logits and the replica's, relative to the largest logit.
-fn differences(workers: &mut BTreeMap<Cell, Worker>) -> Result<Vec<Figure>> {
+/// Figures about the largest difference between each peer's logits and the replica's, relative to the largest logit.
+///
+/// # Errors
+/// If a difference is larger than [`TOLERANCE`].
+fn differences(processes: &mut BTreeMap<EngineCase, MeasuringProcess>) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
     for (batch, _) in BATCHES {
         let mut logits = BTreeMap::new();
-        for (&cell, worker) in workers.iter_mut().filter(|(cell, _)| cell.batch == batch) {
-            logits.insert(cell, worker.ask(&format!("logits {batch}"))?);
+        for (&case, process) in processes.iter_mut().filter(|(case, _)| case.batch == batch) {
+            logits.insert(case, process.ask(&format!("logits {batch}"))?);
         }
         for (engine, name) in ENGINES.into_iter().enumerate().skip(1) {
             let mut largest: f64 = 0.0;
-            for (&cell, theirs) in logits.iter().filter(|(cell, _)| cell.engine == engine) {
-                let own = &logits[&Cell { engine: 0, ..cell }];
+            for (&case, theirs) in logits.iter().filter(|(case, _)| case.engine == engine) {
+                let own = &logits[&EngineCase { engine: 0, ..case }];
                 largest = largest.max(difference(own, theirs).unwrap_or(f64::INFINITY));
             }
-            println!("logits of {name} differ by {largest:.1e} at most, at batch {batch}");
-            ensure!(largest <= TOLERANCE, "{name} does not compute the same network");
+            println!("the logits of {name} differ by {largest:.1e} at most, at batch size {batch}");
+            ensure!(
+                largest <= TOLERANCE,
+                "the logits of {name} differ from the replica's by {largest:.1e} of the largest logit at batch size \
+                 {batch}, more than {TOLERANCE:.0e}: {name} computes another network"
+            );
             figures.push(Figure::new(format!("forward_difference_{name}_b{batch}"), largest, ""));
         }
     }
     Ok(figures)
 }
 
-/// The largest difference, relative to the largest of `theirs`. `None` if the numbers cannot be compared.
+/// The largest difference between `own` and `theirs`, relative to the largest of `theirs`. `None` if the lengths
+/// differ, a number is not finite, or all of `theirs` are zero.
 fn difference(own: &[f64], theirs: &[f64]) -> Option<f64> {
     let largest = |numbers: &mut dyn Iterator<Item = f64>| numbers.fold(0.0_f64, |a, b| a.max(b.abs()));
     let apart = largest(&mut own.iter().zip(theirs).map(|(own, theirs)| own - theirs));
@@ -108,20 +118,20 @@ fn difference(own: &[f64], theirs: &[f64]) -> Option<f64> {
     (own.len() == theirs.len() && finite && scale > 0.0).then_some(apart / scale)
 }
 
-fn time(rounds: u32, threads: &[u32], workers: &mut BTreeMap<Cell, Worker>) -> Result<Times> {
+fn time(rounds: u32, threads: &[u32], processes: &mut BTreeMap<EngineCase, MeasuringProcess>) -> Result<Times> {
     let mut times = Times::new();
     let progress = progress::bar(rounds.into(), "forward");
     for round in 0..rounds as usize {
         for &threads in threads {
             for (batch, repeats) in BATCHES {
-                // The first engine changes from round to round.
+                // The engines take turns in being the first of a round.
                 for turn in 0..ENGINES.len() {
-                    let cell = Cell { engine: (turn + round) % ENGINES.len(), batch, threads };
-                    let worker = workers.get_mut(&cell).expect("every cell has a worker");
+                    let case = EngineCase { engine: (turn + round) % ENGINES.len(), batch, threads };
+                    let process = processes.get_mut(&case).expect("every case has a process");
                     std::thread::sleep(SETTLE);
-                    let passes = worker.ask(&format!("time {batch} {repeats}"))?;
-                    let pass = median(passes).context("a worker answered without a number")?;
-                    times.entry(cell).or_default().push(pass / f64::from(batch));
+                    let passes = process.ask(&format!("time {batch} {repeats}"))?;
+                    let pass = median(passes).expect("`ask` returns at least one number");
+                    times.entry(case).or_default().push(pass / f64::from(batch));
                 }
             }
         }
@@ -133,13 +143,13 @@ fn time(rounds: u32, threads: &[u32], workers: &mut BTreeMap<Cell, Worker>) -> R
 
 fn figures(times: &Times) -> Vec<Figure> {
     let mut figures = Vec::new();
-    for (&cell, passes) in times {
-        let Cell { engine, batch, threads } = cell;
+    for (&case, passes) in times {
+        let EngineCase { engine, batch, threads } = case;
         let suffix = if threads == 1 { format!("b{batch}") } else { format!("b{batch}_t{threads}") };
         let name = ENGINES[engine];
         figures.push(Figure::median(format!("forward_ms_{name}_{suffix}"), passes.iter().copied(), "ms"));
         if engine > 0 {
-            let own = &times[&Cell { engine: 0, ..cell }];
+            let own = &times[&EngineCase { engine: 0, ..case }];
             figures.push(Figure::ratio(format!("forward_ratio_{name}_{suffix}"), own, passes));
         }
     }
@@ -151,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn logits_are_compared_with_the_largest() {
+    fn the_difference_of_logits_is_relative_to_the_largest() {
         for (own, theirs, expected) in [
             (vec![10.0, 1.0], vec![10.0, 2.0], Some(0.1)),
             (vec![-10.0, 1.0], vec![-10.0, 1.0], Some(0.0)),
@@ -166,7 +176,7 @@ mod tests {
     #[test]
     fn figures_are_named_by_engine_batch_and_threads() {
         let times = [(0, 1, 1, 30.0), (1, 1, 1, 40.0), (0, 8, 2, 15.0), (2, 8, 2, 20.0)];
-        let times = times.map(|(engine, batch, threads, pass)| (Cell { engine, batch, threads }, vec![pass]));
+        let times = times.map(|(engine, batch, threads, pass)| (EngineCase { engine, batch, threads }, vec![pass]));
         let figures = figures(&times.into_iter().collect());
         let found: BTreeMap<String, f64> = figures.into_iter().map(|figure| (figure.name, figure.value)).collect();
         for (name, value) in [

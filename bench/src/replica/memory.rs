@@ -1,7 +1,7 @@
-//! Resident memory after many requests of mixed sizes, and whether it still grows.
+//! The replica's resident memory after many requests with images of many sizes, and its growth.
 
-use super::client::Client;
-use super::{Run, server};
+use super::client::ImageClient;
+use super::{RunContext, server};
 use crate::figure::Figure;
 use crate::memory::{self, megabytes};
 use crate::progress;
@@ -9,15 +9,16 @@ use anyhow::{Context, Result};
 use std::fs;
 use std::path::PathBuf;
 
-/// Megabytes (10^6 bytes) at the end, at the peak, and the growth after the first tenth of the requests.
+/// Figures about the resident memory in megabytes (10^6 bytes): at the end, its growth since the first tenth of the
+/// requests, and its peak.
 ///
 /// # Errors
-/// When the replica does not start, or fails to answer.
-pub(super) fn measure(run: &Run) -> Result<Vec<Figure>> {
+/// If the replica does not start, or does not answer with status 200.
+pub(super) fn measure(run: &RunContext) -> Result<Vec<Figure>> {
     let read = |path: &PathBuf| fs::read(path).with_context(|| format!("read {}", path.display()));
     let images: Vec<Vec<u8>> = run.images().mixed.iter().map(read).collect::<Result<_>>()?;
     let replica = server::start(run.folder)?;
-    let client = Client::new(&replica);
+    let client = ImageClient::new(&replica);
     let progress = progress::bar(run.requests.into(), "memory");
     let early = run.requests / 10;
     let mut early_mb = 0.0;

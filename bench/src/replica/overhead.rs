@@ -1,31 +1,34 @@
 //! The time that HTTP, queue and threads add to decoding and inference, at one connection.
 
-use super::client::{Answer, Client};
-use super::{Run, server};
+use super::client::{ImageClient, TimedAnswer};
+use super::{RunContext, server};
 use crate::figure::Figure;
 use crate::progress;
 use anyhow::{Context, Result};
 use std::fs;
 use std::time::Duration;
 
-/// Requests of each round.
+/// Requests in each round.
 const REQUESTS: u32 = 20;
 
-/// The pause before an empty exchange. It is as long as an image takes, so that both sides go to sleep as they do while
-/// an image is classified.
+/// The pause before `GET /livez`. It is as long as classifying an image, so that client and replica sleep as they do
+/// while an image is classified.
 const PAUSE: Duration = Duration::from_millis(25);
 
-/// Milliseconds, each the median over all requests: the client's latency without decoding and inference; the same by
-/// the replica's clock; and an exchange for which the replica does nothing, which is the machine's time for waking both
-/// sides.
+/// Three medians over all requests, in milliseconds:
+///
+/// - `added_ms`: the latency that the client measures, minus decoding and inference;
+/// - `added_within_ms`: the time that the replica measures, minus decoding and inference;
+/// - `exchange_ms`: the latency of `GET /livez`, which needs no decoding and no inference. It is what the machine takes
+///   to wake the client and the replica.
 ///
 /// # Errors
-/// When the replica does not start, or fails to answer.
-pub(super) fn measure(run: &Run) -> Result<Vec<Figure>> {
+/// If the replica does not start, or does not answer with status 200.
+pub(super) fn measure(run: &RunContext) -> Result<Vec<Figure>> {
     let image = &run.images().small;
     let image = fs::read(image).with_context(|| format!("read {}", image.display()))?;
     let replica = server::start(run.folder)?;
-    let client = Client::new(&replica);
+    let client = ImageClient::new(&replica);
     for _ in 0..REQUESTS {
         client.post(&image)?;
     }
@@ -47,15 +50,15 @@ pub(super) fn measure(run: &Run) -> Result<Vec<Figure>> {
     ])
 }
 
-fn added_ms(answer: &Answer) -> Result<f64> {
+fn added_ms(answer: &TimedAnswer) -> Result<f64> {
     Ok(answer.latency.as_secs_f64() * 1e3 - stage_ms(answer, "decode")? - stage_ms(answer, "inference")?)
 }
 
-fn within_ms(answer: &Answer) -> Result<f64> {
+fn within_ms(answer: &TimedAnswer) -> Result<f64> {
     Ok(stage_ms(answer, "total")? - stage_ms(answer, "decode")? - stage_ms(answer, "inference")?)
 }
 
-fn stage_ms(answer: &Answer, stage: &str) -> Result<f64> {
+fn stage_ms(answer: &TimedAnswer, stage: &str) -> Result<f64> {
     answer.body["timing_ms"][stage].as_f64().with_context(|| format!("the answer has no timing_ms.{stage}"))
 }
 
@@ -64,12 +67,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn decoding_and_inference_are_not_added() {
+    fn added_time_excludes_decoding_and_inference() {
         let body = serde_json::json!({"timing_ms": {"decode": 1.5, "batch": 0.25, "inference": 30.0, "total": 31.75}});
-        let answer = Answer { latency: Duration::from_millis(32), body };
-        assert_eq!(added_ms(&answer).expect("both stages are there"), 0.5);
-        assert_eq!(within_ms(&answer).expect("all stages are there"), 0.25);
-        let answer = Answer { latency: Duration::from_millis(32), body: serde_json::json!({}) };
+        let answer = TimedAnswer { latency: Duration::from_millis(32), body };
+        assert_eq!(added_ms(&answer).expect("timing_ms has decode and inference"), 0.5);
+        assert_eq!(within_ms(&answer).expect("timing_ms has decode, inference and total"), 0.25);
+        let answer = TimedAnswer { latency: Duration::from_millis(32), body: serde_json::json!({}) };
         assert!(added_ms(&answer).is_err());
     }
 }

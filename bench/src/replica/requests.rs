@@ -1,35 +1,36 @@
-//! Whole requests with a 38 KB JPEG, next to a Flask server: the servers' processor time, and latency.
+//! Whole requests with a JPEG of 38 KB, to the replica and to a Flask server: the servers' processor time and latency.
 
-use super::client::{self, Client};
-use super::{Run, server};
+use super::client::{self, ImageClient};
+use super::{RunContext, server};
 use crate::figure::Figure;
 use crate::{processor_time, progress};
 use anyhow::{Context, Result};
 use harness::stack::ServiceProcess;
 use std::fs;
 
-/// Requests in a turn.
+/// Requests that one server gets in a turn.
 const REQUESTS: u32 = 5;
 
-/// Images that the batching replica classifies together, and connections to it.
+/// The `--max-batch` of the batching replica, and the number of connections to it.
 const BATCH: u32 = 8;
 
-/// A server that answers one request after the other.
-struct Server {
+/// A server that gets one request at a time, with its measurements.
+struct MeasuredServer {
     name: &'static str,
     service: ServiceProcess,
-    client: Client,
-    /// Milliseconds of processor time for a request, by round.
+    client: ImageClient,
+    /// The processor time for a request in each round, in milliseconds.
     cpu_ms: Vec<f64>,
-    /// Milliseconds of every request.
+    /// The latency of each request, in milliseconds.
     latency_ms: Vec<f64>,
 }
 
-impl Server {
+impl MeasuredServer {
     fn new(name: &'static str, service: ServiceProcess) -> Self {
-        Self { name, client: Client::new(&service), service, cpu_ms: Vec::new(), latency_ms: Vec::new() }
+        Self { name, client: ImageClient::new(&service), service, cpu_ms: Vec::new(), latency_ms: Vec::new() }
     }
 
+    /// Sends [`REQUESTS`] requests and measures them.
     fn turn(&mut self, image: &[u8]) -> Result<()> {
         let before = processor_time::of(self.service.id())?;
         for _ in 0..REQUESTS {
@@ -41,21 +42,24 @@ impl Server {
     }
 }
 
-/// The ratio of processor time, and each server's own figures; and the ratio of a batching replica, at as many
-/// connections as a batch has images, to the same Flask server at one connection.
+/// Figures about processor time and latency:
+///
+/// - `cpu_ms_NAME` and `latency_p50_ms_NAME`: those of the replica and of the Flask server, at one connection each;
+/// - `cpu_ms_replica_batched`: that of a replica that classifies batches, at as many connections as a batch has images;
+/// - `cpu_ratio_flask` and `cpu_ratio_flask_batched`: the processor time of either replica divided by Flask's.
 ///
 /// # Errors
-/// When a server does not start, or fails to answer.
-pub(super) fn measure(run: &Run) -> Result<Vec<Figure>> {
+/// If a server does not start, or does not answer with status 200.
+pub(super) fn measure(run: &RunContext) -> Result<Vec<Figure>> {
     let image = &run.images().small;
     let image = fs::read(image).with_context(|| format!("read {}", image.display()))?;
     let mut flask = run.torchvision()?.script("flask_server.py");
     flask.arg(server::weights());
-    let replica = Server::new("replica", server::start(run.folder)?);
-    let flask = Server::new("flask", ServiceProcess::spawn("flask", flask, run.folder)?);
+    let replica = MeasuredServer::new("replica", server::start(run.folder)?);
+    let flask = MeasuredServer::new("flask", ServiceProcess::spawn("flask", flask, run.folder)?);
     let batching = server::start_batching(BATCH, run.folder)?;
     let mut servers = [replica, flask];
-    // The first requests are slower, so they are not measured.
+    // The first requests to a server are slower, so they are not measured.
     batch(&batching, &image)?;
     for server in &servers {
         for _ in 0..REQUESTS {
@@ -79,19 +83,19 @@ pub(super) fn measure(run: &Run) -> Result<Vec<Figure>> {
     Ok(figures(servers, batched_ms))
 }
 
-/// Sends [`REQUESTS`] requests on each of [`BATCH`] connections.
+/// Sends [`REQUESTS`] requests on each of [`BATCH`] connections. Returns the answers per second.
 fn batch(server: &ServiceProcess, image: &[u8]) -> Result<f64> {
     client::answers_per_second(server, image, BATCH as usize, (BATCH * REQUESTS) as usize)
 }
 
-fn figures(servers: [Server; 2], batched_ms: Vec<f64>) -> Vec<Figure> {
+fn figures(servers: [MeasuredServer; 2], batched_ms: Vec<f64>) -> Vec<Figure> {
     let [replica, flask] = &servers;
     let mut figures = vec![
         Figure::ratio("cpu_ratio_flask", &replica.cpu_ms, &flask.cpu_ms),
         Figure::ratio("cpu_ratio_flask_batched", &batched_ms, &flask.cpu_ms),
         Figure::median("cpu_ms_replica_batched", batched_ms, "ms"),
     ];
-    for Server { name, cpu_ms, latency_ms, .. } in servers {
+    for MeasuredServer { name, cpu_ms, latency_ms, .. } in servers {
         figures.push(Figure::median(format!("cpu_ms_{name}"), cpu_ms, "ms"));
         figures.push(Figure::median(format!("latency_p50_ms_{name}"), latency_ms, "ms"));
     }

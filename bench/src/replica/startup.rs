@@ -1,6 +1,6 @@
-//! The time from exec to ready, with all files in the page cache, and libtorch's share of it before `main`.
+//! The replica's cold start with all files in the page cache, and the part of it that libtorch takes before `main`.
 
-use super::{Run, server};
+use super::{RunContext, server};
 use crate::figure::Figure;
 use crate::progress;
 use anyhow::{Context, Result, ensure};
@@ -10,15 +10,18 @@ use std::io::Read;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-/// Starts at most; enough for a median.
+/// Most starts that are measured. This number suffices for a median.
 const MAX_STARTS: u32 = 10;
 
-/// Seconds until ready as seen from outside, and as the replica's metric says; and until `replica --version` has
-/// answered.
+/// Three medians over all starts, in seconds:
+///
+/// - `startup_s`: the time from exec until `/readyz` answers with status 200;
+/// - `startup_by_metric_s`: the start-up time that the replica exports as a metric;
+/// - `startup_libtorch_s`: the time from exec until `replica --version` prints its first byte.
 ///
 /// # Errors
-/// When the replica does not start.
-pub(super) fn measure(run: &Run) -> Result<Vec<Figure>> {
+/// If the replica does not start.
+pub(super) fn measure(run: &RunContext) -> Result<Vec<Figure>> {
     let starts = run.rounds.min(MAX_STARTS);
     let (mut outside, mut by_metric, mut libtorch) = (Vec::new(), Vec::new(), Vec::new());
     // The first start reads the files into the page cache.
@@ -41,16 +44,22 @@ pub(super) fn measure(run: &Run) -> Result<Vec<Figure>> {
     ])
 }
 
-/// Seconds until `replica --version` has printed its first byte: the time of libtorch's initialisers, without that of
-/// its destructors at the end.
+/// The seconds until `replica --version` has printed its first byte. They contain the time of libtorch's initialisers,
+/// but not that of its destructors.
 fn version_seconds() -> Result<f64> {
     let start = Instant::now();
     let mut replica = Command::new(paths::program("replica"));
     let mut child = replica.arg("--version").stdout(Stdio::piped()).spawn().context("start replica --version")?;
     let mut first = [0];
-    child.stdout.take().expect("standard output is piped").read_exact(&mut first).context("read the version")?;
+    child
+        .stdout
+        .take()
+        .expect("standard output is piped")
+        .read_exact(&mut first)
+        .context("read the output of replica --version")?;
     let seconds = start.elapsed().as_secs_f64();
-    ensure!(child.wait()?.success(), "replica --version failed");
+    let status = child.wait().context("wait for replica --version")?;
+    ensure!(status.success(), "replica --version failed ({status})");
     Ok(seconds)
 }
 
@@ -60,7 +69,7 @@ fn startup_metric(replica: &ServiceProcess) -> Result<f64> {
     gauge(&http::get(&url)?, name).with_context(|| format!("no {name} at {url}"))
 }
 
-/// The value of a metric without labels, in Prometheus' text format.
+/// The value of the metric `name`, which has no labels, in a text of Prometheus's format. `None` if it is missing.
 fn gauge(text: &str, name: &str) -> Option<f64> {
     text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
 }

@@ -1,5 +1,5 @@
-//! The demo's burst through the real programs, and the same arrivals through the simulator, with the service times and
-//! the start-up time that were measured. The attainment and the replica-seconds of both should agree.
+//! Replays the demo's burst with the real programs, and then simulates it with the same arrivals and with the measured
+//! service times and start-up time. Attainment and replica-seconds of both should agree.
 
 use super::{Simulated, simulate};
 use anyhow::{Context, Result};
@@ -11,46 +11,48 @@ use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
-/// Seed of the arrivals, in both.
+/// The flag for the seed of the arrivals, of loadgen and of the simulator.
 const SEED: &str = "--seed=1";
 
-/// The histogram of the time that replicas worked for each answer.
+/// The name of the buckets of the dispatcher's histogram of work.
 const WORK_BUCKET: &str = "dispatcher_replica_work_seconds_bucket";
 
-/// Most service times that the simulator is given.
+/// The approximate number of service times in the simulator's file, at most.
 const MAX_SERVICE_TIMES: f64 = 1000.0;
 
-/// A bucket of a histogram: its upper bound in seconds, and its cumulative count.
+/// A bucket of a histogram: its upper bound in seconds, and the number of observations up to that bound.
 type Bucket = (f64, f64);
 
-/// The attainment of a run, and its cost in replicas.
-struct Outcome {
-    /// Share of the requests that were answered within the objective, 0 to 1.
+/// The attainment and the cost of a run.
+struct BurstResult {
+    /// The share of the requests that were answered within the objective, 0 to 1.
     attainment: f64,
+    /// The time that replicas ran, summed over all replicas.
     replica_seconds: f64,
 }
 
-impl Outcome {
+impl BurstResult {
     fn json(&self) -> Value {
         json!({"attainment": self.attainment, "replica_seconds": self.replica_seconds})
     }
 }
 
-/// Everything that the simulator needs to repeat the live run.
-struct Repetition {
-    /// The workload's rates are multiplied by this.
+/// What the simulator needs to know about the live run.
+struct SimulatorInput {
+    /// The factor of the workload's rates.
     rate_scale: f64,
-    /// Text of a file of service times, in milliseconds.
+    /// The text of a file of service times: one a line, in milliseconds.
     service_times: String,
+    /// The time from the start of a replica until it is ready, in seconds.
     startup_seconds: f64,
-    /// Requests that a replica takes at once.
+    /// The slots of a replica.
     slots: u64,
 }
 
-/// Runs both and prints them.
+/// Runs the burst live and simulated, and prints both results. Returns them as JSON.
 ///
 /// # Errors
-/// When a program does not start or answer.
+/// If a program does not start, fails or does not answer.
 pub(super) fn run() -> Result<Value> {
     println!("\n== The demo's burst, live and simulated");
     let folder = paths::output("bench-scaler");
@@ -62,32 +64,33 @@ pub(super) fn run() -> Result<Value> {
     }
     let points = 100.0 * (live.attainment - simulated.attainment);
     let ratio = live.replica_seconds / simulated.replica_seconds;
-    println!("difference {points:+6.2} points (within 2), ratio {ratio:.3} (within 10 %)");
+    println!("difference {points:+6.2} points (target ±2), ratio {ratio:.3} (target 1 ± 0.1)");
     Ok(json!({"live": live.json(), "simulated": simulated.json(), "points": points, "ratio": ratio}))
 }
 
-fn run_live(folder: &Path) -> Result<(Outcome, Repetition)> {
+fn run_live(folder: &Path) -> Result<(BurstResult, SimulatorInput)> {
     let (stack, burst) = Burst::prepare(folder.to_owned())?;
     let stack = burst.rescale(stack)?;
     let before = work_buckets(&stack.dispatcher)?;
     let report = burst.replay(&[SEED, "--arrivals=poisson"])?;
     let seconds = report["setup"]["length_seconds"].as_f64().context("the report has no setup.length_seconds")?;
-    let decisions: Value = serde_json::from_str(&get(&stack.scaler, "/decisions")?).context("read /decisions")?;
-    let decisions = decisions.as_array().context("/decisions is no list")?;
+    let decisions = serde_json::from_str(&get(&stack.scaler, "/decisions")?);
+    let decisions: Value = decisions.context("parse the scaler's /decisions")?;
+    let decisions = decisions.as_array().context("the scaler's /decisions is no list")?;
     let attainment = report["summary"]["attainment"].as_f64().context("the report has no summary.attainment")?;
     let lead = decisions.iter().rev().find_map(|decision| decision["workings"]["lead_seconds"].as_f64());
-    let repetition = Repetition {
+    let repetition = SimulatorInput {
         rate_scale: burst.scale(),
         service_times: service_times(&before, &work_buckets(&stack.dispatcher)?)?,
-        // The law's lead is a start-up and one interval.
-        startup_seconds: lead.context("no decision of the scaler has a lead")? - INTERVAL_SECONDS,
+        // The law's lead is the start-up time plus one interval.
+        startup_seconds: lead.context("no decision in /decisions has workings.lead_seconds")? - INTERVAL_SECONDS,
         slots: Stack::status(&stack.dispatcher)?["replicas"][0]["capacity"].as_u64().unwrap_or(1),
     };
-    Ok((Outcome { attainment, replica_seconds: replica_seconds(decisions, seconds) }, repetition))
+    Ok((BurstResult { attainment, replica_seconds: replica_seconds(decisions, seconds) }, repetition))
 }
 
-fn run_simulated(repetition: &Repetition, folder: &Path) -> Result<Outcome> {
-    let Repetition { rate_scale, service_times, startup_seconds, slots } = repetition;
+fn run_simulated(repetition: &SimulatorInput, folder: &Path) -> Result<BurstResult> {
+    let SimulatorInput { rate_scale, service_times, startup_seconds, slots } = repetition;
     let times = folder.join("service-times.txt");
     fs::write(&times, service_times).with_context(|| format!("write {}", times.display()))?;
     let flags = [
@@ -98,15 +101,15 @@ fn run_simulated(repetition: &Repetition, folder: &Path) -> Result<Outcome> {
         format!("--slots={slots}"),
     ];
     let mut flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    // The service times were measured with the share, and the simulator does not know the flag.
+    // The simulator does not know --cpu-share. The measured service times contain its effect.
     flags.extend(SCALING.iter().copied().filter(|flag| !flag.starts_with("--cpu-share")));
     flags.extend([SEED, "--seeds=1", "--policy=slo", "--goal=0"]);
     let Simulated { figures, table } = simulate(&flags)?;
-    println!("\nsimulated with a start-up of {startup_seconds:.2} s\n{table}");
+    println!("\nthe simulation, with a start-up time of {startup_seconds:.2} s:\n{table}");
     let row = &figures["workloads"][0]["laws"][0];
-    Ok(Outcome {
-        attainment: row["attainment"].as_f64().context("the simulation has no attainment")?,
-        replica_seconds: row["replica_seconds"].as_f64().context("the simulation has no replica_seconds")?,
+    Ok(BurstResult {
+        attainment: row["attainment"].as_f64().context("the JSON of lab simulate has no attainment")?,
+        replica_seconds: row["replica_seconds"].as_f64().context("the JSON of lab simulate has no replica_seconds")?,
     })
 }
 
@@ -123,8 +126,8 @@ fn work_buckets(dispatcher: &ServiceProcess) -> Result<Vec<Bucket>> {
     Ok(text.lines().filter_map(bucket).collect())
 }
 
-/// Service times that have the distribution of the observations between `before` and `after`, spread evenly within each
-/// bucket; one a line, milliseconds.
+/// Service times with the distribution of the observations between `before` and `after`: one a line, in milliseconds.
+/// Within each bucket they are spread evenly.
 fn service_times(before: &[Bucket], after: &[Bucket]) -> Result<String> {
     let mut text = String::new();
     let total = |buckets: &[Bucket]| buckets.last().map_or(0.0, |bucket| bucket.1);
@@ -142,7 +145,7 @@ fn service_times(before: &[Bucket], after: &[Bucket]) -> Result<String> {
     Ok(text)
 }
 
-/// Seconds that replicas ran, starting ones included, over the last `seconds` of the decisions.
+/// The replica-seconds of ready and starting replicas in the last `seconds` of the decisions.
 fn replica_seconds(decisions: &[Value], seconds: f64) -> f64 {
     let at = |decision: &Value| decision["at_seconds"].as_f64().unwrap_or_default();
     let end = decisions.last().map_or(0.0, at);

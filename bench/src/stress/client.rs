@@ -1,4 +1,4 @@
-//! Small requests over HTTP/1.1, on as many kept connections as are needed at once. Does not judge the answers.
+//! A client that sends small requests over HTTP/1.1 and keeps its connections. Does not judge the answers.
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
@@ -13,62 +13,64 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpStream;
 
-/// The body of every request. Neither the dispatcher nor a stub looks into it.
+/// The body of every request. Neither the dispatcher nor a stub replica parses it.
 pub(crate) const BODY: [u8; 200] = [b'x'; 200];
 
-/// An open connection of HTTP/1.1.
-pub(crate) type Connection = SendRequest<Full<Bytes>>;
+/// An open HTTP/1.1 connection.
+pub(crate) type Http1Connection = SendRequest<Full<Bytes>>;
 
-/// A whole answer.
+/// An answer that was received to its end.
 #[derive(Debug, Clone)]
-pub(crate) struct Reply {
+pub(crate) struct FullAnswer {
+    /// The status of the answer.
     pub(crate) status: StatusCode,
-    /// The header `Retry-After`, seconds.
+    /// The header `Retry-After` in seconds; `None` if the answer has no such header.
     pub(crate) retry_after: Option<u64>,
-    /// JSON.
+    /// The body of the answer, as JSON.
     pub(crate) body: Bytes,
 }
 
-/// Opens connections as needed and keeps them.
+/// A client of a dispatcher. It opens a connection when none is idle, and keeps all connections.
 #[derive(Debug)]
-pub(crate) struct Client {
+pub(crate) struct DispatcherClient {
     address: SocketAddr,
-    idle: Mutex<Vec<Connection>>,
+    idle: Mutex<Vec<Http1Connection>>,
 }
 
-impl Client {
-    /// A client of the dispatcher at `address`, without a connection yet.
+impl DispatcherClient {
+    /// A client of the dispatcher at `address` that has no connections yet.
     pub(crate) fn new(address: SocketAddr) -> Self {
         Self { address, idle: Mutex::default() }
     }
 
-    /// Opens `count` connections and uses each once, so that a burst of requests does not have to wait for them.
+    /// Opens `count` connections and sends `GET /livez` on each, so that a burst of requests finds them open.
     ///
     /// # Errors
-    /// When a connection is not served.
+    /// If a connection cannot be opened, or its request is not answered.
     pub(crate) async fn connect(&self, count: usize) -> Result<()> {
         for _ in 0..count {
-            let mut connection = open(TcpStream::connect(self.address).await.context("connect")?).await?;
-            read(connection.send_request(livez()).await.context("send a GET of /livez")?).await?;
+            let mut connection = self.open().await?;
+            let answer = connection.send_request(livez()).await;
+            read(answer.with_context(|| format!("get http://{}/livez", self.address))?).await?;
             self.idle().push(connection);
         }
         Ok(())
     }
 
-    /// `POST /predict`, on an idle connection or a new one. See [`predict`] for the arguments.
+    /// Sends `POST /predict` on an idle connection, or on a new one if none is idle. See [`predict`] for the arguments.
     ///
     /// # Errors
-    /// When there is no whole answer.
-    pub(crate) async fn post(&self, id: usize, timeout: Option<Duration>) -> Result<Reply> {
+    /// If the request is not answered, or the answer ends early.
+    pub(crate) async fn post(&self, id: usize, timeout: Option<Duration>) -> Result<FullAnswer> {
         let mut request = predict("/predict", self.address, id, timeout);
         loop {
             let idle = self.idle().pop();
             let mut connection = match idle {
                 Some(connection) => connection,
-                None => open(TcpStream::connect(self.address).await.context("connect")?).await?,
+                None => self.open().await?,
             };
             if connection.ready().await.is_err() {
-                // The dispatcher closes connections that were idle for long.
+                // The dispatcher closes connections that were idle for long, so another one is tried.
                 continue;
             }
             match connection.try_send_request(request).await {
@@ -79,25 +81,34 @@ impl Client {
                 }
                 Err(mut error) => match error.take_message() {
                     Some(unsent) => request = unsent,
-                    None => return Err(error.into_error()).context("send the request"),
+                    None => {
+                        let failed = || format!("post request {id} to http://{}/predict", self.address);
+                        return Err(error.into_error()).with_context(failed);
+                    }
                 },
             }
         }
     }
 
-    fn idle(&self) -> MutexGuard<'_, Vec<Connection>> {
+    async fn open(&self) -> Result<Http1Connection> {
+        let stream = TcpStream::connect(self.address).await;
+        open(stream.with_context(|| format!("connect to the dispatcher at {}", self.address))?).await
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Http1Connection>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Makes an HTTP/1.1 connection of an open socket.
+/// Starts HTTP/1.1 on an open socket.
 ///
 /// # Errors
-/// When the socket has been closed.
-pub(crate) async fn open(stream: TcpStream) -> Result<Connection> {
-    stream.set_nodelay(true)?;
-    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.context("start HTTP/1.1")?;
-    // The request that a broken connection carries reports the error.
+/// If the socket is closed already.
+pub(crate) async fn open(stream: TcpStream) -> Result<Http1Connection> {
+    stream.set_nodelay(true).context("set TCP_NODELAY on a connection to the dispatcher")?;
+    let handshake = http1::handshake(TokioIo::new(stream)).await;
+    let (sender, connection) = handshake.context("start HTTP/1.1 on a connection to the dispatcher")?;
+    // If the connection breaks, its request reports the error.
     tokio::spawn(async move { drop(connection.await) });
     Ok(sender)
 }
@@ -105,21 +116,22 @@ pub(crate) async fn open(stream: TcpStream) -> Result<Connection> {
 /// Reads an answer to its end.
 ///
 /// # Errors
-/// When the answer ends early.
-pub(crate) async fn read(response: hyper::Response<hyper::body::Incoming>) -> Result<Reply> {
+/// If the answer ends early.
+pub(crate) async fn read(response: hyper::Response<hyper::body::Incoming>) -> Result<FullAnswer> {
     let status = response.status();
     let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-    let body = response.into_body().collect().await.context("read the body of the answer")?.to_bytes();
-    Ok(Reply { status, retry_after, body })
+    let body = response.into_body().collect().await;
+    let body = body.with_context(|| format!("read the body of an answer with status {status}"))?.to_bytes();
+    Ok(FullAnswer { status, retry_after, body })
 }
 
-/// `GET /livez`, which the dispatcher answers at once.
+/// The request `GET /livez`, which the dispatcher answers at once.
 pub(crate) fn livez() -> Request<Full<Bytes>> {
     Request::get("/livez").header(HOST, "dispatcher").body(Full::default()).expect("a constant request is valid")
 }
 
-/// `POST /predict` with the number `id` as its `x-request-id`, and with `x-request-timeout-ms` if there is a `timeout`.
-/// The `uri` is a path for HTTP/1.1, and a whole URL for HTTP/2.
+/// The request `POST /predict`, with `id` as its `x-request-id`, and with the header `x-request-timeout-ms` if
+/// `timeout` is given. `uri` is the path for HTTP/1.1, and the whole URL for HTTP/2.
 pub(crate) fn predict(uri: &str, host: SocketAddr, id: usize, timeout: Option<Duration>) -> Request<Full<Bytes>> {
     let mut request = Request::builder()
         .method(Method::POST)

@@ -1,4 +1,4 @@
-//! The dispatcher as a process that is started, asked and measured from outside.
+//! The dispatcher as a process: how it is started, what its `/status` says, and how much memory it takes.
 
 use crate::memory;
 use anyhow::{Context, Result, ensure};
@@ -11,10 +11,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Time for the dispatcher to find every replica.
+/// Time in which the dispatcher must find all stub replicas.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Time for `/status`, with any length of the queue.
+/// Time limit for an answer of `/status`. It suffices even if the queue is long.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Time between two polls of `/status`.
@@ -23,18 +23,18 @@ const POLL_INTERVAL: Duration = Duration::from_millis(1);
 /// Time between two samples of the memory.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
 
-/// A running dispatcher. It ends when dropped.
-pub(crate) struct Dispatcher {
+/// A running dispatcher, which is stopped when this value is dropped.
+pub(crate) struct DispatcherProcess {
     service: ServiceProcess,
-    /// The dispatcher's address on loopback.
+    /// The address on loopback at which the dispatcher listens.
     pub(crate) address: SocketAddr,
 }
 
-impl Dispatcher {
+impl DispatcherProcess {
     /// Starts a dispatcher with `flags` and waits until all `replicas` are in rotation.
     ///
     /// # Errors
-    /// When the dispatcher does not start, or does not find a replica.
+    /// If the dispatcher does not start, or does not find a replica.
     pub(crate) async fn start(replicas: &[SocketAddr], flags: &[String]) -> Result<Self> {
         let list: Vec<String> = replicas.iter().map(SocketAddr::to_string).collect();
         let mut all_flags = vec![
@@ -46,11 +46,17 @@ impl Dispatcher {
         let folder = paths::output("bench").join("stress");
         std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
         let service = ServiceProcess::start("dispatcher", &all_flags, &folder)?;
-        let address = service.address.parse().with_context(|| format!("read the address {:?}", service.address))?;
+        let address = service.address.parse();
+        let address = address.with_context(|| format!("the dispatcher's address {:?} is invalid", service.address))?;
         let dispatcher = Self { service, address };
         let deadline = Instant::now() + READY_TIMEOUT;
         while dispatcher.ready_replicas().await? < replicas.len() {
-            ensure!(Instant::now() < deadline, "the dispatcher did not find all {} stubs", replicas.len());
+            ensure!(
+                Instant::now() < deadline,
+                "after {READY_TIMEOUT:?}, not all {} stub replicas are in rotation; see {}",
+                replicas.len(),
+                folder.join("dispatcher.log").display()
+            );
             tokio::time::sleep(POLL_INTERVAL).await;
         }
         Ok(dispatcher)
@@ -58,32 +64,32 @@ impl Dispatcher {
 
     async fn ready_replicas(&self) -> Result<usize> {
         let status = self.status().await?;
-        let replicas = status["replicas"].as_array().context("/status has no replicas")?;
+        let replicas = status["replicas"].as_array().context("the dispatcher's /status has no replicas")?;
         Ok(replicas.iter().filter(|replica| replica["state"] == "ready").count())
     }
 
-    /// The answer to `GET /status`.
+    /// The JSON that `GET /status` returns.
     ///
     /// # Errors
-    /// When the dispatcher does not answer, or answers something else than JSON.
+    /// If the dispatcher does not answer, or its answer is not JSON.
     async fn status(&self) -> Result<Value> {
         let (status, body) = service::fetch::get(&self.service.address, "/status", STATUS_TIMEOUT).await?;
-        ensure!(status == StatusCode::OK, "/status answered {status}");
-        serde_json::from_slice(&body).context("read /status")
+        ensure!(status == StatusCode::OK, "the dispatcher's /status answered {status}");
+        serde_json::from_slice(&body).context("parse the dispatcher's /status")
     }
 
-    /// The number of waiting requests.
+    /// The number of requests that wait in the queue.
     ///
     /// # Errors
-    /// When the dispatcher does not answer.
+    /// If the dispatcher does not answer.
     pub(crate) async fn queue_length(&self) -> Result<u64> {
-        self.status().await?["queue_length"].as_u64().context("/status has no queue_length")
+        self.status().await?["queue_length"].as_u64().context("the dispatcher's /status has no queue_length")
     }
 
-    /// Waits until the length of the queue fulfils `condition`.
+    /// Waits until `condition` is true for the queue length.
     ///
     /// # Errors
-    /// When that takes longer than `timeout`.
+    /// If that takes longer than `timeout`.
     pub(crate) async fn wait_for_queue(&self, condition: impl Fn(u64) -> bool, timeout: Duration) -> Result<()> {
         let deadline = Instant::now() + timeout;
         loop {
@@ -91,30 +97,30 @@ impl Dispatcher {
             if condition(length) {
                 return Ok(());
             }
-            ensure!(Instant::now() < deadline, "the length of the queue is {length} after {timeout:?}");
+            ensure!(Instant::now() < deadline, "the queue length is still {length} after {timeout:?}");
             tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
-    /// Resident memory, bytes, after the time in which unused memory is given back.
+    /// The dispatcher's resident memory in bytes, once it has had time to give back unused memory.
     ///
     /// # Errors
-    /// When the dispatcher has ended, or the system is not Linux.
+    /// If the dispatcher has ended, or the system is not Linux.
     pub(crate) async fn settled_memory(&self) -> Result<u64> {
         tokio::time::sleep(super::SETTLE).await;
         memory::resident(self.service.id())
     }
 
-    /// The number of open descriptors.
+    /// The number of files and sockets that the dispatcher has open.
     ///
     /// # Errors
-    /// When the dispatcher has ended, or the system is not Linux.
+    /// If the dispatcher has ended, or the system is not Linux.
     pub(crate) fn open_files(&self) -> Result<usize> {
         let folder = format!("/proc/{}/fd", self.service.id());
         Ok(std::fs::read_dir(&folder).with_context(|| format!("list {folder}"))?.count())
     }
 
-    /// Samples the resident memory from now on.
+    /// Starts a thread that samples the dispatcher's resident memory.
     pub(crate) fn watch_memory(&self) -> MemoryWatch {
         let (stop, stopped) = channel();
         let process = self.service.id();
@@ -122,20 +128,20 @@ impl Dispatcher {
     }
 }
 
-/// Resident memory at an instant, bytes.
+/// A time, and the resident memory at that time in bytes.
 pub(crate) type MemorySample = (Instant, u64);
 
-/// A thread that samples the memory of a process.
+/// A thread that samples the resident memory of a process.
 pub(crate) struct MemoryWatch {
     stop: Sender<()>,
     sampling: JoinHandle<Vec<MemorySample>>,
 }
 
 impl MemoryWatch {
-    /// Ends the thread. Returns all samples, in order of time.
+    /// Ends the thread. Returns all samples in order of time.
     pub(crate) fn finish(self) -> Vec<MemorySample> {
         drop(self.stop);
-        self.sampling.join().expect("sampling does not panic")
+        self.sampling.join().expect("the sampling thread does not panic")
     }
 }
 

@@ -1,7 +1,7 @@
-//! An open loop of requests: each is sent when it is due, even if earlier ones are unanswered. Latency counts from
-//! the time at which the request was due.
+//! Sends requests in an open loop: each is sent at its scheduled time, even if earlier ones are not answered yet. The
+//! latency of a request counts from its scheduled time.
 
-use super::client::{Client, Reply};
+use super::client::{DispatcherClient, FullAnswer};
 use crate::progress::Lines;
 use anyhow::{Context, Result};
 use hyper::StatusCode;
@@ -9,75 +9,76 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 
-/// Time for the answers that are missing when the last request has been sent.
+/// Time in which all requests must be answered after the last one was sent.
 const LAST_ANSWERS: Duration = Duration::from_secs(20);
 
-/// Time from now to the start of the schedule, so that the first request is not late already.
+/// Time between the call and the start of the schedule. Without it, the first request would be sent late.
 const HEAD_START: Duration = Duration::from_millis(20);
 
 /// How a request ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    /// Status 200.
+pub(crate) enum RequestOutcome {
+    /// The request was answered with status 200.
     Answered,
-    /// Status 503: shed at admission.
+    /// The request was shed at admission, with status 503.
     Shed {
-        /// The header `Retry-After`, seconds.
+        /// The header `Retry-After` in seconds; `None` if the answer has no such header.
         retry_after: Option<u64>,
     },
-    /// Status 504: the deadline passed in the queue.
+    /// The request expired in the queue, with status 504.
     Expired,
-    /// Any other status, or no answer; with a description.
+    /// The request was not answered, or was answered with another status. The text describes the failure.
     Failed(String),
 }
 
-impl Outcome {
+impl RequestOutcome {
     /// Whether the request was shed.
     pub(crate) fn is_shed(&self) -> bool {
         matches!(self, Self::Shed { .. })
     }
 }
 
-impl From<Result<Reply>> for Outcome {
-    fn from(reply: Result<Reply>) -> Self {
-        match reply {
+impl From<Result<FullAnswer>> for RequestOutcome {
+    fn from(answer: Result<FullAnswer>) -> Self {
+        match answer {
             Err(error) => Self::Failed(format!("{error:#}")),
-            Ok(reply) => match reply.status {
+            Ok(answer) => match answer.status {
                 StatusCode::OK => Self::Answered,
-                StatusCode::SERVICE_UNAVAILABLE => Self::Shed { retry_after: reply.retry_after },
+                StatusCode::SERVICE_UNAVAILABLE => Self::Shed { retry_after: answer.retry_after },
                 StatusCode::GATEWAY_TIMEOUT => Self::Expired,
-                other => Self::Failed(format!("{other}: {}", String::from_utf8_lossy(&reply.body))),
+                other => Self::Failed(format!("status {other}: {}", String::from_utf8_lossy(&answer.body))),
             },
         }
     }
 }
 
-/// A request that was sent, and how it ended.
+/// A request that was sent, with its times and its outcome.
 #[derive(Debug, Clone)]
 pub(crate) struct SentRequest {
-    /// When the request was due, since the start of the schedule.
+    /// The scheduled time of the request, since the start of the schedule.
     pub(crate) due: Duration,
-    /// From then until it was sent: the part of the latency that this process causes.
+    /// The time from the scheduled time to the sending: the part of the latency that this process causes.
     pub(crate) send_delay: Duration,
-    /// From when it was due to the last byte of the answer.
+    /// The time from the scheduled time to the last byte of the answer.
     pub(crate) latency: Duration,
-    pub(crate) outcome: Outcome,
+    /// How the request ended.
+    pub(crate) outcome: RequestOutcome,
 }
 
 /// All requests of a schedule.
-pub(crate) struct Offered {
-    /// Start of the schedule.
+pub(crate) struct SentRequests {
+    /// The start of the schedule.
     pub(crate) start: Instant,
-    /// Every request, in the order of the schedule.
+    /// The requests in the order of the schedule.
     pub(crate) requests: Vec<SentRequest>,
 }
 
-/// Sends a request at each of `times` since the start. The calling thread waits for the times, because tokio's timers
-/// round up to whole milliseconds.
+/// Sends a request at each of `times`, which count from the start of the schedule. The calling thread waits for the
+/// times, because tokio's timers round up to whole milliseconds.
 ///
 /// # Errors
-/// When requests are left without any answer.
-pub(crate) fn offer(runtime: &Runtime, client: &Arc<Client>, times: &[Duration]) -> Result<Offered> {
+/// If a request is not answered within 20 s after the last one was sent.
+pub(crate) fn offer(runtime: &Runtime, client: &Arc<DispatcherClient>, times: &[Duration]) -> Result<SentRequests> {
     let start = Instant::now() + HEAD_START;
     let mut progress = Lines::new("requests sent", times.len());
     let mut tasks = Vec::with_capacity(times.len());
@@ -89,17 +90,18 @@ pub(crate) fn offer(runtime: &Runtime, client: &Arc<Client>, times: &[Duration])
     let finish = async {
         let mut requests = Vec::with_capacity(tasks.len());
         for task in tasks {
-            requests.push(task.await.context("a request panicked")?);
+            requests.push(task.await.context("the task of a request panicked")?);
         }
         anyhow::Ok(requests)
     };
+    let late = || format!("requests were not answered within {LAST_ANSWERS:?} after the last one was sent");
     let requests = runtime.block_on(async { tokio::time::timeout(LAST_ANSWERS, finish).await });
-    Ok(Offered { start, requests: requests.context("requests were never answered")?? })
+    Ok(SentRequests { start, requests: requests.with_context(late)?? })
 }
 
-/// Sends one request, which was due at `start + due`.
+/// Sends one request now. Its scheduled time is `start + due`.
 pub(crate) async fn send(
-    client: Arc<Client>,
+    client: Arc<DispatcherClient>,
     id: usize,
     timeout: Option<Duration>,
     start: Instant,
@@ -111,30 +113,32 @@ pub(crate) async fn send(
     SentRequest { due, send_delay, latency: due_at.elapsed(), outcome }
 }
 
-impl Offered {
-    /// Latencies of the requests whose outcome fulfils `condition`.
-    pub(crate) fn latencies(&self, condition: impl Fn(&Outcome) -> bool) -> Vec<Duration> {
+impl SentRequests {
+    /// The latencies of the requests for whose outcome `condition` is true.
+    pub(crate) fn latencies(&self, condition: impl Fn(&RequestOutcome) -> bool) -> Vec<Duration> {
         self.requests.iter().filter(|request| condition(&request.outcome)).map(|request| request.latency).collect()
     }
 
-    /// Number of requests whose outcome fulfils `condition`.
-    pub(crate) fn count(&self, condition: impl Fn(&Outcome) -> bool) -> usize {
+    /// The number of requests for whose outcome `condition` is true.
+    pub(crate) fn count(&self, condition: impl Fn(&RequestOutcome) -> bool) -> usize {
         self.requests.iter().filter(|request| condition(&request.outcome)).count()
     }
 
     /// Checks that every request was answered, shed or expired.
     ///
     /// # Errors
-    /// When a request failed otherwise.
+    /// If a request failed. The message has the failure of the first one.
     pub(crate) fn check(&self) -> Result<()> {
         let failures = self.requests.iter().filter_map(|request| match &request.outcome {
-            Outcome::Failed(description) => Some(description),
-            Outcome::Answered | Outcome::Shed { .. } | Outcome::Expired => None,
+            RequestOutcome::Failed(description) => Some(description),
+            RequestOutcome::Answered | RequestOutcome::Shed { .. } | RequestOutcome::Expired => None,
         });
         let failures: Vec<&String> = failures.collect();
         match failures[..] {
             [] => Ok(()),
-            [first, ..] => anyhow::bail!("{} requests failed; the first one: {first}", failures.len()),
+            [first, ..] => {
+                anyhow::bail!("{} of {} requests failed; the first: {first}", failures.len(), self.requests.len())
+            }
         }
     }
 }

@@ -1,11 +1,11 @@
-//! `bench order`: both orders of the queue at the same load, which is more than the capacity now and then.
+//! `bench order`: both orders of the queue under the same load, which exceeds the capacity now and then.
 
-use super::client::Client;
-use super::dispatcher::Dispatcher;
-use super::load::{self, Offered, Outcome};
+use super::client::DispatcherClient;
+use super::dispatcher::DispatcherProcess;
+use super::load::{self, RequestOutcome, SentRequests};
 use super::stub_flags::StubFlags;
 use super::{OBJECTIVE, quantile_ms};
-use crate::figure::{Figure, Target};
+use crate::figure::{Figure, TargetRange};
 use crate::output::Output;
 use crate::stub::Record;
 use admission::Order;
@@ -17,7 +17,7 @@ use tokio::runtime::Runtime;
 use workload::Workload;
 use workload::arrivals::{ArrivalProcess, schedule};
 
-/// Stretches of a repetition: seconds, and whether the load is at its peak.
+/// The parts of a repetition: the length of each part in seconds, and whether the load is at its peak.
 const PROFILE: [(usize, bool); 3] = [(5, false), (10, true), (10, false)];
 
 /// Flags of `bench order`.
@@ -42,7 +42,7 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// Send times since the start.
+    /// The times at which requests are sent, since the start.
     fn times(&self) -> Vec<Duration> {
         let per_second = PROFILE.iter().flat_map(|&(seconds, is_peak)| {
             let rate = self.stubs.rate() * if is_peak { self.peak } else { self.base };
@@ -56,7 +56,7 @@ impl Options {
 /// Measures both orders.
 ///
 /// # Errors
-/// When a request was neither answered nor shed nor expired.
+/// If a request failed: it was not answered with status 200, 503 or 504.
 pub(crate) fn run(options: &Options) -> Result<()> {
     super::run(&options.output, |client, figures| measure(client, options, figures))
 }
@@ -64,51 +64,51 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 fn measure(runtime: &Runtime, options: &Options, figures: &mut Vec<Figure>) -> Result<()> {
     let stubs = options.stubs.start()?;
     let times = options.times();
-    ensure!(!times.is_empty(), "at this load there are no requests");
-    figures.push(Figure::new("order_offered", times.len() as f64, "").labelled("requests offered, to each"));
+    ensure!(!times.is_empty(), "the load has no requests; raise --peak or --base");
+    figures.push(Figure::new("order_offered", times.len() as f64, "").labelled("requests offered, for each order"));
     let mut attainments = Vec::new();
     for order in [Order::Fifo, Order::LateLast] {
         let name = name(order);
         eprintln!("{name}: {} requests", times.len());
         let flags = [format!("--order={name}")];
-        let dispatcher = runtime.block_on(Dispatcher::start(&stubs.addresses, &flags))?;
-        let offered = load::offer(runtime, &Arc::new(Client::new(dispatcher.address)), &times)?;
+        let dispatcher = runtime.block_on(DispatcherProcess::start(&stubs.addresses, &flags))?;
+        let offered = load::offer(runtime, &Arc::new(DispatcherClient::new(dispatcher.address)), &times)?;
         attainments.push(attainment(&offered));
         figures.extend(describe(&name, &offered, &stubs.take_records(), options));
         offered.check()?;
     }
     let [fifo, late_last] = attainments[..] else { unreachable!("there are two orders") };
     let gain = Figure::new("order_gain", late_last - fifo, "points").labelled("late-last − fifo");
-    figures.push(gain.with_target(Target::AtLeast(0.0)));
+    figures.push(gain.with_target(TargetRange::AtLeast(0.0)));
     figures.push(Figure::new("order_ratio", late_last / fifo, "").labelled("late-last ÷ fifo"));
     Ok(())
 }
 
-/// The dispatcher's name of an order.
+/// The value of the dispatcher's flag `--order` for an order.
 pub(super) fn name(order: Order) -> String {
-    order.to_possible_value().expect("no order is hidden").get_name().to_owned()
+    order.to_possible_value().expect("clap hides no variant of Order").get_name().to_owned()
 }
 
-/// The share of the requests that were answered within the objective, per cent.
-fn attainment(offered: &Offered) -> f64 {
-    let answered = offered.latencies(|outcome| *outcome == Outcome::Answered);
+/// The share of all requests that were answered within the objective, in per cent.
+fn attainment(offered: &SentRequests) -> f64 {
+    let answered = offered.latencies(|outcome| *outcome == RequestOutcome::Answered);
     let good = answered.iter().filter(|latency| **latency <= OBJECTIVE).count();
     good as f64 / offered.requests.len() as f64 * 100.0
 }
 
-fn describe(order: &str, offered: &Offered, records: &[Record], options: &Options) -> Vec<Figure> {
-    let answered = offered.latencies(|outcome| *outcome == Outcome::Answered);
+fn describe(order: &str, offered: &SentRequests, records: &[Record], options: &Options) -> Vec<Figure> {
+    let answered = offered.latencies(|outcome| *outcome == RequestOutcome::Answered);
     let late = answered.iter().filter(|latency| **latency > OBJECTIVE).count();
-    let shed = offered.count(Outcome::is_shed);
-    let expired = offered.count(|outcome| *outcome == Outcome::Expired);
+    let shed = offered.count(RequestOutcome::is_shed);
+    let expired = offered.count(|outcome| *outcome == RequestOutcome::Expired);
     let rows = [
-        ("capacity", "capacity by the stubs' time", options.stubs.capacity(records), "/s"),
-        ("attainment", "answered within 500 ms, of all", attainment(offered), "%"),
-        ("late", "answered later", late as f64, ""),
+        ("capacity", "capacity by measured service times", options.stubs.capacity(records), "/s"),
+        ("attainment", "share of all requests answered within 500 ms", attainment(offered), "%"),
+        ("late", "answered later than 500 ms", late as f64, ""),
         ("shed", "shed (503)", shed as f64, ""),
         ("expired", "expired (504)", expired as f64, ""),
-        ("p50_ms", "p50 of those answered", quantile_ms(&answered, 0.5), "ms"),
-        ("p99_ms", "p99 of those answered", quantile_ms(&answered, 0.99), "ms"),
+        ("p50_ms", "latency of answered requests, p50", quantile_ms(&answered, 0.5), "ms"),
+        ("p99_ms", "latency of answered requests, p99", quantile_ms(&answered, 0.99), "ms"),
     ];
     let figure = |(key, label, value, unit)| {
         Figure::new(format!("order_{key}_{order}"), value, unit).labelled(format!("{order}: {label}"))

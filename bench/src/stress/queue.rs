@@ -1,14 +1,14 @@
-//! `bench queue`: many requests held and then let go. Memory for each, and the order in which they leave. They come
-//! over HTTP/2, because one connection for each would be more than a process may open.
+//! `bench queue`: many requests wait in the queue, and are then answered. Measures the memory for each, and the order
+//! in which they leave. The requests come over HTTP/2, because a process may not open a connection for each.
 
 use super::client::{self, BODY};
-use super::dispatcher::Dispatcher;
+use super::dispatcher::DispatcherProcess;
 use super::{BYTES_PER_REQUEST, order};
-use crate::figure::{Figure, Target};
+use crate::figure::{Figure, TargetRange};
 use crate::memory::megabytes;
 use crate::output::Output;
 use crate::progress::Lines;
-use crate::stub::{Record, Settings, Stubs, Work};
+use crate::stub::{AnswerDelay, Record, StubReplicas, StubSettings};
 use admission::Order;
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
@@ -25,38 +25,38 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// Streams that hyper's server permits on a connection.
+/// Streams that hyper's server permits on one connection.
 const STREAMS: usize = 200;
 
-/// Time for the requests of one connection to enter the queue.
+/// Time in which the requests of one connection must enter the queue.
 const FILL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The dispatcher's deadline: longer than the whole measurement, so that no request expires.
+/// The dispatcher's `--deadline`. It is longer than the whole measurement, so that no request expires.
 const DEADLINE: Duration = Duration::from_secs(300);
 
-/// Bytes that all bodies in the queue may hold.
+/// The dispatcher's `--queue-bytes`: the memory that all bodies may take.
 const QUEUE_BYTES: usize = 1 << 30;
 
-/// The target of figures that count faults.
-const NONE: Target = Target::AtMost(0.0);
+/// The target of figures that count faults: zero.
+const NONE: TargetRange = TargetRange::AtMost(0.0);
 
-/// An open connection of HTTP/2.
-type Connection = SendRequest<Full<Bytes>>;
+/// An open HTTP/2 connection.
+type Http2Connection = SendRequest<Full<Bytes>>;
 
-/// Requests that wait for their answers.
-type Waiting = JoinSet<Result<StatusCode>>;
+/// The tasks that wait for answers. Each returns the status of one answer.
+type PendingAnswers = JoinSet<Result<StatusCode>>;
 
 /// Flags of `bench queue`.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Requests held together
+    /// Number of requests that wait at the same time
     #[arg(long, default_value_t = 100_000, value_parser = value_parser!(u32).range(1000..=1_000_000))]
     requests: u32,
-    /// So many of them are sent one at a time, each when the one before is seen in the queue; the others go one
-    /// connection at a time
+    /// Number of requests that are sent one at a time, each after the one before has reached the queue; the others are
+    /// sent one connection at a time
     #[arg(long, default_value_t = 1000, value_parser = value_parser!(u32).range(..=1000))]
     in_step: u32,
-    /// The dispatcher's order
+    /// Order of the dispatcher's queue
     #[arg(long, value_enum, default_value = "fifo")]
     order: Order,
     #[command(flatten)]
@@ -65,8 +65,8 @@ pub(crate) struct Options {
 
 impl Options {
     fn dispatcher_flags(&self) -> Vec<String> {
-        // Either every request is late when the gate opens, or none ever is: the order is that of arrival in both
-        // cases.
+        // Either all requests are late when the gate opens, or none is. In both cases they must leave in the order of
+        // their arrival.
         let objective = if self.order == Order::LateLast { "500ms" } else { "300s" };
         vec![
             format!("--queue-length={}", 2 * self.requests),
@@ -78,10 +78,10 @@ impl Options {
     }
 }
 
-/// Measures memory and order.
+/// Measures the memory for waiting requests, and the order in which they leave.
 ///
 /// # Errors
-/// When a request was not answered with 200.
+/// If a request was not answered with status 200.
 pub(crate) fn run(options: &Options) -> Result<()> {
     super::run(&options.output, |client, figures| client.block_on(measure(options, figures)))
 }
@@ -89,8 +89,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 async fn measure(options: &Options, figures: &mut Vec<Figure>) -> Result<()> {
     let requests = options.requests as usize;
     let (gate, opened) = watch::channel(false);
-    let stubs = Stubs::start(Settings { work: Work::Gate(opened), ..Settings::default() })?;
-    let dispatcher = Dispatcher::start(&stubs.addresses, &options.dispatcher_flags()).await?;
+    let stubs =
+        StubReplicas::start(StubSettings { answer_delay: AnswerDelay::UntilOpen(opened), ..StubSettings::default() })?;
+    let dispatcher = DispatcherProcess::start(&stubs.addresses, &options.dispatcher_flags()).await?;
     let before = dispatcher.settled_memory().await?;
     let mut connections = Vec::new();
     for _ in 0..requests.div_ceil(STREAMS) {
@@ -104,24 +105,24 @@ async fn measure(options: &Options, figures: &mut Vec<Figure>) -> Result<()> {
     figures.extend([
         memory("before", before, "RSS before"),
         memory("connected", connected, &format!("RSS with {} idle connections", connections.len())),
-        memory("full", full, &format!("RSS with {requests} requests held")),
+        memory("full", full, &format!("RSS with {requests} waiting requests")),
         Figure::new("queue_bytes_per_request", per_request, "B")
             .labelled("memory per request beyond its body")
             .with_target(BYTES_PER_REQUEST),
     ]);
 
     let released = Instant::now();
-    gate.send(true).context("open the gate")?;
+    gate.send(true).context("the stub replica has ended before the gate was opened")?;
     let good = drain(waiting, requests, &answered).await?;
     let per_second = good as f64 / released.elapsed().as_secs_f64();
     let records = stubs.take_records();
-    let all = Target::AtLeast(requests as f64);
-    figures.push(Figure::new("queue_answered", good as f64, "").labelled("answered 200").with_target(all));
-    figures.push(Figure::new("queue_drain_per_second", per_second, "/s").labelled("drained at"));
+    let all = TargetRange::AtLeast(requests as f64);
+    figures.push(Figure::new("queue_answered", good as f64, "").labelled("answered with 200").with_target(all));
+    figures.push(Figure::new("queue_drain_per_second", per_second, "/s").labelled("answers while the queue drains"));
     figures.extend(order_of(&records, options.in_step as usize));
     figures.push(memory("after", dispatcher.settled_memory().await?, "RSS after"));
-    ensure!(records.len() == requests, "the stub has seen {} requests, not {requests}", records.len());
-    ensure!(good == requests, "{} of {requests} requests were not answered 200", requests - good);
+    ensure!(records.len() == requests, "the stub replica received {} requests, not {requests}", records.len());
+    ensure!(good == requests, "{} of {requests} requests were not answered with status 200", requests - good);
     Ok(())
 }
 
@@ -129,59 +130,66 @@ fn memory(when: &str, bytes: u64, label: &str) -> Figure {
     Figure::new(format!("queue_rss_{when}"), megabytes(bytes), "MB").labelled(label)
 }
 
-/// Sends every request and waits until all are in the queue, except the first, which the stub takes.
+/// Sends all requests and waits until they are in the queue, except the first one, which the stub replica takes.
 async fn fill(
-    dispatcher: &Dispatcher,
-    connections: &mut [Connection],
+    dispatcher: &DispatcherProcess,
+    connections: &mut [Http2Connection],
     options: &Options,
     answered: &Arc<AtomicUsize>,
-) -> Result<Waiting> {
+) -> Result<PendingAnswers> {
     let (requests, in_step) = (options.requests as usize, options.in_step as usize);
     let uri = format!("http://{}/predict", dispatcher.address);
     let mut waiting = JoinSet::new();
-    let mut progress = Lines::new("requests held", requests);
+    let mut progress = Lines::new("requests in the queue", requests);
     for id in 0..requests {
         let connection = &mut connections[id / STREAMS];
-        connection.ready().await.context("a connection has ended")?;
-        // The request is queued here, in order; the task only waits for the answer.
+        let closed =
+            || format!("send request {id}: the dispatcher at {} has closed the connection", dispatcher.address);
+        connection.ready().await.with_context(closed)?;
+        // The request is sent here, so that requests are sent in order. The task only waits for the answer.
         let response = connection.send_request(client::predict(&uri, dispatcher.address, id, None));
         let answered = answered.clone();
         waiting.spawn(async move {
-            let reply = client::read(response.await.context("send")?).await?;
+            let response = response.await.with_context(|| format!("send request {id}"))?;
+            let answer = client::read(response).await.with_context(|| format!("send request {id}"))?;
             answered.fetch_add(1, Ordering::Relaxed);
-            Ok(reply.status)
+            Ok(answer.status)
         });
         let sent = id + 1;
         if sent <= in_step || sent.is_multiple_of(STREAMS) || sent == requests {
-            dispatcher.wait_for_queue(|length| length == id as u64, FILL_TIMEOUT).await?;
+            let queued = dispatcher.wait_for_queue(|length| length == id as u64, FILL_TIMEOUT).await;
+            queued.with_context(|| format!("wait until the queue length is {id}"))?;
             progress.update(sent);
         }
     }
     Ok(waiting)
 }
 
-/// Waits for all answers. Returns how many had status 200.
-async fn drain(mut waiting: Waiting, requests: usize, answered: &AtomicUsize) -> Result<usize> {
+/// Waits for all answers. Returns the number of answers with status 200.
+async fn drain(mut waiting: PendingAnswers, requests: usize, answered: &AtomicUsize) -> Result<usize> {
     let mut progress = Lines::new("requests answered", requests);
     let mut good = 0;
     let deadline = tokio::time::Instant::now() + DEADLINE;
-    while let Some(status) = tokio::time::timeout_at(deadline, waiting.join_next()).await.context("drain the queue")? {
+    let late = || format!("some of {requests} requests were not answered within {DEADLINE:?}");
+    while let Some(status) = tokio::time::timeout_at(deadline, waiting.join_next()).await.with_context(late)? {
         good += usize::from(status?? == StatusCode::OK);
         progress.update(answered.load(Ordering::Relaxed));
     }
     Ok(good)
 }
 
-async fn open(address: SocketAddr) -> Result<Connection> {
-    let stream = TcpStream::connect(address).await.context("connect")?;
-    stream.set_nodelay(true)?;
-    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
-    // The requests that a broken connection carries report the error.
+async fn open(address: SocketAddr) -> Result<Http2Connection> {
+    let failed = || format!("connect to the dispatcher at {address}");
+    let stream = TcpStream::connect(address).await.with_context(failed)?;
+    stream.set_nodelay(true).with_context(failed)?;
+    let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
+    let (sender, connection) = handshake.with_context(failed)?;
+    // If the connection breaks, its requests report the error.
     tokio::spawn(async move { drop(connection.await) });
     Ok(sender)
 }
 
-/// Figures of the order in which the stub got the requests.
+/// Figures about the order in which the stub replica received the requests.
 fn order_of(records: &[Record], in_step: usize) -> [Figure; 3] {
     let ids = || records.iter().filter_map(|record| record.id).map(|id| id as usize);
     let one_by_one = overtaken(ids().filter(|id| *id < in_step));
@@ -191,13 +199,13 @@ fn order_of(records: &[Record], in_step: usize) -> [Figure; 3] {
         Figure::new(format!("queue_overtaken_{key}"), count as f64, "").labelled(label)
     };
     [
-        figure("in_step", one_by_one, &format!("overtaken among {in_step} sent one by one")).with_target(NONE),
+        figure("in_step", one_by_one, &format!("overtaken, of {in_step} sent one at a time")).with_target(NONE),
         figure("between", between_connections, "overtaken by a request of a later connection").with_target(NONE),
         figure("at_once", at_once, "overtaken by a request sent at the same time"),
     ]
 }
 
-/// How many of the numbers come after a higher one.
+/// The number of elements that come after a higher element.
 fn overtaken(numbers: impl Iterator<Item = usize>) -> usize {
     let mut highest = 0;
     let mut count = 0;

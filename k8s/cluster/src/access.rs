@@ -1,6 +1,6 @@
-//! Access to a Kubernetes cluster, and questions about the Deployments and pods in one namespace of it.
+//! Access to a Kubernetes cluster: its Deployments, pods and Services in one namespace.
 //!
-//! Only [`Origin`] knows whether this program has started the cluster or found it.
+//! [`ClusterOrigin`] alone tells whether this program has started the cluster, or the cluster existed before.
 
 use crate::existing::TemporaryNamespace;
 use crate::kubectl::Kubectl;
@@ -16,87 +16,87 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// The error of a check that needs a cluster of its own.
-const NOT_LOCAL: &str = "this needs the control plane and the node of a cluster that was started for the checks";
+/// The error where the control plane or the node is needed, and this program has not started them.
+const NOT_LOCAL: &str = "this check needs a cluster that is started for it; leave --kubeconfig out";
 
-/// A cluster, and the namespace in it that Roundhouse is in.
+/// A cluster with a namespace for Roundhouse.
 pub struct Cluster {
-    /// Whether this program runs the cluster.
-    pub origin: Origin,
-    /// A client with the privileges of the cluster's kubeconfig.
+    /// Whether this program has started the cluster, with the parts that it has started.
+    pub origin: ClusterOrigin,
+    /// A client with the privileges that the cluster's kubeconfig gives.
     pub client: Client,
-    /// kubectl in the namespace.
+    /// kubectl for the namespace of Roundhouse.
     pub kubectl: Kubectl,
     /// The folder for logs and reports.
     pub folder: PathBuf,
-    /// Keeps other processes out of the folder.
+    /// The lock on the folder. While it is open, no other process uses the folder.
     pub folder_lock: File,
 }
 
-/// Where a cluster comes from.
-pub enum Origin {
-    /// This program runs the control plane and the node, and ends them with this value.
+/// The origin of a cluster.
+pub enum ClusterOrigin {
+    /// This program has started the control plane and the node. They end when this value is dropped.
     Local(Box<LocalCluster>),
-    /// The cluster existed before. The namespace is deleted with this value.
+    /// The cluster existed before. The namespace is deleted when this value is dropped.
     Existing(TemporaryNamespace),
 }
 
-/// The replicas of a Deployment.
+/// The numbers of replicas of a Deployment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Replicas {
-    /// Replicas that the Deployment asks for.
+pub struct ReplicaCounts {
+    /// The number of replicas in the Deployment's specification.
     pub desired: i32,
-    /// Replicas that can serve.
+    /// The number of ready replicas.
     pub ready: i32,
 }
 
 impl Cluster {
-    /// The control plane and the node, which a check may break.
+    /// The control plane and the node.
     ///
     /// # Errors
     /// If this program has not started the cluster.
     pub fn local(&self) -> Result<&LocalCluster> {
         match &self.origin {
-            Origin::Local(local) => Ok(local),
-            Origin::Existing(_) => bail!(NOT_LOCAL),
+            ClusterOrigin::Local(local) => Ok(local),
+            ClusterOrigin::Existing(_) => bail!(NOT_LOCAL),
         }
     }
 
-    /// The control plane and the node for changes. See [`Cluster::local`].
+    /// The control plane and the node, for changes.
     ///
     /// # Errors
     /// If this program has not started the cluster.
     pub fn local_mut(&mut self) -> Result<&mut LocalCluster> {
         match &mut self.origin {
-            Origin::Local(local) => Ok(local),
-            Origin::Existing(_) => bail!(NOT_LOCAL),
+            ClusterOrigin::Local(local) => Ok(local),
+            ClusterOrigin::Existing(_) => bail!(NOT_LOCAL),
         }
     }
 
-    /// The cluster address of a Service.
+    /// The cluster address of the Service `name`.
     ///
     /// # Errors
-    /// If there is no such Service, or it has no address.
+    /// If there is no such Service, or it has no IPv4 address.
     pub async fn service_address(&self, name: &str) -> Result<Ipv4Addr> {
         let service = self.api::<Service>().get(name).await.with_context(|| format!("get Service {name}"))?;
         let address = service.spec.and_then(|spec| spec.cluster_ip);
         let address = address.with_context(|| format!("Service {name} has no address"))?;
-        address.parse().with_context(|| format!("Service {name} has the address {address}, which is not of IPv4"))
+        address.parse().with_context(|| format!("Service {name} has the address {address}, which is no IPv4 address"))
     }
 
-    /// The number of replicas of a Deployment.
+    /// The numbers of replicas of a Deployment.
     ///
     /// # Errors
     /// If there is no such Deployment.
-    pub async fn replicas(&self, deployment: &str) -> Result<Replicas> {
+    pub async fn replicas(&self, deployment: &str) -> Result<ReplicaCounts> {
         let found = self.api::<Deployment>().get(deployment).await;
         let found = found.with_context(|| format!("get Deployment {deployment}"))?;
         let desired = found.spec.and_then(|spec| spec.replicas).unwrap_or(1);
         let ready = found.status.and_then(|status| status.ready_replicas).unwrap_or(0);
-        Ok(Replicas { desired, ready })
+        Ok(ReplicaCounts { desired, ready })
     }
 
-    /// The pods of a component, without those that are being deleted.
+    /// The pods of `component`, without those that are being deleted.
     ///
     /// # Errors
     /// If the API server does not answer.
@@ -105,16 +105,17 @@ impl Cluster {
         Ok(pods.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect())
     }
 
-    /// The pods of a component, with those that are being deleted.
+    /// The pods of `component`, including those that are being deleted.
     ///
     /// # Errors
     /// If the API server does not answer.
     pub async fn pods_and_terminating(&self, component: &str) -> Result<Vec<Pod>> {
-        let component = ListParams::default().labels(&format!("app.kubernetes.io/component={component}"));
-        Ok(self.api::<Pod>().list(&component).await.context("list pods")?.items)
+        let label = format!("app.kubernetes.io/component={component}");
+        let pods = self.api::<Pod>().list(&ListParams::default().labels(&label)).await;
+        Ok(pods.with_context(|| format!("list the pods with the label {label}"))?.items)
     }
 
-    /// The address of a pod.
+    /// The address of the pod `name`.
     ///
     /// # Errors
     /// If there is no such pod, or it has no address yet.
@@ -123,10 +124,10 @@ impl Cluster {
         pod.status.and_then(|status| status.pod_ip).with_context(|| format!("pod {name} has no address"))
     }
 
-    /// Waits until all replicas of a Deployment, as many as it asks for, are of its newest version and ready.
+    /// Waits until all replicas of a Deployment are ready and have its newest specification.
     ///
     /// # Errors
-    /// If that takes longer than `timeout`, with the state of the pods.
+    /// If that takes longer than `timeout`. The message has the state of the pods.
     pub async fn wait_for_rollout(&self, deployment: &str, timeout: Duration) -> Result<()> {
         let name = format!("deployment/{deployment}");
         let flag = format!("--timeout={}s", timeout.as_secs());
@@ -137,11 +138,13 @@ impl Cluster {
         Ok(())
     }
 
-    /// A sentence that tells where the logs of the pods are.
+    /// A sentence that says where the logs of the pods are.
     pub fn where_logs_are(&self) -> String {
         match &self.origin {
-            Origin::Local(local) => format!("The logs of the pods are in {}.", local.node.log_folder().display()),
-            Origin::Existing(_) => "`kubectl logs` shows the logs of the pods.".to_owned(),
+            ClusterOrigin::Local(local) => {
+                format!("The logs of the pods are in {}.", local.node.log_folder().display())
+            }
+            ClusterOrigin::Existing(_) => "`kubectl logs` shows the logs of the pods.".to_owned(),
         }
     }
 

@@ -1,22 +1,23 @@
 //! A control group of version 2 for this process alone.
 //!
-//! In a group that holds other processes too, such as a terminal's, the kernel does not let this program limit the
-//! memory of the groups below (cgroups(7), "no internal processes").
+//! In a group with other processes, such as that of a terminal, the kernel would not let this program limit the memory
+//! of the groups below (cgroups(7), "no internal processes").
 
 use anyhow::{Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Where version 2 is mounted on a system that uses it alone.
+/// The mount point of version 2 on a system without version 1.
 const ROOT: &str = "/sys/fs/cgroup";
 
-/// The group that this process is in. When dropped, the process returns to the root group and the group is removed.
-pub struct ProcessGroup {
+/// The control group of this process. When this value is dropped, the process moves to the root group, and the group is
+/// removed.
+pub struct OwnControlGroup {
     folder: PathBuf,
 }
 
-impl ProcessGroup {
-    /// Makes a group and moves this process into it. `None` on a system with version 1, which needs no such group.
+impl OwnControlGroup {
+    /// Makes a control group and moves this process into it. `None` on a system with version 1, which does not need it.
     ///
     /// # Errors
     /// If the kernel refuses.
@@ -34,23 +35,23 @@ impl ProcessGroup {
     }
 }
 
-impl Drop for ProcessGroup {
+impl Drop for OwnControlGroup {
     fn drop(&mut self) {
         if let Err(error) = join(Path::new(ROOT)) {
-            eprintln!("{error:#}");
+            eprintln!("the control group {} cannot be left: {error:#}", self.folder.display());
         }
         remove(&self.folder);
     }
 }
 
-/// Moves this process into a group.
+/// Moves this process into a control group.
 fn join(group: &Path) -> Result<()> {
     let process = std::process::id().to_string();
     let file = group.join("cgroup.procs");
     fs::write(&file, process).with_context(|| format!("move this process into the control group {}", group.display()))
 }
 
-/// Removes a group and those below it, which hold no process by now.
+/// Removes a control group and the groups below it. None of them may have a process.
 fn remove(group: &Path) {
     for entry in fs::read_dir(group).into_iter().flatten().flatten() {
         if entry.path().is_dir() {
@@ -58,6 +59,6 @@ fn remove(group: &Path) {
         }
     }
     if let Err(error) = fs::remove_dir(group) {
-        eprintln!("the control group {} is left behind: {error}", group.display());
+        eprintln!("cannot remove the control group {}: {error}; remove it with rmdir", group.display());
     }
 }

@@ -1,4 +1,4 @@
-//! The checks of Roundhouse on a Kubernetes cluster, deployed by k8s/base.
+//! The checks of Roundhouse on a Kubernetes cluster.
 
 mod ceiling;
 mod faults;
@@ -8,18 +8,18 @@ mod scaling;
 
 pub use fixture::{Fixture, ROLLOUT_TIMEOUT, measure_throughput};
 
-use crate::access::Origin;
+use crate::access::ClusterOrigin;
 use anyhow::{Result, ensure};
 use clap::ValueEnum;
 use indicatif::ProgressBar;
 use std::time::{Duration, Instant};
 
-/// A load for which one replica is enough on any machine, as a multiple of the throughput of one. On a slow machine a
-/// request takes a fifth of the objective: at a load of 0.3, more than one request in a hundred would then be late.
+/// A load for which one replica is enough on any machine, as a multiple of the throughput of one replica. On a slow
+/// machine, a request takes a fifth of the objective, and a load of 0.3 needs two replicas.
 const LIGHT_LOAD: f64 = 0.1;
 
-/// One check. They run in this order, in which the scaler seldom has to come down to one replica first: that takes a
-/// minute, and longer after each rise that it remembers.
+/// A check of Roundhouse on a cluster. The checks run in this order. Few of them must wait until the scaler has come down
+/// to one replica, which takes a minute or more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Check {
     /// Each ServiceAccount may do what its program needs, and nothing else
@@ -34,37 +34,37 @@ pub enum Check {
     KilledPod,
     /// A burst scales from one replica to at least three and back to one; no request fails
     Burst,
-    /// After the leading scaler is killed another one leads, and scales
+    /// After the leading scaler was killed, another scaler leads and scales
     KilledLeader,
-    /// With room for two replicas only, the scaler stops at two, gives the reason, and uses room that is added
+    /// On a node with room for two replicas, the scaler stops at two and gives the reason; it uses room that is added
     Ceiling,
 }
 
 /// The kind of cluster that a check needs.
-enum Requirement {
+enum ClusterRequirement {
     /// The check changes objects in its namespace only.
     AnyCluster,
-    /// The check changes the control plane or the node, so it runs only on a cluster that this program has started.
+    /// The check changes the control plane or the node. It runs only on a cluster that this program has started.
     LocalCluster {
-        /// The reason, as a sentence about the check.
+        /// What the check changes, as a sentence whose subject is "it".
         reason: &'static str,
     },
 }
 
 /// How a check ended.
-enum Outcome {
-    /// The check held, with the figures that were seen.
+enum CheckOutcome {
+    /// The check passed. The text has the measured figures.
     Passed(String),
-    /// The check did not hold, with the error.
+    /// The check failed. The text has the error.
     Failed(String),
-    /// The check cannot run on this cluster, with the reason.
+    /// The check cannot run on this cluster. The text has the reason.
     Skipped(&'static str),
 }
 
-/// Runs `checks` one after another, also after one has failed, and prints a line for each.
+/// Runs `checks` one after another, even if one fails, and prints a line for each.
 ///
 /// # Errors
-/// If a check has failed.
+/// If a check failed.
 pub async fn run(fixture: &mut Fixture, checks: &[Check]) -> Result<()> {
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     for check in checks {
@@ -75,15 +75,15 @@ pub async fn run(fixture: &mut Fixture, checks: &[Check]) -> Result<()> {
         let outcome = check.outcome(fixture).await;
         spinner.finish_and_clear();
         let (word, text) = match &outcome {
-            Outcome::Passed(figures) => ("ok", figures.as_str()),
-            Outcome::Failed(error) => ("FAILED", error.as_str()),
-            Outcome::Skipped(reason) => ("skipped", *reason),
+            CheckOutcome::Passed(figures) => ("ok", figures.as_str()),
+            CheckOutcome::Failed(error) => ("FAILED", error.as_str()),
+            CheckOutcome::Skipped(reason) => ("skipped", *reason),
         };
         println!("{word:<7} {name:<20} {:>4} s  {text}", start.elapsed().as_secs());
         match outcome {
-            Outcome::Passed(_) => passed += 1,
-            Outcome::Failed(_) => failed += 1,
-            Outcome::Skipped(_) => skipped += 1,
+            CheckOutcome::Passed(_) => passed += 1,
+            CheckOutcome::Failed(_) => failed += 1,
+            CheckOutcome::Skipped(_) => skipped += 1,
         }
     }
     println!("{passed} passed, {failed} failed, {skipped} skipped");
@@ -99,31 +99,32 @@ impl Check {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 
-    async fn outcome(self, fixture: &mut Fixture) -> Outcome {
-        if let (Requirement::LocalCluster { reason }, Origin::Existing(_)) =
+    /// Runs the check, unless the cluster does not fulfil its requirement.
+    async fn outcome(self, fixture: &mut Fixture) -> CheckOutcome {
+        if let (ClusterRequirement::LocalCluster { reason }, ClusterOrigin::Existing(_)) =
             (self.requirement(), &fixture.cluster.origin)
         {
-            return Outcome::Skipped(reason);
+            return CheckOutcome::Skipped(reason);
         }
         match self.run(fixture).await {
-            Ok(figures) => Outcome::Passed(figures),
-            Err(error) => Outcome::Failed(format!("{error:#}")),
+            Ok(figures) => CheckOutcome::Passed(figures),
+            Err(error) => CheckOutcome::Failed(format!("{error:#}")),
         }
     }
 
-    fn requirement(self) -> Requirement {
+    fn requirement(self) -> ClusterRequirement {
         let reason = match self {
             Self::Privileges | Self::Burst | Self::RollingRestart | Self::RollingDispatchers | Self::KilledLeader => {
-                return Requirement::AnyCluster;
+                return ClusterRequirement::AnyCluster;
             }
-            Self::KilledPod => "it kills a process on the node of a cluster that was started for the checks",
-            Self::NoApiServer => "it kills the API server of a cluster that was started for the checks",
-            Self::Ceiling => "it changes the cores of the node of a cluster that was started for the checks",
+            Self::KilledPod => "it kills a process on the node, so it runs only without --kubeconfig",
+            Self::NoApiServer => "it kills the API server, so it runs only without --kubeconfig",
+            Self::Ceiling => "it changes the cores of the node, so it runs only without --kubeconfig",
         };
-        Requirement::LocalCluster { reason }
+        ClusterRequirement::LocalCluster { reason }
     }
 
-    /// Runs the check and returns the figures that were seen.
+    /// Runs the check. Returns the measured figures.
     async fn run(self, fixture: &mut Fixture) -> Result<String> {
         match self {
             Self::Privileges => privileges::check(&fixture.cluster.kubectl).await,

@@ -1,9 +1,9 @@
-//! Compares the cluster's own HPA with the scaler: each replays the same workload with the same seed on a fresh
-//! namespace.
+//! Compares the HPA with the scaler. Each scales the replicas in a new namespace, while loadgen replays the same
+//! workload with the same seed.
 
 use crate::access::Cluster;
 use crate::check::{ROLLOUT_TIMEOUT, measure_throughput};
-use crate::load::Load;
+use crate::load::LoadgenProcess;
 use crate::paths;
 use crate::route::Route;
 use crate::wait::wait_for;
@@ -12,35 +12,36 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::process::Command;
 
-/// Time in which the namespace must be gone, and in which the HPA must know the use of processors. The HPA needs two
-/// windows of metrics.k8s.io and one period of its controller.
+/// Time in which the old namespace must be deleted, and in which the HPA must know the utilisation of the pods. For the
+/// utilisation, the HPA needs two windows of metrics.k8s.io and one period of its controller.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Time in which the HPA's controller, whose period is 15 s, notices that an HPA was deleted. Without this pause, the
-/// next HPA of the same name would start from the recommendations of the one before.
+/// next HPA of the same name would start from the recommendations of the deleted one.
 const HPA_PERIOD: Duration = Duration::from_secs(20);
 
-/// The resource of HPAs with its version, since later versions have other fields.
+/// The resource of HPAs with its API version. Later versions have other fields than those that are patched here.
 const HPA_RESOURCE: &str = "horizontalpodautoscalers.v1.autoscaling";
 
-/// Options of `cluster compare`.
+/// Flags of `cluster compare`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
-    /// Workload: a line for each second with its number of requests, in per cent of the throughput of one replica here;
-    /// loadgen/workloads/experiment.txt if not given
+    /// Workload file, one number for each second: requests per second in per cent of the throughput of one replica on
+    /// this machine; by default loadgen/workloads/experiment.txt
     #[arg(long, value_name = "FILE")]
     pub workload: Option<PathBuf>,
-    /// Multiplies the length of the workload; an HPA waits for five minutes before it scales down
+    /// Factor of the workload's length; with a longer workload, the HPA's wait of five minutes before it scales down
+    /// matters less
     #[arg(long, default_value_t = 1.0)]
     pub time_scale: f64,
-    /// Seed of the arrivals
+    /// Seed of the arrivals, which are the same in all runs
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// Target utilisations of the HPA, in per cent of the requested processor time; each is a run
+    /// Target utilisations of the HPA, in per cent of the processor time that pods request; each gets a run
     #[arg(long, value_delimiter = ',', default_value = "50,70,90")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=100))]
     pub hpa: Vec<u32>,
-    /// File for the comparison, comparison.html in the output folder if not given
+    /// File for the comparison; by default target/roundhouse/compare/comparison.html
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
 }
@@ -48,9 +49,9 @@ pub struct Options {
 /// The program that scales the replicas in a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Autoscaler {
-    /// The cluster's HPA.
+    /// The HPA, which is part of Kubernetes.
     Hpa {
-        /// Utilisation that the HPA aims at, in per cent of the requested processor time.
+        /// The HPA's target utilisation, in per cent of the processor time that pods request.
         target: u32,
     },
     /// The scaler with its default law, `slo`.
@@ -71,7 +72,7 @@ pub async fn run(cluster: &Cluster, options: &Options) -> Result<()> {
         println!("\n== {name} ({} of {})", index + 1, autoscalers.len());
         autoscaler.deploy(cluster).await.with_context(|| format!("set up {name}"))?;
         let route = Route::to_dispatcher(cluster).await?;
-        // Measured once, so that every run replays the same rates.
+        // The factor is measured in the first run only, so that every run replays the same rates.
         let scale = match rate_scale {
             Some(scale) => scale,
             None => measure_rate_scale(cluster, &route).await?,
@@ -84,13 +85,14 @@ pub async fn run(cluster: &Cluster, options: &Options) -> Result<()> {
     write_comparison(cluster, options, &reports).await
 }
 
-/// The factor that turns the workload's percentages into requests per second, rounded to thousandths.
+/// The factor that turns per cent of one replica's throughput into requests per second, rounded to thousandths.
 async fn measure_rate_scale(cluster: &Cluster, route: &Route) -> Result<f64> {
     let throughput = measure_throughput(cluster, route).await?;
-    println!("one replica: {throughput:.1} images/s");
+    println!("the throughput of one replica is {throughput:.1} images/s");
     Ok((throughput * 10.0).round() / 1e3)
 }
 
+/// Replays the workload and prints its figures. loadgen writes its JSON report to `report`.
 async fn replay(route: &Route, options: &Options, name: &str, rate_scale: f64, report: PathBuf) -> Result<()> {
     let default = || paths::root().join("loadgen/workloads/experiment.txt");
     let workload = options.workload.clone().unwrap_or_else(default);
@@ -102,17 +104,17 @@ async fn replay(route: &Route, options: &Options, name: &str, rate_scale: f64, r
         format!("--name={name}"),
     ];
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    println!("{}", Load::start(&route.url, &flags, report)?.finish().await?);
+    println!("{}", LoadgenProcess::start(&route.url, &flags, report)?.finish().await?);
     Ok(())
 }
 
-/// Lets loadgen print the table of the reports and write it as a page.
+/// Has loadgen compare the reports: it prints a table and writes an HTML page.
 async fn write_comparison(cluster: &Cluster, options: &Options, reports: &[PathBuf]) -> Result<()> {
     println!();
     let html = options.html.clone().unwrap_or_else(|| cluster.folder.join("comparison.html"));
     let mut loadgen = Command::new(paths::program("loadgen"));
     loadgen.arg("compare").args(reports).arg(format!("--html={}", html.display()));
-    let status = loadgen.status().await.context("start loadgen")?;
+    let status = loadgen.status().await.context("run loadgen compare")?;
     ensure!(status.success(), "loadgen compare failed ({status})");
     Ok(())
 }
@@ -125,7 +127,7 @@ impl Autoscaler {
         }
     }
 
-    /// The overlay that has this autoscaler.
+    /// The folder of the overlay that deploys Roundhouse with this autoscaler.
     fn overlay(self) -> &'static Path {
         match self {
             Self::Hpa { .. } => Path::new("k8s/overlays/hpa"),
@@ -133,7 +135,7 @@ impl Autoscaler {
         }
     }
 
-    /// Deletes the namespace, deploys Roundhouse anew, and waits until it is ready to scale.
+    /// Deletes the namespace and deploys Roundhouse again. Waits until the autoscaler can act.
     async fn deploy(self, cluster: &Cluster) -> Result<()> {
         let kubectl = &cluster.kubectl;
         let timeout = format!("--timeout={}s", SETUP_TIMEOUT.as_secs());
@@ -152,11 +154,16 @@ impl Autoscaler {
             Self::Hpa { .. } => wait_for_utilization(cluster).await?,
         }
         let replicas = cluster.replicas("replica").await?;
-        ensure!(replicas.desired == 1, "before any load there must be one replica, not {}", replicas.desired);
+        ensure!(
+            replicas.desired == 1,
+            "the Deployment replica must have one replica before the load starts, not {}",
+            replicas.desired
+        );
         Ok(())
     }
 }
 
+/// Waits until the HPA knows the utilisation of the pods. Before that, it does not scale.
 async fn wait_for_utilization(cluster: &Cluster) -> Result<()> {
     let utilization = ["get", HPA_RESOURCE, "replica", "-o", "jsonpath={.status.currentCPUUtilizationPercentage}"];
     wait_for("the HPA to know the utilisation of the pods", SETUP_TIMEOUT, async || {

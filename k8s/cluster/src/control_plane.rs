@@ -1,5 +1,5 @@
 //! The control plane of a local cluster: etcd, kube-apiserver, kube-controller-manager and kube-scheduler as processes.
-//! They are killed when this process ends, however that happens.
+//! The kernel kills them when this process ends, even if this process is killed.
 
 use crate::{binaries, network};
 use anyhow::{Context, Result, bail, ensure};
@@ -15,46 +15,52 @@ use std::time::{Duration, Instant};
 /// The port of the API server.
 const PORT: u16 = 6443;
 
-/// Time that the API server has to become ready.
+/// Time in which the API server must become ready.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Time that the API server has to answer whether it is ready.
+/// Time limit for an answer of the API server's `/readyz`.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A name in the API server's certificate. Clients check it whatever address they use.
+/// The name in the API server's certificate that all clients check, whichever address they connect to.
 const SERVER_NAME: &str = "kubernetes.default.svc";
 
-/// Lines of the API server's log in an error message.
+/// Number of lines of the API server's log in an error message.
 const LOG_LINES: usize = 5;
 
-/// The running processes.
+/// The running control plane. Its processes are killed when this value is dropped.
 pub struct ControlPlane {
+    /// The folder with the programs.
     binaries: PathBuf,
+    /// The folder for keys, data and logs.
     folder: PathBuf,
+    /// The token of the user `admin`, who has all privileges.
     token: String,
-    /// `None` while a check has taken the API server away.
+    /// The process of the API server; `None` after [`ControlPlane::kill_api_server`].
     api_server: Option<Child>,
+    /// The processes of etcd, the controller manager and the scheduler, in the order of their starts.
     others: Vec<Child>,
 }
 
 impl ControlPlane {
-    /// Starts all processes with the programs in `binaries`, and keeps keys, data and logs in `folder`. The calling
-    /// thread must be in the cluster's network.
+    /// Starts the programs in the folder `binaries`. Keys, data and logs go to `folder`. The calling thread must be in
+    /// the cluster's network.
     ///
     /// # Errors
-    /// If a process does not start; the message has the last lines of its log.
+    /// If a program cannot be started, or the API server does not become ready. The message then has the last lines of
+    /// the API server's log.
     pub async fn start(binaries: PathBuf, folder: PathBuf) -> Result<Self> {
         fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
-        let token = fs::read_to_string("/proc/sys/kernel/random/uuid")?.trim().to_owned();
-        fs::write(folder.join("tokens.csv"), format!("{token},admin,admin,system:masters\n"))?;
-        let key = KeyPair::generate()?;
-        fs::write(folder.join("accounts.key"), key.serialize_pem())?;
-        fs::write(folder.join("accounts.pub"), key.public_key_pem())?;
+        let random = "/proc/sys/kernel/random/uuid";
+        let token = fs::read_to_string(random).with_context(|| format!("read {random}"))?.trim().to_owned();
+        write(&folder.join("tokens.csv"), &format!("{token},admin,admin,system:masters\n"))?;
+        let key = KeyPair::generate().context("generate the key for the tokens of ServiceAccounts")?;
+        write(&folder.join("accounts.key"), &key.serialize_pem())?;
+        write(&folder.join("accounts.pub"), &key.public_key_pem())?;
         let mut control_plane = Self { binaries, folder, token, api_server: None, others: Vec::new() };
         let etcd = control_plane.spawn("etcd", &control_plane.etcd_flags())?;
         control_plane.others.push(etcd);
         control_plane.start_api_server().await?;
-        fs::write(control_plane.kubeconfig_path(), control_plane.kubeconfig(&api_server_url())?)?;
+        write(&control_plane.kubeconfig_path(), &control_plane.kubeconfig(&api_server_url())?)?;
         for (name, flags) in [
             ("kube-controller-manager", control_plane.controller_manager_flags()),
             ("kube-scheduler", control_plane.scheduler_flags()),
@@ -68,16 +74,19 @@ impl ControlPlane {
     /// Starts the API server and waits until it is ready.
     ///
     /// # Errors
-    /// If it ends, or is not ready in time.
+    /// If the API server ends, or is not ready within a minute.
     pub async fn start_api_server(&mut self) -> Result<()> {
         self.api_server = Some(self.spawn("kube-apiserver", &self.api_server_flags())?);
         let deadline = Instant::now() + START_TIMEOUT;
         while !self.is_ready().await {
-            let status = self.api_server.as_mut().map(Child::try_wait).transpose()?.flatten();
-            if status.is_some() || Instant::now() > deadline {
-                let log = last_lines(&self.log("kube-apiserver"), LOG_LINES);
-                bail!("the API server is not ready; the last lines of its log are:\n{log}");
+            let status = self.api_server.as_mut().map(Child::try_wait).transpose();
+            let status = status.context("check whether the API server has ended")?.flatten();
+            let log = self.log("kube-apiserver");
+            let end = || format!("the last lines of its log {} are:\n{}", log.display(), last_lines(&log, LOG_LINES));
+            if let Some(status) = status {
+                bail!("the API server has ended ({status}); {}", end());
             }
+            ensure!(Instant::now() <= deadline, "the API server is not ready after {START_TIMEOUT:?}; {}", end());
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         Ok(())
@@ -89,8 +98,8 @@ impl ControlPlane {
     /// If the API server does not run.
     pub fn kill_api_server(&mut self) -> Result<()> {
         let mut api_server = self.api_server.take().context("the API server does not run")?;
-        api_server.kill()?;
-        api_server.wait()?;
+        api_server.kill().context("kill the API server")?;
+        api_server.wait().context("wait for the end of the API server")?;
         Ok(())
     }
 
@@ -103,12 +112,12 @@ impl ControlPlane {
         Ok(Client::try_from(Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?)?)
     }
 
-    /// The kubeconfig file for programs in the cluster's network.
+    /// The path of the kubeconfig for programs in the cluster's network.
     pub fn kubeconfig_path(&self) -> PathBuf {
         self.folder.join("kubeconfig")
     }
 
-    /// The text of a kubeconfig with all privileges for a client that reaches the API server at the URL `server`.
+    /// The text of a kubeconfig for a client that reaches the API server at the URL `server`. It gives all privileges.
     ///
     /// # Errors
     /// If the API server has not made its certificate yet.
@@ -126,7 +135,7 @@ impl ControlPlane {
         Ok(serde_json::to_string_pretty(&kubeconfig)?)
     }
 
-    /// The API server's certificate, which it signed itself, as PEM.
+    /// The API server's self-signed certificate as PEM.
     ///
     /// # Errors
     /// If the API server has not made its certificate yet.
@@ -150,7 +159,7 @@ impl ControlPlane {
         let client = "http://127.0.0.1:2379";
         vec![
             format!("--data-dir={}", self.folder.join("etcd").display()),
-            // The data need not outlive this process.
+            // No data is needed after a crash.
             "--unsafe-no-fsync".into(),
             format!("--listen-client-urls={client}"),
             format!("--advertise-client-urls={client}"),
@@ -171,8 +180,8 @@ impl ControlPlane {
             "--service-account-issuer=https://kubernetes.default.svc".into(),
             format!("--service-account-signing-key-file={}", self.folder.join("accounts.key").display()),
             format!("--service-account-key-file={}", self.folder.join("accounts.pub").display()),
-            // metrics.k8s.io is reached by the address behind its Service: the API server does not depend on the node's
-            // proxy.
+            // The API server then connects to the endpoint of metrics.k8s.io. Without this, it would connect to the
+            // address of the Service, and would need the node's proxy.
             "--enable-aggregator-routing=true".into(),
         ]
     }
@@ -199,10 +208,12 @@ impl ControlPlane {
     }
 
     fn spawn(&self, name: &str, flags: &[String]) -> Result<Child> {
-        let log = File::options().create(true).append(true).open(self.log(name))?;
+        let path = self.log(name);
+        let opened = || format!("open {}", path.display());
+        let log = File::options().create(true).append(true).open(&path).with_context(opened)?;
         let mut command = Command::new("setpriv");
         command.arg("--pdeathsig=KILL").arg(binaries::program(&self.binaries, name)).args(flags);
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        command.stdin(Stdio::null()).stdout(log.try_clone().with_context(opened)?).stderr(log);
         command.spawn().with_context(|| format!("start {name}"))
     }
 
@@ -214,7 +225,7 @@ impl ControlPlane {
 impl Drop for ControlPlane {
     fn drop(&mut self) {
         for child in self.api_server.iter_mut().chain(self.others.iter_mut().rev()) {
-            // Killing fails if the process has ended already; waiting then still removes it from the process table.
+            // Killing fails if the process has ended already. Waiting removes it from the process table in any case.
             let _ = child.kill();
             let _ = child.wait();
         }
@@ -226,7 +237,11 @@ pub fn api_server_url() -> String {
     format!("https://{}:{PORT}", network::NODE_ADDRESS)
 }
 
-/// The last lines of a file; empty if the file cannot be read.
+fn write(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("write {}", path.display()))
+}
+
+/// The last `count` lines of a file, or an empty text if the file cannot be read.
 fn last_lines(path: &Path, count: usize) -> String {
     let text = fs::read_to_string(path).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();

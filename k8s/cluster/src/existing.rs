@@ -1,6 +1,6 @@
-//! A cluster that exists already: the checks get a namespace of their own in it, which is deleted at the end.
+//! Access to a cluster that exists already. The checks run in a new namespace, which is deleted at the end.
 
-use crate::access::{Cluster, Origin};
+use crate::access::{Cluster, ClusterOrigin};
 use crate::images::PROGRAMS;
 use crate::kubectl::Kubectl;
 use crate::paths;
@@ -14,42 +14,44 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// Time that kubectl waits for the namespace to be gone. Pods take up to 30 s to drain.
+/// Time that kubectl waits until the namespace is deleted. Its pods take up to 30 s to drain.
 const DELETE_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// The prefix of the images in k8s/base.
+/// The prefix of the names of images in k8s/base.
 const IMAGE_PREFIX: &str = "roundhouse";
 
-/// The cluster that exists already, and the manifests to apply to it.
+/// The flags that name an existing cluster, and the manifests to apply to it.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ExistingOptions {
-    /// Run the checks on the cluster of this kubeconfig, instead of starting one; they get a namespace of their own,
-    /// which is deleted at the end
+    /// Kubeconfig of an existing cluster; the checks run there in a new namespace, which is deleted at the end, and no
+    /// cluster is started
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
-    /// Context of the kubeconfig, if not its current one
+    /// Context in the kubeconfig; by default its current context
     #[arg(long, value_name = "NAME", requires = "kubeconfig")]
     pub context: Option<String>,
-    /// Folder with the kustomization to apply, k8s/base if not given; it may name images
+    /// Folder with the kustomization to apply; by default k8s/base
     #[arg(long, value_name = "FOLDER", requires = "kubeconfig")]
     pub apply: Option<PathBuf>,
-    /// Registry and path of the images: registry.example/team for registry.example/team/replica; roundhouse by default
+    /// Registry and path of the images, such as registry.example/team for registry.example/team/replica; by default
+    /// roundhouse; images that the kustomization of --apply renames keep their names
     #[arg(long, value_name = "PREFIX", requires = "kubeconfig")]
     pub image_prefix: Option<String>,
 }
 
-/// A namespace that is deleted when this value is dropped: also after a failure, a panic or Ctrl-C.
+/// A namespace that is deleted when this value is dropped, which also happens after a failure, a panic or Ctrl-C.
 pub struct TemporaryNamespace {
     kubectl: Kubectl,
 }
 
 impl TemporaryNamespace {
-    /// Creates a namespace that holds pods to the restricted pod security standard, as k8s/namespace does.
+    /// Creates the namespace of `kubectl`. Like k8s/namespace, it enforces the restricted pod security standard.
     async fn create(kubectl: Kubectl) -> Result<Self> {
         let labels = json!({"pod-security.kubernetes.io/enforce": "restricted"});
         let metadata = json!({"name": kubectl.namespace(), "labels": labels});
         let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata});
-        // Made first: the API server may have created the namespace even if the answer does not arrive.
+        // This value must exist before the request. If the answer is lost, the API server may still have created the
+        // namespace, which dropping this value deletes.
         let temporary = Self { kubectl };
         let create = temporary.kubectl.run_with_input(&["create", "-f", "-"], &namespace.to_string()).await;
         create.with_context(|| format!("create the namespace {}", temporary.kubectl.namespace()))?;
@@ -70,38 +72,42 @@ impl Drop for TemporaryNamespace {
             Ok(output) => String::from_utf8_lossy(&output.stderr).into_owned(),
             Err(error) => error.to_string(),
         };
-        eprintln!("{}\nthe namespace may be left behind; delete it: kubectl delete namespace {name}", message.trim());
+        eprintln!(
+            "cannot delete the namespace {name}: {}\ndelete it with: kubectl delete namespace {name}",
+            message.trim()
+        );
     }
 }
 
 /// Connects to the cluster of `kubeconfig` in `context` (the file's current context if `None`) and creates a namespace
-/// in it. Reports go to `folder`, which is emptied first.
+/// in it. Empties `folder`, to which reports go.
 ///
 /// # Errors
-/// If the kubeconfig is wrong, the API server cannot be reached, or it refuses the namespace.
+/// If the kubeconfig is invalid, the API server cannot be reached, or it refuses to create the namespace.
 pub async fn connect(kubeconfig: &Path, context: Option<String>, folder: PathBuf) -> Result<Cluster> {
     let folder_lock = paths::reserve(&folder)?;
     let read = Kubeconfig::read_from(kubeconfig).with_context(|| format!("read {}", kubeconfig.display()))?;
     let options = KubeConfigOptions { context: context.clone(), ..KubeConfigOptions::default() };
     let config = Config::from_custom_kubeconfig(read, &options).await;
-    let client = Client::try_from(config.with_context(|| format!("use {}", kubeconfig.display()))?)?;
-    // Before anything is created, so that there is nothing to delete if the cluster cannot be reached.
+    let invalid = || format!("{} cannot be used", kubeconfig.display());
+    let client = Client::try_from(config.with_context(invalid)?).with_context(invalid)?;
+    // This request comes before the namespace is created. If it fails, there is nothing to delete.
     let version = client.apiserver_version().await;
-    version.with_context(|| format!("reach the API server of {}", kubeconfig.display()))?;
+    version.with_context(|| format!("connect to the API server of {}", kubeconfig.display()))?;
     let namespace = format!("roundhouse-check-{:08x}", rand::random::<u32>());
     let kubectl = Kubectl::new(kubeconfig.to_owned(), context, namespace);
-    let origin = Origin::Existing(TemporaryNamespace::create(kubectl.clone()).await?);
+    let origin = ClusterOrigin::Existing(TemporaryNamespace::create(kubectl.clone()).await?);
     Ok(Cluster { origin, client, kubectl, folder, folder_lock })
 }
 
-/// Writes a kustomization into `folder` that moves the kustomization in `base` to `namespace` and takes the images from
-/// below `image_prefix`. Images that `base` has renamed itself stay as they are.
+/// Writes a kustomization to `folder`. It moves the manifests of the kustomization in `base` to `namespace`, and
+/// replaces the prefix `roundhouse` of their images by `image_prefix`. Images that `base` has renamed keep their names.
 ///
 /// # Errors
 /// If `base` does not exist, or the files cannot be written.
 pub fn write_kustomization(folder: &Path, base: &Path, namespace: &str, image_prefix: Option<&str>) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
-    // kustomize takes no absolute paths.
+    // kustomize refuses absolute paths, so a link leads to `base`.
     let base = fs::canonicalize(base).with_context(|| format!("find the kustomization {}", base.display()))?;
     symlink(&base, folder.join("base")).with_context(|| format!("create a link in {}", folder.display()))?;
     let images = image_prefix.map(|prefix| {

@@ -1,5 +1,5 @@
-//! A cluster for a user to explore. Two ports of the machine lead into the cluster's network, which is otherwise
-//! closed.
+//! A cluster that a user explores with kubectl and loadgen. Two ports of the machine are forwarded into the cluster's
+//! network, which cannot be reached otherwise.
 
 use crate::access::Cluster;
 use crate::check::ROLLOUT_TIMEOUT;
@@ -13,10 +13,11 @@ use std::time::Duration;
 use tokio::io::copy_bidirectional;
 use tokio::net::TcpStream;
 
-/// Time without a new connection after one could not be accepted, as when too many files are open.
+/// The pause after a connection could not be accepted, for example because too many files are open. Without it, the
+/// loop would use a whole core.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
-/// Ports on the machine's loopback address.
+/// The sockets on the machine's loopback address whose connections are forwarded.
 pub struct ForwardedPorts {
     api_server: TcpListener,
     dispatcher: TcpListener,
@@ -28,16 +29,16 @@ impl ForwardedPorts {
     /// # Errors
     /// If no port is free.
     pub fn open() -> Result<Self> {
-        let listen = || TcpListener::bind("127.0.0.1:0").context("listen on 127.0.0.1");
+        let listen = || TcpListener::bind("127.0.0.1:0").context("listen on a free port of 127.0.0.1");
         Ok(Self { api_server: listen()?, dispatcher: listen()? })
     }
 }
 
 /// Applies the kustomization in `manifests` (k8s/overlays/minikube if `None`), prints how to use the cluster, and
-/// forwards connections for ever.
+/// forwards connections. Does not return unless a step before the forwarding fails.
 ///
 /// # Errors
-/// If a Deployment does not become ready.
+/// If kubectl cannot apply the manifests, or a Deployment does not become ready.
 pub async fn run(cluster: &Cluster, manifests: Option<PathBuf>, ports: ForwardedPorts) -> Result<()> {
     let spinner = ProgressBar::new_spinner().with_message("waiting for the dispatcher and a replica");
     spinner.enable_steady_tick(Duration::from_millis(100));
@@ -47,7 +48,7 @@ pub async fn run(cluster: &Cluster, manifests: Option<PathBuf>, ports: Forwarded
     cluster.wait_for_rollout("replica", ROLLOUT_TIMEOUT).await?;
     spinner.finish_and_clear();
     let api_server =
-        api_server_url().trim_start_matches("https://").parse().context("parse the API server's address")?;
+        api_server_url().trim_start_matches("https://").parse().expect("`api_server_url` is https:// and an address");
     let dispatcher = SocketAddr::from((cluster.service_address("dispatcher").await?, 80));
     print_usage(cluster, &ports)?;
     tokio::join!(forward(ports.api_server, api_server), forward(ports.dispatcher, dispatcher));
@@ -73,7 +74,7 @@ async fn forward(listener: TcpListener, to: SocketAddr) {
     let listener = listener.set_nonblocking(true).and_then(|()| tokio::net::TcpListener::from_std(listener));
     let listener = match listener {
         Ok(listener) => listener,
-        Err(error) => return eprintln!("connections to {to} are not forwarded: {error}"),
+        Err(error) => return eprintln!("cannot forward connections to {to}: {error}"),
     };
     loop {
         let Ok((mut client, _)) = listener.accept().await else {
@@ -82,7 +83,7 @@ async fn forward(listener: TcpListener, to: SocketAddr) {
         };
         tokio::spawn(async move {
             if let Ok(mut server) = TcpStream::connect(to).await {
-                // An error ends the connection, and both sides see that.
+                // An error closes both connections, which client and server notice.
                 let _ = copy_bidirectional(&mut client, &mut server).await;
             }
         });

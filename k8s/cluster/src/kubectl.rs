@@ -1,4 +1,4 @@
-//! kubectl, as a process. The checks use it where a user would.
+//! Runs kubectl. The checks use it for the tasks for which a user would use it.
 
 use anyhow::{Context, Result, bail, ensure};
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::process::Stdio;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-/// kubectl with the flags that select a cluster and a namespace.
+/// The flags of kubectl that select a cluster and a namespace.
 #[derive(Debug, Clone)]
 pub struct Kubectl {
     kubeconfig: PathBuf,
@@ -14,8 +14,8 @@ pub struct Kubectl {
     namespace: String,
 }
 
-/// The result of a kubectl command.
-struct Output {
+/// The exit status and the output of kubectl.
+struct KubectlOutput {
     succeeded: bool,
     stdout: String,
     stderr: String,
@@ -23,17 +23,17 @@ struct Output {
 
 impl Kubectl {
     /// kubectl for the cluster of `kubeconfig` in `context` (the file's current context if `None`). Commands act in
-    /// `namespace` unless their arguments name another one.
+    /// `namespace`, unless their arguments name another namespace.
     pub fn new(kubeconfig: PathBuf, context: Option<String>, namespace: impl Into<String>) -> Self {
         Self { kubeconfig, context, namespace: namespace.into() }
     }
 
-    /// The namespace that commands act in.
+    /// The namespace in which commands act.
     pub fn namespace(&self) -> &str {
         &self.namespace
     }
 
-    /// The arguments of a kubectl command with the flags that select cluster and namespace.
+    /// The flags that select cluster and namespace, followed by `arguments`.
     pub fn arguments(&self, arguments: &[&str]) -> Vec<String> {
         let mut all =
             vec![format!("--kubeconfig={}", self.kubeconfig.display()), format!("--namespace={}", self.namespace)];
@@ -42,28 +42,29 @@ impl Kubectl {
         all
     }
 
-    /// Runs kubectl and returns its standard output.
+    /// Runs kubectl. Returns its standard output.
     ///
     /// # Errors
-    /// If kubectl fails, with its standard error.
+    /// If kubectl fails. The message has its standard error.
     pub async fn run(&self, arguments: &[&str]) -> Result<String> {
         self.run_with_input(arguments, "").await
     }
 
-    /// Runs kubectl with `input` as its standard input and returns its standard output.
+    /// Runs kubectl with `input` as its standard input. Returns its standard output.
     ///
     /// # Errors
-    /// If kubectl fails, with its standard error.
+    /// If kubectl fails. The message has its standard error.
     pub async fn run_with_input(&self, arguments: &[&str], input: &str) -> Result<String> {
         let output = self.output(arguments, input).await?;
-        ensure!(output.succeeded, "kubectl {}: {}", arguments.join(" "), output.stderr.trim());
+        ensure!(output.succeeded, "kubectl {} failed: {}", arguments.join(" "), output.stderr.trim());
         Ok(output.stdout)
     }
 
-    /// Whether a ServiceAccount of the namespace may do `action`, which is `VERB RESOURCE[/NAME] [FLAG]`.
+    /// Whether the ServiceAccount `account` of the namespace may do `action`, which has the form
+    /// `VERB RESOURCE[/NAME] [FLAG]`.
     ///
     /// # Errors
-    /// If kubectl does not answer yes or no.
+    /// If kubectl answers neither yes nor no.
     pub async fn can_i(&self, account: &str, action: &str) -> Result<bool> {
         let user = format!("--as=system:serviceaccount:{}:{account}", self.namespace);
         let mut arguments = vec!["auth", "can-i", &user];
@@ -72,35 +73,43 @@ impl Kubectl {
         match output.stdout.trim() {
             "yes" => Ok(true),
             answer if answer.starts_with("no") => Ok(false),
-            answer => bail!("kubectl auth can-i {action}: {answer} {}", output.stderr.trim()),
+            answer => bail!(
+                "kubectl auth can-i {action} must answer yes or no, but printed {answer:?}: {}",
+                output.stderr.trim()
+            ),
         }
     }
 
-    /// Applies the manifests that a folder's kustomization makes.
+    /// Applies the manifests of the kustomization in `folder`.
     ///
     /// # Errors
     /// If kubectl cannot read the folder, or the API server refuses a manifest.
     pub async fn apply(&self, folder: &Path) -> Result<()> {
         let folder = folder.display().to_string();
         let mut manifests = self.run(&["kustomize", &folder]).await?;
-        // API servers before 1.21 serve PodDisruptionBudgets under another version.
+        // API servers before 1.21 serve PodDisruptionBudgets in another API version.
         if !self.run(&["api-versions"]).await?.lines().any(|version| version == "policy/v1") {
             manifests = manifests.replace("apiVersion: policy/v1\n", "apiVersion: policy/v1beta1\n");
         }
         self.run_with_input(&["apply", "-f", "-"], &manifests).await.map(drop)
     }
 
-    async fn output(&self, arguments: &[&str], input: &str) -> Result<Output> {
+    async fn output(&self, arguments: &[&str], input: &str) -> Result<KubectlOutput> {
         let mut command = Command::new("kubectl");
         command.args(self.arguments(arguments)).kill_on_drop(true);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().context("run kubectl (Debian: apt-get install kubernetes-client)")?;
-        let mut stdin = child.stdin.take().context("kubectl's standard input is not piped")?;
-        // kubectl may exit before it has read everything; its exit status then tells why.
+        let mut child =
+            command.spawn().context("run kubectl; on Debian and Ubuntu: apt-get install kubernetes-client")?;
+        let mut stdin = child.stdin.take().expect("standard input is piped");
+        // Writing fails if kubectl exits before it has read everything. Its exit status is checked below.
         let _ = stdin.write_all(input.as_bytes()).await;
         drop(stdin);
         let output = child.wait_with_output().await.context("wait for kubectl")?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Ok(Output { succeeded: output.status.success(), stdout: text(&output.stdout), stderr: text(&output.stderr) })
+        Ok(KubectlOutput {
+            succeeded: output.status.success(),
+            stdout: text(&output.stdout),
+            stderr: text(&output.stderr),
+        })
     }
 }

@@ -1,8 +1,8 @@
-//! A Kubernetes cluster on one machine without a container engine, and the checks that run on it or on any other
+//! A Kubernetes cluster on one machine without a container engine, and checks of Roundhouse for this or another
 //! cluster.
 //!
-//! etcd, the API server, the controllers and the scheduler are real and run as processes. The node is part of this
-//! crate: it runs the programs of the workspace as pods.
+//! etcd, the API server, the controllers and the scheduler are real, and run as processes. This crate is the node: it
+//! runs the programs of the workspace as pods.
 
 pub mod access;
 pub mod binaries;

@@ -1,4 +1,4 @@
-//! loadgen as a process, and the figures of its report that the checks need.
+//! Runs loadgen, and reads the figures that the checks need from its report.
 
 use crate::paths;
 use anyhow::{Context, Result, ensure};
@@ -10,40 +10,39 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use tokio::process::{Child, Command};
 
-/// loadgen's exit status when the run was made, and a threshold was breached or this machine could not send on time.
+/// loadgen's exit status after a complete run that breached a threshold, or in which this machine sent too late.
 const THRESHOLD_BREACHED: i32 = 99;
 
-/// A running loadgen.
-pub struct Load {
+/// A running loadgen, which is killed when this value is dropped.
+pub struct LoadgenProcess {
     child: Child,
     report: PathBuf,
 }
 
-/// The figures of a run.
+/// The figures of a run of loadgen.
 #[derive(Debug)]
 pub struct LoadReport {
-    /// Requests that were scheduled.
+    /// The number of requests that were scheduled.
     pub offered: u64,
-    /// Requests without a correct answer of status 200.
+    /// The number of requests without a correct answer of status 200.
     pub failed: u64,
-    /// Failed requests by their error code.
+    /// The number of failed requests for each error code.
     pub errors: BTreeMap<String, u64>,
-    /// Share of the offered requests that were answered within the objective, 0 to 1.
+    /// The share of the offered requests that were answered within the objective, 0 to 1.
     pub attainment: f64,
-    /// The 99th percentile of the latency in milliseconds; `None` if nothing was answered.
+    /// The 99th percentile of the latency in milliseconds; `None` if no request was answered.
     pub p99_ms: Option<f64>,
     /// The length of the schedule in seconds.
     pub length_seconds: f64,
 }
 
-impl Load {
-    /// Starts `loadgen run` with these flags against `url`, which takes images. loadgen writes its JSON report to
-    /// `report`.
+impl LoadgenProcess {
+    /// Starts `loadgen run` with `flags`. It posts images to `url`, and writes its JSON report to the file `report`.
     ///
     /// # Errors
     /// If loadgen cannot be started.
     pub fn start(url: &str, flags: &[&str], report: PathBuf) -> Result<Self> {
-        // An old report must not be taken for that of a run that failed.
+        // If the run fails, an old report would be taken for its report.
         if report.exists() {
             std::fs::remove_file(&report).with_context(|| format!("remove {}", report.display()))?;
         }
@@ -53,24 +52,25 @@ impl Load {
         Ok(Self { child, report })
     }
 
-    /// Waits until the run is over.
+    /// Waits until the run is over. Returns its figures.
     ///
     /// # Errors
     /// If loadgen failed.
     pub async fn finish(mut self) -> Result<LoadReport> {
-        let status = self.child.wait().await?;
-        ensure!(status.success() || status.code() == Some(THRESHOLD_BREACHED), "loadgen failed ({status})");
+        let status = self.child.wait().await.context("wait for loadgen")?;
+        ensure!(status.success() || status.code() == Some(THRESHOLD_BREACHED), "loadgen run failed ({status})");
         LoadReport::read(&self.report)
     }
 
-    /// Stops the run now. The report covers the requests that were sent.
+    /// Stops the run. Returns the figures of the requests that were sent.
     ///
     /// # Errors
-    /// If loadgen has ended already, or has written no report.
+    /// If loadgen has ended already, or writes no report.
     pub async fn stop(mut self) -> Result<LoadReport> {
         let pid = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-        kill_process(pid.context("loadgen has ended before it was stopped")?, Signal::INT)?;
-        self.child.wait().await?;
+        let pid = pid.context("loadgen has ended before it was stopped")?;
+        kill_process(pid, Signal::INT).context("send SIGINT to loadgen")?;
+        self.child.wait().await.context("wait for loadgen")?;
         LoadReport::read(&self.report)
     }
 }
@@ -98,13 +98,19 @@ impl LoadReport {
         })
     }
 
-    /// Fails unless requests were sent and all of them were answered.
+    /// Checks that requests were sent and none failed.
     ///
     /// # Errors
-    /// If a request failed, with the error codes.
+    /// If a request failed. The message has the error codes.
     pub fn ensure_no_failures(&self) -> Result<()> {
         ensure!(self.offered > 0, "loadgen sent no requests");
-        ensure!(self.failed == 0, "{} of {} requests failed: {:?}", self.failed, self.offered, self.errors);
+        ensure!(
+            self.failed == 0,
+            "{} of {} requests failed; their error codes: {:?}",
+            self.failed,
+            self.offered,
+            self.errors
+        );
         Ok(())
     }
 }

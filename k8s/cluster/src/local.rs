@@ -1,6 +1,6 @@
-//! A cluster on this machine: control plane, node and network. It ends with the value that stands for it.
+//! Starts a cluster on this machine: its control plane, its node and its network.
 
-use crate::access::{Cluster, Origin};
+use crate::access::{Cluster, ClusterOrigin};
 use crate::control_plane::ControlPlane;
 use crate::images::ImageStore;
 use crate::kubectl::Kubectl;
@@ -11,31 +11,31 @@ use anyhow::{Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The namespace that the manifests of this repository are made for.
+/// The namespace in the manifests of this repository.
 pub const NAMESPACE: &str = "roundhouse";
 
-/// The name of the only node.
+/// The name of the cluster's only node.
 const NODE_NAME: &str = "node";
 
-/// The parts of a cluster that checks can break.
+/// The parts of a local cluster. They end when this value is dropped.
 pub struct LocalCluster {
-    /// The node. It is dropped first, so that the pods end before the API server.
+    /// The node. It is the first field, since it must be dropped first: its pods must end before the API server.
     pub node: Node,
-    /// The processes of the control plane.
+    /// The control plane.
     pub control_plane: ControlPlane,
 }
 
 /// The processors of the node.
 #[derive(Debug, Clone, Copy)]
 pub struct Cores {
-    /// Cores that the node offers to pods.
+    /// The number of cores that the node offers to pods.
     pub count: f64,
-    /// The worth of one of these cores, as a share of a core of this machine.
+    /// The processor time of a core of the node, as a share of a core of this machine.
     pub share: f64,
 }
 
-/// Starts a cluster in `network` with the control plane's programs in `binaries`. Keys, data and logs go to `folder`,
-/// which is emptied first; images stay in a folder beside it.
+/// Starts a cluster in `network`. `binaries` is the folder with the programs of the control plane. Keys, data and logs
+/// go to `folder`, which is emptied first. Container images go to `folder` with the extension `images`, which is kept.
 ///
 /// # Errors
 /// If a part of the cluster does not start.
@@ -50,13 +50,13 @@ pub async fn start(network: Network, binaries: PathBuf, folder: PathBuf, cores: 
     let node_services = paths::root().join("k8s/cluster/node.yaml").display().to_string();
     kubectl.run(&["--namespace=kube-system", "apply", "-f", &node_services]).await?;
     kubectl.apply(&paths::root().join("k8s/namespace")).await?;
-    let origin = Origin::Local(Box::new(LocalCluster { node, control_plane }));
+    let origin = ClusterOrigin::Local(Box::new(LocalCluster { node, control_plane }));
     Ok(Cluster { origin, client, kubectl, folder, folder_lock })
 }
 
 impl LocalCluster {
-    /// Writes a kubeconfig for a user outside of the cluster's network, who reaches the API server at the URL `server`,
-    /// into `folder`. Returns the path of the file.
+    /// Writes a kubeconfig to `folder`, for a user outside the cluster's network who reaches the API server at the URL
+    /// `server`. Returns the path of the file.
     ///
     /// # Errors
     /// If the file cannot be written.

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use cluster::access::Cluster;
-use cluster::cgroup::ProcessGroup;
+use cluster::cgroup::OwnControlGroup;
 use cluster::check::{self, Check, Fixture};
 use cluster::existing::{self, ExistingOptions};
 use cluster::explore::{self, ForwardedPorts};
@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// A Kubernetes cluster on this machine, with Roundhouse on it.
+/// Runs Roundhouse on a Kubernetes cluster on this machine, or checks it on another cluster.
 #[derive(Parser)]
 #[command(
     version,
@@ -35,13 +35,13 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Run the checks; exit status 0 if all held, 77 if no cluster can be started here
+    /// Run the checks; exit status 0 if all passed, 77 if no cluster can be started on this machine
     Check(CheckOptions),
-    /// Replay one workload with the cluster's own HPA and with the scaler, and compare attainment and cost
+    /// Replay one workload with the HPA and with the scaler, and compare attainment and cost
     Compare(compare::Options),
     /// Start a cluster for kubectl and loadgen that runs until Ctrl-C
     Explore {
-        /// Folder with the kustomization to apply, k8s/overlays/minikube if not given
+        /// Folder with the kustomization to apply; by default k8s/overlays/minikube
         #[arg(long, value_name = "FOLDER")]
         apply: Option<PathBuf>,
     },
@@ -49,7 +49,7 @@ enum Task {
 
 #[derive(clap::Args)]
 struct CheckOptions {
-    /// Run only these checks
+    /// Checks to run; by default all
     #[arg(long, value_delimiter = ',')]
     only: Vec<Check>,
     #[command(flatten)]
@@ -58,21 +58,22 @@ struct CheckOptions {
 
 #[derive(Clone, Copy, clap::Args)]
 struct CoreOptions {
-    /// Cores that the node of a cluster on this machine offers
+    /// Number of cores that the node of a cluster on this machine offers
     #[arg(long, global = true, default_value_t = 8.0)]
     cores: f64,
-    /// The worth of one of these cores, as a share of a core of this machine; if not given, all replicas fit
+    /// Processor time of a core of the node, as a share of a core of this machine; by default all replicas together get
+    /// three quarters of this machine
     #[arg(long, global = true)]
     share: Option<f64>,
 }
 
-/// Exit status of a check that cannot run here (automake's convention for tests).
+/// The exit status if no cluster can be started here: automake's for a skipped test.
 const SKIPPED: u8 = 77;
 
-/// Replicas that the checks run at a time.
+/// The number of replicas for which the checks need processor time.
 const CHECK_REPLICAS: f64 = 5.0;
 
-/// Replicas that k8s/overlays/minikube allows.
+/// Most replicas that k8s/overlays/minikube allows.
 const MINIKUBE_REPLICAS: f64 = 3.0;
 
 fn main() -> ExitCode {
@@ -84,27 +85,28 @@ fn run(Cli { task, cores }: Cli) -> Result<ExitCode> {
         && let Some(kubeconfig) = &options.existing.kubeconfig
     {
         let work = check_existing(kubeconfig, options);
-        return runtime()?.block_on(until_signal(work, || bail!("stopped by a signal")));
+        return runtime()?.block_on(until_signal(work, || bail!("a signal stopped the checks")));
     }
     match prerequisites::find()? {
         Prerequisites::Met { binaries } => run_locally(task, cores, binaries),
         Prerequisites::Missing(missing) => {
-            eprintln!("a cluster cannot be started here:\n  {}", missing.join("\n  "));
+            eprintln!("a cluster cannot be started on this machine:\n  {}", missing.join("\n  "));
             Ok(ExitCode::from(SKIPPED))
         }
     }
 }
 
-/// Starts a cluster on this machine with the control plane's programs in `binaries`, and runs `task` on it.
+/// Starts a cluster on this machine, and runs `task` on it. `binaries` is the folder with the programs of the control
+/// plane.
 fn run_locally(task: Task, cores: CoreOptions, binaries: PathBuf) -> Result<ExitCode> {
     let is_explore = matches!(task, Task::Explore { .. });
-    // Opened before this process leaves the machine's own network.
+    // This must come before `Network::enter`, after which this process cannot listen on the machine's own network.
     let ports = if is_explore { Some(ForwardedPorts::open()?) } else { None };
-    let _group = ProcessGroup::enter()?;
+    let _group = OwnControlGroup::enter()?;
     let network = Network::enter()?;
     let start = |name: &str, replicas: f64| {
         let share = cores.share.unwrap_or_else(|| fair_share(replicas));
-        println!("starting a cluster; one of its cores is {share:.2} of a core of this machine");
+        println!("starting a cluster whose cores each have {share:.2} of the processor time of a core of this machine");
         local::start(network, binaries, paths::output(name), Cores { count: cores.cores, share })
     };
     let work = async {
@@ -116,22 +118,23 @@ fn run_locally(task: Task, cores: CoreOptions, binaries: PathBuf) -> Result<Exit
             Task::Compare(options) => compare::run(&start("compare", MINIKUBE_REPLICAS).await?, &options).await,
             Task::Explore { apply } => {
                 let cluster = start("explore", MINIKUBE_REPLICAS).await?;
-                explore::run(&cluster, apply, ports.context("no ports were opened for exploring")?).await
+                explore::run(&cluster, apply, ports.expect("`explore` opens its ports first")).await
             }
         }
     };
-    // The runtime is dropped before the control group: its tasks hold the containers, whose processes are in the group.
+    // The runtime must be dropped before the control group: its tasks hold containers, whose processes are in the
+    // group.
     let runtime = runtime()?;
-    runtime.block_on(until_signal(work, || if is_explore { Ok(()) } else { bail!("stopped by a signal") }))
+    runtime.block_on(until_signal(work, || if is_explore { Ok(()) } else { bail!("a signal stopped the cluster") }))
 }
 
-/// A runtime of one thread: processes on the node end with the thread that started them, and the main thread lives
-/// longest.
+/// A runtime on the main thread alone. Processes on the node end with the thread that started them, and no other thread
+/// lives as long.
 fn runtime() -> Result<Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime; see ulimit -n")
 }
 
-/// Runs the checks in a namespace of their own on a cluster that exists already.
+/// Runs the checks on a cluster that exists already, in a new namespace.
 async fn check_existing(kubeconfig: &Path, options: &CheckOptions) -> Result<()> {
     let CheckOptions { only, existing: options } = options;
     let cluster = existing::connect(kubeconfig, options.context.clone(), paths::output("check-existing")).await?;
@@ -143,22 +146,23 @@ async fn check_existing(kubeconfig: &Path, options: &CheckOptions) -> Result<()>
     run_checks(cluster, &manifests, only).await
 }
 
-/// Deploys Roundhouse from `manifests` and runs the checks in `only`, or all if there are none.
+/// Deploys Roundhouse from the kustomization in `manifests` and runs the checks in `only`, or all if `only` is empty.
 async fn run_checks(cluster: Cluster, manifests: &Path, only: &[Check]) -> Result<()> {
     let mut fixture = Fixture::deploy(cluster, manifests).await?;
     println!("requests go to {}", fixture.route.url);
-    println!("one replica: {:.1} images/s", fixture.replica_throughput);
+    println!("the throughput of one replica is {:.1} images/s", fixture.replica_throughput);
     let all = Check::value_variants();
     check::run(&mut fixture, if only.is_empty() { all } else { only }).await
 }
 
-/// Runs `work` until it is over or SIGINT or SIGTERM arrives, which gives the result of `on_signal`. Everything that
-/// `work` holds is dropped by then.
+/// Runs `work` to its end, or until SIGINT or SIGTERM arrives. Returns the result of `work`, or after a signal that of
+/// `on_signal`. `work` and all that it holds are dropped before this returns.
 async fn until_signal(
     work: impl Future<Output = Result<()>>,
     on_signal: impl FnOnce() -> Result<()>,
 ) -> Result<ExitCode> {
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let mut interrupt = signal(SignalKind::interrupt()).context("handle SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("handle SIGTERM")?;
     tokio::select! {
         result = work => result?,
         _ = interrupt.recv() => on_signal()?,
@@ -167,8 +171,8 @@ async fn until_signal(
     Ok(ExitCode::SUCCESS)
 }
 
-/// The share of a core of this machine that a core of the node is worth, so that `replicas` replicas of one core each
-/// get three quarters of this machine. The last quarter is left for all other processes.
+/// The processor time of a core of the node, as a share of a core of this machine. With it, `replicas` replicas of one
+/// core each get three quarters of this machine. The last quarter is left for all other processes.
 fn fair_share(replicas: f64) -> f64 {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     (cores as f64 * 0.75 / replicas).min(1.0)

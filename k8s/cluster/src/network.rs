@@ -1,7 +1,8 @@
-//! The network of a local cluster, in a network namespace made for it.
+//! The network of a local cluster: a network namespace for the cluster, and one for each pod.
 //!
-//! Nothing in it reaches the machine's network, or the Internet. A bridge joins the pods; every address of a Service is
-//! an address of this namespace, so that the node can listen on it. The work is left to iproute2's `ip`.
+//! No connection leads from the cluster's network to the machine's network or the Internet. A bridge connects the pods.
+//! The addresses of all Services are local addresses of the cluster's namespace, so the node can listen at them. The
+//! program `ip` of iproute2 makes the namespaces.
 
 use anyhow::{Context, Result, ensure};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -12,40 +13,44 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// The address of the node, and of the API server.
+/// The address of the node and of the API server.
 pub const NODE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
 
-/// The range from which the API server gives each Service its address.
+/// The range from which the API server takes the address of each Service.
 pub const SERVICE_RANGE: &str = "10.96.0.0/16";
 
 /// The address of the cluster's name server.
 pub const DNS_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 
-/// Namespaces are called `PREFIX-PROCESS` (the cluster's) and `PREFIX-PROCESS-NUMBER` (a pod's), where PROCESS is the
-/// id of the process that made them.
+/// The first part of the names of namespaces. The cluster's namespace is `PREFIX-PROCESS`, that of a pod is
+/// `PREFIX-PROCESS-NUMBER`. PROCESS is the id of the process that has made the namespace.
 const NAME_PREFIX: &str = "roundhouse-cluster";
 
-/// The bridge between the pods.
+/// The name of the bridge that connects the pods.
 const BRIDGE: &str = "pods";
 
-/// Where `ip` keeps the namespaces that have a name.
+/// The folder in which `ip` keeps namespaces that have names.
 const NAMESPACES: &str = "/run/netns";
 
-/// The network namespace of the cluster, removed when dropped.
+/// The network namespace of the cluster, which is removed when this value is dropped.
 pub struct Network {
+    /// The name of the namespace.
     name: String,
+    /// The number of the next pod, which becomes a part of its address.
     next_pod: AtomicU16,
 }
 
-/// The network namespace of a pod, removed when dropped. The pod's processes must have ended by then.
+/// The network namespace of a pod, which is removed when this value is dropped. The pod's processes must end before.
 pub struct Sandbox {
+    /// The name of the namespace.
     name: String,
     /// The pod's address.
     pub address: Ipv4Addr,
 }
 
 impl Network {
-    /// Makes the namespace and moves this thread into it. Threads and processes that this thread starts are in it too.
+    /// Makes the namespace and moves this thread into it. Threads and processes that this thread starts later are in
+    /// the namespace, too.
     ///
     /// # Errors
     /// If the system refuses, for example because the user is not root.
@@ -62,16 +67,15 @@ impl Network {
         ip(&["link", "add", BRIDGE, "type", "bridge"])?;
         ip(&["address", "add", &format!("{NODE_ADDRESS}/16"), "dev", BRIDGE])?;
         ip(&["link", "set", BRIDGE, "up"])?;
-        // A connection to a Service's address ends in this namespace, where the node accepts it and forwards it to a
-        // pod.
+        // Without this route, connections to the addresses of Services would not reach the node's proxy.
         ip(&["route", "add", "local", SERVICE_RANGE, "dev", "lo"])?;
         Ok(network)
     }
 
-    /// Makes a namespace for one pod, with an address that no earlier pod had.
+    /// Makes a namespace for a pod, with an address that no earlier pod had.
     ///
     /// # Errors
-    /// If the system refuses.
+    /// If the system refuses to make the namespace.
     pub fn sandbox(&self) -> Result<Sandbox> {
         let number = self.next_pod.fetch_add(1, Ordering::Relaxed);
         let [high, low] = number.to_be_bytes();
@@ -95,7 +99,7 @@ impl Drop for Network {
 }
 
 impl Sandbox {
-    /// The words before a command that let it run in this namespace.
+    /// The program and its arguments that run the command after them in this namespace.
     pub fn command_prefix(&self) -> [&str; 4] {
         ["ip", "netns", "exec", &self.name]
     }
@@ -109,11 +113,11 @@ impl Drop for Sandbox {
 
 fn remove(name: &str) {
     if let Err(error) = ip(&["netns", "delete", name]) {
-        eprintln!("the network namespace {name} is left behind: {error:#}");
+        eprintln!("cannot remove the network namespace {name}: {error:#}; remove it with: ip netns delete {name}");
     }
 }
 
-/// Removes the namespaces of processes that were killed before they could do so.
+/// Removes the namespaces of processes that have been killed, and so have left their namespaces behind.
 fn remove_leftovers() {
     let Ok(entries) = fs::read_dir(NAMESPACES) else { return };
     for entry in entries.flatten() {
@@ -124,16 +128,17 @@ fn remove_leftovers() {
     }
 }
 
-/// The id of the process that made the namespace of this name; `None` if this program did not make it.
+/// The id of the process that has made the namespace `name`; `None` if the name is not one of this program.
 fn owner(name: &str) -> Option<&str> {
     let rest = name.strip_prefix(NAME_PREFIX)?.strip_prefix('-')?;
     rest.split('-').next().filter(|id| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 fn ip(arguments: &[&str]) -> Result<()> {
-    let output = Command::new("ip").args(arguments).output().context("run ip (Debian: apt-get install iproute2)")?;
+    let output = Command::new("ip").args(arguments).output();
+    let output = output.context("run ip; on Debian and Ubuntu: apt-get install iproute2")?;
     let message = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "ip {}: {}", arguments.join(" "), message.trim());
+    ensure!(output.status.success(), "ip {} failed: {}", arguments.join(" "), message.trim());
     Ok(())
 }
 
@@ -142,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_namespaces_of_this_program_have_an_owner() {
+    fn only_the_names_of_this_program_have_an_owner() {
         for (name, expected) in [
             ("roundhouse-cluster-17", Some("17")),
             ("roundhouse-cluster-17-4", Some("17")),

@@ -1,6 +1,5 @@
-//! The node: a kubelet that runs programs of the workspace as processes, with the parts of a cluster that a node has.
-//!
-//! Those parts are a proxy for the addresses of Services, a name server, and metrics.k8s.io.
+//! The node: a kubelet that runs programs of the workspace as processes, a proxy for the addresses of Services, a name
+//! server, and metrics.k8s.io.
 
 mod container;
 mod container_config;
@@ -37,13 +36,13 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// Time between two heartbeats.
+/// Time between two reports of the node's status.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Time after which a failed watch begins again.
+/// The pause before a failed watch begins again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The most pods that the node takes, as many as a kubelet does by default.
+/// Most pods on the node. This is the default of a kubelet.
 const MAX_PODS: u32 = 110;
 
 /// The configuration of a node.
@@ -53,45 +52,47 @@ pub struct NodeConfig {
     pub name: String,
     /// The node's processors.
     pub cores: Cores,
-    /// The images that the node can run.
+    /// The container images that the node can run.
     pub images: ImageStore,
     /// The folder for the logs of the pods.
     pub folder: PathBuf,
 }
 
-/// A running node. Its pods end with it.
+/// A running node. Its pods end when this value is dropped.
 pub struct Node {
-    shared: Arc<Shared>,
-    /// Aborted when dropped.
+    shared: Arc<NodeState>,
+    /// The tasks of the node, which are aborted when this value is dropped.
     _tasks: JoinSet<()>,
 }
 
-/// State that the parts of the node share.
-struct Shared {
+/// The state that the tasks of the node share.
+struct NodeState {
     name: String,
-    /// The worth of a core of the node, as a share of a core of this machine.
+    /// The processor time of a core of the node, as a share of a core of this machine.
     core_share: f64,
+    /// The container images that the node can run.
     images: ImageStore,
+    /// The folder for the logs of the pods.
     folder: PathBuf,
     client: Client,
     network: Network,
     /// The API server's certificate as PEM.
     certificate: String,
-    /// Where pods find the API server: address and port of its Service.
+    /// The address and the port of the Service through which pods reach the API server.
     api_server: (Ipv4Addr, u16),
-    /// Cores that the node offers.
+    /// The number of cores that the node offers.
     cores: watch::Sender<f64>,
-    /// Held while a container is started.
+    /// The lock that is held while a container is started.
     start_lock: tokio::sync::Mutex<()>,
     /// A controller for each combination of limits.
     controllers: Mutex<Vec<Controller>>,
-    /// The process of each pod's container, by the pod's name.
+    /// The process id of each pod's container, by the pod's name.
     processes: Mutex<BTreeMap<String, Pid>>,
-    /// The pods on this node by name. Controllers generate the names, so they differ between namespaces too.
+    /// The pods on this node by name. Controllers generate the names, so no two pods have the same name.
     pods: Mutex<BTreeMap<String, Arc<Pod>>>,
 }
 
-impl Shared {
+impl NodeState {
     fn new(config: NodeConfig, client: Client, network: Network, certificate: String, api_server: Ipv4Addr) -> Self {
         Self {
             name: config.name,
@@ -118,7 +119,7 @@ impl Shared {
         self.pods.lock().expect("no thread panics while it holds the lock")
     }
 
-    /// A control group with these limits, in which a core is one of the node's; `None` if there are no limits.
+    /// A new control group with `limits`, which are in cores of the node. `None` if there are no limits.
     fn control_group(&self, limits: Limits) -> Result<Option<Group>> {
         let limits = Limits { cores: limits.cores.map(|cores| cores * self.core_share), memory: limits.memory };
         if limits == Limits::default() {
@@ -129,7 +130,7 @@ impl Shared {
         let index = match known {
             Some(index) => index,
             None => {
-                controllers.push(Controller::find(limits).context("find a controller for the limits of pods")?);
+                controllers.push(Controller::find(limits).context("find a control group for the limits of pods")?);
                 controllers.len() - 1
             }
         };
@@ -140,7 +141,7 @@ impl Shared {
         self.folder.join(format!("{}.log", pod.name_any()))
     }
 
-    /// Makes or updates the Node object.
+    /// Creates or updates the Node object.
     async fn register(&self) -> Result<()> {
         let nodes = Api::<NodeObject>::all(self.client.clone());
         let object = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": self.name,
@@ -150,7 +151,7 @@ impl Shared {
         self.send_heartbeat().await
     }
 
-    /// Reports that the node is ready, and the resources that it offers.
+    /// Reports to the API server that the node is ready, and which resources it offers.
     async fn send_heartbeat(&self) -> Result<()> {
         let now = Timestamp::now().to_string();
         let condition = json!({"type": "Ready", "status": "True", "reason": "KubeletReady", "lastHeartbeatTime": now});
@@ -168,14 +169,15 @@ impl Shared {
 }
 
 impl Node {
-    /// Registers the node with the API server, whose certificate is `certificate`, and runs it in `network`.
+    /// Registers a node with the API server and runs it in `network`. `certificate` is the API server's certificate as
+    /// PEM.
     ///
     /// # Errors
     /// If the API server refuses the node, or a port of the node is taken.
     pub async fn start(config: NodeConfig, client: Client, network: Network, certificate: String) -> Result<Self> {
         std::fs::create_dir_all(&config.folder).with_context(|| format!("create {}", config.folder.display()))?;
         let api_server = api_server_address(&client).await?;
-        let shared = Arc::new(Shared::new(config, client.clone(), network, certificate, api_server));
+        let shared = Arc::new(NodeState::new(config, client.clone(), network, certificate, api_server));
         shared.register().await?;
         let mut tasks = JoinSet::new();
         tasks.spawn(send_heartbeats(shared.clone()));
@@ -213,12 +215,13 @@ impl Node {
         *self.shared.cores.borrow()
     }
 
-    /// Kills the process of a pod's container.
+    /// Kills the process of the container of the pod `pod`.
     ///
     /// # Errors
-    /// If the pod does not run here.
+    /// If the pod does not run on this node.
     pub fn kill(&self, pod: &str) -> Result<()> {
-        let pid = self.shared.processes().get(pod).copied().with_context(|| format!("pod {pod} does not run here"))?;
+        let pid = self.shared.processes().get(pod).copied();
+        let pid = pid.with_context(|| format!("pod {pod} does not run on this node"))?;
         kill_process(pid, Signal::KILL).with_context(|| format!("kill the process of pod {pod}"))
     }
 
@@ -233,18 +236,18 @@ async fn api_server_address(client: &Client) -> Result<Ipv4Addr> {
     let services = Api::<Service>::namespaced(client.clone(), "default");
     let service = services.get("kubernetes").await.context("get the Service kubernetes")?;
     let address = service.spec.and_then(|spec| spec.cluster_ip).context("the Service kubernetes has no address")?;
-    address.parse().with_context(|| format!("the Service kubernetes has the address {address}, which is not of IPv4"))
+    address.parse().with_context(|| format!("the Service kubernetes has no IPv4 address, but {address}"))
 }
 
-async fn send_heartbeats(shared: Arc<Shared>) {
+async fn send_heartbeats(shared: Arc<NodeState>) {
     loop {
         tokio::time::sleep(HEARTBEAT_INTERVAL).await;
-        // The API server may be away for a while; the next heartbeat reaches it.
+        // The API server may be down. A later heartbeat reaches it.
         let _ = shared.send_heartbeat().await;
     }
 }
 
-/// Watches objects and hands all of them to `on_change` after every change. Never ends.
+/// Watches objects, and calls `on_change` with all of them after each change. Never ends.
 async fn watch_all<K>(api: Api<K>, config: watcher::Config, mut on_change: impl FnMut(Vec<Arc<K>>))
 where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + Sync + 'static,
@@ -259,16 +262,16 @@ where
     }
 }
 
-/// A task for each pod on this node.
+/// The tasks that run the pods on this node, one for each pod.
 struct PodWorkers {
-    shared: Arc<Shared>,
-    /// The channel to each task, by the pod's uid; `None` is sent when the pod is gone.
+    shared: Arc<NodeState>,
+    /// The channel to each task, by the pod's uid. `None` is sent when the pod's object was deleted.
     updates: BTreeMap<String, watch::Sender<Option<Arc<Pod>>>>,
     tasks: JoinSet<()>,
 }
 
 impl PodWorkers {
-    /// Hands the pods that are on this node now to their tasks, and starts tasks for new ones.
+    /// Sends each task the newest object of its pod, and starts tasks for new pods. `pods` are all pods on this node.
     fn update(&mut self, pods: Vec<Arc<Pod>>) {
         let present: BTreeMap<String, Arc<Pod>> =
             pods.iter().filter_map(|pod| Some((pod.uid()?, pod.clone()))).collect();
@@ -289,7 +292,7 @@ impl PodWorkers {
             self.updates.insert(uid, update);
             self.tasks.spawn(pod::run(self.shared.clone(), updates));
         }
-        // Forgets the tasks that have ended.
+        // Without this, tasks that have ended would stay in the set.
         while self.tasks.try_join_next().is_some() {}
     }
 }

@@ -1,18 +1,18 @@
-//! Where the workspace, its programs and the output of this crate are.
+//! The paths of the workspace, of its programs, and of the output of this crate.
 
 use anyhow::{Context, Result, bail};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-/// The root of the workspace.
+/// The root folder of the workspace.
 pub fn root() -> PathBuf {
     let own = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    own.ancestors().nth(2).expect("this crate lies two folders deep in the workspace").to_owned()
+    own.ancestors().nth(2).expect("this crate is in k8s/cluster of the workspace").to_owned()
 }
 
-/// A program of the workspace, which lies beside this one.
+/// The path of a program of the workspace. It is in the folder of this program.
 pub fn program(name: &str) -> PathBuf {
-    let own = std::env::current_exe().expect("the system tells where this program is");
+    let own = std::env::current_exe().expect("the system knows the path of this program");
     own.with_file_name(name)
 }
 
@@ -21,10 +21,10 @@ pub fn output(subcommand: &str) -> PathBuf {
     root().join("target/roundhouse").join(subcommand)
 }
 
-/// Empties `folder` and reserves it for this process. The reservation ends when the returned file is closed.
+/// Locks `folder` for this process and empties it. The lock ends when the returned file is closed.
 ///
 /// # Errors
-/// If another process has reserved the folder, or the file system refuses.
+/// If another process has locked the folder, or the folder cannot be emptied.
 pub fn reserve(folder: &Path) -> Result<File> {
     let path = folder.with_extension("lock");
     fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;

@@ -4,7 +4,7 @@ use crate::binaries;
 use anyhow::Result;
 use std::path::{Path, PathBuf};
 
-/// Programs, each with the Debian package that has it.
+/// The needed programs, each with its package on Debian and Ubuntu.
 const TOOLS: [(&str, &str); 4] =
     [("kubectl", "kubernetes-client"), ("ip", "iproute2"), ("setpriv", "util-linux"), ("unshare", "util-linux")];
 
@@ -15,30 +15,27 @@ pub enum Prerequisites {
         /// The folder with the programs of the control plane.
         binaries: PathBuf,
     },
-    /// Something is missing.
-    Missing(
-        /// A line for each missing thing, with the remedy.
-        Vec<String>,
-    ),
+    /// No cluster can be started. Each line names a missing prerequisite and its remedy.
+    Missing(Vec<String>),
 }
 
-/// Looks for everything that starting a cluster needs.
+/// Checks whether this machine has all that starting a cluster needs.
 ///
 /// # Errors
-/// If `$KUBEBUILDER_ASSETS` is set and wrong.
+/// If KUBEBUILDER_ASSETS names a folder without the programs of a control plane.
 pub fn find() -> Result<Prerequisites> {
     let binaries = binaries::find()?;
     let mut missing = Vec::new();
     if !rustix::process::geteuid().is_root() {
-        missing.push("only root may make network namespaces: run this as root".to_owned());
+        missing.push("this user may not make network namespaces; run this as root".to_owned());
     }
     for (tool, package) in TOOLS {
         if !binaries::runs(tool) {
-            missing.push(format!("there is no {tool} (Debian: apt-get install {package})"));
+            missing.push(format!("there is no {tool}; on Debian and Ubuntu: apt-get install {package}"));
         }
     }
     if !Path::new("/proc/self/ns/net").exists() {
-        missing.push("this system has no network namespaces: Linux is needed".to_owned());
+        missing.push("this system has no network namespaces; use Linux".to_owned());
     }
     if binaries.is_none() {
         missing.push(binaries::advice());

@@ -1,15 +1,16 @@
-//! Waiting for a condition by asking again and again.
+//! Waits for a condition by checking it repeatedly.
 
 use anyhow::{Result, bail};
 use std::time::{Duration, Instant};
 
-/// Time between two attempts.
+/// Time between two calls of `attempt`.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Calls `attempt` until it returns `Some`, and returns the value. `condition` names what is awaited, for the error.
+/// Calls `attempt` until it returns a value, and returns this value. `condition` describes the awaited condition in the
+/// error message.
 ///
 /// # Errors
-/// If `attempt` fails, or has not returned a value within `timeout`.
+/// If `attempt` fails, or returns no value within `timeout`.
 pub async fn wait_for<T>(
     condition: &str,
     timeout: Duration,
@@ -21,7 +22,7 @@ pub async fn wait_for<T>(
             return Ok(value);
         }
         if start.elapsed() > timeout {
-            bail!("waited {timeout:?} in vain for: {condition}");
+            bail!("after {timeout:?}, still waiting for {condition}");
         }
         tokio::time::sleep(POLL_INTERVAL).await;
     }

@@ -1,5 +1,5 @@
-//! The manifests that kubectl makes of the kustomizations: they fit every version of Kubernetes, keep to the restricted
-//! pod security standard, and agree with each other.
+//! Tests the manifests that kubectl makes of the kustomizations. They must fit every version of Kubernetes, keep to the
+//! restricted pod security standard, and be consistent with each other.
 
 use cluster::existing::write_kustomization;
 use serde_json::{Value, json};
@@ -12,15 +12,16 @@ use std::process::Command;
 /// The minor version of the oldest Kubernetes whose schemas the manifests must fit.
 const OLDEST_MINOR: u32 = 28;
 
-/// A manifest.
+/// A manifest of a kustomization.
 struct Manifest {
-    /// The folder of the kustomization, below the root of the workspace.
+    /// The folder of the kustomization, relative to the root of the workspace.
     folder: String,
+    /// The object of the manifest.
     object: Value,
 }
 
 impl Manifest {
-    /// Folder, kind and name, for failures.
+    /// The folder, kind and name of the object, for messages.
     fn place(&self) -> String {
         let (kind, name) = (self.object["kind"].as_str(), self.object["metadata"]["name"].as_str());
         format!("{}: {} {}", self.folder, kind.unwrap_or("?"), name.unwrap_or("?"))
@@ -31,7 +32,7 @@ impl Manifest {
     }
 }
 
-/// Prints why a test is skipped, also when the output of tests that pass is captured.
+/// Prints why a test is skipped. Unlike `eprintln!`, this is not captured by the test harness.
 fn print_skipped(reason: &str) {
     writeln!(std::io::stderr(), "skipped: {reason}").expect("standard error is open");
 }
@@ -40,7 +41,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// Every folder with a kustomization.
+/// The folders of all kustomizations.
 fn kustomizations() -> Vec<PathBuf> {
     let k8s = root().join("k8s");
     let overlays = fs::read_dir(k8s.join("overlays")).expect("there are overlays").flatten();
@@ -50,11 +51,11 @@ fn kustomizations() -> Vec<PathBuf> {
     all
 }
 
-/// The YAML that kubectl makes of a folder; `None` where kubectl is not installed.
+/// The YAML that kubectl makes of the kustomization in a folder; `None` if kubectl is not installed.
 fn build(folder: &Path) -> Option<String> {
     let output = match Command::new("kubectl").arg("kustomize").arg(folder).output() {
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            print_skipped("there is no kubectl (Debian: apt-get install kubernetes-client)");
+            print_skipped("kubectl is not installed; on Debian and Ubuntu: apt-get install kubernetes-client");
             return None;
         }
         output => output.expect("kubectl runs"),
@@ -63,7 +64,7 @@ fn build(folder: &Path) -> Option<String> {
     Some(String::from_utf8(output.stdout).expect("UTF-8"))
 }
 
-/// The manifests of all kustomizations; `None` where kubectl is not installed.
+/// The manifests of all kustomizations; `None` if kubectl is not installed.
 fn all_manifests() -> Option<Vec<Manifest>> {
     let mut all = Vec::new();
     for path in kustomizations() {
@@ -74,26 +75,30 @@ fn all_manifests() -> Option<Vec<Manifest>> {
     Some(all)
 }
 
-/// The manifests of a kind, of which there must be one.
+/// The manifests of a kind.
+///
+/// # Panics
+/// If there is none.
 fn of_kind<'a>(all: &'a [Manifest], kind: &str) -> Vec<&'a Manifest> {
     let found: Vec<_> = all.iter().filter(|manifest| manifest.object["kind"] == kind).collect();
     assert!(!found.is_empty(), "there is no {kind}");
     found
 }
 
-/// The program kubernetes-validate in a folder of Python tools.
+/// The program kubernetes-validate, which compares manifests with the schemas of Kubernetes.
 struct Validator {
+    /// The folder of the program, with the Python that runs it.
     tools: PathBuf,
 }
 
 impl Validator {
-    /// `None` if kubernetes-validate is not installed.
+    /// Finds the program in target/tools. `None` if it is not installed there.
     fn find() -> Option<Self> {
         let tools = root().join("target/tools/kubernetes-validate/bin");
         tools.join("kubernetes-validate").exists().then_some(Self { tools })
     }
 
-    /// The newest minor version of Kubernetes that it knows.
+    /// The newest minor version of Kubernetes whose schemas the program has.
     fn newest_minor(&self) -> u32 {
         let print = "import kubernetes_validate; print(kubernetes_validate.latest_version())";
         let output = Command::new(self.tools.join("python")).args(["-c", print]).output().expect("python runs");
@@ -101,10 +106,10 @@ impl Validator {
         version.split('.').nth(1).and_then(|minor| minor.parse().ok()).expect("a version such as 1.33.1")
     }
 
-    /// Holds files against the schemas of a version.
+    /// Compares files with the schemas of Kubernetes 1.`minor`.
     ///
     /// # Errors
-    /// If a file does not fit, with the output of the program.
+    /// If a file does not fit. The message is the output of the program.
     fn validate(&self, minor: u32, files: &[PathBuf]) -> Result<(), String> {
         let mut command = Command::new(self.tools.join("kubernetes-validate"));
         command.args(["--strict", "--quiet", "-k", &format!("1.{minor}")]).args(files);
@@ -134,17 +139,17 @@ fn manifests_fit_the_schemas_of_every_version() {
     for minor in OLDEST_MINOR..=newest {
         assert_eq!(validator.validate(minor, &files), Ok(()), "1.{minor}");
     }
-    // A manifest that does not fit is noticed.
+    // The program notices a manifest that does not fit.
     let wrong = folder.path().join("wrong.yaml");
     fs::write(&wrong, "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {prots: []}\n").expect("written");
     assert!(validator.validate(newest, &[wrong]).is_err());
 }
 
-/// Kinds of volumes that the restricted pod security standard allows.
+/// The kinds of volumes that the restricted pod security standard permits.
 const VOLUMES: [&str; 8] =
     ["configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"];
 
-/// Where a pod's specification violates the restricted pod security standard
+/// The fields by which a pod's specification violates the restricted pod security standard
 /// (kubernetes.io/docs/concepts/security/pod-security-standards), or lets a container write to its root file system.
 fn violations(spec: &Value) -> Vec<String> {
     let elements = |list: &str| spec[list].as_array().into_iter().flatten();
@@ -165,10 +170,11 @@ fn violations(spec: &Value) -> Vec<String> {
     violations
 }
 
-/// The fields by which a container violates the standard. `pod` is the security context of its pod.
+/// The fields by which a container violates the restricted pod security standard, or can write to its root file system.
+/// `pod` is the security context of its pod.
 fn container_violations(pod: &Value, container: &Value) -> Vec<&'static str> {
     let own = &container["securityContext"];
-    // The container's value comes before the pod's.
+    // A value of the container replaces that of the pod.
     let effective = |field: &str| if own[field].is_null() { &pod[field] } else { &own[field] };
     let seccomp = &effective("seccompProfile")["type"];
     let mut ports = container["ports"].as_array().into_iter().flatten();
@@ -229,7 +235,7 @@ fn violations_are_found() {
 }
 
 #[test]
-fn a_replica_has_a_core_of_its_own_and_no_fixed_count() {
+fn a_replica_requests_one_core_as_its_limit_and_the_number_of_replicas_is_not_fixed() {
     let Some(all) = all_manifests() else { return };
     for deployment in of_kind(&all, "Deployment").into_iter().filter(|manifest| manifest.has_name("replica")) {
         let (object, place) = (&deployment.object, deployment.place());
@@ -240,7 +246,8 @@ fn a_replica_has_a_core_of_its_own_and_no_fixed_count() {
     }
 }
 
-/// The seconds of a flag such as `--grace=15s`; `flag` ends with `=`.
+/// The seconds of a flag such as `--grace=15s`. `flag` is the text before the number, such as `--grace=`. `None` if the
+/// container does not have the flag.
 fn seconds(container: &Value, flag: &str) -> Option<u64> {
     let arguments = container["args"].as_array()?.iter().filter_map(Value::as_str);
     arguments.filter_map(|argument| argument.strip_prefix(flag)?.strip_suffix('s')?.parse().ok()).next()
@@ -255,16 +262,20 @@ fn pods_are_not_killed_while_they_drain() {
         let container = &spec["containers"][0];
         let (Some(delay), Some(grace)) = (seconds(container, "--drain-delay="), seconds(container, "--grace=")) else {
             let must_drain = deployment.has_name("dispatcher") || deployment.has_name("replica");
-            assert!(!must_drain, "{place} does not drain");
+            assert!(!must_drain, "{place} has no --drain-delay or no --grace");
             continue;
         };
         let period = spec["terminationGracePeriodSeconds"].as_u64().expect("the period is given");
-        assert!(period > delay + grace, "{place}: {period} s for {delay} s and {grace} s");
+        assert!(
+            period > delay + grace,
+            "{place}: terminationGracePeriodSeconds is {period}, not more than --drain-delay ({delay} s) and --grace \
+             ({grace} s)"
+        );
         assert_eq!(object["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"], 0, "{place}");
     }
 }
 
-/// Whether a selector of a manifest selects the pods of a Deployment in the same folder.
+/// Whether `selector` selects the pods of a Deployment in `folder`.
 fn selects_pods(all: &[Manifest], folder: &str, selector: &Value) -> bool {
     let selector = selector.as_object().expect("labels");
     let mut deployments = all.iter().filter(|other| other.folder == folder && other.object["kind"] == "Deployment");
@@ -291,7 +302,7 @@ fn selectors_select_pods() {
 }
 
 #[test]
-fn replicas_are_reached_by_dispatchers_and_prometheus_only() {
+fn only_dispatchers_and_prometheus_may_connect_to_replicas() {
     let Some(all) = all_manifests() else { return };
     let policies = of_kind(&all, "NetworkPolicy");
     let of_replicas: Vec<_> = policies.into_iter().filter(|policy| policy.has_name("replica")).collect();
@@ -304,7 +315,7 @@ fn replicas_are_reached_by_dispatchers_and_prometheus_only() {
             labels["app.kubernetes.io/component"].as_str().expect("a component")
         });
         assert_eq!(peers.collect::<BTreeSet<_>>(), BTreeSet::from(["dispatcher", "prometheus"]), "{place}");
-        assert!(spec["egress"].is_null(), "{place}: a replica opens no connections");
+        assert!(spec["egress"].is_null(), "{place}: a replica must not open connections");
         assert_eq!(spec["policyTypes"], json!(["Ingress", "Egress"]), "{place}");
     }
 }
@@ -322,7 +333,7 @@ fn every_object_has_the_recommended_labels() {
 }
 
 #[test]
-fn a_check_moves_manifests_to_its_namespace_and_images() {
+fn a_written_kustomization_changes_the_namespace_and_the_prefix_of_images() {
     for base in ["k8s/base", "k8s/overlays/minikube"] {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let written = write_kustomization(folder.path(), &root().join(base), "shop", Some("registry.example/team"));

@@ -1,8 +1,8 @@
-//! k8s/monitoring on a real Prometheus beside the real programs: every expression of every panel and every rule must
+//! Tests k8s/monitoring with a real Prometheus and the real programs. Every expression of the panels and rules must
 //! have a value, and each alert must be raised when it should be.
 //!
-//! Prometheus runs with the configuration of k8s/monitoring, but for the discovery of pods: the targets are given, with
-//! the labels that Kubernetes would give them.
+//! Prometheus runs with the configuration of k8s/monitoring. Only the discovery of pods is replaced by fixed targets,
+//! with the labels that Kubernetes would give them.
 
 use harness::stack::{ScalerProgram, Stack, StackSetup};
 use harness::{http, paths};
@@ -15,40 +15,41 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Time in which all expressions must have had a value.
+/// Time in which each expression must have had a value.
 const TIMEOUT: Duration = Duration::from_secs(90);
 
-/// Time after which a replica is killed, so that metrics of failures have values.
+/// Time after which a replica is killed. Without that, metrics of failures would have no values.
 const KILL_AFTER: Duration = Duration::from_secs(5);
 
+/// The path of k8s/monitoring.
 fn monitoring() -> PathBuf {
     paths::root().join("k8s/monitoring")
 }
 
-/// Prints why a test is skipped, also when the output of tests that pass is captured.
+/// Prints why a test is skipped. Unlike `eprintln!`, this is not captured by the test harness.
 fn print_skipped(reason: &str) {
     writeln!(std::io::stderr(), "skipped: {reason}").expect("standard error is open");
 }
 
-/// Reads a YAML or JSON file. JSON is YAML.
+/// Parses a YAML or JSON file. The YAML parser reads JSON, too.
 fn read(path: &Path) -> Value {
     let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     serde_saphyr::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// A running Prometheus, killed when dropped.
-struct Prometheus {
+/// A running Prometheus, which is killed when this value is dropped.
+struct PrometheusProcess {
     child: Child,
     url: String,
 }
 
-impl Prometheus {
-    /// Starts Prometheus and waits until it listens; `None` if it is not installed.
+impl PrometheusProcess {
+    /// Starts Prometheus and waits until it listens. `None` if Prometheus is not installed.
     fn start(folder: &Path, config: &Value) -> Option<Self> {
         let file = folder.join("prometheus.yml");
         fs::write(&file, config.to_string()).expect("the configuration can be written");
         let data = folder.join("prometheus");
-        // Samples of an earlier run would hide that an expression has no value now.
+        // Samples of an earlier run could give values to expressions that have none in this run.
         if data.exists() {
             fs::remove_dir_all(&data).expect("the old data can be removed");
         }
@@ -62,7 +63,7 @@ impl Prometheus {
             .spawn();
         let mut child = match child {
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                print_skipped("there is no prometheus (Debian: apt-get install prometheus)");
+                print_skipped("prometheus is not installed; on Debian and Ubuntu: apt-get install prometheus");
                 return None;
             }
             child => child.expect("prometheus starts"),
@@ -72,13 +73,13 @@ impl Prometheus {
             let (_, rest) = line.split_once("msg=\"Listening on\" address=")?;
             Some(rest.trim_matches('"').to_owned())
         });
-        let address = address.expect("prometheus logs the address where it listens");
-        // Prometheus blocks when the pipe of its log is full.
+        let address = address.expect("prometheus logs the address at which it listens");
+        // Without a reader, Prometheus would block when the pipe of its log is full.
         std::thread::spawn(move || log.for_each(drop));
         Some(Self { child, url: format!("http://{address}") })
     }
 
-    /// The values that an expression has now.
+    /// The current values of an expression.
     fn query(&self, expression: &str) -> Result<Vec<f64>, String> {
         let url = format!("{}/api/v1/query", self.url);
         let agent = http::agent();
@@ -92,22 +93,23 @@ impl Prometheus {
         Ok(samples.iter().filter_map(|sample| sample["value"][1].as_str()?.parse().ok()).collect())
     }
 
-    /// Whether an expression has a finite value now.
+    /// Whether an expression currently has a finite value.
     fn has_value(&self, expression: &str) -> Result<bool, String> {
         Ok(self.query(expression)?.iter().any(|value| value.is_finite()))
     }
 }
 
-impl Drop for Prometheus {
+impl Drop for PrometheusProcess {
     fn drop(&mut self) {
         self.child.kill().expect("prometheus can be killed");
         self.child.wait().expect("prometheus ends");
     }
 }
 
-/// An expression, and where it is used.
+/// An expression of PromQL.
 #[derive(Debug, Clone)]
 struct Expression {
+    /// The panel, annotation, rule or alert that has the expression.
     place: String,
     text: String,
 }
@@ -118,11 +120,12 @@ impl Expression {
     }
 }
 
-/// The left sides of the comparisons in an alert. They have a value even while the alert is not raised.
+/// The left sides of the comparisons in the expression of an alert. They have values even while the alert is not
+/// raised.
 fn left_sides(expression: &str) -> Vec<String> {
     let comparisons = expression.split(" and ").map(|comparison| {
         let at = [" > ", " < "].iter().filter_map(|sign| comparison.rfind(sign)).max();
-        comparison[..at.unwrap_or_else(|| panic!("no comparison: {comparison}"))].to_owned()
+        comparison[..at.unwrap_or_else(|| panic!("{comparison:?} has no comparison"))].to_owned()
     });
     comparisons.collect()
 }
@@ -135,7 +138,7 @@ fn elements(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
 
-/// The expressions of all rules and alerts.
+/// The expressions of all recording rules, and the left sides of all alerts.
 fn rule_expressions() -> Vec<Expression> {
     let rules = read(&monitoring().join("rules.yml"));
     let rules = elements(&rules["groups"]).flat_map(|group| elements(&group["rules"]));
@@ -149,7 +152,7 @@ fn rule_expressions() -> Vec<Expression> {
     expressions.collect()
 }
 
-/// The expressions of a dashboard's panels and annotations.
+/// The expressions of a dashboard's panels, and the left sides of its annotations.
 fn dashboard_expressions(dashboard: &Value) -> Vec<Expression> {
     let mut all = Vec::new();
     for panel in elements(&dashboard["panels"]) {
@@ -174,7 +177,7 @@ fn expressions() -> Vec<Expression> {
     [rules, panels].concat()
 }
 
-/// A port of a pod, as Kubernetes describes it to Prometheus.
+/// A target with the labels that Kubernetes would give to a port of a pod.
 fn target(component: &str, pod: &str, port: &str, address: &str) -> Value {
     json!({"targets": [address], "labels": {
         "__meta_kubernetes_namespace": "roundhouse",
@@ -186,12 +189,12 @@ fn target(component: &str, pod: &str, port: &str, address: &str) -> Value {
     }})
 }
 
-/// The targets of a system with two replicas.
+/// The targets of the dispatcher, the scaler and all ready replicas, and one that must not be scraped.
 fn targets(stack: &Stack) -> Vec<Value> {
     let mut targets = vec![
         target("dispatcher", "dispatcher-a", "http", &stack.dispatcher.address),
         target("scaler", "scaler-a", "http", &stack.scaler.address),
-        // A port without metrics, which Prometheus must not scrape.
+        // This port has no metrics, so Prometheus must not scrape it.
         target("dispatcher", "dispatcher-a", "other", "127.0.0.1:9"),
     ];
     for (index, address) in stack.ready_replicas().expect("the dispatcher answers").iter().enumerate() {
@@ -200,7 +203,7 @@ fn targets(stack: &Stack) -> Vec<Value> {
     targets
 }
 
-/// The configuration of k8s/monitoring with these targets instead of the discovery of pods.
+/// The configuration of k8s/monitoring with `targets` instead of the discovery of pods.
 fn config(targets: Vec<Value>) -> Value {
     let mut config = read(&monitoring().join("prometheus.yml"));
     config["global"] = json!({"scrape_interval": "1s", "evaluation_interval": "1s"});
@@ -213,10 +216,10 @@ fn config(targets: Vec<Value>) -> Value {
     config
 }
 
-/// A running loadgen, killed when dropped. Its outcome does not matter.
-struct Load(Child);
+/// A running loadgen, which is killed when this value is dropped. Its exit status is ignored.
+struct LoadgenProcess(Child);
 
-impl Load {
+impl LoadgenProcess {
     fn start(stack: &Stack, flags: &[&str]) -> Self {
         let url = format!("--url=http://{}/predict", stack.dispatcher.address);
         let mut command = Command::new(paths::program("loadgen"));
@@ -226,24 +229,24 @@ impl Load {
     }
 }
 
-impl Drop for Load {
+impl Drop for LoadgenProcess {
     fn drop(&mut self) {
         self.0.kill().expect("loadgen can be killed");
         self.0.wait().expect("loadgen ends");
     }
 }
 
-/// Kills a child process of the scaler: a replica.
+/// Kills a replica. Replicas are child processes of the scaler.
 fn kill_replica(stack: &Stack) {
     let scaler = i32::try_from(stack.scaler.id()).expect("a process id");
     let mut processes = all_processes().expect("there is /proc").flatten();
     let replica = processes.find(|process| process.stat().is_ok_and(|stat| stat.ppid == scaler)).expect("a replica");
-    kill_process(Pid::from_raw(replica.pid).expect("a process id"), Signal::KILL).expect("the replica is a descendant");
+    kill_process(Pid::from_raw(replica.pid).expect("a process id"), Signal::KILL).expect("the replica runs");
 }
 
-/// Asks for expressions until each has had a value or the time is over, and kills a replica meanwhile. Returns the
-/// expressions that have never had a value.
-fn without_value(prometheus: &Prometheus, stack: &Stack, mut missing: Vec<Expression>) -> Vec<Expression> {
+/// Queries the expressions until each has had a value, for [`TIMEOUT`] at most. Kills a replica in the meantime.
+/// Returns the expressions that never had a value.
+fn without_value(prometheus: &PrometheusProcess, stack: &Stack, mut missing: Vec<Expression>) -> Vec<Expression> {
     let start = Instant::now();
     let mut is_replica_killed = false;
     while !missing.is_empty() && start.elapsed() < TIMEOUT {
@@ -275,20 +278,20 @@ fn every_expression_has_a_value() {
         assert!(start.elapsed() < TIMEOUT, "two replicas are ready");
         std::thread::sleep(Duration::from_millis(100));
     }
-    let Some(prometheus) = Prometheus::start(&folder, &config(targets(&stack))) else { return };
+    let Some(prometheus) = PrometheusProcess::start(&folder, &config(targets(&stack))) else { return };
 
-    // Requests that are answered, that cannot be answered in time, and that lose their replica.
+    // The loads lead to requests that are answered, that cannot be answered in time, and that lose their replica.
     let _loads = [
-        Load::start(&stack, &["--rate=20", "--duration=60s"]),
-        Load::start(&stack, &["--rate=20", "--budget=25ms", "--duration=60s"]),
-        Load::start(&stack, &["--closed=64", "--duration=15s"]),
+        LoadgenProcess::start(&stack, &["--rate=20", "--duration=60s"]),
+        LoadgenProcess::start(&stack, &["--rate=20", "--budget=25ms", "--duration=60s"]),
+        LoadgenProcess::start(&stack, &["--closed=64", "--duration=15s"]),
     ];
     let all = expressions();
     let missing = without_value(&prometheus, &stack, all.clone());
     assert!(missing.is_empty(), "of {} expressions these have no value: {missing:#?}", all.len());
     assert_eq!(prometheus.query("count(up)"), Ok(vec![4.0]), "one target for each program, none for the other port");
     assert_eq!(prometheus.query("up{job=\"scaler\", instance=\"scaler-a\", namespace=\"roundhouse\"}"), Ok(vec![1.0]));
-    // An expression without a value is noticed.
+    // The check notices an expression without a value.
     assert_eq!(prometheus.query("dispatcher_no_such_metric"), Ok(vec![]));
 }
 
@@ -298,7 +301,7 @@ fn alerts_are_raised_when_they_should_be() {
         let mut command = Command::new("promtool");
         match command.args(arguments).current_dir(monitoring()).output() {
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                print_skipped("there is no promtool (Debian: apt-get install prometheus)");
+                print_skipped("promtool is not installed; on Debian and Ubuntu: apt-get install prometheus");
             }
             output => {
                 let output = output.expect("promtool runs");
@@ -312,7 +315,7 @@ fn alerts_are_raised_when_they_should_be() {
 }
 
 #[test]
-fn comparisons_have_left_sides() {
+fn the_left_side_of_each_comparison_is_found() {
     for (expression, expected) in [
         ("a > 1", vec!["a"]),
         ("a{b=\"c\"} > 14.4 * 0.01 and d < 2", vec!["a{b=\"c\"}", "d"]),

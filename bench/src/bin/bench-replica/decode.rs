@@ -1,5 +1,5 @@
-//! Times the part before the model: from a file's bytes to normalised numbers. `peers/decode.py` answers the same
-//! questions with PIL and torchvision.
+//! Times decoding and the transform: the way from the bytes of a file to the model's input. `bench/peers/decode.py`
+//! answers the same questions with PIL and torchvision.
 
 use anyhow::{Context, Result, bail};
 use replica::transform::Transform;
@@ -7,34 +7,37 @@ use replica::{decode, preprocess};
 use std::path::PathBuf;
 use std::time::Instant;
 
-/// Answers a line "time INDEX REPEATS" with the milliseconds of each repetition.
+/// On standard input, a line "time INDEX REPEATS" is answered with the milliseconds of each repetition.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// JPEG, PNG or WebP files, numbered from 0
+    /// JPEG, PNG or WebP files; the first has the INDEX 0
     files: Vec<PathBuf>,
 }
 
 /// Answers questions until standard input ends.
 ///
 /// # Errors
-/// When a file cannot be read or decoded, or a question is malformed.
+/// If a file cannot be read or decoded, or a question is malformed.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let read = |path: &PathBuf| std::fs::read(path).with_context(|| format!("read {}", path.display()));
     let files = args.files.iter().map(read).collect::<Result<Vec<_>>>()?;
     println!("ready replica");
     for line in std::io::stdin().lines() {
-        let line = line?;
+        let line = line.context("read standard input")?;
         let words: Vec<&str> = line.split_whitespace().collect();
-        let ["time", index, repeats] = words[..] else { bail!("expected time INDEX REPEATS, got {line:?}") };
-        let (index, repeats): (usize, u32) = (index.parse()?, repeats.parse()?);
-        let file = files.get(index).with_context(|| format!("there is no file {index}"))?;
+        let expected = || format!("standard input: expected \"time INDEX REPEATS\", got {line:?}");
+        let ["time", index, repeats] = words[..] else { bail!(expected()) };
+        let index: usize = index.parse().with_context(expected)?;
+        let repeats: u32 = repeats.parse().with_context(expected)?;
+        let no_file = || format!("standard input: {line:?} asks for file {index}, but there are {} files", files.len());
+        let file = files.get(index).with_context(no_file)?;
         let times = (0..repeats).map(|_| milliseconds(file).map(|milliseconds| format!("{milliseconds:.6}")));
         println!("{}", times.collect::<Result<Vec<_>>>()?.join(" "));
     }
     Ok(())
 }
 
-/// Milliseconds for one file.
+/// The time in milliseconds to decode `file` and to make the model's input of its pixels.
 fn milliseconds(file: &[u8]) -> Result<f64> {
     let start = Instant::now();
     let pixels = decode::decode(file, decode::ImageLimits::default())?;

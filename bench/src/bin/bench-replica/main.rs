@@ -1,5 +1,5 @@
-//! The program `bench-replica`: runs parts of the replica by themselves, without HTTP. `bench` starts it. This is the
-//! only part of the benchmarks that links the replica, and so needs libtorch.
+//! The program `bench-replica`: runs parts of the replica alone, without HTTP. `bench` starts it. No other part of the
+//! benchmarks links the replica, and so needs libtorch.
 
 mod decode;
 mod forward;
@@ -8,14 +8,14 @@ mod parity;
 use clap::Parser;
 use std::process::ExitCode;
 
-/// Times and runs parts of the replica.
+/// Runs and times parts of the replica, for the program `bench`.
 #[derive(Parser)]
 enum Command {
-    /// Time decoding and the transform; answers questions on standard input
+    /// Time decoding and the transform, as questions on standard input ask
     Decode(decode::Args),
-    /// Time forward passes; answers questions on standard input
+    /// Time forward passes, as questions on standard input ask
     Forward(forward::Args),
-    /// Write pixels and logits of listed images to files, for the comparison with torchvision
+    /// Write the pixels and logits of listed images to files, for the comparison with torchvision
     Parity(parity::Args),
 }
 

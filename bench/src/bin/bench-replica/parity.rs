@@ -1,4 +1,5 @@
-//! The replica's part of `cargo xtask parity`: pixels and logits of listed images, as raw files for `peers/parity.py`.
+//! The replica's part of `cargo xtask parity`: writes the pixels and logits of listed images to files, which
+//! `bench/peers/parity.py` reads.
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressIterator, ProgressStyle};
@@ -7,25 +8,26 @@ use replica::transform::Transform;
 use replica::{decode, preprocess};
 use std::path::{Path, PathBuf};
 
-/// Reads FOLDER/list.txt (kind and path, separated by a tab). Writes ours.u8 (crops; black where the image was refused)
-/// and refused.txt (path and reason). With weights, also writes the logits of these crops (NAME-own.f32) and of those
-/// in theirs.u8 (NAME-given.f32).
+/// Reads FOLDER/list.txt, whose lines have a kind and a path, separated by a tab. Writes to FOLDER the crops of these
+/// images (ours.u8, black for an image that the replica refuses), and the path and reason of each refusal
+/// (refused.txt). With weights, also writes the logits of these crops (NAME-own.f32), and the logits of the crops in
+/// theirs.u8 (NAME-given.f32).
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Folder of all files
+    /// Folder of all files that are read and written
     folder: PathBuf,
-    /// Prefix of the files of logits
+    /// First part of the names of the files of logits
     #[arg(long, requires = "weights")]
     name: Option<String>,
-    /// Weights with torchvision's names
+    /// File of weights with torchvision's names
     #[arg(long, requires = "name")]
     weights: Option<PathBuf>,
 }
 
-/// Writes the files.
+/// Writes the files that [`Args`] describes.
 ///
 /// # Errors
-/// When a file cannot be read or written, or the model cannot be loaded or computed.
+/// If a file cannot be read or written, or the model cannot be loaded or computed.
 pub(crate) fn run(args: Args) -> Result<()> {
     let folder = &args.folder;
     let crops = decode_listed(folder)?;
@@ -43,13 +45,14 @@ pub(crate) fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-/// Decodes and crops the listed images, and writes ours.u8 and refused.txt. Returns the crops, image after image.
+/// Decodes and crops the listed images, and writes ours.u8 and refused.txt. Returns the crops one after another.
 fn decode_listed(folder: &Path) -> Result<Vec<u8>> {
     let list = folder.join("list.txt");
-    let list = std::fs::read_to_string(&list).with_context(|| format!("read {}", list.display()))?;
+    let rows = std::fs::read_to_string(&list).with_context(|| format!("read {}", list.display()))?;
     let (mut crops, mut refused) = (Vec::new(), String::new());
-    for row in list.lines() {
-        let (_kind, path) = row.split_once('\t').with_context(|| format!("list.txt: a row without a tab: {row:?}"))?;
+    for row in rows.lines() {
+        let without_tab = || format!("{}: expected KIND, a tab and PATH, got {row:?}", list.display());
+        let (_kind, path) = row.split_once('\t').with_context(without_tab)?;
         let file = std::fs::read(path).with_context(|| format!("read {path}"))?;
         match decode::decode(&file, decode::ImageLimits::default()) {
             Ok(pixels) => crops.extend(preprocess::crop(&pixels, &Transform::IMAGENET)),
@@ -64,7 +67,7 @@ fn decode_listed(folder: &Path) -> Result<Vec<u8>> {
     Ok(crops)
 }
 
-/// The logits of all crops as little-endian f32, image after image.
+/// The logits of all crops, one crop after another, as the bytes of little-endian f32.
 fn logits(model: &mut dyn Model, crops: &[u8], message: &str) -> Result<Vec<u8>> {
     let style = ProgressStyle::with_template(&format!("{message} {{wide_bar}} {{pos}}/{{len}} {{eta}} left"))?;
     let bar = ProgressBar::new((crops.len() / Transform::IMAGENET.input_length()) as u64).with_style(style);

@@ -1,33 +1,33 @@
-//! A node without room for the replicas that the load needs.
+//! The check on a node without room for the replicas that the load needs.
 
 use super::{Fixture, ROLLOUT_TIMEOUT};
 use crate::wait::wait_for;
 use anyhow::{Context, Result, ensure};
 use std::time::{Duration, Instant};
 
-/// Replicas that the node has room for.
+/// The number of replicas for which the node has room.
 const ROOM: i32 = 2;
 
-/// Cores that the other pods request: two dispatchers, two scalers, and a third scaler while they are replaced.
+/// Cores that the other pods request: two dispatchers, two scalers, and a third scaler during a rollout.
 const OTHER_CORES: f64 = 2.0 * 0.25 + 3.0 * 0.05;
 
-/// Cores that stay free, less than a replica needs.
+/// Cores that stay free. They are too few for a third replica.
 const SPARE_CORES: f64 = 0.1;
 
 /// The load, as a multiple of the throughput of one replica.
 const LOAD: f64 = 3.5;
 
-/// Time that the scaler has to stop at the replicas that there is room for.
+/// Time in which the scaler must stop at [`ROOM`] replicas.
 const DETECT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Time that the scaler has to use room that was added.
+/// Time in which the scaler must use room that was added.
 const RECOVER_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// Characters of the Event's message among the figures.
+/// Number of characters of the Event's message that are printed.
 const MESSAGE_LENGTH: usize = 160;
 
-/// Sends load for more than three replicas to a node with room for two. The scaler must stop at two, give the reason in
-/// an Event and in its metrics, and use room that is added.
+/// Sends a load that needs more than three replicas, while the node has room for two. The scaler must stop at two, give
+/// the reason in an Event, export the ceiling as a metric, and use room that is added.
 pub(super) async fn check(fixture: &Fixture) -> Result<String> {
     let node = &fixture.cluster.local()?.node;
     fixture.wait_for_one_replica().await?;
@@ -43,11 +43,11 @@ pub(super) async fn check(fixture: &Fixture) -> Result<String> {
     .await?;
     let detected = start.elapsed().as_secs();
     let event = wait_for_event(fixture).await?;
-    ensure_metric_tells_ceiling(fixture).await?;
+    ensure_metric_has_ceiling(fixture).await?;
     node.set_cores(all_cores).await?;
     let start = Instant::now();
     let recovery = fixture.wait_for_ready_replicas(ROOM + 1, RECOVER_TIMEOUT).await;
-    recovery.context("the scaler does not use room that was added")?;
+    recovery.context("the scaler does not use the room that was added")?;
     let recovered = start.elapsed().as_secs();
     let report = load.stop().await?;
     set_max_replicas(fixture, 10).await?;
@@ -61,7 +61,8 @@ async fn set_max_replicas(fixture: &Fixture, max: u32) -> Result<()> {
     fixture.cluster.wait_for_rollout("scaler", ROLLOUT_TIMEOUT).await
 }
 
-/// The messages of the Events with the reason `CeilingReached`, once they hold the scheduler's reason.
+/// Waits until an Event with the reason `CeilingReached` has the scheduler's reason. Returns the messages of all Events
+/// with that reason.
 async fn wait_for_event(fixture: &Fixture) -> Result<String> {
     let events = ["get", "events", "--field-selector=reason=CeilingReached", "-o", "jsonpath={.items[*].message}"];
     wait_for("an Event CeilingReached with the scheduler's reason", DETECT_TIMEOUT, async || {
@@ -71,10 +72,10 @@ async fn wait_for_event(fixture: &Fixture) -> Result<String> {
     .await
 }
 
-async fn ensure_metric_tells_ceiling(fixture: &Fixture) -> Result<()> {
+async fn ensure_metric_has_ceiling(fixture: &Fixture) -> Result<()> {
     let metrics = fixture.metrics(&fixture.leader().await?, 5053).await?;
     let line = metrics.lines().find(|line| line.starts_with("scaler_ceiling_replicas{"));
     let line = line.context("the scaler has no metric scaler_ceiling_replicas")?;
-    ensure!(line.ends_with(&format!(" {ROOM}")), "the metric must be {ROOM}: {line}");
+    ensure!(line.ends_with(&format!(" {ROOM}")), "the scaler's metric must have the value {ROOM}: {line}");
     Ok(())
 }

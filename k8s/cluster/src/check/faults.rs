@@ -1,4 +1,4 @@
-//! Faults and restarts under load, in which no request may fail.
+//! The checks of faults and restarts under load. No request may fail.
 
 use super::fixture::{is_ready, restarts};
 use super::{Fixture, LIGHT_LOAD, ROLLOUT_TIMEOUT};
@@ -7,24 +7,25 @@ use anyhow::{Context, Result, bail, ensure};
 use kube::ResourceExt;
 use std::time::{Duration, Instant};
 
-/// Load that needs a second replica, as a multiple of the throughput of one. It is so low that no request is shed in
-/// the time that the second replica takes to start.
+/// A load that needs two replicas, as a multiple of the throughput of one replica. It is low enough that no request is
+/// shed while the second replica starts.
 const LOAD_FOR_TWO: f64 = 1.3;
 
-/// Time that the scaler has to have more replicas ready.
+/// Time in which the second replica must be ready.
 const SCALE_UP_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Time under load before and after a fault.
+/// Length of the load before and after a fault.
 const MARGIN: Duration = Duration::from_secs(5);
 
 /// Length of the outage of the API server.
 const OUTAGE: Duration = Duration::from_secs(30);
 
-/// Time in which another scaler must lead. A lease lasts 15 s from when it was last seen renewed, which was up to 2 s
-/// after the renewal; another scaler looks every 2 s; 1 s is left for kubectl.
+/// Time in which another scaler must lead after the leader was killed. The other scaler reads the Lease every 2 s. It
+/// sees the last renewal up to 2 s late, waits for 15 s after that, and then acts up to 2 s late. One second is added
+/// for kubectl.
 const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Replaces all pods of a Deployment under load.
+/// Replaces all pods of a Deployment under load. No request may fail.
 pub(super) async fn check_rolling_restart(fixture: &Fixture, deployment: &str) -> Result<String> {
     let load = fixture.start_load(&format!("rolling-{deployment}"), LOAD_FOR_TWO)?;
     fixture.wait_for_ready_replicas(2, SCALE_UP_TIMEOUT).await?;
@@ -32,8 +33,8 @@ pub(super) async fn check_rolling_restart(fixture: &Fixture, deployment: &str) -
     let start = Instant::now();
     fixture.cluster.kubectl.run(&["rollout", "restart", &format!("deployment/{deployment}")]).await?;
     fixture.cluster.wait_for_rollout(deployment, ROLLOUT_TIMEOUT).await?;
-    // The rollout is over before the last old pod has drained.
-    wait_for("the old pods to be gone", ROLLOUT_TIMEOUT, async || {
+    // `kubectl rollout status` returns before the last old pod has drained.
+    wait_for("the end of the old pods", ROLLOUT_TIMEOUT, async || {
         let pods = fixture.cluster.pods_and_terminating(deployment).await?;
         Ok(pods.iter().all(|pod| !old_pods.contains(&pod.name_any())).then_some(()))
     })
@@ -45,18 +46,21 @@ pub(super) async fn check_rolling_restart(fixture: &Fixture, deployment: &str) -
     Ok(format!("{report}; {} pods replaced in {seconds} s", old_pods.len()))
 }
 
-/// Kills the process of a replica, and then deletes the pod of another one without grace.
+/// Kills the process of a replica under load, and then deletes the pod of another replica without grace. No request may
+/// fail.
 pub(super) async fn check_killed_pod(fixture: &Fixture) -> Result<String> {
     let load = fixture.start_load("killed-pod", LOAD_FOR_TWO)?;
     fixture.wait_for_ready_replicas(2, SCALE_UP_TIMEOUT).await?;
     tokio::time::sleep(MARGIN).await;
     let replicas = fixture.pod_names("replica").await?;
-    let [first, second, ..] = &replicas[..] else { bail!("two replicas are needed, there are {}", replicas.len()) };
+    let [first, second, ..] = &replicas[..] else {
+        bail!("this check needs two replicas, but there are {}", replicas.len())
+    };
     fixture.cluster.local()?.node.kill(first)?;
     wait_for("the killed replica to be ready again", SCALE_UP_TIMEOUT, async || {
         let pods = fixture.cluster.pods("replica").await?;
         let killed = pods.iter().find(|pod| pod.name_any() == *first);
-        // The scaler may have removed the pod meanwhile.
+        // The scaler may have removed the pod since then.
         Ok(killed.is_none_or(|pod| restarts(pod) > 0 && is_ready(pod)).then_some(()))
     })
     .await?;
@@ -68,11 +72,11 @@ pub(super) async fn check_killed_pod(fixture: &Fixture) -> Result<String> {
     Ok(report.to_string())
 }
 
-/// Deletes the pod of the leading scaler without grace, just before more replicas are needed.
+/// Deletes the pod of the leading scaler without grace. Another scaler must lead, and then scale. No request may fail.
 pub(super) async fn check_killed_leader(fixture: &Fixture) -> Result<String> {
     fixture.wait_for_one_replica().await?;
     let leader = fixture.leader().await?;
-    ensure!(!leader.is_empty(), "no scaler leads");
+    ensure!(!leader.is_empty(), "the Lease roundhouse-scaler-replica has no holder");
     let light_load = fixture.start_load("killed-leader-light", LIGHT_LOAD)?;
     tokio::time::sleep(MARGIN).await;
     fixture.cluster.kubectl.run(&["delete", "pod", &leader, "--force", "--grace-period=0"]).await?;
@@ -93,7 +97,8 @@ pub(super) async fn check_killed_leader(fixture: &Fixture) -> Result<String> {
     Ok(format!("{light}, then {heavy}; another scaler led after {seconds:.1} s"))
 }
 
-/// Takes the API server away under a load that needs no scaling. When it is back, scaling must go on.
+/// Kills the API server under a load that needs no scaling, and starts it again. No request may fail, no pod may be
+/// restarted, and scaling must go on afterwards.
 pub(super) async fn check_no_api_server(fixture: &mut Fixture) -> Result<String> {
     fixture.wait_for_one_replica().await?;
     let before = fixture.restarts_by_pod().await?;
@@ -109,9 +114,16 @@ pub(super) async fn check_no_api_server(fixture: &mut Fixture) -> Result<String>
     outage.ensure_no_failures()?;
     let after = fixture.restarts_by_pod().await?;
     let is_unharmed = before.iter().all(|pod| after.contains(pod));
-    ensure!(is_unharmed, "pods were lost or restarted: {before:?} before, {after:?} after");
+    ensure!(
+        is_unharmed,
+        "pods were lost or restarted during the outage of the API server; restarts by pod before: {before:?}, after: \
+         {after:?}"
+    );
     let load = fixture.start_load("api-server-back", LOAD_FOR_TWO)?;
-    fixture.wait_for_ready_replicas(2, SCALE_UP_TIMEOUT).await.context("nothing is scaled after the outage")?;
+    fixture
+        .wait_for_ready_replicas(2, SCALE_UP_TIMEOUT)
+        .await
+        .context("the scaler does not scale after the outage of the API server")?;
     let seconds = back.elapsed().as_secs();
     tokio::time::sleep(MARGIN).await;
     let scaled = load.stop().await?;

@@ -1,7 +1,7 @@
-//! Roundhouse deployed on a cluster, and the questions that several checks ask about it.
+//! Roundhouse on a cluster, with the steps and queries that several checks need.
 
 use crate::access::Cluster;
-use crate::load::{Load, LoadReport};
+use crate::load::{LoadReport, LoadgenProcess};
 use crate::route::{self, Route};
 use crate::wait::wait_for;
 use anyhow::{Context, Result};
@@ -10,27 +10,27 @@ use kube::ResourceExt;
 use std::path::Path;
 use std::time::Duration;
 
-/// Time that a Deployment has to roll out.
+/// Time in which the pods of a Deployment must be replaced and ready.
 pub const ROLLOUT_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Time that the scaler has to come down to one replica.
+/// Time in which the scaler must scale down to one replica.
 const SCALE_DOWN_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// Time that a pod has to answer with its metrics.
+/// Time in which a pod must answer a request for its metrics.
 const METRICS_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A cluster with Roundhouse on it.
+/// A cluster on which Roundhouse runs.
 pub struct Fixture {
-    /// Where Roundhouse runs.
+    /// The cluster on which Roundhouse runs.
     pub cluster: Cluster,
-    /// The way to the dispatcher.
+    /// The route to the dispatcher.
     pub route: Route,
-    /// The throughput of one replica here, in images per second.
+    /// The measured throughput of one replica, in images per second.
     pub replica_throughput: f64,
 }
 
 impl Fixture {
-    /// Applies the kustomization in `manifests`, waits until everything is ready, and measures one replica.
+    /// Applies the kustomization in `manifests`, waits until all Deployments are ready, and measures one replica.
     ///
     /// # Errors
     /// If a Deployment does not become ready, or the replica does not answer.
@@ -44,15 +44,15 @@ impl Fixture {
         Ok(Self { cluster, route, replica_throughput })
     }
 
-    /// Starts open-loop load that lasts until it is stopped, at `factor` times the throughput of one replica. The
-    /// report goes to `NAME.json`.
+    /// Starts an open-loop load at `factor` times the throughput of one replica. It lasts until it is stopped, and 15
+    /// minutes at most. The report goes to `NAME.json` in the cluster's folder.
     ///
     /// # Errors
     /// If loadgen cannot be started.
-    pub fn start_load(&self, name: &str, factor: f64) -> Result<Load> {
+    pub fn start_load(&self, name: &str, factor: f64) -> Result<LoadgenProcess> {
         let rate = format!("--rate={:.1}", self.replica_throughput * factor);
         let report = self.cluster.folder.join(format!("{name}.json"));
-        Load::start(&self.route.url, &[&rate, "--duration=900s", "--generate=60"], report)
+        LoadgenProcess::start(&self.route.url, &[&rate, "--duration=900s", "--generate=60"], report)
     }
 
     /// Waits until at least `count` replicas are ready.
@@ -66,19 +66,19 @@ impl Fixture {
         .await
     }
 
-    /// Waits until the scaler has come down to one replica.
+    /// Waits until the scaler has scaled down to one replica.
     ///
     /// # Errors
-    /// If that takes too long.
+    /// If that takes longer than three minutes.
     pub async fn wait_for_one_replica(&self) -> Result<()> {
-        wait_for("a single replica, desired and ready", SCALE_DOWN_TIMEOUT, async || {
+        wait_for("the Deployment replica to have one replica, which is ready", SCALE_DOWN_TIMEOUT, async || {
             let replicas = self.cluster.replicas("replica").await?;
             Ok((replicas.desired == 1 && replicas.ready == 1).then_some(()))
         })
         .await
     }
 
-    /// The name of the scaler's pod that holds the Lease; empty if no pod holds it.
+    /// The name of the pod of the leading scaler; empty if no scaler leads.
     ///
     /// # Errors
     /// If there is no Lease.
@@ -87,7 +87,7 @@ impl Fixture {
         self.cluster.kubectl.run(&holder).await
     }
 
-    /// The text of `/metrics` of a pod at `port`.
+    /// The text of `/metrics` at the port `port` of a pod.
     ///
     /// # Errors
     /// If the pod does not answer.
@@ -98,7 +98,7 @@ impl Fixture {
         Ok(String::from_utf8_lossy(&body).into_owned())
     }
 
-    /// The names of the pods of a component.
+    /// The names of the pods of `component`.
     ///
     /// # Errors
     /// If the API server does not answer.
@@ -106,7 +106,7 @@ impl Fixture {
         Ok(self.cluster.pods(component).await?.iter().map(ResourceExt::name_any).collect())
     }
 
-    /// All pods by name, each with the number of times that its container was restarted; sorted.
+    /// The name of each pod with the number of restarts of its container, sorted by name.
     ///
     /// # Errors
     /// If the API server does not answer.
@@ -121,7 +121,7 @@ impl Fixture {
     }
 }
 
-/// The number of times that the containers of a pod were restarted.
+/// The number of restarts of the containers of a pod.
 pub(super) fn restarts(pod: &Pod) -> i32 {
     let containers = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
     containers.map(|container| container.restart_count).sum()
@@ -133,10 +133,10 @@ pub(super) fn is_ready(pod: &Pod) -> bool {
     conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
-/// Measures the throughput of one replica for a single client, in images per second.
+/// Measures the throughput of one replica with a single client, in images per second.
 ///
-/// The client goes to the replica itself where its address is reachable, so that the scaler does not see this load.
-/// Elsewhere the client goes to the dispatcher.
+/// The client posts to the replica directly if its address is reachable, so that the scaler does not see this load.
+/// Otherwise the client posts to the dispatcher.
 ///
 /// # Errors
 /// If there is no replica, or a request fails.
@@ -149,7 +149,8 @@ pub async fn measure_throughput(cluster: &Cluster, route: &Route) -> Result<f64>
         false => route.url.clone(),
     };
     let flags = ["--closed=1", "--duration=4s", "--generate=60"];
-    let report: LoadReport = Load::start(&url, &flags, cluster.folder.join("throughput.json"))?.finish().await?;
+    let report: LoadReport =
+        LoadgenProcess::start(&url, &flags, cluster.folder.join("throughput.json"))?.finish().await?;
     report.ensure_no_failures().context("measure one replica")?;
     Ok(report.offered as f64 / report.length_seconds)
 }

@@ -1,10 +1,11 @@
-//! What each ServiceAccount may do and may not do. The other checks show that
-//! the privileges are enough.
+//! The check of what each ServiceAccount may do and may not do. That the privileges suffice is shown by the other
+//! checks.
 
 use crate::kubectl::Kubectl;
 use anyhow::{Result, ensure};
 
-/// A ServiceAccount, whether it may do the actions that follow, and the actions as arguments of `kubectl auth can-i`.
+/// For each ServiceAccount, the actions that it may do (`true`) or may not do (`false`). An action is the arguments of
+/// `kubectl auth can-i`.
 const PRIVILEGES: &[(&str, bool, &[&str])] = &[
     (
         "dispatcher",
@@ -102,7 +103,7 @@ const PRIVILEGES: &[(&str, bool, &[&str])] = &[
     ),
 ];
 
-/// Asks the API server about every action.
+/// Asks the API server whether each ServiceAccount may do each action, and compares the answers with [`PRIVILEGES`].
 pub(super) async fn check(kubectl: &Kubectl) -> Result<String> {
     let mut wrong = Vec::new();
     let (mut allowed, mut refused) = (0, 0);
@@ -115,6 +116,6 @@ pub(super) async fn check(kubectl: &Kubectl) -> Result<String> {
             if is_allowed { allowed += 1 } else { refused += 1 }
         }
     }
-    ensure!(wrong.is_empty(), "{}", wrong.join("; "));
+    ensure!(wrong.is_empty(), "the privileges differ from the expected ones: {}", wrong.join("; "));
     Ok(format!("{allowed} actions allowed, {refused} refused"))
 }

@@ -1,43 +1,47 @@
-//! Scaling up and down by load alone.
+//! The check that a burst scales up, and that its end scales down.
 
 use super::{Fixture, LIGHT_LOAD};
-use crate::load::{Load, LoadReport};
+use crate::load::{LoadReport, LoadgenProcess};
 use anyhow::{Context, Result, ensure};
 use std::fmt::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// The burst: lengths in seconds, with the load in that time as a multiple of the throughput of one replica.
+/// The parts of the burst: the length of each part in seconds, and its load as a multiple of the throughput of one
+/// replica.
 const BURST: [(usize, f64); 2] = [(10, LIGHT_LOAD), (30, 2.2)];
 
-/// Replicas that the burst needs.
+
+/// The number of replicas that the burst needs.
 const NEEDED_REPLICAS: i32 = 3;
 
-/// Time between two looks at the number of replicas.
+/// Time between two queries of the number of replicas.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Sends a burst that needs three replicas while there is one, and waits until there is one again. No request may fail.
+/// Sends a burst that needs three replicas while there is one, and then waits until there is one again. No request may
+/// fail.
 pub(super) async fn check_burst(fixture: &Fixture) -> Result<String> {
     fixture.wait_for_one_replica().await?;
     let workload = format!("--workload={}", write_workload(fixture)?.display());
     let report = fixture.cluster.folder.join("burst.json");
-    let load = Load::start(&fixture.route.url, &[&workload, "--generate=60"], report)?;
+    let load = LoadgenProcess::start(&fixture.route.url, &[&workload, "--generate=60"], report)?;
     let (burst, peak) = finish_and_watch(fixture, load).await?;
     burst.ensure_no_failures()?;
-    ensure!(peak >= NEEDED_REPLICAS, "at most {peak} replicas were ready, {NEEDED_REPLICAS} are needed");
+    ensure!(peak >= NEEDED_REPLICAS, "at most {peak} replicas were ready, but the burst needs {NEEDED_REPLICAS}");
     let load = fixture.start_load("scale-in", LIGHT_LOAD)?;
-    fixture.wait_for_one_replica().await.context("after the burst")?;
+    fixture.wait_for_one_replica().await.context("the scaler does not scale down after the burst")?;
     let rest = load.stop().await?;
     rest.ensure_no_failures()?;
     Ok(format!("{burst}; then {rest}; 1 → {peak} → 1 replicas"))
 }
 
-/// Writes the burst as a workload file, a line with the rate for each second.
+/// Writes the burst to a workload file, which has a line with the rate for each second. Returns the path.
 fn write_workload(fixture: &Fixture) -> Result<PathBuf> {
     let mut workload = String::new();
     for (seconds, factor) in BURST {
         for _ in 0..seconds {
-            writeln!(workload, "{:.0}", (fixture.replica_throughput * factor).max(1.0))?;
+            let rate = (fixture.replica_throughput * factor).max(1.0);
+            writeln!(workload, "{rate:.0}").expect("writing to a String never fails");
         }
     }
     let path = fixture.cluster.folder.join("burst.txt");
@@ -45,8 +49,8 @@ fn write_workload(fixture: &Fixture) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Waits until `load` is over. Returns its report and the highest number of ready replicas meanwhile.
-async fn finish_and_watch(fixture: &Fixture, load: Load) -> Result<(LoadReport, i32)> {
+/// Waits until `load` is over. Returns its report, and the highest number of ready replicas during the load.
+async fn finish_and_watch(fixture: &Fixture, load: LoadgenProcess) -> Result<(LoadReport, i32)> {
     let mut peak = 0;
     let mut finish = std::pin::pin!(load.finish());
     loop {

@@ -1,5 +1,5 @@
-//! A container: a process of a program of the workspace, with a host name, a user, limits and a view of the file system
-//! of its own, in the network of its pod.
+//! A container: a process of a program of the workspace. It has its own host name, user, limits and view of the file
+//! system, and is in the network of its pod.
 
 use super::container_config::{ContainerConfig, ProcessInput};
 use crate::network::{self, Sandbox};
@@ -16,8 +16,9 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use tokio::process::{Child, Command};
 
-/// Waits for a line on standard input, which comes when the shell is in its control group; makes the image the whole
-/// file system; and becomes the program. `sys_chroot` is the one capability that is left, since `chroot` needs it.
+/// The shell script that starts a container. It waits for a line on standard input, which is sent when the shell is in
+/// its control group. It mounts the container image and becomes the program, which has no other file system than the
+/// image. Of all capabilities, it keeps `sys_chroot` alone, which `chroot` needs.
 const ENTRY_SCRIPT: &str = r#"
 read -r _begin
 echo "$POD" > /proc/sys/kernel/hostname
@@ -38,15 +39,15 @@ exec setpriv --pdeathsig=KILL --reuid="$USER_ID" --regid="$GROUP_ID" --clear-gro
     env -i "$@"
 "#;
 
-/// The means by which a container's program uses the API server.
+/// The access of a container's program to the API server.
 pub(super) struct ApiAccess {
     /// The address and port of the API server's Service.
     pub server: (Ipv4Addr, u16),
-    /// Token and certificate; `None` if the container gets no token.
+    /// The token and the certificate; `None` if the container gets no token.
     pub credentials: Option<Credentials>,
 }
 
-/// The files that a container finds below `/var/run/secrets`.
+/// The contents of the files that a container finds below `/var/run/secrets`.
 pub(super) struct Credentials {
     /// The token of the pod's ServiceAccount.
     pub token: String,
@@ -54,35 +55,37 @@ pub(super) struct Credentials {
     pub certificate: String,
 }
 
-/// Where a container runs.
-pub(super) struct Placement<'a> {
+/// The network, file system, limits and log of a container.
+pub(super) struct ContainerPlacement<'a> {
     /// The network of the container's pod.
     pub sandbox: &'a Sandbox,
-    /// The folder with the container's image.
+    /// The folder of the container image.
     pub image: PathBuf,
     /// The container's access to the API server.
     pub access: ApiAccess,
     /// The container's control group; `None` if the container has no limits.
     pub group: Option<Group>,
-    /// The file that the container's output is appended to.
+    /// The path of the file to which the container's output is appended.
     pub log: PathBuf,
 }
 
-/// A running container, killed when dropped.
+/// A running container, which is killed when this value is dropped.
 pub(super) struct Container {
     child: Child,
+    /// The id of the container's process.
     pid: Pid,
+    /// The container's control group; `None` if the container has no limits.
     group: Option<Group>,
-    /// Removed after the process has ended.
+    /// The folder of [`write_files`], which is removed after the process has ended.
     _files: tempfile::TempDir,
 }
 
-/// How a container ended, in the API's words.
+/// How a container ended, in the terms of the Kubernetes API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Termination {
-    /// The exit code, or 128 and the signal, as shells have it.
+    /// The exit code, or 128 plus the number of the signal that ended the process, as in shells.
     pub code: i32,
-    /// `Completed`, `Error` or `OOMKilled`.
+    /// The reason: `Completed`, `Error` or `OOMKilled`.
     pub reason: &'static str,
 }
 
@@ -90,46 +93,48 @@ impl Container {
     /// Starts the container of `pod`.
     ///
     /// # Errors
-    /// If the specification names an unknown field, or the system refuses.
-    pub(super) fn start(config: &ContainerConfig, pod: &Pod, placement: Placement<'_>) -> Result<Self> {
+    /// If a variable refers to a field that this node does not know, or the system refuses to start the process.
+    pub(super) fn start(config: &ContainerConfig, pod: &Pod, placement: ContainerPlacement<'_>) -> Result<Self> {
         let input = config.resolve(pod, placement.sandbox.address, network::NODE_ADDRESS)?;
-        let log_folder = placement.log.parent().context("the path of the log has no folder")?;
-        let files = tempfile::tempdir_in(log_folder).with_context(|| format!("write to {}", log_folder.display()))?;
+        let log_folder = placement.log.parent().expect("the log is in the folder of the pods' logs");
+        let files = tempfile::tempdir_in(log_folder)
+            .with_context(|| format!("create a temporary folder in {}", log_folder.display()))?;
         let namespace = pod.namespace().unwrap_or_default();
         write_files(files.path(), &namespace, placement.access.credentials.as_ref())
             .with_context(|| format!("write to {}", files.path().display()))?;
         let mut child =
-            command(config, pod, &input, &placement, files.path())?.spawn().context("start the container")?;
-        let id = child.id().context("the started process has no id")?;
-        let pid = i32::try_from(id).ok().and_then(Pid::from_raw).context("the process id is out of range")?;
+            command(config, pod, &input, &placement, files.path())?.spawn().context("start the container's process")?;
+        let id = child.id().expect("the process was not waited for");
+        let pid = i32::try_from(id).ok().and_then(Pid::from_raw).expect("Linux's process ids are positive i32");
         if let Some(group) = &placement.group {
-            group.add(id).context("put the container into its control group")?;
+            group.add(id).context("move the container's process into its control group")?;
         }
-        let stdin = child.stdin.take().context("the container's standard input is not piped")?;
-        File::from(stdin.into_owned_fd()?).write_all(b"begin\n").context("let the container begin")?;
+        let begin = "write to the standard input of the container's process";
+        let stdin = child.stdin.take().expect("standard input is piped").into_owned_fd().context(begin)?;
+        File::from(stdin).write_all(b"begin\n").context(begin)?;
         Ok(Self { child, pid, group: placement.group, _files: files })
     }
 
-    /// The process of the container.
+    /// The id of the container's process.
     pub(super) fn id(&self) -> Pid {
         self.pid
     }
 
-    /// Sends a signal to the process.
+    /// Sends a signal to the container's process.
     pub(super) fn signal(&self, signal: Signal) {
         // The process may have ended already.
         let _ = kill_process(self.pid, signal);
     }
 
-    /// Waits for the end of the process.
+    /// Waits for the end of the container's process. Returns its exit status.
     ///
     /// # Errors
-    /// If the system cannot tell.
+    /// If the system does not report the exit status.
     pub(super) async fn wait(&mut self) -> Result<ExitStatus> {
-        Ok(self.child.wait().await?)
+        self.child.wait().await.context("wait for the container's process")
     }
 
-    /// How a process of this container with this status ended.
+    /// How the container ended, if the exit status of its process is `status`.
     pub(super) fn termination(&self, status: ExitStatus) -> Termination {
         let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
         let exceeded_memory = self.group.as_ref().is_some_and(|group| group.exceeded_memory().is_some());
@@ -142,7 +147,7 @@ impl Container {
     }
 }
 
-/// Writes the files that the container finds in its file system but not in its image.
+/// Writes the files that the container finds in its file system, but that are not in its image.
 fn write_files(folder: &Path, namespace: &str, credentials: Option<&Credentials>) -> std::io::Result<()> {
     let search = format!("{namespace}.svc.cluster.local svc.cluster.local cluster.local");
     let resolver = format!("nameserver {}\nsearch {search}\noptions ndots:5\n", network::DNS_ADDRESS);
@@ -156,16 +161,17 @@ fn write_files(folder: &Path, namespace: &str, credentials: Option<&Credentials>
     Ok(())
 }
 
-/// The command that becomes the container. `files` is the folder of [`write_files`].
+/// The command that starts the container's process. `files` is the folder of [`write_files`].
 fn command(
     config: &ContainerConfig,
     pod: &Pod,
     input: &ProcessInput,
-    placement: &Placement<'_>,
+    placement: &ContainerPlacement<'_>,
     files: &Path,
 ) -> Result<Command> {
     let log = File::options().create(true).append(true).open(&placement.log);
-    let log = log.with_context(|| format!("open {}", placement.log.display()))?;
+    let opened = || format!("open {}", placement.log.display());
+    let log = log.with_context(opened)?;
     let [first, rest @ ..] = placement.sandbox.command_prefix();
     let mut command = Command::new(first);
     command.args(rest).args(["unshare", "--uts", "sh", "-euc", ENTRY_SCRIPT, "sh"]);
@@ -177,6 +183,7 @@ fn command(
     command.env("POD", pod.name_any()).env("IMAGE", &placement.image).env("FILES", files);
     command.env("READ_ONLY", config.is_read_only.to_string());
     command.env("USER_ID", config.user.to_string()).env("GROUP_ID", config.group.to_string());
-    command.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
+    command.stdin(Stdio::piped()).stdout(log.try_clone().with_context(opened)?);
+    command.stderr(log).kill_on_drop(true);
     Ok(command)
 }

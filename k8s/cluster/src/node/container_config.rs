@@ -1,6 +1,6 @@
-//! PURE: a pod's specification → what the node needs to run its container.
+//! Makes of a pod's specification what the node needs to run its container. Pure.
 
-use super::probe::{Probe, Probes};
+use super::probe::{ContainerProbes, HttpProbe};
 use super::quantity;
 use anyhow::{Context, Result, bail, ensure};
 use bytesize::ByteSize;
@@ -14,63 +14,67 @@ use std::time::Duration;
 /// The folder in which a container finds the token of its ServiceAccount.
 const TOKEN_FOLDER: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
-/// The default of `terminationGracePeriodSeconds` (documentation of PodSpec).
+/// The default of `terminationGracePeriodSeconds`, by the documentation of PodSpec.
 const DEFAULT_GRACE: Duration = Duration::from_secs(30);
 
-/// The only container of a pod. Its image is a program of the workspace.
+/// What the node needs to run the only container of a pod. The container image has a program of the workspace.
 #[derive(Debug, PartialEq)]
 pub(super) struct ContainerConfig {
-    /// The program in the image.
+    /// The name of the program in the container image.
     pub program: String,
-    /// Arguments, with references to variables.
+    /// The program's arguments. They may have references to variables, such as `$(POD)`.
     pub arguments: Vec<String>,
-    /// Names and values of variables, in the order of the specification. Values may refer to earlier variables.
+    /// The names and values of environment variables, in the order of the specification. Values may have references to
+    /// earlier variables.
     pub environment: Vec<(String, VariableSource)>,
-    /// The id of the user that the process runs as.
+    /// The id of the user as whom the process runs.
     pub user: i64,
-    /// The id of the group that the process runs as.
+    /// The id of the group as which the process runs.
     pub group: i64,
     /// Whether the root file system is read-only.
     pub is_read_only: bool,
-    /// The ServiceAccount whose token the container gets; `None` if it gets none.
+    /// The name of the ServiceAccount whose token the container gets; `None` if it gets no token.
     pub service_account: Option<String>,
-    /// Limits of memory, and of processor time in the node's cores.
+    /// The limits of memory, and of processor time in cores of the node.
     pub limits: Limits,
     /// The container's probes.
-    pub probes: Probes,
-    /// Time between SIGTERM and SIGKILL.
+    pub probes: ContainerProbes,
+    /// The time between SIGTERM and SIGKILL.
     pub grace: Duration,
 }
 
-/// The value of a variable.
+/// The source of an environment variable's value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum VariableSource {
-    /// A text, with references to other variables.
+    /// A text, which may have references to other variables.
     Text(String),
-    /// A field of the pod, by its path.
+    /// The path of a field of the pod, such as `metadata.name`.
     Field(String),
 }
 
-/// The arguments and variables of a process, without references.
+/// The arguments and environment variables of a process. Their references are replaced by values.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ProcessInput {
-    /// Arguments.
+    /// The arguments.
     pub arguments: Vec<String>,
-    /// Names and values of variables.
+    /// The names and values of the environment variables.
     pub variables: Vec<(String, String)>,
 }
 
 impl ContainerConfig {
-    /// The container of `pod`.
+    /// The configuration of the container of `pod`.
     ///
     /// # Errors
-    /// If the pod asks for a feature that this node does not have, or to run as root although it forbids that. The
-    /// message names the field.
+    /// If the specification needs a feature that this node does not have, is invalid, or has the container run as root
+    /// although `runAsNonRoot` is set. The message names the field.
     pub(super) fn new(pod: &Pod) -> Result<Self> {
-        let spec = pod.spec.as_ref().context("the pod has no specification")?;
-        let [container] = &spec.containers[..] else { bail!("this node runs pods of one container only") };
-        ensure!(spec.init_containers.as_deref().unwrap_or_default().is_empty(), "this node runs no init containers");
-        ensure!(container.command.is_none(), "this node runs the program of an image, not another command");
+        let spec = pod.spec.as_ref().context("the pod has no spec")?;
+        let [container] = &spec.containers[..] else {
+            bail!("spec.containers has {} entries, but this node runs pods of one container", spec.containers.len())
+        };
+        let has_init = !spec.init_containers.as_deref().unwrap_or_default().is_empty();
+        ensure!(!has_init, "spec.initContainers is set, but this node runs no init containers");
+        ensure!(container.command.is_none(), "command is set, but this node runs only the program of the image");
         let image = container.image.as_deref().context("the container has no image")?;
         let (user, group) = identity(spec, container)?;
         let security = container.security_context.as_ref();
@@ -83,7 +87,7 @@ impl ContainerConfig {
             is_read_only: security.and_then(|security| security.read_only_root_filesystem).unwrap_or(false),
             service_account: service_account(spec, container)?,
             limits: limits(container)?,
-            probes: Probes {
+            probes: ContainerProbes {
                 startup: probe(container, container.startup_probe.as_ref())?,
                 readiness: probe(container, container.readiness_probe.as_ref())?,
                 liveness: probe(container, container.liveness_probe.as_ref())?,
@@ -95,11 +99,11 @@ impl ContainerConfig {
         })
     }
 
-    /// Replaces the references in arguments and variables. `address` is the address of the pod, `node` that of the
-    /// node.
+    /// The arguments and environment variables, with the values for their references. `address` is the address of the
+    /// pod, `node` that of the node.
     ///
     /// # Errors
-    /// If a variable is a field that this node does not know.
+    /// If a variable refers to a field that this node does not know.
     pub(super) fn resolve(&self, pod: &Pod, address: Ipv4Addr, node: Ipv4Addr) -> Result<ProcessInput> {
         let mut variables = Vec::new();
         for (name, source) in &self.environment {
@@ -114,34 +118,38 @@ impl ContainerConfig {
     }
 }
 
-/// `registry/path/NAME:tag@digest` → `NAME`.
+/// The name of the program in an image: NAME of `registry/path/NAME:tag@digest`.
 fn program(image: &str) -> &str {
     let last = image.rsplit('/').next().unwrap_or(image);
     last.split([':', '@']).next().unwrap_or(last)
 }
 
-/// The ids of user and group. The container's values come before the pod's; the default is root.
+/// The ids of user and group: the container's, otherwise the pod's, otherwise those of root.
 fn identity(spec: &PodSpec, container: &Container) -> Result<(i64, i64)> {
     let (pod, own) = (spec.security_context.as_ref(), container.security_context.as_ref());
     let user = own.and_then(|own| own.run_as_user).or(pod.and_then(|pod| pod.run_as_user)).unwrap_or(0);
     let group = own.and_then(|own| own.run_as_group).or(pod.and_then(|pod| pod.run_as_group)).unwrap_or(0);
     let non_root = own.and_then(|own| own.run_as_non_root).or(pod.and_then(|pod| pod.run_as_non_root));
-    ensure!(user != 0 || non_root != Some(true), "runAsNonRoot is set, and the user is root");
+    ensure!(user != 0 || non_root != Some(true), "runAsNonRoot is set, but runAsUser is 0 (root) or not set");
     Ok((user, group))
 }
 
-/// The ServiceAccount whose token is mounted. Other mounts are refused.
+/// The name of the ServiceAccount whose token is mounted; `None` if none is mounted.
+///
+/// # Errors
+/// If another volume is mounted.
 fn service_account(spec: &PodSpec, container: &Container) -> Result<Option<String>> {
     let mut account = None;
     for mount in container.volume_mounts.iter().flatten() {
-        ensure!(mount.mount_path == TOKEN_FOLDER, "this node mounts nothing at {}", mount.mount_path);
+        let path = &mount.mount_path;
+        ensure!(path == TOKEN_FOLDER, "volumeMounts has {path}, but this node mounts only {TOKEN_FOLDER}");
         account = Some(spec.service_account_name.clone().unwrap_or_else(|| "default".into()));
     }
     Ok(account)
 }
 
 fn environment(container: &Container) -> Result<Vec<(String, VariableSource)>> {
-    ensure!(container.env_from.is_none(), "this node has no variables from ConfigMaps or Secrets");
+    ensure!(container.env_from.is_none(), "envFrom is set, but this node reads no ConfigMaps or Secrets");
     let variables = container.env.iter().flatten();
     variables.map(|variable| Ok((variable.name.clone(), variable_source(variable)?))).collect()
 }
@@ -151,11 +159,12 @@ fn variable_source(variable: &EnvVar) -> Result<VariableSource> {
         return Ok(VariableSource::Text(variable.value.clone().unwrap_or_default()));
     };
     let field = source.field_ref.as_ref();
-    let field =
-        field.with_context(|| format!("the variable {} comes from a source other than a field", variable.name))?;
+    let unknown = || format!("env {}: this node knows no source of a value but fieldRef", variable.name);
+    let field = field.with_context(unknown)?;
     Ok(VariableSource::Field(field.field_path.clone()))
 }
 
+/// The value of the field `path` of a pod.
 fn field(pod: &Pod, path: &str, address: Ipv4Addr, node: Ipv4Addr) -> Result<String> {
     Ok(match path {
         "metadata.name" => pod.metadata.name.clone().unwrap_or_default(),
@@ -164,12 +173,12 @@ fn field(pod: &Pod, path: &str, address: Ipv4Addr, node: Ipv4Addr) -> Result<Str
         "status.podIP" => address.to_string(),
         "status.hostIP" => node.to_string(),
         "spec.nodeName" => pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default(),
-        _ => bail!("this node does not know the field {path}"),
+        _ => bail!("fieldPath {path} is not known to this node"),
     })
 }
 
-/// Replaces `$(NAME)` by the variable's value and `$$` by `$`. A reference to an unknown variable stays as it is
-/// (documentation of Container).
+/// Replaces `$(NAME)` by the variable's value, and `$$` by `$`. A reference to an unknown variable stays unchanged, as
+/// the documentation of Container says.
 fn expand(text: &str, variables: &[(String, String)]) -> String {
     let (mut expanded, mut rest) = (String::new(), text);
     while let Some(at) = rest.find('$') {
@@ -198,23 +207,25 @@ fn limits(container: &Container) -> Result<Limits> {
 }
 
 fn cores(quantity: &Quantity) -> Result<f64> {
-    quantity::cores(&quantity.0).with_context(|| format!("{:?} is not a quantity of processors", quantity.0))
+    let malformed = || format!("resources.limits.cpu {:?} is no quantity of processors, such as 500m", quantity.0);
+    quantity::cores(&quantity.0).with_context(malformed)
 }
 
-/// Kubernetes' `1Gi` and `1G` are `1GiB` and `1GB` for ByteSize.
+/// The bytes of a quantity of memory. Kubernetes writes `1Gi` and `1G`, ByteSize `1GiB` and `1GB`.
 fn memory(quantity: &Quantity) -> Result<ByteSize> {
     let text = &quantity.0;
     let unit = if text.ends_with(|last: char| last.is_ascii_digit()) { "" } else { "B" };
-    format!("{text}{unit}").parse().map_err(|_| anyhow::anyhow!("{text:?} is not a quantity of memory"))
+    let size = format!("{text}{unit}").parse();
+    size.map_err(|_| anyhow::anyhow!("resources.limits.memory {text:?} is no quantity of bytes, such as 1Gi"))
 }
 
-fn probe(container: &Container, spec: Option<&ProbeSpec>) -> Result<Option<Probe>> {
+fn probe(container: &Container, spec: Option<&ProbeSpec>) -> Result<Option<HttpProbe>> {
     let Some(spec) = spec else { return Ok(None) };
-    let get = spec.http_get.as_ref().context("this node probes by HTTP only")?;
-    // The defaults are those in the documentation of Probe.
+    let get = spec.http_get.as_ref().context("a probe has no httpGet, but this node probes by HTTP only")?;
+    // The defaults are those of the documentation of Probe.
     let count = |value: Option<i32>, default: u32| value.and_then(|value| u32::try_from(value).ok()).unwrap_or(default);
     let seconds = |value, default| Duration::from_secs(count(value, default).into());
-    Ok(Some(Probe {
+    Ok(Some(HttpProbe {
         path: get.path.clone().unwrap_or_else(|| "/".into()),
         port: port(container, &get.port)?,
         delay: seconds(spec.initial_delay_seconds, 0),
@@ -225,18 +236,18 @@ fn probe(container: &Container, spec: Option<&ProbeSpec>) -> Result<Option<Probe
     }))
 }
 
-/// The number of a port that is given by number or by name.
+/// The number of a port that a probe gives by number or by name.
 fn port(container: &Container, port: &IntOrString) -> Result<u16> {
     let number = match port {
         IntOrString::Int(number) => *number,
         IntOrString::String(name) => {
             let mut ports = container.ports.iter().flatten();
             let port = ports.find(|port| port.name.as_deref() == Some(name));
-            port.with_context(|| format!("a probe names the port {name:?}, which the container does not have"))?
+            port.with_context(|| format!("a probe has the port {name:?}, which is not in the container's ports"))?
                 .container_port
         }
     };
-    u16::try_from(number).with_context(|| format!("{number} is not a port"))
+    u16::try_from(number).with_context(|| format!("a probe has the port {number}, which is not from 0 to 65535"))
 }
 
 #[cfg(test)]
@@ -254,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_is_named_after_its_program() {
+    fn the_program_is_the_last_part_of_the_image_without_tag_and_digest() {
         for (image, expected) in [
             ("replica", "replica"),
             ("roundhouse/replica:0.1.0", "replica"),
@@ -289,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_container_that_must_not_run_as_root_does_not() {
+    fn a_container_with_run_as_non_root_and_without_a_user_is_refused() {
         let both = |pod, own| config(json!({"securityContext": own}), json!({"securityContext": pod}));
         let found = both(json!({"runAsNonRoot": true, "runAsUser": 5, "runAsGroup": 6}), json!({})).expect("good");
         assert_eq!((found.user, found.group), (5, 6));
@@ -301,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_that_this_node_cannot_serve_are_refused() {
+    fn features_that_this_node_does_not_have_are_refused() {
         let container = json!({"name": "b", "image": "b"});
         for (own, pod, word) in [
             (json!({"command": ["sh"]}), json!({}), "command"),
@@ -310,12 +321,12 @@ mod tests {
             (
                 json!({"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"key": "a", "name": "a"}}}]}),
                 json!({}),
-                "variable A",
+                "env A",
             ),
             (json!({"readinessProbe": {"exec": {}}}), json!({}), "HTTP only"),
             (json!({"readinessProbe": {"httpGet": {"port": "http"}}}), json!({}), "\"http\""),
-            (json!({}), json!({"initContainers": [container]}), "init"),
-            (json!({}), json!({"containers": [container, container]}), "one container"),
+            (json!({}), json!({"initContainers": [container]}), "initContainers"),
+            (json!({}), json!({"containers": [container, container]}), "2 entries"),
         ] {
             let error = config(own, pod).expect_err(word);
             assert!(error.to_string().contains(word), "{error}");

@@ -1,4 +1,4 @@
-//! The cluster's name server: resolves the names of Services over UDP.
+//! The cluster's name server. It resolves the names of Services over UDP.
 
 use super::service_table::ServiceTable;
 use crate::network;
@@ -10,7 +10,7 @@ use tokio::net::UdpSocket;
 /// The longest query that is read, in bytes.
 const MAX_QUERY_BYTES: usize = 1500;
 
-/// Time for which an answer may be cached, in seconds, as CoreDNS has it for clusters.
+/// The seconds for which a client may cache an answer. CoreDNS has the same value for clusters.
 const TTL_SECONDS: u32 = 5;
 
 /// Starts a task that answers queries.
@@ -25,7 +25,7 @@ pub(super) async fn serve(table: ServiceTable) -> Result<()> {
         loop {
             let Ok((length, peer)) = socket.recv_from(&mut buffer).await else { continue };
             if let Some(answer) = answer(&buffer[..length], &table) {
-                // The client asks again if an answer is lost.
+                // If an answer is lost, the client sends its query again.
                 let _ = socket.send_to(&answer, peer).await;
             }
         }
@@ -33,7 +33,7 @@ pub(super) async fn serve(table: ServiceTable) -> Result<()> {
     Ok(())
 }
 
-/// The answer to a query; `None` if `query` is not a well-formed one.
+/// The answer to a query; `None` if `query` is malformed.
 fn answer(query: &[u8], table: &ServiceTable) -> Option<Vec<u8>> {
     let query = Packet::parse(query).ok()?;
     let question = query.questions.first()?.clone();
@@ -47,7 +47,7 @@ fn answer(query: &[u8], table: &ServiceTable) -> Option<Vec<u8>> {
             };
             answer.answers = addresses.into_iter().map(record).collect();
         }
-        // The name exists, but has no record of this type.
+        // The name exists, but has no records of this type, such as AAAA. An error would say that the name is unknown.
         Some(_) => {}
     }
     answer.questions.push(question);
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn names_have_ipv4_addresses_only() {
+    fn service_names_have_ipv4_addresses_and_no_ipv6_addresses() {
         assert_eq!(ask("a.b.svc.cluster.local", TYPE::A), (RCODE::NoError, 1));
         assert_eq!(ask("a.b.svc.cluster.local", TYPE::AAAA), (RCODE::NoError, 0));
         assert_eq!(ask("c.b.svc.cluster.local", TYPE::A), (RCODE::NameError, 0));

@@ -1,6 +1,6 @@
-//! metrics.k8s.io, as metrics-server serves it: the processor time and the memory that each pod uses.
+//! metrics.k8s.io, as metrics-server serves it: the processor time and memory that each pod uses.
 
-use super::Shared;
+use super::NodeState;
 use super::status::rfc3339;
 use anyhow::Result;
 use hyper::StatusCode;
@@ -15,53 +15,56 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// The period over which the use of processors is measured (metrics-server's --metric-resolution).
+/// The time over which processor time is measured. It corresponds to metrics-server's flag --metric-resolution.
 const WINDOW: Duration = Duration::from_secs(15);
 
-/// The path of the API.
+/// The path of the API metrics.k8s.io.
 pub(super) const API_PATH: &str = "/apis/metrics.k8s.io/v1beta1";
 
-/// The use of processor time and memory by a pod in a window.
+/// The processor time and memory that a pod used in a window.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Sample {
-    /// Mean number of the node's cores that were in use.
+pub(super) struct UsageSample {
+    /// The mean number of cores of the node that the pod used.
     cores: f64,
-    /// Resident memory at the end of the window.
+    /// The resident memory at the end of the window, in bytes.
     bytes: u64,
+    /// The end of the window.
     end: Timestamp,
+    /// The length of the window.
     window: Duration,
 }
 
-/// The processor time and memory of a process.
+/// The processor time and memory of a process at one time.
 #[derive(Debug, Clone, Copy)]
-struct Usage {
+struct ProcessUsage {
     pid: Pid,
-    /// Processor time since the process started.
+    /// The processor time since the start of the process.
     processor_time: Duration,
-    /// Resident memory.
+    /// The resident memory in bytes.
     bytes: u64,
+    /// The time at which the usage was read.
     at: Instant,
 }
 
-/// Labels and their values.
+/// The values of labels, by the labels' names.
 type Labels = BTreeMap<String, String>;
 
 /// The latest sample of each pod, by the pod's name.
-pub(super) type Samples = Arc<Mutex<BTreeMap<String, Sample>>>;
+pub(super) type UsageSamples = Arc<Mutex<BTreeMap<String, UsageSample>>>;
 
-/// Replaces `samples` after every window. A process has no sample before it has run for a whole window. Never ends.
-pub(super) async fn measure(shared: Arc<Shared>, samples: Samples) {
-    let mut before: BTreeMap<String, Usage> = BTreeMap::new();
+/// Replaces `samples` after each window. A process has no sample before it has run for a whole window. Never ends.
+pub(super) async fn measure(shared: Arc<NodeState>, samples: UsageSamples) {
+    let mut before: BTreeMap<String, ProcessUsage> = BTreeMap::new();
     let mut ticks = tokio::time::interval(WINDOW);
     loop {
         ticks.tick().await;
         let processes = shared.processes().clone();
-        // A process that has just ended has no usage.
-        let now: BTreeMap<String, Usage> =
+        // A process that has just ended has no usage, and is left out.
+        let now: BTreeMap<String, ProcessUsage> =
             processes.into_iter().filter_map(|(name, pid)| Some((name, usage(pid).ok()?))).collect();
-        let same_process = |(name, usage): (&String, &Usage)| {
+        let same_process = |(name, usage): (&String, &ProcessUsage)| {
             let earlier = before.get(name).filter(|earlier| earlier.pid == usage.pid)?;
-            Some((name.clone(), Sample::new(earlier, usage, shared.core_share)))
+            Some((name.clone(), UsageSample::new(earlier, usage, shared.core_share)))
         };
         *samples.lock().expect("no thread panics while it holds the lock") =
             now.iter().filter_map(same_process).collect();
@@ -69,10 +72,10 @@ pub(super) async fn measure(shared: Arc<Shared>, samples: Samples) {
     }
 }
 
-impl Sample {
-    /// The use by a process between `earlier` and `later`. A core of the node is worth `core_share` of one of this
-    /// machine.
-    fn new(earlier: &Usage, later: &Usage, core_share: f64) -> Self {
+impl UsageSample {
+    /// The sample of a process for the time between `earlier` and `later`. `core_share` is the processor time of a core
+    /// of the node, as a share of a core of this machine.
+    fn new(earlier: &ProcessUsage, later: &ProcessUsage, core_share: f64) -> Self {
         let window = later.at - earlier.at;
         let used = later.processor_time.saturating_sub(earlier.processor_time);
         let cores = used.as_secs_f64() / window.as_secs_f64() / core_share;
@@ -80,10 +83,11 @@ impl Sample {
     }
 }
 
-fn usage(pid: Pid) -> Result<Usage> {
+/// The usage of a process now.
+fn usage(pid: Pid) -> Result<ProcessUsage> {
     let stat = Process::new(pid.as_raw_nonzero().get())?.stat()?;
     let ticks = (stat.utime + stat.stime) as f64;
-    Ok(Usage {
+    Ok(ProcessUsage {
         pid,
         processor_time: Duration::from_secs_f64(ticks / procfs::ticks_per_second() as f64),
         bytes: stat.rss * procfs::page_size(),
@@ -91,10 +95,10 @@ fn usage(pid: Pid) -> Result<Usage> {
     })
 }
 
-/// The answer to a request for `path` below [`API_PATH`].
-pub(super) fn answer(path: &str, query: &str, shared: &Shared, samples: &Samples) -> Reply {
+/// The answer to a request. `path` is the path below [`API_PATH`].
+pub(super) fn answer(path: &str, query: &str, shared: &NodeState, samples: &UsageSamples) -> Reply {
     let Some(labels) = label_selector(query) else {
-        let text = "only label selectors of the form KEY=VALUE are supported";
+        let text = "labelSelector: this node supports only a list of KEY=VALUE, separated by commas";
         return respond::bytes(StatusCode::BAD_REQUEST, "text/plain", text.into());
     };
     let samples = samples.lock().expect("no thread panics while it holds the lock").clone();
@@ -112,7 +116,7 @@ pub(super) fn answer(path: &str, query: &str, shared: &Shared, samples: &Samples
     }
 }
 
-/// The labels that a query's `labelSelector` asks for; `None` if it is not a list of equalities.
+/// The labels and values that the `labelSelector` of a query demands; `None` if it is not a list of KEY=VALUE.
 fn label_selector(query: &str) -> Option<Labels> {
     let selector = query.split('&').find_map(|pair| pair.strip_prefix("labelSelector=")).unwrap_or_default();
     let selector = percent_decode_str(selector).decode_utf8().ok()?;
@@ -137,10 +141,10 @@ fn list(kind: &str, items: Vec<Value>) -> Value {
     json!({"kind": kind, "apiVersion": "metrics.k8s.io/v1beta1", "metadata": {}, "items": items})
 }
 
-/// The metrics of the pods in `namespace`, or in all namespaces, that have all of `labels`.
+/// The metrics of the pods with all of `labels`, in `namespace`, or in all namespaces if `None`.
 fn pod_metrics(
-    shared: &Shared,
-    samples: &BTreeMap<String, Sample>,
+    shared: &NodeState,
+    samples: &BTreeMap<String, UsageSample>,
     namespace: Option<&str>,
     labels: &Labels,
 ) -> Vec<Value> {
@@ -155,7 +159,7 @@ fn is_selected(pod: &Pod, namespace: Option<&str>, labels: &Labels) -> bool {
     namespace.is_none_or(|namespace| pod.metadata.namespace.as_deref() == Some(namespace)) && labels.iter().all(has)
 }
 
-fn pod_metric(pod: &Pod, sample: &Sample) -> Option<Value> {
+fn pod_metric(pod: &Pod, sample: &UsageSample) -> Option<Value> {
     let metadata = &pod.metadata;
     let container = &pod.spec.as_ref()?.containers.first()?.name;
     Some(json!({
@@ -165,7 +169,7 @@ fn pod_metric(pod: &Pod, sample: &Sample) -> Option<Value> {
     }))
 }
 
-fn node_metrics(node: &str, samples: &BTreeMap<String, Sample>) -> Value {
+fn node_metrics(node: &str, samples: &BTreeMap<String, UsageSample>) -> Value {
     let cores = samples.values().map(|sample| sample.cores).sum();
     let bytes = samples.values().map(|sample| sample.bytes).sum();
     json!({"metadata": {"name": node}, "timestamp": rfc3339(Timestamp::now()),
@@ -181,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn selectors_are_labels_and_values() {
+    fn only_lists_of_equalities_are_label_selectors() {
         let labels = |query: &str| {
             label_selector(query)
                 .map(|labels| labels.into_iter().map(|(key, value)| format!("{key}:{value}")).collect::<Vec<_>>())
@@ -197,10 +201,10 @@ mod tests {
     }
 
     #[test]
-    fn a_process_has_memory_and_spends_processor_time() {
+    fn usage_has_memory_and_the_cores_that_were_used_in_the_window() {
         let own = usage(rustix::process::getpid()).expect("this process runs");
         assert!(own.bytes > 0);
-        let later = Usage { processor_time: own.processor_time + WINDOW / 2, at: own.at + WINDOW, ..own };
-        assert_eq!(Sample::new(&own, &later, 0.25).cores, 2.0);
+        let later = ProcessUsage { processor_time: own.processor_time + WINDOW / 2, at: own.at + WINDOW, ..own };
+        assert_eq!(UsageSample::new(&own, &later, 0.25).cores, 2.0);
     }
 }

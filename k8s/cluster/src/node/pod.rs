@@ -1,7 +1,8 @@
-//! The worker of one pod: starts its container, probes it, starts it again when it dies, and stops it in order.
+//! Runs one pod: starts its container, sends its probes, restarts it when it dies, and stops it when the pod is
+//! deleted.
 
-use super::Shared;
-use super::container::{ApiAccess, Container, Credentials, Placement, Termination};
+use super::NodeState;
+use super::container::{ApiAccess, Container, ContainerPlacement, Credentials, Termination};
 use super::container_config::ContainerConfig;
 use super::probe::{ProbeKind, Prober};
 use super::status::{ContainerState, PodState, restart_delay};
@@ -20,17 +21,18 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// Time after which a failed request to the API server is sent again.
+/// The pause before a failed request to the API server is sent again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// A container that ran for this long is restarted without delay when it dies, as by a kubelet.
+/// The lifetime after which the death of a container counts as the first one, so that it is restarted without delay. A
+/// kubelet does the same.
 const BACKOFF_RESET: Duration = Duration::from_secs(600);
 
-/// The newest object of a pod; `None` once the pod is gone.
+/// A channel with the newest object of a pod; `None` once the object was deleted.
 pub(super) type PodUpdates = watch::Receiver<Option<Arc<Pod>>>;
 
-/// Runs a pod until it is deleted, and then confirms the deletion to the API server.
-pub(super) async fn run(shared: Arc<Shared>, mut updates: PodUpdates) {
+/// Runs a pod until it is deleted. Then lets the API server remove the pod's object.
+pub(super) async fn run(shared: Arc<NodeState>, mut updates: PodUpdates) {
     let Some(pod) = updates.borrow().clone() else { return };
     let (status, statuses) = watch::channel(Value::Null);
     let publisher = tokio::spawn(publish_statuses(shared.clone(), pod.clone(), statuses));
@@ -44,10 +46,10 @@ pub(super) async fn run(shared: Arc<Shared>, mut updates: PodUpdates) {
     }
     let PodWorker { shared, pod, status, .. } = worker;
     let has_object = updates.borrow().is_some();
-    // Closes the channel, so that the publisher ends when it has published the last status.
+    // Without this, the channel would stay open, and the publisher would not end.
     drop(status);
     if has_object {
-        // A publisher that panicked has nothing more to publish.
+        // An error means that the publisher panicked. The object is removed in any case.
         let _ = publisher.await;
         confirm_deletion(&shared, &pod).await;
     } else {
@@ -56,24 +58,25 @@ pub(super) async fn run(shared: Arc<Shared>, mut updates: PodUpdates) {
 }
 
 struct PodWorker {
-    shared: Arc<Shared>,
+    shared: Arc<NodeState>,
     pod: Arc<Pod>,
     state: PodState,
+    /// The channel to the publisher of the pod's status.
     status: watch::Sender<Value>,
 }
 
 impl PodWorker {
-    /// Checks the specification and makes the pod's network.
+    /// Checks the pod's specification and makes the pod's network.
     fn prepare(&mut self) -> Result<(ContainerConfig, Sandbox)> {
         let config = ContainerConfig::new(&self.pod)?;
-        // A missing image is found before anything is started.
+        // An unknown container image must be an error of the pod's configuration, not one of each start.
         self.shared.images.root(&config.program)?;
         let sandbox = self.shared.network.sandbox()?;
         self.state.address = Some(sandbox.address);
         Ok((config, sandbox))
     }
 
-    /// Starts the container again and again until the pod is deleted.
+    /// Starts the container, and restarts it when it ends, until the pod is deleted.
     async fn run_until_deleted(&mut self, config: &ContainerConfig, sandbox: &Sandbox, updates: &mut PodUpdates) {
         let mut deaths = 0;
         loop {
@@ -94,7 +97,8 @@ impl PodWorker {
         }
     }
 
-    /// Starts the container and supervises it until it ends. `None` if it could not be started or waited for.
+    /// Starts the container and supervises it until it ends. Returns how it ended, or `None` if it could not be started
+    /// or waited for.
     async fn run_container(
         &mut self,
         config: &ContainerConfig,
@@ -115,7 +119,8 @@ impl PodWorker {
         termination
     }
 
-    /// Publishes how the container ended that ran from `start`. Returns the number of deaths in a row.
+    /// Publishes how the container ended. `start` is the time of its start, and `deaths` is the number of deaths in a
+    /// row before this one. Returns the number with this one.
     fn record_termination(&mut self, termination: Termination, start: Timestamp, deaths: u32) -> u32 {
         let Termination { code, reason } = termination;
         let end = Timestamp::now();
@@ -134,10 +139,10 @@ impl PodWorker {
             }
             None => None,
         };
-        // One container at a time: looking for a controller removes control groups that are empty, such as that of a
-        // container which is just being started.
+        // Without this lock, the search for a controller could remove the control group of another container that is
+        // just being started: it removes control groups without processes.
         let _lock = self.shared.start_lock.lock().await;
-        let placement = Placement {
+        let placement = ContainerPlacement {
             sandbox,
             image: self.shared.images.root(&config.program)?,
             access: ApiAccess { server: self.shared.api_server, credentials },
@@ -152,12 +157,12 @@ impl PodWorker {
         let accounts = Api::<ServiceAccount>::namespaced(self.shared.client.clone(), &namespace);
         let token = TokenRequest { spec: TokenRequestSpec::default(), ..TokenRequest::default() };
         let answer = request(accounts.create_token_request(account, &PostParams::default(), &token)).await;
-        let answer = answer.with_context(|| format!("get a token for ServiceAccount {account}"))?;
-        Ok(answer.status.context("the API server's answer has no token")?.token)
+        let answer = answer.with_context(|| format!("request a token for the ServiceAccount {account}"))?;
+        Ok(answer.status.context("the API server's answer to a request for a token has no status")?.token)
     }
 
-    /// Probes the container until it ends by itself, or until it is stopped because a probe failed or the pod was
-    /// deleted. `None` if the system cannot tell how it ended.
+    /// Sends probes to the container until it ends. Stops it if a probe fails or the pod is deleted. Returns how it
+    /// ended, or `None` if the system does not report that.
     async fn supervise(
         &mut self,
         config: &ContainerConfig,
@@ -195,12 +200,13 @@ impl PodWorker {
         status.ok().map(|status| container.termination(status))
     }
 
+    /// Publishes that the container waits, with the reason.
     fn set_waiting(&mut self, reason: &'static str, message: String) {
         self.state.container = ContainerState::Waiting { reason, message };
         self.publish();
     }
 
-    /// Hands the status to the publisher.
+    /// Sends the status to the publisher.
     fn publish(&self) {
         let container = self.pod.spec.as_ref().and_then(|spec| spec.containers.first());
         let name = container.map(|container| container.name.clone()).unwrap_or_default();
@@ -210,7 +216,8 @@ impl PodWorker {
     }
 }
 
-/// Sends SIGTERM, and SIGKILL when the grace is over or the pod's object is gone.
+/// Sends SIGTERM to the container. If it still runs when the grace is over or the pod's object was deleted, sends
+/// SIGKILL. Returns its exit status.
 async fn stop(config: &ContainerConfig, container: &mut Container, updates: &mut PodUpdates) -> Result<ExitStatus> {
     container.signal(Signal::TERM);
     tokio::select! {
@@ -222,30 +229,33 @@ async fn stop(config: &ContainerConfig, container: &mut Container, updates: &mut
     container.wait().await
 }
 
-/// The grace that the deletion gives, or else the specification.
+/// The grace of the deletion, or that of the specification if the deletion gives none.
 fn grace(config: &ContainerConfig, updates: &PodUpdates) -> Duration {
     let given = updates.borrow().as_ref().and_then(|pod| pod.metadata.deletion_grace_period_seconds);
     given.and_then(|seconds| u64::try_from(seconds).ok()).map_or(config.grace, Duration::from_secs)
 }
 
-/// Whether the pod is being deleted, or its object is gone already.
+/// Whether the pod is being deleted, or its object was deleted already.
 fn is_deleted(updates: &PodUpdates) -> bool {
     updates.borrow().as_ref().is_none_or(|pod| pod.metadata.deletion_timestamp.is_some())
 }
 
+/// Waits until the pod is being deleted, or its object was deleted already.
 async fn until_deleted(updates: &mut PodUpdates) {
     let is_deleted = |pod: &Option<Arc<Pod>>| pod.as_ref().is_none_or(|pod| pod.metadata.deletion_timestamp.is_some());
-    // The sender closes the channel only after it has sent that the pod is gone.
+    // An error means that the channel is closed, which happens only after `None` was sent.
     let _ = updates.wait_for(is_deleted).await;
 }
 
+/// Waits until the pod's object was deleted.
 async fn until_gone(updates: &mut PodUpdates) {
-    // See `until_deleted`.
+    // An error means that the channel is closed, which happens only after `None` was sent.
     let _ = updates.wait_for(Option::is_none).await;
 }
 
-/// Sends each status to the API server until the channel is closed. After an outage only the newest one is sent.
-async fn publish_statuses(shared: Arc<Shared>, pod: Arc<Pod>, mut statuses: watch::Receiver<Value>) {
+/// Sends each status to the API server until the channel is closed. After an outage of the API server, sends only the
+/// newest status.
+async fn publish_statuses(shared: Arc<NodeState>, pod: Arc<Pod>, mut statuses: watch::Receiver<Value>) {
     let pods = Api::<Pod>::namespaced(shared.client.clone(), &pod.namespace().unwrap_or_default());
     let (name, params) = (pod.name_any(), PatchParams::default());
     while statuses.changed().await.is_ok() {
@@ -260,8 +270,8 @@ async fn publish_statuses(shared: Arc<Shared>, pod: Arc<Pod>, mut statuses: watc
     }
 }
 
-/// Lets the API server remove the pod's object, now that the container has ended.
-async fn confirm_deletion(shared: &Shared, pod: &Pod) {
+/// Lets the API server remove the pod's object, after the container has ended.
+async fn confirm_deletion(shared: &NodeState, pod: &Pod) {
     let pods = Api::<Pod>::namespaced(shared.client.clone(), &pod.namespace().unwrap_or_default());
     let preconditions = Preconditions { uid: pod.uid(), resource_version: None };
     let params =
@@ -269,7 +279,7 @@ async fn confirm_deletion(shared: &Shared, pod: &Pod) {
     loop {
         match request(pods.delete(&pod.name_any(), &params)).await {
             Err(Failure::Unanswered(_)) => tokio::time::sleep(RETRY_INTERVAL).await,
-            // Refused if the object is gone, or another pod has its name by now.
+            // A refusal means that the object was deleted already, or that another pod has its name now.
             Ok(_) | Err(Failure::Refused { .. }) => return,
         }
     }

@@ -1,61 +1,62 @@
-//! Probes: whether a container has started, can take requests, and is alive.
+//! Sends the probes of a container: whether it has started, can take requests, and is alive.
 
 use service::fetch;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// A probe by HTTP GET.
+/// A probe that sends HTTP GET requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Probe {
-    /// The path of the request.
+pub(super) struct HttpProbe {
+    /// The path of the requests.
     pub path: String,
-    /// The port of the request.
+    /// The port to which the requests are sent.
     pub port: u16,
-    /// Time from the start of the container to the first request.
+    /// The time between the start of the container and the first request.
     pub delay: Duration,
-    /// Time between two requests.
+    /// The time between two requests.
     pub period: Duration,
-    /// Time that an answer may take.
+    /// The time after which a request without an answer has failed.
     pub timeout: Duration,
-    /// Failures in a row after which the probe has failed.
+    /// The number of failures in a row after which the probe has failed.
     pub failure_threshold: u32,
-    /// Successes in a row after which the probe has succeeded.
+    /// The number of successes in a row after which the probe has succeeded.
     pub success_threshold: u32,
 }
 
 /// The probes of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Probes {
-    /// Whether the container has started. Until then there are no other probes.
-    pub startup: Option<Probe>,
-    /// Whether the container can take requests.
-    pub readiness: Option<Probe>,
-    /// Whether the container is alive.
-    pub liveness: Option<Probe>,
+pub(super) struct ContainerProbes {
+    /// The probe that shows whether the container has started. No other probe is sent before it has succeeded.
+    pub startup: Option<HttpProbe>,
+    /// The probe that shows whether the container can take requests.
+    pub readiness: Option<HttpProbe>,
+    /// The probe that shows whether the container is alive.
+    pub liveness: Option<HttpProbe>,
 }
 
 /// The purpose of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ProbeKind {
-    /// See [`Probes::startup`].
+    /// The startup probe shows whether the container has started.
     Startup,
-    /// See [`Probes::readiness`].
+    /// The readiness probe shows whether the container can take requests.
     Readiness,
-    /// See [`Probes::liveness`].
+    /// The liveness probe shows whether the container is alive.
     Liveness,
 }
 
-/// PURE: the latest answers that were alike.
+/// The latest answers in a row that were all successes, or all failures. Pure.
 #[derive(Debug, Default)]
 pub(super) struct Streak {
     is_success: bool,
+    /// The number of these answers.
     length: u32,
 }
 
 impl Streak {
-    /// Adds an answer. Returns the result of the probe, if the streak has reached its threshold.
-    pub(super) fn add(&mut self, probe: &Probe, is_success: bool) -> Option<bool> {
+    /// Adds an answer. Returns whether the probe has succeeded; `None` if the streak is shorter than the threshold.
+    pub(super) fn add(&mut self, probe: &HttpProbe, is_success: bool) -> Option<bool> {
         self.length = if self.is_success == is_success { self.length.saturating_add(1) } else { 1 };
         self.is_success = is_success;
         let threshold = if is_success { probe.success_threshold } else { probe.failure_threshold };
@@ -67,19 +68,20 @@ impl Streak {
 pub(super) struct Prober {
     address: Ipv4Addr,
     probes: Vec<ScheduledProbe>,
+    /// Whether the startup probe has succeeded, or the container has none.
     has_started: bool,
 }
 
 struct ScheduledProbe {
     kind: ProbeKind,
-    probe: Probe,
+    probe: HttpProbe,
     due: Instant,
     streak: Streak,
 }
 
 impl Prober {
-    /// The probes of a container at `address` that has just been started.
-    pub(super) fn new(probes: &Probes, address: Ipv4Addr) -> Self {
+    /// A prober for a container at `address` that has just been started.
+    pub(super) fn new(probes: &ContainerProbes, address: Ipv4Addr) -> Self {
         let all = [
             (ProbeKind::Startup, &probes.startup),
             (ProbeKind::Readiness, &probes.readiness),
@@ -92,15 +94,16 @@ impl Prober {
         Self { address, probes: scheduled.collect(), has_started: probes.startup.is_none() }
     }
 
-    /// Whether the startup probe has succeeded, or there is none.
+    /// Whether the startup probe has succeeded, or the container has none.
     pub(super) fn has_started(&self) -> bool {
         self.has_started
     }
 
-    /// Sends probes when they are due, until one has a result: its kind, and whether it has succeeded.
+    /// Sends probes when they are due, until one has a result. Returns the kind of that probe, and whether it has
+    /// succeeded.
     ///
     /// # Cancel safety
-    /// A probe whose answer was not awaited is sent again.
+    /// If the future is dropped, a probe that was not answered yet is sent again by the next call.
     pub(super) async fn next(&mut self) -> (ProbeKind, bool) {
         loop {
             let is_active = |kind: ProbeKind| (kind == ProbeKind::Startup) != self.has_started;
@@ -126,9 +129,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_probe_has_a_result_after_enough_equal_answers_in_a_row() {
+    fn a_probe_has_a_result_when_its_streak_reaches_the_threshold() {
         let second = Duration::from_secs(1);
-        let probe = Probe {
+        let probe = HttpProbe {
             path: "/".into(),
             port: 1,
             delay: second,

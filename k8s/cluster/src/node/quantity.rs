@@ -1,9 +1,10 @@
 //! Quantities of processors, as Kubernetes writes them: `2`, `0.5`, `250m`, `123456789n`. Pure.
 
 /// The largest quantity that is accepted, in cores.
-const MOST: f64 = 1e6;
+const MAX_CORES: f64 = 1e6;
 
-/// Parses a quantity into cores, rounded up to thousandths as the HPA does (`Quantity.MilliValue`); else `None`.
+/// Parses a quantity into cores. Rounds up to thousandths, as the HPA does (`Quantity.MilliValue`). `None` if the text
+/// is no quantity, or too large.
 pub(super) fn cores(text: &str) -> Option<f64> {
     let text = text.strip_prefix('+').unwrap_or(text);
     let end = text.find(|character: char| !(character.is_ascii_digit() || character == '.')).unwrap_or(text.len());
@@ -18,8 +19,8 @@ pub(super) fn cores(text: &str) -> Option<f64> {
         _ => 10_f64.powi(unit.strip_prefix(['e', 'E'])?.parse().ok()?),
     };
     let cores = number.parse::<f64>().ok()? * scale;
-    // 1e-9 is subtracted so that the inexactness of binary fractions does not round a whole number up.
-    (cores <= MOST).then(|| (cores * 1e3 - 1e-9).ceil().max(0.0) / 1e3)
+    // Binary fractions are inexact: without the subtraction, a whole number of thousandths could be rounded up.
+    (cores <= MAX_CORES).then(|| (cores * 1e3 - 1e-9).ceil().max(0.0) / 1e3)
 }
 
 #[cfg(test)]
@@ -27,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quantities_are_cores() {
+    fn quantities_are_parsed_into_cores() {
         for (text, expected) in [
             ("1", 1.0),
             ("0", 0.0),

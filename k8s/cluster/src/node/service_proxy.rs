@@ -1,4 +1,5 @@
-//! Forwards connections to the address of a Service, as kube-proxy does: each to a ready endpoint.
+//! Forwards each connection to a Service's address to a ready endpoint of the Service. It takes the place of
+//! kube-proxy.
 
 use super::service_table::{ServicePort, ServiceTable};
 use rand::seq::SliceRandom;
@@ -9,13 +10,15 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// Time that an endpoint has to accept a connection before the next endpoint is tried.
+/// Time after which another endpoint is tried if an endpoint has not accepted a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Time without a new connection after one could not be accepted, as when too many files are open.
+/// The pause after a connection could not be accepted, for example because too many files are open. Without it, the
+/// loop would use a whole core.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
-/// Listens on the ports of all Services in `table`. A message on `changes` means that the Services have changed.
+/// Listens on the ports of all Services in `table`, and forwards their connections. `changes` has a message whenever
+/// the Services have changed.
 pub(super) async fn serve(table: ServiceTable, mut changes: watch::Receiver<()>) {
     let mut listeners: BTreeMap<ServicePort, JoinHandle<()>> = BTreeMap::new();
     loop {
@@ -38,7 +41,7 @@ pub(super) async fn serve(table: ServiceTable, mut changes: watch::Receiver<()>)
                 }
                 Err(error) => {
                     let (service, address, number) = (&port.service.name, port.address, port.number);
-                    eprintln!("cannot listen at {address}:{number} for Service {service}: {error}");
+                    eprintln!("cannot listen on {address}:{number} for the Service {service}: {error}");
                 }
             }
         }
@@ -58,16 +61,17 @@ async fn accept(listener: TcpListener, table: ServiceTable, port: ServicePort) {
     }
 }
 
-/// Forwards a connection to the first endpoint that accepts it, until both sides have closed it.
+/// Forwards a connection to the first endpoint that accepts it, until both sides have closed it. Tries the endpoints in
+/// random order.
 async fn forward(mut client: TcpStream, table: ServiceTable, port: ServicePort) {
     let mut endpoints = table.endpoints(&port);
     endpoints.shuffle(&mut rand::rng());
     for endpoint in endpoints {
         let connection = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(endpoint)).await;
         let Ok(Ok(mut server)) = connection else { continue };
-        // Without TCP_NODELAY connections are slower, but they work.
+        // Errors are ignored, since a connection works without TCP_NODELAY, too.
         let _ = (client.set_nodelay(true), server.set_nodelay(true));
-        // An error ends the connection, and both sides see that.
+        // An error closes both connections, which client and server notice.
         let _ = copy_bidirectional(&mut client, &mut server).await;
         return;
     }

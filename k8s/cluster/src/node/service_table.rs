@@ -1,4 +1,4 @@
-//! The Services of the cluster and the endpoints behind them. Knows nothing of sockets.
+//! The Services of the cluster and their endpoints. Knows nothing of sockets.
 
 use k8s_openapi::api::core::v1::{Endpoints, Service};
 use kube::ResourceExt;
@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-/// A Service.
+/// The name of a Service with its namespace.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ServiceKey {
     /// The Service's namespace.
@@ -15,7 +15,7 @@ pub(super) struct ServiceKey {
     pub name: String,
 }
 
-/// All Services and Endpoints. Clones share the same table.
+/// All Services and Endpoints of the cluster. Clones share the same table.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ServiceTable {
     objects: Arc<Mutex<Objects>>,
@@ -30,13 +30,13 @@ struct Objects {
 /// A TCP port of a Service that has an address.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ServicePort {
-    /// The Service.
+    /// The Service that has the port.
     pub service: ServiceKey,
-    /// The Service's address.
+    /// The cluster address of the Service.
     pub address: Ipv4Addr,
-    /// The port at that address.
+    /// The number of the port.
     pub number: u16,
-    /// The port's name; `None` if it has none.
+    /// The name of the port; `None` if the port has no name.
     pub name: Option<String>,
 }
 
@@ -51,12 +51,12 @@ impl ServiceTable {
         self.objects().endpoints = by_key(endpoints);
     }
 
-    /// The TCP ports of all Services that have an address.
+    /// The TCP ports of all Services with a cluster address.
     pub(super) fn ports(&self) -> Vec<ServicePort> {
         self.objects().services.iter().flat_map(|(key, service)| tcp_ports(key, service)).collect()
     }
 
-    /// The ready endpoints behind a port.
+    /// The addresses and port numbers of the ready endpoints behind a port of a Service.
     pub(super) fn endpoints(&self, port: &ServicePort) -> Vec<(Ipv4Addr, u16)> {
         let objects = self.objects();
         let Some(endpoints) = objects.endpoints.get(&port.service) else { return Vec::new() };
@@ -71,8 +71,8 @@ impl ServiceTable {
         all
     }
 
-    /// The addresses of a name such as `dispatcher.shop.svc.cluster.local.`: the Service's own, or those of the ready
-    /// endpoints if the Service is headless. `None` if there is no such Service.
+    /// The addresses of a name such as `dispatcher.shop.svc.cluster.local.`: the cluster address of the Service, or
+    /// those of the ready endpoints if the Service is headless. `None` if there is no such Service.
     pub(super) fn resolve(&self, name: &str) -> Option<Vec<Ipv4Addr>> {
         let name = name.trim_end_matches('.').to_ascii_lowercase();
         let (service, namespace) = name.strip_suffix(".svc.cluster.local")?.split_once('.')?;
@@ -108,7 +108,8 @@ fn tcp_ports(key: &ServiceKey, service: &Service) -> Vec<ServicePort> {
     .collect()
 }
 
-/// The address of a Service; `None` if the Service is headless, whose specification has the text `None` there.
+/// The cluster address of a Service. `None` if the Service is headless, which the text `None` in its specification
+/// says.
 fn cluster_address(service: &Service) -> Option<Ipv4Addr> {
     service.spec.as_ref()?.cluster_ip.as_ref()?.parse().ok()
 }
@@ -142,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_lead_to_ready_endpoints() {
+    fn a_port_has_the_ready_endpoints_of_its_name() {
         let table = table();
         let [port] = &table.ports()[..] else { panic!("{:?}", table.ports()) };
         assert_eq!((port.address, port.number), ([10, 96, 0, 5].into(), 80));
@@ -150,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn names_resolve_to_services_or_to_the_endpoints_of_headless_ones() {
+    fn names_resolve_to_cluster_addresses_and_those_of_headless_services_to_endpoints() {
         let table = table();
         let resolve = |name: &str| table.resolve(name);
         assert_eq!(resolve("one.shop.svc.cluster.local."), Some(vec![[10, 96, 0, 5].into()]));

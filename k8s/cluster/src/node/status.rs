@@ -1,66 +1,67 @@
-//! PURE: the state of a pod → its status as the API has it.
+//! Makes of the state of a pod its status, as the Kubernetes API has it. Pure.
 
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-/// The delay before a container that has died twice is started again. It doubles with each death. Both delays are a
-/// kubelet's.
+/// The delay before the restart of a container that has died twice in a row. Each further death doubles the delay. A
+/// kubelet has the same delays.
 const FIRST_RESTART_DELAY: Duration = Duration::from_secs(10);
 
-/// The longest delay before a container is started again.
+/// The longest delay before the restart of a container. A kubelet has the same.
 const MAX_RESTART_DELAY: Duration = Duration::from_secs(300);
 
 /// The state of a container.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum ContainerState {
-    /// The container does not run yet, or not now.
+    /// The container waits for its start or restart.
     Waiting {
-        /// The reason as one word in camel case.
+        /// The reason as one word, such as `CrashLoopBackOff`.
         reason: &'static str,
         /// The reason as a sentence.
         message: String,
     },
     /// The container runs.
     Running {
-        /// When the container started.
+        /// The time at which the container started.
         start: Timestamp,
     },
     /// The container has ended.
     Terminated {
-        /// The exit code, or 128 and the signal.
+        /// The exit code, or 128 plus the number of the signal that ended the container.
         code: i32,
-        /// The reason as one word in camel case.
+        /// The reason as one word, such as `OOMKilled`.
         reason: &'static str,
-        /// When the container started.
+        /// The time at which the container started.
         start: Timestamp,
-        /// When the container ended.
+        /// The time at which the container ended.
         end: Timestamp,
     },
 }
 
-/// The state of a pod of one container.
+/// The state of a pod with one container.
 #[derive(Debug, Clone)]
 pub(super) struct PodState {
-    /// When the node first saw the pod.
+    /// The time at which the node first saw the pod.
     pub seen: Timestamp,
-    /// The pod's address; `None` before it has one.
+    /// The pod's address; `None` before the pod has one.
     pub address: Option<Ipv4Addr>,
-    /// The container's state.
+    /// The state of the container.
     pub container: ContainerState,
-    /// How the container's last run ended; `None` during the first run.
+    /// The end of the container's previous run; `None` during the first run.
     pub last: Option<ContainerState>,
-    /// The number of times that the container was started again.
+    /// The number of restarts of the container.
     pub restarts: u32,
-    /// Whether the startup probe has succeeded, or there is none.
+    /// Whether the startup probe has succeeded, or the container has none.
     pub is_started: bool,
     is_ready: bool,
+    /// The time at which `is_ready` last changed.
     ready_changed: Timestamp,
 }
 
 impl PodState {
-    /// A pod that the node sees for the first time.
+    /// The state of a pod that the node sees for the first time.
     pub(super) fn new(now: Timestamp) -> Self {
         Self {
             seen: now,
@@ -74,7 +75,7 @@ impl PodState {
         }
     }
 
-    /// Records whether the pod is ready. The time of the last transition stays if that has not changed.
+    /// Records whether the pod is ready, and, if that has changed, `now` as the time of the change.
     pub(super) fn set_ready(&mut self, is_ready: bool, now: Timestamp) {
         if self.is_ready != is_ready {
             self.is_ready = is_ready;
@@ -82,8 +83,8 @@ impl PodState {
         }
     }
 
-    /// A strategic merge patch of the pod's status. `container` and `image` are as in the specification; `node` is the
-    /// node's address.
+    /// A strategic merge patch of the pod's status. `container` and `image` are the names in the pod's specification,
+    /// `node` is the node's address.
     pub(super) fn to_json(&self, container: &str, image: &str, node: Ipv4Addr) -> Value {
         let ready = if self.is_ready { "True" } else { "False" };
         let has_run = !matches!(self.container, ContainerState::Waiting { .. }) || self.last.is_some();
@@ -132,16 +133,16 @@ fn condition(kind: &str, status: &str, changed: Timestamp) -> Value {
     json!({"type": kind, "status": status, "lastTransitionTime": rfc3339(changed)})
 }
 
-/// The delay before a container is started again that has died `deaths` times in a row: none after the first death.
+/// The delay before the restart of a container that has died `deaths` times in a row: none after the first death.
 pub(super) fn restart_delay(deaths: u32) -> Duration {
     match deaths {
         0 | 1 => Duration::ZERO,
-        // The shift is bounded, since it must not overflow; the delay is at its maximum by then.
+        // Without the bound, the shift would overflow. At the bound, the delay has reached its maximum.
         more => FIRST_RESTART_DELAY.saturating_mul(1 << (more - 2).min(16)).min(MAX_RESTART_DELAY),
     }
 }
 
-/// A time in whole seconds, as the API writes times.
+/// A time as text in whole seconds, in the format of the Kubernetes API.
 pub(super) fn rfc3339(time: Timestamp) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
@@ -183,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn readiness_keeps_the_time_of_its_last_change() {
+    fn the_ready_condition_has_the_time_of_its_last_change() {
         let mut state = PodState::new(at(1));
         let ready = |state: &PodState| {
             let conditions = status(state).conditions.expect("conditions");
