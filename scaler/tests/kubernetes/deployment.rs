@@ -10,8 +10,8 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::client::Body;
 use kube::{Api, Client, ResourceExt};
 use law::observation::Replicas;
-use scaler::target::deployment::{self, Spec};
-use scaler::target::{Desired, Handle, State};
+use scaler::target::deployment::{self, ScaledDeployment};
+use scaler::target::{Desired, Handle, TargetState};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -78,9 +78,9 @@ impl Scene {
         deployment::run(self.spec(), client)
     }
 
-    fn spec(&self) -> Spec {
+    fn spec(&self) -> ScaledDeployment {
         let name = format!("deployment:{}/replica", self.namespace).parse().expect("a name");
-        Spec { name, identity: "test".into() }
+        ScaledDeployment { name, identity: "test".into() }
     }
 
     async fn replicas(&self) -> i32 {
@@ -124,7 +124,7 @@ fn ask(target: &Handle, replicas: usize) {
     target.desired.send_replace(Desired { replicas, reason: format!("{replicas} are needed"), ..Desired::default() });
 }
 
-async fn until(target: &Handle, what: &str, is_it: impl FnMut(&State) -> bool) -> State {
+async fn until(target: &Handle, what: &str, is_it: impl FnMut(&TargetState) -> bool) -> TargetState {
     let mut state = target.state.clone();
     let waited = tokio::time::timeout(PATIENCE, state.wait_for(is_it)).await;
     match waited {
@@ -133,12 +133,12 @@ async fn until(target: &Handle, what: &str, is_it: impl FnMut(&State) -> bool) -
     }
 }
 
-async fn until_replicas(target: &Handle, replicas: Replicas) -> State {
+async fn until_replicas(target: &Handle, replicas: Replicas) -> TargetState {
     until(target, &format!("{replicas:?}"), |state| state.replicas == replicas && state.refusal.is_none()).await
 }
 
-async fn until_refused(target: &Handle, why: &str) -> State {
-    let refuses = |state: &State| state.refusal.as_ref().is_some_and(|refusal| refusal.contains(why));
+async fn until_refused(target: &Handle, why: &str) -> TargetState {
+    let refuses = |state: &TargetState| state.refusal.as_ref().is_some_and(|refusal| refusal.contains(why));
     until(target, &format!("a refusal with {why:?}"), refuses).await
 }
 

@@ -3,8 +3,8 @@
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
 use rustix::process::{Pid, Signal, kill_process};
-use scaler::target::processes::Spec;
-use scaler::target::{Handle, State};
+use scaler::target::processes::ProcessesSpec;
+use scaler::target::{Handle, TargetState};
 use service::respond;
 use std::fs;
 use std::net::Ipv4Addr;
@@ -87,8 +87,8 @@ impl Scene {
         Self { stub: Stub::start().await, folder: tempfile::tempdir().expect("a temporary folder") }
     }
 
-    pub(crate) fn spec(&self, lines: &str) -> Spec {
-        Spec {
+    pub(crate) fn spec(&self, lines: &str) -> ProcessesSpec {
+        ProcessesSpec {
             program: self.stub.program(self.folder.path(), lines),
             arguments: Vec::new(),
             list: self.list(),
@@ -204,7 +204,7 @@ impl Scaler {
 }
 
 /// Waits for a state of the target.
-pub(crate) async fn until(target: &Handle, what: &str, wanted: impl FnMut(&State) -> bool) -> State {
+pub(crate) async fn until(target: &Handle, what: &str, wanted: impl FnMut(&TargetState) -> bool) -> TargetState {
     let mut state = target.state.clone();
     match tokio::time::timeout(PATIENCE, state.wait_for(wanted)).await {
         Ok(state) => state.expect("the task lives").clone(),

@@ -3,7 +3,7 @@
 
 #![allow(dead_code, reason = "each program of tests uses a part")]
 
-use scaler::observe::prometheus::client::{Base, Client};
+use scaler::observe::prometheus::client::{BaseUrl, Client};
 use std::io::{ErrorKind, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -64,14 +64,14 @@ impl Prometheus {
 }
 
 /// A Prometheus that scrapes the targets once a second; `None` if there is no such program.
-pub(crate) async fn prometheus(folder: &Path, targets: &[SocketAddr]) -> Option<(Child, Base)> {
+pub(crate) async fn prometheus(folder: &Path, targets: &[SocketAddr]) -> Option<(Child, BaseUrl)> {
     let Prometheus { child, address, .. } = Prometheus::start(folder, targets).await?;
     Some((child, base(&address)))
 }
 
 /// A Prometheus with the data of a text in the OpenMetrics format, which scrapes nothing and answers queries; `None` if
 /// there is no such program.
-pub(crate) async fn archive(folder: &Path, openmetrics: &str) -> Option<(Child, Base)> {
+pub(crate) async fn archive(folder: &Path, openmetrics: &str) -> Option<(Child, BaseUrl)> {
     let text = folder.join("history");
     std::fs::write(&text, openmetrics).expect("writable");
     let mut promtool = Command::new("promtool");
@@ -94,7 +94,7 @@ pub(crate) async fn archive(folder: &Path, openmetrics: &str) -> Option<(Child, 
     Some((child, base(&address)))
 }
 
-fn base(address: &str) -> Base {
+fn base(address: &str) -> BaseUrl {
     format!("http://{address}").parse().expect("a base")
 }
 

@@ -2,7 +2,7 @@
 
 use super::period::{self, Period};
 use crate::simulate::flags::Flags;
-use scaler::observe::flags::Access;
+use scaler::observe::flags::PrometheusFlags;
 use service::options::positive_duration;
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ pub struct Args {
     pub step: Duration,
     /// The Prometheus
     #[command(flatten)]
-    pub access: Access,
+    pub access: PrometheusFlags,
     /// Laws, plant and report
     #[command(flatten)]
     pub flags: Flags,

@@ -6,7 +6,7 @@ use super::outcome::RecordedOutcome;
 use super::period::Period;
 use super::samples::{Points, ReplicaCounts};
 use crate::simulate::comparison::Row;
-use scaler::observe::snapshot::Fault;
+use scaler::observe::snapshot::FigureFault;
 use std::time::Duration;
 
 /// A recorded history.
@@ -40,7 +40,7 @@ pub struct History {
 pub struct ImplausibleAnswers {
     pub(super) endpoint: String,
     pub(super) at: String,
-    pub(super) fault: Fault,
+    pub(super) fault: FigureFault,
 }
 
 impl History {
