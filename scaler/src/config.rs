@@ -1,21 +1,22 @@
-//! Command line and file → checked settings.
+//! Makes checked settings of the command line, or of a file with a section for each target.
 
-pub mod file;
+mod file;
 pub mod scaling;
 
-use crate::{control, laws, status};
+use crate::control::ControlSettings;
+use crate::{laws, status};
 use anyhow::{Context, Result, bail, ensure};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use law::table::Table;
-use scaling::{Place, Section};
+use scaling::{Section, TargetSpec};
 use service::options::ProcessFlags;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-/// Holds a latency objective on the fewest replicas.
+/// Holds a latency objective with the fewest replicas.
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -29,7 +30,7 @@ use std::path::{Path, PathBuf};
     scaler backtest --prometheus http://localhost:9090 --since 24h"
 )]
 pub struct Cli {
-    /// A command instead of scaling
+    /// The command to run instead of scaling
     #[command(subcommand)]
     pub command: Option<Command>,
     /// The flags for scaling
@@ -40,22 +41,22 @@ pub struct Cli {
 /// The commands of the program, besides scaling.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Try laws on workloads in virtual time, and compare what they reach and cost (by the program lab)
+    /// Simulate laws on workloads in virtual time, and compare attainment and cost (needs the program lab)
     #[command(disable_help_flag = true)]
     Simulate(LabArgs),
-    /// Try laws on what a Prometheus has recorded, and compare them with what happened (by the program lab)
+    /// Simulate laws on the load that a Prometheus has recorded, and compare them with it (needs the program lab)
     #[command(disable_help_flag = true)]
     Backtest(LabArgs),
     /// Show the state of a running scaler
     Status(status::Args),
-    /// Show what a running scaler has decided, and why
+    /// Show the latest decisions of a running scaler with their reasons
     Explain(status::ExplainArgs),
 }
 
 /// Arguments for the program `lab`.
 #[derive(Debug, clap::Args)]
 pub struct LabArgs {
-    /// See lab simulate --help and lab backtest --help
+    /// Arguments for the program lab; see lab simulate --help and lab backtest --help
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub arguments: Vec<OsString>,
 }
@@ -63,17 +64,17 @@ pub struct LabArgs {
 /// The flags for scaling.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Scale several targets: a TOML file with a section for each, whose keys are the flags of a target without their
-    /// dashes
+    /// TOML file with a section for each target, to scale several targets; its keys are the flags of a target without
+    /// their dashes
     #[arg(long, env = "ROUNDHOUSE_SCALER_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Address of /metrics, /status and /decisions; port 0 picks a free one and prints it
+    /// Address that serves /metrics, /status and /decisions; port 0 picks a free port, which is printed
     #[arg(long, env = "ROUNDHOUSE_LISTEN", default_value = "127.0.0.1:5053")]
     pub listen: SocketAddr,
-    /// Flags of every program
+    /// Flags that every program has
     #[command(flatten)]
     pub process: ProcessFlags,
-    /// Flags of the only target
+    /// Flags of the target, if there is only one
     #[command(flatten)]
     pub section: Section,
 }
@@ -81,26 +82,26 @@ pub struct Args {
 /// Checked settings.
 #[derive(Debug)]
 pub struct Config {
-    /// Address of the admin paths.
+    /// The address that serves the admin paths.
     pub listen: SocketAddr,
-    /// Whether the program stops when its parent ends.
+    /// Whether the program stops when its parent process ends.
     pub exit_with_parent: bool,
-    /// The targets, at least one.
-    pub targets: Vec<(control::Spec, Place)>,
+    /// The targets and the settings of their control loops; at least one target.
+    pub targets: Vec<(ControlSettings, TargetSpec)>,
 }
 
 impl Cli {
-    /// Reads the command line. The matches tell which flags were typed.
+    /// Parses the command line. The matches tell flags that were typed from flags that have their default.
     ///
     /// # Errors
-    /// When the command line makes no sense, or asks for help.
+    /// If a flag or its value is invalid, or the user asks for help or the version.
     pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<(Self, ArgMatches), clap::Error> {
         let matches = list_laws(Self::command(), &laws::TABLE).try_get_matches_from(arguments)?;
         Ok((Self::from_arg_matches(&matches)?, matches))
     }
 }
 
-/// Lists the laws of a table in the help of `--policy`.
+/// Appends the names of the laws to the help of `--policy`.
 pub fn list_laws(command: clap::Command, laws: &Table) -> clap::Command {
     command.mut_arg("policy", |argument| {
         let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
@@ -109,10 +110,10 @@ pub fn list_laws(command: clap::Command, laws: &Table) -> clap::Command {
 }
 
 impl Config {
-    /// Checks all flags. `given` tells which flags were typed.
+    /// Checks all flags, or the file of `--config`. `given` are the matches of [`Cli::read`].
     ///
     /// # Errors
-    /// When a flag or the file makes no sense.
+    /// If a flag is out of range or contradicts another flag, or the file cannot be read or has such a flag.
     pub fn new(args: Args, given: &ArgMatches, laws: &Table) -> Result<Self> {
         let Args { config, listen, process, section } = args;
         let targets = match config {
@@ -122,7 +123,7 @@ impl Config {
             }
             Some(file) => {
                 if let Some(flag) = typed_flag(given) {
-                    bail!("--{flag} is one target's: beside --config it belongs into a section of {}", file.display());
+                    bail!("--{flag} belongs to one target: with --config, put it into a section of {}", file.display());
                 }
                 read(&file, laws).with_context(|| format!("read {}", file.display()))?
             }
@@ -131,7 +132,7 @@ impl Config {
     }
 }
 
-/// A flag of a target that was typed, if any.
+/// A flag of a target that was typed on the command line; `None` if there is none.
 fn typed_flag(given: &ArgMatches) -> Option<String> {
     let flags = <Section as clap::Args>::augment_args(clap::Command::new(""));
     let mut names = flags.get_arguments().map(|flag| (flag.get_id(), flag.get_long()));
@@ -139,26 +140,29 @@ fn typed_flag(given: &ArgMatches) -> Option<String> {
     Some(long.unwrap_or(id.as_str()).to_owned())
 }
 
-/// The targets of a file. No two sections may have the same target.
-fn read(file: &Path, laws: &Table) -> Result<Vec<(control::Spec, Place)>> {
+/// Reads the targets of a file. Refuses two sections with one target, since each would undo the other's changes.
+fn read(file: &Path, laws: &Table) -> Result<Vec<(ControlSettings, TargetSpec)>> {
     let mut targets = Vec::new();
     let mut scaled = BTreeSet::new();
     for (name, flags) in file::sections(&file::read(file)?)? {
-        let (spec, place) = check(&name, &flags, laws).with_context(|| format!("section [{name}]"))?;
-        let target = match &place {
-            Place::Local(spec, _) => spec.list.display().to_string(),
-            Place::Remote(spec, _) => spec.name.to_string(),
+        let (settings, target) = check(&name, &flags, laws).with_context(|| format!("section [{name}]"))?;
+        let scaled_name = match &target {
+            TargetSpec::Processes(spec, _) => spec.list.display().to_string(),
+            TargetSpec::Deployment(spec, _) => spec.name.to_string(),
         };
-        ensure!(scaled.insert(target.clone()), "section [{name}]: another section scales {target} too");
-        targets.push((spec, place));
+        ensure!(
+            scaled.insert(scaled_name.clone()),
+            "section [{name}]: another section scales {scaled_name}; delete one"
+        );
+        targets.push((settings, target));
     }
     Ok(targets)
 }
 
-fn check(name: &str, flags: &[String], laws: &Table) -> Result<(control::Spec, Place)> {
+fn check(name: &str, flags: &[String], laws: &Table) -> Result<(ControlSettings, TargetSpec)> {
     let command = clap::Command::new("section").no_binary_name(true).disable_help_flag(true);
     let matches = <Section as clap::Args>::augment_args(command).try_get_matches_from(flags);
-    // The usage text after the cause is about a command line, which a file is not.
+    // clap's usage text is about a command line, and would mislead a user who has written a file.
     let cause = |error: clap::Error| {
         let text = error.to_string();
         let cause = text.split("\n\nUsage").next().unwrap_or_default();
@@ -170,7 +174,7 @@ fn check(name: &str, flags: &[String], laws: &Table) -> Result<(control::Spec, P
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::Source;
+    use crate::observe::ReadingSource;
     use std::time::Duration;
 
     fn config(flags: &[&str]) -> Result<Config, String> {
@@ -183,8 +187,8 @@ mod tests {
         format!("--replica={}", std::env::current_exe().expect("a test is a program").display())
     }
 
-    /// The settings of replicas as processes, with these flags more.
-    fn processes(flags: &[&str]) -> Result<control::Spec, String> {
+    /// The settings for a target of processes, made of the required flags and `flags`.
+    fn processes(flags: &[&str]) -> Result<ControlSettings, String> {
         let mut config = config(&[&["--list=list", &replica()], flags].concat())?;
         Ok(config.targets.remove(0).0)
     }
@@ -194,25 +198,25 @@ mod tests {
         for flags in
             [&[][..], &["--dispatcher=a:1"], &["--dispatcher=a:1", "--dispatcher=dns:b:2"], &["--dispatcher=a:1,b:2"]]
         {
-            assert!(matches!(processes(flags).expect("good").source, Source::Dispatchers(_)), "{flags:?}");
+            assert!(matches!(processes(flags).expect("good").source, ReadingSource::Dispatchers(_)), "{flags:?}");
         }
         let prometheus = ["--prometheus=http://a:9090", "--prometheus-selector=job=\"b\"", "--prometheus-query=up"];
-        let control::Spec { source, limits, .. } = processes(&prometheus).expect("good");
-        assert!(matches!(source, Source::Prometheus(_)));
+        let ControlSettings { source, limits, .. } = processes(&prometheus).expect("good");
+        assert!(matches!(source, ReadingSource::Prometheus(_)));
         assert_eq!([limits.outage, limits.settle], [Duration::from_secs(45); 2]);
     }
 
     #[test]
     fn a_deployment_needs_neither_list_nor_replica() {
         let mut config = config(&["--target=deployment:shop/replica", "--dry-run"]).expect("good");
-        let (control, Place::Remote(spec, lease)) = config.targets.remove(0) else { panic!("a Deployment") };
+        let (control, TargetSpec::Deployment(spec, lease)) = config.targets.remove(0) else { panic!("a Deployment") };
         assert_eq!((control.name.as_str(), lease.as_str()), ("deployment:shop/replica", "roundhouse-scaler-replica"));
         assert_eq!(spec.name.to_string(), "deployment shop/replica");
         assert!(spec.identity.ends_with(&format!("-{}", std::process::id())));
     }
 
     #[test]
-    fn bad_flags_are_named() {
+    fn an_error_names_the_invalid_flag() {
         assert!(processes(&[]).is_ok());
         for flag in ["--quantile=1", "--quantile=NaN", "--objective=0s", "--interval=1ms", "--max=0", "--up-rate=0"]
             .into_iter()
@@ -233,7 +237,7 @@ mod tests {
             (&["--min=0", "--policy=rate:5"], "--min 0 needs --policy slo"),
             (&["--target=pods"], "\"pods\" is no target"),
             (&["--target=deployment:replica"], "deployment:NAMESPACE/NAME"),
-            (&["--dry-run"], "--dry-run needs"),
+            (&["--dry-run"], "--dry-run cannot start"),
             (&["--dispatcher=nowhere"], "\"nowhere\" is neither HOST:PORT"),
             (&["--dispatcher=http://a:1"], "HOST:PORT"),
             (&["--dispatcher=dns:a:b"], "dns:NAME:PORT"),
@@ -256,7 +260,7 @@ mod tests {
         }
     }
 
-    /// The settings that a file makes, beside some flags.
+    /// The settings made of a file with `text` and of `flags` on the command line.
     fn config_of_file(text: &str, flags: &[&str]) -> Result<Config, String> {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let file = folder.path().join("scaler.toml");
@@ -279,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_files_are_named_down_to_the_section() {
+    fn an_error_names_the_file_and_its_section() {
         let good = "target = \"deployment:shop/replica\"\n";
         for (text, flags, words) in [
             (format!("[a]\n{good}maxx = 5"), &[][..], ["section [a]", "--maxx"]),
@@ -288,9 +292,9 @@ mod tests {
             (format!("[a]\n{good}listen = \"127.0.0.1:1\""), &[], ["section [a]", "--listen"]),
             (format!("[a]\n{good}help = true"), &[], ["section [a]", "--help"]),
             (format!("[a]\n{good}[b]\n{good}"), &[], ["section [b]", "another section scales deployment shop/replica"]),
-            (format!("[a]\n{good}role = \"dispatchers\""), &[], ["section [a]", "--policy slo is for replicas"]),
+            (format!("[a]\n{good}role = \"dispatchers\""), &[], ["section [a]", "--policy slo cannot scale"]),
             ("[a]\nrole = \"dispatchers\"\npolicy = \"rate:9\"".into(), &[], ["[a]", "--role dispatchers needs"]),
-            (format!("[a]\n{good}"), &["--max=5"], ["--max is one target's", "scaler.toml"]),
+            (format!("[a]\n{good}"), &["--max=5"], ["--max belongs to one target", "scaler.toml"]),
             (String::new(), &[], ["scaler.toml", "no section"]),
         ] {
             let error = config_of_file(&text, flags).expect_err("refused");

@@ -1,5 +1,5 @@
-//! A decision with its reason and the figures behind it, as people and other programs read it. The names of its fields in
-//! JSON are part of the HTTP interface.
+//! A decision with its reason and its figures, as the log and the HTTP interface show it. The field names in JSON are
+//! part of that interface.
 
 use law::limits::Limit;
 use law::observation::{Observation, Replicas};
@@ -9,14 +9,14 @@ use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-/// Reason of a tick without newer figures than those of the last decision.
+/// The reason to hold when no figures are newer than those of the last decision.
 pub const NO_NEWS: &str = "no_news";
 
-/// Decisions that a journal remembers.
-const REMEMBERED: usize = 1000;
+/// Number of decisions that a journal keeps.
+const JOURNAL_LENGTH: usize = 1000;
 
-/// Longest reason to hold, bytes: it may quote what other programs say.
-const LONGEST: usize = 1000;
+/// Longest explanation of a decision to hold, in bytes. It may quote a long message of another program.
+const MAX_EXPLANATION: usize = 1000;
 
 /// The direction of a decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -26,12 +26,12 @@ pub enum Action {
     Up,
     /// Fewer replicas.
     Down,
-    /// As many replicas.
+    /// The same number of replicas.
     Hold,
 }
 
 impl Action {
-    /// The direction from the present replicas to the desired ones.
+    /// The direction from `current` replicas to `desired` replicas.
     pub fn of(current: usize, desired: usize) -> Self {
         match desired.cmp(&current) {
             Ordering::Greater => Self::Up,
@@ -40,7 +40,7 @@ impl Action {
         }
     }
 
-    /// The name in metrics and logs.
+    /// The name of the direction in metrics and logs.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Up => "up",
@@ -53,15 +53,15 @@ impl Action {
 /// The most important figures of an observation.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Inputs {
-    /// Requests that wait.
+    /// The number of requests that wait in the dispatchers.
     pub queue_length: f64,
-    /// Requests that were sent to replicas and are not answered yet.
+    /// The number of requests that were sent to replicas and are not answered yet.
     pub in_flight: f64,
-    /// Requests that were ever offered.
+    /// The number of requests that were ever offered, refused requests included.
     pub arrivals: f64,
-    /// Answers so far.
+    /// The number of answers that replicas have ever given.
     pub answers: f64,
-    /// Requests that all replicas hold at once.
+    /// Slots of all replicas in rotation: the number of requests that they can hold at once.
     pub capacity: f64,
 }
 
@@ -79,36 +79,36 @@ pub struct Decision {
     pub at_seconds: f64,
     /// Replicas before the decision.
     pub replicas: Replicas,
-    /// The figures; `None` without an observation.
+    /// The figures of the observation; `None` if there was no observation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inputs: Option<Inputs>,
-    /// Replicas that the law recommends, if it has an opinion.
+    /// The number of replicas that the law recommends; `None` if it recommends nothing at this tick.
     #[serde(rename = "wanted", skip_serializing_if = "Option::is_none")]
     pub recommended: Option<usize>,
-    /// The figures behind the recommendation.
+    /// The figures behind the recommendation of the law `slo`; `None` for other laws.
     #[serde(rename = "workings", skip_serializing_if = "Option::is_none")]
     pub plan: Option<Plan>,
     /// The limit that changed the recommendation.
     #[serde(rename = "limited")]
     pub limit: Limit,
-    /// Replicas that are asked for now.
+    /// The desired number of replicas, after the limits.
     pub desired: usize,
-    /// The direction.
+    /// The direction from the replicas before the decision to the desired replicas.
     pub action: Action,
-    /// Why the decision was not carried out, such as `--dry-run`, if it was not.
+    /// The reason why the decision was not carried out, such as `--dry-run`; `None` if it was carried out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub withheld: Option<String>,
-    /// The reason's name, a label of metrics.
+    /// The name of the reason, which is also a label of metrics.
     pub reason: &'static str,
-    /// The reason with its figures, for people.
+    /// The reason with its figures, as a sentence for users.
     pub explanation: String,
 }
 
 impl Decision {
-    /// The decision to change nothing, since nothing can be known or done.
+    /// The decision to change nothing, because there is no observation or the target cannot be changed.
     pub fn hold(at_seconds: f64, replicas: Replicas, reason: &'static str, mut explanation: String) -> Self {
-        if explanation.len() > LONGEST {
-            explanation.truncate(explanation.floor_char_boundary(LONGEST));
+        if explanation.len() > MAX_EXPLANATION {
+            explanation.truncate(explanation.floor_char_boundary(MAX_EXPLANATION));
             explanation.push('…');
         }
         Self {
@@ -127,26 +127,26 @@ impl Decision {
     }
 }
 
-/// The latest decisions, newest last. Clones share them.
+/// The latest 1000 decisions. All clones share one list.
 #[derive(Debug, Clone, Default)]
 pub struct Journal(Arc<Mutex<VecDeque<Decision>>>);
 
 impl Journal {
-    /// Adds a decision and forgets the oldest.
+    /// Adds a decision, and removes the oldest decision if the journal is full.
     pub fn add(&self, decision: Decision) {
         let mut decisions = self.lock();
-        if decisions.len() == REMEMBERED {
+        if decisions.len() == JOURNAL_LENGTH {
             decisions.pop_front();
         }
         decisions.push_back(decision);
     }
 
-    /// All decisions.
+    /// All decisions in the journal, newest last.
     pub fn all(&self) -> Vec<Decision> {
         self.lock().iter().cloned().collect()
     }
 
-    /// The newest decision.
+    /// The newest decision; `None` before the first tick.
     pub fn latest(&self) -> Option<Decision> {
         self.lock().back().cloned()
     }
@@ -161,8 +161,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_thousand_decisions_with_long_reasons_are_not_much() {
-        let hold = |why: String| Decision::hold(0.0, Replicas::default(), "no_observation", why).explanation;
+    fn long_explanations_are_cut_to_a_thousand_bytes() {
+        let hold = |text: String| Decision::hold(0.0, Replicas::default(), "no_observation", text).explanation;
         assert_eq!(hold("short".into()), "short");
         let long = hold("ä".repeat(1 << 20));
         assert!((999..1010).contains(&long.len()) && long.ends_with("ä…"), "{}", long.len());

@@ -1,4 +1,4 @@
-//! The scaler: reads the dispatchers' metrics, decides how many replicas the latency objective needs, and runs them.
+//! The scaler reads the dispatchers' metrics, decides how many replicas the latency objective needs, and runs them.
 
 pub mod config;
 pub mod control;

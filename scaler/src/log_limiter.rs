@@ -1,33 +1,33 @@
-//! Which decisions are worth a line in the log. The journal has all of them; a fault that lasts, one that comes and goes,
-//! and a change that does not come about are logged from time to time only. Pure.
+//! Chooses the decisions for the log; the journal has all decisions. A fault that lasts, a fault that comes and goes,
+//! and a change that is not carried out are logged from time to time only. Pure.
 
 use crate::decision::{Action, Decision, NO_NEWS};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Time before the same topic is logged again.
-const AGAIN: Duration = Duration::from_secs(10);
+/// Time before a topic is logged again.
+const TOPIC_PAUSE: Duration = Duration::from_secs(10);
 
-/// Time before a fault is logged again that has lasted all the time.
-const STILL: Duration = Duration::from_secs(60);
+/// Time before a fault that lasts without a break is logged again.
+const FAULT_PAUSE: Duration = Duration::from_secs(60);
 
-/// A line of the log.
+/// The kind of a line in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Line {
-    /// A fault has begun: no decision is possible.
+pub enum LogLine {
+    /// A fault has begun, or lasts: no decision is possible.
     Fault,
     /// The fault is over.
     Over,
-    /// There will be more replicas, or fewer.
+    /// The number of desired replicas changes.
     Change,
 }
 
-/// Remembers what was logged.
+/// Limits how often a topic is logged.
 #[derive(Debug, Default)]
 pub struct LogLimiter {
-    /// When each topic was logged within the last minute.
+    /// The time at which each topic of the last minute was logged.
     logged: BTreeMap<Topic, Duration>,
-    /// The fault that was logged and is not over.
+    /// The reason of the last logged fault, until that fault is over.
     lasting: Option<&'static str>,
 }
 
@@ -39,26 +39,26 @@ enum Topic {
 }
 
 impl LogLimiter {
-    /// The line that a decision is worth, if any.
-    pub fn line(&mut self, at: Duration, decision: &Decision) -> Option<Line> {
+    /// The line for the decision at `at`; `None` if the decision is not logged.
+    pub fn line(&mut self, at: Duration, decision: &Decision) -> Option<LogLine> {
         let &Decision { action, reason, desired, replicas, inputs, .. } = decision;
         let (topic, pause) = match (action, inputs) {
-            // Figures from Prometheus come less often than decisions: that is no fault.
+            // Prometheus has new figures less often than the scaler decides, which is no fault.
             (Action::Hold, None) if reason == NO_NEWS => return None,
-            (Action::Hold, None) if self.lasting == Some(reason) => (Topic::Fault(reason), STILL),
-            (Action::Hold, None) => (Topic::Fault(reason), AGAIN),
-            (Action::Hold, Some(_)) => return self.lasting.take().map(|_| Line::Over),
-            (Action::Up | Action::Down, _) if decision.withheld.is_some() => (Topic::Withheld, AGAIN),
-            (Action::Up | Action::Down, _) => (Topic::Change { from: replicas.desired, to: desired }, AGAIN),
+            (Action::Hold, None) if self.lasting == Some(reason) => (Topic::Fault(reason), FAULT_PAUSE),
+            (Action::Hold, None) => (Topic::Fault(reason), TOPIC_PAUSE),
+            (Action::Hold, Some(_)) => return self.lasting.take().map(|_| LogLine::Over),
+            (Action::Up | Action::Down, _) if decision.withheld.is_some() => (Topic::Withheld, TOPIC_PAUSE),
+            (Action::Up | Action::Down, _) => (Topic::Change { from: replicas.desired, to: desired }, TOPIC_PAUSE),
         };
         if self.logged.get(&topic).is_some_and(|then| at < *then + pause) {
             return None;
         }
         let is_fault = matches!(topic, Topic::Fault(_));
         self.lasting = is_fault.then_some(reason);
-        self.logged.retain(|_, then| at < *then + STILL);
+        self.logged.retain(|_, then| at < *then + FAULT_PAUSE);
         self.logged.insert(topic, at);
-        Some(if is_fault { Line::Fault } else { Line::Change })
+        Some(if is_fault { LogLine::Fault } else { LogLine::Change })
     }
 }
 
@@ -80,7 +80,7 @@ mod tests {
         Decision { action, desired, withheld: withheld.map(Into::into), ..fine() }
     }
 
-    fn check(rows: &[(u64, Decision, Option<Line>)]) {
+    fn check(rows: &[(u64, Decision, Option<LogLine>)]) {
         let mut limiter = LogLimiter::default();
         for (second, decision, line) in rows {
             assert_eq!(limiter.line(Duration::from_secs(*second), decision), *line, "at {second} s");
@@ -90,18 +90,18 @@ mod tests {
     #[test]
     fn a_fault_is_logged_at_once_once_a_minute_and_when_it_is_over() {
         let (missing, refused) = (|| hold("no_observation"), || hold("refused"));
-        check(&[(0, fine(), None), (1, missing(), Some(Line::Fault)), (2, missing(), None)]);
+        check(&[(0, fine(), None), (1, missing(), Some(LogLine::Fault)), (2, missing(), None)]);
         check(&[
-            (1, missing(), Some(Line::Fault)),
-            (12, refused(), Some(Line::Fault)),
-            (13, missing(), Some(Line::Fault)),
+            (1, missing(), Some(LogLine::Fault)),
+            (12, refused(), Some(LogLine::Fault)),
+            (13, missing(), Some(LogLine::Fault)),
             (72, missing(), None),
-            (73, missing(), Some(Line::Fault)),
-            (74, fine(), Some(Line::Over)),
+            (73, missing(), Some(LogLine::Fault)),
+            (74, fine(), Some(LogLine::Over)),
             (75, fine(), None),
             (99, hold(NO_NEWS), None),
         ]);
-        check(&[(0, refused(), Some(Line::Fault)), (1, change(4, None), Some(Line::Change)), (2, fine(), None)]);
+        check(&[(0, refused(), Some(LogLine::Fault)), (1, change(4, None), Some(LogLine::Change)), (2, fine(), None)]);
     }
 
     #[test]
@@ -111,13 +111,13 @@ mod tests {
             let decision = if tick.is_multiple_of(2) { hold("no_observation") } else { fine() };
             limiter.line(Duration::from_millis(500) * tick, &decision)
         });
-        assert_eq!(ticks.flatten().count(), 12, "two lines every ten seconds of a minute");
+        assert_eq!(ticks.flatten().count(), 12, "two lines in ten seconds, for a minute");
     }
 
     #[test]
-    fn a_change_is_logged_again_only_when_it_does_not_come_about_for_long() {
+    fn a_change_is_logged_again_only_if_it_is_not_carried_out_for_ten_seconds() {
         let (made, withheld) = (|to| change(to, None), |to| change(to, Some("--dry-run")));
-        let line = Some(Line::Change);
+        let line = Some(LogLine::Change);
         check(&[(0, made(4), line), (1, made(4), None), (2, made(5), line), (10, made(4), line)]);
         check(&[(10, made(4), line), (20, withheld(4), line), (21, withheld(5), None), (30, withheld(6), line)]);
     }

@@ -1,4 +1,4 @@
-//! The scaler's process.
+//! The program `scaler`: the command line selects scaling, or another command.
 
 use anyhow::Result;
 use scaler::config::{Cli, Command};
@@ -12,17 +12,13 @@ fn main() -> ExitCode {
 fn run() -> Result<()> {
     let (Cli { command, args }, given) = Cli::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build();
-    match command {
-        None => server::run(args, &given, &laws::TABLE),
-        Some(Command::Simulate(it)) => hand_over::to_lab("simulate", &it.arguments),
-        Some(Command::Backtest(it)) => hand_over::to_lab("backtest", &it.arguments),
-        Some(Command::Status(args)) => {
-            println!("{}", runtime()?.block_on(status::status(&args))?);
-            Ok(())
-        }
-        Some(Command::Explain(args)) => {
-            println!("{}", runtime()?.block_on(status::explain(&args))?);
-            Ok(())
-        }
-    }
+    let answer = match command {
+        None => return server::run(args, &given, &laws::TABLE),
+        Some(Command::Simulate(args)) => return hand_over::to_lab("simulate", &args.arguments),
+        Some(Command::Backtest(args)) => return hand_over::to_lab("backtest", &args.arguments),
+        Some(Command::Status(args)) => runtime()?.block_on(status::status(&args))?,
+        Some(Command::Explain(args)) => runtime()?.block_on(status::explain(&args))?,
+    };
+    println!("{answer}");
+    Ok(())
 }

@@ -1,11 +1,12 @@
-//! Brings the parts together: control loops, targets, elections and the admin paths. Drains local replicas at the end.
+//! Runs the control loops, targets, elections and admin paths, and stops them when the program ends.
 
-use crate::config::scaling::Place;
+use crate::config::scaling::TargetSpec;
 use crate::config::{Args, Config};
-use crate::control::{self, Control};
+use crate::control::{Control, ControlSettings};
 use crate::decision::{Decision, Journal};
-use crate::leader::{self, Candidate};
+use crate::leader::{self, Candidate, CandidateSpec};
 use crate::metrics;
+use crate::target::processes::ProcessesSpec;
 use crate::target::{Handle, deployment, processes};
 use anyhow::{Context, Result};
 use cgroup::Controller;
@@ -28,14 +29,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tracing::Instrument;
 
-/// Time for the last scrape of the admin paths.
-const ADMIN_GRACE: Duration = Duration::from_millis(200);
-
 /// A target with its control loop.
-struct Running {
+struct RunningTarget {
     control: Control,
     candidate: Option<Candidate>,
-    /// The lock of the list of local replicas, held until this is dropped.
+    /// The locked file beside the list of local replicas. Dropping it releases the lock.
     _lock: Option<File>,
 }
 
@@ -46,19 +44,18 @@ struct TargetView {
     leading: Option<watch::Receiver<bool>>,
 }
 
-/// A decision with its target.
 #[derive(Serialize)]
-struct Named<'a> {
+struct NamedDecision<'a> {
     target: &'a str,
     #[serde(flatten)]
     decision: Decision,
 }
 
-/// Scales with the laws of a table until it is told to stop; then drains the replicas on this machine, or leaves a Deployment
-/// as it is. `given` tells which flags were typed.
+/// Scales with the laws of a table until a signal or the end of the parent process stops it. Then drains the replicas
+/// on this machine, and leaves a Deployment as it is. `given` are the matches of [`crate::config::Cli::read`].
 ///
 /// # Errors
-/// When a flag makes no sense, the address is taken, another scaler runs the same replicas, or there is no cluster.
+/// If a flag is invalid, the address is in use, another scaler uses the same list, or no cluster is configured.
 pub fn run(args: Args, given: &ArgMatches, laws: &Table) -> Result<()> {
     let exporter = telemetry::start(&args.process.log)?;
     metrics::describe();
@@ -69,68 +66,66 @@ pub fn run(args: Args, given: &ArgMatches, laws: &Table) -> Result<()> {
 async fn serve(config: Config, exporter: PrometheusHandle) -> Result<()> {
     let listener = service::server::listen(config.listen).await?;
     let mut all = Vec::new();
-    for (spec, place) in config.targets {
-        let name = spec.name.clone();
-        all.push(start(spec, place).await.with_context(|| format!("scale {name}"))?);
+    for (settings, target) in config.targets {
+        let name = settings.name.clone();
+        all.push(start(settings, target).await.with_context(|| format!("start scaling {name}"))?);
     }
     tokio::spawn(telemetry::upkeep(exporter.clone()));
     let admin = Admin { metrics: exporter, readiness: Readiness::default(), capacity: None };
-    let targets: Arc<[TargetView]> = all.iter().map(Running::view).collect();
+    let targets: Arc<[TargetView]> = all.iter().map(RunningTarget::view).collect();
     let handle = move |request: Request<Incoming>| std::future::ready(answer(&admin, &targets, &request));
-    tokio::spawn(service::server::serve(listener, None, handle, std::future::pending(), ADMIN_GRACE));
+    tokio::spawn(service::server::serve(listener, None, handle, std::future::pending(), Duration::ZERO));
     let controls = join_all(all.iter_mut().map(|running| {
-        let span = tracing::info_span!("scale", name = running.control.spec.name);
+        let span = tracing::info_span!("scale", name = running.control.settings.name);
         running.control.run().instrument(span)
     }));
     tokio::select! {
         _never = controls => {}
         reason = shutdown::requested(config.exit_with_parent) => tracing::info!(reason = reason?, "stopping"),
     }
-    join_all(all.into_iter().map(Running::stop)).await.into_iter().collect()
+    join_all(all.into_iter().map(RunningTarget::stop)).await.into_iter().collect()
 }
 
-async fn start(spec: control::Spec, place: Place) -> Result<Running> {
-    let min = spec.limits.min;
-    let (target, candidate, lock) = match place {
-        Place::Local(spec, replica_limits) => {
+async fn start(settings: ControlSettings, target: TargetSpec) -> Result<RunningTarget> {
+    let min = settings.limits.min;
+    let (target, candidate, lock) = match target {
+        TargetSpec::Processes(spec, replica_limits) => {
             let lock = lock(&spec.list)?;
             let controller = Controller::find_for(replica_limits);
-            let cores = |found: &Controller| found.limits().cores;
-            let share = match controller.as_ref().map(|found| found.as_ref().and_then(cores)) {
-                Ok(Some(cores)) => format!("{cores} of a core for each replica"),
-                Ok(None) => "unlimited".into(),
-                Err(why) => why.clone(),
+            let share = match (&controller, replica_limits.cores) {
+                (Err(reason), _) => reason.clone(),
+                (Ok(_), Some(cores)) => format!("{cores} cores for each replica"),
+                (Ok(_), None) => "unlimited".into(),
             };
-            // The program that started this one reads this line.
+            // The crate `harness` reads this line from the standard output of the scaler that it starts.
             println!("cpu share: {share}");
             let controller = controller.unwrap_or_default();
-            (processes::run(processes::Spec { controller, ..spec }, min), None, Some(lock))
+            (processes::run(ProcessesSpec { controller, ..spec }, min), None, Some(lock))
         }
-        Place::Remote(spec, lease) => {
+        TargetSpec::Deployment(spec, lease) => {
             let client = kube::Client::try_default().await.context(
-                "find the cluster: neither a service account nor a usable kubeconfig (KUBECONFIG, ~/.kube/config)",
+                "find the cluster: there is neither a service account nor a usable kubeconfig; set KUBECONFIG",
             )?;
             let (namespace, identity) = (spec.name.namespace.clone(), spec.identity.clone());
-            let candidate = leader::run(leader::Spec { namespace, name: lease, identity }, client.clone());
+            let candidate = leader::run(CandidateSpec { namespace, name: lease, identity }, client.clone());
             (deployment::run(spec, client), Some(candidate), None)
         }
     };
-    let leading = candidate.as_ref().map(|candidate| candidate.leading.clone());
-    let control = Control::new(spec, target, leading);
-    Ok(Running { control, candidate, _lock: lock })
+    let control = Control::new(settings, target, candidate.as_ref().map(|candidate| candidate.leading.clone()));
+    Ok(RunningTarget { control, candidate, _lock: lock })
 }
 
-impl Running {
+impl RunningTarget {
     fn view(&self) -> TargetView {
-        let Control { spec, journal, leading, .. } = &self.control;
-        TargetView { name: spec.name.clone(), journal: journal.clone(), leading: leading.clone() }
+        let Control { settings, journal, leading, .. } = &self.control;
+        TargetView { name: settings.name.clone(), journal: journal.clone(), leading: leading.clone() }
     }
 
-    /// Drains replicas on this machine, and then gives the lease back.
+    /// Drains replicas on this machine, and then gives the Lease back.
     async fn stop(self) -> Result<()> {
         let Handle { desired, done, .. } = self.control.target;
         drop(desired);
-        done.await.context("the task that owns the replicas failed")?;
+        done.await.with_context(|| format!("the task of {} panicked", self.control.settings.name))?;
         if let Some(candidate) = self.candidate {
             candidate.resign().await;
         }
@@ -138,14 +133,14 @@ impl Running {
     }
 }
 
-/// Locks the list of local replicas: two scalers with the same list would undo each other's work. The system releases the
-/// lock when the process ends.
+/// Locks the list of local replicas, since two scalers with the same list would undo each other's changes. The system
+/// releases the lock when the process ends.
 fn lock(list: &Path) -> Result<File> {
     let path = list.with_extension("lock");
-    let file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
+    let file = File::create(&path).with_context(|| format!("create the lock file {}", path.display()))?;
     file.try_lock().with_context(|| {
         let list = list.display();
-        format!("another scaler publishes its replicas in {list}; end it, or give this one a --list of its own")
+        format!("another scaler publishes its replicas in {list}; stop it, or give this scaler a --list of its own")
     })?;
     Ok(file)
 }
@@ -166,9 +161,9 @@ fn answer(admin: &Admin, targets: &[TargetView], request: &Request<Incoming>) ->
         "/decisions" => {
             let named = |target| {
                 let TargetView { name, journal, .. }: &TargetView = target;
-                journal.all().into_iter().map(move |decision| Named { target: name, decision })
+                journal.all().into_iter().map(move |decision| NamedDecision { target: name, decision })
             };
-            let mut decisions: Vec<Named<'_>> = targets.iter().flat_map(named).collect();
+            let mut decisions: Vec<NamedDecision<'_>> = targets.iter().flat_map(named).collect();
             decisions.sort_by(|a, b| a.decision.at_seconds.total_cmp(&b.decision.at_seconds));
             respond::json(StatusCode::OK, &decisions)
         }

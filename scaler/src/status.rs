@@ -1,4 +1,4 @@
-//! The commands `scaler status` and `scaler explain`: ask a running scaler over HTTP, and print its answer for people.
+//! The commands `scaler status` and `scaler explain`, which ask a running scaler over HTTP for its state and decisions.
 
 use anyhow::{Context, Result, ensure};
 use hyper::StatusCode;
@@ -6,16 +6,16 @@ use serde_json::Value;
 use service::fetch;
 use std::time::Duration;
 
-/// Time limit of an answer.
+/// Longest time for an answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The flags of `status`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The running scaler's address
+    /// Address of the running scaler, HOST:PORT
     #[arg(long, env = "ROUNDHOUSE_SCALER", default_value = "127.0.0.1:5053")]
     pub scaler: String,
-    /// Print JSON
+    /// Print the answer as JSON
     #[arg(long)]
     pub json: bool,
 }
@@ -26,30 +26,30 @@ pub struct Args {
     after_help = "Examples:\n  scaler explain --last 20\n  scaler explain --all --json | jq '.[] | select(.action == \"up\")'"
 )]
 pub struct ExplainArgs {
-    /// The flags of every question
+    /// Flags that status and explain share
     #[command(flatten)]
     pub args: Args,
-    /// Show decisions of this target only
+    /// Show only the decisions of this target
     #[arg(long)]
     pub target: Option<String>,
-    /// Show so many of the latest decisions
+    /// Number of the latest decisions to show
     #[arg(long, default_value_t = 50)]
     pub last: usize,
-    /// Show also decisions that changed nothing
+    /// Show decisions that changed nothing, too
     #[arg(long)]
     pub all: bool,
 }
 
-/// The state of all targets, from `/status`.
+/// The state of all targets, from `/status` of the running scaler.
 ///
 /// # Errors
-/// When there is no answer.
+/// If the scaler does not answer, or its answer is not that of a scaler.
 pub async fn status(args: &Args) -> Result<String> {
     let status = get(&args.scaler, "/status").await?;
     if args.json {
         return Ok(serde_json::to_string_pretty(&status)?);
     }
-    let targets = status["targets"].as_array().context("the answer names no targets")?;
+    let targets = status["targets"].as_array().context("the answer to /status has no targets; check --scaler")?;
     Ok(targets.iter().map(target).collect::<Vec<_>>().join("\n\n"))
 }
 
@@ -58,11 +58,11 @@ fn target(status: &Value) -> String {
     let head = format!("target    {}\nleads     {leads}\n", text(status, "target"));
     let latest = &status["latest"];
     if latest.is_null() {
-        return head + "nothing was decided yet";
+        return head + "there is no decision yet";
     }
     let (replicas, desired) = (&latest["replicas"], &latest["desired"]);
     let (ready, starting, blocked) = (&replicas["ready"], &replicas["starting"], &replicas["blocked"]);
-    let replicas = format!("replicas  {ready} ready, {starting} starting, {blocked} blocked; {desired} asked for\n");
+    let replicas = format!("replicas  {ready} ready, {starting} starting, {blocked} blocked; {desired} desired\n");
     let requests = latest["inputs"]
         .as_object()
         .map(|seen| format!("requests  {} waiting, {} in flight\n", seen["queue_length"], seen["in_flight"]));
@@ -70,13 +70,13 @@ fn target(status: &Value) -> String {
     head + &replicas + &requests.unwrap_or_default() + &reason
 }
 
-/// The latest decisions, from `/decisions`.
+/// The latest decisions, from `/decisions` of the running scaler.
 ///
 /// # Errors
-/// When there is no answer.
+/// If the scaler does not answer, or its answer is not that of a scaler.
 pub async fn explain(args: &ExplainArgs) -> Result<String> {
     let decisions = get(&args.args.scaler, "/decisions").await?;
-    let decisions = decisions.as_array().context("the answer is no list")?;
+    let decisions = decisions.as_array().context("the answer to /decisions is no list; check --scaler")?;
     let is_of_target = |decision: &Value| args.target.as_deref().is_none_or(|target| decision["target"] == target);
     let is_chosen = |decision: &&Value| is_of_target(decision) && (args.all || decision["action"] != "hold");
     let chosen: Vec<&Value> = decisions.iter().filter(is_chosen).collect();
@@ -85,7 +85,7 @@ pub async fn explain(args: &ExplainArgs) -> Result<String> {
         return Ok(serde_json::to_string_pretty(chosen)?);
     }
     if chosen.is_empty() {
-        return Ok(format!("nothing was changed in the last {} decisions; --all shows them", decisions.len()));
+        return Ok(format!("none of the last {} decisions is a change; --all shows them", decisions.len()));
     }
     let has_several = decisions.iter().any(|decision| decision["target"] != decisions[0]["target"]);
     let lines = chosen.iter().map(|decision| {
@@ -102,7 +102,7 @@ fn text<'a>(value: &'a Value, name: &str) -> &'a str {
     value[name].as_str().unwrap_or_default()
 }
 
-/// Why a change was not carried out, if it was not.
+/// A note that a change was not carried out, with the reason; empty if it was carried out.
 fn withheld(decision: &Value) -> String {
     let why = decision["withheld"].as_str().filter(|_| decision["action"] != "hold");
     why.map(|why| format!(" (not done: {why})")).unwrap_or_default()
@@ -110,7 +110,7 @@ fn withheld(decision: &Value) -> String {
 
 async fn get(address: &str, path: &str) -> Result<Value> {
     let answer = fetch::get(address, path, TIMEOUT).await;
-    let (status, body) = answer.with_context(|| format!("ask the scaler at {address}; --scaler names another"))?;
-    ensure!(status == StatusCode::OK, "{address} answered {status} to {path}: is it a scaler?");
-    serde_json::from_slice(&body).with_context(|| format!("read the answer of {address} to {path}"))
+    let (status, body) = answer.with_context(|| format!("ask the scaler at {address}; check --scaler"))?;
+    ensure!(status == StatusCode::OK, "{address} answered {path} with {status}; check --scaler");
+    serde_json::from_slice(&body).with_context(|| format!("the answer of {address} to {path} is not JSON"))
 }

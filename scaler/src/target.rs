@@ -1,4 +1,4 @@
-//! The targets. Each is one task, which receives the desired number of replicas and publishes the present ones.
+//! The targets. Each is one task, which receives the desired number of replicas and publishes its state.
 
 pub mod deployment;
 pub mod processes;
@@ -8,44 +8,44 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// Weight of a new start in the running mean of start-up times.
+/// The weight of a new start-up time in the running mean.
 const STARTUP_WEIGHT: f64 = 0.3;
 
 /// The state of a target.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct State {
-    /// Replicas by state.
+pub struct TargetState {
+    /// The numbers of replicas by state.
     pub replicas: Replicas,
-    /// Running mean of the times from started to ready; `None` until a replica became ready.
+    /// The running mean of the times from start to readiness; `None` until a replica has become ready.
     pub startup: Option<Duration>,
-    /// Why nothing may be changed at present, such as another autoscaler that owns the target, and what to do about it.
+    /// The reason why changes are impossible, such as another autoscaler, with advice; `None` if they are possible.
     pub refusal: Option<String>,
 }
 
 /// The replicas that a target should have.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Desired {
-    /// The number of replicas.
+    /// The desired number of replicas.
     pub replicas: usize,
-    /// The reason, for people.
+    /// The reason for this number, as a sentence for users.
     pub reason: String,
-    /// Whether there are so few because more cannot be placed.
+    /// Whether the number is limited because the cluster cannot place more replicas.
     pub is_full: bool,
 }
 
 /// The connection to a target's task. Dropping `desired` ends the task.
 #[derive(Debug)]
 pub struct Handle {
-    /// The replicas that the target should have. A target that others may change as well acts once on each message, so
-    /// desired replicas that have not come about have to be sent again.
+    /// The replicas that the target should have. A Deployment acts once on each message, since other programs may
+    /// change it, too. So desired replicas must be sent again until the target has them.
     pub desired: watch::Sender<Desired>,
     /// The state of the target.
-    pub state: watch::Receiver<State>,
-    /// Ends with the task: replicas on this machine are drained by then, others stay as they are.
+    pub state: watch::Receiver<TargetState>,
+    /// The target's task. When it ends, replicas on this machine are drained; a Deployment stays as it is.
     pub done: JoinHandle<()>,
 }
 
-/// The running mean of start-up times after one more start.
+/// The running mean of start-up times after one more start, which took `took`.
 fn startup_mean(mean: Option<Duration>, took: Duration) -> Duration {
     mean.map_or(took, |mean| mean.mul_f64(1.0 - STARTUP_WEIGHT) + took.mul_f64(STARTUP_WEIGHT))
 }

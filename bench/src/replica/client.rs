@@ -64,7 +64,12 @@ impl ImageClient {
 ///
 /// # Errors
 /// If a request is not answered with status 200, or there are too few requests to measure a rate.
-pub(super) fn answers_per_second(server: &ServiceProcess, image: &[u8], connections: usize, requests: usize) -> Result<f64> {
+pub(super) fn answers_per_second(
+    server: &ServiceProcess,
+    image: &[u8],
+    connections: usize,
+    requests: usize,
+) -> Result<f64> {
     let each = requests.div_ceil(connections);
     let times = std::thread::scope(|scope| {
         let client = || -> Result<Vec<Instant>> {

@@ -17,7 +17,7 @@ use crate::images::ImageStore;
 use crate::local::Cores;
 use crate::network::{self, Network};
 use anyhow::{Context, Result};
-use cgroup::{Controller, Group, Limits};
+use cgroup::{Controller, Group, ResourceLimits};
 use k8s_openapi::api::core::v1::{Endpoints, Node as NodeObject, Pod, Service};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
@@ -120,9 +120,9 @@ impl NodeState {
     }
 
     /// A new control group with `limits`, which are in cores of the node. `None` if there are no limits.
-    fn control_group(&self, limits: Limits) -> Result<Option<Group>> {
-        let limits = Limits { cores: limits.cores.map(|cores| cores * self.core_share), memory: limits.memory };
-        if limits == Limits::default() {
+    fn control_group(&self, limits: ResourceLimits) -> Result<Option<Group>> {
+        let limits = ResourceLimits { cores: limits.cores.map(|cores| cores * self.core_share), memory: limits.memory };
+        if limits == ResourceLimits::default() {
             return Ok(None);
         }
         let mut controllers = self.controllers.lock().expect("no thread panics while it holds the lock");

@@ -12,7 +12,11 @@ use std::time::{Duration, Instant};
 
 /// Runs one pass of each batch size from 1 to `max_batch`, with images of zeros. Otherwise a request would have to wait
 /// for a slow first pass. Returns the time of each pass.
-pub(super) fn warm_up(model: &mut dyn Model, transform: Transform, max_batch: usize) -> Result<Vec<Duration>, InferenceError> {
+pub(super) fn warm_up(
+    model: &mut dyn Model,
+    transform: Transform,
+    max_batch: usize,
+) -> Result<Vec<Duration>, InferenceError> {
     let image = vec![0.0; transform.input_length()];
     (1..=max_batch)
         .map(|size| {

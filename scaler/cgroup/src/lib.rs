@@ -1,4 +1,4 @@
-//! Limits of processors and memory for child processes, by the kernel's control groups, version 1 or 2.
+//! Limits the processor time and the memory of child processes by the kernel's control groups, version 1 or 2.
 
 use bytesize::ByteSize;
 use std::fs;
@@ -7,23 +7,23 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Period over which a processor limit is kept, microseconds. Short, so that a process with half a core is slow rather than
-/// bursty.
+/// The period of a processor limit, in microseconds. In a longer period, a process with half a core would run fast for
+/// a long time and then stand still.
 const PERIOD_MICROSECONDS: u64 = 20_000;
 
-/// Names of groups are this, the id of the process that made them, and a number.
-const NAME: &str = "roundhouse";
+/// The prefix of the names of groups. The id of the process that made the group, and a number, follow.
+const PREFIX: &str = "roundhouse";
 
-/// Limits on the processor time and memory of all processes of a group together; `None` is no limit.
+/// Limits on the processor time and the memory of all processes of a group together.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Limits {
-    /// Cores.
+pub struct ResourceLimits {
+    /// The number of cores; `None` if processor time is not limited.
     pub cores: Option<f64>,
-    /// Memory. A process that needs more is killed.
+    /// The memory; `None` if it is not limited. A process that needs more is killed.
     pub memory: Option<ByteSize>,
 }
 
-impl Limits {
+impl ResourceLimits {
     fn controllers(self) -> impl Iterator<Item = &'static str> {
         [self.cores.map(|_| "cpu"), self.memory.map(|_| "memory")].into_iter().flatten()
     }
@@ -32,10 +32,10 @@ impl Limits {
 /// Makes groups, all with the same limits.
 #[derive(Debug, Clone)]
 pub struct Controller {
-    /// The folders in which groups are made: in version 1 each controller has a folder of its own.
+    /// The folders in which groups are made. In version 1, each controller has a folder of its own.
     folders: Vec<PathBuf>,
     version: Version,
-    limits: Limits,
+    limits: ResourceLimits,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +44,7 @@ enum Version {
     Two,
 }
 
-/// One group, removed when dropped; its processes must have ended by then.
+/// A control group. Dropping it removes the group, whose processes must have ended by then.
 #[derive(Debug)]
 pub struct Group {
     folders: Vec<PathBuf>,
@@ -52,24 +52,25 @@ pub struct Group {
 }
 
 impl Controller {
-    /// Finds this process's own groups and checks that groups can be made below them.
+    /// Finds the control groups of this process, and checks that groups can be made below them.
     ///
     /// # Errors
-    /// When the system has no such controllers, or does not permit their use.
-    pub fn find(limits: Limits) -> io::Result<Self> {
-        let mounts = fs::read_to_string("/proc/mounts")?;
-        let own = fs::read_to_string("/proc/self/cgroup")?;
+    /// If the system has no controller for a limit, or does not permit its use.
+    pub fn find(limits: ResourceLimits) -> io::Result<Self> {
+        let mounts = read(Path::new("/proc/mounts"))?;
+        let own = read(Path::new("/proc/self/cgroup"))?;
         let mut folders = Vec::new();
         let mut versions = Vec::new();
         for controller in limits.controllers() {
-            let missing = || io::Error::new(io::ErrorKind::Unsupported, format!("there is none for {controller}"));
+            let missing =
+                || io::Error::new(io::ErrorKind::Unsupported, format!("the system has no controller {controller}"));
             let (folder, version) = locate(&mounts, &own, controller).ok_or_else(missing)?;
             remove_leftovers(&folder);
             if version == Version::Two {
                 if controller == "memory" {
                     move_below(&folder)?;
                 }
-                fs::write(folder.join("cgroup.subtree_control"), format!("+{controller}"))?;
+                write(&folder.join("cgroup.subtree_control"), &format!("+{controller}"))?;
             }
             if !folders.contains(&folder) {
                 folders.push(folder);
@@ -78,29 +79,32 @@ impl Controller {
         }
         let version = versions.first().copied().unwrap_or(Version::One);
         if versions.iter().any(|&other| other != version) {
-            return Err(io::Error::new(io::ErrorKind::Unsupported, "the controllers are of two versions"));
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "the controllers cpu and memory have different versions",
+            ));
         }
         let controller = Self { folders, version, limits };
         controller.check()?;
         Ok(controller)
     }
 
-    /// As [`Self::find`], but without the memory limit where only a processor limit is permitted, and `None` if there is no
-    /// limit at all. Logs what is not permitted.
+    /// Like [`Self::find`], but leaves the memory limit out if only the processor limit is permitted. Logs the limits
+    /// that are not permitted. Returns `None` if `limits` has no limit.
     ///
     /// # Errors
-    /// When no control groups are permitted: a text for people.
-    pub fn find_for(limits: Limits) -> Result<Option<Self>, String> {
-        if limits == Limits::default() {
+    /// If no limit is permitted: a text for users.
+    pub fn find_for(limits: ResourceLimits) -> Result<Option<Self>, String> {
+        if limits == ResourceLimits::default() {
             return Ok(None);
         }
         let found = Self::find(limits).or_else(|error| match limits.memory {
             Some(memory) if limits.cores.is_some() => {
                 tracing::warn!(
                     %error,
-                    "replicas run without --memory-limit {memory}, as control groups do not permit it here"
+                    "replicas run without --memory-limit {memory}, which control groups do not permit here"
                 );
-                Self::find(Limits { memory: None, ..limits })
+                Self::find(ResourceLimits { memory: None, ..limits })
             }
             _ => Err(error),
         });
@@ -114,7 +118,7 @@ impl Controller {
     /// Moves a process into a group: the only reliable way to know that this is permitted.
     fn check(&self) -> io::Result<()> {
         let group = self.group()?;
-        // Waits for the end of its input.
+        // `cat` runs until its input ends.
         let mut process = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
         let added = group.add(process.id());
         drop(process.stdin.take());
@@ -122,22 +126,22 @@ impl Controller {
         added
     }
 
-    /// The limits of each group.
-    pub fn limits(&self) -> Limits {
+    /// The limits of each group that this controller makes.
+    pub fn limits(&self) -> ResourceLimits {
         self.limits
     }
 
-    /// Makes a group.
+    /// Makes a group with the limits.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// If the kernel refuses the group or a limit.
     pub fn group(&self) -> io::Result<Group> {
         static MADE: AtomicU64 = AtomicU64::new(0);
-        let name = format!("{NAME}-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
+        let name = format!("{PREFIX}-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
         let mut group = Group { folders: Vec::new(), memory: self.limits.memory };
         for folder in &self.folders {
             let folder = folder.join(&name);
-            fs::create_dir(&folder)?;
+            create_folder(&folder)?;
             group.folders.push(folder);
         }
         match self.version {
@@ -155,15 +159,15 @@ impl Controller {
         if let Some(memory) = self.limits.memory {
             let bytes = memory.as_u64().to_string();
             group.write("memory.limit_in_bytes", &bytes)?;
-            // Limits memory and swap together, where the kernel accounts for swap.
+            // This file limits memory and swap together. It is missing if the kernel does not account for swap.
             group.write_if_present("memory.memsw.limit_in_bytes", &bytes)?;
         }
         Ok(())
     }
 
     fn limit_version_2(&self, group: &Group) -> io::Result<()> {
-        // Below a group that holds processes, as this program's may, there can only be threaded groups
-        // (cgroups(7), "Threads and processes").
+        // Below a group that has processes, as this program's may, only threaded groups are valid (cgroups(7), "Thread
+        // mode").
         if group.read("cgroup.type")?.trim() == "domain invalid" {
             group.write("cgroup.type", "threaded")?;
         }
@@ -177,67 +181,67 @@ impl Controller {
         Ok(())
     }
 
-    /// Microseconds of processor time in each period.
+    /// The processor time in each period, in microseconds; `None` if it is not limited.
     fn quota(&self) -> Option<u64> {
         self.limits.cores.map(|cores| (cores * PERIOD_MICROSECONDS as f64).round() as u64)
     }
 }
 
-/// Removes the groups of processes that were killed before they could do so.
+/// Removes the groups of processes that were killed before they could remove them.
 fn remove_leftovers(folder: &Path) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name();
-        let maker = name.to_str().and_then(|name| name.strip_prefix(NAME)?.strip_prefix('-')?.split('-').next());
+        let maker = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.strip_prefix('-')?.split('-').next());
         if maker.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
             let _in_use = fs::remove_dir(entry.path());
         }
     }
 }
 
-/// Moves this process into a group below its own: a group that holds processes cannot limit the memory of groups below it
-/// (cgroups(7), "no internal processes").
+/// Moves this process into a new group below its own, since a group that has processes cannot limit the memory of
+/// groups below it (cgroups(7), "no internal processes").
 fn move_below(folder: &Path) -> io::Result<()> {
     let own = std::process::id().to_string();
-    if fs::read_to_string(folder.join("cgroup.procs"))?.split_whitespace().any(|process| process != own) {
-        let text = "other processes are in this one's group, which so cannot limit memory below it; start this \
-                    program in a group of its own: systemd-run --user --scope --property=Delegate=yes scaler …";
+    if read(&folder.join("cgroup.procs"))?.split_whitespace().any(|process| process != own) {
+        let text = "this program shares its control group with other processes, so memory cannot be limited below it; \
+                    start it in a group of its own: systemd-run --user --scope --property=Delegate=yes scaler …";
         return Err(io::Error::new(io::ErrorKind::ResourceBusy, text));
     }
-    let below = folder.join(format!("{NAME}-{own}"));
-    fs::create_dir(&below)?;
-    fs::write(below.join("cgroup.procs"), own)
+    let below = folder.join(format!("{PREFIX}-{own}"));
+    create_folder(&below)?;
+    write(&below.join("cgroup.procs"), &own)
 }
 
 impl Group {
-    /// Moves a process, with all its threads, into the group.
+    /// Moves the process with the id `process`, with all its threads, into the group.
     ///
     /// # Errors
-    /// When the process has ended.
+    /// If the process has ended, or the kernel does not permit the move.
     pub fn add(&self, process: u32) -> io::Result<()> {
-        self.folders.iter().try_for_each(|folder| fs::write(folder.join("cgroup.procs"), process.to_string()))
+        self.folders.iter().try_for_each(|folder| write(&folder.join("cgroup.procs"), &process.to_string()))
     }
 
-    /// The memory limit, if a process of the group was killed because it needed more.
+    /// The memory limit if a process of the group was killed because it needed more; otherwise `None`.
     pub fn exceeded_memory(&self) -> Option<ByteSize> {
-        // The files of version 2 and version 1.
+        // The first file is that of version 2, and the second that of version 1.
         let texts = ["memory.events", "memory.oom_control"].into_iter().filter_map(|file| self.read(file).ok());
         let mut kills = texts.filter_map(|text| field(&text, "oom_kill"));
         self.memory.filter(|_| kills.any(|kills| kills > 0))
     }
 
-    /// The path of one of the kernel's files, which is in one of the folders.
+    /// The path of the kernel's file `name`, which is in one of the folders.
     fn file(&self, name: &str) -> io::Result<PathBuf> {
         let mut files = self.folders.iter().map(|folder| folder.join(name));
         files.find(|file| file.exists()).ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, name.to_owned()))
     }
 
     fn read(&self, name: &str) -> io::Result<String> {
-        fs::read_to_string(self.file(name)?)
+        read(&self.file(name)?)
     }
 
     fn write(&self, name: &str, text: &str) -> io::Result<()> {
-        fs::write(self.file(name)?, text)
+        write(&self.file(name)?, text)
     }
 
     fn write_if_present(&self, name: &str, text: &str) -> io::Result<()> {
@@ -252,21 +256,39 @@ impl Drop for Group {
     fn drop(&mut self) {
         for folder in &self.folders {
             if let Err(error) = fs::remove_dir(folder) {
-                tracing::warn!(group = %folder.display(), %error, "a control group could not be removed");
+                let group = folder.display();
+                tracing::warn!(%group, %error, "cannot remove a control group; its processes may still run");
             }
         }
     }
 }
 
-/// The number after a name, in a text with a name and a number in each line.
+fn read(path: &Path) -> io::Result<String> {
+    fs::read_to_string(path).map_err(|error| with_path("read", path, &error))
+}
+
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    fs::write(path, text).map_err(|error| with_path("write", path, &error))
+}
+
+fn create_folder(path: &Path) -> io::Result<()> {
+    fs::create_dir(path).map_err(|error| with_path("create", path, &error))
+}
+
+/// The same kind of error, with a message that names the file.
+fn with_path(action: &str, path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{action} {}: {error}", path.display()))
+}
+
+/// The number after `name` in a text that has a name and a number in each line.
 fn field(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
 }
 
-/// The folder of this process's group under a controller, from the texts of `/proc/mounts` and `/proc/self/cgroup`. A
-/// version 1 controller is preferred: where it is mounted, version 2 does not have it.
+/// The folder of this process's group under a controller. `mounts` and `own` are the texts of `/proc/mounts` and
+/// `/proc/self/cgroup`. Version 1 comes first: if a controller is mounted there, version 2 does not have it.
 fn locate(mounts: &str, own: &str, controller: &str) -> Option<(PathBuf, Version)> {
-    // Lines are `hierarchy:controllers:path`; the line of version 2 names no controllers.
+    // The lines of `own` are `hierarchy:controllers:path`. The line of version 2 has no controllers.
     let path_of = |controller: &str| {
         own.lines().find_map(|line| {
             let mut fields = line.splitn(3, ':').skip(1);
@@ -307,8 +329,9 @@ mod tests {
         assert_eq!(locate("", own, "cpu"), None);
     }
 
-    /// `None` where control groups are not permitted. Says so on the real standard error, so that no test is skipped silently.
-    fn controller(limits: Limits) -> Option<Controller> {
+    /// A controller; `None` where control groups are not permitted. A line on the real standard error then says that
+    /// the test is skipped.
+    fn controller(limits: ResourceLimits) -> Option<Controller> {
         let skipped = |error: &io::Error| {
             writeln!(io::stderr(), "skipped: control groups are not permitted here ({error})").expect("it is open");
         };
@@ -316,9 +339,9 @@ mod tests {
     }
 
     #[test]
-    fn a_group_takes_a_process_and_goes_away() {
-        let limits = Limits { cores: Some(0.5), memory: Some(ByteSize::mib(64)) };
-        for limits in [limits, Limits { memory: None, ..limits }, Limits { cores: None, ..limits }] {
+    fn a_group_takes_a_process_and_is_removed_when_it_is_dropped() {
+        let limits = ResourceLimits { cores: Some(0.5), memory: Some(ByteSize::mib(64)) };
+        for limits in [limits, ResourceLimits { memory: None, ..limits }, ResourceLimits { cores: None, ..limits }] {
             let Some(controller) = controller(limits) else { continue };
             let group = controller.group().expect("another one");
             let mut child = Command::new("sleep").arg("60").spawn().expect("sleep exists");
@@ -328,7 +351,7 @@ mod tests {
                 let name = folder.file_name().and_then(|name| name.to_str()).expect("a name of ours");
                 assert!(own.contains(name), "{own}");
             }
-            assert_eq!(own.matches(NAME).count(), limits.controllers().count(), "{own}");
+            assert_eq!(own.matches(PREFIX).count(), limits.controllers().count(), "{own}");
             child.kill().expect("it is ours");
             child.wait().expect("it ends");
             assert_eq!(group.exceeded_memory(), None);
@@ -341,9 +364,9 @@ mod tests {
     #[test]
     fn a_process_that_needs_more_memory_is_killed() {
         let limit = ByteSize::mib(32);
-        let Some(controller) = controller(Limits { cores: None, memory: Some(limit) }) else { return };
+        let Some(controller) = controller(ResourceLimits { cores: None, memory: Some(limit) }) else { return };
         let group = controller.group().expect("another one");
-        // Holds a line of 256 MB in memory after it has read a line.
+        // After it has read a line, the shell's last command holds a line of 256 MB in memory.
         let mut child = Command::new("sh")
             .args(["-c", "read begin; head -c 256000000 /dev/zero | tail -n 1"])
             .stdin(Stdio::piped())

@@ -1,5 +1,5 @@
-//! Requests to the Kubernetes API server with a time limit and with failures in words, local copies of its objects, names
-//! of Deployments, and their autoscalers.
+//! Requests to the Kubernetes API server with a time limit, local copies of its objects, names of Deployments, and a
+//! search for their autoscalers.
 
 pub mod mirror;
 pub mod name;
@@ -9,39 +9,39 @@ use kube::core::Status;
 use kube::runtime::watcher;
 use std::time::Duration;
 
-/// Time limit of an answer. Short, since the caller does nothing else meanwhile.
-const LIMIT: Duration = Duration::from_secs(5);
+/// Longest time for an answer. It is short, since the caller does nothing else in that time.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The reason why a request failed.
+/// The reason why a request to the API server failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
-    /// The API server refused it.
+pub enum ApiError {
+    /// The API server refused the request.
     #[error("{message} (HTTP {code})")]
     Refused {
         /// The HTTP status.
         code: u16,
-        /// The API server's words.
+        /// The message of the API server.
         message: String,
     },
-    /// The API server did not answer, or its answer cannot be understood.
+    /// The API server did not answer, or its answer cannot be used. The value is the reason.
     #[error("the API server does not answer: {0}")]
     Unanswered(String),
 }
 
-impl Failure {
-    /// Whether the answer had this HTTP status.
+impl ApiError {
+    /// Whether the API server refused the request with this HTTP status.
     pub fn is(&self, status: u16) -> bool {
         matches!(self, Self::Refused { code, .. } if *code == status)
     }
 }
 
-impl From<Status> for Failure {
+impl From<Status> for ApiError {
     fn from(status: Status) -> Self {
         Self::Refused { code: status.code, message: status.message }
     }
 }
 
-impl From<kube::Error> for Failure {
+impl From<kube::Error> for ApiError {
     fn from(error: kube::Error) -> Self {
         match error {
             kube::Error::Api(status) => (*status).into(),
@@ -50,7 +50,7 @@ impl From<kube::Error> for Failure {
     }
 }
 
-impl From<watcher::Error> for Failure {
+impl From<watcher::Error> for ApiError {
     fn from(error: watcher::Error) -> Self {
         match error {
             watcher::Error::InitialListFailed(error)
@@ -62,18 +62,18 @@ impl From<watcher::Error> for Failure {
     }
 }
 
-/// The answer to `call`.
+/// The answer to the request `call`.
 ///
 /// # Errors
-/// When the answer is a refusal, or does not come within five seconds.
-pub async fn request<T>(call: impl Future<Output = kube::Result<T>>) -> Result<T, Failure> {
-    match tokio::time::timeout(LIMIT, call).await {
+/// If the API server refuses the request, or does not answer within five seconds.
+pub async fn request<T>(call: impl Future<Output = kube::Result<T>>) -> Result<T, ApiError> {
+    match tokio::time::timeout(TIMEOUT, call).await {
         Ok(answer) => Ok(answer?),
-        Err(_elapsed) => Err(Failure::Unanswered(format!("nothing for {LIMIT:?}"))),
+        Err(_elapsed) => Err(ApiError::Unanswered(format!("no answer within {TIMEOUT:?}"))),
     }
 }
 
-/// The innermost cause of an error; the others say only which layer passed it on.
+/// The innermost cause of an error. The outer errors only name the layers of the client.
 fn root(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(inner) = cause.source() {

@@ -1,7 +1,7 @@
-//! A local copy of some objects, kept by a watch. It lists the objects again when its place in the history is lost; any other
-//! failure ends it.
+//! A local copy of some objects, which a watch keeps up to date. If the watch has fallen behind the history of the API
+//! server, all objects are listed again. Any other failure ends the copy.
 
-use crate::Failure;
+use crate::ApiError;
 use kube::runtime::reflector::{self, Lookup, Store};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Resource};
@@ -12,11 +12,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use tokio_stream::{Stream, StreamExt};
 
-/// Seconds after which the API server ends a watch and another begins. A connection that has silently died is noticed by
-/// then.
+/// Seconds after which the API server ends a watch and the copy begins another. Until then, a connection that has died
+/// silently is not noticed.
 const WATCH_SECONDS: u32 = 60;
 
-/// The copy.
+/// A local copy of the objects of one kind that a watch selects.
 pub struct Mirror<K: Lookup + Clone + 'static>
 where
     K::DynamicType: Eq + Hash + Clone,
@@ -30,22 +30,22 @@ impl<K> Mirror<K>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
-    /// A copy of the objects that `config` selects; empty until [`Self::next`] was called.
+    /// A copy of the objects that `config` selects. It is filled by calls of [`Self::next`].
     pub fn new(api: Api<K>, config: watcher::Config) -> Self {
         let (objects, writer) = reflector::store();
         let events = reflector::reflector(writer, watcher(api, config.timeout(WATCH_SECONDS)));
         Self { events: Box::pin(events), objects, is_listed: false }
     }
 
-    /// Waits for one more event.
+    /// Waits for the next event of the watch, and updates the copy.
     ///
     /// # Errors
-    /// When the watch failed. The copy stays as it was.
+    /// If the watch has failed. The copy stays as it was.
     ///
     /// # Cancel safety
     /// No event is lost.
-    pub async fn next(&mut self) -> Result<(), Failure> {
-        match self.events.next().await.expect("a watch has no end") {
+    pub async fn next(&mut self) -> Result<(), ApiError> {
+        match self.events.next().await.expect("a watch never ends") {
             Ok(event) => self.is_listed |= matches!(event, Event::InitDone),
             Err(watcher::Error::WatchError(status)) if status.code == 410 => {}
             Err(error) => return Err(error.into()),
@@ -53,7 +53,7 @@ where
         Ok(())
     }
 
-    /// The objects; `None` until they were all listed once. While they are listed again, the last whole set.
+    /// All objects; `None` until they have been listed once. While they are listed again, the former set stays.
     pub fn objects(&self) -> Option<Vec<Arc<K>>> {
         self.is_listed.then(|| self.objects.state())
     }

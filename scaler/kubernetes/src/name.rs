@@ -3,33 +3,33 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// A Deployment by name.
+/// The namespace and the name of a Deployment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Name {
-    /// The namespace.
+pub struct DeploymentName {
+    /// The namespace of the Deployment.
     pub namespace: String,
-    /// The name within the namespace.
+    /// The name of the Deployment in its namespace.
     pub name: String,
 }
 
-/// A text that names no Deployment.
+/// The reason why a text is not the name of a Deployment.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// The text has another form.
+    /// The text, which has another form.
     #[error("{0:?} is not of the form deployment:NAMESPACE/NAME, such as deployment:shop/replica")]
     Form(String),
-    /// The namespace is no RFC 1123 label.
-    #[error("{0:?} cannot be a namespace: a to z, 0 to 9 and inner hyphens, 63 at most")]
+    /// The namespace, which is no RFC 1123 label.
+    #[error("{0:?} cannot be a namespace; use a to z, 0 to 9 and inner hyphens, at most 63 characters")]
     Namespace(String),
-    /// The name is no RFC 1123 subdomain.
-    #[error("{0:?} cannot be a Deployment: a to z, 0 to 9, inner hyphens and dots, 253 at most")]
+    /// The name, which is no RFC 1123 subdomain.
+    #[error("{0:?} cannot be a Deployment; use a to z, 0 to 9, inner hyphens and dots, at most 253 characters")]
     Deployment(String),
 }
 
-impl FromStr for Name {
+impl FromStr for DeploymentName {
     type Err = Error;
 
-    /// Reads `deployment:NAMESPACE/NAME`.
+    /// Parses `deployment:NAMESPACE/NAME`.
     fn from_str(text: &str) -> Result<Self, Error> {
         let path = text.strip_prefix("deployment:").and_then(|path| path.split_once('/'));
         let Some((namespace, name)) = path else { return Err(Error::Form(text.into())) };
@@ -43,7 +43,7 @@ impl FromStr for Name {
     }
 }
 
-impl fmt::Display for Name {
+impl fmt::Display for DeploymentName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "deployment {}/{}", self.namespace, self.name)
     }
@@ -62,8 +62,8 @@ mod tests {
 
     #[test]
     fn deployments_are_named_by_namespace_and_name() {
-        let parsed: Name = "deployment:shop/replica.v2".parse().expect("well formed");
-        assert_eq!(parsed, Name { namespace: "shop".into(), name: "replica.v2".into() });
+        let parsed: DeploymentName = "deployment:shop/replica.v2".parse().expect("well formed");
+        assert_eq!(parsed, DeploymentName { namespace: "shop".into(), name: "replica.v2".into() });
         assert_eq!(parsed.to_string(), "deployment shop/replica.v2");
         let long = "a".repeat(64);
         let form = |text: &str| (text.to_owned(), Error::Form(text.into()));
@@ -73,7 +73,7 @@ mod tests {
         let namespaces = ["", "Shop", "a.b"].map(namespace);
         let deployments = ["", "-x", "a/b", "a..b", &long].map(deployment);
         for (text, error) in forms.into_iter().chain(namespaces).chain(deployments) {
-            assert_eq!(text.parse::<Name>(), Err(error), "{text}");
+            assert_eq!(text.parse::<DeploymentName>(), Err(error), "{text}");
         }
     }
 }

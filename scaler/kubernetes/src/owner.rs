@@ -1,26 +1,26 @@
-//! Other autoscalers of a Deployment: a HorizontalPodAutoscaler, or a ScaledObject of KEDA. Two that scale the same Deployment
-//! undo each other's changes for ever.
+//! A search for other autoscalers of a Deployment: a HorizontalPodAutoscaler, or a ScaledObject of KEDA. Two
+//! autoscalers of one Deployment undo each other's changes again and again.
 
-use crate::name::Name;
-use crate::{Failure, request};
+use crate::name::DeploymentName;
+use crate::{ApiError, request};
 use k8s_openapi::api::autoscaling::v1::HorizontalPodAutoscaler;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
 use kube::{Api, Client, ResourceExt};
 use serde::de::DeserializeOwned;
 use std::fmt::Debug;
 
-/// Searches for other autoscalers of one Deployment.
+/// A search for other autoscalers of one Deployment.
 pub struct Owners {
-    name: Name,
+    name: DeploymentName,
     autoscalers: Api<HorizontalPodAutoscaler>,
     scaled: Api<DynamicObject>,
-    /// Whether it was logged that the scaler may not list them.
+    /// Whether the warning was logged that the scaler may not list autoscalers.
     is_logged: bool,
 }
 
 impl Owners {
     /// A search for other autoscalers of the Deployment `name`.
-    pub fn new(name: &Name, client: &Client) -> Self {
+    pub fn new(name: &DeploymentName, client: &Client) -> Self {
         let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("keda.sh", "v1alpha1", "ScaledObject"));
         Self {
             name: name.clone(),
@@ -30,26 +30,26 @@ impl Owners {
         }
     }
 
-    /// The autoscaler that scales the Deployment, and what to do about it; `None` if there is none, or if the scaler may not
-    /// list them.
+    /// A message that names the autoscaler that scales the Deployment, and says what to do. `None` if there is none, or
+    /// if the scaler may not list autoscalers.
     ///
     /// # Errors
-    /// When the API server does not answer, or fails.
-    pub async fn find(&mut self) -> Result<Option<String>, Failure> {
-        // First, as each ScaledObject has an autoscaler of its own, which KEDA would only create again.
+    /// If the API server does not answer, or answers with an error other than 403 and 404.
+    pub async fn find(&mut self) -> Result<Option<String>, ApiError> {
         let scaled = self.list(self.scaled.clone()).await?;
         let autoscalers = self.list(self.autoscalers.clone()).await?;
         Ok(owner(&self.name, &scaled, &autoscalers))
     }
 
-    async fn list<K: Clone + DeserializeOwned + Debug>(&mut self, api: Api<K>) -> Result<Vec<K>, Failure> {
+    async fn list<K: Clone + DeserializeOwned + Debug>(&mut self, api: Api<K>) -> Result<Vec<K>, ApiError> {
         match request(api.list(&ListParams::default())).await {
             Ok(list) => Ok(list.items),
-            // The cluster has no such kind.
+            // The cluster has no kind ScaledObject, as KEDA is not installed.
             Err(failure) if failure.is(404) => Ok(Vec::new()),
             Err(failure) if failure.is(403) => {
                 if !std::mem::replace(&mut self.is_logged, true) {
-                    tracing::warn!("cannot see whether another autoscaler owns {}: {failure}", self.name);
+                    let advice = "let the scaler list horizontalpodautoscalers and scaledobjects";
+                    tracing::warn!("cannot find other autoscalers of {}: {failure}; {advice}", self.name);
                 }
                 Ok(Vec::new())
             }
@@ -58,17 +58,18 @@ impl Owners {
     }
 }
 
-/// The one of these objects that scales the Deployment `name`. Pure.
-fn owner(name: &Name, scaled: &[DynamicObject], autoscalers: &[HorizontalPodAutoscaler]) -> Option<String> {
+/// A message about the first of these objects that scales the Deployment `name`. Pure.
+fn owner(name: &DeploymentName, scaled: &[DynamicObject], autoscalers: &[HorizontalPodAutoscaler]) -> Option<String> {
     let is_target = |kind: &str, target: &str| kind == "Deployment" && target == name.name;
     let scaled = scaled.iter().find(|object| {
         let field = |field: &str| object.data.pointer(&format!("/spec/scaleTargetRef/{field}"))?.as_str();
-        // Without a kind KEDA means a Deployment.
+        // KEDA takes a target without a kind for a Deployment.
         is_target(field("kind").unwrap_or("Deployment"), field("name").unwrap_or_default())
     });
     let autoscaler = autoscalers.iter().find(|object| {
         object.spec.as_ref().is_some_and(|spec| is_target(&spec.scale_target_ref.kind, &spec.scale_target_ref.name))
     });
+    // A ScaledObject comes first: if only its autoscaler were deleted, KEDA would create it again.
     let (kind, owner) = match (scaled, autoscaler) {
         (Some(object), _) => ("ScaledObject", object.name_any()),
         (None, Some(object)) => ("HorizontalPodAutoscaler", object.name_any()),
@@ -92,7 +93,7 @@ mod tests {
 
     #[test]
     fn an_autoscaler_of_the_same_deployment_owns_it() {
-        let name = Name { namespace: "shop".into(), name: "replica".into() };
+        let name = DeploymentName { namespace: "shop".into(), name: "replica".into() };
         let same = || json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "replica"});
         let other = || json!({"kind": "Deployment", "name": "other"});
         let set = || json!({"kind": "StatefulSet", "name": "replica"});

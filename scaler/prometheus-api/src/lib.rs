@@ -1,7 +1,7 @@
 //! Queries over Prometheus's HTTP API. Knows nothing of dispatchers.
 //!
-//! The published clients bring reqwest, `url` and with it Unicode's tables for domain names, some thirty crates, to send one
-//! GET whose answer is thirty lines of types here.
+//! Published clients of that API depend on reqwest and `url`, together some thirty crates. This crate sends a GET
+//! request and parses the answer with thirty lines of types.
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
@@ -24,32 +24,32 @@ use std::time::Duration;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-/// Limits of one answer.
+/// The limits of one answer.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
-    /// Time until the whole answer is there.
+    /// The time within which the whole answer must arrive.
     pub timeout: Duration,
-    /// Longest body.
+    /// The largest body, in bytes.
     pub max_bytes: usize,
 }
 
-/// Limits of a query at an instant, which the control loop makes twice a second.
+/// The limits of a query at one instant. The scaler's control loop makes such a query twice a second.
 const INSTANT: Bounds = Bounds { timeout: Duration::from_secs(2), max_bytes: 8 << 20 };
 
 /// The address of a Prometheus: `http://HOST[:PORT][/PREFIX]`, or https.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Base(String);
+pub struct BaseUrl(String);
 
-/// A text that is no [`Base`], and why.
+/// A text that is no [`BaseUrl`], and the reason.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:?} is no address of a Prometheus: {1}; give one such as http://prometheus.monitoring:9090")]
-pub struct NoBase(String, &'static str);
+pub struct InvalidBaseUrl(String, &'static str);
 
-impl FromStr for Base {
-    type Err = NoBase;
+impl FromStr for BaseUrl {
+    type Err = InvalidBaseUrl;
 
-    fn from_str(text: &str) -> Result<Self, NoBase> {
-        let wrong = |reason| NoBase(text.into(), reason);
+    fn from_str(text: &str) -> Result<Self, InvalidBaseUrl> {
+        let wrong = |reason| InvalidBaseUrl(text.into(), reason);
         let uri: Uri = text.parse().map_err(|_malformed| wrong("it is no URL"))?;
         let authority = uri.authority().ok_or_else(|| wrong("it has no scheme and host"))?;
         // After the host, brackets of IPv6 included, there may be a colon and a port.
@@ -58,7 +58,7 @@ impl FromStr for Base {
             return Err(wrong("its scheme is neither http nor https"));
         }
         if authority.as_str().contains('@') {
-            return Err(wrong("it holds a user name, and flags can be seen by everybody; use --prometheus-token-file"));
+            return Err(wrong("it has a user name, and other users can see flags; use --prometheus-token-file"));
         }
         if authority.host().is_empty() {
             return Err(wrong("it has no host"));
@@ -67,13 +67,13 @@ impl FromStr for Base {
             return Err(wrong("its port is no number from 1 to 65535"));
         }
         if uri.query().is_some() || text.contains('#') {
-            return Err(wrong("it holds a query, and queries are added to it"));
+            return Err(wrong("it has a query or a fragment"));
         }
         Ok(Self(text.trim_end_matches('/').into()))
     }
 }
 
-impl fmt::Display for Base {
+impl fmt::Display for BaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
@@ -82,55 +82,55 @@ impl fmt::Display for Base {
 /// The reason why a query has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The system's certificates cannot be read.
+    /// The error while the certificates of the system's authorities were read.
     #[error("read the certificates of authorities: {0}; name a PEM file with SSL_CERT_FILE")]
     Certificates(String),
-    /// The token's file cannot be read.
+    /// The error while the token's file was read. It names the file.
     #[error("--prometheus-token-file: {0}")]
     Token(std::io::Error),
-    /// The token's file holds what no header can.
+    /// The token's file, whose content cannot be a token.
     #[error("--prometheus-token-file {}: expected one line of visible ASCII characters", .0.display())]
     NoToken(PathBuf),
-    /// The address does not answer, or not in HTTP; causes, the innermost last.
+    /// The address, and the reason why it gave no HTTP answer.
     #[error("ask {0}: {1}; is that Prometheus running?")]
-    Broken(Base, String),
-    /// The whole answer did not come within this time.
-    #[error("{0} did not answer within {1:?}; is it overloaded, or the query too wide?")]
-    Timeout(Base, Duration),
-    /// A query, and the most bytes that are read of its answer.
-    #[error("{0} answered {1:?} with more than {most} MiB; ask for less, see --prometheus-selector", most = .2 >> 20)]
-    TooLarge(Base, String, usize),
-    /// The token is missing or wrong: status 401 or 403.
-    #[error("{0} answers {1}; it wants another token, see --prometheus-token-file")]
-    Unauthorized(Base, StatusCode),
-    /// A query that Prometheus refused, and its reason.
+    Broken(BaseUrl, String),
+    /// The address, and the time within which it gave no whole answer.
+    #[error("{0} did not answer within {1:?}; is it overloaded, or does the query select too many series?")]
+    Timeout(BaseUrl, Duration),
+    /// The address, the query, and the largest answer that is read, in bytes.
+    #[error("{0} answered {1:?} with more than {mib} MiB; select fewer series (--prometheus-selector)", mib = .2 >> 20)]
+    TooLarge(BaseUrl, String, usize),
+    /// The address, and the status of its answer, 401 or 403: the token is missing or wrong.
+    #[error("{0} answers {1}; give a valid token by --prometheus-token-file")]
+    Unauthorized(BaseUrl, StatusCode),
+    /// The address, the query that Prometheus refused, and its reason.
     #[error("{0} refused {1:?}: {2}")]
-    Refused(Base, String, String),
-    /// The answer is not from a Prometheus.
+    Refused(BaseUrl, String, String),
+    /// The answer has another form than the answers of Prometheus.
     #[error(
-        "{base} answered {query:?} with {status} and no {expected} ({reason}); is that a Prometheus, and its whole \
-         prefix?"
+        "{base} answered {query:?} with {status} and no {expected} ({reason}); check that this is a Prometheus, and \
+         its whole prefix"
     )]
     Malformed {
-        /// The address.
-        base: Base,
+        /// The address of the Prometheus.
+        base: BaseUrl,
         /// The query.
         query: String,
-        /// Status of the answer.
+        /// The status of the answer.
         status: StatusCode,
-        /// Vector or matrix.
+        /// The expected kind of data: vector or matrix.
         expected: &'static str,
-        /// What is wrong with the answer.
+        /// The difference from the expected data.
         reason: String,
     },
 }
 
-/// One element of an instant vector.
+/// An element of an instant vector.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Element {
-    /// Labels, the name included.
+    /// The labels, including the name.
     pub metric: BTreeMap<String, String>,
-    /// Time of evaluation, seconds since 1970, and the value as text.
+    /// The time of evaluation in seconds since 1970, and the value as a text.
     value: (f64, String),
 }
 
@@ -140,12 +140,12 @@ impl Element {
         Self { metric, value: (evaluated, value.to_string()) }
     }
 
-    /// Time at which the query was evaluated, by Prometheus's clock, seconds since 1970.
+    /// The time at which the query was evaluated, by Prometheus's clock, in seconds since 1970.
     pub fn evaluated(&self) -> f64 {
         self.value.0
     }
 
-    /// The value; NaN if it is no number.
+    /// The value; NaN if the text is no number.
     pub fn value(&self) -> f64 {
         self.value.1.parse().unwrap_or(f64::NAN)
     }
@@ -153,7 +153,7 @@ impl Element {
 
 #[derive(Deserialize)]
 #[serde(bound = "T: DeserializeOwned")]
-struct Answer<T> {
+struct ApiAnswer<T> {
     data: Option<T>,
     error: Option<String>,
     #[serde(default)]
@@ -169,7 +169,7 @@ enum Data {
 /// The client of one Prometheus.
 #[derive(Debug)]
 pub struct Client {
-    base: Base,
+    base: BaseUrl,
     token_file: Option<PathBuf>,
     http: Http<HttpsConnector<HttpConnector>, Empty<Bytes>>,
 }
@@ -178,8 +178,8 @@ impl Client {
     /// A client that has not connected yet.
     ///
     /// # Errors
-    /// When the token cannot be read, or the certificates for https.
-    pub fn new(base: Base, token_file: Option<PathBuf>) -> Result<Self, Error> {
+    /// If the token, or the certificates for https, cannot be read.
+    pub fn new(base: BaseUrl, token_file: Option<PathBuf>) -> Result<Self, Error> {
         if let Some(path) = &token_file {
             token(path)?;
         }
@@ -189,7 +189,7 @@ impl Client {
             .map_err(|error| unreadable(&error))?;
         let tls = match base.0.starts_with("https:") {
             true => tls.with_native_roots().map_err(|error| unreadable(&error))?,
-            // The base has no https, so that no certificate is ever checked.
+            // Without https, no certificate is ever checked, so the certificates need not be readable.
             false => tls.with_root_certificates(RootCertStore::empty()),
         };
         let tls = tls.with_no_client_auth();
@@ -200,17 +200,18 @@ impl Client {
     /// The instant vector that `query` gives now.
     ///
     /// # Errors
-    /// See [`Error`]; an answer with warnings is an error, since they tell that it is partial.
+    /// If there is no whole answer. An answer with warnings is an error, since warnings mean that it is partial.
     pub async fn query(&self, query: &str) -> Result<Vec<Element>, Error> {
         let path = format!("query?query={}", encoded(query));
         let Data::Vector(elements) = self.get(&path, query, "vector", INSTANT).await?;
         Ok(elements)
     }
 
-    /// The `data` of the answer to `/api/v1/{path}`, which asks for `query`.
+    /// The `data` of the answer to `/api/v1/{path}`. Messages name `query` and the `expected` kind of data.
     ///
     /// # Errors
-    /// See [`Error`]; an answer with warnings is an error, since they tell that it is partial.
+    /// If there is no whole answer within `bounds`. An answer with warnings is an error, since warnings mean that it is
+    /// partial.
     pub async fn get<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -227,7 +228,7 @@ impl Client {
         let broken = |error: &dyn std::error::Error| Error::Broken(self.base.clone(), error_chain(error));
         let mut request = Request::get(format!("{}/api/v1/{path}", self.base)).header(ACCEPT, "application/json");
         if let Some(path) = &self.token_file {
-            // Read each time: tokens are replaced while programs run.
+            // The token is read for each request, since it may be replaced while the program runs.
             request = request.header(AUTHORIZATION, token(path)?);
         }
         let request = request.body(Empty::new()).map_err(|error| broken(&error))?;
@@ -241,10 +242,10 @@ impl Client {
         Ok((status, body.to_bytes()))
     }
 
-    /// The `data` of the answer `body` with `status` to a question for `query`.
+    /// The `data` of an answer with `status` and `body`. Messages name `query` and the `expected` kind of data.
     ///
     /// # Errors
-    /// As [`Self::get`].
+    /// If the answer is an error, has warnings, or is not that of a Prometheus.
     pub fn data<T: DeserializeOwned>(
         &self,
         query: &str,
@@ -256,18 +257,18 @@ impl Client {
         if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
             return Err(Error::Unauthorized(self.base.clone(), status));
         }
-        match serde_json::from_slice::<Answer<T>>(body) {
-            Ok(Answer { error: Some(reason), .. }) => Err(refused(reason)),
-            Ok(Answer { warnings, .. }) if !warnings.is_empty() => {
-                Err(refused(format!("only in part: {}", warnings.join("; "))))
+        match serde_json::from_slice::<ApiAnswer<T>>(body) {
+            Ok(ApiAnswer { error: Some(reason), .. }) => Err(refused(reason)),
+            Ok(ApiAnswer { warnings, .. }) if !warnings.is_empty() => {
+                Err(refused(format!("the answer is partial: {}", warnings.join("; "))))
             }
-            Ok(Answer { data: Some(data), .. }) if status == StatusCode::OK => Ok(data),
+            Ok(ApiAnswer { data: Some(data), .. }) if status == StatusCode::OK => Ok(data),
             Ok(_) => Err(self.malformed(query, expected, status, "it holds no data")),
             Err(error) => Err(self.malformed(query, expected, status, &error.to_string())),
         }
     }
 
-    /// The error for an answer that holds other data than was `expected`.
+    /// The error for an answer whose data is not the `expected` data.
     pub fn unusable(&self, query: &str, expected: &'static str, reason: &str) -> Error {
         self.malformed(query, expected, StatusCode::OK, reason)
     }
@@ -277,12 +278,12 @@ impl Client {
     }
 }
 
-/// A query as a part of a URL.
+/// The query, encoded as a part of a URL.
 pub fn encoded(query: &str) -> impl fmt::Display {
     utf8_percent_encode(query, NON_ALPHANUMERIC)
 }
 
-/// The header that carries the token in a file.
+/// The value of the header `Authorization` with the token that a file has.
 fn token(path: &PathBuf) -> Result<HeaderValue, Error> {
     let [content] = file_watcher::contents(std::array::from_ref(path)).map_err(Error::Token)?;
     let token = content.trim_ascii();
@@ -306,14 +307,14 @@ mod tests {
     }
 
     #[test]
-    fn a_base_is_scheme_host_port_and_prefix() {
-        for (text, shown) in [
+    fn a_base_url_has_scheme_host_port_and_prefix() {
+        for (text, printed) in [
             ("http://localhost:9090", "http://localhost:9090"),
             ("http://localhost:9090/", "http://localhost:9090"),
             ("https://a.example/prometheus/", "https://a.example/prometheus"),
             ("http://[::1]:9090", "http://[::1]:9090"),
         ] {
-            assert_eq!(text.parse::<Base>().expect(text).to_string(), shown);
+            assert_eq!(text.parse::<BaseUrl>().expect(text).to_string(), printed);
         }
         for (word, all) in [
             ("no URL", &["", "a b", "http://"][..]),
@@ -325,14 +326,14 @@ mod tests {
             ("query", &["http://a/?query=up", "http://a/#graph"]),
         ] {
             for bad in all {
-                let error = bad.parse::<Base>().expect_err(bad).to_string();
+                let error = bad.parse::<BaseUrl>().expect_err(bad).to_string();
                 assert!(error.contains(word) && error.contains(&format!("{bad:?}")), "{error}");
             }
         }
     }
 
     #[test]
-    fn an_answer_is_a_vector_or_says_why_not() {
+    fn an_answer_is_a_vector_or_an_error_with_the_reason() {
         let client = client("http://a");
         let vector = |status, body: &str| {
             client.data("up", "vector", status, body.as_bytes()).map(|Data::Vector(elements)| elements)
@@ -362,10 +363,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_that_is_late_or_long_is_given_up() {
+    async fn an_answer_that_is_late_or_long_is_an_error() {
         let short = Bounds { timeout: Duration::from_millis(50), ..INSTANT };
         let small = Bounds { max_bytes: 10, ..INSTANT };
-        for (says, bounds, word) in [
+        for (response, bounds, word) in [
             ("", short, "within 50ms"),
             ("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nfive", short, "within 50ms"),
             ("HTTP/1.1 200 OK\r\ncontent-length: 11\r\n\r\nhello there", small, "more than"),
@@ -376,7 +377,7 @@ mod tests {
             let server = async {
                 let (mut socket, _) = listener.accept().await.expect("a connection");
                 socket.read_u8().await.expect("a question");
-                socket.write_all(says.as_bytes()).await.expect("open");
+                socket.write_all(response.as_bytes()).await.expect("open");
                 std::future::pending::<std::convert::Infallible>().await
             };
             let error = tokio::select! {
@@ -388,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_one_visible_line() {
+    fn a_token_is_one_line_of_visible_characters() {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         let path = file.path().to_owned();
         for bad in ["", "\n", "two words", "two\nlines", "caf\u{e9}"] {
@@ -406,7 +407,7 @@ mod tests {
         #[test]
         fn bytes_never_panic(body in proptest::collection::vec(any::<u8>(), 0..200), text in "\\PC{0,40}") {
             let _outcome = client("http://a").data::<Data>("up", "vector", StatusCode::OK, &body);
-            let _outcome = text.parse::<Base>();
+            let _outcome = text.parse::<BaseUrl>();
         }
     }
 }

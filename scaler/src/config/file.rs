@@ -1,4 +1,4 @@
-//! The file with a section for each target → flags.
+//! Makes flags of the file of `--config`, which has a section for each target.
 
 use anyhow::{Context, Result, bail, ensure};
 use std::fs::File;
@@ -6,31 +6,25 @@ use std::io::Read;
 use std::path::Path;
 use toml::{Table, Value};
 
-/// The longest file that is read, bytes: a longer one was named by mistake.
-const LONGEST: u64 = 1 << 20;
+/// The longest file that is read, in bytes. A longer file was named by mistake.
+const MAX_BYTES: u64 = 1 << 20;
 
-/// The text of a file.
-///
-/// # Errors
-/// When the file cannot be read, or is too long.
-pub fn read(path: &Path) -> Result<String> {
+/// Reads the text of a file, at most [`MAX_BYTES`].
+pub(super) fn read(path: &Path) -> Result<String> {
     let mut text = String::new();
-    File::open(path)?.take(LONGEST + 1).read_to_string(&mut text)?;
-    ensure!(text.len() as u64 <= LONGEST, "more than {LONGEST} bytes: is this the file that you meant?");
+    File::open(path)?.take(MAX_BYTES + 1).read_to_string(&mut text)?;
+    ensure!(text.len() as u64 <= MAX_BYTES, "the file has more than {MAX_BYTES} bytes; give a smaller TOML file");
     Ok(text)
 }
 
-/// Name and flags of each section, by name: `max = 6` is `--max=6`, `dry-run = true` is `--dry-run`, and a list gives
-/// its flag several times.
-///
-/// # Errors
-/// When the text is no TOML, or has no section, or a value that no flag can have.
-pub fn sections(text: &str) -> Result<Vec<(String, Vec<String>)>> {
+/// The name and the flags of each section, sorted by name. `max = 6` becomes `--max=6`, `dry-run = true` becomes
+/// `--dry-run`, and a list repeats its flag.
+pub(super) fn sections(text: &str) -> Result<Vec<(String, Vec<String>)>> {
     let table: Table = text.parse()?;
-    ensure!(!table.is_empty(), "no section; write one for each target, such as [replica] and under it target = \"…\"");
+    ensure!(!table.is_empty(), "there is no section; write one for each target, such as [replica] and target = \"…\"");
     let sections = table.into_iter().map(|(name, section)| {
         let Value::Table(section) = section else {
-            bail!("{name} stands before the first section; flags that are not one target's belong on the command line");
+            bail!("{name} stands before the first section; put it into a section, or on the command line");
         };
         let mut flags = Vec::new();
         for (key, value) in section {
@@ -50,12 +44,12 @@ fn add(flags: &mut Vec<String>, key: &str, value: Value) -> Result<()> {
         Value::Boolean(false) => {}
         Value::Array(values) => {
             for value in values {
-                ensure!(!value.is_array(), "{key} is a list of lists");
+                ensure!(!value.is_array(), "{key} is a list of lists; write one list of values");
                 add(flags, key, value)?;
             }
         }
         Value::Datetime(_) | Value::Table(_) => {
-            bail!("{key} must be a text, a number, true or false, or a list of them")
+            bail!("{key} must be a text, a number, true, false, or a list of these")
         }
     }
     Ok(())
@@ -76,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_that_are_no_sections_are_named() {
+    fn an_error_names_the_invalid_key_or_line() {
         for (text, word) in [
             ("", "no section"),
             ("max = 6", "max stands before"),
@@ -91,7 +85,7 @@ mod tests {
         }
         let folder = tempfile::tempdir().expect("a temporary folder");
         let long = folder.path().join("long");
-        std::fs::write(&long, " ".repeat(LONGEST as usize + 1)).expect("written");
+        std::fs::write(&long, " ".repeat(MAX_BYTES as usize + 1)).expect("written");
         assert!(read(&long).expect_err("too long").to_string().contains("1048576 bytes"));
         assert!(read(folder.path()).is_err(), "a folder is no file");
     }

@@ -1,11 +1,13 @@
-//! The flags of one target → its settings.
+//! Makes checked settings of the flags of one target.
 
-use crate::control;
-use crate::observe::{self, Source};
-use crate::target::{deployment, processes};
+use crate::control::ControlSettings;
+use crate::observe::{self, ReadingSource};
+use crate::target::deployment::ScaledDeployment;
+use crate::target::processes::ProcessesSpec;
 use anyhow::{Context, Result, ensure};
 use bytesize::ByteSize;
-use kubernetes::name::{self, Name};
+use cgroup::ResourceLimits;
+use kubernetes::name::{self, DeploymentName};
 use law::limits::{Guard, Limits};
 use law::table::{Law, Objective, Settings, Table};
 use service::options::positive_duration;
@@ -14,37 +16,37 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// After the start, and after an outage of the metrics, nothing is scaled down for this time.
+/// Time after the start, and after an outage of the metrics, in which nothing is scaled down.
 pub const SETTLE: Duration = Duration::from_secs(20);
 
-/// A longer time without figures is an outage of the dispatchers' metrics: two scrapes in a row have failed.
+/// A longer time without figures counts as an outage of the dispatchers' metrics: at least two scrapes have failed.
 const OUTAGE: Duration = Duration::from_secs(2);
 
-/// A smaller memory limit is a mistake in the unit: a replica's own code needs more.
-const SMALLEST_MEMORY: ByteSize = ByteSize::mib(16);
+/// The smallest memory limit that is accepted. A replica needs more, so a smaller limit has the wrong unit.
+const MIN_MEMORY: ByteSize = ByteSize::mib(16);
 
-/// The flags of one target, as they were given on the command line or in its section of a file.
+/// The unchecked flags of one target, from the command line or from a section of a file.
 #[derive(Debug, clap::Args)]
 pub struct Section {
-    /// Where the dispatchers' metrics are read
+    /// Source of the dispatchers' metrics
     #[command(flatten)]
-    pub source: observe::flags::Flags,
-    /// What is scaled: processes on this machine, or deployment:NAMESPACE/NAME
-    #[arg(long, env = "ROUNDHOUSE_TARGET", default_value_t = Target::Processes)]
-    pub target: Target,
-    /// What the target's processes or pods are
+    pub source: observe::flags::SourceFlags,
+    /// Target to scale: processes (on this machine), or deployment:NAMESPACE/NAME
+    #[arg(long, env = "ROUNDHOUSE_TARGET", default_value_t = TargetFlag::Processes)]
+    pub target: TargetFlag,
+    /// Kind of the target's processes or pods
     #[arg(long, env = "ROUNDHOUSE_ROLE", value_enum, default_value_t = Role::Replicas)]
     pub role: Role,
-    /// The law; the default needs to know the objective only
+    /// Law that recommends the number of replicas
     #[arg(long, env = "ROUNDHOUSE_POLICY", default_value = "slo")]
     pub policy: String,
-    /// Requests are to be answered within this time
+    /// Time within which requests should be answered
     #[arg(long, env = "ROUNDHOUSE_OBJECTIVE", default_value = "500ms", value_parser = positive_duration)]
     pub objective: Duration,
-    /// Share of requests that are to be answered within the objective (policy slo)
+    /// Share of requests that should be answered within the objective (policy slo)
     #[arg(long, env = "ROUNDHOUSE_QUANTILE", default_value_t = 0.999)]
     pub quantile: f64,
-    /// Fewest replicas; with 0, the first request after two minutes of silence waits for a replica to start
+    /// Fewest replicas; with 0, a request that comes after two minutes without requests waits for a replica to start
     #[arg(long, env = "ROUNDHOUSE_MIN", default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=10_000))]
     pub min: u32,
     /// Most replicas
@@ -53,68 +55,68 @@ pub struct Section {
     /// Time between two decisions
     #[arg(long, env = "ROUNDHOUSE_INTERVAL", default_value = "500ms", value_parser = humantime::parse_duration)]
     pub interval: Duration,
-    /// Scale down only to the highest recommendation of this time; policy slo waits by itself
+    /// Stabilisation window: scale down only to the highest recommendation in this time; policy slo needs none
     #[arg(long, env = "ROUNDHOUSE_DOWN_WINDOW", default_value = "0s", value_parser = humantime::parse_duration)]
     pub down_window: Duration,
-    /// Replicas that may be added in a minute
+    /// Number of replicas that may be added in a minute; unlimited by default
     #[arg(long, env = "ROUNDHOUSE_UP_RATE", value_parser = clap::value_parser!(u32).range(1..))]
     pub up_rate: Option<u32>,
-    /// Replicas that may be removed in a minute
+    /// Number of replicas that may be removed in a minute; unlimited by default
     #[arg(long, env = "ROUNDHOUSE_DOWN_RATE", value_parser = clap::value_parser!(u32).range(1..))]
     pub down_rate: Option<u32>,
-    /// Decide and explain, but change nothing (deployments only)
+    /// Decide and explain, but change nothing (Deployments only)
     #[arg(long, env = "ROUNDHOUSE_DRY_RUN")]
     pub dry_run: bool,
-    /// The Lease by which one of several scalers of a Deployment is chosen; in its namespace, roundhouse-scaler-NAME
-    /// by default
+    /// Name of the Lease by which one of several scalers of a Deployment becomes the leader, in the Deployment's
+    /// namespace; roundhouse-scaler-NAME by default
     #[arg(long, env = "ROUNDHOUSE_LEASE")]
     pub lease: Option<String>,
-    /// This scaler's name among others, such as its pod's; host name and process id by default
+    /// Unique name of this scaler among several scalers, such as its pod's name; host name and process id by default
     #[arg(long, env = "ROUNDHOUSE_IDENTITY")]
     pub identity: Option<String>,
-    /// The file in which ready replicas are published to the dispatcher (processes)
+    /// File in which ready replicas are published to the dispatcher (processes)
     #[arg(long, env = "ROUNDHOUSE_LIST")]
     pub list: Option<PathBuf>,
-    /// The replica's program; the one beside this program by default (processes)
+    /// Program of a replica; by default the program replica in the folder of this program (processes)
     #[arg(long, env = "ROUNDHOUSE_REPLICA")]
     pub replica: Option<PathBuf>,
-    /// A flag for the replica's program, such as --replica-arg=--weights=resnet18.pth; may be repeated (processes)
+    /// Flag for the replica's program, such as --replica-arg=--weights=resnet18.pth; may be repeated (processes)
     #[arg(long)]
     pub replica_arg: Vec<String>,
     /// Cores for each replica, where control groups are permitted (processes)
     #[arg(long, env = "ROUNDHOUSE_CPU_SHARE")]
     pub cpu_share: Option<f64>,
-    /// Memory for each replica, such as 2GiB, where control groups are permitted; one that needs more is killed and
-    /// replaced (processes)
+    /// Memory for each replica, such as 2GiB, where control groups are permitted; a replica that needs more is killed
+    /// and replaced (processes)
     #[arg(long, env = "ROUNDHOUSE_MEMORY_LIMIT", value_name = "SIZE")]
     pub memory_limit: Option<ByteSize>,
-    /// How long a replica that is taken out goes on accepting (processes)
+    /// Time in which a replica still accepts requests after it was told to stop (processes)
     #[arg(long, env = "ROUNDHOUSE_DRAIN_DELAY", default_value = "1500ms", value_parser = humantime::parse_duration)]
     pub drain_delay: Duration,
-    /// After that, how long it may take to finish (processes)
+    /// Time after the drain delay in which a replica may finish its requests before it is killed (processes)
     #[arg(long, env = "ROUNDHOUSE_GRACE", default_value = "10s", value_parser = humantime::parse_duration)]
     pub grace: Duration,
 }
 
-/// What the processes or pods of a target are.
+/// The kind of a target's processes or pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Role {
-    /// They work on what waits in the dispatchers' queues.
+    /// Replicas, which answer the requests that wait in the dispatchers
     Replicas,
-    /// They are the dispatchers themselves, whose number has nothing to do with what waits for replicas.
+    /// Dispatchers, whose number does not depend on the requests that wait for replicas
     Dispatchers,
 }
 
-/// What is scaled.
+/// The value of `--target`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Target {
-    /// Replicas as child processes on this machine.
+pub enum TargetFlag {
+    /// Replicas that run as child processes on this machine.
     Processes,
-    /// Pods of a Deployment.
-    Deployment(Name),
+    /// The pods of a Deployment.
+    Deployment(DeploymentName),
 }
 
-impl FromStr for Target {
+impl FromStr for TargetFlag {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -128,28 +130,28 @@ impl FromStr for Target {
     }
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for TargetFlag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Processes => write!(f, "processes"),
-            Self::Deployment(Name { namespace, name }) => write!(f, "deployment:{namespace}/{name}"),
+            Self::Deployment(DeploymentName { namespace, name }) => write!(f, "deployment:{namespace}/{name}"),
         }
     }
 }
 
-/// Where the target is.
+/// The checked settings of a target.
 #[derive(Debug)]
-pub enum Place {
-    /// On this machine, with the limits of each replica.
-    Local(processes::Spec, cgroup::Limits),
-    /// On a cluster, with the name of the Lease.
-    Remote(deployment::Spec, String),
+pub enum TargetSpec {
+    /// Child processes on this machine, with the limits of each process.
+    Processes(ProcessesSpec, ResourceLimits),
+    /// A Deployment, with the name of the Lease.
+    Deployment(ScaledDeployment, String),
 }
 
-/// The settings that laws receive.
+/// Makes the settings that laws receive.
 ///
 /// # Errors
-/// When a figure makes no sense; the error names its flag.
+/// If a value is out of range. The message names its flag.
 pub fn settings(objective: Duration, quantile: f64, interval: Duration, min: u32, max: u32) -> Result<Settings> {
     ensure!(min <= max, "--min ({min}) must not exceed --max ({max})");
     ensure!(quantile > 0.0 && quantile < 1.0, "--quantile ({quantile}) must lie between 0 and 1, such as 0.99");
@@ -159,23 +161,23 @@ pub fn settings(objective: Duration, quantile: f64, interval: Duration, min: u32
 }
 
 impl Section {
-    /// Checks all flags of the target `name`.
+    /// Checks all flags. `name` is the target's name in metrics and messages.
     ///
     /// # Errors
-    /// When a flag makes no sense, or something that it names is not there.
-    pub fn check(self, name: String, laws: &Table) -> Result<(control::Spec, Place)> {
+    /// If a flag is out of range or contradicts another flag, or if a file that it names is missing.
+    pub fn check(self, name: String, laws: &Table) -> Result<(ControlSettings, TargetSpec)> {
         let settings = settings(self.objective, self.quantile, self.interval, self.min, self.max)?;
         let law = self.law(laws, &settings)?;
         let (limits, interval, role, is_dry_run) = (self.limits(&settings), self.interval, self.role, self.dry_run);
-        let (source, place) = self.source_and_place()?;
-        Ok((control::Spec { name, role, source, law, limits, interval, is_dry_run }, place))
+        let (source, target) = self.source_and_target()?;
+        Ok((ControlSettings { name, role, source, law, limits, interval, is_dry_run }, target))
     }
 
     fn law(&self, laws: &Table, settings: &Settings) -> Result<Box<dyn Law>> {
         let (kind, law) = laws.make(&self.policy, settings).context("--policy")?;
         ensure!(
             self.role == Role::Replicas || kind.scales_dispatchers,
-            "--policy {} is for replicas: requests do not wait for dispatchers; use rate:REQUESTS",
+            "--policy {} cannot scale dispatchers, since no requests wait for them; give --policy rate:REQUESTS",
             kind.name
         );
         ensure!(self.min > 0 || kind.wakes, "--min 0 needs --policy slo: no other law can start the first replica");
@@ -183,7 +185,7 @@ impl Section {
     }
 
     fn limits(&self, &Settings { min, max, .. }: &Settings) -> Limits {
-        // Figures that come seldom are no outage.
+        // A Prometheus has new figures once in a scrape interval only, and the time in between must not be an outage.
         let prometheus = &self.source.access.prometheus;
         let stale_after = prometheus.as_ref().map(|_| self.source.prometheus_stale_after);
         let rate = |rate: Option<u32>| rate.map_or(usize::MAX, |rate| rate as usize);
@@ -199,21 +201,22 @@ impl Section {
         }
     }
 
-    fn source_and_place(self) -> Result<(Source, Place)> {
+    fn source_and_target(self) -> Result<(ReadingSource, TargetSpec)> {
         let limits = self.replica_limits()?;
         ensure!(
-            self.role == Role::Replicas || self.target != Target::Processes,
+            self.role == Role::Replicas || self.target != TargetFlag::Processes,
             "--role dispatchers needs --target deployment:NAMESPACE/NAME: only replicas are run as processes"
         );
-        let place = match self.target {
-            Target::Deployment(name) => {
+        let target = match self.target {
+            TargetFlag::Deployment(name) => {
                 let lease = self.lease.unwrap_or_else(|| format!("roundhouse-scaler-{}", name.name));
-                Place::Remote(deployment::Spec { name, identity: self.identity.unwrap_or_else(identity) }, lease)
+                let identity = self.identity.unwrap_or_else(identity);
+                TargetSpec::Deployment(ScaledDeployment { name, identity }, lease)
             }
-            Target::Processes => {
+            TargetFlag::Processes => {
                 ensure!(
                     !self.dry_run,
-                    "--dry-run needs replicas that run without it: --target deployment:NAMESPACE/NAME"
+                    "--dry-run cannot start the replicas of --target processes; give --target deployment:NAMESPACE/NAME"
                 );
                 let beside =
                     || Ok(std::env::current_exe().context("find this program's folder")?.with_file_name("replica"));
@@ -223,33 +226,30 @@ impl Section {
                     "there is no replica program at {}; build it (cargo build --release) or name it with --replica",
                     program.display()
                 );
-                let spec = processes::Spec {
+                let spec = ProcessesSpec {
                     program,
                     arguments: self.replica_arg,
-                    list: self.list.context("--list FILE is missing: where ready replicas are published")?,
+                    list: self.list.context("--list FILE is missing; name the file for the ready replicas")?,
                     controller: None,
                     drain_delay: self.drain_delay,
                     grace: self.grace,
                 };
-                Place::Local(spec, limits)
+                TargetSpec::Processes(spec, limits)
             }
         };
-        Ok((self.source.try_into()?, place))
+        Ok((self.source.try_into()?, target))
     }
 
-    fn replica_limits(&self) -> Result<cgroup::Limits> {
+    fn replica_limits(&self) -> Result<ResourceLimits> {
         let (cores, memory) = (self.cpu_share, self.memory_limit);
-        let (share, limit) = (cores.unwrap_or(1.0), memory.unwrap_or(SMALLEST_MEMORY));
-        ensure!((0.05..=1024.0).contains(&share), "--cpu-share ({share}) must be at least 0.05 of a core");
-        ensure!(
-            limit >= SMALLEST_MEMORY,
-            "--memory-limit ({limit}) must be at least {SMALLEST_MEMORY}: no replica could start"
-        );
-        Ok(cgroup::Limits { cores, memory })
+        let (share, limit) = (cores.unwrap_or(1.0), memory.unwrap_or(MIN_MEMORY));
+        ensure!((0.05..=1024.0).contains(&share), "--cpu-share ({share}) must lie between 0.05 and 1024 cores");
+        ensure!(limit >= MIN_MEMORY, "--memory-limit ({limit}) must be at least {MIN_MEMORY}, which a replica needs");
+        Ok(ResourceLimits { cores, memory })
     }
 }
 
-/// Host name and process id.
+/// The default of `--identity`: the host name and the process id.
 fn identity() -> String {
     format!("{}-{}", rustix::system::uname().nodename().to_string_lossy(), std::process::id())
 }

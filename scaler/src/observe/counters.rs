@@ -1,70 +1,70 @@
-//! The counters of all dispatchers, continued over restarts and added up. Pure.
+//! Continues the counters of each dispatcher over its restarts, and adds up those of all dispatchers. Pure.
 //!
-//! The counters of each dispatcher are continued by themselves, so that a restart of one leaves the others alone. The first
-//! snapshot of a dispatcher that appears later adds nothing: it may have counted for days, which is no burst. Counts of a
-//! dispatcher that has left stay in the sum.
+//! A dispatcher that appears after the first sum starts at zero: it may have counted for days, which would look like a
+//! burst. The counts of a dispatcher that has left stay in the sum.
 
 use super::Reading;
-use super::snapshot::{Fault, Snapshot};
+use super::snapshot::{FigureFault, Snapshot};
 use law::histogram::Histogram;
 use law::observation::Observation;
 use service::wire::metric;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-/// No dispatcher counts faster, per second.
-const FASTEST: f64 = 1e7;
+/// The fastest growth of a counter that is believed, per second.
+const MAX_PER_SECOND: f64 = 1e7;
 
-/// Two snapshots are taken to lie at least so far apart, seconds: clocks of two machines are not that exact.
-const LEAST_STEP: f64 = 0.1;
+/// The least time that counts as having passed between two snapshots, in seconds. Clocks of two machines are not more
+/// exact, and a smaller step would make any growth look like a leap.
+const MIN_STEP: f64 = 0.1;
 
-/// A dispatcher that exports its uptime exports another value at each scrape: without a change for so long it is stuck.
-/// Seconds.
+/// Seconds without a change after which a dispatcher that exports its uptime is stuck: its uptime should have changed.
 const STUCK_AFTER: f64 = 1.0;
 
-/// Without its uptime a dispatcher is stuck if it holds requests and nothing changes for so long: requests have deadlines,
-/// of 5 s by default. Less than the time for which the law keeps replicas that are no longer needed. Seconds.
+/// Seconds without a change after which a dispatcher that holds requests, but exports no uptime, is stuck. Requests
+/// have deadlines, of 5 s by default, so one should have ended. After a longer time, the law would remove replicas.
 const FROZEN_AFTER: f64 = 10.0;
 
-/// A dispatcher that has restarted more often than `RESTARTS` within so many seconds may be several behind one address, which
-/// answer in turns: each turn would count as arrivals.
+/// A dispatcher that restarts more often than this within [`RESTARTS_WITHIN`] is taken for several dispatchers behind
+/// one address, which answer in turns. Each turn would count as arrivals.
 const RESTARTS: usize = 2;
+/// Seconds over which restarts are counted for [`RESTARTS`].
 const RESTARTS_WITHIN: f64 = 60.0;
 
-/// How a snapshot follows from the one before.
+/// Whether a dispatcher has restarted between two snapshots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Entry {
-    /// The snapshot is the dispatcher's first, or the dispatcher has counted on.
+pub enum Continuity {
+    /// The dispatcher has not restarted since the last snapshot, or the snapshot is its first.
     Continued,
-    /// The dispatcher has restarted.
+    /// The dispatcher has restarted since the last snapshot.
     Restarted,
 }
 
 /// The counters of all dispatchers.
 #[derive(Debug, Default)]
 pub struct Counters {
-    open: BTreeMap<String, Dispatcher>,
-    /// Counts of dispatchers that have left.
-    closed: Counted,
-    /// Whether a sum was made: dispatchers that appear after that start at zero.
+    open: BTreeMap<String, DispatcherCounters>,
+    /// The counts of dispatchers that have left.
+    closed: Counts,
+    /// Whether a sum was made. Dispatchers that appear after that start at zero.
     has_summed: bool,
 }
 
-/// The counters of one dispatcher. Times are seconds since any fixed instant.
+/// The counters of one dispatcher. Times are in seconds since any fixed instant.
 #[derive(Debug)]
-struct Dispatcher {
+struct DispatcherCounters {
     last: Snapshot,
-    /// When the last snapshot was taken.
+    /// The time of the last snapshot.
     taken: f64,
-    /// When the last change was seen.
+    /// The time of the last snapshot with a changed figure.
     changed: f64,
-    /// The last restarts, at most `RESTARTS + 1`.
+    /// The times of the last restarts, at most `RESTARTS + 1`.
     restarts: VecDeque<f64>,
-    counted: Counted,
+    counted: Counts,
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
-struct Counted {
+struct Counts {
     arrivals: f64,
     service: Histogram,
     work: Histogram,
@@ -72,58 +72,57 @@ struct Counted {
 }
 
 impl Counters {
-    /// Enters a snapshot of the dispatcher `endpoint`. `taken` is in seconds of any clock that does not go back; a snapshot
-    /// that is older than the last one is ignored.
+    /// Enters a snapshot of the dispatcher `endpoint`. `taken` is the time of the snapshot, in seconds of any clock
+    /// that does not go back. A snapshot that is older than the last one is ignored.
     ///
     /// # Errors
-    /// When the snapshot does not follow from the last one. The next snapshot is compared with this one, except that a
-    /// frozen dispatcher stays frozen until something changes.
-    pub fn enter(&mut self, endpoint: &str, taken: f64, snapshot: Snapshot) -> Result<Entry, Fault> {
+    /// If the snapshot cannot follow from the last one. The next snapshot is compared with this one.
+    pub fn enter(&mut self, endpoint: &str, taken: f64, snapshot: Snapshot) -> Result<Continuity, FigureFault> {
         if let Some(known) = self.open.get_mut(endpoint) {
-            return if taken < known.taken { Ok(Entry::Continued) } else { known.enter(taken, snapshot) };
+            return if taken < known.taken { Ok(Continuity::Continued) } else { known.enter(taken, snapshot) };
         }
-        let counted = if self.has_summed { Counted::default() } else { Counted::of(&snapshot) };
-        let known = Dispatcher { last: snapshot, taken, changed: taken, restarts: VecDeque::new(), counted };
+        let counted = if self.has_summed { Counts::default() } else { Counts::of(&snapshot) };
+        let known = DispatcherCounters { last: snapshot, taken, changed: taken, restarts: VecDeque::new(), counted };
         self.open.insert(endpoint.into(), known);
-        Ok(Entry::Continued)
+        Ok(Continuity::Continued)
     }
 
-    /// Closes the counters of a dispatcher that has left: its queue no longer counts, its counts stay.
+    /// Closes the counters of a dispatcher that has left. Its counts stay in the sum, and its queue does not.
     pub fn close(&mut self, endpoint: &str) {
         if let Some(known) = self.open.remove(endpoint) {
             self.closed.add(&known.counted);
         }
     }
 
-    /// The dispatchers that have not left.
+    /// The endpoints of the dispatchers that have not left.
     pub fn endpoints(&self) -> impl Iterator<Item = &str> {
         self.open.keys().map(String::as_str)
     }
 
-    /// The figures of all dispatchers together, which are `age` old.
+    /// The sum of the figures of all dispatchers. `age` is the age of the oldest figure.
     pub fn sum(&mut self, age: Duration) -> Reading {
         self.has_summed = true;
         let mut all = self.closed.clone();
         let mut figures = Observation::default();
-        for Dispatcher { last, counted, .. } in self.open.values() {
+        for DispatcherCounters { last, counted, .. } in self.open.values() {
             all.add(counted);
             figures.queue_length += last.queue_length;
             figures.in_flight += last.in_flight;
             figures.capacity = figures.capacity.max(last.capacity);
         }
-        let Counted { arrivals, service, work, latency } = all;
+        let Counts { arrivals, service, work, latency } = all;
         let request_seconds = latency.sum;
         Reading { figures: Observation { arrivals, request_seconds, service, work, latency, ..figures }, age }
     }
 }
 
-impl Dispatcher {
-    fn enter(&mut self, taken: f64, snapshot: Snapshot) -> Result<Entry, Fault> {
+impl DispatcherCounters {
+    fn enter(&mut self, taken: f64, snapshot: Snapshot) -> Result<Continuity, FigureFault> {
         let seconds = taken - self.taken;
         let last = std::mem::replace(&mut self.last, snapshot);
         self.taken = taken;
         if self.last == last {
-            return self.check_frozen().map(|()| Entry::Continued);
+            return self.check_frozen().map(|()| Continuity::Continued);
         }
         self.changed = taken;
         let is_restarted = self.last.enqueued < last.enqueued;
@@ -131,33 +130,34 @@ impl Dispatcher {
             self.restarts.push_back(taken);
         }
         self.check_crash_loop()?;
-        let step = if is_restarted { Counted::of(&self.last) } else { Counted::between(&last, &self.last)? };
-        step.check_speed(seconds.max(LEAST_STEP))?;
+        let step = if is_restarted { Counts::of(&self.last) } else { Counts::between(&last, &self.last)? };
+        step.check_speed(seconds.max(MIN_STEP))?;
         self.counted.add(&step);
-        Ok(if is_restarted { Entry::Restarted } else { Entry::Continued })
+        Ok(if is_restarted { Continuity::Restarted } else { Continuity::Continued })
     }
 
-    fn check_frozen(&self) -> Result<(), Fault> {
+    fn check_frozen(&self) -> Result<(), FigureFault> {
         let unchanged = self.taken - self.changed;
         let limit = match (self.last.uptime, self.last.queue_length + self.last.in_flight) {
             (Some(_), _) => STUCK_AFTER,
             (None, held) if held > 0.0 => FROZEN_AFTER,
             (None, _) => return Ok(()),
         };
-        if unchanged >= limit { Err(Fault::Frozen(unchanged)) } else { Ok(()) }
+        if unchanged >= limit { Err(FigureFault::Frozen(unchanged)) } else { Ok(()) }
     }
 
-    fn check_crash_loop(&mut self) -> Result<(), Fault> {
+    fn check_crash_loop(&mut self) -> Result<(), FigureFault> {
         if self.restarts.len() > RESTARTS + 1 {
             self.restarts.pop_front();
         }
         let times = self.restarts.len();
         let within = self.restarts.front().map_or(f64::INFINITY, |first| self.taken - first);
-        if times > RESTARTS && within <= RESTARTS_WITHIN { Err(Fault::CrashLooping(times, within)) } else { Ok(()) }
+        let is_loop = times > RESTARTS && within <= RESTARTS_WITHIN;
+        if is_loop { Err(FigureFault::CrashLooping(times, within)) } else { Ok(()) }
     }
 }
 
-impl Counted {
+impl Counts {
     /// The counts since the start of the dispatcher's process.
     fn of(snapshot: &Snapshot) -> Self {
         let Snapshot { service, work, latency, .. } = snapshot.clone();
@@ -165,11 +165,11 @@ impl Counted {
     }
 
     /// The counts of one process between two snapshots.
-    fn between(then: &Snapshot, now: &Snapshot) -> Result<Self, Fault> {
+    fn between(then: &Snapshot, now: &Snapshot) -> Result<Self, FigureFault> {
         if now.shed < then.shed {
-            return Err(Fault::Backwards(metric::SHED));
+            return Err(FigureFault::Backwards(metric::SHED));
         }
-        let step = |now: &Histogram, then, metric| now.checked_since(then).ok_or(Fault::Backwards(metric));
+        let step = |now: &Histogram, then, metric| now.checked_since(then).ok_or(FigureFault::Backwards(metric));
         Ok(Self {
             arrivals: now.arrivals() - then.arrivals(),
             service: step(&now.service, &then.service, metric::UPSTREAM_DURATION)?,
@@ -178,15 +178,15 @@ impl Counted {
         })
     }
 
-    fn check_speed(&self, seconds: f64) -> Result<(), Fault> {
+    fn check_speed(&self, seconds: f64) -> Result<(), FigureFault> {
         let steps = [
             (metric::ENQUEUED, self.arrivals),
             (metric::UPSTREAM_DURATION, self.service.count()),
             (metric::REPLICA_WORK, self.work.count()),
             (metric::REQUEST_DURATION, self.latency.count()),
         ];
-        match steps.into_iter().find(|(_, by)| *by > FASTEST * seconds) {
-            Some((metric, by)) => Err(Fault::Leap(metric, by, seconds)),
+        match steps.into_iter().find(|(_, by)| *by > MAX_PER_SECOND * seconds) {
+            Some((metric, by)) => Err(FigureFault::Leap(metric, by, seconds)),
             None => Ok(()),
         }
     }
@@ -204,7 +204,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A snapshot with so many admitted requests, each answered within 0.1 s.
+    /// A snapshot with `enqueued` admitted requests, each answered within 0.1 s.
     fn snapshot(enqueued: f64) -> Snapshot {
         let buckets = vec![(0.1, enqueued), (f64::INFINITY, enqueued)];
         let service = Histogram { buckets, sum: enqueued * 0.05 };
@@ -212,8 +212,8 @@ mod tests {
         Snapshot { queue_length: 1.0, capacity: 4.0, enqueued, latency, service, ..Snapshot::default() }
     }
 
-    /// The arrivals after each row of admitted requests of the dispatchers a and b, which lie a second apart. `None` has
-    /// left, or is not there yet.
+    /// The arrivals after each row. A row has the admitted requests of the dispatchers a and b, or `None` for a
+    /// dispatcher that is absent. Rows are a second apart.
     fn arrivals<const N: usize>(rows: [[Option<f64>; 2]; N]) -> [f64; N] {
         let (mut counters, mut second) = (Counters::default(), 0.0);
         rows.map(|row| {
@@ -260,31 +260,34 @@ mod tests {
     #[test]
     fn implausible_steps_are_reported_once_and_left_out() {
         let mut counters = Counters::default();
-        assert_eq!(counters.enter("a", 0.0, snapshot(10.0)), Ok(Entry::Continued));
+        assert_eq!(counters.enter("a", 0.0, snapshot(10.0)), Ok(Continuity::Continued));
         assert_eq!(counters.sum(Duration::ZERO).figures.arrivals, 10.0);
-        assert_eq!(counters.enter("a", 2.0, snapshot(1e12)), Err(Fault::Leap(metric::ENQUEUED, 1e12 - 10.0, 2.0)));
-        assert_eq!(counters.enter("a", 4.0, snapshot(1e12 + 7.0)), Ok(Entry::Continued));
+        assert_eq!(
+            counters.enter("a", 2.0, snapshot(1e12)),
+            Err(FigureFault::Leap(metric::ENQUEUED, 1e12 - 10.0, 2.0))
+        );
+        assert_eq!(counters.enter("a", 4.0, snapshot(1e12 + 7.0)), Ok(Continuity::Continued));
         assert_eq!(counters.sum(Duration::ZERO).figures.arrivals, 17.0);
-        assert_eq!(counters.enter("a", 5.0, snapshot(3.0)), Ok(Entry::Restarted));
-        // An older snapshot than the last one is ignored.
-        assert_eq!(counters.enter("a", 4.5, snapshot(1e12 + 8.0)), Ok(Entry::Continued));
+        assert_eq!(counters.enter("a", 5.0, snapshot(3.0)), Ok(Continuity::Restarted));
+        // This snapshot is older than the last one, so it is ignored.
+        assert_eq!(counters.enter("a", 4.5, snapshot(1e12 + 8.0)), Ok(Continuity::Continued));
         assert_eq!(counters.sum(Duration::ZERO).figures.arrivals, 20.0);
     }
 
     #[test]
-    fn counters_that_go_back_in_part_are_no_restart() {
+    fn a_counter_that_goes_back_alone_is_no_restart() {
         let shed = |shed| Snapshot { shed, ..snapshot(10.0) };
         let mut counters = Counters::default();
         counters.enter("a", 0.0, shed(500.0)).expect("the first");
-        assert_eq!(counters.enter("a", 1.0, shed(0.0)), Err(Fault::Backwards(metric::SHED)));
+        assert_eq!(counters.enter("a", 1.0, shed(0.0)), Err(FigureFault::Backwards(metric::SHED)));
         let fewer = Snapshot { service: snapshot(4.0).service, ..shed(0.0) };
-        assert_eq!(counters.enter("a", 2.0, fewer.clone()), Err(Fault::Backwards(metric::UPSTREAM_DURATION)));
+        assert_eq!(counters.enter("a", 2.0, fewer.clone()), Err(FigureFault::Backwards(metric::UPSTREAM_DURATION)));
         counters.enter("a", 3.0, Snapshot { enqueued: 13.0, ..fewer }).expect("on from there");
         assert_eq!(counters.sum(Duration::ZERO).figures.arrivals, 513.0);
     }
 
     #[test]
-    fn several_dispatchers_behind_one_address_are_found_out_and_rare_restarts_are_not() {
+    fn several_dispatchers_behind_one_address_are_refused_and_rare_restarts_are_not() {
         let mut counters = Counters::default();
         let turns = (0..8_u32).map(|turn| {
             let enqueued = if turn.is_multiple_of(2) { 10_000.0 } else { 9000.0 } + f64::from(turn);
@@ -316,24 +319,24 @@ mod tests {
             ("busy", 402.0, &more, None),
             ("busy", 403.0, &more, None),
             ("up", 0.0, &up(50.0), None),
-            // The same sample again, as Prometheus gives it.
+            // Prometheus returns one sample until its next scrape.
             ("up", 0.0, &up(50.0), None),
             ("up", 0.5, &up(50.0), None),
             ("up", 1.0, &up(50.0), Some(1.0)),
             ("up", 1.5, &up(51.5), None),
             ("up", 100.0, &up(150.0), None),
-            // Its replicas are stuck, not the dispatcher.
+            // This dispatcher's replicas are stuck, but the dispatcher is not.
             ("up", 101.0, &stuck(101.0), None),
             ("up", 200.0, &stuck(200.0), None),
         ] {
             let outcome = counters.enter(endpoint, at, snapshot.clone());
-            assert_eq!(outcome.err(), frozen.map(Fault::Frozen), "{endpoint} at {at} s");
+            assert_eq!(outcome.err(), frozen.map(FigureFault::Frozen), "{endpoint} at {at} s");
         }
     }
 
     proptest! {
-        /// Dispatchers come, leave, count and restart at random. The sum never goes back, and never grows by more than what
-        /// was counted since the last sum or, by a dispatcher that restarted, since its start.
+        /// Dispatchers come, leave, count and restart at random. The sum never goes back. It grows by no more than the
+        /// counts since the last sum or, for a restarted dispatcher, since its start.
         #[test]
         fn the_sum_follows_what_was_counted(
             steps in proptest::collection::vec(
@@ -351,12 +354,12 @@ mod tests {
                         counters.close(&which.to_string());
                         continue;
                     }
-                    // What was counted unseen is counted when it comes to light.
+                    // The counts of an absent dispatcher are added when it is seen again.
                     possible += counts[which];
-                    // An hour apart, so that restarts are no crash loop.
+                    // Snapshots are an hour apart, so that restarts are no crash loop.
                     let (at, snapshot) = (3600.0 * index as f64, snapshot(f64::from(counts[which])));
                     let outcome = counters.enter(&which.to_string(), at, snapshot);
-                    prop_assert!(matches!(outcome, Ok(_) | Err(Fault::Frozen(_))));
+                    prop_assert!(matches!(outcome, Ok(_) | Err(FigureFault::Frozen(_))));
                 }
                 let sum = counters.sum(Duration::ZERO).figures.arrivals;
                 if let Some(before) = before {

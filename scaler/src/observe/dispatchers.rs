@@ -1,23 +1,22 @@
-//! Scrapes every dispatcher itself, all at the same time.
+//! Scrapes all dispatchers at the same time.
 //!
-//! A published dispatcher that does not answer makes the reading partial, for as long as it is published. A dispatcher that
-//! is no longer published is scraped while it answers, for a minute at most, since it may still be draining; then it has
-//! left.
+//! A published dispatcher that does not answer makes the reading partial. A dispatcher that is no longer published may
+//! still be draining, so it is scraped while it answers, for a minute at most.
 
 use super::counters::Counters;
-use super::endpoints::{Endpoints, Place};
+use super::endpoints::{DispatcherFlag, Endpoints};
 use super::snapshot::Snapshot;
-use super::{Error, Failure, Reading, exposition, log_restart};
+use super::{Error, Reading, SnapshotError, exposition, log_restart};
 use futures_util::future::join_all;
 use hyper::StatusCode;
 use service::fetch;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// Time limit of one scrape.
+/// Longest time for one scrape.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Longest time that a dispatcher drains: twice the grace that Kubernetes gives a pod.
+/// The longest time that a dispatcher drains: twice the grace that Kubernetes gives a pod by default.
 const DRAINING: Duration = Duration::from_secs(60);
 
 /// The dispatchers as a source of readings.
@@ -25,20 +24,17 @@ const DRAINING: Duration = Duration::from_secs(60);
 pub struct Dispatchers {
     endpoints: Endpoints,
     counters: Counters,
-    /// Known dispatchers that are no longer published, with the time since which they are not.
+    /// Dispatchers that are no longer published, with the time at which this was first seen.
     leaving: BTreeMap<String, Duration>,
 }
 
 impl Dispatchers {
-    /// The dispatchers at these places.
-    pub fn new(places: impl IntoIterator<Item = Place>) -> Self {
-        Self { endpoints: Endpoints::new(places), counters: Counters::default(), leaving: BTreeMap::new() }
+    /// A source that scrapes the dispatchers that `flags` name.
+    pub fn new(flags: impl IntoIterator<Item = DispatcherFlag>) -> Self {
+        Self { endpoints: Endpoints::new(flags), counters: Counters::default(), leaving: BTreeMap::new() }
     }
 
-    /// Scrapes all dispatchers once, `at` after the scaler's start.
-    ///
-    /// # Errors
-    /// See [`Error`]; one dispatcher without figures is enough.
+    /// Scrapes all dispatchers once. `at` is the time since the scaler's start.
     pub async fn read(&mut self, at: Duration) -> Result<Reading, Error> {
         let published = self.endpoints.published(at).await?;
         self.scrape(at, &published).await
@@ -50,18 +46,18 @@ impl Dispatchers {
             self.leaving.entry(endpoint.into()).or_insert(at);
         }
         let all = published.iter().chain(self.leaving.keys());
-        let answers: Vec<(String, Result<Snapshot, Failure>)> =
+        let answers: Vec<(String, Result<Snapshot, SnapshotError>)> =
             join_all(all.map(async |endpoint| (endpoint.clone(), snapshot(endpoint).await))).await;
 
-        let mut failures = Vec::new();
+        let mut errors = Vec::new();
         for (endpoint, answer) in answers {
             let entered = answer.and_then(|snapshot| {
                 let entered = self.counters.enter(&endpoint, at.as_secs_f64(), snapshot);
-                entered.map_err(|fault| Failure::Figures(endpoint.clone(), fault))
+                entered.map_err(|fault| SnapshotError::Figures(endpoint.clone(), fault))
             });
             match (entered, self.leaving.get(&endpoint)) {
-                (Ok(entry), None) => log_restart(&endpoint, entry),
-                (Err(failure), None) => failures.push(failure),
+                (Ok(continuity), None) => log_restart(&endpoint, continuity),
+                (Err(error), None) => errors.push(error),
                 (Ok(_), Some(&since)) if at.saturating_sub(since) < DRAINING => {}
                 (_, Some(_)) => {
                     tracing::info!(endpoint, "the dispatcher has left");
@@ -70,26 +66,26 @@ impl Dispatchers {
                 }
             }
         }
-        match failures.is_empty() {
+        match errors.is_empty() {
             true => Ok(self.counters.sum(Duration::ZERO)),
-            false => Err(Error::Partial(published.len(), failures)),
+            false => Err(Error::Partial(published.len(), errors)),
         }
     }
 }
 
-async fn snapshot(endpoint: &str) -> Result<Snapshot, Failure> {
+async fn snapshot(endpoint: &str) -> Result<Snapshot, SnapshotError> {
     let (status, body) = fetch::get(endpoint, "/metrics", TIMEOUT).await?;
     if status != StatusCode::OK {
-        return Err(Failure::Status(endpoint.into(), status));
+        return Err(SnapshotError::Status(endpoint.into(), status));
     }
     let samples = exposition::parse(&body).and_then(|samples| Snapshot::of(&samples));
-    samples.map_err(|fault| Failure::Figures(endpoint.into(), fault))
+    samples.map_err(|fault| SnapshotError::Figures(endpoint.into(), fault))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::snapshot::Fault;
+    use crate::observe::snapshot::FigureFault;
     use hyper::Request;
     use hyper::body::Incoming;
     use service::respond;
@@ -98,14 +94,14 @@ mod tests {
     use tokio::sync::watch;
     use tokio::task::JoinHandle;
 
-    /// A dispatcher whose metrics a test sets: a text, `silence` or `503`.
-    struct Stub {
+    /// A dispatcher whose answer a test sets: a text with metrics, `silence` or `503`.
+    struct StubDispatcher {
         endpoint: String,
         metrics: watch::Sender<String>,
         server: JoinHandle<()>,
     }
 
-    impl Stub {
+    impl StubDispatcher {
         async fn start(metrics: &str) -> Self {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
             let endpoint = listener.local_addr().expect("bound").to_string();
@@ -144,35 +140,35 @@ mod tests {
     }
 
     /// Two dispatchers that have admitted 10 and 20 requests, and a source that has read them at 0 s.
-    async fn two() -> (Dispatchers, Stub, Stub) {
-        let (one, two) = (Stub::start(&counting(10)).await, Stub::start(&counting(20)).await);
+    async fn two() -> (Dispatchers, StubDispatcher, StubDispatcher) {
+        let (one, two) = (StubDispatcher::start(&counting(10)).await, StubDispatcher::start(&counting(20)).await);
         let mut source = Dispatchers::new([]);
         assert_eq!(figures(&mut source, 0, &[&one, &two]).await, (4.0, 30.0));
         (source, one, two)
     }
 
-    async fn read(source: &mut Dispatchers, at: u64, published: &[&Stub]) -> Result<Reading, Error> {
+    async fn read(source: &mut Dispatchers, at: u64, published: &[&StubDispatcher]) -> Result<Reading, Error> {
         let published = published.iter().map(|stub| stub.endpoint.clone()).collect();
         source.scrape(Duration::from_secs(at), &published).await
     }
 
     /// The queue length and the arrivals of a whole reading.
-    async fn figures(source: &mut Dispatchers, at: u64, published: &[&Stub]) -> (f64, f64) {
+    async fn figures(source: &mut Dispatchers, at: u64, published: &[&StubDispatcher]) -> (f64, f64) {
         let figures = read(source, at, published).await.unwrap_or_else(|error| panic!("at {at} s: {error}")).figures;
         (figures.queue_length, figures.arrivals)
     }
 
-    /// The only failure of a partial reading.
-    async fn failure(source: &mut Dispatchers, at: u64, published: &[&Stub]) -> Failure {
+    /// The only error of a partial reading.
+    async fn only_error(source: &mut Dispatchers, at: u64, published: &[&StubDispatcher]) -> SnapshotError {
         match read(source, at, published).await {
-            Err(Error::Partial(_, mut failures)) if failures.len() == 1 => failures.remove(0),
+            Err(Error::Partial(_, mut errors)) if errors.len() == 1 => errors.remove(0),
             other => panic!("at {at} s: {other:?}"),
         }
     }
 
     #[tokio::test]
     async fn several_dispatchers_are_one_reading() {
-        let (one, two) = (Stub::start(&counting(10)).await, Stub::start(&counting(20)).await);
+        let (one, two) = (StubDispatcher::start(&counting(10)).await, StubDispatcher::start(&counting(20)).await);
         let mut source = Dispatchers::new([&one, &two].map(|stub| stub.endpoint.parse().expect("an address")));
         let Reading { figures, age } = source.read(Duration::ZERO).await.expect("whole");
         assert_eq!((figures.queue_length, figures.in_flight, figures.capacity), (4.0, 2.0, 8.0));
@@ -188,15 +184,15 @@ mod tests {
         let both = [&one, &two];
         two.set("silence");
         let began = Instant::now();
-        let hung = failure(&mut source, 2, &both).await;
+        let hung = only_error(&mut source, 2, &both).await;
         assert!(began.elapsed() < 5 * TIMEOUT, "a scrape is bounded");
-        assert!(matches!(&hung, Failure::Fetch(_)) && hung.to_string().contains(&two.endpoint), "{hung}");
+        assert!(matches!(&hung, SnapshotError::Fetch(_)) && hung.to_string().contains(&two.endpoint), "{hung}");
         two.set("503");
-        assert!(matches!(failure(&mut source, 4, &both).await, Failure::Status(..)));
+        assert!(matches!(only_error(&mut source, 4, &both).await, SnapshotError::Status(..)));
         two.set("dispatcher_queue_length NaN");
-        assert!(matches!(failure(&mut source, 6, &both).await, Failure::Figures(_, Fault::Number(..))));
+        assert!(matches!(only_error(&mut source, 6, &both).await, SnapshotError::Figures(_, FigureFault::Number(..))));
         two.set(&"# padding\n".repeat(1 << 20));
-        assert!(matches!(failure(&mut source, 8, &both).await, Failure::Fetch(_)), "an answer without end");
+        assert!(matches!(only_error(&mut source, 8, &both).await, SnapshotError::Fetch(_)), "an answer without end");
         two.set("silence");
         assert!(read(&mut source, 7200, &both).await.is_err(), "for as long as it is published");
 

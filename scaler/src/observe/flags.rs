@@ -1,22 +1,22 @@
 //! The flags that name the source of readings.
 
-use super::Source;
+use super::ReadingSource;
 use super::dispatchers::Dispatchers;
-use super::endpoints::Place;
+use super::endpoints::DispatcherFlag;
 use super::prometheus::{Prometheus, Queries};
 use anyhow::{Result, bail, ensure};
 use clap::Args;
-use prometheus_api::{Base, Client};
+use prometheus_api::{BaseUrl, Client};
 use service::options::positive_duration;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// The flags as they were given.
+/// The unchecked flags that name the source of readings.
 #[derive(Debug, Clone, Args)]
-pub struct Flags {
-    /// A dispatcher whose metrics are read, HOST:PORT, or dns:NAME:PORT for one at each address of the name, such as a
-    /// headless Service; may be repeated
+pub struct SourceFlags {
+    /// Dispatcher whose metrics are read: HOST:PORT, or dns:NAME:PORT for a dispatcher at each address of the name,
+    /// such as a headless Service; may be repeated
     #[arg(
         long,
         env = "ROUNDHOUSE_DISPATCHER",
@@ -25,11 +25,11 @@ pub struct Flags {
         value_delimiter = ',',
         conflicts_with = "prometheus"
     )]
-    pub dispatcher: Vec<Place>,
-    /// The Prometheus that is read instead
+    pub dispatcher: Vec<DispatcherFlag>,
+    /// Prometheus as the source, instead of the dispatchers
     #[command(flatten)]
-    pub access: Access,
-    /// Oldest figures that may change the replicas; three times Prometheus's scrape interval is advised
+    pub access: PrometheusFlags,
+    /// Age above which figures cannot change the replicas; three scrape intervals of Prometheus are advised
     #[arg(
         long,
         env = "ROUNDHOUSE_PROMETHEUS_STALE_AFTER",
@@ -39,67 +39,67 @@ pub struct Flags {
         requires = "prometheus"
     )]
     pub prometheus_stale_after: Duration,
-    /// Query that replaces the default one for all series of all dispatchers; it must keep the dispatcher's names
+    /// Query for all series of all dispatchers, instead of the default one; it must keep the names of the series
     #[arg(long, env = "ROUNDHOUSE_PROMETHEUS_QUERY", value_name = "PROMQL", requires = "prometheus")]
     pub prometheus_query: Option<String>,
-    /// Query that replaces the default one for the time of each dispatcher's newest sample, in seconds since 1970
+    /// Query for the time of each dispatcher's newest sample in seconds since 1970, instead of the default one
     #[arg(long, env = "ROUNDHOUSE_PROMETHEUS_AGE_QUERY", value_name = "PROMQL", requires = "prometheus")]
     pub prometheus_age_query: Option<String>,
-    /// Query that replaces the default one for dispatchers that cannot be scraped, by instance and job
+    /// Query for the instances and jobs of dispatchers that Prometheus cannot scrape, instead of the default one
     #[arg(long, env = "ROUNDHOUSE_PROMETHEUS_DOWN_QUERY", value_name = "PROMQL", requires = "prometheus")]
     pub prometheus_down_query: Option<String>,
 }
 
-/// The flags that name a Prometheus, and which of its series are read.
+/// The flags that name a Prometheus and select the dispatchers whose series are read.
 #[derive(Debug, Clone, Args)]
-pub struct Access {
-    /// Read the metrics from this Prometheus, by its address, such as `http://prometheus.monitoring:9090`; https trusts
-    /// the system's authorities, or those in the PEM file that SSL_CERT_FILE names
+pub struct PrometheusFlags {
+    /// Address of a Prometheus from which the metrics are read, such as `http://prometheus.monitoring:9090`; https
+    /// trusts the system's authorities, or those in the PEM file that SSL_CERT_FILE names
     #[arg(long, env = "ROUNDHOUSE_PROMETHEUS", value_name = "URL")]
-    pub prometheus: Option<Base>,
-    /// A file with the bearer token for Prometheus; read again for each query
+    pub prometheus: Option<BaseUrl>,
+    /// File with the bearer token for Prometheus; it is read again for each query
     #[arg(long, env = "ROUNDHOUSE_PROMETHEUS_TOKEN_FILE", value_name = "FILE", requires = "prometheus")]
     pub prometheus_token_file: Option<PathBuf>,
-    /// Which dispatchers, as matchers of labels: namespace="shop",job="dispatcher"
+    /// Label matchers that select the dispatchers, such as namespace="shop",job="dispatcher"; by default, all are read
     #[arg(long, env = "ROUNDHOUSE_PROMETHEUS_SELECTOR", value_name = "MATCHERS", requires = "prometheus")]
     pub prometheus_selector: Option<String>,
 }
 
-impl Access {
-    /// The client of the Prometheus, if one is named.
+impl PrometheusFlags {
+    /// The client of the Prometheus; `None` if no Prometheus is named.
     ///
     /// # Errors
-    /// When the token cannot be read, or the certificates for https.
+    /// If the token, or the certificates for https, cannot be read.
     pub fn client(&self) -> Result<Option<Client>> {
-        let client = |base: &Base| Client::new(base.clone(), self.prometheus_token_file.clone());
+        let client = |base: &BaseUrl| Client::new(base.clone(), self.prometheus_token_file.clone());
         Ok(self.prometheus.as_ref().map(client).transpose()?)
     }
 
-    /// The matchers that belong between the braces of a query; empty for all dispatchers.
+    /// The label matchers without braces; empty for all dispatchers.
     ///
     /// # Errors
-    /// When they hold braces themselves.
+    /// If the flag has braces.
     pub fn selector(&self) -> Result<&str> {
         let selector = self.prometheus_selector.as_deref().unwrap_or_default();
         ensure!(
             !selector.contains(['{', '}']),
-            "--prometheus-selector ({selector}) holds braces; give the matchers alone, such as job=\"dispatcher\""
+            "--prometheus-selector ({selector}) has braces; give the matchers alone, such as job=\"dispatcher\""
         );
         Ok(selector)
     }
 }
 
-impl TryFrom<Flags> for Source {
+impl TryFrom<SourceFlags> for ReadingSource {
     type Error = anyhow::Error;
 
-    fn try_from(flags: Flags) -> Result<Self> {
+    fn try_from(flags: SourceFlags) -> Result<Self> {
         let selector = flags.access.selector()?;
         let Some(client) = flags.access.client()? else {
-            let mut places = BTreeSet::new();
-            if let Some(twice) = flags.dispatcher.into_iter().find_map(|place| places.replace(place)) {
+            let mut dispatchers = BTreeSet::new();
+            if let Some(twice) = flags.dispatcher.into_iter().find_map(|dispatcher| dispatchers.replace(dispatcher)) {
                 bail!("--dispatcher {twice} is given twice; name each dispatcher once");
             }
-            return Ok(Self::Dispatchers(Dispatchers::new(places)));
+            return Ok(Self::Dispatchers(Dispatchers::new(dispatchers)));
         };
         let mut queries = Queries::of(selector);
         for (name, query, given) in [
@@ -108,8 +108,7 @@ impl TryFrom<Flags> for Source {
             ("prometheus-down-query", &mut queries.down, flags.prometheus_down_query),
         ] {
             if let Some(given) = given {
-                let advice = "leave it out for the query of the dispatcher's own metrics";
-                ensure!(!given.trim().is_empty(), "--{name} is empty; {advice}");
+                ensure!(!given.trim().is_empty(), "--{name} is empty; leave it out to use the default query");
                 *query = given;
             }
         }

@@ -1,12 +1,13 @@
 //! Reads the dispatchers' figures from a Prometheus that scrapes them.
 //!
-//! The queries ask for the series of each dispatcher as they are: a sum over all would hide which dispatcher has restarted.
-//! A dispatcher that Prometheus cannot scrape vanishes from the answer at once; `up` tells it from one that has left. If it
-//! is one of several, the reading is partial. If none can be scraped, the last figures stand until they are too old.
+//! The queries ask for the series of each dispatcher, since a sum would hide which dispatcher has restarted. A
+//! dispatcher that Prometheus cannot scrape vanishes from the answer at once. The series `up` tells it from a
+//! dispatcher that has left. If Prometheus scrapes others, the reading is partial. If it scrapes none, the last figures
+//! stand until they are too old.
 
 use super::counters::Counters;
-use super::snapshot::{Sample, Snapshot, series_names};
-use super::{Error, Failure, Reading, log_restart};
+use super::snapshot::{MetricSample, Snapshot, series_names};
+use super::{Error, Reading, SnapshotError, log_restart};
 pub use prometheus_api as client;
 use prometheus_api::{Client, Element};
 use service::wire::metric;
@@ -16,47 +17,50 @@ use std::time::Duration;
 /// The label that holds a metric's name.
 pub const NAME: &str = "__name__";
 
-/// Labels that the dispatcher itself gives; all other labels tell dispatchers apart.
-const OWN: [&str; 6] = [NAME, "le", "reason", "replica", "code", "state"];
+/// The labels that a dispatcher itself gives its series. All other labels together identify the dispatcher.
+const OWN_LABELS: [&str; 6] = [NAME, "le", "reason", "replica", "code", "state"];
 
-/// Labels that Prometheus gives each target, in `up` as well.
-const TARGET: [&str; 2] = ["instance", "job"];
+/// The labels that Prometheus gives all series of a target, and the series `up`.
+const TARGET_LABELS: [&str; 2] = ["instance", "job"];
 
-/// A label that tells the parts of one answer apart, and its values.
+/// The label that names the part of an answer to which an element belongs.
 const PART: &str = "roundhouse_part";
+/// The value of [`PART`] for the times of the newest samples.
 const AGES: &str = "ages";
+/// The value of [`PART`] for the dispatchers that cannot be scraped.
 const DOWN: &str = "down";
 
-/// The queries.
+/// The queries to Prometheus.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Queries {
     /// All series of all dispatchers, under the names that dispatchers give them.
     pub figures: String,
-    /// For each dispatcher the time of its newest sample, seconds since 1970.
+    /// The time of each dispatcher's newest sample, in seconds since 1970.
     pub ages: String,
-    /// One element for each dispatcher that should be scraped and cannot be, with its target's labels.
+    /// An element with the target's labels for each dispatcher that Prometheus fails to scrape.
     pub down: String,
 }
 
 impl Queries {
-    /// The queries for the dispatchers that `selector` picks: matchers such as `namespace="shop",job="dispatcher"`, or
-    /// nothing for all.
+    /// The default queries for the dispatchers that `selector` picks. It has label matchers, such as
+    /// `namespace="shop",job="dispatcher"`, or is empty for all dispatchers.
     pub fn of(selector: &str) -> Self {
         let names = series_names().join("|");
         let one = metric::QUEUE_LENGTH;
         Self {
             figures: format!("{{{NAME}=~\"{names}\",{selector}}}"),
-            // `timestamp` of a series is the sample's own time, of any other expression that of the evaluation.
+            // `timestamp` returns the time of the sample only if it is applied to a series without any other function.
             ages: format!("timestamp({one}{{{selector}}})"),
-            // `up` knows all targets. Dispatchers are those whose figures were scraped lately.
+            // `up` has all targets of Prometheus, so those without a dispatcher's series in the last hour are left out.
             down: format!(
                 "up{{{selector}}} == 0 and on ({}) last_over_time({one}{{{selector}}}[1h])",
-                TARGET.join(",")
+                TARGET_LABELS.join(",")
             ),
         }
     }
 
-    /// All three in one, so that they are evaluated at one instant: between two queries a dispatcher may come or leave.
+    /// One query with all three, so that they are evaluated at one instant. Between two queries, a dispatcher could
+    /// come or leave.
     fn whole(&self) -> String {
         let part = |query, part| format!("label_replace({query}, \"{PART}\", \"{part}\", \"\", \"\")");
         format!("({}) or {} or {}", self.figures, part(&self.ages, AGES), part(&self.down, DOWN))
@@ -65,13 +69,13 @@ impl Queries {
 
 /// The answer to [`Queries::whole`], part by part.
 #[derive(Debug, Default)]
-struct Answers {
+struct QueryAnswer {
     figures: Vec<Element>,
     ages: Vec<Element>,
     down: Vec<Element>,
 }
 
-impl Answers {
+impl QueryAnswer {
     fn of(elements: Vec<Element>) -> Self {
         let mut answers = Self::default();
         for mut element in elements {
@@ -95,17 +99,14 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    /// Asks with `queries`; figures older than `limit` are not acted upon.
+    /// A source that asks with `queries`. Figures older than `limit` give no reading.
     pub fn new(client: Client, queries: Queries, limit: Duration) -> Self {
         Self { client, queries, readings: Readings::new(limit) }
     }
 
-    /// Asks once, `at` after the scaler's start.
-    ///
-    /// # Errors
-    /// See [`Error`].
+    /// Asks Prometheus once. `at` is the time since the scaler's start.
     pub async fn read(&mut self, at: Duration) -> Result<Reading, Error> {
-        let answers = Answers::of(self.client.query(&self.queries.whole()).await?);
+        let answers = QueryAnswer::of(self.client.query(&self.queries.whole()).await?);
         if self.readings.newest.is_empty() && answers.figures.is_empty() && answers.down.is_empty() {
             return Err(Error::NoDispatcher(self.queries.figures.clone()));
         }
@@ -113,31 +114,36 @@ impl Prometheus {
     }
 }
 
-/// Makes a reading of an answer and of the answers before it. Pure.
+/// Makes readings of Prometheus's answers. Pure.
 #[derive(Debug)]
 struct Readings {
-    /// Oldest age of figures that are acted upon.
+    /// The age above which figures give no reading.
     limit: Duration,
     counters: Counters,
-    newest: BTreeMap<String, Newest>,
+    newest: BTreeMap<String, NewestSample>,
 }
 
 /// The newest sample of a dispatcher.
 #[derive(Debug)]
-struct Newest {
-    target: Target,
-    /// When it was taken by Prometheus's clock, seconds since 1970.
+struct NewestSample {
+    target: TargetLabels,
+    /// The time of the sample by Prometheus's clock, in seconds since 1970.
     taken: f64,
-    /// Its age when it was first seen, and the time at which that was.
+    /// The age of the sample when it was first seen.
     age: Duration,
+    /// The time at which the sample was first seen.
     seen: Duration,
 }
 
-/// The values of [`TARGET`].
-type Target = [Option<String>; 2];
+/// The values of [`TARGET_LABELS`].
+type TargetLabels = [Option<String>; 2];
 
-impl Newest {
-    /// The age by this machine's clock since the sample was first seen, so that an answer out of a cache grows old too.
+/// The target and the samples of each dispatcher.
+type Samples = BTreeMap<String, (TargetLabels, Vec<MetricSample>)>;
+
+impl NewestSample {
+    /// The age of the sample at `at`. This machine's clock counts from the first sight on, so that an answer from a
+    /// cache grows old, too.
     fn age(&self, at: Duration) -> Duration {
         self.age + at.saturating_sub(self.seen)
     }
@@ -148,14 +154,17 @@ impl Readings {
         Self { limit, counters: Counters::default(), newest: BTreeMap::new() }
     }
 
-    fn read(&mut self, at: Duration, answers: &Answers) -> Result<Reading, Error> {
-        let mut samples: BTreeMap<String, (Target, Vec<Sample>)> = BTreeMap::new();
+    fn read(&mut self, at: Duration, answers: &QueryAnswer) -> Result<Reading, Error> {
+        let mut samples = Samples::new();
         for element in &answers.figures {
-            let of_this = samples.entry(endpoint(&element.metric)).or_insert_with(|| (target(element), Vec::new()));
-            of_this.1.push(sample(&element.metric, element.value()));
+            let dispatcher = samples.entry(endpoint(&element.metric));
+            dispatcher
+                .or_insert_with(|| (target_labels(element), Vec::new()))
+                .1
+                .push(sample(&element.metric, element.value()));
         }
-        let mut failures = self.enter(at, &samples, &answers.ages)?;
-        let down: BTreeSet<Target> = answers.down.iter().map(target).collect();
+        let mut errors = self.enter(at, &samples, &answers.ages)?;
+        let down: BTreeSet<TargetLabels> = answers.down.iter().map(target_labels).collect();
         self.newest.retain(|endpoint, newest| {
             let stays = samples.contains_key(endpoint) || down.contains(&newest.target);
             if !stays {
@@ -164,12 +173,12 @@ impl Readings {
             }
             stays
         });
-        // Some counters that go on while others stand still would look like a fall of the load.
+        // If some counters went on while others stood still, the load would seem to fall.
         let is_last_known = |target| samples.is_empty() && self.newest.values().any(|newest| newest.target == target);
-        let missing = answers.down.iter().filter(|element| !is_last_known(target(element)));
-        failures.extend(missing.map(|element| Failure::Down(endpoint(&element.metric))));
-        if !failures.is_empty() {
-            return Err(Error::Partial(self.newest.len().max(failures.len()), failures));
+        let missing = answers.down.iter().filter(|element| !is_last_known(target_labels(element)));
+        errors.extend(missing.map(|element| SnapshotError::Down(endpoint(&element.metric))));
+        if !errors.is_empty() {
+            return Err(Error::Partial(self.newest.len().max(errors.len()), errors));
         }
         match self.newest.iter().map(|(endpoint, newest)| (newest.age(at), endpoint)).max() {
             Some((age, endpoint)) if age > self.limit => Err(Error::Stale(endpoint.clone(), age, self.limit)),
@@ -178,51 +187,46 @@ impl Readings {
         }
     }
 
-    /// Enters the samples of each dispatcher, and returns the failures.
-    fn enter(
-        &mut self,
-        at: Duration,
-        samples: &BTreeMap<String, (Target, Vec<Sample>)>,
-        ages: &[Element],
-    ) -> Result<Vec<Failure>, Error> {
+    /// Enters the samples of each dispatcher. Returns the errors of dispatchers whose figures are not believed.
+    fn enter(&mut self, at: Duration, samples: &Samples, ages: &[Element]) -> Result<Vec<SnapshotError>, Error> {
         let stamps: BTreeMap<String, &Element> = ages.iter().map(|stamp| (endpoint(&stamp.metric), stamp)).collect();
-        let mut failures = Vec::new();
+        let mut errors = Vec::new();
         for (endpoint, (target, samples)) in samples {
             let stamp = stamps.get(endpoint).filter(|stamp| stamp.value().is_finite());
             let stamp = stamp.ok_or_else(|| Error::NoAge(endpoint.clone()))?;
             let taken = stamp.value();
             match Snapshot::of(samples).and_then(|snapshot| self.counters.enter(endpoint, taken, snapshot)) {
-                Ok(entry) => log_restart(endpoint, entry),
-                Err(fault) => failures.push(Failure::Figures(endpoint.clone(), fault)),
+                Ok(continuity) => log_restart(endpoint, continuity),
+                Err(fault) => errors.push(SnapshotError::Figures(endpoint.clone(), fault)),
             }
             if self.newest.get(endpoint).is_none_or(|newest| newest.taken < taken) {
-                // Prometheus's clock may be behind the dispatcher's: no sample is younger than new.
+                // If clocks differ, the sample may be newer than Prometheus's time of evaluation. Its age is then zero.
                 let age = Duration::try_from_secs_f64(stamp.evaluated() - taken).unwrap_or_default();
-                let newest = Newest { target: target.clone(), taken, age, seen: at };
+                let newest = NewestSample { target: target.clone(), taken, age, seen: at };
                 self.newest.insert(endpoint.clone(), newest);
             }
         }
-        Ok(failures)
+        Ok(errors)
     }
 }
 
-/// The dispatcher that has these labels: all labels but its own.
+/// The dispatcher with these labels, as a text: all labels but those that the dispatcher itself gives.
 pub fn endpoint(labels: &BTreeMap<String, String>) -> String {
-    let labels = labels.iter().filter(|(name, _)| !OWN.contains(&name.as_str()));
+    let labels = labels.iter().filter(|(name, _)| !OWN_LABELS.contains(&name.as_str()));
     let labels: Vec<String> = labels.map(|(name, value)| format!("{name}={value:?}")).collect();
     format!("{{{}}}", labels.join(","))
 }
 
-fn target(element: &Element) -> Target {
-    TARGET.map(|label| element.metric.get(label).cloned())
+fn target_labels(element: &Element) -> TargetLabels {
+    TARGET_LABELS.map(|label| element.metric.get(label).cloned())
 }
 
-/// A sample with the dispatcher's own labels only.
-pub fn sample(labels: &BTreeMap<String, String>, value: f64) -> Sample {
+/// A sample with those of the `labels` that the dispatcher itself gives.
+pub fn sample(labels: &BTreeMap<String, String>, value: f64) -> MetricSample {
     let mut labels = labels.clone();
-    labels.retain(|name, _| OWN.contains(&name.as_str()));
+    labels.retain(|name, _| OWN_LABELS.contains(&name.as_str()));
     let name = labels.remove(NAME).unwrap_or_default();
-    Sample { name, labels, value }
+    MetricSample { name, labels, value }
 }
 
 #[cfg(test)]
@@ -241,9 +245,12 @@ mod tests {
         Element::new(labels.collect(), evaluated, value)
     }
 
-    /// Answers at `now` about dispatchers: (instance, taken, admitted), and about those that are down.
-    fn answers(now: f64, dispatchers: &[(&str, f64, f64)], down: &[&str]) -> Answers {
-        let mut answers = Answers::default();
+    /// A dispatcher's instance, the time of its newest sample, and its admitted requests.
+    type Scraped<'a> = (&'a str, f64, f64);
+
+    /// The answer at `now` of a Prometheus that has scraped `dispatchers` and cannot scrape the instances `down`.
+    fn answers(now: f64, dispatchers: &[Scraped<'_>], down: &[&str]) -> QueryAnswer {
+        let mut answers = QueryAnswer::default();
         for &(instance, taken, enqueued) in dispatchers {
             let target = [("instance", instance), ("job", "dispatcher")];
             let named = |name, value| element(&[target[0], target[1], (NAME, name)], now, value);
@@ -251,18 +258,13 @@ mod tests {
             answers.figures.push(named(metric::ENQUEUED, enqueued));
             answers.ages.push(element(&target, now, taken));
         }
-        let is_down = |it: &&str| element(&[(NAME, "up"), ("instance", it), ("job", "dispatcher")], now, 0.0);
+        let is_down = |name: &&str| element(&[(NAME, "up"), ("instance", name), ("job", "dispatcher")], now, 0.0);
         answers.down = down.iter().map(is_down).collect();
         answers
     }
 
     /// Reads at second `at`, which is second 1000 + `at` of Prometheus's clock.
-    fn read(
-        readings: &mut Readings,
-        at: u64,
-        dispatchers: &[(&str, f64, f64)],
-        down: &[&str],
-    ) -> Result<Reading, Error> {
+    fn read(readings: &mut Readings, at: u64, dispatchers: &[Scraped<'_>], down: &[&str]) -> Result<Reading, Error> {
         readings.read(S(at), &answers(1000.0 + at as f64, dispatchers, down))
     }
 
@@ -273,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn instances_are_told_apart_and_added_up() {
+    fn each_instance_has_its_own_counters_and_they_are_added_up() {
         let mut it = readings();
         assert_eq!(figures(read(&mut it, 0, &[("a", 990.0, 5.0), ("b", 997.0, 7.0)], &[])), (12.0, S(10)));
         let restarted = read(&mut it, 5, &[("a", 1003.0, 1.0), ("b", 1004.0, 9.0)], &[]);
@@ -281,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn one_of_several_that_is_down_makes_the_reading_partial_until_it_has_left() {
+    fn one_of_several_dispatchers_that_is_down_makes_the_reading_partial_until_it_has_left() {
         let mut it = readings();
         assert_eq!(figures(read(&mut it, 0, &[("a", 1000.0, 5.0), ("b", 1000.0, 7.0)], &[])), (12.0, S(0)));
         let error = read(&mut it, 20, &[("a", 1020.0, 6.0)], &["b"]).expect_err("partial").to_string();
@@ -289,14 +291,14 @@ mod tests {
         let back = read(&mut it, 40, &[("a", 1040.0, 6.0), ("b", 1040.0, 9.0)], &[]);
         assert_eq!(figures(back), (15.0, S(0)), "whole again");
         assert_eq!(figures(read(&mut it, 60, &[("a", 1060.0, 8.0)], &[])), (17.0, S(0)), "it has left");
-        // One that was never seen makes the reading partial, too.
+        // A dispatcher that was never scraped makes the reading partial, too.
         let error = read(&mut readings(), 0, &[("a", 1000.0, 5.0)], &["b"]).expect_err("partial");
-        assert!(matches!(&error, Error::Partial(_, failures) if matches!(failures[..], [Failure::Down(_)])));
+        assert!(matches!(&error, Error::Partial(_, errors) if matches!(errors[..], [SnapshotError::Down(_)])));
         assert!(error.to_string().contains("instance=\"b\""), "{error}");
     }
 
     #[test]
-    fn if_none_can_be_scraped_the_last_figures_stand_until_they_are_too_old() {
+    fn the_last_figures_stand_until_they_are_too_old_if_no_dispatcher_can_be_scraped() {
         let mut it = readings();
         let young = read(&mut it, 0, &[("a", 1000.0, 5.0), ("b", 998.0, 7.0)], &[]).expect("whole");
         let old = read(&mut it, 40, &[], &["a", "b"]).expect("not too old yet");
@@ -317,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn figures_without_their_age_and_absurd_figures_are_refused() {
+    fn figures_without_their_age_and_impossible_figures_are_refused() {
         let mut without = answers(1000.0, &[("a", 1000.0, 5.0)], &[]);
         without.ages[0] = element(&[("instance", "a"), ("job", "dispatcher")], 1000.0, f64::NAN);
         assert!(matches!(readings().read(S(0), &without), Err(Error::NoAge(_))));
@@ -336,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn clocks_that_disagree_or_jump_make_no_figure_young_and_no_burst() {
+    fn clocks_that_differ_or_jump_make_no_figure_newer_and_no_burst() {
         let ahead = answers(1000.0, &[("a", 1007.0, 5.0)], &[]);
         assert_eq!(figures(readings().read(S(0), &ahead)).1, S(0));
         let mut readings = readings();
@@ -349,7 +351,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_answer_makes_it_panic(
+        fn no_answer_makes_a_reading_panic(
             rounds in proptest::collection::vec((
                 proptest::collection::vec((0..13_usize, 0..3_usize, any::<f64>(), any::<f64>()), 0..12), 0..4_usize,
             ), 1..6),

@@ -1,128 +1,128 @@
-//! The figures of one dispatcher at one instant, made of its samples, or the reason why they cannot be true.
+//! Makes a snapshot of the samples of one dispatcher, or says why these cannot be true.
 
 use law::histogram::Histogram;
 use service::wire::metric;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-/// No dispatcher holds more requests than this.
-const MOST_REQUESTS: f64 = 1e7;
+/// The largest number of requests that a dispatcher is believed to hold.
+const MAX_REQUESTS: f64 = 1e7;
 
 /// The largest count: above 2⁵³, counting by one no longer changes a double.
 pub const MOST_COUNTED: f64 = 9_007_199_254_740_992.0;
 
-/// A request is attempted four times at most.
+/// The largest number of answers to one request from replicas: a request is attempted four times at most.
 const ANSWERS_PER_ARRIVAL: f64 = 4.0;
 
-/// Gauges and counters are not read at one instant: so many requests may come in between.
-const BETWEEN: f64 = 1000.0;
+/// Number of requests that may arrive while a dispatcher reads its gauges and counters one after the other.
+const ARRIVALS_BETWEEN: f64 = 1000.0;
 
-/// Relative rounding error of sums.
+/// The largest relative rounding error of a sum.
 const ROUNDING: f64 = 1e-6;
 
-/// Characters of a label's value that a message quotes.
-const SHOWN: usize = 80;
+/// The largest number of characters of a label's value that a message quotes.
+const QUOTED_CHARS: usize = 80;
 
-/// One number of one series.
+/// A sample of one series.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Sample {
-    /// The metric, suffixes included.
+pub struct MetricSample {
+    /// The name of the series, with a suffix such as `_bucket`.
     pub name: String,
-    /// Labels without the name.
+    /// The labels, without the name.
     pub labels: BTreeMap<String, String>,
-    /// The value; any double.
+    /// The value, which may be any double.
     pub value: f64,
 }
 
-/// The figures of one dispatcher. Counters and histograms begin with its process.
+/// The figures of one dispatcher at one time. Counters and histograms count from the start of its process.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Snapshot {
-    /// Requests that wait.
+    /// The number of requests that wait.
     pub queue_length: f64,
-    /// Requests that were sent to replicas and are not answered yet.
+    /// The number of requests that were sent to replicas and are not answered yet.
     pub in_flight: f64,
-    /// Requests that all replicas in rotation hold at once.
+    /// Slots of all replicas in rotation: the number of requests that they can hold at once.
     pub capacity: f64,
-    /// Requests that were admitted.
+    /// The number of requests that were admitted.
     pub enqueued: f64,
-    /// Requests that were refused for want of capacity. They were offered, and capacity is planned for offered requests.
+    /// The number of requests that were refused for want of capacity. They count as arrivals, for which laws plan.
     pub shed: f64,
-    /// Seconds since the process started, if it says: another value at each scrape.
+    /// Seconds since the process started, another value at each scrape; `None` if the dispatcher does not export it.
     pub uptime: Option<f64>,
-    /// Times from dispatched to answered, seconds.
+    /// Service times: from dispatch to answer, in seconds.
     pub service: Histogram,
-    /// Times that a replica worked for an answer, seconds.
+    /// Work of the answered requests, in seconds: the time that each cost its replica.
     pub work: Histogram,
-    /// Times from accepted to answered, seconds.
+    /// Latencies: from acceptance to answer, in seconds.
     pub latency: Histogram,
 }
 
-/// The reason why figures are not believed.
+/// The reason why the figures of a dispatcher are not believed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum Fault {
-    /// A metric is missing.
-    #[error("{0} is missing; is that a dispatcher, and of this version?")]
+pub enum FigureFault {
+    /// The metric that is missing.
+    #[error("{0} is missing; check that a dispatcher of this version runs there")]
     Missing(String),
-    /// A line is not of the text format.
-    #[error("the line {0:?} is no metric; does something rewrite /metrics?")]
+    /// The line that is not in the text format.
+    #[error("the line {0:?} is no metric; check for a proxy that rewrites /metrics")]
     Line(String),
-    /// The number of lines, and the most that are read.
-    #[error("/metrics has {0} lines of dispatcher metrics, more than {1}; is that one dispatcher?")]
+    /// The number of lines, and the largest number that is read.
+    #[error("/metrics has {0} lines of dispatcher metrics, more than {1}; check that one dispatcher serves it")]
     Lines(usize, usize),
     /// The body is not UTF-8.
-    #[error("/metrics is not text; does something compress or rewrite it?")]
+    #[error("/metrics is not text; check for a proxy that compresses or rewrites it")]
     Text,
-    /// A series, its value, and the largest value that is believed.
-    #[error("{0} is {1:?}, expected 0 to {2:.0e}; restart that dispatcher if it stays so")]
+    /// The series, its value, and the largest value that is believed.
+    #[error("{0} is {1:?}, expected 0 to {2:.0e}; restart the dispatcher if this lasts")]
     Number(String, f64, f64),
-    /// A series that is there twice, or two series where there can only be one.
-    #[error("{0} is there more than once; do several dispatchers share one address or one set of labels?")]
+    /// The series that appears twice, or a metric with two series that can have only one.
+    #[error("{0} appears more than once; check that each dispatcher has an address and labels of its own")]
     Duplicate(String),
-    /// A histogram, and what contradicts itself in it.
-    #[error("histogram {0}: {1}; is something dropping or rewriting its series?")]
+    /// The histogram, and the contradiction in it.
+    #[error("histogram {0}: {1}; check for a proxy or a relabelling rule that drops or changes its series")]
     Histogram(&'static str, String),
-    /// A histogram, its count of answers, and the arrivals, of which there are too few.
-    #[error("{0} counts {1} answers to {2} arrivals; are these the metrics of one dispatcher?")]
+    /// The histogram, its number of answers, and the number of arrivals, which is too low for these answers.
+    #[error("{0} counts {1} answers to {2} arrivals; check that these are the metrics of one dispatcher")]
     Surplus(&'static str, f64, f64),
-    /// Requests that wait or are in flight, and the admitted ones, of which there are too few.
-    #[error("{0} requests wait or are in flight, but only {1} were ever admitted; does something rewrite /metrics?")]
+    /// The number of requests that wait or are in flight, and the number of admitted requests, which is lower.
+    #[error("{0} requests wait or are in flight, but only {1} were admitted; check for a proxy that rewrites /metrics")]
     Unadmitted(f64, f64),
-    /// A counter, and its growth within so many seconds.
-    #[error("{0} grew by {1:.0} within {2:.1} s; that step is left out")]
+    /// The counter, its growth, and the seconds in which it grew.
+    #[error("{0} grew by {1:.0} within {2:.1} s, which is impossible; this step is left out")]
     Leap(&'static str, f64, f64),
-    /// A counter that went back while the others went on.
-    #[error("{0} went back although the dispatcher did not start again; that step is left out")]
+    /// The counter that went back while others did not.
+    #[error("{0} went back although the dispatcher did not start again; this step is left out")]
     Backwards(&'static str),
-    /// How often the counters started again, within so many seconds.
+    /// The number of restarts of the counters, and the seconds in which they happened.
     #[error(
-        "its counters started again {0} times within {1:.0} s; several dispatchers behind one address? give \
-         dns:NAME:PORT of a headless Service, or each address by itself"
+        "its counters started again {0} times within {1:.0} s; if several dispatchers share that address, give \
+         dns:NAME:PORT of a headless Service, or the address of each dispatcher"
     )]
     CrashLooping(usize, f64),
-    /// Seconds in which nothing changed although time passed or requests were there.
+    /// The seconds in which no figure changed, although the dispatcher exports its uptime or holds requests.
     #[error(
-        "nothing at all has changed for {0:.0} s; is that dispatcher stuck, or does something in between keep old \
-         answers?"
+        "no figure has changed for {0:.0} s; is that dispatcher stuck, or does a proxy before it cache /metrics? \
+         restart the dispatcher, or give its own address"
     )]
     Frozen(f64),
 }
 
 impl Snapshot {
-    /// The snapshot of all samples of one dispatcher, in any order. Samples of other metrics are ignored.
+    /// The snapshot made of all samples of one dispatcher, in any order. Samples of other metrics are ignored.
     ///
     /// # Errors
-    /// When the samples contradict each other or reason.
-    pub fn of(samples: &[Sample]) -> Result<Self, Fault> {
+    /// If a metric is missing, a value is out of range, or the samples contradict each other.
+    pub fn of(samples: &[MetricSample]) -> Result<Self, FigureFault> {
         let mut series = BTreeSet::new();
         if let Some(twice) = samples.iter().find(|sample| !series.insert((&sample.name, &sample.labels))) {
-            return Err(Fault::Duplicate(twice.to_string()));
+            return Err(FigureFault::Duplicate(twice.to_string()));
         }
         let snapshot = Self {
-            queue_length: required(samples, metric::QUEUE_LENGTH, MOST_REQUESTS)?,
-            in_flight: sum(samples, metric::IN_FLIGHT, MOST_REQUESTS)?,
-            capacity: single(samples, metric::CAPACITY, MOST_REQUESTS)?.unwrap_or_default(),
+            queue_length: required(samples, metric::QUEUE_LENGTH, MAX_REQUESTS)?,
+            in_flight: sum(samples, metric::IN_FLIGHT, MAX_REQUESTS)?,
+            capacity: single(samples, metric::CAPACITY, MAX_REQUESTS)?.unwrap_or_default(),
             enqueued: required(samples, metric::ENQUEUED, MOST_COUNTED)?,
-            // Series with labels, and histograms, appear with the first event that they count.
+            // The series from here on appear with the first event that they count, so they may be missing.
             shed: sum(samples, metric::SHED, MOST_COUNTED)?,
             uptime: single(samples, metric::UPTIME, MOST_COUNTED)?,
             service: histogram(samples, metric::UPSTREAM_DURATION)?,
@@ -130,20 +130,20 @@ impl Snapshot {
             latency: histogram(samples, metric::REQUEST_DURATION)?,
         };
         let held = snapshot.queue_length + snapshot.in_flight;
-        if held > snapshot.enqueued + BETWEEN {
-            return Err(Fault::Unadmitted(held, snapshot.enqueued));
+        if held > snapshot.enqueued + ARRIVALS_BETWEEN {
+            return Err(FigureFault::Unadmitted(held, snapshot.enqueued));
         }
         let arrivals = snapshot.arrivals();
-        let possible = ANSWERS_PER_ARRIVAL * arrivals + BETWEEN;
+        let possible = ANSWERS_PER_ARRIVAL * arrivals + ARRIVALS_BETWEEN;
         for (metric, histogram) in snapshot.histograms() {
             if histogram.count() > possible {
-                return Err(Fault::Surplus(metric, histogram.count(), arrivals));
+                return Err(FigureFault::Surplus(metric, histogram.count(), arrivals));
             }
         }
         Ok(snapshot)
     }
 
-    /// Requests that were offered: admitted or refused.
+    /// The number of requests that were offered: admitted or refused.
     pub fn arrivals(&self) -> f64 {
         self.enqueued + self.shed
     }
@@ -166,61 +166,61 @@ pub fn series_names() -> Vec<String> {
     plain.iter().map(ToString::to_string).chain(parts).collect()
 }
 
-impl fmt::Display for Sample {
+impl fmt::Display for MetricSample {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name)?;
         if self.labels.is_empty() {
             return Ok(());
         }
         let labels = self.labels.iter().map(|(name, value)| {
-            let shown: String = value.chars().take(SHOWN).collect();
-            format!("{name}={shown:?}{}", if shown.len() < value.len() { "…" } else { "" })
+            let quoted: String = value.chars().take(QUOTED_CHARS).collect();
+            format!("{name}={quoted:?}{}", if quoted.len() < value.len() { "…" } else { "" })
         });
         write!(f, "{{{}}}", labels.collect::<Vec<_>>().join(","))
     }
 }
 
-/// The samples of one name.
-pub fn named<'a>(samples: &'a [Sample], name: &str) -> impl Iterator<Item = &'a Sample> {
+/// The samples of the series named `name`.
+pub fn named<'a>(samples: &'a [MetricSample], name: &str) -> impl Iterator<Item = &'a MetricSample> {
     samples.iter().filter(move |sample| sample.name == name)
 }
 
-/// A sample's value, between 0 and `most`.
+/// The value of a sample, which must lie between 0 and `most`.
 ///
 /// # Errors
-/// When it is another number.
-pub fn sane(sample: &Sample, most: f64) -> Result<f64, Fault> {
+/// If the value is NaN or outside that range.
+pub fn sane(sample: &MetricSample, most: f64) -> Result<f64, FigureFault> {
     let value = sample.value;
-    if (0.0..=most).contains(&value) { Ok(value) } else { Err(Fault::Number(sample.to_string(), value, most)) }
+    if (0.0..=most).contains(&value) { Ok(value) } else { Err(FigureFault::Number(sample.to_string(), value, most)) }
 }
 
-/// The value of the only series of one name, if it is there.
-fn single(samples: &[Sample], name: &str, most: f64) -> Result<Option<f64>, Fault> {
+/// The value of the only series named `name`; `None` if there is none.
+fn single(samples: &[MetricSample], name: &str, most: f64) -> Result<Option<f64>, FigureFault> {
     let mut found = named(samples, name);
     match (found.next(), found.next()) {
         (None, _) => Ok(None),
         (Some(sample), None) => sane(sample, most).map(Some),
-        (Some(_), Some(_)) => Err(Fault::Duplicate(name.into())),
+        (Some(_), Some(_)) => Err(FigureFault::Duplicate(name.into())),
     }
 }
 
-fn required(samples: &[Sample], name: &str, most: f64) -> Result<f64, Fault> {
-    single(samples, name, most)?.ok_or_else(|| Fault::Missing(name.into()))
+fn required(samples: &[MetricSample], name: &str, most: f64) -> Result<f64, FigureFault> {
+    single(samples, name, most)?.ok_or_else(|| FigureFault::Missing(name.into()))
 }
 
-/// The sum of all series of one name; zero without any.
-fn sum(samples: &[Sample], name: &str, most: f64) -> Result<f64, Fault> {
-    let sum = named(samples, name).map(|sample| sane(sample, most)).sum::<Result<f64, Fault>>()?;
-    // The sum of no numbers is -0.
-    if sum <= most { Ok(sum + 0.0) } else { Err(Fault::Number(name.into(), sum, most)) }
+/// The sum of all series named `name`; zero if there are none.
+fn sum(samples: &[MetricSample], name: &str, most: f64) -> Result<f64, FigureFault> {
+    let sum = named(samples, name).map(|sample| sane(sample, most)).sum::<Result<f64, FigureFault>>()?;
+    // An empty sum is -0, which would be shown as such.
+    if sum <= most { Ok(sum + 0.0) } else { Err(FigureFault::Number(name.into(), sum, most)) }
 }
 
-/// The histogram of one name; empty if nothing has been recorded yet.
+/// The histogram named `name`; empty if it has no series yet.
 ///
 /// # Errors
-/// When its parts contradict each other.
-pub fn histogram(samples: &[Sample], name: &'static str) -> Result<Histogram, Fault> {
-    let wrong = |what: String| Fault::Histogram(name, what);
+/// If a part is missing, or the parts contradict each other.
+pub fn histogram(samples: &[MetricSample], name: &'static str) -> Result<Histogram, FigureFault> {
+    let wrong = |what: String| FigureFault::Histogram(name, what);
     let mut buckets = Vec::new();
     for sample in named(samples, &format!("{name}_bucket")) {
         let bound = sample.labels.get("le").and_then(|bound| bound.parse::<f64>().ok());
@@ -254,7 +254,7 @@ pub fn histogram(samples: &[Sample], name: &'static str) -> Result<Histogram, Fa
     Ok(found)
 }
 
-/// The least and the largest sum of the samples: all at the lower ends of their buckets, or all at the upper ones.
+/// The least and the largest possible sum: with all samples at the lower or at the upper bounds of their buckets.
 fn possible_sums(histogram: &Histogram) -> (f64, f64) {
     let mut lower = (0.0, 0.0);
     let (mut least, mut most) = (0.0, 0.0);
@@ -275,7 +275,7 @@ mod tests {
     use crate::observe::exposition;
     use proptest::prelude::*;
 
-    /// 12 arrivals, 2 refused, 10 answered: 4 within 0.1 s, 5 within 0.5 s, one later.
+    /// A dispatcher that admitted 12 requests, refused 2, and answered 4 within 0.1 s, 5 more within 0.5 s and 1 later.
     const WELL: &str = "\
         # TYPE dispatcher_queue_length gauge\n\
         dispatcher_queue_length 7\n\
@@ -290,18 +290,18 @@ mod tests {
         dispatcher_upstream_duration_seconds_sum 2.5\n\
         dispatcher_upstream_duration_seconds_count 10\n";
 
-    fn snapshot(text: &str) -> Result<Snapshot, Fault> {
+    fn snapshot(text: &str) -> Result<Snapshot, FigureFault> {
         Snapshot::of(&exposition::parse(text.as_bytes())?)
     }
 
-    /// The snapshot of `WELL` with the only occurrence of `from` replaced.
-    fn with(from: &str, to: &str) -> Result<Snapshot, Fault> {
+    /// The snapshot of `WELL` with the only occurrence of `from` replaced by `to`.
+    fn with(from: &str, to: &str) -> Result<Snapshot, FigureFault> {
         assert_eq!(WELL.matches(from).count(), 1, "{from:?}");
         snapshot(&WELL.replace(from, to))
     }
 
     #[test]
-    fn the_exposition_becomes_a_snapshot_in_any_order() {
+    fn metrics_in_any_order_become_a_snapshot() {
         let expected = Snapshot {
             queue_length: 7.0,
             in_flight: 3.0,
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn absurd_numbers_are_refused_by_name() {
+    fn an_error_names_the_series_of_an_impossible_number() {
         for (from, series) in [
             ("queue_length 7", "dispatcher_queue_length"),
             ("total 12", "dispatcher_enqueued_requests_total"),
@@ -328,23 +328,24 @@ mod tests {
             let (name, _) = from.rsplit_once(' ').expect("name and value");
             for bad in ["NaN", "-1", "+Inf", "-Inf", "1e18"] {
                 let fault = with(from, &format!("{name} {bad}")).expect_err(bad);
-                assert!(matches!(&fault, Fault::Number(found, ..) if found == series), "{fault:?}");
+                assert!(matches!(&fault, FigureFault::Number(found, ..) if found == series), "{fault:?}");
             }
         }
         let long = with("{replica=\"b:1\"} 1", &format!("{{replica=\"{}\"}} NaN", "b".repeat(1000)));
-        let shown = long.expect_err("no number").to_string();
-        assert!(shown.contains(&format!("{}\"…}} is NaN, expected", "b".repeat(80))) && shown.len() < 300, "{shown}");
+        let message = long.expect_err("no number").to_string();
+        let quoted = format!("{}\"…}} is NaN, expected", "b".repeat(QUOTED_CHARS));
+        assert!(message.contains(&quoted) && message.len() < 300, "{message}");
     }
 
     #[test]
-    fn missing_metrics_odd_lines_and_doubled_series_are_named() {
+    fn an_error_names_missing_metrics_invalid_lines_and_duplicate_series() {
         for name in ["dispatcher_queue_length", "dispatcher_enqueued_requests_total"] {
-            assert_eq!(snapshot(&WELL.replace(name, "other")), Err(Fault::Missing(name.into())));
+            assert_eq!(snapshot(&WELL.replace(name, "other")), Err(FigureFault::Missing(name.into())));
         }
-        assert_eq!(snapshot(""), Err(Fault::Missing("dispatcher_queue_length".into())));
+        assert_eq!(snapshot(""), Err(FigureFault::Missing("dispatcher_queue_length".into())));
         assert!(snapshot("<html>").is_err());
         for bad in ["dispatcher_queue_length", "dispatcher_queue_length seven", "dispatcher_shed_total{reason= 1"] {
-            assert_eq!(snapshot(&format!("{WELL}{bad}\n")), Err(Fault::Line(bad.into())));
+            assert_eq!(snapshot(&format!("{WELL}{bad}\n")), Err(FigureFault::Line(bad.into())));
         }
         for twice in [
             "dispatcher_queue_length 7",
@@ -352,10 +353,10 @@ mod tests {
             "dispatcher_in_flight{replica=\"a:1\"} 2",
             "dispatcher_upstream_duration_seconds_sum 2.5",
         ] {
-            assert!(matches!(snapshot(&format!("{WELL}{twice}\n")), Err(Fault::Duplicate(_))), "{twice}");
+            assert!(matches!(snapshot(&format!("{WELL}{twice}\n")), Err(FigureFault::Duplicate(_))), "{twice}");
         }
         let lines = "dispatcher_expired_total 1\n".repeat(50_000);
-        assert_eq!(snapshot(&(lines + WELL)), Err(Fault::Lines(50_011, 50_000)));
+        assert_eq!(snapshot(&(lines + WELL)), Err(FigureFault::Lines(50_011, 50_000)));
     }
 
     #[test]
@@ -370,7 +371,7 @@ mod tests {
             ("le=\"0.5\"".into(), "le=\"NaN\"".into(), "no upper bound"),
             ("le=\"0.5\"".into(), "than=\"0.5\"".into(), "no upper bound"),
             ("count 10".into(), "count 11".into(), "count is 11"),
-            // Nine lie under 0.5 s, five of these over 0.1 s, and one over 0.5 s: at least 1 s together.
+            // Five answers took at least 0.1 s each, and one took at least 0.5 s, so the sum is at least 1 s.
             ("sum 2.5".into(), "sum 0.9".into(), "between 1 and inf"),
         ] {
             let fault = with(&from, &to).expect_err(word).to_string();
@@ -390,10 +391,10 @@ mod tests {
     #[test]
     fn more_answers_than_arrivals_and_more_requests_than_were_admitted_are_refused() {
         let many = WELL.replace("le=\"+Inf\"} 10", "le=\"+Inf\"} 5000").replace("count 10", "count 5000");
-        let surplus = Fault::Surplus(metric::UPSTREAM_DURATION, 5000.0, 14.0);
+        let surplus = FigureFault::Surplus(metric::UPSTREAM_DURATION, 5000.0, 14.0);
         assert_eq!(snapshot(&many.replace("sum 2.5", "sum 9000")), Err(surplus));
         assert!(with("queue_length 7", "queue_length 1000").is_ok(), "gauges and counters are not of one instant");
-        assert_eq!(with("queue_length 7", "queue_length 1100"), Err(Fault::Unadmitted(1103.0, 12.0)));
+        assert_eq!(with("queue_length 7", "queue_length 1100"), Err(FigureFault::Unadmitted(1103.0, 12.0)));
     }
 
     #[test]
@@ -416,8 +417,7 @@ mod tests {
             }
         }
 
-        /// Parts are cut out, written over or repeated. A snapshot that is accepted keeps every promise that readers rely
-        /// on.
+        /// Parts of the metrics are cut out, overwritten or repeated. An accepted snapshot has plausible figures.
         #[test]
         fn a_mutated_exposition_is_refused_or_sane(
             at in 0..WELL.len(), length in 0..40_usize,

@@ -1,11 +1,11 @@
-//! Replicas as the pods of a Deployment. One task follows the Deployment and its pods, and sets the number of replicas through
-//! the scale subresource. It changes nothing unasked and nothing on old facts: without the API server the last state stays,
-//! with a refusal, and desired replicas that come meanwhile are forgotten.
+//! Replicas as the pods of a Deployment. One task follows the Deployment and its pods, and sets the number of replicas
+//! through the scale subresource. While the API server does not answer, the last state stays, with a refusal, and
+//! desired replicas that arrive are dropped.
 
 pub mod pods;
 pub mod startup;
 
-use super::{Desired, Handle, State};
+use super::{Desired, Handle, TargetState};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v1::{Scale, ScaleSpec};
 use k8s_openapi::api::core::v1::Pod;
@@ -16,9 +16,9 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
 use kubernetes::mirror::Mirror;
-use kubernetes::name::Name;
+use kubernetes::name::DeploymentName;
 use kubernetes::owner::Owners;
-use kubernetes::{Failure, request};
+use kubernetes::{ApiError, request};
 use law::observation::Replicas;
 use startup::Startup;
 use std::convert::Infallible;
@@ -30,40 +30,41 @@ use tokio::time::{Instant, MissedTickBehavior};
 /// This program's name in Events and in managed fields.
 const CONTROLLER: &str = "roundhouse-scaler";
 
-/// Time between two searches for another owner, which also show whether the API server still answers.
+/// Time between two searches for another autoscaler. They also show whether the API server still answers.
 const OWNER_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Pause before the API server is tried again: at first, doubled by each failure, and at most.
+/// Pause after the first failed request to the API server. Each further failure doubles the pause.
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
+/// The longest pause after a failed request to the API server.
 const LAST_BACKOFF: Duration = Duration::from_secs(10);
 
 /// Pause before a change that the API server has rejected is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// A change this old is not tried again: the load has moved on.
+/// Age from which on a rejected change is not tried again, since the load has changed.
 const STALE: Duration = Duration::from_secs(30);
 
-/// Attempts at a write that others' writes overtake.
+/// Largest number of attempts at a write, which fails if another program writes at the same time.
 const ATTEMPTS: usize = 5;
 
-/// Longest note of an Event, bytes (Event's own documentation).
+/// Longest note of an Event, in bytes (documentation of Event).
 const NOTE_BYTES: usize = 1024;
 
-/// The Deployment, and who scales it.
+/// A Deployment as a target, and the scaler's name.
 #[derive(Debug, Clone)]
-pub struct Spec {
-    /// The Deployment.
-    pub name: Name,
-    /// The name of this scaler in Events, such as its pod's.
+pub struct ScaledDeployment {
+    /// The name of the Deployment.
+    pub name: DeploymentName,
+    /// The name of this scaler in Events, such as the name of its pod.
     pub identity: String,
 }
 
-/// Starts the task. It refuses until it has read the Deployment, and changes nothing before the first desired replicas come.
-pub fn run(spec: Spec, client: Client) -> Handle {
-    let (desired, mut asked) = watch::channel(Desired::default());
-    let unread = State { refusal: Some(format!("{} has not been read yet; wait", spec.name)), ..State::default() };
-    let (publish, state) = watch::channel(unread);
-    let target = Target {
+/// Starts the task. It refuses changes until it has read the Deployment.
+pub fn run(spec: ScaledDeployment, client: Client) -> Handle {
+    let (desired, mut receiver) = watch::channel(Desired::default());
+    let refusal = Some(format!("{} has not been read yet; wait a few seconds", spec.name));
+    let (publish, state) = watch::channel(TargetState { refusal, ..TargetState::default() });
+    let target = DeploymentTarget {
         deployments: Api::namespaced(client.clone(), &spec.name.namespace),
         pods: Api::namespaced(client.clone(), &spec.name.namespace),
         owners: Owners::new(&spec.name, &client),
@@ -73,31 +74,34 @@ pub fn run(spec: Spec, client: Client) -> Handle {
         startup: Startup::default(),
         owner: None,
         rejected: None,
+        backoff: FIRST_BACKOFF,
     };
-    let mut closing = asked.clone();
+    let mut closing = receiver.clone();
     let done = tokio::spawn(async move {
         tokio::select! {
-            () = target.run(&mut asked) => {}
+            () = target.run(&mut receiver) => {}
             () = async { while closing.changed().await.is_ok() {} } => {}
         }
     });
     Handle { desired, state, done }
 }
 
-struct Target {
-    spec: Spec,
+struct DeploymentTarget {
+    spec: ScaledDeployment,
     client: Client,
     deployments: Api<Deployment>,
     pods: Api<Pod>,
     owners: Owners,
-    publish: watch::Sender<State>,
+    publish: watch::Sender<TargetState>,
     startup: Startup,
-    /// Another autoscaler that scales the Deployment, and what to do about it.
+    /// A message about another autoscaler that scales the Deployment; `None` if there is none.
     owner: Option<String>,
     rejected: Option<Rejected>,
+    /// The pause after the next failed request.
+    backoff: Duration,
 }
 
-/// A change with the time at which it was asked for.
+/// The desired replicas, and the time at which they arrived.
 type Change = (Desired, Instant);
 
 /// A change that the API server has rejected.
@@ -107,40 +111,35 @@ struct Rejected {
     retry: Instant,
 }
 
-/// The pods that a selector picks.
+/// The selector of a Deployment, and the pods that it picks.
 struct Selected {
     selector: LabelSelector,
     pods: Mirror<Pod>,
 }
 
-impl Target {
-    async fn run(mut self, asked: &mut watch::Receiver<Desired>) {
-        let mut backoff = FIRST_BACKOFF;
+impl DeploymentTarget {
+    async fn run(mut self, receiver: &mut watch::Receiver<Desired>) {
         loop {
-            let Err(failure) = self.follow(asked, &mut backoff).await;
+            let Err(failure) = self.follow(receiver).await;
             let refusal =
                 format!("cannot follow {}: {failure}; check the API server and the scaler's Role", self.spec.name);
-            tracing::warn!("{refusal}; trying again in {backoff:?}");
+            tracing::warn!("{refusal}; trying again in {:?}", self.backoff);
             self.publish.send_if_modified(|state| state.refusal.replace(refusal.clone()) != Some(refusal));
             self.rejected = None;
-            tokio::time::sleep(backoff).await;
-            backoff = (backoff * 2).min(LAST_BACKOFF);
+            tokio::time::sleep(self.backoff).await;
+            self.backoff = (self.backoff * 2).min(LAST_BACKOFF);
         }
     }
 
-    /// Follows the Deployment until the API server fails.
-    async fn follow(
-        &mut self,
-        asked: &mut watch::Receiver<Desired>,
-        backoff: &mut Duration,
-    ) -> Result<Infallible, Failure> {
+    /// Follows the Deployment until a request to the API server fails.
+    async fn follow(&mut self, receiver: &mut watch::Receiver<Desired>) -> Result<Infallible, ApiError> {
         let only = watcher::Config::default().fields(&format!("metadata.name={}", self.spec.name.name));
         let mut deployments = Mirror::new(self.deployments.clone(), only);
         let mut selected: Option<Selected> = None;
         let mut search = tokio::time::interval_at(Instant::now() + OWNER_INTERVAL, OWNER_INTERVAL);
         search.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.owner = self.owners.find().await?;
-        asked.mark_unchanged();
+        receiver.mark_unchanged();
         loop {
             let next_pod = async {
                 match &mut selected {
@@ -154,29 +153,28 @@ impl Target {
                 event = deployments.next() => event?,
                 event = next_pod => event?,
                 _ = search.tick() => self.owner = self.owners.find().await?,
-                Ok(()) = asked.changed() => change = Some((asked.borrow_and_update().clone(), Instant::now())),
+                Ok(()) = receiver.changed() => change = Some((receiver.borrow_and_update().clone(), Instant::now())),
                 () = tokio::time::sleep_until(retry.unwrap_or_else(Instant::now)), if retry.is_some() => {
                     let rejected = self.rejected.take().map(|rejected| rejected.change);
-                    change = rejected.filter(|(_, asked)| asked.elapsed() < STALE);
+                    change = rejected.filter(|(_, arrived)| arrived.elapsed() < STALE);
                 }
             }
             let Some(listed) = deployments.objects() else { continue };
-            self.update(listed.first(), &mut selected, change, backoff).await?;
+            self.update(listed.first(), &mut selected, change).await?;
         }
     }
 
-    /// Acts on what is known now; waits while the pods are not listed yet.
+    /// Makes the change, if there is one, and reports the state. Does nothing until the pods are listed.
     async fn update(
         &mut self,
         deployment: Option<&Arc<Deployment>>,
         selected: &mut Option<Selected>,
         change: Option<Change>,
-        backoff: &mut Duration,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), ApiError> {
         let Some(deployment) = deployment else {
             *selected = None;
             self.rejected = None;
-            *backoff = FIRST_BACKOFF;
+            self.backoff = FIRST_BACKOFF;
             self.report(Replicas::default(), Some(self.missing()));
             return Ok(());
         };
@@ -185,7 +183,7 @@ impl Target {
             *selected = selector.map(|selector| self.select(selector)).transpose()?;
         }
         let Some(pods) = selected.as_ref().and_then(|selected| selected.pods.objects()) else { return Ok(()) };
-        *backoff = FIRST_BACKOFF;
+        self.backoff = FIRST_BACKOFF;
         self.startup.note(&pods);
         if let Some(change) = change {
             self.grant(deployment, &pods, change).await?;
@@ -195,15 +193,15 @@ impl Target {
         Ok(())
     }
 
-    fn select(&self, selector: &LabelSelector) -> Result<Selected, Failure> {
+    fn select(&self, selector: &LabelSelector) -> Result<Selected, ApiError> {
         let parsed: Result<Selector, _> = selector.clone().try_into();
-        let parsed = parsed.map_err(|error| Failure::Unanswered(format!("its selector is no selector ({error})")))?;
+        let parsed = parsed.map_err(|error| ApiError::Unanswered(format!("its selector is invalid ({error})")))?;
         let only = watcher::Config::default().labels_from(&parsed);
         Ok(Selected { selector: selector.clone(), pods: Mirror::new(self.pods.clone(), only) })
     }
 
-    /// Carries a change out, or remembers why that was not possible.
-    async fn grant(&mut self, deployment: &Arc<Deployment>, pods: &[Arc<Pod>], change: Change) -> Result<(), Failure> {
+    /// Makes a change, or remembers that the API server has rejected it.
+    async fn grant(&mut self, deployment: &Arc<Deployment>, pods: &[Arc<Pod>], change: Change) -> Result<(), ApiError> {
         if let Some(rejected) = &mut self.rejected
             && rejected.change.0.replicas == change.0.replicas
         {
@@ -211,7 +209,7 @@ impl Target {
             return Ok(());
         }
         self.rejected = None;
-        // An owner may have come since the last search.
+        // Another autoscaler may have been created since the last search.
         self.owner = self.owners.find().await?;
         if self.owner.is_some() {
             return Ok(());
@@ -224,9 +222,9 @@ impl Target {
         Ok(())
     }
 
-    /// Sets the number of replicas. If another program has changed it meanwhile, nothing is changed: the next decision takes
-    /// that into account.
-    async fn scale(&self, deployment: &Deployment, pods: &[Arc<Pod>], desired: &Desired) -> Result<(), Failure> {
+    /// Sets the number of replicas. If another program has changed it since the last update, this change is left out:
+    /// the next decision takes the new number into account.
+    async fn scale(&self, deployment: &Deployment, pods: &[Arc<Pod>], desired: &Desired) -> Result<(), ApiError> {
         let name = &self.spec.name.name;
         let before = pods::desired(deployment);
         let params = PatchParams { field_manager: Some(CONTROLLER.into()), ..PatchParams::default() };
@@ -239,7 +237,7 @@ impl Target {
                 return Ok(());
             }
             if replicas != before {
-                tracing::info!("another program set {} to {replicas}; not changing that now", self.spec.name);
+                tracing::info!("another program set {} to {replicas}; leaving this change out", self.spec.name);
                 return Ok(());
             }
             let change = Scale {
@@ -257,7 +255,7 @@ impl Target {
         Ok(())
     }
 
-    /// Publishes an Event on the Deployment.
+    /// Logs a change, and publishes it as an Event on the Deployment.
     async fn publish_event(&self, deployment: &Deployment, pods: &[Arc<Pod>], before: usize, desired: &Desired) {
         let mut note = format!("from {before} to {} replicas: {}", desired.replicas, desired.reason);
         let (type_, reason) = if desired.is_full && desired.replicas < before {
@@ -269,16 +267,16 @@ impl Target {
         note.truncate(note.floor_char_boundary(NOTE_BYTES));
         tracing::info!("scaled {} {note}", self.spec.name);
         let event = Event { type_, reason: reason.into(), note: Some(note), action: "Scale".into(), secondary: None };
-        // A recorder counts Events of one kind as one, with the note of the first: each Event gets a recorder of its own.
+        // A recorder merges Events of one kind and keeps the note of the first, so each Event gets its own recorder.
         let reporter = Reporter { controller: CONTROLLER.into(), instance: Some(self.spec.identity.clone()) };
         let recorder = Recorder::new(self.client.clone(), reporter);
         if let Err(failure) = request(recorder.publish(&event, &deployment.object_ref(&()))).await {
-            tracing::warn!("cannot publish an Event on {}: {failure}", self.spec.name);
+            tracing::warn!("cannot publish an Event on {}: {failure}; check the scaler's Role", self.spec.name);
         }
     }
 
     fn report(&self, replicas: Replicas, refusal: Option<String>) {
-        let state = State { replicas, startup: self.startup.mean(), refusal };
+        let state = TargetState { replicas, startup: self.startup.mean(), refusal };
         self.publish.send_if_modified(|present| std::mem::replace(present, state.clone()) != state);
     }
 
@@ -286,14 +284,14 @@ impl Target {
         format!("{} does not exist; create it, or name another", self.spec.name)
     }
 
-    fn refusal(&self, replicas: usize, failure: &Failure) -> String {
+    fn refusal(&self, replicas: usize, failure: &ApiError) -> String {
         let advice = match failure {
-            Failure::Refused { code: 404, .. } => return self.missing(),
-            Failure::Refused { code: 401 | 403, .. } => {
-                "let the scaler get and patch deployments/scale, or lift what forbids it"
+            ApiError::Refused { code: 404, .. } => return self.missing(),
+            ApiError::Refused { code: 401 | 403, .. } => {
+                "let the scaler get and patch deployments/scale, or remove the rule that forbids it"
             }
-            Failure::Refused { code: 400 | 422, .. } => "change the bounds, or lift what forbids it",
-            Failure::Refused { .. } | Failure::Unanswered(_) => "wait, it is tried again",
+            ApiError::Refused { code: 400 | 422, .. } => "change --min or --max, or remove the rule that forbids it",
+            ApiError::Refused { .. } | ApiError::Unanswered(_) => "the scaler tries again by itself",
         };
         format!("cannot scale {} to {replicas}: {failure}; {advice}", self.spec.name)
     }

@@ -1,12 +1,12 @@
-//! Replicas as child processes. One task owns them: it starts, drains and replaces them, and publishes the ready ones in the
-//! file that the dispatcher watches.
+//! Replicas as child processes. One task starts, drains and replaces them, and publishes the ready ones in the file
+//! that the dispatcher watches.
 //!
-//! A child exits when its standard input closes, whose other end this process holds, so no child outlives this process.
+//! A child exits when its standard input closes. This process holds the other end, so no child outlives it.
 
 mod restarts;
 mod supervisor;
 
-use super::{Desired, Handle, State, startup_mean};
+use super::{Desired, Handle, TargetState, startup_mean};
 use cgroup::{Controller, Group};
 use law::observation::Replicas;
 use restarts::Restarts;
@@ -14,31 +14,31 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
-use supervisor::Event;
+use supervisor::ChildEvent;
 use tokio::process::Command;
 use tokio::sync::{mpsc, oneshot, watch};
 
-/// How replicas are run.
+/// The settings of replicas that run as child processes.
 #[derive(Debug, Clone)]
-pub struct Spec {
+pub struct ProcessesSpec {
     /// The replica's program.
     pub program: PathBuf,
-    /// Flags for the program, beyond those that this file adds.
+    /// Flags for the program. The scaler adds others, such as `--listen`.
     pub arguments: Vec<String>,
-    /// The dispatcher's discovery file.
+    /// The file in which ready replicas are published to the dispatcher.
     pub list: PathBuf,
     /// Makes a control group for each replica; `None` if replicas have no limits.
     pub controller: Option<Controller>,
-    /// How long a replica goes on accepting after SIGTERM: the dispatcher may not have read the list yet.
+    /// Time after SIGTERM in which a replica accepts requests, since the dispatcher may not have read the list yet.
     pub drain_delay: Duration,
-    /// Time from the end of that to SIGKILL.
+    /// Time after the drain delay in which a replica may finish its requests. A second later it is killed.
     pub grace: Duration,
 }
 
-/// Starts the task with `replicas`.
-pub fn run(spec: Spec, replicas: usize) -> Handle {
-    let (desired, asked) = watch::channel(Desired { replicas, ..Desired::default() });
-    let (publish, state) = watch::channel(State::default());
+/// Starts the task, which starts `replicas` replicas.
+pub fn run(spec: ProcessesSpec, replicas: usize) -> Handle {
+    let (desired, receiver) = watch::channel(Desired { replicas, ..Desired::default() });
+    let (publish, state) = watch::channel(TargetState::default());
     let processes = Processes {
         spec,
         publish,
@@ -48,44 +48,44 @@ pub fn run(spec: Spec, replicas: usize) -> Handle {
         restarts: Restarts::new(Instant::now()),
         listed: None,
     };
-    Handle { desired, state, done: tokio::spawn(processes.run(asked)) }
+    Handle { desired, state, done: tokio::spawn(processes.run(receiver)) }
 }
 
-/// A child as its owner sees it; a task of its own waits for the process.
+/// A child process. The task in `supervisor` waits for its end.
 struct Child {
     id: u64,
-    phase: Phase,
+    phase: ChildPhase,
     started: Instant,
-    /// Dropping it asks the process to drain.
+    /// Dropping this sender drains the process.
     stop: Option<oneshot::Sender<()>>,
     /// The control group, which is removed after the process has ended.
     group: Option<Group>,
 }
 
-enum Phase {
+enum ChildPhase {
     Starting,
     Ready { address: String, since: Instant },
     Draining,
 }
 
 struct Processes {
-    spec: Spec,
-    publish: watch::Sender<State>,
+    spec: ProcessesSpec,
+    publish: watch::Sender<TargetState>,
     children: Vec<Child>,
     next_id: u64,
     startup: Option<Duration>,
     restarts: Restarts,
-    /// The addresses in the discovery file.
+    /// The addresses in the file; `None` before it is written.
     listed: Option<BTreeSet<String>>,
 }
 
 impl Processes {
-    async fn run(mut self, mut asked: watch::Receiver<Desired>) {
-        // The task of each child sends two events at most.
+    async fn run(mut self, mut receiver: watch::Receiver<Desired>) {
+        // A bound for events that are not handled yet. The task of each child sends two events at most.
         let (events, mut happened) = mpsc::channel(64);
-        let mut desired = asked.borrow_and_update().replicas;
+        let mut desired = receiver.borrow_and_update().replicas;
         let mut is_stopping = false;
-        // Replicas that an earlier scaler has published are gone.
+        // The replicas of an earlier scaler have ended, so their addresses must leave the file.
         self.list();
         loop {
             self.reconcile(desired, &events);
@@ -93,46 +93,46 @@ impl Processes {
             if is_stopping && self.children.is_empty() {
                 return;
             }
-            let retry = self.restarts.not_before().max(Instant::now() + Duration::from_millis(1));
+            let pause = self.restarts.pause(Instant::now()).max(Duration::from_millis(1));
             tokio::select! {
-                changed = asked.changed(), if !is_stopping => match changed {
-                    Ok(()) => desired = asked.borrow_and_update().replicas,
+                changed = receiver.changed(), if !is_stopping => match changed {
+                    Ok(()) => desired = receiver.borrow_and_update().replicas,
                     Err(_dropped) => (desired, is_stopping) = (0, true),
                 },
                 Some((id, event)) = happened.recv() => self.note(id, event),
-                () = tokio::time::sleep_until(retry.into()), if self.serving() < desired => {}
+                () = tokio::time::sleep(pause), if self.serving() < desired => {}
             }
         }
     }
 
-    /// Starts replicas that are missing, and drains those that are too many: starting ones first, then the newest.
-    fn reconcile(&mut self, desired: usize, events: &mpsc::Sender<(u64, Event)>) {
-        while self.serving() < desired && self.restarts.not_before() <= Instant::now() {
+    /// Starts missing replicas, and drains superfluous ones: those that are starting first, then the newest.
+    fn reconcile(&mut self, desired: usize, events: &mpsc::Sender<(u64, ChildEvent)>) {
+        while self.serving() < desired && self.restarts.pause(Instant::now()).is_zero() {
             if let Err(error) = self.start(events) {
-                tracing::error!(program = %self.spec.program.display(), %error, "a replica could not be started");
-                self.restarts.note(Instant::now(), None);
+                let (program, pause) = (self.spec.program.display(), self.restarts.note(Instant::now(), None));
+                tracing::error!(%program, %error, ?pause, "cannot start a replica; trying again after the pause");
             }
         }
         while self.serving() > desired {
-            let starting = self.children.iter().rposition(|child| matches!(child.phase, Phase::Starting));
-            let newest = self.children.iter().rposition(|child| !matches!(child.phase, Phase::Draining));
+            let starting = self.children.iter().rposition(|child| matches!(child.phase, ChildPhase::Starting));
+            let newest = self.children.iter().rposition(|child| !matches!(child.phase, ChildPhase::Draining));
             let Some(index) = starting.or(newest) else { break };
             let child = &mut self.children[index];
-            tracing::info!(replica = child.id, "draining");
-            child.phase = Phase::Draining;
-            // Before the signal, or the dispatcher would send requests to a replica that no longer accepts them.
+            tracing::info!(replica = child.id, "draining the replica");
+            child.phase = ChildPhase::Draining;
+            // The list comes before the signal, or the dispatcher would send requests to a replica that refuses them.
             self.list();
             drop(self.children[index].stop.take());
         }
         self.list();
     }
 
-    /// Replicas that serve or will.
+    /// The number of replicas that are starting or ready.
     fn serving(&self) -> usize {
-        self.children.iter().filter(|child| !matches!(child.phase, Phase::Draining)).count()
+        self.children.iter().filter(|child| !matches!(child.phase, ChildPhase::Draining)).count()
     }
 
-    fn start(&mut self, events: &mpsc::Sender<(u64, Event)>) -> std::io::Result<()> {
+    fn start(&mut self, events: &mpsc::Sender<(u64, ChildEvent)>) -> std::io::Result<()> {
         let id = self.next_id;
         self.next_id += 1;
         let child = Command::new(&self.spec.program)
@@ -149,31 +149,31 @@ impl Processes {
         let (stop, stopped) = oneshot::channel();
         let time_limit = self.spec.drain_delay + self.spec.grace + Duration::from_secs(1);
         tokio::spawn(supervisor::run(id, child, stopped, time_limit, events.clone()));
-        self.children.push(Child { id, phase: Phase::Starting, started: Instant::now(), stop: Some(stop), group });
-        tracing::info!(replica = id, "starting");
+        self.children.push(Child { id, phase: ChildPhase::Starting, started: Instant::now(), stop: Some(stop), group });
+        tracing::info!(replica = id, "starting a replica");
         Ok(())
     }
 
-    /// Moves a process into a control group. If that fails, it runs on without limits, as it would without control groups.
+    /// Moves a process into a new control group. If that fails, the process runs without limits.
     fn limit(&self, id: u64, process: u32) -> Option<Group> {
         let group = self.spec.controller.as_ref()?.group();
         let added = group.and_then(|group| group.add(process).map(|()| group));
-        added.inspect_err(|error| tracing::warn!(replica = id, %error, "runs without its limits")).ok()
+        added.inspect_err(|error| tracing::warn!(replica = id, %error, "the replica runs without its limits")).ok()
     }
 
-    fn note(&mut self, id: u64, event: Event) {
+    fn note(&mut self, id: u64, event: ChildEvent) {
         let Some(index) = self.children.iter().position(|child| child.id == id) else { return };
         match event {
-            Event::Ready(address) => {
+            ChildEvent::Ready(address) => {
                 let child = &mut self.children[index];
-                if matches!(child.phase, Phase::Starting) {
+                if matches!(child.phase, ChildPhase::Starting) {
                     let took = child.started.elapsed();
-                    child.phase = Phase::Ready { address, since: Instant::now() };
+                    child.phase = ChildPhase::Ready { address, since: Instant::now() };
                     self.startup = Some(startup_mean(self.startup, took));
-                    tracing::info!(replica = id, startup_ms = took.as_millis() as u64, "ready");
+                    tracing::info!(replica = id, startup_ms = took.as_millis() as u64, "the replica is ready");
                 }
             }
-            Event::Ended(status) => self.note_end(index, status),
+            ChildEvent::Ended(status) => self.note_end(index, status),
         }
     }
 
@@ -184,25 +184,23 @@ impl Processes {
         }
         let now = Instant::now();
         match phase {
-            Phase::Draining => tracing::info!(replica = id, %status, "drained"),
-            Phase::Ready { since, .. } => {
-                self.restarts.note(now, Some(now - since));
-                let pause = self.restarts.pause(now);
-                tracing::warn!(replica = id, %status, ?pause, "died; another takes its place after the pause");
+            ChildPhase::Draining => tracing::info!(replica = id, %status, "the replica is drained"),
+            ChildPhase::Ready { since, .. } => {
+                let pause = self.restarts.note(now, Some(now - since));
+                tracing::warn!(replica = id, %status, ?pause, "the replica died; another one starts after the pause");
             }
-            Phase::Starting => {
-                self.restarts.note(now, None);
-                let pause = self.restarts.pause(now);
-                tracing::error!(replica = id, %status, ?pause, "ended before it was ready");
+            ChildPhase::Starting => {
+                let pause = self.restarts.note(now, None);
+                tracing::error!(replica = id, %status, ?pause, "the replica ended before it was ready; see its output");
             }
         }
     }
 
-    /// Replaces the dispatcher's file if the set of ready replicas changed.
+    /// Writes the file for the dispatcher if the set of ready replicas has changed.
     fn list(&mut self) {
         let address = |child: &Child| match &child.phase {
-            Phase::Ready { address, .. } => Some(address.clone()),
-            Phase::Starting | Phase::Draining => None,
+            ChildPhase::Ready { address, .. } => Some(address.clone()),
+            ChildPhase::Starting | ChildPhase::Draining => None,
         };
         let ready: BTreeSet<String> = self.children.iter().filter_map(address).collect();
         if self.listed.as_ref() == Some(&ready) {
@@ -212,20 +210,22 @@ impl Processes {
         let new = self.spec.list.with_extension("new");
         match std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, &self.spec.list)) {
             Ok(()) => self.listed = Some(ready),
-            // Tried again at the next event; the dispatcher goes on with the last list.
-            Err(error) => tracing::error!(list = %self.spec.list.display(), %error, "cannot publish the replicas"),
+            Err(error) => {
+                let list = self.spec.list.display();
+                tracing::error!(%list, %error, "cannot write the ready replicas; the dispatcher keeps the last list");
+            }
         }
     }
 
     fn report(&self, desired: usize) {
-        let count = |is_it: fn(&Phase) -> bool| self.children.iter().filter(|child| is_it(&child.phase)).count();
+        let count = |is: fn(&ChildPhase) -> bool| self.children.iter().filter(|child| is(&child.phase)).count();
         let replicas = Replicas {
             desired,
-            ready: count(|phase| matches!(phase, Phase::Ready { .. })),
-            starting: count(|phase| matches!(phase, Phase::Starting)),
-            // Replicas that keep dying and wait for their next start.
+            ready: count(|phase| matches!(phase, ChildPhase::Ready { .. })),
+            starting: count(|phase| matches!(phase, ChildPhase::Starting)),
+            // While replicas keep dying, those that wait for their next start are blocked.
             blocked: if self.restarts.is_loop() { desired.saturating_sub(self.serving()) } else { 0 },
         };
-        self.publish.send_replace(State { replicas, startup: self.startup, refusal: None });
+        self.publish.send_replace(TargetState { replicas, startup: self.startup, refusal: None });
     }
 }

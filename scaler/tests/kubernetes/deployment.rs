@@ -10,8 +10,8 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::client::Body;
 use kube::{Api, Client, ResourceExt};
 use law::observation::Replicas;
-use scaler::target::deployment::{self, Spec};
-use scaler::target::{Desired, Handle, State};
+use scaler::target::deployment::{self, ScaledDeployment};
+use scaler::target::{Desired, Handle, TargetState};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -82,9 +82,9 @@ impl TestDeployment {
         deployment::run(self.spec(), client)
     }
 
-    fn spec(&self) -> Spec {
+    fn spec(&self) -> ScaledDeployment {
         let name = format!("deployment:{}/replica", self.namespace).parse().expect("the text names a Deployment");
-        Spec { name, identity: "test".into() }
+        ScaledDeployment { name, identity: "test".into() }
     }
 
     /// The number of replicas in the Deployment's scale.
@@ -135,7 +135,7 @@ fn set_desired(target: &Handle, replicas: usize) {
 }
 
 /// Waits until the target's state satisfies `is_wanted`. `what` names that state for the message of a failure.
-async fn wait_for_state(target: &Handle, what: &str, is_wanted: impl FnMut(&State) -> bool) -> State {
+async fn wait_for_state(target: &Handle, what: &str, is_wanted: impl FnMut(&TargetState) -> bool) -> TargetState {
     let mut state = target.state.clone();
     let waited = tokio::time::timeout(TIMEOUT, state.wait_for(is_wanted)).await;
     match waited {
@@ -146,14 +146,14 @@ async fn wait_for_state(target: &Handle, what: &str, is_wanted: impl FnMut(&Stat
     }
 }
 
-async fn wait_for_replicas(target: &Handle, replicas: Replicas) -> State {
+async fn wait_for_replicas(target: &Handle, replicas: Replicas) -> TargetState {
     wait_for_state(target, &format!("{replicas:?}"), |state| state.replicas == replicas && state.refusal.is_none())
         .await
 }
 
 /// Waits until the target refuses to scale for a reason that contains `why`.
-async fn wait_for_refusal(target: &Handle, why: &str) -> State {
-    let refuses = |state: &State| state.refusal.as_ref().is_some_and(|refusal| refusal.contains(why));
+async fn wait_for_refusal(target: &Handle, why: &str) -> TargetState {
+    let refuses = |state: &TargetState| state.refusal.as_ref().is_some_and(|refusal| refusal.contains(why));
     wait_for_state(target, &format!("a refusal with {why:?}"), refuses).await
 }
 

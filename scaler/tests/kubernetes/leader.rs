@@ -3,12 +3,12 @@
 use crate::control_plane::{ApiProxy, TIMEOUT, control_plane, namespace, report};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::{Api, Client};
-use scaler::leader::{self, Candidate, Spec, election};
+use scaler::leader::{self, Candidate, CandidateSpec, election};
 use std::time::Duration;
 use tokio::time::Instant;
 
 fn candidate(client: &Client, lease: &str, identity: &str) -> Candidate {
-    let spec = Spec { namespace: "leader".into(), name: lease.into(), identity: identity.into() };
+    let spec = CandidateSpec { namespace: "leader".into(), name: lease.into(), identity: identity.into() };
     leader::run(spec, client.clone())
 }
 

@@ -3,7 +3,7 @@
 
 #![allow(dead_code, reason = "each test program uses a part of this module")]
 
-use scaler::observe::prometheus::client::{Base, Client};
+use scaler::observe::prometheus::client::{BaseUrl, Client};
 use std::io::{ErrorKind, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -66,14 +66,14 @@ impl Prometheus {
 
 /// Starts a Prometheus that scrapes `targets`. Returns its process and the base URL for queries; `None` if the program
 /// is not installed.
-pub(crate) async fn prometheus(folder: &Path, targets: &[SocketAddr]) -> Option<(Child, Base)> {
+pub(crate) async fn prometheus(folder: &Path, targets: &[SocketAddr]) -> Option<(Child, BaseUrl)> {
     let Prometheus { child, address, .. } = Prometheus::start(folder, targets).await?;
     Some((child, base(&address)))
 }
 
 /// Starts a Prometheus that scrapes nothing and has the data of `openmetrics`, a text in the OpenMetrics format.
 /// Returns its process and the base URL for queries; `None` if the programs are not installed.
-pub(crate) async fn archive(folder: &Path, openmetrics: &str) -> Option<(Child, Base)> {
+pub(crate) async fn archive(folder: &Path, openmetrics: &str) -> Option<(Child, BaseUrl)> {
     let text = folder.join("history");
     std::fs::write(&text, openmetrics).expect("the folder is writable");
     let mut promtool = Command::new("promtool");
@@ -100,7 +100,7 @@ pub(crate) async fn archive(folder: &Path, openmetrics: &str) -> Option<(Child, 
     Some((child, base(&address)))
 }
 
-fn base(address: &str) -> Base {
+fn base(address: &str) -> BaseUrl {
     format!("http://{address}").parse().expect("the address makes a URL")
 }
 

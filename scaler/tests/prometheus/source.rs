@@ -5,7 +5,7 @@ use hyper::body::Incoming;
 use hyper::{Method, Request};
 use law::histogram::Histogram;
 use law::observation::Observation;
-use scaler::observe::prometheus::client::{Base, Client};
+use scaler::observe::prometheus::client::{BaseUrl, Client};
 use scaler::observe::prometheus::{Prometheus, Queries};
 use scaler::observe::{Error, Reading};
 use service::respond::{self, Reply};
@@ -110,7 +110,7 @@ struct PrometheusReader {
 }
 
 impl PrometheusReader {
-    fn new(base: &Base) -> Self {
+    fn new(base: &BaseUrl) -> Self {
         let client = Client::new(base.clone(), None).expect("a client without a token reads no file");
         let queries = Queries::of("job=\"dispatcher\"");
         Self { source: Prometheus::new(client, queries, LIMIT), began: Instant::now() }

@@ -11,7 +11,6 @@ use std::time::Duration;
 /// replica.
 const BURST: [(usize, f64); 2] = [(10, LIGHT_LOAD), (30, 2.2)];
 
-
 /// The number of replicas that the burst needs.
 const NEEDED_REPLICAS: i32 = 3;
 

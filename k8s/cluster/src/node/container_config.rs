@@ -4,7 +4,7 @@ use super::probe::{ContainerProbes, HttpProbe};
 use super::quantity;
 use anyhow::{Context, Result, bail, ensure};
 use bytesize::ByteSize;
-use cgroup::Limits;
+use cgroup::ResourceLimits;
 use k8s_openapi::api::core::v1::{Container, EnvVar, Pod, PodSpec, Probe as ProbeSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -36,7 +36,7 @@ pub(super) struct ContainerConfig {
     /// The name of the ServiceAccount whose token the container gets; `None` if it gets no token.
     pub service_account: Option<String>,
     /// The limits of memory, and of processor time in cores of the node.
-    pub limits: Limits,
+    pub limits: ResourceLimits,
     /// The container's probes.
     pub probes: ContainerProbes,
     /// The time between SIGTERM and SIGKILL.
@@ -200,10 +200,10 @@ fn expand(text: &str, variables: &[(String, String)]) -> String {
     expanded + rest
 }
 
-fn limits(container: &Container) -> Result<Limits> {
+fn limits(container: &Container) -> Result<ResourceLimits> {
     let limits = container.resources.as_ref().and_then(|resources| resources.limits.as_ref());
     let limit = |name: &str| limits.and_then(|limits| limits.get(name));
-    Ok(Limits { cores: limit("cpu").map(cores).transpose()?, memory: limit("memory").map(memory).transpose()? })
+    Ok(ResourceLimits { cores: limit("cpu").map(cores).transpose()?, memory: limit("memory").map(memory).transpose()? })
 }
 
 fn cores(quantity: &Quantity) -> Result<f64> {
@@ -296,7 +296,7 @@ mod tests {
         assert_eq!(limits("1", "1000").expect("good").limits.memory, Some(ByteSize::b(1000)));
         assert_eq!(limits("1", "2M").expect("good").limits.memory, Some(ByteSize::mb(2)));
         assert!(limits("lots", "1Gi").is_err() && limits("1", "lots").is_err());
-        assert_eq!(config(json!({}), json!({})).expect("good").limits, Limits::default());
+        assert_eq!(config(json!({}), json!({})).expect("good").limits, ResourceLimits::default());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, ResourceExt};
-use kubernetes::{Failure, request};
+use kubernetes::{ApiError, request};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::process::ExitStatus;
@@ -278,9 +278,9 @@ async fn confirm_deletion(shared: &NodeState, pod: &Pod) {
         DeleteParams { grace_period_seconds: Some(0), preconditions: Some(preconditions), ..DeleteParams::default() };
     loop {
         match request(pods.delete(&pod.name_any(), &params)).await {
-            Err(Failure::Unanswered(_)) => tokio::time::sleep(RETRY_INTERVAL).await,
+            Err(ApiError::Unanswered(_)) => tokio::time::sleep(RETRY_INTERVAL).await,
             // A refusal means that the object was deleted already, or that another pod has its name now.
-            Ok(_) | Err(Failure::Refused { .. }) => return,
+            Ok(_) | Err(ApiError::Refused { .. }) => return,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::counter_history::CountingSpan;
 use law::histogram::{Histogram, increase};
-use scaler::observe::snapshot::{Fault, MOST_COUNTED, Sample, histogram, named, sane};
+use scaler::observe::snapshot::{FigureFault, MOST_COUNTED, MetricSample, histogram, named, sane};
 use service::wire::{Code, metric};
 
 /// The codes of answers to requests that no replica could answer. Such an answer may come quickly, but the request has
@@ -34,7 +34,7 @@ impl RecordedAnswers {
     ///
     /// # Errors
     /// If a number is implausible, or a histogram contradicts itself.
-    pub fn of(samples: &[Sample]) -> Result<Self, Fault> {
+    pub fn of(samples: &[MetricSample]) -> Result<Self, FigureFault> {
         let mut unanswered = None;
         for sample in named(samples, metric::REQUESTS) {
             let Unanswered { failed, expired } = unanswered.get_or_insert_default();
@@ -78,12 +78,12 @@ pub(super) mod tests {
 
     const INFINITY: f64 = f64::INFINITY;
 
-    fn sample(name: &str, label: Option<(&str, &str)>, value: f64) -> Sample {
+    fn sample(name: &str, label: Option<(&str, &str)>, value: f64) -> MetricSample {
         let labels = label.map(|(name, value)| (name.into(), value.into()));
-        Sample { name: name.into(), labels: labels.into_iter().collect(), value }
+        MetricSample { name: name.into(), labels: labels.into_iter().collect(), value }
     }
 
-    fn durations(name: &str, buckets: &[(&str, f64)], sum: f64) -> Vec<Sample> {
+    fn durations(name: &str, buckets: &[(&str, f64)], sum: f64) -> Vec<MetricSample> {
         let bucket = |&(bound, count): &(&str, f64)| sample(&format!("{name}_bucket"), Some(("le", bound)), count);
         buckets.iter().map(bucket).chain([sample(&format!("{name}_sum"), None, sum)]).collect()
     }
@@ -110,9 +110,9 @@ pub(super) mod tests {
         let found = RecordedAnswers::of(&samples).expect("good");
         assert_eq!(found.unanswered, Some(Unanswered { failed: 4.0, expired: 5.0 }));
         samples.push(sample(metric::REQUESTS, Some(("code", "internal")), f64::NAN));
-        assert!(matches!(RecordedAnswers::of(&samples), Err(Fault::Number { .. })));
+        assert!(matches!(RecordedAnswers::of(&samples), Err(FigureFault::Number { .. })));
         let torn = durations(metric::REPLICA_WORK, &[("0.5", 8.0), ("+Inf", 7.0)], 3.0);
-        assert!(matches!(RecordedAnswers::of(&torn), Err(Fault::Histogram { .. })));
+        assert!(matches!(RecordedAnswers::of(&torn), Err(FigureFault::Histogram { .. })));
     }
 
     fn answers(latency: Histogram, unanswered: Option<(f64, f64)>) -> RecordedAnswers {

@@ -2,7 +2,7 @@
 
 use super::period::{self, Period};
 use crate::simulate::flags::Flags;
-use scaler::observe::flags::Access;
+use scaler::observe::flags::PrometheusFlags;
 use service::options::positive_duration;
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ pub struct Args {
     pub step: Duration,
     /// The flags of the Prometheus
     #[command(flatten)]
-    pub access: Access,
+    pub access: PrometheusFlags,
     /// The flags of the laws, the plant and the report
     #[command(flatten)]
     pub flags: Flags,

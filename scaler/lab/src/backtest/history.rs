@@ -6,7 +6,7 @@ use super::outcome::RecordedOutcome;
 use super::period::Period;
 use super::samples::{PointMap, ReplicaCounts};
 use crate::simulate::comparison::ComparisonRow;
-use scaler::observe::snapshot::Fault;
+use scaler::observe::snapshot::FigureFault;
 use std::time::Duration;
 
 /// The recorded history of a period.
@@ -40,7 +40,7 @@ pub struct History {
 pub struct ImplausibleAnswers {
     pub(super) endpoint: String,
     pub(super) at: String,
-    pub(super) fault: Fault,
+    pub(super) fault: FigureFault,
 }
 
 impl History {

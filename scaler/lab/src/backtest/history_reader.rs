@@ -10,7 +10,7 @@ use super::samples::{self, NAMES, RecordedSamples};
 use indicatif::ProgressBar;
 use scaler::observe::prometheus::client::{Client, Error as ClientError};
 use scaler::observe::prometheus::{NAME, endpoint, sample};
-use scaler::observe::snapshot::Sample;
+use scaler::observe::snapshot::MetricSample;
 use service::wire::metric;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -194,10 +194,10 @@ impl HistoryReader<'_> {
     }
 
     /// The samples for [`RecordedAnswers`] at the point `index`. The key is the labels that identify the dispatcher.
-    async fn answer_samples(&self, index: usize) -> Result<BTreeMap<String, Vec<Sample>>, Error> {
+    async fn answer_samples(&self, index: usize) -> Result<BTreeMap<String, Vec<MetricSample>>, Error> {
         let durations = [metric::REPLICA_WORK, metric::REQUEST_DURATION].join("|");
         let query = self.newest_of_step(&format!("({durations})_(bucket|sum|count)|{}", metric::REQUESTS));
-        let mut samples: BTreeMap<String, Vec<Sample>> = BTreeMap::new();
+        let mut samples: BTreeMap<String, Vec<MetricSample>> = BTreeMap::new();
         for RecordedSeries { metric, values } in query_range(self.client, &query, self.period.only(index)).await? {
             let of_dispatcher = samples.entry(endpoint(&metric)).or_default();
             of_dispatcher.extend(values.iter().map(|&(_, value)| sample(&metric, value)));

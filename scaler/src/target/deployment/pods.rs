@@ -5,8 +5,8 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
 use law::observation::Replicas;
 use std::borrow::Borrow;
 
-/// Waiting reasons of a container that keeps crashing, or cannot start until its cause is removed.
-const STUCK: [&str; 7] = [
+/// The reasons of waiting containers that keep crashing, or cannot start until a user removes the cause.
+const STUCK_REASONS: [&str; 7] = [
     "CrashLoopBackOff",
     "CreateContainerConfigError",
     "CreateContainerError",
@@ -18,7 +18,7 @@ const STUCK: [&str; 7] = [
 
 /// The state of a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
+pub enum PodState {
     /// The pod is ready.
     Ready,
     /// The pod is not ready yet.
@@ -29,49 +29,48 @@ pub enum Phase {
     Gone,
 }
 
-/// The state of this pod.
-pub fn phase(pod: &Pod) -> Phase {
+/// The state of `pod`.
+pub fn pod_state(pod: &Pod) -> PodState {
     let status = pod.status.as_ref();
     let phase = status.and_then(|status| status.phase.as_deref());
     // The ReplicaSet has already replaced a pod that has finished.
     if pod.metadata.deletion_timestamp.is_some() || matches!(phase, Some("Succeeded" | "Failed")) {
-        return Phase::Gone;
+        return PodState::Gone;
     }
     if condition(pod, "Ready").is_some_and(|ready| ready.status == "True") {
-        return Phase::Ready;
+        return PodState::Ready;
     }
     let unschedulable = condition(pod, "PodScheduled")
         .is_some_and(|placed| placed.status == "False" && placed.reason.as_deref() == Some("Unschedulable"));
     let mut containers =
         status.into_iter().flat_map(|status| [&status.init_container_statuses, &status.container_statuses]).flatten();
-    if unschedulable || containers.any(|list| list.iter().any(is_stuck)) { Phase::Blocked } else { Phase::Starting }
+    let is_blocked = unschedulable || containers.any(|list| list.iter().any(is_stuck));
+    if is_blocked { PodState::Blocked } else { PodState::Starting }
 }
 
-/// The pod's condition of this type.
+/// The condition of `pod` with the type `kind`; `None` if there is none.
 pub fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
     pod.status.as_ref()?.conditions.as_ref()?.iter().find(|condition| condition.type_ == kind)
 }
 
-/// Replicas by state. Replicas without a pod are starting, unless the Deployment says that pods cannot be created (a quota,
-/// an admission check).
+/// The replicas by state. Replicas without a pod count as starting, or as blocked if the Deployment reports that pods
+/// cannot be created, for example because of a quota.
 pub fn count(deployment: &Deployment, pods: &[impl Borrow<Pod>]) -> Replicas {
     let desired = desired(deployment);
-    let count = |state| pods.iter().filter(|&pod| phase(pod.borrow()) == state).count();
-    let (ready, starting, blocked) = (count(Phase::Ready), count(Phase::Starting), count(Phase::Blocked));
+    let count = |state| pods.iter().filter(|&pod| pod_state(pod.borrow()) == state).count();
+    let (ready, starting, blocked) = (count(PodState::Ready), count(PodState::Starting), count(PodState::Blocked));
     let missing = desired.saturating_sub(ready + starting + blocked);
     let conditions = deployment.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    if conditions.iter().any(|condition| condition.type_ == "ReplicaFailure" && condition.status == "True") {
-        Replicas { desired, ready, starting, blocked: blocked + missing }
-    } else {
-        Replicas { desired, ready, starting: starting + missing, blocked }
-    }
+    let is_failing = conditions.iter().any(|found| found.type_ == "ReplicaFailure" && found.status == "True");
+    let (starting, blocked) = if is_failing { (starting, blocked + missing) } else { (starting + missing, blocked) };
+    Replicas { desired, ready, starting, blocked }
 }
 
-/// Why one of the pods cannot be placed or started, in the words of the scheduler or the kubelet; `None` if none is blocked.
+/// The name of a blocked pod and the reason given by the scheduler or the kubelet; `None` if no pod is blocked.
 pub fn obstacle(pods: &[impl Borrow<Pod>]) -> Option<String> {
-    let pod: &Pod = pods.iter().map(Borrow::borrow).find(|pod| phase(pod) == Phase::Blocked)?;
+    let pod: &Pod = pods.iter().map(Borrow::borrow).find(|pod| pod_state(pod) == PodState::Blocked)?;
     let unplaced = condition(pod, "PodScheduled").filter(|placed| placed.status == "False");
-    let said = unplaced.and_then(|placed| placed.message.clone()).or_else(|| {
+    let message = unplaced.and_then(|placed| placed.message.clone()).or_else(|| {
         let mut containers = pod.status.as_ref()?.container_statuses.iter().flatten();
         let container = containers.find(|container| is_stuck(container))?;
         let waiting = container.state.as_ref().and_then(|state| state.waiting.as_ref());
@@ -80,10 +79,10 @@ pub fn obstacle(pods: &[impl Borrow<Pod>]) -> Option<String> {
         Some(reasons.into_iter().flatten().collect::<Vec<_>>().join(", last time "))
     });
     let name = pod.metadata.name.as_deref().unwrap_or_default();
-    Some(format!("{name}: {}", said.unwrap_or_default()))
+    Some(format!("{name}: {}", message.unwrap_or_default()))
 }
 
-/// The replicas that the Deployment asks for; one, if it does not say (DeploymentSpec's own documentation).
+/// The desired replicas of the Deployment; one if it gives no number (documentation of DeploymentSpec).
 pub fn desired(deployment: &Deployment) -> usize {
     let replicas = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
     usize::try_from(replicas).unwrap_or_default()
@@ -95,7 +94,7 @@ fn is_stuck(container: &ContainerStatus) -> bool {
     let is_killed = [state, container.last_state.as_ref()].into_iter().flatten().any(|state| {
         state.terminated.as_ref().and_then(|terminated| terminated.reason.as_deref()) == Some("OOMKilled")
     });
-    is_killed && !container.ready || waiting.is_some_and(|reason| STUCK.contains(&reason))
+    is_killed && !container.ready || waiting.is_some_and(|reason| STUCK_REASONS.contains(&reason))
 }
 
 #[cfg(test)]
@@ -133,37 +132,37 @@ mod tests {
         let mut recovered = is("Running", "True");
         recovered["containerStatuses"] = json!([container(true, &running, &killed)]);
         for (status, expected) in [
-            (json!({}), Phase::Starting),
-            (json!({"phase": "Pending"}), Phase::Starting),
-            (is("Running", "False"), Phase::Starting),
-            (is("Running", "Unknown"), Phase::Starting),
-            (is("Running", "True"), Phase::Ready),
-            (is("Succeeded", "True"), Phase::Gone),
-            (json!({"phase": "Failed", "reason": "Evicted"}), Phase::Gone),
-            (unplaced("Unschedulable"), Phase::Blocked),
-            (unplaced("SchedulingGated"), Phase::Starting),
-            (waiting("ContainerCreating"), Phase::Starting),
-            (waiting("PodInitializing"), Phase::Starting),
-            (waiting("CrashLoopBackOff"), Phase::Blocked),
-            (waiting("ImagePullBackOff"), Phase::Blocked),
-            (waiting("ErrImagePull"), Phase::Blocked),
-            (waiting("CreateContainerConfigError"), Phase::Blocked),
-            (init, Phase::Blocked),
-            (with(container(false, &running, &killed)), Phase::Blocked),
-            (with(container(false, &killed, &none)), Phase::Blocked),
-            (with(container(false, &running, &crashed)), Phase::Starting),
-            (recovered, Phase::Ready),
+            (json!({}), PodState::Starting),
+            (json!({"phase": "Pending"}), PodState::Starting),
+            (is("Running", "False"), PodState::Starting),
+            (is("Running", "Unknown"), PodState::Starting),
+            (is("Running", "True"), PodState::Ready),
+            (is("Succeeded", "True"), PodState::Gone),
+            (json!({"phase": "Failed", "reason": "Evicted"}), PodState::Gone),
+            (unplaced("Unschedulable"), PodState::Blocked),
+            (unplaced("SchedulingGated"), PodState::Starting),
+            (waiting("ContainerCreating"), PodState::Starting),
+            (waiting("PodInitializing"), PodState::Starting),
+            (waiting("CrashLoopBackOff"), PodState::Blocked),
+            (waiting("ImagePullBackOff"), PodState::Blocked),
+            (waiting("ErrImagePull"), PodState::Blocked),
+            (waiting("CreateContainerConfigError"), PodState::Blocked),
+            (init, PodState::Blocked),
+            (with(container(false, &running, &killed)), PodState::Blocked),
+            (with(container(false, &killed, &none)), PodState::Blocked),
+            (with(container(false, &running, &crashed)), PodState::Starting),
+            (recovered, PodState::Ready),
         ] {
-            assert_eq!(phase(&pod(&status)), expected, "{status}");
+            assert_eq!(pod_state(&pod(&status)), expected, "{status}");
         }
         let mut leaving = pod(&is("Running", "True"));
         leaving.metadata.deletion_timestamp =
             Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).expect("a time"));
-        assert_eq!(phase(&leaving), Phase::Gone);
+        assert_eq!(pod_state(&leaving), PodState::Gone);
     }
 
     #[test]
-    fn an_obstacle_is_told_in_the_words_of_the_scheduler_or_the_kubelet() {
+    fn an_obstacle_is_the_message_of_the_scheduler_or_the_kubelet() {
         let unplaced = json!({"conditions": [condition("PodScheduled", "False", "Unschedulable")]});
         let mut dying = waiting("CrashLoopBackOff");
         dying["containerStatuses"][0]["lastState"] = json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}});

@@ -1,50 +1,50 @@
-//! The running mean of the times that pods take from creation to ready, learnt from pods as they are seen. Pure.
+//! The running mean of the times that pods take from creation to readiness. Pure, but for lines of the log.
 
-use super::pods::{Phase, condition, phase};
+use super::pods::{PodState, condition, pod_state};
 use crate::target::startup_mean;
 use k8s_openapi::api::core::v1::Pod;
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Kubelets write a pod's start and its first conditions within a second of each other; times are whole seconds.
+/// Largest time between a pod's start and its first conditions, as the kubelet writes them in whole seconds.
 const SLACK: Duration = Duration::from_secs(1);
 
-/// The mean, and whether the start-up time of each pod can still be learnt.
+/// The mean, and the pods that may add to it.
 #[derive(Debug, Default)]
 pub struct Startup {
     mean: Option<Duration>,
-    /// Whether each pod can still teach something, by the pod's uid.
+    /// By the uid of each pod, whether its start-up time can still be measured.
     pods: BTreeMap<String, bool>,
 }
 
 impl Startup {
-    /// The mean; `None` until a pod was seen to become ready.
+    /// The mean; `None` until a pod has become ready.
     pub fn mean(&self) -> Option<Duration> {
         self.mean
     }
 
-    /// Learns from pods that are ready now and were starting when they were last seen. A pod that was ready when it was first
-    /// seen, becomes ready again, or was blocked for a while teaches nothing.
+    /// Adds the start-up times of pods that have become ready since the last call. A pod that was blocked, was ready
+    /// when it was first seen, or becomes ready again does not count.
     pub fn note(&mut self, pods: &[impl Borrow<Pod>]) {
         let mut present = BTreeMap::new();
         for pod in pods.iter().map(Borrow::borrow) {
             let Some(uid) = pod.metadata.uid.clone() else { continue };
-            let can_teach = match (phase(pod), self.pods.get(&uid)) {
-                (Phase::Starting, None) => !was_ready(pod),
-                (Phase::Starting, Some(can_teach)) => *can_teach,
-                (Phase::Ready, Some(true)) => {
-                    self.learn(pod);
+            let is_measurable = match (pod_state(pod), self.pods.get(&uid)) {
+                (PodState::Starting, None) => !was_ready(pod),
+                (PodState::Starting, Some(is_measurable)) => *is_measurable,
+                (PodState::Ready, Some(true)) => {
+                    self.add(pod);
                     false
                 }
-                (Phase::Ready | Phase::Blocked | Phase::Gone, _) => false,
+                (PodState::Ready | PodState::Blocked | PodState::Gone, _) => false,
             };
-            present.insert(uid, can_teach);
+            present.insert(uid, is_measurable);
         }
         self.pods = present;
     }
 
-    fn learn(&mut self, pod: &Pod) {
+    fn add(&mut self, pod: &Pod) {
         if let Some(took) = took(pod) {
             self.mean = Some(startup_mean(self.mean, took));
             tracing::info!(pod = pod.metadata.name, startup_seconds = took.as_secs(), "a replica became ready");
@@ -52,14 +52,14 @@ impl Startup {
     }
 }
 
-/// The time from creation to ready.
+/// The time from a pod's creation to its readiness.
 fn took(pod: &Pod) -> Option<Duration> {
     let created = pod.metadata.creation_timestamp.as_ref()?.0;
     let ready = condition(pod, "Ready")?.last_transition_time.as_ref()?.0;
     ready.duration_since(created).try_into().ok()
 }
 
-/// Whether a pod was ready before and is no longer: it has been unready since later than it started.
+/// Whether a starting pod was ready before: its readiness changed more than [`SLACK`] after its start.
 fn was_ready(pod: &Pod) -> bool {
     let since = condition(pod, "Ready").and_then(|ready| ready.last_transition_time.as_ref());
     let started = pod.status.as_ref().and_then(|status| status.start_time.as_ref());
@@ -76,14 +76,14 @@ mod tests {
         format!("2026-01-01T00:{:02}:{:02}Z", second / 60, second % 60)
     }
 
-    /// A pod that was created and started at second 0.
+    /// A pod that was created and started at second 0, and has one condition.
     fn with(uid: &str, condition: &Value) -> Pod {
         let metadata = json!({"uid": uid, "creationTimestamp": time(0)});
         let status = json!({"startTime": time(0), "conditions": [condition]});
         serde_json::from_value(json!({"metadata": metadata, "status": status})).expect("a pod")
     }
 
-    /// A pod that is ready, or not, since that second.
+    /// A pod whose condition `Ready` has been `ready` since `second`.
     fn pod(uid: &str, ready: &str, second: u64) -> Pod {
         with(uid, &json!({"type": "Ready", "status": ready, "lastTransitionTime": time(second)}))
     }
@@ -104,7 +104,7 @@ mod tests {
             (vec![starting(), blocked(), starting(), ready()], None),
             (vec![unready(), again()], None),
             (vec![starting(), ready(), unready(), again()], Some(9.0)),
-            // 0.7 · 10 + 0.3 · 20.
+            // The mean is 0.7 · 10 s + 0.3 · 20 s.
             (vec![vec![pod("a", "False", 0), pod("b", "False", 0)], two("False"), two("True")], Some(13.0)),
         ] {
             let mut startup = Startup::default();

@@ -1,18 +1,19 @@
-//! When a replica that has died is replaced: at once, unless replicas keep dying.
+//! The pause before a replica that has died is replaced. There is none unless replicas keep dying.
 
 use std::time::{Duration, Instant};
 
-/// Pause before the start that follows a failed one: at first, doubled by each further failure, and at most.
+/// Pause before the start that follows the first failed one. Each further failure doubles the pause.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// The longest pause before a start.
 const LAST_PAUSE: Duration = Duration::from_secs(30);
 
-/// A replica that was ready for so long did not die of how it was started.
+/// A replica that was ready for at least this time started well: its death does not count as a failed start.
 const STEADY: Duration = Duration::from_secs(10);
 
 /// The failures of the last starts.
 #[derive(Debug)]
 pub(super) struct Restarts {
-    /// Failures in a row: replicas that were ready for a short time, or never.
+    /// The number of failures in a row: deaths of replicas that were never ready, or for less than [`STEADY`].
     failures: u32,
     not_before: Instant,
 }
@@ -22,24 +23,22 @@ impl Restarts {
         Self { failures: 0, not_before: now }
     }
 
-    /// Notes a replica that died after it had been ready for `served`, or never was ready.
-    pub(super) fn note(&mut self, now: Instant, served: Option<Duration>) {
+    /// Notes the death of a replica that was ready for `served`; `None` if it was never ready. Returns the pause before
+    /// the next start.
+    pub(super) fn note(&mut self, now: Instant, served: Option<Duration>) -> Duration {
         if served.is_some_and(|served| served >= STEADY) {
-            return *self = Self::new(now);
+            *self = Self::new(now);
+            return Duration::ZERO;
         }
-        // A replica that was ready may have been killed from outside.
+        // Another program may have killed a replica that was ready, so its first death costs no pause.
         let is_excused = served.is_some() && self.failures == 0;
         let pause = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(self.failures.min(10))).min(LAST_PAUSE);
         self.not_before = if is_excused { now } else { now + pause };
         self.failures += 1;
+        self.pause(now)
     }
 
-    /// When the next replica may be started.
-    pub(super) fn not_before(&self) -> Instant {
-        self.not_before
-    }
-
-    /// Time from now until the next replica may be started.
+    /// The time from `now` until the next replica may be started.
     pub(super) fn pause(&self, now: Instant) -> Duration {
         self.not_before.saturating_duration_since(now)
     }
@@ -58,7 +57,8 @@ mod tests {
     fn pauses_double_until_a_replica_stays() {
         let now = Instant::now();
         let soon = Some(STEADY / 2);
-        // How long each was ready, and the pauses in milliseconds that follow. One death is no loop.
+        // A row has the times for which replicas were ready, and the pauses in milliseconds that follow their deaths.
+        // One death is no loop.
         for (ends, pauses) in [
             (&[None; 8][..], &[500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000][..]),
             (&[soon, soon, None, soon], &[0, 1_000, 2_000, 4_000]),
@@ -66,8 +66,7 @@ mod tests {
         ] {
             let mut restarts = Restarts::new(now);
             for (index, (&served, &pause)) in ends.iter().zip(pauses).enumerate() {
-                restarts.note(now, served);
-                assert_eq!(restarts.pause(now), Duration::from_millis(pause), "{ends:?}");
+                assert_eq!(restarts.note(now, served), Duration::from_millis(pause), "{ends:?}");
                 assert_eq!(restarts.is_loop(), index > 0 && pause >= 1_000, "{ends:?}");
             }
         }
