@@ -6,7 +6,7 @@ use crate::config::RunArgs;
 use crate::config::load::schedule;
 use crate::display::{Display, RunInfo};
 use crate::measure::{Measurement, Runner, StopSignal};
-use crate::report::Setup;
+use crate::report::RunSetup;
 use crate::sample::Sample;
 use crate::search::{Search, SearchStep};
 use crate::send::LoadPattern;

@@ -90,14 +90,9 @@ impl Fixture {
         Self { stub: StubServer::start().await, folder: tempfile::tempdir().expect("temporary folders can be created") }
     }
 
-<<<<<<< HEAD:scaler/tests/processes/fixture.rs
     /// The specification of replicas that run the shell lines `lines`.
     pub(crate) fn spec(&self, lines: &str) -> ProcessesSpec {
         ProcessesSpec {
-=======
-    pub(crate) fn spec(&self, lines: &str) -> ProcessesSpec {
-        ProcessesSpec {
->>>>>>> text-a:scaler/tests/processes/stub.rs
             program: self.stub.program(self.folder.path(), lines),
             arguments: Vec::new(),
             list: self.list(),
@@ -218,13 +213,12 @@ impl Scaler {
     }
 }
 
-<<<<<<< HEAD:scaler/tests/processes/fixture.rs
 /// Waits until the target's state satisfies `is_wanted`. `what` names that state for the message of a failure.
-pub(crate) async fn wait_for_state(target: &Handle, what: &str, is_wanted: impl FnMut(&State) -> bool) -> State {
-=======
-/// Waits for a state of the target.
-pub(crate) async fn until(target: &Handle, what: &str, wanted: impl FnMut(&TargetState) -> bool) -> TargetState {
->>>>>>> text-a:scaler/tests/processes/stub.rs
+pub(crate) async fn wait_for_state(
+    target: &Handle,
+    what: &str,
+    is_wanted: impl FnMut(&TargetState) -> bool,
+) -> TargetState {
     let mut state = target.state.clone();
     match tokio::time::timeout(TIMEOUT, state.wait_for(is_wanted)).await {
         Ok(state) => state.expect("the target's task runs").clone(),
