@@ -53,7 +53,7 @@ const fn debian(packages: &'static [&'static str], macos: Option<&'static str>) 
     Remedy::Packages { debian: packages, macos }
 }
 
-/// Compares the dispatcher with its OpenAPI document; see `dispatcher/tests/openapi.rs`.
+/// Compares the dispatcher with its OpenAPI document; see `dispatcher/tests/program/openapi.rs`.
 const SCHEMATHESIS: Environment =
     Environment { name: "schemathesis", packages: &["schemathesis==4.32.5"], download: "about 40 MB" };
 

@@ -17,7 +17,7 @@ const LIMIT: Duration = Duration::from_secs(30 * 60);
 
 /// The files with the tests that take longest, longest first. They start first, so that the others end meanwhile.
 const LONGEST: [&str; 3] =
-    ["scaler/tests/faults/main.rs", "scaler/tests/kubernetes/main.rs", "loadgen/tests/program.rs"];
+    ["scaler/tests/faults/main.rs", "scaler/tests/kubernetes/main.rs", "dispatcher/tests/program/main.rs"];
 
 /// Flags of `cargo xtask setup` and `cargo xtask test`.
 #[derive(Debug, clap::Args)]

@@ -1,22 +1,19 @@
 //! Tests of the protocols between clients and the dispatcher's program: body formats, request ids, HTTP/2, TLS, tokens
 //! and admin paths. Some clients are slow or hostile.
 
-mod program;
-mod stub;
-
+use crate::process::{Program, RunningDispatcher, WAIT_LIMIT, command, until_logged};
+use crate::stub::{self, StubBehavior, StubReplica};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use program::{Program, RunningDispatcher, WAIT_LIMIT, command, until_logged};
 use service::fetch;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use stub::{StubBehavior, StubReplica};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;

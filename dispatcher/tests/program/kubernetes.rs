@@ -4,14 +4,12 @@
 //! The published addresses are from the range that is reserved for documentation (RFC 5737), so no replica answers
 //! there.
 
-mod program;
-
+use crate::process::{Program, report_skipped};
 use k8s_openapi::api::core::v1::{Endpoints, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
-use program::{Program, report_skipped};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;

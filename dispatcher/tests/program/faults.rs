@@ -1,19 +1,15 @@
 //! Tests of faults under load. Replicas die, hang or answer with errors, and dispatchers end, while the dispatcher's
 //! program gets requests.
 
-mod program;
-mod steady;
-mod stub;
-
+use crate::process::{DispatcherReply, RunningDispatcher, WAIT_LIMIT};
+use crate::steady::{Stopwatch, on_steady_machine};
+use crate::stub::{self, POISON, StubBehavior, StubReplica};
 use bytes::Bytes;
 use hyper::StatusCode;
-use program::{DispatcherReply, RunningDispatcher, WAIT_LIMIT};
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use steady::{Stopwatch, on_steady_machine};
-use stub::{POISON, StubBehavior, StubReplica};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

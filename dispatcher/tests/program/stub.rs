@@ -1,7 +1,5 @@
 //! Stub replicas. They follow the wire contract without a model, and fail in the ways that a test chooses.
 
-#![allow(dead_code, reason = "no test file uses all items of this module")]
-
 use bytes::Bytes;
 use http_body_util::{BodyExt, Either, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};

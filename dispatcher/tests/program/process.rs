@@ -1,7 +1,5 @@
 //! The dispatcher's program, which a test starts on a free port, and an HTTP client for it.
 
-#![allow(dead_code, reason = "no test file uses all items of this module")]
-
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::Request;

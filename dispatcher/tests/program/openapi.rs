@@ -1,13 +1,11 @@
 //! Compares `/openapi.json` with the responses of the dispatcher's program. schemathesis (from PyPI) sends valid and
 //! invalid requests and checks the responses. If it is not installed, the test is reported as skipped.
 
-mod program;
-
+use crate::process::{Program, report_skipped};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::header::CONTENT_TYPE;
 use hyper::{Request, StatusCode};
-use program::{Program, report_skipped};
 use serde_json::{Value, json};
 use service::respond::{self, Reply};
 use service::wire::{Answer, BodyFormat, Code, Prediction, ReadyBody, RequestError, Timing};
@@ -25,7 +23,7 @@ const TOKEN: &str = "s3cret";
 
 /// The document that answers `GET /openapi.json`.
 fn document() -> Value {
-    serde_json::from_str(include_str!("../src/openapi.json")).expect("the document is JSON")
+    serde_json::from_str(include_str!("../../src/openapi.json")).expect("the document is JSON")
 }
 
 /// A stub replica. It accepts any bytes as an image if they are at the place of the image in the body's format.

@@ -1,16 +1,13 @@
 //! Tests of the dispatcher's program with stub replicas: retries, ejection, the queue, deadlines and refused requests.
 
-mod program;
-mod stub;
-
+use crate::process::{DispatcherReply, RunningDispatcher};
+use crate::stub::{self, StubBehavior, StubReplica};
 use bytes::Bytes;
 use dispatcher::metrics::ALL;
 use hyper::StatusCode;
-use program::{DispatcherReply, RunningDispatcher};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-use stub::{StubBehavior, StubReplica};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;

@@ -1,7 +1,7 @@
 //! Support for tests whose result depends on time. A shared machine may stand still for seconds. Such a test then
 //! fails, although the dispatcher has no error.
 
-use crate::program::report_skipped;
+use crate::process::report_skipped;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
