@@ -9,15 +9,15 @@ use harness::{command, paths};
 use std::process::Command;
 use std::time::Duration;
 
-/// Programs with tests that run at a time. Each waits most of the time: for a time limit, a poll, or a backoff.
-const LANES: usize = 3;
-
 /// Time limit of one program with tests, and of the checks on a cluster.
 const LIMIT: Duration = Duration::from_secs(30 * 60);
 
-/// The files with the tests that take longest, longest first. They start first, so that the others end meanwhile.
-const LONGEST: [&str; 3] =
-    ["scaler/tests/faults/main.rs", "scaler/tests/kubernetes/main.rs", "dispatcher/tests/program/main.rs"];
+/// Files with tests that take minutes and wait most of that time, so that they can run beside the checks on a cluster. Those
+/// keep all processors busy at times, and tests of times and rates would fail beside them.
+const PATIENT: [&str; 2] = ["scaler/tests/faults/main.rs", "scaler/tests/kubernetes/main.rs"];
+
+/// The other files with tests that take longest, longest first. They start first, so that the others end meanwhile.
+const LONGEST: [&str; 3] = ["dispatcher/tests/program/main.rs", "xtask/tests/system.rs", "loadgen/tests/program.rs"];
 
 /// Flags of `cargo xtask setup` and `cargo xtask test`.
 #[derive(Debug, clap::Args)]
@@ -44,29 +44,34 @@ pub fn setup(options: &Options) -> Result<()> {
 /// If the workspace cannot be built or a test fails.
 pub fn run(options: &Options) -> Result<()> {
     setup(options)?;
-    let tests = jobs(build::tests()?);
+    let (mut patient, mut others): (Vec<Job>, Vec<Job>) = build::tests()?.into_iter().map(job).partition(is_patient);
+    if cfg!(target_os = "linux") {
+        patient.insert(0, Job { name: "cluster check".into(), command: cluster::command("check") });
+    }
+    let rank = |job: &Job| LONGEST.iter().position(|name| *name == job.name).unwrap_or(LONGEST.len());
+    others.sort_by_key(rank);
+    others.push(Job { name: "examples in documentation".into(), command: build::documentation_tests() });
+
+    let lanes = std::thread::available_parallelism().map_or(2, usize::from);
     let folder = paths::output("test");
-    println!("running {} programs with tests, {LANES} at a time; output in {}", tests.len(), folder.display());
-    let result = suite::run(tests, LANES, LIMIT, &folder);
+    println!("running {} programs with tests, {lanes} at a time; output in {}", others.len(), folder.display());
+    let first = suite::run(others, lanes, LIMIT, &folder);
+    println!("running {} longer ones at once; the checks on a cluster take about five minutes", patient.len());
+    let lanes = patient.len();
+    let second = suite::run(patient, lanes, LIMIT, &folder);
     println!("\n{}", doctor::skipped());
-    result
+    first.and(second)
 }
 
-/// The jobs that run these programs, in the order in which they start.
-fn jobs(programs: Vec<TestProgram>) -> Vec<Job> {
-    let job = |TestProgram { path, source, manifest }: TestProgram| {
-        let mut command = Command::new(path);
-        command.current_dir(manifest.parent().unwrap_or(&manifest));
-        command::without_proxy(&mut command);
-        let name = source.strip_prefix(paths::root()).unwrap_or(&source).display().to_string();
-        Job { name, command }
-    };
-    let mut jobs: Vec<Job> = programs.into_iter().map(job).collect();
-    let rank = |job: &Job| LONGEST.iter().position(|name| *name == job.name).unwrap_or(LONGEST.len());
-    jobs.sort_by_key(rank);
-    jobs.push(Job { name: "examples in documentation".into(), command: build::documentation_tests() });
-    if cfg!(target_os = "linux") {
-        jobs.insert(0, Job { name: "cluster check".into(), command: cluster::command("check") });
-    }
-    jobs
+fn is_patient(job: &Job) -> bool {
+    PATIENT.contains(&job.name.as_str())
+}
+
+/// The job that runs a program with tests. Its name is the file with the tests, from the root folder of the workspace.
+fn job(program: TestProgram) -> Job {
+    let TestProgram { path, source, manifest } = program;
+    let mut command = Command::new(path);
+    command.current_dir(manifest.parent().unwrap_or(&manifest));
+    command::without_proxy(&mut command);
+    Job { name: source.strip_prefix(paths::root()).unwrap_or(&source).display().to_string(), command }
 }

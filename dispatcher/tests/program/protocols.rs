@@ -348,7 +348,7 @@ async fn a_replaced_certificate_is_used_unless_it_is_malformed() {
     second.install(&folder);
     until_presented(address, &second, &all).await;
     write(&folder, "chain.pem", "-----BEGIN NOTHING-----\n");
-    until_logged(&mut log, "the certificate cannot be read").await;
+    until_logged(&mut log, "the certificate file cannot be parsed").await;
     assert_eq!(presented_certificate(address, &all).await, second.certificate);
     std::fs::remove_file(folder.path().join("key.pem")).expect("the file can be removed");
     until_logged(&mut log, "key.pem").await;
@@ -383,8 +383,8 @@ async fn an_unusable_file_or_address_is_named_in_one_line() {
     let admin = format!("--admin-listen={}", taken.local_addr().expect("the socket is bound"));
     for (flags, words) in [
         (&[&certificate, &others_key][..], "the certificate and the key cannot be used"),
-        (&[&no_certificate, &key], "the certificate cannot be read"),
-        (&[&certificate, &no_key], "the key cannot be read"),
+        (&[&no_certificate, &key], "the certificate file cannot be parsed"),
+        (&[&certificate, &no_key], "the key file cannot be parsed"),
         (&[&missing_certificate, &key], "missing"),
         (&[&certificate, &missing_key], "missing"),
         (&[&missing_token], "missing"),

@@ -6,7 +6,7 @@ mod fixture;
 mod privileges;
 mod scaling;
 
-pub use fixture::{Fixture, ROLLOUT_TIMEOUT, measure_throughput};
+pub use fixture::{Fixture, MAX_REPLICAS, ROLLOUT_TIMEOUT, measure_throughput};
 
 use crate::access::ClusterOrigin;
 use anyhow::{Result, ensure};
@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 /// machine, a request takes a fifth of the objective, and a load of 0.3 needs two replicas.
 const LIGHT_LOAD: f64 = 0.1;
 
-/// A check of Roundhouse on a cluster. The checks run in this order. Few of them must wait until the scaler has come down
-/// to one replica, which takes a minute or more.
+/// A check of Roundhouse on a cluster. The checks run in this order: those that start with one replica come after the start
+/// of a scaler. A scaler that remembers several rises of the load takes minutes to come down to one replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Check {
     /// Each ServiceAccount may do what its program needs, and nothing else
@@ -32,12 +32,12 @@ pub enum Check {
     RollingDispatchers,
     /// Killing a replica's process, and deleting a replica's pod without grace, fails no request
     KilledPod,
+    /// On a node with room for two replicas, the scaler stops at two and gives the reason; it uses room that is added
+    Ceiling,
     /// A burst scales from one replica to at least three and back to one; no request fails
     Burst,
     /// After the leading scaler was killed, another scaler leads and scales
     KilledLeader,
-    /// On a node with room for two replicas, the scaler stops at two and gives the reason; it uses room that is added
-    Ceiling,
 }
 
 /// The kind of cluster that a check needs.

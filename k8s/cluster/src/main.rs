@@ -70,9 +70,6 @@ struct CoreOptions {
 /// The exit status if no cluster can be started here: automake's for a skipped test.
 const SKIPPED: u8 = 77;
 
-/// The number of replicas for which the checks need processor time.
-const CHECK_REPLICAS: f64 = 5.0;
-
 /// Most replicas that k8s/overlays/minikube allows.
 const MINIKUBE_REPLICAS: f64 = 3.0;
 
@@ -112,7 +109,7 @@ fn run_locally(task: Task, cores: CoreOptions, binaries: PathBuf) -> Result<Exit
     let work = async {
         match task {
             Task::Check(options) => {
-                let cluster = start("check", CHECK_REPLICAS).await?;
+                let cluster = start("check", f64::from(check::MAX_REPLICAS)).await?;
                 run_checks(cluster, &paths::root().join("k8s/base"), &options.only).await
             }
             Task::Compare(options) => compare::run(&start("compare", MINIKUBE_REPLICAS).await?, &options).await,

@@ -1,6 +1,6 @@
 //! The check on a node without room for the replicas that the load needs.
 
-use super::{Fixture, ROLLOUT_TIMEOUT};
+use super::{Fixture, MAX_REPLICAS};
 use crate::wait::wait_for;
 use anyhow::{Context, Result, ensure};
 use std::time::{Duration, Instant};
@@ -30,8 +30,8 @@ const MESSAGE_LENGTH: usize = 160;
 /// the reason in an Event, export the ceiling as a metric, and use room that is added.
 pub(super) async fn check(fixture: &Fixture) -> Result<String> {
     let node = &fixture.cluster.local()?.node;
+    fixture.set_max_replicas(MAX_REPLICAS + 1).await?;
     fixture.wait_for_one_replica().await?;
-    set_max_replicas(fixture, 6).await?;
     let all_cores = node.cores();
     node.set_cores(f64::from(ROOM) + OTHER_CORES + SPARE_CORES).await?;
     let load = fixture.start_load("ceiling", LOAD)?;
@@ -50,15 +50,9 @@ pub(super) async fn check(fixture: &Fixture) -> Result<String> {
     recovery.context("the scaler does not use the room that was added")?;
     let recovered = start.elapsed().as_secs();
     let report = load.stop().await?;
-    set_max_replicas(fixture, 10).await?;
+    fixture.set_max_replicas(MAX_REPLICAS).await?;
     let message: String = event.chars().take(MESSAGE_LENGTH).collect();
     Ok(format!("stopped at {ROOM} after {detected} s; used added room after {recovered} s; \"{message}…\"; {report}"))
-}
-
-async fn set_max_replicas(fixture: &Fixture, max: u32) -> Result<()> {
-    let variable = format!("ROUNDHOUSE_MAX={max}");
-    fixture.cluster.kubectl.run(&["set", "env", "deployment/scaler", &variable]).await?;
-    fixture.cluster.wait_for_rollout("scaler", ROLLOUT_TIMEOUT).await
 }
 
 /// Waits until an Event with the reason `CeilingReached` has the scheduler's reason. Returns the messages of all Events

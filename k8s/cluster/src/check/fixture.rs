@@ -19,6 +19,10 @@ const SCALE_DOWN_TIMEOUT: Duration = Duration::from_secs(180);
 /// Time in which a pod must answer a request for its metrics.
 const METRICS_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// The most replicas that the checks run at a time. On a cluster of this machine, they share three quarters of its
+/// processor time.
+pub const MAX_REPLICAS: u32 = 5;
+
 /// A cluster on which Roundhouse runs.
 pub struct Fixture {
     /// The cluster on which Roundhouse runs.
@@ -36,12 +40,22 @@ impl Fixture {
     /// If a Deployment does not become ready, or the replica does not answer.
     pub async fn deploy(cluster: Cluster, manifests: &Path) -> Result<Self> {
         cluster.kubectl.apply(manifests).await.with_context(|| format!("apply {}", manifests.display()))?;
+        set_max(&cluster, MAX_REPLICAS).await?;
         for deployment in ["dispatcher", "replica", "scaler"] {
             cluster.wait_for_rollout(deployment, ROLLOUT_TIMEOUT).await?;
         }
         let route = Route::to_dispatcher(&cluster).await?;
         let replica_throughput = measure_throughput(&cluster, &route).await?;
         Ok(Self { cluster, route, replica_throughput })
+    }
+
+    /// Sets the scaler's `--max`, and waits until the scalers have started again.
+    ///
+    /// # Errors
+    /// If the new scalers do not become ready.
+    pub async fn set_max_replicas(&self, max: u32) -> Result<()> {
+        set_max(&self.cluster, max).await?;
+        self.cluster.wait_for_rollout("scaler", ROLLOUT_TIMEOUT).await
     }
 
     /// Starts an open-loop load at `factor` times the throughput of one replica. It lasts until it is stopped, and 15
@@ -119,6 +133,11 @@ impl Fixture {
         all.sort();
         Ok(all)
     }
+}
+
+async fn set_max(cluster: &Cluster, max: u32) -> Result<()> {
+    let variable = format!("ROUNDHOUSE_MAX={max}");
+    cluster.kubectl.run(&["set", "env", "deployment/scaler", &variable]).await.map(drop)
 }
 
 /// The number of restarts of the containers of a pod.
