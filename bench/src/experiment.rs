@@ -123,7 +123,7 @@ fn url_flag(stack: &Stack) -> String {
 fn compare(reports: &[PathBuf], html: &Path) -> Result<()> {
     let mut loadgen = Command::new(paths::program("loadgen"));
     loadgen.arg("compare").args(reports).arg(format!("--html={}", html.display()));
-    let status = loadgen.status().context("run loadgen compare")?;
+    let status = loadgen.status().context("run loadgen compare; build it: cargo build --release --workspace")?;
     ensure!(status.success(), "loadgen compare failed ({status})");
     Ok(())
 }

@@ -56,7 +56,9 @@ impl Images {
         fs::write(&list, (0..CROPS).map(row).collect::<String>())
             .with_context(|| format!("write {}", list.display()))?;
         let mut parity = Command::new(paths::program("bench-replica"));
-        let status = parity.arg("parity").arg(&self.folder).status().context("run bench-replica parity")?;
+        let status = parity.arg("parity").arg(&self.folder).status().context(
+            "run bench-replica parity; build it: cargo build --release --workspace --features bench/replica",
+        )?;
         ensure!(status.success(), "bench-replica parity {} failed ({status})", self.folder.display());
         Ok(self.folder.join("ours.u8"))
     }
@@ -68,7 +70,12 @@ impl Images {
 /// If loadgen fails.
 pub(crate) fn draw(folder: &Path, flags: &[&str]) -> Result<()> {
     let mut loadgen = Command::new(paths::program("loadgen"));
-    let output = loadgen.arg("pictures").arg(folder).args(flags).output().context("run loadgen pictures")?;
+    let output = loadgen
+        .arg("pictures")
+        .arg(folder)
+        .args(flags)
+        .output()
+        .context("run loadgen pictures; build it: cargo build --release --workspace")?;
     ensure!(output.status.success(), "loadgen pictures failed: {}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }

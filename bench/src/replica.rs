@@ -46,10 +46,12 @@ pub(crate) struct Options {
     /// Rounds, each of which measures both sides of every comparison
     #[arg(long, default_value_t = 20, value_parser = value_parser!(u32).range(1..=1000))]
     rounds: u32,
-    /// Number of requests after which the part memory measures; the growth is that since a tenth of them
+    /// Number of requests after which the part memory measures; the growth is
+    /// measured from a tenth of that number on
     #[arg(long, default_value_t = 10_000, value_parser = value_parser!(u32).range(100..=10_000_000))]
     requests: u32,
-    /// Python interpreter that has the packages already; by default environments in target/tools, which are made
+    /// Python interpreter that has the packages already; by default, environments with them are made
+    /// in target/tools
     #[arg(long)]
     python: Option<PathBuf>,
     #[command(flatten)]

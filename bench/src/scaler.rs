@@ -108,7 +108,10 @@ fn simulate(flags: &[&str]) -> Result<Simulated> {
     let json = folder.join("comparison.json");
     let mut lab = Command::new(paths::program("lab"));
     lab.arg("simulate").args(flags).arg("--json").arg(&json);
-    let output = lab.stderr(Stdio::inherit()).output().context("run lab simulate")?;
+    let output = lab
+        .stderr(Stdio::inherit())
+        .output()
+        .context("run lab simulate; build it: cargo build --release --workspace")?;
     ensure!(output.status.success(), "lab simulate {} failed ({})", flags.join(" "), output.status);
     let text = std::fs::read_to_string(&json).with_context(|| format!("read {}", json.display()))?;
     let figures = serde_json::from_str(&text).with_context(|| format!("parse {}", json.display()))?;

@@ -86,7 +86,7 @@ pub struct ConditionResult {
 
 /// The reason why a text is not a condition.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{reason}; write it like p95<500ms, attainment>99 or goodput>=20")]
+#[error("{reason}; write a condition like p95<500ms, attainment>99 or goodput>=20")]
 pub struct Error {
     reason: String,
 }
@@ -208,7 +208,7 @@ mod tests {
             ("é<5", "\"é\" is none of"),
         ] {
             let error = text.parse::<Condition>().expect_err("refused").to_string();
-            assert!(error.contains(word) && error.contains("write it like"), "{text:?}: {error}");
+            assert!(error.contains(word) && error.contains("write a condition like"), "{text:?}: {error}");
         }
     }
 

@@ -156,7 +156,7 @@ fn positive(text: &str) -> Result<Duration, String> {
         Ok(duration) if duration.is_zero() => Err("must be longer than 0s".into()),
         Ok(duration) if duration > Duration::from_secs(7 * 24 * 3600) => Err("must not be longer than a week".into()),
         Ok(duration) => Ok(duration),
-        Err(error) => Err(format!("{error}; write it like 500ms or 30s")),
+        Err(error) => Err(format!("{error}; write a duration like 500ms or 30s")),
     }
 }
 

@@ -88,7 +88,7 @@ fn start_pipeline(
     };
     let ready = move || {
         become_ready(latch, startup::age(main_entered));
-        // Earlier, this call would delay readiness.
+        // This call comes after readiness, which it would delay.
         convolution::memory::return_freed_memory();
     };
     Pipeline::start(config.sizes, config.pixels, load, ready)

@@ -15,7 +15,7 @@ pub const NO_NEWS: &str = "no_news";
 /// Number of decisions that a journal keeps.
 const JOURNAL_LENGTH: usize = 1000;
 
-/// Longest explanation of a decision to hold, in bytes. It may quote a long message of another program.
+/// The most bytes that [`Decision::hold`] keeps of an explanation, which may quote a long message of another program.
 const MAX_EXPLANATION: usize = 1000;
 
 /// The direction of a decision.

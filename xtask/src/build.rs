@@ -69,7 +69,7 @@ pub fn documentation_tests() -> Command {
 fn test(flag: &str) -> Command {
     let mut test = cargo(&["test", "--release", "--locked", "--workspace", flag]);
     if !cfg!(target_os = "linux") {
-        // Its node is made of Linux' namespaces and control groups.
+        // The node of the package `cluster` is made of Linux's namespaces and control groups.
         test.args(["--exclude", "cluster"]);
     }
     test

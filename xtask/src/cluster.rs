@@ -20,8 +20,8 @@ pub struct Options {
 /// If something does not compile, or `cluster` fails or cannot start a cluster here.
 pub fn run(task: &str, options: &Options) -> Result<()> {
     build::binaries(&[&build::PROGRAMS[..], &["cluster"]].concat())?;
-    // Without a limit: the user stops it.
-    let status = command(task).args(&options.flags).status().context("start cluster")?;
+    // There is no time limit, because the user ends `cluster explore`.
+    let status = command(task).args(&options.flags).status().context("run the program cluster")?;
     if status.success() { Ok(()) } else { bail!("cluster {task} failed ({status}); its messages are above") }
 }
 

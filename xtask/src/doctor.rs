@@ -20,9 +20,9 @@ pub fn run() -> Result<()> {
 pub fn skipped() -> String {
     let missing: Vec<_> = requirement::missing().into_iter().map(|requirement| (requirement, false)).collect();
     if missing.is_empty() {
-        return "no test was skipped for want of anything".to_owned();
+        return "no test was skipped".to_owned();
     }
-    format!("tests were skipped for want of this:\n{}", table(&missing, PackageManager::of_this_system()))
+    format!("tests were skipped because this is missing:\n{}", table(&missing, PackageManager::of_this_system()))
 }
 
 /// One line for each requirement, with the command that meets it where it is not met.

@@ -55,7 +55,7 @@ pub fn run(mut cargo: Command, steps: u64) -> Result<Vec<TestProgram>> {
         cargo.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("start cargo")?;
     let (sender, events) = sync_channel(WAITING_EVENTS);
     let (stdout, stderr) = (child.stdout.take().expect("it is piped"), child.stderr.take().expect("it is piped"));
-    // A full pipe would stop cargo, so a thread reads each.
+    // cargo blocks when a pipe is full, so a thread reads each pipe.
     read(stdout, sender.clone(), message);
     read(stderr, sender, |line| Some(status(&line)));
 

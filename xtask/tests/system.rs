@@ -189,7 +189,7 @@ fn no_client_sees_a_replica_killed_and_the_scaler_replaces_it() {
     let report = system.report(load);
     let summary = &report["summary"];
     assert_eq!((&summary["offered"], &summary["failed"]), (&60.into(), &0.into()), "{summary}");
-    // The bundled weights, through the real decoding and transform.
+    // The replicas have decoded and transformed the images and used the bundled weights, so the labels must be right.
     assert!(summary["accuracy"].as_f64().is_some_and(|accuracy| accuracy >= 0.98), "{summary}");
 }
 

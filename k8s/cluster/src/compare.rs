@@ -114,7 +114,7 @@ async fn write_comparison(cluster: &Cluster, options: &Options, reports: &[PathB
     let html = options.html.clone().unwrap_or_else(|| cluster.folder.join("comparison.html"));
     let mut loadgen = Command::new(paths::program("loadgen"));
     loadgen.arg("compare").args(reports).arg(format!("--html={}", html.display()));
-    let status = loadgen.status().await.context("run loadgen compare")?;
+    let status = loadgen.status().await.context("run loadgen compare; build it: cargo build --release --workspace")?;
     ensure!(status.success(), "loadgen compare failed ({status})");
     Ok(())
 }

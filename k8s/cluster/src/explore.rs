@@ -38,7 +38,8 @@ impl ForwardedPorts {
 /// forwards connections. Does not return unless a step before the forwarding fails.
 ///
 /// # Errors
-/// If kubectl cannot apply the manifests, or a Deployment does not become ready.
+/// If kubectl cannot apply the manifests, a Deployment does not become ready, the Service `dispatcher` has no address,
+/// or the kubeconfig cannot be written.
 pub async fn run(cluster: &Cluster, manifests: Option<PathBuf>, ports: ForwardedPorts) -> Result<()> {
     let spinner = ProgressBar::new_spinner().with_message("waiting for the dispatcher and a replica");
     spinner.enable_steady_tick(Duration::from_millis(100));

@@ -48,7 +48,11 @@ impl LoadgenProcess {
         }
         let mut command = Command::new(paths::program("loadgen"));
         command.args(["run", "--quiet", "--url", url]).args(flags).arg(format!("--json={}", report.display()));
-        let child = command.stdin(Stdio::null()).kill_on_drop(true).spawn().context("start loadgen")?;
+        let child = command
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .context("start loadgen; build it: cargo build --release --workspace")?;
         Ok(Self { child, report })
     }
 

@@ -67,7 +67,7 @@ fn whole_milliseconds(text: &str) -> Result<Duration, String> {
 
 /// Parses a header, `Name: value`.
 fn header(text: &str) -> Result<(HeaderName, HeaderValue)> {
-    let (name, value) = text.split_once(':').context("write it like 'Name: value'")?;
+    let (name, value) = text.split_once(':').context("a header needs a colon, as in 'Name: value'")?;
     let name = name.trim().parse().context("the name of the header is not valid in HTTP")?;
     let mut value: HeaderValue = value.trim().parse().context("the value of the header is not valid in HTTP")?;
     value.set_sensitive(true);

@@ -205,7 +205,7 @@ fn an_error_about_a_file_names_the_tensor() {
     let missing = message(&file, &|name| (name == "layer3.1.bn2.weight").then(Vec::new));
     assert!(missing.contains("layer3.1.bn2.weight is missing"), "{missing}");
     let misshaped = message(&file, &|name| (name == "fc.weight").then(|| vec![512, 7]));
-    assert!(misshaped.contains("fc.weight has shape [512, 7], resnet18 needs [n, 512]"), "{misshaped}");
+    assert!(misshaped.contains("fc.weight has shape [512, 7], but a resnet18 needs [n, 512]"), "{misshaped}");
 }
 
 #[test]

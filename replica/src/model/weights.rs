@@ -68,7 +68,10 @@ pub enum Error {
         architecture: Architecture,
     },
     /// A tensor has another shape than the architecture needs.
-    #[error("{path}: tensor {name} has shape {found:?}, {architecture} needs {needed}")]
+    #[error(
+        "{path}: tensor {name} has shape {found:?}, but a {architecture} needs {needed} (n is any number); give \
+         --architecture if this is another network"
+    )]
     Shape {
         /// The file.
         path: String,

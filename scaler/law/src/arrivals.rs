@@ -66,7 +66,8 @@ impl Arrivals {
         Some(ArrivalRate { per_second: chosen.rate(), window: chosen.seconds, jump, slope: self.slope() })
     }
 
-    /// The arrivals of the last `seconds`, or a little more; `None` if counting began later.
+    /// The arrivals of the shortest span up to the newest count that is at least `seconds` less [`JITTER`] long; `None`
+    /// if counting began later.
     fn last(&self, seconds: f64) -> Option<Span> {
         let &(now, count) = self.0.newest()?;
         let &(then, before) = self.0.at(now.checked_sub(Duration::from_secs_f64(seconds - JITTER))?)?;

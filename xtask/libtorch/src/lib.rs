@@ -71,7 +71,7 @@ const UNUSED: [&str; 8] = [
     "libtorch_python",
     "libtorch_global_deps",
     "libshm",
-    // A linker script of one line takes its place on Linux.
+    // On Linux, a linker script of one line takes the place of this library.
     "libtorch.so",
 ];
 
@@ -241,7 +241,8 @@ fn place(inside: &str) -> Option<String> {
     (from_torch || from_cuda).then(|| format!("lib/{file}"))
 }
 
-/// Compares the versions and the libraries with the manifest. The headers are written before it, so it vouches for them.
+/// Compares the versions and the libraries with the manifest. The headers are written before the manifest, so they are
+/// complete if there is one.
 fn verify(home: &Path, platform: &Platform) -> Result<()> {
     let manifest = fs::read_to_string(home.join(MANIFEST)).context("read its manifest")?;
     let mut lines = manifest.lines();
@@ -249,7 +250,7 @@ fn verify(home: &Path, platform: &Platform) -> Result<()> {
     ensure!(found == expected, "it is of other versions than {expected}");
     for line in lines {
         let (size, file) = line.split_once(' ').context("its manifest is malformed")?;
-        let found = fs::metadata(home.join(file)).with_context(|| format!("look at {file}"))?.len();
+        let found = fs::metadata(home.join(file)).with_context(|| format!("read the size of {file}"))?.len();
         ensure!(found.to_string() == size, "{file} has {found} bytes instead of {size}");
     }
     ensure!(home.join("include/torch/script.h").is_file(), "its headers are missing");
@@ -304,7 +305,7 @@ mod tests {
         assert_eq!(check(), Ok(()));
         manifest(&versions.replace("2.13.0", "2.12.0"));
         assert!(check().expect_err("older").contains("of other versions than torch==2.13.0"));
-        // Without versions, as before they were written.
+        // Older manifests have no line with the versions.
         write(home, MANIFEST, "3 lib/a.so\n");
         assert!(check().expect_err("of an unknown version").contains("of other versions"));
         manifest(&versions);

@@ -31,7 +31,7 @@ const MESSAGE_LENGTH: usize = 160;
 pub(super) async fn check(fixture: &Fixture) -> Result<String> {
     let node = &fixture.cluster.local()?.node;
     fixture.set_max_replicas(MAX_REPLICAS + 1).await?;
-    fixture.wait_for_one_replica().await?;
+    fixture.settle().await?;
     let all_cores = node.cores();
     node.set_cores(f64::from(ROOM) + OTHER_CORES + SPARE_CORES).await?;
     let load = fixture.start_load("ceiling", LOAD)?;

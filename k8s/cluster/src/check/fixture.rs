@@ -1,5 +1,6 @@
 //! Roundhouse on a cluster, with the steps and queries that several checks need.
 
+use super::LIGHT_LOAD;
 use crate::access::Cluster;
 use crate::load::{LoadReport, LoadgenProcess};
 use crate::route::{self, Route};
@@ -90,6 +91,17 @@ impl Fixture {
             Ok((replicas.desired == 1 && replicas.ready == 1).then_some(()))
         })
         .await
+    }
+
+    /// Sends a light load until the scaler has come down to one replica. A scaler that has just started has measured nothing,
+    /// and without any request it keeps all replicas for two minutes.
+    ///
+    /// # Errors
+    /// If that takes longer than three minutes, or a request fails.
+    pub async fn settle(&self) -> Result<()> {
+        let load = self.start_load("settle", LIGHT_LOAD)?;
+        self.wait_for_one_replica().await?;
+        load.stop().await?.ensure_no_failures()
     }
 
     /// The name of the pod of the leading scaler; empty if no scaler leads.

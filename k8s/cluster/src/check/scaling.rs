@@ -20,7 +20,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// Sends a burst that needs three replicas while there is one, and then waits until there is one again. No request may
 /// fail.
 pub(super) async fn check_burst(fixture: &Fixture) -> Result<String> {
-    fixture.wait_for_one_replica().await?;
+    fixture.settle().await?;
     let workload = format!("--workload={}", write_workload(fixture)?.display());
     let report = fixture.cluster.folder.join("burst.json");
     let load = LoadgenProcess::start(&fixture.route.url, &[&workload, "--generate=60"], report)?;
