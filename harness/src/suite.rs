@@ -61,9 +61,13 @@ fn succeeds(mut command: Command, name: &str, limit: Duration, folder: &Path) ->
     let started = Instant::now();
     let verdict = logged(&mut command, &log, limit);
     let seconds = started.elapsed().as_secs();
-    let output = fs::read_to_string(&log).unwrap_or_default();
+    let output = fs::read(&log).unwrap_or_default();
+    let output = String::from_utf8_lossy(&output);
     match &verdict {
-        Ok(Verdict::Passed) => println!("ok      {name:<36} {seconds:>4} s  {:>3} tests", passed_tests(&output)),
+        Ok(Verdict::Passed) => {
+            println!("ok      {name:<36} {seconds:>4} s  {:>3} tests", passed_tests(&output));
+            skipped_tests(&output).for_each(|line| println!("        {line}"));
+        }
         Ok(Verdict::Skipped) => println!("skipped {name:<36} {seconds:>4} s\n{output}"),
         Ok(Verdict::Failed) => println!("{output}\nFAILED  {name:<36} {seconds:>4} s  the output is above"),
         Err(error) => println!("{output}\nFAILED  {name:<36} {seconds:>4} s  {error:#}; the output is above"),
@@ -87,6 +91,11 @@ fn logged(command: &mut Command, log: &Path, limit: Duration) -> Result<Verdict>
 fn passed_tests(output: &str) -> u64 {
     let results = output.lines().filter_map(|line| line.strip_prefix("test result: ok. "));
     results.filter_map(|result| result.split(' ').next()?.parse::<u64>().ok()).sum()
+}
+
+/// The lines by which tests say that they were skipped, or what they have not checked.
+fn skipped_tests(output: &str) -> impl Iterator<Item = &str> {
+    output.lines().filter(|line| line.contains("skipped: ") || line.contains("is not checked"))
 }
 
 #[cfg(test)]
@@ -113,6 +122,14 @@ mod tests {
         let log = |name: &str| fs::read_to_string(folder.path().join(name)).expect("each job has a log");
         assert_eq!(log("bad.log"), "wrong\n");
         assert_eq!(passed_tests(&log("a-good.log")), 3);
+    }
+
+    #[test]
+    fn skipped_tests_are_found_among_the_lines_of_a_test_program() {
+        let output = "running 2 tests\nskipped: the check of x, because y\ntest a ... ok\ntest b ... ok\n\n\
+                      test result: ok. 2 passed; 0 failed; 0 ignored\n";
+        assert_eq!(skipped_tests(output).collect::<Vec<_>>(), ["skipped: the check of x, because y"]);
+        assert_eq!(passed_tests(output), 2);
     }
 
     #[test]

@@ -55,8 +55,8 @@ pub struct Args {
     /// The flags of the transform from pixels to the model's input.
     #[command(flatten)]
     pub transform: TransformFlags,
-    /// Engine that computes the convolutions on the CPU in f32; auto takes the engine that is fastest at the start; has no
-    /// effect on a TorchScript file
+    /// Engine that computes the convolutions on the CPU in f32; auto takes the engine that is fastest at the start; has
+    /// no effect on a TorchScript file
     #[arg(long, env = "ROUNDHOUSE_KERNEL", value_enum, default_value_t = KernelChoice::Auto)]
     pub kernel: KernelChoice,
     /// Device that runs the model: cpu, cuda, cuda:N (such as cuda:1), or auto, the first CUDA device or else cpu

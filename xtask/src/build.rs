@@ -52,7 +52,7 @@ pub fn all() -> Result<()> {
     compile(&["--bin", "bench-replica", "--features", "bench/replica"])
 }
 
-/// Compiles every test of the workspace, and the programs. libtorch must be there.
+/// Compiles every test of the workspace, and the programs. Returns the programs with tests. libtorch must be there.
 ///
 /// # Errors
 /// If a test does not compile.
@@ -63,7 +63,9 @@ pub fn tests() -> Result<Vec<TestProgram>> {
 
 /// The command that runs the examples in documentation.
 pub fn documentation_tests() -> Command {
-    test("--doc")
+    let mut test = test("--doc");
+    command::without_proxy(&mut test).arg("--no-fail-fast");
+    test
 }
 
 fn test(flag: &str) -> Command {

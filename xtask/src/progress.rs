@@ -1,6 +1,6 @@
 //! Runs cargo and shows its progress as one bar on a terminal, or as a line every ten seconds elsewhere.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read};
@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 
 /// Time between two lines where there is no terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Time limit of a build.
+const LIMIT: Duration = Duration::from_secs(2 * 60 * 60);
 
 /// How many events of cargo may wait to be shown; cargo then waits, too.
 const WAITING_EVENTS: usize = 64;
@@ -47,7 +50,7 @@ enum Event {
 /// Runs `cargo build` or `cargo test --no-run`, of about `steps` steps, to its end. Returns the programs with tests.
 ///
 /// # Errors
-/// If cargo cannot be started or fails. All its messages are on standard error by then.
+/// If cargo cannot be started, fails, or takes longer than two hours. All its messages are on standard error by then.
 pub fn run(mut cargo: Command, steps: u64) -> Result<Vec<TestProgram>> {
     let started = Instant::now();
     cargo.args(["--message-format=json-render-diagnostics", "--color=never"]);
@@ -75,6 +78,10 @@ pub fn run(mut cargo: Command, steps: u64) -> Result<Vec<TestProgram>> {
             Ok(Event::Diagnostic(line)) => bar.suspend(|| eprintln!("{line}")),
             Err(RecvTimeoutError::Timeout) => {
                 next_line += LINE_INTERVAL;
+                if started.elapsed() > LIMIT {
+                    child.kill().context("stop cargo")?;
+                    bail!("the build was stopped after {} min; cargo's messages are above", LIMIT.as_secs() / 60);
+                }
                 if bar.is_hidden() {
                     let (done, length) = (bar.position(), bar.length().unwrap_or_default());
                     eprintln!("building: {done} of {length} steps in {} s", started.elapsed().as_secs());

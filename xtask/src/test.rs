@@ -3,7 +3,7 @@
 use crate::install::{self, Consent};
 use crate::progress::TestProgram;
 use crate::{build, cluster, doctor, requirement};
-use anyhow::Result;
+use anyhow::{Result, bail};
 use harness::suite::{self, Job};
 use harness::{command, paths};
 use std::process::Command;
@@ -47,6 +47,8 @@ pub fn run(options: &Options) -> Result<()> {
     let (mut patient, mut others): (Vec<Job>, Vec<Job>) = build::tests()?.into_iter().map(job).partition(is_patient);
     if cfg!(target_os = "linux") {
         patient.insert(0, Job { name: "cluster check".into(), command: cluster::command("check") });
+    } else {
+        println!("skipped: the checks on a Kubernetes cluster, which need Linux");
     }
     let rank = |job: &Job| LONGEST.iter().position(|name| *name == job.name).unwrap_or(LONGEST.len());
     others.sort_by_key(rank);
@@ -56,11 +58,14 @@ pub fn run(options: &Options) -> Result<()> {
     let folder = paths::output("test");
     println!("running {} programs with tests, {lanes} at a time; output in {}", others.len(), folder.display());
     let first = suite::run(others, lanes, LIMIT, &folder);
-    println!("running {} longer ones at once; the checks on a cluster take about five minutes", patient.len());
+    println!("running {} longer ones at once; the checks on a cluster take some six minutes", patient.len());
     let lanes = patient.len();
     let second = suite::run(patient, lanes, LIMIT, &folder);
     println!("\n{}", doctor::skipped());
-    first.and(second)
+    match (first, second) {
+        (Err(first), Err(second)) => bail!("{first:#}; {second:#}"),
+        (first, second) => first.and(second),
+    }
 }
 
 fn is_patient(job: &Job) -> bool {
@@ -74,4 +79,16 @@ fn job(program: TestProgram) -> Job {
     command.current_dir(manifest.parent().unwrap_or(&manifest));
     command::without_proxy(&mut command);
     Job { name: source.strip_prefix(paths::root()).unwrap_or(&source).display().to_string(), command }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_files_with_a_place_of_their_own_exist() {
+        for file in PATIENT.iter().chain(&LONGEST) {
+            assert!(paths::root().join(file).is_file(), "{file} does not exist; correct PATIENT or LONGEST");
+        }
+    }
 }

@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 /// machine, a request takes a fifth of the objective, and a load of 0.3 needs two replicas.
 const LIGHT_LOAD: f64 = 0.1;
 
-/// A check of Roundhouse on a cluster. The checks run in this order: those that start with one replica come after the start
-/// of a scaler. A scaler that remembers several rises of the load takes minutes to come down to one replica.
+/// A check of Roundhouse on a cluster. The checks run in this order: those that start with one replica come after the
+/// start of a scaler. A scaler that remembers several rises of the load takes minutes to come down to one replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Check {
     /// Each ServiceAccount may do what its program needs, and nothing else

@@ -145,8 +145,8 @@ impl fmt::Display for ModelFactory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.backend {
             Backend::Fused(plan) => write!(f, "own kernels, {}", plan.units()),
-            Backend::Libtorch(_, options) => write!(f, "libtorch, {options:?}"),
-            Backend::TorchScript(_, options) => write!(f, "TorchScript, {options:?}"),
+            Backend::Libtorch(_, options) => write!(f, "libtorch, {options}"),
+            Backend::TorchScript(_, options) => write!(f, "TorchScript, {options}"),
         }
     }
 }

@@ -5,6 +5,7 @@ use super::folded::FoldedConvolution;
 use super::network::{Engine, Network};
 use super::{CHANNELS, InferenceError, Input, Model};
 use convolution::Nonlinearity;
+use std::fmt;
 use tch::{Device, Kind, TchError, Tensor, no_grad};
 
 /// The order of images and weights in memory.
@@ -24,6 +25,12 @@ pub(super) struct TensorOptions {
     pub(super) device: Device,
     pub(super) kind: Kind,
     pub(super) format: MemoryFormat,
+}
+
+impl fmt::Display for TensorOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}, {:?}, {:?}", self.device, self.kind, self.format)
+    }
 }
 
 impl TensorOptions {

@@ -1,7 +1,7 @@
 //! The laws of other autoscalers, and the tables that list these laws together with those of the production scaler.
 //!
-//! A new law needs one file here with a type that implements [`Law`] and a constant of type [`LawKind`], a `mod` line, and
-//! a line in `KINDS`.
+//! A new law needs one file here with a type that implements [`Law`] and a constant of type [`LawKind`], a `mod` line,
+//! and a line in `KINDS`.
 
 pub mod behavior;
 pub mod concurrency;

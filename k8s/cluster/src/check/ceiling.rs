@@ -30,9 +30,20 @@ const MESSAGE_LENGTH: usize = 160;
 /// the reason in an Event, export the ceiling as a metric, and use room that is added.
 pub(super) async fn check(fixture: &Fixture) -> Result<String> {
     let node = &fixture.cluster.local()?.node;
+    let all_cores = node.cores();
+    // Another number than before, since the same number would start no scaler again.
     fixture.set_max_replicas(MAX_REPLICAS + 1).await?;
     fixture.settle().await?;
-    let all_cores = node.cores();
+    let figures = stop_and_recover(fixture, all_cores).await;
+    // Also after a failure, which would otherwise make the next checks fail.
+    node.set_cores(all_cores).await?;
+    fixture.set_max_replicas(MAX_REPLICAS).await?;
+    figures
+}
+
+/// Takes all room for more than two replicas away, and gives it back once the scaler has stopped there.
+async fn stop_and_recover(fixture: &Fixture, all_cores: f64) -> Result<String> {
+    let node = &fixture.cluster.local()?.node;
     node.set_cores(f64::from(ROOM) + OTHER_CORES + SPARE_CORES).await?;
     let load = fixture.start_load("ceiling", LOAD)?;
     let start = Instant::now();
@@ -50,7 +61,6 @@ pub(super) async fn check(fixture: &Fixture) -> Result<String> {
     recovery.context("the scaler does not use the room that was added")?;
     let recovered = start.elapsed().as_secs();
     let report = load.stop().await?;
-    fixture.set_max_replicas(MAX_REPLICAS).await?;
     let message: String = event.chars().take(MESSAGE_LENGTH).collect();
     Ok(format!("stopped at {ROOM} after {detected} s; used added room after {recovered} s; \"{message}…\"; {report}"))
 }

@@ -1,7 +1,7 @@
 //! Roundhouse on a cluster, with the steps and queries that several checks need.
 
 use super::LIGHT_LOAD;
-use crate::access::Cluster;
+use crate::access::{Cluster, ClusterOrigin};
 use crate::load::{LoadReport, LoadgenProcess};
 use crate::route::{self, Route};
 use crate::wait::wait_for;
@@ -20,8 +20,8 @@ const SCALE_DOWN_TIMEOUT: Duration = Duration::from_secs(180);
 /// Time in which a pod must answer a request for its metrics.
 const METRICS_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The most replicas that the checks run at a time. On a cluster of this machine, they share three quarters of its
-/// processor time.
+/// The scaler's `--max` on a cluster of this machine. So many replicas share three quarters of the machine's processor
+/// time; the check of the ceiling allows one more.
 pub const MAX_REPLICAS: u32 = 5;
 
 /// A cluster on which Roundhouse runs.
@@ -41,7 +41,9 @@ impl Fixture {
     /// If a Deployment does not become ready, or the replica does not answer.
     pub async fn deploy(cluster: Cluster, manifests: &Path) -> Result<Self> {
         cluster.kubectl.apply(manifests).await.with_context(|| format!("apply {}", manifests.display()))?;
-        set_max(&cluster, MAX_REPLICAS).await?;
+        if let ClusterOrigin::Local(_) = cluster.origin {
+            set_max(&cluster, MAX_REPLICAS).await?;
+        }
         for deployment in ["dispatcher", "replica", "scaler"] {
             cluster.wait_for_rollout(deployment, ROLLOUT_TIMEOUT).await?;
         }
@@ -93,8 +95,8 @@ impl Fixture {
         .await
     }
 
-    /// Sends a light load until the scaler has come down to one replica. A scaler that has just started has measured nothing,
-    /// and without any request it keeps all replicas for two minutes.
+    /// Sends a light load until the scaler has come down to one replica. A scaler that has just started has measured
+    /// nothing, and without any request it keeps all replicas for two minutes.
     ///
     /// # Errors
     /// If that takes longer than three minutes, or a request fails.
