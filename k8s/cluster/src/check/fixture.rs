@@ -22,7 +22,7 @@ const METRICS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The scaler's `--max` on a cluster of this machine. So many replicas share three quarters of the machine's processor
 /// time; the check of the ceiling allows one more.
-pub const MAX_REPLICAS: u32 = 5;
+pub const MAX_REPLICAS: u32 = 4;
 
 /// A cluster on which Roundhouse runs.
 pub struct Fixture {
