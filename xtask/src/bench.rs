@@ -1,5 +1,4 @@
-//! `cargo xtask bench`, `parity` and `experiment`: builds all programs, and then hands over to the program `bench`,
-//! which measures. Knows nothing of its flags.
+//! `cargo xtask bench`, `parity` and `experiment`: build all programs and run the program `bench`.
 
 use crate::build;
 use anyhow::{Context, Result};
@@ -12,15 +11,15 @@ use std::process::Command;
 #[derive(Debug, clap::Args)]
 #[command(disable_help_flag = true)]
 pub struct Arguments {
-    /// Arguments that the program bench reads
+    /// Arguments for the program bench
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENTS")]
     arguments: Vec<OsString>,
 }
 
-/// Builds and becomes `bench [SUBJECT] ARGUMENTS`. Builds `bench` alone if the arguments ask for help.
+/// Builds the programs, and replaces this process by `bench [SUBJECT] ARGUMENTS`. Builds only `bench` for its help.
 ///
 /// # Errors
-/// When a program does not build. Otherwise this process is replaced by `bench`.
+/// If a program does not build, or `bench` cannot be started.
 pub fn run(subject: Option<&str>, Arguments { arguments }: &Arguments) -> Result<()> {
     if subject.is_none() && arguments.is_empty() || asks_for_help(arguments) {
         build::bench()?;
@@ -31,7 +30,7 @@ pub fn run(subject: Option<&str>, Arguments { arguments }: &Arguments) -> Result
     Err(error).context("run bench")
 }
 
-/// Whether `bench` itself answers with its help; arguments after `--` are for another program.
+/// Whether the arguments ask for the help of `bench`. Arguments after `--` are for another program.
 fn asks_for_help(arguments: &[OsString]) -> bool {
     let own = arguments.iter().take_while(|argument| *argument != "--");
     own.into_iter().any(|argument| ["-h", "--help", "help"].iter().any(|help| argument == help))
@@ -42,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_help_of_bench_itself_is_recognised() {
+    fn only_requests_for_the_help_of_bench_are_recognised() {
         for (arguments, expected) in [
             (vec!["--help"], true),
             (vec!["replica", "-h"], true),

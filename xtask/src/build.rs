@@ -1,5 +1,5 @@
-//! Builds and tests the workspace with cargo. Every call selects the whole workspace in the release profile, so that cargo
-//! resolves features in one way and compiles each dependency once.
+//! Builds and tests the workspace with cargo. Every call selects the whole workspace in the release profile. With other
+//! selections, cargo would enable other features of the dependencies and compile the dependencies again.
 
 use crate::progress::{self, PROGRAM_STEPS, TEST_STEPS, TestProgram};
 use crate::requirement;
@@ -11,51 +11,43 @@ use std::time::Duration;
 /// The programs that make up a running system.
 pub const PROGRAMS: [&str; 4] = ["dispatcher", "scaler", "replica", "loadgen"];
 
-/// Time limit of downloading crates.
+/// Time limit for downloading crates.
 const FETCH_LIMIT: Duration = Duration::from_secs(30 * 60);
 
-/// Builds [`PROGRAMS`], and gets libtorch if need be.
+/// Builds the programs `names` of the workspace. Downloads libtorch if it is missing.
 ///
 /// # Errors
-/// If a requirement of the build is not met or something does not compile.
-pub fn programs() -> Result<()> {
-    binaries(&PROGRAMS)
-}
-
-/// Builds these programs of the workspace, and gets libtorch if need be.
-///
-/// # Errors
-/// If a requirement of the build is not met or something does not compile.
-pub fn binaries(names: &[&str]) -> Result<()> {
+/// If a requirement of the build is missing, a download fails, or a program does not compile.
+pub fn programs(names: &[&str]) -> Result<()> {
     requirement::check_build()?;
     libtorch::ensure()?;
     compile(&names.iter().flat_map(|name| ["--bin", name]).collect::<Vec<_>>())
 }
 
-/// Builds the program `bench` alone, which needs no libtorch.
+/// Builds only the program `bench`, which needs no libtorch.
 ///
 /// # Errors
-/// If it does not compile.
+/// If a crate cannot be downloaded or `bench` does not compile.
 pub fn bench() -> Result<()> {
     compile(&["--bin", "bench"])
 }
 
-/// Builds every program of the workspace, those of the benchmarks included, and gets libtorch if need be.
+/// Builds every program of the workspace, including the benchmarks. Downloads libtorch if it is missing.
 ///
 /// # Errors
-/// If a requirement of the build is not met or a program does not compile.
+/// If a requirement of the build is missing, a download fails, or a program does not compile.
 pub fn all() -> Result<()> {
     requirement::check_build()?;
     libtorch::ensure()?;
     compile(&["--bins"])?;
-    // In a call of its own: with the feature, cargo compiles the package's other programs once more.
+    // This is a separate call, because the feature would make cargo compile the package's other programs once more.
     compile(&["--bin", "bench-replica", "--features", "bench/replica"])
 }
 
-/// Compiles every test of the workspace, and the programs. Returns the programs with tests. libtorch must be there.
+/// Compiles the programs and tests of the workspace and returns the test programs. libtorch must be present.
 ///
 /// # Errors
-/// If a test does not compile.
+/// If a crate cannot be downloaded, or a program or test does not compile.
 pub fn tests() -> Result<Vec<TestProgram>> {
     fetch()?;
     progress::run(test("--no-run"), TEST_STEPS)
@@ -71,13 +63,13 @@ pub fn documentation_tests() -> Command {
 fn test(flag: &str) -> Command {
     let mut test = cargo(&["test", "--release", "--locked", "--workspace", flag]);
     if !cfg!(target_os = "linux") {
-        // The node of the package `cluster` is made of Linux's namespaces and control groups.
+        // The package `cluster` uses namespaces and control groups, which only Linux has.
         test.args(["--exclude", "cluster"]);
     }
     test
 }
 
-/// Compiles the `targets` that these flags of cargo select.
+/// Compiles the targets that cargo's flags `targets` select.
 fn compile(targets: &[&str]) -> Result<()> {
     fetch()?;
     let mut build = cargo(&["build", "--release", "--locked", "--workspace"]);
@@ -93,7 +85,7 @@ fn fetch() -> Result<()> {
 fn cargo(arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(arguments).current_dir(paths::root());
-    // cargo describes xtask in these variables; build scripts that watch them would take everything for changed.
+    // `cargo xtask` sets these variables. Build scripts that watch them would run again, and all crates with them.
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("CARGO_PKG_") || name.to_string_lossy().starts_with("CARGO_MANIFEST_") {
             command.env_remove(name);

@@ -11,31 +11,30 @@ use serde_json::Value;
 use std::process::Command;
 use std::time::Duration;
 
-/// Least share of all requests that must be answered rightly and within 0.5 s.
+/// The smallest share of all requests that must be answered correctly within the objective of 0.5 s, 0 to 1.
 const GOAL: f64 = 0.99;
 
 /// Time limit of `scaler explain`.
 const EXPLAIN_LIMIT: Duration = Duration::from_secs(30);
 
-/// Runs the demo. If the objective was missed while the host of this virtual machine stopped it, the burst is replayed once
-/// more.
+/// Runs the demo. Replays the burst a second time if the first replay failed and the host stopped this virtual machine.
 ///
 /// # Errors
-/// If something could not be run, or the objective did not hold.
+/// If a program cannot be built or run, loadgen sends late, or the demo misses one of its goals.
 pub fn run() -> Result<()> {
     println!("{}", estimate());
-    build::programs()?;
+    build::programs(&build::PROGRAMS)?;
     let (stack, burst) = Burst::prepare(paths::output("demo"))?;
     let (stack, verdict, stolen) = replay(&burst, stack)?;
     if verdict.is_ok() || !stolen.stopped_the_machine() {
         return verdict;
     }
-    println!("a machine that was stopped says nothing about the objective; replaying once more");
+    println!("the host stopped this virtual machine, so the result does not count; replaying the burst once more");
     let (_stack, verdict, _stolen) = replay(&burst, stack)?;
     verdict
 }
 
-/// Replays the burst against a fresh scaler and prints what happened. Returns whether the objective held.
+/// Replays the burst against a fresh scaler and prints the result. The inner result is the verdict on the replay.
 fn replay(burst: &Burst, stack: Stack) -> Result<(Stack, Result<()>, Stolen)> {
     let stack = burst.rescale(stack)?;
     let html = format!("--html={}", paths::output("demo").join("report.html").display());
@@ -43,12 +42,12 @@ fn replay(burst: &Burst, stack: Stack) -> Result<(Stack, Result<()>, Stolen)> {
     let report = burst.replay(&[&html])?;
     let stolen = watch.finish();
 
-    println!("\nwhat the scaler did");
+    println!("\nthe decisions of the scaler");
     let mut explain = Command::new(paths::program("scaler"));
     explain.arg("explain").arg(format!("--scaler={}", stack.scaler.address));
     command::run(&mut explain, EXPLAIN_LIMIT)?;
 
-    let outcome = Outcome::of(&report);
+    let outcome = DemoResult::of(&report);
     println!("\n{outcome}");
     if stolen.is_notable() {
         println!("{stolen}");
@@ -60,23 +59,23 @@ fn replay(burst: &Burst, stack: Stack) -> Result<(Stack, Result<()>, Stolen)> {
     Ok((stack, verdict, stolen))
 }
 
-/// The figures of a run by which it is judged.
+/// The figures by which a replay is judged.
 #[derive(Debug, Clone, Copy)]
-struct Outcome {
-    /// Share of all requests that were answered rightly and within the objective, 0 to 1.
+struct DemoResult {
+    /// The share of all requests that were answered correctly within the objective, 0 to 1.
     good: f64,
     failed: u64,
     /// Whether loadgen sent every request on time.
     is_punctual: bool,
-    /// Replicas before the burst.
+    /// The number of replicas before the burst.
     first: f64,
-    /// Most replicas.
+    /// The largest number of replicas.
     peak: f64,
-    /// Fewest replicas after the peak; random arrivals may ask for one more again before the end.
+    /// The smallest number of replicas after the peak. The last number may be higher, because arrivals are random.
     after: f64,
 }
 
-impl Outcome {
+impl DemoResult {
     /// Reads the figures from loadgen's report.
     fn of(report: &Value) -> Self {
         let summary = &report["summary"];
@@ -96,19 +95,20 @@ impl Outcome {
     }
 
     fn judge(self) -> Result<()> {
-        ensure!(self.is_punctual, "loadgen could not send the load on time: this machine is too busy");
-        ensure!(self.good >= GOAL, "the objective was missed");
-        ensure!(self.failed == 0, "{} requests failed", self.failed);
-        ensure!(self.peak > self.first && self.after < self.peak, "the scaler did not follow the burst");
+        let logs = paths::output("demo");
+        ensure!(self.is_punctual, "loadgen could not send on time; end other programs on this machine and try again");
+        ensure!(self.good >= GOAL, "the objective was missed: too few answers were correct and in time");
+        ensure!(self.failed == 0, "{} requests failed; read the logs in {}", self.failed, logs.display());
+        ensure!(self.peak > self.first && self.after < self.peak, "the replica count did not rise and fall again");
         Ok(())
     }
 }
 
-impl std::fmt::Display for Outcome {
+impl std::fmt::Display for DemoResult {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { good, failed, first, peak, after, .. } = self;
         let (good, goal) = (100.0 * good, 100.0 * GOAL);
-        writeln!(f, "right and within the objective: {good:.2} % (goal {goal:.0} %), failed: {failed}")?;
-        write!(f, "replicas: {first} before the burst, {peak} in it, {after} after it")
+        writeln!(f, "correct and within the objective: {good:.2} % (goal {goal:.0} %), failed: {failed}")?;
+        write!(f, "replicas: {first} before the burst, {peak} during the burst, {after} after it")
     }
 }

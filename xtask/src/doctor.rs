@@ -1,4 +1,4 @@
-//! `cargo xtask doctor`: the table of requirements.
+//! `cargo xtask doctor`: prints the table of requirements.
 
 use crate::requirement::{self, PackageManager, Requirement};
 use anyhow::{Result, ensure};
@@ -6,26 +6,27 @@ use anyhow::{Result, ensure};
 /// Prints every requirement and whether it is met. Installs nothing.
 ///
 /// # Errors
-/// If one is not met.
+/// If a requirement is not met.
 pub fn run() -> Result<()> {
     let survey = requirement::survey();
     print!("{}", table(&survey, PackageManager::of_this_system()));
     let missing = survey.iter().filter(|(_, is_met)| !is_met).count();
-    ensure!(missing == 0, "{missing} of {} requirements are not met; the table tells how to get them", survey.len());
-    println!("nothing is missing");
+    ensure!(missing == 0, "{missing} of {} requirements are not met; the table says how to meet them", survey.len());
+    println!("all requirements are met");
     Ok(())
 }
 
-/// What a test run says at its end: the requirements that were not met, as a table, or that no test was skipped.
+/// The last message of a test run: a table of the requirements that are not met, or that all are met.
 pub fn skipped() -> String {
     let missing: Vec<_> = requirement::missing().into_iter().map(|requirement| (requirement, false)).collect();
     if missing.is_empty() {
-        return "no test was skipped".to_owned();
+        return "no test was skipped for a missing requirement".to_owned();
     }
-    format!("tests were skipped because this is missing:\n{}", table(&missing, PackageManager::of_this_system()))
+    let table = table(&missing, PackageManager::of_this_system());
+    format!("tests were skipped, because requirements are missing:\n{table}")
 }
 
-/// One line for each requirement, with the command that meets it where it is not met.
+/// A table with one line for each requirement. The last column has the command for a requirement that is not met.
 fn table(survey: &[(&Requirement, bool)], manager: PackageManager) -> String {
     let row = |name: &str, state: &str, needed_by: &str, command: &str| {
         format!("{name:<24} {state:<8} {needed_by:<46} {command}").trim_end().to_owned() + "\n"

@@ -1,35 +1,35 @@
-//! Gets what [`crate::requirement`] finds missing: packages of the system by apt-get, Python tools by pip.
+//! Installs missing requirements: packages of the system with apt-get, and Python tools with pip.
 
 use crate::requirement::{PackageManager, Remedy, Requirement, debian_packages};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use harness::command;
 use std::io::{IsTerminal, Write, stdin, stdout};
 use std::process::Command;
 use std::time::Duration;
 
-/// Time limit of one call of apt-get.
+/// Time limit for one call of apt-get.
 const LIMIT: Duration = Duration::from_secs(20 * 60);
 
-/// Whether packages of the system may be installed.
+/// The user's consent to the installation of system packages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Consent {
-    /// Install without a question.
+    /// The user has consented on the command line.
     Given,
-    /// Ask at the terminal; install nothing if there is none.
+    /// The user is asked at the terminal. Without a terminal, no package is installed.
     Ask,
 }
 
-/// Installs all that can be installed. What cannot be had is named on standard error, and stays missing.
+/// Installs the missing requirements where possible. Prints an error for each package or tool that stays missing.
 pub fn install(missing: &[&Requirement], consent: Consent) {
     let packages = debian_packages(missing);
     let manager = PackageManager::of_this_system();
     let has_apt = matches!(manager, PackageManager::AptGet | PackageManager::SudoAptGet);
     if !packages.is_empty() && has_apt && is_granted(consent, &packages) {
         if let Err(error) = apt_get(manager, &["update"]) {
-            eprintln!("the lists of packages may be old: {error:#}");
+            eprintln!("apt-get may use old lists of packages, because the update failed: {error:#}");
         }
         let options = ["install", "--yes", "--no-install-recommends"];
-        for error in install_each(&packages, |some| apt_get(manager, &[&options, some].concat())) {
+        for error in install_each(&packages, |chosen| apt_get(manager, &[&options, chosen].concat())) {
             eprintln!("{error:#}");
         }
     }
@@ -42,8 +42,8 @@ pub fn install(missing: &[&Requirement], consent: Consent) {
     }
 }
 
-/// Installs all packages at once, or, if that fails, each by itself: one that cannot be had does not hold up the others.
-/// Returns the errors of those that could not be installed.
+/// Installs all packages at once. If that fails, installs each alone, because one absent package makes apt-get install
+/// none. Returns an error for each package that could not be installed.
 fn install_each(packages: &[&str], mut install: impl FnMut(&[&str]) -> Result<()>) -> Vec<anyhow::Error> {
     match install(packages) {
         Ok(()) => Vec::new(),
@@ -66,11 +66,12 @@ fn is_granted(consent: Consent, packages: &[&str]) -> bool {
 }
 
 fn apt_get(manager: PackageManager, arguments: &[&str]) -> Result<()> {
-    let through_sudo: &[&str] = if manager == PackageManager::SudoAptGet { &["sudo"] } else { &[] };
-    // Another program may be installing at the same time; apt-get waits for it.
+    let sudo: &[&str] = if manager == PackageManager::SudoAptGet { &["sudo"] } else { &[] };
+    // apt-get would fail while another program installs packages, so it waits up to 120 s for the lock.
     let apt_get = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet", "-o", "DPkg::Lock::Timeout=120"];
-    let line = [through_sudo, &apt_get, arguments].concat();
-    command::run(Command::new(line[0]).args(&line[1..]), LIMIT)
+    let line = [sudo, &apt_get, arguments].concat();
+    let result = command::run(Command::new(line[0]).args(&line[1..]), LIMIT);
+    result.with_context(|| format!("run apt-get {}", arguments.join(" ")))
 }
 
 #[cfg(test)]
@@ -78,18 +79,18 @@ mod tests {
     use super::*;
     use anyhow::bail;
 
-    /// The calls that installing these packages makes, and the errors, if one of them cannot be had.
+    /// The calls for installing `packages`, and the errors, if the package `absent` does not exist.
     fn calls(packages: &[&str], absent: &str) -> (Vec<String>, Vec<String>) {
         let mut calls = Vec::new();
-        let errors = install_each(packages, |some| {
-            calls.push(some.join(" "));
-            if some.contains(&absent) { bail!("no {absent}") } else { Ok(()) }
+        let errors = install_each(packages, |chosen| {
+            calls.push(chosen.join(" "));
+            if chosen.contains(&absent) { bail!("no {absent}") } else { Ok(()) }
         });
         (calls, errors.iter().map(ToString::to_string).collect())
     }
 
     #[test]
-    fn a_package_that_cannot_be_had_does_not_hold_up_the_others() {
+    fn an_absent_package_does_not_prevent_the_installation_of_others() {
         assert_eq!(calls(&["a", "b"], ""), (vec!["a b".into()], vec![]));
         assert_eq!(calls(&["a", "b"], "b"), (vec!["a b".into(), "a".into(), "b".into()], vec!["no b".into()]));
         assert_eq!(calls(&["b"], "b"), (vec!["b".into()], vec!["no b".into()]));

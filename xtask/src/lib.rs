@@ -1,4 +1,4 @@
-//! The task runner: installs what is missing, gets libtorch, builds, starts a whole system, demonstrates and tests it.
+//! The task runner. Installs requirements, downloads libtorch, and builds, starts, demonstrates and tests a system.
 
 pub mod bench;
 pub mod build;

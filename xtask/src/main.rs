@@ -1,4 +1,4 @@
-//! `cargo xtask …`
+//! The command line of `cargo xtask`.
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -9,36 +9,36 @@ use xtask::{bench, cluster, demo, doctor, images, requirement, test, up};
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask")]
 struct Cli {
-    /// What to do
+    /// Task to run
     #[command(subcommand)]
     task: Task,
 }
 
 #[derive(Subcommand)]
 enum Task {
-    /// Start everything, replay a burst, report; exit status 0 if the objective held
+    /// Start a system, replay a burst and report; exit status 0 if the objective held
     Demo,
-    /// Start everything and stay until Ctrl-C
+    /// Start a system that runs until Ctrl-C
     Up(up::Options),
-    /// Replay one workload against each scaling law in turn, with fresh processes, and compare what they reached and cost
+    /// Replay one workload against each scaling law in turn, with fresh processes, and compare attainment and cost
     Experiment(bench::Arguments),
-    /// Get what the tests need, run every test, and say which were skipped
+    /// Install missing requirements, run every test, and print what skipped tests need
     Test(test::Options),
-    /// Get what the tests need, and libtorch; `test` does this, too
+    /// Install missing requirements and download libtorch; `test` does this, too
     Setup(test::Options),
-    /// Print what the build and the tests need, and how to get what is missing; exit status 0 if nothing is
+    /// Print the requirements of the build and the tests, and how to meet them; exit status 0 if all are met
     Doctor,
-    /// Start a Kubernetes cluster on this machine, apply k8s/base to it, and try what must hold; needs root
+    /// Start a Kubernetes cluster on this machine, apply k8s/base to it, and check the system; needs root
     E2e(cluster::Options),
-    /// Start such a cluster and leave it running for kubectl until Ctrl-C; needs root
+    /// Start a Kubernetes cluster on this machine that runs until Ctrl-C, for use with kubectl; needs root
     Cluster(cluster::Options),
-    /// Measure; --help lists the benchmarks
+    /// Run benchmarks; --help lists them
     Bench(bench::Arguments),
-    /// Compare pixels, logits and classes with torchvision's; exit status 0 if they agree
+    /// Compare the replica's pixels, logits and classes with torchvision's; exit status 0 if they agree
     Parity(bench::Arguments),
     /// Build container images of the programs, with docker or podman
     Images(images::Options),
-    /// Get libtorch only, so that plain cargo commands work
+    /// Download libtorch only, so that plain cargo commands work
     Libtorch,
 }
 

@@ -1,20 +1,20 @@
-//! The list of everything beyond Rust that the build and the tests need: how it is found, what needs it, how to get it.
-//! Installs nothing; [`crate::install`] does.
+//! The requirements of the build and the tests besides Rust: how each is found, what needs it, and how to meet it.
+//! [`crate::install`] installs them.
 
-use anyhow::{Result, bail};
+use anyhow::{Result, ensure};
 use harness::command::{self, PROBE_LIMIT};
 use harness::python_tool::Environment;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// One thing that the build or a test needs.
+/// A program, library or permission that the build or a test needs.
 #[derive(Debug)]
 pub struct Requirement {
-    /// Name for the table.
+    /// The name in the table of `cargo xtask doctor`.
     pub name: &'static str,
-    /// The step that fails, or the tests that are skipped, without it.
+    /// The step that fails, or the tests that are skipped, if the requirement is not met.
     pub needed_by: &'static str,
-    /// Whether the requirement is met.
+    /// Tells whether the requirement is met.
     is_met: fn() -> bool,
     /// How to meet the requirement.
     pub remedy: Remedy,
@@ -23,29 +23,29 @@ pub struct Requirement {
 /// How a requirement is met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Remedy {
-    /// By packages of the system.
+    /// Packages of the operating system.
     Packages {
-        /// Debian's names of the packages.
+        /// The names of the packages in Debian.
         debian: &'static [&'static str],
-        /// The command for macOS; `None` if the requirement is of Linux only.
+        /// The command for macOS; `None` if only Linux has such a package.
         macos: Option<&'static str>,
     },
-    /// By Python packages in `target/tools`.
+    /// Python packages, which are installed in `target/tools`.
     Python(Environment),
-    /// By this command or change, which only the user can make.
+    /// A command or a change that only the user can make.
     User(&'static str),
 }
 
 /// How the system installs packages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PackageManager {
-    /// Debian's and Ubuntu's, run by root.
+    /// apt-get of Debian and Ubuntu, run by root.
     AptGet,
-    /// Debian's and Ubuntu's, run through sudo.
+    /// apt-get of Debian and Ubuntu, run through sudo.
     SudoAptGet,
-    /// The one of macOS.
+    /// Homebrew on macOS.
     Homebrew,
-    /// Any other.
+    /// Another package manager, or none.
     Other,
 }
 
@@ -53,22 +53,22 @@ const fn debian(packages: &'static [&'static str], macos: Option<&'static str>) 
     Remedy::Packages { debian: packages, macos }
 }
 
-/// Compares the dispatcher with its OpenAPI document; see `dispatcher/tests/program/openapi.rs`.
+/// The tool that compares the dispatcher with its OpenAPI document; see `dispatcher/tests/program/openapi.rs`.
 const SCHEMATHESIS: Environment =
     Environment { name: "schemathesis", packages: &["schemathesis==4.32.5"], download: "about 40 MB" };
 
-/// Speaks the Open Inference Protocol; see `replica/tests/program/inference_protocol.rs`.
+/// A client of the Open Inference Protocol; see `replica/tests/program/inference_protocol.rs`.
 const TRITON_CLIENT: Environment =
     Environment { name: "tritonclient", packages: &["tritonclient[http]==2.73.0"], download: "about 30 MB" };
 
-/// Knows the schemas of each version of Kubernetes; see `k8s/cluster/tests/manifests.rs`.
+/// A validator with the schemas of each version of Kubernetes; see `k8s/cluster/tests/manifests.rs`.
 const KUBERNETES_VALIDATE: Environment =
     Environment { name: "kubernetes-validate", packages: &["kubernetes-validate==1.37.0"], download: "about 30 MB" };
 
 const CONTROL_PLANE_PROGRAMS: [&str; 4] = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"];
 
-/// Requirements without which nothing can be built.
-const OF_THE_BUILD: [Requirement; 3] = [
+/// The requirements of the build.
+const BUILD: [Requirement; 3] = [
     Requirement {
         name: "C++ compiler",
         needed_by: "the build: libtorch's bindings",
@@ -89,8 +89,8 @@ const OF_THE_BUILD: [Requirement; 3] = [
     },
 ];
 
-/// Requirements without which some tests are skipped.
-const OF_TESTS: [Requirement; 16] = [
+/// The requirements of tests. Tests are skipped if their requirements are not met.
+const TESTS: [Requirement; 16] = [
     Requirement {
         name: "prometheus",
         needed_by: "tests with a real Prometheus",
@@ -155,13 +155,13 @@ const OF_TESTS: [Requirement; 16] = [
         name: "control plane",
         needed_by: "tests with an API server, checks on a cluster",
         is_met: has_control_plane,
-        remedy: Remedy::User("set KUBEBUILDER_ASSETS, see docs/kubernetes.md"),
+        remedy: Remedy::User("set KUBEBUILDER_ASSETS; docs/kubernetes.md explains it"),
     },
     Requirement {
         name: "control plane from 1.21",
         needed_by: "tests of discovery by EndpointSlices",
         is_met: || api_server_version().is_some_and(|version| version >= (1, 21)),
-        remedy: Remedy::User("set KUBEBUILDER_ASSETS to a newer one"),
+        remedy: Remedy::User("set KUBEBUILDER_ASSETS to a newer control plane"),
     },
     Requirement {
         name: "python3 with venv",
@@ -194,7 +194,7 @@ const OF_TESTS: [Requirement; 16] = [
 
 /// Every requirement, and whether it is met.
 pub fn survey() -> Vec<(&'static Requirement, bool)> {
-    OF_THE_BUILD.iter().chain(&OF_TESTS).map(|requirement| (requirement, (requirement.is_met)())).collect()
+    BUILD.iter().chain(&TESTS).map(|requirement| (requirement, (requirement.is_met)())).collect()
 }
 
 /// The requirements that are not met.
@@ -202,20 +202,21 @@ pub fn missing() -> Vec<&'static Requirement> {
     survey().into_iter().filter(|(_, is_met)| !is_met).map(|(requirement, _)| requirement).collect()
 }
 
-/// Checks that a C++ compiler is there and libtorch is there or can be downloaded.
+/// Checks that there is a C++ compiler, and that libtorch is present or pip can download it.
 ///
 /// # Errors
-/// If not: the message names everything that is missing, and the commands that install it.
+/// If one of them is missing. The message names each missing requirement and the command that installs it.
 pub fn check_build() -> Result<()> {
     let manager = PackageManager::of_this_system();
-    // libtorch itself is downloaded when it is needed.
-    let missing = OF_THE_BUILD[..2].iter().filter(|requirement| !(requirement.is_met)());
+    // The last requirement is libtorch, which the build downloads when it is missing.
+    let missing = BUILD[..2].iter().filter(|requirement| !(requirement.is_met)());
     let lines: Vec<String> =
         missing.map(|requirement| format!("  {}: {}", requirement.name, requirement.remedy.command(manager))).collect();
-    if lines.is_empty() { Ok(()) } else { bail!("the build needs what this machine lacks:\n{}", lines.join("\n")) }
+    ensure!(lines.is_empty(), "requirements of the build are missing; this is how to meet them:\n{}", lines.join("\n"));
+    Ok(())
 }
 
-/// Debian's packages for these requirements, each once.
+/// The Debian packages that meet the requirements `missing`, without duplicates.
 pub fn debian_packages(missing: &[&Requirement]) -> Vec<&'static str> {
     let mut packages = Vec::new();
     for requirement in missing {
@@ -230,7 +231,7 @@ pub fn debian_packages(missing: &[&Requirement]) -> Vec<&'static str> {
 }
 
 impl Remedy {
-    /// The one command, or change, that meets the requirement.
+    /// The command or the change that meets the requirement.
     pub fn command(self, manager: PackageManager) -> String {
         match (self, manager) {
             (Self::Packages { debian, .. }, PackageManager::AptGet) => format!("apt-get install {}", debian.join(" ")),
@@ -240,9 +241,9 @@ impl Remedy {
             (Self::Packages { macos: Some(command), .. }, PackageManager::Homebrew) => command.to_owned(),
             (Self::Packages { macos: None, .. }, PackageManager::Homebrew) => "run the tests on Linux".to_owned(),
             (Self::Packages { debian, .. }, PackageManager::Other) => {
-                format!("install it with the package manager (Debian's name: {})", debian.join(" "))
+                format!("install it with the package manager (Debian: {})", debian.join(" "))
             }
-            (Self::Python(_), _) => "cargo xtask test, with access to PyPI".to_owned(),
+            (Self::Python(_), _) => "run cargo xtask setup with access to PyPI".to_owned(),
             (Self::User(command), _) => command.to_owned(),
         }
     }
@@ -263,18 +264,18 @@ impl PackageManager {
     }
 }
 
-/// The file of a program in a folder of `$PATH`.
+/// The path of a program in a folder of `$PATH`.
 fn in_path(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
 }
 
-/// Whether all these programs are in folders of `$PATH`.
+/// Whether all `programs` are in folders of `$PATH`.
 pub fn are_in_path(programs: &[&str]) -> bool {
     programs.iter().all(|program| in_path(program).is_some())
 }
 
-/// Where Debian has the library, for each processor.
+/// Looks where Debian installs libfaketime: in a folder for each architecture, such as `/usr/lib/x86_64-linux-gnu`.
 fn libfaketime_is_present() -> bool {
     let folders = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
     folders.into_iter().any(|folder| folder.path().join("faketime/libfaketime.so.1").exists())
@@ -284,20 +285,20 @@ fn has_control_plane() -> bool {
     CONTROL_PLANE_PROGRAMS.iter().all(|name| control_plane_program(name).is_some())
 }
 
-/// A program of the control plane. etcd is a project of its own and may be in `$PATH` instead.
+/// The path of a program of the control plane. etcd is a separate project and may be in `$PATH` instead.
 fn control_plane_program(name: &str) -> Option<PathBuf> {
     let folder = PathBuf::from(std::env::var_os("KUBEBUILDER_ASSETS")?);
     Some(folder.join(name)).filter(|file| file.is_file()).or_else(|| in_path(name).filter(|_| name == "etcd"))
 }
 
-/// Major and minor version of the API server's program.
+/// The major and minor version of `kube-apiserver`.
 fn api_server_version() -> Option<(u32, u32)> {
     let mut command = Command::new(control_plane_program("kube-apiserver")?);
     let output = command::output(command.arg("--version"), PROBE_LIMIT).ok()?;
     parse_version(&String::from_utf8_lossy(&output.stdout))
 }
 
-/// Reads a version such as `Kubernetes v1.20.2`.
+/// Reads the major and minor version of a text such as `Kubernetes v1.20.2`.
 fn parse_version(text: &str) -> Option<(u32, u32)> {
     let mut parts = text.trim().rsplit_once('v')?.1.split('.');
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
@@ -308,12 +309,12 @@ mod tests {
     use super::*;
 
     fn all() -> impl Iterator<Item = &'static Requirement> {
-        OF_THE_BUILD.iter().chain(&OF_TESTS)
+        BUILD.iter().chain(&TESTS)
     }
 
     #[test]
-    fn each_package_is_installed_once_and_only_for_what_is_missing() {
-        let [compiler, pip, libtorch] = &OF_THE_BUILD;
+    fn each_package_is_listed_once_and_only_for_missing_requirements() {
+        let [compiler, pip, libtorch] = &BUILD;
         assert!(debian_packages(&[]).is_empty());
         assert_eq!(debian_packages(&[libtorch]), [""; 0]);
         assert_eq!(debian_packages(&[compiler, pip, pip]), ["g++", "python3", "python3-pip"]);
@@ -323,10 +324,10 @@ mod tests {
     }
 
     #[test]
-    fn every_requirement_tells_a_command_on_every_system() {
+    fn requirements_name_a_command_on_every_system() {
         use PackageManager::{AptGet, Homebrew, Other, SudoAptGet};
         let command = |name: &str, manager| {
-            let requirement = all().find(|requirement| requirement.name == name).expect("it is listed");
+            let requirement = all().find(|requirement| requirement.name == name).expect("the requirement is listed");
             requirement.remedy.command(manager)
         };
         assert_eq!(command("prometheus", AptGet), "apt-get install prometheus");

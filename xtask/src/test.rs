@@ -1,4 +1,4 @@
-//! `cargo xtask setup` and `cargo xtask test`: get what the tests need, run every test, say which were skipped.
+//! `cargo xtask setup` and `cargo xtask test`: install missing requirements, and run every test.
 
 use crate::install::{self, Consent};
 use crate::progress::TestProgram;
@@ -9,28 +9,28 @@ use harness::{command, paths};
 use std::process::Command;
 use std::time::Duration;
 
-/// Time limit of one program with tests, and of the checks on a cluster.
+/// Time limit for one test program, and for the checks on a cluster.
 const LIMIT: Duration = Duration::from_secs(30 * 60);
 
-/// Files with tests that take minutes and wait most of that time, so that they can run beside the checks on a cluster. Those
-/// keep all processors busy at times, and tests of times and rates would fail beside them.
-const PATIENT: [&str; 2] = ["scaler/tests/faults/main.rs", "scaler/tests/kubernetes/main.rs"];
+/// Files with tests that run for minutes and mostly wait. They run beside the checks on a cluster. Those keep all
+/// processors busy at times, so tests that measure times or rates would fail beside them.
+const BESIDE_CLUSTER: [&str; 2] = ["scaler/tests/faults/main.rs", "scaler/tests/kubernetes/main.rs"];
 
-/// The other files with tests that take longest, longest first. They start first, so that the others end meanwhile.
+/// The files with the longest of the other tests, longest first. They start first, so that none runs alone at the end.
 const LONGEST: [&str; 3] = ["dispatcher/tests/program/main.rs", "xtask/tests/system.rs", "loadgen/tests/program.rs"];
 
 /// Flags of `cargo xtask setup` and `cargo xtask test`.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// Install missing packages with apt-get, without a question
+    /// Install missing packages with apt-get, without asking
     #[arg(long)]
     yes: bool,
 }
 
-/// Installs what the build and the tests need, as far as it can be had, and gets libtorch.
+/// Installs the missing requirements of the build and the tests where possible, and downloads libtorch.
 ///
 /// # Errors
-/// If something that the build needs cannot be had.
+/// If a requirement of the build is still missing, or libtorch cannot be downloaded.
 pub fn setup(options: &Options) -> Result<()> {
     let consent = if options.yes { Consent::Given } else { Consent::Ask };
     install::install(&requirement::missing(), consent);
@@ -38,15 +38,16 @@ pub fn setup(options: &Options) -> Result<()> {
     libtorch::ensure()
 }
 
-/// Runs every test, the checks on a Kubernetes cluster included, and prints which were skipped.
+/// Runs every test, including the checks on a Kubernetes cluster. Prints the missing requirements of skipped tests.
 ///
 /// # Errors
-/// If the workspace cannot be built or a test fails.
+/// If [`setup`] fails, the workspace cannot be built, or a test fails.
 pub fn run(options: &Options) -> Result<()> {
     setup(options)?;
-    let (mut patient, mut others): (Vec<Job>, Vec<Job>) = build::tests()?.into_iter().map(job).partition(is_patient);
+    let is_long = |job: &Job| BESIDE_CLUSTER.contains(&job.name.as_str());
+    let (mut long, mut others): (Vec<Job>, Vec<Job>) = build::tests()?.into_iter().map(job).partition(is_long);
     if cfg!(target_os = "linux") {
-        patient.insert(0, Job { name: "cluster check".into(), command: cluster::command("check") });
+        long.insert(0, Job { name: "cluster check".into(), command: cluster::command("check") });
     } else {
         println!("skipped: the checks on a Kubernetes cluster, which need Linux");
     }
@@ -54,13 +55,13 @@ pub fn run(options: &Options) -> Result<()> {
     others.sort_by_key(rank);
     others.push(Job { name: "examples in documentation".into(), command: build::documentation_tests() });
 
-    let lanes = std::thread::available_parallelism().map_or(2, usize::from);
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
     let folder = paths::output("test");
-    println!("running {} programs with tests, {lanes} at a time; output in {}", others.len(), folder.display());
-    let first = suite::run(others, lanes, LIMIT, &folder);
-    println!("running {} longer ones at once; the checks on a cluster take some six minutes", patient.len());
-    let lanes = patient.len();
-    let second = suite::run(patient, lanes, LIMIT, &folder);
+    println!("running {} test programs, {cores} at a time; their output goes to {}", others.len(), folder.display());
+    let first = suite::run(others, cores, LIMIT, &folder);
+    let count = long.len();
+    println!("running {count} longer programs side by side; the checks on a cluster take about six minutes");
+    let second = suite::run(long, count, LIMIT, &folder);
     println!("\n{}", doctor::skipped());
     match (first, second) {
         (Err(first), Err(second)) => bail!("{first:#}; {second:#}"),
@@ -68,11 +69,7 @@ pub fn run(options: &Options) -> Result<()> {
     }
 }
 
-fn is_patient(job: &Job) -> bool {
-    PATIENT.contains(&job.name.as_str())
-}
-
-/// The job that runs a program with tests. Its name is the file with the tests, from the root folder of the workspace.
+/// The job that runs a test program. Its name is the path of the file with the tests, relative to the workspace's root.
 fn job(program: TestProgram) -> Job {
     let TestProgram { path, source, manifest } = program;
     let mut command = Command::new(path);
@@ -86,9 +83,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_files_with_a_place_of_their_own_exist() {
-        for file in PATIENT.iter().chain(&LONGEST) {
-            assert!(paths::root().join(file).is_file(), "{file} does not exist; correct PATIENT or LONGEST");
+    fn the_files_with_special_scheduling_exist() {
+        for file in BESIDE_CLUSTER.iter().chain(&LONGEST) {
+            assert!(paths::root().join(file).is_file(), "{file} does not exist; correct BESIDE_CLUSTER or LONGEST");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask up`: a running system, until Ctrl-C.
+//! `cargo xtask up`: starts a system that runs until Ctrl-C.
 
 use crate::build;
 use anyhow::{Result, bail};
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// Time limit of drawing the images to try.
+/// Time limit for drawing the example images.
 const DRAW_LIMIT: Duration = Duration::from_secs(60);
 
 /// Flags of `cargo xtask up`.
@@ -18,16 +18,16 @@ const DRAW_LIMIT: Duration = Duration::from_secs(60);
 #[command(after_help = "Examples:\n  cargo xtask up --weights resnet50.pth --labels imagenet\n  \
                         cargo xtask up --listen 0.0.0.0:5052   # reachable from other machines")]
 pub struct Options {
-    /// Address of the dispatcher
+    /// Address on which the dispatcher listens
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:5052")]
     listen: SocketAddr,
     /// Largest number of replicas
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
     max: u32,
-    /// File of weights, .safetensors or .pth; without it, the bundled model
+    /// File of weights, .safetensors or .pth; by default the bundled model
     #[arg(long)]
     weights: Option<PathBuf>,
-    /// Class names of the weights: weights (the file's own), imagenet, or a file with one name a line
+    /// Class names: weights (those in the file of weights), imagenet, or a file with one name per line
     #[arg(long)]
     labels: Option<String>,
 }
@@ -40,12 +40,12 @@ impl Options {
     }
 }
 
-/// Starts the system, prints how to use it, and stays.
+/// Starts the system, prints how to use it, and waits until a program ends.
 ///
 /// # Errors
-/// If a program does not start, or ends by itself.
+/// If a program cannot be built or started, or ends by itself.
 pub fn run(options: &Options) -> Result<()> {
-    build::programs()?;
+    build::programs(&build::PROGRAMS)?;
     let folder = paths::output("up");
     let images = folder.join("pictures");
     let mut draw = Command::new(paths::program("loadgen"));
@@ -55,14 +55,14 @@ pub fn run(options: &Options) -> Result<()> {
     let mut stack = Stack::start(StackSetup { listen: &listen, folder: folder.clone(), program, scaler })?;
     print_usage(&stack.dispatcher.address, &folder, &images);
     let ended = stack.wait()?;
-    bail!("the {ended} ended; see {}", folder.join(format!("{ended}.log")).display())
+    bail!("the {ended} ended by itself; read {}", folder.join(format!("{ended}.log")).display())
 }
 
 fn print_usage(dispatcher: &str, folder: &Path, images: &Path) {
     println!("\nRoundhouse is up at http://{dispatcher}");
-    println!("logs are in {}, images to try in {}\n", folder.display(), images.display());
+    println!("logs are in {}, example images in {}\n", folder.display(), images.display());
     println!("  curl -H 'Content-Type: image/jpeg' --data-binary '@{}' \\", images.join("00007.jpg").display());
     println!("    http://{dispatcher}/predict");
     println!("  curl http://{dispatcher}/status\n");
-    println!("Ctrl-C stops it.");
+    println!("Ctrl-C stops the system.");
 }

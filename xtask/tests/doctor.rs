@@ -1,4 +1,4 @@
-//! `cargo xtask doctor` on a machine that has nothing.
+//! `cargo xtask doctor` on a machine that lacks most requirements.
 
 use std::process::{Command, Output};
 
@@ -9,7 +9,7 @@ fn doctor(path: &str) -> Output {
 }
 
 #[test]
-fn without_any_program_each_requirement_is_a_row_with_a_command() {
+fn without_any_program_each_requirement_has_a_row_with_a_command() {
     let output = doctor("/no/such/folder");
     assert_eq!(output.status.code(), Some(1));
     let table = String::from_utf8(output.stdout).expect("UTF-8");
@@ -30,7 +30,7 @@ fn without_any_program_each_requirement_is_a_row_with_a_command() {
 }
 
 #[test]
-fn a_program_that_is_there_needs_no_command() {
+fn the_row_of_a_found_program_has_no_command() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     std::fs::write(folder.path().join("kubectl"), "").expect("writable");
     let output = doctor(folder.path().to_str().expect("UTF-8"));

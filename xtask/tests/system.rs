@@ -1,6 +1,6 @@
-//! The whole system with its real programs: posted images, bad files, killed processes.
+//! Tests of the whole system with its real programs: images, bad requests, and killed processes.
 //!
-//! Each test has a stack of its own on free ports, and one runs at a time: two cores are few.
+//! Each test starts its own system on free ports. Only one test runs at a time, because two cores are too few for more.
 
 use harness::stack::{ScalerProgram, Stack, StackSetup};
 use harness::{http, paths};
@@ -12,28 +12,30 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+/// The lock that a test holds while its system runs.
+static SYSTEM_LOCK: Mutex<()> = Mutex::new(());
 
 struct System {
     stack: Stack,
     folder: PathBuf,
-    _turn: MutexGuard<'static, ()>,
+    _lock: MutexGuard<'static, ()>,
 }
 
 impl System {
     fn start(name: &str, replicas: usize) -> Self {
-        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let lock = SYSTEM_LOCK.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let folder = paths::output("test").join(name);
         let scaler = ["--min", "--max"].map(|bound| format!("{bound}={replicas}"));
         let program = ScalerProgram::Scaler;
         let setup = StackSetup { listen: "127.0.0.1:0", folder: folder.clone(), program, scaler: scaler.into() };
-        let system = Self { stack: Stack::start(setup).expect("the system starts"), folder, _turn: turn };
-        system
-            .until("every replica is in rotation", || system.stack.ready_replicas().is_ok_and(|r| r.len() == replicas));
+        let system = Self { stack: Stack::start(setup).expect("the system starts"), folder, _lock: lock };
+        system.wait_until("every replica is in rotation", || {
+            system.stack.ready_replicas().is_ok_and(|r| r.len() == replicas)
+        });
         system
     }
 
-    /// Status and JSON of one request to `/predict`.
+    /// Posts an image to `/predict`. Returns the status and the JSON of the answer.
     fn post(&self, content_type: &str, body: &[u8]) -> (u16, Value) {
         let url = format!("http://{}/predict?top_k=3", self.stack.dispatcher.address);
         let agent = http::agent();
@@ -42,8 +44,8 @@ impl System {
         (answer.status().as_u16(), serde_json::from_str(&text).expect("the answer is JSON"))
     }
 
-    /// Starts loadgen at a low, steady rate; its report lands in the folder.
-    fn load(&self, seconds: u32, rate: u32) -> Child {
+    /// Starts loadgen with `rate` requests per second at equal intervals. Its report will be in the system's folder.
+    fn start_load(&self, seconds: u32, rate: u32) -> Child {
         Command::new(paths::program("loadgen"))
             .args(["run", "--quiet", "--generate=48", "--seed=99", "--arrivals=uniform"])
             .arg(format!("--url=http://{}/predict", self.stack.dispatcher.address))
@@ -56,33 +58,33 @@ impl System {
     }
 
     fn report(&self, mut load: Child) -> Value {
-        // 99 is for a machine too busy to send on time, which is not what these tests are about.
-        assert!(matches!(load.wait().expect("loadgen is ours").code(), Some(0 | 99)));
+        // Status 99 means that this machine was too busy to send on time, which these tests permit.
+        assert!(matches!(load.wait().expect("loadgen is a child of this process").code(), Some(0 | 99)));
         let text = fs::read_to_string(self.folder.join("report.json")).expect("loadgen wrote its report");
         serde_json::from_str(&text).expect("the report is JSON")
     }
 
-    /// Process ids of the scaler's children.
+    /// The process ids of the replicas, which are the scaler's children.
     fn replicas(&self) -> Vec<u32> {
         let scaler = self.stack.scaler.id();
-        let processes = fs::read_dir("/proc").expect("there is /proc").flatten();
+        let processes = fs::read_dir("/proc").expect("Linux has /proc").flatten();
         let processes = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
         processes.filter(|&process| parent(process) == Some(scaler)).collect()
     }
 
-    fn until(&self, what: &str, done: impl Fn() -> bool) {
+    fn wait_until(&self, what: &str, done: impl Fn() -> bool) {
         let deadline = Instant::now() + Duration::from_secs(30);
         while !done() {
             let log = fs::read_to_string(self.folder.join("scaler.log")).unwrap_or_default();
-            assert!(Instant::now() < deadline, "not within 30 s: {what}; the scaler said:\n{log}");
+            assert!(Instant::now() < deadline, "not within 30 s: {what}; the scaler's log:\n{log}");
             std::thread::sleep(Duration::from_millis(50));
         }
     }
 }
 
 fn send(signal: Signal, process: u32) {
-    let id = Pid::from_raw(process.cast_signed()).expect("an id");
-    kill_process(id, signal).expect("it is ours");
+    let id = Pid::from_raw(process.cast_signed()).expect("a process id is not 0");
+    kill_process(id, signal).expect("the process runs and may be signalled");
 }
 
 /// The id of the parent of `process` (proc(5): the second field after the name in brackets).
@@ -92,27 +94,28 @@ fn parent(process: u32) -> Option<u32> {
 }
 
 fn alive(process: u32) -> bool {
-    // A zombie has ended; only its parent has not noticed.
+    // A zombie (state Z) has ended, but its parent has not waited for it yet.
     fs::read_to_string(format!("/proc/{process}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }
 
-/// A striped square, generated; and files beside it that the replica's tests use.
-fn picture(folder: &std::path::Path) -> Vec<u8> {
+/// Draws eight images in `folder` with loadgen. Returns the last one, which shows a striped square.
+fn striped_square(folder: &std::path::Path) -> Vec<u8> {
     let status =
         Command::new(paths::program("loadgen")).arg("pictures").arg(folder).args(["--count=8", "--seed=5"]).status();
     assert!(status.expect("loadgen runs").success());
-    fs::read(folder.join("00007.jpg")).expect("the eighth picture")
+    fs::read(folder.join("00007.jpg")).expect("loadgen has drawn eight images")
 }
 
+/// A file from the data of the replica's tests.
 fn fixture(name: &str) -> Vec<u8> {
     fs::read(paths::root().join("replica/tests/data").join(name)).expect("a file of the replica's tests")
 }
 
 #[test]
-fn a_picture_is_classified_in_every_form_and_a_bad_one_costs_only_itself() {
+fn images_are_classified_in_every_form_and_after_every_bad_request() {
     let system = System::start("pictures", 1);
     let replicas = system.replicas();
-    let jpeg = picture(&system.folder.join("pictures"));
+    let jpeg = striped_square(&system.folder.join("pictures"));
     let check = |content_type: &str, body: &[u8]| {
         let (status, answer) = system.post(content_type, body);
         assert_eq!(
@@ -142,18 +145,18 @@ fn a_picture_is_classified_in_every_form_and_a_bad_one_costs_only_itself() {
         ("20000x20000 JPEG header", "image/jpeg", &bomb.0, 413, "too_large"),
         ("20000x20000 PNG header", "image/png", &bomb.1, 413, "too_large"),
         ("not JSON", "application/json", b"{", 400, "bad_request"),
-        ("no form of ours", "text/plain", &jpeg, 415, "unsupported_media_type"),
+        ("unknown content type", "text/plain", &jpeg, 415, "unsupported_media_type"),
     ] {
         let (found, answer) = system.post(content_type, body);
         assert_eq!((found, &answer["code"]), (status, &code.into()), "{what}: {answer}");
         assert!(answer["request_id"].as_str().is_some_and(|id| !id.is_empty()), "{what}: {answer}");
         check("image/jpeg", &jpeg);
     }
-    assert_eq!(system.replicas(), replicas, "the same process answered all of it");
+    assert_eq!(system.replicas(), replicas, "the same process answered all requests");
 }
 
 #[test]
-fn loadgen_posts_in_every_form_knows_the_right_answers_and_counts_replicas() {
+fn loadgen_posts_in_every_form_checks_the_labels_and_counts_replicas() {
     let system = System::start("forms", 1);
     for form in ["raw", "multipart", "json"] {
         let json = system.folder.join("report.json");
@@ -176,13 +179,13 @@ fn loadgen_posts_in_every_form_knows_the_right_answers_and_counts_replicas() {
 }
 
 #[test]
-fn no_client_sees_a_replica_killed_and_the_scaler_replaces_it() {
+fn no_request_fails_when_a_replica_is_killed_and_the_scaler_replaces_it() {
     let system = System::start("kill-replica", 2);
     let before = system.replicas();
-    let load = system.load(10, 6);
+    let load = system.start_load(10, 6);
     std::thread::sleep(Duration::from_secs(3));
     send(Signal::KILL, before[0]);
-    system.until("two replicas again", || {
+    system.wait_until("the scaler has replaced the replica", || {
         let now = system.replicas();
         now.len() == 2 && !now.contains(&before[0]) && system.stack.ready_replicas().is_ok_and(|ready| ready.len() == 2)
     });
@@ -194,9 +197,9 @@ fn no_client_sees_a_replica_killed_and_the_scaler_replaces_it() {
 }
 
 #[test]
-fn with_the_only_replica_killed_requests_wait_for_its_successor() {
+fn requests_wait_for_a_new_replica_when_the_only_replica_is_killed() {
     let system = System::start("kill-only-replica", 1);
-    let load = system.load(6, 3);
+    let load = system.start_load(6, 3);
     std::thread::sleep(Duration::from_secs(2));
     send(Signal::KILL, system.replicas()[0]);
     let summary = &system.report(load)["summary"];
@@ -204,39 +207,39 @@ fn with_the_only_replica_killed_requests_wait_for_its_successor() {
 }
 
 #[test]
-fn a_second_system_in_the_same_folder_is_refused_and_harms_nothing() {
+fn a_second_system_in_the_same_folder_is_refused_and_the_first_keeps_running() {
     let system = System::start("twice", 1);
     let program = ScalerProgram::Scaler;
     let setup = StackSetup { listen: "127.0.0.1:0", folder: system.folder.clone(), program, scaler: Vec::new() };
-    let refused = Stack::start(setup).err().expect("refused").to_string();
+    let refused = Stack::start(setup).err().expect("the folder is in use").to_string();
     assert!(refused.contains("another running system uses"), "{refused}");
-    assert_eq!(system.stack.ready_replicas().expect("it answers").len(), 1);
+    assert_eq!(system.stack.ready_replicas().expect("the dispatcher answers").len(), 1);
 }
 
 #[test]
-fn nothing_outlives_a_killed_scaler() {
+fn no_replica_outlives_a_killed_scaler() {
     let system = System::start("kill-scaler", 2);
     let replicas = system.replicas();
     assert_eq!(replicas.len(), 2);
     send(Signal::KILL, system.stack.scaler.id());
-    system.until("no replica is left", || !replicas.iter().any(|&process| alive(process)));
+    system.wait_until("no replica is left", || !replicas.iter().any(|&process| alive(process)));
 }
 
 #[test]
-fn a_dispatcher_told_to_stop_answers_what_it_accepted() {
+fn a_dispatcher_answers_all_accepted_requests_after_sigterm() {
     let system = System::start("drain", 1);
-    let jpeg = picture(&system.folder.join("pictures"));
+    let jpeg = striped_square(&system.folder.join("pictures"));
     let answers: Vec<u16> = std::thread::scope(|scope| {
         let posts: Vec<_> = (0..8).map(|_| scope.spawn(|| system.post("image/jpeg", &jpeg).0)).collect();
-        // All are accepted before the signal; most still wait, as each takes the replica some 50 ms.
+        // All requests are accepted before the signal. Most still wait then, because the replica takes 50 ms for each.
         let url = format!("http://{}/metrics", system.stack.dispatcher.address);
-        system.until("eight requests are there", || {
+        system.wait_until("the dispatcher has accepted eight requests", || {
             let metrics = http::get(&url);
             metrics.is_ok_and(|text| text.contains("dispatcher_enqueued_requests_total 8"))
         });
         send(Signal::TERM, system.stack.dispatcher.id());
-        posts.into_iter().map(|post| post.join().expect("answered")).collect()
+        posts.into_iter().map(|post| post.join().expect("each request is answered")).collect()
     });
     assert_eq!(answers, [200; 8]);
-    system.until("the dispatcher has ended", || !alive(system.stack.dispatcher.id()));
+    system.wait_until("the dispatcher has ended", || !alive(system.stack.dispatcher.id()));
 }

@@ -1,8 +1,8 @@
-//! libtorch from PyTorch's wheels on PyPI, unpacked into `target/libtorch`. Only libraries for CPUs and headers are kept:
-//! the rest is Python and kernels for GPUs.
+//! Downloads PyTorch's wheels from PyPI and unpacks libtorch into `target/libtorch`. Keeps only headers and libraries
+//! for CPUs; the rest of the wheels is Python and code for GPUs.
 //!
-//! pip downloads the wheels and checks their hashes; unpacking checks the archive's own checksums; a manifest, written last,
-//! tells that everything is there, and of which versions.
+//! pip downloads the wheels and checks their hashes. Unpacking checks the checksums in the archives. The manifest lists
+//! the versions and the libraries and is written last. If there is a manifest, libtorch was unpacked completely.
 
 use anyhow::{Context, Result, bail, ensure};
 use harness::{command, paths};
@@ -13,30 +13,33 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// Size of the wheels for Linux on x86, bytes; the others are smaller.
+/// The size of the wheels for Linux on x86, in bytes. The wheels for other platforms are smaller.
 pub const DOWNLOAD_BYTES: u64 = 530_000_000;
 
-/// Time limit of the download.
+/// Time limit for the download.
 const DOWNLOAD_LIMIT: Duration = Duration::from_secs(60 * 60);
 
-/// A wheel on PyPI, as pip's `--require-hashes` takes it.
+/// A wheel on PyPI, as pip's option `--require-hashes` needs it.
 struct Wheel {
-    /// `NAME==VERSION`.
+    /// The name and version, `NAME==VERSION`.
     requirement: &'static str,
+    /// The SHA-256 of the file, hexadecimal.
     sha256: &'static str,
 }
 
-/// The wheels for a platform. They are those of CPython 3.12, whichever Python runs pip: only their libraries are used.
+/// The wheels for a platform. They are built for CPython 3.12, but any Python can download them, because only their
+/// libraries are used.
 struct Platform {
-    /// pip's names for the platform.
+    /// The platform's names in pip's option `--platform`.
     tags: &'static [&'static str],
     wheels: &'static [Wheel],
 }
 
 const TORCH: &str = "torch==2.13.0";
 
-/// `libtorch_cpu.so` of the Linux wheels is linked with two CUDA libraries, even where there is no GPU.
+/// One of two CUDA libraries with which `libtorch_cpu.so` of the Linux wheels is linked, even for machines without GPU.
 const CUPTI: &str = "nvidia-cuda-cupti==13.0.85";
+/// The other CUDA library with which `libtorch_cpu.so` of the Linux wheels is linked.
 const CUDART: &str = "nvidia-cuda-runtime==13.0.96";
 
 const LINUX_X86_64: Platform = Platform {
@@ -62,7 +65,7 @@ const MACOS_AARCH64: Platform = Platform {
     wheels: &[Wheel { requirement: TORCH, sha256: "2fe228aba290d14b9f31b049be550dbd469c3fd3013d7a19705b30454da97027" }],
 };
 
-/// Libraries of the wheels that a CPU never loads.
+/// The first parts of the names of libraries that are not needed on a CPU.
 const UNUSED: [&str; 8] = [
     "libtorch_cuda",
     "libc10_cuda",
@@ -71,44 +74,44 @@ const UNUSED: [&str; 8] = [
     "libtorch_python",
     "libtorch_global_deps",
     "libshm",
-    // On Linux, a linker script of one line takes the place of this library.
+    // On Linux, [`unpack`] writes a linker script of one line in place of this library.
     "libtorch.so",
 ];
 
-/// Name of the file that lists the wheels' versions in its first line, and then size and path of each library.
+/// The name of the manifest. Its first line lists the wheels' versions. Each other line has a library's size and path.
 const MANIFEST: &str = "roundhouse-manifest.txt";
 
-/// Whether libtorch is the one in `target/libtorch`, rather than the user's own in `$LIBTORCH`.
-fn is_ours() -> bool {
+/// Whether the build uses `target/libtorch`, rather than a libtorch that the user has set in `$LIBTORCH`.
+fn uses_target_folder() -> bool {
     match std::env::var_os("LIBTORCH") {
-        // `.cargo/config.toml` sets the variable to ours, unless the user has set it.
+        // `.cargo/config.toml` sets the variable to `target/libtorch`, unless the user has set it.
         Some(own) => Path::new(&own) == paths::libtorch(),
         None => true,
     }
 }
 
-/// Whether nothing has to be downloaded.
+/// Whether a usable libtorch is present, so that nothing has to be downloaded.
 pub fn is_present() -> bool {
-    if is_ours() {
+    if uses_target_folder() {
         platform().is_ok_and(|platform| verify(&paths::libtorch(), platform).is_ok())
     } else {
         check_own().is_ok()
     }
 }
 
-/// Makes sure that libtorch is there, complete, and of the right version.
+/// Checks the libtorch that the build uses. Downloads a missing, incomplete or outdated `target/libtorch`.
 ///
 /// # Errors
-/// If PyPI has no wheel for this platform, or the download or its check fails.
+/// If `$LIBTORCH` names an unusable folder, PyPI has no wheel for this platform, or the download or its check fails.
 pub fn ensure() -> Result<()> {
-    if !is_ours() {
+    if !uses_target_folder() {
         return check_own();
     }
     let (home, platform) = (paths::libtorch(), platform()?);
     if home.exists() {
         match verify(&home, platform) {
             Ok(()) => return Ok(()),
-            Err(error) => println!("{} cannot be used ({error:#}); fetching it again", home.display()),
+            Err(error) => println!("{} cannot be used ({error:#}); downloading libtorch again", home.display()),
         }
     }
     let downloads = paths::target().join("libtorch-download");
@@ -121,10 +124,10 @@ pub fn ensure() -> Result<()> {
     remove(&downloads)
 }
 
-/// Checks the user's own libtorch.
+/// Checks the libtorch that the user has set in `$LIBTORCH`.
 fn check_own() -> Result<()> {
     let own = PathBuf::from(std::env::var_os("LIBTORCH").unwrap_or_default());
-    ensure!(own.join("lib").is_dir(), "LIBTORCH={} has no folder lib; unset it or correct it", own.display());
+    ensure!(own.join("lib").is_dir(), "LIBTORCH={} has no folder lib; correct the variable or unset it", own.display());
     Ok(())
 }
 
@@ -143,13 +146,13 @@ fn platform() -> Result<&'static Platform> {
         ("linux", "aarch64") => Ok(&LINUX_AARCH64),
         ("macos", "aarch64") => Ok(&MACOS_AARCH64),
         (system, processor) => {
-            bail!("PyPI has no libtorch for {system} on {processor}; set LIBTORCH to a libtorch 2.13 of your own")
+            bail!("PyPI has no libtorch for {system} on {processor}; set LIBTORCH to the folder of a libtorch 2.13")
         }
     }
 }
 
-/// Downloads a platform's wheels into `folder` and returns their paths. pip shows its own progress bar, keeps wheels that
-/// are there already, and refuses a file whose hash differs.
+/// Downloads a platform's wheels into `folder` and returns their paths. pip shows a progress bar, keeps wheels that are
+/// already in the folder, and refuses a file with another hash.
 fn download(platform: &Platform, folder: &Path) -> Result<Vec<PathBuf>> {
     fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
     let list = folder.join("requirements.txt");
@@ -169,19 +172,23 @@ fn download(platform: &Platform, folder: &Path) -> Result<Vec<PathBuf>> {
     wheels(platform, folder)
 }
 
-/// The files of a platform's wheels in `folder`. Wheels of other versions, left over from an interrupted download before an
-/// upgrade, are no part of them.
+/// The paths of a platform's wheels in `folder`. Ignores wheels of other versions, which an interrupted download may
+/// have left before an upgrade.
 fn wheels(platform: &Platform, folder: &Path) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))?;
     let files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     let find = |wheel: &Wheel| {
         // A wheel's file is NAME-VERSION-TAGS.whl, with _ instead of - in the name.
         let prefix = format!("{}-", wheel.requirement.replace('-', "_").replace("==", "-"));
-        let is_it = |file: &&PathBuf| {
+        let is_wheel = |file: &&PathBuf| {
             let name = file.file_name().unwrap_or_default().to_string_lossy();
             name.starts_with(&prefix) && name.ends_with(".whl")
         };
-        files.iter().find(is_it).cloned().with_context(|| format!("there is no {prefix}*.whl in {}", folder.display()))
+        files
+            .iter()
+            .find(is_wheel)
+            .cloned()
+            .with_context(|| format!("pip downloaded no {prefix}*.whl to {}", folder.display()))
     };
     platform.wheels.iter().map(find).collect()
 }
@@ -193,16 +200,17 @@ fn unpack(platform: &Platform, wheels: &[PathBuf], home: &Path) -> Result<()> {
     }
     if cfg!(target_os = "linux") {
         let script = "INPUT(libtorch_cpu.so)\n";
-        fs::write(home.join("lib/libtorch.so"), script)?;
+        fs::write(home.join("lib/libtorch.so"), script)
+            .with_context(|| format!("write lib/libtorch.so in {}", home.display()))?;
         manifest.push_str(&format!("{} lib/libtorch.so\n", script.len()));
     }
-    fs::write(home.join(MANIFEST), manifest).context("write the manifest")
+    fs::write(home.join(MANIFEST), manifest).with_context(|| format!("write {MANIFEST} in {}", home.display()))
 }
 
-/// Unpacks a wheel and returns the lines of the manifest for its libraries.
+/// Unpacks a wheel and returns the manifest's lines for the libraries in it.
 fn unpack_wheel(wheel: &Path, home: &Path) -> Result<String> {
     let name = wheel.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let file = File::open(wheel).with_context(|| format!("open {name}"))?;
+    let file = File::open(wheel).with_context(|| format!("open {}", wheel.display()))?;
     let mut archive = zip::ZipArchive::new(file).with_context(|| format!("read {name}"))?;
     let style = ProgressStyle::with_template("unpacking {msg} {wide_bar} {pos}/{len} files")?;
     let bar = ProgressBar::new(archive.len() as u64).with_style(style).with_message(name.clone());
@@ -211,22 +219,23 @@ fn unpack_wheel(wheel: &Path, home: &Path) -> Result<String> {
         bar.inc(1);
         let mut entry = archive.by_index(index).with_context(|| format!("read {name}"))?;
         let inside = entry.name()?.into_owned();
-        let Some(place) = place(&inside) else { continue };
-        let path = home.join(&place);
-        fs::create_dir_all(path.parent().expect("every place is in a folder"))?;
+        let Some(destination) = destination(&inside) else { continue };
+        let path = home.join(&destination);
+        let parent = path.parent().expect("every destination is in a folder");
+        fs::create_dir_all(parent).with_context(|| format!("create {}", parent.display()))?;
         let mut out = File::create(&path).with_context(|| format!("create {}", path.display()))?;
-        // Reading to the end also checks the entry's checksum.
+        // Reading the entry to its end also checks its checksum.
         let size = io::copy(&mut entry, &mut out).with_context(|| format!("unpack {inside} of {name}"))?;
-        if place.starts_with("lib/") {
-            lines.push_str(&format!("{size} {place}\n"));
+        if destination.starts_with("lib/") {
+            lines.push_str(&format!("{size} {destination}\n"));
         }
     }
     bar.finish_and_clear();
     Ok(lines)
 }
 
-/// The place of a wheel's file below `target/libtorch`; `None` if the file is not used.
-fn place(inside: &str) -> Option<String> {
+/// The path in `target/libtorch` for a wheel's file; `None` if the file is not used.
+fn destination(inside: &str) -> Option<String> {
     if inside.ends_with('/') {
         return None;
     }
@@ -241,23 +250,23 @@ fn place(inside: &str) -> Option<String> {
     (from_torch || from_cuda).then(|| format!("lib/{file}"))
 }
 
-/// Compares the versions and the libraries with the manifest. The headers are written before the manifest, so they are
-/// complete if there is one.
+/// Compares the versions and the libraries' sizes with the manifest. The headers are not compared, because they were
+/// written before the manifest and so are complete if there is a manifest.
 fn verify(home: &Path, platform: &Platform) -> Result<()> {
-    let manifest = fs::read_to_string(home.join(MANIFEST)).context("read its manifest")?;
+    let manifest = fs::read_to_string(home.join(MANIFEST)).context("read the manifest")?;
     let mut lines = manifest.lines();
     let (found, expected) = (lines.next().unwrap_or_default(), versions(platform));
-    ensure!(found == expected, "it is of other versions than {expected}");
+    ensure!(found == expected, "the manifest lists other versions than {expected}");
     for line in lines {
-        let (size, file) = line.split_once(' ').context("its manifest is malformed")?;
+        let (size, file) = line.split_once(' ').with_context(|| format!("malformed line in the manifest: {line}"))?;
         let found = fs::metadata(home.join(file)).with_context(|| format!("read the size of {file}"))?.len();
         ensure!(found.to_string() == size, "{file} has {found} bytes instead of {size}");
     }
-    ensure!(home.join("include/torch/script.h").is_file(), "its headers are missing");
+    ensure!(home.join("include/torch/script.h").is_file(), "include/torch/script.h is missing");
     Ok(())
 }
 
-/// The first line of the manifest: every wheel with its version.
+/// The first line of the manifest, which lists every wheel with its version.
 fn versions(platform: &Platform) -> String {
     platform.wheels.iter().map(|wheel| wheel.requirement).collect::<Vec<_>>().join(" ")
 }
@@ -267,7 +276,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_files_for_cpus_are_kept() {
+    fn only_headers_and_libraries_for_cpus_are_kept() {
         for (inside, kept) in [
             ("torch/lib/libtorch_cpu.so", Some("lib/libtorch_cpu.so")),
             ("torch/lib/libgomp.so.1", Some("lib/libgomp.so.1")),
@@ -281,7 +290,7 @@ mod tests {
             ("nvidia/cu13/lib/libnvperf_host.so", None),
             ("torch/nn/functional.py", None),
         ] {
-            assert_eq!(place(inside).as_deref(), kept, "{inside}");
+            assert_eq!(destination(inside).as_deref(), kept, "{inside}");
         }
     }
 
@@ -292,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_another_size_or_version_is_found() {
+    fn a_library_of_another_size_or_version_is_detected() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let home = folder.path();
         write(home, "include/torch/script.h", "");
@@ -304,10 +313,10 @@ mod tests {
         manifest(&versions);
         assert_eq!(check(), Ok(()));
         manifest(&versions.replace("2.13.0", "2.12.0"));
-        assert!(check().expect_err("older").contains("of other versions than torch==2.13.0"));
-        // Older manifests have no line with the versions.
+        assert!(check().expect_err("older").contains("other versions than torch==2.13.0"));
+        // Manifests of older xtasks have no line with the versions.
         write(home, MANIFEST, "3 lib/a.so\n");
-        assert!(check().expect_err("of an unknown version").contains("of other versions"));
+        assert!(check().expect_err("of an unknown version").contains("other versions"));
         manifest(&versions);
         write(home, "lib/a.so", "12");
         assert!(check().expect_err("cut short").contains("2 bytes instead of 3"));
