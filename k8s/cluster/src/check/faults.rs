@@ -29,6 +29,9 @@ const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(20);
 pub(super) async fn check_rolling_restart(fixture: &Fixture, deployment: &str) -> Result<String> {
     let load = fixture.start_load(&format!("rolling-{deployment}"), LOAD_FOR_TWO)?;
     fixture.wait_for_ready_replicas(2, SCALE_UP_TIMEOUT).await?;
+    // The requests that came before the second replica must be answered first: the order late-last lets them wait, and
+    // with fewer replicas during the restart they would wait until their deadline.
+    tokio::time::sleep(MARGIN).await;
     let old_pods = fixture.pod_names(deployment).await?;
     let start = Instant::now();
     fixture.cluster.kubectl.run(&["rollout", "restart", &format!("deployment/{deployment}")]).await?;
