@@ -3,7 +3,7 @@
 use crate::install::{self, Consent};
 use crate::progress::TestProgram;
 use crate::{build, cluster, doctor, requirement};
-use anyhow::{Result, bail};
+use anyhow::{Result, ensure};
 use harness::suite::{self, Job};
 use harness::{command, paths};
 use std::process::Command;
@@ -12,12 +12,16 @@ use std::time::Duration;
 /// Time limit for one test program, and for the checks on a cluster.
 const LIMIT: Duration = Duration::from_secs(30 * 60);
 
+/// Files with tests that measure whether loadgen sends on time. They run one at a time: beside others, loadgen would
+/// rightly find its machine too slow, and such a test would fail.
+const ALONE: [&str; 2] = ["loadgen/tests/program.rs", "loadgen/tests/schedule.rs"];
+
 /// Files with tests that run for minutes and mostly wait. They run beside the checks on a cluster. Those keep all
 /// processors busy at times, so tests that measure times or rates would fail beside them.
 const BESIDE_CLUSTER: [&str; 2] = ["scaler/tests/faults/main.rs", "scaler/tests/kubernetes/main.rs"];
 
 /// The files with the longest of the other tests, longest first. They start first, so that none runs alone at the end.
-const LONGEST: [&str; 3] = ["dispatcher/tests/program/main.rs", "xtask/tests/system.rs", "loadgen/tests/program.rs"];
+const LONGEST: [&str; 2] = ["dispatcher/tests/program/main.rs", "xtask/tests/system.rs"];
 
 /// Flags of `cargo xtask setup` and `cargo xtask test`.
 #[derive(Debug, clap::Args)]
@@ -44,29 +48,32 @@ pub fn setup(options: &Options) -> Result<()> {
 /// If [`setup`] fails, the workspace cannot be built, or a test fails.
 pub fn run(options: &Options) -> Result<()> {
     setup(options)?;
-    let is_long = |job: &Job| BESIDE_CLUSTER.contains(&job.name.as_str());
-    let (mut long, mut others): (Vec<Job>, Vec<Job>) = build::tests()?.into_iter().map(job).partition(is_long);
+    let mut jobs: Vec<Job> = build::tests()?.into_iter().map(job).collect();
+    let mut take =
+        |files: &[&str]| -> Vec<Job> { jobs.extract_if(.., |job| files.contains(&job.name.as_str())).collect() };
+    let (alone, mut long) = (take(&ALONE), take(&BESIDE_CLUSTER));
     if cfg!(target_os = "linux") {
         long.insert(0, Job { name: "cluster check".into(), command: cluster::command("check") });
     } else {
         println!("skipped: the checks on a Kubernetes cluster, which need Linux");
     }
     let rank = |job: &Job| LONGEST.iter().position(|name| *name == job.name).unwrap_or(LONGEST.len());
-    others.sort_by_key(rank);
-    others.push(Job { name: "examples in documentation".into(), command: build::documentation_tests() });
+    jobs.sort_by_key(rank);
+    jobs.push(Job { name: "examples in documentation".into(), command: build::documentation_tests() });
 
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
     let folder = paths::output("test");
-    println!("running {} test programs, {cores} at a time; their output goes to {}", others.len(), folder.display());
-    let first = suite::run(others, cores, LIMIT, &folder);
+    println!("running {} test programs; their output goes to {}", alone.len() + jobs.len(), folder.display());
+    let first = suite::run(alone, 1, LIMIT, &folder);
+    let second = suite::run(jobs, cores, LIMIT, &folder);
     let count = long.len();
     println!("running {count} longer programs side by side; the checks on a cluster take about six minutes");
-    let second = suite::run(long, count, LIMIT, &folder);
+    let third = suite::run(long, count, LIMIT, &folder);
     println!("\n{}", doctor::skipped());
-    match (first, second) {
-        (Err(first), Err(second)) => bail!("{first:#}; {second:#}"),
-        (first, second) => first.and(second),
-    }
+    let failures: Vec<String> =
+        [first, second, third].into_iter().filter_map(Result::err).map(|error| format!("{error:#}")).collect();
+    ensure!(failures.is_empty(), "{}", failures.join("; "));
+    Ok(())
 }
 
 /// The job that runs a test program. Its name is the path of the file with the tests, relative to the workspace's root.
@@ -84,8 +91,8 @@ mod tests {
 
     #[test]
     fn the_files_with_special_scheduling_exist() {
-        for file in BESIDE_CLUSTER.iter().chain(&LONGEST) {
-            assert!(paths::root().join(file).is_file(), "{file} does not exist; correct BESIDE_CLUSTER or LONGEST");
+        for file in ALONE.iter().chain(&BESIDE_CLUSTER).chain(&LONGEST) {
+            assert!(paths::root().join(file).is_file(), "{file} does not exist; correct the constants above");
         }
     }
 }
