@@ -6,6 +6,7 @@ use crate::{build, cluster, doctor, requirement};
 use anyhow::{Result, ensure};
 use harness::suite::{self, Job};
 use harness::{command, paths};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -16,12 +17,9 @@ const LIMIT: Duration = Duration::from_secs(30 * 60);
 /// rightly find its machine too slow, and such a test would fail.
 const ALONE: [&str; 2] = ["loadgen/tests/program.rs", "loadgen/tests/schedule.rs"];
 
-/// Files with tests that run for minutes and mostly wait. They run beside the checks on a cluster. Those keep all
-/// processors busy at times, so tests that measure times or rates would fail beside them.
-const BESIDE_CLUSTER: [&str; 2] = ["scaler/tests/faults/main.rs", "scaler/tests/kubernetes/main.rs"];
-
 /// The files with the longest of the other tests, longest first. They start first, so that none runs alone at the end.
-const LONGEST: [&str; 2] = ["dispatcher/tests/program/main.rs", "xtask/tests/system.rs"];
+const LONGEST: [&str; 3] =
+    ["scaler/tests/faults/main.rs", "dispatcher/tests/program/main.rs", "scaler/tests/kubernetes/main.rs"];
 
 /// Flags of `cargo xtask setup` and `cargo xtask test`.
 #[derive(Debug, clap::Args)]
@@ -49,31 +47,31 @@ pub fn setup(options: &Options) -> Result<()> {
 pub fn run(options: &Options) -> Result<()> {
     setup(options)?;
     let mut jobs: Vec<Job> = build::tests()?.into_iter().map(job).collect();
-    let mut take =
-        |files: &[&str]| -> Vec<Job> { jobs.extract_if(.., |job| files.contains(&job.name.as_str())).collect() };
-    let (alone, mut long) = (take(&ALONE), take(&BESIDE_CLUSTER));
-    if cfg!(target_os = "linux") {
-        long.insert(0, Job { name: "cluster check".into(), command: cluster::command("check") });
-    } else {
-        println!("skipped: the checks on a Kubernetes cluster, which need Linux");
-    }
+    let alone = jobs.extract_if(.., |job| ALONE.contains(&job.name.as_str())).collect::<Vec<_>>();
     let rank = |job: &Job| LONGEST.iter().position(|name| *name == job.name).unwrap_or(LONGEST.len());
     jobs.sort_by_key(rank);
     jobs.push(Job { name: "examples in documentation".into(), command: build::documentation_tests() });
 
-    let cores = std::thread::available_parallelism().map_or(2, usize::from);
     let folder = paths::output("test");
     println!("running {} test programs; their output goes to {}", alone.len() + jobs.len(), folder.display());
-    let first = suite::run(alone, 1, LIMIT, &folder);
-    let second = suite::run(jobs, cores, LIMIT, &folder);
-    let count = long.len();
-    println!("running {count} longer programs side by side; the checks on a cluster take about six minutes");
-    let third = suite::run(long, count, LIMIT, &folder);
+    // One more than there are cores: the longest waits nearly all its time.
+    let concurrency = std::thread::available_parallelism().map_or(2, usize::from) + 1;
+    let results = [suite::run(alone, 1, LIMIT, &folder), suite::run(jobs, concurrency, LIMIT, &folder), check(&folder)];
     println!("\n{}", doctor::skipped());
-    let failures: Vec<String> =
-        [first, second, third].into_iter().filter_map(Result::err).map(|error| format!("{error:#}")).collect();
+    let failures: Vec<_> = results.into_iter().filter_map(Result::err).map(|error| format!("{error:#}")).collect();
     ensure!(failures.is_empty(), "{}", failures.join("; "));
     Ok(())
+}
+
+/// Runs the checks on a cluster, which keep all processors busy: tests of times would fail beside them.
+fn check(folder: &Path) -> Result<()> {
+    if !cfg!(target_os = "linux") {
+        println!("skipped: the checks on a Kubernetes cluster, which need Linux");
+        return Ok(());
+    }
+    println!("running the checks on a Kubernetes cluster, which take about six minutes");
+    let job = Job { name: "cluster check".into(), command: cluster::command("check") };
+    suite::run(vec![job], 1, LIMIT, folder)
 }
 
 /// The job that runs a test program. Its name is the path of the file with the tests, relative to the workspace's root.
@@ -91,7 +89,7 @@ mod tests {
 
     #[test]
     fn the_files_with_special_scheduling_exist() {
-        for file in ALONE.iter().chain(&BESIDE_CLUSTER).chain(&LONGEST) {
+        for file in ALONE.iter().chain(&LONGEST) {
             assert!(paths::root().join(file).is_file(), "{file} does not exist; correct the constants above");
         }
     }
