@@ -7,6 +7,7 @@ use crate::rotation::Address;
 use k8s_openapi::api::core::v1::Endpoints;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::ListParams;
+use kube::runtime::utils::Backoff;
 use kube::runtime::{WatchStreamExt, reflector, watcher};
 use kube::{Api, Client};
 use std::collections::BTreeSet;
@@ -20,6 +21,36 @@ use tokio_stream::StreamExt;
 
 /// The time between two attempts to connect to the API server after the start.
 const CONNECT_INTERVAL: Duration = Duration::from_secs(2);
+
+/// The pause after the first failure of the watch. Each further failure doubles the pause.
+const FIRST_WATCH_PAUSE: Duration = Duration::from_millis(500);
+
+/// The longest pause after a failure of the watch. The pauses of kube's default grow to 30 s: after an outage of the API
+/// server, new replicas would get no request for that time.
+const LAST_WATCH_PAUSE: Duration = Duration::from_secs(4);
+
+/// The pauses after failures of the watch. Each is up to a fifth shorter or longer by chance, so that many dispatchers do
+/// not come back to the API server at one moment.
+#[derive(Debug, Default)]
+struct WatchPauses {
+    failures: u32,
+}
+
+impl Iterator for WatchPauses {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let doubled = FIRST_WATCH_PAUSE.saturating_mul(2_u32.saturating_pow(self.failures));
+        self.failures = self.failures.saturating_add(1);
+        Some(doubled.min(LAST_WATCH_PAUSE).mul_f64(0.8 + 0.4 * rand::random::<f64>()))
+    }
+}
+
+impl Backoff for WatchPauses {
+    fn reset(&mut self) {
+        self.failures = 0;
+    }
+}
 
 /// The name of a Service, and of one of its ports.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,7 +151,7 @@ async fn follow_objects<K>(
     K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + Sync + 'static,
 {
     let (store, writer) = reflector::store();
-    let mut events = pin!(reflector(writer, watcher(api, config).default_backoff()));
+    let mut events = pin!(reflector(writer, watcher(api, config).backoff(WatchPauses::default())));
     while let Some(event) = events.next().await {
         match event {
             Ok(_) => publish(publisher, addresses(&store.state())),
@@ -179,6 +210,16 @@ fn address(ip: &str, port: i32) -> Option<Address> {
 mod tests {
     use super::*;
     use serde_json::{Value, json};
+
+    #[test]
+    fn the_watch_is_tried_again_within_five_seconds_however_long_it_has_failed() {
+        let mut pauses = WatchPauses::default();
+        assert!(pauses.next() < Some(Duration::from_secs(1)));
+        assert!(pauses.by_ref().take(100).all(|pause| pause < Duration::from_secs(5)));
+        assert!(pauses.next() > Some(Duration::from_secs(3)));
+        pauses.reset();
+        assert!(pauses.next() < Some(Duration::from_secs(1)));
+    }
 
     fn slices(slices: &[Value]) -> Vec<Arc<EndpointSlice>> {
         let parse = |slice: &Value| serde_json::from_value(slice.clone()).expect("the JSON is an EndpointSlice");
