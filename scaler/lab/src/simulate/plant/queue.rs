@@ -2,7 +2,7 @@
 //!
 //! All requests of the plant have the same objective and the same timeout, both counted from their arrival. Each class
 //! is therefore in order of arrival, and a deque for each class is enough, where the dispatcher's queue needs trees.
-//! The test `xtask/tests/plant.rs` compares both queues. All instants are nanoseconds since the start of the
+//! The test `bench/tests/plant.rs` compares both queues. All instants are nanoseconds since the start of the
 //! simulation.
 
 use crate::simulate::requests::PlantRequest;
