@@ -178,11 +178,17 @@ impl Plant {
         self.count_replica_time();
     }
 
-    /// Runs without further arrivals until the deadlines of all requests have passed, so that every request is answered
-    /// or expires.
+    /// Runs without further arrivals until every request is answered or expires.
     pub fn finish_all(&mut self) {
-        let last = self.now + self.settings.deadline.as_nanos() as u64;
-        self.run(&mut std::iter::empty().peekable(), Duration::from_nanos(last));
+        let mut none = std::iter::empty().peekable();
+        let last_deadline = self.now + self.settings.deadline.as_nanos() as u64;
+        self.run(&mut none, Duration::from_nanos(last_deadline));
+        // A replica may have got a request just before its deadline, and still work on it.
+        while self.in_flight > 0 {
+            let Reverse(completion) = self.completions.peek().expect("a replica that holds a request works");
+            let ends = Duration::from_nanos(completion.ends);
+            self.run(&mut none, ends);
+        }
     }
 
     /// Sets the number of desired replicas. Starts replicas if there are too few. Stops replicas if there are too many:
