@@ -118,7 +118,7 @@ mod tests {
             shell("skipped", "exit 77"),
             shell("endless", "exec sleep 60"),
         ];
-        let error = run(jobs, 2, Duration::from_secs(1), folder.path()).expect_err("two jobs fail").to_string();
+        let error = run(jobs, 2, Duration::from_secs(5), folder.path()).expect_err("two jobs fail").to_string();
         assert!(error.starts_with("2 of 4 jobs failed: bad, endless"), "{error}");
         let log = |name: &str| fs::read_to_string(folder.path().join(name)).expect("each job has a log");
         assert_eq!(log("bad.log"), "wrong\n");
