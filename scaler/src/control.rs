@@ -163,7 +163,7 @@ impl Control {
         set(metric::READY_REPLICAS, replicas.ready as f64);
         set(metrics::BLOCKED_REPLICAS, replicas.blocked as f64);
         set(metrics::CEILING_REPLICAS, ceiling as f64);
-        if let Some(plan) = decision.plan {
+        if let Some(plan) = &decision.plan {
             set(metrics::PREDICTED_LATE, plan.predicted_late);
         }
         let labels =

@@ -25,10 +25,10 @@ pub enum ArrivalProcess {
 }
 
 /// The smallest coefficient of variation that is accepted. Below it, arrivals hardly differ from uniform arrivals.
-const MIN_CV: f64 = 0.01;
+pub const MIN_CV: f64 = 0.01;
 
 /// The largest coefficient of variation that is accepted. Above it, nearly all arrivals come at once.
-const MAX_CV: f64 = 10.0;
+pub const MAX_CV: f64 = 10.0;
 
 /// A text that names no arrival process. Holds the first 40 characters of the text.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

@@ -1,8 +1,10 @@
 //! Workloads that are described by a shape, such as `square:low=7,high=35,period=60,length=600`. Pure.
 
+use crate::arrivals::{MAX_CV, MIN_CV};
 use crate::{MAX_PER_SECOND, MAX_SECONDS, Workload};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, Gamma, StandardNormal};
 use std::f64::consts::TAU;
 use std::fmt;
 use std::str::FromStr;
@@ -31,10 +33,21 @@ pub enum ShapeKind {
     /// One of four rates at random, each for an exponentially distributed time with a mean of half a period. The four
     /// rates are evenly spaced from the lowest to the highest.
     Markov,
+    /// Every second, a rate of its own. The excess over the lowest rate follows a gamma distribution. Its mean is half
+    /// of the difference between the highest rate and the lowest, and its coefficient of variation (CV) is given. The
+    /// highest rate is no bound.
+    Gamma,
+    /// Flash crowds: the load leaps at random times, on average once in a period, by a random part of the difference
+    /// between the lowest and the highest rate. Each leap decays exponentially, with a time constant of a quarter of a
+    /// period.
+    Flash,
+    /// A random walk between the lowest and the highest rate. Over one period, the standard deviation of the change is
+    /// half of the difference between the two rates.
+    Walk,
 }
 
 /// The kinds of shapes with their names.
-const KINDS: [(&str, ShapeKind); 9] = [
+const KINDS: [(&str, ShapeKind); 12] = [
     ("constant", ShapeKind::Constant),
     ("ramp", ShapeKind::Ramp),
     ("step", ShapeKind::Step),
@@ -44,6 +57,9 @@ const KINDS: [(&str, ShapeKind); 9] = [
     ("sawtooth", ShapeKind::Sawtooth),
     ("on-off", ShapeKind::OnOff),
     ("markov", ShapeKind::Markov),
+    ("gamma", ShapeKind::Gamma),
+    ("flash", ShapeKind::Flash),
+    ("walk", ShapeKind::Walk),
 ];
 
 /// A workload that is described by a shape.
@@ -59,40 +75,97 @@ pub struct Shape {
     pub period: f64,
     /// The length of the workload, in seconds.
     pub length: usize,
-    /// The seed of [`ShapeKind::OnOff`] and [`ShapeKind::Markov`].
+    /// The seed of the shapes with random rates.
     pub seed: u64,
+    /// The coefficient of variation of [`ShapeKind::Gamma`].
+    pub cv: f64,
 }
 
 impl Shape {
     /// The workload of this shape. The rate of each second is the shape's rate in the middle of that second.
     pub fn workload(&self) -> Workload {
+        let shares: Vec<f64> = match self.kind {
+            ShapeKind::OnOff => self.switching(1),
+            ShapeKind::Markov => self.switching(3),
+            ShapeKind::Gamma => self.gamma(),
+            ShapeKind::Flash => self.flash(),
+            ShapeKind::Walk => self.walk(),
+            _ => (0..self.length).map(|second| self.share(second)).collect(),
+        };
+        let rate = |share: f64| (self.low + (self.high - self.low) * share).min(MAX_PER_SECOND);
+        Workload { per_second: shares.into_iter().map(rate).collect() }
+    }
+
+    /// The rate of a shape without randomness, as a share of the way from the lowest rate to the highest, 0 to 1.
+    fn share(&self, second: usize) -> f64 {
+        let (middle, length) = (second as f64 + 0.5, self.length as f64);
+        let phase = (middle / self.period).fract();
+        match self.kind {
+            ShapeKind::Ramp => middle / length,
+            ShapeKind::Step => f64::from(2 * second >= self.length),
+            ShapeKind::Spike => f64::from((0.0..self.period).contains(&(middle - length / 2.0))),
+            ShapeKind::Sine => 0.5 - 0.5 * (TAU * phase).cos(),
+            ShapeKind::Square => f64::from(phase >= 0.5),
+            ShapeKind::Sawtooth => phase,
+            _ => 0.0,
+        }
+    }
+
+    /// The shares of a rate that switches at random times between `steps` + 1 evenly spaced rates.
+    fn switching(&self, steps: u32) -> Vec<f64> {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         let (mut level, mut until) = (0_u32, 0.0);
-        let at = |share: f64| self.low + (self.high - self.low) * share;
-        let rate = |second: usize| {
-            let (middle, length) = (second as f64 + 0.5, self.length as f64);
-            let phase = (middle / self.period).fract();
-            let share = match self.kind {
-                ShapeKind::Constant => 0.0,
-                ShapeKind::Ramp => middle / length,
-                ShapeKind::Step => f64::from(2 * second >= self.length),
-                ShapeKind::Spike => f64::from((0.0..self.period).contains(&(middle - length / 2.0))),
-                ShapeKind::Sine => 0.5 - 0.5 * (TAU * phase).cos(),
-                ShapeKind::Square => f64::from(phase >= 0.5),
-                ShapeKind::Sawtooth => phase,
-                ShapeKind::OnOff | ShapeKind::Markov => {
-                    let steps = if self.kind == ShapeKind::OnOff { 1 } else { 3 };
-                    while until <= second as f64 {
-                        level = if steps == 1 { 1 - level } else { rng.random_range(0..=steps) };
-                        until += -(1.0 - rng.random::<f64>()).ln() * self.period / 2.0;
-                    }
-                    f64::from(level) / f64::from(steps)
-                }
-            };
-            at(share)
+        let share = |second: usize| {
+            while until <= second as f64 {
+                level = if steps == 1 { 1 - level } else { rng.random_range(0..=steps) };
+                until += exponential(&mut rng) * self.period / 2.0;
+            }
+            f64::from(level) / f64::from(steps)
         };
-        Workload { per_second: (0..self.length).map(rate).collect() }
+        (0..self.length).map(share).collect()
     }
+
+    /// The shares of a rate that is drawn anew in each second. Their mean is 0.5.
+    fn gamma(&self) -> Vec<f64> {
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        // Shape k = 1 / CV² and scale θ = CV² / 2: the mean is k θ = 0.5, and the CV is 1 / √k.
+        let squared = self.cv * self.cv;
+        let distribution = Gamma::new(1.0 / squared, squared / 2.0).expect("the CV was checked when it was parsed");
+        (0..self.length).map(|_| distribution.sample(&mut rng)).collect()
+    }
+
+    /// The shares of a rate that leaps and decays.
+    fn flash(&self) -> Vec<f64> {
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        let (mut share, mut next) = (0.0_f64, exponential(&mut rng) * self.period);
+        let step = |second: usize| {
+            share *= (-4.0 / self.period).exp();
+            while next <= second as f64 {
+                share = (share + rng.random::<f64>()).min(1.0);
+                next += exponential(&mut rng) * self.period;
+            }
+            share
+        };
+        (0..self.length).map(step).collect()
+    }
+
+    /// The shares of a random walk that is reflected at 0 and at 1.
+    fn walk(&self) -> Vec<f64> {
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        let mut share = 0.5_f64;
+        let step = |_| {
+            let normal: f64 = StandardNormal.sample(&mut rng);
+            share = (share + 0.5 * normal / self.period.sqrt()).abs();
+            share = (1.0 - (1.0 - share).abs()).max(0.0);
+            share
+        };
+        (0..self.length).map(step).collect()
+    }
+}
+
+/// Draws from the exponential distribution with the mean 1.
+fn exponential(rng: &mut ChaCha8Rng) -> f64 {
+    -(1.0 - rng.random::<f64>()).ln()
 }
 
 /// The reason why a text is no shape.
@@ -113,7 +186,7 @@ impl FromStr for Shape {
             let known: Vec<&str> = KINDS.iter().map(|(known, _)| *known).collect();
             error(format!("there is no such shape; the shapes are {}", known.join(", ")))
         })?;
-        let mut shape = Self { kind, low: 7.0, high: 35.0, period: 120.0, length: 600, seed: 1 };
+        let mut shape = Self { kind, low: 7.0, high: 35.0, period: 120.0, length: 600, seed: 1, cv: 1.0 };
         for parameter in parameters.split(',').filter(|parameter| !parameter.is_empty()) {
             let (key, value) = parameter
                 .split_once('=')
@@ -132,7 +205,8 @@ impl FromStr for Shape {
                 "seed" => {
                     shape.seed = value.parse().map_err(|_| error(format!("seed ({value}) must be a whole number")))?;
                 }
-                _ => return Err(error(format!("{key:?} is none of low, high, period, length, seed"))),
+                "cv" => shape.cv = number(MIN_CV..=MAX_CV)?,
+                _ => return Err(error(format!("{key:?} is none of low, high, period, length, seed, cv"))),
             }
         }
         Ok(shape)
@@ -142,8 +216,9 @@ impl FromStr for Shape {
 impl fmt::Display for Shape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = KINDS.iter().find(|(_, kind)| *kind == self.kind).map_or("", |(name, _)| name);
-        let Self { low, high, period, length, seed, .. } = self;
-        write!(f, "{name}:low={low},high={high},period={period},length={length},seed={seed}")
+        let Self { low, high, period, length, seed, cv, .. } = self;
+        write!(f, "{name}:low={low},high={high},period={period},length={length},seed={seed}")?;
+        if self.kind == ShapeKind::Gamma { write!(f, ",cv={cv}") } else { Ok(()) }
     }
 }
 
@@ -167,7 +242,22 @@ mod tests {
         let mean = on_off.iter().sum::<f64>() / 20_000.0;
         assert!((mean - 3.0).abs() < 0.2, "{mean}");
         assert_ne!(on_off, rates("on-off:low=1,high=5,period=20,length=20000,seed=2"));
+        let gamma = rates("gamma:low=2,high=42,cv=2,length=100000");
+        let (mean, variation) = mean_and_variation(&gamma.iter().map(|rate| rate - 2.0).collect::<Vec<_>>());
+        assert!((mean - 20.0).abs() < 0.5 && (variation - 2.0).abs() < 0.1, "{mean} {variation}");
+        for text in ["flash:low=5,high=50,period=60,length=5000", "walk:low=5,high=50,period=60,length=5000"] {
+            let (found, others) = (rates(text), rates(&format!("{text},seed=2")));
+            assert!(found.iter().all(|rate| (5.0..=50.0).contains(rate)) && found != others, "{text}");
+            let (_, variation) = mean_and_variation(&found);
+            assert!(variation > 0.3, "{text}: {variation}");
+        }
         assert_eq!(rates("markov:low=0,high=3,period=9,length=99").iter().fold(0.0, |a: f64, &b| a.max(b)), 3.0);
+    }
+
+    fn mean_and_variation(values: &[f64]) -> (f64, f64) {
+        let mean = values.iter().sum::<f64>() / values.len() as f64;
+        let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / values.len() as f64;
+        (mean, variance.sqrt() / mean)
     }
 
     #[test]
@@ -180,6 +270,7 @@ mod tests {
             ("sine:low=NaN", "low (NaN) must lie"),
             ("sine:period=0", "period (0) must lie"),
             ("sine:length=1e9", "length (1e9) must lie"),
+            ("gamma:cv=0", "cv (0) must lie"),
             ("sine:colour=3", "\"colour\" is none of"),
             ("sine:seed=x", "seed (x) must be"),
         ] {

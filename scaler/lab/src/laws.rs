@@ -11,6 +11,7 @@ pub mod latency_ratio;
 pub mod latency_step;
 pub mod queue;
 pub mod ray_serve;
+pub mod windows;
 
 use crate::pods::Pod;
 use cpu::{Cpu, CpuParameters};
@@ -24,6 +25,7 @@ use std::time::Duration;
 
 const KINDS: &[LawKind] = &[
     slo::KIND,
+    windows::KIND,
     concurrency::KIND,
     queue::KIND,
     latency_step::KIND,
@@ -56,9 +58,9 @@ pub enum LawChoice {
 }
 
 impl LawChoice {
-    /// Whether this is `slo`, the production scaler's law for replicas.
-    pub fn is_slo(&self) -> bool {
-        matches!(self, Self::Live(name) if name == slo::KIND.name)
+    /// Whether the law is made for the production scaler's limits: whether it is `slo`, or what `slo` was before.
+    pub fn needs_limits(&self) -> bool {
+        matches!(self, Self::Live(name) if [slo::KIND.name, windows::KIND.name].contains(&name.as_str()))
     }
 
     /// Whether the law can start the first replica. A law that cannot would leave `--min 0` without any replica for
@@ -138,6 +140,7 @@ mod tests {
     fn laws_are_parsed_and_printed_with_their_parameters() {
         for text in [
             "slo",
+            "windows",
             "latency-step",
             "latency-step:0.4",
             "latency-ratio",

@@ -11,6 +11,7 @@ pub mod requests;
 pub mod service_time;
 pub mod timeline;
 pub mod trial;
+pub mod workload_set;
 
 use anyhow::{Context, Result};
 use args::Args;

@@ -30,13 +30,15 @@
 //! autoscalers too. A new law is one file, with a type that implements [`table::Law`] and a [`table::LawKind`], and one
 //! line of a table.
 
-pub mod arrivals;
+pub mod backlog;
 pub mod cadence;
 pub mod histogram;
+pub mod lateness;
+pub mod level;
 pub mod limits;
+pub mod load_filter;
 pub mod observation;
-pub mod queueing;
-pub mod retention;
+pub mod service_times;
 pub mod slo;
 pub mod table;
 pub mod window;

@@ -134,7 +134,7 @@ fn compare_laws(config: &Config, name: &str, workload: &Workload, bar: &Progress
 fn trial<'a>(config: &Config, workload: &'a Workload, law: &LawChoice, seed: u64) -> Trial<'a> {
     // Other autoscalers have stabilisation windows of their own, so their laws get only the bounds. A second window
     // would make them worse than they are.
-    let limits = if law.is_slo() { config.limits } else { Limits::bounds(config.limits.min, config.limits.max) };
+    let limits = if law.needs_limits() { config.limits } else { Limits::bounds(config.limits.min, config.limits.max) };
     Trial {
         law: law.clone(),
         law_settings: config.law_settings,

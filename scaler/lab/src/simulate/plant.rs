@@ -87,8 +87,8 @@ pub struct Plant {
     replicas: Vec<PlantReplica>,
     /// The numbers of the starting and ready replicas.
     alive: Vec<u32>,
-    /// The number of the replica of each free slot, in the order in which the slots became free.
-    free_slots: VecDeque<u32>,
+    /// The numbers of the ready replicas with a free slot, in the order in which their turns come.
+    free_replicas: VecDeque<u32>,
     /// The number of slots of all ready replicas.
     capacity: usize,
     completions: BinaryHeap<Reverse<Completion>>,
@@ -129,7 +129,7 @@ impl Plant {
             last_dispatch: 0,
             replicas: Vec::new(),
             alive: Vec::new(),
-            free_slots: VecDeque::new(),
+            free_replicas: VecDeque::new(),
             capacity: 0,
             completions: BinaryHeap::new(),
             in_flight: 0,
@@ -276,7 +276,7 @@ impl Plant {
         let number = self.alive.remove(starting.unwrap_or(self.alive.len() - 1));
         if self.phase(number) != ReplicaPhase::Starting {
             self.capacity -= self.settings.slots;
-            self.free_slots.retain(|&slot| slot != number);
+            self.free_replicas.retain(|&free| free != number);
         }
         self.starts.retain(|start| start.replica != number);
         let replica = &mut self.replicas[number as usize];
@@ -285,7 +285,7 @@ impl Plant {
 
     fn arrive(&mut self, request: PlantRequest) {
         self.totals.offered += 1;
-        if let Some(&number) = self.free_slots.front()
+        if let Some(&number) = self.free_replicas.front()
             && self.queue.is_empty()
         {
             self.spare_capacity.record(false, Duration::from_nanos(self.now - self.last_dispatch));
@@ -304,7 +304,7 @@ impl Plant {
         let state = QueueState {
             punctual: self.queue.punctual(),
             late: self.queue.late(),
-            slot_is_free: !self.free_slots.is_empty(),
+            slot_is_free: !self.free_replicas.is_empty(),
             capacity: self.capacity,
             service_time: self.mean_service.mean(),
             spare: self.spare_capacity.share(),
@@ -338,7 +338,10 @@ impl Plant {
             ReplicaPhase::Draining if replica.in_flight == 0 => replica.phase = ReplicaPhase::Gone,
             ReplicaPhase::Draining => {}
             _ => {
-                self.free_slots.push_back(completion.replica);
+                // A replica whose slots were not all taken still waits for its turn.
+                if replica.in_flight + 1 == self.settings.slots {
+                    self.free_replicas.push_back(completion.replica);
+                }
                 self.dispatch();
             }
         }
@@ -365,7 +368,7 @@ impl Plant {
             return;
         }
         self.demote_and_expire();
-        while let Some(&number) = self.free_slots.front() {
+        while let Some(&number) = self.free_replicas.front() {
             let Some(request) = self.queue.pop(self.now, self.mean_service_nanoseconds) else { break };
             let is_late = request.arrived + self.objective < self.now + self.mean_service_nanoseconds;
             let gap = Duration::from_nanos(self.now - self.last_dispatch);
@@ -374,9 +377,12 @@ impl Plant {
         }
     }
 
-    /// Sends a request to the first free slot, which must belong to replica `number`.
+    /// Sends a request to replica `number`, whose turn it is. The replica takes its next turn after all others.
     fn send_to(&mut self, number: u32, request: PlantRequest) {
-        self.free_slots.pop_front();
+        self.free_replicas.pop_front();
+        if self.replicas[number as usize].in_flight + 1 < self.settings.slots {
+            self.free_replicas.push_back(number);
+        }
         self.last_dispatch = self.now;
         self.in_flight += 1;
         let replica = &mut self.replicas[number as usize];
@@ -435,7 +441,7 @@ impl Plant {
     fn make_ready(&mut self, number: u32) {
         self.replicas[number as usize].phase = ReplicaPhase::Ready { since: self.now };
         self.capacity += self.settings.slots;
-        self.free_slots.extend(std::iter::repeat_n(number, self.settings.slots));
+        self.free_replicas.push_back(number);
     }
 
     fn advance_to(&mut self, time: u64) {

@@ -1,6 +1,6 @@
 //! The measured rate of arrivals under steady and changing load.
 
-use law::arrivals::{ArrivalRate, Arrivals};
+use lab::laws::windows::arrivals::{ArrivalRate, Arrivals};
 use std::time::Duration;
 
 /// The rate after `counts` arrivals, one number for each second.

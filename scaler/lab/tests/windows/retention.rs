@@ -1,6 +1,6 @@
 //! How long replicas are kept after they were needed.
 
-use law::retention::Retention;
+use lab::laws::windows::retention::Retention;
 use std::time::Duration;
 
 #[test]

@@ -1,6 +1,6 @@
 //! How many requests arrive per second, and whether the rate has just changed.
 
-use crate::window::Window;
+use law::window::Window;
 use std::time::Duration;
 
 /// Windows over which arrivals are averaged, seconds.

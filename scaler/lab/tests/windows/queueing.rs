@@ -1,6 +1,6 @@
 //! The queueing theory against values that were computed by hand, and its monotony.
 
-use law::queueing::{Service, erlang_c};
+use lab::laws::windows::queueing::{Service, erlang_c};
 use proptest::prelude::*;
 
 #[test]

@@ -1,0 +1,142 @@
+//! When one more replica starts, and when it stops. Level n decides on replica n alone: on what n replicas bring beyond
+//! n − 1. Both questions are those of ski rental: rent or buy, without knowing for how long it is worth it (Karlin et
+//! al. 1988). Costs are in replica-seconds.
+//!
+//! A level starts once its absence has cost a good part of a start. It stops once it has been idle for as long as an
+//! absence costs: a start, and the requests that come late for lack of the replica until a new one serves. Then the hold
+//! costs at most as much again as it might save. That long a hold is worth it only if the load comes back within it. So
+//! a level is held for all of that time if the load came back within it the last time, and otherwise for a sixth of it.
+//! Disks that learn when to spin down do the same (Douglis, Krishnan and Bershad 1995).
+
+use crate::slo::LevelPlan;
+
+/// The share of a start's cost that a level's absence must cost before the level starts.
+const START_SHARE: f64 = 0.4;
+
+/// The share of the cost of an absence for which a level is held if the load did not come back in time the last time.
+const SHORT_HOLD: f64 = 1.0 / 6.0;
+
+/// The weight of a new measurement of what an absence costs, if that is less than before.
+const FORGET: f64 = 0.35;
+
+/// The longest hold, in seconds.
+const LONGEST_HOLD: f64 = 600.0;
+
+/// The prices and times that hold for all levels at a tick.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms {
+    /// Seconds since the last tick.
+    pub elapsed: f64,
+    /// The price of a late request, in replica-seconds.
+    pub price: f64,
+    /// The start-up time of a replica, in seconds.
+    pub startup: f64,
+    /// The time until a replica that is added now would serve, in seconds.
+    pub lead: f64,
+}
+
+/// The requests per second that a level is expected to save from being late, and those that it would have saved since
+/// the last tick.
+#[derive(Debug, Clone, Copy)]
+pub struct Saving {
+    /// Expected, per second.
+    pub expected: f64,
+    /// Expected per second, if the load is a little higher.
+    pub cautious: f64,
+    /// Requests since the last tick that level − 1 replicas would not have served in time, but this one would have. The
+    /// figure does not depend on whether the replica was there: a hold that works must not unlearn its reason.
+    pub since_last_tick: f64,
+}
+
+/// One level, which is the wish for one more replica.
+#[derive(Debug, Clone)]
+pub struct Level {
+    is_on: bool,
+    /// Seconds since the level was last worth its price.
+    idle: f64,
+    /// The replica-seconds that the absence has cost while the level was worth its price.
+    regret: f64,
+    /// The requests that come late within the lead after the load has come back, if the replica is absent.
+    late_for_lack: LateForLack,
+    /// Whether the load came back, the last time, before a hold would have cost as much as an absence.
+    comes_back: bool,
+}
+
+/// The measurement of the requests that come late for lack of a replica.
+#[derive(Debug, Clone, Copy, Default)]
+struct LateForLack {
+    /// The estimate.
+    requests: f64,
+    /// The measurement in progress: its seconds and its requests.
+    measured: Option<(f64, f64)>,
+    /// The estimate before that measurement.
+    before: f64,
+}
+
+impl LateForLack {
+    /// Learns from the requests since the last tick. `comes_back` is whether the level is worth its price again after
+    /// more than a lead.
+    fn learn(&mut self, terms: &Terms, requests: f64, comes_back: bool) {
+        if comes_back && self.measured.is_none() {
+            (self.measured, self.before) = (Some((0.0, 0.0)), self.requests);
+        }
+        let Some((seconds, sum)) = &mut self.measured else { return };
+        *seconds += terms.elapsed;
+        *sum += requests;
+        self.requests = self.requests.max(*sum);
+        if *seconds > terms.lead {
+            self.requests = sum.max(self.before + FORGET * (*sum - self.before));
+            self.measured = None;
+        }
+    }
+}
+
+impl Level {
+    /// A level that has learned nothing. `is_on` is whether the replica is there.
+    pub fn new(is_on: bool) -> Self {
+        Self { is_on, idle: 0.0, regret: 0.0, late_for_lack: LateForLack::default(), comes_back: false }
+    }
+
+    /// Learns from one tick. Returns whether the replica should be there.
+    pub fn tick(&mut self, terms: &Terms, saving: &Saving) -> bool {
+        let gain = terms.price * saving.expected;
+        let is_worth = gain > 1.0;
+        let is_used = is_worth || (self.is_on && terms.price * saving.cautious > 1.0);
+        self.regret = if is_worth { self.regret + terms.elapsed * (gain - 1.0) } else { 0.0 };
+        self.late_for_lack.learn(terms, saving.since_last_tick, is_worth && self.idle > terms.lead);
+        self.is_on |= is_worth && self.regret >= START_SHARE * terms.startup;
+        if is_used {
+            if self.idle > 2.0 * terms.lead {
+                self.comes_back = self.idle < self.absence(terms);
+            }
+            self.idle = 0.0;
+        } else {
+            self.idle += terms.elapsed;
+        }
+        self.is_on &= self.idle < self.hold(terms);
+        self.is_on
+    }
+
+    /// The cost of an absence, in replica-seconds: a start, and the requests that come late for lack of the replica.
+    fn absence(&self, terms: &Terms) -> f64 {
+        terms.startup + terms.price * self.late_for_lack.requests
+    }
+
+    /// The idle time after which the level stops, in seconds.
+    fn hold(&self, terms: &Terms) -> f64 {
+        (self.absence(terms) * if self.comes_back { 1.0 } else { SHORT_HOLD }).min(LONGEST_HOLD)
+    }
+
+    /// The figures of the level, which is that of `replicas` replicas and is worth `worth` times its price.
+    pub fn plan(&self, replicas: usize, worth: f64, terms: &Terms) -> LevelPlan {
+        LevelPlan {
+            replicas,
+            is_on: self.is_on,
+            worth,
+            regret: self.regret,
+            starts_at: START_SHARE * terms.startup,
+            idle_seconds: self.idle,
+            hold_seconds: self.hold(terms),
+        }
+    }
+}

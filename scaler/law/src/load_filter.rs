@@ -1,0 +1,136 @@
+//! The load, as a Bayesian filter sees it: the probability of each load, given the arrivals that were counted.
+//!
+//! The load is the number of replicas that work on average: arrivals per second × seconds of work for each request
+//! (offered load, in erlangs). The filter's model: arrivals are a Poisson process, and the load stays the same until it
+//! jumps. The filter learns how often the load jumps, and where it has been. So a load that was seen before is believed
+//! sooner when it comes back.
+//!
+//! This is the forward algorithm of a hidden Markov model (Rabiner 1989) on a grid of loads. The chain either stays, or
+//! jumps to a load that is drawn independently of the present one.
+
+/// The lowest load of the grid, in erlangs.
+const LOWEST: f64 = 0.02;
+
+/// The ratio of two neighbouring loads of the grid. With steps of 7 %, replicas are added and removed again and again at
+/// some steady loads.
+const STEP: f64 = 1.04;
+
+/// The highest load of the grid ÷ the most replicas. A load far above what all replicas can serve needs no distinction.
+const HIGHEST: f64 = 2.5;
+
+/// The time over which jumps and visited loads are remembered, in seconds.
+pub const MEMORY: f64 = 600.0;
+
+/// The jumps that are assumed to have been seen before the start, and the seconds in which they were.
+const PRIOR_JUMPS: (f64, f64) = (0.2, 100.0);
+
+/// The least jumps per second with which the filter looks for a jump. After a long calm, the learned rate of jumps is
+/// so low that a sudden rise would be taken for chance for seconds.
+const LEAST_JUMPS: f64 = 0.001;
+
+/// The share of jumps that lead to a load where the load has not been yet.
+const NOVELTY: f64 = 0.2;
+
+/// A change of the mean load by a larger share than this counts as a jump.
+const JUMP: f64 = 0.25;
+
+/// Seconds after the start in which the filter finds the load and counts no jumps.
+const FINDING: f64 = 5.0;
+
+/// The probability of each load.
+#[derive(Debug, Clone)]
+pub struct LoadFilter {
+    /// The loads of the grid, ascending, in erlangs.
+    loads: Vec<f64>,
+    /// The probability of each load now.
+    now: Vec<f64>,
+    /// The share of the time that the load has spent at each load.
+    visited: Vec<f64>,
+    /// The jumps that were seen, older ones counting less.
+    jumps: f64,
+    /// The seconds in which those jumps were seen, older ones counting less.
+    watched: f64,
+    /// The seconds since the start.
+    age: f64,
+}
+
+impl LoadFilter {
+    /// A filter that has seen no arrivals. At the start, loads that the `ready` replicas can serve are the most
+    /// probable. `most` is the most replicas that there can be.
+    pub fn new(ready: usize, most: usize) -> Self {
+        let top = HIGHEST * most.max(1) as f64;
+        let loads: Vec<f64> =
+            std::iter::successors(Some(LOWEST), |load| Some(load * STEP)).take_while(|&load| load <= top).collect();
+        let cells = loads.len() as f64;
+        let served = 0.8 * ready.max(1) as f64;
+        let inside = loads.partition_point(|&load| load < served).max(1) as f64;
+        let now = loads.iter().map(|&load| 0.2 / cells + if load < served { 0.8 / inside } else { 0.0 }).collect();
+        let visited = vec![1.0 / cells; loads.len()];
+        Self { loads, now, visited, jumps: 0.0, watched: 0.0, age: 0.0 }
+    }
+
+    /// Learns that `arrivals` requests arrived in the last `seconds`. Each costs a replica `work` seconds.
+    pub fn learn(&mut self, seconds: f64, arrivals: f64, work: f64) {
+        let before = if self.age > 0.0 { self.mean() } else { 0.0 };
+        let jump = 1.0 - (-self.jumps_per_second().max(LEAST_JUMPS) * seconds).exp();
+        let novelty = NOVELTY / self.loads.len() as f64;
+        // The logarithm of the Poisson probability, without the part that is the same for all loads.
+        let logarithms: Vec<f64> = self
+            .loads
+            .iter()
+            .map(|load| load * seconds / work)
+            .map(|expected| arrivals * expected.ln() - expected)
+            .collect();
+        let highest = logarithms.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let (mut total, mut jumped) = (0.0, 0.0);
+        for (index, &load) in self.loads.iter().enumerate() {
+            let likelihood = (logarithms[index] - highest).exp();
+            let arrived = jump * ((1.0 - NOVELTY) * self.visited[index] + novelty) * likelihood;
+            self.now[index] = (1.0 - jump) * self.now[index] * likelihood + arrived;
+            total += self.now[index];
+            if (load - before).abs() > JUMP * before {
+                jumped += arrived;
+            }
+        }
+        self.age += seconds;
+        let forget = (-seconds / MEMORY).exp();
+        self.jumps = self.jumps * forget + if self.age > FINDING { jumped / total } else { 0.0 };
+        self.watched = self.watched * forget + seconds;
+        let weight = seconds / (self.age.min(MEMORY) + 10.0);
+        for (visited, now) in self.visited.iter_mut().zip(&mut self.now) {
+            *now /= total;
+            *visited += weight * (*now - *visited);
+        }
+    }
+
+    /// The learned number of jumps per second.
+    pub fn jumps_per_second(&self) -> f64 {
+        (PRIOR_JUMPS.0 + self.jumps) / (PRIOR_JUMPS.1 + self.watched)
+    }
+
+    /// The loads of the grid, ascending, in erlangs.
+    pub fn loads(&self) -> &[f64] {
+        &self.loads
+    }
+
+    /// The probability of each load of the grid after `seconds` in which nothing is observed.
+    pub fn ahead(&self, seconds: f64) -> Vec<f64> {
+        let stays = (-self.jumps_per_second() * seconds).exp();
+        self.now.iter().zip(&self.visited).map(|(now, visited)| stays * now + (1.0 - stays) * visited).collect()
+    }
+
+    /// The mean load, in erlangs.
+    pub fn mean(&self) -> f64 {
+        self.loads.iter().zip(&self.now).map(|(load, probability)| load * probability).sum()
+    }
+
+    /// The lowest load of the grid that the true load exceeds with a probability of at most 1 − `share`, in erlangs.
+    pub fn quantile(&self, share: f64) -> f64 {
+        let mut below = 0.0;
+        let found = self.loads.iter().zip(&self.now).find(|(_, probability)| {
+            below += *probability;
+            below >= share
+        });
+        found.map_or(self.loads[self.loads.len() - 1], |(load, _)| *load)
+    }
+}

@@ -1,0 +1,166 @@
+//! How long replicas take for requests, measured from the dispatchers' histograms.
+
+use crate::histogram::Histogram;
+use crate::observation::Observation;
+use crate::window::Window;
+use std::time::Duration;
+
+/// Windows over which service times are averaged, in seconds, and the answers that are enough for a mean. The first
+/// window with enough answers counts.
+const WINDOWS: [(f64, f64); 4] = [(30.0, ENOUGH), (120.0, ENOUGH), (600.0, ENOUGH), (600.0, 5.0)];
+
+/// The answers that are enough for a mean, where there may be more in a longer window.
+const ENOUGH: f64 = 20.0;
+
+/// A window that is so short that it shows at once when replicas become slower or faster, in seconds.
+const RECENT: f64 = 6.0;
+
+/// Standard errors by which the mean of the recent window must differ to count instead of the longer one.
+const DEVIATIONS: f64 = 4.0;
+
+/// Seconds between two samples. More samples would only take memory.
+const RESOLUTION: f64 = 0.9;
+
+/// The service times that are assumed before one was measured.
+const GUESS: ServiceTimes = ServiceTimes { work: 0.05, variation: 0.22, response: 0.05 };
+
+/// The times that requests take at a replica.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ServiceTimes {
+    /// The mean time that a request costs a replica, in seconds.
+    pub work: f64,
+    /// The coefficient of variation of the service time: standard deviation ÷ mean.
+    pub variation: f64,
+    /// The time that a replica takes for a request that does not wait for other requests there, in seconds.
+    pub response: f64,
+}
+
+/// Measures service times.
+#[derive(Debug)]
+pub struct ServiceMeter {
+    samples: Window<Counts>,
+    /// The time for which replicas were ready until `counted_until`, in replica-seconds.
+    ready_seconds: f64,
+    counted_until: Duration,
+    latest: Option<ServiceTimes>,
+}
+
+/// Cumulative counts until an instant.
+#[derive(Debug, Clone)]
+struct Counts {
+    service: Histogram,
+    work: Histogram,
+    ready_seconds: f64,
+}
+
+impl Default for ServiceMeter {
+    fn default() -> Self {
+        let samples = Window::new(Duration::from_secs_f64(WINDOWS[WINDOWS.len() - 1].0));
+        Self { samples, ready_seconds: 0.0, counted_until: Duration::ZERO, latest: None }
+    }
+}
+
+impl ServiceMeter {
+    /// Learns from an observation. Returns the latest measurement, or a guess before the first one.
+    pub fn learn(&mut self, seen: &Observation) -> ServiceTimes {
+        self.ready_seconds += seen.replicas.ready as f64 * (seen.at - self.counted_until).as_secs_f64();
+        self.counted_until = seen.at;
+        let now =
+            Counts { service: seen.service.clone(), work: seen.work.clone(), ready_seconds: self.ready_seconds };
+        let over = |seconds, enough| self.over(seen.at, seconds, &now).filter(|(count, _)| *count >= enough);
+        let long = WINDOWS.iter().find_map(|&(seconds, enough)| over(seconds, enough)).map(|(_, times)| times);
+        let chosen = match (long, over(RECENT, ENOUGH)) {
+            (Some(long), Some((count, recent))) if differs(long, recent, count) => Some(recent),
+            (long, _) => long,
+        };
+        self.latest = chosen.or(self.latest);
+        let is_due = self.samples.newest().is_none_or(|(then, _)| *then + Duration::from_secs_f64(RESOLUTION) <= seen.at);
+        if is_due {
+            self.samples.push(seen.at, now);
+        }
+        self.latest.unwrap_or(GUESS)
+    }
+
+    /// The number of answers in the last `seconds`, or since the start if that was later, and their times.
+    fn over(&self, at: Duration, seconds: f64, now: &Counts) -> Option<(f64, ServiceTimes)> {
+        let then = at.checked_sub(Duration::from_secs_f64(seconds));
+        let then = then.and_then(|then| self.samples.at(then)).map(|entry| &entry.1).or(self.samples.oldest())?;
+        let (service, work) = (now.service.since(&then.service), now.work.since(&then.work));
+        let (count, upstream) = (service.count(), service.mean()?);
+        // Older replicas do not say how long they worked. If several dispatchers share one, each of them counts all its
+        // work. So the mean is limited by the time for which the replicas were ready.
+        let possible = (now.ready_seconds - then.ready_seconds) / count;
+        let work = work.mean().unwrap_or(upstream).min(if possible > 0.0 { possible } else { f64::INFINITY });
+        if work <= 0.0 {
+            return None;
+        }
+        // A full replica computes half of the requests that it holds, while the other half waits there.
+        Some((count, ServiceTimes { work, variation: service.variation()?, response: work.max(upstream / 2.0) }))
+    }
+}
+
+/// Whether the mean of `count` recent requests differs from the longer mean by more than chance explains.
+fn differs(long: ServiceTimes, recent: ServiceTimes, count: f64) -> bool {
+    let deviation = long.variation.max(recent.variation).max(0.05) * long.work;
+    (recent.work - long.work).abs() > DEVIATIONS * deviation / count.sqrt()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observation::Replicas;
+
+    /// The measurement after 20 s of 10 answers per second, and `slow` as many times slower ones in the last 6 s.
+    fn measured(service: f64, work: f64, ready: usize, slow: f64) -> ServiceTimes {
+        let mut meter = ServiceMeter::default();
+        let mut times = GUESS;
+        let (mut buckets, mut sums) = ([0.0; 3], [0.0; 2]);
+        for tick in 0..=40_u32 {
+            let factor = if tick > 28 { slow } else { 1.0 };
+            buckets[usize::from(tick > 28 && slow != 1.0)] += 5.0;
+            sums = [sums[0] + 5.0 * service * factor, sums[1] + 5.0 * work * factor];
+            let histogram = |mean: f64, sum: f64| Histogram {
+                buckets: vec![
+                    (mean * 0.999, 0.0),
+                    (mean * 1.001, buckets[0]),
+                    (mean * slow.max(1.0) * 1.001, buckets[0] + buckets[1]),
+                    (f64::INFINITY, buckets[0] + buckets[1]),
+                ],
+                sum,
+            };
+            let replicas = Replicas { desired: ready, ready, ..Replicas::default() };
+            let (service, work) = (histogram(service, sums[0]), histogram(work, sums[1]));
+            let at = Duration::from_millis(500 * u64::from(tick));
+            times = meter.learn(&Observation { at, service, work, replicas, ..Observation::default() });
+        }
+        times
+    }
+
+    #[test]
+    fn waiting_at_a_replica_is_not_its_work() {
+        for (service, work, replicas, mean, response) in [
+            (0.08, 0.08, 1, 0.08, 0.08),
+            // A full replica computes one request while another one waits there.
+            (0.2, 0.1, 1, 0.1, 0.1),
+            // A full replica computes many requests in one pass while as many wait there.
+            (0.3, 0.02, 1, 0.02, 0.15),
+            // Two dispatchers share one replica, and each counts all its work.
+            (0.2, 0.2, 1, 0.1, 0.1),
+            (0.2, 0.2, 2, 0.2, 0.2),
+        ] {
+            let found = measured(service, work, replicas, 1.0);
+            assert!((found.work - mean).abs() + (found.response - response).abs() < 1e-9, "{found:?}");
+        }
+    }
+
+    #[test]
+    fn replicas_that_become_slower_are_seen_within_seconds() {
+        let found = measured(0.05, 0.05, 4, 3.0);
+        assert!((found.work - 0.15).abs() < 0.01, "{found:?}");
+    }
+
+    #[test]
+    fn a_guess_stands_until_an_answer_was_measured() {
+        assert_eq!(ServiceMeter::default().learn(&Observation::default()), GUESS);
+    }
+}
