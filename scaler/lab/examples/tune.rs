@@ -128,6 +128,7 @@ fn main() {
         "course" => workloads.push(course()),
         "training" => workloads.extend(WorkloadSet::Training.shapes().map(|s| (s.to_string(), s.workload()))),
         "heldout" => workloads.extend(WorkloadSet::HeldOut.shapes().map(|s| (s.to_string(), s.workload()))),
+        "bench" => workloads.extend([7,10,12,14,20,24,28,30,40,48,60,70].iter().map(|r| (format!("steady {r}"), Workload::constant(*r as f64, Duration::from_secs(1800))))),
         "steady" => workloads.extend([5,7,9,10,12,14,16,18,20,24,28,30,33,36,40,44,48,52,60,70].iter().map(|r| (format!("steady {r}"), Workload::constant(*r as f64, Duration::from_secs(1800))))),
         "steadyhi" => workloads.extend([100,150,200,250,300,400,500,600,700].iter().map(|r| (format!("steady {r}"), Workload::constant(*r as f64, Duration::from_secs(1800))))),
         "fine" => workloads.extend((2..=40).map(|r| (format!("steady {}", r as f64 * 2.0), Workload::constant(r as f64 * 2.0, Duration::from_secs(1800))))),
@@ -137,7 +138,7 @@ fn main() {
     let jobs: Vec<(usize, u64)> = (0..workloads.len()).flat_map(|w| (1..=seeds).map(move |s| (w, s))).collect();
     let next = std::sync::atomic::AtomicUsize::new(0);
     let results = std::sync::Mutex::new(vec![None; jobs.len()]);
-    let steady = set.starts_with("steady") || set == "fine";
+    let steady = set.starts_with("steady") || set == "fine" || set == "bench";
     let cache_path = "/tmp/tune-oracle.txt";
     let cache: BTreeMap<String, f64> = std::fs::read_to_string(cache_path).unwrap_or_default().lines().filter_map(|l| { let (k, v) = l.rsplit_once('\t')?; Some((k.to_string(), v.parse().ok()?)) }).collect();
     let threads = par("threads", 2.0) as usize;

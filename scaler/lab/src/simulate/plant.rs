@@ -100,7 +100,8 @@ pub struct Plant {
     starts: VecDeque<Start>,
     /// The number of desired replicas.
     desired: usize,
-    /// The start-up time as measured; `None` until a start has ended.
+    /// The start-up time as measured; `None` until a start has ended. The starts of the first replicas have ended before
+    /// the simulation.
     startup: Option<Duration>,
     next_cpu_sample: u64,
     last_cpu_sample: u64,
@@ -136,7 +137,7 @@ impl Plant {
             passes: 0,
             starts: VecDeque::new(),
             desired: 0,
-            startup: None,
+            startup: (replicas > 0).then_some(settings.startup),
             next_cpu_sample: CPU_SAMPLE_PERIOD,
             last_cpu_sample: 0,
             metrics: DispatcherMetrics::default(),
