@@ -49,6 +49,8 @@ pub struct AttemptResult {
     pub answer: Result<ReplicaAnswer, AttemptFailure>,
     /// The capacity that the replica advertised with its answer; `None` if there was none.
     pub capacity: Option<usize>,
+    /// The time that the replica says it worked for its answer; `None` if it says none.
+    pub work: Option<Duration>,
     /// The connection of the attempt; `None` if another request cannot use it.
     pub connection: Option<ReplicaConnection>,
 }
@@ -56,7 +58,7 @@ pub struct AttemptResult {
 impl AttemptResult {
     /// The result of an attempt that received no answer and leaves no usable connection.
     pub fn failed(failure: AttemptFailure) -> Self {
-        Self { answer: Err(failure), capacity: None, connection: None }
+        Self { answer: Err(failure), capacity: None, work: None, connection: None }
     }
 }
 
@@ -152,7 +154,7 @@ async fn exchange(
     let (response, mut connection) = send(idle, address, request, deadline, waited).await?;
     let status = response.status();
     let headers = response.headers();
-    let capacity = advertised_capacity(headers);
+    let (capacity, work) = (advertised_capacity(headers), reported_work(headers));
     let is_json = headers.get(CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
     let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect();
     let body = match drive(&mut connection.driver, body).await {
@@ -163,7 +165,7 @@ async fn exchange(
             return Err(AttemptFailure::Died);
         }
     };
-    Ok(AttemptResult { answer: classify(status, is_json, body), capacity, connection: Some(connection) })
+    Ok(AttemptResult { answer: classify(status, is_json, body), capacity, work, connection: Some(connection) })
 }
 
 /// Sends `request` over `idle`. If there is no such connection, or the replica has closed it, a new one is opened.
@@ -230,6 +232,13 @@ fn is_busy(status: StatusCode, body: &[u8]) -> bool {
 fn advertised_capacity(headers: &HeaderMap) -> Option<usize> {
     let capacity = headers.get(header::CAPACITY)?.to_str().ok()?.parse().ok()?;
     (capacity > 0).then_some(capacity)
+}
+
+/// The time in the header [`header::WORK_US`]; `None` if the header is absent, malformed or repeated.
+fn reported_work(headers: &HeaderMap) -> Option<Duration> {
+    let mut values = headers.get_all(header::WORK_US).iter();
+    let microseconds = wire::number(values.next()?.to_str().ok()?)?;
+    values.next().is_none().then(|| Duration::from_micros(microseconds))
 }
 
 /// Sends a replica a probe. Returns the capacity of the replica if `/readyz` says within `timeout` that it is ready,
@@ -302,6 +311,30 @@ mod tests {
             let classified =
                 classify(StatusCode::from_u16(status).expect("the number is a valid status"), is_json, body.into());
             assert_eq!(classified.err(), expected, "{status} {is_json} {body}");
+        }
+    }
+
+    #[test]
+    fn the_work_of_a_replica_is_one_whole_number_of_microseconds() {
+        for (values, expected) in [
+            (&[][..], None),
+            (&["0"], Some(0)),
+            (&["48700"], Some(48_700)),
+            (&["18446744073709551615"], Some(u64::MAX)),
+            (&["18446744073709551616"], None),
+            (&["-1"], None),
+            (&["+1"], None),
+            (&["1.5"], None),
+            (&["1e3"], None),
+            (&[" "], None),
+            (&[""], None),
+            (&["10, 20"], None),
+            (&["soon"], None),
+            (&["10", "20"], None),
+            (&["10", "10"], None),
+        ] {
+            let headers = values.iter().map(|&value| (header::WORK_US, HeaderValue::from_static(value))).collect();
+            assert_eq!(reported_work(&headers), expected.map(Duration::from_micros), "{values:?}");
         }
     }
 

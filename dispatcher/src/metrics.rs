@@ -67,8 +67,8 @@ pub const ALL: [MetricDescription; 15] = [
     row(
         REPLICA_WORK,
         MetricKind::Histogram,
-        "Seconds that a replica worked for an answer: since it received the request, or since its previous answer if \
-         that was later.",
+        "Seconds that a replica worked for an answer, by its own account; if it gives none, since it received the \
+         request, or since its previous answer if that was later.",
     ),
     row(IN_FLIGHT, MetricKind::Gauge, "Requests sent to a replica and not yet answered."),
     row(REPLICAS, MetricKind::Gauge, "Replicas by state: ready, ejected or draining."),

@@ -37,6 +37,8 @@ pub struct AttemptReport {
     pub result: Result<StatusCode, AttemptFailure>,
     /// The capacity that the replica advertised with its answer; `None` without an answer or without the header.
     pub capacity: Option<usize>,
+    /// The time that the replica says it worked for its answer; `None` if it says none.
+    pub work: Option<Duration>,
     /// Time from the start of the attempt to its end.
     pub elapsed: Duration,
     /// The connection of the attempt; `None` if another request cannot use it.
@@ -118,7 +120,7 @@ impl Permit {
             .take()
             .expect("only `send`, `end` and `drop` take the assignment, and all consume the permit");
         let answer = result.map(|status| ReplicaAnswer { status, body: bytes::Bytes::new() });
-        let result = AttemptResult { answer, capacity: None, connection: None };
+        let result = AttemptResult { answer, capacity: None, work: None, connection: None };
         report(&assignment.reports, assignment.permit_id, result, assignment.waited).map(|answer| answer.status)
     }
 
@@ -148,7 +150,7 @@ fn report(
     result: AttemptResult,
     elapsed: Duration,
 ) -> Result<ReplicaAnswer, PermitReceiver> {
-    let AttemptResult { answer, capacity, connection } = result;
+    let AttemptResult { answer, capacity, work, connection } = result;
     let (result, next_permit, returned) = match answer {
         Ok(answer) => (Ok(answer.status), None, Ok(answer)),
         Err(failure) => {
@@ -157,7 +159,7 @@ fn report(
         }
     };
     // If the worker has ended, there is no slot to free.
-    let _ended = reports.send(AttemptReport { permit_id, result, capacity, elapsed, connection, next_permit });
+    let _ended = reports.send(AttemptReport { permit_id, result, capacity, work, elapsed, connection, next_permit });
     returned
 }
 

@@ -380,7 +380,7 @@ impl Worker {
     }
 
     fn handle_report(&mut self, report: AttemptReport) {
-        let AttemptReport { permit_id, result, capacity, elapsed, connection, next_permit } = report;
+        let AttemptReport { permit_id, result, capacity, work, elapsed, connection, next_permit } = report;
         let dispatched = self.dispatched.remove(&permit_id).expect("every permit reports exactly once");
         let now = Instant::now();
         let signal = match result {
@@ -388,7 +388,7 @@ impl Worker {
             Err(failure) => failure.health_signal(elapsed),
         };
         let was_suspect = dispatched.failed.deaths() > 0;
-        let worked = self.rotation.release(&dispatched.address, was_suspect, signal, now, rand::random());
+        let seen_work = self.rotation.release(&dispatched.address, was_suspect, signal, now, rand::random());
         if let Some(connection) = connection
             && self.rotation.contains(&dispatched.address)
         {
@@ -401,7 +401,7 @@ impl Worker {
                 // service time too short.
                 if status == StatusCode::OK {
                     self.meters.upstream.record(elapsed);
-                    self.meters.work.record(worked.unwrap_or(elapsed));
+                    self.meters.work.record(work_for_answer(work, seen_work, elapsed));
                     self.load.record_service_time(elapsed, now);
                 }
             }
@@ -453,6 +453,13 @@ impl Worker {
             }
         }
     }
+}
+
+/// The time that a replica worked for an answer that arrived `elapsed` after the dispatch of its request: the `reported`
+/// time, or else the time `seen` here, which includes the replica's work for other dispatchers.
+fn work_for_answer(reported: Option<Duration>, seen: Option<Duration>, elapsed: Duration) -> Duration {
+    // A replica cannot have worked for a request before the request was sent, so a longer time is an error.
+    reported.map(|work| work.min(elapsed)).or(seen).unwrap_or(elapsed)
 }
 
 /// Refuses a request at admission. The error tells the client to send the request again after `retry_after`.

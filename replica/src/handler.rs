@@ -6,13 +6,14 @@ use crate::pipeline::{Classification, Image, Pipeline};
 use crate::ranking::top_k;
 use crate::served_model::ServedModel;
 use crate::softmax::softmax;
+use crate::work::{Work, WorkMeter};
 use crate::{inference_protocol, request_body};
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Request, StatusCode};
 use service::admin::Admin;
-use service::body::{self, BodyLimits};
+use service::body::{self, BodyLimits, Chunks};
 use service::headers::text;
 use service::options::RequestLimits;
 use service::respond::{self, Reply};
@@ -28,6 +29,8 @@ pub struct ReplicaHandler {
     pub pipeline: Pipeline,
     /// The free slots: one permit for each image that the replica can still take.
     pub slots: Arc<Semaphore>,
+    /// Measures the work for each request, which the answers tell.
+    pub work: WorkMeter,
     /// The number of slots, which the replica advertises to dispatchers.
     pub capacity: usize,
     /// Answers `/metrics`, `/livez` and `/readyz`.
@@ -61,29 +64,50 @@ impl ReplicaHandler {
     async fn predict(&self, request: Request<Incoming>) -> Reply {
         let received = Instant::now();
         let trace = TraceContext::from_headers(request.headers());
-        let reply = match self.classify(request, received).await {
-            Ok(answer) => respond::json(StatusCode::OK, &answer),
-            Err(fault) => respond::error(&fault, &trace.request_id()),
+        let refusal = |fault| respond::error(&fault, &trace.request_id());
+        let (head, body) = request.into_parts();
+        let reply = match self.receive(&head, body, received).await {
+            Ok((admitted, body)) => {
+                let work = self.work.begin();
+                let outcome = self.classify(admitted, body, received, work.clone()).await;
+                with_work(outcome.map_or_else(refusal, |answer| respond::json(StatusCode::OK, &answer)), &work)
+            }
+            Err(fault) => refusal(fault),
         };
         self.add_headers(reply, &trace)
     }
 
-    async fn classify(&self, request: Request<Incoming>, received: Instant) -> Result<Answer, RequestError> {
-        let (head, body) = request.into_parts();
-        let Admitted { slot, content_type, top_k, deadline } = match self.admit(&head, received) {
-            Ok(admitted) => admitted,
+    /// Checks the head of a request, takes a slot for it, and reads its body.
+    async fn receive<'a>(
+        &self,
+        head: &'a Parts,
+        body: Incoming,
+        received: Instant,
+    ) -> Result<(Admitted<'a>, Chunks), RequestError> {
+        match self.admit(head, received) {
+            Ok(admitted) => {
+                let body = body::read(body, &self.body_limits, admitted.deadline).await?;
+                Ok((admitted, body))
+            }
             Err(fault) => {
                 // If the body were not read, the server would close the connection, and a client that is still sending
                 // could see a reset instead of the answer.
                 body::discard(body).await;
-                return Err(fault);
+                Err(fault)
             }
-        };
-        let _in_progress = InProgress::start(received);
-        let body = body::read(body, &self.body_limits, deadline).await?;
+        }
+    }
+
+    async fn classify(
+        &self,
+        admitted: Admitted<'_>,
+        body: Chunks,
+        received: Instant,
+        work: Work,
+    ) -> Result<Answer, RequestError> {
+        let Admitted { slot, in_progress: _in_progress, content_type, top_k, deadline, queued_ms } = admitted;
         let image = request_body::encoded_image(content_type, body.to_bytes()).await?;
-        let classification = self.pipeline.classify(Image::Encoded(image), deadline, slot).await?;
-        let queued_ms = text(&head.headers, &header::QUEUE_MS)?.and_then(|waited| waited.parse().ok()).unwrap_or(0.0);
+        let classification = self.pipeline.classify(Image::Encoded(image), deadline, slot, work).await?;
         Ok(self.describe(&classification, top_k, queued_ms, received.elapsed()))
     }
 
@@ -91,7 +115,9 @@ impl ReplicaHandler {
     fn admit<'a>(&self, head: &'a Parts, received: Instant) -> Result<Admitted<'a>, RequestError> {
         let content_type = text(&head.headers, &CONTENT_TYPE)?;
         let (top_k, deadline) = (wire::top_k(head.uri.query())?, self.deadline(&head.headers, received)?);
-        Ok(Admitted { slot: self.take_slots(1)?, content_type, top_k, deadline })
+        let queued_ms = text(&head.headers, &header::QUEUE_MS)?.and_then(|waited| waited.parse().ok()).unwrap_or(0.0);
+        let (slot, in_progress) = (self.take_slots(1)?, InProgress::start(received));
+        Ok(Admitted { slot, in_progress, content_type, top_k, deadline, queued_ms })
     }
 
     /// The answer for a classified image, with the `count` best classes. The request waited `queued_ms` milliseconds in
@@ -144,10 +170,19 @@ impl ReplicaHandler {
 /// The facts from the head of a valid request, and the slot of the request.
 struct Admitted<'a> {
     slot: OwnedSemaphorePermit,
+    in_progress: InProgress,
     content_type: Option<&'a str>,
     /// The number of predictions in the answer.
     top_k: usize,
     deadline: Instant,
+    /// The time that the request waited in the dispatcher, in milliseconds.
+    queued_ms: f64,
+}
+
+/// Ends the work for a request, and adds the header that tells how long it took.
+pub(crate) fn with_work(mut reply: Reply, work: &Work) -> Reply {
+    reply.headers_mut().insert(header::WORK_US, HeaderValue::from(work.end().as_micros() as u64));
+    reply
 }
 
 /// Counts a request as in progress until this value is dropped, and then records the request's latency.

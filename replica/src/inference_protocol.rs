@@ -9,8 +9,9 @@ pub mod request;
 pub mod response;
 pub mod tensor;
 
-use crate::handler::{InProgress, ReplicaHandler};
+use crate::handler::{InProgress, ReplicaHandler, with_work};
 use crate::pipeline::Image;
+use crate::work::Work;
 use futures_util::future::try_join_all;
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONTENT_ENCODING, HeaderName, HeaderValue};
@@ -19,7 +20,7 @@ use percent_encoding::percent_decode_str;
 use request::{InferenceRequest, InputLimits};
 use response::{Encoded, InferenceResponse};
 use serde_json::json;
-use service::body;
+use service::body::{self, Chunks};
 use service::headers::text;
 use service::respond::{self, Reply};
 use service::trace::TraceContext;
@@ -154,6 +155,20 @@ async fn infer(
         }
     };
     let body = body::read(body, &handler.body_limits, deadline).await?;
+    let work = handler.work.begin();
+    let computed = compute(handler, body, json_length, slots, deadline, &work).await;
+    Ok(with_work(computed.unwrap_or_else(|fault| refusal(&fault)), &work))
+}
+
+/// Parses the body of an inference request, which has one of the slots that it needs, and answers it.
+async fn compute(
+    handler: &ReplicaHandler,
+    body: Chunks,
+    json_length: Option<usize>,
+    slots: OwnedSemaphorePermit,
+    deadline: Instant,
+    work: &Work,
+) -> Result<Reply, RequestError> {
     let model = handler.model.get().ok_or_else(loading)?;
     let limits = InputLimits { capacity: handler.capacity, side: model.side };
     // If the client leaves, parsing goes on and keeps its slot. Otherwise the slots would not limit the number of
@@ -166,7 +181,7 @@ async fn infer(
     if request.images.len() > 1 {
         slots.merge(handler.take_slots(request.images.len() - 1)?);
     }
-    let rows = classify(handler, request.images, slots, deadline).await?;
+    let rows = classify(handler, request.images, slots, deadline, work).await?;
     let (id, outputs) = (request.id.as_deref(), &request.outputs[..]);
     Ok(reply(InferenceResponse { model: &model.name, id, outputs, rows: &rows, labels: &model.labels }.encode()))
 }
@@ -177,11 +192,13 @@ async fn classify(
     images: Vec<Image>,
     mut slots: OwnedSemaphorePermit,
     deadline: Instant,
+    work: &Work,
 ) -> Result<Vec<Vec<f32>>, RequestError> {
     let classified = images.into_iter().enumerate().map(|(index, image)| {
         let slot = slots.split(1).expect("the request holds a slot for every image");
+        let work = work.clone();
         async move {
-            let outcome = handler.pipeline.classify(image, deadline, slot).await;
+            let outcome = handler.pipeline.classify(image, deadline, slot, work).await;
             match outcome {
                 Ok(classification) if classification.logits.iter().all(|logit| logit.is_finite()) => {
                     Ok(classification.logits)

@@ -17,3 +17,4 @@ pub mod server;
 pub mod softmax;
 pub mod startup;
 pub mod transform;
+pub mod work;

@@ -14,6 +14,7 @@ use crate::batch::Batcher;
 use crate::decode::ImageLimits;
 use crate::model::{InferenceError, Input, Model, ModelFactory};
 use crate::transform::Transform;
+use crate::work::Work;
 use batch_queue::BatchQueue;
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -132,7 +133,8 @@ impl Pipeline {
         Ok((Self { images }, fatal_errors))
     }
 
-    /// Classifies one image. `slot` is held until the work on the image has ended.
+    /// Classifies one image. `slot` and `work`, the work for the image's request, are held until the work on the image
+    /// has ended.
     ///
     /// # Errors
     /// If the image cannot be decoded (status 400), has too many pixels (413), or is not computed before its deadline
@@ -142,11 +144,12 @@ impl Pipeline {
         image: Image,
         deadline: Instant,
         slot: OwnedSemaphorePermit,
+        work: Work,
     ) -> Result<Classification, RequestError> {
         let message = "a thread of the replica has stopped; the log of the replica has the reason";
         let stopped = || RequestError::new(Code::Internal, message);
         let (outcome, answer) = oneshot::channel();
-        let responder = Responder { slot, outcome };
+        let responder = Responder { slot, work, outcome };
         let item = WorkItem { image, deadline, entered: Instant::now(), times: StageTimes::default(), responder };
         self.images.try_send(item).map_err(|_| stopped())?;
         answer.await.map_err(|_| stopped())?
@@ -215,6 +218,7 @@ fn start_workers<F: CreateModel>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::work::WorkMeter;
     use std::sync::Mutex;
     use tokio::sync::Semaphore;
 
@@ -262,7 +266,7 @@ mod tests {
 
     async fn classify(pipeline: &Pipeline, image: Bytes, deadline: Instant) -> Result<Classification, RequestError> {
         let slot = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("a free slot");
-        pipeline.classify(Image::Encoded(image), deadline, slot).await
+        pipeline.classify(Image::Encoded(image), deadline, slot, WorkMeter::default().begin()).await
     }
 
     #[tokio::test]
@@ -276,7 +280,9 @@ mod tests {
         let slots = Arc::new(Semaphore::new(1));
         let far = Instant::now() + Duration::from_secs(600);
         let slot = slots.clone().try_acquire_owned().expect("a free slot");
-        let client = tokio::spawn(async move { pipeline.classify(Image::Encoded(png()), far, slot).await.map(drop) });
+        let work = WorkMeter::default().begin();
+        let client =
+            tokio::spawn(async move { pipeline.classify(Image::Encoded(png()), far, slot, work).await.map(drop) });
         while batches.lock().expect("no test panics here").is_empty() {
             tokio::task::yield_now().await;
         }

@@ -9,6 +9,7 @@ use crate::pipeline::{FatalErrors, LoadedModel, Pipeline};
 use crate::served_model::ServedModel;
 use crate::startup;
 use crate::transform::Transform;
+use crate::work::WorkMeter;
 use anyhow::Result;
 use metrics_exporter_prometheus::PrometheusHandle;
 use service::admin::Admin;
@@ -47,6 +48,7 @@ async fn serve(config: Config, prometheus: PrometheusHandle, main_entered: Insta
     let handler = Arc::new(ReplicaHandler {
         pipeline,
         slots: Arc::new(Semaphore::new(capacity)),
+        work: WorkMeter::default(),
         capacity,
         admin: Admin { metrics: prometheus, readiness: readiness.clone(), capacity: Some(capacity) },
         body_limits: config.request_limits.body(MemoryBudget::new(body_memory)),

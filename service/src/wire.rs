@@ -18,6 +18,11 @@ pub mod header {
     pub const QUEUE_MS: HeaderName = HeaderName::from_static("x-request-queue-ms");
     /// The number of slots of a replica: the requests that it takes at once.
     pub const CAPACITY: HeaderName = HeaderName::from_static("x-replica-capacity");
+    /// The time that a replica worked for an answer, in whole microseconds: the time for which the answered request was
+    /// the oldest one whose body the replica had. So the times of all answers add up to the time for which the replica
+    /// was busy, also if several dispatchers send it requests. A dispatcher sees only its own requests and cannot know
+    /// this time.
+    pub const WORK_US: HeaderName = HeaderName::from_static("x-replica-work-us");
     /// The W3C trace context of a request. The client sends it, or the first program that receives the request makes
     /// it. The dispatcher forwards it to the replica. Answers have it in their headers.
     pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -37,8 +42,9 @@ pub mod metric {
     pub const REQUEST_DURATION: &str = "dispatcher_request_duration_seconds";
     /// Histogram in seconds: time from sending a request to a replica to the replica's answer.
     pub const UPSTREAM_DURATION: &str = "dispatcher_upstream_duration_seconds";
-    /// Histogram in seconds: time that a replica worked for an answer. It counts from the dispatch of the request, or
-    /// from the replica's previous answer if that was later.
+    /// Histogram in seconds: time that a replica worked for an answer, as the replica says in
+    /// [`WORK_US`](super::header::WORK_US). Without that header, it counts from the dispatch of the request, or from the
+    /// replica's previous answer if that was later.
     pub const REPLICA_WORK: &str = "dispatcher_replica_work_seconds";
     /// Gauge by `replica`: requests that were sent to that replica and are not yet answered.
     pub const IN_FLIGHT: &str = "dispatcher_in_flight";
@@ -300,9 +306,9 @@ pub fn timeout(value: Option<&str>) -> Result<Option<Duration>, RequestError> {
     }
 }
 
-/// The number that `text` contains; `None` if `text` has other characters than digits. `str::parse` alone would accept
-/// a sign.
-fn number(text: &str) -> Option<u64> {
+/// The number that `text` contains; `None` if it is too large, or `text` has other characters than digits. `str::parse`
+/// alone would accept a sign.
+pub fn number(text: &str) -> Option<u64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
 

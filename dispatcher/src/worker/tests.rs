@@ -97,6 +97,24 @@ async fn a_request_that_arrives_after_its_withdrawal_is_not_queued() {
     assert_eq!(status(&worker).await.queue_length, 1);
 }
 
+#[test]
+fn the_work_for_an_answer_is_what_the_replica_says_but_no_more_than_the_time_since_the_dispatch() {
+    let milliseconds = Duration::from_millis;
+    for (reported, seen, expected) in [
+        (Some(30), Some(90), 30),
+        (Some(0), Some(90), 0),
+        (Some(101), Some(90), 100),
+        (Some(u64::MAX), None, 100),
+        (None, Some(90), 90),
+        // A request that was sent before this one was answered, so the replica has worked for longer.
+        (None, Some(120), 120),
+        (None, None, 100),
+    ] {
+        let found = work_for_answer(reported.map(milliseconds), seen.map(milliseconds), milliseconds(100));
+        assert_eq!(found, milliseconds(expected), "{reported:?} {seen:?}");
+    }
+}
+
 fn buffered_request() -> Arc<BufferedRequest> {
     let (body, trace) = (Chunks::new(MemoryBudget::new(0)), TraceContext::from_headers(&HeaderMap::new()));
     let (accepted, top_k) = (Instant::now(), DEFAULT_TOP_K);

@@ -12,6 +12,9 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
+/// Flags that give each request much time, so that no request is refused on a slow machine.
+const LONG_TIMES: [&str; 2] = ["--objective=30s", "--deadline=60s"];
+
 /// Sends a request, and waits until the stub has received it. The stub holds the request.
 async fn held_request(dispatcher: &Arc<RunningDispatcher>, stub: &StubReplica) -> JoinHandle<DispatcherReply> {
     let client = dispatcher.clone();
@@ -243,6 +246,48 @@ async fn bad_requests_are_refused_before_they_reach_a_replica() {
         assert!(line.contains(expected), "{line} instead of {expected}");
     }
     assert_eq!(stub.calls(), 0);
+}
+
+/// Sends `count` requests, `mean_pause` apart on average as in a Poisson process, and waits for all replies.
+async fn send_at_random(dispatcher: &Arc<RunningDispatcher>, count: u32, mean_pause: Duration) {
+    let mut requests = Vec::new();
+    for _ in 0..count {
+        tokio::time::sleep(mean_pause.mul_f64(-(1.0 - rand::random::<f64>()).ln())).await;
+        let dispatcher = dispatcher.clone();
+        requests.push(tokio::spawn(async move { dispatcher.post(&[]).await.status }));
+    }
+    for request in requests {
+        assert_eq!(request.await.expect("no panic"), 200);
+    }
+}
+
+/// What a dispatcher sees of a replica includes the replica's work for other dispatchers. So the scaler would count that
+/// work twice.
+#[tokio::test]
+async fn two_dispatchers_of_one_replica_count_its_work_once() {
+    const COMPUTING: Duration = Duration::from_millis(10);
+    const REQUESTS: u32 = 150;
+    let stub = StubReplica::with_capacity(4, StubBehavior::Computes(COMPUTING)).await;
+    let mut dispatchers = Vec::new();
+    for _ in 0..2 {
+        let dispatcher = RunningDispatcher::start(&stub::static_list(&[&stub]), &LONG_TIMES).await;
+        dispatcher.until_states(&["ready"]).await;
+        dispatchers.push(Arc::new(dispatcher));
+    }
+    // Each dispatcher brings 35 % of the load that the replica can compute.
+    let mean_pause = COMPUTING.mul_f64(2.0 / 0.7);
+    tokio::join!(
+        send_at_random(&dispatchers[0], REQUESTS, mean_pause),
+        send_at_random(&dispatchers[1], REQUESTS, mean_pause),
+    );
+    let (mut counted, mut answers) = (0.0, 0.0);
+    for dispatcher in &dispatchers {
+        counted += dispatcher.metric("dispatcher_replica_work_seconds_sum").await;
+        answers += dispatcher.metric("dispatcher_replica_work_seconds_count").await;
+    }
+    let ratio = counted / stub.worked().as_secs_f64();
+    assert_eq!(answers, f64::from(2 * REQUESTS));
+    assert!((ratio - 1.0).abs() < 0.02, "the dispatchers count {ratio:.3} times the replica's work");
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -33,6 +33,8 @@ pub(crate) enum StubBehavior {
     Prompt,
     /// The stub answers after this time.
     Delayed(Duration),
+    /// The stub computes one request after the other, each for this time, and tells its clients how long it worked.
+    Computes(Duration),
     /// The stub answers once the semaphore has a permit.
     Gated(Arc<Semaphore>),
     /// The stub answers with this status and a body that is no [`service::wire::ErrorBody`].
@@ -93,6 +95,10 @@ struct StubState {
     runs: watch::Sender<bool>,
     calls: AtomicUsize,
     slots_in_use: AtomicUsize,
+    /// The only worker of a stub that computes.
+    worker: tokio::sync::Mutex<()>,
+    /// The time for which that worker has worked.
+    worked: Mutex<Duration>,
     received: Mutex<Vec<ReceivedRequest>>,
 }
 
@@ -115,6 +121,8 @@ impl StubReplica {
             runs: watch::Sender::new(false),
             calls: AtomicUsize::new(0),
             slots_in_use: AtomicUsize::new(0),
+            worker: tokio::sync::Mutex::default(),
+            worked: Mutex::default(),
             received: Mutex::default(),
         });
         tokio::spawn(run(shared.clone()));
@@ -131,6 +139,11 @@ impl StubReplica {
     /// The requests with images that the stub has received, in order of arrival.
     pub(crate) fn received(&self) -> Vec<ReceivedRequest> {
         self.shared.received.lock().expect("no thread panics while it holds the lock").clone()
+    }
+
+    /// The time for which a stub that computes has worked.
+    pub(crate) fn worked(&self) -> Duration {
+        *self.shared.worked.lock().expect("no thread panics while it holds the lock")
     }
 
     /// Changes the way in which the stub answers images.
@@ -245,6 +258,9 @@ async fn answer(request: Request<Incoming>, shared: Arc<StubState>) -> Result<St
     match behavior {
         StubBehavior::Prompt => {}
         StubBehavior::Delayed(time) => tokio::time::sleep(time).await,
+        StubBehavior::Computes(time) => {
+            return Ok(compute(&shared, time).await.map(|whole| Either::Left(whole.into())));
+        }
         StubBehavior::Gated(gate) => gate.acquire().await.expect("the semaphore is never closed").forget(),
         StubBehavior::Status(status) => return Ok(respond::json(status, &"no reason").map(Either::Left)),
         StubBehavior::Closes(gate) => {
@@ -268,6 +284,18 @@ async fn answer(request: Request<Incoming>, shared: Arc<StubState>) -> Result<St
         }
     }
     Ok(success(&shared).map(|whole| Either::Left(whole.into())))
+}
+
+/// Waits for the worker, works for `time`, and answers.
+async fn compute(shared: &StubState, time: Duration) -> Response<Bytes> {
+    let _worker = shared.worker.lock().await;
+    let started = Instant::now();
+    tokio::time::sleep(time).await;
+    let mut reply = success(shared);
+    let worked = started.elapsed();
+    reply.headers_mut().insert(header::WORK_US, HeaderValue::from(worked.as_micros() as u64));
+    *shared.worked.lock().expect("no thread panics while it holds the lock") += worked;
+    reply
 }
 
 /// An answer with status 200 in the form of the wire contract.

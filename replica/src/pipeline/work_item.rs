@@ -1,6 +1,7 @@
 //! An image in the pipeline, with its slot and the channel for its outcome.
 
 use super::{Classification, StageTimes};
+use crate::work::Work;
 use service::wire::{Code, RequestError};
 use std::time::Instant;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -16,9 +17,10 @@ pub(super) struct WorkItem<T> {
     pub(super) responder: Responder,
 }
 
-/// The slot of an image, and the channel to its request.
+/// The slot of an image, the replica's work for its request, and the channel to the request.
 pub(super) struct Responder {
     pub(super) slot: OwnedSemaphorePermit,
+    pub(super) work: Work,
     pub(super) outcome: oneshot::Sender<Result<Classification, RequestError>>,
 }
 
@@ -37,9 +39,9 @@ impl<T> WorkItem<T> {
 
 impl Responder {
     /// Frees the slot, and then sends the outcome. In the other order, a client that sends its next request at once
-    /// could find no free slot.
+    /// could find no free slot. If the client has left, the work for its request ends here.
     pub(super) fn send(self, outcome: Result<Classification, RequestError>) {
-        drop(self.slot);
+        drop((self.slot, self.work));
         let _client_gone = self.outcome.send(outcome);
     }
 }

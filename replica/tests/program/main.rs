@@ -3,3 +3,4 @@
 mod inference_protocol;
 mod readiness;
 mod replica;
+mod work;
