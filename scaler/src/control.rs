@@ -18,7 +18,7 @@ use tokio::sync::watch;
 pub const OBSERVE: Duration = Duration::from_millis(500);
 
 /// The least time between the figures of two decisions. Over a shorter time, a rate would be noise.
-const MIN_STEP: Duration = Duration::from_millis(50);
+const MIN_STEP: Duration = Duration::from_millis(250);
 
 /// The checked settings of the control loop of one target.
 #[derive(Debug)]
@@ -72,11 +72,11 @@ impl Control {
         loop {
             tick.tick().await;
             let state = self.target.state.borrow().clone();
+            let reading = self.settings.source.read(started).await;
             let at = started.elapsed();
-            let reading = self.settings.source.read(at).await;
             let decision = self.decide(at, &state, reading, &mut seen_at);
             gauge!(metrics::OBSERVATION_AGE, "target" => self.settings.name.clone())
-                .set((at - seen_at.unwrap_or_default()).as_secs_f64());
+                .set(at.saturating_sub(seen_at.unwrap_or_default()).as_secs_f64());
             self.explain(at, decision);
         }
     }
@@ -93,25 +93,27 @@ impl Control {
         if let Some(refusal) = &state.refusal {
             return hold("refused", refusal.clone());
         }
-        let reading = match reading {
+        let Reading { figures, silent } = match reading {
             Ok(reading) => reading,
+            Err(error @ Error::TooEarly) => return hold(NO_NEWS, error.to_string()),
             Err(error) => return hold("no_observation", error.to_string()),
         };
-        let Some(taken) = taken_at(at, reading.age, *seen_at) else {
-            return hold(NO_NEWS, format!("there are no new figures; the latest are {:.0?} old", reading.age));
-        };
-        *seen_at = Some(taken);
-        let mut seen = Observation { at: taken, replicas: state.replicas, startup: state.startup, ..reading.figures };
+        if !is_news(figures.at, *seen_at) {
+            let age = at.saturating_sub(figures.at);
+            return hold(NO_NEWS, format!("there are no new figures; the latest are {age:.0?} old"));
+        }
+        *seen_at = Some(figures.at);
+        let mut seen = Observation { replicas: state.replicas, startup: state.startup, ..figures };
         if self.settings.role == Role::Dispatchers {
             // Requests wait, or are in flight, because replicas are busy. More dispatchers would not help: a law that
             // saw these numbers would start dispatchers for nothing.
             (seen.queue_length, seen.in_flight) = (0.0, 0.0);
         }
-        self.scale(&seen)
+        self.scale(&seen, silent)
     }
 
-    /// Decides on an observation, and sends the target the desired replicas.
-    fn scale(&mut self, seen: &Observation) -> Decision {
+    /// Decides on an observation, and sends the target the desired replicas. `silent` names the silent dispatchers.
+    fn scale(&mut self, seen: &Observation, silent: Option<String>) -> Decision {
         let Recommendation { replicas: recommended, reason, text: mut explanation, plan } =
             self.settings.law.decide(seen);
         let current = seen.replicas.desired;
@@ -120,6 +122,7 @@ impl Control {
             explanation += &format!("; {recommended} recommended, {note}");
         }
         explanation.extend(doubt(seen));
+        explanation.extend(silent.map(|silent| format!("; {silent}")));
         let withheld = self.withheld();
         if withheld.is_none() && recommended.is_some() {
             let new = Desired { replicas: desired, reason: explanation.clone(), is_full: limit == Limit::Full };
@@ -195,10 +198,9 @@ fn doubt(seen: &Observation) -> Option<String> {
     })
 }
 
-/// The time at which figures of this age were taken; `None` if that was before the start, or less than [`MIN_STEP`]
-/// after `seen_at`. The same figures with a later time would look as if no requests arrived.
-fn taken_at(at: Duration, age: Duration, seen_at: Option<Duration>) -> Option<Duration> {
-    at.checked_sub(age).filter(|&taken| seen_at.is_none_or(|seen| taken >= seen + MIN_STEP))
+/// Whether figures that were taken at `taken` are at least [`MIN_STEP`] newer than those of the last decision.
+fn is_news(taken: Duration, seen_at: Option<Duration>) -> bool {
+    seen_at.is_none_or(|seen| taken >= seen + MIN_STEP)
 }
 
 #[cfg(test)]
@@ -223,18 +225,12 @@ mod tests {
     }
 
     #[test]
-    fn the_same_figures_at_a_later_time_decide_nothing() {
+    fn the_same_figures_decide_nothing_again() {
         let seconds = Duration::from_secs_f64;
-        for (at, age, seen_at, taken) in [
-            (0.0, 0.0, None, Some(0.0)),
-            (2.0, 0.0, Some(0.0), Some(2.0)),
-            (2.0, 5.0, None, None),
-            (9.0, 2.0, None, Some(7.0)),
-            (11.0, 4.0, Some(7.0), None),
-            (11.0, 3.98, Some(7.0), None),
-            (11.0, 1.0, Some(7.0), Some(10.0)),
-        ] {
-            assert_eq!(taken_at(seconds(at), seconds(age), seen_at.map(seconds)), taken.map(seconds), "{at} {age}");
+        for (taken, seen_at, expected) in
+            [(0.0, None, true), (7.0, Some(7.0), false), (7.2, Some(7.0), false), (10.0, Some(7.0), true)]
+        {
+            assert_eq!(is_news(seconds(taken), seen_at.map(seconds)), expected, "{taken} {seen_at:?}");
         }
     }
 }

@@ -25,8 +25,8 @@ pub struct Limits {
     pub down_window: Duration,
     /// A time without observations that is longer than this is an outage.
     pub outage: Duration,
-    /// The time after the start and after an outage in which no replicas are removed, except those that cannot be
-    /// placed and those over `max`.
+    /// The time after the start, an outage and a partial observation in which no replicas are removed, except those that
+    /// cannot be placed and those over `max`.
     pub settle: Duration,
     /// The most replicas that may be added in a minute.
     pub up_rate: usize,
@@ -89,9 +89,11 @@ pub enum Limit {
     Granted,
     /// `--min` or `--max` limits the number.
     Bounded,
-    /// Replicas stay because of a higher recommendation within the stabilisation window, or of a recent start or
-    /// outage.
+    /// Replicas stay because of a higher recommendation within the stabilisation window, or of a recent start, outage or
+    /// partial observation.
     Stabilised,
+    /// Replicas stay because the observation is partial: some dispatchers gave no figures.
+    Partial,
     /// Replicas stay because the present requests occupy them.
     Occupied,
     /// No replicas are added, because replicas cannot be placed or keep dying.
@@ -110,6 +112,7 @@ impl Limit {
             Self::Granted => return None,
             Self::Bounded => "but --min or --max limits the number",
             Self::Stabilised => "but scaling down waits for --down-window, or for the pause after a start or an outage",
+            Self::Partial => "but some dispatchers are silent, and their requests may need the other replicas",
             Self::Occupied => "but the present requests occupy more replicas",
             Self::Full => "but some replicas cannot be placed or keep dying; the scaler tries again later",
             Self::NoGain => "but the replicas added last brought no more throughput; the scaler tries again later",
@@ -135,8 +138,9 @@ impl Limiter {
     pub fn apply(&mut self, seen: &Observation, recommended: Option<usize>) -> (usize, Limit) {
         let (at, current) = (seen.at, seen.replicas.desired);
         let before = self.seen.replace((at, current));
-        // The law knows little after a start or an outage, so it must not scale down then.
-        if before.is_none_or(|(then, _)| at.saturating_sub(then) > self.limits.outage) {
+        // The law knows little after a start or an outage, so it must not scale down then. After a partial observation,
+        // its rates are too low.
+        if seen.is_partial || before.is_none_or(|(then, _)| at.saturating_sub(then) > self.limits.outage) {
             self.settled_at = at + self.limits.settle;
         }
         if let Some((then, replicas)) = before.filter(|&(_, replicas)| replicas != current) {
@@ -181,7 +185,13 @@ impl Limiter {
         let highest = self.recommended.iter().map(|&(_, replicas)| replicas).chain(settling).max().unwrap_or(bounded);
         let occupied = if self.limits.guard == Guard::On { occupied(seen) } else { 0 };
         let paced = current.saturating_sub(self.limits.down_rate.saturating_sub(self.changed(seen.at, -1)));
-        let kept = [(highest, Limit::Stabilised), (occupied, Limit::Occupied), (paced, Limit::Paced)];
+        let partial = if seen.is_partial { current } else { 0 };
+        let kept = [
+            (highest, Limit::Stabilised),
+            (occupied, Limit::Occupied),
+            (paced, Limit::Paced),
+            (partial, Limit::Partial),
+        ];
         let (kept, why) = kept.into_iter().max_by_key(|&(replicas, _)| replicas).unwrap_or((bounded, limit));
         // No limit keeps replicas beyond --max or beyond those that are placed.
         let kept = kept.min(placed).min(self.limits.max);

@@ -8,8 +8,14 @@ use std::time::Duration;
 /// them over restarts of the observed processes.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Observation {
-    /// The time since the scaler started.
+    /// The time since the scaler started at which the figures of the dispatchers were taken.
     pub at: Duration,
+    /// Whether some dispatchers gave no figures. Then queue length and requests in flight lack those dispatchers, and the
+    /// counters lack what those dispatchers counted until the last partial observation. That is never added later. So
+    /// the growth of a counter up to a partial observation is a lower bound. It may show that more replicas are needed,
+    /// and never that fewer would do, also later. If rates rise when an observation is whole again, that is no rise of
+    /// the load. The growth since the last partial observation is whole.
+    pub is_partial: bool,
     /// Requests that wait in the queues of all dispatchers.
     pub queue_length: f64,
     /// Requests that were sent to replicas and are not answered yet.

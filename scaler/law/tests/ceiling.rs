@@ -39,6 +39,21 @@ fn after_a_replica_without_gain_none_is_added_for_a_while() {
 }
 
 #[test]
+fn missing_answers_of_silent_dispatchers_set_no_ceiling() {
+    let mut ceiling = Ceiling::default();
+    for second in 0..=10 {
+        ceiling.watch(&seen(second, 2, 9.0, 20.0 * second as f64));
+    }
+    for second in 11..=40 {
+        // One of two dispatchers is silent, so half of the answers are missing.
+        let is_partial = second < 30;
+        let rate = if is_partial { 15.0 } else { 30.0 };
+        ceiling.watch(&Observation { is_partial, ..seen(second, 3, 9.0, 200.0 + rate * (second - 10) as f64) });
+        assert_eq!(ceiling.at(S(second)), None, "at {second} s");
+    }
+}
+
+#[test]
 fn throughput_sets_no_ceiling_while_the_queue_is_empty() {
     let mut ceiling = Ceiling::default();
     for second in 0..60 {

@@ -1,6 +1,6 @@
 //! What each limit makes of recommendations.
 
-use law::limits::Limit::{self, Bounded, Full, Granted, Occupied, Paced, Stabilised};
+use law::limits::Limit::{self, Bounded, Full, Granted, Occupied, Paced, Partial, Stabilised};
 use law::limits::{Guard, Limiter, Limits};
 use law::observation::{Observation, Replicas};
 use std::time::Duration;
@@ -54,6 +54,25 @@ fn a_law_without_an_opinion_recommends_nothing() {
         assert_eq!(limiter.apply(&seen(second, 4), None), (4, Granted));
     }
     assert_eq!(limiter.apply(&seen(30, 4), Some(3)), (3, Granted));
+}
+
+#[test]
+fn a_partial_observation_adds_replicas_and_removes_none_until_the_pause_after_it_is_over() {
+    let limits = Limits { outage: S(20), settle: S(20), ..guarded(1, 5) };
+    let mut limiter = Limiter::new(limits);
+    for (second, is_partial, current, recommended, expected) in [
+        (0, false, 2, 2, (2, Granted)),
+        (20, false, 3, 2, (2, Granted)),
+        (21, true, 3, 2, (3, Partial)),
+        (22, true, 3, 4, (4, Granted)),
+        (23, true, 9, 2, (5, Partial)),
+        (24, false, 4, 2, (4, Stabilised)),
+        (42, false, 4, 2, (4, Stabilised)),
+        (43, false, 4, 2, (2, Granted)),
+    ] {
+        let seen = Observation { is_partial, ..seen(second, current) };
+        assert_eq!(limiter.apply(&seen, Some(recommended)), expected, "at {second} s");
+    }
 }
 
 #[test]

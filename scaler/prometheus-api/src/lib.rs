@@ -106,6 +106,9 @@ pub enum Error {
     /// The address, the query that Prometheus refused, and its reason.
     #[error("{0} refused {1:?}: {2}")]
     Refused(BaseUrl, String, String),
+    /// The address, the query, and the warnings with which it was answered.
+    #[error("{0} answered {1:?} with warnings, so the answer may be partial: {2}; check the servers behind it")]
+    Warned(BaseUrl, String, String),
     /// The answer has another form than the answers of Prometheus.
     #[error(
         "{base} answered {query:?} with {status} and no {expected} ({reason}); check that this is a Prometheus, and \
@@ -253,14 +256,13 @@ impl Client {
         status: StatusCode,
         body: &[u8],
     ) -> Result<T, Error> {
-        let refused = |reason| Error::Refused(self.base.clone(), query.into(), reason);
         if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
             return Err(Error::Unauthorized(self.base.clone(), status));
         }
         match serde_json::from_slice::<ApiAnswer<T>>(body) {
-            Ok(ApiAnswer { error: Some(reason), .. }) => Err(refused(reason)),
+            Ok(ApiAnswer { error: Some(reason), .. }) => Err(Error::Refused(self.base.clone(), query.into(), reason)),
             Ok(ApiAnswer { warnings, .. }) if !warnings.is_empty() => {
-                Err(refused(format!("the answer is partial: {}", warnings.join("; "))))
+                Err(Error::Warned(self.base.clone(), query.into(), warnings.join("; ")))
             }
             Ok(ApiAnswer { data: Some(data), .. }) if status == StatusCode::OK => Ok(data),
             Ok(_) => Err(self.malformed(query, expected, status, "it holds no data")),
@@ -359,6 +361,7 @@ mod tests {
             let status = StatusCode::from_u16(status).expect("a status");
             let error = vector(status, body).expect_err(body).to_string();
             assert!(error.contains(word), "{body}: {error}");
+            assert_eq!(error.contains("refused"), status == 400, "{error}");
         }
     }
 

@@ -1,9 +1,13 @@
-//! Continues the counters of each dispatcher over its restarts, and adds up those of all dispatchers. Pure.
+//! Dates the counters of each dispatcher, continues them over its restarts, and adds up those of all. Pure.
 //!
-//! A dispatcher that appears after the first sum starts at zero: it may have counted for days, which would look like a
-//! burst. The counts of a dispatcher that has left stay in the sum.
+//! Dispatchers are read at different times, and their answers are delayed. A sum of such counters would leap when a
+//! delay changes. So each dispatcher's own clock dates its counts, and the sum has the counts of all up to one time,
+//! the latest that no dispatcher's newest snapshot precedes. Between two snapshots, the counts are spread evenly.
+//!
+//! The sum grows only by counts from after its last time. So what a dispatcher counted before it appeared, or while it
+//! was silent, is no burst.
 
-use super::Reading;
+use super::clock::ClockOffset;
 use super::snapshot::{FigureFault, Snapshot};
 use law::histogram::Histogram;
 use law::observation::Observation;
@@ -40,27 +44,43 @@ pub enum Continuity {
     Restarted,
 }
 
-/// The counters of all dispatchers.
+/// The counters of all dispatchers. Times are in seconds since the scaler's start.
 #[derive(Debug, Default)]
 pub struct Counters {
     open: BTreeMap<String, DispatcherCounters>,
-    /// The counts of dispatchers that have left.
-    closed: Counts,
-    /// Whether a sum was made. Dispatchers that appear after that start at zero.
-    has_summed: bool,
+    /// Dispatchers that have left, until the sum has all their counts.
+    closed: Vec<DispatcherCounters>,
+    sum: Counts,
+    /// The time up to which the sum counts; `None` before the first sum.
+    summed: Option<f64>,
 }
 
-/// The counters of one dispatcher. Times are in seconds since any fixed instant.
+/// The counters of one dispatcher. Times are in seconds by the dispatcher's own clock, its uptime. The clock of a
+/// dispatcher that does not export its uptime is the time at which its snapshots were received.
 #[derive(Debug)]
 struct DispatcherCounters {
     last: Snapshot,
     /// The time of the last snapshot.
     taken: f64,
-    /// The time of the last snapshot with a changed figure.
+    offset: ClockOffset,
+    /// The scaler's time at which the last snapshot was received.
+    received: f64,
+    /// The scaler's time at which the last snapshot with a changed figure was received.
     changed: f64,
-    /// The times of the last restarts, at most `RESTARTS + 1`.
+    /// The scaler's times of the last restarts, at most `RESTARTS + 1`.
     restarts: VecDeque<f64>,
-    counted: Counts,
+    /// What was counted from snapshot to snapshot, as far as the sum does not have it.
+    steps: VecDeque<Step>,
+    /// The time up to which the sum has the counts. A later estimate of the offset must not count them again.
+    summed: f64,
+}
+
+/// What a dispatcher counted between two times.
+#[derive(Debug)]
+struct Step {
+    from: f64,
+    to: f64,
+    counts: Counts,
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -72,26 +92,25 @@ struct Counts {
 }
 
 impl Counters {
-    /// Enters a snapshot of the dispatcher `endpoint`. `taken` is the time of the snapshot, in seconds of any clock
-    /// that does not go back. A snapshot that is older than the last one is ignored.
+    /// Enters a snapshot of the dispatcher `endpoint` that was received at `received`. A snapshot that was received
+    /// before the last one is ignored.
     ///
     /// # Errors
     /// If the snapshot cannot follow from the last one. The next snapshot is compared with this one.
-    pub fn enter(&mut self, endpoint: &str, taken: f64, snapshot: Snapshot) -> Result<Continuity, FigureFault> {
+    pub fn enter(&mut self, endpoint: &str, received: f64, snapshot: Snapshot) -> Result<Continuity, FigureFault> {
         if let Some(known) = self.open.get_mut(endpoint) {
-            return if taken < known.taken { Ok(Continuity::Continued) } else { known.enter(taken, snapshot) };
+            return known.enter(received, snapshot);
         }
-        let counted = if self.has_summed { Counts::default() } else { Counts::of(&snapshot) };
-        let known = DispatcherCounters { last: snapshot, taken, changed: taken, restarts: VecDeque::new(), counted };
-        self.open.insert(endpoint.into(), known);
+        if self.summed.is_none() {
+            self.sum.add(&Counts::of(&snapshot), 1.0);
+        }
+        self.open.insert(endpoint.into(), DispatcherCounters::new(received, snapshot));
         Ok(Continuity::Continued)
     }
 
     /// Closes the counters of a dispatcher that has left. Its counts stay in the sum, and its queue does not.
     pub fn close(&mut self, endpoint: &str) {
-        if let Some(known) = self.open.remove(endpoint) {
-            self.closed.add(&known.counted);
-        }
+        self.closed.extend(self.open.remove(endpoint));
     }
 
     /// The endpoints of the dispatchers that have not left.
@@ -99,45 +118,128 @@ impl Counters {
         self.open.keys().map(String::as_str)
     }
 
-    /// The sum of the figures of all dispatchers. `age` is the age of the oldest figure.
-    pub fn sum(&mut self, age: Duration) -> Reading {
-        self.has_summed = true;
-        let mut all = self.closed.clone();
-        let mut figures = Observation::default();
-        for DispatcherCounters { last, counted, .. } in self.open.values() {
-            all.add(counted);
-            figures.queue_length += last.queue_length;
-            figures.in_flight += last.in_flight;
-            figures.capacity = figures.capacity.max(last.capacity);
+    /// The time of the newest snapshot of a dispatcher; `None` for a dispatcher that is unknown or has left.
+    pub fn newest(&self, endpoint: &str) -> Option<f64> {
+        self.open.get(endpoint).map(DispatcherCounters::newest)
+    }
+
+    /// The sum of the figures of all dispatchers, and its time. The counts of silent dispatchers do not grow, and their
+    /// queues are left out. `None` until there is a time since the start at which all others are known.
+    pub fn sum(&mut self, is_silent: impl Fn(&str) -> bool) -> Option<Observation> {
+        let speaking: Vec<_> = self.open.iter().filter(|(name, _)| !is_silent(name)).map(|(_, known)| known).collect();
+        let newest = speaking.iter().map(|known| known.newest()).reduce(f64::min)?;
+        let first = speaking.iter().map(|known| known.first()).fold(0.0, f64::max);
+        // Before its first snapshot, a dispatcher would seem to have no load, and then a sudden one.
+        if self.summed.is_none() && newest < first {
+            return None;
         }
-        let Counts { arrivals, service, work, latency } = all;
-        let request_seconds = latency.sum;
-        Reading { figures: Observation { arrivals, request_seconds, service, work, latency, ..figures }, age }
+        let mut figures = Observation::default();
+        for Snapshot { queue_length, in_flight, capacity, .. } in speaking.iter().map(|known| &known.last) {
+            figures.queue_length += queue_length;
+            figures.in_flight += in_flight;
+            figures.capacity = figures.capacity.max(*capacity);
+        }
+        let from = self.summed.unwrap_or(f64::NEG_INFINITY);
+        let to = newest.max(from);
+        for known in self.open.values_mut().chain(&mut self.closed) {
+            known.add_to(&mut self.sum, from, to);
+        }
+        self.closed.retain(|known| !known.steps.is_empty());
+        self.summed = Some(to);
+        let Counts { arrivals, service, work, latency } = self.sum.clone();
+        let at = Duration::from_secs_f64(to);
+        Some(Observation { at, arrivals, request_seconds: latency.sum, service, work, latency, ..figures })
     }
 }
 
 impl DispatcherCounters {
-    fn enter(&mut self, taken: f64, snapshot: Snapshot) -> Result<Continuity, FigureFault> {
-        let seconds = taken - self.taken;
-        let last = std::mem::replace(&mut self.last, snapshot);
-        self.taken = taken;
-        if self.last == last {
-            return self.check_frozen().map(|()| Continuity::Continued);
+    fn new(received: f64, snapshot: Snapshot) -> Self {
+        let taken = snapshot.uptime.unwrap_or(received);
+        Self {
+            last: snapshot,
+            taken,
+            offset: ClockOffset::new(taken, received),
+            received,
+            changed: received,
+            restarts: VecDeque::new(),
+            steps: VecDeque::new(),
+            summed: f64::NEG_INFINITY,
         }
-        self.changed = taken;
-        let is_restarted = self.last.enqueued < last.enqueued;
+    }
+
+    fn enter(&mut self, received: f64, snapshot: Snapshot) -> Result<Continuity, FigureFault> {
+        let is_same = self.last == snapshot;
+        if received < self.received {
+            return Ok(Continuity::Continued);
+        }
+        // With an uptime, an unchanged snapshot is a copy. Without one, the dispatcher may be idle.
+        let is_copy = received == self.received || is_same && snapshot.uptime.is_some();
+        self.received = received;
+        if is_same {
+            self.check_frozen()?;
+        } else {
+            self.changed = received;
+        }
+        if is_copy {
+            return Ok(Continuity::Continued);
+        }
+        let last = std::mem::replace(&mut self.last, snapshot);
+        let is_younger = self.last.uptime.zip(last.uptime).is_some_and(|(now, then)| now < then);
+        let is_restarted = self.last.enqueued < last.enqueued || is_younger;
+        let mut from = self.set_clock(is_restarted || self.last.uptime.is_some() != last.uptime.is_some());
         if is_restarted {
-            self.restarts.push_back(taken);
+            self.restarts.push_back(received);
+            // A process counts from its start, when its uptime is zero.
+            from = if self.last.uptime.is_some() { 0.0 } else { from };
         }
         self.check_crash_loop()?;
-        let step = if is_restarted { Counts::of(&self.last) } else { Counts::between(&last, &self.last)? };
-        step.check_speed(seconds.max(MIN_STEP))?;
-        self.counted.add(&step);
+        let counts = if is_restarted { Counts::of(&self.last) } else { Counts::between(&last, &self.last)? };
+        counts.check_speed((self.taken - from).max(MIN_STEP))?;
+        self.steps.push_back(Step { from, to: self.taken, counts });
         Ok(if is_restarted { Continuity::Restarted } else { Continuity::Continued })
     }
 
+    /// Sets the clock to that of the last snapshot. Returns the time of the snapshot before, by the clock that now
+    /// holds. If that is another clock than before, all times are converted.
+    fn set_clock(&mut self, is_other: bool) -> f64 {
+        let read = self.last.uptime.unwrap_or(self.received);
+        let mut from = std::mem::replace(&mut self.taken, read);
+        if is_other {
+            let before = std::mem::replace(&mut self.offset, ClockOffset::new(read, self.received));
+            let moved = before.seconds - self.offset.seconds;
+            let times = self.steps.iter_mut().flat_map(|step| [&mut step.from, &mut step.to]);
+            times.chain([&mut self.summed, &mut from]).for_each(|time| *time += moved);
+        } else {
+            self.offset.learn(read, self.received);
+        }
+        from
+    }
+
+    /// The scaler's time of the last snapshot.
+    fn newest(&self) -> f64 {
+        self.taken + self.offset.seconds
+    }
+
+    /// The scaler's time of the first snapshot, if there was no sum yet.
+    fn first(&self) -> f64 {
+        self.steps.front().map_or(self.taken, |step| step.from) + self.offset.seconds
+    }
+
+    /// Adds to `sum` what was counted between the scaler's times `from` and `to`, and forgets it.
+    fn add_to(&mut self, sum: &mut Counts, from: f64, to: f64) {
+        let (from, to) = ((from - self.offset.seconds).max(self.summed), to - self.offset.seconds);
+        for step in &self.steps {
+            let share = (step.to.min(to) - step.from.max(from)) / (step.to - step.from);
+            if share > 0.0 {
+                sum.add(&step.counts, share);
+            }
+        }
+        self.steps.retain(|step| step.to > to);
+        self.summed = self.summed.max(to);
+    }
+
     fn check_frozen(&self) -> Result<(), FigureFault> {
-        let unchanged = self.taken - self.changed;
+        let unchanged = self.received - self.changed;
         let limit = match (self.last.uptime, self.last.queue_length + self.last.in_flight) {
             (Some(_), _) => STUCK_AFTER,
             (None, held) if held > 0.0 => FROZEN_AFTER,
@@ -151,7 +253,7 @@ impl DispatcherCounters {
             self.restarts.pop_front();
         }
         let times = self.restarts.len();
-        let within = self.restarts.front().map_or(f64::INFINITY, |first| self.taken - first);
+        let within = self.restarts.front().map_or(f64::INFINITY, |first| self.received - first);
         let is_loop = times > RESTARTS && within <= RESTARTS_WITHIN;
         if is_loop { Err(FigureFault::CrashLooping(times, within)) } else { Ok(()) }
     }
@@ -191,182 +293,15 @@ impl Counts {
         }
     }
 
-    fn add(&mut self, step: &Self) {
-        self.arrivals += step.arrivals;
-        self.service.add(&step.service);
-        self.work.add(&step.work);
-        self.latency.add(&step.latency);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    /// A snapshot with `enqueued` admitted requests, each answered within 0.1 s.
-    fn snapshot(enqueued: f64) -> Snapshot {
-        let buckets = vec![(0.1, enqueued), (f64::INFINITY, enqueued)];
-        let service = Histogram { buckets, sum: enqueued * 0.05 };
-        let latency = service.clone();
-        Snapshot { queue_length: 1.0, capacity: 4.0, enqueued, latency, service, ..Snapshot::default() }
-    }
-
-    /// The arrivals after each row. A row has the admitted requests of the dispatchers a and b, or `None` for a
-    /// dispatcher that is absent. Rows are a second apart.
-    fn arrivals<const N: usize>(rows: [[Option<f64>; 2]; N]) -> [f64; N] {
-        let (mut counters, mut second) = (Counters::default(), 0.0);
-        rows.map(|row| {
-            second += 1.0;
-            for (endpoint, enqueued) in ["a", "b"].into_iter().zip(row) {
-                match enqueued {
-                    Some(enqueued) => _ = counters.enter(endpoint, second, snapshot(enqueued)).expect("plausible"),
-                    None => counters.close(endpoint),
-                }
-            }
-            let sum = counters.sum(Duration::ZERO).figures;
-            assert_eq!((sum.service.count(), sum.latency.count()), (sum.arrivals, sum.arrivals));
-            assert!((sum.service.sum - sum.arrivals * 0.05).abs() < 1e-6);
-            sum.arrivals
-        })
-    }
-
-    #[test]
-    fn counting_goes_on_when_dispatchers_restart_appear_and_leave() {
-        let (a, both) = (|a| [Some(a), None], |a, b| [Some(a), Some(b)]);
-        assert_eq!(arrivals([a(10.0), a(12.0), a(3.0), a(5.0)]), [10.0, 12.0, 15.0, 17.0]);
-        let one_restarted = arrivals([both(1e6, 10.0), both(1e6 + 5.0, 2.0), both(1e6 + 6.0, 3.0)]);
-        assert_eq!(one_restarted, [1e6 + 10.0, 1e6 + 17.0, 1e6 + 19.0], "the other one goes on");
-        let appeared = arrivals([a(10.0), both(11.0, 1e9), both(12.0, 1e9 + 3.0)]);
-        assert_eq!(appeared, [10.0, 11.0, 15.0], "without its history");
-        let left = arrivals([both(10.0, 20.0), a(11.0), both(12.0, 90.0), both(12.0, 91.0), [None, None]]);
-        assert_eq!(left, [30.0, 31.0, 32.0, 33.0, 33.0], "counts of a dispatcher that has left stay");
-    }
-
-    #[test]
-    fn waiting_requests_add_up_and_capacity_does_not() {
-        let mut counters = Counters::default();
-        for (endpoint, queue_length, in_flight, capacity) in [("a", 3.0, 1.0, 4.0), ("b", 5.0, 2.0, 6.0)] {
-            let snapshot = Snapshot { queue_length, in_flight, capacity, ..snapshot(1.0) };
-            counters.enter(endpoint, 0.0, snapshot).expect("plausible");
-        }
-        let Reading { figures, age } = counters.sum(Duration::from_secs(3));
-        let found = (figures.queue_length, figures.in_flight, figures.capacity, age.as_secs());
-        assert_eq!(found, (8.0, 3.0, 6.0, 3));
-        counters.close("b");
-        assert_eq!(counters.sum(Duration::ZERO).figures.queue_length, 3.0);
-    }
-
-    #[test]
-    fn implausible_steps_are_reported_once_and_left_out() {
-        let mut counters = Counters::default();
-        assert_eq!(counters.enter("a", 0.0, snapshot(10.0)), Ok(Continuity::Continued));
-        assert_eq!(counters.sum(Duration::ZERO).figures.arrivals, 10.0);
-        assert_eq!(
-            counters.enter("a", 2.0, snapshot(1e12)),
-            Err(FigureFault::Leap(metric::ENQUEUED, 1e12 - 10.0, 2.0))
-        );
-        assert_eq!(counters.enter("a", 4.0, snapshot(1e12 + 7.0)), Ok(Continuity::Continued));
-        assert_eq!(counters.sum(Duration::ZERO).figures.arrivals, 17.0);
-        assert_eq!(counters.enter("a", 5.0, snapshot(3.0)), Ok(Continuity::Restarted));
-        // This snapshot is older than the last one, so it is ignored.
-        assert_eq!(counters.enter("a", 4.5, snapshot(1e12 + 8.0)), Ok(Continuity::Continued));
-        assert_eq!(counters.sum(Duration::ZERO).figures.arrivals, 20.0);
-    }
-
-    #[test]
-    fn a_counter_that_goes_back_alone_is_no_restart() {
-        let shed = |shed| Snapshot { shed, ..snapshot(10.0) };
-        let mut counters = Counters::default();
-        counters.enter("a", 0.0, shed(500.0)).expect("the first");
-        assert_eq!(counters.enter("a", 1.0, shed(0.0)), Err(FigureFault::Backwards(metric::SHED)));
-        let fewer = Snapshot { service: snapshot(4.0).service, ..shed(0.0) };
-        assert_eq!(counters.enter("a", 2.0, fewer.clone()), Err(FigureFault::Backwards(metric::UPSTREAM_DURATION)));
-        counters.enter("a", 3.0, Snapshot { enqueued: 13.0, ..fewer }).expect("on from there");
-        assert_eq!(counters.sum(Duration::ZERO).figures.arrivals, 513.0);
-    }
-
-    #[test]
-    fn several_dispatchers_behind_one_address_are_refused_and_rare_restarts_are_not() {
-        let mut counters = Counters::default();
-        let turns = (0..8_u32).map(|turn| {
-            let enqueued = if turn.is_multiple_of(2) { 10_000.0 } else { 9000.0 } + f64::from(turn);
-            counters.enter("service", 2.0 * f64::from(turn), snapshot(enqueued)).is_ok()
-        });
-        assert_eq!(turns.collect::<Vec<_>>(), [true, true, true, true, true, false, false, false]);
-        for day in 0..9_u32 {
-            for (second, enqueued) in [(0.0, 5.0), (1.0, 9.0)] {
-                counters.enter("a", 86_400.0 * f64::from(day) + second, snapshot(enqueued)).expect("plausible");
-            }
-        }
-    }
-
-    #[test]
-    fn a_dispatcher_that_holds_requests_and_never_changes_is_frozen() {
-        let idle = Snapshot { queue_length: 0.0, ..snapshot(10.0) };
-        let busy = Snapshot { in_flight: 1.0, ..idle.clone() };
-        let more = Snapshot { in_flight: 1.0, ..snapshot(11.0) };
-        let up = |seconds| Snapshot { uptime: Some(seconds), ..idle.clone() };
-        let stuck = |uptime| Snapshot { in_flight: 1.0, ..up(uptime) };
-        let mut counters = Counters::default();
-        for (endpoint, at, snapshot, frozen) in [
-            ("idle", 0.0, &idle, None),
-            ("idle", 200.0, &idle, None),
-            ("busy", 300.0, &busy, None),
-            ("busy", 309.0, &busy, None),
-            ("busy", 310.0, &busy, Some(10.0)),
-            ("busy", 401.0, &busy, Some(101.0)),
-            ("busy", 402.0, &more, None),
-            ("busy", 403.0, &more, None),
-            ("up", 0.0, &up(50.0), None),
-            // Prometheus returns one sample until its next scrape.
-            ("up", 0.0, &up(50.0), None),
-            ("up", 0.5, &up(50.0), None),
-            ("up", 1.0, &up(50.0), Some(1.0)),
-            ("up", 1.5, &up(51.5), None),
-            ("up", 100.0, &up(150.0), None),
-            // This dispatcher's replicas are stuck, but the dispatcher is not.
-            ("up", 101.0, &stuck(101.0), None),
-            ("up", 200.0, &stuck(200.0), None),
-        ] {
-            let outcome = counters.enter(endpoint, at, snapshot.clone());
-            assert_eq!(outcome.err(), frozen.map(FigureFault::Frozen), "{endpoint} at {at} s");
-        }
-    }
-
-    proptest! {
-        /// Dispatchers come, leave, count and restart at random. The sum never goes back. It grows by no more than the
-        /// counts since the last sum or, for a restarted dispatcher, since its start.
-        #[test]
-        fn the_sum_follows_what_was_counted(
-            steps in proptest::collection::vec(
-                proptest::collection::vec((any::<bool>(), 0..20_u32, proptest::bool::weighted(0.1)), 3), 1..40,
-            ),
-        ) {
-            let mut counters = Counters::default();
-            let mut counts = [1000_u32, 0, 77];
-            let mut before: Option<f64> = None;
-            for (index, step) in steps.iter().enumerate() {
-                let mut possible = 0;
-                for (which, &(is_there, more, is_restarted)) in step.iter().enumerate() {
-                    counts[which] = if is_restarted { more } else { counts[which] + more };
-                    if !is_there {
-                        counters.close(&which.to_string());
-                        continue;
-                    }
-                    // The counts of an absent dispatcher are added when it is seen again.
-                    possible += counts[which];
-                    // Snapshots are an hour apart, so that restarts are no crash loop.
-                    let (at, snapshot) = (3600.0 * index as f64, snapshot(f64::from(counts[which])));
-                    let outcome = counters.enter(&which.to_string(), at, snapshot);
-                    prop_assert!(matches!(outcome, Ok(_) | Err(FigureFault::Frozen(_))));
-                }
-                let sum = counters.sum(Duration::ZERO).figures.arrivals;
-                if let Some(before) = before {
-                    prop_assert!(sum >= before && sum - before <= f64::from(possible), "{before} → {sum}");
-                }
-                before = Some(sum);
-            }
-        }
+    /// Adds this `share` of the counts `more`.
+    fn add(&mut self, more: &Self, share: f64) {
+        let part = |all: &Histogram| {
+            let buckets = all.buckets.iter().map(|&(bound, count)| (bound, count * share)).collect();
+            Histogram { buckets, sum: all.sum * share }
+        };
+        self.arrivals += more.arrivals * share;
+        self.service.add(&part(&more.service));
+        self.work.add(&part(&more.work));
+        self.latency.add(&part(&more.latency));
     }
 }

@@ -1,17 +1,18 @@
 //! Scrapes all dispatchers at the same time.
 //!
-//! A published dispatcher that does not answer makes the reading partial. A dispatcher that is no longer published may
-//! still be draining, so it is scraped while it answers, for a minute at most.
+//! A published dispatcher that does not answer is silent after two seconds. Until then, the readings wait for it, so
+//! that no counts are lost if one scrape fails. A dispatcher that is no longer published may still be draining, so it is
+//! scraped while it answers, for a minute at most.
 
 use super::counters::Counters;
 use super::endpoints::{DispatcherFlag, Endpoints};
 use super::snapshot::Snapshot;
-use super::{Error, Reading, SnapshotError, exposition, log_restart};
+use super::{Error, Reading, Silence, SnapshotError, exposition, log_restart};
 use futures_util::future::join_all;
 use hyper::StatusCode;
 use service::fetch;
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Longest time for one scrape.
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -19,57 +20,86 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 /// The longest time that a dispatcher drains: twice the grace that Kubernetes gives a pod by default.
 const DRAINING: Duration = Duration::from_secs(60);
 
+/// The age in seconds of a dispatcher's newest figures above which the readings do without them.
+const SILENT_AFTER: f64 = 2.0;
+
 /// The dispatchers as a source of readings.
 #[derive(Debug)]
 pub struct Dispatchers {
     endpoints: Endpoints,
     counters: Counters,
+    silence: Silence,
     /// Dispatchers that are no longer published, with the time at which this was first seen.
     leaving: BTreeMap<String, Duration>,
+}
+
+/// The outcome of one scrape.
+struct Answer {
+    endpoint: String,
+    /// The time since the scaler's start at which the answer was received.
+    received: Duration,
+    snapshot: Result<Snapshot, SnapshotError>,
 }
 
 impl Dispatchers {
     /// A source that scrapes the dispatchers that `flags` name.
     pub fn new(flags: impl IntoIterator<Item = DispatcherFlag>) -> Self {
-        Self { endpoints: Endpoints::new(flags), counters: Counters::default(), leaving: BTreeMap::new() }
+        let (counters, silence) = (Counters::default(), Silence::default());
+        Self { endpoints: Endpoints::new(flags), counters, silence, leaving: BTreeMap::new() }
     }
 
-    /// Scrapes all dispatchers once. `at` is the time since the scaler's start.
-    pub async fn read(&mut self, at: Duration) -> Result<Reading, Error> {
-        let published = self.endpoints.published(at).await?;
-        self.scrape(at, &published).await
+    /// Scrapes all dispatchers once. `started` is the scaler's start.
+    pub async fn read(&mut self, started: Instant) -> Result<Reading, Error> {
+        let published = self.endpoints.published(started.elapsed()).await?;
+        let answers = self.scrape(started, &published).await;
+        self.enter(started.elapsed(), &published, answers)
     }
 
-    async fn scrape(&mut self, at: Duration, published: &BTreeSet<String>) -> Result<Reading, Error> {
+    /// Scrapes the published dispatchers, and those that may still be draining.
+    async fn scrape(&self, started: Instant, published: &BTreeSet<String>) -> Vec<Answer> {
+        let draining = self.counters.endpoints().filter(|endpoint| !published.contains(*endpoint));
+        let all = published.iter().map(String::as_str).chain(draining);
+        join_all(all.map(async |endpoint| {
+            let snapshot = snapshot(endpoint).await;
+            Answer { endpoint: endpoint.into(), received: started.elapsed(), snapshot }
+        }))
+        .await
+    }
+
+    /// Makes a reading of the answers of all scrapes. `at` is the time since the scaler's start.
+    fn enter(&mut self, at: Duration, published: &BTreeSet<String>, answers: Vec<Answer>) -> Result<Reading, Error> {
         self.leaving.retain(|endpoint, _| !published.contains(endpoint));
-        for endpoint in self.counters.endpoints().filter(|endpoint| !published.contains(*endpoint)) {
-            self.leaving.entry(endpoint.into()).or_insert(at);
-        }
-        let all = published.iter().chain(self.leaving.keys());
-        let answers: Vec<(String, Result<Snapshot, SnapshotError>)> =
-            join_all(all.map(async |endpoint| (endpoint.clone(), snapshot(endpoint).await))).await;
-
-        let mut errors = Vec::new();
-        for (endpoint, answer) in answers {
-            let entered = answer.and_then(|snapshot| {
-                let entered = self.counters.enter(&endpoint, at.as_secs_f64(), snapshot);
-                entered.map_err(|fault| SnapshotError::Figures(endpoint.clone(), fault))
-            });
-            match (entered, self.leaving.get(&endpoint)) {
-                (Ok(continuity), None) => log_restart(&endpoint, continuity),
-                (Err(error), None) => errors.push(error),
-                (Ok(_), Some(&since)) if at.saturating_sub(since) < DRAINING => {}
-                (_, Some(_)) => {
+        // The readings wait for dispatchers that have failed only lately.
+        let (mut silent, mut failed) = (BTreeMap::new(), BTreeMap::new());
+        for Answer { endpoint, received, snapshot } in answers {
+            let entered = snapshot.map(|snapshot| self.counters.enter(&endpoint, received.as_secs_f64(), snapshot));
+            if !published.contains(&endpoint) {
+                let since = *self.leaving.entry(endpoint.clone()).or_insert(at);
+                if !matches!(entered, Ok(Ok(_))) || at.saturating_sub(since) >= DRAINING {
                     tracing::info!(endpoint, "the dispatcher has left");
                     self.counters.close(&endpoint);
                     self.leaving.remove(&endpoint);
                 }
+                continue;
+            }
+            let newest = self.counters.newest(&endpoint);
+            match entered {
+                Ok(Ok(continuity)) => log_restart(&endpoint, continuity),
+                Ok(Err(fault)) => {
+                    let error = SnapshotError::Figures(endpoint.clone(), fault);
+                    silent.insert(endpoint, error);
+                }
+                Err(error) if newest.is_some_and(|newest| at.as_secs_f64() < newest + SILENT_AFTER) => {
+                    failed.insert(endpoint, error);
+                }
+                Err(error) => _ = silent.insert(endpoint, error),
             }
         }
-        match errors.is_empty() {
-            true => Ok(self.counters.sum(Duration::ZERO)),
-            false => Err(Error::Partial(published.len(), errors)),
+        if silent.len() + failed.len() == published.len() {
+            silent.append(&mut failed);
+            return Err(Error::Silent(published.len(), silent.into_values().collect()));
         }
+        self.silence.reading(&mut self.counters, published.len(), silent)
     }
 }
 
@@ -85,11 +115,9 @@ async fn snapshot(endpoint: &str) -> Result<Snapshot, SnapshotError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::snapshot::FigureFault;
     use hyper::Request;
     use hyper::body::Incoming;
     use service::respond;
-    use std::time::Instant;
     use tokio::net::TcpListener;
     use tokio::sync::watch;
     use tokio::task::JoinHandle;
@@ -147,59 +175,90 @@ mod tests {
         (source, one, two)
     }
 
+    /// Makes a reading at `at` seconds. The answers count as received at that time.
     async fn read(source: &mut Dispatchers, at: u64, published: &[&StubDispatcher]) -> Result<Reading, Error> {
         let published = published.iter().map(|stub| stub.endpoint.clone()).collect();
-        source.scrape(Duration::from_secs(at), &published).await
+        let answers = source.scrape(Instant::now(), &published).await;
+        let at = Duration::from_secs(at);
+        let answers = answers.into_iter().map(|answer| Answer { received: at, ..answer }).collect();
+        source.enter(at, &published, answers)
     }
 
     /// The queue length and the arrivals of a whole reading.
     async fn figures(source: &mut Dispatchers, at: u64, published: &[&StubDispatcher]) -> (f64, f64) {
-        let figures = read(source, at, published).await.unwrap_or_else(|error| panic!("at {at} s: {error}")).figures;
-        (figures.queue_length, figures.arrivals)
+        let reading = read(source, at, published).await.unwrap_or_else(|error| panic!("at {at} s: {error}"));
+        assert_eq!((reading.figures.at, &reading.silent), (Duration::from_secs(at), &None));
+        (reading.figures.queue_length, reading.figures.arrivals)
     }
 
-    /// The only error of a partial reading.
-    async fn only_error(source: &mut Dispatchers, at: u64, published: &[&StubDispatcher]) -> SnapshotError {
-        match read(source, at, published).await {
-            Err(Error::Partial(_, mut errors)) if errors.len() == 1 => errors.remove(0),
-            other => panic!("at {at} s: {other:?}"),
-        }
+    /// The message of a partial reading about the silent dispatcher, with the queue length and the arrivals.
+    async fn partial(source: &mut Dispatchers, at: u64, published: &[&StubDispatcher]) -> (String, f64, f64) {
+        let Reading { figures, silent } = read(source, at, published).await.expect("the other one speaks");
+        assert!(figures.is_partial && figures.at == Duration::from_secs(at), "{figures:?}");
+        (silent.expect("one is silent"), figures.queue_length, figures.arrivals)
     }
 
     #[tokio::test]
     async fn several_dispatchers_are_one_reading() {
         let (one, two) = (StubDispatcher::start(&counting(10)).await, StubDispatcher::start(&counting(20)).await);
         let mut source = Dispatchers::new([&one, &two].map(|stub| stub.endpoint.parse().expect("an address")));
-        let Reading { figures, age } = source.read(Duration::ZERO).await.expect("whole");
+        let started = Instant::now();
+        let reading = loop {
+            // The answers come at two times, so the first ones may have no time in common.
+            match source.read(started).await {
+                Err(Error::TooEarly) => tokio::time::sleep(Duration::from_millis(10)).await,
+                outcome => break outcome.expect("whole"),
+            }
+        };
+        let Reading { figures, silent } = reading;
         assert_eq!((figures.queue_length, figures.in_flight, figures.capacity), (4.0, 2.0, 8.0));
-        assert_eq!((figures.arrivals, age), (30.0, Duration::ZERO));
-        one.count(3);
-        two.count(21);
-        assert_eq!(source.read(Duration::from_secs(2)).await.expect("whole").figures.arrivals, 34.0);
+        assert_eq!((figures.arrivals, figures.is_partial, silent), (30.0, false, None));
+        assert!(figures.at <= started.elapsed());
     }
 
     #[tokio::test]
-    async fn a_dispatcher_without_an_answer_makes_the_reading_partial_until_it_is_unpublished() {
+    async fn a_dispatcher_without_an_answer_is_silent_until_it_answers_or_is_unpublished() {
         let (mut source, one, two) = two().await;
         let both = [&one, &two];
         two.set("silence");
-        let began = Instant::now();
-        let hung = only_error(&mut source, 2, &both).await;
-        assert!(began.elapsed() < 5 * TIMEOUT, "a scrape is bounded");
-        assert!(matches!(&hung, SnapshotError::Fetch(_)) && hung.to_string().contains(&two.endpoint), "{hung}");
-        two.set("503");
-        assert!(matches!(only_error(&mut source, 4, &both).await, SnapshotError::Status(..)));
-        two.set("dispatcher_queue_length NaN");
-        assert!(matches!(only_error(&mut source, 6, &both).await, SnapshotError::Figures(_, FigureFault::Number(..))));
-        two.set(&"# padding\n".repeat(1 << 20));
-        assert!(matches!(only_error(&mut source, 8, &both).await, SnapshotError::Fetch(_)), "an answer without end");
-        two.set("silence");
-        assert!(read(&mut source, 7200, &both).await.is_err(), "for as long as it is published");
-
         one.count(11);
-        assert_eq!(figures(&mut source, 7202, &[&one]).await.1, 31.0, "it has left");
+        let began = Instant::now();
+        let waiting = read(&mut source, 1, &both).await.expect("the last figures");
+        assert!(began.elapsed() < 5 * TIMEOUT, "a scrape is bounded");
+        assert_eq!((waiting.figures.at, waiting.silent), (Duration::ZERO, None), "one scrape may fail");
+        let (hung, queue_length, arrivals) = partial(&mut source, 2, &both).await;
+        assert!(hung.contains("1 of 2") && hung.contains(&two.endpoint) && !hung.contains(&one.endpoint), "{hung}");
+        assert_eq!((queue_length, arrivals), (2.0, 31.0), "without the silent one");
+        two.set("503");
+        assert!(partial(&mut source, 4, &both).await.0.contains("503"));
+        two.set("dispatcher_queue_length NaN");
+        assert!(partial(&mut source, 6, &both).await.0.contains("NaN"));
+        two.set(&"# padding\n".repeat(1 << 20));
+        assert!(partial(&mut source, 8, &both).await.0.contains("more than"), "an answer without end");
+        one.set("silence");
+        match read(&mut source, 9, &both).await {
+            Err(Error::Silent(2, errors)) => assert!(matches!(errors[..], [SnapshotError::Fetch(_), _])),
+            other => panic!("{other:?}"),
+        }
+
+        // Of the 10 requests of 10 s, those since the last reading count.
+        one.count(11);
+        two.count(30);
+        assert_eq!(figures(&mut source, 10, &both).await, (4.0, 33.0), "it is back");
+        one.count(12);
+        two.set("silence");
+        assert_eq!(partial(&mut source, 7200, &both).await.2, 34.0, "for as long as it is published");
+        assert_eq!(figures(&mut source, 7202, &[&one]).await.1, 34.0, "it has left");
         two.count(5000);
-        assert_eq!(figures(&mut source, 7204, &both).await.1, 31.0, "it is back");
+        assert_eq!(figures(&mut source, 7204, &both).await.1, 34.0, "a new one");
+    }
+
+    #[tokio::test]
+    async fn figures_that_are_not_believed_make_the_reading_partial_at_once() {
+        let (mut source, one, two) = two().await;
+        two.count(1 << 31);
+        let (message, _, arrivals) = partial(&mut source, 1, &[&one, &two]).await;
+        assert!(message.contains("grew by") && arrivals == 30.0, "{message}");
     }
 
     #[tokio::test]

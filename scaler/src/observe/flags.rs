@@ -45,7 +45,8 @@ pub struct SourceFlags {
     /// Query for the time of each dispatcher's newest sample in seconds since 1970, instead of the default one
     #[arg(long, env = "ROUNDHOUSE_PROMETHEUS_AGE_QUERY", value_name = "PROMQL", requires = "prometheus")]
     pub prometheus_age_query: Option<String>,
-    /// Query for the instances and jobs of dispatchers that Prometheus cannot scrape, instead of the default one
+    /// Query for dispatchers that Prometheus cannot scrape, instead of the default one, which finds them by the labels
+    /// instance and job of their figures; the labels of each element must be those of the figures or of the target
     #[arg(long, env = "ROUNDHOUSE_PROMETHEUS_DOWN_QUERY", value_name = "PROMQL", requires = "prometheus")]
     pub prometheus_down_query: Option<String>,
 }
@@ -99,19 +100,24 @@ impl TryFrom<SourceFlags> for ReadingSource {
             if let Some(twice) = flags.dispatcher.into_iter().find_map(|dispatcher| dispatchers.replace(dispatcher)) {
                 bail!("--dispatcher {twice} is given twice; name each dispatcher once");
             }
-            return Ok(Self::Dispatchers(Dispatchers::new(dispatchers)));
+            return Ok(Self::Dispatchers(Dispatchers::new(dispatchers).into()));
         };
         let mut queries = Queries::of(selector);
-        for (name, query, given) in [
-            ("prometheus-query", &mut queries.figures, flags.prometheus_query),
-            ("prometheus-age-query", &mut queries.ages, flags.prometheus_age_query),
-            ("prometheus-down-query", &mut queries.down, flags.prometheus_down_query),
-        ] {
-            if let Some(given) = given {
-                ensure!(!given.trim().is_empty(), "--{name} is empty; leave it out to use the default query");
-                *query = given;
-            }
+        let given = [
+            ("prometheus-query", flags.prometheus_query),
+            ("prometheus-age-query", flags.prometheus_age_query),
+            ("prometheus-down-query", flags.prometheus_down_query),
+        ];
+        for (name, query) in &given {
+            let is_empty = query.as_ref().is_some_and(|query| query.trim().is_empty());
+            ensure!(!is_empty, "--{name} is empty; leave it out to use the default query");
         }
+        let [figures, ages, down] = given.map(|(_, query)| query);
+        if let Some(figures) = figures {
+            queries.set_figures(figures);
+        }
+        queries.ages = ages.unwrap_or(queries.ages);
+        queries.down = down.unwrap_or(queries.down);
         Ok(Self::Prometheus(Prometheus::new(client, queries, flags.prometheus_stale_after).into()))
     }
 }

@@ -2,26 +2,24 @@
 //!
 //! The queries ask for the series of each dispatcher, since a sum would hide which dispatcher has restarted. A
 //! dispatcher that Prometheus cannot scrape vanishes from the answer at once. The series `up` tells it from a
-//! dispatcher that has left. If Prometheus scrapes others, the reading is partial. If it scrapes none, the last figures
-//! stand until they are too old.
+//! dispatcher that has left. If Prometheus scrapes others, it is silent. If it scrapes none, the last figures stand
+//! until they are too old.
 
+use super::clock::ClockOffset;
 use super::counters::Counters;
 use super::snapshot::{MetricSample, Snapshot, series_names};
-use super::{Error, Reading, SnapshotError, log_restart};
+use super::{Error, Reading, Silence, SnapshotError, log_restart};
 pub use prometheus_api as client;
 use prometheus_api::{Client, Element};
 use service::wire::metric;
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 /// The label that holds a metric's name.
 pub const NAME: &str = "__name__";
 
 /// The labels that a dispatcher itself gives its series. All other labels together identify the dispatcher.
 const OWN_LABELS: [&str; 6] = [NAME, "le", "reason", "replica", "code", "state"];
-
-/// The labels that Prometheus gives all series of a target, and the series `up`.
-const TARGET_LABELS: [&str; 2] = ["instance", "job"];
 
 /// The label that names the part of an answer to which an element belongs.
 const PART: &str = "roundhouse_part";
@@ -37,7 +35,8 @@ pub struct Queries {
     pub figures: String,
     /// The time of each dispatcher's newest sample, in seconds since 1970.
     pub ages: String,
-    /// An element with the target's labels for each dispatcher that Prometheus fails to scrape.
+    /// An element with the labels of its series, or those of its target, for each dispatcher that Prometheus fails to
+    /// scrape.
     pub down: String,
 }
 
@@ -51,12 +50,15 @@ impl Queries {
             figures: format!("{{{NAME}=~\"{names}\",{selector}}}"),
             // `timestamp` returns the time of the sample only if it is applied to a series without any other function.
             ages: format!("timestamp({one}{{{selector}}})"),
-            // `up` has all targets of Prometheus, so those without a dispatcher's series in the last hour are left out.
-            down: format!(
-                "up{{{selector}}} == 0 and on ({}) last_over_time({one}{{{selector}}}[1h])",
-                TARGET_LABELS.join(",")
-            ),
+            down: down(&format!("{one}{{{selector}}}[1h]")),
         }
+    }
+
+    /// Replaces the query for the figures, and that for the dispatchers that cannot be scraped. The default one would
+    /// name dispatchers that `figures` does not select.
+    pub fn set_figures(&mut self, figures: String) {
+        self.down = down(&format!("({figures})[1h:1m]"));
+        self.figures = figures;
     }
 
     /// One query with all three, so that they are evaluated at one instant. Between two queries, a dispatcher could
@@ -65,6 +67,13 @@ impl Queries {
         let part = |query, part| format!("label_replace({query}, \"{PART}\", \"{part}\", \"\", \"\")");
         format!("({}) or {} or {}", self.figures, part(&self.ages, AGES), part(&self.down, DOWN))
     }
+}
+
+/// The query for those dispatchers of `series`, a range of an hour, that cannot be scraped. Dispatchers without samples
+/// in that hour are left out, since they are gone. A selector for the figures may have labels that relabelling has
+/// added, so it does not suit `up`, which has the labels of the target only.
+fn down(series: &str) -> String {
+    format!("last_over_time({series}) and on (instance, job) (up == 0)")
 }
 
 /// The answer to [`Queries::whole`], part by part.
@@ -104,15 +113,18 @@ impl Prometheus {
         Self { client, queries, readings: Readings::new(limit) }
     }
 
-    /// Asks Prometheus once. `at` is the time since the scaler's start.
-    pub async fn read(&mut self, at: Duration) -> Result<Reading, Error> {
+    /// Asks Prometheus once. `started` is the scaler's start.
+    pub async fn read(&mut self, started: Instant) -> Result<Reading, Error> {
         let answers = QueryAnswer::of(self.client.query(&self.queries.whole()).await?);
         if self.readings.newest.is_empty() && answers.figures.is_empty() && answers.down.is_empty() {
             return Err(Error::NoDispatcher(self.queries.figures.clone()));
         }
-        self.readings.read(at, &answers)
+        self.readings.read(started.elapsed(), &answers)
     }
 }
+
+/// The labels of a series.
+type Labels = BTreeMap<String, String>;
 
 /// Makes readings of Prometheus's answers. Pure.
 #[derive(Debug)]
@@ -120,109 +132,132 @@ struct Readings {
     /// The age above which figures give no reading.
     limit: Duration,
     counters: Counters,
+    silence: Silence,
+    /// The offset of Prometheus's clock; `None` before the first answer.
+    clock: Option<ClockOffset>,
     newest: BTreeMap<String, NewestSample>,
 }
 
 /// The newest sample of a dispatcher.
 #[derive(Debug)]
 struct NewestSample {
-    target: TargetLabels,
+    labels: Labels,
     /// The time of the sample by Prometheus's clock, in seconds since 1970.
     taken: f64,
-    /// The age of the sample when it was first seen.
-    age: Duration,
-    /// The time at which the sample was first seen.
-    seen: Duration,
-}
-
-/// The values of [`TARGET_LABELS`].
-type TargetLabels = [Option<String>; 2];
-
-/// The target and the samples of each dispatcher.
-type Samples = BTreeMap<String, (TargetLabels, Vec<MetricSample>)>;
-
-impl NewestSample {
-    /// The age of the sample at `at`. This machine's clock counts from the first sight on, so that an answer from a
-    /// cache grows old, too.
-    fn age(&self, at: Duration) -> Duration {
-        self.age + at.saturating_sub(self.seen)
-    }
+    /// The scaler's time for it when it was first seen. A jump of Prometheus's clock does not change it, and a sample
+    /// from a cache grows old.
+    received: f64,
 }
 
 impl Readings {
     fn new(limit: Duration) -> Self {
-        Self { limit, counters: Counters::default(), newest: BTreeMap::new() }
+        let (counters, silence) = (Counters::default(), Silence::default());
+        Self { limit, counters, silence, clock: None, newest: BTreeMap::new() }
     }
 
+    /// Makes a reading of the answer that was received at `at`.
     fn read(&mut self, at: Duration, answers: &QueryAnswer) -> Result<Reading, Error> {
-        let mut samples = Samples::new();
+        let mut dispatchers: BTreeMap<String, Vec<&Element>> = BTreeMap::new();
         for element in &answers.figures {
-            let dispatcher = samples.entry(endpoint(&element.metric));
-            dispatcher
-                .or_insert_with(|| (target_labels(element), Vec::new()))
-                .1
-                .push(sample(&element.metric, element.value()));
+            dispatchers.entry(endpoint(&element.metric)).or_default().push(element);
         }
-        let mut errors = self.enter(at, &samples, &answers.ages)?;
-        let down: BTreeSet<TargetLabels> = answers.down.iter().map(target_labels).collect();
+        let ages: BTreeMap<String, &Element> = answers.ages.iter().map(|age| (endpoint(&age.metric), age)).collect();
+        let mut silent = BTreeMap::new();
+        for (endpoint, elements) in &dispatchers {
+            if let Err(error) = self.enter(at, endpoint, elements, ages.get(endpoint).copied()) {
+                silent.insert(endpoint.clone(), error);
+            }
+        }
+        self.note_missing(&dispatchers, answers, &mut silent);
+        for endpoint in self.newest.keys() {
+            let newest = self.counters.newest(endpoint).unwrap_or_default();
+            let age = Duration::try_from_secs_f64(at.as_secs_f64() - newest).unwrap_or_default();
+            if age > self.limit {
+                silent.entry(endpoint.clone()).or_insert(SnapshotError::Stale(endpoint.clone(), age, self.limit));
+            }
+        }
+        let known = self.newest.keys().chain(silent.keys().filter(|endpoint| !self.newest.contains_key(*endpoint)));
+        match known.count() {
+            0 => Err(Error::NoDispatcher("any dispatcher".into())),
+            count => self.silence.reading(&mut self.counters, count, silent),
+        }
+    }
+
+    /// Enters the samples of one dispatcher. `age` has the time of the newest one.
+    fn enter(
+        &mut self,
+        at: Duration,
+        endpoint: &str,
+        elements: &[&Element],
+        age: Option<&Element>,
+    ) -> Result<(), SnapshotError> {
+        let age = age.filter(|age| age.value().is_finite() && age.evaluated().is_finite());
+        let age = age.ok_or_else(|| SnapshotError::NoAge(endpoint.into()))?;
+        let taken = age.value();
+        let samples: Vec<MetricSample> = elements.iter().map(|it| sample(&it.metric, it.value())).collect();
+        let fault = |fault| SnapshotError::Figures(endpoint.into(), fault);
+        let snapshot = Snapshot::of(&samples).map_err(fault)?;
+        let received = match self.newest.get(endpoint) {
+            Some(newest) if taken < newest.taken => return Ok(()),
+            Some(newest) if taken == newest.taken => newest.received,
+            // If clocks differ, the sample may be newer than Prometheus's time of evaluation.
+            _ => (taken + self.offset(age.evaluated(), at)).min(at.as_secs_f64()),
+        };
+        let newest = NewestSample { labels: elements[0].metric.clone(), taken, received };
+        self.newest.insert(endpoint.into(), newest);
+        log_restart(endpoint, self.counters.enter(endpoint, received, snapshot).map_err(fault)?);
+        Ok(())
+    }
+
+    /// The offset of Prometheus's clock after an answer that was evaluated at `evaluated` and received at `at`.
+    fn offset(&mut self, evaluated: f64, at: Duration) -> f64 {
+        let clock = self.clock.get_or_insert(ClockOffset::new(evaluated, at.as_secs_f64()));
+        clock.learn(evaluated, at.as_secs_f64());
+        clock.seconds
+    }
+
+    /// Closes the counters of dispatchers that have left, and adds those that are down to `silent`.
+    fn note_missing(
+        &mut self,
+        dispatchers: &BTreeMap<String, Vec<&Element>>,
+        answers: &QueryAnswer,
+        silent: &mut BTreeMap<String, SnapshotError>,
+    ) {
         self.newest.retain(|endpoint, newest| {
-            let stays = samples.contains_key(endpoint) || down.contains(&newest.target);
+            let is_down = || answers.down.iter().any(|down| is_of(&down.metric, &newest.labels));
+            let stays = dispatchers.contains_key(endpoint) || is_down();
             if !stays {
                 tracing::info!(endpoint, "the dispatcher has left");
                 self.counters.close(endpoint);
+            } else if !dispatchers.contains_key(endpoint) && !dispatchers.is_empty() {
+                silent.entry(endpoint.clone()).or_insert(SnapshotError::Down(endpoint.clone()));
             }
             stays
         });
-        // If some counters went on while others stood still, the load would seem to fall.
-        let is_last_known = |target| samples.is_empty() && self.newest.values().any(|newest| newest.target == target);
-        let missing = answers.down.iter().filter(|element| !is_last_known(target_labels(element)));
-        errors.extend(missing.map(|element| SnapshotError::Down(endpoint(&element.metric))));
-        if !errors.is_empty() {
-            return Err(Error::Partial(self.newest.len().max(errors.len()), errors));
-        }
-        match self.newest.iter().map(|(endpoint, newest)| (newest.age(at), endpoint)).max() {
-            Some((age, endpoint)) if age > self.limit => Err(Error::Stale(endpoint.clone(), age, self.limit)),
-            Some((age, _)) => Ok(self.counters.sum(age)),
-            None => Err(Error::NoDispatcher("any dispatcher".into())),
-        }
-    }
-
-    /// Enters the samples of each dispatcher. Returns the errors of dispatchers whose figures are not believed.
-    fn enter(&mut self, at: Duration, samples: &Samples, ages: &[Element]) -> Result<Vec<SnapshotError>, Error> {
-        let stamps: BTreeMap<String, &Element> = ages.iter().map(|stamp| (endpoint(&stamp.metric), stamp)).collect();
-        let mut errors = Vec::new();
-        for (endpoint, (target, samples)) in samples {
-            let stamp = stamps.get(endpoint).filter(|stamp| stamp.value().is_finite());
-            let stamp = stamp.ok_or_else(|| Error::NoAge(endpoint.clone()))?;
-            let taken = stamp.value();
-            match Snapshot::of(samples).and_then(|snapshot| self.counters.enter(endpoint, taken, snapshot)) {
-                Ok(continuity) => log_restart(endpoint, continuity),
-                Err(fault) => errors.push(SnapshotError::Figures(endpoint.clone(), fault)),
-            }
-            if self.newest.get(endpoint).is_none_or(|newest| newest.taken < taken) {
-                // If clocks differ, the sample may be newer than Prometheus's time of evaluation. Its age is then zero.
-                let age = Duration::try_from_secs_f64(stamp.evaluated() - taken).unwrap_or_default();
-                let newest = NewestSample { target: target.clone(), taken, age, seen: at };
-                self.newest.insert(endpoint.clone(), newest);
+        for down in &answers.down {
+            if !self.newest.values().any(|newest| is_of(&down.metric, &newest.labels)) {
+                let endpoint = endpoint(&down.metric);
+                silent.entry(endpoint.clone()).or_insert(SnapshotError::Down(endpoint));
             }
         }
-        Ok(errors)
     }
 }
 
+/// Whether the series of a dispatcher with the labels `known` may belong to the target `down`: no label has two values.
+fn is_of(down: &Labels, known: &Labels) -> bool {
+    let target = down.iter().filter(|(name, _)| !OWN_LABELS.contains(&name.as_str()));
+    target.into_iter().all(|(name, value)| known.get(name).is_none_or(|same| same == value))
+}
+
 /// The dispatcher with these labels, as a text: all labels but those that the dispatcher itself gives.
-pub fn endpoint(labels: &BTreeMap<String, String>) -> String {
+pub fn endpoint(labels: &Labels) -> String {
     let labels = labels.iter().filter(|(name, _)| !OWN_LABELS.contains(&name.as_str()));
     let labels: Vec<String> = labels.map(|(name, value)| format!("{name}={value:?}")).collect();
     format!("{{{}}}", labels.join(","))
 }
 
-fn target_labels(element: &Element) -> TargetLabels {
-    TARGET_LABELS.map(|label| element.metric.get(label).cloned())
-}
-
 /// A sample with those of the `labels` that the dispatcher itself gives.
-pub fn sample(labels: &BTreeMap<String, String>, value: f64) -> MetricSample {
+pub fn sample(labels: &Labels, value: f64) -> MetricSample {
     let mut labels = labels.clone();
     labels.retain(|name, _| OWN_LABELS.contains(&name.as_str()));
     let name = labels.remove(NAME).unwrap_or_default();
@@ -268,63 +303,108 @@ mod tests {
         readings.read(S(at), &answers(1000.0 + at as f64, dispatchers, down))
     }
 
-    /// The arrivals and the age of a reading.
+    /// The arrivals of a whole reading, and its time.
     fn figures(outcome: Result<Reading, Error>) -> (f64, Duration) {
-        let reading = outcome.expect("whole");
-        (reading.figures.arrivals, reading.age)
+        let Reading { figures, silent } = outcome.expect("a reading");
+        assert_eq!((figures.is_partial, silent), (false, None));
+        (figures.arrivals, figures.at)
+    }
+
+    /// The message of a partial reading about the silent dispatchers, its arrivals and its time.
+    fn partial(outcome: Result<Reading, Error>) -> (String, f64, Duration) {
+        let Reading { figures, silent } = outcome.expect("a reading");
+        assert!(figures.is_partial);
+        (silent.expect("one is silent"), figures.arrivals, figures.at)
     }
 
     #[test]
-    fn each_instance_has_its_own_counters_and_they_are_added_up() {
+    fn each_instance_has_its_own_counters_and_they_are_added_up_at_one_time() {
         let mut it = readings();
-        assert_eq!(figures(read(&mut it, 0, &[("a", 990.0, 5.0), ("b", 997.0, 7.0)], &[])), (12.0, S(10)));
-        let restarted = read(&mut it, 5, &[("a", 1003.0, 1.0), ("b", 1004.0, 9.0)], &[]);
-        assert_eq!(figures(restarted), (15.0, S(2)));
+        let early = read(&mut it, 1, &[("a", 1000.0, 5.0), ("b", 990.0, 7.0)], &[]);
+        assert!(matches!(early, Err(Error::TooEarly)), "{early:?}");
+        assert_eq!(figures(read(&mut it, 11, &[("a", 1000.0, 5.0), ("b", 1004.0, 7.0)], &[])), (12.0, S(0)));
+        assert_eq!(figures(read(&mut it, 15, &[("a", 1010.0, 15.0), ("b", 1004.0, 7.0)], &[])), (16.0, S(4)));
+        let restarted = read(&mut it, 21, &[("a", 1020.0, 1.0), ("b", 1014.0, 9.0)], &[]);
+        assert_eq!(figures(restarted), (24.4, S(14)));
+        assert_eq!(figures(read(&mut it, 25, &[("a", 1020.0, 1.0), ("b", 1024.0, 9.0)], &[])), (25.0, S(20)));
     }
 
     #[test]
-    fn one_of_several_dispatchers_that_is_down_makes_the_reading_partial_until_it_has_left() {
+    fn one_of_several_dispatchers_that_is_down_is_silent_until_it_answers_or_has_left() {
         let mut it = readings();
         assert_eq!(figures(read(&mut it, 0, &[("a", 1000.0, 5.0), ("b", 1000.0, 7.0)], &[])), (12.0, S(0)));
-        let error = read(&mut it, 20, &[("a", 1020.0, 6.0)], &["b"]).expect_err("partial").to_string();
-        assert!(error.contains("1 of 2") && error.contains("instance=\"b\"") && !error.contains("\"a\""), "{error}");
+        let (message, arrivals, at) = partial(read(&mut it, 20, &[("a", 1020.0, 6.0)], &["b"]));
+        assert!(message.contains("1 of 2") && message.contains("instance=\"b\"") && !message.contains("\"a\""));
+        assert_eq!((arrivals, at), (13.0, S(20)));
         let back = read(&mut it, 40, &[("a", 1040.0, 6.0), ("b", 1040.0, 9.0)], &[]);
-        assert_eq!(figures(back), (15.0, S(0)), "whole again");
-        assert_eq!(figures(read(&mut it, 60, &[("a", 1060.0, 8.0)], &[])), (17.0, S(0)), "it has left");
+        assert_eq!(figures(back), (14.0, S(40)), "the two requests came in 40 s, of which 20 s count");
+        assert_eq!(figures(read(&mut it, 60, &[("a", 1060.0, 8.0)], &[])), (16.0, S(60)), "it has left");
         // A dispatcher that was never scraped makes the reading partial, too.
-        let error = read(&mut readings(), 0, &[("a", 1000.0, 5.0)], &["b"]).expect_err("partial");
-        assert!(matches!(&error, Error::Partial(_, errors) if matches!(errors[..], [SnapshotError::Down(_)])));
-        assert!(error.to_string().contains("instance=\"b\""), "{error}");
+        let (message, ..) = partial(read(&mut readings(), 0, &[("a", 1000.0, 5.0)], &["b"]));
+        assert!(message.contains("instance=\"b\""), "{message}");
+    }
+
+    #[test]
+    fn labels_that_only_one_side_has_do_not_tell_dispatchers_apart() {
+        let labels = |pairs: &[(&str, &str)]| element(pairs, 0.0, 0.0).metric;
+        let known = labels(&[(NAME, "dispatcher_queue_length"), ("instance", "a"), ("job", "d"), ("app", "shop")]);
+        for (down, expected) in [
+            (&[(NAME, "up"), ("instance", "a"), ("job", "d")][..], true),
+            (&[("instance", "a"), ("job", "d"), ("node", "n")], true),
+            (&[("instance", "b"), ("job", "d")], false),
+            (&[("instance", "a"), ("job", "d"), ("app", "other")], false),
+        ] {
+            assert_eq!(is_of(&labels(down), &known), expected, "{down:?}");
+        }
+    }
+
+    #[test]
+    fn the_query_for_dispatchers_that_are_down_selects_by_their_figures() {
+        let mut queries = Queries::of("app=\"shop\"");
+        let down = |series| format!("last_over_time({series}) and on (instance, job) (up == 0)");
+        assert_eq!(queries.down, down("dispatcher_queue_length{app=\"shop\"}[1h]"));
+        queries.set_figures("mine or yours".into());
+        assert_eq!(queries.down, down("(mine or yours)[1h:1m]"));
     }
 
     #[test]
     fn the_last_figures_stand_until_they_are_too_old_if_no_dispatcher_can_be_scraped() {
         let mut it = readings();
-        let young = read(&mut it, 0, &[("a", 1000.0, 5.0), ("b", 998.0, 7.0)], &[]).expect("whole");
-        let old = read(&mut it, 40, &[], &["a", "b"]).expect("not too old yet");
-        assert_eq!(old, Reading { age: S(42), ..young });
-        let error = read(&mut it, 44, &[], &["a", "b"]).expect_err("too old");
-        assert!(matches!(&error, Error::Stale(_, age, _) if *age == S(46)), "{error}");
-        assert!(error.to_string().contains("instance=\"b\"") && error.to_string().contains("45 s"), "{error}");
-        assert!(matches!(read(&mut it, 50, &[], &[]), Err(Error::NoDispatcher(_))), "all have left");
+        let young = read(&mut it, 5, &[("a", 1005.0, 5.0), ("b", 1003.0, 7.0)], &[]);
+        assert!(matches!(young, Err(Error::TooEarly)));
+        let young = read(&mut it, 8, &[("a", 1005.0, 5.0), ("b", 1008.0, 7.0)], &[]).expect("whole");
+        assert_eq!(read(&mut it, 50, &[], &["a", "b"]).expect("not too old yet"), young);
+        let (message, ..) = partial(read(&mut it, 52, &[], &["a", "b"]));
+        assert!(message.contains("{instance=\"a\",job=\"dispatcher\"} are 47 s old"), "{message}");
+        match read(&mut it, 54, &[], &["a", "b"]) {
+            Err(Error::Silent(2, errors)) => {
+                assert!(matches!(errors[1], SnapshotError::Stale(_, age, _) if age == S(46)))
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(matches!(read(&mut it, 55, &[], &[]), Err(Error::NoDispatcher(_))), "all have left");
     }
 
     #[test]
     fn an_answer_that_never_changes_grows_old() {
         let mut readings = readings();
         let cached = answers(1000.0, &[("a", 999.0, 5.0)], &[]);
-        assert_eq!(figures(readings.read(S(0), &cached)).1, S(1));
-        assert_eq!(figures(readings.read(S(44), &cached)).1, S(45));
-        assert!(matches!(readings.read(S(45), &cached), Err(Error::Stale(..))));
+        assert_eq!(figures(readings.read(S(1), &cached)).1, S(0));
+        assert_eq!(figures(readings.read(S(45), &cached)).1, S(0));
+        assert!(matches!(readings.read(S(46), &cached), Err(Error::Silent(1, _))));
     }
 
     #[test]
     fn figures_without_their_age_and_impossible_figures_are_refused() {
         let mut without = answers(1000.0, &[("a", 1000.0, 5.0)], &[]);
         without.ages[0] = element(&[("instance", "a"), ("job", "dispatcher")], 1000.0, f64::NAN);
-        assert!(matches!(readings().read(S(0), &without), Err(Error::NoAge(_))));
+        let is_ageless = |answers: &QueryAnswer| match readings().read(S(0), answers) {
+            Err(Error::Silent(1, errors)) => matches!(errors[..], [SnapshotError::NoAge(_)]),
+            _ => false,
+        };
+        assert!(is_ageless(&without));
         without.ages.clear();
-        assert!(matches!(readings().read(S(0), &without), Err(Error::NoAge(_))));
+        assert!(is_ageless(&without));
 
         let mut twice = answers(1000.0, &[("a", 1000.0, 5.0)], &[]);
         twice.figures.extend(twice.figures.clone());
@@ -344,9 +424,10 @@ mod tests {
         let mut readings = readings();
         let mut read = |at: u64, now: f64, enqueued| readings.read(S(at), &answers(now, &[("a", now, enqueued)], &[]));
         assert_eq!(figures(read(0, 1000.0, 5.0)), (5.0, S(0)));
-        assert_eq!(figures(read(1, 4601.0, 6.0)), (6.0, S(0)), "forth");
+        assert_eq!(figures(read(1, 4601.0, 6.0)), (6.0, S(1)), "forth");
         assert_eq!(figures(read(2, 1002.0, 7.0)), (6.0, S(1)), "back: the figures of before, ever older");
-        assert!(matches!(read(47, 1047.0, 99.0), Err(Error::Stale(..))));
+        assert!(matches!(read(47, 1047.0, 99.0), Err(Error::Silent(..))));
+        assert_eq!(figures(read(48, 4602.0, 53.0)), (53.0, S(48)), "forth again");
     }
 
     proptest! {

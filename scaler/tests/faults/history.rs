@@ -28,9 +28,7 @@ impl PrometheusFault {
     /// Words that the explanation must contain.
     fn words(self) -> &'static [&'static str] {
         match self {
-            Self::Down => {
-                &["the figures of {instance=", "s old, over the limit of 4 s", "does Prometheus still reach it?"]
-            }
+            Self::Down => &["the figures of {app=", "s old, over the limit of 4 s", "does Prometheus still reach it?"],
             Self::Forgotten => &["Prometheus has no series for", "check its targets"],
             Self::Stopped => &["did not answer within 2s", "is it overloaded"],
             Self::Killed => &["Connection refused", "is that Prometheus running?"],

@@ -18,6 +18,9 @@ enum Reaction {
     SomeReadings,
     /// The readings go on, and the desired replicas do not change.
     Unmoved,
+    /// The readings go on without the first dispatcher. They remove no replicas, and the load of the other dispatcher
+    /// adds some.
+    Partial,
     /// The scaler adds replicas.
     ScalesUp,
 }
@@ -68,6 +71,7 @@ fn connection_faults() -> Vec<FaultCase> {
         no_reading("cut", |fake| fake.set_behavior(Behavior::Cut), &["is the dispatcher running there?"]),
         FaultCase {
             dispatchers: 2,
+            reaction: Reaction::Partial,
             ..no_reading(
                 "partial",
                 |fake| fake.set_behavior(Behavior::Refuses),
@@ -216,13 +220,17 @@ async fn check(control_plane: Arc<ControlPlane>, case: FaultCase) {
     (case.begin)(&dispatchers[0]);
     let explanation = match reaction {
         Reaction::Unmoved => wait_for_log_line(&scaler, words).await,
-        Reaction::NoReading | Reaction::SomeReadings | Reaction::ScalesUp => scaler.wait_for_explanation(words).await,
+        _ => scaler.wait_for_explanation(words).await,
     };
     assert!(explanation.len() < 2000, "{name}: the explanation has {} bytes", explanation.len());
     tokio::time::sleep(FAULT.saturating_sub(began.elapsed())).await;
     let during = deployment.replicas_since(began);
     assert!(during.iter().all(|later| *later >= replicas), "{name}: {during:?}");
     check_reaction(&scaler, &case, replicas, &during, began.elapsed()).await;
+    if reaction == Reaction::Partial {
+        dispatchers[1].set_load(MORE_LOAD);
+        deployment.wait_for_replicas(&scaler, "six replicas for one dispatcher", |replicas| replicas >= 6).await;
+    }
 
     for dispatcher in &dispatchers {
         dispatcher.set_behavior(Behavior::Well);
@@ -284,6 +292,16 @@ async fn check_reaction(scaler: &Scaler, case: &FaultCase, replicas: i32, during
             let rates = decisions.iter().filter_map(|decision| decision["workings"]["planned_per_second"].as_f64());
             let fastest = rates.fold(0.0, f64::max);
             assert!(fastest < 2.0 * LOAD && most <= Some(6), "{name}: {most:?} replicas for {fastest}/s");
+        }
+        Reaction::Partial => {
+            assert_eq!(during, [replicas], "{name}");
+            assert!(age < 5.0, "{name}: the last observation is {age} s old");
+            for text in [&explained, &status] {
+                assert!(words.iter().all(|word| text.contains(word)), "{name}: {text}");
+            }
+            let warnings =
+                scaler.log().iter().filter(|line| line.contains("replicas are added but not removed")).count();
+            assert_eq!(warnings, 1, "{name}: {}", scaler.log().join("\n"));
         }
         Reaction::ScalesUp => {
             assert!(age < 5.0, "{name}: the last observation is {age} s old");

@@ -178,8 +178,13 @@ async fn record_replicas(deployments: Api<Deployment>, history: Arc<Mutex<Vec<Re
                 deployment.spec.and_then(|spec| spec.replicas)
             }
             Ok(Event::Delete(_)) => None,
-            // After an error, the watcher lists the Deployments again by itself.
-            Ok(Event::Init | Event::InitDone) | Err(_) => continue,
+            Ok(Event::Init | Event::InitDone) => continue,
+            // The watcher lists the Deployments again by itself. At the end of the test, errors come without a pause, and
+            // the test would never end if this task did not yield.
+            Err(_) => {
+                tokio::task::yield_now().await;
+                continue;
+            }
         };
         let mut history = history.lock().expect("no thread panics while it holds the lock");
         if history.last().is_none_or(|(_, last)| *last != replicas) {
@@ -192,7 +197,10 @@ async fn record_replicas(deployments: Api<Deployment>, history: Arc<Mutex<Vec<Re
 async fn make_pods_ready(pods: Api<Pod>) {
     let mut events = Box::pin(watcher(pods.clone(), Config::default()));
     while let Some(event) = events.next().await {
-        let Ok(Event::Apply(pod) | Event::InitApply(pod)) = event else { continue };
+        let Ok(Event::Apply(pod) | Event::InitApply(pod)) = event else {
+            tokio::task::yield_now().await;
+            continue;
+        };
         let is_new = pod.status.as_ref().is_none_or(|status| status.conditions.is_none());
         if is_new && pod.metadata.deletion_timestamp.is_none() {
             let condition =

@@ -23,7 +23,7 @@ pub(crate) fn skipped() {
     writeln!(std::io::stderr(), "{SKIPPED}").expect("standard error is open");
 }
 
-/// A Prometheus that scrapes its targets once a second.
+/// A Prometheus that scrapes its targets once a second, and gives their series a label that `up` lacks.
 pub(crate) struct Prometheus {
     child: Child,
     folder: PathBuf,
@@ -108,7 +108,8 @@ fn write_config(folder: &Path, targets: &[SocketAddr]) {
     let targets: Vec<String> = targets.iter().map(|target| format!("{:?}", target.to_string())).collect();
     let config = format!(
         "global: {{scrape_interval: 1s, scrape_timeout: 900ms}}\nscrape_configs:\n  - job_name: dispatcher\n    \
-         static_configs: [{{targets: [{}]}}]\n",
+         static_configs: [{{targets: [{}]}}]\n    \
+         metric_relabel_configs: [{{target_label: app, replacement: roundhouse}}]\n",
         targets.join(", ")
     );
     std::fs::write(folder.join("prometheus.yml"), config).expect("the folder is writable");

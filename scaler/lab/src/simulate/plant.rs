@@ -211,6 +211,7 @@ impl Plant {
         let ready = self.alive.iter().filter(|&&number| self.phase(number) != ReplicaPhase::Starting).count();
         Observation {
             at: Duration::from_nanos(self.now),
+            is_partial: false,
             queue_length: self.queue.len() as f64,
             in_flight: self.in_flight as f64,
             request_seconds: self.request_nanoseconds as f64 / 1e9,

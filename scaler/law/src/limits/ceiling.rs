@@ -98,7 +98,8 @@ impl Ceiling {
     fn watch_throughput(&mut self, seen: &Observation) {
         let ready = seen.replicas.ready;
         let is_same = self.saturated.newest().is_none_or(|(_, (replicas, _))| *replicas == ready);
-        if seen.queue_length < 1.0 || !is_same || ready == 0 {
+        // Until a partial observation, the answers to some dispatchers are missing.
+        if seen.queue_length < 1.0 || !is_same || ready == 0 || seen.is_partial {
             self.saturated = Window::new(MEASURE);
         }
         if seen.queue_length < 1.0 {
