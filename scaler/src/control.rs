@@ -8,7 +8,7 @@ use crate::observe::{Error, Reading, ReadingSource};
 use crate::target::{self, Desired};
 use ::metrics::{counter, gauge};
 use law::limits::{Limit, Limiter, Limits};
-use law::observation::Observation;
+use law::observation::{Observation, Replicas};
 use law::table::{Law, Recommendation};
 use service::wire::metric;
 use std::time::{Duration, Instant};
@@ -101,23 +101,29 @@ impl Control {
             return hold(NO_NEWS, format!("there are no new figures; the latest are {:.0?} old", reading.age));
         };
         *seen_at = Some(taken);
-        let mut seen = Observation { at: taken, replicas: state.replicas, startup: state.startup, ..reading.figures };
+        let &target::TargetState { replicas, startup, placement, .. } = state;
+        let mut seen = Observation { at: taken, replicas, startup, placement, ..reading.figures };
         if self.settings.role == Role::Dispatchers {
             // Requests wait, or are in flight, because replicas are busy. More dispatchers would not help: a law that
             // saw these numbers would start dispatchers for nothing.
             (seen.queue_length, seen.in_flight) = (0.0, 0.0);
         }
-        self.scale(&seen)
+        self.scale(&seen, state.obstacle.as_deref())
     }
 
-    /// Decides on an observation, and sends the target the desired replicas.
-    fn scale(&mut self, seen: &Observation) -> Decision {
+    /// Decides on an observation, and sends the target the desired replicas. `obstacle` is that of the target's state.
+    fn scale(&mut self, seen: &Observation, obstacle: Option<&str>) -> Decision {
+        let Replicas { desired: current, lost, .. } = seen.replicas;
+        // The limits add the lost replicas. A law that counted them as well would add them at each decision.
+        let replicas = Replicas { desired: current.saturating_sub(lost), ..seen.replicas };
         let Recommendation { replicas: recommended, reason, text: mut explanation, plan } =
-            self.settings.law.decide(seen);
-        let current = seen.replicas.desired;
+            self.settings.law.decide(&Observation { replicas, ..seen.clone() });
         let (desired, limit) = self.limiter.apply(seen, recommended);
         if let (Some(recommended), Some(note)) = (recommended, limit.note()) {
             explanation += &format!("; {recommended} recommended, {note}");
+        }
+        if lost > 0 {
+            explanation += &format!("; {lost} lost replicas are replaced, as far as --max permits");
         }
         explanation.extend(doubt(seen));
         let withheld = self.withheld();
@@ -130,6 +136,8 @@ impl Control {
                 is_new
             });
         }
+        // The Event of a change adds an obstacle by itself.
+        explanation.extend(obstacle.map(|obstacle| format!("; a pod cannot run: {obstacle}")));
         Decision {
             at_seconds: seen.at.as_secs_f64(),
             replicas: seen.replicas,
@@ -204,7 +212,6 @@ fn taken_at(at: Duration, age: Duration, seen_at: Option<Duration>) -> Option<Du
 #[cfg(test)]
 mod tests {
     use super::*;
-    use law::observation::Replicas;
 
     #[test]
     fn a_note_says_that_no_dispatcher_uses_the_ready_replicas() {

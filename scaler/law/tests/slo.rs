@@ -78,7 +78,7 @@ fn a_backlog_is_worked_off_unless_starting_replicas_suffice() {
     // 60 + 5·2 − 1·2/0.1 = 50 requests would be left, and (5 + 50/2)·0.1 = 3 replicas work them off.
     assert_eq!(decided(&[5.0; 40], 60.0, ready(1)), (Some(3), "backlog"));
     assert_eq!(run(&[5.0; 40], 60.0, ready(1)).plan.map(|plan| plan.draining), Some(3));
-    let found = run(&[3.0; 40], 60.0, Replicas { desired: 7, ready: 1, starting: 6, blocked: 0 });
+    let found = run(&[3.0; 40], 60.0, Replicas { desired: 7, ready: 1, starting: 6, ..Replicas::default() });
     assert_eq!((found.plan.map(|plan| plan.draining), found.reason), (Some(0), "objective"));
 }
 
