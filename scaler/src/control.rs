@@ -114,10 +114,8 @@ impl Control {
     /// Decides on an observation, and sends the target the desired replicas. `obstacle` is that of the target's state.
     fn scale(&mut self, seen: &Observation, obstacle: Option<&str>) -> Decision {
         let Replicas { desired: current, lost, .. } = seen.replicas;
-        // The limits add the lost replicas. A law that counted them as well would add them at each decision.
-        let replicas = Replicas { desired: current.saturating_sub(lost), ..seen.replicas };
         let Recommendation { replicas: recommended, reason, text: mut explanation, plan } =
-            self.settings.law.decide(&Observation { replicas, ..seen.clone() });
+            self.settings.law.decide(&without_lost(seen));
         let (desired, limit) = self.limiter.apply(seen, recommended);
         if let (Some(recommended), Some(note)) = (recommended, limit.note()) {
             explanation += &format!("; {recommended} recommended, {note}");
@@ -192,6 +190,14 @@ impl Control {
     }
 }
 
+/// The observation for laws. The limits add the lost replicas to the recommendation. If laws counted them as desired
+/// replicas, a law that recommends as many replicas as there are would add them again at each decision.
+fn without_lost(seen: &Observation) -> Observation {
+    let Replicas { desired, lost, .. } = seen.replicas;
+    let replicas = Replicas { desired: desired.saturating_sub(lost), lost: 0, ..seen.replicas };
+    Observation { replicas, ..seen.clone() }
+}
+
 /// A note for users if requests wait although replicas are ready. More replicas would not help then.
 fn doubt(seen: &Observation) -> Option<String> {
     let is_cut_off = seen.queue_length > 0.0 && seen.in_flight + seen.capacity == 0.0 && seen.replicas.ready > 0;
@@ -212,6 +218,7 @@ fn taken_at(at: Duration, age: Duration, seen_at: Option<Duration>) -> Option<Du
 #[cfg(test)]
 mod tests {
     use super::*;
+    use law::limits::Guard;
 
     #[test]
     fn a_note_says_that_no_dispatcher_uses_the_ready_replicas() {
@@ -227,6 +234,20 @@ mod tests {
         ] {
             assert_eq!(doubt(&well), None, "{well:?}");
         }
+    }
+
+    #[test]
+    fn lost_replicas_are_added_once_to_the_present_number() {
+        let mut limiter = Limiter::new(Limits { guard: Guard::On, ..Limits::bounds(1, 9) });
+        let mut desired = 4;
+        for second in 0..5 {
+            let replicas = Replicas { desired, ready: 4, lost: 2, ..Replicas::default() };
+            let seen = Observation { at: Duration::from_secs(second), replicas, ..Observation::default() };
+            // The law recommends as many replicas as should serve, but four at least.
+            let recommended = without_lost(&seen).replicas.desired.max(4);
+            desired = limiter.apply(&seen, Some(recommended)).0;
+        }
+        assert_eq!(desired, 6);
     }
 
     #[test]
