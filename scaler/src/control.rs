@@ -121,7 +121,7 @@ impl Control {
             explanation += &format!("; {recommended} recommended, {note}");
         }
         if lost > 0 {
-            explanation += &format!("; {lost} lost replicas are replaced, as far as --max permits");
+            explanation += &format!("; lost replicas ({lost}) are replaced, as far as --max permits");
         }
         explanation.extend(doubt(seen));
         let withheld = self.withheld();
@@ -241,7 +241,7 @@ mod tests {
         let mut limiter = Limiter::new(Limits { guard: Guard::On, ..Limits::bounds(1, 9) });
         let mut desired = 4;
         for second in 0..5 {
-            let replicas = Replicas { desired, ready: 4, lost: 2, ..Replicas::default() };
+            let replicas = Replicas { desired, ready: 2, lost: 2, ..Replicas::default() };
             let seen = Observation { at: Duration::from_secs(second), replicas, ..Observation::default() };
             // The law recommends as many replicas as should serve, but four at least.
             let recommended = without_lost(&seen).replicas.desired.max(4);

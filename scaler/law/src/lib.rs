@@ -35,6 +35,7 @@ pub mod cadence;
 pub mod histogram;
 pub mod limits;
 pub mod observation;
+pub mod placement;
 pub mod queueing;
 pub mod retention;
 pub mod slo;

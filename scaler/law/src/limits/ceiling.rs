@@ -98,6 +98,7 @@ impl Ceiling {
         let Some(throughput) = throughput else { return };
         if let Some(base) = self.base.filter(|base| base.replicas < throughput.replicas) {
             match throughput.is_gain(&base) {
+                // An old throughput says little, since other images come. So the comparison ends when the measurement does.
                 None if !throughput.is_complete() => return,
                 // Replicas that were desired before the ceiling was reached are no further attempt.
                 Some(false) if self.at(seen.at).is_none() => {

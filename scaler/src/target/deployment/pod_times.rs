@@ -3,31 +3,14 @@
 use super::pods::{PodState, condition, pod_state};
 use crate::target::startup_mean;
 use k8s_openapi::api::core::v1::Pod;
+use law::placement::Placements;
 use std::borrow::Borrow;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// Largest time between a pod's start and its first conditions, as the kubelet writes them in whole seconds.
 const SLACK: Duration = Duration::from_secs(1);
-
-/// The number of latest placements of which the longest counts.
-const PLACEMENTS: usize = 10;
-
-/// The time in which an unplaced pod may get a node, as a multiple of the longest of the latest placements.
-const PATIENCE: f64 = 1.5;
-
-/// The time in which an unplaced pod may get a node before any placement was measured. Cluster autoscalers take one to
-/// five minutes for a node, and a pod that is withdrawn earlier never gets it. Waiting in vain costs nothing: an
-/// unplaced pod takes no room, and the ceiling holds meanwhile.
-const FIRST_PATIENCE: Duration = Duration::from_secs(5 * 60);
-
-/// The least time in which an unplaced pod may get a node. cluster-autoscaler looks for unschedulable pods every ten
-/// seconds (its flag --scan-interval).
-const LEAST_PATIENCE: Duration = Duration::from_secs(10);
-
-/// The longest time in which an unplaced pod may get a node.
-const MOST_PATIENCE: Duration = Duration::from_secs(10 * 60);
 
 /// The least time after which a pod that was ready once and is unready now is lost. Before that, its container may just
 /// have restarted.
@@ -37,7 +20,7 @@ const LOST_AFTER: Duration = Duration::from_secs(30);
 #[derive(Debug, Default)]
 pub struct PodTimes {
     startup: Option<Duration>,
-    placements: VecDeque<Duration>,
+    placements: Placements,
     /// By the uid of each pod.
     pods: BTreeMap<String, Seen>,
 }
@@ -62,9 +45,7 @@ impl PodTimes {
     /// The time in which unplaced pods may get a node; `None` if there are no such pods.
     pub fn placement(&self) -> Option<Duration> {
         let is_waiting = self.pods.values().any(|seen| seen.state == PodState::Unplaced);
-        let learned = self.placements.iter().max();
-        let patience = learned.map(|longest| longest.mul_f64(PATIENCE).clamp(LEAST_PATIENCE, MOST_PATIENCE));
-        is_waiting.then(|| patience.unwrap_or(FIRST_PATIENCE))
+        is_waiting.then(|| self.placements.time_limit())
     }
 
     /// Learns from the present pods, and returns their states.
@@ -84,7 +65,7 @@ impl PodTimes {
         for (uid, then) in before {
             let state = self.pods.get(&uid).map_or(PodState::Gone, |seen| seen.state);
             if (then.state, state) == (PodState::Unplaced, PodState::Gone) {
-                self.note_withdrawn(now - then.since);
+                self.placements.add_withdrawn(now - then.since);
             }
         }
         states
@@ -125,24 +106,8 @@ impl PodTimes {
 
     fn add_placement(&mut self, pod: &Pod) {
         if let Some(took) = took(pod, "PodScheduled") {
-            self.push_placement(took);
+            self.placements.add(took);
             tracing::info!(pod = pod.metadata.name, seconds = took.as_secs(), "a replica that waited has got a node");
-        }
-    }
-
-    /// Learns from a pod that was withdrawn after it had waited for a node for `waited`. If that is longer than the
-    /// known placements, the next pods may wait for longer. Otherwise a node that always comes a little later would
-    /// never be waited for.
-    fn note_withdrawn(&mut self, waited: Duration) {
-        if self.placements.iter().max().is_some_and(|&longest| waited > longest) {
-            self.push_placement(waited);
-        }
-    }
-
-    fn push_placement(&mut self, took: Duration) {
-        self.placements.push_back(took);
-        if self.placements.len() > PLACEMENTS {
-            self.placements.pop_front();
         }
     }
 }
@@ -234,33 +199,20 @@ mod tests {
     }
 
     #[test]
-    fn unplaced_pods_may_wait_for_as_long_as_placements_take() {
+    fn placements_are_learned_from_pods_that_had_to_wait_for_a_node() {
         let (mut times, start) = (PodTimes::default(), Instant::now());
         // The second at which pods are seen, the pods, and the seconds in which unplaced ones may get a node.
         for (second, pods, seconds) in [
             (0, vec![placed("quick", 0)], None),
             (0, vec![unplaced("a")], Some(300)),
-            (3, vec![], None),
-            (3, vec![unplaced("b")], Some(300)),
-            (7, vec![placed("b", 4), unplaced("c")], Some(10)),
-            // The pod is withdrawn while it still waits, so a placement takes longer than its 10 s.
-            (17, vec![], None),
-            (17, vec![unplaced("d")], Some(15)),
-            // The load has fallen, which says nothing.
-            (18, vec![], None),
-            (18, vec![unplaced("e"), unplaced("f")], Some(15)),
-            (80, vec![placed("e", 60), unplaced("f")], Some(90)),
-            (900, vec![placed("f", 899), unplaced("g")], Some(600)),
+            (41, vec![placed("a", 40), unplaced("b")], Some(60)),
+            // The pod is withdrawn while it still waits.
+            (141, vec![], None),
+            (141, vec![unplaced("c")], Some(150)),
         ] {
             times.note(&pods, start + S(second));
             assert_eq!(times.placement(), seconds.map(S), "at {second} s");
         }
-        for number in 0..10 {
-            let uid = number.to_string();
-            times.note(&[unplaced(&uid)], start + S(1000));
-            times.note(&[placed(&uid, 20), unplaced("waiting")], start + S(1000));
-        }
-        assert_eq!(times.placement(), Some(S(30)), "the longest of the last ten");
     }
 
     #[test]
