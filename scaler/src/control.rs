@@ -8,7 +8,7 @@ use crate::observe::{Error, Reading, ReadingSource};
 use crate::target::{self, Desired};
 use ::metrics::{counter, gauge};
 use law::limits::{Limit, Limiter, Limits};
-use law::observation::Observation;
+use law::observation::{Observation, Replicas};
 use law::table::{Law, Recommendation};
 use service::wire::metric;
 use std::time::{Duration, Instant};
@@ -103,23 +103,28 @@ impl Control {
             return hold(NO_NEWS, format!("there are no new figures; the latest are {age:.0?} old"));
         }
         *seen_at = Some(figures.at);
-        let mut seen = Observation { replicas: state.replicas, startup: state.startup, ..figures };
+        let &target::TargetState { replicas, startup, placement, .. } = state;
+        let mut seen = Observation { replicas, startup, placement, ..figures };
         if self.settings.role == Role::Dispatchers {
             // Requests wait, or are in flight, because replicas are busy. More dispatchers would not help: a law that
             // saw these numbers would start dispatchers for nothing.
             (seen.queue_length, seen.in_flight) = (0.0, 0.0);
         }
-        self.scale(&seen, silent)
+        self.scale(&seen, silent, state.obstacle.as_deref())
     }
 
-    /// Decides on an observation, and sends the target the desired replicas. `silent` names the silent dispatchers.
-    fn scale(&mut self, seen: &Observation, silent: Option<String>) -> Decision {
+    /// Decides on an observation, and sends the target the desired replicas. `silent` names the silent dispatchers, and
+    /// `obstacle` is that of the target's state.
+    fn scale(&mut self, seen: &Observation, silent: Option<String>, obstacle: Option<&str>) -> Decision {
+        let Replicas { desired: current, lost, .. } = seen.replicas;
         let Recommendation { replicas: recommended, reason, text: mut explanation, plan } =
-            self.settings.law.decide(seen);
-        let current = seen.replicas.desired;
+            self.settings.law.decide(&without_lost(seen));
         let (desired, limit) = self.limiter.apply(seen, recommended);
         if let (Some(recommended), Some(note)) = (recommended, limit.note()) {
             explanation += &format!("; {recommended} recommended, {note}");
+        }
+        if lost > 0 {
+            explanation += &format!("; lost replicas ({lost}) are replaced, as far as --max permits");
         }
         explanation.extend(doubt(seen));
         explanation.extend(silent.map(|silent| format!("; {silent}")));
@@ -133,6 +138,8 @@ impl Control {
                 is_new
             });
         }
+        // The Event of a change adds an obstacle by itself.
+        explanation.extend(obstacle.map(|obstacle| format!("; a pod cannot run: {obstacle}")));
         Decision {
             at_seconds: seen.at.as_secs_f64(),
             replicas: seen.replicas,
@@ -187,6 +194,14 @@ impl Control {
     }
 }
 
+/// The observation for laws. The limits add the lost replicas to the recommendation. If laws counted them as desired
+/// replicas, a law that recommends as many replicas as there are would add them again at each decision.
+fn without_lost(seen: &Observation) -> Observation {
+    let Replicas { desired, lost, .. } = seen.replicas;
+    let replicas = Replicas { desired: desired.saturating_sub(lost), lost: 0, ..seen.replicas };
+    Observation { replicas, ..seen.clone() }
+}
+
 /// A note for users if requests wait although replicas are ready. More replicas would not help then.
 fn doubt(seen: &Observation) -> Option<String> {
     let is_cut_off = seen.queue_length > 0.0 && seen.in_flight + seen.capacity == 0.0 && seen.replicas.ready > 0;
@@ -206,7 +221,7 @@ fn is_news(taken: Duration, seen_at: Option<Duration>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use law::observation::Replicas;
+    use law::limits::Guard;
 
     #[test]
     fn a_note_says_that_no_dispatcher_uses_the_ready_replicas() {
@@ -222,6 +237,20 @@ mod tests {
         ] {
             assert_eq!(doubt(&well), None, "{well:?}");
         }
+    }
+
+    #[test]
+    fn lost_replicas_are_added_once_to_the_present_number() {
+        let mut limiter = Limiter::new(Limits { guard: Guard::On, ..Limits::bounds(1, 9) });
+        let mut desired = 4;
+        for second in 0..5 {
+            let replicas = Replicas { desired, ready: 2, lost: 2, ..Replicas::default() };
+            let seen = Observation { at: Duration::from_secs(second), replicas, ..Observation::default() };
+            // The law recommends as many replicas as should serve, but four at least.
+            let recommended = without_lost(&seen).replicas.desired.max(4);
+            desired = limiter.apply(&seen, Some(recommended)).0;
+        }
+        assert_eq!(desired, 6);
     }
 
     #[test]

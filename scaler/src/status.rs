@@ -61,8 +61,9 @@ fn target(status: &Value) -> String {
         return head + "there is no decision yet";
     }
     let (replicas, desired) = (&latest["replicas"], &latest["desired"]);
-    let (ready, starting, blocked) = (&replicas["ready"], &replicas["starting"], &replicas["blocked"]);
-    let replicas = format!("replicas  {ready} ready, {starting} starting, {blocked} blocked; {desired} desired\n");
+    let [ready, starting, blocked, lost] = ["ready", "starting", "blocked", "lost"].map(|state| &replicas[state]);
+    let replicas =
+        format!("replicas  {ready} ready, {starting} starting, {blocked} blocked, {lost} lost; {desired} desired\n");
     let requests = latest["inputs"]
         .as_object()
         .map(|seen| format!("requests  {} waiting, {} in flight\n", seen["queue_length"], seen["in_flight"]));

@@ -18,6 +18,11 @@ pub struct TargetState {
     pub replicas: Replicas,
     /// The running mean of the times from start to readiness; `None` until a replica has become ready.
     pub startup: Option<Duration>,
+    /// The time in which blocked replicas may still get a node; `None` if none of them waits for a node.
+    pub placement: Option<Duration>,
+    /// The name of a pod that cannot be placed or keeps dying, and the reason, also if it is beyond the desired
+    /// replicas; `None` if there is no such pod.
+    pub obstacle: Option<String>,
     /// The reason why changes are impossible, such as another autoscaler, with advice; `None` if they are possible.
     pub refusal: Option<String>,
 }

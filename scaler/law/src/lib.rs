@@ -38,6 +38,7 @@ pub mod level;
 pub mod limits;
 pub mod load_filter;
 pub mod observation;
+pub mod placement;
 pub mod service_times;
 pub mod slo;
 pub mod table;

@@ -25,8 +25,8 @@ pub struct Limits {
     pub down_window: Duration,
     /// A time without observations that is longer than this is an outage.
     pub outage: Duration,
-    /// The time after the start, an outage and a partial observation in which no replicas are removed, except those that
-    /// cannot be placed and those over `max`.
+    /// The time after the start, an outage and a partial observation in which no replica that serves or is starting is
+    /// removed, unless there are more than `max`. Blocked replicas are withdrawn in that time, too.
     pub settle: Duration,
     /// The most replicas that may be added in a minute.
     pub up_rate: usize,
@@ -39,7 +39,8 @@ pub struct Limits {
 /// Whether the limits also consider requests and placement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Guard {
-    /// Replicas that the present requests occupy stay, and no replicas are added beyond the [`ceiling`].
+    /// Replicas that the present requests occupy stay, lost replicas are replaced, and no replicas are added beyond the
+    /// [`ceiling`].
     On,
     /// Only the numbers of replicas count, as in other autoscalers.
     Off,
@@ -72,7 +73,7 @@ pub struct Limiter {
     ceiling: Ceiling,
     /// The time of the last observation, and its number of desired replicas.
     seen: Option<(Duration, usize)>,
-    /// No replicas are removed before this time.
+    /// The end of [`Limits::settle`].
     settled_at: Duration,
     /// The recommendations within the stabilisation window, limited to the bounds.
     recommended: VecDeque<(Duration, usize)>,
@@ -134,7 +135,9 @@ impl Limiter {
         }
     }
 
-    /// The desired replicas, and the limit that decided. Without a recommendation, nothing changes.
+    /// The desired replicas, and the limit that decided. A recommendation is a number of replicas that serve. Lost
+    /// replicas stay desired until the cluster removes them, so they are added to it, up to the maximum. Without a
+    /// recommendation, nothing changes.
     pub fn apply(&mut self, seen: &Observation, recommended: Option<usize>) -> (usize, Limit) {
         let (at, current) = (seen.at, seen.replicas.desired);
         let before = self.seen.replace((at, current));
@@ -158,17 +161,21 @@ impl Limiter {
 
     fn limit(&mut self, seen: &Observation, recommended: usize) -> (usize, Limit) {
         let (at, current) = (seen.at, seen.replicas.desired);
-        let bounded = self.limits.clamp(recommended);
+        let serving = self.limits.clamp(recommended);
+        // Zero replicas need no replacement.
+        let is_replaced = self.limits.guard == Guard::On && serving > 0;
+        let total = if is_replaced { serving + seen.replicas.lost } else { serving };
+        let bounded = total.min(self.limits.max);
         self.recommended.push_back((at, bounded));
         while self.recommended.front().is_some_and(|&(then, _)| then + self.limits.down_window < at) {
             self.recommended.pop_front();
         }
-        let limit = if bounded == recommended { Limit::Granted } else { Limit::Bounded };
+        let limit = if (serving, total) == (recommended, bounded) { Limit::Granted } else { Limit::Bounded };
         let ceiling = self.ceiling.at(at).filter(|_| self.limits.guard == Guard::On);
-        // Replicas that cannot be placed do not serve, so they are withdrawn before the stabilisation window has
-        // passed.
-        let placed =
-            ceiling.filter(|reached| reached.is_final).map_or(current, |reached| reached.replicas.min(current));
+        // Blocked replicas do not serve, so they are withdrawn before the stabilisation window has passed. The ceiling
+        // holds for longer, but replicas that are no longer blocked stay.
+        let is_final = ceiling.is_some_and(|reached| reached.is_final);
+        let placed = if is_final { current.saturating_sub(seen.replicas.blocked).max(1) } else { current };
         if placed < current && bounded >= placed {
             return (placed.max(self.limits.min), Limit::Full);
         }

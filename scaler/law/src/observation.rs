@@ -40,6 +40,9 @@ pub struct Observation {
     pub replicas: Replicas,
     /// The mean of the measured start-up times of replicas; `None` until one was measured.
     pub startup: Option<Duration>,
+    /// The time in which blocked replicas may still get a node, counted from the first blocked one; `None` if none of
+    /// them waits for a node.
+    pub placement: Option<Duration>,
 }
 
 impl Observation {
@@ -49,7 +52,7 @@ impl Observation {
     }
 }
 
-/// Numbers of replicas by state.
+/// Numbers of replicas by state. Replicas beyond the desired ones, as in a rollout, count only if they are ready.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Replicas {
     /// Replicas that the target should have.
@@ -60,4 +63,6 @@ pub struct Replicas {
     pub starting: usize,
     /// Desired replicas that cannot be placed, or keep dying. They do not count as starting.
     pub blocked: usize,
+    /// Desired replicas that were ready once and are not expected back soon, such as those on a lost node.
+    pub lost: usize,
 }

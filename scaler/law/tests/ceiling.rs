@@ -17,24 +17,79 @@ fn seen(second: u64, ready: usize, queue_length: f64, answers: f64) -> Observati
 
 /// An observation of `ready` replicas and one more that cannot be placed.
 fn blocked(second: u64, ready: usize) -> Observation {
-    let replicas = Replicas { desired: ready + 1, ready, starting: 0, blocked: 1 };
+    let replicas = Replicas { desired: ready + 1, ready, blocked: 1, ..Replicas::default() };
     Observation { replicas, ..seen(second, ready, 0.0, 0.0) }
 }
 
+/// Replicas that answer requests while others wait.
+#[derive(Default)]
+struct Overload {
+    ceiling: Ceiling,
+    second: u64,
+    answers: f64,
+}
+
+impl Overload {
+    /// Lets `ready` replicas give `rate` answers per second for `seconds`. Returns the first second at which a ceiling
+    /// is reached, and its replicas.
+    fn run(&mut self, ready: usize, seconds: u64, rate: f64) -> Option<(u64, usize)> {
+        let mut found = None;
+        for _ in 0..seconds {
+            self.ceiling.watch(&seen(self.second, ready, 9.0, self.answers));
+            if let Some(reached) = self.ceiling.at(S(self.second)).filter(|_| found.is_none()) {
+                assert_eq!(reached.limit, Limit::NoGain);
+                found = Some((self.second, reached.replicas));
+            }
+            self.second += 1;
+            self.answers += rate;
+        }
+        found
+    }
+}
+
 #[test]
-fn after_a_replica_without_gain_none_is_added_for_a_while() {
-    // The third replica should bring 10/s. With 24/s it brings two fifths of that, which is a gain. With 21/s it brings
-    // a tenth, which is none.
-    for (rate, expected) in [(30.0, None), (24.0, None), (21.0, Some(3)), (15.0, Some(3))] {
-        let mut ceiling = Ceiling::default();
-        for second in 0..=10 {
-            ceiling.watch(&seen(second, 2, 9.0, 20.0 * second as f64));
+fn replicas_that_certainly_bring_no_gain_are_a_ceiling() {
+    /// Ready replicas, seconds, and answers per second.
+    type Phase = (usize, u64, f64);
+    let cases: [(&[Phase], Option<usize>); 13] = [
+        // The third replica should bring 200/s. A quarter of that would be a gain.
+        (&[(2, 20, 400.0), (3, 20, 600.0)], None),
+        (&[(2, 20, 400.0), (3, 20, 500.0)], None),
+        (&[(2, 20, 400.0), (3, 20, 400.0)], Some(3)),
+        (&[(2, 20, 400.0), (3, 20, 300.0)], Some(3)),
+        (&[(2, 20, 400.0), (3, 20, 0.0)], Some(3)),
+        (&[(1, 12, 20.0), (2, 12, 20.0), (4, 12, 20.0)], Some(2)),
+        // With fewer answers, chance explains more, so more time or more replicas are needed.
+        (&[(1, 12, 5.0), (2, 60, 5.0)], None),
+        (&[(1, 12, 5.0), (2, 12, 5.0), (4, 12, 5.0)], Some(4)),
+        (&[(1, 45, 5.0), (2, 45, 5.0)], Some(2)),
+        // Answers that come unevenly are less certain.
+        (&[(1, 12, 20.0), (2, 2, 38.0), (2, 2, 2.0), (2, 2, 38.0), (2, 2, 2.0), (2, 5, 20.0)], None),
+        // The replica 21 should bring 20/s, but the images are 4 % larger, or 6 %.
+        (&[(20, 60, 400.0), (21, 120, 404.0)], None),
+        (&[(20, 60, 400.0), (21, 120, 396.0)], None),
+        (&[(20, 60, 400.0), (21, 9, 400.0), (24, 9, 400.0), (30, 15, 400.0)], Some(30)),
+    ];
+    for (phases, expected) in cases {
+        let mut overload = Overload::default();
+        let found = phases.iter().filter_map(|&(ready, seconds, rate)| overload.run(ready, seconds, rate)).next();
+        assert_eq!(found.map(|(_, replicas)| replicas), expected, "{phases:?}");
+    }
+}
+
+#[test]
+fn the_pause_without_gain_ends_while_requests_still_wait() {
+    let mut overload = Overload::default();
+    assert_eq!(overload.run(1, 12, 20.0), None);
+    // Each attempt brings no gain, and is judged once. Its replicas stay until the next attempt.
+    for (ready, pause) in [(2, 60), (4, 120), (8, 240), (16, 480), (32, 900), (64, 900)] {
+        let (second, replicas) = overload.run(ready, 20, 20.0).expect("the replicas bring no gain");
+        assert_eq!(replicas, ready);
+        for after in 0..pause {
+            assert!(overload.ceiling.at(S(second + after)).is_some(), "{ready} replicas, {after} s after the ceiling");
         }
-        for second in 11..=21 {
-            ceiling.watch(&seen(second, 3, 9.0, 200.0 + rate * (second - 10) as f64));
-        }
-        let found = ceiling.at(S(21)).map(|reached| (reached.replicas, reached.limit));
-        assert_eq!(found, expected.map(|replicas| (replicas, Limit::NoGain)), "{rate}/s");
+        overload.run(ready, second + pause - overload.second, 20.0);
+        assert_eq!(overload.run(ready, 30, 20.0), None, "the pause of {pause} s for {ready} replicas is over");
     }
 }
 
@@ -78,19 +133,21 @@ fn each_failed_attempt_makes_the_next_pause_longer() {
 }
 
 #[test]
-fn unplaced_replicas_stay_desired_until_a_cluster_autoscaler_has_seen_them() {
-    let mut ceiling = Ceiling::default();
-    for second in 0..=11 {
-        ceiling.watch(&blocked(second, 3));
-        let Reached { replicas, limit, is_final, .. } = ceiling.at(S(second)).expect("a replica is blocked");
-        assert_eq!((replicas, limit, is_final), (3, Limit::Full, second >= 10), "at {second} s");
+fn blocked_replicas_are_withdrawn_once_no_node_can_be_expected() {
+    for (placement, wait) in [(None, 10), (Some(S(90)), 90)] {
+        let mut ceiling = Ceiling::default();
+        for second in 0..=wait + 1 {
+            ceiling.watch(&Observation { placement, ..blocked(second, 3) });
+            let Reached { replicas, limit, is_final, .. } = ceiling.at(S(second)).expect("a replica is blocked");
+            assert_eq!((replicas, limit, is_final), (3, Limit::Full, second >= wait), "at {second} s");
+        }
+        // From now on, no replica is blocked. The ceiling was last renewed a second ago and holds for 15 s.
+        for second in wait + 2..wait + 16 {
+            ceiling.watch(&seen(second, 3, 0.0, 0.0));
+            assert!(ceiling.at(S(second)).is_some(), "at {second} s");
+        }
+        assert_eq!(ceiling.at(S(wait + 16)), None);
     }
-    // From 12 s on, no replica is unplaced. The ceiling was last renewed at 11 s and holds for 15 s, until 26 s.
-    for second in 12..26 {
-        ceiling.watch(&seen(second, 3, 0.0, 0.0));
-        assert!(ceiling.at(S(second)).is_some(), "at {second} s");
-    }
-    assert_eq!(ceiling.at(S(26)), None);
 }
 
 #[test]
@@ -98,4 +155,16 @@ fn the_ceiling_is_never_below_one_replica() {
     let mut ceiling = Ceiling::default();
     ceiling.watch(&blocked(0, 0));
     assert_eq!(ceiling.at(Duration::ZERO).map(|reached| reached.replicas), Some(1));
+}
+
+#[test]
+fn lost_replicas_are_below_the_ceiling() {
+    let mut ceiling = Ceiling::default();
+    ceiling.watch(&seen(0, 4, 0.0, 0.0));
+    let replicas = Replicas { desired: 4, ready: 2, lost: 2, ..Replicas::default() };
+    ceiling.watch(&Observation { replicas, ..seen(1, 2, 0.0, 0.0) });
+    assert_eq!(ceiling.at(S(1)), None);
+    let replicas = Replicas { desired: 6, blocked: 1, starting: 1, ..replicas };
+    ceiling.watch(&Observation { replicas, ..seen(2, 2, 0.0, 0.0) });
+    assert_eq!(ceiling.at(S(2)).map(|reached| reached.replicas), Some(5));
 }

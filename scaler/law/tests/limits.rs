@@ -101,7 +101,7 @@ fn rates_are_per_minute() {
 #[test]
 fn nothing_is_added_while_replicas_cannot_be_placed() {
     let mut limiter = Limiter::new(guarded(1, 9));
-    let replicas = Replicas { desired: 4, ready: 3, starting: 0, blocked: 1 };
+    let replicas = Replicas { desired: 4, ready: 3, blocked: 1, ..Replicas::default() };
     assert_eq!(limiter.apply(&Observation { replicas, ..seen(5, 4) }, Some(6)), (4, Full));
     assert_eq!(limiter.apply(&seen(10, 4), Some(6)), (4, Full), "there may be room for a moment only");
     assert_eq!(limiter.apply(&seen(30, 4), Some(6)), (6, Granted));
@@ -111,7 +111,7 @@ fn nothing_is_added_while_replicas_cannot_be_placed() {
 fn replicas_that_cannot_be_placed_are_withdrawn() {
     let mut limiter = Limiter::new(guarded(1, 9));
     // All ready replicas are busy, and requests wait. Blocked replicas do not work on them.
-    let replicas = Replicas { desired: 6, ready: 2, starting: 0, blocked: 4 };
+    let replicas = Replicas { desired: 6, ready: 2, blocked: 4, ..Replicas::default() };
     let busy = Observation { replicas, in_flight: 2.0, queue_length: 20.0, capacity: 2.0, ..seen(0, 6) };
     let full = |second| Observation { at: S(second), ..busy.clone() };
     for second in 0..10 {
@@ -126,4 +126,37 @@ fn replicas_that_cannot_be_placed_are_withdrawn() {
     let mut least = Limiter::new(guarded(5, 9));
     least.apply(&full(0), Some(7));
     assert_eq!(least.apply(&full(10), Some(7)), (5, Full), "never below --min");
+}
+
+#[test]
+fn replicas_that_are_no_longer_blocked_stay() {
+    let mut limiter = Limiter::new(guarded(1, 9));
+    let replicas = Replicas { desired: 6, ready: 2, blocked: 4, ..Replicas::default() };
+    for second in 0..10 {
+        limiter.apply(&Observation { replicas, ..seen(second, 6) }, Some(7));
+    }
+    // A node comes just when the blocked replicas are to be withdrawn.
+    let replicas = Replicas { ready: 5, blocked: 1, ..replicas };
+    assert_eq!(limiter.apply(&Observation { replicas, ..seen(10, 6) }, Some(7)), (5, Full));
+    assert_eq!(limiter.apply(&seen(11, 6), Some(7)), (6, Full));
+}
+
+#[test]
+fn lost_replicas_are_replaced() {
+    let replicas = Replicas { desired: 4, ready: 2, lost: 2, ..Replicas::default() };
+    let observed = Observation { replicas, ..seen(0, 4) };
+    for (limits, recommended, expected) in [
+        (guarded(1, 9), 4, (6, Granted)),
+        (guarded(1, 9), 2, (4, Granted)),
+        (guarded(1, 9), 1, (3, Granted)),
+        (guarded(3, 9), 1, (5, Bounded)),
+        (guarded(1, 5), 4, (5, Bounded)),
+        (guarded(1, 4), 4, (4, Bounded)),
+        (guarded(0, 9), 0, (0, Granted)),
+        (guarded(1, 9), 0, (3, Bounded)),
+        (Limits::bounds(1, 9), 4, (4, Granted)),
+    ] {
+        let found = Limiter::new(limits).apply(&observed, Some(recommended));
+        assert_eq!(found, expected, "{recommended} recommended, with {limits:?}");
+    }
 }

@@ -16,7 +16,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// Time after the start, and after an outage of the metrics, in which nothing is scaled down.
+/// Time after the start, and after an outage of the metrics, in which no replica that serves or is starting is removed,
+/// unless there are too many.
 pub const SETTLE: Duration = Duration::from_secs(20);
 
 /// A longer time without figures counts as an outage of the dispatchers' metrics: at least two scrapes have failed.

@@ -2,8 +2,8 @@
 //! through the scale subresource. While the API server does not answer, the last state stays, with a refusal, and
 //! desired replicas that arrive are dropped.
 
+pub mod pod_times;
 pub mod pods;
-pub mod startup;
 
 use super::{Desired, Handle, TargetState};
 use k8s_openapi::api::apps::v1::Deployment;
@@ -20,7 +20,7 @@ use kubernetes::name::DeploymentName;
 use kubernetes::owner::Owners;
 use kubernetes::{ApiError, request};
 use law::observation::Replicas;
-use startup::Startup;
+use pod_times::PodTimes;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,7 +71,7 @@ pub fn run(spec: ScaledDeployment, client: Client) -> Handle {
         client,
         spec,
         publish,
-        startup: Startup::default(),
+        times: PodTimes::default(),
         owner: None,
         rejected: None,
         backoff: FIRST_BACKOFF,
@@ -93,7 +93,7 @@ struct DeploymentTarget {
     pods: Api<Pod>,
     owners: Owners,
     publish: watch::Sender<TargetState>,
-    startup: Startup,
+    times: PodTimes,
     /// A message about another autoscaler that scales the Deployment; `None` if there is none.
     owner: Option<String>,
     rejected: Option<Rejected>,
@@ -175,27 +175,37 @@ impl DeploymentTarget {
             *selected = None;
             self.rejected = None;
             self.backoff = FIRST_BACKOFF;
-            self.report(Replicas::default(), Some(self.missing()));
+            self.report(Replicas::default(), None, Some(self.missing()));
             return Ok(());
         };
         let selector = deployment.spec.as_ref().map(|spec| &spec.selector);
         if selector != selected.as_ref().map(|selected| &selected.selector) {
-            *selected = selector.map(|selector| self.select(selector)).transpose()?;
+            *selected = match selector.map(|selector| self.select(selector)).transpose() {
+                Ok(selected) => selected,
+                Err(refusal) => {
+                    *selected = None;
+                    self.report(Replicas::default(), None, Some(refusal));
+                    return Ok(());
+                }
+            }
         }
         let Some(pods) = selected.as_ref().and_then(|selected| selected.pods.objects()) else { return Ok(()) };
         self.backoff = FIRST_BACKOFF;
-        self.startup.note(&pods);
+        let states = self.times.note(&pods, Instant::now());
         if let Some(change) = change {
             self.grant(deployment, &pods, change).await?;
         }
         let rejected = self.rejected.as_ref().map(|rejected| rejected.refusal.clone());
-        self.report(pods::count(deployment, &pods), self.owner.clone().or(rejected));
+        let refusal = self.owner.clone().or(rejected);
+        self.report(pods::count(deployment, &states), pods::obstacle(&pods), refusal);
         Ok(())
     }
 
-    fn select(&self, selector: &LabelSelector) -> Result<Selected, ApiError> {
+    /// The pods that `selector` picks; a refusal if it is invalid.
+    fn select(&self, selector: &LabelSelector) -> Result<Selected, String> {
         let parsed: Result<Selector, _> = selector.clone().try_into();
-        let parsed = parsed.map_err(|error| ApiError::Unanswered(format!("its selector is invalid ({error})")))?;
+        let parsed =
+            parsed.map_err(|error| format!("the selector of {} is invalid ({error}); correct it", self.spec.name))?;
         let only = watcher::Config::default().labels_from(&parsed);
         Ok(Selected { selector: selector.clone(), pods: Mirror::new(self.pods.clone(), only) })
     }
@@ -275,8 +285,9 @@ impl DeploymentTarget {
         }
     }
 
-    fn report(&self, replicas: Replicas, refusal: Option<String>) {
-        let state = TargetState { replicas, startup: self.startup.mean(), refusal };
+    fn report(&self, replicas: Replicas, obstacle: Option<String>, refusal: Option<String>) {
+        let (startup, placement) = (self.times.startup(), self.times.placement());
+        let state = TargetState { replicas, startup, placement, obstacle, refusal };
         self.publish.send_if_modified(|present| std::mem::replace(present, state.clone()) != state);
     }
 

@@ -175,10 +175,10 @@ async fn desired_replicas_change_the_deployment_and_an_event_says_why() {
     assert_eq!(deployment.replicas().await, 3);
     let pods = deployment.wait_for_pods(3).await;
     deployment.make_pod_ready(&pods[0], 4).await;
-    let one = Replicas { desired: 3, ready: 1, starting: 2, blocked: 0 };
+    let one = Replicas { desired: 3, ready: 1, starting: 2, ..Replicas::default() };
     assert_eq!(wait_for_replicas(&target, one).await.startup, Some(Duration::from_secs(4)));
     deployment.make_pod_ready(&pods[1], 14).await;
-    let two = Replicas { desired: 3, ready: 2, starting: 1, blocked: 0 };
+    let two = Replicas { desired: 3, ready: 2, starting: 1, ..Replicas::default() };
     assert_eq!(wait_for_replicas(&target, two).await.startup, Some(Duration::from_secs(7)), "0.7 · 4 + 0.3 · 14");
 
     // No kubelet ends the pods, so two pods stay in deletion.
@@ -220,7 +220,7 @@ async fn pods_that_cannot_run_are_blocked() {
     let waiting = json!({"name": "replica", "image": "", "imageID": "", "ready": false, "restartCount": 3,
         "state": {"waiting": {"reason": "CrashLoopBackOff"}}});
     deployment.set_pod_status(&pods[0], json!({"containerStatuses": [waiting]})).await;
-    wait_for_replicas(&target, Replicas { desired: 2, ready: 0, starting: 1, blocked: 1 }).await;
+    wait_for_replicas(&target, Replicas { desired: 2, ready: 0, starting: 1, blocked: 1, ..Replicas::default() }).await;
 
     // The scheduler reports that no node fits these pods.
     let nowhere = json!({"spec": {"template": {"spec": {"nodeName": null, "nodeSelector": {"place": "none"}}},
@@ -230,7 +230,81 @@ async fn pods_that_cannot_run_are_blocked() {
         .patch("replica", &PatchParams::default(), &Patch::Merge(nowhere))
         .await
         .expect("the Deployment can be changed");
-    wait_for_replicas(&target, Replicas { desired: 2, ready: 0, starting: 0, blocked: 2 }).await;
+    let state = wait_for_replicas(&target, Replicas { desired: 2, blocked: 2, ..Replicas::default() }).await;
+    assert_eq!(state.placement, Some(Duration::from_secs(300)), "no placement was measured");
+    let obstacle = state.obstacle.expect("no node has room");
+    assert!(obstacle.contains("nodes are available"), "{obstacle}");
+    target.desired.send_replace(Desired { replicas: 1, is_full: true, ..Desired::default() });
+    let events = Api::<Event>::namespaced(deployment.client.clone(), &deployment.namespace);
+    wait_for("an Event with the scheduler's reason", async || {
+        let list = events.list(&ListParams::default()).await.expect("the API server answers").items;
+        let full = list.into_iter().find(|event| event.reason.as_deref() == Some("CeilingReached"))?;
+        full.note.filter(|note| note.contains("nodes are available"))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn pods_of_a_lost_node_are_lost() {
+    let Some(control_plane) = control_plane() else { return };
+    let deployment = TestDeployment::new(control_plane, "lost").await;
+    let target = deployment.follow();
+    wait_for_replicas(&target, starting(1)).await;
+    let pods = deployment.wait_for_pods(1).await;
+    deployment.make_pod_ready(&pods[0], 4).await;
+    wait_for_replicas(&target, Replicas { desired: 1, ready: 1, ..Replicas::default() }).await;
+    // The node lifecycle controller changes only the condition Ready.
+    let conditions = json!([{"type": "Ready", "status": "False"}, {"type": "ContainersReady", "status": "True"}]);
+    deployment.set_pod_status(&pods[0], json!({"conditions": conditions})).await;
+    wait_for_replicas(&target, Replicas { desired: 1, lost: 1, ..Replicas::default() }).await;
+    set_desired(&target, 2);
+    wait_for_replicas(&target, Replicas { desired: 2, starting: 1, lost: 1, ..Replicas::default() }).await;
+}
+
+#[tokio::test]
+async fn a_broken_revision_beside_enough_ready_pods_blocks_nothing() {
+    let Some(control_plane) = control_plane() else { return };
+    let deployment = TestDeployment::new(control_plane, "rollout").await;
+    let target = deployment.follow();
+    wait_for_replicas(&target, starting(1)).await;
+    let pods = deployment.wait_for_pods(1).await;
+    deployment.make_pod_ready(&pods[0], 4).await;
+    let broken = json!({"spec": {"strategy": {"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
+        "template": {"spec": {"nodeName": null, "nodeSelector": {"place": "none"}}}}});
+    let change = Patch::Merge(broken);
+    deployment
+        .deployments
+        .patch("replica", &PatchParams::default(), &change)
+        .await
+        .expect("the Deployment can be changed");
+    let state = wait_for_state(&target, "an unplaced pod", |state| state.obstacle.is_some()).await;
+    assert_eq!(state.replicas, Replicas { desired: 1, ready: 1, ..Replicas::default() });
+}
+
+#[tokio::test]
+async fn an_invalid_selector_is_refused() {
+    let Some(control_plane) = control_plane() else { return };
+    let deployment = TestDeployment::new(control_plane, "selector").await;
+    let client = deployment.client.clone();
+    let spoiling = tower::service_fn(move |request: hyper::Request<Body>| {
+        let client = client.clone();
+        async move {
+            let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
+            if !path.ends_with("/deployments") {
+                return client.send(request).await;
+            }
+            if query.contains("watch=") {
+                std::future::pending::<()>().await;
+            }
+            let expression = json!({"key": "app", "operator": "Unknown"});
+            let spec = json!({"selector": {"matchExpressions": [expression]}, "template": {}});
+            let list = json!({"apiVersion": "apps/v1", "kind": "DeploymentList", "metadata": {"resourceVersion": "1"},
+                "items": [{"metadata": {"name": "replica"}, "spec": spec}]});
+            Ok(hyper::Response::new(Body::from(list.to_string().into_bytes())))
+        }
+    });
+    let target = deployment.follow_with(Client::new(spoiling, "default"));
+    wait_for_refusal(&target, "the selector of deployment selector/replica is invalid").await;
 }
 
 #[tokio::test]
@@ -247,7 +321,7 @@ async fn replicas_beyond_a_quota_are_blocked() {
     })
     .await;
     set_desired(&target, 3);
-    wait_for_replicas(&target, Replicas { desired: 3, ready: 0, starting: 1, blocked: 2 }).await;
+    wait_for_replicas(&target, Replicas { desired: 3, ready: 0, starting: 1, blocked: 2, ..Replicas::default() }).await;
     set_desired(&target, 1);
     wait_for_replicas(&target, starting(1)).await;
 }

@@ -2,7 +2,8 @@
 
 use super::{Fixture, MAX_REPLICAS};
 use crate::wait::wait_for;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
+use serde_json::Value;
 use std::time::{Duration, Instant};
 
 /// The number of replicas for which the node has room.
@@ -17,17 +18,17 @@ const SPARE_CORES: f64 = 0.1;
 /// The load, as a multiple of the throughput of one replica.
 const LOAD: f64 = 3.5;
 
-/// Time in which the scaler must stop at [`ROOM`] replicas.
+/// Time in which the scaler must find out that there is room for [`ROOM`] replicas.
 const DETECT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Time in which the scaler must use room that was added.
 const RECOVER_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// Number of characters of the Event's message that are printed.
-const MESSAGE_LENGTH: usize = 160;
+/// Number of characters of the scaler's explanation that are printed.
+const EXPLANATION_LENGTH: usize = 300;
 
-/// Sends a load that needs more than three replicas, while the node has room for two. The scaler must stop at two, give
-/// the reason in an Event, export the ceiling as a metric, and use room that is added.
+/// Sends a load that needs more than three replicas, while the node has room for two. The scaler must export this
+/// ceiling as a metric, explain it with the scheduler's reason, and use room that is added.
 pub(super) async fn check(fixture: &Fixture) -> Result<String> {
     let node = &fixture.cluster.local()?.node;
     let all_cores = node.cores();
@@ -41,45 +42,41 @@ pub(super) async fn check(fixture: &Fixture) -> Result<String> {
     figures
 }
 
-/// Takes all room for more than two replicas away, and gives it back once the scaler has stopped there.
+/// Takes all room for more than two replicas away, and gives it back once the scaler has found that out.
 async fn stop_and_recover(fixture: &Fixture, all_cores: f64) -> Result<String> {
     let node = &fixture.cluster.local()?.node;
     node.set_cores(f64::from(ROOM) + OTHER_CORES + SPARE_CORES).await?;
     let load = fixture.start_load("ceiling", LOAD)?;
     let start = Instant::now();
-    wait_for("the scaler to stop at two replicas", DETECT_TIMEOUT, async || {
-        let replicas = fixture.cluster.replicas("replica").await?;
-        Ok((replicas.desired == ROOM && replicas.ready == ROOM).then_some(()))
-    })
-    .await?;
+    let explanation = wait_for_ceiling(fixture).await?;
     let detected = start.elapsed().as_secs();
-    let event = wait_for_event(fixture).await?;
-    ensure_metric_has_ceiling(fixture).await?;
     node.set_cores(all_cores).await?;
     let start = Instant::now();
     let recovery = fixture.wait_for_ready_replicas(ROOM + 1, RECOVER_TIMEOUT).await;
     recovery.context("the scaler does not use the room that was added")?;
     let recovered = start.elapsed().as_secs();
     let report = load.stop().await?;
-    let message: String = event.chars().take(MESSAGE_LENGTH).collect();
-    Ok(format!("stopped at {ROOM} after {detected} s; used added room after {recovered} s; \"{message}…\"; {report}"))
+    let explanation: String = explanation.chars().take(EXPLANATION_LENGTH).collect();
+    Ok(format!(
+        "found room for {ROOM} after {detected} s; used added room after {recovered} s; \"{explanation}…\"; {report}"
+    ))
 }
 
-/// Waits until an Event with the reason `CeilingReached` has the scheduler's reason. Returns the messages of all Events
-/// with that reason.
-async fn wait_for_event(fixture: &Fixture) -> Result<String> {
-    let events = ["get", "events", "--field-selector=reason=CeilingReached", "-o", "jsonpath={.items[*].message}"];
-    wait_for("an Event CeilingReached with the scheduler's reason", DETECT_TIMEOUT, async || {
-        let messages = fixture.cluster.kubectl.run(&events).await?;
-        Ok(Some(messages).filter(|text| text.contains("Insufficient cpu")))
+/// Waits until two replicas serve, and the scaler exports that there is room for two. Returns its explanation, which must
+/// have the scheduler's reason. The replicas without room stay desired, since the scaler waits minutes for a node.
+async fn wait_for_ceiling(fixture: &Fixture) -> Result<String> {
+    let ceiling = format!(" {ROOM}");
+    wait_for("the scaler to find room for two replicas", DETECT_TIMEOUT, async || {
+        let leader = fixture.leader().await?;
+        let metrics = fixture.get(&leader, 5053, "/metrics").await?;
+        let line = metrics.lines().find(|line| line.starts_with("scaler_ceiling_replicas{"));
+        let line = line.context("the scaler has no metric scaler_ceiling_replicas")?;
+        if !line.ends_with(&ceiling) || fixture.cluster.replicas("replica").await?.ready != ROOM {
+            return Ok(None);
+        }
+        let status: Value = serde_json::from_str(&fixture.get(&leader, 5053, "/status").await?)?;
+        let explanation = status["targets"][0]["latest"]["explanation"].as_str().unwrap_or_default();
+        Ok(explanation.contains("Insufficient cpu").then(|| explanation.to_owned()))
     })
     .await
-}
-
-async fn ensure_metric_has_ceiling(fixture: &Fixture) -> Result<()> {
-    let metrics = fixture.metrics(&fixture.leader().await?, 5053).await?;
-    let line = metrics.lines().find(|line| line.starts_with("scaler_ceiling_replicas{"));
-    let line = line.context("the scaler has no metric scaler_ceiling_replicas")?;
-    ensure!(line.ends_with(&format!(" {ROOM}")), "the scaler's metric must have the value {ROOM}: {line}");
-    Ok(())
 }

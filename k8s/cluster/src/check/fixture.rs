@@ -18,7 +18,7 @@ pub const ROLLOUT_TIMEOUT: Duration = Duration::from_secs(120);
 const SCALE_DOWN_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// Time in which a pod must answer a request for its metrics.
-const METRICS_TIMEOUT: Duration = Duration::from_secs(2);
+const GET_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The scaler's `--max` on a cluster of this machine. So many replicas share three quarters of the machine's processor
 /// time; the check of the ceiling allows one more.
@@ -115,14 +115,14 @@ impl Fixture {
         self.cluster.kubectl.run(&holder).await
     }
 
-    /// The text of `/metrics` at the port `port` of a pod.
+    /// The text of `path` at the port `port` of a pod.
     ///
     /// # Errors
     /// If the pod does not answer.
-    pub async fn metrics(&self, pod: &str, port: u16) -> Result<String> {
+    pub async fn get(&self, pod: &str, port: u16, path: &str) -> Result<String> {
         let address = format!("{}:{port}", self.cluster.pod_address(pod).await?);
-        let answer = service::fetch::get(&address, "/metrics", METRICS_TIMEOUT).await;
-        let (_, body) = answer.with_context(|| format!("get the metrics of pod {pod}"))?;
+        let answer = service::fetch::get(&address, path, GET_TIMEOUT).await;
+        let (_, body) = answer.with_context(|| format!("get {path} of pod {pod}"))?;
         Ok(String::from_utf8_lossy(&body).into_owned())
     }
 

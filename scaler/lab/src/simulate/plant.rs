@@ -225,8 +225,10 @@ impl Plant {
                 ready,
                 starting: self.alive.len() - ready,
                 blocked: self.desired - self.alive.len(),
+                lost: 0,
             },
             startup: self.startup,
+            placement: None,
         }
     }
 
@@ -552,10 +554,10 @@ mod tests {
         plant.run(&mut arrivals, S(1.0));
         plant.scale(2);
         plant.run(&mut arrivals, S(3.9));
-        assert_eq!(plant.observe().replicas, Replicas { desired: 2, ready: 1, starting: 1, blocked: 0 });
+        assert_eq!(plant.observe().replicas, Replicas { desired: 2, ready: 1, starting: 1, ..Replicas::default() });
         assert_eq!(plant.observe().startup, None);
         plant.run(&mut arrivals, S(4.05));
-        assert_eq!(plant.observe().replicas, Replicas { desired: 2, ready: 2, starting: 0, blocked: 0 });
+        assert_eq!(plant.observe().replicas, Replicas { desired: 2, ready: 2, starting: 0, ..Replicas::default() });
         assert_eq!((plant.observe().startup, plant.observe().in_flight), (Some(S(3.0)), 2.0));
         plant.scale(1);
         assert_eq!((plant.observe().replicas.ready, plant.observe().in_flight), (1, 2.0));
@@ -571,7 +573,10 @@ mod tests {
         let mut plant =
             Plant::new(PlantSettings { max_placed: 2, ..settings(ServiceTimeDistribution::Constant(S(0.1))) }, 1);
         plant.scale(5);
-        assert_eq!(plant.observe().replicas, Replicas { desired: 5, ready: 1, starting: 1, blocked: 3 });
+        assert_eq!(
+            plant.observe().replicas,
+            Replicas { desired: 5, ready: 1, starting: 1, blocked: 3, ..Replicas::default() }
+        );
     }
 
     #[test]

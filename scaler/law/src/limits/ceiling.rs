@@ -1,40 +1,36 @@
 //! How many replicas the cluster can hold, found by trying. If replicas cannot be placed or keep dying, or if the last
 //! ones brought no more throughput, none are added for a while. Replicas that cannot be placed are withdrawn.
 
+mod throughput;
+
 use super::Limit;
 use crate::observation::{Observation, Replicas};
-use crate::window::Window;
 use std::time::Duration;
+use throughput::{Saturation, Throughput};
 
-/// Pauses after replicas that brought no more throughput. They are long, because each new attempt costs money.
-const NO_GAIN: Pauses = Pauses { first: Duration::from_secs(60), last: Duration::from_secs(15 * 60) };
+/// Pauses after replicas that brought no more throughput. They are long, because each new attempt costs money. Within
+/// five minutes after a pause, new replicas have started, and their throughput is measured.
+const NO_GAIN: Pauses =
+    Pauses { first: Duration::from_secs(60), last: Duration::from_secs(15 * 60), attempt: Duration::from_secs(5 * 60) };
 
 /// Pauses after replicas that could not be placed. They are short, because a new attempt costs little, and there may be
-/// room at any time.
-const FULL: Pauses = Pauses { first: Duration::from_secs(15), last: Duration::from_secs(2 * 60) };
+/// room at any time. An attempt fails at once.
+const FULL: Pauses =
+    Pauses { first: Duration::from_secs(15), last: Duration::from_secs(2 * 60), attempt: Duration::ZERO };
 
-/// The time after which replicas that cannot be placed are withdrawn. cluster-autoscaler looks for unschedulable pods
-/// every ten seconds (its flag --scan-interval). Replicas that are withdrawn earlier would never get a node.
+/// The time after which blocked replicas are withdrawn if none of them waits for a node, such as those that keep dying
+/// or exceed a quota.
 const WITHDRAW_AFTER: Duration = Duration::from_secs(10);
 
-/// The time over which throughput is measured. Requests must wait all that time, and the number of ready replicas must
-/// stay the same.
-const MEASURE: Duration = Duration::from_secs(8);
-
-/// New replicas are a gain if they bring at least this share of the throughput that they should bring.
-const GAIN: f64 = 0.25;
-
 /// The ceiling, and the observations from which it follows.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Ceiling {
     reached: Option<Reached>,
-    /// The time since which some replicas cannot be placed; `None` if all can be placed.
+    /// The time since which some replicas are blocked; `None` if none is.
     blocked: Option<Duration>,
-    /// Ready replicas and cumulative answers, since requests wait and the number of ready replicas has not changed.
-    saturated: Window<(usize, f64)>,
-    /// The measurement that the next one is compared with: ready replicas, and their answers per second while requests
-    /// waited.
-    best: Option<(usize, f64)>,
+    saturation: Saturation,
+    /// The throughput that the next one is compared with.
+    base: Option<Throughput>,
 }
 
 /// A ceiling that was reached.
@@ -55,22 +51,19 @@ pub struct Reached {
 struct Pauses {
     first: Duration,
     last: Duration,
-}
-
-impl Default for Ceiling {
-    fn default() -> Self {
-        Self { reached: None, blocked: None, saturated: Window::new(MEASURE), best: None }
-    }
+    /// The time that a new attempt may take. The pause also doubles if the attempt fails within the last pause.
+    attempt: Duration,
 }
 
 impl Ceiling {
     /// Learns from an observation.
     pub fn watch(&mut self, seen: &Observation) {
-        let Replicas { ready, starting, blocked, .. } = seen.replicas;
+        let Replicas { ready, starting, blocked, lost, .. } = seen.replicas;
         if blocked > 0 {
             let since = *self.blocked.get_or_insert(seen.at);
+            let is_final = seen.at >= since + seen.placement.unwrap_or(WITHDRAW_AFTER);
             // At least one replica stays desired. Without it, no replica would be tried again.
-            self.reach(seen.at, (ready + starting).max(1), Limit::Full, seen.at >= since + WITHDRAW_AFTER);
+            self.reach(seen.at, (ready + starting + lost).max(1), Limit::Full, is_final);
         } else {
             self.blocked = None;
         }
@@ -83,45 +76,37 @@ impl Ceiling {
     }
 
     fn reach(&mut self, at: Duration, replicas: usize, limit: Limit, is_final: bool) {
-        let Pauses { first, last } = if limit == Limit::Full { FULL } else { NO_GAIN };
+        let Pauses { first, last, attempt } = if limit == Limit::Full { FULL } else { NO_GAIN };
         let before = self.reached.filter(|reached| reached.limit == limit);
         let pause = match before {
             // The ceiling still holds, so its pause does not grow.
             Some(reached) if at < reached.until => reached.pause,
             // The attempt to exceed the ceiling failed, so the next pause is twice as long.
-            Some(reached) if at < reached.until + reached.pause => (reached.pause * 2).min(last),
+            Some(reached) if at < reached.until + reached.pause.max(attempt) => (reached.pause * 2).min(last),
             _ => first,
         };
         self.reached = Some(Reached { replicas, limit, is_final, until: at + pause, pause });
     }
 
+    /// Compares the throughput of more ready replicas with that of fewer. Each number of replicas is judged once, so
+    /// that the pause ends although requests still wait.
     fn watch_throughput(&mut self, seen: &Observation) {
-        let ready = seen.replicas.ready;
-        let is_same = self.saturated.newest().is_none_or(|(_, (replicas, _))| *replicas == ready);
-        // Until a partial observation, the answers to some dispatchers are missing.
-        if seen.queue_length < 1.0 || !is_same || ready == 0 || seen.is_partial {
-            self.saturated = Window::new(MEASURE);
-        }
+        let throughput = self.saturation.measure(seen);
         if seen.queue_length < 1.0 {
-            self.best = None;
-            return;
+            self.base = None;
         }
-        let answers = seen.service.count();
-        self.saturated.push(seen.at, (ready, answers));
-        let then = seen.at.checked_sub(MEASURE).and_then(|then| self.saturated.at(then));
-        let Some(&(then, (_, before))) = then else { return };
-        let throughput = (answers - before) / (seen.at - then).as_secs_f64();
-        match self.best {
-            Some((fewer, least)) if fewer < ready => {
-                let expected = least * ready as f64 / fewer as f64;
-                if throughput < least + GAIN * (expected - least) {
+        let Some(throughput) = throughput else { return };
+        if let Some(base) = self.base.filter(|base| base.replicas < throughput.replicas) {
+            match throughput.is_gain(&base) {
+                // An old throughput says little, since other images come. So the comparison ends when the measurement does.
+                None if !throughput.is_complete() => return,
+                // Replicas that were desired before the ceiling was reached are no further attempt.
+                Some(false) if self.at(seen.at).is_none() => {
                     self.reach(seen.at, seen.replicas.desired, Limit::NoGain, false);
-                } else {
-                    self.best = Some((ready, throughput));
                 }
+                _ => {}
             }
-            Some((same, _)) if same == ready => {}
-            _ => self.best = Some((ready, throughput)),
         }
+        self.base = Some(throughput);
     }
 }

@@ -1,4 +1,4 @@
-//! The pods of a Deployment by state: ready, starting or blocked. Pure.
+//! The pods of a Deployment by state. Pure.
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
@@ -23,8 +23,12 @@ pub enum PodState {
     Ready,
     /// The pod is not ready yet.
     Starting,
-    /// The pod cannot be placed or started, or keeps dying.
-    Blocked,
+    /// No node has room for the pod.
+    Unplaced,
+    /// The pod cannot be started, or keeps dying.
+    Stuck,
+    /// The pod was ready and is not expected back soon. Its ReplicaSet keeps it until the cluster deletes it.
+    Lost,
     /// The pod has finished or is being deleted, so it is no longer a replica.
     Gone,
 }
@@ -40,12 +44,28 @@ pub fn pod_state(pod: &Pod) -> PodState {
     if condition(pod, "Ready").is_some_and(|ready| ready.status == "True") {
         return PodState::Ready;
     }
-    let unschedulable = condition(pod, "PodScheduled")
-        .is_some_and(|placed| placed.status == "False" && placed.reason.as_deref() == Some("Unschedulable"));
+    if condition(pod, "PodScheduled")
+        .is_some_and(|placed| placed.status == "False" && placed.reason.as_deref() == Some("Unschedulable"))
+    {
+        return PodState::Unplaced;
+    }
+    if is_on_lost_node(pod) {
+        return PodState::Lost;
+    }
     let mut containers =
         status.into_iter().flat_map(|status| [&status.init_container_statuses, &status.container_statuses]).flatten();
-    let is_blocked = unschedulable || containers.any(|list| list.iter().any(is_stuck));
-    if is_blocked { PodState::Blocked } else { PodState::Starting }
+    if containers.any(|list| list.iter().any(is_stuck)) { PodState::Stuck } else { PodState::Starting }
+}
+
+/// Whether the control plane has lost the node of a pod that was ready. It then marks the pod as not ready, and leaves
+/// what the kubelet reported about the containers. A kubelet itself gives a reason if containers are ready and the pod
+/// is not: the pod's readiness gates.
+fn is_on_lost_node(pod: &Pod) -> bool {
+    let are_ready = condition(pod, "ContainersReady").is_some_and(|containers| containers.status == "True");
+    let is_marked = condition(pod, "Ready")
+        .is_some_and(|ready| ready.status != "True" && ready.reason.as_deref() != Some("ReadinessGatesNotReady"));
+    let reason = pod.status.as_ref().and_then(|status| status.reason.as_deref());
+    are_ready && is_marked || reason == Some("NodeLost")
 }
 
 /// The condition of `pod` with the type `kind`; `None` if there is none.
@@ -54,21 +74,26 @@ pub fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
 }
 
 /// The replicas by state. Replicas without a pod count as starting, or as blocked if the Deployment reports that pods
-/// cannot be created, for example because of a quota.
-pub fn count(deployment: &Deployment, pods: &[impl Borrow<Pod>]) -> Replicas {
+/// cannot be created, for example because of a quota. During a rollout there are pods beyond the desired ones. Unless
+/// they are ready, such pods do not count, so that those of a broken revision do not look like a lack of room.
+pub fn count(deployment: &Deployment, states: &[PodState]) -> Replicas {
     let desired = desired(deployment);
-    let count = |state| pods.iter().filter(|&pod| pod_state(pod.borrow()) == state).count();
-    let (ready, starting, blocked) = (count(PodState::Ready), count(PodState::Starting), count(PodState::Blocked));
-    let missing = desired.saturating_sub(ready + starting + blocked);
+    let count = |state| states.iter().filter(|&&found| found == state).count();
+    let ready = count(PodState::Ready);
+    let lost = count(PodState::Lost).min(desired.saturating_sub(ready));
+    let unready = desired.saturating_sub(ready + lost);
+    let missing = unready.saturating_sub(count(PodState::Starting));
     let conditions = deployment.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
     let is_failing = conditions.iter().any(|found| found.type_ == "ReplicaFailure" && found.status == "True");
-    let (starting, blocked) = if is_failing { (starting, blocked + missing) } else { (starting + missing, blocked) };
-    Replicas { desired, ready, starting, blocked }
+    let blocked = if is_failing { missing } else { missing.min(count(PodState::Unplaced) + count(PodState::Stuck)) };
+    Replicas { desired, ready, starting: unready - blocked, blocked, lost }
 }
 
-/// The name of a blocked pod and the reason given by the scheduler or the kubelet; `None` if no pod is blocked.
+/// The name of an unplaced or stuck pod and the reason given by the scheduler or the kubelet; `None` if there is no
+/// such pod.
 pub fn obstacle(pods: &[impl Borrow<Pod>]) -> Option<String> {
-    let pod: &Pod = pods.iter().map(Borrow::borrow).find(|pod| pod_state(pod) == PodState::Blocked)?;
+    let is_obstacle = |pod: &&Pod| matches!(pod_state(pod), PodState::Unplaced | PodState::Stuck);
+    let pod: &Pod = pods.iter().map(Borrow::borrow).find(is_obstacle)?;
     let unplaced = condition(pod, "PodScheduled").filter(|placed| placed.status == "False");
     let message = unplaced.and_then(|placed| placed.message.clone()).or_else(|| {
         let mut containers = pod.status.as_ref()?.container_statuses.iter().flatten();
@@ -121,11 +146,12 @@ mod tests {
     }
 
     #[test]
-    fn pods_are_ready_starting_blocked_or_gone() {
+    fn a_pod_has_one_state() {
         let killed = json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}});
         let crashed = json!({"terminated": {"exitCode": 1, "reason": "Error"}});
         let (running, none) = (json!({"running": {}}), json!({}));
         let is = |phase: &str, ready: &str| json!({"phase": phase, "conditions": [condition("PodScheduled", "True", ""), condition("Ready", ready, "")]});
+        let marked = |reason, containers| json!({"conditions": [condition("Ready", "False", reason), condition("ContainersReady", containers, "")]});
         let unplaced = |reason| json!({"phase": "Pending", "conditions": [condition("PodScheduled", "False", reason)]});
         let with = |container: Value| json!({"containerStatuses": [container]});
         let init = json!({"initContainerStatuses": waiting("CrashLoopBackOff")["containerStatuses"]});
@@ -136,20 +162,24 @@ mod tests {
             (json!({"phase": "Pending"}), PodState::Starting),
             (is("Running", "False"), PodState::Starting),
             (is("Running", "Unknown"), PodState::Starting),
+            (marked("ContainersNotReady", "False"), PodState::Starting),
+            (marked("ReadinessGatesNotReady", "True"), PodState::Starting),
+            (marked("", "True"), PodState::Lost),
+            (json!({"reason": "NodeLost"}), PodState::Lost),
             (is("Running", "True"), PodState::Ready),
             (is("Succeeded", "True"), PodState::Gone),
             (json!({"phase": "Failed", "reason": "Evicted"}), PodState::Gone),
-            (unplaced("Unschedulable"), PodState::Blocked),
+            (unplaced("Unschedulable"), PodState::Unplaced),
             (unplaced("SchedulingGated"), PodState::Starting),
             (waiting("ContainerCreating"), PodState::Starting),
             (waiting("PodInitializing"), PodState::Starting),
-            (waiting("CrashLoopBackOff"), PodState::Blocked),
-            (waiting("ImagePullBackOff"), PodState::Blocked),
-            (waiting("ErrImagePull"), PodState::Blocked),
-            (waiting("CreateContainerConfigError"), PodState::Blocked),
-            (init, PodState::Blocked),
-            (with(container(false, &running, &killed)), PodState::Blocked),
-            (with(container(false, &killed, &none)), PodState::Blocked),
+            (waiting("CrashLoopBackOff"), PodState::Stuck),
+            (waiting("ImagePullBackOff"), PodState::Stuck),
+            (waiting("ErrImagePull"), PodState::Stuck),
+            (waiting("CreateContainerConfigError"), PodState::Stuck),
+            (init, PodState::Stuck),
+            (with(container(false, &running, &killed)), PodState::Stuck),
+            (with(container(false, &killed, &none)), PodState::Stuck),
             (with(container(false, &running, &crashed)), PodState::Starting),
             (recovered, PodState::Ready),
         ] {
@@ -178,22 +208,40 @@ mod tests {
     }
 
     #[test]
-    fn replicas_without_a_pod_are_starting_or_blocked() {
-        let ready = pod(&json!({"conditions": [condition("Ready", "True", "")]}));
-        let pods = [ready, pod(&json!({})), pod(&waiting("ErrImagePull")), pod(&json!({"phase": "Failed"}))];
-        for (replicas, failure, desired, starting, blocked) in [
-            (json!(3), "", 3, 1, 1),
-            (json!(5), "", 5, 3, 1),
-            (json!(5), "False", 5, 3, 1),
-            (json!(5), "True", 5, 1, 3),
-            (json!(0), "True", 0, 1, 1),
-            (json!(null), "", 1, 1, 1),
+    fn replicas_are_counted_up_to_the_desired_number() {
+        use PodState::{Gone, Lost, Ready, Starting, Stuck, Unplaced};
+        let (failing, well) = ("True", "False");
+        let serving = [Ready; 4];
+        let with = |more: &[PodState]| [&serving[..], more].concat();
+        for (replicas, failure, states, [starting, blocked, lost]) in [
+            // Replicas without a pod.
+            (json!(3), "", vec![Ready, Starting, Stuck, Gone], [1, 1, 0]),
+            (json!(5), "", vec![Ready, Starting, Stuck, Gone], [3, 1, 0]),
+            (json!(5), well, vec![Ready, Starting, Unplaced, Gone], [3, 1, 0]),
+            (json!(5), failing, vec![Ready, Starting, Stuck, Gone], [1, 3, 0]),
+            (json!(0), failing, vec![Ready, Starting, Stuck, Gone], [0, 0, 0]),
+            (json!(null), "", vec![Starting], [1, 0, 0]),
+            // A rollout, with pods beyond the desired ones.
+            (json!(4), "", with(&[Stuck]), [0, 0, 0]),
+            (json!(4), failing, with(&[Starting]), [0, 0, 0]),
+            (json!(3), "", with(&[Starting, Unplaced]), [0, 0, 0]),
+            (json!(5), "", with(&[Stuck, Stuck]), [0, 1, 0]),
+            (json!(5), "", with(&[Starting, Stuck]), [1, 0, 0]),
+            (json!(5), "", with(&[Starting, Starting]), [1, 0, 0]),
+            // Lost pods stay until they are deleted.
+            (json!(4), "", vec![Ready, Ready, Lost, Lost], [0, 0, 2]),
+            (json!(6), "", vec![Ready, Ready, Lost, Lost], [2, 0, 2]),
+            (json!(6), "", vec![Ready, Ready, Lost, Lost, Starting, Unplaced], [1, 1, 2]),
+            (json!(4), "", with(&[Lost]), [0, 0, 0]),
         ] {
             let spec = json!({"replicas": replicas, "selector": {}, "template": {}});
             let status = json!({"conditions": [condition("ReplicaFailure", failure, "")]});
             let deployment = serde_json::from_value(json!({"metadata": {}, "spec": spec, "status": status}));
-            let found = count(&deployment.expect("a Deployment"), &pods);
-            assert_eq!(found, Replicas { desired, ready: 1, starting, blocked }, "{replicas} {failure}");
+            let found = count(&deployment.expect("a Deployment"), &states);
+            let Replicas { desired, ready, .. } = found;
+            assert_eq!(desired, replicas.as_u64().unwrap_or(1) as usize);
+            assert_eq!(ready, states.iter().filter(|&&state| state == Ready).count());
+            assert_eq!([found.starting, found.blocked, found.lost], [starting, blocked, lost], "{replicas} {states:?}");
         }
     }
 }

@@ -1,0 +1,234 @@
+//! How long pods take to get a node and to start, and which pods are lost. Pure, but for lines of the log.
+
+use super::pods::{PodState, condition, pod_state};
+use crate::target::startup_mean;
+use k8s_openapi::api::core::v1::Pod;
+use law::placement::Placements;
+use std::borrow::Borrow;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Largest time between a pod's start and its first conditions, as the kubelet writes them in whole seconds.
+const SLACK: Duration = Duration::from_secs(1);
+
+/// The least time after which a pod that was ready once and is unready now is lost. Before that, its container may just
+/// have restarted.
+const LOST_AFTER: Duration = Duration::from_secs(30);
+
+/// The mean start-up time, the latest placements, and the pods that are present.
+#[derive(Debug, Default)]
+pub struct PodTimes {
+    startup: Option<Duration>,
+    placements: Placements,
+    /// By the uid of each pod.
+    pods: BTreeMap<String, Seen>,
+}
+
+/// What was seen of a pod.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    state: PodState,
+    /// The time at which the pod was first seen in this state.
+    since: Instant,
+    /// Whether the pod has been ready, or was when it was first seen.
+    was_ready: bool,
+    was_stuck: bool,
+}
+
+impl PodTimes {
+    /// The mean of the times from creation to readiness; `None` until a pod has become ready.
+    pub fn startup(&self) -> Option<Duration> {
+        self.startup
+    }
+
+    /// The time in which unplaced pods may get a node; `None` if there are no such pods.
+    pub fn placement(&self) -> Option<Duration> {
+        let is_waiting = self.pods.values().any(|seen| seen.state == PodState::Unplaced);
+        is_waiting.then(|| self.placements.time_limit())
+    }
+
+    /// Learns from the present pods, and returns their states.
+    ///
+    /// The start-up times of pods that have become ready since the last call are added to the mean. The time that a pod
+    /// waits for a node is part of it. A pod that was stuck, was ready when it was first seen, or becomes ready again
+    /// does not count.
+    pub fn note(&mut self, pods: &[impl Borrow<Pod>], now: Instant) -> Vec<PodState> {
+        let before = std::mem::take(&mut self.pods);
+        let mut states = Vec::new();
+        for pod in pods.iter().map(Borrow::borrow) {
+            let uid = pod.metadata.uid.clone().unwrap_or_default();
+            let seen = self.see(pod, before.get(&uid), now);
+            states.push(if self.is_lost(&seen, now) { PodState::Lost } else { seen.state });
+            self.pods.insert(uid, seen);
+        }
+        for (uid, then) in before {
+            let state = self.pods.get(&uid).map_or(PodState::Gone, |seen| seen.state);
+            if (then.state, state) == (PodState::Unplaced, PodState::Gone) {
+                self.placements.add_withdrawn(now - then.since);
+            }
+        }
+        states
+    }
+
+    /// Learns from one pod. `before` is what was seen of it at the last call.
+    fn see(&mut self, pod: &Pod, before: Option<&Seen>, now: Instant) -> Seen {
+        let state = pod_state(pod);
+        let is_ready = state == PodState::Ready;
+        let first = Seen { state, since: now, was_ready: is_ready || was_ready(pod), was_stuck: false };
+        let before = *before.unwrap_or(&first);
+        if is_ready && !before.was_ready && !before.was_stuck {
+            self.add_startup(pod);
+        }
+        if before.state == PodState::Unplaced && !matches!(state, PodState::Unplaced | PodState::Gone) {
+            self.add_placement(pod);
+        }
+        Seen {
+            state,
+            since: if state == before.state { before.since } else { now },
+            was_ready: before.was_ready || is_ready,
+            was_stuck: before.was_stuck || state == PodState::Stuck,
+        }
+    }
+
+    /// Whether a pod that was ready is unready for longer than a start.
+    fn is_lost(&self, seen: &Seen, now: Instant) -> bool {
+        let longest = self.startup.unwrap_or_default().max(LOST_AFTER);
+        seen.state == PodState::Starting && seen.was_ready && now - seen.since > longest
+    }
+
+    fn add_startup(&mut self, pod: &Pod) {
+        if let Some(took) = took(pod, "Ready") {
+            self.startup = Some(startup_mean(self.startup, took));
+            tracing::info!(pod = pod.metadata.name, startup_seconds = took.as_secs(), "a replica became ready");
+        }
+    }
+
+    fn add_placement(&mut self, pod: &Pod) {
+        if let Some(took) = took(pod, "PodScheduled") {
+            self.placements.add(took);
+            tracing::info!(pod = pod.metadata.name, seconds = took.as_secs(), "a replica that waited has got a node");
+        }
+    }
+}
+
+/// The time from a pod's creation to the last change of its condition with the type `kind`.
+fn took(pod: &Pod, kind: &str) -> Option<Duration> {
+    let created = pod.metadata.creation_timestamp.as_ref()?.0;
+    let changed = condition(pod, kind)?.last_transition_time.as_ref()?.0;
+    changed.duration_since(created).try_into().ok()
+}
+
+/// Whether a starting pod was ready before: its readiness changed more than [`SLACK`] after its start.
+fn was_ready(pod: &Pod) -> bool {
+    let since = condition(pod, "Ready").and_then(|ready| ready.last_transition_time.as_ref());
+    let started = pod.status.as_ref().and_then(|status| status.start_time.as_ref());
+    let (Some(since), Some(started)) = (since, started) else { return false };
+    Duration::try_from(since.0.duration_since(started.0)).is_ok_and(|unready_after| unready_after > SLACK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    const S: fn(u64) -> Duration = Duration::from_secs;
+
+    fn time(second: u64) -> String {
+        format!("2026-01-01T00:{:02}:{:02}Z", second / 60, second % 60)
+    }
+
+    /// A pod that was created and started at second 0.
+    fn with(uid: &str, conditions: &Value) -> Pod {
+        let metadata = json!({"uid": uid, "creationTimestamp": time(0)});
+        let status = json!({"startTime": time(0), "conditions": conditions});
+        serde_json::from_value(json!({"metadata": metadata, "status": status})).expect("a pod")
+    }
+
+    /// A pod whose condition `Ready` has been `ready` since `second`.
+    fn pod(uid: &str, ready: &str, second: u64) -> Pod {
+        with(uid, &json!([{"type": "Ready", "status": ready, "lastTransitionTime": time(second)}]))
+    }
+
+    fn unplaced(uid: &str) -> Pod {
+        with(uid, &json!([{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]))
+    }
+
+    /// A pod that got a node at `second`.
+    fn placed(uid: &str, second: u64) -> Pod {
+        with(uid, &json!([{"type": "PodScheduled", "status": "True", "lastTransitionTime": time(second)}]))
+    }
+
+    /// A pod whose image cannot be pulled.
+    fn stuck() -> Pod {
+        let mut pod = pod("a", "False", 0);
+        let waiting = json!([{"name": "replica", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+            "state": {"waiting": {"reason": "ErrImagePull"}}}]);
+        let status = pod.status.as_mut().expect("the pod has a status");
+        status.container_statuses = serde_json::from_value(waiting).expect("the JSON is a list of statuses");
+        pod
+    }
+
+    #[test]
+    fn only_pods_that_are_seen_to_become_ready_for_the_first_time_count() {
+        let starting = || vec![pod("a", "False", 0)];
+        let ready = || vec![pod("a", "True", 9)];
+        let (unready, again) = (|| vec![pod("a", "False", 30)], || vec![pod("a", "True", 40)]);
+        let two = |b_ready: &str| vec![pod("a", "True", 10), pod("b", b_ready, if b_ready == "True" { 20 } else { 0 })];
+        for (seen, seconds) in [
+            (vec![ready()], None),
+            (vec![starting()], None),
+            (vec![starting(), ready()], Some(9.0)),
+            (vec![vec![], ready()], None),
+            (vec![starting(), vec![stuck()], starting(), ready()], None),
+            // A pod waits for a node, and starts there. Its start-up time is all of that.
+            (vec![vec![unplaced("a")], starting(), vec![pod("a", "True", 99)]], Some(99.0)),
+            (vec![starting(), vec![unplaced("a")], starting(), again()], Some(40.0)),
+            (vec![unready(), again()], None),
+            (vec![starting(), ready(), unready(), again()], Some(9.0)),
+            // The mean is 0.7 · 10 s + 0.3 · 20 s.
+            (vec![vec![pod("a", "False", 0), pod("b", "False", 0)], two("False"), two("True")], Some(13.0)),
+        ] {
+            let mut times = PodTimes::default();
+            let now = Instant::now();
+            for pods in &seen {
+                times.note(pods, now);
+            }
+            assert_eq!(times.startup().map(|mean| mean.as_secs_f64()), seconds, "{seen:?}");
+        }
+    }
+
+    #[test]
+    fn placements_are_learned_from_pods_that_had_to_wait_for_a_node() {
+        let (mut times, start) = (PodTimes::default(), Instant::now());
+        // The second at which pods are seen, the pods, and the seconds in which unplaced ones may get a node.
+        for (second, pods, seconds) in [
+            (0, vec![placed("quick", 0)], None),
+            (0, vec![unplaced("a")], Some(300)),
+            (41, vec![placed("a", 40), unplaced("b")], Some(60)),
+            // The pod is withdrawn while it still waits.
+            (141, vec![], None),
+            (141, vec![unplaced("c")], Some(150)),
+        ] {
+            times.note(&pods, start + S(second));
+            assert_eq!(times.placement(), seconds.map(S), "at {second} s");
+        }
+    }
+
+    #[test]
+    fn a_pod_that_is_unready_again_for_longer_than_a_start_is_lost() {
+        let start = Instant::now();
+        for (startup, lost_at) in [(4, 31), (40, 41)] {
+            let mut times = PodTimes::default();
+            times.note(&[pod("a", "False", 0), pod("new", "False", 0)], start);
+            times.note(&[pod("a", "True", startup), pod("new", "False", 0)], start);
+            for (second, expected) in
+                [(0, PodState::Starting), (lost_at - 1, PodState::Starting), (lost_at, PodState::Lost)]
+            {
+                let states = times.note(&[pod("a", "False", 60), pod("new", "False", 0)], start + S(second));
+                assert_eq!(states, [expected, PodState::Starting], "{second} s with a start-up time of {startup} s");
+            }
+            assert_eq!(times.note(&[pod("a", "True", 99)], start + S(99)), [PodState::Ready]);
+        }
+    }
+}
