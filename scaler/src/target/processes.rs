@@ -226,6 +226,6 @@ impl Processes {
             // While replicas keep dying, those that wait for their next start are blocked.
             blocked: if self.restarts.is_loop() { desired.saturating_sub(self.serving()) } else { 0 },
         };
-        self.publish.send_replace(TargetState { replicas, startup: self.startup, refusal: None });
+        self.publish.send_replace(TargetState { replicas, startup: self.startup, ..TargetState::default() });
     }
 }
