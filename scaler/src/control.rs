@@ -2,10 +2,11 @@
 
 use crate::config::scaling::Role;
 use crate::decision::{Action, Decision, Inputs, Journal, NO_NEWS};
+use crate::leader::Term;
 use crate::log_limiter::{LogLimiter, LogLine};
 use crate::metrics;
 use crate::observe::{Error, Reading, ReadingSource};
-use crate::target::{self, Desired};
+use crate::target::{self, Desired, Rejection};
 use ::metrics::{counter, gauge};
 use law::limits::{Limit, Limiter, Limits};
 use law::observation::{Observation, Replicas};
@@ -46,18 +47,34 @@ pub struct Control {
     limiter: Limiter,
     /// The connection to the target's task.
     pub target: target::Handle,
-    /// Whether this scaler is the leader; `None` if the target cannot have several scalers.
-    pub leading: Option<watch::Receiver<bool>>,
+    /// The term in which this scaler leads, if it does; `None` if the target cannot have several scalers.
+    pub leading: Option<watch::Receiver<Option<Term>>>,
     /// The latest decisions of this loop.
     pub journal: Journal,
     log_limiter: LogLimiter,
+    /// The time of the figures that the last decision used.
+    seen_at: Option<Duration>,
+    /// The time of the figures of the last decision that was not rejected, in seconds.
+    acted_at: f64,
 }
 
 impl Control {
     /// A control loop that has not ticked yet.
-    pub fn new(settings: ControlSettings, target: target::Handle, leading: Option<watch::Receiver<bool>>) -> Self {
-        let limiter = Limiter::new(settings.limits);
-        Self { settings, limiter, target, leading, journal: Journal::default(), log_limiter: LogLimiter::default() }
+    pub fn new(
+        settings: ControlSettings,
+        target: target::Handle,
+        leading: Option<watch::Receiver<Option<Term>>>,
+    ) -> Self {
+        Self {
+            limiter: Limiter::new(settings.limits),
+            settings,
+            target,
+            leading,
+            journal: Journal::default(),
+            log_limiter: LogLimiter::default(),
+            seen_at: None,
+            acted_at: 0.0,
+        }
     }
 
     /// Decides at every tick, and never returns.
@@ -66,7 +83,6 @@ impl Control {
     /// It may be dropped at any tick. The target then keeps the replicas that were desired last.
     pub async fn run(&mut self) {
         let started = Instant::now();
-        let mut seen_at = None;
         let mut tick = tokio::time::interval(self.settings.interval.min(OBSERVE));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -74,43 +90,49 @@ impl Control {
             let state = self.target.state.borrow().clone();
             let reading = self.settings.source.read(started).await;
             let at = started.elapsed();
-            let decision = self.decide(at, &state, reading, &mut seen_at);
+            let decision = self.decide(at, state, reading);
             gauge!(metrics::OBSERVATION_AGE, "target" => self.settings.name.clone())
-                .set(at.saturating_sub(seen_at.unwrap_or_default()).as_secs_f64());
+                .set((at.as_secs_f64() - self.acted_at).max(0.0));
             self.explain(at, decision);
         }
     }
 
-    /// The decision of the tick at `at`. `seen_at` is the time of the figures that the last decision used.
-    fn decide(
-        &mut self,
-        at: Duration,
-        state: &target::TargetState,
-        reading: Result<Reading, Error>,
-        seen_at: &mut Option<Duration>,
-    ) -> Decision {
+    /// The decision of the tick at `at`.
+    fn decide(&mut self, at: Duration, state: target::TargetState, reading: Result<Reading, Error>) -> Decision {
         let hold = |reason, why| Decision::hold(at.as_secs_f64(), state.replicas, reason, why);
-        if let Some(refusal) = &state.refusal {
-            return hold("refused", refusal.clone());
+        if let Some(refusal) = state.refusal {
+            return hold("refused", refusal);
         }
         let Reading { figures, silent } = match reading {
             Ok(reading) => reading,
             Err(error @ Error::TooEarly) => return hold(NO_NEWS, error.to_string()),
             Err(error) => return hold("no_observation", error.to_string()),
         };
-        if !is_news(figures.at, *seen_at) {
+        // A scaler that does not lead writes nothing. If it led before, a rejection may be left.
+        let rejection = state.rejection.filter(|_| self.authority().is_ok());
+        let decision = if is_news(figures.at, self.seen_at) {
+            self.seen_at = Some(figures.at);
+            let target::TargetState { replicas, startup, placement, obstacle, .. } = state;
+            let mut seen = Observation { replicas, startup, placement, ..figures };
+            if self.settings.role == Role::Dispatchers {
+                // Requests wait, or are in flight, because replicas are busy. More dispatchers would not help: a law
+                // that saw these numbers would start dispatchers for nothing.
+                (seen.queue_length, seen.in_flight) = (0.0, 0.0);
+            }
+            self.scale(&seen, silent, obstacle.as_deref())
+        } else {
             let age = at.saturating_sub(figures.at);
-            return hold(NO_NEWS, format!("there are no new figures; the latest are {age:.0?} old"));
+            hold(NO_NEWS, format!("there are no new figures; the latest are {age:.0?} old"))
+        };
+        // A decision for the present number is not rejected, so it ends the rejection.
+        if let Some(rejection) = rejection.filter(|_| decision.recommended.is_none() || decision.action != Action::Hold)
+        {
+            return after_rejection(decision, hold("refused", rejection.reason.clone()), &rejection);
         }
-        *seen_at = Some(figures.at);
-        let &target::TargetState { replicas, startup, placement, .. } = state;
-        let mut seen = Observation { replicas, startup, placement, ..figures };
-        if self.settings.role == Role::Dispatchers {
-            // Requests wait, or are in flight, because replicas are busy. More dispatchers would not help: a law that
-            // saw these numbers would start dispatchers for nothing.
-            (seen.queue_length, seen.in_flight) = (0.0, 0.0);
+        if decision.inputs.is_some() {
+            self.acted_at = decision.at_seconds;
         }
-        self.scale(&seen, silent, state.obstacle.as_deref())
+        decision
     }
 
     /// Decides on an observation, and sends the target the desired replicas. `silent` names the silent dispatchers, and
@@ -128,11 +150,12 @@ impl Control {
         }
         explanation.extend(doubt(seen));
         explanation.extend(silent.map(|silent| format!("; {silent}")));
-        let withheld = self.withheld();
-        if withheld.is_none() && recommended.is_some() {
-            let new = Desired { replicas: desired, reason: explanation.clone(), is_full: limit == Limit::Full };
+        let authority = self.authority();
+        if let (Ok(term), Some(_)) = (&authority, recommended) {
+            let is_full = limit == Limit::Full;
+            let new = Desired { replicas: desired, reason: explanation.clone(), is_full, term: *term };
             self.target.desired.send_if_modified(|present| {
-                // The target may have refused the change, so it is sent again until the target has made it.
+                // The target may have left the change out, so each decision is sent until the target has the replicas.
                 let is_new = present.replicas != desired || desired != current;
                 *present = new;
                 is_new
@@ -149,19 +172,23 @@ impl Control {
             limit,
             desired,
             action: Action::of(current, desired),
-            withheld,
+            withheld: authority.err(),
             reason,
             explanation,
         }
     }
 
-    /// The reason why decisions are not carried out; `None` if they are carried out.
-    fn withheld(&self) -> Option<String> {
+    /// The term in which decisions are carried out, without a term if the target cannot have several scalers.
+    ///
+    /// # Errors
+    /// If decisions are not carried out: the reason.
+    fn authority(&self) -> Result<Option<Term>, String> {
         if self.settings.is_dry_run {
-            return Some("--dry-run".into());
+            return Err("--dry-run".into());
         }
-        let leads = self.leading.as_ref().is_none_or(|leading| *leading.borrow());
-        (!leads).then(|| "this scaler does not lead".into())
+        let Some(leading) = &self.leading else { return Ok(None) };
+        let term = leading.borrow().filter(Term::lasts);
+        term.map(Some).ok_or_else(|| "this scaler does not lead".into())
     }
 
     /// Exports and logs a decision, and adds it to the journal.
@@ -202,6 +229,16 @@ fn without_lost(seen: &Observation) -> Observation {
     Observation { replicas, ..seen.clone() }
 }
 
+/// What to report of a decision after a rejection. `refused` is the decision to change nothing, with the reason of the
+/// rejection. It is reported until the next attempt, which is reported with that reason.
+fn after_rejection(decision: Decision, refused: Decision, rejection: &Rejection) -> Decision {
+    if decision.recommended.is_none() || rejection.pauses() {
+        return refused;
+    }
+    let explanation = format!("{}; the last attempt failed: {}", decision.explanation, refused.explanation);
+    Decision { explanation, ..decision }
+}
+
 /// A note for users if requests wait although replicas are ready. More replicas would not help then.
 fn doubt(seen: &Observation) -> Option<String> {
     let is_cut_off = seen.queue_length > 0.0 && seen.in_flight + seen.capacity == 0.0 && seen.replicas.ready > 0;
@@ -222,6 +259,20 @@ fn is_news(taken: Duration, seen_at: Option<Duration>) -> bool {
 mod tests {
     use super::*;
     use law::limits::Guard;
+
+    #[test]
+    fn a_rejection_is_shown_until_the_next_attempt_and_with_it() {
+        let refused = Decision::hold(1.0, Replicas::default(), "refused", "denied".into());
+        let up = Decision { recommended: Some(2), explanation: "two".into(), ..refused.clone() };
+        let (now, minute) = (tokio::time::Instant::now(), Duration::from_secs(60));
+        let explanation = |recommended, until| {
+            let rejection = Rejection { reason: String::new(), until };
+            after_rejection(Decision { recommended, ..up.clone() }, refused.clone(), &rejection).explanation
+        };
+        assert_eq!(explanation(Some(2), now + minute), "denied");
+        assert_eq!(explanation(None, now), "denied", "the law has no opinion");
+        assert_eq!(explanation(Some(2), now), "two; the last attempt failed: denied");
+    }
 
     #[test]
     fn a_note_says_that_no_dispatcher_uses_the_ready_replicas() {

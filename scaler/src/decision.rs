@@ -12,8 +12,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 /// The reason to hold when no figures are newer than those of the last decision.
 pub const NO_NEWS: &str = "no_news";
 
-/// Number of decisions that a journal keeps.
+/// Number of changes that a journal keeps, and of other decisions.
 const JOURNAL_LENGTH: usize = 1000;
+
+/// A change is a repetition if the same change was decided within this time before, in seconds.
+const REPETITION_SECONDS: f64 = 60.0;
 
 /// The most bytes that [`Decision::hold`] keeps of an explanation, which may quote a long message of another program.
 const MAX_EXPLANATION: usize = 1000;
@@ -127,31 +130,48 @@ impl Decision {
     }
 }
 
-/// The latest 1000 decisions. All clones share one list.
+/// The latest 1000 changes, and the latest 1000 other decisions: those to hold, and repetitions of a change that is not
+/// made at once. So changes stay however many holds follow. All clones share one list.
 #[derive(Debug, Clone, Default)]
-pub struct Journal(Arc<Mutex<VecDeque<Decision>>>);
+pub struct Journal(Arc<Mutex<Entries>>);
+
+#[derive(Debug, Default)]
+struct Entries {
+    /// Decisions in the order of their addition, each with whether it is a change and no repetition.
+    decisions: VecDeque<(bool, Decision)>,
+    /// The present and the desired replicas of the last change, and the time at which it was decided last.
+    last: Option<((usize, usize), f64)>,
+}
 
 impl Journal {
-    /// Adds a decision, and removes the oldest decision if the journal is full.
+    /// Adds a decision. Removes the oldest change if there are too many changes, and otherwise the oldest other decision
+    /// if there are too many of those.
     pub fn add(&self, decision: Decision) {
-        let mut decisions = self.lock();
-        if decisions.len() == JOURNAL_LENGTH {
-            decisions.pop_front();
+        let mut entries = self.lock();
+        let is_new = decision.action != Action::Hold && {
+            let (change, at) = ((decision.replicas.desired, decision.desired), decision.at_seconds);
+            let last = entries.last.replace((change, at));
+            last.is_none_or(|(last, then)| last != change || at > then + REPETITION_SECONDS)
+        };
+        let decisions = &mut entries.decisions;
+        decisions.push_back((is_new, decision));
+        let mut of_kind = (0..decisions.len()).filter(|&index| decisions[index].0 == is_new);
+        if let (Some(oldest), Some(_)) = (of_kind.next(), of_kind.nth(JOURNAL_LENGTH - 1)) {
+            decisions.remove(oldest);
         }
-        decisions.push_back(decision);
     }
 
     /// All decisions in the journal, newest last.
     pub fn all(&self) -> Vec<Decision> {
-        self.lock().iter().cloned().collect()
+        self.lock().decisions.iter().map(|(_, decision)| decision.clone()).collect()
     }
 
     /// The newest decision; `None` before the first tick.
     pub fn latest(&self) -> Option<Decision> {
-        self.lock().back().cloned()
+        self.lock().decisions.back().map(|(_, decision)| decision.clone())
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Decision>> {
+    fn lock(&self) -> MutexGuard<'_, Entries> {
         self.0.lock().expect("no method panics while it holds the lock")
     }
 }
@@ -159,6 +179,27 @@ impl Journal {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn changes_survive_holds_and_repetitions() {
+        let journal = Journal::default();
+        let hold = |at| Decision::hold(at, Replicas::default(), "objective", String::new());
+        let change = |at, desired| Decision { action: Action::of(0, desired), desired, ..hold(at) };
+        // A change that is not made is decided at every tick, for example with --dry-run.
+        let decisions = (0..5000_u32).map(|tick| match (f64::from(tick) / 2.0, tick) {
+            (at, 10 | 20) => change(at, tick as usize),
+            (at, 30..3000) => change(at, 30),
+            (at, _) => hold(at),
+        });
+        decisions.for_each(|decision| journal.add(decision));
+        let kept = journal.all();
+        let changes: Vec<f64> =
+            kept.iter().filter(|kept| kept.action == Action::Up).map(|kept| kept.at_seconds).collect();
+        assert_eq!(changes, [5.0, 10.0, 15.0]);
+        assert_eq!(kept.len(), 3 + 1000, "the latest holds are kept, too");
+        assert!(kept.is_sorted_by_key(|kept| kept.at_seconds));
+        assert_eq!(journal.latest().map(|latest| latest.at_seconds), Some(2499.5));
+    }
 
     #[test]
     fn long_explanations_are_cut_to_a_thousand_bytes() {

@@ -1,9 +1,10 @@
 //! Leader election: of several scalers, the one that holds a Lease acts. One task claims the Lease, renews it and gives
-//! it back. A write names the version of the Lease that was read, so that only one of two claims is accepted.
+//! it back. A write names the version of the Lease that was read, so that only one of two claims is accepted. A `Fence`
+//! keeps a scaler that no longer leads from writing to its target.
 
 pub mod election;
 
-use election::{Election, ElectionStep, LEASE, RETRY};
+use election::{Election, ElectionStep, LEASE, RENEW_DEADLINE, RETRY};
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
@@ -14,6 +15,9 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+
+/// Time after which forbidden requests are logged. A leader has stepped down by then.
+const FORBIDDEN: Duration = RENEW_DEADLINE;
 
 /// The Lease, and the candidate that claims it.
 #[derive(Debug, Clone)]
@@ -26,11 +30,59 @@ pub struct CandidateSpec {
     pub identity: String,
 }
 
+/// The time in which one candidate leads, from its claim of the Lease until another candidate has claimed it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Term {
+    /// The field `leaseTransitions` of the Lease, which grows with each change of the holder.
+    pub transitions: i32,
+    /// The candidate stops leading at this time unless it renews the Lease before.
+    pub until: Instant,
+}
+
+impl Term {
+    /// Whether the candidate still leads by this process's clock. After a pause of the whole process, this is known
+    /// before the candidate's task has run.
+    pub fn lasts(&self) -> bool {
+        Instant::now() < self.until
+    }
+}
+
+/// The check that a term lasts, for the moment before a write.
+#[derive(Debug, Clone)]
+pub struct Fence {
+    leases: Api<Lease>,
+    spec: CandidateSpec,
+    leading: watch::Receiver<Option<Term>>,
+}
+
+impl Fence {
+    /// Reads the Lease. Returns whether `term` lasts: the Lease still has its holder and its number of transitions, and
+    /// the time to renew it has not passed.
+    ///
+    /// A write that follows must name a version of the written object that was read before this call. Otherwise it
+    /// could overwrite what another leader has written since the Lease was read.
+    ///
+    /// # Errors
+    /// If the API server does not give the Lease.
+    pub async fn admits(&self, term: Option<Term>) -> Result<bool, ApiError> {
+        let lease = request(self.leases.get_opt(&self.spec.name)).await?;
+        let held = lease.and_then(|lease| lease.spec).unwrap_or_default();
+        let is_holder = held.holder_identity.as_deref() == Some(&self.spec.identity);
+        let transitions = held.lease_transitions.unwrap_or_default();
+        let is_of_term = |term: Option<Term>| term.is_some_and(|term| term.transitions == transitions);
+        let present = self.leading.borrow().filter(Term::lasts);
+        Ok(is_holder && is_of_term(term) && is_of_term(present))
+    }
+}
+
 /// A candidate. Dropping it makes the candidate resign, without a wait until the Lease is given back.
 #[derive(Debug)]
 pub struct Candidate {
-    /// Whether this candidate leads. It becomes false before another candidate can lead.
-    pub leading: watch::Receiver<bool>,
+    /// The term while this candidate leads, otherwise `None`. It is over before another candidate can lead. When the
+    /// candidate's task ends, for whatever reason, the value becomes `None` and the channel is closed.
+    pub leading: watch::Receiver<Option<Term>>,
+    /// The check for writes of this candidate.
+    pub fence: Fence,
     /// The task, which gives the Lease back before it ends. If it is aborted, the Lease stays until it expires.
     pub done: JoinHandle<()>,
     resign: oneshot::Sender<()>,
@@ -48,15 +100,18 @@ impl Candidate {
 
 /// Starts a candidate, which claims the Lease until it resigns.
 pub fn run(spec: CandidateSpec, client: Client) -> Candidate {
-    let (publish, leading) = watch::channel(false);
+    let (publish, leading) = watch::channel(None);
     let (resign, mut resigned) = oneshot::channel();
+    let leases = Api::namespaced(client, &spec.namespace);
+    let fence = Fence { leases: leases.clone(), spec: spec.clone(), leading: leading.clone() };
     let mut elector = Elector {
-        leases: Api::namespaced(client, &spec.namespace),
+        leases,
         election: Election::new(spec.identity.clone()),
         spec,
         publish,
+        transitions: 0,
         started: Instant::now(),
-        logged: None,
+        failures: FailureLog::default(),
     };
     let done = tokio::spawn(async move {
         tokio::select! {
@@ -65,17 +120,42 @@ pub fn run(spec: CandidateSpec, client: Client) -> Candidate {
         }
         elector.release().await;
     });
-    Candidate { leading, done, resign }
+    Candidate { leading, fence, done, resign }
 }
 
 struct Elector {
     spec: CandidateSpec,
     leases: Api<Lease>,
     election: Election,
-    publish: watch::Sender<bool>,
+    publish: watch::Sender<Option<Term>>,
+    /// The transitions that the last accepted claim has written.
+    transitions: i32,
     started: Instant,
+    failures: FailureLog,
+}
+
+/// Chooses the failures for the log.
+#[derive(Debug, Default)]
+struct FailureLog {
     /// The failure that was logged last, so that it is logged once while it lasts.
     logged: Option<ApiError>,
+    /// The time since which every attempt was forbidden.
+    forbidden: Option<Duration>,
+}
+
+impl FailureLog {
+    /// The failure of the attempt at `at`, if it is to be logged. An API server that has just started may forbid every
+    /// request until it has read the Roles, so a request counts as forbidden only once that lasts.
+    fn news<'a>(&mut self, at: Duration, failure: Option<&'a ApiError>) -> Option<&'a ApiError> {
+        let is_forbidden = failure.is_some_and(|failure| failure.is(403));
+        self.forbidden = is_forbidden.then(|| self.forbidden.unwrap_or(at));
+        if self.forbidden.is_some_and(|since| at < since + FORBIDDEN) {
+            return None;
+        }
+        let is_new = self.logged.as_ref() != failure;
+        self.logged = failure.cloned();
+        failure.filter(|_| is_new)
+    }
 }
 
 impl Elector {
@@ -97,22 +177,18 @@ impl Elector {
 
     /// Reads the Lease, and claims it if that is allowed. Returns the pause before the next attempt.
     async fn attempt(&mut self) -> Duration {
-        match self.step().await {
-            Ok(ElectionStep::Claim) => self.logged = None,
-            Ok(ElectionStep::Wait(until)) => {
-                self.logged = None;
-                return until.saturating_sub(self.started.elapsed());
-            }
-            // Another candidate has claimed the Lease since it was read.
-            Err(failure) if failure.is(409) => {}
-            Err(failure) if self.logged.as_ref() == Some(&failure) => {}
-            Err(failure) => {
-                let CandidateSpec { namespace, name, .. } = &self.spec;
-                tracing::warn!("cannot claim Lease {namespace}/{name}: {failure}; check the API server and the Role");
-                self.logged = Some(failure);
-            }
+        let step = self.step().await;
+        let at = self.started.elapsed();
+        // After a conflict, another candidate has claimed the Lease since it was read.
+        let failure = step.as_ref().err().filter(|failure| !failure.is(409));
+        if let Some(failure) = self.failures.news(at, failure) {
+            let CandidateSpec { namespace, name, .. } = &self.spec;
+            tracing::warn!("cannot claim Lease {namespace}/{name}: {failure}; check the API server and the Role");
         }
-        RETRY
+        match step {
+            Ok(ElectionStep::Wait(until)) => until.saturating_sub(at),
+            Ok(ElectionStep::Claim) | Err(_) => RETRY,
+        }
     }
 
     async fn step(&mut self) -> Result<ElectionStep, ApiError> {
@@ -121,21 +197,20 @@ impl Elector {
         let step = self.election.step(self.started.elapsed(), held.as_ref());
         if step == ElectionStep::Claim {
             let sent = self.started.elapsed();
-            self.claim(lease, held.unwrap_or_default()).await?;
+            self.transitions = self.claim(lease, held.unwrap_or_default()).await?;
             self.election.claimed(sent);
         }
         Ok(step)
     }
 
     async fn read(&self) -> Result<Option<Lease>, ApiError> {
-        match request(self.leases.get(&self.spec.name)).await {
-            Err(failure) if failure.is(404) => Ok(None),
-            lease => lease.map(Some),
-        }
+        request(self.leases.get_opt(&self.spec.name)).await
     }
 
-    async fn claim(&self, lease: Option<Lease>, held: LeaseSpec) -> Result<(), ApiError> {
+    /// Writes a claim. Returns its number of transitions.
+    async fn claim(&self, lease: Option<Lease>, held: LeaseSpec) -> Result<i32, ApiError> {
         let mine = held.holder_identity.as_deref() == Some(&self.spec.identity);
+        let transitions = held.lease_transitions.unwrap_or_default() + i32::from(!mine && lease.is_some());
         // Candidates notice only that the times change. The values are for users who read the Lease.
         let now = MicroTime(Timestamp::now());
         let spec = LeaseSpec {
@@ -143,17 +218,18 @@ impl Elector {
             lease_duration_seconds: i32::try_from(LEASE.as_secs()).ok(),
             acquire_time: held.acquire_time.filter(|_| mine).or_else(|| Some(now.clone())),
             renew_time: Some(now),
-            lease_transitions: Some(held.lease_transitions.unwrap_or_default() + i32::from(!mine && lease.is_some())),
+            lease_transitions: Some(transitions),
             ..held
         };
         match lease {
-            Some(lease) => self.replace(lease, spec).await,
+            Some(lease) => self.replace(lease, spec).await?,
             None => {
                 let metadata = ObjectMeta { name: Some(self.spec.name.clone()), ..ObjectMeta::default() };
                 let lease = Lease { metadata, spec: Some(spec) };
-                request(self.leases.create(&PostParams::default(), &lease)).await.map(drop)
+                request(self.leases.create(&PostParams::default(), &lease)).await?;
             }
         }
+        Ok(transitions)
     }
 
     async fn replace(&self, lease: Lease, spec: LeaseSpec) -> Result<(), ApiError> {
@@ -162,10 +238,11 @@ impl Elector {
     }
 
     fn announce(&self) {
-        let leads = self.election.deadline().is_some();
-        if self.publish.send_if_modified(|led| std::mem::replace(led, leads) != leads) {
+        let until = self.election.deadline().map(|deadline| self.started + deadline);
+        let term = until.map(|until| Term { transitions: self.transitions, until });
+        if self.publish.send_replace(term).is_some() != term.is_some() {
             let CandidateSpec { namespace, name, identity } = &self.spec;
-            tracing::info!("{identity} {} Lease {namespace}/{name}", if leads { "holds" } else { "has lost" });
+            tracing::info!("{identity} {} Lease {namespace}/{name}", if term.is_some() { "holds" } else { "has lost" });
         }
     }
 
@@ -192,6 +269,70 @@ impl Elector {
                 Err(failure) if failure.is(409) => {}
                 outcome => return outcome,
             }
+        }
+    }
+}
+
+impl Drop for Elector {
+    /// A task that has panicked, or was aborted, no longer renews the Lease, so another candidate may lead soon.
+    fn drop(&mut self) {
+        self.publish.send_replace(None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::client::Body;
+    use serde_json::json;
+
+    /// A client of an API server that has no Lease, and creates one.
+    fn client() -> Client {
+        let service = tower::service_fn(|request: hyper::Request<Body>| {
+            let (code, answer) = match *request.method() {
+                hyper::Method::POST => {
+                    (201, json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {}}))
+                }
+                _ => (404, json!({"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404})),
+            };
+            let answer = hyper::Response::builder().status(code).body(Body::from(answer.to_string().into_bytes()));
+            std::future::ready(answer)
+        });
+        Client::new(service, "default")
+    }
+
+    #[tokio::test]
+    async fn a_candidate_whose_task_has_ended_leads_no_longer() {
+        let spec = CandidateSpec { namespace: "shop".into(), name: "lease".into(), identity: "me".into() };
+        let mut candidate = run(spec, client());
+        let leads = tokio::time::timeout(Duration::from_secs(5), candidate.leading.wait_for(Option::is_some)).await;
+        leads.expect("the candidate leads in time").expect("the task runs");
+        // Like a panic, this drops the task's future.
+        candidate.done.abort();
+        (&mut candidate.done).await.expect_err("the task was aborted");
+        assert_eq!(*candidate.leading.borrow(), None);
+    }
+
+    #[test]
+    fn forbidden_requests_are_logged_once_they_last() {
+        let refused = |code| ApiError::Refused { code, message: String::new() };
+        let mut log = FailureLog::default();
+        for (second, code, is_logged) in [
+            (0, Some(500), true),
+            (2, Some(500), false),
+            // The API server has just started.
+            (4, Some(403), false),
+            (6, None, false),
+            (8, Some(403), false),
+            (16, Some(403), false),
+            (18, Some(403), true),
+            (20, Some(403), false),
+            (22, None, false),
+            (24, Some(500), true),
+        ] {
+            let failure = code.map(refused);
+            let news = log.news(Duration::from_secs(second), failure.as_ref());
+            assert_eq!(news.is_some(), is_logged, "at {second} s");
         }
     }
 }

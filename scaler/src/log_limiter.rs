@@ -49,7 +49,11 @@ impl LogLimiter {
             (Action::Hold, None) => (Topic::Fault(reason), TOPIC_PAUSE),
             (Action::Hold, Some(_)) => return self.lasting.take().map(|_| LogLine::Over),
             (Action::Up | Action::Down, _) if decision.withheld.is_some() => (Topic::Withheld, TOPIC_PAUSE),
-            (Action::Up | Action::Down, _) => (Topic::Change { from: replicas.desired, to: desired }, TOPIC_PAUSE),
+            (Action::Up | Action::Down, _) => {
+                // During a fault, the API server may reject the change again and again.
+                let pause = if self.lasting.is_some() { FAULT_PAUSE } else { TOPIC_PAUSE };
+                (Topic::Change { from: replicas.desired, to: desired }, pause)
+            }
         };
         if self.logged.get(&topic).is_some_and(|then| at < *then + pause) {
             return None;
@@ -100,6 +104,13 @@ mod tests {
             (74, fine(), Some(LogLine::Over)),
             (75, fine(), None),
             (99, hold(NO_NEWS), None),
+        ]);
+        // The API server rejects a change again and again.
+        check(&[
+            (0, change(4, None), Some(LogLine::Change)),
+            (1, refused(), Some(LogLine::Fault)),
+            (12, change(4, None), None),
+            (13, refused(), None),
         ]);
         check(&[(0, refused(), Some(LogLine::Fault)), (1, change(4, None), Some(LogLine::Change)), (2, fine(), None)]);
     }

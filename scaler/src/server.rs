@@ -4,14 +4,15 @@ use crate::config::scaling::TargetSpec;
 use crate::config::{Args, Config};
 use crate::control::{Control, ControlSettings};
 use crate::decision::{Decision, Journal};
-use crate::leader::{self, Candidate, CandidateSpec};
+use crate::leader::{self, Candidate, CandidateSpec, Term};
 use crate::metrics;
 use crate::target::processes::ProcessesSpec;
 use crate::target::{Handle, deployment, processes};
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result, anyhow, bail};
 use cgroup::Controller;
 use clap::ArgMatches;
-use futures_util::future::join_all;
+use futures_util::FutureExt;
+use futures_util::future::{join_all, select_all};
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
 use law::table::Table;
@@ -22,7 +23,8 @@ use service::admin::Admin;
 use service::readiness::Readiness;
 use service::respond::{self, Reply};
 use service::{shutdown, telemetry};
-use std::fs::File;
+use std::fs::{File, TryLockError};
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,7 +43,7 @@ struct RunningTarget {
 struct TargetView {
     name: String,
     journal: Journal,
-    leading: Option<watch::Receiver<bool>>,
+    leading: Option<watch::Receiver<Option<Term>>>,
 }
 
 #[derive(Serialize)]
@@ -55,7 +57,8 @@ struct NamedDecision<'a> {
 /// on this machine, and leaves a Deployment as it is. `given` are the matches of [`crate::config::Cli::read`].
 ///
 /// # Errors
-/// If a flag is invalid, the address is in use, another scaler uses the same list, or no cluster is configured.
+/// If a flag is invalid, the address is in use, another scaler uses the same list, no cluster is configured, or a task
+/// of the scaler has ended.
 pub fn run(args: Args, given: &ArgMatches, laws: &Table) -> Result<()> {
     let exporter = telemetry::start(&args.process.log)?;
     metrics::describe();
@@ -75,15 +78,16 @@ async fn serve(config: Config, exporter: PrometheusHandle) -> Result<()> {
     let targets: Arc<[TargetView]> = all.iter().map(RunningTarget::view).collect();
     let handle = move |request: Request<Incoming>| std::future::ready(answer(&admin, &targets, &request));
     tokio::spawn(service::server::serve(listener, None, handle, std::future::pending(), Duration::ZERO));
-    let controls = join_all(all.iter_mut().map(|running| {
-        let span = tracing::info_span!("scale", name = running.control.settings.name);
-        running.control.run().instrument(span)
-    }));
-    tokio::select! {
-        _never = controls => {}
-        reason = shutdown::requested(config.exit_with_parent) => tracing::info!(reason = reason?, "stopping"),
-    }
-    join_all(all.into_iter().map(RunningTarget::stop)).await.into_iter().collect()
+    let ended = select_all(all.iter_mut().map(|running| Box::pin(running.run())));
+    let failure = tokio::select! {
+        (error, ..) = ended => Err(error),
+        reason = shutdown::requested(config.exit_with_parent) => {
+            tracing::info!(reason = reason?, "stopping");
+            Ok(())
+        }
+    };
+    let stopped = join_all(all.into_iter().map(RunningTarget::stop)).await;
+    failure.and(stopped.into_iter().collect())
 }
 
 async fn start(settings: ControlSettings, target: TargetSpec) -> Result<RunningTarget> {
@@ -108,7 +112,7 @@ async fn start(settings: ControlSettings, target: TargetSpec) -> Result<RunningT
             )?;
             let (namespace, identity) = (spec.name.namespace.clone(), spec.identity.clone());
             let candidate = leader::run(CandidateSpec { namespace, name: lease, identity }, client.clone());
-            (deployment::run(spec, client), Some(candidate), None)
+            (deployment::run(spec, client, Some(candidate.fence.clone())), Some(candidate), None)
         }
     };
     let control = Control::new(settings, target, candidate.as_ref().map(|candidate| candidate.leading.clone()));
@@ -121,16 +125,41 @@ impl RunningTarget {
         TargetView { name: settings.name.clone(), journal: journal.clone(), leading: leading.clone() }
     }
 
+    /// Decides at every tick until the control loop, the target's task or the candidate's task has ended. Each of them
+    /// runs for ever, unless it panics. Without it, the others would act on its last word.
+    async fn run(&mut self) -> Error {
+        let (state, leading) = (self.control.target.state.clone(), self.control.leading.clone());
+        let election = async {
+            match leading {
+                Some(leading) => closed(leading).await,
+                None => std::future::pending().await,
+            }
+        };
+        let name = self.control.settings.name.clone();
+        let span = tracing::info_span!("scale", name);
+        let part = tokio::select! {
+            _ended = AssertUnwindSafe(self.control.run().instrument(span)).catch_unwind() => "control loop",
+            () = closed(state) => "target's task",
+            () = election => "leader election",
+        };
+        anyhow!("the {part} of {name} has ended, which is a bug; see the panic above, and start the scaler again")
+    }
+
     /// Drains replicas on this machine, and then gives the Lease back.
     async fn stop(self) -> Result<()> {
         let Handle { desired, done, .. } = self.control.target;
         drop(desired);
-        done.await.with_context(|| format!("the task of {} panicked", self.control.settings.name))?;
+        let drained = done.await.with_context(|| format!("the task of {} panicked", self.control.settings.name));
         if let Some(candidate) = self.candidate {
             candidate.resign().await;
         }
-        Ok(())
+        drained
     }
+}
+
+/// Waits until the sender of this channel is dropped.
+async fn closed<T>(mut receiver: watch::Receiver<T>) {
+    while receiver.changed().await.is_ok() {}
 }
 
 /// Locks the list of local replicas, since two scalers with the same list would undo each other's changes. The system
@@ -138,11 +167,21 @@ impl RunningTarget {
 fn lock(list: &Path) -> Result<File> {
     let path = list.with_extension("lock");
     let file = File::create(&path).with_context(|| format!("create the lock file {}", path.display()))?;
-    file.try_lock().with_context(|| {
-        let list = list.display();
-        format!("another scaler publishes its replicas in {list}; stop it, or give this scaler a --list of its own")
-    })?;
+    locked(list, file.try_lock())?;
     Ok(file)
+}
+
+/// The outcome of an attempt to lock the file beside `list`.
+fn locked(list: &Path, outcome: Result<(), TryLockError>) -> Result<()> {
+    let list = list.display();
+    match outcome {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => {
+            bail!("another scaler publishes its replicas in {list}; stop it, or give this scaler a --list of its own")
+        }
+        Err(TryLockError::Error(error)) => Err(error)
+            .with_context(|| format!("lock the file beside {list}; give --list a folder whose file system has locks")),
+    }
 }
 
 fn answer(admin: &Admin, targets: &[TargetView], request: &Request<Incoming>) -> Reply {
@@ -153,7 +192,8 @@ fn answer(admin: &Admin, targets: &[TargetView], request: &Request<Incoming>) ->
     match path {
         "/status" => {
             let status = |TargetView { name, journal, leading }: &TargetView| {
-                let leads = leading.as_ref().is_none_or(|leading| *leading.borrow());
+                let lasts = |leading: &watch::Receiver<Option<Term>>| leading.borrow().is_some_and(|term| term.lasts());
+                let leads = leading.as_ref().is_none_or(lasts);
                 json!({"target": name, "leads": leads, "latest": journal.latest()})
             };
             respond::json(StatusCode::OK, &json!({"targets": targets.iter().map(status).collect::<Vec<_>>()}))
@@ -168,5 +208,76 @@ fn answer(admin: &Admin, targets: &[TargetView], request: &Request<Incoming>) ->
             respond::json(StatusCode::OK, &decisions)
         }
         _ => respond::not_found(path, "try /status or /decisions", ""),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::scaling::Role;
+    use crate::observe::ReadingSource;
+    use crate::observe::dispatchers::Dispatchers;
+    use crate::target::{Desired, TargetState};
+    use law::limits::Limits;
+    use law::observation::Observation;
+    use law::table::{Law, Recommendation};
+
+    /// A law that panics, or that has no opinion.
+    #[derive(Debug)]
+    struct TestLaw {
+        panics: bool,
+    }
+
+    impl Law for TestLaw {
+        fn decide(&mut self, _seen: &Observation) -> Recommendation {
+            assert!(!self.panics, "the law panics");
+            Recommendation::no_data()
+        }
+    }
+
+    /// The error with which a target ends. `state` and `leading` are channels whose senders the tasks hold.
+    async fn failure(
+        panics: bool,
+        state: watch::Receiver<TargetState>,
+        leading: watch::Receiver<Option<Term>>,
+    ) -> Option<String> {
+        let settings = ControlSettings {
+            name: "replica".into(),
+            role: Role::Replicas,
+            source: ReadingSource::Dispatchers(Box::new(Dispatchers::new([]))),
+            law: Box::new(TestLaw { panics }),
+            limits: Limits::bounds(0, 1),
+            interval: Duration::from_millis(10),
+            is_dry_run: false,
+        };
+        let target = Handle { desired: watch::channel(Desired::default()).0, state, done: tokio::spawn(async {}) };
+        let control = Control::new(settings, target, Some(leading));
+        let mut running = RunningTarget { control, candidate: None, _lock: None };
+        let ended = tokio::time::timeout(Duration::from_millis(200), running.run()).await;
+        ended.ok().map(|error| error.to_string())
+    }
+
+    #[tokio::test]
+    async fn a_task_that_ends_ends_its_target() {
+        let ((publish, state), (lead, leading)) = (watch::channel(TargetState::default()), watch::channel(None));
+        let (closed_state, closed_leading) = (watch::channel(TargetState::default()).1, watch::channel(None).1);
+        assert_eq!(failure(false, state.clone(), leading.clone()).await, None, "all tasks run");
+        for (ended, part) in [
+            (failure(true, state.clone(), leading.clone()).await, "the control loop of replica has ended"),
+            (failure(false, closed_state, leading).await, "the target's task of replica has ended"),
+            (failure(false, state, closed_leading).await, "the leader election of replica has ended"),
+        ] {
+            let error = ended.expect("an error");
+            assert!(error.contains(part), "{error}");
+        }
+        drop((publish, lead));
+    }
+
+    #[test]
+    fn only_a_held_lock_means_that_another_scaler_runs() {
+        let error = |error| format!("{:#}", locked(Path::new("/replicas"), Err(error)).expect_err("no lock"));
+        assert!(error(TryLockError::WouldBlock).contains("another scaler publishes its replicas in /replicas"));
+        let other = error(TryLockError::Error(std::io::Error::other("no locks available")));
+        assert!(!other.contains("another scaler") && other.contains("no locks available"), "{other}");
     }
 }

@@ -78,18 +78,29 @@ fn target(status: &Value) -> String {
 pub async fn explain(args: &ExplainArgs) -> Result<String> {
     let decisions = get(&args.args.scaler, "/decisions").await?;
     let decisions = decisions.as_array().context("the answer to /decisions is no list; check --scaler")?;
-    let is_of_target = |decision: &Value| args.target.as_deref().is_none_or(|target| decision["target"] == target);
-    let is_chosen = |decision: &&Value| is_of_target(decision) && (args.all || decision["action"] != "hold");
-    let chosen: Vec<&Value> = decisions.iter().filter(is_chosen).collect();
-    let chosen = &chosen[chosen.len().saturating_sub(args.last)..];
+    explanation(decisions, args)
+}
+
+/// The chosen ones of these decisions as a text.
+fn explanation(decisions: &[Value], args: &ExplainArgs) -> Result<String> {
+    let is_of_target = |decision: &&Value| args.target.as_deref().is_none_or(|target| decision["target"] == target);
+    let of_target: Vec<&Value> = decisions.iter().filter(is_of_target).collect();
+    let is_chosen = |decision: &&Value| args.all || decision["action"] != "hold";
+    let chosen: Vec<&Value> = of_target.iter().copied().filter(is_chosen).collect();
+    let shown = &chosen[chosen.len().saturating_sub(args.last)..];
     if args.args.json {
-        return Ok(serde_json::to_string_pretty(chosen)?);
+        return Ok(serde_json::to_string_pretty(shown)?);
     }
     if chosen.is_empty() {
-        return Ok(format!("none of the last {} decisions is a change; --all shows them", decisions.len()));
+        return Ok(match (of_target.len(), &args.target) {
+            (0, None) => "there is no decision yet".into(),
+            (0, Some(target)) => format!("there is no decision for {target}; scaler status shows the targets"),
+            // Changes outlast other decisions, so these are the latest decisions.
+            (count, _) => format!("none of the last {count} decisions is a change; --all shows them"),
+        });
     }
     let has_several = decisions.iter().any(|decision| decision["target"] != decisions[0]["target"]);
-    let lines = chosen.iter().map(|decision| {
+    let lines = shown.iter().map(|decision| {
         let target = if has_several { format!("{}  ", text(decision, "target")) } else { String::new() };
         let (at, current) = (decision["at_seconds"].as_f64().unwrap_or_default(), &decision["replicas"]["desired"]);
         let (action, desired) = (text(decision, "action"), &decision["desired"]);
@@ -114,4 +125,28 @@ async fn get(address: &str, path: &str) -> Result<Value> {
     let (status, body) = answer.with_context(|| format!("ask the scaler at {address}; check --scaler"))?;
     ensure!(status == StatusCode::OK, "{address} answered {path} with {status}; check --scaler");
     serde_json::from_slice(&body).with_context(|| format!("the answer of {address} to {path} is not JSON"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn explain_counts_the_decisions_of_its_target() {
+        let decision = |target: &str, action: &str| json!({"target": target, "action": action});
+        let decisions = [decision("a", "hold"), decision("b", "hold"), decision("b", "up"), decision("a", "hold")];
+        for (decisions, target, text) in [
+            (&decisions[..], Some("a"), "none of the last 2 decisions is a change"),
+            (&decisions[..2], None, "none of the last 2 decisions is a change"),
+            (&decisions[..], Some("c"), "there is no decision for c"),
+            (&decisions[..0], None, "there is no decision yet"),
+            (&decisions[..], None, "b  up"),
+        ] {
+            let args = Args { scaler: String::new(), json: false };
+            let args = ExplainArgs { args, target: target.map(Into::into), last: 50, all: false };
+            let explained = explanation(decisions, &args).expect("a text");
+            assert!(explained.contains(text), "{target:?}: {explained}");
+        }
+    }
 }

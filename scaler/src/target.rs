@@ -3,10 +3,12 @@
 pub mod deployment;
 pub mod processes;
 
+use crate::leader::Term;
 use law::observation::Replicas;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 /// The weight of a new start-up time in the running mean.
 const STARTUP_WEIGHT: f64 = 0.3;
@@ -25,6 +27,24 @@ pub struct TargetState {
     pub obstacle: Option<String>,
     /// The reason why changes are impossible, such as another autoscaler, with advice; `None` if they are possible.
     pub refusal: Option<String>,
+    /// The rejection of the last change; `None` if the last change was made, or was left out.
+    pub rejection: Option<Rejection>,
+}
+
+/// A change that the API server has rejected. The change is not repeated: the next decision after a pause is tried.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    /// What was rejected and why, with advice.
+    pub reason: String,
+    /// The end of the pause.
+    pub until: Instant,
+}
+
+impl Rejection {
+    /// Whether changes are left out now, so that a server that rejects them gets few requests.
+    pub fn pauses(&self) -> bool {
+        Instant::now() < self.until
+    }
 }
 
 /// The replicas that a target should have.
@@ -36,13 +56,16 @@ pub struct Desired {
     pub reason: String,
     /// Whether the number is limited because the cluster cannot place more replicas.
     pub is_full: bool,
+    /// The term in which this number was decided; `None` if the target has no leader. The number must not be written in
+    /// a later term, since another scaler may have led in between.
+    pub term: Option<Term>,
 }
 
 /// The connection to a target's task. Dropping `desired` ends the task.
 #[derive(Debug)]
 pub struct Handle {
     /// The replicas that the target should have. A Deployment acts once on each message, since other programs may
-    /// change it, too. So desired replicas must be sent again until the target has them.
+    /// change it, too. So a new decision must be sent at each tick until the target has the desired replicas.
     pub desired: watch::Sender<Desired>,
     /// The state of the target.
     pub state: watch::Receiver<TargetState>,

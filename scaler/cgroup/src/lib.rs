@@ -67,10 +67,9 @@ impl Controller {
             let (folder, version) = locate(&mounts, &own, controller).ok_or_else(missing)?;
             remove_leftovers(&folder);
             if version == Version::Two {
-                if controller == "memory" {
-                    move_below(&folder)?;
-                }
-                write(&folder.join("cgroup.subtree_control"), &format!("+{controller}"))?;
+                let below = if controller == "memory" { Some(move_below(&folder)?) } else { None };
+                let permitted = write(&folder.join("cgroup.subtree_control"), &format!("+{controller}"));
+                permitted.inspect_err(|_| below.iter().for_each(|below| move_back(&folder, below)))?;
             }
             if !folders.contains(&folder) {
                 folders.push(folder);
@@ -200,8 +199,8 @@ fn remove_leftovers(folder: &Path) {
 }
 
 /// Moves this process into a new group below its own, since a group that has processes cannot limit the memory of
-/// groups below it (cgroups(7), "no internal processes").
-fn move_below(folder: &Path) -> io::Result<()> {
+/// groups below it (cgroups(7), "no internal processes"). Returns the folder of the new group.
+fn move_below(folder: &Path) -> io::Result<PathBuf> {
     let own = std::process::id().to_string();
     if read(&folder.join("cgroup.procs"))?.split_whitespace().any(|process| process != own) {
         let text = "this program shares its control group with other processes, so memory cannot be limited below it; \
@@ -210,16 +209,31 @@ fn move_below(folder: &Path) -> io::Result<()> {
     }
     let below = folder.join(format!("{PREFIX}-{own}"));
     create_folder(&below)?;
-    write(&below.join("cgroup.procs"), &own)
+    write(&below.join("cgroup.procs"), &own).inspect_err(|_| move_back(folder, &below))?;
+    Ok(below)
+}
+
+/// Undoes [`move_below`]. If the kernel refuses this too, the group stays, which limits nothing.
+fn move_back(folder: &Path, below: &Path) {
+    let own = std::process::id().to_string();
+    let _refused = write(&folder.join("cgroup.procs"), &own).and_then(|()| fs::remove_dir(below));
 }
 
 impl Group {
-    /// Moves the process with the id `process`, with all its threads, into the group.
+    /// Moves the process with the id `process`, with all its threads, into the group. After an error, the process is
+    /// in the group that has this group. Otherwise it would keep a part of the limits.
     ///
     /// # Errors
     /// If the process has ended, or the kernel does not permit the move.
     pub fn add(&self, process: u32) -> io::Result<()> {
-        self.folders.iter().try_for_each(|folder| write(&folder.join("cgroup.procs"), &process.to_string()))
+        let move_into = |folder: &Path| write(&folder.join("cgroup.procs"), &process.to_string());
+        let added = self.folders.iter().try_for_each(|folder| move_into(folder));
+        added.inspect_err(|_| {
+            for folder in self.folders.iter().filter_map(|folder| folder.parent()) {
+                // In folders that the process has not entered, this changes nothing.
+                let _ended = move_into(folder);
+            }
+        })
     }
 
     /// The memory limit if a process of the group was killed because it needed more; otherwise `None`.
@@ -327,6 +341,18 @@ mod tests {
         let two = "cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid 0 0\n";
         assert_eq!(locate(two, "0::/user.slice\n", "cpu"), Some(("/sys/fs/cgroup/user.slice".into(), Version::Two)));
         assert_eq!(locate("", own, "cpu"), None);
+    }
+
+    #[test]
+    fn a_process_that_one_folder_refuses_leaves_the_others() {
+        let folder = tempfile::tempdir().expect("temporary folders can be created");
+        let group =
+            Group { folders: ["cpu/group", "memory/group"].map(|name| folder.path().join(name)).into(), memory: None };
+        // The folder of the memory controller does not exist.
+        fs::create_dir_all(&group.folders[0]).expect("the folder is writable");
+        group.add(7).expect_err("the second folder does not exist");
+        let moved = fs::read_to_string(folder.path().join("cpu/cgroup.procs"));
+        assert_eq!(moved.expect("the process was moved back"), "7");
     }
 
     /// A controller; `None` where control groups are not permitted. A line on the real standard error then says that

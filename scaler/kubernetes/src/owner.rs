@@ -69,10 +69,15 @@ fn owner(name: &DeploymentName, scaled: &[DynamicObject], autoscalers: &[Horizon
     let autoscaler = autoscalers.iter().find(|object| {
         object.spec.as_ref().is_some_and(|spec| is_target(&spec.scale_target_ref.kind, &spec.scale_target_ref.name))
     });
-    // A ScaledObject comes first: if only its autoscaler were deleted, KEDA would create it again.
+    // A ScaledObject comes first: if only its autoscaler were deleted, KEDA would create it again. The autoscaler names
+    // it, too: the ScaledObject may have been created after ScaledObjects were listed.
+    let kind = "ScaledObject";
     let (kind, owner) = match (scaled, autoscaler) {
-        (Some(object), _) => ("ScaledObject", object.name_any()),
-        (None, Some(object)) => ("HorizontalPodAutoscaler", object.name_any()),
+        (Some(object), _) => (kind, object.name_any()),
+        (None, Some(object)) => match object.owner_references().iter().find(|reference| reference.kind == kind) {
+            Some(scaled) => (kind, scaled.name.clone()),
+            None => ("HorizontalPodAutoscaler", object.name_any()),
+        },
         (None, None) => return None,
     };
     Some(format!("{kind} {}/{owner} scales {name} already; delete it, or stop this scaler", name.namespace))
@@ -107,5 +112,11 @@ mod tests {
             let found = owner(&name, &objects(&scaled), &objects(&autoscalers)).unwrap_or_default();
             assert_eq!(found.split(" scales").next(), Some(expected));
         }
+        // The ScaledObject was created after ScaledObjects and before autoscalers were listed.
+        let mut autoscalers: Vec<HorizontalPodAutoscaler> = objects(&[("keda-hpa-a", same())]);
+        let maker = json!([{"apiVersion": "keda.sh/v1alpha1", "kind": "ScaledObject", "name": "a", "uid": "1"}]);
+        autoscalers[0].metadata.owner_references = serde_json::from_value(maker).expect("owner references");
+        let found = owner(&name, &[], &autoscalers).expect("an owner");
+        assert!(found.starts_with("ScaledObject shop/a scales"), "{found}");
     }
 }

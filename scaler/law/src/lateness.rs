@@ -64,7 +64,8 @@ pub struct LateTable {
 impl LateTable {
     /// The table for the loads of a grid, in erlangs, and for 0 to `most` replicas.
     pub fn new(waiting: Waiting, loads: &[f64], most: usize) -> Self {
-        let row = |&load: &f64| waiting.late_shares(load).take(most + 1).map(move |share| share * load / waiting.service);
+        let row =
+            |&load: &f64| waiting.late_shares(load).take(most + 1).map(move |share| share * load / waiting.service);
         Self { waiting, most, late: loads.iter().flat_map(row).collect() }
     }
 

@@ -11,7 +11,7 @@
 use crate::slo::LevelPlan;
 
 /// The share of a start's cost that a level's absence must cost before the level starts.
-const START_SHARE: f64 = 0.4;
+const START_SHARE: f64 = 0.7;
 
 /// The share of the cost of an absence for which a level is held if the load did not come back in time the last time.
 const SHORT_HOLD: f64 = 1.0 / 6.0;

@@ -21,8 +21,10 @@ const HIGHEST: f64 = 2.5;
 /// The time over which jumps and visited loads are remembered, in seconds.
 pub const MEMORY: f64 = 600.0;
 
-/// The jumps that are assumed to have been seen before the start, and the seconds in which they were.
-const PRIOR_JUMPS: (f64, f64) = (0.2, 100.0);
+/// The jumps that are assumed to have been seen before the start: this number for each second of the lead, in so many
+/// seconds. The longer the lead, the more requests come late after a jump. So a law that knows little should expect more
+/// jumps if replicas take long to start.
+const ASSUMED_JUMPS: (f64, f64) = (0.15, 100.0);
 
 /// The least jumps per second with which the filter looks for a jump. After a long calm, the learned rate of jumps is
 /// so low that a sudden rise would be taken for chance for seconds.
@@ -52,6 +54,8 @@ pub struct LoadFilter {
     watched: f64,
     /// The seconds since the start.
     age: f64,
+    /// The learned number of jumps per second.
+    jumps_per_second: f64,
 }
 
 impl LoadFilter {
@@ -66,13 +70,16 @@ impl LoadFilter {
         let inside = loads.partition_point(|&load| load < served).max(1) as f64;
         let now = loads.iter().map(|&load| 0.2 / cells + if load < served { 0.8 / inside } else { 0.0 }).collect();
         let visited = vec![1.0 / cells; loads.len()];
-        Self { loads, now, visited, jumps: 0.0, watched: 0.0, age: 0.0 }
+        Self { loads, now, visited, jumps: 0.0, watched: 0.0, age: 0.0, jumps_per_second: 0.0 }
     }
 
-    /// Learns that `arrivals` requests arrived in the last `seconds`. Each costs a replica `work` seconds.
-    pub fn learn(&mut self, seconds: f64, arrivals: f64, work: f64) {
+    /// Learns that `arrivals` requests arrived in the last `seconds`, which are above 0. Each costs a replica `work`
+    /// seconds. `lead` is the time until a replica that is added now would serve, in seconds.
+    pub fn learn(&mut self, seconds: f64, arrivals: f64, work: f64, lead: f64) {
         let before = if self.age > 0.0 { self.mean() } else { 0.0 };
-        let jump = 1.0 - (-self.jumps_per_second().max(LEAST_JUMPS) * seconds).exp();
+        let (assumed, period) = ASSUMED_JUMPS;
+        self.jumps_per_second = (assumed * lead + self.jumps) / (period + self.watched);
+        let jump = 1.0 - (-self.jumps_per_second.max(LEAST_JUMPS) * seconds).exp();
         let novelty = NOVELTY / self.loads.len() as f64;
         // The logarithm of the Poisson probability, without the part that is the same for all loads.
         let logarithms: Vec<f64> = self
@@ -105,7 +112,7 @@ impl LoadFilter {
 
     /// The learned number of jumps per second.
     pub fn jumps_per_second(&self) -> f64 {
-        (PRIOR_JUMPS.0 + self.jumps) / (PRIOR_JUMPS.1 + self.watched)
+        self.jumps_per_second
     }
 
     /// The loads of the grid, ascending, in erlangs.
@@ -115,7 +122,7 @@ impl LoadFilter {
 
     /// The probability of each load of the grid after `seconds` in which nothing is observed.
     pub fn ahead(&self, seconds: f64) -> Vec<f64> {
-        let stays = (-self.jumps_per_second() * seconds).exp();
+        let stays = (-self.jumps_per_second * seconds).exp();
         self.now.iter().zip(&self.visited).map(|(now, visited)| stays * now + (1.0 - stays) * visited).collect()
     }
 

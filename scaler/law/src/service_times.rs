@@ -65,8 +65,7 @@ impl ServiceMeter {
     pub fn learn(&mut self, seen: &Observation) -> ServiceTimes {
         self.ready_seconds += seen.replicas.ready as f64 * (seen.at - self.counted_until).as_secs_f64();
         self.counted_until = seen.at;
-        let now =
-            Counts { service: seen.service.clone(), work: seen.work.clone(), ready_seconds: self.ready_seconds };
+        let now = Counts { service: seen.service.clone(), work: seen.work.clone(), ready_seconds: self.ready_seconds };
         let over = |seconds, enough| self.over(seen.at, seconds, &now).filter(|(count, _)| *count >= enough);
         let long = WINDOWS.iter().find_map(|&(seconds, enough)| over(seconds, enough)).map(|(_, times)| times);
         let chosen = match (long, over(RECENT, ENOUGH)) {
@@ -74,7 +73,8 @@ impl ServiceMeter {
             (long, _) => long,
         };
         self.latest = chosen.or(self.latest);
-        let is_due = self.samples.newest().is_none_or(|(then, _)| *then + Duration::from_secs_f64(RESOLUTION) <= seen.at);
+        let is_due =
+            self.samples.newest().is_none_or(|(then, _)| *then + Duration::from_secs_f64(RESOLUTION) <= seen.at);
         if is_due {
             self.samples.push(seen.at, now);
         }

@@ -36,17 +36,17 @@ const LEAST_WAIT: f64 = 0.1;
 const STARTUP_GUESS: f64 = 3.0;
 
 /// The time for which the law plans, as a multiple of the lead. Jumps of the load within it count.
-const HORIZON: f64 = 3.0;
+const HORIZON: f64 = 2.0;
 
 /// The load is taken to be higher by this share when the law decides whether a replica is still used. Without it, the
 /// last replica would come and go at some steady loads.
 const MARGIN: f64 = 0.03;
 
 /// The shortest time over which a rise of the load is measured, in seconds.
-const SHORTEST_RISE: f64 = 4.5;
+const SHORTEST_RISE: f64 = 4.0;
 
 /// The share of a rise that is expected to go on.
-const PERSISTENCE: f64 = 1.35;
+const PERSISTENCE: f64 = 1.8;
 
 /// The time without any request after which no replica is needed, in seconds.
 const SILENCE: f64 = 120.0;
@@ -177,13 +177,17 @@ impl Slo {
         let waiting = self.waiting(times);
         let most = self.settings.max.max(1);
         let state = self.state.get_or_insert_with(|| State::new(seen.replicas.ready, most, waiting));
-        state.filter.learn(elapsed, arrivals, waiting.service);
         if !state.table.holds_for(waiting) {
             state.table = LateTable::new(waiting, state.filter.loads(), most);
         }
         let startup = seen.startup.map_or(STARTUP_GUESS, |startup| startup.as_secs_f64());
         let price = waiting.service / (1.0 - self.settings.objective.quantile);
         let terms = Terms { elapsed, price, startup, lead: startup + self.settings.interval.as_secs_f64() };
+        // A partial observation is a lower bound. Too few arrivals say nothing then.
+        let is_low = arrivals * waiting.service < state.filter.mean() * elapsed;
+        if elapsed > 0.0 && !(seen.is_partial && is_low) {
+            state.filter.learn(elapsed, arrivals, waiting.service, terms.lead);
+        }
         let rise = state.rise(seen.at, terms.lead);
         let plan = Plan {
             queue_length: seen.queue_length,

@@ -1,11 +1,12 @@
 //! Replicas as the pods of a Deployment. One task follows the Deployment and its pods, and sets the number of replicas
-//! through the scale subresource. While the API server does not answer, the last state stays, with a refusal, and
-//! desired replicas that arrive are dropped.
+//! through the scale subresource. Desired replicas are written at once, while this scaler leads, or never. While the API
+//! server does not answer, the last state stays, with a refusal, and desired replicas that arrive are dropped.
 
 pub mod pod_times;
 pub mod pods;
 
-use super::{Desired, Handle, TargetState};
+use super::{Desired, Handle, Rejection, TargetState};
+use crate::leader::Fence;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v1::{Scale, ScaleSpec};
 use k8s_openapi::api::core::v1::Pod;
@@ -38,14 +39,8 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 /// The longest pause after a failed request to the API server.
 const LAST_BACKOFF: Duration = Duration::from_secs(10);
 
-/// Pause before a change that the API server has rejected is tried again.
-const RETRY: Duration = Duration::from_secs(5);
-
-/// Age from which on a rejected change is not tried again, since the load has changed.
-const STALE: Duration = Duration::from_secs(30);
-
-/// Largest number of attempts at a write, which fails if another program writes at the same time.
-const ATTEMPTS: usize = 5;
+/// Pause after a change that the API server has rejected.
+const REJECTION_PAUSE: Duration = Duration::from_secs(5);
 
 /// Longest note of an Event, in bytes (documentation of Event).
 const NOTE_BYTES: usize = 1024;
@@ -59,8 +54,9 @@ pub struct ScaledDeployment {
     pub identity: String,
 }
 
-/// Starts the task. It refuses changes until it has read the Deployment.
-pub fn run(spec: ScaledDeployment, client: Client) -> Handle {
+/// Starts the task. It refuses changes until it has read the Deployment. `fence` is that of the Lease whose holder may
+/// write; `None` if this is the only scaler of the Deployment.
+pub fn run(spec: ScaledDeployment, client: Client, fence: Option<Fence>) -> Handle {
     let (desired, mut receiver) = watch::channel(Desired::default());
     let refusal = Some(format!("{} has not been read yet; wait a few seconds", spec.name));
     let (publish, state) = watch::channel(TargetState { refusal, ..TargetState::default() });
@@ -70,10 +66,11 @@ pub fn run(spec: ScaledDeployment, client: Client) -> Handle {
         owners: Owners::new(&spec.name, &client),
         client,
         spec,
+        fence,
         publish,
         times: PodTimes::default(),
         owner: None,
-        rejected: None,
+        rejection: None,
         backoff: FIRST_BACKOFF,
     };
     let mut closing = receiver.clone();
@@ -92,23 +89,14 @@ struct DeploymentTarget {
     deployments: Api<Deployment>,
     pods: Api<Pod>,
     owners: Owners,
+    fence: Option<Fence>,
     publish: watch::Sender<TargetState>,
     times: PodTimes,
     /// A message about another autoscaler that scales the Deployment; `None` if there is none.
     owner: Option<String>,
-    rejected: Option<Rejected>,
+    rejection: Option<Rejection>,
     /// The pause after the next failed request.
     backoff: Duration,
-}
-
-/// The desired replicas, and the time at which they arrived.
-type Change = (Desired, Instant);
-
-/// A change that the API server has rejected.
-struct Rejected {
-    change: Change,
-    refusal: String,
-    retry: Instant,
 }
 
 /// The selector of a Deployment, and the pods that it picks.
@@ -125,7 +113,7 @@ impl DeploymentTarget {
                 format!("cannot follow {}: {failure}; check the API server and the scaler's Role", self.spec.name);
             tracing::warn!("{refusal}; trying again in {:?}", self.backoff);
             self.publish.send_if_modified(|state| state.refusal.replace(refusal.clone()) != Some(refusal));
-            self.rejected = None;
+            self.rejection = None;
             tokio::time::sleep(self.backoff).await;
             self.backoff = (self.backoff * 2).min(LAST_BACKOFF);
         }
@@ -147,33 +135,28 @@ impl DeploymentTarget {
                     None => std::future::pending().await,
                 }
             };
-            let retry = self.rejected.as_ref().map(|rejected| rejected.retry);
-            let mut change = None;
+            let mut desired = None;
             tokio::select! {
                 event = deployments.next() => event?,
                 event = next_pod => event?,
                 _ = search.tick() => self.owner = self.owners.find().await?,
-                Ok(()) = receiver.changed() => change = Some((receiver.borrow_and_update().clone(), Instant::now())),
-                () = tokio::time::sleep_until(retry.unwrap_or_else(Instant::now)), if retry.is_some() => {
-                    let rejected = self.rejected.take().map(|rejected| rejected.change);
-                    change = rejected.filter(|(_, arrived)| arrived.elapsed() < STALE);
-                }
+                Ok(()) = receiver.changed() => desired = Some(receiver.borrow_and_update().clone()),
             }
             let Some(listed) = deployments.objects() else { continue };
-            self.update(listed.first(), &mut selected, change).await?;
+            self.update(listed.first(), &mut selected, desired).await?;
         }
     }
 
-    /// Makes the change, if there is one, and reports the state. Does nothing until the pods are listed.
+    /// Sets the desired replicas, if there are any, and reports the state. Does nothing until the pods are listed.
     async fn update(
         &mut self,
         deployment: Option<&Arc<Deployment>>,
         selected: &mut Option<Selected>,
-        change: Option<Change>,
+        desired: Option<Desired>,
     ) -> Result<(), ApiError> {
         let Some(deployment) = deployment else {
             *selected = None;
-            self.rejected = None;
+            self.rejection = None;
             self.backoff = FIRST_BACKOFF;
             self.report(Replicas::default(), None, Some(self.missing()));
             return Ok(());
@@ -192,12 +175,10 @@ impl DeploymentTarget {
         let Some(pods) = selected.as_ref().and_then(|selected| selected.pods.objects()) else { return Ok(()) };
         self.backoff = FIRST_BACKOFF;
         let states = self.times.note(&pods, Instant::now());
-        if let Some(change) = change {
-            self.grant(deployment, &pods, change).await?;
+        if let Some(desired) = desired {
+            self.grant(deployment, &pods, &desired).await?;
         }
-        let rejected = self.rejected.as_ref().map(|rejected| rejected.refusal.clone());
-        let refusal = self.owner.clone().or(rejected);
-        self.report(pods::count(deployment, &states), pods::obstacle(&pods), refusal);
+        self.report(pods::count(deployment, &states), pods::obstacle(&pods), self.owner.clone());
         Ok(())
     }
 
@@ -210,58 +191,66 @@ impl DeploymentTarget {
         Ok(Selected { selector: selector.clone(), pods: Mirror::new(self.pods.clone(), only) })
     }
 
-    /// Makes a change, or remembers that the API server has rejected it.
-    async fn grant(&mut self, deployment: &Arc<Deployment>, pods: &[Arc<Pod>], change: Change) -> Result<(), ApiError> {
-        if let Some(rejected) = &mut self.rejected
-            && rejected.change.0.replicas == change.0.replicas
-        {
-            rejected.change = change;
+    /// Sets the number of replicas, or notes that the API server has rejected the change.
+    async fn grant(
+        &mut self,
+        deployment: &Arc<Deployment>,
+        pods: &[Arc<Pod>],
+        desired: &Desired,
+    ) -> Result<(), ApiError> {
+        // The present number is not left out: nothing is written then, and the rejection is over.
+        let is_change = desired.replicas != pods::desired(deployment);
+        if is_change && self.rejection.as_ref().is_some_and(Rejection::pauses) {
             return Ok(());
         }
-        self.rejected = None;
+        self.rejection = None;
         // Another autoscaler may have been created since the last search.
         self.owner = self.owners.find().await?;
         if self.owner.is_some() {
             return Ok(());
         }
-        if let Err(failure) = self.scale(deployment, pods, &change.0).await {
-            let refusal = self.refusal(change.0.replicas, &failure);
-            tracing::warn!("{refusal}");
-            self.rejected = Some(Rejected { change, refusal, retry: Instant::now() + RETRY });
+        if let Err(failure) = self.scale(deployment, pods, desired).await {
+            let reason = self.advice(desired.replicas, &failure);
+            self.rejection = Some(Rejection { reason, until: Instant::now() + REJECTION_PAUSE });
         }
         Ok(())
     }
 
-    /// Sets the number of replicas. If another program has changed it since the last update, this change is left out:
-    /// the next decision takes the new number into account.
+    /// Sets the number of replicas. Leaves the change out if another program has written the scale since the last
+    /// update, or if this scaler no longer leads: the next decision takes that into account.
     async fn scale(&self, deployment: &Deployment, pods: &[Arc<Pod>], desired: &Desired) -> Result<(), ApiError> {
         let name = &self.spec.name.name;
         let before = pods::desired(deployment);
-        let params = PatchParams { field_manager: Some(CONTROLLER.into()), ..PatchParams::default() };
-        let mut attempt = 1;
-        loop {
-            let present = request(self.deployments.get_scale(name)).await?;
-            let replicas = present.spec.and_then(|spec| spec.replicas).unwrap_or_default();
-            let replicas = usize::try_from(replicas).unwrap_or_default();
-            if replicas == desired.replicas {
-                return Ok(());
-            }
-            if replicas != before {
-                tracing::info!("another program set {} to {replicas}; leaving this change out", self.spec.name);
-                return Ok(());
-            }
-            let change = Scale {
-                metadata: ObjectMeta { resource_version: present.metadata.resource_version, ..ObjectMeta::default() },
-                spec: Some(ScaleSpec { replicas: Some(i32::try_from(desired.replicas).unwrap_or(i32::MAX)) }),
-                status: None,
-            };
-            match request(self.deployments.patch_scale(name, &params, &Patch::Merge(change))).await {
-                Ok(_) => break,
-                Err(failure) if failure.is(409) && attempt < ATTEMPTS => attempt += 1,
-                Err(failure) => return Err(failure),
-            }
+        let present = request(self.deployments.get_scale(name)).await?;
+        let replicas = present.spec.and_then(|spec| spec.replicas).unwrap_or_default();
+        let replicas = usize::try_from(replicas).unwrap_or_default();
+        if replicas == desired.replicas {
+            return Ok(());
         }
-        self.publish_event(deployment, pods, before, desired).await;
+        if replicas != before {
+            tracing::info!("another program set {} to {replicas}; leaving this change out", self.spec.name);
+            return Ok(());
+        }
+        // The Lease is read after the scale. If another leader writes in between, the write below names an old version.
+        if let Some(fence) = &self.fence
+            && !fence.admits(desired.term).await?
+        {
+            tracing::info!("this scaler no longer leads; leaving a change of {} out", self.spec.name);
+            return Ok(());
+        }
+        let change = Scale {
+            metadata: ObjectMeta { resource_version: present.metadata.resource_version, ..ObjectMeta::default() },
+            spec: Some(ScaleSpec { replicas: Some(i32::try_from(desired.replicas).unwrap_or(i32::MAX)) }),
+            status: None,
+        };
+        let params = PatchParams { field_manager: Some(CONTROLLER.into()), ..PatchParams::default() };
+        match request(self.deployments.patch_scale(name, &params, &Patch::Merge(change))).await {
+            Ok(_) => self.publish_event(deployment, pods, before, desired).await,
+            Err(failure) if failure.is(409) => {
+                tracing::info!("another program changed {} just now; leaving this change out", self.spec.name);
+            }
+            Err(failure) => return Err(failure),
+        }
         Ok(())
     }
 
@@ -287,7 +276,7 @@ impl DeploymentTarget {
 
     fn report(&self, replicas: Replicas, obstacle: Option<String>, refusal: Option<String>) {
         let (startup, placement) = (self.times.startup(), self.times.placement());
-        let state = TargetState { replicas, startup, placement, obstacle, refusal };
+        let state = TargetState { replicas, startup, placement, obstacle, refusal, rejection: self.rejection.clone() };
         self.publish.send_if_modified(|present| std::mem::replace(present, state.clone()) != state);
     }
 
@@ -295,11 +284,12 @@ impl DeploymentTarget {
         format!("{} does not exist; create it, or name another", self.spec.name)
     }
 
-    fn refusal(&self, replicas: usize, failure: &ApiError) -> String {
+    /// What was rejected and why, with advice.
+    fn advice(&self, replicas: usize, failure: &ApiError) -> String {
         let advice = match failure {
             ApiError::Refused { code: 404, .. } => return self.missing(),
             ApiError::Refused { code: 401 | 403, .. } => {
-                "let the scaler get and patch deployments/scale, or remove the rule that forbids it"
+                "let the scaler get and patch deployments/scale and get its Lease, or remove the rule that forbids it"
             }
             ApiError::Refused { code: 400 | 422, .. } => "change --min or --max, or remove the rule that forbids it",
             ApiError::Refused { .. } | ApiError::Unanswered(_) => "the scaler tries again by itself",

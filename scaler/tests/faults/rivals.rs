@@ -88,6 +88,8 @@ pub(crate) async fn a_list_has_one_scaler() {
         "--dispatcher=127.0.0.1:1".into(),
     ];
     let mut first = Scaler::spawn(&mut command(&flags)).await;
+    // The scaler prints its address before it locks the list.
+    wait_for("the lock of the first scaler", async || first.has_logged("starting a replica").then_some(())).await;
     let error = failure_output(&mut command(&flags)).await;
     let words = ["another scaler publishes its replicas in", &list.display().to_string(), "--list of its own"];
     assert!(words.iter().all(|word| error.contains(word)), "{error}");

@@ -3,6 +3,7 @@
 use crate::control_plane::{ControlPlane, TIMEOUT, apply, control_plane, namespace, node, wait_for};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v1::HorizontalPodAutoscaler;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
@@ -10,12 +11,13 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::client::Body;
 use kube::{Api, Client, ResourceExt};
 use law::observation::Replicas;
+use scaler::leader::{self, CandidateSpec};
 use scaler::target::deployment::{self, ScaledDeployment};
 use scaler::target::{Desired, Handle, TargetState};
 use serde_json::{Value, json};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 const NODE: &str = "node";
@@ -79,7 +81,7 @@ impl TestDeployment {
 
     /// Starts the target that scales this Deployment through `client`.
     fn follow_with(&self, client: Client) -> Handle {
-        deployment::run(self.spec(), client)
+        deployment::run(self.spec(), client, None)
     }
 
     fn spec(&self) -> ScaledDeployment {
@@ -129,6 +131,15 @@ impl TestDeployment {
     }
 }
 
+/// Tells the target the desired replicas again and again, as the control loop does, until the Deployment has them.
+async fn set_desired_until_done(deployment: &TestDeployment, target: &Handle, replicas: usize) {
+    wait_for(&format!("{replicas} replicas"), async || {
+        set_desired(target, replicas);
+        (deployment.replicas().await == replicas as i32).then_some(())
+    })
+    .await;
+}
+
 /// Tells the target the desired replicas.
 fn set_desired(target: &Handle, replicas: usize) {
     target.desired.send_replace(Desired { replicas, reason: format!("{replicas} are needed"), ..Desired::default() });
@@ -147,13 +158,17 @@ async fn wait_for_state(target: &Handle, what: &str, is_wanted: impl FnMut(&Targ
 }
 
 async fn wait_for_replicas(target: &Handle, replicas: Replicas) -> TargetState {
-    wait_for_state(target, &format!("{replicas:?}"), |state| state.replicas == replicas && state.refusal.is_none())
-        .await
+    let is_wanted =
+        |state: &TargetState| state.replicas == replicas && state.refusal.is_none() && state.rejection.is_none();
+    wait_for_state(target, &format!("{replicas:?}"), is_wanted).await
 }
 
-/// Waits until the target refuses to scale for a reason that contains `why`.
+/// Waits until the target refuses to scale, or a change was rejected, for a reason that contains `why`.
 async fn wait_for_refusal(target: &Handle, why: &str) -> TargetState {
-    let refuses = |state: &TargetState| state.refusal.as_ref().is_some_and(|refusal| refusal.contains(why));
+    let refuses = |state: &TargetState| {
+        let rejection = state.rejection.as_ref().map(|rejection| &rejection.reason);
+        state.refusal.as_ref().or(rejection).is_some_and(|refusal| refusal.contains(why))
+    };
     wait_for_state(target, &format!("a refusal with {why:?}"), refuses).await
 }
 
@@ -170,7 +185,7 @@ async fn desired_replicas_change_the_deployment_and_an_event_says_why() {
     wait_for_replicas(&target, starting(1)).await;
     assert_eq!(deployment.replicas().await, 1, "no change was desired");
 
-    set_desired(&target, 3);
+    set_desired_until_done(&deployment, &target, 3).await;
     wait_for_replicas(&target, starting(3)).await;
     assert_eq!(deployment.replicas().await, 3);
     let pods = deployment.wait_for_pods(3).await;
@@ -182,10 +197,10 @@ async fn desired_replicas_change_the_deployment_and_an_event_says_why() {
     assert_eq!(wait_for_replicas(&target, two).await.startup, Some(Duration::from_secs(7)), "0.7 · 4 + 0.3 · 14");
 
     // No kubelet ends the pods, so two pods stay in deletion.
-    set_desired(&target, 1);
+    set_desired_until_done(&deployment, &target, 1).await;
     wait_for_replicas(&target, Replicas { desired: 1, ready: 1, ..Replicas::default() }).await;
     assert_eq!(deployment.replicas().await, 1);
-    set_desired(&target, 0);
+    set_desired_until_done(&deployment, &target, 0).await;
     wait_for_replicas(&target, Replicas::default()).await;
 
     let events = Api::<Event>::namespaced(deployment.client.clone(), &deployment.namespace);
@@ -320,9 +335,9 @@ async fn replicas_beyond_a_quota_are_blocked() {
         quotas.get("pods").await.expect("the API server answers").status?.used?.get("pods").cloned()
     })
     .await;
-    set_desired(&target, 3);
+    set_desired_until_done(&deployment, &target, 3).await;
     wait_for_replicas(&target, Replicas { desired: 3, ready: 0, starting: 1, blocked: 2, ..Replicas::default() }).await;
-    set_desired(&target, 1);
+    set_desired_until_done(&deployment, &target, 1).await;
     wait_for_replicas(&target, starting(1)).await;
 }
 
@@ -338,7 +353,7 @@ async fn a_deleted_target_is_refused_until_it_is_back() {
     set_desired(&target, 5);
     deployment.deploy(&json!({"nodeName": NODE})).await;
     wait_for_replicas(&target, starting(1)).await;
-    set_desired(&target, 2);
+    set_desired_until_done(&deployment, &target, 2).await;
     wait_for_replicas(&target, starting(2)).await;
 }
 
@@ -379,7 +394,7 @@ async fn a_deployment_that_another_autoscaler_owns_is_left_alone() {
     wait_for_refusal(&target, "ScaledObject owned/queue scales").await;
     keda.store(false, Ordering::SeqCst);
     wait_for_replicas(&target, starting(1)).await;
-    set_desired(&target, 2);
+    set_desired_until_done(&deployment, &target, 2).await;
     wait_for_replicas(&target, starting(2)).await;
 }
 
@@ -403,12 +418,12 @@ async fn without_the_api_server_the_last_state_stays() {
     proxy.restore().await;
     wait_for_replicas(&target, starting(3)).await;
     assert_eq!(deployment.replicas().await, 3);
-    set_desired(&target, 4);
+    set_desired_until_done(&deployment, &target, 4).await;
     wait_for_replicas(&target, starting(4)).await;
 }
 
 #[tokio::test]
-async fn a_conflicting_write_is_repeated_but_another_clients_replicas_stand() {
+async fn a_conflicting_write_is_left_out_and_another_clients_replicas_stand() {
     let Some(control_plane) = control_plane() else { return };
     let deployment = TestDeployment::new(control_plane, "conflict").await;
     // Another client writes after the target has read the scale and before it writes: first an annotation, later
@@ -434,7 +449,7 @@ async fn a_conflicting_write_is_repeated_but_another_clients_replicas_stand() {
     });
     let target = deployment.follow_with(Client::new(meddling, "default"));
     wait_for_replicas(&target, starting(1)).await;
-    set_desired(&target, 3);
+    set_desired_until_done(&deployment, &target, 3).await;
     wait_for_replicas(&target, starting(3)).await;
     assert!(noted.load(Ordering::SeqCst), "the annotation was written before the target's write");
 
@@ -442,12 +457,12 @@ async fn a_conflicting_write_is_repeated_but_another_clients_replicas_stand() {
     set_desired(&target, 5);
     wait_for_replicas(&target, starting(2)).await;
     assert_eq!(deployment.replicas().await, 2, "the other client's replicas stand");
-    set_desired(&target, 5);
+    set_desired_until_done(&deployment, &target, 5).await;
     wait_for_replicas(&target, starting(5)).await;
 }
 
 #[tokio::test]
-async fn a_forbidden_write_is_a_refusal_and_is_tried_again() {
+async fn a_forbidden_write_is_a_rejection_after_which_the_next_one_is_tried() {
     let Some(control_plane) = control_plane() else { return };
     let limited = control_plane.client_of("limited").await;
     let deployment = TestDeployment::new(control_plane, "forbidden").await;
@@ -471,6 +486,87 @@ async fn a_forbidden_write_is_a_refusal_and_is_tried_again() {
     wait_for_refusal(&target, "cannot scale deployment forbidden/replica to 2: ").await;
     assert_eq!(deployment.replicas().await, 1);
     apply(&roles, "scaler", json!({"rules": [read, scale]})).await;
-    // The target tries again by itself. It may not publish Events, which stops nothing.
+    // The scaler may not publish Events, which stops nothing.
+    set_desired_until_done(&deployment, &target, 2).await;
     wait_for_replicas(&target, starting(2)).await;
+}
+
+#[tokio::test]
+async fn a_deposed_leader_does_not_overwrite_its_successors_replicas() {
+    let Some(control_plane) = control_plane() else { return };
+    let deployment = TestDeployment::new(control_plane, "deposed").await;
+    let spec = CandidateSpec { namespace: "deposed".into(), name: "scaler".into(), identity: "first".into() };
+    let mut candidate = leader::run(spec, deployment.client.clone());
+    let mut next_term = async || candidate.leading.wait_for(Option::is_some).await.expect("the task runs").to_owned();
+    let first_term = next_term().await;
+    // A server that gives the Lease to another scaler when it is asked for the scale, and rejects changes.
+    let (deposes, rejects, rejected) =
+        (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let (test, switches) = (deployment.client.clone(), (deposes.clone(), rejects.clone(), rejected.clone()));
+    let server = tower::service_fn(move |request: hyper::Request<Body>| {
+        let (client, (deposes, rejects, rejected)) = (test.clone(), switches.clone());
+        async move {
+            if request.uri().path().ends_with("/scale") {
+                if deposes.swap(false, Ordering::SeqCst) {
+                    depose(&client).await;
+                }
+                if request.method() == hyper::Method::PATCH && rejects.load(Ordering::SeqCst) {
+                    rejected.fetch_add(1, Ordering::SeqCst);
+                    let status = json!({"kind": "Status", "status": "Failure", "message": "denied", "code": 400});
+                    let answer = hyper::Response::builder().status(400);
+                    return Ok(answer.body(Body::from(status.to_string().into_bytes())).expect("a valid answer"));
+                }
+            }
+            client.send(request).await
+        }
+    });
+    let target = deployment::run(deployment.spec(), Client::new(server, "default"), Some(candidate.fence.clone()));
+    wait_for_replicas(&target, starting(1)).await;
+    let set_desired = |replicas, term| target.desired.send_replace(Desired { replicas, term, ..Desired::default() });
+
+    // The scaler is deposed between its decision and its write.
+    deposes.store(true, Ordering::SeqCst);
+    set_desired(3, first_term);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(!deposes.load(Ordering::SeqCst), "the target has read the scale");
+    assert_eq!(deployment.replicas().await, 1, "the successor has not changed the replicas");
+
+    // In another term, a decision of the first term is void.
+    let term = next_term().await;
+    set_desired(3, first_term);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(deployment.replicas().await, 1);
+    wait_for("four replicas", async || {
+        set_desired(4, term);
+        (deployment.replicas().await == 4).then_some(())
+    })
+    .await;
+    wait_for_replicas(&target, starting(4)).await;
+
+    // A change is rejected, and then the scaler is deposed.
+    rejects.store(true, Ordering::SeqCst);
+    let until = Instant::now() + Duration::from_secs(2);
+    while Instant::now() < until {
+        set_desired(6, term);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    wait_for_refusal(&target, "cannot scale deployment deposed/replica to 6: denied").await;
+    assert_eq!(rejected.load(Ordering::SeqCst), 1, "there is a pause after a rejection");
+    depose(&deployment.client).await;
+    deployment.set_replicas(2).await;
+    rejects.store(false, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    set_desired(6, term);
+    wait_for_replicas(&target, starting(2)).await;
+    assert_eq!(deployment.replicas().await, 2, "the successor's replicas stand");
+}
+
+/// Gives the Lease `scaler` to another holder, as if that had claimed it.
+async fn depose(client: &Client) {
+    let leases = Api::<Lease>::namespaced(client.clone(), "deposed");
+    let transitions =
+        leases.get("scaler").await.expect("the Lease exists").spec.and_then(|spec| spec.lease_transitions);
+    let claim =
+        json!({"spec": {"holderIdentity": "successor", "leaseTransitions": transitions.unwrap_or_default() + 1}});
+    leases.patch("scaler", &PatchParams::default(), &Patch::Merge(claim)).await.expect("the Lease can be changed");
 }

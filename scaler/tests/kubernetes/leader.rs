@@ -12,14 +12,18 @@ fn candidate(client: &Client, lease: &str, identity: &str) -> Candidate {
     leader::run(spec, client.clone())
 }
 
+fn leads(candidate: &Candidate) -> bool {
+    candidate.leading.borrow().is_some()
+}
+
 /// Waits until `candidate` leads. None of `others` may lead then.
 async fn wait_until_leads(candidate: &Candidate, others: &[&Candidate]) {
     let until = Instant::now() + TIMEOUT;
-    while !*candidate.leading.borrow() {
+    while !leads(candidate) {
         assert!(Instant::now() < until, "the candidate does not lead within {TIMEOUT:?}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    assert!(others.iter().all(|other| !*other.leading.borrow()), "two candidates lead");
+    assert!(others.iter().all(|other| !leads(other)), "two candidates lead");
 }
 
 /// If the leader dies, another candidate takes over when the lease has expired.
@@ -28,7 +32,7 @@ async fn a_dead_leader_is_replaced(client: &Client) {
     wait_until_leads(&first, &[]).await;
     let second = candidate(client, "dead", "second");
     tokio::time::sleep(Duration::from_secs(3)).await;
-    assert!(!*second.leading.borrow(), "the first candidate holds the lease");
+    assert!(!leads(&second), "the first candidate holds the lease");
     first.done.abort();
     let died = Instant::now();
     wait_until_leads(&second, &[]).await;
@@ -40,7 +44,7 @@ async fn a_dead_leader_is_replaced(client: &Client) {
 
     let third = candidate(client, "dead", "third");
     tokio::time::sleep(election::RETRY).await;
-    assert!(!*third.leading.borrow(), "the second candidate holds the lease");
+    assert!(!leads(&third), "the second candidate holds the lease");
     let resigned = Instant::now();
     second.resign().await;
     wait_until_leads(&third, &[]).await;
@@ -60,7 +64,7 @@ async fn a_leader_without_the_api_server_steps_down(client: &Client, interruptib
     proxy.interrupt();
     let interrupted = Instant::now();
     let mut leading = first.leading.clone();
-    let down = tokio::time::timeout(TIMEOUT, leading.wait_for(|leads| !leads)).await;
+    let down = tokio::time::timeout(TIMEOUT, leading.wait_for(Option::is_none)).await;
     down.expect("the leader steps down in time").expect("the candidate's task runs");
     let took = interrupted.elapsed();
     report(&format!("stepped down {:.1} s after the API server was gone", took.as_secs_f64()));
@@ -72,7 +76,7 @@ async fn a_leader_without_the_api_server_steps_down(client: &Client, interruptib
     proxy.restore().await;
     // The first candidate can read the lease again, and sees that the second one leads.
     tokio::time::sleep(2 * election::RETRY).await;
-    assert!(*second.leading.borrow() && !*first.leading.borrow());
+    assert!(leads(&second) && !leads(&first));
 }
 
 #[tokio::test]
@@ -86,11 +90,11 @@ async fn exactly_one_candidate_leads() {
         let candidates = ["a", "b", "c", "d", "e"].map(|identity| candidate(&client, "many", identity));
         let until = Instant::now() + Duration::from_secs(5);
         while Instant::now() < until {
-            let leaders = candidates.iter().filter(|candidate| *candidate.leading.borrow()).count();
+            let leaders = candidates.iter().filter(|candidate| leads(candidate)).count();
             assert!(leaders <= 1, "{leaders} candidates lead");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        assert_eq!(candidates.iter().filter(|candidate| *candidate.leading.borrow()).count(), 1);
+        assert_eq!(candidates.iter().filter(|candidate| leads(candidate)).count(), 1);
     };
     tokio::join!(
         many,

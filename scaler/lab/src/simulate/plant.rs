@@ -463,10 +463,10 @@ impl Plant {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::laws::windows::queueing::erlang_c;
     use crate::simulate::requests::generate;
     use crate::simulate::service_time::ServiceTimeDistribution;
     use admission::Order;
-    use law::queueing::erlang_c;
     use proptest::prelude::*;
     use workload::Workload;
     use workload::arrivals::ArrivalProcess;
