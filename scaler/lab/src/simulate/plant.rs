@@ -555,7 +555,6 @@ mod tests {
         plant.scale(2);
         plant.run(&mut arrivals, S(3.9));
         assert_eq!(plant.observe().replicas, Replicas { desired: 2, ready: 1, starting: 1, ..Replicas::default() });
-        assert_eq!(plant.observe().startup, None);
         plant.run(&mut arrivals, S(4.05));
         assert_eq!(plant.observe().replicas, Replicas { desired: 2, ready: 2, starting: 0, ..Replicas::default() });
         assert_eq!((plant.observe().startup, plant.observe().in_flight), (Some(S(3.0)), 2.0));
