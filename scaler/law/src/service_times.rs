@@ -18,6 +18,16 @@ const RECENT: f64 = 6.0;
 /// Standard errors by which the mean of the recent window must differ to count instead of the longer one.
 const DEVIATIONS: f64 = 4.0;
 
+/// The time over which the answers of a replica are counted to find how many it can give, in seconds.
+const SPAN: f64 = 4.0;
+
+/// The time in which half of the most answers of a replica is forgotten, in seconds.
+const HALF_LIFE: f64 = 600.0;
+
+/// A replica gives more answers at once than one after the other if the time for each is shorter than the mean work by
+/// this factor. Less may be chance.
+const BATCHED: f64 = 0.8;
+
 /// Seconds between two samples. More samples would only take memory.
 const RESOLUTION: f64 = 0.9;
 
@@ -27,7 +37,8 @@ const GUESS: ServiceTimes = ServiceTimes { work: 0.05, variation: 0.22, response
 /// The times that requests take at a replica.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ServiceTimes {
-    /// The mean time that a request costs a replica, in seconds.
+    /// The mean time that a request costs a replica, in seconds. If a replica computes several requests at once, it is
+    /// that of a replica with much to do.
     pub work: f64,
     /// The coefficient of variation of the service time: standard deviation ÷ mean.
     pub variation: f64,
@@ -43,6 +54,10 @@ pub struct ServiceMeter {
     ready_seconds: f64,
     counted_until: Duration,
     latest: Option<ServiceTimes>,
+    /// The most answers per second that a replica has given.
+    capability: f64,
+    /// The time since which requests have waited in the queue; `None` if none wait.
+    waiting_since: Option<Duration>,
 }
 
 /// Cumulative counts until an instant.
@@ -56,14 +71,22 @@ struct Counts {
 impl Default for ServiceMeter {
     fn default() -> Self {
         let samples = Window::new(Duration::from_secs_f64(WINDOWS[WINDOWS.len() - 1].0));
-        Self { samples, ready_seconds: 0.0, counted_until: Duration::ZERO, latest: None }
+        Self {
+            samples,
+            ready_seconds: 0.0,
+            counted_until: Duration::ZERO,
+            latest: None,
+            capability: 0.0,
+            waiting_since: None,
+        }
     }
 }
 
 impl ServiceMeter {
     /// Learns from an observation. Returns the latest measurement, or a guess before the first one.
     pub fn learn(&mut self, seen: &Observation) -> ServiceTimes {
-        self.ready_seconds += seen.replicas.ready as f64 * (seen.at - self.counted_until).as_secs_f64();
+        let elapsed = (seen.at - self.counted_until).as_secs_f64();
+        self.ready_seconds += seen.replicas.ready as f64 * elapsed;
         self.counted_until = seen.at;
         let now = Counts { service: seen.service.clone(), work: seen.work.clone(), ready_seconds: self.ready_seconds };
         let over = |seconds, enough| self.over(seen.at, seconds, &now).filter(|(count, _)| *count >= enough);
@@ -73,12 +96,34 @@ impl ServiceMeter {
             (long, _) => long,
         };
         self.latest = chosen.or(self.latest);
+        self.learn_capability(seen, &now, elapsed);
         let is_due =
             self.samples.newest().is_none_or(|(then, _)| *then + Duration::from_secs_f64(RESOLUTION) <= seen.at);
         if is_due {
             self.samples.push(seen.at, now);
         }
-        self.latest.unwrap_or(GUESS)
+        let times = self.latest.unwrap_or(GUESS);
+        // Half of the requests that a full replica holds wait there, so it computes at most the other half at once.
+        let shortest = (1.0 / self.capability).max(times.work / (seen.slots() / 2.0).max(1.0));
+        if shortest < BATCHED * times.work { ServiceTimes { work: shortest, ..times } } else { times }
+    }
+
+    /// Learns how many answers a replica can give. A replica that computes several requests in one pass, or has several
+    /// workers, gives more answers the more requests it holds, and each then costs less. So its mean work at a low load
+    /// says little about a high one.
+    fn learn_capability(&mut self, seen: &Observation, now: &Counts, elapsed: f64) {
+        self.waiting_since = if seen.queue_length >= 1.0 { self.waiting_since.or(Some(seen.at)) } else { None };
+        let span = Duration::from_secs_f64(SPAN);
+        let Some((_, then)) = seen.at.checked_sub(span).and_then(|then| self.samples.at(then)) else { return };
+        let ready_seconds = now.ready_seconds - then.ready_seconds;
+        if ready_seconds <= 0.0 {
+            return;
+        }
+        let answers = now.service.since(&then.service).count() / ready_seconds;
+        let is_full = self.waiting_since.is_some_and(|since| since + span <= seen.at);
+        // While requests wait, a replica gives all that it can. That may be less than before.
+        let remembered = self.capability * 0.5_f64.powf(elapsed / HALF_LIFE);
+        self.capability = if is_full { answers } else { remembered.max(answers) };
     }
 
     /// The number of answers in the last `seconds`, or since the start if that was later, and their times.

@@ -1,0 +1,62 @@
+//! The share of late requests against Erlang's loss formula and the fluid limit, and its monotony.
+
+use law::lateness::{LateTable, Waiting};
+use proptest::prelude::*;
+
+fn share(waiting: Waiting, replicas: usize, load: f64) -> f64 {
+    waiting.late_shares(load).nth(replicas).expect("there is a share for each number of replicas")
+}
+
+#[test]
+fn without_waiting_the_share_is_that_of_erlangs_loss_formula() {
+    let waiting = Waiting { service: 0.1, squared_variation: 1.0, limit: 0.0 };
+    // B(n, x) from tables.
+    for (replicas, load, loss) in
+        [(0, 3.0, 1.0), (1, 1.0, 0.5), (2, 1.0, 0.2), (3, 2.0, 4.0 / 19.0), (10, 7.0, 0.078_741)]
+    {
+        let found = share(waiting, replicas, load);
+        assert!((found - loss).abs() < 1e-6, "{replicas} replicas, {load} erlangs: {found}");
+    }
+}
+
+#[test]
+fn an_overload_is_late_and_a_long_wait_limit_saves_the_rest() {
+    let waiting = Waiting { service: 0.1, squared_variation: 0.0, limit: 100.0 };
+    // What two of five replicas' load exceeds is late. At the edge, where n = x, nearly nothing is.
+    for (replicas, load, expected) in [(2, 5.0, 0.6), (5, 5.0, 0.0), (6, 5.0, 0.0), (1, 800.0, 799.0 / 800.0)] {
+        let found = share(waiting, replicas, load);
+        assert!((found - expected).abs() < 1e-3, "{replicas} replicas, {load} erlangs: {found}");
+    }
+}
+
+#[test]
+fn a_table_is_used_until_the_service_times_have_changed() {
+    let waiting = Waiting { service: 0.1, squared_variation: 0.5, limit: 0.3 };
+    let table = LateTable::new(waiting, &[1.0, 2.0], 2);
+    assert!(table.holds_for(Waiting { service: 0.1005, ..waiting }));
+    for other in [
+        Waiting { service: 0.103, ..waiting },
+        Waiting { squared_variation: 0.6, ..waiting },
+        Waiting { limit: 0.29, ..waiting },
+    ] {
+        assert!(!table.holds_for(other), "{other:?}");
+    }
+    // With no replica, all 10 or 20 requests per second are late. Between two loads of the grid, the figure is between.
+    for (factor, rise, expected) in [(1.0, 0.0, 10.0), (1.5, 0.0, 15.0), (1.0, 0.25, 12.5), (9.0, 0.0, 20.0)] {
+        assert!((table.expected(&[1.0, 2.0], &[1.0, 0.0], factor, rise)[0] - expected).abs() < 1e-9);
+    }
+}
+
+proptest! {
+    #[test]
+    fn more_replicas_and_longer_limits_never_make_more_requests_late(
+        load in 0.01..300.0, service in 0.001..2.0, squared_variation in 0.0..9.0, limit in 0.0..10.0
+    ) {
+        let waiting = Waiting { service, squared_variation, limit };
+        let shares: Vec<f64> = waiting.late_shares(load).take(400).collect();
+        prop_assert!(shares.iter().all(|share| (0.0..=1.0).contains(share)), "{shares:?}");
+        prop_assert!(shares.windows(2).all(|pair| pair[1] <= pair[0] + 1e-9));
+        let longer = Waiting { limit: 1.1 * limit + 0.01, ..waiting };
+        prop_assert!(longer.late_shares(load).zip(&shares).all(|(longer, share)| longer <= share + 1e-9));
+    }
+}

@@ -1,0 +1,165 @@
+//! What the law `slo` recommends under steady, rising and falling load.
+
+use law::histogram::Histogram;
+use law::observation::{Observation, Replicas};
+use law::slo::Slo;
+use law::table::{Law, Objective, Recommendation, Settings};
+use proptest::prelude::*;
+use std::time::Duration;
+
+const S: fn(f64) -> Duration = Duration::from_secs_f64;
+
+fn law() -> Slo {
+    let objective = Objective { latency: S(0.5), quantile: 0.99 };
+    Slo::new(&Settings { objective, interval: S(1.0), min: 0, max: 50 })
+}
+
+fn ready(ready: usize) -> Replicas {
+    Replicas { desired: ready, ready, ..Replicas::default() }
+}
+
+/// The observation at `second` after `arrivals`, of which each took 0.1 s.
+fn observation(second: f64, arrivals: f64, replicas: Replicas) -> Observation {
+    let service =
+        Histogram { buckets: vec![(0.099, 0.0), (0.101, arrivals), (f64::INFINITY, arrivals)], sum: 0.1 * arrivals };
+    let startup = Some(S(3.0));
+    Observation { at: S(second), arrivals, service, replicas, startup, ..Observation::default() }
+}
+
+/// All recommendations of a law that observes once a second. `arrivals` has one number for each second.
+fn run(arrivals: &[f64], replicas: Replicas) -> Vec<Recommendation> {
+    let (mut law, mut total) = (law(), 0.0);
+    let decide = |(second, count): (usize, &f64)| {
+        total += count;
+        law.decide(&observation(second as f64, total, replicas))
+    };
+    arrivals.iter().enumerate().map(decide).collect()
+}
+
+fn last(arrivals: &[f64], replicas: Replicas) -> (Option<usize>, &'static str) {
+    run(arrivals, replicas).last().map(|found| (found.replicas, found.reason)).expect("there is a second")
+}
+
+#[test]
+fn a_steady_load_gets_the_replicas_that_are_worth_their_price() {
+    for (rate, replicas) in [(5.0, 1), (9.0, 2), (13.0, 2), (18.0, 3), (40.0, 5)] {
+        let (found, reason) = last(&[rate; 300], ready(10));
+        assert_eq!((found, reason), (Some(replicas), "objective"), "{rate}/s");
+    }
+}
+
+#[test]
+fn a_jump_starts_all_replicas_for_it_within_two_seconds() {
+    let mut arrivals = [5.0; 102];
+    arrivals[100..].fill(40.0);
+    let found = run(&arrivals, ready(10));
+    assert_eq!(found[99].replicas, Some(1));
+    assert!(found[101].replicas >= Some(5), "{:?}", found[101]);
+    let plan = found[101].plan.clone().expect("there are figures");
+    assert!(plan.arrivals_low < 40.0 && 40.0 < plan.arrivals_high, "{plan:?}");
+}
+
+#[test]
+fn a_rise_that_goes_on_is_extrapolated_over_the_lead() {
+    let arrivals: Vec<f64> = (0..60).map(|second| 5.0 + f64::from(second)).collect();
+    let found = run(&arrivals, ready(10)).pop().expect("there is a second");
+    let plan = found.plan.expect("there are figures");
+    assert!(plan.planned_per_second > plan.arrivals_per_second + 2.0, "{plan:?}");
+    assert!(plan.planned_per_second < 80.0, "{plan:?}");
+}
+
+#[test]
+fn chance_is_no_rise() {
+    let mut arrivals = [4.0; 100];
+    arrivals[99] = 9.0;
+    assert_eq!(last(&arrivals, ready(10)).0, Some(1));
+}
+
+#[test]
+fn replicas_stay_for_a_while_after_a_burst() {
+    let arrivals = [vec![5.0; 60], vec![40.0; 30], vec![5.0; 120]].concat();
+    let found = run(&arrivals, ready(10));
+    assert!(found[89].replicas >= Some(5) && found[95].replicas >= Some(4), "{:?}", found[95]);
+    assert_eq!((found[95].reason, found[205].replicas), ("kept", Some(1)));
+    assert!(found[95].text.contains("in case that the load comes back"), "{}", found[95].text);
+}
+
+#[test]
+fn the_shown_levels_are_those_next_to_the_recommendation() {
+    let found = run(&[18.0; 300], ready(10)).pop().expect("there is a second");
+    let plan = found.plan.expect("there are figures");
+    let shown: Vec<(usize, bool)> = plan.levels.iter().map(|level| (level.replicas, level.is_on)).collect();
+    assert_eq!(shown, [(2, true), (3, true), (4, false), (5, false)]);
+    assert!(plan.levels[1].worth > 1.0 && plan.levels[2].worth < 1.0 && plan.levels[3].worth < plan.levels[2].worth);
+    assert_eq!(plan.needed, 3);
+    assert!((plan.late_price - 10.0).abs() < 1e-9 && plan.predicted_late < 0.01, "{plan:?}");
+}
+
+#[test]
+fn silence_needs_no_replica_and_the_first_request_wakes_one() {
+    assert_eq!(last(&[0.0], ready(3)), (None, "no_data"));
+    assert_eq!(last(&[0.0; 100], ready(1)).0, Some(1));
+    assert_eq!(last(&[0.0; 130], ready(3)), (Some(0), "idle"));
+    // A fresh start without any replica and without any request wakes none.
+    assert_eq!(last(&[0.0; 2], ready(0)), (Some(0), "idle"));
+    assert_eq!(last(&[7.0, 0.0], ready(0)), (Some(0), "idle"), "the first count is from before the start");
+    assert_eq!(last(&[0.0, 1.0], ready(0)), (Some(1), "waking"));
+    assert_eq!(last(&[vec![0.0; 200], vec![1.0]].concat(), ready(0)), (Some(1), "waking"));
+}
+
+#[test]
+fn waiting_requests_wake_a_replica_although_none_arrives() {
+    let mut law = law();
+    law.decide(&observation(0.0, 0.0, ready(0)));
+    let found = law.decide(&Observation { queue_length: 3.0, ..observation(1.0, 0.0, ready(0)) });
+    assert_eq!(found.replicas, Some(1));
+    assert!(found.text.contains("3 requests wait"), "{}", found.text);
+}
+
+#[test]
+fn missing_arrivals_of_a_partial_observation_are_no_fall() {
+    let (mut law, mut total) = (law(), 0.0);
+    for second in 0..200 {
+        let is_partial = second >= 100;
+        total += if is_partial { 10.0 } else { 40.0 };
+        let seen = Observation { is_partial, ..observation(f64::from(second), total, ready(10)) };
+        let found = law.decide(&seen);
+        assert!(second < 20 || found.replicas >= Some(5), "at {second} s: {found:?}");
+    }
+}
+
+#[test]
+fn an_objective_below_the_service_time_is_named_and_the_load_is_served() {
+    let objective = Objective { latency: S(0.08), quantile: 0.99 };
+    let mut law = Slo::new(&Settings { objective, interval: S(1.0), min: 1, max: 50 });
+    let mut decide = |second: u32| law.decide(&observation(second.into(), 40.0 * f64::from(second), ready(10)));
+    let found = (0..60).map(&mut decide).last().expect("there is a second");
+    assert_eq!(found.reason, "unattainable");
+    assert!((5..=12).contains(&found.replicas.expect("a number")), "{found:?}");
+    assert!(found.text.contains("100 ms") && found.text.contains("80ms"), "{}", found.text);
+}
+
+proptest! {
+    #[test]
+    fn no_observations_make_the_law_panic_or_leave_the_bounds(
+        max in 1..40_usize,
+        steps in proptest::collection::vec(
+            (0..4000_u64, 0.0..1e4, 0.0..1e6, 0.0..100.0, 0..50_usize, 0.0..100.0, any::<bool>()), 1..60
+        ),
+    ) {
+        let objective = Objective { latency: S(0.5), quantile: 0.999 };
+        let mut law = Slo::new(&Settings { objective, interval: S(0.5), min: 0, max });
+        let (mut at, mut total) = (0, 0.0);
+        for (milliseconds, arrivals, queue_length, in_flight, replicas, startup, is_partial) in steps {
+            (at, total) = (at + milliseconds, total + arrivals);
+            let seen = observation(at as f64 / 1e3, total, ready(replicas));
+            let found =
+                law.decide(&Observation { queue_length, in_flight, startup: Some(S(startup)), is_partial, ..seen });
+            prop_assert!(found.replicas.is_none_or(|replicas| replicas <= max), "{found:?}");
+            if let Some(plan) = found.plan {
+                let figures = [plan.arrivals_per_second, plan.planned_per_second, plan.predicted_late, plan.late_price];
+                prop_assert!(figures.iter().all(|figure| figure.is_finite() && *figure >= 0.0), "{plan:?}");
+            }
+        }
+    }
+}
