@@ -218,9 +218,9 @@ mod tests {
     use crate::observe::ReadingSource;
     use crate::observe::dispatchers::Dispatchers;
     use crate::target::{Desired, TargetState};
-    use law::limits::Limits;
     use law::observation::Observation;
     use law::table::{Law, Recommendation};
+    use limits::Limits;
 
     /// A law that panics, or that has no opinion.
     #[derive(Debug)]
