@@ -174,7 +174,7 @@ fn check(name: &str, flags: &[String], laws: &Table) -> Result<(ControlSettings,
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::ReadingSource;
+    use readings::ReadingSource;
     use std::time::Duration;
 
     fn config(flags: &[&str]) -> Result<Config, String> {

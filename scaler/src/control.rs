@@ -5,12 +5,12 @@ use crate::decision::{Action, Decision, Inputs, Journal, NO_NEWS};
 use crate::leader::Term;
 use crate::log_limiter::{LogLimiter, LogLine};
 use crate::metrics;
-use crate::observe::{Error, Reading, ReadingSource};
 use crate::target::{self, Desired, Rejection};
 use ::metrics::{counter, gauge};
-use law::limits::{Limit, Limiter, Limits};
 use law::observation::{Observation, Replicas};
 use law::table::{Law, Recommendation};
+use limits::{Limit, Limiter, Limits};
+use readings::{Error, Reading, ReadingSource};
 use service::wire::metric;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -258,7 +258,7 @@ fn is_news(taken: Duration, seen_at: Option<Duration>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use law::limits::Guard;
+    use limits::Guard;
 
     #[test]
     fn a_rejection_is_shown_until_the_next_attempt_and_with_it() {

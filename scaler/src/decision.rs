@@ -1,9 +1,9 @@
 //! A decision with its reason and its figures, as the log and the HTTP interface show it. The field names in JSON are
 //! part of that interface.
 
-use law::limits::Limit;
 use law::observation::{Observation, Replicas};
 use law::slo::Plan;
+use limits::Limit;
 use serde::Serialize;
 use std::cmp::Ordering;
 use std::collections::VecDeque;

@@ -8,7 +8,6 @@ pub mod laws;
 pub mod leader;
 pub mod log_limiter;
 mod metrics;
-pub mod observe;
 pub mod server;
 pub mod status;
 pub mod target;

@@ -215,12 +215,12 @@ fn answer(admin: &Admin, targets: &[TargetView], request: &Request<Incoming>) ->
 mod tests {
     use super::*;
     use crate::config::scaling::Role;
-    use crate::observe::ReadingSource;
-    use crate::observe::dispatchers::Dispatchers;
     use crate::target::{Desired, TargetState};
-    use law::limits::Limits;
     use law::observation::Observation;
     use law::table::{Law, Recommendation};
+    use limits::Limits;
+    use readings::ReadingSource;
+    use readings::dispatchers::Dispatchers;
 
     /// A law that panics, or that has no opinion.
     #[derive(Debug)]

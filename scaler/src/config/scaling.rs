@@ -1,15 +1,16 @@
 //! Makes checked settings of the flags of one target.
 
 use crate::control::ControlSettings;
-use crate::observe::{self, ReadingSource};
 use crate::target::deployment::ScaledDeployment;
 use crate::target::processes::ProcessesSpec;
 use anyhow::{Context, Result, ensure};
 use bytesize::ByteSize;
 use cgroup::ResourceLimits;
 use kubernetes::name::{self, DeploymentName};
-use law::limits::{Guard, Limits};
 use law::table::{Law, Objective, Settings, Table};
+use limits::{Guard, Limits};
+use readings::ReadingSource;
+use readings::flags::SourceFlags;
 use service::options::positive_duration;
 use std::fmt;
 use std::path::PathBuf;
@@ -31,7 +32,7 @@ const MIN_MEMORY: ByteSize = ByteSize::mib(16);
 pub struct Section {
     /// Source of the dispatchers' metrics
     #[command(flatten)]
-    pub source: observe::flags::SourceFlags,
+    pub source: SourceFlags,
     /// Target to scale: processes (on this machine), or deployment:NAMESPACE/NAME
     #[arg(long, env = "ROUNDHOUSE_TARGET", default_value_t = TargetFlag::Processes)]
     pub target: TargetFlag,

@@ -7,7 +7,7 @@
 
 #[path = "../common/control_plane.rs"]
 mod control_plane;
-#[path = "../prometheus/server.rs"]
+#[path = "../../readings/tests/prometheus/server.rs"]
 mod prometheus;
 
 mod clock;

@@ -2,7 +2,7 @@
 
 use super::counter_history::CountingSpan;
 use law::histogram::{Histogram, increase};
-use scaler::observe::snapshot::{FigureFault, MOST_COUNTED, MetricSample, histogram, named, sane};
+use readings::snapshot::{FigureFault, MOST_COUNTED, MetricSample, histogram, named, sane};
 use service::wire::{Code, metric};
 
 /// The codes of answers to requests that no replica could answer. Such an answer may come quickly, but the request has

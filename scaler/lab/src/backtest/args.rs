@@ -2,7 +2,7 @@
 
 use super::period::{self, Period};
 use crate::simulate::flags::Flags;
-use scaler::observe::flags::PrometheusFlags;
+use readings::flags::PrometheusFlags;
 use service::options::positive_duration;
 use std::time::Duration;
 

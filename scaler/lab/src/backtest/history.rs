@@ -6,7 +6,7 @@ use super::outcome::RecordedOutcome;
 use super::period::Period;
 use super::samples::{PointMap, ReplicaCounts};
 use crate::simulate::comparison::ComparisonRow;
-use scaler::observe::snapshot::FigureFault;
+use readings::snapshot::FigureFault;
 use std::time::Duration;
 
 /// The recorded history of a period.

@@ -1,6 +1,6 @@
 //! Range queries over the HTTP API of Prometheus. Knows nothing of dispatchers.
 
-use scaler::observe::prometheus::client::{Bounds, Client, Error, encoded};
+use readings::prometheus::client::{Bounds, Client, Error, encoded};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::time::Duration;

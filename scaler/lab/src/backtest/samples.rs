@@ -2,8 +2,8 @@
 
 use super::period::Period;
 use super::range::RecordedSeries;
-use scaler::observe::prometheus::{NAME, endpoint};
-use scaler::observe::snapshot::MOST_COUNTED;
+use readings::prometheus::{NAME, endpoint};
+use readings::snapshot::MOST_COUNTED;
 use service::wire::metric;
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn a_stabilisation_window_does_not_stop_the_law() {
-        use law::limits::{Limiter, Limits};
+        use limits::{Limiter, Limits};
         let mut law = LatencyStep::new(Duration::from_millis(500), Duration::from_millis(200));
         let mut limiter = Limiter::new(Limits { down_window: Duration::from_secs(20), ..Limits::bounds(1, 9) });
         let mut desired = 4;

@@ -7,8 +7,8 @@ use super::trial::{Trial, TrialOutcome};
 use crate::laws::LawChoice;
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use law::limits::Limits;
 use law::slo;
+use limits::Limits;
 use serde::Serialize;
 use workload::Workload;
 

@@ -14,7 +14,7 @@ use lab::simulate::plant::settings::PlantSettings;
 use lab::simulate::requests::generate;
 use lab::simulate::service_time::ServiceTimeDistribution;
 use law::histogram::Histogram;
-use scaler::observe::prometheus::client::Client;
+use readings::prometheus::client::Client;
 use serde_json::Value;
 use service::respond;
 use std::fmt::Write;

@@ -1,7 +1,7 @@
 //! Backtests on the history of a real Prometheus. They need `prometheus` and `promtool` on the path
 //! (`apt-get install prometheus`). Without these programs, the tests are skipped with a message.
 
-#[path = "../../../tests/prometheus/server.rs"]
+#[path = "../../../readings/tests/prometheus/server.rs"]
 mod server;
 
 mod history;

@@ -3,7 +3,7 @@
 use super::pods::{PodState, condition, pod_state};
 use crate::target::startup_mean;
 use k8s_openapi::api::core::v1::Pod;
-use law::placement::Placements;
+use limits::placement::Placements;
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::time::Duration;

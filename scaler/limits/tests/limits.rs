@@ -1,8 +1,8 @@
 //! What each limit makes of recommendations.
 
-use law::limits::Limit::{self, Bounded, Full, Granted, Occupied, Paced, Partial, Stabilised};
-use law::limits::{Guard, Limiter, Limits};
 use law::observation::{Observation, Replicas};
+use limits::Limit::{self, Bounded, Full, Granted, Occupied, Paced, Partial, Stabilised};
+use limits::{Guard, Limiter, Limits};
 use std::time::Duration;
 
 const S: fn(u64) -> Duration = Duration::from_secs;

@@ -272,7 +272,7 @@ fn possible_sums(histogram: &Histogram) -> (f64, f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::exposition;
+    use crate::exposition;
     use proptest::prelude::*;
 
     /// A dispatcher that admitted 12 requests, refused 2, and answered 4 within 0.1 s, 5 more within 0.5 s and 1 later.

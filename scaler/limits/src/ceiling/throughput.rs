@@ -1,7 +1,7 @@
 //! The throughput of a number of replicas while requests wait, with its uncertainty.
 
-use crate::observation::Observation;
-use crate::window::Window;
+use law::observation::Observation;
+use law::window::Window;
 use std::time::Duration;
 
 /// The shortest time over which throughput is measured.

@@ -1,9 +1,9 @@
 //! How the ceiling is found, how long it holds, and when replicas are withdrawn.
 
 use law::histogram::Histogram;
-use law::limits::Limit;
-use law::limits::ceiling::{Ceiling, Reached};
 use law::observation::{Observation, Replicas};
+use limits::Limit;
+use limits::ceiling::{Ceiling, Reached};
 use std::time::Duration;
 
 const S: fn(u64) -> Duration = Duration::from_secs;

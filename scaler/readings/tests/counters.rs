@@ -3,8 +3,8 @@
 use law::histogram::Histogram;
 use law::observation::Observation;
 use proptest::prelude::*;
-use scaler::observe::counters::{Continuity, Counters};
-use scaler::observe::snapshot::{FigureFault, Snapshot};
+use readings::counters::{Continuity, Counters};
+use readings::snapshot::{FigureFault, Snapshot};
 use service::wire::metric;
 use std::time::Duration;
 

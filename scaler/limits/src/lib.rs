@@ -1,11 +1,13 @@
 //! Limits between a recommendation and the target: bounds, rates, and a stabilisation window before scaling down.
 //! Limits also keep the replicas that are at work, and respect what the cluster can place. They apply after every law.
+//! All code here is pure: nothing reads a clock, a socket or the environment.
 
 pub mod ceiling;
+pub mod placement;
 
-use crate::observation::Observation;
-use crate::window::Window;
 use ceiling::{Ceiling, Reached};
+use law::observation::Observation;
+use law::window::Window;
 use serde::Serialize;
 use std::cmp::Ordering;
 use std::collections::VecDeque;

@@ -3,7 +3,7 @@
 
 #![allow(dead_code, reason = "each test program uses a part of this module")]
 
-use scaler::observe::prometheus::client::{BaseUrl, Client};
+use readings::prometheus::client::{BaseUrl, Client};
 use std::io::{ErrorKind, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,6 @@
 //! How long replicas may wait for a node.
 
-use law::placement::Placements;
+use limits::placement::Placements;
 use std::time::Duration;
 
 const S: fn(u64) -> Duration = Duration::from_secs;

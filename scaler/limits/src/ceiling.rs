@@ -4,7 +4,7 @@
 mod throughput;
 
 use super::Limit;
-use crate::observation::{Observation, Replicas};
+use law::observation::{Observation, Replicas};
 use std::time::Duration;
 use throughput::{Saturation, Throughput};
 
