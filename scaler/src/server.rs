@@ -222,20 +222,18 @@ mod tests {
     use readings::ReadingSource;
     use readings::dispatchers::Dispatchers;
 
-    /// A law that panics, or that has no opinion.
+    /// A law that has no opinion.
     #[derive(Debug)]
-    struct TestLaw {
-        panics: bool,
-    }
+    struct TestLaw;
 
     impl Law for TestLaw {
         fn decide(&mut self, _seen: &Observation) -> Recommendation {
-            assert!(!self.panics, "the law panics");
             Recommendation::no_data()
         }
     }
 
-    /// The error with which a target ends. `state` and `leading` are channels whose senders the tasks hold.
+    /// The error with which a target ends. `state` and `leading` are channels whose senders the tasks hold. If `panics`,
+    /// the control loop panics at once, since a timer without an interval does.
     async fn failure(
         panics: bool,
         state: watch::Receiver<TargetState>,
@@ -245,9 +243,9 @@ mod tests {
             name: "replica".into(),
             role: Role::Replicas,
             source: ReadingSource::Dispatchers(Box::new(Dispatchers::new([]))),
-            law: Box::new(TestLaw { panics }),
+            law: Box::new(TestLaw),
             limits: Limits::bounds(0, 1),
-            interval: Duration::from_millis(10),
+            interval: Duration::from_millis(if panics { 0 } else { 10 }),
             is_dry_run: false,
         };
         let target = Handle { desired: watch::channel(Desired::default()).0, state, done: tokio::spawn(async {}) };

@@ -16,10 +16,16 @@ const SLACK: Duration = Duration::from_secs(1);
 /// have restarted.
 const LOST_AFTER: Duration = Duration::from_secs(30);
 
+/// The longest start that is believed of a pod that was ready when it was first seen. A later readiness is rather that
+/// after a restart of its container.
+const LONGEST_EARLIER: Duration = Duration::from_secs(10 * 60);
+
 /// The mean start-up time, the latest placements, and the pods that are present.
 #[derive(Debug, Default)]
 pub struct PodTimes {
     startup: Option<Duration>,
+    /// The shortest start of the pods that were ready when they were first seen.
+    earlier: Option<Duration>,
     placements: Placements,
     /// By the uid of each pod.
     pods: BTreeMap<String, Seen>,
@@ -37,9 +43,11 @@ struct Seen {
 }
 
 impl PodTimes {
-    /// The mean of the times from creation to readiness; `None` until a pod has become ready.
+    /// The mean of the times from creation to readiness. Until a pod has become ready, the shortest such time of the
+    /// pods that were ready before. The condition of a pod that was unready in between has a later time, so the mean of
+    /// these would be too long. `None` if no pod is or was ready.
     pub fn startup(&self) -> Option<Duration> {
-        self.startup
+        self.startup.or(self.earlier)
     }
 
     /// The time in which unplaced pods may get a node; `None` if there are no such pods.
@@ -76,6 +84,10 @@ impl PodTimes {
         let state = pod_state(pod);
         let is_ready = state == PodState::Ready;
         let first = Seen { state, since: now, was_ready: is_ready || was_ready(pod), was_stuck: false };
+        if before.is_none() && is_ready {
+            let start = took(pod, "Ready").filter(|took| *took <= LONGEST_EARLIER);
+            self.earlier = self.earlier.into_iter().chain(start).min();
+        }
         let before = *before.unwrap_or(&first);
         if is_ready && !before.was_ready && !before.was_stuck {
             self.add_startup(pod);
@@ -176,10 +188,17 @@ mod tests {
         let (unready, again) = (|| vec![pod("a", "False", 30)], || vec![pod("a", "True", 40)]);
         let two = |b_ready: &str| vec![pod("a", "True", 10), pod("b", b_ready, if b_ready == "True" { 20 } else { 0 })];
         for (seen, seconds) in [
-            (vec![ready()], None),
+            // Pods that were ready before count until one is seen to start.
+            (vec![ready()], Some(9.0)),
+            (vec![vec![pod("a", "True", 30), pod("b", "True", 8)]], Some(8.0)),
+            (
+                vec![vec![pod("a", "True", 30)], vec![pod("a", "True", 30), pod("b", "False", 0)], two("True")],
+                Some(20.0),
+            ),
+            (vec![vec![pod("a", "True", 900)]], None),
             (vec![starting()], None),
             (vec![starting(), ready()], Some(9.0)),
-            (vec![vec![], ready()], None),
+            (vec![vec![], ready()], Some(9.0)),
             (vec![starting(), vec![stuck()], starting(), ready()], None),
             // A pod waits for a node, and starts there. Its start-up time is all of that.
             (vec![vec![unplaced("a")], starting(), vec![pod("a", "True", 99)]], Some(99.0)),
