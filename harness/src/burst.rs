@@ -19,7 +19,7 @@ pub const WORKLOAD: &str = "loadgen/workloads/burst.txt";
 
 /// The scaler's flags while the burst is replayed. The quantile is higher than the attainment that the demo asks for,
 /// because a plan for exactly that attainment would leave no reserve.
-pub const SCALING: [&str; 6] = ["--min=1", MAX, SHARE, "--quantile=0.999", "--interval=1s", "--down-window=8s"];
+pub const SCALING: [&str; 4] = ["--min=1", MAX, SHARE, "--interval=1s"];
 
 /// The value of `--interval` in [`SCALING`], in seconds.
 pub const INTERVAL_SECONDS: f64 = 1.0;

@@ -11,7 +11,7 @@
 use crate::slo::LevelPlan;
 
 /// The share of a start's cost that a level's absence must cost before the level starts.
-const START_SHARE: f64 = 0.7;
+const START_SHARE: f64 = 0.6;
 
 /// The share of the cost of an absence for which a level is held if the load did not come back in time the last time.
 const SHORT_HOLD: f64 = 1.0 / 6.0;
@@ -29,9 +29,8 @@ pub struct Terms {
     pub elapsed: f64,
     /// The price of a late request, in replica-seconds.
     pub price: f64,
-    /// The start-up time of a replica, in seconds.
-    pub startup: f64,
-    /// The time until a replica that is added now would serve, in seconds.
+    /// The time until a replica that is added now would serve, in seconds. It is also what a start costs: a replica that
+    /// starts costs as much as one that serves.
     pub lead: f64,
 }
 
@@ -104,7 +103,7 @@ impl Level {
         let is_used = is_worth || (self.is_on && terms.price * saving.cautious > 1.0);
         self.regret = if is_worth { self.regret + terms.elapsed * (gain - 1.0) } else { 0.0 };
         self.late_for_lack.learn(terms, saving.since_last_tick, is_worth && self.idle > terms.lead);
-        self.is_on |= is_worth && self.regret >= START_SHARE * terms.startup;
+        self.is_on |= is_worth && self.regret >= START_SHARE * terms.lead;
         if is_used {
             if self.idle > 2.0 * terms.lead {
                 self.comes_back = self.idle < self.absence(terms);
@@ -112,14 +111,14 @@ impl Level {
             self.idle = 0.0;
         } else {
             self.idle += terms.elapsed;
+            self.is_on &= self.idle < self.hold(terms);
         }
-        self.is_on &= self.idle < self.hold(terms);
         self.is_on
     }
 
     /// The cost of an absence, in replica-seconds: a start, and the requests that come late for lack of the replica.
     fn absence(&self, terms: &Terms) -> f64 {
-        terms.startup + terms.price * self.late_for_lack.requests
+        terms.lead + terms.price * self.late_for_lack.requests
     }
 
     /// The idle time after which the level stops, in seconds.
@@ -134,7 +133,7 @@ impl Level {
             is_on: self.is_on,
             worth,
             regret: self.regret,
-            starts_at: START_SHARE * terms.startup,
+            starts_at: START_SHARE * terms.lead,
             idle_seconds: self.idle,
             hold_seconds: self.hold(terms),
         }

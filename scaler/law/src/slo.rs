@@ -182,7 +182,7 @@ impl Slo {
         }
         let startup = seen.startup.map_or(STARTUP_GUESS, |startup| startup.as_secs_f64());
         let price = waiting.service / (1.0 - self.settings.objective.quantile);
-        let terms = Terms { elapsed, price, startup, lead: startup + self.settings.interval.as_secs_f64() };
+        let terms = Terms { elapsed, price, lead: startup + self.settings.interval.as_secs_f64() };
         // A partial observation is a lower bound. Too few arrivals say nothing then.
         let is_low = arrivals * waiting.service < state.filter.mean() * elapsed;
         if elapsed > 0.0 && !(seen.is_partial && is_low) {

@@ -2,8 +2,8 @@
 
 use law::level::{Level, Saving, Terms};
 
-/// A late request costs 5 replica-seconds, and a start takes 3 s.
-const TERMS: Terms = Terms { elapsed: 0.5, price: 5.0, startup: 3.0, lead: 3.5 };
+/// A late request costs 5 replica-seconds, and a start takes 3.5 s.
+const TERMS: Terms = Terms { elapsed: 0.5, price: 5.0, lead: 3.5 };
 
 /// Lets the level learn `seconds` with these late requests per second that it would save. Returns the seconds in which
 /// the replica should be there.
@@ -34,12 +34,12 @@ fn a_load_that_comes_back_makes_the_hold_longer() {
     run(&mut level, 60.0, 10.0);
     run(&mut level, 300.0, 0.0);
     run(&mut level, 60.0, 10.0);
-    // In the lead of 3.5 s, 40 requests came late for lack of the replica. With the start they cost 203
-    // replica-seconds. The first hold is a sixth of that.
+    // In the lead of 3.5 s, 40 requests came late for lack of the replica. With the start they cost
+    // 203.5 replica-seconds. The first hold is a sixth of that.
     assert_eq!(run(&mut level, 100.0, 0.0), 33.5);
-    // The load was away for 100 s, which is less than 203 s: it was worth waiting for it.
+    // The load was away for 100 s, which is less than 203.5 s: it was worth waiting for it.
     run(&mut level, 60.0, 10.0);
-    assert_eq!(run(&mut level, 300.0, 0.0), 202.5);
+    assert_eq!(run(&mut level, 300.0, 0.0), 203.0);
     // It was away for 300 s, which was not worth it.
     run(&mut level, 60.0, 10.0);
     assert_eq!(run(&mut level, 100.0, 0.0), 33.5);
@@ -57,7 +57,15 @@ fn what_an_absence_costs_is_measured_anew_each_time_the_load_comes_back() {
 }
 
 #[test]
+fn a_level_that_is_used_is_on_even_if_starts_take_no_time() {
+    let terms = Terms { lead: 0.0, ..TERMS };
+    let saving = Saving { expected: 1.0, cautious: 1.0, since_last_tick: 0.0 };
+    let mut level = Level::new(false);
+    assert!((0..9).all(|_| level.tick(&terms, &saving)));
+}
+
+#[test]
 fn replicas_that_are_there_at_the_start_are_no_reason_to_keep_them() {
-    assert_eq!(run(&mut Level::new(true), 20.0, 0.0), 0.0);
+    assert_eq!(run(&mut Level::new(true), 20.0, 0.0), 0.5);
     assert_eq!(run(&mut Level::new(true), 20.0, 1.0), 20.0);
 }
