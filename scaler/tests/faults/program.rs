@@ -130,9 +130,9 @@ impl Scaler {
     /// this load needs.
     pub(crate) async fn wait_until_steady(&self) {
         self.wait_for("a recommendation of four replicas", |latest| {
-            let rate = latest["workings"]["arrivals_per_second"].as_f64().unwrap_or_default();
-            let window = latest["workings"]["window_seconds"].as_f64().unwrap_or_default();
-            latest["wanted"] == 4 && (24.0..30.0).contains(&rate) && window >= 4.0
+            let rate = |name| latest["workings"][name].as_f64().unwrap_or_default();
+            let is_measured = (24.0..30.0).contains(&rate("arrivals_per_second"));
+            latest["wanted"] == 4 && is_measured && rate("arrivals_high") - rate("arrivals_low") < 8.0
         })
         .await;
     }
