@@ -17,9 +17,10 @@ const MAX: &str = "--max=3";
 /// The file of the workload. Its load is within the capacity of one replica at both ends, and above it in between.
 pub const WORKLOAD: &str = "loadgen/workloads/burst.txt";
 
-/// The scaler's flags while the burst is replayed. The quantile is higher than the attainment that the demo asks for,
-/// because a plan for exactly that attainment would leave no reserve.
-pub const SCALING: [&str; 4] = ["--min=1", MAX, SHARE, "--interval=1s"];
+/// The scaler's flags while the burst is replayed. In simulations, the demo misses its 99 % in one of fifteen bursts at
+/// the default quantile of 0.99. At 0.999, replicas are sometimes held beyond the end of the burst, so the demo does
+/// not see that they are removed.
+pub const SCALING: [&str; 6] = ["--min=1", MAX, SHARE, "--quantile=0.997", "--interval=1s", "--down-window=8s"];
 
 /// The value of `--interval` in [`SCALING`], in seconds.
 pub const INTERVAL_SECONDS: f64 = 1.0;

@@ -68,7 +68,27 @@ fn target(status: &Value) -> String {
         .as_object()
         .map(|seen| format!("requests  {} waiting, {} in flight\n", seen["queue_length"], seen["in_flight"]));
     let reason = format!("reason    {}{}", text(latest, "explanation"), withheld(latest));
-    head + &replicas + &requests.unwrap_or_default() + &reason
+    head + &replicas + &requests.unwrap_or_default() + &reason + &levels(latest)
+}
+
+/// A line for each level of the law's plan, which says when its replica starts or stops; empty without a plan.
+fn levels(latest: &Value) -> String {
+    let levels = latest["workings"]["levels"].as_array().into_iter().flatten();
+    levels.map(|level| format!("\nlevel     replica {}: {}", level["replicas"], outlook(level))).collect()
+}
+
+fn outlook(level: &Value) -> String {
+    let figure = |name: &str| level[name].as_f64().unwrap_or_default();
+    let (worth, idle, is_on) = (figure("worth"), figure("idle_seconds"), level["is_on"] == true);
+    let saves = format!("{} late requests worth {worth:.1} times its cost", if is_on { "saves" } else { "would save" });
+    if is_on && idle > 0.0 {
+        format!("{saves}; idle for {idle:.0} s, stops after {:.0} s", figure("hold_seconds"))
+    } else if !is_on && worth > 1.0 {
+        let (starts_at, regret) = (figure("starts_at"), figure("regret"));
+        format!("{saves}; starts once its absence has cost {starts_at:.1} replica-seconds ({regret:.1} so far)")
+    } else {
+        saves
+    }
 }
 
 /// The latest decisions, from `/decisions` of the running scaler.
@@ -131,6 +151,29 @@ async fn get(address: &str, path: &str) -> Result<Value> {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn status_says_when_the_replica_of_a_level_starts_or_stops() {
+        for (is_on, worth, idle, outlook) in [
+            (true, 32.3, 0.0, "saves late requests worth 32.3 times its cost"),
+            (true, 0.4, 12.0, "saves late requests worth 0.4 times its cost; idle for 12 s, stops after 40 s"),
+            (false, 0.2, 90.0, "would save late requests worth 0.2 times its cost"),
+            (
+                false,
+                1.8,
+                0.0,
+                "would save late requests worth 1.8 times its cost; starts once its absence has cost 2.1 \
+                 replica-seconds (0.7 so far)",
+            ),
+        ] {
+            let times = json!({"idle_seconds": idle, "hold_seconds": 40.0, "regret": 0.7, "starts_at": 2.1});
+            let mut level = json!({"replicas": 3, "is_on": is_on, "worth": worth});
+            level.as_object_mut().expect("an object").extend(times.as_object().expect("an object").clone());
+            let shown = target(&json!({"latest": {"workings": {"levels": [level]}}}));
+            assert_eq!(shown.lines().last(), Some(&*format!("level     replica 3: {outlook}")));
+        }
+        assert_eq!(levels(&json!({"reason": "waiting"})), "");
+    }
 
     #[test]
     fn explain_counts_the_decisions_of_its_target() {

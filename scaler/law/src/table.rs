@@ -50,7 +50,8 @@ impl Recommendation {
 pub struct Objective {
     /// The time within which a request should be answered.
     pub latency: Duration,
-    /// The share of requests that should be answered within the objective's time, between 0 and 1.
+    /// The share of requests that should be answered within the objective's time, between 0 and 1. The law `slo` takes it
+    /// for a price: a late request costs as much as the work for 1 ÷ (1 − quantile) requests.
     pub quantile: f64,
 }
 

@@ -45,8 +45,9 @@ pub struct Section {
     /// Time within which requests should be answered
     #[arg(long, env = "ROUNDHOUSE_OBJECTIVE", default_value = "500ms", value_parser = positive_duration)]
     pub objective: Duration,
-    /// Share of requests that should be answered within the objective (policy slo)
-    #[arg(long, env = "ROUNDHOUSE_QUANTILE", default_value_t = 0.999)]
+    /// Price of a late request (policy slo): with 0.99, as much as the work for 1 / (1 - 0.99) = 100 requests; a higher
+    /// value makes fewer requests late and needs more replicas
+    #[arg(long, env = "ROUNDHOUSE_QUANTILE", default_value_t = 0.99)]
     pub quantile: f64,
     /// Fewest replicas; with 0, a request that comes after two minutes without requests waits for a replica to start
     #[arg(long, env = "ROUNDHOUSE_MIN", default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=10_000))]

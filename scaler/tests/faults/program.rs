@@ -126,13 +126,16 @@ impl Scaler {
         }
     }
 
-    /// Waits until the scaler has measured [`LOAD`](crate::test_deployment::LOAD) and recommends the four replicas that
-    /// this load needs.
+    /// Waits until the scaler has measured [`LOAD`](crate::test_deployment::LOAD) and desires the four replicas that this
+    /// load needs.
     pub(crate) async fn wait_until_steady(&self) {
         self.wait_for("a recommendation of four replicas", |latest| {
-            let rate = latest["workings"]["arrivals_per_second"].as_f64().unwrap_or_default();
-            let window = latest["workings"]["window_seconds"].as_f64().unwrap_or_default();
-            latest["wanted"] == 4 && (24.0..30.0).contains(&rate) && window >= 4.0
+            let rate = |name| latest["workings"][name].as_f64().unwrap_or_default();
+            let is_measured = (28.0..34.0).contains(&rate("arrivals_per_second"));
+            latest["wanted"] == 4
+                && latest["desired"] == 4
+                && is_measured
+                && rate("arrivals_high") - rate("arrivals_low") < 6.0
         })
         .await;
     }

@@ -23,10 +23,10 @@ const NODE: &str = "node";
 pub(crate) const REPLICAS: i32 = 4;
 
 /// A load that needs the four replicas, in requests per second.
-pub(crate) const LOAD: f64 = 27.0;
+pub(crate) const LOAD: f64 = 31.0;
 
 /// A load that needs at least six replicas, in requests per second.
-pub(crate) const MORE_LOAD: f64 = 50.0;
+pub(crate) const MORE_LOAD: f64 = 60.0;
 
 /// A load for which one replica is enough, in requests per second.
 pub(crate) const LESS_LOAD: f64 = 2.0;
