@@ -89,7 +89,9 @@ impl Figure {
             format!("{:<10} {verdict}", target.to_string())
         });
         let Self { label, value, unit, .. } = self;
-        let row = format!("{label:<label_width$} {:>10} {unit:<6} {}", rounded(*value), verdict.unwrap_or_default());
+        // The targets of percentages have up to two decimals.
+        let number = if *unit == "%" { format!("{value:.2}") } else { rounded(*value) };
+        let row = format!("{label:<label_width$} {number:>10} {unit:<6} {}", verdict.unwrap_or_default());
         row.trim_end().to_owned()
     }
 }

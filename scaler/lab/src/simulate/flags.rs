@@ -81,7 +81,7 @@ pub struct Flags {
     #[arg(long, default_value = "500ms", value_parser = positive_duration)]
     pub objective: Duration,
     /// Share of the requests that should meet the objective, for the law slo
-    #[arg(long, default_value_t = 0.999)]
+    #[arg(long, default_value_t = 0.99)]
     pub quantile: f64,
     /// Time from the arrival of a request until it expires
     #[arg(long, default_value = "5s", value_parser = positive_duration)]
@@ -161,7 +161,7 @@ impl Flags {
     pub fn check(&self) -> Result<()> {
         let Self { min, max, quantile, goal, cores, batch_growth, service_variation, interval, .. } = *self;
         ensure!(min <= max, "--min ({min}) must not exceed --max ({max})");
-        ensure!(quantile > 0.0 && quantile < 1.0, "--quantile ({quantile}) must lie between 0 and 1, such as 0.999");
+        ensure!(quantile > 0.0 && quantile < 1.0, "--quantile ({quantile}) must lie between 0 and 1, such as 0.99");
         ensure!((0.0..=1.0).contains(&goal), "--goal ({goal}) must lie from 0 to 1, such as 0.999");
         ensure!(cores > 0.0, "--cores ({cores}) must be more than 0");
         if let Some(variation) = service_variation {
