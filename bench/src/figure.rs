@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn large_values_have_fewer_decimals() {
+    fn large_values_have_fewer_decimals_and_percentages_two() {
         for (value, text) in [
             (19_261.0, "19261"),
             (256.25, "256"),
@@ -154,6 +154,7 @@ mod tests {
         ] {
             assert_eq!(rounded(value), text);
         }
+        assert!(Figure::new("attainment", 99.853, "%").row(0).contains(" 99.85 %"));
     }
 
     #[test]

@@ -43,7 +43,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         println!("\n== {}", section.title());
         let started = Instant::now();
         let measured = section.measure(&held_out).with_context(|| format!("measure the section {}", section.name()))?;
-        figure::print(&measured.figures);
+        if !measured.figures.is_empty() {
+            figure::print(&measured.figures);
+        }
         eprintln!("the section {} took {:.0} s", section.name(), started.elapsed().as_secs_f64());
         figures.extend(measured.figures);
         details.insert(section.name(), measured.details);

@@ -21,7 +21,7 @@ const TARGETS: [&str; 3] = ["concurrency:0.9", "concurrency:0.7", "concurrency:0
 pub(super) fn measure(held_out: &HeldOut) -> Result<Measured> {
     let oracles = held_out.comparison()?;
     let simulate = |law: &str, quantile: f64| -> Result<Comparison> {
-        let (title, quantile) = (format!("the frontier, {law}"), format!("--quantile={quantile}"));
+        let (title, quantile) = (format!("{law}, --quantile {quantile}"), format!("--quantile={quantile}"));
         let mut comparison = run(&title, &["--set=held-out", "--goal=0", "--policy", law, &quantile])?;
         comparison.take_oracles(oracles);
         Ok(comparison.without_gamma())
