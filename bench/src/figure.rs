@@ -89,7 +89,9 @@ impl Figure {
             format!("{:<10} {verdict}", target.to_string())
         });
         let Self { label, value, unit, .. } = self;
-        let row = format!("{label:<label_width$} {:>10} {unit:<6} {}", rounded(*value), verdict.unwrap_or_default());
+        // The targets of percentages have up to two decimals.
+        let number = if *unit == "%" { format!("{value:.2}") } else { rounded(*value) };
+        let row = format!("{label:<label_width$} {number:>10} {unit:<6} {}", verdict.unwrap_or_default());
         row.trim_end().to_owned()
     }
 }
@@ -141,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn large_values_have_fewer_decimals() {
+    fn large_values_have_fewer_decimals_and_percentages_two() {
         for (value, text) in [
             (19_261.0, "19261"),
             (256.25, "256"),
@@ -152,6 +154,7 @@ mod tests {
         ] {
             assert_eq!(rounded(value), text);
         }
+        assert!(Figure::new("attainment", 99.853, "%").row(0).contains(" 99.85 %"));
     }
 
     #[test]

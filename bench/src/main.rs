@@ -35,7 +35,7 @@ use std::process::{Command, ExitCode};
   cargo xtask bench dispatcher --rounds 1 --seconds 1 --bodies 38000 --connections 64
   cargo xtask bench overload --seconds 5 --backlogs 3
   cargo xtask bench replica --only startup,memory --requests 1000 --json replica.json
-  cargo xtask bench scaler --live
+  cargo xtask bench scaler --only held-out,live
   cargo xtask bench hpa -- --help"
 )]
 struct Cli {
@@ -60,7 +60,7 @@ enum Subject {
     Order(stress::order::Options),
     /// loadgen: its send delays, its percentiles next to its log, and the processor time of a request next to oha
     Loadgen(loadgen::Options),
-    /// The scaler's laws in virtual time, next to those of Knative, the HPA and others
+    /// The scaler's law in virtual time, next to those of Knative, the HPA and others
     Scaler(scaler::Options),
     /// The scaler next to the HPA, each on a Kubernetes cluster of its own on this machine; needs root
     Hpa(Flags),

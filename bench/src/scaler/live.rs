@@ -1,7 +1,9 @@
 //! Replays the demo's burst with the real programs, and then simulates it with the same arrivals and with the measured
 //! service times and start-up time. Attainment and replica-seconds of both should agree.
 
-use super::{Simulated, simulate};
+use super::comparison::{Comparison, Row};
+use super::section::Measured;
+use crate::figure::{Figure, TargetRange};
 use anyhow::{Context, Result};
 use harness::burst::{Burst, INTERVAL_SECONDS, SCALING, WORKLOAD};
 use harness::stack::{ServiceProcess, Stack};
@@ -49,12 +51,11 @@ struct SimulatorInput {
     slots: u64,
 }
 
-/// Runs the burst live and simulated, and prints both results. Returns them as JSON.
+/// Runs the burst live and simulated, and prints both results.
 ///
 /// # Errors
 /// If a program does not start, fails or does not answer.
-pub(super) fn run() -> Result<Value> {
-    println!("\n== The demo's burst, live and simulated");
+pub(super) fn measure() -> Result<Measured> {
     let folder = paths::output("bench-scaler");
     let (live, repetition) = run_live(&folder)?;
     let simulated = run_simulated(&repetition, &folder)?;
@@ -64,8 +65,15 @@ pub(super) fn run() -> Result<Value> {
     }
     let points = 100.0 * (live.attainment - simulated.attainment);
     let ratio = live.replica_seconds / simulated.replica_seconds;
-    println!("difference {points:+6.2} points (target ±2), ratio {ratio:.3} (target 1 ± 0.1)");
-    Ok(json!({"live": live.json(), "simulated": simulated.json(), "points": points, "ratio": ratio}))
+    let figures = vec![
+        Figure::new("live_points", points, "points")
+            .labelled("live: in time, minus the simulation's share")
+            .with_target(TargetRange::Between(-2.0, 2.0)),
+        Figure::new("live_ratio", ratio, "")
+            .labelled("live: replica-seconds ÷ those of the simulation")
+            .with_target(TargetRange::Between(0.9, 1.1)),
+    ];
+    Ok(Measured { figures, details: json!({"live": live.json(), "simulated": simulated.json()}) })
 }
 
 fn run_live(folder: &Path) -> Result<(BurstResult, SimulatorInput)> {
@@ -104,13 +112,10 @@ fn run_simulated(repetition: &SimulatorInput, folder: &Path) -> Result<BurstResu
     // The simulator does not know --cpu-share. The measured service times contain its effect.
     flags.extend(SCALING.iter().copied().filter(|flag| !flag.starts_with("--cpu-share")));
     flags.extend([SEED, "--seeds=1", "--policy=slo", "--goal=0"]);
-    let Simulated { figures, table } = simulate(&flags)?;
-    println!("\nthe simulation, with a start-up time of {startup_seconds:.2} s:\n{table}");
-    let row = &figures["workloads"][0]["laws"][0];
-    Ok(BurstResult {
-        attainment: row["attainment"].as_f64().context("the JSON of lab simulate has no attainment")?,
-        replica_seconds: row["replica_seconds"].as_f64().context("the JSON of lab simulate has no replica_seconds")?,
-    })
+    let comparison = Comparison::run("the burst", &flags)?;
+    println!("\nthe simulation, with a start-up time of {startup_seconds:.2} s:\n{}", comparison.table);
+    let &Row { attainment, replica_seconds, .. } = comparison.workloads[0].row("slo");
+    Ok(BurstResult { attainment, replica_seconds })
 }
 
 fn get(service: &ServiceProcess, path: &str) -> Result<String> {

@@ -26,8 +26,9 @@ pub struct Args {
     /// File with the number of requests of each second, as whole numbers that white space separates; # starts a comment
     #[arg(long, value_name = "FILE", conflicts_with_all = ["shape", "rate", "closed"])]
     pub workload: Option<PathBuf>,
-    /// Workload with a shape: constant, ramp, step, spike, sine, square, sawtooth, on-off or markov, as in
-    /// square:low=5,high=40,period=60,length=300; low and high are in requests per second, period and length in seconds
+    /// Workload with a shape: constant, ramp, step, spike, sine, square, sawtooth, on-off, markov, gamma, flash or walk,
+    /// as in square:low=5,high=40,period=60,length=300; low and high are in requests per second, period and length in
+    /// seconds, and cv is the coefficient of variation of the rates of gamma
     #[arg(long, conflicts_with_all = ["rate", "closed"])]
     pub shape: Option<Shape>,
     /// Constant rate in requests per second, for --duration; with --find-capacity, the first rate that is tried

@@ -4,6 +4,7 @@
 pub mod args;
 pub mod comparison;
 pub mod flags;
+pub mod mean;
 pub mod oracle;
 pub mod plant;
 pub mod report;

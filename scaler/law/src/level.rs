@@ -93,7 +93,8 @@ impl LateForLack {
 impl Level {
     /// A level that has learned nothing. `is_on` is whether the replica is there.
     pub fn new(is_on: bool) -> Self {
-        Self { is_on, idle: 0.0, regret: 0.0, late_for_lack: LateForLack::default(), comes_back: false }
+        let idle = if is_on { 0.0 } else { LONGEST_HOLD };
+        Self { is_on, idle, regret: 0.0, late_for_lack: LateForLack::default(), comes_back: false }
     }
 
     /// Learns from one tick. Returns whether the replica should be there.
@@ -106,7 +107,7 @@ impl Level {
         self.is_on |= is_worth && self.regret >= START_SHARE * terms.lead;
         if is_used {
             if self.idle > 2.0 * terms.lead {
-                self.comes_back = self.idle < self.absence(terms);
+                self.comes_back = self.idle < self.absence(terms).min(LONGEST_HOLD);
             }
             self.idle = 0.0;
         } else {

@@ -103,7 +103,7 @@ impl LoadFilter {
         let forget = (-seconds / MEMORY).exp();
         self.jumps = self.jumps * forget + if self.age > FINDING { jumped / total } else { 0.0 };
         self.watched = self.watched * forget + seconds;
-        let weight = seconds / (self.age.min(MEMORY) + 10.0);
+        let weight = (seconds / (self.age.min(MEMORY) + 10.0)).min(1.0);
         for (visited, now) in self.visited.iter_mut().zip(&mut self.now) {
             *now /= total;
             *visited += weight * (*now - *visited);

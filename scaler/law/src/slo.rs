@@ -48,6 +48,9 @@ const SHORTEST_RISE: f64 = 4.0;
 /// The share of a rise that is expected to go on.
 const PERSISTENCE: f64 = 1.8;
 
+/// Standard deviations by which the arrivals of a partial observation must exceed the expected ones.
+const CLEARLY: f64 = 3.0;
+
 /// The time without any request after which no replica is needed, in seconds.
 const SILENCE: f64 = 120.0;
 
@@ -183,9 +186,11 @@ impl Slo {
         let startup = seen.startup.map_or(STARTUP_GUESS, |startup| startup.as_secs_f64());
         let price = waiting.service / (1.0 - self.settings.objective.quantile);
         let terms = Terms { elapsed, price, lead: startup + self.settings.interval.as_secs_f64() };
-        // A partial observation is a lower bound. Too few arrivals say nothing then.
-        let is_low = arrivals * waiting.service < state.filter.mean() * elapsed;
-        if elapsed > 0.0 && !(seen.is_partial && is_low) {
+        // A partial observation is a lower bound, so it says something only if clearly more arrive than expected. If all
+        // that is more counted, and nothing that is less, chance would raise the load.
+        let expected = state.filter.quantile(0.95) * elapsed / waiting.service;
+        let is_more = arrivals > expected + CLEARLY * expected.sqrt();
+        if elapsed > 0.0 && (is_more || !seen.is_partial) {
             state.filter.learn(elapsed, arrivals, waiting.service, terms.lead);
         }
         let rise = state.rise(seen.at, terms.lead);

@@ -60,6 +60,7 @@ impl RecordedOutcome<'_> {
             times_oracle: None,
             peak,
             changes: is_known.then_some(changes as f64),
+            late_changes: Vec::new(),
             shed: Some(share(self.shed)),
             expired: self.answers.unanswered.map(|unanswered| share(unanswered.expired)),
             timeline: self.timeline(),

@@ -1,5 +1,6 @@
-//! `concurrency`: Knative's autoscaler. It recommends the mean number of requests in the system ÷ the target for each
-//! replica. The mean is over a long window in stable mode, and over a short window in panic mode.
+//! `concurrency[:TARGET]`: Knative's autoscaler. It recommends the mean number of requests in the system ÷ the target
+//! for each replica. The mean is over a long window in stable mode, and over a short window in panic mode. TARGET is the
+//! share of a replica's slots that the law plans to use.
 //!
 //! Source: Knative Serving, pkg/autoscaler/scaling/autoscaler.go at commit 00a4a55, with the defaults of
 //! config/core/configmaps/autoscaler.yaml. Knative averages over samples of one second each, which the queue proxies
@@ -14,10 +15,16 @@ use std::time::Duration;
 /// The entry of the law `concurrency` in a table of laws.
 pub const KIND: LawKind = LawKind {
     name: "concurrency",
-    parameter: "",
+    parameter: "[:TARGET]",
     wakes: false,
     scales_dispatchers: false,
-    make: |_, parameter| parameter.is_none().then(|| Box::new(Concurrency::default()) as Box<dyn Law>),
+    make: |_, parameter| {
+        let target = match parameter {
+            None => TARGET_UTILISATION,
+            Some(text) => text.parse().ok().filter(|&target: &f64| target > 0.0 && target <= 1.0)?,
+        };
+        Some(Box::new(Concurrency::new(target)))
+    },
 };
 
 /// The time between two decisions: Knative's `tick-interval`.
@@ -26,7 +33,8 @@ const TICK_INTERVAL: Duration = Duration::from_secs(2);
 const STABLE_WINDOW: Duration = Duration::from_secs(60);
 /// The time over which the law averages in panic mode: Knative's `panic-window-percentage` of the stable window.
 const PANIC_WINDOW: Duration = Duration::from_secs(6);
-/// The share of a replica's slots that the law plans to use: Knative's `container-concurrency-target-percentage`.
+/// The share of a replica's slots that the law plans to use without a parameter: Knative's
+/// `container-concurrency-target-percentage`.
 const TARGET_UTILISATION: f64 = 0.70;
 /// The law panics if the short average needs at least this multiple of the ready replicas: Knative's
 /// `panic-threshold-percentage`.
@@ -40,6 +48,8 @@ const MAX_SCALE_DOWN_RATE: f64 = 2.0;
 #[derive(Debug)]
 pub struct Concurrency {
     cadence: Cadence,
+    /// The share of a replica's slots that the law plans to use.
+    target: f64,
     /// The mean number of requests in the system between two observations.
     samples: Window<f64>,
     /// The time of the last observation and its request-seconds; `None` before the first observation.
@@ -50,11 +60,13 @@ pub struct Concurrency {
     highest_in_panic: f64,
 }
 
-/// The law in its initial state.
-impl Default for Concurrency {
-    fn default() -> Self {
+impl Concurrency {
+    /// The law in its initial state. `target` is the share of a replica's slots that it plans to use, above 0 and at
+    /// most 1.
+    pub fn new(target: f64) -> Self {
         Self {
             cadence: Cadence::new(TICK_INTERVAL),
+            target,
             samples: Window::new(STABLE_WINDOW),
             last: None,
             panicking_since: None,
@@ -70,7 +82,7 @@ impl Law for Concurrency {
             return Recommendation::waiting();
         }
         // The slots of a replica take the place of Knative's `containerConcurrency`.
-        let target = seen.slots() * TARGET_UTILISATION;
+        let target = seen.slots() * self.target;
         let ready = seen.replicas.ready.max(1) as f64;
         let (lowest, highest) = ((ready / MAX_SCALE_DOWN_RATE).floor(), (ready * MAX_SCALE_UP_RATE).ceil());
         let (stable, panic) = (self.average(seen.at, STABLE_WINDOW), self.average(seen.at, PANIC_WINDOW));
@@ -128,7 +140,7 @@ mod tests {
     /// The last recommended number of a law, and its text. `requests` are the mean requests in the system in each
     /// second, and `ready` replicas are ready throughout.
     fn run(requests: &[f64], ready: usize) -> (Option<usize>, String) {
-        let mut law = Concurrency::default();
+        let mut law = Concurrency::new(TARGET_UTILISATION);
         let mut last = (None, String::new());
         let mut request_seconds = 0.0;
         for (second, mean) in requests.iter().enumerate() {

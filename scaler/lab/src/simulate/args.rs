@@ -1,6 +1,7 @@
 //! The flags of `lab simulate`.
 
 use super::flags::{Config, Defaults, Flags};
+use super::workload_set::WorkloadSet;
 use anyhow::{Context, Result, ensure};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,16 +18,21 @@ const DEFAULTS: Defaults =
 #[command(after_help = "Examples:\n  \
     lab simulate --workload workload.txt --policy slo,concurrency,cpu:70 --startup 3s --seeds 5\n  \
     lab simulate --shape square:low=7,high=35,period=60,length=600 --html comparison.html\n  \
+    lab simulate --set held-out --policy slo,concurrency --seeds 3\n  \
     lab simulate --workload day.txt --policy slo --max 40 --slots 16 --batch 8 --batch-growth 0.1")]
 pub struct Args {
     /// Workload file with the number of requests in each second, as for loadgen; may be repeated
     #[arg(long, value_name = "FILE")]
     pub workload: Vec<PathBuf>,
-    /// Shape of a workload: constant, ramp, step, spike, sine, square, sawtooth, on-off or markov, and after a colon
-    /// any of low=, high= (requests per second), period=, length= (seconds) and seed=, separated by commas, such as
+    /// Shape of a workload: constant, ramp, step, spike, sine, square, sawtooth, on-off, markov, gamma, flash or walk,
+    /// and after a colon any of low=, high= (requests per second), period=, length= (seconds), seed= and, for gamma,
+    /// cv= (the coefficient of variation of the rates), separated by commas, such as
     /// square:low=7,high=35,period=60,length=600; may be repeated
     #[arg(long)]
     pub shape: Vec<Shape>,
+    /// Set of workloads; may be repeated
+    #[arg(long, value_enum)]
+    pub set: Vec<WorkloadSet>,
     /// Factor by which the rates of all workloads are multiplied
     #[arg(long, default_value_t = 1.0)]
     pub rate_scale: f64,
@@ -42,8 +48,8 @@ impl Args {
     /// If a flag is out of range, two flags contradict each other, or a file cannot be read or has invalid content.
     pub fn config(&self) -> Result<Config> {
         ensure!(
-            !(self.workload.is_empty() && self.shape.is_empty()),
-            "there is no workload; give --workload FILE or --shape SHAPE"
+            !(self.workload.is_empty() && self.shape.is_empty() && self.set.is_empty()),
+            "there is no workload; give --workload FILE, --shape SHAPE or --set SET"
         );
         ensure!(
             self.rate_scale > 0.0 && self.rate_scale <= 1e6,
@@ -56,7 +62,8 @@ impl Args {
             let workload = text.parse().with_context(|| format!("parse workload {}", path.display()))?;
             workloads.push((path.display().to_string(), workload));
         }
-        workloads.extend(self.shape.iter().map(|shape| (shape.to_string(), shape.workload())));
+        let shapes = self.shape.iter().cloned().chain(self.set.iter().flat_map(|set| set.shapes()));
+        workloads.extend(shapes.map(|shape| (shape.to_string(), shape.workload())));
         let scaled = |(name, workload): (String, Workload)| (name, workload.scaled(self.rate_scale));
         let workloads = workloads.into_iter().map(scaled).collect();
         self.flags.config(workloads, DEFAULTS)
@@ -93,12 +100,17 @@ mod tests {
             config(&["--shape=constant", &format!("--service-times={times}")]).expect("good").plant.service_times,
             ServiceTimeDistribution::Recorded(times) if times.len() == 2
         ));
+        assert_eq!(
+            config(&["--set=training", "--shape=constant", "--set=held-out"]).expect("good").workloads.len(),
+            37
+        );
         let (bad_times, no_times) = (file("bad", "50\n-1\n"), file("none", "\n"));
         for (flags, word) in [
-            (&[][..], "--workload FILE or --shape"),
+            (&[][..], "--workload FILE, --shape SHAPE or --set"),
             (&["--workload=no/such/file"], "no/such/file"),
             (&[&format!("--workload={workload}")], "line 1, column 3"),
             (&["--shape=circle"], "no such shape"),
+            (&["--set=all"], "held-out"),
             (&["--shape=constant", "--policy=magic"], "magic"),
             (&["--shape=constant", "--min=7"], "--min (7)"),
             (&["--shape=constant", "--min=0"], "--min 0 needs"),

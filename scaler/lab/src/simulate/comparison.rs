@@ -1,6 +1,7 @@
 //! A comparison: the results of several laws on several workloads with several seeds, and of the oracle.
 
 use super::flags::Config;
+use super::mean::{self, MeanRow};
 use super::oracle;
 use super::timeline::TimelineSample;
 use super::trial::{Trial, TrialOutcome};
@@ -10,6 +11,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use law::slo;
 use limits::Limits;
 use serde::Serialize;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 use workload::Workload;
 
 /// A workload with more requests gets no oracle. The oracle simulates a workload dozens of times, and again for each
@@ -25,6 +28,9 @@ const MAX_ORACLE_SECONDS: usize = 7200;
 pub struct LawComparison {
     /// The results on each workload, in the order of the flags.
     pub workloads: Vec<WorkloadComparison>,
+    /// The means of each law over all workloads, in the order of `--policy`; empty if there is only one workload.
+    #[serde(rename = "mean", skip_serializing_if = "Vec::is_empty")]
+    pub means: Vec<MeanRow>,
 }
 
 /// The results of all laws on one workload.
@@ -46,7 +52,7 @@ pub struct WorkloadComparison {
 
 /// A row of a comparison: the results of one law on one workload, as means over the seeds unless a field says
 /// otherwise. A figure is `None` if it is not known, which happens in the row of what was recorded.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub struct ComparisonRow {
     /// The law as in `--policy`, or `oracle`, or `recorded`.
     pub law: String,
@@ -69,6 +75,9 @@ pub struct ComparisonRow {
     pub peak: Option<usize>,
     /// The number of changes of the desired replicas.
     pub changes: Option<f64>,
+    /// The number of changes of the desired replicas after the first minute, with each seed; empty in the row of what
+    /// was recorded.
+    pub late_changes: Vec<usize>,
     /// The share of all offered requests that were refused at admission.
     pub shed: Option<f64>,
     /// The share of all offered requests that expired.
@@ -86,7 +95,7 @@ impl WorkloadComparison {
 }
 
 impl LawComparison {
-    /// Runs all trials, and shows their progress as a bar on standard error.
+    /// Runs all trials, several workloads at once, and shows their progress as a bar on standard error.
     ///
     /// # Errors
     /// If the template of the progress bar is invalid.
@@ -99,10 +108,24 @@ impl LawComparison {
             bar.set_message(name.clone());
             compare_laws(config, name, workload, &bar)
         };
-        let workloads = config.workloads.iter().map(compare).collect();
+        let workloads = in_parallel(&config.workloads, compare);
         bar.finish_and_clear();
-        Ok(Self { workloads })
+        Ok(Self { means: mean::of(&workloads), workloads })
     }
+}
+
+/// The results of `run` on all items, in the order of the items. One thread runs for each core.
+fn in_parallel<T: Sync, R: Send>(items: &[T], run: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let waiting = Mutex::new(items.iter().enumerate());
+    let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || std::iter::from_fn(next).map(|(index, item)| (index, run(item))).collect::<Vec<_>>();
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(items.len());
+    let mut results: Vec<(usize, R)> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().flat_map(|worker| worker.join().expect("a trial does not panic")).collect()
+    });
+    results.sort_unstable_by_key(|(index, _)| *index);
+    results.into_iter().map(|(_, result)| result).collect()
 }
 
 /// Runs the oracle and all laws on one workload. `bar` advances by one for each trial.
@@ -168,6 +191,7 @@ impl ComparisonRow {
             times_oracle: oracle.map(|oracle| replica_seconds / oracle),
             peak: outcomes.iter().map(|outcome| outcome.peak).max(),
             changes: Some(mean(&|outcome| outcome.changes as f64)),
+            late_changes: outcomes.iter().map(|outcome| outcome.late_changes).collect(),
             shed: Some(share(|outcome| outcome.totals.shed)),
             expired: Some(share(|outcome| outcome.totals.expired)),
             timeline: outcomes.first().map(|outcome| outcome.timeline.clone()).unwrap_or_default(),

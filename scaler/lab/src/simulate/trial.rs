@@ -19,6 +19,9 @@ use workload::arrivals::ArrivalProcess;
 /// the thread takes longer than it saves.
 const MIN_PREFETCHED: f64 = 1e6;
 
+/// The time after which the number of replicas should no longer change under a steady load.
+const SETTLED: Duration = Duration::from_secs(60);
+
 /// A trial: one law on one workload with one seed.
 #[derive(Debug, Clone)]
 pub struct Trial<'a> {
@@ -51,6 +54,8 @@ pub struct TrialOutcome {
     pub peak: usize,
     /// The number of changes of the desired replicas.
     pub changes: usize,
+    /// The number of changes of the desired replicas after the first minute.
+    pub late_changes: usize,
     /// Samples of the plant after every n-th step and at the end. n is the smallest number with which there are at most
     /// [`MAX_SAMPLES`].
     pub timeline: Vec<TimelineSample>,
@@ -105,13 +110,15 @@ impl Trial<'_> {
         let mut requests = requests.peekable();
         let end = Duration::from_secs(self.workload.per_second.len() as u64);
         let steps_per_sample = end.div_duration_f64(step * MAX_SAMPLES as u32).ceil() as usize;
-        let (mut desired, mut peak, mut changes, mut timeline) = (initial, initial, 0, Vec::new());
+        let (mut desired, mut peak, mut timeline) = (initial, initial, Vec::new());
+        let (mut changes, mut late_changes) = (0, 0);
         let (mut at, mut steps) = (Duration::ZERO, 0_usize);
         while at < end {
             let next = controller(&plant);
             if next != desired {
                 plant.scale(next);
                 (desired, changes, peak) = (next, changes + 1, peak.max(next.min(self.plant.max_placed)));
+                late_changes += usize::from(at > SETTLED);
             }
             at = (at + step).min(end);
             plant.run(&mut requests, at);
@@ -129,6 +136,7 @@ impl Trial<'_> {
             totals: PlantTotals { replica_time, ..plant.totals().clone() },
             peak,
             changes,
+            late_changes,
             timeline,
         }
     }

@@ -1,7 +1,8 @@
 //! The report of a comparison as a text for the terminal.
 
 use super::cells;
-use crate::simulate::comparison::{ComparisonRow, LawComparison, WorkloadComparison};
+use crate::simulate::comparison::{ComparisonRow, LawComparison};
+use crate::simulate::mean::MeanRow;
 use std::fmt::{Display, Write};
 
 /// The least width of the column with the names of laws, in characters.
@@ -26,8 +27,8 @@ pub fn render(comparison: &LawComparison) -> String {
             text.push_str(&line(&row.law, &cells(row), width));
         }
     }
-    if comparison.workloads.len() > 1 {
-        text.push_str(&means(&comparison.workloads));
+    if !comparison.means.is_empty() {
+        text.push_str(&means(&comparison.means));
     }
     text
 }
@@ -44,20 +45,26 @@ fn line(name: &str, cells: &[impl Display; 9], width: usize) -> String {
     )
 }
 
-/// A table of the mean attainment and the mean ratio to the oracle of each law over all workloads. A cell is empty if
-/// the figure is not known for every workload.
-fn means(workloads: &[WorkloadComparison]) -> String {
-    let laws = &workloads[0].laws;
-    let width = name_width(laws);
-    let mut text = format!("\nmeans over all workloads\n{:width$} {:>8}   {:>8}\n", "law", COLUMNS[0], COLUMNS[6]);
-    for (index, law) in laws.iter().enumerate() {
-        let mean = |figure: fn(&ComparisonRow) -> Option<f64>| {
-            let sum: Option<f64> = workloads.iter().map(|workload| figure(&workload.laws[index])).sum();
-            sum.map(|sum| sum / workloads.len() as f64)
-        };
-        let in_time = mean(|row| row.attainment).map_or_else(String::new, |share| format!("{:.2} %", 100.0 * share));
-        let times_oracle = mean(|row| row.times_oracle).map_or_else(String::new, |ratio| format!("{ratio:.2}"));
-        let _infallible = writeln!(text, "{:width$} {in_time:>8}   {times_oracle:>8}", law.law);
+/// A table of the means of each law over all workloads. A cell is empty if the figure is not known for every workload.
+fn means(rows: &[MeanRow]) -> String {
+    let width = rows.iter().map(|row| row.law.chars().count()).fold(MIN_NAME_WIDTH, usize::max);
+    let mut text = String::from("\nmeans over all workloads; the worst seed is that of all workloads\n");
+    let mut line = |name: &str, [in_time, worst, times_oracle, changes]: [&str; 4]| {
+        // Writing to a string cannot fail.
+        let _infallible = writeln!(text, "{name:width$} {in_time:>8}   {worst:>10}  {times_oracle:>8}  {changes:>8}");
+    };
+    line("law", [COLUMNS[0], COLUMNS[1], COLUMNS[6], COLUMNS[8]]);
+    for row in rows {
+        let percent = |share: Option<f64>| share.map_or_else(String::new, |share| format!("{:.2} %", 100.0 * share));
+        let number =
+            |figure: Option<f64>, decimals| figure.map_or_else(String::new, |figure| format!("{figure:.decimals$}"));
+        let cells = [
+            percent(row.attainment),
+            percent(row.worst_attainment),
+            number(row.times_oracle, 2),
+            number(row.changes, 1),
+        ];
+        line(&row.law, cells.each_ref().map(String::as_str));
     }
     text
 }
