@@ -172,10 +172,10 @@ impl DispatcherCounters {
         if received < self.received {
             return Ok(Continuity::Continued);
         }
-        // With an uptime, an unchanged snapshot is a copy. Without one, the dispatcher may be idle, unless it holds
-        // requests. If it hangs, a later time of the same counts would look as if no requests arrived.
-        let holds_requests = snapshot.queue_length + snapshot.in_flight > 0.0;
-        let is_copy = received == self.received || is_same && (snapshot.uptime.is_some() || holds_requests);
+        // With an uptime, an unchanged snapshot is a copy. Without one, the dispatcher may be idle, unless requests are in
+        // flight. If it hangs, a later time of the same counts would look as if no requests arrived.
+        let must_change = snapshot.uptime.is_some() || snapshot.in_flight > 0.0;
+        let is_copy = received == self.received || is_same && must_change;
         self.received = received;
         if is_same {
             self.check_frozen()?;

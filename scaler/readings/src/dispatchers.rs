@@ -162,7 +162,7 @@ mod tests {
 
     fn counting(enqueued: u32) -> String {
         format!(
-            "dispatcher_queue_length 2\ndispatcher_in_flight{{replica=\"r:1\"}} 1\ndispatcher_capacity 8\n\
+            "dispatcher_queue_length 2\ndispatcher_in_flight{{replica=\"r:1\"}} 0\ndispatcher_capacity 8\n\
              dispatcher_enqueued_requests_total {enqueued}\n"
         )
     }
@@ -211,7 +211,7 @@ mod tests {
             }
         };
         let Reading { figures, silent } = reading;
-        assert_eq!((figures.queue_length, figures.in_flight, figures.capacity), (4.0, 2.0, 8.0));
+        assert_eq!((figures.queue_length, figures.in_flight, figures.capacity), (4.0, 0.0, 8.0));
         assert_eq!((figures.arrivals, figures.is_partial, silent), (30.0, false, None));
         assert!(figures.at <= started.elapsed());
     }
