@@ -13,8 +13,8 @@ impl Backlogs {
         Self(vec![0.0; most + 1])
     }
 
-    /// Adds the requests that arrived in the last `seconds`. Returns how many requests are too late since then with 0,
-    /// 1, 2, … replicas. They leave the queue, since they are served last.
+    /// Adds the requests that arrived in the last `seconds`. Returns how many requests became too late in these
+    /// seconds with 0, 1, 2, … replicas. They leave the queue, since they are served last.
     pub fn add(&mut self, seconds: f64, arrivals: f64, waiting: Waiting) -> Vec<f64> {
         let late = self.0.iter_mut().enumerate().map(|(replicas, queue)| {
             let rate = replicas as f64 / waiting.service;

@@ -2,7 +2,7 @@
 //!
 //! A request is late if it waits longer than its wait limit b for a replica. The dispatcher serves late requests last,
 //! so they cost the punctual ones nothing. The queue is then one whose customers leave when they have waited for b
-//! (M/M/n + D). The share of late requests with n replicas at a load of x erlangs, n ≠ x, is
+//! (M/M/n + D). The share of late requests with n replicas at a load of x erlangs is
 //!
 //! > (x ÷ n) · E ÷ (v + x · ((1 − E) ÷ (n − x) + E ÷ n)), with E = exp(−k (n − x)), k = 2 (b ÷ S) ÷ (1 + cs²)
 //!

@@ -2,11 +2,11 @@
 //! n − 1. Both questions are those of ski rental: rent or buy, without knowing for how long it is worth it (Karlin et
 //! al. 1988). Costs are in replica-seconds.
 //!
-//! A level starts once its absence has cost a good part of a start. It stops once it has been idle for as long as an
-//! absence costs: a start, and the requests that come late for lack of the replica until a new one serves. Then the hold
-//! costs at most as much again as it might save. That long a hold is worth it only if the load comes back within it. So
-//! a level is held for all of that time if the load came back within it the last time, and otherwise for a sixth of it.
-//! Disks that learn when to spin down do the same (Douglis, Krishnan and Bershad 1995).
+//! A level starts once its absence has cost a good part of a start. An absence costs a start, and the requests that come
+//! late for lack of the replica until a new one serves. If the load came back the last time before an idle replica would
+//! have cost as much as that, the level is held for all of that time: holding in vain then costs no more than one
+//! absence. Otherwise it is held for a sixth of the time. Disks that learn when to spin down do the same (Douglis,
+//! Krishnan and Bershad 1995).
 
 use crate::slo::LevelPlan;
 
@@ -53,7 +53,8 @@ pub struct Level {
     is_on: bool,
     /// Seconds since the level was last worth its price.
     idle: f64,
-    /// The replica-seconds that the absence has cost while the level was worth its price.
+    /// The replica-seconds that an absence would have cost while the level was worth its price. They count up to the
+    /// start only.
     regret: f64,
     /// The requests that come late within the lead after the load has come back, if the replica is absent.
     late_for_lack: LateForLack,
@@ -102,7 +103,7 @@ impl Level {
         let gain = terms.price * saving.expected;
         let is_worth = gain > 1.0;
         let is_used = is_worth || (self.is_on && terms.price * saving.cautious > 1.0);
-        self.regret = if is_worth { self.regret + terms.elapsed * (gain - 1.0) } else { 0.0 };
+        self.regret = if is_worth && !self.is_on { self.regret + terms.elapsed * (gain - 1.0) } else { 0.0 };
         self.late_for_lack.learn(terms, saving.since_last_tick, is_worth && self.idle > terms.lead);
         self.is_on |= is_worth && self.regret >= START_SHARE * terms.lead;
         if is_used {

@@ -27,7 +27,7 @@
 //! 0.1 s ÷ 0.01 = 10 replica-seconds. 25 % of the requests are late with one replica, 0.15 % with two, and hardly any
 //! with three. Replica 2 saves 3.2 late requests per second and is worth 32, so it is on. Replica 3 would save one in
 //! 50 s and is worth 0.2, so it is off. Then 26 requests/s arrive. Two replicas make 23 % of them late, and three 0.7
-//! %. Replica 3 is worth 59, so its regret grows by 58 replica-seconds per second. With a start-up time of 3 s, it
+//! %. Replica 3 is worth 59, so its regret grows by 58 replica-seconds per second. With a lead of 3.5 s, it
 //! starts at a regret of 2.1: at the first decision after the filter has believed in the jump.
 //!
 //! A program offers its laws in a [`table::Table`]: `scaler` has `slo` and `rate`, and `lab` has those of other

@@ -21,8 +21,8 @@ const HIGHEST: f64 = 2.5;
 /// The time over which jumps and visited loads are remembered, in seconds.
 pub const MEMORY: f64 = 600.0;
 
-/// The jumps that are assumed to have been seen before the start: this number for each second of the lead, in so many
-/// seconds. The longer the lead, the more requests come late after a jump. So a law that knows little should expect more
+/// The jumps that are assumed to have been seen before the start: their number for each second of the lead, and the
+/// seconds in which they were seen. The longer the lead, the more requests come late after a jump. So a law that knows little should expect more
 /// jumps if replicas take long to start.
 const ASSUMED_JUMPS: (f64, f64) = (0.15, 100.0);
 
@@ -33,7 +33,7 @@ const LEAST_JUMPS: f64 = 0.001;
 /// The share of jumps that lead to a load where the load has not been yet.
 const NOVELTY: f64 = 0.2;
 
-/// A change of the mean load by a larger share than this counts as a jump.
+/// A load that differs from the mean before the tick by a larger share than this counts as reached by a jump.
 const JUMP: f64 = 0.25;
 
 /// Seconds after the start in which the filter finds the load and counts no jumps.

@@ -9,7 +9,7 @@ use std::time::Duration;
 /// window with enough answers counts.
 const WINDOWS: [(f64, f64); 4] = [(30.0, ENOUGH), (120.0, ENOUGH), (600.0, ENOUGH), (600.0, 5.0)];
 
-/// The answers that are enough for a mean, where there may be more in a longer window.
+/// The answers that are enough for a mean, as long as there is a longer window that may have more.
 const ENOUGH: f64 = 20.0;
 
 /// A window that is so short that it shows at once when replicas become slower or faster, in seconds.

@@ -35,7 +35,7 @@ const LEAST_WAIT: f64 = 0.1;
 /// The start-up time that is assumed before one was measured, in seconds.
 const STARTUP_GUESS: f64 = 3.0;
 
-/// The time for which the law plans, as a multiple of the lead. Jumps of the load within it count.
+/// The time for which the law plans, in leads. Loads to which the load may jump within it count, too.
 const HORIZON: f64 = 2.0;
 
 /// The load is taken to be higher by this share when the law decides whether a replica is still used. Without it, the
@@ -45,8 +45,9 @@ const MARGIN: f64 = 0.03;
 /// The shortest time over which a rise of the load is measured, in seconds.
 const SHORTEST_RISE: f64 = 4.0;
 
-/// The share of a rise that is expected to go on.
-const PERSISTENCE: f64 = 1.8;
+/// The growth that is expected, as a multiple of that which the slower half of the last rise gives. It is above 1, since
+/// the filter's mean lags behind a rise.
+const PERSISTENCE: f64 = 1.35;
 
 /// Standard deviations by which the arrivals of a partial observation must exceed the expected ones.
 const CLEARLY: f64 = 3.0;
@@ -65,7 +66,7 @@ pub struct Plan {
     pub arrivals_low: f64,
     /// Requests per second that the true rate exceeds with a probability of 5 %.
     pub arrivals_high: f64,
-    /// Requests per second that arrive before a new replica serves, if a present rise goes on.
+    /// Requests per second that will arrive when a new replica serves, if a present rise goes on.
     pub planned_per_second: f64,
     /// Jumps of the rate per hour, as learned.
     pub jumps_per_hour: f64,
@@ -80,7 +81,7 @@ pub struct Plan {
     pub lead_seconds: f64,
     /// The price of a late request, in replica-seconds.
     pub late_price: f64,
-    /// Replicas that are worth their price now.
+    /// The highest number of replicas of which the last is worth its price now.
     pub needed: usize,
     /// The predicted share of requests that are late with the recommended replicas, 0 to 1.
     pub predicted_late: f64,
@@ -98,7 +99,7 @@ pub struct LevelPlan {
     /// The late requests per second that this replica is expected to save, times their price. It is worth its price
     /// above 1.
     pub worth: f64,
-    /// The replica-seconds that its absence has cost.
+    /// The replica-seconds that its absence has cost; 0 while it is there.
     pub regret: f64,
     /// The replica-seconds of regret from which on it starts.
     pub starts_at: f64,
@@ -148,7 +149,8 @@ impl Law for Slo {
         let plan = self.learn(seen, times, elapsed, arrivals);
         let is_silent = (seen.at - self.arrived).as_secs_f64() >= SILENCE;
         if seen.replicas.desired == 0 {
-            let text = format!("there is no replica, and {:.0} requests wait", seen.queue_length.max(arrivals));
+            let waiting = (seen.queue_length + seen.in_flight).max(arrivals);
+            let text = format!("there is no replica, and {waiting:.0} requests wait");
             return if seen.at > self.arrived { idle() } else { Recommendation::new(Some(1), "waking", text) };
         }
         if !self.cadence.is_due(seen.at) {
@@ -252,7 +254,8 @@ impl State {
     }
 
     /// The erlangs by which the load will have risen when a new replica serves, if it goes on to rise as it did lately.
-    /// Both halves of that time must have seen a rise: a jump is no trend.
+    /// Both halves of that time must have seen a rise, since a jump is no trend. A jump that the filter believes little
+    /// by little may still look like one for a moment.
     fn rise(&mut self, at: Duration, lead: f64) -> f64 {
         let mean = self.filter.mean();
         self.means.push(at, mean);
@@ -306,15 +309,29 @@ impl Plan {
         let arrive = format!("{rate:.1} requests/s ({low:.1} to {high:.1}) of {service:.0} ms each arrive");
         let level = |replicas| self.levels.iter().find(|level| level.replicas == replicas);
         if *needed < replicas {
-            let left = level(replicas).map_or(0.0, |level| (level.hold_seconds - level.idle_seconds).max(0.0));
-            let why = format!("replica {replicas} stays for {left:.0} s in case that the load comes back");
-            ("kept", format!("{needed} replicas would do: {arrive}; {why}"))
+            let why = match level(replicas).filter(|level| level.idle_seconds > 0.0) {
+                Some(level) => {
+                    let left = (level.hold_seconds - level.idle_seconds).max(0.0);
+                    format!("stays for {left:.0} s in case that the load comes back")
+                }
+                None => "would be needed at a slightly higher load".into(),
+            };
+            ("kept", format!("{arrive}, for which {needed} would do; replica {replicas} {why}"))
         } else if planned > rate * 1.01 {
             ("rising", format!("{arrive}, and {planned:.1}/s may when a new replica serves, in {lead:.1} s"))
         } else {
             let late = self.predicted_late * 1e2;
             let next = level(replicas + 1).map(|next| {
-                format!("; replica {} would save late requests worth {:.2} of its cost", next.replicas, next.worth)
+                let missing = next.starts_at - next.regret;
+                let wait = if next.worth > 1.0 {
+                    format!(", once {missing:.1} replica-seconds more are lost")
+                } else {
+                    String::new()
+                };
+                format!(
+                    "; replica {} would save late requests worth {:.2} of its cost{wait}",
+                    next.replicas, next.worth
+                )
             });
             ("objective", format!("{arrive}; {late:.2} % will be late{}", next.unwrap_or_default()))
         }
