@@ -30,8 +30,16 @@ const ASSUMED_JUMPS: (f64, f64) = (0.15, 100.0);
 /// so low that a sudden rise would be taken for chance for seconds.
 const LEAST_JUMPS: f64 = 0.001;
 
-/// The share of jumps that lead to a load where the load has not been yet.
+/// The share of jumps that lead anywhere, and not to where the load has been.
 const NOVELTY: f64 = 0.2;
+
+/// The weight of the loads that are assumed to have been visited before the start, in seconds.
+const ASSUMED_VISIT: f64 = 10.0;
+
+/// The standard deviation of the logarithm of the factor by which the load jumps if it jumps anywhere. One such jump in
+/// six is a rise to more than 2.7 times the load. A law that expected any load up to the highest would keep replicas for
+/// all of them if a start takes long.
+const JUMP_SIZE: f64 = 1.0;
 
 /// A load that differs from the mean before the tick by a larger share than this counts as reached by a jump.
 const JUMP: f64 = 0.25;
@@ -68,9 +76,9 @@ impl LoadFilter {
         let cells = loads.len() as f64;
         let served = 0.8 * ready.max(1) as f64;
         let inside = loads.partition_point(|&load| load < served).max(1) as f64;
-        let now = loads.iter().map(|&load| 0.2 / cells + if load < served { 0.8 / inside } else { 0.0 }).collect();
-        let visited = vec![1.0 / cells; loads.len()];
-        Self { loads, now, visited, jumps: 0.0, watched: 0.0, age: 0.0, jumps_per_second: 0.0 }
+        let now = loads.iter().map(|&load| 0.2 / cells + if load < served { 0.8 / inside } else { 0.0 });
+        let now: Vec<f64> = now.collect();
+        Self { visited: now.clone(), loads, now, jumps: 0.0, watched: 0.0, age: 0.0, jumps_per_second: 0.0 }
     }
 
     /// Learns that `arrivals` requests arrived in the last `seconds`, which are above 0. Each costs a replica `work`
@@ -80,7 +88,7 @@ impl LoadFilter {
         let (assumed, period) = ASSUMED_JUMPS;
         self.jumps_per_second = (assumed * lead + self.jumps) / (period + self.watched);
         let jump = 1.0 - (-self.jumps_per_second.max(LEAST_JUMPS) * seconds).exp();
-        let novelty = NOVELTY / self.loads.len() as f64;
+        let anywhere = self.anywhere();
         // The logarithm of the Poisson probability, without the part that is the same for all loads.
         let logarithms: Vec<f64> = self
             .loads
@@ -92,7 +100,8 @@ impl LoadFilter {
         let (mut total, mut jumped) = (0.0, 0.0);
         for (index, &load) in self.loads.iter().enumerate() {
             let likelihood = (logarithms[index] - highest).exp();
-            let arrived = jump * ((1.0 - NOVELTY) * self.visited[index] + novelty) * likelihood;
+            let destination = (1.0 - NOVELTY) * self.visited[index] + NOVELTY * anywhere[index];
+            let arrived = jump * destination * likelihood;
             self.now[index] = (1.0 - jump) * self.now[index] * likelihood + arrived;
             total += self.now[index];
             if (load - before).abs() > JUMP * before {
@@ -103,11 +112,21 @@ impl LoadFilter {
         let forget = (-seconds / MEMORY).exp();
         self.jumps = self.jumps * forget + if self.age > FINDING { jumped / total } else { 0.0 };
         self.watched = self.watched * forget + seconds;
-        let weight = (seconds / (self.age.min(MEMORY) + 10.0)).min(1.0);
-        for (visited, now) in self.visited.iter_mut().zip(&mut self.now) {
-            *now /= total;
-            *visited += weight * (*now - *visited);
+        self.now.iter_mut().for_each(|now| *now /= total);
+        if self.age <= FINDING {
+            self.visited = self.anywhere();
+        } else {
+            let weight = (seconds / (self.age.min(MEMORY) + ASSUMED_VISIT)).min(1.0);
+            self.visited.iter_mut().zip(&self.now).for_each(|(visited, now)| *visited += weight * (now - *visited));
         }
+    }
+
+    /// The probability of each load after a jump to a load where the load has not been. It is near the present load.
+    fn anywhere(&self) -> Vec<f64> {
+        let mean = self.mean();
+        let kernel = |load: &f64| (-0.5 * ((load / mean).ln() / JUMP_SIZE).powi(2)).exp();
+        let total: f64 = self.loads.iter().map(kernel).sum();
+        self.loads.iter().map(|load| kernel(load) / total).collect()
     }
 
     /// The learned number of jumps per second.
