@@ -22,8 +22,8 @@ const HIGHEST: f64 = 2.5;
 pub const MEMORY: f64 = 600.0;
 
 /// The jumps that are assumed to have been seen before the start: their number for each second of the lead, and the
-/// seconds in which they were seen. The longer the lead, the more requests come late after a jump. So a law that knows little should expect more
-/// jumps if replicas take long to start.
+/// seconds in which they were seen. The longer the lead, the more requests come late after a jump. So a law that knows
+/// little should expect more jumps if replicas take long to start.
 const ASSUMED_JUMPS: (f64, f64) = (0.15, 100.0);
 
 /// The least jumps per second with which the filter looks for a jump. After a long calm, the learned rate of jumps is
@@ -36,10 +36,10 @@ const NOVELTY: f64 = 0.2;
 /// The weight of the loads that are assumed to have been visited before the start, in seconds.
 const ASSUMED_VISIT: f64 = 10.0;
 
-/// The standard deviation of the logarithm of the factor by which the load jumps if it jumps anywhere. One such jump in
-/// six is a rise to more than 2.7 times the load. A law that expected any load up to the highest would keep replicas for
-/// all of them if a start takes long.
-const JUMP_SIZE: f64 = 1.0;
+/// Before the start, the load is assumed to have been near the first loads that were seen. This is the standard deviation
+/// of the logarithm of the factor between them: in one sixth of the time the load was more than 2.7 times as high. A law
+/// that assumed any load up to the highest would keep replicas for all of them if a start takes long.
+const EARLIER_SPREAD: f64 = 1.0;
 
 /// A load that differs from the mean before the tick by a larger share than this counts as reached by a jump.
 const JUMP: f64 = 0.25;
@@ -88,7 +88,7 @@ impl LoadFilter {
         let (assumed, period) = ASSUMED_JUMPS;
         self.jumps_per_second = (assumed * lead + self.jumps) / (period + self.watched);
         let jump = 1.0 - (-self.jumps_per_second.max(LEAST_JUMPS) * seconds).exp();
-        let anywhere = self.anywhere();
+        let anywhere = 1.0 / self.loads.len() as f64;
         // The logarithm of the Poisson probability, without the part that is the same for all loads.
         let logarithms: Vec<f64> = self
             .loads
@@ -100,7 +100,7 @@ impl LoadFilter {
         let (mut total, mut jumped) = (0.0, 0.0);
         for (index, &load) in self.loads.iter().enumerate() {
             let likelihood = (logarithms[index] - highest).exp();
-            let destination = (1.0 - NOVELTY) * self.visited[index] + NOVELTY * anywhere[index];
+            let destination = (1.0 - NOVELTY) * self.visited[index] + NOVELTY * anywhere;
             let arrived = jump * destination * likelihood;
             self.now[index] = (1.0 - jump) * self.now[index] * likelihood + arrived;
             total += self.now[index];
@@ -114,17 +114,17 @@ impl LoadFilter {
         self.watched = self.watched * forget + seconds;
         self.now.iter_mut().for_each(|now| *now /= total);
         if self.age <= FINDING {
-            self.visited = self.anywhere();
+            self.visited = self.nearby();
         } else {
             let weight = (seconds / (self.age.min(MEMORY) + ASSUMED_VISIT)).min(1.0);
             self.visited.iter_mut().zip(&self.now).for_each(|(visited, now)| *visited += weight * (now - *visited));
         }
     }
 
-    /// The probability of each load after a jump to a load where the load has not been. It is near the present load.
-    fn anywhere(&self) -> Vec<f64> {
+    /// A probability of each load that is high near the present mean.
+    fn nearby(&self) -> Vec<f64> {
         let mean = self.mean();
-        let kernel = |load: &f64| (-0.5 * ((load / mean).ln() / JUMP_SIZE).powi(2)).exp();
+        let kernel = |load: &f64| (-0.5 * ((load / mean).ln() / EARLIER_SPREAD).powi(2)).exp();
         let total: f64 = self.loads.iter().map(kernel).sum();
         self.loads.iter().map(|load| kernel(load) / total).collect()
     }

@@ -69,6 +69,20 @@ fn a_rise_that_goes_on_is_extrapolated_over_the_lead() {
 }
 
 #[test]
+fn a_fresh_law_expects_no_loads_far_above_those_that_it_has_seen() {
+    for (startup, most) in [(3.0, 3), (40.0, 12)] {
+        let objective = Objective { latency: S(0.5), quantile: 0.99 };
+        let mut law = Slo::new(&Settings { objective, interval: S(0.5), min: 1, max: 500 });
+        for tick in 0..600 {
+            let second = 0.5 * f64::from(tick);
+            let seen = Observation { startup: Some(S(startup)), ..observation(second, 10.0 * second, ready(2)) };
+            let found = law.decide(&seen);
+            assert!(found.replicas <= Some(most), "start-up {startup} s, at {second} s: {found:?}");
+        }
+    }
+}
+
+#[test]
 fn chance_is_no_rise() {
     let mut arrivals = [4.0; 100];
     arrivals[99] = 9.0;
