@@ -154,9 +154,11 @@ impl Control {
         if let (Ok(term), Some(_)) = (&authority, recommended) {
             let is_full = limit == Limit::Full;
             let new = Desired { replicas: desired, reason: explanation.clone(), is_full, term: *term };
+            // The target forgets a rejection with the next message.
+            let is_rejected = self.target.state.borrow().rejection.is_some();
             self.target.desired.send_if_modified(|present| {
                 // The target may have left the change out, so each decision is sent until the target has the replicas.
-                let is_new = present.replicas != desired || desired != current;
+                let is_new = present.replicas != desired || desired != current || is_rejected;
                 *present = new;
                 is_new
             });
@@ -225,7 +227,9 @@ impl Control {
 /// replicas, a law that recommends as many replicas as there are would add them again at each decision.
 fn without_lost(seen: &Observation) -> Observation {
     let Replicas { desired, lost, .. } = seen.replicas;
-    let replicas = Replicas { desired: desired.saturating_sub(lost), lost: 0, ..seen.replicas };
+    // A law that saw no desired replica would wake one or leave it so, as after a scale-down to zero.
+    let desired = desired.saturating_sub(lost).max(desired.min(1));
+    let replicas = Replicas { desired, lost: 0, ..seen.replicas };
     Observation { replicas, ..seen.clone() }
 }
 

@@ -20,15 +20,20 @@ impl Histogram {
         (self.count() > 0.0).then(|| self.sum / self.count())
     }
 
-    /// The samples that were recorded since `earlier`. If there are fewer samples than in `earlier`, or other buckets,
-    /// the counting process has restarted, so all samples are returned. A sum that is lower by a rounding error is no
+    /// The samples that were recorded since `earlier`. If there are fewer samples than in `earlier`, the counting process
+    /// has restarted, so all samples are returned. Only the bounds that both histograms have remain. A sum that is lower by a rounding error is no
     /// restart: when one of several processes leaves, their sums are added up in another order.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
-        if self.buckets.len() != earlier.buckets.len() || self.count() < earlier.count() {
+        if self.count() < earlier.count() {
             return self.clone();
         }
-        let steps = self.buckets.iter().zip(&earlier.buckets).map(|(now, then)| (now.0, (now.1 - then.1).max(0.0)));
+        let is_first = earlier.buckets.is_empty();
+        let before = |bound: f64| earlier.buckets.iter().find(|then| then.0 == bound).map(|then| then.1);
+        let steps = self.buckets.iter().filter_map(|&(bound, count)| {
+            let before = if is_first { 0.0 } else { before(bound)? };
+            Some((bound, (count - before).max(0.0)))
+        });
         Self { buckets: steps.collect(), sum: (self.sum - earlier.sum).max(0.0) }
     }
 

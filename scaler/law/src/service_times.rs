@@ -53,6 +53,8 @@ pub struct ServiceMeter {
     /// The time for which replicas were ready until `counted_until`, in replica-seconds.
     ready_seconds: f64,
     counted_until: Duration,
+    /// The ready replicas at that time.
+    ready: usize,
     latest: Option<ServiceTimes>,
     /// The most answers per second that a replica has given.
     capability: f64,
@@ -75,6 +77,7 @@ impl Default for ServiceMeter {
             samples,
             ready_seconds: 0.0,
             counted_until: Duration::ZERO,
+            ready: 0,
             latest: None,
             capability: 0.0,
             waiting_since: None,
@@ -86,8 +89,9 @@ impl ServiceMeter {
     /// Learns from an observation. Returns the latest measurement, or a guess before the first one.
     pub fn learn(&mut self, seen: &Observation) -> ServiceTimes {
         let elapsed = (seen.at - self.counted_until).as_secs_f64();
-        self.ready_seconds += seen.replicas.ready as f64 * elapsed;
-        self.counted_until = seen.at;
+        // Replicas that have just become unready may have worked until then.
+        self.ready_seconds += seen.replicas.ready.max(self.ready) as f64 * elapsed;
+        (self.counted_until, self.ready) = (seen.at, seen.replicas.ready);
         let now = Counts { service: seen.service.clone(), work: seen.work.clone(), ready_seconds: self.ready_seconds };
         let over = |seconds, enough| self.over(seen.at, seconds, &now).filter(|(count, _)| *count >= enough);
         let long = WINDOWS.iter().find_map(|&(seconds, enough)| over(seconds, enough)).map(|(_, times)| times);

@@ -147,7 +147,8 @@ impl Law for Slo {
             self.arrived = seen.at;
         }
         let plan = self.learn(seen, times, elapsed, arrivals);
-        let is_silent = (seen.at - self.arrived).as_secs_f64() >= SILENCE;
+        // A replica that takes long to start must not be removed before it has served.
+        let is_silent = (seen.at - self.arrived).as_secs_f64() >= SILENCE.max(2.0 * plan.lead_seconds);
         if seen.replicas.desired == 0 {
             let waiting = (seen.queue_length + seen.in_flight).max(arrivals);
             let text = format!("there is no replica, and {waiting:.0} requests wait");

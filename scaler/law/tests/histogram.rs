@@ -14,6 +14,8 @@ fn histograms_subtract_and_survive_a_restart() {
     assert_eq!(now.since(&then), histogram(&[(0.1, 4.0), (INFINITY, 5.0)], 1.0));
     assert_eq!(then.since(&now), then, "there are fewer samples than before, so the process has restarted");
     assert_eq!(now.since(&Histogram::default()), now);
+    let other = histogram(&[(0.2, 3.0), (INFINITY, 3.0)], 0.5);
+    assert_eq!(now.since(&other), histogram(&[(INFINITY, 5.0)], 1.0), "another version has other buckets");
     let same = histogram(&[(0.1, 6.0), (INFINITY, 8.0)], 1.5 - f64::EPSILON);
     assert_eq!(same.since(&now).count(), 0.0, "a sum that was added up in another order is no restart");
     assert_eq!((Histogram::default().mean(), Histogram::default().variation()), (None, None));

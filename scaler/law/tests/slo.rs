@@ -123,6 +123,18 @@ fn silence_needs_no_replica_and_the_first_request_wakes_one() {
 }
 
 #[test]
+fn a_replica_that_starts_slowly_is_not_removed_before_it_serves() {
+    let mut law = law();
+    let starting = Replicas { desired: 1, starting: 1, ..Replicas::default() };
+    for second in 0..400 {
+        let arrivals = if second == 0 { 0.0 } else { 1.0 };
+        let seen = observation(f64::from(second), arrivals, if second < 2 { ready(0) } else { starting });
+        let found = law.decide(&Observation { startup: Some(S(200.0)), ..seen });
+        assert!(second < 2 || found.replicas != Some(0), "at {second} s");
+    }
+}
+
+#[test]
 fn waiting_requests_wake_a_replica_although_none_arrives() {
     let mut law = law();
     law.decide(&observation(0.0, 0.0, ready(0)));

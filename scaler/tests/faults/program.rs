@@ -134,6 +134,7 @@ impl Scaler {
             let is_measured = (28.0..34.0).contains(&rate("arrivals_per_second"));
             latest["wanted"] == 4
                 && latest["desired"] == 4
+                && latest["replicas"]["desired"] == 4
                 && is_measured
                 && rate("arrivals_high") - rate("arrivals_low") < 6.0
         })

@@ -105,7 +105,7 @@ impl PodTimes {
 
     /// Whether a pod that was ready is unready for longer than a start.
     fn is_lost(&self, seen: &Seen, now: Instant) -> bool {
-        let longest = self.startup.unwrap_or_default().max(LOST_AFTER);
+        let longest = self.startup().unwrap_or_default().max(LOST_AFTER);
         seen.state == PodState::Starting && seen.was_ready && now - seen.since > longest
     }
 
