@@ -19,6 +19,9 @@ const SHORT_HOLD: f64 = 1.0 / 6.0;
 /// The weight of a new measurement of what an absence costs, if that is less than before.
 const FORGET: f64 = 0.35;
 
+/// The shortest hold, in seconds. A tick or two with few arrivals, as before a dispatcher hangs, must stop no replica.
+const SHORTEST_HOLD: f64 = 2.0;
+
 /// The longest hold, in seconds.
 const LONGEST_HOLD: f64 = 600.0;
 
@@ -125,7 +128,7 @@ impl Level {
 
     /// The idle time after which the level stops, in seconds.
     fn hold(&self, terms: &Terms) -> f64 {
-        (self.absence(terms) * if self.comes_back { 1.0 } else { SHORT_HOLD }).min(LONGEST_HOLD)
+        (self.absence(terms) * if self.comes_back { 1.0 } else { SHORT_HOLD }).clamp(SHORTEST_HOLD, LONGEST_HOLD)
     }
 
     /// The figures of the level, which is that of `replicas` replicas and is worth `worth` times its price.

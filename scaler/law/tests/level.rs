@@ -66,6 +66,6 @@ fn a_level_that_is_used_is_on_even_if_starts_take_no_time() {
 
 #[test]
 fn replicas_that_are_there_at_the_start_are_no_reason_to_keep_them() {
-    assert_eq!(run(&mut Level::new(true), 20.0, 0.0), 0.5);
+    assert_eq!(run(&mut Level::new(true), 20.0, 0.0), 1.5);
     assert_eq!(run(&mut Level::new(true), 20.0, 1.0), 20.0);
 }
