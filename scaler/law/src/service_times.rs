@@ -208,6 +208,41 @@ mod tests {
         assert!((found.work - 0.15).abs() < 0.01, "{found:?}");
     }
 
+    /// The work that is measured for one replica with `slots` slots. It answers 10 requests per second, of 50 ms each,
+    /// then for 10 s `fast` per second, of 1 ÷ `fast` each, and then for 40 s as at first.
+    fn work_after_a_burst(slots: f64, fast: f64) -> f64 {
+        let (mut meter, mut answers, mut busy, mut work) = (ServiceMeter::default(), 0.0, 0.0, 0.0);
+        for tick in 0..=140_u32 {
+            let (rate, each) = if (41..=60).contains(&tick) { (fast, 1.0 / fast) } else { (10.0, 0.05) };
+            (answers, busy) = (answers + rate / 2.0, busy + rate / 2.0 * each);
+            let times = Histogram { buckets: vec![(0.1, answers), (f64::INFINITY, answers)], sum: busy };
+            let seen = Observation {
+                at: Duration::from_millis(500 * u64::from(tick)),
+                capacity: slots,
+                service: times.clone(),
+                work: times,
+                replicas: Replicas { desired: 1, ready: 1, ..Replicas::default() },
+                ..Observation::default()
+            };
+            work = meter.learn(&seen).work;
+        }
+        work
+    }
+
+    #[test]
+    fn a_replica_that_computes_several_requests_at_once_is_measured_by_its_busiest_seconds() {
+        for (slots, fast, work) in [
+            (16.0, 40.0, 1.0 / 40.0),
+            // Four slots hold two requests that are computed and two that wait, so 50 ms become 25 ms at most.
+            (4.0, 80.0, 0.025),
+            // With two slots, one request is computed at a time. The images of the burst were smaller.
+            (2.0, 80.0, 0.05),
+        ] {
+            let found = work_after_a_burst(slots, fast);
+            assert!((found - work).abs() < 0.002, "{slots} slots, {fast}/s: {found}");
+        }
+    }
+
     #[test]
     fn a_guess_stands_until_an_answer_was_measured() {
         assert_eq!(ServiceMeter::default().learn(&Observation::default()), GUESS);
