@@ -52,6 +52,9 @@ const PERSISTENCE: f64 = 1.35;
 /// Standard deviations by which the arrivals of a partial observation must exceed the expected ones.
 const CLEARLY: f64 = 3.0;
 
+/// The longest time over which the arrivals of partial observations are added up, in seconds.
+const LONGEST_PARTIAL: f64 = 10.0;
+
 /// The time without any request after which no replica is needed, in seconds.
 const SILENCE: f64 = 120.0;
 
@@ -126,6 +129,8 @@ pub struct Slo {
 #[derive(Debug)]
 struct State {
     filter: LoadFilter,
+    /// The seconds and the arrivals of partial observations that the filter has not learned.
+    partial: (f64, f64),
     /// The mean loads of the last seconds, in erlangs.
     means: Window<f64>,
     table: LateTable,
@@ -191,9 +196,16 @@ impl Slo {
         let terms = Terms { elapsed, price, lead: startup + self.settings.interval.as_secs_f64() };
         // A partial observation is a lower bound, so it says something only if clearly more arrive than expected. If all
         // that is more counted, and nothing that is less, chance would raise the load.
-        let expected = state.filter.quantile(0.95) * elapsed / waiting.service;
-        let is_more = arrivals > expected + CLEARLY * expected.sqrt();
-        if elapsed > 0.0 && (is_more || !seen.is_partial) {
+        if seen.is_partial {
+            let (seconds, partial) = (state.partial.0 + elapsed, state.partial.1 + arrivals);
+            let expected = state.filter.quantile(0.95) * seconds / waiting.service;
+            let is_more = seconds > 0.0 && partial > expected + CLEARLY * expected.sqrt();
+            if is_more {
+                state.filter.learn(seconds, partial, waiting.service, terms.lead);
+            }
+            state.partial = if is_more || seconds > LONGEST_PARTIAL { (0.0, 0.0) } else { (seconds, partial) };
+        } else if elapsed > 0.0 {
+            state.partial = (0.0, 0.0);
             state.filter.learn(elapsed, arrivals, waiting.service, terms.lead);
         }
         let rise = state.rise(seen.at, terms.lead);
@@ -248,6 +260,7 @@ impl State {
         Self {
             table: LateTable::new(waiting, filter.loads(), most),
             filter,
+            partial: (0.0, 0.0),
             means: Window::new(Duration::from_secs_f64(crate::load_filter::MEMORY)),
             backlogs: Backlogs::new(most),
             levels: (2..=most).map(level).collect(),

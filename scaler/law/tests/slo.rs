@@ -156,6 +156,19 @@ fn missing_arrivals_of_a_partial_observation_are_no_fall() {
 }
 
 #[test]
+fn more_arrivals_of_a_partial_observation_are_a_rise() {
+    let (mut law, mut total, mut found) = (law(), 0.0, None);
+    for tick in 0..260 {
+        let is_partial = tick >= 200;
+        total += if is_partial { 25.0 } else { 15.0 };
+        let seen = observation(0.5 * f64::from(tick), total, ready(10));
+        found = law.decide(&Observation { is_partial, ..seen }).plan.or(found);
+    }
+    let rate = found.expect("there are figures").arrivals_per_second;
+    assert!((44.0..56.0).contains(&rate), "{rate}");
+}
+
+#[test]
 fn an_objective_below_the_service_time_is_named_and_the_load_is_served() {
     let objective = Objective { latency: S(0.08), quantile: 0.99 };
     let mut law = Slo::new(&Settings { objective, interval: S(1.0), min: 1, max: 50 });
