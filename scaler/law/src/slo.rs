@@ -198,7 +198,7 @@ impl Slo {
         // that is more counted, and nothing that is less, chance would raise the load.
         if seen.is_partial {
             let (seconds, partial) = (state.partial.0 + elapsed, state.partial.1 + arrivals);
-            let expected = state.filter.quantile(0.95) * seconds / waiting.service;
+            let expected = state.filter.mean() * seconds / waiting.service;
             let is_more = seconds > 0.0 && partial > expected + CLEARLY * expected.sqrt();
             if is_more {
                 state.filter.learn(seconds, partial, waiting.service, terms.lead);
