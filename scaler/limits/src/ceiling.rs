@@ -26,8 +26,8 @@ const WITHDRAW_AFTER: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub struct Ceiling {
     reached: Option<Reached>,
-    /// The time since which some replicas are blocked; `None` if none is.
-    blocked: Option<Duration>,
+    /// The blocked replicas; `None` if there are none.
+    blocked: Option<Blocked>,
     saturation: Saturation,
     /// The throughput that the next one is compared with.
     base: Option<Throughput>,
@@ -40,10 +40,18 @@ pub struct Reached {
     pub replicas: usize,
     /// The limit that the ceiling sets: [`Limit::Full`] or [`Limit::NoGain`].
     pub limit: Limit,
-    /// Whether desired replicas beyond the ceiling are withdrawn.
-    pub is_final: bool,
     until: Duration,
     pause: Duration,
+}
+
+/// Replicas that cannot be placed, or keep dying.
+#[derive(Debug)]
+struct Blocked {
+    replicas: usize,
+    /// The time at which their number last rose.
+    since: Duration,
+    /// Whether there is no more hope for them.
+    is_hopeless: bool,
 }
 
 /// How long no replicas are added. The pause doubles from `first` to `last` as long as new attempts fail.
@@ -58,15 +66,7 @@ struct Pauses {
 impl Ceiling {
     /// Learns from an observation.
     pub fn watch(&mut self, seen: &Observation) {
-        let Replicas { ready, starting, blocked, lost, .. } = seen.replicas;
-        if blocked > 0 {
-            let since = *self.blocked.get_or_insert(seen.at);
-            let is_final = seen.at >= since + seen.placement.unwrap_or(WITHDRAW_AFTER);
-            // At least one replica stays desired. Without it, no replica would be tried again.
-            self.reach(seen.at, (ready + starting + lost).max(1), Limit::Full, is_final);
-        } else {
-            self.blocked = None;
-        }
+        self.watch_blocked(seen);
         self.watch_throughput(seen);
     }
 
@@ -75,7 +75,31 @@ impl Ceiling {
         self.reached.filter(|reached| at < reached.until)
     }
 
-    fn reach(&mut self, at: Duration, replicas: usize, limit: Limit, is_final: bool) {
+    /// The blocked replicas that should be withdrawn, because there is no more hope for them.
+    pub fn hopeless(&self) -> usize {
+        self.blocked.as_ref().filter(|blocked| blocked.is_hopeless).map_or(0, |blocked| blocked.replicas)
+    }
+
+    /// Reaches a ceiling while replicas are blocked and there is hope for them. Hopeless replicas do not prolong the
+    /// ceiling: if `--min` keeps such a replica, the ceiling would never end.
+    fn watch_blocked(&mut self, seen: &Observation) {
+        let Replicas { ready, starting, blocked: replicas, lost, .. } = seen.replicas;
+        if replicas == 0 {
+            self.blocked = None;
+            return;
+        }
+        let before = self.blocked.as_ref().filter(|before| replicas <= before.replicas);
+        let since = before.map_or(seen.at, |before| before.since);
+        let is_hopeless = seen.at >= since + seen.placement.unwrap_or(WITHDRAW_AFTER);
+        let was_hopeless = before.is_some_and(|before| before.is_hopeless);
+        self.blocked = Some(Blocked { replicas, since, is_hopeless });
+        if !was_hopeless {
+            // At least one replica stays desired. Without it, no replica would be tried again.
+            self.reach(seen.at, (ready + starting + lost).max(1), Limit::Full);
+        }
+    }
+
+    fn reach(&mut self, at: Duration, replicas: usize, limit: Limit) {
         let Pauses { first, last, attempt } = if limit == Limit::Full { FULL } else { NO_GAIN };
         let before = self.reached.filter(|reached| reached.limit == limit);
         let pause = match before {
@@ -85,7 +109,7 @@ impl Ceiling {
             Some(reached) if at < reached.until + reached.pause.max(attempt) => (reached.pause * 2).min(last),
             _ => first,
         };
-        self.reached = Some(Reached { replicas, limit, is_final, until: at + pause, pause });
+        self.reached = Some(Reached { replicas, limit, until: at + pause, pause });
     }
 
     /// Compares the throughput of more ready replicas with that of fewer. Each number of replicas is judged once, so
@@ -102,7 +126,7 @@ impl Ceiling {
                 None if !throughput.is_complete() => return,
                 // Replicas that were desired before the ceiling was reached are no further attempt.
                 Some(false) if self.at(seen.at).is_none() => {
-                    self.reach(seen.at, seen.replicas.desired, Limit::NoGain, false);
+                    self.reach(seen.at, seen.replicas.desired, Limit::NoGain);
                 }
                 _ => {}
             }

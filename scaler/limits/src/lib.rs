@@ -176,10 +176,10 @@ impl Limiter {
         let ceiling = self.ceiling.at(at).filter(|_| self.limits.guard == Guard::On);
         // Blocked replicas do not serve, so they are withdrawn before the stabilisation window has passed. The ceiling
         // holds for longer, but replicas that are no longer blocked stay.
-        let is_final = ceiling.is_some_and(|reached| reached.is_final);
-        let placed = if is_final { current.saturating_sub(seen.replicas.blocked).max(1) } else { current };
+        let hopeless = if self.limits.guard == Guard::On { self.ceiling.hopeless() } else { 0 };
+        let placed = current.saturating_sub(hopeless).max(self.limits.min.max(1)).min(current);
         if placed < current && bounded >= placed {
-            return (placed.max(self.limits.min), Limit::Full);
+            return (placed, Limit::Full);
         }
         match bounded.cmp(&current) {
             Ordering::Less => self.limit_down(seen, bounded, limit, placed),

@@ -3,7 +3,7 @@
 use law::histogram::Histogram;
 use law::observation::{Observation, Replicas};
 use limits::Limit;
-use limits::ceiling::{Ceiling, Reached};
+use limits::ceiling::Ceiling;
 use std::time::Duration;
 
 const S: fn(u64) -> Duration = Duration::from_secs;
@@ -124,6 +124,7 @@ fn each_failed_attempt_makes_the_next_pause_longer() {
     let mut pause = |rest: u64| {
         at += rest;
         ceiling.watch(&blocked(at, 3));
+        ceiling.watch(&seen(at, 3, 0.0, 0.0));
         let pause = (0..).find(|&pause| ceiling.at(S(at + pause)).is_none()).expect("every pause ends");
         at += pause + 1;
         pause
@@ -138,16 +139,39 @@ fn blocked_replicas_are_withdrawn_once_no_node_can_be_expected() {
         let mut ceiling = Ceiling::default();
         for second in 0..=wait + 1 {
             ceiling.watch(&Observation { placement, ..blocked(second, 3) });
-            let Reached { replicas, limit, is_final, .. } = ceiling.at(S(second)).expect("a replica is blocked");
-            assert_eq!((replicas, limit, is_final), (3, Limit::Full, second >= wait), "at {second} s");
+            let reached = ceiling.at(S(second)).expect("a replica is blocked");
+            let hopeless = usize::from(second >= wait);
+            assert_eq!(
+                (reached.replicas, reached.limit, ceiling.hopeless()),
+                (3, Limit::Full, hopeless),
+                "at {second} s"
+            );
         }
         // From now on, no replica is blocked. The ceiling was last renewed a second ago and holds for 15 s.
-        for second in wait + 2..wait + 16 {
+        for second in wait + 2..wait + 15 {
             ceiling.watch(&seen(second, 3, 0.0, 0.0));
             assert!(ceiling.at(S(second)).is_some(), "at {second} s");
         }
-        assert_eq!(ceiling.at(S(wait + 16)), None);
+        assert_eq!((ceiling.at(S(wait + 15)), ceiling.hopeless()), (None, 0));
     }
+}
+
+#[test]
+fn a_replica_that_stays_blocked_for_ever_does_not_prolong_the_ceiling() {
+    let mut ceiling = Ceiling::default();
+    let mut attempts = Vec::new();
+    let mut more = 0;
+    for second in 0..=600 {
+        // The cluster never has room for the attempts, and they are withdrawn at once.
+        let replicas = Replicas { desired: 4 + more, ready: 3, blocked: 1 + more, ..Replicas::default() };
+        ceiling.watch(&Observation { replicas, ..seen(second, 3, 0.0, 0.0) });
+        more = usize::from(ceiling.at(S(second)).is_none());
+        attempts.extend((more == 1).then_some(second));
+    }
+    // Replicas are hopeless after 10 s. From then on the ceiling holds for 15 s, and after each failed attempt for twice
+    // as long, up to 120 s. An attempt is seen to fail after 1 s.
+    let pauses: Vec<u64> = attempts.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert_eq!((attempts[0], pauses), (25, vec![41, 71, 131, 131, 131]));
 }
 
 #[test]

@@ -129,6 +129,21 @@ fn replicas_that_cannot_be_placed_are_withdrawn() {
 }
 
 #[test]
+fn replicas_are_added_beside_one_that_stays_blocked() {
+    let mut limiter = Limiter::new(guarded(3, 9));
+    let replicas = Replicas { desired: 3, ready: 2, blocked: 1, ..Replicas::default() };
+    for second in 0..25 {
+        let decided = limiter.apply(&Observation { replicas, ..seen(second, 3) }, Some(6));
+        assert_eq!(decided, (3, Full), "--min keeps the blocked replica, at {second} s");
+    }
+    assert_eq!(limiter.apply(&Observation { replicas, ..seen(25, 3) }, Some(6)), (6, Granted));
+    // The new replicas start, so the ceiling does not return. The blocked replica is no longer needed for --min.
+    let replicas = Replicas { desired: 6, starting: 3, ..replicas };
+    assert_eq!(limiter.apply(&Observation { replicas, ..seen(26, 6) }, Some(6)), (5, Full));
+    assert_eq!(limiter.apply(&seen(27, 5), Some(6)), (6, Granted), "the cluster may place another one");
+}
+
+#[test]
 fn replicas_that_are_no_longer_blocked_stay() {
     let mut limiter = Limiter::new(guarded(1, 9));
     let replicas = Replicas { desired: 6, ready: 2, blocked: 4, ..Replicas::default() };
