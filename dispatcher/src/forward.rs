@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{CONTENT_TYPE, HOST, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use service::body::ChunksBody;
@@ -51,6 +51,8 @@ pub struct AttemptResult {
     pub capacity: Option<usize>,
     /// The time that the replica says it worked for its answer; `None` if it says none.
     pub work: Option<Duration>,
+    /// The time that the replica says a request costs it if its batches are full; `None` if it says none.
+    pub full_work: Option<Duration>,
     /// The connection of the attempt; `None` if another request cannot use it.
     pub connection: Option<ReplicaConnection>,
 }
@@ -58,7 +60,7 @@ pub struct AttemptResult {
 impl AttemptResult {
     /// The result of an attempt that received no answer and leaves no usable connection.
     pub fn failed(failure: AttemptFailure) -> Self {
-        Self { answer: Err(failure), capacity: None, work: None, connection: None }
+        Self { answer: Err(failure), capacity: None, work: None, full_work: None, connection: None }
     }
 }
 
@@ -154,7 +156,8 @@ async fn exchange(
     let (response, mut connection) = send(idle, address, request, deadline, waited).await?;
     let status = response.status();
     let headers = response.headers();
-    let (capacity, work) = (advertised_capacity(headers), reported_work(headers));
+    let capacity = advertised_capacity(headers);
+    let [work, full_work] = [header::WORK_US, header::FULL_WORK_US].map(|name| reported_time(headers, &name));
     let is_json = headers.get(CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
     let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect();
     let body = match drive(&mut connection.driver, body).await {
@@ -165,7 +168,8 @@ async fn exchange(
             return Err(AttemptFailure::Died);
         }
     };
-    Ok(AttemptResult { answer: classify(status, is_json, body), capacity, work, connection: Some(connection) })
+    let answer = classify(status, is_json, body);
+    Ok(AttemptResult { answer, capacity, work, full_work, connection: Some(connection) })
 }
 
 /// Sends `request` over `idle`. If there is no such connection, or the replica has closed it, a new one is opened.
@@ -234,9 +238,9 @@ fn advertised_capacity(headers: &HeaderMap) -> Option<usize> {
     (capacity > 0).then_some(capacity)
 }
 
-/// The time in the header [`header::WORK_US`]; `None` if the header is absent, malformed or repeated.
-fn reported_work(headers: &HeaderMap) -> Option<Duration> {
-    let mut values = headers.get_all(header::WORK_US).iter();
+/// The time in the header `name`, in microseconds; `None` if the header is absent, malformed or repeated.
+fn reported_time(headers: &HeaderMap, name: &HeaderName) -> Option<Duration> {
+    let mut values = headers.get_all(name).iter();
     let microseconds = wire::number(values.next()?.to_str().ok()?)?;
     values.next().is_none().then(|| Duration::from_micros(microseconds))
 }
@@ -334,7 +338,7 @@ mod tests {
             (&["10", "10"], None),
         ] {
             let headers = values.iter().map(|&value| (header::WORK_US, HeaderValue::from_static(value))).collect();
-            assert_eq!(reported_work(&headers), expected.map(Duration::from_micros), "{values:?}");
+            assert_eq!(reported_time(&headers, &header::WORK_US), expected.map(Duration::from_micros), "{values:?}");
         }
     }
 

@@ -12,6 +12,8 @@ pub struct LoadStatistics {
     arrivals: Rate,
     answers: Rate,
     service_time: ServiceTime,
+    /// The mean of what replicas say a request costs them if their batches are full; `None` if the last did not say it.
+    full_work: Option<ServiceTime>,
     spare: SpareCapacity,
     last_dispatch: Instant,
 }
@@ -23,6 +25,7 @@ impl LoadStatistics {
             arrivals: Rate::new(now),
             answers: Rate::new(now),
             service_time: ServiceTime::new(now),
+            full_work: None,
             // A shorter time constant would refuse a part of a burst that can be answered. A longer one would admit
             // too many requests at the beginning of a lasting overload.
             spare: SpareCapacity::new(deadline / 2),
@@ -51,6 +54,19 @@ impl LoadStatistics {
     /// Records that a replica classified an image `elapsed` after its dispatch.
     pub fn record_service_time(&mut self, elapsed: Duration, now: Instant) {
         self.service_time.record(elapsed, now);
+    }
+
+    /// Records the time that a replica says a request costs it if its batches are full; `None` if it does not say it.
+    pub fn record_full_work(&mut self, time: Option<Duration>, now: Instant) {
+        match time {
+            Some(time) => self.full_work.get_or_insert_with(|| ServiceTime::new(now)).record(time, now),
+            None => self.full_work = None,
+        }
+    }
+
+    /// The mean time that a request costs a replica whose batches are full; `None` if replicas do not say it.
+    pub fn full_work(&self) -> Option<Duration> {
+        self.full_work.as_ref()?.mean()
     }
 
     /// Mean service time; zero before the first answer.
@@ -82,6 +98,19 @@ impl LoadStatistics {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_work_in_full_batches_is_a_mean_as_long_as_replicas_say_it() {
+        let start = Instant::now();
+        let mut statistics = LoadStatistics::new(Duration::from_secs(5), start);
+        assert_eq!(statistics.full_work(), None);
+        let time = Duration::from_millis(12);
+        (0..9).for_each(|_| statistics.record_full_work(Some(time), start));
+        assert_eq!(statistics.full_work(), Some(time));
+        // Replicas of another revision compute one image at a time.
+        statistics.record_full_work(None, start);
+        assert_eq!(statistics.full_work(), None);
+    }
 
     #[test]
     fn only_punctual_requests_that_had_waited_reduce_the_spare_capacity() {

@@ -2,9 +2,10 @@
 //! labels and is too slow for every request. [`crate::metrics`] has the names and the HELP texts.
 
 use crate::failure::AttemptFailure;
+use crate::load_statistics::LoadStatistics;
 use crate::metrics::{
-    CAPACITY, ENQUEUED, EXPIRED, IN_FLIGHT, QUEUE_LATE_LENGTH, QUEUE_LENGTH, QUEUE_WAIT, REPLICA_WORK, REPLICAS,
-    REQUEST_DURATION, REQUESTS, RETRIES, SHED, UPSTREAM_DURATION, UPTIME,
+    CAPACITY, ENQUEUED, EXPIRED, FULL_WORK, IN_FLIGHT, QUEUE_LATE_LENGTH, QUEUE_LENGTH, QUEUE_WAIT, REPLICA_WORK,
+    REPLICAS, REQUEST_DURATION, REQUESTS, RETRIES, SHED, UPSTREAM_DURATION, UPTIME,
 };
 use crate::queue::Queue;
 use crate::rotation::{Address, Rotation};
@@ -95,6 +96,7 @@ pub struct WorkerMeters {
     ejected: Gauge,
     draining: Gauge,
     capacity: Gauge,
+    full_work: Gauge,
     in_flight: HashMap<Address, Gauge>,
 }
 
@@ -116,12 +118,13 @@ impl WorkerMeters {
             ejected: replicas("ejected"),
             draining: replicas("draining"),
             capacity: gauge!(CAPACITY),
+            full_work: gauge!(FULL_WORK),
             in_flight: HashMap::new(),
         }
     }
 
     /// Sets the gauges to the state at `now`.
-    pub fn set_gauges<T>(&mut self, queue: &Queue<T>, rotation: &Rotation, now: Instant) {
+    pub fn set_gauges<T>(&mut self, queue: &Queue<T>, rotation: &Rotation, load: &LoadStatistics, now: Instant) {
         let totals = rotation.totals();
         self.uptime.set(now.saturating_duration_since(self.started).as_secs_f64());
         self.queue_length.set(queue.len() as f64);
@@ -130,6 +133,7 @@ impl WorkerMeters {
         self.ejected.set(totals.ejected as f64);
         self.draining.set(totals.draining as f64);
         self.capacity.set(totals.capacity as f64);
+        self.full_work.set(load.full_work().unwrap_or_default().as_secs_f64());
         self.set_in_flight(rotation);
     }
 

@@ -4,7 +4,7 @@
 use metrics::{describe_counter, describe_gauge, describe_histogram};
 
 pub use service::wire::metric::{
-    CAPACITY, ENQUEUED, IN_FLIGHT, QUEUE_LENGTH, REPLICA_WORK, REPLICAS, REQUEST_DURATION, REQUESTS, SHED,
+    CAPACITY, ENQUEUED, FULL_WORK, IN_FLIGHT, QUEUE_LENGTH, REPLICA_WORK, REPLICAS, REQUEST_DURATION, REQUESTS, SHED,
     UPSTREAM_DURATION, UPTIME,
 };
 
@@ -44,7 +44,7 @@ const fn row(name: &'static str, kind: MetricKind, help: &'static str) -> Metric
 }
 
 /// Every metric that the dispatcher exports. `docs/api.md` lists the same metrics.
-pub const ALL: [MetricDescription; 15] = [
+pub const ALL: [MetricDescription; 16] = [
     row(QUEUE_LENGTH, MetricKind::Gauge, "Requests waiting in the queue, late ones included."),
     row(QUEUE_LATE_LENGTH, MetricKind::Gauge, "Waiting requests that can no longer meet the objective."),
     row(ENQUEUED, MetricKind::Counter, "Requests admitted to the queue."),
@@ -69,6 +69,12 @@ pub const ALL: [MetricDescription; 15] = [
         MetricKind::Histogram,
         "Seconds that a replica worked for an answer, by its own account; if it gives none, since it received the \
          request, or since its previous answer if that was later.",
+    ),
+    row(
+        FULL_WORK,
+        MetricKind::Gauge,
+        "Mean seconds that a request costs a replica whose batches are full, by the replicas' own account; 0 if they \
+         give none.",
     ),
     row(IN_FLIGHT, MetricKind::Gauge, "Requests sent to a replica and not yet answered."),
     row(REPLICAS, MetricKind::Gauge, "Replicas by state: ready, ejected or draining."),

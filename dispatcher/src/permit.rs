@@ -39,6 +39,8 @@ pub struct AttemptReport {
     pub capacity: Option<usize>,
     /// The time that the replica says it worked for its answer; `None` if it says none.
     pub work: Option<Duration>,
+    /// The time that the replica says a request costs it if its batches are full; `None` if it says none.
+    pub full_work: Option<Duration>,
     /// Time from the start of the attempt to its end.
     pub elapsed: Duration,
     /// The connection of the attempt; `None` if another request cannot use it.
@@ -120,7 +122,7 @@ impl Permit {
             .take()
             .expect("only `send`, `end` and `drop` take the assignment, and all consume the permit");
         let answer = result.map(|status| ReplicaAnswer { status, body: bytes::Bytes::new() });
-        let result = AttemptResult { answer, capacity: None, work: None, connection: None };
+        let result = AttemptResult { answer, capacity: None, work: None, full_work: None, connection: None };
         report(&assignment.reports, assignment.permit_id, result, assignment.waited).map(|answer| answer.status)
     }
 
@@ -150,7 +152,7 @@ fn report(
     result: AttemptResult,
     elapsed: Duration,
 ) -> Result<ReplicaAnswer, PermitReceiver> {
-    let AttemptResult { answer, capacity, work, connection } = result;
+    let AttemptResult { answer, capacity, work, full_work, connection } = result;
     let (result, next_permit, returned) = match answer {
         Ok(answer) => (Ok(answer.status), None, Ok(answer)),
         Err(failure) => {
@@ -159,7 +161,8 @@ fn report(
         }
     };
     // If the worker has ended, there is no slot to free.
-    let _ended = reports.send(AttemptReport { permit_id, result, capacity, work, elapsed, connection, next_permit });
+    let report = AttemptReport { permit_id, result, capacity, work, full_work, elapsed, connection, next_permit };
+    let _ended = reports.send(report);
     returned
 }
 

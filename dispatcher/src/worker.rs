@@ -217,7 +217,7 @@ impl Worker {
             Message::Submit(entry) => self.admit(entry),
             Message::Status(reply) => {
                 let now = Instant::now();
-                self.meters.set_gauges(&self.queue, &self.rotation, now);
+                self.meters.set_gauges(&self.queue, &self.rotation, &self.load, now);
                 // The client that asked for the status may have left.
                 let _left = reply.send(Status::new(&self.queue, &self.rotation, &self.load, now));
             }
@@ -380,7 +380,7 @@ impl Worker {
     }
 
     fn handle_report(&mut self, report: AttemptReport) {
-        let AttemptReport { permit_id, result, capacity, work, elapsed, connection, next_permit } = report;
+        let AttemptReport { permit_id, result, capacity, work, full_work, elapsed, connection, next_permit } = report;
         let dispatched = self.dispatched.remove(&permit_id).expect("every permit reports exactly once");
         let now = Instant::now();
         let signal = match result {
@@ -403,6 +403,8 @@ impl Worker {
                     self.meters.upstream.record(elapsed);
                     self.meters.work.record(work_for_answer(work, seen_work, elapsed));
                     self.load.record_service_time(elapsed, now);
+                    // A wrong time, such as an hour, would make the scaler reject all figures.
+                    self.load.record_full_work(full_work.map(|full| full.min(elapsed)), now);
                 }
             }
             Err(failure) => self.handle_failure(dispatched, next_permit, failure, now),

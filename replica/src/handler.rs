@@ -70,7 +70,7 @@ impl ReplicaHandler {
             Ok((admitted, body)) => {
                 let work = self.work.begin();
                 let outcome = self.classify(admitted, body, received, work.clone()).await;
-                with_work(outcome.map_or_else(refusal, |answer| respond::json(StatusCode::OK, &answer)), &work)
+                self.with_work(outcome.map_or_else(refusal, |answer| respond::json(StatusCode::OK, &answer)), &work)
             }
             Err(fault) => refusal(fault),
         };
@@ -158,6 +158,15 @@ impl ReplicaHandler {
         Ok(received + self.request_limits.timeout(wire::timeout(text(headers, &header::TIMEOUT_MS)?)?))
     }
 
+    /// Ends the work for a request. Adds the header that tells how long it took, and that for full batches.
+    pub(crate) fn with_work(&self, mut reply: Reply, work: &Work) -> Reply {
+        let full = self.pipeline.full_work().map(|full| (header::FULL_WORK_US, full));
+        for (name, time) in [(header::WORK_US, work.end())].into_iter().chain(full) {
+            reply.headers_mut().insert(name, HeaderValue::from(time.as_micros() as u64));
+        }
+        reply
+    }
+
     /// Adds the headers that every answer to a request with images has: the capacity and the identifiers of the
     /// request.
     pub(crate) fn add_headers(&self, mut reply: Reply, trace: &TraceContext) -> Reply {
@@ -177,12 +186,6 @@ struct Admitted<'a> {
     deadline: Instant,
     /// The time that the request waited in the dispatcher, in milliseconds.
     queued_ms: f64,
-}
-
-/// Ends the work for a request, and adds the header that tells how long it took.
-pub(crate) fn with_work(mut reply: Reply, work: &Work) -> Reply {
-    reply.headers_mut().insert(header::WORK_US, HeaderValue::from(work.end().as_micros() as u64));
-    reply
 }
 
 /// Counts a request as in progress until this value is dropped, and then records the request's latency.

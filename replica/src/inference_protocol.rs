@@ -9,7 +9,7 @@ pub mod request;
 pub mod response;
 pub mod tensor;
 
-use crate::handler::{InProgress, ReplicaHandler, with_work};
+use crate::handler::{InProgress, ReplicaHandler};
 use crate::pipeline::Image;
 use crate::work::Work;
 use futures_util::future::try_join_all;
@@ -157,7 +157,7 @@ async fn infer(
     let body = body::read(body, &handler.body_limits, deadline).await?;
     let work = handler.work.begin();
     let computed = compute(handler, body, json_length, slots, deadline, &work).await;
-    Ok(with_work(computed.unwrap_or_else(|fault| refusal(&fault)), &work))
+    Ok(handler.with_work(computed.unwrap_or_else(|fault| refusal(&fault)), &work))
 }
 
 /// Parses the body of an inference request, which has one of the slots that it needs, and answers it.

@@ -60,6 +60,8 @@ pub struct Classification {
 pub struct Pipeline {
     /// The channel has room for one image for each slot. It is never full, because each image in it holds a slot.
     images: Sender<WorkItem<Image>>,
+    queue: Arc<BatchQueue>,
+    workers: u32,
 }
 
 /// The numbers of threads and images of a pipeline.
@@ -118,8 +120,10 @@ impl Pipeline {
         let (images, to_decode) = bounded(sizes.capacity);
         let (sender, fatal_errors) = mpsc::channel(1);
         let errors = FatalErrorSender(sender);
+        let (queue, workers) = (Arc::new(BatchQueue::default()), u32::try_from(sizes.workers).unwrap_or(u32::MAX));
+        let pipeline = Self { images, queue: queue.clone(), workers };
         thread::start("load", errors.clone(), move || {
-            if let Err(error) = start_threads(sizes, limits, load, &to_decode, &errors) {
+            if let Err(error) = start_threads(sizes, limits, load, queue, &to_decode, &errors) {
                 errors.report(error);
                 // Until the process has ended, requests are refused and `ready` is not dropped.
                 for item in to_decode {
@@ -130,7 +134,13 @@ impl Pipeline {
             }
             ready();
         })?;
-        Ok((Self { images }, fatal_errors))
+        Ok((pipeline, fatal_errors))
+    }
+
+    /// The mean time that an image costs the replica if all batches are full; `None` before the model is loaded, and if
+    /// a pass has one image only.
+    pub fn full_work(&self) -> Option<Duration> {
+        Some(self.queue.full_work()? / self.workers)
     }
 
     /// Classifies one image. `slot` and `work`, the work for the image's request, are held until the work on the image
@@ -161,11 +171,11 @@ fn start_threads<F: CreateModel>(
     sizes: Sizes,
     limits: ImageLimits,
     load: impl FnOnce() -> anyhow::Result<LoadedModel<F>>,
+    queue: Arc<BatchQueue>,
     to_decode: &Receiver<WorkItem<Image>>,
     errors: &FatalErrorSender,
 ) -> anyhow::Result<()> {
     let LoadedModel { factory, transform } = load()?;
-    let queue = Arc::new(BatchQueue::default());
     let times = start_workers(sizes, Arc::new(factory), transform, &queue, errors)?;
     queue.open(Batcher::new(times, sizes.batch_wait));
     let decoders = Arc::new(Decoders::new(queue));

@@ -23,6 +23,10 @@ pub mod header {
     /// was busy, also if several dispatchers send it requests. A dispatcher sees only its own requests and cannot know
     /// this time.
     pub const WORK_US: HeaderName = HeaderName::from_static("x-replica-work-us");
+    /// The mean time that a request costs a replica whose batches are full, in whole microseconds. The replica measures
+    /// it from its first passes on, so a dispatcher knows it before there is enough load for full batches. Absent if the
+    /// replica computes one image at a time.
+    pub const FULL_WORK_US: HeaderName = HeaderName::from_static("x-replica-full-work-us");
     /// The W3C trace context of a request. The client sends it, or the first program that receives the request makes
     /// it. The dispatcher forwards it to the replica. Answers have it in their headers.
     pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -46,6 +50,9 @@ pub mod metric {
     /// [`WORK_US`](super::header::WORK_US). Without that header, it counts from the dispatch of the request, or from the
     /// replica's previous answer if that was later.
     pub const REPLICA_WORK: &str = "dispatcher_replica_work_seconds";
+    /// Gauge in seconds: mean time that a request costs a replica whose batches are full, as the replicas say in
+    /// [`FULL_WORK_US`](super::header::FULL_WORK_US); 0 if they do not say it.
+    pub const FULL_WORK: &str = "dispatcher_replica_full_work_seconds";
     /// Gauge by `replica`: requests that were sent to that replica and are not yet answered.
     pub const IN_FLIGHT: &str = "dispatcher_in_flight";
     /// Gauge: slots of all replicas in rotation, the number of requests that they can hold at once.

@@ -284,6 +284,7 @@ async fn two_dispatchers_of_one_replica_count_its_work_once() {
     for dispatcher in &dispatchers {
         counted += dispatcher.metric("dispatcher_replica_work_seconds_sum").await;
         answers += dispatcher.metric("dispatcher_replica_work_seconds_count").await;
+        assert_eq!(dispatcher.metric("dispatcher_replica_full_work_seconds").await, 0.005);
     }
     let ratio = counted / stub.worked().as_secs_f64();
     assert_eq!(answers, f64::from(2 * REQUESTS));

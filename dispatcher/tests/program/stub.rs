@@ -294,6 +294,7 @@ async fn compute(shared: &StubState, time: Duration) -> Response<Bytes> {
     let mut reply = success(shared);
     let worked = started.elapsed();
     reply.headers_mut().insert(header::WORK_US, HeaderValue::from(worked.as_micros() as u64));
+    reply.headers_mut().insert(header::FULL_WORK_US, HeaderValue::from(time.as_micros() as u64 / 2));
     *shared.worked.lock().expect("no thread panics while it holds the lock") += worked;
     reply
 }

@@ -61,6 +61,13 @@ impl BatchQueue {
         }
     }
 
+    /// The expected time of a full pass for each of its images; `None` before the warm-up, and if a pass has one image
+    /// only.
+    pub(super) fn full_work(&self) -> Option<Duration> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.batcher.as_ref().and_then(Batcher::full_work)
+    }
+
     /// Records the time of a pass of `count` images.
     pub(super) fn record(&self, count: usize, took: Duration) {
         self.with_state(|state| {

@@ -7,7 +7,12 @@ use std::time::{Duration, Instant};
 
 /// The work in the headers of an answer; `None` without the header.
 fn work(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get("x-replica-work-us")?.to_str().expect("the header is ASCII");
+    time(headers, "x-replica-work-us")
+}
+
+/// The time in the header `name`, in microseconds; `None` without the header.
+fn time(headers: &HeaderMap, name: &str) -> Option<Duration> {
+    let text = headers.get(name)?.to_str().expect("the header is ASCII");
     Some(Duration::from_micros(text.parse().expect("the header is a whole number")))
 }
 
@@ -65,4 +70,15 @@ async fn an_answer_tells_the_work_if_the_replica_did_any() {
     let (status, headers, _) = replica.send(Method::POST, "/predict", &[], picture()).await;
     assert_eq!((status, work(&headers)), (StatusCode::SERVICE_UNAVAILABLE, None));
     drop(unfinished);
+}
+
+#[tokio::test]
+async fn an_answer_tells_what_a_request_costs_in_full_batches() {
+    for (flags, told) in [(&["--workers=1", "--max-batch=4"][..], true), (&["--workers=1", "--max-batch=1"], false)] {
+        let replica = ReplicaProcess::start(flags).await;
+        let (status, headers, answer) = replica.send(Method::POST, "/predict", &[], picture()).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        let full = time(&headers, "x-replica-full-work-us");
+        assert_eq!(full.is_some_and(|full| !full.is_zero()), told, "{flags:?}: {full:?}");
+    }
 }

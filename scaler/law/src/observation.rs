@@ -34,6 +34,9 @@ pub struct Observation {
     /// answered other requests. The mean is what a request costs one replica at the present load, also if the replica
     /// holds several requests at once.
     pub work: Histogram,
+    /// The mean time that a request costs a replica whose batches are full, as replicas measure it themselves; `None` if
+    /// they do not say it.
+    pub full_work: Option<Duration>,
     /// Latencies: from acceptance to answer, seconds.
     pub latency: Histogram,
     /// Replicas by state.

@@ -21,7 +21,10 @@ const DEVIATIONS: f64 = 4.0;
 /// The time over which the answers of a replica are counted to find how many it can give, in seconds.
 const SPAN: f64 = 4.0;
 
-/// The time in which half of the most answers of a replica is forgotten, in seconds.
+/// Standard deviations by which the answers of a full replica must be fewer than it says to count instead.
+const SURE: f64 = 3.0;
+
+/// The time in which half of what replicas have given is forgotten, in seconds.
 const HALF_LIFE: f64 = 600.0;
 
 /// A replica gives more answers at once than one after the other if the time for each is shorter than the mean work by
@@ -58,8 +61,10 @@ pub struct ServiceMeter {
     latest: Option<ServiceTimes>,
     /// The most answers per second that a replica has given.
     capability: f64,
-    /// The time since which requests have waited in the queue; `None` if none wait.
-    waiting_since: Option<Duration>,
+    /// The share of the answers per second that replicas say they can give which they gave while requests waited.
+    given_share: f64,
+    /// The time since which requests have waited in the queue of the same number of replicas; `None` if none wait.
+    full_since: Option<Duration>,
 }
 
 /// Cumulative counts until an instant.
@@ -80,7 +85,8 @@ impl Default for ServiceMeter {
             ready: 0,
             latest: None,
             capability: 0.0,
-            waiting_since: None,
+            given_share: 1.0,
+            full_since: None,
         }
     }
 }
@@ -91,6 +97,8 @@ impl ServiceMeter {
         let elapsed = (seen.at - self.counted_until).as_secs_f64();
         // Replicas that have just become unready may have worked until then.
         self.ready_seconds += seen.replicas.ready.max(self.ready) as f64 * elapsed;
+        let is_full = seen.queue_length >= 1.0 && seen.replicas.ready == self.ready;
+        self.full_since = if is_full { self.full_since.or(Some(seen.at)) } else { None };
         (self.counted_until, self.ready) = (seen.at, seen.replicas.ready);
         let now = Counts { service: seen.service.clone(), work: seen.work.clone(), ready_seconds: self.ready_seconds };
         let over = |seconds, enough| self.over(seen.at, seconds, &now).filter(|(count, _)| *count >= enough);
@@ -108,26 +116,35 @@ impl ServiceMeter {
         }
         let times = self.latest.unwrap_or(GUESS);
         // Half of the requests that a full replica holds wait there, so it computes at most the other half at once.
-        let shortest = (1.0 / self.capability).max(times.work / (seen.slots() / 2.0).max(1.0));
-        if shortest < BATCHED * times.work { ServiceTimes { work: shortest, ..times } } else { times }
+        let least = times.work / (seen.slots() / 2.0).max(1.0);
+        let given = (1.0 / self.capability).max(least);
+        let given = if given < BATCHED * times.work { given } else { times.work };
+        let said = (1.0 / (self.given_share * said(seen))).max(least);
+        ServiceTimes { work: given.min(said), ..times }
     }
 
     /// Learns how many answers a replica can give. A replica that computes several requests in one pass, or has several
     /// workers, gives more answers the more requests it holds, and each then costs less. So its mean work at a low load
     /// says little about a high one.
     fn learn_capability(&mut self, seen: &Observation, now: &Counts, elapsed: f64) {
-        self.waiting_since = if seen.queue_length >= 1.0 { self.waiting_since.or(Some(seen.at)) } else { None };
         let span = Duration::from_secs_f64(SPAN);
         let Some((_, then)) = seen.at.checked_sub(span).and_then(|then| self.samples.at(then)) else { return };
         let ready_seconds = now.ready_seconds - then.ready_seconds;
         if ready_seconds <= 0.0 {
             return;
         }
-        let answers = now.service.since(&then.service).count() / ready_seconds;
-        let is_full = self.waiting_since.is_some_and(|since| since + span <= seen.at);
-        // While requests wait, a replica gives all that it can. That may be less than before.
-        let remembered = self.capability * 0.5_f64.powf(elapsed / HALF_LIFE);
-        self.capability = if is_full { answers } else { remembered.max(answers) };
+        let answers = now.service.since(&then.service).count();
+        let kept = 0.5_f64.powf(elapsed / HALF_LIFE);
+        // While requests wait, a replica gives all that it can. That may be less than before, or than it says: it
+        // measures its passes only, and decoding or other programs on the same cores may allow less.
+        if self.full_since.is_some_and(|since| since + span <= seen.at) {
+            self.capability = answers / ready_seconds;
+            let most = (answers + SURE * answers.sqrt()) / ready_seconds;
+            self.given_share = (most / said(seen)).min(1.0);
+        } else {
+            self.capability = (self.capability * kept).max(answers / ready_seconds);
+            self.given_share = 1.0 - (1.0 - self.given_share) * kept;
+        }
     }
 
     /// The number of answers in the last `seconds`, or since the start if that was later, and their times.
@@ -146,6 +163,11 @@ impl ServiceMeter {
         // A full replica computes half of the requests that it holds, while the other half waits there.
         Some((count, ServiceTimes { work, variation: service.variation()?, response: work.max(upstream / 2.0) }))
     }
+}
+
+/// The answers per second that a replica says it can give; 0 if it does not say it.
+fn said(seen: &Observation) -> f64 {
+    seen.full_work.map_or(0.0, |work| 1.0 / work.as_secs_f64())
 }
 
 /// Whether the mean of `count` recent requests differs from the longer mean by more than chance explains.
@@ -240,6 +262,46 @@ mod tests {
         ] {
             let found = work_after_a_burst(slots, fast);
             assert!((found - work).abs() < 0.002, "{slots} slots, {fast}/s: {found}");
+        }
+    }
+
+    /// The work that is measured for one replica with 16 slots after 30 s. It answers `rate` requests per second, and
+    /// works `each` seconds for one. It says that full batches cost 12 ms a request. Requests wait in the last 20 s if
+    /// `is_full`.
+    fn work_beside_full_batches(rate: f64, each: f64, is_full: bool) -> f64 {
+        let (mut meter, mut work) = (ServiceMeter::default(), 0.0);
+        for tick in 0..=60_u32 {
+            let answers = rate / 2.0 * f64::from(tick);
+            let times = Histogram { buckets: vec![(0.1, answers), (f64::INFINITY, answers)], sum: answers * each };
+            let seen = Observation {
+                at: Duration::from_millis(500 * u64::from(tick)),
+                capacity: 16.0,
+                queue_length: if is_full && tick > 20 { 9.0 } else { 0.0 },
+                service: times.clone(),
+                work: times,
+                full_work: Some(Duration::from_millis(12)),
+                replicas: Replicas { desired: 1, ready: 1, ..Replicas::default() },
+                ..Observation::default()
+            };
+            work = meter.learn(&seen).work;
+        }
+        work
+    }
+
+    #[test]
+    fn full_batches_cost_what_the_replica_says_unless_it_gives_less_while_requests_wait() {
+        for (rate, each, is_full, work) in [
+            (10.0, 0.05, false, 0.012),
+            // Half of the 16 slots are computed at once, so 160 ms for a request alone become 20 ms at best.
+            (5.0, 0.16, false, 0.02),
+            (83.0, 0.012, true, 0.012),
+            // Decoding allows 40 requests per second. The upper bound of 3 deviations of 160 answers is 49.5.
+            (40.0, 0.025, true, 1.0 / 49.5),
+            // A mean that is already lower counts.
+            (100.0, 0.010, false, 0.010),
+        ] {
+            let found = work_beside_full_batches(rate, each, is_full);
+            assert!((found - work).abs() < 2e-4, "{rate}/s of {each} s, full {is_full}: {found} for {work}");
         }
     }
 

@@ -134,11 +134,15 @@ impl Counters {
             return None;
         }
         let mut figures = Observation::default();
-        for Snapshot { queue_length, in_flight, capacity, .. } in speaking.iter().map(|known| &known.last) {
+        let mut full_work = 0.0_f64;
+        for snapshot in speaking.iter().map(|known| &known.last) {
+            let Snapshot { queue_length, in_flight, capacity, .. } = snapshot;
+            full_work = full_work.max(snapshot.full_work);
             figures.queue_length += queue_length;
             figures.in_flight += in_flight;
             figures.capacity = figures.capacity.max(*capacity);
         }
+        figures.full_work = (full_work > 0.0).then(|| Duration::from_secs_f64(full_work));
         let from = self.summed.unwrap_or(f64::NEG_INFINITY);
         let to = newest.max(from);
         for known in self.open.values_mut().chain(&mut self.closed) {

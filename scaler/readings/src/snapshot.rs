@@ -53,6 +53,8 @@ pub struct Snapshot {
     pub service: Histogram,
     /// Work of the answered requests, in seconds: the time that each cost its replica.
     pub work: Histogram,
+    /// The mean time that a request costs a replica whose batches are full, in seconds; 0 if replicas do not say it.
+    pub full_work: f64,
     /// Latencies: from acceptance to answer, in seconds.
     pub latency: Histogram,
 }
@@ -127,6 +129,7 @@ impl Snapshot {
             uptime: single(samples, metric::UPTIME, MOST_COUNTED)?,
             service: histogram(samples, metric::UPSTREAM_DURATION)?,
             work: histogram(samples, metric::REPLICA_WORK)?,
+            full_work: single(samples, metric::FULL_WORK, MOST_COUNTED)?.unwrap_or_default(),
             latency: histogram(samples, metric::REQUEST_DURATION)?,
         };
         let held = snapshot.queue_length + snapshot.in_flight;
@@ -159,8 +162,15 @@ impl Snapshot {
 
 /// The names of all series that a snapshot is made of.
 pub fn series_names() -> Vec<String> {
-    let plain =
-        [metric::QUEUE_LENGTH, metric::IN_FLIGHT, metric::CAPACITY, metric::ENQUEUED, metric::SHED, metric::UPTIME];
+    let plain = [
+        metric::QUEUE_LENGTH,
+        metric::IN_FLIGHT,
+        metric::CAPACITY,
+        metric::ENQUEUED,
+        metric::SHED,
+        metric::UPTIME,
+        metric::FULL_WORK,
+    ];
     let histograms = Snapshot::default().histograms().map(|(name, _)| name);
     let parts = histograms.iter().flat_map(|name| ["bucket", "sum", "count"].map(|part| format!("{name}_{part}")));
     plain.iter().map(ToString::to_string).chain(parts).collect()
@@ -280,6 +290,7 @@ mod tests {
         # TYPE dispatcher_queue_length gauge\n\
         dispatcher_queue_length 7\n\
         dispatcher_capacity 4\n\
+        dispatcher_replica_full_work_seconds 0.012\n\
         dispatcher_in_flight{replica=\"a:1\"} 2\n\
         dispatcher_in_flight{replica=\"b:1\"} 1\n\
         dispatcher_enqueued_requests_total 12\n\
@@ -309,6 +320,7 @@ mod tests {
             enqueued: 12.0,
             shed: 2.0,
             service: Histogram { buckets: vec![(0.1, 4.0), (0.5, 9.0), (f64::INFINITY, 10.0)], sum: 2.5 },
+            full_work: 0.012,
             ..Snapshot::default()
         };
         assert_eq!(expected.arrivals(), 14.0);
@@ -356,7 +368,7 @@ mod tests {
             assert!(matches!(snapshot(&format!("{WELL}{twice}\n")), Err(FigureFault::Duplicate(_))), "{twice}");
         }
         let lines = "dispatcher_expired_total 1\n".repeat(50_000);
-        assert_eq!(snapshot(&(lines + WELL)), Err(FigureFault::Lines(50_011, 50_000)));
+        assert_eq!(snapshot(&(lines + WELL)), Err(FigureFault::Lines(50_012, 50_000)));
     }
 
     #[test]

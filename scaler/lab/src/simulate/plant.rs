@@ -219,6 +219,7 @@ impl Plant {
             arrivals: self.totals.offered as f64,
             service: self.metrics.service.cumulative(),
             work: self.metrics.work.cumulative(),
+            full_work: self.settings.full_work(),
             latency: self.metrics.latency.cumulative(),
             replicas: Replicas {
                 desired: self.desired,

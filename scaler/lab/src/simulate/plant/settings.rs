@@ -52,4 +52,10 @@ impl PlantSettings {
         let pass_seconds = self.service_times.mean() * (1.0 + (size - 1.0) * self.batch_growth);
         FullSpeed { requests_per_second: self.workers as f64 * size / pass_seconds, pass_seconds }
     }
+
+    /// The time that a request costs a replica whose batches are full; `None` if a forward pass has one request only.
+    pub fn full_work(&self) -> Option<Duration> {
+        let seconds = 1.0 / self.full_speed().requests_per_second;
+        (self.max_batch > 1).then(|| Duration::from_secs_f64(seconds))
+    }
 }
