@@ -82,10 +82,9 @@ impl<T> Batcher<T> {
         }
     }
 
-    /// The expected time of a full pass for each of its images; `None` if a pass has one image only.
-    pub fn full_work(&self) -> Option<Duration> {
-        let most = u32::try_from(self.times.len()).ok().filter(|&most| most > 1)?;
-        Some(self.time(self.times.len()) / most)
+    /// The expected time of a full pass for each of its images.
+    pub fn full_work(&self) -> Duration {
+        self.time(self.times.len()) / u32::try_from(self.times.len().max(1)).unwrap_or(u32::MAX)
     }
 
     /// The expected time of a pass of `count` images.
@@ -116,13 +115,12 @@ mod tests {
     #[test]
     fn full_work_is_the_time_of_a_full_pass_for_each_image() {
         let mut four = batcher(Instant::now(), ms(0), &[]);
-        assert_eq!(four.full_work(), Some(ms(15)));
+        assert_eq!(four.full_work(), ms(15));
         // Other passes do not count.
         (0..50).for_each(|_| four.record(3, ms(400)));
-        assert_eq!(four.full_work(), Some(ms(15)));
+        assert_eq!(four.full_work(), ms(15));
         (0..200).for_each(|_| four.record(4, ms(80)));
-        assert!(four.full_work().is_some_and(|work| work.abs_diff(ms(20)) < ms(1)), "{:?}", four.full_work());
-        assert_eq!(Batcher::<usize>::new(vec![ms(30)], ms(0)).full_work(), None);
+        assert!(four.full_work().abs_diff(ms(20)) < ms(1), "{:?}", four.full_work());
     }
 
     #[test]

@@ -61,7 +61,7 @@ pub struct Pipeline {
     /// The channel has room for one image for each slot. It is never full, because each image in it holds a slot.
     images: Sender<WorkItem<Image>>,
     queue: Arc<BatchQueue>,
-    workers: u32,
+    sizes: Sizes,
 }
 
 /// The numbers of threads and images of a pipeline.
@@ -120,8 +120,8 @@ impl Pipeline {
         let (images, to_decode) = bounded(sizes.capacity);
         let (sender, fatal_errors) = mpsc::channel(1);
         let errors = FatalErrorSender(sender);
-        let (queue, workers) = (Arc::new(BatchQueue::default()), u32::try_from(sizes.workers).unwrap_or(u32::MAX));
-        let pipeline = Self { images, queue: queue.clone(), workers };
+        let queue = Arc::new(BatchQueue::default());
+        let pipeline = Self { images, queue: queue.clone(), sizes };
         thread::start("load", errors.clone(), move || {
             if let Err(error) = start_threads(sizes, limits, load, queue, &to_decode, &errors) {
                 errors.report(error);
@@ -137,10 +137,12 @@ impl Pipeline {
         Ok((pipeline, fatal_errors))
     }
 
-    /// The mean time that an image costs the replica if all batches are full; `None` before the model is loaded, and if
-    /// a pass has one image only.
+    /// The mean time that an image costs the replica if all workers have full batches; `None` before the model is
+    /// loaded, and if the replica computes one image at a time.
     pub fn full_work(&self) -> Option<Duration> {
-        Some(self.queue.full_work()? / self.workers)
+        let Sizes { max_batch, workers, .. } = self.sizes;
+        let work = self.queue.full_work()? / u32::try_from(workers).unwrap_or(u32::MAX);
+        (max_batch * workers > 1).then_some(work)
     }
 
     /// Classifies one image. `slot` and `work`, the work for the image's request, are held until the work on the image

@@ -61,11 +61,10 @@ impl BatchQueue {
         }
     }
 
-    /// The expected time of a full pass for each of its images; `None` before the warm-up, and if a pass has one image
-    /// only.
+    /// The expected time of a full pass for each of its images; `None` before the warm-up.
     pub(super) fn full_work(&self) -> Option<Duration> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.batcher.as_ref().and_then(Batcher::full_work)
+        state.batcher.as_ref().map(Batcher::full_work)
     }
 
     /// Records the time of a pass of `count` images.

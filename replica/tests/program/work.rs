@@ -74,7 +74,9 @@ async fn an_answer_tells_the_work_if_the_replica_did_any() {
 
 #[tokio::test]
 async fn an_answer_tells_what_a_request_costs_in_full_batches() {
-    for (flags, told) in [(&["--workers=1", "--max-batch=4"][..], true), (&["--workers=1", "--max-batch=1"], false)] {
+    for (flags, told) in
+        [(&["--workers=1", "--max-batch=4"][..], true), (&["--workers=2"], true), (&["--workers=1"], false)]
+    {
         let replica = ReplicaProcess::start(flags).await;
         let (status, headers, answer) = replica.send(Method::POST, "/predict", &[], picture()).await;
         assert_eq!(status, StatusCode::OK, "{answer}");

@@ -53,9 +53,9 @@ impl PlantSettings {
         FullSpeed { requests_per_second: self.workers as f64 * size / pass_seconds, pass_seconds }
     }
 
-    /// The time that a request costs a replica whose batches are full; `None` if a forward pass has one request only.
+    /// The time that a request costs a replica whose batches are full; `None` if it computes one request at a time.
     pub fn full_work(&self) -> Option<Duration> {
         let seconds = 1.0 / self.full_speed().requests_per_second;
-        (self.max_batch > 1).then(|| Duration::from_secs_f64(seconds))
+        (self.max_batch * self.workers > 1).then(|| Duration::from_secs_f64(seconds))
     }
 }
