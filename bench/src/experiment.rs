@@ -1,5 +1,7 @@
-//! `cargo xtask experiment`: replays one workload with each scaling law in turn, and compares the results. Each law
-//! gets a dispatcher, a scaler and replicas of its own, and the same seed.
+//! `cargo xtask experiment`: replays one workload with each scaling law in turn, and compares the results. Each run has
+//! a dispatcher, a scaler and replicas of its own. All laws get the same seeds.
+
+mod spread;
 
 use anyhow::{Context, Result, ensure};
 use harness::stack::{ScalerProgram, Stack, StackSetup};
@@ -20,7 +22,8 @@ const REPLICA_CORES: f64 = 1.8;
 /// Flags of `experiment`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
-  cargo xtask experiment --policy slo,queue:500ms --workload requests.txt --rate-scale 0.5")]
+  cargo xtask experiment --policy slo,queue:500ms --workload requests.txt --rate-scale 0.5
+  cargo xtask experiment --policy slo,concurrency --seeds 5")]
 pub(crate) struct Options {
     /// Scaling laws, as --policy of the scaler and of `lab run` takes them
     #[arg(long, value_delimiter = ',', default_value = "slo,latency-step,latency-ratio,queue,concurrency")]
@@ -36,8 +39,11 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 1.0)]
     time_scale: f64,
     /// Seed of the arrivals, which are the same for all laws
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(..1_000_000_000))]
     seed: u64,
+    /// Runs of each law, with this seed and the following ones; with several, a table shows how much they differ
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100))]
+    seeds: u64,
     /// Most replicas that a law may run
     #[arg(long, default_value_t = 3)]
     max: u32,
@@ -60,13 +66,22 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         None => measured_rate_scale(options, &folder)?,
     };
     let mut reports = Vec::new();
-    for (index, policy) in options.policy.iter().enumerate() {
-        println!("\n== {policy} ({} of {})", index + 1, options.policy.len());
-        std::thread::sleep(PAUSE);
-        reports.push(run_law(policy, rate_scale, options, &folder)?);
+    // All laws get a seed before any gets the next one, so that a slow time of the machine meets all of them.
+    for seed in options.seed..options.seed + options.seeds {
+        for policy in &options.policy {
+            let runs = options.policy.len() as u64 * options.seeds;
+            println!("\n== {policy}, seed {seed} ({} of {runs})", reports.len() + 1);
+            std::thread::sleep(PAUSE);
+            reports.push(run_law(policy, seed, rate_scale, options, &folder)?);
+        }
     }
     println!();
-    compare(&reports, options.html.as_deref().unwrap_or(&folder.join("comparison.html")))
+    let first_seed = &reports[..options.policy.len()];
+    compare(first_seed, options.html.as_deref().unwrap_or(&folder.join("comparison.html")))?;
+    if options.seeds > 1 {
+        spread::print(&options.policy, &reports)?;
+    }
+    Ok(())
 }
 
 /// The factor that turns per cent of one replica's measured capacity into requests per second.
@@ -79,17 +94,17 @@ fn measured_rate_scale(options: &Options, folder: &Path) -> Result<f64> {
 }
 
 /// Starts new processes with the law `policy`, and replays the workload. Returns the path of loadgen's report.
-fn run_law(policy: &str, rate_scale: f64, options: &Options, folder: &Path) -> Result<PathBuf> {
+fn run_law(policy: &str, seed: u64, rate_scale: f64, options: &Options, folder: &Path) -> Result<PathBuf> {
     let flags = vec![format!("--policy={policy}"), format!("--max={}", options.max), options.cpu_share_flag()];
     let stack = start(folder, program_of(policy), flags)?;
     let workload = options.workload.clone().unwrap_or_else(|| paths::root().join(WORKLOAD));
-    let report = folder.join(format!("{}.json", policy.replace([':', '/'], "-")));
+    let report = folder.join(format!("{}-{seed}.json", policy.replace([':', '/'], "-")));
     let flags = [
         url_flag(&stack),
         format!("--workload={}", workload.display()),
         format!("--rate-scale={rate_scale}"),
         format!("--time-scale={}", options.time_scale),
-        format!("--seed={}", options.seed),
+        format!("--seed={seed}"),
         format!("--scaler={}", stack.scaler.address),
         format!("--name={policy}"),
     ];

@@ -73,7 +73,15 @@ impl Burst {
     /// If loadgen fails.
     pub fn replay(&self, flags: &[&str]) -> Result<Value> {
         println!("replaying the burst, which peaks at 120 % of the capacity");
-        let workload = format!("--workload={}", paths::root().join(WORKLOAD).display());
+        self.replay_workload(WORKLOAD, flags)
+    }
+
+    /// Replays another workload, whose rates are per cent of the capacity, too. Returns loadgen's report.
+    ///
+    /// # Errors
+    /// If loadgen fails.
+    pub fn replay_workload(&self, workload: &str, flags: &[&str]) -> Result<Value> {
+        let workload = format!("--workload={}", paths::root().join(workload).display());
         let scale = format!("--rate-scale={}", self.scale());
         let flags = [&[self.url.as_str(), &workload, &scale, "--table=4"], flags].concat();
         loadgen::run(&flags, &self.folder.join("report.json"))

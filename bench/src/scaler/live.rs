@@ -1,5 +1,6 @@
-//! Replays the demo's burst with the real programs, and then simulates it with the same arrivals and with the measured
-//! service times and start-up time. Attainment and replica-seconds of both should agree.
+//! Replays workloads with the real programs, and then simulates them with the same arrivals and with the measured service
+//! times and start-up time. Attainment and replica-seconds of both should agree. The demo's burst is answered whole, so
+//! the attainments of another workload are compared, too, in which some requests are late.
 
 use super::comparison::{Comparison, Row};
 use super::section::Measured;
@@ -8,7 +9,7 @@ use anyhow::{Context, Result};
 use harness::burst::{Burst, INTERVAL_SECONDS, SCALING, WORKLOAD};
 use harness::stack::{ServiceProcess, Stack};
 use harness::{http, paths};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
@@ -25,15 +26,21 @@ const MAX_SERVICE_TIMES: f64 = 1000.0;
 /// A bucket of a histogram: its upper bound in seconds, and the number of observations up to that bound.
 type Bucket = (f64, f64);
 
+/// The workload in which some requests are late, relative to the root of the workspace.
+const SURGES: &str = "loadgen/workloads/surges.txt";
+
+/// The workloads by name.
+const WORKLOADS: [(&str, &str); 2] = [("burst", WORKLOAD), ("surges", SURGES)];
+
 /// The attainment and the cost of a run.
-struct BurstResult {
+struct RunResult {
     /// The share of the requests that were answered within the objective, 0 to 1.
     attainment: f64,
     /// The time that replicas ran, summed over all replicas.
     replica_seconds: f64,
 }
 
-impl BurstResult {
+impl RunResult {
     fn json(&self) -> Value {
         json!({"attainment": self.attainment, "replica_seconds": self.replica_seconds})
     }
@@ -51,36 +58,50 @@ struct SimulatorInput {
     slots: u64,
 }
 
-/// Runs the burst live and simulated, and prints both results.
+/// Runs the workloads live and simulated, and prints the results.
 ///
 /// # Errors
 /// If a program does not start, fails or does not answer.
 pub(super) fn measure() -> Result<Measured> {
     let folder = paths::output("bench-scaler");
-    let (live, repetition) = run_live(&folder)?;
-    let simulated = run_simulated(&repetition, &folder)?;
-    println!("            in time   replica-seconds");
-    for (name, outcome) in [("live", &live), ("simulated", &simulated)] {
-        println!("{name:10} {:6.2} %   {:13.1}", 100.0 * outcome.attainment, outcome.replica_seconds);
+    let (mut stack, burst) = Burst::prepare(folder.clone())?;
+    let (mut figures, mut details) = (Vec::new(), Map::new());
+    for (name, workload) in WORKLOADS {
+        // A new scaler knows nothing of the workload before, as that of the simulation.
+        stack = burst.rescale(stack)?;
+        let (live, repetition) = run_live(&stack, &burst, workload)?;
+        let simulated = run_simulated(&repetition, workload, &folder)?;
+        println!("{name:10}  in time   replica-seconds");
+        for (name, outcome) in [("live", &live), ("simulated", &simulated)] {
+            println!("{name:10} {:6.2} %   {:13.1}", 100.0 * outcome.attainment, outcome.replica_seconds);
+        }
+        let points = 100.0 * (live.attainment - simulated.attainment);
+        let ratio = live.replica_seconds / simulated.replica_seconds;
+        figures.push(
+            Figure::new(format!("live_{name}_points"), points, "points")
+                .labelled(format!("live, {name}: in time, minus the simulation's share"))
+                .with_target(TargetRange::Between(-2.0, 2.0)),
+        );
+        figures.push(
+            Figure::new(format!("live_{name}_ratio"), ratio, "")
+                .labelled(format!("live, {name}: replica-seconds ÷ those of the simulation"))
+                .with_target(TargetRange::Between(0.9, 1.1)),
+        );
+        if workload == SURGES {
+            figures.push(
+                Figure::new("live_surges_attainment", 100.0 * live.attainment, "%")
+                    .labelled("live, surges: in time; otherwise the comparison says little")
+                    .with_target(TargetRange::Between(90.0, 99.0)),
+            );
+        }
+        details.insert(name.into(), json!({"live": live.json(), "simulated": simulated.json()}));
     }
-    let points = 100.0 * (live.attainment - simulated.attainment);
-    let ratio = live.replica_seconds / simulated.replica_seconds;
-    let figures = vec![
-        Figure::new("live_points", points, "points")
-            .labelled("live: in time, minus the simulation's share")
-            .with_target(TargetRange::Between(-2.0, 2.0)),
-        Figure::new("live_ratio", ratio, "")
-            .labelled("live: replica-seconds ÷ those of the simulation")
-            .with_target(TargetRange::Between(0.9, 1.1)),
-    ];
-    Ok(Measured { figures, details: json!({"live": live.json(), "simulated": simulated.json()}) })
+    Ok(Measured { figures, details: details.into() })
 }
 
-fn run_live(folder: &Path) -> Result<(BurstResult, SimulatorInput)> {
-    let (stack, burst) = Burst::prepare(folder.to_owned())?;
-    let stack = burst.rescale(stack)?;
+fn run_live(stack: &Stack, burst: &Burst, workload: &str) -> Result<(RunResult, SimulatorInput)> {
     let before = work_buckets(&stack.dispatcher)?;
-    let report = burst.replay(&[SEED, "--arrivals=poisson"])?;
+    let report = burst.replay_workload(workload, &[SEED, "--arrivals=poisson"])?;
     let seconds = report["setup"]["length_seconds"].as_f64().context("the report has no setup.length_seconds")?;
     let decisions = serde_json::from_str(&get(&stack.scaler, "/decisions")?);
     let decisions: Value = decisions.context("parse the scaler's /decisions")?;
@@ -94,15 +115,15 @@ fn run_live(folder: &Path) -> Result<(BurstResult, SimulatorInput)> {
         startup_seconds: lead.context("no decision in /decisions has workings.lead_seconds")? - INTERVAL_SECONDS,
         slots: Stack::status(&stack.dispatcher)?["replicas"][0]["capacity"].as_u64().unwrap_or(1),
     };
-    Ok((BurstResult { attainment, replica_seconds: replica_seconds(decisions, seconds) }, repetition))
+    Ok((RunResult { attainment, replica_seconds: replica_seconds(decisions, seconds) }, repetition))
 }
 
-fn run_simulated(repetition: &SimulatorInput, folder: &Path) -> Result<BurstResult> {
+fn run_simulated(repetition: &SimulatorInput, workload: &str, folder: &Path) -> Result<RunResult> {
     let SimulatorInput { rate_scale, service_times, startup_seconds, slots } = repetition;
     let times = folder.join("service-times.txt");
     fs::write(&times, service_times).with_context(|| format!("write {}", times.display()))?;
     let flags = [
-        format!("--workload={}", paths::root().join(WORKLOAD).display()),
+        format!("--workload={}", paths::root().join(workload).display()),
         format!("--rate-scale={rate_scale}"),
         format!("--service-times={}", times.display()),
         format!("--startup={startup_seconds:.3}s"),
@@ -112,10 +133,10 @@ fn run_simulated(repetition: &SimulatorInput, folder: &Path) -> Result<BurstResu
     // The simulator does not know --cpu-share. The measured service times contain its effect.
     flags.extend(SCALING.iter().copied().filter(|flag| !flag.starts_with("--cpu-share")));
     flags.extend([SEED, "--seeds=1", "--policy=slo", "--goal=0"]);
-    let comparison = Comparison::run("the burst", &flags)?;
+    let comparison = Comparison::run(workload, &flags)?;
     println!("\nthe simulation, with a start-up time of {startup_seconds:.2} s:\n{}", comparison.table);
     let &Row { attainment, replica_seconds, .. } = comparison.workloads[0].row("slo");
-    Ok(BurstResult { attainment, replica_seconds })
+    Ok(RunResult { attainment, replica_seconds })
 }
 
 fn get(service: &ServiceProcess, path: &str) -> Result<String> {

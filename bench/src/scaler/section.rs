@@ -26,7 +26,7 @@ pub(super) enum Section {
     Sizes,
     /// The time of a decision for 1,000 replicas
     Decisions,
-    /// The demo's burst with the real programs, and its simulation
+    /// Two workloads with the real programs, and their simulations
     Live,
 }
 
@@ -55,7 +55,7 @@ impl Section {
             Self::Steady => "Half an hour of steady load, 17 seeds",
             Self::Sizes => "Other sizes, on the set held-out, one seed",
             Self::Decisions => "An hour of 20,000 requests/s on 1,000 replicas",
-            Self::Live => "The demo's burst, live and simulated",
+            Self::Live => "Two workloads, live and simulated",
         }
     }
 
