@@ -16,7 +16,7 @@ pub(super) enum Section {
     Training,
     /// Workloads on which no constant was chosen
     HeldOut,
-    /// Attainment against cost for several quantiles, and for several targets of Knative's law
+    /// Attainment against cost, of slo for several quantiles and of other laws as shipped and tuned
     Frontier,
     /// Start-up times of 1 s, 12 s and 40 s
     Startup,

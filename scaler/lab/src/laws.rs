@@ -7,6 +7,7 @@ pub mod behavior;
 pub mod concurrency;
 pub mod cpu;
 pub mod fixed;
+pub mod forecast;
 pub mod latency_ratio;
 pub mod latency_step;
 pub mod queue;
@@ -32,6 +33,7 @@ const KINDS: &[LawKind] = &[
     latency_ratio::KIND,
     latency_ratio::LITERAL,
     ray_serve::KIND,
+    forecast::KIND,
     rate::KIND,
     fixed::KIND,
 ];
@@ -155,6 +157,9 @@ mod tests {
             "cpu:70:up=30s/4@15s:down=1m",
             "rate:2.5",
             "ray-serve",
+            "forecast",
+            "forecast:10s",
+            "forecast:10s:0.8",
             "fixed:3",
         ] {
             assert_eq!(text.parse::<LawChoice>().expect("a law").to_string(), text);
@@ -168,6 +173,10 @@ mod tests {
             "cpu:x",
             "queue:0s",
             "queue:x",
+            "forecast:0s",
+            "forecast:10s:0",
+            "forecast:10s:1.1",
+            "forecast:10s:x",
             "rate",
             "rate:0",
             "rate:NaN",

@@ -7,7 +7,14 @@
 //! 3. A local search moves the steps of the cheapest plan in time, as long as this saves replica-seconds and the plan
 //!    still reaches the goal.
 //!
-//! The result is feasible, but need not be the cheapest plan: the search is not exhaustive.
+//! The plant is that of the trial, as for a law: with its order, which is late-last by default, its admission and its
+//! deadline. The fluid model has none of these. It only proposes plans, and the plant judges them.
+//!
+//! The result is a cheap plan, and no bound on what is possible. The search is not exhaustive, and plans change at
+//! whole seconds only, so another plan or a law may reach the goal at a lower cost. Two advantages over a law remain:
+//! the oracle knows the arrivals and service times of its seed, and it begins with the replicas of its first second,
+//! where a law begins with the lowest number. If no plan that was tried reaches the goal, the result is not even
+//! feasible, and a law may answer more requests in time. That happens on the workload gamma of the set `held-out`.
 
 use super::trial::{Trial, TrialOutcome};
 use std::time::Duration;
@@ -38,8 +45,8 @@ const MAX_SEARCH_ROUNDS: usize = 6;
 const STEP: Duration = Duration::from_secs(1);
 
 /// The outcome of the oracle on the workload of `trial`, with its seed, plant and bounds. The oracle is the cheapest
-/// plan that was found to answer the share `goal` of all requests within the objective. If no plan reaches the goal, it
-/// is the plan with the highest attainment.
+/// plan that was found to answer the share `goal` of all requests within the objective. If no plan that was tried
+/// reaches the goal, it is the one of them with the highest attainment.
 pub fn run(trial: &Trial, goal: f64) -> TrialOutcome {
     let seconds = trial.workload.per_second.len();
     let mut arrivals = vec![0.0; seconds];
