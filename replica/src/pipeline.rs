@@ -56,7 +56,7 @@ pub struct Classification {
 }
 
 /// Sends images to the threads of the pipeline. The threads stop when all clones are dropped.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Pipeline {
     /// The channel has room for one image for each slot. It is never full, because each image in it holds a slot.
     images: Sender<WorkItem<Image>>,
