@@ -73,7 +73,7 @@ impl Args {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simulate::service_time::ServiceTimeDistribution;
+    use crate::simulate::time_distribution::TimeDistribution;
     use clap::Parser;
 
     #[derive(Parser)]
@@ -98,7 +98,7 @@ mod tests {
         let (workload, times) = (file("workload", "5 x"), file("times", "50\n\n60.5\n"));
         assert!(matches!(
             config(&["--shape=constant", &format!("--service-times={times}")]).expect("good").plant.service_times,
-            ServiceTimeDistribution::Recorded(times) if times.len() == 2
+            TimeDistribution::Recorded(times) if times.len() == 2
         ));
         assert_eq!(
             config(&["--set=training", "--shape=constant", "--set=held-out"]).expect("good").workloads.len(),

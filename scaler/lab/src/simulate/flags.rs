@@ -1,7 +1,7 @@
 //! The flags that `lab simulate` and `lab backtest` share: the laws, the plant and the report.
 
 use super::plant::settings::PlantSettings;
-use super::service_time::ServiceTimeDistribution;
+use super::time_distribution::TimeDistribution;
 use crate::laws::LawChoice;
 use admission::Order;
 use anyhow::{Context, Result, ensure};
@@ -206,7 +206,7 @@ impl Flags {
         let variation = self.service_variation.unwrap_or(defaults.service_variation);
         let service_times = match &self.service_times {
             Some(path) => read_service_times(path)?,
-            None => ServiceTimeDistribution::new(self.service.unwrap_or(defaults.service), variation),
+            None => TimeDistribution::new(self.service.unwrap_or(defaults.service), variation),
         };
         let (slots, workers) = (self.slots.unwrap_or(defaults.slots), self.workers);
         ensure!(
@@ -230,7 +230,7 @@ impl Flags {
     }
 }
 
-fn read_service_times(path: &Path) -> Result<ServiceTimeDistribution> {
+fn read_service_times(path: &Path) -> Result<TimeDistribution> {
     let text = std::fs::read_to_string(path).with_context(|| format!("read service times {}", path.display()))?;
     let mut times = Vec::new();
     for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
@@ -255,5 +255,5 @@ fn read_service_times(path: &Path) -> Result<ServiceTimeDistribution> {
         "--service-times {} has no service times; write one on each line, in milliseconds",
         path.display()
     );
-    Ok(ServiceTimeDistribution::Recorded(times))
+    Ok(TimeDistribution::Recorded(times))
 }

@@ -12,7 +12,7 @@ use lab::backtest::period::Period;
 use lab::simulate::plant::Plant;
 use lab::simulate::plant::settings::PlantSettings;
 use lab::simulate::requests::generate;
-use lab::simulate::service_time::ServiceTimeDistribution;
+use lab::simulate::time_distribution::TimeDistribution;
 use law::histogram::Histogram;
 use readings::prometheus::client::Client;
 use serde_json::Value;
@@ -238,7 +238,7 @@ async fn every_request_is_found_if_a_period_takes_several_queries() {
 /// now and then. `first` is the time of the first sample. Returns the number of offered requests and the number of
 /// requests that were answered in time.
 fn simulated(text: &mut Text, first: u64) -> (f64, f64) {
-    let service_times = ServiceTimeDistribution::new(Duration::from_millis(55), 0.2);
+    let service_times = TimeDistribution::new(Duration::from_millis(55), 0.2);
     let settings = PlantSettings {
         order: Order::LateLast,
         objective: Duration::from_millis(500),

@@ -1,6 +1,6 @@
 //! The settings of the plant: the limits of the queue, the speed of the replicas, and the room for replicas.
 
-use crate::simulate::service_time::ServiceTimeDistribution;
+use crate::simulate::time_distribution::TimeDistribution;
 use admission::Order;
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub struct PlantSettings {
     /// 0 to 1.
     pub batch_growth: f64,
     /// The distribution of the service times of requests.
-    pub service_times: ServiceTimeDistribution,
+    pub service_times: TimeDistribution,
     /// The start-up time of a replica, from the request for the replica until it is ready.
     pub startup: Duration,
     /// The number of replicas that the cluster can place. Desired replicas beyond that number are blocked.
