@@ -1,5 +1,6 @@
 //! The flags that `lab simulate` and `lab backtest` share: the laws, the plant and the report.
 
+use super::plant::disturbances::Disturbances;
 use super::plant::settings::PlantSettings;
 use super::time_distribution::TimeDistribution;
 use crate::laws::LawChoice;
@@ -77,6 +78,10 @@ pub struct Flags {
     /// proportion; unlimited by default
     #[arg(long, default_value_t = f64::INFINITY)]
     pub cores: f64,
+    /// Number of dispatchers in front of the replicas; each request goes to one of them, and no dispatcher sees the
+    /// requests of the others
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub dispatchers: u16,
     /// Latency objective: the time within which requests should be answered
     #[arg(long, default_value = "500ms", value_parser = positive_duration)]
     pub objective: Duration,
@@ -226,6 +231,7 @@ impl Flags {
             startup: self.startup.unwrap_or(defaults.startup),
             max_placed: self.room as usize,
             cores: self.cores,
+            disturbances: Disturbances { dispatchers: usize::from(self.dispatchers) },
         })
     }
 }

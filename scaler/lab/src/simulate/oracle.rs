@@ -1,4 +1,5 @@
-//! The oracle: a plan of replicas that knows all arrivals. Its cost is the yardstick for the cost of laws.
+//! The oracle: a plan of replicas that knows all arrivals. Its cost is the yardstick for the cost of laws. The oracle
+//! plans for a plant without disturbances, so the yardstick is the same with any disturbance.
 //!
 //! 1. Dynamic programming over the seconds of the workload finds the cheapest plan in a fluid model (`FluidModel`). The
 //!    cost is the replica-seconds and a penalty for each late request.
@@ -9,6 +10,8 @@
 //!
 //! The result is feasible, but need not be the cheapest plan: the search is not exhaustive.
 
+use super::plant::disturbances::Disturbances;
+use super::plant::settings::PlantSettings;
 use super::trial::{Trial, TrialOutcome};
 use std::time::Duration;
 use workload::arrivals::ArrivalTimes;
@@ -41,6 +44,8 @@ const STEP: Duration = Duration::from_secs(1);
 /// plan that was found to answer the share `goal` of all requests within the objective. If no plan reaches the goal, it
 /// is the plan with the highest attainment.
 pub fn run(trial: &Trial, goal: f64) -> TrialOutcome {
+    let plant = PlantSettings { disturbances: Disturbances::NONE, ..trial.plant.clone() };
+    let trial = &Trial { plant, ..trial.clone() };
     let seconds = trial.workload.per_second.len();
     let mut arrivals = vec![0.0; seconds];
     for at in ArrivalTimes::new(trial.workload, trial.process, trial.seed) {

@@ -1,49 +1,45 @@
-//! The plant: a discrete-event model of a dispatcher and its replicas in virtual time.
+//! The plant: a discrete-event model of dispatchers and their replicas in virtual time.
 //!
-//! The plant decides on admission with the dispatcher's code, and its queue and rotation behave like the dispatcher's.
+//! The plant decides on admission with the dispatcher's code, and its queues and rotations behave like the dispatcher's.
 //! Replicas take time to start, hold as many requests as they have slots, and compute the requests in forward passes.
 //! Replicas that are stopped first finish the requests that they hold. The events are arrivals, completions, ends of
-//! starts, and samples of CPU usage. The plant knows nothing of laws.
+//! starts, ends of pauses after a refusal, and samples of CPU usage. The plant knows nothing of laws.
+//!
+//! Messages take no time. So a dispatcher learns at once that a replica is ready or that all of its slots are taken.
 //!
 //! All instants in the plant are nanoseconds since the start of the simulation.
 
+mod dispatcher;
+pub mod disturbances;
+mod ingress;
 pub mod metrics;
 pub mod queue;
 mod replica;
+mod rotation;
 pub mod settings;
+pub mod totals;
 
 use super::requests::PlantRequest;
 use super::timeline::{RequestCounts, TimelineSample};
 use crate::pods::Pod;
-use admission::service_time::ServiceTime;
-use admission::{Admission, QueueState, SpareCapacity, TimeLeft};
+use dispatcher::PlantDispatcher;
+use ingress::Ingress;
 use law::observation::{Observation, Replicas};
 use metrics::DispatcherMetrics;
-use queue::PlantQueue;
 use replica::{CPU_SAMPLE_PERIOD, HeldRequest, PlantReplica, ReplicaPhase};
 use settings::PlantSettings;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::iter::Peekable;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use totals::PlantTotals;
 
 /// The instant of an event that is not scheduled.
 const NEVER: u64 = u64::MAX;
 
-/// The numbers of requests by result, and the cost of the replicas, since the start of the simulation.
-#[derive(Debug, Clone)]
-pub struct PlantTotals {
-    /// The number of requests that arrived.
-    pub offered: u64,
-    /// The number of requests that were answered within the objective.
-    pub in_time: u64,
-    /// The number of requests that were refused at admission.
-    pub shed: u64,
-    /// The number of requests whose deadline passed before their answer.
-    pub expired: u64,
-    /// The sum of the times of all replicas. Starting replicas count, and draining replicas do not.
-    pub replica_time: Duration,
-}
+/// The time for which a dispatcher passes over a replica that had no free slot, in nanoseconds. It is the dispatcher's
+/// (`BUSY_PAUSE` in `dispatcher/src/rotation.rs`).
+const BUSY_PAUSE: u64 = 10_000_000;
 
 /// The completion of a request: its answer, scheduled for the end of its forward pass. Completions are ordered by
 /// `ends`. The other fields break ties, so that equal simulations give equal results.
@@ -56,6 +52,19 @@ struct Completion {
     arrived: u64,
     /// The number of the replica.
     replica: u32,
+    /// The index of the dispatcher.
+    dispatcher: u16,
+}
+
+/// The pause of a replica that had no free slot for a dispatcher's request. The dispatcher passes it over until the
+/// pause `ends`.
+#[derive(Debug, Clone, Copy)]
+struct Pause {
+    ends: u64,
+    /// The number of the replica.
+    replica: u32,
+    /// The index of the dispatcher.
+    dispatcher: u16,
 }
 
 /// The end of a replica's start, when the replica becomes ready.
@@ -66,38 +75,29 @@ struct Start {
     replica: u32,
 }
 
-/// The state of the simulated dispatcher and its replicas.
+/// The state of the simulated dispatchers and their replicas.
 pub struct Plant {
     settings: PlantSettings,
     now: u64,
     objective: u64,
     deadline: u64,
-    queue: PlantQueue,
-    spare_capacity: SpareCapacity,
-    /// The dispatcher's running mean of service times.
-    mean_service: ServiceTime,
-    /// The mean of `mean_service` in nanoseconds; 0 before the first answer. It is stored, because the queue needs it
-    /// for every request.
-    mean_service_nanoseconds: u64,
-    /// The instant for [`ServiceTime`] that stands for the start of the simulation. [`ServiceTime`] takes instants of
-    /// the real clock.
-    epoch: Instant,
-    last_dispatch: u64,
+    ingress: Ingress,
+    dispatchers: Vec<PlantDispatcher>,
     /// All replicas that were ever started, in order of start. The index is the number of the replica.
     replicas: Vec<PlantReplica>,
     /// The numbers of the starting and ready replicas.
     alive: Vec<u32>,
-    /// The numbers of the ready replicas with a free slot, in the order in which their turns come.
-    free_replicas: VecDeque<u32>,
-    /// The number of slots of all ready replicas.
-    capacity: usize,
     completions: BinaryHeap<Reverse<Completion>>,
+    /// The number of requests that wait at dispatchers or that replicas hold.
+    pending: usize,
     /// The number of requests that replicas hold.
     in_flight: usize,
     /// The number of forward passes that run now.
     passes: usize,
     /// The ends of all starts, the earliest first. All starts take the same time, so they end in order.
     starts: VecDeque<Start>,
+    /// The pauses of all dispatchers, the earliest end first. All pauses take the same time, so they end in order.
+    pauses: VecDeque<Pause>,
     /// The number of desired replicas.
     desired: usize,
     /// The start-up time as measured; `None` until a start has ended. The starts of the first replicas have ended before
@@ -114,34 +114,29 @@ pub struct Plant {
 }
 
 impl Plant {
-    /// A plant with an empty queue and `replicas` ready replicas.
-    pub fn new(settings: PlantSettings, replicas: usize) -> Self {
-        let epoch = Instant::now();
-        let (objective, deadline) = (settings.objective.as_nanos() as u64, settings.deadline.as_nanos() as u64);
+    /// A plant with empty queues and `replicas` ready replicas. `seed` is that of its random numbers.
+    pub fn new(settings: PlantSettings, replicas: usize, seed: u64) -> Self {
+        let dispatchers = settings.disturbances.dispatchers;
         let mut plant = Self {
             now: 0,
-            queue: PlantQueue::new(settings.order, objective, deadline),
-            objective,
-            deadline,
-            spare_capacity: SpareCapacity::new(settings.deadline / 2),
-            mean_service: ServiceTime::new(epoch),
-            mean_service_nanoseconds: 0,
-            epoch,
-            last_dispatch: 0,
+            objective: settings.objective.as_nanos() as u64,
+            deadline: settings.deadline.as_nanos() as u64,
+            ingress: Ingress::new(dispatchers, seed),
+            dispatchers: (0..dispatchers).map(|_| PlantDispatcher::new(&settings)).collect(),
             replicas: Vec::new(),
             alive: Vec::new(),
-            free_replicas: VecDeque::new(),
-            capacity: 0,
             completions: BinaryHeap::new(),
+            pending: 0,
             in_flight: 0,
             passes: 0,
             starts: VecDeque::new(),
+            pauses: VecDeque::new(),
             desired: 0,
             startup: (replicas > 0).then_some(settings.startup),
             next_cpu_sample: CPU_SAMPLE_PERIOD,
             last_cpu_sample: 0,
             metrics: DispatcherMetrics::default(),
-            totals: PlantTotals { offered: 0, in_time: 0, shed: 0, expired: 0, replica_time: Duration::ZERO },
+            totals: PlantTotals::default(),
             counted_until: 0,
             request_nanoseconds: 0,
             settings,
@@ -160,14 +155,16 @@ impl Plant {
         loop {
             let arrival = requests.peek().map_or(NEVER, |request| request.arrived);
             let completion = self.completions.peek().map_or(NEVER, |completion| completion.0.ends);
-            let start_or_sample = self.next_cpu_sample.min(self.starts.front().map_or(NEVER, |start| start.ends));
-            let next = arrival.min(completion).min(start_or_sample);
+            let start = self.starts.front().map_or(NEVER, |start| start.ends);
+            let pause = self.pauses.front().map_or(NEVER, |pause| pause.ends);
+            let rare = start.min(pause).min(self.next_cpu_sample);
+            let next = arrival.min(completion).min(rare);
             if next > until {
                 break;
             }
             self.advance_to(next);
-            if next == start_or_sample {
-                self.end_start_or_sample_cpu();
+            if next == rare {
+                self.handle_rare_event();
             } else if next == completion {
                 self.complete_next();
             } else if let Some(request) = requests.next() {
@@ -175,7 +172,9 @@ impl Plant {
             }
         }
         self.advance_to(until);
-        self.demote_and_expire();
+        for dispatcher in 0..self.dispatchers.len() {
+            self.demote_and_expire(dispatcher);
+        }
         self.count_replica_time();
     }
 
@@ -208,14 +207,15 @@ impl Plant {
 
     /// The observation of the plant that a scaler would make now.
     pub fn observe(&self) -> Observation {
-        let ready = self.alive.iter().filter(|&&number| self.phase(number) != ReplicaPhase::Starting).count();
+        let ready = self.ready();
         Observation {
             at: Duration::from_nanos(self.now),
             is_partial: false,
-            queue_length: self.queue.len() as f64,
+            queue_length: self.queue_length() as f64,
             in_flight: self.in_flight as f64,
             request_seconds: self.request_nanoseconds as f64 / 1e9,
-            capacity: self.capacity as f64,
+            // As in the scaler's readings, the most that a dispatcher knows of: all dispatchers send to the same replicas.
+            capacity: (ready * self.settings.slots) as f64,
             arrivals: self.totals.offered as f64,
             service: self.metrics.service.cumulative(),
             work: self.metrics.work.cumulative(),
@@ -243,12 +243,12 @@ impl Plant {
         TimelineSample {
             at: Duration::from_nanos(self.now),
             desired: self.desired,
-            ready: self.capacity / self.settings.slots,
+            ready: self.ready(),
             offered: self.totals.offered,
             requests: Some(RequestCounts {
-                queue_length: self.queue.len(),
+                queue_length: self.queue_length(),
                 in_time: self.totals.in_time,
-                pending: (self.queue.len() + self.in_flight) as u64,
+                pending: self.pending as u64,
             }),
         }
     }
@@ -261,6 +261,16 @@ impl Plant {
     /// The latencies of all answers, in microseconds.
     pub fn latencies(&self) -> &hdrhistogram::Histogram<u64> {
         &self.metrics.latencies
+    }
+
+    /// The number of ready replicas.
+    fn ready(&self) -> usize {
+        self.alive.iter().filter(|&&number| self.phase(number) != ReplicaPhase::Starting).count()
+    }
+
+    /// The number of requests that wait at all dispatchers.
+    fn queue_length(&self) -> usize {
+        self.pending - self.in_flight
     }
 
     fn phase(&self, number: u32) -> ReplicaPhase {
@@ -279,8 +289,7 @@ impl Plant {
         let starting = self.alive.iter().rposition(|&number| self.phase(number) == ReplicaPhase::Starting);
         let number = self.alive.remove(starting.unwrap_or(self.alive.len() - 1));
         if self.phase(number) != ReplicaPhase::Starting {
-            self.capacity -= self.settings.slots;
-            self.free_replicas.retain(|&free| free != number);
+            self.dispatchers.iter_mut().for_each(|dispatcher| dispatcher.rotation.remove(number));
         }
         self.starts.retain(|start| start.replica != number);
         let replica = &mut self.replicas[number as usize];
@@ -289,37 +298,30 @@ impl Plant {
 
     fn arrive(&mut self, request: PlantRequest) {
         self.totals.offered += 1;
-        if let Some(&number) = self.free_replicas.front()
-            && self.queue.is_empty()
+        let index = self.ingress.next();
+        let dispatcher = &mut self.dispatchers[index];
+        if let Some(number) = dispatcher.rotation.first()
+            && dispatcher.is_idle()
+            && self.replicas[number as usize].in_flight < self.settings.slots
         {
-            self.spare_capacity.record(false, Duration::from_nanos(self.now - self.last_dispatch));
-            return self.send_to(number, request);
+            dispatcher.record_dispatch(false, self.now);
+            self.pending += 1;
+            return self.send_to(number, request, index);
         }
-        self.demote_and_expire();
-        if self.is_admitted() {
-            self.queue.push(request);
-            self.dispatch();
+        self.demote_and_expire(index);
+        if self.dispatchers[index].admit(request) {
+            self.pending += 1;
+            self.dispatch(index);
         } else {
             self.totals.shed += 1;
         }
     }
 
-    fn is_admitted(&self) -> bool {
-        let state = QueueState {
-            punctual: self.queue.punctual(),
-            late: self.queue.late(),
-            slot_is_free: !self.free_replicas.is_empty(),
-            capacity: self.capacity,
-            service_time: self.mean_service.mean(),
-            spare: self.spare_capacity.share(),
-        };
-        let time_left = TimeLeft { objective: self.settings.objective, deadline: self.settings.deadline };
-        self.queue.len() < self.settings.max_queue_length
-            && Admission::decide(self.settings.order, &state, time_left) == Admission::Admit
-    }
-
-    fn demote_and_expire(&mut self) {
-        self.totals.expired += self.queue.demote(self.now, self.mean_service_nanoseconds) as u64;
+    /// Lets the requests that wait at the dispatcher `index` become late and expire.
+    fn demote_and_expire(&mut self, index: usize) {
+        let expired = self.dispatchers[index].demote_and_expire(self.now);
+        self.pending -= expired;
+        self.totals.expired += expired as u64;
     }
 
     /// Handles the next completion: counts the answer and frees the slot. After the last completion of a forward pass,
@@ -327,6 +329,7 @@ impl Plant {
     fn complete_next(&mut self) {
         let Reverse(completion) = self.completions.pop().expect("run() has seen a completion that is due");
         self.count_answer(&completion);
+        self.pending -= 1;
         self.in_flight -= 1;
         let replica = &mut self.replicas[completion.replica as usize];
         replica.in_flight -= 1;
@@ -342,11 +345,9 @@ impl Plant {
             ReplicaPhase::Draining if replica.in_flight == 0 => replica.phase = ReplicaPhase::Gone,
             ReplicaPhase::Draining => {}
             _ => {
-                // A replica whose slots were not all taken still waits for its turn.
-                if replica.in_flight + 1 == self.settings.slots {
-                    self.free_replicas.push_back(completion.replica);
-                }
-                self.dispatch();
+                let index = usize::from(completion.dispatcher);
+                self.dispatchers[index].rotation.free_slot(completion.replica);
+                self.dispatch(index);
             }
         }
     }
@@ -354,8 +355,7 @@ impl Plant {
     fn count_answer(&mut self, completion: &Completion) {
         let service = completion.ends - completion.dispatched;
         let latency = completion.ends - completion.arrived;
-        self.mean_service.record(Duration::from_nanos(service), self.epoch + Duration::from_nanos(self.now));
-        self.mean_service_nanoseconds = self.mean_service.mean().map_or(0, |mean| mean.as_nanos() as u64);
+        self.dispatchers[usize::from(completion.dispatcher)].record_answer(service, self.now);
         if latency <= self.objective {
             self.totals.in_time += 1;
         } else if latency > self.deadline {
@@ -366,35 +366,40 @@ impl Plant {
         self.metrics.record_answer(service, work, latency);
     }
 
-    /// Sends waiting requests to free slots, as long as there are both.
-    fn dispatch(&mut self) {
-        if self.queue.is_empty() {
+    /// Sends the requests that wait at the dispatcher `index` to replicas, as long as the dispatcher knows of a free
+    /// slot. If other dispatchers have taken all slots of a replica, it refuses the request. The request returns to its
+    /// place in the queue, and the dispatcher passes the replica over for a pause.
+    fn dispatch(&mut self, index: usize) {
+        if self.dispatchers[index].is_idle() {
             return;
         }
-        self.demote_and_expire();
-        while let Some(&number) = self.free_replicas.front() {
-            let Some(request) = self.queue.pop(self.now, self.mean_service_nanoseconds) else { break };
-            let is_late = request.arrived + self.objective < self.now + self.mean_service_nanoseconds;
-            let gap = Duration::from_nanos(self.now - self.last_dispatch);
-            self.spare_capacity.record(request.arrived != self.now && !is_late, gap);
-            self.send_to(number, request);
+        self.demote_and_expire(index);
+        while let Some(number) = self.dispatchers[index].rotation.first() {
+            let dispatcher = &mut self.dispatchers[index];
+            let Some(request) = dispatcher.dispatch_next(self.now) else { break };
+            if self.replicas[number as usize].in_flight < self.settings.slots {
+                self.send_to(number, request, index);
+                continue;
+            }
+            self.totals.busy += 1;
+            dispatcher.requeue(request);
+            dispatcher.rotation.begin_pause();
+            self.pauses.push_back(Pause { ends: self.now + BUSY_PAUSE, replica: number, dispatcher: index as u16 });
+            // A request that returns to the queue counts as punctual at first.
+            self.demote_and_expire(index);
         }
     }
 
-    /// Sends a request to replica `number`, whose turn it is. The replica takes its next turn after all others.
-    fn send_to(&mut self, number: u32, request: PlantRequest) {
-        self.free_replicas.pop_front();
-        if self.replicas[number as usize].in_flight + 1 < self.settings.slots {
-            self.free_replicas.push_back(number);
-        }
-        self.last_dispatch = self.now;
+    /// Sends a request of the dispatcher `index` to replica `number`, whose turn it is.
+    fn send_to(&mut self, number: u32, request: PlantRequest, index: usize) {
+        self.dispatchers[index].rotation.take_slot(number);
         self.in_flight += 1;
         let replica = &mut self.replicas[number as usize];
         replica.in_flight += 1;
         if replica.in_flight == 1 {
             replica.working_since = self.now;
         }
-        replica.waiting.push_back(HeldRequest { request, dispatched: self.now });
+        replica.waiting.push_back(HeldRequest { request, dispatched: self.now, dispatcher: index as u16 });
         if replica.idle_workers > 0 {
             self.begin_pass(number);
         }
@@ -413,28 +418,42 @@ impl Plant {
         let slowdown = (self.passes as f64 / self.settings.cores).max(1.0);
         let pass = ((first + self.settings.batch_growth * others) * slowdown) as u64;
         replica.busy += pass;
-        for (index, HeldRequest { request, dispatched }) in replica.waiting.drain(..size).enumerate() {
+        for (index, HeldRequest { request, dispatched, dispatcher }) in replica.waiting.drain(..size).enumerate() {
             self.completions.push(Reverse(Completion {
                 ends: self.now + pass,
                 is_last_of_pass: index + 1 == size,
                 dispatched,
                 arrived: request.arrived,
                 replica: number,
+                dispatcher,
             }));
         }
     }
 
-    /// Handles the event that is due now: the end of a start, or else the CPU samples.
-    fn end_start_or_sample_cpu(&mut self) {
-        if let Some(&start) = self.starts.front()
-            && start.ends == self.now
-        {
-            self.starts.pop_front();
+    /// Handles the event that is due now: the end of a start, else the end of a pause, or else the CPU samples.
+    fn handle_rare_event(&mut self) {
+        if let Some(start) = self.starts.pop_front_if(|start| start.ends == self.now) {
             self.startup = Some(self.settings.startup);
             self.make_ready(start.replica);
-            self.dispatch();
-            return;
+            for index in 0..self.dispatchers.len() {
+                self.dispatch(index);
+            }
+        } else if let Some(pause) = self.pauses.pop_front_if(|pause| pause.ends == self.now) {
+            self.end_pause(pause);
+        } else {
+            self.sample_cpu();
         }
+    }
+
+    fn end_pause(&mut self, pause: Pause) {
+        let index = usize::from(pause.dispatcher);
+        if let ReplicaPhase::Ready { .. } = self.phase(pause.replica) {
+            self.dispatchers[index].rotation.end_pause(pause.replica);
+            self.dispatch(index);
+        }
+    }
+
+    fn sample_cpu(&mut self) {
         for &number in &self.alive {
             self.replicas[number as usize].sample_cpu(self.now);
         }
@@ -444,12 +463,11 @@ impl Plant {
 
     fn make_ready(&mut self, number: u32) {
         self.replicas[number as usize].phase = ReplicaPhase::Ready { since: self.now };
-        self.capacity += self.settings.slots;
-        self.free_replicas.push_back(number);
+        self.dispatchers.iter_mut().for_each(|dispatcher| dispatcher.rotation.add(number));
     }
 
     fn advance_to(&mut self, time: u64) {
-        self.request_nanoseconds += (self.queue.len() + self.in_flight) as u128 * u128::from(time - self.now);
+        self.request_nanoseconds += self.pending as u128 * u128::from(time - self.now);
         self.now = time;
     }
 

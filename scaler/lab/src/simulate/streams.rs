@@ -9,6 +9,8 @@ use rand_chacha::ChaCha8Rng;
 pub enum Stream {
     /// The service times of requests.
     ServiceTimes = 1,
+    /// The choice of a dispatcher for each request.
+    Ingress = 2,
 }
 
 impl Stream {

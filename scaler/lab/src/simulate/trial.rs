@@ -1,7 +1,8 @@
 //! A trial: the simulation of one law on one workload with one seed, and its outcome.
 
+use super::plant::Plant;
 use super::plant::settings::PlantSettings;
-use super::plant::{Plant, PlantTotals};
+use super::plant::totals::PlantTotals;
 use super::requests::{self, PlantRequest};
 use super::timeline::{MAX_SAMPLES, TimelineSample};
 use crate::laws::LawChoice;
@@ -39,7 +40,7 @@ pub struct Trial<'a> {
     pub process: ArrivalProcess,
     /// The age of the metrics on which the law decides.
     pub staleness: Duration,
-    /// The seed of the arrivals and of the service times.
+    /// The seed of all random numbers.
     pub seed: u64,
 }
 
@@ -106,7 +107,7 @@ impl Trial<'_> {
         initial: usize,
         mut controller: impl FnMut(&Plant) -> usize,
     ) -> TrialOutcome {
-        let mut plant = Plant::new(self.plant.clone(), initial);
+        let mut plant = Plant::new(self.plant.clone(), initial, self.seed);
         let mut requests = requests.peekable();
         let end = Duration::from_secs(self.workload.per_second.len() as u64);
         let steps_per_sample = end.div_duration_f64(step * MAX_SAMPLES as u32).ceil() as usize;

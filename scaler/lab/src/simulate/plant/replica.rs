@@ -31,6 +31,8 @@ pub(super) struct HeldRequest {
     pub(super) request: PlantRequest,
     /// The instant at which the request left the queue.
     pub(super) dispatched: u64,
+    /// The index of the dispatcher that has sent the request.
+    pub(super) dispatcher: u16,
 }
 
 /// A replica of the plant.

@@ -1,5 +1,6 @@
 //! The settings of the plant: the limits of the queue, the speed of the replicas, and the room for replicas.
 
+use super::disturbances::Disturbances;
 use crate::simulate::time_distribution::TimeDistribution;
 use admission::Order;
 use std::time::Duration;
@@ -33,6 +34,8 @@ pub struct PlantSettings {
     /// The number of cores of the whole cluster. If more forward passes run at once, they slow each other down in
     /// proportion.
     pub cores: f64,
+    /// The ways in which the plant differs from an ideal system.
+    pub disturbances: Disturbances,
 }
 
 /// The speed of a replica whose slots are always full.

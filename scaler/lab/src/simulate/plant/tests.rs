@@ -1,3 +1,4 @@
+use super::disturbances::Disturbances;
 use super::*;
 use crate::laws::windows::queueing::erlang_c;
 use crate::simulate::requests::generate;
@@ -24,6 +25,7 @@ fn settings(service_times: TimeDistribution) -> PlantSettings {
         startup: S(3.0),
         max_placed: usize::MAX,
         cores: f64::INFINITY,
+        disturbances: Disturbances::NONE,
     }
 }
 
@@ -37,7 +39,7 @@ fn mean_wait(service_times: TimeDistribution, replicas: usize, arrivals_per_seco
         max_queue_length: usize::MAX,
         ..settings(service_times.clone())
     };
-    let mut plant = Plant::new(unlimited, replicas);
+    let mut plant = Plant::new(unlimited, replicas, 1);
     let workload = Workload::constant(arrivals_per_second, S(seconds));
     plant.run(&mut generate(&workload, ArrivalProcess::Poisson, &service_times, 1).peekable(), S(seconds));
     plant.finish_all();
@@ -79,7 +81,7 @@ fn mean_waits_agree_with_queueing_theory() {
 
 #[test]
 fn replicas_take_time_to_start_and_finish_their_requests_before_they_stop() {
-    let mut plant = Plant::new(settings(TimeDistribution::Constant(S(0.4))), 1);
+    let mut plant = Plant::new(settings(TimeDistribution::Constant(S(0.4))), 1, 1);
     // A request every 0.2 s, from 0.1 s on, is twice the load that one replica can serve.
     let mut arrivals = every(0.2, 0.1, 0.4);
     plant.run(&mut arrivals, S(1.0));
@@ -100,7 +102,7 @@ fn replicas_take_time_to_start_and_finish_their_requests_before_they_stop() {
 
 #[test]
 fn replicas_that_cannot_be_placed_are_blocked() {
-    let mut plant = Plant::new(PlantSettings { max_placed: 2, ..settings(TimeDistribution::Constant(S(0.1))) }, 1);
+    let mut plant = Plant::new(PlantSettings { max_placed: 2, ..settings(TimeDistribution::Constant(S(0.1))) }, 1, 1);
     plant.scale(5);
     assert_eq!(
         plant.observe().replicas,
@@ -111,7 +113,7 @@ fn replicas_that_cannot_be_placed_are_blocked() {
 #[test]
 fn passes_slow_down_if_there_are_too_few_cores() {
     let wait = |cores| {
-        let mut plant = Plant::new(PlantSettings { cores, ..settings(TimeDistribution::Constant(S(0.1))) }, 4);
+        let mut plant = Plant::new(PlantSettings { cores, ..settings(TimeDistribution::Constant(S(0.1))) }, 4, 1);
         plant.run(&mut every(0.0, 0.0, 0.1).take(4).peekable(), S(1.0));
         plant.observe().service.sum
     };
@@ -131,7 +133,7 @@ fn a_replica_with_full_slots_reaches_the_full_speed() {
         PlantSettings { slots: 16, workers: 2, max_batch: 4, batch_growth: 0.5, ..one },
     ] {
         let rate = settings.full_speed().requests_per_second;
-        let mut plant = Plant::new(settings, 1);
+        let mut plant = Plant::new(settings, 1, 1);
         plant.run(&mut every(0.001, 0.0, 0.05), S(100.0));
         assert_near(plant.observe().service.count() / 100.0, rate);
     }
@@ -141,7 +143,7 @@ fn a_replica_with_full_slots_reaches_the_full_speed() {
 fn a_pass_computes_the_waiting_requests_and_takes_longer_for_more() {
     let batches =
         PlantSettings { slots: 4, max_batch: 3, batch_growth: 0.5, ..settings(TimeDistribution::Constant(S(0.1))) };
-    let mut plant = Plant::new(batches, 1);
+    let mut plant = Plant::new(batches, 1, 1);
     // Five requests arrive at once. The first is computed alone until 0.1 s, and the next three together until
     // 0.3 s. The fifth gets a slot at 0.1 s and is computed alone until 0.4 s.
     plant.run(&mut every(0.0, 0.0, 0.1).take(5).peekable(), S(0.05));
@@ -155,8 +157,28 @@ fn a_pass_computes_the_waiting_requests_and_takes_longer_for_more() {
 }
 
 #[test]
+fn a_busy_replica_refuses_the_requests_of_a_second_dispatcher() {
+    let disturbances = Disturbances { dispatchers: 2 };
+    let two = PlantSettings { disturbances, ..settings(TimeDistribution::Constant(S(0.1))) };
+    let mut plant = Plant::new(two, 1, 1);
+    // Eight requests arrive at once. The dispatcher of the first one gets the slot again at each of its answers, until
+    // it has no request left. The other dispatcher tries every 10 ms, and gets the slot at its next try.
+    plant.run(&mut every(0.0, 0.0, 0.1).take(8).peekable(), S(0.05));
+    assert_eq!((plant.observe().in_flight, plant.observe().queue_length), (1.0, 7.0));
+    assert_eq!(plant.observe().capacity, 1.0, "the dispatchers share the replica");
+    let mut none = every(0.0, 0.0, 0.1).take(0).peekable();
+    plant.run(&mut none, S(0.8099));
+    assert_eq!((plant.observe().in_flight, plant.observe().queue_length), (1.0, 0.0));
+    plant.run(&mut none, S(0.8101));
+    assert_eq!(plant.observe().in_flight, 0.0);
+    // There is a refusal at 0 s, and ten for each 0.1 s until the first dispatcher has no request left.
+    let busy = plant.totals().busy;
+    assert!((11..=71).contains(&busy) && busy % 10 == 1, "{busy} refusals");
+}
+
+#[test]
 fn cpu_usage_is_a_mean_over_fifteen_seconds() {
-    let mut plant = Plant::new(settings(TimeDistribution::Constant(S(0.25))), 1);
+    let mut plant = Plant::new(settings(TimeDistribution::Constant(S(0.25))), 1, 1);
     let mut arrivals = every(0.5, 0.0, 0.25);
     plant.run(&mut arrivals, S(29.0));
     assert_eq!(plant.pods()[0].usage, None, "the mean needs two samples");
@@ -174,10 +196,12 @@ proptest! {
         scales in prop::collection::vec(0..5_usize, 1..20),
         variation in 0.0..1.5,
         slots in 1..4_usize,
+        dispatchers in 1..4_usize,
     ) {
         let service_times = TimeDistribution::new(S(0.06), variation);
+        let disturbances = Disturbances { dispatchers };
         let common = settings(service_times.clone());
-        let mut plant = Plant::new(PlantSettings { order, slots, max_queue_length: 50, ..common }, 1);
+        let mut plant = Plant::new(PlantSettings { order, slots, max_queue_length: 50, disturbances, ..common }, 1, 1);
         let workload = Workload { per_second: rates.iter().map(|&rate| f64::from(rate)).collect() };
         let mut arrivals = generate(&workload, ArrivalProcess::Poisson, &service_times, 3).peekable();
         for (second, &replicas) in scales.iter().cycle().take(rates.len()).enumerate() {
@@ -185,13 +209,14 @@ proptest! {
             plant.run(&mut arrivals, S(second as f64 + 1.0));
             let seen = plant.observe();
             prop_assert!(seen.in_flight <= (seen.capacity + 5.0 * slots as f64));
-            prop_assert!(seen.queue_length <= 50.0);
+            prop_assert!(seen.queue_length <= 50.0 * dispatchers as f64);
         }
         plant.finish_all();
         let (seen, totals) = (plant.observe(), plant.totals().clone());
         prop_assert_eq!((seen.queue_length, seen.in_flight), (0.0, 0.0));
         let answered = seen.latency.count() as u64;
         prop_assert!(totals.in_time <= answered);
+        prop_assert!(dispatchers > 1 || totals.busy == 0);
         // A request that is answered after its deadline counts as answered and as expired. So the two sums are
         // bounds of `offered`, and need not equal it.
         prop_assert!(answered + totals.shed <= totals.offered);
