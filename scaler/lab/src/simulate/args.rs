@@ -115,6 +115,8 @@ mod tests {
             (&["--shape=constant", "--min=7"], "--min (7)"),
             (&["--shape=constant", "--min=0"], "--min 0 needs"),
             (&["--shape=constant", "--seeds=0"], "seeds"),
+            (&["--shape=constant", "--startup-variation=NaN"], "--startup-variation (NaN)"),
+            (&["--shape=constant", "--mtbf=20ms"], "--mtbf (20ms)"),
             (&["--shape=constant", "--dispatchers=0"], "dispatchers"),
             (&["--shape=constant", "--cores=0"], "--cores (0)"),
             (&["--shape=constant", "--cores=NaN"], "--cores"),

@@ -19,6 +19,9 @@ use workload::arrivals::ArrivalProcess;
 /// The largest number of service times in a file.
 const MAX_SERVICE_TIMES: usize = 1_000_000;
 
+/// The least time between failures. Replicas that fail more often would hardly answer anything.
+const MIN_MTBF: Duration = Duration::from_secs(1);
+
 /// The flags of the laws, the plant and the report, before they are checked.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Flags {
@@ -36,10 +39,17 @@ pub struct Flags {
     /// Seed of the first simulation of each law; the next simulations have the following seeds
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(..1_000_000_000))]
     pub seed: u64,
-    /// Start-up time of a replica, from the request for the replica until it is ready; by default 3s, and in a backtest
+    /// Mean start-up time of a replica, from the request for the replica until it is ready; by default 3s, and in a backtest
     /// the recorded time
     #[arg(long, value_parser = humantime::parse_duration)]
     pub startup: Option<Duration>,
+    /// Standard deviation ÷ mean of the start-up times, which are log-normal; by default all replicas take the same time
+    #[arg(long, default_value_t = 0.0)]
+    pub startup_variation: f64,
+    /// Mean time between the failures of one ready replica; a replica that fails is replaced at once, and its requests
+    /// are sent again; by default no replica fails
+    #[arg(long, value_parser = humantime::parse_duration)]
+    pub mtbf: Option<Duration>,
     /// Mean service time, that is the time that a replica takes for one request; by default 55ms, and in a backtest the
     /// recorded time
     #[arg(long, value_parser = positive_duration)]
@@ -165,12 +175,20 @@ impl Flags {
     /// If a flag is out of range, or two flags contradict each other.
     pub fn check(&self) -> Result<()> {
         let Self { min, max, quantile, goal, cores, batch_growth, service_variation, interval, .. } = *self;
+        let Self { startup_variation, mtbf, .. } = *self;
         ensure!(min <= max, "--min ({min}) must not exceed --max ({max})");
         ensure!(quantile > 0.0 && quantile < 1.0, "--quantile ({quantile}) must lie between 0 and 1, such as 0.99");
         ensure!((0.0..=1.0).contains(&goal), "--goal ({goal}) must lie from 0 to 1, such as 0.999");
         ensure!(cores > 0.0, "--cores ({cores}) must be more than 0");
         if let Some(variation) = service_variation {
             ensure!((0.0..=10.0).contains(&variation), "--service-variation ({variation}) must lie from 0 to 10");
+        }
+        ensure!(
+            (0.0..=10.0).contains(&startup_variation),
+            "--startup-variation ({startup_variation}) must lie from 0 to 10"
+        );
+        if let Some(mtbf) = mtbf {
+            ensure!(mtbf >= MIN_MTBF, "--mtbf ({mtbf:?}) must be at least {MIN_MTBF:?}");
         }
         ensure!((0.0..=1.0).contains(&batch_growth), "--batch-growth ({batch_growth}) must lie from 0 to 1");
         ensure!(interval >= Duration::from_millis(100), "--interval ({interval:?}) must be at least 100ms");
@@ -231,7 +249,11 @@ impl Flags {
             startup: self.startup.unwrap_or(defaults.startup),
             max_placed: self.room as usize,
             cores: self.cores,
-            disturbances: Disturbances { dispatchers: usize::from(self.dispatchers) },
+            disturbances: Disturbances {
+                startup_variation: self.startup_variation,
+                mtbf: self.mtbf,
+                dispatchers: usize::from(self.dispatchers),
+            },
         })
     }
 }

@@ -3,15 +3,17 @@
 //! The plant decides on admission with the dispatcher's code, and its queues and rotations behave like the dispatcher's.
 //! Replicas take time to start, hold as many requests as they have slots, and compute the requests in forward passes.
 //! Replicas that are stopped first finish the requests that they hold. The events are arrivals, completions, ends of
-//! starts, ends of pauses after a refusal, and samples of CPU usage. The plant knows nothing of laws.
+//! starts, deaths of replicas, ends of pauses after a refusal, and samples of CPU usage. The plant knows nothing of laws.
 //!
-//! Messages take no time. So a dispatcher learns at once that a replica is ready or that all of its slots are taken.
+//! Messages take no time. So a dispatcher learns at once that a replica is ready, that all of its slots are taken, or
+//! that it has died.
 //!
 //! All instants in the plant are nanoseconds since the start of the simulation.
 
 mod dispatcher;
 pub mod disturbances;
 mod ingress;
+mod lifecycle;
 pub mod metrics;
 pub mod queue;
 mod replica;
@@ -20,13 +22,17 @@ pub mod settings;
 pub mod totals;
 
 use super::requests::PlantRequest;
+use super::streams::Stream;
 use super::timeline::{RequestCounts, TimelineSample};
 use crate::pods::Pod;
 use dispatcher::PlantDispatcher;
 use ingress::Ingress;
 use law::observation::{Observation, Replicas};
+use lifecycle::{Lifecycle, PhaseEnd};
 use metrics::DispatcherMetrics;
+use rand_chacha::ChaCha8Rng;
 use replica::{CPU_SAMPLE_PERIOD, HeldRequest, PlantReplica, ReplicaPhase};
+use scaler::target::startup_mean;
 use settings::PlantSettings;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -67,14 +73,6 @@ struct Pause {
     dispatcher: u16,
 }
 
-/// The end of a replica's start, when the replica becomes ready.
-#[derive(Debug, Clone, Copy)]
-struct Start {
-    ends: u64,
-    /// The number of the replica.
-    replica: u32,
-}
-
 /// The state of the simulated dispatchers and their replicas.
 pub struct Plant {
     settings: PlantSettings,
@@ -94,15 +92,16 @@ pub struct Plant {
     in_flight: usize,
     /// The number of forward passes that run now.
     passes: usize,
-    /// The ends of all starts, the earliest first. All starts take the same time, so they end in order.
-    starts: VecDeque<Start>,
+    lifecycle: Lifecycle,
     /// The pauses of all dispatchers, the earliest end first. All pauses take the same time, so they end in order.
     pauses: VecDeque<Pause>,
     /// The number of desired replicas.
     desired: usize,
-    /// The start-up time as measured; `None` until a start has ended. The starts of the first replicas have ended before
-    /// the simulation.
+    /// The running mean of the start-up times, as the scaler's targets measure it; `None` until a start has ended. The
+    /// starts of the first replicas have ended before the simulation.
     startup: Option<Duration>,
+    /// The random numbers for the service times of requests that are sent again.
+    retry_rng: ChaCha8Rng,
     next_cpu_sample: u64,
     last_cpu_sample: u64,
     metrics: DispatcherMetrics,
@@ -129,10 +128,11 @@ impl Plant {
             pending: 0,
             in_flight: 0,
             passes: 0,
-            starts: VecDeque::new(),
+            lifecycle: Lifecycle::new(&settings, seed),
             pauses: VecDeque::new(),
             desired: 0,
-            startup: (replicas > 0).then_some(settings.startup),
+            startup: None,
+            retry_rng: Stream::Retries.rng(seed),
             next_cpu_sample: CPU_SAMPLE_PERIOD,
             last_cpu_sample: 0,
             metrics: DispatcherMetrics::default(),
@@ -142,8 +142,9 @@ impl Plant {
             settings,
         };
         plant.scale(replicas);
-        for start in std::mem::take(&mut plant.starts) {
-            plant.make_ready(start.replica);
+        let starts: Vec<PhaseEnd> = std::iter::from_fn(|| plant.lifecycle.take_due(NEVER)).collect();
+        for PhaseEnd { at, replica } in starts {
+            plant.make_ready(replica, Duration::from_nanos(at));
         }
         plant
     }
@@ -155,9 +156,9 @@ impl Plant {
         loop {
             let arrival = requests.peek().map_or(NEVER, |request| request.arrived);
             let completion = self.completions.peek().map_or(NEVER, |completion| completion.0.ends);
-            let start = self.starts.front().map_or(NEVER, |start| start.ends);
+            let phase_end = self.lifecycle.first().map_or(NEVER, |end| end.at);
             let pause = self.pauses.front().map_or(NEVER, |pause| pause.ends);
-            let rare = start.min(pause).min(self.next_cpu_sample);
+            let rare = phase_end.min(pause).min(self.next_cpu_sample);
             let next = arrival.min(completion).min(rare);
             if next > until {
                 break;
@@ -281,8 +282,7 @@ impl Plant {
         let number = self.replicas.len() as u32;
         self.replicas.push(PlantReplica::new(self.now, self.settings.workers));
         self.alive.push(number);
-        let ends = self.now + self.settings.startup.as_nanos() as u64;
-        self.starts.push_back(Start { ends, replica: number });
+        self.lifecycle.start(number, self.now);
     }
 
     fn stop_replica(&mut self) {
@@ -291,7 +291,6 @@ impl Plant {
         if self.phase(number) != ReplicaPhase::Starting {
             self.dispatchers.iter_mut().for_each(|dispatcher| dispatcher.rotation.remove(number));
         }
-        self.starts.retain(|start| start.replica != number);
         let replica = &mut self.replicas[number as usize];
         replica.phase = if replica.in_flight == 0 { ReplicaPhase::Gone } else { ReplicaPhase::Draining };
     }
@@ -328,6 +327,10 @@ impl Plant {
     /// the worker begins another pass.
     fn complete_next(&mut self) {
         let Reverse(completion) = self.completions.pop().expect("run() has seen a completion that is due");
+        if self.phase(completion.replica) == ReplicaPhase::Gone {
+            // The replica has died during this forward pass.
+            return;
+        }
         self.count_answer(&completion);
         self.pending -= 1;
         self.in_flight -= 1;
@@ -430,11 +433,16 @@ impl Plant {
         }
     }
 
-    /// Handles the event that is due now: the end of a start, else the end of a pause, or else the CPU samples.
+    /// Handles the event that is due now: the end of a replica's phase, else the end of a pause, or else the CPU
+    /// samples.
     fn handle_rare_event(&mut self) {
-        if let Some(start) = self.starts.pop_front_if(|start| start.ends == self.now) {
-            self.startup = Some(self.settings.startup);
-            self.make_ready(start.replica);
+        if let Some(PhaseEnd { replica: number, .. }) = self.lifecycle.take_due(self.now) {
+            let replica = &self.replicas[number as usize];
+            match replica.phase {
+                ReplicaPhase::Starting => self.make_ready(number, Duration::from_nanos(self.now - replica.created)),
+                ReplicaPhase::Ready { .. } => self.replace_dead(number),
+                ReplicaPhase::Draining | ReplicaPhase::Gone => return,
+            }
             for index in 0..self.dispatchers.len() {
                 self.dispatch(index);
             }
@@ -443,6 +451,30 @@ impl Plant {
         } else {
             self.sample_cpu();
         }
+    }
+
+    /// Lets a ready replica die, and starts another one in its place. The requests that the replica held return to their
+    /// queues. A request that was in a forward pass takes another service time when it is sent again.
+    fn replace_dead(&mut self, number: u32) {
+        self.dispatchers.iter_mut().for_each(|dispatcher| dispatcher.rotation.remove(number));
+        self.alive.retain(|&alive| alive != number);
+        let replica = &mut self.replicas[number as usize];
+        replica.phase = ReplicaPhase::Gone;
+        self.passes -= self.settings.workers - replica.idle_workers;
+        self.in_flight -= replica.in_flight;
+        let waiting = std::mem::take(&mut replica.waiting);
+        let mut lost: Vec<(PlantRequest, u16)> = waiting.iter().map(|held| (held.request, held.dispatcher)).collect();
+        for Reverse(computed) in self.completions.iter().filter(|completion| completion.0.replica == number) {
+            let service_time = self.settings.service_times.draw(&mut self.retry_rng);
+            lost.push((PlantRequest { arrived: computed.arrived, service_time }, computed.dispatcher));
+        }
+        for (request, dispatcher) in lost {
+            if !self.dispatchers[usize::from(dispatcher)].retry(request, self.now) {
+                self.pending -= 1;
+                self.totals.failed += 1;
+            }
+        }
+        self.start_replica();
     }
 
     fn end_pause(&mut self, pause: Pause) {
@@ -461,7 +493,10 @@ impl Plant {
         self.next_cpu_sample = self.now + CPU_SAMPLE_PERIOD;
     }
 
-    fn make_ready(&mut self, number: u32) {
+    /// Makes a replica ready whose start took `took`.
+    fn make_ready(&mut self, number: u32, took: Duration) {
+        self.startup = Some(startup_mean(self.startup, took));
+        self.lifecycle.live(number, self.now);
         self.replicas[number as usize].phase = ReplicaPhase::Ready { since: self.now };
         self.dispatchers.iter_mut().for_each(|dispatcher| dispatcher.rotation.add(number));
     }

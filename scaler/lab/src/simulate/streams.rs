@@ -11,6 +11,12 @@ pub enum Stream {
     ServiceTimes = 1,
     /// The choice of a dispatcher for each request.
     Ingress = 2,
+    /// The start-up times of replicas.
+    StartUps = 3,
+    /// The times from the readiness of replicas to their deaths.
+    Lives = 4,
+    /// The service times of requests that are sent again.
+    Retries = 5,
 }
 
 impl Stream {

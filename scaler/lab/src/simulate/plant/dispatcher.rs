@@ -30,6 +30,8 @@ pub(super) struct PlantDispatcher {
     /// the real clock.
     epoch: Instant,
     last_dispatch: u64,
+    /// The arrival times of requests that were in flight when a replica died, and whose deadlines have not passed.
+    suspects: Vec<u64>,
 }
 
 impl PlantDispatcher {
@@ -49,6 +51,7 @@ impl PlantDispatcher {
             mean_service_nanoseconds: 0,
             epoch,
             last_dispatch: 0,
+            suspects: Vec::new(),
         }
     }
 
@@ -95,7 +98,21 @@ impl PlantDispatcher {
         self.last_dispatch = now;
     }
 
-    /// Returns a dispatched request to its place in the queue.
+    /// Returns a request whose replica has died to its place in the queue. Returns false if that request has died with
+    /// a replica before. The dispatcher then takes it for the cause, and does not send it again (`MAX_DEATHS` in
+    /// `dispatcher/src/retry.rs`). The dispatcher's retry budget is not modelled.
+    pub(super) fn retry(&mut self, request: PlantRequest, now: u64) -> bool {
+        let deadline = self.time_left.deadline.as_nanos() as u64;
+        self.suspects.retain(|arrived| arrived + deadline > now);
+        let is_first_death = !self.suspects.contains(&request.arrived);
+        if is_first_death {
+            self.suspects.push(request.arrived);
+            self.queue.requeue(request);
+        }
+        is_first_death
+    }
+
+    /// Returns a refused request to its place in the queue.
     pub(super) fn requeue(&mut self, request: PlantRequest) {
         self.queue.requeue(request);
     }

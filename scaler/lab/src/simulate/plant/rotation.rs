@@ -36,7 +36,8 @@ impl Rotation {
     /// Adds a new replica, which takes its turn after all others.
     pub(super) fn add(&mut self, number: u32) {
         self.replicas += 1;
-        self.used.resize(number as usize + 1, 0);
+        // Starts need not end in the order of the numbers.
+        self.used.resize(self.used.len().max(number as usize + 1), 0);
         self.free.push_back(number);
     }
 

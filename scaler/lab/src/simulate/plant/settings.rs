@@ -27,7 +27,7 @@ pub struct PlantSettings {
     pub batch_growth: f64,
     /// The distribution of the service times of requests.
     pub service_times: TimeDistribution,
-    /// The start-up time of a replica, from the request for the replica until it is ready.
+    /// The mean start-up time of a replica, from the request for the replica until it is ready.
     pub startup: Duration,
     /// The number of replicas that the cluster can place. Desired replicas beyond that number are blocked.
     pub max_placed: usize,

@@ -101,6 +101,66 @@ fn replicas_take_time_to_start_and_finish_their_requests_before_they_stop() {
 }
 
 #[test]
+fn the_measured_startup_time_is_a_running_mean() {
+    let disturbances = Disturbances { startup_variation: 0.5, ..Disturbances::NONE };
+    let mut plant = Plant::new(PlantSettings { disturbances, ..settings(TimeDistribution::Constant(S(0.1))) }, 0, 1);
+    plant.scale(2);
+    let mut none = every(0.0, 0.0, 0.1).take(0).peekable();
+    let (mut milliseconds, mut took, mut means) = (0, Vec::new(), Vec::new());
+    while took.len() < 2 {
+        assert_eq!(plant.observe().replicas.ready, took.len(), "the two starts end at different times");
+        milliseconds += 1;
+        plant.run(&mut none, Duration::from_millis(milliseconds));
+        if plant.observe().replicas.ready > took.len() {
+            took.push(milliseconds as f64 / 1e3);
+            means.push(plant.observe().startup.expect("a start has ended").as_secs_f64());
+        }
+    }
+    assert!((means[0] - took[0]).abs() <= 0.001, "{means:?} {took:?}");
+    assert!((means[1] - (0.7 * took[0] + 0.3 * took[1])).abs() <= 0.001, "{means:?} {took:?}");
+}
+
+#[test]
+fn startup_times_vary_and_ready_replicas_die_as_often_as_they_should() {
+    const REPLICAS: usize = 1000;
+    let disturbances = Disturbances { startup_variation: 0.5, mtbf: Some(S(12.0)), dispatchers: 1 };
+    let mut plant = Plant::new(PlantSettings { disturbances, ..settings(TimeDistribution::Constant(S(0.1))) }, 0, 1);
+    plant.scale(REPLICAS);
+    let mut none = every(0.0, 0.0, 0.1).take(0).peekable();
+    let mut ready = |seconds: f64| {
+        plant.run(&mut none, S(seconds));
+        let Replicas { ready, starting, .. } = plant.observe().replicas;
+        assert_eq!(ready + starting, REPLICAS, "dead replicas are replaced at once");
+        ready as f64
+    };
+    // Half of the starts end within the median, which is 3 s / √(1 + 0.5²). Of the replicas that were ready then, few
+    // have died.
+    let early = ready(3.0 / 1.25_f64.sqrt()) / REPLICAS as f64;
+    assert!((0.42..0.5).contains(&early), "{early}");
+    // A replica starts for 3 s and is ready for 12 s, on average.
+    let mean = (0..1000).map(|second| ready(100.0 + f64::from(second))).sum::<f64>() / 1000.0;
+    assert_near(mean, 0.8 * REPLICAS as f64);
+}
+
+#[test]
+fn a_request_whose_replica_dies_is_sent_again_once() {
+    let disturbances = Disturbances { mtbf: Some(S(2.0)), ..Disturbances::NONE };
+    let endless = TimeDistribution::Constant(HOUR);
+    let mut plant = Plant::new(PlantSettings { disturbances, deadline: 2 * HOUR, ..settings(endless) }, 1, 1);
+    let mut one = every(1.0, 0.0, 3600.0).take(1).peekable();
+    let mut states = Vec::new();
+    for step in 0..1000 {
+        plant.run(&mut one, S(f64::from(step) / 10.0));
+        let seen = plant.observe();
+        states.push((seen.replicas.ready, seen.queue_length, seen.in_flight, plant.totals().failed));
+    }
+    states.dedup();
+    // The request is in flight, waits for the replacement, and is in flight again. Then it has failed.
+    let expected = [(1, 0.0, 1.0, 0), (0, 1.0, 0.0, 0), (1, 0.0, 1.0, 0), (0, 0.0, 0.0, 1)];
+    assert_eq!(states[..4], expected);
+}
+
+#[test]
 fn replicas_that_cannot_be_placed_are_blocked() {
     let mut plant = Plant::new(PlantSettings { max_placed: 2, ..settings(TimeDistribution::Constant(S(0.1))) }, 1, 1);
     plant.scale(5);
@@ -158,7 +218,7 @@ fn a_pass_computes_the_waiting_requests_and_takes_longer_for_more() {
 
 #[test]
 fn a_busy_replica_refuses_the_requests_of_a_second_dispatcher() {
-    let disturbances = Disturbances { dispatchers: 2 };
+    let disturbances = Disturbances { dispatchers: 2, ..Disturbances::NONE };
     let two = PlantSettings { disturbances, ..settings(TimeDistribution::Constant(S(0.1))) };
     let mut plant = Plant::new(two, 1, 1);
     // Eight requests arrive at once. The dispatcher of the first one gets the slot again at each of its answers, until
@@ -197,9 +257,11 @@ proptest! {
         variation in 0.0..1.5,
         slots in 1..4_usize,
         dispatchers in 1..4_usize,
+        mtbf in prop::option::of(1.0..10.0),
     ) {
         let service_times = TimeDistribution::new(S(0.06), variation);
-        let disturbances = Disturbances { dispatchers };
+        let mtbf = mtbf.map(S);
+        let disturbances = Disturbances { startup_variation: variation, mtbf, dispatchers };
         let common = settings(service_times.clone());
         let mut plant = Plant::new(PlantSettings { order, slots, max_queue_length: 50, disturbances, ..common }, 1, 1);
         let workload = Workload { per_second: rates.iter().map(|&rate| f64::from(rate)).collect() };
@@ -209,7 +271,8 @@ proptest! {
             plant.run(&mut arrivals, S(second as f64 + 1.0));
             let seen = plant.observe();
             prop_assert!(seen.in_flight <= (seen.capacity + 5.0 * slots as f64));
-            prop_assert!(seen.queue_length <= 50.0 * dispatchers as f64);
+            // Requests of dead replicas return to a full queue, too.
+            prop_assert!(seen.queue_length <= (50 * dispatchers + 5 * slots) as f64);
         }
         plant.finish_all();
         let (seen, totals) = (plant.observe(), plant.totals().clone());
@@ -219,7 +282,7 @@ proptest! {
         prop_assert!(dispatchers > 1 || totals.busy == 0);
         // A request that is answered after its deadline counts as answered and as expired. So the two sums are
         // bounds of `offered`, and need not equal it.
-        prop_assert!(answered + totals.shed <= totals.offered);
-        prop_assert!(totals.offered <= answered + totals.shed + totals.expired);
+        prop_assert!(answered + totals.shed + totals.failed <= totals.offered);
+        prop_assert!(totals.offered <= answered + totals.shed + totals.failed + totals.expired);
     }
 }

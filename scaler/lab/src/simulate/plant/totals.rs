@@ -13,6 +13,8 @@ pub struct PlantTotals {
     pub shed: u64,
     /// The number of requests whose deadline passed before their answer.
     pub expired: u64,
+    /// The number of requests that failed, because two replicas died while they held them.
+    pub failed: u64,
     /// The number of times that a replica refused a request, because all of its slots were taken. The request returns
     /// to the queue of its dispatcher, so one request can count several times.
     pub busy: u64,
