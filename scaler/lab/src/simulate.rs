@@ -3,6 +3,7 @@
 
 pub mod args;
 pub mod comparison;
+pub mod controller;
 pub mod flags;
 pub mod mean;
 pub mod oracle;

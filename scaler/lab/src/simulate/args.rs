@@ -117,6 +117,8 @@ mod tests {
             (&["--shape=constant", "--seeds=0"], "seeds"),
             (&["--shape=constant", "--startup-variation=NaN"], "--startup-variation (NaN)"),
             (&["--shape=constant", "--mtbf=20ms"], "--mtbf (20ms)"),
+            (&["--shape=constant", "--jitter=600ms"], "--jitter (600ms)"),
+            (&["--shape=constant", "--jitter=300ms", "--interval=200ms"], "two readings (200ms)"),
             (&["--shape=constant", "--dispatchers=0"], "dispatchers"),
             (&["--shape=constant", "--cores=0"], "--cores (0)"),
             (&["--shape=constant", "--cores=NaN"], "--cores"),

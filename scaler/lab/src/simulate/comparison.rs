@@ -171,6 +171,7 @@ fn trial<'a>(config: &Config, workload: &'a Workload, law: &LawChoice, seed: u64
         workload,
         process: config.process,
         staleness: config.staleness,
+        jitter: config.jitter,
         seed,
     }
 }

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use law::table::{Objective, Settings as LawSettings};
 use limits::{Guard, Limits};
 use scaler::config::scaling::SETTLE;
+use scaler::control::OBSERVE;
 use service::options::positive_duration;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -120,6 +121,9 @@ pub struct Flags {
     /// Age of the metrics on which laws decide, such as 15s if a Prometheus scrapes every 15s
     #[arg(long, default_value = "0s", value_parser = humantime::parse_duration)]
     pub staleness: Duration,
+    /// Highest additional age of a reading; each reading is older by a random time from 0 to this one
+    #[arg(long, default_value = "0s", value_parser = humantime::parse_duration)]
+    pub jitter: Duration,
     /// Share of requests that the oracle answers within the objective; the oracle is a cheap plan that knows all
     /// arrivals, and the costs of laws are given as multiples of its cost; 0 leaves it out
     #[arg(long, default_value_t = 0.999)]
@@ -164,6 +168,8 @@ pub struct Config {
     pub process: ArrivalProcess,
     /// The age of the metrics on which laws decide.
     pub staleness: Duration,
+    /// The highest age that a reading gets at random.
+    pub jitter: Duration,
     /// The attainment that the oracle must reach, above 0 and at most 1; `None` for no oracle.
     pub goal: Option<f64>,
 }
@@ -175,7 +181,7 @@ impl Flags {
     /// If a flag is out of range, or two flags contradict each other.
     pub fn check(&self) -> Result<()> {
         let Self { min, max, quantile, goal, cores, batch_growth, service_variation, interval, .. } = *self;
-        let Self { startup_variation, mtbf, .. } = *self;
+        let Self { startup_variation, mtbf, jitter, .. } = *self;
         ensure!(min <= max, "--min ({min}) must not exceed --max ({max})");
         ensure!(quantile > 0.0 && quantile < 1.0, "--quantile ({quantile}) must lie between 0 and 1, such as 0.99");
         ensure!((0.0..=1.0).contains(&goal), "--goal ({goal}) must lie from 0 to 1, such as 0.999");
@@ -192,6 +198,12 @@ impl Flags {
         }
         ensure!((0.0..=1.0).contains(&batch_growth), "--batch-growth ({batch_growth}) must lie from 0 to 1");
         ensure!(interval >= Duration::from_millis(100), "--interval ({interval:?}) must be at least 100ms");
+        let step = OBSERVE.min(interval);
+        ensure!(
+            jitter <= step,
+            "--jitter ({jitter:?}) must not exceed the time between two readings ({step:?}); --staleness makes figures \
+             older"
+        );
         ensure!(
             min > 0 || self.policy.iter().all(LawChoice::starts_first_replica),
             "--min 0 needs --policy slo, since no other law can start the first replica; for other laws give --min 1"
@@ -221,6 +233,7 @@ impl Flags {
             plant: self.plant(defaults)?,
             process: self.arrivals,
             staleness: self.staleness,
+            jitter: self.jitter,
             goal: (self.goal > 0.0).then_some(self.goal),
         })
     }

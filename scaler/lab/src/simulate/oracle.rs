@@ -10,6 +10,8 @@
 //!
 //! The result is feasible, but need not be the cheapest plan: the search is not exhaustive.
 
+use super::controller::Controller;
+use super::plant::Plant;
 use super::plant::disturbances::Disturbances;
 use super::plant::settings::PlantSettings;
 use super::trial::{Trial, TrialOutcome};
@@ -91,13 +93,7 @@ impl Oracle<'_> {
     /// The outcome of a plan in the plant. The desired replicas rise a start-up time earlier than the plan, so that
     /// replicas are ready in time.
     fn try_in_plant(&self, plan: &[usize]) -> TrialOutcome {
-        let mut second = 0;
-        let initial = plan[0];
-        self.trial.run_with(STEP, initial, |_| {
-            let until_ready = &plan[second..plan.len().min(second + self.startup + 1)];
-            second += 1;
-            until_ready.iter().copied().max().unwrap_or(initial)
-        })
+        self.trial.run_with(STEP, plan[0], &mut PlanController { plan, startup: self.startup, second: 0 })
     }
 
     fn is_better(&self, new: &TrialOutcome, old: &TrialOutcome) -> bool {
@@ -137,6 +133,24 @@ impl Oracle<'_> {
             }
         }
         outcome
+    }
+}
+
+/// Follows a plan. The desired replicas rise a start-up time earlier than the plan.
+struct PlanController<'a> {
+    /// The number of ready replicas in each second.
+    plan: &'a [usize],
+    /// The start-up time, in seconds.
+    startup: usize,
+    /// The second of the next decision.
+    second: usize,
+}
+
+impl Controller for PlanController<'_> {
+    fn decide(&mut self, _plant: &Plant) -> usize {
+        let until_ready = &self.plan[self.second..self.plan.len().min(self.second + self.startup + 1)];
+        self.second += 1;
+        until_ready.iter().copied().max().unwrap_or(self.plan[0])
     }
 }
 

@@ -17,6 +17,8 @@ pub enum Stream {
     Lives = 4,
     /// The service times of requests that are sent again.
     Retries = 5,
+    /// The ages of readings.
+    Readings = 6,
 }
 
 impl Stream {
