@@ -4,6 +4,7 @@
 mod comparison;
 mod course;
 mod decisions;
+mod disturbed;
 mod frontier;
 mod live;
 mod section;

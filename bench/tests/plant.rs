@@ -16,12 +16,13 @@ proptest! {
     #[test]
     fn both_queues_return_the_same_requests_in_the_same_order(
         order in prop::sample::select(vec![Order::LateLast, Order::Fifo]),
-        steps in prop::collection::vec((0..3_u8, 0..120_u64, 1..200_u64), 1..400),
+        steps in prop::collection::vec((0..4_u8, 0..120_u64, 1..200_u64), 1..400),
     ) {
         let epoch = Instant::now();
         let at = |nanoseconds: u64| epoch + Duration::from_nanos(nanoseconds);
         let mut plant_queue = PlantQueue::new(order, OBJECTIVE, DEADLINE);
         let mut queue = Queue::new(order, usize::MAX);
+        let mut dispatched = None;
         let mut now = 0;
         for (action, milliseconds, service_milliseconds) in steps {
             // One more nanosecond, because arrival times identify the requests and must differ.
@@ -37,12 +38,19 @@ proptest! {
                     request: now,
                 };
                 prop_assert!(queue.push(entry).is_ok());
+            } else if action == 1
+                && let Some((request, entry)) = dispatched.take()
+            {
+                plant_queue.requeue(request);
+                queue.requeue(entry);
             } else {
                 queue.demote(at(now), service_time);
                 plant_queue.demote(now, service);
-                let popped = queue.pop(at(now), service_time, |_| Some(()));
-                let simulated = plant_queue.pop(now, service).map(|request| request.arrived);
-                prop_assert_eq!(simulated, popped.map(|(entry, ())| entry.request));
+                let popped = queue.pop(at(now), service_time, |_| Some(())).map(|(entry, ())| entry);
+                let simulated = plant_queue.pop(now, service);
+                let arrived = simulated.map(|request| request.arrived);
+                prop_assert_eq!(arrived, popped.as_ref().map(|entry| entry.request));
+                dispatched = simulated.zip(popped);
             }
         }
     }

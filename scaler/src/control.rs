@@ -255,7 +255,7 @@ fn doubt(seen: &Observation) -> Option<String> {
 }
 
 /// Whether figures that were taken at `taken` are at least [`MIN_STEP`] newer than those of the last decision.
-fn is_news(taken: Duration, seen_at: Option<Duration>) -> bool {
+pub fn is_news(taken: Duration, seen_at: Option<Duration>) -> bool {
     seen_at.is_none_or(|seen| taken >= seen + MIN_STEP)
 }
 

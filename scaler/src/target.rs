@@ -74,6 +74,8 @@ pub struct Handle {
 }
 
 /// The running mean of start-up times after one more start, which took `took`.
-fn startup_mean(mean: Option<Duration>, took: Duration) -> Duration {
-    mean.map_or(took, |mean| mean.mul_f64(1.0 - STARTUP_WEIGHT) + took.mul_f64(STARTUP_WEIGHT))
+pub fn startup_mean(mean: Option<Duration>, took: Duration) -> Duration {
+    // The sum is rounded once, so the mean of equal times is exactly that time.
+    let weighted = |mean: Duration| mean.as_secs_f64() * (1.0 - STARTUP_WEIGHT) + took.as_secs_f64() * STARTUP_WEIGHT;
+    mean.map_or(took, |mean| Duration::from_secs_f64(weighted(mean)))
 }

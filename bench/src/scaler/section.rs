@@ -1,7 +1,7 @@
 //! The sections of `bench scaler`, which can be run one by one.
 
 use super::sets::HeldOut;
-use super::{course, decisions, frontier, live, sets, sizes, startup, steady};
+use super::{course, decisions, disturbed, frontier, live, sets, sizes, startup, steady};
 use crate::figure::Figure;
 use anyhow::Result;
 use clap::ValueEnum;
@@ -20,6 +20,8 @@ pub(super) enum Section {
     Frontier,
     /// Start-up times of 1 s, 12 s and 40 s
     Startup,
+    /// Start-up times that vary, readings at varying instants, replicas that die, and two dispatchers
+    Disturbed,
     /// Changes of the number of replicas under steady loads
     Steady,
     /// More replicas, other service times, slots and batches
@@ -52,6 +54,7 @@ impl Section {
             Self::HeldOut => "The set held-out, on which no constant was chosen, three seeds",
             Self::Frontier => "The frontier, on the set held-out without its gamma workload, three seeds",
             Self::Startup => "Start-up times, on the set held-out, three seeds",
+            Self::Disturbed => "Disturbances, on the set held-out without its gamma workload, three seeds",
             Self::Steady => "Half an hour of steady load, 17 seeds",
             Self::Sizes => "Other sizes, on the set held-out, one seed",
             Self::Decisions => "An hour of 20,000 requests/s on 1,000 replicas",
@@ -70,6 +73,7 @@ impl Section {
             Self::HeldOut => sets::measure_held_out(held_out),
             Self::Frontier => frontier::measure(held_out),
             Self::Startup => startup::measure(),
+            Self::Disturbed => disturbed::measure(held_out),
             Self::Steady => steady::measure(),
             Self::Sizes => sizes::measure(),
             Self::Decisions => decisions::measure(),

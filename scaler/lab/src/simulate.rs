@@ -3,13 +3,15 @@
 
 pub mod args;
 pub mod comparison;
+pub mod controller;
 pub mod flags;
 pub mod mean;
 pub mod oracle;
 pub mod plant;
 pub mod report;
 pub mod requests;
-pub mod service_time;
+pub mod streams;
+pub mod time_distribution;
 pub mod timeline;
 pub mod trial;
 pub mod workload_set;

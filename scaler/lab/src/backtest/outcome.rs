@@ -63,6 +63,8 @@ impl RecordedOutcome<'_> {
             late_changes: Vec::new(),
             shed: Some(share(self.shed)),
             expired: self.answers.unanswered.map(|unanswered| share(unanswered.expired)),
+            failed: self.answers.unanswered.map(|unanswered| share(unanswered.failed)),
+            busy: None,
             timeline: self.timeline(),
         }
     }

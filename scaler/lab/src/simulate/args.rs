@@ -73,7 +73,7 @@ impl Args {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simulate::service_time::ServiceTimeDistribution;
+    use crate::simulate::time_distribution::TimeDistribution;
     use clap::Parser;
 
     #[derive(Parser)]
@@ -98,7 +98,7 @@ mod tests {
         let (workload, times) = (file("workload", "5 x"), file("times", "50\n\n60.5\n"));
         assert!(matches!(
             config(&["--shape=constant", &format!("--service-times={times}")]).expect("good").plant.service_times,
-            ServiceTimeDistribution::Recorded(times) if times.len() == 2
+            TimeDistribution::Recorded(times) if times.len() == 2
         ));
         assert_eq!(
             config(&["--set=training", "--shape=constant", "--set=held-out"]).expect("good").workloads.len(),
@@ -115,6 +115,11 @@ mod tests {
             (&["--shape=constant", "--min=7"], "--min (7)"),
             (&["--shape=constant", "--min=0"], "--min 0 needs"),
             (&["--shape=constant", "--seeds=0"], "seeds"),
+            (&["--shape=constant", "--startup-variation=NaN"], "--startup-variation (NaN)"),
+            (&["--shape=constant", "--mtbf=20ms"], "--mtbf (20ms)"),
+            (&["--shape=constant", "--jitter=600ms"], "--jitter (600ms)"),
+            (&["--shape=constant", "--jitter=300ms", "--interval=200ms"], "two readings (200ms)"),
+            (&["--shape=constant", "--dispatchers=0"], "dispatchers"),
             (&["--shape=constant", "--cores=0"], "--cores (0)"),
             (&["--shape=constant", "--cores=NaN"], "--cores"),
             (&["--shape=constant", "--goal=2"], "--goal (2)"),

@@ -82,6 +82,11 @@ pub struct ComparisonRow {
     pub shed: Option<f64>,
     /// The share of all offered requests that expired.
     pub expired: Option<f64>,
+    /// The share of all offered requests that no replica could answer. In a simulation, two replicas died while they held
+    /// such a request.
+    pub failed: Option<f64>,
+    /// The number of times that a busy replica refused a request ÷ the number of all offered requests.
+    pub busy: Option<f64>,
     /// The timeline of the trial with the first seed.
     #[serde(rename = "course")]
     pub timeline: Vec<TimelineSample>,
@@ -166,6 +171,7 @@ fn trial<'a>(config: &Config, workload: &'a Workload, law: &LawChoice, seed: u64
         workload,
         process: config.process,
         staleness: config.staleness,
+        jitter: config.jitter,
         seed,
     }
 }
@@ -194,6 +200,8 @@ impl ComparisonRow {
             late_changes: outcomes.iter().map(|outcome| outcome.late_changes).collect(),
             shed: Some(share(|outcome| outcome.totals.shed)),
             expired: Some(share(|outcome| outcome.totals.expired)),
+            failed: Some(share(|outcome| outcome.totals.failed)),
+            busy: Some(share(|outcome| outcome.totals.busy)),
             timeline: outcomes.first().map(|outcome| outcome.timeline.clone()).unwrap_or_default(),
         }
     }

@@ -1,13 +1,15 @@
 //! The flags that `lab simulate` and `lab backtest` share: the laws, the plant and the report.
 
+use super::plant::disturbances::Disturbances;
 use super::plant::settings::PlantSettings;
-use super::service_time::ServiceTimeDistribution;
+use super::time_distribution::TimeDistribution;
 use crate::laws::LawChoice;
 use admission::Order;
 use anyhow::{Context, Result, ensure};
 use law::table::{Objective, Settings as LawSettings};
 use limits::{Guard, Limits};
 use scaler::config::scaling::SETTLE;
+use scaler::control::OBSERVE;
 use service::options::positive_duration;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -17,6 +19,9 @@ use workload::arrivals::ArrivalProcess;
 
 /// The largest number of service times in a file.
 const MAX_SERVICE_TIMES: usize = 1_000_000;
+
+/// The least time between failures. Replicas that fail more often would hardly answer anything.
+const MIN_MTBF: Duration = Duration::from_secs(1);
 
 /// The flags of the laws, the plant and the report, before they are checked.
 #[derive(Debug, Clone, clap::Args)]
@@ -35,10 +40,17 @@ pub struct Flags {
     /// Seed of the first simulation of each law; the next simulations have the following seeds
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(..1_000_000_000))]
     pub seed: u64,
-    /// Start-up time of a replica, from the request for the replica until it is ready; by default 3s, and in a backtest
+    /// Mean start-up time of a replica, from the request for the replica until it is ready; by default 3s, and in a backtest
     /// the recorded time
     #[arg(long, value_parser = humantime::parse_duration)]
     pub startup: Option<Duration>,
+    /// Standard deviation ÷ mean of the start-up times, which are log-normal; by default all replicas take the same time
+    #[arg(long, default_value_t = 0.0)]
+    pub startup_variation: f64,
+    /// Mean time between the failures of one ready replica; a replica that fails is replaced at once, and its requests
+    /// are sent again; by default no replica fails
+    #[arg(long, value_parser = humantime::parse_duration)]
+    pub mtbf: Option<Duration>,
     /// Mean service time, that is the time that a replica takes for one request; by default 55ms, and in a backtest the
     /// recorded time
     #[arg(long, value_parser = positive_duration)]
@@ -77,6 +89,10 @@ pub struct Flags {
     /// proportion; unlimited by default
     #[arg(long, default_value_t = f64::INFINITY)]
     pub cores: f64,
+    /// Number of dispatchers in front of the replicas; each request goes to one of them, and no dispatcher sees the
+    /// requests of the others
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub dispatchers: u16,
     /// Latency objective: the time within which requests should be answered
     #[arg(long, default_value = "500ms", value_parser = positive_duration)]
     pub objective: Duration,
@@ -105,6 +121,9 @@ pub struct Flags {
     /// Age of the metrics on which laws decide, such as 15s if a Prometheus scrapes every 15s
     #[arg(long, default_value = "0s", value_parser = humantime::parse_duration)]
     pub staleness: Duration,
+    /// Highest additional age of a reading; each reading is older by a random time from 0 to this one
+    #[arg(long, default_value = "0s", value_parser = humantime::parse_duration)]
+    pub jitter: Duration,
     /// Share of requests that the oracle answers within the objective; the oracle is a cheap plan that knows all
     /// arrivals, and the costs of laws are given as multiples of its cost; 0 leaves it out
     #[arg(long, default_value_t = 0.999)]
@@ -149,6 +168,8 @@ pub struct Config {
     pub process: ArrivalProcess,
     /// The age of the metrics on which laws decide.
     pub staleness: Duration,
+    /// The highest age that a reading gets at random.
+    pub jitter: Duration,
     /// The attainment that the oracle must reach, above 0 and at most 1; `None` for no oracle.
     pub goal: Option<f64>,
 }
@@ -160,6 +181,7 @@ impl Flags {
     /// If a flag is out of range, or two flags contradict each other.
     pub fn check(&self) -> Result<()> {
         let Self { min, max, quantile, goal, cores, batch_growth, service_variation, interval, .. } = *self;
+        let Self { startup_variation, mtbf, jitter, .. } = *self;
         ensure!(min <= max, "--min ({min}) must not exceed --max ({max})");
         ensure!(quantile > 0.0 && quantile < 1.0, "--quantile ({quantile}) must lie between 0 and 1, such as 0.99");
         ensure!((0.0..=1.0).contains(&goal), "--goal ({goal}) must lie from 0 to 1, such as 0.999");
@@ -167,8 +189,21 @@ impl Flags {
         if let Some(variation) = service_variation {
             ensure!((0.0..=10.0).contains(&variation), "--service-variation ({variation}) must lie from 0 to 10");
         }
+        ensure!(
+            (0.0..=10.0).contains(&startup_variation),
+            "--startup-variation ({startup_variation}) must lie from 0 to 10"
+        );
+        if let Some(mtbf) = mtbf {
+            ensure!(mtbf >= MIN_MTBF, "--mtbf ({mtbf:?}) must be at least {MIN_MTBF:?}");
+        }
         ensure!((0.0..=1.0).contains(&batch_growth), "--batch-growth ({batch_growth}) must lie from 0 to 1");
         ensure!(interval >= Duration::from_millis(100), "--interval ({interval:?}) must be at least 100ms");
+        let step = OBSERVE.min(interval);
+        ensure!(
+            jitter <= step,
+            "--jitter ({jitter:?}) must not exceed the time between two readings ({step:?}); --staleness makes figures \
+             older"
+        );
         ensure!(
             min > 0 || self.policy.iter().all(LawChoice::starts_first_replica),
             "--min 0 needs --policy slo, since no other law can start the first replica; for other laws give --min 1"
@@ -198,6 +233,7 @@ impl Flags {
             plant: self.plant(defaults)?,
             process: self.arrivals,
             staleness: self.staleness,
+            jitter: self.jitter,
             goal: (self.goal > 0.0).then_some(self.goal),
         })
     }
@@ -206,7 +242,7 @@ impl Flags {
         let variation = self.service_variation.unwrap_or(defaults.service_variation);
         let service_times = match &self.service_times {
             Some(path) => read_service_times(path)?,
-            None => ServiceTimeDistribution::new(self.service.unwrap_or(defaults.service), variation),
+            None => TimeDistribution::new(self.service.unwrap_or(defaults.service), variation),
         };
         let (slots, workers) = (self.slots.unwrap_or(defaults.slots), self.workers);
         ensure!(
@@ -226,11 +262,16 @@ impl Flags {
             startup: self.startup.unwrap_or(defaults.startup),
             max_placed: self.room as usize,
             cores: self.cores,
+            disturbances: Disturbances {
+                startup_variation: self.startup_variation,
+                mtbf: self.mtbf,
+                dispatchers: usize::from(self.dispatchers),
+            },
         })
     }
 }
 
-fn read_service_times(path: &Path) -> Result<ServiceTimeDistribution> {
+fn read_service_times(path: &Path) -> Result<TimeDistribution> {
     let text = std::fs::read_to_string(path).with_context(|| format!("read service times {}", path.display()))?;
     let mut times = Vec::new();
     for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
@@ -255,5 +296,5 @@ fn read_service_times(path: &Path) -> Result<ServiceTimeDistribution> {
         "--service-times {} has no service times; write one on each line, in milliseconds",
         path.display()
     );
-    Ok(ServiceTimeDistribution::Recorded(times))
+    Ok(TimeDistribution::Recorded(times))
 }

@@ -1,4 +1,5 @@
-//! The oracle: a plan of replicas that knows all arrivals. Its cost is the yardstick for the cost of laws.
+//! The oracle: a plan of replicas that knows all arrivals. Its cost is the yardstick for the cost of laws. The oracle
+//! plans for a plant without disturbances, so the yardstick is the same with any disturbance.
 //!
 //! 1. Dynamic programming over the seconds of the workload finds the cheapest plan in a fluid model (`FluidModel`). The
 //!    cost is the replica-seconds and a penalty for each late request.
@@ -16,6 +17,10 @@
 //! where a law begins with the lowest number. If no plan that was tried reaches the goal, the result is the plan that
 //! answers most requests in time. The highest number of replicas throughout is always tried.
 
+use super::controller::Controller;
+use super::plant::Plant;
+use super::plant::disturbances::Disturbances;
+use super::plant::settings::PlantSettings;
 use super::trial::{Trial, TrialOutcome};
 use std::time::Duration;
 use workload::arrivals::ArrivalTimes;
@@ -48,6 +53,8 @@ const STEP: Duration = Duration::from_secs(1);
 /// plan that was found to answer the share `goal` of all requests within the objective. If no plan that was tried
 /// reaches the goal, it is the one of them with the highest attainment.
 pub fn run(trial: &Trial, goal: f64) -> TrialOutcome {
+    let plant = PlantSettings { disturbances: Disturbances::NONE, ..trial.plant.clone() };
+    let trial = &Trial { plant, ..trial.clone() };
     let seconds = trial.workload.per_second.len();
     let mut arrivals = vec![0.0; seconds];
     for at in ArrivalTimes::new(trial.workload, trial.process, trial.seed) {
@@ -95,13 +102,7 @@ impl Oracle<'_> {
     /// The outcome of a plan in the plant. The desired replicas rise a start-up time earlier than the plan, so that
     /// replicas are ready in time.
     fn try_in_plant(&self, plan: &[usize]) -> TrialOutcome {
-        let mut second = 0;
-        let initial = plan[0];
-        self.trial.run_with(STEP, initial, |_| {
-            let until_ready = &plan[second..plan.len().min(second + self.startup + 1)];
-            second += 1;
-            until_ready.iter().copied().max().unwrap_or(initial)
-        })
+        self.trial.run_with(STEP, plan[0], &mut PlanController { plan, startup: self.startup, second: 0 })
     }
 
     fn is_better(&self, new: &TrialOutcome, old: &TrialOutcome) -> bool {
@@ -141,6 +142,24 @@ impl Oracle<'_> {
             }
         }
         outcome
+    }
+}
+
+/// Follows a plan. The desired replicas rise a start-up time earlier than the plan.
+struct PlanController<'a> {
+    /// The number of ready replicas in each second.
+    plan: &'a [usize],
+    /// The start-up time, in seconds.
+    startup: usize,
+    /// The second of the next decision.
+    second: usize,
+}
+
+impl Controller for PlanController<'_> {
+    fn decide(&mut self, _plant: &Plant) -> usize {
+        let until_ready = &self.plan[self.second..self.plan.len().min(self.second + self.startup + 1)];
+        self.second += 1;
+        until_ready.iter().copied().max().unwrap_or(self.plan[0])
     }
 }
 
@@ -246,8 +265,9 @@ impl FluidModel {
 mod tests {
     use super::*;
     use crate::laws::LawChoice;
+    use crate::simulate::plant::disturbances::Disturbances;
     use crate::simulate::plant::settings::PlantSettings;
-    use crate::simulate::service_time::ServiceTimeDistribution;
+    use crate::simulate::time_distribution::TimeDistribution;
     use admission::Order;
     use law::table::{Objective, Settings};
     use limits::Limits;
@@ -278,14 +298,16 @@ mod tests {
                 workers: 1,
                 max_batch: 1,
                 batch_growth: 1.0,
-                service_times: ServiceTimeDistribution::Constant(S(0.1)),
+                service_times: TimeDistribution::Constant(S(0.1)),
                 startup: S(3.0),
                 max_placed: usize::MAX,
                 cores: f64::INFINITY,
+                disturbances: Disturbances::NONE,
             },
             workload: &workload,
             process: ArrivalProcess::Uniform,
             staleness: Duration::ZERO,
+            jitter: Duration::ZERO,
             seed: 1,
         };
         let most = trial.run();

@@ -1,49 +1,51 @@
-//! The plant: a discrete-event model of a dispatcher and its replicas in virtual time.
+//! The plant: a discrete-event model of dispatchers and their replicas in virtual time.
 //!
-//! The plant decides on admission with the dispatcher's code, and its queue and rotation behave like the dispatcher's.
+//! The plant decides on admission with the dispatcher's code, and its queues and rotations behave like the dispatcher's.
 //! Replicas take time to start, hold as many requests as they have slots, and compute the requests in forward passes.
 //! Replicas that are stopped first finish the requests that they hold. The events are arrivals, completions, ends of
-//! starts, and samples of CPU usage. The plant knows nothing of laws.
+//! starts, deaths of replicas, ends of pauses after a refusal, and samples of CPU usage. The plant knows nothing of laws.
+//!
+//! Messages take no time. So a dispatcher learns at once that a replica is ready, that all of its slots are taken, or
+//! that it has died.
 //!
 //! All instants in the plant are nanoseconds since the start of the simulation.
 
+mod dispatcher;
+pub mod disturbances;
+mod ingress;
+mod lifecycle;
 pub mod metrics;
 pub mod queue;
 mod replica;
+mod rotation;
 pub mod settings;
+pub mod totals;
 
 use super::requests::PlantRequest;
+use super::streams::Stream;
 use super::timeline::{RequestCounts, TimelineSample};
 use crate::pods::Pod;
-use admission::service_time::ServiceTime;
-use admission::{Admission, QueueState, SpareCapacity, TimeLeft};
+use dispatcher::PlantDispatcher;
+use ingress::Ingress;
 use law::observation::{Observation, Replicas};
+use lifecycle::{Lifecycle, PhaseEnd};
 use metrics::DispatcherMetrics;
-use queue::PlantQueue;
+use rand_chacha::ChaCha8Rng;
 use replica::{CPU_SAMPLE_PERIOD, HeldRequest, PlantReplica, ReplicaPhase};
+use scaler::target::startup_mean;
 use settings::PlantSettings;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::iter::Peekable;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use totals::PlantTotals;
 
 /// The instant of an event that is not scheduled.
 const NEVER: u64 = u64::MAX;
 
-/// The numbers of requests by result, and the cost of the replicas, since the start of the simulation.
-#[derive(Debug, Clone)]
-pub struct PlantTotals {
-    /// The number of requests that arrived.
-    pub offered: u64,
-    /// The number of requests that were answered within the objective.
-    pub in_time: u64,
-    /// The number of requests that were refused at admission.
-    pub shed: u64,
-    /// The number of requests whose deadline passed before their answer.
-    pub expired: u64,
-    /// The sum of the times of all replicas. Starting replicas count, and draining replicas do not.
-    pub replica_time: Duration,
-}
+/// The time for which a dispatcher passes over a replica that had no free slot, in nanoseconds. It is the dispatcher's
+/// (`BUSY_PAUSE` in `dispatcher/src/rotation.rs`).
+const BUSY_PAUSE: u64 = 10_000_000;
 
 /// The completion of a request: its answer, scheduled for the end of its forward pass. Completions are ordered by
 /// `ends`. The other fields break ties, so that equal simulations give equal results.
@@ -56,53 +58,50 @@ struct Completion {
     arrived: u64,
     /// The number of the replica.
     replica: u32,
+    /// The index of the dispatcher.
+    dispatcher: u16,
 }
 
-/// The end of a replica's start, when the replica becomes ready.
+/// The pause of a replica that had no free slot for a dispatcher's request. The dispatcher passes it over until the
+/// pause `ends`.
 #[derive(Debug, Clone, Copy)]
-struct Start {
+struct Pause {
     ends: u64,
     /// The number of the replica.
     replica: u32,
+    /// The index of the dispatcher.
+    dispatcher: u16,
 }
 
-/// The state of the simulated dispatcher and its replicas.
+/// The state of the simulated dispatchers and their replicas.
 pub struct Plant {
     settings: PlantSettings,
     now: u64,
     objective: u64,
     deadline: u64,
-    queue: PlantQueue,
-    spare_capacity: SpareCapacity,
-    /// The dispatcher's running mean of service times.
-    mean_service: ServiceTime,
-    /// The mean of `mean_service` in nanoseconds; 0 before the first answer. It is stored, because the queue needs it
-    /// for every request.
-    mean_service_nanoseconds: u64,
-    /// The instant for [`ServiceTime`] that stands for the start of the simulation. [`ServiceTime`] takes instants of
-    /// the real clock.
-    epoch: Instant,
-    last_dispatch: u64,
+    ingress: Ingress,
+    dispatchers: Vec<PlantDispatcher>,
     /// All replicas that were ever started, in order of start. The index is the number of the replica.
     replicas: Vec<PlantReplica>,
     /// The numbers of the starting and ready replicas.
     alive: Vec<u32>,
-    /// The numbers of the ready replicas with a free slot, in the order in which their turns come.
-    free_replicas: VecDeque<u32>,
-    /// The number of slots of all ready replicas.
-    capacity: usize,
     completions: BinaryHeap<Reverse<Completion>>,
+    /// The number of requests that wait at dispatchers or that replicas hold.
+    pending: usize,
     /// The number of requests that replicas hold.
     in_flight: usize,
     /// The number of forward passes that run now.
     passes: usize,
-    /// The ends of all starts, the earliest first. All starts take the same time, so they end in order.
-    starts: VecDeque<Start>,
+    lifecycle: Lifecycle,
+    /// The pauses of all dispatchers, the earliest end first. All pauses take the same time, so they end in order.
+    pauses: VecDeque<Pause>,
     /// The number of desired replicas.
     desired: usize,
-    /// The start-up time as measured; `None` until a start has ended. The starts of the first replicas have ended before
-    /// the simulation.
+    /// The running mean of the start-up times, as the scaler's targets measure it; `None` until a start has ended. The
+    /// starts of the first replicas have ended before the simulation.
     startup: Option<Duration>,
+    /// The random numbers for the service times of requests that are sent again.
+    retry_rng: ChaCha8Rng,
     next_cpu_sample: u64,
     last_cpu_sample: u64,
     metrics: DispatcherMetrics,
@@ -114,41 +113,38 @@ pub struct Plant {
 }
 
 impl Plant {
-    /// A plant with an empty queue and `replicas` ready replicas.
-    pub fn new(settings: PlantSettings, replicas: usize) -> Self {
-        let epoch = Instant::now();
-        let (objective, deadline) = (settings.objective.as_nanos() as u64, settings.deadline.as_nanos() as u64);
+    /// A plant with empty queues and `replicas` ready replicas. `seed` is that of its random numbers.
+    pub fn new(settings: PlantSettings, replicas: usize, seed: u64) -> Self {
+        let dispatchers = settings.disturbances.dispatchers;
         let mut plant = Self {
             now: 0,
-            queue: PlantQueue::new(settings.order, objective, deadline),
-            objective,
-            deadline,
-            spare_capacity: SpareCapacity::new(settings.deadline / 2),
-            mean_service: ServiceTime::new(epoch),
-            mean_service_nanoseconds: 0,
-            epoch,
-            last_dispatch: 0,
+            objective: settings.objective.as_nanos() as u64,
+            deadline: settings.deadline.as_nanos() as u64,
+            ingress: Ingress::new(dispatchers, seed),
+            dispatchers: (0..dispatchers).map(|_| PlantDispatcher::new(&settings)).collect(),
             replicas: Vec::new(),
             alive: Vec::new(),
-            free_replicas: VecDeque::new(),
-            capacity: 0,
             completions: BinaryHeap::new(),
+            pending: 0,
             in_flight: 0,
             passes: 0,
-            starts: VecDeque::new(),
+            lifecycle: Lifecycle::new(&settings, seed),
+            pauses: VecDeque::new(),
             desired: 0,
-            startup: (replicas > 0).then_some(settings.startup),
+            startup: None,
+            retry_rng: Stream::Retries.rng(seed),
             next_cpu_sample: CPU_SAMPLE_PERIOD,
             last_cpu_sample: 0,
             metrics: DispatcherMetrics::default(),
-            totals: PlantTotals { offered: 0, in_time: 0, shed: 0, expired: 0, replica_time: Duration::ZERO },
+            totals: PlantTotals::default(),
             counted_until: 0,
             request_nanoseconds: 0,
             settings,
         };
         plant.scale(replicas);
-        for start in std::mem::take(&mut plant.starts) {
-            plant.make_ready(start.replica);
+        let starts: Vec<PhaseEnd> = std::iter::from_fn(|| plant.lifecycle.take_due(NEVER)).collect();
+        for PhaseEnd { at, replica } in starts {
+            plant.make_ready(replica, Duration::from_nanos(at));
         }
         plant
     }
@@ -160,14 +156,16 @@ impl Plant {
         loop {
             let arrival = requests.peek().map_or(NEVER, |request| request.arrived);
             let completion = self.completions.peek().map_or(NEVER, |completion| completion.0.ends);
-            let start_or_sample = self.next_cpu_sample.min(self.starts.front().map_or(NEVER, |start| start.ends));
-            let next = arrival.min(completion).min(start_or_sample);
+            let phase_end = self.lifecycle.first().map_or(NEVER, |end| end.at);
+            let pause = self.pauses.front().map_or(NEVER, |pause| pause.ends);
+            let rare = phase_end.min(pause).min(self.next_cpu_sample);
+            let next = arrival.min(completion).min(rare);
             if next > until {
                 break;
             }
             self.advance_to(next);
-            if next == start_or_sample {
-                self.end_start_or_sample_cpu();
+            if next == rare {
+                self.handle_rare_event();
             } else if next == completion {
                 self.complete_next();
             } else if let Some(request) = requests.next() {
@@ -175,7 +173,9 @@ impl Plant {
             }
         }
         self.advance_to(until);
-        self.demote_and_expire();
+        for dispatcher in 0..self.dispatchers.len() {
+            self.demote_and_expire(dispatcher);
+        }
         self.count_replica_time();
     }
 
@@ -208,14 +208,15 @@ impl Plant {
 
     /// The observation of the plant that a scaler would make now.
     pub fn observe(&self) -> Observation {
-        let ready = self.alive.iter().filter(|&&number| self.phase(number) != ReplicaPhase::Starting).count();
+        let ready = self.ready();
         Observation {
             at: Duration::from_nanos(self.now),
             is_partial: false,
-            queue_length: self.queue.len() as f64,
+            queue_length: self.queue_length() as f64,
             in_flight: self.in_flight as f64,
             request_seconds: self.request_nanoseconds as f64 / 1e9,
-            capacity: self.capacity as f64,
+            // As in the scaler's readings, the most that a dispatcher knows of: all dispatchers send to the same replicas.
+            capacity: (ready * self.settings.slots) as f64,
             arrivals: self.totals.offered as f64,
             service: self.metrics.service.cumulative(),
             work: self.metrics.work.cumulative(),
@@ -244,12 +245,12 @@ impl Plant {
         TimelineSample {
             at: Duration::from_nanos(self.now),
             desired: self.desired,
-            ready: self.capacity / self.settings.slots,
+            ready: self.ready(),
             offered: self.totals.offered,
             requests: Some(RequestCounts {
-                queue_length: self.queue.len(),
+                queue_length: self.queue_length(),
                 in_time: self.totals.in_time,
-                pending: (self.queue.len() + self.in_flight) as u64,
+                pending: self.pending as u64,
             }),
         }
     }
@@ -264,6 +265,16 @@ impl Plant {
         &self.metrics.latencies
     }
 
+    /// The number of ready replicas.
+    fn ready(&self) -> usize {
+        self.alive.iter().filter(|&&number| self.phase(number) != ReplicaPhase::Starting).count()
+    }
+
+    /// The number of requests that wait at all dispatchers.
+    fn queue_length(&self) -> usize {
+        self.pending - self.in_flight
+    }
+
     fn phase(&self, number: u32) -> ReplicaPhase {
         self.replicas[number as usize].phase
     }
@@ -272,62 +283,57 @@ impl Plant {
         let number = self.replicas.len() as u32;
         self.replicas.push(PlantReplica::new(self.now, self.settings.workers));
         self.alive.push(number);
-        let ends = self.now + self.settings.startup.as_nanos() as u64;
-        self.starts.push_back(Start { ends, replica: number });
+        self.lifecycle.start(number, self.now);
     }
 
     fn stop_replica(&mut self) {
         let starting = self.alive.iter().rposition(|&number| self.phase(number) == ReplicaPhase::Starting);
         let number = self.alive.remove(starting.unwrap_or(self.alive.len() - 1));
         if self.phase(number) != ReplicaPhase::Starting {
-            self.capacity -= self.settings.slots;
-            self.free_replicas.retain(|&free| free != number);
+            self.dispatchers.iter_mut().for_each(|dispatcher| dispatcher.rotation.remove(number));
         }
-        self.starts.retain(|start| start.replica != number);
         let replica = &mut self.replicas[number as usize];
         replica.phase = if replica.in_flight == 0 { ReplicaPhase::Gone } else { ReplicaPhase::Draining };
     }
 
     fn arrive(&mut self, request: PlantRequest) {
         self.totals.offered += 1;
-        if let Some(&number) = self.free_replicas.front()
-            && self.queue.is_empty()
+        let index = self.ingress.next();
+        let dispatcher = &mut self.dispatchers[index];
+        if let Some(number) = dispatcher.rotation.first()
+            && dispatcher.is_idle()
+            && self.replicas[number as usize].in_flight < self.settings.slots
         {
-            self.spare_capacity.record(false, Duration::from_nanos(self.now - self.last_dispatch));
-            return self.send_to(number, request);
+            dispatcher.record_dispatch(false, self.now);
+            self.pending += 1;
+            return self.send_to(number, request, index);
         }
-        self.demote_and_expire();
-        if self.is_admitted() {
-            self.queue.push(request);
-            self.dispatch();
+        self.demote_and_expire(index);
+        if self.dispatchers[index].admit(request) {
+            self.pending += 1;
+            self.dispatch(index);
         } else {
             self.totals.shed += 1;
         }
     }
 
-    fn is_admitted(&self) -> bool {
-        let state = QueueState {
-            punctual: self.queue.punctual(),
-            late: self.queue.late(),
-            slot_is_free: !self.free_replicas.is_empty(),
-            capacity: self.capacity,
-            service_time: self.mean_service.mean(),
-            spare: self.spare_capacity.share(),
-        };
-        let time_left = TimeLeft { objective: self.settings.objective, deadline: self.settings.deadline };
-        self.queue.len() < self.settings.max_queue_length
-            && Admission::decide(self.settings.order, &state, time_left) == Admission::Admit
-    }
-
-    fn demote_and_expire(&mut self) {
-        self.totals.expired += self.queue.demote(self.now, self.mean_service_nanoseconds) as u64;
+    /// Lets the requests that wait at the dispatcher `index` become late and expire.
+    fn demote_and_expire(&mut self, index: usize) {
+        let expired = self.dispatchers[index].demote_and_expire(self.now);
+        self.pending -= expired;
+        self.totals.expired += expired as u64;
     }
 
     /// Handles the next completion: counts the answer and frees the slot. After the last completion of a forward pass,
     /// the worker begins another pass.
     fn complete_next(&mut self) {
         let Reverse(completion) = self.completions.pop().expect("run() has seen a completion that is due");
+        if self.phase(completion.replica) == ReplicaPhase::Gone {
+            // The replica has died during this forward pass.
+            return;
+        }
         self.count_answer(&completion);
+        self.pending -= 1;
         self.in_flight -= 1;
         let replica = &mut self.replicas[completion.replica as usize];
         replica.in_flight -= 1;
@@ -343,11 +349,9 @@ impl Plant {
             ReplicaPhase::Draining if replica.in_flight == 0 => replica.phase = ReplicaPhase::Gone,
             ReplicaPhase::Draining => {}
             _ => {
-                // A replica whose slots were not all taken still waits for its turn.
-                if replica.in_flight + 1 == self.settings.slots {
-                    self.free_replicas.push_back(completion.replica);
-                }
-                self.dispatch();
+                let index = usize::from(completion.dispatcher);
+                self.dispatchers[index].rotation.free_slot(completion.replica);
+                self.dispatch(index);
             }
         }
     }
@@ -355,8 +359,7 @@ impl Plant {
     fn count_answer(&mut self, completion: &Completion) {
         let service = completion.ends - completion.dispatched;
         let latency = completion.ends - completion.arrived;
-        self.mean_service.record(Duration::from_nanos(service), self.epoch + Duration::from_nanos(self.now));
-        self.mean_service_nanoseconds = self.mean_service.mean().map_or(0, |mean| mean.as_nanos() as u64);
+        self.dispatchers[usize::from(completion.dispatcher)].record_answer(service, self.now);
         if latency <= self.objective {
             self.totals.in_time += 1;
         } else if latency > self.deadline {
@@ -367,35 +370,40 @@ impl Plant {
         self.metrics.record_answer(service, work, latency);
     }
 
-    /// Sends waiting requests to free slots, as long as there are both.
-    fn dispatch(&mut self) {
-        if self.queue.is_empty() {
+    /// Sends the requests that wait at the dispatcher `index` to replicas, as long as the dispatcher knows of a free
+    /// slot. If other dispatchers have taken all slots of a replica, it refuses the request. The request returns to its
+    /// place in the queue, and the dispatcher passes the replica over for a pause.
+    fn dispatch(&mut self, index: usize) {
+        if self.dispatchers[index].is_idle() {
             return;
         }
-        self.demote_and_expire();
-        while let Some(&number) = self.free_replicas.front() {
-            let Some(request) = self.queue.pop(self.now, self.mean_service_nanoseconds) else { break };
-            let is_late = request.arrived + self.objective < self.now + self.mean_service_nanoseconds;
-            let gap = Duration::from_nanos(self.now - self.last_dispatch);
-            self.spare_capacity.record(request.arrived != self.now && !is_late, gap);
-            self.send_to(number, request);
+        self.demote_and_expire(index);
+        while let Some(number) = self.dispatchers[index].rotation.first() {
+            let dispatcher = &mut self.dispatchers[index];
+            let Some(request) = dispatcher.dispatch_next(self.now) else { break };
+            if self.replicas[number as usize].in_flight < self.settings.slots {
+                self.send_to(number, request, index);
+                continue;
+            }
+            self.totals.busy += 1;
+            dispatcher.requeue(request);
+            dispatcher.rotation.begin_pause();
+            self.pauses.push_back(Pause { ends: self.now + BUSY_PAUSE, replica: number, dispatcher: index as u16 });
+            // A request that returns to the queue counts as punctual at first.
+            self.demote_and_expire(index);
         }
     }
 
-    /// Sends a request to replica `number`, whose turn it is. The replica takes its next turn after all others.
-    fn send_to(&mut self, number: u32, request: PlantRequest) {
-        self.free_replicas.pop_front();
-        if self.replicas[number as usize].in_flight + 1 < self.settings.slots {
-            self.free_replicas.push_back(number);
-        }
-        self.last_dispatch = self.now;
+    /// Sends a request of the dispatcher `index` to replica `number`, whose turn it is.
+    fn send_to(&mut self, number: u32, request: PlantRequest, index: usize) {
+        self.dispatchers[index].rotation.take_slot(number);
         self.in_flight += 1;
         let replica = &mut self.replicas[number as usize];
         replica.in_flight += 1;
         if replica.in_flight == 1 {
             replica.working_since = self.now;
         }
-        replica.waiting.push_back(HeldRequest { request, dispatched: self.now });
+        replica.waiting.push_back(HeldRequest { request, dispatched: self.now, dispatcher: index as u16 });
         if replica.idle_workers > 0 {
             self.begin_pass(number);
         }
@@ -414,28 +422,71 @@ impl Plant {
         let slowdown = (self.passes as f64 / self.settings.cores).max(1.0);
         let pass = ((first + self.settings.batch_growth * others) * slowdown) as u64;
         replica.busy += pass;
-        for (index, HeldRequest { request, dispatched }) in replica.waiting.drain(..size).enumerate() {
+        for (index, HeldRequest { request, dispatched, dispatcher }) in replica.waiting.drain(..size).enumerate() {
             self.completions.push(Reverse(Completion {
                 ends: self.now + pass,
                 is_last_of_pass: index + 1 == size,
                 dispatched,
                 arrived: request.arrived,
                 replica: number,
+                dispatcher,
             }));
         }
     }
 
-    /// Handles the event that is due now: the end of a start, or else the CPU samples.
-    fn end_start_or_sample_cpu(&mut self) {
-        if let Some(&start) = self.starts.front()
-            && start.ends == self.now
-        {
-            self.starts.pop_front();
-            self.startup = Some(self.settings.startup);
-            self.make_ready(start.replica);
-            self.dispatch();
-            return;
+    /// Handles the event that is due now: the end of a replica's phase, else the end of a pause, or else the CPU
+    /// samples.
+    fn handle_rare_event(&mut self) {
+        if let Some(PhaseEnd { replica: number, .. }) = self.lifecycle.take_due(self.now) {
+            let replica = &self.replicas[number as usize];
+            match replica.phase {
+                ReplicaPhase::Starting => self.make_ready(number, Duration::from_nanos(self.now - replica.created)),
+                ReplicaPhase::Ready { .. } => self.replace_dead(number),
+                ReplicaPhase::Draining | ReplicaPhase::Gone => return,
+            }
+            for index in 0..self.dispatchers.len() {
+                self.dispatch(index);
+            }
+        } else if let Some(pause) = self.pauses.pop_front_if(|pause| pause.ends == self.now) {
+            self.end_pause(pause);
+        } else {
+            self.sample_cpu();
         }
+    }
+
+    /// Lets a ready replica die, and starts another one in its place. The requests that the replica held return to their
+    /// queues. A request that was in a forward pass takes another service time when it is sent again.
+    fn replace_dead(&mut self, number: u32) {
+        self.dispatchers.iter_mut().for_each(|dispatcher| dispatcher.rotation.remove(number));
+        self.alive.retain(|&alive| alive != number);
+        let replica = &mut self.replicas[number as usize];
+        replica.phase = ReplicaPhase::Gone;
+        self.passes -= self.settings.workers - replica.idle_workers;
+        self.in_flight -= replica.in_flight;
+        let waiting = std::mem::take(&mut replica.waiting);
+        let mut lost: Vec<(PlantRequest, u16)> = waiting.iter().map(|held| (held.request, held.dispatcher)).collect();
+        for Reverse(computed) in self.completions.iter().filter(|completion| completion.0.replica == number) {
+            let service_time = self.settings.service_times.draw(&mut self.retry_rng);
+            lost.push((PlantRequest { arrived: computed.arrived, service_time }, computed.dispatcher));
+        }
+        for (request, dispatcher) in lost {
+            if !self.dispatchers[usize::from(dispatcher)].retry(request, self.now) {
+                self.pending -= 1;
+                self.totals.failed += 1;
+            }
+        }
+        self.start_replica();
+    }
+
+    fn end_pause(&mut self, pause: Pause) {
+        let index = usize::from(pause.dispatcher);
+        if let ReplicaPhase::Ready { .. } = self.phase(pause.replica) {
+            self.dispatchers[index].rotation.end_pause(pause.replica);
+            self.dispatch(index);
+        }
+    }
+
+    fn sample_cpu(&mut self) {
         for &number in &self.alive {
             self.replicas[number as usize].sample_cpu(self.now);
         }
@@ -443,14 +494,16 @@ impl Plant {
         self.next_cpu_sample = self.now + CPU_SAMPLE_PERIOD;
     }
 
-    fn make_ready(&mut self, number: u32) {
+    /// Makes a replica ready whose start took `took`.
+    fn make_ready(&mut self, number: u32, took: Duration) {
+        self.startup = Some(startup_mean(self.startup, took));
+        self.lifecycle.live(number, self.now);
         self.replicas[number as usize].phase = ReplicaPhase::Ready { since: self.now };
-        self.capacity += self.settings.slots;
-        self.free_replicas.push_back(number);
+        self.dispatchers.iter_mut().for_each(|dispatcher| dispatcher.rotation.add(number));
     }
 
     fn advance_to(&mut self, time: u64) {
-        self.request_nanoseconds += (self.queue.len() + self.in_flight) as u128 * u128::from(time - self.now);
+        self.request_nanoseconds += self.pending as u128 * u128::from(time - self.now);
         self.now = time;
     }
 
@@ -462,216 +515,4 @@ impl Plant {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::laws::windows::queueing::erlang_c;
-    use crate::simulate::requests::generate;
-    use crate::simulate::service_time::ServiceTimeDistribution;
-    use admission::Order;
-    use proptest::prelude::*;
-    use workload::Workload;
-    use workload::arrivals::ArrivalProcess;
-
-    const HOUR: Duration = Duration::from_secs(3600);
-    const S: fn(f64) -> Duration = Duration::from_secs_f64;
-
-    fn settings(service_times: ServiceTimeDistribution) -> PlantSettings {
-        PlantSettings {
-            order: Order::LateLast,
-            objective: S(0.5),
-            deadline: S(5.0),
-            max_queue_length: 1000,
-            slots: 1,
-            workers: 1,
-            max_batch: 1,
-            batch_growth: 1.0,
-            service_times,
-            startup: S(3.0),
-            max_placed: usize::MAX,
-            cores: f64::INFINITY,
-        }
-    }
-
-    /// The mean wait in seconds of Poisson arrivals that `replicas` replicas serve in order of arrival. No request is
-    /// refused or expires.
-    fn mean_wait(
-        service_times: ServiceTimeDistribution,
-        replicas: usize,
-        arrivals_per_second: f64,
-        seconds: f64,
-    ) -> f64 {
-        let unlimited = PlantSettings {
-            order: Order::Fifo,
-            objective: HOUR,
-            deadline: HOUR,
-            max_queue_length: usize::MAX,
-            ..settings(service_times.clone())
-        };
-        let mut plant = Plant::new(unlimited, replicas);
-        let workload = Workload::constant(arrivals_per_second, S(seconds));
-        plant.run(&mut generate(&workload, ArrivalProcess::Poisson, &service_times, 1).peekable(), S(seconds));
-        plant.finish_all();
-        let seen = plant.observe();
-        assert_eq!(seen.arrivals, seen.latency.count(), "no request is refused or expires");
-        (seen.latency.sum - seen.service.sum) / seen.arrivals
-    }
-
-    /// A request every `seconds`, the first at second `first`, all with a service time of `service_time` seconds.
-    fn every(seconds: f64, first: f64, service_time: f64) -> Peekable<impl Iterator<Item = PlantRequest>> {
-        let nanoseconds = |seconds: f64| (seconds * 1e9) as u64;
-        let request = move |count: u64| PlantRequest {
-            arrived: nanoseconds(first) + count * nanoseconds(seconds),
-            service_time: nanoseconds(service_time),
-        };
-        (0..).map(request).peekable()
-    }
-
-    fn assert_near(found: f64, expected: f64) {
-        assert!((found / expected - 1.0).abs() < 0.02, "{found} is not within 2 % of {expected}");
-    }
-
-    #[test]
-    fn mean_waits_agree_with_queueing_theory() {
-        // M/M/n: the mean wait is C(n, a)·S / (n·(1 − ρ)).
-        for (replicas, utilisation) in [(1, 0.7), (3, 0.8), (10, 0.8)] {
-            let load = utilisation * replicas as f64;
-            let expected = erlang_c(replicas, load) * 0.05 / (replicas as f64 * (1.0 - utilisation));
-            assert_near(
-                mean_wait(ServiceTimeDistribution::Exponential(S(0.05)), replicas, load / 0.05, 3e6 / (load / 0.05)),
-                expected,
-            );
-        }
-        // M/D/1: the mean wait is ρ·S / (2·(1 − ρ)). M/G/1: the mean wait is 1 + cs² times as long (Pollaczek and
-        // Khinchine).
-        assert_near(mean_wait(ServiceTimeDistribution::Constant(S(0.05)), 1, 14.0, 1e5), 0.7 * 0.05 / 0.6);
-        assert_near(mean_wait(ServiceTimeDistribution::new(S(0.05), 0.5), 1, 14.0, 1e5), 1.25 * 0.7 * 0.05 / 0.6);
-    }
-
-    #[test]
-    fn replicas_take_time_to_start_and_finish_their_requests_before_they_stop() {
-        let mut plant = Plant::new(settings(ServiceTimeDistribution::Constant(S(0.4))), 1);
-        // A request every 0.2 s, from 0.1 s on, is twice the load that one replica can serve.
-        let mut arrivals = every(0.2, 0.1, 0.4);
-        plant.run(&mut arrivals, S(1.0));
-        plant.scale(2);
-        plant.run(&mut arrivals, S(3.9));
-        assert_eq!(plant.observe().replicas, Replicas { desired: 2, ready: 1, starting: 1, ..Replicas::default() });
-        plant.run(&mut arrivals, S(4.05));
-        assert_eq!(plant.observe().replicas, Replicas { desired: 2, ready: 2, starting: 0, ..Replicas::default() });
-        assert_eq!((plant.observe().startup, plant.observe().in_flight), (Some(S(3.0)), 2.0));
-        plant.scale(1);
-        assert_eq!((plant.observe().replicas.ready, plant.observe().in_flight), (1, 2.0));
-        plant.run(&mut arrivals, S(4.5));
-        assert_eq!(plant.observe().in_flight, 1.0);
-        // There is one replica for 1 s, then two replicas for 3.05 s (the second starts during 3 s of it), and then one
-        // for 0.45 s.
-        assert_eq!(plant.totals().replica_time, S(1.0 + 6.1 + 0.45));
-    }
-
-    #[test]
-    fn replicas_that_cannot_be_placed_are_blocked() {
-        let mut plant =
-            Plant::new(PlantSettings { max_placed: 2, ..settings(ServiceTimeDistribution::Constant(S(0.1))) }, 1);
-        plant.scale(5);
-        assert_eq!(
-            plant.observe().replicas,
-            Replicas { desired: 5, ready: 1, starting: 1, blocked: 3, ..Replicas::default() }
-        );
-    }
-
-    #[test]
-    fn passes_slow_down_if_there_are_too_few_cores() {
-        let wait = |cores| {
-            let mut plant =
-                Plant::new(PlantSettings { cores, ..settings(ServiceTimeDistribution::Constant(S(0.1))) }, 4);
-            plant.run(&mut every(0.0, 0.0, 0.1).take(4).peekable(), S(1.0));
-            plant.observe().service.sum
-        };
-        assert!((wait(4.0) - 0.4).abs() < 1e-9);
-        // The third pass is one of three passes on two cores, so it takes 1.5 times as long. The fourth takes twice as
-        // long.
-        assert!((wait(2.0) - (0.1 + 0.1 + 0.15 + 0.2)).abs() < 1e-9);
-    }
-
-    #[test]
-    fn a_replica_with_full_slots_reaches_the_full_speed() {
-        let one = settings(ServiceTimeDistribution::Constant(S(0.05)));
-        for settings in [
-            one.clone(),
-            PlantSettings { slots: 2, ..one.clone() },
-            PlantSettings { slots: 16, max_batch: 8, batch_growth: 0.25, ..one.clone() },
-            PlantSettings { slots: 16, workers: 2, max_batch: 4, batch_growth: 0.5, ..one },
-        ] {
-            let rate = settings.full_speed().requests_per_second;
-            let mut plant = Plant::new(settings, 1);
-            plant.run(&mut every(0.001, 0.0, 0.05), S(100.0));
-            assert_near(plant.observe().service.count() / 100.0, rate);
-        }
-    }
-
-    #[test]
-    fn a_pass_computes_the_waiting_requests_and_takes_longer_for_more() {
-        let batches = PlantSettings {
-            slots: 4,
-            max_batch: 3,
-            batch_growth: 0.5,
-            ..settings(ServiceTimeDistribution::Constant(S(0.1)))
-        };
-        let mut plant = Plant::new(batches, 1);
-        // Five requests arrive at once. The first is computed alone until 0.1 s, and the next three together until
-        // 0.3 s. The fifth gets a slot at 0.1 s and is computed alone until 0.4 s.
-        plant.run(&mut every(0.0, 0.0, 0.1).take(5).peekable(), S(0.05));
-        assert_eq!((plant.observe().in_flight, plant.observe().queue_length), (4.0, 1.0));
-        plant.run(&mut every(0.0, 0.0, 0.1).take(0).peekable(), S(1.0));
-        let seen = plant.observe();
-        assert_eq!((seen.work.count(), seen.service.count()), (5.0, 5.0));
-        assert!((seen.service.sum - (0.1 + 3.0 * 0.3 + 0.3)).abs() < 1e-9, "{}", seen.service.sum);
-        assert!((seen.work.sum - 0.4).abs() < 1e-9, "{}", seen.work.sum);
-        assert!((seen.latency.sum - (0.1 + 3.0 * 0.3 + 0.4)).abs() < 1e-9, "{}", seen.latency.sum);
-    }
-
-    #[test]
-    fn cpu_usage_is_a_mean_over_fifteen_seconds() {
-        let mut plant = Plant::new(settings(ServiceTimeDistribution::Constant(S(0.25))), 1);
-        let mut arrivals = every(0.5, 0.0, 0.25);
-        plant.run(&mut arrivals, S(29.0));
-        assert_eq!(plant.pods()[0].usage, None, "the mean needs two samples");
-        plant.run(&mut arrivals, S(31.0));
-        let usage = plant.pods()[0].usage.expect("there are two samples");
-        assert!((usage.cores - 0.5).abs() < 0.02, "{usage:?}");
-        assert_eq!((usage.age, usage.window), (S(1.0), S(15.0)));
-    }
-
-    proptest! {
-        #[test]
-        fn every_request_is_counted_once(
-            order in prop::sample::select(vec![Order::LateLast, Order::Fifo]),
-            rates in prop::collection::vec(0..120_u32, 1..20),
-            scales in prop::collection::vec(0..5_usize, 1..20),
-            variation in 0.0..1.5,
-            slots in 1..4_usize,
-        ) {
-            let service_times = ServiceTimeDistribution::new(S(0.06), variation);
-            let common = settings(service_times.clone());
-            let mut plant = Plant::new(PlantSettings { order, slots, max_queue_length: 50, ..common }, 1);
-            let workload = Workload { per_second: rates.iter().map(|&rate| f64::from(rate)).collect() };
-            let mut arrivals = generate(&workload, ArrivalProcess::Poisson, &service_times, 3).peekable();
-            for (second, &replicas) in scales.iter().cycle().take(rates.len()).enumerate() {
-                plant.scale(replicas);
-                plant.run(&mut arrivals, S(second as f64 + 1.0));
-                let seen = plant.observe();
-                prop_assert!(seen.in_flight <= (seen.capacity + 5.0 * slots as f64));
-                prop_assert!(seen.queue_length <= 50.0);
-            }
-            plant.finish_all();
-            let (seen, totals) = (plant.observe(), plant.totals().clone());
-            prop_assert_eq!((seen.queue_length, seen.in_flight), (0.0, 0.0));
-            let answered = seen.latency.count() as u64;
-            prop_assert!(totals.in_time <= answered);
-            // A request that is answered after its deadline counts as answered and as expired. So the two sums are
-            // bounds of `offered`, and need not equal it.
-            prop_assert!(answered + totals.shed <= totals.offered);
-            prop_assert!(totals.offered <= answered + totals.shed + totals.expired);
-        }
-    }
-}
+mod tests;

@@ -1,8 +1,7 @@
 //! The requests of a simulation. Each has an arrival time and a service time.
 
-use super::service_time::ServiceTimeDistribution;
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
+use super::streams::Stream;
+use super::time_distribution::TimeDistribution;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::Scope;
 use workload::Workload;
@@ -28,13 +27,10 @@ pub struct PlantRequest {
 pub fn generate<'a>(
     workload: &'a Workload,
     process: ArrivalProcess,
-    service_times: &'a ServiceTimeDistribution,
+    service_times: &'a TimeDistribution,
     seed: u64,
 ) -> impl Iterator<Item = PlantRequest> + 'a {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    // The arrival times use stream 0 of this seed. If the service times used it, too, they would depend on the gaps
-    // between arrivals.
-    rng.set_stream(1);
+    let mut rng = Stream::ServiceTimes.rng(seed);
     let arrivals = ArrivalTimes::new(workload, process, seed);
     arrivals.map(move |at| PlantRequest { arrived: at.as_nanos() as u64, service_time: service_times.draw(&mut rng) })
 }
@@ -67,7 +63,7 @@ mod tests {
     #[test]
     fn prefetched_requests_are_the_same_as_generated_ones() {
         let workload = Workload::constant(1000.0, Duration::from_secs(60));
-        let service_times = ServiceTimeDistribution::new(Duration::from_millis(50), 0.3);
+        let service_times = TimeDistribution::new(Duration::from_millis(50), 0.3);
         let make = || generate(&workload, ArrivalProcess::Poisson, &service_times, 9);
         let here: Vec<PlantRequest> = make().collect();
         let there: Vec<PlantRequest> = std::thread::scope(|scope| prefetch(scope, make()).collect());

@@ -1,16 +1,15 @@
 //! A trial: the simulation of one law on one workload with one seed, and its outcome.
 
+use super::controller::{Controller, LawController};
+use super::plant::Plant;
 use super::plant::settings::PlantSettings;
-use super::plant::{Plant, PlantTotals};
+use super::plant::totals::PlantTotals;
 use super::requests::{self, PlantRequest};
 use super::timeline::{MAX_SAMPLES, TimelineSample};
 use crate::laws::LawChoice;
-use crate::pods::Pod;
-use law::observation::Observation;
 use law::table::Settings as LawSettings;
-use limits::{Limiter, Limits};
+use limits::Limits;
 use scaler::control::OBSERVE;
-use std::collections::VecDeque;
 use std::time::Duration;
 use workload::Workload;
 use workload::arrivals::ArrivalProcess;
@@ -39,7 +38,9 @@ pub struct Trial<'a> {
     pub process: ArrivalProcess,
     /// The age of the metrics on which the law decides.
     pub staleness: Duration,
-    /// The seed of the arrivals and of the service times.
+    /// The highest age that a reading gets at random, at most the time between two readings.
+    pub jitter: Duration,
+    /// The seed of all random numbers.
     pub seed: u64,
 }
 
@@ -76,22 +77,13 @@ impl TrialOutcome {
 impl Trial<'_> {
     /// Runs the law on the plant.
     pub fn run(&self) -> TrialOutcome {
-        let mut law = self.law.make(&self.law_settings);
-        let mut limiter = Limiter::new(self.limits);
-        let mut delayed = DelayedObservations { staleness: self.staleness, observations: VecDeque::new() };
-        self.run_with(OBSERVE.min(self.law_settings.interval), self.limits.min, |plant| {
-            let current = plant.observe().replicas;
-            let Some((seen, pods)) = delayed.next(plant) else { return current.desired };
-            // The metrics are delayed, but not the numbers of replicas: a real scaler gets these from its target
-            // without delay.
-            let seen = Observation { replicas: current, ..seen };
-            limiter.apply(&seen, law.decide(&seen, &pods).replicas).0
-        })
+        let step = OBSERVE.min(self.law_settings.interval);
+        self.run_with(step, self.limits.min, &mut LawController::new(self))
     }
 
     /// Runs the plant on the workload, with `initial` ready replicas at first. Before each step of the length `step`,
-    /// `controller` returns the desired replicas.
-    pub fn run_with(&self, step: Duration, initial: usize, controller: impl FnMut(&Plant) -> usize) -> TrialOutcome {
+    /// `controller` decides.
+    pub fn run_with(&self, step: Duration, initial: usize, controller: &mut impl Controller) -> TrialOutcome {
         let requests = requests::generate(self.workload, self.process, &self.plant.service_times, self.seed);
         if self.workload.total() < MIN_PREFETCHED {
             return self.run_on(requests, step, initial, controller);
@@ -104,23 +96,27 @@ impl Trial<'_> {
         requests: impl Iterator<Item = PlantRequest>,
         step: Duration,
         initial: usize,
-        mut controller: impl FnMut(&Plant) -> usize,
+        controller: &mut impl Controller,
     ) -> TrialOutcome {
-        let mut plant = Plant::new(self.plant.clone(), initial);
+        let mut plant = Plant::new(self.plant.clone(), initial, self.seed);
         let mut requests = requests.peekable();
         let end = Duration::from_secs(self.workload.per_second.len() as u64);
         let steps_per_sample = end.div_duration_f64(step * MAX_SAMPLES as u32).ceil() as usize;
         let (mut desired, mut peak, mut timeline) = (initial, initial, Vec::new());
         let (mut changes, mut late_changes) = (0, 0);
         let (mut at, mut steps) = (Duration::ZERO, 0_usize);
+        controller.read(&plant);
         while at < end {
-            let next = controller(&plant);
+            let next = controller.decide(&plant);
             if next != desired {
                 plant.scale(next);
                 (desired, changes, peak) = (next, changes + 1, peak.max(next.min(self.plant.max_placed)));
                 late_changes += usize::from(at > SETTLED);
             }
+            let before = at;
             at = (at + step).min(end);
+            plant.run(&mut requests, at.saturating_sub(controller.reading_age()).max(before));
+            controller.read(&plant);
             plant.run(&mut requests, at);
             steps += 1;
             if at == end || steps.is_multiple_of(steps_per_sample) {
@@ -139,25 +135,5 @@ impl Trial<'_> {
             late_changes,
             timeline,
         }
-    }
-}
-
-/// The newest observation that is old enough for the law, if there is one, and all later observations, oldest first.
-struct DelayedObservations {
-    staleness: Duration,
-    observations: VecDeque<(Observation, Vec<Pod>)>,
-}
-
-impl DelayedObservations {
-    /// Observes the plant, and returns the newest observation whose age is at least the staleness. `None` if no
-    /// observation is old enough.
-    fn next(&mut self, plant: &Plant) -> Option<(Observation, Vec<Pod>)> {
-        let observation = plant.observe();
-        let now = observation.at;
-        self.observations.push_back((observation, plant.pods()));
-        while self.observations.get(1).is_some_and(|(second, _)| second.at + self.staleness <= now) {
-            self.observations.pop_front();
-        }
-        self.observations.front().filter(|(oldest, _)| oldest.at + self.staleness <= now).cloned()
     }
 }

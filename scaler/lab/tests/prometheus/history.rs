@@ -10,9 +10,10 @@ use lab::backtest::history::History;
 use lab::backtest::history_reader::{Error, HistoryReader};
 use lab::backtest::period::Period;
 use lab::simulate::plant::Plant;
+use lab::simulate::plant::disturbances::Disturbances;
 use lab::simulate::plant::settings::PlantSettings;
 use lab::simulate::requests::generate;
-use lab::simulate::service_time::ServiceTimeDistribution;
+use lab::simulate::time_distribution::TimeDistribution;
 use law::histogram::Histogram;
 use readings::prometheus::client::Client;
 use serde_json::Value;
@@ -238,7 +239,7 @@ async fn every_request_is_found_if_a_period_takes_several_queries() {
 /// now and then. `first` is the time of the first sample. Returns the number of offered requests and the number of
 /// requests that were answered in time.
 fn simulated(text: &mut Text, first: u64) -> (f64, f64) {
-    let service_times = ServiceTimeDistribution::new(Duration::from_millis(55), 0.2);
+    let service_times = TimeDistribution::new(Duration::from_millis(55), 0.2);
     let settings = PlantSettings {
         order: Order::LateLast,
         objective: Duration::from_millis(500),
@@ -252,11 +253,12 @@ fn simulated(text: &mut Text, first: u64) -> (f64, f64) {
         startup: Duration::ZERO,
         max_placed: 100,
         cores: f64::INFINITY,
+        disturbances: Disturbances::NONE,
     };
     let shape: Shape = "square:low=10,high=62,period=600,length=7200".parse().expect("a shape");
     let workload = shape.workload();
     let mut requests = generate(&workload, ArrivalProcess::Poisson, &service_times, 99).peekable();
-    let mut plant = Plant::new(settings, 3);
+    let mut plant = Plant::new(settings, 3, 1);
     let labels = "instance=\"a:5052\",job=\"dispatcher\"";
     let with = |label: &str| format!("{labels},{label}");
     for scrape in 0..=480 {

@@ -32,6 +32,11 @@ impl PlantQueue {
         self.punctual.push_back(request);
     }
 
+    /// Returns a dispatched request to its place in the order of arrival, among the punctual requests.
+    pub fn requeue(&mut self, request: PlantRequest) {
+        insert(&mut self.punctual, request);
+    }
+
     /// Makes requests late that would miss the objective even if they were dispatched now and took `service_time`
     /// nanoseconds. Under [`Order::Fifo`], no request becomes late. Then drops the requests whose deadline has passed,
     /// and returns their number.
@@ -41,7 +46,7 @@ impl PlantQueue {
             && request.arrived + self.objective < now + service_time
         {
             self.punctual.pop_front();
-            self.late.push_back(request);
+            insert(&mut self.late, request);
         }
         let before = self.len();
         for class in [&mut self.punctual, &mut self.late] {
@@ -82,5 +87,15 @@ impl PlantQueue {
     /// Whether no request waits.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+/// Adds a request to a class at its place in the order of arrival.
+fn insert(class: &mut VecDeque<PlantRequest>, request: PlantRequest) {
+    if class.back().is_none_or(|last| last.arrived <= request.arrived) {
+        class.push_back(request);
+    } else {
+        let index = class.partition_point(|other| other.arrived < request.arrived);
+        class.insert(index, request);
     }
 }

@@ -21,7 +21,7 @@ pub(super) enum ReplicaPhase {
     },
     /// The replica is out of rotation, and still answers the requests that it holds.
     Draining,
-    /// The replica has stopped.
+    /// The replica has stopped or died.
     Gone,
 }
 
@@ -31,13 +31,16 @@ pub(super) struct HeldRequest {
     pub(super) request: PlantRequest,
     /// The instant at which the request left the queue.
     pub(super) dispatched: u64,
+    /// The index of the dispatcher that has sent the request.
+    pub(super) dispatcher: u16,
 }
 
 /// A replica of the plant.
 #[derive(Debug, Clone)]
 pub(super) struct PlantReplica {
     pub(super) phase: ReplicaPhase,
-    created: u64,
+    /// The instant at which the replica was started.
+    pub(super) created: u64,
     /// The number of requests that the replica holds, in a forward pass or waiting for one.
     pub(super) in_flight: usize,
     /// The requests that wait at the replica for a forward pass.

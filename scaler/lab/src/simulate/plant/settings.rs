@@ -1,6 +1,7 @@
 //! The settings of the plant: the limits of the queue, the speed of the replicas, and the room for replicas.
 
-use crate::simulate::service_time::ServiceTimeDistribution;
+use super::disturbances::Disturbances;
+use crate::simulate::time_distribution::TimeDistribution;
 use admission::Order;
 use std::time::Duration;
 
@@ -25,14 +26,16 @@ pub struct PlantSettings {
     /// 0 to 1.
     pub batch_growth: f64,
     /// The distribution of the service times of requests.
-    pub service_times: ServiceTimeDistribution,
-    /// The start-up time of a replica, from the request for the replica until it is ready.
+    pub service_times: TimeDistribution,
+    /// The mean start-up time of a replica, from the request for the replica until it is ready.
     pub startup: Duration,
     /// The number of replicas that the cluster can place. Desired replicas beyond that number are blocked.
     pub max_placed: usize,
     /// The number of cores of the whole cluster. If more forward passes run at once, they slow each other down in
     /// proportion.
     pub cores: f64,
+    /// The ways in which the plant differs from an ideal system.
+    pub disturbances: Disturbances,
 }
 
 /// The speed of a replica whose slots are always full.

@@ -1,24 +1,23 @@
-//! Distributions of service times. A service time is the time that a replica takes for a request if it computes no
-//! other request.
+//! Distributions of times: of service times, of start-up times, and of the lives of replicas.
 
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Exp1, LogNormal};
 use std::time::Duration;
 
-/// A distribution of service times.
+/// A distribution of times.
 #[derive(Debug, Clone)]
-pub enum ServiceTimeDistribution {
-    /// The same service time for all requests.
+pub enum TimeDistribution {
+    /// Always the same time.
     Constant(Duration),
-    /// An exponential distribution with this mean, for comparisons with queueing theory.
+    /// An exponential distribution with this mean.
     Exponential(Duration),
     /// A log-normal distribution and its mean. Measured service times of replicas are about log-normal.
     LogNormal(Duration, LogNormal<f64>),
-    /// The distribution of these recorded service times: each is drawn with the same probability.
+    /// The distribution of these recorded times: each is drawn with the same probability.
     Recorded(Vec<Duration>),
 }
 
-impl ServiceTimeDistribution {
+impl TimeDistribution {
     /// A log-normal distribution with this mean and this coefficient of variation (standard deviation ÷ mean). If the
     /// coefficient is 0, a constant.
     ///
@@ -41,7 +40,7 @@ impl ServiceTimeDistribution {
         }
     }
 
-    /// Draws the service time of one request, in nanoseconds.
+    /// Draws a time, in nanoseconds.
     pub fn draw(&self, rng: &mut ChaCha8Rng) -> u64 {
         match self {
             Self::Constant(time) => time.as_nanos() as u64,
