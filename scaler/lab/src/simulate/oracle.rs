@@ -14,8 +14,9 @@
 //! The result is a cheap plan, and no bound on what is possible. The search is not exhaustive, and plans change at
 //! whole seconds only, so another plan or a law may reach the goal at a lower cost. Two advantages over a law remain:
 //! the oracle knows the arrivals and service times of its seed, and it begins with the replicas of its first second,
-//! where a law begins with the lowest number. If no plan that was tried reaches the goal, the result is the plan that
-//! answers most requests in time. The highest number of replicas throughout is always tried.
+//! where a law begins with the lowest number. If no plan that was tried reaches the goal, the result is not even
+//! feasible, and a law may answer more requests in time. That happens on the workload gamma of the set `held-out`. The
+//! highest number of replicas throughout would often reach the goal there, but as a yardstick it would be far too dear.
 
 use super::controller::Controller;
 use super::plant::Plant;
@@ -76,27 +77,25 @@ struct Oracle<'a> {
 }
 
 impl Oracle<'_> {
-    /// The best of the plans of the fluid model and of the highest number of replicas throughout, as the number of ready
-    /// replicas in each second, and the outcome of that plan in the plant.
+    /// The best plan of the fluid model, as the number of ready replicas in each second, and the outcome of that plan
+    /// in the plant.
     fn best_fluid_plan(&self) -> (Vec<usize>, TrialOutcome) {
-        let most = vec![self.trial.limits.max; self.arrivals.len()];
-        let outcome = self.try_in_plant(&most);
-        let mut best = (most, outcome);
+        let mut best: Option<(Vec<usize>, TrialOutcome)> = None;
         for wait_share in WAIT_SHARES {
             let model = FluidModel::new(self.trial, wait_share);
             for doublings in 0..PENALTIES {
                 let plan = model.cheapest_plan(self, FIRST_PENALTY * 2_f64.powi(doublings as i32));
                 let outcome = self.try_in_plant(&plan);
                 let reaches_goal = outcome.attainment() >= self.goal;
-                if self.is_better(&outcome, &best.1) {
-                    best = (plan, outcome);
+                if best.as_ref().is_none_or(|best| self.is_better(&outcome, &best.1)) {
+                    best = Some((plan, outcome));
                 }
                 if reaches_goal {
                     break;
                 }
             }
         }
-        best
+        best.expect("WAIT_SHARES and PENALTIES are not empty")
     }
 
     /// The outcome of a plan in the plant. The desired replicas rise a start-up time earlier than the plan, so that
@@ -325,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_plan_that_reaches_the_goal_the_oracle_answers_as_many_as_the_most_replicas() {
+    fn in_an_overload_the_oracle_answers_as_many_as_the_most_replicas() {
         let (oracle, most) = oracle_and_most(vec![50.0; 60], 4);
         assert!(oracle.attainment() < 0.9, "{}", oracle.attainment());
         assert!(oracle.attainment() >= most.attainment(), "{} of {}", oracle.attainment(), most.attainment());
