@@ -50,8 +50,8 @@ struct Blocked {
     replicas: usize,
     /// The time at which their number last rose.
     since: Duration,
-    /// Whether there is no more hope for them.
-    is_hopeless: bool,
+    /// Those for which there is no more hope. Only the rise above them is timed and sets a ceiling.
+    hopeless: usize,
 }
 
 /// How long no replicas are added. The pause doubles from `first` to `last` as long as new attempts fail.
@@ -75,25 +75,30 @@ impl Ceiling {
         self.reached.filter(|reached| at < reached.until)
     }
 
-    /// The blocked replicas that should be withdrawn, because there is no more hope for them.
+    /// The blocked replicas that should be withdrawn, because there is no more hope for them. None while there is hope
+    /// for others: the cluster might remove those instead.
     pub fn hopeless(&self) -> usize {
-        self.blocked.as_ref().filter(|blocked| blocked.is_hopeless).map_or(0, |blocked| blocked.replicas)
+        self.blocked
+            .as_ref()
+            .filter(|blocked| blocked.hopeless == blocked.replicas)
+            .map_or(0, |blocked| blocked.hopeless)
     }
 
     /// Reaches a ceiling while replicas are blocked and there is hope for them. Hopeless replicas do not prolong the
-    /// ceiling: if `--min` keeps such a replica, the ceiling would never end.
+    /// ceiling: if such a replica stays, because of `--min` or because the cluster removes another one instead, the
+    /// ceiling would never end.
     fn watch_blocked(&mut self, seen: &Observation) {
         let Replicas { ready, starting, blocked: replicas, lost, .. } = seen.replicas;
         if replicas == 0 {
             self.blocked = None;
             return;
         }
-        let before = self.blocked.as_ref().filter(|before| replicas <= before.replicas);
-        let since = before.map_or(seen.at, |before| before.since);
+        let before = self.blocked.as_ref();
+        let since = before.filter(|before| replicas <= before.replicas).map_or(seen.at, |before| before.since);
+        let were_hopeless = before.map_or(0, |before| before.hopeless.min(replicas));
         let is_hopeless = seen.at >= since + seen.placement.unwrap_or(WITHDRAW_AFTER);
-        let was_hopeless = before.is_some_and(|before| before.is_hopeless);
-        self.blocked = Some(Blocked { replicas, since, is_hopeless });
-        if !was_hopeless {
+        self.blocked = Some(Blocked { replicas, since, hopeless: if is_hopeless { replicas } else { were_hopeless } });
+        if replicas > were_hopeless {
             // At least one replica stays desired. Without it, no replica would be tried again.
             self.reach(seen.at, (ready + starting + lost).max(1), Limit::Full);
         }

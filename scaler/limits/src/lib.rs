@@ -175,8 +175,10 @@ impl Limiter {
         let limit = if (serving, total) == (recommended, bounded) { Limit::Granted } else { Limit::Bounded };
         let ceiling = self.ceiling.at(at).filter(|_| self.limits.guard == Guard::On);
         // Blocked replicas do not serve, so they are withdrawn before the stabilisation window has passed. The ceiling
-        // holds for longer, but replicas that are no longer blocked stay.
-        let hopeless = if self.limits.guard == Guard::On { self.ceiling.hopeless() } else { 0 };
+        // holds for longer, but replicas that are no longer blocked stay. While others start, none are withdrawn: a
+        // ReplicaSet would delete a starting pod before a crashing one.
+        let is_withdrawn = self.limits.guard == Guard::On && seen.replicas.starting == 0;
+        let hopeless = if is_withdrawn { self.ceiling.hopeless() } else { 0 };
         let placed = current.saturating_sub(hopeless).max(self.limits.min.max(1)).min(current);
         if placed < current && bounded >= placed {
             return (placed, Limit::Full);

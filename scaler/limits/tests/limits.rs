@@ -128,19 +128,61 @@ fn replicas_that_cannot_be_placed_are_withdrawn() {
     assert_eq!(least.apply(&full(10), Some(7)), (5, Full), "never below --min");
 }
 
+/// A ReplicaSet with one pod that crashes and two that are ready.
+struct ReplicaSet {
+    /// The seconds at which the other pods were created.
+    created: Vec<u64>,
+    ready: usize,
+    crashing: usize,
+    /// Whether the other pods become ready [`Self::START`] seconds after their creation. Otherwise they crash then.
+    is_sound: bool,
+}
+
+impl ReplicaSet {
+    const START: u64 = 5;
+
+    fn observe(&mut self, second: u64) -> Observation {
+        let before = self.created.len();
+        self.created.retain(|created| created + Self::START > second);
+        let started = before - self.created.len();
+        *(if self.is_sound { &mut self.ready } else { &mut self.crashing }) += started;
+        let starting = self.created.len();
+        let desired = self.ready + starting + self.crashing;
+        let replicas = Replicas { desired, ready: self.ready, starting, blocked: self.crashing, lost: 0 };
+        Observation { replicas, capacity: self.ready as f64, ..seen(second, desired) }
+    }
+
+    /// Creates or deletes pods. Starting pods are deleted first, then crashing ones, and ready ones last.
+    fn set(&mut self, second: u64, replicas: usize) {
+        let present = self.ready + self.created.len() + self.crashing;
+        self.created.extend(std::iter::repeat_n(second, replicas.saturating_sub(present)));
+        for _ in replicas..present {
+            if self.created.pop().is_none() {
+                *(if self.crashing > 0 { &mut self.crashing } else { &mut self.ready }) -= 1;
+            }
+        }
+    }
+}
+
 #[test]
 fn replicas_are_added_beside_one_that_stays_blocked() {
-    let mut limiter = Limiter::new(guarded(3, 9));
-    let replicas = Replicas { desired: 3, ready: 2, blocked: 1, ..Replicas::default() };
-    for second in 0..25 {
-        let decided = limiter.apply(&Observation { replicas, ..seen(second, 3) }, Some(6));
-        assert_eq!(decided, (3, Full), "--min keeps the blocked replica, at {second} s");
+    for (is_sound, expected) in [
+        // Three pods start beside the crashing one, which is withdrawn once they are ready. Then another one is added.
+        (true, vec![(25, 6), (30, 5), (31, 6)]),
+        // Three pods crash, and are withdrawn after 10 s. The next attempt follows after a pause, which doubles.
+        (false, vec![(25, 6), (40, 3), (70, 6), (85, 3), (145, 6), (160, 3), (280, 6), (295, 3)]),
+    ] {
+        let mut pods = ReplicaSet { created: vec![], ready: 2, crashing: 1, is_sound };
+        let mut limiter = Limiter::new(guarded(3, 9));
+        let mut changes = Vec::new();
+        for second in 0..400 {
+            let seen = pods.observe(second);
+            let (desired, _) = limiter.apply(&seen, Some(6));
+            changes.extend((desired != seen.replicas.desired).then_some((second, desired)));
+            pods.set(second, desired);
+        }
+        assert_eq!(changes, expected, "new pods are sound: {is_sound}");
     }
-    assert_eq!(limiter.apply(&Observation { replicas, ..seen(25, 3) }, Some(6)), (6, Granted));
-    // The new replicas start, so the ceiling does not return. The blocked replica is no longer needed for --min.
-    let replicas = Replicas { desired: 6, starting: 3, ..replicas };
-    assert_eq!(limiter.apply(&Observation { replicas, ..seen(26, 6) }, Some(6)), (5, Full));
-    assert_eq!(limiter.apply(&seen(27, 5), Some(6)), (6, Granted), "the cluster may place another one");
 }
 
 #[test]
