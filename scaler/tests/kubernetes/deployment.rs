@@ -192,9 +192,9 @@ async fn desired_replicas_change_the_deployment_and_an_event_says_why() {
     deployment.make_pod_ready(&pods[0], 4).await;
     let one = Replicas { desired: 3, ready: 1, starting: 2, ..Replicas::default() };
     assert_eq!(wait_for_replicas(&target, one).await.startup, Some(Duration::from_secs(4)));
-    deployment.make_pod_ready(&pods[1], 14).await;
+    deployment.make_pod_ready(&pods[1], 5).await;
     let two = Replicas { desired: 3, ready: 2, starting: 1, ..Replicas::default() };
-    assert_eq!(wait_for_replicas(&target, two).await.startup, Some(Duration::from_secs(7)), "0.7 · 4 + 0.3 · 14");
+    assert_eq!(wait_for_replicas(&target, two).await.startup, Some(Duration::from_millis(4300)), "0.7 · 4 + 0.3 · 5");
 
     // No kubelet ends the pods, so two pods stay in deletion.
     set_desired_until_done(&deployment, &target, 1).await;
@@ -294,6 +294,29 @@ async fn a_broken_revision_beside_enough_ready_pods_blocks_nothing() {
         .expect("the Deployment can be changed");
     let state = wait_for_state(&target, "an unplaced pod", |state| state.obstacle.is_some()).await;
     assert_eq!(state.replicas, Replicas { desired: 1, ready: 1, ..Replicas::default() });
+}
+
+#[tokio::test]
+async fn missing_pods_of_a_broken_revision_are_starting() {
+    let Some(control_plane) = control_plane() else { return };
+    let deployment = TestDeployment::new(control_plane, "broken").await;
+    deployment.set_replicas(2).await;
+    let target = deployment.follow();
+    wait_for_replicas(&target, starting(2)).await;
+    for pod in deployment.wait_for_pods(2).await {
+        deployment.make_pod_ready(&pod, 4).await;
+    }
+    wait_for_replicas(&target, Replicas { desired: 2, ready: 2, ..Replicas::default() }).await;
+    let broken = json!({"spec": {"strategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}},
+        "template": {"spec": {"nodeName": null, "nodeSelector": {"place": "none"}}}}});
+    let change = Patch::Merge(broken);
+    deployment
+        .deployments
+        .patch("replica", &PatchParams::default(), &change)
+        .await
+        .expect("the Deployment can be changed");
+    wait_for_state(&target, "an unplaced pod", |state| state.obstacle.is_some()).await;
+    wait_for_replicas(&target, Replicas { desired: 2, ready: 1, starting: 1, ..Replicas::default() }).await;
 }
 
 #[tokio::test]

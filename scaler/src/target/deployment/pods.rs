@@ -74,8 +74,11 @@ pub fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
 }
 
 /// The replicas by state. Replicas without a pod count as starting, or as blocked if the Deployment reports that pods
-/// cannot be created, for example because of a quota. During a rollout there are pods beyond the desired ones. Unless
-/// they are ready, such pods do not count, so that those of a broken revision do not look like a lack of room.
+/// cannot be created, for example because of a quota.
+///
+/// During a rollout, no replica counts as blocked. Otherwise the limits would withdraw blocked replicas, and the
+/// Deployment would remove ready pods of the old revision instead: it spreads a lower number over all its ReplicaSets.
+/// There are also pods beyond the desired ones then. Unless they are ready, such pods do not count.
 pub fn count(deployment: &Deployment, states: &[PodState]) -> Replicas {
     let desired = desired(deployment);
     let count = |state| states.iter().filter(|&&found| found == state).count();
@@ -85,7 +88,11 @@ pub fn count(deployment: &Deployment, states: &[PodState]) -> Replicas {
     let missing = unready.saturating_sub(count(PodState::Starting));
     let conditions = deployment.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
     let is_failing = conditions.iter().any(|found| found.type_ == "ReplicaFailure" && found.status == "True");
-    let blocked = if is_failing { missing } else { missing.min(count(PodState::Unplaced) + count(PodState::Stuck)) };
+    let blocked = match is_failing {
+        _ if is_rollout(deployment) => 0,
+        true => missing,
+        false => missing.min(count(PodState::Unplaced) + count(PodState::Stuck)),
+    };
     Replicas { desired, ready, starting: unready - blocked, blocked, lost }
 }
 
@@ -113,19 +120,29 @@ pub fn desired(deployment: &Deployment) -> usize {
     usize::try_from(replicas).unwrap_or_default()
 }
 
+/// Whether some pods of the Deployment still have an old template.
+fn is_rollout(deployment: &Deployment) -> bool {
+    // The API leaves out numbers that are zero.
+    let status = deployment.status.as_ref();
+    status.is_some_and(|status| status.updated_replicas.unwrap_or_default() < status.replicas.unwrap_or_default())
+}
+
 fn is_stuck(container: &ContainerStatus) -> bool {
     let state = container.state.as_ref();
     let waiting = state.and_then(|state| state.waiting.as_ref()).and_then(|waiting| waiting.reason.as_deref());
-    let is_killed = [state, container.last_state.as_ref()].into_iter().flatten().any(|state| {
-        state.terminated.as_ref().and_then(|terminated| terminated.reason.as_deref()) == Some("OOMKilled")
-    });
-    is_killed && !container.ready || waiting.is_some_and(|reason| STUCK_REASONS.contains(&reason))
+    // What killed the container before does not count: if that happens again and again, the container waits in
+    // CrashLoopBackOff between its starts.
+    let ended = state.and_then(|state| state.terminated.as_ref()).and_then(|ended| ended.reason.as_deref());
+    ended == Some("OOMKilled") || waiting.is_some_and(|reason| STUCK_REASONS.contains(&reason))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use law::observation::Observation;
+    use limits::{Guard, Limiter, Limits};
     use serde_json::{Value, json};
+    use std::time::Duration;
 
     fn pod(status: &Value) -> Pod {
         serde_json::from_value(json!({"metadata": {"name": "a"}, "status": status})).expect("a pod")
@@ -143,6 +160,11 @@ mod tests {
 
     fn condition(kind: &str, status: &str, reason: &str) -> Value {
         json!({"type": kind, "status": status, "reason": reason, "message": "0/1 nodes are available"})
+    }
+
+    fn deployment(replicas: &Value, status: &Value) -> Deployment {
+        let spec = json!({"replicas": replicas, "selector": {}, "template": {}});
+        serde_json::from_value(json!({"metadata": {}, "spec": spec, "status": status})).expect("a Deployment")
     }
 
     #[test]
@@ -178,7 +200,7 @@ mod tests {
             (waiting("ErrImagePull"), PodState::Stuck),
             (waiting("CreateContainerConfigError"), PodState::Stuck),
             (init, PodState::Stuck),
-            (with(container(false, &running, &killed)), PodState::Stuck),
+            (with(container(false, &running, &killed)), PodState::Starting),
             (with(container(false, &killed, &none)), PodState::Stuck),
             (with(container(false, &running, &crashed)), PodState::Starting),
             (recovered, PodState::Ready),
@@ -234,14 +256,35 @@ mod tests {
             (json!(6), "", vec![Ready, Ready, Lost, Lost, Starting, Unplaced], [1, 1, 2]),
             (json!(4), "", with(&[Lost]), [0, 0, 0]),
         ] {
-            let spec = json!({"replicas": replicas, "selector": {}, "template": {}});
             let status = json!({"conditions": [condition("ReplicaFailure", failure, "")]});
-            let deployment = serde_json::from_value(json!({"metadata": {}, "spec": spec, "status": status}));
-            let found = count(&deployment.expect("a Deployment"), &states);
+            let found = count(&deployment(&replicas, &status), &states);
             let Replicas { desired, ready, .. } = found;
             assert_eq!(desired, replicas.as_u64().unwrap_or(1) as usize);
             assert_eq!(ready, states.iter().filter(|&&state| state == Ready).count());
             assert_eq!([found.starting, found.blocked, found.lost], [starting, blocked, lost], "{replicas} {states:?}");
         }
+    }
+
+    #[test]
+    fn a_broken_rollout_removes_no_replicas_and_holds_up_no_growth() {
+        use PodState::{Ready, Stuck};
+        let states = [[Ready; 6].as_slice(), &[Stuck; 4]].concat();
+        let failing = json!([condition("ReplicaFailure", "True", "")]);
+        for status in [
+            json!({"replicas": 10, "updatedReplicas": 4}),
+            // A quota forbids the pods of the new revision.
+            json!({"replicas": 6, "conditions": failing}),
+        ] {
+            let mut limiter = Limiter::new(Limits { guard: Guard::On, ..Limits::bounds(1, 20) });
+            let mut desired = 8;
+            for second in 0..70 {
+                let replicas = count(&deployment(&json!(desired), &status), &states);
+                let at = Duration::from_secs(second);
+                (desired, _) = limiter.apply(&Observation { at, replicas, ..Observation::default() }, Some(9));
+                assert_eq!(desired, 9, "at {second} s of a rollout with the status {status}");
+            }
+        }
+        let blocked = |status| count(&deployment(&json!(8), &status), &states).blocked;
+        assert_eq!(blocked(json!({"replicas": 10, "updatedReplicas": 10})), 2, "without a rollout");
     }
 }
