@@ -16,8 +16,11 @@ const SLACK: Duration = Duration::from_secs(1);
 /// have restarted.
 const LOST_AFTER: Duration = Duration::from_secs(30);
 
+/// The most by which the watch of pods lags behind, so that a pod is older than the scaler has seen.
+const WATCH_LAG: Duration = Duration::from_secs(5);
+
 /// The longest start that is believed of a pod that was ready when it was first seen. A later readiness is rather that
-/// after a restart of its container.
+/// after a restart of its container. Also the longest age of a pod that was present when pods were first seen.
 const LONGEST_EARLIER: Duration = Duration::from_secs(10 * 60);
 
 /// The mean start-up time, the latest placements, and the pods that are present.
@@ -27,6 +30,8 @@ pub struct PodTimes {
     /// The shortest start of the pods that were ready when they were first seen.
     earlier: Option<Duration>,
     placements: Placements,
+    /// The time of the last call of [`Self::note`].
+    noted: Option<Instant>,
     /// By the uid of each pod.
     pods: BTreeMap<String, Seen>,
 }
@@ -35,11 +40,23 @@ pub struct PodTimes {
 #[derive(Debug, Clone, Copy)]
 struct Seen {
     state: PodState,
+    /// The time at which the pod was first seen.
+    first: Instant,
+    /// The longest time for which the pod may have existed before that.
+    unseen: Duration,
     /// The time at which the pod was first seen in this state.
     since: Instant,
     /// Whether the pod has been ready, or was when it was first seen.
     was_ready: bool,
     was_stuck: bool,
+}
+
+impl Seen {
+    /// The longest time for which the pod may have existed, by the scaler's own clock. The clocks of nodes may be wrong
+    /// by hours.
+    fn longest_age(&self, now: Instant) -> Duration {
+        self.unseen + (now - self.first) + WATCH_LAG
+    }
 }
 
 impl PodTimes {
@@ -70,6 +87,7 @@ impl PodTimes {
             states.push(if self.is_lost(&seen, now) { PodState::Lost } else { seen.state });
             self.pods.insert(uid, seen);
         }
+        self.noted = Some(now);
         for (uid, then) in before {
             let state = self.pods.get(&uid).map_or(PodState::Gone, |seen| seen.state);
             if (then.state, state) == (PodState::Unplaced, PodState::Gone) {
@@ -83,20 +101,24 @@ impl PodTimes {
     fn see(&mut self, pod: &Pod, before: Option<&Seen>, now: Instant) -> Seen {
         let state = pod_state(pod);
         let is_ready = state == PodState::Ready;
-        let first = Seen { state, since: now, was_ready: is_ready || was_ready(pod), was_stuck: false };
+        let was_ready = is_ready || was_ready(pod);
+        let unseen = self.noted.map_or(LONGEST_EARLIER, |noted| now - noted);
+        let first = Seen { state, first: now, unseen, since: now, was_ready, was_stuck: false };
         if before.is_none() && is_ready {
             let start = took(pod, "Ready").filter(|took| *took <= LONGEST_EARLIER);
             self.earlier = self.earlier.into_iter().chain(start).min();
         }
         let before = *before.unwrap_or(&first);
         if is_ready && !before.was_ready && !before.was_stuck {
-            self.add_startup(pod);
+            self.add_startup(pod, before.longest_age(now));
         }
         if before.state == PodState::Unplaced && !matches!(state, PodState::Unplaced | PodState::Gone) {
-            self.add_placement(pod);
+            self.add_placement(pod, before.longest_age(now));
         }
         Seen {
             state,
+            first: before.first,
+            unseen: before.unseen,
             since: if state == before.state { before.since } else { now },
             was_ready: before.was_ready || is_ready,
             was_stuck: before.was_stuck || state == PodState::Stuck,
@@ -109,15 +131,15 @@ impl PodTimes {
         seen.state == PodState::Starting && seen.was_ready && now - seen.since > longest
     }
 
-    fn add_startup(&mut self, pod: &Pod) {
-        if let Some(took) = took(pod, "Ready") {
+    fn add_startup(&mut self, pod: &Pod, longest: Duration) {
+        if let Some(took) = took(pod, "Ready").map(|took| took.min(longest)) {
             self.startup = Some(startup_mean(self.startup, took));
             tracing::info!(pod = pod.metadata.name, startup_seconds = took.as_secs(), "a replica became ready");
         }
     }
 
-    fn add_placement(&mut self, pod: &Pod) {
-        if let Some(took) = took(pod, "PodScheduled") {
+    fn add_placement(&mut self, pod: &Pod, longest: Duration) {
+        if let Some(took) = took(pod, "PodScheduled").map(|took| took.min(longest)) {
             self.placements.add(took);
             tracing::info!(pod = pod.metadata.name, seconds = took.as_secs(), "a replica that waited has got a node");
         }
@@ -147,7 +169,7 @@ mod tests {
     const S: fn(u64) -> Duration = Duration::from_secs;
 
     fn time(second: u64) -> String {
-        format!("2026-01-01T00:{:02}:{:02}Z", second / 60, second % 60)
+        format!("2026-01-01T{:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60)
     }
 
     /// A pod that was created and started at second 0.
@@ -209,11 +231,32 @@ mod tests {
             (vec![vec![pod("a", "False", 0), pod("b", "False", 0)], two("False"), two("True")], Some(13.0)),
         ] {
             let mut times = PodTimes::default();
-            let now = Instant::now();
-            for pods in &seen {
-                times.note(pods, now);
+            let start = Instant::now();
+            for (step, pods) in (0..).zip(&seen) {
+                times.note(pods, start + S(60 * step));
             }
             assert_eq!(times.startup().map(|mean| mean.as_secs_f64()), seconds, "{seen:?}");
+        }
+    }
+
+    #[test]
+    fn a_start_takes_no_longer_than_the_scaler_has_waited_for_it() {
+        let start = Instant::now();
+        // The clock of the pod's node is an hour ahead.
+        let ahead = || vec![pod("a", "True", 3600)];
+        let new = || vec![pod("a", "False", 0)];
+        for (seen, seconds) in [
+            (vec![(0, vec![]), (1, new()), (9, ahead())], 1 + 8 + 5),
+            // The API server did not answer for 40 s.
+            (vec![(0, vec![]), (40, new()), (48, ahead())], 40 + 8 + 5),
+            // The pod was there before the scaler.
+            (vec![(0, new()), (8, ahead())], 600 + 8 + 5),
+        ] {
+            let mut times = PodTimes::default();
+            for (second, pods) in &seen {
+                times.note(pods, start + S(*second));
+            }
+            assert_eq!(times.startup(), Some(S(seconds)), "{seen:?}");
         }
     }
 
