@@ -23,6 +23,9 @@ pub enum ApiError {
         /// The message of the API server.
         message: String,
     },
+    /// The API server answered, but the answer is no such object. The value is the reason.
+    #[error("the API server's answer cannot be read: {0}")]
+    Unreadable(String),
     /// The API server did not answer, or its answer cannot be used. The value is the reason.
     #[error("the API server does not answer: {0}")]
     Unanswered(String),
@@ -45,6 +48,7 @@ impl From<kube::Error> for ApiError {
     fn from(error: kube::Error) -> Self {
         match error {
             kube::Error::Api(status) => (*status).into(),
+            kube::Error::SerdeError(error) => Self::Unreadable(error.to_string()),
             error => Self::Unanswered(root(&error)),
         }
     }

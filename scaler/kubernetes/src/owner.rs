@@ -8,14 +8,25 @@ use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
 use kube::{Api, Client, ResourceExt};
 use serde::de::DeserializeOwned;
 use std::fmt::Debug;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// The least time between two warnings that autoscalers of one kind cannot be listed.
+const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A search for other autoscalers of one Deployment.
 pub struct Owners {
     name: DeploymentName,
-    autoscalers: Api<HorizontalPodAutoscaler>,
-    scaled: Api<DynamicObject>,
-    /// Whether the warning was logged that the scaler may not list autoscalers.
-    is_logged: bool,
+    autoscalers: Listing<HorizontalPodAutoscaler>,
+    scaled: Listing<DynamicObject>,
+}
+
+/// All autoscalers of one kind in a namespace, as they were last known.
+struct Listing<K> {
+    api: Api<K>,
+    known: Vec<K>,
+    /// The time of the last warning that they cannot be listed.
+    warned: Option<Instant>,
 }
 
 impl Owners {
@@ -24,37 +35,53 @@ impl Owners {
         let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("keda.sh", "v1alpha1", "ScaledObject"));
         Self {
             name: name.clone(),
-            autoscalers: Api::namespaced(client.clone(), &name.namespace),
-            scaled: Api::namespaced_with(client.clone(), &name.namespace, &kind),
-            is_logged: false,
+            autoscalers: Listing::new(Api::namespaced(client.clone(), &name.namespace)),
+            scaled: Listing::new(Api::namespaced_with(client.clone(), &name.namespace, &kind)),
         }
     }
 
     /// A message that names the autoscaler that scales the Deployment, and says what to do. `None` if there is none, or
-    /// if the scaler may not list autoscalers.
+    /// if the scaler may not list autoscalers. If the API server answers with another error, the last known autoscalers
+    /// count.
     ///
     /// # Errors
-    /// If the API server does not answer, or answers with an error other than 403 and 404.
+    /// If the API server does not answer.
     pub async fn find(&mut self) -> Result<Option<String>, ApiError> {
-        let scaled = self.list(self.scaled.clone()).await?;
-        let autoscalers = self.list(self.autoscalers.clone()).await?;
-        Ok(owner(&self.name, &scaled, &autoscalers))
+        self.scaled.refresh(&self.name).await?;
+        self.autoscalers.refresh(&self.name).await?;
+        Ok(owner(&self.name, &self.scaled.known, &self.autoscalers.known))
+    }
+}
+
+impl<K: Clone + DeserializeOwned + Debug> Listing<K> {
+    fn new(api: Api<K>) -> Self {
+        Self { api, known: Vec::new(), warned: None }
     }
 
-    async fn list<K: Clone + DeserializeOwned + Debug>(&mut self, api: Api<K>) -> Result<Vec<K>, ApiError> {
-        match request(api.list(&ListParams::default())).await {
-            Ok(list) => Ok(list.items),
+    async fn refresh(&mut self, name: &DeploymentName) -> Result<(), ApiError> {
+        match request(self.api.list(&ListParams::default())).await {
+            Ok(list) => self.known = list.items,
             // The cluster has no kind ScaledObject, as KEDA is not installed.
-            Err(failure) if failure.is(404) => Ok(Vec::new()),
+            Err(failure) if failure.is(404) => self.known.clear(),
             Err(failure) if failure.is(403) => {
-                if !std::mem::replace(&mut self.is_logged, true) {
-                    let advice = "let the scaler list horizontalpodautoscalers and scaledobjects";
-                    tracing::warn!("cannot find other autoscalers of {}: {failure}; {advice}", self.name);
+                self.known.clear();
+                if self.warned.is_none() {
+                    self.warn(name, &failure, "let the scaler list horizontalpodautoscalers and scaledobjects");
                 }
-                Ok(Vec::new())
             }
-            Err(failure) => Err(failure),
+            Err(failure @ ApiError::Unanswered(_)) => return Err(failure),
+            Err(failure) => {
+                if self.warned.is_none_or(|warned| warned.elapsed() >= WARNING_INTERVAL) {
+                    self.warn(name, &failure, "the last known ones count until the API server lists them again");
+                }
+            }
         }
+        Ok(())
+    }
+
+    fn warn(&mut self, name: &DeploymentName, failure: &ApiError, advice: &str) {
+        tracing::warn!("cannot find other autoscalers of {name}: {failure}; {advice}");
+        self.warned = Some(Instant::now());
     }
 }
 

@@ -292,7 +292,9 @@ impl DeploymentTarget {
                 "let the scaler get and patch deployments/scale and get its Lease, or remove the rule that forbids it"
             }
             ApiError::Refused { code: 400 | 422, .. } => "change --min or --max, or remove the rule that forbids it",
-            ApiError::Refused { .. } | ApiError::Unanswered(_) => "the scaler tries again by itself",
+            ApiError::Refused { .. } | ApiError::Unreadable(_) | ApiError::Unanswered(_) => {
+                "the scaler tries again by itself"
+            }
         };
         format!("cannot scale {} to {replicas}: {failure}; {advice}", self.spec.name)
     }

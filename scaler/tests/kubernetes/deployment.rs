@@ -384,11 +384,21 @@ async fn a_deleted_target_is_refused_until_it_is_back() {
 async fn a_deployment_that_another_autoscaler_owns_is_left_alone() {
     let Some(control_plane) = control_plane() else { return };
     let deployment = TestDeployment::new(control_plane, "owned").await;
-    let keda = Arc::new(AtomicBool::new(false));
-    let (client, present) = (deployment.client.clone(), keda.clone());
+    let (keda, fails) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(true)));
+    let (client, switches) = (deployment.client.clone(), (keda.clone(), fails.clone()));
     let with_keda = tower::service_fn(move |request: hyper::Request<Body>| {
-        let (client, present) = (client.clone(), present.load(Ordering::SeqCst));
+        let client = client.clone();
+        let (present, fails) = (switches.0.load(Ordering::SeqCst), switches.1.load(Ordering::SeqCst));
         async move {
+            let answer = |status: u16, text: &str| {
+                let answer = hyper::Response::builder().status(status).body(Body::from(text.as_bytes().to_vec()));
+                Ok(answer.expect("a valid answer"))
+            };
+            match request.uri().path() {
+                path if fails && path.ends_with("/scaledobjects") => return answer(200, r#"{"items": "none"}"#),
+                path if fails && path.ends_with("/horizontalpodautoscalers") => return answer(503, ""),
+                _ => {}
+            }
             if present && request.uri().path() == "/apis/keda.sh/v1alpha1/namespaces/owned/scaledobjects" {
                 let object = json!({"metadata": {"name": "queue"}, "spec": {"scaleTargetRef": {"name": "replica"}}});
                 let list = json!({"apiVersion": "keda.sh/v1alpha1", "kind": "ScaledObjectList", "metadata": {},
@@ -399,7 +409,13 @@ async fn a_deployment_that_another_autoscaler_owns_is_left_alone() {
         }
     });
     let target = deployment.follow_with(Client::new(with_keda, "default"));
+    // Autoscalers cannot be listed. That stops nothing.
     wait_for_replicas(&target, starting(1)).await;
+    set_desired_until_done(&deployment, &target, 2).await;
+    wait_for_replicas(&target, starting(2)).await;
+    set_desired_until_done(&deployment, &target, 1).await;
+    wait_for_replicas(&target, starting(1)).await;
+    fails.store(false, Ordering::SeqCst);
 
     let same = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "replica"});
     let autoscalers = Api::<HorizontalPodAutoscaler>::namespaced(deployment.client.clone(), &deployment.namespace);
@@ -415,6 +431,13 @@ async fn a_deployment_that_another_autoscaler_owns_is_left_alone() {
     // From now on, the service above answers that there is a ScaledObject of KEDA.
     keda.store(true, Ordering::SeqCst);
     wait_for_refusal(&target, "ScaledObject owned/queue scales").await;
+    // The last known autoscaler counts while the API server does not list any.
+    fails.store(true, Ordering::SeqCst);
+    set_desired(&target, 3);
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    wait_for_refusal(&target, "ScaledObject owned/queue scales").await;
+    assert_eq!(deployment.replicas().await, 1);
+    fails.store(false, Ordering::SeqCst);
     keda.store(false, Ordering::SeqCst);
     wait_for_replicas(&target, starting(1)).await;
     set_desired_until_done(&deployment, &target, 2).await;

@@ -278,7 +278,7 @@ async fn confirm_deletion(shared: &NodeState, pod: &Pod) {
         DeleteParams { grace_period_seconds: Some(0), preconditions: Some(preconditions), ..DeleteParams::default() };
     loop {
         match request(pods.delete(&pod.name_any(), &params)).await {
-            Err(ApiError::Unanswered(_)) => tokio::time::sleep(RETRY_INTERVAL).await,
+            Err(ApiError::Unreadable(_) | ApiError::Unanswered(_)) => tokio::time::sleep(RETRY_INTERVAL).await,
             // A refusal means that the object was deleted already, or that another pod has its name now.
             Ok(_) | Err(ApiError::Refused { .. }) => return,
         }
