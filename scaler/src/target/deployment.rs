@@ -42,6 +42,9 @@ const LAST_BACKOFF: Duration = Duration::from_secs(10);
 /// Pause after a change that the API server has rejected.
 const REJECTION_PAUSE: Duration = Duration::from_secs(5);
 
+/// The most attempts to write one change while other programs, such as the Deployment's controller, write its status.
+const ATTEMPTS: usize = 4;
+
 /// Longest note of an Event, in bytes (documentation of Event).
 const NOTE_BYTES: usize = 1024;
 
@@ -216,41 +219,47 @@ impl DeploymentTarget {
         Ok(())
     }
 
-    /// Sets the number of replicas. Leaves the change out if another program has written the scale since the last
-    /// update, or if this scaler no longer leads: the next decision takes that into account.
+    /// Sets the number of replicas. Leaves the change out if another program has set the number since the last update,
+    /// or if this scaler no longer leads: the next decision takes that into account.
     async fn scale(&self, deployment: &Deployment, pods: &[Arc<Pod>], desired: &Desired) -> Result<(), ApiError> {
         let name = &self.spec.name.name;
         let before = pods::desired(deployment);
-        let present = request(self.deployments.get_scale(name)).await?;
-        let replicas = present.spec.and_then(|spec| spec.replicas).unwrap_or_default();
-        let replicas = usize::try_from(replicas).unwrap_or_default();
-        if replicas == desired.replicas {
-            return Ok(());
-        }
-        if replicas != before {
-            tracing::info!("another program set {} to {replicas}; leaving this change out", self.spec.name);
-            return Ok(());
-        }
-        // The Lease is read after the scale. If another leader writes in between, the write below names an old version.
-        if let Some(fence) = &self.fence
-            && !fence.admits(desired.term).await?
-        {
-            tracing::info!("this scaler no longer leads; leaving a change of {} out", self.spec.name);
-            return Ok(());
-        }
-        let change = Scale {
-            metadata: ObjectMeta { resource_version: present.metadata.resource_version, ..ObjectMeta::default() },
-            spec: Some(ScaleSpec { replicas: Some(i32::try_from(desired.replicas).unwrap_or(i32::MAX)) }),
-            status: None,
-        };
-        let params = PatchParams { field_manager: Some(CONTROLLER.into()), ..PatchParams::default() };
-        match request(self.deployments.patch_scale(name, &params, &Patch::Merge(change))).await {
-            Ok(_) => self.publish_event(deployment, pods, before, desired).await,
-            Err(failure) if failure.is(409) => {
-                tracing::info!("another program changed {} just now; leaving this change out", self.spec.name);
+        for _ in 0..ATTEMPTS {
+            let present = request(self.deployments.get_scale(name)).await?;
+            let replicas = present.spec.and_then(|spec| spec.replicas).unwrap_or_default();
+            let replicas = usize::try_from(replicas).unwrap_or_default();
+            if replicas == desired.replicas {
+                return Ok(());
             }
-            Err(failure) => return Err(failure),
+            if replicas != before {
+                tracing::info!("another program set {} to {replicas}; leaving this change out", self.spec.name);
+                return Ok(());
+            }
+            // The Lease is read after the scale. If another leader writes in between, the write below names an old
+            // version.
+            if let Some(fence) = &self.fence
+                && !fence.admits(desired.term).await?
+            {
+                tracing::info!("this scaler no longer leads; leaving a change of {} out", self.spec.name);
+                return Ok(());
+            }
+            let change = Scale {
+                metadata: ObjectMeta { resource_version: present.metadata.resource_version, ..ObjectMeta::default() },
+                spec: Some(ScaleSpec { replicas: Some(i32::try_from(desired.replicas).unwrap_or(i32::MAX)) }),
+                status: None,
+            };
+            let params = PatchParams { field_manager: Some(CONTROLLER.into()), ..PatchParams::default() };
+            match request(self.deployments.patch_scale(name, &params, &Patch::Merge(change))).await {
+                Ok(_) => {
+                    self.publish_event(deployment, pods, before, desired).await;
+                    return Ok(());
+                }
+                // The status has changed, or the number. The next attempt reads both the scale and the Lease again.
+                Err(failure) if failure.is(409) => {}
+                Err(failure) => return Err(failure),
+            }
         }
+        tracing::info!("other programs keep changing {}; leaving this change out", self.spec.name);
         Ok(())
     }
 

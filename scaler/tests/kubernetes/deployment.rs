@@ -469,12 +469,12 @@ async fn without_the_api_server_the_last_state_stays() {
 }
 
 #[tokio::test]
-async fn a_conflicting_write_is_left_out_and_another_clients_replicas_stand() {
+async fn a_conflicting_write_is_tried_again_and_another_clients_replicas_stand() {
     let Some(control_plane) = control_plane() else { return };
     let deployment = TestDeployment::new(control_plane, "conflict").await;
-    // Another client writes after the target has read the scale and before it writes: first an annotation, later
+    // Another client writes after the target has read the scale and before it writes: first three annotations, later
     // replicas.
-    let (noted, rivalled) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(true)));
+    let (noted, rivalled) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(true)));
     let (client, deployments) = (deployment.client.clone(), deployment.deployments.clone());
     let once = (noted.clone(), rivalled.clone());
     let meddling = tower::service_fn(move |request: hyper::Request<Body>| {
@@ -482,8 +482,9 @@ async fn a_conflicting_write_is_left_out_and_another_clients_replicas_stand() {
         async move {
             if request.method() == hyper::Method::PATCH && request.uri().path().ends_with("/scale") {
                 let params = PatchParams::default();
-                if !noted.swap(true, Ordering::SeqCst) {
-                    let note = Patch::Merge(json!({"metadata": {"annotations": {"note": "changed"}}}));
+                let count = noted.fetch_add(1, Ordering::SeqCst);
+                if count < 3 {
+                    let note = Patch::Merge(json!({"metadata": {"annotations": {"note": count.to_string()}}}));
                     deployments.patch("replica", &params, &note).await?;
                 } else if !rivalled.swap(true, Ordering::SeqCst) {
                     let rival = Patch::Merge(json!({"spec": {"replicas": 2}}));
@@ -495,9 +496,9 @@ async fn a_conflicting_write_is_left_out_and_another_clients_replicas_stand() {
     });
     let target = deployment.follow_with(Client::new(meddling, "default"));
     wait_for_replicas(&target, starting(1)).await;
-    set_desired_until_done(&deployment, &target, 3).await;
+    set_desired(&target, 3);
     wait_for_replicas(&target, starting(3)).await;
-    assert!(noted.load(Ordering::SeqCst), "the annotation was written before the target's write");
+    assert_eq!(noted.load(Ordering::SeqCst), 4, "three attempts failed");
 
     rivalled.store(false, Ordering::SeqCst);
     set_desired(&target, 5);
@@ -545,18 +546,21 @@ async fn a_deposed_leader_does_not_overwrite_its_successors_replicas() {
     let mut candidate = leader::run(spec, deployment.client.clone());
     let mut next_term = async || candidate.leading.wait_for(Option::is_some).await.expect("the task runs").to_owned();
     let first_term = next_term().await;
-    // A server that gives the Lease to another scaler when it is asked for the scale, and rejects changes.
+    // A server that gives the Lease to another scaler when it is asked to change the scale, and rejects changes.
     let (deposes, rejects, rejected) =
         (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let (test, switches) = (deployment.client.clone(), (deposes.clone(), rejects.clone(), rejected.clone()));
+    let deployments = deployment.deployments.clone();
     let server = tower::service_fn(move |request: hyper::Request<Body>| {
-        let (client, (deposes, rejects, rejected)) = (test.clone(), switches.clone());
+        let (client, deployments, (deposes, rejects, rejected)) = (test.clone(), deployments.clone(), switches.clone());
         async move {
-            if request.uri().path().ends_with("/scale") {
+            if request.method() == hyper::Method::PATCH && request.uri().path().ends_with("/scale") {
                 if deposes.swap(false, Ordering::SeqCst) {
                     depose(&client).await;
+                    let note = Patch::Merge(json!({"metadata": {"annotations": {"note": "changed"}}}));
+                    deployments.patch("replica", &PatchParams::default(), &note).await?;
                 }
-                if request.method() == hyper::Method::PATCH && rejects.load(Ordering::SeqCst) {
+                if rejects.load(Ordering::SeqCst) {
                     rejected.fetch_add(1, Ordering::SeqCst);
                     let status = json!({"kind": "Status", "status": "Failure", "message": "denied", "code": 400});
                     let answer = hyper::Response::builder().status(400);
@@ -570,11 +574,11 @@ async fn a_deposed_leader_does_not_overwrite_its_successors_replicas() {
     wait_for_replicas(&target, starting(1)).await;
     let set_desired = |replicas, term| target.desired.send_replace(Desired { replicas, term, ..Desired::default() });
 
-    // The scaler is deposed between its decision and its write.
+    // The scaler is deposed just before its write, which conflicts with another one. It must not be tried again.
     deposes.store(true, Ordering::SeqCst);
     set_desired(3, first_term);
     tokio::time::sleep(Duration::from_secs(2)).await;
-    assert!(!deposes.load(Ordering::SeqCst), "the target has read the scale");
+    assert!(!deposes.load(Ordering::SeqCst), "the target has tried to write");
     assert_eq!(deployment.replicas().await, 1, "the successor has not changed the replicas");
 
     // In another term, a decision of the first term is void.
