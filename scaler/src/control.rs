@@ -54,6 +54,8 @@ pub struct Control {
     log_limiter: LogLimiter,
     /// The time of the figures that the last decision used.
     seen_at: Option<Duration>,
+    /// Whether a reading since the last decision was partial. Its figures may have been too recent for a decision.
+    is_partial: bool,
     /// The time of the figures of the last decision that was not rejected, in seconds.
     acted_at: f64,
 }
@@ -73,6 +75,7 @@ impl Control {
             journal: Journal::default(),
             log_limiter: LogLimiter::default(),
             seen_at: None,
+            is_partial: false,
             acted_at: 0.0,
         }
     }
@@ -110,10 +113,12 @@ impl Control {
         };
         // A scaler that does not lead writes nothing. If it led before, a rejection may be left.
         let rejection = state.rejection.filter(|_| self.authority().is_ok());
+        self.is_partial |= figures.is_partial;
         let decision = if is_news(figures.at, self.seen_at) {
             self.seen_at = Some(figures.at);
+            let is_partial = std::mem::take(&mut self.is_partial);
             let target::TargetState { replicas, startup, placement, obstacle, .. } = state;
-            let mut seen = Observation { replicas, startup, placement, ..figures };
+            let mut seen = Observation { replicas, startup, placement, is_partial, ..figures };
             if self.settings.role == Role::Dispatchers {
                 // Requests wait, or are in flight, because replicas are busy. More dispatchers would not help: a law
                 // that saw these numbers would start dispatchers for nothing.

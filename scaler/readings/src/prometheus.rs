@@ -324,9 +324,23 @@ mod tests {
         assert!(matches!(early, Err(Error::TooEarly)), "{early:?}");
         assert_eq!(figures(read(&mut it, 11, &[("a", 1000.0, 5.0), ("b", 1004.0, 7.0)], &[])), (12.0, S(0)));
         assert_eq!(figures(read(&mut it, 15, &[("a", 1010.0, 15.0), ("b", 1004.0, 7.0)], &[])), (16.0, S(4)));
-        let restarted = read(&mut it, 21, &[("a", 1020.0, 1.0), ("b", 1014.0, 9.0)], &[]);
-        assert_eq!(figures(restarted), (24.4, S(14)));
-        assert_eq!(figures(read(&mut it, 25, &[("a", 1020.0, 1.0), ("b", 1024.0, 9.0)], &[])), (25.0, S(20)));
+        // The counts of the old process after its last sample are unknown.
+        let (_, arrivals, at) = partial(read(&mut it, 21, &[("a", 1020.0, 1.0), ("b", 1014.0, 9.0)], &[]));
+        assert_eq!((arrivals, at), (24.4, S(14)));
+        let (_, arrivals, at) = partial(read(&mut it, 25, &[("a", 1020.0, 1.0), ("b", 1024.0, 9.0)], &[]));
+        assert_eq!((arrivals, at), (25.0, S(20)));
+        let whole = read(&mut it, 31, &[("a", 1030.0, 3.0), ("b", 1024.0, 9.0)], &[]);
+        assert_eq!(figures(whole), (25.8, S(24)));
+    }
+
+    #[test]
+    fn a_replaced_dispatcher_is_no_fall_of_the_load() {
+        let mut it = readings();
+        assert_eq!(figures(read(&mut it, 5, &[("a", 1005.0, 50.0)], &[])), (50.0, S(5)));
+        assert_eq!(figures(read(&mut it, 6, &[], &["a"])), (50.0, S(5)));
+        let (_, arrivals, at) = partial(read(&mut it, 12, &[("b", 1012.0, 70.0)], &[]));
+        assert_eq!((arrivals, at), (50.0, S(12)), "seven seconds without a known arrival");
+        assert_eq!(figures(read(&mut it, 27, &[("b", 1027.0, 220.0)], &[])), (200.0, S(27)));
     }
 
     #[test]
@@ -338,7 +352,9 @@ mod tests {
         assert_eq!((arrivals, at), (13.0, S(20)));
         let back = read(&mut it, 40, &[("a", 1040.0, 6.0), ("b", 1040.0, 9.0)], &[]);
         assert_eq!(figures(back), (14.0, S(40)), "the two requests came in 40 s, of which 20 s count");
-        assert_eq!(figures(read(&mut it, 60, &[("a", 1060.0, 8.0)], &[])), (16.0, S(60)), "it has left");
+        let (missing, arrivals, _) = partial(read(&mut it, 60, &[("a", 1060.0, 8.0)], &[]));
+        assert!(missing.contains("left") && arrivals == 16.0, "{missing}");
+        assert_eq!(figures(read(&mut it, 80, &[("a", 1080.0, 9.0)], &[])), (17.0, S(80)));
         // A dispatcher that was never scraped makes the reading partial, too.
         let (message, ..) = partial(read(&mut readings(), 0, &[("a", 1000.0, 5.0)], &["b"]));
         assert!(message.contains("instance=\"b\""), "{message}");
