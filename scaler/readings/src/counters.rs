@@ -26,6 +26,9 @@ const MAX_PER_SECOND: f64 = 1e7;
 /// exact, and a smaller step would make any growth look like a leap.
 const MIN_STEP: f64 = 0.1;
 
+/// The least work of a request in full batches that is believed, in seconds. Replicas say it in whole microseconds.
+const LEAST_WORK: f64 = 1e-6;
+
 /// Seconds without a change after which a dispatcher that exports its uptime is stuck: its uptime should have changed.
 const STUCK_AFTER: f64 = 1.0;
 
@@ -152,7 +155,7 @@ impl Counters {
             figures.in_flight += in_flight;
             figures.capacity = figures.capacity.max(*capacity);
         }
-        figures.full_work = (full_work > 0.0).then(|| Duration::from_secs_f64(full_work));
+        figures.full_work = (full_work >= LEAST_WORK).then(|| Duration::from_secs_f64(full_work));
         let from = self.summed.unwrap_or(f64::NEG_INFINITY);
         let to = newest.max(from);
         for (name, known) in &mut self.open {

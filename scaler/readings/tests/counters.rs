@@ -117,6 +117,16 @@ fn waiting_requests_add_up_and_capacity_does_not() {
 }
 
 #[test]
+fn work_in_full_batches_below_a_microsecond_counts_as_absent() {
+    for (full_work, expected) in [(0.0, None), (9e-10, None), (1e-6, Some(1000)), (0.012, Some(12_000_000))] {
+        let mut counters = Counters::default();
+        counters.enter("a", 0.0, Snapshot { full_work, ..snapshot(1.0) }).expect("plausible");
+        let found = counters.sum(|_| false).expect("a is known").full_work;
+        assert_eq!(found, expected.map(Duration::from_nanos), "{full_work}");
+    }
+}
+
+#[test]
 fn implausible_steps_are_reported_once_and_left_out() {
     let mut counters = Counters::default();
     assert_eq!(counters.enter("a", 0.0, snapshot(10.0)), Ok(Continuity::Continued));
