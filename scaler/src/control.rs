@@ -118,7 +118,8 @@ impl Control {
             self.seen_at = Some(figures.at);
             let is_partial = std::mem::take(&mut self.is_partial);
             let target::TargetState { replicas, startup, placement, obstacle, .. } = state;
-            let mut seen = Observation { replicas, startup, placement, is_partial, ..figures };
+            let age = at.saturating_sub(figures.at);
+            let mut seen = Observation { replicas, age, startup, placement, is_partial, ..figures };
             if self.settings.role == Role::Dispatchers {
                 // Requests wait, or are in flight, because replicas are busy. More dispatchers would not help: a law
                 // that saw these numbers would start dispatchers for nothing.
