@@ -6,14 +6,22 @@ use admission::SpareCapacity;
 use admission::service_time::ServiceTime;
 use std::time::{Duration, Instant};
 
+/// Time after the last answer that says what a request costs in full batches, in which answers without it count with
+/// their own work.
+const FULL_WORK_LASTS: Duration = Duration::from_secs(30);
+
+/// The least time that a request is believed to cost: replicas say it in whole microseconds.
+const LEAST_WORK: Duration = Duration::from_micros(1);
+
 /// Running measurements of arrivals, dispatches and answers.
 #[derive(Debug)]
 pub struct LoadStatistics {
     arrivals: Rate,
     answers: Rate,
     service_time: ServiceTime,
-    /// The mean of what replicas say a request costs them if their batches are full; `None` if the last did not say it.
-    full_work: Option<ServiceTime>,
+    /// The mean of what replicas say a request costs them if their batches are full, and the time at which one last said
+    /// it; `None` if none of the last answers did.
+    full_work: Option<(ServiceTime, Instant)>,
     spare: SpareCapacity,
     last_dispatch: Instant,
 }
@@ -56,17 +64,25 @@ impl LoadStatistics {
         self.service_time.record(elapsed, now);
     }
 
-    /// Records the time that a replica says a request costs it if its batches are full; `None` if it does not say it.
-    pub fn record_full_work(&mut self, time: Option<Duration>, now: Instant) {
-        match time {
-            Some(time) => self.full_work.get_or_insert_with(|| ServiceTime::new(now)).record(time, now),
-            None => self.full_work = None,
+    /// Records the time that a replica says a request costs it if its batches are full; `None` if it does not say it, as
+    /// replicas do that compute one image at a time. While others say it, its `work` for the answer counts, so that the
+    /// mean is that of all replicas.
+    pub fn record_full_work(&mut self, said: Option<Duration>, work: Duration, now: Instant) {
+        let said = said.filter(|&time| time >= LEAST_WORK);
+        let before = self.full_work.filter(|(_, last)| now.saturating_duration_since(*last) < FULL_WORK_LASTS);
+        self.full_work = match (before, said) {
+            (None, None) => None,
+            (Some((mean, last)), None) => Some((mean, last)),
+            (before, Some(_)) => Some((before.map_or_else(|| ServiceTime::new(now), |(mean, _)| mean), now)),
+        };
+        if let Some((mean, _)) = &mut self.full_work {
+            mean.record(said.unwrap_or(work), now);
         }
     }
 
     /// The mean time that a request costs a replica whose batches are full; `None` if replicas do not say it.
     pub fn full_work(&self) -> Option<Duration> {
-        self.full_work.as_ref()?.mean()
+        self.full_work?.0.mean()
     }
 
     /// Mean service time; zero before the first answer.
@@ -104,12 +120,30 @@ mod tests {
         let start = Instant::now();
         let mut statistics = LoadStatistics::new(Duration::from_secs(5), start);
         assert_eq!(statistics.full_work(), None);
-        let time = Duration::from_millis(12);
-        (0..9).for_each(|_| statistics.record_full_work(Some(time), start));
-        assert_eq!(statistics.full_work(), Some(time));
-        // Replicas of another revision compute one image at a time.
-        statistics.record_full_work(None, start);
-        assert_eq!(statistics.full_work(), None);
+        let (said, work) = (Duration::from_millis(12), Duration::from_millis(48));
+        let tiny = Some(Duration::from_nanos(999));
+        for absent in [None, Some(Duration::ZERO), tiny] {
+            statistics.record_full_work(absent, work, start);
+            assert_eq!(statistics.full_work(), None, "no replica says it");
+        }
+        (0..9).for_each(|_| statistics.record_full_work(Some(said), work, start));
+        assert_eq!(statistics.full_work(), Some(said));
+        // Half of the replicas are of another revision, which computes one image at a time.
+        let mean = |statistics: &LoadStatistics| statistics.full_work().expect("some say it").as_secs_f64();
+        for second in 1..60 {
+            let now = start + Duration::from_secs(second);
+            for said in [Some(said), None] {
+                for _ in 0..10 {
+                    statistics.record_full_work(said, work, now);
+                }
+            }
+            assert!((0.012..0.048).contains(&mean(&statistics)), "{:?}", statistics.full_work());
+        }
+        let now = start + Duration::from_secs(59);
+        statistics.record_full_work(None, work, now + FULL_WORK_LASTS - Duration::from_millis(1));
+        assert!(statistics.full_work().is_some());
+        statistics.record_full_work(tiny, work, now + FULL_WORK_LASTS);
+        assert_eq!(statistics.full_work(), None, "no answer has said it for 30 s");
     }
 
     #[test]

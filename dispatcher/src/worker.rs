@@ -401,10 +401,11 @@ impl Worker {
                 // service time too short.
                 if status == StatusCode::OK {
                     self.meters.upstream.record(elapsed);
-                    self.meters.work.record(work_for_answer(work, seen_work, elapsed));
+                    let work = work_for_answer(work, seen_work, elapsed);
+                    self.meters.work.record(work);
                     self.load.record_service_time(elapsed, now);
                     // A wrong time, such as an hour, would make the scaler reject all figures.
-                    self.load.record_full_work(full_work.map(|full| full.min(elapsed)), now);
+                    self.load.record_full_work(full_work.map(|full| full.min(elapsed)), work, now);
                 }
             }
             Err(failure) => self.handle_failure(dispatched, next_permit, failure, now),

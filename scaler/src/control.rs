@@ -54,6 +54,8 @@ pub struct Control {
     log_limiter: LogLimiter,
     /// The time of the figures that the last decision used.
     seen_at: Option<Duration>,
+    /// Whether a reading since the last decision was partial. Its figures may have been too recent for a decision.
+    is_partial: bool,
     /// The time of the figures of the last decision that was not rejected, in seconds.
     acted_at: f64,
 }
@@ -73,6 +75,7 @@ impl Control {
             journal: Journal::default(),
             log_limiter: LogLimiter::default(),
             seen_at: None,
+            is_partial: false,
             acted_at: 0.0,
         }
     }
@@ -110,10 +113,13 @@ impl Control {
         };
         // A scaler that does not lead writes nothing. If it led before, a rejection may be left.
         let rejection = state.rejection.filter(|_| self.authority().is_ok());
+        self.is_partial |= figures.is_partial;
         let decision = if is_news(figures.at, self.seen_at) {
             self.seen_at = Some(figures.at);
+            let is_partial = std::mem::take(&mut self.is_partial);
             let target::TargetState { replicas, startup, placement, obstacle, .. } = state;
-            let mut seen = Observation { replicas, startup, placement, ..figures };
+            let age = at.saturating_sub(figures.at);
+            let mut seen = Observation { replicas, age, startup, placement, is_partial, ..figures };
             if self.settings.role == Role::Dispatchers {
                 // Requests wait, or are in flight, because replicas are busy. More dispatchers would not help: a law
                 // that saw these numbers would start dispatchers for nothing.
@@ -263,6 +269,42 @@ pub fn is_news(taken: Duration, seen_at: Option<Duration>) -> bool {
 mod tests {
     use super::*;
     use limits::Guard;
+    use readings::dispatchers::Dispatchers;
+
+    /// A law that says in its text whether the observation was partial.
+    #[derive(Debug)]
+    struct TellsPartial;
+
+    impl Law for TellsPartial {
+        fn decide(&mut self, seen: &Observation) -> Recommendation {
+            Recommendation::new(None, "test", if seen.is_partial { "partial" } else { "whole" })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_partial_reading_that_is_too_recent_makes_the_next_observation_partial() {
+        let settings = ControlSettings {
+            name: "test".into(),
+            role: Role::Replicas,
+            source: ReadingSource::Dispatchers(Dispatchers::new([]).into()),
+            law: Box::new(TellsPartial),
+            limits: Limits::bounds(1, 9),
+            interval: OBSERVE,
+            is_dry_run: false,
+        };
+        let (desired, _) = watch::channel(target::Desired::default());
+        let (_publish, state) = watch::channel(target::TargetState::default());
+        let target = target::Handle { desired, state, done: tokio::spawn(async {}) };
+        let mut control = Control::new(settings, target, None);
+        for (millis, is_partial, expected) in
+            [(0, false, "whole"), (100, true, "no new figures"), (500, false, "partial"), (1000, false, "whole")]
+        {
+            let at = Duration::from_millis(millis);
+            let reading = Reading { figures: Observation { at, is_partial, ..Observation::default() }, silent: None };
+            let decision = control.decide(at, target::TargetState::default(), Ok(reading));
+            assert!(decision.explanation.contains(expected), "at {millis} ms: {}", decision.explanation);
+        }
+    }
 
     #[test]
     fn a_rejection_is_shown_until_the_next_attempt_and_with_it() {

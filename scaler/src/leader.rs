@@ -210,7 +210,7 @@ impl Elector {
     /// Writes a claim. Returns its number of transitions.
     async fn claim(&self, lease: Option<Lease>, held: LeaseSpec) -> Result<i32, ApiError> {
         let mine = held.holder_identity.as_deref() == Some(&self.spec.identity);
-        let transitions = held.lease_transitions.unwrap_or_default() + i32::from(!mine && lease.is_some());
+        let transitions = transitions(&held, !mine && lease.is_some());
         // Candidates notice only that the times change. The values are for users who read the Lease.
         let now = MicroTime(Timestamp::now());
         let spec = LeaseSpec {
@@ -273,6 +273,12 @@ impl Elector {
     }
 }
 
+/// The number of transitions that a claim writes. After the largest number, it begins again: a user may have edited the
+/// Lease.
+fn transitions(held: &LeaseSpec, is_other: bool) -> i32 {
+    held.lease_transitions.unwrap_or_default().checked_add(i32::from(is_other)).unwrap_or_default()
+}
+
 impl Drop for Elector {
     /// A task that has panicked, or was aborted, no longer renews the Lease, so another candidate may lead soon.
     fn drop(&mut self) {
@@ -311,6 +317,16 @@ mod tests {
         candidate.done.abort();
         (&mut candidate.done).await.expect_err("the task was aborted");
         assert_eq!(*candidate.leading.borrow(), None);
+    }
+
+    #[test]
+    fn a_transition_is_counted_and_the_largest_number_is_followed_by_zero() {
+        for (held, is_other, expected) in
+            [(None, false, 0), (Some(3), false, 3), (Some(3), true, 4), (Some(i32::MAX), true, 0)]
+        {
+            let held = LeaseSpec { lease_transitions: held, ..LeaseSpec::default() };
+            assert_eq!(transitions(&held, is_other), expected, "{held:?}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 pub struct Observation {
     /// The time since the scaler started at which the figures of the dispatchers were taken.
     pub at: Duration,
-    /// Whether some dispatchers gave no figures. Then queue length and requests in flight lack those dispatchers, and the
+    /// Whether some dispatchers gave no figures, or some of their counts are unknown. Then queue length and requests in flight lack those dispatchers, and the
     /// counters lack what those dispatchers counted until the last partial observation. That is never added later. So
     /// the growth of a counter up to a partial observation is a lower bound. It may show that more replicas are needed,
     /// and never that fewer would do, also later. If rates rise when an observation is whole again, that is no rise of
@@ -39,8 +39,10 @@ pub struct Observation {
     pub full_work: Option<Duration>,
     /// Latencies: from acceptance to answer, seconds.
     pub latency: Histogram,
-    /// Replicas by state.
+    /// Replicas by state, `age` after `at`.
     pub replicas: Replicas,
+    /// The time from `at` until the replicas were counted: with Prometheus, the figures are up to a scrape interval old.
+    pub age: Duration,
     /// The mean of the measured start-up times of replicas; `None` until one was measured.
     pub startup: Option<Duration>,
     /// The time in which blocked replicas may still get a node, counted from the first blocked one; `None` if none of

@@ -94,6 +94,19 @@ fn the_pause_without_gain_ends_while_requests_still_wait() {
 }
 
 #[test]
+fn answers_from_before_the_replicas_were_ready_set_no_ceiling() {
+    let mut ceiling = Ceiling::default();
+    // The figures are 8 s old, as with Prometheus. The third replica is ready, and brings throughput, from 40 s on.
+    for second in 8..=100_u64 {
+        let ready = if second < 40 { 2 } else { 3 };
+        let taken = second - 8;
+        let answers = 400.0 * taken as f64 + 200.0 * taken.saturating_sub(40) as f64;
+        ceiling.watch(&Observation { age: S(8), ..seen(taken, ready, 9.0, answers) });
+        assert_eq!(ceiling.at(S(taken)), None, "at {second} s");
+    }
+}
+
+#[test]
 fn missing_answers_of_silent_dispatchers_set_no_ceiling() {
     let mut ceiling = Ceiling::default();
     for second in 0..=10 {

@@ -6,6 +6,10 @@
 //!
 //! The sum grows only by counts from after its last time. So what a dispatcher counted before it appeared, or while it
 //! was silent, is no burst.
+//!
+//! What a dispatcher counted before its first snapshot, or after its last one, is unknown, unless it started after the
+//! last sum or was idle. A sum over such a time is partial. Otherwise a replaced dispatcher would look like a fall of
+//! the load.
 
 use super::clock::ClockOffset;
 use super::snapshot::{FigureFault, Snapshot};
@@ -21,6 +25,9 @@ const MAX_PER_SECOND: f64 = 1e7;
 /// The least time that counts as having passed between two snapshots, in seconds. Clocks of two machines are not more
 /// exact, and a smaller step would make any growth look like a leap.
 const MIN_STEP: f64 = 0.1;
+
+/// The least work of a request in full batches that is believed, in seconds. Replicas say it in whole microseconds.
+const LEAST_WORK: f64 = 1e-6;
 
 /// Seconds without a change after which a dispatcher that exports its uptime is stuck: its uptime should have changed.
 const STUCK_AFTER: f64 = 1.0;
@@ -48,7 +55,7 @@ pub enum Continuity {
 #[derive(Debug, Default)]
 pub struct Counters {
     open: BTreeMap<String, DispatcherCounters>,
-    /// Dispatchers that have left, until the sum has all their counts.
+    /// Dispatchers that have left, until the sum is past their last snapshots.
     closed: Vec<DispatcherCounters>,
     sum: Counts,
     /// The time up to which the sum counts; `None` before the first sum.
@@ -71,6 +78,10 @@ struct DispatcherCounters {
     restarts: VecDeque<f64>,
     /// What was counted from snapshot to snapshot, as far as the sum does not have it.
     steps: VecDeque<Step>,
+    /// The time from which on all counts are known.
+    known_from: f64,
+    /// Whether no request arrived before the last snapshot, since the snapshot before it or since the start.
+    is_idle: bool,
     /// The time up to which the sum has the counts. A later estimate of the offset must not count them again.
     summed: f64,
 }
@@ -104,7 +115,8 @@ impl Counters {
         if self.summed.is_none() {
             self.sum.add(&Counts::of(&snapshot), 1.0);
         }
-        self.open.insert(endpoint.into(), DispatcherCounters::new(received, snapshot));
+        let known = DispatcherCounters::new(received, snapshot, self.summed);
+        self.open.insert(endpoint.into(), known);
         Ok(Continuity::Continued)
     }
 
@@ -124,7 +136,8 @@ impl Counters {
     }
 
     /// The sum of the figures of all dispatchers, and its time. The counts of silent dispatchers do not grow, and their
-    /// queues are left out. `None` until there is a time since the start at which all others are known.
+    /// queues are left out. The sum is partial if counts of the others since the last sum are unknown. `None` until there
+    /// is a time since the start at which all others are known.
     pub fn sum(&mut self, is_silent: impl Fn(&str) -> bool) -> Option<Observation> {
         let speaking: Vec<_> = self.open.iter().filter(|(name, _)| !is_silent(name)).map(|(_, known)| known).collect();
         let newest = speaking.iter().map(|known| known.newest()).reduce(f64::min)?;
@@ -142,13 +155,19 @@ impl Counters {
             figures.in_flight += in_flight;
             figures.capacity = figures.capacity.max(*capacity);
         }
-        figures.full_work = (full_work > 0.0).then(|| Duration::from_secs_f64(full_work));
+        figures.full_work = (full_work >= LEAST_WORK).then(|| Duration::from_secs_f64(full_work));
         let from = self.summed.unwrap_or(f64::NEG_INFINITY);
         let to = newest.max(from);
-        for known in self.open.values_mut().chain(&mut self.closed) {
-            known.add_to(&mut self.sum, from, to);
+        for (name, known) in &mut self.open {
+            let is_whole = known.add_to(&mut self.sum, from, to);
+            figures.is_partial |= !is_whole && !is_silent(name);
         }
-        self.closed.retain(|known| !known.steps.is_empty());
+        self.closed.retain_mut(|known| {
+            let is_past = known.newest() < to;
+            let is_whole = known.add_to(&mut self.sum, from, to) && (known.is_idle || !is_past);
+            figures.is_partial |= !is_whole;
+            !is_past
+        });
         self.summed = Some(to);
         let Counts { arrivals, service, work, latency } = self.sum.clone();
         let at = Duration::from_secs_f64(to);
@@ -157,16 +176,24 @@ impl Counters {
 }
 
 impl DispatcherCounters {
-    fn new(received: f64, snapshot: Snapshot) -> Self {
+    /// The counters after the first snapshot. `summed` is the time of the last sum.
+    fn new(received: f64, snapshot: Snapshot, summed: Option<f64>) -> Self {
         let taken = snapshot.uptime.unwrap_or(received);
+        let offset = ClockOffset::new(taken, received);
+        let is_idle = snapshot.arrivals() == 0.0;
+        // A process counts from its start, when its uptime is zero.
+        let is_born_since = snapshot.uptime.is_some() && summed.is_some_and(|summed| offset.seconds >= summed);
+        let step = is_born_since.then(|| Step { from: 0.0, to: taken, counts: Counts::of(&snapshot) });
         Self {
+            known_from: if summed.is_none() || is_idle || is_born_since { f64::NEG_INFINITY } else { taken },
+            is_idle,
             last: snapshot,
             taken,
-            offset: ClockOffset::new(taken, received),
+            offset,
             received,
             changed: received,
             restarts: VecDeque::new(),
-            steps: VecDeque::new(),
+            steps: step.into_iter().collect(),
             summed: f64::NEG_INFINITY,
         }
     }
@@ -198,9 +225,18 @@ impl DispatcherCounters {
             // A process counts from its start, when its uptime is zero.
             from = if self.last.uptime.is_some() { 0.0 } else { from };
         }
+        // Until the new process started, the old one may have counted more. A step that is not believed is unknown, too.
+        let (was_idle, known_from) = (self.is_idle, self.known_from);
+        (self.is_idle, self.known_from) = (false, self.taken);
         self.check_crash_loop()?;
         let counts = if is_restarted { Counts::of(&self.last) } else { Counts::between(&last, &self.last)? };
         counts.check_speed((self.taken - from).max(MIN_STEP))?;
+        self.known_from = match self.last.uptime {
+            _ if !is_restarted || was_idle => known_from,
+            Some(_) => from,
+            None => self.taken,
+        };
+        self.is_idle = counts.arrivals == 0.0;
         self.steps.push_back(Step { from, to: self.taken, counts });
         Ok(if is_restarted { Continuity::Restarted } else { Continuity::Continued })
     }
@@ -214,7 +250,7 @@ impl DispatcherCounters {
             let before = std::mem::replace(&mut self.offset, ClockOffset::new(read, self.received));
             let moved = before.seconds - self.offset.seconds;
             let times = self.steps.iter_mut().flat_map(|step| [&mut step.from, &mut step.to]);
-            times.chain([&mut self.summed, &mut from]).for_each(|time| *time += moved);
+            times.chain([&mut self.summed, &mut self.known_from, &mut from]).for_each(|time| *time += moved);
         } else {
             self.offset.learn(read, self.received);
         }
@@ -231,8 +267,9 @@ impl DispatcherCounters {
         self.steps.front().map_or(self.taken, |step| step.from) + self.offset.seconds
     }
 
-    /// Adds to `sum` what was counted between the scaler's times `from` and `to`, and forgets it.
-    fn add_to(&mut self, sum: &mut Counts, from: f64, to: f64) {
+    /// Adds to `sum` what was counted between the scaler's times `from` and `to`, and forgets it. Returns whether all
+    /// counts between these times and before the last snapshot are known.
+    fn add_to(&mut self, sum: &mut Counts, from: f64, to: f64) -> bool {
         let (from, to) = ((from - self.offset.seconds).max(self.summed), to - self.offset.seconds);
         for step in &self.steps {
             let share = (step.to.min(to) - step.from.max(from)) / (step.to - step.from);
@@ -242,6 +279,7 @@ impl DispatcherCounters {
         }
         self.steps.retain(|step| step.to > to);
         self.summed = self.summed.max(to);
+        self.known_from <= from
     }
 
     fn check_frozen(&self) -> Result<(), FigureFault> {

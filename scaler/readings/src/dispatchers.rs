@@ -50,9 +50,9 @@ impl Dispatchers {
 
     /// Scrapes all dispatchers once. `started` is the scaler's start.
     pub async fn read(&mut self, started: Instant) -> Result<Reading, Error> {
-        let published = self.endpoints.published(started.elapsed()).await?;
+        let (published, unresolved) = self.endpoints.published(started.elapsed()).await;
         let answers = self.scrape(started, &published).await;
-        self.enter(started.elapsed(), &published, answers)
+        self.enter(started.elapsed(), &published, unresolved, answers)
     }
 
     /// Scrapes the published dispatchers, and those that may still be draining.
@@ -66,11 +66,19 @@ impl Dispatchers {
         .await
     }
 
-    /// Makes a reading of the answers of all scrapes. `at` is the time since the scaler's start.
-    fn enter(&mut self, at: Duration, published: &BTreeSet<String>, answers: Vec<Answer>) -> Result<Reading, Error> {
+    /// Makes a reading of the answers of all scrapes. `at` is the time since the scaler's start. Each name of
+    /// `unresolved` counts as a silent dispatcher.
+    fn enter(
+        &mut self,
+        at: Duration,
+        published: &BTreeSet<String>,
+        unresolved: BTreeMap<String, SnapshotError>,
+        answers: Vec<Answer>,
+    ) -> Result<Reading, Error> {
+        let dispatchers = published.len() + unresolved.len();
         self.leaving.retain(|endpoint, _| !published.contains(endpoint));
         // The readings wait for dispatchers that have failed only lately.
-        let (mut silent, mut failed) = (BTreeMap::new(), BTreeMap::new());
+        let (mut silent, mut failed) = (unresolved, BTreeMap::new());
         for Answer { endpoint, received, snapshot } in answers {
             let entered = snapshot.map(|snapshot| self.counters.enter(&endpoint, received.as_secs_f64(), snapshot));
             if !published.contains(&endpoint) {
@@ -95,11 +103,11 @@ impl Dispatchers {
                 Err(error) => _ = silent.insert(endpoint, error),
             }
         }
-        if silent.len() + failed.len() == published.len() {
+        if silent.len() + failed.len() == dispatchers {
             silent.append(&mut failed);
-            return Err(Error::Silent(published.len(), silent.into_values().collect()));
+            return Err(Error::Silent(dispatchers, silent.into_values().collect()));
         }
-        self.silence.reading(&mut self.counters, published.len(), silent)
+        self.silence.reading(&mut self.counters, dispatchers, silent)
     }
 }
 
@@ -181,7 +189,7 @@ mod tests {
         let answers = source.scrape(Instant::now(), &published).await;
         let at = Duration::from_secs(at);
         let answers = answers.into_iter().map(|answer| Answer { received: at, ..answer }).collect();
-        source.enter(at, &published, answers)
+        source.enter(at, &published, BTreeMap::new(), answers)
     }
 
     /// The queue length and the arrivals of a whole reading.
@@ -248,9 +256,25 @@ mod tests {
         one.count(12);
         two.set("silence");
         assert_eq!(partial(&mut source, 7200, &both).await.2, 34.0, "for as long as it is published");
-        assert_eq!(figures(&mut source, 7202, &[&one]).await.1, 34.0, "it has left");
+        let (missing, _, arrivals) = partial(&mut source, 7202, &[&one]).await;
+        assert!(missing.contains("left") && arrivals == 34.0, "it has left: {missing}");
+        assert_eq!(figures(&mut source, 7204, &[&one]).await.1, 34.0, "without it");
         two.count(5000);
-        assert_eq!(figures(&mut source, 7204, &both).await.1, 34.0, "a new one");
+        assert_eq!(partial(&mut source, 7206, &both).await.2, 34.0, "a new one");
+        assert_eq!(figures(&mut source, 7208, &both).await.1, 34.0, "its counts are known from now on");
+    }
+
+    #[tokio::test]
+    async fn a_name_without_addresses_leaves_the_figures_of_the_others() {
+        let one = StubDispatcher::start(&counting(10)).await;
+        let flags = [one.endpoint.as_str(), "dns:no-such-host.invalid:5052"];
+        let mut source = Dispatchers::new(flags.map(|flag| flag.parse().expect("a place")));
+        let Reading { figures, silent } = source.read(Instant::now()).await.expect("one dispatcher speaks");
+        let silent = silent.expect("the name has no addresses");
+        assert!(silent.contains("1 of 2") && silent.contains("dns:no-such-host.invalid:5052"), "{silent}");
+        assert_eq!((figures.is_partial, figures.arrivals), (true, 10.0));
+        let mut source = Dispatchers::new(["dns:no-such-host.invalid:5052".parse().expect("a place")]);
+        assert!(matches!(source.read(Instant::now()).await, Err(Error::Silent(1, _))), "no dispatcher is published");
     }
 
     #[tokio::test]
@@ -268,13 +292,24 @@ mod tests {
         assert_eq!(figures(&mut source, 2, &[&one]).await, (4.0, 33.0), "unpublished, still there");
         two.server.abort();
         let _cancelled = two.server.await;
-        assert_eq!(figures(&mut source, 4, &[&one]).await, (2.0, 33.0), "gone");
+        assert_eq!(partial(&mut source, 4, &[&one]).await.2, 33.0, "gone before it was idle");
+        assert_eq!(figures(&mut source, 6, &[&one]).await, (2.0, 33.0), "gone");
 
         let (mut source, one, two) = self::two().await;
-        for (at, enqueued, queue_length) in [(59, 11, 4.0), (61, 12, 4.0), (119, 13, 2.0), (121, 14, 2.0)] {
+        for at in [2, 4] {
+            two.count(23);
+            assert_eq!(figures(&mut source, at, &[&one]).await, (4.0, 33.0), "drained");
+        }
+        two.server.abort();
+        let _cancelled = two.server.await;
+        assert_eq!(figures(&mut source, 6, &[&one]).await, (2.0, 33.0), "all its counts are known");
+
+        let (mut source, one, two) = self::two().await;
+        for (at, enqueued, queue_length) in [(59, 11, 4.0), (61, 12, 4.0), (119, 13, 2.0)] {
             one.count(enqueued);
             two.count(enqueued + 10);
             assert_eq!(figures(&mut source, at, &[&one]).await.0, queue_length, "at {at} s");
         }
+        assert_eq!(partial(&mut source, 121, &[&one]).await.1, 2.0, "it was not idle at the end");
     }
 }

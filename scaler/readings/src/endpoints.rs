@@ -1,14 +1,15 @@
 //! The endpoints of the dispatchers: given addresses, and given names that are resolved again every few seconds.
 
-use super::Error;
-use std::collections::BTreeSet;
+use super::SnapshotError;
+use futures_util::future::join_all;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
 /// Time between two look-ups. The system's resolver does not say how long an answer is valid.
-const LOOKUP_INTERVAL: Duration = Duration::from_secs(5);
+const LOOKUP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Longest time for one look-up.
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -87,20 +88,26 @@ impl Endpoints {
         endpoints
     }
 
-    /// The endpoints that are published at `at`; an error if a name has no addresses that are less than a minute old.
-    pub async fn published(&mut self, at: Duration) -> Result<BTreeSet<String>, Error> {
-        for name in self.names.iter_mut().filter(|name| name.is_due(at)) {
+    /// The endpoints that are published at `at`, and an error for each name, as the flag gives it, that has no addresses
+    /// less than a minute old.
+    pub async fn published(&mut self, at: Duration) -> (BTreeSet<String>, BTreeMap<String, SnapshotError>) {
+        // All at the same time, so that names that cannot be resolved delay a reading by one time limit.
+        join_all(self.names.iter_mut().filter(|name| name.is_due(at)).map(async |name| {
             let found = match tokio::time::timeout(TIMEOUT, tokio::net::lookup_host(name.name.clone())).await {
                 Ok(found) => found.map(Vec::from_iter).map_err(|error| error.to_string()),
                 Err(_elapsed) => Err(format!("no answer within {TIMEOUT:?}")),
             };
             name.note(at, found);
-        }
-        let mut all = self.addresses.clone();
+        }))
+        .await;
+        let (mut all, mut unresolved) = (self.addresses.clone(), BTreeMap::new());
         for name in &self.names {
-            all.extend(name.addresses(at)?.iter().map(ToString::to_string));
+            match name.addresses(at) {
+                Ok(addresses) => all.extend(addresses.iter().map(ToString::to_string)),
+                Err(error) => _ = unresolved.insert(format!("dns:{}", name.name), error),
+            }
         }
-        Ok(all)
+        (all, unresolved)
     }
 }
 
@@ -119,8 +126,7 @@ struct ResolvedName {
 
 impl ResolvedName {
     fn is_due(&self, at: Duration) -> bool {
-        // Without an address there is no reading, so each tick looks the name up.
-        self.addresses.is_empty() || self.looked_up.is_none_or(|then| at.saturating_sub(then) >= LOOKUP_INTERVAL)
+        self.looked_up.is_none_or(|then| at.saturating_sub(then) >= LOOKUP_INTERVAL)
     }
 
     /// Notes the result of a look-up. Keeps addresses of one IP version only, since a dispatcher with addresses of both
@@ -142,10 +148,10 @@ impl ResolvedName {
         }
     }
 
-    fn addresses(&self, at: Duration) -> Result<&BTreeSet<SocketAddr>, Error> {
+    fn addresses(&self, at: Duration) -> Result<&BTreeSet<SocketAddr>, SnapshotError> {
         match self.resolved {
             Some(then) if at.saturating_sub(then) <= KEEP => Ok(&self.addresses),
-            _ => Err(Error::Name(self.name.clone(), self.reason.clone())),
+            _ => Err(SnapshotError::Name(self.name.clone(), self.reason.clone())),
         }
     }
 }
@@ -177,10 +183,10 @@ mod tests {
     #[tokio::test]
     async fn a_name_becomes_its_addresses_of_one_ip_version() {
         let endpoints = |places: &[&str]| Endpoints::new(places.iter().map(|place| place.parse().expect("a place")));
-        let published = endpoints(&["dns:localhost:6000", "a:1"]).published(Duration::ZERO).await;
-        assert_eq!(published.expect("localhost is known"), ["127.0.0.1:6000", "a:1"].map(String::from).into());
-        let error = endpoints(&["dns:no-such-host.invalid:1"]).published(Duration::ZERO).await.expect_err("unknown");
-        assert!(error.to_string().contains("dns:no-such-host.invalid:1"), "{error}");
+        let places = ["dns:localhost:6000", "dns:no-such-host.invalid:1", "a:1"];
+        let (published, unresolved) = endpoints(&places).published(Duration::ZERO).await;
+        assert_eq!(published, ["127.0.0.1:6000", "a:1"].map(String::from).into());
+        assert_eq!(unresolved.keys().collect::<Vec<_>>(), ["dns:no-such-host.invalid:1"]);
     }
 
     #[test]
@@ -192,7 +198,7 @@ mod tests {
         assert!(name.is_due(seconds(1)) && name.addresses(seconds(1)).is_err());
         name.note(seconds(1), Ok(vec![one, two, six]));
         assert_eq!(name.addresses(seconds(1)).expect("known"), &[one, two].into());
-        assert!(!name.is_due(seconds(5)) && name.is_due(seconds(6)));
+        assert!(!name.is_due(Duration::from_millis(1999)) && name.is_due(seconds(2)));
         name.note(seconds(6), Ok(vec![two]));
         assert_eq!(name.addresses(seconds(6)).expect("known"), &[two].into());
         name.note(seconds(11), Ok(Vec::new()));

@@ -25,16 +25,13 @@ pub struct Reading {
     /// The figures and their time, without replicas. Requests and answers are sums over the dispatchers. The capacity
     /// is the largest of theirs, since they share the replicas.
     pub figures: Observation,
-    /// A message that names the silent dispatchers, whose figures are missing; `None` if there are none.
+    /// A message that says which figures are missing, with the names of silent dispatchers; `None` if none are.
     pub silent: Option<String>,
 }
 
 /// The reason why there is no reading.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The name that has no usable addresses, and the reason.
-    #[error("resolve dns:{0}: {1}; check that it is a headless Service with a ready dispatcher")]
-    Name(String, String),
     /// The number of dispatchers, and the errors of the silent ones, which are all of them.
     #[error("{failed} of {0} dispatchers gave no usable figures: {errors}", failed = .1.len(), errors = listed(.1))]
     Silent(usize, Vec<SnapshotError>),
@@ -53,6 +50,9 @@ pub enum Error {
 /// The reason why there is no snapshot of a dispatcher.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
+    /// The name that has no usable addresses, and the reason. It counts as one dispatcher.
+    #[error("resolve dns:{0}: {1}; check that it is a headless Service with a ready dispatcher")]
+    Name(String, String),
     /// The dispatcher did not answer.
     #[error("{0}; is the dispatcher running there?")]
     Fetch(#[from] fetch::Error),
@@ -114,8 +114,7 @@ impl Silence {
         dispatchers: usize,
         silent: BTreeMap<String, SnapshotError>,
     ) -> Result<Reading, Error> {
-        let is_partial = !silent.is_empty();
-        if is_partial && counters.endpoints().all(|endpoint| silent.contains_key(endpoint)) {
+        if !silent.is_empty() && counters.endpoints().all(|endpoint| silent.contains_key(endpoint)) {
             return Err(Error::Silent(dispatchers, silent.into_values().collect()));
         }
         let figures = counters.sum(|endpoint| silent.contains_key(endpoint)).ok_or(Error::TooEarly)?;
@@ -126,8 +125,12 @@ impl Silence {
             tracing::info!(endpoint, "the dispatcher is no longer silent");
         }
         self.0 = silent.keys().cloned().collect();
-        let silent = is_partial.then(|| Error::Silent(dispatchers, silent.into_values().collect()).to_string());
-        Ok(Reading { figures: Observation { is_partial, ..figures }, silent })
+        let silent = match (silent.is_empty(), figures.is_partial) {
+            (false, _) => Some(Error::Silent(dispatchers, silent.into_values().collect()).to_string()),
+            (true, true) => Some("a dispatcher has come, left or restarted, and some of its counts are missing".into()),
+            (true, false) => None,
+        };
+        Ok(Reading { figures: Observation { is_partial: silent.is_some(), ..figures }, silent })
     }
 }
 

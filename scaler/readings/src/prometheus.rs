@@ -147,6 +147,8 @@ struct NewestSample {
     /// The scaler's time for it when it was first seen. A jump of Prometheus's clock does not change it, and a sample
     /// from a cache grows old.
     received: f64,
+    /// The time of the last sample that was dated earlier, after a jump back of Prometheus's clock.
+    earlier: Option<f64>,
 }
 
 impl Readings {
@@ -197,13 +199,24 @@ impl Readings {
         let samples: Vec<MetricSample> = elements.iter().map(|it| sample(&it.metric, it.value())).collect();
         let fault = |fault| SnapshotError::Figures(endpoint.into(), fault);
         let snapshot = Snapshot::of(&samples).map_err(fault)?;
-        let received = match self.newest.get(endpoint) {
-            Some(newest) if taken < newest.taken => return Ok(()),
+        let received = match self.newest.get_mut(endpoint) {
+            Some(newest) if taken < newest.taken => {
+                let is_old = at.as_secs_f64() - newest.received > self.limit.as_secs_f64();
+                let is_running = newest.earlier.replace(taken).is_some_and(|earlier| taken > earlier);
+                if !is_old || !is_running {
+                    return Ok(());
+                }
+                // Prometheus's clock has gone back. The samples have no known order, so the counters begin anew: a
+                // smaller count may be no restart, and its counts no load.
+                tracing::warn!(endpoint, "the clock of Prometheus has gone back; the dispatcher is read anew");
+                self.counters.close(endpoint);
+                (taken + self.offset(age.evaluated(), at)).min(at.as_secs_f64())
+            }
             Some(newest) if taken == newest.taken => newest.received,
             // If clocks differ, the sample may be newer than Prometheus's time of evaluation.
             _ => (taken + self.offset(age.evaluated(), at)).min(at.as_secs_f64()),
         };
-        let newest = NewestSample { labels: elements[0].metric.clone(), taken, received };
+        let newest = NewestSample { labels: elements[0].metric.clone(), taken, received, earlier: None };
         self.newest.insert(endpoint.into(), newest);
         log_restart(endpoint, self.counters.enter(endpoint, received, snapshot).map_err(fault)?);
         Ok(())
@@ -324,9 +337,23 @@ mod tests {
         assert!(matches!(early, Err(Error::TooEarly)), "{early:?}");
         assert_eq!(figures(read(&mut it, 11, &[("a", 1000.0, 5.0), ("b", 1004.0, 7.0)], &[])), (12.0, S(0)));
         assert_eq!(figures(read(&mut it, 15, &[("a", 1010.0, 15.0), ("b", 1004.0, 7.0)], &[])), (16.0, S(4)));
-        let restarted = read(&mut it, 21, &[("a", 1020.0, 1.0), ("b", 1014.0, 9.0)], &[]);
-        assert_eq!(figures(restarted), (24.4, S(14)));
-        assert_eq!(figures(read(&mut it, 25, &[("a", 1020.0, 1.0), ("b", 1024.0, 9.0)], &[])), (25.0, S(20)));
+        // The counts of the old process after its last sample are unknown.
+        let (_, arrivals, at) = partial(read(&mut it, 21, &[("a", 1020.0, 1.0), ("b", 1014.0, 9.0)], &[]));
+        assert_eq!((arrivals, at), (24.4, S(14)));
+        let (_, arrivals, at) = partial(read(&mut it, 25, &[("a", 1020.0, 1.0), ("b", 1024.0, 9.0)], &[]));
+        assert_eq!((arrivals, at), (25.0, S(20)));
+        let whole = read(&mut it, 31, &[("a", 1030.0, 3.0), ("b", 1024.0, 9.0)], &[]);
+        assert_eq!(figures(whole), (25.8, S(24)));
+    }
+
+    #[test]
+    fn a_replaced_dispatcher_is_no_fall_of_the_load() {
+        let mut it = readings();
+        assert_eq!(figures(read(&mut it, 5, &[("a", 1005.0, 50.0)], &[])), (50.0, S(5)));
+        assert_eq!(figures(read(&mut it, 6, &[], &["a"])), (50.0, S(5)));
+        let (_, arrivals, at) = partial(read(&mut it, 12, &[("b", 1012.0, 70.0)], &[]));
+        assert_eq!((arrivals, at), (50.0, S(12)), "seven seconds without a known arrival");
+        assert_eq!(figures(read(&mut it, 27, &[("b", 1027.0, 220.0)], &[])), (200.0, S(27)));
     }
 
     #[test]
@@ -338,7 +365,9 @@ mod tests {
         assert_eq!((arrivals, at), (13.0, S(20)));
         let back = read(&mut it, 40, &[("a", 1040.0, 6.0), ("b", 1040.0, 9.0)], &[]);
         assert_eq!(figures(back), (14.0, S(40)), "the two requests came in 40 s, of which 20 s count");
-        assert_eq!(figures(read(&mut it, 60, &[("a", 1060.0, 8.0)], &[])), (16.0, S(60)), "it has left");
+        let (missing, arrivals, _) = partial(read(&mut it, 60, &[("a", 1060.0, 8.0)], &[]));
+        assert!(missing.contains("left") && arrivals == 16.0, "{missing}");
+        assert_eq!(figures(read(&mut it, 80, &[("a", 1080.0, 9.0)], &[])), (17.0, S(80)));
         // A dispatcher that was never scraped makes the reading partial, too.
         let (message, ..) = partial(read(&mut readings(), 0, &[("a", 1000.0, 5.0)], &["b"]));
         assert!(message.contains("instance=\"b\""), "{message}");
@@ -426,8 +455,22 @@ mod tests {
         assert_eq!(figures(read(0, 1000.0, 5.0)), (5.0, S(0)));
         assert_eq!(figures(read(1, 4601.0, 6.0)), (6.0, S(1)), "forth");
         assert_eq!(figures(read(2, 1002.0, 7.0)), (6.0, S(1)), "back: the figures of before, ever older");
-        assert!(matches!(read(47, 1047.0, 99.0), Err(Error::Silent(..))));
-        assert_eq!(figures(read(48, 4602.0, 53.0)), (53.0, S(48)), "forth again");
+        assert_eq!(figures(read(4, 4604.0, 53.0)), (53.0, S(4)), "forth again");
+    }
+
+    #[test]
+    fn a_clock_of_prometheus_that_stays_behind_is_taken_once_the_figures_are_too_old() {
+        let mut it = readings();
+        let mut read =
+            |at: u64, now: f64, taken, enqueued| it.read(S(at), &answers(now, &[("a", taken, enqueued)], &[]));
+        assert_eq!(figures(read(0, 5000.0, 5000.0, 900.0)), (900.0, S(0)));
+        assert_eq!(figures(read(1, 1001.0, 1000.0, 910.0)), (900.0, S(0)), "back by an hour");
+        // The sample does not change, so it may be an old one.
+        assert!(matches!(read(46, 1046.0, 1000.0, 910.0), Err(Error::Silent(..))));
+        // The dispatcher has started again, too. Its counts are no load.
+        let (_, arrivals, at) = partial(read(47, 1047.0, 1045.0, 300.0));
+        assert_eq!((arrivals, at), (900.0, S(45)));
+        assert_eq!(figures(read(62, 1062.0, 1060.0, 310.0)), (910.0, S(60)));
     }
 
     proptest! {

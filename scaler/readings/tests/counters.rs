@@ -54,6 +54,53 @@ fn counting_goes_on_when_dispatchers_restart_appear_and_leave() {
 }
 
 #[test]
+fn a_sum_is_partial_while_counts_of_a_new_or_a_left_dispatcher_are_unknown() {
+    let up = |seconds, enqueued| Snapshot { uptime: Some(seconds), ..snapshot(enqueued) };
+    // A row has the second, the snapshots of a and b, `None` for an absent one, the sum, and whether it is partial.
+    type Row = (f64, Option<Snapshot>, Option<Snapshot>, f64, bool);
+    let cases: [&[Row]; 5] = [
+        // The dispatcher b is older than the last sum.
+        &[
+            (0.0, Some(up(50.0, 10.0)), None, 10.0, false),
+            (2.0, Some(up(52.0, 12.0)), Some(up(9.0, 7.0)), 12.0, true),
+            (4.0, Some(up(54.0, 12.0)), Some(up(11.0, 8.0)), 13.0, false),
+        ],
+        // It started after the last sum.
+        &[(0.0, Some(up(50.0, 10.0)), None, 10.0, false), (2.0, Some(up(52.0, 12.0)), Some(up(1.5, 7.0)), 19.0, false)],
+        // It is older, but has counted nothing yet.
+        &[(0.0, Some(up(50.0, 10.0)), None, 10.0, false), (2.0, Some(up(52.0, 12.0)), Some(up(9.0, 0.0)), 12.0, false)],
+        // It leaves after a pause without arrivals, and then comes back.
+        &[
+            (0.0, Some(up(50.0, 10.0)), Some(up(9.0, 7.0)), 17.0, false),
+            (2.0, Some(up(52.0, 12.0)), Some(up(11.0, 7.0)), 19.0, false),
+            (4.0, Some(up(54.0, 14.0)), None, 21.0, false),
+            (6.0, Some(up(56.0, 16.0)), Some(up(15.0, 9.0)), 23.0, true),
+            (8.0, Some(up(58.0, 16.0)), Some(up(17.0, 9.0)), 23.0, false),
+        ],
+        // It leaves in the middle of its work.
+        &[
+            (0.0, Some(up(50.0, 10.0)), Some(up(9.0, 7.0)), 17.0, false),
+            (2.0, Some(up(52.0, 12.0)), Some(up(11.0, 9.0)), 21.0, false),
+            (4.0, Some(up(54.0, 14.0)), None, 23.0, true),
+            (6.0, Some(up(56.0, 16.0)), None, 25.0, false),
+        ],
+    ];
+    for (case, rows) in cases.into_iter().enumerate() {
+        let mut counters = Counters::default();
+        for (second, a, b, arrivals, is_partial) in rows {
+            for (endpoint, snapshot) in [("a", a), ("b", b)] {
+                match snapshot {
+                    Some(snapshot) => _ = counters.enter(endpoint, *second, snapshot.clone()).expect("plausible"),
+                    None => counters.close(endpoint),
+                }
+            }
+            let sum = counters.sum(|_| false).expect("all are known");
+            assert_eq!((sum.arrivals, sum.is_partial), (*arrivals, *is_partial), "case {case} at {second} s");
+        }
+    }
+}
+
+#[test]
 fn waiting_requests_add_up_and_capacity_does_not() {
     let mut counters = Counters::default();
     for (endpoint, queue_length, in_flight, capacity) in [("a", 3.0, 1.0, 4.0), ("b", 5.0, 2.0, 6.0)] {
@@ -67,6 +114,16 @@ fn waiting_requests_add_up_and_capacity_does_not() {
     counters.close("b");
     assert_eq!(counters.sum(|_| false), Some(of_a), "b has left");
     assert_eq!(counters.sum(|_| true), None);
+}
+
+#[test]
+fn work_in_full_batches_below_a_microsecond_counts_as_absent() {
+    for (full_work, expected) in [(0.0, None), (9e-10, None), (1e-6, Some(1000)), (0.012, Some(12_000_000))] {
+        let mut counters = Counters::default();
+        counters.enter("a", 0.0, Snapshot { full_work, ..snapshot(1.0) }).expect("plausible");
+        let found = counters.sum(|_| false).expect("a is known").full_work;
+        assert_eq!(found, expected.map(Duration::from_nanos), "{full_work}");
+    }
 }
 
 #[test]

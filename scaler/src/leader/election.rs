@@ -8,6 +8,8 @@ use std::time::Duration;
 
 /// Duration of a Lease after its last renewal, as in client-go.
 pub const LEASE: Duration = Duration::from_secs(15);
+/// The longest duration that is believed of a Lease. A user may have set a day, and its holder may be dead.
+const MAX_LEASE: Duration = Duration::from_secs(60);
 /// Time without a renewal after which a leader steps down, as in client-go. It is shorter than the Lease, so that no
 /// two candidates lead at once.
 pub const RENEW_DEADLINE: Duration = Duration::from_secs(10);
@@ -50,7 +52,7 @@ impl Election {
         }
         self.claimed = None;
         let seconds = lease.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
-        let expires = since + seconds.map_or(LEASE, Duration::from_secs);
+        let expires = since + seconds.map_or(LEASE, Duration::from_secs).min(MAX_LEASE);
         if expires <= at { ElectionStep::Claim } else { ElectionStep::Wait(expires.min(at + RETRY)) }
     }
 
@@ -116,6 +118,8 @@ mod tests {
         check(&[(0, other(5), Some(2)), (14, other(4), Some(16)), (28, other(3), Some(30))]);
         check(&[(0, lasting(Some(3)), Some(2)), (2, lasting(Some(3)), Some(3)), (3, lasting(Some(3)), None)]);
         check(&[(0, lasting(None), Some(2)), (15, lasting(None), None)]);
+        check(&[(0, lasting(Some(86_400)), Some(2)), (59, lasting(Some(86_400)), Some(60))]);
+        check(&[(0, lasting(Some(86_400)), Some(2)), (60, lasting(Some(86_400)), None)]);
         // A third candidate has claimed the Lease.
         check(&[(0, other(0), Some(2)), (15, Some(lease("third", 15)), Some(17))]);
     }

@@ -18,6 +18,9 @@ use supervisor::ChildEvent;
 use tokio::process::Command;
 use tokio::sync::{mpsc, oneshot, watch};
 
+/// Time after which the file for the dispatcher is written again if that has failed.
+const RELIST: Duration = Duration::from_secs(1);
+
 /// The settings of replicas that run as child processes.
 #[derive(Debug, Clone)]
 pub struct ProcessesSpec {
@@ -101,6 +104,7 @@ impl Processes {
                 },
                 Some((id, event)) = happened.recv() => self.note(id, event),
                 () = tokio::time::sleep(pause), if self.serving() < desired => {}
+                () = tokio::time::sleep(RELIST), if self.listed.as_ref() != Some(&self.ready()) => {}
             }
         }
     }
@@ -196,13 +200,18 @@ impl Processes {
         }
     }
 
-    /// Writes the file for the dispatcher if the set of ready replicas has changed.
-    fn list(&mut self) {
+    /// The addresses of the ready replicas.
+    fn ready(&self) -> BTreeSet<String> {
         let address = |child: &Child| match &child.phase {
             ChildPhase::Ready { address, .. } => Some(address.clone()),
             ChildPhase::Starting | ChildPhase::Draining => None,
         };
-        let ready: BTreeSet<String> = self.children.iter().filter_map(address).collect();
+        self.children.iter().filter_map(address).collect()
+    }
+
+    /// Writes the file for the dispatcher if the set of ready replicas has changed.
+    fn list(&mut self) {
+        let ready = self.ready();
         if self.listed.as_ref() == Some(&ready) {
             return;
         }

@@ -1,7 +1,7 @@
 //! Replicas that die are replaced, and the log has the reason.
 
 use crate::fixture::{Fixture, Scaler, stop, wait_for, wait_for_state};
-use scaler::target::processes;
+use scaler::target::processes::{self, ProcessesSpec};
 use std::fs;
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -26,6 +26,21 @@ async fn a_replica_over_its_memory_limit_is_replaced_and_the_log_says_why() {
     let log = fixture.log_text();
     assert!(log.contains("exit status: 1: it needed more than --memory-limit 32.0 MiB"), "{log}");
     scaler.kill().await;
+}
+
+#[tokio::test]
+async fn a_list_that_could_not_be_written_is_written_as_soon_as_that_is_possible() {
+    let fixture = Fixture::new().await;
+    let folder = fixture.folder.path().join("absent");
+    let list = folder.join("replicas");
+    let spec = ProcessesSpec { list: list.clone(), ..fixture.spec("exec sleep 600") };
+    let target = processes::run(spec, 1);
+    wait_for_state(&target, "a ready replica", |state| state.replicas.ready == 1).await;
+    assert!(!list.exists());
+    fs::create_dir(&folder).expect("the folder is writable");
+    let text = wait_for("the list", || fs::read_to_string(&list).ok()).await;
+    assert_eq!(text, format!("{}\n", fixture.stub.address));
+    stop(target).await;
 }
 
 #[tokio::test]

@@ -73,7 +73,8 @@ impl Controller for LawController {
         self.seen_at = Some(figures.at);
         // The metrics are delayed, but not the state of the replicas: a real scaler gets it from its target without
         // delay.
-        let seen = Observation { replicas: now.replicas, startup: now.startup, ..figures };
+        let age = now.at.saturating_sub(figures.at);
+        let seen = Observation { replicas: now.replicas, age, startup: now.startup, ..figures };
         self.limiter.apply(&seen, self.law.decide(&seen, &pods).replicas).0
     }
 }

@@ -229,6 +229,7 @@ impl Plant {
                 blocked: self.desired - self.alive.len(),
                 lost: 0,
             },
+            age: Duration::ZERO,
             startup: self.startup,
             placement: None,
         }

@@ -28,6 +28,8 @@ const DRIFT: f64 = 0.03;
 #[derive(Debug)]
 pub(super) struct Saturation {
     replicas: usize,
+    /// The time at which this number of replicas was first counted. Earlier answers are those of another number.
+    since: Duration,
     /// Times, and cumulative answers.
     answers: Window<(Duration, f64)>,
 }
@@ -46,7 +48,7 @@ pub(super) struct Throughput {
 
 impl Default for Saturation {
     fn default() -> Self {
-        Self { replicas: 0, answers: Window::new(LONGEST) }
+        Self { replicas: 0, since: Duration::ZERO, answers: Window::new(LONGEST) }
     }
 }
 
@@ -54,11 +56,15 @@ impl Saturation {
     /// Adds an observation. Returns the throughput; `None` until requests have waited for long enough.
     pub(super) fn measure(&mut self, seen: &Observation) -> Option<Throughput> {
         let ready = seen.replicas.ready;
-        // In a partial observation, the answers to some dispatchers are missing.
-        if seen.queue_length < 1.0 || ready != self.replicas || seen.is_partial {
-            *self = Self { replicas: ready, ..Self::default() };
+        if ready != self.replicas {
+            *self = Self { replicas: ready, since: seen.at + seen.age, ..Self::default() };
         }
-        if seen.queue_length < 1.0 || ready == 0 || seen.is_partial {
+        // In a partial observation, the answers to some dispatchers are missing.
+        if seen.queue_length < 1.0 || seen.is_partial {
+            self.answers = Window::new(LONGEST);
+            return None;
+        }
+        if ready == 0 || seen.at < self.since {
             return None;
         }
         self.answers.push(seen.at, (seen.at, seen.service.count()));

@@ -10,6 +10,10 @@ const LAST_PAUSE: Duration = Duration::from_secs(30);
 /// A replica that was ready for at least this time started well: its death does not count as a failed start.
 const STEADY: Duration = Duration::from_secs(10);
 
+/// A failure that comes so long after the one before, or its pause, is no further one in a row: replicas have run in the
+/// meantime. It is longer than the longest pause and the longest start together.
+const FORGET_AFTER: Duration = Duration::from_secs(300);
+
 /// The failures of the last starts.
 #[derive(Debug)]
 pub(super) struct Restarts {
@@ -29,6 +33,9 @@ impl Restarts {
         if served.is_some_and(|served| served >= STEADY) {
             *self = Self::new(now);
             return Duration::ZERO;
+        }
+        if now.saturating_duration_since(self.not_before) >= FORGET_AFTER {
+            self.failures = 0;
         }
         // Another program may have killed a replica that was ready, so its first death costs no pause.
         let is_excused = served.is_some() && self.failures == 0;
@@ -52,6 +59,24 @@ impl Restarts {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn failures_that_are_far_apart_do_not_add_up() {
+        let mut now = Instant::now();
+        let mut restarts = Restarts::new(now);
+        for _ in 0..9 {
+            assert_eq!(restarts.note(now, None), FIRST_PAUSE);
+            assert!(!restarts.is_loop());
+            now += FIRST_PAUSE + FORGET_AFTER;
+        }
+        // Starts that time out after a minute are in a row.
+        let pauses = (0..9).map(|_| {
+            let pause = restarts.note(now, None);
+            now += pause + Duration::from_secs(60);
+            pause
+        });
+        assert_eq!(pauses.last(), Some(LAST_PAUSE));
+    }
 
     #[test]
     fn pauses_double_until_a_replica_stays() {
