@@ -19,7 +19,8 @@ const SHORT_HOLD: f64 = 1.0 / 6.0;
 /// The weight of a new measurement of what an absence costs, if that is less than before.
 const FORGET: f64 = 0.35;
 
-/// The shortest hold, in seconds. A tick or two with few arrivals, as before a dispatcher hangs, must stop no replica.
+/// The shortest hold, in seconds, and at least two ticks. One tick with few arrivals must stop no replica: a dispatcher
+/// that is about to hang shows such a tick.
 const SHORTEST_HOLD: f64 = 2.0;
 
 /// The longest hold, in seconds.
@@ -46,7 +47,8 @@ pub struct Saving {
     /// Expected per second, if the load is a little higher.
     pub cautious: f64,
     /// Requests since the last tick that level − 1 replicas would not have served in time, but this one would have. The
-    /// figure does not depend on whether the replica was there: a hold that works must not unlearn its reason.
+    /// figure does not depend on whether the replica was there. Otherwise a replica that is held would measure no late
+    /// requests, and its hold would become short.
     pub since_last_tick: f64,
 }
 
@@ -56,8 +58,8 @@ pub struct Level {
     is_on: bool,
     /// Seconds since the level was last worth its price.
     idle: f64,
-    /// The replica-seconds that an absence would have cost while the level was worth its price. They count up to the
-    /// start only.
+    /// The replica-seconds that the absence has cost since the level became worth its price. Each tick at which it is not
+    /// worth it sets them to 0.
     regret: f64,
     /// The requests that come late within the lead after the load has come back, if the replica is absent.
     late_for_lack: LateForLack,
@@ -128,7 +130,8 @@ impl Level {
 
     /// The idle time after which the level stops, in seconds.
     fn hold(&self, terms: &Terms) -> f64 {
-        (self.absence(terms) * if self.comes_back { 1.0 } else { SHORT_HOLD }).clamp(SHORTEST_HOLD, LONGEST_HOLD)
+        (self.absence(terms) * if self.comes_back { 1.0 } else { SHORT_HOLD })
+            .clamp(SHORTEST_HOLD.max(2.0 * terms.elapsed), LONGEST_HOLD)
     }
 
     /// The figures of the level, which is that of `replicas` replicas and is worth `worth` times its price.

@@ -1,11 +1,13 @@
 //! Deciding how many replicas to run. All code here is pure: an [`observation::Observation`] with its own time goes in,
 //! and a [`table::Recommendation`] with its reason comes out. Nothing reads a clock, a socket or the environment.
 //!
-//! The law [`slo`] runs a replica as long as the late requests that it saves are worth more than it costs. Each
-//! decision has these steps:
+//! The law [`slo`] runs a replica as long as the late requests that it saves are worth more than it costs. It learns
+//! from each observation (a *tick*), and decides at its interval. The *lead* is the time until a replica that is added
+//! now would serve. These are the steps:
 //!
 //! 1. [`service_times`] measures how long a request keeps a replica busy, and so how long it may wait: the objective
-//!    minus the time that a slow answer takes.
+//!    minus the time that a slow answer takes. [`full_speed`] does this for replicas that compute several requests at
+//!    once.
 //! 2. [`load_filter`] has a probability for each load: the number of replicas that work on average. It learns from the
 //!    arrivals since the last tick. It also learns how often the load jumps and to which loads, so it gives the
 //!    probabilities until a new replica would serve.
@@ -36,6 +38,7 @@
 
 pub mod backlog;
 pub mod cadence;
+pub mod full_speed;
 pub mod histogram;
 pub mod lateness;
 pub mod level;

@@ -23,7 +23,7 @@ pub const MEMORY: f64 = 600.0;
 
 /// The jumps that are assumed to have been seen before the start: their number for each second of the lead, and the
 /// seconds in which they were seen. The longer the lead, the more requests come late after a jump. So a law that knows
-/// little should expect more jumps if replicas take long to start.
+/// little should expect more jumps if replicas take long to start. They are forgotten like jumps that were seen.
 const ASSUMED_JUMPS: (f64, f64) = (0.15, 100.0);
 
 /// The least jumps per second with which the filter looks for a jump. After a long calm, the learned rate of jumps is
@@ -31,7 +31,7 @@ const ASSUMED_JUMPS: (f64, f64) = (0.15, 100.0);
 const LEAST_JUMPS: f64 = 0.001;
 
 /// The share of jumps that lead anywhere, and not to where the load has been.
-const NOVELTY: f64 = 0.2;
+const NOVELTY: f64 = 0.05;
 
 /// The weight of the loads that are assumed to have been visited before the start, in seconds.
 const ASSUMED_VISIT: f64 = 10.0;
@@ -44,8 +44,13 @@ const EARLIER_SPREAD: f64 = 1.0;
 /// A load that differs from the mean before the tick by a larger share than this counts as reached by a jump.
 const JUMP: f64 = 0.25;
 
-/// Seconds after the start in which the filter finds the load and counts no jumps.
+/// Seconds after the start in which the filter finds the load and counts no jumps. If ticks are far apart, the first one
+/// counts as such a time.
 const FINDING: f64 = 5.0;
+
+/// The steps of the grid by which the load must change if only the work of requests does: about a fifth. For smaller
+/// changes, which chance makes all the time, moving the beliefs would add and remove replicas again and again.
+const LEAST_RESCALE: usize = 5;
 
 /// The probability of each load.
 #[derive(Debug, Clone)]
@@ -64,6 +69,9 @@ pub struct LoadFilter {
     age: f64,
     /// The learned number of jumps per second.
     jumps_per_second: f64,
+    /// The seconds of work for each request with which the loads are those that were believed; `None` before the first
+    /// arrivals.
+    work: Option<f64>,
 }
 
 impl LoadFilter {
@@ -78,15 +86,18 @@ impl LoadFilter {
         let inside = loads.partition_point(|&load| load < served).max(1) as f64;
         let now = loads.iter().map(|&load| 0.2 / cells + if load < served { 0.8 / inside } else { 0.0 });
         let now: Vec<f64> = now.collect();
-        Self { visited: now.clone(), loads, now, jumps: 0.0, watched: 0.0, age: 0.0, jumps_per_second: 0.0 }
+        Self { visited: now.clone(), loads, now, jumps: 0.0, watched: 0.0, age: 0.0, jumps_per_second: 0.0, work: None }
     }
 
     /// Learns that `arrivals` requests arrived in the last `seconds`, which are above 0. Each costs a replica `work`
     /// seconds. `lead` is the time until a replica that is added now would serve, in seconds.
     pub fn learn(&mut self, seconds: f64, arrivals: f64, work: f64, lead: f64) {
+        self.rescale(work);
         let before = if self.age > 0.0 { self.mean() } else { 0.0 };
         let (assumed, period) = ASSUMED_JUMPS;
-        self.jumps_per_second = (assumed * lead + self.jumps) / (period + self.watched);
+        let remembered = (-self.age / MEMORY).exp();
+        self.jumps_per_second =
+            (assumed * lead * remembered + self.jumps) / (period * remembered + self.watched).max(seconds);
         let jump = 1.0 - (-self.jumps_per_second.max(LEAST_JUMPS) * seconds).exp();
         let anywhere = 1.0 / self.loads.len() as f64;
         // The logarithm of the Poisson probability, without the part that is the same for all loads.
@@ -111,13 +122,34 @@ impl LoadFilter {
         self.age += seconds;
         let forget = (-seconds / MEMORY).exp();
         self.jumps = self.jumps * forget + if self.age > FINDING { jumped / total } else { 0.0 };
-        self.watched = self.watched * forget + seconds;
+        self.watched = self.watched * forget + MEMORY * (1.0 - forget);
         self.now.iter_mut().for_each(|now| *now /= total);
-        if self.age <= FINDING {
+        if self.age <= FINDING.max(1.5 * seconds) {
             self.visited = self.nearby();
         } else {
             let weight = (seconds / (self.age.min(MEMORY) + ASSUMED_VISIT)).min(1.0);
             self.visited.iter_mut().zip(&self.now).for_each(|(visited, now)| *visited += weight * (now - *visited));
+        }
+    }
+
+    /// Moves all beliefs to the loads that the same requests per second are with another `work`. Otherwise requests that
+    /// cost more would look like a jump, which the filter has to find and remembers.
+    fn rescale(&mut self, work: f64) {
+        let before = *self.work.get_or_insert(work);
+        let steps = ((work / before).ln() / STEP.ln()).round();
+        let cells = (steps.abs() as usize).min(self.loads.len());
+        if cells < LEAST_RESCALE {
+            return;
+        }
+        self.work = Some(before * STEP.powf(steps));
+        let last = self.loads.len() - 1;
+        for beliefs in [&mut self.now, &mut self.visited] {
+            let mut moved = vec![0.0; beliefs.len()];
+            for (index, belief) in beliefs.iter().enumerate() {
+                let index = if steps > 0.0 { (index + cells).min(last) } else { index.saturating_sub(cells) };
+                moved[index] += belief;
+            }
+            *beliefs = moved;
         }
     }
 

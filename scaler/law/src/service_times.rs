@@ -1,5 +1,6 @@
 //! How long replicas take for requests, measured from the dispatchers' histograms.
 
+use crate::full_speed::FullSpeed;
 use crate::histogram::Histogram;
 use crate::observation::Observation;
 use crate::window::Window;
@@ -17,19 +18,6 @@ const RECENT: f64 = 6.0;
 
 /// Standard errors by which the mean of the recent window must differ to count instead of the longer one.
 const DEVIATIONS: f64 = 4.0;
-
-/// The time over which the answers of a replica are counted to find how many it can give, in seconds.
-const SPAN: f64 = 4.0;
-
-/// Standard deviations by which the answers of a full replica must be fewer than it says to count instead.
-const SURE: f64 = 3.0;
-
-/// The time in which half of what replicas have given is forgotten, in seconds.
-const HALF_LIFE: f64 = 600.0;
-
-/// A replica gives more answers at once than one after the other if the time for each is shorter than the mean work by
-/// this factor. Less may be chance.
-const BATCHED: f64 = 0.8;
 
 /// Seconds between two samples. More samples would only take memory.
 const RESOLUTION: f64 = 0.9;
@@ -59,12 +47,7 @@ pub struct ServiceMeter {
     /// The ready replicas at that time.
     ready: usize,
     latest: Option<ServiceTimes>,
-    /// The most answers per second that a replica has given.
-    capability: f64,
-    /// The share of the answers per second that replicas say they can give which they gave while requests waited.
-    given_share: f64,
-    /// The time since which requests have waited in the queue of the same number of replicas; `None` if none wait.
-    full_since: Option<Duration>,
+    full_speed: FullSpeed,
 }
 
 /// Cumulative counts until an instant.
@@ -84,9 +67,7 @@ impl Default for ServiceMeter {
             counted_until: Duration::ZERO,
             ready: 0,
             latest: None,
-            capability: 0.0,
-            given_share: 1.0,
-            full_since: None,
+            full_speed: FullSpeed::default(),
         }
     }
 }
@@ -97,8 +78,6 @@ impl ServiceMeter {
         let elapsed = (seen.at - self.counted_until).as_secs_f64();
         // Replicas that have just become unready may have worked until then.
         self.ready_seconds += seen.replicas.ready.max(self.ready) as f64 * elapsed;
-        let is_full = seen.queue_length >= 1.0 && seen.replicas.ready == self.ready;
-        self.full_since = if is_full { self.full_since.or(Some(seen.at)) } else { None };
         (self.counted_until, self.ready) = (seen.at, seen.replicas.ready);
         let now = Counts { service: seen.service.clone(), work: seen.work.clone(), ready_seconds: self.ready_seconds };
         let over = |seconds, enough| self.over(seen.at, seconds, &now).filter(|(count, _)| *count >= enough);
@@ -108,43 +87,22 @@ impl ServiceMeter {
             (long, _) => long,
         };
         self.latest = chosen.or(self.latest);
-        self.learn_capability(seen, &now, elapsed);
+        let times = self.latest.unwrap_or(GUESS);
+        self.full_speed.watch(seen);
+        let span = FullSpeed::span(times.work);
+        if let Some((_, then)) = seen.at.checked_sub(span).and_then(|then| self.samples.at(then)) {
+            let ready_seconds = now.ready_seconds - then.ready_seconds;
+            let answers = now.service.since(&then.service).count();
+            if ready_seconds > 0.0 {
+                self.full_speed.count(seen, span, answers, ready_seconds, elapsed);
+            }
+        }
         let is_due =
             self.samples.newest().is_none_or(|(then, _)| *then + Duration::from_secs_f64(RESOLUTION) <= seen.at);
         if is_due {
             self.samples.push(seen.at, now);
         }
-        let times = self.latest.unwrap_or(GUESS);
-        // Half of the requests that a full replica holds wait there, so it computes at most the other half at once.
-        let least = times.work / (seen.slots() / 2.0).max(1.0);
-        let given = (1.0 / self.capability).max(least);
-        let given = if given < BATCHED * times.work { given } else { times.work };
-        let said = (1.0 / (self.given_share * said(seen))).max(least);
-        ServiceTimes { work: given.min(said), ..times }
-    }
-
-    /// Learns how many answers a replica can give. A replica that computes several requests in one pass, or has several
-    /// workers, gives more answers the more requests it holds, and each then costs less. So its mean work at a low load
-    /// says little about a high one.
-    fn learn_capability(&mut self, seen: &Observation, now: &Counts, elapsed: f64) {
-        let span = Duration::from_secs_f64(SPAN);
-        let Some((_, then)) = seen.at.checked_sub(span).and_then(|then| self.samples.at(then)) else { return };
-        let ready_seconds = now.ready_seconds - then.ready_seconds;
-        if ready_seconds <= 0.0 {
-            return;
-        }
-        let answers = now.service.since(&then.service).count();
-        let kept = 0.5_f64.powf(elapsed / HALF_LIFE);
-        // While requests wait, a replica gives all that it can. That may be less than before, or than it says: it
-        // measures its passes only, and decoding or other programs on the same cores may allow less.
-        if self.full_since.is_some_and(|since| since + span <= seen.at) {
-            self.capability = answers / ready_seconds;
-            let most = (answers + SURE * answers.sqrt()) / ready_seconds;
-            self.given_share = (most / said(seen)).min(1.0);
-        } else {
-            self.capability = (self.capability * kept).max(answers / ready_seconds);
-            self.given_share = 1.0 - (1.0 - self.given_share) * kept;
-        }
+        ServiceTimes { work: self.full_speed.work(seen, times.work), ..times }
     }
 
     /// The number of answers in the last `seconds`, or since the start if that was later, and their times.
@@ -163,11 +121,6 @@ impl ServiceMeter {
         // A full replica computes half of the requests that it holds, while the other half waits there.
         Some((count, ServiceTimes { work, variation: service.variation()?, response: work.max(upstream / 2.0) }))
     }
-}
-
-/// The answers per second that a replica says it can give; 0 if it does not say it.
-fn said(seen: &Observation) -> f64 {
-    seen.full_work.map_or(0.0, |work| 1.0 / work.as_secs_f64())
 }
 
 /// Whether the mean of `count` recent requests differs from the longer mean by more than chance explains.
@@ -295,8 +248,10 @@ mod tests {
             // Half of the 16 slots are computed at once, so 160 ms for a request alone become 20 ms at best.
             (5.0, 0.16, false, 0.02),
             (83.0, 0.012, true, 0.012),
-            // Decoding allows 40 requests per second. The upper bound of 3 deviations of 160 answers is 49.5.
-            (40.0, 0.025, true, 1.0 / 49.5),
+            // Decoding allows 40 requests per second.
+            (40.0, 0.025, true, 0.025),
+            // Chance explains 70 answers per second where 83 are reported.
+            (70.0, 1.0 / 70.0, true, 0.012),
             // A mean that is already lower counts.
             (100.0, 0.010, false, 0.010),
         ] {

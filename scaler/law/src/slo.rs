@@ -55,6 +55,9 @@ const CLEARLY: f64 = 3.0;
 /// The longest time over which the arrivals of partial observations are added up, in seconds.
 const LONGEST_PARTIAL: f64 = 10.0;
 
+/// The longest time that counts as one tick, in seconds.
+const LONGEST_TICK: f64 = 60.0;
+
 /// The time without any request after which no replica is needed, in seconds.
 const SILENCE: f64 = 120.0;
 
@@ -148,10 +151,14 @@ impl Law for Slo {
         };
         let (elapsed, arrivals) = ((seen.at - then).as_secs_f64(), seen.arrivals - before);
         let is_empty = seen.queue_length + seen.in_flight == 0.0;
-        if arrivals > 0.0 || !is_empty {
+        // A silent dispatcher may have requests.
+        if arrivals > 0.0 || !is_empty || seen.is_partial {
             self.arrived = seen.at;
         }
-        let plan = self.learn(seen, times, elapsed, arrivals);
+        // After a long pause, only the mean rate of the arrivals is known, and not for how long replicas were idle.
+        let counted = elapsed.min(LONGEST_TICK);
+        let arrivals = if elapsed > 0.0 { arrivals * counted / elapsed } else { arrivals };
+        let plan = self.learn(seen, times, counted, arrivals);
         // A replica that takes long to start must not be removed before it has served.
         let is_silent = (seen.at - self.arrived).as_secs_f64() >= SILENCE.max(2.0 * plan.lead_seconds);
         if seen.replicas.desired == 0 {
@@ -208,7 +215,7 @@ impl Slo {
             state.partial = (0.0, 0.0);
             state.filter.learn(elapsed, arrivals, waiting.service, terms.lead);
         }
-        let rise = state.rise(seen.at, terms.lead);
+        let rise = state.rise(seen.at, &terms);
         let plan = Plan {
             queue_length: seen.queue_length,
             arrivals_per_second: state.filter.mean() / waiting.service,
@@ -270,10 +277,10 @@ impl State {
     /// The erlangs by which the load will have risen when a new replica serves, if it goes on to rise as it did lately.
     /// Both halves of that time must have seen a rise, since a jump is no trend. A jump that the filter believes little
     /// by little may still look like one for a moment.
-    fn rise(&mut self, at: Duration, lead: f64) -> f64 {
+    fn rise(&mut self, at: Duration, &Terms { lead, elapsed, .. }: &Terms) -> f64 {
         let mean = self.filter.mean();
         self.means.push(at, mean);
-        let span = lead.max(SHORTEST_RISE);
+        let span = lead.max(SHORTEST_RISE).max(2.0 * elapsed);
         let ago = |seconds: f64| {
             let then = at.checked_sub(Duration::from_secs_f64(seconds)).and_then(|then| self.means.at(then));
             then.map(|entry| entry.1).or(self.means.oldest().copied()).unwrap_or(mean)
@@ -310,8 +317,9 @@ impl State {
             let worth = terms.price * saved(&expected, replicas);
             level.plan(replicas, worth, terms)
         });
-        let rate = plan.arrivals_per_second.max(1e-9);
-        Plan { needed, predicted_late: (expected[last] / rate).min(1.0), levels: levels.collect(), ..plan }
+        // Without a replica, all requests that are expected would be late.
+        let predicted_late = (expected[last] / expected[0].max(f64::MIN_POSITIVE)).min(1.0);
+        Plan { needed, predicted_late, levels: levels.collect(), ..plan }
     }
 }
 
