@@ -250,8 +250,8 @@ mod tests {
             (83.0, 0.012, true, 0.012),
             // Decoding allows 40 requests per second.
             (40.0, 0.025, true, 0.025),
-            // Chance explains 70 answers per second where 83 are reported.
-            (70.0, 1.0 / 70.0, true, 0.012),
+            // Chance explains 74 answers per second where 83 are reported.
+            (74.0, 1.0 / 74.0, true, 0.012),
             // A mean that is already lower counts.
             (100.0, 0.010, false, 0.010),
         ] {
