@@ -167,7 +167,12 @@ mod tests {
             })
             .collect();
         lengths.sort_by(|a, b| a.0.cmp(&b.0));
-        let expected = [("burst.txt", 80, 3500.0), ("course.txt", 630, 9917.0), ("experiment.txt", 180, 11_425.0)];
+        let expected = [
+            ("burst.txt", 80, 3500.0),
+            ("course.txt", 630, 9917.0),
+            ("experiment.txt", 180, 11_425.0),
+            ("surges.txt", 150, 16_800.0),
+        ];
         assert_eq!(lengths, expected.map(|(name, seconds, requests)| (name.to_owned(), seconds, requests)));
     }
 

@@ -56,7 +56,7 @@ impl Section {
             Self::Startup => "Start-up times, on the set held-out, three seeds",
             Self::Disturbed => "Disturbances, on the set held-out without its gamma workload, three seeds",
             Self::Steady => "Half an hour of steady load, 17 seeds",
-            Self::Sizes => "Other sizes, on the set held-out, one seed",
+            Self::Sizes => "Other sizes, on the set held-out, three seeds",
             Self::Decisions => "An hour of 20,000 requests/s on 1,000 replicas",
             Self::Live => "Two workloads, live and simulated",
         }
@@ -75,7 +75,7 @@ impl Section {
             Self::Startup => startup::measure(),
             Self::Disturbed => disturbed::measure(held_out),
             Self::Steady => steady::measure(),
-            Self::Sizes => sizes::measure(),
+            Self::Sizes => sizes::measure(held_out),
             Self::Decisions => decisions::measure(),
             Self::Live => live::measure(),
         }

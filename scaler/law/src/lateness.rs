@@ -69,7 +69,7 @@ impl LateTable {
         Self { waiting, most, late: loads.iter().flat_map(row).collect() }
     }
 
-    /// Whether the table's figures hold for `waiting` within about one per cent.
+    /// Whether `waiting` differs by at most about one per cent from that of the table.
     pub fn holds_for(&self, waiting: Waiting) -> bool {
         let is_near = |old: f64, new: f64| (old - new).abs() <= 0.01 * old;
         let Waiting { service, squared_variation, limit } = self.waiting;

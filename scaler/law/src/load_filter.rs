@@ -6,7 +6,11 @@
 //! sooner when it comes back.
 //!
 //! This is the forward algorithm of a hidden Markov model (Rabiner 1989) on a grid of loads. The chain either stays, or
-//! jumps to a load that is drawn independently of the present one.
+//! jumps to a load that is drawn independently of the present one:
+//!
+//! > now′(x) ∝ ((1 − j) · now(x) + j · (0.95 · visited(x) + 0.05 ÷ loads)) · Poisson(arrivals; x · seconds ÷ work)
+//!
+//! j = 1 − exp(−jumps per second · seconds) is the probability of a jump within the tick.
 
 /// The lowest load of the grid, in erlangs.
 const LOWEST: f64 = 0.02;
@@ -108,20 +112,20 @@ impl LoadFilter {
             .map(|expected| arrivals * expected.ln() - expected)
             .collect();
         let highest = logarithms.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let (mut total, mut jumped) = (0.0, 0.0);
+        let (mut total, mut far_jump_mass) = (0.0, 0.0);
         for (index, &load) in self.loads.iter().enumerate() {
             let likelihood = (logarithms[index] - highest).exp();
             let destination = (1.0 - NOVELTY) * self.visited[index] + NOVELTY * anywhere;
-            let arrived = jump * destination * likelihood;
-            self.now[index] = (1.0 - jump) * self.now[index] * likelihood + arrived;
+            let jump_mass = jump * destination * likelihood;
+            self.now[index] = (1.0 - jump) * self.now[index] * likelihood + jump_mass;
             total += self.now[index];
             if (load - before).abs() > JUMP * before {
-                jumped += arrived;
+                far_jump_mass += jump_mass;
             }
         }
         self.age += seconds;
         let forget = (-seconds / MEMORY).exp();
-        self.jumps = self.jumps * forget + if self.age > FINDING { jumped / total } else { 0.0 };
+        self.jumps = self.jumps * forget + if self.age > FINDING { far_jump_mass / total } else { 0.0 };
         self.watched = self.watched * forget + MEMORY * (1.0 - forget);
         self.now.iter_mut().for_each(|now| *now /= total);
         if self.age <= FINDING.max(1.5 * seconds) {

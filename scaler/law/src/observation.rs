@@ -10,11 +10,11 @@ use std::time::Duration;
 pub struct Observation {
     /// The time since the scaler started at which the figures of the dispatchers were taken.
     pub at: Duration,
-    /// Whether some dispatchers gave no figures, or some of their counts are unknown. Then queue length and requests in flight lack those dispatchers, and the
-    /// counters lack what those dispatchers counted until the last partial observation. That is never added later. So
-    /// the growth of a counter up to a partial observation is a lower bound. It may show that more replicas are needed,
-    /// and never that fewer would do, also later. If rates rise when an observation is whole again, that is no rise of
-    /// the load. The growth since the last partial observation is whole.
+    /// Whether some dispatchers gave no figures, or some of their counts are unknown. Queue length and requests in flight
+    /// then lack those dispatchers. The counters lack what those dispatchers count until the last partial observation,
+    /// for good. So the growth of a counter up to a partial observation is a lower bound: it can show that more replicas
+    /// are needed, and never that fewer would do. The growth after the last partial observation is whole, and looks like
+    /// a rise of the load.
     pub is_partial: bool,
     /// Requests that wait in the queues of all dispatchers.
     pub queue_length: f64,

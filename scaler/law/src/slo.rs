@@ -105,7 +105,7 @@ pub struct LevelPlan {
     /// The late requests per second that this replica is expected to save, times their price. It is worth its price
     /// above 1.
     pub worth: f64,
-    /// The replica-seconds that its absence has cost; 0 while it is there.
+    /// The replica-seconds that its absence has cost; 0 from the tick after its start.
     pub regret: f64,
     /// The replica-seconds of regret from which on it starts.
     pub starts_at: f64,
@@ -123,7 +123,7 @@ pub struct Slo {
     meter: ServiceMeter,
     /// The time and the arrivals of the last observation.
     before: Option<(Duration, f64)>,
-    /// The time of the last arrival, or of the first observation.
+    /// The last time at which requests arrived, waited or were in flight, or the time of the first observation.
     arrived: Duration,
     state: Option<State>,
 }

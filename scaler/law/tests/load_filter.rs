@@ -71,3 +71,27 @@ fn the_distant_future_is_the_past() {
     let (now, soon, late) = (mean(0.0), mean(10.0), mean(1e6));
     assert!((now - 4.0).abs() < 0.2 && soon < now && soon > late && (2.0..3.0).contains(&late), "{now} {soon} {late}");
 }
+
+#[test]
+fn requests_that_cost_more_or_less_are_no_jump() {
+    for factor in [0.25, 0.6, 1.7, 4.0] {
+        let mut filter = LoadFilter::new(1, 10);
+        learn(&mut filter, about(10, 400));
+        let before = filter.jumps_per_second();
+        filter.learn(0.5, 10.0, WORK * factor, LEAD);
+        assert!((filter.mean() / (2.0 * factor) - 1.0).abs() < 0.05, "{factor}: {} erlangs", filter.mean());
+        (0..20).for_each(|_| filter.learn(0.5, 10.0, WORK * factor, LEAD));
+        assert!(filter.jumps_per_second() <= before, "{factor}: {} jumps/s", filter.jumps_per_second());
+    }
+}
+
+#[test]
+fn assumed_jumps_are_forgotten() {
+    // Replicas that start slowly make the filter assume more jumps at first.
+    let mut filter = LoadFilter::new(1, 10);
+    for _ in 0..7200 {
+        filter.learn(0.5, 10.0, WORK, 60.0);
+    }
+    let stays = (-120.0 * filter.jumps_per_second()).exp();
+    assert!(stays > 0.9, "the load stays for two minutes with a probability of {stays}");
+}

@@ -203,3 +203,30 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_silent_dispatcher_is_no_silence() {
+    let mut law = law();
+    for second in 0..600 {
+        let arrivals = 5.0 * f64::from(second.min(60));
+        let seen = Observation { is_partial: second > 60, ..observation(second.into(), arrivals, ready(1)) };
+        let found = law.decide(&seen);
+        assert_ne!(found.replicas, Some(0), "at {second} s: {found:?}");
+    }
+}
+
+#[test]
+fn a_pause_of_the_scaler_is_no_idle_time_of_replicas() {
+    let mut law = law();
+    let mut total = 0.0;
+    // The load comes back soon, so replicas are then held for minutes.
+    for second in 0..440 {
+        total += if (300..330).contains(&second) || (400..430).contains(&second) { 40.0 } else { 5.0 };
+        law.decide(&observation(second.into(), total, ready(8)));
+    }
+    let before = law.decide(&observation(440.0, total, ready(8)));
+    assert!(before.replicas >= Some(4), "{before:?}");
+    // Nothing was observed for an hour.
+    let after = law.decide(&observation(4040.0, total + 5.0 * 3600.0, ready(8)));
+    assert!(after.replicas >= Some(3), "{after:?}");
+}

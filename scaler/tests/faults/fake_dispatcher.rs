@@ -151,7 +151,7 @@ impl SimulatedProcess {
         let recorder = builder.expect("there are buckets").build_recorder();
         with_local_recorder(&recorder, || {
             gauge!(metric::QUEUE_LENGTH).set(0.0);
-            gauge!(metric::CAPACITY).set(8.0);
+            gauge!(metric::CAPACITY).set(1.0);
             counter!(metric::ENQUEUED).absolute(0);
         });
         Self { started: Instant::now(), recorder }
