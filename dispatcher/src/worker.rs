@@ -404,7 +404,7 @@ impl Worker {
                     let work = work_for_answer(work, seen_work, elapsed);
                     self.meters.work.record(work);
                     self.load.record_service_time(elapsed, now);
-                    // A wrong time, such as an hour, would make the scaler reject all figures.
+                    // A request in a full batch costs no more than this one took, so a longer time is wrong.
                     self.load.record_full_work(full_work.map(|full| full.min(elapsed)), work, now);
                 }
             }

@@ -8,9 +8,10 @@
 //! This is the forward algorithm of a hidden Markov model (Rabiner 1989) on a grid of loads. The chain either stays, or
 //! jumps to a load that is drawn independently of the present one:
 //!
-//! > now′(x) ∝ ((1 − j) · now(x) + j · (0.95 · visited(x) + 0.05 ÷ loads)) · Poisson(arrivals; x · seconds ÷ work)
+//! > now′(x) ∝ ((1 − j) · now(x) + j · ((1 − ν) · visited(x) + ν ÷ loads)) · Poisson(arrivals; x · seconds ÷ work)
 //!
-//! j = 1 − exp(−jumps per second · seconds) is the probability of a jump within the tick.
+//! j = 1 − exp(−jumps per second · seconds) is the probability of a jump within the tick, and ν the share of jumps
+//! that lead anywhere (`NOVELTY`).
 
 /// The lowest load of the grid, in erlangs.
 const LOWEST: f64 = 0.02;
@@ -100,8 +101,7 @@ impl LoadFilter {
         let before = if self.age > 0.0 { self.mean() } else { 0.0 };
         let (assumed, period) = ASSUMED_JUMPS;
         let remembered = (-self.age / MEMORY).exp();
-        self.jumps_per_second =
-            (assumed * lead * remembered + self.jumps) / (period * remembered + self.watched).max(seconds);
+        self.jumps_per_second = (assumed * lead * remembered + self.jumps) / (period * remembered + self.watched);
         let jump = 1.0 - (-self.jumps_per_second.max(LEAST_JUMPS) * seconds).exp();
         let anywhere = 1.0 / self.loads.len() as f64;
         // The logarithm of the Poisson probability, without the part that is the same for all loads.

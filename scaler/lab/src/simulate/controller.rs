@@ -103,10 +103,8 @@ impl DelayedReadings {
 mod tests {
     use super::*;
     use crate::laws::LawChoice;
-    use crate::simulate::plant::disturbances::Disturbances;
     use crate::simulate::plant::settings::PlantSettings;
     use crate::simulate::time_distribution::TimeDistribution;
-    use admission::Order;
     use law::table::{Objective, Settings};
     use limits::Limits;
     use workload::Workload;
@@ -149,21 +147,7 @@ mod tests {
                 max: 6,
             },
             limits: Limits::bounds(1, 6),
-            plant: PlantSettings {
-                order: Order::LateLast,
-                objective: MS(500),
-                deadline: MS(5000),
-                max_queue_length: 1000,
-                slots: 1,
-                workers: 1,
-                max_batch: 1,
-                batch_growth: 1.0,
-                service_times: TimeDistribution::Constant(MS(55)),
-                startup: MS(3000),
-                max_placed: usize::MAX,
-                cores: f64::INFINITY,
-                disturbances: Disturbances::NONE,
-            },
+            plant: PlantSettings::simple(TimeDistribution::Constant(MS(55))),
             workload: &workload,
             process: ArrivalProcess::Poisson,
             staleness: Duration::ZERO,

@@ -264,10 +264,7 @@ impl FluidModel {
 mod tests {
     use super::*;
     use crate::laws::LawChoice;
-    use crate::simulate::plant::disturbances::Disturbances;
-    use crate::simulate::plant::settings::PlantSettings;
     use crate::simulate::time_distribution::TimeDistribution;
-    use admission::Order;
     use law::table::{Objective, Settings};
     use limits::Limits;
     use workload::Workload;
@@ -288,21 +285,7 @@ mod tests {
                 max,
             },
             limits: Limits::bounds(max, max),
-            plant: PlantSettings {
-                order: Order::LateLast,
-                objective: S(0.5),
-                deadline: S(5.0),
-                max_queue_length: 1000,
-                slots: 1,
-                workers: 1,
-                max_batch: 1,
-                batch_growth: 1.0,
-                service_times: TimeDistribution::Constant(S(0.1)),
-                startup: S(3.0),
-                max_placed: usize::MAX,
-                cores: f64::INFINITY,
-                disturbances: Disturbances::NONE,
-            },
+            plant: PlantSettings::simple(TimeDistribution::Constant(S(0.1))),
             workload: &workload,
             process: ArrivalProcess::Uniform,
             staleness: Duration::ZERO,

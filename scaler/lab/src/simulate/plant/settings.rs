@@ -62,3 +62,25 @@ impl PlantSettings {
         (self.max_batch * self.workers > 1).then(|| Duration::from_secs_f64(seconds))
     }
 }
+
+#[cfg(test)]
+impl PlantSettings {
+    /// Replicas that compute one request at a time and start in 3 s, an objective of 500 ms, and no disturbances.
+    pub fn simple(service_times: TimeDistribution) -> Self {
+        Self {
+            order: Order::LateLast,
+            objective: Duration::from_millis(500),
+            deadline: Duration::from_secs(5),
+            max_queue_length: 1000,
+            slots: 1,
+            workers: 1,
+            max_batch: 1,
+            batch_growth: 1.0,
+            service_times,
+            startup: Duration::from_secs(3),
+            max_placed: usize::MAX,
+            cores: f64::INFINITY,
+            disturbances: Disturbances::NONE,
+        }
+    }
+}

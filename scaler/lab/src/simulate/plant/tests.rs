@@ -11,24 +11,6 @@ use workload::arrivals::ArrivalProcess;
 const HOUR: Duration = Duration::from_secs(3600);
 const S: fn(f64) -> Duration = Duration::from_secs_f64;
 
-fn settings(service_times: TimeDistribution) -> PlantSettings {
-    PlantSettings {
-        order: Order::LateLast,
-        objective: S(0.5),
-        deadline: S(5.0),
-        max_queue_length: 1000,
-        slots: 1,
-        workers: 1,
-        max_batch: 1,
-        batch_growth: 1.0,
-        service_times,
-        startup: S(3.0),
-        max_placed: usize::MAX,
-        cores: f64::INFINITY,
-        disturbances: Disturbances::NONE,
-    }
-}
-
 /// The mean wait in seconds of Poisson arrivals that `replicas` replicas serve in order of arrival. No request is
 /// refused or expires.
 fn mean_wait(service_times: TimeDistribution, replicas: usize, arrivals_per_second: f64, seconds: f64) -> f64 {
@@ -37,7 +19,7 @@ fn mean_wait(service_times: TimeDistribution, replicas: usize, arrivals_per_seco
         objective: HOUR,
         deadline: HOUR,
         max_queue_length: usize::MAX,
-        ..settings(service_times.clone())
+        ..PlantSettings::simple(service_times.clone())
     };
     let mut plant = Plant::new(unlimited, replicas, 1);
     let workload = Workload::constant(arrivals_per_second, S(seconds));
@@ -81,7 +63,7 @@ fn mean_waits_agree_with_queueing_theory() {
 
 #[test]
 fn replicas_take_time_to_start_and_finish_their_requests_before_they_stop() {
-    let mut plant = Plant::new(settings(TimeDistribution::Constant(S(0.4))), 1, 1);
+    let mut plant = Plant::new(PlantSettings::simple(TimeDistribution::Constant(S(0.4))), 1, 1);
     // A request every 0.2 s, from 0.1 s on, is twice the load that one replica can serve.
     let mut arrivals = every(0.2, 0.1, 0.4);
     plant.run(&mut arrivals, S(1.0));
@@ -103,7 +85,8 @@ fn replicas_take_time_to_start_and_finish_their_requests_before_they_stop() {
 #[test]
 fn the_measured_startup_time_is_a_running_mean() {
     let disturbances = Disturbances { startup_variation: 0.5, ..Disturbances::NONE };
-    let mut plant = Plant::new(PlantSettings { disturbances, ..settings(TimeDistribution::Constant(S(0.1))) }, 0, 1);
+    let mut plant =
+        Plant::new(PlantSettings { disturbances, ..PlantSettings::simple(TimeDistribution::Constant(S(0.1))) }, 0, 1);
     plant.scale(2);
     let mut none = every(0.0, 0.0, 0.1).take(0).peekable();
     let (mut milliseconds, mut took, mut means) = (0, Vec::new(), Vec::new());
@@ -124,7 +107,8 @@ fn the_measured_startup_time_is_a_running_mean() {
 fn startup_times_vary_and_ready_replicas_die_as_often_as_they_should() {
     const REPLICAS: usize = 1000;
     let disturbances = Disturbances { startup_variation: 0.5, mtbf: Some(S(12.0)), dispatchers: 1 };
-    let mut plant = Plant::new(PlantSettings { disturbances, ..settings(TimeDistribution::Constant(S(0.1))) }, 0, 1);
+    let mut plant =
+        Plant::new(PlantSettings { disturbances, ..PlantSettings::simple(TimeDistribution::Constant(S(0.1))) }, 0, 1);
     plant.scale(REPLICAS);
     let mut none = every(0.0, 0.0, 0.1).take(0).peekable();
     let mut ready = |seconds: f64| {
@@ -146,7 +130,8 @@ fn startup_times_vary_and_ready_replicas_die_as_often_as_they_should() {
 fn a_request_whose_replica_dies_is_sent_again_once() {
     let disturbances = Disturbances { mtbf: Some(S(2.0)), ..Disturbances::NONE };
     let endless = TimeDistribution::Constant(HOUR);
-    let mut plant = Plant::new(PlantSettings { disturbances, deadline: 2 * HOUR, ..settings(endless) }, 1, 1);
+    let mut plant =
+        Plant::new(PlantSettings { disturbances, deadline: 2 * HOUR, ..PlantSettings::simple(endless) }, 1, 1);
     let mut one = every(1.0, 0.0, 3600.0).take(1).peekable();
     let mut states = Vec::new();
     for step in 0..1000 {
@@ -162,7 +147,8 @@ fn a_request_whose_replica_dies_is_sent_again_once() {
 
 #[test]
 fn replicas_that_cannot_be_placed_are_blocked() {
-    let mut plant = Plant::new(PlantSettings { max_placed: 2, ..settings(TimeDistribution::Constant(S(0.1))) }, 1, 1);
+    let mut plant =
+        Plant::new(PlantSettings { max_placed: 2, ..PlantSettings::simple(TimeDistribution::Constant(S(0.1))) }, 1, 1);
     plant.scale(5);
     assert_eq!(
         plant.observe().replicas,
@@ -173,7 +159,8 @@ fn replicas_that_cannot_be_placed_are_blocked() {
 #[test]
 fn passes_slow_down_if_there_are_too_few_cores() {
     let wait = |cores| {
-        let mut plant = Plant::new(PlantSettings { cores, ..settings(TimeDistribution::Constant(S(0.1))) }, 4, 1);
+        let mut plant =
+            Plant::new(PlantSettings { cores, ..PlantSettings::simple(TimeDistribution::Constant(S(0.1))) }, 4, 1);
         plant.run(&mut every(0.0, 0.0, 0.1).take(4).peekable(), S(1.0));
         plant.observe().service.sum
     };
@@ -185,7 +172,7 @@ fn passes_slow_down_if_there_are_too_few_cores() {
 
 #[test]
 fn a_replica_with_full_slots_reaches_the_full_speed() {
-    let one = settings(TimeDistribution::Constant(S(0.05)));
+    let one = PlantSettings::simple(TimeDistribution::Constant(S(0.05)));
     for settings in [
         one.clone(),
         PlantSettings { slots: 2, ..one.clone() },
@@ -201,8 +188,12 @@ fn a_replica_with_full_slots_reaches_the_full_speed() {
 
 #[test]
 fn a_pass_computes_the_waiting_requests_and_takes_longer_for_more() {
-    let batches =
-        PlantSettings { slots: 4, max_batch: 3, batch_growth: 0.5, ..settings(TimeDistribution::Constant(S(0.1))) };
+    let batches = PlantSettings {
+        slots: 4,
+        max_batch: 3,
+        batch_growth: 0.5,
+        ..PlantSettings::simple(TimeDistribution::Constant(S(0.1)))
+    };
     let mut plant = Plant::new(batches, 1, 1);
     // Five requests arrive at once. The first is computed alone until 0.1 s, and the next three together until
     // 0.3 s. The fifth gets a slot at 0.1 s and is computed alone until 0.4 s.
@@ -219,7 +210,7 @@ fn a_pass_computes_the_waiting_requests_and_takes_longer_for_more() {
 #[test]
 fn a_busy_replica_refuses_the_requests_of_a_second_dispatcher() {
     let disturbances = Disturbances { dispatchers: 2, ..Disturbances::NONE };
-    let two = PlantSettings { disturbances, ..settings(TimeDistribution::Constant(S(0.1))) };
+    let two = PlantSettings { disturbances, ..PlantSettings::simple(TimeDistribution::Constant(S(0.1))) };
     let mut plant = Plant::new(two, 1, 1);
     // Eight requests arrive at once. The dispatcher of the first one gets the slot again at each of its answers, until
     // it has no request left. The other dispatcher tries every 10 ms, and gets the slot at its next try.
@@ -238,7 +229,7 @@ fn a_busy_replica_refuses_the_requests_of_a_second_dispatcher() {
 
 #[test]
 fn cpu_usage_is_a_mean_over_fifteen_seconds() {
-    let mut plant = Plant::new(settings(TimeDistribution::Constant(S(0.25))), 1, 1);
+    let mut plant = Plant::new(PlantSettings::simple(TimeDistribution::Constant(S(0.25))), 1, 1);
     let mut arrivals = every(0.5, 0.0, 0.25);
     plant.run(&mut arrivals, S(29.0));
     assert_eq!(plant.pods()[0].usage, None, "the mean needs two samples");
@@ -262,7 +253,7 @@ proptest! {
         let service_times = TimeDistribution::new(S(0.06), variation);
         let mtbf = mtbf.map(S);
         let disturbances = Disturbances { startup_variation: variation, mtbf, dispatchers };
-        let common = settings(service_times.clone());
+        let common = PlantSettings::simple(service_times.clone());
         let mut plant = Plant::new(PlantSettings { order, slots, max_queue_length: 50, disturbances, ..common }, 1, 1);
         let workload = Workload { per_second: rates.iter().map(|&rate| f64::from(rate)).collect() };
         let mut arrivals = generate(&workload, ArrivalProcess::Poisson, &service_times, 3).peekable();
