@@ -4,7 +4,8 @@
 use crate::admin::Admin;
 use crate::dispatch::RequestDispatcher;
 use crate::forward::ReplicaAnswer;
-use crate::meters::{CLIENT_GONE, OK, RequestMeters, ShedReason, count_shed};
+use crate::meters::{RequestMeters, ShedReason, count_shed};
+use crate::outcome::Outcome;
 use crate::request::BufferedRequest;
 use crate::token::Token;
 use bytes::Bytes;
@@ -19,7 +20,6 @@ use service::options::RequestLimits;
 use service::respond::{self, Reply};
 use service::trace::TraceContext;
 use service::wire::{self, BodyFormat, Code, ErrorBody, RequestError, header};
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -105,7 +105,7 @@ impl Handler {
         accepted: Instant,
         received: BoxFuture<'static, Received>,
     ) -> impl Future<Output = Reply> + Send {
-        let mut recorder = OutcomeRecorder { handler: self, accepted, outcome: None, was_queued: false };
+        let mut recorder = OutcomeRecorder { handler: self, accepted, outcome: Outcome::ClientGone, was_queued: false };
         async move {
             let request = match received.await {
                 Ok(request) => request,
@@ -169,13 +169,13 @@ fn is_prediction(path: &str) -> bool {
     matches!(path, "/predict" | "/infer")
 }
 
-/// The value of the label `code` for an answer: [`OK`], the code in the replica's error body, or `unknown` if the body
-/// has no code.
-fn outcome(answer: &ReplicaAnswer) -> Cow<'static, str> {
+/// The outcome of a request that a replica has answered.
+fn outcome(answer: &ReplicaAnswer) -> Outcome {
     if answer.status == StatusCode::OK {
-        return OK.into();
+        return Outcome::Classified;
     }
-    serde_json::from_slice::<ErrorBody>(&answer.body).map_or("unknown".into(), |body| body.code.into())
+    let code = serde_json::from_slice::<ErrorBody>(&answer.body).map(|body| body.code);
+    code.map_or(Outcome::Unknown, |code| Outcome::of_code(&code))
 }
 
 /// Records the outcome and the duration of a request. This happens in the destructor, so that a request whose client
@@ -183,20 +183,20 @@ fn outcome(answer: &ReplicaAnswer) -> Cow<'static, str> {
 struct OutcomeRecorder {
     handler: Arc<Handler>,
     accepted: Instant,
-    /// The value of the label `code`; `None` if the client leaves before the answer.
-    outcome: Option<Cow<'static, str>>,
+    /// The outcome. It stays as it is if the client leaves before the answer.
+    outcome: Outcome,
     /// Whether the request was in the queue. The durations of other requests are not recorded.
     was_queued: bool,
 }
 
 impl OutcomeRecorder {
-    fn set_outcome(&mut self, outcome: Cow<'static, str>) {
-        self.outcome = Some(outcome);
+    fn set_outcome(&mut self, outcome: Outcome) {
+        self.outcome = outcome;
     }
 
     /// Returns the response to a request that is refused or has failed.
     fn refuse(&mut self, error: &RequestError, trace: &TraceContext) -> Reply {
-        self.set_outcome(error.code.as_str().into());
+        self.set_outcome(Outcome::Failed(error.code));
         let mut reply = respond::error(error, &trace.request_id());
         trace.write(reply.headers_mut());
         reply
@@ -205,9 +205,10 @@ impl OutcomeRecorder {
 
 impl Drop for OutcomeRecorder {
     fn drop(&mut self) {
+        let elapsed = self.accepted.elapsed();
         if self.was_queued {
-            self.handler.meters.duration.record(self.accepted.elapsed());
+            self.handler.meters.duration.record(elapsed);
         }
-        self.handler.meters.count(self.outcome.take().unwrap_or(CLIENT_GONE.into()));
+        self.handler.meters.count(self.outcome, elapsed);
     }
 }

@@ -11,6 +11,7 @@ pub mod handler;
 pub mod load_statistics;
 pub mod meters;
 pub mod metrics;
+pub mod outcome;
 pub mod permit;
 pub mod pool;
 pub mod queue;

@@ -17,6 +17,12 @@ pub const QUEUE_WAIT: &str = "dispatcher_queue_wait_seconds";
 /// Counter by `reason`: retries.
 pub const RETRIES: &str = "dispatcher_retries_total";
 
+/// Counter by `verdict`: requests that have ended, by whether they count for or against the objective.
+pub const VERDICTS: &str = "dispatcher_request_verdicts_total";
+
+/// Gauge by `version`: always 1.
+pub const BUILD_INFO: &str = "dispatcher_build_info";
+
 /// The Prometheus type of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MetricKind {
@@ -44,11 +50,16 @@ const fn row(name: &'static str, kind: MetricKind, help: &'static str) -> Metric
 }
 
 /// Every metric that the dispatcher exports. `docs/api.md` lists the same metrics.
-pub const ALL: [MetricDescription; 16] = [
+pub const ALL: [MetricDescription; 18] = [
     row(QUEUE_LENGTH, MetricKind::Gauge, "Requests waiting in the queue, late ones included."),
     row(QUEUE_LATE_LENGTH, MetricKind::Gauge, "Waiting requests that can no longer meet the objective."),
     row(ENQUEUED, MetricKind::Counter, "Requests admitted to the queue."),
     row(REQUESTS, MetricKind::Counter, "Requests by outcome: ok, an error code, or client_gone."),
+    row(
+        VERDICTS,
+        MetricKind::Counter,
+        "Requests by verdict: good and late answers, failed, shed, refused, gave_up (left late) or cancelled (left early).",
+    ),
     row(
         REQUEST_DURATION,
         MetricKind::Histogram,
@@ -80,6 +91,7 @@ pub const ALL: [MetricDescription; 16] = [
     row(REPLICAS, MetricKind::Gauge, "Replicas by state: ready, ejected or draining."),
     row(CAPACITY, MetricKind::Gauge, "Slots of all ready replicas."),
     row(UPTIME, MetricKind::Gauge, "Seconds since the dispatcher started."),
+    row(BUILD_INFO, MetricKind::Gauge, "1, with the version of the program."),
     row(SHED, MetricKind::Counter, "Requests refused at admission, by reason: overloaded, length or bytes."),
     row(EXPIRED, MetricKind::Counter, "Requests whose deadline passed while they waited in the queue."),
     row(RETRIES, MetricKind::Counter, "Retries, by the reason for which the attempt before failed."),

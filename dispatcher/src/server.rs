@@ -62,7 +62,7 @@ async fn serve(config: Config, recorder: PrometheusHandle) -> Result<()> {
         token,
         body_limits: config.request_limits.body(MemoryBudget::new(config.queue_bytes)),
         request_limits: config.request_limits,
-        meters: RequestMeters::default(),
+        meters: RequestMeters::new(config.objective),
     });
     server::run(listener, tls, readiness, config.drain, move |request| handler.handle(request)).await;
     Ok(())

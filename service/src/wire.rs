@@ -188,6 +188,30 @@ pub enum Code {
 }
 
 impl Code {
+    /// Every code, in the order of the enum.
+    pub const ALL: [Self; 15] = [
+        Self::BadRequest,
+        Self::BadImage,
+        Self::Unauthorized,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::SlowBody,
+        Self::TooLarge,
+        Self::UnsupportedMediaType,
+        Self::Poison,
+        Self::Internal,
+        Self::ReplicaFailed,
+        Self::QueueFull,
+        Self::Overloaded,
+        Self::Busy,
+        Self::DeadlineExceeded,
+    ];
+
+    /// The code that error bodies and metric labels write as `text`; `None` if there is no such code.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|code| code.as_str() == text)
+    }
+
     /// The code as it appears in error bodies and metric labels.
     pub const fn as_str(self) -> &'static str {
         self.row().0
@@ -322,6 +346,17 @@ pub fn number(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_code_is_found_by_its_text() {
+        for (index, code) in Code::ALL.into_iter().enumerate() {
+            assert_eq!(Code::parse(code.as_str()), Some(code));
+            assert_eq!(code as usize, index, "{code:?} has its place in the order of the enum");
+        }
+        for text in ["", "ok", "Busy", "busy ", "client_gone"] {
+            assert_eq!(Code::parse(text), None, "{text:?}");
+        }
+    }
 
     #[test]
     fn a_content_type_selects_the_format_of_the_body() {

@@ -9,7 +9,7 @@ use hyper::service::service_fn;
 use hyper::{HeaderMap, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use service::respond;
-use service::wire::{Answer, Code, Prediction, ReadyBody, RequestError, Timing, header};
+use service::wire::{Answer, Code, ErrorBody, Prediction, ReadyBody, RequestError, Timing, header};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -39,6 +39,8 @@ pub(crate) enum StubBehavior {
     Gated(Arc<Semaphore>),
     /// The stub answers with this status and a body that is no [`service::wire::ErrorBody`].
     Status(StatusCode),
+    /// The stub answers with status 400 and an error body with this code.
+    Refuses(&'static str),
     /// The stub closes the connection without an answer once the semaphore has a permit.
     Closes(Arc<Semaphore>),
     /// The stub sends half of the answer and closes the connection.
@@ -263,6 +265,11 @@ async fn answer(request: Request<Incoming>, shared: Arc<StubState>) -> Result<St
         }
         StubBehavior::Gated(gate) => gate.acquire().await.expect("the semaphore is never closed").forget(),
         StubBehavior::Status(status) => return Ok(respond::json(status, &"no reason").map(Either::Left)),
+        StubBehavior::Refuses(code) => {
+            let (code, error, request_id) = (code.into(), String::new(), String::new());
+            let body = ErrorBody { success: false, code, error, request_id };
+            return Ok(respond::json(StatusCode::BAD_REQUEST, &body).map(Either::Left));
+        }
         StubBehavior::Closes(gate) => {
             gate.acquire().await.expect("the semaphore is never closed").forget();
             return Err(std::io::ErrorKind::ConnectionAborted.into());
