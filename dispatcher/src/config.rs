@@ -58,6 +58,12 @@ pub struct Args {
     /// again when it changes
     #[arg(long, env = "ROUNDHOUSE_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
+    /// File to which a line of JSON is appended for each request, or - for the standard output; off by default
+    #[arg(long, env = "ROUNDHOUSE_ACCESS_LOG")]
+    pub access_log: Option<PathBuf>,
+    /// Log a warning for each request that takes at least this time, such as 2s, at most 10 a second; off by default
+    #[arg(long, env = "ROUNDHOUSE_SLOW_LOG", value_parser = positive_duration)]
+    pub slow_log: Option<Duration>,
     /// Limits of one request
     #[command(flatten)]
     pub request_limits: RequestLimits,
@@ -85,6 +91,10 @@ pub struct Config {
     pub tls: Option<(PathBuf, PathBuf)>,
     /// File with the token that `/predict` and `/infer` require; `None` if they require none.
     pub token_file: Option<PathBuf>,
+    /// File of the access log, `-` for the standard output; `None` without that log.
+    pub access_log: Option<PathBuf>,
+    /// Time from which a request counts as slow and is logged; `None` without that log.
+    pub slow_log: Option<Duration>,
     /// Limits of one request.
     pub request_limits: RequestLimits,
     /// The settings of draining before the process ends.
@@ -122,6 +132,8 @@ impl TryFrom<Args> for Config {
             admin_listen: args.admin_listen,
             tls: args.tls_certificate.zip(args.tls_key),
             token_file: args.token_file,
+            access_log: args.access_log,
+            slow_log: args.slow_log,
             request_limits: args.request_limits,
             drain: DrainConfig { delay: drain_delay, grace, exit_with_parent: args.process.exit_with_parent },
         })
@@ -153,6 +165,7 @@ mod tests {
             (["--objective", "0s"], "--objective"),
             (["--objective", "6s"], "--deadline"),
             (["--admin-listen", "there"], "there"),
+            (["--slow-log", "0s"], "--slow-log"),
             (["--tls-key", "key.pem"], "--tls-certificate"),
             (["--tls-certificate", "chain.pem"], "--tls-key"),
         ] {

@@ -7,6 +7,8 @@ use crate::forward::ReplicaAnswer;
 use crate::meters::{RequestMeters, ShedReason, count_shed};
 use crate::outcome::Outcome;
 use crate::request::BufferedRequest;
+use crate::request_log::{EndedRequest, RequestLog};
+use crate::timeline::Timeline;
 use crate::token::Token;
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
@@ -40,6 +42,8 @@ pub struct Handler {
     pub request_limits: RequestLimits,
     /// The metrics of requests: their outcomes and durations.
     pub meters: RequestMeters,
+    /// The log of requests that have ended.
+    pub log: RequestLog,
 }
 
 impl Handler {
@@ -50,9 +54,10 @@ impl Handler {
             let accepted = Instant::now();
             let trace = TraceContext::from_headers(&head.headers);
             let checked = self.check(&head, accepted);
+            let logged = self.log.is_on().then(|| LoggedRequest::new(head.uri.path(), trace.clone()).into());
             // Boxed on its own, so that the memory for reading the body is free while the request waits.
             let received = self.clone().receive(trace, checked, body).boxed();
-            self.clone().predict(accepted, received).boxed()
+            self.clone().predict(accepted, received, logged).boxed()
         } else {
             self.clone().answer_other(head, body).boxed()
         }
@@ -104,17 +109,22 @@ impl Handler {
         self: Arc<Self>,
         accepted: Instant,
         received: BoxFuture<'static, Received>,
+        logged: Option<Box<LoggedRequest>>,
     ) -> impl Future<Output = Reply> + Send {
-        let mut recorder = OutcomeRecorder { handler: self, accepted, outcome: Outcome::ClientGone, was_queued: false };
+        let outcome = Outcome::ClientGone;
+        let mut recorder = OutcomeRecorder { handler: self, accepted, outcome, was_queued: false, logged };
         async move {
             let request = match received.await {
                 Ok(request) => request,
                 Err((error, trace)) => return recorder.refuse(&error, &trace),
             };
             recorder.was_queued = true;
+            if let Some(logged) = &mut recorder.logged {
+                (logged.body_bytes, logged.timeline) = (request.body.len(), request.timeline.clone());
+            }
             match recorder.handler.dispatcher.answer(&request).await {
                 Ok(answer) => {
-                    recorder.set_outcome(outcome(&answer));
+                    recorder.set_outcome(outcome_of(&answer), answer.status.as_u16());
                     let mut reply = respond::bytes(answer.status, "application/json", answer.body);
                     request.trace.write(reply.headers_mut());
                     reply
@@ -143,7 +153,10 @@ impl Handler {
             }
         };
         match body::read(body, &self.body_limits, deadline).await {
-            Ok(body) => Ok(Arc::new(BufferedRequest { body, content_type, top_k, trace, accepted, deadline })),
+            Ok(body) => {
+                let timeline = self.log.timeline();
+                Ok(Arc::new(BufferedRequest { body, content_type, top_k, trace, accepted, deadline, timeline }))
+            }
             Err(error) => {
                 if error.code == Code::QueueFull {
                     count_shed(ShedReason::Bytes);
@@ -170,7 +183,7 @@ fn is_prediction(path: &str) -> bool {
 }
 
 /// The outcome of a request that a replica has answered.
-fn outcome(answer: &ReplicaAnswer) -> Outcome {
+fn outcome_of(answer: &ReplicaAnswer) -> Outcome {
     if answer.status == StatusCode::OK {
         return Outcome::Classified;
     }
@@ -187,16 +200,38 @@ struct OutcomeRecorder {
     outcome: Outcome,
     /// Whether the request was in the queue. The durations of other requests are not recorded.
     was_queued: bool,
+    /// The values that only the log of requests needs; `None` while that log is off.
+    logged: Option<Box<LoggedRequest>>,
+}
+
+/// The values of a request that only the log of requests needs.
+struct LoggedRequest {
+    path: &'static str,
+    trace: TraceContext,
+    /// The status of the answer; `None` if the client leaves before the answer.
+    status: Option<u16>,
+    body_bytes: usize,
+    timeline: Option<Arc<Timeline>>,
+}
+
+impl LoggedRequest {
+    fn new(path: &str, trace: TraceContext) -> Self {
+        let path = if path == "/infer" { "/infer" } else { "/predict" };
+        Self { path, trace, status: None, body_bytes: 0, timeline: None }
+    }
 }
 
 impl OutcomeRecorder {
-    fn set_outcome(&mut self, outcome: Outcome) {
+    fn set_outcome(&mut self, outcome: Outcome, status: u16) {
         self.outcome = outcome;
+        if let Some(logged) = &mut self.logged {
+            logged.status = Some(status);
+        }
     }
 
     /// Returns the response to a request that is refused or has failed.
     fn refuse(&mut self, error: &RequestError, trace: &TraceContext) -> Reply {
-        self.set_outcome(Outcome::Failed(error.code));
+        self.set_outcome(Outcome::Failed(error.code), error.code.status());
         let mut reply = respond::error(error, &trace.request_id());
         trace.write(reply.headers_mut());
         reply
@@ -209,6 +244,19 @@ impl Drop for OutcomeRecorder {
         if self.was_queued {
             self.handler.meters.duration.record(elapsed);
         }
-        self.handler.meters.count(self.outcome, elapsed);
+        let verdict = self.handler.meters.count(self.outcome, elapsed);
+        if let Some(logged) = &self.logged {
+            self.handler.log.record(&EndedRequest {
+                request_id: logged.trace.request_id(),
+                path: logged.path,
+                status: logged.status,
+                outcome: self.outcome,
+                verdict,
+                body_bytes: logged.body_bytes,
+                accepted: self.accepted,
+                elapsed,
+                timeline: logged.timeline.as_deref(),
+            });
+        }
     }
 }

@@ -4,8 +4,8 @@
 use crate::failure::AttemptFailure;
 use crate::load_statistics::LoadStatistics;
 use crate::metrics::{
-    BUILD_INFO, CAPACITY, ENQUEUED, EXPIRED, FULL_WORK, IN_FLIGHT, QUEUE_LATE_LENGTH, QUEUE_LENGTH, QUEUE_WAIT, REPLICA_WORK,
-    REPLICAS, REQUEST_DURATION, REQUESTS, RETRIES, SHED, UPSTREAM_DURATION, UPTIME, VERDICTS,
+    BUILD_INFO, CAPACITY, ENQUEUED, EXPIRED, FULL_WORK, IN_FLIGHT, QUEUE_LATE_LENGTH, QUEUE_LENGTH, QUEUE_WAIT,
+    REPLICA_WORK, REPLICAS, REQUEST_DURATION, REQUESTS, RETRIES, SHED, UPSTREAM_DURATION, UPTIME, VERDICTS,
 };
 use crate::outcome::{Outcome, Verdict};
 use crate::queue::Queue;
@@ -85,8 +85,8 @@ impl RequestMeters {
         }
     }
 
-    /// Counts a request that ended `elapsed` after it was accepted.
-    pub fn count(&self, outcome: Outcome, elapsed: Duration) {
+    /// Counts a request that ended `elapsed` after it was accepted. Returns the verdict on it.
+    pub fn count(&self, outcome: Outcome, elapsed: Duration) -> Verdict {
         let counter = match outcome {
             Outcome::Classified => &self.classified,
             Outcome::Unknown => &self.unknown,
@@ -94,7 +94,9 @@ impl RequestMeters {
             Outcome::Failed(code) => &self.failed[code as usize],
         };
         counter.increment(1);
-        self.verdicts[outcome.verdict(elapsed, self.objective) as usize].increment(1);
+        let verdict = outcome.verdict(elapsed, self.objective);
+        self.verdicts[verdict as usize].increment(1);
+        verdict
     }
 }
 

@@ -23,6 +23,9 @@ pub const VERDICTS: &str = "dispatcher_request_verdicts_total";
 /// Gauge by `version`: always 1.
 pub const BUILD_INFO: &str = "dispatcher_build_info";
 
+/// Counter: lines of the access log that were dropped.
+pub const ACCESS_LOG_DROPPED: &str = "dispatcher_access_log_dropped_lines_total";
+
 /// The Prometheus type of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MetricKind {
@@ -50,7 +53,7 @@ const fn row(name: &'static str, kind: MetricKind, help: &'static str) -> Metric
 }
 
 /// Every metric that the dispatcher exports. `docs/api.md` lists the same metrics.
-pub const ALL: [MetricDescription; 18] = [
+pub const ALL: [MetricDescription; 19] = [
     row(QUEUE_LENGTH, MetricKind::Gauge, "Requests waiting in the queue, late ones included."),
     row(QUEUE_LATE_LENGTH, MetricKind::Gauge, "Waiting requests that can no longer meet the objective."),
     row(ENQUEUED, MetricKind::Counter, "Requests admitted to the queue."),
@@ -92,6 +95,11 @@ pub const ALL: [MetricDescription; 18] = [
     row(CAPACITY, MetricKind::Gauge, "Slots of all ready replicas."),
     row(UPTIME, MetricKind::Gauge, "Seconds since the dispatcher started."),
     row(BUILD_INFO, MetricKind::Gauge, "1, with the version of the program."),
+    row(
+        ACCESS_LOG_DROPPED,
+        MetricKind::Counter,
+        "Lines of the access log that were dropped, because their reader was too slow.",
+    ),
     row(SHED, MetricKind::Counter, "Requests refused at admission, by reason: overloaded, length or bytes."),
     row(EXPIRED, MetricKind::Counter, "Requests whose deadline passed while they waited in the queue."),
     row(RETRIES, MetricKind::Counter, "Retries, by the reason for which the attempt before failed."),

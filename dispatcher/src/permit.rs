@@ -6,6 +6,7 @@ use crate::failure::AttemptFailure;
 use crate::forward::{self, AttemptResult, ReplicaAnswer, ReplicaConnection};
 use crate::request::BufferedRequest;
 use crate::rotation::Address;
+use crate::timeline::{self, Timeline};
 use hyper::StatusCode;
 use service::wire::RequestError;
 use std::pin::Pin;
@@ -100,11 +101,16 @@ impl Permit {
         let Assignment { permit_id, address, connection, waited, deadline, stall_notice, reports } =
             *self.assignment.take().expect("only `send` and `drop` take the assignment, and both consume the permit");
         let (started, reporter) = (Instant::now(), reports.clone());
+        let logged =
+            request.timeline.clone().map(|timeline| LoggedAttempt { timeline, replica: address.clone(), started });
+        let logged_end = logged.clone();
         let attempt = Box::pin(async move {
             let result = forward::attempt(connection, &address, &request, deadline, waited).await;
+            LoggedAttempt::end(logged_end, result.answer.as_ref().map(|answer| answer.status));
             report(&reporter, permit_id, result, started.elapsed())
         });
         RunningAttempt {
+            logged,
             attempt: Some(attempt),
             stall_notice: Some(stall_notice),
             reports,
@@ -179,6 +185,30 @@ struct RunningAttempt {
     permit_id: u64,
     started: Instant,
     deadline: Instant,
+    /// The record of the attempt for the logs; `None` if no log needs it.
+    logged: Option<LoggedAttempt>,
+}
+
+/// The record of an attempt for the logs.
+#[derive(Debug, Clone)]
+struct LoggedAttempt {
+    timeline: Arc<Timeline>,
+    replica: Address,
+    started: Instant,
+}
+
+impl LoggedAttempt {
+    /// Adds the attempt to the timeline of its request.
+    fn end(logged: Option<Self>, result: Result<StatusCode, &AttemptFailure>) {
+        if let Some(Self { timeline, replica, started }) = logged {
+            timeline.record(timeline::Attempt {
+                replica,
+                started,
+                elapsed: started.elapsed(),
+                result: result.map_err(|failure| *failure),
+            });
+        }
+    }
 }
 
 impl Future for RunningAttempt {
@@ -195,6 +225,7 @@ impl Future for RunningAttempt {
             self.stall_notice = None;
             // An error means that the worker has ended. The attempt then goes on, because it may still be answered.
             if notice.is_ok() {
+                LoggedAttempt::end(self.logged.take(), Err(&AttemptFailure::Stalled));
                 let stalled = AttemptResult::failed(AttemptFailure::Stalled);
                 polled = Poll::Ready(report(&self.reports, self.permit_id, stalled, self.started.elapsed()));
             }

@@ -5,10 +5,12 @@ use crate::permit::{PermitReceiver, PermitSender};
 use crate::queue::{QueueEntry, SequenceNumber};
 use crate::retry::FailedAttempts;
 use crate::rotation::{Address, Constraints};
+use crate::timeline::Timeline;
 use hyper::header::HeaderValue;
 use service::body::Chunks;
 use service::trace::TraceContext;
 use service::wire::RequestError;
+use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::oneshot;
 
@@ -28,6 +30,8 @@ pub struct BufferedRequest {
     pub accepted: Instant,
     /// The instant by which the client must be answered.
     pub deadline: Instant,
+    /// The attempts of the request; `None` if no log needs them.
+    pub timeline: Option<Arc<Timeline>>,
 }
 
 impl AsRef<Chunks> for BufferedRequest {

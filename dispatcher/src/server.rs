@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::dispatch::RequestDispatcher;
 use crate::handler::Handler;
 use crate::meters::RequestMeters;
+use crate::request_log::RequestLog;
 use crate::token::Token;
 use crate::{metrics, worker};
 use anyhow::{Context, Result};
@@ -56,7 +57,10 @@ async fn serve(config: Config, recorder: PrometheusHandle) -> Result<()> {
         }
         None => Some(admin),
     };
+    // The guard writes the last lines when it is dropped, after the last request.
+    let (log, _guard) = RequestLog::open(config.access_log.as_deref(), config.slow_log)?;
     let handler = Arc::new(Handler {
+        log,
         dispatcher: RequestDispatcher::new(worker, config.objective),
         admin,
         token,

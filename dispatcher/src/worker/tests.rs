@@ -119,7 +119,7 @@ fn buffered_request() -> Arc<BufferedRequest> {
     let (body, trace) = (Chunks::new(MemoryBudget::new(0)), TraceContext::from_headers(&HeaderMap::new()));
     let (accepted, top_k) = (Instant::now(), DEFAULT_TOP_K);
     let deadline = accepted + FOREVER;
-    Arc::new(BufferedRequest { body, content_type: None, top_k, trace, accepted, deadline })
+    Arc::new(BufferedRequest { body, content_type: None, top_k, trace, accepted, deadline, timeline: None })
 }
 
 /// An event that happens after the worker has sent a stall notice and before the attempt has received the notice.

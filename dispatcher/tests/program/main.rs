@@ -3,6 +3,7 @@
 
 mod faults;
 mod kubernetes;
+mod logs;
 mod openapi;
 mod process;
 mod protocols;
