@@ -20,7 +20,7 @@ use service::body::{self, BodyLimits};
 use service::headers::{deep_copy, text};
 use service::options::RequestLimits;
 use service::respond::{self, Reply};
-use service::trace::TraceContext;
+use service::trace::{ServerSpan, TraceContext};
 use service::wire::{self, BodyFormat, Code, ErrorBody, RequestError, header};
 use std::sync::Arc;
 use std::time::Instant;
@@ -43,7 +43,7 @@ pub struct Handler {
     /// The metrics of requests: their outcomes and durations.
     pub meters: RequestMeters,
     /// The log of requests that have ended.
-    pub log: RequestLog,
+    pub log: Arc<RequestLog>,
 }
 
 impl Handler {
@@ -52,9 +52,12 @@ impl Handler {
         let (head, body) = request.into_parts();
         if head.method == Method::POST && is_prediction(head.uri.path()) {
             let accepted = Instant::now();
-            let trace = TraceContext::from_headers(&head.headers);
+            let mut trace = TraceContext::from_headers(&head.headers);
             let checked = self.check(&head, accepted);
-            let logged = self.log.is_on().then(|| LoggedRequest::new(head.uri.path(), trace.clone()).into());
+            let logged = self.log.is_on().then(|| {
+                let span = self.log.begin_span(&mut trace);
+                LoggedRequest::new(head.uri.path(), trace.clone(), span).into()
+            });
             // Boxed on its own, so that the memory for reading the body is free while the request waits.
             let received = self.clone().receive(trace, checked, body).boxed();
             self.clone().predict(accepted, received, logged).boxed()
@@ -212,12 +215,13 @@ struct LoggedRequest {
     status: Option<u16>,
     body_bytes: usize,
     timeline: Option<Arc<Timeline>>,
+    span: Option<ServerSpan>,
 }
 
 impl LoggedRequest {
-    fn new(path: &str, trace: TraceContext) -> Self {
+    fn new(path: &str, trace: TraceContext, span: Option<ServerSpan>) -> Self {
         let path = if path == "/infer" { "/infer" } else { "/predict" };
-        Self { path, trace, status: None, body_bytes: 0, timeline: None }
+        Self { path, trace, status: None, body_bytes: 0, timeline: None, span }
     }
 }
 
@@ -256,6 +260,7 @@ impl Drop for OutcomeRecorder {
                 accepted: self.accepted,
                 elapsed,
                 timeline: logged.timeline.as_deref(),
+                span: logged.span,
             });
         }
     }

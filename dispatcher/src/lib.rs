@@ -21,6 +21,7 @@ pub mod request_log;
 pub mod retry;
 pub mod rotation;
 pub mod server;
+pub mod spans;
 pub mod status;
 pub mod timeline;
 pub mod token;

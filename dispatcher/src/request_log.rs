@@ -1,12 +1,14 @@
-//! The log of requests that have ended: a line of JSON for each one (`--access-log`), and a warning for slow ones
-//! (`--slow-log`). Lines are written by a thread of their own. If the reader of the lines is slow, lines are dropped and
+//! The log of requests that have ended: a line of JSON for each one (`--access-log`), a warning for slow ones
+//! (`--slow-log`), and spans (`--otlp-endpoint`). Lines are written by a thread of their own. If the reader of the lines is slow, lines are dropped and
 //! counted, because requests must not wait for a log.
 
 use crate::metrics::ACCESS_LOG_DROPPED;
 use crate::outcome::{Outcome, Verdict};
+use crate::spans::SpanExport;
 use crate::timeline::{Attempt, Timeline};
 use metrics::{Counter, counter};
 use serde::Serialize;
+use service::trace::{ServerSpan, TraceContext};
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::Path;
@@ -23,11 +25,12 @@ const MAX_WARNINGS_PER_SECOND: u32 = 10;
 /// The status in the log of a request whose client left before the answer. NGINX has introduced this number.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
 
-/// Writes the log of requests. Both parts are off by default.
+/// Writes the log of requests. All parts are off by default.
 #[derive(Debug, Default)]
 pub struct RequestLog {
     access: Option<AccessLog>,
     slow: Option<SlowLog>,
+    spans: Option<SpanExport>,
 }
 
 /// A request that has ended.
@@ -51,6 +54,8 @@ pub struct EndedRequest<'a> {
     pub elapsed: Duration,
     /// The attempts at replicas.
     pub timeline: Option<&'a Timeline>,
+    /// The span of the request; `None` if its trace is not recorded.
+    pub span: Option<ServerSpan>,
 }
 
 /// One line of the access log. Times are in milliseconds.
@@ -102,9 +107,26 @@ impl RequestLog {
     ///
     /// # Errors
     /// If the file of the access log cannot be opened. The error names the flag.
-    pub fn open(access: Option<&Path>, slow: Option<Duration>) -> std::io::Result<(Self, Option<WorkerGuard>)> {
+    pub fn open(
+        access: Option<&Path>,
+        slow: Option<Duration>,
+        spans: Option<SpanExport>,
+    ) -> std::io::Result<(Self, Option<WorkerGuard>)> {
         let (access, guard) = access.map(AccessLog::open).transpose()?.unzip();
-        Ok((Self { access, slow: slow.map(SlowLog::new) }, guard))
+        Ok((Self { access, slow: slow.map(SlowLog::new), spans }, guard))
+    }
+
+    /// Begins the span of a request, if its trace is to be recorded.
+    pub fn begin_span(&self, trace: &mut TraceContext) -> Option<ServerSpan> {
+        let spans = self.spans.as_ref()?;
+        trace.begin_span(|| spans.samples(rand::random()))
+    }
+
+    /// Sends the last spans. Blocks for a few seconds at most.
+    pub fn shut_down(&self) {
+        if let Some(spans) = &self.spans {
+            spans.shut_down();
+        }
     }
 
     /// A new timeline for a request; `None` if no log needs it.
@@ -114,11 +136,17 @@ impl RequestLog {
 
     /// Whether [`RequestLog::record`] would write anything about some requests.
     pub fn is_on(&self) -> bool {
-        self.access.is_some() || self.slow.is_some()
+        self.access.is_some() || self.slow.is_some() || self.spans.is_some()
     }
 
     /// Writes the lines about a request that has ended.
     pub fn record(&self, request: &EndedRequest<'_>) {
+        if let (Some(spans), Some(span)) = (&self.spans, &request.span) {
+            spans.record(request, span);
+        }
+        if self.access.is_none() && self.slow.is_none() {
+            return;
+        }
         let attempts = request.timeline.map(Timeline::attempts).unwrap_or_default();
         let line = Line::new(request, &attempts, SystemTime::now());
         if let Some(access) = &self.access {
@@ -252,6 +280,7 @@ mod tests {
             accepted,
             elapsed: ms(61),
             timeline: Some(&timeline),
+            span: None,
         };
         let attempts = timeline.attempts();
         let line = serde_json::to_value(Line::new(&request, &attempts, SystemTime::UNIX_EPOCH)).expect("JSON");

@@ -6,6 +6,7 @@ use crate::dispatch::RequestDispatcher;
 use crate::handler::Handler;
 use crate::meters::RequestMeters;
 use crate::request_log::RequestLog;
+use crate::spans::SpanExport;
 use crate::token::Token;
 use crate::{metrics, worker};
 use anyhow::{Context, Result};
@@ -58,9 +59,11 @@ async fn serve(config: Config, recorder: PrometheusHandle) -> Result<()> {
         None => Some(admin),
     };
     // The guard writes the last lines when it is dropped, after the last request.
-    let (log, _guard) = RequestLog::open(config.access_log.as_deref(), config.slow_log)?;
+    let spans = config.otlp_endpoint.map(|endpoint| SpanExport::open(&endpoint, config.trace_ratio)).transpose()?;
+    let (log, _guard) = RequestLog::open(config.access_log.as_deref(), config.slow_log, spans)?;
+    let log = Arc::new(log);
     let handler = Arc::new(Handler {
-        log,
+        log: log.clone(),
         dispatcher: RequestDispatcher::new(worker, config.objective),
         admin,
         token,
@@ -69,6 +72,7 @@ async fn serve(config: Config, recorder: PrometheusHandle) -> Result<()> {
         meters: RequestMeters::new(config.objective),
     });
     server::run(listener, tls, readiness, config.drain, move |request| handler.handle(request)).await;
+    log.shut_down();
     Ok(())
 }
 

@@ -8,5 +8,6 @@ mod openapi;
 mod process;
 mod protocols;
 mod requests;
+mod spans;
 mod steady;
 mod stub;
