@@ -30,12 +30,6 @@ pub struct BufferedRequest {
     pub deadline: Instant,
 }
 
-impl AsRef<Chunks> for BufferedRequest {
-    fn as_ref(&self) -> &Chunks {
-        &self.body
-    }
-}
-
 /// A request that waits in the queue for a permit.
 #[derive(Debug)]
 pub struct QueuedRequest {
