@@ -13,6 +13,10 @@ const FAIR_ATTEMPT: Duration = Duration::from_secs(2);
 pub enum AttemptFailure {
     /// No connection to the replica could be opened, so the replica never received the request.
     Connect,
+    /// This machine had no socket for a connection to the replica.
+    NoSocket,
+    /// The replica, or a proxy before it, closes every new connection at once. The request is not the cause.
+    Closed,
     /// The connection ended before the whole answer had arrived. The request may have killed the replica.
     Died,
     /// The replica's answer breaks the wire contract: its status, its body or its size is not allowed.
@@ -31,8 +35,10 @@ pub enum AttemptFailure {
 
 impl AttemptFailure {
     /// Every failure.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Connect,
+        Self::NoSocket,
+        Self::Closed,
         Self::Died,
         Self::Invalid,
         Self::Server,
@@ -46,6 +52,8 @@ impl AttemptFailure {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Connect => "connect",
+            Self::NoSocket => "no_socket",
+            Self::Closed => "closed",
             Self::Died => "reset",
             Self::Invalid => "invalid",
             Self::Server => "server_error",
@@ -59,13 +67,13 @@ impl AttemptFailure {
     /// The conclusion about the replica, which has had the request for `elapsed` when the attempt fails.
     pub fn health_signal(self, elapsed: Duration) -> HealthSignal {
         match self {
-            Self::Connect | Self::Died => HealthSignal::Unreachable,
+            Self::Connect | Self::Closed | Self::Died => HealthSignal::Unreachable,
             Self::Deadline if elapsed < FAIR_ATTEMPT => HealthSignal::Inconclusive,
             Self::Invalid | Self::Server | Self::Deadline => HealthSignal::Failed,
             Self::Busy => HealthSignal::Busy,
-            // The failed liveness check has ejected the stalled replica already. An unused permit sends the replica
+            // The failed liveness check has ejected the stalled replica already. The other two have sent the replica
             // nothing.
-            Self::Stalled | Self::Unused => HealthSignal::Inconclusive,
+            Self::Stalled | Self::Unused | Self::NoSocket => HealthSignal::Inconclusive,
         }
     }
 }
@@ -79,6 +87,9 @@ mod tests {
         let (short, long) = (FAIR_ATTEMPT / 2, FAIR_ATTEMPT);
         for (failure, elapsed, expected) in [
             (AttemptFailure::Connect, short, HealthSignal::Unreachable),
+            (AttemptFailure::Closed, short, HealthSignal::Unreachable),
+            (AttemptFailure::NoSocket, short, HealthSignal::Inconclusive),
+            (AttemptFailure::NoSocket, long, HealthSignal::Inconclusive),
             (AttemptFailure::Died, short, HealthSignal::Unreachable),
             (AttemptFailure::Invalid, short, HealthSignal::Failed),
             (AttemptFailure::Server, short, HealthSignal::Failed),

@@ -34,12 +34,6 @@ pub struct BufferedRequest {
     pub timeline: Option<Arc<Timeline>>,
 }
 
-impl AsRef<Chunks> for BufferedRequest {
-    fn as_ref(&self) -> &Chunks {
-        &self.body
-    }
-}
-
 /// A request that waits in the queue for a permit.
 #[derive(Debug)]
 pub struct QueuedRequest {

@@ -50,10 +50,10 @@ impl FailedAttempts {
     pub fn record(&mut self, address: &Address, failure: AttemptFailure) {
         let recorded = self.recorded.get_or_insert_default();
         recorded.deaths += u32::from(failure == AttemptFailure::Died);
-        // Attempts at an unreachable replica cost no replica any work. They cannot go on for ever, because such a
-        // replica is ejected.
-        recorded.counted += usize::from(!matches!(failure, AttemptFailure::Busy | AttemptFailure::Connect));
-        if failure != AttemptFailure::Busy && !recorded.tried.contains(address) {
+        recorded.counted += usize::from(counts(failure));
+        // Neither a busy replica nor one that was not asked has failed.
+        let has_failed = !matches!(failure, AttemptFailure::Busy | AttemptFailure::NoSocket);
+        if has_failed && !recorded.tried.contains(address) {
             recorded.tried.push(address.clone());
         }
     }
@@ -72,6 +72,14 @@ impl FailedAttempts {
     pub fn deaths(&self) -> u32 {
         self.recorded.as_ref().map_or(0, |recorded| recorded.deaths)
     }
+}
+
+/// Whether an attempt that failed in this way counts towards [`MAX_ATTEMPTS`]. Those that reached no replica, or a busy
+/// one, cost no replica any work. They cannot go on for ever: an unreachable replica is ejected, and an attempt without a
+/// socket waits.
+pub fn counts(failure: AttemptFailure) -> bool {
+    use AttemptFailure::{Busy, Closed, Connect, NoSocket};
+    !matches!(failure, Busy | Connect | Closed | NoSocket)
 }
 
 /// The decision whether a request whose attempt failed is tried again.
@@ -138,11 +146,14 @@ impl Reason {
 pub fn decide(failed: &FailedAttempts, last: AttemptFailure, withdraw: impl FnOnce() -> bool) -> RetryDecision {
     match last {
         AttemptFailure::Deadline => RetryDecision::GiveUp(Reason::Deadline),
-        // These retries take nothing from the budget: the first three failures cost no replica any work, and
-        // `moves_off_stalled_replica` has charged the budget for a stall.
-        AttemptFailure::Busy | AttemptFailure::Connect | AttemptFailure::Unused | AttemptFailure::Stalled => {
-            RetryDecision::Retry
-        }
+        // These retries take nothing from the budget: `moves_off_stalled_replica` has charged the budget for a stall,
+        // and the other failures cost no replica any work.
+        AttemptFailure::Busy
+        | AttemptFailure::Connect
+        | AttemptFailure::Closed
+        | AttemptFailure::NoSocket
+        | AttemptFailure::Unused
+        | AttemptFailure::Stalled => RetryDecision::Retry,
         AttemptFailure::Died | AttemptFailure::Invalid | AttemptFailure::Server => {
             if failed.deaths() >= MAX_DEATHS {
                 RetryDecision::GiveUp(Reason::Poison)
@@ -177,13 +188,15 @@ mod tests {
     }
 
     #[test]
-    fn every_failure_but_busy_and_connect_counts_as_an_attempt() {
+    fn every_failure_counts_as_an_attempt_except_those_that_cost_no_replica_any_work() {
         let [a, b]: [Address; 2] = ["a".into(), "b".into()];
         let mut failed = FailedAttempts::default();
         assert_eq!((failed.tried(), failed.counted(), failed.deaths()), (&[][..], 0, 0));
         for (address, failure, tried, counted, deaths) in [
             (&a, AttemptFailure::Busy, 0, 0, 0),
+            (&b, AttemptFailure::NoSocket, 0, 0, 0),
             (&a, AttemptFailure::Connect, 1, 0, 0),
+            (&a, AttemptFailure::Closed, 1, 0, 0),
             (&a, AttemptFailure::Died, 1, 1, 1),
             (&b, AttemptFailure::Server, 2, 2, 1),
             (&b, AttemptFailure::Died, 2, 3, 2),
@@ -205,7 +218,7 @@ mod tests {
 
     #[test]
     fn a_retry_depends_on_the_last_failure_the_earlier_ones_and_the_budget() {
-        use AttemptFailure::{Busy, Connect, Deadline, Died, Invalid, Server, Stalled, Unused};
+        use AttemptFailure::{Busy, Closed, Connect, Deadline, Died, Invalid, NoSocket, Server, Stalled, Unused};
         let rows = [
             // (all failures in order of time, budget, decision)
             (&[Server][..], BudgetUse::Permits, RetryDecision::Retry),
@@ -215,6 +228,8 @@ mod tests {
             (&[Died], BudgetUse::Forbids, RetryDecision::GiveUp(Reason::Budget { last: Died })),
             (&[Busy], BudgetUse::NotAsked, RetryDecision::Retry),
             (&[Connect], BudgetUse::NotAsked, RetryDecision::Retry),
+            (&[Closed; 9], BudgetUse::NotAsked, RetryDecision::Retry),
+            (&[NoSocket; 9], BudgetUse::NotAsked, RetryDecision::Retry),
             (&[Unused], BudgetUse::NotAsked, RetryDecision::Retry),
             (&[Stalled], BudgetUse::NotAsked, RetryDecision::Retry),
             (&[Deadline], BudgetUse::NotAsked, RetryDecision::GiveUp(Reason::Deadline)),

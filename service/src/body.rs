@@ -4,13 +4,9 @@
 use crate::wire::{Code, RequestError};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
-use std::convert::Infallible;
-use std::ops::Deref;
-use std::pin::Pin;
+use hyper::body::{Body, Incoming};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 /// The limits of one body.
@@ -78,6 +74,11 @@ impl Chunks {
         self.len == 0
     }
 
+    /// The pieces of the body, in order.
+    pub fn pieces(&self) -> &[Bytes] {
+        &self.pieces
+    }
+
     /// The body in one piece. Only a body of several pieces is copied.
     pub fn to_bytes(&self) -> Bytes {
         match &self.pieces[..] {
@@ -115,57 +116,9 @@ impl Chunks {
     }
 }
 
-impl AsRef<Self> for Chunks {
-    fn as_ref(&self) -> &Self {
-        self
-    }
-}
-
 impl Drop for Chunks {
     fn drop(&mut self) {
         self.memory_budget.left.fetch_add(self.len, Ordering::Relaxed);
-    }
-}
-
-/// The body of an outgoing request, made of [`Chunks`]. The pieces are not copied.
-#[derive(Debug)]
-pub struct ChunksBody<T> {
-    /// Holds the chunks until the body is sent.
-    owner: T,
-    /// The index of the next piece to send.
-    next: usize,
-    /// The number of bytes that are not yet sent.
-    left: u64,
-}
-
-impl<T: Deref<Target: AsRef<Chunks>>> ChunksBody<T> {
-    /// A body that sends all chunks of `owner`.
-    pub fn new(owner: T) -> Self {
-        let left = owner.as_ref().len as u64;
-        Self { owner, next: 0, left }
-    }
-}
-
-impl<T: Deref<Target: AsRef<Chunks>> + Unpin> Body for ChunksBody<T> {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let piece = self.owner.as_ref().pieces.get(self.next).cloned();
-        self.next += 1;
-        self.left -= piece.as_ref().map_or(0, |piece| piece.len() as u64);
-        Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.left == 0
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.left)
     }
 }
 
@@ -251,8 +204,8 @@ mod tests {
         (chunks, whole)
     }
 
-    #[tokio::test]
-    async fn pieces_keep_their_order_and_short_pieces_are_joined() {
+    #[test]
+    fn pieces_keep_their_order_and_short_pieces_are_joined() {
         for (lengths, pieces) in [
             (&[][..], 0),
             (&[3], 1),
@@ -263,10 +216,8 @@ mod tests {
             let (chunks, whole) = chunks(&MemoryBudget::new(usize::MAX), lengths);
             assert_eq!(chunks.pieces.len(), pieces, "{lengths:?}");
             assert_eq!(chunks.to_bytes(), whole);
-            let body = ChunksBody::new(Arc::new(chunks));
-            assert_eq!(body.size_hint().exact(), Some(whole.len() as u64));
-            let sent = body.collect().await.expect("infallible");
-            assert_eq!(sent.to_bytes(), whole);
+            assert_eq!(chunks.pieces().concat(), whole);
+            assert_eq!(chunks.len(), whole.len());
         }
     }
 

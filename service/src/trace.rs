@@ -4,7 +4,7 @@
 use crate::headers::deep_copy;
 use crate::wire::header;
 use hyper::HeaderMap;
-use hyper::header::HeaderValue;
+use hyper::header::{HeaderName, HeaderValue};
 
 /// The identifiers of one request. The dispatcher and the replica use the same ones. Identifiers that are made here
 /// stay numbers until they are written, because each waiting request holds its own, and a number takes less memory than
@@ -87,6 +87,18 @@ impl TraceContext {
         headers.insert(header::TRACEPARENT, self.traceparent_value());
     }
 
+    /// Passes the name and the value of the header of each identifier to `take`, without allocating memory.
+    pub fn for_each_header(&self, mut take: impl FnMut(HeaderName, &[u8])) {
+        match &self.request_id {
+            Id::Received(id) => take(header::REQUEST_ID, id.as_bytes()),
+            Id::Generated(number) => take(header::REQUEST_ID, &hex(*number)),
+        }
+        match &self.traceparent {
+            Id::Received(parent) => take(header::TRACEPARENT, parent.as_bytes()),
+            Id::Generated(numbers) => take(header::TRACEPARENT, &traceparent(*numbers)),
+        }
+    }
+
     fn request_id_value(&self) -> HeaderValue {
         match &self.request_id {
             Id::Received(id) => id.clone(),
@@ -97,14 +109,7 @@ impl TraceContext {
     fn traceparent_value(&self) -> HeaderValue {
         match &self.traceparent {
             Id::Received(parent) => parent.clone(),
-            Id::Generated([high, low, span]) => {
-                // The flags 00 mean "not sampled", because this process records no spans.
-                let mut parent = *b"00-00000000000000000000000000000000-0000000000000000-00";
-                parent[3..19].copy_from_slice(&hex(*high));
-                parent[19..35].copy_from_slice(&hex(*low));
-                parent[36..52].copy_from_slice(&hex(*span));
-                header_value(&parent)
-            }
+            Id::Generated(numbers) => header_value(&traceparent(*numbers)),
         }
     }
 }
@@ -112,6 +117,16 @@ impl TraceContext {
 /// A random id that is not zero.
 fn random_id() -> u64 {
     rand::random::<u64>().max(1)
+}
+
+/// The `traceparent` with these numbers: the upper and the lower half of the trace id, and the span id.
+fn traceparent([high, low, span]: [u64; 3]) -> [u8; 55] {
+    // The flags 00 mean "not sampled": no program has recorded a span of this trace.
+    let mut parent = *b"00-00000000000000000000000000000000-0000000000000000-00";
+    parent[3..19].copy_from_slice(&hex(high));
+    parent[19..35].copy_from_slice(&hex(low));
+    parent[36..52].copy_from_slice(&hex(span));
+    parent
 }
 
 fn header_value(text: &[u8]) -> HeaderValue {
@@ -145,7 +160,6 @@ fn is_traceparent(text: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hyper::header::HeaderName;
 
     #[test]
     fn a_number_becomes_sixteen_hexadecimal_digits() {
@@ -168,6 +182,11 @@ mod tests {
             headers
         });
         assert_eq!(written[0], written[1]);
+        let mut passed = HeaderMap::new();
+        trace.for_each_header(|name, value| {
+            passed.insert(name, HeaderValue::from_bytes(value).expect("a value"));
+        });
+        assert_eq!(passed, written[0]);
         assert_eq!(written[0][header::REQUEST_ID], trace.request_id());
         assert!(is_request_id(written[0][header::REQUEST_ID].as_bytes()));
         assert!(is_traceparent(written[0][header::TRACEPARENT].as_bytes()), "{written:?}");

@@ -252,6 +252,8 @@ fn ending() -> impl Strategy<Value = Ending> {
         1 => Just(Ending::Refused),
         6 => prop_oneof![
             1 => Just(AttemptFailure::Connect),
+            1 => Just(AttemptFailure::Closed),
+            1 => Just(AttemptFailure::NoSocket),
             3 => Just(AttemptFailure::Died),
             1 => Just(AttemptFailure::Invalid),
             3 => Just(AttemptFailure::Server),
@@ -345,11 +347,12 @@ impl SimulatedRequest {
         let Err(receiver) = end(permit, ending) else { return };
         self.stage = RequestStage::Waiting(receiver);
         let Ending::Failed(failure) = ending else { unreachable!("only a failed attempt returns a receiver") };
-        self.attempts += usize::from(!matches!(failure, AttemptFailure::Busy | AttemptFailure::Connect));
+        self.attempts += usize::from(retry::counts(failure));
         self.deaths += u32::from(failure == AttemptFailure::Died);
         self.expected = match failure {
             AttemptFailure::Deadline => Some(Code::DeadlineExceeded),
-            AttemptFailure::Busy | AttemptFailure::Connect | AttemptFailure::Stalled => None,
+            AttemptFailure::Stalled => None,
+            cheap if !retry::counts(cheap) => None,
             _ if self.deaths >= MAX_DEATHS => Some(Code::Poison),
             _ if self.attempts >= MAX_ATTEMPTS => Some(Code::ReplicaFailed),
             _ => None,
