@@ -17,6 +17,7 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, StatusCode};
 use service::body::{self, BodyLimits};
+use service::coding;
 use service::headers::{deep_copy, text};
 use service::options::RequestLimits;
 use service::respond::{self, Reply};
@@ -96,6 +97,7 @@ impl Handler {
         if let Some(token) = &self.token {
             token.check(&head.headers)?;
         }
+        coding::check(&head.headers)?;
         BodyFormat::from_content_type(text(&head.headers, &CONTENT_TYPE)?)?;
         let budget = self.request_limits.timeout(wire::timeout(text(&head.headers, &header::TIMEOUT_MS)?)?);
         Ok(CheckedHead {

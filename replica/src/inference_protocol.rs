@@ -14,13 +14,14 @@ use crate::pipeline::Image;
 use crate::work::Work;
 use futures_util::future::try_join_all;
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CONTENT_ENCODING, HeaderName, HeaderValue};
+use hyper::header::{ALLOW, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method, StatusCode};
 use percent_encoding::percent_decode_str;
 use request::{InferenceRequest, InputLimits};
 use response::{Encoded, InferenceResponse};
 use serde_json::json;
 use service::body::{self, Chunks};
+use service::coding;
 use service::headers::text;
 use service::respond::{self, Reply};
 use service::trace::TraceContext;
@@ -219,13 +220,7 @@ async fn classify(
 /// # Errors
 /// If the value is malformed (status 400), or the body is compressed (status 415).
 fn json_length(headers: &HeaderMap) -> Result<Option<usize>, RequestError> {
-    match text(headers, &CONTENT_ENCODING)? {
-        None | Some("identity") => {}
-        Some(encoding) => {
-            let message = format!("Content-Encoding {encoding:?} is not supported; send the body uncompressed");
-            return Err(RequestError::new(Code::UnsupportedMediaType, message));
-        }
-    }
+    coding::check(headers)?;
     let Some(length) = text(headers, &JSON_LENGTH)? else { return Ok(None) };
     // `parse` alone would accept a sign.
     let number = length.bytes().all(|byte| byte.is_ascii_digit()).then(|| length.parse().ok()).flatten();

@@ -155,7 +155,7 @@ pub struct ReadyBody {
 /// The kind of a request's failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Code {
-    /// A header, the query, a multipart body, JSON or base64 is malformed, or the image is empty.
+    /// A header, the query, a form, JSON or base64 is malformed, or the image is empty.
     BadRequest,
     /// The image is truncated, corrupt or of an unsupported kind.
     BadImage,
@@ -167,7 +167,7 @@ pub enum Code {
     MethodNotAllowed,
     /// The body did not arrive in time.
     SlowBody,
-    /// The body, the image or the number of images exceeds its limit.
+    /// The body, the image, the number of images or a form exceeds its limit.
     TooLarge,
     /// The content type names no [`BodyFormat`], or the body is compressed.
     UnsupportedMediaType,
@@ -276,6 +276,8 @@ pub enum BodyFormat {
     Raw,
     /// `multipart/form-data`. The image file is the first part that has a file name or the name `image`.
     Multipart,
+    /// `application/x-www-form-urlencoded` with the field `image=<base64>`, or the image file itself.
+    Form,
     /// JSON of the form `{"image": "<base64>"}`.
     Json,
 }
@@ -293,12 +295,13 @@ impl BodyFormat {
         match essence {
             _ if is_image || is("application/octet-stream") => Ok(Self::Raw),
             _ if is("multipart/form-data") => Ok(Self::Multipart),
+            _ if is("application/x-www-form-urlencoded") => Ok(Self::Form),
             _ if is("application/json") => Ok(Self::Json),
             other => Err(RequestError::new(
                 Code::UnsupportedMediaType,
                 format!(
                     "Content-Type {other:?} is not supported; send image/*, application/octet-stream, \
-                     multipart/form-data or application/json"
+                     multipart/form-data, application/x-www-form-urlencoded or application/json"
                 ),
             )),
         }
@@ -367,7 +370,9 @@ mod tests {
             (Some("application/octet-stream"), Some(BodyFormat::Raw)),
             (Some("multipart/form-data; boundary=x"), Some(BodyFormat::Multipart)),
             (Some("application/json; charset=utf-8"), Some(BodyFormat::Json)),
-            (Some("application/x-www-form-urlencoded"), None),
+            (Some("Multipart/Form-Data ; boundary=x"), Some(BodyFormat::Multipart)),
+            (Some("application/x-www-form-urlencoded"), Some(BodyFormat::Form)),
+            (Some("application/x-www-form-urlencoded;charset=UTF-8"), Some(BodyFormat::Form)),
             (Some("text/plain"), None),
             (Some(""), None),
         ];
