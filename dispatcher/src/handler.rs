@@ -3,10 +3,11 @@
 
 use crate::admin::Admin;
 use crate::dispatch::RequestDispatcher;
-use crate::forward::ReplicaAnswer;
+use crate::forward::{BodyKind, ReplicaAnswer};
+use crate::inference_protocol::{self, InferenceProtocol, is_infer};
 use crate::meters::{RequestMeters, ShedReason, count_shed};
 use crate::outcome::Outcome;
-use crate::request::BufferedRequest;
+use crate::request::{BufferedRequest, Endpoint};
 use crate::request_log::{EndedRequest, RequestLog};
 use crate::timeline::Timeline;
 use crate::token::Token;
@@ -35,6 +36,8 @@ pub struct Handler {
     pub dispatcher: RequestDispatcher,
     /// Answers the admin paths; `None` if they are served on an address of their own.
     pub admin: Option<Admin>,
+    /// Answers the paths of the Open Inference Protocol that are not for inference.
+    pub inference_protocol: InferenceProtocol,
     /// The token that `/predict` and `/infer` require; `None` if they require none.
     pub token: Option<Token>,
     /// Limits of one body.
@@ -51,7 +54,7 @@ impl Handler {
     /// Answers one request. The future is boxed, so that an idle connection holds no memory for it.
     pub fn handle(self: &Arc<Self>, request: Request<Incoming>) -> BoxFuture<'static, Reply> {
         let (head, body) = request.into_parts();
-        if head.method == Method::POST && is_prediction(head.uri.path()) {
+        if head.method == Method::POST && (is_prediction(head.uri.path()) || is_infer(head.uri.path())) {
             let accepted = Instant::now();
             let mut trace = TraceContext::from_headers(&head.headers);
             let checked = self.check(&head, accepted);
@@ -61,7 +64,8 @@ impl Handler {
             });
             // Boxed on its own, so that the memory for reading the body is free while the request waits.
             let received = self.clone().receive(trace, checked, body).boxed();
-            self.clone().predict(accepted, received, logged).boxed()
+            let uses_protocol = is_infer(head.uri.path());
+            self.clone().predict(accepted, received, uses_protocol, logged).boxed()
         } else {
             self.clone().answer_other(head, body).boxed()
         }
@@ -72,6 +76,9 @@ impl Handler {
         // Closing a connection with an unread body would reset it, and the client would lose the answer.
         body::discard(body).await;
         let path = head.uri.path();
+        if inference_protocol::owns(path) {
+            return self.inference_protocol.answer(&head.method, path).await;
+        }
         if path == "/openapi.json" {
             return respond::read_only(&head.method, || {
                 respond::bytes(StatusCode::OK, "application/json", Bytes::from_static(OPENAPI))
@@ -98,11 +105,16 @@ impl Handler {
             token.check(&head.headers)?;
         }
         coding::check(&head.headers)?;
-        BodyFormat::from_content_type(text(&head.headers, &CONTENT_TYPE)?)?;
+        let endpoint = if is_infer(head.uri.path()) {
+            Endpoint::Infer(inference_protocol::endpoint(head).into())
+        } else {
+            BodyFormat::from_content_type(text(&head.headers, &CONTENT_TYPE)?)?;
+            Endpoint::Predict { top_k: wire::top_k(head.uri.query())? }
+        };
         let budget = self.request_limits.timeout(wire::timeout(text(&head.headers, &header::TIMEOUT_MS)?)?);
         Ok(CheckedHead {
             content_type: head.headers.get(CONTENT_TYPE).map(deep_copy),
-            top_k: wire::top_k(head.uri.query())?,
+            endpoint,
             accepted,
             deadline: accepted + budget,
         })
@@ -114,10 +126,12 @@ impl Handler {
         self: Arc<Self>,
         accepted: Instant,
         received: BoxFuture<'static, Received>,
+        uses_protocol: bool,
         logged: Option<Box<LoggedRequest>>,
     ) -> impl Future<Output = Reply> + Send {
         let outcome = Outcome::ClientGone;
-        let mut recorder = OutcomeRecorder { handler: self, accepted, outcome, was_queued: false, logged };
+        let mut recorder =
+            OutcomeRecorder { handler: self, accepted, outcome, was_queued: false, uses_protocol, logged };
         async move {
             let request = match received.await {
                 Ok(request) => request,
@@ -130,7 +144,7 @@ impl Handler {
             match recorder.handler.dispatcher.answer(&request).await {
                 Ok(answer) => {
                     recorder.set_outcome(outcome_of(&answer), answer.status.as_u16());
-                    let mut reply = respond::bytes(answer.status, "application/json", answer.body);
+                    let mut reply = reply_of(answer);
                     request.trace.write(reply.headers_mut());
                     reply
                 }
@@ -150,7 +164,7 @@ impl Handler {
         checked: Result<CheckedHead, RequestError>,
         body: Incoming,
     ) -> Received {
-        let CheckedHead { content_type, top_k, accepted, deadline } = match checked {
+        let CheckedHead { content_type, endpoint, accepted, deadline } = match checked {
             Ok(head) => head,
             Err(error) => {
                 body::discard(body).await;
@@ -160,7 +174,7 @@ impl Handler {
         match body::read(body, &self.body_limits, deadline).await {
             Ok(body) => {
                 let timeline = self.log.timeline();
-                Ok(Arc::new(BufferedRequest { body, content_type, top_k, trace, accepted, deadline, timeline }))
+                Ok(Arc::new(BufferedRequest { body, content_type, endpoint, trace, accepted, deadline, timeline }))
             }
             Err(error) => {
                 if error.code == Code::QueueFull {
@@ -178,7 +192,7 @@ type Received = Result<Arc<BufferedRequest>, (RequestError, TraceContext)>;
 /// The values in the head of a request after they were checked.
 struct CheckedHead {
     content_type: Option<HeaderValue>,
-    top_k: usize,
+    endpoint: Endpoint,
     accepted: Instant,
     deadline: Instant,
 }
@@ -192,8 +206,22 @@ fn outcome_of(answer: &ReplicaAnswer) -> Outcome {
     if answer.status == StatusCode::OK {
         return Outcome::Classified;
     }
-    let code = serde_json::from_slice::<ErrorBody>(&answer.body).map(|body| body.code);
-    code.map_or(Outcome::Unknown, |code| Outcome::of_code(&code))
+    match serde_json::from_slice::<ErrorBody>(&answer.body) {
+        Ok(body) => Outcome::of_code(&body.code),
+        // Errors of the Open Inference Protocol have no code.
+        Err(_) => Code::of_status(answer.status.as_u16()).map_or(Outcome::Unknown, Outcome::Failed),
+    }
+}
+
+/// The response with a replica's answer.
+fn reply_of(answer: ReplicaAnswer) -> Reply {
+    let ReplicaAnswer { status, kind, json_length, body } = answer;
+    let content_type = if kind == BodyKind::Binary { "application/octet-stream" } else { "application/json" };
+    let mut reply = respond::bytes(status, content_type, body);
+    if let Some(length) = json_length {
+        reply.headers_mut().insert(header::INFERENCE_JSON_LENGTH, HeaderValue::from(length));
+    }
+    reply
 }
 
 /// Records the outcome and the duration of a request. This happens in the destructor, so that a request whose client
@@ -205,6 +233,8 @@ struct OutcomeRecorder {
     outcome: Outcome,
     /// Whether the request was in the queue. The durations of other requests are not recorded.
     was_queued: bool,
+    /// Whether the request is one of the Open Inference Protocol, whose errors have another form.
+    uses_protocol: bool,
     /// The values that only the log of requests needs; `None` while that log is off.
     logged: Option<Box<LoggedRequest>>,
 }
@@ -222,7 +252,12 @@ struct LoggedRequest {
 
 impl LoggedRequest {
     fn new(path: &str, trace: TraceContext, span: Option<ServerSpan>) -> Self {
-        let path = if path == "/infer" { "/infer" } else { "/predict" };
+        let path = match path {
+            "/predict" => "/predict",
+            "/infer" => "/infer",
+            // The name of the model is the client's text, which may be long.
+            _ => "/v2/models/MODEL/infer",
+        };
         Self { path, trace, status: None, body_bytes: 0, timeline: None, span }
     }
 }
@@ -238,7 +273,11 @@ impl OutcomeRecorder {
     /// Returns the response to a request that is refused or has failed.
     fn refuse(&mut self, error: &RequestError, trace: &TraceContext) -> Reply {
         self.set_outcome(Outcome::Failed(error.code), error.code.status());
-        let mut reply = respond::error(error, &trace.request_id());
+        let mut reply = if self.uses_protocol {
+            respond::inference_error(error)
+        } else {
+            respond::error(error, &trace.request_id())
+        };
         trace.write(reply.headers_mut());
         reply
     }

@@ -127,7 +127,12 @@ impl Permit {
             .assignment
             .take()
             .expect("only `send`, `end` and `drop` take the assignment, and all consume the permit");
-        let answer = result.map(|status| ReplicaAnswer { status, body: bytes::Bytes::new() });
+        let answer = result.map(|status| ReplicaAnswer {
+            status,
+            kind: forward::BodyKind::Json,
+            json_length: None,
+            body: bytes::Bytes::new(),
+        });
         let result = AttemptResult { answer, capacity: None, work: None, full_work: None, connection: None };
         report(&assignment.reports, assignment.permit_id, result, assignment.waited).map(|answer| answer.status)
     }

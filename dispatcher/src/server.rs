@@ -4,6 +4,7 @@ use crate::admin::Admin;
 use crate::config::Config;
 use crate::dispatch::RequestDispatcher;
 use crate::handler::Handler;
+use crate::inference_protocol::InferenceProtocol;
 use crate::meters::RequestMeters;
 use crate::request_log::RequestLog;
 use crate::spans::SpanExport;
@@ -51,6 +52,7 @@ async fn serve(config: Config, recorder: PrometheusHandle) -> Result<()> {
     let worker = worker::spawn(config.settings, published);
     let common = admin::Admin { metrics: recorder, readiness: readiness.clone(), capacity: None };
     let admin = Admin { worker: worker.clone(), common };
+    let inference_protocol = InferenceProtocol::new(worker.clone(), readiness.clone());
     let admin = match admin_listener {
         Some(listener) => {
             tokio::spawn(serve_admin_paths(listener, admin));
@@ -66,6 +68,7 @@ async fn serve(config: Config, recorder: PrometheusHandle) -> Result<()> {
         log: log.clone(),
         dispatcher: RequestDispatcher::new(worker, config.objective),
         admin,
+        inference_protocol,
         token,
         body_limits: config.request_limits.body(MemoryBudget::new(config.queue_bytes)),
         request_limits: config.request_limits,

@@ -27,6 +27,8 @@ pub mod header {
     /// it from its first passes on, so a dispatcher knows it before there is enough load for full batches. Absent if the
     /// replica computes one image at a time.
     pub const FULL_WORK_US: HeaderName = HeaderName::from_static("x-replica-full-work-us");
+    /// The number of bytes of the JSON in a body of the Open Inference Protocol, if binary data follows the JSON.
+    pub const INFERENCE_JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
     /// The W3C trace context of a request. The client sends it, or the first program that receives the request makes
     /// it. The dispatcher forwards it to the replica. Answers have it in their headers.
     pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -210,6 +212,11 @@ impl Code {
     /// The code that error bodies and metric labels write as `text`; `None` if there is no such code.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|code| code.as_str() == text)
+    }
+
+    /// The code of a failure whose body has no code, by its status: the first one with this status.
+    pub fn of_status(status: u16) -> Option<Self> {
+        Self::ALL.into_iter().find(|code| code.status() == status)
     }
 
     /// The code as it appears in error bodies and metric labels.

@@ -2,6 +2,7 @@
 //! HTTP client and the stub replica again.
 
 mod faults;
+mod inference_protocol;
 mod kubernetes;
 mod logs;
 mod openapi;

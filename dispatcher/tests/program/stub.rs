@@ -64,6 +64,7 @@ impl StubBehavior {
 /// A request that a stub has received.
 #[derive(Debug, Clone)]
 pub(crate) struct ReceivedRequest {
+    pub(crate) path: String,
     pub(crate) query: Option<String>,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
@@ -252,7 +253,8 @@ async fn answer(request: Request<Incoming>, shared: Arc<StubState>) -> Result<St
     let (head, body) = request.into_parts();
     let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
     let query = head.uri.query().map(str::to_owned);
-    let received = ReceivedRequest { query, headers: head.headers, body: body.clone() };
+    let path = head.uri.path().to_owned();
+    let received = ReceivedRequest { path, query, headers: head.headers, body: body.clone() };
     shared.received.lock().expect("no thread panics while it holds the lock").push(received);
     let Some(_slot) = SlotInUse::take(&shared) else {
         return Ok(respond::error(&RequestError::new(Code::Busy, "at capacity"), "").map(Either::Left));
