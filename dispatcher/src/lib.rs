@@ -1,6 +1,7 @@
 //! The dispatcher keeps requests in one bounded queue, and sends each to a replica that has a free slot.
 
 pub mod admin;
+pub mod body_deaths;
 pub mod config;
 pub mod discovery;
 pub mod dispatch;
@@ -12,11 +13,13 @@ pub mod load_statistics;
 pub mod meters;
 pub mod metrics;
 pub mod permit;
+pub mod poison;
 pub mod pool;
 pub mod queue;
 pub mod rate;
 pub mod request;
 pub mod retry;
+pub mod retry_budget;
 pub mod rotation;
 pub mod server;
 pub mod status;
