@@ -3,6 +3,7 @@
 //! request's own task. This module knows nothing of HTTP, and the worker decides about retries.
 
 use crate::forward::ReplicaAnswer;
+use crate::poison::PoisonList;
 use crate::queue::{QueueEntry, SequenceNumber};
 use crate::request::{BufferedRequest, QueuedRequest};
 use crate::worker::{Message, WorkerHandle};
@@ -18,12 +19,14 @@ pub struct RequestDispatcher {
     /// The time from acceptance within which a request should be answered.
     objective: Duration,
     next_sequence_number: AtomicU64,
+    /// The bodies that have brought down replicas.
+    poison: Arc<PoisonList>,
 }
 
 impl RequestDispatcher {
     /// Submits requests to `worker`, which owns the queue. Requests should be answered within `objective`.
     pub fn new(worker: WorkerHandle, objective: Duration) -> Self {
-        Self { worker, objective, next_sequence_number: AtomicU64::new(0) }
+        Self { worker, objective, next_sequence_number: AtomicU64::new(0), poison: Arc::default() }
     }
 
     /// Returns a replica's answer to `request`, at its deadline at the latest.
@@ -52,6 +55,7 @@ impl RequestDispatcher {
 
     /// Submits `request`, and uses each permit that it receives until an attempt is answered.
     async fn attempt_until_answered(&self, request: &Arc<BufferedRequest>) -> Result<ReplicaAnswer, Box<RequestError>> {
+        self.poison.check(request.body.pieces())?;
         let stopping = || RequestError::new(Code::Internal, "the dispatcher is stopping; send the request again");
         let sequence_number = SequenceNumber(self.next_sequence_number.fetch_add(1, Ordering::Relaxed));
         // `place` is declared before `receiver`, so `receiver` is dropped first and closes its channel. The worker may
@@ -75,7 +79,7 @@ impl RequestDispatcher {
             place.is_held = true;
             let permit = receiver.await.map_err(|_ended| stopping())?;
             place.is_held = false;
-            match permit?.send(request.clone()).await {
+            match permit?.send(request.clone(), self.poison.clone()).await {
                 Ok(answer) => return Ok(answer),
                 Err(next_receiver) => receiver = next_receiver,
             }

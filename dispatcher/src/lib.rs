@@ -1,6 +1,7 @@
 //! The dispatcher keeps requests in one bounded queue, and sends each to a replica that has a free slot.
 
 pub mod admin;
+pub mod body_deaths;
 pub mod config;
 pub mod discovery;
 pub mod dispatch;
@@ -14,12 +15,14 @@ pub mod meters;
 pub mod metrics;
 pub mod outcome;
 pub mod permit;
+pub mod poison;
 pub mod pool;
 pub mod queue;
 pub mod rate;
 pub mod request;
 pub mod request_log;
 pub mod retry;
+pub mod retry_budget;
 pub mod rotation;
 pub mod server;
 pub mod spans;

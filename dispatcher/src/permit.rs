@@ -4,6 +4,7 @@
 
 use crate::failure::AttemptFailure;
 use crate::forward::{self, AttemptResult, ReplicaAnswer, ReplicaConnection};
+use crate::poison::PoisonList;
 use crate::request::BufferedRequest;
 use crate::rotation::Address;
 use crate::timeline::{self, Timeline};
@@ -42,6 +43,9 @@ pub struct AttemptReport {
     pub work: Option<Duration>,
     /// The time that the replica says a request costs it if its batches are full; `None` if it says none.
     pub full_work: Option<Duration>,
+    /// The number of replicas that the body of the request has brought down, also for other clients; 0 unless the
+    /// attempt has ended with the death of its replica.
+    pub body_deaths: u32,
     /// Time from the start of the attempt to its end.
     pub elapsed: Duration,
     /// The connection of the attempt; `None` if another request cannot use it.
@@ -85,7 +89,7 @@ impl Permit {
         Self { assignment: Some(Box::new(assignment)) }
     }
 
-    /// Sends `request` to the permit's replica.
+    /// Sends `request` to the permit's replica. `poison` learns whether the replica has survived the body.
     ///
     /// # Errors
     /// If the attempt fails, returns the channel on which the request receives its next permit, or the error that ends
@@ -97,6 +101,7 @@ impl Permit {
     pub fn send(
         mut self,
         request: Arc<BufferedRequest>,
+        poison: Arc<PoisonList>,
     ) -> impl Future<Output = Result<ReplicaAnswer, PermitReceiver>> + Send {
         let Assignment { permit_id, address, connection, waited, deadline, stall_notice, reports } =
             *self.assignment.take().expect("only `send` and `drop` take the assignment, and both consume the permit");
@@ -107,7 +112,15 @@ impl Permit {
         let attempt = Box::pin(async move {
             let result = forward::attempt(connection, &address, &request, deadline, waited).await;
             LoggedAttempt::end(logged_end, result.answer.as_ref().map(|answer| answer.status));
-            report(&reporter, permit_id, result, started.elapsed())
+            let body_deaths = match &result.answer {
+                Ok(_) => {
+                    poison.record_answer(request.body.pieces());
+                    0
+                }
+                Err(AttemptFailure::Died) => poison.record_death(request.body.pieces(), started, Instant::now()),
+                Err(_) => 0,
+            };
+            report(&reporter, permit_id, result, body_deaths, started.elapsed())
         });
         RunningAttempt {
             logged,
@@ -134,7 +147,7 @@ impl Permit {
             body: bytes::Bytes::new(),
         });
         let result = AttemptResult { answer, capacity: None, work: None, full_work: None, connection: None };
-        report(&assignment.reports, assignment.permit_id, result, assignment.waited).map(|answer| answer.status)
+        report(&assignment.reports, assignment.permit_id, result, 0, assignment.waited).map(|answer| answer.status)
     }
 
     /// The contents of the permit.
@@ -150,7 +163,7 @@ impl Drop for Permit {
             let Assignment { permit_id, connection, reports, .. } = *assignment;
             let result = AttemptResult { connection, ..AttemptResult::failed(AttemptFailure::Unused) };
             // The client has left, so nothing receives on the channel for the next permit.
-            drop(report(&reports, permit_id, result, Duration::ZERO));
+            drop(report(&reports, permit_id, result, 0, Duration::ZERO));
         }
     }
 }
@@ -161,6 +174,7 @@ fn report(
     reports: &mpsc::UnboundedSender<AttemptReport>,
     permit_id: u64,
     result: AttemptResult,
+    body_deaths: u32,
     elapsed: Duration,
 ) -> Result<ReplicaAnswer, PermitReceiver> {
     let AttemptResult { answer, capacity, work, full_work, connection } = result;
@@ -172,7 +186,8 @@ fn report(
         }
     };
     // If the worker has ended, there is no slot to free.
-    let report = AttemptReport { permit_id, result, capacity, work, full_work, elapsed, connection, next_permit };
+    let report =
+        AttemptReport { permit_id, result, capacity, work, full_work, body_deaths, elapsed, connection, next_permit };
     let _ended = reports.send(report);
     returned
 }
@@ -232,7 +247,7 @@ impl Future for RunningAttempt {
             if notice.is_ok() {
                 LoggedAttempt::end(self.logged.take(), Err(&AttemptFailure::Stalled));
                 let stalled = AttemptResult::failed(AttemptFailure::Stalled);
-                polled = Poll::Ready(report(&self.reports, self.permit_id, stalled, self.started.elapsed()));
+                polled = Poll::Ready(report(&self.reports, self.permit_id, stalled, 0, self.started.elapsed()));
             }
         }
         if polled.is_ready() {
@@ -251,7 +266,7 @@ impl Drop for RunningAttempt {
             if tokio::time::timeout_at(latest.into(), attempt).await.is_err() {
                 let expired = AttemptResult::failed(AttemptFailure::Deadline);
                 // The client has left, so nothing receives on the channel for the next permit.
-                drop(report(&reports, permit_id, expired, started.elapsed()));
+                drop(report(&reports, permit_id, expired, 0, started.elapsed()));
             }
         });
     }

@@ -4,29 +4,12 @@
 use crate::failure::AttemptFailure;
 use crate::rotation::Address;
 use service::wire::{Code, RequestError};
-use std::time::Duration;
-use tower::retry::budget::TpsBudget;
 
 /// The largest number of attempts for one request. Attempts that reached no replica, or a busy one, do not count.
 pub const MAX_ATTEMPTS: usize = 4;
 
 /// A request counts as poison after this number of replicas have died while they held it.
 pub const MAX_DEATHS: u32 = 2;
-
-/// The time over which the retry budget counts requests and retries.
-const BUDGET_WINDOW: Duration = Duration::from_secs(10);
-
-/// Retries that the budget permits for each request of the last [`BUDGET_WINDOW`].
-const BUDGET_SHARE: f32 = 0.2;
-
-/// Retries per second that the budget permits besides those for requests. Without them, a dispatcher with few requests
-/// could not retry.
-const BUDGET_FREE_PER_SECOND: u32 = 10;
-
-/// The retry budget, which all requests share. Without it, retries would multiply the load when every replica fails.
-pub fn budget() -> TpsBudget {
-    TpsBudget::new(BUDGET_WINDOW, BUDGET_FREE_PER_SECOND, BUDGET_SHARE)
-}
 
 /// The failed attempts of one request. The value has the size of one pointer, because most requests have no failed
 /// attempt.
@@ -46,6 +29,12 @@ struct Recorded {
 }
 
 impl FailedAttempts {
+    /// Records that the body of the request has brought down `deaths` replicas, also for other clients.
+    pub fn record_body_deaths(&mut self, deaths: u32) {
+        let recorded = self.recorded.get_or_insert_default();
+        recorded.deaths = recorded.deaths.max(deaths);
+    }
+
     /// Records that an attempt at the replica `address` failed.
     pub fn record(&mut self, address: &Address, failure: AttemptFailure) {
         let recorded = self.recorded.get_or_insert_default();
@@ -68,7 +57,7 @@ impl FailedAttempts {
         self.recorded.as_ref().map_or(0, |recorded| recorded.counted)
     }
 
-    /// Number of replicas that died while they held the request.
+    /// Number of replicas that died while they held the request, or the deaths of its body if these are more.
     pub fn deaths(&self) -> u32 {
         self.recorded.as_ref().map_or(0, |recorded| recorded.deaths)
     }
@@ -118,8 +107,7 @@ impl Reason {
                 RequestError::new(Code::DeadlineExceeded, "the replica did not answer before the deadline")
             }
             Self::Poison => {
-                let message =
-                    format!("{MAX_DEATHS} replicas died while they held this request; do not send this body again");
+                let message = format!("{MAX_DEATHS} replicas died while they held this body; do not send it again");
                 RequestError::new(Code::Poison, message)
             }
             Self::Attempts { last } => {
@@ -206,6 +194,10 @@ mod tests {
             assert_eq!(found, (tried, counted, deaths), "after {failure:?} at {address}");
         }
         assert_eq!(failed.tried(), [a, b]);
+        failed.record_body_deaths(1);
+        assert_eq!(failed.deaths(), 2, "the request has seen more deaths than other requests with its body");
+        failed.record_body_deaths(3);
+        assert_eq!(failed.deaths(), 3);
     }
 
     /// The part of the retry budget in a decision: not asked, or asked with an answer.

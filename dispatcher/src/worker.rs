@@ -13,6 +13,7 @@ use crate::pool::Pool;
 use crate::queue::{Queue, QueueEntry, SequenceNumber};
 use crate::request::{DispatchedRequest, QueuedRequest};
 use crate::retry::{self, RetryDecision};
+use crate::retry_budget::RetryBudget;
 use crate::rotation::{Address, Balance, HealthSignal, ProbeEffect, ReplicaState, Rotation};
 use crate::status::Status;
 use admission::{Admission, Order, QueueState, TimeLeft, retry_after};
@@ -22,7 +23,6 @@ use std::collections::{BTreeSet, HashMap};
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
-use tower::retry::budget::{Budget, TpsBudget};
 
 /// A replica is checked for liveness when it has held requests for this number of service times, and for at least
 /// [`MIN_STALL_TIMEOUT`], without answering any.
@@ -138,7 +138,7 @@ struct Worker {
     dispatched: HashMap<u64, DispatchedRequest>,
     last_permit_id: u64,
     pool: Pool,
-    retry_budget: TpsBudget,
+    retry_budget: RetryBudget,
     load: LoadStatistics,
     failure_log: FailureLog,
     meters: WorkerMeters,
@@ -163,7 +163,7 @@ impl Worker {
             dispatched: HashMap::new(),
             last_permit_id: 0,
             pool: Pool::default(),
-            retry_budget: retry::budget(),
+            retry_budget: RetryBudget::new(now),
             load: LoadStatistics::new(settings.deadline, now),
             failure_log: FailureLog::default(),
             meters: WorkerMeters::new(now),
@@ -203,7 +203,9 @@ impl Worker {
             let now = Instant::now();
             self.dispatch_waiting(now);
             self.start_due_probes(now);
-            let wake_up = self.rotation.next_wake_up(now, self.stall_timeout());
+            self.pool.close_expired(now);
+            let wake_ups = [self.rotation.next_wake_up(now, self.stall_timeout()), self.pool.next_expiry()];
+            let wake_up = wake_ups.into_iter().flatten().min();
             let wake_up = wake_up.map_or(now + LONGEST_SLEEP, |at| at.max(now));
             // The timer is set only if it has expired, or if it would expire too late. Setting it for every request
             // would cost more than the wake-ups that find nothing to do.
@@ -291,7 +293,7 @@ impl Worker {
             }
             return;
         }
-        self.retry_budget.deposit();
+        self.retry_budget.deposit(now);
         self.load.record_arrival(now);
         self.queue.demote(now, self.load.service_time());
         let state = self.queue_state(now);
@@ -362,7 +364,7 @@ impl Worker {
         let assignment = Assignment {
             permit_id,
             address: address.clone(),
-            connection: self.pool.take(&address),
+            connection: self.pool.take(&address, now),
             waited,
             deadline,
             stall_notice,
@@ -387,7 +389,8 @@ impl Worker {
     }
 
     fn handle_report(&mut self, report: AttemptReport) {
-        let AttemptReport { permit_id, result, capacity, work, full_work, elapsed, connection, next_permit } = report;
+        let AttemptReport { permit_id, result, capacity, work, full_work, elapsed, connection, .. } = report;
+        let (body_deaths, next_permit) = (report.body_deaths, report.next_permit);
         let dispatched = self.dispatched.remove(&permit_id).expect("every permit reports exactly once");
         let now = Instant::now();
         let signal = match result {
@@ -399,7 +402,7 @@ impl Worker {
         if let Some(connection) = connection
             && self.rotation.contains(&dispatched.address)
         {
-            self.pool.put(&dispatched.address, connection);
+            self.pool.put(&dispatched.address, connection, now);
         }
         match result {
             Ok(status) => {
@@ -415,7 +418,7 @@ impl Worker {
                     self.load.record_full_work(full_work.map(|full| full.min(elapsed)), work, now);
                 }
             }
-            Err(failure) => self.handle_failure(dispatched, next_permit, failure, now),
+            Err(failure) => self.handle_failure(dispatched, next_permit, failure, body_deaths, now),
         }
     }
 
@@ -424,6 +427,7 @@ impl Worker {
         mut dispatched: DispatchedRequest,
         next_permit: Option<PermitSender>,
         failure: AttemptFailure,
+        body_deaths: u32,
         now: Instant,
     ) {
         if !matches!(failure, AttemptFailure::Busy | AttemptFailure::Unused) {
@@ -432,7 +436,8 @@ impl Worker {
         // If the channel is missing or closed, the client has left, and nothing waits for another attempt.
         let Some(next_permit) = next_permit.filter(|permit| !permit.is_closed()) else { return };
         dispatched.failed.record(&dispatched.address, failure);
-        let decision = retry::decide(&dispatched.failed, failure, || self.retry_budget.withdraw());
+        dispatched.failed.record_body_deaths(body_deaths);
+        let decision = retry::decide(&dispatched.failed, failure, || self.retry_budget.withdraw(now));
         let entry = dispatched.requeued(next_permit);
         match decision {
             RetryDecision::Retry => {
@@ -446,6 +451,7 @@ impl Worker {
     /// Sends the attempts at a stalled replica their stall notices, as far as attempts and retry budget allow, the
     /// earliest dispatch first. The requests return to the queue when the attempts have reported.
     fn requeue_stalled(&mut self, address: &Address) {
+        let now = Instant::now();
         let at_replica = self.dispatched.iter().filter(|(_, dispatched)| dispatched.address == *address);
         let mut permit_ids: Vec<u64> = at_replica.map(|(&permit_id, _)| permit_id).collect();
         permit_ids.sort_unstable();
@@ -453,7 +459,7 @@ impl Worker {
             let dispatched = self.dispatched.get_mut(&permit_id).expect("no entry was removed since its id was read");
             // The channel is `None` if the attempt has had its notice, and closed if the client has left.
             if dispatched.stall_notice.as_ref().is_none_or(oneshot::Sender::is_closed)
-                || !retry::moves_off_stalled_replica(&dispatched.failed, || self.retry_budget.withdraw())
+                || !retry::moves_off_stalled_replica(&dispatched.failed, || self.retry_budget.withdraw(now))
             {
                 continue;
             }

@@ -26,7 +26,7 @@ const WRITE_PIECES: usize = 16;
 
 /// The reason for which no connection could be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum OpenError {
+pub(crate) enum OpenError {
     /// The replica refuses connections or cannot be reached.
     Unreachable,
     /// This process or this machine has no socket or port left.
@@ -56,7 +56,7 @@ pub struct ReplicaConnection {
 
 impl ReplicaConnection {
     /// Opens a connection to the replica `address`.
-    pub(super) async fn open(address: &str) -> Result<Self, OpenError> {
+    pub(crate) async fn open(address: &str) -> Result<Self, OpenError> {
         let opened = async {
             let stream = TcpStream::connect(address).await?;
             // A request is written in as few pieces as possible, so Nagle's algorithm would only delay it.

@@ -139,7 +139,7 @@ async fn check_stall_notice(race: Race) {
     let (submitted, receiver) = entry(1, FOREVER);
     submit(&worker, submitted).await;
     let permit = receiver.await.expect("the worker runs").expect("the worker gives a permit");
-    let mut attempt = Box::pin(permit.send(buffered_request()));
+    let mut attempt = Box::pin(permit.send(buffered_request(), Arc::default()));
     let received = async {
         let (mut stream, _peer) = replica.accept().await.expect("the attempt connects to the replica");
         assert!(stream.read(&mut [0; 1024]).await.expect("the attempt sends its request") > 0);

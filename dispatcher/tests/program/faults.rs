@@ -467,19 +467,81 @@ fn a_body_that_kills_replicas_is_refused_and_other_requests_are_answered() {
         let dispatcher = start_dispatcher(&stubs, &LONG_TIMES).await;
         for round in 1..=6 {
             // There are twice as many requests as slots, so a replica that dies holds two other requests.
-            let bodies = (0..2 * 3 * SLOTS).map(|number| if number == round { POISON } else { b"innocent" });
-            let requests: Vec<_> = bodies.map(|body| send(&dispatcher, body, LONG_TIMEOUT_MS)).collect();
+            // Each round has another killer, because a known one reaches no replica.
+            let killer = Bytes::from([POISON, &[round as u8]].concat());
+            let innocent = Bytes::from_static(b"innocent");
+            let bodies = (0..2 * 3 * SLOTS).map(|number| if number == round { &killer } else { &innocent });
+            let requests: Vec<_> = bodies.map(|body| send(&dispatcher, body.clone(), LONG_TIMEOUT_MS)).collect();
             let replies = replies(requests).await;
             assert_eq!(failures(&replies), [(422, "poison")], "round {round}");
             assert_eq!(replies[round].status_and_code(), (422, "poison"), "round {round}");
-            let attempts =
-                stubs.iter().flat_map(StubReplica::received).filter(|request| request.body == POISON).count();
-            assert!(attempts <= 2 * round, "{attempts} attempts in {round} rounds");
+            assert!(killers(&stubs) <= 2 * round, "{} attempts in {round} rounds", killers(&stubs));
             dispatcher.until_states(&["ready"; 3]).await;
         }
         let retries = dispatcher.metric("dispatcher_retries_total{reason=\"reset\"}").await;
         let message = "a replica that dies holds two other requests in each of 6 rounds";
         assert!(retries >= 12.0, "{retries} retries, but {message}");
+    });
+}
+
+/// The number of bodies that kill replicas among those that `stubs` have received.
+fn killers(stubs: &[StubReplica]) -> usize {
+    stubs.iter().flat_map(StubReplica::received).filter(|request| request.body.starts_with(POISON)).count()
+}
+
+#[test]
+fn a_body_that_has_killed_two_replicas_is_refused_from_every_client_without_reaching_a_third() {
+    on_steady_machine(async || {
+        let stubs = [(); 3].map(|()| StubReplica::with_capacity(2, StubBehavior::DiesOfPoison(SERVICE_TIME)));
+        let stubs = futures_util::future::join_all(stubs).await;
+        let dispatcher = start_dispatcher(&stubs, &LONG_TIMES).await;
+        for sent in 1..=4 {
+            let reply = dispatcher.post_body(&[], POISON).await;
+            assert_eq!(reply.status_and_code(), (422, "poison"), "the body was sent {sent} times");
+            assert_eq!(killers(&stubs), 2, "the body was sent {sent} times");
+            dispatcher.until_states(&["ready"; 3]).await;
+        }
+        assert_eq!(dispatcher.post_body(&[], "poisox").await.status, 200, "another body of the same length");
+    });
+}
+
+#[test]
+fn requests_with_the_same_body_that_killed_one_replica_each_count_together() {
+    on_steady_machine(async || {
+        let stubs = [StubReplica::start(StubBehavior::DiesOfPoison(SERVICE_TIME)).await];
+        let dispatcher = start_dispatcher(&stubs, &LONG_TIMES).await;
+        // The replica is back after this request's deadline, so the request has only one attempt.
+        let first = dispatcher.post_body(&[("x-request-timeout-ms", "100")], POISON).await;
+        assert_eq!(first.status_and_code(), (504, "deadline_exceeded"));
+        for sent in 2..=3 {
+            dispatcher.until_states(&["ready"]).await;
+            let reply = dispatcher.post_body(&[], POISON).await;
+            assert_eq!(reply.status_and_code(), (422, "poison"), "the body was sent {sent} times");
+            assert_eq!(killers(&stubs), 2, "the body was sent {sent} times");
+        }
+    });
+}
+
+#[test]
+fn an_innocent_body_that_many_clients_send_is_not_refused_when_replicas_die_together() {
+    on_steady_machine(async || {
+        let stubs = stubs::<4>(HEALTHY).await;
+        let dispatcher = start_dispatcher(&stubs, &LONG_TIMES).await;
+        for round in 0..3 {
+            // Every slot of the four replicas holds the same body when all but one of them die.
+            let held: Vec<_> = (0..4 * CAPACITY).map(|_| send(&dispatcher, "image", LONG_TIMEOUT_MS)).collect();
+            sleep_ms(20).await;
+            for stub in &stubs[..3] {
+                stub.kill().await;
+            }
+            let replies = replies(held).await;
+            assert_eq!(failures(&replies), [], "round {round}");
+            assert_eq!(dispatcher.post_body(&[], "image").await.status, 200, "round {round}");
+            for stub in &stubs[..3] {
+                stub.restart().await;
+            }
+            dispatcher.until_states(&["ready"; 4]).await;
+        }
     });
 }
 

@@ -12,3 +12,4 @@ mod requests;
 mod spans;
 mod steady;
 mod stub;
+mod upstream;

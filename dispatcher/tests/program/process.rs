@@ -50,7 +50,12 @@ impl Program {
 
     /// Starts the program and waits until it serves. Returns the program and the lines of its log.
     pub(crate) async fn start_with_log(flags: &[&str]) -> (Self, Lines<BufReader<ChildStderr>>) {
-        let mut program = Self::run(command(flags).stderr(Stdio::piped())).await;
+        Self::run_with_log(&mut command(flags)).await
+    }
+
+    /// Runs `command`, which runs the program, and waits until the program serves. Returns the lines of its log, too.
+    pub(crate) async fn run_with_log(command: &mut Command) -> (Self, Lines<BufReader<ChildStderr>>) {
+        let mut program = Self::run(command.stderr(Stdio::piped())).await;
         let log = program.child.stderr.take().expect("standard error is piped");
         (program, BufReader::new(log).lines())
     }

@@ -20,7 +20,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
-/// A body that kills stubs with [`StubBehavior::DiesOfPoison`].
+/// The beginning of a body that kills stubs with [`StubBehavior::DiesOfPoison`].
 pub(crate) const POISON: &[u8] = b"poison";
 
 /// The time after which a stub that died of [`POISON`] starts again.
@@ -50,7 +50,7 @@ pub(crate) enum StubBehavior {
     /// The stub answers neither images nor probes, and closes no connection. Once it gets another behavior, it answers
     /// the requests that it holds.
     Hangs,
-    /// The stub answers after this time. [`POISON`] ends its simulated process, which starts again after [`RESTART`].
+    /// The stub answers after this time. A body that begins with [`POISON`] ends its simulated process, which starts again after [`RESTART`].
     DiesOfPoison(Duration),
 }
 
@@ -281,7 +281,7 @@ async fn answer(request: Request<Incoming>, shared: Arc<StubState>) -> Result<St
         }
         StubBehavior::Hangs => unreachable!("`wait_for` has returned another behavior"),
         StubBehavior::DiesOfPoison(time) => {
-            if body == POISON {
+            if body.starts_with(POISON) {
                 shared.should_run.send_replace(false);
                 tokio::spawn(async move {
                     tokio::time::sleep(RESTART).await;
