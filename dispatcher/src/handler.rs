@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, StatusCode};
-use service::body::{self, BodyLimits};
+use service::body::{BodyLimits, Upload};
 use service::headers::{deep_copy, text};
 use service::options::RequestLimits;
 use service::respond::{self, Reply};
@@ -21,7 +21,7 @@ use service::trace::TraceContext;
 use service::wire::{self, BodyFormat, Code, ErrorBody, RequestError, header};
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The answer to `GET /openapi.json`.
 static OPENAPI: &[u8] = include_bytes!("openapi.json");
@@ -47,12 +47,11 @@ impl Handler {
     pub fn handle(self: &Arc<Self>, request: Request<Incoming>) -> BoxFuture<'static, Reply> {
         let (head, body) = request.into_parts();
         if head.method == Method::POST && is_prediction(head.uri.path()) {
-            let accepted = Instant::now();
             let trace = TraceContext::from_headers(&head.headers);
-            let checked = self.check(&head, accepted);
+            let (checked, upload) = (self.check(&head), Upload::new(&head.headers, body));
             // Boxed on its own, so that the memory for reading the body is free while the request waits.
-            let received = self.clone().receive(trace, checked, body).boxed();
-            self.clone().predict(accepted, received).boxed()
+            let received = self.clone().receive(trace, checked, upload).boxed();
+            self.clone().predict(received).boxed()
         } else {
             self.clone().answer_other(head, body).boxed()
         }
@@ -61,7 +60,7 @@ impl Handler {
     /// Answers a request for anything but a classification.
     async fn answer_other(self: Arc<Self>, head: Parts, body: Incoming) -> Reply {
         // Closing a connection with an unread body would reset it, and the client would lose the answer.
-        body::discard(body).await;
+        Upload::new(&head.headers, body).discard().await;
         let path = head.uri.path();
         if path == "/openapi.json" {
             return respond::read_only(&head.method, || {
@@ -84,7 +83,7 @@ impl Handler {
     }
 
     /// Checks the token, the body format, the number of predictions and the timeout, all before the body is read.
-    fn check(&self, head: &Parts, accepted: Instant) -> Result<CheckedHead, RequestError> {
+    fn check(&self, head: &Parts) -> Result<CheckedHead, RequestError> {
         if let Some(token) = &self.token {
             token.check(&head.headers)?;
         }
@@ -93,25 +92,20 @@ impl Handler {
         Ok(CheckedHead {
             content_type: head.headers.get(CONTENT_TYPE).map(deep_copy),
             top_k: wire::top_k(head.uri.query())?,
-            accepted,
-            deadline: accepted + budget,
+            budget,
         })
     }
 
     /// Answers a classification request. Every waiting request holds one of these futures, so the future is small: the
     /// memory of `received` is freed once the body has arrived.
-    fn predict(
-        self: Arc<Self>,
-        accepted: Instant,
-        received: BoxFuture<'static, Received>,
-    ) -> impl Future<Output = Reply> + Send {
-        let mut recorder = OutcomeRecorder { handler: self, accepted, outcome: None, was_queued: false };
+    fn predict(self: Arc<Self>, received: BoxFuture<'static, Received>) -> impl Future<Output = Reply> + Send {
+        let mut recorder = OutcomeRecorder { handler: self, queued: None, outcome: None };
         async move {
             let request = match received.await {
                 Ok(request) => request,
                 Err((error, trace)) => return recorder.refuse(&error, &trace),
             };
-            recorder.was_queued = true;
+            recorder.queued = Some(request.accepted);
             match recorder.handler.dispatcher.answer(&request).await {
                 Ok(answer) => {
                     recorder.set_outcome(outcome(&answer));
@@ -121,29 +115,36 @@ impl Handler {
                 }
                 Err(error) => {
                     // A refusal takes no time. If it counted as a latency, an overload would look fast.
-                    recorder.was_queued = !matches!(error.code, Code::QueueFull | Code::Overloaded);
+                    recorder.queued.take_if(|_| matches!(error.code, Code::QueueFull | Code::Overloaded));
                     recorder.refuse(&error, &request.trace)
                 }
             }
         }
     }
 
-    /// Reads the body of a request. If the head is not valid, the body is discarded.
+    /// Reads the body of a request. If the head is not valid, the body is discarded. The request is accepted, and its
+    /// time begins, when the whole body has arrived: a slow network is not a slow service.
     async fn receive(
         self: Arc<Self>,
         trace: TraceContext,
         checked: Result<CheckedHead, RequestError>,
-        body: Incoming,
+        upload: Upload,
     ) -> Received {
-        let CheckedHead { content_type, top_k, accepted, deadline } = match checked {
+        let CheckedHead { content_type, top_k, budget } = match checked {
             Ok(head) => head,
             Err(error) => {
-                body::discard(body).await;
+                upload.discard().await;
                 return Err((error, trace));
             }
         };
-        match body::read(body, &self.body_limits, deadline).await {
-            Ok(body) => Ok(Arc::new(BufferedRequest { body, content_type, top_k, trace, accepted, deadline })),
+        let (arrived, kept) = (Instant::now(), content_type.as_ref().map_or(0, HeaderValue::len));
+        match upload.read(&self.body_limits, kept + trace.header_bytes(), None).await {
+            Ok(body) => {
+                let accepted = Instant::now();
+                self.meters.upload.record(accepted - arrived);
+                let deadline = accepted + budget;
+                Ok(Arc::new(BufferedRequest { body, content_type, top_k, trace, accepted, deadline }))
+            }
             Err(error) => {
                 if error.code == Code::QueueFull {
                     count_shed(ShedReason::Bytes);
@@ -161,8 +162,8 @@ type Received = Result<Arc<BufferedRequest>, (RequestError, TraceContext)>;
 struct CheckedHead {
     content_type: Option<HeaderValue>,
     top_k: usize,
-    accepted: Instant,
-    deadline: Instant,
+    /// The time from the arrival of the whole request to its answer.
+    budget: Duration,
 }
 
 fn is_prediction(path: &str) -> bool {
@@ -182,11 +183,11 @@ fn outcome(answer: &ReplicaAnswer) -> Cow<'static, str> {
 /// leaves is recorded, too.
 struct OutcomeRecorder {
     handler: Arc<Handler>,
-    accepted: Instant,
+    /// The instant at which the request was accepted, if it was in the queue. The durations of other requests are not
+    /// recorded.
+    queued: Option<Instant>,
     /// The value of the label `code`; `None` if the client leaves before the answer.
     outcome: Option<Cow<'static, str>>,
-    /// Whether the request was in the queue. The durations of other requests are not recorded.
-    was_queued: bool,
 }
 
 impl OutcomeRecorder {
@@ -205,8 +206,8 @@ impl OutcomeRecorder {
 
 impl Drop for OutcomeRecorder {
     fn drop(&mut self) {
-        if self.was_queued {
-            self.handler.meters.duration.record(self.accepted.elapsed());
+        if let Some(accepted) = self.queued {
+            self.handler.meters.duration.record(accepted.elapsed());
         }
         self.handler.meters.count(self.outcome.take().unwrap_or(CLIENT_GONE.into()));
     }

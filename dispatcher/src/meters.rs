@@ -5,7 +5,7 @@ use crate::failure::AttemptFailure;
 use crate::load_statistics::LoadStatistics;
 use crate::metrics::{
     CAPACITY, ENQUEUED, EXPIRED, FULL_WORK, IN_FLIGHT, QUEUE_LATE_LENGTH, QUEUE_LENGTH, QUEUE_WAIT, REPLICA_WORK,
-    REPLICAS, REQUEST_DURATION, REQUESTS, RETRIES, SHED, UPSTREAM_DURATION, UPTIME,
+    REPLICAS, REQUEST_DURATION, REQUESTS, RETRIES, SHED, UPLOAD_DURATION, UPSTREAM_DURATION, UPTIME,
 };
 use crate::queue::Queue;
 use crate::rotation::{Address, Rotation};
@@ -55,6 +55,8 @@ pub fn count_retry(failure: AttemptFailure) {
 pub struct RequestMeters {
     /// Latencies in seconds, from acceptance to answer, of requests that were in the queue.
     pub duration: Histogram,
+    /// Times in seconds from the arrival of a head to that of the whole body.
+    pub upload: Histogram,
     ok: Counter,
 }
 
@@ -72,7 +74,11 @@ impl RequestMeters {
 impl Default for RequestMeters {
     /// Looks up the handles.
     fn default() -> Self {
-        Self { duration: histogram!(REQUEST_DURATION), ok: counter!(REQUESTS, "code" => OK) }
+        Self {
+            duration: histogram!(REQUEST_DURATION),
+            upload: histogram!(UPLOAD_DURATION),
+            ok: counter!(REQUESTS, "code" => OK),
+        }
     }
 }
 

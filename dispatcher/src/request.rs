@@ -24,7 +24,7 @@ pub struct BufferedRequest {
     pub top_k: usize,
     /// The request's id and trace context, which the replica and the client receive.
     pub trace: TraceContext,
-    /// The instant at which the request's head had arrived.
+    /// The instant at which the whole request had arrived.
     pub accepted: Instant,
     /// The instant by which the client must be answered.
     pub deadline: Instant,
@@ -39,7 +39,7 @@ impl AsRef<Chunks> for BufferedRequest {
 /// A request that waits in the queue for a permit.
 #[derive(Debug)]
 pub struct QueuedRequest {
-    /// The instant at which the request's head had arrived.
+    /// The instant at which the whole request had arrived.
     pub accepted: Instant,
     /// The channel on which the request receives its permit, or the error that ends it.
     pub permit: PermitSender,
@@ -83,7 +83,7 @@ pub struct DispatchedRequest {
     pub objective: Instant,
     /// The instant by which the client must be answered.
     pub deadline: Instant,
-    /// The instant at which the request's head had arrived.
+    /// The instant at which the whole request had arrived.
     pub accepted: Instant,
     /// The attempts that have failed before the present one.
     pub failed: FailedAttempts,

@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use metrics_exporter_prometheus::PrometheusHandle;
 use service::body::MemoryBudget;
 use service::readiness::Readiness;
+use service::server::ConnectionLimits;
 use service::tls::Tls;
 use service::{admin, server, telemetry};
 use std::path::PathBuf;
@@ -51,7 +52,7 @@ async fn serve(config: Config, recorder: PrometheusHandle) -> Result<()> {
     let admin = Admin { worker: worker.clone(), common };
     let admin = match admin_listener {
         Some(listener) => {
-            tokio::spawn(serve_admin_paths(listener, admin));
+            tokio::spawn(serve_admin_paths(listener, config.connection_limits.clone(), admin));
             None
         }
         None => Some(admin),
@@ -60,11 +61,12 @@ async fn serve(config: Config, recorder: PrometheusHandle) -> Result<()> {
         dispatcher: RequestDispatcher::new(worker, config.objective),
         admin,
         token,
-        body_limits: config.request_limits.body(MemoryBudget::new(config.queue_bytes)),
+        body_limits: config.request_limits.body(MemoryBudget::new(config.queue_bytes), readiness.clone()),
         request_limits: config.request_limits,
         meters: RequestMeters::default(),
     });
-    server::run(listener, tls, readiness, config.drain, move |request| handler.handle(request)).await;
+    let handle = move |request| handler.handle(request);
+    server::run(listener, tls, config.connection_limits, readiness, config.drain, handle).await;
     Ok(())
 }
 
@@ -76,10 +78,10 @@ fn open_token(path: PathBuf) -> Result<Token> {
 
 /// Serves the admin paths on an address of their own until the process ends, so that the metrics can be read while the
 /// last requests are finished.
-async fn serve_admin_paths(listener: TcpListener, admin: Admin) {
+async fn serve_admin_paths(listener: TcpListener, limits: ConnectionLimits, admin: Admin) {
     let handle = move |request| {
         let admin = admin.clone();
         async move { admin.handle(&request).await }
     };
-    server::serve(listener, None, handle, std::future::pending(), Duration::ZERO).await;
+    server::serve_within(listener, None, limits, handle, std::future::pending(), Duration::ZERO).await;
 }
