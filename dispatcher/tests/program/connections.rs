@@ -202,13 +202,9 @@ async fn a_client_that_does_not_read_its_answers_is_disconnected() {
     let request = b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n";
     let writing = async {
         // The dispatcher reads no more requests once the client takes no more answers.
-        for _ in 0..20_000 {
-            stream.write_all(request).await?;
-        }
-        Ok::<_, std::io::Error>(())
+        while stream.write_all(request).await.is_ok() {}
     };
-    let written = tokio::time::timeout(Duration::from_secs(10), writing).await;
-    assert!(written.expect("the connection ends").is_err(), "the dispatcher resets the connection");
+    tokio::time::timeout(Duration::from_secs(10), writing).await.expect("the dispatcher resets the connection");
     assert!(livez(&mut program.connect().await).await.expect("another client is served").contains("200"));
 }
 

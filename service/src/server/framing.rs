@@ -80,6 +80,11 @@ impl Framing {
         self.head_bytes
     }
 
+    /// Whether the present head is refused. hyper need not wait for its end.
+    pub(super) fn is_refused(&self) -> bool {
+        self.place == Place::Refused
+    }
+
     /// The number of the request whose body has begun and not ended, where the first request has the number 1; 0 if there
     /// is none.
     pub(super) fn arriving(&self) -> usize {

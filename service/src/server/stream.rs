@@ -16,6 +16,9 @@ use tokio_rustls::server::TlsStream;
 /// are served also while others have used up the budget.
 const FREE_HEAD_BYTES: usize = 2 << 10;
 
+/// The most headers of a request, which is hyper's limit.
+const MAX_HEADERS: usize = 100;
+
 /// The bytes for which the first read of a connection has room.
 const FIRST_READ_BYTES: usize = 1 << 10;
 
@@ -108,12 +111,23 @@ impl<S: AsyncRead + AsyncWrite + Resettable + Unpin> GuardedStream<S> {
                 break;
             }
         }
-        let mut followed = 0;
+        let (mut followed, mut next_check) = (0, 0);
         loop {
             self.follow(followed)?;
             followed = self.prefix.len();
-            let is_complete = self.framing.head_bytes() == 0 && followed > 0;
-            if is_complete || self.is_refused || followed >= max_bytes || self.read_more(max_bytes).await? == 0 {
+            let is_complete = (self.framing.head_bytes() == 0 && followed > 0) || self.framing.is_refused();
+            if is_complete || self.is_refused || followed >= max_bytes {
+                return Ok(Protocol::Http1);
+            }
+            // hyper answers a malformed head, and should do so at once. A check whenever the length has doubled costs
+            // little, also if the client sends single bytes.
+            if followed >= next_check {
+                next_check = 2 * followed;
+                if is_malformed(&self.prefix) {
+                    return Ok(Protocol::Http1);
+                }
+            }
+            if self.read_more(max_bytes).await? == 0 {
                 return Ok(Protocol::Http1);
             }
         }
@@ -268,6 +282,12 @@ impl<S: Resettable> Drop for GuardedStream<S> {
             self.stream.reset_when_closed();
         }
     }
+}
+
+/// Whether `head` cannot be the beginning of an HTTP/1.1 request.
+fn is_malformed(head: &[u8]) -> bool {
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    httparse::Request::new(&mut headers).parse(head).is_err()
 }
 
 /// A stream whose socket can be closed with a reset.
