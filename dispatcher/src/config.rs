@@ -5,8 +5,9 @@ use crate::rotation::Balance;
 use crate::worker::DispatchSettings;
 use admission::Order;
 use clap::Parser;
+use service::body::REQUEST_BYTES;
 use service::options::{ProcessFlags, RequestLimits, positive_duration};
-use service::server::DrainConfig;
+use service::server::{ConnectionLimits, DrainConfig};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use std::time::Duration;
     version,
     after_help = "Examples:\n  dispatcher --replicas static:127.0.0.1:6000,127.0.0.1:6001\n  \
     dispatcher --replicas file:/run/roundhouse/replicas --deadline 3s\n  \
-    dispatcher --replicas kubernetes:default/replica --admin-listen 0.0.0.0:9090 --token-file /run/secrets/token\n\n\
+    dispatcher --replicas kubernetes:default/replica --admin-listen [::]:9090 --token-file /run/secrets/token\n\n\
     curl -H 'Content-Type: image/jpeg' --data-binary @image.jpg http://127.0.0.1:5052/predict"
 )]
 pub struct Args {
@@ -32,8 +33,8 @@ pub struct Args {
     #[arg(long, env = "ROUNDHOUSE_QUEUE_LENGTH", default_value_t = 1000)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     pub queue_length: u32,
-    /// Largest number of bytes that the bodies of all requests may have together, whether they arrive, wait or are at
-    /// a replica
+    /// Largest number of bytes that all requests may hold together, whether they arrive, wait or are at a replica:
+    /// bodies, kept headers, and 2 KiB for each request
     #[arg(long, env = "ROUNDHOUSE_QUEUE_BYTES", default_value_t = 256 << 20)]
     pub queue_bytes: u64,
     /// Order in which waiting requests are sent to replicas
@@ -74,6 +75,9 @@ pub struct Args {
     /// Limits of one request
     #[command(flatten)]
     pub request_limits: RequestLimits,
+    /// Limits of one connection
+    #[command(flatten)]
+    pub connection_limits: ConnectionLimits,
     /// Flags that every program has
     #[command(flatten)]
     pub process: ProcessFlags,
@@ -90,7 +94,7 @@ pub struct Config {
     pub settings: DispatchSettings,
     /// The time within which requests should be answered.
     pub objective: Duration,
-    /// The largest number of bytes that the bodies of all requests may have together.
+    /// The largest number of bytes that all requests may hold together.
     pub queue_bytes: usize,
     /// Address of the admin paths; `None` if [`Config::listen`] serves them.
     pub admin_listen: Option<SocketAddr>,
@@ -108,6 +112,8 @@ pub struct Config {
     pub trace_ratio: f64,
     /// Limits of one request.
     pub request_limits: RequestLimits,
+    /// Limits of one connection.
+    pub connection_limits: ConnectionLimits,
     /// The settings of draining before the process ends.
     pub drain: DrainConfig,
 }
@@ -117,10 +123,13 @@ impl TryFrom<Args> for Config {
 
     fn try_from(args: Args) -> anyhow::Result<Self> {
         let RequestLimits { max_body_bytes, drain_delay, grace, .. } = args.request_limits;
+        let connection_limits = ConnectionLimits { max_chunk_bytes: max_body_bytes, ..args.connection_limits };
+        let header_bytes = u64::from(connection_limits.max_header_bytes);
         anyhow::ensure!(
-            max_body_bytes <= args.queue_bytes,
-            "--max-body-bytes ({max_body_bytes}) must not exceed --queue-bytes ({}), or the queue could not hold the \
-             largest body",
+            max_body_bytes.saturating_add(header_bytes + REQUEST_BYTES as u64) <= args.queue_bytes,
+            "--max-body-bytes ({max_body_bytes}), --max-header-bytes ({header_bytes}) and {REQUEST_BYTES} bytes for the \
+             task of a request must not exceed --queue-bytes ({}) together, or the queue could not hold the largest \
+             request",
             args.queue_bytes
         );
         anyhow::ensure!(
@@ -148,6 +157,7 @@ impl TryFrom<Args> for Config {
             otlp_endpoint: args.otlp_endpoint,
             trace_ratio: args.trace_ratio,
             request_limits: args.request_limits,
+            connection_limits,
             drain: DrainConfig { delay: drain_delay, grace, exit_with_parent: args.process.exit_with_parent },
         })
     }
@@ -175,6 +185,12 @@ mod tests {
         for (flags, word) in [
             (["--deadline", "0s"], "--deadline"),
             (["--deadline", "soon"], "soon"),
+            (["--deadline", "367days"], "--deadline"),
+            (["--body-timeout", "500000000000years"], "--body-timeout"),
+            (["--grace", "500000000000years"], "--grace"),
+            (["--drain-delay", "500000000000years"], "--drain-delay"),
+            (["--objective", "500000000000years"], "--objective"),
+            (["--max-header-bytes", "5"], "--max-header-bytes"),
             (["--queue-length", "0"], "queue-length"),
             (["--queue-bytes", "1"], "--max-body-bytes"),
             (["--listen", "here"], "here"),

@@ -17,7 +17,7 @@ use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, StatusCode};
-use service::body::{self, BodyLimits};
+use service::body::{BodyLimits, Upload};
 use service::coding;
 use service::headers::{deep_copy, text};
 use service::options::RequestLimits;
@@ -25,7 +25,7 @@ use service::respond::{self, Reply};
 use service::trace::{ServerSpan, TraceContext};
 use service::wire::{self, BodyFormat, Code, ErrorBody, RequestError, header};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The answer to `GET /openapi.json`.
 static OPENAPI: &[u8] = include_bytes!("openapi.json");
@@ -55,17 +55,17 @@ impl Handler {
     pub fn handle(self: &Arc<Self>, request: Request<Incoming>) -> BoxFuture<'static, Reply> {
         let (head, body) = request.into_parts();
         if head.method == Method::POST && (is_prediction(head.uri.path()) || is_infer(head.uri.path())) {
-            let accepted = Instant::now();
+            let arrived = Instant::now();
             let mut trace = TraceContext::from_headers(&head.headers);
-            let checked = self.check(&head, accepted);
+            let (checked, upload) = (self.check(&head), Upload::new(&head.headers, body));
             let logged = self.log.is_on().then(|| {
                 let span = self.log.begin_span(&mut trace);
-                LoggedRequest::new(head.uri.path(), trace.clone(), span).into()
+                LoggedRequest::new(head.uri.path(), arrived, trace.clone(), span).into()
             });
             // Boxed on its own, so that the memory for reading the body is free while the request waits.
-            let received = self.clone().receive(trace, checked, body).boxed();
+            let received = self.clone().receive(trace, checked, upload, arrived).boxed();
             let uses_protocol = is_infer(head.uri.path());
-            self.clone().predict(accepted, received, uses_protocol, logged).boxed()
+            self.clone().predict(received, uses_protocol, logged).boxed()
         } else {
             self.clone().answer_other(head, body).boxed()
         }
@@ -74,7 +74,7 @@ impl Handler {
     /// Answers a request for anything but a classification.
     async fn answer_other(self: Arc<Self>, head: Parts, body: Incoming) -> Reply {
         // Closing a connection with an unread body would reset it, and the client would lose the answer.
-        body::discard(body).await;
+        Upload::new(&head.headers, body).discard().await;
         let path = head.uri.path();
         if inference_protocol::owns(path) {
             return self.inference_protocol.answer(&head.method, path).await;
@@ -100,7 +100,7 @@ impl Handler {
     }
 
     /// Checks the token, the body format, the number of predictions and the timeout, all before the body is read.
-    fn check(&self, head: &Parts, accepted: Instant) -> Result<CheckedHead, RequestError> {
+    fn check(&self, head: &Parts) -> Result<CheckedHead, RequestError> {
         if let Some(token) = &self.token {
             token.check(&head.headers)?;
         }
@@ -112,33 +112,27 @@ impl Handler {
             Endpoint::Predict { top_k: wire::top_k(head.uri.query())? }
         };
         let budget = self.request_limits.timeout(wire::timeout(text(&head.headers, &header::TIMEOUT_MS)?)?);
-        Ok(CheckedHead {
-            content_type: head.headers.get(CONTENT_TYPE).map(deep_copy),
-            endpoint,
-            accepted,
-            deadline: accepted + budget,
-        })
+        Ok(CheckedHead { content_type: head.headers.get(CONTENT_TYPE).map(deep_copy), endpoint, budget })
     }
 
     /// Answers a classification request. Every waiting request holds one of these futures, so the future is small: the
     /// memory of `received` is freed once the body has arrived.
     fn predict(
         self: Arc<Self>,
-        accepted: Instant,
         received: BoxFuture<'static, Received>,
         uses_protocol: bool,
         logged: Option<Box<LoggedRequest>>,
     ) -> impl Future<Output = Reply> + Send {
         let outcome = Outcome::ClientGone;
-        let mut recorder =
-            OutcomeRecorder { handler: self, accepted, outcome, was_queued: false, uses_protocol, logged };
+        let mut recorder = OutcomeRecorder { handler: self, queued: None, outcome, uses_protocol, logged };
         async move {
             let request = match received.await {
                 Ok(request) => request,
                 Err((error, trace)) => return recorder.refuse(&error, &trace),
             };
-            recorder.was_queued = true;
+            recorder.queued = Some(request.accepted);
             if let Some(logged) = &mut recorder.logged {
+                logged.accepted = Some(request.accepted);
                 (logged.body_bytes, logged.timeline) = (request.body.len(), request.timeline.clone());
             }
             match recorder.handler.dispatcher.answer(&request).await {
@@ -150,30 +144,35 @@ impl Handler {
                 }
                 Err(error) => {
                     // A refusal takes no time. If it counted as a latency, an overload would look fast.
-                    recorder.was_queued = !matches!(error.code, Code::QueueFull | Code::Overloaded);
+                    recorder.queued.take_if(|_| matches!(error.code, Code::QueueFull | Code::Overloaded));
                     recorder.refuse(&error, &request.trace)
                 }
             }
         }
     }
 
-    /// Reads the body of a request. If the head is not valid, the body is discarded.
+    /// Reads the body of a request. If the head is not valid, the body is discarded. The request is accepted, and its
+    /// time begins, when the whole body has arrived: a slow network is not a slow service.
     async fn receive(
         self: Arc<Self>,
         trace: TraceContext,
         checked: Result<CheckedHead, RequestError>,
-        body: Incoming,
+        upload: Upload,
+        arrived: Instant,
     ) -> Received {
-        let CheckedHead { content_type, endpoint, accepted, deadline } = match checked {
+        let CheckedHead { content_type, endpoint, budget } = match checked {
             Ok(head) => head,
             Err(error) => {
-                body::discard(body).await;
+                upload.discard().await;
                 return Err((error, trace));
             }
         };
-        match body::read(body, &self.body_limits, deadline).await {
+        let kept = content_type.as_ref().map_or(0, HeaderValue::len) + endpoint.kept_bytes();
+        match upload.read(&self.body_limits, kept + trace.header_bytes(), None).await {
             Ok(body) => {
-                let timeline = self.log.timeline();
+                let accepted = Instant::now();
+                self.meters.upload.record(accepted - arrived);
+                let (deadline, timeline) = (accepted + budget, self.log.timeline());
                 Ok(Arc::new(BufferedRequest { body, content_type, endpoint, trace, accepted, deadline, timeline }))
             }
             Err(error) => {
@@ -193,8 +192,8 @@ type Received = Result<Arc<BufferedRequest>, (RequestError, TraceContext)>;
 struct CheckedHead {
     content_type: Option<HeaderValue>,
     endpoint: Endpoint,
-    accepted: Instant,
-    deadline: Instant,
+    /// The time from the arrival of the whole request to its answer.
+    budget: Duration,
 }
 
 fn is_prediction(path: &str) -> bool {
@@ -228,11 +227,11 @@ fn reply_of(answer: ReplicaAnswer) -> Reply {
 /// leaves is recorded, too.
 struct OutcomeRecorder {
     handler: Arc<Handler>,
-    accepted: Instant,
+    /// The instant at which the request was accepted, if it was in the queue. The durations of other requests are not
+    /// recorded.
+    queued: Option<Instant>,
     /// The outcome. It stays as it is if the client leaves before the answer.
     outcome: Outcome,
-    /// Whether the request was in the queue. The durations of other requests are not recorded.
-    was_queued: bool,
     /// Whether the request is one of the Open Inference Protocol, whose errors have another form.
     uses_protocol: bool,
     /// The values that only the log of requests needs; `None` while that log is off.
@@ -243,6 +242,10 @@ struct OutcomeRecorder {
 struct LoggedRequest {
     path: &'static str,
     trace: TraceContext,
+    /// The instant at which the head of the request had arrived.
+    arrived: Instant,
+    /// The instant at which the whole request had arrived; `None` before.
+    accepted: Option<Instant>,
     /// The status of the answer; `None` if the client leaves before the answer.
     status: Option<u16>,
     body_bytes: usize,
@@ -251,14 +254,14 @@ struct LoggedRequest {
 }
 
 impl LoggedRequest {
-    fn new(path: &str, trace: TraceContext, span: Option<ServerSpan>) -> Self {
+    fn new(path: &str, arrived: Instant, trace: TraceContext, span: Option<ServerSpan>) -> Self {
         let path = match path {
             "/predict" => "/predict",
             "/infer" => "/infer",
             // The name of the model is the client's text, which may be long.
             _ => "/v2/models/MODEL/infer",
         };
-        Self { path, trace, status: None, body_bytes: 0, timeline: None, span }
+        Self { path, trace, arrived, accepted: None, status: None, body_bytes: 0, timeline: None, span }
     }
 }
 
@@ -285,12 +288,14 @@ impl OutcomeRecorder {
 
 impl Drop for OutcomeRecorder {
     fn drop(&mut self) {
-        let elapsed = self.accepted.elapsed();
-        if self.was_queued {
+        let elapsed = self.queued.map(|accepted| accepted.elapsed());
+        if let Some(elapsed) = elapsed {
             self.handler.meters.duration.record(elapsed);
         }
-        let verdict = self.handler.meters.count(self.outcome, elapsed);
+        // A request that was not queued took none of its time.
+        let verdict = self.handler.meters.count(self.outcome, elapsed.unwrap_or_default());
         if let Some(logged) = &self.logged {
+            let now = Instant::now();
             self.handler.log.record(&EndedRequest {
                 request_id: logged.trace.request_id(),
                 path: logged.path,
@@ -298,8 +303,9 @@ impl Drop for OutcomeRecorder {
                 outcome: self.outcome,
                 verdict,
                 body_bytes: logged.body_bytes,
-                accepted: self.accepted,
-                elapsed,
+                arrived: logged.arrived,
+                accepted: logged.accepted.unwrap_or(now),
+                ended: now,
                 timeline: logged.timeline.as_deref(),
                 span: logged.span,
             });

@@ -5,7 +5,8 @@ use crate::failure::AttemptFailure;
 use crate::load_statistics::LoadStatistics;
 use crate::metrics::{
     BUILD_INFO, CAPACITY, ENQUEUED, EXPIRED, FULL_WORK, IN_FLIGHT, QUEUE_LATE_LENGTH, QUEUE_LENGTH, QUEUE_WAIT,
-    REPLICA_WORK, REPLICAS, REQUEST_DURATION, REQUESTS, RETRIES, SHED, UPSTREAM_DURATION, UPTIME, VERDICTS,
+    REPLICA_WORK, REPLICAS, REQUEST_DURATION, REQUESTS, RETRIES, SHED, UPLOAD_DURATION, UPSTREAM_DURATION, UPTIME,
+    VERDICTS,
 };
 use crate::outcome::{Outcome, Verdict};
 use crate::queue::Queue;
@@ -52,6 +53,8 @@ pub fn count_retry(failure: AttemptFailure) {
 pub struct RequestMeters {
     /// Latencies in seconds, from acceptance to answer, of requests that were in the queue.
     pub duration: Histogram,
+    /// Times in seconds from the arrival of a head to that of the whole body.
+    pub upload: Histogram,
     /// Time within which requests should be answered.
     objective: Duration,
     classified: Counter,
@@ -76,6 +79,7 @@ impl RequestMeters {
         let counter = |outcome: Outcome| counter!(REQUESTS, "code" => outcome.as_str());
         Self {
             duration: histogram!(REQUEST_DURATION),
+            upload: histogram!(UPLOAD_DURATION),
             objective,
             classified: counter(Outcome::Classified),
             unknown: counter(Outcome::Unknown),

@@ -14,6 +14,8 @@ pub const QUEUE_LATE_LENGTH: &str = "dispatcher_queue_late_length";
 pub const EXPIRED: &str = "dispatcher_expired_total";
 /// Histogram in seconds: the time from acceptance to dispatch.
 pub const QUEUE_WAIT: &str = "dispatcher_queue_wait_seconds";
+/// Histogram in seconds: the time from the arrival of a request's head to that of its whole body.
+pub const UPLOAD_DURATION: &str = "dispatcher_upload_duration_seconds";
 /// Counter by `reason`: retries.
 pub const RETRIES: &str = "dispatcher_retries_total";
 
@@ -53,7 +55,7 @@ const fn row(name: &'static str, kind: MetricKind, help: &'static str) -> Metric
 }
 
 /// Every metric that the dispatcher exports. `docs/api.md` lists the same metrics.
-pub const ALL: [MetricDescription; 19] = [
+pub const ALL: [MetricDescription; 20] = [
     row(QUEUE_LENGTH, MetricKind::Gauge, "Requests waiting in the queue, late ones included."),
     row(QUEUE_LATE_LENGTH, MetricKind::Gauge, "Waiting requests that can no longer meet the objective."),
     row(ENQUEUED, MetricKind::Counter, "Requests admitted to the queue."),
@@ -66,7 +68,12 @@ pub const ALL: [MetricDescription; 19] = [
     row(
         REQUEST_DURATION,
         MetricKind::Histogram,
-        "Seconds from accepting a request until it is answered or its client leaves.",
+        "Seconds from the arrival of a whole request until it is answered or its client leaves.",
+    ),
+    row(
+        UPLOAD_DURATION,
+        MetricKind::Histogram,
+        "Seconds from the arrival of a request's head to that of its whole body.",
     ),
     row(
         QUEUE_WAIT,

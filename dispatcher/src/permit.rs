@@ -221,12 +221,8 @@ impl LoggedAttempt {
     /// Adds the attempt to the timeline of its request.
     fn end(logged: Option<Self>, result: Result<StatusCode, &AttemptFailure>) {
         if let Some(Self { timeline, replica, started }) = logged {
-            timeline.record(timeline::Attempt {
-                replica,
-                started,
-                elapsed: started.elapsed(),
-                result: result.map_err(|failure| *failure),
-            });
+            let (ended, result) = (Instant::now(), result.map_err(|failure| *failure));
+            timeline.record(timeline::Attempt { replica, started, ended, result });
         }
     }
 }

@@ -26,7 +26,7 @@ pub struct BufferedRequest {
     pub endpoint: Endpoint,
     /// The request's id and trace context, which the replica and the client receive.
     pub trace: TraceContext,
-    /// The instant at which the request's head had arrived.
+    /// The instant at which the whole request had arrived.
     pub accepted: Instant,
     /// The instant by which the client must be answered.
     pub deadline: Instant,
@@ -46,6 +46,16 @@ pub enum Endpoint {
     Infer(Box<InferEndpoint>),
 }
 
+impl Endpoint {
+    /// The bytes that the request keeps of its head for this endpoint.
+    pub fn kept_bytes(&self) -> usize {
+        match self {
+            Self::Predict { .. } => 0,
+            Self::Infer(infer) => infer.path.len() + infer.json_length.as_ref().map_or(0, HeaderValue::len),
+        }
+    }
+}
+
 /// The endpoint `infer` of a model, and the header of the protocol.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InferEndpoint {
@@ -59,7 +69,7 @@ pub struct InferEndpoint {
 /// A request that waits in the queue for a permit.
 #[derive(Debug)]
 pub struct QueuedRequest {
-    /// The instant at which the request's head had arrived.
+    /// The instant at which the whole request had arrived.
     pub accepted: Instant,
     /// The channel on which the request receives its permit, or the error that ends it.
     pub permit: PermitSender,
@@ -103,7 +113,7 @@ pub struct DispatchedRequest {
     pub objective: Instant,
     /// The instant by which the client must be answered.
     pub deadline: Instant,
-    /// The instant at which the request's head had arrived.
+    /// The instant at which the whole request had arrived.
     pub accepted: Instant,
     /// The attempts that have failed before the present one.
     pub failed: FailedAttempts,

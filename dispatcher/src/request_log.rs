@@ -48,10 +48,12 @@ pub struct EndedRequest<'a> {
     pub verdict: Verdict,
     /// The length of the body; 0 if the body did not arrive.
     pub body_bytes: usize,
-    /// The instant at which the request was accepted.
+    /// The instant at which the head of the request had arrived.
+    pub arrived: Instant,
+    /// The instant at which the whole request had arrived; that of its end if its body did not arrive.
     pub accepted: Instant,
-    /// Time from then to the end of the request.
-    pub elapsed: Duration,
+    /// The instant at which the request ended.
+    pub ended: Instant,
     /// The attempts at replicas.
     pub timeline: Option<&'a Timeline>,
     /// The span of the request; `None` if its trace is not recorded.
@@ -68,10 +70,13 @@ struct Line<'a> {
     code: &'static str,
     verdict: &'static str,
     body_bytes: usize,
+    /// Time from the arrival of the head to that of the whole body.
+    upload_ms: f64,
     /// Time from the acceptance of the request to its last dispatch, or to its end if it was not dispatched.
     queue_ms: f64,
     /// Time of the last attempt.
     replica_ms: Option<f64>,
+    /// Time from the acceptance of the request to its end.
     total_ms: f64,
     /// The replica of the last attempt.
     replica: Option<&'a str>,
@@ -83,7 +88,7 @@ struct Line<'a> {
 impl<'a> Line<'a> {
     fn new(request: &'a EndedRequest<'_>, attempts: &'a [Attempt], time: SystemTime) -> Self {
         let last = attempts.last();
-        let queued = last.map_or(request.elapsed, |last| last.started.saturating_duration_since(request.accepted));
+        let dispatched = last.map_or(request.ended, |last| last.started);
         Self {
             time: humantime::format_rfc3339_millis(time).to_string(),
             request_id: &request.request_id,
@@ -92,9 +97,10 @@ impl<'a> Line<'a> {
             code: request.outcome.as_str(),
             verdict: request.verdict.as_str(),
             body_bytes: request.body_bytes,
-            queue_ms: milliseconds(queued),
-            replica_ms: last.map(|last| milliseconds(last.elapsed)),
-            total_ms: milliseconds(request.elapsed),
+            upload_ms: milliseconds(request.arrived, request.accepted),
+            queue_ms: milliseconds(request.accepted, dispatched),
+            replica_ms: last.map(|last| milliseconds(last.started, last.ended)),
+            total_ms: milliseconds(request.accepted, request.ended),
             replica: last.map(|last| &*last.replica),
             attempts: attempts.len(),
             failures: attempts.iter().filter_map(|attempt| Some(attempt.result.err()?.as_str())).collect(),
@@ -153,7 +159,7 @@ impl RequestLog {
             access.write(&line);
         }
         if let Some(slow) = &self.slow
-            && request.elapsed >= slow.least
+            && request.ended.saturating_duration_since(request.accepted) >= slow.least
         {
             slow.warn(&line, Instant::now());
         }
@@ -249,9 +255,9 @@ impl WarningsOfASecond {
     }
 }
 
-/// Milliseconds with three decimal places.
-fn milliseconds(duration: Duration) -> f64 {
-    duration.as_micros() as f64 / 1e3
+/// The milliseconds between two instants, with three decimal places.
+fn milliseconds(from: Instant, to: Instant) -> f64 {
+    to.saturating_duration_since(from).as_micros() as f64 / 1e3
 }
 
 #[cfg(test)]
@@ -263,12 +269,13 @@ mod tests {
     #[test]
     fn a_line_has_the_times_and_failures_of_a_request() {
         let ms = Duration::from_millis;
-        let accepted = Instant::now();
+        let accepted = Instant::now() + ms(7);
         let timeline = Timeline::default();
         for (replica, after, result) in
             [("a:1", ms(10), Err(AttemptFailure::Died)), ("b:2", ms(40), Ok(StatusCode::OK))]
         {
-            timeline.record(Attempt { replica: replica.into(), started: accepted + after, elapsed: ms(20), result });
+            let started = accepted + after;
+            timeline.record(Attempt { replica: replica.into(), started, ended: started + ms(20), result });
         }
         let request = EndedRequest {
             request_id: "a \"quoted\" id".into(),
@@ -277,8 +284,9 @@ mod tests {
             outcome: Outcome::Classified,
             verdict: Verdict::Good,
             body_bytes: 38_000,
+            arrived: accepted - ms(7),
             accepted,
-            elapsed: ms(61),
+            ended: accepted + ms(61),
             timeline: Some(&timeline),
             span: None,
         };
@@ -286,7 +294,7 @@ mod tests {
         let line = serde_json::to_value(Line::new(&request, &attempts, SystemTime::UNIX_EPOCH)).expect("JSON");
         let expected = serde_json::json!({
             "time": "1970-01-01T00:00:00.000Z", "request_id": "a \"quoted\" id", "path": "/predict", "status": 200,
-            "code": "ok", "verdict": "good", "body_bytes": 38_000, "queue_ms": 40.0, "replica_ms": 20.0,
+            "code": "ok", "verdict": "good", "body_bytes": 38_000, "upload_ms": 7.0, "queue_ms": 40.0, "replica_ms": 20.0,
             "total_ms": 61.0, "replica": "b:2", "attempts": 2, "failures": ["reset"],
         });
         assert_eq!(line, expected);

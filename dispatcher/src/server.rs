@@ -14,6 +14,7 @@ use anyhow::{Context, Result};
 use metrics_exporter_prometheus::PrometheusHandle;
 use service::body::MemoryBudget;
 use service::readiness::Readiness;
+use service::server::ConnectionLimits;
 use service::tls::Tls;
 use service::{admin, server, telemetry};
 use std::path::PathBuf;
@@ -55,7 +56,7 @@ async fn serve(config: Config, recorder: PrometheusHandle) -> Result<()> {
     let inference_protocol = InferenceProtocol::new(worker.clone(), readiness.clone());
     let admin = match admin_listener {
         Some(listener) => {
-            tokio::spawn(serve_admin_paths(listener, admin));
+            tokio::spawn(serve_admin_paths(listener, config.connection_limits.clone(), admin));
             None
         }
         None => Some(admin),
@@ -70,11 +71,12 @@ async fn serve(config: Config, recorder: PrometheusHandle) -> Result<()> {
         admin,
         inference_protocol,
         token,
-        body_limits: config.request_limits.body(MemoryBudget::new(config.queue_bytes)),
+        body_limits: config.request_limits.body(MemoryBudget::new(config.queue_bytes), readiness.clone()),
         request_limits: config.request_limits,
         meters: RequestMeters::new(config.objective),
     });
-    server::run(listener, tls, readiness, config.drain, move |request| handler.handle(request)).await;
+    let handle = move |request| handler.handle(request);
+    server::run(listener, tls, config.connection_limits, readiness, config.drain, handle).await;
     log.shut_down();
     Ok(())
 }
@@ -87,10 +89,10 @@ fn open_token(path: PathBuf) -> Result<Token> {
 
 /// Serves the admin paths on an address of their own until the process ends, so that the metrics can be read while the
 /// last requests are finished.
-async fn serve_admin_paths(listener: TcpListener, admin: Admin) {
+async fn serve_admin_paths(listener: TcpListener, limits: ConnectionLimits, admin: Admin) {
     let handle = move |request| {
         let admin = admin.clone();
         async move { admin.handle(&request).await }
     };
-    server::serve(listener, None, handle, std::future::pending(), Duration::ZERO).await;
+    server::serve_within(listener, None, limits, handle, std::future::pending(), Duration::ZERO).await;
 }

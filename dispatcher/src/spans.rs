@@ -75,7 +75,7 @@ impl SpanExport {
     /// Sends the spans of a request that ended now.
     pub fn record(&self, request: &EndedRequest<'_>, span: &ServerSpan) {
         let attempts = request.timeline.map(Timeline::attempts).unwrap_or_default();
-        for span in spans(request, span, &attempts, Instant::now(), SystemTime::now(), rand::random) {
+        for span in spans(request, span, &attempts, SystemTime::now(), rand::random) {
             self.processor.on_end(span);
         }
     }
@@ -88,17 +88,15 @@ impl SpanExport {
     }
 }
 
-/// The spans of a request that ended at `now`, which is `time` on the calendar. `new_id` makes the ids of the inner
-/// spans.
+/// The spans of a request that ended at `time` on the calendar. `new_id` makes the ids of the inner spans.
 fn spans(
     request: &EndedRequest<'_>,
     span: &ServerSpan,
     attempts: &[Attempt],
-    now: Instant,
     time: SystemTime,
     mut new_id: impl FnMut() -> u64,
 ) -> Vec<SpanData> {
-    let on_calendar = |instant: Instant| time - now.saturating_duration_since(instant);
+    let on_calendar = |instant: Instant| time - request.ended.saturating_duration_since(instant);
     let context = |id: u64| {
         let (trace, id) = (TraceId::from_bytes(span.trace_id.to_be_bytes()), SpanId::from_bytes(id.to_be_bytes()));
         SpanContext::new(trace, id, TraceFlags::SAMPLED, false, TraceState::default())
@@ -118,8 +116,7 @@ fn spans(
         status: Status::Unset,
         instrumentation_scope: InstrumentationScope::builder("roundhouse").build(),
     };
-    let ended = request.accepted + request.elapsed;
-    let mut whole = new(span.span_id, "POST /predict", SpanKind::Server, request.accepted, ended);
+    let mut whole = new(span.span_id, "POST /predict", SpanKind::Server, request.arrived, request.ended);
     whole.parent_span_id = span.parent_id.map_or(SpanId::INVALID, |id| SpanId::from_bytes(id.to_be_bytes()));
     whole.parent_span_is_remote = span.parent_id.is_some();
     whole.attributes = vec![
@@ -136,11 +133,12 @@ fn spans(
             whole.status = Status::error(request.outcome.as_str());
         }
     }
-    let mut all = vec![whole];
+    let upload = new(new_id(), "upload", SpanKind::Internal, request.arrived, request.accepted);
+    let mut all = vec![whole, upload];
     let mut waits_since = request.accepted;
     for attempt in attempts {
         all.push(new(new_id(), "queue", SpanKind::Internal, waits_since, attempt.started));
-        waits_since = attempt.started + attempt.elapsed;
+        waits_since = attempt.ended;
         let mut tried = new(new_id(), "attempt", SpanKind::Client, attempt.started, waits_since);
         tried.attributes.push(KeyValue::new("server.address", attempt.replica.to_string()));
         match attempt.result {
@@ -153,8 +151,8 @@ fn spans(
         all.push(tried);
     }
     // A request that was answered waited for nothing after its last attempt.
-    if attempts.last().is_none_or(|last| last.result.is_err()) && waits_since < ended {
-        all.push(new(new_id(), "queue", SpanKind::Internal, waits_since, ended));
+    if attempts.last().is_none_or(|last| last.result.is_err()) && waits_since < request.ended {
+        all.push(new(new_id(), "queue", SpanKind::Internal, waits_since, request.ended));
     }
     all
 }
@@ -214,14 +212,14 @@ mod tests {
     #[test]
     fn a_request_with_two_attempts_has_spans_that_follow_each_other_without_gaps() {
         let ms = Duration::from_millis;
-        let (accepted, time) = (Instant::now(), SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000));
-        let attempt = |after: u64, elapsed: u64, result| Attempt {
+        let (accepted, time) = (Instant::now() + ms(5), SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000));
+        let attempt = |started: u64, ended: u64, result| Attempt {
             replica: "a:1".into(),
-            started: accepted + ms(after),
-            elapsed: ms(elapsed),
+            started: accepted + ms(started),
+            ended: accepted + ms(ended),
             result,
         };
-        let attempts = [attempt(10, 20, Err(AttemptFailure::Died)), attempt(35, 50, Ok(StatusCode::OK))];
+        let attempts = [attempt(10, 30, Err(AttemptFailure::Died)), attempt(35, 85, Ok(StatusCode::OK))];
         let request = EndedRequest {
             request_id: "order-7".into(),
             path: "/predict",
@@ -229,18 +227,19 @@ mod tests {
             outcome: Outcome::Classified,
             verdict: Verdict::Good,
             body_bytes: 7,
+            arrived: accepted - ms(5),
             accepted,
-            elapsed: ms(85),
+            ended: accepted + ms(85),
             timeline: None,
             span: None,
         };
         let server = ServerSpan { trace_id: 7, parent_id: Some(8), span_id: 9 };
         let mut id = 100;
-        let all = spans(&request, &server, &attempts, accepted + ms(85), time, || {
+        let all = spans(&request, &server, &attempts, time, || {
             id += 1;
             id
         });
-        let start = time - ms(85);
+        let start = time - ms(90);
         let found: Vec<_> = all
             .iter()
             .map(|span| {
@@ -250,19 +249,20 @@ mod tests {
             .collect();
         let (parent, own) = (SpanId::from_bytes(8_u64.to_be_bytes()), SpanId::from_bytes(9_u64.to_be_bytes()));
         let expected = [
-            ("POST /predict", 0, 85, parent),
-            ("queue", 0, 10, own),
-            ("attempt", 10, 30, own),
-            ("queue", 30, 35, own),
-            ("attempt", 35, 85, own),
+            ("POST /predict", 0, 90, parent),
+            ("upload", 0, 5, own),
+            ("queue", 5, 15, own),
+            ("attempt", 15, 35, own),
+            ("queue", 35, 40, own),
+            ("attempt", 40, 90, own),
         ];
         assert_eq!(found, expected);
         assert!(all.iter().all(|span| span.span_context.trace_id() == TraceId::from_bytes(7_u128.to_be_bytes())));
         let expired = EndedRequest { status: Some(504), outcome: Outcome::ClientGone, ..request };
-        let all = spans(&expired, &server, &attempts[..1], accepted + ms(85), time, || 1);
+        let all = spans(&expired, &server, &attempts[..1], time, || 1);
         assert_eq!(
             all.iter().map(|span| &*span.name).collect::<Vec<_>>(),
-            ["POST /predict", "queue", "attempt", "queue"]
+            ["POST /predict", "upload", "queue", "attempt", "queue"]
         );
         assert!(matches!(all[0].status, Status::Error { .. }));
     }

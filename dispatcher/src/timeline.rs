@@ -4,7 +4,7 @@ use crate::failure::AttemptFailure;
 use crate::rotation::Address;
 use hyper::StatusCode;
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// The largest number of attempts that are kept. Later ones are left out, because a request may meet many busy or
 /// unreachable replicas before its deadline.
@@ -17,8 +17,8 @@ pub struct Attempt {
     pub replica: Address,
     /// The instant at which the request was given to the replica.
     pub started: Instant,
-    /// Time from then to the end of the attempt.
-    pub elapsed: Duration,
+    /// The instant at which the attempt ended.
+    pub ended: Instant,
     /// The status of the answer, or the failure of an attempt without an answer.
     pub result: Result<StatusCode, AttemptFailure>,
 }
@@ -50,17 +50,19 @@ impl Timeline {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[test]
     fn a_request_that_meets_many_busy_replicas_keeps_a_bounded_number_of_attempts() {
         let timeline = Timeline::default();
-        for number in 0..1000_u64 {
-            let elapsed = Duration::from_millis(number);
+        let start = Instant::now();
+        let after = |number| start + Duration::from_millis(number);
+        for number in 0..1000 {
             let result = Err(AttemptFailure::Busy);
-            timeline.record(Attempt { replica: "a:1".into(), started: Instant::now(), elapsed, result });
+            timeline.record(Attempt { replica: "a:1".into(), started: start, ended: after(number), result });
         }
         let attempts = timeline.attempts();
         assert_eq!(attempts.len(), MAX_ATTEMPTS);
-        assert_eq!(attempts[3].elapsed, Duration::from_millis(3), "the first ones are kept");
+        assert_eq!(attempts[3].ended, after(3), "the first ones are kept");
     }
 }

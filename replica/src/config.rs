@@ -7,8 +7,8 @@ use crate::pipeline::Sizes;
 use crate::transform::TransformFlags;
 use anyhow::{Context, ensure};
 use clap::Parser;
-use service::options::{ProcessFlags, RequestLimits};
-use service::server::DrainConfig;
+use service::options::{ProcessFlags, RequestLimits, duration};
+use service::server::{ConnectionLimits, DrainConfig};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::thread::available_parallelism;
@@ -70,7 +70,7 @@ pub struct Args {
     #[arg(long, env = "ROUNDHOUSE_MAX_BATCH", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub max_batch: u32,
     /// Longest time that an image waits for others to join its batch, such as 5ms
-    #[arg(long, env = "ROUNDHOUSE_BATCH_WAIT", default_value = "0s", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "ROUNDHOUSE_BATCH_WAIT", default_value = "0s", value_parser = duration)]
     pub batch_wait: Duration,
     /// Slots: images that the replica takes at once; a request without a free slot gets 503 busy; by default two
     /// batches for each worker, one that is computed and one that waits
@@ -92,6 +92,9 @@ pub struct Args {
     /// The flags that limit one request.
     #[command(flatten)]
     pub request_limits: RequestLimits,
+    /// The flags that limit one connection.
+    #[command(flatten)]
+    pub connection_limits: ConnectionLimits,
     /// The flags that all server programs have.
     #[command(flatten)]
     pub process: ProcessFlags,
@@ -114,6 +117,8 @@ pub struct Config {
     pub sizes: Sizes,
     /// The limits of one request.
     pub request_limits: RequestLimits,
+    /// The limits of one connection.
+    pub connection_limits: ConnectionLimits,
     /// The limits of one image.
     pub pixels: ImageLimits,
     /// The name of this replica, which its answers contain.
@@ -133,7 +138,8 @@ impl TryFrom<Args> for Config {
         let default_workers = if args.device == Device::Cpu { (processors / threads).max(1) } else { 1 };
         let workers = args.workers.map_or(default_workers, |workers| workers as usize);
         let capacity = args.capacity.map_or(2 * workers * max_batch, |capacity| capacity as usize);
-        let RequestLimits { drain_delay, grace, .. } = args.request_limits;
+        let RequestLimits { max_body_bytes, drain_delay, grace, .. } = args.request_limits;
+        let connection_limits = ConnectionLimits { max_chunk_bytes: max_body_bytes, ..args.connection_limits };
         let model = match (args.torchscript, args.sha256, args.weights) {
             (Some(path), Some(sha256), _) => ModelSource::TorchScript(path, sha256),
             (_, _, Some(path)) => ModelSource::Weights(path, args.architecture),
@@ -155,6 +161,7 @@ impl TryFrom<Args> for Config {
                 workers,
             },
             request_limits: args.request_limits,
+            connection_limits,
             pixels: ImageLimits { max_pixels: args.max_pixels },
             name: args.name.unwrap_or_else(|| format!("replica-{}", std::process::id())),
             drain: DrainConfig { delay: drain_delay, grace, exit_with_parent: args.process.exit_with_parent },

@@ -13,7 +13,7 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Request, StatusCode};
 use service::admin::Admin;
-use service::body::{self, BodyLimits, Chunks};
+use service::body::{BodyLimits, Chunks, Upload};
 use service::coding;
 use service::headers::text;
 use service::options::RequestLimits;
@@ -67,7 +67,8 @@ impl ReplicaHandler {
         let trace = TraceContext::from_headers(request.headers());
         let refusal = |fault| respond::error(&fault, &trace.request_id());
         let (head, body) = request.into_parts();
-        let reply = match self.receive(&head, body, received).await {
+        let upload = Upload::new(&head.headers, body);
+        let reply = match self.receive(&head, upload, received).await {
             Ok((admitted, body)) => {
                 let work = self.work.begin();
                 let outcome = self.classify(admitted, body, received, work.clone()).await;
@@ -82,18 +83,18 @@ impl ReplicaHandler {
     async fn receive<'a>(
         &self,
         head: &'a Parts,
-        body: Incoming,
+        upload: Upload,
         received: Instant,
     ) -> Result<(Admitted<'a>, Chunks), RequestError> {
         match self.admit(head, received) {
             Ok(admitted) => {
-                let body = body::read(body, &self.body_limits, admitted.deadline).await?;
+                let body = upload.read(&self.body_limits, 0, admitted.deadline).await?;
                 Ok((admitted, body))
             }
             Err(fault) => {
                 // If the body were not read, the server would close the connection, and a client that is still sending
                 // could see a reset instead of the answer.
-                body::discard(body).await;
+                upload.discard().await;
                 Err(fault)
             }
         }
@@ -107,6 +108,7 @@ impl ReplicaHandler {
         work: Work,
     ) -> Result<Answer, RequestError> {
         let Admitted { slot, in_progress: _in_progress, content_type, top_k, deadline, queued_ms } = admitted;
+        let deadline = self.deadline_after_upload(deadline);
         let image = request_body::encoded_image(content_type, body.to_bytes())?;
         let classification = self.pipeline.classify(Image::Encoded(image), deadline, slot, work).await?;
         Ok(self.describe(&classification, top_k, queued_ms, received.elapsed()))
@@ -153,12 +155,20 @@ impl ReplicaHandler {
         })
     }
 
-    /// The deadline of a request.
+    /// The deadline of a request with the header of a timeout; `None` without the header. A dispatcher sends the header,
+    /// and sends the body at once, so that timeout begins with the head.
     ///
     /// # Errors
-    /// If the header with the timeout is malformed (status 400).
-    pub(crate) fn deadline(&self, headers: &HeaderMap, received: Instant) -> Result<Instant, RequestError> {
-        Ok(received + self.request_limits.timeout(wire::timeout(text(headers, &header::TIMEOUT_MS)?)?))
+    /// If the header is malformed (status 400).
+    pub(crate) fn deadline(&self, headers: &HeaderMap, received: Instant) -> Result<Option<Instant>, RequestError> {
+        let requested = wire::timeout(text(headers, &header::TIMEOUT_MS)?)?;
+        Ok(requested.map(|requested| received + self.request_limits.timeout(Some(requested))))
+    }
+
+    /// The deadline of a request whose body has just arrived. The time of a client that sends no timeout begins here, so
+    /// that a slow network does not shorten it.
+    pub(crate) fn deadline_after_upload(&self, deadline: Option<Instant>) -> Instant {
+        deadline.unwrap_or_else(|| Instant::now() + self.request_limits.deadline)
     }
 
     /// Ends the work for a request. Adds the header that tells how long it took, and that for full batches.
@@ -186,7 +196,8 @@ struct Admitted<'a> {
     content_type: Option<&'a str>,
     /// The number of predictions in the answer.
     top_k: usize,
-    deadline: Instant,
+    /// See [`ReplicaHandler::deadline`].
+    deadline: Option<Instant>,
     /// The time that the request waited in the dispatcher, in milliseconds.
     queued_ms: f64,
 }

@@ -20,7 +20,7 @@ use percent_encoding::percent_decode_str;
 use request::{InferenceRequest, InputLimits};
 use response::{Encoded, InferenceResponse};
 use serde_json::json;
-use service::body::{self, Chunks};
+use service::body::{Chunks, Upload};
 use service::coding;
 use service::headers::text;
 use service::respond::{self, Reply, inference_error};
@@ -59,6 +59,7 @@ pub(crate) async fn answer(handler: &ReplicaHandler, request: hyper::Request<Inc
     let received = Instant::now();
     let trace = TraceContext::from_headers(request.headers());
     let (head, body) = request.into_parts();
+    let upload = Upload::new(&head.headers, body);
     let path = head.uri.path();
     let resource = match handler.model.get() {
         // The name of the model is unknown until the model is loaded.
@@ -66,9 +67,9 @@ pub(crate) async fn answer(handler: &ReplicaHandler, request: hyper::Request<Inc
         model => Resource::of(path, model.map_or("", |model| &model.name)),
     };
     let outcome = match resource {
-        Ok(Resource::Infer) if head.method == Method::POST => infer(handler, &head.headers, body, received).await,
+        Ok(Resource::Infer) if head.method == Method::POST => infer(handler, &head.headers, upload, received).await,
         resource => {
-            body::discard(body).await;
+            upload.discard().await;
             resource.map(|resource| describe(handler, &resource, &head.method))
         }
     };
@@ -135,7 +136,7 @@ fn loading() -> RequestError {
 async fn infer(
     handler: &ReplicaHandler,
     headers: &HeaderMap,
-    body: Incoming,
+    upload: Upload,
     received: Instant,
 ) -> Result<Reply, RequestError> {
     let admit = || {
@@ -146,11 +147,12 @@ async fn infer(
         Ok(admitted) => admitted,
         Err(fault) => {
             // Otherwise a client that is still sending a long body would see a reset instead of the answer.
-            body::discard(body).await;
+            upload.discard().await;
             return Err(fault);
         }
     };
-    let body = body::read(body, &handler.body_limits, deadline).await?;
+    let body = upload.read(&handler.body_limits, 0, deadline).await?;
+    let deadline = handler.deadline_after_upload(deadline);
     let work = handler.work.begin();
     let computed = compute(handler, body, json_length, slots, deadline, &work).await;
     Ok(handler.with_work(computed.unwrap_or_else(|fault| inference_error(&fault)), &work))

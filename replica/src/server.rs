@@ -13,7 +13,7 @@ use crate::work::WorkMeter;
 use anyhow::Result;
 use metrics_exporter_prometheus::PrometheusHandle;
 use service::admin::Admin;
-use service::body::MemoryBudget;
+use service::body::{MemoryBudget, REQUEST_BYTES};
 use service::readiness::{Latch, Readiness};
 use service::{server, telemetry};
 use std::sync::{Arc, OnceLock};
@@ -44,19 +44,21 @@ async fn serve(config: Config, prometheus: PrometheusHandle, main_entered: Insta
     let (pipeline, mut fatal_errors) = start_pipeline(&config, readiness.latch(), model.clone(), main_entered)?;
     let capacity = config.sizes.capacity;
     // Each slot may have a body of the largest size.
-    let body_memory = capacity.saturating_mul(config.request_limits.max_body_bytes as usize);
+    let request_memory = (config.request_limits.max_body_bytes as usize).saturating_add(REQUEST_BYTES);
+    let body_memory = capacity.saturating_mul(request_memory);
     let handler = Arc::new(ReplicaHandler {
         pipeline,
         slots: Arc::new(Semaphore::new(capacity)),
         work: WorkMeter::default(),
         capacity,
         admin: Admin { metrics: prometheus, readiness: readiness.clone(), capacity: Some(capacity) },
-        body_limits: config.request_limits.body(MemoryBudget::new(body_memory)),
+        body_limits: config.request_limits.body(MemoryBudget::new(body_memory), readiness.clone()),
         request_limits: config.request_limits,
         model,
         name: config.name,
     });
-    let serving = server::run(listener, None, readiness, config.drain, move |request| handler.clone().handle(request));
+    let handle = move |request| handler.clone().handle(request);
+    let serving = server::run(listener, None, config.connection_limits, readiness, config.drain, handle);
     tokio::select! {
         () = serving => Ok(()),
         error = fatal_errors.recv() => match error {

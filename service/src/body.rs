@@ -1,10 +1,15 @@
 //! Reads a request's body within three limits: the size of the body, the time in which it must arrive, and the memory
-//! that all bodies share. Knows nothing of the body's format.
+//! that all requests share. Knows nothing of the body's format.
 
+use crate::readiness::Readiness;
+use crate::server::ChunkTooLarge;
 use crate::wire::{Code, RequestError};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
+use hyper::HeaderMap;
 use hyper::body::{Body, Incoming};
+use hyper::header::EXPECT;
+use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -14,24 +19,33 @@ use std::time::{Duration, Instant};
 pub struct BodyLimits {
     /// The largest body, in bytes.
     pub max_bytes: usize,
-    /// The time in which the whole body must arrive. It counts from the call of [`read`], after the headers.
+    /// The time in which the whole body must arrive. It counts from the call of [`Upload::read`], after the headers.
     pub timeout: Duration,
-    /// The memory that the bodies of all requests share.
+    /// The memory that all requests share.
     pub memory_budget: MemoryBudget,
+    /// Tells whether the process drains. Then it waits for no silent client.
+    pub readiness: Readiness,
 }
 
-/// Most bytes of a refused body that are read and thrown away. The kernel resets a connection that is closed with
-/// unread bytes, and the client would lose the answer.
-const DISCARD_BYTES: usize = 64 << 20;
+/// The bytes that each request counts towards the memory budget besides its body and its headers: about the size of its
+/// task. Otherwise clients could open any number of requests whose bodies never begin.
+pub const REQUEST_BYTES: usize = 2 << 10;
+
+/// Most bytes of a refused body that are read and thrown away before the answer. The connection of a client that sent a
+/// picture of common size can then be used again. A longer rest costs the connection; see `server`.
+const DISCARD_BYTES: usize = 1 << 20;
 
 /// The longest time for reading and throwing away a refused body.
-const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// While the process drains, the longest time for which an incomplete body may be silent.
+const DRAINING_SILENCE: Duration = Duration::from_secs(1);
 
 /// Pieces of a body that have fewer bytes are copied. Otherwise each short piece would keep in memory the whole buffer
 /// that it was read into.
 const COPY_BELOW: usize = 4 << 10;
 
-/// The bytes that all bodies of this process may hold together, from their first byte until they are dropped.
+/// The bytes that the requests of this process may hold together: bodies, kept headers and tasks.
 #[derive(Debug, Clone)]
 pub struct MemoryBudget {
     left: Arc<AtomicUsize>,
@@ -50,18 +64,61 @@ impl MemoryBudget {
     }
 }
 
+/// Bytes that are taken from a [`MemoryBudget`] until this value is dropped.
+#[derive(Debug)]
+pub struct Reservation {
+    budget: MemoryBudget,
+    bytes: usize,
+}
+
+impl Reservation {
+    /// A reservation of no bytes of `budget`.
+    pub fn empty(budget: MemoryBudget) -> Self {
+        Self { budget, bytes: 0 }
+    }
+
+    /// Takes `more` bytes and returns true. Returns false and changes nothing if fewer are left.
+    pub fn grow(&mut self, more: usize) -> bool {
+        let has_room = self.budget.take(more);
+        if has_room {
+            self.bytes += more;
+        }
+        has_room
+    }
+
+    /// Takes or returns bytes, so that `bytes` are reserved, and returns true. Returns false and changes nothing if too
+    /// few are left.
+    pub fn resize(&mut self, bytes: usize) -> bool {
+        match bytes.checked_sub(self.bytes) {
+            Some(0) => true,
+            Some(more) => self.grow(more),
+            None => {
+                self.budget.left.fetch_add(self.bytes - bytes, Ordering::Relaxed);
+                self.bytes = bytes;
+                true
+            }
+        }
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.budget.left.fetch_add(self.bytes, Ordering::Relaxed);
+    }
+}
+
 /// A whole body, in the pieces in which it arrived. Its bytes count towards its [`MemoryBudget`] until it is dropped.
 #[derive(Debug)]
 pub struct Chunks {
     pieces: Vec<Bytes>,
     len: usize,
-    memory_budget: MemoryBudget,
+    memory: Reservation,
 }
 
 impl Chunks {
     /// An empty body whose bytes will count towards `memory_budget`.
     pub fn new(memory_budget: MemoryBudget) -> Self {
-        Self { pieces: Vec::new(), len: 0, memory_budget }
+        Self { pieces: Vec::new(), len: 0, memory: Reservation::empty(memory_budget) }
     }
 
     /// The length of the body in bytes.
@@ -91,7 +148,7 @@ impl Chunks {
     /// Appends `piece` and returns true. Returns false if the memory budget has no room for it. Short pieces are
     /// collected in `gathered` until [`Chunks::flush`] is called or a long piece follows.
     fn push(&mut self, piece: Bytes, gathered: &mut BytesMut) -> bool {
-        let has_room = self.memory_budget.take(piece.len());
+        let has_room = self.memory.grow(piece.len());
         if has_room {
             self.len += piece.len();
             if self.pieces.is_empty() {
@@ -116,77 +173,148 @@ impl Chunks {
     }
 }
 
-impl Drop for Chunks {
-    fn drop(&mut self) {
-        self.memory_budget.left.fetch_add(self.len, Ordering::Relaxed);
-    }
+/// The body of a request before it is read or refused.
+#[derive(Debug)]
+pub struct Upload {
+    body: Incoming,
+    /// Whether the client waits for `100 Continue` before it sends the body. hyper sends that when the body is first
+    /// polled, so a body that is refused must not be polled.
+    expects_continue: bool,
 }
 
-/// Reads a whole body. Never buffers more bytes than the limits allow, even if the body is too large.
-///
-/// # Errors
-/// If the body is larger than its limit (413), all bodies together would exceed the memory budget (503), the body does
-/// not arrive in time (408), `deadline` passes first (504), or the client stops sending (400).
-pub async fn read(mut body: Incoming, limits: &BodyLimits, deadline: Instant) -> Result<Chunks, RequestError> {
-    let (latest, timeout) = (Instant::now() + limits.timeout, limits.timeout.as_secs_f64());
-    match tokio::time::timeout_at(deadline.min(latest).into(), collect(&mut body, limits)).await {
-        Ok(Err(error)) if matches!(error.code, Code::TooLarge | Code::QueueFull) => {
-            Box::pin(discard(body)).await;
-            Err(error)
-        }
-        Ok(read) => read,
-        Err(_elapsed) if latest < deadline => {
-            let message = format!("the body did not arrive within {timeout} s (--body-timeout)");
-            Err(RequestError::new(Code::SlowBody, message))
-        }
-        Err(_elapsed) => {
-            Err(RequestError::new(Code::DeadlineExceeded, "the deadline passed before the whole body had arrived"))
-        }
+impl Upload {
+    /// The body of a request with these `headers`.
+    pub fn new(headers: &HeaderMap, body: Incoming) -> Self {
+        let expects = |value: &[u8]| value.eq_ignore_ascii_case(b"100-continue");
+        Self { body, expects_continue: headers.get(EXPECT).is_some_and(|value| expects(value.as_bytes())) }
     }
-}
 
-/// Reads a whole body within the limits of size and memory. The caller limits the time.
-async fn collect(body: &mut Incoming, limits: &BodyLimits) -> Result<Chunks, RequestError> {
-    let mut chunks = Chunks::new(limits.memory_budget.clone());
-    let mut gathered = BytesMut::new();
-    let too_large = || {
-        let max = limits.max_bytes;
-        let message = format!("the body is over the limit of {max} bytes (--max-body-bytes); send a smaller image");
-        Err(RequestError::new(Code::TooLarge, message))
-    };
-    if body.size_hint().lower() > limits.max_bytes as u64 {
-        return too_large();
-    }
-    while let Some(frame) = body.frame().await {
-        let frame =
-            frame.map_err(|error| RequestError::new(Code::BadRequest, format!("the body ended early: {error}")))?;
-        // A frame without data holds trailers, which are no part of the body.
-        let Ok(piece) = frame.into_data() else { continue };
-        if piece.len() > limits.max_bytes - chunks.len() {
-            return too_large();
-        }
-        if !chunks.push(piece, &mut gathered) {
-            let message = "the bodies of other requests use all memory that is allowed for bodies; retry in 1 s";
-            return Err(RequestError::new(Code::QueueFull, message).retry_after(Duration::from_secs(1)));
-        }
-    }
-    chunks.flush(&mut gathered);
-    Ok(chunks)
-}
-
-/// Reads and throws away the rest of a refused body: at most 64 MiB, and for at most 2 s.
-pub async fn discard(mut body: Incoming) {
-    let drain = async {
-        let mut left = DISCARD_BYTES;
-        while let Some(Ok(frame)) = body.frame().await {
-            match left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
-                Some(rest) => left = rest,
-                None => break,
+    /// Reads a whole body. Never buffers more bytes than the limits allow, even if the body is too large. Besides the
+    /// body, [`REQUEST_BYTES`] and `header_bytes` count towards the memory budget, until the body is dropped.
+    ///
+    /// # Errors
+    /// If the body is larger than its limit (413), all requests together would exceed the memory budget (503), the body
+    /// does not arrive in time (408), `deadline` passes first (504), or the body is malformed or ends early (400).
+    pub async fn read(
+        mut self,
+        limits: &BodyLimits,
+        header_bytes: usize,
+        deadline: Option<Instant>,
+    ) -> Result<Chunks, RequestError> {
+        let started = Instant::now();
+        let latest = started + limits.timeout;
+        let end = deadline.map_or(latest, |deadline| deadline.min(latest));
+        let received = AtomicUsize::new(0);
+        let read = {
+            let mut collecting = std::pin::pin!(self.collect(limits, header_bytes, &received));
+            let next_check = |now: Instant| (now + DRAINING_SILENCE).min(end).into();
+            let mut check = std::pin::pin!(tokio::time::sleep_until(next_check(started)));
+            let mut received_before = 0;
+            loop {
+                tokio::select! {
+                    biased;
+                    read = &mut collecting => break read,
+                    () = &mut check => {
+                        let (now, received) = (Instant::now(), received.load(Ordering::Relaxed));
+                        let is_silent = received == std::mem::replace(&mut received_before, received);
+                        if now >= end {
+                            break Err(late(limits, latest == end));
+                        } else if is_silent && limits.readiness.is_draining() {
+                            let message = "the server stops before the whole body has arrived; send the request again";
+                            break Err(RequestError::new(Code::SlowBody, message));
+                        }
+                        check.as_mut().reset(next_check(now));
+                    }
+                }
             }
+        };
+        if let Err(error) = &read
+            && matches!(error.code, Code::TooLarge | Code::QueueFull)
+        {
+            Box::pin(self.discard()).await;
         }
-    };
-    // After the timeout, the caller sends its answer although the body has not ended.
-    let _elapsed = tokio::time::timeout(DISCARD_TIMEOUT, drain).await;
+        read
+    }
+
+    /// Reads a whole body within the limits of size and memory. The caller limits the time. `received` is set to the
+    /// bytes so far.
+    async fn collect(
+        &mut self,
+        limits: &BodyLimits,
+        header_bytes: usize,
+        received: &AtomicUsize,
+    ) -> Result<Chunks, RequestError> {
+        let mut chunks = Chunks::new(limits.memory_budget.clone());
+        let mut gathered = BytesMut::new();
+        let no_memory = || {
+            let message = "other requests use all memory that is allowed for requests; retry in 1 s";
+            Err(RequestError::new(Code::QueueFull, message).retry_after(Duration::from_secs(1)))
+        };
+        if self.body.size_hint().lower() > limits.max_bytes as u64 {
+            return Err(too_large(limits));
+        }
+        if !chunks.memory.grow(REQUEST_BYTES + header_bytes) {
+            return no_memory();
+        }
+        while let Some(frame) = self.body.frame().await {
+            let frame = frame.map_err(|error| match is_chunk_too_large(&error) {
+                true => too_large(limits),
+                false => RequestError::new(Code::BadRequest, format!("the body is malformed or ended early: {error}")),
+            })?;
+            // A frame without data holds trailers, which are no part of the body.
+            let Ok(piece) = frame.into_data() else { continue };
+            if piece.len() > limits.max_bytes - chunks.len() {
+                return Err(too_large(limits));
+            }
+            if !chunks.push(piece, &mut gathered) {
+                return no_memory();
+            }
+            received.store(chunks.len(), Ordering::Relaxed);
+        }
+        chunks.flush(&mut gathered);
+        Ok(chunks)
+    }
+
+    /// Reads and throws away the rest of a refused body, if it is short: at most 1 MiB, and for at most 1 s. Does not
+    /// read a body for which the client waits to be asked.
+    pub async fn discard(mut self) {
+        if self.expects_continue || self.body.size_hint().lower() > DISCARD_BYTES as u64 {
+            return;
+        }
+        let drain = async {
+            let mut left = DISCARD_BYTES;
+            while let Some(Ok(frame)) = self.body.frame().await {
+                match left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
+                    Some(rest) => left = rest,
+                    None => break,
+                }
+            }
+        };
+        // After the timeout, the caller sends its answer although the body has not ended.
+        let _elapsed = tokio::time::timeout(DISCARD_TIMEOUT, drain).await;
+    }
+}
+
+/// The error for a body that has not arrived in time: within its own limit, or else before the request's deadline.
+fn late(limits: &BodyLimits, is_own_limit: bool) -> RequestError {
+    if is_own_limit {
+        let timeout = limits.timeout.as_secs_f64();
+        RequestError::new(Code::SlowBody, format!("the body did not arrive within {timeout} s (--body-timeout)"))
+    } else {
+        RequestError::new(Code::DeadlineExceeded, "the deadline passed before the whole body had arrived")
+    }
+}
+
+fn too_large(limits: &BodyLimits) -> RequestError {
+    let max = limits.max_bytes;
+    let message = format!("the body is over the limit of {max} bytes (--max-body-bytes); send a smaller image");
+    RequestError::new(Code::TooLarge, message)
+}
+
+/// Whether the connection's stream found a chunk that is larger than the largest body.
+fn is_chunk_too_large(error: &hyper::Error) -> bool {
+    let io = error.source().and_then(|source| source.downcast_ref::<std::io::Error>());
+    io.and_then(std::io::Error::get_ref).is_some_and(|inner| inner.is::<ChunkTooLarge>())
 }
 
 #[cfg(test)]
@@ -245,5 +373,17 @@ mod tests {
         assert!(second.push(vec![0; 8].into(), &mut BytesMut::new()));
         drop(second);
         assert_eq!(memory_budget.left.load(Ordering::Relaxed), 10);
+    }
+
+    #[test]
+    fn a_reservation_takes_and_returns_only_the_difference() {
+        let budget = MemoryBudget::new(10);
+        let mut reservation = Reservation::empty(budget.clone());
+        for (bytes, has_room, left) in [(4, true, 6), (4, true, 6), (11, false, 6), (10, true, 0), (3, true, 7)] {
+            assert_eq!(reservation.resize(bytes), has_room, "{bytes}");
+            assert_eq!(budget.left.load(Ordering::Relaxed), left, "{bytes}");
+        }
+        drop(reservation);
+        assert_eq!(budget.left.load(Ordering::Relaxed), 10);
     }
 }

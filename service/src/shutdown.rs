@@ -1,10 +1,12 @@
-//! The reasons for this process to stop: SIGTERM, SIGINT, or the end of its parent process.
+//! The reasons for this process to stop: SIGTERM, SIGINT, or the end of its parent process. A second signal ends the
+//! process at once.
 
 use std::io::Read;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
-/// Resolves with the reason when this process should drain and exit.
+/// Resolves with the reason when this process should drain and exit. A signal after that ends the process at once, with
+/// the status that a shell gives a program that the signal has killed (128 plus the signal's number).
 ///
 /// With `exit_with_parent`, standard input must be a pipe whose other end only the parent process holds. The system
 /// closes the pipe when the parent ends, even by SIGKILL, so this process cannot outlive its parent.
@@ -24,11 +26,24 @@ pub async fn requested(exit_with_parent: bool) -> std::io::Result<&'static str> 
             None => std::future::pending().await,
         }
     };
-    Ok(tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
+    let reason = tokio::select! {
+        (reason, _) = next_signal(&mut terminate, &mut interrupt) => reason,
         () = parent_has_ended => "the parent process has ended",
-    })
+    };
+    tokio::spawn(async move {
+        let (name, kind) = next_signal(&mut terminate, &mut interrupt).await;
+        tracing::warn!("{name} while the process stops already; it ends at once");
+        std::process::exit(128 + kind.as_raw_value());
+    });
+    Ok(reason)
+}
+
+/// Waits for SIGTERM or SIGINT. Returns its name and its kind.
+async fn next_signal(terminate: &mut Signal, interrupt: &mut Signal) -> (&'static str, SignalKind) {
+    tokio::select! {
+        _ = terminate.recv() => ("SIGTERM", SignalKind::terminate()),
+        _ = interrupt.recv() => ("SIGINT", SignalKind::interrupt()),
+    }
 }
 
 /// Starts a thread that drops the channel's sender when standard input reaches its end.

@@ -1,5 +1,5 @@
-//! The identifiers of a request, `x-request-id` and the W3C `traceparent`. Well-formed identifiers
-//! of the client are kept, and others are replaced. Writes no logs and sends no spans.
+//! The identifiers of a request: `x-request-id`, and the W3C trace context (`traceparent` and `tracestate`). Well-formed
+//! identifiers of the client are kept, and others are replaced. Writes no logs and sends no spans.
 
 use crate::headers::deep_copy;
 use crate::wire::header;
@@ -14,7 +14,15 @@ pub struct TraceContext {
     request_id: Id<u64>,
     /// The numbers are the upper and the lower half of the trace id, and the span id.
     traceparent: Id<[u64; 3]>,
+    /// Boxed, because most requests have none.
+    tracestate: Option<Box<HeaderValue>>,
 }
+
+/// The most bytes of `tracestate` that are kept. W3C Trace Context, 3.3.1.5, asks for at least 512.
+const MAX_TRACESTATE_BYTES: usize = 512;
+
+/// The most members of `tracestate` (W3C Trace Context, 3.3.1.1).
+const MAX_TRACESTATE_MEMBERS: usize = 32;
 
 /// An identifier of a request. `N` is the form of one that is made here.
 #[derive(Debug, Clone)]
@@ -36,18 +44,30 @@ pub struct ServerSpan {
     pub span_id: u64,
 }
 
+impl<N> Id<N> {
+    /// The value of the client's header; `None` if the identifier was made here.
+    fn received(&self) -> Option<&HeaderValue> {
+        match self {
+            Self::Received(value) => Some(value),
+            Self::Generated(_) => None,
+        }
+    }
+}
+
 impl TraceContext {
     /// Takes each identifier from `headers`, or makes one. An `x-request-id` is accepted if it has 1 to 128 visible
-    /// ASCII characters, and a `traceparent` if it has the form of version 00 of W3C Trace Context.
+    /// ASCII characters, and a `traceparent` if it has the form of W3C Trace Context. One of a version after 00 becomes
+    /// one of version 00. A `tracestate` is kept only with a `traceparent` that is accepted.
     pub fn from_headers(headers: &HeaderMap) -> Self {
         let request_id = headers.get(header::REQUEST_ID).filter(|id| is_request_id(id.as_bytes()));
-        let traceparent = headers.get(header::TRACEPARENT).filter(|parent| is_traceparent(parent.as_bytes()));
+        let traceparent = headers.get(header::TRACEPARENT).and_then(|parent| accepted_traceparent(parent.as_bytes()));
         Self {
             request_id: request_id.map_or_else(|| Id::Generated(rand::random()), |id| Id::Received(deep_copy(id))),
+            tracestate: traceparent.as_ref().and_then(|_| tracestate(headers)).map(Box::new),
             traceparent: traceparent.map_or_else(
                 // W3C Trace Context forbids a trace id and a span id that are zero.
                 || Id::Generated([rand::random(), random_id(), random_id()]),
-                |parent| Id::Received(deep_copy(parent)),
+                Id::Received,
             ),
         }
     }
@@ -76,15 +96,24 @@ impl TraceContext {
         Some(span)
     }
 
+    /// The bytes of the headers that are kept.
+    pub fn header_bytes(&self) -> usize {
+        let received = [self.request_id.received(), self.traceparent.received(), self.tracestate.as_deref()];
+        received.into_iter().flatten().map(HeaderValue::len).sum()
+    }
+
     /// The request id as text. Error bodies contain it.
     pub fn request_id(&self) -> String {
         String::from_utf8_lossy(self.request_id_value().as_bytes()).into_owned()
     }
 
-    /// Writes both identifiers into the headers of a forwarded request or of an answer.
+    /// Writes the identifiers into the headers of a forwarded request or of an answer.
     pub fn write(&self, headers: &mut HeaderMap) {
         headers.insert(header::REQUEST_ID, self.request_id_value());
         headers.insert(header::TRACEPARENT, self.traceparent_value());
+        if let Some(tracestate) = &self.tracestate {
+            headers.insert(header::TRACESTATE, (**tracestate).clone());
+        }
     }
 
     /// Passes the name and the value of the header of each identifier to `take`, without allocating memory.
@@ -96,6 +125,9 @@ impl TraceContext {
         match &self.traceparent {
             Id::Received(parent) => take(header::TRACEPARENT, parent.as_bytes()),
             Id::Generated(numbers) => take(header::TRACEPARENT, &traceparent(*numbers)),
+        }
+        if let Some(tracestate) = &self.tracestate {
+            take(header::TRACESTATE, tracestate.as_bytes());
         }
     }
 
@@ -130,7 +162,7 @@ fn traceparent([high, low, span]: [u64; 3]) -> [u8; 55] {
 }
 
 fn header_value(text: &[u8]) -> HeaderValue {
-    HeaderValue::from_bytes(text).expect("hexadecimal digits and dashes are valid in a header")
+    HeaderValue::from_bytes(text).expect("all texts that are written here are visible ASCII")
 }
 
 /// `value` as 16 hexadecimal digits. `format!` takes twenty times as long, and this runs for every request.
@@ -147,14 +179,51 @@ fn is_request_id(id: &[u8]) -> bool {
     (1..=128).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
 }
 
-/// Whether `text` has the form `00-<32 hex>-<16 hex>-<2 hex>`, and neither trace id nor span id is zero.
-fn is_traceparent(text: &[u8]) -> bool {
-    let parts: Vec<&[u8]> = text.split(|&byte| byte == b'-').collect();
-    let hex = |part: &[u8]| part.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    matches!(parts[..], [b"00", trace, span, flags]
-        if [trace.len(), span.len(), flags.len()] == [32, 16, 2]
-            && [trace, span, flags].into_iter().all(hex)
-            && [trace, span].iter().all(|part| part.iter().any(|&byte| byte != b'0')))
+/// The bytes of `00-<32 hex>-<16 hex>-<2 hex>`, the form of version 00.
+const TRACEPARENT_BYTES: usize = 55;
+
+/// The `traceparent` of version 00 for the one that the client sent; `None` if that is malformed. A later version may
+/// have more fields, and only the flag `sampled` is known to have the same meaning (W3C Trace Context, 2.2.5 and 4).
+fn accepted_traceparent(text: &[u8]) -> Option<HeaderValue> {
+    let (known, rest) = text.split_at_checked(TRACEPARENT_BYTES)?;
+    let parts: Vec<&[u8]> = known.split(|&byte| byte == b'-').collect();
+    let is_hex = |part: &[u8]| part.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let [version, trace, span, flags] = parts[..] else { return None };
+    let is_well_formed = [version.len(), trace.len(), span.len(), flags.len()] == [2, 32, 16, 2]
+        && parts.iter().all(|part| is_hex(part))
+        && [trace, span].iter().all(|part| part.iter().any(|&byte| byte != b'0'));
+    match version {
+        _ if !is_well_formed => None,
+        b"00" => rest.is_empty().then(|| header_value(known)),
+        b"ff" => None,
+        _ if !rest.is_empty() && rest[0] != b'-' => None,
+        _ => {
+            let is_sampled = u8::from_str_radix(std::str::from_utf8(flags).ok()?, 16).ok()? & 1 == 1;
+            let mut parent = known.to_vec();
+            parent[..2].copy_from_slice(b"00");
+            parent[TRACEPARENT_BYTES - 2..].copy_from_slice(if is_sampled { b"01" } else { b"00" });
+            Some(header_value(&parent))
+        }
+    }
+}
+
+/// The client's `tracestate`, which may come in several headers; `None` if it is absent, empty or no visible ASCII. Of a
+/// longer one, the first members are kept, because the latest system writes the first (W3C Trace Context, 3.5).
+fn tracestate(headers: &HeaderMap) -> Option<HeaderValue> {
+    let mut kept = String::new();
+    let lines = headers.get_all(header::TRACESTATE).iter().map(|line| line.to_str());
+    let members = lines.collect::<Result<Vec<_>, _>>().ok()?;
+    let members = members.iter().flat_map(|line| line.split(',')).map(str::trim).filter(|member| !member.is_empty());
+    for member in members.take(MAX_TRACESTATE_MEMBERS) {
+        if kept.len() + 1 + member.len() > MAX_TRACESTATE_BYTES + 1 {
+            break;
+        }
+        if !kept.is_empty() {
+            kept.push(',');
+        }
+        kept.push_str(member);
+    }
+    (!kept.is_empty()).then(|| header_value(kept.as_bytes()))
 }
 
 #[cfg(test)]
@@ -189,7 +258,7 @@ mod tests {
         assert_eq!(passed, written[0]);
         assert_eq!(written[0][header::REQUEST_ID], trace.request_id());
         assert!(is_request_id(written[0][header::REQUEST_ID].as_bytes()));
-        assert!(is_traceparent(written[0][header::TRACEPARENT].as_bytes()), "{written:?}");
+        assert!(accepted_traceparent(written[0][header::TRACEPARENT].as_bytes()).is_some(), "{written:?}");
     }
 
     #[test]
@@ -214,7 +283,7 @@ mod tests {
         assert_eq!(span.parent_id, None);
         let text = before.to_str().expect("ASCII").strip_suffix("00").expect("not sampled").to_owned();
         assert_eq!(trace.traceparent_value(), text + "01");
-        assert!(is_traceparent(trace.traceparent_value().as_bytes()));
+        assert!(accepted_traceparent(trace.traceparent_value().as_bytes()).is_some());
     }
 
     #[test]
@@ -231,7 +300,60 @@ mod tests {
             "00-4BF92F3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
         ] {
             let generated = received(header::TRACEPARENT, bad).traceparent_value();
-            assert!(generated != bad && is_traceparent(generated.as_bytes()), "{bad} became {generated:?}");
+            assert!(
+                generated != bad && accepted_traceparent(generated.as_bytes()).is_some(),
+                "{bad} became {generated:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_later_version_of_the_trace_context_is_read_as_version_00() {
+        let [trace, span] = ["4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"];
+        for (given, expected) in [
+            (format!("00-{trace}-{span}-ff"), Some(format!("00-{trace}-{span}-ff"))),
+            (format!("00-{trace}-{span}-01-more"), None),
+            (format!("01-{trace}-{span}-01"), Some(format!("00-{trace}-{span}-01"))),
+            (format!("cc-{trace}-{span}-03-what-the-future-will-be"), Some(format!("00-{trace}-{span}-01"))),
+            (format!("cc-{trace}-{span}-02-"), Some(format!("00-{trace}-{span}-00"))),
+            (format!("cc-{trace}-{span}-01.more"), None),
+            (format!("ff-{trace}-{span}-01"), None),
+            (format!("0g-{trace}-{span}-01"), None),
+            (format!("01-{trace}-{span}"), None),
+        ] {
+            let accepted = accepted_traceparent(given.as_bytes());
+            assert_eq!(
+                accepted.as_ref().map(HeaderValue::as_bytes),
+                expected.as_ref().map(String::as_bytes),
+                "{given}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_trace_state_is_kept_with_its_trace_context_and_has_a_bound() {
+        let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let long = format!("a={}", "x".repeat(300));
+        let many = (0..40).map(|number| format!("k{number}=1")).collect::<Vec<_>>();
+        for (parent, lines, expected) in [
+            (parent, vec!["rojo=1, congo=t61"], Some("rojo=1,congo=t61".to_owned())),
+            (parent, vec!["rojo=1,", "congo=2"], Some("rojo=1,congo=2".to_owned())),
+            (parent, vec![&*long, &*long], Some(long.clone())),
+            (parent, vec![&*many.join(",")], Some(many[..32].join(","))),
+            (parent, vec![""], None),
+            (parent, vec![], None),
+            ("00-malformed", vec!["rojo=1"], None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::TRACEPARENT, HeaderValue::from_str(parent).expect("a header value"));
+            for line in &lines {
+                headers.append(header::TRACESTATE, HeaderValue::from_str(line).expect("a header value"));
+            }
+            let (trace, mut written) = (TraceContext::from_headers(&headers), HeaderMap::new());
+            trace.write(&mut written);
+            let kept = written.get(header::TRACESTATE).map(|value| value.to_str().expect("ASCII").to_owned());
+            assert_eq!(kept, expected, "{lines:?}");
+            assert!(trace.header_bytes() <= 55 + MAX_TRACESTATE_BYTES);
         }
     }
 }

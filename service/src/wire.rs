@@ -32,6 +32,8 @@ pub mod header {
     /// The W3C trace context of a request. The client sends it, or the first program that receives the request makes
     /// it. The dispatcher forwards it to the replica. Answers have it in their headers.
     pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+    /// The data that tracing systems add to [`TRACEPARENT`]. Kept only together with the client's trace context.
+    pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 }
 
 /// Metric names that cross a process boundary: one program exports them, and another reads them.

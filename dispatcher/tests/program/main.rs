@@ -1,6 +1,7 @@
 //! Tests of the dispatcher's program, which runs as a process. They are one test program: five would each compile the
 //! HTTP client and the stub replica again.
 
+mod connections;
 mod faults;
 mod inference_protocol;
 mod kubernetes;

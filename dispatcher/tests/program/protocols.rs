@@ -32,13 +32,13 @@ fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|index| (index * 31 % 251) as u8).collect()
 }
 
-fn write(folder: &TempDir, name: &str, content: &str) -> PathBuf {
+pub(crate) fn write(folder: &TempDir, name: &str, content: &str) -> PathBuf {
     let path = folder.path().join(name);
     std::fs::write(&path, content).expect("the temporary folder is writable");
     path
 }
 
-fn flag(name: &str, path: &Path) -> String {
+pub(crate) fn flag(name: &str, path: &Path) -> String {
     format!("--{name}={}", path.display())
 }
 
@@ -192,7 +192,7 @@ where
     }
 }
 
-fn image_request(host: &str, body: impl Into<Bytes>) -> Request<Full<Bytes>> {
+pub(crate) fn image_request(host: &str, body: impl Into<Bytes>) -> Request<Full<Bytes>> {
     let request = Request::post(format!("http://{host}/predict")).header("host", host);
     request.body(Full::new(body.into())).expect("the request is well formed")
 }
@@ -231,21 +231,21 @@ async fn a_hundred_requests_share_an_http2_connection() {
 }
 
 /// A self-signed certificate and its key.
-struct Identity {
+pub(crate) struct Identity {
     certificate: CertificateDer<'static>,
     chain: String,
     key: String,
 }
 
 impl Identity {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let made =
             rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate can be generated");
         Self { certificate: made.cert.der().clone(), chain: made.cert.pem(), key: made.signing_key.serialize_pem() }
     }
 
     /// Writes certificate and key to two files, and returns the flags that name them.
-    fn install(&self, folder: &TempDir) -> [String; 2] {
+    pub(crate) fn install(&self, folder: &TempDir) -> [String; 2] {
         [
             flag("tls-certificate", &write(folder, "chain.pem", &self.chain)),
             flag("tls-key", &write(folder, "key.pem", &self.key)),
@@ -254,7 +254,11 @@ impl Identity {
 }
 
 /// Opens a TLS connection. The client trusts the certificates in `trusted` and offers `protocols`.
-async fn handshake(address: &str, trusted: &[&Identity], protocols: &[&str]) -> std::io::Result<TlsStream<TcpStream>> {
+pub(crate) async fn handshake(
+    address: &str,
+    trusted: &[&Identity],
+    protocols: &[&str],
+) -> std::io::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     for identity in trusted {
         roots.add(identity.certificate.clone()).expect("the certificate is valid");
@@ -488,21 +492,22 @@ async fn replicas_are_found_by_host_name() {
 #[tokio::test]
 async fn bodies_that_are_still_arriving_count_towards_queue_bytes() {
     let stub = StubReplica::start(StubBehavior::Prompt).await;
-    let flags = ["--queue-bytes=1000", "--max-body-bytes=1000", "--body-timeout=60s", "--deadline=60s"];
+    let limits = ["--queue-bytes=20000", "--max-body-bytes=9000", "--max-header-bytes=1024"];
+    let flags = [&limits[..], &["--body-timeout=60s", "--deadline=60s"]].concat();
     let dispatcher = RunningDispatcher::start(&stub::static_list(&[&stub]), &flags).await;
     let mut slow = Vec::new();
     for _ in 0..2 {
         let mut stream = dispatcher.program.connect().await;
         stream
-            .write_all(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n")
+            .write_all(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n")
             .await
             .expect("the connection is open");
-        stream.write_all(&[0; 400]).await.expect("the connection is open");
+        stream.write_all(&[0; 4000]).await.expect("the connection is open");
         slow.push(stream);
     }
     let until = async |status: u16| {
         for _ in 0..1000 {
-            let reply = dispatcher.post_body(&[], vec![0; 300]).await;
+            let reply = dispatcher.post_body(&[], vec![0; 6500]).await;
             if reply.status == status {
                 return reply;
             }
@@ -514,10 +519,214 @@ async fn bodies_that_are_still_arriving_count_towards_queue_bytes() {
     assert_eq!(refused.status_and_code(), (503, "queue_full"));
     assert!(refused.has_retry_after(), "{refused:?}");
     assert!(dispatcher.metric("dispatcher_shed_total{reason=\"bytes\"}").await >= 1.0);
-    assert_eq!(dispatcher.post_body(&[], vec![0; 100]).await.status, 200, "there is room for a small body");
+    assert_eq!(dispatcher.post_body(&[], vec![0; 1000]).await.status, 200, "there is room for a small body");
     drop(slow);
     until(200).await;
-    assert_eq!(dispatcher.post_body(&[], vec![0; 1000]).await.status, 200, "all bytes are free again");
+    assert_eq!(dispatcher.post_body(&[], vec![0; 9000]).await.status, 200, "all bytes are free again");
+}
+
+#[tokio::test]
+async fn headers_that_are_kept_count_towards_queue_bytes() {
+    let gate = Arc::new(Semaphore::new(0));
+    let stub = StubReplica::start(StubBehavior::Gated(gate.clone())).await;
+    let flags = ["--queue-bytes=50000", "--max-body-bytes=1000", "--deadline=60s"];
+    let dispatcher = Arc::new(RunningDispatcher::start(&stub::static_list(&[&stub]), &flags).await);
+    let long = format!("image/jpeg; note={}", "b".repeat(12 << 10));
+    let send = || {
+        let (dispatcher, long) = (dispatcher.clone(), long.clone());
+        tokio::spawn(async move { dispatcher.post(&[("content-type", &long)]).await })
+    };
+    let held: Vec<_> = (0..3).map(|_| send()).collect();
+    stub.until_calls(1).await;
+    dispatcher.until_waiting(2).await;
+    let refused = send().await.expect("the task does not panic");
+    assert_eq!(refused.status_and_code(), (503, "queue_full"), "three requests hold 36 KiB of headers");
+    gate.add_permits(4);
+    for request in held {
+        assert_eq!(request.await.expect("the task does not panic").status, 200);
+    }
+    assert_eq!(send().await.expect("the task does not panic").status, 200, "all bytes are free again");
+}
+
+/// Sends `bytes` over a new connection and reads until `enough` accepts what has arrived, or the connection is closed.
+async fn answer_until(address: &str, bytes: &[u8], enough: impl Fn(&str) -> bool) -> String {
+    let mut stream = TcpStream::connect(address).await.expect("the dispatcher listens");
+    stream.write_all(bytes).await.expect("the connection is open");
+    let (mut answer, mut piece) = (Vec::new(), [0; 4096]);
+    while !enough(&String::from_utf8_lossy(&answer)) {
+        let read = tokio::time::timeout(WAIT_LIMIT, stream.read(&mut piece)).await;
+        let read = read.unwrap_or_else(|_| panic!("{} has no answer", String::from_utf8_lossy(bytes)));
+        match read.expect("the connection is not reset") {
+            0 => break,
+            count => answer.extend_from_slice(&piece[..count]),
+        }
+    }
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn a_refused_client_that_asks_to_continue_is_not_told_to() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let stub = StubReplica::start(StubBehavior::Prompt).await;
+    let token = flag("token-file", &write(&folder, "token", "right"));
+    let flags = [&*token, "--max-body-bytes=1000000"];
+    let dispatcher = RunningDispatcher::start(&stub::static_list(&[&stub]), &flags).await;
+    let right = "Authorization: Bearer right\r\n";
+    for (line, headers, length, status) in [
+        ("POST /predict", "", 100, "401"),
+        ("POST /predict", &*format!("{right}Content-Type: text/plain\r\n"), 100, "415"),
+        ("POST /predict", &format!("{right}x-request-timeout-ms: soon\r\n"), 100, "400"),
+        ("POST /predict", right, 50_000_000, "413"),
+        ("POST /metrics", "", 100, "405"),
+        ("PUT /nowhere", "", 100, "404"),
+    ] {
+        let head =
+            format!("{line} HTTP/1.1\r\nHost: x\r\n{headers}Expect: 100-continue\r\nContent-Length: {length}\r\n\r\n");
+        let since = Instant::now();
+        let answer = answer_until(&dispatcher.program.address, head.as_bytes(), |answer| answer.ends_with('}')).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{line} {headers}: {answer}");
+        assert!(answer.to_lowercase().contains("connection: close"), "{answer}");
+        assert!(since.elapsed() < Duration::from_millis(900), "{line}: {:?}", since.elapsed());
+    }
+    let head = format!("POST /predict HTTP/1.1\r\nHost: x\r\n{right}Expect: 100-continue\r\nContent-Length: 5\r\n\r\n");
+    let answer =
+        answer_until(&dispatcher.program.address, head.as_bytes(), |answer| answer.ends_with("\r\n\r\n")).await;
+    assert!(answer.starts_with("HTTP/1.1 100"), "a client whose head is right continues: {answer}");
+    assert_eq!(stub.calls(), 0);
+}
+
+#[tokio::test]
+async fn a_client_of_a_short_refused_body_keeps_its_connection() {
+    let dispatcher = Program::start(&["--replicas=static:127.0.0.1:1", "--log=error"], &[]).await;
+    let body = "x".repeat(100_000);
+    let head = "POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\n";
+    let request = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
+    let twice = request.repeat(2);
+    let both = |answer: &str| answer.matches("HTTP/1.1 415").count() == 2;
+    let answer = answer_until(&dispatcher.address, twice.as_bytes(), both).await;
+    assert!(both(&answer), "{answer}");
+}
+
+#[tokio::test]
+async fn requests_whose_end_is_ambiguous_are_refused() {
+    let stub = StubReplica::start(StubBehavior::Prompt).await;
+    let dispatcher = RunningDispatcher::start(&stub::static_list(&[&stub]), &[]).await;
+    let good = "POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nimage";
+    let smuggled = "0\r\n\r\nGET /livez HTTP/1.1\r\nHost: x\r\n\r\n";
+    for headers in [
+        "Content-Length: 5\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\r\nContent-Length: 5",
+        "TRANSFER-encoding: chunked\r\nX: y\r\ncontent-LENGTH: 5",
+        "Content-Length: 5\r\nContent-Length: 6",
+        "Content-Length: 5, 6",
+        "Content-Length: +5",
+        "Content-Length: 0x5",
+        "Content-Length: 18446744073709551617",
+        "Content-Length : 5",
+        "Content-Length: 5\r\n Transfer-Encoding: chunked",
+        "X: y\r\n folded",
+        "X: y\rTransfer-Encoding: chunked",
+        "X: \u{0}",
+        "no colon",
+        "Transfer-Encoding: identity",
+        "Transfer-Encoding: gzip, chunked",
+        "Transfer-Encoding: chunked, identity",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: xchunked",
+        "Transfer-Encoding: \u{b}chunked",
+    ] {
+        let bad = format!("POST /predict HTTP/1.1\r\nHost: x\r\n{headers}\r\n\r\n{smuggled}");
+        for (before, bytes) in [(0, bad.clone()), (1, format!("{good}{bad}"))] {
+            let answer = answer_until(&dispatcher.program.address, bytes.as_bytes(), |_| false).await;
+            let statuses: Vec<&str> = answer.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]).collect();
+            let expected = [&["200"][..before], &["400"]].concat();
+            assert_eq!(statuses, expected, "{headers:?}: {answer}");
+        }
+    }
+    // HTTP/1.0 has no transfer codings.
+    let old = "POST /predict HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+    let answer = answer_until(&dispatcher.program.address, old.as_bytes(), |_| false).await;
+    assert!(answer.contains(" 400 "), "{answer}");
+    for received in stub.received() {
+        assert_eq!(received.body, "image", "no replica receives a refused request");
+    }
+}
+
+#[tokio::test]
+async fn a_chunk_that_is_larger_than_the_largest_body_is_refused_at_once() {
+    let stub = StubReplica::start(StubBehavior::Prompt).await;
+    let flags = ["--body-timeout=60s", "--deadline=60s"];
+    let dispatcher = RunningDispatcher::start(&stub::static_list(&[&stub]), &flags).await;
+    let head = "POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+    for (body, status) in [
+        ("FFFFFFFFFFFFFFFF\r\nx", "413"),
+        ("7fffffffffffffff;name=value\r\nx", "413"),
+        ("FFFFFFFFFFFFFFFFF\r\nx", "413"),
+        ("3\r\nabc\r\n1400001\r\nx", "413"),
+        ("3\r\nabcX", "400"),
+        ("g\r\n", "400"),
+        ("-1\r\n", "400"),
+        ("3\nabc", "400"),
+    ] {
+        let since = Instant::now();
+        let answer = answer_until(&dispatcher.program.address, format!("{head}{body}").as_bytes(), |answer| {
+            answer.ends_with('}')
+        })
+        .await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{body:?}: {answer}");
+        assert!(since.elapsed() < Duration::from_secs(2), "{body:?}: {:?}", since.elapsed());
+    }
+    assert_eq!(stub.calls(), 0);
+}
+
+#[tokio::test]
+async fn a_slow_upload_is_neither_late_nor_a_slow_service() {
+    let stub = StubReplica::start(StubBehavior::Prompt).await;
+    let flags = ["--objective=200ms", "--deadline=400ms", "--body-timeout=1500ms"];
+    let dispatcher = RunningDispatcher::start(&stub::static_list(&[&stub]), &flags).await;
+    dispatcher.until_states(&["ready"]).await;
+    let head = |more: &str| format!("POST /predict HTTP/1.1\r\nHost: x\r\n{more}Content-Length: 5\r\n\r\nim");
+    for more in ["", "x-request-timeout-ms: 300\r\n"] {
+        let mut stream = dispatcher.program.connect().await;
+        stream.write_all(head(more).as_bytes()).await.expect("the connection is open");
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        stream.write_all(b"age").await.expect("the connection is open");
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.expect("the dispatcher answers");
+        assert_eq!(&answer, b"HTTP/1.1 200", "{more}");
+        let received = stub.received().pop().expect("the replica has the request");
+        let waited: f64 = received.headers["x-request-queue-ms"].to_str().expect("ASCII").parse().expect("a number");
+        assert!(waited < 200.0, "the request waited {waited} ms in the queue");
+    }
+    let answer = answer_until(&dispatcher.program.address, head("").as_bytes(), |answer| answer.ends_with('}')).await;
+    assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("slow_body"), "{answer}");
+    assert!(dispatcher.metric("dispatcher_request_duration_seconds_sum").await < 0.4);
+    assert_eq!(dispatcher.metric("dispatcher_upload_duration_seconds_count").await, 2.0);
+    assert!(dispatcher.metric("dispatcher_upload_duration_seconds_sum").await >= 1.2);
+}
+
+#[tokio::test]
+async fn a_trace_state_is_forwarded_and_echoed() {
+    let stub = StubReplica::start(StubBehavior::Prompt).await;
+    let dispatcher = RunningDispatcher::start(&stub::static_list(&[&stub]), &[]).await;
+    let fields = "4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7";
+    for (parent, echoed_parent, state, echoed_state) in [
+        (format!("00-{fields}-01"), Some(format!("00-{fields}-01")), "rojo=1,congo=2", Some("rojo=1,congo=2")),
+        (format!("42-{fields}-01-new"), Some(format!("00-{fields}-01")), "rojo=1", Some("rojo=1")),
+        (format!("ff-{fields}-01"), None, "rojo=1", None),
+    ] {
+        let request = Request::post(format!("http://{}/predict", dispatcher.program.address))
+            .header("traceparent", &parent)
+            .header("tracestate", state);
+        let request = request.body(Full::from("image")).expect("the request is well formed");
+        let response = dispatcher.client.request(request).await.expect("the dispatcher answers");
+        let received = stub.received().pop().expect("the replica has the request");
+        for headers in [response.headers(), &received.headers] {
+            let of = |name: &str| headers.get(name).map(|value| value.to_str().expect("the header is ASCII"));
+            assert_eq!(of("tracestate"), echoed_state, "{parent}");
+            assert_eq!(of("traceparent") == echoed_parent.as_deref(), echoed_parent.is_some(), "{parent}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -622,25 +831,28 @@ async fn connections_that_have_sent_one_byte_use_no_processor_time() {
 }
 
 /// A frame of HTTP/2 (RFC 9113, section 4.1).
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u32).to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
 const DATA: u8 = 0;
-const HEADERS: u8 = 1;
+pub(crate) const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
+pub(crate) const SETTINGS: u8 = 4;
 const PING: u8 = 6;
-const GOAWAY: u8 = 7;
+pub(crate) const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub(crate) const END_STREAM: u8 = 1;
+pub(crate) const END_HEADERS: u8 = 4;
+
+/// The bytes with which a client begins HTTP/2 (RFC 9113, section 3.4).
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The header block of `POST http://x/predict` in HPACK (RFC 7541). Two fields are entries of the static table. The
 /// other two have the name of an entry and another value.
-const PREDICT: &[u8] = b"\x83\x86\x04\x08/predict\x01\x01x";
+pub(crate) const PREDICT: &[u8] = b"\x83\x86\x04\x08/predict\x01\x01x";
 
 /// Sends the frames of `round(0)` to `round(count - 1)` as fast as the server takes them. Stops early if the server
 /// closes the connection. Returns the error code of the server's GOAWAY frame; `None` if the server sends no such
@@ -661,7 +873,7 @@ async fn flood(address: &str, count: u32, round: impl Fn(u32) -> Vec<u8>) -> Opt
         }
         None
     });
-    let preface = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &frame(SETTINGS, 0, 0, &[])[..]].concat();
+    let preface = [PREFACE, &frame(SETTINGS, 0, 0, &[])[..]].concat();
     writer.write_all(&preface).await.expect("the connection is open");
     let writing = async {
         for number in 0..count {

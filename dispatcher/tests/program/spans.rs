@@ -76,7 +76,7 @@ async fn a_sampled_request_has_spans_that_continue_the_clients_trace_and_reach_t
     let parent = format!("00-{trace}-00f067aa0ba902b7-01");
     assert_eq!(dispatcher.post(&[]).await.status, 200, "this request is not sampled");
     assert_eq!(dispatcher.post(&[("traceparent", &parent), ("x-request-id", "order-7")]).await.status, 200);
-    let (service, spans) = collector.spans(3).await;
+    let (service, spans) = collector.spans(4).await;
     assert!(service.contains("dispatcher"), "{service}");
     let find = |name: &str| spans.iter().find(|span| span.name == name).unwrap_or_else(|| panic!("{name}: {spans:?}"));
     let (whole, queue, attempt) = (find("POST /predict"), find("queue"), find("attempt"));

@@ -1,0 +1,375 @@
+//! Tests of the limits of connections: clients that fall silent, send heads without an end, or do not read their answers.
+
+use crate::process::{Program, RunningDispatcher, WAIT_LIMIT};
+use crate::protocols::{
+    END_HEADERS, END_STREAM, GOAWAY, HEADERS, Identity, PREDICT, PREFACE, SETTINGS, frame, handshake,
+};
+use crate::stub::{self, StubBehavior, StubReplica};
+use futures_util::future::join_all;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::process::Command;
+use tokio::sync::Semaphore;
+
+/// A connection with or without TLS.
+trait Connection: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Connection for T {}
+
+/// The connection of a client that has sent something and falls silent.
+async fn silent_client(
+    address: &str,
+    identity: Option<&Identity>,
+    protocol: &str,
+    bytes: &[u8],
+) -> Box<dyn Connection> {
+    let mut stream: Box<dyn Connection> = match identity {
+        Some(identity) => {
+            Box::new(handshake(address, &[identity], &[protocol]).await.expect("the TLS handshake succeeds"))
+        }
+        None => Box::new(TcpStream::connect(address).await.expect("the dispatcher listens")),
+    };
+    stream.write_all(bytes).await.expect("the connection is open");
+    stream.flush().await.expect("the connection is open");
+    stream
+}
+
+/// The kinds of clients that fall silent without a request in progress: a name, whether TLS is used, the protocol that
+/// ALPN negotiates, and the bytes that the client sends.
+fn silent_kinds() -> Vec<(&'static str, bool, &'static str, Vec<u8>)> {
+    let settings = frame(SETTINGS, 0, 0, &[]);
+    let opened = [PREFACE, &settings].concat();
+    let head: &[u8] = b"GET /livez HTTP/1.1\r\nHost:";
+    let whole: &[u8] = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n";
+    vec![
+        ("no byte", false, "", vec![]),
+        ("a part of a head", false, "", head.to_vec()),
+        ("a head after a request", false, "", [whole, head].concat()),
+        ("a request", false, "", whole.to_vec()),
+        ("the letter P", false, "", b"P".to_vec()),
+        ("PRI", false, "", b"PRI".to_vec()),
+        ("a part of the preface", false, "", PREFACE[..20].to_vec()),
+        ("the preface", false, "", PREFACE.to_vec()),
+        ("preface and settings", false, "", opened.clone()),
+        ("a header block without an end", false, "", [&opened[..], &frame(HEADERS, 0, 1, PREDICT)].concat()),
+        ("TLS, no byte, HTTP/2", true, "h2", vec![]),
+        ("TLS, no byte, HTTP/1.1", true, "http/1.1", vec![]),
+        ("TLS, a part of the preface", true, "h2", PREFACE[..5].to_vec()),
+        ("TLS, preface and settings", true, "h2", opened),
+        ("TLS, a part of a head", true, "http/1.1", head.to_vec()),
+    ]
+}
+
+/// Reads until the connection is closed or reset. Returns the bytes.
+async fn read_to_end(stream: &mut (impl AsyncRead + Unpin + ?Sized)) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    // A reset is an end, too.
+    let _ended = tokio::time::timeout(WAIT_LIMIT, stream.read_to_end(&mut bytes)).await.expect("the connection ends");
+    bytes
+}
+
+#[tokio::test]
+async fn a_silent_connection_is_closed_in_every_state() {
+    let (folder, identity) = (tempfile::tempdir().expect("a temporary folder can be made"), Identity::new());
+    let limits = ["--replicas=static:127.0.0.1:1", "--log=error", "--header-timeout=400ms", "--idle-timeout=800ms"];
+    let [certificate, key] = identity.install(&folder);
+    let plain = Program::start(&limits, &[]).await;
+    let tls = Program::start(&[&limits[..], &[&certificate, &key]].concat(), &[]).await;
+    let clients = silent_kinds().into_iter().map(async |(name, has_tls, protocol, bytes)| {
+        let address = if has_tls { &tls.address } else { &plain.address };
+        let since = Instant::now();
+        let mut stream = silent_client(address, has_tls.then_some(&identity), protocol, &bytes).await;
+        read_to_end(&mut stream).await;
+        (name, since.elapsed())
+    });
+    let mut silent_handshake = TcpStream::connect(&tls.address).await.expect("the dispatcher listens");
+    let since = Instant::now();
+    for (name, time) in join_all(clients).await {
+        // A connection is retired after at most 1.2 times its limit, and then has a second to close.
+        assert!(
+            (Duration::from_millis(300)..Duration::from_secs(4)).contains(&time),
+            "{name} was closed after {time:?}"
+        );
+    }
+    read_to_end(&mut silent_handshake).await;
+    assert!(since.elapsed() < Duration::from_secs(4), "a TLS handshake has a limit, too");
+}
+
+/// Waits until the program has ended. Returns the time since `since`.
+async fn until_ended(mut program: Program, since: Instant) -> Duration {
+    tokio::time::timeout(WAIT_LIMIT, program.child.wait()).await.expect("the program ends").expect("it is a child");
+    since.elapsed()
+}
+
+#[tokio::test]
+async fn a_drain_waits_for_no_silent_connection() {
+    let (folder, identity) = (tempfile::tempdir().expect("a temporary folder can be made"), Identity::new());
+    let [certificate, key] = identity.install(&folder);
+    let slow = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nx".to_vec();
+    let opened = [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat();
+    let slow2 = [&opened[..], &frame(HEADERS, END_HEADERS, 1, PREDICT)].concat();
+    let kinds = [
+        silent_kinds(),
+        vec![
+            ("a part of a body", false, "", slow.clone()),
+            ("TLS, a part of a body", true, "http/1.1", slow),
+            ("a part of a body on HTTP/2", false, "", slow2),
+        ],
+    ]
+    .concat();
+    let identity = &identity;
+    let drained = kinds.into_iter().map(async |(name, has_tls, protocol, bytes)| {
+        let times = ["--grace=60s", "--body-timeout=60s", "--deadline=60s"];
+        let mut flags = [&["--replicas=static:127.0.0.1:1", "--log=error"][..], &times].concat();
+        if has_tls {
+            flags.extend([&*certificate, &*key]);
+        }
+        let program = Program::start(&flags, &[]).await;
+        let mut held = Vec::new();
+        for _ in 0..3 {
+            held.push(silent_client(&program.address, has_tls.then_some(identity), protocol, &bytes).await);
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        program.signal("TERM").await;
+        (name, until_ended(program, Instant::now()).await)
+    });
+    for (name, time) in join_all(drained).await {
+        assert!(time < Duration::from_millis(3500), "a client with {name} delayed the end by {time:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_the_process_at_once() {
+    for (signal, code) in [("TERM", 143), ("INT", 130)] {
+        let gate = Arc::new(Semaphore::new(0));
+        let stub = StubReplica::start(StubBehavior::Gated(gate.clone())).await;
+        let flags = ["--grace=60s", "--deadline=60s"];
+        let RunningDispatcher { mut program, .. } =
+            RunningDispatcher::start(&stub::static_list(&[&stub]), &flags).await;
+        let mut stream = program.connect().await;
+        let request = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nimage";
+        stream.write_all(request).await.expect("the connection is open");
+        stub.until_calls(1).await;
+        program.signal("TERM").await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert!(program.child.try_wait().expect("it is a child").is_none(), "the program waits for the answer");
+        program.signal(signal).await;
+        let ended = tokio::time::timeout(Duration::from_secs(2), program.child.wait()).await;
+        let status = ended.expect("the program ends at once").expect("it is a child");
+        assert_eq!(status.code(), Some(code), "{signal}");
+    }
+}
+
+/// Sends `GET /livez` and reads the answer.
+async fn livez(stream: &mut TcpStream) -> std::io::Result<String> {
+    stream.write_all(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n").await?;
+    let mut answer = vec![0; 4096];
+    let length = stream.read(&mut answer).await?;
+    Ok(String::from_utf8_lossy(&answer[..length]).to_ascii_lowercase())
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_kept_for_longer_than_a_head_may_take() {
+    let flags = ["--replicas=static:127.0.0.1:1", "--header-timeout=200ms", "--idle-timeout=1s"];
+    let program = Program::start(&flags, &[]).await;
+    let mut stream = program.connect().await;
+    for _ in 0..3 {
+        assert!(livez(&mut stream).await.expect("the connection is open").starts_with("http/1.1 200"));
+        tokio::time::sleep(Duration::from_millis(700)).await;
+    }
+    let since = Instant::now();
+    assert_eq!(stream.read(&mut [0; 1]).await.expect("the connection is not reset"), 0);
+    // The limit counts from the last answer, 700 ms ago, and jitter adds up to 200 ms.
+    let time = since.elapsed() + Duration::from_millis(700);
+    assert!((Duration::from_millis(950)..Duration::from_secs(2)).contains(&time), "closed after {time:?}");
+}
+
+/// Opens a connection whose client can receive few bytes that it has not read.
+async fn connect_with_small_buffer(address: &str) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket can be made");
+    socket.set_recv_buffer_size(4096).expect("the size can be set");
+    socket.connect(address.parse().expect("an address")).await.expect("the dispatcher listens")
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_its_answers_is_disconnected() {
+    let flags = ["--replicas=static:127.0.0.1:1", "--log=error", "--write-timeout=500ms"];
+    let program = Program::start(&flags, &[]).await;
+    let mut stream = connect_with_small_buffer(&program.address).await;
+    let request = b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n";
+    let writing = async {
+        // The dispatcher reads no more requests once the client takes no more answers.
+        while stream.write_all(request).await.is_ok() {}
+    };
+    tokio::time::timeout(Duration::from_secs(10), writing).await.expect("the dispatcher resets the connection");
+    assert!(livez(&mut program.connect().await).await.expect("another client is served").contains("200"));
+}
+
+/// The header block of `GET http://x/metrics` in HPACK (RFC 7541).
+const METRICS: &[u8] = b"\x82\x86\x04\x08/metrics\x01\x01x";
+
+/// The first byte of a header block with status 200, which is an entry of the static table.
+const STATUS_200: u8 = 0x88;
+
+/// The kind and the payload of each frame until the connection ends.
+async fn frames(stream: &mut TcpStream) -> Vec<(u8, Vec<u8>)> {
+    let bytes = read_to_end(stream).await;
+    let (mut rest, mut frames) = (&bytes[..], Vec::new());
+    while let Some((head, after)) = rest.split_at_checked(9) {
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        let Some((payload, after)) = after.split_at_checked(length) else { break };
+        frames.push((head[3], payload.to_vec()));
+        rest = after;
+    }
+    frames
+}
+
+#[tokio::test]
+async fn an_http2_client_without_a_window_gets_few_pages_and_is_disconnected() {
+    let flags = ["--replicas=static:127.0.0.1:1", "--log=error", "--write-timeout=500ms"];
+    let program = Program::start(&flags, &[]).await;
+    let mut stream = program.connect().await;
+    // SETTINGS_INITIAL_WINDOW_SIZE is the setting 4.
+    let mut bytes = [PREFACE, &frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0])].concat();
+    for number in 0..200 {
+        bytes.extend(frame(HEADERS, END_HEADERS | END_STREAM, 2 * number + 1, METRICS));
+    }
+    stream.write_all(&bytes).await.expect("the connection is open");
+    let since = Instant::now();
+    let frames = frames(&mut stream).await;
+    assert!(since.elapsed() < Duration::from_secs(5), "the connection ended after {:?}", since.elapsed());
+    let answers = frames.iter().filter(|(kind, _)| *kind == HEADERS).map(|(_, payload)| payload[0]);
+    let (pages, refusals): (Vec<u8>, Vec<u8>) = answers.partition(|&first| first == STATUS_200);
+    assert!((1..=8).contains(&pages.len()), "{} pages are rendered", pages.len());
+    assert_eq!(pages.len() + refusals.len(), 200, "every request is answered");
+    assert!(livez(&mut program.connect().await).await.expect("another client is served").contains("200"));
+}
+
+#[tokio::test]
+async fn an_old_connection_is_closed_after_its_last_answer() {
+    let flags = ["--replicas=static:127.0.0.1:1", "--log=error", "--max-connection-age=300ms"];
+    let program = Program::start(&flags, &[]).await;
+    let mut old = program.connect().await;
+    let young = livez(&mut old).await.expect("the connection is open");
+    assert!(young.starts_with("http/1.1 200") && !young.contains("connection: close"), "{young}");
+    let mut http2 = program.connect().await;
+    http2.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()).await.expect("the connection is open");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let last = livez(&mut old).await.expect("the connection is open");
+    assert!(last.starts_with("http/1.1 200") && last.contains("connection: close"), "{last}");
+    let frames = frames(&mut http2).await;
+    assert!(frames.iter().any(|(kind, _)| *kind == GOAWAY), "{frames:?}");
+}
+
+#[tokio::test]
+async fn a_peer_can_be_limited_to_a_number_of_connections() {
+    let flags = ["--replicas=static:127.0.0.1:1", "--log=error", "--max-connections-per-peer=3"];
+    let program = Program::start(&flags, &[]).await;
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        let mut stream = program.connect().await;
+        livez(&mut stream).await.expect("the connection is open");
+        held.push(stream);
+    }
+    let mut fourth = program.connect().await;
+    let answer = livez(&mut fourth).await;
+    assert!(answer.as_ref().is_ok_and(String::is_empty) || answer.is_err(), "{answer:?}");
+    drop(held);
+    let mut answer = String::new();
+    for _ in 0..100 {
+        answer = livez(&mut program.connect().await).await.unwrap_or_default();
+        if answer.contains("200") {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(answer.contains("200"), "a connection that has ended no longer counts");
+}
+
+#[tokio::test]
+async fn a_head_may_have_as_many_bytes_as_the_flag_says() {
+    for (flags, limit) in [(&[][..], 16 << 10), (&["--max-header-bytes=2048"], 2048)] {
+        let program = Program::start(&[&["--replicas=static:127.0.0.1:1", "--log=error"], flags].concat(), &[]).await;
+        for (length, status) in [(limit - 100, "200"), (limit, "431"), (limit + 5000, "431"), (600_000, "431")] {
+            let value = "v".repeat(length);
+            let head = format!("GET /livez HTTP/1.1\r\nConnection: close\r\nHost: x\r\nX: {value}\r\n\r\n");
+            let mut stream = program.connect().await;
+            let (mut reader, mut writer) = stream.split();
+            let (written, answer) = tokio::join!(writer.write_all(head.as_bytes()), read_to_end(&mut reader));
+            let answer = String::from_utf8_lossy(&answer).into_owned();
+            assert!(answer.contains(status), "{length} bytes: {answer}, {written:?}");
+        }
+    }
+}
+
+/// The variable that gives the program below the address of the dispatcher.
+const ADDRESS: &str = "ROUNDHOUSE_TEST_ADDRESS";
+
+/// The clients of the next test. They are a program of their own, because they need more open files than a test may
+/// have. Each sends a head, a kilobyte at a time, as long as the dispatcher takes it.
+#[tokio::test]
+#[ignore = "the next test runs this one as a program"]
+async fn clients_that_send_heads_without_an_end() {
+    let Ok(address) = std::env::var(ADDRESS) else { return };
+    let mut streams = Vec::new();
+    for _ in 0..5000 {
+        let mut stream = TcpStream::connect(&address).await.expect("the dispatcher listens");
+        stream.write_all(b"GET / HTTP/1.1\r\n").await.expect("the connection is open");
+        streams.push(Some(stream));
+    }
+    println!("\n{} clients", streams.len());
+    let line = format!("X-{}: {}\r\n", "a".repeat(20), "b".repeat(1000));
+    for _ in 0..60 {
+        for stream in &mut streams {
+            let sent = match stream {
+                Some(open) => open.try_write(line.as_bytes()),
+                None => continue,
+            };
+            if sent.is_err_and(|error| error.kind() != std::io::ErrorKind::WouldBlock) {
+                *stream = None;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+    println!("all heads are sent");
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn heads_without_an_end_take_little_memory_and_others_are_served() {
+    const MAX_GROWTH_KIB: u64 = 100 << 10;
+    let stub = StubReplica::start(StubBehavior::Prompt).await;
+    let dispatcher = RunningDispatcher::start(&stub::static_list(&[&stub]), &[]).await;
+    for _ in 0..50 {
+        assert_eq!(dispatcher.post(&[]).await.status, 200);
+    }
+    let before = dispatcher.program.kibibytes("VmRSS");
+    let this = std::env::current_exe().expect("the test program has a path");
+    let name = "connections::clients_that_send_heads_without_an_end";
+    let script = "ulimit -n $(ulimit -H -n) && exec \"$0\" \"$@\"";
+    let mut clients = Command::new("sh")
+        .args(["-c", script, &this.display().to_string(), name, "--exact", "--ignored", "--nocapture"])
+        .env(ADDRESS, &dispatcher.program.address)
+        .stdout(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("a shell exists");
+    let ended = async { clients.wait().await.expect("it is a child") };
+    tokio::pin!(ended);
+    let mut slowest = Duration::ZERO;
+    let status = loop {
+        let since = Instant::now();
+        tokio::select! {
+            status = &mut ended => break status,
+            reply = dispatcher.post(&[]) => assert_eq!(reply.status, 200),
+        }
+        slowest = slowest.max(since.elapsed());
+    };
+    assert!(status.success(), "the clients failed");
+    let growth = dispatcher.program.kibibytes("VmHWM").saturating_sub(before);
+    println!("the resident memory grew by {growth} KiB, and the slowest answer to others took {slowest:?}");
+    assert!(growth <= MAX_GROWTH_KIB, "the resident memory grew by {growth} KiB");
+}

@@ -1,0 +1,227 @@
+//! Serves one connection from its first byte to its end: TLS, the choice of the protocol, and its time limits. Knows
+//! nothing of paths.
+
+use super::activity::{Activity, Step, Timeouts};
+use super::answer::OpenRequest;
+use super::limits::ConnectionLimits;
+use super::stream::{GuardedStream, Protocol, Resettable};
+use crate::body::MemoryBudget;
+use crate::respond::Reply;
+use crate::tls::Tls;
+use futures_util::FutureExt;
+use futures_util::future::{Either, ready};
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulConnection;
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+/// The server pings an HTTP/2 connection that has sent nothing for this time. It closes the connection if the client
+/// does not answer the ping.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+
+/// The most requests that an HTTP/2 connection may have at once. Proxies send the requests of many clients over one
+/// connection, and requests may wait for seconds, so fewer would slow these clients down.
+const MAX_STREAMS: u32 = 200;
+
+/// The most bytes that hyper reads from an HTTP/1.1 connection at once, and so the most that a client can send ahead of
+/// the present request. hyper's own limit is 400 KiB, and each waiting request would hold as much.
+const READ_BUFFER_BYTES: usize = 64 << 10;
+
+/// The bytes that the incomplete heads of all connections may hold together, apart from the first 2 KiB of each.
+const HEAD_MEMORY_BYTES: usize = 16 << 20;
+
+/// Serves single connections. Holds the settings of TLS and of both protocols.
+#[derive(Clone)]
+pub(super) struct ConnectionHandler {
+    tls: Option<Tls>,
+    limits: Arc<ConnectionLimits>,
+    head_memory: MemoryBudget,
+    http1: http1::Builder,
+    http2: http2::Builder<TokioExecutor>,
+}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+impl ConnectionHandler {
+    /// Serves connections within `limits`, with TLS if `tls` is given.
+    pub(super) fn new(tls: Option<Tls>, limits: ConnectionLimits) -> Self {
+        let mut http1 = http1::Builder::new();
+        // The time limits are in `Activity`. hyper's own limit for a head would count the time before the head, too.
+        http1.header_read_timeout(None).max_buf_size(READ_BUFFER_BYTES);
+        http1.max_header_size(limits.max_header_bytes as usize);
+        // No limits for RST_STREAM and CONTINUATION frames are set here, because hyper and h2 have their own.
+        let mut http2 = http2::Builder::new(TokioExecutor::new());
+        http2.timer(TokioTimer::new()).keep_alive_interval(PING_INTERVAL).max_concurrent_streams(MAX_STREAMS);
+        http2.max_header_list_size(limits.max_header_bytes);
+        let head_memory = MemoryBudget::new(HEAD_MEMORY_BYTES);
+        Self { tls, limits: Arc::new(limits), head_memory, http1, http2 }
+    }
+
+    /// Serves one connection to its end. Once `stop` is true, a connection without a request is closed. `held` is
+    /// dropped with the connection.
+    pub(super) async fn serve<H, F>(self, stream: TcpStream, handle: H, stop: watch::Receiver<bool>, held: impl Send)
+    where
+        H: Fn(Request<Incoming>) -> F + Send + 'static,
+        F: Future<Output = Reply> + Send + 'static,
+    {
+        // Answers are small and written at once. If the kernel waited to fill a packet, it would only add latency.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "cannot set TCP_NODELAY on a connection; its answers may be delayed");
+        }
+        let started = Instant::now();
+        let served = match self.tls.clone() {
+            // The future of TLS is boxed. Otherwise every idle connection without TLS would have room for it.
+            Some(tls) => {
+                Box::pin(async move {
+                    let mut stop = stop;
+                    let handshake = tokio::time::timeout(self.limits.header_timeout, tls.acceptor.accept(stream));
+                    let Some(accepted) = until_stopped(handshake, &mut stop).await else { return Ok(()) };
+                    let stream = accepted??;
+                    let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                    let expected = if is_http2 { Protocol::Http2 } else { Protocol::Http1 };
+                    self.serve_stream(stream, Some(expected), started, handle, stop).await
+                })
+                .await
+            }
+            None => self.serve_stream(stream, None, started, handle, stop).await,
+        };
+        if let Err(error) = served {
+            tracing::debug!(error, "a connection has failed");
+        }
+        drop(held);
+    }
+
+    /// Waits for the first request and serves the connection. `expected` is the protocol that TLS has negotiated.
+    async fn serve_stream<S, H, F>(
+        &self,
+        stream: S,
+        expected: Option<Protocol>,
+        started: Instant,
+        handle: H,
+        mut stop: watch::Receiver<bool>,
+    ) -> Result<(), BoxError>
+    where
+        S: AsyncRead + AsyncWrite + Resettable + Unpin + Send + 'static,
+        H: Fn(Request<Incoming>) -> F + Send + 'static,
+        F: Future<Output = Reply> + Send + 'static,
+    {
+        let timeouts = Timeouts::new(&self.limits, rand::random());
+        let activity = Arc::new(Activity::new(started));
+        let mut stream =
+            GuardedStream::new(stream, activity.clone(), self.head_memory.clone(), self.limits.max_chunk_bytes);
+        match until_stopped(tokio::time::timeout(timeouts.idle, stream.wait()), &mut stop).await {
+            Some(Ok(Ok(true))) => {}
+            Some(Ok(Err(error))) => return Err(error.into()),
+            // The server stops, the connection was idle for too long, or the client has closed it.
+            None | Some(Err(_) | Ok(Ok(false))) => return Ok(()),
+        }
+        // Boxed, because it is short and the connection may be long.
+        let first = Box::pin(stream.read_first_head(expected, self.limits.max_header_bytes as usize));
+        let first = tokio::time::timeout(self.limits.header_timeout, first);
+        let Some(protocol) = until_stopped(first, &mut stop).await else { return Ok(()) };
+        let protocol = protocol??;
+        let (stream, answering) = (TokioIo::new(stream), activity.clone());
+        let service = service_fn(move |request: Request<Incoming>| {
+            let (open, refusal) = OpenRequest::begin(answering.clone(), &request);
+            let reply = match refusal {
+                Some(refusal) => Either::Left(ready(refusal)),
+                None => Either::Right(handle(request)),
+            };
+            // An async block instead of `map` would hold the future twice, so each connection would take more memory.
+            reply.map(|reply| Ok::<_, Infallible>(open.answer(reply)))
+        });
+        match protocol {
+            Protocol::Http1 => {
+                let connection = self.http1.serve_connection(stream, service);
+                drive(connection, &activity, &timeouts, false, stop).await
+            }
+            Protocol::Http2 => {
+                let connection = self.http2.serve_connection(stream, service);
+                Box::pin(drive(connection, &activity, &timeouts, true, stop)).await
+            }
+        }
+    }
+}
+
+/// The result of `opening`; `None` if the server stops first.
+async fn until_stopped<T>(opening: impl Future<Output = T>, stop: &mut watch::Receiver<bool>) -> Option<T> {
+    tokio::select! {
+        biased;
+        opened = opening => Some(opened),
+        _stopped_or_dropped = stop.wait_for(|&stop| stop) => None,
+    }
+}
+
+/// Runs `connection` until it ends, or until its client has used up a time limit.
+async fn drive<C>(
+    connection: C,
+    activity: &Activity,
+    timeouts: &Timeouts,
+    is_http2: bool,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), BoxError>
+where
+    C: GracefulConnection,
+    C::Error: Into<BoxError>,
+{
+    let mut connection = pin!(connection);
+    let mut stopped = pin!(async { stop.wait_for(|&stop| stop).await.map(drop) }.fuse());
+    let mut is_stopping = false;
+    let mut timer = pin!(tokio::time::sleep(timeouts.idle));
+    std::future::poll_fn(|context| {
+        loop {
+            if let Poll::Ready(ended) = connection.as_mut().poll(context) {
+                return Poll::Ready(ended.map_err(Into::into));
+            }
+            if !is_stopping && stopped.as_mut().poll(context).is_ready() {
+                is_stopping = true;
+                activity.drain(Instant::now());
+                connection.as_mut().graceful_shutdown();
+                continue;
+            }
+            let Some((at, step)) = activity.next_step(timeouts) else { return Poll::Pending };
+            // The timer is moved only if it would ring too late. It then often rings too early, but moving it for every
+            // request would cost more.
+            if timer.deadline() > at.into() || timer.is_elapsed() {
+                timer.as_mut().reset(at.into());
+            }
+            if timer.as_mut().poll(context).is_pending() {
+                return Poll::Pending;
+            }
+            let now = Instant::now();
+            if now < at {
+                continue;
+            }
+            match step {
+                Step::Abort(reason) => {
+                    activity.abort();
+                    return Poll::Ready(Err(reason.into()));
+                }
+                Step::Close => return Poll::Ready(Ok(())),
+                Step::Retire => {
+                    activity.retire(now);
+                    connection.as_mut().graceful_shutdown();
+                }
+                Step::Age => {
+                    activity.age();
+                    // An HTTP/1.1 client learns it from its next answer.
+                    if is_http2 {
+                        activity.retire(now);
+                        connection.as_mut().graceful_shutdown();
+                    }
+                }
+            }
+        }
+    })
+    .await
+}
