@@ -4,8 +4,8 @@
 use crate::failure::AttemptFailure;
 use crate::load_statistics::LoadStatistics;
 use crate::metrics::{
-    CAPACITY, ENQUEUED, EXPIRED, FULL_WORK, IN_FLIGHT, QUEUE_LATE_LENGTH, QUEUE_LENGTH, QUEUE_WAIT, REPLICA_WORK,
-    REPLICAS, REQUEST_DURATION, REQUESTS, RETRIES, SHED, UPSTREAM_DURATION, UPTIME,
+    CAPACITY, ENQUEUED, EXPIRED, FULL_WORK, HEDGES, IN_FLIGHT, QUEUE_LATE_LENGTH, QUEUE_LENGTH, QUEUE_WAIT,
+    REPLICA_WORK, REPLICAS, REQUEST_DURATION, REQUESTS, RETRIES, SHED, UPSTREAM_DURATION, UPTIME,
 };
 use crate::queue::Queue;
 use crate::rotation::{Address, Rotation};
@@ -82,6 +82,8 @@ pub struct WorkerMeters {
     pub enqueued: Counter,
     /// Requests whose deadline passed while they waited.
     pub expired: Counter,
+    /// Requests that were sent to a second replica.
+    pub hedges: Counter,
     /// Times in seconds from acceptance to dispatch.
     pub queue_wait: Histogram,
     /// Service times in seconds of classified images, from dispatch to answer.
@@ -107,6 +109,7 @@ impl WorkerMeters {
         Self {
             enqueued: counter!(ENQUEUED),
             expired: counter!(EXPIRED),
+            hedges: counter!(HEDGES),
             queue_wait: histogram!(QUEUE_WAIT),
             upstream: histogram!(UPSTREAM_DURATION),
             work: histogram!(REPLICA_WORK),

@@ -14,6 +14,8 @@ pub const QUEUE_LATE_LENGTH: &str = "dispatcher_queue_late_length";
 pub const EXPIRED: &str = "dispatcher_expired_total";
 /// Histogram in seconds: the time from acceptance to dispatch.
 pub const QUEUE_WAIT: &str = "dispatcher_queue_wait_seconds";
+/// Counter: requests that were sent to a second replica because the first was slow.
+pub const HEDGES: &str = "dispatcher_hedges_total";
 /// Counter by `reason`: retries.
 pub const RETRIES: &str = "dispatcher_retries_total";
 
@@ -44,7 +46,7 @@ const fn row(name: &'static str, kind: MetricKind, help: &'static str) -> Metric
 }
 
 /// Every metric that the dispatcher exports. `docs/api.md` lists the same metrics.
-pub const ALL: [MetricDescription; 16] = [
+pub const ALL: [MetricDescription; 17] = [
     row(QUEUE_LENGTH, MetricKind::Gauge, "Requests waiting in the queue, late ones included."),
     row(QUEUE_LATE_LENGTH, MetricKind::Gauge, "Waiting requests that can no longer meet the objective."),
     row(ENQUEUED, MetricKind::Counter, "Requests admitted to the queue."),
@@ -82,6 +84,7 @@ pub const ALL: [MetricDescription; 16] = [
     row(UPTIME, MetricKind::Gauge, "Seconds since the dispatcher started."),
     row(SHED, MetricKind::Counter, "Requests refused at admission, by reason: overloaded, length or bytes."),
     row(EXPIRED, MetricKind::Counter, "Requests whose deadline passed while they waited in the queue."),
+    row(HEDGES, MetricKind::Counter, "Requests sent to a second replica because the first was slow (--hedge)."),
     row(RETRIES, MetricKind::Counter, "Retries, by the reason for which the attempt before failed."),
 ];
 

@@ -2,6 +2,7 @@
 //! HTTP client and the stub replica again.
 
 mod faults;
+mod hedge;
 mod kubernetes;
 mod openapi;
 mod process;
