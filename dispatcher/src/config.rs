@@ -62,6 +62,19 @@ pub struct Args {
     /// again when it changes
     #[arg(long, env = "ROUNDHOUSE_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
+    /// File to which a line of JSON is appended for each request, or - for the standard output; off by default
+    #[arg(long, env = "ROUNDHOUSE_ACCESS_LOG")]
+    pub access_log: Option<PathBuf>,
+    /// Log a warning for each request that takes at least this time, such as 2s, at most 10 a second; off by default
+    #[arg(long, env = "ROUNDHOUSE_SLOW_LOG", value_parser = positive_duration)]
+    pub slow_log: Option<Duration>,
+    /// Collector to which OpenTelemetry spans are sent by OTLP over HTTP, such as http://collector:4318; off by default
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
+    pub otlp_endpoint: Option<String>,
+    /// Share of the traces that begin at this dispatcher which are recorded, 0 to 1; traces that the client has sampled
+    /// are always recorded
+    #[arg(long, env = "ROUNDHOUSE_TRACE_RATIO", default_value_t = 0.01, value_parser = ratio)]
+    pub trace_ratio: f64,
     /// Limits of one request
     #[command(flatten)]
     pub request_limits: RequestLimits,
@@ -89,6 +102,14 @@ pub struct Config {
     pub tls: Option<(PathBuf, PathBuf)>,
     /// File with the token that `/predict` and `/infer` require; `None` if they require none.
     pub token_file: Option<PathBuf>,
+    /// File of the access log, `-` for the standard output; `None` without that log.
+    pub access_log: Option<PathBuf>,
+    /// Time from which a request counts as slow and is logged; `None` without that log.
+    pub slow_log: Option<Duration>,
+    /// URL of the collector of spans; `None` without spans.
+    pub otlp_endpoint: Option<String>,
+    /// Share of the traces that begin here which are recorded, 0 to 1.
+    pub trace_ratio: f64,
     /// Limits of one request.
     pub request_limits: RequestLimits,
     /// The settings of draining before the process ends.
@@ -127,10 +148,20 @@ impl TryFrom<Args> for Config {
             admin_listen: args.admin_listen,
             tls: args.tls_certificate.zip(args.tls_key),
             token_file: args.token_file,
+            access_log: args.access_log,
+            slow_log: args.slow_log,
+            otlp_endpoint: args.otlp_endpoint,
+            trace_ratio: args.trace_ratio,
             request_limits: args.request_limits,
             drain: DrainConfig { delay: drain_delay, grace, exit_with_parent: args.process.exit_with_parent },
         })
     }
+}
+
+/// Parses a share, 0 to 1.
+fn ratio(text: &str) -> Result<f64, String> {
+    let ratio: f64 = text.parse().map_err(|error| format!("{error}"))?;
+    if (0.0..=1.0).contains(&ratio) { Ok(ratio) } else { Err("must be a number from 0 to 1".into()) }
 }
 
 #[cfg(test)]
@@ -158,6 +189,9 @@ mod tests {
             (["--objective", "0s"], "--objective"),
             (["--objective", "6s"], "--deadline"),
             (["--admin-listen", "there"], "there"),
+            (["--slow-log", "0s"], "--slow-log"),
+            (["--trace-ratio", "1.5"], "--trace-ratio"),
+            (["--trace-ratio", "NaN"], "--trace-ratio"),
             (["--tls-key", "key.pem"], "--tls-certificate"),
             (["--tls-certificate", "chain.pem"], "--tls-key"),
         ] {

@@ -34,6 +34,20 @@ pub enum AttemptFailure {
 }
 
 impl AttemptFailure {
+    /// Every failure.
+    pub const ALL: [Self; 10] = [
+        Self::Connect,
+        Self::NoSocket,
+        Self::Closed,
+        Self::Died,
+        Self::Invalid,
+        Self::Server,
+        Self::Busy,
+        Self::Deadline,
+        Self::Stalled,
+        Self::Unused,
+    ];
+
     /// The failure's value of the label `reason` of `dispatcher_retries_total`.
     pub fn as_str(self) -> &'static str {
         match self {

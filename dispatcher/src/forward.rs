@@ -12,10 +12,11 @@ mod probe;
 mod request_head;
 
 pub use connection::ReplicaConnection;
+pub use headers::BodyKind;
 pub use probe::probe;
 
 use crate::failure::AttemptFailure;
-use crate::request::BufferedRequest;
+use crate::request::{BufferedRequest, Endpoint};
 use crate::rotation::Address;
 use answer::Answer;
 use bytes::Bytes;
@@ -41,7 +42,11 @@ const CLOSED_WATCH: Duration = Duration::from_millis(20);
 pub struct ReplicaAnswer {
     /// The status: 200, a 4xx status, or the replica's own 504.
     pub status: StatusCode,
-    /// The JSON body.
+    /// The kind of the body, JSON unless it is binary data of the Open Inference Protocol.
+    pub kind: BodyKind,
+    /// The number of bytes of the JSON at the start of binary data; `None` if the replica says none.
+    pub json_length: Option<u64>,
+    /// The body.
     pub body: Bytes,
 }
 
@@ -67,10 +72,10 @@ impl AttemptResult {
     }
 
     /// The result of an attempt that received `answer` over `connection`.
-    fn received(answer: Answer, connection: ReplicaConnection) -> Self {
+    fn received(answer: Answer, endpoint: &Endpoint, connection: ReplicaConnection) -> Self {
         let headers::AnswerHeaders { capacity, work, full_work, .. } = answer.headers;
         let connection = answer.allows_reuse.then_some(connection);
-        Self { answer: classify::classify(answer), capacity, work, full_work, connection }
+        Self { answer: classify::classify(answer, endpoint), capacity, work, full_work, connection }
     }
 }
 
@@ -133,7 +138,7 @@ impl Attempt<'_> {
         let remains = self.deadline.saturating_duration_since(Instant::now());
         let head = request_head::write(self.address, self.request, remains, self.waited);
         let answer = connection.exchange(&head, self.request.body.pieces()).await?;
-        Ok(AttemptResult::received(answer, connection))
+        Ok(AttemptResult::received(answer, &self.request.endpoint, connection))
     }
 
     /// The failure that `error` stands for, once a byte of the answer has arrived.

@@ -3,9 +3,13 @@
 
 use crate::admin::Admin;
 use crate::dispatch::RequestDispatcher;
-use crate::forward::ReplicaAnswer;
-use crate::meters::{CLIENT_GONE, OK, RequestMeters, ShedReason, count_shed};
-use crate::request::BufferedRequest;
+use crate::forward::{BodyKind, ReplicaAnswer};
+use crate::inference_protocol::{self, InferenceProtocol, is_infer};
+use crate::meters::{RequestMeters, ShedReason, count_shed};
+use crate::outcome::Outcome;
+use crate::request::{BufferedRequest, Endpoint};
+use crate::request_log::{EndedRequest, RequestLog};
+use crate::timeline::Timeline;
 use crate::token::Token;
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
@@ -14,12 +18,12 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, StatusCode};
 use service::body::{self, BodyLimits};
+use service::coding;
 use service::headers::{deep_copy, text};
 use service::options::RequestLimits;
 use service::respond::{self, Reply};
-use service::trace::TraceContext;
+use service::trace::{ServerSpan, TraceContext};
 use service::wire::{self, BodyFormat, Code, ErrorBody, RequestError, header};
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -32,6 +36,8 @@ pub struct Handler {
     pub dispatcher: RequestDispatcher,
     /// Answers the admin paths; `None` if they are served on an address of their own.
     pub admin: Option<Admin>,
+    /// Answers the paths of the Open Inference Protocol that are not for inference.
+    pub inference_protocol: InferenceProtocol,
     /// The token that `/predict` and `/infer` require; `None` if they require none.
     pub token: Option<Token>,
     /// Limits of one body.
@@ -40,19 +46,26 @@ pub struct Handler {
     pub request_limits: RequestLimits,
     /// The metrics of requests: their outcomes and durations.
     pub meters: RequestMeters,
+    /// The log of requests that have ended.
+    pub log: Arc<RequestLog>,
 }
 
 impl Handler {
     /// Answers one request. The future is boxed, so that an idle connection holds no memory for it.
     pub fn handle(self: &Arc<Self>, request: Request<Incoming>) -> BoxFuture<'static, Reply> {
         let (head, body) = request.into_parts();
-        if head.method == Method::POST && is_prediction(head.uri.path()) {
+        if head.method == Method::POST && (is_prediction(head.uri.path()) || is_infer(head.uri.path())) {
             let accepted = Instant::now();
-            let trace = TraceContext::from_headers(&head.headers);
+            let mut trace = TraceContext::from_headers(&head.headers);
             let checked = self.check(&head, accepted);
+            let logged = self.log.is_on().then(|| {
+                let span = self.log.begin_span(&mut trace);
+                LoggedRequest::new(head.uri.path(), trace.clone(), span).into()
+            });
             // Boxed on its own, so that the memory for reading the body is free while the request waits.
             let received = self.clone().receive(trace, checked, body).boxed();
-            self.clone().predict(accepted, received).boxed()
+            let uses_protocol = is_infer(head.uri.path());
+            self.clone().predict(accepted, received, uses_protocol, logged).boxed()
         } else {
             self.clone().answer_other(head, body).boxed()
         }
@@ -63,6 +76,9 @@ impl Handler {
         // Closing a connection with an unread body would reset it, and the client would lose the answer.
         body::discard(body).await;
         let path = head.uri.path();
+        if inference_protocol::owns(path) {
+            return self.inference_protocol.answer(&head.method, path).await;
+        }
         if path == "/openapi.json" {
             return respond::read_only(&head.method, || {
                 respond::bytes(StatusCode::OK, "application/json", Bytes::from_static(OPENAPI))
@@ -88,11 +104,17 @@ impl Handler {
         if let Some(token) = &self.token {
             token.check(&head.headers)?;
         }
-        BodyFormat::from_content_type(text(&head.headers, &CONTENT_TYPE)?)?;
+        coding::check(&head.headers)?;
+        let endpoint = if is_infer(head.uri.path()) {
+            Endpoint::Infer(inference_protocol::endpoint(head).into())
+        } else {
+            BodyFormat::from_content_type(text(&head.headers, &CONTENT_TYPE)?)?;
+            Endpoint::Predict { top_k: wire::top_k(head.uri.query())? }
+        };
         let budget = self.request_limits.timeout(wire::timeout(text(&head.headers, &header::TIMEOUT_MS)?)?);
         Ok(CheckedHead {
             content_type: head.headers.get(CONTENT_TYPE).map(deep_copy),
-            top_k: wire::top_k(head.uri.query())?,
+            endpoint,
             accepted,
             deadline: accepted + budget,
         })
@@ -104,18 +126,25 @@ impl Handler {
         self: Arc<Self>,
         accepted: Instant,
         received: BoxFuture<'static, Received>,
+        uses_protocol: bool,
+        logged: Option<Box<LoggedRequest>>,
     ) -> impl Future<Output = Reply> + Send {
-        let mut recorder = OutcomeRecorder { handler: self, accepted, outcome: None, was_queued: false };
+        let outcome = Outcome::ClientGone;
+        let mut recorder =
+            OutcomeRecorder { handler: self, accepted, outcome, was_queued: false, uses_protocol, logged };
         async move {
             let request = match received.await {
                 Ok(request) => request,
                 Err((error, trace)) => return recorder.refuse(&error, &trace),
             };
             recorder.was_queued = true;
+            if let Some(logged) = &mut recorder.logged {
+                (logged.body_bytes, logged.timeline) = (request.body.len(), request.timeline.clone());
+            }
             match recorder.handler.dispatcher.answer(&request).await {
                 Ok(answer) => {
-                    recorder.set_outcome(outcome(&answer));
-                    let mut reply = respond::bytes(answer.status, "application/json", answer.body);
+                    recorder.set_outcome(outcome_of(&answer), answer.status.as_u16());
+                    let mut reply = reply_of(answer);
                     request.trace.write(reply.headers_mut());
                     reply
                 }
@@ -135,7 +164,7 @@ impl Handler {
         checked: Result<CheckedHead, RequestError>,
         body: Incoming,
     ) -> Received {
-        let CheckedHead { content_type, top_k, accepted, deadline } = match checked {
+        let CheckedHead { content_type, endpoint, accepted, deadline } = match checked {
             Ok(head) => head,
             Err(error) => {
                 body::discard(body).await;
@@ -143,7 +172,10 @@ impl Handler {
             }
         };
         match body::read(body, &self.body_limits, deadline).await {
-            Ok(body) => Ok(Arc::new(BufferedRequest { body, content_type, top_k, trace, accepted, deadline })),
+            Ok(body) => {
+                let timeline = self.log.timeline();
+                Ok(Arc::new(BufferedRequest { body, content_type, endpoint, trace, accepted, deadline, timeline }))
+            }
             Err(error) => {
                 if error.code == Code::QueueFull {
                     count_shed(ShedReason::Bytes);
@@ -160,7 +192,7 @@ type Received = Result<Arc<BufferedRequest>, (RequestError, TraceContext)>;
 /// The values in the head of a request after they were checked.
 struct CheckedHead {
     content_type: Option<HeaderValue>,
-    top_k: usize,
+    endpoint: Endpoint,
     accepted: Instant,
     deadline: Instant,
 }
@@ -169,13 +201,27 @@ fn is_prediction(path: &str) -> bool {
     matches!(path, "/predict" | "/infer")
 }
 
-/// The value of the label `code` for an answer: [`OK`], the code in the replica's error body, or `unknown` if the body
-/// has no code.
-fn outcome(answer: &ReplicaAnswer) -> Cow<'static, str> {
+/// The outcome of a request that a replica has answered.
+fn outcome_of(answer: &ReplicaAnswer) -> Outcome {
     if answer.status == StatusCode::OK {
-        return OK.into();
+        return Outcome::Classified;
     }
-    serde_json::from_slice::<ErrorBody>(&answer.body).map_or("unknown".into(), |body| body.code.into())
+    match serde_json::from_slice::<ErrorBody>(&answer.body) {
+        Ok(body) => Outcome::of_code(&body.code),
+        // Errors of the Open Inference Protocol have no code.
+        Err(_) => Code::of_status(answer.status.as_u16()).map_or(Outcome::Unknown, Outcome::Failed),
+    }
+}
+
+/// The response with a replica's answer.
+fn reply_of(answer: ReplicaAnswer) -> Reply {
+    let ReplicaAnswer { status, kind, json_length, body } = answer;
+    let content_type = if kind == BodyKind::Binary { "application/octet-stream" } else { "application/json" };
+    let mut reply = respond::bytes(status, content_type, body);
+    if let Some(length) = json_length {
+        reply.headers_mut().insert(header::INFERENCE_JSON_LENGTH, HeaderValue::from(length));
+    }
+    reply
 }
 
 /// Records the outcome and the duration of a request. This happens in the destructor, so that a request whose client
@@ -183,21 +229,55 @@ fn outcome(answer: &ReplicaAnswer) -> Cow<'static, str> {
 struct OutcomeRecorder {
     handler: Arc<Handler>,
     accepted: Instant,
-    /// The value of the label `code`; `None` if the client leaves before the answer.
-    outcome: Option<Cow<'static, str>>,
+    /// The outcome. It stays as it is if the client leaves before the answer.
+    outcome: Outcome,
     /// Whether the request was in the queue. The durations of other requests are not recorded.
     was_queued: bool,
+    /// Whether the request is one of the Open Inference Protocol, whose errors have another form.
+    uses_protocol: bool,
+    /// The values that only the log of requests needs; `None` while that log is off.
+    logged: Option<Box<LoggedRequest>>,
+}
+
+/// The values of a request that only the log of requests needs.
+struct LoggedRequest {
+    path: &'static str,
+    trace: TraceContext,
+    /// The status of the answer; `None` if the client leaves before the answer.
+    status: Option<u16>,
+    body_bytes: usize,
+    timeline: Option<Arc<Timeline>>,
+    span: Option<ServerSpan>,
+}
+
+impl LoggedRequest {
+    fn new(path: &str, trace: TraceContext, span: Option<ServerSpan>) -> Self {
+        let path = match path {
+            "/predict" => "/predict",
+            "/infer" => "/infer",
+            // The name of the model is the client's text, which may be long.
+            _ => "/v2/models/MODEL/infer",
+        };
+        Self { path, trace, status: None, body_bytes: 0, timeline: None, span }
+    }
 }
 
 impl OutcomeRecorder {
-    fn set_outcome(&mut self, outcome: Cow<'static, str>) {
-        self.outcome = Some(outcome);
+    fn set_outcome(&mut self, outcome: Outcome, status: u16) {
+        self.outcome = outcome;
+        if let Some(logged) = &mut self.logged {
+            logged.status = Some(status);
+        }
     }
 
     /// Returns the response to a request that is refused or has failed.
     fn refuse(&mut self, error: &RequestError, trace: &TraceContext) -> Reply {
-        self.set_outcome(error.code.as_str().into());
-        let mut reply = respond::error(error, &trace.request_id());
+        self.set_outcome(Outcome::Failed(error.code), error.code.status());
+        let mut reply = if self.uses_protocol {
+            respond::inference_error(error)
+        } else {
+            respond::error(error, &trace.request_id())
+        };
         trace.write(reply.headers_mut());
         reply
     }
@@ -205,9 +285,24 @@ impl OutcomeRecorder {
 
 impl Drop for OutcomeRecorder {
     fn drop(&mut self) {
+        let elapsed = self.accepted.elapsed();
         if self.was_queued {
-            self.handler.meters.duration.record(self.accepted.elapsed());
+            self.handler.meters.duration.record(elapsed);
         }
-        self.handler.meters.count(self.outcome.take().unwrap_or(CLIENT_GONE.into()));
+        let verdict = self.handler.meters.count(self.outcome, elapsed);
+        if let Some(logged) = &self.logged {
+            self.handler.log.record(&EndedRequest {
+                request_id: logged.trace.request_id(),
+                path: logged.path,
+                status: logged.status,
+                outcome: self.outcome,
+                verdict,
+                body_bytes: logged.body_bytes,
+                accepted: self.accepted,
+                elapsed,
+                timeline: logged.timeline.as_deref(),
+                span: logged.span,
+            });
+        }
     }
 }

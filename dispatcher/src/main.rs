@@ -4,6 +4,7 @@ use anyhow::Result;
 use clap::Parser;
 use dispatcher::config::{Args, Config};
 use dispatcher::server;
+use service::telemetry::{self, latency_buckets};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -12,7 +13,8 @@ fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     let args = Args::parse();
-    let metrics = service::telemetry::start(&args.process.log)?;
+    let buckets = latency_buckets(Some(args.objective), args.request_limits.deadline);
+    let metrics = telemetry::start(&args.process.log, &buckets)?;
     let config = Config::try_from(args)?;
     service::descriptors::raise();
     server::run(config, metrics)

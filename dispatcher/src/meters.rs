@@ -4,21 +4,16 @@
 use crate::failure::AttemptFailure;
 use crate::load_statistics::LoadStatistics;
 use crate::metrics::{
-    CAPACITY, ENQUEUED, EXPIRED, FULL_WORK, HEDGES, IN_FLIGHT, QUEUE_LATE_LENGTH, QUEUE_LENGTH, QUEUE_WAIT,
-    REPLICA_WORK, REPLICAS, REQUEST_DURATION, REQUESTS, RETRIES, SHED, UPSTREAM_DURATION, UPTIME,
+    BUILD_INFO, CAPACITY, ENQUEUED, EXPIRED, FULL_WORK, HEDGES, IN_FLIGHT, QUEUE_LATE_LENGTH, QUEUE_LENGTH, QUEUE_WAIT,
+    REPLICA_WORK, REPLICAS, REQUEST_DURATION, REQUESTS, RETRIES, SHED, UPSTREAM_DURATION, UPTIME, VERDICTS,
 };
+use crate::outcome::{Outcome, Verdict};
 use crate::queue::Queue;
 use crate::rotation::{Address, Rotation};
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
-use std::borrow::Cow;
+use service::wire::Code;
 use std::collections::HashMap;
-use std::time::Instant;
-
-/// The value of the label `code` for a request that was classified.
-pub const OK: &str = "ok";
-
-/// The value of the label `code` for a request whose client left before the answer.
-pub const CLIENT_GONE: &str = "client_gone";
+use std::time::{Duration, Instant};
 
 /// The reason for which a request was refused at admission: the label `reason` of `dispatcher_shed_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +27,8 @@ pub enum ShedReason {
 }
 
 impl ShedReason {
+    const ALL: [Self; 3] = [Self::Overloaded, Self::Length, Self::Bytes];
+
     fn as_str(self) -> &'static str {
         match self {
             Self::Overloaded => "overloaded",
@@ -55,24 +52,51 @@ pub fn count_retry(failure: AttemptFailure) {
 pub struct RequestMeters {
     /// Latencies in seconds, from acceptance to answer, of requests that were in the queue.
     pub duration: Histogram,
-    ok: Counter,
+    /// Time within which requests should be answered.
+    objective: Duration,
+    classified: Counter,
+    unknown: Counter,
+    client_gone: Counter,
+    /// The counters of [`Outcome::Failed`], in the order of [`Code::ALL`].
+    failed: [Counter; Code::ALL.len()],
+    /// The counters of the verdicts, in the order of [`Verdict::ALL`].
+    verdicts: [Counter; Verdict::ALL.len()],
 }
 
 impl RequestMeters {
-    /// Counts a request by its outcome: [`OK`], an error code, or [`CLIENT_GONE`].
-    pub fn count(&self, outcome: Cow<'static, str>) {
-        if outcome == OK {
-            self.ok.increment(1);
-        } else {
-            counter!(REQUESTS, "code" => outcome).increment(1);
+    /// Looks up the handles. All counters exist from now on, since a rate over a counter that begins at 1 is too small.
+    pub fn new(objective: Duration) -> Self {
+        for reason in ShedReason::ALL {
+            counter!(SHED, "reason" => reason.as_str()).absolute(0);
+        }
+        for failure in AttemptFailure::ALL {
+            counter!(RETRIES, "reason" => failure.as_str()).absolute(0);
+        }
+        gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+        let counter = |outcome: Outcome| counter!(REQUESTS, "code" => outcome.as_str());
+        Self {
+            duration: histogram!(REQUEST_DURATION),
+            objective,
+            classified: counter(Outcome::Classified),
+            unknown: counter(Outcome::Unknown),
+            client_gone: counter(Outcome::ClientGone),
+            failed: Code::ALL.map(|code| counter(Outcome::Failed(code))),
+            verdicts: Verdict::ALL.map(|verdict| counter!(VERDICTS, "verdict" => verdict.as_str())),
         }
     }
-}
 
-impl Default for RequestMeters {
-    /// Looks up the handles.
-    fn default() -> Self {
-        Self { duration: histogram!(REQUEST_DURATION), ok: counter!(REQUESTS, "code" => OK) }
+    /// Counts a request that ended `elapsed` after it was accepted. Returns the verdict on it.
+    pub fn count(&self, outcome: Outcome, elapsed: Duration) -> Verdict {
+        let counter = match outcome {
+            Outcome::Classified => &self.classified,
+            Outcome::Unknown => &self.unknown,
+            Outcome::ClientGone => &self.client_gone,
+            Outcome::Failed(code) => &self.failed[code as usize],
+        };
+        counter.increment(1);
+        let verdict = outcome.verdict(elapsed, self.objective);
+        self.verdicts[verdict as usize].increment(1);
+        verdict
     }
 }
 

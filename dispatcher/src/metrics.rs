@@ -19,6 +19,15 @@ pub const HEDGES: &str = "dispatcher_hedges_total";
 /// Counter by `reason`: retries.
 pub const RETRIES: &str = "dispatcher_retries_total";
 
+/// Counter by `verdict`: requests that have ended, by whether they count for or against the objective.
+pub const VERDICTS: &str = "dispatcher_request_verdicts_total";
+
+/// Gauge by `version`: always 1.
+pub const BUILD_INFO: &str = "dispatcher_build_info";
+
+/// Counter: lines of the access log that were dropped.
+pub const ACCESS_LOG_DROPPED: &str = "dispatcher_access_log_dropped_lines_total";
+
 /// The Prometheus type of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MetricKind {
@@ -46,11 +55,16 @@ const fn row(name: &'static str, kind: MetricKind, help: &'static str) -> Metric
 }
 
 /// Every metric that the dispatcher exports. `docs/api.md` lists the same metrics.
-pub const ALL: [MetricDescription; 17] = [
+pub const ALL: [MetricDescription; 20] = [
     row(QUEUE_LENGTH, MetricKind::Gauge, "Requests waiting in the queue, late ones included."),
     row(QUEUE_LATE_LENGTH, MetricKind::Gauge, "Waiting requests that can no longer meet the objective."),
     row(ENQUEUED, MetricKind::Counter, "Requests admitted to the queue."),
     row(REQUESTS, MetricKind::Counter, "Requests by outcome: ok, an error code, or client_gone."),
+    row(
+        VERDICTS,
+        MetricKind::Counter,
+        "Requests by verdict: good and late answers, failed, shed, refused, gave_up (left late) or cancelled (left early).",
+    ),
     row(
         REQUEST_DURATION,
         MetricKind::Histogram,
@@ -82,6 +96,12 @@ pub const ALL: [MetricDescription; 17] = [
     row(REPLICAS, MetricKind::Gauge, "Replicas by state: ready, ejected or draining."),
     row(CAPACITY, MetricKind::Gauge, "Slots of all ready replicas."),
     row(UPTIME, MetricKind::Gauge, "Seconds since the dispatcher started."),
+    row(BUILD_INFO, MetricKind::Gauge, "1, with the version of the program."),
+    row(
+        ACCESS_LOG_DROPPED,
+        MetricKind::Counter,
+        "Lines of the access log that were dropped, because their reader was too slow.",
+    ),
     row(SHED, MetricKind::Counter, "Requests refused at admission, by reason: overloaded, length or bytes."),
     row(EXPIRED, MetricKind::Counter, "Requests whose deadline passed while they waited in the queue."),
     row(HEDGES, MetricKind::Counter, "Requests sent to a second replica because the first was slow (--hedge)."),

@@ -7,6 +7,7 @@ use crate::forward::{self, AttemptResult, ReplicaAnswer, ReplicaConnection};
 use crate::poison::PoisonList;
 use crate::request::BufferedRequest;
 use crate::rotation::Address;
+use crate::timeline::{self, Timeline};
 use hyper::StatusCode;
 use service::wire::RequestError;
 use std::pin::Pin;
@@ -104,8 +105,12 @@ impl Permit {
             *self.assignment.take().expect("only `send` and `drop` take the assignment, and both consume the permit");
         let (started, reporter) = (Instant::now(), reports.clone());
         let hedge = hedge.map(|permit| Box::new(Hedge { permit, request: request.clone(), poison: poison.clone() }));
+        let logged =
+            request.timeline.clone().map(|timeline| LoggedAttempt { timeline, replica: address.clone(), started });
+        let logged_end = logged.clone();
         let attempt = Box::pin(async move {
             let result = forward::attempt(connection, &address, &request, deadline, waited).await;
+            LoggedAttempt::end(logged_end, result.answer.as_ref().map(|answer| answer.status));
             let body_deaths = match &result.answer {
                 Ok(_) => {
                     poison.record_answer(request.body.pieces());
@@ -117,6 +122,7 @@ impl Permit {
             report(&reporter, permit_id, result, body_deaths, started.elapsed())
         });
         RunningAttempt {
+            logged,
             attempt: Some(attempt),
             stall_notice: Some(stall_notice),
             hedge,
@@ -135,7 +141,12 @@ impl Permit {
             .assignment
             .take()
             .expect("only `send`, `end` and `drop` take the assignment, and all consume the permit");
-        let answer = result.map(|status| ReplicaAnswer { status, body: bytes::Bytes::new() });
+        let answer = result.map(|status| ReplicaAnswer {
+            status,
+            kind: forward::BodyKind::Json,
+            json_length: None,
+            body: bytes::Bytes::new(),
+        });
         let result = AttemptResult { answer, capacity: None, work: None, full_work: None, connection: None };
         report(&assignment.reports, assignment.permit_id, result, 0, assignment.waited).map(|answer| answer.status)
     }
@@ -200,6 +211,30 @@ pub struct RunningAttempt {
     permit_id: u64,
     started: Instant,
     deadline: Instant,
+    /// The record of the attempt for the logs; `None` if no log needs it.
+    logged: Option<LoggedAttempt>,
+}
+
+/// The record of an attempt for the logs.
+#[derive(Debug, Clone)]
+struct LoggedAttempt {
+    timeline: Arc<Timeline>,
+    replica: Address,
+    started: Instant,
+}
+
+impl LoggedAttempt {
+    /// Adds the attempt to the timeline of its request.
+    fn end(logged: Option<Self>, result: Result<StatusCode, &AttemptFailure>) {
+        if let Some(Self { timeline, replica, started }) = logged {
+            timeline.record(timeline::Attempt {
+                replica,
+                started,
+                elapsed: started.elapsed(),
+                result: result.map_err(|failure| *failure),
+            });
+        }
+    }
 }
 
 /// The channel for a second permit, and what a second attempt needs.
@@ -222,6 +257,7 @@ impl RunningAttempt {
             self.stall_notice = None;
             // An error means that the worker has ended. The attempt then goes on, because it may still be answered.
             if notice.is_ok() {
+                LoggedAttempt::end(self.logged.take(), Err(&AttemptFailure::Stalled));
                 let stalled = AttemptResult::failed(AttemptFailure::Stalled);
                 polled = Poll::Ready(report(&self.reports, self.permit_id, stalled, 0, self.started.elapsed()));
             }

@@ -6,10 +6,12 @@ use crate::permit::{Permit, PermitReceiver, PermitSender};
 use crate::queue::{QueueEntry, SequenceNumber};
 use crate::retry::FailedAttempts;
 use crate::rotation::{Address, Constraints};
+use crate::timeline::Timeline;
 use hyper::header::HeaderValue;
 use service::body::Chunks;
 use service::trace::TraceContext;
 use service::wire::RequestError;
+use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::oneshot;
 
@@ -21,14 +23,38 @@ pub struct BufferedRequest {
     pub body: Chunks,
     /// The header `Content-Type`; `None` if the client sent none.
     pub content_type: Option<HeaderValue>,
-    /// Number of predictions that the client wants.
-    pub top_k: usize,
+    /// The endpoint of a replica that the request is for.
+    pub endpoint: Endpoint,
     /// The request's id and trace context, which the replica and the client receive.
     pub trace: TraceContext,
     /// The instant at which the request's head had arrived.
     pub accepted: Instant,
     /// The instant by which the client must be answered.
     pub deadline: Instant,
+    /// The attempts of the request; `None` if no log needs them.
+    pub timeline: Option<Arc<Timeline>>,
+}
+
+/// An endpoint of a replica.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Endpoint {
+    /// `/predict`.
+    Predict {
+        /// Number of predictions that the client wants.
+        top_k: usize,
+    },
+    /// The endpoint `infer` of a model of the Open Inference Protocol. It is boxed, because few requests have it.
+    Infer(Box<InferEndpoint>),
+}
+
+/// The endpoint `infer` of a model, and the header of the protocol.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InferEndpoint {
+    /// The path, which names the model.
+    pub path: String,
+    /// The value of [`INFERENCE_JSON_LENGTH`](service::wire::header::INFERENCE_JSON_LENGTH); `None` if the client sent
+    /// none.
+    pub json_length: Option<HeaderValue>,
 }
 
 /// A request that waits in the queue for a permit.

@@ -4,7 +4,10 @@ use crate::admin::Admin;
 use crate::config::Config;
 use crate::dispatch::RequestDispatcher;
 use crate::handler::Handler;
+use crate::inference_protocol::InferenceProtocol;
 use crate::meters::RequestMeters;
+use crate::request_log::RequestLog;
+use crate::spans::SpanExport;
 use crate::token::Token;
 use crate::{metrics, worker};
 use anyhow::{Context, Result};
@@ -49,6 +52,7 @@ async fn serve(config: Config, recorder: PrometheusHandle) -> Result<()> {
     let worker = worker::spawn(config.settings, published);
     let common = admin::Admin { metrics: recorder, readiness: readiness.clone(), capacity: None };
     let admin = Admin { worker: worker.clone(), common };
+    let inference_protocol = InferenceProtocol::new(worker.clone(), readiness.clone());
     let admin = match admin_listener {
         Some(listener) => {
             tokio::spawn(serve_admin_paths(listener, admin));
@@ -56,15 +60,22 @@ async fn serve(config: Config, recorder: PrometheusHandle) -> Result<()> {
         }
         None => Some(admin),
     };
+    // The guard writes the last lines when it is dropped, after the last request.
+    let spans = config.otlp_endpoint.map(|endpoint| SpanExport::open(&endpoint, config.trace_ratio)).transpose()?;
+    let (log, _guard) = RequestLog::open(config.access_log.as_deref(), config.slow_log, spans)?;
+    let log = Arc::new(log);
     let handler = Arc::new(Handler {
+        log: log.clone(),
         dispatcher: RequestDispatcher::new(worker, config.objective),
         admin,
+        inference_protocol,
         token,
         body_limits: config.request_limits.body(MemoryBudget::new(config.queue_bytes)),
         request_limits: config.request_limits,
-        meters: RequestMeters::default(),
+        meters: RequestMeters::new(config.objective),
     });
     server::run(listener, tls, readiness, config.drain, move |request| handler.handle(request)).await;
+    log.shut_down();
     Ok(())
 }
 

@@ -15,7 +15,7 @@ use crate::queue::{Queue, QueueEntry, SequenceNumber};
 use crate::request::{DispatchedRequest, QueuedRequest, Twin};
 use crate::retry::{self, RetryDecision};
 use crate::retry_budget::RetryBudget;
-use crate::rotation::{Address, Balance, Constraints, HealthSignal, ProbeEffect, Rotation};
+use crate::rotation::{Address, Balance, Constraints, HealthSignal, ProbeEffect, ReplicaState, Rotation};
 use crate::status::Status;
 use admission::{Admission, Order, QueueState, TimeLeft, retry_after};
 use hyper::StatusCode;
@@ -68,6 +68,8 @@ pub enum Message {
     Submit(QueueEntry<QueuedRequest>),
     /// The worker sets the gauges and sends its status on the channel.
     Status(oneshot::Sender<Status>),
+    /// The worker sends the address of a ready replica, or `None` if there is none.
+    ReadyReplica(oneshot::Sender<Option<Address>>),
 }
 
 /// A message on the channel without a bound. Destructors send these messages, and a destructor cannot wait for room in
@@ -230,6 +232,11 @@ impl Worker {
                 self.meters.set_gauges(&self.queue, &self.rotation, &self.load, now);
                 // The client that asked for the status may have left.
                 let _left = reply.send(Status::new(&self.queue, &self.rotation, &self.load, now));
+            }
+            Message::ReadyReplica(reply) => {
+                let mut replicas = self.rotation.replicas().iter();
+                let ready = replicas.find(|replica| replica.state == ReplicaState::Ready);
+                let _left = reply.send(ready.map(|replica| replica.address.clone()));
             }
         }
     }

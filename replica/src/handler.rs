@@ -14,11 +14,12 @@ use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Request, StatusCode};
 use service::admin::Admin;
 use service::body::{self, BodyLimits, Chunks};
+use service::coding;
 use service::headers::text;
 use service::options::RequestLimits;
 use service::respond::{self, Reply};
 use service::trace::TraceContext;
-use service::wire::{self, Answer, Code, RequestError, Timing, header};
+use service::wire::{self, Answer, BodyFormat, Code, RequestError, Timing, header};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -106,14 +107,16 @@ impl ReplicaHandler {
         work: Work,
     ) -> Result<Answer, RequestError> {
         let Admitted { slot, in_progress: _in_progress, content_type, top_k, deadline, queued_ms } = admitted;
-        let image = request_body::encoded_image(content_type, body.to_bytes()).await?;
+        let image = request_body::encoded_image(content_type, body.to_bytes())?;
         let classification = self.pipeline.classify(Image::Encoded(image), deadline, slot, work).await?;
         Ok(self.describe(&classification, top_k, queued_ms, received.elapsed()))
     }
 
     /// Checks the head of a request and takes a slot for it.
     fn admit<'a>(&self, head: &'a Parts, received: Instant) -> Result<Admitted<'a>, RequestError> {
+        coding::check(&head.headers)?;
         let content_type = text(&head.headers, &CONTENT_TYPE)?;
+        BodyFormat::from_content_type(content_type)?;
         let (top_k, deadline) = (wire::top_k(head.uri.query())?, self.deadline(&head.headers, received)?);
         let queued_ms = text(&head.headers, &header::QUEUE_MS)?.and_then(|waited| waited.parse().ok()).unwrap_or(0.0);
         let (slot, in_progress) = (self.take_slots(1)?, InProgress::start(received));

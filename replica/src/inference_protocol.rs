@@ -14,17 +14,18 @@ use crate::pipeline::Image;
 use crate::work::Work;
 use futures_util::future::try_join_all;
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CONTENT_ENCODING, HeaderName, HeaderValue};
+use hyper::header::{ALLOW, HeaderValue};
 use hyper::{HeaderMap, Method, StatusCode};
 use percent_encoding::percent_decode_str;
 use request::{InferenceRequest, InputLimits};
 use response::{Encoded, InferenceResponse};
 use serde_json::json;
 use service::body::{self, Chunks};
+use service::coding;
 use service::headers::text;
-use service::respond::{self, Reply};
+use service::respond::{self, Reply, inference_error};
 use service::trace::TraceContext;
-use service::wire::{Code, RequestError};
+use service::wire::{Code, RequestError, header};
 use std::time::{Duration, Instant};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -36,12 +37,6 @@ const IMAGE: &str = "image";
 
 /// The only version of the model.
 const VERSION: &str = "1";
-
-/// The header with the number of bytes of the JSON in a body, if binary data follows the JSON.
-const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
-
-/// Most characters of an error message. Without a limit, a message could quote a whole body.
-const MAX_MESSAGE_LENGTH: usize = 500;
 
 /// A resource of the protocol, as a path names it.
 #[derive(Debug, PartialEq)]
@@ -77,7 +72,7 @@ pub(crate) async fn answer(handler: &ReplicaHandler, request: hyper::Request<Inc
             resource.map(|resource| describe(handler, &resource, &head.method))
         }
     };
-    handler.add_headers(outcome.unwrap_or_else(|fault| refusal(&fault)), &trace)
+    handler.add_headers(outcome.unwrap_or_else(|fault| inference_error(&fault)), &trace)
 }
 
 impl Resource {
@@ -110,7 +105,8 @@ impl Resource {
 fn describe(handler: &ReplicaHandler, resource: &Resource, method: &Method) -> Reply {
     let allowed = if *resource == Resource::Infer { "POST" } else { "GET, HEAD" };
     if *resource == Resource::Infer || !matches!(*method, Method::GET | Method::HEAD) {
-        let mut reply = refusal(&RequestError::new(Code::MethodNotAllowed, format!("this path takes {allowed} only")));
+        let mut reply =
+            inference_error(&RequestError::new(Code::MethodNotAllowed, format!("this path takes {allowed} only")));
         reply.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
         return reply;
     }
@@ -125,7 +121,7 @@ fn describe(handler: &ReplicaHandler, resource: &Resource, method: &Method) -> R
         }
         Resource::Model | Resource::Infer => match handler.model.get() {
             Some(model) => respond::json(StatusCode::OK, &metadata::ModelMetadata::new(model)),
-            None => refusal(&loading()),
+            None => inference_error(&loading()),
         },
     }
 }
@@ -157,7 +153,7 @@ async fn infer(
     let body = body::read(body, &handler.body_limits, deadline).await?;
     let work = handler.work.begin();
     let computed = compute(handler, body, json_length, slots, deadline, &work).await;
-    Ok(handler.with_work(computed.unwrap_or_else(|fault| refusal(&fault)), &work))
+    Ok(handler.with_work(computed.unwrap_or_else(|fault| inference_error(&fault)), &work))
 }
 
 /// Parses the body of an inference request, which has one of the slots that it needs, and answers it.
@@ -214,22 +210,18 @@ async fn classify(
     try_join_all(classified).await
 }
 
-/// The value of the header [`JSON_LENGTH`]; `None` if the header is absent.
+/// The value of the header [`header::INFERENCE_JSON_LENGTH`]; `None` if the header is absent.
 ///
 /// # Errors
 /// If the value is malformed (status 400), or the body is compressed (status 415).
 fn json_length(headers: &HeaderMap) -> Result<Option<usize>, RequestError> {
-    match text(headers, &CONTENT_ENCODING)? {
-        None | Some("identity") => {}
-        Some(encoding) => {
-            let message = format!("Content-Encoding {encoding:?} is not supported; send the body uncompressed");
-            return Err(RequestError::new(Code::UnsupportedMediaType, message));
-        }
-    }
-    let Some(length) = text(headers, &JSON_LENGTH)? else { return Ok(None) };
+    coding::check(headers)?;
+    let Some(length) = text(headers, &header::INFERENCE_JSON_LENGTH)? else { return Ok(None) };
     // `parse` alone would accept a sign.
     let number = length.bytes().all(|byte| byte.is_ascii_digit()).then(|| length.parse().ok()).flatten();
-    number.map(Some).ok_or_else(|| bad_request(format!("{JSON_LENGTH} is {length:?}; it must be a number of bytes")))
+    number.map(Some).ok_or_else(|| {
+        bad_request(format!("{} is {length:?}; it must be a number of bytes", header::INFERENCE_JSON_LENGTH))
+    })
 }
 
 /// The HTTP answer for an encoded response.
@@ -238,16 +230,10 @@ fn reply(Encoded { body, json_length }: Encoded) -> Reply {
         None => respond::bytes(StatusCode::OK, "application/json", body),
         Some(length) => {
             let mut reply = respond::bytes(StatusCode::OK, "application/octet-stream", body);
-            reply.headers_mut().insert(JSON_LENGTH, HeaderValue::from(length));
+            reply.headers_mut().insert(header::INFERENCE_JSON_LENGTH, HeaderValue::from(length));
             reply
         }
     }
-}
-
-/// The answer for an error, with the protocol's body `{"error": "MESSAGE"}`.
-fn refusal(fault: &RequestError) -> Reply {
-    let message: String = fault.message.chars().take(MAX_MESSAGE_LENGTH).collect();
-    respond::error(fault, "").map(|_contract| json!({"error": message}).to_string().into())
 }
 
 /// An error with status 400.
@@ -306,13 +292,5 @@ mod tests {
             headers.insert(name, HeaderValue::from_static(value));
             assert_eq!(json_length(&headers).map_err(|fault| fault.code), expected, "{name}: {value}");
         }
-    }
-
-    #[test]
-    fn a_long_error_message_is_cut() {
-        let reply = refusal(&bad_request("é".repeat(100_000)));
-        assert_eq!(reply.status(), 400);
-        let length = hyper::body::Body::size_hint(reply.body()).exact();
-        assert_eq!(length, Some((MAX_MESSAGE_LENGTH * "é".len() + r#"{"error":""}"#.len()) as u64));
     }
 }

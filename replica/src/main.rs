@@ -4,6 +4,7 @@ use anyhow::Result;
 use clap::Parser;
 use replica::config::{Args, Config};
 use replica::server;
+use service::telemetry::{self, latency_buckets};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -14,7 +15,8 @@ fn main() -> ExitCode {
 fn run() -> Result<()> {
     let main_entered = Instant::now();
     let args = Args::parse();
-    let metrics = service::telemetry::start(&args.process.log)?;
+    let buckets = latency_buckets(None, args.request_limits.deadline);
+    let metrics = telemetry::start(&args.process.log, &buckets)?;
     let config = Config::try_from(args)?;
     server::run(config, metrics, main_entered)?;
     // Returning would run libtorch's destructors. They take 100 ms, and the operating system frees the memory anyway.

@@ -13,6 +13,8 @@ pub const STAGE: &str = "inference_stage_seconds";
 pub const BATCH_SIZE: &str = "inference_batch_size";
 /// Gauge, seconds: the time from exec until the replica was ready.
 pub const STARTUP: &str = metric::STARTUP;
+/// Gauge by `version`: always 1.
+pub const BUILD_INFO: &str = "replica_build_info";
 
 /// The type of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +37,7 @@ pub struct Metric {
 }
 
 /// All metrics that a ready replica exports.
-pub const ALL: [Metric; 5] = [
+pub const ALL: [Metric; 6] = [
     Metric { name: IN_PROGRESS, kind: MetricKind::Gauge, help: "Requests that are accepted and not answered yet." },
     Metric {
         name: LATENCY,
@@ -51,6 +53,7 @@ pub const ALL: [Metric; 5] = [
     },
     Metric { name: BATCH_SIZE, kind: MetricKind::Histogram, help: "Images in one forward pass." },
     Metric { name: STARTUP, kind: MetricKind::Gauge, help: "Seconds from exec until the replica was ready." },
+    Metric { name: BUILD_INFO, kind: MetricKind::Gauge, help: "1, with the version of the program." },
 ];
 
 /// A stage in the processing of an image: the label of [`STAGE`].
@@ -78,6 +81,7 @@ pub(crate) fn register() {
         }
     }
     in_progress().set(0.0);
+    gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     let _created = (latency(), batch_size(), Stage::ALL.map(stage));
 }
 

@@ -1,19 +1,34 @@
-//! Finds the encoded image in a request's body, which may be the image file, multipart or JSON. Knows nothing of image
+//! Finds the encoded image in a request's body, which may be the image file, a form or JSON. Knows nothing of image
 //! formats.
 
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
+use crate::image_text;
+use crate::multipart::{Part, Parts};
 use bytes::Bytes;
+use percent_encoding::percent_decode;
 use serde::Deserialize;
+use service::coding;
 use service::wire::{BodyFormat, Code, RequestError};
-use std::convert::Infallible;
+use std::borrow::Cow;
+
+/// The name of the field with the image.
+const IMAGE: &str = "image";
+
+/// The name of the field with the image in requests of TorchServe's clients. A body may have other fields of this name,
+/// so [`IMAGE`] goes before it.
+const DATA: &str = "data";
 
 /// The fields of a body of `application/json`.
 #[derive(Deserialize)]
-struct JsonBody {
-    /// The image file in base64.
-    image: String,
+struct JsonBody<'a> {
+    #[serde(borrow)]
+    image: Option<JsonText<'a>>,
+    #[serde(borrow)]
+    data: Option<JsonText<'a>>,
 }
+
+/// A text in JSON. Only a text with escapes is copied.
+#[derive(Deserialize)]
+struct JsonText<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// The encoded image in `body`. `content_type` is the value of the header `Content-Type`, which selects the format of
 /// the body.
@@ -21,17 +36,13 @@ struct JsonBody {
 /// # Errors
 /// If `content_type` names no supported format (status 415), or the body is malformed or contains no image (status
 /// 400).
-pub async fn encoded_image(content_type: Option<&str>, body: Bytes) -> Result<Bytes, RequestError> {
+pub fn encoded_image(content_type: Option<&str>, body: Bytes) -> Result<Bytes, RequestError> {
     let image = match BodyFormat::from_content_type(content_type)? {
         BodyFormat::Raw => body,
-        BodyFormat::Multipart => first_file(content_type.unwrap_or_default(), body).await?,
-        BodyFormat::Json => {
-            let parsed: JsonBody = serde_json::from_slice(&body).map_err(|error| {
-                bad_request(format!("the JSON does not have the form {{\"image\": \"BASE64\"}}: {error}"))
-            })?;
-            let decoded = BASE64_STANDARD.decode(parsed.image);
-            decoded.map_err(|error| bad_request(format!("\"image\" is not base64: {error}")))?.into()
-        }
+        BodyFormat::Multipart => image_of_multipart(content_type.unwrap_or_default(), &body)?,
+        BodyFormat::Form if is_binary(&body) => body,
+        BodyFormat::Form => image_of_form(&body)?,
+        BodyFormat::Json => image_of_json(&body)?,
     };
     if image.is_empty() {
         return Err(bad_request("the image is empty; send an image file"));
@@ -39,18 +50,99 @@ pub async fn encoded_image(content_type: Option<&str>, body: Bytes) -> Result<By
     Ok(image)
 }
 
-/// The first part of a multipart body that has a file name or is named `image`.
-async fn first_file(content_type: &str, body: Bytes) -> Result<Bytes, RequestError> {
-    let malformed = |error: multer::Error| bad_request(format!("the multipart body is malformed: {error}"));
-    let boundary = multer::parse_boundary(content_type).map_err(malformed)?;
-    let stream = futures_util::stream::once(async { Ok::<_, Infallible>(body) });
-    let mut parts = multer::Multipart::new(stream, boundary);
-    while let Some(part) = parts.next_field().await.map_err(malformed)? {
-        if part.file_name().is_some() || part.name() == Some("image") {
-            return part.bytes().await.map_err(malformed);
+/// The image in a body of `multipart/form-data`: the first part that has content and looks like an image, or else the
+/// first one with content and the name [`DATA`]. Forms send an empty part for a file that the user has not chosen.
+fn image_of_multipart(content_type: &str, body: &Bytes) -> Result<Bytes, RequestError> {
+    let (mut fallback, mut has_empty_image) = (None, false);
+    for part in Parts::new(content_type, body)? {
+        let part = part?;
+        if looks_like_image(&part) {
+            if !part.content.is_empty() {
+                return image_of_part(&part, body);
+            }
+            has_empty_image = true;
+        } else if fallback.is_none() && part.name.as_deref() == Some(DATA.as_bytes()) && !part.content.is_empty() {
+            fallback = Some(part);
         }
     }
-    Err(bad_request("the multipart body has no part with a file name or the name \"image\"; send one"))
+    match fallback {
+        Some(part) => image_of_part(&part, body),
+        None if has_empty_image => Ok(Bytes::new()),
+        None => Err(bad_request("the multipart body has no part with a file name or the name \"image\"; send one")),
+    }
+}
+
+/// Whether a part has a file name, the name [`IMAGE`] or the type of an image.
+fn looks_like_image(part: &Part<'_>) -> bool {
+    part.has_file_name
+        || part.name.as_deref() == Some(IMAGE.as_bytes())
+        || part.content_type.get(..6).is_some_and(|start| start.eq_ignore_ascii_case(b"image/"))
+}
+
+/// The image file in `part` of `body`. It is copied only if it is encoded as text.
+fn image_of_part(part: &Part<'_>, body: &Bytes) -> Result<Bytes, RequestError> {
+    let is_one_of = |value: &[u8], names: &[&str]| {
+        value.is_empty() || names.iter().any(|name| value.eq_ignore_ascii_case(name.as_bytes()))
+    };
+    if !is_one_of(part.content_encoding, &["identity"]) {
+        return Err(coding::unsupported("Content-Encoding", part.content_encoding));
+    }
+    let is_base64 = part.transfer_encoding.eq_ignore_ascii_case(b"base64");
+    if !is_base64 && !is_one_of(part.transfer_encoding, &["7bit", "8bit", "binary"]) {
+        return Err(coding::unsupported("Content-Transfer-Encoding", part.transfer_encoding));
+    }
+    // A page sends the picture of a canvas as a field with a data URL.
+    if is_base64 || image_text::base64_of_data_url(part.content).is_some() {
+        return decoded(part.content, "the image in the multipart body cannot be decoded");
+    }
+    Ok(body.slice_ref(part.content))
+}
+
+/// Whether a body begins with bytes that a form cannot have, since a form is ASCII text. `curl --data-binary @FILE`
+/// calls the file a form.
+fn is_binary(body: &[u8]) -> bool {
+    /// A JPEG or PNG file has a byte that is not ASCII at its start. A WebP file has its length in the bytes 4 to 7, and
+    /// the last of them is a control character in a file of less than 128 MiB.
+    const LOOKED_AT: usize = 8;
+    let is_text = |byte: &u8| byte.is_ascii() && (!byte.is_ascii_control() || byte.is_ascii_whitespace());
+    !body.iter().take(LOOKED_AT).all(is_text)
+}
+
+/// The image in a body of `application/x-www-form-urlencoded`: the first field named [`IMAGE`], or else the first one
+/// named [`DATA`].
+fn image_of_form(body: &[u8]) -> Result<Bytes, RequestError> {
+    let field = |wanted: &str| {
+        let pairs = body.split(|&byte| byte == b'&').map(|pair| {
+            let equals = memchr::memchr(b'=', pair).unwrap_or(pair.len());
+            (&pair[..equals], pair.get(equals + 1..).unwrap_or_default())
+        });
+        pairs.into_iter().find(|(name, _)| percent_decode(name.trim_ascii()).eq(wanted.bytes()))
+    };
+    let Some((_, value)) = field(IMAGE).or_else(|| field(DATA)) else {
+        return Err(bad_request(
+            "the form has no field \"image\"; send image=BASE64, or the image file with Content-Type: image/*",
+        ));
+    };
+    // A plus stands for a space in a form. Base64 has no spaces but has the digit plus, and some clients do not encode
+    // it. So every plus is that digit.
+    decoded(&percent_decode(value).collect::<Vec<u8>>(), "the field \"image\" of the form cannot be decoded")
+}
+
+/// The image in a body of `application/json`: the field [`IMAGE`], or else [`DATA`].
+fn image_of_json(body: &[u8]) -> Result<Bytes, RequestError> {
+    let wrong_form = |reason: &dyn std::fmt::Display| {
+        bad_request(format!("the JSON does not have the form {{\"image\": \"BASE64\"}}: {reason}"))
+    };
+    // Some programs on Windows begin every file with a byte order mark.
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    let JsonBody { image, data } = serde_json::from_slice(body).map_err(|error| wrong_form(&error))?;
+    let JsonText(text) = image.or(data).ok_or_else(|| wrong_form(&"the field \"image\" is missing"))?;
+    decoded(text.as_bytes(), "\"image\" cannot be decoded")
+}
+
+/// The bytes that `text` encodes. An error begins with `failure`.
+fn decoded(text: &[u8], failure: &str) -> Result<Bytes, RequestError> {
+    image_text::decode(text).map(Bytes::from).map_err(|reason| bad_request(format!("{failure}: {reason}")))
 }
 
 fn bad_request(message: impl Into<String>) -> RequestError {
@@ -58,48 +150,4 @@ fn bad_request(message: impl Into<String>) -> RequestError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    async fn check(content_type: &str, body: &str, expected: Result<&str, Code>) {
-        let found = encoded_image(Some(content_type), Bytes::copy_from_slice(body.as_bytes())).await;
-        let found = found.as_ref().map(|bytes| std::str::from_utf8(bytes).expect("text")).map_err(|fault| fault.code);
-        assert_eq!(found, expected, "{content_type} {body:?}");
-    }
-
-    #[tokio::test]
-    async fn the_image_is_found_in_each_format_of_a_body() {
-        check("image/png", "abc", Ok("abc")).await;
-        check("application/json", r#"{"image":"YWJj"}"#, Ok("abc")).await;
-        let multipart =
-            |headers: &str| format!("--B\r\nContent-Disposition: form-data; {headers}\r\n\r\nabc\r\n--B--\r\n");
-        let kind = "multipart/form-data; boundary=B";
-        check(kind, &multipart("name=\"x\"; filename=\"p.jpg\""), Ok("abc")).await;
-        check(kind, &multipart("name=\"image\""), Ok("abc")).await;
-        let fields_first = format!(
-            "--B\r\nContent-Disposition: form-data; name=\"top\"\r\n\r\n5\r\n{}",
-            multipart("name=\"f\"; filename=\"p\"")
-        );
-        check(kind, &fields_first, Ok("abc")).await;
-    }
-
-    #[tokio::test]
-    async fn malformed_bodies_and_unknown_content_types_are_refused() {
-        let kind = "multipart/form-data; boundary=B";
-        for (content_type, body) in [
-            ("image/png", ""),
-            ("application/json", "{"),
-            ("application/json", "[]"),
-            ("application/json", r#"{"picture":"YWJj"}"#),
-            ("application/json", r#"{"image":"!"}"#),
-            ("application/json", r#"{"image":""}"#),
-            ("multipart/form-data", "x"),
-            (kind, "x"),
-            (kind, "--B\r\nContent-Disposition: form-data; name=\"image\"\r\n\r\ncut short"),
-            (kind, "--B\r\nContent-Disposition: form-data; name=\"other\"\r\n\r\nabc\r\n--B--\r\n"),
-        ] {
-            check(content_type, body, Err(Code::BadRequest)).await;
-        }
-        check("text/plain", "x", Err(Code::UnsupportedMediaType)).await;
-    }
-}
+mod tests;

@@ -1,6 +1,6 @@
 //! The scaler's metrics: names, types and HELP texts. A test compares them with the table in docs/api.md.
 
-use metrics::{describe_counter, describe_gauge};
+use metrics::{describe_counter, describe_gauge, gauge};
 use service::wire::metric;
 
 pub(crate) const BLOCKED_REPLICAS: &str = "scaler_blocked_replicas";
@@ -8,18 +8,21 @@ pub(crate) const CEILING_REPLICAS: &str = "scaler_ceiling_replicas";
 pub(crate) const DECISIONS: &str = "scaler_decisions_total";
 pub(crate) const PREDICTED_LATE: &str = "scaler_predicted_late_ratio";
 pub(crate) const OBSERVATION_AGE: &str = "scaler_observation_age_seconds";
+const BUILD_INFO: &str = "scaler_build_info";
 
-const GAUGES: [(&str, &str); 6] = [
+const GAUGES: [(&str, &str); 7] = [
     (metric::DESIRED_REPLICAS, "Desired replicas, after all limits."),
     (metric::READY_REPLICAS, "Replicas that serve."),
     (BLOCKED_REPLICAS, "Desired replicas that cannot be placed or keep dying."),
     (CEILING_REPLICAS, "Replicas that the target has room for, while that limits the scaler; otherwise 0."),
     (PREDICTED_LATE, "Share of requests that the law slo expects to be late."),
     (OBSERVATION_AGE, "Age of the figures that the scaler acts on, in seconds."),
+    (BUILD_INFO, "1, with the version of the program."),
 ];
 
-/// Registers the HELP text of each metric.
+/// Registers the HELP text of each metric, and sets the version of the program.
 pub(crate) fn describe() {
+    gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     for (name, help) in GAUGES {
         describe_gauge!(name, help);
     }

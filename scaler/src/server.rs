@@ -60,7 +60,7 @@ struct NamedDecision<'a> {
 /// If a flag is invalid, the address is in use, another scaler uses the same list, no cluster is configured, or a task
 /// of the scaler has ended.
 pub fn run(args: Args, given: &ArgMatches, laws: &Table) -> Result<()> {
-    let exporter = telemetry::start(&args.process.log)?;
+    let exporter = telemetry::start(&args.process.log, &telemetry::LATENCY_BUCKETS)?;
     metrics::describe();
     let config = Config::new(args, given, laws)?;
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve(config, exporter))

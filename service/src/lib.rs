@@ -3,6 +3,7 @@
 
 pub mod admin;
 pub mod body;
+pub mod coding;
 pub mod descriptors;
 pub mod fetch;
 pub mod file_watcher;

@@ -52,6 +52,16 @@ pub fn error(error: &RequestError, request_id: &str) -> Reply {
     reply
 }
 
+/// Most characters of an error message of the Open Inference Protocol. Without a limit, a message could quote a whole
+/// body.
+const MAX_MESSAGE_LENGTH: usize = 500;
+
+/// The answer for a failed request of the Open Inference Protocol, whose body is `{"error": "MESSAGE"}`.
+pub fn inference_error(error: &RequestError) -> Reply {
+    let message: String = error.message.chars().take(MAX_MESSAGE_LENGTH).collect();
+    self::error(error, "").map(|_contract| serde_json::json!({"error": message}).to_string().into())
+}
+
 /// An answer with status 405. `allowed` lists the methods that the path accepts, such as `GET, HEAD`.
 pub fn method_not_allowed(allowed: &'static str, request_id: &str) -> Reply {
     let message = format!("this path takes {allowed} only");
@@ -71,4 +81,17 @@ pub fn read_only(method: &Method, read: impl FnOnce() -> Reply) -> Reply {
 /// An answer with status 404. `advice` names a path that exists.
 pub fn not_found(path: &str, advice: &str, request_id: &str) -> Reply {
     error(&RequestError::new(Code::NotFound, format!("no such path: {path}; {advice}")), request_id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_message_of_the_inference_protocol_is_cut() {
+        let reply = inference_error(&RequestError::new(Code::BadRequest, "\u{e9}".repeat(100_000)));
+        assert_eq!(reply.status(), 400);
+        let length = hyper::body::Body::size_hint(reply.body()).exact();
+        assert_eq!(length, Some((MAX_MESSAGE_LENGTH * "\u{e9}".len() + r#"{"error":""}"#.len()) as u64));
+    }
 }

@@ -4,8 +4,8 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
-/// The upper bounds of the buckets of every histogram whose name ends in `_seconds`, in seconds. Most of them are below
-/// the default objective of 0.5 s.
+/// The upper bounds of the buckets of every histogram whose name ends in `_seconds`, in seconds, of a program whose
+/// limits are the default ones; see [`latency_buckets`]. Most of them are below the default objective of 0.5 s.
 pub const LATENCY_BUCKETS: [f64; 24] = [
     0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.125, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6,
     0.8, 1.0, 2.0, 4.0, 8.0,
@@ -13,6 +13,23 @@ pub const LATENCY_BUCKETS: [f64; 24] = [
 
 /// The upper bounds of the buckets of every histogram whose name ends in `_batch_size`, in images.
 const BATCH_SIZE_BUCKETS: [f64; 6] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0];
+
+/// The upper bounds of the buckets, in seconds, of a program whose requests take `longest` at most and should be answered
+/// within `objective`: [`LATENCY_BUCKETS`], the objective, and doubled bounds up to `longest`. Without a bucket at the
+/// objective, no query could count the answers within it. Without those above 8 s, a quantile of slow requests would
+/// always be 8 s.
+pub fn latency_buckets(objective: Option<Duration>, longest: Duration) -> Vec<f64> {
+    let mut buckets = LATENCY_BUCKETS.to_vec();
+    let mut last = LATENCY_BUCKETS[LATENCY_BUCKETS.len() - 1];
+    while last < longest.as_secs_f64() {
+        last *= 2.0;
+        buckets.push(last);
+    }
+    buckets.extend(objective.map(|objective| objective.as_secs_f64()));
+    buckets.sort_by(f64::total_cmp);
+    buckets.dedup();
+    buckets
+}
 
 /// The reason why logging or metrics could not start.
 #[derive(Debug, thiserror::Error)]
@@ -26,14 +43,14 @@ pub enum Error {
 }
 
 /// Starts logging and the metrics recorder. `filter` is a level or a list, such as `info` or `dispatcher=debug,info`.
-/// Returns the handle that renders `/metrics`. Must be called only once in a process.
+/// `latency_buckets` are the buckets of every histogram whose name ends in `_seconds`; see [`latency_buckets`]. Returns the handle that renders `/metrics`. Must be called only once in a process.
 ///
 /// # Errors
 /// If `filter` is malformed, or the process has a metrics recorder already.
 ///
 /// # Panics
 /// If the process has a logger already.
-pub fn start(filter: &str) -> Result<PrometheusHandle, Error> {
+pub fn start(filter: &str, latency_buckets: &[f64]) -> Result<PrometheusHandle, Error> {
     let parsed = EnvFilter::try_new(filter).map_err(|error| Error::Filter(filter.into(), error.to_string()))?;
     tracing_subscriber::fmt()
         .with_env_filter(parsed)
@@ -42,7 +59,7 @@ pub fn start(filter: &str) -> Result<PrometheusHandle, Error> {
         .init();
     let recorder = |error: metrics_exporter_prometheus::BuildError| Error::Recorder(error.to_string());
     PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &LATENCY_BUCKETS)
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), latency_buckets)
         .map_err(recorder)?
         .set_buckets_for_metric(Matcher::Suffix("_batch_size".into()), &BATCH_SIZE_BUCKETS)
         .map_err(recorder)?
@@ -57,5 +74,20 @@ pub async fn upkeep(metrics: PrometheusHandle) {
     loop {
         tick.tick().await;
         metrics.run_upkeep();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_reach_the_longest_time_and_have_one_at_the_objective() {
+        let seconds = Duration::from_secs;
+        assert_eq!(latency_buckets(None, seconds(5)), LATENCY_BUCKETS);
+        assert_eq!(latency_buckets(Some(Duration::from_millis(500)), seconds(8)), LATENCY_BUCKETS);
+        let buckets = latency_buckets(Some(Duration::from_millis(750)), seconds(30));
+        assert_eq!(buckets.len(), LATENCY_BUCKETS.len() + 3);
+        assert!(buckets.contains(&0.75) && buckets.ends_with(&[8.0, 16.0, 32.0]) && buckets.is_sorted());
     }
 }

@@ -25,6 +25,17 @@ enum Id<N> {
     Generated(N),
 }
 
+/// The ids of the span that a server records for a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServerSpan {
+    /// The id of the trace, which all its spans share.
+    pub trace_id: u128,
+    /// The id of the client's span; `None` if the trace begins here.
+    pub parent_id: Option<u64>,
+    /// The id of the server's span.
+    pub span_id: u64,
+}
+
 impl TraceContext {
     /// Takes each identifier from `headers`, or makes one. An `x-request-id` is accepted if it has 1 to 128 visible
     /// ASCII characters, and a `traceparent` if it has the form of version 00 of W3C Trace Context.
@@ -35,10 +46,34 @@ impl TraceContext {
             request_id: request_id.map_or_else(|| Id::Generated(rand::random()), |id| Id::Received(deep_copy(id))),
             traceparent: traceparent.map_or_else(
                 // W3C Trace Context forbids a trace id and a span id that are zero.
-                || Id::Generated([rand::random(), rand::random::<u64>().max(1), rand::random::<u64>().max(1)]),
+                || Id::Generated([rand::random(), random_id(), random_id()]),
                 |parent| Id::Received(deep_copy(parent)),
             ),
         }
+    }
+
+    /// Makes a span of this server a part of the request's trace, and names it as the parent in the `traceparent` that
+    /// replicas and the client receive. A trace of the client is continued if the client has sampled it. A trace that
+    /// begins here is recorded if `sample` returns true. Returns `None` for a trace that is not recorded.
+    pub fn begin_span(&mut self, sample: impl FnOnce() -> bool) -> Option<ServerSpan> {
+        let span = match &self.traceparent {
+            Id::Received(parent) => {
+                // `from_headers` keeps only values of this form.
+                let text = std::str::from_utf8(parent.as_bytes()).ok()?;
+                let flags = u8::from_str_radix(text.get(53..55)?, 16).ok()?;
+                let trace_id = u128::from_str_radix(text.get(3..35)?, 16).ok()?;
+                let parent_id = u64::from_str_radix(text.get(36..52)?, 16).ok()?;
+                let is_sampled = flags & 1 == 1;
+                is_sampled.then(|| ServerSpan { trace_id, parent_id: Some(parent_id), span_id: random_id() })?
+            }
+            Id::Generated([high, low, span_id]) => {
+                let trace_id = u128::from(*high) << 64 | u128::from(*low);
+                sample().then_some(ServerSpan { trace_id, parent_id: None, span_id: *span_id })?
+            }
+        };
+        let parent = format!("00-{:032x}-{:016x}-01", span.trace_id, span.span_id);
+        self.traceparent = Id::Received(header_value(parent.as_bytes()));
+        Some(span)
     }
 
     /// The request id as text. Error bodies contain it.
@@ -79,9 +114,14 @@ impl TraceContext {
     }
 }
 
+/// A random id that is not zero.
+fn random_id() -> u64 {
+    rand::random::<u64>().max(1)
+}
+
 /// The `traceparent` with these numbers: the upper and the lower half of the trace id, and the span id.
 fn traceparent([high, low, span]: [u64; 3]) -> [u8; 55] {
-    // The flags 00 mean "not sampled", because this process records no spans.
+    // The flags 00 mean "not sampled": no program has recorded a span of this trace.
     let mut parent = *b"00-00000000000000000000000000000000-0000000000000000-00";
     parent[3..19].copy_from_slice(&hex(high));
     parent[19..35].copy_from_slice(&hex(low));
@@ -150,6 +190,31 @@ mod tests {
         assert_eq!(written[0][header::REQUEST_ID], trace.request_id());
         assert!(is_request_id(written[0][header::REQUEST_ID].as_bytes()));
         assert!(is_traceparent(written[0][header::TRACEPARENT].as_bytes()), "{written:?}");
+    }
+
+    #[test]
+    fn a_span_continues_a_sampled_trace_and_begins_a_new_one_only_if_it_is_sampled_here() {
+        let parent = |flags: &str| format!("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-{flags}");
+        let mut trace = received(header::TRACEPARENT, &parent("01"));
+        let span = trace.begin_span(|| panic!("the client decides")).expect("the client has sampled the trace");
+        assert_eq!(span.trace_id, 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736);
+        assert_eq!(span.parent_id, Some(0x00f0_67aa_0ba9_02b7));
+        let forwarded = format!("00-4bf92f3577b34da6a3ce929d0e0e4736-{:016x}-01", span.span_id);
+        assert_eq!(trace.traceparent_value(), forwarded);
+
+        let mut trace = received(header::TRACEPARENT, &parent("00"));
+        assert_eq!(trace.begin_span(|| panic!("the client decides")), None);
+        assert_eq!(trace.traceparent_value(), parent("00"));
+
+        let mut trace = TraceContext::from_headers(&HeaderMap::new());
+        let before = trace.traceparent_value();
+        assert_eq!(trace.begin_span(|| false), None);
+        assert_eq!(trace.traceparent_value(), before);
+        let span = trace.begin_span(|| true).expect("the trace is sampled here");
+        assert_eq!(span.parent_id, None);
+        let text = before.to_str().expect("ASCII").strip_suffix("00").expect("not sampled").to_owned();
+        assert_eq!(trace.traceparent_value(), text + "01");
+        assert!(is_traceparent(trace.traceparent_value().as_bytes()));
     }
 
     #[test]

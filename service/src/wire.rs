@@ -27,6 +27,8 @@ pub mod header {
     /// it from its first passes on, so a dispatcher knows it before there is enough load for full batches. Absent if the
     /// replica computes one image at a time.
     pub const FULL_WORK_US: HeaderName = HeaderName::from_static("x-replica-full-work-us");
+    /// The number of bytes of the JSON in a body of the Open Inference Protocol, if binary data follows the JSON.
+    pub const INFERENCE_JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
     /// The W3C trace context of a request. The client sends it, or the first program that receives the request makes
     /// it. The dispatcher forwards it to the replica. Answers have it in their headers.
     pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -155,7 +157,7 @@ pub struct ReadyBody {
 /// The kind of a request's failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Code {
-    /// A header, the query, a multipart body, JSON or base64 is malformed, or the image is empty.
+    /// A header, the query, a form, JSON or base64 is malformed, or the image is empty.
     BadRequest,
     /// The image is truncated, corrupt or of an unsupported kind.
     BadImage,
@@ -167,7 +169,7 @@ pub enum Code {
     MethodNotAllowed,
     /// The body did not arrive in time.
     SlowBody,
-    /// The body, the image or the number of images exceeds its limit.
+    /// The body, the image, the number of images or a form exceeds its limit.
     TooLarge,
     /// The content type names no [`BodyFormat`], or the body is compressed.
     UnsupportedMediaType,
@@ -188,6 +190,35 @@ pub enum Code {
 }
 
 impl Code {
+    /// Every code, in the order of the enum.
+    pub const ALL: [Self; 15] = [
+        Self::BadRequest,
+        Self::BadImage,
+        Self::Unauthorized,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::SlowBody,
+        Self::TooLarge,
+        Self::UnsupportedMediaType,
+        Self::Poison,
+        Self::Internal,
+        Self::ReplicaFailed,
+        Self::QueueFull,
+        Self::Overloaded,
+        Self::Busy,
+        Self::DeadlineExceeded,
+    ];
+
+    /// The code that error bodies and metric labels write as `text`; `None` if there is no such code.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|code| code.as_str() == text)
+    }
+
+    /// The code of a failure whose body has no code, by its status: the first one with this status.
+    pub fn of_status(status: u16) -> Option<Self> {
+        Self::ALL.into_iter().find(|code| code.status() == status)
+    }
+
     /// The code as it appears in error bodies and metric labels.
     pub const fn as_str(self) -> &'static str {
         self.row().0
@@ -252,6 +283,8 @@ pub enum BodyFormat {
     Raw,
     /// `multipart/form-data`. The image file is the first part that has a file name or the name `image`.
     Multipart,
+    /// `application/x-www-form-urlencoded` with the field `image=<base64>`, or the image file itself.
+    Form,
     /// JSON of the form `{"image": "<base64>"}`.
     Json,
 }
@@ -269,12 +302,13 @@ impl BodyFormat {
         match essence {
             _ if is_image || is("application/octet-stream") => Ok(Self::Raw),
             _ if is("multipart/form-data") => Ok(Self::Multipart),
+            _ if is("application/x-www-form-urlencoded") => Ok(Self::Form),
             _ if is("application/json") => Ok(Self::Json),
             other => Err(RequestError::new(
                 Code::UnsupportedMediaType,
                 format!(
                     "Content-Type {other:?} is not supported; send image/*, application/octet-stream, \
-                     multipart/form-data or application/json"
+                     multipart/form-data, application/x-www-form-urlencoded or application/json"
                 ),
             )),
         }
@@ -324,6 +358,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_code_is_found_by_its_text() {
+        for (index, code) in Code::ALL.into_iter().enumerate() {
+            assert_eq!(Code::parse(code.as_str()), Some(code));
+            assert_eq!(code as usize, index, "{code:?} has its place in the order of the enum");
+        }
+        for text in ["", "ok", "Busy", "busy ", "client_gone"] {
+            assert_eq!(Code::parse(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
     fn a_content_type_selects_the_format_of_the_body() {
         let rows = [
             (None, Some(BodyFormat::Raw)),
@@ -332,7 +377,9 @@ mod tests {
             (Some("application/octet-stream"), Some(BodyFormat::Raw)),
             (Some("multipart/form-data; boundary=x"), Some(BodyFormat::Multipart)),
             (Some("application/json; charset=utf-8"), Some(BodyFormat::Json)),
-            (Some("application/x-www-form-urlencoded"), None),
+            (Some("Multipart/Form-Data ; boundary=x"), Some(BodyFormat::Multipart)),
+            (Some("application/x-www-form-urlencoded"), Some(BodyFormat::Form)),
+            (Some("application/x-www-form-urlencoded;charset=UTF-8"), Some(BodyFormat::Form)),
             (Some("text/plain"), None),
             (Some(""), None),
         ];

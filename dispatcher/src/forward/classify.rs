@@ -2,17 +2,26 @@
 
 use super::ReplicaAnswer;
 use super::answer::Answer;
+use super::headers::{AnswerHeaders, BodyKind};
 use crate::failure::AttemptFailure;
+use crate::request::Endpoint;
 use hyper::StatusCode;
 use service::wire::{Code, ErrorBody};
 
 /// Returns the answer for the client, or the failure that status and body stand for.
-pub(super) fn classify(answer: Answer) -> Result<ReplicaAnswer, AttemptFailure> {
+pub(super) fn classify(answer: Answer, endpoint: &Endpoint) -> Result<ReplicaAnswer, AttemptFailure> {
     let Answer { status, headers, body, .. } = answer;
-    let is_json = headers.is_json;
-    if is_json && is_final(status) && (status != StatusCode::OK || is_object(&body)) {
-        Ok(ReplicaAnswer { status, body })
-    } else if is_json && is_busy(status, &body) {
+    let AnswerHeaders { kind, json_length, .. } = headers;
+    let is_json = kind == BodyKind::Json;
+    let (is_valid, is_busy) = match endpoint {
+        Endpoint::Predict { .. } => (is_json, is_json && is_busy(status, &body)),
+        // Errors of the Open Inference Protocol have no code. A replica says 503 only if its slots are taken or its model
+        // is not loaded yet.
+        Endpoint::Infer(_) => (kind != BodyKind::Other, is_json && status == StatusCode::SERVICE_UNAVAILABLE),
+    };
+    if is_valid && is_final(status) && (!is_json || status != StatusCode::OK || is_object(&body)) {
+        Ok(ReplicaAnswer { status, kind, json_length, body })
+    } else if is_busy {
         Err(AttemptFailure::Busy)
     } else if status.is_server_error() {
         Err(AttemptFailure::Server)
@@ -41,8 +50,8 @@ fn is_busy(status: StatusCode, body: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::headers::AnswerHeaders;
     use super::*;
+    use crate::request::InferEndpoint;
 
     #[test]
     fn status_and_body_distinguish_answers_from_failures() {
@@ -66,13 +75,33 @@ mod tests {
             (503, true, other, Some(AttemptFailure::Server)),
             (503, false, busy, Some(AttemptFailure::Server)),
         ] {
-            let classified = classify(Answer {
-                status: StatusCode::from_u16(status).expect("the number is a valid status"),
-                headers: AnswerHeaders { is_json, ..AnswerHeaders::default() },
-                body: body.into(),
-                allows_reuse: true,
-            });
+            let kind = if is_json { BodyKind::Json } else { BodyKind::Other };
+            let classified = classify(answer(status, kind, body), &Endpoint::Predict { top_k: 5 });
             assert_eq!(classified.err(), expected, "{status} {is_json} {body}");
+        }
+    }
+
+    fn answer(status: u16, kind: BodyKind, body: &'static str) -> Answer {
+        let status = StatusCode::from_u16(status).expect("the number is a valid status");
+        let headers = AnswerHeaders { kind, ..AnswerHeaders::default() };
+        Answer { status, headers, body: body.into(), allows_reuse: true }
+    }
+
+    #[test]
+    fn answers_of_the_inference_protocol_may_be_binary_and_are_busy_by_their_status() {
+        let endpoint = Endpoint::Infer(InferEndpoint { path: "/v2/models/m/infer".into(), json_length: None }.into());
+        for (status, kind, body, expected) in [
+            (200, BodyKind::Json, "{}", None),
+            (200, BodyKind::Binary, "{}\0\0", None),
+            (200, BodyKind::Json, "{}\0\0", Some(AttemptFailure::Invalid)),
+            (200, BodyKind::Other, "{}", Some(AttemptFailure::Invalid)),
+            (404, BodyKind::Json, r#"{"error":"no such model"}"#, None),
+            (503, BodyKind::Json, r#"{"error":"no slot"}"#, Some(AttemptFailure::Busy)),
+            (503, BodyKind::Other, "no upstream", Some(AttemptFailure::Server)),
+            (500, BodyKind::Json, r#"{"error":"a bug"}"#, Some(AttemptFailure::Server)),
+        ] {
+            let classified = classify(answer(status, kind, body), &endpoint);
+            assert_eq!(classified.err(), expected, "{status} {kind:?} {body}");
         }
     }
 }

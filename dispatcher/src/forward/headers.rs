@@ -12,14 +12,29 @@ pub(super) const MAX_CAPACITY: usize = 1024;
 /// The values of the headers that the dispatcher reads.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct AnswerHeaders {
-    /// Whether the body is JSON.
-    pub(super) is_json: bool,
+    /// The kind of the body.
+    pub(super) kind: BodyKind,
+    /// The number of bytes of the JSON at the start of a binary body of the Open Inference Protocol; `None` if it says
+    /// none.
+    pub(super) json_length: Option<u64>,
     /// The capacity that the replica advertises, 1 to [`MAX_CAPACITY`] slots; `None` if it advertises none.
     pub(super) capacity: Option<usize>,
     /// The time that the replica says it worked for its answer; `None` if it says none.
     pub(super) work: Option<Duration>,
     /// The time that the replica says a request costs it if its batches are full; `None` if it says none.
     pub(super) full_work: Option<Duration>,
+}
+
+/// The kind of the body of an answer, by its `Content-Type`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum BodyKind {
+    /// JSON.
+    Json,
+    /// JSON that is followed by tensors, as the Open Inference Protocol has it.
+    Binary,
+    /// Any other kind.
+    #[default]
+    Other,
 }
 
 /// The headers of an answer with those that tell where it ends.
@@ -61,7 +76,8 @@ impl AnswerHeaders {
     /// # Errors
     /// If the length of the body is missing, repeated or no number, or the body is chunked or compressed.
     pub(super) fn read(headers: &[httparse::Header<'_>]) -> Result<ReadHeaders, Malformed> {
-        let [mut length, mut kind, mut capacity, mut work, mut full_work]: [Once<'_>; 5] = Default::default();
+        let [mut length, mut kind, mut json_length, mut capacity, mut work, mut full_work]: [Once<'_>; 6] =
+            Default::default();
         let mut closes = false;
         for &httparse::Header { name, value } in headers {
             let is = |other: &str| name.eq_ignore_ascii_case(other);
@@ -78,13 +94,16 @@ impl AnswerHeaders {
                 work.set(value);
             } else if is(header::FULL_WORK_US.as_str()) {
                 full_work.set(value);
+            } else if is(header::INFERENCE_JSON_LENGTH.as_str()) {
+                json_length.set(value);
             } else if is("transfer-encoding") || is("content-encoding") && !value.eq_ignore_ascii_case(b"identity") {
                 return Err(Malformed::Encoding);
             }
         }
         let microseconds = |value: Once<'_>| value.number().map(Duration::from_micros);
         let headers = Self {
-            is_json: kind.get().is_some_and(is_json),
+            kind: kind.get().map_or(BodyKind::Other, body_kind),
+            json_length: json_length.number(),
             capacity: capacity.number().filter(|&slots| slots > 0).map(cap),
             work: microseconds(work),
             full_work: microseconds(full_work),
@@ -103,10 +122,16 @@ fn has_token(value: &[u8], token: &[u8]) -> bool {
     value.split(|&byte| byte == b',').any(|item| item.trim_ascii().eq_ignore_ascii_case(token))
 }
 
-/// Whether a `Content-Type` names JSON. Many servers add the parameter `charset`.
-fn is_json(value: &[u8]) -> bool {
-    let essence = value.split(|&byte| byte == b';').next().unwrap_or_default();
-    essence.trim_ascii().eq_ignore_ascii_case(b"application/json")
+/// The kind of a body that a `Content-Type` names. Many servers add the parameter `charset`.
+fn body_kind(value: &[u8]) -> BodyKind {
+    let essence = value.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii();
+    if essence.eq_ignore_ascii_case(b"application/json") {
+        BodyKind::Json
+    } else if essence.eq_ignore_ascii_case(b"application/octet-stream") {
+        BodyKind::Binary
+    } else {
+        BodyKind::Other
+    }
 }
 
 #[cfg(test)]
@@ -188,7 +213,7 @@ mod tests {
             ("text/html", false),
             ("", false),
         ] {
-            assert_eq!(with_length(&[("Content-Type", value)]).headers.is_json, expected, "{value:?}");
+            assert_eq!(with_length(&[("Content-Type", value)]).headers.kind == BodyKind::Json, expected, "{value:?}");
         }
         for (value, expected) in
             [("keep-alive", false), ("close", true), ("Keep-Alive , Close", true), ("closed", false)]

@@ -5,8 +5,9 @@ use super::ReplicaAnswer;
 use super::answer::Answer;
 use super::classify::classify;
 use super::connection::{ExchangeError, ReplicaConnection};
-use super::headers::AnswerHeaders;
+use super::headers::{AnswerHeaders, BodyKind};
 use crate::failure::AttemptFailure;
+use crate::request::Endpoint;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
@@ -34,7 +35,7 @@ async fn ours(address: &str) -> Conclusion {
     let mut connection = ReplicaConnection::open(address).await.expect("the server listens");
     let head = format!("POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", BODY.len());
     match connection.exchange(head.as_bytes(), &[Bytes::from_static(BODY)]).await {
-        Ok(answer) => conclusion(classify(answer)),
+        Ok(answer) => conclusion(classify(answer, &Endpoint::Predict { top_k: 5 })),
         Err(ExchangeError::Malformed(_)) => Err(AttemptFailure::Invalid),
         Err(ExchangeError::Ended { .. }) => Err(AttemptFailure::Died),
     }
@@ -54,11 +55,13 @@ async fn hypers(address: &str) -> Conclusion {
     let (parts, body) = response.into_parts();
     let mut kinds = parts.headers.get_all(CONTENT_TYPE).iter();
     let is_json = kinds.next().is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
-    let headers = AnswerHeaders { is_json: is_json && kinds.next().is_none(), ..AnswerHeaders::default() };
+    let kind = if is_json && kinds.next().is_none() { BodyKind::Json } else { BodyKind::Other };
+    let headers = AnswerHeaders { kind, ..AnswerHeaders::default() };
     match body.collect().await {
-        Ok(body) => {
-            conclusion(classify(Answer { status: parts.status, headers, body: body.to_bytes(), allows_reuse: false }))
-        }
+        Ok(body) => conclusion(classify(
+            Answer { status: parts.status, headers, body: body.to_bytes(), allows_reuse: false },
+            &Endpoint::Predict { top_k: 5 },
+        )),
         Err(error) => Err(failure(error)),
     }
 }

@@ -1,6 +1,6 @@
 //! Writes the head of the request that a replica receives. Pure.
 
-use crate::request::BufferedRequest;
+use crate::request::{BufferedRequest, Endpoint};
 use service::wire::{self, header};
 use std::time::Duration;
 
@@ -11,10 +11,16 @@ const USUAL_HEAD_BYTES: usize = 512;
 /// deadline, at least a millisecond, and the time that the request has `waited`.
 pub(super) fn write(address: &str, request: &BufferedRequest, remains: Duration, waited: Duration) -> Vec<u8> {
     let mut head = Vec::with_capacity(USUAL_HEAD_BYTES);
-    head.extend_from_slice(b"POST /predict");
-    if request.top_k != wire::DEFAULT_TOP_K {
-        head.extend_from_slice(b"?top_k=");
-        number(&mut head, request.top_k as u64);
+    head.extend_from_slice(b"POST ");
+    match &request.endpoint {
+        Endpoint::Predict { top_k } => {
+            head.extend_from_slice(b"/predict");
+            if *top_k != wire::DEFAULT_TOP_K {
+                head.extend_from_slice(b"?top_k=");
+                number(&mut head, *top_k as u64);
+            }
+        }
+        Endpoint::Infer(infer) => head.extend_from_slice(infer.path.as_bytes()),
     }
     // Discovery publishes visible ASCII characters only, and hyper has checked the values of the client's headers, so
     // that no value can have a line break.
@@ -30,6 +36,12 @@ pub(super) fn write(address: &str, request: &BufferedRequest, remains: Duration,
     if let Some(content_type) = &request.content_type {
         start_line(&mut head, "content-type");
         head.extend_from_slice(content_type.as_bytes());
+    }
+    if let Endpoint::Infer(infer) = &request.endpoint
+        && let Some(json_length) = &infer.json_length
+    {
+        start_line(&mut head, header::INFERENCE_JSON_LENGTH.as_str());
+        head.extend_from_slice(json_length.as_bytes());
     }
     request.trace.for_each_header(|name, value| {
         start_line(&mut head, name.as_str());
@@ -62,6 +74,7 @@ fn milliseconds(head: &mut Vec<u8>, duration: Duration) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::request::InferEndpoint;
     use hyper::HeaderMap;
     use hyper::header::HeaderValue;
     use service::body::{Chunks, MemoryBudget};
@@ -85,17 +98,31 @@ mod tests {
         headers.insert(header::REQUEST_ID, HeaderValue::from_static("order-7"));
         let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
         headers.insert(header::TRACEPARENT, HeaderValue::from_static(parent));
-        for (top_k, content_type, line, kind) in [
-            (wire::DEFAULT_TOP_K, None, "POST /predict HTTP/1.1", ""),
-            (3, Some("image/png"), "POST /predict?top_k=3 HTTP/1.1", "content-type: image/png\r\n"),
+        let path = "/v2/models/resnet18/infer".to_owned();
+        let infer = InferEndpoint { path, json_length: Some(HeaderValue::from_static("120")) };
+        for (endpoint, content_type, line, kind) in [
+            (Endpoint::Predict { top_k: wire::DEFAULT_TOP_K }, None, "POST /predict HTTP/1.1", ""),
+            (
+                Endpoint::Predict { top_k: 3 },
+                Some("image/png"),
+                "POST /predict?top_k=3 HTTP/1.1",
+                "content-type: image/png\r\n",
+            ),
+            (
+                Endpoint::Infer(infer.into()),
+                None,
+                "POST /v2/models/resnet18/infer HTTP/1.1",
+                "inference-header-content-length: 120\r\n",
+            ),
         ] {
             let request = BufferedRequest {
                 body: Chunks::new(MemoryBudget::new(0)),
                 content_type: content_type.map(HeaderValue::from_static),
-                top_k,
+                endpoint,
                 trace: TraceContext::from_headers(&headers),
                 accepted: Instant::now(),
                 deadline: Instant::now(),
+                timeline: None,
             };
             let head = write("replica:6000", &request, Duration::from_micros(10), Duration::from_micros(2500));
             let expected = format!(

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::permit::PermitReceiver;
-use crate::request::BufferedRequest;
+use crate::request::{BufferedRequest, Endpoint};
 use crate::retry::{MAX_ATTEMPTS, MAX_DEATHS};
 use crate::status::ReplicaStatus;
 use hyper::HeaderMap;
@@ -118,9 +118,9 @@ fn the_work_for_an_answer_is_what_the_replica_says_but_no_more_than_the_time_sin
 
 fn buffered_request() -> Arc<BufferedRequest> {
     let (body, trace) = (Chunks::new(MemoryBudget::new(0)), TraceContext::from_headers(&HeaderMap::new()));
-    let (accepted, top_k) = (Instant::now(), DEFAULT_TOP_K);
+    let (accepted, endpoint) = (Instant::now(), Endpoint::Predict { top_k: DEFAULT_TOP_K });
     let deadline = accepted + FOREVER;
-    Arc::new(BufferedRequest { body, content_type: None, top_k, trace, accepted, deadline })
+    Arc::new(BufferedRequest { body, content_type: None, endpoint, trace, accepted, deadline, timeline: None })
 }
 
 /// An event that happens after the worker has sent a stall notice and before the attempt has received the notice.

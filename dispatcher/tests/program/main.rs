@@ -3,11 +3,14 @@
 
 mod faults;
 mod hedge;
+mod inference_protocol;
 mod kubernetes;
+mod logs;
 mod openapi;
 mod process;
 mod protocols;
 mod requests;
+mod spans;
 mod steady;
 mod stub;
 mod upstream;

@@ -4,6 +4,7 @@ use crate::process::{DispatcherReply, RunningDispatcher};
 use crate::stub::{self, StubBehavior, StubReplica};
 use bytes::Bytes;
 use dispatcher::metrics::ALL;
+use dispatcher::outcome::Verdict;
 use hyper::StatusCode;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -313,4 +314,39 @@ async fn every_exported_metric_has_a_help_text() {
     assert_eq!(names("# HELP "), exported);
     let described: BTreeSet<String> = ALL.iter().map(|metric| metric.name.to_owned()).collect();
     assert!(exported.is_subset(&described), "{exported:?}");
+}
+
+#[tokio::test]
+async fn counters_exist_from_the_start_and_a_replica_cannot_add_labels() {
+    let stub = StubReplica::start(StubBehavior::Refuses("a-code-of-its-own")).await;
+    let dispatcher = RunningDispatcher::start(&stub::static_list(&[&stub]), &["--objective=300ms"]).await;
+    let metrics = dispatcher.metrics().await;
+    for label in ["code=\"ok\"", "code=\"overloaded\"", "code=\"client_gone\"", "code=\"unknown\""] {
+        assert!(metrics.contains(&format!("dispatcher_requests_total{{{label}}} 0\n")), "{label}: {metrics}");
+    }
+    for verdict in Verdict::ALL {
+        let line = format!("dispatcher_request_verdicts_total{{verdict=\"{}\"}} 0\n", verdict.as_str());
+        assert!(metrics.contains(&line), "{metrics}");
+    }
+    for reason in ["overloaded", "length", "bytes"] {
+        assert!(metrics.contains(&format!("dispatcher_shed_total{{reason=\"{reason}\"}} 0\n")), "{metrics}");
+    }
+    assert!(metrics.contains("dispatcher_retries_total{reason=\"reset\"} 0\n"), "{metrics}");
+    assert!(metrics.contains("dispatcher_build_info{version=\""), "{metrics}");
+
+    assert_eq!(dispatcher.post(&[]).await.status, 400);
+    assert_eq!(dispatcher.metric("dispatcher_requests_total{code=\"unknown\"}").await, 1.0);
+    assert_eq!(dispatcher.metric("dispatcher_request_verdicts_total{verdict=\"refused\"}").await, 1.0);
+    assert!(!dispatcher.metrics().await.contains("a-code-of-its-own"));
+
+    stub.set_behavior(StubBehavior::Prompt);
+    assert_eq!(dispatcher.post(&[]).await.status, 200);
+    stub.set_behavior(StubBehavior::Delayed(Duration::from_millis(400)));
+    assert_eq!(dispatcher.post(&[]).await.status, 200);
+    for verdict in ["good", "late"] {
+        let name = format!("dispatcher_request_verdicts_total{{verdict=\"{verdict}\"}}");
+        assert_eq!(dispatcher.metric(&name).await, 1.0, "{name}");
+    }
+    let metrics = dispatcher.metrics().await;
+    assert!(metrics.contains("dispatcher_request_duration_seconds_bucket{le=\"0.3\"} 2\n"), "{metrics}");
 }

@@ -9,7 +9,7 @@ use hyper::service::service_fn;
 use hyper::{HeaderMap, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use service::respond;
-use service::wire::{Answer, Code, Prediction, ReadyBody, RequestError, Timing, header};
+use service::wire::{Answer, Code, ErrorBody, Prediction, ReadyBody, RequestError, Timing, header};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -39,6 +39,8 @@ pub(crate) enum StubBehavior {
     Gated(Arc<Semaphore>),
     /// The stub answers with this status and a body that is no [`service::wire::ErrorBody`].
     Status(StatusCode),
+    /// The stub answers with status 400 and an error body with this code.
+    Refuses(&'static str),
     /// The stub closes the connection without an answer once the semaphore has a permit.
     Closes(Arc<Semaphore>),
     /// The stub sends half of the answer and closes the connection.
@@ -62,6 +64,7 @@ impl StubBehavior {
 /// A request that a stub has received.
 #[derive(Debug, Clone)]
 pub(crate) struct ReceivedRequest {
+    pub(crate) path: String,
     pub(crate) query: Option<String>,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
@@ -250,7 +253,8 @@ async fn answer(request: Request<Incoming>, shared: Arc<StubState>) -> Result<St
     let (head, body) = request.into_parts();
     let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
     let query = head.uri.query().map(str::to_owned);
-    let received = ReceivedRequest { query, headers: head.headers, body: body.clone() };
+    let path = head.uri.path().to_owned();
+    let received = ReceivedRequest { path, query, headers: head.headers, body: body.clone() };
     shared.received.lock().expect("no thread panics while it holds the lock").push(received);
     let Some(_slot) = SlotInUse::take(&shared) else {
         return Ok(respond::error(&RequestError::new(Code::Busy, "at capacity"), "").map(Either::Left));
@@ -263,6 +267,11 @@ async fn answer(request: Request<Incoming>, shared: Arc<StubState>) -> Result<St
         }
         StubBehavior::Gated(gate) => gate.acquire().await.expect("the semaphore is never closed").forget(),
         StubBehavior::Status(status) => return Ok(respond::json(status, &"no reason").map(Either::Left)),
+        StubBehavior::Refuses(code) => {
+            let (code, error, request_id) = (code.into(), String::new(), String::new());
+            let body = ErrorBody { success: false, code, error, request_id };
+            return Ok(respond::json(StatusCode::BAD_REQUEST, &body).map(Either::Left));
+        }
         StubBehavior::Closes(gate) => {
             gate.acquire().await.expect("the semaphore is never closed").forget();
             return Err(std::io::ErrorKind::ConnectionAborted.into());

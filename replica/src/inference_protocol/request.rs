@@ -2,10 +2,11 @@
 
 use super::output::{OutputTensor, RequestedOutput};
 use super::tensor::{self, Array, InputElements};
-use super::{IMAGE, INPUT, JSON_LENGTH, bad_request};
+use super::{IMAGE, INPUT, bad_request};
 use crate::pipeline::Image;
 use bytes::Bytes;
 use serde::Deserialize;
+use service::wire::header::INFERENCE_JSON_LENGTH as JSON_LENGTH;
 use service::wire::{Code, RequestError};
 
 /// Most bytes of a request's id. The answer repeats the id.

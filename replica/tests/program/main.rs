@@ -1,5 +1,6 @@
 //! Tests of the whole program of a replica, over HTTP.
 
+mod forms;
 mod inference_protocol;
 mod readiness;
 mod replica;

@@ -57,7 +57,7 @@ async fn an_answer_tells_the_work_if_the_replica_did_any() {
         ("/predict", &[], b"no picture".to_vec(), 400, true),
         ("/predict", &[("content-type", "application/json")], b"{".to_vec(), 400, true),
         (infer, &[], b"{".to_vec(), 400, true),
-        ("/predict", &[("content-type", "text/plain")], picture(), 415, true),
+        ("/predict", &[("content-type", "text/plain")], picture(), 415, false),
         ("/predict", &[("x-request-timeout-ms", "soon")], picture(), 400, false),
         (infer, &[("content-encoding", "gzip")], b"{".to_vec(), 415, false),
         ("/nowhere", &[], picture(), 404, false),

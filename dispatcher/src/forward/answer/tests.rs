@@ -1,5 +1,6 @@
 //! Tests of the reader of answers: valid and malformed answers, in one piece and in any others.
 
+use super::super::headers::BodyKind;
 use super::*;
 use proptest::prelude::*;
 use proptest::test_runner::Config;
@@ -27,7 +28,8 @@ fn an_answer_is_a_status_a_length_and_a_body() {
                  x-replica-capacity: 4\r\nx-replica-work-us: 12\r\nx-replica-full-work-us: 7\r\n\r\n{}";
     let answer = read(usual).expect("the answer is valid").expect("the answer is complete");
     let headers = AnswerHeaders {
-        is_json: true,
+        kind: BodyKind::Json,
+        json_length: None,
         capacity: Some(4),
         work: Some(std::time::Duration::from_micros(12)),
         full_work: Some(std::time::Duration::from_micros(7)),

@@ -1,0 +1,131 @@
+//! The outcome of a request, and the verdict on it that an objective for the service counts. Pure: knows nothing of
+//! counters or of HTTP.
+
+use service::wire::Code;
+use std::time::Duration;
+
+/// The way in which a request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The image was classified.
+    Classified,
+    /// The request was refused, or has failed.
+    Failed(Code),
+    /// A replica refused the request by a code that this dispatcher does not know.
+    Unknown,
+    /// The client left before the answer.
+    ClientGone,
+}
+
+impl Outcome {
+    /// Every outcome.
+    pub fn all() -> impl Iterator<Item = Self> {
+        [Self::Classified, Self::Unknown, Self::ClientGone].into_iter().chain(Code::ALL.map(Self::Failed))
+    }
+
+    /// The outcome of an answer with an error body whose code is `code`. A replica may send any text, and each text
+    /// would otherwise become a time series of its own.
+    pub fn of_code(code: &str) -> Self {
+        Code::parse(code).map_or(Self::Unknown, Self::Failed)
+    }
+
+    /// The value of the label `code` of `dispatcher_requests_total`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Classified => "ok",
+            Self::Failed(code) => code.as_str(),
+            Self::Unknown => "unknown",
+            Self::ClientGone => "client_gone",
+        }
+    }
+
+    /// The verdict on a request that ended by this outcome, `elapsed` after it was accepted.
+    pub fn verdict(self, elapsed: Duration, objective: Duration) -> Verdict {
+        let in_time = elapsed <= objective;
+        match self {
+            Self::Classified if in_time => Verdict::Good,
+            Self::Classified => Verdict::Late,
+            Self::ClientGone if in_time => Verdict::Cancelled,
+            Self::ClientGone => Verdict::GaveUp,
+            Self::Failed(Code::QueueFull | Code::Overloaded) => Verdict::Shed,
+            Self::Failed(Code::Poison) => Verdict::Failed,
+            Self::Failed(code) if code.status() < 500 => Verdict::Refused,
+            Self::Failed(_) => Verdict::Failed,
+            Self::Unknown => Verdict::Refused,
+        }
+    }
+}
+
+/// The verdict on a request: whether it counts for or against an objective of the service. [`Verdict::Good`] counts for
+/// it. [`Verdict::Refused`] and [`Verdict::Cancelled`] do not count. All others count against it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The image was classified within the objective.
+    Good,
+    /// The image was classified after the objective.
+    Late,
+    /// The service failed: no replica answered in time, or an attempt failed and could not be repeated.
+    Failed,
+    /// The request was refused at admission, because it would not have been answered in time.
+    Shed,
+    /// The request was not one that the service answers: malformed, too large, or without a valid token.
+    Refused,
+    /// The client left after the objective had passed.
+    GaveUp,
+    /// The client left within the objective.
+    Cancelled,
+}
+
+impl Verdict {
+    /// Every verdict, in the order of the enum.
+    pub const ALL: [Self; 7] =
+        [Self::Good, Self::Late, Self::Failed, Self::Shed, Self::Refused, Self::GaveUp, Self::Cancelled];
+
+    /// The value of the label `verdict`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Late => "late",
+            Self::Failed => "failed",
+            Self::Shed => "shed",
+            Self::Refused => "refused",
+            Self::GaveUp => "gave_up",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_objective_counts_what_the_service_could_have_answered() {
+        let objective = Duration::from_millis(500);
+        let (in_time, late) = (objective, objective + Duration::from_nanos(1));
+        for (outcome, elapsed, expected) in [
+            (Outcome::Classified, in_time, Verdict::Good),
+            (Outcome::Classified, late, Verdict::Late),
+            (Outcome::ClientGone, in_time, Verdict::Cancelled),
+            (Outcome::ClientGone, late, Verdict::GaveUp),
+            (Outcome::Failed(Code::Overloaded), in_time, Verdict::Shed),
+            (Outcome::Failed(Code::QueueFull), in_time, Verdict::Shed),
+            (Outcome::Failed(Code::BadImage), late, Verdict::Refused),
+            (Outcome::Failed(Code::SlowBody), late, Verdict::Refused),
+            (Outcome::Failed(Code::DeadlineExceeded), late, Verdict::Failed),
+            (Outcome::Failed(Code::ReplicaFailed), in_time, Verdict::Failed),
+            (Outcome::Failed(Code::Poison), in_time, Verdict::Failed),
+            (Outcome::Unknown, in_time, Verdict::Refused),
+        ] {
+            assert_eq!(outcome.verdict(elapsed, objective), expected, "{outcome:?} after {elapsed:?}");
+        }
+    }
+
+    #[test]
+    fn a_code_that_no_program_of_this_version_writes_is_unknown() {
+        assert_eq!(Outcome::of_code("bad_image"), Outcome::Failed(Code::BadImage));
+        for text in ["", "teapot", "Bad_Image", "ok", &"x".repeat(1 << 20)] {
+            assert_eq!(Outcome::of_code(text), Outcome::Unknown);
+        }
+    }
+}
