@@ -46,6 +46,10 @@ pub struct Args {
     /// Rule by which a replica is chosen among those with a free slot
     #[arg(long, env = "ROUNDHOUSE_BALANCE", value_enum, default_value = "round-robin")]
     pub balance: Balance,
+    /// Send a request to a second replica, too, when its objective is in danger: when it has been at the first for longer
+    /// than 19 of 20 requests, a slot is free, no request waits and the retry budget permits it. The first answer counts
+    #[arg(long, env = "ROUNDHOUSE_HEDGE")]
+    pub hedge: bool,
     /// Address for /metrics, /livez, /readyz and /status; by default --listen serves them too
     #[arg(long, env = "ROUNDHOUSE_ADMIN_LISTEN")]
     pub admin_listen: Option<SocketAddr>,
@@ -146,6 +150,7 @@ impl TryFrom<Args> for Config {
                 balance: args.balance,
                 queue_length: args.queue_length as usize,
                 deadline: args.request_limits.deadline,
+                hedge: args.hedge,
             },
             objective: args.objective,
             queue_bytes: args.queue_bytes as usize,

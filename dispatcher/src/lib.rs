@@ -9,6 +9,7 @@ pub mod failure;
 pub mod failure_log;
 pub mod forward;
 pub mod handler;
+pub mod hedge;
 pub mod inference_protocol;
 pub mod load_statistics;
 pub mod meters;

@@ -4,7 +4,7 @@
 use crate::failure::AttemptFailure;
 use crate::load_statistics::LoadStatistics;
 use crate::metrics::{
-    BUILD_INFO, CAPACITY, ENQUEUED, EXPIRED, FULL_WORK, IN_FLIGHT, QUEUE_LATE_LENGTH, QUEUE_LENGTH, QUEUE_WAIT,
+    BUILD_INFO, CAPACITY, ENQUEUED, EXPIRED, FULL_WORK, HEDGES, IN_FLIGHT, QUEUE_LATE_LENGTH, QUEUE_LENGTH, QUEUE_WAIT,
     REPLICA_WORK, REPLICAS, REQUEST_DURATION, REQUESTS, RETRIES, SHED, UPLOAD_DURATION, UPSTREAM_DURATION, UPTIME,
     VERDICTS,
 };
@@ -110,6 +110,8 @@ pub struct WorkerMeters {
     pub enqueued: Counter,
     /// Requests whose deadline passed while they waited.
     pub expired: Counter,
+    /// Requests that were sent to a second replica.
+    pub hedges: Counter,
     /// Times in seconds from acceptance to dispatch.
     pub queue_wait: Histogram,
     /// Service times in seconds of classified images, from dispatch to answer.
@@ -135,6 +137,7 @@ impl WorkerMeters {
         Self {
             enqueued: counter!(ENQUEUED),
             expired: counter!(EXPIRED),
+            hedges: counter!(HEDGES),
             queue_wait: histogram!(QUEUE_WAIT),
             upstream: histogram!(UPSTREAM_DURATION),
             work: histogram!(REPLICA_WORK),

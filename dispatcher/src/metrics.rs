@@ -16,6 +16,8 @@ pub const EXPIRED: &str = "dispatcher_expired_total";
 pub const QUEUE_WAIT: &str = "dispatcher_queue_wait_seconds";
 /// Histogram in seconds: the time from the arrival of a request's head to that of its whole body.
 pub const UPLOAD_DURATION: &str = "dispatcher_upload_duration_seconds";
+/// Counter: requests that were sent to a second replica because the first was slow.
+pub const HEDGES: &str = "dispatcher_hedges_total";
 /// Counter by `reason`: retries.
 pub const RETRIES: &str = "dispatcher_retries_total";
 
@@ -55,7 +57,7 @@ const fn row(name: &'static str, kind: MetricKind, help: &'static str) -> Metric
 }
 
 /// Every metric that the dispatcher exports. `docs/api.md` lists the same metrics.
-pub const ALL: [MetricDescription; 20] = [
+pub const ALL: [MetricDescription; 21] = [
     row(QUEUE_LENGTH, MetricKind::Gauge, "Requests waiting in the queue, late ones included."),
     row(QUEUE_LATE_LENGTH, MetricKind::Gauge, "Waiting requests that can no longer meet the objective."),
     row(ENQUEUED, MetricKind::Counter, "Requests admitted to the queue."),
@@ -109,6 +111,7 @@ pub const ALL: [MetricDescription; 20] = [
     ),
     row(SHED, MetricKind::Counter, "Requests refused at admission, by reason: overloaded, length or bytes."),
     row(EXPIRED, MetricKind::Counter, "Requests whose deadline passed while they waited in the queue."),
+    row(HEDGES, MetricKind::Counter, "Requests sent to a second replica because the first was slow (--hedge)."),
     row(RETRIES, MetricKind::Counter, "Retries, by the reason for which the attempt before failed."),
 ];
 

@@ -71,6 +71,8 @@ pub struct Assignment {
     /// Receives a message when the replica has stalled. The attempt then ends, and the request waits for its next
     /// permit.
     pub stall_notice: oneshot::Receiver<()>,
+    /// Receives a permit for a second replica when the answer is slow; `None` if there must be no second one.
+    pub hedge: Option<oneshot::Receiver<Permit>>,
     /// The channel on which the worker receives the report.
     pub reports: mpsc::UnboundedSender<AttemptReport>,
 }
@@ -98,14 +100,11 @@ impl Permit {
     /// # Cancel safety
     /// After the future is dropped, the attempt goes on in a task of its own, until [`ABANDONED_GRACE`] after the
     /// deadline at the latest.
-    pub fn send(
-        mut self,
-        request: Arc<BufferedRequest>,
-        poison: Arc<PoisonList>,
-    ) -> impl Future<Output = Result<ReplicaAnswer, PermitReceiver>> + Send {
-        let Assignment { permit_id, address, connection, waited, deadline, stall_notice, reports } =
+    pub fn send(mut self, request: Arc<BufferedRequest>, poison: Arc<PoisonList>) -> RunningAttempt {
+        let Assignment { permit_id, address, connection, waited, deadline, stall_notice, hedge, reports } =
             *self.assignment.take().expect("only `send` and `drop` take the assignment, and both consume the permit");
         let (started, reporter) = (Instant::now(), reports.clone());
+        let hedge = hedge.map(|permit| Box::new(Hedge { permit, request: request.clone(), poison: poison.clone() }));
         let logged =
             request.timeline.clone().map(|timeline| LoggedAttempt { timeline, replica: address.clone(), started });
         let logged_end = logged.clone();
@@ -126,6 +125,8 @@ impl Permit {
             logged,
             attempt: Some(attempt),
             stall_notice: Some(stall_notice),
+            hedge,
+            second: None,
             reports,
             permit_id,
             started,
@@ -194,13 +195,18 @@ fn report(
 
 type Attempt = Pin<Box<dyn Future<Output = Result<ReplicaAnswer, PermitReceiver>> + Send>>;
 
-/// An attempt in progress. A stall notice ends it early.
-struct RunningAttempt {
+/// An attempt in progress, or two attempts if the request is hedged. A stall notice ends an attempt early. The output is
+/// the first answer, or after the last failure the channel on which the request receives its next permit.
+pub struct RunningAttempt {
     /// The future of the attempt; `None` once it has ended.
     attempt: Option<Attempt>,
     /// The channel for the stall notice; `None` once it was used or closed. A dropped channel tells the worker that
     /// the client has left.
     stall_notice: Option<oneshot::Receiver<()>>,
+    /// The way to a second attempt; `None` if the request has one or must not have one.
+    hedge: Option<Box<Hedge>>,
+    /// The attempt at a second replica; `None` without a hedge, and once that attempt has failed.
+    second: Option<Box<Self>>,
     reports: mpsc::UnboundedSender<AttemptReport>,
     permit_id: u64,
     started: Instant,
@@ -227,11 +233,17 @@ impl LoggedAttempt {
     }
 }
 
-impl Future for RunningAttempt {
-    type Output = Result<ReplicaAnswer, PermitReceiver>;
+/// The channel for a second permit, and what a second attempt needs.
+struct Hedge {
+    permit: oneshot::Receiver<Permit>,
+    request: Arc<BufferedRequest>,
+    poison: Arc<PoisonList>,
+}
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let attempt = self.attempt.as_mut().expect("a future is not polled after its end");
+impl RunningAttempt {
+    /// Polls the attempt and its stall notice. The attempt is dropped once it has ended.
+    fn poll_first(&mut self, context: &mut Context<'_>) -> Poll<Result<ReplicaAnswer, PermitReceiver>> {
+        let Some(attempt) = &mut self.attempt else { return Poll::Pending };
         // The attempt is polled before the notice, so that an answer that arrives together with the notice is not lost.
         let mut polled = attempt.as_mut().poll(context);
         if polled.is_pending()
@@ -250,6 +262,38 @@ impl Future for RunningAttempt {
             self.attempt = None;
         }
         polled
+    }
+
+    /// Starts the second attempt if its permit has arrived.
+    fn poll_hedge(&mut self, context: &mut Context<'_>) {
+        let Some(hedge) = &mut self.hedge else { return };
+        if let Poll::Ready(permit) = Pin::new(&mut hedge.permit).poll(context) {
+            let hedge = self.hedge.take().expect("it was there above");
+            // An error means that the worker sends no permit any more.
+            self.second = permit.ok().map(|permit| Box::new(permit.send(hedge.request, hedge.poison)));
+        }
+    }
+}
+
+impl Future for RunningAttempt {
+    type Output = Result<ReplicaAnswer, PermitReceiver>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let first = self.poll_first(context);
+        if matches!(first, Poll::Ready(Ok(_))) {
+            return first;
+        }
+        // The permit may have arrived together with the failure of the first attempt.
+        self.poll_hedge(context);
+        let Some(second) = &mut self.second else { return first };
+        // A failure counts only if no other attempt is left. The worker knows that one is, and sends no other permit.
+        match Pin::new(second).poll(context) {
+            Poll::Ready(Err(_)) if self.attempt.is_some() => {
+                self.second = None;
+                Poll::Pending
+            }
+            second => second,
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! One request in its three forms: with its body read, in the queue, and with a permit. Knows nothing of the order of
 //! requests or of how they are sent.
 
-use crate::permit::{PermitReceiver, PermitSender};
+use crate::failure::AttemptFailure;
+use crate::permit::{Permit, PermitReceiver, PermitSender};
 use crate::queue::{QueueEntry, SequenceNumber};
 use crate::retry::FailedAttempts;
 use crate::rotation::{Address, Constraints};
@@ -122,6 +123,22 @@ pub struct DispatchedRequest {
     /// The channel on which the attempt learns that the replica has stalled. It is `None` once it was used, and closed
     /// once the attempt has ended or its client has left.
     pub stall_notice: Option<oneshot::Sender<()>>,
+    /// The channel on which the attempt receives a permit for a second replica; `None` if it has had one, or must not
+    /// have one. It is closed once the attempt has ended or its client has left.
+    pub hedge: Option<oneshot::Sender<Permit>>,
+    /// The state of the attempt at the other replica; `None` without a hedge.
+    pub twin: Option<Twin>,
+}
+
+/// The attempt at the other replica of a hedged request.
+#[derive(Debug)]
+pub enum Twin {
+    /// The attempt with this permit goes on.
+    Running(u64),
+    /// The attempt has failed, in this way and with this number of deaths of the body, at this replica.
+    Failed(Address, AttemptFailure, u32),
+    /// The attempt was answered, so that this one no longer counts for the request.
+    Answered,
 }
 
 impl DispatchedRequest {

@@ -13,12 +13,12 @@ pub const MAX_DEATHS: u32 = 2;
 
 /// The failed attempts of one request. The value has the size of one pointer, because most requests have no failed
 /// attempt.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct FailedAttempts {
     recorded: Option<Box<Recorded>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Recorded {
     /// The value of [`FailedAttempts::tried`].
     tried: Vec<Address>,

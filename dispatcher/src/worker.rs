@@ -6,15 +6,16 @@ use crate::discovery::Published;
 use crate::failure::AttemptFailure;
 use crate::failure_log::FailureLog;
 use crate::forward;
+use crate::hedge::{Candidate, Hedging, NextHedge};
 use crate::load_statistics::LoadStatistics;
 use crate::meters::{ShedReason, WorkerMeters, count_retry, count_shed};
 use crate::permit::{Assignment, AttemptReport, Permit, PermitSender};
 use crate::pool::Pool;
 use crate::queue::{Queue, QueueEntry, SequenceNumber};
-use crate::request::{DispatchedRequest, QueuedRequest};
+use crate::request::{DispatchedRequest, QueuedRequest, Twin};
 use crate::retry::{self, RetryDecision};
 use crate::retry_budget::RetryBudget;
-use crate::rotation::{Address, Balance, HealthSignal, ProbeEffect, ReplicaState, Rotation};
+use crate::rotation::{Address, Balance, Constraints, HealthSignal, ProbeEffect, ReplicaState, Rotation};
 use crate::status::Status;
 use admission::{Admission, Order, QueueState, TimeLeft, retry_after};
 use hyper::StatusCode;
@@ -56,6 +57,8 @@ pub struct DispatchSettings {
     pub queue_length: usize,
     /// The longest time that a request may take.
     pub deadline: Duration,
+    /// Whether a request whose objective is in danger is sent to a second replica, too.
+    pub hedge: bool,
 }
 
 /// A message to the worker.
@@ -137,6 +140,8 @@ struct Worker {
     /// The requests that have a permit, by the id of the permit.
     dispatched: HashMap<u64, DispatchedRequest>,
     last_permit_id: u64,
+    /// The requests that may get a second replica; `None` without `--hedge`.
+    hedging: Option<Hedging>,
     pool: Pool,
     retry_budget: RetryBudget,
     load: LoadStatistics,
@@ -162,6 +167,7 @@ impl Worker {
             rotation: Rotation::new(settings.balance),
             dispatched: HashMap::new(),
             last_permit_id: 0,
+            hedging: settings.hedge.then(Hedging::default),
             pool: Pool::default(),
             retry_budget: RetryBudget::new(now),
             load: LoadStatistics::new(settings.deadline, now),
@@ -204,7 +210,9 @@ impl Worker {
             self.dispatch_waiting(now);
             self.start_due_probes(now);
             self.pool.close_expired(now);
-            let wake_ups = [self.rotation.next_wake_up(now, self.stall_timeout()), self.pool.next_expiry()];
+            let next_hedge = self.hedge_due_requests(now);
+            let next_wake_up = self.rotation.next_wake_up(now, self.stall_timeout());
+            let wake_ups = [next_wake_up, self.pool.next_expiry(), next_hedge];
             let wake_up = wake_ups.into_iter().flatten().min();
             let wake_up = wake_up.map_or(now + LONGEST_SLEEP, |at| at.max(now));
             // The timer is set only if it has expired, or if it would expire too late. Setting it for every request
@@ -355,27 +363,114 @@ impl Worker {
     fn dispatch(&mut self, entry: QueueEntry<QueuedRequest>, address: Address, now: Instant) {
         let QueueEntry { sequence_number, objective, deadline, request } = entry;
         let QueuedRequest { accepted, permit, waited_for_slot, failed } = request;
-        let waited = now.saturating_duration_since(accepted);
-        self.meters.queue_wait.record(waited);
+        self.meters.queue_wait.record(now.saturating_duration_since(accepted));
         self.load.record_dispatch(waited_for_slot, objective, now);
+        // A request that has failed may be the cause, so it must not be at two replicas.
+        let (hedge_sender, hedge) = match &mut self.hedging {
+            Some(hedging) if failed.tried().is_empty() => {
+                hedging.add(Candidate { permit_id: self.last_permit_id + 1, dispatched: now, objective });
+                let (sender, receiver) = oneshot::channel();
+                (Some(sender), Some(receiver))
+            }
+            _ => (None, None),
+        };
+        let given = self.give_permit(
+            DispatchedRequest {
+                sequence_number,
+                objective,
+                deadline,
+                accepted,
+                failed,
+                address,
+                stall_notice: None,
+                hedge: hedge_sender,
+                twin: None,
+            },
+            hedge,
+            now,
+        );
+        // If the client has just left, the permit is dropped, and its destructor frees the slot by a report.
+        let _left = permit.send(Ok(given));
+    }
+
+    /// Makes a permit for `dispatched`, which is given to its replica `now`. The attempt receives a permit for a second
+    /// replica on `hedge`.
+    fn give_permit(
+        &mut self,
+        mut dispatched: DispatchedRequest,
+        hedge: Option<oneshot::Receiver<Permit>>,
+        now: Instant,
+    ) -> Permit {
         self.last_permit_id += 1;
-        let permit_id = self.last_permit_id;
         let (stall_sender, stall_notice) = oneshot::channel();
+        dispatched.stall_notice = Some(stall_sender);
         let assignment = Assignment {
-            permit_id,
-            address: address.clone(),
-            connection: self.pool.take(&address, now),
-            waited,
-            deadline,
+            permit_id: self.last_permit_id,
+            address: dispatched.address.clone(),
+            connection: self.pool.take(&dispatched.address, now),
+            waited: now.saturating_duration_since(dispatched.accepted),
+            deadline: dispatched.deadline,
             stall_notice,
+            hedge,
             reports: self.reports.clone(),
         };
-        let stall_notice = Some(stall_sender);
-        let dispatched =
-            DispatchedRequest { sequence_number, objective, deadline, accepted, failed, address, stall_notice };
-        self.dispatched.insert(permit_id, dispatched);
+        self.dispatched.insert(self.last_permit_id, dispatched);
+        Permit::new(assignment)
+    }
+
+    /// Sends the requests whose objective is in danger to a second replica, too, as far as slots are free, no request
+    /// waits and the retry budget permits it. Returns the instant at which the next one becomes due.
+    fn hedge_due_requests(&mut self, now: Instant) -> Option<Instant> {
+        loop {
+            let hedging = self.hedging.as_mut()?;
+            let candidate = match hedging.next(now, |permit_id| self.dispatched.contains_key(&permit_id)) {
+                NextHedge::None => return None,
+                NextHedge::At(due) => return Some(due),
+                NextHedge::Due(candidate) => candidate,
+            };
+            // A candidate that stays due is looked at again at the next event, such as a slot that becomes free.
+            if !self.queue.is_empty() || !self.rotation.has_free_slot(now) || !self.hedge(candidate.permit_id, now) {
+                return None;
+            }
+            self.hedging.as_mut().expect("it was there above").remove_first();
+        }
+    }
+
+    /// Gives the request with this permit a second replica. Returns false if no other replica has a free slot, or the
+    /// retry budget is used up, and true if the request needs no further look.
+    fn hedge(&mut self, permit_id: u64, now: Instant) -> bool {
+        let first = self.dispatched.get_mut(&permit_id).expect("the candidate is at a replica");
+        let Some(sender) = first.hedge.take_if(|sender| !sender.is_closed()) else { return true };
+        let tried = [first.failed.tried(), &[first.address.clone()]].concat();
+        let picked = self.rotation.pick(Constraints { tried: &tried, is_suspect: false }, now);
+        let is_other = picked.as_ref().is_some_and(|address| *address != first.address);
+        if !is_other || !self.retry_budget.withdraw(now) {
+            if let Some(address) = picked {
+                self.rotation.release(&address, false, HealthSignal::Inconclusive, now, rand::random());
+            }
+            first.hedge = Some(sender);
+            return false;
+        }
+        let second = DispatchedRequest {
+            sequence_number: first.sequence_number,
+            objective: first.objective,
+            deadline: first.deadline,
+            accepted: first.accepted,
+            failed: first.failed.clone(),
+            address: picked.expect("it is another replica"),
+            stall_notice: None,
+            hedge: None,
+            twin: Some(Twin::Running(permit_id)),
+        };
+        let permit = self.give_permit(second, None, now);
         // If the client has just left, the permit is dropped, and its destructor frees the slot by a report.
-        let _left = permit.send(Ok(Permit::new(assignment)));
+        if sender.send(permit).is_ok() {
+            let second = self.last_permit_id;
+            let first = self.dispatched.get_mut(&permit_id).expect("the candidate is at a replica");
+            first.twin = Some(Twin::Running(second));
+            self.meters.hedges.increment(1);
+        }
+        true
     }
 
     /// Removes a request from the queue. A request that is no longer in the queue, because it has got a permit, keeps
@@ -405,12 +500,18 @@ impl Worker {
             self.pool.put(&dispatched.address, connection, now);
         }
         match result {
+            // The client has had the answer of the other replica. A second one is no further request.
+            Ok(_) if matches!(dispatched.twin, Some(Twin::Answered)) => {}
             Ok(status) => {
+                self.set_twin(&dispatched, || Twin::Answered);
                 self.load.record_answer(now);
                 // A replica refuses an image much faster than it classifies one, so refusals would make the measured
                 // service time too short.
                 if status == StatusCode::OK {
                     self.meters.upstream.record(elapsed);
+                    if let Some(hedging) = &mut self.hedging {
+                        hedging.record_service_time(elapsed);
+                    }
                     let work = work_for_answer(work, seen_work, elapsed);
                     self.meters.work.record(work);
                     self.load.record_service_time(elapsed, now);
@@ -433,8 +534,19 @@ impl Worker {
         if !matches!(failure, AttemptFailure::Busy | AttemptFailure::Unused) {
             self.failure_log.record(&dispatched.address, failure, now);
         }
+        if matches!(dispatched.twin, Some(Twin::Answered)) {
+            return;
+        }
+        // The request waits for its other attempt, which learns of this failure when it fails, too.
+        if self.set_twin(&dispatched, || Twin::Failed(dispatched.address.clone(), failure, body_deaths)) {
+            return;
+        }
         // If the channel is missing or closed, the client has left, and nothing waits for another attempt.
         let Some(next_permit) = next_permit.filter(|permit| !permit.is_closed()) else { return };
+        if let Some(Twin::Failed(address, failure, body_deaths)) = dispatched.twin.take() {
+            dispatched.failed.record(&address, failure);
+            dispatched.failed.record_body_deaths(body_deaths);
+        }
         dispatched.failed.record(&dispatched.address, failure);
         dispatched.failed.record_body_deaths(body_deaths);
         let decision = retry::decide(&dispatched.failed, failure, || self.retry_budget.withdraw(now));
@@ -446,6 +558,15 @@ impl Worker {
             }
             RetryDecision::GiveUp(reason) => entry.request.refuse(reason.error()),
         }
+    }
+
+    /// Tells the other attempt of a hedged request how `ended` ended. Returns whether there is one in progress.
+    fn set_twin(&mut self, ended: &DispatchedRequest, state: impl FnOnce() -> Twin) -> bool {
+        let Some(Twin::Running(twin)) = ended.twin else { return false };
+        // If the client left before the second attempt began, the first one does not know of it and may be gone.
+        let Some(twin) = self.dispatched.get_mut(&twin) else { return false };
+        twin.twin = Some(state());
+        true
     }
 
     /// Sends the attempts at a stalled replica their stall notices, as far as attempts and retry budget allow, the

@@ -26,6 +26,7 @@ const SETTINGS: DispatchSettings = DispatchSettings {
     balance: Balance::RoundRobin,
     queue_length: 9,
     deadline: Duration::from_secs(5),
+    hedge: false,
 };
 
 /// A time that is longer than any test takes.
@@ -211,6 +212,100 @@ async fn a_stall_notice_never_leads_to_more_attempts_than_permitted() {
     until_ejected(&worker, &address).await;
     // The request stays at the stalled replica, because another attempt would be one too many.
     assert!(last.assignment().stall_notice.try_recv().is_err(), "a stall notice after {MAX_ATTEMPTS} attempts");
+}
+
+/// Answers as many requests at once as the worker needs to know the usual service time.
+async fn learn_a_short_service_time(worker: &WorkerHandle) {
+    for number in 0..20 {
+        let (submitted, receiver) = entry(number, FOREVER);
+        submit(worker, submitted).await;
+        let permit = receiver.await.expect("the worker runs").expect("the worker gives a permit");
+        permit.end(Ok(StatusCode::OK)).expect("an answered attempt returns the answer");
+    }
+}
+
+/// Submits a request that is hedged at once. Returns the permits for its first and its second replica.
+async fn hedged_permits(worker: &WorkerHandle, number: u64) -> [Permit; 2] {
+    let (submitted, receiver) = entry(number, FOREVER);
+    submit(worker, submitted).await;
+    let mut first = receiver.await.expect("the worker runs").expect("the worker gives a permit");
+    let hedge = first.assignment().hedge.take().expect("hedging is on");
+    let second = tokio::time::timeout(WAIT_LIMIT, hedge).await.expect("the request is hedged in time");
+    [first, second.expect("the worker runs")]
+}
+
+#[tokio::test]
+async fn a_hedged_request_returns_to_the_queue_only_after_both_attempts_have_failed() {
+    use Ending::{Answered, Failed};
+    let server = Failed(AttemptFailure::Server);
+    // (the ends of both attempts in order of time, whether the first attempt ends first, whether the request waits
+    // again)
+    let rows = [
+        (Answered, Answered, false),
+        (Answered, server, false),
+        (server, Answered, false),
+        (server, server, true),
+        (Failed(AttemptFailure::Connect), server, true),
+        (server, Failed(AttemptFailure::Stalled), true),
+    ];
+    for (earlier, later, is_requeued) in rows {
+        for first_ends_first in [true, false] {
+            let row = format!("{earlier:?}, then {later:?}; the first attempt ends first: {first_ends_first}");
+            let replicas: BTreeSet<Address> = ["9 a", "9 b", "9 c"].map(Address::from).into();
+            let (_publisher, published) = watch::channel(replicas);
+            let worker = spawn_with(DispatchSettings { hedge: true, ..SETTINGS }, published, probe);
+            learn_a_short_service_time(&worker).await;
+            let mut permits = hedged_permits(&worker, 100).await;
+            let addresses = permits.each_mut().map(|permit| permit.assignment().address.clone());
+            assert_ne!(addresses[0], addresses[1], "{row}");
+            if !first_ends_first {
+                permits.reverse();
+            }
+            let [one, other] = permits;
+            let earlier = end(one, earlier);
+            settled_status(&worker).await;
+            let later = end(other, later);
+            let status = settled_status(&worker).await;
+            let in_flight: usize = status.replicas.iter().map(|replica| replica.in_flight).sum();
+            if let Err(mut receiver) = earlier {
+                assert_eq!(receiver.try_recv().err(), Some(TryRecvError::Closed), "{row}");
+            }
+            let next = later.err().map(|mut receiver| receiver.try_recv());
+            let next_permit = next.and_then(Result::ok).map(|permit| permit.expect("the request is not refused"));
+            assert_eq!((next_permit.is_some(), in_flight), (is_requeued, usize::from(is_requeued)), "{row}");
+            if let Some(mut permit) = next_permit {
+                assert!(!addresses.contains(&permit.assignment().address), "{row}: a replica that has failed");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_request_is_not_hedged_at_its_own_replica_or_before_requests_that_wait() {
+    for (before, after) in [(&["9 a"][..], &["9 a"][..]), (&["1 a"], &["1 a", "1 b"])] {
+        let set = |names: &[&str]| names.iter().map(|&name| name.into()).collect::<BTreeSet<Address>>();
+        let (publisher, published) = watch::channel(set(before));
+        let worker = spawn_with(DispatchSettings { hedge: true, ..SETTINGS }, published, probe);
+        learn_a_short_service_time(&worker).await;
+        let mut receivers = Vec::new();
+        for number in 100..102 {
+            let (submitted, receiver) = entry(number, FOREVER);
+            submit(&worker, submitted).await;
+            receivers.push(receiver);
+        }
+        publisher.send_replace(set(after));
+        // A hedge would be due during this time.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let status = settled_status(&worker).await;
+        let in_flight: usize = status.replicas.iter().map(|replica| replica.in_flight).sum();
+        assert_eq!((in_flight, status.queue_length), (2, 0), "{after:?}");
+        for receiver in receivers {
+            let permit = tokio::time::timeout(WAIT_LIMIT, receiver).await.expect("the request gets a permit in time");
+            let mut permit = permit.expect("the worker runs").expect("the worker gives a permit");
+            let hedge = permit.assignment().hedge.as_mut().expect("hedging is on");
+            assert!(hedge.try_recv().is_err(), "{after:?}");
+        }
+    }
 }
 
 /// The end of a simulated attempt.

@@ -3,6 +3,7 @@
 
 mod connections;
 mod faults;
+mod hedge;
 mod inference_protocol;
 mod kubernetes;
 mod logs;
