@@ -49,7 +49,8 @@ impl AttemptFailure {
         match self {
             Self::Connect | Self::Died => HealthSignal::Unreachable,
             Self::Deadline if elapsed < FAIR_ATTEMPT => HealthSignal::Inconclusive,
-            Self::Invalid | Self::Server | Self::Deadline => HealthSignal::Failed,
+            Self::Deadline => HealthSignal::Overdue,
+            Self::Invalid | Self::Server => HealthSignal::Failed,
             Self::Busy => HealthSignal::Busy,
             // The failed liveness check has ejected the stalled replica already. An unused permit sends the replica
             // nothing.
@@ -72,7 +73,7 @@ mod tests {
             (AttemptFailure::Server, short, HealthSignal::Failed),
             (AttemptFailure::Busy, short, HealthSignal::Busy),
             (AttemptFailure::Deadline, short, HealthSignal::Inconclusive),
-            (AttemptFailure::Deadline, long, HealthSignal::Failed),
+            (AttemptFailure::Deadline, long, HealthSignal::Overdue),
             (AttemptFailure::Stalled, long, HealthSignal::Inconclusive),
             (AttemptFailure::Unused, short, HealthSignal::Inconclusive),
         ] {

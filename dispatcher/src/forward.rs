@@ -12,7 +12,7 @@ use hyper::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use service::body::ChunksBody;
-use service::wire::{self, Code, ErrorBody, ReadyBody, header};
+use service::wire::{self, Code, ErrorBody, header};
 use std::future::poll_fn;
 use std::io::Write;
 use std::pin::{Pin, pin};
@@ -243,14 +243,6 @@ fn reported_time(headers: &HeaderMap, name: &HeaderName) -> Option<Duration> {
     let mut values = headers.get_all(name).iter();
     let microseconds = wire::number(values.next()?.to_str().ok()?)?;
     values.next().is_none().then(|| Duration::from_micros(microseconds))
-}
-
-/// Sends a replica a probe. Returns the capacity of the replica if `/readyz` says within `timeout` that it is ready,
-/// and otherwise `None`. A replica that does not tell its capacity counts as one with one slot.
-pub async fn probe(address: &Address, timeout: Duration) -> Option<usize> {
-    let (status, body) = service::fetch::get(address, "/readyz", timeout).await.ok()?;
-    let ready: ReadyBody = serde_json::from_slice(&body).ok()?;
-    (status == StatusCode::OK && ready.ready).then(|| ready.capacity.unwrap_or(1))
 }
 
 /// The request that the replica receives.

@@ -13,6 +13,7 @@ pub mod meters;
 pub mod metrics;
 pub mod permit;
 pub mod pool;
+pub mod probe;
 pub mod queue;
 pub mod rate;
 pub mod request;

@@ -1,6 +1,7 @@
 //! Tests of the dispatcher's program, which runs as a process. They are one test program: five would each compile the
 //! HTTP client and the stub replica again.
 
+mod discovery;
 mod faults;
 mod kubernetes;
 mod openapi;
@@ -8,4 +9,5 @@ mod process;
 mod protocols;
 mod requests;
 mod steady;
+mod stopped;
 mod stub;
