@@ -15,6 +15,7 @@ mod progress;
 mod proxies;
 mod python;
 mod replica;
+mod rotation;
 mod scaler;
 mod statistics;
 mod stress;
@@ -50,6 +51,8 @@ enum Subject {
     Dispatcher(proxies::Options),
     /// Time that the dispatcher adds to a request on an idle machine
     Hop,
+    /// Processor time of the rotation for a request, and of discovery for a change, with up to 4,000 replicas
+    Rotation(rotation::Options),
     /// 100,000 requests in the queue at once: memory for each, and the order in which they leave
     Queue(stress::queue::Options),
     /// 20,000 idle connections: memory for each, and the latency on new ones beside them
@@ -93,6 +96,7 @@ fn run(subject: &Subject) -> Result<()> {
     match subject {
         Subject::Dispatcher(options) => proxies::run(options),
         Subject::Hop => hop::run(),
+        Subject::Rotation(options) => rotation::run(options),
         Subject::Queue(options) => stress::queue::run(options),
         Subject::Connections(options) => stress::connections::run(options),
         Subject::Overload(options) => stress::overload::run(options),

@@ -1,18 +1,23 @@
-//! The sources of the replicas' addresses. Every source publishes the whole set of addresses at the start and after
-//! each change.
+//! The sources of the replicas' addresses. Every source publishes the whole set of addresses first, and then changes of
+//! it, so that a reader's work is in proportion to the change.
 
 pub mod dns;
 pub mod file;
 pub mod kubernetes;
 
-use crate::rotation::Address;
+use crate::rotation::{Address, EndpointChanges, Endpoints};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::str::FromStr;
-use tokio::sync::watch;
+use tokio::sync::mpsc;
 
-/// The published set of replicas. The channel is closed if its source is not watched, as a static list.
-pub type Published = watch::Receiver<BTreeSet<Address>>;
+/// The largest number of changes that wait for the reader. A source that has more waits, and a watched file or name is
+/// read again only afterwards.
+const MAX_UNREAD: usize = 16;
+
+/// The changes that a source publishes. The first has the whole set, and comes once the source has answered. The channel
+/// is closed if its source is not watched, as a static list.
+pub type Published = mpsc::Receiver<EndpointChanges>;
 
 /// A source of the replicas' addresses: the value of `--replicas`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,7 +75,8 @@ impl FromStr for ReplicaSource {
 }
 
 impl ReplicaSource {
-    /// Starts to watch the source. The first value is the current set, which may be empty.
+    /// Starts to watch the source. The set of a static list, and that of a file that is missing or can be read, is in
+    /// the channel at once.
     ///
     /// # Errors
     /// If the folder of a file cannot be watched, returns [`Error::Watch`].
@@ -79,7 +85,7 @@ impl ReplicaSource {
     /// If there is no tokio runtime.
     pub fn watch(self) -> Result<Published, Error> {
         match self {
-            Self::Static(addresses) => Ok(watch::channel(addresses).1),
+            Self::Static(addresses) => Ok(fixed(without_pods(addresses))),
             Self::File(path) => file::watch(path),
             Self::Dns(name) => Ok(dns::watch(name)),
             Self::Kubernetes(service) => Ok(kubernetes::watch(service)),
@@ -87,13 +93,53 @@ impl ReplicaSource {
     }
 }
 
-/// Publishes `set` if it differs from the current one.
-fn publish(publisher: &watch::Sender<BTreeSet<Address>>, set: BTreeSet<Address>) {
-    publisher.send_if_modified(|current| {
-        let has_changed = *current != set;
-        *current = set;
-        has_changed
-    });
+/// A source whose set does not change.
+pub(crate) fn fixed(endpoints: Endpoints) -> Published {
+    let (changes, published) = mpsc::channel(1);
+    changes.try_send(EndpointChanges::between(&Endpoints::new(), &endpoints)).expect("the channel is empty");
+    published
+}
+
+/// The endpoints at `addresses`, of a source that does not tell the pods.
+fn without_pods(addresses: impl IntoIterator<Item = Address>) -> Endpoints {
+    addresses.into_iter().map(|address| (address, None)).collect()
+}
+
+/// The source's end of the channel of changes.
+pub(crate) struct Publisher {
+    changes: mpsc::Sender<EndpointChanges>,
+    /// The set that was published last by [`Publisher::publish`].
+    endpoints: Endpoints,
+    has_published: bool,
+}
+
+impl Publisher {
+    /// A publisher that has published nothing, and the reader's end of its channel.
+    pub(crate) fn new() -> (Self, Published) {
+        let (changes, published) = mpsc::channel(MAX_UNREAD);
+        (Self { changes, endpoints: Endpoints::new(), has_published: false }, published)
+    }
+
+    /// Publishes the difference to the last set. The first set is published even if it is empty.
+    pub(crate) async fn publish(&mut self, endpoints: Endpoints) {
+        let changes = EndpointChanges::between(&self.endpoints, &endpoints);
+        self.endpoints = endpoints;
+        self.publish_changes(changes).await;
+    }
+
+    /// Publishes changes that the source has found by itself. The first are published even if there are none.
+    async fn publish_changes(&mut self, changes: EndpointChanges) {
+        let is_first = !std::mem::replace(&mut self.has_published, true);
+        if is_first || !changes.is_empty() {
+            // If the reader has gone, the source ends soon.
+            let _gone = self.changes.send(changes).await;
+        }
+    }
+
+    /// Waits until the reader has gone.
+    async fn closed(&self) {
+        self.changes.closed().await;
+    }
 }
 
 /// Parses one `host:port`.
@@ -112,6 +158,53 @@ fn address(text: &str) -> Result<Address, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
+
+    /// A reader that keeps the set which results from all changes.
+    pub(super) struct Reader {
+        published: Published,
+        endpoints: Endpoints,
+    }
+
+    impl Reader {
+        pub(super) fn new(published: Published) -> Self {
+            Self { published, endpoints: Endpoints::new() }
+        }
+
+        /// Waits for the next change. Returns the addresses of the new set.
+        pub(super) async fn next(&mut self) -> Vec<Address> {
+            let next = tokio::time::timeout(Duration::from_secs(10), self.published.recv()).await;
+            self.apply(next.expect("the set changes within ten seconds").expect("the source is watched"))
+        }
+
+        /// The addresses of the set that is in the channel already; `None` if there is no change in the channel.
+        pub(super) fn present(&mut self) -> Option<Vec<Address>> {
+            let changes = self.published.try_recv().ok()?;
+            Some(self.apply(changes))
+        }
+
+        fn apply(&mut self, changes: EndpointChanges) -> Vec<Address> {
+            for address in &changes.removed {
+                assert!(self.endpoints.remove(address).is_some(), "{address} was not published");
+            }
+            self.endpoints.extend(changes.added);
+            self.endpoints.keys().cloned().collect()
+        }
+    }
+
+    #[tokio::test]
+    async fn the_first_set_is_published_even_if_it_is_empty_and_later_ones_only_if_they_differ() {
+        let (mut publisher, published) = Publisher::new();
+        let mut reader = Reader::new(published);
+        publisher.publish(Endpoints::new()).await;
+        publisher.publish(Endpoints::new()).await;
+        assert_eq!((reader.present(), reader.present()), (Some(Vec::new()), None));
+        let address: Address = "a:1".into();
+        for _ in 0..2 {
+            publisher.publish(without_pods([address.clone()])).await;
+        }
+        assert_eq!((reader.present(), reader.present()), (Some(vec![address]), None));
+    }
 
     #[test]
     fn the_prefix_tells_the_kind_of_source() {

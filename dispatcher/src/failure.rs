@@ -69,7 +69,8 @@ impl AttemptFailure {
         match self {
             Self::Connect | Self::Closed | Self::Died => HealthSignal::Unreachable,
             Self::Deadline if elapsed < FAIR_ATTEMPT => HealthSignal::Inconclusive,
-            Self::Invalid | Self::Server | Self::Deadline => HealthSignal::Failed,
+            Self::Deadline => HealthSignal::Overdue,
+            Self::Invalid | Self::Server => HealthSignal::Failed,
             Self::Busy => HealthSignal::Busy,
             // The failed liveness check has ejected the stalled replica already. The other two have sent the replica
             // nothing.
@@ -95,7 +96,7 @@ mod tests {
             (AttemptFailure::Server, short, HealthSignal::Failed),
             (AttemptFailure::Busy, short, HealthSignal::Busy),
             (AttemptFailure::Deadline, short, HealthSignal::Inconclusive),
-            (AttemptFailure::Deadline, long, HealthSignal::Failed),
+            (AttemptFailure::Deadline, long, HealthSignal::Overdue),
             (AttemptFailure::Stalled, long, HealthSignal::Inconclusive),
             (AttemptFailure::Unused, short, HealthSignal::Inconclusive),
         ] {

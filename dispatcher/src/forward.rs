@@ -7,13 +7,10 @@ mod connection;
 mod headers;
 #[cfg(test)]
 mod oracle;
-mod own_fault;
-mod probe;
 mod request_head;
 
 pub use connection::ReplicaConnection;
 pub use headers::BodyKind;
-pub use probe::probe;
 
 use crate::failure::AttemptFailure;
 use crate::request::{BufferedRequest, Endpoint};

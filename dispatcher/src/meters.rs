@@ -4,16 +4,15 @@
 use crate::failure::AttemptFailure;
 use crate::load_statistics::LoadStatistics;
 use crate::metrics::{
-    BUILD_INFO, CAPACITY, ENQUEUED, EXPIRED, FULL_WORK, HEDGES, IN_FLIGHT, QUEUE_LATE_LENGTH, QUEUE_LENGTH, QUEUE_WAIT,
+    BUILD_INFO, CAPACITY, ENQUEUED, EXPIRED, FULL_WORK, HEDGES, QUEUE_LATE_LENGTH, QUEUE_LENGTH, QUEUE_WAIT,
     REPLICA_WORK, REPLICAS, REQUEST_DURATION, REQUESTS, RETRIES, SHED, UPLOAD_DURATION, UPSTREAM_DURATION, UPTIME,
     VERDICTS,
 };
 use crate::outcome::{Outcome, Verdict};
 use crate::queue::Queue;
-use crate::rotation::{Address, Rotation};
+use crate::rotation::Rotation;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use service::wire::Code;
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 /// The reason for which a request was refused at admission: the label `reason` of `dispatcher_shed_total`.
@@ -127,7 +126,6 @@ pub struct WorkerMeters {
     draining: Gauge,
     capacity: Gauge,
     full_work: Gauge,
-    in_flight: HashMap<Address, Gauge>,
 }
 
 impl WorkerMeters {
@@ -150,7 +148,6 @@ impl WorkerMeters {
             draining: replicas("draining"),
             capacity: gauge!(CAPACITY),
             full_work: gauge!(FULL_WORK),
-            in_flight: HashMap::new(),
         }
     }
 
@@ -165,24 +162,5 @@ impl WorkerMeters {
         self.draining.set(totals.draining as f64);
         self.capacity.set(totals.capacity as f64);
         self.full_work.set(load.full_work().unwrap_or_default().as_secs_f64());
-        self.set_in_flight(rotation);
-    }
-
-    /// Sets one gauge for each replica. The recorder keeps the gauge of a replica that has left, so it is set to 0.
-    fn set_in_flight(&mut self, rotation: &Rotation) {
-        for replica in rotation.replicas() {
-            let gauge = self
-                .in_flight
-                .entry(replica.address.clone())
-                .or_insert_with_key(|address| gauge!(IN_FLIGHT, "replica" => address.clone()));
-            gauge.set(replica.in_flight as f64);
-        }
-        self.in_flight.retain(|address, gauge| {
-            let is_present = rotation.contains(address);
-            if !is_present {
-                gauge.set(0.0);
-            }
-            is_present
-        });
     }
 }

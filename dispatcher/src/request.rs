@@ -5,7 +5,7 @@ use crate::failure::AttemptFailure;
 use crate::permit::{Permit, PermitReceiver, PermitSender};
 use crate::queue::{QueueEntry, SequenceNumber};
 use crate::retry::FailedAttempts;
-use crate::rotation::{Address, Constraints};
+use crate::rotation::{Address, Constraints, ReplicaId};
 use crate::timeline::Timeline;
 use hyper::header::HeaderValue;
 use service::body::Chunks;
@@ -118,7 +118,9 @@ pub struct DispatchedRequest {
     pub accepted: Instant,
     /// The attempts that have failed before the present one.
     pub failed: FailedAttempts,
-    /// The address of the replica that the permit is for.
+    /// The replica that the permit is for.
+    pub replica: ReplicaId,
+    /// The address of that replica.
     pub address: Address,
     /// The channel on which the attempt learns that the replica has stalled. It is `None` once it was used, and closed
     /// once the attempt has ended or its client has left.

@@ -1,31 +1,24 @@
 //! The set of replicas, their states, and the choice of a replica among those with a free slot. Pure: time and
-//! randomness are arguments, and no socket is opened here.
+//! randomness are arguments, and no socket is opened here. No event costs more than the logarithm of the number of
+//! replicas: totals are kept, and orders are updated where a replica changes.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+mod alarms;
+mod endpoint;
+mod replica;
+mod totals;
+mod turns;
+
+use alarms::Alarms;
+use replica::{Check, DOUBT_AFTER};
+use slab::Slab;
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
+use totals::{RunningTotals, TotalsPart};
+use turns::{Turn, Turns};
 
-/// The published address of a replica, `host:port`.
-pub type Address = Arc<str>;
-
-/// The number of failures in a row after which a replica is ejected.
-const FAILURES_TO_EJECT: u32 = 3;
-
-/// The pause between the first ejection of a replica and its next probe. Every failed probe and every further ejection
-/// doubles the pause.
-const FIRST_BACKOFF: Duration = Duration::from_millis(100);
-
-/// The longest pause before a probe. With its jitter it is shorter than a second, so a replica that has recovered is
-/// probed within a second.
-const LAST_BACKOFF: Duration = Duration::from_millis(800);
-
-/// The time for which a replica that has answered `busy` is passed over. Another dispatcher has taken its slots, and
-/// the next answer of the replica frees one.
-const BUSY_PAUSE: Duration = Duration::from_millis(10);
-
-/// The amount by which a pick raises the [`Replica::pass`] of a replica with one usable slot. For a replica with `n`
-/// usable slots the amount is `STRIDE / n`.
-const STRIDE: u64 = 1 << 20;
+pub use endpoint::{Address, EndpointChanges, Endpoints, Pod};
+pub use replica::{MAX_CAPACITY, ProbeAnswer, ProbeEffect, Replica, ReplicaId, ReplicaState};
+pub use totals::ReplicaTotals;
 
 /// The rule by which a replica is chosen among those with a free slot.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -59,91 +52,45 @@ pub enum HealthSignal {
     Busy,
     /// The attempt tells nothing about the replica.
     Inconclusive,
-    /// The replica answered with an error of its own, or too late.
+    /// The replica answered with an error of its own.
     Failed,
+    /// The replica had much time and did not answer.
+    Overdue,
     /// The replica refused the connection or dropped it.
     Unreachable,
 }
 
-/// The consequence of a probe or a liveness check.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ProbeEffect {
-    /// The replica takes requests from now on.
-    Joined,
-    /// The replica did not answer a liveness check. The requests that it holds should move to other replicas.
-    Stalled,
-    /// No request is affected.
-    Unchanged,
-}
-
-/// The number of replicas in each state, and the capacity of the ready ones.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ReplicaTotals {
-    /// Replicas that take requests.
-    pub ready: usize,
-    /// Replicas that take no requests until a probe succeeds, new ones included.
-    pub ejected: usize,
-    /// Replicas that are no longer published and still hold requests.
-    pub draining: usize,
-    /// Slots of all ready replicas.
-    pub capacity: usize,
-}
-
-/// A replica, and all that the rotation knows about it.
-#[derive(Debug, Clone)]
-pub struct Replica {
-    /// The address that the replica listens on.
-    pub address: Address,
-    /// The number of slots: the number of requests that the replica takes at once. It is 1 until the replica advertises
-    /// another number.
-    pub capacity: usize,
-    /// The number of slots in use: requests that were sent to the replica and are not yet answered.
-    pub in_flight: usize,
-    /// Whether the replica takes requests.
-    pub state: ReplicaState,
-    /// The number of failures in a row, since the last answer.
-    failures: u32,
-    /// The number of ejections and failed probes since the last answered request. An answered probe does not reset it.
-    backoffs: u32,
-    busy_until: Option<Instant>,
-    /// The number of slots that suspects use: at most one.
-    suspects: usize,
-    /// The instant since which the replica has answered nothing: the end of the last attempt, the end of the last
-    /// liveness check, or the first request after an idle time, whichever is latest.
-    silent_since: Instant,
-    /// The instant since which the replica has worked for its next answer: the end of the last attempt, or the first
-    /// request after an idle time, whichever is later.
-    working_since: Instant,
-    /// Whether a liveness check is in progress.
-    is_being_checked: bool,
-    /// The virtual time of the next pick (stride scheduling, Waldspurger and Weihl 1995).
-    pass: u64,
-    /// The number of the last pick of this replica. Among replicas with the same pass, the smallest number is next, so
-    /// that they take turns.
-    last_pick: u64,
-}
-
-/// The state of a replica, which tells whether it takes requests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReplicaState {
-    /// The replica takes requests.
-    Ready,
-    /// The replica takes no requests until a probe succeeds.
-    Ejected {
-        /// The instant at which the next probe is due.
-        probe_at: Instant,
-        /// Whether a probe is in progress.
-        is_being_probed: bool,
-    },
-    /// The replica is no longer published, and finishes the requests that it holds.
-    Draining,
+impl HealthSignal {
+    /// Whether the replica has sent an answer of any kind, so that its process is alive.
+    fn is_sign_of_life(self) -> bool {
+        match self {
+            Self::Answered { .. } | Self::Busy | Self::Failed => true,
+            Self::Inconclusive | Self::Overdue | Self::Unreachable => false,
+        }
+    }
 }
 
 /// The set of replicas, and the order in which they are chosen.
 #[derive(Debug, Default)]
 pub struct Rotation {
     balance: Balance,
-    replicas: Vec<Replica>,
+    replicas: Slab<Replica>,
+    /// The replica that is or was published last at each address. A replica whose address has passed to another pod is
+    /// in `replicas` only.
+    by_address: HashMap<Address, ReplicaId>,
+    /// Number of replicas that were ever published.
+    published: u64,
+    turns: Turns,
+    totals: RunningTotals,
+    /// Probes of ejected replicas, at their due times.
+    probes: Alarms,
+    /// Ends of the pauses of busy replicas, and of slow starts.
+    pauses: Alarms,
+    /// The instants at which replicas that have not answered a liveness check get no further request.
+    doubts: Alarms,
+    /// The instants since which replicas owe a sign of life. An alarm may be older than the last sign. It is set again
+    /// when it rings, so an answer need not move it.
+    checks: Alarms,
     /// Number of picks so far.
     picks: u64,
     /// The highest pass at which a replica was picked. A replica that had no free slot for a while is picked at this
@@ -154,59 +101,86 @@ pub struct Rotation {
 impl Rotation {
     /// A rotation without replicas.
     pub fn new(balance: Balance) -> Self {
-        Self { balance, ..Self::default() }
+        Self { balance, turns: Turns::new(balance), ..Self::default() }
     }
 
-    /// Replaces the published set. A new replica takes requests once a probe, which is due at once, finds it ready. A
-    /// replica that is no longer published finishes the requests that it holds. If it is published again before they
-    /// are finished, it takes requests at once.
-    pub fn publish(&mut self, addresses: &BTreeSet<Address>, now: Instant) {
-        for replica in &mut self.replicas {
-            let is_published = addresses.contains(&replica.address);
-            match replica.state {
-                ReplicaState::Draining if is_published => replica.state = ReplicaState::Ready,
-                _ if !is_published => replica.state = ReplicaState::Draining,
-                _ => {}
+    /// Changes the published set. A new replica takes requests once a probe, which is due at once, finds it ready. An
+    /// address with another pod than before is a new replica. A replica that is no longer published finishes the
+    /// requests that it holds. If it is published again before they are finished, it is probed like a new one. Returns
+    /// the replicas that get no further request.
+    pub fn publish(&mut self, changes: &EndpointChanges, now: Instant) -> Vec<ReplicaId> {
+        let mut withdrawn = Vec::new();
+        for address in &changes.removed {
+            if let Some(&id) = self.by_address.get(address) {
+                withdrawn.push(id);
+                self.update(id, Replica::unpublish);
             }
         }
-        for address in addresses {
-            if !self.contains(address) {
-                self.replicas.push(Replica::new(address.clone(), self.pass, now));
+        for (address, pod) in &changes.added {
+            match self.by_address.get(address) {
+                Some(&id) if self.replica(id).is_some_and(|replica| replica.pod == *pod) => {
+                    self.update(id, |replica| replica.publish_again(now));
+                }
+                Some(&id) => {
+                    withdrawn.push(id);
+                    self.update(id, Replica::unpublish);
+                    self.add(address, pod.as_ref(), now);
+                }
+                None => self.add(address, pod.as_ref(), now),
             }
         }
-        self.remove_drained();
+        withdrawn
     }
 
-    /// Takes a slot of the next replica that `constraints` allow; `None` if there is no such slot.
-    pub fn pick(&mut self, constraints: Constraints<'_>, now: Instant) -> Option<Address> {
-        let is_tried = |replica: &Replica| constraints.tried.contains(&replica.address);
-        let untried_exists = !constraints.tried.is_empty()
-            && self.replicas.iter().any(|replica| replica.state == ReplicaState::Ready && !is_tried(replica));
-        let eligible = self.replicas.iter_mut().filter(|replica| {
-            replica.has_free_slot(now)
-                && !(untried_exists && is_tried(replica))
-                && !(constraints.is_suspect && replica.suspects > 0)
-        });
-        let chosen = match self.balance {
-            Balance::RoundRobin => eligible.min_by_key(|replica| replica.order()),
-            Balance::LeastLoaded => eligible.min_by_key(|replica| (replica.load(), replica.order())),
-        }?;
+    fn add(&mut self, address: &Address, pod: Option<&Pod>, now: Instant) {
+        let entry = self.replicas.vacant_entry();
+        let slot = u32::try_from(entry.key()).expect("memory holds fewer than 2^32 replicas");
+        let id = ReplicaId { serial: self.published, slot };
+        self.published += 1;
+        let replica = entry.insert(Replica::new(id, address.clone(), pod.cloned(), self.pass, now));
+        self.totals.add(TotalsPart::of(replica));
+        self.probes.set(now, id);
+        self.by_address.insert(address.clone(), id);
+    }
+
+    /// Takes a slot of the next replica that `constraints` allow; `None` if there is no such slot. If no ready replica
+    /// has a free slot and more than half of the replicas that were ready are ejected, an ejected one whose last probe
+    /// found it alive gets one request. If it answers, it is ready; if not, its next probe decides. A request that has
+    /// failed at such a replica is not sent there again.
+    pub fn pick(&mut self, constraints: Constraints<'_>, now: Instant) -> Option<ReplicaId> {
+        self.end_pauses(now);
+        let turn = self.find_turn(constraints)?;
         self.picks += 1;
-        self.pass = self.pass.max(chosen.pass);
-        chosen.pass = self.pass + STRIDE / chosen.usable_slots() as u64;
-        chosen.last_pick = self.picks;
-        if chosen.in_flight == 0 {
-            chosen.silent_since = now;
-            chosen.working_since = now;
+        self.pass = self.pass.max(turn.pass);
+        let (pass, pick) = (self.pass, self.picks);
+        self.update(turn.replica, |replica| replica.take(constraints.is_suspect, pass, pick, now));
+        Some(turn.replica)
+    }
+
+    /// The first turn that `constraints` allow. Passes over the replicas in `tried` and those that hold suspects, of
+    /// which there are few.
+    fn find_turn(&self, constraints: Constraints<'_>) -> Option<Turn> {
+        let Constraints { tried, is_suspect } = constraints;
+        let is_allowed = |turn: &Turn| turn.rank != Turn::TRIAL || self.totals.is_panic();
+        if tried.is_empty() && !is_suspect {
+            return self.turns.first().copied().filter(is_allowed);
         }
-        chosen.in_flight += 1;
-        chosen.suspects += usize::from(constraints.is_suspect);
-        Some(chosen.address.clone())
+        let is_ready = |address: &&Address| {
+            let replica = self.by_address.get(*address).and_then(|&id| self.replica(id));
+            replica.is_some_and(|replica| replica.state == ReplicaState::Ready)
+        };
+        let untried_exists = !tried.is_empty() && self.totals.totals.ready > tried.iter().filter(is_ready).count();
+        self.turns.iter().take_while(|turn| is_allowed(turn)).copied().find(|turn| {
+            let replica = &self.replicas[turn.replica.slot()];
+            let avoids_tried = untried_exists || turn.rank == Turn::TRIAL;
+            !(avoids_tried && tried.contains(&replica.address) || is_suspect && replica.suspects > 0)
+        })
     }
 
     /// Whether there is a slot for a request without constraints.
-    pub fn has_free_slot(&self, now: Instant) -> bool {
-        self.replicas.iter().any(|replica| replica.has_free_slot(now))
+    pub fn has_free_slot(&mut self, now: Instant) -> bool {
+        self.end_pauses(now);
+        self.find_turn(Constraints::default()).is_some()
     }
 
     /// Frees the slot of a request after its attempt has ended with `signal`. `was_suspect` tells whether the request
@@ -215,208 +189,168 @@ impl Rotation {
     /// later. Returns `None` if the replica is not in the set.
     pub fn release(
         &mut self,
-        address: &str,
+        replica: ReplicaId,
         was_suspect: bool,
         signal: HealthSignal,
         now: Instant,
         jitter: f64,
     ) -> Option<Duration> {
-        let replica = self.find(address)?;
-        let worked = now.saturating_duration_since(replica.working_since);
-        replica.working_since = now;
-        replica.silent_since = now;
-        replica.in_flight = replica.in_flight.saturating_sub(1);
-        replica.suspects = replica.suspects.saturating_sub(usize::from(was_suspect));
-        match signal {
-            HealthSignal::Answered { capacity } => {
-                replica.failures = 0;
-                replica.backoffs = 0;
-                replica.capacity = capacity.unwrap_or(replica.capacity).max(1);
-            }
-            HealthSignal::Busy => replica.busy_until = Some(now + BUSY_PAUSE),
-            HealthSignal::Inconclusive => {}
-            HealthSignal::Failed => replica.failures += 1,
-            HealthSignal::Unreachable => replica.failures = FAILURES_TO_EJECT,
-        }
-        if replica.failures >= FAILURES_TO_EJECT && replica.state == ReplicaState::Ready {
-            replica.eject(now, jitter);
-        }
-        self.remove_drained();
-        Some(worked)
+        self.update(replica, |replica| replica.release(was_suspect, signal, now, jitter))
     }
 
     /// Returns the ejected replicas whose probe is due. A replica is not returned again before
     /// [`Rotation::record_probe`] was called for it.
-    pub fn due_probes(&mut self, now: Instant) -> Vec<Address> {
+    pub fn due_probes(&mut self, now: Instant) -> Vec<ReplicaId> {
         let mut due = Vec::new();
-        for replica in &mut self.replicas {
-            if let ReplicaState::Ejected { probe_at, is_being_probed } = &mut replica.state
+        while let Some((at, id)) = self.probes.pop_due(now, Duration::ZERO) {
+            // A probe that was replaced by a later one has an alarm, too.
+            if let Some(replica) = self.find(id)
+                && let ReplicaState::Ejected { probe_at, is_being_probed } = &mut replica.state
+                && *probe_at == at
                 && !*is_being_probed
-                && *probe_at <= now
             {
                 *is_being_probed = true;
-                due.push(replica.address.clone());
+                due.push(id);
             }
         }
         due
     }
 
-    /// Returns the replicas that have held requests for `stall_timeout` without answering any, so that a liveness check
-    /// is due. A replica is not returned again before [`Rotation::record_probe`] was called for it.
-    pub fn due_liveness_checks(&mut self, now: Instant, stall_timeout: Duration) -> Vec<Address> {
+    /// Returns the replicas that have owed a sign of life for `stall_timeout`, so that a liveness check is due. A replica
+    /// is not returned again before [`Rotation::record_probe`] was called for it.
+    pub fn due_liveness_checks(&mut self, now: Instant, stall_timeout: Duration) -> Vec<ReplicaId> {
         let mut due = Vec::new();
-        for replica in &mut self.replicas {
-            if replica.liveness_check_at(stall_timeout).is_some_and(|at| at <= now) {
-                replica.is_being_checked = true;
-                due.push(replica.address.clone());
+        while let Some((_, id)) = self.checks.pop_due(now, stall_timeout) {
+            let Some(replica) = self.find(id) else { continue };
+            replica.has_check_alarm = false;
+            let Some(since) = replica.silent_since.filter(|_| replica.needs_check()) else { continue };
+            if since + stall_timeout <= now {
+                replica.begin_check(now);
+                self.doubts.set(now + DOUBT_AFTER, id);
+                due.push(id);
+            } else {
+                // The replica has given a sign of life since the alarm was set.
+                replica.has_check_alarm = true;
+                self.checks.set(since, id);
             }
         }
         due
     }
 
-    /// Records the result of a probe or a liveness check: the capacity of a ready replica, or `None`. `jitter`, 0 to 1,
-    /// spreads the probes of replicas that failed together.
-    pub fn record_probe(&mut self, address: &str, capacity: Option<usize>, now: Instant, jitter: f64) -> ProbeEffect {
-        let pass = self.pass;
-        let Some(replica) = self.find(address) else { return ProbeEffect::Unchanged };
-        let was_being_checked = replica.is_being_checked;
-        replica.is_being_checked = false;
-        if was_being_checked {
-            replica.silent_since = now;
-        }
-        match (replica.state, capacity) {
-            (ReplicaState::Ejected { .. }, Some(capacity)) => {
-                replica.join(capacity, pass);
-                return ProbeEffect::Joined;
+    /// Returns the replicas that have not answered their liveness check for a while. They get no further request until
+    /// they give a sign of life, and the requests that they hold should move while other replicas can still answer them
+    /// in time. A replica is returned once for each check.
+    pub fn due_doubts(&mut self, now: Instant) -> Vec<ReplicaId> {
+        let mut due = Vec::new();
+        while let Some((at, id)) = self.doubts.pop_due(now, Duration::ZERO) {
+            let is_late = self.update(id, |replica| match &mut replica.check {
+                // An alarm of an earlier check has another time.
+                Some(check) if check.started + DOUBT_AFTER == at => {
+                    check.is_late = true;
+                    !check.is_moot
+                }
+                _ => false,
+            });
+            if is_late == Some(true) {
+                due.push(id);
             }
-            (ReplicaState::Ejected { .. }, None) => replica.eject(now, jitter),
-            (ReplicaState::Ready, None) if was_being_checked => replica.eject(now, jitter),
-            _ => {}
         }
-        if was_being_checked && capacity.is_none() { ProbeEffect::Stalled } else { ProbeEffect::Unchanged }
+        due
     }
 
-    /// The next instant at which the caller has to act without any report: a probe or a liveness check is due, or the
-    /// pause of a busy replica ends. Pauses that ended before `now` are left out.
-    pub fn next_wake_up(&self, now: Instant, stall_timeout: Duration) -> Option<Instant> {
-        let wake_ups = self.replicas.iter().flat_map(|replica| {
-            let change = match replica.state {
-                ReplicaState::Ejected { probe_at, is_being_probed: false } => Some(probe_at),
-                ReplicaState::Ready => replica.busy_until.filter(|&until| until > now),
-                ReplicaState::Ejected { .. } | ReplicaState::Draining => None,
-            };
-            [change, replica.liveness_check_at(stall_timeout)]
-        });
-        wake_ups.flatten().min()
+    /// Whether the replica has not answered its liveness check for a while.
+    pub fn is_in_doubt(&self, id: ReplicaId) -> bool {
+        self.replica(id).is_some_and(|replica| replica.check.is_some_and(Check::is_in_doubt))
     }
 
-    /// Whether the set has a replica with this address, in any state.
-    pub fn contains(&self, address: &str) -> bool {
-        self.replicas.iter().any(|replica| *replica.address == *address)
+    /// Records the answer to a probe or a liveness check. `jitter`, 0 to 1, spreads the probes of replicas that failed
+    /// together.
+    pub fn record_probe(&mut self, id: ReplicaId, answer: ProbeAnswer, now: Instant, jitter: f64) -> ProbeEffect {
+        let pass = self.pass;
+        let effect = self.update(id, |replica| replica.record_probe(answer, pass, now, jitter));
+        effect.unwrap_or(ProbeEffect::Unchanged)
     }
 
-    /// All replicas, in the order in which they were first published.
-    pub fn replicas(&self) -> &[Replica] {
-        &self.replicas
+    /// The next instant at which the caller has to act without any report: a probe or a liveness check is due, a check
+    /// is late, or the pause of a busy replica ends. It may be too early, after which nothing is due, but is never too
+    /// late.
+    pub fn next_wake_up(&mut self, now: Instant, stall_timeout: Duration) -> Option<Instant> {
+        self.end_pauses(now);
+        let check = self.checks.next().map(|since| since + stall_timeout);
+        [self.probes.next(), self.pauses.next(), self.doubts.next(), check].into_iter().flatten().min()
+    }
+
+    /// The replica `id`; `None` if it is gone.
+    pub fn replica(&self, id: ReplicaId) -> Option<&Replica> {
+        self.replicas.get(id.slot()).filter(|replica| replica.id == id)
+    }
+
+    /// All replicas, in no particular order.
+    pub fn replicas(&self) -> impl Iterator<Item = &Replica> {
+        self.replicas.iter().map(|(_, replica)| replica)
     }
 
     /// The number of replicas in each state, and the capacity of the ready ones.
     pub fn totals(&self) -> ReplicaTotals {
-        let mut totals = ReplicaTotals::default();
-        for replica in &self.replicas {
-            match replica.state {
-                ReplicaState::Ready => {
-                    totals.ready += 1;
-                    totals.capacity += replica.capacity;
-                }
-                ReplicaState::Ejected { .. } => totals.ejected += 1,
-                ReplicaState::Draining => totals.draining += 1,
+        self.totals.totals
+    }
+
+    /// The number of requests that all replicas together hold.
+    pub fn in_flight(&self) -> usize {
+        self.totals.in_flight
+    }
+
+    fn find(&mut self, id: ReplicaId) -> Option<&mut Replica> {
+        self.replicas.get_mut(id.slot()).filter(|replica| replica.id == id)
+    }
+
+    fn end_pauses(&mut self, now: Instant) {
+        while let Some((at, id)) = self.pauses.pop_due(now, Duration::ZERO) {
+            self.update(id, |replica| replica.end_pauses(at));
+        }
+    }
+
+    /// Changes a replica, and with it the totals, the order of picks and the alarms. Forgets a replica that is drained.
+    /// Returns `None` if the replica is gone.
+    fn update<R>(&mut self, id: ReplicaId, change: impl FnOnce(&mut Replica) -> R) -> Option<R> {
+        let replica = self.replicas.get_mut(id.slot()).filter(|replica| replica.id == id)?;
+        let (state, busy_until, opens_at) = (replica.state, replica.busy_until, replica.opens_at);
+        let part = TotalsPart::of(replica);
+        let result = change(replica);
+        self.totals.replace(part, TotalsPart::of(replica));
+        let turn = replica.next_turn(self.balance);
+        self.turns.replace(&mut replica.turn, turn);
+        if let ReplicaState::Ejected { probe_at, .. } = replica.state
+            && replica.state != state
+        {
+            self.probes.set(probe_at, id);
+        }
+        if let Some(until) = replica.busy_until
+            && replica.busy_until != busy_until
+        {
+            self.pauses.set(until, id);
+        }
+        if let Some(at) = replica.opens_at
+            && replica.opens_at != opens_at
+        {
+            self.pauses.set(at, id);
+        }
+        if let Some(since) = replica.silent_since
+            && replica.needs_check()
+            && !replica.has_check_alarm
+        {
+            replica.has_check_alarm = true;
+            self.checks.set(since, id);
+        }
+        if replica.is_drained() {
+            self.totals.remove(TotalsPart::of(replica));
+            let replica = self.replicas.remove(id.slot());
+            if self.by_address.get(&replica.address) == Some(&id) {
+                self.by_address.remove(&replica.address);
             }
         }
-        totals
+        Some(result)
     }
-
-    fn find(&mut self, address: &str) -> Option<&mut Replica> {
-        self.replicas.iter_mut().find(|replica| *replica.address == *address)
-    }
-
-    fn remove_drained(&mut self) {
-        self.replicas.retain(|replica| replica.state != ReplicaState::Draining || replica.in_flight > 0);
-    }
-}
-
-impl Replica {
-    /// A new replica, whose probe is due at once.
-    fn new(address: Address, pass: u64, now: Instant) -> Self {
-        Self {
-            address,
-            capacity: 1,
-            in_flight: 0,
-            state: ReplicaState::Ejected { probe_at: now, is_being_probed: false },
-            failures: 0,
-            backoffs: 0,
-            busy_until: None,
-            suspects: 0,
-            silent_since: now,
-            working_since: now,
-            is_being_checked: false,
-            pass,
-            last_pick: 0,
-        }
-    }
-
-    fn has_free_slot(&self, now: Instant) -> bool {
-        self.state == ReplicaState::Ready
-            && self.in_flight < self.usable_slots()
-            && self.busy_until.is_none_or(|until| until <= now)
-    }
-
-    /// The number of slots that may be used: the capacity, or 1 while the replica is on probation.
-    fn usable_slots(&self) -> usize {
-        if self.is_on_probation() { 1 } else { self.capacity }
-    }
-
-    /// The share of the usable slots that is in use, in units of 1 / [`STRIDE`].
-    fn load(&self) -> u64 {
-        STRIDE * self.in_flight as u64 / self.usable_slots() as u64
-    }
-
-    /// The key by which replicas are picked, smallest first: the pass, then the number of the last pick.
-    fn order(&self) -> (u64, u64) {
-        (self.pass, self.last_pick)
-    }
-
-    /// Whether the replica was ejected and has answered no request since. Such a replica gets one request at a time.
-    fn is_on_probation(&self) -> bool {
-        self.backoffs > 0
-    }
-
-    /// The instant at which a liveness check is due; `None` if the replica holds no request or is being checked.
-    /// Replicas of all states are checked, because a stalled replica holds its requests after its ejection, too.
-    fn liveness_check_at(&self, stall_timeout: Duration) -> Option<Instant> {
-        (self.in_flight > 0 && !self.is_being_checked).then(|| self.silent_since + stall_timeout)
-    }
-
-    fn eject(&mut self, now: Instant, jitter: f64) {
-        self.state = ReplicaState::Ejected { probe_at: now + backoff(self.backoffs, jitter), is_being_probed: false };
-        self.backoffs = self.backoffs.saturating_add(1);
-    }
-
-    fn join(&mut self, capacity: usize, pass: u64) {
-        self.state = ReplicaState::Ready;
-        self.capacity = capacity.max(1);
-        // A replica on probation is ejected again after one more failure.
-        self.failures = if self.is_on_probation() { FAILURES_TO_EJECT - 1 } else { 0 };
-        // With its old, lower pass the replica would receive all requests until it had caught up with the others.
-        self.pass = pass;
-    }
-}
-
-/// The pause before the next probe after `earlier` pauses: [`FIRST_BACKOFF`], doubled for each earlier pause up to
-/// [`LAST_BACKOFF`]. It is a fifth shorter with a `jitter` of 0, and a fifth longer with 1.
-fn backoff(earlier: u32, jitter: f64) -> Duration {
-    let doubled = FIRST_BACKOFF.saturating_mul(2_u32.saturating_pow(earlier.min(16)));
-    doubled.min(LAST_BACKOFF).mul_f64(0.8 + 0.4 * jitter)
 }
 
 #[cfg(test)]

@@ -50,7 +50,7 @@ async fn serve(config: Config, recorder: PrometheusHandle) -> Result<()> {
     let published = config.replicas.watch()?;
     tokio::spawn(telemetry::upkeep(recorder.clone()));
     let readiness = Readiness::default();
-    let worker = worker::spawn(config.settings, published);
+    let worker = worker::spawn(config.settings, published, readiness.latch());
     let common = admin::Admin { metrics: recorder, readiness: readiness.clone(), capacity: None };
     let admin = Admin { worker: worker.clone(), common };
     let inference_protocol = InferenceProtocol::new(worker.clone(), readiness.clone());

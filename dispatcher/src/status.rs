@@ -3,7 +3,7 @@
 use crate::load_statistics::LoadStatistics;
 use crate::queue::Queue;
 use crate::request::QueuedRequest;
-use crate::rotation::{Replica, ReplicaState, Rotation};
+use crate::rotation::{Replica, ReplicaId, ReplicaState, Rotation};
 use admission::retry_after;
 use std::time::Instant;
 
@@ -50,9 +50,16 @@ impl Status {
             arrivals_per_second: load.arrivals_per_second(now),
             answers_per_second: load.answers_per_second(now),
             backlog_seconds: backlog.as_secs_f64(),
-            replicas: rotation.replicas().iter().map(ReplicaStatus::new).collect(),
+            replicas: in_order(rotation).into_iter().map(ReplicaStatus::new).collect(),
         }
     }
+}
+
+/// All replicas in the order of their first publication.
+fn in_order(rotation: &Rotation) -> Vec<&Replica> {
+    let mut replicas: Vec<&Replica> = rotation.replicas().collect();
+    replicas.sort_unstable_by_key(|replica| -> ReplicaId { replica.id });
+    replicas
 }
 
 impl ReplicaStatus {

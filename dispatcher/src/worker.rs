@@ -5,39 +5,50 @@
 use crate::discovery::Published;
 use crate::failure::AttemptFailure;
 use crate::failure_log::FailureLog;
-use crate::forward;
 use crate::hedge::{Candidate, Hedging, NextHedge};
 use crate::load_statistics::LoadStatistics;
 use crate::meters::{ShedReason, WorkerMeters, count_retry, count_shed};
 use crate::permit::{Assignment, AttemptReport, Permit, PermitSender};
 use crate::pool::Pool;
+use crate::probe::probe;
 use crate::queue::{Queue, QueueEntry, SequenceNumber};
 use crate::request::{DispatchedRequest, QueuedRequest, Twin};
 use crate::retry::{self, RetryDecision};
 use crate::retry_budget::RetryBudget;
-use crate::rotation::{Address, Balance, Constraints, HealthSignal, ProbeEffect, ReplicaState, Rotation};
+use crate::rotation::{
+    Address, Balance, Constraints, EndpointChanges, HealthSignal, MAX_CAPACITY, ProbeAnswer, ProbeEffect, ReplicaId,
+    ReplicaState, Rotation,
+};
 use crate::status::Status;
 use admission::{Admission, Order, QueueState, TimeLeft, retry_after};
 use hyper::StatusCode;
+use service::readiness::Latch;
 use service::wire::{Code, RequestError};
-use std::collections::{BTreeSet, HashMap};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
-/// A replica is checked for liveness when it has held requests for this number of service times, and for at least
-/// [`MIN_STALL_TIMEOUT`], without answering any.
-const STALL_SERVICE_TIMES: u32 = 4;
+/// The shortest time for which a replica must owe an answer before it is checked for liveness. It does not depend on
+/// the service time: a replica that computes answers the check.
+const MIN_STALL_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// The shortest time for which a replica must hold requests without answering any before it is checked for liveness.
-const MIN_STALL_TIMEOUT: Duration = Duration::from_millis(300);
+/// The time by which each replica that holds requests prolongs the stall timeout, if that is longer then. A check costs
+/// about a tenth of this time of one core, so the checks of thousands of replicas use a tenth of a core at most.
+const STALL_TIMEOUT_FOR_EACH: Duration = Duration::from_millis(1);
+
+/// A request at a replica that has not answered its liveness check moves to another replica when this number of service
+/// times is left until its deadline. With one, the answer of the other replica would often come too late.
+const RESCUE_SERVICE_TIMES: u32 = 2;
 
 /// The longest time that a new or ejected replica may take to answer a probe.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The longest time that a replica may take to answer a liveness check. The sum of this time and [`MIN_STALL_TIMEOUT`]
-/// is less than a second, so a replica with a short service time that hangs is ejected within a second.
-const LIVENESS_CHECK_TIMEOUT: Duration = Duration::from_millis(400);
+/// is less than a second, so a replica that hangs is ejected within a second. It is long, because a live replica on a
+/// busy machine, or with a part of a core, may get no processor for some tenths of a second.
+const LIVENESS_CHECK_TIMEOUT: Duration = Duration::from_millis(600);
 
 /// The largest number of [`Message`]s that may wait for the worker. If there are as many, the task of a further request
 /// waits until there is room.
@@ -70,6 +81,9 @@ pub enum Message {
     Status(oneshot::Sender<Status>),
     /// The worker sends the address of a ready replica, or `None` if there is none.
     ReadyReplica(oneshot::Sender<Option<Address>>),
+    /// The worker sets the gauges and sends the number of requests that all replicas hold. The cost does not depend on
+    /// the number of replicas.
+    Sums(oneshot::Sender<usize>),
 }
 
 /// A message on the channel without a bound. Destructors send these messages, and a destructor cannot wait for room in
@@ -78,10 +92,10 @@ pub enum Message {
 enum WorkerEvent {
     /// A request is no longer wanted: its client has left, or its deadline has passed.
     Withdrawn(SequenceNumber),
-    /// A probe or a liveness check has ended. It has the capacity of a ready replica, or `None`.
-    Probed(Address, Option<usize>),
-    /// Discovery has published a new set of replicas.
-    Published(BTreeSet<Address>),
+    /// A probe or a liveness check has ended.
+    Probed(ReplicaId, ProbeAnswer),
+    /// Discovery has published changes of the set of replicas.
+    Published(EndpointChanges),
 }
 
 /// The senders of the channels to the worker.
@@ -101,35 +115,51 @@ impl WorkerHandle {
 }
 
 /// A function that asks the replica at an address whether it is ready, and waits for the answer for the given time at
-/// most. The result is the capacity of a ready replica, or `None`.
-pub type ProbeFn = fn(Address, Duration) -> Pin<Box<dyn Future<Output = Option<usize>> + Send>>;
+/// most.
+pub type ProbeFn = fn(Address, Duration) -> Pin<Box<dyn Future<Output = ProbeAnswer> + Send>>;
 
 /// Starts the worker on the current runtime. It ends when every [`WorkerHandle`] is gone and every request is answered.
-pub fn spawn(settings: DispatchSettings, published: Published) -> WorkerHandle {
-    spawn_with(settings, published, |address, timeout| Box::pin(async move { forward::probe(&address, timeout).await }))
+/// `undiscovered` is dropped once discovery has published the first set.
+pub fn spawn(settings: DispatchSettings, published: Published, undiscovered: Latch) -> WorkerHandle {
+    let probe: ProbeFn = |address, timeout| Box::pin(async move { probe(&address, timeout).await });
+    spawn_with(settings, published, undiscovered, probe)
 }
 
-fn spawn_with(settings: DispatchSettings, mut published: Published, probe: ProbeFn) -> WorkerHandle {
+fn spawn_with(
+    settings: DispatchSettings,
+    mut published: Published,
+    undiscovered: Latch,
+    probe: ProbeFn,
+) -> WorkerHandle {
     let (messages, inbox) = mpsc::channel(MAX_MESSAGES);
     // These two channels have no bound, because a destructor cannot wait for room. Admitted requests bound their
     // length: each request, attempt and probe sends one message. Published sets are rare.
     let (events, event_inbox) = mpsc::unbounded_channel();
     let (reports, report_inbox) = mpsc::unbounded_channel();
     let mut worker = Worker::new(settings, probe, events.clone(), reports);
-    worker.rotation.publish(&published.borrow_and_update().clone(), Instant::now());
+    let mut undiscovered = Some(undiscovered);
+    // The replicas of a list or a file are known before the first request.
+    if let Ok(changes) = published.try_recv() {
+        worker.apply(&changes);
+        undiscovered = None;
+    }
     tokio::spawn(worker.run(inbox, event_inbox, report_inbox));
-    tokio::spawn(pass_on_published_sets(published, events.clone()));
+    tokio::spawn(pass_on_changes(published, undiscovered, events.clone()));
     WorkerHandle { messages, events }
 }
 
-/// Sends the worker every set that discovery publishes. Returns at once if the list of replicas is static, because such
-/// a list has no publisher.
-async fn pass_on_published_sets(mut published: Published, events: mpsc::UnboundedSender<WorkerEvent>) {
-    while published.changed().await.is_ok() {
-        let set = published.borrow_and_update().clone();
-        if events.send(WorkerEvent::Published(set)).is_err() {
+/// Sends the worker every change that discovery publishes. Returns at once if the list of replicas is static, because
+/// such a list has no publisher.
+async fn pass_on_changes(
+    mut published: Published,
+    mut undiscovered: Option<Latch>,
+    events: mpsc::UnboundedSender<WorkerEvent>,
+) {
+    while let Some(changes) = published.recv().await {
+        if events.send(WorkerEvent::Published(changes)).is_err() {
             return;
         }
+        drop(undiscovered.take());
     }
 }
 
@@ -145,6 +175,9 @@ struct Worker {
     pool: Pool,
     retry_budget: RetryBudget,
     load: LoadStatistics,
+    /// The instants at which requests at replicas in doubt should move to other replicas, with the ids of their permits.
+    /// An entry has no meaning any more once its request is answered or its replica has given a sign of life.
+    rescues: BinaryHeap<Reverse<(Instant, u64)>>,
     failure_log: FailureLog,
     meters: WorkerMeters,
     probe: ProbeFn,
@@ -171,6 +204,7 @@ impl Worker {
             pool: Pool::default(),
             retry_budget: RetryBudget::new(now),
             load: LoadStatistics::new(settings.deadline, now),
+            rescues: BinaryHeap::new(),
             failure_log: FailureLog::default(),
             meters: WorkerMeters::new(now),
             probe,
@@ -211,8 +245,9 @@ impl Worker {
             self.start_due_probes(now);
             self.pool.close_expired(now);
             let next_hedge = self.hedge_due_requests(now);
-            let next_wake_up = self.rotation.next_wake_up(now, self.stall_timeout());
-            let wake_ups = [next_wake_up, self.pool.next_expiry(), next_hedge];
+            let next_probe = self.rotation.next_wake_up(now, self.stall_timeout());
+            let next_rescue = self.rescues.peek().map(|Reverse((at, _))| *at);
+            let wake_ups = [next_probe, next_rescue, self.pool.next_expiry(), next_hedge];
             let wake_up = wake_ups.into_iter().flatten().min();
             let wake_up = wake_up.map_or(now + LONGEST_SLEEP, |at| at.max(now));
             // The timer is set only if it has expired, or if it would expire too late. Setting it for every request
@@ -234,9 +269,13 @@ impl Worker {
                 let _left = reply.send(Status::new(&self.queue, &self.rotation, &self.load, now));
             }
             Message::ReadyReplica(reply) => {
-                let mut replicas = self.rotation.replicas().iter();
+                let mut replicas = self.rotation.replicas();
                 let ready = replicas.find(|replica| replica.state == ReplicaState::Ready);
                 let _left = reply.send(ready.map(|replica| replica.address.clone()));
+            }
+            Message::Sums(reply) => {
+                self.meters.set_gauges(&self.queue, &self.rotation, &self.load, Instant::now());
+                let _left = reply.send(self.rotation.in_flight());
             }
         }
     }
@@ -244,48 +283,77 @@ impl Worker {
     fn handle_event(&mut self, event: WorkerEvent) {
         match event {
             WorkerEvent::Withdrawn(sequence_number) => self.withdraw(sequence_number),
-            WorkerEvent::Probed(address, capacity) => self.record_probe(&address, capacity),
-            WorkerEvent::Published(addresses) => {
-                tracing::info!(replicas = addresses.len(), "discovery has published a new set of replicas");
-                self.rotation.publish(&addresses, Instant::now());
-                self.pool.retain(&addresses);
+            WorkerEvent::Probed(replica, answer) => self.record_probe(replica, answer),
+            WorkerEvent::Published(changes) => {
+                self.apply(&changes);
+                let totals = self.rotation.totals();
+                tracing::info!(
+                    added = changes.added.len(),
+                    removed = changes.removed.len(),
+                    replicas = totals.ready + totals.ejected,
+                    "discovery has published a change of the replicas"
+                );
             }
         }
     }
 
-    /// The time for which a replica may hold requests without answering any before it is checked for liveness.
+    /// Applies what discovery has published.
+    fn apply(&mut self, changes: &EndpointChanges) {
+        for replica in self.rotation.publish(changes, Instant::now()) {
+            self.pool.close(replica);
+        }
+    }
+
+    /// The time for which a replica may owe an answer before it is checked for liveness.
     fn stall_timeout(&self) -> Duration {
-        MIN_STALL_TIMEOUT.max(self.load.service_time() * STALL_SERVICE_TIMES)
+        let totals = self.rotation.totals();
+        let holding = self.rotation.in_flight().min(totals.ready + totals.ejected + totals.draining);
+        MIN_STALL_TIMEOUT.max(STALL_TIMEOUT_FOR_EACH * u32::try_from(holding).unwrap_or(u32::MAX))
     }
 
     fn start_due_probes(&mut self, now: Instant) {
-        for address in self.rotation.due_probes(now) {
-            self.start_probe(address, PROBE_TIMEOUT);
+        for replica in self.rotation.due_probes(now) {
+            self.start_probe(replica, PROBE_TIMEOUT);
         }
-        for address in self.rotation.due_liveness_checks(now, self.stall_timeout()) {
-            self.start_probe(address, LIVENESS_CHECK_TIMEOUT);
+        for replica in self.rotation.due_liveness_checks(now, self.stall_timeout()) {
+            self.start_probe(replica, LIVENESS_CHECK_TIMEOUT);
         }
+        for replica in self.rotation.due_doubts(now) {
+            self.plan_rescues(replica, now);
+        }
+        self.rescue_due(now);
     }
 
-    fn start_probe(&self, address: Address, timeout: Duration) {
-        let (events, probe) = (self.events.clone(), (self.probe)(address.clone(), timeout));
+    fn start_probe(&self, replica: ReplicaId, timeout: Duration) {
+        let Some(address) = self.rotation.replica(replica).map(|replica| replica.address.clone()) else { return };
+        let (events, probe) = (self.events.clone(), (self.probe)(address, timeout));
         tokio::spawn(async move {
-            let capacity = probe.await;
+            let answer = probe.await;
             // If the worker has ended, it needs no result.
-            let _ended = events.send(WorkerEvent::Probed(address, capacity));
+            let _ended = events.send(WorkerEvent::Probed(replica, answer));
         });
     }
 
-    fn record_probe(&mut self, address: &Address, capacity: Option<usize>) {
-        match self.rotation.record_probe(address, capacity, Instant::now(), rand::random()) {
-            ProbeEffect::Joined => tracing::info!(%address, capacity, "a replica is ready and takes requests"),
+    fn record_probe(&mut self, replica: ReplicaId, answer: ProbeAnswer) {
+        // The result of a probe of a replica that is gone says nothing about the one that has its address now.
+        let Some(address) = self.rotation.replica(replica).map(|replica| replica.address.clone()) else { return };
+        if let ProbeAnswer::Ready { capacity } = answer
+            && capacity > MAX_CAPACITY
+        {
+            tracing::debug!(%address, capacity, "a replica advertises a capacity above {MAX_CAPACITY}, which is used");
+        }
+        match self.rotation.record_probe(replica, answer, Instant::now(), rand::random()) {
+            ProbeEffect::Joined => {
+                let capacity = self.rotation.replica(replica).map(|replica| replica.capacity);
+                tracing::info!(%address, capacity, "a replica is ready and takes requests");
+            }
             ProbeEffect::Stalled => {
                 tracing::warn!(
                     %address,
                     "a replica answers neither requests nor liveness checks; its requests move to other replicas, \
                      as far as attempts and retry budget allow: see the log of that replica"
                 );
-                self.requeue_stalled(address);
+                self.requeue_stalled(replica);
             }
             ProbeEffect::Unchanged => {}
         }
@@ -334,7 +402,7 @@ impl Worker {
     }
 
     /// The state of the queue and the replicas on which admission depends.
-    fn queue_state(&self, now: Instant) -> QueueState {
+    fn queue_state(&mut self, now: Instant) -> QueueState {
         QueueState {
             punctual: self.queue.len() - self.queue.late_len(),
             late: self.queue.late_len(),
@@ -355,12 +423,13 @@ impl Worker {
             let find_replica = |request: &QueuedRequest| {
                 if request.is_abandoned() { None } else { rotation.pick(request.constraints(), now) }
             };
-            let Some((entry, address)) = self.queue.pop(now, service_time, find_replica) else { break };
-            self.dispatch(entry, address, now);
+            let Some((entry, replica)) = self.queue.pop(now, service_time, find_replica) else { break };
+            self.dispatch(entry, replica, now);
         }
     }
 
-    fn dispatch(&mut self, entry: QueueEntry<QueuedRequest>, address: Address, now: Instant) {
+    fn dispatch(&mut self, entry: QueueEntry<QueuedRequest>, replica: ReplicaId, now: Instant) {
+        let address = self.rotation.replica(replica).expect("a picked replica is in the rotation").address.clone();
         let QueueEntry { sequence_number, objective, deadline, request } = entry;
         let QueuedRequest { accepted, permit, waited_for_slot, failed } = request;
         self.meters.queue_wait.record(now.saturating_duration_since(accepted));
@@ -381,6 +450,7 @@ impl Worker {
                 deadline,
                 accepted,
                 failed,
+                replica,
                 address,
                 stall_notice: None,
                 hedge: hedge_sender,
@@ -407,7 +477,7 @@ impl Worker {
         let assignment = Assignment {
             permit_id: self.last_permit_id,
             address: dispatched.address.clone(),
-            connection: self.pool.take(&dispatched.address, now),
+            connection: self.pool.take(dispatched.replica, now),
             waited: now.saturating_duration_since(dispatched.accepted),
             deadline: dispatched.deadline,
             stall_notice,
@@ -441,23 +511,25 @@ impl Worker {
     fn hedge(&mut self, permit_id: u64, now: Instant) -> bool {
         let first = self.dispatched.get_mut(&permit_id).expect("the candidate is at a replica");
         let Some(sender) = first.hedge.take_if(|sender| !sender.is_closed()) else { return true };
-        let tried = [first.failed.tried(), &[first.address.clone()]].concat();
+        let tried = [first.failed.tried(), std::slice::from_ref(&first.address)].concat();
         let picked = self.rotation.pick(Constraints { tried: &tried, is_suspect: false }, now);
-        let is_other = picked.as_ref().is_some_and(|address| *address != first.address);
-        if !is_other || !self.retry_budget.withdraw(now) {
-            if let Some(address) = picked {
-                self.rotation.release(&address, false, HealthSignal::Inconclusive, now, rand::random());
+        let other = picked.filter(|&replica| replica != first.replica && self.retry_budget.withdraw(now));
+        let Some(replica) = other else {
+            if let Some(replica) = picked {
+                self.rotation.release(replica, false, HealthSignal::Inconclusive, now, rand::random());
             }
             first.hedge = Some(sender);
             return false;
-        }
+        };
+        let address = self.rotation.replica(replica).expect("a picked replica is in the rotation").address.clone();
         let second = DispatchedRequest {
             sequence_number: first.sequence_number,
             objective: first.objective,
             deadline: first.deadline,
             accepted: first.accepted,
             failed: first.failed.clone(),
-            address: picked.expect("it is another replica"),
+            replica,
+            address,
             stall_notice: None,
             hedge: None,
             twin: Some(Twin::Running(permit_id)),
@@ -493,11 +565,12 @@ impl Worker {
             Err(failure) => failure.health_signal(elapsed),
         };
         let was_suspect = dispatched.failed.deaths() > 0;
-        let seen_work = self.rotation.release(&dispatched.address, was_suspect, signal, now, rand::random());
+        let replica = dispatched.replica;
+        let seen_work = self.rotation.release(replica, was_suspect, signal, now, rand::random());
         if let Some(connection) = connection
-            && self.rotation.contains(&dispatched.address)
+            && self.rotation.replica(replica).is_some_and(|replica| replica.state != ReplicaState::Draining)
         {
-            self.pool.put(&dispatched.address, connection, now);
+            self.pool.put(replica, connection, now);
         }
         match result {
             // The client has had the answer of the other replica. A second one is no further request.
@@ -569,25 +642,63 @@ impl Worker {
         true
     }
 
-    /// Sends the attempts at a stalled replica their stall notices, as far as attempts and retry budget allow, the
-    /// earliest dispatch first. The requests return to the queue when the attempts have reported.
-    fn requeue_stalled(&mut self, address: &Address) {
-        let now = Instant::now();
-        let at_replica = self.dispatched.iter().filter(|(_, dispatched)| dispatched.address == *address);
+    /// The permits of the requests at `replica`, in the order of their dispatch. Reads all dispatched requests, which is
+    /// rare: only when a replica has not answered a liveness check.
+    fn permits_at(&self, replica: ReplicaId) -> Vec<u64> {
+        let at_replica = self.dispatched.iter().filter(|(_, dispatched)| dispatched.replica == replica);
         let mut permit_ids: Vec<u64> = at_replica.map(|(&permit_id, _)| permit_id).collect();
         permit_ids.sort_unstable();
-        for permit_id in permit_ids {
-            let dispatched = self.dispatched.get_mut(&permit_id).expect("no entry was removed since its id was read");
-            // The channel is `None` if the attempt has had its notice, and closed if the client has left.
-            if dispatched.stall_notice.as_ref().is_none_or(oneshot::Sender::is_closed)
-                || !retry::moves_off_stalled_replica(&dispatched.failed, || self.retry_budget.withdraw(now))
-            {
-                continue;
+        permit_ids
+    }
+
+    /// Sends the attempts at a stalled replica their stall notices, as far as attempts and retry budget allow, the
+    /// earliest dispatch first. The requests return to the queue when the attempts have reported.
+    fn requeue_stalled(&mut self, replica: ReplicaId) {
+        for permit_id in self.permits_at(replica) {
+            self.send_stall_notice(permit_id);
+        }
+    }
+
+    /// Plans when each request at `replica`, which is in doubt, moves to another replica unless there is a sign of life
+    /// before. A request with much time left stays until the check fails, because the replica may be alive.
+    fn plan_rescues(&mut self, replica: ReplicaId, now: Instant) {
+        let (dispatched, rotation) = (&self.dispatched, &self.rotation);
+        // Without this, the plans of earlier doubts would add up until the deadlines of the requests.
+        self.rescues.retain(|Reverse((_, permit_id))| {
+            dispatched
+                .get(permit_id)
+                .is_some_and(|request| request.replica != replica && rotation.is_in_doubt(request.replica))
+        });
+        let needed = self.load.service_time() * RESCUE_SERVICE_TIMES;
+        for permit_id in self.permits_at(replica) {
+            let time_left = self.dispatched[&permit_id].deadline.saturating_duration_since(now);
+            self.rescues.push(Reverse((now + time_left.saturating_sub(needed), permit_id)));
+        }
+    }
+
+    /// Moves the requests whose last chance of another replica has come.
+    fn rescue_due(&mut self, now: Instant) {
+        while let Some(&Reverse((at, permit_id))) = self.rescues.peek()
+            && at <= now
+        {
+            self.rescues.pop();
+            let replica = self.dispatched.get(&permit_id).map(|dispatched| dispatched.replica);
+            if replica.is_some_and(|replica| self.rotation.is_in_doubt(replica)) {
+                self.send_stall_notice(permit_id);
             }
-            if let Some(stall_notice) = dispatched.stall_notice.take() {
-                // An attempt that has just ended does not receive the notice. Its report is on its way.
-                let _ended = stall_notice.send(());
-            }
+        }
+    }
+
+    /// Sends an attempt its stall notice, if its number of attempts and the retry budget allow another one.
+    fn send_stall_notice(&mut self, permit_id: u64) {
+        let Some(dispatched) = self.dispatched.get_mut(&permit_id) else { return };
+        // The channel is `None` if the attempt has had its notice, and closed if the client has left.
+        if dispatched.stall_notice.as_ref().is_some_and(|notice| !notice.is_closed())
+            && retry::moves_off_stalled_replica(&dispatched.failed, || self.retry_budget.withdraw(Instant::now()))
+            && let Some(stall_notice) = dispatched.stall_notice.take()
+        {
+            // An attempt that has just ended does not receive the notice. Its report is on its way.
+            let _ended = stall_notice.send(());
         }
     }
 }

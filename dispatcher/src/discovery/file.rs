@@ -1,12 +1,14 @@
-//! Replicas in a file with one `host:port` per line. Blank lines and lines that begin with `#` are ignored.
+//! Replicas in a file with one `host:port` per line. Blank lines and lines that begin with `#` are ignored. A file that is
+//! missing at the start has no replicas yet, because the program that writes it may start later.
 
-use super::{Error, Published, address, publish};
-use crate::rotation::Address;
+use super::{Error, Published, Publisher, address, without_pods};
+use crate::rotation::Endpoints;
+use futures_util::FutureExt;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
-use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 /// The longest time between two reads of the file. It is read without a notification, too, because some file systems
 /// send none.
@@ -21,7 +23,12 @@ pub fn watch(path: PathBuf) -> Result<Published, Error> {
     // One pending wake-up is enough, because the whole file is read after each.
     let (wake, mut woken) = mpsc::channel(1);
     let watcher = watch_folder(&path, wake)?;
-    let (publisher, published) = watch::channel(read(&path).unwrap_or_default());
+    let (mut publisher, published) = Publisher::new();
+    match read(&path) {
+        Reading::List(endpoints) => publisher.publish(endpoints).now_or_never(),
+        Reading::Missing => publisher.publish(Endpoints::new()).now_or_never(),
+        Reading::Unusable => None,
+    };
     tokio::spawn(async move {
         // The watcher is moved into the task, because dropping it ends the watch.
         let _watcher = watcher;
@@ -32,8 +39,8 @@ pub fn watch(path: PathBuf) -> Result<Published, Error> {
                 _ = poll.tick() => {}
                 () = publisher.closed() => return,
             }
-            if let Some(addresses) = read(&path) {
-                publish(&publisher, addresses);
+            if let Reading::List(endpoints) = read(&path) {
+                publisher.publish(endpoints).await;
             }
         }
     });
@@ -60,40 +67,43 @@ fn watch_folder(path: &Path, wake: mpsc::Sender<()>) -> Result<RecommendedWatche
     Ok(watcher)
 }
 
-/// The addresses in the file; `None` if it cannot be read or is malformed.
-fn read(path: &Path) -> Option<BTreeSet<Address>> {
+/// The result of reading the file.
+enum Reading {
+    /// The endpoints in the file.
+    List(Endpoints),
+    /// There is no file.
+    Missing,
+    /// The file cannot be read or is malformed.
+    Unusable,
+}
+
+fn read(path: &Path) -> Reading {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) => {
             tracing::debug!(path = %path.display(), %error, "cannot read the list of replicas; keeping the last one");
-            return None;
+            return if error.kind() == ErrorKind::NotFound { Reading::Missing } else { Reading::Unusable };
         }
     };
     match parse(&text) {
-        Ok(addresses) => Some(addresses),
+        Ok(endpoints) => Reading::List(endpoints),
         Err(error) => {
             tracing::warn!(path = %path.display(), %error, "the list of replicas is malformed; keeping the last one");
-            None
+            Reading::Unusable
         }
     }
 }
 
-fn parse(text: &str) -> Result<BTreeSet<Address>, Error> {
-    text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).map(address).collect()
+fn parse(text: &str) -> Result<Endpoints, Error> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    Ok(without_pods(lines.map(address).collect::<Result<Vec<_>, _>>()?))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::Reader;
     use super::*;
-
-    /// Waits for the next change. Returns the new set.
-    async fn next(published: &mut Published) -> Vec<Address> {
-        tokio::time::timeout(Duration::from_secs(10), published.changed())
-            .await
-            .expect("the set changes within ten seconds")
-            .expect("the file is watched");
-        published.borrow_and_update().iter().cloned().collect()
-    }
+    use crate::rotation::Address;
 
     /// Replaces the file atomically.
     fn replace(path: &Path, text: &str) {
@@ -106,19 +116,30 @@ mod tests {
     async fn the_set_follows_the_file_and_outlives_it() {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let path = folder.path().join("replicas");
-        let mut published = watch(path.clone()).expect("the folder exists");
-        assert!(published.borrow_and_update().is_empty());
+        let mut reader = Reader::new(watch(path.clone()).expect("the folder exists"));
+        assert_eq!(reader.present(), Some(Vec::new()), "a missing file has no replicas yet");
         replace(&path, "# two\n127.0.0.1:1\n\n127.0.0.1:2\n");
-        assert_eq!(next(&mut published).await, ["127.0.0.1:1", "127.0.0.1:2"].map(Address::from));
+        assert_eq!(reader.next().await, ["127.0.0.1:1", "127.0.0.1:2"].map(Address::from));
         replace(&path, "not an address\n");
         std::fs::remove_file(&path).expect("remove the list");
         replace(&path, "127.0.0.1:3\n");
         assert_eq!(
-            next(&mut published).await,
+            reader.next().await,
             ["127.0.0.1:3"].map(Address::from),
             "a malformed or missing list changes nothing"
         );
         replace(&path, "");
-        assert!(next(&mut published).await.is_empty(), "an empty list is valid");
+        assert!(reader.next().await.is_empty(), "an empty list is valid");
+    }
+
+    #[tokio::test]
+    async fn a_malformed_file_at_the_start_is_no_answer() {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let path = folder.path().join("replicas");
+        replace(&path, "not an address\n");
+        let mut reader = Reader::new(watch(path.clone()).expect("the folder exists"));
+        assert_eq!(reader.present(), None);
+        replace(&path, "127.0.0.1:1\n");
+        assert_eq!(reader.next().await, ["127.0.0.1:1".into()]);
     }
 }

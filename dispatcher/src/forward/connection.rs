@@ -2,7 +2,7 @@
 //! writes and reads, so that no data passes from task to task. Does not decide what a failed exchange means.
 
 use super::answer::{Answer, AnswerReader, Malformed};
-use super::own_fault;
+use crate::own_fault;
 use bytes::Bytes;
 use std::future::poll_fn;
 use std::io::{self, ErrorKind, IoSlice};

@@ -2,12 +2,9 @@
 //! header of a replica counts as absent.
 
 use super::answer::Malformed;
+use crate::rotation::MAX_CAPACITY;
 use service::wire::{self, header};
 use std::time::Duration;
-
-/// The largest capacity that a replica is believed to have, in slots. Without a maximum, one wrong answer could draw all
-/// requests to one replica.
-pub(super) const MAX_CAPACITY: usize = 1024;
 
 /// The values of the headers that the dispatcher reads.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

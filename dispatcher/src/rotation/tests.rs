@@ -1,7 +1,17 @@
 //! Tests of the rotation of replicas: examples and properties. Time and randomness are arguments.
 
-use super::*;
+mod by_address;
+mod scan;
+
+use super::replica::{BUSY_PAUSE, FIRST_BACKOFF, SLOW_START_SLOTS, SLOW_START_TIME};
+use super::{
+    Address, Balance, Constraints, Duration, HealthSignal, Instant, MAX_CAPACITY, ProbeAnswer, ProbeEffect,
+    ReplicaTotals,
+};
+use by_address::Rotation;
 use proptest::prelude::*;
+use scan::ScanRotation;
+use std::collections::BTreeSet;
 
 /// A rotation of the replicas `addresses`, which are all ready and have one slot each.
 fn rotation(addresses: &[&str]) -> Rotation {
@@ -206,6 +216,364 @@ fn the_replica_with_the_smallest_share_of_slots_in_use_is_picked() {
         rotation.record_probe(&address, Some(capacity), now, 0.5);
     }
     assert_eq!(picks(&mut rotation, now, 6), ["a", "b", "b", "b", "b", "none"]);
+}
+
+#[test]
+fn only_an_answer_postpones_the_liveness_check() {
+    let start = Instant::now();
+    let at = |milliseconds| start + Duration::from_millis(milliseconds);
+    let stall_timeout = Duration::from_millis(100);
+    for (signal, is_sign_of_life) in [
+        (OK, true),
+        (HealthSignal::Busy, true),
+        (HealthSignal::Failed, true),
+        (HealthSignal::Inconclusive, false),
+        (HealthSignal::Overdue, false),
+    ] {
+        let mut rotation = Rotation::default();
+        rotation.publish(&set(&["a"]), start);
+        join(&mut rotation, 2, start);
+        // The second request has a deadline of 60 ms, and its slot is filled again.
+        assert_eq!(picks(&mut rotation, start, 2), ["a", "a"]);
+        rotation.release("a", false, signal, at(60), 0.5);
+        pick(&mut rotation, at(75));
+        let expected: &[Address] = if is_sign_of_life { &[] } else { &["a".into()] };
+        assert_eq!(rotation.due_liveness_checks(at(100), stall_timeout), expected, "{signal:?}");
+    }
+}
+
+#[test]
+fn a_replica_that_let_its_last_request_expire_is_checked_although_it_holds_none() {
+    let start = Instant::now();
+    let at = |milliseconds| start + Duration::from_millis(milliseconds);
+    let stall_timeout = Duration::from_millis(100);
+    let mut rotation = rotation(&["a"]);
+    pick(&mut rotation, start);
+    rotation.release("a", false, HealthSignal::Inconclusive, at(50), 0.5);
+    assert_eq!(rotation.due_liveness_checks(at(100), stall_timeout), ["a".into()]);
+    assert_eq!(rotation.record_probe("a", None, at(700), 0.5), ProbeEffect::Stalled);
+    assert_eq!(rotation.totals().ejected, 1);
+    assert!(rotation.due_liveness_checks(at(9000), stall_timeout).is_empty(), "it is probed instead");
+}
+
+#[test]
+fn a_replica_with_a_late_liveness_check_gets_no_request_until_it_gives_a_sign_of_life() {
+    let start = Instant::now();
+    let at = |milliseconds| start + Duration::from_millis(milliseconds);
+    let stall_timeout = Duration::from_millis(100);
+    for answers_the_check in [true, false] {
+        let mut rotation = Rotation::default();
+        rotation.publish(&set(&["a"]), start);
+        join(&mut rotation, 3, start);
+        assert_eq!(picks(&mut rotation, start, 2), ["a", "a"]);
+        assert_eq!(rotation.due_liveness_checks(at(100), stall_timeout), ["a".into()]);
+        assert!(rotation.due_doubts(at(199)).is_empty());
+        assert_eq!(rotation.next_wake_up(at(199), stall_timeout), Some(at(200)));
+        assert_eq!(rotation.due_doubts(at(200)), ["a".into()]);
+        assert!(rotation.due_doubts(at(300)).is_empty(), "once for each check");
+        assert_eq!(pick(&mut rotation, at(300)), None);
+        if answers_the_check {
+            rotation.record_probe("a", Some(3), at(300), 0.5);
+        } else {
+            rotation.release("a", false, OK, at(300), 0.5);
+        }
+        assert_eq!(pick(&mut rotation, at(300)), Some("a".into()));
+        if !answers_the_check {
+            assert_eq!(
+                rotation.record_probe("a", None, at(700), 0.5),
+                ProbeEffect::Unchanged,
+                "a has answered a request"
+            );
+            assert_eq!(rotation.totals().ready, 1);
+        }
+    }
+}
+
+#[test]
+fn a_replica_that_says_it_is_not_ready_keeps_the_requests_that_it_holds() {
+    let start = Instant::now();
+    let later = start + Duration::from_millis(100);
+    let mut rotation = rotation(&["a"]);
+    pick(&mut rotation, start);
+    assert_eq!(rotation.due_liveness_checks(later, Duration::from_millis(100)), ["a".into()]);
+    assert_eq!(rotation.record_answer("a", ProbeAnswer::NotReady, later, 0.5), ProbeEffect::Unchanged);
+    assert_eq!(rotation.totals().ejected, 1);
+}
+
+#[test]
+fn a_replica_that_could_not_be_asked_stays_ready() {
+    let start = Instant::now();
+    let later = start + Duration::from_millis(100);
+    let mut rotation = rotation(&["a"]);
+    pick(&mut rotation, start);
+    assert_eq!(rotation.due_liveness_checks(later, Duration::from_millis(100)), ["a".into()]);
+    assert_eq!(rotation.record_answer("a", ProbeAnswer::Unknown, later, 0.5), ProbeEffect::Unchanged);
+    assert_eq!(rotation.totals().ready, 1);
+}
+
+#[test]
+fn a_replica_that_is_published_again_while_it_drains_is_probed_first() {
+    let now = Instant::now();
+    let mut rotation = Rotation::default();
+    rotation.publish(&set(&["a"]), now);
+    join(&mut rotation, 2, now);
+    pick(&mut rotation, now);
+    rotation.publish(&set(&[]), now);
+    rotation.publish(&set(&["a"]), now);
+    assert_eq!(pick(&mut rotation, now), None);
+    assert_eq!(rotation.due_probes(now), ["a".into()]);
+    rotation.record_probe("a", Some(2), now, 0.5);
+    assert_eq!(picks(&mut rotation, now, 2), ["a", "none"], "it still holds the first request");
+}
+
+#[test]
+fn an_address_with_another_pod_is_a_new_replica() {
+    let now = Instant::now();
+    let pod = |name: &str| [("a".into(), Some(name.into()))].into();
+    let mut rotation = Rotation::default();
+    rotation.publish_pods(pod("old"), now);
+    join(&mut rotation, 3, now);
+    assert_eq!(picks(&mut rotation, now, 2), ["a", "a"]);
+    rotation.publish_pods(pod("new"), now);
+    let totals = ReplicaTotals { ejected: 1, draining: 1, ..ReplicaTotals::default() };
+    assert_eq!(rotation.totals(), totals, "the old replica finishes its requests");
+    assert_eq!(pick(&mut rotation, now), None, "the new one is not probed yet");
+    assert_eq!(rotation.due_probes(now), ["a".into()]);
+    rotation.record_probe("a", Some(1), now, 0.5);
+    assert_eq!(picks(&mut rotation, now, 2), ["a", "none"], "the old capacity is forgotten");
+}
+
+/// A rotation whose replicas, all once ready, have failed so often that they are ejected, except the last `ready` ones.
+fn ejected(addresses: &[&str], ready: usize, now: Instant) -> Rotation {
+    let mut rotation = rotation(addresses);
+    let failing = &addresses[..addresses.len() - ready];
+    for _ in 0..3 {
+        for address in addresses {
+            assert!(pick(&mut rotation, now).is_some());
+            let signal = if failing.contains(address) { HealthSignal::Failed } else { OK };
+            rotation.release(address, false, signal, now, 0.5);
+        }
+    }
+    assert_eq!((rotation.totals().ready, rotation.totals().ejected), (ready, failing.len()));
+    rotation
+}
+
+#[test]
+fn if_more_than_half_are_ejected_the_live_ones_get_a_request_each_after_a_failed_probe() {
+    let start = Instant::now();
+    let mut rotation = ejected(&["a", "b", "c"], 1, start);
+    assert_eq!(picks(&mut rotation, start, 2), ["c", "none"], "no probe has told yet which of them are alive");
+    let later = start + FIRST_BACKOFF;
+    assert_eq!(rotation.due_probes(later), ["a".into(), "b".into()]);
+    rotation.record_answer("a", ProbeAnswer::NotReady, later, 0.5);
+    rotation.record_answer("b", ProbeAnswer::Silent, later, 0.5);
+    assert_eq!(retry(&mut rotation, "a", later), None, "a request that has failed at a is not sent there again");
+    assert!(rotation.has_free_slot(later));
+    assert_eq!(picks(&mut rotation, later, 2), ["a", "none"], "b is dead");
+    rotation.release("a", false, HealthSignal::Failed, later, 0.5);
+    assert_eq!(pick(&mut rotation, later), None, "not again before the next probe");
+    let last = later + 2 * FIRST_BACKOFF;
+    assert_eq!(rotation.due_probes(last), ["a".into(), "b".into()]);
+    rotation.record_answer("a", ProbeAnswer::NotReady, last, 0.5);
+    assert_eq!(pick(&mut rotation, last), Some("a".into()));
+    rotation.release("a", false, OK, last, 0.5);
+    assert_eq!(rotation.totals().ready, 2, "an answer is better evidence than a probe");
+}
+
+#[test]
+fn ejected_replicas_get_no_requests_while_at_least_half_are_ready() {
+    let start = Instant::now();
+    let mut rotation = ejected(&["a", "b"], 1, start);
+    let later = start + FIRST_BACKOFF;
+    assert_eq!(rotation.due_probes(later), ["a".into()]);
+    rotation.record_answer("a", ProbeAnswer::NotReady, later, 0.5);
+    assert_eq!(picks(&mut rotation, later, 2), ["b", "none"]);
+}
+
+#[test]
+fn replicas_that_were_never_ready_get_no_requests_even_if_no_other_is_left() {
+    let now = Instant::now();
+    let mut rotation = Rotation::default();
+    rotation.publish(&set(&["a", "b"]), now);
+    for address in rotation.due_probes(now) {
+        rotation.record_answer(&address, ProbeAnswer::NotReady, now, 0.5);
+    }
+    assert!(!rotation.has_free_slot(now));
+    assert_eq!(pick(&mut rotation, now), None);
+}
+
+#[test]
+fn the_slots_of_a_newcomer_open_as_it_answers() {
+    let now = Instant::now();
+    let mut rotation = Rotation::default();
+    rotation.publish(&set(&["a"]), now);
+    join(&mut rotation, 10, now);
+    let mut taken = 0;
+    let mut fill = |rotation: &mut Rotation| {
+        while pick(rotation, now).is_some() {
+            taken += 1;
+        }
+        taken
+    };
+    assert_eq!(fill(&mut rotation), SLOW_START_SLOTS);
+    for _ in 0..SLOW_START_SLOTS {
+        rotation.release("a", false, OK, now, 0.5);
+    }
+    assert_eq!(fill(&mut rotation), 3 * SLOW_START_SLOTS, "twice as many are in flight");
+    for _ in 0..2 * SLOW_START_SLOTS {
+        rotation.release("a", false, OK, now, 0.5);
+    }
+    assert_eq!(fill(&mut rotation), 3 * SLOW_START_SLOTS + 10, "no more than the capacity");
+}
+
+#[test]
+fn the_slots_of_a_newcomer_that_answers_slowly_are_open_after_a_while() {
+    let start = Instant::now();
+    let mut rotation = Rotation::default();
+    rotation.publish(&set(&["a"]), start);
+    join(&mut rotation, 10, start);
+    assert_eq!(picks(&mut rotation, start, 5), ["a", "a", "a", "a", "none"]);
+    let opens_at = start + SLOW_START_TIME;
+    assert_eq!(rotation.next_wake_up(start, STALL_TIMEOUT), Some(opens_at));
+    assert!(rotation.has_free_slot(opens_at));
+    assert_eq!(picks(&mut rotation, opens_at, 7), ["a", "a", "a", "a", "a", "a", "none"]);
+}
+
+#[test]
+fn a_capacity_beyond_the_maximum_counts_as_the_maximum() {
+    let now = Instant::now();
+    let mut rotation = rotation(&["a"]);
+    pick(&mut rotation, now);
+    rotation.release("a", false, HealthSignal::Answered { capacity: Some(usize::MAX) }, now, 0.5);
+    assert_eq!(rotation.totals().capacity, MAX_CAPACITY);
+    rotation.publish(&set(&["a", "b"]), now);
+    join(&mut rotation, usize::MAX, now);
+    assert_eq!(rotation.totals().capacity, 2 * MAX_CAPACITY);
+}
+
+/// A step of the comparison of the rotation with its oracle. Numbers choose one of what the step can happen to.
+#[derive(Debug, Clone)]
+enum Step {
+    /// Replicas whose bits are set are published.
+    Publish(u8),
+    /// A request is sent. The replicas whose bits are set have been tried.
+    Pick { tried: u8, is_suspect: bool },
+    /// An attempt ends.
+    Release(usize, HealthSignal),
+    /// Time passes, in milliseconds, and what is due begins.
+    Pass(u64),
+    /// A probe or a liveness check ends.
+    Answer(usize, ProbeAnswer),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let signal = prop_oneof![
+        6 => (0..9_usize).prop_map(|capacity| HealthSignal::Answered { capacity: (capacity > 0).then_some(capacity) }),
+        1 => Just(HealthSignal::Busy),
+        1 => Just(HealthSignal::Inconclusive),
+        3 => Just(HealthSignal::Failed),
+        1 => Just(HealthSignal::Overdue),
+        1 => Just(HealthSignal::Unreachable),
+    ];
+    let answer = prop_oneof![
+        4 => (0..9_usize).prop_map(|capacity| ProbeAnswer::Ready { capacity }),
+        2 => Just(ProbeAnswer::NotReady),
+        1 => Just(ProbeAnswer::Silent),
+        1 => Just(ProbeAnswer::Unknown),
+    ];
+    prop_oneof![
+        1 => any::<u8>().prop_map(Step::Publish),
+        9 => (prop_oneof![2 => Just(0), 1 => any::<u8>()], prop::bool::weighted(0.2))
+            .prop_map(|(tried, is_suspect)| Step::Pick { tried, is_suspect }),
+        7 => (any::<usize>(), signal).prop_map(|(index, signal)| Step::Release(index, signal)),
+        4 => (0..250_u64).prop_map(Step::Pass),
+        4 => (any::<usize>(), answer).prop_map(|(index, answer)| Step::Answer(index, answer)),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn the_rotation_does_the_same_as_a_scan_of_all_replicas(
+        least_loaded in any::<bool>(),
+        steps in prop::collection::vec(step(), 1..300),
+    ) {
+        const NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
+        let addresses = |bits: u8| -> Vec<Address> {
+            let chosen = NAMES.iter().enumerate().filter(|(bit, _)| bits & (1 << bit) != 0);
+            chosen.map(|(_, &name)| name.into()).collect()
+        };
+        let stall_timeout = Duration::from_millis(100);
+        let balance = if least_loaded { Balance::LeastLoaded } else { Balance::RoundRobin };
+        let (mut rotation, mut scan, mut now) = (Rotation::new(balance), ScanRotation::new(balance), Instant::now());
+        let (mut held, mut asked): (Vec<(Address, bool)>, Vec<Address>) = (Vec::new(), Vec::new());
+        let first = addresses(0b0001_1111).into_iter().collect();
+        rotation.publish(&first, now);
+        scan.publish(&first, now);
+        for step in steps {
+            match step {
+                Step::Publish(bits) => {
+                    let set = addresses(bits).into_iter().collect();
+                    rotation.publish(&set, now);
+                    scan.publish(&set, now);
+                }
+                Step::Pick { tried, is_suspect } => {
+                    let tried = addresses(tried);
+                    let constraints = Constraints { tried: &tried, is_suspect };
+                    let picked = rotation.pick(constraints, now);
+                    prop_assert_eq!(&picked, &scan.pick(constraints, now));
+                    held.extend(picked.map(|address| (address, is_suspect)));
+                }
+                Step::Release(index, signal) if !held.is_empty() => {
+                    let (address, was_suspect) = held.swap_remove(index % held.len());
+                    let worked = rotation.release(&address, was_suspect, signal, now, 0.5);
+                    prop_assert_eq!(worked, scan.release(&address, was_suspect, signal, now, 0.5));
+                }
+                Step::Answer(index, answer) if !asked.is_empty() => {
+                    let address = asked.swap_remove(index % asked.len());
+                    let effect = rotation.record_answer(&address, answer, now, 0.5);
+                    prop_assert_eq!(effect, scan.record_answer(&address, answer, now, 0.5));
+                }
+                Step::Release(..) | Step::Answer(..) => {}
+                Step::Pass(milliseconds) => {
+                    now += Duration::from_millis(milliseconds);
+                    let due = [
+                        (rotation.due_probes(now), scan.due_probes(now)),
+                        (rotation.due_liveness_checks(now, stall_timeout), scan.due_liveness_checks(now, stall_timeout)),
+                        (rotation.due_doubts(now), scan.due_doubts(now)),
+                    ];
+                    for (number, (mut due, expected)) in due.into_iter().enumerate() {
+                        due.sort();
+                        let mut sorted = expected.clone();
+                        sorted.sort();
+                        prop_assert_eq!(due, sorted);
+                        if number < 2 {
+                            asked.extend(expected);
+                        }
+                    }
+                }
+            }
+            prop_assert_eq!(rotation.has_free_slot(now), scan.has_free_slot(now));
+            prop_assert_eq!(rotation.totals(), scan.totals());
+            prop_assert_eq!(rotation.in_flight(), scan.replicas().iter().map(|replica| replica.in_flight).sum::<usize>());
+            let wake_up = rotation.next_wake_up(now, stall_timeout);
+            prop_assert!(scan.next_wake_up(now, stall_timeout).is_none_or(|exact| wake_up.is_some_and(|at| at <= exact)));
+            let states = |replicas: Vec<&super::Replica>| -> Vec<_> {
+                replicas.iter().map(|r| (r.address.clone(), r.state, r.capacity, r.in_flight, r.silent_since)).collect()
+            };
+            prop_assert_eq!(states(rotation.replicas()), states(scan.replicas().iter().collect()));
+        }
+        // Alarms that have no meaning any more are gone at the latest when they ring.
+        now += Duration::from_secs(2);
+        rotation.publish(&BTreeSet::new(), now);
+        for (address, was_suspect) in held {
+            rotation.release(&address, was_suspect, HealthSignal::Unreachable, now, 0.5);
+        }
+        rotation.next_wake_up(now, stall_timeout);
+        rotation.due_probes(now);
+        rotation.due_liveness_checks(now, stall_timeout);
+        rotation.due_doubts(now + Duration::from_secs(1));
+        prop_assert_eq!((rotation.replicas().len(), rotation.alarms()), (0, 0));
+    }
 }
 
 proptest! {

@@ -2,6 +2,7 @@
 //! published, are removed and hang.
 
 use super::*;
+use crate::discovery::Publisher;
 use crate::permit::PermitReceiver;
 use crate::request::{BufferedRequest, Endpoint};
 use crate::retry::{MAX_ATTEMPTS, MAX_DEATHS};
@@ -10,6 +11,7 @@ use hyper::HeaderMap;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseResult};
 use service::body::{Chunks, MemoryBudget};
+use service::readiness::Readiness;
 use service::trace::TraceContext;
 use service::wire::DEFAULT_TOP_K;
 use std::cell::RefCell;
@@ -18,7 +20,6 @@ use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot::error::TryRecvError;
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 const SETTINGS: DispatchSettings = DispatchSettings {
@@ -80,15 +81,26 @@ fn capacity(address: &str) -> usize {
 }
 
 /// A probe that fails at once if the replica hangs, and otherwise succeeds at once.
-fn probe(address: Address, _timeout: Duration) -> Pin<Box<dyn Future<Output = Option<usize>> + Send>> {
+fn probe(address: Address, _timeout: Duration) -> Pin<Box<dyn Future<Output = ProbeAnswer> + Send>> {
     let is_hung = HUNG.with_borrow(|hung| hung.contains(&address));
-    Box::pin(std::future::ready((!is_hung).then(|| capacity(&address))))
+    let answer = if is_hung { ProbeAnswer::Silent } else { ProbeAnswer::Ready { capacity: capacity(&address) } };
+    Box::pin(std::future::ready(answer))
+}
+
+/// Starts a worker with simulated probes and the replicas at `addresses`. Returns the source of the replicas, too.
+async fn start(settings: DispatchSettings, addresses: &[Address]) -> (WorkerHandle, Publisher) {
+    let (mut publisher, published) = Publisher::new();
+    publish(&mut publisher, addresses).await;
+    (spawn_with(settings, published, Readiness::default().latch(), probe), publisher)
+}
+
+async fn publish(publisher: &mut Publisher, addresses: &[Address]) {
+    publisher.publish(addresses.iter().map(|address| (address.clone(), None)).collect()).await;
 }
 
 #[tokio::test]
 async fn a_request_that_arrives_after_its_withdrawal_is_not_queued() {
-    let (_publisher, published) = watch::channel(BTreeSet::new());
-    let worker = spawn_with(SETTINGS, published, probe);
+    let (worker, _publisher) = start(SETTINGS, &[]).await;
     let (abandoned, receiver) = entry(1, FOREVER);
     drop(receiver);
     let (waiting, _receiver) = entry(2, FOREVER);
@@ -135,8 +147,7 @@ enum Race {
 async fn check_stall_notice(race: Race) {
     let replica = TcpListener::bind("127.0.0.1:0").await.expect("the system has a free port");
     let address: Address = replica.local_addr().expect("the socket is bound").to_string().into();
-    let (_publisher, published) = watch::channel(BTreeSet::from([address.clone()]));
-    let worker = spawn_with(SETTINGS, published, probe);
+    let (worker, _publisher) = start(SETTINGS, std::slice::from_ref(&address)).await;
     let (submitted, receiver) = entry(1, FOREVER);
     submit(&worker, submitted).await;
     let permit = receiver.await.expect("the worker runs").expect("the worker gives a permit");
@@ -197,9 +208,8 @@ async fn a_request_whose_client_leaves_as_its_replica_stalls_does_not_return_to_
 
 #[tokio::test]
 async fn a_stall_notice_never_leads_to_more_attempts_than_permitted() {
-    let replicas: BTreeSet<Address> = (1..=2 * MAX_ATTEMPTS).map(|number| format!("1 of {number}").into()).collect();
-    let (_publisher, published) = watch::channel(replicas);
-    let worker = spawn_with(SETTINGS, published, probe);
+    let replicas: Vec<Address> = (1..=2 * MAX_ATTEMPTS).map(|number| format!("1 of {number}").into()).collect();
+    let (worker, _publisher) = start(SETTINGS, &replicas).await;
     let (submitted, mut receiver) = entry(1, FOREVER);
     submit(&worker, submitted).await;
     for _ in 1..MAX_ATTEMPTS {
@@ -251,9 +261,8 @@ async fn a_hedged_request_returns_to_the_queue_only_after_both_attempts_have_fai
     for (earlier, later, is_requeued) in rows {
         for first_ends_first in [true, false] {
             let row = format!("{earlier:?}, then {later:?}; the first attempt ends first: {first_ends_first}");
-            let replicas: BTreeSet<Address> = ["9 a", "9 b", "9 c"].map(Address::from).into();
-            let (_publisher, published) = watch::channel(replicas);
-            let worker = spawn_with(DispatchSettings { hedge: true, ..SETTINGS }, published, probe);
+            let settings = DispatchSettings { hedge: true, ..SETTINGS };
+            let (worker, _publisher) = start(settings, &["9 a", "9 b", "9 c"].map(Address::from)).await;
             learn_a_short_service_time(&worker).await;
             let mut permits = hedged_permits(&worker, 100).await;
             let addresses = permits.each_mut().map(|permit| permit.assignment().address.clone());
@@ -283,9 +292,9 @@ async fn a_hedged_request_returns_to_the_queue_only_after_both_attempts_have_fai
 #[tokio::test]
 async fn a_request_is_not_hedged_at_its_own_replica_or_before_requests_that_wait() {
     for (before, after) in [(&["9 a"][..], &["9 a"][..]), (&["1 a"], &["1 a", "1 b"])] {
-        let set = |names: &[&str]| names.iter().map(|&name| name.into()).collect::<BTreeSet<Address>>();
-        let (publisher, published) = watch::channel(set(before));
-        let worker = spawn_with(DispatchSettings { hedge: true, ..SETTINGS }, published, probe);
+        let addresses = |names: &[&str]| names.iter().map(|&name| name.into()).collect::<Vec<Address>>();
+        let settings = DispatchSettings { hedge: true, ..SETTINGS };
+        let (worker, mut publisher) = start(settings, &addresses(before)).await;
         learn_a_short_service_time(&worker).await;
         let mut receivers = Vec::new();
         for number in 100..102 {
@@ -293,7 +302,7 @@ async fn a_request_is_not_hedged_at_its_own_replica_or_before_requests_that_wait
             submit(&worker, submitted).await;
             receivers.push(receiver);
         }
-        publisher.send_replace(set(after));
+        publish(&mut publisher, &addresses(after)).await;
         // A hedge would be due during this time.
         tokio::time::sleep(Duration::from_millis(20)).await;
         let status = settled_status(&worker).await;
@@ -499,7 +508,7 @@ fn end(permit: Permit, ending: Ending) -> Result<StatusCode, PermitReceiver> {
 /// One worker with simulated requests and replicas.
 struct Simulation {
     worker: WorkerHandle,
-    publisher: watch::Sender<BTreeSet<Address>>,
+    publisher: Publisher,
     replicas: Vec<Address>,
     /// The replicas that have failed, hung or been unpublished at any time. They may have free slots and take no
     /// request, because they are busy, ejected or on probation.
@@ -510,16 +519,15 @@ struct Simulation {
 }
 
 impl Simulation {
-    fn new(name: usize, scenario: &Scenario) -> Self {
+    async fn new(name: usize, scenario: &Scenario) -> Self {
         let replicas: Vec<Address> = (1..=3).map(|capacity| format!("{capacity} in {name}").into()).collect();
-        let (publisher, published) = watch::channel(replicas.iter().cloned().collect());
         let settings = DispatchSettings {
             order: if scenario.fifo { Order::Fifo } else { Order::LateLast },
             balance: if scenario.least_loaded { Balance::LeastLoaded } else { Balance::RoundRobin },
             deadline: FOREVER,
             ..SETTINGS
         };
-        let worker = spawn_with(settings, published, probe);
+        let (worker, publisher) = start(settings, &replicas).await;
         Self { worker, publisher, replicas, unreliable: HashSet::new(), requests: Vec::new(), abandoned: Vec::new() }
     }
 
@@ -569,7 +577,7 @@ impl Simulation {
                     drop(end(permit, ending));
                 }
             }
-            SimulationStep::Publish(bits) => self.publish(bits),
+            SimulationStep::Publish(bits) => self.publish(bits).await,
             SimulationStep::Hang(bits) => self.hang(bits).await?,
             SimulationStep::Pause => self.pause().await,
         }
@@ -615,12 +623,11 @@ impl Simulation {
         self.worker.withdraw(sequence_number);
     }
 
-    fn publish(&mut self, bits: u8) {
+    async fn publish(&mut self, bits: u8) {
         let set = self.replicas_of(bits);
-        // A removed replica that holds requests is ready at once when it is published again. Other removed replicas
-        // have to answer a probe first.
+        // A removed replica that is published again has to answer a probe first.
         self.unreliable.extend(self.replicas.iter().filter(|address| !set.contains(*address)).cloned());
-        self.publisher.send_replace(set.into_iter().collect());
+        publish(&mut self.publisher, &set).await;
     }
 
     /// Lets the replicas whose bits are set hang until all attempts at them have received a stall notice. Attempts that
@@ -708,7 +715,7 @@ impl Simulation {
         if with_new_replicas {
             self.replicas = (1..=2).map(|capacity| format!("{capacity} after {}", self.replicas[0]).into()).collect();
         }
-        self.publisher.send_replace(self.replicas.iter().cloned().collect());
+        publish(&mut self.publisher, &self.replicas).await;
         let since = Instant::now();
         // No status is asked for in this loop. It would wake the worker, and hide that the worker does not wake by
         // itself.
@@ -754,7 +761,7 @@ async fn run_all(scenarios: Vec<Scenario>) -> TestCaseResult {
     let mut simulations = JoinSet::new();
     for (name, scenario) in scenarios.into_iter().enumerate() {
         simulations.spawn(async move {
-            let mut simulation = Simulation::new(name, &scenario);
+            let mut simulation = Simulation::new(name, &scenario).await;
             for step in scenario.steps {
                 simulation.step(step).await?;
             }

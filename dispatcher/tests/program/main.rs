@@ -2,6 +2,7 @@
 //! HTTP client and the stub replica again.
 
 mod connections;
+mod discovery;
 mod faults;
 mod hedge;
 mod inference_protocol;
@@ -13,5 +14,6 @@ mod protocols;
 mod requests;
 mod spans;
 mod steady;
+mod stopped;
 mod stub;
 mod upstream;

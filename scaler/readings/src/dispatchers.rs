@@ -112,7 +112,11 @@ impl Dispatchers {
 }
 
 async fn snapshot(endpoint: &str) -> Result<Snapshot, SnapshotError> {
-    let (status, body) = fetch::get(endpoint, "/metrics", TIMEOUT).await?;
+    let (mut status, mut body) = fetch::get(endpoint, "/metrics/sums", TIMEOUT).await?;
+    if status == StatusCode::NOT_FOUND {
+        // A dispatcher of an older version has only the answer with a series for each replica.
+        (status, body) = fetch::get(endpoint, "/metrics", TIMEOUT).await?;
+    }
     if status != StatusCode::OK {
         return Err(SnapshotError::Status(endpoint.into(), status));
     }
@@ -130,7 +134,8 @@ mod tests {
     use tokio::sync::watch;
     use tokio::task::JoinHandle;
 
-    /// A dispatcher whose answer a test sets: a text with metrics, `silence` or `503`.
+    /// A dispatcher whose answer a test sets: a text with metrics, `silence` or `503`. The texts are the answer of one
+    /// path only.
     struct StubDispatcher {
         endpoint: String,
         metrics: watch::Sender<String>,
@@ -139,14 +144,18 @@ mod tests {
 
     impl StubDispatcher {
         async fn start(metrics: &str) -> Self {
+            Self::start_with("/metrics/sums", metrics).await
+        }
+
+        async fn start_with(path: &'static str, metrics: &str) -> Self {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
             let endpoint = listener.local_addr().expect("bound").to_string();
             let (metrics, set) = watch::channel(metrics.to_owned());
             let handle = move |request: Request<Incoming>| {
-                assert_eq!(request.uri().path(), "/metrics");
                 let text = set.borrow().clone();
                 async move {
                     match text.as_str() {
+                        _ if request.uri().path() != path => respond::not_found(request.uri().path(), "", ""),
                         "silence" => std::future::pending().await,
                         "503" => respond::json(StatusCode::SERVICE_UNAVAILABLE, &"starting"),
                         _ => respond::text("text/plain", text),
@@ -204,6 +213,14 @@ mod tests {
         let Reading { figures, silent } = read(source, at, published).await.expect("the other one speaks");
         assert!(figures.is_partial && figures.at == Duration::from_secs(at), "{figures:?}");
         (silent.expect("one is silent"), figures.queue_length, figures.arrivals)
+    }
+
+    #[tokio::test]
+    async fn a_dispatcher_without_sums_is_asked_for_all_its_metrics() {
+        let (new, old) =
+            (StubDispatcher::start(&counting(10)).await, StubDispatcher::start_with("/metrics", &counting(20)).await);
+        let mut source = Dispatchers::new([]);
+        assert_eq!(figures(&mut source, 0, &[&new, &old]).await, (4.0, 30.0));
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@ use std::io;
 
 /// Whether `error`, which opening a connection has brought, says that this process or this machine has no file
 /// descriptor, port or memory left. No replica is to blame for that.
-pub(super) fn is_own(error: &io::Error) -> bool {
+pub fn is_own(error: &io::Error) -> bool {
     let own = [libc::EMFILE, libc::ENFILE, libc::EADDRNOTAVAIL, libc::ENOBUFS, libc::ENOMEM];
     error.raw_os_error().is_some_and(|code| own.contains(&code))
 }
