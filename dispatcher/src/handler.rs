@@ -3,16 +3,17 @@
 
 use crate::admin::Admin;
 use crate::dispatch::RequestDispatcher;
+use crate::fair::Tenant;
 use crate::forward::ReplicaAnswer;
 use crate::meters::{CLIENT_GONE, OK, RequestMeters, ShedReason, count_shed};
 use crate::request::BufferedRequest;
-use crate::token::Token;
+use crate::token::{Account, Tokens};
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
-use hyper::{Method, Request, StatusCode};
+use hyper::{Request, StatusCode};
 use service::body::{self, BodyLimits};
 use service::coding;
 use service::headers::{deep_copy, text};
@@ -33,8 +34,8 @@ pub struct Handler {
     pub dispatcher: RequestDispatcher,
     /// Answers the admin paths; `None` if they are served on an address of their own.
     pub admin: Option<Admin>,
-    /// The token that `/predict` and `/infer` require; `None` if they require none.
-    pub token: Option<Token>,
+    /// The tokens, one of which a request with an image must have; `None` if it needs none.
+    pub tokens: Option<Tokens>,
     /// Limits of one body.
     pub body_limits: BodyLimits,
     /// Limits of one request, such as its longest time.
@@ -47,13 +48,15 @@ impl Handler {
     /// Answers one request. The future is boxed, so that an idle connection holds no memory for it.
     pub fn handle(self: &Arc<Self>, request: Request<Incoming>) -> BoxFuture<'static, Reply> {
         let (head, body) = request.into_parts();
-        if head.method == Method::POST && is_prediction(head.uri.path()) {
+        if wire::takes_image(&head.method, head.uri.path()) {
             let accepted = Instant::now();
             let trace = TraceContext::from_headers(&head.headers);
-            let checked = self.check(&head, accepted);
+            let account = self.tokens.as_ref().map(|tokens| tokens.account(&head.headers)).transpose();
+            let counted = account.as_ref().ok().cloned().flatten();
+            let checked = account.and_then(|account| self.check(&head, account.as_deref(), accepted));
             // Boxed on its own, so that the memory for reading the body is free while the request waits.
             let received = self.clone().receive(trace, checked, body).boxed();
-            self.clone().predict(accepted, received).boxed()
+            self.clone().predict(accepted, counted, received).boxed()
         } else {
             self.clone().answer_other(head, body).boxed()
         }
@@ -75,24 +78,25 @@ impl Handler {
             return reply;
         }
         let trace = TraceContext::from_headers(&head.headers);
-        let mut reply = if is_prediction(path) {
-            respond::method_not_allowed("POST", &trace.request_id())
-        } else {
-            respond::not_found(path, "send images to POST /predict", &trace.request_id())
+        let mut reply = match wire::image_methods(path) {
+            Some(methods) => respond::method_not_allowed(methods, &trace.request_id()),
+            None => respond::not_found(path, "send images to POST /predict", &trace.request_id()),
         };
         trace.write(reply.headers_mut());
         reply
     }
 
-    /// Checks the token, the body format, the number of predictions and the timeout, all before the body is read.
-    fn check(&self, head: &Parts, accepted: Instant) -> Result<CheckedHead, RequestError> {
-        if let Some(token) = &self.token {
-            token.check(&head.headers)?;
+    /// Checks the rate of the token's tenant, the body format, the number of predictions and the timeout, all before the
+    /// body is read.
+    fn check(&self, head: &Parts, account: Option<&Account>, accepted: Instant) -> Result<CheckedHead, RequestError> {
+        if let Some(account) = account {
+            account.check_rate(accepted)?;
         }
         coding::check(&head.headers)?;
         BodyFormat::from_content_type(text(&head.headers, &CONTENT_TYPE)?)?;
         let budget = self.request_limits.timeout(wire::timeout(text(&head.headers, &header::TIMEOUT_MS)?)?);
         Ok(CheckedHead {
+            tenant: account.map(|account| account.tenant).unwrap_or_default(),
             content_type: head.headers.get(CONTENT_TYPE).map(deep_copy),
             top_k: wire::top_k(head.uri.query())?,
             accepted,
@@ -105,9 +109,10 @@ impl Handler {
     fn predict(
         self: Arc<Self>,
         accepted: Instant,
+        account: Option<Arc<Account>>,
         received: BoxFuture<'static, Received>,
     ) -> impl Future<Output = Reply> + Send {
-        let mut recorder = OutcomeRecorder { handler: self, accepted, outcome: None, was_queued: false };
+        let mut recorder = OutcomeRecorder { handler: self, accepted, account, outcome: None, was_queued: false };
         async move {
             let request = match received.await {
                 Ok(request) => request,
@@ -137,7 +142,7 @@ impl Handler {
         checked: Result<CheckedHead, RequestError>,
         body: Incoming,
     ) -> Received {
-        let CheckedHead { content_type, top_k, accepted, deadline } = match checked {
+        let CheckedHead { tenant, content_type, top_k, accepted, deadline } = match checked {
             Ok(head) => head,
             Err(error) => {
                 body::discard(body).await;
@@ -145,7 +150,7 @@ impl Handler {
             }
         };
         match body::read(body, &self.body_limits, deadline).await {
-            Ok(body) => Ok(Arc::new(BufferedRequest { body, content_type, top_k, trace, accepted, deadline })),
+            Ok(body) => Ok(Arc::new(BufferedRequest { body, content_type, tenant, top_k, trace, accepted, deadline })),
             Err(error) => {
                 if error.code == Code::QueueFull {
                     count_shed(ShedReason::Bytes);
@@ -161,14 +166,11 @@ type Received = Result<Arc<BufferedRequest>, (RequestError, TraceContext)>;
 
 /// The values in the head of a request after they were checked.
 struct CheckedHead {
+    tenant: Tenant,
     content_type: Option<HeaderValue>,
     top_k: usize,
     accepted: Instant,
     deadline: Instant,
-}
-
-fn is_prediction(path: &str) -> bool {
-    matches!(path, "/predict" | "/infer")
 }
 
 /// The value of the label `code` for an answer: [`OK`], the code in the replica's error body, or `unknown` if the body
@@ -185,6 +187,8 @@ fn outcome(answer: &ReplicaAnswer) -> Cow<'static, str> {
 struct OutcomeRecorder {
     handler: Arc<Handler>,
     accepted: Instant,
+    /// The account of the request's token; `None` if it has none.
+    account: Option<Arc<Account>>,
     /// The value of the label `code`; `None` if the client leaves before the answer.
     outcome: Option<Cow<'static, str>>,
     /// Whether the request was in the queue. The durations of other requests are not recorded.
@@ -210,6 +214,10 @@ impl Drop for OutcomeRecorder {
         if self.was_queued {
             self.handler.meters.duration.record(self.accepted.elapsed());
         }
-        self.handler.meters.count(self.outcome.take().unwrap_or(CLIENT_GONE.into()));
+        let outcome = self.outcome.take().unwrap_or(CLIENT_GONE.into());
+        if let Some(account) = &self.account {
+            account.meters.count(&outcome);
+        }
+        self.handler.meters.count(outcome);
     }
 }

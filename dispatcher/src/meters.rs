@@ -5,11 +5,12 @@ use crate::failure::AttemptFailure;
 use crate::load_statistics::LoadStatistics;
 use crate::metrics::{
     CAPACITY, ENQUEUED, EXPIRED, FULL_WORK, IN_FLIGHT, QUEUE_LATE_LENGTH, QUEUE_LENGTH, QUEUE_WAIT, REPLICA_WORK,
-    REPLICAS, REQUEST_DURATION, REQUESTS, RETRIES, SHED, UPSTREAM_DURATION, UPTIME,
+    REPLICAS, REQUEST_DURATION, REQUESTS, RETRIES, SHED, TENANT_REQUESTS, UPSTREAM_DURATION, UPTIME,
 };
 use crate::queue::Queue;
 use crate::rotation::{Address, Rotation};
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+use service::wire::Code;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::time::Instant;
@@ -73,6 +74,39 @@ impl Default for RequestMeters {
     /// Looks up the handles.
     fn default() -> Self {
         Self { duration: histogram!(REQUEST_DURATION), ok: counter!(REQUESTS, "code" => OK) }
+    }
+}
+
+/// The requests of one tenant by outcome. There are only four outcomes, so that many tenants have few series.
+pub struct TenantMeters {
+    ok: Counter,
+    rate_limited: Counter,
+    shed: Counter,
+    other: Counter,
+}
+
+impl TenantMeters {
+    /// Looks up the handles for the tenant `name`.
+    pub fn new(name: &str) -> Self {
+        let counter = |outcome| counter!(TENANT_REQUESTS, "tenant" => name.to_owned(), "outcome" => outcome);
+        Self {
+            ok: counter(OK),
+            rate_limited: counter(Code::RateLimited.as_str()),
+            shed: counter("shed"),
+            other: counter("other"),
+        }
+    }
+
+    /// Counts a request by its outcome, as [`RequestMeters::count`] has it.
+    pub fn count(&self, outcome: &str) {
+        let is = |code: Code| outcome == code.as_str();
+        let counter = match outcome {
+            OK => &self.ok,
+            _ if is(Code::RateLimited) => &self.rate_limited,
+            _ if is(Code::QueueFull) || is(Code::Overloaded) => &self.shed,
+            _ => &self.other,
+        };
+        counter.increment(1);
     }
 }
 

@@ -17,6 +17,9 @@ pub const QUEUE_WAIT: &str = "dispatcher_queue_wait_seconds";
 /// Counter by `reason`: retries.
 pub const RETRIES: &str = "dispatcher_retries_total";
 
+/// Counter by `tenant` and `outcome` (ok, rate_limited, shed or other): requests with a valid token.
+pub const TENANT_REQUESTS: &str = "dispatcher_tenant_requests_total";
+
 /// The Prometheus type of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MetricKind {
@@ -44,7 +47,7 @@ const fn row(name: &'static str, kind: MetricKind, help: &'static str) -> Metric
 }
 
 /// Every metric that the dispatcher exports. `docs/api.md` lists the same metrics.
-pub const ALL: [MetricDescription; 16] = [
+pub const ALL: [MetricDescription; 17] = [
     row(QUEUE_LENGTH, MetricKind::Gauge, "Requests waiting in the queue, late ones included."),
     row(QUEUE_LATE_LENGTH, MetricKind::Gauge, "Waiting requests that can no longer meet the objective."),
     row(ENQUEUED, MetricKind::Counter, "Requests admitted to the queue."),
@@ -82,6 +85,11 @@ pub const ALL: [MetricDescription; 16] = [
     row(UPTIME, MetricKind::Gauge, "Seconds since the dispatcher started."),
     row(SHED, MetricKind::Counter, "Requests refused at admission, by reason: overloaded, length or bytes."),
     row(EXPIRED, MetricKind::Counter, "Requests whose deadline passed while they waited in the queue."),
+    row(
+        TENANT_REQUESTS,
+        MetricKind::Counter,
+        "Requests with a valid token, by tenant and outcome: ok, rate_limited, shed or other.",
+    ),
     row(RETRIES, MetricKind::Counter, "Retries, by the reason for which the attempt before failed."),
 ];
 

@@ -5,6 +5,7 @@
 use crate::discovery::Published;
 use crate::failure::AttemptFailure;
 use crate::failure_log::FailureLog;
+use crate::fair::Tenant;
 use crate::forward;
 use crate::load_statistics::LoadStatistics;
 use crate::meters::{ShedReason, WorkerMeters, count_retry, count_shed};
@@ -287,7 +288,7 @@ impl Worker {
         self.retry_budget.deposit();
         self.load.record_arrival(now);
         self.queue.demote(now, self.load.service_time());
-        let state = self.queue_state(now);
+        let state = self.queue_state(entry.tenant, now);
         let time_left = TimeLeft {
             objective: entry.objective.saturating_duration_since(now),
             deadline: entry.deadline.saturating_duration_since(now),
@@ -299,28 +300,35 @@ impl Worker {
         }
         entry.request.waited_for_slot = !state.slot_is_free;
         match self.queue.push(entry) {
-            Ok(()) => {
+            Ok(displaced) => {
+                if let Some(displaced) = displaced {
+                    self.refuse_for_full_queue(displaced.request);
+                }
                 self.meters.enqueued.increment(1);
                 if state.slot_is_free {
                     // The slot is taken before the next admission, which would otherwise count it as free, too.
                     self.dispatch_waiting(now);
                 }
             }
-            Err(refused) => {
-                let (waiting, capacity) = (self.queue.len(), self.rotation.totals().capacity);
-                let message = format!("the queue is full with {waiting} requests");
-                let retry_after = retry_after::queue_full(waiting, capacity, self.load.measured_service_time());
-                count_shed(ShedReason::Length);
-                refuse(refused.request, Code::QueueFull, &message, retry_after);
-            }
+            Err(refused) => self.refuse_for_full_queue(refused.request),
         }
     }
 
-    /// The state of the queue and the replicas on which admission depends.
-    fn queue_state(&self, now: Instant) -> QueueState {
+    fn refuse_for_full_queue(&self, request: QueuedRequest) {
+        let (waiting, capacity) = (self.queue.len(), self.rotation.totals().capacity);
+        let message = format!("the queue is full with {waiting} requests");
+        let retry_after = retry_after::queue_full(waiting, capacity, self.load.measured_service_time());
+        count_shed(ShedReason::Length);
+        refuse(request, Code::QueueFull, &message, retry_after);
+    }
+
+    /// The state of the queue and the replicas on which the admission of a request of `tenant` depends. Only the
+    /// requests that would be dispatched before it count.
+    fn queue_state(&self, tenant: Tenant, now: Instant) -> QueueState {
+        let (punctual, late) = self.queue.ahead_of(tenant);
         QueueState {
-            punctual: self.queue.len() - self.queue.late_len(),
-            late: self.queue.late_len(),
+            punctual,
+            late,
             slot_is_free: self.queue.is_empty() && self.rotation.has_free_slot(now),
             capacity: self.rotation.totals().capacity,
             service_time: self.load.measured_service_time(),
@@ -344,7 +352,7 @@ impl Worker {
     }
 
     fn dispatch(&mut self, entry: QueueEntry<QueuedRequest>, address: Address, now: Instant) {
-        let QueueEntry { sequence_number, objective, deadline, request } = entry;
+        let QueueEntry { sequence_number, tenant, objective, deadline, request } = entry;
         let QueuedRequest { accepted, permit, waited_for_slot, failed } = request;
         let waited = now.saturating_duration_since(accepted);
         self.meters.queue_wait.record(waited);
@@ -363,7 +371,7 @@ impl Worker {
         };
         let stall_notice = Some(stall_sender);
         let dispatched =
-            DispatchedRequest { sequence_number, objective, deadline, accepted, failed, address, stall_notice };
+            DispatchedRequest { sequence_number, tenant, objective, deadline, accepted, failed, address, stall_notice };
         self.dispatched.insert(permit_id, dispatched);
         // If the client has just left, the permit is dropped, and its destructor frees the slot by a report.
         let _left = permit.send(Ok(Permit::new(assignment)));

@@ -9,3 +9,4 @@ mod protocols;
 mod requests;
 mod steady;
 mod stub;
+mod tenants;
