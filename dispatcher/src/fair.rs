@@ -337,13 +337,15 @@ mod tests {
                         };
                         let id = id as usize;
                         prop_assert_eq!(waiting[id].pop_first(), Some(number), "the order of arrival of a tenant");
-                        for other in 0..4 {
-                            dispatched[id][other].0 += 1;
-                            dispatched[other][id].1 += 1;
+                        for (other, pairs) in dispatched.iter_mut().enumerate() {
+                            pairs[id].1 += 1;
+                            if other == id {
+                                pairs.iter_mut().for_each(|pair| pair.0 += 1);
+                            }
                         }
                     }
                     OrderStep::Remove(place) => {
-                        let removed = (order.len() > 0).then(|| order.iter().nth(place % order.len())).flatten();
+                        let removed = (!order.is_empty()).then(|| order.iter().nth(place % order.len())).flatten();
                         if let Some((id, number)) = removed {
                             order.remove(id, number);
                             prop_assert!(waiting[id.0 as usize].remove(&number.0));

@@ -33,11 +33,14 @@ pub struct Account {
     limit: Option<Arc<RateLimit>>,
 }
 
+/// A token, and the account of its tenant.
+type SecretOfAccount = (Vec<u8>, Arc<Account>);
+
 /// The contents of a token file.
 struct TokenTable {
     /// The tokens by a hash with a secret key. The time of a look-up by the hash tells a client nothing about tokens,
     /// and does not grow with their number.
-    by_hash: HashMap<u64, Vec<(Vec<u8>, Arc<Account>)>>,
+    by_hash: HashMap<u64, Vec<SecretOfAccount>>,
     hasher: RandomState,
     by_name: HashMap<String, Arc<Account>>,
     /// The number of the tenant that was named last. No number is used twice, so a request that waits keeps its tenant.
