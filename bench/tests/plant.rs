@@ -1,6 +1,7 @@
 //! Compares the simulator's queue with the dispatcher's: both get the same requests and must return the same ones.
 
 use admission::Order;
+use dispatcher::fair::Tenant;
 use dispatcher::queue::{Queue, QueueEntry, SequenceNumber};
 use lab::simulate::plant::queue::PlantQueue;
 use lab::simulate::requests::PlantRequest;
@@ -33,6 +34,7 @@ proptest! {
                 plant_queue.push(PlantRequest { arrived: now, service_time: 0 });
                 let entry = QueueEntry {
                     sequence_number: SequenceNumber(now),
+                    tenant: Tenant::default(),
                     objective: at(now + OBJECTIVE),
                     deadline: at(now + DEADLINE),
                     request: now,

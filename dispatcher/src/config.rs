@@ -59,8 +59,9 @@ pub struct Args {
     /// PEM file with the private key of the certificate; the program reads the file again when it changes
     #[arg(long, env = "ROUNDHOUSE_TLS_KEY", requires = "tls_certificate")]
     pub tls_key: Option<PathBuf>,
-    /// File with the token that /predict and /infer require (Authorization: Bearer TOKEN); the program reads the file
-    /// again when it changes
+    /// File with the tokens, one of which requests with images must have (Authorization: Bearer TOKEN). Each line is TOKEN
+    /// [name=NAME] [share=N] [rate=N/s], at most 1000 tokens: waiting tenants take turns by their shares (1 by default),
+    /// and requests above the rate (none by default) get 429. The program reads the file again when it changes
     #[arg(long, env = "ROUNDHOUSE_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
     /// File to which a line of JSON is appended for each request, or - for the standard output; off by default

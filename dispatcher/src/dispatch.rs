@@ -71,7 +71,8 @@ impl RequestDispatcher {
             };
             let (queued, receiver) = QueuedRequest::new(request.accepted);
             let objective = request.accepted + self.objective;
-            let entry = QueueEntry { sequence_number, objective, deadline: request.deadline, request: queued };
+            let (tenant, deadline) = (request.tenant, request.deadline);
+            let entry = QueueEntry { sequence_number, tenant, objective, deadline, request: queued };
             slot.send(Message::Submit(entry));
             receiver
         };

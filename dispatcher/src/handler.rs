@@ -3,6 +3,7 @@
 
 use crate::admin::Admin;
 use crate::dispatch::RequestDispatcher;
+use crate::fair::Tenant;
 use crate::forward::{BodyKind, ReplicaAnswer};
 use crate::inference_protocol::{self, InferenceProtocol, is_infer};
 use crate::meters::{RequestMeters, ShedReason, count_shed};
@@ -10,7 +11,7 @@ use crate::outcome::Outcome;
 use crate::request::{BufferedRequest, Endpoint};
 use crate::request_log::{EndedRequest, RequestLog};
 use crate::timeline::Timeline;
-use crate::token::Token;
+use crate::token::{Account, Tokens};
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
 use hyper::body::Incoming;
@@ -38,8 +39,8 @@ pub struct Handler {
     pub admin: Option<Admin>,
     /// Answers the paths of the Open Inference Protocol that are not for inference.
     pub inference_protocol: InferenceProtocol,
-    /// The token that `/predict` and `/infer` require; `None` if they require none.
-    pub token: Option<Token>,
+    /// The tokens, one of which a request with an image must have; `None` if it needs none.
+    pub tokens: Option<Tokens>,
     /// Limits of one body.
     pub body_limits: BodyLimits,
     /// Limits of one request, such as its longest time.
@@ -54,18 +55,22 @@ impl Handler {
     /// Answers one request. The future is boxed, so that an idle connection holds no memory for it.
     pub fn handle(self: &Arc<Self>, request: Request<Incoming>) -> BoxFuture<'static, Reply> {
         let (head, body) = request.into_parts();
-        if head.method == Method::POST && (is_prediction(head.uri.path()) || is_infer(head.uri.path())) {
+        let path = head.uri.path();
+        let uses_protocol = is_infer(path);
+        if wire::takes_image(&head.method, path) || uses_protocol && head.method == Method::POST {
             let arrived = Instant::now();
             let mut trace = TraceContext::from_headers(&head.headers);
-            let (checked, upload) = (self.check(&head), Upload::new(&head.headers, body));
+            let account = self.tokens.as_ref().map(|tokens| tokens.account(&head.headers)).transpose();
+            let counted = account.as_ref().ok().cloned().flatten();
+            let checked = account.and_then(|account| self.check(&head, account.as_deref(), arrived));
             let logged = self.log.is_on().then(|| {
                 let span = self.log.begin_span(&mut trace);
-                LoggedRequest::new(head.uri.path(), arrived, trace.clone(), span).into()
+                LoggedRequest::new(path, arrived, trace.clone(), span).into()
             });
+            let upload = Upload::new(&head.headers, body);
             // Boxed on its own, so that the memory for reading the body is free while the request waits.
             let received = self.clone().receive(trace, checked, upload, arrived).boxed();
-            let uses_protocol = is_infer(head.uri.path());
-            self.clone().predict(received, uses_protocol, logged).boxed()
+            self.clone().predict(received, counted, uses_protocol, logged).boxed()
         } else {
             self.clone().answer_other(head, body).boxed()
         }
@@ -90,19 +95,19 @@ impl Handler {
             return reply;
         }
         let trace = TraceContext::from_headers(&head.headers);
-        let mut reply = if is_prediction(path) {
-            respond::method_not_allowed("POST", &trace.request_id())
-        } else {
-            respond::not_found(path, "send images to POST /predict", &trace.request_id())
+        let mut reply = match wire::image_methods(path) {
+            Some(methods) => respond::method_not_allowed(methods, &trace.request_id()),
+            None => respond::not_found(path, "send images to POST /predict", &trace.request_id()),
         };
         trace.write(reply.headers_mut());
         reply
     }
 
-    /// Checks the token, the body format, the number of predictions and the timeout, all before the body is read.
-    fn check(&self, head: &Parts) -> Result<CheckedHead, RequestError> {
-        if let Some(token) = &self.token {
-            token.check(&head.headers)?;
+    /// Checks the rate of the token's tenant, the body format, the number of predictions and the timeout, all before the
+    /// body is read.
+    fn check(&self, head: &Parts, account: Option<&Account>, arrived: Instant) -> Result<CheckedHead, RequestError> {
+        if let Some(account) = account {
+            account.check_rate(arrived)?;
         }
         coding::check(&head.headers)?;
         let endpoint = if is_infer(head.uri.path()) {
@@ -112,7 +117,12 @@ impl Handler {
             Endpoint::Predict { top_k: wire::top_k(head.uri.query())? }
         };
         let budget = self.request_limits.timeout(wire::timeout(text(&head.headers, &header::TIMEOUT_MS)?)?);
-        Ok(CheckedHead { content_type: head.headers.get(CONTENT_TYPE).map(deep_copy), endpoint, budget })
+        Ok(CheckedHead {
+            tenant: account.map(|account| account.tenant).unwrap_or_default(),
+            content_type: head.headers.get(CONTENT_TYPE).map(deep_copy),
+            endpoint,
+            budget,
+        })
     }
 
     /// Answers a classification request. Every waiting request holds one of these futures, so the future is small: the
@@ -120,11 +130,12 @@ impl Handler {
     fn predict(
         self: Arc<Self>,
         received: BoxFuture<'static, Received>,
+        account: Option<Arc<Account>>,
         uses_protocol: bool,
         logged: Option<Box<LoggedRequest>>,
     ) -> impl Future<Output = Reply> + Send {
-        let outcome = Outcome::ClientGone;
-        let mut recorder = OutcomeRecorder { handler: self, queued: None, outcome, uses_protocol, logged };
+        let (queued, outcome) = (None, Outcome::ClientGone);
+        let mut recorder = OutcomeRecorder { handler: self, account, queued, outcome, uses_protocol, logged };
         async move {
             let request = match received.await {
                 Ok(request) => request,
@@ -160,7 +171,7 @@ impl Handler {
         upload: Upload,
         arrived: Instant,
     ) -> Received {
-        let CheckedHead { content_type, endpoint, budget } = match checked {
+        let CheckedHead { tenant, content_type, endpoint, budget } = match checked {
             Ok(head) => head,
             Err(error) => {
                 upload.discard().await;
@@ -173,7 +184,9 @@ impl Handler {
                 let accepted = Instant::now();
                 self.meters.upload.record(accepted - arrived);
                 let (deadline, timeline) = (accepted + budget, self.log.timeline());
-                Ok(Arc::new(BufferedRequest { body, content_type, endpoint, trace, accepted, deadline, timeline }))
+                let request =
+                    BufferedRequest { body, content_type, tenant, endpoint, trace, accepted, deadline, timeline };
+                Ok(Arc::new(request))
             }
             Err(error) => {
                 if error.code == Code::QueueFull {
@@ -190,14 +203,11 @@ type Received = Result<Arc<BufferedRequest>, (RequestError, TraceContext)>;
 
 /// The values in the head of a request after they were checked.
 struct CheckedHead {
+    tenant: Tenant,
     content_type: Option<HeaderValue>,
     endpoint: Endpoint,
     /// The time from the arrival of the whole request to its answer.
     budget: Duration,
-}
-
-fn is_prediction(path: &str) -> bool {
-    matches!(path, "/predict" | "/infer")
 }
 
 /// The outcome of a request that a replica has answered.
@@ -227,6 +237,8 @@ fn reply_of(answer: ReplicaAnswer) -> Reply {
 /// leaves is recorded, too.
 struct OutcomeRecorder {
     handler: Arc<Handler>,
+    /// The account of the request's token; `None` if it has none.
+    account: Option<Arc<Account>>,
     /// The instant at which the request was accepted, if it was in the queue. The durations of other requests are not
     /// recorded.
     queued: Option<Instant>,
@@ -259,7 +271,8 @@ impl LoggedRequest {
             "/predict" => "/predict",
             "/infer" => "/infer",
             // The name of the model is the client's text, which may be long.
-            _ => "/v2/models/MODEL/infer",
+            _ if is_infer(path) => "/v2/models/MODEL/infer",
+            _ => "/predictions/MODEL",
         };
         Self { path, trace, arrived, accepted: None, status: None, body_bytes: 0, timeline: None, span }
     }
@@ -309,6 +322,9 @@ impl Drop for OutcomeRecorder {
                 timeline: logged.timeline.as_deref(),
                 span: logged.span,
             });
+        }
+        if let Some(account) = &self.account {
+            account.meters.count(self.outcome);
         }
     }
 }

@@ -5,8 +5,8 @@ use crate::failure::AttemptFailure;
 use crate::load_statistics::LoadStatistics;
 use crate::metrics::{
     BUILD_INFO, CAPACITY, ENQUEUED, EXPIRED, FULL_WORK, HEDGES, QUEUE_LATE_LENGTH, QUEUE_LENGTH, QUEUE_WAIT,
-    REPLICA_WORK, REPLICAS, REQUEST_DURATION, REQUESTS, RETRIES, SHED, UPLOAD_DURATION, UPSTREAM_DURATION, UPTIME,
-    VERDICTS,
+    REPLICA_WORK, REPLICAS, REQUEST_DURATION, REQUESTS, RETRIES, SHED, TENANT_REQUESTS, UPLOAD_DURATION,
+    UPSTREAM_DURATION, UPTIME, VERDICTS,
 };
 use crate::outcome::{Outcome, Verdict};
 use crate::queue::Queue;
@@ -100,6 +100,38 @@ impl RequestMeters {
         let verdict = outcome.verdict(elapsed, self.objective);
         self.verdicts[verdict as usize].increment(1);
         verdict
+    }
+}
+
+/// The requests of one tenant by outcome. There are only four outcomes, so that many tenants have few series.
+pub struct TenantMeters {
+    ok: Counter,
+    rate_limited: Counter,
+    shed: Counter,
+    other: Counter,
+}
+
+impl TenantMeters {
+    /// Looks up the handles for the tenant `name`.
+    pub fn new(name: &str) -> Self {
+        let counter = |outcome| counter!(TENANT_REQUESTS, "tenant" => name.to_owned(), "outcome" => outcome);
+        Self {
+            ok: counter(Outcome::Classified.as_str()),
+            rate_limited: counter(Code::RateLimited.as_str()),
+            shed: counter("shed"),
+            other: counter("other"),
+        }
+    }
+
+    /// Counts a request by its outcome, as [`RequestMeters::count`] has it.
+    pub fn count(&self, outcome: Outcome) {
+        let counter = match outcome {
+            Outcome::Classified => &self.ok,
+            Outcome::Failed(Code::RateLimited) => &self.rate_limited,
+            Outcome::Failed(Code::QueueFull | Code::Overloaded) => &self.shed,
+            Outcome::Failed(_) | Outcome::Unknown | Outcome::ClientGone => &self.other,
+        };
+        counter.increment(1);
     }
 }
 

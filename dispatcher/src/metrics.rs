@@ -29,6 +29,8 @@ pub const BUILD_INFO: &str = "dispatcher_build_info";
 
 /// Counter: lines of the access log that were dropped.
 pub const ACCESS_LOG_DROPPED: &str = "dispatcher_access_log_dropped_lines_total";
+/// Counter by `tenant` and `outcome` (ok, rate_limited, shed or other): requests with a valid token.
+pub const TENANT_REQUESTS: &str = "dispatcher_tenant_requests_total";
 
 /// The Prometheus type of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +59,7 @@ const fn row(name: &'static str, kind: MetricKind, help: &'static str) -> Metric
 }
 
 /// Every metric that the dispatcher exports. `docs/api.md` lists the same metrics.
-pub const ALL: [MetricDescription; 21] = [
+pub const ALL: [MetricDescription; 22] = [
     row(QUEUE_LENGTH, MetricKind::Gauge, "Requests waiting in the queue, late ones included."),
     row(QUEUE_LATE_LENGTH, MetricKind::Gauge, "Waiting requests that can no longer meet the objective."),
     row(ENQUEUED, MetricKind::Counter, "Requests admitted to the queue."),
@@ -112,6 +114,11 @@ pub const ALL: [MetricDescription; 21] = [
     row(SHED, MetricKind::Counter, "Requests refused at admission, by reason: overloaded, length or bytes."),
     row(EXPIRED, MetricKind::Counter, "Requests whose deadline passed while they waited in the queue."),
     row(HEDGES, MetricKind::Counter, "Requests sent to a second replica because the first was slow (--hedge)."),
+    row(
+        TENANT_REQUESTS,
+        MetricKind::Counter,
+        "Requests with a valid token, by tenant and outcome: ok, rate_limited, shed or other.",
+    ),
     row(RETRIES, MetricKind::Counter, "Retries, by the reason for which the attempt before failed."),
 ];
 

@@ -1,8 +1,10 @@
-//! Bounded queue of requests with deadlines: first the punctual ones, then the late ones, each in order of arrival.
-//! Pure: time is an argument. It knows nothing of HTTP or of replicas.
+//! Bounded queue of requests with deadlines: first the punctual ones, then the late ones. Within each of these classes
+//! the tenants take turns by their shares, and each tenant's requests are in order of arrival. Pure: time is an argument.
+//! It knows nothing of HTTP or of replicas.
 
+use crate::fair::{FairOrder, Tenant, TenantId};
 use admission::Order;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 /// A request's number in the order of arrival. A later request has a higher number. No two requests of the process have
@@ -15,6 +17,8 @@ pub struct SequenceNumber(pub u64);
 pub struct QueueEntry<T> {
     /// The request's number in the order of arrival.
     pub sequence_number: SequenceNumber,
+    /// The tenant to which the request belongs.
+    pub tenant: Tenant,
     /// An answer after this instant misses the objective.
     pub objective: Instant,
     /// The request is never dispatched at or after this instant.
@@ -23,46 +27,89 @@ pub struct QueueEntry<T> {
     pub request: T,
 }
 
-/// The queue. It has two classes of requests, punctual and late, each in order of arrival. Under [`Order::Fifo`] all
-/// requests count as punctual.
+/// The queue. It has two classes of requests, punctual and late. Under [`Order::Fifo`] all requests count as punctual.
 #[derive(Debug)]
 pub struct Queue<T> {
     order: Order,
+    entries: HashMap<SequenceNumber, WaitingEntry<T>>,
     /// Requests that could still meet the objective when [`Queue::demote`] was last called, and those added since.
-    punctual: BTreeMap<SequenceNumber, QueueEntry<T>>,
+    punctual: FairOrder,
     /// The objectives and numbers of the punctual requests, the earliest objective first; empty under [`Order::Fifo`].
     objectives: BTreeSet<(Instant, SequenceNumber)>,
     /// Requests that can no longer meet the objective. They stay late while they wait.
-    late: BTreeMap<SequenceNumber, QueueEntry<T>>,
+    late: FairOrder,
     max_length: usize,
+}
+
+/// A request and the class in which it waits.
+#[derive(Debug)]
+struct WaitingEntry<T> {
+    entry: QueueEntry<T>,
+    is_late: bool,
 }
 
 impl<T> Queue<T> {
     /// An empty queue with room for `max_length` requests.
     pub fn new(order: Order, max_length: usize) -> Self {
-        let (punctual, objectives, late) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
-        Self { order, punctual, objectives, late, max_length }
+        Self {
+            order,
+            entries: HashMap::new(),
+            punctual: FairOrder::default(),
+            objectives: BTreeSet::new(),
+            late: FairOrder::default(),
+            max_length,
+        }
     }
 
-    /// Adds a request at its place in the order of arrival.
+    /// Adds a request at its place in the order of arrival of its tenant. If the queue is full, and another tenant has
+    /// more requests in it by its share, the newest request of the tenant with the most makes room and is returned. So
+    /// one tenant can fill an empty queue, and has to give it up when others come.
     ///
     /// # Errors
-    /// If the queue is full, the entry is returned.
-    pub fn push(&mut self, entry: QueueEntry<T>) -> Result<(), QueueEntry<T>> {
+    /// If the queue is full and no other tenant has more requests in it, the entry is returned.
+    pub fn push(&mut self, entry: QueueEntry<T>) -> Result<Option<QueueEntry<T>>, QueueEntry<T>> {
+        let mut displaced = None;
         if self.len() >= self.max_length {
-            return Err(entry);
+            match self.tenant_over(entry.tenant).and_then(|tenant| self.remove_newest(tenant)) {
+                Some(newest) => displaced = Some(newest),
+                None => return Err(entry),
+            }
         }
         self.requeue(entry);
-        Ok(())
+        Ok(displaced)
     }
 
-    /// Returns a dispatched request to its place in the order of arrival. The queue takes such a request even if it is
-    /// full, so its length can exceed its bound by the number of requests in flight.
+    /// The tenant with the most waiting requests by its share, if it has more than `arriving` would have with one more.
+    fn tenant_over(&self, arriving: Tenant) -> Option<TenantId> {
+        // A fraction length / share is compared without rounding.
+        let is_more = |(length, share): (usize, u32), (than, of_share): (usize, u32)| {
+            length as u64 * u64::from(of_share) > than as u64 * u64::from(share)
+        };
+        let mut most = (self.length_of(arriving.id) + 1, arriving.share);
+        let mut found = None;
+        for (tenant, _) in self.punctual.backlogs().chain(self.late.backlogs()) {
+            let backlog = (self.length_of(tenant.id), tenant.share);
+            if tenant.id != arriving.id && is_more(backlog, most) {
+                (most, found) = (backlog, Some(tenant.id));
+            }
+        }
+        found
+    }
+
+    /// Removes the request of a tenant that came last, a late one if there is any.
+    fn remove_newest(&mut self, tenant: TenantId) -> Option<QueueEntry<T>> {
+        let newest = self.late.last_of(tenant).or_else(|| self.punctual.last_of(tenant))?;
+        self.remove(newest)
+    }
+
+    /// Returns a dispatched request to its place in the order of arrival of its tenant. The queue takes such a request
+    /// even if it is full, so its length can exceed its bound by the number of requests in flight.
     pub fn requeue(&mut self, entry: QueueEntry<T>) {
         if self.order == Order::LateLast {
             self.objectives.insert((entry.objective, entry.sequence_number));
         }
-        self.punctual.insert(entry.sequence_number, entry);
+        self.punctual.insert(entry.tenant, entry.sequence_number);
+        self.entries.insert(entry.sequence_number, WaitingEntry { entry, is_late: false });
     }
 
     /// Moves punctual requests to the late ones if they would miss the objective even with a dispatch at `now` and an
@@ -72,8 +119,10 @@ impl<T> Queue<T> {
             && objective < now + service_time
         {
             self.objectives.pop_first();
-            let entry = self.punctual.remove(&sequence_number).expect("every objective belongs to a punctual request");
-            self.late.insert(sequence_number, entry);
+            let waiting = self.entries.get_mut(&sequence_number).expect("every objective belongs to a waiting request");
+            waiting.is_late = true;
+            self.punctual.remove(waiting.entry.tenant.id, sequence_number);
+            self.late.insert(waiting.entry.tenant, sequence_number);
         }
     }
 
@@ -87,24 +136,41 @@ impl<T> Queue<T> {
         service_time: Duration,
         mut find_replica: impl FnMut(&T) -> Option<R>,
     ) -> Option<(QueueEntry<T>, R)> {
-        let punctual = self.punctual.values().filter(|entry| entry.deadline > now);
-        let late = self.late.values().filter(|entry| entry.deadline > now + service_time);
-        let mut unexpired = punctual.chain(late);
-        let (sequence_number, replica) =
-            unexpired.find_map(|entry| Some((entry.sequence_number, find_replica(&entry.request)?)))?;
-        Some((self.remove(sequence_number)?, replica))
+        let mut find_in = |class: &FairOrder, latest: Instant| {
+            class.iter().find_map(|(tenant, sequence_number)| {
+                let entry = &self.entries[&sequence_number].entry;
+                let replica = if entry.deadline > latest { find_replica(&entry.request) } else { None };
+                replica.map(|replica| (tenant, sequence_number, replica))
+            })
+        };
+        let (tenant, sequence_number, replica) =
+            find_in(&self.punctual, now).or_else(|| find_in(&self.late, now + service_time))?;
+        let WaitingEntry { entry, is_late } =
+            self.entries.remove(&sequence_number).expect("the request was just found");
+        if is_late {
+            self.late.dispatch(tenant, sequence_number);
+        } else {
+            self.punctual.dispatch(tenant, sequence_number);
+            self.objectives.remove(&(entry.objective, sequence_number));
+        }
+        Some((entry, replica))
     }
 
     /// Removes a request of either class; `None` if the request is not in the queue.
     pub fn remove(&mut self, sequence_number: SequenceNumber) -> Option<QueueEntry<T>> {
-        let entry = self.punctual.remove(&sequence_number).or_else(|| self.late.remove(&sequence_number))?;
-        self.objectives.remove(&(entry.objective, sequence_number));
+        let WaitingEntry { entry, is_late } = self.entries.remove(&sequence_number)?;
+        if is_late {
+            self.late.remove(entry.tenant.id, sequence_number);
+        } else {
+            self.punctual.remove(entry.tenant.id, sequence_number);
+            self.objectives.remove(&(entry.objective, sequence_number));
+        }
         Some(entry)
     }
 
     /// Number of requests in the queue, late ones included.
     pub fn len(&self) -> usize {
-        self.punctual.len() + self.late.len()
+        self.entries.len()
     }
 
     /// Number of late requests in the queue.
@@ -114,7 +180,17 @@ impl<T> Queue<T> {
 
     /// Whether the queue has no request.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.entries.is_empty()
+    }
+
+    /// Numbers of punctual and of late requests that would be dispatched before a request of `tenant` that arrives now.
+    pub fn ahead_of(&self, tenant: Tenant) -> (usize, usize) {
+        (self.punctual.ahead_of(tenant), self.late.ahead_of(tenant))
+    }
+
+    /// Number of waiting requests of a tenant.
+    fn length_of(&self, tenant: TenantId) -> usize {
+        self.punctual.length(tenant) + self.late.length(tenant)
     }
 }
 
@@ -131,7 +207,8 @@ mod tests {
     }
 
     fn entry(number: u64, deadline: Instant) -> QueueEntry<()> {
-        QueueEntry { sequence_number: SequenceNumber(number), objective: deadline, deadline, request: () }
+        let sequence_number = SequenceNumber(number);
+        QueueEntry { sequence_number, tenant: Tenant::default(), objective: deadline, deadline, request: () }
     }
 
     /// Takes the first request, while replicas have free slots and answer at once. Returns its sequence number.
@@ -147,7 +224,9 @@ mod tests {
         let deadline = now + seconds(1);
         for (number, request) in ["constrained", "free", "last"].into_iter().enumerate() {
             let sequence_number = SequenceNumber(number as u64);
-            queue.push(QueueEntry { sequence_number, objective: deadline, deadline, request }).expect("there is room");
+            let tenant = Tenant::default();
+            let entry = QueueEntry { sequence_number, tenant, objective: deadline, deadline, request };
+            queue.push(entry).expect("there is room");
         }
         let (entry, replica) = queue
             .pop(now, Duration::ZERO, |request| (*request != "constrained").then_some(7))
@@ -205,6 +284,51 @@ mod tests {
         };
         assert_eq!(order(Order::LateLast), (2, [3, 4, 1, 2]));
         assert_eq!(order(Order::Fifo), (0, [1, 2, 3, 4]));
+    }
+
+    #[test]
+    fn a_full_queue_takes_room_from_the_tenant_that_has_more_than_its_share() {
+        let (start, later) = (Instant::now(), Instant::now() + seconds(60));
+        let (greedy, polite) = (Tenant { id: TenantId(1), share: 2 }, Tenant { id: TenantId(2), share: 1 });
+        let mut queue = Queue::new(Order::LateLast, 6);
+        let push = |queue: &mut Queue<()>, number, tenant, objective| {
+            let pushed = queue.push(QueueEntry { tenant, objective, ..entry(number, later) });
+            pushed.map(|displaced| displaced.map(|entry| entry.sequence_number.0)).map_err(|_refused| ())
+        };
+        // The request 2 is late from the first second on.
+        for number in 0..6 {
+            let objective = if number == 2 { start } else { later };
+            assert_eq!(push(&mut queue, number, greedy, objective), Ok(None));
+        }
+        queue.demote(start + seconds(1), Duration::ZERO);
+        assert_eq!(push(&mut queue, 6, greedy, later), Err(()), "it has the whole queue already");
+        assert_eq!(push(&mut queue, 7, polite, later), Ok(Some(2)), "a late request makes room first");
+        assert_eq!(push(&mut queue, 8, polite, later), Ok(Some(5)), "then the newest one");
+        assert_eq!(push(&mut queue, 9, polite, later), Err(()), "both have their shares");
+        assert_eq!(push(&mut queue, 10, greedy, later), Err(()));
+        assert_eq!((queue.len(), queue.length_of(greedy.id), queue.length_of(polite.id)), (6, 4, 2));
+    }
+
+    #[test]
+    fn the_classes_go_before_the_shares_and_a_tenant_sees_only_its_share_ahead() {
+        let (start, later) = (Instant::now(), Instant::now() + seconds(60));
+        let (greedy, polite) = (Tenant { id: TenantId(1), share: 1 }, Tenant { id: TenantId(2), share: 1 });
+        let mut queue = Queue::new(Order::LateLast, 100);
+        // The first two requests of each tenant are late.
+        for (number, tenant, objective) in (0..20)
+            .map(|number| (number, greedy, if number < 2 { start } else { later }))
+            .chain((20..24).map(|number| (number, polite, if number < 22 { start } else { later })))
+        {
+            queue.push(QueueEntry { tenant, objective, ..entry(number, later) }).expect("there is room");
+        }
+        let now = start + seconds(1);
+        queue.demote(now, Duration::ZERO);
+        assert_eq!(queue.ahead_of(polite), (2 + 3, 2 + 2));
+        assert_eq!(queue.ahead_of(greedy), (18 + 2, 2 + 2));
+        assert_eq!(queue.ahead_of(Tenant::default()), (2, 2));
+        let served: Vec<u64> = std::iter::from_fn(|| pop(&mut queue, now)).collect();
+        assert_eq!(served[..5], [2, 22, 3, 23, 4]);
+        assert_eq!(served[20..], [0, 20, 1, 21]);
     }
 
     /// A step of the property test. One step is made every simulated second. Times are in seconds.

@@ -2,6 +2,7 @@
 //! requests or of how they are sent.
 
 use crate::failure::AttemptFailure;
+use crate::fair::Tenant;
 use crate::permit::{Permit, PermitReceiver, PermitSender};
 use crate::queue::{QueueEntry, SequenceNumber};
 use crate::retry::FailedAttempts;
@@ -23,6 +24,8 @@ pub struct BufferedRequest {
     pub body: Chunks,
     /// The header `Content-Type`; `None` if the client sent none.
     pub content_type: Option<HeaderValue>,
+    /// The tenant to which the request's token belongs.
+    pub tenant: Tenant,
     /// The endpoint of a replica that the request is for.
     pub endpoint: Endpoint,
     /// The request's id and trace context, which the replica and the client receive.
@@ -110,6 +113,8 @@ impl QueuedRequest {
 pub struct DispatchedRequest {
     /// The request's number in the order of arrival.
     pub sequence_number: SequenceNumber,
+    /// The tenant to which the request belongs.
+    pub tenant: Tenant,
     /// An answer after this instant misses the objective.
     pub objective: Instant,
     /// The instant by which the client must be answered.
@@ -146,8 +151,8 @@ pub enum Twin {
 impl DispatchedRequest {
     /// The entry with which the request waits in the queue for its next permit.
     pub fn requeued(self, permit: PermitSender) -> QueueEntry<QueuedRequest> {
-        let Self { sequence_number, objective, deadline, accepted, failed, .. } = self;
+        let Self { sequence_number, tenant, objective, deadline, accepted, failed, .. } = self;
         let request = QueuedRequest { accepted, permit, waited_for_slot: true, failed };
-        QueueEntry { sequence_number, objective, deadline, request }
+        QueueEntry { sequence_number, tenant, objective, deadline, request }
     }
 }

@@ -8,7 +8,7 @@ use crate::inference_protocol::InferenceProtocol;
 use crate::meters::RequestMeters;
 use crate::request_log::RequestLog;
 use crate::spans::SpanExport;
-use crate::token::Token;
+use crate::token::Tokens;
 use crate::{metrics, worker};
 use anyhow::{Context, Result};
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -28,7 +28,7 @@ use tokio::net::TcpListener;
 /// crate.
 ///
 /// # Errors
-/// If an address is in use, the certificate or the token cannot be used, or the source of replicas cannot be watched.
+/// If an address is in use, the certificate or the token file cannot be used, or the source of replicas cannot be watched.
 pub fn run(config: Config, recorder: PrometheusHandle) -> Result<()> {
     // One thread is used. With several, tasks would pass requests from core to core, which would cost more than all
     // other work for a request.
@@ -40,7 +40,7 @@ pub fn run(config: Config, recorder: PrometheusHandle) -> Result<()> {
 async fn serve(config: Config, recorder: PrometheusHandle) -> Result<()> {
     metrics::describe();
     let tls = config.tls.map(|(certificate, key)| Tls::open(certificate, key)).transpose()?;
-    let token = config.token_file.map(open_token).transpose()?;
+    let tokens = config.token_file.map(open_tokens).transpose()?;
     let announcement = if tls.is_some() { "listening on https://" } else { "listening on http://" };
     let listener = server::listen_as(announcement, config.listen).await?;
     let admin_listener = match config.admin_listen {
@@ -70,7 +70,7 @@ async fn serve(config: Config, recorder: PrometheusHandle) -> Result<()> {
         dispatcher: RequestDispatcher::new(worker, config.objective),
         admin,
         inference_protocol,
-        token,
+        tokens,
         body_limits: config.request_limits.body(MemoryBudget::new(config.queue_bytes), readiness.clone()),
         request_limits: config.request_limits,
         meters: RequestMeters::new(config.objective),
@@ -81,10 +81,10 @@ async fn serve(config: Config, recorder: PrometheusHandle) -> Result<()> {
     Ok(())
 }
 
-/// Reads the token. The error names the flag and the file.
-fn open_token(path: PathBuf) -> Result<Token> {
+/// Reads the tokens. The error names the flag and the file.
+fn open_tokens(path: PathBuf) -> Result<Tokens> {
     let flag = format!("--token-file {}", path.display());
-    Token::open(path).context(flag)
+    Tokens::open(path).context(flag)
 }
 
 /// Serves the admin paths on an address of their own until the process ends, so that the metrics can be read while the

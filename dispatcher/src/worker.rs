@@ -5,6 +5,7 @@
 use crate::discovery::Published;
 use crate::failure::AttemptFailure;
 use crate::failure_log::FailureLog;
+use crate::fair::Tenant;
 use crate::hedge::{Candidate, Hedging, NextHedge};
 use crate::load_statistics::LoadStatistics;
 use crate::meters::{ShedReason, WorkerMeters, count_retry, count_shed};
@@ -372,7 +373,7 @@ impl Worker {
         self.retry_budget.deposit(now);
         self.load.record_arrival(now);
         self.queue.demote(now, self.load.service_time());
-        let state = self.queue_state(now);
+        let state = self.queue_state(entry.tenant, now);
         let time_left = TimeLeft {
             objective: entry.objective.saturating_duration_since(now),
             deadline: entry.deadline.saturating_duration_since(now),
@@ -384,28 +385,35 @@ impl Worker {
         }
         entry.request.waited_for_slot = !state.slot_is_free;
         match self.queue.push(entry) {
-            Ok(()) => {
+            Ok(displaced) => {
+                if let Some(displaced) = displaced {
+                    self.refuse_for_full_queue(displaced.request);
+                }
                 self.meters.enqueued.increment(1);
                 if state.slot_is_free {
                     // The slot is taken before the next admission, which would otherwise count it as free, too.
                     self.dispatch_waiting(now);
                 }
             }
-            Err(refused) => {
-                let (waiting, capacity) = (self.queue.len(), self.rotation.totals().capacity);
-                let message = format!("the queue is full with {waiting} requests");
-                let retry_after = retry_after::queue_full(waiting, capacity, self.load.measured_service_time());
-                count_shed(ShedReason::Length);
-                refuse(refused.request, Code::QueueFull, &message, retry_after);
-            }
+            Err(refused) => self.refuse_for_full_queue(refused.request),
         }
     }
 
-    /// The state of the queue and the replicas on which admission depends.
-    fn queue_state(&mut self, now: Instant) -> QueueState {
+    fn refuse_for_full_queue(&self, request: QueuedRequest) {
+        let (waiting, capacity) = (self.queue.len(), self.rotation.totals().capacity);
+        let message = format!("the queue is full with {waiting} requests");
+        let retry_after = retry_after::queue_full(waiting, capacity, self.load.measured_service_time());
+        count_shed(ShedReason::Length);
+        refuse(request, Code::QueueFull, &message, retry_after);
+    }
+
+    /// The state of the queue and the replicas on which the admission of a request of `tenant` depends. Only the
+    /// requests that would be dispatched before it count.
+    fn queue_state(&mut self, tenant: Tenant, now: Instant) -> QueueState {
+        let (punctual, late) = self.queue.ahead_of(tenant);
         QueueState {
-            punctual: self.queue.len() - self.queue.late_len(),
-            late: self.queue.late_len(),
+            punctual,
+            late,
             slot_is_free: self.queue.is_empty() && self.rotation.has_free_slot(now),
             capacity: self.rotation.totals().capacity,
             service_time: self.load.measured_service_time(),
@@ -430,7 +438,7 @@ impl Worker {
 
     fn dispatch(&mut self, entry: QueueEntry<QueuedRequest>, replica: ReplicaId, now: Instant) {
         let address = self.rotation.replica(replica).expect("a picked replica is in the rotation").address.clone();
-        let QueueEntry { sequence_number, objective, deadline, request } = entry;
+        let QueueEntry { sequence_number, tenant, objective, deadline, request } = entry;
         let QueuedRequest { accepted, permit, waited_for_slot, failed } = request;
         self.meters.queue_wait.record(now.saturating_duration_since(accepted));
         self.load.record_dispatch(waited_for_slot, objective, now);
@@ -446,6 +454,7 @@ impl Worker {
         let given = self.give_permit(
             DispatchedRequest {
                 sequence_number,
+                tenant,
                 objective,
                 deadline,
                 accepted,
@@ -524,6 +533,7 @@ impl Worker {
         let address = self.rotation.replica(replica).expect("a picked replica is in the rotation").address.clone();
         let second = DispatchedRequest {
             sequence_number: first.sequence_number,
+            tenant: first.tenant,
             objective: first.objective,
             deadline: first.deadline,
             accepted: first.accepted,

@@ -11,7 +11,7 @@ use crate::{inference_protocol, request_body};
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
-use hyper::{HeaderMap, Method, Request, StatusCode};
+use hyper::{HeaderMap, Request, StatusCode};
 use service::admin::Admin;
 use service::body::{BodyLimits, Chunks, Upload};
 use service::coding;
@@ -53,15 +53,15 @@ impl ReplicaHandler {
         if let Some(reply) = self.admin.answer(request.method(), path) {
             return reply;
         }
-        match path {
-            "/predict" | "/infer" if request.method() == Method::POST => self.predict(request).await,
-            "/predict" | "/infer" => respond::method_not_allowed("POST", ""),
-            _ if inference_protocol::owns(path) => inference_protocol::answer(&self, request).await,
-            _ => respond::not_found(path, "send images to POST /predict", ""),
+        match wire::image_methods(path) {
+            Some(_) if wire::takes_image(request.method(), path) => self.predict(request).await,
+            Some(methods) => respond::method_not_allowed(methods, ""),
+            None if inference_protocol::owns(path) => inference_protocol::answer(&self, request).await,
+            None => respond::not_found(path, "send images to POST /predict", ""),
         }
     }
 
-    /// Answers `POST /predict`.
+    /// Answers `POST /predict` and its aliases.
     async fn predict(&self, request: Request<Incoming>) -> Reply {
         let received = Instant::now();
         let trace = TraceContext::from_headers(request.headers());

@@ -239,14 +239,16 @@ mod tests {
 
     const CONTENT_TYPE: &str = "multipart/form-data; boundary=B";
 
+    type NameAndContent = (Option<Vec<u8>>, Vec<u8>);
+
     /// The names and the contents of the parts of `body`; `None` if it is malformed.
-    fn read(body: &[u8]) -> Option<Vec<(Option<Vec<u8>>, Vec<u8>)>> {
+    fn read(body: &[u8]) -> Option<Vec<NameAndContent>> {
         let parts = Parts::new(CONTENT_TYPE, body).expect("the boundary is given");
         parts.map(|part| part.ok().map(|part| (part.name.map(Cow::into_owned), part.content.to_vec()))).collect()
     }
 
     /// The same, read by the crate multer.
-    async fn read_by_multer(body: Vec<u8>) -> Option<Vec<(Option<Vec<u8>>, Vec<u8>)>> {
+    async fn read_by_multer(body: Vec<u8>) -> Option<Vec<NameAndContent>> {
         let mut parts = multer::Multipart::new(stream::iter([Ok::<_, Infallible>(Bytes::from(body))]), "B");
         let mut found = Vec::new();
         while let Some(part) = parts.next_field().await.ok()? {

@@ -1,6 +1,7 @@
 //! The contract between clients, dispatcher and replicas: header names, JSON bodies, error codes and the metric names
 //! that one program exports and another reads. Does no I/O.
 
+use hyper::Method;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -177,6 +178,8 @@ pub enum Code {
     UnsupportedMediaType,
     /// Two replicas died while they worked on the request.
     Poison,
+    /// The clients of the token send more requests than its rate allows.
+    RateLimited,
     /// The server failed, for example in a forward pass.
     Internal,
     /// All attempts that the request may have at replicas failed.
@@ -193,7 +196,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, in the order of the enum.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::BadRequest,
         Self::BadImage,
         Self::Unauthorized,
@@ -203,6 +206,7 @@ impl Code {
         Self::TooLarge,
         Self::UnsupportedMediaType,
         Self::Poison,
+        Self::RateLimited,
         Self::Internal,
         Self::ReplicaFailed,
         Self::QueueFull,
@@ -242,6 +246,7 @@ impl Code {
             Self::TooLarge => ("too_large", 413),
             Self::UnsupportedMediaType => ("unsupported_media_type", 415),
             Self::Poison => ("poison", 422),
+            Self::RateLimited => ("rate_limited", 429),
             Self::Internal => ("internal", 500),
             Self::ReplicaFailed => ("replica_failed", 502),
             Self::QueueFull => ("queue_full", 503),
@@ -317,6 +322,25 @@ impl BodyFormat {
     }
 }
 
+/// The methods with which images can be sent to `path`, as in the header `Allow`; `None` if the path takes no images.
+///
+/// Clients of TorchServe send images to `/predictions/NAME` and `/predictions/NAME/VERSION`. Every name is accepted,
+/// because a dispatcher does not know the name of its replicas' model, which each answer tells.
+pub fn image_methods(path: &str) -> Option<&'static str> {
+    if matches!(path, "/predict" | "/infer") {
+        return Some("POST");
+    }
+    let model = path.strip_prefix("/predictions/")?;
+    let (name, version) = model.split_once('/').unwrap_or((model, "1"));
+    let is_model = !name.is_empty() && !version.is_empty() && !version.contains('/');
+    is_model.then_some("POST, PUT")
+}
+
+/// Whether a request with this `method` and `path` is one with an image; see [`image_methods`].
+pub fn takes_image(method: &Method, path: &str) -> bool {
+    image_methods(path).is_some_and(|methods| methods.split(", ").any(|name| name == method.as_str()))
+}
+
 /// The number of predictions in an answer when the query does not set `top_k`.
 pub const DEFAULT_TOP_K: usize = 5;
 
@@ -387,6 +411,29 @@ mod tests {
         ];
         for (content_type, format) in rows {
             assert_eq!(BodyFormat::from_content_type(content_type).ok(), format, "{content_type:?}");
+        }
+    }
+
+    #[test]
+    fn images_are_taken_at_our_paths_and_at_those_of_torchserve() {
+        for (path, methods) in [
+            ("/predict", Some("POST")),
+            ("/infer", Some("POST")),
+            ("/predictions/resnet-18", Some("POST, PUT")),
+            ("/predictions/resnet%2018/1.0", Some("POST, PUT")),
+            ("/predictions", None),
+            ("/predictions/", None),
+            ("/predictions//1.0", None),
+            ("/predictions/a/", None),
+            ("/predictions/a/1.0/explain", None),
+            ("/predict/", None),
+            ("/", None),
+        ] {
+            assert_eq!(image_methods(path), methods, "{path}");
+            for method in [Method::POST, Method::PUT, Method::GET] {
+                let expected = methods.is_some_and(|methods| methods.contains(method.as_str()));
+                assert_eq!(takes_image(&method, path), expected, "{method} {path}");
+            }
         }
     }
 

@@ -74,6 +74,7 @@ fn milliseconds(head: &mut Vec<u8>, duration: Duration) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fair::Tenant;
     use crate::request::InferEndpoint;
     use hyper::HeaderMap;
     use hyper::header::HeaderValue;
@@ -118,6 +119,7 @@ mod tests {
             let request = BufferedRequest {
                 body: Chunks::new(MemoryBudget::new(0)),
                 content_type: content_type.map(HeaderValue::from_static),
+                tenant: Tenant::default(),
                 endpoint,
                 trace: TraceContext::from_headers(&headers),
                 accepted: Instant::now(),

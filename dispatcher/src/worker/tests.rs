@@ -40,7 +40,8 @@ fn entry(number: u64, lifetime: Duration) -> (QueueEntry<QueuedRequest>, PermitR
     let now = Instant::now();
     let (request, receiver) = QueuedRequest::new(now);
     let deadline = now + lifetime;
-    (QueueEntry { sequence_number: SequenceNumber(number), objective: deadline, deadline, request }, receiver)
+    let (sequence_number, tenant) = (SequenceNumber(number), Tenant::default());
+    (QueueEntry { sequence_number, tenant, objective: deadline, deadline, request }, receiver)
 }
 
 async fn submit(worker: &WorkerHandle, entry: QueueEntry<QueuedRequest>) {
@@ -132,7 +133,8 @@ fn buffered_request() -> Arc<BufferedRequest> {
     let (body, trace) = (Chunks::new(MemoryBudget::new(0)), TraceContext::from_headers(&HeaderMap::new()));
     let (accepted, endpoint) = (Instant::now(), Endpoint::Predict { top_k: DEFAULT_TOP_K });
     let deadline = accepted + FOREVER;
-    Arc::new(BufferedRequest { body, content_type: None, endpoint, trace, accepted, deadline, timeline: None })
+    let (content_type, tenant, timeline) = (None, Tenant::default(), None);
+    Arc::new(BufferedRequest { body, content_type, tenant, endpoint, trace, accepted, deadline, timeline })
 }
 
 /// An event that happens after the worker has sent a stall notice and before the attempt has received the notice.

@@ -16,4 +16,5 @@ mod spans;
 mod steady;
 mod stopped;
 mod stub;
+mod tenants;
 mod upstream;

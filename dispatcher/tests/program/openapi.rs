@@ -6,6 +6,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::header::CONTENT_TYPE;
 use hyper::{Request, StatusCode};
+use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 use service::respond::{self, Reply};
 use service::wire::{Answer, BodyFormat, Code, Prediction, ReadyBody, RequestError, Timing};
@@ -20,6 +21,10 @@ use tokio::process::Command;
 const RUN_LIMIT: Duration = Duration::from_secs(60);
 
 const TOKEN: &str = "s3cret";
+
+/// The operations that classify an image.
+const IMAGE_OPERATIONS: [(&str, &str); 4] =
+    [("/predict", "post"), ("/infer", "post"), ("/predictions/{model}", "post"), ("/predictions/{model}", "put")];
 
 /// The document that answers `GET /openapi.json`.
 fn document() -> Value {
@@ -50,8 +55,11 @@ fn has_image(format: BodyFormat, body: &[u8]) -> bool {
         BodyFormat::Raw => !body.is_empty(),
         BodyFormat::Json => serde_json::from_slice::<Value>(body)
             .is_ok_and(|body| body["image"].as_str().is_some_and(|base64| base64.chars().count() >= 4)),
-        // schemathesis sends JSON values of the schema in percent-encoding.
-        BodyFormat::Form => body.windows(6).any(|name| name == b"image="),
+        BodyFormat::Form => {
+            let form = String::from_utf8_lossy(body);
+            let image = form.split('&').find_map(|field| field.strip_prefix("image="));
+            image.is_some_and(|image| percent_decode_str(image).decode_utf8_lossy().chars().count() >= 4)
+        }
         BodyFormat::Multipart => {
             let parts = String::from_utf8_lossy(body);
             let part = parts.split_once("name=\"image\"").and_then(|(_, rest)| rest.split_once("\r\n\r\n"));
@@ -112,8 +120,8 @@ async fn the_responses_match_the_openapi_document() {
 
     // The document says that a token is optional. For a dispatcher with a token, it must be required.
     let mut document = document();
-    for path in ["/predict", "/infer"] {
-        document["paths"][path]["post"]["security"] = json!([{"token": []}]);
+    for (path, method) in IMAGE_OPERATIONS {
+        document["paths"][path][method]["security"] = json!([{"token": []}]);
     }
     let file = |name| folder.path().join(name).to_str().expect("the path is UTF-8").to_owned();
     let (strict, token) = (file("strict.json"), file("token"));
@@ -137,7 +145,8 @@ fn after(code: Code) -> Option<Code> {
         Code::SlowBody => Code::TooLarge,
         Code::TooLarge => Code::UnsupportedMediaType,
         Code::UnsupportedMediaType => Code::Poison,
-        Code::Poison => Code::Internal,
+        Code::Poison => Code::RateLimited,
+        Code::RateLimited => Code::Internal,
         Code::Internal => Code::ReplicaFailed,
         Code::ReplicaFailed => Code::QueueFull,
         Code::QueueFull => Code::Overloaded,
@@ -165,7 +174,9 @@ fn entries(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
 fn every_code_is_described_with_its_status() {
     let document = document();
     let mut described = BTreeSet::new();
-    for (_, operation) in entries(&document["paths"]).flat_map(|(_, path)| entries(path)) {
+    let operations = entries(&document["paths"]).flat_map(|(_, path)| entries(path));
+    // The parameters in a path stand beside its operations.
+    for (_, operation) in operations.filter(|(name, _)| *name != "parameters") {
         for (status, response) in entries(&operation["responses"]) {
             let schema = &resolved(&document, response)["content"]["application/json"]["schema"];
             for code in schema["allOf"][1]["properties"]["code"]["enum"].as_array().into_iter().flatten() {
@@ -180,11 +191,13 @@ fn every_code_is_described_with_its_status() {
 }
 
 #[test]
-fn infer_is_described_like_predict_and_the_version_matches() {
+fn the_aliases_are_described_like_predict_and_the_version_matches() {
     let document = document();
-    let [predict, infer] = ["/predict", "/infer"].map(|path| &document["paths"][path]["post"]);
-    for part in ["security", "parameters", "requestBody", "responses"] {
-        assert_eq!(predict[part], infer[part], "{part}");
+    let predict = &document["paths"]["/predict"]["post"];
+    for (path, method) in IMAGE_OPERATIONS {
+        for part in ["security", "parameters", "requestBody", "responses"] {
+            assert_eq!(document["paths"][path][method][part], predict[part], "{method} {path}: {part}");
+        }
     }
     assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
 }

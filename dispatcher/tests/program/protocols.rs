@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
-use hyper::{Request, Response, StatusCode, Version};
+use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use service::fetch;
 use std::path::{Path, PathBuf};
@@ -63,12 +63,20 @@ async fn every_body_format_reaches_the_replica_unchanged() {
         (Some("image/jpeg"), "\u{ff}\u{d8}image"),
         (Some("application/octet-stream"), "image"),
         (Some("multipart/form-data; boundary=b"), multipart),
+        (Some("multipart/form-data ; Boundary=\"b\""), multipart),
+        (Some("application/x-www-form-urlencoded"), "image=aW1hZ2U%3D"),
         (Some("application/json; charset=utf-8"), "{\"image\": \"aW1hZ2U=\"}"),
         (None, "image"),
         (Some("image/png"), ""),
     ] {
-        for path in ["/predict", "/infer"] {
-            let mut request = Request::post(format!("http://{}{path}", dispatcher.program.address));
+        for (method, path) in [
+            (Method::POST, "/predict"),
+            (Method::POST, "/infer"),
+            (Method::POST, "/predictions/resnet-18"),
+            (Method::PUT, "/predictions/resnet-18/1.0"),
+        ] {
+            let mut request = Request::builder().method(method);
+            request = request.uri(format!("http://{}{path}", dispatcher.program.address));
             if let Some(content_type) = content_type {
                 request = request.header("content-type", content_type);
             }
@@ -82,6 +90,27 @@ async fn every_body_format_reaches_the_replica_unchanged() {
             );
         }
     }
+}
+
+#[tokio::test]
+async fn a_coded_body_is_refused_before_it_arrives() {
+    let stub = StubReplica::start(StubBehavior::Prompt).await;
+    let dispatcher = RunningDispatcher::start(&stub::static_list(&[&stub]), &[]).await;
+    for (coding, status) in [("gzip", 415), ("br", 415), ("identity, x-gzip", 415), ("identity", 200)] {
+        let reply = dispatcher.post(&[("content-encoding", coding)]).await;
+        assert_eq!(reply.status, status, "{coding}: {}", reply.json);
+        let error = reply.json["error"].as_str().unwrap_or_default();
+        let named = coding.rsplit(' ').next().expect("there is a coding");
+        assert!(status == 200 || error.contains(&format!("Content-Encoding \"{named}\"")), "{error}");
+    }
+    assert_eq!(stub.calls(), 1);
+    // The rest of the body never comes, so the answer cannot depend on it.
+    for head in ["Content-Encoding: gzip\r\nContent-Length: 99", "Transfer-Encoding: gzip, chunked"] {
+        let request = format!("POST /predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{head}\r\n\r\n");
+        let answer = send_all_then_read(&dispatcher.program.address, request.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 415") && answer.contains("gzip"), "{head}: {answer}");
+    }
+    assert_eq!(stub.calls(), 1);
 }
 
 #[tokio::test]
@@ -382,7 +411,7 @@ async fn an_unusable_file_or_address_is_named_in_one_line() {
     let (missing_certificate, missing_key) = (flag("tls-certificate", &missing), flag("tls-key", &missing));
     let (missing_token, empty_token) =
         (flag("token-file", &missing), flag("token-file", &write(&folder, "empty", "\n")));
-    let two_tokens = flag("token-file", &write(&folder, "two", "one\ntwo\n"));
+    let two_tokens = flag("token-file", &write(&folder, "two", "zero\none two\n"));
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("the system has a free port");
     let admin = format!("--admin-listen={}", taken.local_addr().expect("the socket is bound"));
     for (flags, words) in [
@@ -393,7 +422,7 @@ async fn an_unusable_file_or_address_is_named_in_one_line() {
         (&[&certificate, &missing_key], "missing"),
         (&[&missing_token], "missing"),
         (&[&empty_token], "token"),
-        (&[&two_tokens], "token"),
+        (&[&two_tokens], "line 2 of the token file"),
         (&[&admin], "listen on"),
     ] {
         let flags: Vec<&str> = flags.iter().map(|flag| flag.as_str()).collect();

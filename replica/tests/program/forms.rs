@@ -242,6 +242,12 @@ async fn the_requests_of_all_clients_are_answered_alike() {
     let file = picture();
     let (_, _, expected) = replica.send(Method::POST, "/predict", &[], file.clone()).await;
     assert_eq!(expected["success"], true, "{expected}");
+    for (method, path) in [(Method::POST, "/predictions/resnet-18"), (Method::PUT, "/predictions/any/1.0")] {
+        let (status, _, answer) = replica.send(method, path, &[], file.clone()).await;
+        assert_eq!(status, 200, "{path}: {answer}");
+        assert_eq!(answer["predictions"], expected["predictions"], "{path}");
+    }
+    assert_eq!(replica.send(Method::PUT, "/predict", &[], file.clone()).await.0, 405);
     for sample in &SAMPLES {
         for line_break in ["\r\n", "\n"] {
             let body = sample.body(&file, line_break);

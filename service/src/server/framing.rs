@@ -315,7 +315,7 @@ mod tests {
             for size in 1..=text.len() {
                 let (seen, _, _) = follow(&text, size);
                 assert_eq!(seen.iter().filter(|&&byte| byte == INVALID).count(), 1, "{text:?} by {size}");
-                let last_name = head.lines().filter(|line| !line.is_empty()).next_back().expect("a header");
+                let last_name = head.lines().rfind(|line| !line.is_empty()).expect("a header");
                 let name = last_name.split(':').next().expect("a name");
                 let at = text.find(name).expect("the name is in the text") + name.len();
                 assert_eq!(seen[at], INVALID, "the colon after {name}");
