@@ -15,7 +15,7 @@ use crate::queue::{Queue, QueueEntry, SequenceNumber};
 use crate::request::{DispatchedRequest, QueuedRequest, Twin};
 use crate::retry::{self, RetryDecision};
 use crate::retry_budget::RetryBudget;
-use crate::rotation::{Address, Balance, Constraints, HealthSignal, ProbeEffect, ReplicaState, Rotation};
+use crate::rotation::{Address, Balance, Constraints, HealthSignal, ProbeEffect, Replica, ReplicaState, Rotation};
 use crate::status::Status;
 use admission::{Admission, Order, QueueState, TimeLeft, retry_after};
 use hyper::StatusCode;
@@ -441,23 +441,27 @@ impl Worker {
     fn hedge(&mut self, permit_id: u64, now: Instant) -> bool {
         let first = self.dispatched.get_mut(&permit_id).expect("the candidate is at a replica");
         let Some(sender) = first.hedge.take_if(|sender| !sender.is_closed()) else { return true };
-        let tried = [first.failed.tried(), &[first.address.clone()]].concat();
-        let picked = self.rotation.pick(Constraints { tried: &tried, is_suspect: false }, now);
-        let is_other = picked.as_ref().is_some_and(|address| *address != first.address);
-        if !is_other || !self.retry_budget.withdraw(now) {
-            if let Some(address) = picked {
-                self.rotation.release(&address, false, HealthSignal::Inconclusive, now, rand::random());
-            }
+        let is_other = |replica: &Replica| replica.state == ReplicaState::Ready && replica.address != first.address;
+        let picked = if self.rotation.replicas().iter().any(is_other) && self.retry_budget.permits(now) {
+            // While another replica is ready, the one that was tried is passed over. A request that is hedged has no
+            // failed attempts.
+            let tried = std::slice::from_ref(&first.address);
+            self.rotation.pick(Constraints { tried, is_suspect: false }, now)
+        } else {
+            None
+        };
+        let Some(address) = picked else {
             first.hedge = Some(sender);
             return false;
-        }
+        };
+        self.retry_budget.withdraw(now);
         let second = DispatchedRequest {
             sequence_number: first.sequence_number,
             objective: first.objective,
             deadline: first.deadline,
             accepted: first.accepted,
             failed: first.failed.clone(),
-            address: picked.expect("it is another replica"),
+            address,
             stall_notice: None,
             hedge: None,
             twin: Some(Twin::Running(permit_id)),
