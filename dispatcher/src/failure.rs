@@ -17,8 +17,11 @@ pub enum AttemptFailure {
     NoSocket,
     /// The replica, or a proxy before it, closes every new connection at once. The request is not the cause.
     Closed,
-    /// The connection ended before the whole answer had arrived. The request may have killed the replica.
+    /// The connection ended before a byte of the answer had arrived. The request may have killed the replica.
     Died,
+    /// The connection ended in the middle of the answer. The replica had dealt with the request, so the request is not
+    /// the cause.
+    Broken,
     /// The replica's answer breaks the wire contract: its status, its body or its size is not allowed.
     Invalid,
     /// The replica answered with a 5xx status.
@@ -35,11 +38,12 @@ pub enum AttemptFailure {
 
 impl AttemptFailure {
     /// Every failure.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Connect,
         Self::NoSocket,
         Self::Closed,
         Self::Died,
+        Self::Broken,
         Self::Invalid,
         Self::Server,
         Self::Busy,
@@ -54,7 +58,7 @@ impl AttemptFailure {
             Self::Connect => "connect",
             Self::NoSocket => "no_socket",
             Self::Closed => "closed",
-            Self::Died => "reset",
+            Self::Died | Self::Broken => "reset",
             Self::Invalid => "invalid",
             Self::Server => "server_error",
             Self::Busy => "busy",
@@ -67,7 +71,7 @@ impl AttemptFailure {
     /// The conclusion about the replica, which has had the request for `elapsed` when the attempt fails.
     pub fn health_signal(self, elapsed: Duration) -> HealthSignal {
         match self {
-            Self::Connect | Self::Closed | Self::Died => HealthSignal::Unreachable,
+            Self::Connect | Self::Closed | Self::Died | Self::Broken => HealthSignal::Unreachable,
             Self::Deadline if elapsed < FAIR_ATTEMPT => HealthSignal::Inconclusive,
             Self::Deadline => HealthSignal::Overdue,
             Self::Invalid | Self::Server => HealthSignal::Failed,
@@ -92,6 +96,7 @@ mod tests {
             (AttemptFailure::NoSocket, short, HealthSignal::Inconclusive),
             (AttemptFailure::NoSocket, long, HealthSignal::Inconclusive),
             (AttemptFailure::Died, short, HealthSignal::Unreachable),
+            (AttemptFailure::Broken, short, HealthSignal::Unreachable),
             (AttemptFailure::Invalid, short, HealthSignal::Failed),
             (AttemptFailure::Server, short, HealthSignal::Failed),
             (AttemptFailure::Busy, short, HealthSignal::Busy),

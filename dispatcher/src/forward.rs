@@ -148,7 +148,7 @@ impl Attempt<'_> {
             }
             ExchangeError::Ended { .. } => {
                 tracing::debug!(%address, "the connection ended in the middle of the replica's answer");
-                AttemptFailure::Died
+                AttemptFailure::Broken
             }
         }
     }

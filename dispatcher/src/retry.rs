@@ -142,7 +142,7 @@ pub fn decide(failed: &FailedAttempts, last: AttemptFailure, withdraw: impl FnOn
         | AttemptFailure::NoSocket
         | AttemptFailure::Unused
         | AttemptFailure::Stalled => RetryDecision::Retry,
-        AttemptFailure::Died | AttemptFailure::Invalid | AttemptFailure::Server => {
+        AttemptFailure::Died | AttemptFailure::Broken | AttemptFailure::Invalid | AttemptFailure::Server => {
             if failed.deaths() >= MAX_DEATHS {
                 RetryDecision::GiveUp(Reason::Poison)
             } else if failed.counted() >= MAX_ATTEMPTS {
@@ -210,7 +210,9 @@ mod tests {
 
     #[test]
     fn a_retry_depends_on_the_last_failure_the_earlier_ones_and_the_budget() {
-        use AttemptFailure::{Busy, Closed, Connect, Deadline, Died, Invalid, NoSocket, Server, Stalled, Unused};
+        use AttemptFailure::{
+            Broken, Busy, Closed, Connect, Deadline, Died, Invalid, NoSocket, Server, Stalled, Unused,
+        };
         let rows = [
             // (all failures in order of time, budget, decision)
             (&[Server][..], BudgetUse::Permits, RetryDecision::Retry),
@@ -226,6 +228,8 @@ mod tests {
             (&[Stalled], BudgetUse::NotAsked, RetryDecision::Retry),
             (&[Deadline], BudgetUse::NotAsked, RetryDecision::GiveUp(Reason::Deadline)),
             (&[Died, Died], BudgetUse::NotAsked, RetryDecision::GiveUp(Reason::Poison)),
+            (&[Died, Broken, Broken], BudgetUse::Permits, RetryDecision::Retry),
+            (&[Broken; 4], BudgetUse::NotAsked, RetryDecision::GiveUp(Reason::Attempts { last: Broken })),
             (&[Died, Server], BudgetUse::Permits, RetryDecision::Retry),
             (&[Died, Server, Died], BudgetUse::NotAsked, RetryDecision::GiveUp(Reason::Poison)),
             (&[Server; 3], BudgetUse::Permits, RetryDecision::Retry),

@@ -44,12 +44,17 @@ impl RetryBudget {
 
     /// Takes one retry from the budget and returns true. Returns false if there is none.
     pub fn withdraw(&mut self, now: Instant) -> bool {
-        self.advance(now);
-        let permits = RESERVE + self.slots.iter().sum::<i64>() >= REQUESTS_PER_RETRY;
+        let permits = self.permits(now);
         if permits {
             self.slots[self.current] -= REQUESTS_PER_RETRY;
         }
         permits
+    }
+
+    /// Whether the budget has a retry.
+    pub fn permits(&mut self, now: Instant) -> bool {
+        self.advance(now);
+        RESERVE + self.slots.iter().sum::<i64>() >= REQUESTS_PER_RETRY
     }
 
     /// Makes the part of `now` the present one.
@@ -112,6 +117,7 @@ mod tests {
                     for _ in 0..30 {
                         let balance = RESERVE + events.iter().map(|(_, amount)| amount).sum::<i64>();
                         let permits = balance >= REQUESTS_PER_RETRY;
+                        prop_assert_eq!(budget.permits(now), permits, "after {} ms", milliseconds);
                         prop_assert_eq!(budget.withdraw(now), permits, "after {} ms", milliseconds);
                         if permits {
                             events.push_back((second, -REQUESTS_PER_RETRY));

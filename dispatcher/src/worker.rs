@@ -520,16 +520,22 @@ impl Worker {
     fn hedge(&mut self, permit_id: u64, now: Instant) -> bool {
         let first = self.dispatched.get_mut(&permit_id).expect("the candidate is at a replica");
         let Some(sender) = first.hedge.take_if(|sender| !sender.is_closed()) else { return true };
-        let tried = [first.failed.tried(), std::slice::from_ref(&first.address)].concat();
-        let picked = self.rotation.pick(Constraints { tried: &tried, is_suspect: false }, now);
-        let other = picked.filter(|&replica| replica != first.replica && self.retry_budget.withdraw(now));
-        let Some(replica) = other else {
-            if let Some(replica) = picked {
-                self.rotation.release(replica, false, HealthSignal::Inconclusive, now, rand::random());
-            }
+        let is_ready =
+            |replica| self.rotation.replica(replica).is_some_and(|replica| replica.state == ReplicaState::Ready);
+        let others_are_ready = self.rotation.totals().ready > usize::from(is_ready(first.replica));
+        let picked = if others_are_ready && self.retry_budget.permits(now) {
+            // While another replica is ready, the one that was tried is passed over. A request that is hedged has no
+            // failed attempts.
+            let tried = std::slice::from_ref(&first.address);
+            self.rotation.pick(Constraints { tried, is_suspect: false }, now)
+        } else {
+            None
+        };
+        let Some(replica) = picked else {
             first.hedge = Some(sender);
             return false;
         };
+        self.retry_budget.withdraw(now);
         let address = self.rotation.replica(replica).expect("a picked replica is in the rotation").address.clone();
         let second = DispatchedRequest {
             sequence_number: first.sequence_number,

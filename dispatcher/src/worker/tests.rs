@@ -292,6 +292,21 @@ async fn a_hedged_request_returns_to_the_queue_only_after_both_attempts_have_fai
 }
 
 #[tokio::test]
+async fn a_hedge_that_is_due_does_not_hide_that_the_only_replica_hangs() {
+    let address: Address = "9 that hangs under a hedge".into();
+    let (_publisher, published) = watch::channel(BTreeSet::from([address.clone()]));
+    let worker = spawn_with(DispatchSettings { hedge: true, ..SETTINGS }, published, probe);
+    learn_a_short_service_time(&worker).await;
+    let (submitted, receiver) = entry(100, FOREVER);
+    submit(&worker, submitted).await;
+    let _permit = receiver.await.expect("the worker runs").expect("the worker gives a permit");
+    HUNG.with_borrow_mut(|hung| hung.insert(address.clone()));
+    // The status is asked for again and again, and each message is an event at which the hedge is tried.
+    let ejected = tokio::time::timeout(WAIT_LIMIT, until_ejected(&worker, &address)).await;
+    assert!(ejected.is_ok(), "the replica that hangs stays in the rotation");
+}
+
+#[tokio::test]
 async fn a_request_is_not_hedged_at_its_own_replica_or_before_requests_that_wait() {
     for (before, after) in [(&["9 a"][..], &["9 a"][..]), (&["1 a"], &["1 a", "1 b"])] {
         let addresses = |names: &[&str]| names.iter().map(|&name| name.into()).collect::<Vec<Address>>();
@@ -361,6 +376,7 @@ fn ending() -> impl Strategy<Value = Ending> {
             1 => Just(AttemptFailure::Closed),
             1 => Just(AttemptFailure::NoSocket),
             3 => Just(AttemptFailure::Died),
+            1 => Just(AttemptFailure::Broken),
             1 => Just(AttemptFailure::Invalid),
             3 => Just(AttemptFailure::Server),
             1 => Just(AttemptFailure::Busy),

@@ -230,6 +230,19 @@ async fn a_malformed_answer_is_no_death() {
 }
 
 #[tokio::test]
+async fn an_answer_that_breaks_off_makes_no_image_poison() {
+    let half = ANSWER.split_at(ANSWER.len() - 8).0;
+    for head_only in [false, true] {
+        let part = if head_only { &half[..20] } else { half };
+        let replica = RawReplica::start(move |_| Reaction::WritesEarly(part.to_owned())).await;
+        let dispatcher = start(&[&replica], &[]).await;
+        let reply = dispatcher.post(&[]).await;
+        assert_eq!(reply.status_and_code(), (502, "replica_failed"), "{part:?}");
+        assert_eq!((replica.images(), retries(&dispatcher, "reset").await), (4, 3.0), "{part:?}");
+    }
+}
+
+#[tokio::test]
 async fn an_answer_of_another_http_server_is_accepted() {
     let json = "{\"success\":true}";
     for head in [
