@@ -98,3 +98,13 @@ async fn busy_asks_for_no_body() {
     let answer = read_until(&mut connection, "\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
 }
+
+#[tokio::test]
+async fn a_client_that_is_still_sending_a_long_body_gets_the_answer_busy() {
+    let replica = ReplicaProcess::start(&["--workers=1", "--capacity=1"]).await;
+    let _unfinished = replica.hold_a_slot().await;
+    for _ in 0..20 {
+        let (status, _, answer) = replica.send(Method::POST, "/predict", &[], vec![b'x'; 8 << 20]).await;
+        assert_eq!((status.as_u16(), &answer["code"]), (503, &"busy".into()), "{answer}");
+    }
+}
