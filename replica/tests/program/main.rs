@@ -4,4 +4,5 @@ mod forms;
 mod inference_protocol;
 mod readiness;
 mod replica;
+mod slots;
 mod work;
