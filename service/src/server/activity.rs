@@ -212,6 +212,11 @@ impl Activity {
         self.is_mid_body() && self.arriving.load(Ordering::Relaxed) == self.begun.load(Ordering::Relaxed)
     }
 
+    /// Whether a request is answered at present.
+    pub(super) fn is_answering(&self) -> bool {
+        self.requests.load(Ordering::Relaxed) > 0
+    }
+
     /// Records that the server has sent all and waits for the end of the client's bytes.
     pub(super) fn linger(&self) {
         self.lingering_since.set_if_absent(|| self.started.elapsed());
@@ -249,13 +254,22 @@ impl Activity {
 
     /// The next step if nothing else happens, and its instant.
     pub(super) fn next_step(&self, timeouts: &Timeouts) -> Option<(Instant, Step)> {
+        let rare =
+            [&self.blocked_since, &self.head_since, &self.draining_since, &self.retired_since, &self.lingering_since];
+        let is_common = self.unsent.load(Ordering::Relaxed) == 0
+            && !self.is_aged()
+            && rare.iter().all(|moment| moment.0.load(Ordering::Relaxed) == 0);
+        // This is the state of nearly every connection at nearly every poll.
+        if is_common && self.is_answering() {
+            return Some((self.started + timeouts.age, Step::Age));
+        }
         let draining_since = self.draining_since.get();
         // The end of a time limit for a silence that began at `since`.
         let end = |since: Duration, limit: Duration| match draining_since {
             Some(draining) => since.max(draining) + limit.min(LAST_SILENCE),
             None => since + limit,
         };
-        let is_quiet = self.requests.load(Ordering::Relaxed) == 0;
+        let is_quiet = !self.is_answering();
         let quiet_since = self.quiet_since.get().unwrap_or_default();
         let blocked = self.blocked_since.get().map(|since| {
             (end(since, timeouts.write), Step::Abort("the client does not read its answers (--write-timeout)"))

@@ -92,6 +92,14 @@ impl Framing {
         if is_mid_body { self.heads } else { 0 }
     }
 
+    /// The number of bytes that follow for the present body; `None` if that is unknown or there is no body.
+    pub(super) fn body_bytes_left(&self) -> Option<u64> {
+        match self.place {
+            Place::Body(left) => Some(left),
+            _ => None,
+        }
+    }
+
     /// Follows the next `bytes` of the connection. If they give a request both `Content-Length` and
     /// `Transfer-Encoding`, one byte is changed, so that hyper refuses the request.
     ///
@@ -115,6 +123,11 @@ impl Framing {
                         self.begin_line();
                     }
                     passed
+                }
+                // The name cannot be one of the two, so only the end of the line matters.
+                Place::Name if self.name_length == 0 && !matches!(byte | 0x20, b'c' | b't') && byte > b' ' => {
+                    self.place = Place::Value;
+                    0
                 }
                 Place::Name => {
                     self.count(1);
