@@ -177,7 +177,9 @@ where
     let stop_flag = stop.clone();
     let mut stopped = pin!(async { stop.wait_for(|&stop| stop).await.map(drop) }.fuse());
     let mut is_stopping = false;
-    let mut timer = pin!(tokio::time::sleep(timeouts.idle));
+    // The time since the connection's start at which the timer rings.
+    let mut armed = timeouts.idle;
+    let mut timer = pin!(tokio::time::sleep_until(activity.instant(armed).into()));
     // Both futures are polled only if that can change something. Polling them with the connection, several times for
     // each request, would cost a tenth of a request's time.
     let (mut is_watching, mut is_timing) = (false, false);
@@ -198,8 +200,9 @@ where
             let Some((at, step)) = activity.next_step(timeouts) else { return Poll::Pending };
             // The timer is moved only if it would ring too late. It then often rings too early, but moving it for every
             // request would cost more.
-            if timer.is_elapsed() || timer.deadline() > at.into() {
-                timer.as_mut().reset(at.into());
+            if timer.is_elapsed() || armed > at {
+                armed = at;
+                timer.as_mut().reset(activity.instant(at).into());
             } else if is_timing {
                 return Poll::Pending;
             }
@@ -208,7 +211,7 @@ where
                 return Poll::Pending;
             }
             let now = Instant::now();
-            if now < at {
+            if now < activity.instant(at) {
                 continue;
             }
             match step {
