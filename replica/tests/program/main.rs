@@ -3,4 +3,5 @@
 mod inference_protocol;
 mod readiness;
 mod replica;
+mod uploads;
 mod work;
