@@ -5,4 +5,5 @@ mod inference_protocol;
 mod readiness;
 mod replica;
 mod slots;
+mod uploads;
 mod work;
