@@ -40,8 +40,12 @@ const MIN_STALL_TIMEOUT: Duration = Duration::from_millis(100);
 const STALL_TIMEOUT_FOR_EACH: Duration = Duration::from_millis(1);
 
 /// A request at a replica that has not answered its liveness check moves to another replica when this number of service
-/// times is left until its deadline. With one, the answer of the other replica would often come too late.
+/// times, and [`RESCUE_MARGIN`], are left until its deadline. With one, the answer of the other replica would often come
+/// too late.
 const RESCUE_SERVICE_TIMES: u32 = 2;
+
+/// The time for the way to the other replica and for a short wait for its slot, on a busy machine.
+const RESCUE_MARGIN: Duration = Duration::from_millis(100);
 
 /// The longest time that a new or ejected replica may take to answer a probe.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -688,7 +692,7 @@ impl Worker {
                 .get(permit_id)
                 .is_some_and(|request| request.replica != replica && rotation.is_in_doubt(request.replica))
         });
-        let needed = self.load.service_time() * RESCUE_SERVICE_TIMES;
+        let needed = self.load.service_time() * RESCUE_SERVICE_TIMES + RESCUE_MARGIN;
         for permit_id in self.permits_at(replica) {
             let time_left = self.dispatched[&permit_id].deadline.saturating_duration_since(now);
             self.rescues.push(Reverse((now + time_left.saturating_sub(needed), permit_id)));
