@@ -71,7 +71,7 @@ pub struct Args {
     #[arg(long, env = "ROUNDHOUSE_SLOW_LOG", value_parser = positive_duration)]
     pub slow_log: Option<Duration>,
     /// Collector to which OpenTelemetry spans are sent by OTLP over HTTP, such as http://collector:4318; off by default
-    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
+    #[arg(long, env = "ROUNDHOUSE_OTLP_ENDPOINT")]
     pub otlp_endpoint: Option<String>,
     /// Share of the traces that begin at this dispatcher which are recorded, 0 to 1; traces that the client has sampled
     /// are always recorded

@@ -94,7 +94,7 @@ impl ReplicaSource {
 }
 
 /// A source whose set does not change.
-pub(crate) fn fixed(endpoints: Endpoints) -> Published {
+fn fixed(endpoints: Endpoints) -> Published {
     let (changes, published) = mpsc::channel(1);
     changes.try_send(EndpointChanges::between(&Endpoints::new(), &endpoints)).expect("the channel is empty");
     published

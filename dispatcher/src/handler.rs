@@ -216,9 +216,8 @@ fn outcome_of(answer: &ReplicaAnswer) -> Outcome {
         return Outcome::Classified;
     }
     match serde_json::from_slice::<ErrorBody>(&answer.body) {
-        Ok(body) => Outcome::of_code(&body.code),
-        // Errors of the Open Inference Protocol have no code.
-        Err(_) => Code::of_status(answer.status.as_u16()).map_or(Outcome::Unknown, Outcome::Failed),
+        Ok(body) => Outcome::of_code(&body.code, answer.status.as_u16()),
+        Err(_) => Outcome::of_status(answer.status.as_u16()),
     }
 }
 

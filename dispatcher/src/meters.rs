@@ -81,7 +81,7 @@ impl RequestMeters {
             upload: histogram!(UPLOAD_DURATION),
             objective,
             classified: counter(Outcome::Classified),
-            unknown: counter(Outcome::Unknown),
+            unknown: counter(Outcome::Unknown { status: 0 }),
             client_gone: counter(Outcome::ClientGone),
             failed: Code::ALL.map(|code| counter(Outcome::Failed(code))),
             verdicts: Verdict::ALL.map(|verdict| counter!(VERDICTS, "verdict" => verdict.as_str())),
@@ -92,7 +92,7 @@ impl RequestMeters {
     pub fn count(&self, outcome: Outcome, elapsed: Duration) -> Verdict {
         let counter = match outcome {
             Outcome::Classified => &self.classified,
-            Outcome::Unknown => &self.unknown,
+            Outcome::Unknown { .. } => &self.unknown,
             Outcome::ClientGone => &self.client_gone,
             Outcome::Failed(code) => &self.failed[code as usize],
         };
@@ -129,7 +129,7 @@ impl TenantMeters {
             Outcome::Classified => &self.ok,
             Outcome::Failed(Code::RateLimited) => &self.rate_limited,
             Outcome::Failed(Code::QueueFull | Code::Overloaded) => &self.shed,
-            Outcome::Failed(_) | Outcome::Unknown | Outcome::ClientGone => &self.other,
+            Outcome::Failed(_) | Outcome::Unknown { .. } | Outcome::ClientGone => &self.other,
         };
         counter.increment(1);
     }

@@ -11,22 +11,26 @@ pub enum Outcome {
     Classified,
     /// The request was refused, or has failed.
     Failed(Code),
-    /// A replica refused the request by a code that this dispatcher does not know.
-    Unknown,
+    /// A replica answered with an error whose code this dispatcher does not know.
+    Unknown {
+        /// The status of the answer.
+        status: u16,
+    },
     /// The client left before the answer.
     ClientGone,
 }
 
 impl Outcome {
-    /// Every outcome.
-    pub fn all() -> impl Iterator<Item = Self> {
-        [Self::Classified, Self::Unknown, Self::ClientGone].into_iter().chain(Code::ALL.map(Self::Failed))
+    /// The outcome of an answer with this `status` and an error body whose code is `code`. A replica may send any text,
+    /// and each text would otherwise become a time series of its own.
+    pub fn of_code(code: &str, status: u16) -> Self {
+        Code::parse(code).map_or(Self::Unknown { status }, Self::Failed)
     }
 
-    /// The outcome of an answer with an error body whose code is `code`. A replica may send any text, and each text
-    /// would otherwise become a time series of its own.
-    pub fn of_code(code: &str) -> Self {
-        Code::parse(code).map_or(Self::Unknown, Self::Failed)
+    /// The outcome of an answer with this `status` and an error body without a code, as the Open Inference Protocol has
+    /// it.
+    pub fn of_status(status: u16) -> Self {
+        Code::of_status(status).map_or(Self::Unknown { status }, Self::Failed)
     }
 
     /// The value of the label `code` of `dispatcher_requests_total`.
@@ -34,7 +38,7 @@ impl Outcome {
         match self {
             Self::Classified => "ok",
             Self::Failed(code) => code.as_str(),
-            Self::Unknown => "unknown",
+            Self::Unknown { .. } => "unknown",
             Self::ClientGone => "client_gone",
         }
     }
@@ -49,9 +53,8 @@ impl Outcome {
             Self::ClientGone => Verdict::GaveUp,
             Self::Failed(Code::QueueFull | Code::Overloaded) => Verdict::Shed,
             Self::Failed(Code::Poison) => Verdict::Failed,
-            Self::Failed(code) if code.status() < 500 => Verdict::Refused,
-            Self::Failed(_) => Verdict::Failed,
-            Self::Unknown => Verdict::Refused,
+            Self::Failed(code) => Verdict::of_error(code.status()),
+            Self::Unknown { status } => Verdict::of_error(status),
         }
     }
 }
@@ -80,6 +83,11 @@ impl Verdict {
     /// Every verdict, in the order of the enum.
     pub const ALL: [Self; 7] =
         [Self::Good, Self::Late, Self::Failed, Self::Shed, Self::Refused, Self::GaveUp, Self::Cancelled];
+
+    /// The verdict on an answer with the error status `status`.
+    fn of_error(status: u16) -> Self {
+        if status < 500 { Self::Refused } else { Self::Failed }
+    }
 
     /// The value of the label `verdict`.
     pub fn as_str(self) -> &'static str {
@@ -115,7 +123,10 @@ mod tests {
             (Outcome::Failed(Code::DeadlineExceeded), late, Verdict::Failed),
             (Outcome::Failed(Code::ReplicaFailed), in_time, Verdict::Failed),
             (Outcome::Failed(Code::Poison), in_time, Verdict::Failed),
-            (Outcome::Unknown, in_time, Verdict::Refused),
+            (Outcome::Unknown { status: 400 }, in_time, Verdict::Refused),
+            (Outcome::Unknown { status: 504 }, late, Verdict::Failed),
+            (Outcome::of_status(418), in_time, Verdict::Refused),
+            (Outcome::of_status(504), late, Verdict::Failed),
         ] {
             assert_eq!(outcome.verdict(elapsed, objective), expected, "{outcome:?} after {elapsed:?}");
         }
@@ -123,9 +134,9 @@ mod tests {
 
     #[test]
     fn a_code_that_no_program_of_this_version_writes_is_unknown() {
-        assert_eq!(Outcome::of_code("bad_image"), Outcome::Failed(Code::BadImage));
+        assert_eq!(Outcome::of_code("bad_image", 400), Outcome::Failed(Code::BadImage));
         for text in ["", "teapot", "Bad_Image", "ok", &"x".repeat(1 << 20)] {
-            assert_eq!(Outcome::of_code(text), Outcome::Unknown);
+            assert_eq!(Outcome::of_code(text, 400), Outcome::Unknown { status: 400 });
         }
     }
 }

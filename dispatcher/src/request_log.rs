@@ -12,6 +12,7 @@ use service::trace::{ServerSpan, TraceContext};
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
@@ -21,6 +22,9 @@ const MAX_LINES: usize = 8192;
 
 /// The largest number of warnings about slow requests in a second. In an overload every request is slow.
 const MAX_WARNINGS_PER_SECOND: u32 = 10;
+
+/// The longest time for writing the last lines and sending the last spans.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// The status in the log of a request whose client left before the answer. NGINX has introduced this number.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
@@ -109,7 +113,7 @@ impl<'a> Line<'a> {
 }
 
 impl RequestLog {
-    /// The log with the parts that the flags switch on. Dropping the guard writes the last lines.
+    /// The log with the parts that the flags switch on, and the guard for [`RequestLog::close`].
     ///
     /// # Errors
     /// If the file of the access log cannot be opened. The error names the flag.
@@ -128,10 +132,24 @@ impl RequestLog {
         trace.begin_span(|| spans.samples(rand::random()))
     }
 
-    /// Sends the last spans. Blocks for a few seconds at most.
-    pub fn shut_down(&self) {
-        if let Some(spans) = &self.spans {
-            spans.shut_down();
+    /// Writes the last lines and sends the last spans. Blocks for [`CLOSE_TIMEOUT`] at most: a program that reads the
+    /// lines and has stopped could otherwise keep this process for ever.
+    pub fn close(self: Arc<Self>, guard: Option<WorkerGuard>) {
+        if !self.is_on() {
+            return;
+        }
+        let (ended, wait) = std::sync::mpsc::channel::<()>();
+        let close = move || {
+            drop(guard);
+            if let Some(spans) = &self.spans {
+                spans.shut_down();
+            }
+            drop(ended);
+        };
+        match std::thread::Builder::new().name("close-logs".into()).spawn(close) {
+            // The sender is dropped at the end of the thread, and the wait then ends with an error.
+            Ok(_thread) => drop(wait.recv_timeout(CLOSE_TIMEOUT)),
+            Err(error) => tracing::warn!(%error, "the last lines and spans of the logs of requests are lost"),
         }
     }
 
@@ -171,24 +189,53 @@ impl RequestLog {
 struct AccessLog {
     lines: NonBlocking,
     dropped: Counter,
+    /// The number of lines that could not be written.
+    unwritten: Arc<AtomicU64>,
+}
+
+/// Writes lines, and counts those that the system refuses, as on a full disk. The thread of the log ignores errors.
+struct LineWriter<W> {
+    inner: W,
+    unwritten: Arc<AtomicU64>,
+    /// Whether the last line was refused, so that an outage writes one line of the program's log.
+    is_failing: bool,
+}
+
+impl<W: Write> Write for LineWriter<W> {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        let written = self.inner.write_all(line);
+        let was_failing = std::mem::replace(&mut self.is_failing, written.is_err());
+        if let Err(error) = written {
+            self.unwritten.fetch_add(1, Ordering::Relaxed);
+            if !was_failing {
+                tracing::warn!(%error, "lines of --access-log cannot be written; see whether its disk is full");
+            }
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.inner.flush()
+    }
 }
 
 impl AccessLog {
     fn open(path: &Path) -> std::io::Result<(Self, WorkerGuard)> {
         let builder =
             NonBlockingBuilder::default().lossy(true).buffered_lines_limit(MAX_LINES).thread_name("access-log");
+        let unwritten = Arc::new(AtomicU64::new(0));
         let (lines, guard) = if path.as_os_str() == "-" {
-            builder.finish(std::io::stdout())
+            builder.finish(LineWriter { inner: std::io::stdout(), unwritten: unwritten.clone(), is_failing: false })
         } else {
             let file = OpenOptions::new().create(true).append(true).open(path).map_err(|error| {
                 let advice = "give a file that can be written, or - for the standard output";
                 std::io::Error::new(error.kind(), format!("--access-log {}: {error}; {advice}", path.display()))
             })?;
-            builder.finish(file)
+            builder.finish(LineWriter { inner: file, unwritten: unwritten.clone(), is_failing: false })
         };
         let dropped = counter!(ACCESS_LOG_DROPPED);
         dropped.absolute(0);
-        Ok((Self { lines, dropped }, guard))
+        Ok((Self { lines, dropped, unwritten }, guard))
     }
 
     fn write(&self, line: &Line<'_>) {
@@ -196,7 +243,8 @@ impl AccessLog {
         text.push(b'\n');
         // The writer drops the line if MAX_LINES wait already, so this cannot fail or block.
         let _always_ok = self.lines.clone().write_all(&text);
-        self.dropped.absolute(self.lines.error_counter().dropped_lines() as u64);
+        let dropped = self.lines.error_counter().dropped_lines() as u64;
+        self.dropped.absolute(dropped + self.unwritten.load(Ordering::Relaxed));
     }
 }
 
@@ -301,6 +349,18 @@ mod tests {
         let gone = EndedRequest { status: None, outcome: Outcome::ClientGone, timeline: None, ..request };
         let line = serde_json::to_value(Line::new(&gone, &[], SystemTime::UNIX_EPOCH)).expect("JSON");
         assert_eq!((&line["status"], &line["queue_ms"], &line["replica"]), (&499.into(), &61.0.into(), &().into()));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn lines_that_cannot_be_written_are_counted() {
+        let unwritten = Arc::new(AtomicU64::new(0));
+        let full = OpenOptions::new().write(true).open("/dev/full").expect("Linux has the device");
+        let mut writer = LineWriter { inner: full, unwritten: unwritten.clone(), is_failing: false };
+        for count in 1..4 {
+            writer.write_all(b"{}\n").expect("the thread of the log goes on");
+            assert_eq!(unwritten.load(Ordering::Relaxed), count);
+        }
     }
 
     #[test]

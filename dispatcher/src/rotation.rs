@@ -153,8 +153,9 @@ impl Rotation {
         self.picks += 1;
         self.pass = self.pass.max(turn.pass);
         let (pass, pick) = (self.pass, self.picks);
-        self.update(turn.replica, |replica| replica.take(constraints.is_suspect, pass, pick, now));
-        Some(turn.replica)
+        let id = self.replicas[turn.slot as usize].id;
+        self.update(id, |replica| replica.take(constraints.is_suspect, pass, pick, now));
+        Some(id)
     }
 
     /// The first turn that `constraints` allow. Passes over the replicas in `tried` and those that hold suspects, of
@@ -171,9 +172,10 @@ impl Rotation {
         };
         let untried_exists = !tried.is_empty() && self.totals.totals.ready > tried.iter().filter(is_ready).count();
         self.turns.iter().take_while(|turn| is_allowed(turn)).copied().find(|turn| {
-            let replica = &self.replicas[turn.replica.slot()];
+            let replica = &self.replicas[turn.slot as usize];
             let avoids_tried = untried_exists || turn.rank == Turn::TRIAL;
-            !(avoids_tried && tried.contains(&replica.address) || is_suspect && replica.suspects > 0)
+            let is_avoided = avoids_tried && tried.contains(&replica.address) || is_suspect && replica.suspects > 0;
+            !is_avoided
         })
     }
 
@@ -311,15 +313,15 @@ impl Rotation {
     }
 
     /// Changes a replica, and with it the totals, the order of picks and the alarms. Forgets a replica that is drained.
+    /// A change of a state, a slot or a pause must be made here, or the order of picks would keep the old turn.
     /// Returns `None` if the replica is gone.
     fn update<R>(&mut self, id: ReplicaId, change: impl FnOnce(&mut Replica) -> R) -> Option<R> {
         let replica = self.replicas.get_mut(id.slot()).filter(|replica| replica.id == id)?;
         let (state, busy_until, opens_at) = (replica.state, replica.busy_until, replica.opens_at);
-        let part = TotalsPart::of(replica);
+        let (part, turn) = (TotalsPart::of(replica), replica.next_turn(self.balance));
         let result = change(replica);
         self.totals.replace(part, TotalsPart::of(replica));
-        let turn = replica.next_turn(self.balance);
-        self.turns.replace(&mut replica.turn, turn);
+        self.turns.replace(turn, replica.next_turn(self.balance));
         if let ReplicaState::Ejected { probe_at, .. } = replica.state
             && replica.state != state
         {

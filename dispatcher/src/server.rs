@@ -21,6 +21,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tracing_appender::non_blocking::WorkerGuard;
 
 /// Serves until the process is told to stop, and finishes the requests that it has accepted.
 ///
@@ -34,10 +35,15 @@ pub fn run(config: Config, recorder: PrometheusHandle) -> Result<()> {
     // other work for a request.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("start the runtime; raise the limit of open files if it is reached")?;
-    runtime.block_on(serve(config, recorder))
+    let (log, guard) = runtime.block_on(serve(config, recorder))?;
+    // The requests that are dropped at the end of the grace are logged, too.
+    drop(runtime);
+    log.close(guard);
+    Ok(())
 }
 
-async fn serve(config: Config, recorder: PrometheusHandle) -> Result<()> {
+/// Serves until the process is told to stop. Returns the log of requests, and the guard with which it is closed.
+async fn serve(config: Config, recorder: PrometheusHandle) -> Result<(Arc<RequestLog>, Option<WorkerGuard>)> {
     metrics::describe();
     let tls = config.tls.map(|(certificate, key)| Tls::open(certificate, key)).transpose()?;
     let tokens = config.token_file.map(open_tokens).transpose()?;
@@ -61,9 +67,8 @@ async fn serve(config: Config, recorder: PrometheusHandle) -> Result<()> {
         }
         None => Some(admin),
     };
-    // The guard writes the last lines when it is dropped, after the last request.
     let spans = config.otlp_endpoint.map(|endpoint| SpanExport::open(&endpoint, config.trace_ratio)).transpose()?;
-    let (log, _guard) = RequestLog::open(config.access_log.as_deref(), config.slow_log, spans)?;
+    let (log, guard) = RequestLog::open(config.access_log.as_deref(), config.slow_log, spans)?;
     let log = Arc::new(log);
     let handler = Arc::new(Handler {
         log: log.clone(),
@@ -77,8 +82,7 @@ async fn serve(config: Config, recorder: PrometheusHandle) -> Result<()> {
     });
     let handle = move |request| handler.handle(request);
     server::run(listener, tls, config.connection_limits, readiness, config.drain, handle).await;
-    log.shut_down();
-    Ok(())
+    Ok((log, guard))
 }
 
 /// Reads the tokens. The error names the flag and the file.

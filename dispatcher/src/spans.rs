@@ -116,7 +116,8 @@ fn spans(
         status: Status::Unset,
         instrumentation_scope: InstrumentationScope::builder("roundhouse").build(),
     };
-    let mut whole = new(span.span_id, "POST /predict", SpanKind::Server, request.arrived, request.ended);
+    let mut whole = new(span.span_id, "", SpanKind::Server, request.arrived, request.ended);
+    whole.name = format!("POST {}", request.path).into();
     whole.parent_span_id = span.parent_id.map_or(SpanId::INVALID, |id| SpanId::from_bytes(id.to_be_bytes()));
     whole.parent_span_is_remote = span.parent_id.is_some();
     whole.attributes = vec![
@@ -167,7 +168,8 @@ struct Client {
 
 impl Default for Client {
     fn default() -> Self {
-        let config = Agent::config_builder().timeout_global(Some(SEND_TIMEOUT)).http_status_as_error(false).build();
+        let config =
+            Agent::config_builder().proxy(None).timeout_global(Some(SEND_TIMEOUT)).http_status_as_error(false).build();
         Self { agent: config.into(), is_failing: AtomicBool::new(false) }
     }
 }

@@ -95,8 +95,8 @@ enum WorkerEvent {
     Withdrawn(SequenceNumber),
     /// A probe or a liveness check has ended.
     Probed(ReplicaId, ProbeAnswer),
-    /// Discovery has published changes of the set of replicas.
-    Published(EndpointChanges),
+    /// Discovery has published changes of the set of replicas. The worker sends on the channel once it has applied them.
+    Published(EndpointChanges, oneshot::Sender<()>),
 }
 
 /// The senders of the channels to the worker.
@@ -134,7 +134,7 @@ fn spawn_with(
 ) -> WorkerHandle {
     let (messages, inbox) = mpsc::channel(MAX_MESSAGES);
     // These two channels have no bound, because a destructor cannot wait for room. Admitted requests bound their
-    // length: each request, attempt and probe sends one message. Published sets are rare.
+    // length: each request, attempt and probe sends one message, and discovery one at a time.
     let (events, event_inbox) = mpsc::unbounded_channel();
     let (reports, report_inbox) = mpsc::unbounded_channel();
     let mut worker = Worker::new(settings, probe, events.clone(), reports);
@@ -149,15 +149,16 @@ fn spawn_with(
     WorkerHandle { messages, events }
 }
 
-/// Sends the worker every change that discovery publishes. Returns at once if the list of replicas is static, because
-/// such a list has no publisher.
+/// Sends the worker every change that discovery publishes, one at a time: a source that has more waits. Returns at once
+/// if the list of replicas is static, because such a list has no publisher.
 async fn pass_on_changes(
     mut published: Published,
     mut undiscovered: Option<Latch>,
     events: mpsc::UnboundedSender<WorkerEvent>,
 ) {
     while let Some(changes) = published.recv().await {
-        if events.send(WorkerEvent::Published(changes)).is_err() {
+        let (applied, is_applied) = oneshot::channel();
+        if events.send(WorkerEvent::Published(changes, applied)).is_err() || is_applied.await.is_err() {
             return;
         }
         drop(undiscovered.take());
@@ -285,8 +286,10 @@ impl Worker {
         match event {
             WorkerEvent::Withdrawn(sequence_number) => self.withdraw(sequence_number),
             WorkerEvent::Probed(replica, answer) => self.record_probe(replica, answer),
-            WorkerEvent::Published(changes) => {
+            WorkerEvent::Published(changes, applied) => {
                 self.apply(&changes);
+                // The task that waits for this ends only with the worker.
+                let _ended = applied.send(());
                 let totals = self.rotation.totals();
                 tracing::info!(
                     added = changes.added.len(),

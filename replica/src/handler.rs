@@ -92,9 +92,7 @@ impl ReplicaHandler {
                 Ok((admitted, body))
             }
             Err(fault) => {
-                // If the body were not read, the server would close the connection, and a client that is still sending
-                // could see a reset instead of the answer.
-                upload.discard().await;
+                discard_refused(upload, &fault).await;
                 Err(fault)
             }
         }
@@ -180,12 +178,34 @@ impl ReplicaHandler {
         reply
     }
 
-    /// Adds the headers that every answer to a request with images has: the capacity and the identifiers of the
-    /// request.
+    /// Adds the headers that every answer to a request with images has: the capacity, the number of slots that are
+    /// taken, and the identifiers of the request. A refusal for lack of slots also tells when to come back.
     pub(crate) fn add_headers(&self, mut reply: Reply, trace: &TraceContext) -> Reply {
-        reply.headers_mut().insert(header::CAPACITY, HeaderValue::from(self.capacity));
+        let taken = self.capacity.saturating_sub(self.slots.available_permits());
+        for (name, number) in [(header::CAPACITY, self.capacity), (header::SLOTS_TAKEN, taken)] {
+            reply.headers_mut().insert(name, HeaderValue::from(number));
+        }
+        if reply.status() == StatusCode::SERVICE_UNAVAILABLE
+            && let Some(mean) = self.work.mean()
+        {
+            let milliseconds = (mean.as_secs_f64() * 1e3).ceil().max(1.0);
+            reply.headers_mut().insert(header::RETRY_MS, HeaderValue::from(milliseconds as u64));
+        }
         trace.write(reply.headers_mut());
         reply
+    }
+}
+
+/// Reads and throws away the body of a refused request. If it were not read, the server would close the connection, and a
+/// client that is still sending could see a reset instead of the answer.
+///
+/// The answer `busy` does not wait for the body, which is read beside it: the dispatcher should send the request
+/// elsewhere at once.
+pub(crate) async fn discard_refused(upload: Upload, fault: &RequestError) {
+    if fault.code == Code::Busy {
+        tokio::spawn(upload.discard());
+    } else {
+        upload.discard().await;
     }
 }
 

@@ -9,7 +9,7 @@ pub mod request;
 pub mod response;
 pub mod tensor;
 
-use crate::handler::{InProgress, ReplicaHandler};
+use crate::handler::{InProgress, ReplicaHandler, discard_refused};
 use crate::pipeline::Image;
 use crate::work::Work;
 use futures_util::future::try_join_all;
@@ -146,8 +146,7 @@ async fn infer(
     let (slots, _in_progress, deadline, json_length) = match admit() {
         Ok(admitted) => admitted,
         Err(fault) => {
-            // Otherwise a client that is still sending a long body would see a reset instead of the answer.
-            upload.discard().await;
+            discard_refused(upload, &fault).await;
             return Err(fault);
         }
     };

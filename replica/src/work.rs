@@ -8,6 +8,9 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+/// The number of requests over which the mean work goes.
+const MEAN_OVER: f64 = 20.0;
+
 /// Measures the replica's work for each request. All clones count the same requests.
 #[derive(Debug, Clone, Default)]
 pub struct WorkMeter(Arc<Mutex<WorkState>>);
@@ -16,6 +19,12 @@ impl WorkMeter {
     /// Begins the work for a request whose body has arrived. A body that arrives slowly is no work.
     pub fn begin(&self) -> Work {
         Work(Arc::new(Request { number: self.with(WorkState::begin), meter: self.clone() }))
+    }
+
+    /// The mean work for a request: the mean time between two answers while the replica is busy. `None` before the first
+    /// request has ended.
+    pub fn mean(&self) -> Option<Duration> {
+        self.with(|state, _now| state.mean.map(Duration::from_secs_f64))
     }
 
     fn with<T>(&self, change: impl FnOnce(&mut WorkState, Instant) -> T) -> T {
@@ -64,6 +73,8 @@ struct WorkState {
     last: u64,
     /// The instant since which the oldest request is the oldest; `None` before the first request.
     oldest_since: Option<Instant>,
+    /// The exponentially weighted mean of the works, in seconds; `None` before the first request has ended.
+    mean: Option<f64>,
 }
 
 impl WorkState {
@@ -80,11 +91,14 @@ impl WorkState {
     /// Removes a request. Returns the work for it, which is zero if it has ended before.
     fn end(&mut self, request: u64, now: Instant) -> Duration {
         let was_oldest = self.requests.first() == Some(&request);
-        self.requests.remove(&request);
-        if !was_oldest {
+        if !self.requests.remove(&request) {
             return Duration::ZERO;
         }
-        self.oldest_since.replace(now).map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+        let since = if was_oldest { self.oldest_since.replace(now) } else { None };
+        let work = since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        let mean = self.mean.get_or_insert(work.as_secs_f64());
+        *mean += (work.as_secs_f64() - *mean) / MEAN_OVER;
+        work
     }
 }
 
@@ -136,6 +150,23 @@ mod tests {
         ] {
             assert_eq!(works(events), expected, "{what}");
         }
+    }
+
+    #[test]
+    fn the_mean_work_is_the_time_between_answers_of_a_busy_replica() {
+        let (start, mut state, mut now) = (Instant::now(), WorkState::default(), Duration::ZERO);
+        assert_eq!(state.mean, None);
+        for _pass in 0..100 {
+            let batch: Vec<u64> = (0..4).map(|_| state.begin(start + now)).collect();
+            now += Duration::from_millis(80);
+            for request in batch {
+                state.end(request, start + now);
+                state.end(request, start + now + Duration::from_secs(1));
+            }
+        }
+        // A batch of 4 in 80 ms is an answer every 20 ms. The last requests count more.
+        let mean = state.mean.expect("requests have ended");
+        assert!((0.015..0.025).contains(&mean), "{mean}");
     }
 
     proptest! {

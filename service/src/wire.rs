@@ -19,6 +19,13 @@ pub mod header {
     pub const QUEUE_MS: HeaderName = HeaderName::from_static("x-request-queue-ms");
     /// The number of slots of a replica: the requests that it takes at once.
     pub const CAPACITY: HeaderName = HeaderName::from_static("x-replica-capacity");
+    /// The number of slots of a replica that requests take when it sends an answer. The answered request takes none any
+    /// more. A dispatcher learns by this how many slots the requests of other dispatchers take.
+    pub const SLOTS_TAKEN: HeaderName = HeaderName::from_static("x-replica-slots-taken");
+    /// The time after which a replica that has no free slot probably has one, in whole milliseconds, at least 1: the mean
+    /// time between two of its answers while it is busy. Only answers with status 503 have it. Absent if the replica has
+    /// not answered any request yet.
+    pub const RETRY_MS: HeaderName = HeaderName::from_static("x-replica-retry-ms");
     /// The time that a replica worked for an answer, in whole microseconds: the time for which the answered request was
     /// the oldest one whose body the replica had. So the times of all answers add up to the time for which the replica
     /// was busy, also if several dispatchers send it requests. A dispatcher sees only its own requests and cannot know

@@ -4,6 +4,9 @@
 //! The dispatcher uses this crate for its decisions, and the scaler's lab uses it to simulate a dispatcher. The crate
 //! reads no clock and knows nothing of HTTP or of the contents of a request.
 
+pub mod claim;
+pub mod optimism;
+pub mod peers;
 pub mod retry_after;
 pub mod service_time;
 

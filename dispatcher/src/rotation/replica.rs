@@ -38,6 +38,9 @@ pub(super) const SLOW_START_SLOTS: usize = 4;
 /// with many slots and a long service time would otherwise stay half empty for seconds.
 pub(super) const SLOW_START_TIME: Duration = Duration::from_millis(500);
 
+/// The place of a replica after the pick number 0, above all numbers of publications.
+const FIRST_PICK: u64 = 1 << 63;
+
 /// The amount by which a pick raises the pass of a replica with one usable slot. For a replica with `n` slots the
 /// amount is `STRIDE / n`.
 pub(super) const STRIDE: u64 = 1 << 20;
@@ -167,11 +170,9 @@ pub struct Replica {
     pub(super) has_check_alarm: bool,
     /// The virtual time of the next pick (stride scheduling, Waldspurger and Weihl 1995).
     pub(super) pass: u64,
-    /// The number of the last pick of this replica. Among replicas with the same pass, the smallest number is next, so
-    /// that they take turns.
-    last_pick: u64,
-    /// The replica's entry in the order of picks; `None` if it has no free slot.
-    pub(super) turn: Option<Turn>,
+    /// The place among replicas with the same pass: the smallest is next. Replicas that were never picked come first, in
+    /// the order of publication, and then those that were picked longest ago, so that they take turns.
+    place: u64,
 }
 
 impl Replica {
@@ -198,8 +199,7 @@ impl Replica {
             check: None,
             has_check_alarm: false,
             pass,
-            last_pick: 0,
-            turn: None,
+            place: id.serial,
         }
     }
 
@@ -213,7 +213,7 @@ impl Replica {
             ReplicaState::Ejected { .. } if self.may_be_tried && self.in_flight == 0 => Turn::TRIAL,
             _ => return None,
         };
-        Some(Turn { rank, pass: self.pass, last_pick: self.last_pick, replica: self.id })
+        Some(Turn { rank, pass: self.pass, place: self.place, slot: self.id.slot })
     }
 
     fn has_free_slot(&self) -> bool {
@@ -241,7 +241,7 @@ impl Replica {
     pub(super) fn take(&mut self, is_suspect: bool, pass: u64, pick: u64, now: Instant) {
         let weight = if self.is_on_probation() { 1 } else { self.capacity };
         self.pass = pass + STRIDE / weight as u64;
-        self.last_pick = pick;
+        self.place = FIRST_PICK + pick;
         if self.in_flight == 0 {
             self.working_since = now;
         }

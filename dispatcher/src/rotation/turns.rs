@@ -1,7 +1,6 @@
 //! The replicas that have a free slot, in the order in which they are picked. Knows nothing of the reason for the order.
 
 use super::Balance;
-use super::replica::ReplicaId;
 use std::collections::{BTreeSet, VecDeque};
 
 /// The place of a replica in the order. The smallest is next.
@@ -11,10 +10,10 @@ pub(super) struct Turn {
     pub(super) rank: u32,
     /// The replica's pass of stride scheduling.
     pub(super) pass: u64,
-    /// The number of the last pick of the replica.
-    pub(super) last_pick: u64,
-    /// The replica. Of replicas that were never picked, the one that was published first is next.
-    pub(super) replica: ReplicaId,
+    /// The replica's place among those of the same pass, which no two replicas share.
+    pub(super) place: u64,
+    /// The replica's place in memory.
+    pub(super) slot: u32,
 }
 
 impl Turn {
@@ -43,17 +42,16 @@ impl Turns {
     }
 
     /// Replaces the turn `current` of a replica by `next`; `None` stands for a replica without a free slot.
-    pub(super) fn replace(&mut self, current: &mut Option<Turn>, next: Option<Turn>) {
-        if *current == next {
+    pub(super) fn replace(&mut self, current: Option<Turn>, next: Option<Turn>) {
+        if current == next {
             return;
         }
         if let Some(turn) = current {
-            self.remove(turn);
+            self.remove(&turn);
         }
         if let Some(turn) = next {
             self.insert(turn);
         }
-        *current = next;
     }
 
     fn insert(&mut self, turn: Turn) {
@@ -109,8 +107,9 @@ mod tests {
             let mut turns = Turns { has_ring, ..Turns::default() };
             let mut current = [None; 9];
             for (index, pass) in steps {
-                let replica = ReplicaId { serial: index as u64, slot: index as u32 };
-                turns.replace(&mut current[index], pass.map(|pass| Turn { rank: 0, pass, last_pick: 0, replica }));
+                let next = pass.map(|pass| Turn { rank: 0, pass, place: index as u64, slot: index as u32 });
+                turns.replace(current[index], next);
+                current[index] = next;
                 let mut expected: Vec<Turn> = current.into_iter().flatten().collect();
                 expected.sort();
                 prop_assert_eq!(turns.first(), expected.first());

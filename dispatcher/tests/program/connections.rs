@@ -305,6 +305,37 @@ async fn a_head_may_have_as_many_bytes_as_the_flag_says() {
     }
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn bytes_that_a_client_sends_ahead_stay_in_the_kernel() {
+    const CLIENTS: usize = 100;
+    const MAX_GROWTH_KIB: u64 = 8 << 10;
+    let gate = Arc::new(Semaphore::new(0));
+    let stub = StubReplica::start(StubBehavior::Gated(gate.clone())).await;
+    let dispatcher = RunningDispatcher::start(&stub::static_list(&[&stub]), &["--deadline=60s"]).await;
+    // A body of this length lets hyper reserve its largest buffer for the next read.
+    let body = vec![7; 600_000];
+    let head = format!("POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
+    let mut streams = Vec::new();
+    for _ in 0..CLIENTS {
+        let mut stream = dispatcher.program.connect().await;
+        stream.write_all(&[head.as_bytes(), &body].concat()).await.expect("the connection is open");
+        streams.push(stream);
+    }
+    dispatcher.until_waiting(CLIENTS as u64 - 1).await;
+    let before = dispatcher.program.kibibytes("VmRSS");
+    let ahead = head.replace("Content-Length", "X-Ahead").repeat(10_000);
+    for stream in &streams {
+        // The kernel takes what it has room for.
+        stream.writable().await.expect("the connection is open");
+        stream.try_write(ahead.as_bytes()).expect("the connection is open");
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let growth = dispatcher.program.kibibytes("VmRSS").saturating_sub(before);
+    assert!(growth <= MAX_GROWTH_KIB, "the resident memory grew by {growth} KiB");
+    assert_eq!(dispatcher.get("/status").await.json["queue_length"], CLIENTS as u64 - 1);
+}
+
 /// The variable that gives the program below the address of the dispatcher.
 const ADDRESS: &str = "ROUNDHOUSE_TEST_ADDRESS";
 

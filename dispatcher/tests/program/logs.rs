@@ -73,3 +73,17 @@ async fn an_access_log_that_cannot_be_written_is_an_error_that_names_the_flag() 
     let error = String::from_utf8(output.expect("the program runs").stderr).expect("UTF-8");
     assert!(error.contains("--access-log /no/such/folder/log"), "{error}");
 }
+
+#[tokio::test]
+async fn a_reader_of_the_access_log_that_has_stopped_neither_delays_requests_nor_keeps_the_process() {
+    let stub = StubReplica::start(StubBehavior::Prompt).await;
+    let mut dispatcher = RunningDispatcher::start(&stub::static_list(&[&stub]), &["--access-log=-"]).await;
+    // The test does not read the standard output, whose pipe takes 64 KiB.
+    let id = "x".repeat(128);
+    for _ in 0..400 {
+        assert_eq!(dispatcher.post(&[("x-request-id", &id)]).await.status, 200);
+    }
+    dispatcher.program.signal("TERM").await;
+    let ended = tokio::time::timeout(Duration::from_secs(20), dispatcher.program.child.wait()).await;
+    assert!(ended.expect("the process ends").expect("it was started here").success());
+}

@@ -4,4 +4,6 @@ mod forms;
 mod inference_protocol;
 mod readiness;
 mod replica;
+mod slots;
+mod uploads;
 mod work;

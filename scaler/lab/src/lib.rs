@@ -9,4 +9,5 @@ pub mod backtest;
 pub mod laws;
 pub mod pods;
 pub mod quantiles;
+pub mod sharing;
 pub mod simulate;

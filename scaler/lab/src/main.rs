@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use lab::{backtest, laws, simulate};
+use lab::{backtest, laws, sharing, simulate};
 use scaler::{config, server};
 use std::process::ExitCode;
 
@@ -31,6 +31,8 @@ enum Command {
     Simulate(Box<simulate::args::Args>),
     /// Compare laws with each other and with what happened, on the load that a Prometheus has recorded
     Backtest(Box<backtest::args::Args>),
+    /// Compare protocols by which several dispatchers share the same replicas, in virtual time
+    Sharing(Box<sharing::Args>),
     /// Scale a live system with any law but cpu, as the program scaler does with its own laws
     Run(Box<config::Args>),
 }
@@ -45,6 +47,10 @@ fn run() -> Result<()> {
     match Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()).command {
         Command::Simulate(args) => simulate::run(&args),
         Command::Backtest(args) => backtest::run(&args),
+        Command::Sharing(args) => {
+            sharing::run(&args);
+            Ok(())
+        }
         Command::Run(args) => {
             let given = matches.subcommand_matches("run").expect("clap has parsed the subcommand run");
             server::run(*args, given, &laws::LIVE)

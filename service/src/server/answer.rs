@@ -29,14 +29,14 @@ pub(super) struct OpenRequest {
     activity: Arc<Activity>,
     is_http2: bool,
     is_read: bool,
-    /// The bytes of the answer; `None` until it is ready.
+    /// The bytes of an HTTP/2 answer; `None` until it is ready.
     answer_bytes: Option<usize>,
 }
 
 impl OpenRequest {
     /// Counts a request that has arrived on the connection of `activity`. The second value is the answer to a request
     /// that the server refuses before it looks at the path.
-    pub(super) fn begin<B>(activity: Arc<Activity>, request: &Request<B>) -> (Self, Option<Reply>) {
+    pub(super) fn begin<B: Body>(activity: Arc<Activity>, request: &Request<B>) -> (Self, Option<Reply>) {
         let is_http2 = request.version() == Version::HTTP_2;
         let is_read = request.method() != Method::POST;
         let has_unread =
@@ -45,7 +45,8 @@ impl OpenRequest {
         let refusal = if has_unread {
             let message = "too many answers on this connection are unread; read them before the next request";
             Some(RequestError::new(Code::Overloaded, message).retry_after(Duration::from_secs(1)))
-        } else if !is_http2 && !has_known_coding(request.headers()) {
+        // A body whose length hyper knows has no transfer coding.
+        } else if !is_http2 && request.body().size_hint().exact().is_none() && !has_known_coding(request.headers()) {
             Some(RequestError::new(Code::BadRequest, "the only transfer coding that this server knows is chunked"))
         } else {
             None
@@ -73,9 +74,9 @@ impl OpenRequest {
             let Some(bytes) = body.into_inner().filter(|bytes| !bytes.is_empty()) else {
                 return AnswerBody { bytes: None, _request: None };
             };
-            self.answer_bytes = Some(bytes.len());
-            self.activity.answer_ready(bytes.len(), Instant::now());
             if self.is_http2 {
+                self.answer_bytes = Some(bytes.len());
+                self.activity.answer_ready(bytes.len(), Instant::now());
                 // The memory of an HTTP/2 answer is held until the client's window has room for it, so the owner of
                 // that memory ends the request.
                 AnswerBody { bytes: Some(Bytes::from_owner(UnsentAnswer { bytes, _request: self })), _request: None }
@@ -153,6 +154,7 @@ impl Body for AnswerBody {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http_body_util::Empty;
 
     #[test]
     fn chunked_is_the_only_transfer_coding() {
@@ -178,7 +180,7 @@ mod tests {
     fn an_http2_connection_with_unread_answers_gets_no_more_of_them() {
         let activity = Arc::new(Activity::new(Instant::now()));
         let begin = |method: Method, version: Version| {
-            let mut request = Request::new(());
+            let mut request = Request::new(Empty::<Bytes>::new());
             (*request.method_mut(), *request.version_mut()) = (method, version);
             OpenRequest::begin(activity.clone(), &request)
         };

@@ -33,9 +33,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// connection, and requests may wait for seconds, so fewer would slow these clients down.
 const MAX_STREAMS: u32 = 200;
 
-/// The most bytes that hyper reads from an HTTP/1.1 connection at once, and so the most that a client can send ahead of
-/// the present request. hyper's own limit is 400 KiB, and each waiting request would hold as much.
-const READ_BUFFER_BYTES: usize = 64 << 10;
+/// The most bytes that hyper reads from an HTTP/1.1 connection at once. A body of common size needs one or two reads.
+const READ_BUFFER_BYTES: usize = 256 << 10;
 
 /// The bytes that the incomplete heads of all connections may hold together, apart from the first 2 KiB of each.
 const HEAD_MEMORY_BYTES: usize = 16 << 20;
@@ -175,31 +174,44 @@ where
     C::Error: Into<BoxError>,
 {
     let mut connection = pin!(connection);
+    let stop_flag = stop.clone();
     let mut stopped = pin!(async { stop.wait_for(|&stop| stop).await.map(drop) }.fuse());
     let mut is_stopping = false;
-    let mut timer = pin!(tokio::time::sleep(timeouts.idle));
+    // The time since the connection's start at which the timer rings.
+    let mut armed = timeouts.idle;
+    let mut timer = pin!(tokio::time::sleep_until(activity.instant(armed).into()));
+    // Both futures are polled only if that can change something. Polling them with the connection, several times for
+    // each request, would cost a tenth of a request's time.
+    let (mut is_watching, mut is_timing) = (false, false);
     std::future::poll_fn(|context| {
         loop {
             if let Poll::Ready(ended) = connection.as_mut().poll(context) {
                 return Poll::Ready(ended.map_err(Into::into));
             }
-            if !is_stopping && stopped.as_mut().poll(context).is_ready() {
-                is_stopping = true;
-                activity.drain(Instant::now());
-                connection.as_mut().graceful_shutdown();
-                continue;
+            if !is_stopping && (!is_watching || stop_flag.has_changed().unwrap_or(true)) {
+                is_watching = true;
+                if stopped.as_mut().poll(context).is_ready() {
+                    is_stopping = true;
+                    activity.drain(Instant::now());
+                    connection.as_mut().graceful_shutdown();
+                    continue;
+                }
             }
             let Some((at, step)) = activity.next_step(timeouts) else { return Poll::Pending };
             // The timer is moved only if it would ring too late. It then often rings too early, but moving it for every
             // request would cost more.
-            if timer.deadline() > at.into() || timer.is_elapsed() {
-                timer.as_mut().reset(at.into());
+            if timer.is_elapsed() || armed > at {
+                armed = at;
+                timer.as_mut().reset(activity.instant(at).into());
+            } else if is_timing {
+                return Poll::Pending;
             }
+            is_timing = true;
             if timer.as_mut().poll(context).is_pending() {
                 return Poll::Pending;
             }
             let now = Instant::now();
-            if now < at {
+            if now < activity.instant(at) {
                 continue;
             }
             match step {

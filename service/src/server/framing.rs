@@ -92,6 +92,14 @@ impl Framing {
         if is_mid_body { self.heads } else { 0 }
     }
 
+    /// The number of bytes that follow for the present body; `None` if that is unknown or there is no body.
+    pub(super) fn body_bytes_left(&self) -> Option<u64> {
+        match self.place {
+            Place::Body(left) => Some(left),
+            _ => None,
+        }
+    }
+
     /// Follows the next `bytes` of the connection. If they give a request both `Content-Length` and
     /// `Transfer-Encoding`, one byte is changed, so that hyper refuses the request.
     ///
@@ -115,6 +123,10 @@ impl Framing {
                         self.begin_line();
                     }
                     passed
+                }
+                Place::Name if self.name_length == 0 && is_other_header(rest) => {
+                    self.place = Place::Value;
+                    0
                 }
                 Place::Name => {
                     self.count(1);
@@ -246,6 +258,18 @@ impl Framing {
             length => Place::Body(length),
         };
     }
+}
+
+/// Whether `bytes` begin with the name of a header whose length is not that of the two names. This is so for nearly every
+/// header, and saves the steps through its name.
+fn is_other_header(bytes: &[u8]) -> bool {
+    let beginning = &bytes[..bytes.len().min(TRANSFER_ENCODING.len() + 1)];
+    let is_empty_line = matches!(bytes[0], b'\r' | b'\n');
+    !is_empty_line
+        && match memchr::memchr(b':', beginning) {
+            Some(length) => length != CONTENT_LENGTH.len() && length != TRANSFER_ENCODING.len(),
+            None => beginning.len() > TRANSFER_ENCODING.len(),
+        }
 }
 
 /// The number of bytes up to the end of the line, and whether the line ends within `bytes`. A line may end with LF

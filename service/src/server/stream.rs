@@ -16,6 +16,13 @@ use tokio_rustls::server::TlsStream;
 /// are served also while others have used up the budget.
 const FREE_HEAD_BYTES: usize = 2 << 10;
 
+/// The bytes of the next request that may be read ahead of the present one. Without this limit, each waiting request could
+/// hold a whole read buffer of the next one.
+const AHEAD_BYTES: u64 = 4 << 10;
+
+/// The most bytes of a chunked body that are read at once. They may contain the beginning of the next request.
+const CHUNKED_READ_BYTES: u64 = 64 << 10;
+
 /// The most headers of a request, which is hyper's limit.
 const MAX_HEADERS: usize = 100;
 
@@ -178,6 +185,16 @@ impl<S: Resettable> GuardedStream<S> {
         }
     }
 
+    /// The most bytes that may be read at once.
+    fn allowed_bytes(&self) -> u64 {
+        match self.framing.body_bytes_left() {
+            Some(left) => left.saturating_add(AHEAD_BYTES),
+            None if !self.is_http1 || !self.activity.is_answering() => u64::MAX,
+            None if self.framing.arriving() == 0 => AHEAD_BYTES,
+            None => CHUNKED_READ_BYTES,
+        }
+    }
+
     /// Records whether the client has taken the bytes that were written.
     fn note<T>(&self, written: Poll<T>, is_flush: bool) -> Poll<T> {
         match written {
@@ -205,7 +222,12 @@ impl<S: AsyncRead + Resettable + Unpin> AsyncRead for GuardedStream<S> {
         } else if this.is_refused {
             return Poll::Ready(Err(Error::new(ErrorKind::InvalidData, ChunkTooLarge)));
         } else {
-            ready!(Pin::new(&mut this.stream).poll_read(context, buffer))?;
+            let allowed = this.allowed_bytes();
+            if allowed < buffer.remaining() as u64 {
+                ready!(Pin::new(&mut (&mut this.stream).take(allowed)).poll_read(context, buffer))?;
+            } else {
+                ready!(Pin::new(&mut this.stream).poll_read(context, buffer))?;
+            }
             if this.is_http1 {
                 let kept = this.inspect(&mut buffer.filled_mut()[before..])?;
                 buffer.set_filled(before + kept);

@@ -12,7 +12,7 @@
 
 mod dispatcher;
 pub mod disturbances;
-mod ingress;
+pub(crate) mod ingress;
 mod lifecycle;
 pub mod metrics;
 pub mod queue;

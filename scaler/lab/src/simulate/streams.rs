@@ -19,6 +19,8 @@ pub enum Stream {
     Retries = 5,
     /// The ages of readings.
     Readings = 6,
+    /// The times of messages between dispatchers and replicas.
+    Messages = 7,
 }
 
 impl Stream {

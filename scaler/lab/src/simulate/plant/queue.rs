@@ -68,6 +68,12 @@ impl PlantQueue {
         })
     }
 
+    /// Whether the next request is late, and its arrival; `None` if no request waits.
+    pub fn next_arrival(&self) -> Option<(bool, u64)> {
+        let punctual = self.punctual.front().map(|request| (false, request.arrived));
+        punctual.or_else(|| self.late.front().map(|request| (true, request.arrived)))
+    }
+
     /// The number of waiting requests that can still meet the objective; under [`Order::Fifo`], of all waiting
     /// requests.
     pub fn punctual(&self) -> usize {
