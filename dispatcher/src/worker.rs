@@ -8,11 +8,13 @@ use crate::failure_log::FailureLog;
 use crate::fair::Tenant;
 use crate::hedge::{Candidate, Hedging, NextHedge};
 use crate::load_statistics::LoadStatistics;
-use crate::meters::{ShedReason, WorkerMeters, count_retry, count_shed};
+use crate::log_limit::LogLimit;
+use crate::meters::{ShedReason, WorkerMeters, count_ejection, count_retry, count_shed};
 use crate::permit::{Assignment, AttemptReport, Permit, PermitSender};
 use crate::pool::Pool;
 use crate::probe::probe;
 use crate::queue::{Queue, QueueEntry, SequenceNumber};
+use crate::replica_counts::ReplicaCounts;
 use crate::request::{DispatchedRequest, QueuedRequest, Twin};
 use crate::retry::{self, RetryDecision};
 use crate::retry_budget::RetryBudget;
@@ -185,6 +187,8 @@ struct Worker {
     /// An entry has no meaning any more once its request is answered or its replica has given a sign of life.
     rescues: BinaryHeap<Reverse<(Instant, u64)>>,
     failure_log: FailureLog,
+    ejection_log: LogLimit,
+    replica_counts: ReplicaCounts,
     meters: WorkerMeters,
     probe: ProbeFn,
     /// The channel on which probes send their results. Each probe has a clone of it.
@@ -212,6 +216,8 @@ impl Worker {
             load: LoadStatistics::new(settings.deadline, now),
             rescues: BinaryHeap::new(),
             failure_log: FailureLog::default(),
+            ejection_log: LogLimit::new(now),
+            replica_counts: ReplicaCounts::default(),
             meters: WorkerMeters::new(now),
             probe,
             events,
@@ -272,7 +278,7 @@ impl Worker {
                 let now = Instant::now();
                 self.meters.set_gauges(&self.queue, &self.rotation, &self.load, now);
                 // The client that asked for the status may have left.
-                let _left = reply.send(Status::new(&self.queue, &self.rotation, &self.load, now));
+                let _left = reply.send(Status::new(&self.queue, &self.rotation, &self.load, &self.replica_counts, now));
             }
             Message::ReadyReplica(reply) => {
                 let mut replicas = self.rotation.replicas();
@@ -350,7 +356,10 @@ impl Worker {
         {
             tracing::debug!(%address, capacity, "a replica advertises a capacity above {MAX_CAPACITY}, which is used");
         }
-        match self.rotation.record_probe(replica, answer, Instant::now(), rand::random()) {
+        let (now, was_ready) = (Instant::now(), self.is_ready(replica));
+        let effect = self.rotation.record_probe(replica, answer, now, rand::random());
+        self.note_ejection(replica, was_ready, answer.as_str(), now);
+        match effect {
             ProbeEffect::Joined => {
                 let capacity = self.rotation.replica(replica).map(|replica| replica.capacity);
                 tracing::info!(%address, capacity, "a replica is ready and takes requests");
@@ -364,6 +373,28 @@ impl Worker {
                 self.requeue_stalled(replica);
             }
             ProbeEffect::Unchanged => {}
+        }
+    }
+
+    fn is_ready(&self, replica: ReplicaId) -> bool {
+        self.rotation.replica(replica).is_some_and(|replica| replica.state == ReplicaState::Ready)
+    }
+
+    /// Counts and logs that `replica` was ejected for `reason`, if it `was_ready` and is ejected now.
+    fn note_ejection(&mut self, replica: ReplicaId, was_ready: bool, reason: &'static str, now: Instant) {
+        let Some(replica) = self.rotation.replica(replica) else { return };
+        if !was_ready || !matches!(replica.state, ReplicaState::Ejected { .. }) {
+            return;
+        }
+        count_ejection(reason);
+        if let Some(omitted) = self.ejection_log.admit(now) {
+            tracing::warn!(
+                address = %replica.address,
+                reason,
+                omitted,
+                "a replica is ejected: it takes no requests until it is ready again; `omitted` counts the ejections \
+                 since the last such line that are not logged"
+            );
         }
     }
 
@@ -589,7 +620,17 @@ impl Worker {
         };
         let was_suspect = dispatched.failed.deaths() > 0;
         let replica = dispatched.replica;
+        let was_ready = self.is_ready(replica);
         let seen_work = self.rotation.release(replica, was_suspect, signal, now, rand::random());
+        match result {
+            Ok(StatusCode::OK) => self.replica_counts.record_classified(replica, elapsed),
+            Ok(_) => self.replica_counts.record_refused(replica),
+            Err(AttemptFailure::Busy | AttemptFailure::Unused | AttemptFailure::NoSocket) => {}
+            Err(failure) => {
+                self.replica_counts.record_failed(replica);
+                self.note_ejection(replica, was_ready, failure.as_str(), now);
+            }
+        }
         if let Some(connection) = connection
             && self.rotation.replica(replica).is_some_and(|replica| replica.state != ReplicaState::Draining)
         {
