@@ -776,6 +776,7 @@ fn work_for_answer(reported: Option<Duration>, seen: Option<Duration>, elapsed: 
 
 /// Refuses a request at admission. The error tells the client to send the request again after `retry_after`.
 fn refuse(request: QueuedRequest, code: Code, message: &str, retry_after: Duration) {
+    let retry_after = retry_after::spread(retry_after, rand::random());
     let message = format!("{message}; retry in {:.0} s", retry_after.as_secs_f64().ceil().max(1.0));
     request.refuse(RequestError::new(code, message).retry_after(retry_after));
 }
