@@ -61,6 +61,9 @@ const SCHEMATHESIS: Environment =
 const TRITON_CLIENT: Environment =
     Environment { name: "tritonclient", packages: &["tritonclient[http]==2.73.0"], download: "about 30 MB" };
 
+/// Another client of that protocol; see `bench/tests/inference_protocol.rs`.
+const KSERVE: Environment = Environment { name: "kserve", packages: &["kserve==0.21.0"], download: "about 130 MB" };
+
 /// A validator with the schemas of each version of Kubernetes; see `k8s/cluster/tests/manifests.rs`.
 const KUBERNETES_VALIDATE: Environment =
     Environment { name: "kubernetes-validate", packages: &["kubernetes-validate==1.37.0"], download: "about 30 MB" };
@@ -90,7 +93,7 @@ const BUILD: [Requirement; 3] = [
 ];
 
 /// The requirements of tests. Tests are skipped if their requirements are not met.
-const TESTS: [Requirement; 16] = [
+const TESTS: [Requirement; 17] = [
     Requirement {
         name: "prometheus",
         needed_by: "tests with a real Prometheus",
@@ -167,7 +170,7 @@ const TESTS: [Requirement; 16] = [
         name: "python3 with venv",
         needed_by: "the Python tools of tests",
         is_met: || {
-            [SCHEMATHESIS, TRITON_CLIENT, KUBERNETES_VALIDATE].iter().all(|tool| tool.is_made())
+            [SCHEMATHESIS, TRITON_CLIENT, KSERVE, KUBERNETES_VALIDATE].iter().all(|tool| tool.is_made())
                 || command::succeeds("python3", &["-c", "import venv, ensurepip"])
         },
         remedy: debian(&["python3-venv"], Some("brew install python")),
@@ -183,6 +186,12 @@ const TESTS: [Requirement; 16] = [
         needed_by: "the test of the Open Inference Protocol",
         is_met: || TRITON_CLIENT.is_made(),
         remedy: Remedy::Python(TRITON_CLIENT),
+    },
+    Requirement {
+        name: "kserve",
+        needed_by: "the test of the Open Inference Protocol with KServe's client",
+        is_met: || KSERVE.is_made(),
+        remedy: Remedy::Python(KSERVE),
     },
     Requirement {
         name: "kubernetes-validate",
