@@ -28,17 +28,24 @@ pub enum AttemptFailure {
     Server,
     /// The replica answered that all of its slots are taken.
     Busy,
+    /// The replica read the whole request, and then answered that fewer slots are free than the request has images.
+    Crowded,
+    /// The replica's answer to an inference request is longer than its limit, or than the memory that is left for long
+    /// answers.
+    LongAnswer,
     /// The request's deadline passed before the replica answered.
     Deadline,
     /// The replica answered neither the request nor a liveness check.
     Stalled,
-    /// The client had left before the request was sent.
+    /// The client had left before the request was sent, or another request has shown meanwhile that the body is poison.
     Unused,
+    /// The client left before the replica answered. Only logs have this failure, because the attempt itself goes on.
+    ClientGone,
 }
 
 impl AttemptFailure {
     /// Every failure.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 14] = [
         Self::Connect,
         Self::NoSocket,
         Self::Closed,
@@ -47,9 +54,12 @@ impl AttemptFailure {
         Self::Invalid,
         Self::Server,
         Self::Busy,
+        Self::Crowded,
+        Self::LongAnswer,
         Self::Deadline,
         Self::Stalled,
         Self::Unused,
+        Self::ClientGone,
     ];
 
     /// The failure's value of the label `reason` of `dispatcher_retries_total`.
@@ -62,9 +72,12 @@ impl AttemptFailure {
             Self::Invalid => "invalid",
             Self::Server => "server_error",
             Self::Busy => "busy",
+            Self::Crowded => "crowded",
+            Self::LongAnswer => "long_answer",
             Self::Deadline => "deadline",
             Self::Stalled => "stalled",
             Self::Unused => "unused",
+            Self::ClientGone => "client_gone",
         }
     }
 
@@ -76,9 +89,10 @@ impl AttemptFailure {
             Self::Deadline => HealthSignal::Overdue,
             Self::Invalid | Self::Server => HealthSignal::Failed,
             Self::Busy => HealthSignal::Busy,
-            // The failed liveness check has ejected the stalled replica already. The other two have sent the replica
-            // nothing.
-            Self::Stalled | Self::Unused | Self::NoSocket => HealthSignal::Inconclusive,
+            // The replica is well: it has dealt with the request.
+            Self::Crowded | Self::LongAnswer => HealthSignal::Answered { capacity: None },
+            // The failed liveness check has ejected the stalled replica already. The others tell nothing about it.
+            Self::Stalled | Self::Unused | Self::NoSocket | Self::ClientGone => HealthSignal::Inconclusive,
         }
     }
 }
@@ -100,6 +114,9 @@ mod tests {
             (AttemptFailure::Invalid, short, HealthSignal::Failed),
             (AttemptFailure::Server, short, HealthSignal::Failed),
             (AttemptFailure::Busy, short, HealthSignal::Busy),
+            (AttemptFailure::Crowded, long, HealthSignal::Answered { capacity: None }),
+            (AttemptFailure::LongAnswer, long, HealthSignal::Answered { capacity: None }),
+            (AttemptFailure::ClientGone, long, HealthSignal::Inconclusive),
             (AttemptFailure::Deadline, short, HealthSignal::Inconclusive),
             (AttemptFailure::Deadline, long, HealthSignal::Overdue),
             (AttemptFailure::Stalled, long, HealthSignal::Inconclusive),

@@ -294,8 +294,8 @@ async fn a_hedged_request_returns_to_the_queue_only_after_both_attempts_have_fai
 #[tokio::test]
 async fn a_hedge_that_is_due_does_not_hide_that_the_only_replica_hangs() {
     let address: Address = "9 that hangs under a hedge".into();
-    let (_publisher, published) = watch::channel(BTreeSet::from([address.clone()]));
-    let worker = spawn_with(DispatchSettings { hedge: true, ..SETTINGS }, published, probe);
+    let settings = DispatchSettings { hedge: true, ..SETTINGS };
+    let (worker, _publisher) = start(settings, std::slice::from_ref(&address)).await;
     learn_a_short_service_time(&worker).await;
     let (submitted, receiver) = entry(100, FOREVER);
     submit(&worker, submitted).await;
