@@ -81,7 +81,8 @@ impl RequestDispatcher {
             let permit = receiver.await.map_err(|_ended| stopping())?;
             place.is_held = false;
             let permit = permit?;
-            // Copies of the body may have brought down replicas while this one waited. Dropping the permit frees its slot.
+            // Copies of the body may have brought down replicas while this one waited. Dropping the permit frees its
+            // slot.
             self.poison.check(request.body.pieces())?;
             match permit.send(request.clone(), self.poison.clone()).await {
                 Ok(answer) => return Ok(answer),

@@ -36,10 +36,10 @@ const CLOSED_PAUSE: Duration = Duration::from_millis(10);
 /// request is not the cause.
 const CLOSED_WATCH: Duration = Duration::from_millis(20);
 
-/// The time within which the end of an idle connection may cross a request on its way: more than a round trip on a local
-/// network. A replica that stops closes its listener and then its idle connections, so a request that meets such an end
-/// is not the cause. A replica that has held the request for longer had accepted it, and so may have died of it. One that
-/// dies faster counts at the next attempt, because a request that has failed is sent over a new connection.
+/// The time within which the end of an idle connection may cross a request on its way: more than a round trip on a
+/// local network. A replica that stops closes its listener and then its idle connections, so a request that meets such
+/// an end is not the cause. A replica that has held the request for longer had accepted it, and so may have died of it.
+/// One that dies faster counts at the next attempt, because a request that has failed is sent over a new connection.
 const IDLE_CLOSE_RACE: Duration = Duration::from_millis(5);
 
 /// A replica's answer, which the client receives unchanged.
@@ -187,9 +187,10 @@ impl Attempt<'_> {
         }
     }
 
-    /// Finds out why the replica has closed a new connection without an answer, after a part of the request or all of it
-    /// was written. A replica that lacks memory for a large body may be killed while it still reads. A replica or a proxy that closes every connection does so without a request, too. If the replica keeps a
-    /// connection open, or no longer listens, then the request may have killed it.
+    /// Finds out why the replica has closed a new connection without an answer, after a part of the request or all of
+    /// it was written: one that lacks memory for a large body may be killed while it still reads. A replica or a proxy
+    /// that closes every connection does so without a request, too. If the replica keeps a connection open, or no
+    /// longer listens, then the request may have killed it.
     async fn why_closed(&self) -> AttemptFailure {
         tokio::time::sleep(CLOSED_PAUSE).await;
         match ReplicaConnection::open(self.address).await {

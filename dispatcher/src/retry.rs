@@ -10,8 +10,8 @@ use std::time::Duration;
 pub const MAX_ATTEMPTS: usize = 4;
 
 /// The pause of a request after the first replica that had fewer free slots than the request has images. Each further
-/// one doubles the pause, so that the four attempts take 0.7 s. Without pauses, its body would be sent and parsed again and
-/// again while the same slots are taken.
+/// one doubles the pause, so that the four attempts take 0.7 s. Without pauses, its body would be sent and parsed again
+/// and again while the same slots are taken.
 const CROWDED_PAUSE: Duration = Duration::from_millis(100);
 
 /// A request counts as poison after this number of replicas have died while they held it.

@@ -490,12 +490,9 @@ impl Worker {
             permit_id: self.last_permit_id,
             address: dispatched.address.clone(),
             // On a new connection, an end without an answer is never that of an idle connection which the replica has
-            // just closed. So a body that kills replicas is recognised at its second attempt at the latest.
-            connection: if dispatched.failed.tried().is_empty() {
-                self.pool.take(dispatched.replica, now)
-            } else {
-                None
-            },
+            // just closed. So a body that kills replicas is recognised at its second attempt at the latest. An idle
+            // connection is closed instead, so that the idle ones never exceed the slots.
+            connection: self.pool.take(dispatched.replica, now).filter(|_| dispatched.failed.tried().is_empty()),
             waited: now.saturating_duration_since(dispatched.accepted),
             deadline: dispatched.deadline,
             stall_notice,

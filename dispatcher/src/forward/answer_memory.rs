@@ -1,5 +1,6 @@
-//! The memory for long answers of replicas, which all requests share. An answer takes its part when its head has arrived,
-//! and gives it back when the client has the whole body. A client that reads slowly cannot fill the memory this way.
+//! The memory for long answers of replicas, which all requests share. An answer takes its part when its head has
+//! arrived, and gives it back when the client has the whole body. A client that reads slowly cannot fill the memory
+//! this way.
 
 use bytes::Bytes;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -17,8 +18,8 @@ pub(super) struct AnswerMemory {
 }
 
 impl AnswerMemory {
-    /// Takes memory for a body of `bytes`; `None` if too little is left. An answer does not wait for memory, because its
-    /// replica would keep the slot meanwhile.
+    /// Takes memory for a body of `bytes`; `None` if too little is left. An answer does not wait for memory, because
+    /// its replica would keep the slot meanwhile.
     pub(super) fn reserve(bytes: usize) -> Option<Self> {
         Self::reserve_from(&FREE_KIB, bytes)
     }

@@ -15,8 +15,8 @@ pub(super) fn classify(answer: Answer, endpoint: &Endpoint) -> Result<ReplicaAns
     let is_json = kind == BodyKind::Json;
     let (is_valid, is_busy) = match endpoint {
         Endpoint::Predict { .. } => (is_json, is_json && is_busy(status, &body)),
-        // Errors of the Open Inference Protocol have no code. A replica that tells its capacity says 503 only if its slots
-        // are taken or its model is not loaded yet. The 503 of any other server is a failure like any 5xx.
+        // Errors of the Open Inference Protocol have no code. A replica that tells its capacity says 503 only if its
+        // slots are taken or its model is not loaded yet. The 503 of any other server is a failure like any 5xx.
         Endpoint::Infer(_) => {
             let is_unavailable = is_json && status == StatusCode::SERVICE_UNAVAILABLE;
             (kind != BodyKind::Other, is_unavailable && capacity.is_some())

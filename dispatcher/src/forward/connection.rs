@@ -95,7 +95,8 @@ impl ReplicaConnection {
     }
 
     /// Sends a request with `head` and the pieces of its `body`, and receives the whole answer, whose body has at most
-    /// `max_answer_bytes`. The answer counts although the request is not yet written whole, because a replica may refuse a body before it has read it.
+    /// `max_answer_bytes`. The answer counts although the request is not yet written whole, because a replica may
+    /// refuse a body before it has read it.
     ///
     /// # Cancel safety
     /// After the future is dropped, the connection cannot be used any further.
