@@ -15,6 +15,9 @@ pub enum AttemptFailure {
     Connect,
     /// This machine had no socket for a connection to the replica.
     NoSocket,
+    /// The host name of the replica could not be looked up, by a fault of the name or of this machine. The liveness check
+    /// of the replica decides.
+    Unresolved,
     /// The replica, or a proxy before it, closes every new connection at once. The request is not the cause.
     Closed,
     /// The connection ended before a byte of the answer had arrived. The request may have killed the replica.
@@ -45,9 +48,10 @@ pub enum AttemptFailure {
 
 impl AttemptFailure {
     /// Every failure.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Connect,
         Self::NoSocket,
+        Self::Unresolved,
         Self::Closed,
         Self::Died,
         Self::Broken,
@@ -67,6 +71,7 @@ impl AttemptFailure {
         match self {
             Self::Connect => "connect",
             Self::NoSocket => "no_socket",
+            Self::Unresolved => "unresolved",
             Self::Closed => "closed",
             Self::Died | Self::Broken => "reset",
             Self::Invalid => "invalid",
@@ -92,7 +97,9 @@ impl AttemptFailure {
             // The replica is well: it has dealt with the request.
             Self::Crowded | Self::LongAnswer => HealthSignal::Answered { capacity: None },
             // The failed liveness check has ejected the stalled replica already. The others tell nothing about it.
-            Self::Stalled | Self::Unused | Self::NoSocket | Self::ClientGone => HealthSignal::Inconclusive,
+            Self::Stalled | Self::Unused | Self::NoSocket | Self::Unresolved | Self::ClientGone => {
+                HealthSignal::Inconclusive
+            }
         }
     }
 }
@@ -109,6 +116,7 @@ mod tests {
             (AttemptFailure::Closed, short, HealthSignal::Unreachable),
             (AttemptFailure::NoSocket, short, HealthSignal::Inconclusive),
             (AttemptFailure::NoSocket, long, HealthSignal::Inconclusive),
+            (AttemptFailure::Unresolved, long, HealthSignal::Inconclusive),
             (AttemptFailure::Died, short, HealthSignal::Unreachable),
             (AttemptFailure::Broken, short, HealthSignal::Unreachable),
             (AttemptFailure::Invalid, short, HealthSignal::Failed),

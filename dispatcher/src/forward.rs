@@ -24,7 +24,7 @@ use service::wire::{Code, ErrorBody};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The time for which an attempt waits when this machine has no socket for it. Without the pause, the request would be
+/// The time for which an attempt waits when this machine has no socket for it or cannot look up the replica. Without the pause, the request would be
 /// tried again and again without end.
 const NO_SOCKET_PAUSE: Duration = Duration::from_millis(100);
 
@@ -133,10 +133,10 @@ impl Attempt<'_> {
         }
         let fresh = match ReplicaConnection::open(self.address).await {
             Ok(fresh) => fresh,
-            // A name that is gone is found by the liveness check, which is due because this attempt brings no answer.
-            Err(OpenError::NoSocket | OpenError::Unresolved) => {
+            Err(error @ (OpenError::NoSocket | OpenError::Unresolved)) => {
                 tokio::time::sleep(NO_SOCKET_PAUSE).await;
-                return Err(AttemptFailure::NoSocket);
+                let is_unresolved = error == OpenError::Unresolved;
+                return Err(if is_unresolved { AttemptFailure::Unresolved } else { AttemptFailure::NoSocket });
             }
             // The replica held the request, and no longer listens.
             Err(OpenError::Refused) if was_held => return Err(AttemptFailure::Died),

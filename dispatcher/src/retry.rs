@@ -73,8 +73,8 @@ impl FailedAttempts {
 /// one, cost no replica any work. They cannot go on for ever: an unreachable replica is ejected, and an attempt without a
 /// socket waits.
 pub fn counts(failure: AttemptFailure) -> bool {
-    use AttemptFailure::{Busy, Closed, Connect, NoSocket};
-    !matches!(failure, Busy | Connect | Closed | NoSocket)
+    use AttemptFailure::{Busy, Closed, Connect, NoSocket, Unresolved};
+    !matches!(failure, Busy | Connect | Closed | NoSocket | Unresolved)
 }
 
 /// The decision whether a request whose attempt failed is tried again.
@@ -161,6 +161,7 @@ pub fn decide(failed: &FailedAttempts, last: AttemptFailure, withdraw: impl FnOn
         | AttemptFailure::Connect
         | AttemptFailure::Closed
         | AttemptFailure::NoSocket
+        | AttemptFailure::Unresolved
         | AttemptFailure::Unused
         | AttemptFailure::ClientGone
         | AttemptFailure::Stalled => RetryDecision::Retry,
@@ -213,6 +214,7 @@ mod tests {
             (&a, AttemptFailure::Busy, 0, 0, 0),
             (&b, AttemptFailure::NoSocket, 0, 0, 0),
             (&a, AttemptFailure::Connect, 1, 0, 0),
+            (&a, AttemptFailure::Unresolved, 1, 0, 0),
             (&a, AttemptFailure::Closed, 1, 0, 0),
             (&a, AttemptFailure::Died, 1, 1, 1),
             (&b, AttemptFailure::Server, 2, 2, 1),
