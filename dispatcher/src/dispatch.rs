@@ -80,7 +80,11 @@ impl RequestDispatcher {
             place.is_held = true;
             let permit = receiver.await.map_err(|_ended| stopping())?;
             place.is_held = false;
-            match permit?.send(request.clone(), self.poison.clone()).await {
+            let permit = permit?;
+            // Copies of the body may have brought down replicas while this one waited. Dropping the permit frees its
+            // slot.
+            self.poison.check(request.body.pieces())?;
+            match permit.send(request.clone(), self.poison.clone()).await {
                 Ok(answer) => return Ok(answer),
                 Err(next_receiver) => receiver = next_receiver,
             }

@@ -15,6 +15,9 @@ pub enum AttemptFailure {
     Connect,
     /// This machine had no socket for a connection to the replica.
     NoSocket,
+    /// The host name of the replica could not be looked up, by a fault of the name or of this machine. The liveness check
+    /// of the replica decides.
+    Unresolved,
     /// The replica, or a proxy before it, closes every new connection at once. The request is not the cause.
     Closed,
     /// The connection ended before a byte of the answer had arrived. The request may have killed the replica.
@@ -28,28 +31,39 @@ pub enum AttemptFailure {
     Server,
     /// The replica answered that all of its slots are taken.
     Busy,
+    /// The replica read the whole request, and then answered that fewer slots are free than the request has images.
+    Crowded,
+    /// The replica's answer to an inference request is longer than its limit, or than the memory that is left for long
+    /// answers.
+    LongAnswer,
     /// The request's deadline passed before the replica answered.
     Deadline,
     /// The replica answered neither the request nor a liveness check.
     Stalled,
-    /// The client had left before the request was sent.
+    /// The client had left before the request was sent, or another request has shown meanwhile that the body is poison.
     Unused,
+    /// The client left before the replica answered. Only logs have this failure, because the attempt itself goes on.
+    ClientGone,
 }
 
 impl AttemptFailure {
     /// Every failure.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 15] = [
         Self::Connect,
         Self::NoSocket,
+        Self::Unresolved,
         Self::Closed,
         Self::Died,
         Self::Broken,
         Self::Invalid,
         Self::Server,
         Self::Busy,
+        Self::Crowded,
+        Self::LongAnswer,
         Self::Deadline,
         Self::Stalled,
         Self::Unused,
+        Self::ClientGone,
     ];
 
     /// Whether the failure can be the last reason for an ejection.
@@ -62,14 +76,18 @@ impl AttemptFailure {
         match self {
             Self::Connect => "connect",
             Self::NoSocket => "no_socket",
+            Self::Unresolved => "unresolved",
             Self::Closed => "closed",
             Self::Died | Self::Broken => "reset",
             Self::Invalid => "invalid",
             Self::Server => "server_error",
             Self::Busy => "busy",
+            Self::Crowded => "crowded",
+            Self::LongAnswer => "long_answer",
             Self::Deadline => "deadline",
             Self::Stalled => "stalled",
             Self::Unused => "unused",
+            Self::ClientGone => "client_gone",
         }
     }
 
@@ -81,9 +99,12 @@ impl AttemptFailure {
             Self::Deadline => HealthSignal::Overdue,
             Self::Invalid | Self::Server => HealthSignal::Failed,
             Self::Busy => HealthSignal::Busy,
-            // The failed liveness check has ejected the stalled replica already. The other two have sent the replica
-            // nothing.
-            Self::Stalled | Self::Unused | Self::NoSocket => HealthSignal::Inconclusive,
+            // The replica is well: it has dealt with the request.
+            Self::Crowded | Self::LongAnswer => HealthSignal::Answered { capacity: None },
+            // The failed liveness check has ejected the stalled replica already. The others tell nothing about it.
+            Self::Stalled | Self::Unused | Self::NoSocket | Self::Unresolved | Self::ClientGone => {
+                HealthSignal::Inconclusive
+            }
         }
     }
 }
@@ -100,11 +121,15 @@ mod tests {
             (AttemptFailure::Closed, short, HealthSignal::Unreachable),
             (AttemptFailure::NoSocket, short, HealthSignal::Inconclusive),
             (AttemptFailure::NoSocket, long, HealthSignal::Inconclusive),
+            (AttemptFailure::Unresolved, long, HealthSignal::Inconclusive),
             (AttemptFailure::Died, short, HealthSignal::Unreachable),
             (AttemptFailure::Broken, short, HealthSignal::Unreachable),
             (AttemptFailure::Invalid, short, HealthSignal::Failed),
             (AttemptFailure::Server, short, HealthSignal::Failed),
             (AttemptFailure::Busy, short, HealthSignal::Busy),
+            (AttemptFailure::Crowded, long, HealthSignal::Answered { capacity: None }),
+            (AttemptFailure::LongAnswer, long, HealthSignal::Answered { capacity: None }),
+            (AttemptFailure::ClientGone, long, HealthSignal::Inconclusive),
             (AttemptFailure::Deadline, short, HealthSignal::Inconclusive),
             (AttemptFailure::Deadline, long, HealthSignal::Overdue),
             (AttemptFailure::Stalled, long, HealthSignal::Inconclusive),

@@ -2,6 +2,7 @@
 //! of the queue, and does not decide whether the request is tried again.
 
 mod answer;
+mod answer_memory;
 mod classify;
 mod connection;
 mod headers;
@@ -15,14 +16,15 @@ pub use headers::BodyKind;
 use crate::failure::AttemptFailure;
 use crate::request::{BufferedRequest, Endpoint};
 use crate::rotation::Address;
-use answer::Answer;
+use answer::{Answer, Malformed};
 use bytes::Bytes;
 use connection::{ExchangeError, OpenError};
 use hyper::StatusCode;
+use service::wire::{Code, ErrorBody};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The time for which an attempt waits when this machine has no socket for it. Without the pause, the request would be
+/// The time for which an attempt waits when this machine has no socket for it or cannot look up the replica. Without the pause, the request would be
 /// tried again and again without end.
 const NO_SOCKET_PAUSE: Duration = Duration::from_millis(100);
 
@@ -33,6 +35,12 @@ const CLOSED_PAUSE: Duration = Duration::from_millis(10);
 /// The time for which a further connection, on which nothing is sent, is watched. If the replica closes it, too, the
 /// request is not the cause.
 const CLOSED_WATCH: Duration = Duration::from_millis(20);
+
+/// The time within which the end of an idle connection may cross a request on its way: more than a round trip on a
+/// local network. A replica that stops closes its listener and then its idle connections, so a request that meets such
+/// an end is not the cause. A replica that has held the request for longer had accepted it, and so may have died of it.
+/// One that dies faster counts at the next attempt, because a request that has failed is sent over a new connection.
+const IDLE_CLOSE_RACE: Duration = Duration::from_millis(5);
 
 /// A replica's answer, which the client receives unchanged.
 #[derive(Debug, Clone)]
@@ -45,6 +53,16 @@ pub struct ReplicaAnswer {
     pub json_length: Option<u64>,
     /// The body.
     pub body: Bytes,
+}
+
+impl ReplicaAnswer {
+    /// Whether the replica has worked on the image: it has classified it, or has found that it cannot be decoded. Any
+    /// other answer may come without a look at the body, and does not show that the body is harmless.
+    pub fn shows_that_body_was_processed(&self) -> bool {
+        let is_bad_image =
+            || serde_json::from_slice::<ErrorBody>(&self.body).is_ok_and(|error| error.code == Code::BadImage.as_str());
+        self.status == StatusCode::OK || self.status.as_u16() == Code::BadImage.status() && is_bad_image()
+    }
 }
 
 /// The result of an attempt.
@@ -104,29 +122,30 @@ struct Attempt<'a> {
 impl Attempt<'_> {
     async fn run(&self, idle: Option<ReplicaConnection>) -> Result<AttemptResult, AttemptFailure> {
         let idle = idle.filter(|connection| !connection.is_stale());
-        let was_idle = idle.is_some();
+        let mut was_held = false;
         if let Some(idle) = idle {
             match self.exchange(idle).await {
                 // The replica may have closed the idle connection just before the request arrived. Sending it again is
                 // safe, because classifying is idempotent.
-                Err(ExchangeError::Ended { had_begun: false, .. }) => {}
+                Err(ExchangeError::Ended { had_begun: false, lasted }) => was_held = lasted > IDLE_CLOSE_RACE,
                 exchanged => return exchanged.map_err(|error| self.failure(error)),
             }
         }
         let fresh = match ReplicaConnection::open(self.address).await {
             Ok(fresh) => fresh,
-            Err(OpenError::NoSocket) => {
+            Err(error @ (OpenError::NoSocket | OpenError::Unresolved)) => {
                 tokio::time::sleep(NO_SOCKET_PAUSE).await;
-                return Err(AttemptFailure::NoSocket);
+                let is_unresolved = error == OpenError::Unresolved;
+                return Err(if is_unresolved { AttemptFailure::Unresolved } else { AttemptFailure::NoSocket });
             }
-            // The replica had the request on its idle connection, and no longer listens.
-            Err(OpenError::Unreachable) if was_idle => return Err(AttemptFailure::Died),
-            Err(OpenError::Unreachable) => return Err(AttemptFailure::Connect),
+            // The replica held the request, and no longer listens.
+            Err(OpenError::Refused) if was_held => return Err(AttemptFailure::Died),
+            // If it does not answer, it may be out of reach or have too many connections, which is no death.
+            Err(OpenError::Refused | OpenError::Unreachable) => return Err(AttemptFailure::Connect),
         };
         match self.exchange(fresh).await {
-            Err(ExchangeError::Ended { had_begun: false, was_sent: false }) => Err(AttemptFailure::Closed),
             // Boxed, because every attempt would otherwise have memory for this rare case.
-            Err(ExchangeError::Ended { had_begun: false, was_sent: true }) => Err(Box::pin(self.why_closed()).await),
+            Err(ExchangeError::Ended { had_begun: false, .. }) => Err(Box::pin(self.why_closed()).await),
             exchanged => exchanged.map_err(|error| self.failure(error)),
         }
     }
@@ -134,14 +153,29 @@ impl Attempt<'_> {
     async fn exchange(&self, mut connection: ReplicaConnection) -> Result<AttemptResult, ExchangeError> {
         let remains = self.deadline.saturating_duration_since(Instant::now());
         let head = request_head::write(self.address, self.request, remains, self.waited);
-        let answer = connection.exchange(&head, self.request.body.pieces()).await?;
+        let answer = connection.exchange(&head, self.request.body.pieces(), self.max_answer_bytes()).await?;
         Ok(AttemptResult::received(answer, &self.request.endpoint, connection))
+    }
+
+    /// The largest body of an answer to the request, in bytes.
+    fn max_answer_bytes(&self) -> usize {
+        match self.request.endpoint {
+            Endpoint::Predict { .. } => answer::MAX_BODY_BYTES,
+            Endpoint::Infer(_) => answer::MAX_INFER_BODY_BYTES,
+        }
     }
 
     /// The failure that `error` stands for, once a byte of the answer has arrived.
     fn failure(&self, error: ExchangeError) -> AttemptFailure {
         let address = self.address;
         match error {
+            // The client chooses the number of images and outputs, so that no replica is to blame.
+            ExchangeError::Malformed(reason @ (Malformed::LongBody { .. } | Malformed::NoMemory(_)))
+                if matches!(self.request.endpoint, Endpoint::Infer(_)) =>
+            {
+                tracing::debug!(%address, %reason, "the replica's answer is too long");
+                AttemptFailure::LongAnswer
+            }
             ExchangeError::Malformed(reason) => {
                 tracing::debug!(%address, %reason, "the replica's answer breaks the wire contract");
                 AttemptFailure::Invalid
@@ -153,16 +187,17 @@ impl Attempt<'_> {
         }
     }
 
-    /// Finds out why the replica has closed a new connection after the whole request was written, without an answer. A
-    /// replica or a proxy that closes every connection does so without a request, too. If the replica keeps a
-    /// connection open, or no longer listens, then the request may have killed it.
+    /// Finds out why the replica has closed a new connection without an answer, after a part of the request or all of
+    /// it was written: one that lacks memory for a large body may be killed while it still reads. A replica or a proxy
+    /// that closes every connection does so without a request, too. If the replica keeps a connection open, or no
+    /// longer listens, then the request may have killed it.
     async fn why_closed(&self) -> AttemptFailure {
         tokio::time::sleep(CLOSED_PAUSE).await;
         match ReplicaConnection::open(self.address).await {
             Ok(connection) if connection.closes_within(CLOSED_WATCH).await => AttemptFailure::Closed,
-            Ok(_) | Err(OpenError::Unreachable) => AttemptFailure::Died,
+            Ok(_) | Err(OpenError::Refused | OpenError::Unreachable) => AttemptFailure::Died,
             // Nothing is known, and a wrong suspicion could refuse an innocent image.
-            Err(OpenError::NoSocket) => AttemptFailure::Closed,
+            Err(OpenError::NoSocket | OpenError::Unresolved) => AttemptFailure::Closed,
         }
     }
 }

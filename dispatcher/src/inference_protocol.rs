@@ -3,6 +3,7 @@
 
 use crate::request::InferEndpoint;
 use crate::worker::{Message, WorkerHandle};
+use hyper::header::{ALLOW, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use serde_json::json;
@@ -54,10 +55,10 @@ impl InferenceProtocol {
     /// Answers a request to `path`, which belongs to the protocol and is not for inference.
     pub async fn answer(&self, method: &Method, path: &str) -> Reply {
         if is_infer(path) {
-            return inference_error(&RequestError::new(Code::MethodNotAllowed, "this path takes POST only"));
+            return method_not_allowed("POST");
         }
         if !matches!(*method, Method::GET | Method::HEAD) {
-            return inference_error(&RequestError::new(Code::MethodNotAllowed, "this path takes GET, HEAD only"));
+            return method_not_allowed("GET, HEAD");
         }
         match path {
             "/v2/health/live" => respond::json(StatusCode::OK, &json!({"live": true})),
@@ -88,6 +89,14 @@ impl InferenceProtocol {
         self.worker.messages.send(Message::ReadyReplica(reply)).await.ok()?;
         address.await.ok()?
     }
+}
+
+/// An answer with status 405. `allowed` lists the methods that the path accepts.
+fn method_not_allowed(allowed: &'static str) -> Reply {
+    let message = format!("this path takes {allowed} only");
+    let mut reply = inference_error(&RequestError::new(Code::MethodNotAllowed, message));
+    reply.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    reply
 }
 
 #[cfg(test)]

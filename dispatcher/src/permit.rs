@@ -112,12 +112,12 @@ impl Permit {
             let result = forward::attempt(connection, &address, &request, deadline, waited).await;
             LoggedAttempt::end(logged_end, result.answer.as_ref().map(|answer| answer.status));
             let body_deaths = match &result.answer {
-                Ok(_) => {
+                Ok(answer) if answer.shows_that_body_was_processed() => {
                     poison.record_answer(request.body.pieces());
                     0
                 }
                 Err(AttemptFailure::Died) => poison.record_death(request.body.pieces(), started, Instant::now()),
-                Err(_) => 0,
+                Ok(_) | Err(_) => 0,
             };
             report(&reporter, permit_id, result, body_deaths, started.elapsed())
         });
@@ -264,21 +264,8 @@ impl RunningAttempt {
         polled
     }
 
-    /// Starts the second attempt if its permit has arrived.
-    fn poll_hedge(&mut self, context: &mut Context<'_>) {
-        let Some(hedge) = &mut self.hedge else { return };
-        if let Poll::Ready(permit) = Pin::new(&mut hedge.permit).poll(context) {
-            let hedge = self.hedge.take().expect("it was there above");
-            // An error means that the worker sends no permit any more.
-            self.second = permit.ok().map(|permit| Box::new(permit.send(hedge.request, hedge.poison)));
-        }
-    }
-}
-
-impl Future for RunningAttempt {
-    type Output = Result<ReplicaAnswer, PermitReceiver>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+    /// Polls the first attempt and the second.
+    fn poll_both(&mut self, context: &mut Context<'_>) -> Poll<Result<ReplicaAnswer, PermitReceiver>> {
         let first = self.poll_first(context);
         if matches!(first, Poll::Ready(Ok(_))) {
             return first;
@@ -295,11 +282,42 @@ impl Future for RunningAttempt {
             second => second,
         }
     }
+
+    /// Starts the second attempt if its permit has arrived.
+    fn poll_hedge(&mut self, context: &mut Context<'_>) {
+        let Some(hedge) = &mut self.hedge else { return };
+        if let Poll::Ready(permit) = Pin::new(&mut hedge.permit).poll(context) {
+            let hedge = self.hedge.take().expect("it was there above");
+            // An error means that the worker sends no permit any more.
+            let permit = permit.ok().filter(|_| hedge.poison.check(hedge.request.body.pieces()).is_ok());
+            self.second = permit.map(|permit| Box::new(permit.send(hedge.request, hedge.poison)));
+        }
+    }
+}
+
+impl Future for RunningAttempt {
+    type Output = Result<ReplicaAnswer, PermitReceiver>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let polled = self.poll_both(context);
+        if matches!(polled, Poll::Ready(Ok(_))) {
+            // The request has its answer, so that an attempt which goes on is none of its failures.
+            self.logged = None;
+            if let Some(second) = &mut self.second {
+                second.logged = None;
+            }
+        }
+        polled
+    }
 }
 
 impl Drop for RunningAttempt {
     fn drop(&mut self) {
         let Some(attempt) = self.attempt.take() else { return };
+        // The log of the request is written before the attempt ends, and would otherwise lack it.
+        let is_late = Instant::now() >= self.deadline;
+        let failure = if is_late { AttemptFailure::Deadline } else { AttemptFailure::ClientGone };
+        LoggedAttempt::end(self.logged.take(), Err(&failure));
         let (reports, permit_id, started) = (self.reports.clone(), self.permit_id, self.started);
         let latest = self.deadline + ABANDONED_GRACE;
         tokio::spawn(async move {

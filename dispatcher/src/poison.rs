@@ -1,5 +1,9 @@
 //! Recognises bodies that have brought down replicas. Bodies are hashed only after a death, and then only those whose
 //! length is that of a remembered body. [`BodyDeaths`] decides.
+//!
+//! All bytes are hashed. A hash of samples would let a client make a body that has the hash of another client's image.
+//! Each request hashes its own body in its own task, so a death holds up other tasks for one body at a time: 12 ms for
+//! 20 MiB.
 
 use crate::body_deaths::{BodyDeaths, Fingerprint, is_poison};
 use bytes::Bytes;

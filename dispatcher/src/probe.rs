@@ -14,7 +14,9 @@ pub async fn probe(address: &Address, timeout: Duration) -> ProbeAnswer {
         Ok((status, body)) => classify(status, &body),
         Err(error) => {
             tracing::debug!(%address, %error, "no answer to a probe");
-            if matches!(&error, fetch::Error::Connect(_, cause) if own_fault::is_own(cause)) {
+            let is_own =
+                |cause| own_fault::is_own(cause) || own_fault::is_unresolved(cause) && own_fault::lacks_descriptors();
+            if matches!(&error, fetch::Error::Connect(_, cause) if is_own(cause)) {
                 ProbeAnswer::Unknown
             } else {
                 ProbeAnswer::Silent

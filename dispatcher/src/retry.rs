@@ -4,9 +4,15 @@
 use crate::failure::AttemptFailure;
 use crate::rotation::Address;
 use service::wire::{Code, RequestError};
+use std::time::Duration;
 
 /// The largest number of attempts for one request. Attempts that reached no replica, or a busy one, do not count.
 pub const MAX_ATTEMPTS: usize = 4;
+
+/// The pause of a request after the first replica that had fewer free slots than the request has images. Each further
+/// one doubles the pause, so that the four attempts take 0.7 s. Without pauses, its body would be sent and parsed again
+/// and again while the same slots are taken.
+const CROWDED_PAUSE: Duration = Duration::from_millis(100);
 
 /// A request counts as poison after this number of replicas have died while they held it.
 pub const MAX_DEATHS: u32 = 2;
@@ -67,8 +73,8 @@ impl FailedAttempts {
 /// one, cost no replica any work. They cannot go on for ever: an unreachable replica is ejected, and an attempt without a
 /// socket waits.
 pub fn counts(failure: AttemptFailure) -> bool {
-    use AttemptFailure::{Busy, Closed, Connect, NoSocket};
-    !matches!(failure, Busy | Connect | Closed | NoSocket)
+    use AttemptFailure::{Busy, Closed, Connect, NoSocket, Unresolved};
+    !matches!(failure, Busy | Connect | Closed | NoSocket | Unresolved)
 }
 
 /// The decision whether a request whose attempt failed is tried again.
@@ -76,6 +82,8 @@ pub fn counts(failure: AttemptFailure) -> bool {
 pub enum RetryDecision {
     /// The request returns to its place in the queue and waits for its next permit.
     Retry,
+    /// The request does so after this pause, during which it holds no slot.
+    RetryAfter(Duration),
     /// The request is not tried again.
     GiveUp(Reason),
 }
@@ -87,6 +95,8 @@ pub enum Reason {
     Deadline,
     /// [`MAX_DEATHS`] replicas died while they held the request.
     Poison,
+    /// The replica's answer is too long. Another replica's would be as long.
+    LongAnswer,
     /// [`MAX_ATTEMPTS`] attempts have failed.
     Attempts {
         /// The failure of the last attempt.
@@ -109,6 +119,16 @@ impl Reason {
             Self::Poison => {
                 let message = format!("{MAX_DEATHS} replicas died while they held this body; do not send it again");
                 RequestError::new(Code::Poison, message)
+            }
+            Self::LongAnswer => {
+                let message = "the replica's answer is longer than 64 MiB, or than the memory that is left for long \
+                               answers; send fewer images, or ask for fewer outputs";
+                RequestError::new(Code::ReplicaFailed, message)
+            }
+            Self::Attempts { last: AttemptFailure::Crowded } | Self::Budget { last: AttemptFailure::Crowded } => {
+                let message =
+                    "no replica had a free slot for each image of the request; send fewer images, or retry in 1 s";
+                RequestError::new(Code::Busy, message).retry_after(Duration::from_secs(1))
             }
             Self::Attempts { last } => {
                 let message = format!(
@@ -134,21 +154,31 @@ impl Reason {
 pub fn decide(failed: &FailedAttempts, last: AttemptFailure, withdraw: impl FnOnce() -> bool) -> RetryDecision {
     match last {
         AttemptFailure::Deadline => RetryDecision::GiveUp(Reason::Deadline),
+        AttemptFailure::LongAnswer => RetryDecision::GiveUp(Reason::LongAnswer),
         // These retries take nothing from the budget: `moves_off_stalled_replica` has charged the budget for a stall,
         // and the other failures cost no replica any work.
         AttemptFailure::Busy
         | AttemptFailure::Connect
         | AttemptFailure::Closed
         | AttemptFailure::NoSocket
+        | AttemptFailure::Unresolved
         | AttemptFailure::Unused
+        | AttemptFailure::ClientGone
         | AttemptFailure::Stalled => RetryDecision::Retry,
-        AttemptFailure::Died | AttemptFailure::Broken | AttemptFailure::Invalid | AttemptFailure::Server => {
+        AttemptFailure::Died
+        | AttemptFailure::Broken
+        | AttemptFailure::Invalid
+        | AttemptFailure::Server
+        | AttemptFailure::Crowded => {
             if failed.deaths() >= MAX_DEATHS {
                 RetryDecision::GiveUp(Reason::Poison)
             } else if failed.counted() >= MAX_ATTEMPTS {
                 RetryDecision::GiveUp(Reason::Attempts { last })
             } else if !withdraw() {
                 RetryDecision::GiveUp(Reason::Budget { last })
+            } else if last == AttemptFailure::Crowded {
+                // One attempt counts at least, and `MAX_ATTEMPTS` bounds the power.
+                RetryDecision::RetryAfter(CROWDED_PAUSE * (1 << (failed.counted() - 1)))
             } else {
                 RetryDecision::Retry
             }
@@ -184,6 +214,7 @@ mod tests {
             (&a, AttemptFailure::Busy, 0, 0, 0),
             (&b, AttemptFailure::NoSocket, 0, 0, 0),
             (&a, AttemptFailure::Connect, 1, 0, 0),
+            (&a, AttemptFailure::Unresolved, 1, 0, 0),
             (&a, AttemptFailure::Closed, 1, 0, 0),
             (&a, AttemptFailure::Died, 1, 1, 1),
             (&b, AttemptFailure::Server, 2, 2, 1),
@@ -211,7 +242,8 @@ mod tests {
     #[test]
     fn a_retry_depends_on_the_last_failure_the_earlier_ones_and_the_budget() {
         use AttemptFailure::{
-            Broken, Busy, Closed, Connect, Deadline, Died, Invalid, NoSocket, Server, Stalled, Unused,
+            Broken, Busy, Closed, Connect, Crowded, Deadline, Died, Invalid, LongAnswer, NoSocket, Server, Stalled,
+            Unused,
         };
         let rows = [
             // (all failures in order of time, budget, decision)
@@ -240,6 +272,12 @@ mod tests {
                 RetryDecision::GiveUp(Reason::Attempts { last: Invalid }),
             ),
             (&[Connect, Busy, Connect, Busy, Server], BudgetUse::Permits, RetryDecision::Retry),
+            (&[Crowded], BudgetUse::Permits, RetryDecision::RetryAfter(CROWDED_PAUSE)),
+            (&[Busy, Crowded, Crowded], BudgetUse::Permits, RetryDecision::RetryAfter(CROWDED_PAUSE * 2)),
+            (&[Crowded; 3], BudgetUse::Permits, RetryDecision::RetryAfter(CROWDED_PAUSE * 4)),
+            (&[Crowded; 4], BudgetUse::NotAsked, RetryDecision::GiveUp(Reason::Attempts { last: Crowded })),
+            (&[Crowded], BudgetUse::Forbids, RetryDecision::GiveUp(Reason::Budget { last: Crowded })),
+            (&[LongAnswer], BudgetUse::NotAsked, RetryDecision::GiveUp(Reason::LongAnswer)),
         ];
         for (failures, budget, expected) in rows {
             let mut asked = BudgetUse::NotAsked;
@@ -274,8 +312,12 @@ mod tests {
             (Reason::Poison, Code::Poison),
             (Reason::Attempts { last: AttemptFailure::Server }, Code::ReplicaFailed),
             (Reason::Budget { last: AttemptFailure::Server }, Code::ReplicaFailed),
+            (Reason::LongAnswer, Code::ReplicaFailed),
+            (Reason::Attempts { last: AttemptFailure::Crowded }, Code::Busy),
+            (Reason::Budget { last: AttemptFailure::Crowded }, Code::Busy),
         ] {
-            assert_eq!(reason.error().code, code, "{reason:?}");
+            let error = reason.error();
+            assert_eq!((error.code, error.retry_after.is_some()), (code, code == Code::Busy), "{reason:?}");
         }
     }
 }

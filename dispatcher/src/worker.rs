@@ -99,6 +99,8 @@ pub enum Message {
 enum WorkerEvent {
     /// A request is no longer wanted: its client has left, or its deadline has passed.
     Withdrawn(SequenceNumber),
+    /// The pause of a request whose attempt failed is over.
+    Paused(QueueEntry<QueuedRequest>),
     /// A probe or a liveness check has ended.
     Probed(ReplicaId, ProbeAnswer),
     /// Discovery has published changes of the set of replicas. The worker sends on the channel once it has applied them.
@@ -295,6 +297,7 @@ impl Worker {
     fn handle_event(&mut self, event: WorkerEvent) {
         match event {
             WorkerEvent::Withdrawn(sequence_number) => self.withdraw(sequence_number),
+            WorkerEvent::Paused(entry) => self.end_pause(entry),
             WorkerEvent::Probed(replica, answer) => self.record_probe(replica, answer),
             WorkerEvent::Published(changes, applied) => {
                 self.apply(&changes);
@@ -524,7 +527,10 @@ impl Worker {
         let assignment = Assignment {
             permit_id: self.last_permit_id,
             address: dispatched.address.clone(),
-            connection: self.pool.take(dispatched.replica, now),
+            // On a new connection, an end without an answer is never that of an idle connection which the replica has
+            // just closed. So a body that kills replicas is recognised at its second attempt at the latest. An idle
+            // connection is closed instead, so that the idle ones never exceed the slots.
+            connection: self.pool.take(dispatched.replica, now).filter(|_| dispatched.failed.tried().is_empty()),
             waited: now.saturating_duration_since(dispatched.accepted),
             deadline: dispatched.deadline,
             stall_notice,
@@ -668,7 +674,7 @@ impl Worker {
         body_deaths: u32,
         now: Instant,
     ) {
-        if !matches!(failure, AttemptFailure::Busy | AttemptFailure::Unused) {
+        if !matches!(failure, AttemptFailure::Busy | AttemptFailure::Crowded | AttemptFailure::Unused) {
             self.failure_log.record(&dispatched.address, failure, now);
         }
         if matches!(dispatched.twin, Some(Twin::Answered)) {
@@ -693,7 +699,26 @@ impl Worker {
                 count_retry(failure);
                 self.queue.requeue(entry);
             }
+            RetryDecision::RetryAfter(pause) => {
+                count_retry(failure);
+                let events = self.events.clone();
+                tokio::spawn(async move {
+                    tokio::time::sleep(pause).await;
+                    // If the worker has ended, it takes no request.
+                    let _ended = events.send(WorkerEvent::Paused(entry));
+                });
+            }
             RetryDecision::GiveUp(reason) => entry.request.refuse(reason.error()),
+        }
+    }
+
+    /// Returns a request to the queue after its pause.
+    fn end_pause(&mut self, entry: QueueEntry<QueuedRequest>) {
+        if !entry.request.is_abandoned() {
+            self.queue.requeue(entry);
+        } else if entry.deadline <= Instant::now() {
+            // Its withdrawal found it in no queue.
+            self.meters.expired.increment(1);
         }
     }
 

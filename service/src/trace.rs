@@ -215,12 +215,11 @@ fn tracestate(headers: &HeaderMap) -> Option<HeaderValue> {
     let members = lines.collect::<Result<Vec<_>, _>>().ok()?;
     let members = members.iter().flat_map(|line| line.split(',')).map(str::trim).filter(|member| !member.is_empty());
     for member in members.take(MAX_TRACESTATE_MEMBERS) {
-        if kept.len() + 1 + member.len() > MAX_TRACESTATE_BYTES + 1 {
+        let separator = if kept.is_empty() { "" } else { "," };
+        if kept.len() + separator.len() + member.len() > MAX_TRACESTATE_BYTES {
             break;
         }
-        if !kept.is_empty() {
-            kept.push(',');
-        }
+        kept.push_str(separator);
         kept.push_str(member);
     }
     (!kept.is_empty()).then(|| header_value(kept.as_bytes()))
@@ -240,6 +239,20 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(name, HeaderValue::from_str(value).expect("a header value"));
         TraceContext::from_headers(&headers)
+    }
+
+    #[test]
+    fn a_tracestate_is_kept_up_to_its_limit() {
+        for (lengths, expected) in
+            [(&[512][..], 512), (&[513], 0), (&[255, 256], 512), (&[256, 256], 256), (&[100, 411, 2], 512)]
+        {
+            let members: Vec<String> = lengths.iter().map(|length| format!("a={}", "x".repeat(length - 2))).collect();
+            let mut headers = HeaderMap::new();
+            for member in members {
+                headers.append(header::TRACESTATE, HeaderValue::from_str(&member).expect("a header value"));
+            }
+            assert_eq!(tracestate(&headers).map_or(0, |kept| kept.len()), expected, "{lengths:?}");
+        }
     }
 
     #[test]

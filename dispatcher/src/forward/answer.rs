@@ -1,6 +1,7 @@
 //! Reads one answer of a replica from the bytes of its connection. Accepts only the form that replicas use: a status
 //! line, headers, and a body of a declared length. Pure: knows nothing of sockets, and the bytes may come in any pieces.
 
+use super::answer_memory::AnswerMemory;
 use super::headers::AnswerHeaders;
 use bytes::Bytes;
 use hyper::StatusCode;
@@ -12,12 +13,16 @@ pub(super) const MAX_HEAD_BYTES: usize = 16 << 10;
 /// The largest number of headers of an answer.
 const MAX_HEADERS: usize = 64;
 
-/// The largest body of an answer, in bytes. A usual body has a few hundred bytes, and one with 1000 predictions less
-/// than 100 KiB.
+/// The largest body of an answer to `/predict`, in bytes. A usual body has a few hundred bytes, and one with 1000
+/// predictions less than 100 KiB.
 pub(super) const MAX_BODY_BYTES: usize = 1 << 20;
 
+/// The largest body of an answer to an inference request, in bytes. The probabilities of an image take 13 KiB of JSON,
+/// and a request may have as many images as a replica has slots.
+pub(super) const MAX_INFER_BODY_BYTES: usize = 64 << 20;
+
 /// The memory that is allocated for a body before its bytes arrive, in bytes. Without this limit, a head alone could
-/// take [`MAX_BODY_BYTES`].
+/// take the largest length.
 const FIRST_BODY_BYTES: usize = 64 << 10;
 
 /// The reason for which the bytes of an answer break the wire contract.
@@ -38,9 +43,17 @@ pub(super) enum Malformed {
     /// The body is chunked or compressed.
     #[error("the body has a Transfer-Encoding or a Content-Encoding")]
     Encoding,
-    /// The body is longer than [`MAX_BODY_BYTES`].
-    #[error("the body has {0} bytes, more than {MAX_BODY_BYTES}")]
-    LongBody(u64),
+    /// The body is longer than the limit of its request.
+    #[error("the body has {length} bytes, more than {limit}")]
+    LongBody {
+        /// The declared length in bytes.
+        length: u64,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// Other long answers take the memory that this body needs.
+    #[error("no memory is left for a body of {0} bytes")]
+    NoMemory(usize),
 }
 
 /// A whole answer of a replica.
@@ -57,8 +70,12 @@ pub(super) struct Answer {
 }
 
 /// An answer of which a part has arrived.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct AnswerReader {
+    /// The largest body in bytes.
+    max_body_bytes: usize,
+    /// The memory that a body above [`MAX_BODY_BYTES`] holds; `None` for any other.
+    memory: Option<AnswerMemory>,
     /// The bytes of a head that is not yet complete.
     partial_head: Vec<u8>,
     /// The head once it is complete.
@@ -72,12 +89,17 @@ pub(super) struct AnswerReader {
 struct Head {
     status: StatusCode,
     headers: AnswerHeaders,
-    /// The length of the body in bytes.
-    length: usize,
+    /// The length of the body in bytes, which may exceed the limit until [`AnswerReader::take_head`] has checked it.
+    length: u64,
     is_persistent: bool,
 }
 
 impl AnswerReader {
+    /// Reads an answer whose body has at most `max_body_bytes`.
+    pub(super) fn new(max_body_bytes: usize) -> Self {
+        Self { max_body_bytes, memory: None, partial_head: Vec::new(), head: None, body: Vec::new() }
+    }
+
     /// Whether a byte of the answer has arrived.
     pub(super) fn has_begun(&self) -> bool {
         !self.partial_head.is_empty() || self.head.is_some()
@@ -95,7 +117,7 @@ impl AnswerReader {
             // The usual answer arrives whole, so that its head is never copied.
             return match Head::parse(bytes)? {
                 Some((head, length)) => {
-                    self.head = Some(head);
+                    self.take_head(head)?;
                     Ok(self.read_body(&bytes[length..]))
                 }
                 None => self.keep_partial_head(bytes),
@@ -108,7 +130,7 @@ impl AnswerReader {
             return Ok(None);
         }
         let Some((head, length)) = Head::parse(&self.partial_head)? else { return Ok(None) };
-        self.head = Some(head);
+        self.take_head(head)?;
         let received = std::mem::take(&mut self.partial_head);
         Ok(self.read_body(&received[length..]))
     }
@@ -119,6 +141,17 @@ impl AnswerReader {
     /// If the bytes that have arrived do not begin an answer, so that the early end is not the fault.
     pub(super) fn end(&self) -> Result<(), Malformed> {
         if self.head.is_some() { Ok(()) } else { Head::parse(&self.partial_head).map(drop) }
+    }
+
+    fn take_head(&mut self, head: Head) -> Result<(), Malformed> {
+        let (length, limit) = (head.length, self.max_body_bytes);
+        let length = usize::try_from(length).ok().filter(|&length| length <= limit);
+        let length = length.ok_or(Malformed::LongBody { length: head.length, limit })?;
+        if length > MAX_BODY_BYTES {
+            self.memory = Some(AnswerMemory::reserve(length).ok_or(Malformed::NoMemory(length))?);
+        }
+        self.head = Some(head);
+        Ok(())
     }
 
     fn keep_partial_head(&mut self, bytes: &[u8]) -> Result<Option<Answer>, Malformed> {
@@ -132,11 +165,13 @@ impl AnswerReader {
 
     fn read_body(&mut self, bytes: &[u8]) -> Option<Answer> {
         let head = self.head.as_ref().expect("the callers have the head");
-        let missing = head.length - self.body.len();
+        let missing = head.length as usize - self.body.len();
         let (body, surplus) = bytes.split_at(missing.min(bytes.len()));
         if body.len() < missing {
-            if self.body.is_empty() {
-                self.body.reserve_exact(head.length.min(FIRST_BODY_BYTES));
+            if self.body.capacity() - self.body.len() < body.len() {
+                // The memory doubles as the bytes arrive, but never exceeds the length.
+                let more = self.body.len().max(FIRST_BODY_BYTES).max(body.len());
+                self.body.reserve_exact(more.min(missing));
             }
             self.body.extend_from_slice(body);
             return None;
@@ -146,6 +181,10 @@ impl AnswerReader {
         } else {
             self.body.extend_from_slice(body);
             std::mem::take(&mut self.body).into()
+        };
+        let body = match self.memory.take() {
+            Some(memory) => memory.hold(body),
+            None => body,
         };
         // Bytes after the answer answer no request. They would be taken for the answer to the next one.
         let allows_reuse = head.is_persistent && surplus.is_empty();
@@ -171,12 +210,9 @@ impl Head {
         }
         let status = StatusCode::from_u16(code).map_err(|_| Malformed::Status(code))?;
         let read = AnswerHeaders::read(response.headers)?;
-        if read.length > MAX_BODY_BYTES as u64 {
-            return Err(Malformed::LongBody(read.length));
-        }
         // An HTTP/1.0 server closes the connection unless it says otherwise, and few say so.
         let is_persistent = response.version == Some(1) && !read.closes;
-        let head = Self { status, headers: read.headers, length: read.length as usize, is_persistent };
+        let head = Self { status, headers: read.headers, length: read.length, is_persistent };
         Ok(Some((head, head_length)))
     }
 }

@@ -11,16 +11,22 @@ use service::wire::{Code, ErrorBody};
 /// Returns the answer for the client, or the failure that status and body stand for.
 pub(super) fn classify(answer: Answer, endpoint: &Endpoint) -> Result<ReplicaAnswer, AttemptFailure> {
     let Answer { status, headers, body, .. } = answer;
-    let AnswerHeaders { kind, json_length, .. } = headers;
+    let AnswerHeaders { kind, json_length, capacity, work, .. } = headers;
     let is_json = kind == BodyKind::Json;
     let (is_valid, is_busy) = match endpoint {
         Endpoint::Predict { .. } => (is_json, is_json && is_busy(status, &body)),
-        // Errors of the Open Inference Protocol have no code. A replica says 503 only if its slots are taken or its model
-        // is not loaded yet.
-        Endpoint::Infer(_) => (kind != BodyKind::Other, is_json && status == StatusCode::SERVICE_UNAVAILABLE),
+        // Errors of the Open Inference Protocol have no code. A replica that tells its capacity says 503 only if its
+        // slots are taken or its model is not loaded yet. The 503 of any other server is a failure like any 5xx.
+        Endpoint::Infer(_) => {
+            let is_unavailable = is_json && status == StatusCode::SERVICE_UNAVAILABLE;
+            (kind != BodyKind::Other, is_unavailable && capacity.is_some())
+        }
     };
     if is_valid && is_final(status) && (!is_json || status != StatusCode::OK || is_object(&body)) {
         Ok(ReplicaAnswer { status, kind, json_length, body })
+    } else if is_busy && work.is_some() {
+        // The work of a replica begins when it has the whole body, so it has read and parsed the body.
+        Err(AttemptFailure::Crowded)
     } else if is_busy {
         Err(AttemptFailure::Busy)
     } else if status.is_server_error() {
@@ -52,6 +58,7 @@ fn is_busy(status: StatusCode, body: &[u8]) -> bool {
 mod tests {
     use super::*;
     use crate::request::InferEndpoint;
+    use std::time::Duration;
 
     #[test]
     fn status_and_body_distinguish_answers_from_failures() {
@@ -90,17 +97,22 @@ mod tests {
     #[test]
     fn answers_of_the_inference_protocol_may_be_binary_and_are_busy_by_their_status() {
         let endpoint = Endpoint::Infer(InferEndpoint { path: "/v2/models/m/infer".into(), json_length: None }.into());
-        for (status, kind, body, expected) in [
-            (200, BodyKind::Json, "{}", None),
-            (200, BodyKind::Binary, "{}\0\0", None),
-            (200, BodyKind::Json, "{}\0\0", Some(AttemptFailure::Invalid)),
-            (200, BodyKind::Other, "{}", Some(AttemptFailure::Invalid)),
-            (404, BodyKind::Json, r#"{"error":"no such model"}"#, None),
-            (503, BodyKind::Json, r#"{"error":"no slot"}"#, Some(AttemptFailure::Busy)),
-            (503, BodyKind::Other, "no upstream", Some(AttemptFailure::Server)),
-            (500, BodyKind::Json, r#"{"error":"a bug"}"#, Some(AttemptFailure::Server)),
+        let (capacity, work) = (Some(4), Some(Duration::ZERO));
+        for (status, kind, body, capacity, work, expected) in [
+            (200, BodyKind::Json, "{}", capacity, work, None),
+            (200, BodyKind::Binary, "{}\0\0", capacity, work, None),
+            (200, BodyKind::Json, "{}\0\0", capacity, work, Some(AttemptFailure::Invalid)),
+            (200, BodyKind::Other, "{}", capacity, work, Some(AttemptFailure::Invalid)),
+            (404, BodyKind::Json, r#"{"error":"no such model"}"#, capacity, None, None),
+            (503, BodyKind::Json, r#"{"error":"no slot"}"#, capacity, None, Some(AttemptFailure::Busy)),
+            (503, BodyKind::Json, r#"{"error":"3 slots are missing"}"#, capacity, work, Some(AttemptFailure::Crowded)),
+            (503, BodyKind::Json, r#"{"error":"of another server"}"#, None, None, Some(AttemptFailure::Server)),
+            (503, BodyKind::Other, "no upstream", None, None, Some(AttemptFailure::Server)),
+            (500, BodyKind::Json, r#"{"error":"a bug"}"#, capacity, work, Some(AttemptFailure::Server)),
         ] {
-            let classified = classify(answer(status, kind, body), &endpoint);
+            let answer = answer(status, kind, body);
+            let headers = AnswerHeaders { capacity, work, ..answer.headers };
+            let classified = classify(Answer { headers, ..answer }, &endpoint);
             assert_eq!(classified.err(), expected, "{status} {kind:?} {body}");
         }
     }

@@ -10,7 +10,7 @@ use std::mem::MaybeUninit;
 use std::ops::Deref;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -27,8 +27,13 @@ const WRITE_PIECES: usize = 16;
 /// The reason for which no connection could be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OpenError {
-    /// The replica refuses connections or cannot be reached.
+    /// No process listens at the replica's address.
+    Refused,
+    /// The replica cannot be reached, or does not answer in time.
     Unreachable,
+    /// The host name of the replica could not be looked up. The error does not tell whether the name is gone or this
+    /// machine lacks descriptors.
+    Unresolved,
     /// This process or this machine has no socket or port left.
     NoSocket,
 }
@@ -42,8 +47,8 @@ pub(super) enum ExchangeError {
     Ended {
         /// Whether a byte of the answer had arrived.
         had_begun: bool,
-        /// Whether the whole request had been written.
-        was_sent: bool,
+        /// The time from the first write to the end.
+        lasted: Duration,
     },
 }
 
@@ -61,13 +66,18 @@ impl ReplicaConnection {
             let stream = TcpStream::connect(address).await?;
             // A request is written in as few pieces as possible, so Nagle's algorithm would only delay it.
             stream.set_nodelay(true)?;
-            Ok(Self { stream })
+            Ok::<_, io::Error>(Self { stream })
         };
         match tokio::time::timeout(CONNECT_TIMEOUT, opened).await {
             Ok(Ok(connection)) => Ok(connection),
             Ok(Err(error)) => {
                 tracing::debug!(address, %error, "cannot connect to the replica");
-                Err(if own_fault::is_own(&error) { OpenError::NoSocket } else { OpenError::Unreachable })
+                Err(match error.kind() {
+                    _ if own_fault::is_own(&error) => OpenError::NoSocket,
+                    _ if own_fault::is_unresolved(&error) => OpenError::Unresolved,
+                    ErrorKind::ConnectionRefused => OpenError::Refused,
+                    _ => OpenError::Unreachable,
+                })
             }
             Err(_elapsed) => Err(OpenError::Unreachable),
         }
@@ -84,15 +94,22 @@ impl ReplicaConnection {
         tokio::time::timeout(time, self.stream.readable()).await.is_ok() && self.is_stale()
     }
 
-    /// Sends a request with `head` and the pieces of its `body`, and receives the whole answer. The answer counts
-    /// although the request is not yet written whole, because a replica may refuse a body before it has read it.
+    /// Sends a request with `head` and the pieces of its `body`, and receives the whole answer, whose body has at most
+    /// `max_answer_bytes`. The answer counts although the request is not yet written whole, because a replica may
+    /// refuse a body before it has read it.
     ///
     /// # Cancel safety
     /// After the future is dropped, the connection cannot be used any further.
-    pub(super) async fn exchange(&mut self, head: &[u8], body: &[Bytes]) -> Result<Answer, ExchangeError> {
+    pub(super) async fn exchange(
+        &mut self,
+        head: &[u8],
+        body: &[Bytes],
+        max_answer_bytes: usize,
+    ) -> Result<Answer, ExchangeError> {
+        let started = Instant::now();
         let mut unsent = Unsent::new(head, body);
         let mut can_write = true;
-        let mut reader = AnswerReader::default();
+        let mut reader = AnswerReader::new(max_answer_bytes);
         poll_fn(|context| {
             let stream = &mut self.stream;
             while can_write && !unsent.is_empty() {
@@ -109,9 +126,8 @@ impl ReplicaConnection {
                     Ok(Answer { allows_reuse: answer.allows_reuse && unsent.is_empty(), ..answer })
                 }
                 Ok(None) => {
-                    let was_sent = unsent.is_empty();
                     reader.end().map_err(ExchangeError::Malformed)?;
-                    Err(ExchangeError::Ended { had_begun: reader.has_begun(), was_sent })
+                    Err(ExchangeError::Ended { had_begun: reader.has_begun(), lasted: started.elapsed() })
                 }
                 Err(malformed) => Err(ExchangeError::Malformed(malformed)),
             })

@@ -2,7 +2,7 @@
 //! Where ours is stricter, the answer must have one of the properties that it refuses.
 
 use super::ReplicaAnswer;
-use super::answer::Answer;
+use super::answer::{Answer, MAX_BODY_BYTES};
 use super::classify::classify;
 use super::connection::{ExchangeError, ReplicaConnection};
 use super::headers::{AnswerHeaders, BodyKind};
@@ -34,7 +34,7 @@ fn conclusion(answer: Result<ReplicaAnswer, AttemptFailure>) -> Conclusion {
 async fn ours(address: &str) -> Conclusion {
     let mut connection = ReplicaConnection::open(address).await.expect("the server listens");
     let head = format!("POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", BODY.len());
-    match connection.exchange(head.as_bytes(), &[Bytes::from_static(BODY)]).await {
+    match connection.exchange(head.as_bytes(), &[Bytes::from_static(BODY)], MAX_BODY_BYTES).await {
         Ok(answer) => conclusion(classify(answer, &Endpoint::Predict { top_k: 5 })),
         Err(ExchangeError::Malformed(_)) => Err(AttemptFailure::Invalid),
         Err(ExchangeError::Ended { .. }) => Err(AttemptFailure::Died),

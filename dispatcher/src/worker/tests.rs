@@ -307,6 +307,19 @@ async fn a_hedge_that_is_due_does_not_hide_that_the_only_replica_hangs() {
 }
 
 #[tokio::test]
+async fn a_replica_whose_name_is_gone_is_ejected_by_its_liveness_check() {
+    let address: Address = "9 whose name is gone".into();
+    let (worker, _publisher) = start(SETTINGS, std::slice::from_ref(&address)).await;
+    let (submitted, receiver) = entry(1, FOREVER);
+    submit(&worker, submitted).await;
+    let permit = receiver.await.expect("the worker runs").expect("the worker gives a permit");
+    HUNG.with_borrow_mut(|hung| hung.insert(address.clone()));
+    let _next = permit.end(Err(AttemptFailure::Unresolved));
+    let ejected = tokio::time::timeout(WAIT_LIMIT, until_ejected(&worker, &address)).await;
+    assert!(ejected.is_ok(), "the replica stays in the rotation");
+}
+
+#[tokio::test]
 async fn a_request_is_not_hedged_at_its_own_replica_or_before_requests_that_wait() {
     for (before, after) in [(&["9 a"][..], &["9 a"][..]), (&["1 a"], &["1 a", "1 b"])] {
         let addresses = |names: &[&str]| names.iter().map(|&name| name.into()).collect::<Vec<Address>>();

@@ -506,6 +506,60 @@ fn a_body_that_has_killed_two_replicas_is_refused_from_every_client_without_reac
 }
 
 #[test]
+fn copies_of_a_killer_that_waited_in_the_queue_reach_no_further_replica() {
+    on_steady_machine(async || {
+        let stubs = [StubReplica::start(StubBehavior::DiesOfPoison(SERVICE_TIME)).await];
+        let dispatcher = start_dispatcher(&stubs, &LONG_TIMES).await;
+        let copies: Vec<_> = (0..8).map(|_| send(&dispatcher, POISON, LONG_TIMEOUT_MS)).collect();
+        for reply in replies(copies).await {
+            assert_eq!(reply.status_and_code(), (422, "poison"));
+        }
+        assert_eq!(killers(&stubs), 2);
+    });
+}
+
+#[test]
+fn a_killer_on_a_connection_that_was_used_before_counts() {
+    on_steady_machine(async || {
+        let stubs = [(); 3].map(|()| StubReplica::with_capacity(2, StubBehavior::DiesOfPoison(SERVICE_TIME)));
+        let stubs = futures_util::future::join_all(stubs).await;
+        let dispatcher = start_dispatcher(&stubs, &LONG_TIMES).await;
+        // These leave an open connection to each replica.
+        let before: Vec<_> = (0..6).map(|_| send(&dispatcher, "image", LONG_TIMEOUT_MS)).collect();
+        assert_eq!(failures(&replies(before).await), []);
+        let reply = dispatcher.post_body(&[], POISON).await;
+        assert_eq!((reply.status_and_code(), killers(&stubs)), ((422, "poison"), 2));
+    });
+}
+
+#[test]
+fn an_answer_without_a_look_at_the_image_does_not_acquit_a_body() {
+    on_steady_machine(async || {
+        let dies = StubBehavior::DiesOfPoison(SERVICE_TIME);
+        for (behavior, status, killers_at_last) in [
+            (StubBehavior::Status(StatusCode::NOT_FOUND), 404, 2),
+            (StubBehavior::Status(StatusCode::GATEWAY_TIMEOUT), 504, 2),
+            (StubBehavior::Refuses("bad_request"), 400, 2),
+            (StubBehavior::Refuses("bad_image"), 400, 3),
+        ] {
+            let stubs = [StubReplica::start(dies.clone()).await];
+            let dispatcher = start_dispatcher(&stubs, &LONG_TIMES).await;
+            let first = dispatcher.post_body(&[("x-request-timeout-ms", "100")], POISON).await;
+            assert_eq!(first.status_and_code(), (504, "deadline_exceeded"));
+            dispatcher.until_states(&["ready"]).await;
+            let ask = format!("{behavior:?}");
+            stubs[0].set_behavior(behavior);
+            assert_eq!(dispatcher.post_body(&[], POISON).await.status, status, "{ask}");
+            stubs[0].set_behavior(dies.clone());
+            let before = killers(&stubs);
+            let reply = dispatcher.post_body(&[], POISON).await;
+            assert_eq!(reply.status_and_code(), (422, "poison"), "{ask}");
+            assert_eq!(1 + killers(&stubs) - before, killers_at_last, "{ask}");
+        }
+    });
+}
+
+#[test]
 fn requests_with_the_same_body_that_killed_one_replica_each_count_together() {
     on_steady_machine(async || {
         let stubs = [StubReplica::start(StubBehavior::DiesOfPoison(SERVICE_TIME)).await];

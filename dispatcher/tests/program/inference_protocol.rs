@@ -5,7 +5,9 @@ use crate::process::{DispatcherReply, RunningDispatcher};
 use crate::stub::{self, StubBehavior, StubReplica};
 use bytes::Bytes;
 use http_body_util::Full;
+use hyper::header::HeaderValue;
 use hyper::{Method, Request};
+use std::sync::Arc;
 
 const INFER: &str = "/v2/models/resnet18/infer";
 
@@ -57,6 +59,36 @@ async fn errors_have_the_form_of_the_protocol() {
         assert_eq!(reply.json.as_object().map(serde_json::Map::len), Some(1), "{}", reply.json);
         assert!(reply.json["error"].as_str().is_some_and(|error| error.contains(message)), "{}", reply.json);
     }
+    for (method, path, allowed) in [(Method::GET, INFER, "POST"), (Method::POST, "/v2/health/live", "GET, HEAD")] {
+        let request = Request::builder().method(method).uri(format!("http://{}{path}", dispatcher.program.address));
+        let request = request.body(Full::default()).expect("the request is well formed");
+        let response = dispatcher.client.request(request).await.expect("the dispatcher answers");
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()["allow"]),
+            (405, &HeaderValue::from_static(allowed))
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_request_for_more_slots_than_are_free_is_sent_a_few_times_and_holds_nobody_up() {
+    let stub = StubReplica::with_capacity(4, StubBehavior::Crowded).await;
+    let dispatcher = Arc::new(RunningDispatcher::start(&stub::static_list(&[&stub]), &[]).await);
+    dispatcher.until_states(&["ready"]).await;
+    let client = dispatcher.clone();
+    let crowded = tokio::spawn(async move { client.request(Method::POST, INFER, &[]).await });
+    let mut others = 0;
+    while !crowded.is_finished() {
+        assert_eq!(dispatcher.post(&[]).await.status, 200);
+        others += 1;
+    }
+    let reply = crowded.await.expect("the task does not panic");
+    assert_eq!(reply.status, 503, "{}", reply.json);
+    assert!(reply.has_retry_after());
+    assert_eq!(stub.calls() - others, 4, "attempts of the request with many images");
+    assert_eq!(dispatcher.metric("dispatcher_retries_total{reason=\"crowded\"}").await, 3.0);
+    assert_eq!(dispatcher.metric("dispatcher_retries_total{reason=\"busy\"}").await, 0.0);
+    assert!(others >= 10, "{others} other requests were answered meanwhile");
 }
 
 #[tokio::test]

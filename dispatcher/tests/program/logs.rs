@@ -38,6 +38,10 @@ async fn each_request_has_a_line_in_the_access_log_with_its_id_and_attempts() {
     let failures = lines.iter().filter(|line| line["failures"] == serde_json::json!(["reset"])).count();
     assert!((1..=3).contains(&failures), "{lines:?}");
     assert_eq!((&line("large")["status"], &line("large")["attempts"]), (&413.into(), &0.into()));
+    let failures = line("late")["failures"].as_array().cloned().unwrap_or_default();
+    assert_eq!(failures.last(), Some(&"deadline".into()), "{}", line("late"));
+    assert_eq!(line("late")["attempts"], failures.len());
+    assert_eq!(line("late")["replica"], good.address);
     assert_eq!((&line("late")["code"], &line("late")["verdict"]), (&"deadline_exceeded".into(), &"failed".into()));
 }
 

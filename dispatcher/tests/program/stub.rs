@@ -23,6 +23,9 @@ use tokio::task::JoinSet;
 /// The beginning of a body that kills stubs with [`StubBehavior::DiesOfPoison`].
 pub(crate) const POISON: &[u8] = b"poison";
 
+/// The time for which a stub holds [`POISON`] before it dies. A real replica parses and decodes a body meanwhile.
+const DIES_AFTER: Duration = Duration::from_millis(15);
+
 /// The time after which a stub that died of [`POISON`] starts again.
 const RESTART: Duration = Duration::from_millis(200);
 
@@ -39,6 +42,9 @@ pub(crate) enum StubBehavior {
     Gated(Arc<Semaphore>),
     /// The stub answers with this status and a body that is no [`service::wire::ErrorBody`].
     Status(StatusCode),
+    /// The stub reads each inference request, and answers that it has fewer free slots than the request has images.
+    /// It answers other requests at once.
+    Crowded,
     /// The stub answers with status 400 and an error body with this code.
     Refuses(&'static str),
     /// The stub closes the connection without an answer once the semaphore has a permit.
@@ -254,13 +260,20 @@ async fn answer(request: Request<Incoming>, shared: Arc<StubState>) -> Result<St
     let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
     let query = head.uri.query().map(str::to_owned);
     let path = head.uri.path().to_owned();
+    let path_is_infer = path.ends_with("/infer") && path.starts_with("/v2/");
     let received = ReceivedRequest { path, query, headers: head.headers, body: body.clone() };
     shared.received.lock().expect("no thread panics while it holds the lock").push(received);
     let Some(_slot) = SlotInUse::take(&shared) else {
         return Ok(respond::error(&RequestError::new(Code::Busy, "at capacity"), "").map(Either::Left));
     };
     match behavior {
-        StubBehavior::Prompt => {}
+        StubBehavior::Crowded if path_is_infer => {
+            let mut reply = respond::inference_error(&RequestError::new(Code::Busy, "not enough free slots"));
+            reply.headers_mut().insert(header::CAPACITY, HeaderValue::from(shared.capacity));
+            reply.headers_mut().insert(header::WORK_US, HeaderValue::from(1));
+            return Ok(reply.map(Either::Left));
+        }
+        StubBehavior::Prompt | StubBehavior::Crowded => {}
         StubBehavior::Delayed(time) => tokio::time::sleep(time).await,
         StubBehavior::Computes(time) => {
             return Ok(compute(&shared, time).await.map(|whole| Either::Left(whole.into())));
@@ -282,6 +295,7 @@ async fn answer(request: Request<Incoming>, shared: Arc<StubState>) -> Result<St
         StubBehavior::Hangs => unreachable!("`wait_for` has returned another behavior"),
         StubBehavior::DiesOfPoison(time) => {
             if body.starts_with(POISON) {
+                tokio::time::sleep(DIES_AFTER).await;
                 shared.should_run.send_replace(false);
                 tokio::spawn(async move {
                     tokio::time::sleep(RESTART).await;

@@ -2,7 +2,8 @@
 //! reach, and the dispatcher must neither lose a request nor blame an innocent one.
 
 use crate::process::{Program, RunningDispatcher, WAIT_LIMIT, command};
-use crate::stub::{self, StubBehavior, StubReplica};
+use crate::steady::on_steady_machine;
+use crate::stub::{StubBehavior, StubReplica};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::Request;
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 /// An answer in the form of the wire contract.
 const ANSWER: &str =
@@ -31,6 +32,10 @@ enum Reaction {
     Closes,
     /// It resets the connection after it has read the body.
     Resets,
+    /// It resets the connection after it has read the head.
+    ResetsEarly,
+    /// It closes its listener, and then the connection, after it has read the body.
+    Stops,
 }
 
 impl Reaction {
@@ -53,6 +58,9 @@ struct RawState {
     /// Whether the replica closes every new connection at once.
     closes_all: AtomicBool,
     images: AtomicUsize,
+    /// Whether the replica should listen, and whether it does.
+    should_listen: watch::Sender<bool>,
+    listens: watch::Sender<bool>,
     /// Receives a message when the dispatcher has closed a connection on which it had sent an image.
     closed: mpsc::UnboundedSender<()>,
 }
@@ -73,15 +81,24 @@ impl RawReplica {
             react: Box::new(react),
             closes_all: AtomicBool::new(false),
             images: AtomicUsize::new(0),
+            should_listen: watch::Sender::new(true),
+            listens: watch::Sender::new(true),
             closed,
         });
         let state = shared.clone();
         tokio::spawn(async move {
-            while let Ok((stream, _peer)) = listener.accept().await {
+            let mut should_listen = state.should_listen.subscribe();
+            loop {
+                let stream = tokio::select! {
+                    accepted = listener.accept() => accepted.expect("the replica listens").0,
+                    _ = should_listen.wait_for(|&should_listen| !should_listen) => break,
+                };
                 if !state.closes_all.load(Ordering::SeqCst) {
                     tokio::spawn(serve(stream, state.clone()));
                 }
             }
+            drop(listener);
+            state.listens.send_replace(false);
         });
         (Self { address, shared }, connections_closed)
     }
@@ -119,6 +136,10 @@ async fn serve(mut stream: TcpStream, state: Arc<RawState>) -> Option<()> {
             tokio::time::sleep(Duration::from_millis(300)).await;
             return None;
         }
+        if matches!(reaction, Reaction::ResetsEarly) {
+            stream.set_zero_linger().expect("the socket is open");
+            return None;
+        }
         let length =
             head.lines().find_map(|line| line.strip_prefix("content-length: ")).expect("a request has a length");
         let length: usize = length.parse().expect("the length is a number");
@@ -135,7 +156,12 @@ async fn serve(mut stream: TcpStream, state: Arc<RawState>) -> Option<()> {
                 stream.set_zero_linger().expect("the socket is open");
                 return None;
             }
-            Reaction::Closes | Reaction::WritesEarly(_) => return None,
+            Reaction::Stops => {
+                state.should_listen.send_replace(false);
+                state.listens.subscribe().wait_for(|&listens| !listens).await.ok()?;
+                return None;
+            }
+            Reaction::Closes | Reaction::WritesEarly(_) | Reaction::ResetsEarly => return None,
         }
     }
     None
@@ -200,6 +226,52 @@ async fn a_replica_that_closes_every_connection_at_once_makes_no_image_poison() 
     replicas.iter().for_each(|replica| replica.set_closes_all(false));
     let reply = request.await.expect("the task does not panic");
     assert_eq!(reply.status, 200, "{}", reply.json);
+}
+
+#[test]
+fn a_replica_that_stops_while_a_request_is_on_its_way_is_not_killed_by_it() {
+    on_steady_machine(async || {
+        let stops = |number| if number == 0 { Reaction::answers() } else { Reaction::Stops };
+        let stopping = [RawReplica::start(stops).await, RawReplica::start(stops).await];
+        let steady = RawReplica::start(|_| Reaction::answers()).await;
+        let dispatcher = start(&[&stopping[0], &stopping[1], &steady], &[]).await;
+        for _ in 0..6 {
+            let reply = dispatcher.post(&[]).await;
+            assert_eq!(reply.status, 200, "{}", reply.json);
+        }
+        assert_eq!(retries(&dispatcher, "reset").await, 0.0);
+        assert!(retries(&dispatcher, "connect").await >= 1.0, "no replica stopped");
+    });
+}
+
+#[tokio::test]
+async fn a_body_that_kills_replicas_while_they_read_it_is_refused_after_two() {
+    let large = Bytes::from(vec![7; 16 << 20]);
+    let replicas = [(); 3].map(|()| RawReplica::start(|_| Reaction::ResetsEarly));
+    let replicas = futures_util::future::join_all(replicas).await;
+    let dispatcher = start(&replicas.iter().collect::<Vec<_>>(), &[]).await;
+    let reply = dispatcher.post_body(&[], large).await;
+    assert_eq!(reply.status_and_code(), (422, "poison"));
+    assert_eq!(replicas.iter().map(RawReplica::images).sum::<usize>(), 2);
+}
+
+#[tokio::test]
+async fn a_long_answer_to_an_inference_request_is_passed_on_and_one_above_the_limit_is_not_computed_again() {
+    let kind = "Content-Type: application/json";
+    let long = format!("{{\"data\":\"{}\"}}", "x".repeat(3 << 20));
+    let whole = format!("HTTP/1.1 200 OK\r\n{kind}\r\nContent-Length: {}\r\n\r\n{long}", long.len());
+    let too_long = format!("HTTP/1.1 200 OK\r\n{kind}\r\nContent-Length: {}\r\n\r\n", (64 << 20) + 1);
+    for (answer, status, field) in [(whole, 200, "data"), (too_long, 502, "error")] {
+        let replica = RawReplica::start(move |_| Reaction::Writes(answer.clone())).await;
+        let dispatcher = start(&[&replica], &[]).await;
+        for sent in 1..=4 {
+            let request = Request::post(format!("http://{}/v2/models/m/infer", dispatcher.program.address));
+            let reply = dispatcher.send(request.body("{}".into()).expect("the request is well formed")).await;
+            assert_eq!(reply.status, status);
+            assert!(reply.json[field].as_str().is_some_and(|text| status != 200 || text.len() == 3 << 20));
+            assert_eq!((replica.images(), dispatcher.states().await), (sent, vec!["ready".to_owned()]));
+        }
+    }
 }
 
 #[tokio::test]
@@ -318,11 +390,23 @@ async fn an_idle_connection_is_closed_before_its_replica_would_close_it() {
 
 #[tokio::test]
 async fn a_dispatcher_without_file_descriptors_ejects_no_replica_and_loses_no_request() {
+    // Looking up a name needs descriptors, too, and its errors do not tell that there are none.
+    for host in ["127.0.0.1", "localhost"] {
+        exhaust_descriptors(host).await;
+    }
+}
+
+/// Sends a dispatcher more requests than it has descriptors for connections to its replica at `host`.
+async fn exhaust_descriptors(host: &str) {
     const REQUESTS: usize = 120;
     let gate = Arc::new(Semaphore::new(0));
     let stub = StubReplica::with_capacity(2 * REQUESTS, StubBehavior::Gated(gate.clone())).await;
     // The requests come over one connection with HTTP/2, and need more connections to the replica than the limit has.
-    let flags = ["--objective=30s", "--deadline=60s", &format!("--replicas={}", stub::static_list(&[&stub]))];
+    let flags = [
+        "--objective=30s",
+        "--deadline=60s",
+        &format!("--replicas=static:{}", stub.address.replace("127.0.0.1", host)),
+    ];
     let plain = command(&[&["--log=error"][..], &flags].concat());
     let mut limited = Command::new("sh");
     limited.arg("-c").arg("ulimit -n 100 && exec \"$0\" \"$@\"").arg(plain.as_std().get_program());

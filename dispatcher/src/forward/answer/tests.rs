@@ -7,7 +7,7 @@ use proptest::test_runner::Config;
 
 /// The result of reading `pieces` one after the other. It is `Ok(None)` if the answer is not complete.
 fn read_pieces<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Option<Answer>, Malformed> {
-    let mut reader = AnswerReader::default();
+    let mut reader = AnswerReader::new(MAX_BODY_BYTES);
     for piece in pieces {
         if let Some(answer) = reader.read(piece)? {
             return Ok(Some(answer));
@@ -71,10 +71,10 @@ fn an_answer_that_breaks_the_contract_is_malformed() {
         ("HTTP/1.1 099 ?\r\nContent-Length: 2\r\n\r\n{}", Malformed::Status(99)),
         ("HTTP/1.1 200 OK\r\n\r\n{}", Malformed::Length),
         ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", Malformed::Encoding),
-        (&long_body, Malformed::LongBody(MAX_BODY_BYTES as u64 + 1)),
+        (&long_body, Malformed::LongBody { length: MAX_BODY_BYTES as u64 + 1, limit: MAX_BODY_BYTES }),
         (
             "HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551615\r\n\r\n",
-            Malformed::LongBody(18_446_744_073_709_551_615),
+            Malformed::LongBody { length: u64::MAX, limit: MAX_BODY_BYTES },
         ),
     ] {
         assert_eq!(read(text), Err(expected), "{text:.60?}");
@@ -83,7 +83,7 @@ fn an_answer_that_breaks_the_contract_is_malformed() {
 
 #[test]
 fn a_declared_length_takes_no_memory_before_the_body_arrives() {
-    let mut reader = AnswerReader::default();
+    let mut reader = AnswerReader::new(MAX_BODY_BYTES);
     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {MAX_BODY_BYTES}\r\n\r\n{{");
     assert_eq!(reader.read(head.as_bytes()), Ok(None));
     assert!(reader.body.capacity() <= FIRST_BODY_BYTES, "{} bytes", reader.body.capacity());
@@ -95,7 +95,7 @@ fn a_declared_length_takes_no_memory_before_the_body_arrives() {
 #[test]
 fn an_incomplete_answer_is_not_malformed() {
     for text in ["HTTP", "HTTP/1.1 200 OK\r\nContent-Le", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{"] {
-        let mut reader = AnswerReader::default();
+        let mut reader = AnswerReader::new(MAX_BODY_BYTES);
         assert!(!reader.has_begun());
         assert_eq!(reader.read(text.as_bytes()), Ok(None), "{text:?}");
         assert!(reader.has_begun() && reader.end().is_ok(), "{text:?}");
@@ -134,4 +134,25 @@ proptest! {
         };
         prop_assert_eq!(without_reuse(read_pieces(pieces)), without_reuse(read(&text)));
     }
+}
+
+#[test]
+fn an_answer_to_an_inference_request_may_be_long_and_takes_memory_as_it_arrives() {
+    let whole: Vec<u8> = (0..(5 << 20) + 7).map(|index: usize| (index % 251) as u8).collect();
+    let mut reader = AnswerReader::new(MAX_INFER_BODY_BYTES);
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", whole.len());
+    assert_eq!(reader.read(head.as_bytes()), Ok(None));
+    let mut answer = None;
+    let mut arrived = 0;
+    for piece in whole.chunks(8 << 10) {
+        assert_eq!(answer, None);
+        answer = reader.read(piece).expect("the answer is well formed");
+        arrived += piece.len();
+        let taken = reader.body.capacity();
+        assert!(taken <= whole.len().min(2 * arrived.max(FIRST_BODY_BYTES)), "{taken} bytes for {arrived}");
+    }
+    assert!(answer.is_some_and(|answer| answer.body == whole));
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", MAX_INFER_BODY_BYTES + 1);
+    let read = AnswerReader::new(MAX_INFER_BODY_BYTES).read(head.as_bytes());
+    assert!(matches!(read, Err(Malformed::LongBody { .. })), "{read:?}");
 }
