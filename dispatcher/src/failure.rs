@@ -68,7 +68,10 @@ impl AttemptFailure {
 
     /// Whether the failure can be the last reason for an ejection.
     pub fn may_eject(self) -> bool {
-        !matches!(self, Self::Busy | Self::Unused | Self::NoSocket | Self::Stalled)
+        matches!(
+            self.health_signal(FAIR_ATTEMPT),
+            HealthSignal::Failed | HealthSignal::Overdue | HealthSignal::Unreachable
+        )
     }
 
     /// The failure's value of the label `reason` of `dispatcher_retries_total`.
