@@ -220,32 +220,6 @@ async fn an_answer_that_is_sent_reaches_a_slow_client_although_the_program_ends(
 }
 
 #[test]
-fn a_client_that_reads_slowly_gets_its_whole_answer_while_the_program_drains() {
-    on_steady_machine(async || {
-        let program = Program::start(&["--replicas=static:127.0.0.1:1", "--log=error", "--grace=60s"], &[]).await;
-        let mut stream = connect_with_small_buffer(&program.address).await;
-        // So many answers that the program cannot give all of them to the kernel.
-        let requests = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n".repeat(200);
-        stream.write_all(&requests).await.expect("the connection is open");
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        program.signal("TERM").await;
-        let (since, mut answers, mut piece) = (Instant::now(), Vec::new(), vec![0; 16 << 10]);
-        loop {
-            match stream.read(&mut piece).await.expect("the connection is not reset") {
-                0 => break,
-                count => answers.extend_from_slice(&piece[..count]),
-            }
-            // The client does not take all that it could for longer than a silent client would be waited for.
-            if since.elapsed() < Duration::from_secs(2) {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        }
-        assert!(since.elapsed() > Duration::from_secs(2), "{} bytes were too few", answers.len());
-        assert!(answers.ends_with(b"\n}\n"), "{} bytes have arrived", answers.len());
-    });
-}
-
-#[test]
 fn the_last_answer_reaches_a_client_that_has_sent_more_requests() {
     on_steady_machine(async || {
         let flags = ["--replicas=static:127.0.0.1:1", "--log=error", "--max-connection-age=300ms"];
