@@ -50,13 +50,21 @@ impl ReplicaHandler {
     /// Answers one request.
     pub async fn handle(self: Arc<Self>, request: Request<Incoming>) -> Reply {
         let path = request.uri().path();
-        if let Some(reply) = self.admin.answer(request.method(), path) {
+        if wire::takes_image(request.method(), path) {
+            return self.predict(request).await;
+        }
+        if inference_protocol::owns(path) {
+            return inference_protocol::answer(&self, request).await;
+        }
+        let (head, body) = request.into_parts();
+        // Closing a connection with an unread body would reset it, and the client would lose the answer.
+        Upload::new(&head.headers, body).discard().await;
+        let path = head.uri.path();
+        if let Some(reply) = self.admin.answer(&head.method, path) {
             return reply;
         }
         match wire::image_methods(path) {
-            Some(_) if wire::takes_image(request.method(), path) => self.predict(request).await,
             Some(methods) => respond::method_not_allowed(methods, ""),
-            None if inference_protocol::owns(path) => inference_protocol::answer(&self, request).await,
             None => respond::not_found(path, "send images to POST /predict", ""),
         }
     }

@@ -17,11 +17,17 @@ const IMAGE: &str = "image";
 /// so [`IMAGE`] goes before it.
 const DATA: &str = "data";
 
-/// The fields of a body of `application/json`.
+/// The field [`IMAGE`] of a body of `application/json`.
 #[derive(Deserialize)]
-struct JsonBody<'a> {
+struct JsonImage<'a> {
     #[serde(borrow)]
     image: Option<JsonText<'a>>,
+}
+
+/// The field [`DATA`] of a body of `application/json`. It is read on its own, because beside an image it may have any
+/// type.
+#[derive(Deserialize)]
+struct JsonData<'a> {
     #[serde(borrow)]
     data: Option<JsonText<'a>>,
 }
@@ -135,8 +141,12 @@ fn image_of_json(body: &[u8]) -> Result<Bytes, RequestError> {
     };
     // Some programs on Windows begin every file with a byte order mark.
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
-    let JsonBody { image, data } = serde_json::from_slice(body).map_err(|error| wrong_form(&error))?;
-    let JsonText(text) = image.or(data).ok_or_else(|| wrong_form(&"the field \"image\" is missing"))?;
+    let JsonImage { image } = serde_json::from_slice(body).map_err(|error| wrong_form(&error))?;
+    let text = match image {
+        Some(image) => Some(image),
+        None => serde_json::from_slice::<JsonData<'_>>(body).map_err(|error| wrong_form(&error))?.data,
+    };
+    let JsonText(text) = text.ok_or_else(|| wrong_form(&"the field \"image\" is missing"))?;
     decoded(text.as_bytes(), "\"image\" cannot be decoded")
 }
 

@@ -2,7 +2,7 @@
 //! that all requests share. Knows nothing of the body's format.
 
 use crate::readiness::Readiness;
-use crate::server::ChunkTooLarge;
+use crate::server::RefusedFraming;
 use crate::wire::{Code, RequestError};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
@@ -23,7 +23,7 @@ pub struct BodyLimits {
     pub timeout: Duration,
     /// The memory that all requests share.
     pub memory_budget: MemoryBudget,
-    /// Tells whether the process drains. Then it waits for no silent client.
+    /// Tells whether the process still accepts connections. If not, it waits for no silent client.
     pub readiness: Readiness,
 }
 
@@ -38,7 +38,7 @@ const DISCARD_BYTES: usize = 1 << 20;
 /// The longest time for reading and throwing away a refused body.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// While the process drains, the longest time for which an incomplete body may be silent.
+/// Once the process accepts no more connections, the longest time for which an incomplete body may be silent.
 const DRAINING_SILENCE: Duration = Duration::from_secs(1);
 
 /// Pieces of a body that have fewer bytes are copied. Otherwise each short piece would keep in memory the whole buffer
@@ -224,7 +224,7 @@ impl Upload {
                         let is_silent = received == std::mem::replace(&mut received_before, received);
                         if now >= end {
                             break Err(late(limits, latest == end));
-                        } else if is_silent && limits.readiness.is_draining() {
+                        } else if is_silent && limits.readiness.is_finishing() {
                             let message = "the server stops before the whole body has arrived; send the request again";
                             break Err(RequestError::new(Code::SlowBody, message));
                         }
@@ -333,7 +333,8 @@ fn too_large(limits: &BodyLimits) -> RequestError {
 /// Whether the connection's stream found a chunk that is larger than the largest body.
 fn is_chunk_too_large(error: &hyper::Error) -> bool {
     let io = error.source().and_then(|source| source.downcast_ref::<std::io::Error>());
-    io.and_then(std::io::Error::get_ref).is_some_and(|inner| inner.is::<ChunkTooLarge>())
+    let refused = io.and_then(std::io::Error::get_ref).and_then(|inner| inner.downcast_ref());
+    refused == Some(&RefusedFraming::ChunkTooLarge)
 }
 
 #[cfg(test)]

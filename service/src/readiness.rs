@@ -16,6 +16,7 @@ struct Conditions {
     /// The number of latches that are not yet released.
     latches: AtomicUsize,
     draining: AtomicBool,
+    finishing: AtomicBool,
 }
 
 /// Keeps the process from becoming ready until the latch is dropped.
@@ -45,6 +46,16 @@ impl Readiness {
     pub fn is_draining(&self) -> bool {
         self.conditions.draining.load(Ordering::SeqCst)
     }
+
+    /// Records that the process accepts no more connections, some time after it has begun to drain.
+    pub fn finish(&self) {
+        self.conditions.finishing.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether [`Readiness::finish`] was called. Then no silent client may delay the end of the process.
+    pub fn is_finishing(&self) -> bool {
+        self.conditions.finishing.load(Ordering::SeqCst)
+    }
 }
 
 impl Drop for Latch {
@@ -66,6 +77,8 @@ mod tests {
         drop(listener);
         assert!(readiness.is_ready());
         readiness.drain();
-        assert!(!readiness.is_ready());
+        assert!(!readiness.is_ready() && !readiness.is_finishing());
+        readiness.finish();
+        assert!(readiness.is_finishing());
     }
 }

@@ -4,13 +4,15 @@
 mod activity;
 mod answer;
 mod connection;
+#[cfg(test)]
+mod differential;
 mod framing;
 mod limits;
 mod listener;
 mod peers;
 mod stream;
 
-pub use framing::ChunkTooLarge;
+pub use framing::RefusedFraming;
 pub use limits::ConnectionLimits;
 pub use listener::{listen, listen_as};
 
@@ -67,6 +69,7 @@ pub async fn run<H, F>(
         }
         readiness.drain();
         tokio::time::sleep(drain.delay).await;
+        readiness.finish();
     };
     let readiness = readiness.clone();
     let handle = move |request: Request<Incoming>| {

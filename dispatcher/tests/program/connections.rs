@@ -2,8 +2,10 @@
 
 use crate::process::{Program, RunningDispatcher, WAIT_LIMIT};
 use crate::protocols::{
-    END_HEADERS, END_STREAM, GOAWAY, HEADERS, Identity, PREDICT, PREFACE, SETTINGS, frame, handshake,
+    DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Identity, PREDICT, PREFACE, SETTINGS, frame, handshake,
+    handshake_on,
 };
+use crate::steady::on_steady_machine;
 use crate::stub::{self, StubBehavior, StubReplica};
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -76,31 +78,33 @@ async fn read_to_end(stream: &mut (impl AsyncRead + Unpin + ?Sized)) -> Vec<u8> 
     bytes
 }
 
-#[tokio::test]
-async fn a_silent_connection_is_closed_in_every_state() {
-    let (folder, identity) = (tempfile::tempdir().expect("a temporary folder can be made"), Identity::new());
-    let limits = ["--replicas=static:127.0.0.1:1", "--log=error", "--header-timeout=400ms", "--idle-timeout=800ms"];
-    let [certificate, key] = identity.install(&folder);
-    let plain = Program::start(&limits, &[]).await;
-    let tls = Program::start(&[&limits[..], &[&certificate, &key]].concat(), &[]).await;
-    let clients = silent_kinds().into_iter().map(async |(name, has_tls, protocol, bytes)| {
-        let address = if has_tls { &tls.address } else { &plain.address };
+#[test]
+fn a_silent_connection_is_closed_in_every_state() {
+    on_steady_machine(async || {
+        let (folder, identity) = (tempfile::tempdir().expect("a temporary folder can be made"), Identity::new());
+        let limits = ["--replicas=static:127.0.0.1:1", "--log=error", "--header-timeout=400ms", "--idle-timeout=800ms"];
+        let [certificate, key] = identity.install(&folder);
+        let plain = Program::start(&limits, &[]).await;
+        let tls = Program::start(&[&limits[..], &[&certificate, &key]].concat(), &[]).await;
+        let clients = silent_kinds().into_iter().map(async |(name, has_tls, protocol, bytes)| {
+            let address = if has_tls { &tls.address } else { &plain.address };
+            let since = Instant::now();
+            let mut stream = silent_client(address, has_tls.then_some(&identity), protocol, &bytes).await;
+            read_to_end(&mut stream).await;
+            (name, since.elapsed())
+        });
+        let mut silent_handshake = TcpStream::connect(&tls.address).await.expect("the dispatcher listens");
         let since = Instant::now();
-        let mut stream = silent_client(address, has_tls.then_some(&identity), protocol, &bytes).await;
-        read_to_end(&mut stream).await;
-        (name, since.elapsed())
+        for (name, time) in join_all(clients).await {
+            // A connection is retired after at most 1.2 times its limit, and then has a second to close.
+            assert!(
+                (Duration::from_millis(300)..Duration::from_secs(4)).contains(&time),
+                "{name} was closed after {time:?}"
+            );
+        }
+        read_to_end(&mut silent_handshake).await;
+        assert!(since.elapsed() < Duration::from_secs(4), "a TLS handshake has a limit, too");
     });
-    let mut silent_handshake = TcpStream::connect(&tls.address).await.expect("the dispatcher listens");
-    let since = Instant::now();
-    for (name, time) in join_all(clients).await {
-        // A connection is retired after at most 1.2 times its limit, and then has a second to close.
-        assert!(
-            (Duration::from_millis(300)..Duration::from_secs(4)).contains(&time),
-            "{name} was closed after {time:?}"
-        );
-    }
-    read_to_end(&mut silent_handshake).await;
-    assert!(since.elapsed() < Duration::from_secs(4), "a TLS handshake has a limit, too");
 }
 
 /// Waits until the program has ended. Returns the time since `since`.
@@ -109,46 +113,130 @@ async fn until_ended(mut program: Program, since: Instant) -> Duration {
     since.elapsed()
 }
 
-#[tokio::test]
-async fn a_drain_waits_for_no_silent_connection() {
-    let (folder, identity) = (tempfile::tempdir().expect("a temporary folder can be made"), Identity::new());
-    let [certificate, key] = identity.install(&folder);
-    let slow = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nx".to_vec();
-    let opened = [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat();
-    let unread = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n".repeat(2000);
-    let no_window = frame(SETTINGS, 0, 0, &NO_WINDOW);
-    let unread2 = [PREFACE, &no_window, &frame(HEADERS, END_HEADERS | END_STREAM, 1, METRICS)].concat();
-    let slow2 = [&opened[..], &frame(HEADERS, END_HEADERS, 1, PREDICT)].concat();
-    let kinds = [
-        silent_kinds(),
-        vec![
-            ("a part of a body", false, "", slow.clone()),
-            ("TLS, a part of a body", true, "http/1.1", slow),
-            ("a part of a body on HTTP/2", false, "", slow2),
-            ("unread answers", false, "", unread),
-            ("an unread answer on HTTP/2", false, "", unread2),
-        ],
-    ]
-    .concat();
-    let identity = &identity;
-    let drained = kinds.into_iter().map(async |(name, has_tls, protocol, bytes)| {
-        let times = ["--grace=60s", "--body-timeout=60s", "--deadline=60s"];
-        let mut flags = [&["--replicas=static:127.0.0.1:1", "--log=error"][..], &times].concat();
-        if has_tls {
-            flags.extend([&*certificate, &*key]);
+#[test]
+fn a_drain_waits_for_no_silent_connection() {
+    on_steady_machine(async || {
+        let (folder, identity) = (tempfile::tempdir().expect("a temporary folder can be made"), Identity::new());
+        let [certificate, key] = identity.install(&folder);
+        let slow = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nx".to_vec();
+        let opened = [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat();
+        let unread = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n".repeat(2000);
+        let no_window = frame(SETTINGS, 0, 0, &NO_WINDOW);
+        let unread2 = [PREFACE, &no_window, &frame(HEADERS, END_HEADERS | END_STREAM, 1, METRICS)].concat();
+        let slow2 = [&opened[..], &frame(HEADERS, END_HEADERS, 1, PREDICT)].concat();
+        let kinds = [
+            silent_kinds(),
+            vec![
+                ("a part of a body", false, "", slow.clone()),
+                ("TLS, a part of a body", true, "http/1.1", slow),
+                ("a part of a body on HTTP/2", false, "", slow2),
+                ("unread answers", false, "", unread),
+                ("an unread answer on HTTP/2", false, "", unread2),
+            ],
+        ]
+        .concat();
+        let identity = &identity;
+        let drained = kinds.into_iter().map(async |(name, has_tls, protocol, bytes)| {
+            let times = ["--grace=60s", "--body-timeout=60s", "--deadline=60s"];
+            let mut flags = [&["--replicas=static:127.0.0.1:1", "--log=error"][..], &times].concat();
+            if has_tls {
+                flags.extend([&*certificate, &*key]);
+            }
+            let program = Program::start(&flags, &[]).await;
+            let mut held = Vec::new();
+            for _ in 0..3 {
+                held.push(silent_client(&program.address, has_tls.then_some(identity), protocol, &bytes).await);
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            program.signal("TERM").await;
+            (name, until_ended(program, Instant::now()).await)
+        });
+        for (name, time) in join_all(drained).await {
+            assert!(time < Duration::from_millis(3500), "a client with {name} delayed the end by {time:?}");
         }
-        let program = Program::start(&flags, &[]).await;
-        let mut held = Vec::new();
-        for _ in 0..3 {
-            held.push(silent_client(&program.address, has_tls.then_some(identity), protocol, &bytes).await);
-        }
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        program.signal("TERM").await;
-        (name, until_ended(program, Instant::now()).await)
     });
-    for (name, time) in join_all(drained).await {
-        assert!(time < Duration::from_millis(3500), "a client with {name} delayed the end by {time:?}");
-    }
+}
+
+#[test]
+fn a_head_or_a_handshake_that_has_begun_may_end_while_the_program_drains() {
+    on_steady_machine(async || {
+        let (folder, identity) = (tempfile::tempdir().expect("a temporary folder can be made"), Identity::new());
+        let [certificate, key] = identity.install(&folder);
+        let flags = ["--replicas=static:127.0.0.1:1", "--log=error", &certificate, &key];
+        let (plain, tls) = (Program::start(&flags[..2], &[]).await, Program::start(&flags, &[]).await);
+        let whole = "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n";
+        let opened = [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat();
+        let metrics = frame(HEADERS, END_HEADERS | END_STREAM, 1, METRICS);
+        let mut clients = Vec::new();
+        // The bytes before the drain, and those after it.
+        for (name, before, after) in [
+            ("a first head", &whole.as_bytes()[..15], whole.as_bytes()[15..].to_vec()),
+            ("a second head", format!("{whole}GET /li").as_bytes(), whole.as_bytes()[7..].to_vec()),
+            ("the letter P", b"P", [&opened[1..], &metrics].concat()),
+            ("the preface of HTTP/2", &PREFACE[..20], [&opened[20..], &metrics].concat()),
+        ] {
+            clients.push((name, silent_client(&plain.address, None, "", before).await, after));
+        }
+        let handshaking = tls.connect().await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        plain.signal("TERM").await;
+        tls.signal("TERM").await;
+        let since = Instant::now();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let mut secure = handshake_on(handshaking, &[&identity], &["http/1.1"]).await.expect("the handshake may end");
+        secure.write_all(whole.as_bytes()).await.expect("the connection is open");
+        let answer = String::from_utf8_lossy(&read_to_end(&mut secure).await).into_owned();
+        assert!(answer.starts_with("HTTP/1.1 200"), "TLS: {answer}");
+        for (name, mut stream, after) in clients {
+            stream.write_all(&after).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+            let answer = read_to_end(&mut stream).await;
+            let expected = if name == "a second head" { 2 } else { 1 };
+            let text = String::from_utf8_lossy(&answer);
+            let count = text.matches("HTTP/1.1 200").count() + text.matches("dispatcher_").count().min(1);
+            assert_eq!(count, expected, "{name}: {text}");
+        }
+        for program in [plain, tls] {
+            let time = until_ended(program, since).await;
+            assert!(time < Duration::from_millis(3500), "the drain took {time:?}");
+        }
+    });
+}
+
+/// The header block of `GET http://x/openapi.json` in HPACK (RFC 7541).
+const OPENAPI: &[u8] = b"\x82\x86\x04\x0d/openapi.json\x01\x01x";
+
+#[tokio::test]
+async fn an_answer_that_is_sent_reaches_a_slow_client_although_the_program_ends() {
+    let program = Program::start(&["--replicas=static:127.0.0.1:1", "--log=error"], &[]).await;
+    let mut stream = connect_with_small_buffer(&program.address).await;
+    let request = frame(HEADERS, END_HEADERS | END_STREAM, 1, OPENAPI);
+    stream.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[]), &request].concat()).await.expect("the connection is open");
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    program.signal("TERM").await;
+    until_ended(program, Instant::now()).await;
+    let frames = frames(&mut stream).await;
+    let page: Vec<u8> = frames.into_iter().filter(|(kind, _)| *kind == DATA).flat_map(|(_, payload)| payload).collect();
+    assert!(page.ends_with(b"\n}\n"), "{} bytes have arrived", page.len());
+}
+
+#[test]
+fn the_last_answer_reaches_a_client_that_has_sent_more_requests() {
+    on_steady_machine(async || {
+        let flags = ["--replicas=static:127.0.0.1:1", "--log=error", "--max-connection-age=300ms"];
+        let program = Program::start(&flags, &[]).await;
+        let mut stream = program.connect().await;
+        livez(&mut stream).await.expect("the connection is open");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        // Whole requests of 64 bytes fill each read, so that no part of a request shows that there are more.
+        let request = format!("GET /livez HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(27));
+        assert_eq!(request.len(), 64);
+        let requests = request.repeat(60_000).into_bytes();
+        stream.write_all(&requests).await.expect("the connection is open");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.expect("the connection is not reset");
+        let answer = String::from_utf8_lossy(&answer).to_ascii_lowercase();
+        assert!(answer.starts_with("http/1.1 200") && answer.contains("connection: close"), "{answer}");
+    });
 }
 
 #[tokio::test]
@@ -181,20 +269,22 @@ async fn livez(stream: &mut TcpStream) -> std::io::Result<String> {
     Ok(String::from_utf8_lossy(&answer[..length]).to_ascii_lowercase())
 }
 
-#[tokio::test]
-async fn an_idle_connection_is_kept_for_longer_than_a_head_may_take() {
-    let flags = ["--replicas=static:127.0.0.1:1", "--header-timeout=200ms", "--idle-timeout=1s"];
-    let program = Program::start(&flags, &[]).await;
-    let mut stream = program.connect().await;
-    for _ in 0..3 {
-        assert!(livez(&mut stream).await.expect("the connection is open").starts_with("http/1.1 200"));
-        tokio::time::sleep(Duration::from_millis(700)).await;
-    }
-    let since = Instant::now();
-    assert_eq!(stream.read(&mut [0; 1]).await.expect("the connection is not reset"), 0);
-    // The limit counts from the last answer, 700 ms ago, and jitter adds up to 200 ms.
-    let time = since.elapsed() + Duration::from_millis(700);
-    assert!((Duration::from_millis(950)..Duration::from_secs(2)).contains(&time), "closed after {time:?}");
+#[test]
+fn an_idle_connection_is_kept_for_longer_than_a_head_may_take() {
+    on_steady_machine(async || {
+        let flags = ["--replicas=static:127.0.0.1:1", "--header-timeout=200ms", "--idle-timeout=1s"];
+        let program = Program::start(&flags, &[]).await;
+        let mut stream = program.connect().await;
+        for _ in 0..3 {
+            assert!(livez(&mut stream).await.expect("the connection is open").starts_with("http/1.1 200"));
+            tokio::time::sleep(Duration::from_millis(700)).await;
+        }
+        let since = Instant::now();
+        assert_eq!(stream.read(&mut [0; 1]).await.expect("the connection is not reset"), 0);
+        // The limit counts from the last answer, 700 ms ago, and jitter adds up to 200 ms.
+        let time = since.elapsed() + Duration::from_millis(700);
+        assert!((Duration::from_millis(950)..Duration::from_secs(2)).contains(&time), "closed after {time:?}");
+    });
 }
 
 /// Opens a connection whose client can receive few bytes that it has not read.
@@ -260,20 +350,22 @@ async fn an_http2_client_without_a_window_gets_few_pages_and_is_disconnected() {
     assert!(livez(&mut program.connect().await).await.expect("another client is served").contains("200"));
 }
 
-#[tokio::test]
-async fn an_old_connection_is_closed_after_its_last_answer() {
-    let flags = ["--replicas=static:127.0.0.1:1", "--log=error", "--max-connection-age=300ms"];
-    let program = Program::start(&flags, &[]).await;
-    let mut old = program.connect().await;
-    let young = livez(&mut old).await.expect("the connection is open");
-    assert!(young.starts_with("http/1.1 200") && !young.contains("connection: close"), "{young}");
-    let mut http2 = program.connect().await;
-    http2.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()).await.expect("the connection is open");
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    let last = livez(&mut old).await.expect("the connection is open");
-    assert!(last.starts_with("http/1.1 200") && last.contains("connection: close"), "{last}");
-    let frames = frames(&mut http2).await;
-    assert!(frames.iter().any(|(kind, _)| *kind == GOAWAY), "{frames:?}");
+#[test]
+fn an_old_connection_is_closed_after_its_last_answer() {
+    on_steady_machine(async || {
+        let flags = ["--replicas=static:127.0.0.1:1", "--log=error", "--max-connection-age=300ms"];
+        let program = Program::start(&flags, &[]).await;
+        let mut old = program.connect().await;
+        let young = livez(&mut old).await.expect("the connection is open");
+        assert!(young.starts_with("http/1.1 200") && !young.contains("connection: close"), "{young}");
+        let mut http2 = program.connect().await;
+        http2.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()).await.expect("the connection is open");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let last = livez(&mut old).await.expect("the connection is open");
+        assert!(last.starts_with("http/1.1 200") && last.contains("connection: close"), "{last}");
+        let frames = frames(&mut http2).await;
+        assert!(frames.iter().any(|(kind, _)| *kind == GOAWAY), "{frames:?}");
+    });
 }
 
 #[tokio::test]

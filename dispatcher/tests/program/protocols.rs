@@ -2,6 +2,7 @@
 //! and admin paths. Some clients are slow or hostile.
 
 use crate::process::{Program, RunningDispatcher, WAIT_LIMIT, command, until_logged};
+use crate::steady::on_steady_machine;
 use crate::stub::{self, StubBehavior, StubReplica};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -287,6 +288,15 @@ pub(crate) async fn handshake(
     trusted: &[&Identity],
     protocols: &[&str],
 ) -> std::io::Result<TlsStream<TcpStream>> {
+    handshake_on(TcpStream::connect(address).await?, trusted, protocols).await
+}
+
+/// Like [`handshake`], on an open connection.
+pub(crate) async fn handshake_on(
+    stream: TcpStream,
+    trusted: &[&Identity],
+    protocols: &[&str],
+) -> std::io::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     for identity in trusted {
         roots.add(identity.certificate.clone()).expect("the certificate is valid");
@@ -297,7 +307,6 @@ pub(crate) async fn handshake(
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
-    let stream = TcpStream::connect(address).await?;
     TlsConnector::from(Arc::new(config))
         .connect(ServerName::try_from("localhost").expect("the name is well formed"), stream)
         .await
@@ -592,35 +601,40 @@ async fn answer_until(address: &str, bytes: &[u8], enough: impl Fn(&str) -> bool
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-#[tokio::test]
-async fn a_refused_client_that_asks_to_continue_is_not_told_to() {
-    let folder = tempfile::tempdir().expect("a temporary folder can be made");
-    let stub = StubReplica::start(StubBehavior::Prompt).await;
-    let token = flag("token-file", &write(&folder, "token", "right"));
-    let flags = [&*token, "--max-body-bytes=1000000"];
-    let dispatcher = RunningDispatcher::start(&stub::static_list(&[&stub]), &flags).await;
-    let right = "Authorization: Bearer right\r\n";
-    for (line, headers, length, status) in [
-        ("POST /predict", "", 100, "401"),
-        ("POST /predict", &*format!("{right}Content-Type: text/plain\r\n"), 100, "415"),
-        ("POST /predict", &format!("{right}x-request-timeout-ms: soon\r\n"), 100, "400"),
-        ("POST /predict", right, 50_000_000, "413"),
-        ("POST /metrics", "", 100, "405"),
-        ("PUT /nowhere", "", 100, "404"),
-    ] {
+#[test]
+fn a_refused_client_that_asks_to_continue_is_not_told_to() {
+    on_steady_machine(async || {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let stub = StubReplica::start(StubBehavior::Prompt).await;
+        let token = flag("token-file", &write(&folder, "token", "right"));
+        let flags = [&*token, "--max-body-bytes=1000000"];
+        let dispatcher = RunningDispatcher::start(&stub::static_list(&[&stub]), &flags).await;
+        let right = "Authorization: Bearer right\r\n";
+        for (line, headers, length, status) in [
+            ("POST /predict", "", 100, "401"),
+            ("POST /predict", &*format!("{right}Content-Type: text/plain\r\n"), 100, "415"),
+            ("POST /predict", &format!("{right}x-request-timeout-ms: soon\r\n"), 100, "400"),
+            ("POST /predict", right, 50_000_000, "413"),
+            ("POST /metrics", "", 100, "405"),
+            ("PUT /nowhere", "", 100, "404"),
+        ] {
+            let head = format!(
+                "{line} HTTP/1.1\r\nHost: x\r\n{headers}Expect: 100-continue\r\nContent-Length: {length}\r\n\r\n"
+            );
+            let since = Instant::now();
+            let answer =
+                answer_until(&dispatcher.program.address, head.as_bytes(), |answer| answer.ends_with('}')).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{line} {headers}: {answer}");
+            assert!(answer.to_lowercase().contains("connection: close"), "{answer}");
+            assert!(since.elapsed() < Duration::from_millis(900), "{line}: {:?}", since.elapsed());
+        }
         let head =
-            format!("{line} HTTP/1.1\r\nHost: x\r\n{headers}Expect: 100-continue\r\nContent-Length: {length}\r\n\r\n");
-        let since = Instant::now();
-        let answer = answer_until(&dispatcher.program.address, head.as_bytes(), |answer| answer.ends_with('}')).await;
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{line} {headers}: {answer}");
-        assert!(answer.to_lowercase().contains("connection: close"), "{answer}");
-        assert!(since.elapsed() < Duration::from_millis(900), "{line}: {:?}", since.elapsed());
-    }
-    let head = format!("POST /predict HTTP/1.1\r\nHost: x\r\n{right}Expect: 100-continue\r\nContent-Length: 5\r\n\r\n");
-    let answer =
-        answer_until(&dispatcher.program.address, head.as_bytes(), |answer| answer.ends_with("\r\n\r\n")).await;
-    assert!(answer.starts_with("HTTP/1.1 100"), "a client whose head is right continues: {answer}");
-    assert_eq!(stub.calls(), 0);
+            format!("POST /predict HTTP/1.1\r\nHost: x\r\n{right}Expect: 100-continue\r\nContent-Length: 5\r\n\r\n");
+        let answer =
+            answer_until(&dispatcher.program.address, head.as_bytes(), |answer| answer.ends_with("\r\n\r\n")).await;
+        assert!(answer.starts_with("HTTP/1.1 100"), "a client whose head is right continues: {answer}");
+        assert_eq!(stub.calls(), 0);
+    });
 }
 
 #[tokio::test]
@@ -671,6 +685,15 @@ async fn requests_whose_end_is_ambiguous_are_refused() {
             assert_eq!(statuses, expected, "{headers:?}: {answer}");
         }
     }
+    // A parser that ends a line of the trailers at LF, and one that ends it at CR LF, find other requests after these.
+    for trailers in ["\nX\r\n", "\n", "X: y\n", "X: y\nZ: a\r\n", "X: y\r", "\r"] {
+        let chunked = "POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nimage\r\n0\r\n";
+        let hidden = "Content-Length: 99999999\r\n\r\nGET /livez HTTP/1.1\r\nHost: x\r\n\r\n";
+        let bytes = format!("{chunked}{trailers}{hidden}\r\n{hidden}");
+        let answer = answer_until(&dispatcher.program.address, bytes.as_bytes(), |_| false).await;
+        let statuses: Vec<&str> = answer.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]).collect();
+        assert_eq!(statuses, ["400"], "{trailers:?}: {answer}");
+    }
     // HTTP/1.0 has no transfer codings.
     let old = "POST /predict HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
     let answer = answer_until(&dispatcher.program.address, old.as_bytes(), |_| false).await;
@@ -702,35 +725,40 @@ async fn a_chunk_that_is_larger_than_the_largest_body_is_refused_at_once() {
         })
         .await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{body:?}: {answer}");
-        assert!(since.elapsed() < Duration::from_secs(2), "{body:?}: {:?}", since.elapsed());
+        // The limits of time are 60 s.
+        assert!(since.elapsed() < Duration::from_secs(10), "{body:?}: {:?}", since.elapsed());
     }
     assert_eq!(stub.calls(), 0);
 }
 
-#[tokio::test]
-async fn a_slow_upload_is_neither_late_nor_a_slow_service() {
-    let stub = StubReplica::start(StubBehavior::Prompt).await;
-    let flags = ["--objective=200ms", "--deadline=400ms", "--body-timeout=1500ms"];
-    let dispatcher = RunningDispatcher::start(&stub::static_list(&[&stub]), &flags).await;
-    dispatcher.until_states(&["ready"]).await;
-    let head = |more: &str| format!("POST /predict HTTP/1.1\r\nHost: x\r\n{more}Content-Length: 5\r\n\r\nim");
-    for more in ["", "x-request-timeout-ms: 300\r\n"] {
-        let mut stream = dispatcher.program.connect().await;
-        stream.write_all(head(more).as_bytes()).await.expect("the connection is open");
-        tokio::time::sleep(Duration::from_millis(600)).await;
-        stream.write_all(b"age").await.expect("the connection is open");
-        let mut answer = [0; 12];
-        stream.read_exact(&mut answer).await.expect("the dispatcher answers");
-        assert_eq!(&answer, b"HTTP/1.1 200", "{more}");
-        let received = stub.received().pop().expect("the replica has the request");
-        let waited: f64 = received.headers["x-request-queue-ms"].to_str().expect("ASCII").parse().expect("a number");
-        assert!(waited < 200.0, "the request waited {waited} ms in the queue");
-    }
-    let answer = answer_until(&dispatcher.program.address, head("").as_bytes(), |answer| answer.ends_with('}')).await;
-    assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("slow_body"), "{answer}");
-    assert!(dispatcher.metric("dispatcher_request_duration_seconds_sum").await < 0.4);
-    assert_eq!(dispatcher.metric("dispatcher_upload_duration_seconds_count").await, 2.0);
-    assert!(dispatcher.metric("dispatcher_upload_duration_seconds_sum").await >= 1.2);
+#[test]
+fn a_slow_upload_is_neither_late_nor_a_slow_service() {
+    on_steady_machine(async || {
+        let stub = StubReplica::start(StubBehavior::Prompt).await;
+        let flags = ["--objective=200ms", "--deadline=400ms", "--body-timeout=1500ms"];
+        let dispatcher = RunningDispatcher::start(&stub::static_list(&[&stub]), &flags).await;
+        dispatcher.until_states(&["ready"]).await;
+        let head = |more: &str| format!("POST /predict HTTP/1.1\r\nHost: x\r\n{more}Content-Length: 5\r\n\r\nim");
+        for more in ["", "x-request-timeout-ms: 300\r\n"] {
+            let mut stream = dispatcher.program.connect().await;
+            stream.write_all(head(more).as_bytes()).await.expect("the connection is open");
+            tokio::time::sleep(Duration::from_millis(600)).await;
+            stream.write_all(b"age").await.expect("the connection is open");
+            let mut answer = [0; 12];
+            stream.read_exact(&mut answer).await.expect("the dispatcher answers");
+            assert_eq!(&answer, b"HTTP/1.1 200", "{more}");
+            let received = stub.received().pop().expect("the replica has the request");
+            let waited: f64 =
+                received.headers["x-request-queue-ms"].to_str().expect("ASCII").parse().expect("a number");
+            assert!(waited < 200.0, "the request waited {waited} ms in the queue");
+        }
+        let answer =
+            answer_until(&dispatcher.program.address, head("").as_bytes(), |answer| answer.ends_with('}')).await;
+        assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("slow_body"), "{answer}");
+        assert!(dispatcher.metric("dispatcher_request_duration_seconds_sum").await < 0.4);
+        assert_eq!(dispatcher.metric("dispatcher_upload_duration_seconds_count").await, 2.0);
+        assert!(dispatcher.metric("dispatcher_upload_duration_seconds_sum").await >= 1.2);
+    });
 }
 
 #[tokio::test]
@@ -765,7 +793,12 @@ async fn a_client_that_reads_only_after_it_has_sent_all_receives_the_error() {
     let dispatcher =
         RunningDispatcher::start(&stub::static_list(&[&stub]), &[&token, "--max-body-bytes=1000000"]).await;
     let body = pattern(5 << 20);
+    // Some clients offer HTTP/2 in each request without TLS.
+    let offer = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n";
     for (line, headers, status) in [
+        ("POST /predict", offer, "401"),
+        ("POST /predict", &*format!("{offer}Authorization: Bearer right\r\n"), "413"),
+        ("CONNECT x:80", "", "404"),
         ("POST /predict", "", "401"),
         ("POST /predict", "Authorization: Bearer right\r\nContent-Type: text/plain\r\n", "415"),
         ("POST /predict", "Authorization: Bearer right\r\nx-request-timeout-ms: soon\r\n", "400"),
@@ -775,7 +808,8 @@ async fn a_client_that_reads_only_after_it_has_sent_all_receives_the_error() {
         ("POST /metrics", "", "405"),
         ("POST /nowhere", "", "404"),
     ] {
-        let head = format!("{line} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}");
+        let connection = if headers.contains("Upgrade") { "" } else { "Connection: close\r\n" };
+        let head = format!("{line} HTTP/1.1\r\nHost: x\r\n{connection}{headers}");
         let whole = [format!("{head}Content-Length: {}\r\n\r\n", body.len()).as_bytes(), &body].concat();
         let chunked = [
             format!("{head}Transfer-Encoding: chunked\r\n\r\n{:x}\r\n", body.len()).as_bytes(),
@@ -817,6 +851,24 @@ async fn a_draining_dispatcher_closes_connections_after_their_answers() {
     let after = ask().await;
     assert!(after.starts_with("http/1.1 200") && after.contains("connection: close"), "{after}");
     assert_eq!(stream.read(&mut [0; 1]).await.expect("the connection is not reset"), 0, "the connection is closed");
+}
+
+#[tokio::test]
+async fn an_upload_may_pause_while_the_server_still_accepts_requests() {
+    let stub = StubReplica::start(StubBehavior::Prompt).await;
+    let flags = ["--drain-delay=60s", "--body-timeout=60s"];
+    let dispatcher = RunningDispatcher::start(&stub::static_list(&[&stub]), &flags).await;
+    dispatcher.until_states(&["ready"]).await;
+    let mut stream = dispatcher.program.connect().await;
+    let head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nim";
+    stream.write_all(head).await.expect("the connection is open");
+    dispatcher.program.signal("TERM").await;
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    stream.write_all(b"age").await.expect("the connection is open");
+    let mut answer = String::new();
+    let read = tokio::time::timeout(WAIT_LIMIT, stream.read_to_string(&mut answer)).await;
+    read.expect("the connection is closed").expect("the connection is not reset");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
 
 #[tokio::test]
@@ -864,7 +916,7 @@ pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-const DATA: u8 = 0;
+pub(crate) const DATA: u8 = 0;
 pub(crate) const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 pub(crate) const SETTINGS: u8 = 4;

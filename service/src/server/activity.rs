@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 /// While a server drains, this time replaces all longer limits for silence, so that no silent client delays the end of
 /// the process. It also limits the time for which a client may keep a connection open that the server wants to close.
-const LAST_SILENCE: Duration = Duration::from_secs(1);
+pub(super) const LAST_SILENCE: Duration = Duration::from_secs(1);
 
 /// The instant of an event in microseconds since the connection's start, plus one; 0 if there is no such event.
 #[derive(Debug, Default)]
@@ -34,6 +34,8 @@ pub(super) struct Activity {
     head_since: Moment,
     /// The instant at which the client first took no more bytes. Absent once all bytes are written.
     blocked_since: Moment,
+    /// The last instant at which the client took bytes since the server began to drain.
+    taken_at: Moment,
     /// The instant at which the server began to drain.
     draining_since: Moment,
     /// The instant at which the server wanted to close the connection, apart from draining.
@@ -46,6 +48,7 @@ pub(super) struct Activity {
     /// there is none.
     arriving: AtomicUsize,
     is_aged: AtomicBool,
+    is_closed: AtomicBool,
     is_aborted: AtomicBool,
 }
 
@@ -75,12 +78,12 @@ impl Timeouts {
 
 /// The longest time for which a connection that the server closes still takes bytes of the client. The kernel resets a
 /// connection that is closed with unread bytes, and the client would lose the answer.
-const LINGER: Duration = Duration::from_secs(2);
+pub(super) const LINGER: Duration = Duration::from_secs(2);
 
 /// A step that the server takes when the client has used up a time limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// The connection is reset, for the reason in the text.
+    /// The connection ends, for the reason in the text. See [`Activity::abort`].
     Abort(&'static str),
     /// The connection is closed.
     Close,
@@ -123,12 +126,14 @@ impl Activity {
             quiet_since: Moment::default(),
             head_since: Moment::default(),
             blocked_since: Moment::default(),
+            taken_at: Moment::default(),
             draining_since: Moment::default(),
             retired_since: Moment::default(),
             lingering_since: Moment::default(),
             begun: AtomicUsize::new(0),
             arriving: AtomicUsize::new(0),
             is_aged: AtomicBool::new(false),
+            is_closed: AtomicBool::new(false),
             is_aborted: AtomicBool::new(false),
         };
         activity.quiet_since.set(Duration::ZERO);
@@ -197,6 +202,14 @@ impl Activity {
         }
     }
 
+    /// Records that the client has taken bytes.
+    pub(super) fn bytes_taken(&self) {
+        // The instant counts only while the server drains. Reading the clock for every answer would cost more.
+        if self.draining_since.get().is_some() {
+            self.taken_at.set(self.started.elapsed());
+        }
+    }
+
     /// Records the number of the request whose body has begun to arrive and not ended; 0 if there is none.
     pub(super) fn set_arriving(&self, number: usize) {
         self.arriving.store(number, Ordering::Relaxed);
@@ -209,7 +222,17 @@ impl Activity {
 
     /// Whether the body of the last request that has begun has not ended. A client may have sent the next request.
     pub(super) fn is_mid_request(&self) -> bool {
-        self.is_mid_body() && self.arriving.load(Ordering::Relaxed) == self.begun.load(Ordering::Relaxed)
+        self.is_mid_body() && self.arriving.load(Ordering::Relaxed) == self.begun()
+    }
+
+    /// The number of requests that have begun.
+    pub(super) fn begun(&self) -> usize {
+        self.begun.load(Ordering::Relaxed)
+    }
+
+    /// Whether a head or a handshake has begun to arrive, and no request is answered.
+    pub(super) fn is_opening(&self) -> bool {
+        self.head_since.get().is_some() && !self.is_answering()
     }
 
     /// Whether a request is answered at present.
@@ -220,6 +243,11 @@ impl Activity {
     /// Records that the server has sent all and waits for the end of the client's bytes.
     pub(super) fn linger(&self) {
         self.lingering_since.set_if_absent(|| self.started.elapsed());
+    }
+
+    /// Whether the server has sent all and waits for the end of the client's bytes.
+    pub(super) fn is_lingering(&self) -> bool {
+        self.lingering_since.get().is_some()
     }
 
     /// Records that the server drains since `now`.
@@ -242,9 +270,22 @@ impl Activity {
         self.is_aged.load(Ordering::Relaxed)
     }
 
-    /// Records that the connection is reset, so that the kernel keeps no bytes for it.
+    /// Records that the server has closed the connection.
+    pub(super) fn close(&self) {
+        self.is_closed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the server has closed the connection.
+    pub(super) fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Relaxed)
+    }
+
+    /// Records that the connection ends. If the client has left bytes untaken, the connection is reset, so that the
+    /// kernel keeps nothing for it. Otherwise the kernel still sends the end of the last answer.
     pub(super) fn abort(&self) {
-        self.is_aborted.store(true, Ordering::Relaxed);
+        let has_untaken = self.blocked_since.get().is_some() || self.unsent.load(Ordering::Relaxed) > 0;
+        self.is_aborted.store(has_untaken, Ordering::Relaxed);
+        self.close();
     }
 
     /// Whether the connection is reset.
@@ -276,14 +317,22 @@ impl Activity {
         };
         let is_quiet = !self.is_answering();
         let quiet_since = self.quiet_since.get().unwrap_or_default();
-        let blocked = self.blocked_since.get().map(|since| {
-            (end(since, timeouts.write), Step::Abort("the client does not read its answers (--write-timeout)"))
-        });
-        let unsent = self.unsent_since.get().filter(|_| self.unsent.load(Ordering::Relaxed) > 0).map(|since| {
-            (end(since, timeouts.write), Step::Abort("the client takes none of its answers (--write-timeout)"))
-        });
-        let is_lingering = self.lingering_since.get().is_some();
-        let silent = (is_quiet && !is_lingering).then(|| {
+        // While the server drains, a client that goes on reading keeps its time limit.
+        let untaken = |since: Duration| {
+            let latest = since + timeouts.write;
+            let taken_at = self.taken_at.get().unwrap_or_default();
+            draining_since.map_or(latest, |draining| latest.min(since.max(draining).max(taken_at) + LAST_SILENCE))
+        };
+        let blocked = self
+            .blocked_since
+            .get()
+            .map(|since| (untaken(since), Step::Abort("the client does not read its answers (--write-timeout)")));
+        let unsent = self
+            .unsent_since
+            .get()
+            .filter(|_| self.unsent.load(Ordering::Relaxed) > 0)
+            .map(|since| (untaken(since), Step::Abort("the client takes none of its answers (--write-timeout)")));
+        let silent = (is_quiet && !self.is_lingering()).then(|| {
             match (self.head_since.get(), self.retired_since.get().or(draining_since)) {
                 (Some(since), _) => {
                     let since = since.max(quiet_since);
@@ -380,6 +429,29 @@ mod tests {
         check(&activity, (52, "does not close"));
         activity.set_partial_head(true);
         check(&activity, (52, "no end"));
+    }
+
+    #[test]
+    fn a_client_that_reads_while_the_server_drains_keeps_its_time_and_is_reset_only_after_it() {
+        let activity = Activity::new(Instant::now());
+        activity.begin_request(true);
+        activity.blocked_since.set(Duration::from_secs(5));
+        activity.taken_at.set(Duration::from_secs(6));
+        check(&activity, (25, "does not read"));
+        activity.drain(after(&activity, 10));
+        check(&activity, (11, "does not read"));
+        activity.taken_at.set(Duration::from_secs(20));
+        check(&activity, (21, "does not read"));
+        activity.taken_at.set(Duration::from_secs(24));
+        check(&activity, (25, "does not read"));
+        activity.abort();
+        assert!(activity.is_aborted());
+        // The last answer of this one may still be on its way to the client.
+        let sent = Activity::new(Instant::now());
+        sent.begin_request(true);
+        sent.end_request(true, after(&sent, 1));
+        sent.abort();
+        assert!(!sent.is_aborted() && sent.is_closed());
     }
 
     #[test]

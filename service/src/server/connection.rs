@@ -1,7 +1,7 @@
 //! Serves one connection from its first byte to its end: TLS, the choice of the protocol, and its time limits. Knows
 //! nothing of paths.
 
-use super::activity::{Activity, Step, Timeouts};
+use super::activity::{Activity, LAST_SILENCE, LINGER, Step, Timeouts};
 use super::answer::OpenRequest;
 use super::limits::ConnectionLimits;
 use super::stream::{GuardedStream, Protocol, Resettable};
@@ -17,11 +17,11 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
 use std::convert::Infallible;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
@@ -84,7 +84,7 @@ impl ConnectionHandler {
                 Box::pin(async move {
                     let mut stop = stop;
                     let handshake = tokio::time::timeout(self.limits.header_timeout, tls.acceptor.accept(stream));
-                    let Some(accepted) = until_stopped(handshake, &mut stop).await else { return Ok(()) };
+                    let Some(accepted) = until_stopped(handshake, LAST_SILENCE, &mut stop).await else { return Ok(()) };
                     let stream = accepted??;
                     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
                     let expected = if is_http2 { Protocol::Http2 } else { Protocol::Http1 };
@@ -118,7 +118,9 @@ impl ConnectionHandler {
         let activity = Arc::new(Activity::new(started));
         let mut stream =
             GuardedStream::new(stream, activity.clone(), self.head_memory.clone(), self.limits.max_chunk_bytes);
-        match until_stopped(tokio::time::timeout(timeouts.idle, stream.wait()), &mut stop).await {
+        // A client that has ended its handshake while the server drains has had no time to send a request.
+        let patience = if *stop.borrow() { LAST_SILENCE } else { Duration::ZERO };
+        match until_stopped(tokio::time::timeout(timeouts.idle, stream.wait()), patience, &mut stop).await {
             Some(Ok(Ok(true))) => {}
             Some(Ok(Err(error))) => return Err(error.into()),
             // The server stops, the connection was idle for too long, or the client has closed it.
@@ -127,7 +129,7 @@ impl ConnectionHandler {
         // Boxed, because it is short and the connection may be long.
         let first = Box::pin(stream.read_first_head(expected, self.limits.max_header_bytes as usize));
         let first = tokio::time::timeout(self.limits.header_timeout, first);
-        let Some(protocol) = until_stopped(first, &mut stop).await else { return Ok(()) };
+        let Some(protocol) = until_stopped(first, LAST_SILENCE, &mut stop).await else { return Ok(()) };
         let protocol = protocol??;
         let (stream, answering) = (TokioIo::new(stream), activity.clone());
         let service = service_fn(move |request: Request<Incoming>| {
@@ -141,29 +143,60 @@ impl ConnectionHandler {
         });
         match protocol {
             Protocol::Http1 => {
-                let connection = self.http1.serve_connection(stream, service);
-                drive(connection, &activity, &timeouts, false, stop).await
+                let mut connection = self.http1.serve_connection(stream, service);
+                let served = drive(Pin::new(&mut connection), &activity, &timeouts, false, stop.clone()).await;
+                // hyper does not close the stream after a request that asked for another protocol (`Upgrade`,
+                // `CONNECT`), although the answer has not granted it.
+                if !activity.is_closed() && served.as_ref().map_or_else(is_malformed, |()| true) {
+                    Box::pin(close(connection.into_parts().io.into_inner(), stop)).await;
+                }
+                served
             }
             Protocol::Http2 => {
                 let connection = self.http2.serve_connection(stream, service);
-                Box::pin(drive(connection, &activity, &timeouts, true, stop)).await
+                Box::pin(async { drive(pin!(connection), &activity, &timeouts, true, stop).await }).await
             }
         }
     }
 }
 
-/// The result of `opening`; `None` if the server stops first.
-async fn until_stopped<T>(opening: impl Future<Output = T>, stop: &mut watch::Receiver<bool>) -> Option<T> {
+/// The result of `step`; `None` if the server stops and `patience` passes first.
+async fn until_stopped<T>(
+    step: impl Future<Output = T>,
+    patience: Duration,
+    stop: &mut watch::Receiver<bool>,
+) -> Option<T> {
+    let stopped = async {
+        let _stopped_or_dropped = stop.wait_for(|&stop| stop).await.map(drop);
+        if !patience.is_zero() {
+            tokio::time::sleep(patience).await;
+        }
+    };
     tokio::select! {
         biased;
-        opened = opening => Some(opened),
-        _stopped_or_dropped = stop.wait_for(|&stop| stop) => None,
+        result = step => Some(result),
+        () = stopped => None,
     }
+}
+
+/// Closes a stream that hyper has left open.
+async fn close<S>(mut stream: GuardedStream<S>, mut stop: watch::Receiver<bool>)
+where
+    S: AsyncRead + AsyncWrite + Resettable + Unpin,
+{
+    let closing = tokio::time::timeout(LINGER, stream.shutdown());
+    // After an error or the time limit, the stream is closed nevertheless, because it is dropped.
+    let _closed = until_stopped(closing, LAST_SILENCE, &mut stop).await;
+}
+
+/// Whether a connection has ended because of a malformed request, to which hyper has sent an answer.
+fn is_malformed(error: &BoxError) -> bool {
+    error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse)
 }
 
 /// Runs `connection` until it ends, or until its client has used up a time limit.
 async fn drive<C>(
-    connection: C,
+    mut connection: Pin<&mut C>,
     activity: &Activity,
     timeouts: &Timeouts,
     is_http2: bool,
@@ -173,10 +206,9 @@ where
     C: GracefulConnection,
     C::Error: Into<BoxError>,
 {
-    let mut connection = pin!(connection);
     let stop_flag = stop.clone();
     let mut stopped = pin!(async { stop.wait_for(|&stop| stop).await.map(drop) }.fuse());
-    let mut is_stopping = false;
+    let (mut is_stopping, mut is_ending) = (false, false);
     // The time since the connection's start at which the timer rings.
     let mut armed = timeouts.idle;
     let mut timer = pin!(tokio::time::sleep_until(activity.instant(armed).into()));
@@ -193,9 +225,13 @@ where
                 if stopped.as_mut().poll(context).is_ready() {
                     is_stopping = true;
                     activity.drain(Instant::now());
-                    connection.as_mut().graceful_shutdown();
-                    continue;
                 }
+            }
+            // hyper would close a connection in the middle of a head or a handshake at once.
+            if is_stopping && !is_ending && !activity.is_opening() {
+                is_ending = true;
+                connection.as_mut().graceful_shutdown();
+                continue;
             }
             let Some((at, step)) = activity.next_step(timeouts) else { return Poll::Pending };
             // The timer is moved only if it would ring too late. It then often rings too early, but moving it for every
@@ -219,7 +255,10 @@ where
                     activity.abort();
                     return Poll::Ready(Err(reason.into()));
                 }
-                Step::Close => return Poll::Ready(Ok(())),
+                Step::Close => {
+                    activity.close();
+                    return Poll::Ready(Ok(()));
+                }
                 Step::Retire => {
                     activity.retire(now);
                     connection.as_mut().graceful_shutdown();

@@ -1,7 +1,8 @@
 //! Follows the framing of HTTP/1.1 requests in the bytes of a connection: where heads and bodies begin and end (RFC
 //! 9112, sections 2, 6 and 7.1). hyper parses the requests. This file only lets the server see how long a head has been
-//! on its way, and refuses two framings that hyper accepts: a request with both `Content-Length` and
-//! `Transfer-Encoding`, and a chunk that is larger than any body may be. Does no I/O.
+//! on its way, and refuses three framings that hyper accepts: a request with both `Content-Length` and
+//! `Transfer-Encoding`, a chunk that is larger than any body may be, and trailers whose lines do not end with CR LF.
+//! Does no I/O.
 
 /// The names of the headers that decide where a body ends.
 const CONTENT_LENGTH: &[u8] = b"content-length";
@@ -11,10 +12,17 @@ const TRANSFER_ENCODING: &[u8] = b"transfer-encoding";
 /// connection.
 const INVALID: u8 = 0;
 
-/// A chunk has more bytes than a whole body may have.
+/// The reason for which a body is refused, of which hyper accepts the framing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a chunk of the body is larger than the largest body")]
-pub struct ChunkTooLarge;
+pub enum RefusedFraming {
+    /// A chunk has more bytes than a whole body may have.
+    #[error("a chunk of the body is larger than the largest body")]
+    ChunkTooLarge,
+    /// A line after the last chunk ends with CR or LF alone. hyper and other parsers disagree on the end of such a
+    /// request (RFC 9112, 2.2).
+    #[error("a line of the trailers does not end with CR LF")]
+    BareLineEnd,
+}
 
 /// The place in the bytes of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,11 +45,18 @@ enum Place {
     Chunk(u64),
     /// After a chunk, before the end of its line.
     ChunkEnd,
-    /// In a line after the last chunk that has this many bytes so far.
-    Trailer(u64),
+    /// In a line after the last chunk.
+    Trailer {
+        is_empty: bool,
+        /// Whether the byte before was CR.
+        after_cr: bool,
+    },
     /// In a head that is refused.
     Refused,
 }
+
+/// Before a line after the last chunk.
+const TRAILER_START: Place = Place::Trailer { is_empty: true, after_cr: false };
 
 /// Follows the requests of one connection.
 #[derive(Debug)]
@@ -85,6 +100,11 @@ impl Framing {
         self.place == Place::Refused
     }
 
+    /// The number of heads that have ended.
+    pub(super) fn heads(&self) -> usize {
+        self.heads
+    }
+
     /// The number of the request whose body has begun and not ended, where the first request has the number 1; 0 if there
     /// is none.
     pub(super) fn arriving(&self) -> usize {
@@ -104,8 +124,8 @@ impl Framing {
     /// `Transfer-Encoding`, one byte is changed, so that hyper refuses the request.
     ///
     /// # Errors
-    /// If a chunk is too large. The number of bytes before the digit that makes it too large is returned, too.
-    pub(super) fn advance(&mut self, bytes: &mut [u8]) -> Result<(), (usize, ChunkTooLarge)> {
+    /// If a body is refused. The number of bytes before the one that is refused is returned, too.
+    pub(super) fn advance(&mut self, bytes: &mut [u8]) -> Result<(), (usize, RefusedFraming)> {
         let mut at = 0;
         while let Some(&byte) = bytes.get(at) {
             let rest = &bytes[at..];
@@ -149,7 +169,7 @@ impl Framing {
                     Some(digit) => {
                         let size = size.saturating_mul(16).saturating_add(digit.into());
                         if size > self.max_chunk_bytes {
-                            return Err((at, ChunkTooLarge));
+                            return Err((at, RefusedFraming::ChunkTooLarge));
                         }
                         self.place = Place::ChunkSize(size);
                         1
@@ -162,7 +182,7 @@ impl Framing {
                 Place::ChunkLine(size) => {
                     let (passed, line_ends) = line(rest);
                     if line_ends {
-                        self.place = if size == 0 { Place::Trailer(0) } else { Place::Chunk(size) };
+                        self.place = if size == 0 { TRAILER_START } else { Place::Chunk(size) };
                     }
                     passed
                 }
@@ -178,12 +198,13 @@ impl Framing {
                     }
                     passed
                 }
-                Place::Trailer(length) => {
-                    self.place = match (byte, length) {
-                        (b'\n', 0) => Place::Start,
-                        (b'\n', _) => Place::Trailer(0),
-                        (b'\r', _) => Place::Trailer(length),
-                        _ => Place::Trailer(length + 1),
+                Place::Trailer { is_empty, after_cr } => {
+                    self.place = match (byte, after_cr) {
+                        (b'\n', true) if is_empty => Place::Start,
+                        (b'\n', true) => TRAILER_START,
+                        (b'\n', false) | (_, true) => return Err((at, RefusedFraming::BareLineEnd)),
+                        (b'\r', false) => Place::Trailer { is_empty, after_cr: true },
+                        _ => Place::Trailer { is_empty: false, after_cr: false },
                     };
                     1
                 }
@@ -288,18 +309,18 @@ mod tests {
     const MAX_CHUNK: u64 = 0xffff;
 
     /// Follows `text` in pieces of `size` bytes. Returns the bytes as hyper would receive them, the bytes of the head
-    /// that has not ended, and whether a chunk is too large.
-    fn follow(text: &str, size: usize) -> (Vec<u8>, usize, bool) {
+    /// that has not ended, and the reason if a body is refused.
+    fn follow(text: &str, size: usize) -> (Vec<u8>, usize, Option<RefusedFraming>) {
         let (mut framing, mut seen) = (Framing::new(MAX_CHUNK), Vec::new());
         for piece in text.as_bytes().chunks(size) {
             let mut piece = piece.to_vec();
-            if let Err((before, ChunkTooLarge)) = framing.advance(&mut piece) {
+            if let Err((before, refused)) = framing.advance(&mut piece) {
                 seen.extend_from_slice(&piece[..before]);
-                return (seen, framing.head_bytes(), true);
+                return (seen, framing.head_bytes(), Some(refused));
             }
             seen.extend_from_slice(&piece);
         }
-        (seen, framing.head_bytes(), false)
+        (seen, framing.head_bytes(), None)
     }
 
     #[test]
@@ -323,7 +344,7 @@ mod tests {
             ),
         ] {
             for size in 1..=text.len() {
-                assert_eq!(follow(&text, size), (text.clone().into_bytes(), head, false), "{text:?} by {size}");
+                assert_eq!(follow(&text, size), (text.clone().into_bytes(), head, None), "{text:?} by {size}");
             }
         }
     }
@@ -360,12 +381,27 @@ mod tests {
             let text = format!("{head}{body}");
             let expected = format!("{head}{}", before.unwrap_or(body));
             for size in 1..=text.len() {
-                let (seen, _, is_too_large) = follow(&text, size);
-                assert_eq!(
-                    (seen, is_too_large),
-                    (expected.clone().into_bytes(), before.is_some()),
-                    "{body:?} by {size}"
-                );
+                let (seen, _, refused) = follow(&text, size);
+                let reason = before.map(|_| RefusedFraming::ChunkTooLarge);
+                assert_eq!((seen, refused), (expected.clone().into_bytes(), reason), "{body:?} by {size}");
+            }
+        }
+    }
+
+    #[test]
+    fn trailers_whose_lines_do_not_end_with_both_bytes_are_refused() {
+        let head = "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n";
+        for (trailers, before) in [
+            ("\nX\r\nContent-Length: 9\r\n\r\n", ""),
+            ("\r\r\n", "\r"),
+            ("X: y\n\r\n", "X: y"),
+            ("X: y\r\nZ: a\rb\r\n\r\n", "X: y\r\nZ: a\r"),
+        ] {
+            let (text, expected) = (format!("{head}{trailers}"), format!("{head}{before}"));
+            for size in 1..=text.len() {
+                let (seen, _, refused) = follow(&text, size);
+                let reason = Some(RefusedFraming::BareLineEnd);
+                assert_eq!((seen, refused), (expected.clone().into_bytes(), reason), "{trailers:?} by {size}");
             }
         }
     }
@@ -382,7 +418,7 @@ mod tests {
                 })
                 .collect();
             let mut framing = Framing::new(MAX_CHUNK);
-            if let Err((before, ChunkTooLarge)) = framing.advance(&mut bytes) {
+            if let Err((before, _)) = framing.advance(&mut bytes) {
                 assert!(before < bytes.len());
             }
         }

@@ -2,7 +2,7 @@
 //! head is incomplete and when the client does not read, and bounds the memory of incomplete heads. Knows no requests.
 
 use super::activity::Activity;
-use super::framing::{ChunkTooLarge, Framing};
+use super::framing::{Framing, RefusedFraming};
 use crate::body::{MemoryBudget, Reservation};
 use std::io::{Error, ErrorKind, IoSlice, Result};
 use std::pin::Pin;
@@ -59,8 +59,8 @@ pub(super) struct GuardedStream<S: Resettable> {
     is_http1: bool,
     /// The memory of the incomplete head.
     head_memory: Reservation,
-    /// Whether a chunk is too large. No further bytes are read.
-    is_refused: bool,
+    /// The reason if a body is refused. No further bytes are read.
+    refused: Option<RefusedFraming>,
     /// The bytes that may still be thrown away after the last answer.
     linger_left: usize,
 }
@@ -78,7 +78,7 @@ impl<S: AsyncRead + AsyncWrite + Resettable + Unpin> GuardedStream<S> {
             preface_left: 0,
             is_http1: true,
             head_memory: Reservation::empty(head_memory),
-            is_refused: false,
+            refused: None,
             linger_left: LINGER_BYTES,
         }
     }
@@ -123,7 +123,7 @@ impl<S: AsyncRead + AsyncWrite + Resettable + Unpin> GuardedStream<S> {
             self.follow(followed)?;
             followed = self.prefix.len();
             let is_complete = (self.framing.head_bytes() == 0 && followed > 0) || self.framing.is_refused();
-            if is_complete || self.is_refused || followed >= max_bytes {
+            if is_complete || self.refused.is_some() || followed >= max_bytes {
                 return Ok(Protocol::Http1);
             }
             // hyper answers a malformed head, and should do so at once. A check whenever the length has doubled costs
@@ -163,12 +163,18 @@ impl<S: AsyncRead + AsyncWrite + Resettable + Unpin> GuardedStream<S> {
 }
 
 impl<S: Resettable> GuardedStream<S> {
+    /// The number of heads that have ended.
+    #[cfg(test)]
+    pub(super) fn heads(&self) -> usize {
+        self.framing.heads()
+    }
+
     /// Follows the framing in `bytes`. Returns the number of bytes that hyper may receive.
     fn inspect(&mut self, bytes: &mut [u8]) -> Result<usize> {
         let kept = match self.framing.advance(bytes) {
             Ok(()) => bytes.len(),
-            Err((before, ChunkTooLarge)) => {
-                self.is_refused = true;
+            Err((before, refused)) => {
+                self.refused = Some(refused);
                 before
             }
         };
@@ -201,7 +207,7 @@ impl<S: Resettable> GuardedStream<S> {
             Poll::Pending => self.activity.set_blocked(true),
             // Only a flush shows that all bytes are written. A client that takes single bytes stays blocked.
             Poll::Ready(_) if is_flush => self.activity.set_blocked(false),
-            Poll::Ready(_) => {}
+            Poll::Ready(_) => self.activity.bytes_taken(),
         }
         written
     }
@@ -219,8 +225,8 @@ impl<S: AsyncRead + Resettable + Unpin> AsyncRead for GuardedStream<S> {
             if this.taken == this.prefix.len() {
                 (this.prefix, this.taken) = (Vec::new(), 0);
             }
-        } else if this.is_refused {
-            return Poll::Ready(Err(Error::new(ErrorKind::InvalidData, ChunkTooLarge)));
+        } else if let Some(refused) = this.refused {
+            return Poll::Ready(Err(Error::new(ErrorKind::InvalidData, refused)));
         } else {
             let allowed = this.allowed_bytes();
             if allowed < buffer.remaining() as u64 {
@@ -231,8 +237,10 @@ impl<S: AsyncRead + Resettable + Unpin> AsyncRead for GuardedStream<S> {
             if this.is_http1 {
                 let kept = this.inspect(&mut buffer.filled_mut()[before..])?;
                 buffer.set_filled(before + kept);
-                if this.is_refused && kept == 0 {
-                    return Poll::Ready(Err(Error::new(ErrorKind::InvalidData, ChunkTooLarge)));
+                if let Some(refused) = this.refused
+                    && kept == 0
+                {
+                    return Poll::Ready(Err(Error::new(ErrorKind::InvalidData, refused)));
                 }
             }
         }
@@ -247,16 +255,29 @@ impl<S: AsyncRead + Resettable + Unpin> AsyncRead for GuardedStream<S> {
 }
 
 impl<S: AsyncRead + Resettable + Unpin> GuardedStream<S> {
+    /// Whether the client has sent bytes that hyper has not read, or is about to send the rest of a request.
+    fn is_client_sending(&self) -> bool {
+        let has_lingered = self.linger_left < LINGER_BYTES;
+        let is_mid_request = self.activity.is_mid_body() || self.framing.head_bytes() > 0;
+        let has_next = self.framing.heads() > self.activity.begun();
+        has_lingered || is_mid_request || has_next || self.refused.is_some()
+    }
+
     /// Throws away what the client still sends, until it closes the connection or has sent too much.
     fn poll_linger(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let mut ignored = [0; LINGER_STEP];
         while self.linger_left > 0 {
             let mut buffer = ReadBuf::new(&mut ignored);
-            match ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer)) {
-                Ok(()) if !buffer.filled().is_empty() => {
+            match Pin::new(&mut self.stream).poll_read(context, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
                     self.linger_left = self.linger_left.saturating_sub(buffer.filled().len());
                 }
-                _ => break,
+                Poll::Ready(_) => break,
+                Poll::Pending if self.is_client_sending() => {
+                    self.activity.linger();
+                    return Poll::Pending;
+                }
+                Poll::Pending => break,
             }
         }
         Poll::Ready(())
@@ -290,10 +311,10 @@ impl<S: AsyncRead + AsyncWrite + Resettable + Unpin> AsyncWrite for GuardedStrea
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
         let closed = Pin::new(&mut self.stream).poll_shutdown(context);
         ready!(self.note(closed, true))?;
-        if self.is_http1 && (self.activity.is_mid_body() || self.framing.head_bytes() > 0 || self.is_refused) {
-            self.activity.linger();
+        if self.is_http1 {
             ready!(self.poll_linger(context));
         }
+        self.activity.close();
         Poll::Ready(Ok(()))
     }
 }
