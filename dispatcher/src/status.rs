@@ -42,7 +42,10 @@ pub struct ReplicaStatus {
 impl Status {
     /// The status at `now`.
     pub fn new(queue: &Queue<QueuedRequest>, rotation: &Rotation, load: &LoadStatistics, now: Instant) -> Self {
-        let backlog = retry_after::queue_full(queue.len(), rotation.totals().capacity, load.measured_service_time());
+        let backlog = {
+            let slots = load.own_slots(rotation.totals().capacity);
+            retry_after::queue_full(queue.len(), slots, load.measured_service_time())
+        };
         Self {
             queue_length: queue.len(),
             queue_late_length: queue.late_len(),
