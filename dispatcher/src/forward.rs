@@ -15,7 +15,7 @@ pub use headers::BodyKind;
 
 use crate::failure::AttemptFailure;
 use crate::request::{BufferedRequest, Endpoint};
-use crate::rotation::Address;
+use crate::rotation::{Address, SlotNews};
 use answer::{Answer, Malformed};
 use bytes::Bytes;
 use connection::{ExchangeError, OpenError};
@@ -72,6 +72,8 @@ pub struct AttemptResult {
     pub answer: Result<ReplicaAnswer, AttemptFailure>,
     /// The capacity that the replica advertised with its answer; `None` if there was none.
     pub capacity: Option<usize>,
+    /// What the replica told about its slots.
+    pub slots: SlotNews,
     /// The time that the replica says it worked for its answer; `None` if it says none.
     pub work: Option<Duration>,
     /// The time that the replica says a request costs it if its batches are full; `None` if it says none.
@@ -83,14 +85,21 @@ pub struct AttemptResult {
 impl AttemptResult {
     /// The result of an attempt that received no answer and leaves no usable connection.
     pub fn failed(failure: AttemptFailure) -> Self {
-        Self { answer: Err(failure), capacity: None, work: None, full_work: None, connection: None }
+        Self {
+            answer: Err(failure),
+            capacity: None,
+            slots: SlotNews::default(),
+            work: None,
+            full_work: None,
+            connection: None,
+        }
     }
 
     /// The result of an attempt that received `answer` over `connection`.
     fn received(answer: Answer, endpoint: &Endpoint, connection: ReplicaConnection) -> Self {
-        let headers::AnswerHeaders { capacity, work, full_work, .. } = answer.headers;
+        let headers::AnswerHeaders { capacity, slots, work, full_work, .. } = answer.headers;
         let connection = answer.allows_reuse.then_some(connection);
-        Self { answer: classify::classify(answer, endpoint), capacity, work, full_work, connection }
+        Self { answer: classify::classify(answer, endpoint), capacity, slots, work, full_work, connection }
     }
 }
 

@@ -3,6 +3,7 @@
 
 use crate::rate::Rate;
 use admission::SpareCapacity;
+use admission::own_slots::OwnSlots;
 use admission::service_time::ServiceTime;
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,9 @@ pub struct LoadStatistics {
     full_work: Option<(ServiceTime, Instant)>,
     spare: SpareCapacity,
     last_dispatch: Instant,
+    own_slots: OwnSlots,
+    /// The share of all slots that the dispatcher has got since an instant at which requests waited; `None` if none wait.
+    own_share: Option<(f64, Instant)>,
 }
 
 impl LoadStatistics {
@@ -38,6 +42,8 @@ impl LoadStatistics {
             // too many requests at the beginning of a lasting overload.
             spare: SpareCapacity::new(deadline / 2),
             last_dispatch: now,
+            own_slots: OwnSlots::default(),
+            own_share: None,
         }
     }
 
@@ -52,6 +58,21 @@ impl LoadStatistics {
         let is_punctual = objective >= now + self.service_time();
         self.spare.record(had_waited && is_punctual, now.saturating_duration_since(self.last_dispatch));
         self.last_dispatch = now;
+    }
+
+    /// Records which `share` of all slots the requests of this dispatcher take or could take from `now` on, and whether
+    /// requests wait.
+    pub fn record_own_slots(&mut self, requests_wait: bool, share: f64, now: Instant) {
+        if let Some((share, since)) = self.own_share {
+            let held = now.saturating_duration_since(since);
+            self.own_slots.record(share, held, self.measured_service_time());
+        }
+        self.own_share = requests_wait.then_some((share, now));
+    }
+
+    /// The slots that the requests of this dispatcher get, of `capacity` that all dispatchers share.
+    pub fn own_slots(&self, capacity: usize) -> f64 {
+        self.own_slots.slots(capacity)
     }
 
     /// Records that a replica answered.

@@ -6,7 +6,7 @@ use crate::failure::AttemptFailure;
 use crate::forward::{self, AttemptResult, ReplicaAnswer, ReplicaConnection};
 use crate::poison::PoisonList;
 use crate::request::BufferedRequest;
-use crate::rotation::Address;
+use crate::rotation::{Address, SlotNews};
 use crate::timeline::{self, Timeline};
 use hyper::StatusCode;
 use service::wire::RequestError;
@@ -39,6 +39,8 @@ pub struct AttemptReport {
     pub result: Result<StatusCode, AttemptFailure>,
     /// The capacity that the replica advertised with its answer; `None` without an answer or without the header.
     pub capacity: Option<usize>,
+    /// What the replica told about its slots with its answer.
+    pub slots: SlotNews,
     /// The time that the replica says it worked for its answer; `None` if it says none.
     pub work: Option<Duration>,
     /// The time that the replica says a request costs it if its batches are full; `None` if it says none.
@@ -147,7 +149,8 @@ impl Permit {
             json_length: None,
             body: bytes::Bytes::new(),
         });
-        let result = AttemptResult { answer, capacity: None, work: None, full_work: None, connection: None };
+        let slots = SlotNews::default();
+        let result = AttemptResult { answer, capacity: None, slots, work: None, full_work: None, connection: None };
         report(&assignment.reports, assignment.permit_id, result, 0, assignment.waited).map(|answer| answer.status)
     }
 
@@ -178,7 +181,7 @@ fn report(
     body_deaths: u32,
     elapsed: Duration,
 ) -> Result<ReplicaAnswer, PermitReceiver> {
-    let AttemptResult { answer, capacity, work, full_work, connection } = result;
+    let AttemptResult { answer, capacity, slots, work, full_work, connection } = result;
     let (result, next_permit, returned) = match answer {
         Ok(answer) => (Ok(answer.status), None, Ok(answer)),
         Err(failure) => {
@@ -187,8 +190,18 @@ fn report(
         }
     };
     // If the worker has ended, there is no slot to free.
-    let report =
-        AttemptReport { permit_id, result, capacity, work, full_work, body_deaths, elapsed, connection, next_permit };
+    let report = AttemptReport {
+        permit_id,
+        result,
+        capacity,
+        slots,
+        work,
+        full_work,
+        body_deaths,
+        elapsed,
+        connection,
+        next_permit,
+    };
     let _ended = reports.send(report);
     returned
 }

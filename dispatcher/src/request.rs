@@ -13,7 +13,7 @@ use service::body::Chunks;
 use service::trace::TraceContext;
 use service::wire::RequestError;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// A request whose body has arrived whole. The body is kept until the client is answered, so that each attempt can send
@@ -79,6 +79,8 @@ pub struct QueuedRequest {
     pub permit: PermitSender,
     /// Whether the request has to wait for a slot: no slot was free when it arrived, or it was requeued.
     pub waited_for_slot: bool,
+    /// Whether the dispatch of this request was counted already: the replica that it was sent to was busy.
+    pub is_counted: bool,
     /// The attempts that have failed so far.
     pub failed: FailedAttempts,
 }
@@ -87,7 +89,10 @@ impl QueuedRequest {
     /// A request without attempts, and the channel on which it receives its permit.
     pub fn new(accepted: Instant) -> (Self, PermitReceiver) {
         let (permit, receiver) = oneshot::channel();
-        (Self { accepted, permit, waited_for_slot: false, failed: FailedAttempts::default() }, receiver)
+        (
+            Self { accepted, permit, waited_for_slot: false, is_counted: false, failed: FailedAttempts::default() },
+            receiver,
+        )
     }
 
     /// Whether the client has left or its deadline has passed. The worker may have handled the request's withdrawal
@@ -121,6 +126,8 @@ pub struct DispatchedRequest {
     pub deadline: Instant,
     /// The instant at which the whole request had arrived.
     pub accepted: Instant,
+    /// The time from the acceptance of the request to this dispatch; `None` for the second replica of a hedge.
+    pub waited: Option<Duration>,
     /// The attempts that have failed before the present one.
     pub failed: FailedAttempts,
     /// The replica that the permit is for.
@@ -149,10 +156,12 @@ pub enum Twin {
 }
 
 impl DispatchedRequest {
-    /// The entry with which the request waits in the queue for its next permit.
-    pub fn requeued(self, permit: PermitSender) -> QueueEntry<QueuedRequest> {
+    /// The entry with which the request waits in the queue for its next permit after an attempt that failed by `failure`.
+    pub fn requeued(self, permit: PermitSender, failure: AttemptFailure) -> QueueEntry<QueuedRequest> {
         let Self { sequence_number, tenant, objective, deadline, accepted, failed, .. } = self;
-        let request = QueuedRequest { accepted, permit, waited_for_slot: true, failed };
+        // Otherwise, each busy answer would count as a further dispatch, although no slot was used.
+        let is_counted = failure == AttemptFailure::Busy;
+        let request = QueuedRequest { accepted, permit, waited_for_slot: true, is_counted, failed };
         QueueEntry { sequence_number, tenant, objective, deadline, request }
     }
 }

@@ -4,6 +4,7 @@
 
 mod alarms;
 mod endpoint;
+mod others;
 mod replica;
 mod totals;
 mod turns;
@@ -17,6 +18,7 @@ use totals::{RunningTotals, TotalsPart};
 use turns::{Turn, Turns};
 
 pub use endpoint::{Address, EndpointChanges, Endpoints, Pod};
+pub use others::SlotNews;
 pub use replica::{MAX_CAPACITY, ProbeAnswer, ProbeEffect, Replica, ReplicaId, ReplicaState};
 pub use totals::ReplicaTotals;
 
@@ -86,6 +88,9 @@ pub struct Rotation {
     probes: Alarms,
     /// Ends of the pauses of busy replicas, and of slow starts.
     pauses: Alarms,
+    /// The instants at which slots of other dispatchers count as free. An alarm may be earlier, and is set again when it
+    /// rings, so that an answer need not move it.
+    others: Alarms,
     /// The instants at which replicas that have not answered a liveness check get no further request.
     doubts: Alarms,
     /// The instants since which replicas owe a sign of life. An alarm may be older than the last sign. It is set again
@@ -186,18 +191,21 @@ impl Rotation {
     }
 
     /// Frees the slot of a request after its attempt has ended with `signal`. `was_suspect` tells whether the request
-    /// was a suspect. `jitter`, 0 to 1, spreads the probes of replicas that failed together. Returns the time that the
-    /// replica worked for this request alone: since it received the request, or since its previous answer if that was
-    /// later. Returns `None` if the replica is not in the set.
+    /// was a suspect. The answer told `news` about the slots of the replica. `service_time` is the mean time from dispatch
+    /// to answer. `jitter`, 0 to 1, spreads the probes of replicas that failed together, and the next attempts
+    /// at busy ones. Returns the time that the replica worked for this request alone: since it received the request, or
+    /// since its previous answer if that was later. Returns `None` if the replica is not in the set.
     pub fn release(
         &mut self,
         replica: ReplicaId,
         was_suspect: bool,
         signal: HealthSignal,
+        news: SlotNews,
+        service_time: Duration,
         now: Instant,
         jitter: f64,
     ) -> Option<Duration> {
-        self.update(replica, |replica| replica.release(was_suspect, signal, now, jitter))
+        self.update(replica, |replica| replica.release(was_suspect, signal, news, service_time, now, jitter))
     }
 
     /// Returns the ejected replicas whose probe is due. A replica is not returned again before
@@ -279,7 +287,10 @@ impl Rotation {
     pub fn next_wake_up(&mut self, now: Instant, stall_timeout: Duration) -> Option<Instant> {
         self.end_pauses(now);
         let check = self.checks.next().map(|since| since + stall_timeout);
-        [self.probes.next(), self.pauses.next(), self.doubts.next(), check].into_iter().flatten().min()
+        [self.probes.next(), self.pauses.next(), self.others.next(), self.doubts.next(), check]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// The replica `id`; `None` if it is gone.
@@ -297,6 +308,12 @@ impl Rotation {
         self.totals.totals
     }
 
+    /// The share, 0 to 1, of the slots of all ready replicas that this dispatcher's requests take or could take: all but
+    /// those that other dispatchers take, as far as is known. It is 1 without a ready replica.
+    pub fn own_slots_share(&self) -> f64 {
+        1.0 - self.totals.lost_to_others as f64 / self.totals.totals.capacity.max(1) as f64
+    }
+
     /// The number of requests that all replicas together hold.
     pub fn in_flight(&self) -> usize {
         self.totals.in_flight
@@ -309,6 +326,9 @@ impl Rotation {
     fn end_pauses(&mut self, now: Instant) {
         while let Some((at, id)) = self.pauses.pop_due(now, Duration::ZERO) {
             self.update(id, |replica| replica.end_pauses(at));
+        }
+        while let Some((at, id)) = self.others.pop_due(now, Duration::ZERO) {
+            self.update(id, |replica| replica.forget_others(at));
         }
     }
 
@@ -336,6 +356,12 @@ impl Rotation {
             && replica.opens_at != opens_at
         {
             self.pauses.set(at, id);
+        }
+        if let Some(frees_at) = replica.others.frees_at()
+            && replica.others_alarm.is_none_or(|at| frees_at < at)
+        {
+            replica.others_alarm = Some(frees_at);
+            self.others.set(frees_at, id);
         }
         if let Some(since) = replica.silent_since
             && replica.needs_check()

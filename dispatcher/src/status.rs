@@ -57,7 +57,8 @@ impl Status {
         counts: &ReplicaCounts,
         now: Instant,
     ) -> Self {
-        let backlog = retry_after::queue_full(queue.len(), rotation.totals().capacity, load.measured_service_time());
+        let slots = load.own_slots(rotation.totals().capacity);
+        let backlog = retry_after::queue_full(queue.len(), slots, load.measured_service_time());
         Self {
             queue_length: queue.len(),
             queue_late_length: queue.late_len(),

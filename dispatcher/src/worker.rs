@@ -256,6 +256,7 @@ impl Worker {
             }
             let now = Instant::now();
             self.dispatch_waiting(now);
+            self.load.record_own_slots(!self.queue.is_empty(), self.rotation.own_slots_share(), now);
             self.start_due_probes(now);
             self.pool.close_expired(now);
             let next_hedge = self.hedge_due_requests(now);
@@ -441,9 +442,9 @@ impl Worker {
     }
 
     fn refuse_for_full_queue(&self, request: QueuedRequest) {
-        let (waiting, capacity) = (self.queue.len(), self.rotation.totals().capacity);
+        let (waiting, slots) = (self.queue.len(), self.load.own_slots(self.rotation.totals().capacity));
         let message = format!("the queue is full with {waiting} requests");
-        let retry_after = retry_after::queue_full(waiting, capacity, self.load.measured_service_time());
+        let retry_after = retry_after::queue_full(waiting, slots, self.load.measured_service_time());
         count_shed(ShedReason::Length);
         refuse(request, Code::QueueFull, &message, retry_after);
     }
@@ -456,7 +457,7 @@ impl Worker {
             punctual,
             late,
             slot_is_free: self.queue.is_empty() && self.rotation.has_free_slot(now),
-            capacity: self.rotation.totals().capacity,
+            slots: self.load.own_slots(self.rotation.totals().capacity),
             service_time: self.load.measured_service_time(),
             spare: self.load.spare_share(),
         }
@@ -480,9 +481,10 @@ impl Worker {
     fn dispatch(&mut self, entry: QueueEntry<QueuedRequest>, replica: ReplicaId, now: Instant) {
         let address = self.rotation.replica(replica).expect("a picked replica is in the rotation").address.clone();
         let QueueEntry { sequence_number, tenant, objective, deadline, request } = entry;
-        let QueuedRequest { accepted, permit, waited_for_slot, failed } = request;
-        self.meters.queue_wait.record(now.saturating_duration_since(accepted));
-        self.load.record_dispatch(waited_for_slot, objective, now);
+        let QueuedRequest { accepted, permit, waited_for_slot, is_counted, failed } = request;
+        if !is_counted {
+            self.load.record_dispatch(waited_for_slot, objective, now);
+        }
         // A request that has failed may be the cause, so it must not be at two replicas.
         let (hedge_sender, hedge) = match &mut self.hedging {
             Some(hedging) if failed.tried().is_empty() => {
@@ -499,6 +501,7 @@ impl Worker {
                 objective,
                 deadline,
                 accepted,
+                waited: Some(now.saturating_duration_since(accepted)),
                 failed,
                 replica,
                 address,
@@ -587,6 +590,7 @@ impl Worker {
             objective: first.objective,
             deadline: first.deadline,
             accepted: first.accepted,
+            waited: None,
             failed: first.failed.clone(),
             replica,
             address,
@@ -616,7 +620,7 @@ impl Worker {
     }
 
     fn handle_report(&mut self, report: AttemptReport) {
-        let AttemptReport { permit_id, result, capacity, work, full_work, elapsed, connection, .. } = report;
+        let AttemptReport { permit_id, result, capacity, slots, work, full_work, elapsed, connection, .. } = report;
         let (body_deaths, next_permit) = (report.body_deaths, report.next_permit);
         let dispatched = self.dispatched.remove(&permit_id).expect("every permit reports exactly once");
         let now = Instant::now();
@@ -626,8 +630,13 @@ impl Worker {
         };
         let was_suspect = dispatched.failed.deaths() > 0;
         let replica = dispatched.replica;
-        let was_ready = self.is_ready(replica);
-        let seen_work = self.rotation.release(replica, was_suspect, signal, now, rand::random());
+        if signal != HealthSignal::Busy
+            && let Some(waited) = dispatched.waited
+        {
+            self.meters.queue_wait.record(waited);
+        }
+        let (was_ready, service_time) = (self.is_ready(replica), self.load.service_time());
+        let seen_work = self.rotation.release(replica, was_suspect, signal, slots, service_time, now, rand::random());
         match result {
             Ok(StatusCode::OK) => self.replica_counts.record_classified(replica, elapsed),
             Ok(_) => self.replica_counts.record_refused(replica),
@@ -693,7 +702,7 @@ impl Worker {
         dispatched.failed.record(&dispatched.address, failure);
         dispatched.failed.record_body_deaths(body_deaths);
         let decision = retry::decide(&dispatched.failed, failure, || self.retry_budget.withdraw(now));
-        let entry = dispatched.requeued(next_permit);
+        let entry = dispatched.requeued(next_permit, failure);
         match decision {
             RetryDecision::Retry => {
                 count_retry(failure);

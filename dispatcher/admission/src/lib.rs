@@ -6,6 +6,7 @@
 
 pub mod claim;
 pub mod optimism;
+pub mod own_slots;
 pub mod peers;
 pub mod retry_after;
 pub mod service_time;
@@ -34,8 +35,9 @@ pub struct QueueState {
     pub late: usize,
     /// Whether a replica can take the arriving request at once.
     pub slot_is_free: bool,
-    /// Slots of all replicas in rotation.
-    pub capacity: usize,
+    /// Slots that the dispatcher's requests get: those of all replicas in rotation, unless other dispatchers take some of
+    /// them; see [`OwnSlots`](own_slots::OwnSlots).
+    pub slots: f64,
     /// Mean time from the dispatch of a request to its answer; `None` before the first answer.
     pub service_time: Option<Duration>,
     /// Share of the capacity that punctual requests leave for late ones, 0 to 1; see [`SpareCapacity`].
@@ -77,9 +79,9 @@ impl Admission {
     pub fn decide(order: Order, state: &QueueState, time_left: TimeLeft) -> Self {
         // Nothing can be predicted without a replica or before the first answer. The length of the queue then bounds
         // the number of admitted requests.
-        let known = state.service_time.filter(|_| state.capacity > 0 && !state.slot_is_free);
+        let known = state.service_time.filter(|_| state.slots > 0.0 && !state.slot_is_free);
         let Some(service_time) = known else { return Self::Admit };
-        let answered_after = |ahead, share| answer_seconds(ahead, state.capacity, service_time, share);
+        let answered_after = |ahead, share| answer_seconds(ahead, state.slots, service_time, share);
         let waiting = state.punctual + state.late;
         let deadline = time_left.deadline.as_secs_f64() * (1.0 - PREDICTION_ERROR);
         let is_in_time = match order {
@@ -94,16 +96,16 @@ impl Admission {
             return Self::Admit;
         }
         let limit = time_left.objective.min(time_left.deadline);
-        Self::Refuse { retry_after: retry_after::overloaded(waiting, state.capacity, service_time, limit) }
+        Self::Refuse { retry_after: retry_after::overloaded(waiting, state.slots, service_time, limit) }
     }
 }
 
 /// The predicted time in seconds to the answer of a request that has `ahead` requests before it in the queue. The
-/// request at place `n` leaves the queue after `n` departures. Replicas with `capacity` slots together make `capacity /
+/// request at place `n` leaves the queue after `n` departures. Requests that get `slots` slots together make `slots /
 /// service_time` departures per second (Little's law), of which these requests get the share `share`.
-fn answer_seconds(ahead: usize, capacity: usize, service_time: Duration, share: f64) -> f64 {
+fn answer_seconds(ahead: usize, slots: f64, service_time: Duration, share: f64) -> f64 {
     let service_time = service_time.as_secs_f64();
-    let departure = service_time / capacity as f64;
+    let departure = service_time / slots;
     (ahead + 1) as f64 * departure / share + service_time
 }
 
@@ -150,7 +152,7 @@ mod tests {
         punctual: 0,
         late: 0,
         slot_is_free: false,
-        capacity: 2,
+        slots: 2.0,
         service_time: Some(Duration::from_millis(100)),
         spare: 1.0,
     };
@@ -169,7 +171,7 @@ mod tests {
             (Order::Fifo, QueueState { punctual: 88, ..BUSY }, Some(4050)), // 89 × 50 ms + 100 ms are above 4.5 s.
             (Order::Fifo, QueueState { punctual: 98, slot_is_free: true, ..BUSY }, None),
             (Order::Fifo, QueueState { punctual: 98, service_time: None, ..BUSY }, None),
-            (Order::Fifo, QueueState { punctual: 98, capacity: 0, ..BUSY }, None),
+            (Order::Fifo, QueueState { punctual: 98, slots: 0.0, ..BUSY }, None),
             // In an overload no capacity is left for late requests, so only punctual requests are admitted: a request
             // behind 5 punctual ones is answered after 6 × 50 ms + 100 ms, within the objective.
             (Order::LateLast, QueueState { punctual: 5, late: 900, spare: 0.0, ..BUSY }, None),

@@ -72,7 +72,7 @@ mod tests {
         punctual: 3,
         late: 0,
         slot_is_free: false,
-        capacity: 2,
+        slots: 2.0,
         service_time: Some(Duration::from_millis(100)),
         spare: 0.0,
     };

@@ -9,18 +9,18 @@ const ASSUMED_SERVICE_TIME: Duration = Duration::from_millis(100);
 
 /// The time to wait after [`Admission::Refuse`](crate::Admission::Refuse). After this time, a request like the refused
 /// one would be answered within `limit`, if no other request came in the meantime. `waiting` is the length of the
-/// queue, and `capacity` the number of slots of all replicas.
-pub fn overloaded(waiting: usize, capacity: usize, service_time: Duration, limit: Duration) -> Duration {
-    let excess = answer_seconds(waiting, capacity, service_time, 1.0) - limit.as_secs_f64();
+/// queue, and `slots` the number of slots that its requests get.
+pub fn overloaded(waiting: usize, slots: f64, service_time: Duration, limit: Duration) -> Duration {
+    let excess = answer_seconds(waiting, slots, service_time, 1.0) - limit.as_secs_f64();
     Duration::from_secs_f64(excess.max(0.0))
 }
 
 /// The time to wait after the queue was full: the time until the `waiting` requests have left it. They leave it at
-/// `capacity / service_time` requests per second. A `capacity` of 0 counts as 1. `service_time` is `None` before the
-/// first answer.
-pub fn queue_full(waiting: usize, capacity: usize, service_time: Option<Duration>) -> Duration {
+/// `slots / service_time` requests per second. Less than one of the `slots` counts as one. `service_time` is `None` before
+/// the first answer.
+pub fn queue_full(waiting: usize, slots: f64, service_time: Option<Duration>) -> Duration {
     let service_time = service_time.unwrap_or(ASSUMED_SERVICE_TIME).as_secs_f64();
-    Duration::from_secs_f64(waiting as f64 * service_time / capacity.max(1) as f64)
+    Duration::from_secs_f64(waiting as f64 * service_time / slots.max(1.0))
 }
 
 /// `after`, prolonged by up to a quarter. `random` is uniform in 0 to 1. Clients that were refused together would
@@ -37,14 +37,14 @@ mod tests {
 
     #[test]
     fn an_overload_is_over_once_the_backlog_fits_into_the_limit() {
-        for (waiting, capacity, limit, expected) in [
-            (88, 2, MS(500), MS(4050)), // 89 × 50 ms + 100 ms − 500 ms
-            (10, 2, MS(500), MS(150)),
-            (10, 4, MS(100), MS(275)),
-            (3, 2, MS(500), MS(0)), // 4 × 50 ms + 100 ms are less than 500 ms.
+        for (waiting, slots, limit, expected) in [
+            (88, 2.0, MS(500), MS(4050)), // 89 × 50 ms + 100 ms − 500 ms
+            (10, 2.0, MS(500), MS(150)),
+            (10, 4.0, MS(100), MS(275)),
+            (3, 2.0, MS(500), MS(0)), // 4 × 50 ms + 100 ms are less than 500 ms.
         ] {
-            let found = overloaded(waiting, capacity, MS(100), limit);
-            assert_eq!(found, expected, "{waiting} requests before {capacity} slots, limit {limit:?}");
+            let found = overloaded(waiting, slots, MS(100), limit);
+            assert_eq!(found, expected, "{waiting} requests before {slots} slots, limit {limit:?}");
         }
     }
 
@@ -56,15 +56,15 @@ mod tests {
     }
 
     #[test]
-    fn a_full_queue_drains_at_capacity_over_service_time() {
-        for (waiting, capacity, service_time, expected) in [
-            (10, 4, Some(MS(40)), MS(100)),
-            (0, 4, Some(MS(40)), MS(0)),
-            (10, 2, None, 5 * ASSUMED_SERVICE_TIME),
-            (10, 0, None, 10 * ASSUMED_SERVICE_TIME),
+    fn a_full_queue_drains_at_slots_over_service_time() {
+        for (waiting, slots, service_time, expected) in [
+            (10, 4.0, Some(MS(40)), MS(100)),
+            (0, 4.0, Some(MS(40)), MS(0)),
+            (10, 2.0, None, 5 * ASSUMED_SERVICE_TIME),
+            (10, 0.0, None, 10 * ASSUMED_SERVICE_TIME),
         ] {
-            let found = queue_full(waiting, capacity, service_time);
-            assert_eq!(found, expected, "{waiting} requests before {capacity} slots, service time {service_time:?}");
+            let found = queue_full(waiting, slots, service_time);
+            assert_eq!(found, expected, "{waiting} requests before {slots} slots, service time {service_time:?}");
         }
     }
 }

@@ -2,7 +2,7 @@
 //! header of a replica counts as absent.
 
 use super::answer::Malformed;
-use crate::rotation::MAX_CAPACITY;
+use crate::rotation::{MAX_CAPACITY, SlotNews};
 use service::wire::{self, header};
 use std::time::Duration;
 
@@ -16,6 +16,8 @@ pub(super) struct AnswerHeaders {
     pub(super) json_length: Option<u64>,
     /// The capacity that the replica advertises, 1 to [`MAX_CAPACITY`] slots; `None` if it advertises none.
     pub(super) capacity: Option<usize>,
+    /// What the replica tells about its slots, at most [`MAX_CAPACITY`] of them.
+    pub(super) slots: SlotNews,
     /// The time that the replica says it worked for its answer; `None` if it says none.
     pub(super) work: Option<Duration>,
     /// The time that the replica says a request costs it if its batches are full; `None` if it says none.
@@ -75,6 +77,7 @@ impl AnswerHeaders {
     pub(super) fn read(headers: &[httparse::Header<'_>]) -> Result<ReadHeaders, Malformed> {
         let [mut length, mut kind, mut json_length, mut capacity, mut work, mut full_work]: [Once<'_>; 6] =
             Default::default();
+        let [mut taken, mut retry]: [Once<'_>; 2] = Default::default();
         let mut closes = false;
         for &httparse::Header { name, value } in headers {
             let is = |other: &str| name.eq_ignore_ascii_case(other);
@@ -91,6 +94,10 @@ impl AnswerHeaders {
                 work.set(value);
             } else if is(header::FULL_WORK_US.as_str()) {
                 full_work.set(value);
+            } else if is(header::SLOTS_TAKEN.as_str()) {
+                taken.set(value);
+            } else if is(header::RETRY_MS.as_str()) {
+                retry.set(value);
             } else if is(header::INFERENCE_JSON_LENGTH.as_str()) {
                 json_length.set(value);
             } else if is("transfer-encoding") || is("content-encoding") && !value.eq_ignore_ascii_case(b"identity") {
@@ -102,6 +109,7 @@ impl AnswerHeaders {
             kind: kind.get().map_or(BodyKind::Other, body_kind),
             json_length: json_length.number(),
             capacity: capacity.number().filter(|&slots| slots > 0).map(cap),
+            slots: SlotNews { taken: taken.number().map(cap), retry: retry.number().map(Duration::from_millis) },
             work: microseconds(work),
             full_work: microseconds(full_work),
         };
@@ -148,7 +156,7 @@ mod tests {
 
     #[test]
     fn the_numbers_of_a_replica_are_single_whole_numbers() {
-        let names = [header::CAPACITY, header::WORK_US, header::FULL_WORK_US];
+        let names = [header::CAPACITY, header::WORK_US, header::FULL_WORK_US, header::SLOTS_TAKEN, header::RETRY_MS];
         for (values, expected) in [
             (&[][..], None),
             (&["48700"], Some(48_700)),
@@ -172,7 +180,9 @@ mod tests {
             let headers = with_length(&lines).headers;
             let time = expected.map(Duration::from_micros);
             assert_eq!((headers.work, headers.full_work), (time, time), "{values:?}");
-            assert_eq!(headers.capacity, expected.map(|slots| slots.min(1024) as usize), "{values:?}");
+            let slots = expected.map(|slots| slots.min(1024) as usize);
+            assert_eq!((headers.capacity, headers.slots.taken), (slots, slots), "{values:?}");
+            assert_eq!(headers.slots.retry, expected.map(Duration::from_millis), "{values:?}");
         }
     }
 

@@ -2,8 +2,10 @@
 //! Pure: time and randomness are arguments.
 
 use super::endpoint::{Address, Pod};
+use super::others::{Others, SlotNews};
 use super::turns::Turn;
 use super::{Balance, HealthSignal};
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 /// The number of failures in a row after which a replica is ejected.
@@ -17,9 +19,13 @@ pub(super) const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 /// probed within a second.
 const LAST_BACKOFF: Duration = Duration::from_millis(800);
 
-/// The time for which a replica that has answered `busy` is passed over. Another dispatcher has taken its slots, and
-/// the next answer of the replica frees one.
+/// The time for which a replica that has answered `busy` is passed over if it does not tell when to come back. Another
+/// dispatcher has taken its slots, and the next answer of the replica frees one.
 pub(super) const BUSY_PAUSE: Duration = Duration::from_millis(10);
+
+/// The bounds of the pause that a busy replica may ask for. A shorter one would send bodies in vain without end, and a
+/// longer one would leave its slots idle.
+const BUSY_PAUSES: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(1);
 
 /// The time after which a replica that has not answered a liveness check gets no further request until it answers.
 /// Only after [`crate::worker`]'s longer timeout is it ejected, because the check of a busy machine may be late.
@@ -148,6 +154,10 @@ pub struct Replica {
     pub capacity: usize,
     /// The number of slots in use: requests that were sent to the replica and are not yet answered.
     pub in_flight: usize,
+    /// The slots that other dispatchers take.
+    pub(super) others: Others,
+    /// The instant of the alarm after which [`Replica::others`] are looked at; `None` without an alarm.
+    pub(super) others_alarm: Option<Instant>,
     /// Whether the replica takes requests.
     pub state: ReplicaState,
     /// Whether the replica has been ready at any time.
@@ -196,6 +206,8 @@ impl Replica {
             pod,
             capacity: 1,
             in_flight: 0,
+            others: Others::default(),
+            others_alarm: None,
             state: ReplicaState::Ejected { probe_at: now, is_being_probed: false },
             was_ready: false,
             may_be_tried: false,
@@ -229,7 +241,20 @@ impl Replica {
     }
 
     fn has_free_slot(&self) -> bool {
-        self.in_flight < self.usable_slots() && self.busy_until.is_none() && !self.check.is_some_and(Check::is_in_doubt)
+        self.in_flight < self.usable_slots()
+            && self.taken() < self.capacity
+            && self.busy_until.is_none()
+            && !self.check.is_some_and(Check::is_in_doubt)
+    }
+
+    /// The number of slots that requests of all dispatchers take, as far as this one knows.
+    fn taken(&self) -> usize {
+        self.in_flight + self.others.slots()
+    }
+
+    /// The number of slots that other dispatchers take and the own requests could use.
+    pub(super) fn lost(&self) -> usize {
+        self.others.slots().min(self.capacity.saturating_sub(self.in_flight))
     }
 
     /// The number of slots that may be used: 1 while the replica is on probation, and otherwise the capacity as far as
@@ -240,8 +265,8 @@ impl Replica {
 
     /// The share of the usable slots that is in use, in units of 1 / [`STRIDE`].
     fn load(&self) -> u32 {
-        // A replica with a free slot uses less than all of them, so the share is less than `STRIDE`.
-        (STRIDE * self.in_flight as u64 / self.usable_slots() as u64) as u32
+        // Others may use slots that are not yet open here. `STRIDE` and more would be the rank of a replica on trial.
+        (STRIDE * self.taken() as u64 / self.usable_slots() as u64).min(STRIDE - 1) as u32
     }
 
     /// Whether the replica was ejected and has answered no request since. Such a replica gets one request at a time.
@@ -266,9 +291,17 @@ impl Replica {
         }
     }
 
-    /// Frees a slot after an attempt that ended with `signal`. Returns the time that the replica worked for this request
-    /// alone.
-    pub(super) fn release(&mut self, was_suspect: bool, signal: HealthSignal, now: Instant, jitter: f64) -> Duration {
+    /// Frees a slot after an attempt that ended with `signal`. The answer told `news` about the slots. `service_time` is
+    /// the mean time from dispatch to answer. Returns the time that the replica worked for this request alone.
+    pub(super) fn release(
+        &mut self,
+        was_suspect: bool,
+        signal: HealthSignal,
+        news: SlotNews,
+        service_time: Duration,
+        now: Instant,
+        jitter: f64,
+    ) -> Duration {
         let worked = now.saturating_duration_since(self.working_since);
         self.in_flight = self.in_flight.saturating_sub(1);
         self.suspects = self.suspects.saturating_sub(usize::from(was_suspect));
@@ -283,17 +316,33 @@ impl Replica {
             }
         }
         let was_on_trial = std::mem::take(&mut self.is_on_trial);
+        // The replica may not have received all own requests yet, or have answered some whose answers are on their way.
+        let others = news.taken.map(|taken| taken.saturating_sub(self.in_flight));
         match signal {
             HealthSignal::Answered { capacity } => {
                 self.failures = 0;
                 self.backoffs = 0;
                 self.capacity = capacity.unwrap_or(self.capacity).clamp(1, MAX_CAPACITY);
                 self.opened = self.opened.saturating_add(1).min(MAX_CAPACITY);
+                if let Some(others) = others {
+                    // By Little's law, a replica whose slots are full answers a request in this time.
+                    self.others.record(others, now, service_time / self.capacity as u32);
+                    if self.taken() < self.capacity {
+                        // The answer is newer than the one that said `busy`, and has freed a slot.
+                        self.busy_until = None;
+                    }
+                }
                 if was_on_trial && matches!(self.state, ReplicaState::Ejected { .. }) {
                     self.state = ReplicaState::Ready;
                 }
             }
-            HealthSignal::Busy => self.busy_until = Some(now + BUSY_PAUSE),
+            HealthSignal::Busy => {
+                let pause = busy_pause(news.retry, jitter);
+                if let Some(others) = others {
+                    self.others.record_busy(others, now, pause);
+                }
+                self.busy_until = Some(now + pause);
+            }
             HealthSignal::Inconclusive => {}
             HealthSignal::Failed | HealthSignal::Overdue => self.failures = self.failures.saturating_add(1),
             HealthSignal::Unreachable => {
@@ -337,6 +386,12 @@ impl Replica {
             self.opens_at = None;
             self.opened = MAX_CAPACITY;
         }
+    }
+
+    /// Handles the alarm after which a slot of others may count as free.
+    pub(super) fn forget_others(&mut self, now: Instant) {
+        self.others_alarm = None;
+        self.others.forget(now);
     }
 
     /// Whether a liveness check is due once the stall timeout after [`Replica::silent_since`] is over. An ejected replica
@@ -384,11 +439,20 @@ impl Replica {
         self.opened = SLOW_START_SLOTS;
         self.opens_at = (self.capacity > SLOW_START_SLOTS).then_some(now + SLOW_START_TIME);
         self.silent_since = (self.in_flight > 0).then_some(now);
+        // The process may be another one than before.
+        self.others = Others::default();
         // A replica on probation is ejected again after one more failure.
         self.failures = if self.is_on_probation() { FAILURES_TO_EJECT - 1 } else { 0 };
         // With its old, lower pass the replica would receive all requests until it had caught up with the others.
         self.pass = pass;
     }
+}
+
+/// The pause after the answer `busy`, which told to come back after `retry`. It is a fifth shorter with a `jitter` of 0, and a
+/// fifth longer with 1, so that dispatchers do not come at one moment.
+fn busy_pause(retry: Option<Duration>, jitter: f64) -> Duration {
+    let pause = retry.map_or(BUSY_PAUSE, |retry| retry.clamp(*BUSY_PAUSES.start(), *BUSY_PAUSES.end()));
+    pause.mul_f64(0.8 + 0.4 * jitter)
 }
 
 /// The pause before the next probe after `earlier` pauses: [`FIRST_BACKOFF`], doubled for each earlier pause up to

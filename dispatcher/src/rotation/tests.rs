@@ -6,7 +6,7 @@ mod scan;
 use super::replica::{BUSY_PAUSE, FIRST_BACKOFF, SLOW_START_SLOTS, SLOW_START_TIME};
 use super::{
     Address, Balance, Constraints, Duration, HealthSignal, Instant, MAX_CAPACITY, ProbeAnswer, ProbeEffect,
-    ReplicaTotals,
+    ReplicaTotals, SlotNews,
 };
 use by_address::Rotation;
 use proptest::prelude::*;
@@ -47,6 +47,9 @@ fn picks(rotation: &mut Rotation, now: Instant, count: usize) -> Vec<String> {
 }
 
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The mean service time of the tests.
+const SERVICE_TIME: Duration = Duration::from_millis(200);
 
 const OK: HealthSignal = HealthSignal::Answered { capacity: None };
 
@@ -451,6 +454,94 @@ fn a_capacity_beyond_the_maximum_counts_as_the_maximum() {
     assert_eq!(rotation.totals().capacity, 2 * MAX_CAPACITY);
 }
 
+/// A rotation with the ready replica "a", which has `capacity` slots and `held` requests.
+fn one_replica(capacity: usize, held: usize, now: Instant) -> Rotation {
+    let mut rotation = Rotation::default();
+    rotation.publish(&set(&["a"]), now);
+    join(&mut rotation, capacity, now);
+    assert!((0..held).all(|_| pick(&mut rotation, now).is_some()));
+    rotation
+}
+
+/// Frees a slot of "a" after an attempt whose answer told that `taken` other slots are taken.
+fn told(rotation: &mut Rotation, signal: HealthSignal, taken: usize, now: Instant) {
+    rotation.release_told("a", false, signal, SlotNews { taken: Some(taken), retry: None }, now, 0.5);
+}
+
+#[test]
+fn slots_of_other_dispatchers_count_as_free_one_by_one_as_the_replica_answers() {
+    let start = Instant::now();
+    let at = |milliseconds| start + Duration::from_millis(milliseconds);
+    let mut rotation = one_replica(4, 1, start);
+    told(&mut rotation, OK, 3, start);
+    assert_eq!(rotation.own_slots_share(), 0.25);
+    assert_eq!(picks(&mut rotation, start, 2), ["a", "none"]);
+    // With four slots and a service time of 200 ms, it answers a request every 50 ms.
+    assert_eq!(rotation.next_wake_up(start, STALL_TIMEOUT), Some(at(50)));
+    assert!(!rotation.has_free_slot(at(49)));
+    assert_eq!(picks(&mut rotation, at(50), 2), ["a", "none"]);
+    assert_eq!(picks(&mut rotation, at(250), 3), ["a", "a", "none"]);
+    assert_eq!(rotation.own_slots_share(), 1.0);
+}
+
+#[test]
+fn own_requests_are_no_slots_of_other_dispatchers_in_whatever_order_their_answers_are_handled() {
+    let now = Instant::now();
+    // A replica answers four requests at once. The numbers are those that it tells with its answers.
+    for order in [[3, 2, 1, 0], [0, 1, 2, 3], [2, 0, 3, 1], [0, 0, 0, 0]] {
+        let mut rotation = one_replica(4, 4, now);
+        for taken in order {
+            told(&mut rotation, OK, taken, now);
+        }
+        assert_eq!(picks(&mut rotation, now, 5), ["a", "a", "a", "a", "none"], "{order:?}");
+    }
+}
+
+#[test]
+fn a_busy_replica_is_tried_again_once_at_the_time_that_it_told_within_bounds() {
+    let start = Instant::now();
+    for (retry, jitter, pause) in [
+        (None, 0.5, 10.0),
+        (None, 0.0, 8.0),
+        (Some(100), 0.5, 100.0),
+        (Some(100), 0.0, 80.0),
+        (Some(100), 1.0, 120.0),
+        (Some(0), 0.5, 1.0),
+        (Some(u64::MAX), 0.5, 1000.0),
+    ] {
+        let mut rotation = one_replica(3, 1, start);
+        let news = SlotNews { taken: Some(3), retry: retry.map(Duration::from_millis) };
+        rotation.release_told("a", false, HealthSignal::Busy, news, start, jitter);
+        let at = |milliseconds: f64| start + Duration::from_secs_f64(milliseconds / 1e3);
+        assert_eq!(pick(&mut rotation, at(pause - 0.01)), None, "{retry:?} {jitter}");
+        // One slot is probably free, and the others are still taken.
+        assert_eq!(picks(&mut rotation, at(pause + 0.01), 2), ["a", "none"], "{retry:?} {jitter}");
+    }
+}
+
+#[test]
+fn an_answer_that_tells_of_a_free_slot_ends_the_pause_of_a_busy_replica() {
+    let start = Instant::now();
+    let later = start + Duration::from_millis(9);
+    for (taken, expected) in [(1, ["a", "none"]), (2, ["none", "none"])] {
+        let mut rotation = one_replica(2, 2, start);
+        told(&mut rotation, HealthSignal::Busy, 2, start);
+        told(&mut rotation, OK, taken, later);
+        assert_eq!(picks(&mut rotation, later, 2), expected, "{taken} slots are taken");
+    }
+}
+
+#[test]
+fn the_least_loaded_replica_is_that_with_the_fewest_requests_of_all_dispatchers() {
+    let now = Instant::now();
+    let mut rotation = Rotation::new(Balance::LeastLoaded);
+    rotation.publish(&set(&["a", "b"]), now);
+    join(&mut rotation, 4, now);
+    assert_eq!(picks(&mut rotation, now, 2), ["a", "b"]);
+    told(&mut rotation, OK, 2, now);
+    assert_eq!(picks(&mut rotation, now, 3), ["b", "a", "b"]);
+}
+
 /// A step of the comparison of the rotation with its oracle. Numbers choose one of what the step can happen to.
 #[derive(Debug, Clone)]
 enum Step {
@@ -459,7 +550,7 @@ enum Step {
     /// A request is sent. The replicas whose bits are set have been tried.
     Pick { tried: u8, is_suspect: bool },
     /// An attempt ends.
-    Release(usize, HealthSignal),
+    Release(usize, HealthSignal, SlotNews),
     /// Time passes, in milliseconds, and what is due begins.
     Pass(u64),
     /// A probe or a liveness check ends.
@@ -475,6 +566,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(HealthSignal::Overdue),
         1 => Just(HealthSignal::Unreachable),
     ];
+    let news = (prop::option::of(0..9_usize), prop::option::of(0..300_u64))
+        .prop_map(|(taken, retry)| SlotNews { taken, retry: retry.map(Duration::from_millis) });
     let answer = prop_oneof![
         4 => (0..9_usize).prop_map(|capacity| ProbeAnswer::Ready { capacity }),
         2 => Just(ProbeAnswer::NotReady),
@@ -485,7 +578,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<u8>().prop_map(Step::Publish),
         9 => (prop_oneof![2 => Just(0), 1 => any::<u8>()], prop::bool::weighted(0.2))
             .prop_map(|(tried, is_suspect)| Step::Pick { tried, is_suspect }),
-        7 => (any::<usize>(), signal).prop_map(|(index, signal)| Step::Release(index, signal)),
+        7 => (any::<usize>(), signal, news).prop_map(|(index, signal, news)| Step::Release(index, signal, news)),
         4 => (0..250_u64).prop_map(Step::Pass),
         4 => (any::<usize>(), answer).prop_map(|(index, answer)| Step::Answer(index, answer)),
     ]
@@ -523,10 +616,10 @@ proptest! {
                     prop_assert_eq!(&picked, &scan.pick(constraints, now));
                     held.extend(picked.map(|address| (address, is_suspect)));
                 }
-                Step::Release(index, signal) if !held.is_empty() => {
+                Step::Release(index, signal, news) if !held.is_empty() => {
                     let (address, was_suspect) = held.swap_remove(index % held.len());
-                    let worked = rotation.release(&address, was_suspect, signal, now, 0.5);
-                    prop_assert_eq!(worked, scan.release(&address, was_suspect, signal, now, 0.5));
+                    let worked = rotation.release_told(&address, was_suspect, signal, news, now, 0.5);
+                    prop_assert_eq!(worked, scan.release(&address, was_suspect, signal, news, now, 0.5));
                 }
                 Step::Answer(index, answer) if !asked.is_empty() => {
                     let address = asked.swap_remove(index % asked.len());
@@ -557,6 +650,7 @@ proptest! {
             prop_assert_eq!(rotation.in_flight(), scan.replicas().iter().map(|replica| replica.in_flight).sum::<usize>());
             let wake_up = rotation.next_wake_up(now, stall_timeout);
             prop_assert!(scan.next_wake_up(now, stall_timeout).is_none_or(|exact| wake_up.is_some_and(|at| at <= exact)));
+            prop_assert_eq!(rotation.own_slots_share(), scan.own_slots_share());
             let states = |replicas: Vec<&super::Replica>| -> Vec<_> {
                 replicas.iter().map(|r| (r.address.clone(), r.state, r.capacity, r.in_flight, r.silent_since)).collect()
             };

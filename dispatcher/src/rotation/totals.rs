@@ -21,6 +21,7 @@ pub(super) struct TotalsPart {
     kind: Kind,
     capacity: usize,
     in_flight: usize,
+    lost_to_others: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +42,7 @@ impl TotalsPart {
             ReplicaState::Ejected { .. } => Kind::Ejected { is_lost: replica.was_ready },
             ReplicaState::Draining => Kind::Draining,
         };
-        Self { kind, capacity: replica.capacity, in_flight: replica.in_flight }
+        Self { kind, capacity: replica.capacity, in_flight: replica.in_flight, lost_to_others: replica.lost() }
     }
 }
 
@@ -51,6 +52,8 @@ pub(super) struct RunningTotals {
     pub(super) totals: ReplicaTotals,
     /// Requests that replicas hold.
     pub(super) in_flight: usize,
+    /// Slots of ready replicas that other dispatchers take.
+    pub(super) lost_to_others: usize,
     /// Ejected replicas that were ready before.
     lost: usize,
 }
@@ -63,6 +66,7 @@ impl RunningTotals {
             Kind::Ready => {
                 self.totals.ready += 1;
                 self.totals.capacity += part.capacity;
+                self.lost_to_others += part.lost_to_others;
             }
             Kind::Ejected { is_lost } => {
                 self.totals.ejected += 1;
@@ -79,6 +83,7 @@ impl RunningTotals {
             Kind::Ready => {
                 self.totals.ready -= 1;
                 self.totals.capacity -= part.capacity;
+                self.lost_to_others -= part.lost_to_others;
             }
             Kind::Ejected { is_lost } => {
                 self.totals.ejected -= 1;
@@ -90,7 +95,7 @@ impl RunningTotals {
 
     /// Replaces the part of a replica.
     pub(super) fn replace(&mut self, before: TotalsPart, after: TotalsPart) {
-        if (before.kind, before.capacity) == (after.kind, after.capacity) {
+        if (before.kind, before.capacity, before.lost_to_others) == (after.kind, after.capacity, after.lost_to_others) {
             // A request is taken or ends, which is by far the most frequent change.
             self.in_flight = self.in_flight + after.in_flight - before.in_flight;
         } else {

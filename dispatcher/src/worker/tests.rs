@@ -209,6 +209,40 @@ async fn a_request_whose_client_leaves_as_its_replica_stalls_does_not_return_to_
 }
 
 #[tokio::test]
+async fn a_busy_answer_does_not_count_as_a_dispatch() {
+    let (events, _event_inbox) = mpsc::unbounded_channel();
+    let (reports, mut report_inbox) = mpsc::unbounded_channel();
+    let mut worker = Worker::new(SETTINGS, probe, events, reports);
+    let added = vec![(Address::from("1 that is busy"), None)];
+    worker.apply(&EndpointChanges { added, ..EndpointChanges::default() });
+    for replica in worker.rotation.due_probes(Instant::now()) {
+        worker.record_probe(replica, ProbeAnswer::Ready { capacity: 1 });
+    }
+    let mut receivers = Vec::new();
+    for number in 0..2 {
+        let (submitted, receiver) = entry(number, FOREVER);
+        worker.admit(submitted);
+        receivers.push(receiver);
+    }
+    let mut waiting = receivers.pop().expect("two requests were submitted");
+    let first = receivers[0].try_recv().expect("a slot is free").expect("the request is not refused");
+    end(first, Ending::Answered).expect("an answered attempt returns the answer");
+    let mut shares = Vec::new();
+    for _ in 0..3 {
+        let report = report_inbox.try_recv().expect("the attempt has reported");
+        worker.handle_report(report);
+        // The pause of a busy replica ends during this time.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        worker.dispatch_waiting(Instant::now());
+        shares.push(worker.load.spare_share());
+        let permit = waiting.try_recv().expect("the slot is free again").expect("the request is not refused");
+        waiting = end(permit, Ending::Failed(AttemptFailure::Busy)).expect_err("a busy replica has not answered");
+    }
+    assert!(shares[0] < 1.0, "the first dispatch of a request that waited counts");
+    assert_eq!(shares, [shares[0]; 3], "a slot that was taken was no slot");
+}
+
+#[tokio::test]
 async fn a_stall_notice_never_leads_to_more_attempts_than_permitted() {
     let replicas: Vec<Address> = (1..=2 * MAX_ATTEMPTS).map(|number| format!("1 of {number}").into()).collect();
     let (worker, _publisher) = start(SETTINGS, &replicas).await;

@@ -12,6 +12,7 @@ mod openapi;
 mod process;
 mod protocols;
 mod requests;
+mod sharing;
 mod spans;
 mod steady;
 mod stopped;

@@ -264,7 +264,7 @@ async fn answer(request: Request<Incoming>, shared: Arc<StubState>) -> Result<St
     let received = ReceivedRequest { path, query, headers: head.headers, body: body.clone() };
     shared.received.lock().expect("no thread panics while it holds the lock").push(received);
     let Some(_slot) = SlotInUse::take(&shared) else {
-        return Ok(respond::error(&RequestError::new(Code::Busy, "at capacity"), "").map(Either::Left));
+        return Ok(busy(&shared, &behavior).map(Either::Left));
     };
     match behavior {
         StubBehavior::Crowded if path_is_infer => {
@@ -322,12 +322,31 @@ async fn compute(shared: &StubState, time: Duration) -> Response<Bytes> {
     reply
 }
 
-/// An answer with status 200 in the form of the wire contract.
+/// The answer that all slots are taken. It tells when one is probably free, as replicas do: after the mean time between
+/// two answers.
+fn busy(shared: &StubState, behavior: &StubBehavior) -> Response<Full<Bytes>> {
+    let mut reply = respond::error(&RequestError::new(Code::Busy, "at capacity"), "");
+    reply.headers_mut().insert(header::SLOTS_TAKEN, HeaderValue::from(shared.slots_in_use.load(Ordering::SeqCst)));
+    let between_answers = match behavior {
+        StubBehavior::Computes(time) => Some(*time),
+        StubBehavior::Delayed(time) => Some(time.div_f64(shared.capacity as f64)),
+        _ => None,
+    };
+    if let Some(time) = between_answers {
+        reply.headers_mut().insert(header::RETRY_MS, HeaderValue::from(time.as_millis() as u64));
+    }
+    reply
+}
+
+/// An answer with status 200 in the form of the wire contract, to a request that holds a slot.
 fn success(shared: &StubState) -> Response<Bytes> {
     let prediction = Prediction { class_index: 0, label: "stub".into(), confidence: 1.0 };
     let answer = Answer::new(vec![prediction], "stub", shared.address.to_string(), Timing::default());
     let mut reply = respond::json(StatusCode::OK, &answer);
-    reply.headers_mut().insert(header::CAPACITY, HeaderValue::from(shared.capacity));
+    let others = shared.slots_in_use.load(Ordering::SeqCst).saturating_sub(1);
+    for (name, number) in [(header::CAPACITY, shared.capacity), (header::SLOTS_TAKEN, others)] {
+        reply.headers_mut().insert(name, HeaderValue::from(number));
+    }
     reply.map(|_whole| serde_json::to_vec(&answer).expect("an answer can be written as JSON").into())
 }
 

@@ -25,7 +25,6 @@ mod case;
 mod dispatcher;
 mod message;
 mod outcome;
-mod own_slots;
 mod protocol;
 mod replica;
 mod system;

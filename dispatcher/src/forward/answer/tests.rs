@@ -2,6 +2,7 @@
 
 use super::super::headers::BodyKind;
 use super::*;
+use crate::rotation::SlotNews;
 use proptest::prelude::*;
 use proptest::test_runner::Config;
 
@@ -25,12 +26,14 @@ fn read(text: &str) -> Result<Option<Answer>, Malformed> {
 #[test]
 fn an_answer_is_a_status_a_length_and_a_body() {
     let usual = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\
-                 x-replica-capacity: 4\r\nx-replica-work-us: 12\r\nx-replica-full-work-us: 7\r\n\r\n{}";
+                 x-replica-capacity: 4\r\nx-replica-work-us: 12\r\nx-replica-full-work-us: 7\r\n\
+                 x-replica-slots-taken: 3\r\nx-replica-retry-ms: 9\r\n\r\n{}";
     let answer = read(usual).expect("the answer is valid").expect("the answer is complete");
     let headers = AnswerHeaders {
         kind: BodyKind::Json,
         json_length: None,
         capacity: Some(4),
+        slots: SlotNews { taken: Some(3), retry: Some(std::time::Duration::from_millis(9)) },
         work: Some(std::time::Duration::from_micros(12)),
         full_work: Some(std::time::Duration::from_micros(7)),
     };

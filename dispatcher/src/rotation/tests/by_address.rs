@@ -1,6 +1,7 @@
 //! The rotation, with replicas named by their addresses and whole sets published, as tests write them.
 
 use super::super::{self as rotation, *};
+use super::SERVICE_TIME;
 use std::collections::BTreeSet;
 
 /// A [`rotation::Rotation`] whose replicas are named by their addresses.
@@ -41,7 +42,24 @@ impl Rotation {
         now: Instant,
         jitter: f64,
     ) -> Option<Duration> {
-        self.inner.release(self.id(address)?, was_suspect, signal, now, jitter)
+        self.release_told(address, was_suspect, signal, SlotNews::default(), now, jitter)
+    }
+
+    /// Frees a slot after an answer that told `news`.
+    pub(super) fn release_told(
+        &mut self,
+        address: &str,
+        was_suspect: bool,
+        signal: HealthSignal,
+        news: SlotNews,
+        now: Instant,
+        jitter: f64,
+    ) -> Option<Duration> {
+        self.inner.release(self.id(address)?, was_suspect, signal, news, SERVICE_TIME, now, jitter)
+    }
+
+    pub(super) fn own_slots_share(&self) -> f64 {
+        self.inner.own_slots_share()
     }
 
     pub(super) fn due_probes(&mut self, now: Instant) -> Vec<Address> {
@@ -104,8 +122,8 @@ impl Rotation {
 
     /// The number of alarms that are set.
     pub(super) fn alarms(&self) -> usize {
-        let Self { inner: rotation::Rotation { probes, pauses, doubts, checks, .. }, .. } = self;
-        [probes, pauses, doubts, checks].iter().map(|alarms| alarms.len()).sum()
+        let Self { inner: rotation::Rotation { probes, pauses, others, doubts, checks, .. }, .. } = self;
+        [probes, pauses, others, doubts, checks].iter().map(|alarms| alarms.len()).sum()
     }
 
     fn id(&self, address: &str) -> Option<ReplicaId> {

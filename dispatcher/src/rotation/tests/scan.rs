@@ -2,9 +2,13 @@
 //! totals, orders or alarms that could be out of date. It is the rotation as it was first written, with the states of
 //! one replica as they are now.
 
-use super::super::replica::{BUSY_PAUSE, DOUBT_AFTER};
+use super::super::replica::DOUBT_AFTER;
 use super::super::*;
+use super::SERVICE_TIME;
 use std::collections::BTreeSet;
+
+/// The longest pause that a busy replica can ask for, with its jitter.
+const LONGEST_BUSY_PAUSE: Duration = Duration::from_millis(1200);
 
 #[derive(Debug, Default)]
 pub(super) struct ScanRotation {
@@ -69,10 +73,11 @@ impl ScanRotation {
         address: &str,
         was_suspect: bool,
         signal: HealthSignal,
+        news: SlotNews,
         now: Instant,
         jitter: f64,
     ) -> Option<Duration> {
-        let worked = self.find(address)?.release(was_suspect, signal, now, jitter);
+        let worked = self.find(address)?.release(was_suspect, signal, news, SERVICE_TIME, now, jitter);
         self.replicas.retain(|replica| !replica.is_drained());
         Some(worked)
     }
@@ -140,13 +145,21 @@ impl ScanRotation {
             };
             let doubt = replica.check.filter(|check| !check.is_late).map(|check| check.started + DOUBT_AFTER);
             let check = replica.silent_since.filter(|_| replica.needs_check()).map(|since| since + stall_timeout);
-            [probe, doubt, check, replica.busy_until, replica.opens_at]
+            [probe, doubt, check, replica.busy_until, replica.others.frees_at(), replica.opens_at]
         });
         wake_ups.flatten().min()
     }
 
     pub(super) fn replicas(&self) -> &[Replica] {
         &self.replicas
+    }
+
+    pub(super) fn own_slots_share(&self) -> f64 {
+        let ready: Vec<&Replica> =
+            self.replicas.iter().filter(|replica| replica.state == ReplicaState::Ready).collect();
+        let capacity: usize = ready.iter().map(|replica| replica.capacity).sum();
+        let lost: usize = ready.iter().map(|replica| replica.lost()).sum();
+        1.0 - lost as f64 / capacity.max(1) as f64
     }
 
     pub(super) fn totals(&self) -> ReplicaTotals {
@@ -167,7 +180,8 @@ impl ScanRotation {
     fn end_pauses(&mut self, now: Instant) {
         for replica in &mut self.replicas {
             replica.end_pauses(now);
-            assert!(replica.busy_until.is_none_or(|until| until <= now + BUSY_PAUSE));
+            replica.forget_others(now);
+            assert!(replica.busy_until.is_none_or(|until| until <= now + LONGEST_BUSY_PAUSE));
         }
     }
 

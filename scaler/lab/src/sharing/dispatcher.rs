@@ -2,13 +2,13 @@
 //! Sends nothing by itself: it returns messages. All instants are nanoseconds since the start of the simulation.
 
 use super::message::{Backlog, News, Note, ToDispatcher, ToReplica};
-use super::own_slots::OwnSlots;
 use super::protocol::{Estimate, Protocol};
 use super::view::View;
 use crate::simulate::plant::queue::PlantQueue;
 use crate::simulate::requests::PlantRequest;
 use admission::claim::{Claim, RENEWAL};
 use admission::optimism::Optimism;
+use admission::own_slots::OwnSlots;
 use admission::peers::Peers;
 use admission::service_time::ServiceTime;
 use admission::{Admission, Order, QueueState, SpareCapacity, TimeLeft};
@@ -96,7 +96,7 @@ impl Dispatcher {
             last_dispatch: 0,
             turns: 0,
             version: 0,
-            own_slots: OwnSlots::new(),
+            own_slots: OwnSlots::default(),
             counted_until: 0,
             waiting_at_others: Backlog::default(),
             told_backlog: Backlog::default(),
@@ -129,19 +129,16 @@ impl Dispatcher {
     pub(super) fn arrive(&mut self, request: PlantRequest, now: u64, outbox: &mut Outbox) -> Option<Duration> {
         self.demote_and_expire(now);
         let capacity = self.capacity();
-        let (mut punctual, mut late) = (self.queue.punctual(), self.queue.late());
-        if self.settings.protocol.estimate() == Estimate::OwnSlots {
-            // As many requests before `capacity` slots take as long as these requests before the own slots.
-            let factor = capacity as f64 / self.own_slots.slots(capacity).max(0.01);
-            let scaled = |count: usize| ((count as f64 + 1.0) * factor - 1.0).round() as usize;
-            (punctual, late) = (scaled(punctual), scaled(punctual + late) - scaled(punctual));
-        }
+        let slots = match self.settings.protocol.estimate() {
+            Estimate::OwnSlots => self.own_slots.slots(capacity),
+            Estimate::AllSlots | Estimate::AllRequests => capacity as f64,
+        };
         let own = QueueState {
-            punctual,
-            late,
+            punctual: self.queue.punctual(),
+            late: self.queue.late(),
             slot_is_free: self.queue.is_empty()
                 && (0..self.views.len()).any(|replica| self.seems_free(replica, now) > 0),
-            capacity,
+            slots,
             service_time: self.mean_service.mean(),
             spare: self.spare.share(),
         };
@@ -162,9 +159,14 @@ impl Dispatcher {
         }
         let view = &mut self.views[replica];
         (view.news, view.told_at) = (news, now);
+        // By Little's law, a replica whose slots are full answers a request in this time.
+        view.step = self.service / self.settings.slots as u64;
         match message {
             ToDispatcher::Answer { arrived, dispatched, is_kept } => {
                 view.own -= 1;
+                if self.settings.protocol == Protocol::Told && view.own + news.taken_by_others < self.settings.slots {
+                    view.paused_until = 0;
+                }
                 self.record_answer(arrived, dispatched, now);
                 if is_kept {
                     self.use_grant(replica, now, outbox);
@@ -212,9 +214,11 @@ impl Dispatcher {
         if self.queue.is_empty() {
             return None;
         }
+        let is_told = self.settings.protocol == Protocol::Told;
+        let frees = self.views.iter().filter(|_| is_told).filter_map(|view| view.next_frees_at(now)).min();
         let pauses = self.views.iter().map(|view| view.paused_until).filter(|&until| until > now).min();
         let probes = (self.settings.protocol == Protocol::Probes && self.next_probes > now).then_some(self.next_probes);
-        pauses.into_iter().chain(probes).min()
+        [frees, pauses, probes].into_iter().flatten().min()
     }
 
     /// The requests at the other dispatchers, as far as admission knows them.
@@ -233,8 +237,8 @@ impl Dispatcher {
     fn count_slots(&mut self, now: u64) {
         if !self.queue.is_empty() {
             let held = Duration::from_nanos(now - self.counted_until);
-            let (in_flight, capacity) = (self.in_flight(), self.capacity());
-            self.own_slots.record(in_flight, held, self.mean_service.mean(), capacity);
+            let share = (self.in_flight() as f64 / self.capacity().max(1) as f64).min(1.0);
+            self.own_slots.record(share, held, self.mean_service.mean());
         }
         self.counted_until = now;
     }

@@ -6,10 +6,6 @@ use super::protocol::Protocol;
 /// The time for which the state from a probe counts, in nanoseconds.
 const PROBE_LASTS: u64 = 5_000_000;
 
-/// The time for which [`Protocol::Told`] believes what a replica has told, in nanoseconds. Without a limit, a dispatcher
-/// would never try a replica again that others had filled.
-const TOLD_LASTS: u64 = 50_000_000;
-
 /// What a dispatcher knows of a replica.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct View {
@@ -18,6 +14,9 @@ pub(super) struct View {
     pub(super) own: usize,
     pub(super) news: News,
     pub(super) told_at: u64,
+    /// The time after which one more of the slots that others take counts as free under [`Protocol::Told`]. Without it, a
+    /// dispatcher would never try a replica again that others had filled.
+    pub(super) step: u64,
     pub(super) paused_until: u64,
     /// The number of claims that the replica knows of.
     pub(super) claims: usize,
@@ -37,11 +36,22 @@ impl View {
         }
         let taken = match protocol {
             Protocol::Blind | Protocol::Partition => self.own,
-            Protocol::Told if self.told_at + TOLD_LASTS <= now => self.own,
+            Protocol::Told => self.own + self.probably_taken(now),
             Protocol::Probes if self.told_at + PROBE_LASTS <= now => slots,
             _ => self.own + self.news.taken_by_others,
         };
         slots.saturating_sub(taken)
+    }
+
+    /// The slots that other dispatchers probably still take.
+    fn probably_taken(&self, now: u64) -> usize {
+        self.news.taken_by_others.saturating_sub(((now - self.told_at) / self.step.max(1)) as usize)
+    }
+
+    /// The next instant at which a slot of others counts as free; `None` if they take none.
+    pub(super) fn next_frees_at(&self, now: u64) -> Option<u64> {
+        let step = self.step.max(1);
+        (self.probably_taken(now) > 0).then(|| self.told_at + ((now - self.told_at) / step + 1) * step)
     }
 
     /// Whether other dispatchers use the replica, or want to.

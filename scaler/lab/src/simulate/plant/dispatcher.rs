@@ -66,7 +66,7 @@ impl PlantDispatcher {
             punctual: self.queue.punctual(),
             late: self.queue.late(),
             slot_is_free: self.rotation.first().is_some(),
-            capacity: self.rotation.capacity(),
+            slots: self.rotation.capacity() as f64,
             service_time: self.mean_service.mean(),
             spare: self.spare_capacity.share(),
         };
