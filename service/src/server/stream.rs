@@ -122,7 +122,8 @@ impl<S: AsyncRead + AsyncWrite + Resettable + Unpin> GuardedStream<S> {
         loop {
             self.follow(followed)?;
             followed = self.prefix.len();
-            let is_complete = (self.framing.head_bytes() == 0 && followed > 0) || self.framing.is_refused();
+            // A part of the next head may have come with the first one, which is answered meanwhile.
+            let is_complete = self.framing.heads() > 0 || self.framing.is_refused();
             if is_complete || self.refused.is_some() || followed >= max_bytes {
                 return Ok(Protocol::Http1);
             }
@@ -163,7 +164,7 @@ impl<S: AsyncRead + AsyncWrite + Resettable + Unpin> GuardedStream<S> {
 }
 
 impl<S: Resettable> GuardedStream<S> {
-    /// The number of heads that have ended.
+    /// The number of heads that have ended, for tests.
     #[cfg(test)]
     pub(super) fn heads(&self) -> usize {
         self.framing.heads()
