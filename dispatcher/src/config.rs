@@ -105,7 +105,7 @@ pub struct Config {
     pub admin_listen: Option<SocketAddr>,
     /// Files with the certificate chain and its private key; `None` without TLS.
     pub tls: Option<(PathBuf, PathBuf)>,
-    /// File with the token that `/predict` and `/infer` require; `None` if they require none.
+    /// File with the tokens, one of which requests with images must have; `None` if they need none.
     pub token_file: Option<PathBuf>,
     /// File of the access log, `-` for the standard output; `None` without that log.
     pub access_log: Option<PathBuf>,

@@ -52,6 +52,11 @@ impl AttemptFailure {
         Self::Unused,
     ];
 
+    /// Whether the failure can be the last reason for an ejection.
+    pub fn may_eject(self) -> bool {
+        !matches!(self, Self::Busy | Self::Unused | Self::NoSocket | Self::Stalled)
+    }
+
     /// The failure's value of the label `reason` of `dispatcher_retries_total`.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -4,7 +4,7 @@
 use crate::failure::AttemptFailure;
 use crate::load_statistics::LoadStatistics;
 use crate::metrics::{
-    BUILD_INFO, CAPACITY, ENQUEUED, EXPIRED, FULL_WORK, HEDGES, QUEUE_LATE_LENGTH, QUEUE_LENGTH, QUEUE_WAIT,
+    BUILD_INFO, CAPACITY, EJECTIONS, ENQUEUED, EXPIRED, FULL_WORK, HEDGES, QUEUE_LATE_LENGTH, QUEUE_LENGTH, QUEUE_WAIT,
     REPLICA_WORK, REPLICAS, REQUEST_DURATION, REQUESTS, RETRIES, SHED, TENANT_REQUESTS, UPLOAD_DURATION,
     UPSTREAM_DURATION, UPTIME, VERDICTS,
 };
@@ -48,6 +48,11 @@ pub fn count_retry(failure: AttemptFailure) {
     counter!(RETRIES, "reason" => failure.as_str()).increment(1);
 }
 
+/// Counts the ejection of a replica: by a failed attempt, or by the answer to a liveness check.
+pub fn count_ejection(reason: &'static str) {
+    counter!(EJECTIONS, "reason" => reason).increment(1);
+}
+
 /// The metrics of a request from its arrival to its answer.
 pub struct RequestMeters {
     /// Latencies in seconds, from acceptance to answer, of requests that were in the queue.
@@ -73,6 +78,10 @@ impl RequestMeters {
         }
         for failure in AttemptFailure::ALL {
             counter!(RETRIES, "reason" => failure.as_str()).absolute(0);
+        }
+        let ejecting = AttemptFailure::ALL.into_iter().filter(|failure| failure.may_eject());
+        for reason in ejecting.map(AttemptFailure::as_str).chain(["not_ready", "silent"]) {
+            counter!(EJECTIONS, "reason" => reason).absolute(0);
         }
         gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         let counter = |outcome: Outcome| counter!(REQUESTS, "code" => outcome.as_str());

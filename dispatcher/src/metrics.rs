@@ -27,6 +27,15 @@ pub const VERDICTS: &str = "dispatcher_request_verdicts_total";
 /// Gauge by `version`: always 1.
 pub const BUILD_INFO: &str = "dispatcher_build_info";
 
+/// Counter by `reason`: ejections of replicas.
+pub const EJECTIONS: &str = "dispatcher_ejections_total";
+
+/// Counter by `replica` and `outcome` (ok, refused or failed): attempts at a replica.
+pub const REPLICA_ATTEMPTS: &str = "dispatcher_replica_attempts_total";
+
+/// Counter by `replica`, in seconds: the sum of the times from the dispatch of an image to its answer.
+pub const REPLICA_SECONDS: &str = "dispatcher_replica_answer_seconds_total";
+
 /// Counter: lines of the access log that were dropped.
 pub const ACCESS_LOG_DROPPED: &str = "dispatcher_access_log_dropped_lines_total";
 /// Counter by `tenant` and `outcome` (ok, rate_limited, shed or other): requests with a valid token.
@@ -41,6 +50,17 @@ pub enum MetricKind {
     Gauge,
     /// A distribution in buckets.
     Histogram,
+}
+
+impl MetricKind {
+    /// The type as `/metrics` writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
 }
 
 /// The description of a metric in `/metrics`.
@@ -59,7 +79,7 @@ const fn row(name: &'static str, kind: MetricKind, help: &'static str) -> Metric
 }
 
 /// Every metric that the dispatcher exports. `docs/api.md` lists the same metrics.
-pub const ALL: [MetricDescription; 22] = [
+pub const ALL: [MetricDescription; 25] = [
     row(QUEUE_LENGTH, MetricKind::Gauge, "Requests waiting in the queue, late ones included."),
     row(QUEUE_LATE_LENGTH, MetricKind::Gauge, "Waiting requests that can no longer meet the objective."),
     row(ENQUEUED, MetricKind::Counter, "Requests admitted to the queue."),
@@ -111,6 +131,17 @@ pub const ALL: [MetricDescription; 22] = [
         MetricKind::Counter,
         "Lines of the access log that were dropped, because their reader was too slow.",
     ),
+    row(
+        EJECTIONS,
+        MetricKind::Counter,
+        "Ejections of replicas, by the failure of the last attempt, or not_ready or silent for a liveness check.",
+    ),
+    row(REPLICA_ATTEMPTS, MetricKind::Counter, "Attempts at a replica, by outcome: ok, refused or failed."),
+    row(
+        REPLICA_SECONDS,
+        MetricKind::Counter,
+        "Seconds from the dispatch of each classified image to its answer, summed up.",
+    ),
     row(SHED, MetricKind::Counter, "Requests refused at admission, by reason: overloaded, length or bytes."),
     row(EXPIRED, MetricKind::Counter, "Requests whose deadline passed while they waited in the queue."),
     row(HEDGES, MetricKind::Counter, "Requests sent to a second replica because the first was slow (--hedge)."),
@@ -155,7 +186,7 @@ mod tests {
     fn the_documents_list_exactly_the_exported_metrics() {
         let documented = documented();
         let exported: BTreeMap<_, _> =
-            ALL.iter().map(|metric| (metric.name.to_owned(), format!("{:?}", metric.kind).to_lowercase())).collect();
+            ALL.iter().map(|metric| (metric.name.to_owned(), metric.kind.as_str().to_owned())).collect();
         let missing: Vec<_> = exported.iter().filter(|(name, _)| !documented.contains_key(*name)).collect();
         assert!(missing.is_empty(), "docs/api.md lacks {missing:?}");
         assert_eq!(documented, exported, "docs/api.md (left) and the dispatcher (right) disagree");

@@ -2,6 +2,7 @@
 //! (`--slow-log`), and spans (`--otlp-endpoint`). Lines are written by a thread of their own. If the reader of the lines is slow, lines are dropped and
 //! counted, because requests must not wait for a log.
 
+use crate::log_limit::LogLimit;
 use crate::metrics::ACCESS_LOG_DROPPED;
 use crate::outcome::{Outcome, Verdict};
 use crate::spans::SpanExport;
@@ -19,9 +20,6 @@ use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuar
 
 /// The largest number of lines that wait for the thread that writes them, about 4 MB.
 const MAX_LINES: usize = 8192;
-
-/// The largest number of warnings about slow requests in a second. In an overload every request is slow.
-const MAX_WARNINGS_PER_SECOND: u32 = 10;
 
 /// The longest time for writing the last lines and sending the last spans.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(6);
@@ -253,24 +251,16 @@ impl AccessLog {
 struct SlowLog {
     /// A request that takes less is not slow.
     least: Duration,
-    second: Mutex<WarningsOfASecond>,
-}
-
-/// The warnings since the beginning of the present second.
-#[derive(Debug)]
-struct WarningsOfASecond {
-    began: Instant,
-    written: u32,
-    omitted: u64,
+    limit: Mutex<LogLimit>,
 }
 
 impl SlowLog {
     fn new(least: Duration) -> Self {
-        Self { least, second: Mutex::new(WarningsOfASecond { began: Instant::now(), written: 0, omitted: 0 }) }
+        Self { least, limit: Mutex::new(LogLimit::new(Instant::now())) }
     }
 
     fn warn(&self, line: &Line<'_>, now: Instant) {
-        let Some(omitted) = self.second.lock().expect("no thread panics while it holds the count").admit(now) else {
+        let Some(omitted) = self.limit.lock().expect("no thread panics while it holds the limit").admit(now) else {
             return;
         };
         tracing::warn!(
@@ -285,21 +275,6 @@ impl SlowLog {
             omitted,
             "a slow request; `omitted` counts those since the last such line that are not logged"
         );
-    }
-}
-
-impl WarningsOfASecond {
-    /// Whether a warning may be written at `now`: the number of warnings that were omitted before it, or `None`.
-    fn admit(&mut self, now: Instant) -> Option<u64> {
-        if now.saturating_duration_since(self.began) >= Duration::from_secs(1) {
-            (self.began, self.written) = (now, 0);
-        }
-        if self.written >= MAX_WARNINGS_PER_SECOND {
-            self.omitted += 1;
-            return None;
-        }
-        self.written += 1;
-        Some(std::mem::take(&mut self.omitted))
     }
 }
 
@@ -361,16 +336,5 @@ mod tests {
             writer.write_all(b"{}\n").expect("the thread of the log goes on");
             assert_eq!(unwritten.load(Ordering::Relaxed), count);
         }
-    }
-
-    #[test]
-    fn warnings_are_limited_and_the_omitted_ones_counted() {
-        let start = Instant::now();
-        let mut second = WarningsOfASecond { began: start, written: 0, omitted: 0 };
-        let admitted = (0..100).filter(|_| second.admit(start).is_some()).count();
-        assert_eq!(admitted, MAX_WARNINGS_PER_SECOND as usize);
-        assert_eq!(second.admit(start + Duration::from_millis(999)), None);
-        assert_eq!(second.admit(start + Duration::from_secs(1)), Some(91));
-        assert_eq!(second.admit(start + Duration::from_secs(1)), Some(0));
     }
 }

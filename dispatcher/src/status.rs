@@ -2,6 +2,7 @@
 
 use crate::load_statistics::LoadStatistics;
 use crate::queue::Queue;
+use crate::replica_counts::{Counts, ReplicaCounts};
 use crate::request::QueuedRequest;
 use crate::rotation::{Replica, ReplicaId, ReplicaState, Rotation};
 use admission::retry_after;
@@ -37,15 +38,27 @@ pub struct ReplicaStatus {
     pub capacity: usize,
     /// Requests that were sent to the replica and are not yet answered.
     pub in_flight: usize,
+    /// Images that the replica has classified for this dispatcher.
+    pub classified: u64,
+    /// Requests that the replica has refused.
+    pub refused: u64,
+    /// Attempts at the replica that have failed.
+    pub failed: u64,
+    /// The sum of the times from the dispatch of each classified image to its answer, in seconds.
+    pub answer_seconds: f64,
 }
 
 impl Status {
     /// The status at `now`.
-    pub fn new(queue: &Queue<QueuedRequest>, rotation: &Rotation, load: &LoadStatistics, now: Instant) -> Self {
-        let backlog = {
-            let slots = load.own_slots(rotation.totals().capacity);
-            retry_after::queue_full(queue.len(), slots, load.measured_service_time())
-        };
+    pub fn new(
+        queue: &Queue<QueuedRequest>,
+        rotation: &Rotation,
+        load: &LoadStatistics,
+        counts: &ReplicaCounts,
+        now: Instant,
+    ) -> Self {
+        let slots = load.own_slots(rotation.totals().capacity);
+        let backlog = retry_after::queue_full(queue.len(), slots, load.measured_service_time());
         Self {
             queue_length: queue.len(),
             queue_late_length: queue.late_len(),
@@ -53,7 +66,10 @@ impl Status {
             arrivals_per_second: load.arrivals_per_second(now),
             answers_per_second: load.answers_per_second(now),
             backlog_seconds: backlog.as_secs_f64(),
-            replicas: in_order(rotation).into_iter().map(ReplicaStatus::new).collect(),
+            replicas: in_order(rotation)
+                .into_iter()
+                .map(|replica| ReplicaStatus::new(replica, counts.get(replica.id)))
+                .collect(),
         }
     }
 }
@@ -66,13 +82,15 @@ fn in_order(rotation: &Rotation) -> Vec<&Replica> {
 }
 
 impl ReplicaStatus {
-    fn new(replica: &Replica) -> Self {
+    fn new(replica: &Replica, counts: Counts) -> Self {
         let state = match replica.state {
             ReplicaState::Ready => "ready",
             ReplicaState::Ejected { .. } => "ejected",
             ReplicaState::Draining => "draining",
         };
         let (capacity, in_flight) = (replica.capacity, replica.in_flight);
-        Self { address: replica.address.to_string(), state, capacity, in_flight }
+        let Counts { classified, refused, failed, time } = counts;
+        let (address, answer_seconds) = (replica.address.to_string(), time.as_secs_f64());
+        Self { address, state, capacity, in_flight, classified, refused, failed, answer_seconds }
     }
 }

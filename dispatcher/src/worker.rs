@@ -8,11 +8,13 @@ use crate::failure_log::FailureLog;
 use crate::fair::Tenant;
 use crate::hedge::{Candidate, Hedging, NextHedge};
 use crate::load_statistics::LoadStatistics;
-use crate::meters::{ShedReason, WorkerMeters, count_retry, count_shed};
+use crate::log_limit::LogLimit;
+use crate::meters::{ShedReason, WorkerMeters, count_ejection, count_retry, count_shed};
 use crate::permit::{Assignment, AttemptReport, Permit, PermitSender};
 use crate::pool::Pool;
 use crate::probe::probe;
 use crate::queue::{Queue, QueueEntry, SequenceNumber};
+use crate::replica_counts::ReplicaCounts;
 use crate::request::{DispatchedRequest, QueuedRequest, Twin};
 use crate::retry::{self, RetryDecision};
 use crate::retry_budget::RetryBudget;
@@ -40,8 +42,12 @@ const MIN_STALL_TIMEOUT: Duration = Duration::from_millis(100);
 const STALL_TIMEOUT_FOR_EACH: Duration = Duration::from_millis(1);
 
 /// A request at a replica that has not answered its liveness check moves to another replica when this number of service
-/// times is left until its deadline. With one, the answer of the other replica would often come too late.
+/// times, and [`RESCUE_MARGIN`], are left until its deadline. With one, the answer of the other replica would often come
+/// too late.
 const RESCUE_SERVICE_TIMES: u32 = 2;
+
+/// The time for the way to the other replica and for a short wait for its slot, on a busy machine.
+const RESCUE_MARGIN: Duration = Duration::from_millis(100);
 
 /// The longest time that a new or ejected replica may take to answer a probe.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -181,6 +187,8 @@ struct Worker {
     /// An entry has no meaning any more once its request is answered or its replica has given a sign of life.
     rescues: BinaryHeap<Reverse<(Instant, u64)>>,
     failure_log: FailureLog,
+    ejection_log: LogLimit,
+    replica_counts: ReplicaCounts,
     meters: WorkerMeters,
     probe: ProbeFn,
     /// The channel on which probes send their results. Each probe has a clone of it.
@@ -208,6 +216,8 @@ impl Worker {
             load: LoadStatistics::new(settings.deadline, now),
             rescues: BinaryHeap::new(),
             failure_log: FailureLog::default(),
+            ejection_log: LogLimit::new(now),
+            replica_counts: ReplicaCounts::default(),
             meters: WorkerMeters::new(now),
             probe,
             events,
@@ -269,7 +279,7 @@ impl Worker {
                 let now = Instant::now();
                 self.meters.set_gauges(&self.queue, &self.rotation, &self.load, now);
                 // The client that asked for the status may have left.
-                let _left = reply.send(Status::new(&self.queue, &self.rotation, &self.load, now));
+                let _left = reply.send(Status::new(&self.queue, &self.rotation, &self.load, &self.replica_counts, now));
             }
             Message::ReadyReplica(reply) => {
                 let mut replicas = self.rotation.replicas();
@@ -347,7 +357,10 @@ impl Worker {
         {
             tracing::debug!(%address, capacity, "a replica advertises a capacity above {MAX_CAPACITY}, which is used");
         }
-        match self.rotation.record_probe(replica, answer, Instant::now(), rand::random()) {
+        let (now, was_ready) = (Instant::now(), self.is_ready(replica));
+        let effect = self.rotation.record_probe(replica, answer, now, rand::random());
+        self.note_ejection(replica, was_ready, answer.as_str(), now);
+        match effect {
             ProbeEffect::Joined => {
                 let capacity = self.rotation.replica(replica).map(|replica| replica.capacity);
                 tracing::info!(%address, capacity, "a replica is ready and takes requests");
@@ -361,6 +374,28 @@ impl Worker {
                 self.requeue_stalled(replica);
             }
             ProbeEffect::Unchanged => {}
+        }
+    }
+
+    fn is_ready(&self, replica: ReplicaId) -> bool {
+        self.rotation.replica(replica).is_some_and(|replica| replica.state == ReplicaState::Ready)
+    }
+
+    /// Counts and logs that `replica` was ejected for `reason`, if it `was_ready` and is ejected now.
+    fn note_ejection(&mut self, replica: ReplicaId, was_ready: bool, reason: &'static str, now: Instant) {
+        let Some(replica) = self.rotation.replica(replica) else { return };
+        if !was_ready || !matches!(replica.state, ReplicaState::Ejected { .. }) {
+            return;
+        }
+        count_ejection(reason);
+        if let Some(omitted) = self.ejection_log.admit(now) {
+            tracing::warn!(
+                address = %replica.address,
+                reason,
+                omitted,
+                "a replica is ejected: it takes no requests until it is ready again; `omitted` counts the ejections \
+                 since the last such line that are not logged"
+            );
         }
     }
 
@@ -594,8 +629,18 @@ impl Worker {
         {
             self.meters.queue_wait.record(waited);
         }
+        let was_ready = self.is_ready(replica);
         let service_time = self.load.service_time();
         let seen_work = self.rotation.release(replica, was_suspect, signal, slots, service_time, now, rand::random());
+        match result {
+            Ok(StatusCode::OK) => self.replica_counts.record_classified(replica, elapsed),
+            Ok(_) => self.replica_counts.record_refused(replica),
+            Err(AttemptFailure::Busy | AttemptFailure::Unused | AttemptFailure::NoSocket) => {}
+            Err(failure) => {
+                self.replica_counts.record_failed(replica);
+                self.note_ejection(replica, was_ready, failure.as_str(), now);
+            }
+        }
         if let Some(connection) = connection
             && self.rotation.replica(replica).is_some_and(|replica| replica.state != ReplicaState::Draining)
         {
@@ -698,7 +743,7 @@ impl Worker {
                 .get(permit_id)
                 .is_some_and(|request| request.replica != replica && rotation.is_in_doubt(request.replica))
         });
-        let needed = self.load.service_time() * RESCUE_SERVICE_TIMES;
+        let needed = self.load.service_time() * RESCUE_SERVICE_TIMES + RESCUE_MARGIN;
         for permit_id in self.permits_at(replica) {
             let time_left = self.dispatched[&permit_id].deadline.saturating_duration_since(now);
             self.rescues.push(Reverse((now + time_left.saturating_sub(needed), permit_id)));
@@ -741,6 +786,7 @@ fn work_for_answer(reported: Option<Duration>, seen: Option<Duration>, elapsed: 
 
 /// Refuses a request at admission. The error tells the client to send the request again after `retry_after`.
 fn refuse(request: QueuedRequest, code: Code, message: &str, retry_after: Duration) {
+    let retry_after = retry_after::spread(retry_after, rand::random());
     let message = format!("{message}; retry in {:.0} s", retry_after.as_secs_f64().ceil().max(1.0));
     request.refuse(RequestError::new(code, message).retry_after(retry_after));
 }

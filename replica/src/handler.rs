@@ -13,7 +13,7 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Request, StatusCode};
 use service::admin::Admin;
-use service::body::{BodyLimits, Chunks, Upload};
+use service::body::{BodyIsRead, BodyLimits, Chunks, Upload};
 use service::coding;
 use service::headers::text;
 use service::options::RequestLimits;
@@ -74,26 +74,26 @@ impl ReplicaHandler {
                 let outcome = self.classify(admitted, body, received, work.clone()).await;
                 self.with_work(outcome.map_or_else(refusal, |answer| respond::json(StatusCode::OK, &answer)), &work)
             }
-            Err(fault) => refusal(fault),
+            Err((fault, mark)) => with_mark(refusal(fault), mark),
         };
         self.add_headers(reply, &trace)
     }
 
-    /// Checks the head of a request, takes a slot for it, and reads its body.
+    /// Checks the head of a request, takes a slot for it, and reads its body. An error has the mark for its answer.
     async fn receive<'a>(
         &self,
         head: &'a Parts,
         upload: Upload,
         received: Instant,
-    ) -> Result<(Admitted<'a>, Chunks), RequestError> {
+    ) -> Result<(Admitted<'a>, Chunks), (RequestError, Option<BodyIsRead>)> {
         match self.admit(head, received) {
-            Ok(admitted) => {
-                let body = upload.read(&self.body_limits, 0, admitted.deadline).await?;
-                Ok((admitted, body))
-            }
+            Ok(admitted) => match upload.read(&self.body_limits, 0, admitted.deadline).await {
+                Ok(body) => Ok((admitted, body)),
+                Err(fault) => Err((fault, None)),
+            },
             Err(fault) => {
-                discard_refused(upload, &fault).await;
-                Err(fault)
+                let mark = discard_refused(upload, &fault).await;
+                Err((fault, mark))
             }
         }
     }
@@ -196,17 +196,22 @@ impl ReplicaHandler {
     }
 }
 
-/// Reads and throws away the body of a refused request. If it were not read, the server would close the connection, and a
-/// client that is still sending could see a reset instead of the answer.
-///
-/// The answer `busy` does not wait for the body, which is read beside it: the dispatcher should send the request
-/// elsewhere at once.
-pub(crate) async fn discard_refused(upload: Upload, fault: &RequestError) {
-    if fault.code == Code::Busy {
-        tokio::spawn(upload.discard());
-    } else {
-        upload.discard().await;
+/// Adds the mark of [`discard_refused`] to the answer.
+pub(crate) fn with_mark(mut reply: Reply, mark: Option<BodyIsRead>) -> Reply {
+    if let Some(mark) = mark {
+        reply.extensions_mut().insert(mark);
     }
+    reply
+}
+
+/// Reads and throws away the body of a request that is refused by `fault`. The answer `busy` does not wait for the body,
+/// which is read beside it: the dispatcher should send the request elsewhere at once. Returns the mark for that answer.
+pub(crate) async fn discard_refused(upload: Upload, fault: &RequestError) -> Option<BodyIsRead> {
+    if fault.code == Code::Busy {
+        return upload.discard_beside();
+    }
+    upload.discard().await;
+    None
 }
 
 /// The facts from the head of a valid request, and the slot of the request.

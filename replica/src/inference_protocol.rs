@@ -9,7 +9,7 @@ pub mod request;
 pub mod response;
 pub mod tensor;
 
-use crate::handler::{InProgress, ReplicaHandler, discard_refused};
+use crate::handler::{InProgress, ReplicaHandler, discard_refused, with_mark};
 use crate::pipeline::Image;
 use crate::work::Work;
 use futures_util::future::try_join_all;
@@ -146,8 +146,8 @@ async fn infer(
     let (slots, _in_progress, deadline, json_length) = match admit() {
         Ok(admitted) => admitted,
         Err(fault) => {
-            discard_refused(upload, &fault).await;
-            return Err(fault);
+            let mark = discard_refused(upload, &fault).await;
+            return Ok(with_mark(inference_error(&fault), mark));
         }
     };
     let body = upload.read(&handler.body_limits, 0, deadline).await?;

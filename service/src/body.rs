@@ -182,6 +182,11 @@ pub struct Upload {
     expects_continue: bool,
 }
 
+/// Marks an answer that is sent while a task of its own reads the rest of the request's body
+/// ([`Upload::discard_beside`]). The connection then stays open.
+#[derive(Debug, Clone, Copy)]
+pub struct BodyIsRead;
+
 impl Upload {
     /// The body of a request with these `headers`.
     pub fn new(headers: &HeaderMap, body: Incoming) -> Self {
@@ -275,10 +280,24 @@ impl Upload {
         Ok(chunks)
     }
 
+    /// Reads and throws away the rest of a refused body in a task of its own, so that the answer does not wait for it.
+    /// Returns the mark for the answer; `None` if the body is not read, because it is long or the client waits to be
+    /// asked for it.
+    pub fn discard_beside(self) -> Option<BodyIsRead> {
+        let is_read = !self.is_left_unread();
+        tokio::spawn(self.discard());
+        is_read.then_some(BodyIsRead)
+    }
+
+    /// Whether [`Upload::discard`] reads nothing of the body.
+    fn is_left_unread(&self) -> bool {
+        self.expects_continue || self.body.size_hint().lower() > DISCARD_BYTES as u64
+    }
+
     /// Reads and throws away the rest of a refused body, if it is short: at most 1 MiB, and for at most 1 s. Does not
     /// read a body for which the client waits to be asked.
     pub async fn discard(mut self) {
-        if self.expects_continue || self.body.size_hint().lower() > DISCARD_BYTES as u64 {
+        if self.is_left_unread() {
             return;
         }
         let drain = async {

@@ -23,6 +23,12 @@ pub fn queue_full(waiting: usize, slots: f64, service_time: Option<Duration>) ->
     Duration::from_secs_f64(waiting as f64 * service_time / slots.max(1.0))
 }
 
+/// `after`, prolonged by up to a quarter. `random` is uniform in 0 to 1. Clients that were refused together would
+/// otherwise come back at one moment, and most of them would be refused again.
+pub fn spread(after: Duration, random: f64) -> Duration {
+    after.mul_f64(1.0 + random / 4.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -39,6 +45,13 @@ mod tests {
         ] {
             let found = overloaded(waiting, slots, MS(100), limit);
             assert_eq!(found, expected, "{waiting} requests before {slots} slots, limit {limit:?}");
+        }
+    }
+
+    #[test]
+    fn clients_that_were_refused_together_come_back_within_a_quarter_of_the_time() {
+        for (random, expected) in [(0.0, MS(4000)), (0.5, MS(4500)), (1.0, MS(5000))] {
+            assert_eq!(spread(MS(4000), random), expected);
         }
     }
 

@@ -117,6 +117,18 @@ pub enum ProbeAnswer {
     Unknown,
 }
 
+impl ProbeAnswer {
+    /// The answer's value of the label `reason` of `dispatcher_ejections_total`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready { .. } => "ready",
+            Self::NotReady => "not_ready",
+            Self::Silent => "silent",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// The consequence of a probe or a liveness check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProbeEffect {

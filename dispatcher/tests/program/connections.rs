@@ -5,7 +5,12 @@ use crate::protocols::{
     END_HEADERS, END_STREAM, GOAWAY, HEADERS, Identity, PREDICT, PREFACE, SETTINGS, frame, handshake,
 };
 use crate::stub::{self, StubBehavior, StubReplica};
+use bytes::Bytes;
 use futures_util::future::join_all;
+use http_body_util::Full;
+use hyper::client::conn::http2;
+use hyper::{Request, StatusCode};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -110,6 +115,9 @@ async fn a_drain_waits_for_no_silent_connection() {
     let [certificate, key] = identity.install(&folder);
     let slow = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nx".to_vec();
     let opened = [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat();
+    let unread = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n".repeat(2000);
+    let no_window = frame(SETTINGS, 0, 0, &NO_WINDOW);
+    let unread2 = [PREFACE, &no_window, &frame(HEADERS, END_HEADERS | END_STREAM, 1, METRICS)].concat();
     let slow2 = [&opened[..], &frame(HEADERS, END_HEADERS, 1, PREDICT)].concat();
     let kinds = [
         silent_kinds(),
@@ -117,6 +125,8 @@ async fn a_drain_waits_for_no_silent_connection() {
             ("a part of a body", false, "", slow.clone()),
             ("TLS, a part of a body", true, "http/1.1", slow),
             ("a part of a body on HTTP/2", false, "", slow2),
+            ("unread answers", false, "", unread),
+            ("an unread answer on HTTP/2", false, "", unread2),
         ],
     ]
     .concat();
@@ -211,6 +221,9 @@ async fn a_client_that_does_not_read_its_answers_is_disconnected() {
 /// The header block of `GET http://x/metrics` in HPACK (RFC 7541).
 const METRICS: &[u8] = b"\x82\x86\x04\x08/metrics\x01\x01x";
 
+/// The setting with which a client allows no bytes of an answer: SETTINGS_INITIAL_WINDOW_SIZE, number 4, is 0.
+const NO_WINDOW: [u8; 6] = [0, 4, 0, 0, 0, 0];
+
 /// The first byte of a header block with status 200, which is an entry of the static table.
 const STATUS_200: u8 = 0x88;
 
@@ -232,8 +245,7 @@ async fn an_http2_client_without_a_window_gets_few_pages_and_is_disconnected() {
     let flags = ["--replicas=static:127.0.0.1:1", "--log=error", "--write-timeout=500ms"];
     let program = Program::start(&flags, &[]).await;
     let mut stream = program.connect().await;
-    // SETTINGS_INITIAL_WINDOW_SIZE is the setting 4.
-    let mut bytes = [PREFACE, &frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0])].concat();
+    let mut bytes = [PREFACE, &frame(SETTINGS, 0, 0, &NO_WINDOW)].concat();
     for number in 0..200 {
         bytes.extend(frame(HEADERS, END_HEADERS | END_STREAM, 2 * number + 1, METRICS));
     }
@@ -301,6 +313,18 @@ async fn a_head_may_have_as_many_bytes_as_the_flag_says() {
             let (written, answer) = tokio::join!(writer.write_all(head.as_bytes()), read_to_end(&mut reader));
             let answer = String::from_utf8_lossy(&answer).into_owned();
             assert!(answer.contains(status), "{length} bytes: {answer}, {written:?}");
+        }
+        for (length, status) in
+            [(limit / 2, StatusCode::OK), (limit + 5000, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)]
+        {
+            let stream = TokioIo::new(program.connect().await);
+            let (mut sender, connection) =
+                http2::handshake(TokioExecutor::new(), stream).await.expect("the HTTP/2 handshake succeeds");
+            tokio::spawn(connection);
+            let request = Request::get("http://x/livez").header("x", "v".repeat(length));
+            let request = request.body(Full::<Bytes>::default()).expect("the request is well formed");
+            let response = sender.send_request(request).await.expect("the dispatcher answers");
+            assert_eq!(response.status(), status, "{length} bytes on HTTP/2");
         }
     }
 }

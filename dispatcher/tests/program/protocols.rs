@@ -105,11 +105,10 @@ async fn a_coded_body_is_refused_before_it_arrives() {
     }
     assert_eq!(stub.calls(), 1);
     // The rest of the body never comes, so the answer cannot depend on it.
-    for head in ["Content-Encoding: gzip\r\nContent-Length: 99", "Transfer-Encoding: gzip, chunked"] {
-        let request = format!("POST /predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{head}\r\n\r\n");
-        let answer = send_all_then_read(&dispatcher.program.address, request.as_bytes()).await;
-        assert!(answer.starts_with("HTTP/1.1 415") && answer.contains("gzip"), "{head}: {answer}");
-    }
+    let request = "POST /predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Encoding: gzip\r\n\
+                   Content-Length: 99\r\n\r\n";
+    let answer = send_all_then_read(&dispatcher.program.address, request.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 415") && answer.contains("gzip"), "{answer}");
     assert_eq!(stub.calls(), 1);
 }
 

@@ -350,3 +350,30 @@ async fn counters_exist_from_the_start_and_a_replica_cannot_add_labels() {
     let metrics = dispatcher.metrics().await;
     assert!(metrics.contains("dispatcher_request_duration_seconds_bucket{le=\"0.3\"} 2\n"), "{metrics}");
 }
+
+#[tokio::test]
+async fn each_replica_has_its_own_counts_and_an_ejection_its_reason() {
+    let good = StubReplica::start(StubBehavior::Prompt).await;
+    let bad = StubReplica::start(StubBehavior::Status(StatusCode::INTERNAL_SERVER_ERROR)).await;
+    let dispatcher = RunningDispatcher::start(&stub::static_list(&[&good, &bad]), &[]).await;
+    dispatcher.until_states(&["ready", "ready"]).await;
+    assert_eq!(dispatcher.metric("dispatcher_ejections_total{reason=\"server_error\"}").await, 0.0);
+    while dispatcher.metric("dispatcher_ejections_total{reason=\"server_error\"}").await == 0.0 {
+        assert_eq!(dispatcher.post(&[]).await.status, 200);
+    }
+    let count = async |stub: &StubReplica, outcome: &str| {
+        let replica = &stub.address;
+        let name = format!("dispatcher_replica_attempts_total{{replica=\"{replica}\",outcome=\"{outcome}\"}}");
+        dispatcher.metric(&name).await
+    };
+    assert_eq!((count(&good, "ok").await, count(&good, "failed").await), (good.calls() as f64, 0.0));
+    assert_eq!((count(&bad, "ok").await, count(&bad, "failed").await), (0.0, bad.calls() as f64));
+    let status = dispatcher.get("/status").await.json;
+    let classified: u64 =
+        status["replicas"].as_array().into_iter().flatten().filter_map(|it| it["classified"].as_u64()).sum();
+    assert_eq!(classified, good.calls() as u64, "{status}");
+    let sums = dispatcher.program.address.clone();
+    let (_, sums) = service::fetch::get(&sums, "/metrics/sums", Duration::from_secs(10)).await.expect("it answers");
+    let sums = String::from_utf8_lossy(&sums).into_owned();
+    assert!(!sums.contains("replica=\"") && sums.contains("dispatcher_in_flight 0\n"), "{sums}");
+}

@@ -2,6 +2,7 @@
 //! hyper has released its memory. Knows nothing of sockets.
 
 use super::activity::Activity;
+use crate::body::BodyIsRead;
 use crate::respond::{self, Reply};
 use crate::trace::TraceContext;
 use crate::wire::{Code, RequestError};
@@ -67,7 +68,8 @@ impl OpenRequest {
     pub(super) fn answer(mut self, mut reply: Reply) -> Response<AnswerBody> {
         // hyper closes the connection after an answer before the end of the body. Without the header, a client would
         // send its next request on it.
-        if !self.is_http2 && (self.activity.is_aged() || self.activity.is_mid_request()) {
+        let is_left_unread = self.activity.is_mid_request() && reply.extensions().get::<BodyIsRead>().is_none();
+        if !self.is_http2 && (self.activity.is_aged() || is_left_unread) {
             close_after(&mut reply);
         }
         reply.map(|body| {
