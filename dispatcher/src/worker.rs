@@ -19,8 +19,8 @@ use crate::request::{DispatchedRequest, QueuedRequest, Twin};
 use crate::retry::{self, RetryDecision};
 use crate::retry_budget::RetryBudget;
 use crate::rotation::{
-    Address, Balance, Constraints, EndpointChanges, HealthSignal, MAX_CAPACITY, ProbeAnswer, ProbeEffect, ReplicaId,
-    ReplicaState, Rotation,
+    Address, Balance, Constraints, EndedAttempt, EndpointChanges, HealthSignal, MAX_CAPACITY, ProbeAnswer, ProbeEffect,
+    ReplicaId, ReplicaState, Rotation,
 };
 use crate::status::Status;
 use admission::{Admission, Order, QueueState, TimeLeft, retry_after};
@@ -631,7 +631,8 @@ impl Worker {
         }
         let was_ready = self.is_ready(replica);
         let service_time = self.load.service_time();
-        let seen_work = self.rotation.release(replica, was_suspect, signal, slots, service_time, now, rand::random());
+        let ended = EndedAttempt { was_suspect, signal, news: slots, service_time };
+        let seen_work = self.rotation.release(replica, ended, now, rand::random());
         match result {
             Ok(StatusCode::OK) => self.replica_counts.record_classified(replica, elapsed),
             Ok(_) => self.replica_counts.record_refused(replica),
