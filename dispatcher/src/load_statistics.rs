@@ -168,6 +168,19 @@ mod tests {
     }
 
     #[test]
+    fn slots_that_others_take_count_only_while_requests_wait() {
+        let start = Instant::now();
+        let second = Duration::from_secs(1);
+        for (requests_wait, expected) in [(false, 6.0), (true, 3.0)] {
+            let mut load = LoadStatistics::new(5 * second, start);
+            load.record_own_slots(requests_wait, 0.5, start);
+            load.record_own_slots(false, 1.0, start + 100 * second);
+            load.record_own_slots(false, 1.0, start + 200 * second);
+            assert!((load.own_slots(6) - expected).abs() < 1e-9, "{requests_wait}: {}", load.own_slots(6));
+        }
+    }
+
+    #[test]
     fn only_punctual_requests_that_had_waited_reduce_the_spare_capacity() {
         let start = Instant::now();
         let second = Duration::from_secs(1);

@@ -62,6 +62,19 @@ pub enum HealthSignal {
     Unreachable,
 }
 
+/// An attempt that has ended, as far as it concerns its replica.
+#[derive(Debug, Clone, Copy)]
+pub struct EndedAttempt {
+    /// Whether the request was a suspect.
+    pub was_suspect: bool,
+    /// The result.
+    pub signal: HealthSignal,
+    /// What the answer told about the slots of the replica.
+    pub news: SlotNews,
+    /// The mean time from the dispatch of a request to its answer.
+    pub service_time: Duration,
+}
+
 impl HealthSignal {
     /// Whether the replica has sent an answer of any kind, so that its process is alive.
     fn is_sign_of_life(self) -> bool {
@@ -190,21 +203,12 @@ impl Rotation {
         self.find_turn(Constraints::default()).is_some()
     }
 
-    /// Frees the slot of a request after its attempt has ended with `signal`. `was_suspect` tells whether the request
-    /// was a suspect. The answer told `news` about the slots of the replica. `service_time` is the mean time from dispatch
-    /// to answer. `jitter`, 0 to 1, spreads the probes of replicas that failed together, and the next attempts
-    /// at busy ones. Returns the time that the replica worked for this request alone: since it received the request, or
-    /// since its previous answer if that was later. Returns `None` if the replica is not in the set.
-    pub fn release(
-        &mut self,
-        replica: ReplicaId,
-        was_suspect: bool,
-        signal: HealthSignal,
-        news: SlotNews,
-        service_time: Duration,
-        now: Instant,
-        jitter: f64,
-    ) -> Option<Duration> {
+    /// Frees the slot of a request whose attempt has ended. `jitter`, 0 to 1, spreads the probes of replicas that failed
+    /// together, and the next attempts at busy ones. Returns the time that the replica worked for this request alone:
+    /// since it received the request, or since its previous answer if that was later. Returns `None` if the replica is
+    /// not in the set.
+    pub fn release(&mut self, replica: ReplicaId, ended: EndedAttempt, now: Instant, jitter: f64) -> Option<Duration> {
+        let EndedAttempt { was_suspect, signal, news, service_time } = ended;
         self.update(replica, |replica| replica.release(was_suspect, signal, news, service_time, now, jitter))
     }
 

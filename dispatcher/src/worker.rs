@@ -19,8 +19,8 @@ use crate::request::{DispatchedRequest, QueuedRequest, Twin};
 use crate::retry::{self, RetryDecision};
 use crate::retry_budget::RetryBudget;
 use crate::rotation::{
-    Address, Balance, Constraints, EndpointChanges, HealthSignal, MAX_CAPACITY, ProbeAnswer, ProbeEffect, ReplicaId,
-    ReplicaState, Rotation,
+    Address, Balance, Constraints, EndedAttempt, EndpointChanges, HealthSignal, MAX_CAPACITY, ProbeAnswer, ProbeEffect,
+    ReplicaId, ReplicaState, Rotation,
 };
 use crate::status::Status;
 use admission::{Admission, Order, QueueState, TimeLeft, retry_after};
@@ -635,16 +635,19 @@ impl Worker {
         {
             self.meters.queue_wait.record(waited);
         }
-        let (was_ready, service_time) = (self.is_ready(replica), self.load.service_time());
-        let seen_work = self.rotation.release(replica, was_suspect, signal, slots, service_time, now, rand::random());
+        let was_ready = self.is_ready(replica);
+        let service_time = self.load.service_time();
+        let ended = EndedAttempt { was_suspect, signal, news: slots, service_time };
+        let seen_work = self.rotation.release(replica, ended, now, rand::random());
         match result {
             Ok(StatusCode::OK) => self.replica_counts.record_classified(replica, elapsed),
             Ok(_) => self.replica_counts.record_refused(replica),
-            Err(AttemptFailure::Busy | AttemptFailure::Unused | AttemptFailure::NoSocket) => {}
-            Err(failure) => {
+            Err(failure) if failure.may_eject() || failure == AttemptFailure::Stalled => {
                 self.replica_counts.record_failed(replica);
                 self.note_ejection(replica, was_ready, failure.as_str(), now);
             }
+            // The replica is not to blame for the others.
+            Err(_) => {}
         }
         if let Some(connection) = connection
             && self.rotation.replica(replica).is_some_and(|replica| replica.state != ReplicaState::Draining)

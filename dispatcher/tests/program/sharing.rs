@@ -55,7 +55,8 @@ async fn offer(dispatchers: usize, rate: f64) -> Figures {
     let mut tick = tokio::time::interval(Duration::from_secs(1).div_f64(rate));
     for _ in 0..(SENDING.as_secs_f64() * rate) as usize {
         tick.tick().await;
-        for dispatcher in running.iter().cloned() {
+        for dispatcher in &running {
+            let dispatcher = dispatcher.clone();
             requests.spawn(async move {
                 let sent = Instant::now();
                 (dispatcher.post(&[]).await.status, sent.elapsed())

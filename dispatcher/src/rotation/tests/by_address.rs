@@ -55,7 +55,8 @@ impl Rotation {
         now: Instant,
         jitter: f64,
     ) -> Option<Duration> {
-        self.inner.release(self.id(address)?, was_suspect, signal, news, SERVICE_TIME, now, jitter)
+        let ended = EndedAttempt { was_suspect, signal, news, service_time: SERVICE_TIME };
+        self.inner.release(self.id(address)?, ended, now, jitter)
     }
 
     pub(super) fn own_slots_share(&self) -> f64 {
