@@ -8,7 +8,8 @@ use crate::statistics::median;
 use anyhow::{Context, Result};
 use dispatcher::discovery::kubernetes::pods::{PodEndpoints, from_slice};
 use dispatcher::rotation::{
-    Balance, Constraints, EndpointChanges, Endpoints, HealthSignal, ProbeAnswer, ReplicaId, Rotation,
+    Balance, Constraints, EndedAttempt, EndpointChanges, Endpoints, HealthSignal, ProbeAnswer, ReplicaId, Rotation,
+    SlotNews,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use rustix::time::{ClockId, clock_gettime};
@@ -110,8 +111,14 @@ impl Load {
     /// What the worker does for an answer: it frees the slot, and looks for what is due.
     fn answer(&mut self) {
         if let Some(replica) = self.in_flight.pop_front() {
-            let signal = HealthSignal::Answered { capacity: Some(CAPACITY) };
-            black_box(self.rotation.release(replica, false, signal, self.now, 0.5));
+            let held = self.rotation.replica(replica).map_or(0, |replica| replica.in_flight);
+            let ended = EndedAttempt {
+                was_suspect: false,
+                signal: HealthSignal::Answered { capacity: Some(CAPACITY) },
+                news: SlotNews { taken: Some(held.saturating_sub(1)), retry: None },
+                service_time: SERVICE_TIME,
+            };
+            black_box(self.rotation.release(replica, ended, self.now, 0.5));
         }
         self.look_for_due();
     }
