@@ -30,8 +30,9 @@ const MAX_HEADERS: usize = 100;
 const FIRST_READ_BYTES: usize = 1 << 10;
 
 /// The most bytes that are read and thrown away before a connection is closed whose client is still sending, in steps of
-/// [`LINGER_STEP`]. Enough for a picture of a phone.
-const LINGER_BYTES: usize = 8 << 20;
+/// [`LINGER_STEP`]. Enough for a body that is somewhat larger than the largest one, whose client should see the status 413
+/// and no broken connection.
+const LINGER_BYTES: usize = 64 << 20;
 const LINGER_STEP: usize = 8 << 10;
 
 /// The first bytes of an HTTP/2 connection (RFC 9113, 3.4). `PRI` is no method of HTTP/1.1.

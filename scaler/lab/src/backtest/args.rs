@@ -25,7 +25,7 @@ const SELECTOR: &str = "Label matchers that select the series of the dispatchers
 )]
 pub struct Args {
     /// Beginning of the period, as a time before now
-    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = positive_duration)]
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = period)]
     pub since: Duration,
     /// End of the period, as a time before now
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
@@ -49,6 +49,15 @@ impl Args {
     /// If the flags give no valid period; see [`period::Error`].
     pub fn period(&self, now: Duration) -> Result<Period, period::Error> {
         Period::new(now, self.since, self.until, self.step)
+    }
+}
+
+/// Parses a time that is longer than zero. Recorded histories are longer than the durations that other flags take.
+fn period(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("must be longer than 0s".into()),
+        Ok(period) => Ok(period),
+        Err(error) => Err(error.to_string()),
     }
 }
 
