@@ -12,8 +12,10 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// A load that needs more than the 20 replicas of `--max`, in requests per second.
-const MUCH_LOAD: f64 = 300.0;
+/// A load that needs more than the four replicas of the quota, in requests per second. With a much higher one, four
+/// replicas would seem to answer each request in a few milliseconds, since the fake answers every load, and no further
+/// replica would seem to be needed.
+const MUCH_LOAD: f64 = 70.0;
 
 fn flags(deployment: &TestDeployment, dispatcher: &FakeDispatcher) -> Vec<String> {
     deployment.flags(&[format!("--dispatcher={}", dispatcher.address)])

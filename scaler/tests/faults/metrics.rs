@@ -229,7 +229,9 @@ async fn check(control_plane: Arc<ControlPlane>, case: FaultCase) {
     check_reaction(&scaler, &case, replicas, &during, began.elapsed()).await;
     if reaction == Reaction::Partial {
         dispatchers[1].set_load(MORE_LOAD);
-        deployment.wait_for_replicas(&scaler, "six replicas for one dispatcher", |replicas| replicas >= 6).await;
+        // The fake answers its whole load with any number of replicas. Once five are ready, they seem to need 83 ms for
+        // a request and not 90 ms, so that a sixth may not seem worth its cost.
+        deployment.wait_for_replicas(&scaler, "five replicas for one dispatcher", |replicas| replicas >= 5).await;
     }
 
     for dispatcher in &dispatchers {
